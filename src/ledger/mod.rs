@@ -1,0 +1,486 @@
+//! The facts about a batch: which strides are known, running, waiting or finished.
+//!
+//! The ledger keeps facts and refuses impossible ones; what to do next is decided by
+//! [`decide`](crate::scheduler::decide). There is no clock, no I/O and no Temporal in either.
+//!
+//! # Chain
+//!
+//! Strides are numbered from 0 and form an unbroken chain: stride n begins where stride n-1 ends. A stride
+//! gets its end when its successor is announced, and from then on is closed: every later attempt works in
+//! `(at, end]`. The last known stride, the *frontier*, has no end yet. The chain is complete when the
+//! frontier itself reports the end of the data.
+//!
+//! # Bounds
+//!
+//! A finished stride is forgotten. What remains is what is open (bounded by the parallelism, the
+//! look-ahead and [`MAX_STUCK`]) and the lists of failures (bounded by [`MAX_FAILED`] and
+//! [`MAX_FAILED_ITEMS`]), so the ledger does not grow with the number of pages.
+
+mod cycle;
+#[cfg(test)]
+mod properties;
+mod stride;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    page::PageToken,
+    progress::{FailedItem, ItemCounts, PageFailure, Timestamp},
+    protocol::{FailedAttempt, StrideReport},
+    retry::RetryPolicy,
+};
+use cycle::CycleDetector;
+pub(crate) use stride::{State, Stride};
+
+/// Pages given up that are listed. One more ends the batch, because it could not be accounted for.
+pub(crate) const MAX_FAILED: usize = 50;
+/// Items given up that are listed; further ones are counted.
+pub(crate) const MAX_FAILED_ITEMS: usize = 20;
+/// Strides waiting for another attempt beyond which no new data is discovered.
+pub(crate) const MAX_STUCK: usize = 32;
+
+/// See the [module documentation](self).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Ledger {
+    open: BTreeMap<u64, Stride>,
+    /// The number that the next announced stride gets.
+    next_number: u64,
+    end_of_data: bool,
+    /// Where the data ended; meaningful once nothing is open.
+    tail: Option<PageToken>,
+    cycle: CycleDetector,
+    #[serde(default)]
+    pub totals: Totals,
+    #[serde(default)]
+    failed: Vec<PageFailure>,
+    #[serde(default)]
+    failed_items: Vec<FailedItem>,
+    #[serde(default)]
+    broken: Option<Broken>,
+    /// Spreads the waits of pages that failed together.
+    #[serde(default)]
+    seed: u64,
+    /// Whether the slow lane had the last turn on a batch with a single slot.
+    #[serde(default)]
+    extended_had_last_turn: bool,
+    /// Pages finished or failed since the last continue-as-new.
+    #[serde(skip)]
+    pages_this_run: u64,
+    /// Since when a continue-as-new is due.
+    #[serde(skip)]
+    hand_over_due: Option<Timestamp>,
+}
+
+/// Counters of a batch run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Totals {
+    pub strides_finished: u64,
+    pub pages_completed: u64,
+    pub pages_failed: u64,
+    pub items: ItemCounts,
+    pub retries: u64,
+    pub max_parallelism_achieved: u32,
+    pub announcements_dropped: u64,
+}
+
+/// Why a batch cannot go on to its end.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Broken {
+    /// The page at the frontier was given up before anybody knew where the next one starts.
+    CoverageStops {
+        at: Option<PageToken>,
+        error_type: String,
+        message: String,
+    },
+    /// A token repeated: the source runs in a circle.
+    CursorDidNotAdvance { token: PageToken },
+    /// More pages were given up than can be listed.
+    TooManyFailures,
+    /// The controller saw something that cannot be; a defect of this crate.
+    Impossible { what: String },
+}
+
+/// Something that happened.
+#[derive(Clone, Debug)]
+pub(crate) enum Event<'a> {
+    /// A running stride told where its successors start.
+    Announced { by: u64, starts: &'a [PageToken] },
+    /// A stride was given to an activity.
+    Dispatched {
+        stride: u64,
+        rate_share: Option<f64>,
+    },
+    /// An activity returned.
+    Reported {
+        stride: u64,
+        report: StrideReport,
+        policy: &'a RetryPolicy,
+        now: Timestamp,
+    },
+    /// A continue-as-new became due.
+    HandOverDue { now: Timestamp },
+}
+
+/// What became of an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Recorded {
+    /// The ledger changed.
+    Applied,
+    /// It was known already.
+    Duplicate,
+    /// It does not fit what is known, or came too late; dropped and counted.
+    Dropped,
+}
+
+/// A fact that cannot be: the caller is wrong, not the data.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Impossible(String);
+
+/// # Construct
+impl Ledger {
+    /// A ledger that knows one stride: the one that begins after `first`.
+    pub fn new(first: Option<PageToken>, seed: u64) -> Self {
+        Self {
+            open: BTreeMap::from([(0, Stride::starting_at(first.clone()))]),
+            next_number: 1,
+            end_of_data: false,
+            tail: first.clone(),
+            cycle: CycleDetector::starting_at(first),
+            totals: Totals::default(),
+            failed: Vec::new(),
+            failed_items: Vec::new(),
+            broken: None,
+            seed,
+            extended_had_last_turn: false,
+            pages_this_run: 0,
+            hand_over_due: None,
+        }
+    }
+}
+
+/// # Record
+impl Ledger {
+    /// Keeps a fact.
+    pub fn record(&mut self, event: Event<'_>) -> Result<Recorded, Impossible> {
+        match event {
+            Event::Announced { by, starts } => Ok(self.announced(by, starts)),
+            Event::Dispatched { stride, rate_share } => self.dispatched(stride, rate_share),
+            Event::Reported {
+                stride,
+                report,
+                policy,
+                now,
+            } => self.reported(stride, report, policy, now),
+            Event::HandOverDue { now } => {
+                let new = self.hand_over_due.is_none();
+                self.hand_over_due.get_or_insert(now);
+                Ok(if new {
+                    Recorded::Applied
+                } else {
+                    Recorded::Duplicate
+                })
+            }
+        }
+    }
+
+    /// Marks the batch as unable to finish; the first reason stays.
+    pub fn break_off(&mut self, reason: Broken) {
+        self.broken.get_or_insert(reason);
+    }
+
+    /// Tokens are compared in order. As soon as one differs from what is known, or cannot be compared
+    /// because its stride is finished, it and all that follow are dropped: they belong to another way of
+    /// cutting the data.
+    fn announced(&mut self, by: u64, starts: &[PageToken]) -> Recorded {
+        let mut result = Recorded::Duplicate;
+        for (number, token) in (by..).zip(starts) {
+            let frontier = number + 1 == self.next_number && !self.end_of_data;
+            let Some(stride) = self.open.get_mut(&number) else {
+                return self.dropped();
+            };
+            match &stride.end {
+                Some(known) if known == token => {}
+                Some(_) => return self.dropped(),
+                None if frontier => {
+                    if stride.at.as_ref() == Some(token) || self.cycle.sees(token) {
+                        self.break_off(Broken::CursorDidNotAdvance {
+                            token: token.clone(),
+                        });
+                        return Recorded::Applied;
+                    }
+                    stride.end = Some(token.clone());
+                    self.open
+                        .insert(number + 1, Stride::starting_at(Some(token.clone())));
+                    self.next_number = number + 2;
+                    result = Recorded::Applied;
+                }
+                None => return self.dropped(),
+            }
+        }
+        result
+    }
+
+    /// Counts an announcement that is not applied.
+    pub fn dropped(&mut self) -> Recorded {
+        self.totals.announcements_dropped += 1;
+        Recorded::Dropped
+    }
+
+    fn dispatched(&mut self, number: u64, rate_share: Option<f64>) -> Result<Recorded, Impossible> {
+        let stride = self.stride_mut(number)?;
+        if stride.is_running() {
+            return Err(Impossible(format!(
+                "stride {number} was dispatched while it runs"
+            )));
+        }
+        let stuck = stride.is_stuck();
+        stride.state = State::Running { rate_share };
+        self.extended_had_last_turn = stuck;
+        self.totals.max_parallelism_achieved =
+            self.totals.max_parallelism_achieved.max(self.running());
+        Ok(Recorded::Applied)
+    }
+
+    fn reported(
+        &mut self,
+        number: u64,
+        report: StrideReport,
+        policy: &RetryPolicy,
+        now: Timestamp,
+    ) -> Result<Recorded, Impossible> {
+        let frontier = number + 1 == self.next_number;
+        let seed = self.seed ^ number;
+        let stride = self.stride_mut(number)?;
+        if !stride.is_running() {
+            return Err(Impossible(format!(
+                "stride {number} reported while it does not run"
+            )));
+        }
+        stride.state = State::Ready;
+        if let Some(covered_to) = report.covered_to
+            && stride.at.as_ref() != Some(&covered_to)
+        {
+            stride.at = Some(covered_to);
+            stride.trouble = None;
+        } else if report.failure.is_none() && !report.end_of_data && report.pages > 0 {
+            return Err(Impossible(format!(
+                "stride {number} reported pages but no progress"
+            )));
+        }
+        let failure = match report.failure {
+            Some(failure) if !stride.wait_for_retry(&failure, policy, seed, now) => Some(failure),
+            Some(_) => {
+                self.totals.retries += 1;
+                None
+            }
+            None => None,
+        };
+        self.totals.pages_completed += u64::from(report.pages);
+        self.pages_this_run += u64::from(report.pages);
+        self.totals.items += report.items;
+        let room = MAX_FAILED_ITEMS.saturating_sub(self.failed_items.len());
+        self.failed_items
+            .extend(report.failed_items.into_iter().take(room));
+        if report.end_of_data {
+            if !frontier {
+                // Its successors were announced, so there was data after it once; what is there now
+                // is for them to see.
+                let stride = self.stride_mut(number)?;
+                stride.at = stride.end.clone();
+            } else {
+                self.end_of_data = true;
+            }
+        }
+        if let Some(failure) = failure {
+            self.give_up(number, failure, now)?;
+        }
+        self.forget_if_finished(number);
+        Ok(Recorded::Applied)
+    }
+
+    /// A page has no attempts left: it is listed, and the stride goes on after it where that is known.
+    fn give_up(
+        &mut self,
+        number: u64,
+        failure: FailedAttempt,
+        now: Timestamp,
+    ) -> Result<(), Impossible> {
+        let frontier = number + 1 == self.next_number;
+        let stride = self.stride_mut(number)?;
+        let page_end = failure.page_end.clone().or_else(|| stride.end.clone());
+        let trouble = stride.trouble.take();
+        let attempts = trouble.as_ref().map_or(1, |t| t.attempts);
+        let start = stride.at.clone();
+        if page_end.is_some() {
+            stride.at = page_end.clone();
+        } else if failure.last_page && frontier {
+            self.end_of_data = true;
+        } else {
+            stride.trouble = trouble;
+            self.break_off(Broken::CoverageStops {
+                at: start,
+                error_type: failure.error_type,
+                message: failure.message,
+            });
+            return Ok(());
+        }
+        self.totals.pages_failed += 1;
+        self.pages_this_run += 1;
+        self.failed.push(PageFailure {
+            stride: number,
+            start,
+            end: page_end,
+            error_type: failure.error_type,
+            message: failure.message,
+            attempts,
+            first_at: trouble.map_or(now, |t| t.first_at),
+            last_at: now,
+        });
+        if self.failed.len() > MAX_FAILED {
+            self.break_off(Broken::TooManyFailures);
+        }
+        Ok(())
+    }
+
+    fn forget_if_finished(&mut self, number: u64) {
+        let frontier = number + 1 == self.next_number;
+        let Some(stride) = self.open.get(&number) else {
+            return;
+        };
+        let reached_end = stride.end.is_some() && stride.at == stride.end;
+        if reached_end || (frontier && self.end_of_data) {
+            if frontier {
+                self.tail = stride.at.clone();
+            }
+            self.open.remove(&number);
+            self.totals.strides_finished += 1;
+        }
+    }
+
+    fn stride_mut(&mut self, number: u64) -> Result<&mut Stride, Impossible> {
+        self.open
+            .get_mut(&number)
+            .ok_or_else(|| Impossible(format!("stride {number} is not open")))
+    }
+}
+
+/// # Inspect
+impl Ledger {
+    /// Open strides by number.
+    pub fn open(&self) -> impl Iterator<Item = (u64, &Stride)> {
+        self.open.iter().map(|(number, stride)| (*number, stride))
+    }
+
+    /// One open stride.
+    pub fn stride(&self, number: u64) -> Option<&Stride> {
+        self.open.get(&number)
+    }
+
+    /// Strides that are known, finished ones included.
+    pub fn known(&self) -> u64 {
+        self.next_number
+    }
+
+    /// The last known stride, while the end of the data has not been seen.
+    pub fn frontier(&self) -> Option<u64> {
+        (!self.end_of_data).then(|| self.next_number - 1)
+    }
+
+    /// Pages in flight: every running stride works on one page at a time.
+    pub fn running(&self) -> u32 {
+        self.count(Stride::is_running)
+    }
+
+    /// Strides in the slow lane, running or not.
+    pub fn stuck(&self) -> u32 {
+        self.count(Stride::is_stuck)
+    }
+
+    /// Strides that could be dispatched now.
+    pub fn ready(&self) -> u32 {
+        self.count(|stride| matches!(stride.state, State::Ready))
+    }
+
+    /// Strides whose page failed and that have not got past it yet.
+    pub fn in_trouble(&self) -> u32 {
+        self.count(|stride| stride.trouble.is_some())
+    }
+
+    fn count(&self, which: impl Fn(&Stride) -> bool) -> u32 {
+        u32::try_from(self.open.values().filter(|s| which(s)).count()).unwrap_or(u32::MAX)
+    }
+
+    /// Rate that running strides hold.
+    pub fn rate_in_use(&self) -> f64 {
+        self.open.values().filter_map(Stride::rate_share).sum()
+    }
+
+    /// Everything at or before this is finished or listed as failed.
+    pub fn low_water_mark(&self) -> Option<&PageToken> {
+        match self.open.values().next() {
+            Some(first) => first.at.as_ref(),
+            None => self.tail.as_ref(),
+        }
+    }
+
+    /// The end of the data has been seen.
+    pub fn end_of_data(&self) -> bool {
+        self.end_of_data
+    }
+
+    /// The end of the data has been seen and every stride is finished.
+    pub fn is_complete(&self) -> bool {
+        self.end_of_data && self.open.is_empty()
+    }
+
+    /// Why the batch cannot go on, if so.
+    pub fn broken(&self) -> Option<&Broken> {
+        self.broken.as_ref()
+    }
+
+    /// Pages that were given up.
+    pub fn failed(&self) -> &[PageFailure] {
+        &self.failed
+    }
+
+    /// The first items that were given up.
+    pub fn failed_items(&self) -> &[FailedItem] {
+        &self.failed_items
+    }
+
+    /// Pages that are waiting for another attempt or having one.
+    pub fn failing(&self) -> impl Iterator<Item = PageFailure> {
+        self.open.iter().filter_map(|(number, stride)| {
+            let trouble = stride.trouble.as_ref()?;
+            Some(PageFailure {
+                stride: *number,
+                start: stride.at.clone(),
+                end: None,
+                error_type: trouble.error_type.clone(),
+                message: trouble.message.clone(),
+                attempts: trouble.attempts,
+                first_at: trouble.first_at,
+                last_at: trouble.last_at,
+            })
+        })
+    }
+
+    /// Pages finished or given up since the last continue-as-new.
+    pub fn pages_this_run(&self) -> u64 {
+        self.pages_this_run
+    }
+
+    /// Since when a continue-as-new is due.
+    pub fn hand_over_due(&self) -> Option<Timestamp> {
+        self.hand_over_due
+    }
+
+    /// Whether the slow lane had the last turn.
+    pub fn extended_had_last_turn(&self) -> bool {
+        self.extended_had_last_turn
+    }
+}

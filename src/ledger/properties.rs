@@ -1,0 +1,555 @@
+//! The invariants of the pure core, each under thousands of random sequences of events.
+//!
+//! A [`World`] plays everything around the core: a data set of numbered rows, activities that announce,
+//! succeed, fail, yield or get lost, late and foreign announcements, operators, the clock, and
+//! continue-as-new at any moment. Every test runs the same worlds and checks its own sentence after every
+//! step.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::{
+    progress::Outcome,
+    retry::ExtendedRetries,
+    scheduler::{self, Decision, Dispatch, Limits},
+};
+
+/// Where the random choices come from, and what kind of world it is.
+#[derive(Clone, Debug)]
+struct Plan {
+    rows: u64,
+    page_size: u64,
+    stride: u64,
+    can_skip_ahead: bool,
+    /// The source says with its last page that it is the last.
+    says_end: bool,
+    max_parallelism: u32,
+    rate: Option<f64>,
+    policy: RetryPolicy,
+    steps: Vec<(u8, u8)>,
+    /// Failures that no retry cures may happen.
+    permanent: bool,
+}
+
+fn plans(permanent: bool) -> impl Strategy<Value = Plan> {
+    let source = (0u64..120, 1u64..8, 1u64..6, any::<bool>(), any::<bool>());
+    let limits = (1u32..6, prop::option::of(1.0f64..100.0));
+    let retry = (1u32..4, prop::option::of(Just(None)));
+    let steps = prop::collection::vec(any::<(u8, u8)>(), 0..250);
+    (source, limits, retry, steps).prop_map(move |(source, limits, retry, steps)| {
+        let (rows, page_size, stride, can_skip_ahead, says_end) = source;
+        let extended = ExtendedRetries {
+            interval: Duration::from_secs(5),
+            max_attempts: retry.1.flatten(),
+        };
+        // Without the slow lane even a transient failure can be the last one.
+        let keep_extended = !permanent || retry.1.is_some();
+        Plan {
+            rows,
+            page_size,
+            stride: if can_skip_ahead { stride } else { 1 },
+            can_skip_ahead,
+            says_end,
+            max_parallelism: limits.0,
+            rate: limits.1,
+            policy: RetryPolicy::default()
+                .max_attempts(retry.0)
+                .extended(keep_extended.then_some(extended)),
+            steps,
+            permanent,
+        }
+    })
+}
+
+/// An activity that has a stride.
+#[derive(Clone, Debug)]
+struct Activity {
+    dispatch: Dispatch,
+    start: u64,
+    end: Option<u64>,
+    announced: bool,
+}
+
+struct World {
+    plan: Plan,
+    ledger: Ledger,
+    limits: Limits,
+    now: Timestamp,
+    running: Vec<Activity>,
+    /// Announcements that were sent, for sending them again late.
+    sent: Vec<(u64, Vec<PageToken>)>,
+    /// Times that each row's page was finished.
+    finished: Vec<u32>,
+    ended: Option<scheduler::Ending>,
+    dispatches: u64,
+    hand_overs: u64,
+}
+
+fn token(position: u64) -> PageToken {
+    PageToken::encode(&position).unwrap()
+}
+
+fn position(token: Option<&PageToken>) -> u64 {
+    token.map_or(0, |t| t.decode().unwrap())
+}
+
+impl World {
+    fn new(plan: Plan) -> Self {
+        Self {
+            ledger: Ledger::new(None, 7),
+            limits: Limits {
+                max_parallelism: plan.max_parallelism,
+                paused: false,
+                cancelled: false,
+                rate: plan.rate,
+                must_hand_over: false,
+            },
+            now: Timestamp(1_000),
+            running: Vec::new(),
+            sent: Vec::new(),
+            finished: vec![0; usize::try_from(plan.rows).unwrap()],
+            ended: None,
+            dispatches: 0,
+            hand_overs: 0,
+            plan,
+        }
+    }
+
+    fn page_end(&self, start: u64) -> u64 {
+        (start + self.plan.page_size).min(self.plan.rows)
+    }
+
+    /// Decides and carries the decision out.
+    fn decide(&mut self) -> Decision {
+        let decision = scheduler::decide(&self.ledger, &self.limits, self.now);
+        match &decision {
+            Decision::Dispatch(dispatch) => {
+                let stride = self.ledger.stride(dispatch.stride).unwrap();
+                self.running.push(Activity {
+                    dispatch: dispatch.clone(),
+                    start: position(stride.at.as_ref()),
+                    end: stride.end.as_ref().map(|t| position(Some(t))),
+                    announced: false,
+                });
+                self.dispatches += 1;
+                self.ledger
+                    .record(Event::Dispatched {
+                        stride: dispatch.stride,
+                        rate_share: dispatch.rate_share,
+                    })
+                    .expect("a page never runs twice at once");
+            }
+            Decision::HandOver => {
+                self.ledger = snapshot_and_restore(&self.ledger);
+                self.hand_overs += 1;
+            }
+            Decision::Finish(ending) => self.ended = Some(ending.clone()),
+            Decision::WaitUntil(_) => {}
+        }
+        decision
+    }
+
+    /// What a real activity does before it processes the page that has no known successor.
+    fn announce(&mut self, index: usize) {
+        let activity = &mut self.running[index];
+        if activity.announced || activity.end.is_some() {
+            return;
+        }
+        activity.announced = true;
+        let activity = activity.clone();
+        let mut starts = Vec::new();
+        let jump = self.plan.page_size * self.plan.stride;
+        if self.plan.can_skip_ahead {
+            let mut next = activity.start + jump;
+            while next < self.plan.rows && starts.len() < activity.dispatch.look_ahead as usize {
+                starts.push(token(next));
+                next += jump;
+            }
+        } else {
+            let end = self.page_end(activity.start);
+            let last = self.plan.says_end && end == self.plan.rows;
+            if end > activity.start && !last {
+                starts.push(token(end));
+            }
+        }
+        if let Some(first) = starts.first() {
+            self.running[index].end = Some(position(Some(first)));
+            self.send(activity.dispatch.stride, starts);
+        }
+    }
+
+    fn send(&mut self, by: u64, starts: Vec<PageToken>) -> Recorded {
+        let recorded = self.ledger.record(Event::Announced {
+            by,
+            starts: &starts,
+        });
+        self.sent.push((by, starts));
+        recorded.unwrap()
+    }
+
+    /// Ends an activity after at most `pages` pages; then its page fails, if `fail` says how.
+    fn finish(&mut self, index: usize, pages: u64, fail: Option<FailedAttempt>) {
+        if pages > 0 {
+            self.announce(index);
+        }
+        let activity = self.running.swap_remove(index);
+        let end = activity.end;
+        let mut report = StrideReport::default();
+        let mut at = activity.start;
+        while u64::from(report.pages) < pages {
+            let page_end = self.page_end(at).min(end.unwrap_or(u64::MAX));
+            if page_end == at {
+                report.end_of_data = end.is_none();
+                break;
+            }
+            for row in at..page_end {
+                self.finished[usize::try_from(row).unwrap()] += 1;
+            }
+            report.items.processed += page_end - at;
+            report.pages += 1;
+            at = page_end;
+            report.covered_to = Some(token(at));
+            if self.plan.says_end && at == self.plan.rows && end.is_none() {
+                report.end_of_data = true;
+                break;
+            }
+            if Some(at) == end {
+                break;
+            }
+        }
+        let reached_end = report.end_of_data || Some(at) == end;
+        report.failure = fail.filter(|_| !reached_end);
+        self.ledger
+            .record(Event::Reported {
+                stride: activity.dispatch.stride,
+                report,
+                policy: &self.plan.policy,
+                now: self.now,
+            })
+            .expect("an activity reports once");
+    }
+
+    fn step(&mut self, kind: u8, detail: u8) {
+        let index =
+            (!self.running.is_empty()).then(|| usize::from(detail) % self.running.len().max(1));
+        let pages = u64::from(detail % 4);
+        match (kind % 16, index) {
+            (0..=4, _) => {
+                self.decide();
+            }
+            (5, Some(i)) => self.announce(i),
+            (6 | 7, Some(i)) => self.finish(i, u64::MAX, None),
+            (8, Some(i)) => self.finish(i, pages, None),
+            (9 | 10, Some(i)) => {
+                let page_end = detail.is_multiple_of(2).then(|| {
+                    let activity = &self.running[i];
+                    let end = self.page_end(activity.start);
+                    end.min(activity.end.unwrap_or(u64::MAX))
+                });
+                let page_end = page_end.filter(|end| *end > self.running[i].start);
+                self.fail(i, pages, page_end, self.plan.permanent && detail > 200);
+            }
+            (11, _) => self.limits.paused = detail.is_multiple_of(3),
+            (12, _) => self.limits.max_parallelism = u32::from(detail % 7),
+            (13, _) => self.now = self.now.plus(Duration::from_millis(u64::from(detail) * 50)),
+            (14, _) => {
+                let event = Event::HandOverDue { now: self.now };
+                self.ledger.record(event).unwrap();
+            }
+            (15, _) if !self.sent.is_empty() => {
+                let (by, mut starts) = self.sent[usize::from(detail) % self.sent.len()].clone();
+                if detail.is_multiple_of(2) {
+                    // Another way of cutting the data: never taken over.
+                    starts = starts
+                        .iter()
+                        .map(|t| token(position(Some(t)) + 1_000_000))
+                        .collect();
+                }
+                let known = self.ledger.known();
+                self.send(by, starts);
+                assert_eq!(
+                    self.ledger.known(),
+                    known,
+                    "an old announcement adds nothing"
+                );
+            }
+            _ => {}
+        }
+    }
+
+    fn fail(&mut self, index: usize, pages: u64, page_end: Option<u64>, permanent: bool) {
+        // The end of a page is known only when the page itself failed, not an earlier one.
+        let page_end = page_end.filter(|_| pages == 0).map(token);
+        let error = FailedAttempt {
+            page_end,
+            last_page: false,
+            error_type: "Test".to_owned(),
+            message: "made to fail".to_owned(),
+            retryable: !permanent,
+            retry_after: None,
+        };
+        self.finish(index, pages, Some(error));
+    }
+
+    /// No more failures: whatever is left succeeds.
+    fn run_to_the_end(&mut self) {
+        self.limits.paused = false;
+        self.limits.max_parallelism = self.plan.max_parallelism;
+        for _ in 0..20_000 {
+            match self.decide() {
+                Decision::Finish(_) => return,
+                Decision::Dispatch(_) | Decision::HandOver => {}
+                Decision::WaitUntil(until) => match self.running.len() {
+                    0 => {
+                        let until = until.expect("an idle batch waits for something");
+                        assert!(until > self.now, "waits for the past");
+                        self.now = until;
+                    }
+                    n => self.finish(n - 1, u64::MAX, None),
+                },
+            }
+        }
+        panic!("the batch does not end: {:?}", self.ledger);
+    }
+
+    fn is_failed(&self, row: u64) -> bool {
+        self.ledger.failed().iter().any(|page| {
+            let end = page.end.as_ref().map_or(u64::MAX, |t| position(Some(t)));
+            (position(page.start.as_ref())..end).contains(&row)
+        })
+    }
+}
+
+fn snapshot_and_restore(ledger: &Ledger) -> Ledger {
+    serde_json::from_str(&serde_json::to_string(ledger).unwrap()).unwrap()
+}
+
+/// Runs a world step by step, checking after each, and then to its end.
+fn play(plan: Plan, mut check: impl FnMut(&World)) -> World {
+    let mut world = World::new(plan);
+    for (kind, detail) in world.plan.steps.clone() {
+        if world.ended.is_some() {
+            break;
+        }
+        world.step(kind, detail);
+        check(&world);
+    }
+    if world.ended.is_none() {
+        world.run_to_the_end();
+        check(&world);
+    }
+    world
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 2_000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_page_never_runs_twice_at_once(plan in plans(true)) {
+        play(plan, |world| {
+            let strides: BTreeSet<u64> = world.running.iter().map(|a| a.dispatch.stride).collect();
+            assert_eq!(strides.len(), world.running.len());
+            assert_eq!(world.ledger.running() as usize, world.running.len());
+            let mut ranges: Vec<_> = world.running.iter().map(|a| (a.start, a.end)).collect();
+            ranges.sort_unstable();
+            for pair in ranges.windows(2) {
+                assert!(pair[0].1.is_none_or(|end| end <= pair[1].0), "{pair:?}");
+            }
+        });
+    }
+
+    #[test]
+    fn running_pages_never_exceed_parallelism_and_paused_starts_none(plan in plans(true)) {
+        let mut world = World::new(plan);
+        for (kind, detail) in world.plan.steps.clone() {
+            if world.ended.is_some() {
+                break;
+            }
+            let (before, dispatches) = (world.running.len(), world.dispatches);
+            world.step(kind, detail);
+            if world.dispatches > dispatches {
+                prop_assert!(!world.limits.paused);
+                prop_assert!(before < world.limits.max_parallelism as usize);
+            }
+        }
+    }
+
+    #[test]
+    fn shares_never_add_up_to_more_than_the_rate(plan in plans(true)) {
+        play(plan, |world| {
+            let shares: f64 = world.running.iter().filter_map(|a| a.dispatch.rate_share).sum();
+            let rate = world.limits.rate.unwrap_or(f64::INFINITY);
+            assert!(shares <= rate * (1.0 + 1e-9), "{shares} > {rate}");
+        });
+    }
+
+    #[test]
+    fn announcing_is_idempotent_and_a_different_token_is_never_applied(plan in plans(true)) {
+        let mut world = play(plan, |_| {});
+        let before = world.ledger.clone();
+        for (by, starts) in world.sent.clone() {
+            world.send(by, starts);
+        }
+        world.ledger.totals.announcements_dropped = before.totals.announcements_dropped;
+        prop_assert_eq!(&world.ledger, &before);
+    }
+
+    #[test]
+    fn a_different_token_for_a_known_stride_is_reported(plan in plans(false)) {
+        play(plan, |world| {
+            let mut ledger = world.ledger.clone();
+            let closed = ledger.open().find(|(_, s)| s.end.is_some()).map(|(n, _)| n);
+            if let Some(number) = closed {
+                let other = [token(5_000_000)];
+                let event = Event::Announced { by: number, starts: &other };
+                assert_eq!(ledger.record(event), Ok(Recorded::Dropped));
+                assert_eq!(
+                    ledger.totals.announcements_dropped,
+                    world.ledger.totals.announcements_dropped + 1
+                );
+                assert_eq!(ledger.known(), world.ledger.known());
+            }
+        });
+    }
+
+    #[test]
+    fn announced_is_finished_plus_open(plan in plans(true)) {
+        play(plan, |world| {
+            let open = world.ledger.open().count() as u64;
+            assert_eq!(world.ledger.known(), world.ledger.totals.strides_finished + open);
+        });
+    }
+
+    #[test]
+    fn a_snapshot_restored_takes_the_same_decisions(plan in plans(true)) {
+        play(plan, |world| {
+            let restored = snapshot_and_restore(&world.ledger);
+            let mut original = world.ledger.clone();
+            // What a new run starts afresh on purpose.
+            original.pages_this_run = 0;
+            original.hand_over_due = None;
+            assert_eq!(
+                scheduler::decide(&restored, &world.limits, world.now),
+                scheduler::decide(&original, &world.limits, world.now)
+            );
+            assert_eq!(restored, original);
+        });
+    }
+
+    #[test]
+    fn hand_over_and_finish_only_when_nothing_runs(plan in plans(true)) {
+        play(plan, |world| {
+            let decision = scheduler::decide(&world.ledger, &world.limits, world.now);
+            if matches!(decision, Decision::HandOver | Decision::Finish(_)) {
+                assert_eq!(world.running.len(), 0);
+            }
+        });
+    }
+
+    #[test]
+    fn completed_only_after_an_end_of_data_with_every_row_accounted_for(plan in plans(true)) {
+        let world = play(plan, |_| {});
+        let outcome = world.ended.as_ref().unwrap().outcome;
+        if matches!(outcome, Outcome::Completed | Outcome::CompletedWithFailures) {
+            prop_assert!(world.ledger.end_of_data());
+            for row in 0..world.plan.rows {
+                let done = world.finished[row as usize] > 0;
+                prop_assert!(done || world.is_failed(row), "row {} is missing", row);
+            }
+            let spotless = outcome == Outcome::Completed;
+            prop_assert_eq!(spotless, world.ledger.failed().is_empty());
+        } else {
+            let reason = world.ended.unwrap().reason.unwrap();
+            prop_assert!(reason.contains("coverage stops at") || reason.contains("more than 50"));
+        }
+    }
+
+    #[test]
+    fn any_finite_run_of_transient_failures_ends_in_completed(plan in plans(false)) {
+        let world = play(plan, |_| {});
+        prop_assert_eq!(world.ended.unwrap().outcome, Outcome::Completed);
+        prop_assert!(world.finished.iter().all(|times| *times == 1));
+        prop_assert_eq!(world.ledger.totals.items.processed, world.plan.rows);
+    }
+
+    #[test]
+    fn the_low_water_mark_is_contiguous_and_never_goes_back(plan in plans(true)) {
+        let mut last = 0;
+        play(plan, |world| {
+            let mark = position(world.ledger.low_water_mark());
+            assert!(mark >= last, "{mark} < {last}");
+            last = mark;
+            for row in 0..mark {
+                assert!(world.finished[row as usize] > 0 || world.is_failed(row), "row {row}");
+            }
+        });
+    }
+}
+
+#[test]
+fn the_snapshot_is_bounded() {
+    // The worst that the limits allow: everything fails that can, with long tokens and messages.
+    let policy = RetryPolicy::default().max_attempts(1);
+    let mut ledger = Ledger::new(None, 1);
+    let limits = Limits {
+        max_parallelism: 50,
+        paused: false,
+        cancelled: false,
+        rate: None,
+        must_hand_over: false,
+    };
+    let long = |n: u64| PageToken::encode(&format!("{n:036}")).unwrap();
+    let mut now = Timestamp(0);
+    for round in 0..10_000u64 {
+        while let Decision::Dispatch(dispatch) = scheduler::decide(&ledger, &limits, now) {
+            let number = dispatch.stride;
+            let share = dispatch.rate_share;
+            let event = Event::Dispatched {
+                stride: number,
+                rate_share: share,
+            };
+            ledger.record(event).unwrap();
+            let starts: Vec<_> = (0..u64::from(dispatch.look_ahead))
+                .map(|i| long(number + 1 + i))
+                .collect();
+            let event = Event::Announced {
+                by: number,
+                starts: &starts,
+            };
+            ledger.record(event).unwrap();
+        }
+        let running: Vec<u64> = ledger
+            .open()
+            .filter(|(_, s)| s.is_running())
+            .map(|(n, _)| n)
+            .collect();
+        for stride in running {
+            let failure = FailedAttempt {
+                page_end: ledger.stride(stride).unwrap().end.clone(),
+                last_page: false,
+                error_type: "some_database_driver::Error".to_owned(),
+                message: "m".repeat(200),
+                retryable: !(round % 2 == 0 && ledger.failed().len() < MAX_FAILED),
+                retry_after: None,
+            };
+            let event = Event::Reported {
+                stride,
+                report: StrideReport {
+                    failure: Some(failure),
+                    ..StrideReport::default()
+                },
+                policy: &policy,
+                now,
+            };
+            ledger.record(event).unwrap();
+        }
+        now = now.plus(Duration::from_secs(30));
+        if round % 1_000 == 0 {
+            let bytes = serde_json::to_string(&ledger).unwrap().len();
+            assert!(bytes <= 64 * 1024, "{bytes} bytes in round {round}");
+        }
+    }
+    assert!(ledger.stuck() as usize >= MAX_STUCK);
+}

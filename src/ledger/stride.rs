@@ -1,0 +1,138 @@
+//! One open stride.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::truncate, page::PageToken, progress::Timestamp, protocol::FailedAttempt,
+    retry::RetryPolicy,
+};
+
+/// Messages of pages that will be tried again are kept shorter than those of failed ones, because there
+/// can be more of them in the continue-as-new input.
+const MAX_TROUBLE_CHARS: usize = 80;
+
+/// A stride that is not finished: the pages in `(at, end]`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Stride {
+    /// Everything of the stride up to here is finished.
+    pub at: Option<PageToken>,
+    /// The accepted start of the next stride.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<PageToken>,
+    pub state: State,
+    /// Set while the page after `at` has failed and not succeeded since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trouble: Option<Trouble>,
+}
+
+/// What a stride is doing.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum State {
+    /// Nobody has it.
+    Ready,
+    /// An activity has it, with this share of the rate.
+    Running { rate_share: Option<f64> },
+    /// Nobody has it, and nobody gets it before then.
+    Waiting { until: Timestamp },
+}
+
+/// The failures of one page.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Trouble {
+    /// Attempts that failed.
+    pub attempts: u32,
+    /// The quick attempts are spent: the page is in the slow lane.
+    pub stuck: bool,
+    pub error_type: String,
+    pub message: String,
+    pub first_at: Timestamp,
+    pub last_at: Timestamp,
+}
+
+impl Stride {
+    pub fn starting_at(start: Option<PageToken>) -> Self {
+        Self {
+            at: start,
+            end: None,
+            state: State::Ready,
+            trouble: None,
+        }
+    }
+
+    pub fn is_running(&self) -> bool {
+        matches!(self.state, State::Running { .. })
+    }
+
+    pub fn is_stuck(&self) -> bool {
+        self.trouble.as_ref().is_some_and(|t| t.stuck)
+    }
+
+    pub fn rate_share(&self) -> Option<f64> {
+        match self.state {
+            State::Running { rate_share } => rate_share,
+            State::Ready | State::Waiting { .. } => None,
+        }
+    }
+
+    /// The number of the attempt that would be made now.
+    pub fn next_attempt(&self) -> u32 {
+        self.trouble.as_ref().map_or(0, |t| t.attempts) + 1
+    }
+
+    /// When it may be dispatched; `None` while it runs.
+    pub fn due(&self) -> Option<Timestamp> {
+        match self.state {
+            State::Ready => Some(Timestamp(0)),
+            State::Waiting { until } => Some(until),
+            State::Running { .. } => None,
+        }
+    }
+
+    /// Notes the failure of the page after `at`. `false`: the page has no attempts left.
+    pub fn wait_for_retry(
+        &mut self,
+        failure: &FailedAttempt,
+        policy: &RetryPolicy,
+        seed: u64,
+        now: Timestamp,
+    ) -> bool {
+        let before = self.trouble.take();
+        let attempts = before.as_ref().map_or(0, |t| t.attempts).saturating_add(1);
+        let wait = failure
+            .retryable
+            .then(|| wait_before_next(attempts, policy, seed))
+            .flatten();
+        self.trouble = Some(Trouble {
+            attempts,
+            stuck: attempts >= policy.max_attempts,
+            error_type: failure.error_type.clone(),
+            message: truncate(&failure.message, MAX_TROUBLE_CHARS),
+            first_at: before.map_or(now, |t| t.first_at),
+            last_at: now,
+        });
+        match wait {
+            Some(wait) => {
+                let wait = failure.retry_after.unwrap_or(wait);
+                self.state = State::Waiting {
+                    until: now.plus(wait),
+                };
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+/// `None` when all attempts are spent.
+fn wait_before_next(attempts: u32, policy: &RetryPolicy, seed: u64) -> Option<Duration> {
+    if attempts < policy.max_attempts {
+        return Some(policy.wait_after(attempts, seed));
+    }
+    let extended = policy.extended.as_ref()?;
+    let spent = attempts - policy.max_attempts;
+    let left = extended.max_attempts.is_none_or(|max| spent < max);
+    left.then_some(extended.interval)
+}

@@ -1,0 +1,314 @@
+//! Pages: what a fetch returns, the range it was asked for, and page tokens.
+
+use std::{cmp::Ordering, fmt};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::error::PageError;
+
+/// A cursor in its serialized form, as it travels in signals, activity inputs and histories.
+///
+/// Its text is the JSON of the cursor. Two tokens are the same position exactly when their texts are equal.
+/// `Display` and `Debug` shorten it, since a cursor may hold a key that does not belong in a log.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PageToken(String);
+
+impl PageToken {
+    /// Longest accepted token. Tokens are part of every history of the batch, so they must stay small.
+    pub const MAX_BYTES: usize = 2_048;
+
+    /// Serializes a cursor.
+    ///
+    /// # Errors
+    /// A non-retryable [`PageError`] when the cursor does not serialize to JSON or is longer than
+    /// [`MAX_BYTES`](Self::MAX_BYTES).
+    pub fn encode<C: Serialize>(cursor: &C) -> Result<Self, PageError> {
+        let text = serde_json::to_string(cursor).map_err(|e| {
+            PageError::non_retryable(
+                "CursorNotSerializable",
+                format_args!("cursor does not serialize to JSON: {e}"),
+            )
+        })?;
+        if text.len() > Self::MAX_BYTES {
+            return Err(PageError::non_retryable(
+                "CursorTooLarge",
+                format_args!(
+                    "a cursor of {} bytes is over the {} that a page token may have",
+                    text.len(),
+                    Self::MAX_BYTES
+                ),
+            ));
+        }
+        Ok(Self(text))
+    }
+
+    /// Reads the cursor back.
+    ///
+    /// # Errors
+    /// A retryable [`PageError`] of type `CursorNotReadable` when the token is not a `C`: it was written by
+    /// other code, and a worker with the right code can still go on from it.
+    pub fn decode<C: DeserializeOwned>(&self) -> Result<C, PageError> {
+        serde_json::from_str(&self.0).map_err(|e| {
+            PageError::retryable(format_args!(
+                "page token {self} is not a cursor of this processor: {e}"
+            ))
+            .with_type("CursorNotReadable")
+        })
+    }
+
+    /// The JSON text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    pub(crate) fn from_json_text(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+}
+
+impl fmt::Display for PageToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&crate::error::truncate(&self.0, 24))
+    }
+}
+
+impl fmt::Debug for PageToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The part of the data that a fetch may read: everything after `start`, up to and including `end`.
+///
+/// `start` is `None` at the beginning of the data. `end` is `None` while nobody knows where the next page
+/// begins; once that is known, the range is closed for every later attempt, and rows outside of it belong
+/// to other pages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PageRange<C> {
+    start: Option<C>,
+    end: Option<C>,
+}
+
+impl<C> PageRange<C> {
+    /// The range `(start, end]`.
+    pub fn new(start: Option<C>, end: Option<C>) -> Self {
+        Self { start, end }
+    }
+
+    /// Read only what comes after this; `None` means from the beginning.
+    pub fn start(&self) -> Option<&C> {
+        self.start.as_ref()
+    }
+
+    /// Read nothing that comes after this; `None` means there is no bound yet.
+    pub fn end(&self) -> Option<&C> {
+        self.end.as_ref()
+    }
+}
+
+/// Where the page after this one begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next<C> {
+    /// After this cursor, if there is more data.
+    At(C),
+    /// Nowhere: the source itself says that the data ends with this page.
+    End,
+}
+
+type Order<C> = fn(&C, &C) -> Ordering;
+
+/// What a fetch found: the items of one page, and where the next page begins.
+///
+/// An open range ends only with an empty page or with the source's own word ([`Next::End`]). A page that
+/// is merely short ends nothing: rows may have been deleted, or an API may cap its pages.
+#[derive(Debug)]
+pub struct Page<C, I> {
+    items: Vec<I>,
+    next: Next<C>,
+    order: Option<Order<C>>,
+}
+
+/// # Construct
+impl<C, I> Page<C, I> {
+    /// No items: there is nothing more in the range.
+    pub fn empty() -> Self {
+        Self {
+            items: Vec::new(),
+            next: Next::End,
+            order: None,
+        }
+    }
+
+    /// A page of a source ordered by a unique key. The next page begins after the key of the last item.
+    ///
+    /// The keys must be strictly ascending; for a descending scan wrap them in [`std::cmp::Reverse`].
+    /// The engine also checks that the page lies inside the range that was asked for.
+    ///
+    /// ```
+    /// use temporal_batch::Page;
+    ///
+    /// let page = Page::keyset(vec![(1, "a"), (4, "b")], |row| row.0).unwrap();
+    /// assert_eq!(page.next(), &temporal_batch::Next::At(4));
+    ///
+    /// // Two rows with one key: the second could be lost between two pages.
+    /// assert!(Page::keyset(vec![(4, "a"), (4, "b")], |row| row.0).is_err());
+    /// ```
+    ///
+    /// # Errors
+    /// A non-retryable [`PageError`] of type `CursorDidNotAdvance` when two neighbouring keys are equal or
+    /// go backwards.
+    pub fn keyset(items: Vec<I>, key: impl Fn(&I) -> C) -> Result<Self, PageError>
+    where
+        C: Ord + Serialize,
+    {
+        let mut last: Option<C> = None;
+        for item in &items {
+            let this = key(item);
+            if let Some(previous) = &last
+                && this <= *previous
+            {
+                return Err(did_not_advance(previous, &this));
+            }
+            last = Some(this);
+        }
+        let next = last.map_or(Next::End, Next::At);
+        Ok(Self {
+            items,
+            next,
+            order: Some(C::cmp),
+        })
+    }
+
+    /// A page of a source that gives out its own "next page" tokens. `None` is the source's word that the
+    /// data ends here.
+    pub fn opaque(items: Vec<I>, next: Option<C>) -> Self {
+        Self {
+            items,
+            next: next.map_or(Next::End, Next::At),
+            order: None,
+        }
+    }
+
+    /// Adds the source's own word that no data follows, which saves one empty fetch at the end.
+    #[must_use]
+    pub fn last(mut self) -> Self {
+        self.next = Next::End;
+        self
+    }
+}
+
+/// # Inspect
+impl<C, I> Page<C, I> {
+    /// The items.
+    pub fn items(&self) -> &[I] {
+        &self.items
+    }
+
+    /// Where the next page begins.
+    pub fn next(&self) -> &Next<C> {
+        &self.next
+    }
+
+    pub(crate) fn into_parts(self) -> (Vec<I>, Next<C>) {
+        (self.items, self.next)
+    }
+}
+
+impl<C: Serialize + PartialEq, I> Page<C, I> {
+    /// Checks that the page lies in the range it was fetched for and goes forward.
+    pub(crate) fn check_within(&self, range: &PageRange<C>) -> Result<(), PageError> {
+        let Next::At(next) = &self.next else {
+            return Ok(());
+        };
+        if let Some(start) = range.start() {
+            let advances = match self.order {
+                Some(order) => order(next, start) == Ordering::Greater,
+                None => next != start,
+            };
+            if !advances {
+                return Err(did_not_advance(start, next));
+            }
+        }
+        if let (Some(order), Some(end)) = (self.order, range.end())
+            && order(next, end) == Ordering::Greater
+        {
+            return Err(PageError::non_retryable(
+                "PageOutsideRange",
+                format_args!(
+                    "fetch returned items up to {}, but its range ends at {}",
+                    shown(next),
+                    shown(end)
+                ),
+            ));
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn did_not_advance<C: Serialize>(from: &C, to: &C) -> PageError {
+    PageError::non_retryable(
+        "CursorDidNotAdvance",
+        format_args!("cursor went from {} to {}", shown(from), shown(to)),
+    )
+}
+
+fn shown<C: Serialize>(cursor: &C) -> String {
+    PageToken::encode(cursor).map_or_else(|_| "?".to_owned(), |token| token.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_keyset_page_ends_at_its_last_key() {
+        let page = Page::keyset(vec![3, 5, 9], |i| *i).unwrap();
+        assert_eq!(page.next(), &Next::At(9));
+        assert_eq!(page.last().next(), &Next::End);
+    }
+
+    #[test]
+    fn keys_that_repeat_or_go_back_are_refused() {
+        for items in [vec![1, 1], vec![1, 3, 2]] {
+            let error = Page::keyset(items, |i| *i).unwrap_err();
+            assert_eq!(error.error_type(), "CursorDidNotAdvance");
+            assert!(!error.is_retryable());
+        }
+    }
+
+    #[test]
+    fn a_page_outside_its_range_is_refused() {
+        let page = Page::keyset(vec![3, 5, 9], |i| *i).unwrap();
+        assert!(page.check_within(&PageRange::new(Some(2), Some(9))).is_ok());
+        let behind = page.check_within(&PageRange::new(Some(9), None));
+        assert_eq!(behind.unwrap_err().error_type(), "CursorDidNotAdvance");
+        let beyond = page.check_within(&PageRange::new(Some(2), Some(8)));
+        assert_eq!(beyond.unwrap_err().error_type(), "PageOutsideRange");
+    }
+
+    #[test]
+    fn opaque_cursors_are_only_compared_for_equality() {
+        let page = Page::opaque(vec![1], Some("b".to_owned()));
+        let from = |start: &str| PageRange::new(Some(start.to_owned()), Some("a".to_owned()));
+        assert!(page.check_within(&from("z")).is_ok());
+        assert!(page.check_within(&from("b")).is_err());
+    }
+
+    #[test]
+    fn tokens_round_trip_and_are_shortened_when_shown() {
+        let cursor = ("x".repeat(40), 7_i64);
+        let token = PageToken::encode(&cursor).unwrap();
+        assert_eq!(token.decode::<(String, i64)>().unwrap(), cursor);
+        assert_eq!(token.to_string().chars().count(), 24);
+        let wrong = token.decode::<i64>().unwrap_err();
+        assert_eq!(wrong.error_type(), "CursorNotReadable");
+        assert!(wrong.is_retryable());
+    }
+
+    #[test]
+    fn an_oversized_cursor_is_refused() {
+        let error = PageToken::encode(&"x".repeat(3_000)).unwrap_err();
+        assert_eq!(error.error_type(), "CursorTooLarge");
+    }
+}

@@ -1,0 +1,373 @@
+//! The trait that users implement, its context and its results.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::sync::watch;
+
+use crate::{
+    error::PageError,
+    page::{Page, PageRange},
+    progress::FailedItem,
+    retry::{RetryMode, RetryPolicy, RetryPolicyError},
+};
+
+/// The work of a batch: how to read one page of the data, and what to do with its items.
+///
+/// # In which order the methods run
+///
+/// For every page, on any worker:
+///
+/// 1. [`fetch`](Self::fetch) reads the page in [`ctx.range()`](PageContext::range) and says where the next
+///    one starts.
+/// 2. The engine tells the controller where the next page starts, so that another worker can begin with
+///    it, and waits for its share of the rate.
+/// 3. [`process`](Self::process) does the work.
+///
+/// `fetch` and `process` of one page run one after the other; different pages run at the same time, in any
+/// order and on different machines.
+///
+/// # What must be idempotent
+///
+/// A page whose attempt failed, or whose worker was lost, runs again from `fetch` on
+/// ([`RetryMode::AtLeastOnce`]). By then the work may have been done in part or in whole, so doing it again
+/// must not harm. The range of a page never changes once the next page is known: rows that were inserted
+/// meanwhile are never somebody else's.
+///
+/// # Cancellation and timeouts
+///
+/// When the batch is cancelled, a page that is running may finish; long ones should look at
+/// [`PageContext::is_cancelled`]. A page that takes longer than
+/// [`page_timeout`](ProcessorSettings::page_timeout) is dropped at its next `await` and counts as failed.
+/// There is no need to heartbeat: the engine does it in the background.
+///
+/// # Outcomes
+///
+/// | a method returns | the engine |
+/// |---|---|
+/// | `fetch`: items | announces the next page, then calls `process` |
+/// | `fetch`: [`Page::empty`] | the range is finished; in an open range this is the end of the data |
+/// | `process`: [`PageReport`] | the page is finished; its items are counted as processed, skipped or failed |
+/// | a [`PageError`], a panic, a timeout | the page is tried again, or given up: see [`PageError`] |
+///
+/// # Example
+///
+/// ```
+/// use async_trait::async_trait;
+/// use temporal_batch::{Page, PageContext, PageError, PageProcessor, PageReport};
+///
+/// /// Greets the numbers from 1 to 100.
+/// struct Greet;
+///
+/// #[async_trait]
+/// impl PageProcessor for Greet {
+///     const NAME: &'static str = "greet";
+///     type Args = String;
+///     type Cursor = u32;
+///     type Item = u32;
+///
+///     async fn fetch(&self, ctx: &PageContext<Self>) -> Result<Page<u32, u32>, PageError> {
+///         let first = ctx.range().start().map_or(1, |last| last + 1);
+///         let last = ctx.range().end().copied().unwrap_or(100);
+///         Page::keyset((first..=last).take(ctx.page_size()).collect(), |n| *n)
+///     }
+///
+///     async fn process(&self, ctx: &PageContext<Self>, items: Vec<u32>) -> Result<PageReport, PageError> {
+///         for n in items {
+///             println!("{} {n}", ctx.args());
+///         }
+///         Ok(PageReport::all_processed())
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let run = temporal_batch::testing::run_page(&Greet, "hello".to_owned(), None).await.unwrap();
+/// assert_eq!(run.items, 100);
+/// # }
+/// ```
+///
+/// # A trap: pages by offset
+///
+/// `LIMIT 1000 OFFSET 5000` reads 6,000 rows to return 1,000, and skips a row whenever an earlier one was
+/// deleted meanwhile. Page by key: `WHERE id > $start ORDER BY id LIMIT 1000`, with `AND id <= $end` once
+/// the range is closed.
+#[async_trait]
+pub trait PageProcessor: Send + Sync + Sized + 'static {
+    /// The processor's name in histories, commands and metrics. It must not change while batches of it
+    /// run; renaming the type is harmless.
+    const NAME: &'static str;
+
+    /// Given once per batch; `()` if there is nothing to say. Stored in histories, so no secrets.
+    type Args: Serialize + DeserializeOwned + Send + Sync + 'static;
+
+    /// A position in the data: the key of the last row before a page, or a token of the source's own.
+    type Cursor: Serialize + DeserializeOwned + Clone + PartialEq + Send + Sync + 'static;
+
+    /// One record. Items stay in the worker: they never enter a history.
+    type Item: Send + 'static;
+
+    /// Reads one page of at most [`ctx.page_size()`](PageContext::page_size) items in
+    /// [`ctx.range()`](PageContext::range), and says where the next one starts.
+    async fn fetch(
+        &self,
+        ctx: &PageContext<Self>,
+    ) -> Result<Page<Self::Cursor, Self::Item>, PageError>;
+
+    /// Does the work for the items of one page. Never called with no items.
+    async fn process(
+        &self,
+        ctx: &PageContext<Self>,
+        items: Vec<Self::Item>,
+    ) -> Result<PageReport, PageError>;
+
+    /// Finds where the page `pages` pages further on starts, without reading what is between; for a table
+    /// that is `SELECT id FROM t WHERE id > $start ORDER BY id OFFSET pages * page_size - 1 LIMIT 1`.
+    ///
+    /// With it, many pages can be found at once and one activity can take a stride of several. The default
+    /// says that the source cannot.
+    async fn skip_ahead(
+        &self,
+        ctx: &PageContext<Self>,
+        pages: u32,
+    ) -> Result<SkipAhead<Self::Cursor>, PageError> {
+        let _ = (ctx, pages);
+        Ok(SkipAhead::Unsupported)
+    }
+
+    /// About how many items the whole batch has, for percent and time left. Asked once, before the first
+    /// page. The default does not know.
+    async fn size_hint(&self, args: &Self::Args) -> Result<Option<u64>, PageError> {
+        let _ = args;
+        Ok(None)
+    }
+
+    /// Retries and timeouts; see [`ProcessorSettings`] for the defaults. A running batch keeps the
+    /// settings it began with, except for `non_retryable_types`.
+    fn settings(&self) -> ProcessorSettings {
+        ProcessorSettings::default()
+    }
+}
+
+/// Where a jump over several pages ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SkipAhead<C> {
+    /// After this cursor, which exists.
+    To(C),
+    /// There is less data than that.
+    PastEnd,
+    /// The source cannot jump.
+    Unsupported,
+}
+
+/// How the pages of a processor are retried and timed out.
+///
+/// | field | default |
+/// |---|---|
+/// | `retry_mode` | [`RetryMode::AtLeastOnce`] |
+/// | `retry` | [`RetryPolicy::default`]: 10 attempts, then every 5 min |
+/// | `page_timeout` | 5 min |
+/// | `heartbeat_timeout` | 15 s |
+/// | `non_retryable_types` | none |
+#[derive(Clone, Debug, PartialEq)]
+pub struct ProcessorSettings {
+    /// Whether a page may run more than once.
+    pub retry_mode: RetryMode,
+    /// How often, and after which waits.
+    pub retry: RetryPolicy,
+    /// Longest time for `fetch` and `process` of one page together, waits for the rate not included.
+    pub page_timeout: Duration,
+    /// After this long without a sign of life a worker counts as lost and its pages go to another. The
+    /// engine sends signs of life by itself, five times as often.
+    pub heartbeat_timeout: Duration,
+    /// [Types](PageError::error_type) of errors that no retry will cure.
+    pub non_retryable_types: Vec<String>,
+}
+
+impl Default for ProcessorSettings {
+    fn default() -> Self {
+        Self {
+            retry_mode: RetryMode::default(),
+            retry: RetryPolicy::default(),
+            page_timeout: Duration::from_secs(300),
+            heartbeat_timeout: Duration::from_secs(15),
+            non_retryable_types: Vec::new(),
+        }
+    }
+}
+
+/// Settings that cannot work; found when the processor is registered.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidSettings {
+    /// See the cause.
+    #[error(transparent)]
+    Retry(#[from] RetryPolicyError),
+    /// A page needs time.
+    #[error("page_timeout is {given:?}; it must be at least 1 ms")]
+    PageTimeout {
+        /// The timeout that was given.
+        given: Duration,
+    },
+    /// Too short a timeout takes a busy worker for a lost one.
+    #[error("heartbeat_timeout is {given:?}; it must be at least 1 s")]
+    HeartbeatTimeout {
+        /// The timeout that was given.
+        given: Duration,
+    },
+}
+
+impl ProcessorSettings {
+    /// Checks every field.
+    ///
+    /// # Errors
+    /// The first field that cannot work, and what is allowed.
+    pub fn validate(&self) -> Result<(), InvalidSettings> {
+        self.retry.validate(self.retry_mode)?;
+        if self.page_timeout < Duration::from_millis(1) {
+            return Err(InvalidSettings::PageTimeout {
+                given: self.page_timeout,
+            });
+        }
+        if self.heartbeat_timeout < Duration::from_secs(1) {
+            return Err(InvalidSettings::HeartbeatTimeout {
+                given: self.heartbeat_timeout,
+            });
+        }
+        Ok(())
+    }
+}
+
+/// What `process` did with the items of a page. Items that are not named were processed.
+///
+/// ```
+/// use temporal_batch::PageReport;
+///
+/// let mut report = PageReport::all_processed();
+/// report.skip();
+/// report.fail("user 17", "BadEmail", "no @ in it");
+/// assert_eq!((report.skipped(), report.failed()), (1, 1));
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[must_use]
+pub struct PageReport {
+    skipped: u64,
+    failed: u64,
+    failed_items: Vec<FailedItem>,
+}
+
+/// Failed items of one page that are described; further ones are counted and logged.
+const MAX_DESCRIBED: usize = 10;
+
+impl PageReport {
+    /// Every item was processed.
+    pub fn all_processed() -> Self {
+        Self::default()
+    }
+
+    /// Counts one item as left alone on purpose.
+    pub fn skip(&mut self) {
+        self.skipped += 1;
+    }
+
+    /// Gives one item up, while the page goes on. Every call is logged; the first ten of a page are
+    /// described in its report. `key` should let people find the record; it is stored in the history.
+    pub fn fail(
+        &mut self,
+        key: impl std::fmt::Display,
+        error_type: impl std::fmt::Display,
+        message: impl std::fmt::Display,
+    ) {
+        let (key, error_type) = (key.to_string(), error_type.to_string());
+        let message = message.to_string();
+        tracing::warn!(key, error_type, message, "item given up");
+        self.failed += 1;
+        if self.failed_items.len() < MAX_DESCRIBED {
+            self.failed_items.push(FailedItem {
+                key: crate::error::truncate(&key, 60),
+                error_type: crate::error::truncate(&error_type, 60),
+                message: crate::error::truncate(&message, 120),
+            });
+        }
+    }
+
+    /// Items left alone.
+    pub fn skipped(&self) -> u64 {
+        self.skipped
+    }
+
+    /// Items given up.
+    pub fn failed(&self) -> u64 {
+        self.failed
+    }
+
+    /// The first items given up.
+    pub fn failed_items(&self) -> &[FailedItem] {
+        &self.failed_items
+    }
+}
+
+/// What a processor is told about the page it works on.
+pub struct PageContext<P: PageProcessor> {
+    pub(crate) args: Arc<P::Args>,
+    pub(crate) range: PageRange<P::Cursor>,
+    pub(crate) page_size: u32,
+    pub(crate) attempt: u32,
+    pub(crate) stride: u64,
+    pub(crate) batch_id: Arc<str>,
+    pub(crate) batch_run: Arc<str>,
+    pub(crate) cancelled: watch::Receiver<bool>,
+}
+
+impl<P: PageProcessor> PageContext<P> {
+    /// The arguments of the batch.
+    pub fn args(&self) -> &P::Args {
+        &self.args
+    }
+
+    /// Where to read: after `start`, up to and including `end`.
+    pub fn range(&self) -> &PageRange<P::Cursor> {
+        &self.range
+    }
+
+    /// Most items that the page should have.
+    pub fn page_size(&self) -> usize {
+        self.page_size as usize
+    }
+
+    /// 1 for the first attempt at the page, 2 for its first retry and so on. A lost worker can make a
+    /// page run again under the same number.
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// Number of the stride that the page belongs to.
+    pub fn stride(&self) -> u64 {
+        self.stride
+    }
+
+    /// The batch.
+    pub fn batch_id(&self) -> &str {
+        &self.batch_id
+    }
+
+    /// This execution of the batch: the same over retries and continue-as-new, new on a rerun.
+    pub fn batch_run(&self) -> &str {
+        &self.batch_run
+    }
+
+    /// Whether the batch has been cancelled, or the worker told to stop at once.
+    pub fn is_cancelled(&self) -> bool {
+        *self.cancelled.borrow()
+    }
+
+    /// Resolves when [`is_cancelled`](Self::is_cancelled) becomes true.
+    pub async fn cancelled(&self) {
+        let mut watch = self.cancelled.clone();
+        if watch.wait_for(|cancelled| *cancelled).await.is_err() {
+            // Nobody is left who could cancel.
+            std::future::pending::<()>().await;
+        }
+    }
+}

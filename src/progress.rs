@@ -1,0 +1,267 @@
+//! What a batch tells about itself: progress while it runs, a report when it ends.
+
+use std::{fmt, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::page::PageToken;
+
+/// Milliseconds since the Unix epoch, in the time of the Temporal server.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Timestamp(pub u64);
+
+impl Timestamp {
+    /// How long after `earlier` this is; zero when it is not.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+
+    pub(crate) fn plus(self, wait: Duration) -> Self {
+        let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_add(millis))
+    }
+}
+
+impl From<std::time::SystemTime> for Timestamp {
+    fn from(time: std::time::SystemTime) -> Self {
+        let since = time.duration_since(std::time::UNIX_EPOCH);
+        Self(since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)))
+    }
+}
+
+/// Items by outcome.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ItemCounts {
+    /// Items whose work was done.
+    pub processed: u64,
+    /// Items left alone on purpose.
+    pub skipped: u64,
+    /// Items given up on.
+    pub failed: u64,
+}
+
+impl ItemCounts {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.processed + self.skipped + self.failed
+    }
+}
+
+impl std::ops::AddAssign for ItemCounts {
+    fn add_assign(&mut self, other: Self) {
+        self.processed += other.processed;
+        self.skipped += other.skipped;
+        self.failed += other.failed;
+    }
+}
+
+/// What a batch is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Phase {
+    /// Asking a worker whether it knows the processor and understands the arguments.
+    Preparing,
+    /// Dispatching pages.
+    Running,
+    /// No new pages; some are still running.
+    Pausing,
+    /// No pages are running and none will be started.
+    Paused,
+    /// Pages were found all the way to where discovery cannot go on: the page there keeps failing.
+    Blocked,
+    /// Only stuck pages are left.
+    WaitingForStuckPages,
+    /// Cancelled; the last pages are finishing.
+    Cancelling,
+    /// Over; see the report.
+    Ended,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Preparing => "preparing",
+            Self::Running => "running",
+            Self::Pausing => "pausing",
+            Self::Paused => "paused",
+            Self::Blocked => "blocked",
+            Self::WaitingForStuckPages => "waiting for stuck pages",
+            Self::Cancelling => "cancelling",
+            Self::Ended => "ended",
+        })
+    }
+}
+
+/// A page that is failing or was given up.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PageFailure {
+    /// The stride that the page belongs to.
+    pub stride: u64,
+    /// The page begins after this; `None` is the beginning of the data.
+    pub start: Option<PageToken>,
+    /// The page ends here, where that is known.
+    pub end: Option<PageToken>,
+    /// The kind of the last error.
+    pub error_type: String,
+    /// The last error's message, shortened.
+    pub message: String,
+    /// Attempts so far.
+    pub attempts: u32,
+    /// When the page failed first.
+    pub first_at: Timestamp,
+    /// When it failed last.
+    pub last_at: Timestamp,
+}
+
+/// An item that its processor gave up on. The page it belongs to counts as done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedItem {
+    /// What the processor calls the item.
+    pub key: String,
+    /// The kind of error.
+    pub error_type: String,
+    /// The message, shortened.
+    pub message: String,
+}
+
+/// A consistent look at a batch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Progress {
+    /// The batch.
+    pub batch_id: String,
+    /// This execution of it.
+    pub batch_run: String,
+    /// The processor.
+    pub processor: String,
+    /// What it is doing.
+    pub phase: Phase,
+    /// Why it was paused, as its operator said.
+    #[serde(default)]
+    pub pause_reason: Option<String>,
+    /// Pages finished.
+    pub pages_completed: u64,
+    /// Pages given up.
+    pub pages_failed: u64,
+    /// Pages in flight.
+    pub pages_in_flight: u32,
+    /// Pages in the slow retry lane.
+    pub pages_stuck: u32,
+    /// Strides whose start is known and that nobody has been given yet.
+    pub strides_waiting: u32,
+    /// Items by outcome.
+    pub items: ItemCounts,
+    /// Items in the whole data set, where the processor can tell.
+    #[serde(default)]
+    pub items_expected: Option<u64>,
+    /// Attempts that failed and were followed, or will be followed, by another.
+    pub retries: u64,
+    /// Limit on pages in flight.
+    pub max_parallelism: u32,
+    /// Most pages that were in flight at once.
+    pub max_parallelism_achieved: u32,
+    /// Items per second at most.
+    #[serde(default)]
+    pub rate: Option<f64>,
+    /// Everything up to here is finished; `None` before the first page.
+    #[serde(default)]
+    pub low_water_mark: Option<PageToken>,
+    /// Whether the end of the data has been seen.
+    pub end_of_data: bool,
+    /// Pages that are waiting for another attempt, oldest stride first, at most 20.
+    #[serde(default)]
+    pub failing: Vec<PageFailure>,
+    /// Pages that were given up, in the order in which that happened.
+    #[serde(default)]
+    pub failed: Vec<PageFailure>,
+    /// The first items that were given up.
+    #[serde(default)]
+    pub failed_items: Vec<FailedItem>,
+    /// When the batch run started, whatever the number of continue-as-new since.
+    pub started_at: Timestamp,
+    /// The server's time of this look.
+    pub as_of: Timestamp,
+    /// Temporal runs of this batch run: 1 plus the number of continue-as-new.
+    pub runs: u32,
+    /// Announcements that were dropped because they belonged to another batch run, came too late, or did
+    /// not fit what was known.
+    pub announcements_dropped: u64,
+}
+
+impl Progress {
+    /// Share of the items that are done, from 0 to 100, where their number is known.
+    pub fn percent(&self) -> Option<f64> {
+        percent(self.items.total(), self.items_expected)
+    }
+}
+
+/// `None` for an unknown total; an empty data set is complete.
+pub(crate) fn percent(done: u64, expected: Option<u64>) -> Option<f64> {
+    match expected? {
+        0 => Some(100.0),
+        total => Some((done as f64 / total as f64 * 100.0).clamp(0.0, 100.0)),
+    }
+}
+
+/// How a batch ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Outcome {
+    /// Every page from the first cursor to the end of the data is finished.
+    Completed,
+    /// The same, but for the pages and items that are listed as failed.
+    CompletedWithFailures,
+    /// It stopped by itself; the report says why and where coverage stops.
+    Failed,
+    /// It was cancelled; the report says where it stood.
+    Cancelled,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Completed => "completed",
+            Self::CompletedWithFailures => "completed with failures",
+            Self::Failed => "failed",
+            Self::Cancelled => "cancelled",
+        })
+    }
+}
+
+/// The end of a batch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BatchReport {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Why it stopped, unless it completed.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// Its last state. `low_water_mark` says how far the data is covered without a gap.
+    pub progress: Progress,
+    /// When it ended.
+    pub ended_at: Timestamp,
+}
+
+impl BatchReport {
+    /// From start to end, pauses included.
+    pub fn duration(&self) -> Duration {
+        self.ended_at.since(self.progress.started_at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percent_is_never_nan_or_out_of_range() {
+        assert_eq!(percent(5, None), None);
+        assert_eq!(percent(0, Some(0)), Some(100.0));
+        assert_eq!(percent(1, Some(4)), Some(25.0));
+        assert_eq!(percent(9, Some(4)), Some(100.0), "an estimate can be low");
+    }
+}

@@ -1,0 +1,205 @@
+//! The processors that a worker knows, by name. The only place where their types are erased.
+
+use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use futures::FutureExt;
+
+use crate::{
+    error::PageError,
+    page::PageToken,
+    processor::{InvalidSettings, PageProcessor, ProcessorSettings},
+    protocol::{PrepareInput, Prepared, StrideOrder, StrideReport},
+    stride::{Gone, StrideHost, prepared, run_stride},
+};
+
+/// Processors by name.
+#[derive(Clone, Default)]
+pub struct Registry {
+    processors: BTreeMap<&'static str, Arc<dyn ErasedProcessor>>,
+}
+
+/// A processor that cannot be registered.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegisterError {
+    /// Two processors have one name.
+    #[error("two processors are named \"{name}\"; histories could not tell them apart")]
+    Duplicate {
+        /// The name.
+        name: &'static str,
+    },
+    /// The name cannot be used in commands and metrics.
+    #[error("processor name \"{name}\" is not allowed; use 1 to 100 letters, digits and . _ / : -")]
+    Name {
+        /// The name.
+        name: &'static str,
+    },
+    /// Its settings cannot work.
+    #[error("the settings of processor \"{name}\" cannot work: {source}")]
+    Settings {
+        /// The name.
+        name: &'static str,
+        /// What is wrong.
+        source: InvalidSettings,
+    },
+}
+
+/// A batch that the registered processors cannot run.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Refused {
+    /// No such processor.
+    #[error("processor \"{name}\" is not registered; registered are: {registered}")]
+    UnknownProcessor {
+        /// The name that was asked for.
+        name: String,
+        /// The names that there are.
+        registered: String,
+    },
+    /// The arguments are not what the processor takes.
+    #[error("the arguments do not fit processor \"{name}\": {message}")]
+    Args {
+        /// The processor.
+        name: String,
+        /// What the deserializer said.
+        message: String,
+    },
+    /// The first cursor is not a cursor of the processor.
+    #[error("the first cursor does not fit processor \"{name}\": {message}")]
+    FirstCursor {
+        /// The processor.
+        name: String,
+        /// What the deserializer said.
+        message: String,
+    },
+}
+
+impl Registry {
+    /// No processors.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a processor.
+    ///
+    /// # Errors
+    /// When its name is taken or not allowed, or its settings cannot work.
+    pub fn register<P: PageProcessor>(&mut self, processor: P) -> Result<(), RegisterError> {
+        let name = P::NAME;
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "._/:-".contains(c);
+        if name.is_empty() || name.len() > 100 || !name.chars().all(allowed) {
+            return Err(RegisterError::Name { name });
+        }
+        if self.processors.contains_key(name) {
+            return Err(RegisterError::Duplicate { name });
+        }
+        processor
+            .settings()
+            .validate()
+            .map_err(|source| RegisterError::Settings { name, source })?;
+        self.processors.insert(name, Arc::new(Typed(processor)));
+        Ok(())
+    }
+
+    /// The names, in order.
+    pub fn names(&self) -> Vec<&'static str> {
+        self.processors.keys().copied().collect()
+    }
+
+    /// Signs of life must be frequent enough for the most impatient processor.
+    pub(crate) fn shortest_heartbeat_timeout(&self) -> Duration {
+        let timeouts = self
+            .processors
+            .values()
+            .map(|p| p.settings().heartbeat_timeout);
+        timeouts
+            .min()
+            .unwrap_or_else(|| ProcessorSettings::default().heartbeat_timeout)
+    }
+
+    pub(crate) fn find(&self, name: &str) -> Result<&Arc<dyn ErasedProcessor>, Refused> {
+        self.processors.get(name).ok_or_else(|| {
+            let names = self.names();
+            Refused::UnknownProcessor {
+                name: name.to_owned(),
+                registered: if names.is_empty() {
+                    "none".to_owned()
+                } else {
+                    names.join(", ")
+                },
+            }
+        })
+    }
+}
+
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Registry").field(&self.names()).finish()
+    }
+}
+
+#[async_trait]
+pub(crate) trait ErasedProcessor: Send + Sync {
+    fn settings(&self) -> ProcessorSettings;
+    /// Checks arguments and first cursor, and asks for the size.
+    async fn prepare(&self, input: &PrepareInput) -> Result<Prepared, Refused>;
+    async fn run(
+        &self,
+        order: &StrideOrder,
+        resume: StrideReport,
+        host: &dyn StrideHost,
+    ) -> Result<StrideReport, Gone>;
+}
+
+struct Typed<P>(P);
+
+#[async_trait]
+impl<P: PageProcessor> ErasedProcessor for Typed<P> {
+    fn settings(&self) -> ProcessorSettings {
+        self.0.settings()
+    }
+
+    async fn prepare(&self, input: &PrepareInput) -> Result<Prepared, Refused> {
+        let args = check::<P>(&input.args, input.first_cursor.as_ref())?;
+        let hint = AssertUnwindSafe(self.0.size_hint(&args))
+            .catch_unwind()
+            .await
+            .unwrap_or_else(|panic| Err(PageError::panicked(&*panic)));
+        // A batch without a percentage is still a good batch.
+        let items_expected = hint.unwrap_or_else(|error| {
+            tracing::warn!(processor = P::NAME, %error, "no size hint");
+            None
+        });
+        Ok(prepared(self.settings(), items_expected))
+    }
+
+    async fn run(
+        &self,
+        order: &StrideOrder,
+        resume: StrideReport,
+        host: &dyn StrideHost,
+    ) -> Result<StrideReport, Gone> {
+        run_stride(&self.0, order, resume, host).await
+    }
+}
+
+/// Whether arguments and first cursor are what `P` takes.
+pub(crate) fn check<P: PageProcessor>(
+    args: &serde_json::Value,
+    first_cursor: Option<&PageToken>,
+) -> Result<P::Args, Refused> {
+    let name = || P::NAME.to_owned();
+    if let Some(token) = first_cursor {
+        token
+            .decode::<P::Cursor>()
+            .map_err(|e| Refused::FirstCursor {
+                name: name(),
+                message: e.message().to_owned(),
+            })?;
+    }
+    serde_json::from_value(args.clone()).map_err(|e| Refused::Args {
+        name: name(),
+        message: e.to_string(),
+    })
+}

@@ -1,0 +1,316 @@
+//! What to do next, given the facts.
+
+use std::time::Duration;
+
+use crate::{
+    ledger::{Broken, Ledger, MAX_STUCK, Stride},
+    page::PageToken,
+    progress::{Outcome, Phase, Timestamp},
+};
+
+/// How long dispatching stops, at a time, for a continue-as-new that is due.
+const DRAIN: Duration = Duration::from_secs(10);
+/// How long dispatching goes on after a drain in which some page did not finish.
+const POSTPONE: Duration = Duration::from_secs(20);
+/// A share of the rate that is smaller than this part of an even share is not worth a slot.
+const SMALLEST_SHARE: f64 = 0.05;
+/// Strides whose starts are found ahead of processing, per page in flight.
+const LOOK_AHEAD: u32 = 2;
+/// Most starts in one announcement, which is one history event.
+const MAX_ANNOUNCED: u32 = 100;
+
+/// The limits under which a decision is taken.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Limits {
+    pub max_parallelism: u32,
+    pub paused: bool,
+    pub cancelled: bool,
+    /// Items per second for the whole batch.
+    pub rate: Option<f64>,
+    /// Temporal's own limits are near: drain now, however long it takes.
+    pub must_hand_over: bool,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Decision {
+    /// Give a stride to an activity, record it, and decide again.
+    Dispatch(Dispatch),
+    /// Nothing until something happens, or until then.
+    WaitUntil(Option<Timestamp>),
+    /// Continue as new.
+    HandOver,
+    /// The batch is over.
+    Finish(Ending),
+}
+
+/// A stride to give to an activity.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Dispatch {
+    pub stride: u64,
+    /// Starts of further strides that the activity should look for.
+    pub look_ahead: u32,
+    pub rate_share: Option<f64>,
+}
+
+/// How a batch is over.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Ending {
+    pub outcome: Outcome,
+    pub reason: Option<String>,
+}
+
+/// Decides. Pure: the same arguments always give the same answer.
+pub(crate) fn decide(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Decision {
+    let idle = ledger.running() == 0;
+    if let Some(ending) = ending(ledger, limits) {
+        return if idle {
+            Decision::Finish(ending)
+        } else {
+            Decision::WaitUntil(None)
+        };
+    }
+    match draining(ledger, limits, now) {
+        Drain::Now { .. } if idle => return Decision::HandOver,
+        Drain::Now { until } => return Decision::WaitUntil(until),
+        Drain::Later | Drain::No => {}
+    }
+    if limits.paused || ledger.running() >= limits.max_parallelism {
+        return Decision::WaitUntil(next_drain(ledger, now));
+    }
+    let rate_share = match rate_share(ledger, limits) {
+        Share::Of(share) => Some(share),
+        Share::Unlimited => None,
+        Share::Exhausted => return Decision::WaitUntil(next_drain(ledger, now)),
+    };
+    match pick(ledger, limits, now) {
+        Some(stride) => Decision::Dispatch(Dispatch {
+            stride,
+            look_ahead: look_ahead(ledger, limits, stride),
+            rate_share,
+        }),
+        None => Decision::WaitUntil(earliest(next_due(ledger, now), next_drain(ledger, now))),
+    }
+}
+
+/// Whether running strides should end at their next page boundary.
+pub(crate) fn stop_at_page_boundary(ledger: &Ledger, limits: &Limits, now: Timestamp) -> bool {
+    limits.paused
+        || limits.max_parallelism < ledger.running()
+        || ending(ledger, limits).is_some()
+        || matches!(draining(ledger, limits, now), Drain::Now { .. })
+}
+
+/// What the batch is doing, for people.
+pub(crate) fn phase(ledger: &Ledger, limits: &Limits) -> Phase {
+    let running = ledger.running();
+    if limits.cancelled {
+        return Phase::Cancelling;
+    }
+    if limits.paused || limits.max_parallelism == 0 {
+        return if running > 0 {
+            Phase::Pausing
+        } else {
+            Phase::Paused
+        };
+    }
+    let troubled = ledger.in_trouble();
+    let all_in_trouble = troubled > 0 && ledger.open().all(|(_, s)| s.trouble.is_some());
+    match ledger.frontier() {
+        Some(frontier) if all_in_trouble && blocks(ledger.stride(frontier)) => Phase::Blocked,
+        _ if all_in_trouble && ledger.stuck() == troubled => Phase::WaitingForStuckPages,
+        _ => Phase::Running,
+    }
+}
+
+fn blocks(frontier: Option<&Stride>) -> bool {
+    frontier.is_some_and(|stride| stride.end.is_none() && stride.is_stuck())
+}
+
+fn ending(ledger: &Ledger, limits: &Limits) -> Option<Ending> {
+    if let Some(broken) = ledger.broken() {
+        return Some(Ending {
+            outcome: Outcome::Failed,
+            reason: Some(explain(broken)),
+        });
+    }
+    if ledger.is_complete() {
+        let spotless = ledger.failed().is_empty() && ledger.totals.items.failed == 0;
+        return Some(if spotless {
+            Ending {
+                outcome: Outcome::Completed,
+                reason: None,
+            }
+        } else {
+            Ending {
+                outcome: Outcome::CompletedWithFailures,
+                reason: Some(format!(
+                    "{} pages and {} items were given up",
+                    ledger.totals.pages_failed, ledger.totals.items.failed
+                )),
+            }
+        });
+    }
+    limits.cancelled.then(|| Ending {
+        outcome: Outcome::Cancelled,
+        reason: Some(format!(
+            "cancelled; everything up to {} is finished",
+            position(ledger.low_water_mark())
+        )),
+    })
+}
+
+fn explain(broken: &Broken) -> String {
+    match broken {
+        Broken::CoverageStops {
+            at,
+            error_type,
+            message,
+        } => format!(
+            "coverage stops at {}: the page there was given up before the start of the next one was \
+             known ({error_type}: {message})",
+            position(at.as_ref())
+        ),
+        Broken::CursorDidNotAdvance { token } => {
+            format!("CursorDidNotAdvance: the page token {token} came up a second time")
+        }
+        Broken::TooManyFailures => format!(
+            "more than {} pages were given up, which is the most that can be listed",
+            crate::ledger::MAX_FAILED
+        ),
+        Broken::Impossible { what } => format!("internal error: {what}"),
+    }
+}
+
+fn position(token: Option<&PageToken>) -> String {
+    token.map_or_else(|| "the beginning".to_owned(), |t| t.as_str().to_owned())
+}
+
+enum Drain {
+    No,
+    /// Due, but dispatching goes on for a while because a page would not finish.
+    Later,
+    /// Dispatching stops, until then at most.
+    Now {
+        until: Option<Timestamp>,
+    },
+}
+
+/// Running activities do not outlive a run, so it has to drain first. A long page must not stop the whole
+/// batch for that, so drains and dispatching alternate; near Temporal's limits there is no choice.
+fn draining(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Drain {
+    if limits.must_hand_over {
+        return Drain::Now { until: None };
+    }
+    let Some(since) = ledger.hand_over_due() else {
+        return Drain::No;
+    };
+    let round = DRAIN + POSTPONE;
+    let into_round = millis(now.since(since)) % millis(round);
+    if into_round < millis(DRAIN) {
+        let left = millis(DRAIN) - into_round;
+        Drain::Now {
+            until: Some(now.plus(Duration::from_millis(left))),
+        }
+    } else {
+        Drain::Later
+    }
+}
+
+/// When the next drain begins, while one is postponed.
+fn next_drain(ledger: &Ledger, now: Timestamp) -> Option<Timestamp> {
+    let since = ledger.hand_over_due()?;
+    let round = millis(DRAIN + POSTPONE);
+    let left = round - millis(now.since(since)) % round;
+    Some(now.plus(Duration::from_millis(left)))
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+enum Share {
+    Unlimited,
+    Of(f64),
+    Exhausted,
+}
+
+/// The shares of the strides in flight never add up to more than the rate, whatever the parallelism was
+/// when they were given out.
+fn rate_share(ledger: &Ledger, limits: &Limits) -> Share {
+    let Some(rate) = limits.rate else {
+        return Share::Unlimited;
+    };
+    let even = rate / f64::from(limits.max_parallelism.max(1));
+    let left = rate - ledger.rate_in_use();
+    if left < even * SMALLEST_SHARE {
+        return Share::Exhausted;
+    }
+    Share::Of(even.min(left))
+}
+
+/// In this order: a frontier that holds up discovery, the slow lane's share, then the lowest number.
+fn pick(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Option<u64> {
+    let due = |stride: &Stride| stride.due().is_some_and(|at| at <= now);
+    let frontier = ledger.frontier();
+    let may_discover = (ledger.in_trouble() as usize) < MAX_STUCK;
+    let allowed = |number: u64, stride: &Stride| {
+        due(stride) && (Some(number) != frontier || may_discover || stride.trouble.is_some())
+    };
+
+    let frontier_first = frontier.filter(|number| {
+        ledger.stride(*number).is_some_and(|stride| {
+            let needed = stride.trouble.is_some() || ledger.ready() <= limits.max_parallelism;
+            needed && !stride.is_stuck() && allowed(*number, stride)
+        })
+    });
+    let main = frontier_first.or_else(|| {
+        ledger
+            .open()
+            .find(|(number, stride)| !stride.is_stuck() && allowed(*number, stride))
+            .map(|(number, _)| number)
+    });
+
+    let stuck_running = ledger
+        .open()
+        .filter(|(_, stride)| stride.is_stuck() && stride.is_running())
+        .count();
+    let stuck_slots = (limits.max_parallelism / 4).max(1) as usize;
+    // With a single slot, a slow lane that is always due would otherwise take every turn.
+    let yields = limits.max_parallelism == 1 && main.is_some() && ledger.extended_had_last_turn();
+    if stuck_running < stuck_slots && !yields {
+        // A stuck frontier holds up everything behind it.
+        let stuck = frontier
+            .and_then(|number| Some((number, ledger.stride(number)?)))
+            .into_iter()
+            .chain(ledger.open())
+            .find(|(_, stride)| stride.is_stuck() && due(stride));
+        if let Some((number, _)) = stuck {
+            return Some(number);
+        }
+    }
+    main
+}
+
+fn look_ahead(ledger: &Ledger, limits: &Limits, stride: u64) -> u32 {
+    if ledger.frontier() != Some(stride) {
+        return 0;
+    }
+    let wanted = (limits.max_parallelism * LOOK_AHEAD).clamp(1, MAX_ANNOUNCED);
+    wanted.saturating_sub(ledger.ready()).max(1)
+}
+
+fn next_due(ledger: &Ledger, now: Timestamp) -> Option<Timestamp> {
+    ledger
+        .open()
+        .filter_map(|(_, stride)| stride.due())
+        .filter(|at| *at > now)
+        .min()
+}
+
+fn earliest(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (one, other) => one.or(other),
+    }
+}

@@ -1,0 +1,334 @@
+//! Tries a processor without any server, and replays recorded histories.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::Serialize;
+use tokio::sync::{Mutex, watch};
+
+use crate::{
+    batch::{Batch, BatchSpec, InvalidBatch},
+    error::PageError,
+    ledger::{Event, Ledger},
+    page::PageToken,
+    processor::{PageProcessor, ProcessorSettings},
+    progress::{ItemCounts, Outcome, PageFailure, Timestamp},
+    protocol::{AcceptedEnd, StrideOrder, StrideReport},
+    scheduler::{self, Decision, Dispatch, Limits},
+    stride::{HostError, PageEvent, StrideHost, run_stride},
+};
+
+#[cfg(feature = "temporal")]
+pub use crate::replay::{ReplayError, replay_history};
+
+/// What became of one page.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PageRun<C> {
+    /// Items that were fetched.
+    pub items: u64,
+    /// Items by outcome.
+    pub counts: ItemCounts,
+    /// Where the next page starts; `None` at the end of the data.
+    pub next: Option<C>,
+}
+
+/// Runs one page of 1,000 items after `start`: `fetch`, the engine's checks, `process`.
+///
+/// # Errors
+/// What made the page fail, with the type and the message that a listing would show.
+pub async fn run_page<P: PageProcessor>(
+    processor: &P,
+    args: P::Args,
+    start: Option<P::Cursor>,
+) -> Result<PageRun<P::Cursor>, PageError> {
+    let mut batch = Batch::of::<P>("test", args);
+    if let Some(cursor) = &start {
+        batch = batch.first_cursor(cursor);
+    }
+    let order = order(&batch.spec, &processor.settings(), 0, start_token(&start)?);
+    let host = InMemory::default();
+    let report = run_stride(processor, &order, StrideReport::default(), &host)
+        .await
+        .map_err(|_| PageError::retryable("the batch run is gone"))?;
+    if let Some(failure) = report.failure {
+        let error = if failure.retryable {
+            PageError::retryable(failure.message).with_type(failure.error_type)
+        } else {
+            PageError::non_retryable(failure.error_type, failure.message)
+        };
+        return Err(error);
+    }
+    let next = report.covered_to.filter(|_| !report.end_of_data);
+    Ok(PageRun {
+        items: report.items.total(),
+        counts: report.items,
+        next: next.map(|token| token.decode()).transpose()?,
+    })
+}
+
+fn start_token<C: Serialize>(start: &Option<C>) -> Result<Option<PageToken>, PageError> {
+    start.as_ref().map(PageToken::encode).transpose()
+}
+
+/// Runs a whole batch in memory: the engine's own decisions and page loop, one page at a time, with a
+/// virtual clock, so that hours of waiting between retries take no time.
+///
+/// ```
+/// # use async_trait::async_trait;
+/// # use temporal_batch::*;
+/// # struct Greet;
+/// # #[async_trait]
+/// # impl PageProcessor for Greet {
+/// #     const NAME: &'static str = "greet";
+/// #     type Args = ();
+/// #     type Cursor = u32;
+/// #     type Item = u32;
+/// #     async fn fetch(&self, ctx: &PageContext<Self>) -> Result<Page<u32, u32>, PageError> {
+/// #         let first = ctx.range().start().map_or(1, |last| last + 1);
+/// #         let last = ctx.range().end().copied().unwrap_or(100);
+/// #         Page::keyset((first..=last).take(ctx.page_size()).collect(), |n| *n)
+/// #     }
+/// #     async fn process(&self, _: &PageContext<Self>, _: Vec<u32>) -> Result<PageReport, PageError> {
+/// #         Ok(PageReport::all_processed())
+/// #     }
+/// # }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let batch = Batch::of::<Greet>("greet-all", ()).page_size(10);
+/// let run = testing::Simulator::new().lose_worker_every(3).run(&Greet, &batch).await.unwrap();
+/// assert_eq!(run.outcome, Outcome::Completed);
+/// assert_eq!((run.pages, run.items.processed), (10, 100));
+/// assert!(run.lost_workers > 0);
+/// # }
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Simulator {
+    lose_every: Option<u64>,
+    duplicate_announcements: bool,
+}
+
+/// The end of a simulated batch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SimulatedRun {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Why it stopped, unless it completed.
+    pub reason: Option<String>,
+    /// Pages finished.
+    pub pages: u64,
+    /// Items by outcome.
+    pub items: ItemCounts,
+    /// Attempts that failed and were followed by another.
+    pub retries: u64,
+    /// Pages given up.
+    pub failed: Vec<PageFailure>,
+    /// Strides that were run a second time because their worker was lost.
+    pub lost_workers: u64,
+    /// Virtual time from start to end.
+    pub duration: Duration,
+}
+
+impl Simulator {
+    /// A simulator in which nothing goes wrong but what the processor itself does.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Loses the worker of every nth stride after its work is done but before anybody hears of it, so that
+    /// the stride runs again.
+    #[must_use]
+    pub fn lose_worker_every(mut self, strides: u64) -> Self {
+        self.lose_every = Some(strides.max(1));
+        self
+    }
+
+    /// Delivers every announcement twice.
+    #[must_use]
+    pub fn duplicate_announcements(mut self) -> Self {
+        self.duplicate_announcements = true;
+        self
+    }
+
+    /// Runs the batch to its end.
+    ///
+    /// # Errors
+    /// When the batch itself is not allowed.
+    pub async fn run<P: PageProcessor>(
+        &self,
+        processor: &P,
+        batch: &Batch,
+    ) -> Result<SimulatedRun, InvalidBatch> {
+        batch.validate()?;
+        let settings = processor.settings();
+        let spec = &batch.spec;
+        let limits = Limits {
+            max_parallelism: spec.max_parallelism.max(1),
+            paused: false,
+            cancelled: false,
+            rate: None,
+            must_hand_over: false,
+        };
+        let mut ledger = Ledger::new(spec.first_cursor.clone(), 0);
+        let mut now = Timestamp(0);
+        let (mut strides, mut lost_workers) = (0u64, 0u64);
+        loop {
+            match scheduler::decide(&ledger, &limits, now) {
+                Decision::Dispatch(dispatch) => {
+                    strides += 1;
+                    let lose = self.lose_every.is_some_and(|n| strides.is_multiple_of(n));
+                    lost_workers += u64::from(lose);
+                    let mut order = self.dispatch(&mut ledger, &dispatch, spec, &settings);
+                    let mut report = self.run_order(processor, &mut ledger, &order, false).await;
+                    if lose {
+                        order.end = None;
+                        report = self.run_order(processor, &mut ledger, &order, true).await;
+                    }
+                    let reported = Event::Reported {
+                        stride: dispatch.stride,
+                        report,
+                        policy: &settings.retry,
+                        now,
+                    };
+                    ledger.record(reported).expect("the stride runs");
+                }
+                Decision::WaitUntil(until) => {
+                    now = until.expect("an idle batch waits for a time");
+                }
+                Decision::HandOver => unreachable!("a continue-as-new is never due here"),
+                Decision::Finish(ending) => {
+                    return Ok(SimulatedRun {
+                        outcome: ending.outcome,
+                        reason: ending.reason,
+                        pages: ledger.totals.pages_completed,
+                        items: ledger.totals.items,
+                        retries: ledger.totals.retries,
+                        failed: ledger.failed().to_vec(),
+                        lost_workers,
+                        duration: now.since(Timestamp(0)),
+                    });
+                }
+            }
+        }
+    }
+
+    fn dispatch(
+        &self,
+        ledger: &mut Ledger,
+        dispatch: &Dispatch,
+        spec: &BatchSpec,
+        settings: &ProcessorSettings,
+    ) -> StrideOrder {
+        let stride = ledger.stride(dispatch.stride).expect("it is open");
+        let mut order = order(spec, settings, dispatch.stride, stride.at.clone());
+        order.end.clone_from(&stride.end);
+        order.look_ahead = dispatch.look_ahead;
+        order.attempt = stride.next_attempt();
+        let event = Event::Dispatched {
+            stride: dispatch.stride,
+            rate_share: None,
+        };
+        ledger.record(event).expect("it does not run");
+        order
+    }
+
+    async fn run_order<P: PageProcessor>(
+        &self,
+        processor: &P,
+        ledger: &mut Ledger,
+        order: &StrideOrder,
+        repeat: bool,
+    ) -> StrideReport {
+        let host = InMemory {
+            ledger: Mutex::new(ledger.clone()),
+            stride: order.stride,
+            repeat,
+            twice: self.duplicate_announcements,
+        };
+        let report = run_stride(processor, order, StrideReport::default(), &host).await;
+        *ledger = host.ledger.into_inner();
+        report.expect("the batch run is never gone")
+    }
+}
+
+fn order(
+    spec: &BatchSpec,
+    settings: &ProcessorSettings,
+    stride: u64,
+    start: Option<PageToken>,
+) -> StrideOrder {
+    StrideOrder {
+        batch_run: "test".to_owned(),
+        batch_id: spec.batch_id.clone(),
+        processor: spec.processor.clone(),
+        args: spec.args.clone(),
+        stride,
+        start,
+        end: None,
+        pages: spec.stride,
+        look_ahead: 0,
+        page_size: spec.page_size,
+        attempt: 1,
+        rate_share: None,
+        page_timeout: settings.page_timeout,
+    }
+}
+
+/// A controller that is a ledger in memory.
+struct InMemory {
+    ledger: Mutex<Ledger>,
+    stride: u64,
+    repeat: bool,
+    twice: bool,
+}
+
+impl Default for InMemory {
+    fn default() -> Self {
+        Self {
+            ledger: Mutex::new(Ledger::new(None, 0)),
+            stride: 0,
+            repeat: false,
+            twice: false,
+        }
+    }
+}
+
+#[async_trait]
+impl StrideHost for InMemory {
+    async fn announce(&self, starts: &[PageToken]) -> Result<(), HostError> {
+        let mut ledger = self.ledger.lock().await;
+        for _ in 0..=u32::from(self.twice) {
+            let by = self.stride;
+            ledger
+                .record(Event::Announced { by, starts })
+                .map_err(|e| HostError::Unavailable(e.to_string()))?;
+        }
+        Ok(())
+    }
+
+    fn is_repeat(&self) -> bool {
+        self.repeat
+    }
+
+    async fn accepted_end(&self) -> Result<AcceptedEnd, HostError> {
+        let ledger = self.ledger.lock().await;
+        let stride = ledger.stride(self.stride);
+        Ok(AcceptedEnd {
+            open: stride.is_some(),
+            end: stride.and_then(|s| s.end.clone()),
+        })
+    }
+
+    async fn rate_permits(&self, _items: usize) {}
+
+    fn checkpoint(&self, _report: &StrideReport) {}
+
+    fn should_stop(&self) -> bool {
+        false
+    }
+
+    fn cancelled(&self) -> watch::Receiver<bool> {
+        watch::channel(false).1
+    }
+
+    fn observe(&self, _event: PageEvent) {}
+}

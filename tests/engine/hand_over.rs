@@ -1,0 +1,169 @@
+//! Continue-as-new: nothing is lost, and what is carried stays small.
+
+use std::time::Duration;
+
+use temporal_batch::{ExtendedRetries, Outcome, PageError, PageReport};
+
+use crate::{
+    numbers::{Numbers, Shared, UpTo, quick_retries},
+    support::{Bed, progress_shows, report},
+};
+
+/// 2.1a-4.
+#[tokio::test]
+async fn a_batch_continues_as_new_and_carries_its_counts() {
+    let bed = Bed::new("can").await;
+    let numbers = Numbers::new();
+    let _worker = bed.worker(numbers.clone()).await;
+    let batch = bed
+        .batch::<Numbers>(UpTo { n: 100 })
+        .page_size(10)
+        .pages_per_run(3);
+    let report = bed.run(&batch).await;
+    assert_eq!(report.outcome, Outcome::Completed);
+    assert_eq!(report.progress.pages_completed, 10);
+    assert!(report.progress.runs >= 3, "{} runs", report.progress.runs);
+    assert_eq!(numbers.record().processed(), (1..=100).collect::<Vec<_>>());
+}
+
+/// 2.1a-3.
+#[tokio::test]
+async fn a_run_may_be_shorter_than_the_parallelism() {
+    let bed = Bed::new("can-often").await;
+    let numbers = Numbers::new().skipping_ahead();
+    let _worker = bed.worker(numbers.clone()).await;
+    let batch = bed
+        .batch::<Numbers>(UpTo { n: 50 })
+        .page_size(10)
+        .pages_per_run(1)
+        .max_parallelism(3);
+    let report = bed.run(&batch).await;
+    assert_eq!(report.outcome, Outcome::Completed);
+    assert_eq!(report.progress.pages_completed, 5);
+    assert!(report.progress.runs >= 2);
+    assert_eq!(numbers.record().processed(), (1..=50).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn pages_in_flight_finish_before_the_run_ends() {
+    let bed = Bed::new("can-in-flight").await;
+    let numbers = Numbers::new()
+        .skipping_ahead()
+        .on_process(|seen| async move {
+            // Uneven, so that some always run when a hand-over is due.
+            tokio::time::sleep(Duration::from_millis(20 * (seen.start / 5 % 7))).await;
+            Ok(PageReport::all_processed())
+        });
+    let _worker = bed.worker(numbers.clone()).await;
+    let batch = bed
+        .batch::<Numbers>(UpTo { n: 300 })
+        .page_size(5)
+        .pages_per_run(7)
+        .max_parallelism(5);
+    let report = bed.run(&batch).await;
+    assert_eq!(report.outcome, Outcome::Completed);
+    assert_eq!(numbers.record().processed(), (1..=300).collect::<Vec<_>>());
+    assert_eq!(report.progress.pages_completed, 60);
+    assert_eq!(report.progress.retries, 0);
+    assert!(report.progress.runs >= 4, "{} runs", report.progress.runs);
+}
+
+/// In the Python library a stuck page and a continue-as-new end in silence.
+#[tokio::test]
+async fn stuck_pages_are_carried_with_their_failures() {
+    let bed = Bed::new("can-stuck").await;
+    let fixed = Shared::<bool>::default();
+    let is_fixed = fixed.clone();
+    let numbers = Numbers::new()
+        .settings(|s| {
+            s.retry = quick_retries()
+                .max_attempts(1)
+                .extended(Some(ExtendedRetries {
+                    interval: Duration::from_secs(1),
+                    max_attempts: None,
+                }));
+        })
+        .on_process(move |seen| {
+            let fixed = *is_fixed.lock();
+            async move {
+                if !fixed && [10, 40].contains(&seen.start) {
+                    return Err(PageError::retryable("still broken").with_type("Broken"));
+                }
+                Ok(PageReport::all_processed())
+            }
+        });
+    let _worker = bed.worker(numbers.clone()).await;
+    let batch = bed
+        .batch::<Numbers>(UpTo { n: 80 })
+        .page_size(10)
+        .pages_per_run(2);
+    let handle = bed.start(&batch).await;
+    let progress = progress_shows(&handle, "two stuck pages after continue-as-new", |p| {
+        p.pages_stuck == 2 && p.pages_completed == 6 && p.runs >= 2
+    });
+    let progress = progress.await;
+    assert!(progress.failing.iter().all(|f| f.error_type == "Broken"));
+    *fixed.lock() = true;
+    let report = report(&handle).await;
+    assert_eq!(report.outcome, Outcome::Completed);
+    assert_eq!(numbers.record().processed(), (1..=80).collect::<Vec<_>>());
+    assert!(report.progress.retries >= 2);
+}
+
+#[tokio::test]
+async fn no_token_is_lost_under_a_stream_of_signals() {
+    use temporalio_client::{UntypedSignal, UntypedWorkflow, WorkflowSignalOptions};
+    use temporalio_common::data_converters::{PayloadConverter, RawValue};
+
+    let bed = Bed::new("can-signals").await;
+    let numbers = Numbers::new();
+    let _worker = bed.worker(numbers.clone()).await;
+    let batch = bed
+        .batch::<Numbers>(UpTo { n: 200 })
+        .page_size(10)
+        .pages_per_run(4);
+    let handle = bed.start(&batch).await;
+    let workflow = bed
+        .client
+        .temporal()
+        .get_workflow_handle::<UntypedWorkflow>(batch.id());
+    // From another batch run, so each must be dropped, also when it meets the end of a run.
+    let foreign = serde_json::json!({"batch_run": "another", "stride": 0, "starts": ["7"]});
+    let noise = async {
+        loop {
+            let raw = RawValue::from_value(&foreign, &PayloadConverter::default());
+            let signal = UntypedSignal::new("next_page");
+            if workflow
+                .signal(signal, raw, WorkflowSignalOptions::default())
+                .await
+                .is_err()
+            {
+                return;
+            }
+        }
+    };
+    let (report, ()) = tokio::join!(report(&handle), noise);
+    assert_eq!(report.outcome, Outcome::Completed);
+    assert_eq!(numbers.record().processed(), (1..=200).collect::<Vec<_>>());
+    assert_eq!(report.progress.pages_completed, 20);
+    assert!(report.progress.runs >= 3);
+    assert!(report.progress.announcements_dropped > 0);
+}
+
+/// 2.1a-19: what Temporal itself ends leaves no report, and says so.
+#[tokio::test]
+async fn a_terminated_batch_is_told_from_one_that_ended() {
+    let bed = Bed::new("terminated").await;
+    let _worker = bed.worker(Numbers::new()).await;
+    let batch = bed.batch::<Numbers>(UpTo { n: 5 }).max_parallelism(0);
+    let handle = bed.start(&batch).await;
+    handle.accepted().await.unwrap();
+    let temporal = bed.client.temporal();
+    let workflow = temporal.get_workflow_handle::<temporalio_client::UntypedWorkflow>(batch.id());
+    workflow.terminate(Default::default()).await.unwrap();
+    let error = handle.result().await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the batch was terminated from outside and left no report"
+    );
+}

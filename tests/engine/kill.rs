@@ -1,0 +1,197 @@
+//! Workers that die.
+
+use std::{
+    io::Write as _,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use temporal_batch::{
+    Outcome, Page, PageContext, PageError, PageProcessor, PageReport, ProcessorSettings, Worker,
+};
+
+use crate::support::{Bed, eventually, report};
+
+const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(3);
+const PAGES: u32 = 6;
+
+/// Pages that say in a file, which outlives their process, when they begin and end. The third page takes
+/// for ever while a file called `slow` exists.
+struct Diary {
+    dir: PathBuf,
+}
+
+impl Diary {
+    fn write(&self, line: &str) {
+        let file = std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.dir.join("diary"));
+        writeln!(file.unwrap(), "{line}").unwrap();
+    }
+
+    fn lines(&self) -> Vec<String> {
+        let text = std::fs::read_to_string(self.dir.join("diary")).unwrap_or_default();
+        text.lines().map(str::to_owned).collect()
+    }
+
+    async fn shows(&self, line: &str) {
+        let what = format!("the diary shows {line:?}");
+        eventually(&what, || async {
+            self.lines().iter().any(|l| l == line).then_some(())
+        })
+        .await;
+    }
+}
+
+#[async_trait]
+impl PageProcessor for Diary {
+    const NAME: &'static str = "diary";
+    type Args = ();
+    type Cursor = u32;
+    type Item = u32;
+
+    async fn fetch(&self, ctx: &PageContext<Self>) -> Result<Page<u32, u32>, PageError> {
+        let page = ctx.range().start().map_or(1, |last| last + 1);
+        Page::keyset((page <= PAGES).then_some(page).into_iter().collect(), |n| {
+            *n
+        })
+    }
+
+    async fn process(
+        &self,
+        _: &PageContext<Self>,
+        items: Vec<u32>,
+    ) -> Result<PageReport, PageError> {
+        let page = items[0];
+        self.write(&format!("begin {page}"));
+        while page == 3 && self.dir.join("slow").exists() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        self.write(&format!("end {page}"));
+        Ok(PageReport::all_processed())
+    }
+
+    fn settings(&self) -> ProcessorSettings {
+        ProcessorSettings {
+            heartbeat_timeout: HEARTBEAT_TIMEOUT,
+            ..ProcessorSettings::default()
+        }
+    }
+}
+
+/// Not a test: the worker process of the tests below, which start this very binary again.
+#[test]
+#[ignore = "the worker process of other tests"]
+fn worker_process() {
+    let Ok(dir) = std::env::var("DIARY_DIR") else {
+        return;
+    };
+    let (address, queue) = (std::env::var("DIARY_ADDRESS"), std::env::var("DIARY_QUEUE"));
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let bed = Bed::at(&address.unwrap(), "worker").await;
+        let processor = Diary { dir: dir.into() };
+        let worker = Worker::new(bed.client.temporal().clone(), queue.unwrap());
+        worker.processor(processor).run().await.unwrap();
+    });
+}
+
+/// A worker process that is killed with its owner.
+struct WorkerProcess(Child);
+
+impl WorkerProcess {
+    fn start(bed: &Bed, diary: &Diary) -> Self {
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "kill::worker_process", "--ignored"])
+            .env("DIARY_DIR", &diary.dir)
+            .env("DIARY_ADDRESS", crate::support::server_address())
+            .env("DIARY_QUEUE", &bed.queue)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        Self(child.unwrap())
+    }
+
+    /// As `kill -9` does.
+    fn kill(mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+
+    fn terminate(&mut self) {
+        let pid = self.0.id().to_string();
+        assert!(Command::new("kill").arg(pid).status().unwrap().success());
+    }
+}
+
+impl Drop for WorkerProcess {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// 002-07, G6.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_killed_in_a_page_costs_about_its_heartbeat_timeout() {
+    let bed = Bed::new("kill").await;
+    let dir = tempfile::tempdir().unwrap();
+    let diary = Diary {
+        dir: dir.path().into(),
+    };
+    std::fs::write(dir.path().join("slow"), "").unwrap();
+    let first = WorkerProcess::start(&bed, &diary);
+    let batch = bed.batch::<Diary>(()).max_parallelism(1);
+    let handle = bed.start(&batch).await;
+    diary.shows("begin 3").await;
+    first.kill();
+    let killed = Instant::now();
+    std::fs::remove_file(dir.path().join("slow")).unwrap();
+
+    let _second = WorkerProcess::start(&bed, &diary);
+    diary.shows("end 3").await;
+    let recovered = killed.elapsed();
+    let report = report(&handle).await;
+    assert_eq!(report.outcome, Outcome::Completed);
+    assert_eq!(report.progress.pages_completed, u64::from(PAGES));
+    let lines = diary.lines();
+    let count = |line: &str| lines.iter().filter(|l| *l == line).count();
+    assert_eq!((count("begin 3"), count("end 3")), (2, 1));
+    for page in (1..=PAGES).filter(|page| *page != 3) {
+        assert_eq!(count(&format!("end {page}")), 1, "page {page} of {lines:?}");
+    }
+    // Not a limit on speed, but on what was waited for: the default page timeout is five minutes.
+    assert!(recovered < Duration::from_secs(30), "{recovered:?}");
+    println!("recovered {recovered:?} after kill -9, heartbeat timeout {HEARTBEAT_TIMEOUT:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_told_to_stop_finishes_its_page_first() {
+    let bed = Bed::new("drain").await;
+    let dir = tempfile::tempdir().unwrap();
+    let diary = Diary {
+        dir: dir.path().into(),
+    };
+    std::fs::write(dir.path().join("slow"), "").unwrap();
+    let mut first = WorkerProcess::start(&bed, &diary);
+    let handle = bed.start(&bed.batch::<Diary>(()).max_parallelism(1)).await;
+    diary.shows("begin 3").await;
+    first.terminate();
+    std::fs::remove_file(dir.path().join("slow")).unwrap();
+    let status = eventually("the worker ends by itself", || {
+        let status = first.0.try_wait().unwrap();
+        async move { status }
+    });
+    assert!(status.await.success());
+    let lines = diary.lines();
+    assert!(lines.contains(&"end 3".to_owned()), "{lines:?}");
+
+    let _second = WorkerProcess::start(&bed, &diary);
+    let report = report(&handle).await;
+    assert_eq!(report.outcome, Outcome::Completed);
+    let begun = diary.lines().iter().filter(|l| *l == "begin 3").count();
+    assert_eq!(begun, 1, "a drained page is not run again");
+}

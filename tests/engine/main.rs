@@ -1,0 +1,12 @@
+//! The engine against a real Temporal dev server: one server for this binary, and for every test its own
+//! task queue, workers and batch ids.
+
+mod basics;
+mod control;
+mod hand_over;
+mod kill;
+mod numbers;
+mod refusals;
+mod replay;
+mod retries;
+mod support;

@@ -1,0 +1,190 @@
+//! Bad input is refused before anything starts, and the message says what is allowed.
+
+use std::time::Duration;
+
+use temporal_batch::{
+    AcceptError, Batch, ControlError, InvalidBatch, Outcome, ProgressError, RetryMode, RetryPolicy,
+    StartError, Worker, WorkerError,
+};
+
+use crate::{
+    numbers::{Gate, Numbers, UpTo},
+    support::{Bed, report, within},
+};
+
+/// 002-18, 2.1a-25.
+#[tokio::test]
+async fn an_unknown_processor_is_refused_with_the_names_that_are_known() {
+    let bed = Bed::new("unknown").await;
+    let _worker = bed.worker(Numbers::new()).await;
+    let batch = Batch::named(bed.new_id(), "nmubers", serde_json::json!({"n": 1}));
+    let handle = bed.start(&batch.task_queue(&bed.queue)).await;
+    let refused = handle.accepted().await.unwrap_err();
+    assert!(matches!(refused, AcceptError::Refused { .. }), "{refused}");
+    let message = refused.to_string();
+    assert!(
+        message.contains("\"nmubers\" is not registered"),
+        "{message}"
+    );
+    assert!(message.contains("registered are: numbers"), "{message}");
+}
+
+#[tokio::test]
+async fn arguments_and_first_cursors_that_do_not_fit_are_refused() {
+    let bed = Bed::new("args-refused").await;
+    let numbers = Numbers::new();
+    let _worker = bed.worker(numbers.clone()).await;
+    let batch = Batch::named(bed.new_id(), "numbers", serde_json::json!({"n": "many"}));
+    let handle = bed.start(&batch.task_queue(&bed.queue)).await;
+    let message = handle.accepted().await.unwrap_err().to_string();
+    assert!(
+        message.contains("the arguments do not fit processor \"numbers\""),
+        "{message}"
+    );
+    assert!(message.contains("expected u64"), "{message}");
+
+    let batch = bed.batch::<Numbers>(UpTo { n: 1 }).first_cursor(&"one");
+    let message = bed
+        .start(&batch)
+        .await
+        .accepted()
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        message.contains("the first cursor does not fit"),
+        "{message}"
+    );
+    assert!(numbers.record().fetches.is_empty());
+}
+
+#[tokio::test]
+async fn a_batch_with_a_bad_setting_is_not_started() {
+    let bed = Bed::new("invalid").await;
+    let batch = bed.batch::<Numbers>(UpTo { n: 1 }).page_size(0);
+    let error = bed.client.start(&batch).await.err().unwrap();
+    assert_eq!(
+        error.to_string(),
+        "page size is 0; it must be from 1 to 1000000"
+    );
+    let handle = bed.client.handle(batch.id()).unwrap();
+    let error = handle.progress().await.unwrap_err();
+    assert!(matches!(error, ProgressError::NotFound { .. }), "{error}");
+    let spaces = bed.client.handle("a b").err().unwrap();
+    assert!(matches!(spaces, InvalidBatch::Id { .. }));
+}
+
+#[tokio::test]
+async fn a_batch_id_that_runs_or_has_ended_is_refused_unless_rerun() {
+    let bed = Bed::new("taken").await;
+    let gate = Gate::closed();
+    let held = gate.clone();
+    let numbers = Numbers::new().on_process(move |_| {
+        let gate = held.clone();
+        async move {
+            gate.pass().await;
+            Ok(temporal_batch::PageReport::all_processed())
+        }
+    });
+    let _worker = bed.worker(numbers.clone()).await;
+    let batch = bed.batch::<Numbers>(UpTo { n: 5 });
+    let handle = bed.start(&batch).await;
+    let error = bed.client.start(&batch).await.err().unwrap();
+    assert!(
+        matches!(error, StartError::AlreadyRunning { .. }),
+        "{error}"
+    );
+    gate.open();
+    let first = report(&handle).await;
+
+    let error = bed.client.start(&batch).await.err().unwrap();
+    assert!(matches!(error, StartError::AlreadyEnded { .. }), "{error}");
+    assert!(
+        error.to_string().contains("has ended already (completed)"),
+        "{error}"
+    );
+    let second = bed.run(&batch.clone().rerun(true)).await;
+    assert_eq!(second.outcome, Outcome::Completed);
+    assert_ne!(second.progress.batch_run, first.progress.batch_run);
+    assert_eq!(numbers.record().done.len(), 2);
+}
+
+#[tokio::test]
+async fn limits_out_of_range_are_refused_and_change_nothing() {
+    let bed = Bed::new("limits").await;
+    let _worker = bed.worker(Numbers::new()).await;
+    let batch = bed.batch::<Numbers>(UpTo { n: 5 }).max_parallelism(0);
+    let handle = bed.start(&batch).await;
+    let error = handle.set_max_parallelism(501).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "max parallelism is 501; it must be from 0 to 500"
+    );
+
+    // Somebody who talks to the workflow directly meets its validator.
+    use temporalio_client::{UntypedUpdate, UntypedWorkflow, WorkflowExecuteUpdateOptions};
+    use temporalio_common::data_converters::{PayloadConverter, RawValue};
+    let raw = RawValue::from_value(
+        &serde_json::json!({"max_parallelism": 501}),
+        &PayloadConverter::default(),
+    );
+    let temporal = bed.client.temporal();
+    let workflow = temporal.get_workflow_handle::<UntypedWorkflow>(batch.id());
+    let update = workflow.execute_update(
+        UntypedUpdate::new("set"),
+        raw,
+        WorkflowExecuteUpdateOptions::default(),
+    );
+    let error = within("the update is refused", update).await.err().unwrap();
+    assert!(
+        format!("{error:?}").contains("must be from 0 to 500"),
+        "{error:?}"
+    );
+    assert_eq!(handle.progress().await.unwrap().max_parallelism, 0);
+    handle.cancel("").await.unwrap();
+    assert_eq!(report(&handle).await.outcome, Outcome::Cancelled);
+}
+
+#[tokio::test]
+async fn a_batch_that_does_not_exist_cannot_be_steered() {
+    let bed = Bed::new("nobody").await;
+    let handle = bed.client.handle(bed.new_id()).unwrap();
+    for error in [
+        handle.pause("").await.unwrap_err(),
+        handle.cancel("").await.unwrap_err(),
+        handle.set_max_parallelism(1).await.unwrap_err(),
+    ] {
+        assert!(matches!(error, ControlError::NotFound { .. }), "{error}");
+    }
+}
+
+/// 2.1a-32 to -34.
+#[tokio::test]
+async fn a_worker_that_could_not_work_does_not_start() {
+    let bed = Bed::new("bad-worker").await;
+    let worker = || Worker::new(bed.client.temporal().clone(), &bed.queue);
+    let error = |worker: Worker| worker.start().err().unwrap().to_string();
+
+    assert!(matches!(worker().start(), Err(WorkerError::NoProcessor)));
+    let twice = worker().processor(Numbers::new()).processor(Numbers::new());
+    assert!(error(twice).contains("two processors are named \"numbers\""));
+    let attempts = Numbers::new().settings(|s| {
+        s.retry_mode = RetryMode::AtMostOnce;
+        s.retry = RetryPolicy::never().max_attempts(2);
+    });
+    let message = error(worker().processor(attempts));
+    assert!(
+        message.contains("AtMostOnce needs max_attempts 1"),
+        "{message}"
+    );
+    let extended = Numbers::new().settings(|s| {
+        s.retry_mode = RetryMode::AtMostOnce;
+        s.retry = RetryPolicy::default().max_attempts(1);
+    });
+    let message = error(worker().processor(extended));
+    assert!(message.contains("extended retries are on"), "{message}");
+    let impatient = Numbers::new().settings(|s| s.heartbeat_timeout = Duration::from_millis(1));
+    assert!(error(worker().processor(impatient)).contains("at least 1 s"));
+    let idle = worker().processor(Numbers::new()).max_pages(0);
+    assert!(error(idle).contains("max pages is 0"));
+}

@@ -1,0 +1,95 @@
+//! Recorded histories are replayed with the code as it is now: a change that would confuse a running
+//! batch fails here.
+//!
+//! After a change that is meant (behind `patched`), record new ones beside the old:
+//! `RECORD_HISTORIES=tests/histories/NAME cargo test --test engine replay`.
+
+use std::time::Duration;
+
+use temporal_batch::{ExtendedRetries, PageError, PageReport, testing::replay_history};
+
+use crate::{
+    numbers::{Numbers, UpTo, quick_retries},
+    support::{Bed, report},
+};
+
+#[tokio::test]
+async fn recorded_histories_replay() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/histories");
+    let mut replayed = 0;
+    for version in std::fs::read_dir(folder).unwrap() {
+        for file in std::fs::read_dir(version.unwrap().path()).unwrap() {
+            let path = file.unwrap().path();
+            let history = std::fs::read(&path).unwrap();
+            if let Err(error) = replay_history(&history).await {
+                panic!("{} does not replay: {error}", path.display());
+            }
+            replayed += 1;
+        }
+    }
+    assert!(replayed >= 3, "only {replayed} histories found");
+}
+
+/// A history of this very moment replays too; with `RECORD_HISTORIES` it is kept.
+#[tokio::test]
+async fn a_fresh_history_of_an_eventful_batch_replays() {
+    let bed = Bed::new("replay").await;
+    let numbers = Numbers::new()
+        .skipping_ahead()
+        .settings(|s| {
+            s.retry = quick_retries()
+                .max_attempts(2)
+                .extended(Some(ExtendedRetries {
+                    interval: Duration::from_secs(1),
+                    max_attempts: Some(1),
+                }));
+        })
+        .on_process(|seen| async move {
+            match seen.start {
+                30 if seen.times <= 2 => Err(PageError::retryable("slow lane")),
+                60 => Err(PageError::non_retryable("Poison", "given up")),
+                _ => Ok(PageReport::all_processed()),
+            }
+        });
+    let _worker = bed.worker(numbers).await;
+    let batch = bed
+        .batch::<Numbers>(UpTo { n: 200 })
+        .page_size(10)
+        .stride(2)
+        .pages_per_run(6)
+        .max_parallelism(0)
+        .rate(10_000.0);
+    let handle = bed.start(&batch).await;
+    handle.accepted().await.unwrap();
+    handle.set_max_parallelism(4).await.unwrap();
+    handle.pause("for the record").await.unwrap();
+    handle.resume().await.unwrap();
+    let report = report(&handle).await;
+    assert_eq!(report.progress.pages_completed, 19, "{report:#?}");
+    assert!(report.progress.runs > 1);
+
+    let histories = bed.histories(batch.id()).await;
+    assert_eq!(histories.len(), report.progress.runs as usize);
+    let keep = std::env::var_os("RECORD_HISTORIES").map(std::path::PathBuf::from);
+    for (i, history) in histories.iter().enumerate() {
+        replay_history(history).await.unwrap();
+        if let Some(folder) = &keep {
+            std::fs::create_dir_all(folder).unwrap();
+            std::fs::write(folder.join(format!("run-{i}.json")), history).unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_history_of_other_decisions_does_not_replay() {
+    let bed = Bed::new("replay-not").await;
+    let _worker = bed.worker(Numbers::new()).await;
+    let batch = bed.batch::<Numbers>(UpTo { n: 3 });
+    bed.run(&batch).await;
+    let history = bed.histories(batch.id()).await.remove(0);
+    // The same events, but with a stride that no controller would have asked for.
+    let text = String::from_utf8(history).unwrap();
+    let changed = text.replace("temporal-batch.stride", "temporal-batch.prepare");
+    assert_ne!(text, changed);
+    assert!(replay_history(changed.as_bytes()).await.is_err());
+}

@@ -1,0 +1,356 @@
+//! Pages that fail: retried, stuck, given up.
+
+use std::time::Duration;
+
+use temporal_batch::{
+    ExtendedRetries, Outcome, PageError, PageReport, Phase, RetryMode, RetryPolicy,
+};
+
+use crate::{
+    numbers::{Numbers, Seen, Shared, UpTo, quick_retries},
+    support::{Bed, progress_shows, report},
+};
+
+fn extended_every_second() -> Option<ExtendedRetries> {
+    Some(ExtendedRetries {
+        interval: Duration::from_secs(1),
+        max_attempts: None,
+    })
+}
+
+/// Fails the page that starts after 10 the first `times` times.
+fn failing(times: usize) -> Numbers {
+    Numbers::new().on_process(move |seen| async move { fail_at_10(&seen, times) })
+}
+
+fn fail_at_10(seen: &Seen, times: usize) -> Result<PageReport, PageError> {
+    if seen.start == 10 && seen.times <= times {
+        return Err(PageError::retryable("made to fail").with_type("Flaky"));
+    }
+    Ok(PageReport::all_processed())
+}
+
+#[tokio::test]
+async fn a_transient_failure_is_retried_to_completion() {
+    let bed = Bed::new("transient").await;
+    let numbers = failing(3);
+    let _worker = bed.worker(numbers.clone()).await;
+    let batch = bed.batch::<Numbers>(UpTo { n: 50 }).page_size(10);
+    let report = bed.run(&batch).await;
+    assert_eq!(report.outcome, Outcome::Completed);
+    assert_eq!(report.progress.pages_completed, 5);
+    assert_eq!(report.progress.retries, 3);
+    let record = numbers.record();
+    assert_eq!(record.processed(), (1..=50).collect::<Vec<_>>());
+    let attempts: Vec<_> = record.begun.iter().filter(|s| s.start == 10).collect();
+    assert_eq!(
+        attempts.iter().map(|s| s.attempt).collect::<Vec<_>>(),
+        [1, 2, 3, 4]
+    );
+    // Once the next page is known the range is closed: a retry sees its end.
+    assert!(attempts.iter().skip(1).all(|s| s.end == Some(20)));
+    // 2.1a-13: a retry does not announce again.
+    let signals = bed.events(batch.id(), "WorkflowExecutionSignaled");
+    assert_eq!(signals.await, 5);
+}
+
+/// 2.1a-9 and -22.
+#[tokio::test]
+async fn a_stuck_page_completes_in_the_slow_lane_while_others_go_on() {
+    let bed = Bed::new("stuck").await;
+    let numbers = failing(3).settings(|s| {
+        s.retry = quick_retries()
+            .max_attempts(2)
+            .extended(extended_every_second());
+    });
+    let _worker = bed.worker(numbers.clone()).await;
+    let batch = bed
+        .batch::<Numbers>(UpTo { n: 50 })
+        .page_size(10)
+        .max_parallelism(1);
+    let handle = bed.start(&batch).await;
+    let progress = progress_shows(&handle, "only the stuck page is left", |p| {
+        p.pages_stuck == 1 && p.pages_completed == 4
+    });
+    let progress = progress.await;
+    assert_eq!(progress.failing[0].error_type, "Flaky");
+    assert_eq!(progress.failing[0].message, "made to fail");
+    assert!(progress.failing[0].attempts >= 2);
+    let report = report(&handle).await;
+    assert_eq!(report.outcome, Outcome::Completed);
+    assert_eq!(report.progress.pages_completed, 5);
+    assert_eq!(numbers.record().times_begun(10), 4);
+}
+
+/// 2.1a-11.
+#[tokio::test]
+async fn a_fetch_that_fails_once_announces_when_it_succeeds() {
+    let bed = Bed::new("fetch-fails").await;
+    let calls = Shared::<u32>::default();
+    let counted = calls.clone();
+    let numbers = Numbers::new().on_fetch(move |_| {
+        let calls = counted.clone();
+        async move {
+            *calls.lock() += 1;
+            let first = *calls.lock() == 1;
+            if first {
+                return Err(PageError::retryable("no connection"));
+            }
+            Ok(())
+        }
+    });
+    let _worker = bed.worker(numbers.clone()).await;
+    let report = bed
+        .run(&bed.batch::<Numbers>(UpTo { n: 20 }).page_size(10))
+        .await;
+    assert_eq!(report.outcome, Outcome::Completed);
+    assert_eq!(report.progress.pages_completed, 2);
+    assert_eq!(report.progress.retries, 1);
+}
+
+/// 2.1a-12.
+#[tokio::test]
+async fn at_most_once_gives_a_failed_page_up_and_goes_on() {
+    let bed = Bed::new("at-most-once").await;
+    let numbers = failing(usize::MAX).settings(|s| {
+        s.retry_mode = RetryMode::AtMostOnce;
+        s.retry = RetryPolicy::never();
+    });
+    let _worker = bed.worker(numbers.clone()).await;
+    let report = bed
+        .run(&bed.batch::<Numbers>(UpTo { n: 30 }).page_size(10))
+        .await;
+    assert_eq!(report.outcome, Outcome::CompletedWithFailures);
+    assert_eq!(report.progress.pages_completed, 2);
+    assert_eq!(report.progress.pages_failed, 1);
+    assert_eq!(numbers.record().times_begun(10), 1);
+    let failed = &report.progress.failed[0];
+    assert_eq!(failed.start.as_ref().unwrap().as_str(), "10");
+    assert_eq!(failed.end.as_ref().unwrap().as_str(), "20");
+    assert_eq!((failed.error_type.as_str(), failed.attempts), ("Flaky", 1));
+}
+
+/// 003-10, 2.1a-14 and -15.
+#[tokio::test]
+async fn non_retryable_failures_are_given_up_at_once() {
+    let bed = Bed::new("non-retryable").await;
+    let numbers = Numbers::new()
+        .settings(|s| s.non_retryable_types = vec!["BadRow".to_owned()])
+        .on_process(|seen| async move {
+            match seen.start {
+                10 => Err(PageError::retryable("by its type").with_type("BadRow")),
+                20 => Err(PageError::non_retryable("Flagged", "by its flag")),
+                _ => Ok(PageReport::all_processed()),
+            }
+        });
+    let _worker = bed.worker(numbers.clone()).await;
+    let report = bed
+        .run(&bed.batch::<Numbers>(UpTo { n: 40 }).page_size(10))
+        .await;
+    assert_eq!(report.outcome, Outcome::CompletedWithFailures);
+    assert_eq!(report.progress.pages_failed, 2);
+    let record = numbers.record();
+    assert_eq!((record.times_begun(10), record.times_begun(20)), (1, 1));
+    assert_eq!(record.done.len(), 2);
+    let mut types: Vec<_> = report
+        .progress
+        .failed
+        .iter()
+        .map(|f| &f.error_type)
+        .collect();
+    types.sort();
+    assert_eq!(types, ["BadRow", "Flagged"]);
+}
+
+/// 2.1a-14 changed: where the next page is not known, the rest of the data is not passed over in silence.
+#[tokio::test]
+async fn a_page_given_up_before_its_successor_is_known_fails_the_batch_with_its_place() {
+    let bed = Bed::new("coverage").await;
+    let numbers = Numbers::new().on_fetch(|seen| async move {
+        if seen.start == 20 {
+            return Err(PageError::non_retryable("Gone", "the table is gone"));
+        }
+        Ok(())
+    });
+    let _worker = bed.worker(numbers.clone()).await;
+    let report = bed
+        .run(&bed.batch::<Numbers>(UpTo { n: 50 }).page_size(10))
+        .await;
+    assert_eq!(report.outcome, Outcome::Failed);
+    let reason = report.reason.unwrap();
+    assert!(reason.contains("coverage stops at 20"), "{reason}");
+    assert!(reason.contains("the table is gone"), "{reason}");
+    assert!(!report.progress.end_of_data);
+    assert_eq!(report.progress.low_water_mark.unwrap().as_str(), "20");
+}
+
+/// 2.1a-17.
+#[tokio::test]
+async fn without_a_slow_lane_a_page_is_given_up_when_its_attempts_are_spent() {
+    let bed = Bed::new("spent").await;
+    let numbers = failing(usize::MAX).settings(|s| s.retry = quick_retries().max_attempts(2));
+    let _worker = bed.worker(numbers.clone()).await;
+    let report = bed
+        .run(&bed.batch::<Numbers>(UpTo { n: 20 }).page_size(10))
+        .await;
+    assert_eq!(report.outcome, Outcome::CompletedWithFailures);
+    assert_eq!(report.progress.pages_failed, 1);
+    assert_eq!(report.progress.failed[0].attempts, 2);
+    assert_eq!(numbers.record().times_begun(10), 2);
+}
+
+/// 2.1a-18: as long as nobody gives up, the slow lane does not.
+#[tokio::test]
+async fn the_slow_lane_goes_on_until_the_batch_is_cancelled() {
+    let bed = Bed::new("for-ever").await;
+    let numbers = failing(usize::MAX).settings(|s| {
+        s.retry = quick_retries()
+            .max_attempts(1)
+            .extended(extended_every_second());
+    });
+    let _worker = bed.worker(numbers.clone()).await;
+    let handle = bed
+        .start(&bed.batch::<Numbers>(UpTo { n: 30 }).page_size(10))
+        .await;
+    numbers
+        .shows("four attempts at the page", |r| r.times_begun(10) >= 4)
+        .await;
+    let progress = progress_shows(&handle, "only the stuck page is left", |p| {
+        p.phase == Phase::WaitingForStuckPages
+    });
+    assert_eq!(progress.await.pages_stuck, 1);
+    handle.cancel("enough").await.unwrap();
+    let report = report(&handle).await;
+    assert_eq!(report.outcome, Outcome::Cancelled);
+    assert_eq!(report.progress.low_water_mark.unwrap().as_str(), "10");
+    assert_eq!(report.progress.pages_completed, 2);
+}
+
+/// 2.1a-8 and -16: the limit is the page's, enforced in the worker.
+#[tokio::test]
+async fn a_page_that_takes_too_long_fails_and_is_retried() {
+    let bed = Bed::new("timeout").await;
+    let numbers = Numbers::new()
+        .settings(|s| {
+            s.page_timeout = Duration::from_millis(300);
+            s.retry = quick_retries()
+                .max_attempts(1)
+                .extended(extended_every_second());
+        })
+        .on_process(|seen| async move {
+            if seen.start == 10 && seen.times == 1 {
+                std::future::pending::<()>().await;
+            }
+            Ok(PageReport::all_processed())
+        });
+    let _worker = bed.worker(numbers.clone()).await;
+    let handle = bed
+        .start(&bed.batch::<Numbers>(UpTo { n: 20 }).page_size(10))
+        .await;
+    let progress = progress_shows(&handle, "the page is stuck", |p| p.pages_stuck == 1).await;
+    assert_eq!(progress.failing[0].error_type, "PageTimeout");
+    let report = report(&handle).await;
+    assert_eq!(report.outcome, Outcome::Completed);
+    assert_eq!(report.progress.pages_failed, 0);
+    assert_eq!(numbers.record().times_begun(10), 2);
+}
+
+#[tokio::test]
+async fn a_panic_is_a_failure_with_its_message() {
+    let bed = Bed::new("panic").await;
+    let numbers = Numbers::new()
+        .settings(|s| s.retry = quick_retries().max_attempts(2))
+        .on_process(|seen| async move {
+            assert!(seen.start != 10, "number {} is unlucky", seen.start);
+            Ok(PageReport::all_processed())
+        });
+    let _worker = bed.worker(numbers.clone()).await;
+    let report = bed
+        .run(&bed.batch::<Numbers>(UpTo { n: 30 }).page_size(10))
+        .await;
+    assert_eq!(report.outcome, Outcome::CompletedWithFailures);
+    let failed = &report.progress.failed[0];
+    assert_eq!(failed.error_type, "Panic");
+    assert_eq!(failed.message, "panicked: number 10 is unlucky");
+    assert_eq!(numbers.record().times_begun(10), 2);
+}
+
+#[tokio::test]
+async fn items_given_up_are_counted_and_listed() {
+    let bed = Bed::new("items").await;
+    let numbers = Numbers::new().on_process(|seen| async move {
+        let mut report = PageReport::all_processed();
+        for n in seen.items {
+            match n % 10 {
+                3 => report.skip(),
+                7 => report.fail(n, "Unlucky", "contains a seven"),
+                _ => {}
+            }
+        }
+        Ok(report)
+    });
+    let _worker = bed.worker(numbers.clone()).await;
+    let report = bed
+        .run(&bed.batch::<Numbers>(UpTo { n: 40 }).page_size(10))
+        .await;
+    assert_eq!(report.outcome, Outcome::CompletedWithFailures);
+    let items = report.progress.items;
+    assert_eq!((items.processed, items.skipped, items.failed), (32, 4, 4));
+    assert_eq!(report.progress.pages_failed, 0);
+    let mut keys: Vec<_> = report
+        .progress
+        .failed_items
+        .iter()
+        .map(|f| &*f.key)
+        .collect();
+    keys.sort_unstable();
+    assert_eq!(keys, ["17", "27", "37", "7"]);
+}
+
+#[tokio::test]
+async fn an_error_can_say_when_to_come_back() {
+    let bed = Bed::new("retry-after").await;
+    let began = Shared::<Vec<std::time::Instant>>::default();
+    let times = began.clone();
+    let numbers = Numbers::new().on_process(move |_| {
+        let began = times.clone();
+        async move {
+            began.lock().push(std::time::Instant::now());
+            let first = began.lock().len() == 1;
+            if first {
+                return Err(PageError::retry_after(
+                    Duration::from_secs(1),
+                    "too many requests",
+                ));
+            }
+            Ok(PageReport::all_processed())
+        }
+    });
+    let _worker = bed.worker(numbers.clone()).await;
+    let report = bed.run(&bed.batch::<Numbers>(UpTo { n: 5 })).await;
+    assert_eq!(report.outcome, Outcome::Completed);
+    let began = began.lock();
+    assert!(began[1] - began[0] >= Duration::from_millis(950));
+}
+
+#[tokio::test]
+async fn a_failure_in_a_stride_costs_only_its_own_page() {
+    let bed = Bed::new("stride-fails").await;
+    let numbers = failing(2).skipping_ahead();
+    let _worker = bed.worker(numbers.clone()).await;
+    let batch = bed
+        .batch::<Numbers>(UpTo { n: 100 })
+        .page_size(10)
+        .stride(5);
+    let report = bed.run(&batch).await;
+    assert_eq!(report.outcome, Outcome::Completed);
+    assert_eq!(report.progress.pages_completed, 10);
+    let record = numbers.record();
+    assert_eq!(record.processed(), (1..=100).collect::<Vec<_>>());
+    assert_eq!(
+        record.times_begun(0),
+        1,
+        "the page before it is not done again"
+    );
+    assert_eq!(record.times_begun(10), 3);
+}

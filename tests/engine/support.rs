@@ -1,0 +1,197 @@
+//! The environment of a test: the server, a client, a task queue of its own, and bounded waits.
+
+use std::{
+    future::Future,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use temporal_batch::{
+    Batch, BatchClient, BatchHandle, BatchReport, ConnectOptions, PageProcessor, Progress,
+    RunningWorker, Worker, dev_server::DevServerOptions,
+};
+
+/// A hang fails after this long, with what it waited for.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The address of the server, which lives and dies with this process.
+pub fn server_address() -> &'static str {
+    static ADDRESS: OnceLock<String> = OnceLock::new();
+    ADDRESS.get_or_init(|| {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        // Every test has a tokio runtime of its own that ends with it; the server needs one that stays.
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            runtime.block_on(async move {
+                let server = DevServerOptions::new().start().await.unwrap();
+                sender.send(server.address()).unwrap();
+                std::future::pending::<()>().await;
+                drop(server);
+            });
+        });
+        receiver.recv().expect("the dev server starts")
+    })
+}
+
+/// A test's place on the server.
+pub struct Bed {
+    pub client: BatchClient,
+    pub queue: String,
+    address: String,
+    name: String,
+    batches: AtomicU64,
+}
+
+impl Bed {
+    pub async fn new(name: &str) -> Self {
+        let address = tokio::task::spawn_blocking(server_address).await.unwrap();
+        Self::at(address, name).await
+    }
+
+    pub async fn at(address: &str, name: &str) -> Self {
+        let unique = uuid::Uuid::new_v4().simple().to_string();
+        Self {
+            client: connect(address).await,
+            address: address.to_owned(),
+            queue: format!("{name}-{}", &unique[..8]),
+            name: format!("{name}-{}", &unique[..8]),
+            batches: AtomicU64::new(0),
+        }
+    }
+
+    /// A worker on the test's queue, with a connection of its own: the SDK refuses a second worker on one
+    /// connection and queue.
+    pub async fn worker<P: PageProcessor>(&self, processor: P) -> RunningWorker {
+        let client = connect(&self.address).await;
+        Worker::new(client.temporal().clone(), &self.queue)
+            .processor(processor)
+            .drain_timeout(Duration::from_secs(5))
+            .start()
+            .unwrap()
+    }
+
+    pub fn batch<P: PageProcessor>(&self, args: P::Args) -> Batch {
+        Batch::of::<P>(self.new_id(), args).task_queue(&self.queue)
+    }
+
+    pub fn new_id(&self) -> String {
+        let n = self.batches.fetch_add(1, Ordering::Relaxed);
+        format!("{}-{n}", self.name)
+    }
+
+    pub async fn start(&self, batch: &Batch) -> BatchHandle {
+        self.client.start(batch).await.unwrap()
+    }
+
+    /// Starts a batch and waits for its report.
+    pub async fn run(&self, batch: &Batch) -> BatchReport {
+        let handle = self.start(batch).await;
+        report(&handle).await
+    }
+
+    /// A count of history events over all runs of a batch, by the name of their attributes.
+    pub async fn events(&self, batch_id: &str, event: &str) -> usize {
+        let attributes = format!("{event}EventAttributes");
+        let mut count = 0;
+        for history in self.histories(batch_id).await {
+            let history: serde_json::Value = serde_json::from_slice(&history).unwrap();
+            let events = history["events"].as_array().unwrap();
+            count += events
+                .iter()
+                .filter(|e| e["attributes"].get(&attributes).is_some())
+                .count();
+        }
+        count
+    }
+
+    /// The histories of all runs of a batch, as JSON, in no particular order.
+    pub async fn histories(&self, batch_id: &str) -> Vec<Vec<u8>> {
+        use futures::TryStreamExt as _;
+        use temporalio_client::{
+            UntypedWorkflow, WorkflowExecutionInfo, WorkflowFetchHistoryOptions,
+            WorkflowListOptions,
+        };
+        let client = self.client.temporal();
+        // The listing lags behind a little; the runs that a batch had are known from its report.
+        let query = format!("WorkflowId = '{batch_id}'");
+        let closed = || async {
+            let runs: Vec<_> = client
+                .list_workflows(&query, WorkflowListOptions::default())
+                .try_collect()
+                .await
+                .unwrap();
+            let all_closed = runs.iter().all(|run| run.close_time().is_some());
+            (!runs.is_empty() && all_closed).then_some(runs)
+        };
+        let runs = eventually("all runs of the batch are listed as closed", closed).await;
+        let mut histories = Vec::new();
+        for run in runs {
+            let info = WorkflowExecutionInfo::builder()
+                .namespace("default")
+                .workflow_id(batch_id)
+                .run_id(run.run_id())
+                .build();
+            let handle: temporalio_client::WorkflowHandle<_, UntypedWorkflow> =
+                info.bind_untyped(client.clone());
+            let history = handle.fetch_history(WorkflowFetchHistoryOptions::default());
+            histories.push(history.to_json().await.unwrap());
+        }
+        histories
+    }
+}
+
+async fn connect(address: &str) -> BatchClient {
+    let options = ConnectOptions::new()
+        .address(address)
+        .disable_env(true)
+        .disable_config_file(true);
+    BatchClient::connect(&options).await.unwrap()
+}
+
+/// The end of a batch.
+pub async fn report(handle: &BatchHandle) -> BatchReport {
+    within("the batch ends", handle.result()).await.unwrap()
+}
+
+/// Waits for a state that a progress query shows.
+pub async fn progress_shows(
+    handle: &BatchHandle,
+    what: &str,
+    condition: impl Fn(&Progress) -> bool,
+) -> Progress {
+    let last = std::sync::Mutex::new(None);
+    let look = || async {
+        let progress = handle.progress().await.ok()?;
+        *last.lock().unwrap() = Some(progress.clone());
+        condition(&progress).then_some(progress)
+    };
+    match tokio::time::timeout(PATIENCE, poll(look)).await {
+        Ok(progress) => progress,
+        Err(_) => panic!("progress never showed that {what}; last: {last:#?}"),
+    }
+}
+
+/// Asks again until there is an answer.
+pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, ask: impl FnMut() -> F) -> T {
+    within(what, poll(ask)).await
+}
+
+async fn poll<T, F: Future<Output = Option<T>>>(mut ask: impl FnMut() -> F) -> T {
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Fails instead of hanging.
+pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(PATIENCE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("waited {PATIENCE:?} in vain until {what}"),
+    }
+}
