@@ -50,7 +50,7 @@ pub(crate) const MAX_PARALLELISM: u32 = 500;
 const MAX_PAGE_SIZE: u32 = 1_000_000;
 const MAX_STRIDE: u32 = 10_000;
 /// The arguments travel with every dispatch, so they are part of the history many times.
-const MAX_ARGS_BYTES: usize = 16 * 1024;
+const MAX_ARGS_BYTES: usize = 4 * 1024;
 const MAX_ID_CHARS: usize = 200;
 
 /// The task queue used when none is named.
@@ -330,7 +330,7 @@ mod tests {
             let named = Batch::named(id, "p", serde_json::Value::Null);
             assert!(message(named).contains("batch id"), "{id:?}");
         }
-        let large = serde_json::Value::String("x".repeat(20_000));
-        assert!(message(Batch::named("b", "p", large)).contains("at most 16384"));
+        let large = serde_json::Value::String("x".repeat(5_000));
+        assert!(message(Batch::named("b", "p", large)).contains("at most 4096"));
     }
 }

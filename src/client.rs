@@ -491,8 +491,11 @@ impl BatchHandle {
                     source: status.into(),
                 })
             }
-            Ok(Err(_)) | Err(_) => Err(ControlError::NoWorker {
+            Ok(Err(WorkflowUpdateError::Rpc(_))) | Err(_) => Err(ControlError::NoWorker {
                 batch_id: self.batch_id.clone(),
+            }),
+            Ok(Err(source)) => Err(ControlError::Server {
+                source: source.into(),
             }),
         }
     }

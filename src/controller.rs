@@ -11,6 +11,8 @@
 //!                                              └─> complete, fail, cancel
 //! ```
 
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
 use std::{future::Future, pin::Pin, task::Poll, time::Duration};
 
 use futures::future::FusedFuture;
@@ -67,7 +69,10 @@ const PREPARE_TIMEOUT: Duration = Duration::from_secs(60);
 /// dispatching stops at the second.
 const SIGNALS: (u32, u32) = (4_000, 8_000);
 const UPDATES: (u32, u32) = (1_000, 1_500);
-const MUST_HAND_OVER_EVENTS: u32 = 30_000;
+/// With the largest arguments and tokens this many events still fit into 50 MB.
+const MUST_HAND_OVER_EVENTS: u32 = 20_000;
+/// A pause reason is shown in one line.
+const MAX_REASON_CHARS: usize = 500;
 /// Failing pages that a progress query lists.
 const MAX_FAILING_SHOWN: usize = 20;
 
@@ -134,13 +139,19 @@ impl Controller {
 
     #[run(name = protocol::CONTROLLER)]
     pub(crate) async fn run(ctx: &mut WorkflowContext<Self>) -> WorkflowResult<BatchReport> {
+        refuse_newer(ctx).await;
         let now = now(ctx);
-        ctx.state_mut(|s| {
+        let first = ctx.state_mut(|s| {
             s.now = now;
-            if s.runs == 0 {
+            let first = s.runs == 0;
+            if first {
                 s.started_at = now;
             }
+            first
         });
+        if first {
+            log(ctx, "batch started");
+        }
         prepare(ctx).await?;
         let ending = run_batch(ctx).await?;
         finish(ctx, ending)
@@ -159,11 +170,7 @@ impl Controller {
             by: next.stride,
             starts: &next.starts,
         };
-        if let Err(e) = self.ledger.record(event) {
-            self.ledger.break_off(Broken::Impossible {
-                what: e.to_string(),
-            });
-        }
+        self.record(event);
     }
 
     #[query(name = protocol::PROGRESS)]
@@ -207,7 +214,7 @@ impl Controller {
     ) -> Controls {
         self.control_changed(|controls| {
             controls.paused = true;
-            controls.pause_reason = request.reason;
+            controls.pause_reason = request.reason.map(|r| truncate(&r, MAX_REASON_CHARS));
         })
     }
 
@@ -362,6 +369,38 @@ fn seed(batch_run: &str) -> u64 {
     })
 }
 
+/// A batch that a newer version started or handed over waits for a worker of that version.
+async fn refuse_newer(ctx: &WorkflowContext<Controller>) {
+    let version = ctx.state(|s| s.input.version);
+    if version > protocol::VERSION {
+        ctx.force_task_fail(format!(
+            "the batch was written by protocol version {version}; this worker knows up to {}",
+            protocol::VERSION
+        ));
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Says it once: a replay has been logged before.
+fn log(ctx: &WorkflowContext<Controller>, what: &str) {
+    if ctx.is_replaying() {
+        return;
+    }
+    ctx.state(|s| {
+        let spec = &s.input.spec;
+        tracing::info!(
+            batch = spec.batch_id,
+            batch_run = s.input.batch_run,
+            processor = spec.processor,
+            workflow_run = ctx.run_id(),
+            run = s.runs + 1,
+            pages = s.ledger.totals.pages_completed,
+            items = s.ledger.totals.items.total(),
+            "{what}"
+        );
+    });
+}
+
 fn now(ctx: &WorkflowContext<Controller>) -> Timestamp {
     ctx.workflow_time().map_or(Timestamp(0), Timestamp::from)
 }
@@ -421,8 +460,14 @@ async fn run_batch(ctx: &WorkflowContext<Controller>) -> WorkflowResult<Ending> 
         ctx.state_mut(|s| s.refresh(now, suggested, events));
         match ctx.state(Controller::decide) {
             Decision::Dispatch(dispatch) => {
-                if let Some(activity) = start(ctx, &dispatch) {
-                    running.push((dispatch.stride, activity));
+                let stride = dispatch.stride;
+                match start(ctx, &dispatch) {
+                    Some(activity) => running.push((stride, activity)),
+                    None => ctx.state_mut(|s| {
+                        s.ledger.break_off(Broken::Impossible {
+                            what: format!("stride {stride} cannot be dispatched"),
+                        });
+                    }),
                 }
             }
             Decision::WaitUntil(until) => {
@@ -475,6 +520,8 @@ fn activity_options(prepared: &Prepared, order: &StrideOrder) -> ActivityOptions
     let mut priority = Priority::default();
     priority.fairness_key = Some(order.batch_run.clone());
     ActivityOptions::with_start_to_close_timeout(Duration::from_secs_f64(limit))
+        // A replay compares ids, so that it notices another choice of stride.
+        .activity_id(format!("stride-{}", order.stride))
         .heartbeat_timeout(prepared.heartbeat_timeout)
         .cancellation_type(ActivityCancellationType::WaitCancellationCompleted)
         .retry_policy(retry)
@@ -588,13 +635,12 @@ async fn something_happens(
     results
 }
 
+type Timer<'a> = Pin<Box<dyn CancellableFuture<Output = TimerResult> + 'a>>;
+
 /// At most one timer, so that decisions that only differ in when to look again cost no history.
 #[derive(Default)]
 struct Alarm<'a> {
-    timer: Option<(
-        Timestamp,
-        Pin<Box<dyn CancellableFuture<Output = TimerResult> + 'a>>,
-    )>,
+    timer: Option<(Timestamp, Timer<'a>)>,
 }
 
 impl<'a> Alarm<'a> {
@@ -643,11 +689,13 @@ fn hand_over(ctx: &WorkflowContext<Controller>) -> WorkflowResult<()> {
         }),
         ..s.input.clone()
     });
+    log(ctx, "continuing as new");
     ctx.continue_as_new(input, ContinueAsNewOptions::default())?;
     Ok(())
 }
 
 fn finish(ctx: &WorkflowContext<Controller>, ending: Ending) -> WorkflowResult<BatchReport> {
+    log(ctx, &format!("batch {}", ending.outcome));
     let report = ctx.state_mut(|s| {
         s.ended = true;
         BatchReport {

@@ -1,8 +1,54 @@
-//! Paginated batch work on Temporal.
+//! Paginated batch work on Temporal: change every row of a live table, or call an API for each record of a
+//! file, over hours and on many machines, without losing a record.
+//!
+//! You implement one trait, [`PageProcessor`]: how to read a page of the data, and what to do with it. A
+//! controller workflow learns where the next page starts before each page is processed, dispatches pages
+//! to activities in parallel, counts failures and retries, and continues as new to stay within Temporal's
+//! limits.
+//!
+//! # A tour
+//!
+//! 1. Write a [`PageProcessor`] and try it without a server: [`testing::run_page`],
+//!    [`testing::Simulator`].
+//! 2. Give it to a worker: [`Worker::new(client, queue).processor(P).run()`](Worker).
+//! 3. Start a [`Batch`] with a [`BatchClient`]; steer and watch it with its [`BatchHandle`].
+//! 4. Or let [`cli::App`] give your own binary the whole command line.
+//!
+//! # What is guaranteed
+//!
+//! - **No silent end.** A batch ends as [`Completed`](Outcome::Completed) only with an unbroken chain of
+//!   pages from its first cursor to an explicit end of the data, every page finished. What was given up is
+//!   listed; where coverage stops, the report names the place.
+//! - **Token first.** The start of the next page reaches the controller before the items of the current
+//!   page are processed.
+//! - **A range is closed** once the start of the next stride is accepted: later attempts work inside it.
+//! - **At least once** by default: a page may run again after a failure or a lost worker, so `process` must
+//!   be idempotent. [`RetryMode::AtMostOnce`] runs it once.
+//! - **Bounded state**, whatever the number of pages.
+//!
+//! # Features
+//!
+//! | feature | default | what it adds |
+//! |---|---|---|
+//! | `temporal` | yes | the engine: [`Worker`], [`BatchClient`], [`connect`](mod@connect) |
+//! | `dev-server` | yes | [`dev_server`]: finds, fetches and runs the local Temporal dev server |
+//! | `cli` | yes | [`cli`]: the command line, for the `temporal-batch` binary and for yours |
+//! | `sqlite` | yes | the SQLite database of the `demo` command and of its sample |
+//!
+//! Without any of them the vocabulary, the decisions, the page loop and [`testing`] build in seconds.
+
+// The engine is what uses these.
 #![cfg_attr(not(feature = "temporal"), allow(dead_code))]
+
+#[cfg(all(doctest, feature = "cli", feature = "sqlite"))]
+#[doc = include_str!("../README.md")]
+struct ExamplesOfTheReadme;
+
 #[cfg(feature = "temporal")]
 mod activity;
 mod batch;
+#[cfg(feature = "cli")]
+pub mod cli;
 #[cfg(feature = "temporal")]
 mod client;
 #[cfg(feature = "temporal")]
@@ -45,7 +91,10 @@ pub use crate::{
 
 #[cfg(feature = "temporal")]
 pub use crate::{
-    client::*,
+    client::{
+        AcceptError, BatchClient, BatchHandle, BatchState, ControlError, ListError, ListedBatch,
+        ProgressError, ResultError, StartError,
+    },
     connect::{ConnectError, ConnectOptions, connect},
     worker::{RunningWorker, Worker, WorkerError},
 };

@@ -16,7 +16,7 @@ pub struct PageToken(String);
 
 impl PageToken {
     /// Longest accepted token. Tokens are part of every history of the batch, so they must stay small.
-    pub const MAX_BYTES: usize = 2_048;
+    pub const MAX_BYTES: usize = 1_024;
 
     /// Serializes a cursor.
     ///
@@ -60,10 +60,6 @@ impl PageToken {
     /// The JSON text.
     pub fn as_str(&self) -> &str {
         &self.0
-    }
-
-    pub(crate) fn from_json_text(text: impl Into<String>) -> Self {
-        Self(text.into())
     }
 }
 
@@ -126,6 +122,8 @@ type Order<C> = fn(&C, &C) -> Ordering;
 pub struct Page<C, I> {
     items: Vec<I>,
     next: Next<C>,
+    /// The key of the last item, which stays known when the source says that it is the last.
+    last_key: Option<C>,
     order: Option<Order<C>>,
 }
 
@@ -136,6 +134,7 @@ impl<C, I> Page<C, I> {
         Self {
             items: Vec::new(),
             next: Next::End,
+            last_key: None,
             order: None,
         }
     }
@@ -160,7 +159,7 @@ impl<C, I> Page<C, I> {
     /// go backwards.
     pub fn keyset(items: Vec<I>, key: impl Fn(&I) -> C) -> Result<Self, PageError>
     where
-        C: Ord + Serialize,
+        C: Ord + Clone + Serialize,
     {
         let mut last: Option<C> = None;
         for item in &items {
@@ -172,10 +171,11 @@ impl<C, I> Page<C, I> {
             }
             last = Some(this);
         }
-        let next = last.map_or(Next::End, Next::At);
+        let next = last.clone().map_or(Next::End, Next::At);
         Ok(Self {
             items,
             next,
+            last_key: last,
             order: Some(C::cmp),
         })
     }
@@ -186,6 +186,7 @@ impl<C, I> Page<C, I> {
         Self {
             items,
             next: next.map_or(Next::End, Next::At),
+            last_key: None,
             order: None,
         }
     }
@@ -210,8 +211,18 @@ impl<C, I> Page<C, I> {
         &self.next
     }
 
-    pub(crate) fn into_parts(self) -> (Vec<I>, Next<C>) {
-        (self.items, self.next)
+    pub(crate) fn into_items(self) -> Vec<I> {
+        self.items
+    }
+
+    /// The key of the last item, where items have keys.
+    pub(crate) fn last_key(&self) -> Option<&C> {
+        self.last_key.as_ref()
+    }
+
+    /// Whether its cursors can be compared for more than equality.
+    pub(crate) fn is_ordered(&self) -> bool {
+        self.order.is_some()
     }
 }
 
@@ -308,7 +319,7 @@ mod tests {
 
     #[test]
     fn an_oversized_cursor_is_refused() {
-        let error = PageToken::encode(&"x".repeat(3_000)).unwrap_err();
+        let error = PageToken::encode(&"x".repeat(2_000)).unwrap_err();
         assert_eq!(error.error_type(), "CursorTooLarge");
     }
 }

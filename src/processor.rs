@@ -281,7 +281,9 @@ impl PageReport {
     ) {
         let (key, error_type) = (key.to_string(), error_type.to_string());
         let message = message.to_string();
-        tracing::warn!(key, error_type, message, "item given up");
+        // A key may be personal; people find the whole of it in the report.
+        let shortened = crate::error::truncate(&key, 24);
+        tracing::warn!(key = shortened, error_type, message, "item given up");
         self.failed += 1;
         if self.failed_items.len() < MAX_DESCRIBED {
             self.failed_items.push(FailedItem {

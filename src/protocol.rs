@@ -5,6 +5,8 @@
 //! [`Ledger`] in it under the same rules. Histories recorded by every released version are replayed in
 //! the tests.
 
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};

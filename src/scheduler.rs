@@ -1,5 +1,7 @@
 //! What to do next, given the facts.
 
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
 use std::time::Duration;
 
 use crate::{
@@ -249,7 +251,8 @@ fn rate_share(ledger: &Ledger, limits: &Limits) -> Share {
     Share::Of(even.min(left))
 }
 
-/// In this order: a frontier that holds up discovery, the slow lane's share, then the lowest number.
+/// In this order: the slow lane's share, a stuck frontier first; a frontier that holds up discovery; the
+/// lowest number.
 fn pick(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Option<u64> {
     let due = |stride: &Stride| stride.due().is_some_and(|at| at <= now);
     let frontier = ledger.frontier();

@@ -37,6 +37,8 @@ use crate::{
 
 /// Failed items of one stride that are described.
 const MAX_DESCRIBED: usize = 20;
+/// Looking ahead ends after this long with what it has found; the first page must not wait for more.
+const LOOK_AHEAD_TIME: Duration = Duration::from_secs(2);
 
 /// The outside world of a stride.
 #[async_trait]
@@ -147,7 +149,12 @@ struct Running<'a, P: PageProcessor> {
     end: Option<PageToken>,
     /// Pages until the rest is handed over, while the end is open.
     pages_left: u32,
+    /// Pages that a closed range may still hold, where only equality tells that its end is reached.
+    closed_pages_left: u32,
+    /// Whether this is the first page that this attempt runs.
     first_page: bool,
+    /// What the controller counts for the page that is next.
+    attempt: u32,
 }
 
 impl<'a, P: PageProcessor> Running<'a, P> {
@@ -178,7 +185,9 @@ impl<'a, P: PageProcessor> Running<'a, P> {
             at,
             end: order.end.clone(),
             pages_left: order.pages.saturating_sub(resume.pages).max(1),
+            closed_pages_left: order.pages.saturating_sub(resume.pages).max(1),
             first_page: true,
+            attempt: if resume.pages == 0 { order.attempt } else { 1 },
         })
     }
 
@@ -192,11 +201,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
             args: Arc::clone(&self.args),
             range: PageRange::new(at, end.map_err(|e| self.failed(&e))?),
             page_size: self.order.page_size,
-            attempt: if self.first_page {
-                self.order.attempt
-            } else {
-                1
-            },
+            attempt: self.attempt,
             stride: self.order.stride,
             batch_id: Arc::clone(&self.batch_id),
             batch_run: Arc::clone(&self.batch_run),
@@ -225,7 +230,10 @@ impl<'a, P: PageProcessor> Running<'a, P> {
         let start = self.order.start.as_ref().map(PageToken::decode).transpose();
         let mut from: Option<P::Cursor> = start.map_err(|e| self.failed(&e))?;
         let mut starts = Vec::new();
-        while starts.len() < self.order.look_ahead as usize {
+        let looking = Instant::now();
+        while starts.len() < self.order.look_ahead as usize
+            && (starts.is_empty() || looking.elapsed() < LOOK_AHEAD_TIME)
+        {
             let ctx = self.context(from.clone())?;
             let jump = self.processor.skip_ahead(&ctx, self.order.pages);
             match self.guarded(jump, self.order.page_timeout).await {
@@ -267,11 +275,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
             if !self.first_page && self.host.should_stop() {
                 return Ok(());
             }
-            let attempt = if self.first_page {
-                self.order.attempt
-            } else {
-                1
-            };
+            let attempt = self.attempt;
             let started = Instant::now();
             self.host.observe(PageEvent::Started { attempt });
             match self.run_page(report).await {
@@ -289,6 +293,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
             }
             self.host.checkpoint(report);
             self.first_page = false;
+            self.attempt = 1;
         }
         Ok(())
     }
@@ -321,9 +326,16 @@ impl<'a, P: PageProcessor> Running<'a, P> {
             // Another attempt's cut was accepted: read again, inside of it.
         };
         let last_page = next.is_none() && self.end.is_none();
+        self.check_cut(page.is_ordered(), next.as_ref()).await?;
         // A bounded range without more items is finished up to its bound.
-        let page_end = next.or_else(|| self.end.clone());
-        let (items, _) = page.into_parts();
+        let page_end = match next.or_else(|| self.end.clone()) {
+            Some(token) => Some(token),
+            None => {
+                let last_key = page.last_key().map(PageToken::encode).transpose();
+                last_key.map_err(|e| self.failed(&e))?
+            }
+        };
+        let items = page.into_items();
         let processed = if items.is_empty() {
             None
         } else {
@@ -344,7 +356,36 @@ impl<'a, P: PageProcessor> Running<'a, P> {
         }
         report.end_of_data = last_page;
         self.pages_left = self.pages_left.saturating_sub(1).max(1);
+        self.closed_pages_left = self.closed_pages_left.saturating_sub(1);
         Ok(processed)
+    }
+
+    /// A closed range of opaque tokens ends where one equals its end. A source that cuts its pages
+    /// differently this time would be followed past it, into the pages of others.
+    async fn check_cut(&mut self, ordered: bool, next: Option<&PageToken>) -> Result<(), Stop> {
+        let (Some(end), Some(next)) = (self.end.clone(), next) else {
+            return Ok(());
+        };
+        if ordered || end == *next {
+            return Ok(());
+        }
+        if self.closed_pages_left > 1 {
+            let ctx = self.context(self.at.clone())?;
+            let jump = self.processor.skip_ahead(&ctx, 1);
+            let jump = self.guarded(jump, self.order.page_timeout).await;
+            if matches!(jump, Ok(SkipAhead::Unsupported)) {
+                self.closed_pages_left = 1;
+            }
+        }
+        if self.closed_pages_left > 1 {
+            return Ok(());
+        }
+        Err(self.failed(
+            &PageError::retryable(format_args!(
+                "the page was to end at {end}, where the next one starts, but now ends at {next}"
+            ))
+            .with_type("PageEndMoved"),
+        ))
     }
 
     async fn fetch(&self, time_left: &mut Duration) -> Result<Page<P::Cursor, P::Item>, Stop> {

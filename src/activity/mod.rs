@@ -28,7 +28,7 @@ use host::ActivityHost;
 pub(crate) const HEARTBEATS_PER_TIMEOUT: u32 = 5;
 
 /// What a processor may take to say how large its data is.
-const SIZE_HINT_TIMEOUT: Duration = Duration::from_secs(30);
+const SIZE_HINT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The activities, with what they need.
 pub(crate) struct PageActivities {
@@ -96,6 +96,11 @@ impl PageActivities {
         self.run(ctx, order).instrument(span).await
     }
 }
+
+// The controller calls the activities by their definitions, so nobody else needs these constants.
+const _: () = {
+    let _ = (PageActivities::prepare, PageActivities::stride);
+};
 
 impl PageActivities {
     async fn run(

@@ -16,6 +16,8 @@
 //! look-ahead and [`MAX_STUCK`]) and the lists of failures (bounded by [`MAX_FAILED`] and
 //! [`MAX_FAILED_ITEMS`]), so the ledger does not grow with the number of pages.
 
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
 mod cycle;
 #[cfg(test)]
 mod properties;
@@ -381,6 +383,7 @@ impl Ledger {
     }
 
     /// Strides that are known, finished ones included.
+    #[cfg(test)]
     pub fn known(&self) -> u64 {
         self.next_number
     }

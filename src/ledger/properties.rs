@@ -84,7 +84,6 @@ struct World {
     finished: Vec<u32>,
     ended: Option<scheduler::Ending>,
     dispatches: u64,
-    hand_overs: u64,
 }
 
 fn token(position: u64) -> PageToken {
@@ -112,7 +111,6 @@ impl World {
             finished: vec![0; usize::try_from(plan.rows).unwrap()],
             ended: None,
             dispatches: 0,
-            hand_overs: 0,
             plan,
         }
     }
@@ -143,7 +141,7 @@ impl World {
             }
             Decision::HandOver => {
                 self.ledger = snapshot_and_restore(&self.ledger);
-                self.hand_overs += 1;
+                self.limits.must_hand_over = false;
             }
             Decision::Finish(ending) => self.ended = Some(ending.clone()),
             Decision::WaitUntil(_) => {}
@@ -254,6 +252,7 @@ impl World {
             (11, _) => self.limits.paused = detail.is_multiple_of(3),
             (12, _) => self.limits.max_parallelism = u32::from(detail % 7),
             (13, _) => self.now = self.now.plus(Duration::from_millis(u64::from(detail) * 50)),
+            (14, _) if detail.is_multiple_of(4) => self.limits.must_hand_over ^= true,
             (14, _) => {
                 let event = Event::HandOverDue { now: self.now };
                 self.ledger.record(event).unwrap();
@@ -296,6 +295,7 @@ impl World {
     /// No more failures: whatever is left succeeds.
     fn run_to_the_end(&mut self) {
         self.limits.paused = false;
+        self.limits.must_hand_over = false;
         self.limits.max_parallelism = self.plan.max_parallelism;
         for _ in 0..20_000 {
             match self.decide() {

@@ -115,7 +115,13 @@ impl Stride {
         });
         match wait {
             Some(wait) => {
-                let wait = failure.retry_after.unwrap_or(wait);
+                let stuck = self.is_stuck();
+                // The slow lane stays slow, whatever an error asks for.
+                let wait = match failure.retry_after {
+                    Some(asked) if stuck => asked.max(wait),
+                    Some(asked) => asked,
+                    None => wait,
+                };
                 self.state = State::Waiting {
                     until: now.plus(wait),
                 };

@@ -9,7 +9,7 @@ use temporal_batch::{
 
 use crate::{
     numbers::{Gate, Numbers, UpTo},
-    support::{Bed, progress_shows, report},
+    support::{Bed, logged, progress_shows, report},
 };
 
 fn all(n: u64) -> Vec<u64> {
@@ -19,7 +19,7 @@ fn all(n: u64) -> Vec<u64> {
 #[tokio::test]
 async fn one_page_completes() {
     let bed = Bed::new("one-page").await;
-    let numbers = Numbers::new();
+    let numbers = Numbers::new().saying_where_it_ends();
     let _worker = bed.worker(numbers.clone()).await;
     let before = Timestamp::from(SystemTime::now());
     let report = bed.run(&bed.batch::<Numbers>(UpTo { n: 3 })).await;
@@ -32,7 +32,13 @@ async fn one_page_completes() {
     assert_eq!(report.progress.max_parallelism_achieved, 1);
     assert!(report.progress.end_of_data);
     assert!(before <= report.progress.started_at && report.ended_at <= after);
-    assert_eq!(numbers.record().processed(), all(3));
+    let record = numbers.record();
+    assert_eq!(record.processed(), all(3));
+    assert_eq!(
+        record.fetches.len(),
+        1,
+        "the source's own word saves a fetch"
+    );
 }
 
 #[tokio::test]
@@ -325,4 +331,35 @@ async fn the_rate_holds_for_the_whole_batch() {
     // All items at the rate, but for one page for each page in flight.
     let fastest = Duration::from_secs_f64((100.0 - 4.0 * 5.0) / 50.0);
     assert!(report.duration() >= fastest, "{:?}", report.duration());
+}
+
+/// 2.1a-20: also what the user's own code logs.
+#[tokio::test]
+async fn every_line_of_the_log_says_which_batch_it_belongs_to() {
+    let bed = Bed::new("logs").await;
+    let numbers = Numbers::new().on_process(|seen| async move {
+        if seen.times == 1 {
+            return Err(PageError::retryable("first attempt"));
+        }
+        tracing::info!("a line of the user's own");
+        Ok(PageReport::all_processed())
+    });
+    let _worker = bed.worker(numbers).await;
+    let batch = bed.batch::<Numbers>(UpTo { n: 3 });
+    bed.run(&batch).await;
+    let log = logged();
+    let lines: Vec<&str> = log
+        .lines()
+        .filter(|line| line.contains(batch.id()))
+        .collect();
+    for message in [
+        "batch started",
+        "stride started",
+        "page failed",
+        "a line of the user's own",
+        "batch completed",
+    ] {
+        let found = lines.iter().any(|line| line.contains(message));
+        assert!(found, "{message:?} is not among {lines:#?}");
+    }
 }

@@ -4,6 +4,7 @@ use temporal_batch::{ControlError, Outcome, PageReport, Phase};
 
 use crate::{
     numbers::{Gate, Numbers, UpTo},
+    replay::replays,
     support::{Bed, progress_shows, report},
 };
 
@@ -50,6 +51,7 @@ async fn pausing_drains_and_resuming_goes_on() {
     assert_eq!(report.outcome, Outcome::Completed);
     assert_eq!(report.progress.pages_completed, 4);
     assert_eq!(report.progress.pause_reason, None);
+    replays(&bed, handle.id(), "paused").await;
 }
 
 /// Acceptance 3.3-7.
@@ -182,6 +184,7 @@ async fn cancelling_lets_running_pages_finish_and_says_where_it_stood() {
     );
     assert_eq!(report.progress.pages_completed, 2);
     assert_eq!(numbers.record().begun.len(), 2, "nothing new was begun");
+    replays(&bed, handle.id(), "cancelled").await;
     let late = handle.pause("too late").await.unwrap_err();
     assert!(matches!(late, ControlError::NotRunning { .. }), "{late}");
 }

@@ -6,6 +6,7 @@ use temporal_batch::{ExtendedRetries, Outcome, PageError, PageReport};
 
 use crate::{
     numbers::{Numbers, Shared, UpTo, quick_retries},
+    replay::replays,
     support::{Bed, progress_shows, report},
 };
 
@@ -108,6 +109,7 @@ async fn stuck_pages_are_carried_with_their_failures() {
     assert_eq!(report.outcome, Outcome::Completed);
     assert_eq!(numbers.record().processed(), (1..=80).collect::<Vec<_>>());
     assert!(report.progress.retries >= 2);
+    replays(&bed, handle.id(), "stuck-over-runs").await;
 }
 
 #[tokio::test]
@@ -148,22 +150,4 @@ async fn no_token_is_lost_under_a_stream_of_signals() {
     assert_eq!(report.progress.pages_completed, 20);
     assert!(report.progress.runs >= 3);
     assert!(report.progress.announcements_dropped > 0);
-}
-
-/// 2.1a-19: what Temporal itself ends leaves no report, and says so.
-#[tokio::test]
-async fn a_terminated_batch_is_told_from_one_that_ended() {
-    let bed = Bed::new("terminated").await;
-    let _worker = bed.worker(Numbers::new()).await;
-    let batch = bed.batch::<Numbers>(UpTo { n: 5 }).max_parallelism(0);
-    let handle = bed.start(&batch).await;
-    handle.accepted().await.unwrap();
-    let temporal = bed.client.temporal();
-    let workflow = temporal.get_workflow_handle::<temporalio_client::UntypedWorkflow>(batch.id());
-    workflow.terminate(Default::default()).await.unwrap();
-    let error = handle.result().await.unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "the batch was terminated from outside and left no report"
-    );
 }

@@ -12,7 +12,10 @@ use temporal_batch::{
     Outcome, Page, PageContext, PageError, PageProcessor, PageReport, ProcessorSettings, Worker,
 };
 
-use crate::support::{Bed, eventually, report};
+use crate::{
+    replay::replays,
+    support::{Bed, eventually, report},
+};
 
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(3);
 const PAGES: u32 = 6;
@@ -163,6 +166,10 @@ async fn a_worker_killed_in_a_page_costs_about_its_heartbeat_timeout() {
     for page in (1..=PAGES).filter(|page| *page != 3) {
         assert_eq!(count(&format!("end {page}")), 1, "page {page} of {lines:?}");
     }
+    replays(&bed, batch.id(), "killed").await;
+    // 2.1a-28: the second attempt found out that its page was announced already.
+    let signals = bed.events(batch.id(), "WorkflowExecutionSignaled").await;
+    assert_eq!(signals, PAGES as usize);
     // Not a limit on speed, but on what was waited for: the default page timeout is five minutes.
     assert!(recovered < Duration::from_secs(30), "{recovered:?}");
     println!("recovered {recovered:?} after kill -9, heartbeat timeout {HEARTBEAT_TIMEOUT:?}");

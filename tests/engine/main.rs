@@ -3,6 +3,7 @@
 
 mod basics;
 mod control;
+mod ends;
 mod hand_over;
 mod kill;
 mod numbers;

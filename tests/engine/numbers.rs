@@ -68,6 +68,7 @@ pub struct Numbers {
     settings: ProcessorSettings,
     skips_ahead: bool,
     size_hint: bool,
+    says_end: bool,
     process: Arc<Hook<PageReport>>,
     fetch: Arc<Hook<()>>,
 }
@@ -82,6 +83,7 @@ impl Numbers {
             },
             skips_ahead: false,
             size_hint: false,
+            says_end: false,
             process: Arc::new(|_| Box::pin(async { Ok(PageReport::all_processed()) })),
             fetch: Arc::new(|_| Box::pin(async { Ok(()) })),
         }
@@ -94,6 +96,12 @@ impl Numbers {
 
     pub fn with_size_hint(mut self) -> Self {
         self.size_hint = true;
+        self
+    }
+
+    /// Says with its last page that it is the last.
+    pub fn saying_where_it_ends(mut self) -> Self {
+        self.says_end = true;
         self
     }
 
@@ -171,8 +179,12 @@ impl PageProcessor for Numbers {
         let (start, end) = (seen.start, seen.end.unwrap_or(u64::MAX));
         self.note(|r| r.fetches.push(seen.clone()));
         (self.fetch)(seen).await?;
-        let numbers = (start + 1..=ctx.args().n.min(end)).take(ctx.page_size());
-        Page::keyset(numbers.collect(), |n| *n)
+        let numbers: Vec<_> = (start + 1..=ctx.args().n.min(end))
+            .take(ctx.page_size())
+            .collect();
+        let last = self.says_end && numbers.last() == Some(&ctx.args().n);
+        let page = Page::keyset(numbers, |n| *n)?;
+        Ok(if last { page.last() } else { page })
     }
 
     async fn process(&self, ctx: &Context, items: Vec<u64>) -> Result<PageReport, PageError> {

@@ -1,8 +1,8 @@
 //! Recorded histories are replayed with the code as it is now: a change that would confuse a running
 //! batch fails here.
 //!
-//! After a change that is meant (behind `patched`), record new ones beside the old:
-//! `RECORD_HISTORIES=tests/histories/NAME cargo test --test engine replay`.
+//! Tests of the engine end with [`replays`]. After a change that is meant (behind `patched`), record new
+//! histories beside the old: `RECORD_HISTORIES=$PWD/tests/histories/NAME cargo test --test engine`.
 
 use std::time::Duration;
 
@@ -27,10 +27,10 @@ async fn recorded_histories_replay() {
             replayed += 1;
         }
     }
-    assert!(replayed >= 3, "only {replayed} histories found");
+    assert!(replayed >= 8, "only {replayed} histories found");
 }
 
-/// A history of this very moment replays too; with `RECORD_HISTORIES` it is kept.
+/// A history of this very moment replays too.
 #[tokio::test]
 async fn a_fresh_history_of_an_eventful_batch_replays() {
     let bed = Bed::new("replay").await;
@@ -68,16 +68,27 @@ async fn a_fresh_history_of_an_eventful_batch_replays() {
     assert_eq!(report.progress.pages_completed, 19, "{report:#?}");
     assert!(report.progress.runs > 1);
 
-    let histories = bed.histories(batch.id()).await;
-    assert_eq!(histories.len(), report.progress.runs as usize);
+    assert_eq!(
+        replays(&bed, batch.id(), "eventful").await,
+        report.progress.runs as usize
+    );
+}
+
+/// Replays what a test's batch has just left behind, and counts its runs. With `RECORD_HISTORIES` the
+/// histories are kept under this name.
+pub async fn replays(bed: &Bed, batch_id: &str, name: &str) -> usize {
+    let histories = bed.histories(batch_id).await;
     let keep = std::env::var_os("RECORD_HISTORIES").map(std::path::PathBuf::from);
     for (i, history) in histories.iter().enumerate() {
-        replay_history(history).await.unwrap();
         if let Some(folder) = &keep {
             std::fs::create_dir_all(folder).unwrap();
-            std::fs::write(folder.join(format!("run-{i}.json")), history).unwrap();
+            std::fs::write(folder.join(format!("{name}-{i}.json")), history).unwrap();
+        }
+        if let Err(error) = replay_history(history).await {
+            panic!("run {i} of {name} does not replay: {error:?}");
         }
     }
+    histories.len()
 }
 
 #[tokio::test]

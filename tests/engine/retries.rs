@@ -8,6 +8,7 @@ use temporal_batch::{
 
 use crate::{
     numbers::{Numbers, Seen, Shared, UpTo, quick_retries},
+    replay::replays,
     support::{Bed, progress_shows, report},
 };
 
@@ -80,6 +81,7 @@ async fn a_stuck_page_completes_in_the_slow_lane_while_others_go_on() {
     assert_eq!(report.outcome, Outcome::Completed);
     assert_eq!(report.progress.pages_completed, 5);
     assert_eq!(numbers.record().times_begun(10), 4);
+    replays(&bed, handle.id(), "stuck").await;
 }
 
 /// 2.1a-11.
@@ -173,15 +175,15 @@ async fn a_page_given_up_before_its_successor_is_known_fails_the_batch_with_its_
         Ok(())
     });
     let _worker = bed.worker(numbers.clone()).await;
-    let report = bed
-        .run(&bed.batch::<Numbers>(UpTo { n: 50 }).page_size(10))
-        .await;
+    let batch = bed.batch::<Numbers>(UpTo { n: 50 }).page_size(10);
+    let report = bed.run(&batch).await;
     assert_eq!(report.outcome, Outcome::Failed);
     let reason = report.reason.unwrap();
     assert!(reason.contains("coverage stops at 20"), "{reason}");
     assert!(reason.contains("the table is gone"), "{reason}");
     assert!(!report.progress.end_of_data);
     assert_eq!(report.progress.low_water_mark.unwrap().as_str(), "20");
+    replays(&bed, batch.id(), "failed").await;
 }
 
 /// 2.1a-17.

@@ -3,7 +3,7 @@
 use std::{
     future::Future,
     sync::{
-        OnceLock,
+        Mutex, OnceLock,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -21,6 +21,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub fn server_address() -> &'static str {
     static ADDRESS: OnceLock<String> = OnceLock::new();
     ADDRESS.get_or_init(|| {
+        tracing_subscriber::fmt()
+            .json()
+            .with_env_filter("temporal_batch=debug,engine=debug")
+            .with_writer(|| Log)
+            .init();
         let (sender, receiver) = std::sync::mpsc::channel();
         // Every test has a tokio runtime of its own that ends with it; the server needs one that stays.
         std::thread::spawn(move || {
@@ -34,6 +39,26 @@ pub fn server_address() -> &'static str {
         });
         receiver.recv().expect("the dev server starts")
     })
+}
+
+/// What was logged so far, as JSON lines, by all tests of this process.
+pub fn logged() -> String {
+    String::from_utf8_lossy(&LOG.lock().unwrap()).into_owned()
+}
+
+static LOG: Mutex<Vec<u8>> = Mutex::new(Vec::new());
+
+struct Log;
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        LOG.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
 
 /// A test's place on the server.

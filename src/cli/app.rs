@@ -1,0 +1,263 @@
+//! The program: its processors, its commands, and how it ends.
+
+use std::{ffi::OsString, future::Future, process::ExitCode};
+
+use clap::{ArgMatches, Args as _, Command, FromArgMatches, Parser, Subcommand};
+
+use super::{
+    connection::ConnectionArgs,
+    control::{CancelArgs, PauseArgs, ResumeArgs, SetArgs},
+    demo::{Demo, DemoArgs},
+    dev_server::DevServerArgs,
+    exit::{CliError, CliResult, Exit},
+    list::ListArgs,
+    logging::LogArgs,
+    output::note,
+    processors::Processors,
+    start::StartArgs,
+    status::StatusArgs,
+    watch::WatchArgs,
+    worker::WorkerArgs,
+};
+use crate::processor::PageProcessor;
+
+/// A program with every command for its processors: worker, starter and operator in one binary.
+///
+/// See [the module](super) for an example, the commands and the exit status.
+#[must_use = "nothing happens before `main` or `run_from`"]
+pub struct App {
+    name: String,
+    about: String,
+    version: Option<String>,
+    processors: Processors,
+    demo: Option<Box<dyn Demo>>,
+}
+
+#[derive(Parser, Debug)]
+struct Cli {
+    #[command(flatten)]
+    connection: ConnectionArgs,
+    #[command(flatten)]
+    logging: LogArgs,
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand, Debug)]
+enum Task {
+    /// Run a local Temporal server
+    DevServer(DevServerArgs),
+    /// Run a worker until SIGTERM or Ctrl-C, then drain
+    Worker(WorkerArgs),
+    /// Start a batch of a processor, and follow it to its end
+    Start(Box<StartArgs>),
+    /// List batches
+    List(ListArgs),
+    /// Show how far a batch is
+    Status(StatusArgs),
+    /// Follow a batch to its end
+    Watch(WatchArgs),
+    /// Start no further pages of a batch; running ones are finished
+    Pause(PauseArgs),
+    /// Go on with a paused batch
+    Resume(ResumeArgs),
+    /// Change the limits of a running batch
+    Set(SetArgs),
+    /// End a batch; running pages are told
+    Cancel(CancelArgs),
+}
+
+/// Logs of a command that people look at.
+const QUIET: &str = "warn,temporalio_sdk_core=error,temporalio_client=error";
+/// Failures are part of the demo, and counted in its summary.
+const QUIETER: &str = "error";
+
+/// # Construct
+impl App {
+    /// A program without processors of its own: it can start, look at and steer batches, but not work on
+    /// them. `name` is what users type.
+    pub fn new(name: impl Into<String>) -> Self {
+        Self {
+            name: name.into(),
+            about: "Paginated batches on Temporal".to_owned(),
+            version: None,
+            processors: Processors::default(),
+            demo: None,
+        }
+    }
+
+    /// One line for the help.
+    pub fn about(mut self, about: impl Into<String>) -> Self {
+        self.about = about.into();
+        self
+    }
+
+    /// What `--version` says; without it there is no such flag.
+    pub fn version(mut self, version: impl Into<String>) -> Self {
+        self.version = Some(version.into());
+        self
+    }
+
+    /// Adds a processor. `factory` builds it, with its database connections and the like, and runs only
+    /// where a worker starts: the other commands know the processor by its types.
+    pub fn processor<F, Fut, P, E>(mut self, factory: F) -> Self
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<P, E>> + Send + 'static,
+        P: PageProcessor,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        self.processors.add(factory);
+        self
+    }
+
+    /// Adds the command `demo`.
+    #[doc(hidden)]
+    pub fn demo(mut self, demo: impl Demo) -> Self {
+        self.demo = Some(Box::new(demo));
+        self
+    }
+}
+
+/// # Run
+impl App {
+    /// Runs the command that the process was started with.
+    #[must_use = "this is the exit status of the process"]
+    pub fn main(self) -> ExitCode {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .enable_all()
+            .build();
+        match runtime {
+            Ok(runtime) => {
+                let code = runtime.block_on(self.run_from(std::env::args_os()));
+                // Whatever still runs was told to stop, and must not keep the process.
+                runtime.shutdown_background();
+                code
+            }
+            Err(error) => {
+                note(CliError::caused("cannot start", &error));
+                Exit::Error.into()
+            }
+        }
+    }
+
+    /// Runs one command. The first of `args` is the name of the program.
+    ///
+    /// Needs a multi-threaded tokio runtime.
+    pub async fn run_from<I, T>(self, args: I) -> ExitCode
+    where
+        I: IntoIterator<Item = T>,
+        T: Into<OsString> + Clone,
+    {
+        let matches = match self.command().try_get_matches_from(args) {
+            Ok(matches) => matches,
+            Err(error) => return refused(&error),
+        };
+        let exit = match self.run(&matches).await {
+            Ok(exit) => exit,
+            Err(error) => {
+                note(&error);
+                error.exit()
+            }
+        };
+        exit.into()
+    }
+
+    fn command(&self) -> Command {
+        let mut command = <Cli as clap::CommandFactory>::command()
+            .name(self.name.clone())
+            .about(self.about.clone())
+            .subcommand_required(true)
+            .arg_required_else_help(true);
+        if let Some(version) = &self.version {
+            command = command.version(version.clone());
+        }
+        if self.demo.is_some() {
+            let demo = Command::new("demo")
+                .about("Migrate a made-up database on a server of its own, and check every row")
+                .display_order(0);
+            command = command.subcommand(without_connection(DemoArgs::augment_args(demo)));
+        }
+        command.mut_subcommand("dev-server", without_connection)
+    }
+
+    async fn run(&self, matches: &ArgMatches) -> CliResult {
+        if let (Some(demo), Some(("demo", given))) = (&self.demo, matches.subcommand()) {
+            let args = parsed::<DemoArgs>(given)?;
+            parsed::<LogArgs>(given)?.start(QUIETER)?;
+            let connection = parsed::<ConnectionArgs>(given)?;
+            if let Some(flag) = connection.first_given() {
+                return Err(CliError::usage(format_args!(
+                    "{flag} says how to reach a server, but demo has one of its own; leave it out"
+                )));
+            }
+            return args.run(demo.as_ref(), &self.name).await;
+        }
+        let Cli {
+            connection,
+            logging,
+            command,
+        } = parsed(matches)?;
+        logging.start(QUIET)?;
+        let (processors, program) = (&self.processors, self.name.as_str());
+        match command {
+            Task::DevServer(args) => args.run(&connection).await,
+            Task::Worker(args) => args.run(&connection, processors).await,
+            Task::Start(args) => args.run(&connection, processors, program).await,
+            Task::List(args) => args.run(&connection).await,
+            Task::Status(args) => args.run(&connection).await,
+            Task::Watch(args) => args.run(&connection, program).await,
+            Task::Pause(args) => args.run(&connection).await,
+            Task::Resume(args) => args.run(&connection).await,
+            Task::Set(args) => args.run(&connection).await,
+            Task::Cancel(args) => args.run(&connection, program).await,
+        }
+    }
+}
+
+/// A command with a server of its own still knows the flags, so that it can say why it does not take them.
+fn without_connection(command: Command) -> Command {
+    let own: Vec<_> = command
+        .get_arguments()
+        .map(|arg| arg.get_id().clone())
+        .collect();
+    ConnectionArgs::augment_args(command).mut_args(|arg| match own.contains(arg.get_id()) {
+        true => arg,
+        false => arg.hide(true),
+    })
+}
+
+fn parsed<A: FromArgMatches>(matches: &ArgMatches) -> CliResult<A> {
+    A::from_arg_matches(matches).map_err(|e| CliError::usage(e.render()))
+}
+
+/// Help and version are answers, everything else that clap says is bad usage.
+fn refused(error: &clap::Error) -> ExitCode {
+    // A closed pipe is no reason to fail.
+    let _ = error.print();
+    match error.use_stderr() {
+        true => Exit::Usage.into(),
+        false => Exit::Done.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        App::new("program").version("1").command().debug_assert();
+    }
+
+    #[test]
+    fn a_program_has_the_name_that_it_was_given() {
+        let mut command = App::new("shop-batches")
+            .about("Batches of the shop")
+            .command();
+        let help = command.render_help().to_string();
+        assert!(help.contains("Batches of the shop"), "{help}");
+        assert!(help.contains("Usage: shop-batches"), "{help}");
+        assert!(!help.contains("demo"), "{help}");
+    }
+}

@@ -1,0 +1,229 @@
+//! Where the Temporal server is, and the embedded one that `--dev` starts.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::{
+    exit::{CliError, CliResult},
+    output::note,
+};
+use crate::{
+    client::BatchClient,
+    connect::{ConnectError, ConnectOptions},
+    dev_server::{DevServer, DevServerOptions},
+    metrics::Metrics,
+};
+
+// A doc comment would become the help of the commands. What is not given here comes from the `TEMPORAL_*`
+// variables and the profile in `temporal.toml`: see `ConnectOptions`.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Connection (also TEMPORAL_* variables and temporal.toml)")]
+pub(crate) struct ConnectionArgs {
+    /// The server, as host:port [default: localhost:7233]
+    #[arg(long, global = true, value_name = "HOST:PORT")]
+    address: Option<String>,
+
+    /// The namespace [default: default]
+    #[arg(long, global = true)]
+    namespace: Option<String>,
+
+    /// An API key; better given as TEMPORAL_API_KEY, because arguments can be seen by others
+    #[arg(long, global = true, value_name = "KEY")]
+    api_key: Option<String>,
+
+    /// TLS on, or off with --tls=false
+    #[arg(
+        long,
+        global = true,
+        value_name = "BOOL",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    tls: Option<bool>,
+
+    /// PEM file with the authority that signed the server's certificate
+    #[arg(long, global = true, value_name = "FILE")]
+    tls_ca_path: Option<PathBuf>,
+
+    /// PEM file with the client's certificate
+    #[arg(long, global = true, value_name = "FILE")]
+    tls_cert_path: Option<PathBuf>,
+
+    /// PEM file with the client's private key
+    #[arg(long, global = true, value_name = "FILE")]
+    tls_key_path: Option<PathBuf>,
+
+    /// The name that the server's certificate must carry
+    #[arg(long, global = true, value_name = "NAME")]
+    tls_server_name: Option<String>,
+
+    /// The profile of the configuration file
+    #[arg(long, global = true, value_name = "NAME")]
+    profile: Option<String>,
+
+    /// The configuration file in place of the usual temporal.toml
+    #[arg(long, global = true, value_name = "FILE")]
+    config_file: Option<PathBuf>,
+
+    /// Start the embedded dev server if no server answers; it ends with the command, its state is kept
+    #[arg(long, global = true)]
+    dev: bool,
+}
+
+/// A connection, and the dev server behind it if it had to be started.
+pub(crate) struct Connected {
+    pub(crate) client: BatchClient,
+    pub(crate) server: Option<DevServer>,
+}
+
+impl Connected {
+    /// Stops the dev server, if there is one.
+    pub(crate) async fn close(self) -> CliResult<()> {
+        match self.server {
+            Some(server) => Ok(server.stop().await?),
+            None => Ok(()),
+        }
+    }
+}
+
+impl ConnectionArgs {
+    /// The flag that was given although the command has a server of its own.
+    pub(crate) fn first_given(&self) -> Option<&'static str> {
+        [
+            ("--address", self.address.is_some()),
+            ("--namespace", self.namespace.is_some()),
+            ("--api-key", self.api_key.is_some()),
+            ("--tls", self.tls.is_some()),
+            ("--tls-ca-path", self.tls_ca_path.is_some()),
+            ("--tls-cert-path", self.tls_cert_path.is_some()),
+            ("--tls-key-path", self.tls_key_path.is_some()),
+            ("--tls-server-name", self.tls_server_name.is_some()),
+            ("--profile", self.profile.is_some()),
+            ("--config-file", self.config_file.is_some()),
+            ("--dev", self.dev),
+        ]
+        .into_iter()
+        .find_map(|(flag, given)| given.then_some(flag))
+    }
+
+    fn options(&self) -> ConnectOptions {
+        let mut options = ConnectOptions::new();
+        macro_rules! pass_on {
+            ($($setting:ident),*) => {$(
+                if let Some(value) = &self.$setting {
+                    options = options.$setting(value.clone());
+                }
+            )*};
+        }
+        pass_on!(
+            address,
+            namespace,
+            api_key,
+            tls_ca_path,
+            tls_cert_path,
+            tls_key_path
+        );
+        pass_on!(tls_server_name, profile, config_file);
+        if let Some(tls) = self.tls {
+            options = options.tls(tls);
+        }
+        options
+    }
+
+    /// Connects for a command that asks a few questions.
+    pub(crate) async fn connect(&self) -> CliResult<Connected> {
+        self.open(self.options()).await
+    }
+
+    /// Connects for a worker, which counts its requests.
+    pub(crate) async fn connect_with(&self, metrics: &Metrics) -> CliResult<Connected> {
+        self.open(self.options().metrics(metrics)).await
+    }
+
+    async fn open(&self, options: ConnectOptions) -> CliResult<Connected> {
+        match BatchClient::connect(&options).await {
+            Ok(client) => Ok(Connected {
+                client,
+                server: None,
+            }),
+            Err(ConnectError::Unreachable { address, .. }) if self.dev => {
+                let server = self.start_dev_server(&address).await?;
+                let client = BatchClient::connect(&options).await?;
+                let server = Some(server);
+                Ok(Connected { client, server })
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn start_dev_server(&self, address: &str) -> CliResult<DevServer> {
+        let port = local_port(address).ok_or_else(|| {
+            CliError::usage(format_args!(
+                "--dev starts a server on this machine only, but the address is {address}; give one \
+                 such as 127.0.0.1:7233, or leave --dev out"
+            ))
+        })?;
+        let state = state_file(port)?;
+        let mut options = DevServerOptions::new()
+            .port(port)
+            .ui(true)
+            .db_filename(&state);
+        if let Some(namespace) = &self.namespace {
+            options = options.namespace(namespace);
+        }
+        let server = options.start().await?;
+        note(format_args!(
+            "dev server started at {}; web UI {}; it ends with this command, its state is kept in {}",
+            server.address(),
+            server.ui_url().unwrap_or_default(),
+            state.display(),
+        ));
+        Ok(server)
+    }
+}
+
+/// The port, if the address is this machine's.
+fn local_port(address: &str) -> Option<u16> {
+    let rest = address.strip_prefix("http://").unwrap_or(address);
+    let (host, port) = rest.trim_end_matches('/').rsplit_once(':')?;
+    matches!(host, "localhost" | "127.0.0.1").then_some(())?;
+    port.parse().ok().filter(|port| *port != 0)
+}
+
+/// One file for each port: two servers cannot share one.
+fn state_file(port: u16) -> CliResult<PathBuf> {
+    let directory = dirs::state_dir()
+        .or_else(dirs::data_local_dir)
+        .unwrap_or_else(std::env::temp_dir)
+        .join("temporal-batch");
+    std::fs::create_dir_all(&directory).map_err(|e| {
+        let directory = directory.display();
+        CliError::caused(
+            format_args!("cannot make {directory}, where the dev server's state is kept"),
+            &e,
+        )
+    })?;
+    Ok(directory.join(format!("dev-server-{port}.db")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dev_server_is_started_on_this_machine_only() {
+        for (address, port) in [
+            ("localhost:7233", Some(7233)),
+            ("127.0.0.1:1", Some(1)),
+            ("http://localhost:7233/", Some(7233)),
+            ("temporal.internal:7233", None),
+            ("https://localhost:7233", None),
+            ("localhost", None),
+            ("localhost:0", None),
+        ] {
+            assert_eq!(local_port(address), port, "{address}");
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Follows a batch to its end: a bar on a terminal, lines elsewhere, or JSON.
+
+use std::{
+    future::Future,
+    pin::pin,
+    time::{Duration, Instant},
+};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use tokio::time::MissedTickBehavior;
+
+use super::{
+    look::{Look, age, phase},
+    output::{self, BARS, count, duration, note, number, rate},
+    pace::Pace,
+};
+use crate::{
+    client::{BatchHandle, ProgressError, ResultError},
+    progress::{BatchReport, Phase, Progress},
+};
+
+/// How progress is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Style {
+    Bar,
+    Lines,
+    Json,
+}
+
+impl Style {
+    pub(crate) fn new(json: bool) -> Self {
+        match json {
+            true => Self::Json,
+            false if output::has_terminal() => Self::Bar,
+            false => Self::Lines,
+        }
+    }
+
+    /// Every look costs the controller one query.
+    fn look_every(self) -> Duration {
+        match self {
+            Self::Bar => Duration::from_millis(250),
+            Self::Lines | Self::Json => Duration::from_secs(1),
+        }
+    }
+}
+
+/// A line every so often; a change of phase is told at once.
+const LINE_EVERY: Duration = Duration::from_secs(5);
+
+/// How following ended.
+#[derive(Debug)]
+pub(crate) enum Followed {
+    /// The batch has a report.
+    Ended(Box<BatchReport>),
+    /// The batch has ended without one, or the server cannot tell.
+    Lost(ResultError),
+    /// `stop` resolved, or nobody reads any more.
+    Detached,
+}
+
+/// Shows progress until the batch ends or `stop` resolves. `no_worker` is what to say while nobody answers.
+pub(crate) async fn follow(
+    handle: &BatchHandle,
+    style: Style,
+    no_worker: &str,
+    stop: impl Future<Output = ()>,
+) -> Followed {
+    let mut view = View::new(style);
+    let mut ticks = tokio::time::interval(style.look_every());
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut result = pin!(handle.result());
+    let mut stop = pin!(stop);
+    let followed = loop {
+        let look = async {
+            ticks.tick().await;
+            handle.progress().await
+        };
+        tokio::select! {
+            biased;
+            result = &mut result => match result {
+                Ok(report) => break Followed::Ended(Box::new(report)),
+                Err(error) => break Followed::Lost(error),
+            },
+            () = &mut stop => break Followed::Detached,
+            look = look => match look {
+                Ok(progress) => {
+                    if !view.show(&progress) {
+                        break Followed::Detached;
+                    }
+                }
+                Err(ProgressError::NoWorker { .. }) => view.trouble(no_worker),
+                // If it is for good, `result` will know.
+                Err(error) => view.trouble(&error.to_string()),
+            },
+        }
+    };
+    if let Followed::Ended(report) = &followed {
+        view.last(report);
+    }
+    view.close();
+    followed
+}
+
+struct View {
+    style: Style,
+    bar: Option<ProgressBar>,
+    pace: Pace,
+    last_line: Option<Instant>,
+    last_phase: Option<Phase>,
+    last_trouble: Option<Instant>,
+}
+
+impl View {
+    fn new(style: Style) -> Self {
+        let bar = (style == Style::Bar).then(|| {
+            let bar = BARS.add(ProgressBar::new_spinner().with_style(spinner()));
+            bar.set_message("waiting for a worker");
+            bar.enable_steady_tick(Duration::from_millis(120));
+            bar
+        });
+        Self {
+            style,
+            bar,
+            pace: Pace::new(),
+            last_line: None,
+            last_phase: None,
+            last_trouble: None,
+        }
+    }
+
+    /// Says whether somebody still looks.
+    fn show(&mut self, progress: &Progress) -> bool {
+        self.pace.record(progress);
+        self.last_trouble = None;
+        match (self.style, &self.bar) {
+            (Style::Json, _) => return output::json(&Look::running(progress.clone())),
+            (_, Some(bar)) => {
+                if let Some(expected) = progress.items_expected {
+                    if bar.length().is_none() {
+                        bar.set_style(percent_bar());
+                    }
+                    bar.set_length(expected.max(1));
+                    bar.set_position(progress.items.total().min(expected.max(1)));
+                }
+                bar.set_message(describe(progress, &self.pace));
+            }
+            (_, None) => {
+                let due = self.last_line.is_none_or(|at| at.elapsed() >= LINE_EVERY);
+                if due || self.last_phase != Some(progress.phase) {
+                    self.line(progress, age(progress));
+                }
+            }
+        }
+        self.last_phase = Some(progress.phase);
+        true
+    }
+
+    fn line(&mut self, progress: &Progress, time: Duration) {
+        self.last_line = Some(Instant::now());
+        let time = duration(time);
+        let percent = match progress.percent() {
+            Some(percent) => format!("{percent:.1} %, "),
+            None => String::new(),
+        };
+        note(format_args!(
+            "[{time}] {percent}{}",
+            describe(progress, &self.pace)
+        ));
+    }
+
+    /// The state at the end, so that a short batch leaves a trace too.
+    fn last(&mut self, report: &BatchReport) {
+        if self.style == Style::Lines {
+            self.pace.record(&report.progress);
+            self.line(&report.progress, report.duration());
+        }
+    }
+
+    /// Said once, and again every now and then while it lasts.
+    fn trouble(&mut self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.set_message(text.to_owned()),
+            None if self
+                .last_trouble
+                .is_none_or(|at| at.elapsed() >= 6 * LINE_EVERY) =>
+            {
+                self.last_trouble = Some(Instant::now());
+                note(text);
+            }
+            None => {}
+        }
+    }
+
+    fn close(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+            BARS.remove(bar);
+        }
+    }
+}
+
+fn spinner() -> ProgressStyle {
+    ProgressStyle::with_template("{spinner} {wide_msg}").expect("a template of known fields")
+}
+
+fn percent_bar() -> ProgressStyle {
+    ProgressStyle::with_template("{bar:24.cyan/dim} {percent:>3} %  {wide_msg}")
+        .expect("a template of known fields")
+        .progress_chars("━╸─")
+}
+
+fn describe(p: &Progress, pace: &Pace) -> String {
+    let mut parts = vec![match p.items_expected {
+        Some(expected) => format!("{} of {} items", number(p.items.total()), number(expected)),
+        None => format!(
+            "{} in {}",
+            count(p.items.total(), "item"),
+            count(p.pages_completed, "page")
+        ),
+    }];
+    if matches!(p.phase, Phase::Running | Phase::Ended)
+        && let Some(per_second) = pace.items_per_second()
+    {
+        parts.push(format!("{} items/s", rate(per_second)));
+    }
+    if p.phase == Phase::Running
+        && let Some(left) = pace.time_left(p).filter(|left| !left.is_zero())
+    {
+        parts.push(format!("{} left", duration(left)));
+    }
+    for (n, what) in [
+        (u64::from(p.pages_in_flight), "in flight"),
+        (p.retries, if p.retries == 1 { "retry" } else { "retries" }),
+        (u64::from(p.pages_stuck), "stuck"),
+        (p.pages_failed, "given up"),
+        (p.items.failed, "items failed"),
+    ] {
+        if n > 0 {
+            parts.push(format!("{} {what}", number(n)));
+        }
+    }
+    if p.phase != Phase::Running {
+        parts.push(phase(p));
+    }
+    parts.join(", ")
+}

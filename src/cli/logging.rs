@@ -1,0 +1,64 @@
+//! Log lines on standard error, few by default.
+
+use std::io::IsTerminal as _;
+
+use clap::{Args, ValueEnum};
+use tracing_subscriber::EnvFilter;
+
+use super::{
+    exit::{CliError, CliResult},
+    output::{LogWriter, wants_color},
+};
+
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Logging")]
+pub(crate) struct LogArgs {
+    /// What to log: error, warn, info, debug, trace, or a filter such as temporal_batch=debug,warn
+    /// [default: RUST_LOG, else warnings]
+    #[arg(long, global = true, value_name = "LEVEL", value_parser = filter)]
+    log_level: Option<String>,
+
+    /// How a log line is written
+    #[arg(long, global = true, value_name = "FORMAT", default_value = "text")]
+    log_format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+fn filter(text: &str) -> Result<String, String> {
+    match EnvFilter::builder().parse(text) {
+        Ok(_) if !text.trim().is_empty() => Ok(text.to_owned()),
+        _ => Err(
+            "write a level (error, warn, info, debug, trace) or a filter such as \
+                  temporal_batch=debug,warn"
+                .to_owned(),
+        ),
+    }
+}
+
+impl LogArgs {
+    /// Where neither flag nor variable says anything, `default` holds.
+    pub(crate) fn start(&self, default: &str) -> CliResult<()> {
+        let from_env = std::env::var("RUST_LOG").ok();
+        let from_env = from_env.filter(|text| !text.trim().is_empty());
+        let text = self.log_level.clone().or(from_env);
+        let text = text.as_deref().unwrap_or(default);
+        let filter = EnvFilter::builder()
+            .parse(text)
+            .map_err(|e| CliError::usage(format_args!("RUST_LOG is no log filter: {e}")))?;
+        let lines = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(LogWriter)
+            .with_ansi(std::io::stderr().is_terminal() && wants_color());
+        // A subscriber that the program has set up itself stays.
+        let _ = match self.log_format {
+            LogFormat::Text => lines.try_init(),
+            LogFormat::Json => lines.json().try_init(),
+        };
+        Ok(())
+    }
+}

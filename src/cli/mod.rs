@@ -1,0 +1,89 @@
+//! The command line, for `temporal-batch` itself and for any binary with processors of its own.
+//!
+//! One call gives a binary every command: it is then worker, starter and operator of its processors.
+//!
+//! ```no_run
+//! # use async_trait::async_trait;
+//! # use temporal_batch::{Page, PageContext, PageError, PageProcessor, PageReport};
+//! # struct HashEmails;
+//! # impl HashEmails {
+//! #     async fn connect() -> std::io::Result<Self> { Ok(Self) }
+//! # }
+//! # #[async_trait]
+//! # impl PageProcessor for HashEmails {
+//! #     const NAME: &'static str = "hash-emails";
+//! #     type Args = ();
+//! #     type Cursor = i64;
+//! #     type Item = i64;
+//! #     async fn fetch(&self, _: &PageContext<Self>) -> Result<Page<i64, i64>, PageError> { Ok(Page::empty()) }
+//! #     async fn process(&self, _: &PageContext<Self>, _: Vec<i64>) -> Result<PageReport, PageError> {
+//! #         Ok(PageReport::all_processed())
+//! #     }
+//! # }
+//! use std::process::ExitCode;
+//! use temporal_batch::cli::App;
+//!
+//! fn main() -> ExitCode {
+//!     App::new("shop-batches")
+//!         .about("Batches of the shop")
+//!         .processor(HashEmails::connect) // runs only where a worker starts
+//!         .main()
+//! }
+//! ```
+//!
+//! # Commands
+//!
+//! `worker`, `start`, `list`, `status`, `watch`, `pause`, `resume`, `set`, `cancel`, `dev-server`; the
+//! binary `temporal-batch` also has `demo`. `docs/cli.md` in the repository lists every flag.
+//!
+//! # Exit status
+//!
+//! | status | meaning |
+//! |---|---|
+//! | 0 | done; a batch that was followed completed with nothing failed |
+//! | 1 | anything else: no server, no such batch, a port in use, a batch that broke off |
+//! | 2 | bad usage: a flag, a setting, an unknown processor, arguments that it does not take |
+//! | 3 | the batch completed, but pages or items were given up |
+//! | 4 | the batch was cancelled, or stopped because a page was given up |
+//! | 130 | interrupted; a batch that was merely followed goes on |
+//!
+//! # JSON
+//!
+//! `status --json` prints one object; `start --json` and `watch --json` print the same object, one line per
+//! look and a last one when the batch has ended. Fields are added, never changed or removed, while `schema`
+//! stays 1.
+//!
+//! | field | type | meaning |
+//! |---|---|---|
+//! | `schema` | number | 1 |
+//! | `batch_id` | string | the batch |
+//! | `state` | string | `running`, `completed`, `failed`, `cancelled`, `terminated`, `timed_out`, `unknown` |
+//! | `outcome` | string or null | once it has ended: `completed`, `completed_with_failures`, `failed`, `cancelled` |
+//! | `reason` | string or null | why it ended, unless it completed |
+//! | `ended_at` | number or null | milliseconds since 1970 |
+//! | `percent` | number or null | share of the items that are done, where their number is known |
+//! | `progress` | object or null | [`Progress`](crate::Progress); null where no worker answered and the batch left no report |
+//!
+//! `list --json` prints `{"schema": 1, "batches": [..]}` with [`ListedBatch`](crate::ListedBatch)es.
+
+mod app;
+mod connection;
+mod control;
+mod demo;
+mod dev_server;
+mod exit;
+mod follow;
+mod list;
+mod logging;
+mod look;
+mod output;
+mod pace;
+mod processors;
+mod start;
+mod status;
+mod watch;
+mod worker;
+
+pub use app::App;
+#[doc(hidden)]
+pub use demo::{Demo, DemoData, Verdict};

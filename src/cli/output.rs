@@ -1,0 +1,150 @@
+//! What a command says: results on standard output, everything else on standard error.
+
+use std::{
+    fmt,
+    io::{self, IsTerminal as _, Write as _},
+    sync::LazyLock,
+    time::Duration,
+};
+
+use indicatif::MultiProgress;
+use serde::Serialize;
+use tracing_subscriber::fmt::MakeWriter;
+
+/// Every bar of the process. Other lines on standard error are written while the bars are taken away, or
+/// the two would run into each other.
+pub(crate) static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
+
+/// Writes a result. Says whether somebody still reads: a closed pipe is no error, but no reason to go on
+/// either.
+pub(crate) fn result(text: impl fmt::Display) -> bool {
+    BARS.suspend(|| {
+        let mut out = io::stdout().lock();
+        writeln!(out, "{text}").and_then(|()| out.flush()).is_ok()
+    })
+}
+
+/// Writes a result as one line of JSON.
+pub(crate) fn json(value: &impl Serialize) -> bool {
+    match serde_json::to_string(value) {
+        Ok(text) => result(text),
+        Err(error) => {
+            note(format_args!(
+                "error: the result does not serialize: {error}"
+            ));
+            false
+        }
+    }
+}
+
+/// Tells the user something that is not the result.
+pub(crate) fn note(text: impl fmt::Display) {
+    BARS.suspend(|| {
+        // Nobody can be told that standard error is closed.
+        let _ = writeln!(io::stderr().lock(), "{text}");
+    });
+}
+
+/// Whether progress can be drawn as a bar.
+pub(crate) fn has_terminal() -> bool {
+    io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
+}
+
+pub(crate) fn wants_color() -> bool {
+    has_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
+}
+
+/// Writes log lines between the bars.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct LogWriter;
+
+impl io::Write for LogWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        BARS.suspend(|| io::stderr().lock().write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for LogWriter {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        *self
+    }
+}
+
+/// `1234567` as `1,234,567`.
+pub(crate) fn number(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// `1 page`, `2 pages`.
+pub(crate) fn count(n: u64, one: &str) -> String {
+    let s = if n == 1 { "" } else { "s" };
+    format!("{} {one}{s}", number(n))
+}
+
+/// A rate without decimals that say nothing.
+pub(crate) fn rate(per_second: f64) -> String {
+    if per_second >= 10.0 {
+        // A rate is far below 2^64, and never negative.
+        number(per_second.round() as u64)
+    } else {
+        format!("{per_second:.1}")
+    }
+}
+
+/// As precise as people care for.
+pub(crate) fn duration(d: Duration) -> String {
+    if d < Duration::from_millis(9_950) {
+        format!("{:.1}s", d.as_secs_f64())
+    } else {
+        let seconds = (d.as_secs_f64()).round() as u64;
+        humantime::format_duration(Duration::from_secs(seconds)).to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_numbers_get_separators() {
+        for (n, text) in [
+            (0, "0"),
+            (999, "999"),
+            (1_000, "1,000"),
+            (123_456, "123,456"),
+            (1_234_567, "1,234,567"),
+        ] {
+            assert_eq!(number(n), text);
+        }
+        assert_eq!(count(1, "page"), "1 page");
+        assert_eq!(count(2_000, "page"), "2,000 pages");
+        assert_eq!(rate(12_345.6), "12,346");
+        assert_eq!(rate(1.25), "1.2");
+    }
+
+    #[test]
+    fn durations_are_for_people() {
+        for (millis, text) in [
+            (0, "0.0s"),
+            (1_234, "1.2s"),
+            (12_700, "13s"),
+            (192_000, "3m 12s"),
+        ] {
+            assert_eq!(duration(Duration::from_millis(millis)), text);
+        }
+    }
+}

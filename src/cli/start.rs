@@ -1,0 +1,205 @@
+//! `start`: begins a batch, and follows it unless told otherwise.
+
+use clap::Args;
+use serde_json::Value;
+
+use super::{
+    connection::ConnectionArgs,
+    exit::{CliError, CliResult, Exit},
+    output::{self, note},
+    processors::Processors,
+    status::show,
+    watch::to_the_end,
+    worker::task_queue,
+};
+use crate::{
+    DEFAULT_TASK_QUEUE,
+    batch::Batch,
+    client::{AcceptError, BatchClient, BatchHandle, ProgressError, StartError},
+    page::PageToken,
+};
+
+#[derive(Args, Debug)]
+pub(crate) struct StartArgs {
+    /// The processor, by its name
+    #[arg(value_name = "PROCESSOR")]
+    processor: String,
+
+    /// Its arguments as JSON, or @FILE to read them from a file
+    #[arg(long, value_name = "JSON|@FILE", value_parser = json_or_file, allow_hyphen_values = true)]
+    args: Option<Value>,
+
+    /// The id of the batch [default: the processor's name and some random letters]
+    #[arg(long, value_name = "ID")]
+    batch_id: Option<String>,
+
+    /// Items per page, from 1 to 1,000,000
+    #[arg(
+        long,
+        value_name = "ITEMS",
+        default_value_t = 1_000,
+        allow_negative_numbers = true
+    )]
+    page_size: u32,
+
+    /// Pages in flight at most, over all workers, from 0 (starts paused) to 500
+    #[arg(
+        long,
+        value_name = "PAGES",
+        default_value_t = 10,
+        allow_negative_numbers = true
+    )]
+    max_parallelism: u32,
+
+    /// Pages that one activity processes in a row, where the source can skip ahead
+    #[arg(
+        long,
+        value_name = "PAGES",
+        default_value_t = 1,
+        allow_negative_numbers = true
+    )]
+    stride: u32,
+
+    /// Items per second at most, over all workers [default: no limit]
+    #[arg(long, value_name = "ITEMS", allow_negative_numbers = true)]
+    rate: Option<f64>,
+
+    /// Continue as new after about this many pages [default: Temporal decides]
+    #[arg(long, value_name = "PAGES", allow_negative_numbers = true)]
+    pages_per_run: Option<u32>,
+
+    /// Process only what comes after this cursor
+    #[arg(long, value_name = "JSON", value_parser = json, allow_hyphen_values = true)]
+    first_cursor: Option<Value>,
+
+    /// Use an id again whose batch has ended: everything is run again
+    #[arg(long)]
+    rerun: bool,
+
+    /// The task queue that the workers poll
+    #[arg(long, default_value = DEFAULT_TASK_QUEUE, value_name = "QUEUE", value_parser = task_queue)]
+    task_queue: String,
+
+    /// Return as soon as a worker has accepted the batch, after 10 s at most
+    #[arg(long, overrides_with = "wait")]
+    detach: bool,
+
+    /// Follow the batch to its end; the default
+    #[arg(long, overrides_with = "detach")]
+    wait: bool,
+
+    /// Print JSON: one line per second, and a last one when the batch has ended
+    #[arg(long)]
+    json: bool,
+}
+
+fn json(text: &str) -> Result<Value, String> {
+    serde_json::from_str(text).map_err(|e| format!("this is not JSON: {e}"))
+}
+
+fn json_or_file(text: &str) -> Result<Value, String> {
+    match text.strip_prefix('@') {
+        None => json(text),
+        Some(path) => {
+            let text = std::fs::read_to_string(path);
+            json(&text.map_err(|e| format!("cannot read {path}: {e}"))?)
+        }
+    }
+}
+
+impl StartArgs {
+    pub(crate) async fn run(
+        &self,
+        connection: &ConnectionArgs,
+        processors: &Processors,
+        program: &str,
+    ) -> CliResult {
+        let batch = self.batch(processors)?;
+        let connected = connection.connect().await?;
+        let handle = self.start(&connected.client, &batch, program).await?;
+        let id = handle.id();
+        note(format_args!("batch \"{id}\" is started"));
+        let no_worker = format!(
+            "no worker answers on task queue \"{0}\"; start one with `{program} worker --task-queue {0}`",
+            self.task_queue
+        );
+        match handle.accepted().await {
+            Ok(()) => {}
+            Err(refused @ AcceptError::Refused { .. }) => return Err(refused.into()),
+            Err(AcceptError::Unknown(ProgressError::NoWorker { .. })) => note(&no_worker),
+            Err(AcceptError::Unknown(error)) => note(CliError::from(error)),
+        }
+        let exit = if self.detach {
+            self.leave(&handle, program).await?
+        } else {
+            to_the_end(&handle, self.json, &no_worker, program).await?
+        };
+        connected.close().await?;
+        Ok(exit)
+    }
+
+    /// Everything that can be checked without a server is checked here.
+    fn batch(&self, processors: &Processors) -> CliResult<Batch> {
+        let first_cursor = self.first_cursor.as_ref().map(PageToken::encode);
+        let first_cursor = first_cursor
+            .transpose()
+            .map_err(|e| CliError::usage(e.message()))?;
+        let (args, first_cursor) =
+            processors.check(&self.processor, self.args.clone(), first_cursor.as_ref())?;
+        let batch_id = self.batch_id.clone().unwrap_or_else(|| {
+            let random = uuid::Uuid::new_v4().simple().to_string();
+            format!("{}-{}", self.processor, &random[..8])
+        });
+        let mut batch = Batch::named(batch_id, &self.processor, args)
+            .page_size(self.page_size)
+            .max_parallelism(self.max_parallelism)
+            .stride(self.stride)
+            .task_queue(&self.task_queue)
+            .rerun(self.rerun);
+        if let Some(rate) = self.rate {
+            batch = batch.rate(rate);
+        }
+        if let Some(pages) = self.pages_per_run {
+            batch = batch.pages_per_run(pages);
+        }
+        batch.spec.first_cursor = first_cursor;
+        batch.validate()?;
+        Ok(batch)
+    }
+
+    async fn start(
+        &self,
+        client: &BatchClient,
+        batch: &Batch,
+        program: &str,
+    ) -> CliResult<BatchHandle> {
+        client.start(batch).await.map_err(|error| {
+            let hint = match &error {
+                StartError::AlreadyRunning { batch_id } => Some(format!(
+                    "`{program} watch {batch_id}` follows it; --batch-id names another"
+                )),
+                StartError::AlreadyEnded { batch_id, .. } => Some(format!(
+                    "`{program} status {batch_id}` shows it; --rerun runs everything again"
+                )),
+                _ => None,
+            };
+            match hint {
+                Some(hint) => CliError::from(error).hint(hint),
+                None => error.into(),
+            }
+        })
+    }
+
+    async fn leave(&self, handle: &BatchHandle, program: &str) -> CliResult {
+        let id = handle.id();
+        if self.json {
+            show(handle, true).await?;
+        } else {
+            output::result(id);
+        }
+        note(format_args!(
+            "`{program} watch {id}` follows it, `{program} cancel {id}` ends it"
+        ));
+        Ok(Exit::Done)
+    }
+}

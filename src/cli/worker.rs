@@ -1,0 +1,132 @@
+//! `worker`: runs batches until it is told to stop.
+
+use std::{net::SocketAddr, time::Duration};
+
+use clap::Args;
+
+use super::{
+    connection::ConnectionArgs,
+    exit::{CliError, CliResult, Exit},
+    output::note,
+    processors::Processors,
+};
+use crate::{
+    DEFAULT_TASK_QUEUE,
+    batch::MAX_PARALLELISM,
+    metrics::{Metrics, MetricsServer},
+    worker::{Worker, WorkerError, shutdown_signal},
+};
+
+#[derive(Args, Debug)]
+pub(crate) struct WorkerArgs {
+    /// The task queue to poll
+    #[arg(long, default_value = DEFAULT_TASK_QUEUE, value_name = "QUEUE", value_parser = task_queue)]
+    task_queue: String,
+
+    /// Pages that this worker runs at once
+    #[arg(
+        long,
+        default_value_t = MAX_PARALLELISM,
+        value_name = "N",
+        value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_PARALLELISM))
+    )]
+    max_pages: u32,
+
+    /// How long a stopping worker waits for its pages
+    #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    drain_timeout: Duration,
+
+    /// Serve Prometheus metrics here, for example at 127.0.0.1:9464
+    #[arg(long, value_name = "IP:PORT", value_parser = listen_address)]
+    metrics_address: Option<SocketAddr>,
+}
+
+pub(crate) fn task_queue(text: &str) -> Result<String, String> {
+    match text.trim() {
+        "" => Err("the task queue is empty".to_owned()),
+        _ => Ok(text.to_owned()),
+    }
+}
+
+pub(crate) fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    let wanted = "write an IP address and a port, such as 127.0.0.1:9464";
+    text.parse().map_err(|_| wanted.to_owned())
+}
+
+/// Serves metrics, if that was asked for.
+pub(crate) async fn serve(
+    address: Option<SocketAddr>,
+    metrics: &Metrics,
+) -> CliResult<Option<MetricsServer>> {
+    let Some(address) = address else {
+        return Ok(None);
+    };
+    let server = MetricsServer::bind(address, metrics.clone()).await?;
+    note(format_args!(
+        "metrics at http://{}/metrics",
+        server.address()
+    ));
+    Ok(Some(server))
+}
+
+impl WorkerArgs {
+    pub(crate) async fn run(
+        &self,
+        connection: &ConnectionArgs,
+        processors: &Processors,
+    ) -> CliResult {
+        let stop = shutdown_signal().map_err(WorkerError::Signals)?;
+        let mut stop = std::pin::pin!(stop);
+        let start = async {
+            // What is wrong on this machine is told before anybody else is bothered.
+            let registry = processors.build().await?;
+            let metrics = Metrics::new();
+            let serving = serve(self.metrics_address, &metrics).await?;
+            let connected = connection.connect_with(&metrics).await?;
+            let client = connected.client.temporal().clone();
+            let worker = Worker::new(client, &self.task_queue)
+                .registry(registry)
+                .metrics(metrics)
+                .max_pages(self.max_pages)
+                .drain_timeout(self.drain_timeout)
+                .start()?;
+            Ok::<_, CliError>((worker, connected, serving))
+        };
+        let (mut worker, connected, _serving) = tokio::select! {
+            started = start => started?,
+            () = &mut stop => return Ok(Exit::Interrupted),
+        };
+        note(format_args!(
+            "worker polls task queue \"{}\" for: {}",
+            self.task_queue,
+            processors.names()
+        ));
+        tokio::select! {
+            ended = worker.ended() => {
+                ended?;
+                return Err(CliError::failure("the worker ended by itself"));
+            }
+            () = stop => {}
+        }
+        note(format_args!(
+            "draining: running pages are finished, for at most {}; a second Ctrl-C stops at once",
+            humantime::format_duration(self.drain_timeout)
+        ));
+        let again = shutdown_signal().map_err(WorkerError::Signals)?;
+        let drain = async {
+            worker.stop().await?;
+            connected.close().await
+        };
+        tokio::select! {
+            drained = drain => {
+                drained?;
+                note("drained");
+                Ok(Exit::Done)
+            }
+            () = again => {
+                note("stopped without waiting; pages that ran are run again by another worker");
+                Ok(Exit::Interrupted)
+            }
+        }
+    }
+}

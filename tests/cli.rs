@@ -1,0 +1,737 @@
+//! The command line as its users meet it: the stock binary, its output and its exit status.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    path::{Path, PathBuf},
+    process::{Child, ChildStderr, ChildStdout, Command, Output, Stdio},
+    sync::{LazyLock, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use temporal_batch::dev_server::{DevServer, DevServerOptions};
+
+/// Longest wait for anything; what takes longer hangs.
+const LIMIT: Duration = Duration::from_secs(60);
+
+/// One server for all tests, which ends with this process.
+static SERVER: LazyLock<DevServer> = LazyLock::new(|| {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(DevServerOptions::new().start()).unwrap()
+});
+
+/// One small database for all workers: raising prices twice changes nothing.
+static DATABASE: LazyLock<PathBuf> = LazyLock::new(|| {
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cli");
+    // What an earlier run of the tests left.
+    let _ = std::fs::remove_dir_all(&directory);
+    std::fs::create_dir_all(&directory).unwrap();
+    let path = directory.join("products.db");
+    let made = offline(&[
+        "demo",
+        "--rows",
+        "5000",
+        "--json",
+        "--database",
+        text(&path),
+    ]);
+    assert_eq!(status(&made), 0, "{}", stderr(&made));
+    path
+});
+
+fn text(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+/// The binary without the settings of whoever runs the tests.
+fn command(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_temporal-batch"));
+    for (name, _) in std::env::vars_os() {
+        let name = name.to_string_lossy().into_owned();
+        // Where the Temporal CLI is found stays known.
+        let kept = matches!(
+            name.as_str(),
+            "TEMPORAL_CLI_PATH" | "TEMPORAL_BATCH_CACHE_DIR"
+        );
+        if !kept && (name.starts_with("TEMPORAL_") || name == "RUST_LOG" || name == "PRODUCTS_DB") {
+            command.env_remove(name);
+        }
+    }
+    command.env("TEMPORAL_CONFIG_FILE", "/dev/null").args(args);
+    command
+}
+
+/// A command that needs no server.
+fn offline(args: &[&str]) -> Output {
+    finish(command(args).stdin(Stdio::null()))
+}
+
+/// A command that talks to the server of the tests.
+fn online(args: &[&str]) -> Output {
+    finish(command(args).env("TEMPORAL_ADDRESS", SERVER.address()))
+}
+
+fn finish(command: &mut Command) -> Output {
+    let child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut running = Running {
+        child: child.unwrap(),
+    };
+    let (mut out, mut err) = (
+        running.child.stdout.take().unwrap(),
+        running.child.stderr.take().unwrap(),
+    );
+    let err = thread::spawn(move || read_all(&mut err));
+    let out = thread::spawn(move || read_all(&mut out));
+    let status = running.wait();
+    Output {
+        status,
+        stdout: out.join().unwrap(),
+        stderr: err.join().unwrap(),
+    }
+}
+
+fn read_all(from: &mut impl Read) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    from.read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+/// A process that does not outlive its test.
+struct Running {
+    child: Child,
+}
+
+impl Running {
+    fn wait(&mut self) -> std::process::ExitStatus {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "the command does not end");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    fn interrupt(&self) {
+        let kill = format!("kill -INT {}", self.child.id());
+        assert!(
+            Command::new("sh")
+                .args(["-c", &kill])
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The lines of a running process, as they come.
+struct Lines(mpsc::Receiver<String>);
+
+impl Lines {
+    fn of(from: impl Read + Send + 'static) -> Self {
+        let (sender, receiver) = mpsc::channel();
+        thread::spawn(move || {
+            for line in BufReader::new(from).lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        Self(receiver)
+    }
+
+    /// Waits for a line that holds `part`.
+    fn until(&self, part: &str) -> String {
+        let mut seen = Vec::new();
+        loop {
+            match self.0.recv_timeout(LIMIT) {
+                Ok(line) if line.contains(part) => return line,
+                Ok(line) => seen.push(line),
+                Err(_) => panic!("no line with {part:?} in {seen:#?}"),
+            }
+        }
+    }
+}
+
+fn spawn(command: &mut Command) -> (Running, ChildStdout, ChildStderr) {
+    let child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let mut child = child.unwrap();
+    let (out, err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
+    (Running { child }, out, err)
+}
+
+/// A worker of the stock binary on a queue of its own.
+struct Worker {
+    process: Running,
+    lines: Lines,
+}
+
+impl Worker {
+    fn on(queue: &str, extra: &[&str]) -> Self {
+        let mut command = command(&["worker", "--task-queue", queue]);
+        command
+            .args(extra)
+            .env("TEMPORAL_ADDRESS", SERVER.address());
+        let (process, _, err) = spawn(command.env("PRODUCTS_DB", &*DATABASE));
+        let lines = Lines::of(err);
+        Self { process, lines }
+    }
+
+    fn ready(self) -> Self {
+        self.lines.until("worker polls task queue");
+        self
+    }
+}
+
+fn status(output: &Output) -> i32 {
+    output.status.code().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+fn json(output: &Output) -> Value {
+    let text = stdout(output);
+    let last = text
+        .lines()
+        .last()
+        .unwrap_or_else(|| panic!("no output: {}", stderr(output)));
+    serde_json::from_str(last).unwrap()
+}
+
+fn look(id: &str) -> Value {
+    json(&online(&["status", id, "--json"]))
+}
+
+/// Looks until the batch is as it should be; each look is an answer of the controller.
+fn look_until(id: &str, wanted: impl Fn(&Value) -> bool) -> Value {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let look = look(id);
+        if wanted(&look) {
+            return look;
+        }
+        assert!(Instant::now() < deadline, "never as it should be: {look}");
+    }
+}
+
+#[track_caller]
+fn refused(output: &Output, code: i32, parts: &[&str]) {
+    let message = stderr(output);
+    assert_eq!(status(output), code, "{message}");
+    assert!(message.starts_with("error: "), "{message}");
+    let errors = message.lines().filter(|line| line.starts_with("error: "));
+    assert_eq!(errors.count(), 1, "{message}");
+    for part in parts {
+        assert!(message.contains(part), "{part:?} is missing in: {message}");
+    }
+    assert_eq!(stdout(output), "");
+}
+
+// ---------------------------------------------------------------------------------------- bad usage
+
+#[test]
+fn an_unknown_processor_is_refused_with_those_that_are_known() {
+    let output = offline(&["start", "nope"]);
+    refused(
+        &output,
+        2,
+        &["\"nope\" is not registered", "inflate-prices"],
+    );
+}
+
+#[test]
+fn settings_out_of_range_are_refused_with_what_is_allowed() {
+    for (flag, value, allowed) in [
+        ("--page-size", "0", "from 1 to 1000000"),
+        ("--max-parallelism", "501", "from 0 to 500"),
+        ("--stride", "0", "from 1 to 10000"),
+        ("--rate", "-1", "more than 0"),
+        ("--rate", "0", "more than 0"),
+        ("--pages-per-run", "0", "must be from 1"),
+        ("--batch-id", "a b", "without white space"),
+    ] {
+        let output = offline(&["start", "inflate-prices", flag, value]);
+        refused(&output, 2, &[allowed]);
+    }
+    refused(
+        &offline(&["set", "any", "--max-parallelism", "501"]),
+        2,
+        &["from 0 to 500"],
+    );
+}
+
+#[test]
+fn arguments_and_cursors_that_do_not_fit_are_refused() {
+    let start = |flag, value| offline(&["start", "inflate-prices", flag, value]);
+    refused(
+        &start("--args", r#"{"percent":"ten"}"#),
+        2,
+        &["do not fit", "expected u32"],
+    );
+    refused(&start("--args", "{percent"), 2, &["not JSON"]);
+    refused(
+        &start("--args", "@no-such-file"),
+        2,
+        &["cannot read no-such-file"],
+    );
+    refused(
+        &start("--first-cursor", "\"a\""),
+        2,
+        &["first cursor", "expected i64"],
+    );
+}
+
+#[test]
+fn a_misspelt_command_or_flag_is_refused() {
+    for args in [
+        &["frobnicate"][..],
+        &["status"],
+        &["set", "any"],
+        &["worker", "--nope"],
+    ] {
+        refused(&offline(args), 2, &["--help"]);
+    }
+}
+
+#[test]
+fn addresses_that_are_none_are_refused() {
+    refused(
+        &offline(&["list", "--address", "no address"]),
+        2,
+        &["host:port"],
+    );
+    let metrics = offline(&["worker", "--metrics-address", "here"]);
+    refused(&metrics, 2, &["127.0.0.1:9464"]);
+    let elsewhere = offline(&["list", "--dev", "--address", "temporal.invalid:7233"]);
+    assert_ne!(status(&elsewhere), 0);
+}
+
+#[test]
+fn a_command_with_its_own_server_takes_no_address() {
+    for args in [
+        &["demo", "--address", "x:1"][..],
+        &["--address", "x:1", "demo"],
+        &["dev-server", "--dev"],
+    ] {
+        refused(&offline(args), 2, &["leave it out"]);
+    }
+}
+
+// ------------------------------------------------------------------------------------ what is missing
+
+#[test]
+fn an_unreachable_server_is_told_within_ten_seconds() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let silent = listener.local_addr().unwrap().to_string();
+    for address in ["127.0.0.1:1", &silent] {
+        let since = Instant::now();
+        let output = offline(&["start", "inflate-prices", "--address", address]);
+        refused(&output, 1, &[address, "dev-server"]);
+        assert!(since.elapsed() < Duration::from_secs(10));
+    }
+}
+
+#[test]
+fn a_missing_database_is_told_before_anything_is_started() {
+    let mut command = command(&["worker", "--address", "127.0.0.1:1"]);
+    let output = finish(command.env("PRODUCTS_DB", "no-such.db"));
+    refused(&output, 1, &["no-such.db", "PRODUCTS_DB"]);
+    assert!(!Path::new("no-such.db").exists());
+}
+
+#[test]
+fn ports_in_use_are_named() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let (port, address) = (address.port().to_string(), address.to_string());
+
+    refused(
+        &offline(&["dev-server", "--port", &port]),
+        1,
+        &[&port, "already in use"],
+    );
+    let mut worker = command(&["worker", "--metrics-address", &address]);
+    let output = finish(worker.env("PRODUCTS_DB", &*DATABASE));
+    refused(&output, 1, &[&address, "in use"]);
+    let demo = offline(&["demo", "--metrics-address", &address]);
+    refused(&demo, 1, &[&address, "in use"]);
+}
+
+#[test]
+fn an_unknown_batch_is_told() {
+    for args in [
+        &["status", "nobody"][..],
+        &["watch", "nobody"],
+        &["pause", "nobody"],
+        &["resume", "nobody"],
+        &["set", "nobody", "--max-parallelism", "1"],
+        &["cancel", "nobody"],
+    ] {
+        refused(&online(args), 1, &["there is no batch \"nobody\""]);
+    }
+}
+
+// ------------------------------------------------------------------------------------- with a worker
+
+#[test]
+fn a_batch_is_started_and_followed_to_its_end() {
+    let _worker = Worker::on("follow", &[]).ready();
+    let id = ["--task-queue", "follow", "--batch-id", "followed"];
+    let start = |extra: &[&str]| {
+        online(
+            &[
+                &["start", "inflate-prices", "--page-size", "500"],
+                &id[..],
+                extra,
+            ]
+            .concat(),
+        )
+    };
+
+    let output = start(&["--args", r#"{"percent":10}"#]);
+    assert_eq!(status(&output), 0, "{}", stderr(&output));
+    assert!(
+        stdout(&output).contains("state        completed"),
+        "{}",
+        stdout(&output)
+    );
+    assert!(
+        stderr(&output).contains("5,000 of 5,000 items"),
+        "{}",
+        stderr(&output)
+    );
+
+    refused(
+        &start(&[]),
+        1,
+        &["has ended already (completed)", "--rerun"],
+    );
+
+    let output = start(&["--rerun", "--json"]);
+    assert_eq!(status(&output), 0, "{}", stderr(&output));
+    let last = json(&output);
+    assert_eq!(last["outcome"], "completed");
+    assert_eq!(last["percent"], 100.0);
+    assert_eq!(last["progress"]["pages_completed"], 10);
+
+    // Watching what has ended tells how it ended.
+    let output = online(&["watch", "followed", "--json"]);
+    assert_eq!(status(&output), 0);
+    assert_eq!(json(&output), last);
+    refused(
+        &online(&["cancel", "followed"]),
+        1,
+        &["not running any more (completed)"],
+    );
+}
+
+#[test]
+fn a_running_batch_can_be_looked_at_and_steered() {
+    let _worker = Worker::on("steer", &[]).ready();
+    let args = [
+        "start",
+        "inflate-prices",
+        "--task-queue",
+        "steer",
+        "--batch-id",
+        "steered",
+        "--page-size",
+        "50",
+        "--rate",
+        "100",
+        "--detach",
+    ];
+    let output = online(&args);
+    assert_eq!(status(&output), 0, "{}", stderr(&output));
+    assert_eq!(stdout(&output), "steered\n");
+    refused(&online(&args), 1, &["running already", "watch steered"]);
+
+    let output = online(&["pause", "steered", "--reason", "lunch"]);
+    assert_eq!(status(&output), 0, "{}", stderr(&output));
+    assert_eq!(stdout(&output).lines().count(), 1);
+    let paused = look_until("steered", |look| look["progress"]["phase"] == "paused");
+    assert_eq!(paused["state"], "running");
+    assert_eq!(paused["progress"]["pause_reason"], "lunch");
+    let table = stdout(&online(&["status", "steered"]));
+    assert!(table.contains("paused (lunch)"), "{table}");
+
+    assert_eq!(
+        status(&online(&["set", "steered", "--max-parallelism", "3"])),
+        0
+    );
+    assert_eq!(status(&online(&["resume", "steered"])), 0);
+    look_until("steered", |look| look["progress"]["phase"] == "running");
+    assert_eq!(look("steered")["progress"]["max_parallelism"], 3);
+
+    let listed = json(&online(&["list", "--json", "--limit", "1000"]));
+    let batches = listed["batches"].as_array().unwrap();
+    let listed = batches
+        .iter()
+        .find(|batch| batch["batch_id"] == "steered")
+        .unwrap();
+    assert_eq!(listed["state"], "running");
+    assert_eq!(listed["processor"], "inflate-prices");
+    assert!(stdout(&online(&["list"])).starts_with("BATCH"));
+
+    let mut watch = command(&["watch", "steered"]);
+    let (mut watch, _, err) = spawn(watch.env("TEMPORAL_ADDRESS", SERVER.address()));
+    let lines = Lines::of(err);
+    lines.until("items");
+    watch.interrupt();
+    assert_eq!(watch.wait().code(), Some(130));
+    lines.until("batch \"steered\" goes on");
+    assert_eq!(look("steered")["state"], "running");
+
+    let output = online(&["cancel", "steered", "--reason", "enough", "--wait"]);
+    assert_eq!(status(&output), 0, "{}", stderr(&output));
+    assert!(stdout(&output).contains("cancelled"), "{}", stdout(&output));
+    assert_eq!(status(&online(&["watch", "steered"])), 4);
+    refused(
+        &online(&["pause", "steered"]),
+        1,
+        &["not running any more (cancelled)"],
+    );
+}
+
+#[test]
+fn status_json_has_the_documented_fields() {
+    let _worker = Worker::on("fields", &[]).ready();
+    let id = ["--task-queue", "fields", "--batch-id", "fields"];
+    let output = online(&[&["start", "inflate-prices"], &id[..]].concat());
+    assert_eq!(status(&output), 0, "{}", stderr(&output));
+    let look = look("fields");
+    assert_eq!(look["schema"], 1);
+
+    let documented = include_str!("../docs/cli.md");
+    let documented = documented.split("## JSON").nth(1).unwrap();
+    for object in [&look, &look["progress"]] {
+        for field in object.as_object().unwrap().keys() {
+            assert!(
+                documented.contains(&format!("`{field}`")),
+                "{field} is not documented"
+            );
+        }
+    }
+}
+
+#[test]
+fn without_a_worker_the_state_is_still_known() {
+    let args = [
+        "--task-queue",
+        "nobody-polls",
+        "--batch-id",
+        "alone",
+        "--detach",
+    ];
+    let output = online(&[&["start", "inflate-prices"], &args[..]].concat());
+    assert_eq!(status(&output), 0);
+    let told = stderr(&output);
+    assert!(
+        told.contains("no worker answers on task queue \"nobody-polls\""),
+        "{told}"
+    );
+
+    let output = online(&["status", "alone", "--json"]);
+    assert_eq!(status(&output), 0);
+    assert!(stderr(&output).contains("no worker answered"));
+    let look = json(&output);
+    assert_eq!(look["state"], "running");
+    assert_eq!(look["progress"], Value::Null);
+}
+
+#[test]
+fn a_worker_serves_metrics_and_drains_when_it_is_told_to_stop() {
+    let mut worker = Worker::on("drain", &["--metrics-address", "127.0.0.1:0"]);
+    let line = worker.lines.until("metrics at http://127.0.0.1:");
+    assert!(line.ends_with("/metrics"), "{line}");
+    let polls = "worker polls task queue \"drain\" for: inflate-prices";
+    worker.lines.until(polls);
+    worker.process.interrupt();
+    worker.lines.until("draining");
+    assert_eq!(worker.process.wait().code(), Some(0));
+}
+
+// --------------------------------------------------------------------------------------------- servers
+
+#[test]
+fn the_demo_checks_every_row_and_leaves_nothing_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let args = [
+        "demo",
+        "--rows",
+        "3000",
+        "--page-size",
+        "100",
+        "--fail-rate",
+        "0.3",
+        "--json",
+    ];
+    let output = finish(command(&args).env("TMPDIR", directory.path()));
+    assert_eq!(status(&output), 0, "{}", stderr(&output));
+    let summary = json(&output);
+    assert_eq!(summary["schema"], 1);
+    assert_eq!(summary["outcome"], "completed");
+    assert_eq!(summary["rows_right"], 3000);
+    assert_eq!(summary["pages"], 30);
+    assert!(summary["retries"].as_u64().unwrap() > 0, "{summary}");
+    for field in summary.as_object().unwrap().keys() {
+        let documented = include_str!("../docs/cli.md");
+        assert!(
+            documented.contains(&format!("`{field}`")),
+            "{field} is not documented"
+        );
+    }
+    let left = std::fs::read_dir(directory.path()).unwrap().count();
+    assert_eq!(left, 0);
+    let address = summary["address"].as_str().unwrap();
+    assert!(
+        std::net::TcpStream::connect(address).is_err(),
+        "the server still runs"
+    );
+}
+
+#[test]
+fn an_interrupted_demo_leaves_nothing_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut demo = command(&[
+        "demo",
+        "--rows",
+        "50000",
+        "--page-size",
+        "10",
+        "--stride",
+        "1",
+    ]);
+    let (mut demo, _, err) = spawn(demo.env("TMPDIR", directory.path()));
+    let lines = Lines::of(err);
+    lines.until("Temporal UI");
+    lines.until("items");
+    demo.interrupt();
+    assert_eq!(demo.wait().code(), Some(130));
+    lines.until("nothing is left behind");
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn a_database_that_is_there_is_not_overwritten_by_the_demo() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("precious.db");
+    std::fs::write(&path, "precious").unwrap();
+    refused(
+        &offline(&["demo", "--database", text(&path)]),
+        1,
+        &["exists already"],
+    );
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+}
+
+#[test]
+fn the_dev_server_says_where_it_is_and_ends_with_its_owner() {
+    let (mut server, out, _err) = spawn(&mut command(&["dev-server", "--port", "0", "--headless"]));
+    let line = Lines::of(out).until("Temporal dev server at ");
+    let address = line.rsplit(' ').next().unwrap().to_owned();
+    let listed = offline(&["list", "--address", &address]);
+    assert_eq!(status(&listed), 0, "{}", stderr(&listed));
+    server.interrupt();
+    assert_eq!(server.wait().code(), Some(0));
+    assert!(
+        std::net::TcpStream::connect(&address).is_err(),
+        "the server still runs"
+    );
+}
+
+#[test]
+fn dev_starts_a_server_and_keeps_its_state() {
+    let state = tempfile::tempdir().unwrap();
+    let address = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap().to_string()
+    };
+    let dev = |args: &[&str]| {
+        let connection = ["--dev", "--address", &address];
+        let mut command = command(&[args, &connection].concat());
+        finish(
+            command
+                .env("XDG_STATE_HOME", state.path())
+                .env("XDG_DATA_HOME", state.path()),
+        )
+    };
+    let id = ["--batch-id", "kept", "--max-parallelism", "0", "--detach"];
+    let started = dev(&[&["start", "inflate-prices"], &id[..]].concat());
+    assert_eq!(status(&started), 0, "{}", stderr(&started));
+    assert!(
+        stderr(&started).contains(text(state.path())),
+        "{}",
+        stderr(&started)
+    );
+    let listed = dev(&["list", "--json"]);
+    assert_eq!(
+        json(&listed)["batches"][0]["batch_id"],
+        "kept",
+        "{}",
+        stderr(&listed)
+    );
+}
+
+// ------------------------------------------------------------------------------------------------ help
+
+#[test]
+fn every_command_that_is_documented_has_help() {
+    let documented = include_str!("../docs/cli.md");
+    let examples = documented
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("temporal-batch "));
+    let mut commands: Vec<_> = examples
+        .filter_map(|rest| rest.split(' ').next())
+        .map(str::to_owned)
+        .collect();
+    commands.sort();
+    commands.dedup();
+    assert!(commands.len() >= 11, "{commands:?}");
+    for name in commands.iter() {
+        let output = offline(&[name, "--help"]);
+        assert_eq!(status(&output), 0, "{name}");
+        let help = stdout(&output);
+        for flag in help
+            .split_whitespace()
+            .filter(|word| word.starts_with("--"))
+        {
+            let flag = flag.trim_matches(|c: char| !c.is_ascii_alphanumeric() && c != '-');
+            let flag = flag.split(['[', '=']).next().unwrap();
+            let known = documented.contains(&format!("`{flag}")) || flag == "--help";
+            assert!(known, "{flag} of {name} is not documented");
+        }
+    }
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let (mut help, out, _err) = spawn(&mut command(&["--help"]));
+    drop(out);
+    assert_eq!(help.wait().code(), Some(0));
+    let mut list = command(&["list", "--json"]);
+    let (mut list, out, err) = spawn(list.env("TEMPORAL_ADDRESS", SERVER.address()));
+    drop(out);
+    assert_eq!(list.wait().code(), Some(0));
+    let told = String::from_utf8(read_all(&mut { err })).unwrap();
+    assert_eq!(told, "");
+}

@@ -1,0 +1,197 @@
+//! The page loop and the decisions together, without a server.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use async_trait::async_trait;
+use proptest::prelude::*;
+use temporal_batch::{
+    Batch, Outcome, Page, PageContext, PageError, PageProcessor, PageReport, ProcessorSettings,
+    RetryPolicy, SkipAhead,
+    testing::{Simulator, run_page},
+};
+
+/// The numbers from 1 to n; the pages whose last number is listed fail so often.
+struct Numbers {
+    skips_ahead: bool,
+    failures: Vec<(u64, AtomicU32)>,
+    processed: std::sync::Mutex<Vec<u64>>,
+}
+
+impl Numbers {
+    fn new(skips_ahead: bool, failures: &[(u64, u32)]) -> Self {
+        let failures = failures
+            .iter()
+            .map(|(n, times)| (*n, AtomicU32::new(*times)));
+        Self {
+            skips_ahead,
+            failures: failures.collect(),
+            processed: std::sync::Mutex::default(),
+        }
+    }
+
+    fn processed(&self) -> Vec<u64> {
+        let mut all = self.processed.lock().unwrap().clone();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+}
+
+#[async_trait]
+impl PageProcessor for Numbers {
+    const NAME: &'static str = "numbers";
+    type Args = u64;
+    type Cursor = u64;
+    type Item = u64;
+
+    async fn fetch(&self, ctx: &PageContext<Self>) -> Result<Page<u64, u64>, PageError> {
+        let first = ctx.range().start().map_or(1, |last| last + 1);
+        let last = ctx
+            .range()
+            .end()
+            .map_or(*ctx.args(), |end| *end.min(ctx.args()));
+        Page::keyset((first..=last).take(ctx.page_size()).collect(), |n| *n)
+    }
+
+    async fn process(
+        &self,
+        _: &PageContext<Self>,
+        items: Vec<u64>,
+    ) -> Result<PageReport, PageError> {
+        for (number, times) in &self.failures {
+            let fails = items.contains(number)
+                && times
+                    .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1))
+                    .is_ok();
+            if fails {
+                return Err(PageError::retryable("made to fail"));
+            }
+        }
+        self.processed.lock().unwrap().extend(items);
+        Ok(PageReport::all_processed())
+    }
+
+    async fn skip_ahead(
+        &self,
+        ctx: &PageContext<Self>,
+        pages: u32,
+    ) -> Result<SkipAhead<u64>, PageError> {
+        let start = ctx.range().start().copied().unwrap_or(0);
+        let to = start + u64::from(pages) * ctx.page_size() as u64;
+        Ok(match (self.skips_ahead, to <= *ctx.args()) {
+            (false, _) => SkipAhead::Unsupported,
+            (true, true) => SkipAhead::To(to),
+            (true, false) => SkipAhead::PastEnd,
+        })
+    }
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .unwrap()
+        .block_on(future)
+}
+
+proptest! {
+    #[test]
+    fn every_item_is_processed_whatever_gets_lost_or_doubled(
+        n in 0u64..300,
+        page_size in 1u32..40,
+        stride in 1u32..6,
+        skips_ahead in any::<bool>(),
+        lose_every in prop::option::of(1u64..5),
+        failures in prop::collection::vec((1u64..300, 1u32..5), 0..4),
+    ) {
+        let numbers = Numbers::new(skips_ahead, &failures);
+        let batch = Batch::of::<Numbers>("b", n).page_size(page_size).stride(stride);
+        let mut simulator = Simulator::new().duplicate_announcements();
+        if let Some(every) = lose_every {
+            simulator = simulator.lose_worker_every(every);
+        }
+        let run = block_on(simulator.run(&numbers, &batch)).unwrap();
+        prop_assert_eq!(run.outcome, Outcome::Completed);
+        prop_assert_eq!(run.items.processed, n);
+        prop_assert_eq!(run.pages, n.div_ceil(u64::from(page_size)));
+        prop_assert_eq!(numbers.processed(), (1..=n).collect::<Vec<_>>());
+    }
+}
+
+#[test]
+fn hours_of_waiting_take_no_time() {
+    let numbers = Numbers::new(false, &[(15, 14)]);
+    let batch = Batch::of::<Numbers>("b", 30).page_size(10);
+    let run = block_on(Simulator::new().run(&numbers, &batch)).unwrap();
+    assert_eq!(run.outcome, Outcome::Completed);
+    assert_eq!(run.retries, 14);
+    assert!(run.duration.as_secs() > 4 * 300, "{:?}", run.duration);
+}
+
+#[test]
+fn one_page_can_be_tried_alone() {
+    let numbers = Numbers::new(false, &[]);
+    let run = block_on(run_page(&numbers, 1_500, Some(20))).unwrap();
+    assert_eq!((run.items, run.next), (1_000, Some(1_020)));
+    let broken = Numbers::new(false, &[(5, 1)]);
+    let error = block_on(run_page(&broken, 10, None)).unwrap_err();
+    assert_eq!(error.message(), "made to fail");
+}
+
+/// An API whose pages end somewhere else when they are fetched again.
+struct Fickle {
+    fetches: AtomicU32,
+}
+
+#[async_trait]
+impl PageProcessor for Fickle {
+    const NAME: &'static str = "fickle";
+    type Args = ();
+    type Cursor = String;
+    type Item = u32;
+
+    async fn fetch(&self, ctx: &PageContext<Self>) -> Result<Page<String, u32>, PageError> {
+        let call = self.fetches.fetch_add(1, Ordering::Relaxed);
+        let next = match ctx.range().start() {
+            None if call == 0 => Some("first cut".to_owned()),
+            None => Some(format!("cut {call}")),
+            Some(_) => None,
+        };
+        Ok(Page::opaque(vec![call], next))
+    }
+
+    async fn process(&self, ctx: &PageContext<Self>, _: Vec<u32>) -> Result<PageReport, PageError> {
+        if ctx.range().start().is_none() && ctx.attempt() == 1 {
+            return Err(PageError::retryable("the first attempt"));
+        }
+        Ok(PageReport::all_processed())
+    }
+
+    fn settings(&self) -> ProcessorSettings {
+        ProcessorSettings {
+            retry: RetryPolicy::default().max_attempts(3).extended(None),
+            ..ProcessorSettings::default()
+        }
+    }
+}
+
+#[test]
+fn a_page_of_opaque_tokens_that_ends_elsewhere_is_not_followed_past_its_end() {
+    for stride in [1, 5] {
+        let fickle = Fickle {
+            fetches: AtomicU32::new(0),
+        };
+        let batch = Batch::of::<Fickle>("b", ()).stride(stride);
+        let run = block_on(Simulator::new().run(&fickle, &batch)).unwrap();
+        assert_eq!(run.outcome, Outcome::CompletedWithFailures);
+        assert_eq!(run.failed[0].error_type, "PageEndMoved");
+        assert_eq!(
+            run.failed[0].end.as_ref().unwrap().as_str(),
+            "\"first cut\""
+        );
+        assert_eq!(
+            run.pages, 1,
+            "the page after it is untouched by the trouble"
+        );
+    }
+}
