@@ -5,8 +5,9 @@ use std::{future::Future, time::Duration};
 use futures::TryStreamExt as _;
 use temporalio_client::{
     Client, WorkflowCancelOptions, WorkflowDescribeOptions, WorkflowExecuteUpdateOptions,
-    WorkflowGetResultOptions, WorkflowHandle, WorkflowIdConflictPolicy, WorkflowIdReusePolicy,
-    WorkflowListOptions, WorkflowQueryOptions, WorkflowStartOptions,
+    WorkflowFetchHistoryOptions, WorkflowGetResultOptions, WorkflowHandle, WorkflowHistory,
+    WorkflowIdConflictPolicy, WorkflowIdReusePolicy, WorkflowListOptions, WorkflowQueryOptions,
+    WorkflowStartOptions,
     errors::{
         ClientError, WorkflowGetResultError, WorkflowInteractionError, WorkflowQueryError,
         WorkflowStartError, WorkflowUpdateError,
@@ -14,8 +15,11 @@ use temporalio_client::{
     tonic,
 };
 use temporalio_common::{
-    MemoValues, error::IncomingError,
-    protos::temporal::api::enums::v1::WorkflowExecutionStatus as TemporalStatus,
+    MemoValues,
+    error::IncomingError,
+    protos::temporal::api::{
+        enums::v1::WorkflowExecutionStatus as TemporalStatus, history::v1::History,
+    },
 };
 
 use crate::{
@@ -361,6 +365,25 @@ impl BatchHandle {
                 source: source.into(),
             }),
         }
+    }
+
+    /// The history of the latest run, as JSON for
+    /// [`replay_history`](crate::testing::replay_history).
+    ///
+    /// # Errors
+    /// When there is no such batch, or the server does not answer.
+    pub async fn history(&self) -> Result<Vec<u8>, ProgressError> {
+        let history = self
+            .workflow()
+            .fetch_history(WorkflowFetchHistoryOptions::default());
+        // Fetched lazily, so a missing batch shows only here.
+        let events = history.into_events().await;
+        let events = events.map_err(|e| self.interaction(e))?;
+        let history = WorkflowHistory::from(History { events });
+        history
+            .to_json()
+            .await
+            .map_err(|e| ProgressError::Server { source: e.into() })
     }
 
     fn not_found(&self) -> ProgressError {

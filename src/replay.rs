@@ -13,9 +13,10 @@ pub struct ReplayError {
     source: Box<dyn std::error::Error + Send + Sync>,
 }
 
-/// Replays the history of one run of a batch, as JSON, with this version of the crate; no server is
-/// needed. Worth doing with the histories of batches that are running before a new version is deployed:
-/// `temporal workflow show --workflow-id ID --output json` writes them.
+/// Replays the history of one run of a batch with this version of the crate; no server is needed. Worth
+/// doing with the histories of batches that are running before a new version is deployed.
+/// [`BatchHandle::history`](crate::BatchHandle::history) fetches them in the form that is read here, which
+/// is not the one that Temporal's own tools write.
 ///
 /// # Errors
 /// When the history cannot be read, or the controller would have decided otherwise.
