@@ -152,7 +152,8 @@ impl BatchClient {
     /// When the server does not answer.
     pub async fn list(&self, limit: usize) -> Result<Vec<ListedBatch>, ListError> {
         let query = format!("WorkflowType = '{}'", protocol::CONTROLLER);
-        // A batch that continued as new has several executions; the latest comes first and stands for all.
+        // The latest execution comes first and stands for those before it: earlier runs of the batch, and
+        // earlier batch runs.
         let mut executions = self
             .client
             .list_workflows(query, WorkflowListOptions::default());
@@ -160,10 +161,12 @@ impl BatchClient {
         while batches.len() < limit
             && let Some(execution) = executions.try_next().await?
         {
-            let state = BatchState::from(execution.raw().status());
-            if execution.raw().status() == TemporalStatus::ContinuedAsNew {
+            let status = execution.raw().status();
+            let listed = batches.iter().any(|b| b.batch_id == execution.id());
+            if listed || status == TemporalStatus::ContinuedAsNew {
                 continue;
             }
+            let state = BatchState::from(status);
             batches.push(ListedBatch {
                 batch_id: execution.id().to_owned(),
                 processor: execution.memo().get(MEMO_PROCESSOR).ok().flatten(),
@@ -483,6 +486,10 @@ impl BatchHandle {
     /// # Errors
     /// See [`ControlError`].
     pub async fn cancel(&self, reason: impl Into<String>) -> Result<(), ControlError> {
+        // Temporal takes a cancellation of what has ended without a word.
+        if !matches!(self.state().await, Ok(BatchState::Running)) {
+            return Err(self.not_running().await);
+        }
         let options = WorkflowCancelOptions::builder()
             .reason(reason.into())
             .build();

@@ -182,7 +182,7 @@ pub struct Progress {
     pub failed_items: Vec<FailedItem>,
     /// When the batch run started, whatever the number of continue-as-new since.
     pub started_at: Timestamp,
-    /// The server's time of this look.
+    /// The server's time of the controller's last decision. It stands still while nothing happens.
     pub as_of: Timestamp,
     /// Temporal runs of this batch run: 1 plus the number of continue-as-new.
     pub runs: u32,

@@ -187,6 +187,8 @@ async fn cancelling_lets_running_pages_finish_and_says_where_it_stood() {
     replays(&bed, handle.id(), "cancelled").await;
     let late = handle.pause("too late").await.unwrap_err();
     assert!(matches!(late, ControlError::NotRunning { .. }), "{late}");
+    let late = handle.cancel("too late").await.unwrap_err();
+    assert!(matches!(late, ControlError::NotRunning { .. }), "{late}");
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use temporal_batch::{
 
 use crate::{
     numbers::{Gate, Numbers, UpTo},
-    support::{Bed, report, within},
+    support::{Bed, eventually, report, within},
 };
 
 /// 002-18, 2.1a-25.
@@ -107,6 +107,15 @@ async fn a_batch_id_that_runs_or_has_ended_is_refused_unless_rerun() {
     assert_eq!(second.outcome, Outcome::Completed);
     assert_ne!(second.progress.batch_run, first.progress.batch_run);
     assert_eq!(numbers.record().done.len(), 2);
+    let listed = eventually("the rerun is listed as ended", || async {
+        let mut batches = bed.client.list(100).await.unwrap();
+        batches.retain(|b| b.batch_id == batch.id());
+        batches
+            .iter()
+            .all(|b| !b.state.is_open())
+            .then_some(batches)
+    });
+    assert_eq!(listed.await.len(), 1, "once, not once for each batch run");
 }
 
 #[tokio::test]
