@@ -1,7 +1,7 @@
 //! The command line as its users meet it: the stock binary, its output and its exit status.
 
 use std::{
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader, Read, Write},
     path::{Path, PathBuf},
     process::{Child, ChildStderr, ChildStdout, Command, Output, Stdio},
     sync::{LazyLock, mpsc},
@@ -558,6 +558,42 @@ fn without_a_worker_the_state_is_still_known() {
     assert_eq!(look["progress"], Value::Null);
 }
 
+fn scrape(address: &str) -> String {
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    write!(stream, "GET /metrics HTTP/1.0\r\nHost: {address}\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (_, body) = answer.split_once("\r\n\r\n").unwrap();
+    body.to_owned()
+}
+
+/// Prometheus' own opinion, where its tool is installed.
+fn promtool_accepts(metrics: &str) {
+    let promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    let Ok(mut promtool) = promtool else {
+        eprintln!("SKIPPED: promtool is not installed (Debian package `prometheus`)");
+        return;
+    };
+    promtool
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(metrics.as_bytes())
+        .unwrap();
+    let output = promtool.wait_with_output().unwrap();
+    assert!(
+        output.status.success(),
+        "{}{}",
+        stdout(&output),
+        stderr(&output)
+    );
+}
+
 #[test]
 fn a_worker_serves_metrics_and_drains_when_it_is_told_to_stop() {
     let mut worker = Worker::on("drain", &["--metrics-address", "127.0.0.1:0"]);
@@ -565,6 +601,31 @@ fn a_worker_serves_metrics_and_drains_when_it_is_told_to_stop() {
     assert!(line.ends_with("/metrics"), "{line}");
     let polls = "worker polls task queue \"drain\" for: inflate-prices";
     worker.lines.until(polls);
+
+    let args = [
+        "start",
+        "inflate-prices",
+        "--task-queue",
+        "drain",
+        "--page-size",
+        "500",
+    ];
+    assert_eq!(status(&online(&args)), 0);
+    let address = line
+        .trim_start_matches("metrics at http://")
+        .trim_end_matches("/metrics");
+    let metrics = scrape(address);
+    for sample in [
+        "temporal_batch_pages_total{outcome=\"completed\",processor=\"inflate-prices\"} 10",
+        "temporal_batch_pages_in_flight{processor=\"inflate-prices\"} 0",
+        "temporal_batch_page_duration_seconds_count{processor=\"inflate-prices\"} 10",
+        // The SDK's own stand beside them.
+        "temporal_workflow_completed_total",
+    ] {
+        assert!(metrics.contains(sample), "{sample} is not in\n{metrics}");
+    }
+    promtool_accepts(&metrics);
+
     worker.process.interrupt();
     worker.lines.until("draining");
     assert_eq!(worker.process.wait().code(), Some(0));

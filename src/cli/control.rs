@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     batch::{validate_id, validate_max_parallelism},
-    client::{BatchHandle, ControlError},
+    client::BatchHandle,
     progress::Outcome,
 };
 
@@ -110,12 +110,6 @@ impl SetArgs {
 impl CancelArgs {
     pub(crate) async fn run(&self, connection: &ConnectionArgs, program: &str) -> CliResult {
         let (connected, handle) = open(connection, &self.batch_id).await?;
-        // The server takes a cancellation of what has ended without a word.
-        let state = handle.state().await?;
-        if !state.is_open() {
-            let batch_id = self.batch_id.clone();
-            return Err(ControlError::NotRunning { batch_id, state }.into());
-        }
         handle.cancel(&self.reason).await?;
         let exit = if self.wait {
             let no_worker = "no worker answers; the batch ends when one comes back";

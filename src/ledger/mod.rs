@@ -314,34 +314,32 @@ impl Ledger {
         let frontier = number + 1 == self.next_number;
         let stride = self.stride_mut(number)?;
         let page_end = failure.page_end.clone().or_else(|| stride.end.clone());
-        let trouble = stride.trouble.take();
-        let attempts = trouble.as_ref().map_or(1, |t| t.attempts);
         let start = stride.at.clone();
+        let trouble = stride.trouble.take();
+        let listed = PageFailure {
+            stride: number,
+            start: start.clone(),
+            end: page_end.clone(),
+            error_type: failure.error_type.clone(),
+            message: failure.message.clone(),
+            attempts: trouble.as_ref().map_or(1, |t| t.attempts),
+            first_at: trouble.map_or(now, |t| t.first_at),
+            last_at: now,
+        };
         if page_end.is_some() {
-            stride.at = page_end.clone();
+            stride.at = page_end;
         } else if failure.last_page && frontier {
             self.end_of_data = true;
         } else {
-            stride.trouble = trouble;
             self.break_off(Broken::CoverageStops {
                 at: start,
                 error_type: failure.error_type,
                 message: failure.message,
             });
-            return Ok(());
         }
+        self.failed.push(listed);
         self.totals.pages_failed += 1;
         self.pages_this_run += 1;
-        self.failed.push(PageFailure {
-            stride: number,
-            start,
-            end: page_end,
-            error_type: failure.error_type,
-            message: failure.message,
-            attempts,
-            first_at: trouble.map_or(now, |t| t.first_at),
-            last_at: now,
-        });
         if self.failed.len() > MAX_FAILED {
             self.break_off(Broken::TooManyFailures);
         }

@@ -182,6 +182,7 @@ async fn a_page_given_up_before_its_successor_is_known_fails_the_batch_with_its_
     assert!(reason.contains("coverage stops at 20"), "{reason}");
     assert!(reason.contains("the table is gone"), "{reason}");
     assert!(!report.progress.end_of_data);
+    assert_eq!(report.progress.pages_failed, 1);
     assert_eq!(report.progress.low_water_mark.unwrap().as_str(), "20");
     replays(&bed, batch.id(), "failed").await;
 }
