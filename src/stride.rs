@@ -227,8 +227,9 @@ impl<'a, P: PageProcessor> Running<'a, P> {
         if self.end.is_some() || resume.end_of_data || self.order.look_ahead == 0 {
             return Ok(());
         }
-        let start = self.order.start.as_ref().map(PageToken::decode).transpose();
-        let mut from: Option<P::Cursor> = start.map_err(|e| self.failed(&e))?;
+        // From where this attempt begins: seen from the start of the stride, rows inserted meanwhile could
+        // put its end before what is finished already.
+        let mut from = self.at.clone();
         let mut starts = Vec::new();
         let looking = Instant::now();
         while starts.len() < self.order.look_ahead as usize

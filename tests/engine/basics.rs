@@ -114,9 +114,14 @@ async fn the_next_page_starts_before_the_current_one_is_finished() {
 #[tokio::test]
 async fn max_parallelism_holds_over_three_workers() {
     let bed = Bed::new("parallelism").await;
-    let numbers = Numbers::new().skipping_ahead().on_process(|_| async {
-        tokio::time::sleep(Duration::from_millis(30)).await;
-        Ok(PageReport::all_processed())
+    let gate = Gate::closed();
+    let held = gate.clone();
+    let numbers = Numbers::new().skipping_ahead().on_process(move |_| {
+        let gate = held.clone();
+        async move {
+            gate.pass().await;
+            Ok(PageReport::all_processed())
+        }
     });
     let worker = || bed.worker(numbers.clone());
     let _workers = (worker().await, worker().await, worker().await);
@@ -124,7 +129,12 @@ async fn max_parallelism_holds_over_three_workers() {
         .batch::<Numbers>(UpTo { n: 60 })
         .page_size(2)
         .max_parallelism(3);
-    let report = bed.run(&batch).await;
+    let handle = bed.start(&batch).await;
+    numbers
+        .shows("three pages are in flight", |r| r.in_flight == 3)
+        .await;
+    gate.open();
+    let report = report(&handle).await;
     let record = numbers.record();
     assert_eq!(record.processed(), all(60));
     assert_eq!(record.most_in_flight, 3);

@@ -2,13 +2,36 @@
 
 use std::time::Duration;
 
+use temporal_batch::BatchState;
 use temporalio_client::{UntypedWorkflow, WorkflowStartOptions};
 use temporalio_common::data_converters::{PayloadConverter, RawValue};
 
 use crate::{
     numbers::{Numbers, UpTo},
-    support::{Bed, within},
+    support::{Bed, eventually, within},
 };
+
+/// Starts a controller that nothing will make dispatch, past the client.
+async fn start_by_hand(bed: &Bed, id: &str, version: u32, run_timeout: Option<Duration>) {
+    let input = serde_json::json!({
+        "version": version,
+        "batch_run": "by-hand",
+        "spec": {
+            "batch_id": id, "processor": "numbers", "args": {"n": 5},
+            "page_size": 5, "max_parallelism": 0, "stride": 1,
+        },
+    });
+    let options = WorkflowStartOptions::new(&*bed.queue, id)
+        .maybe_run_timeout(run_timeout)
+        .build();
+    let raw = RawValue::from_value(&input, &PayloadConverter::default());
+    let controller = UntypedWorkflow::new("temporal-batch.controller");
+    let temporal = bed.client.temporal();
+    temporal
+        .start_workflow(controller, raw, options)
+        .await
+        .unwrap();
+}
 
 #[tokio::test]
 async fn a_terminated_batch_is_told_from_one_that_ended() {
@@ -33,28 +56,33 @@ async fn a_batch_that_ran_out_of_temporals_time_says_so() {
     let bed = Bed::new("timed-out").await;
     let _worker = bed.worker(Numbers::new()).await;
     let id = bed.new_id();
-    let input = serde_json::json!({
-        "version": 1,
-        "batch_run": "by-hand",
-        "spec": {
-            "batch_id": id, "processor": "numbers", "args": {"n": 5},
-            "page_size": 5, "max_parallelism": 0, "stride": 1,
-        },
-    });
-    let options = WorkflowStartOptions::new(&*bed.queue, &*id)
-        .run_timeout(Duration::from_secs(2))
-        .build();
-    let raw = RawValue::from_value(&input, &PayloadConverter::default());
-    let controller = UntypedWorkflow::new("temporal-batch.controller");
-    let temporal = bed.client.temporal();
-    temporal
-        .start_workflow(controller, raw, options)
-        .await
-        .unwrap();
+    let limit = Some(Duration::from_secs(2));
+    start_by_hand(&bed, &id, 1, limit).await;
     let handle = bed.client.handle(&*id).unwrap();
     let error = within("the time is up", handle.result()).await.unwrap_err();
     assert_eq!(
         error.to_string(),
         "the batch was timed out from outside and left no report"
     );
+}
+
+/// While a deploy is under way, a worker that is still old meets what a new one wrote.
+#[tokio::test]
+async fn a_batch_of_a_newer_protocol_waits_for_a_worker_that_knows_it() {
+    let bed = Bed::new("newer").await;
+    let numbers = Numbers::new();
+    let _worker = bed.worker(numbers.clone()).await;
+    let id = bed.new_id();
+    start_by_hand(&bed, &id, 99, None).await;
+    let handle = bed.client.handle(&*id).unwrap();
+    let refused = eventually("the workflow task fails", || async {
+        let history = String::from_utf8(handle.history().await.unwrap()).unwrap();
+        history.contains("protocol version 99").then_some(history)
+    });
+    assert!(refused.await.contains("this worker knows up to 1"));
+    assert_eq!(handle.state().await.unwrap(), BatchState::Running);
+    assert!(numbers.record().fetches.is_empty());
+    let temporal = bed.client.temporal();
+    let workflow = temporal.get_workflow_handle::<UntypedWorkflow>(&*id);
+    workflow.terminate(Default::default()).await.unwrap();
 }

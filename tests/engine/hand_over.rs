@@ -5,7 +5,7 @@ use std::time::Duration;
 use temporal_batch::{ExtendedRetries, Outcome, PageError, PageReport};
 
 use crate::{
-    numbers::{Numbers, Shared, UpTo, quick_retries},
+    numbers::{Gate, Numbers, Shared, UpTo, quick_retries},
     replay::replays,
     support::{Bed, progress_shows, report},
 };
@@ -150,4 +150,38 @@ async fn no_token_is_lost_under_a_stream_of_signals() {
     assert_eq!(report.progress.pages_completed, 20);
     assert!(report.progress.runs >= 3);
     assert!(report.progress.announcements_dropped > 0);
+}
+
+/// Running activities do not outlive their run, but one long page must not stop the batch for that.
+#[tokio::test]
+async fn a_long_page_postpones_the_hand_over_while_others_go_on() {
+    let bed = Bed::new("can-long").await;
+    let gate = Gate::closed();
+    let held = gate.clone();
+    let numbers = Numbers::new().skipping_ahead().on_process(move |seen| {
+        let gate = held.clone();
+        async move {
+            if seen.start == 0 {
+                gate.pass().await;
+            }
+            Ok(PageReport::all_processed())
+        }
+    });
+    let _worker = bed.worker(numbers.clone()).await;
+    let batch = bed
+        .batch::<Numbers>(UpTo { n: 400 })
+        .page_size(10)
+        .pages_per_run(3)
+        .max_parallelism(2);
+    let handle = bed.start(&batch).await;
+    // The hand-over is due after three pages and waits for the first one in vain.
+    let record = numbers
+        .shows("pages go on beside the long one", |r| r.done.len() >= 10)
+        .await;
+    assert!(record.done.iter().all(|seen| seen.start != 0));
+    assert_eq!(handle.progress().await.unwrap().runs, 1);
+    gate.open();
+    let report = report(&handle).await;
+    assert_eq!(report.outcome, Outcome::Completed);
+    assert_eq!(numbers.record().processed(), (1..=400).collect::<Vec<_>>());
 }

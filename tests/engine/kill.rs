@@ -2,14 +2,15 @@
 
 use std::{
     io::Write as _,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
 use temporal_batch::{
-    Outcome, Page, PageContext, PageError, PageProcessor, PageReport, ProcessorSettings, Worker,
+    Outcome, Page, PageContext, PageError, PageProcessor, PageReport, ProcessorSettings, RetryMode,
+    RetryPolicy, Worker,
 };
 
 use crate::{
@@ -24,9 +25,35 @@ const PAGES: u32 = 6;
 /// for ever while a file called `slow` exists.
 struct Diary {
     dir: PathBuf,
+    mode: RetryMode,
 }
 
 impl Diary {
+    fn new(dir: &Path, mode: RetryMode) -> Self {
+        std::fs::write(dir.join("slow"), "").unwrap();
+        Self {
+            dir: dir.into(),
+            mode,
+        }
+    }
+
+    fn quicken(&self) {
+        std::fs::remove_file(self.dir.join("slow")).unwrap();
+    }
+
+    fn count(&self, line: &str) -> usize {
+        self.lines().iter().filter(|l| *l == line).count()
+    }
+
+    /// Waits until a line has been written so many times.
+    async fn shows_times(&self, line: &str, times: usize) {
+        let what = format!("the diary shows {line:?} {times} times");
+        eventually(&what, || async {
+            (self.count(line) >= times).then_some(())
+        })
+        .await;
+    }
+
     fn write(&self, line: &str) {
         let file = std::fs::OpenOptions::new()
             .create(true)
@@ -38,14 +65,6 @@ impl Diary {
     fn lines(&self) -> Vec<String> {
         let text = std::fs::read_to_string(self.dir.join("diary")).unwrap_or_default();
         text.lines().map(str::to_owned).collect()
-    }
-
-    async fn shows(&self, line: &str) {
-        let what = format!("the diary shows {line:?}");
-        eventually(&what, || async {
-            self.lines().iter().any(|l| l == line).then_some(())
-        })
-        .await;
     }
 }
 
@@ -78,8 +97,14 @@ impl PageProcessor for Diary {
     }
 
     fn settings(&self) -> ProcessorSettings {
+        let retry = match self.mode {
+            RetryMode::AtLeastOnce => RetryPolicy::default(),
+            RetryMode::AtMostOnce => RetryPolicy::never(),
+        };
         ProcessorSettings {
             heartbeat_timeout: HEARTBEAT_TIMEOUT,
+            retry_mode: self.mode,
+            retry,
             ..ProcessorSettings::default()
         }
     }
@@ -96,7 +121,12 @@ fn worker_process() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
         let bed = Bed::at(&address.unwrap(), "worker").await;
-        let processor = Diary { dir: dir.into() };
+        let mode = match std::env::var_os("DIARY_AT_MOST_ONCE") {
+            Some(_) => RetryMode::AtMostOnce,
+            None => RetryMode::AtLeastOnce,
+        };
+        let dir = dir.into();
+        let processor = Diary { dir, mode };
         let worker = Worker::new(bed.client.temporal().clone(), queue.unwrap());
         worker.processor(processor).run().await.unwrap();
     });
@@ -107,7 +137,11 @@ struct WorkerProcess(Child);
 
 impl WorkerProcess {
     fn start(bed: &Bed, diary: &Diary) -> Self {
-        let child = Command::new(std::env::current_exe().unwrap())
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        if diary.mode == RetryMode::AtMostOnce {
+            command.env("DIARY_AT_MOST_ONCE", "");
+        }
+        let child = command
             .args(["--exact", "kill::worker_process", "--ignored"])
             .env("DIARY_DIR", &diary.dir)
             .env("DIARY_ADDRESS", crate::support::server_address())
@@ -142,29 +176,24 @@ impl Drop for WorkerProcess {
 async fn a_worker_killed_in_a_page_costs_about_its_heartbeat_timeout() {
     let bed = Bed::new("kill").await;
     let dir = tempfile::tempdir().unwrap();
-    let diary = Diary {
-        dir: dir.path().into(),
-    };
-    std::fs::write(dir.path().join("slow"), "").unwrap();
+    let diary = Diary::new(dir.path(), RetryMode::AtLeastOnce);
     let first = WorkerProcess::start(&bed, &diary);
     let batch = bed.batch::<Diary>(()).max_parallelism(1);
     let handle = bed.start(&batch).await;
-    diary.shows("begin 3").await;
+    diary.shows_times("begin 3", 1).await;
     first.kill();
     let killed = Instant::now();
-    std::fs::remove_file(dir.path().join("slow")).unwrap();
+    diary.quicken();
 
     let _second = WorkerProcess::start(&bed, &diary);
-    diary.shows("end 3").await;
+    diary.shows_times("end 3", 1).await;
     let recovered = killed.elapsed();
     let report = report(&handle).await;
     assert_eq!(report.outcome, Outcome::Completed);
     assert_eq!(report.progress.pages_completed, u64::from(PAGES));
-    let lines = diary.lines();
-    let count = |line: &str| lines.iter().filter(|l| *l == line).count();
-    assert_eq!((count("begin 3"), count("end 3")), (2, 1));
+    assert_eq!((diary.count("begin 3"), diary.count("end 3")), (2, 1));
     for page in (1..=PAGES).filter(|page| *page != 3) {
-        assert_eq!(count(&format!("end {page}")), 1, "page {page} of {lines:?}");
+        assert_eq!(diary.count(&format!("end {page}")), 1, "page {page}");
     }
     replays(&bed, batch.id(), "killed").await;
     // 2.1a-28: the second attempt found out that its page was announced already.
@@ -179,15 +208,12 @@ async fn a_worker_killed_in_a_page_costs_about_its_heartbeat_timeout() {
 async fn a_worker_told_to_stop_finishes_its_page_first() {
     let bed = Bed::new("drain").await;
     let dir = tempfile::tempdir().unwrap();
-    let diary = Diary {
-        dir: dir.path().into(),
-    };
-    std::fs::write(dir.path().join("slow"), "").unwrap();
+    let diary = Diary::new(dir.path(), RetryMode::AtLeastOnce);
     let mut first = WorkerProcess::start(&bed, &diary);
     let handle = bed.start(&bed.batch::<Diary>(()).max_parallelism(1)).await;
-    diary.shows("begin 3").await;
+    diary.shows_times("begin 3", 1).await;
     first.terminate();
-    std::fs::remove_file(dir.path().join("slow")).unwrap();
+    diary.quicken();
     let status = eventually("the worker ends by itself", || {
         let status = first.0.try_wait().unwrap();
         async move { status }
@@ -199,6 +225,50 @@ async fn a_worker_told_to_stop_finishes_its_page_first() {
     let _second = WorkerProcess::start(&bed, &diary);
     let report = report(&handle).await;
     assert_eq!(report.outcome, Outcome::Completed);
-    let begun = diary.lines().iter().filter(|l| *l == "begin 3").count();
-    assert_eq!(begun, 1, "a drained page is not run again");
+    assert_eq!(diary.count("begin 3"), 1, "a drained page is not run again");
+}
+
+/// A page that kills its workers must not do so unnoticed for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_loses_its_worker_again_and_again_counts_as_failing() {
+    let bed = Bed::new("kill-thrice").await;
+    let dir = tempfile::tempdir().unwrap();
+    let diary = Diary::new(dir.path(), RetryMode::AtLeastOnce);
+    let handle = bed.start(&bed.batch::<Diary>(()).max_parallelism(1)).await;
+    for times in 1..=3 {
+        let worker = WorkerProcess::start(&bed, &diary);
+        diary.shows_times("begin 3", times).await;
+        worker.kill();
+    }
+    diary.quicken();
+    let _worker = WorkerProcess::start(&bed, &diary);
+    let report = report(&handle).await;
+    assert_eq!(report.outcome, Outcome::Completed);
+    assert_eq!(report.progress.retries, 1, "Temporal's attempts were spent");
+    assert_eq!((diary.count("begin 3"), diary.count("end 3")), (4, 1));
+    replays(&bed, handle.id(), "killed-thrice").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_most_once_does_not_repeat_the_page_of_a_lost_worker() {
+    let bed = Bed::new("kill-once").await;
+    let dir = tempfile::tempdir().unwrap();
+    let diary = Diary::new(dir.path(), RetryMode::AtMostOnce);
+    let first = WorkerProcess::start(&bed, &diary);
+    let handle = bed.start(&bed.batch::<Diary>(()).max_parallelism(1)).await;
+    diary.shows_times("begin 3", 1).await;
+    first.kill();
+    diary.quicken();
+    let _second = WorkerProcess::start(&bed, &diary);
+    let report = report(&handle).await;
+    assert_eq!(report.outcome, Outcome::CompletedWithFailures);
+    assert_eq!((diary.count("begin 3"), diary.count("end 3")), (1, 0));
+    let failed = &report.progress.failed[0];
+    assert_eq!(
+        (failed.error_type.as_str(), failed.attempts),
+        ("WorkerLost", 1)
+    );
+    assert_eq!(failed.start.as_ref().unwrap().as_str(), "2");
+    assert_eq!(failed.end.as_ref().unwrap().as_str(), "3");
+    assert_eq!(report.progress.pages_completed, u64::from(PAGES) - 1);
 }
