@@ -204,6 +204,22 @@ async fn a_worker_killed_in_a_page_costs_about_its_heartbeat_timeout() {
     println!("recovered {recovered:?} after kill -9, heartbeat timeout {HEARTBEAT_TIMEOUT:?}");
 }
 
+/// Signs of life are the engine's business, also while user code does nothing but wait.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_may_take_longer_than_the_heartbeat_timeout() {
+    let bed = Bed::new("slow-page").await;
+    let dir = tempfile::tempdir().unwrap();
+    let diary = Diary::new(dir.path(), RetryMode::AtMostOnce);
+    let _worker = WorkerProcess::start(&bed, &diary);
+    let handle = bed.start(&bed.batch::<Diary>(()).max_parallelism(1)).await;
+    diary.shows_times("begin 3", 1).await;
+    tokio::time::sleep(HEARTBEAT_TIMEOUT * 2).await;
+    diary.quicken();
+    let report = report(&handle).await;
+    assert_eq!(report.outcome, Outcome::Completed);
+    assert_eq!((diary.count("begin 3"), diary.count("end 3")), (1, 1));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_told_to_stop_finishes_its_page_first() {
     let bed = Bed::new("drain").await;
