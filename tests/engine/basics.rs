@@ -8,7 +8,7 @@ use temporal_batch::{
 };
 
 use crate::{
-    numbers::{Gate, Numbers, UpTo},
+    numbers::{Gate, Numbers, UpTo, gated},
     support::{Bed, logged, progress_shows, report},
 };
 
@@ -114,15 +114,8 @@ async fn the_next_page_starts_before_the_current_one_is_finished() {
 #[tokio::test]
 async fn max_parallelism_holds_over_three_workers() {
     let bed = Bed::new("parallelism").await;
-    let gate = Gate::closed();
-    let held = gate.clone();
-    let numbers = Numbers::new().skipping_ahead().on_process(move |_| {
-        let gate = held.clone();
-        async move {
-            gate.pass().await;
-            Ok(PageReport::all_processed())
-        }
-    });
+    let (numbers, gate) = gated();
+    let numbers = numbers.skipping_ahead();
     let worker = || bed.worker(numbers.clone());
     let _workers = (worker().await, worker().await, worker().await);
     let batch = bed
@@ -145,15 +138,8 @@ async fn max_parallelism_holds_over_three_workers() {
 #[tokio::test]
 async fn two_hundred_pages_run_at_once() {
     let bed = Bed::new("wide").await;
-    let gate = Gate::closed();
-    let held = gate.clone();
-    let numbers = Numbers::new().skipping_ahead().on_process(move |_| {
-        let gate = held.clone();
-        async move {
-            gate.pass().await;
-            Ok(PageReport::all_processed())
-        }
-    });
+    let (numbers, gate) = gated();
+    let numbers = numbers.skipping_ahead();
     let _worker = bed.worker(numbers.clone()).await;
     let batch = bed
         .batch::<Numbers>(UpTo { n: 400 })

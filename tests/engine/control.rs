@@ -3,30 +3,17 @@
 use temporal_batch::{ControlError, Outcome, PageReport, Phase};
 
 use crate::{
-    numbers::{Gate, Numbers, UpTo},
+    numbers::{Numbers, UpTo, gated},
     replay::replays,
     support::{Bed, progress_shows, report},
 };
-
-/// Pages wait at the gate.
-fn gated() -> (Numbers, Gate) {
-    let gate = Gate::closed();
-    let held = gate.clone();
-    let numbers = Numbers::new().skipping_ahead().on_process(move |_| {
-        let gate = held.clone();
-        async move {
-            gate.pass().await;
-            Ok(PageReport::all_processed())
-        }
-    });
-    (numbers, gate)
-}
 
 /// 003-08.
 #[tokio::test]
 async fn pausing_drains_and_resuming_goes_on() {
     let bed = Bed::new("pause").await;
     let (numbers, gate) = gated();
+    let numbers = numbers.skipping_ahead();
     let _worker = bed.worker(numbers.clone()).await;
     let batch = bed
         .batch::<Numbers>(UpTo { n: 40 })
@@ -102,6 +89,7 @@ async fn a_batch_that_starts_with_no_parallelism_waits_for_it() {
 async fn parallelism_changes_up_and_down_while_the_batch_runs() {
     let bed = Bed::new("up-down").await;
     let (numbers, gate) = gated();
+    let numbers = numbers.skipping_ahead();
     let _worker = bed.worker(numbers.clone()).await;
     let batch = bed
         .batch::<Numbers>(UpTo { n: 100 })
@@ -163,6 +151,7 @@ async fn a_pause_stops_a_long_stride_at_a_page_boundary() {
 async fn cancelling_lets_running_pages_finish_and_says_where_it_stood() {
     let bed = Bed::new("cancel").await;
     let (numbers, gate) = gated();
+    let numbers = numbers.skipping_ahead();
     let numbers = numbers.settings(|s| s.heartbeat_timeout = std::time::Duration::from_secs(2));
     let _worker = bed.worker(numbers.clone()).await;
     let batch = bed

@@ -259,6 +259,20 @@ impl Gate {
     }
 }
 
+/// Numbers whose every page waits at the gate.
+pub fn gated() -> (Numbers, Gate) {
+    let gate = Gate::closed();
+    let held = gate.clone();
+    let numbers = Numbers::new().on_process(move |_| {
+        let gate = held.clone();
+        async move {
+            gate.pass().await;
+            Ok(PageReport::all_processed())
+        }
+    });
+    (numbers, gate)
+}
+
 /// A list that tests append to from hooks.
 #[derive(Clone, Default)]
 pub struct Shared<T>(Arc<Mutex<T>>);

@@ -8,7 +8,7 @@ use temporal_batch::{
 };
 
 use crate::{
-    numbers::{Gate, Numbers, UpTo},
+    numbers::{Numbers, UpTo, gated},
     support::{Bed, eventually, report, within},
 };
 
@@ -77,15 +77,7 @@ async fn a_batch_with_a_bad_setting_is_not_started() {
 #[tokio::test]
 async fn a_batch_id_that_runs_or_has_ended_is_refused_unless_rerun() {
     let bed = Bed::new("taken").await;
-    let gate = Gate::closed();
-    let held = gate.clone();
-    let numbers = Numbers::new().on_process(move |_| {
-        let gate = held.clone();
-        async move {
-            gate.pass().await;
-            Ok(temporal_batch::PageReport::all_processed())
-        }
-    });
+    let (numbers, gate) = gated();
     let _worker = bed.worker(numbers.clone()).await;
     let batch = bed.batch::<Numbers>(UpTo { n: 5 });
     let handle = bed.start(&batch).await;
