@@ -2,7 +2,7 @@
 //! number of no-op activities with known pages, in one run on one dev server.
 //!
 //! `cargo bench --bench pages` prints a table, `-- --json` one JSON object per line, `-- --quick` only the
-//! small sizes. Run it on an idle machine.
+//! small sizes, `-- --chain PAGES` only a chain of tokens of that length. Run it on an idle machine.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
@@ -133,7 +133,9 @@ struct Bench {
 
 #[tokio::main]
 async fn main() -> Result<(), Error> {
-    let has = |flag: &str| std::env::args().any(|arg| arg == flag);
+    let args: Vec<String> = std::env::args().collect();
+    let has = |flag: &str| args.iter().any(|arg| arg == flag);
+    let chain_only = args.iter().position(|arg| arg == "--chain");
     let server = DevServerOptions::new()
         .metrics_port(free_port()?)
         .start()
@@ -148,6 +150,13 @@ async fn main() -> Result<(), Error> {
             "{:<32} {:>7} {:>4} {:>9} {:>8} {:>8} {:>5} {:>9} {:>7}",
             "", "pages", "P", "pages/s", "events", "actions", "runs", "input B", "MiB"
         );
+    }
+    if let Some(at) = chain_only {
+        let pages = args.get(at + 1).ok_or("--chain takes a number of pages")?;
+        bench
+            .batch("stride 1, chain of tokens", false, 1, pages.parse()?, 10)
+            .await?;
+        return Ok(bench.server.stop().await?);
     }
     let sizes: &[u64] = if has("--quick") {
         &[1_000]

@@ -110,26 +110,24 @@ impl PageProcessor for Diary {
     }
 }
 
-/// Not a test: the worker process of the tests below, which start this very binary again.
-#[test]
-#[ignore = "the worker process of other tests"]
-fn worker_process() {
+/// The worker process of these tests is this very binary again, with this test, which then is the worker.
+const WORKER_PROCESS: &str = "kill::a_worker_told_to_stop_finishes_its_page_first";
+
+/// Whether this process is such a worker; if so it has been one until it was told to stop.
+async fn was_a_worker_process() -> bool {
     let Ok(dir) = std::env::var("DIARY_DIR") else {
-        return;
+        return false;
     };
     let (address, queue) = (std::env::var("DIARY_ADDRESS"), std::env::var("DIARY_QUEUE"));
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    runtime.block_on(async {
-        let bed = Bed::at(&address.unwrap(), "worker").await;
-        let mode = match std::env::var_os("DIARY_AT_MOST_ONCE") {
-            Some(_) => RetryMode::AtMostOnce,
-            None => RetryMode::AtLeastOnce,
-        };
-        let dir = dir.into();
-        let processor = Diary { dir, mode };
-        let worker = Worker::new(bed.client.temporal().clone(), queue.unwrap());
-        worker.processor(processor).run().await.unwrap();
-    });
+    let bed = Bed::at(&address.unwrap(), "worker").await;
+    let mode = match std::env::var_os("DIARY_AT_MOST_ONCE") {
+        Some(_) => RetryMode::AtMostOnce,
+        None => RetryMode::AtLeastOnce,
+    };
+    let dir = dir.into();
+    let worker = Worker::new(bed.client.temporal().clone(), queue.unwrap());
+    worker.processor(Diary { dir, mode }).run().await.unwrap();
+    true
 }
 
 /// A worker process that is killed with its owner.
@@ -142,7 +140,7 @@ impl WorkerProcess {
             command.env("DIARY_AT_MOST_ONCE", "");
         }
         let child = command
-            .args(["--exact", "kill::worker_process", "--ignored"])
+            .args(["--exact", WORKER_PROCESS])
             .env("DIARY_DIR", &diary.dir)
             .env("DIARY_ADDRESS", crate::support::server_address())
             .env("DIARY_QUEUE", &bed.queue)
@@ -222,6 +220,9 @@ async fn a_page_may_take_longer_than_the_heartbeat_timeout() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_told_to_stop_finishes_its_page_first() {
+    if was_a_worker_process().await {
+        return;
+    }
     let bed = Bed::new("drain").await;
     let dir = tempfile::tempdir().unwrap();
     let diary = Diary::new(dir.path(), RetryMode::AtLeastOnce);
