@@ -1,0 +1,161 @@
+//! What can go wrong, by what was asked.
+
+use temporalio_client::errors::ClientError;
+
+use super::BatchState;
+use crate::batch::InvalidBatch;
+
+type Source = Box<dyn std::error::Error + Send + Sync>;
+
+/// A batch could not be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A setting is not allowed.
+    #[error(transparent)]
+    Invalid(#[from] InvalidBatch),
+    /// A batch with this id is running. Attach to it, or choose another id.
+    #[error(
+        "a batch \"{batch_id}\" is running already; watch that one, or choose another batch id"
+    )]
+    AlreadyRunning {
+        /// The id.
+        batch_id: String,
+    },
+    /// A batch with this id has ended. Everything would be run again.
+    #[error(
+        "a batch \"{batch_id}\" has ended already ({state}); choose another batch id, or allow a rerun \
+         to run everything again"
+    )]
+    AlreadyEnded {
+        /// The id.
+        batch_id: String,
+        /// How it ended.
+        state: BatchState,
+    },
+    /// The server did not take it.
+    #[error("the server did not start the batch")]
+    Server {
+        /// What it said.
+        source: Source,
+    },
+}
+
+/// A batch was not accepted by a worker.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AcceptError {
+    /// A worker refused it before the first page. The batch has ended.
+    #[error("{reason}")]
+    Refused {
+        /// Why.
+        reason: String,
+    },
+    /// It could not be seen whether one did.
+    #[error(transparent)]
+    Unknown(#[from] ProgressError),
+}
+
+/// Progress could not be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ProgressError {
+    /// The server knows no such batch.
+    #[error("there is no batch \"{batch_id}\" (see `list`)")]
+    NotFound {
+        /// The id.
+        batch_id: String,
+    },
+    /// Nobody who could answer polls the task queue.
+    #[error("no worker answered for batch \"{batch_id}\"; start one on its task queue")]
+    NoWorker {
+        /// The id.
+        batch_id: String,
+    },
+    /// The server did not answer.
+    #[error("the server did not answer")]
+    Server {
+        /// What it said.
+        source: Source,
+    },
+}
+
+/// A batch could not be steered.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ControlError {
+    /// The value is not allowed.
+    #[error(transparent)]
+    Invalid(#[from] InvalidBatch),
+    /// The controller refused it.
+    #[error("the batch refused this: {reason}")]
+    Refused {
+        /// Why.
+        reason: String,
+    },
+    /// The server knows no such batch.
+    #[error("there is no batch \"{batch_id}\" (see `list`)")]
+    NotFound {
+        /// The id.
+        batch_id: String,
+    },
+    /// It has ended.
+    #[error("batch \"{batch_id}\" is not running any more ({state})")]
+    NotRunning {
+        /// The id.
+        batch_id: String,
+        /// How it ended.
+        state: BatchState,
+    },
+    /// Nobody who could answer polls the task queue. It is possible that the change still takes effect
+    /// when a worker comes.
+    #[error("no worker answered for batch \"{batch_id}\"; start one on its task queue")]
+    NoWorker {
+        /// The id.
+        batch_id: String,
+    },
+    /// The server did not take it.
+    #[error("the server did not answer")]
+    Server {
+        /// What it said.
+        source: Source,
+    },
+}
+
+/// A batch has no report.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ResultError {
+    /// A worker refused the batch before the first page.
+    #[error("the batch was refused: {reason}")]
+    Refused {
+        /// Why.
+        reason: String,
+    },
+    /// Its workflow was ended from outside, so the batch could not report.
+    #[error("the batch was {state} from outside and left no report")]
+    NoReport {
+        /// How it ended.
+        state: BatchState,
+    },
+    /// The server knows no such batch.
+    #[error("there is no batch \"{batch_id}\" (see `list`)")]
+    NotFound {
+        /// The id.
+        batch_id: String,
+    },
+    /// The server did not answer.
+    #[error("the server did not answer")]
+    Server {
+        /// What it said.
+        source: Source,
+    },
+}
+
+/// The batches could not be listed.
+#[derive(Debug, thiserror::Error)]
+#[error("the server did not list its batches")]
+pub struct ListError {
+    #[from]
+    source: ClientError,
+}

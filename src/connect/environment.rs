@@ -1,0 +1,38 @@
+//! What the machine says: variables, the configuration file, an identity.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::{env, fs, process};
+
+/// The variables that configure a client. Empty ones are left out, because a container file that passes
+/// them on sets them to nothing; only for a header does nothing mean something, that it is not sent.
+pub(super) fn temporal_variables() -> HashMap<String, String> {
+    env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
+        .filter(|(name, value)| {
+            name.starts_with("TEMPORAL_")
+                && (!value.is_empty() || name.starts_with("TEMPORAL_GRPC_META_"))
+        })
+        .map(|(name, value)| (name, value.to_string_lossy().into_owned()))
+        .collect()
+}
+
+pub(super) fn default_config_file() -> PathBuf {
+    dirs::config_dir()
+        .unwrap_or_default()
+        .join("temporalio")
+        .join("temporal.toml")
+}
+
+pub(super) fn default_identity() -> String {
+    // The standard library cannot tell the host's name; these are where the systems keep it.
+    let host = fs::read_to_string("/proc/sys/kernel/hostname")
+        .ok()
+        .or_else(|| env::var("HOSTNAME").ok())
+        .or_else(|| env::var("COMPUTERNAME").ok())
+        .unwrap_or_default();
+    match host.trim() {
+        "" => format!("{}@unknown-host", process::id()),
+        host => format!("{}@{host}", process::id()),
+    }
+}

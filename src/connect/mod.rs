@@ -1,0 +1,14 @@
+//! Connecting to a Temporal server, with clear answers when that does not work.
+
+mod address;
+mod environment;
+mod error;
+mod options;
+mod target;
+#[cfg(test)]
+mod tests;
+mod tls;
+
+pub use error::ConnectError;
+pub use options::ConnectOptions;
+pub use target::connect;
