@@ -24,9 +24,10 @@ use crate::{
     registry::{RegisterError, Registry},
 };
 
-/// A workflow task that waits on the queue of a killed worker moves to another one after this long. The
-/// SDK's 10 s would make every recovery that much slower; a worker that is merely busy answers sooner.
-const STICKY_TIMEOUT: Duration = Duration::from_secs(3);
+/// A workflow task or a query that waits on the queue of a killed worker moves to another one after this
+/// long. The SDK's 10 s would make every recovery that much slower. A worker that is merely too busy to
+/// answer in time costs a replay of the history.
+const STICKY_TIMEOUT: Duration = Duration::from_secs(1);
 const WORKFLOW_SLOTS: usize = 100;
 
 /// Polls a task queue and runs the batches and pages of its processors.
