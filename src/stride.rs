@@ -147,10 +147,9 @@ struct Running<'a, P: PageProcessor> {
     /// Everything up to here is finished.
     at: Option<P::Cursor>,
     end: Option<PageToken>,
-    /// Pages until the rest is handed over, while the end is open.
+    /// Pages until the rest is handed over, while the end is open; pages that the range may still hold,
+    /// where it is closed and only equality tells that its end is reached.
     pages_left: u32,
-    /// Pages that a closed range may still hold, where only equality tells that its end is reached.
-    closed_pages_left: u32,
     /// Whether this is the first page that this attempt runs.
     first_page: bool,
     /// What the controller counts for the page that is next.
@@ -185,7 +184,6 @@ impl<'a, P: PageProcessor> Running<'a, P> {
             at,
             end: order.end.clone(),
             pages_left: order.pages.saturating_sub(resume.pages).max(1),
-            closed_pages_left: order.pages.saturating_sub(resume.pages).max(1),
             first_page: true,
             attempt: if resume.pages == 0 { order.attempt } else { 1 },
         })
@@ -357,7 +355,6 @@ impl<'a, P: PageProcessor> Running<'a, P> {
         }
         report.end_of_data = last_page;
         self.pages_left = self.pages_left.saturating_sub(1).max(1);
-        self.closed_pages_left = self.closed_pages_left.saturating_sub(1);
         Ok(processed)
     }
 
@@ -370,15 +367,15 @@ impl<'a, P: PageProcessor> Running<'a, P> {
         if ordered || end == *next {
             return Ok(());
         }
-        if self.closed_pages_left > 1 {
+        if self.pages_left > 1 {
             let ctx = self.context(self.at.clone())?;
             let jump = self.processor.skip_ahead(&ctx, 1);
             let jump = self.guarded(jump, self.order.page_timeout).await;
             if matches!(jump, Ok(SkipAhead::Unsupported)) {
-                self.closed_pages_left = 1;
+                self.pages_left = 1;
             }
         }
-        if self.closed_pages_left > 1 {
+        if self.pages_left > 1 {
             return Ok(());
         }
         Err(self.failed(

@@ -261,9 +261,7 @@ impl BatchHandle {
     /// See [`ControlError`].
     pub async fn cancel(&self, reason: impl Into<String>) -> Result<(), ControlError> {
         // Temporal takes a cancellation of what has ended without a word.
-        if !matches!(self.state().await, Ok(BatchState::Running)) {
-            return Err(self.not_running().await);
-        }
+        self.check_running().await?;
         let options = WorkflowCancelOptions::builder()
             .reason(reason.into())
             .build();
@@ -281,9 +279,7 @@ impl BatchHandle {
         update: impl Future<Output = Result<T, WorkflowUpdateError>>,
     ) -> Result<(), ControlError> {
         // An update of a workflow that has ended would only be refused after its time limit.
-        if !matches!(self.state().await, Ok(BatchState::Running)) {
-            return Err(self.not_running().await);
-        }
+        self.check_running().await?;
         match tokio::time::timeout(ANSWER_TIMEOUT, update).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(WorkflowUpdateError::NotFound(_))) => Err(self.not_running().await),
@@ -304,9 +300,20 @@ impl BatchHandle {
         }
     }
 
-    async fn not_running(&self) -> ControlError {
-        let batch_id = self.batch_id.clone();
+    async fn check_running(&self) -> Result<(), ControlError> {
         match self.state().await {
+            Ok(BatchState::Running) => Ok(()),
+            other => Err(self.not_steerable(other)),
+        }
+    }
+
+    async fn not_running(&self) -> ControlError {
+        self.not_steerable(self.state().await)
+    }
+
+    fn not_steerable(&self, state: Result<BatchState, ProgressError>) -> ControlError {
+        let batch_id = self.batch_id.clone();
+        match state {
             Ok(state) => ControlError::NotRunning { batch_id, state },
             Err(ProgressError::NotFound { .. }) => ControlError::NotFound { batch_id },
             Err(error) => ControlError::Server {

@@ -8,7 +8,7 @@ use temporal_batch::{
 };
 
 use crate::{
-    numbers::{Gate, Numbers, UpTo, gated},
+    numbers::{Numbers, UpTo, gated, gated_where},
     support::{Bed, logged, progress_shows, report},
 };
 
@@ -86,17 +86,7 @@ async fn pages_are_even_and_the_data_is_read_once() {
 #[tokio::test]
 async fn the_next_page_starts_before_the_current_one_is_finished() {
     let bed = Bed::new("token-first").await;
-    let gate = Gate::closed();
-    let held = gate.clone();
-    let numbers = Numbers::new().on_process(move |seen| {
-        let gate = held.clone();
-        async move {
-            if seen.start == 0 {
-                gate.pass().await;
-            }
-            Ok(PageReport::all_processed())
-        }
-    });
+    let (numbers, gate) = gated_where(|seen| seen.start == 0);
     let _worker = bed.worker(numbers.clone()).await;
     let handle = bed
         .start(&bed.batch::<Numbers>(UpTo { n: 20 }).page_size(10))
@@ -208,20 +198,8 @@ async fn arguments_first_cursor_and_batch_id_reach_the_processor() {
 #[tokio::test]
 async fn progress_can_be_read_while_the_batch_runs() {
     let bed = Bed::new("progress").await;
-    let gate = Gate::closed();
-    let held = gate.clone();
-    let numbers = Numbers::new()
-        .skipping_ahead()
-        .with_size_hint()
-        .on_process(move |seen| {
-            let gate = held.clone();
-            async move {
-                if seen.start >= 20 {
-                    gate.pass().await;
-                }
-                Ok(PageReport::all_processed())
-            }
-        });
+    let (numbers, gate) = gated_where(|seen| seen.start >= 20);
+    let numbers = numbers.skipping_ahead().with_size_hint();
     let _worker = bed.worker(numbers.clone()).await;
     let batch = bed
         .batch::<Numbers>(UpTo { n: 40 })

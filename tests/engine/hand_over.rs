@@ -5,7 +5,7 @@ use std::time::Duration;
 use temporal_batch::{ExtendedRetries, Outcome, PageError, PageReport};
 
 use crate::{
-    numbers::{Gate, Numbers, Shared, UpTo, quick_retries},
+    numbers::{Numbers, Shared, UpTo, gated_where, quick_retries},
     replay::replays,
     support::{Bed, progress_shows, report},
 };
@@ -156,17 +156,8 @@ async fn no_token_is_lost_under_a_stream_of_signals() {
 #[tokio::test]
 async fn a_long_page_postpones_the_hand_over_while_others_go_on() {
     let bed = Bed::new("can-long").await;
-    let gate = Gate::closed();
-    let held = gate.clone();
-    let numbers = Numbers::new().skipping_ahead().on_process(move |seen| {
-        let gate = held.clone();
-        async move {
-            if seen.start == 0 {
-                gate.pass().await;
-            }
-            Ok(PageReport::all_processed())
-        }
-    });
+    let (numbers, gate) = gated_where(|seen| seen.start == 0);
+    let numbers = numbers.skipping_ahead();
     let _worker = bed.worker(numbers.clone()).await;
     let batch = bed
         .batch::<Numbers>(UpTo { n: 400 })

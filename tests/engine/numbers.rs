@@ -261,12 +261,19 @@ impl Gate {
 
 /// Numbers whose every page waits at the gate.
 pub fn gated() -> (Numbers, Gate) {
+    gated_where(|_| true)
+}
+
+/// Numbers of which these pages wait at the gate.
+pub fn gated_where(waits: impl Fn(&Seen) -> bool + Send + Sync + 'static) -> (Numbers, Gate) {
     let gate = Gate::closed();
     let held = gate.clone();
-    let numbers = Numbers::new().on_process(move |_| {
-        let gate = held.clone();
+    let numbers = Numbers::new().on_process(move |seen| {
+        let gate = waits(&seen).then(|| held.clone());
         async move {
-            gate.pass().await;
+            if let Some(gate) = gate {
+                gate.pass().await;
+            }
             Ok(PageReport::all_processed())
         }
     });
