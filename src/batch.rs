@@ -1,8 +1,16 @@
 //! What a user starts: a processor, its arguments and the limits to begin with.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
-use crate::{page::PageToken, processor::PageProcessor};
+use crate::{
+    dead_letter::LetterFilter,
+    page::PageToken,
+    processor::PageProcessor,
+    redrive::{LETTERS_PER_PAGE, RedriveArgs},
+    tolerance::Tolerance,
+};
 
 /// A batch that can be started: one processor over one data set.
 ///
@@ -14,8 +22,14 @@ use crate::{page::PageToken, processor::PageProcessor};
 /// | `rate` | unlimited | more than 0 items per second |
 /// | `pages_per_run` | Temporal decides | at least 1 |
 /// | `first_cursor` | the beginning of the data | any cursor; the data after it is processed |
+/// | `tolerate` | any number of failures | see [`Tolerance`] |
+/// | `deadline` | none | at least 1 s after the start |
+/// | `on_failure`, `track`, `on_completion` | nobody is told | names that the workers have registered |
+/// | `hook_timeout` | 30 s for each attempt of these | 100 ms to 10 min |
 /// | `task_queue` | `temporal-batch` | |
+/// | `if_running` | [`IfRunning::Refuse`] | whether to attach to a batch of this id that runs |
 /// | `rerun` | off | whether an id may be used again after its batch ended |
+/// | `continues` | off | whether a batch that ended before its end goes on where it stood |
 ///
 /// Nothing is checked until the batch is started; see [`InvalidBatch`].
 #[derive(Clone, Debug)]
@@ -23,6 +37,8 @@ pub struct Batch {
     pub(crate) spec: BatchSpec,
     pub(crate) task_queue: String,
     pub(crate) rerun: bool,
+    pub(crate) continues: bool,
+    pub(crate) if_running: IfRunning,
     pub(crate) defect: Option<InvalidBatch>,
 }
 
@@ -42,11 +58,63 @@ pub(crate) struct BatchSpec {
     pub first_cursor: Option<PageToken>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pages_per_run: Option<u32>,
+    /// The batch whose dead letters this one redrives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redrive_of: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerance: Option<Tolerance>,
+    /// From the start of the batch run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Duration>,
+    #[serde(default, skip_serializing_if = "HookNames::is_empty")]
+    pub hooks: HookNames,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub track_every: Option<Duration>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hook_timeout: Option<Duration>,
 }
+
+/// The hooks that a batch names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct HookNames {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure_handler: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracker: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completion_hook: Option<String>,
+}
+
+impl HookNames {
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What starting a batch does when a batch of the same id is running.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum IfRunning {
+    /// It is refused.
+    #[default]
+    Refuse,
+    /// Gives a handle to the one that runs, if that has the same processor and arguments; refused else.
+    /// Its limits stay as they are.
+    Attach,
+}
+
+/// What a tracker is called after, unless told otherwise.
+pub(crate) const TRACK_EVERY: Duration = Duration::from_secs(300);
+const SHORTEST_TRACK_EVERY: Duration = Duration::from_secs(1);
+const SHORTEST_DEADLINE: Duration = Duration::from_secs(1);
+/// What one attempt of a hook may take, unless told otherwise.
+pub(crate) const HOOK_TIMEOUT: Duration = Duration::from_secs(30);
+const HOOK_TIMEOUTS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(600));
 
 /// Highest number of pages in flight. Temporal allows 2,000 pending activities in a workflow and advises
 /// to stay under 500 (Temporal Cloud limits page, "per Workflow Execution callback limits").
 pub(crate) const MAX_PARALLELISM: u32 = 500;
+const DEFAULT_PAGE_SIZE: u32 = 1_000;
 const MAX_PAGE_SIZE: u32 = 1_000_000;
 const MAX_STRIDE: u32 = 10_000;
 /// The arguments travel with every dispatch, so they are part of the history many times.
@@ -84,17 +152,58 @@ impl Batch {
                 batch_id: batch_id.into(),
                 processor: processor.into(),
                 args,
-                page_size: 1_000,
+                page_size: DEFAULT_PAGE_SIZE,
                 max_parallelism: 10,
                 stride: 1,
                 rate: None,
                 first_cursor: None,
                 pages_per_run: None,
+                redrive_of: None,
+                tolerance: None,
+                deadline: None,
+                hooks: HookNames::default(),
+                track_every: None,
+                hook_timeout: None,
             },
             task_queue: DEFAULT_TASK_QUEUE.to_owned(),
             rerun: false,
+            continues: false,
+            if_running: IfRunning::default(),
             defect: None,
         }
+    }
+
+    /// A batch that tries dead letters again: those that `filter` names, of a batch of `processor` that was
+    /// started with `args`. Its pages have 20 letters, and each letter can stand for a whole page.
+    ///
+    /// `BatchClient::redrive` finds out the processor and the arguments by
+    /// itself, as long as the server remembers the batch.
+    pub fn redrive(
+        batch_id: impl Into<String>,
+        processor: impl Into<String>,
+        args: serde_json::Value,
+        filter: LetterFilter,
+    ) -> Self {
+        let redrive_of = filter.batch_id.clone();
+        let args = RedriveArgs {
+            filter,
+            args,
+            page_size: DEFAULT_PAGE_SIZE,
+        };
+        let (args, defect) = match serde_json::to_value(args) {
+            Ok(args) => (args, None),
+            Err(e) => {
+                let message = e.to_string();
+                (
+                    serde_json::Value::Null,
+                    Some(InvalidBatch::Args { message }),
+                )
+            }
+        };
+        let mut batch = Self::named(batch_id, processor, args).page_size(LETTERS_PER_PAGE);
+        batch.defect = defect;
+        batch.spec.redrive_of = Some(redrive_of);
+        batch
     }
 
     /// Items that a page should have.
@@ -147,6 +256,57 @@ impl Batch {
         self
     }
 
+    /// Failures beyond these pause or stop the batch.
+    #[must_use]
+    pub fn tolerate(mut self, tolerance: Tolerance) -> Self {
+        self.spec.tolerance = Some(tolerance);
+        self
+    }
+
+    /// Ends the batch as [`Outcome::Stopped`](crate::Outcome::Stopped) when it is not done after this
+    /// long, pauses included: no new page is started then, and running strides end at their page.
+    #[must_use]
+    pub fn deadline(mut self, after: Duration) -> Self {
+        self.spec.deadline = Some(after);
+        self
+    }
+
+    /// Tells the [`FailureHandler`](crate::FailureHandler) of this name of failures.
+    #[must_use]
+    pub fn on_failure(mut self, handler: impl Into<String>) -> Self {
+        self.spec.hooks.failure_handler = Some(handler.into());
+        self
+    }
+
+    /// Tells the [`Tracker`](crate::Tracker) of this name of the progress: at the start, every so often (5
+    /// min unless [`track_every`](Self::track_every) says otherwise), and at the end.
+    #[must_use]
+    pub fn track(mut self, tracker: impl Into<String>) -> Self {
+        self.spec.hooks.tracker = Some(tracker.into());
+        self
+    }
+
+    /// How often the tracker is called; at least 1 s.
+    #[must_use]
+    pub fn track_every(mut self, interval: Duration) -> Self {
+        self.spec.track_every = Some(interval);
+        self
+    }
+
+    /// Tells the [`CompletionHook`](crate::CompletionHook) of this name how the batch ended.
+    #[must_use]
+    pub fn on_completion(mut self, hook: impl Into<String>) -> Self {
+        self.spec.hooks.completion_hook = Some(hook.into());
+        self
+    }
+
+    /// What one attempt of a hook may take. A call has three attempts.
+    #[must_use]
+    pub fn hook_timeout(mut self, timeout: Duration) -> Self {
+        self.spec.hook_timeout = Some(timeout);
+        self
+    }
+
     /// The queue on which a worker with the processor polls.
     #[must_use]
     pub fn task_queue(mut self, queue: impl Into<String>) -> Self {
@@ -159,6 +319,22 @@ impl Batch {
     #[must_use]
     pub fn rerun(mut self, allow: bool) -> Self {
         self.rerun = allow;
+        self
+    }
+
+    /// What starting does when a batch of this id is running.
+    #[must_use]
+    pub fn if_running(mut self, then: IfRunning) -> Self {
+        self.if_running = then;
+        self
+    }
+
+    /// Where a batch of this id has ended failed, stopped or cancelled, go on exactly where it stood, in
+    /// the same batch run, with this batch's limits. Processor and arguments must be the same. Where there
+    /// is no such batch, it is started.
+    #[must_use]
+    pub fn continues(mut self, go_on: bool) -> Self {
+        self.continues = go_on;
         self
     }
 }
@@ -202,6 +378,23 @@ impl Batch {
         {
             return Err(InvalidBatch::Rate { given: rate });
         }
+        if let Some(tolerance) = &spec.tolerance {
+            tolerance.validate()?;
+        }
+        validate_deadline(spec.deadline)?;
+        let longest = Duration::from_secs(366 * 86_400);
+        lasts(
+            "track interval",
+            spec.track_every,
+            SHORTEST_TRACK_EVERY,
+            longest,
+        )?;
+        lasts(
+            "hook timeout",
+            spec.hook_timeout,
+            HOOK_TIMEOUTS.0,
+            HOOK_TIMEOUTS.1,
+        )?;
         let bytes = spec.args.to_string().len();
         if bytes > MAX_ARGS_BYTES {
             return Err(InvalidBatch::ArgsTooLarge { bytes });
@@ -212,6 +405,28 @@ impl Batch {
 
 pub(crate) fn validate_max_parallelism(given: u32) -> Result<(), InvalidBatch> {
     within("max parallelism", given, 0, MAX_PARALLELISM)
+}
+
+pub(crate) fn validate_deadline(given: Option<Duration>) -> Result<(), InvalidBatch> {
+    let longest = Duration::from_secs(366 * 86_400);
+    lasts("deadline", given, SHORTEST_DEADLINE, longest)
+}
+
+fn lasts(
+    what: &'static str,
+    given: Option<Duration>,
+    min: Duration,
+    max: Duration,
+) -> Result<(), InvalidBatch> {
+    match given {
+        Some(given) if !(min..=max).contains(&given) => Err(InvalidBatch::Lasts {
+            what,
+            given,
+            min,
+            max,
+        }),
+        _ => Ok(()),
+    }
 }
 
 pub(crate) fn validate_id(id: &str) -> Result<(), InvalidBatch> {
@@ -273,6 +488,29 @@ pub enum InvalidBatch {
         /// The rate that was given.
         given: f64,
     },
+    /// A duration is outside of its range.
+    #[error("{what} is {given:?}; it must be from {min:?} to {max:?}")]
+    Lasts {
+        /// The setting.
+        what: &'static str,
+        /// The value that was given.
+        given: Duration,
+        /// Shortest allowed value.
+        min: Duration,
+        /// Longest allowed value.
+        max: Duration,
+    },
+    /// A tolerated share is not a share.
+    #[error("the tolerated share is {given} %; it must be from 0 to 100")]
+    TolerancePercent {
+        /// The share that was given.
+        given: f64,
+    },
+    /// No failure in a row would be tolerated.
+    #[error(
+        "tolerated consecutive failures are 0; it must be at least 1 (leave it out for no limit)"
+    )]
+    ToleranceConsecutive,
     /// The arguments do not serialize.
     #[error("the arguments do not serialize to JSON: {message}")]
     Args {
@@ -325,6 +563,15 @@ mod tests {
         for rate in [0.0, -1.0, f64::NAN, f64::INFINITY] {
             assert!(message(batch().rate(rate)).contains("more than 0"));
         }
+        let deadline = message(batch().deadline(Duration::ZERO));
+        assert!(
+            deadline.contains("deadline is 0ns; it must be from 1s"),
+            "{deadline}"
+        );
+        assert!(message(batch().track_every(Duration::ZERO)).contains("track interval is 0ns"));
+        assert!(message(batch().hook_timeout(Duration::ZERO)).contains("hook timeout is 0ns"));
+        let none = Tolerance::new().consecutive(0);
+        assert!(message(batch().tolerate(none)).contains("at least 1"));
         assert!(message(batch().task_queue(" ")).contains("task queue"));
         for id in ["", "a b", "a\n", &"x".repeat(201)] {
             let named = Batch::named(id, "p", serde_json::Value::Null);

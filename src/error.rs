@@ -129,6 +129,13 @@ impl fmt::Display for PageError {
     }
 }
 
+/// So that `?` takes it where any error will do, as in the function that builds a processor.
+impl From<PageError> for Box<dyn StdError + Send + Sync> {
+    fn from(error: PageError) -> Self {
+        error.to_string().into()
+    }
+}
+
 impl<E: StdError> From<E> for PageError {
     fn from(error: E) -> Self {
         let mut message = error.to_string();

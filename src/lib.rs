@@ -23,7 +23,10 @@
 //!   page are processed.
 //! - **A range is closed** once the start of the next stride is accepted: later attempts work inside it.
 //! - **At least once** by default: a page may run again after a failure or a lost worker, so `process` must
-//!   be idempotent. [`RetryMode::AtMostOnce`] runs it once.
+//!   be idempotent. [`RetryMode::AtMostOnce`] runs it once. With a [`PageLedger`] the effects of a page are
+//!   committed **once**, whatever is repeated.
+//! - **Nothing hidden.** With [`DeadLetters`] a page that cannot be done is taken apart until the records that
+//!   fail are alone; they can be listed and redriven.
 //! - **Bounded state**, whatever the number of pages.
 //!
 //! # Features
@@ -33,7 +36,8 @@
 //! | `temporal` | yes | the engine: [`Worker`], [`BatchClient`], [`connect`](mod@connect) |
 //! | `dev-server` | yes | [`dev_server`]: finds, fetches and runs the local Temporal dev server |
 //! | `cli` | yes | [`cli`]: the command line, for the `temporal-batch` binary and for yours |
-//! | `sqlite` | yes | the SQLite database of the `demo` command and of its sample |
+//! | `sqlite` | yes | a [`PageLedger`] in SQLite; the database of the `demo` command and of its sample |
+//! | `postgres` | yes | a [`PageLedger`] in PostgreSQL |
 //!
 //! Without any of them the vocabulary, the decisions, the page loop and [`testing`] build in seconds.
 
@@ -46,6 +50,7 @@ struct ExamplesOfTheReadme;
 
 #[cfg(feature = "temporal")]
 mod activity;
+mod audit;
 mod batch;
 #[cfg(feature = "cli")]
 pub mod cli;
@@ -55,45 +60,69 @@ mod client;
 pub mod connect;
 #[cfg(feature = "temporal")]
 mod controller;
+mod dead_letter;
+mod dead_letter_file;
 #[cfg(feature = "dev-server")]
 pub mod dev_server;
 mod error;
+mod hooks;
 mod ledger;
 pub mod metrics;
+mod notices;
 mod page;
+mod page_ledger;
 mod processor;
 mod progress;
 mod protocol;
 mod rate;
+mod redrive;
 mod registry;
 #[cfg(feature = "temporal")]
 mod replay;
 mod retry;
 mod scheduler;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod sql;
 mod stride;
 pub mod testing;
+mod tolerance;
 #[cfg(feature = "temporal")]
 mod worker;
 
 pub use crate::{
-    batch::{Batch, DEFAULT_TASK_QUEUE, InvalidBatch},
+    audit::AuditEntry,
+    batch::{Batch, DEFAULT_TASK_QUEUE, IfRunning, InvalidBatch},
+    dead_letter::{DeadLetter, DeadLetters, LetterFilter},
+    dead_letter_file::JsonlDeadLetters,
     error::PageError,
+    hooks::{
+        CompletionHook, Failure, FailureHandler, FailureNotice, HookResult, RegisterHookError,
+        Tracker,
+    },
     page::{Next, Page, PageRange, PageToken},
+    page_ledger::{OpenStride, PageClaim, PageLedger, PageTransaction, StrideId, StrideTotals},
     processor::{
         InvalidSettings, PageContext, PageProcessor, PageReport, ProcessorSettings, SkipAhead,
     },
     progress::{
-        BatchReport, FailedItem, ItemCounts, Outcome, PageFailure, Phase, Progress, Timestamp,
+        BatchReport, FailedItem, FailureState, ItemCounts, Outcome, PageFailure, Phase, Progress,
+        Timestamp,
     },
     registry::{Refused, RegisterError, Registry},
     retry::{ExtendedRetries, RetryMode, RetryPolicy, RetryPolicyError},
+    tolerance::{Limit, OnExceeded, Tolerance},
 };
+
+#[cfg(feature = "postgres")]
+pub use crate::sql::InvalidSchema;
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub use crate::sql::{LedgerDatabase, PageConnection, SqlLedger};
 
 #[cfg(feature = "temporal")]
 pub use crate::{
     client::{
-        AcceptError, BatchClient, BatchHandle, BatchState, ControlError, ListError, ListedBatch,
-        ProgressError, ResultError, StartError,
+        AcceptError, BatchClient, BatchHandle, BatchState, Continuation, ControlError, ListError,
+        ListedBatch, ProgressError, RecoverError, RedriveError, ResultError, StartError,
     },
     connect::{ConnectError, ConnectOptions, connect},
     worker::{RunningWorker, Worker, WorkerError},

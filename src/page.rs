@@ -122,9 +122,41 @@ type Order<C> = fn(&C, &C) -> Ordering;
 pub struct Page<C, I> {
     items: Vec<I>,
     next: Next<C>,
-    /// The key of the last item, which stays known when the source says that it is the last.
-    last_key: Option<C>,
+    keys: Keys<C>,
     order: Option<Order<C>>,
+}
+
+/// What the items of a page are called, in their order.
+#[derive(Debug)]
+pub(crate) enum Keys<C> {
+    Unknown,
+    /// The cursors that end at each item.
+    Cursors(Vec<C>),
+    Names(Vec<String>),
+}
+
+impl<C> Keys<C> {
+    /// The cursor of each item, where the page is ordered by them.
+    pub fn cursors(&self) -> &[C] {
+        match self {
+            Self::Cursors(cursors) => cursors,
+            Self::Unknown | Self::Names(_) => &[],
+        }
+    }
+}
+
+impl<C: Serialize> Keys<C> {
+    /// What an item is called.
+    pub fn name(&self, position: usize) -> Option<String> {
+        match self {
+            Self::Unknown => None,
+            Self::Names(names) => names.get(position).cloned(),
+            Self::Cursors(cursors) => {
+                let token = PageToken::encode(cursors.get(position)?).ok()?;
+                Some(token.0)
+            }
+        }
+    }
 }
 
 /// # Construct
@@ -134,7 +166,7 @@ impl<C, I> Page<C, I> {
         Self {
             items: Vec::new(),
             next: Next::End,
-            last_key: None,
+            keys: Keys::Unknown,
             order: None,
         }
     }
@@ -161,21 +193,17 @@ impl<C, I> Page<C, I> {
     where
         C: Ord + Clone + Serialize,
     {
-        let mut last: Option<C> = None;
-        for item in &items {
-            let this = key(item);
-            if let Some(previous) = &last
-                && this <= *previous
-            {
-                return Err(did_not_advance(previous, &this));
+        let keys: Vec<C> = items.iter().map(key).collect();
+        for pair in keys.windows(2) {
+            if pair[1] <= pair[0] {
+                return Err(did_not_advance(&pair[0], &pair[1]));
             }
-            last = Some(this);
         }
-        let next = last.clone().map_or(Next::End, Next::At);
+        let next = keys.last().cloned().map_or(Next::End, Next::At);
         Ok(Self {
             items,
             next,
-            last_key: last,
+            keys: Keys::Cursors(keys),
             order: Some(C::cmp),
         })
     }
@@ -186,9 +214,17 @@ impl<C, I> Page<C, I> {
         Self {
             items,
             next: next.map_or(Next::End, Next::At),
-            last_key: None,
+            keys: Keys::Unknown,
             order: None,
         }
+    }
+
+    /// Names the items of a page without keys of its own, so that a dead letter can say which item it is
+    /// about and a redrive can find it again. The names must be unique in the data.
+    #[must_use]
+    pub fn with_names(mut self, name: impl Fn(&I) -> String) -> Self {
+        self.keys = Keys::Names(self.items.iter().map(name).collect());
+        self
     }
 
     /// Adds the source's own word that no data follows, which saves one empty fetch at the end.
@@ -211,13 +247,40 @@ impl<C, I> Page<C, I> {
         &self.next
     }
 
-    pub(crate) fn into_items(self) -> Vec<I> {
-        self.items
+    pub(crate) fn into_parts(self) -> (Vec<I>, Keys<C>) {
+        (self.items, self.keys)
     }
 
     /// The key of the last item, where items have keys.
     pub(crate) fn last_key(&self) -> Option<&C> {
-        self.last_key.as_ref()
+        self.keys.cursors().last()
+    }
+
+    /// Keeps the one item of that name, if it is there.
+    pub(crate) fn only(mut self, name: &str) -> Result<Self, PageError>
+    where
+        C: Serialize,
+    {
+        let position = match &self.keys {
+            Keys::Names(names) => names.iter().position(|n| n == name),
+            Keys::Cursors(cursors) => {
+                let mut tokens = cursors.iter().map(PageToken::encode);
+                tokens.position(|token| token.is_ok_and(|token| token.as_str() == name))
+            }
+            Keys::Unknown => {
+                return Err(PageError::non_retryable(
+                    "ItemsWithoutNames",
+                    "the items of this source have no names, so one of them cannot be found again; \
+                     give its pages names (Page::with_names)",
+                ));
+            }
+        };
+        self.items = match position {
+            Some(position) => self.items.into_iter().skip(position).take(1).collect(),
+            None => Vec::new(),
+        };
+        self.keys = Keys::Names(self.items.iter().map(|_| name.to_owned()).collect());
+        Ok(self)
     }
 
     /// Whether its cursors can be compared for more than equality.

@@ -1,15 +1,22 @@
 //! The trait that users implement, its context and its results.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::watch;
 
 use crate::{
+    dead_letter::{DeadLetters, MAX_LETTER_CHARS, stable_id},
     error::PageError,
-    page::{Page, PageRange},
-    progress::FailedItem,
+    page::{Page, PageRange, PageToken},
+    page_ledger::{PageLedger, PageTransaction},
+    progress::ItemCounts,
     retry::{RetryMode, RetryPolicy, RetryPolicyError},
 };
 
@@ -48,7 +55,7 @@ use crate::{
 /// |---|---|
 /// | `fetch`: items | announces the next page, then calls `process` |
 /// | `fetch`: [`Page::empty`] | the range is finished; in an open range this is the end of the data |
-/// | `process`: [`PageReport`] | the page is finished; its items are counted as processed, skipped or failed |
+/// | `process`: [`PageReport`] | the page is finished; its items are counted as processed, skipped or failed, and failed ones become dead letters |
 /// | a [`PageError`], a panic, a timeout | the page is tried again, or given up: see [`PageError`] |
 ///
 /// # Example
@@ -141,6 +148,22 @@ pub trait PageProcessor: Send + Sync + Sized + 'static {
     async fn size_hint(&self, args: &Self::Args) -> Result<Option<u64>, PageError> {
         let _ = args;
         Ok(None)
+    }
+
+    /// Where it is recorded which pages were applied, for effects that are committed exactly once. With it,
+    /// `process` writes in [`ctx.transaction()`](PageContext), which the engine commits together with the
+    /// ledger's row and the dead letters of the page. The default is none: at least once.
+    fn ledger(&self) -> Option<Arc<dyn PageLedger>> {
+        None
+    }
+
+    /// Where records and pages that are given up are kept. With a store, a page whose attempts are spent is
+    /// split until the records that cannot be processed are alone; everything else in it is done. The
+    /// default is none: a failed page is given up as a whole, and the batch lists at most 50 of them.
+    ///
+    /// A processor with a [`ledger`](Self::ledger) keeps its dead letters there, whatever this returns.
+    fn dead_letters(&self) -> Option<Arc<dyn DeadLetters>> {
+        None
     }
 
     /// Retries and timeouts; see [`ProcessorSettings`] for the defaults. A running batch keeps the
@@ -244,21 +267,47 @@ impl ProcessorSettings {
 /// ```
 /// use temporal_batch::PageReport;
 ///
+/// let emails = ["a@example.org", "", "nobody"];
 /// let mut report = PageReport::all_processed();
-/// report.skip();
-/// report.fail("user 17", "BadEmail", "no @ in it");
+/// for (position, email) in emails.iter().enumerate() {
+///     if email.is_empty() {
+///         report.skip("no address");
+///     } else if !email.contains('@') {
+///         report.fail(position, "BadEmail", "no @ in it");
+///     }
+/// }
 /// assert_eq!((report.skipped(), report.failed()), (1, 1));
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[must_use]
 pub struct PageReport {
-    skipped: u64,
-    failed: u64,
-    failed_items: Vec<FailedItem>,
+    changed: u64,
+    skipped: BTreeMap<String, u64>,
+    failures: Vec<ItemFailure>,
 }
 
-/// Failed items of one page that are described; further ones are counted and logged.
-const MAX_DESCRIBED: usize = 10;
+/// An item that `process` gave up on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ItemFailure {
+    pub position: usize,
+    pub error_type: String,
+    pub message: String,
+    pub record: Option<String>,
+}
+
+/// Different reasons for skipping that are counted apart.
+pub(crate) const MAX_SKIP_REASONS: usize = 10;
+const MAX_REASON_CHARS: usize = 60;
+const MAX_ERROR_TYPE_CHARS: usize = 60;
+/// Under this name, once there are too many.
+const OTHER_REASONS: &str = "other reasons";
+
+/// Counts a reason; beyond a number of different ones they are counted together.
+pub(crate) fn count_reason(reasons: &mut BTreeMap<String, u64>, reason: &str, items: u64) {
+    let known = reasons.contains_key(reason) || reasons.len() + 1 < MAX_SKIP_REASONS;
+    let reason = if known { reason } else { OTHER_REASONS };
+    *reasons.entry(reason.to_owned()).or_default() += items;
+}
 
 impl PageReport {
     /// Every item was processed.
@@ -266,47 +315,93 @@ impl PageReport {
         Self::default()
     }
 
-    /// Counts one item as left alone on purpose.
-    pub fn skip(&mut self) {
-        self.skipped += 1;
+    /// Of the processed items, so many were different afterwards; what a database calls rows affected.
+    pub fn changed(mut self, items: u64) -> Self {
+        self.changed = items;
+        self
     }
 
-    /// Gives one item up, while the page goes on. Every call is logged; the first ten of a page are
-    /// described in its report. `key` should let people find the record; it is stored in the history.
+    /// Counts one item as left alone on purpose. Reasons are counted apart, so they should be few: at most
+    /// ten, of 60 characters.
+    pub fn skip(&mut self, reason: impl fmt::Display) {
+        let reason = crate::error::truncate(&reason.to_string(), MAX_REASON_CHARS);
+        count_reason(&mut self.skipped, &reason, 1);
+    }
+
+    /// Gives one item up, while the page goes on. `position` is its place among the items that `process`
+    /// was given, from 0. It becomes a dead letter, where the processor [keeps
+    /// them](PageProcessor::dead_letters); otherwise it is counted, and the batch lists the first ones.
+    ///
+    /// Nothing of the item but its key is kept.
     pub fn fail(
         &mut self,
-        key: impl std::fmt::Display,
-        error_type: impl std::fmt::Display,
-        message: impl std::fmt::Display,
+        position: usize,
+        error_type: impl fmt::Display,
+        message: impl fmt::Display,
     ) {
-        let (key, error_type) = (key.to_string(), error_type.to_string());
-        let message = message.to_string();
-        // A key may be personal; people find the whole of it in the report.
-        let shortened = crate::error::truncate(&key, 24);
-        tracing::warn!(key = shortened, error_type, message, "item given up");
-        self.failed += 1;
-        if self.failed_items.len() < MAX_DESCRIBED {
-            self.failed_items.push(FailedItem {
-                key: crate::error::truncate(&key, 60),
-                error_type: crate::error::truncate(&error_type, 60),
-                message: crate::error::truncate(&message, 120),
-            });
+        self.failures.push(ItemFailure {
+            position,
+            error_type: crate::error::truncate(&error_type.to_string(), MAX_ERROR_TYPE_CHARS),
+            message: crate::error::truncate(&message.to_string(), MAX_LETTER_CHARS),
+            record: None,
+        });
+    }
+
+    /// Like [`fail`](Self::fail), and keeps the record, or what should be seen of it, in its dead letter.
+    pub fn fail_with_record(
+        &mut self,
+        position: usize,
+        error_type: impl fmt::Display,
+        message: impl fmt::Display,
+        record: impl Into<String>,
+    ) {
+        self.fail(position, error_type, message);
+        if let Some(failure) = self.failures.last_mut() {
+            failure.record = Some(record.into());
         }
     }
 
     /// Items left alone.
     pub fn skipped(&self) -> u64 {
-        self.skipped
+        self.skipped.values().sum()
     }
 
     /// Items given up.
     pub fn failed(&self) -> u64 {
-        self.failed
+        self.failures.len() as u64
     }
 
-    /// The first items given up.
-    pub fn failed_items(&self) -> &[FailedItem] {
-        &self.failed_items
+    /// What became of `items` items, unless the report cannot be about them.
+    pub(crate) fn counts(&self, items: usize) -> Result<ItemCounts, PageError> {
+        let positions: BTreeSet<_> = self.failures.iter().map(|f| f.position).collect();
+        let possible = positions.len() == self.failures.len()
+            && positions.last().is_none_or(|last| *last < items);
+        let (skipped, failed) = (self.skipped(), self.failed());
+        let processed = (items as u64).checked_sub(skipped + failed);
+        match processed {
+            Some(processed) if possible && self.changed <= processed => Ok(ItemCounts {
+                processed,
+                changed: self.changed,
+                skipped,
+                failed,
+            }),
+            _ => Err(PageError::non_retryable(
+                "PageReportMismatch",
+                format_args!(
+                    "process was given {items} items and reported {skipped} skipped, {} changed and \
+                     the failure of those at {positions:?}",
+                    self.changed
+                ),
+            )),
+        }
+    }
+
+    pub(crate) fn skip_reasons(&self) -> &BTreeMap<String, u64> {
+        &self.skipped
+    }
+
+    pub(crate) fn failures(&self) -> &[ItemFailure] {
+        &self.failures
     }
 }
 
@@ -314,13 +409,26 @@ impl PageReport {
 pub struct PageContext<P: PageProcessor> {
     pub(crate) args: Arc<P::Args>,
     pub(crate) range: PageRange<P::Cursor>,
+    /// The page itself, while it is processed.
+    pub(crate) page: Option<PageTokens>,
     pub(crate) page_size: u32,
     pub(crate) attempt: u32,
     pub(crate) stride: u64,
     pub(crate) batch_id: Arc<str>,
     pub(crate) batch_run: Arc<str>,
     pub(crate) cancelled: watch::Receiver<bool>,
+    pub(crate) transaction: Option<SharedTransaction>,
 }
+
+/// Where a page begins and ends.
+#[derive(Clone, Debug)]
+pub(crate) struct PageTokens {
+    pub start: Option<PageToken>,
+    pub end: Option<PageToken>,
+}
+
+/// The transaction of the page that is being processed, until the engine takes it back.
+pub(crate) type SharedTransaction = Arc<tokio::sync::Mutex<Option<Box<dyn PageTransaction>>>>;
 
 impl<P: PageProcessor> PageContext<P> {
     /// The arguments of the batch.
@@ -357,6 +465,28 @@ impl<P: PageProcessor> PageContext<P> {
     /// This execution of the batch: the same over retries and continue-as-new, new on a rerun.
     pub fn batch_run(&self) -> &str {
         &self.batch_run
+    }
+
+    /// A key for the effects of the page, for sinks that know by it what they have done already: the same
+    /// for the same page of the same batch run, over retries, continue-as-new, reset and redrive. A page
+    /// that is cut differently by a later attempt has another key; [`item_key`](Self::item_key) does not
+    /// depend on the cut.
+    pub fn page_key(&self) -> String {
+        let (start, end) = match &self.page {
+            Some(page) => (page.start.clone(), page.end.clone()),
+            // In `fetch` nobody knows yet where the page ends.
+            None => {
+                let start = self.range.start();
+                (start.and_then(|s| PageToken::encode(s).ok()), None)
+            }
+        };
+        stable_id(&serde_json::json!([&*self.batch_run, start, end]))
+    }
+
+    /// A key for the effect of one item, which has to be named by something that is its own, such as its
+    /// primary key: the same in every attempt of the batch run, whatever page the item is part of.
+    pub fn item_key(&self, item: impl Serialize) -> String {
+        stable_id(&serde_json::json!([&*self.batch_run, item]))
     }
 
     /// Whether the batch has been cancelled, or the worker told to stop at once.

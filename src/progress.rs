@@ -1,10 +1,10 @@
 //! What a batch tells about itself: progress while it runs, a report when it ends.
 
-use std::{fmt, time::Duration};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::page::PageToken;
+use crate::{audit::AuditEntry, page::PageToken};
 
 /// Milliseconds since the Unix epoch, in the time of the Temporal server.
 #[derive(
@@ -37,6 +37,9 @@ impl From<std::time::SystemTime> for Timestamp {
 pub struct ItemCounts {
     /// Items whose work was done.
     pub processed: u64,
+    /// Of these, the items that were different afterwards, where the processor tells.
+    #[serde(default)]
+    pub changed: u64,
     /// Items left alone on purpose.
     pub skipped: u64,
     /// Items given up on.
@@ -48,11 +51,22 @@ impl ItemCounts {
     pub fn total(&self) -> u64 {
         self.processed + self.skipped + self.failed
     }
+
+    /// What is left of this without `earlier`.
+    pub(crate) fn since(&self, earlier: &Self) -> Self {
+        Self {
+            processed: self.processed.saturating_sub(earlier.processed),
+            changed: self.changed.saturating_sub(earlier.changed),
+            skipped: self.skipped.saturating_sub(earlier.skipped),
+            failed: self.failed.saturating_sub(earlier.failed),
+        }
+    }
 }
 
 impl std::ops::AddAssign for ItemCounts {
     fn add_assign(&mut self, other: Self) {
         self.processed += other.processed;
+        self.changed += other.changed;
         self.skipped += other.skipped;
         self.failed += other.failed;
     }
@@ -71,12 +85,17 @@ pub enum Phase {
     Pausing,
     /// No pages are running and none will be started.
     Paused,
-    /// Pages were found all the way to where discovery cannot go on: the page there keeps failing.
+    /// Nothing can go on: the page keeps failing behind which nothing has been discovered, or no worker
+    /// understands the arguments or cursors of the batch. See [`Progress::blocked_reason`].
     Blocked,
     /// Only stuck pages are left.
     WaitingForStuckPages,
     /// Cancelled; the last pages are finishing.
     Cancelling,
+    /// Too much failed, the deadline is over or the batch cannot go on; the last pages are finishing.
+    Stopping,
+    /// No page is left; hooks are told.
+    Finishing,
     /// Over; see the report.
     Ended,
 }
@@ -91,7 +110,39 @@ impl fmt::Display for Phase {
             Self::Blocked => "blocked",
             Self::WaitingForStuckPages => "waiting for stuck pages",
             Self::Cancelling => "cancelling",
+            Self::Stopping => "stopping",
+            Self::Finishing => "finishing",
             Self::Ended => "ended",
+        })
+    }
+}
+
+/// What is being done about a page that fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum FailureState {
+    /// It has quick attempts left.
+    Retrying,
+    /// Its quick attempts are spent: it is in the slow lane.
+    Stuck,
+    /// The same, and nobody knows where the next page begins.
+    Blocked,
+    /// It was given up and is a dead letter; a redrive tries it again.
+    DeadLetter,
+    /// It was given up, and nothing but the batch remembers it.
+    #[default]
+    GivenUp,
+}
+
+impl fmt::Display for FailureState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Retrying => "retrying",
+            Self::Stuck => "stuck",
+            Self::Blocked => "blocked",
+            Self::DeadLetter => "dead letter",
+            Self::GivenUp => "given up",
         })
     }
 }
@@ -115,6 +166,9 @@ pub struct PageFailure {
     pub first_at: Timestamp,
     /// When it failed last.
     pub last_at: Timestamp,
+    /// What is being done about it.
+    #[serde(default)]
+    pub state: FailureState,
 }
 
 /// An item that its processor gave up on. The page it belongs to counts as done.
@@ -126,10 +180,14 @@ pub struct FailedItem {
     pub error_type: String,
     /// The message, shortened.
     pub message: String,
+    /// Whether it is a dead letter, which a redrive tries again.
+    #[serde(default)]
+    pub dead_letter: bool,
 }
 
 /// A consistent look at a batch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Progress {
     /// The batch.
     pub batch_id: String,
@@ -137,6 +195,9 @@ pub struct Progress {
     pub batch_run: String,
     /// The processor.
     pub processor: String,
+    /// The batch whose dead letters this one redrives, if it does.
+    #[serde(default)]
+    pub redrive_of: Option<String>,
     /// What it is doing.
     pub phase: Phase,
     /// Why it was paused, as its operator said.
@@ -154,6 +215,9 @@ pub struct Progress {
     pub strides_waiting: u32,
     /// Items by outcome.
     pub items: ItemCounts,
+    /// Why items were skipped, how often; at most ten different reasons.
+    #[serde(default)]
+    pub skip_reasons: BTreeMap<String, u64>,
     /// Items in the whole data set, where the processor can tell.
     #[serde(default)]
     pub items_expected: Option<u64>,
@@ -174,7 +238,7 @@ pub struct Progress {
     /// Pages that are waiting for another attempt, oldest stride first, at most 20.
     #[serde(default)]
     pub failing: Vec<PageFailure>,
-    /// Pages that were given up, in the order in which that happened.
+    /// The first 50 pages that were given up, in the order in which that happened.
     #[serde(default)]
     pub failed: Vec<PageFailure>,
     /// The first items that were given up.
@@ -189,6 +253,30 @@ pub struct Progress {
     /// Announcements that were dropped because they belonged to another batch run, came too late, or did
     /// not fit what was known.
     pub announcements_dropped: u64,
+    /// Attempts at pages that failed one after the other, without a finished page since.
+    #[serde(default)]
+    pub consecutive_failures: u64,
+    /// When the batch stops itself, if it has a deadline.
+    #[serde(default)]
+    pub deadline: Option<Timestamp>,
+    /// Where discovery cannot go on, while the batch is [`Phase::Blocked`].
+    #[serde(default)]
+    pub blocked_at: Option<PageToken>,
+    /// Why the batch is blocked.
+    #[serde(default)]
+    pub blocked_reason: Option<String>,
+    /// Calls of hooks that failed for good, and final reports that could not be kept.
+    #[serde(default)]
+    pub hooks_failed: u64,
+    /// Failures that the failure handler was not told, because too many came at once.
+    #[serde(default)]
+    pub notices_dropped: u64,
+    /// What was done to the batch, the latest 50 in order.
+    #[serde(default)]
+    pub audit: Vec<AuditEntry>,
+    /// What was done before these.
+    #[serde(default)]
+    pub audit_older: u64,
 }
 
 impl Progress {
@@ -215,8 +303,11 @@ pub enum Outcome {
     Completed,
     /// The same, but for the pages and items that are listed as failed.
     CompletedWithFailures,
-    /// It stopped by itself; the report says why and where coverage stops.
+    /// It could not go on; the report says why and where coverage stops.
     Failed,
+    /// It stopped itself, because more failed than is tolerated or because of its deadline; the report
+    /// says which.
+    Stopped,
     /// It was cancelled; the report says where it stood.
     Cancelled,
 }
@@ -227,6 +318,7 @@ impl fmt::Display for Outcome {
             Self::Completed => "completed",
             Self::CompletedWithFailures => "completed with failures",
             Self::Failed => "failed",
+            Self::Stopped => "stopped",
             Self::Cancelled => "cancelled",
         })
     }

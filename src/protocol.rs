@@ -7,16 +7,21 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    batch::BatchSpec,
+    audit::{Audit, Given},
+    batch::{BatchSpec, HookNames},
+    hooks::FailureNotice,
     ledger::Ledger,
+    notices::Notices,
     page::PageToken,
-    progress::{FailedItem, ItemCounts, Timestamp},
+    page_ledger::StrideTotals,
+    progress::{BatchReport, FailedItem, ItemCounts, PageFailure, Progress, Timestamp},
     retry::{RetryMode, RetryPolicy},
+    tolerance::Tally,
 };
 
 /// Version written into new histories.
@@ -29,6 +34,10 @@ pub(crate) const CONTROLLER: &str = "temporal-batch.controller";
 pub(crate) const PREPARE: &str = "temporal-batch.prepare";
 /// Activity that runs a stride.
 pub(crate) const STRIDE: &str = "temporal-batch.stride";
+/// Activity that calls a hook of the user's.
+pub(crate) const HOOK: &str = "temporal-batch.hook";
+/// Activity that keeps the final report with the dead letters.
+pub(crate) const KEEP_REPORT: &str = "temporal-batch.keep_report";
 /// Signal with the starts of following strides.
 pub(crate) const NEXT_PAGE: &str = "next_page";
 /// Query for a [`Progress`](crate::Progress).
@@ -51,8 +60,31 @@ pub(crate) struct ControllerInput {
     /// Minted when the batch is started; kept over continue-as-new and reset.
     pub batch_run: String,
     pub spec: BatchSpec,
+    /// Who started or continued the batch; absent after a continue-as-new.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub begun: Option<Begun>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub carry: Option<Carry>,
+}
+
+/// How a batch, or the rest of one, was begun.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Begun {
+    /// For the audit, such as `start` or `continue`.
+    pub action: String,
+    #[serde(flatten)]
+    pub given: Given,
+}
+
+/// Details of a batch that ended before its end: its report, and what it takes to go on.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct EndDetails {
+    /// Readers that only know reports find one.
+    #[serde(flatten)]
+    pub report: BatchReport,
+    /// The input of a controller that goes on where this one stood.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub continuation: Option<Box<ControllerInput>>,
 }
 
 /// What one run of the controller hands to the next.
@@ -64,16 +96,31 @@ pub(crate) struct Carry {
     pub started_at: Timestamp,
     /// Runs before this one.
     pub runs: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Timestamp>,
+    #[serde(default)]
+    pub notices: Notices,
+    #[serde(default)]
+    pub audit: Audit,
 }
 
 /// What operators can change while the batch runs.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Controls {
     pub max_parallelism: u32,
     #[serde(default)]
     pub paused: bool,
     #[serde(default)]
     pub pause_reason: Option<String>,
+    /// More failed than is tolerated; until somebody resumes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tripped: Option<String>,
+    /// What had been done and had failed when somebody resumed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forgiven: Option<Tally>,
+    /// The batch stops itself, for this reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopping: Option<String>,
 }
 
 /// Input of the prepare activity.
@@ -83,6 +130,38 @@ pub(crate) struct PrepareInput {
     pub args: serde_json::Value,
     #[serde(default)]
     pub first_cursor: Option<PageToken>,
+    /// The batch is a redrive: its items are the dead letters of the processor.
+    #[serde(default)]
+    pub redrive: bool,
+    #[serde(default, skip_serializing_if = "HookNames::is_empty")]
+    pub hooks: HookNames,
+}
+
+/// Input of the hook activity.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct HookOrder {
+    pub name: String,
+    #[serde(flatten)]
+    pub call: HookCall,
+    /// What one attempt may take.
+    pub timeout: Duration,
+}
+
+/// What a hook is told.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "call", rename_all = "snake_case")]
+pub(crate) enum HookCall {
+    Failure(Box<FailureNotice>),
+    Progress(Box<Progress>),
+    Completed(Box<BatchReport>),
+    Failed(Box<BatchReport>),
+}
+
+/// Input of the activity that keeps the final report.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct KeepReport {
+    pub processor: String,
+    pub report: BatchReport,
 }
 
 /// What a worker says about a processor before the first page. Stored, so that a running batch keeps the
@@ -95,6 +174,12 @@ pub(crate) struct Prepared {
     pub heartbeat_timeout: Duration,
     #[serde(default)]
     pub items_expected: Option<u64>,
+    /// The processor keeps dead letters, so that its strides give failed pages up themselves.
+    #[serde(default)]
+    pub dead_letters: bool,
+    /// The processor keeps a ledger of the pages that it applied.
+    #[serde(default)]
+    pub once_per_page: bool,
 }
 
 /// Input of the stride activity: a run of consecutive pages.
@@ -123,6 +208,22 @@ pub(crate) struct StrideOrder {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_share: Option<f64>,
     pub page_timeout: Duration,
+    /// What the controller has counted of this stride already.
+    #[serde(default)]
+    pub done: StrideTotals,
+    /// Attempts that a page has in all, extended ones included; `None` is without limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempts_allowed: Option<u32>,
+    /// When the first page of the order failed first, if it has failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failing_since: Option<Timestamp>,
+    /// The last attempt at the first page of the order failed like this without giving it up: its worker
+    /// was lost. It is not tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub give_up: Option<FailedAttempt>,
+    /// The items are dead letters of the processor.
+    #[serde(default)]
+    pub redrive: bool,
 }
 
 /// Result of the stride activity.
@@ -142,6 +243,15 @@ pub(crate) struct StrideReport {
     /// The first items that were given up; `items.failed` counts all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failed_items: Vec<FailedItem>,
+    /// Pages that the stride itself gave up, as a whole, and kept as dead letters.
+    #[serde(default)]
+    pub pages_failed: u32,
+    /// The first of these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failed_pages: Vec<PageFailure>,
+    /// Why items were skipped, how often.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub skip_reasons: BTreeMap<String, u64>,
 }
 
 /// An attempt at a page that failed.
@@ -158,6 +268,13 @@ pub(crate) struct FailedAttempt {
     pub retryable: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after: Option<Duration>,
+    /// Nothing is wrong with the page: the worker's code does not fit the batch, or the engine could not
+    /// do its part. Such attempts are not counted against the page.
+    #[serde(default)]
+    pub not_the_page: bool,
+    /// The page was given up, and nobody knows where the next one starts.
+    #[serde(default)]
+    pub coverage_stops: bool,
 }
 
 /// Payload of the `next_page` signal: the starts of the strides that follow `stride`.
@@ -206,6 +323,15 @@ pub(crate) struct ControlState {
 pub(crate) struct PauseRequest {
     #[serde(default)]
     pub reason: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub who: Option<String>,
+}
+
+/// Argument of the `resume` update, which may be left out.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct ResumeRequest {
+    #[serde(flatten)]
+    pub given: Given,
 }
 
 /// Argument of the `set` update. What is absent stays as it is.
@@ -213,6 +339,8 @@ pub(crate) struct PauseRequest {
 pub(crate) struct SetRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_parallelism: Option<u32>,
+    #[serde(flatten)]
+    pub given: Given,
 }
 
 /// Error type of a controller that fails with a [`BatchReport`](crate::BatchReport) in its details.
@@ -220,3 +348,6 @@ pub(crate) const BATCH_FAILED: &str = "BatchFailed";
 
 /// Error type of a controller whose batch was refused before its first page.
 pub(crate) const BATCH_REFUSED: &str = "BatchRefused";
+
+/// Error type of a stride that was given to a worker which does not know its processor.
+pub(crate) const UNKNOWN_PROCESSOR: &str = "UnknownProcessor";

@@ -9,14 +9,23 @@ use crate::{
     error::PageError,
     page::PageToken,
     processor::{InvalidSettings, PageProcessor, ProcessorSettings},
+    progress::BatchReport,
     protocol::{PrepareInput, Prepared, StrideOrder, StrideReport},
+    redrive::{Redrive, letters_of},
     stride::{Gone, StrideHost, prepared, run_stride},
 };
 
 /// Processors by name.
 #[derive(Clone, Default)]
 pub struct Registry {
-    processors: BTreeMap<&'static str, Arc<dyn ErasedProcessor>>,
+    processors: BTreeMap<&'static str, Registered>,
+}
+
+#[derive(Clone)]
+struct Registered {
+    processor: Arc<dyn ErasedProcessor>,
+    /// What processes its dead letters, where it keeps them.
+    redriver: Option<Arc<dyn ErasedProcessor>>,
 }
 
 /// A processor that cannot be registered.
@@ -73,6 +82,15 @@ pub enum Refused {
         /// What the deserializer said.
         message: String,
     },
+    /// There is nothing to redrive.
+    #[error(
+        "processor \"{name}\" keeps no dead letters, so there is nothing to redrive; give it a ledger or a \
+         dead-letter store"
+    )]
+    NoDeadLetters {
+        /// The processor.
+        name: String,
+    },
 }
 
 impl Registry {
@@ -98,7 +116,17 @@ impl Registry {
             .settings()
             .validate()
             .map_err(|source| RegisterError::Settings { name, source })?;
-        self.processors.insert(name, Arc::new(Typed(processor)));
+        let processor = Arc::new(processor);
+        let redriver = letters_of(&*processor).map(|_| {
+            let redrive = Redrive(Arc::clone(&processor));
+            Arc::new(Typed(Arc::new(redrive))) as Arc<dyn ErasedProcessor>
+        });
+        let processor = Arc::new(Typed(processor));
+        let registered = Registered {
+            processor,
+            redriver,
+        };
+        self.processors.insert(name, registered);
         Ok(())
     }
 
@@ -112,13 +140,29 @@ impl Registry {
         let timeouts = self
             .processors
             .values()
-            .map(|p| p.settings().heartbeat_timeout);
+            .map(|p| p.processor.settings().heartbeat_timeout);
         timeouts
             .min()
             .unwrap_or_else(|| ProcessorSettings::default().heartbeat_timeout)
     }
 
-    pub(crate) fn find(&self, name: &str) -> Result<&Arc<dyn ErasedProcessor>, Refused> {
+    /// The processor of a batch, or of the dead letters of one.
+    pub(crate) fn of_batch(
+        &self,
+        name: &str,
+        redrive: bool,
+    ) -> Result<Arc<dyn ErasedProcessor>, Refused> {
+        let found = self.find(name)?;
+        if !redrive {
+            return Ok(Arc::clone(&found.processor));
+        }
+        let redriver = found.redriver.clone();
+        redriver.ok_or_else(|| Refused::NoDeadLetters {
+            name: name.to_owned(),
+        })
+    }
+
+    fn find(&self, name: &str) -> Result<&Registered, Refused> {
         self.processors.get(name).ok_or_else(|| {
             let names = self.names();
             Refused::UnknownProcessor {
@@ -142,6 +186,8 @@ impl std::fmt::Debug for Registry {
 #[async_trait]
 pub(crate) trait ErasedProcessor: Send + Sync {
     fn settings(&self) -> ProcessorSettings;
+    /// What it says about itself, without asking its source.
+    fn prepared(&self) -> Prepared;
     /// Checks arguments and first cursor, and asks for the size.
     async fn prepare(&self, input: &PrepareInput) -> Result<Prepared, Refused>;
     async fn run(
@@ -150,14 +196,20 @@ pub(crate) trait ErasedProcessor: Send + Sync {
         resume: StrideReport,
         host: &dyn StrideHost,
     ) -> Result<StrideReport, Gone>;
+    /// Keeps the final report with the dead letters.
+    async fn keep_report(&self, report: &BatchReport) -> Result<(), PageError>;
 }
 
-struct Typed<P>(P);
+struct Typed<P>(Arc<P>);
 
 #[async_trait]
 impl<P: PageProcessor> ErasedProcessor for Typed<P> {
     fn settings(&self) -> ProcessorSettings {
         self.0.settings()
+    }
+
+    fn prepared(&self) -> Prepared {
+        prepared(&*self.0, None)
     }
 
     async fn prepare(&self, input: &PrepareInput) -> Result<Prepared, Refused> {
@@ -171,7 +223,7 @@ impl<P: PageProcessor> ErasedProcessor for Typed<P> {
             tracing::warn!(processor = P::NAME, %error, "no size hint");
             None
         });
-        Ok(prepared(self.settings(), items_expected))
+        Ok(prepared(&*self.0, items_expected))
     }
 
     async fn run(
@@ -180,7 +232,17 @@ impl<P: PageProcessor> ErasedProcessor for Typed<P> {
         resume: StrideReport,
         host: &dyn StrideHost,
     ) -> Result<StrideReport, Gone> {
-        run_stride(&self.0, order, resume, host).await
+        run_stride(&*self.0, order, resume, host).await
+    }
+
+    async fn keep_report(&self, report: &BatchReport) -> Result<(), PageError> {
+        if let Some(ledger) = self.0.ledger() {
+            return ledger.keep_report(report).await;
+        }
+        match self.0.dead_letters() {
+            Some(letters) => letters.keep_report(report).await,
+            None => Ok(()),
+        }
     }
 }
 

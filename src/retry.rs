@@ -186,6 +186,16 @@ impl RetryPolicy {
         Ok(())
     }
 
+    /// Attempts in all; `None` is without limit.
+    pub(crate) fn attempts_allowed(&self) -> Option<u32> {
+        match &self.extended {
+            None => Some(self.max_attempts),
+            Some(extended) => extended
+                .max_attempts
+                .map(|max| self.max_attempts.saturating_add(max)),
+        }
+    }
+
     /// The wait after failed attempt number `attempt` (the first is 1). `seed` spreads the waits; the same
     /// seed always gives the same wait, which workflow code relies on.
     pub(crate) fn wait_after(&self, attempt: u32, seed: u64) -> Duration {

@@ -22,7 +22,7 @@ const LOOK_AHEAD: u32 = 2;
 const MAX_ANNOUNCED: u32 = 100;
 
 /// The limits under which a decision is taken.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Limits {
     pub max_parallelism: u32,
     pub paused: bool,
@@ -31,6 +31,12 @@ pub(crate) struct Limits {
     pub rate: Option<f64>,
     /// Temporal's own limits are near: drain now, however long it takes.
     pub must_hand_over: bool,
+    /// When the batch stops itself.
+    pub deadline: Option<Timestamp>,
+    /// The batch stops itself now, for this reason.
+    pub stopping: Option<String>,
+    /// Hooks are being called. They do not outlive a run either.
+    pub hooks_running: bool,
 }
 
 /// What to do.
@@ -64,8 +70,12 @@ pub(crate) struct Ending {
 
 /// Decides. Pure: the same arguments always give the same answer.
 pub(crate) fn decide(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Decision {
+    let until_deadline = |until| {
+        let deadline = limits.deadline.filter(|deadline| *deadline > now);
+        Decision::WaitUntil(earliest(until, deadline))
+    };
     let idle = ledger.running() == 0;
-    if let Some(ending) = ending(ledger, limits) {
+    if let Some(ending) = ending(ledger, limits, now) {
         return if idle {
             Decision::Finish(ending)
         } else {
@@ -73,17 +83,17 @@ pub(crate) fn decide(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Decisi
         };
     }
     match draining(ledger, limits, now) {
-        Drain::Now { .. } if idle => return Decision::HandOver,
-        Drain::Now { until } => return Decision::WaitUntil(until),
+        Drain::Now { .. } if idle && !limits.hooks_running => return Decision::HandOver,
+        Drain::Now { until } => return until_deadline(until),
         Drain::Later | Drain::No => {}
     }
     if limits.paused || ledger.running() >= limits.max_parallelism {
-        return Decision::WaitUntil(next_drain(ledger, now));
+        return until_deadline(next_drain(ledger, now));
     }
     let rate_share = match rate_share(ledger, limits) {
         Share::Of(share) => Some(share),
         Share::Unlimited => None,
-        Share::Exhausted => return Decision::WaitUntil(next_drain(ledger, now)),
+        Share::Exhausted => return until_deadline(next_drain(ledger, now)),
     };
     match pick(ledger, limits, now) {
         Some(stride) => Decision::Dispatch(Dispatch {
@@ -91,7 +101,7 @@ pub(crate) fn decide(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Decisi
             look_ahead: look_ahead(ledger, limits, stride),
             rate_share,
         }),
-        None => Decision::WaitUntil(earliest(next_due(ledger, now), next_drain(ledger, now))),
+        None => until_deadline(earliest(next_due(ledger, now), next_drain(ledger, now))),
     }
 }
 
@@ -99,15 +109,22 @@ pub(crate) fn decide(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Decisi
 pub(crate) fn stop_at_page_boundary(ledger: &Ledger, limits: &Limits, now: Timestamp) -> bool {
     limits.paused
         || limits.max_parallelism < ledger.running()
-        || ending(ledger, limits).is_some()
-        || matches!(draining(ledger, limits, now), Drain::Now { .. })
+        || ending(ledger, limits, now).is_some()
+        || is_draining(ledger, limits, now)
+}
+
+/// Whether nothing new is begun because this run of the controller is about to end.
+pub(crate) fn is_draining(ledger: &Ledger, limits: &Limits, now: Timestamp) -> bool {
+    matches!(draining(ledger, limits, now), Drain::Now { .. })
 }
 
 /// What the batch is doing, for people.
-pub(crate) fn phase(ledger: &Ledger, limits: &Limits) -> Phase {
+pub(crate) fn phase(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Phase {
     let running = ledger.running();
-    if limits.cancelled {
-        return Phase::Cancelling;
+    match ending(ledger, limits, now).map(|ending| ending.outcome) {
+        Some(Outcome::Cancelled) => return Phase::Cancelling,
+        Some(Outcome::Failed | Outcome::Stopped) => return Phase::Stopping,
+        Some(Outcome::Completed | Outcome::CompletedWithFailures) | None => {}
     }
     if limits.paused || limits.max_parallelism == 0 {
         return if running > 0 {
@@ -118,18 +135,39 @@ pub(crate) fn phase(ledger: &Ledger, limits: &Limits) -> Phase {
     }
     let troubled = ledger.in_trouble();
     let all_in_trouble = troubled > 0 && ledger.open().all(|(_, s)| s.trouble.is_some());
-    match ledger.frontier() {
-        Some(frontier) if all_in_trouble && blocks(ledger.stride(frontier)) => Phase::Blocked,
-        _ if all_in_trouble && ledger.stuck() == troubled => Phase::WaitingForStuckPages,
-        _ => Phase::Running,
+    if !all_in_trouble {
+        Phase::Running
+    } else if ledger.open().any(|(n, stride)| blocks(ledger, n, stride)) {
+        Phase::Blocked
+    } else if ledger.stuck() == troubled {
+        Phase::WaitingForStuckPages
+    } else {
+        Phase::Running
     }
 }
 
-fn blocks(frontier: Option<&Stride>) -> bool {
-    frontier.is_some_and(|stride| stride.end.is_none() && stride.is_stuck())
+/// Whether this stride keeps a batch in which nothing else can go on from going on.
+fn blocks(ledger: &Ledger, number: u64, stride: &Stride) -> bool {
+    let undiscovered = ledger.frontier() == Some(number) && stride.end.is_none();
+    let misunderstood = stride.trouble.as_ref().is_some_and(|t| t.not_the_page > 0);
+    misunderstood || (undiscovered && stride.is_stuck())
 }
 
-fn ending(ledger: &Ledger, limits: &Limits) -> Option<Ending> {
+/// Where a batch that is blocked cannot go on, and why.
+pub(crate) fn blocked(ledger: &Ledger) -> (Option<PageToken>, Option<String>) {
+    let mut open = ledger.open();
+    let number = open.find(|(number, stride)| blocks(ledger, *number, stride));
+    let page = number.and_then(|(number, _)| ledger.failing().find(|p| p.stride == number));
+    match page {
+        Some(page) => {
+            let why = format!("{}: {}", page.error_type, page.message);
+            (page.start, Some(why))
+        }
+        None => (None, None),
+    }
+}
+
+fn ending(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Option<Ending> {
     if let Some(broken) = ledger.broken() {
         return Some(Ending {
             outcome: Outcome::Failed,
@@ -137,7 +175,7 @@ fn ending(ledger: &Ledger, limits: &Limits) -> Option<Ending> {
         });
     }
     if ledger.is_complete() {
-        let spotless = ledger.failed().is_empty() && ledger.totals.items.failed == 0;
+        let spotless = ledger.totals.pages_failed == 0 && ledger.totals.items.failed == 0;
         return Some(if spotless {
             Ending {
                 outcome: Outcome::Completed,
@@ -153,12 +191,24 @@ fn ending(ledger: &Ledger, limits: &Limits) -> Option<Ending> {
             }
         });
     }
-    limits.cancelled.then(|| Ending {
-        outcome: Outcome::Cancelled,
-        reason: Some(format!(
-            "cancelled; everything up to {} is finished",
-            position(ledger.low_water_mark())
-        )),
+    let so_far = || {
+        let mark = position(ledger.low_water_mark());
+        format!("everything up to {mark} is finished")
+    };
+    if limits.cancelled {
+        return Some(Ending {
+            outcome: Outcome::Cancelled,
+            reason: Some(format!("cancelled; {}", so_far())),
+        });
+    }
+    let late = || {
+        let deadline = limits.deadline.filter(|deadline| *deadline <= now);
+        deadline.map(|_| "the deadline is over".to_owned())
+    };
+    let why = limits.stopping.clone().or_else(late)?;
+    Some(Ending {
+        outcome: Outcome::Stopped,
+        reason: Some(format!("{why}; {}", so_far())),
     })
 }
 
@@ -311,9 +361,133 @@ fn next_due(ledger: &Ledger, now: Timestamp) -> Option<Timestamp> {
         .min()
 }
 
-fn earliest(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
+pub(crate) fn earliest(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
     match (a, b) {
         (Some(a), Some(b)) => Some(a.min(b)),
         (one, other) => one.or(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        ledger::Event,
+        protocol::{FailedAttempt, StrideReport},
+        retry::RetryPolicy,
+    };
+
+    const NOW: Timestamp = Timestamp(1_000_000);
+
+    fn limits() -> Limits {
+        Limits {
+            max_parallelism: 2,
+            ..Limits::default()
+        }
+    }
+
+    /// A ledger whose only stride has failed once.
+    fn after_a_failure(not_the_page: bool) -> Ledger {
+        let mut ledger = Ledger::new(None, 1);
+        let dispatched = Event::Dispatched {
+            stride: 0,
+            rate_share: None,
+        };
+        ledger.record(dispatched).unwrap();
+        let failure = FailedAttempt {
+            page_end: None,
+            last_page: false,
+            error_type: "ArgsNotReadable".to_owned(),
+            message: "missing field `table`".to_owned(),
+            retryable: true,
+            retry_after: None,
+            not_the_page,
+            coverage_stops: false,
+        };
+        let reported = Event::Reported {
+            stride: 0,
+            report: Box::new(StrideReport {
+                failure: Some(failure),
+                ..StrideReport::default()
+            }),
+            dead_letters: false,
+            policy: &RetryPolicy::default(),
+            now: NOW,
+        };
+        ledger.record(reported).unwrap();
+        ledger
+    }
+
+    #[test]
+    fn a_batch_that_no_worker_understands_is_blocked_with_the_reason() {
+        let ledger = after_a_failure(true);
+        assert_eq!(phase(&ledger, &limits(), NOW), Phase::Blocked);
+        let why = "ArgsNotReadable: missing field `table`".to_owned();
+        assert_eq!(blocked(&ledger), (None, Some(why)));
+        assert_eq!(ledger.totals.consecutive_failures, 0);
+
+        let ledger = after_a_failure(false);
+        assert_eq!(phase(&ledger, &limits(), NOW), Phase::Running);
+        assert_eq!(ledger.totals.consecutive_failures, 1);
+    }
+
+    #[test]
+    fn waiting_never_goes_past_the_deadline() {
+        let ledger = after_a_failure(false);
+        let due = |deadline| match decide(
+            &ledger,
+            &Limits {
+                deadline,
+                ..limits()
+            },
+            NOW,
+        ) {
+            Decision::WaitUntil(until) => until.unwrap(),
+            other => panic!("{other:?}"),
+        };
+        let soon = NOW.plus(Duration::from_millis(10));
+        assert_eq!(due(Some(soon)), soon);
+        let late = NOW.plus(Duration::from_secs(600));
+        assert_eq!(due(Some(late)), due(None));
+    }
+
+    #[test]
+    fn at_the_deadline_or_told_to_stop_a_batch_is_stopped_with_the_reason() {
+        let ledger = after_a_failure(false);
+        let late = Limits {
+            deadline: Some(NOW),
+            ..limits()
+        };
+        let told = Limits {
+            stopping: Some("too much failed".to_owned()),
+            // A pause does not keep it from ending.
+            paused: true,
+            ..limits()
+        };
+        for (limits, why) in [(late, "the deadline is over"), (told, "too much failed")] {
+            assert_eq!(phase(&ledger, &limits, NOW), Phase::Stopping);
+            assert!(stop_at_page_boundary(&ledger, &limits, NOW));
+            let Decision::Finish(ending) = decide(&ledger, &limits, NOW) else {
+                panic!("it does not end");
+            };
+            assert_eq!(ending.outcome, Outcome::Stopped);
+            let reason = ending.reason.unwrap();
+            assert!(reason.starts_with(why), "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_hand_over_waits_for_hooks() {
+        let ledger = after_a_failure(false);
+        let draining = Limits {
+            must_hand_over: true,
+            ..limits()
+        };
+        assert_eq!(decide(&ledger, &draining, NOW), Decision::HandOver);
+        let hooks = Limits {
+            hooks_running: true,
+            ..draining
+        };
+        assert_eq!(decide(&ledger, &hooks, NOW), Decision::WaitUntil(None));
     }
 }

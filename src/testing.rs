@@ -11,11 +11,12 @@ use crate::{
     error::PageError,
     ledger::{Event, Ledger},
     page::PageToken,
+    page_ledger::StrideTotals,
     processor::{PageProcessor, ProcessorSettings},
     progress::{ItemCounts, Outcome, PageFailure, Timestamp},
     protocol::{AcceptedEnd, StrideOrder, StrideReport},
     scheduler::{self, Decision, Dispatch, Limits},
-    stride::{HostError, PageEvent, StrideHost, run_stride},
+    stride::{HostError, PageEvent, StrideHost, prepared, run_stride},
 };
 
 #[cfg(feature = "temporal")]
@@ -45,7 +46,13 @@ pub async fn run_page<P: PageProcessor>(
     if let Some(cursor) = &start {
         batch = batch.first_cursor(cursor);
     }
-    let order = order(&batch.spec, &processor.settings(), 0, start_token(&start)?);
+    let order = order(
+        &batch.spec,
+        &new_batch_run(),
+        &processor.settings(),
+        0,
+        start_token(&start)?,
+    );
     let host = InMemory::default();
     let report = run_stride(processor, &order, StrideReport::default(), &host)
         .await
@@ -160,6 +167,7 @@ impl Simulator {
     ) -> Result<SimulatedRun, InvalidBatch> {
         batch.validate()?;
         let settings = processor.settings();
+        let prepared = prepared(processor, None);
         let spec = &batch.spec;
         let limits = Limits {
             max_parallelism: spec.max_parallelism.max(1),
@@ -167,7 +175,9 @@ impl Simulator {
             cancelled: false,
             rate: None,
             must_hand_over: false,
+            ..Limits::default()
         };
+        let batch_run = new_batch_run();
         let mut ledger = Ledger::new(spec.first_cursor.clone(), 0);
         let mut now = Timestamp(0);
         let (mut strides, mut lost_workers) = (0u64, 0u64);
@@ -177,7 +187,8 @@ impl Simulator {
                     strides += 1;
                     let lose = self.lose_every.is_some_and(|n| strides.is_multiple_of(n));
                     lost_workers += u64::from(lose);
-                    let mut order = self.dispatch(&mut ledger, &dispatch, spec, &settings);
+                    let mut order =
+                        self.dispatch(&mut ledger, &dispatch, spec, &batch_run, &settings);
                     let mut report = self.run_order(processor, &mut ledger, &order, false).await;
                     if lose {
                         order.end = None;
@@ -185,8 +196,9 @@ impl Simulator {
                     }
                     let reported = Event::Reported {
                         stride: dispatch.stride,
-                        report,
+                        report: Box::new(report),
                         policy: &settings.retry,
+                        dead_letters: prepared.dead_letters,
                         now,
                     };
                     ledger.record(reported).expect("the stride runs");
@@ -216,13 +228,24 @@ impl Simulator {
         ledger: &mut Ledger,
         dispatch: &Dispatch,
         spec: &BatchSpec,
+        batch_run: &str,
         settings: &ProcessorSettings,
     ) -> StrideOrder {
         let stride = ledger.stride(dispatch.stride).expect("it is open");
-        let mut order = order(spec, settings, dispatch.stride, stride.at.clone());
+        let mut order = order(
+            spec,
+            batch_run,
+            settings,
+            dispatch.stride,
+            stride.at.clone(),
+        );
         order.end.clone_from(&stride.end);
         order.look_ahead = dispatch.look_ahead;
         order.attempt = stride.next_attempt();
+        order.done = stride.done;
+        order.attempts_allowed = settings.retry.attempts_allowed();
+        order.failing_since = stride.trouble.as_ref().map(|t| t.first_at);
+        order.give_up = stride.give_up.as_deref().cloned();
         let event = Event::Dispatched {
             stride: dispatch.stride,
             rate_share: None,
@@ -250,14 +273,20 @@ impl Simulator {
     }
 }
 
+/// A ledger remembers what was applied, so every run is its own.
+fn new_batch_run() -> String {
+    format!("test-{}", uuid::Uuid::new_v4())
+}
+
 fn order(
     spec: &BatchSpec,
+    batch_run: &str,
     settings: &ProcessorSettings,
     stride: u64,
     start: Option<PageToken>,
 ) -> StrideOrder {
     StrideOrder {
-        batch_run: "test".to_owned(),
+        batch_run: batch_run.to_owned(),
         batch_id: spec.batch_id.clone(),
         processor: spec.processor.clone(),
         args: spec.args.clone(),
@@ -270,6 +299,11 @@ fn order(
         attempt: 1,
         rate_share: None,
         page_timeout: settings.page_timeout,
+        done: StrideTotals::default(),
+        attempts_allowed: None,
+        failing_since: None,
+        give_up: None,
+        redrive: false,
     }
 }
 
@@ -316,6 +350,10 @@ impl StrideHost for InMemory {
             open: stride.is_some(),
             end: stride.and_then(|s| s.end.clone()),
         })
+    }
+
+    async fn still_counts(&self) -> Result<(), HostError> {
+        Ok(())
     }
 
     async fn rate_permits(&self, _items: usize) {}

@@ -19,6 +19,7 @@ use crate::{
     activity::{HEARTBEATS_PER_TIMEOUT, PageActivities},
     batch::MAX_PARALLELISM,
     controller::Controller,
+    hooks::{CompletionHook, FailureHandler, Hooks, RegisterHookError, Tracker},
     metrics::Metrics,
     processor::PageProcessor,
     registry::{RegisterError, Registry},
@@ -64,6 +65,7 @@ pub struct Worker {
     client: Client,
     task_queue: String,
     registry: Result<Registry, RegisterError>,
+    hooks: Result<Hooks, RegisterHookError>,
     metrics: Metrics,
     max_pages: u32,
     drain_timeout: Duration,
@@ -76,6 +78,9 @@ pub enum WorkerError {
     /// A processor could not be registered.
     #[error(transparent)]
     Register(#[from] RegisterError),
+    /// A failure handler, tracker or completion hook could not be registered.
+    #[error(transparent)]
+    RegisterHook(#[from] RegisterHookError),
     /// There is nothing that it could do.
     #[error("no processor is registered; add one with `Worker::processor`")]
     NoProcessor,
@@ -104,6 +109,7 @@ impl Worker {
             client,
             task_queue: task_queue.into(),
             registry: Ok(Registry::new()),
+            hooks: Ok(Hooks::default()),
             metrics: Metrics::new(),
             max_pages: MAX_PARALLELISM,
             drain_timeout: Duration::from_secs(30),
@@ -122,6 +128,41 @@ impl Worker {
     /// Takes over a whole registry in place of the processors so far.
     pub fn registry(mut self, registry: Registry) -> Self {
         self.registry = Ok(registry);
+        self
+    }
+
+    /// Takes over hooks in place of those so far.
+    #[cfg(feature = "cli")]
+    pub(crate) fn hooks(mut self, hooks: Hooks) -> Self {
+        self.hooks = Ok(hooks);
+        self
+    }
+
+    /// Adds a failure handler, which batches ask for by its name. A mistake in the name is reported when the
+    /// worker is started.
+    pub fn failure_handler<H: FailureHandler>(mut self, handler: H) -> Self {
+        self.hooks = self.hooks.and_then(|mut hooks| {
+            hooks.failure_handler(handler)?;
+            Ok(hooks)
+        });
+        self
+    }
+
+    /// Adds a tracker, which batches ask for by its name.
+    pub fn tracker<T: Tracker>(mut self, tracker: T) -> Self {
+        self.hooks = self.hooks.and_then(|mut hooks| {
+            hooks.tracker(tracker)?;
+            Ok(hooks)
+        });
+        self
+    }
+
+    /// Adds a completion hook, which batches ask for by its name.
+    pub fn completion_hook<C: CompletionHook>(mut self, hook: C) -> Self {
+        self.hooks = self.hooks.and_then(|mut hooks| {
+            hooks.completion_hook(hook)?;
+            Ok(hooks)
+        });
         self
     }
 
@@ -180,7 +221,7 @@ impl Worker {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn start(self) -> Result<RunningWorker, WorkerError> {
-        let registry = self.registry?;
+        let (registry, hooks) = (self.registry?, self.hooks?);
         if registry.names().is_empty() {
             return Err(WorkerError::NoProcessor);
         }
@@ -191,7 +232,10 @@ impl Worker {
         }
         let (drain, draining) = watch::channel(false);
         let throttle = registry.shortest_heartbeat_timeout() / HEARTBEATS_PER_TIMEOUT;
-        let activities = PageActivities::new(registry, self.metrics.clone(), draining);
+        for name in hooks.names() {
+            self.metrics.hook_registered(name);
+        }
+        let activities = PageActivities::new(registry, hooks, self.metrics.clone(), draining);
         let fixed = FixedSizeSlotSupplier::new;
         let tuner = TunerHolder::builder()
             .workflow_task_slot_supplier(fixed(WORKFLOW_SLOTS))

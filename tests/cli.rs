@@ -44,9 +44,13 @@ fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// The binary without the settings of whoever runs the tests.
 fn command(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_temporal-batch"));
+    command_of(Path::new(env!("CARGO_BIN_EXE_temporal-batch")), args)
+}
+
+/// A binary without the settings of whoever runs the tests.
+fn command_of(binary: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(binary);
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy().into_owned();
         // Where the Temporal CLI is found stays known.
@@ -54,7 +58,8 @@ fn command(args: &[&str]) -> Command {
             name.as_str(),
             "TEMPORAL_CLI_PATH" | "TEMPORAL_BATCH_CACHE_DIR"
         );
-        if !kept && (name.starts_with("TEMPORAL_") || name == "RUST_LOG" || name == "PRODUCTS_DB") {
+        let ours = ["RUST_LOG", "PRODUCTS_DB", "USERS_DB", "FIX_EMAILS_LENIENT"];
+        if !kept && (name.starts_with("TEMPORAL_") || ours.contains(&name.as_str())) {
             command.env_remove(name);
         }
     }
@@ -182,10 +187,11 @@ struct Worker {
 impl Worker {
     fn on(queue: &str, extra: &[&str]) -> Self {
         let mut command = command(&["worker", "--task-queue", queue]);
-        command
-            .args(extra)
-            .env("TEMPORAL_ADDRESS", SERVER.address());
-        let (process, _, err) = spawn(command.env("PRODUCTS_DB", &*DATABASE));
+        Self::run(command.args(extra).env("PRODUCTS_DB", &*DATABASE))
+    }
+
+    fn run(command: &mut Command) -> Self {
+        let (process, _, err) = spawn(command.env("TEMPORAL_ADDRESS", SERVER.address()));
         let lines = Lines::of(err);
         Self { process, lines }
     }
@@ -268,10 +274,28 @@ fn settings_out_of_range_are_refused_with_what_is_allowed() {
         ("--rate", "0", "more than 0"),
         ("--pages-per-run", "0", "must be from 1"),
         ("--batch-id", "a b", "without white space"),
+        ("--deadline", "0s", "must be from 1s"),
+        ("--deadline", "soon", "such as 90s"),
+        ("--tolerate-items", "few", "a share such as 1.5%"),
+        ("--tolerate-items", "-1", "a share such as 1.5%"),
+        ("--tolerate-pages", "101%", "from 0 to 100"),
+        ("--tolerate-consecutive", "0", "at least 1"),
+        ("--on-exceeded", "stop", "--tolerate-items"),
+        ("--track-every", "1m", "--track"),
+        ("--on-failure", "mail", "registered are: none"),
+        ("--track", "mail", "registered are: none"),
+        ("--on-completion", "mail", "registered are: none"),
     ] {
         let output = offline(&["start", "inflate-prices", flag, value]);
         refused(&output, 2, &[allowed]);
     }
+    for flag in ["--attach", "--continue"] {
+        let output = offline(&["start", "inflate-prices", flag]);
+        refused(&output, 2, &["--batch-id"]);
+    }
+    let both = ["--batch-id", "any", "--continue", "--rerun"];
+    let output = offline(&[&["start", "inflate-prices"], &both[..]].concat());
+    refused(&output, 2, &["--continue", "--rerun"]);
     refused(
         &offline(&["set", "any", "--max-parallelism", "501"]),
         2,
@@ -385,6 +409,9 @@ fn an_unknown_batch_is_told() {
         &["resume", "nobody"],
         &["set", "nobody", "--max-parallelism", "1"],
         &["cancel", "nobody"],
+        &["recover", "nobody"],
+        &["failures", "nobody"],
+        &["redrive", "nobody"],
     ] {
         refused(&online(args), 1, &["there is no batch \"nobody\""]);
     }
@@ -513,6 +540,276 @@ fn a_running_batch_can_be_looked_at_and_steered() {
 }
 
 #[test]
+fn a_batch_stopped_at_its_deadline_goes_on_where_it_stood() {
+    let _worker = Worker::on("deadline", &[]).ready();
+    let start = |extra: &[&str]| {
+        let args = ["start", "inflate-prices", "--task-queue", "deadline"];
+        let id = ["--batch-id", "late", "--page-size", "50", "--json"];
+        online(&[&args[..], &id, extra].concat())
+    };
+    let stopped = start(&["--rate", "100", "--deadline", "1s"]);
+    assert_eq!(status(&stopped), 4, "{}", stderr(&stopped));
+    let stopped = json(&stopped);
+    assert_eq!(stopped["outcome"], "stopped");
+    assert!(stopped["progress"]["deadline"].is_u64(), "{stopped}");
+
+    refused(
+        &start(&[]),
+        1,
+        &["has ended already (failed)", "--continue"],
+    );
+    let other = ["--continue", "--args", r#"{"percent":7}"#];
+    refused(&start(&other), 1, &["its arguments were different"]);
+
+    let done = start(&["--continue", "--attach"]);
+    assert_eq!(status(&done), 0, "{}", stderr(&done));
+    let done = json(&done);
+    assert_eq!(
+        done["progress"]["batch_run"],
+        stopped["progress"]["batch_run"]
+    );
+    assert_eq!(done["progress"]["pages_completed"], 100);
+    assert_eq!(done["progress"]["deadline"], Value::Null);
+    refused(&start(&["--continue"]), 1, &["it is completed"]);
+
+    let audit = json(&online(&["status", "late", "--audit", "--json"]));
+    assert_eq!(audit["schema"], 1);
+    assert_eq!(audit["audit_older"], 0);
+    let actions = audit["audit"].as_array().unwrap().iter();
+    let actions: Vec<_> = actions.map(|entry| &entry["action"]).collect();
+    assert_eq!(actions, ["start", "stop", "continue"]);
+    let table = stdout(&online(&["status", "late", "--audit"]));
+    assert!(table.starts_with("AT "), "{table}");
+    assert_eq!(table.lines().count(), 4, "{table}");
+    assert!(table.contains("the batch itself"), "{table}");
+}
+
+#[test]
+fn a_second_start_attaches_to_the_batch_that_runs() {
+    let _worker = Worker::on("attach", &[]).ready();
+    let start = |extra: &[&str]| {
+        let args = ["start", "inflate-prices", "--task-queue", "attach"];
+        let id = ["--batch-id", "shared", "--max-parallelism", "0", "--json"];
+        online(&[&args[..], &id, extra].concat())
+    };
+    let first = start(&["--detach", "--attach"]);
+    assert_eq!(status(&first), 0, "{}", stderr(&first));
+    refused(&start(&["--detach"]), 1, &["running already", "--attach"]);
+    let second = start(&["--detach", "--attach"]);
+    assert_eq!(status(&second), 0, "{}", stderr(&second));
+    let run = |output: &Output| json(output)["progress"]["batch_run"].clone();
+    assert_eq!(run(&first), run(&second));
+    let other = ["--attach", "--args", r#"{"percent":7}"#];
+    refused(&start(&other), 1, &["its arguments are different"]);
+
+    for args in [
+        &["recover", "shared", "--reason", "to try it"][..],
+        &["resume", "shared", "--reason", "go"],
+        &[
+            "set",
+            "shared",
+            "--max-parallelism",
+            "2",
+            "--reason",
+            "night",
+        ],
+    ] {
+        let steered = online(args);
+        assert_eq!(status(&steered), 0, "{}", stderr(&steered));
+    }
+    let watched = online(&["watch", "shared", "--json"]);
+    assert_eq!(status(&watched), 0, "{}", stderr(&watched));
+    assert_eq!(run(&first), run(&watched));
+    let audit = json(&online(&["status", "shared", "--audit", "--json"]));
+    assert_eq!(audit["audit"][1]["why"], "go", "{audit}");
+    assert_eq!(audit["audit"][2]["why"], "night", "{audit}");
+}
+
+/// What a newer version has written cannot be replayed by this one.
+#[test]
+fn a_batch_that_no_worker_can_go_on_with_is_told_with_what_helps() {
+    use temporal_batch::{BatchClient, ConnectOptions};
+    use temporalio_client::{UntypedWorkflow, WorkflowStartOptions};
+    use temporalio_common::data_converters::{PayloadConverter, RawValue};
+    let _worker = Worker::on("newer", &[]).ready();
+    let start = async {
+        let options = ConnectOptions::new()
+            .address(SERVER.address())
+            .disable_env(true)
+            .disable_config_file(true);
+        let client = BatchClient::connect(&options).await.unwrap();
+        let input = serde_json::json!({
+            "version": 99,
+            "batch_run": "by-hand",
+            "spec": {
+                "batch_id": "newer", "processor": "inflate-prices",
+                "page_size": 5, "max_parallelism": 0, "stride": 1,
+            },
+        });
+        let input = RawValue::from_value(&input, &PayloadConverter::default());
+        let controller = UntypedWorkflow::new("temporal-batch.controller");
+        let options = WorkflowStartOptions::new("newer", "newer").build();
+        let started = client.temporal().start_workflow(controller, input, options);
+        started.await.unwrap();
+    };
+    // First: the server of the tests sets itself up with a runtime of its own.
+    LazyLock::force(&SERVER);
+    tokio::runtime::Runtime::new().unwrap().block_on(start);
+    let deadline = Instant::now() + LIMIT;
+    let told = loop {
+        let output = online(&["status", "newer"]);
+        assert_eq!(status(&output), 0, "{}", stderr(&output));
+        assert!(stdout(&output).contains("running"), "{}", stdout(&output));
+        let told = stderr(&output);
+        if told.contains("has failed") {
+            break told;
+        }
+        assert!(Instant::now() < deadline, "never told: {told}");
+    };
+    assert!(told.contains("deploy code"), "{told}");
+    assert!(told.contains("`recover`"), "{told}");
+    refused(
+        &online(&["pause", "newer"]),
+        1,
+        &["has failed", "`recover`"],
+    );
+    assert_eq!(status(&online(&["recover", "newer"])), 0);
+}
+
+/// A processor whose pages fail, and who is told.
+mod hooked {
+    use std::sync::{Arc, Mutex};
+
+    use async_trait::async_trait;
+    use temporal_batch::{
+        BatchReport, CompletionHook, FailureHandler, FailureNotice, HookResult, Page, PageContext,
+        PageError, PageProcessor, PageReport, Progress, Tracker,
+    };
+
+    pub struct Poison;
+
+    #[async_trait]
+    impl PageProcessor for Poison {
+        const NAME: &'static str = "poison";
+        type Args = ();
+        type Cursor = u64;
+        type Item = u64;
+
+        async fn fetch(&self, ctx: &PageContext<Self>) -> Result<Page<u64, u64>, PageError> {
+            let start = ctx.range().start().copied().unwrap_or(0);
+            let items: Vec<_> = (start + 1..=100).take(10).collect();
+            Page::keyset(items, |item| *item)
+        }
+
+        async fn process(
+            &self,
+            _: &PageContext<Self>,
+            _: Vec<u64>,
+        ) -> Result<PageReport, PageError> {
+            Err(PageError::non_retryable("Poison", "it is poisoned"))
+        }
+    }
+
+    /// Who was told what.
+    #[derive(Clone, Default)]
+    pub struct Told(Arc<Mutex<Vec<String>>>);
+
+    impl Told {
+        fn note(&self, what: impl Into<String>) -> HookResult {
+            self.0.lock().unwrap().push(what.into());
+            Ok(())
+        }
+
+        pub fn has(&self, what: &str) -> bool {
+            self.0.lock().unwrap().iter().any(|told| told == what)
+        }
+    }
+
+    #[async_trait]
+    impl FailureHandler for Told {
+        const NAME: &'static str = "told";
+
+        async fn on_failure(&self, _: &FailureNotice) -> HookResult {
+            self.note("failure")
+        }
+    }
+
+    #[async_trait]
+    impl Tracker for Told {
+        const NAME: &'static str = "told";
+
+        async fn track(&self, _: &Progress) -> HookResult {
+            self.note("progress")
+        }
+    }
+
+    #[async_trait]
+    impl CompletionHook for Told {
+        const NAME: &'static str = "told";
+
+        async fn completed(&self, _: &BatchReport) -> HookResult {
+            self.note("completed")
+        }
+
+        async fn failed(&self, report: &BatchReport) -> HookResult {
+            self.note(report.outcome.to_string())
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_has_its_own_hooks_and_stops_at_what_is_not_tolerated() {
+    use hooked::{Poison, Told};
+    use temporal_batch::cli::App;
+    let address = tokio::task::spawn_blocking(|| SERVER.address())
+        .await
+        .unwrap();
+    let told = Told::default();
+    let run = |args: &[&str]| {
+        let app = App::new("hooked")
+            .processor(|| async { Ok::<_, std::convert::Infallible>(Poison) })
+            .failure_handler(told.clone())
+            .tracker(told.clone())
+            .completion_hook(told.clone());
+        let connection = ["--address", &address, "--config-file", "/dev/null"];
+        let queue = ["--task-queue", "hooked"];
+        let args = [&["hooked"], args, &queue, &connection].concat();
+        let args: Vec<_> = args.into_iter().map(str::to_owned).collect();
+        async move { format!("{:?}", app.run_from(args).await) }
+    };
+    let code = |code: u8| format!("{:?}", std::process::ExitCode::from(code));
+    let unknown = run(&["start", "poison", "--on-failure", "nobody"]);
+    assert_eq!(unknown.await, code(2));
+
+    let limits = [
+        "--page-size",
+        "10",
+        "--tolerate-pages",
+        "2",
+        "--on-exceeded",
+        "stop",
+    ];
+    let hooks = [
+        "--on-failure",
+        "told",
+        "--track",
+        "told",
+        "--on-completion",
+        "told",
+    ];
+    let ended = run(&[&["start", "poison"], &limits[..], &hooks].concat());
+    let ended = tokio::select! {
+        ended = ended => ended,
+        worker = run(&["worker"]) => panic!("the worker ended: {worker}"),
+        () = tokio::time::sleep(LIMIT) => panic!("it does not end"),
+    };
+    assert_eq!(ended, code(4));
+    for what in ["failure", "progress", "stopped"] {
+        assert!(told.has(what), "{what}");
+    }
+}
+
+#[test]
 fn status_json_has_the_documented_fields() {
     let _worker = Worker::on("fields", &[]).ready();
     let id = ["--task-queue", "fields", "--batch-id", "fields"];
@@ -634,6 +931,369 @@ fn a_worker_serves_metrics_and_drains_when_it_is_told_to_stop() {
     worker.process.interrupt();
     worker.lines.until("draining");
     assert_eq!(worker.process.wait().code(), Some(0));
+}
+
+// -------------------------------------------------------------------------------------------- failures
+
+/// The sample `fix_emails`. Cargo builds the stock binary for the tests, but no example.
+static FIX_EMAILS: LazyLock<PathBuf> = LazyLock::new(|| {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let build = [
+        "build",
+        "--example",
+        "fix_emails",
+        "--message-format=json",
+        "--target-dir",
+    ];
+    let mut cargo = Command::new(cargo);
+    // What cargo tells its tests would make it build dependencies anew.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        let told = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_EXE_"];
+        if told.iter().any(|prefix| text.starts_with(prefix)) {
+            cargo.env_remove(name);
+        }
+    }
+    let built = cargo
+        .args(build)
+        .arg(target)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(built.status.success(), "{}", stderr(&built));
+    let messages = stdout(&built);
+    let messages = messages
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap());
+    let mut executable =
+        messages.filter_map(|message| message["executable"].as_str().map(PathBuf::from));
+    executable.next_back().unwrap()
+});
+
+/// Users of 2,000, whose address only the lenient code understands.
+const SPELLED_OUT: usize = 8;
+
+/// A table of users of its own, and the sample that works on it.
+struct Emails {
+    folder: tempfile::TempDir,
+    queue: &'static str,
+}
+
+impl Emails {
+    fn on(queue: &'static str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self { folder, queue }
+    }
+
+    fn database(&self) -> PathBuf {
+        self.folder.path().join("users.db")
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = command_of(&FIX_EMAILS, args);
+        command
+            .env("USERS_DB", self.database())
+            .env("TEMPORAL_ADDRESS", SERVER.address());
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        finish(&mut self.command(args))
+    }
+
+    fn worker(&self, lenient: bool) -> Worker {
+        let mut command = self.command(&["worker", "--task-queue", self.queue]);
+        if lenient {
+            command.env("FIX_EMAILS_LENIENT", "1");
+        }
+        Worker::run(&mut command).ready()
+    }
+
+    fn start(&self, id: &str, extra: &[&str]) -> Output {
+        let start = ["start", "fix-emails", "--batch-id", id, "--task-queue"];
+        self.run(&[&start[..], &[self.queue, "--page-size", "100"], extra].concat())
+    }
+
+    fn failures(&self, id: &str, extra: &[&str]) -> Value {
+        let output = self.run(&[&["failures", id, "--json"], extra].concat());
+        assert_eq!(status(&output), 0, "{}", stderr(&output));
+        json(&output)
+    }
+
+    fn letters(&self, id: &str, extra: &[&str]) -> Vec<Value> {
+        let failures = self.failures(id, extra);
+        failures["dead_letters"].as_array().unwrap().clone()
+    }
+
+    fn sql<T>(&self, statement: &'static str) -> Option<T>
+    where
+        T: Send + Unpin + sqlx::Type<sqlx::Sqlite> + for<'r> sqlx::Decode<'r, sqlx::Sqlite>,
+        (T,): for<'r> sqlx::FromRow<'r, sqlx::sqlite::SqliteRow>,
+    {
+        with_pool(&self.database(), async |pool| {
+            let query = sqlx::query_scalar(statement);
+            query.fetch_optional(&pool).await.unwrap()
+        })
+    }
+
+    /// Every address is right, and was written once.
+    fn assert_fixed(&self) {
+        let right = self.sql::<i64>(
+            "SELECT count(*) FROM users WHERE fixes = 1 AND email = 'user' || id || '@example.org'",
+        );
+        assert_eq!(right, Some(2_000));
+    }
+}
+
+fn with_pool<T>(database: &Path, work: impl AsyncFnOnce(sqlx::SqlitePool) -> T) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    runtime.unwrap().block_on(async {
+        let options = sqlx::sqlite::SqliteConnectOptions::new().filename(database);
+        let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
+        let done = work(pool.clone()).await;
+        pool.close().await;
+        done
+    })
+}
+
+#[test]
+fn dead_letters_are_listed_and_redriven_until_none_is_left() {
+    let emails = Emails::on("letters");
+    let strict = emails.worker(false);
+    let output = emails.start("letters", &[]);
+    assert_eq!(status(&output), 3, "{}", stderr(&output));
+    let hint = "`fix-emails failures letters` lists what failed";
+    assert!(stderr(&output).contains(hint), "{}", stderr(&output));
+
+    let failures = emails.failures("letters", &[]);
+    assert_eq!(failures["processor"], "fix-emails");
+    assert_eq!(failures["more"], false);
+    for empty in ["failing", "failed_pages", "failed_items"] {
+        assert_eq!(failures[empty], Value::Array(Vec::new()), "{empty}");
+    }
+    let letters = failures["dead_letters"].as_array().unwrap();
+    let mut keys: Vec<_> = letters.iter().map(|l| l["key"].as_str().unwrap()).collect();
+    keys.sort_unstable();
+    let spelled_out = ["1000", "1250", "1500", "1750", "2000", "250", "500", "750"];
+    assert_eq!(keys, spelled_out);
+    for letter in letters {
+        assert_eq!(letter["error_type"], "NotAnAddress");
+        let record = format!("user{} at example dot org", letter["key"].as_str().unwrap());
+        assert_eq!(letter["record"], record);
+    }
+    let documented = include_str!("../docs/cli.md");
+    let documented = documented.split("## failures").nth(1).unwrap();
+    let documented = documented.split("\n## ").next().unwrap();
+    for object in [&failures, &letters[0]] {
+        for field in object.as_object().unwrap().keys() {
+            assert!(
+                documented.contains(&format!("`{field}`")),
+                "{field} is not documented"
+            );
+        }
+    }
+    let output = emails.run(&["failures", "letters"]);
+    let text = stdout(&output);
+    assert!(text.starts_with("dead letters: 8\n"), "{text}");
+    let record = "      record: user250 at example dot org";
+    assert!(text.lines().any(|line| line == record), "{text}");
+    let redrives = "`fix-emails redrive letters` tries the dead letters again";
+    assert!(stderr(&output).contains(redrives), "{}", stderr(&output));
+
+    for (filter, n) in [
+        (["--error-type", "NotAnAddress"], SPELLED_OUT),
+        (["--error-type", "Other"], 0),
+        (["--since", "1h"], SPELLED_OUT),
+        (["--until", "1h"], 0),
+        (["--page", " 249 "], 1),
+        (["--limit", "3"], 3),
+    ] {
+        assert_eq!(emails.letters("letters", &filter).len(), n, "{filter:?}");
+    }
+    assert_eq!(emails.failures("letters", &["--limit", "3"])["more"], true);
+    let bad_cursor = emails.run(&["failures", "letters", "--page", "\"a\""]);
+    refused(&bad_cursor, 2, &["does not fit", "expected i64"]);
+
+    let output = emails.run(&["redrive", "letters", "--error-type", "Other"]);
+    assert_eq!(status(&output), 0, "{}", stderr(&output));
+    assert!(stderr(&output).contains("nothing to redrive"));
+    assert_eq!(stdout(&output), "");
+
+    // The same code fails again.
+    let output = emails.run(&["redrive", "letters"]);
+    assert_eq!(status(&output), 3, "{}", stderr(&output));
+    assert!(stderr(&output).contains(hint), "{}", stderr(&output));
+    let letters = emails.letters("letters", &[]);
+    assert_eq!(letters.len(), SPELLED_OUT);
+    assert!(letters.iter().all(|letter| letter["attempts"] == 2));
+
+    let Worker { mut process, .. } = strict;
+    process.interrupt();
+    assert_eq!(process.wait().code(), Some(0));
+    let _lenient = emails.worker(true);
+    let args = [
+        "redrive",
+        "letters",
+        "--batch-id",
+        "letters-again",
+        "--json",
+    ];
+    let output = emails.run(&args);
+    assert_eq!(status(&output), 0, "{}", stderr(&output));
+    let last = json(&output);
+    assert_eq!(last["progress"]["redrive_of"], "letters");
+    assert_eq!(last["progress"]["items"]["processed"], SPELLED_OUT);
+
+    let output = emails.run(&["failures", "letters"]);
+    assert_eq!(status(&output), 0);
+    assert_eq!(stdout(&output), "");
+    assert!(stderr(&output).contains("no failures to show"));
+    emails.assert_fixed();
+
+    let listed = json(&online(&["list", "--json", "--limit", "1000"]));
+    let mut batches = listed["batches"].as_array().unwrap().iter();
+    let redrive = batches.find(|batch| batch["batch_id"] == "letters-again");
+    assert_eq!(redrive.unwrap()["redrive_of"], "letters");
+    let output = emails.run(&["failures", "letters-again"]);
+    assert!(
+        stderr(&output).contains("it redrives \"letters\""),
+        "{}",
+        stderr(&output)
+    );
+    refused(
+        &emails.run(&["redrive", "letters-again"]),
+        2,
+        &["redrives \"letters\""],
+    );
+}
+
+#[test]
+fn dead_letters_of_a_batch_that_the_server_forgot_are_found_through_their_processor() {
+    let emails = Emails::on("forgotten");
+    let strict = emails.worker(false);
+    let output = emails.start("remembered", &["--json"]);
+    assert_eq!(status(&output), 3, "{}", stderr(&output));
+    // As if the batch had had another id: what the server knows of it has nothing to do with it any more.
+    emails.sql::<i64>("UPDATE temporal_batch_dead_letter SET batch_id = 'forgotten'");
+    let mut report = json(&output);
+    report["progress"]["batch_id"] = "reported".into();
+    let report: temporal_batch::BatchReport = serde_json::from_value(report).unwrap();
+    with_pool(&emails.database(), async |pool| {
+        use temporal_batch::DeadLetters as _;
+        let ledger = temporal_batch::SqlLedger::new(pool);
+        ledger.keep_report(&report).await.unwrap();
+    });
+
+    for asked in ["failures", "redrive"] {
+        let hint = "hint: if the server has forgotten it, name its processor with --processor";
+        let output = emails.run(&[asked, "forgotten"]);
+        refused(&output, 1, &["there is no batch \"forgotten\"", hint]);
+        let output = emails.run(&[asked, "nobody", "--processor", "fix-emails"]);
+        refused(&output, 1, &["neither the server nor processor"]);
+        let output = emails.run(&[asked, "remembered", "--processor", "other"]);
+        refused(&output, 2, &["is one of processor \"fix-emails\""]);
+    }
+    let elsewhere = online(&["failures", "forgotten", "--processor", "fix-emails"]);
+    refused(&elsewhere, 1, &["has no processor \"fix-emails\""]);
+
+    let processor = ["--processor", "fix-emails"];
+    let letters = emails.letters("forgotten", &processor);
+    assert_eq!(letters.len(), SPELLED_OUT);
+    let reported = emails.failures("reported", &processor);
+    assert_eq!(reported["dead_letters"], Value::Array(Vec::new()));
+    assert_eq!(reported["failing"], Value::Array(Vec::new()));
+
+    let Worker { mut process, .. } = strict;
+    process.interrupt();
+    assert_eq!(process.wait().code(), Some(0));
+    let _lenient = emails.worker(true);
+    let redrive = ["redrive", "forgotten", "--task-queue", emails.queue];
+    let output = emails.run(&[&redrive[..], &processor].concat());
+    assert_eq!(status(&output), 0, "{}", stderr(&output));
+    assert!(emails.letters("remembered", &[]).is_empty());
+    emails.assert_fixed();
+}
+
+#[test]
+fn pages_that_keep_failing_are_shown_with_since_when() {
+    let emails = Emails::on("failing");
+    let _worker = emails.worker(false);
+    emails.sql::<i64>("ALTER TABLE users RENAME email TO address");
+    let output = emails.start("failing", &["--detach"]);
+    assert_eq!(status(&output), 0, "{}", stderr(&output));
+    look_until("failing", |look| {
+        look["progress"]["failing"] != Value::Array(Vec::new())
+    });
+
+    let output = emails.run(&["status", "failing"]);
+    let line = stdout(&output);
+    let line = line
+        .lines()
+        .find(|line| line.starts_with("failing "))
+        .unwrap();
+    for part in [
+        "first page, retrying for ",
+        "attempt",
+        "no such column: email",
+    ] {
+        assert!(line.contains(part), "{part} is not in {line}");
+    }
+    let hint = "`fix-emails failures failing` lists what failed";
+    assert!(stderr(&output).contains(hint), "{}", stderr(&output));
+
+    let failures = emails.failures("failing", &[]);
+    let failing = failures["failing"].as_array().unwrap();
+    assert_eq!(failing.len(), 1);
+    assert_eq!(failing[0]["state"], "retrying");
+    let text = stdout(&emails.run(&["failures", "failing"]));
+    assert!(
+        text.starts_with("failing: 1\n  the first page: retrying for "),
+        "{text}"
+    );
+
+    // What was missing is back, and the batch goes on by itself.
+    emails.sql::<i64>("ALTER TABLE users RENAME address TO email");
+    assert_eq!(status(&emails.run(&["watch", "failing"])), 3);
+    assert_eq!(emails.letters("failing", &[]).len(), SPELLED_OUT);
+}
+
+#[test]
+fn what_a_program_cannot_look_into_is_said() {
+    let _worker = Worker::on("no-letters", &[]).ready();
+    let id = ["--task-queue", "no-letters", "--batch-id", "no-letters"];
+    let output = online(&[&["start", "inflate-prices"], &id[..]].concat());
+    assert_eq!(status(&output), 0, "{}", stderr(&output));
+    let ask = |asked, database: &Path| {
+        let mut command = command(&[asked, "no-letters"]);
+        command.args((asked == "failures").then_some("--json"));
+        let command = command.env("TEMPORAL_ADDRESS", SERVER.address());
+        finish(command.env("PRODUCTS_DB", database))
+    };
+    for (database, why) in [
+        (&*DATABASE, "processor \"inflate-prices\" keeps none"),
+        (
+            &PathBuf::from("no-such.db"),
+            "cannot start: there is no products database",
+        ),
+    ] {
+        let output = ask("failures", database);
+        assert_eq!(status(&output), 0, "{}", stderr(&output));
+        assert!(stderr(&output).contains(why), "{}", stderr(&output));
+        let failures = json(&output);
+        assert_eq!(failures["dead_letters"], Value::Null);
+        assert_eq!(failures["failing"], Value::Array(Vec::new()));
+        // Refused here, or else by the worker.
+        let output = ask("redrive", database);
+        assert_eq!(status(&output), 2, "{}", stderr(&output));
+        assert!(
+            stderr(&output).contains("keeps no dead letters"),
+            "{}",
+            stderr(&output)
+        );
+    }
 }
 
 // --------------------------------------------------------------------------------------------- servers
@@ -772,7 +1432,7 @@ fn every_command_that_is_documented_has_help() {
         .collect();
     commands.sort();
     commands.dedup();
-    assert!(commands.len() >= 11, "{commands:?}");
+    assert!(commands.len() >= 13, "{commands:?}");
     for name in commands.iter() {
         let output = offline(&[name, "--help"]);
         assert_eq!(status(&output), 0, "{name}");

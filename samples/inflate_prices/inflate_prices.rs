@@ -99,7 +99,7 @@ impl PageProcessor for InflatePrices {
 
         let mut report = PageReport::all_processed();
         for _free_sample in items.iter().filter(|product| product.price_cents == 0) {
-            report.skip();
+            report.skip("a free sample");
         }
         Ok(report)
     }

@@ -15,6 +15,16 @@ use tokio::{sync::watch, task::JoinHandle};
 use crate::{controller::Controller, protocol::StrideOrder};
 
 const INTERVAL: Duration = Duration::from_secs(1);
+/// A controller that answers at all does so at once.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long nobody asks after a question that was not answered: longer than a workflow task may take (10 s
+/// by default).
+///
+/// A question that is waiting when a workflow task times out is given to another worker together with the
+/// beginning of that task. SDK core 0.10 then runs the workflow as if the task were its own, keeps what came
+/// of it, and goes on from there with the next task, which cannot be replayed. So no question should be
+/// waiting when a task times out.
+pub(super) const QUIET: Duration = Duration::from_secs(12);
 
 /// The watches of one worker, by batch run.
 #[derive(Default)]
@@ -74,9 +84,12 @@ async fn poll(
         tokio::time::sleep(INTERVAL).await;
         let options = WorkflowQueryOptions::default();
         let answer = controller.query(Controller::control, (), options);
-        // A controller that does not answer changes nothing: the stride goes on with its orders.
-        if let Ok(Ok(state)) = tokio::time::timeout(INTERVAL * 10, answer).await {
-            stop.send_replace(state.batch_run != batch_run || state.stop_at_page_boundary);
+        match tokio::time::timeout(PATIENCE, answer).await {
+            Ok(Ok(state)) => {
+                stop.send_replace(state.batch_run != batch_run || state.stop_at_page_boundary);
+            }
+            // A controller that does not answer changes nothing: the stride goes on with its orders.
+            Ok(Err(_)) | Err(_) => tokio::time::sleep(QUIET).await,
         }
     }
 }

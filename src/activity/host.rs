@@ -2,12 +2,12 @@
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use async_trait::async_trait;
 use temporalio_client::{
-    Client, WorkflowHandle, WorkflowQueryOptions, WorkflowSignalOptions,
+    Client, WorkflowDescribeOptions, WorkflowHandle, WorkflowQueryOptions, WorkflowSignalOptions,
     errors::{WorkflowInteractionError, WorkflowQueryError},
 };
 use temporalio_sdk::activities::ActivityContext;
@@ -15,7 +15,7 @@ use tokio::{sync::watch, task::JoinHandle};
 
 use super::{
     HEARTBEATS_PER_TIMEOUT,
-    control_watch::{ControlWatch, ControlWatches},
+    control_watch::{ControlWatch, ControlWatches, QUIET},
 };
 use crate::{
     controller::Controller,
@@ -26,8 +26,11 @@ use crate::{
     stride::{HostError, PageEvent, StrideHost},
 };
 
-/// Longest wait for the controller to say where a stride ends.
-const QUERY_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait for the controller to say where a stride ends. Asked again, because a worker that is stopped
+/// in its tracks swallows the questions that it was polling for; after a pause, for the reason given at
+/// [`QUIET`].
+const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
+const QUERIES: u32 = 3;
 const FALLBACK_HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(15);
 
 pub(super) struct ActivityHost {
@@ -42,7 +45,42 @@ pub(super) struct ActivityHost {
     draining: watch::Receiver<bool>,
     control: ControlWatch,
     in_flight: Mutex<Option<PageInFlight>>,
+    attendance: Arc<Mutex<Attendance>>,
+    /// Which attempt this is to Temporal: the run, the activity and the number.
+    identity: Identity,
     heartbeats: JoinHandle<()>,
+}
+
+struct Identity {
+    run_id: String,
+    activity_id: String,
+    /// Tells attempts apart also when the controller has dispatched the stride again: their numbers begin
+    /// anew then.
+    started: Option<SystemTime>,
+}
+
+/// Whether this process was asleep, and for how long: a virtual machine that was moved, a stopped process.
+/// After a heartbeat timeout Temporal gives its work to another worker.
+struct Attendance {
+    last_seen: Instant,
+    timeout: Duration,
+    overslept: bool,
+}
+
+impl Attendance {
+    fn new(timeout: Duration) -> Self {
+        Self {
+            last_seen: Instant::now(),
+            timeout,
+            overslept: false,
+        }
+    }
+
+    fn notice(&mut self) -> bool {
+        self.overslept |= self.last_seen.elapsed() > self.timeout;
+        self.last_seen = Instant::now();
+        self.overslept
+    }
 }
 
 impl ActivityHost {
@@ -59,7 +97,22 @@ impl ActivityHost {
         let controller = client.get_workflow_handle::<Controller>(order.batch_id.clone());
         let checkpoint = Arc::new(Mutex::new(resume));
         let (cancel, cancelled) = watch::channel(false);
-        let heartbeats = tokio::spawn(heartbeat(ctx.clone(), Arc::clone(&checkpoint), cancel));
+        let info = ctx.info();
+        let timeout = info.heartbeat_timeout.unwrap_or(FALLBACK_HEARTBEAT_TIMEOUT);
+        let attendance = Arc::new(Mutex::new(Attendance::new(timeout)));
+        let identity = Identity {
+            run_id: info.workflow_run_id.clone().unwrap_or_default(),
+            activity_id: info.activity_id.clone(),
+            started: info.started_time,
+        };
+        let beats = heartbeat(
+            ctx.clone(),
+            timeout,
+            Arc::clone(&checkpoint),
+            Arc::clone(&attendance),
+            cancel,
+        );
+        let heartbeats = tokio::spawn(beats);
         Self {
             control: watches.watch(&client, order),
             controller,
@@ -72,6 +125,8 @@ impl ActivityHost {
             cancelled,
             draining,
             in_flight: Mutex::new(None),
+            attendance,
+            identity,
             heartbeats,
         }
     }
@@ -86,17 +141,16 @@ impl Drop for ActivityHost {
 /// Sends signs of life beside the user's code, and passes a cancellation on.
 async fn heartbeat(
     ctx: ActivityContext,
+    timeout: Duration,
     checkpoint: Arc<Mutex<StrideReport>>,
+    attendance: Arc<Mutex<Attendance>>,
     cancel: watch::Sender<bool>,
 ) {
-    let timeout = ctx
-        .info()
-        .heartbeat_timeout
-        .unwrap_or(FALLBACK_HEARTBEAT_TIMEOUT);
     let mut tick = tokio::time::interval(timeout / HEARTBEATS_PER_TIMEOUT);
     loop {
         tokio::select! {
             _ = tick.tick() => {
+                lock(&attendance).notice();
                 let done = lock(&checkpoint).clone();
                 if let Err(error) = ctx.record_heartbeat(Checkpoint { done }).await {
                     tracing::warn!(%error, "heartbeat not sent");
@@ -143,20 +197,62 @@ impl StrideHost for ActivityHost {
             batch_run: self.batch_run.clone(),
             stride: self.stride,
         };
-        let options = WorkflowQueryOptions::default();
-        let answer = self
-            .controller
-            .query(Controller::accepted_end, query, options);
-        match tokio::time::timeout(QUERY_TIMEOUT, answer).await {
-            Ok(Ok(accepted)) => Ok(accepted),
-            Ok(Err(WorkflowQueryError::NotFound(_))) => Err(HostError::Gone),
-            Ok(Err(error)) => Err(HostError::Unavailable(format!(
-                "the controller did not say where the stride ends: {error}"
-            ))),
-            Err(_) => Err(HostError::Unavailable(format!(
-                "the controller did not say within {QUERY_TIMEOUT:?} where the stride ends"
-            ))),
+        for attempt in 0..QUERIES {
+            if attempt > 0 {
+                tokio::time::sleep(QUIET).await;
+            }
+            let options = WorkflowQueryOptions::default();
+            let query = query.clone();
+            let answer = self
+                .controller
+                .query(Controller::accepted_end, query, options);
+            match tokio::time::timeout(QUERY_TIMEOUT, answer).await {
+                Ok(Ok(accepted)) => return Ok(accepted),
+                Ok(Err(WorkflowQueryError::NotFound(_))) => return Err(HostError::Gone),
+                Ok(Err(error)) => {
+                    return Err(HostError::Unavailable(format!(
+                        "the controller did not say where the stride ends: {error}"
+                    )));
+                }
+                Err(_) => {}
+            }
         }
+        Err(HostError::Unavailable(
+            "the controller did not say where the stride ends".to_owned(),
+        ))
+    }
+
+    async fn still_counts(&self) -> Result<(), HostError> {
+        if !lock(&self.attendance).notice() {
+            return Ok(());
+        }
+        let options = WorkflowDescribeOptions::default();
+        let description = self.controller.describe(options).await;
+        let description = match &description {
+            Ok(description) => description.raw(),
+            Err(WorkflowInteractionError::NotFound(_)) => return Err(HostError::Gone),
+            Err(error) => {
+                return Err(HostError::Unavailable(format!(
+                    "the server did not say whether this attempt still counts: {error}"
+                )));
+            }
+        };
+        let info = description.workflow_execution_info.as_ref();
+        let run = info.and_then(|info| info.execution.as_ref());
+        let mine = &self.identity;
+        let same_run = run.is_some_and(|run| run.run_id == mine.run_id);
+        let counts = same_run
+            && description.pending_activities.iter().any(|pending| {
+                let started = pending.last_started_time;
+                let started = started.and_then(|time| SystemTime::try_from(time).ok());
+                pending.activity_id == mine.activity_id && started == mine.started
+            });
+        if !counts {
+            tracing::warn!("this attempt was asleep for too long, and another one has its work");
+            return Err(HostError::Gone);
+        }
+        lock(&self.attendance).overslept = false;
+        Ok(())
     }
 
     async fn rate_permits(&self, items: usize) {
@@ -197,6 +293,7 @@ impl StrideHost for ActivityHost {
                 lock(&self.in_flight).take();
                 self.metrics.page_failed(took);
             }
+            PageEvent::DeadLetters { letters } => self.metrics.dead_letters_kept(letters),
             PageEvent::NoPage => {
                 lock(&self.in_flight).take();
             }

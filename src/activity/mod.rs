@@ -16,9 +16,14 @@ use tokio::sync::watch;
 use tracing::Instrument as _;
 
 use crate::{
-    controller::{PrepareActivity, StrideActivity},
+    controller::{HookActivity, KeepReportActivity, PrepareActivity, StrideActivity},
+    error::PageError,
+    hooks::{Hooks, UNKNOWN_HOOK},
     metrics::{Metrics, StrideOutcome},
-    protocol::{Checkpoint, PrepareInput, Prepared, StrideOrder, StrideReport},
+    protocol::{
+        Checkpoint, HookOrder, KeepReport, PrepareInput, Prepared, StrideOrder, StrideReport,
+        UNKNOWN_PROCESSOR,
+    },
     registry::Registry,
 };
 use control_watch::ControlWatches;
@@ -33,15 +38,22 @@ const SIZE_HINT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The activities, with what they need.
 pub(crate) struct PageActivities {
     registry: Registry,
+    hooks: Hooks,
     metrics: Metrics,
     watches: Arc<ControlWatches>,
     draining: watch::Receiver<bool>,
 }
 
 impl PageActivities {
-    pub fn new(registry: Registry, metrics: Metrics, draining: watch::Receiver<bool>) -> Self {
+    pub fn new(
+        registry: Registry,
+        hooks: Hooks,
+        metrics: Metrics,
+        draining: watch::Receiver<bool>,
+    ) -> Self {
         Self {
             registry,
+            hooks,
             metrics,
             watches: Arc::default(),
             draining,
@@ -58,20 +70,14 @@ impl PageActivities {
         _ctx: ActivityContext,
         input: PrepareInput,
     ) -> Result<Prepared, ActivityError> {
-        let refuse = |refused| {
-            ActivityError::from(
-                ApplicationFailure::builder(refused)
-                    .type_name("Refused".to_owned())
-                    .non_retryable(true)
-                    .build(),
-            )
-        };
-        let processor = self.registry.find(&input.processor).map_err(refuse)?;
+        self.hooks.check(&input.hooks).map_err(refuse)?;
+        let processor = self.registry.of_batch(&input.processor, input.redrive);
+        let processor = processor.map_err(refuse)?;
         match tokio::time::timeout(SIZE_HINT_TIMEOUT, processor.prepare(&input)).await {
             Ok(prepared) => prepared.map_err(refuse),
             Err(_) => {
                 tracing::warn!(processor = input.processor, "the size hint took too long");
-                Ok(crate::stride::prepared(processor.settings(), None))
+                Ok(processor.prepared())
             }
         }
     }
@@ -95,11 +101,72 @@ impl PageActivities {
         );
         self.run(ctx, order).instrument(span).await
     }
+
+    /// Calls a hook of the user's.
+    #[activity(definition = HookActivity)]
+    async fn hook(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        order: HookOrder,
+    ) -> Result<(), ActivityError> {
+        let called = self.hooks.call(&order.name, &order.call, order.timeout);
+        let attempt = ctx.info().attempt;
+        called.await.map_err(|error| {
+            // Names come from batches; only registered ones become labels.
+            let known = error.error_type() != UNKNOWN_HOOK;
+            self.metrics
+                .hook_failed(if known { &order.name } else { "unknown" });
+            not_told(&order.name, attempt, error)
+        })
+    }
+
+    /// Keeps the final report of a batch with its dead letters.
+    #[activity(definition = KeepReportActivity)]
+    async fn keep_report(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        order: KeepReport,
+    ) -> Result<(), ActivityError> {
+        let attempt = ctx.info().attempt;
+        let failed = |error| not_told(&order.processor, attempt, error);
+        let unknown = |refused| failed(PageError::retryable(refused));
+        let processor = self.registry.of_batch(&order.processor, false);
+        let processor = processor.map_err(unknown)?;
+        processor.keep_report(&order.report).await.map_err(failed)
+    }
+}
+
+/// The batch ends before its first page.
+fn refuse(reason: impl std::error::Error + Send + Sync + 'static) -> ActivityError {
+    ActivityError::from(
+        ApplicationFailure::builder(reason)
+            .type_name("Refused".to_owned())
+            .non_retryable(true)
+            .build(),
+    )
+}
+
+/// Says what went wrong beside the pages. The controller tries again a few times and goes on.
+fn not_told(name: &str, attempt: u32, error: PageError) -> ActivityError {
+    tracing::warn!(
+        name,
+        attempt,
+        error_type = error.error_type(),
+        error = error.message(),
+        "not told"
+    );
+    let error_type = error.error_type().to_owned();
+    ActivityError::from(
+        ApplicationFailure::builder(error.message().to_owned())
+            .type_name(error_type)
+            .build(),
+    )
 }
 
 // The controller calls the activities by their definitions, so nobody else needs these constants.
 const _: () = {
     let _ = (PageActivities::prepare, PageActivities::stride);
+    let _ = (PageActivities::hook, PageActivities::keep_report);
 };
 
 impl PageActivities {
@@ -109,10 +176,11 @@ impl PageActivities {
         order: StrideOrder,
     ) -> Result<StrideReport, ActivityError> {
         // Retryable: another worker on the queue may know it.
-        let processor = self.registry.find(&order.processor).map_err(|refused| {
+        let processor = self.registry.of_batch(&order.processor, order.redrive);
+        let processor = processor.map_err(|refused| {
             ActivityError::from(
                 ApplicationFailure::builder(refused)
-                    .type_name("UnknownProcessor".to_owned())
+                    .type_name(UNKNOWN_PROCESSOR.to_owned())
                     .build(),
             )
         })?;

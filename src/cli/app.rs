@@ -6,20 +6,26 @@ use clap::{ArgMatches, Args as _, Command, FromArgMatches, Parser, Subcommand};
 
 use super::{
     connection::ConnectionArgs,
-    control::{CancelArgs, PauseArgs, ResumeArgs, SetArgs},
+    control::{CancelArgs, PauseArgs, RecoverArgs, ResumeArgs, SetArgs},
     demo::{Demo, DemoArgs},
     dev_server::DevServerArgs,
     exit::{CliError, CliResult, Exit},
+    failures::FailuresArgs,
     list::ListArgs,
     logging::LogArgs,
     output::note,
     processors::Processors,
+    redrive::RedriveArgs,
     start::StartArgs,
     status::StatusArgs,
     watch::WatchArgs,
     worker::WorkerArgs,
 };
-use crate::processor::PageProcessor;
+use crate::{
+    hooks::{CompletionHook, FailureHandler, Hooks, RegisterHookError, Tracker},
+    processor::PageProcessor,
+    worker::WorkerError,
+};
 
 /// A program with every command for its processors: worker, starter and operator in one binary.
 ///
@@ -30,6 +36,7 @@ pub struct App {
     about: String,
     version: Option<String>,
     processors: Processors,
+    hooks: Result<Hooks, RegisterHookError>,
     demo: Option<Box<dyn Demo>>,
 }
 
@@ -57,6 +64,10 @@ enum Task {
     Status(StatusArgs),
     /// Follow a batch to its end
     Watch(WatchArgs),
+    /// List what fails or was given up: pages, and dead letters
+    Failures(FailuresArgs),
+    /// Try the dead letters of a batch again, as a batch of its own
+    Redrive(Box<RedriveArgs>),
     /// Start no further pages of a batch; running ones are finished
     Pause(PauseArgs),
     /// Go on with a paused batch
@@ -65,6 +76,8 @@ enum Task {
     Set(SetArgs),
     /// End a batch; running pages are told
     Cancel(CancelArgs),
+    /// Start the current run of a batch again whose workflow task fails and fails
+    Recover(RecoverArgs),
 }
 
 /// Logs of a command that people look at.
@@ -82,6 +95,7 @@ impl App {
             about: "Paginated batches on Temporal".to_owned(),
             version: None,
             processors: Processors::default(),
+            hooks: Ok(Hooks::default()),
             demo: None,
         }
     }
@@ -98,8 +112,9 @@ impl App {
         self
     }
 
-    /// Adds a processor. `factory` builds it, with its database connections and the like, and runs only
-    /// where a worker starts: the other commands know the processor by its types.
+    /// Adds a processor. `factory` builds it, with its database connections and the like. It runs where a
+    /// worker starts, and where `failures` and `redrive` look into the dead letters of the processor; the
+    /// other commands know it by its types.
     pub fn processor<F, Fut, P, E>(mut self, factory: F) -> Self
     where
         F: Fn() -> Fut + Send + Sync + 'static,
@@ -108,6 +123,30 @@ impl App {
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         self.processors.add(factory);
+        self
+    }
+
+    /// Adds a failure handler to the program's workers; `start --on-failure` names it. A mistake in its name
+    /// is told when a worker or a batch is started.
+    pub fn failure_handler<H: FailureHandler>(self, handler: H) -> Self {
+        self.hook(|hooks| hooks.failure_handler(handler))
+    }
+
+    /// Adds a tracker to the program's workers; `start --track` names it.
+    pub fn tracker<T: Tracker>(self, tracker: T) -> Self {
+        self.hook(|hooks| hooks.tracker(tracker))
+    }
+
+    /// Adds a completion hook to the program's workers; `start --on-completion` names it.
+    pub fn completion_hook<C: CompletionHook>(self, hook: C) -> Self {
+        self.hook(|hooks| hooks.completion_hook(hook))
+    }
+
+    fn hook(mut self, add: impl FnOnce(&mut Hooks) -> Result<(), RegisterHookError>) -> Self {
+        self.hooks = self.hooks.and_then(|mut hooks| {
+            add(&mut hooks)?;
+            Ok(hooks)
+        });
         self
     }
 
@@ -202,16 +241,29 @@ impl App {
         let (processors, program) = (&self.processors, self.name.as_str());
         match command {
             Task::DevServer(args) => args.run(&connection).await,
-            Task::Worker(args) => args.run(&connection, processors).await,
-            Task::Start(args) => args.run(&connection, processors, program).await,
+            Task::Worker(args) => args.run(&connection, processors, self.hooks()?).await,
+            Task::Start(args) => {
+                let hooks = self.hooks()?;
+                args.run(&connection, processors, hooks, program).await
+            }
             Task::List(args) => args.run(&connection).await,
-            Task::Status(args) => args.run(&connection).await,
+            Task::Status(args) => args.run(&connection, program).await,
             Task::Watch(args) => args.run(&connection, program).await,
+            Task::Failures(args) => args.run(&connection, processors, program).await,
+            Task::Redrive(args) => args.run(&connection, processors, program).await,
             Task::Pause(args) => args.run(&connection).await,
             Task::Resume(args) => args.run(&connection).await,
             Task::Set(args) => args.run(&connection).await,
             Task::Cancel(args) => args.run(&connection, program).await,
+            Task::Recover(args) => args.run(&connection).await,
         }
+    }
+}
+
+impl App {
+    fn hooks(&self) -> CliResult<&Hooks> {
+        let hooks = self.hooks.as_ref();
+        Ok(hooks.map_err(|error| WorkerError::RegisterHook(error.clone()))?)
     }
 }
 

@@ -1,4 +1,4 @@
-//! `pause`, `resume`, `set` and `cancel`: steer a batch that runs.
+//! `pause`, `resume`, `set`, `cancel` and `recover`: steer a batch that runs.
 
 use clap::Args;
 
@@ -30,6 +30,10 @@ pub(crate) struct ResumeArgs {
     /// The batch
     #[arg(value_name = "ID")]
     batch_id: String,
+
+    /// Why, for the audit of the batch
+    #[arg(long, default_value = "")]
+    reason: String,
 }
 
 #[derive(Args, Debug)]
@@ -46,6 +50,10 @@ pub(crate) struct SetArgs {
         allow_negative_numbers = true
     )]
     max_parallelism: u32,
+
+    /// Why, for the audit of the batch
+    #[arg(long, default_value = "")]
+    reason: String,
 }
 
 #[derive(Args, Debug)]
@@ -61,6 +69,21 @@ pub(crate) struct CancelArgs {
     /// Wait until the running pages have ended, and print where the batch stood
     #[arg(long)]
     wait: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct RecoverArgs {
+    /// The batch
+    #[arg(value_name = "ID")]
+    batch_id: String,
+
+    /// Why, for the history
+    #[arg(long, default_value = "")]
+    reason: String,
+
+    /// Do it even where each page should be tried once only
+    #[arg(long)]
+    force: bool,
 }
 
 async fn open(connection: &ConnectionArgs, id: &str) -> CliResult<(Connected, BatchHandle)> {
@@ -86,7 +109,7 @@ impl PauseArgs {
 impl ResumeArgs {
     pub(crate) async fn run(&self, connection: &ConnectionArgs) -> CliResult {
         let (connected, handle) = open(connection, &self.batch_id).await?;
-        handle.resume().await?;
+        handle.because(&self.reason).resume().await?;
         output::result(format_args!("batch \"{}\" goes on", self.batch_id));
         connected.close().await?;
         Ok(Exit::Done)
@@ -97,6 +120,7 @@ impl SetArgs {
     pub(crate) async fn run(&self, connection: &ConnectionArgs) -> CliResult {
         validate_max_parallelism(self.max_parallelism)?;
         let (connected, handle) = open(connection, &self.batch_id).await?;
+        let handle = handle.because(&self.reason);
         handle.set_max_parallelism(self.max_parallelism).await?;
         output::result(format_args!(
             "batch \"{}\": max parallelism is {}",
@@ -132,5 +156,23 @@ impl CancelArgs {
     async fn was_cancelled(&self, handle: &BatchHandle) -> bool {
         let report = handle.result().await;
         report.is_ok_and(|report| report.outcome == Outcome::Cancelled)
+    }
+}
+
+impl RecoverArgs {
+    pub(crate) async fn run(&self, connection: &ConnectionArgs) -> CliResult {
+        let (connected, handle) = open(connection, &self.batch_id).await?;
+        if self.force {
+            handle.recover_by_force(&self.reason).await?;
+        } else {
+            handle.recover(&self.reason).await?;
+        }
+        output::result(format_args!(
+            "batch \"{}\" starts its current run again; pages that finished since its last continue-as-new run \
+             again, and are counted once",
+            self.batch_id
+        ));
+        connected.close().await?;
+        Ok(Exit::Done)
     }
 }

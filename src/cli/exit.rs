@@ -4,9 +4,13 @@ use std::{error::Error, fmt, process::ExitCode};
 
 use crate::{
     BatchState, InvalidBatch,
-    client::{AcceptError, ControlError, ListError, ProgressError, ResultError, StartError},
+    client::{
+        AcceptError, ControlError, ListError, ProgressError, RecoverError, RedriveError,
+        ResultError, StartError,
+    },
     connect::ConnectError,
     dev_server::DevServerError,
+    hooks::UnknownHook,
     metrics::MetricsServerError,
     progress::{BatchReport, Outcome},
     registry::Refused,
@@ -30,10 +34,7 @@ impl Exit {
         match report.outcome {
             Outcome::Completed => Self::Done,
             Outcome::CompletedWithFailures => Self::WithFailures,
-            Outcome::Cancelled => Self::Stopped,
-            // It stopped because a page was given up; the other way to fail is a processor that breaks
-            // the rules.
-            Outcome::Failed if report.progress.pages_failed > 0 => Self::Stopped,
+            Outcome::Cancelled | Outcome::Stopped => Self::Stopped,
             Outcome::Failed => Self::Error,
         }
     }
@@ -75,7 +76,7 @@ impl CliError {
 
     /// An error in its own words, followed by its causes.
     pub(crate) fn caused(what: impl fmt::Display, cause: &(dyn Error + 'static)) -> Self {
-        Self::new(Exit::Error, join(what.to_string(), Some(cause)))
+        Self::new(Exit::Error, with_causes(what.to_string(), Some(cause)))
     }
 
     fn new(exit: Exit, message: String) -> Self {
@@ -87,7 +88,7 @@ impl CliError {
     }
 
     fn from_error(exit: Exit, error: &dyn Error) -> Self {
-        Self::new(exit, join(error.to_string(), error.source()))
+        Self::new(exit, with_causes(error.to_string(), error.source()))
     }
 
     /// What to do about it.
@@ -102,7 +103,7 @@ impl CliError {
 }
 
 /// A message and its causes, without the repetition of causes that some messages already hold.
-fn join(mut text: String, mut cause: Option<&(dyn Error + 'static)>) -> String {
+pub(crate) fn with_causes(mut text: String, mut cause: Option<&(dyn Error + 'static)>) -> String {
     while let Some(error) = cause {
         let message = error.to_string();
         if !text.ends_with(&message) {
@@ -140,6 +141,12 @@ impl Status for InvalidBatch {
 }
 
 impl Status for Refused {
+    fn status(&self) -> Exit {
+        Exit::Usage
+    }
+}
+
+impl Status for UnknownHook {
     fn status(&self) -> Exit {
         Exit::Usage
     }
@@ -227,9 +234,32 @@ impl Status for ProgressError {
     }
 }
 
+impl Status for RecoverError {
+    fn status(&self) -> Exit {
+        Exit::Error
+    }
+
+    fn advice(&self) -> Option<&'static str> {
+        match self {
+            Self::AtMostOnce { .. } => Some("--force does it all the same"),
+            _ => None,
+        }
+    }
+}
+
 impl Status for ListError {
     fn status(&self) -> Exit {
         Exit::Error
+    }
+}
+
+impl Status for RedriveError {
+    fn status(&self) -> Exit {
+        match self {
+            Self::Start(error) => error.status(),
+            Self::OfRedrive { .. } => Exit::Usage,
+            _ => Exit::Error,
+        }
     }
 }
 
@@ -273,6 +303,31 @@ mod tests {
             error.to_string(),
             "error: cannot list: no answer: connection refused\nhint: start a server"
         );
+    }
+
+    #[test]
+    fn a_script_can_tell_how_a_batch_ended() {
+        let progress = serde_json::json!({
+            "batch_id": "b", "batch_run": "r", "processor": "p", "phase": "ended",
+            "pages_completed": 9, "pages_failed": 1, "pages_in_flight": 0, "pages_stuck": 0,
+            "strides_waiting": 0, "items": {"processed": 9, "skipped": 0, "failed": 1},
+            "retries": 0, "max_parallelism": 1, "max_parallelism_achieved": 1,
+            "end_of_data": false, "started_at": 0, "as_of": 0, "runs": 1,
+            "announcements_dropped": 0,
+        });
+        for (outcome, exit) in [
+            (Outcome::Completed, Exit::Done),
+            (Outcome::CompletedWithFailures, Exit::WithFailures),
+            (Outcome::Stopped, Exit::Stopped),
+            (Outcome::Cancelled, Exit::Stopped),
+            (Outcome::Failed, Exit::Error),
+        ] {
+            let report = serde_json::json!({
+                "outcome": outcome, "progress": progress, "ended_at": 0,
+            });
+            let report: BatchReport = serde_json::from_value(report).unwrap();
+            assert_eq!(Exit::of(&report), exit, "{outcome}");
+        }
     }
 
     #[test]

@@ -1,7 +1,5 @@
 //! `list`: the batches that the server remembers.
 
-use std::time::{Duration, UNIX_EPOCH};
-
 use clap::Args;
 use serde::Serialize;
 
@@ -9,9 +7,9 @@ use super::{
     connection::ConnectionArgs,
     exit::{CliResult, Exit},
     look::SCHEMA,
-    output,
+    output::{self, columns, time},
 };
-use crate::{client::ListedBatch, progress::Timestamp};
+use crate::client::ListedBatch;
 
 #[derive(Args, Debug)]
 pub(crate) struct ListArgs {
@@ -50,8 +48,17 @@ impl ListArgs {
 }
 
 fn table(batches: &[ListedBatch]) -> String {
-    let mut rows =
-        vec![["BATCH", "PROCESSOR", "STATE", "STARTED", "TASK QUEUE"].map(str::to_owned)];
+    let mut rows = vec![
+        [
+            "BATCH",
+            "PROCESSOR",
+            "STATE",
+            "STARTED",
+            "TASK QUEUE",
+            "REDRIVES",
+        ]
+        .map(str::to_owned),
+    ];
     rows.extend(batches.iter().map(|batch| {
         [
             batch.batch_id.clone(),
@@ -59,21 +66,8 @@ fn table(batches: &[ListedBatch]) -> String {
             batch.state.to_string(),
             batch.started_at.map_or_else(|| "?".to_owned(), time),
             batch.task_queue.clone(),
+            batch.redrive_of.clone().unwrap_or_default(),
         ]
     }));
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
-    let widths: [usize; 5] = std::array::from_fn(|column| width(column).unwrap_or(0));
-    let line = |row: &[String; 5]| {
-        let cells = row
-            .iter()
-            .zip(widths)
-            .map(|(cell, width)| format!("{cell:<width$}"));
-        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-    };
-    rows.iter().map(line).collect::<Vec<_>>().join("\n")
-}
-
-fn time(at: Timestamp) -> String {
-    let time = UNIX_EPOCH + Duration::from_millis(at.0);
-    humantime::format_rfc3339_seconds(time).to_string()
+    columns(&rows)
 }

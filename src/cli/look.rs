@@ -9,12 +9,12 @@ use serde::Serialize;
 
 use super::{
     exit::CliResult,
-    output::{count, duration, number},
+    output::{count, duration, note, number, one_line},
 };
 use crate::{
     BatchState,
     client::{BatchHandle, ProgressError, ResultError},
-    progress::{BatchReport, Outcome, PageFailure, Phase, Progress, Timestamp},
+    progress::{BatchReport, FailureState, Outcome, PageFailure, Phase, Progress, Timestamp},
 };
 
 /// Raised when a field changes its meaning or goes away; see the docs of [`cli`](super).
@@ -34,6 +34,9 @@ pub(crate) struct Look {
     ended_at: Option<Timestamp>,
     percent: Option<f64>,
     progress: Option<Progress>,
+    /// Why nobody could say how far it is.
+    #[serde(skip)]
+    trouble: Option<ProgressError>,
 }
 
 impl Look {
@@ -53,7 +56,12 @@ impl Look {
         }
         match handle.progress().await {
             Ok(progress) => Ok(Self::running(progress)),
-            Err(ProgressError::NoWorker { .. }) => Ok(Self::unknown(handle.id(), state)),
+            Err(trouble @ (ProgressError::NoWorker { .. } | ProgressError::TaskFails { .. })) => {
+                Ok(Self {
+                    trouble: Some(trouble),
+                    ..Self::unknown(handle.id(), state)
+                })
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -69,6 +77,7 @@ impl Look {
             ended_at: None,
             percent: None,
             progress: None,
+            trouble: None,
         }
     }
 
@@ -83,7 +92,8 @@ impl Look {
     pub(crate) fn ended(report: BatchReport) -> Self {
         let state = match report.outcome {
             Outcome::Completed | Outcome::CompletedWithFailures => BatchState::Completed,
-            Outcome::Failed => BatchState::Failed,
+            // Temporal knows one way to fail.
+            Outcome::Failed | Outcome::Stopped => BatchState::Failed,
             Outcome::Cancelled => BatchState::Cancelled,
         };
         Self {
@@ -95,9 +105,36 @@ impl Look {
         }
     }
 
-    /// Whether the batch runs and nobody could say how far it is.
-    pub(crate) fn lacks_worker(&self) -> bool {
-        self.state.is_open() && self.progress.is_none()
+    /// Why nobody could say how far the batch is, if it runs.
+    pub(crate) fn trouble(&self) -> Option<&ProgressError> {
+        self.trouble.as_ref()
+    }
+
+    pub(crate) fn batch_id(&self) -> &str {
+        &self.batch_id
+    }
+
+    pub(crate) fn progress(&self) -> Option<&Progress> {
+        self.progress.as_ref()
+    }
+
+    /// Now, or when the batch ended.
+    pub(crate) fn now(&self) -> Timestamp {
+        self.ended_at.unwrap_or_else(|| SystemTime::now().into())
+    }
+
+    /// Says where failures are listed, if there are any: those of a redrive stay with the batch that it
+    /// redrives.
+    pub(crate) fn hint(&self, program: &str) {
+        let failed = self
+            .progress
+            .as_ref()
+            .is_some_and(|p| !p.failing.is_empty() || p.pages_failed > 0 || p.items.failed > 0);
+        if failed {
+            let redrive_of = self.progress.as_ref().and_then(|p| p.redrive_of.as_ref());
+            let id = redrive_of.unwrap_or(&self.batch_id);
+            note(format_args!("`{program} failures {id}` lists what failed"));
+        }
     }
 
     /// A table for people.
@@ -121,12 +158,18 @@ impl Look {
 
     fn rows(&self, p: &Progress, table: &mut Table) {
         table.row("processor", &p.processor);
+        if let Some(redrive_of) = &p.redrive_of {
+            table.row("redrives", redrive_of);
+        }
         let time = match self.ended_at {
             Some(at) => at.since(p.started_at),
             None => age(p),
         };
         table.row("time", duration(time));
         let mut items = format!("{} processed", number(p.items.processed));
+        if p.items.changed > 0 {
+            let _ = write!(items, " ({} changed)", number(p.items.changed));
+        }
         for (n, what) in [(p.items.skipped, "skipped"), (p.items.failed, "failed")] {
             if n > 0 {
                 let _ = write!(items, ", {} {what}", number(n));
@@ -136,6 +179,9 @@ impl Look {
             let _ = write!(items, " of {} ({percent:.1} %)", number(expected));
         }
         table.row("items", items);
+        for (reason, items) in &p.skip_reasons {
+            table.row("skipped", format!("{}: {reason}", number(*items)));
+        }
         let mut pages = format!("{} completed", number(p.pages_completed));
         for (n, what) in [
             (p.pages_failed, "given up"),
@@ -166,8 +212,14 @@ impl Look {
             },
         );
         table.row("runs", number(u64::from(p.runs)));
-        table.failures("failing", &p.failing);
-        table.failures("given up", &p.failed);
+        table.failures("failing", &p.failing, |page| {
+            let since = duration(self.now().since(page.first_at));
+            format!("{} for {since}, ", page.state)
+        });
+        table.failures("given up", &p.failed, |page| match page.state {
+            FailureState::DeadLetter => "dead letter, ".to_owned(),
+            _ => String::new(),
+        });
         for item in p.failed_items.iter().take(MAX_SHOWN) {
             let text = format!("{}: {}: {}", item.key, item.error_type, item.message);
             table.row("item failed", text);
@@ -202,10 +254,17 @@ impl Table {
         if !self.text.is_empty() {
             self.text.push('\n');
         }
+        // Reasons, keys and messages come from elsewhere.
+        let value = one_line(&value.to_string());
         let _ = write!(self.text, "{name:<12} {value}");
     }
 
-    fn failures(&mut self, name: &str, failures: &[PageFailure]) {
+    fn failures(
+        &mut self,
+        name: &str,
+        failures: &[PageFailure],
+        state: impl Fn(&PageFailure) -> String,
+    ) {
         for failure in failures.iter().take(MAX_SHOWN) {
             let start = match &failure.start {
                 Some(token) => format!("page after {token}"),
@@ -219,7 +278,10 @@ impl Table {
             } = failure;
             self.row(
                 name,
-                format!("{start}, {attempts}: {error_type}: {message}"),
+                format!(
+                    "{start}, {}{attempts}: {error_type}: {message}",
+                    state(failure)
+                ),
             );
         }
         if let Some(more @ 1..) = failures.len().checked_sub(MAX_SHOWN) {

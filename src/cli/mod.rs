@@ -26,15 +26,15 @@
 //! fn main() -> ExitCode {
 //!     App::new("shop-batches")
 //!         .about("Batches of the shop")
-//!         .processor(HashEmails::connect) // runs only where a worker starts
+//!         .processor(HashEmails::connect) // runs where a worker starts
 //!         .main()
 //! }
 //! ```
 //!
 //! # Commands
 //!
-//! `worker`, `start`, `list`, `status`, `watch`, `pause`, `resume`, `set`, `cancel`, `dev-server`; the
-//! binary `temporal-batch` also has `demo`. `docs/cli.md` in the repository lists every flag.
+//! `worker`, `start`, `list`, `status`, `watch`, `failures`, `redrive`, `pause`, `resume`, `set`, `cancel`,
+//! `recover`, `dev-server`; the binary `temporal-batch` also has `demo`. `docs/cli.md` in the repository lists every flag.
 //!
 //! # Exit status
 //!
@@ -44,7 +44,7 @@
 //! | 1 | anything else: no server, no such batch, a port in use, a batch that broke off |
 //! | 2 | bad usage: a flag, a setting, an unknown processor, arguments that it does not take |
 //! | 3 | the batch completed, but pages or items were given up |
-//! | 4 | the batch was cancelled, or stopped because a page was given up |
+//! | 4 | the batch was cancelled, or stopped itself: more failed than is tolerated, or its deadline was over |
 //! | 130 | interrupted; a batch that was merely followed goes on |
 //!
 //! # JSON
@@ -58,27 +58,35 @@
 //! | `schema` | number | 1 |
 //! | `batch_id` | string | the batch |
 //! | `state` | string | `running`, `completed`, `failed`, `cancelled`, `terminated`, `timed_out`, `unknown` |
-//! | `outcome` | string or null | once it has ended: `completed`, `completed_with_failures`, `failed`, `cancelled` |
+//! | `outcome` | string or null | once it has ended: `completed`, `completed_with_failures`, `failed`, `stopped`, `cancelled` |
 //! | `reason` | string or null | why it ended, unless it completed |
 //! | `ended_at` | number or null | milliseconds since 1970 |
 //! | `percent` | number or null | share of the items that are done, where their number is known |
 //! | `progress` | object or null | [`Progress`](crate::Progress); null where no worker answered and the batch left no report |
 //!
+//! `status --audit --json` prints `schema`, `batch_id`, `audit` and `audit_older` alone, the latter two as in the
+//! progress, null where that is.
+//!
 //! `list --json` prints `{"schema": 1, "batches": [..]}` with [`ListedBatch`](crate::ListedBatch)es.
 
 mod app;
+mod audit;
 mod connection;
 mod control;
 mod demo;
 mod dev_server;
 mod exit;
+mod failures;
+mod filter;
 mod follow;
+mod limits;
 mod list;
 mod logging;
 mod look;
 mod output;
 mod pace;
 mod processors;
+mod redrive;
 mod start;
 mod status;
 mod watch;

@@ -1,15 +1,17 @@
 //! What a command says: results on standard output, everything else on standard error.
 
 use std::{
-    fmt,
+    fmt::{self, Write as _},
     io::{self, IsTerminal as _, Write as _},
     sync::LazyLock,
-    time::Duration,
+    time::{Duration, UNIX_EPOCH},
 };
 
 use indicatif::MultiProgress;
 use serde::Serialize;
 use tracing_subscriber::fmt::MakeWriter;
+
+use crate::progress::Timestamp;
 
 /// Every bar of the process. Other lines on standard error are written while the bars are taken away, or
 /// the two would run into each other.
@@ -95,6 +97,20 @@ pub(crate) fn count(n: u64, one: &str) -> String {
     format!("{} {one}{s}", number(n))
 }
 
+/// Rows in columns that are as wide as they need to be.
+pub(crate) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
+    let widths: [usize; N] = std::array::from_fn(|column| width(column).unwrap_or(0));
+    let line = |row: &[String; N]| {
+        let cells = row
+            .iter()
+            .zip(widths)
+            .map(|(cell, width)| format!("{cell:<width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
 /// A rate without decimals that say nothing.
 pub(crate) fn rate(per_second: f64) -> String {
     if per_second >= 10.0 {
@@ -113,6 +129,31 @@ pub(crate) fn duration(d: Duration) -> String {
         let seconds = (d.as_secs_f64()).round() as u64;
         humantime::format_duration(Duration::from_secs(seconds)).to_string()
     }
+}
+
+/// A time in UTC, to the second.
+pub(crate) fn time(at: Timestamp) -> String {
+    let mut text = String::new();
+    let time = UNIX_EPOCH.checked_add(Duration::from_millis(at.0));
+    let written = time.map(|time| write!(text, "{}", humantime::format_rfc3339_seconds(time)));
+    match written {
+        Some(Ok(())) => text,
+        // After the year 9999.
+        _ => at.0.to_string(),
+    }
+}
+
+/// Text that somebody else wrote, without what would break the line or steer a terminal.
+pub(crate) fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() {
+            line.extend(c.escape_default());
+        } else {
+            line.push(c);
+        }
+    }
+    line
 }
 
 #[cfg(test)]
@@ -146,5 +187,11 @@ mod tests {
         ] {
             assert_eq!(duration(Duration::from_millis(millis)), text);
         }
+    }
+
+    #[test]
+    fn times_are_utc_and_never_panic() {
+        assert_eq!(time(Timestamp(1_500)), "1970-01-01T00:00:01Z");
+        assert_eq!(time(Timestamp(u64::MAX)), u64::MAX.to_string());
     }
 }

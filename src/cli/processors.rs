@@ -1,19 +1,56 @@
-//! The processors of a binary: known by name and type at once, built only where a worker starts.
+//! The processors of a binary: known by name and type at once, built only where they are needed.
 
-use std::{future::Future, pin::Pin};
+use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use serde_json::Value;
 
-use super::exit::{CliError, CliResult};
+use super::exit::{CliError, CliResult, with_causes};
 use crate::{
+    dead_letter::DeadLetters,
     page::PageToken,
     processor::PageProcessor,
+    redrive::letters_of,
     registry::{Refused, RegisterError, Registry, check},
 };
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type Register = Box<dyn FnOnce(&mut Registry) -> Result<(), RegisterError> + Send>;
-type Building = Pin<Box<dyn Future<Output = Result<Register, BoxError>> + Send>>;
+type Building = Pin<Box<dyn Future<Output = Result<Built, BoxError>> + Send>>;
+
+/// Longest wait for a processor of which only the dead letters are wanted.
+pub(crate) const STORE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A processor that is there.
+struct Built {
+    register: Register,
+    letters: Option<Arc<dyn DeadLetters>>,
+}
+
+/// Why this program cannot look into the dead letters of a processor.
+#[derive(Debug)]
+pub(crate) enum NoStore {
+    /// It does not have the processor.
+    NotHere { name: String, names: String },
+    /// The processor could not be built.
+    NotBuilt(String),
+    /// The processor keeps none.
+    KeepsNone { name: String },
+}
+
+impl fmt::Display for NoStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotHere { name, names } if names.is_empty() => {
+                write!(f, "this program has no processor \"{name}\"")
+            }
+            Self::NotHere { name, names } => {
+                write!(f, "this program has no processor \"{name}\", only: {names}")
+            }
+            Self::NotBuilt(error) => f.write_str(error),
+            Self::KeepsNone { name } => write!(f, "processor \"{name}\" keeps none"),
+        }
+    }
+}
 
 /// The processors in the order in which they were named.
 #[derive(Default)]
@@ -22,6 +59,7 @@ pub(crate) struct Processors(Vec<Entry>);
 struct Entry {
     name: &'static str,
     check: fn(&Value, Option<&PageToken>) -> Result<Option<PageToken>, Refused>,
+    rewrite: fn(&PageToken) -> Result<PageToken, String>,
     build: Box<dyn Fn() -> Building + Send + Sync>,
 }
 
@@ -36,15 +74,22 @@ impl Processors {
         self.0.push(Entry {
             name: P::NAME,
             check: fit::<P>,
+            rewrite: rewrite::<P>,
             build: Box::new(move || {
                 let building = factory();
                 Box::pin(async move {
                     let processor = building.await.map_err(Into::into)?;
+                    let letters = letters_of(&processor);
                     let register = |registry: &mut Registry| registry.register(processor);
-                    Ok(Box::new(register) as Register)
+                    let register: Register = Box::new(register);
+                    Ok(Built { register, letters })
                 })
             }),
         });
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
     }
 
     pub(crate) fn names(&self) -> String {
@@ -63,12 +108,49 @@ impl Processors {
         let mut registry = Registry::new();
         for entry in &self.0 {
             let what = format_args!("processor \"{}\" cannot start", entry.name);
-            let register = (entry.build)()
-                .await
-                .map_err(|e| CliError::caused(what, &*e))?;
-            register(&mut registry).map_err(|e| CliError::caused(what, &e))?;
+            let built = (entry.build)().await;
+            let built = built.map_err(|e| CliError::caused(what, &*e))?;
+            (built.register)(&mut registry).map_err(|e| CliError::caused(what, &e))?;
         }
         Ok(registry)
+    }
+
+    /// Builds one of them, like a worker would, and gives the store of its dead letters.
+    pub(crate) async fn letters(&self, name: &str) -> Result<Arc<dyn DeadLetters>, NoStore> {
+        let name = || name.to_owned();
+        let entry = self.entry(&name()).ok_or_else(|| NoStore::NotHere {
+            name: name(),
+            names: self.names(),
+        })?;
+        let what = format!("processor \"{}\" cannot start", entry.name);
+        let building = tokio::time::timeout(STORE_TIMEOUT, (entry.build)());
+        let built = match building.await {
+            Ok(Ok(built)) => built,
+            Ok(Err(error)) => return Err(NoStore::NotBuilt(with_causes(what, Some(&*error)))),
+            Err(_) => {
+                let late = format!("{what}: it took longer than {STORE_TIMEOUT:?}");
+                return Err(NoStore::NotBuilt(late));
+            }
+        };
+        built
+            .letters
+            .ok_or_else(|| NoStore::KeepsNone { name: name() })
+    }
+
+    /// A cursor as its processor itself would write it, where this program has that.
+    pub(crate) fn rewrite(&self, name: &str, cursor: PageToken) -> CliResult<PageToken> {
+        let Some(entry) = self.entry(name) else {
+            return Ok(cursor);
+        };
+        (entry.rewrite)(&cursor).map_err(|message| {
+            CliError::usage(format_args!(
+                "the cursor does not fit processor \"{name}\": {message}"
+            ))
+        })
+    }
+
+    fn entry(&self, name: &str) -> Option<&Entry> {
+        self.0.iter().find(|entry| entry.name == name)
     }
 
     /// Refuses what the worker would refuse. A program without processors can only leave it to the worker.
@@ -84,7 +166,7 @@ impl Processors {
         if self.0.is_empty() {
             return Ok((args.unwrap_or_default(), first_cursor.cloned()));
         }
-        let Some(entry) = self.0.iter().find(|entry| entry.name == name) else {
+        let Some(entry) = self.entry(name) else {
             return Err(Refused::UnknownProcessor {
                 name: name.to_owned(),
                 registered: self.names(),
@@ -105,21 +187,24 @@ impl Processors {
     }
 }
 
-/// Two tokens are one position only where their texts are the same, so the cursor is written anew: the
-/// order of its fields and its spaces were the user's.
 fn fit<P: PageProcessor>(
     args: &Value,
     first_cursor: Option<&PageToken>,
 ) -> Result<Option<PageToken>, Refused> {
     check::<P>(args, first_cursor)?;
-    let rewrite = |token: &PageToken| PageToken::encode(&token.decode::<P::Cursor>()?);
-    first_cursor
-        .map(rewrite)
-        .transpose()
-        .map_err(|e| Refused::FirstCursor {
-            name: P::NAME.to_owned(),
-            message: e.message().to_owned(),
-        })
+    let first_cursor = first_cursor.map(rewrite::<P>).transpose();
+    first_cursor.map_err(|message| Refused::FirstCursor {
+        name: P::NAME.to_owned(),
+        message,
+    })
+}
+
+/// Two tokens are one position only where their texts are the same, so the cursor is written anew: the
+/// order of its fields and its spaces were the user's.
+fn rewrite<P: PageProcessor>(cursor: &PageToken) -> Result<PageToken, String> {
+    let cursor = cursor.decode::<P::Cursor>();
+    let rewritten = cursor.and_then(|cursor| PageToken::encode(&cursor));
+    rewritten.map_err(|e| e.message().to_owned())
 }
 
 #[cfg(test)]
@@ -194,6 +279,39 @@ mod tests {
     fn a_program_without_processors_leaves_it_to_the_worker() {
         let checked = Processors::default().check("any", Some(json!(1)), None);
         assert_eq!(checked.unwrap().0, json!(1));
+    }
+
+    #[tokio::test]
+    async fn why_there_are_no_dead_letters_to_look_at_is_told() {
+        let why = |processors: Processors, name| async move {
+            processors.letters(name).await.unwrap_err().to_string()
+        };
+        assert_eq!(
+            why(processors(), "three").await,
+            "this program has no processor \"three\", only: two"
+        );
+        assert_eq!(
+            why(processors(), "two").await,
+            "processor \"two\" cannot start: no database"
+        );
+        let mut works = Processors::default();
+        works.add(|| async { Ok::<_, BoxError>(Two) });
+        assert_eq!(why(works, "two").await, "processor \"two\" keeps none");
+    }
+
+    #[test]
+    fn a_cursor_is_written_as_its_processor_would() {
+        let rewrite = |name, cursor: Value| {
+            let token = PageToken::encode(&cursor).unwrap();
+            processors().rewrite(name, token)
+        };
+        let key = json!({"id": 7, "tenant": 1});
+        let token = rewrite("two", key.clone()).unwrap();
+        assert_eq!(token.as_str(), r#"{"tenant":1,"id":7}"#);
+        let elsewhere = rewrite("three", key.clone()).unwrap();
+        assert_eq!(elsewhere.as_str(), key.to_string());
+        let bad = rewrite("two", json!(7)).unwrap_err();
+        assert!(bad.to_string().contains("does not fit"), "{bad}");
     }
 
     #[tokio::test]

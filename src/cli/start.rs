@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::{
     connection::ConnectionArgs,
     exit::{CliError, CliResult, Exit},
+    limits::LimitArgs,
     output::{self, note},
     processors::Processors,
     status::show,
@@ -13,9 +14,10 @@ use super::{
     worker::task_queue,
 };
 use crate::{
-    DEFAULT_TASK_QUEUE,
-    batch::Batch,
+    BatchState, DEFAULT_TASK_QUEUE,
+    batch::{Batch, IfRunning},
     client::{AcceptError, BatchClient, BatchHandle, ProgressError, StartError},
+    hooks::Hooks,
     page::PageToken,
 };
 
@@ -72,9 +74,20 @@ pub(crate) struct StartArgs {
     #[arg(long, value_name = "JSON", value_parser = json, allow_hyphen_values = true)]
     first_cursor: Option<Value>,
 
+    #[command(flatten)]
+    limits: LimitArgs,
+
     /// Use an id again whose batch has ended: everything is run again
     #[arg(long)]
     rerun: bool,
+
+    /// Follow the batch of this id if it runs, with the same processor and arguments; start it otherwise
+    #[arg(long, requires = "batch_id")]
+    attach: bool,
+
+    /// Go on where the batch of this id stood if it failed, stopped or was cancelled, with the limits given here
+    #[arg(long = "continue", requires = "batch_id", conflicts_with = "rerun")]
+    continues: bool,
 
     /// The task queue that the workers poll
     #[arg(long, default_value = DEFAULT_TASK_QUEUE, value_name = "QUEUE", value_parser = task_queue)]
@@ -93,11 +106,11 @@ pub(crate) struct StartArgs {
     json: bool,
 }
 
-fn json(text: &str) -> Result<Value, String> {
+pub(crate) fn json(text: &str) -> Result<Value, String> {
     serde_json::from_str(text).map_err(|e| format!("this is not JSON: {e}"))
 }
 
-fn json_or_file(text: &str) -> Result<Value, String> {
+pub(crate) fn json_or_file(text: &str) -> Result<Value, String> {
     match text.strip_prefix('@') {
         None => json(text),
         Some(path) => {
@@ -112,28 +125,21 @@ impl StartArgs {
         &self,
         connection: &ConnectionArgs,
         processors: &Processors,
+        hooks: &Hooks,
         program: &str,
     ) -> CliResult {
         let batch = self.batch(processors)?;
-        let connected = connection.connect().await?;
-        let handle = self.start(&connected.client, &batch, program).await?;
-        let id = handle.id();
-        note(format_args!("batch \"{id}\" is started"));
-        let no_worker = format!(
-            "no worker answers on task queue \"{0}\"; start one with `{program} worker --task-queue {0}`",
-            self.task_queue
-        );
-        match handle.accepted().await {
-            Ok(()) => {}
-            Err(refused @ AcceptError::Refused { .. }) => return Err(refused.into()),
-            Err(AcceptError::Unknown(ProgressError::NoWorker { .. })) => note(&no_worker),
-            Err(AcceptError::Unknown(error)) => note(CliError::from(error)),
+        // A program without processors can only leave it to the worker.
+        if !processors.is_empty() {
+            hooks.check(&batch.spec.hooks)?;
         }
-        let exit = if self.detach {
-            self.leave(&handle, program).await?
-        } else {
-            to_the_end(&handle, self.json, &no_worker, program).await?
+        let connected = connection.connect().await?;
+        let launch = Launch {
+            program,
+            detach: self.detach,
+            json: self.json,
         };
+        let exit = launch.run(&connected.client, &batch).await?;
         connected.close().await?;
         Ok(exit)
     }
@@ -155,7 +161,12 @@ impl StartArgs {
             .max_parallelism(self.max_parallelism)
             .stride(self.stride)
             .task_queue(&self.task_queue)
-            .rerun(self.rerun);
+            .rerun(self.rerun)
+            .continues(self.continues);
+        if self.attach {
+            batch = batch.if_running(IfRunning::Attach);
+        }
+        batch = self.limits.apply(batch);
         if let Some(rate) = self.rate {
             batch = batch.rate(rate);
         }
@@ -166,17 +177,64 @@ impl StartArgs {
         batch.validate()?;
         Ok(batch)
     }
+}
 
-    async fn start(
-        &self,
-        client: &BatchClient,
-        batch: &Batch,
-        program: &str,
-    ) -> CliResult<BatchHandle> {
+/// Starts a batch and follows it to its end, or leaves it to itself.
+pub(crate) struct Launch<'a> {
+    pub program: &'a str,
+    pub detach: bool,
+    pub json: bool,
+}
+
+impl Launch<'_> {
+    pub(crate) async fn run(&self, client: &BatchClient, batch: &Batch) -> CliResult {
+        let program = self.program;
+        let handle = self.start(client, batch).await?;
+        let id = handle.id();
+        // It may have been started by somebody else.
+        let what = if batch.continues || batch.if_running == IfRunning::Attach {
+            "runs"
+        } else {
+            "is started"
+        };
+        note(format_args!("batch \"{id}\" {what}"));
+        let no_worker = format!(
+            "no worker answers on task queue \"{0}\"; start one with `{program} worker --task-queue {0}`",
+            batch.task_queue
+        );
+        match handle.accepted().await {
+            Ok(()) => {}
+            Err(refused @ AcceptError::Refused { .. }) => return Err(refused.into()),
+            Err(AcceptError::Unknown(ProgressError::NoWorker { .. })) => note(&no_worker),
+            Err(AcceptError::Unknown(error)) => note(CliError::from(error)),
+        }
+        if self.detach {
+            self.leave(&handle).await
+        } else {
+            to_the_end(&handle, self.json, &no_worker, program).await
+        }
+    }
+
+    async fn start(&self, client: &BatchClient, batch: &Batch) -> CliResult<BatchHandle> {
+        let program = self.program;
         client.start(batch).await.map_err(|error| {
+            let redrives = batch.spec.redrive_of.is_some();
             let hint = match &error {
-                StartError::AlreadyRunning { batch_id } => Some(format!(
+                StartError::AlreadyRunning { batch_id } if redrives => Some(format!(
                     "`{program} watch {batch_id}` follows it; --batch-id names another"
+                )),
+                StartError::AlreadyRunning { batch_id } => Some(format!(
+                    "`{program} watch {batch_id}` follows it, and so does --attach; --batch-id names another"
+                )),
+                StartError::AlreadyEnded { batch_id, .. } if redrives => Some(format!(
+                    "`{program} status {batch_id}` shows it; --batch-id names another"
+                )),
+                StartError::AlreadyEnded {
+                    batch_id,
+                    state: BatchState::Failed | BatchState::Cancelled,
+                } => Some(format!(
+                    "`{program} status {batch_id}` shows it; --continue goes on where it stood, --rerun runs \
+                     everything again"
                 )),
                 StartError::AlreadyEnded { batch_id, .. } => Some(format!(
                     "`{program} status {batch_id}` shows it; --rerun runs everything again"
@@ -190,10 +248,10 @@ impl StartArgs {
         })
     }
 
-    async fn leave(&self, handle: &BatchHandle, program: &str) -> CliResult {
-        let id = handle.id();
+    async fn leave(&self, handle: &BatchHandle) -> CliResult {
+        let (id, program) = (handle.id(), self.program);
         if self.json {
-            show(handle, true).await?;
+            show(handle, true, program).await?;
         } else {
             output::result(id);
         }

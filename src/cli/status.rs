@@ -3,6 +3,7 @@
 use clap::Args;
 
 use super::{
+    audit,
     connection::ConnectionArgs,
     exit::{CliResult, Exit},
     look::Look,
@@ -16,35 +17,47 @@ pub(crate) struct StatusArgs {
     #[arg(value_name = "ID")]
     batch_id: String,
 
+    /// Show who did what to the batch, when and why, instead
+    #[arg(long)]
+    audit: bool,
+
     /// Print one JSON object
     #[arg(long)]
     json: bool,
 }
 
 impl StatusArgs {
-    pub(crate) async fn run(&self, connection: &ConnectionArgs) -> CliResult {
+    pub(crate) async fn run(&self, connection: &ConnectionArgs, program: &str) -> CliResult {
         validate_id(&self.batch_id)?;
         let connected = connection.connect().await?;
         let handle = connected.client.handle(&self.batch_id)?;
-        show(&handle, self.json).await?;
+        if self.audit {
+            audit::show(&look(&handle).await?, self.json);
+        } else {
+            show(&handle, self.json, program).await?;
+        }
         connected.close().await?;
         Ok(Exit::Done)
     }
 }
 
 /// Prints one look. Without a worker it is what the server knows.
-pub(crate) async fn show(handle: &BatchHandle, json: bool) -> CliResult<()> {
-    let look = Look::at(handle).await?;
-    if look.lacks_worker() {
-        output::note(format_args!(
-            "no worker answered for batch \"{}\", so its progress is unknown; start one on its task queue",
-            handle.id()
-        ));
-    }
+pub(crate) async fn show(handle: &BatchHandle, json: bool, program: &str) -> CliResult<()> {
+    let look = look(handle).await?;
     if json {
         output::json(&look);
     } else {
         output::result(look.table());
+        look.hint(program);
     }
     Ok(())
+}
+
+/// Takes one look, and says why the progress is unknown if it is.
+async fn look(handle: &BatchHandle) -> CliResult<Look> {
+    let look = Look::at(handle).await?;
+    if let Some(trouble) = look.trouble() {
+        output::note(format_args!("its progress is unknown: {trouble}"));
+    }
+    Ok(look)
 }

@@ -53,6 +53,7 @@ pub(crate) async fn to_the_end(
                 output::json(&look);
             } else {
                 output::result(look.table());
+                look.hint(program);
             }
             Ok(exit)
         }

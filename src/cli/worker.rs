@@ -13,6 +13,7 @@ use super::{
 use crate::{
     DEFAULT_TASK_QUEUE,
     batch::MAX_PARALLELISM,
+    hooks::Hooks,
     metrics::{Metrics, MetricsServer},
     worker::{Worker, WorkerError, shutdown_signal},
 };
@@ -74,6 +75,7 @@ impl WorkerArgs {
         &self,
         connection: &ConnectionArgs,
         processors: &Processors,
+        hooks: &Hooks,
     ) -> CliResult {
         let stop = shutdown_signal().map_err(WorkerError::Signals)?;
         let mut stop = std::pin::pin!(stop);
@@ -86,6 +88,7 @@ impl WorkerArgs {
             let client = connected.client.temporal().clone();
             let worker = Worker::new(client, &self.task_queue)
                 .registry(registry)
+                .hooks(hooks.clone())
                 .metrics(metrics)
                 .max_pages(self.max_pages)
                 .drain_timeout(self.drain_timeout)

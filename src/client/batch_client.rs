@@ -6,21 +6,26 @@ use temporalio_client::{
     WorkflowStartOptions, errors::WorkflowStartError,
 };
 use temporalio_common::{
-    MemoValues, protos::temporal::api::enums::v1::WorkflowExecutionStatus as TemporalStatus,
+    Memo, MemoValues, protos::temporal::api::enums::v1::WorkflowExecutionStatus as TemporalStatus,
 };
 
 use crate::{
-    batch::{Batch, InvalidBatch, validate_id},
+    audit::Given,
+    batch::{Batch, IfRunning, InvalidBatch, validate_id},
     connect::{ConnectError, ConnectOptions, connect},
     controller::Controller,
     progress::Timestamp,
-    protocol::{self, ControllerInput},
+    protocol::{self, Begun, ControllerInput},
 };
 
-use super::{BatchHandle, BatchState, ListError, ListedBatch, StartError};
+use super::{BatchHandle, BatchState, ListError, ListedBatch, StartError, handle::state_of};
 
 /// The memo field that holds the processor's name, for listings.
-const MEMO_PROCESSOR: &str = "processor";
+pub(super) const MEMO_PROCESSOR: &str = "processor";
+/// The memo field that holds the arguments, for a redrive and to tell batches apart.
+pub(super) const MEMO_ARGS: &str = "args";
+/// The memo field that holds the batch whose dead letters a redrive tries again.
+pub(super) const MEMO_REDRIVE_OF: &str = "redrive_of";
 
 /// Starts batches and finds them again.
 ///
@@ -37,7 +42,8 @@ const MEMO_PROCESSOR: &str = "processor";
 /// ```
 #[derive(Clone)]
 pub struct BatchClient {
-    client: Client,
+    pub(super) client: Client,
+    pub(super) operator: String,
 }
 
 /// # Construct
@@ -52,7 +58,18 @@ impl BatchClient {
 
     /// Uses a connection that is there already, with its payload codec.
     pub fn new(client: Client) -> Self {
-        Self { client }
+        Self {
+            client,
+            operator: this_user(),
+        }
+    }
+
+    /// What the audit of a batch says of who did things through this client. The default is the user and
+    /// the host, as in `ann@build-3`.
+    #[must_use]
+    pub fn operator(mut self, name: impl Into<String>) -> Self {
+        self.operator = name.into();
+        self
     }
 
     /// The connection, for [`Worker::new`](crate::Worker::new) and for everything else Temporal can do.
@@ -65,6 +82,13 @@ impl BatchClient {
 impl BatchClient {
     /// Starts a batch as a new batch run.
     ///
+    /// | a batch of this id | unless told otherwise | can be told to |
+    /// |---|---|---|
+    /// | runs | refused | attach to it: [`Batch::if_running`] |
+    /// | came to its end | refused | run everything again: [`Batch::rerun`] |
+    /// | failed, stopped, was cancelled | refused | go on where it stood: [`Batch::continues`]; `rerun` |
+    /// | was terminated or timed out by Temporal | refused | `rerun` |
+    ///
     /// Whether a worker knows the processor and understands the arguments shows when one has picked the
     /// batch up: see [`BatchHandle::accepted`].
     ///
@@ -73,44 +97,90 @@ impl BatchClient {
     /// was started then.
     pub async fn start(&self, batch: &Batch) -> Result<BatchHandle, StartError> {
         batch.validate()?;
-        let batch_id = batch.id().to_owned();
         let input = ControllerInput {
             version: protocol::VERSION,
             batch_run: uuid::Uuid::new_v4().to_string(),
             spec: batch.spec.clone(),
+            begun: Some(self.begun("start", None)),
             carry: None,
         };
-        let mut memo = MemoValues::new();
-        memo.insert(MEMO_PROCESSOR, batch.processor().to_owned());
-        let reuse = if batch.rerun {
+        let reuse = if batch.rerun && !batch.continues {
             WorkflowIdReusePolicy::AllowDuplicate
         } else {
             WorkflowIdReusePolicy::RejectDuplicate
         };
-        let options = WorkflowStartOptions::new(batch.task_queue.clone(), batch_id.clone())
+        match self.start_controller(input, &batch.task_queue, reuse).await {
+            Err(WorkflowStartError::AlreadyStarted { .. }) => self.taken(batch).await,
+            started => self.started(batch.id(), started),
+        }
+    }
+
+    pub(super) fn begun(&self, action: &str, why: Option<String>) -> Begun {
+        Begun {
+            action: action.to_owned(),
+            given: Given {
+                who: Some(self.operator.clone()),
+                why,
+            },
+        }
+    }
+
+    pub(super) async fn start_controller(
+        &self,
+        input: ControllerInput,
+        task_queue: &str,
+        reuse: WorkflowIdReusePolicy,
+    ) -> Result<(), WorkflowStartError> {
+        let spec = &input.spec;
+        let mut memo = MemoValues::new();
+        memo.insert(MEMO_PROCESSOR, spec.processor.clone());
+        memo.insert(MEMO_ARGS, spec.args.clone());
+        if let Some(redrive_of) = &spec.redrive_of {
+            memo.insert(MEMO_REDRIVE_OF, redrive_of.clone());
+        }
+        let options = WorkflowStartOptions::new(task_queue, spec.batch_id.clone())
             .id_conflict_policy(WorkflowIdConflictPolicy::Fail)
             .id_reuse_policy(reuse)
             .memo(memo)
-            .static_summary(format!("batch of {}", batch.processor()))
+            .static_summary(format!("batch of {}", spec.processor))
             .build();
-        match self
-            .client
-            .start_workflow(Controller::run, input, options)
-            .await
-        {
-            Ok(_) => Ok(self.handle_unchecked(batch_id)),
-            Err(WorkflowStartError::AlreadyStarted { .. }) => Err(self.why_taken(batch_id).await),
+        let started = self.client.start_workflow(Controller::run, input, options);
+        started.await.map(|_| ())
+    }
+
+    pub(super) fn started(
+        &self,
+        batch_id: &str,
+        started: Result<(), WorkflowStartError>,
+    ) -> Result<BatchHandle, StartError> {
+        let batch_id = batch_id.to_owned();
+        match started {
+            Ok(()) => Ok(self.handle_unchecked(batch_id)),
+            Err(WorkflowStartError::AlreadyStarted { .. }) => {
+                Err(StartError::AlreadyRunning { batch_id })
+            }
             Err(source) => Err(StartError::Server {
                 source: source.into(),
             }),
         }
     }
 
-    async fn why_taken(&self, batch_id: String) -> StartError {
+    /// There is a batch of this id.
+    async fn taken(&self, batch: &Batch) -> Result<BatchHandle, StartError> {
+        let batch_id = batch.id().to_owned();
         let handle = self.handle_unchecked(batch_id.clone());
-        match handle.state().await {
-            Ok(state) if !state.is_open() => StartError::AlreadyEnded { batch_id, state },
-            _ => StartError::AlreadyRunning { batch_id },
+        let description = handle.describe().await;
+        let description = description.map_err(|e| StartError::Server { source: e.into() })?;
+        match state_of(&description) {
+            state if !state.is_open() && batch.continues => self.continue_as(batch).await,
+            state if !state.is_open() => Err(StartError::AlreadyEnded { batch_id, state }),
+            _ if batch.if_running == IfRunning::Attach => {
+                match difference(batch, &description.memo()) {
+                    None => Ok(handle),
+                    Some(differs) => Err(StartError::RunsDifferently { batch_id, differs }),
+                }
+            }
+            _ => Err(StartError::AlreadyRunning { batch_id }),
         }
     }
 
@@ -124,10 +194,12 @@ impl BatchClient {
         Ok(self.handle_unchecked(batch_id))
     }
 
-    fn handle_unchecked(&self, batch_id: String) -> BatchHandle {
+    pub(super) fn handle_unchecked(&self, batch_id: String) -> BatchHandle {
         BatchHandle {
             client: self.client.clone(),
             batch_id,
+            operator: self.operator.clone(),
+            reason: None,
         }
     }
 
@@ -155,6 +227,7 @@ impl BatchClient {
             batches.push(ListedBatch {
                 batch_id: execution.id().to_owned(),
                 processor: execution.memo().get(MEMO_PROCESSOR).ok().flatten(),
+                redrive_of: execution.memo().get(MEMO_REDRIVE_OF).ok().flatten(),
                 state,
                 task_queue: execution.task_queue().to_owned(),
                 started_at: execution.start_time().map(Timestamp::from),
@@ -163,4 +236,31 @@ impl BatchClient {
         }
         Ok(batches)
     }
+}
+
+/// What keeps a batch from being the one with this memo.
+fn difference(batch: &Batch, memo: &Memo) -> Option<String> {
+    let processor = memo.get::<String>(MEMO_PROCESSOR).ok().flatten();
+    let args = memo.get::<serde_json::Value>(MEMO_ARGS).ok().flatten();
+    match (processor, args) {
+        (Some(processor), _) if processor != batch.processor() => Some(format!(
+            "its processor is \"{processor}\" rather than \"{}\"",
+            batch.processor()
+        )),
+        (Some(_), Some(args)) if args == batch.spec.args => None,
+        (Some(_), Some(_)) => Some("its arguments are different".to_owned()),
+        _ => Some("it was started by something else, so it cannot be compared".to_owned()),
+    }
+}
+
+fn this_user() -> String {
+    let user = ["USER", "LOGNAME", "USERNAME"]
+        .into_iter()
+        .find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()));
+    let host = gethostname::gethostname();
+    format!(
+        "{}@{}",
+        user.as_deref().unwrap_or("unknown"),
+        host.to_string_lossy()
+    )
 }

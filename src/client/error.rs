@@ -22,16 +22,31 @@ pub enum StartError {
         /// The id.
         batch_id: String,
     },
-    /// A batch with this id has ended. Everything would be run again.
+    /// A batch with this id is running, and is not the one that would be attached to.
     #[error(
-        "a batch \"{batch_id}\" has ended already ({state}); choose another batch id, or allow a rerun \
-         to run everything again"
+        "a batch \"{batch_id}\" is running already and is not the same: {differs}; choose another batch id"
     )]
+    RunsDifferently {
+        /// The id.
+        batch_id: String,
+        /// What is not the same.
+        differs: String,
+    },
+    /// A batch with this id has ended. Everything would be run again.
+    #[error("a batch \"{batch_id}\" has ended already ({state}); {}", ways(*state))]
     AlreadyEnded {
         /// The id.
         batch_id: String,
         /// How it ended.
         state: BatchState,
+    },
+    /// The batch cannot go on where it stood.
+    #[error("batch \"{batch_id}\" cannot be continued: {why}")]
+    CannotContinue {
+        /// The id.
+        batch_id: String,
+        /// Why, and what can be done.
+        why: String,
     },
     /// The server did not take it.
     #[error("the server did not start the batch")]
@@ -39,6 +54,17 @@ pub enum StartError {
         /// What it said.
         source: Source,
     },
+}
+
+/// What can be done about a batch that has ended.
+fn ways(state: BatchState) -> &'static str {
+    match state {
+        BatchState::Failed | BatchState::Cancelled => {
+            "continue it to go on where it stood, allow a rerun to run everything again, or choose another \
+             batch id"
+        }
+        _ => "choose another batch id, or allow a rerun to run everything again",
+    }
 }
 
 /// A batch was not accepted by a worker.
@@ -71,6 +97,20 @@ pub enum ProgressError {
     NoWorker {
         /// The id.
         batch_id: String,
+    },
+    /// Workers poll, but none can go on with the history of the batch's current run: its code is older or newer
+    /// than what wrote it, or the history is damaged. Nothing is lost, and the batch stands still until one can.
+    /// Where none will, see [`BatchHandle::recover`](super::BatchHandle::recover).
+    #[error(
+        "the workflow task of batch \"{batch_id}\" has failed {times} times in a row, so the batch stands \
+         still; the log of its workers says why: deploy code that can go on, or start its current run again \
+         (see `recover`)"
+    )]
+    TaskFails {
+        /// The id.
+        batch_id: String,
+        /// Attempts that failed so far.
+        times: u32,
     },
     /// The server did not answer.
     #[error("the server did not answer")]
@@ -114,6 +154,10 @@ pub enum ControlError {
         /// The id.
         batch_id: String,
     },
+    /// Workers poll, but none can go on with the history of the batch's current run; see
+    /// [`ProgressError::TaskFails`].
+    #[error(transparent)]
+    TaskFails(ProgressError),
     /// The server did not take it.
     #[error("the server did not answer")]
     Server {

@@ -4,8 +4,8 @@ use std::{future::Future, time::Duration};
 
 use temporalio_client::{
     Client, WorkflowCancelOptions, WorkflowDescribeOptions, WorkflowExecuteUpdateOptions,
-    WorkflowFetchHistoryOptions, WorkflowGetResultOptions, WorkflowHandle, WorkflowHistory,
-    WorkflowQueryOptions,
+    WorkflowExecutionDescription, WorkflowFetchHistoryOptions, WorkflowGetResultOptions,
+    WorkflowHandle, WorkflowHistory, WorkflowQueryOptions,
     errors::{
         WorkflowGetResultError, WorkflowInteractionError, WorkflowQueryError, WorkflowUpdateError,
     },
@@ -14,13 +14,16 @@ use temporalio_client::{
 use temporalio_common::{error::IncomingError, protos::temporal::api::history::v1::History};
 
 use crate::{
+    audit::Given,
     batch::validate_max_parallelism,
-    controller::Controller,
+    controller::{Controller, Optional},
     progress::{BatchReport, Phase, Progress},
-    protocol::{self, PauseRequest, SetRequest},
+    protocol::{self, EndDetails, PauseRequest, ResumeRequest, SetRequest},
 };
 
-use super::{AcceptError, BatchState, ControlError, ProgressError, ResultError};
+use super::{
+    AcceptError, BatchState, ControlError, ProgressError, ResultError, recovery::failing_task,
+};
 
 /// Longest wait for a controller to answer; for that a worker has to poll its task queue.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -36,6 +39,16 @@ const LOOK_AGAIN: Duration = Duration::from_millis(100);
 pub struct BatchHandle {
     pub(super) client: Client,
     pub(super) batch_id: String,
+    pub(super) operator: String,
+    pub(super) reason: Option<String>,
+}
+
+impl std::fmt::Debug for BatchHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BatchHandle")
+            .field("batch_id", &self.batch_id)
+            .finish_non_exhaustive()
+    }
 }
 
 /// # Look
@@ -54,33 +67,40 @@ impl BatchHandle {
     /// # Errors
     /// When there is no such batch, or the server does not answer.
     pub async fn state(&self) -> Result<BatchState, ProgressError> {
+        Ok(state_of(&self.describe().await?))
+    }
+
+    pub(super) async fn describe(&self) -> Result<WorkflowExecutionDescription, ProgressError> {
         let options = WorkflowDescribeOptions::default();
-        let description = self
-            .workflow()
-            .describe(options)
-            .await
-            .map_err(|e| self.interaction(e))?;
-        let info = description.raw().workflow_execution_info.as_ref();
-        Ok(info.map_or(BatchState::Unknown, |info| info.status().into()))
+        let description = self.workflow().describe(options).await;
+        description.map_err(|e| self.interaction(e))
     }
 
     /// Progress, while the batch runs and for as long as the server remembers it.
     ///
     /// # Errors
-    /// When there is no such batch, no worker answers within 10 s, or the server does not.
+    /// When there is no such batch, no worker answers within 10 s or none can, or the server does not answer.
     pub async fn progress(&self) -> Result<Progress, ProgressError> {
         let workflow = self.workflow();
         let options = WorkflowQueryOptions::default();
         let answer = workflow.query(Controller::progress, (), options);
-        match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
-            Ok(Ok(progress)) => Ok(progress),
-            Ok(Err(WorkflowQueryError::NotFound(_))) => Err(self.not_found()),
-            Ok(Err(WorkflowQueryError::Rpc(status))) if no_worker(&status) => Err(self.no_answer()),
-            Ok(Err(source)) => Err(ProgressError::Server {
+        let error = match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
+            Ok(Ok(progress)) => return Ok(progress),
+            Ok(Err(WorkflowQueryError::NotFound(_))) => return Err(self.not_found()),
+            Ok(Err(WorkflowQueryError::Rpc(status))) if no_worker(&status) => self.no_answer(),
+            Ok(Err(source)) => ProgressError::Server {
                 source: source.into(),
-            }),
-            Err(_) => Err(self.no_answer()),
-        }
+            },
+            Err(_) => self.no_answer(),
+        };
+        Err(self.task_fails().await.unwrap_or(error))
+    }
+
+    /// The reason of a missing answer that lies in the history.
+    async fn task_fails(&self) -> Option<ProgressError> {
+        let times = failing_task(&self.describe().await.ok()?)?;
+        let batch_id = self.batch_id.clone();
+        Some(ProgressError::TaskFails { batch_id, times })
     }
 
     /// Waits until a worker has looked up the processor and read the arguments.
@@ -119,12 +139,20 @@ impl BatchHandle {
     /// When the batch ended without a report (refused, terminated, timed out), when there is no such batch,
     /// or when the server does not answer.
     pub async fn result(&self) -> Result<BatchReport, ResultError> {
+        Ok(self.ended().await?.report)
+    }
+
+    /// The end, with what it takes to go on.
+    pub(super) async fn ended(&self) -> Result<EndDetails, ResultError> {
         let options = WorkflowGetResultOptions::default();
         match self.workflow().get_result(options).await {
-            Ok(report) => Ok(report),
+            Ok(report) => Ok(EndDetails {
+                report,
+                continuation: None,
+            }),
             Err(WorkflowGetResultError::Failed(error)) => failed(&error),
             Err(WorkflowGetResultError::Cancelled { details }) => details
-                .deserialize::<BatchReport>()
+                .deserialize::<EndDetails>()
                 .ok()
                 .ok_or(ResultError::NoReport {
                     state: BatchState::Cancelled,
@@ -163,7 +191,7 @@ impl BatchHandle {
             .map_err(|e| ProgressError::Server { source: e.into() })
     }
 
-    fn not_found(&self) -> ProgressError {
+    pub(super) fn not_found(&self) -> ProgressError {
         ProgressError::NotFound {
             batch_id: self.batch_id.clone(),
         }
@@ -186,7 +214,7 @@ impl BatchHandle {
 }
 
 /// A failed workflow carries the report of its batch, unless the batch was refused.
-fn failed(error: &IncomingError) -> Result<BatchReport, ResultError> {
+fn failed(error: &IncomingError) -> Result<EndDetails, ResultError> {
     let IncomingError::Application(failure) = error else {
         return Err(ResultError::NoReport {
             state: BatchState::Failed,
@@ -197,13 +225,18 @@ fn failed(error: &IncomingError) -> Result<BatchReport, ResultError> {
             reason: failure.source_error().to_string(),
         }),
         _ => failure
-            .details::<BatchReport>()
+            .details::<EndDetails>()
             .ok()
             .flatten()
             .ok_or(ResultError::NoReport {
                 state: BatchState::Failed,
             }),
     }
+}
+
+pub(super) fn state_of(description: &WorkflowExecutionDescription) -> BatchState {
+    let info = description.raw().workflow_execution_info.as_ref();
+    info.map_or(BatchState::Unknown, |info| info.status().into())
 }
 
 /// Temporal's ways of saying that nobody polls the task queue.
@@ -216,27 +249,56 @@ fn no_worker(status: &tonic::Status) -> bool {
 
 /// # Steer
 impl BatchHandle {
+    /// The same batch, with a reason for what is asked of it next; kept in its audit.
+    ///
+    /// ```no_run
+    /// # async fn example(handle: temporal_batch::BatchHandle) -> Result<(), temporal_batch::ControlError> {
+    /// handle.because("the replica has caught up").resume().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn because(&self, reason: impl Into<String>) -> Self {
+        let reason = reason.into();
+        Self {
+            reason: (!reason.is_empty()).then_some(reason),
+            ..self.clone()
+        }
+    }
+
+    pub(super) fn given(&self) -> Given {
+        Given {
+            who: Some(self.operator.clone()),
+            why: self.reason.clone(),
+        }
+    }
+
     /// Stops dispatching; pages that run are finished. Pausing what is paused changes only the reason.
     ///
     /// # Errors
     /// See [`ControlError`].
     pub async fn pause(&self, reason: impl Into<String>) -> Result<(), ControlError> {
-        let reason = reason.into();
+        let given = self.because(reason).given();
         let request = PauseRequest {
-            reason: (!reason.is_empty()).then_some(reason),
+            reason: given.why,
+            who: given.who,
         };
         let workflow = self.workflow();
         self.update(workflow.execute_update(Controller::pause, request, options()))
             .await
     }
 
-    /// Goes on. Resuming what runs changes nothing.
+    /// Goes on. Resuming what runs changes nothing. If the batch had paused itself because more failed than
+    /// is tolerated, what has failed so far is forgiven.
     ///
     /// # Errors
     /// See [`ControlError`].
     pub async fn resume(&self) -> Result<(), ControlError> {
         let workflow = self.workflow();
-        self.update(workflow.execute_update(Controller::resume, (), options()))
+        let request = Optional(ResumeRequest {
+            given: self.given(),
+        });
+        self.update(workflow.execute_update(Controller::resume, request, options()))
             .await
     }
 
@@ -248,6 +310,7 @@ impl BatchHandle {
         validate_max_parallelism(pages)?;
         let request = SetRequest {
             max_parallelism: Some(pages),
+            given: self.given(),
         };
         let workflow = self.workflow();
         self.update(workflow.execute_update(Controller::set, request, options()))
@@ -263,7 +326,7 @@ impl BatchHandle {
         // Temporal takes a cancellation of what has ended without a word.
         self.check_running().await?;
         let options = WorkflowCancelOptions::builder()
-            .reason(reason.into())
+            .reason(self.because(reason).given().to_text())
             .build();
         match self.workflow().cancel(options).await {
             Ok(()) => Ok(()),
@@ -291,8 +354,11 @@ impl BatchHandle {
                     source: status.into(),
                 })
             }
-            Ok(Err(WorkflowUpdateError::Rpc(_))) | Err(_) => Err(ControlError::NoWorker {
-                batch_id: self.batch_id.clone(),
+            Ok(Err(WorkflowUpdateError::Rpc(_))) | Err(_) => Err(match self.task_fails().await {
+                Some(error) => ControlError::TaskFails(error),
+                None => ControlError::NoWorker {
+                    batch_id: self.batch_id.clone(),
+                },
             }),
             Ok(Err(source)) => Err(ControlError::Server {
                 source: source.into(),

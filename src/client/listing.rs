@@ -11,6 +11,8 @@ pub struct ListedBatch {
     pub batch_id: String,
     /// Its processor.
     pub processor: Option<String>,
+    /// The batch whose dead letters it redrives, if it does.
+    pub redrive_of: Option<String>,
     /// Whether it runs, and how it ended.
     pub state: BatchState,
     /// The queue on which its workers poll.

@@ -29,14 +29,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     page::PageToken,
-    progress::{FailedItem, ItemCounts, PageFailure, Timestamp},
+    processor::count_reason,
+    progress::{FailedItem, FailureState, ItemCounts, PageFailure, Timestamp},
     protocol::{FailedAttempt, StrideReport},
     retry::RetryPolicy,
+    tolerance::Tally,
 };
 use cycle::CycleDetector;
 pub(crate) use stride::{State, Stride};
 
-/// Pages given up that are listed. One more ends the batch, because it could not be accounted for.
+/// Pages given up that are listed. Without dead letters one more ends the batch, because it could not be
+/// accounted for.
 pub(crate) const MAX_FAILED: usize = 50;
 /// Items given up that are listed; further ones are counted.
 pub(crate) const MAX_FAILED_ITEMS: usize = 20;
@@ -85,6 +88,35 @@ pub(crate) struct Totals {
     pub retries: u64,
     pub max_parallelism_achieved: u32,
     pub announcements_dropped: u64,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub skip_reasons: BTreeMap<String, u64>,
+    /// Attempts at pages that failed since a page was finished.
+    #[serde(default)]
+    pub consecutive_failures: u64,
+}
+
+impl Totals {
+    /// What tolerated failures are counted over.
+    pub fn tally(&self) -> Tally {
+        Tally {
+            items: self.items.total(),
+            items_failed: self.items.failed,
+            pages: self.pages_completed + self.pages_failed,
+            pages_failed: self.pages_failed,
+        }
+    }
+
+    /// Takes note of how the attempts of a report went. One that says nothing of its page does not count.
+    fn attempted(&mut self, report: &StrideReport) {
+        if report.pages > 0 {
+            self.consecutive_failures = 0;
+        } else {
+            self.consecutive_failures += u64::from(report.pages_failed);
+        }
+        if report.failure.as_ref().is_some_and(|f| !f.not_the_page) {
+            self.consecutive_failures += 1;
+        }
+    }
 }
 
 /// Why a batch cannot go on to its end.
@@ -118,8 +150,10 @@ pub(crate) enum Event<'a> {
     /// An activity returned.
     Reported {
         stride: u64,
-        report: StrideReport,
+        report: Box<StrideReport>,
         policy: &'a RetryPolicy,
+        /// Strides keep dead letters, so it is they who give pages up.
+        dead_letters: bool,
         now: Timestamp,
     },
     /// A continue-as-new became due.
@@ -175,8 +209,9 @@ impl Ledger {
                 stride,
                 report,
                 policy,
+                dead_letters,
                 now,
-            } => self.reported(stride, report, policy, now),
+            } => self.reported(stride, *report, (policy, dead_letters), now),
             Event::HandOverDue { now } => {
                 let new = self.hand_over_due.is_none();
                 self.hand_over_due.get_or_insert(now);
@@ -192,6 +227,41 @@ impl Ledger {
     /// Marks the batch as unable to finish; the first reason stays.
     pub fn break_off(&mut self, reason: Broken) {
         self.broken.get_or_insert(reason);
+    }
+
+    /// Lets a batch that ended go on: the page where coverage stopped is tried again as if it had never
+    /// been, and nobody waits any longer. Says no where the chain itself cannot be trusted.
+    pub fn revive(&mut self) -> Result<(), String> {
+        match self.broken.take() {
+            None | Some(Broken::TooManyFailures) => {}
+            Some(Broken::CoverageStops { at, .. }) => {
+                // The page was not left behind, so it is not a failure any more.
+                let open = &self.open;
+                let before = self.failed.len();
+                self.failed.retain(|page| {
+                    let here = open.get(&page.stride).is_some_and(|s| s.at == page.start);
+                    !(here && page.end.is_none() && page.start == at)
+                });
+                let again = u64::try_from(before - self.failed.len()).unwrap_or(u64::MAX);
+                self.totals.pages_failed = self.totals.pages_failed.saturating_sub(again);
+            }
+            Some(broken @ Broken::CursorDidNotAdvance { .. }) => {
+                self.broken = Some(broken);
+                return Err(
+                    "its source ran in a circle, so that its place in the data is not known"
+                        .to_owned(),
+                );
+            }
+            Some(broken @ Broken::Impossible { .. }) => {
+                self.broken = Some(broken);
+                return Err("its state is not consistent".to_owned());
+            }
+        }
+        for stride in self.open.values_mut() {
+            stride.state = State::Ready;
+        }
+        self.totals.consecutive_failures = 0;
+        Ok(())
     }
 
     /// Tokens are compared in order. As soon as one differs from what is known, or cannot be compared
@@ -251,7 +321,7 @@ impl Ledger {
         &mut self,
         number: u64,
         report: StrideReport,
-        policy: &RetryPolicy,
+        (policy, dead_letters): (&RetryPolicy, bool),
         now: Timestamp,
     ) -> Result<Recorded, Impossible> {
         let frontier = number + 1 == self.next_number;
@@ -263,18 +333,33 @@ impl Ledger {
             )));
         }
         stride.state = State::Ready;
+        self.totals.attempted(&report);
+        let stride = self.stride_mut(number)?;
         if let Some(covered_to) = report.covered_to
             && stride.at.as_ref() != Some(&covered_to)
         {
             stride.at = Some(covered_to);
             stride.trouble = None;
+            stride.give_up = None;
         } else if report.failure.is_none() && !report.end_of_data && report.pages > 0 {
             return Err(Impossible(format!(
                 "stride {number} reported pages but no progress"
             )));
         }
+        stride.done.pages += u64::from(report.pages);
+        stride.done.pages_failed += u64::from(report.pages_failed);
+        stride.done.items += report.items;
         let failure = match report.failure {
-            Some(failure) if !stride.wait_for_retry(&failure, policy, seed, now) => Some(failure),
+            Some(failure) if failure.coverage_stops => Some(failure),
+            Some(failure) if !stride.wait_for_retry(&failure, policy, seed, now) => {
+                if dead_letters {
+                    stride.give_up = Some(Box::new(failure));
+                    self.totals.retries += 1;
+                    None
+                } else {
+                    Some(failure)
+                }
+            }
             Some(_) => {
                 self.totals.retries += 1;
                 None
@@ -282,8 +367,15 @@ impl Ledger {
             None => None,
         };
         self.totals.pages_completed += u64::from(report.pages);
-        self.pages_this_run += u64::from(report.pages);
+        self.totals.pages_failed += u64::from(report.pages_failed);
+        self.pages_this_run += u64::from(report.pages) + u64::from(report.pages_failed);
         self.totals.items += report.items;
+        for (reason, items) in &report.skip_reasons {
+            count_reason(&mut self.totals.skip_reasons, reason, *items);
+        }
+        let room = MAX_FAILED.saturating_sub(self.failed.len());
+        self.failed
+            .extend(report.failed_pages.into_iter().take(room));
         let room = MAX_FAILED_ITEMS.saturating_sub(self.failed_items.len());
         self.failed_items
             .extend(report.failed_items.into_iter().take(room));
@@ -325,6 +417,7 @@ impl Ledger {
             attempts: trouble.as_ref().map_or(1, |t| t.attempts),
             first_at: trouble.map_or(now, |t| t.first_at),
             last_at: now,
+            state: FailureState::GivenUp,
         };
         if page_end.is_some() {
             stride.at = page_end;
@@ -457,6 +550,7 @@ impl Ledger {
     pub fn failing(&self) -> impl Iterator<Item = PageFailure> {
         self.open.iter().filter_map(|(number, stride)| {
             let trouble = stride.trouble.as_ref()?;
+            let blocks = stride.end.is_none() && self.frontier() == Some(*number);
             Some(PageFailure {
                 stride: *number,
                 start: stride.at.clone(),
@@ -466,6 +560,11 @@ impl Ledger {
                 attempts: trouble.attempts,
                 first_at: trouble.first_at,
                 last_at: trouble.last_at,
+                state: match trouble.stuck {
+                    false => FailureState::Retrying,
+                    true if blocks => FailureState::Blocked,
+                    true => FailureState::Stuck,
+                },
             })
         })
     }

@@ -31,6 +31,8 @@ struct Plan {
     steps: Vec<(u8, u8)>,
     /// Failures that no retry cures may happen.
     permanent: bool,
+    /// Strides put failed pages aside themselves.
+    dead_letters: bool,
 }
 
 fn plans(permanent: bool) -> impl Strategy<Value = Plan> {
@@ -38,7 +40,8 @@ fn plans(permanent: bool) -> impl Strategy<Value = Plan> {
     let limits = (1u32..6, prop::option::of(1.0f64..100.0));
     let retry = (1u32..4, prop::option::of(Just(None)));
     let steps = prop::collection::vec(any::<(u8, u8)>(), 0..250);
-    (source, limits, retry, steps).prop_map(move |(source, limits, retry, steps)| {
+    let worlds = (source, limits, retry, any::<bool>(), steps);
+    worlds.prop_map(move |(source, limits, retry, dead_letters, steps)| {
         let (rows, page_size, stride, can_skip_ahead, says_end) = source;
         let extended = ExtendedRetries {
             interval: Duration::from_secs(5),
@@ -59,6 +62,7 @@ fn plans(permanent: bool) -> impl Strategy<Value = Plan> {
                 .extended(keep_extended.then_some(extended)),
             steps,
             permanent,
+            dead_letters,
         }
     })
 }
@@ -70,6 +74,9 @@ struct Activity {
     start: u64,
     end: Option<u64>,
     announced: bool,
+    attempt: u32,
+    /// Its first page is only put aside.
+    give_up: bool,
 }
 
 struct World {
@@ -82,9 +89,14 @@ struct World {
     sent: Vec<(u64, Vec<PageToken>)>,
     /// Times that each row's page was finished.
     finished: Vec<u32>,
+    /// Ranges that strides put aside.
+    letters: Vec<(u64, u64)>,
     ended: Option<scheduler::Ending>,
     dispatches: u64,
 }
+
+/// The type of a failure that the stride itself never heard of.
+const LOST: &str = "WorkerLost";
 
 fn token(position: u64) -> PageToken {
     PageToken::encode(&position).unwrap()
@@ -104,11 +116,13 @@ impl World {
                 cancelled: false,
                 rate: plan.rate,
                 must_hand_over: false,
+                ..Limits::default()
             },
             now: Timestamp(1_000),
             running: Vec::new(),
             sent: Vec::new(),
             finished: vec![0; usize::try_from(plan.rows).unwrap()],
+            letters: Vec::new(),
             ended: None,
             dispatches: 0,
             plan,
@@ -130,6 +144,8 @@ impl World {
                     start: position(stride.at.as_ref()),
                     end: stride.end.as_ref().map(|t| position(Some(t))),
                     announced: false,
+                    attempt: stride.next_attempt(),
+                    give_up: stride.give_up.is_some(),
                 });
                 self.dispatches += 1;
                 self.ledger
@@ -196,6 +212,13 @@ impl World {
         let end = activity.end;
         let mut report = StrideReport::default();
         let mut at = activity.start;
+        if activity.give_up && pages > 0 {
+            let page_end = self.page_end(at).min(end.unwrap_or(u64::MAX));
+            if page_end > at {
+                self.put_aside(&mut report, at, page_end);
+                at = page_end;
+            }
+        }
         while u64::from(report.pages) < pages {
             let page_end = self.page_end(at).min(end.unwrap_or(u64::MAX));
             if page_end == at {
@@ -219,14 +242,52 @@ impl World {
         }
         let reached_end = report.end_of_data || Some(at) == end;
         report.failure = fail.filter(|_| !reached_end);
+        let attempt = if at == activity.start {
+            activity.attempt
+        } else {
+            1
+        };
+        self.give_up_if_spent(&mut report, attempt, at, end);
         self.ledger
             .record(Event::Reported {
                 stride: activity.dispatch.stride,
-                report,
+                report: Box::new(report),
                 policy: &self.plan.policy,
+                dead_letters: self.plan.dead_letters,
                 now: self.now,
             })
             .expect("an activity reports once");
+    }
+
+    fn put_aside(&mut self, report: &mut StrideReport, from: u64, to: u64) {
+        self.letters.push((from, to));
+        report.pages_failed += 1;
+        report.covered_to = Some(token(to));
+    }
+
+    /// What a stride does with a failed page that has no attempts left, unless its worker is lost.
+    fn give_up_if_spent(
+        &mut self,
+        report: &mut StrideReport,
+        attempt: u32,
+        at: u64,
+        end: Option<u64>,
+    ) {
+        let Some(failure) = &mut report.failure else {
+            return;
+        };
+        let allowed = self.plan.policy.attempts_allowed();
+        let spent = !failure.retryable || allowed.is_some_and(|n| attempt >= n);
+        if !self.plan.dead_letters || !spent || failure.error_type == LOST {
+            return;
+        }
+        match failure.page_end.as_ref().map(|t| position(Some(t))).or(end) {
+            Some(to) => {
+                report.failure = None;
+                self.put_aside(report, at, to);
+            }
+            None => failure.coverage_stops = true,
+        }
     }
 
     fn step(&mut self, kind: u8, detail: u8) {
@@ -281,13 +342,16 @@ impl World {
     fn fail(&mut self, index: usize, pages: u64, page_end: Option<u64>, permanent: bool) {
         // The end of a page is known only when the page itself failed, not an earlier one.
         let page_end = page_end.filter(|_| pages == 0).map(token);
+        let lost = page_end.is_none();
         let error = FailedAttempt {
             page_end,
             last_page: false,
-            error_type: "Test".to_owned(),
+            error_type: if lost { LOST } else { "Test" }.to_owned(),
             message: "made to fail".to_owned(),
             retryable: !permanent,
             retry_after: None,
+            not_the_page: false,
+            coverage_stops: false,
         };
         self.finish(index, pages, Some(error));
     }
@@ -315,6 +379,10 @@ impl World {
     }
 
     fn is_failed(&self, row: u64) -> bool {
+        let in_letter = |(from, to): &(u64, u64)| (*from..*to).contains(&row);
+        if self.letters.iter().any(in_letter) {
+            return true;
+        }
         self.ledger.failed().iter().any(|page| {
             let end = page.end.as_ref().map_or(u64::MAX, |t| position(Some(t)));
             (position(page.start.as_ref())..end).contains(&row)
@@ -449,6 +517,67 @@ proptest! {
     }
 
     #[test]
+    fn a_batch_that_stops_itself_begins_nothing_more(plan in plans(true), stop_at in 0usize..250, late in any::<bool>()) {
+        let mut world = World::new(plan);
+        let mut begun = None;
+        for (step, (kind, detail)) in world.plan.steps.clone().into_iter().enumerate() {
+            if world.ended.is_some() {
+                break;
+            }
+            if step == stop_at {
+                if late {
+                    world.limits.deadline = Some(world.now);
+                } else {
+                    world.limits.stopping = Some("made to stop".to_owned());
+                }
+                begun = Some(world.dispatches);
+            }
+            world.step(kind, detail);
+            prop_assert!(begun.is_none_or(|begun| world.dispatches == begun));
+        }
+    }
+
+    /// Cancelled at any moment, or stopped for want of coverage, and revived: nothing is lost, and what was
+    /// finished is not done again.
+    #[test]
+    fn a_revived_batch_loses_nothing_and_repeats_nothing(plan in plans(true), cancel_at in 0usize..250) {
+        let mut world = World::new(plan);
+        for (step, (kind, detail)) in world.plan.steps.clone().into_iter().enumerate() {
+            world.limits.cancelled |= step == cancel_at;
+            if world.ended.is_some() {
+                break;
+            }
+            world.step(kind, detail);
+        }
+        world.limits.cancelled = true;
+        while world.ended.is_none() {
+            if let Decision::WaitUntil(_) = world.decide() {
+                world.finish(world.running.len() - 1, 1, None);
+            }
+        }
+        let outcome = world.ended.take().unwrap().outcome;
+        if !matches!(outcome, Outcome::Cancelled | Outcome::Failed) {
+            return Ok(());
+        }
+        let finished = world.finished.clone();
+        world.ledger = snapshot_and_restore(&world.ledger);
+        prop_assert_eq!(world.ledger.revive(), Ok(()));
+        world.limits.cancelled = false;
+        let given_up = world.ledger.failed().to_vec();
+        world.run_to_the_end();
+        // Failures of before are kept, and the page where coverage stopped is not one any more.
+        prop_assert_eq!(world.ledger.failed(), given_up);
+        let given_up = world.ledger.failed().len() + world.letters.len();
+        prop_assert_eq!(world.ledger.totals.pages_failed, given_up as u64);
+        for row in 0..world.plan.rows {
+            let (before, now) = (finished[row as usize], world.finished[row as usize]);
+            prop_assert!(now > 0 || world.is_failed(row), "row {} is missing", row);
+            prop_assert!(before == 0 || now == before, "row {} was done again", row);
+            prop_assert!(now == 0 || !world.is_failed(row), "row {} is done and failed", row);
+        }
+    }
+
+    #[test]
     fn completed_only_after_an_end_of_data_with_every_row_accounted_for(plan in plans(true)) {
         let world = play(plan, |_| {});
         let outcome = world.ended.as_ref().unwrap().outcome;
@@ -459,7 +588,9 @@ proptest! {
                 prop_assert!(done || world.is_failed(row), "row {} is missing", row);
             }
             let spotless = outcome == Outcome::Completed;
-            prop_assert_eq!(spotless, world.ledger.failed().is_empty());
+            let given_up = world.ledger.failed().len() + world.letters.len();
+            prop_assert_eq!(spotless, given_up == 0);
+            prop_assert_eq!(world.ledger.totals.pages_failed as usize, given_up);
         } else {
             let reason = world.ended.unwrap().reason.unwrap();
             prop_assert!(reason.contains("coverage stops at") || reason.contains("more than 50"));
@@ -499,6 +630,7 @@ fn the_snapshot_is_bounded() {
         cancelled: false,
         rate: None,
         must_hand_over: false,
+        ..Limits::default()
     };
     let long = |n: u64| PageToken::encode(&format!("{n:036}")).unwrap();
     let mut now = Timestamp(0);
@@ -533,14 +665,17 @@ fn the_snapshot_is_bounded() {
                 message: "m".repeat(200),
                 retryable: !(round % 2 == 0 && ledger.failed().len() < MAX_FAILED),
                 retry_after: None,
+                not_the_page: false,
+                coverage_stops: false,
             };
             let event = Event::Reported {
                 stride,
-                report: StrideReport {
+                report: Box::new(StrideReport {
                     failure: Some(failure),
                     ..StrideReport::default()
-                },
+                }),
                 policy: &policy,
+                dead_letters: false,
                 now,
             };
             ledger.record(event).unwrap();
@@ -552,4 +687,18 @@ fn the_snapshot_is_bounded() {
         }
     }
     assert!(ledger.stuck() as usize >= MAX_STUCK);
+}
+
+#[test]
+fn a_batch_whose_place_is_not_known_is_not_revived() {
+    let circle = Broken::CursorDidNotAdvance { token: token(5) };
+    let impossible = Broken::Impossible {
+        what: "made up".to_owned(),
+    };
+    for broken in [circle, impossible] {
+        let mut ledger = Ledger::new(None, 1);
+        ledger.break_off(broken.clone());
+        assert!(ledger.revive().is_err());
+        assert_eq!(ledger.broken(), Some(&broken), "nothing changed");
+    }
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    error::truncate, page::PageToken, progress::Timestamp, protocol::FailedAttempt,
-    retry::RetryPolicy,
+    error::truncate, page::PageToken, page_ledger::StrideTotals, progress::Timestamp,
+    protocol::FailedAttempt, retry::RetryPolicy,
 };
 
 /// Messages of pages that will be tried again are kept shorter than those of failed ones, because there
@@ -25,6 +25,16 @@ pub(crate) struct Stride {
     /// Set while the page after `at` has failed and not succeeded since.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<Trouble>,
+    /// What has been counted of it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub done: StrideTotals,
+    /// The page after `at` has no attempts left, and the next activity puts it aside.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub give_up: Option<Box<FailedAttempt>>,
+}
+
+fn is_default(done: &StrideTotals) -> bool {
+    *done == StrideTotals::default()
 }
 
 /// What a stride is doing.
@@ -50,6 +60,13 @@ pub(crate) struct Trouble {
     pub message: String,
     pub first_at: Timestamp,
     pub last_at: Timestamp,
+    /// Nothing is wrong with the page; so often in a row the attempt was not even made.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub not_the_page: u32,
+}
+
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 
 impl Stride {
@@ -59,6 +76,8 @@ impl Stride {
             end: None,
             state: State::Ready,
             trouble: None,
+            done: StrideTotals::default(),
+            give_up: None,
         }
     }
 
@@ -100,11 +119,19 @@ impl Stride {
         now: Timestamp,
     ) -> bool {
         let before = self.trouble.take();
-        let attempts = before.as_ref().map_or(0, |t| t.attempts).saturating_add(1);
-        let wait = failure
-            .retryable
-            .then(|| wait_before_next(attempts, policy, seed))
-            .flatten();
+        let counted = u32::from(!failure.not_the_page);
+        let attempts = before.as_ref().map_or(0, |t| t.attempts);
+        let attempts = attempts.saturating_add(counted);
+        let idle = before.as_ref().map_or(0, |t| t.not_the_page);
+        let idle = (1 - counted) * idle.saturating_add(1);
+        let wait = if failure.not_the_page {
+            Some(policy.wait_after(idle, seed))
+        } else {
+            failure
+                .retryable
+                .then(|| wait_before_next(attempts, policy, seed))
+                .flatten()
+        };
         self.trouble = Some(Trouble {
             attempts,
             stuck: attempts >= policy.max_attempts,
@@ -112,6 +139,7 @@ impl Stride {
             message: truncate(&failure.message, MAX_TROUBLE_CHARS),
             first_at: before.map_or(now, |t| t.first_at),
             last_at: now,
+            not_the_page: idle,
         });
         match wait {
             Some(wait) => {

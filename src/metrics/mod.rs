@@ -10,8 +10,10 @@
 //! | `temporal_batch_rate_wait_seconds_total` | counter | `processor` |
 //! | `temporal_batch_strides_total` | counter | `processor`, `outcome`: `completed`, `yielded`, `failed` |
 //! | `temporal_batch_announce_signals_total` | counter | `processor` |
+//! | `temporal_batch_dead_letters_total` | counter | `processor` |
+//! | `temporal_batch_hook_failures_total` | counter | `hook` |
 //!
-//! Label values come from small fixed sets: the names of the registered processors and the outcomes
+//! Label values come from small fixed sets: the names of the registered processors and hooks, and the outcomes
 //! above. A batch id or a page token is never one of them, so the number of time series does not grow
 //! with the work, and no key of a user's data ends up in a monitoring system.
 //!

@@ -47,6 +47,8 @@ struct Families {
     rate_wait: CounterVec,
     strides: IntCounterVec,
     announce_signals: IntCounterVec,
+    dead_letters: IntCounterVec,
+    hook_failures: IntCounterVec,
     #[cfg(feature = "temporal")]
     sdk: super::sdk::SdkMeter,
 }
@@ -123,6 +125,18 @@ impl Metrics {
                 "Signals sent to a controller to announce the starts of next strides.",
                 &["processor"],
             ),
+            dead_letters: counters(
+                &registry,
+                "dead_letters_total",
+                "Dead letters that were kept: records, and pages that could not be split.",
+                &["processor"],
+            ),
+            hook_failures: counters(
+                &registry,
+                "hook_failures_total",
+                "Attempts to call a failure handler, tracker or completion hook that failed.",
+                &["hook"],
+            ),
             #[cfg(feature = "temporal")]
             sdk,
             registry,
@@ -157,7 +171,18 @@ impl Metrics {
             strides_yielded: outcome(&f.strides, StrideOutcome::Yielded.label()),
             strides_failed: outcome(&f.strides, StrideOutcome::Failed.label()),
             announce_signals: f.announce_signals.with_label_values(&[name]),
+            dead_letters: f.dead_letters.with_label_values(&[name]),
         }
+    }
+
+    /// Makes the series of a hook, with zero, so that its first failure is seen as one.
+    pub fn hook_registered(&self, name: &str) {
+        let _ = self.inner.hook_failures.with_label_values(&[name]);
+    }
+
+    /// Counts a failed attempt to call a hook.
+    pub fn hook_failed(&self, name: &str) {
+        self.inner.hook_failures.with_label_values(&[name]).inc();
     }
 
     /// Everything in the registry in the text format that Prometheus scrapes.
@@ -238,6 +263,7 @@ pub struct ProcessorMetrics {
     strides_yielded: IntCounter,
     strides_failed: IntCounter,
     announce_signals: IntCounter,
+    dead_letters: IntCounter,
 }
 
 impl ProcessorMetrics {
@@ -289,6 +315,11 @@ impl ProcessorMetrics {
     /// A signal announced the starts of next strides, one or several.
     pub fn announced(&self) {
         self.announce_signals.inc();
+    }
+
+    /// So many dead letters were kept.
+    pub fn dead_letters_kept(&self, letters: u64) {
+        self.dead_letters.inc_by(letters);
     }
 }
 
@@ -350,6 +381,7 @@ mod tests {
     fn every_documented_metric_is_there_before_the_first_page() {
         let metrics = Metrics::new();
         let _ = metrics.for_processor("copy");
+        metrics.hook_registered("mail");
         let text = metrics.render();
         let table = include_str!("mod.rs");
         let mut documented = 0;

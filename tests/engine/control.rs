@@ -196,7 +196,7 @@ async fn a_processor_can_see_the_cancellation() {
 }
 
 /// One page that takes for ever, unless it is cancelled.
-struct Patient;
+pub struct Patient;
 
 #[async_trait::async_trait]
 impl temporal_batch::PageProcessor for Patient {
@@ -220,7 +220,7 @@ impl temporal_batch::PageProcessor for Patient {
     ) -> Result<PageReport, temporal_batch::PageError> {
         ctx.cancelled().await;
         let mut report = PageReport::all_processed();
-        report.skip();
+        report.skip("made to");
         Ok(report)
     }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use temporal_batch::BatchState;
+use temporal_batch::{BatchState, ProgressError};
 use temporalio_client::{UntypedWorkflow, WorkflowStartOptions};
 use temporalio_common::data_converters::{PayloadConverter, RawValue};
 
@@ -82,6 +82,12 @@ async fn a_batch_of_a_newer_protocol_waits_for_a_worker_that_knows_it() {
     assert!(refused.await.contains("this worker knows up to 1"));
     assert_eq!(handle.state().await.unwrap(), BatchState::Running);
     assert!(numbers.record().fetches.is_empty());
+    let told = eventually("it is told from a batch without a worker", || async {
+        let error = handle.progress().await.unwrap_err();
+        matches!(error, ProgressError::TaskFails { .. }).then(|| error.to_string())
+    });
+    let told = told.await;
+    assert!(told.contains("deploy code that can go on"), "{told}");
     let temporal = bed.client.temporal();
     let workflow = temporal.get_workflow_handle::<UntypedWorkflow>(&*id);
     workflow.terminate(Default::default()).await.unwrap();

@@ -22,7 +22,7 @@ const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(3);
 const PAGES: u32 = 6;
 
 /// Pages that say in a file, which outlives their process, when they begin and end. The third page takes
-/// for ever while a file called `slow` exists.
+/// for ever while a file called `slow` exists, and to be read while one called `slow to read` does.
 struct Diary {
     dir: PathBuf,
     mode: RetryMode,
@@ -77,6 +77,12 @@ impl PageProcessor for Diary {
 
     async fn fetch(&self, ctx: &PageContext<Self>) -> Result<Page<u32, u32>, PageError> {
         let page = ctx.range().start().map_or(1, |last| last + 1);
+        if page == 3 {
+            self.write("read 3");
+            while self.dir.join("slow to read").exists() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        }
         Page::keyset((page <= PAGES).then_some(page).into_iter().collect(), |n| {
             *n
         })
@@ -156,9 +162,22 @@ impl WorkerProcess {
         self.0.wait().unwrap();
     }
 
-    fn terminate(&mut self) {
+    fn terminate(&self) {
+        self.signal("TERM");
+    }
+
+    fn signal(&self, name: &str) {
         let pid = self.0.id().to_string();
-        assert!(Command::new("kill").arg(pid).status().unwrap().success());
+        let kill = Command::new("kill").args(["-s", name, &pid]).status();
+        assert!(kill.unwrap().success());
+    }
+
+    async fn ends(&mut self) {
+        let status = eventually("the worker ends by itself", || {
+            let status = self.0.try_wait().unwrap();
+            async move { status }
+        });
+        assert!(status.await.success());
     }
 }
 
@@ -231,11 +250,7 @@ async fn a_worker_told_to_stop_finishes_its_page_first() {
     diary.shows_times("begin 3", 1).await;
     first.terminate();
     diary.quicken();
-    let status = eventually("the worker ends by itself", || {
-        let status = first.0.try_wait().unwrap();
-        async move { status }
-    });
-    assert!(status.await.success());
+    first.ends().await;
     let lines = diary.lines();
     assert!(lines.contains(&"end 3".to_owned()), "{lines:?}");
 
@@ -243,6 +258,32 @@ async fn a_worker_told_to_stop_finishes_its_page_first() {
     let report = report(&handle).await;
     assert_eq!(report.outcome, Outcome::Completed);
     assert_eq!(diary.count("begin 3"), 1, "a drained page is not run again");
+}
+
+/// G2: a worker that was stopped in its tracks, and goes on when another one has its page, does not begin it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_wakes_up_late_does_not_begin_a_page_that_another_one_has() {
+    let bed = Bed::new("zombie").await;
+    let dir = tempfile::tempdir().unwrap();
+    let diary = Diary::new(dir.path(), RetryMode::AtLeastOnce);
+    let slow_to_read = dir.path().join("slow to read");
+    std::fs::write(&slow_to_read, "").unwrap();
+    let mut zombie = WorkerProcess::start(&bed, &diary);
+    let handle = bed.start(&bed.batch::<Diary>(()).max_parallelism(1)).await;
+    diary.shows_times("read 3", 1).await;
+    zombie.signal("STOP");
+    std::fs::remove_file(&slow_to_read).unwrap();
+
+    let _second = WorkerProcess::start(&bed, &diary);
+    diary.shows_times("begin 3", 1).await;
+    zombie.signal("CONT");
+    // It drains, so once it has ended its attempt is over.
+    zombie.terminate();
+    zombie.ends().await;
+    diary.quicken();
+    let report = report(&handle).await;
+    assert_eq!(report.outcome, Outcome::Completed);
+    assert_eq!((diary.count("begin 3"), diary.count("end 3")), (1, 1));
 }
 
 /// A page that kills its workers must not do so unnoticed for ever.

@@ -3,11 +3,16 @@
 
 mod basics;
 mod control;
+mod deploys;
 mod ends;
 mod hand_over;
+mod hooks;
 mod kill;
+mod life_cycle;
 mod numbers;
+mod redrive;
 mod refusals;
 mod replay;
 mod retries;
 mod support;
+mod tolerance;

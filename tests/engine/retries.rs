@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use temporal_batch::{
-    ExtendedRetries, Outcome, PageError, PageReport, Phase, RetryMode, RetryPolicy,
+    ExtendedRetries, FailureState, Outcome, PageError, PageReport, Phase, RetryMode, RetryPolicy,
 };
 
 use crate::{
@@ -76,6 +76,7 @@ async fn a_stuck_page_completes_in_the_slow_lane_while_others_go_on() {
     let progress = progress.await;
     assert_eq!(progress.failing[0].error_type, "Flaky");
     assert_eq!(progress.failing[0].message, "made to fail");
+    assert_eq!(progress.failing[0].state, FailureState::Stuck);
     assert!(progress.failing[0].attempts >= 2);
     let report = report(&handle).await;
     assert_eq!(report.outcome, Outcome::Completed);
@@ -283,10 +284,10 @@ async fn items_given_up_are_counted_and_listed() {
     let bed = Bed::new("items").await;
     let numbers = Numbers::new().on_process(|seen| async move {
         let mut report = PageReport::all_processed();
-        for n in seen.items {
+        for (position, n) in seen.items.iter().enumerate() {
             match n % 10 {
-                3 => report.skip(),
-                7 => report.fail(n, "Unlucky", "contains a seven"),
+                3 => report.skip("ends in three"),
+                7 => report.fail(position, "Unlucky", "contains a seven"),
                 _ => {}
             }
         }
@@ -299,6 +300,7 @@ async fn items_given_up_are_counted_and_listed() {
     assert_eq!(report.outcome, Outcome::CompletedWithFailures);
     let items = report.progress.items;
     assert_eq!((items.processed, items.skipped, items.failed), (32, 4, 4));
+    assert_eq!(report.progress.skip_reasons["ends in three"], 4);
     assert_eq!(report.progress.pages_failed, 0);
     let mut keys: Vec<_> = report
         .progress

@@ -1,4 +1,7 @@
 //! The environment of a test: the server, a client, a task queue of its own, and bounded waits.
+//! Other test binaries share this file.
+
+#![allow(dead_code, reason = "not every test binary needs all of it")]
 
 use std::{
     future::Future,
@@ -90,12 +93,20 @@ impl Bed {
     /// A worker on the test's queue, with a connection of its own: the SDK refuses a second worker on one
     /// connection and queue.
     pub async fn worker<P: PageProcessor>(&self, processor: P) -> RunningWorker {
+        self.worker_with(processor, |worker| worker).await
+    }
+
+    /// The same, with more settings.
+    pub async fn worker_with<P: PageProcessor>(
+        &self,
+        processor: P,
+        settings: impl FnOnce(Worker) -> Worker,
+    ) -> RunningWorker {
         let client = connect(&self.address).await;
-        Worker::new(client.temporal().clone(), &self.queue)
+        let worker = Worker::new(client.temporal().clone(), &self.queue)
             .processor(processor)
-            .drain_timeout(Duration::from_secs(5))
-            .start()
-            .unwrap()
+            .drain_timeout(Duration::from_secs(5));
+        settings(worker).start().unwrap()
     }
 
     pub fn batch<P: PageProcessor>(&self, args: P::Args) -> Batch {

@@ -1,5 +1,9 @@
 //! The page loop and the decisions together, without a server.
 
+mod letters;
+#[cfg(feature = "sqlite")]
+mod once;
+
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;

@@ -1,0 +1,218 @@
+//! `redrive`: tries the dead letters of a batch again, with the code that is deployed now.
+
+use std::time::SystemTime;
+
+use clap::Args;
+use serde_json::Value;
+
+use super::{
+    connection::ConnectionArgs,
+    exit::{CliError, CliResult, Exit},
+    failures::{agree, in_time, known_to, no_such_batch},
+    filter::FilterArgs,
+    output::note,
+    processors::{NoStore, Processors},
+    start::{Launch, json_or_file},
+    worker::task_queue,
+};
+use crate::{
+    DEFAULT_TASK_QUEUE,
+    batch::{Batch, validate_id},
+    client::{BatchClient, RedriveError},
+    dead_letter::LetterFilter,
+    redrive,
+    registry::Refused,
+};
+
+#[derive(Args, Debug)]
+pub(crate) struct RedriveArgs {
+    /// The batch whose dead letters are tried again
+    #[arg(value_name = "ID")]
+    batch_id: String,
+
+    #[command(flatten)]
+    filter: FilterArgs,
+
+    /// The processor, for a batch that the server has forgotten
+    #[arg(long, value_name = "PROCESSOR")]
+    processor: Option<String>,
+
+    /// The arguments of the processor as JSON, or @FILE [default: those that the batch had]
+    #[arg(long, value_name = "JSON|@FILE", value_parser = json_or_file, allow_hyphen_values = true)]
+    args: Option<Value>,
+
+    /// The id of the redrive [default: ID.redrive- and some random letters]
+    #[arg(long = "batch-id", value_name = "NEW_ID")]
+    new_id: Option<String>,
+
+    /// Dead letters per page, from 1 to 1,000,000; each may stand for a whole page [default: 20]
+    #[arg(long, value_name = "LETTERS", allow_negative_numbers = true)]
+    page_size: Option<u32>,
+
+    /// Pages in flight at most, over all workers, from 0 (starts paused) to 500
+    #[arg(
+        long,
+        value_name = "PAGES",
+        default_value_t = 10,
+        allow_negative_numbers = true
+    )]
+    max_parallelism: u32,
+
+    /// Dead letters per second at most, over all workers [default: no limit]
+    #[arg(long, value_name = "LETTERS", allow_negative_numbers = true)]
+    rate: Option<f64>,
+
+    /// The task queue that the workers poll [default: that of the batch, or temporal-batch]
+    #[arg(long, value_name = "QUEUE", value_parser = task_queue)]
+    task_queue: Option<String>,
+
+    /// Return as soon as a worker has accepted the redrive, after 10 s at most
+    #[arg(long, overrides_with = "wait")]
+    detach: bool,
+
+    /// Follow the redrive to its end; the default
+    #[arg(long, overrides_with = "detach")]
+    wait: bool,
+
+    /// Print JSON: one line per second, and a last one when the redrive has ended
+    #[arg(long)]
+    json: bool,
+}
+
+/// The arguments of the batch that a redrive redrives.
+fn args_of(redrive: &Batch) -> CliResult<Value> {
+    let args = serde_json::from_value::<redrive::RedriveArgs>(redrive.spec.args.clone());
+    let args = args.map_err(|e| CliError::caused("the batch's arguments are not readable", &e))?;
+    Ok(args.args)
+}
+
+/// What has to be known of a batch to redrive it.
+struct Source {
+    processor: String,
+    args: Value,
+    task_queue: String,
+    /// Whether the server knows it.
+    remembered: bool,
+}
+
+impl RedriveArgs {
+    pub(crate) async fn run(
+        &self,
+        connection: &ConnectionArgs,
+        processors: &Processors,
+        program: &str,
+    ) -> CliResult {
+        validate_id(&self.batch_id)?;
+        // Everything that can be checked without a server is checked first.
+        let name = self.processor.as_deref();
+        let filter = self.filter.of(&self.batch_id, name, processors)?;
+        self.adapted(Batch::redrive("id", "name", Value::Null, filter))
+            .validate()?;
+
+        let connected = connection.connect().await?;
+        let source = self.source(&connected.client, processors).await?;
+        let mut filter = self
+            .filter
+            .of(&self.batch_id, Some(&source.processor), processors)?;
+        // What fails again during the redrive is not tried a second time by it.
+        filter.until = filter.until.or_else(|| Some(SystemTime::now().into()));
+        let exit = if self.has_letters(&source, &filter, processors).await? {
+            let launch = Launch {
+                program,
+                detach: self.detach,
+                json: self.json,
+            };
+            let batch = self.batch(source, filter);
+            launch.run(&connected.client, &batch).await?
+        } else {
+            let id = &self.batch_id;
+            note(format_args!(
+                "nothing to redrive: batch \"{id}\" has no such dead letters"
+            ));
+            Exit::Done
+        };
+        connected.close().await?;
+        Ok(exit)
+    }
+
+    /// What the server remembers of the batch, or what the user says.
+    async fn source(&self, client: &BatchClient, processors: &Processors) -> CliResult<Source> {
+        let given = self.processor.as_deref();
+        let known = match client.redrive_of(LetterFilter::of(&self.batch_id)).await {
+            Ok(known) => Some(known),
+            Err(RedriveError::NotFound { .. }) => None,
+            Err(error) => return Err(error.into()),
+        };
+        let name = known.as_ref().map(|known| known.processor().to_owned());
+        let Some(processor) = agree(&self.batch_id, name, given)? else {
+            return Err(no_such_batch(&self.batch_id));
+        };
+        let queue = known.as_ref().map(|known| known.task_queue.clone());
+        let args = match (&self.args, &known) {
+            (None, Some(known)) => args_of(known)?,
+            (given, _) => processors.check(&processor, given.clone(), None)?.0,
+        };
+        Ok(Source {
+            processor,
+            args,
+            task_queue: queue.unwrap_or_else(|| DEFAULT_TASK_QUEUE.to_owned()),
+            remembered: known.is_some(),
+        })
+    }
+
+    /// Whether there is anything to redrive, as far as this program can see.
+    async fn has_letters(
+        &self,
+        source: &Source,
+        filter: &LetterFilter,
+        processors: &Processors,
+    ) -> CliResult<bool> {
+        let name = &source.processor;
+        let store = match processors.letters(name).await {
+            Ok(store) => store,
+            Err(NoStore::KeepsNone { name }) => return Err(Refused::NoDeadLetters { name }.into()),
+            // The worker will know.
+            Err(NoStore::NotHere { .. }) => return Ok(true),
+            Err(NoStore::NotBuilt(why)) => {
+                note(format_args!(
+                    "the dead letters cannot be looked at from here: {why}"
+                ));
+                return Ok(true);
+            }
+        };
+        if !source.remembered {
+            known_to(&*store, &self.batch_id, name).await?;
+        }
+        match in_time(store.list(filter, None, 1)).await {
+            Ok(letters) => Ok(!letters.is_empty()),
+            Err(error) => {
+                note(CliError::from(error));
+                Ok(true)
+            }
+        }
+    }
+
+    fn batch(&self, source: Source, filter: LetterFilter) -> Batch {
+        let random = uuid::Uuid::new_v4().simple().to_string();
+        let id = format!("{}.redrive-{}", self.batch_id, &random[..8]);
+        let batch = Batch::redrive(id, source.processor, source.args, filter);
+        self.adapted(batch.task_queue(source.task_queue))
+    }
+
+    fn adapted(&self, mut batch: Batch) -> Batch {
+        batch = batch.max_parallelism(self.max_parallelism);
+        if let Some(id) = &self.new_id {
+            batch.spec.batch_id.clone_from(id);
+        }
+        if let Some(letters) = self.page_size {
+            batch = batch.page_size(letters);
+        }
+        if let Some(rate) = self.rate {
+            batch = batch.rate(rate);
+        }
+        if let Some(queue) = &self.task_queue {
+            batch = batch.task_queue(queue);
+        }
+        batch
+    }
+}

@@ -1,0 +1,52 @@
+//! The timer of the batch.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::{pin::Pin, task::Poll, time::Duration};
+
+use temporalio_sdk::{CancellableFuture, TimerResult, WorkflowContext};
+
+use super::Controller;
+use crate::progress::Timestamp;
+
+type Timer<'a> = Pin<Box<dyn CancellableFuture<Output = TimerResult> + 'a>>;
+
+/// At most one timer, so that decisions that only differ in when to look again cost no history.
+#[derive(Default)]
+pub(super) struct Alarm<'a> {
+    timer: Option<(Timestamp, Timer<'a>)>,
+}
+
+impl<'a> Alarm<'a> {
+    pub(super) fn set(
+        &mut self,
+        ctx: &'a WorkflowContext<Controller>,
+        until: Option<Timestamp>,
+        now: Timestamp,
+    ) {
+        let Some(until) = until else {
+            return;
+        };
+        match &self.timer {
+            // Waking up too early only means deciding again.
+            Some((at, _)) if *at <= until => return,
+            Some((_, timer)) => timer.cancel(),
+            None => {}
+        }
+        let wait = until.since(now).max(Duration::from_millis(1));
+        self.timer = Some((until, Box::pin(ctx.timer(wait))));
+    }
+
+    pub(super) fn poll(&mut self, cx: &mut std::task::Context<'_>) -> Poll<()> {
+        let Some((_, timer)) = &mut self.timer else {
+            return Poll::Pending;
+        };
+        match timer.as_mut().poll(cx) {
+            Poll::Ready(_) => {
+                self.timer = None;
+                Poll::Ready(())
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! A decision becomes an activity, and what comes back becomes a fact.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::{future::Future, pin::Pin, time::Duration};
+
+use temporalio_common::{
+    Priority, RetryPolicy as TemporalRetryPolicy,
+    error::{IncomingError, TimeoutType},
+};
+use temporalio_sdk::{
+    ActivityCancellationType, ActivityExecutionError, ActivityOptions, WorkflowContext,
+};
+
+use super::{Controller, Orders};
+use crate::{
+    error::{MAX_MESSAGE_CHARS, truncate},
+    ledger::Event,
+    notices::Before,
+    protocol::{self, Checkpoint, FailedAttempt, Prepared, StrideOrder, StrideReport},
+    retry::RetryMode,
+    scheduler::Dispatch,
+};
+
+/// Temporal's own attempts at a stride whose worker is lost, before the controller counts a failure.
+const ATTEMPTS_AT_LOST_WORKERS: u32 = 3;
+
+pub(super) type StrideResult = Result<StrideReport, ActivityExecutionError>;
+pub(super) type Activity<'a> = Pin<Box<dyn Future<Output = StrideResult> + 'a>>;
+
+/// Records the dispatch and schedules the activity.
+pub(super) fn start<'a>(
+    ctx: &'a WorkflowContext<Controller>,
+    dispatch: &Dispatch,
+) -> Option<Activity<'a>> {
+    let (order, options) = ctx.state_mut(|s| {
+        let order = s.order(dispatch)?;
+        s.record(Event::Dispatched {
+            stride: dispatch.stride,
+            rate_share: dispatch.rate_share,
+        });
+        let options = activity_options(s.prepared.as_ref()?, &order);
+        Some((order, options))
+    })?;
+    Some(Box::pin(ctx.execute_activity(
+        Orders::stride,
+        order,
+        options,
+    )))
+}
+
+impl Controller {
+    fn order(&self, dispatch: &Dispatch) -> Option<StrideOrder> {
+        let spec = &self.input.spec;
+        let prepared = self.prepared.as_ref()?;
+        let stride = self.ledger.stride(dispatch.stride)?;
+        Some(StrideOrder {
+            batch_run: self.input.batch_run.clone(),
+            batch_id: spec.batch_id.clone(),
+            processor: spec.processor.clone(),
+            args: spec.args.clone(),
+            stride: dispatch.stride,
+            start: stride.at.clone(),
+            end: stride.end.clone(),
+            pages: spec.stride,
+            look_ahead: dispatch.look_ahead,
+            page_size: spec.page_size,
+            attempt: stride.next_attempt(),
+            rate_share: dispatch.rate_share,
+            page_timeout: prepared.page_timeout,
+            done: stride.done,
+            attempts_allowed: prepared.retry.attempts_allowed(),
+            failing_since: stride.trouble.as_ref().map(|t| t.first_at),
+            give_up: stride.give_up.as_deref().cloned(),
+            redrive: spec.redrive_of.is_some(),
+        })
+    }
+}
+
+fn activity_options(prepared: &Prepared, order: &StrideOrder) -> ActivityOptions {
+    let attempts = match prepared.retry_mode {
+        RetryMode::AtLeastOnce => ATTEMPTS_AT_LOST_WORKERS,
+        RetryMode::AtMostOnce => 1,
+    };
+    let retry = TemporalRetryPolicy::builder()
+        .initial_interval(Duration::from_millis(200))
+        .maximum_interval(Duration::from_secs(10))
+        .maximum_attempts(attempts)
+        .build();
+    // The activity limits its pages itself and says which one took too long. This limit is for a worker
+    // that is alive but stuck in code that never yields; twice what the pages may take.
+    let per_page = prepared.page_timeout.as_secs_f64()
+        + order
+            .rate_share
+            .map_or(0.0, |share| f64::from(order.page_size) / share);
+    let limit = (per_page * f64::from(order.pages) * 2.0 + 60.0).min(30.0 * 86_400.0);
+    let mut priority = Priority::default();
+    priority.fairness_key = Some(order.batch_run.clone());
+    ActivityOptions::with_start_to_close_timeout(Duration::from_secs_f64(limit))
+        // A replay compares ids, so that it notices another choice of stride.
+        .activity_id(format!("stride-{}", order.stride))
+        .heartbeat_timeout(prepared.heartbeat_timeout)
+        .cancellation_type(ActivityCancellationType::WaitCancellationCompleted)
+        .retry_policy(retry)
+        .summary(format!("stride {} attempt {}", order.stride, order.attempt))
+        .priority(priority)
+        .build()
+}
+
+/// Turns what an activity came back with into facts.
+pub(super) fn record_result(ctx: &WorkflowContext<Controller>, stride: u64, result: StrideResult) {
+    let report = match result {
+        Ok(report) => report,
+        // The activity was still waiting for a worker when the batch was cancelled.
+        Err(ActivityExecutionError::Cancelled(_)) => StrideReport::default(),
+        Err(error) => lost(&error),
+    };
+    ctx.state_mut(|s| {
+        let Some(prepared) = s.prepared.clone() else {
+            return;
+        };
+        let now = s.now;
+        let before = Before::of(&s.ledger, stride);
+        s.record(Event::Reported {
+            stride,
+            report: Box::new(report),
+            policy: &prepared.retry,
+            dead_letters: prepared.dead_letters,
+            now,
+        });
+        if s.input.spec.hooks.failure_handler.is_some() {
+            s.notices.compare(&before, &s.ledger, stride);
+        }
+    });
+}
+
+/// What a stride is known to have done whose activity never reported.
+fn lost(error: &ActivityExecutionError) -> StrideReport {
+    let checkpoint = error
+        .as_timeout()
+        .and_then(|t| t.last_heartbeat_details::<Checkpoint>().ok().flatten());
+    let mut report = checkpoint.unwrap_or_default().done;
+    let (error_type, message) = describe(error);
+    let not_the_page = error_type == protocol::UNKNOWN_PROCESSOR;
+    report.failure = Some(FailedAttempt {
+        page_end: None,
+        last_page: false,
+        error_type,
+        message: truncate(&message, MAX_MESSAGE_CHARS),
+        retryable: true,
+        retry_after: None,
+        // Another worker on the queue has it, or the next deploy.
+        not_the_page,
+        coverage_stops: false,
+    });
+    report
+}
+
+pub(super) fn describe(error: &ActivityExecutionError) -> (String, String) {
+    if let Some(timeout) = error.as_timeout() {
+        return match timeout.timeout_type() {
+            TimeoutType::Heartbeat => (
+                "WorkerLost".to_owned(),
+                "no heartbeat from its worker for longer than the timeout".to_owned(),
+            ),
+            _ => (
+                "StrideTimeout".to_owned(),
+                "the worker was alive but the stride never came back".to_owned(),
+            ),
+        };
+    }
+    match error.reason() {
+        Some(IncomingError::Application(failure)) => (
+            failure.type_name().unwrap_or("ActivityFailed").to_owned(),
+            failure.source_error().to_string(),
+        ),
+        _ => ("ActivityFailed".to_owned(), error.to_string()),
+    }
+}

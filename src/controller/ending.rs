@@ -1,0 +1,102 @@
+//! The end of a batch: everybody is told, then the workflow ends.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::time::Duration;
+
+use temporalio_sdk::{ApplicationFailure, WorkflowContext, WorkflowResult, WorkflowTermination};
+
+use super::{
+    Controller, Orders,
+    hooks::{Calls, aside, call, count_failure},
+    log, now,
+};
+use crate::{
+    audit::Given,
+    batch::HOOK_TIMEOUT,
+    progress::{BatchReport, Outcome, Phase},
+    protocol::{self, EndDetails, HookOrder},
+    scheduler::Ending,
+};
+
+/// How long the end of a batch waits for a handler to be told everything that it has not heard of yet.
+const TELL_AT_THE_END: Duration = Duration::from_secs(300);
+
+/// Tells everybody who has to be told, and ends the workflow. None of the hooks can change how it ends;
+/// their number of attempts and their time limits bound how long this takes.
+pub(super) async fn end(
+    ctx: &WorkflowContext<Controller>,
+    ending: Ending,
+    calls: Calls<'_>,
+) -> WorkflowResult<BatchReport> {
+    log(ctx, &format!("batch {}", ending.outcome));
+    let report = ctx.state_mut(|s| {
+        s.closing = Some(Phase::Finishing);
+        if ending.outcome == Outcome::Stopped && s.controls.stopping.is_none() {
+            let why = ending.reason.clone().unwrap_or_default();
+            s.audit.note(s.now, "stop", &Given::by_itself(why));
+        }
+        s.report(&ending)
+    });
+    ctx.set_current_details(ctx.state(Controller::details));
+    let tell = async |order: Option<HookOrder>| {
+        if let Some(order) = order {
+            count_failure(ctx, call(ctx, order).await);
+        }
+    };
+    let failures = async {
+        if let Some(running) = calls.handler {
+            count_failure(ctx, running.await);
+        }
+        let long_enough = now(ctx).plus(TELL_AT_THE_END);
+        while ctx.state(|s| s.notices.is_waiting()) {
+            tell(ctx.state_mut(Controller::next_notice)).await;
+            if now(ctx) >= long_enough {
+                ctx.state_mut(|s| s.notices.drop_waiting());
+            }
+        }
+        tell(ctx.state_mut(|s| s.last_notice(&report))).await;
+    };
+    let progress = async {
+        if let Some(running) = calls.tracker {
+            count_failure(ctx, running.await);
+        }
+        tell(ctx.state(|s| s.last_progress(&report))).await;
+    };
+    let completion = tell(ctx.state(|s| s.completion(&report)));
+    let kept = async {
+        if let Some(order) = ctx.state(|s| s.report_to_keep(&report)) {
+            let options = aside(ctx, HOOK_TIMEOUT, "keep the report".to_owned());
+            let kept = ctx.execute_activity(Orders::keep_report, order, options);
+            count_failure(ctx, kept.await);
+        }
+    };
+    // Polled in this order at every turn, so that a replay is the same.
+    futures::join!(failures, progress, completion, kept);
+    finish(ctx, ending)
+}
+
+fn finish(ctx: &WorkflowContext<Controller>, ending: Ending) -> WorkflowResult<BatchReport> {
+    let report = ctx.state_mut(|s| {
+        s.closing = Some(Phase::Ended);
+        s.report(&ending)
+    });
+    ctx.set_current_details(ctx.state(Controller::details));
+    let details = |report| EndDetails {
+        report,
+        continuation: Some(Box::new(ctx.state(Controller::next_input))),
+    };
+    match ending.outcome {
+        Outcome::Completed | Outcome::CompletedWithFailures => Ok(report),
+        Outcome::Cancelled => Err(WorkflowTermination::cancelled_with_details(details(report))),
+        Outcome::Failed | Outcome::Stopped => {
+            let reason = ending.reason.unwrap_or_default();
+            Err(ApplicationFailure::builder(reason)
+                .type_name(protocol::BATCH_FAILED.to_owned())
+                .non_retryable(true)
+                .details(details(report))
+                .build()
+                .into())
+        }
+    }
+}

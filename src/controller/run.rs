@@ -1,0 +1,244 @@
+//! The main loop: prepare, decide, act, wait.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::{future::Future as _, task::Poll, time::Duration};
+
+use futures::future::FusedFuture;
+use temporalio_sdk::{
+    ActivityExecutionError, ActivityOptions, ApplicationFailure, ContinueAsNewOptions,
+    WaitConditionOptions, WorkflowCancellationToken, WorkflowContext, WorkflowResult,
+    WorkflowTermination,
+};
+
+use super::{
+    Controller, Orders,
+    alarm::Alarm,
+    dispatch::{Activity, StrideResult, describe, record_result, start},
+    ending::end,
+    hooks::Calls,
+    log, now,
+};
+use crate::{
+    audit::Given,
+    hooks::Failure,
+    ledger::{Broken, Event},
+    progress::{BatchReport, Outcome, Timestamp},
+    protocol::{self, Carry, ControllerInput, PrepareInput},
+    scheduler::{Decision, Ending},
+    tolerance::OnExceeded,
+};
+
+/// Longest time for a worker to say what it knows of a processor.
+const PREPARE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Limits of a Temporal run are 51,200 events, 10,000 signals and 2,000 updates (Temporal Cloud limits,
+/// the defaults of a self-hosted server). A continue-as-new is due at the first figure of each pair, and
+/// dispatching stops at the second.
+const SIGNALS: (u32, u32) = (4_000, 8_000);
+const UPDATES: (u32, u32) = (1_000, 1_500);
+/// With the largest arguments and tokens this many events still fit into 50 MB.
+const MUST_HAND_OVER_EVENTS: u32 = 20_000;
+
+/// Asks a worker about the processor, once per batch run. Tells how the batch ended, if it did.
+pub(super) async fn prepare(ctx: &WorkflowContext<Controller>) -> WorkflowResult<Option<Ending>> {
+    if ctx.state(|s| s.prepared.is_some()) {
+        return Ok(None);
+    }
+    let input = ctx.state(|s| PrepareInput {
+        processor: s.input.spec.processor.clone(),
+        args: s.input.spec.args.clone(),
+        first_cursor: s.input.spec.first_cursor.clone(),
+        redrive: s.input.spec.redrive_of.is_some(),
+        hooks: s.input.spec.hooks.clone(),
+    });
+    let options = ActivityOptions::with_start_to_close_timeout(PREPARE_TIMEOUT)
+        .summary("look up the processor")
+        .build();
+    match ctx.execute_activity(Orders::prepare, input, options).await {
+        Ok(prepared) => {
+            ctx.state_mut(|s| s.prepared = Some(prepared));
+            Ok(None)
+        }
+        Err(ActivityExecutionError::Cancelled(_)) => {
+            let reason = ctx.cancellation_token().reason();
+            let now = now(ctx);
+            ctx.state_mut(|s| s.cancel(now, reason.as_deref()));
+            Ok(Some(Ending {
+                outcome: Outcome::Cancelled,
+                reason: Some("cancelled before the first page".to_owned()),
+            }))
+        }
+        Err(error) => {
+            let (_, message) = describe(&error);
+            Err(refused(message))
+        }
+    }
+}
+
+fn refused(message: String) -> WorkflowTermination {
+    ApplicationFailure::builder(message)
+        .type_name(protocol::BATCH_REFUSED.to_owned())
+        .non_retryable(true)
+        .build()
+        .into()
+}
+
+/// Decides and acts until the batch is over.
+pub(super) async fn run_batch(ctx: &WorkflowContext<Controller>) -> WorkflowResult<BatchReport> {
+    // In the order of their dispatch; a set that is polled in the order of wake-ups would not replay.
+    let mut running: Vec<(u64, Activity<'_>)> = Vec::new();
+    let mut alarm = Alarm::default();
+    let mut calls = Calls::default();
+    loop {
+        let (suggested, events) = (ctx.continue_as_new_suggested(), ctx.history_length());
+        let now = now(ctx);
+        ctx.state_mut(|s| s.refresh(now, suggested, events));
+        calls.begin(ctx);
+        match ctx.state(Controller::decide) {
+            Decision::Dispatch(dispatch) => {
+                let stride = dispatch.stride;
+                match start(ctx, &dispatch) {
+                    Some(activity) => running.push((stride, activity)),
+                    None => ctx.state_mut(|s| {
+                        s.ledger.break_off(Broken::Impossible {
+                            what: format!("stride {stride} cannot be dispatched"),
+                        });
+                    }),
+                }
+            }
+            Decision::WaitUntil(until) => {
+                ctx.set_current_details(ctx.state(Controller::details));
+                alarm.set(ctx, calls.until(ctx, until), now);
+                let results = something_happens(ctx, &mut running, &mut calls, &mut alarm);
+                for (stride, result) in results.await {
+                    record_result(ctx, stride, result);
+                }
+            }
+            Decision::HandOver => hand_over(ctx)?,
+            Decision::Finish(ending) => return end(ctx, ending, calls).await,
+        }
+    }
+}
+
+/// Waits for results, for a change of the state, for the alarm or for a cancellation.
+async fn something_happens(
+    ctx: &WorkflowContext<Controller>,
+    running: &mut Vec<(u64, Activity<'_>)>,
+    calls: &mut Calls<'_>,
+    alarm: &mut Alarm<'_>,
+) -> Vec<(u64, StrideResult)> {
+    let (seen, cancelled) = ctx.state(|s| (s.version, s.cancelled));
+    // Its own token: a cancelled batch still waits for its last pages.
+    let options = WaitConditionOptions::builder()
+        .cancellation_token(WorkflowCancellationToken::new())
+        .build();
+    let mut change =
+        std::pin::pin!(ctx.wait_condition_with_options(|s| s.version != seen, options));
+    let mut cancel = std::pin::pin!(ctx.cancelled());
+    let mut results = Vec::new();
+    std::future::poll_fn(|cx| {
+        let mut i = 0;
+        while i < running.len() {
+            match running[i].1.as_mut().poll(cx) {
+                Poll::Ready(result) => {
+                    let (stride, _) = running.remove(i);
+                    results.push((stride, result));
+                }
+                Poll::Pending => i += 1,
+            }
+        }
+        let mut awake = !results.is_empty();
+        awake |= calls.poll(ctx, cx);
+        awake |= alarm.poll(cx).is_ready();
+        awake |= change.as_mut().poll(cx).is_ready();
+        if !cancelled
+            && !cancel.is_terminated()
+            && let Poll::Ready(reason) = cancel.as_mut().poll(cx)
+        {
+            let now = now(ctx);
+            ctx.state_mut(|s| s.cancel(now, reason.as_deref()));
+            awake = true;
+        }
+        if awake {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        }
+    })
+    .await;
+    results
+}
+
+impl Controller {
+    /// Takes note of the time and of how near the limits of a run are.
+    fn refresh(&mut self, now: Timestamp, suggested: bool, events: u32) {
+        self.now = now;
+        let pages = self.input.spec.pages_per_run.map(u64::from);
+        let due = suggested
+            || pages.is_some_and(|pages| self.ledger.pages_this_run() >= pages)
+            || self.signals >= SIGNALS.0
+            || self.updates >= UPDATES.0;
+        if due {
+            self.record(Event::HandOverDue { now });
+        }
+        self.must_hand_over = events >= MUST_HAND_OVER_EVENTS
+            || self.signals >= SIGNALS.1
+            || self.updates >= UPDATES.1;
+        self.mind_failures();
+    }
+
+    /// Pauses or stops the batch when more has failed than is tolerated.
+    fn mind_failures(&mut self) {
+        let Some(tolerance) = &self.input.spec.tolerance else {
+            return;
+        };
+        let (controls, totals) = (&mut self.controls, &self.ledger.totals);
+        let known = controls.tripped.is_some() || controls.stopping.is_some();
+        let over = self.cancelled || self.ledger.is_complete() || self.ledger.broken().is_some();
+        if known || over {
+            return;
+        }
+        let forgiven = controls.forgiven.unwrap_or_default();
+        let exceeded = tolerance.exceeded(totals.tally(), &forgiven, totals.consecutive_failures);
+        let Some(reason) = exceeded else {
+            return;
+        };
+        let paused = tolerance.reaction() == OnExceeded::Pause;
+        if paused {
+            controls.tripped = Some(reason.clone());
+            controls.paused = true;
+            controls.pause_reason = Some(reason.clone());
+        } else {
+            controls.stopping = Some(reason.clone());
+        }
+        let action = if paused { "pause" } else { "stop" };
+        self.audit
+            .note(self.now, action, &Given::by_itself(reason.clone()));
+        self.note(Failure::ToleranceExceeded { reason, paused });
+    }
+
+    /// What a controller needs to go on where this one stands.
+    pub(super) fn next_input(&self) -> ControllerInput {
+        ControllerInput {
+            carry: self.prepared.clone().map(|prepared| Carry {
+                ledger: self.ledger.clone(),
+                prepared,
+                controls: self.controls.clone(),
+                started_at: self.started_at,
+                runs: self.runs + 1,
+                deadline: self.deadline,
+                notices: self.notices.clone(),
+                audit: self.audit.clone(),
+            }),
+            ..self.input.clone()
+        }
+    }
+}
+
+/// Ends this run and begins the next with the same batch run.
+fn hand_over(ctx: &WorkflowContext<Controller>) -> WorkflowResult<()> {
+    let input = ctx.state(Controller::next_input);
+    log(ctx, "continuing as new");
+    ctx.continue_as_new(input, ContinueAsNewOptions::default())?;
+    Ok(())
+}

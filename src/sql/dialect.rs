@@ -1,0 +1,319 @@
+//! What the tables of the ledger need of a database, and where SQLite and PostgreSQL differ.
+
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use serde::{Deserialize, de::IntoDeserializer};
+use sqlx::{
+    AssertSqlSafe, Database, Encode, Pool, Row as _, Transaction, Type, error::DatabaseError,
+    query::Query,
+};
+
+use crate::{page::PageToken, progress::Timestamp};
+
+/// A database that a [`SqlLedger`](crate::SqlLedger) can be in: `sqlx::Sqlite` or `sqlx::Postgres`, each
+/// with the feature of its name. Nothing else can implement it.
+pub trait LedgerDatabase: Dialect {}
+
+#[cfg(feature = "sqlite")]
+impl LedgerDatabase for sqlx::Sqlite {}
+#[cfg(feature = "postgres")]
+impl LedgerDatabase for sqlx::Postgres {}
+
+/// A value for a statement. Texts are never part of a statement.
+#[derive(Clone)]
+pub enum Value {
+    Text(Option<String>),
+    Int(Option<i64>),
+    Flag(bool),
+}
+
+impl From<&str> for Value {
+    fn from(text: &str) -> Self {
+        Self::Text(Some(text.to_owned()))
+    }
+}
+
+impl From<Option<&str>> for Value {
+    fn from(text: Option<&str>) -> Self {
+        Self::Text(text.map(str::to_owned))
+    }
+}
+
+impl From<Option<&PageToken>> for Value {
+    fn from(token: Option<&PageToken>) -> Self {
+        Self::from(token.map(PageToken::as_str))
+    }
+}
+
+impl From<u64> for Value {
+    fn from(number: u64) -> Self {
+        Self::from(i64::try_from(number).unwrap_or(i64::MAX))
+    }
+}
+
+impl From<i64> for Value {
+    fn from(number: i64) -> Self {
+        Self::Int(Some(number))
+    }
+}
+
+impl From<Timestamp> for Value {
+    fn from(time: Timestamp) -> Self {
+        Self::from(time.0)
+    }
+}
+
+impl From<Option<Timestamp>> for Value {
+    fn from(time: Option<Timestamp>) -> Self {
+        time.map_or(Self::Int(None), Self::from)
+    }
+}
+
+impl From<bool> for Value {
+    fn from(flag: bool) -> Self {
+        Self::Flag(flag)
+    }
+}
+
+/// The fields of a row, read from left to right.
+pub struct Fields<'r, DB: Database> {
+    row: &'r DB::Row,
+    next: usize,
+}
+
+impl<'r, DB: Dialect> Fields<'r, DB> {
+    pub fn of(row: &'r DB::Row) -> Self {
+        Self { row, next: 0 }
+    }
+
+    fn step(&mut self) -> usize {
+        self.next += 1;
+        self.next - 1
+    }
+
+    pub fn optional_text(&mut self) -> Result<Option<String>, sqlx::Error> {
+        DB::text(self.row, self.step())
+    }
+
+    pub fn text(&mut self) -> Result<String, sqlx::Error> {
+        self.optional_text().map(Option::unwrap_or_default)
+    }
+
+    pub fn token(&mut self) -> Result<Option<PageToken>, sqlx::Error> {
+        let Some(text) = self.optional_text()? else {
+            return Ok(None);
+        };
+        let text: serde::de::value::StringDeserializer<serde::de::value::Error> =
+            text.into_deserializer();
+        let token = PageToken::deserialize(text).map_err(|e| sqlx::Error::Decode(e.into()))?;
+        Ok(Some(token))
+    }
+
+    pub fn number(&mut self) -> Result<i64, sqlx::Error> {
+        DB::number(self.row, self.step())
+    }
+
+    /// A number that was never negative.
+    pub fn count(&mut self) -> Result<u64, sqlx::Error> {
+        self.number().map(|n| u64::try_from(n).unwrap_or_default())
+    }
+
+    pub fn time(&mut self) -> Result<Timestamp, sqlx::Error> {
+        self.count().map(Timestamp)
+    }
+
+    pub fn flag(&mut self) -> Result<bool, sqlx::Error> {
+        DB::flag(self.row, self.step())
+    }
+}
+
+/// Statements are written once, with `$1`, `IS NOT DISTINCT FROM` and `ON CONFLICT`, which both databases
+/// know; this is the rest. Public only because the marker [`LedgerDatabase`] needs it.
+pub trait Dialect: Database<Connection: 'static> {
+    /// The type of a text that is compared and sorted by its bytes.
+    const KEY_TEXT: &'static str;
+
+    /// Keeps two `apply_schema` from meeting; runs in its transaction.
+    const LOCK_SCHEMA: Option<&'static str>;
+
+    /// Sets the end of a stride that has none and inserts those that follow. Takes batch run, stride,
+    /// fence, the ends as a JSON array, time. The first statement affects one row, or, when the stride has
+    /// an end or another fence, none; the others run only if it did.
+    fn cut(strides: &str) -> Vec<String>;
+
+    /// Begins a transaction that will write. It ends by itself when its owner is silent for `idle_timeout`,
+    /// where the database can do that.
+    fn begin(
+        pool: &Pool<Self>,
+        idle_timeout: Duration,
+    ) -> BoxFuture<'_, Result<Transaction<'static, Self>, sqlx::Error>>;
+
+    /// Whether the error says that a table of the ledger is not there.
+    fn is_missing_table(error: &dyn DatabaseError) -> bool;
+
+    /// Runs a statement and tells how many rows it affected.
+    fn execute(
+        connection: &mut Self::Connection,
+        statement: String,
+        values: Vec<Value>,
+    ) -> BoxFuture<'_, Result<u64, sqlx::Error>>;
+
+    /// Runs a statement to its end and gives all its rows.
+    fn rows(
+        connection: &mut Self::Connection,
+        statement: String,
+        values: Vec<Value>,
+    ) -> BoxFuture<'_, Result<Vec<Self::Row>, sqlx::Error>>;
+
+    /// Runs statements that take no values.
+    fn script(
+        connection: &mut Self::Connection,
+        statements: String,
+    ) -> BoxFuture<'_, Result<(), sqlx::Error>>;
+
+    fn text(row: &Self::Row, column: usize) -> Result<Option<String>, sqlx::Error>;
+    fn number(row: &Self::Row, column: usize) -> Result<i64, sqlx::Error>;
+    fn flag(row: &Self::Row, column: usize) -> Result<bool, sqlx::Error>;
+}
+
+/// A statement with its values.
+fn bound<DB: Database>(statement: String, values: Vec<Value>) -> Query<'static, DB, DB::Arguments>
+where
+    Option<String>: Encode<'static, DB> + Type<DB>,
+    Option<i64>: Encode<'static, DB> + Type<DB>,
+    bool: Encode<'static, DB> + Type<DB>,
+{
+    // Made of constants and of a checked and quoted schema.
+    let query = sqlx::query(AssertSqlSafe(statement));
+    values.into_iter().fold(query, |query, value| match value {
+        Value::Text(text) => query.bind(text),
+        Value::Int(number) => query.bind(number),
+        Value::Flag(flag) => query.bind(flag),
+    })
+}
+
+/// What reads the same for every database; for all at once the bounds would be longer than this.
+macro_rules! statements {
+    () => {
+        fn execute(
+            connection: &mut Self::Connection,
+            statement: String,
+            values: Vec<Value>,
+        ) -> BoxFuture<'_, Result<u64, sqlx::Error>> {
+            let query = bound::<Self>(statement, values);
+            Box::pin(async move { Ok(query.execute(connection).await?.rows_affected()) })
+        }
+
+        fn rows(
+            connection: &mut Self::Connection,
+            statement: String,
+            values: Vec<Value>,
+        ) -> BoxFuture<'_, Result<Vec<Self::Row>, sqlx::Error>> {
+            let query = bound::<Self>(statement, values);
+            Box::pin(query.fetch_all(connection))
+        }
+
+        fn script(
+            connection: &mut Self::Connection,
+            statements: String,
+        ) -> BoxFuture<'_, Result<(), sqlx::Error>> {
+            let script = sqlx::raw_sql(AssertSqlSafe(statements));
+            Box::pin(async move { script.execute(connection).await.map(|_| ()) })
+        }
+
+        fn text(row: &Self::Row, column: usize) -> Result<Option<String>, sqlx::Error> {
+            row.try_get(column)
+        }
+
+        fn number(row: &Self::Row, column: usize) -> Result<i64, sqlx::Error> {
+            row.try_get(column)
+        }
+
+        fn flag(row: &Self::Row, column: usize) -> Result<bool, sqlx::Error> {
+            row.try_get(column)
+        }
+    };
+}
+
+#[cfg(feature = "sqlite")]
+impl Dialect for sqlx::Sqlite {
+    const KEY_TEXT: &'static str = "TEXT";
+    // Its writers never meet.
+    const LOCK_SCHEMA: Option<&'static str> = None;
+
+    fn cut(strides: &str) -> Vec<String> {
+        vec![
+            format!(
+                "UPDATE {strides} SET stride_end = json_extract($4, '$[0]'), updated_at = $5
+                WHERE batch_run = $1 AND stride = $2 AND fence = $3 AND stride_end IS NULL"
+            ),
+            format!(
+                "INSERT INTO {strides} (batch_run, stride, batch_id, fence, applied_to, stride_end,
+                    ends_data, pages, pages_failed, processed, changed, skipped, failed, updated_at)
+                SELECT first.batch_run, first.stride + ends.key, first.batch_id, 0,
+                    json_extract($4, '$[' || (ends.key - 1) || ']'), ends.value,
+                    FALSE, 0, 0, 0, 0, 0, 0, $5
+                FROM {strides} AS first, json_each($4) AS ends
+                WHERE first.batch_run = $1 AND first.stride = $2 AND first.fence = $3 AND ends.key > 0
+                ON CONFLICT (batch_run, stride) DO NOTHING"
+            ),
+        ]
+    }
+
+    fn begin(
+        pool: &Pool<Self>,
+        _idle_timeout: Duration,
+    ) -> BoxFuture<'_, Result<Transaction<'static, Self>, sqlx::Error>> {
+        // A transaction that begins by reading could not become the writer while there is another.
+        Box::pin(pool.begin_with("BEGIN IMMEDIATE"))
+    }
+
+    fn is_missing_table(error: &dyn DatabaseError) -> bool {
+        error.message().contains("no such table: temporal_batch_")
+    }
+
+    statements!();
+}
+
+#[cfg(feature = "postgres")]
+impl Dialect for sqlx::Postgres {
+    const KEY_TEXT: &'static str = "TEXT COLLATE \"C\"";
+    /// `CREATE TABLE IF NOT EXISTS` fails when two of them meet. The number means nothing.
+    const LOCK_SCHEMA: Option<&'static str> = Some("SELECT pg_advisory_xact_lock(7309448826142)");
+
+    fn cut(strides: &str) -> Vec<String> {
+        vec![format!(
+            "WITH cut AS (
+                UPDATE {strides} SET stride_end = $4::json ->> 0, updated_at = $5
+                WHERE batch_run = $1 AND stride = $2 AND fence = $3 AND stride_end IS NULL
+                RETURNING batch_run, stride, batch_id
+            ), following AS (
+                INSERT INTO {strides} (batch_run, stride, batch_id, fence, applied_to, stride_end,
+                    ends_data, pages, pages_failed, processed, changed, skipped, failed, updated_at)
+                SELECT cut.batch_run, cut.stride + n, cut.batch_id, 0,
+                    $4::json ->> (n - 1), $4::json ->> n,
+                    FALSE, 0, 0, 0, 0, 0, 0, $5
+                FROM cut, generate_series(1, json_array_length($4::json) - 1) AS n
+                ON CONFLICT (batch_run, stride) DO NOTHING
+            )
+            SELECT 1 FROM cut"
+        )]
+    }
+
+    fn begin(
+        pool: &Pool<Self>,
+        idle_timeout: Duration,
+    ) -> BoxFuture<'_, Result<Transaction<'static, Self>, sqlx::Error>> {
+        let millis = idle_timeout.as_millis().clamp(1, i32::MAX as u128);
+        // One message, one round trip.
+        let begin = format!("BEGIN; SET LOCAL idle_in_transaction_session_timeout = {millis}");
+        Box::pin(pool.begin_with(AssertSqlSafe(begin)))
+    }
+
+    fn is_missing_table(error: &dyn DatabaseError) -> bool {
+        error.code().as_deref() == Some("42P01")
+    }
+
+    statements!();
+}

@@ -1,0 +1,393 @@
+//! The ledger in a database.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use sqlx::Pool;
+
+use super::{
+    dialect::{Dialect, LedgerDatabase},
+    letter_table::LetterTable,
+    report_table::ReportTable,
+    stride_table::{Applied, StrideTable},
+    transaction::SqlTransaction,
+};
+use crate::{
+    dead_letter::{DeadLetter, DeadLetters, LetterFilter},
+    error::PageError,
+    page::PageToken,
+    page_ledger::{OpenStride, PageClaim, PageLedger, PageTransaction, StrideId},
+    progress::{BatchReport, Timestamp},
+};
+
+/// The [`PageLedger`] in SQLite or PostgreSQL: pages, dead letters and reports in three tables next to the
+/// data that the pages change.
+///
+/// | table | one row for each |
+/// |---|---|
+/// | `temporal_batch_stride` | stride: how far it is applied, whose attempt it is, what became of its items |
+/// | `temporal_batch_dead_letter` | record or page that was given up |
+/// | `temporal_batch_report` | batch run that has ended |
+///
+/// The tables are made by [`apply_schema`](Self::apply_schema), or by you with what
+/// [`schema_sql`](Self::schema_sql) gives, and never by anything else. While one is missing, everything
+/// fails with a retryable error of type `LedgerTablesMissing`.
+///
+/// A page holds a connection of the pool from its claim to its commit, so the pool needs more connections
+/// than the worker has pages in flight. SQLite has one writer: there pages wait for each other, for as long
+/// as the `busy_timeout` of the pool allows.
+///
+/// ```no_run
+/// # #[cfg(feature = "sqlite")]
+/// # async fn example() -> Result<(), temporal_batch::PageError> {
+/// use temporal_batch::SqlLedger;
+///
+/// let pool = sqlx::SqlitePool::connect("sqlite:shop.db").await?;
+/// let ledger = SqlLedger::new(pool);
+/// ledger.apply_schema().await?;
+/// # Ok(())
+/// # }
+/// ```
+pub struct SqlLedger<DB: LedgerDatabase> {
+    pool: Pool<DB>,
+    idle_timeout: Duration,
+    tables: Arc<Tables>,
+}
+
+/// The tables of one ledger.
+pub(super) struct Tables {
+    pub strides: StrideTable,
+    pub letters: LetterTable,
+    pub reports: ReportTable,
+}
+
+impl Tables {
+    /// `prefix` is empty, or a quoted schema and a dot.
+    fn new(prefix: &str) -> Self {
+        Self {
+            strides: StrideTable::new(prefix),
+            letters: LetterTable::new(prefix),
+            reports: ReportTable::new(prefix),
+        }
+    }
+}
+
+/// Of a transaction whose owner is silent.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// # Construct
+impl<DB: LedgerDatabase> SqlLedger<DB> {
+    /// A ledger in the database of a pool. Connects to nothing and makes no tables.
+    pub fn new(pool: Pool<DB>) -> Self {
+        Self {
+            pool,
+            idle_timeout: IDLE_TIMEOUT,
+            tables: Arc::new(Tables::new("")),
+        }
+    }
+}
+
+/// # Only in PostgreSQL
+#[cfg(feature = "postgres")]
+impl SqlLedger<sqlx::Postgres> {
+    /// Puts the tables into a schema, which must exist and is spelled exactly as given. The default is the
+    /// first schema of the search path that has them.
+    ///
+    /// # Errors
+    /// When PostgreSQL would not take it for a name.
+    pub fn schema(mut self, schema: &str) -> Result<Self, InvalidSchema> {
+        // PostgreSQL would cut a longer name, and cannot store a NUL.
+        if schema.is_empty() || schema.len() > 63 || schema.chars().any(char::is_control) {
+            return Err(InvalidSchema {
+                given: schema.to_owned(),
+            });
+        }
+        let quoted = schema.replace('"', "\"\"");
+        self.tables = Arc::new(Tables::new(&format!("\"{quoted}\".")));
+        Ok(self)
+    }
+
+    /// How long a page's transaction may be silent before the server ends it: 60 s unless told, at least
+    /// 1 ms. A worker that stands still holds the row of its stride for so long at most. A page that does
+    /// something else than SQL for longer, between two statements, fails and is tried again.
+    #[must_use]
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.idle_timeout = timeout;
+        self
+    }
+}
+
+/// A schema that PostgreSQL would not take for a name.
+#[cfg(feature = "postgres")]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("schema {given:?} is no name; allowed are 1 to 63 bytes without control characters")]
+pub struct InvalidSchema {
+    /// What was given.
+    pub given: String,
+}
+
+/// # Tables
+impl<DB: LedgerDatabase> SqlLedger<DB> {
+    /// The statements that make the tables and their indexes. They do nothing where these exist.
+    pub fn schema_sql(&self) -> String {
+        [
+            self.tables.strides.schema_sql::<DB>(),
+            self.tables.letters.schema_sql::<DB>(),
+            self.tables.reports.schema_sql::<DB>(),
+        ]
+        .concat()
+    }
+
+    /// Makes the tables that are missing. Several processes may do it at once.
+    ///
+    /// # Errors
+    /// What the database says, for instance that a role may not create tables.
+    pub async fn apply_schema(&self) -> Result<(), PageError> {
+        let mut transaction = self.transaction().await?;
+        if let Some(lock) = DB::LOCK_SCHEMA {
+            DB::script(&mut transaction, lock.to_owned()).await?;
+        }
+        DB::script(&mut transaction, self.schema_sql()).await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// Forgets the strides of batch runs that ended before a time, where their report is kept, and tells
+    /// how many. Dead letters and reports stay.
+    ///
+    /// With them goes what keeps a late attempt, or a batch that is reset in Temporal, from applying a page
+    /// again: choose a time that neither can come from.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn prune(&self, ended_before: Timestamp) -> Result<u64, PageError> {
+        let mut connection = self.pool.acquire().await?;
+        let Tables {
+            strides, reports, ..
+        } = &*self.tables;
+        strides
+            .prune::<DB>(&mut connection, &reports.name, ended_before)
+            .await
+            .map_err(failed::<DB>)
+    }
+
+    async fn transaction(&self) -> Result<sqlx::Transaction<'static, DB>, PageError> {
+        Ok(DB::begin(&self.pool, self.idle_timeout).await?)
+    }
+}
+
+impl<DB: LedgerDatabase> fmt::Debug for SqlLedger<DB> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SqlLedger<{}>", DB::NAME)
+    }
+}
+
+/// An error of a statement of the ledger's own.
+pub(super) fn failed<DB: Dialect>(error: sqlx::Error) -> PageError {
+    let missing = error
+        .as_database_error()
+        .is_some_and(|e| DB::is_missing_table(e));
+    if !missing {
+        return error.into();
+    }
+    PageError::retryable(format_args!(
+        "the tables of the page ledger are missing; make them with `SqlLedger::apply_schema`: {error}"
+    ))
+    .with_type("LedgerTablesMissing")
+}
+
+fn now() -> Timestamp {
+    std::time::SystemTime::now().into()
+}
+
+fn fenced_off(stride: &StrideId) -> PageError {
+    PageError::retryable(format_args!(
+        "a later attempt at stride {} has begun",
+        stride.stride
+    ))
+    .with_type("FencedOff")
+}
+
+#[async_trait]
+impl<DB: LedgerDatabase> PageLedger for SqlLedger<DB> {
+    async fn open(
+        &self,
+        stride: &StrideId,
+        start: Option<&PageToken>,
+        end: Option<&PageToken>,
+    ) -> Result<OpenStride, PageError> {
+        let mut connection = self.pool.acquire().await?;
+        let strides = &self.tables.strides;
+        let opened = strides
+            .open::<DB>(&mut connection, stride, start, end, now())
+            .await
+            .map_err(failed::<DB>)?;
+        if let (Some(given), Some(kept)) = (end, &opened.end)
+            && given != kept
+        {
+            return Err(PageError::non_retryable(
+                "LedgerConflict",
+                format_args!(
+                    "stride {} ends at {kept} in the ledger, but at {given} in the batch",
+                    stride.stride
+                ),
+            ));
+        }
+        Ok(opened)
+    }
+
+    async fn cut(
+        &self,
+        stride: &StrideId,
+        fence: i64,
+        ends: &[PageToken],
+    ) -> Result<Vec<PageToken>, PageError> {
+        if ends.is_empty() {
+            return Ok(Vec::new());
+        }
+        let strides = &self.tables.strides;
+        // The end and the fence may change between the two looks at them, but never back.
+        loop {
+            if self.first_to_cut(stride, fence, ends).await? {
+                return Ok(ends.to_vec());
+            }
+            let mut connection = self.pool.acquire().await?;
+            let kept = strides
+                .kept_ends::<DB>(&mut connection, stride)
+                .await
+                .map_err(failed::<DB>)?;
+            match kept {
+                Some(kept) if kept.fence == fence && kept.ends.is_empty() => {}
+                Some(kept) if kept.fence == fence => return Ok(kept.ends),
+                Some(_) | None => return Err(fenced_off(stride)),
+            }
+        }
+    }
+
+    async fn begin(
+        &self,
+        claim: PageClaim<'_>,
+    ) -> Result<Option<Box<dyn PageTransaction>>, PageError> {
+        if claim.to.is_none() && !claim.ends_data {
+            // It could be claimed again and again.
+            return Err(PageError::non_retryable(
+                "LedgerConflict",
+                "a page has no end, but the data does not end with it",
+            ));
+        }
+        let mut transaction = self.transaction().await?;
+        let strides = &self.tables.strides;
+        let claimed = strides
+            .claim::<DB>(&mut transaction, &claim, now())
+            .await
+            .map_err(failed::<DB>)?;
+        if !claimed {
+            transaction.rollback().await?;
+            return Ok(None);
+        }
+        let applied = Some(Applied::by(&claim));
+        Ok(Some(self.page_transaction(transaction, applied)))
+    }
+}
+
+impl<DB: LedgerDatabase> SqlLedger<DB> {
+    /// Keeps the ends if the stride has none and the fence is the attempt's.
+    async fn first_to_cut(
+        &self,
+        stride: &StrideId,
+        fence: i64,
+        ends: &[PageToken],
+    ) -> Result<bool, PageError> {
+        let strides = &self.tables.strides;
+        let (mut statements, values) = strides.cut::<DB>(stride, fence, ends, now());
+        let rest = statements.split_off(1);
+        let first = statements.concat();
+        if rest.is_empty() || ends.len() == 1 {
+            let mut connection = self.pool.acquire().await?;
+            let cut = DB::execute(&mut connection, first, values).await;
+            return Ok(cut.map_err(failed::<DB>)? == 1);
+        }
+        let mut transaction = self.transaction().await?;
+        let cut = DB::execute(&mut transaction, first, values.clone()).await;
+        if cut.map_err(failed::<DB>)? == 0 {
+            transaction.rollback().await?;
+            return Ok(false);
+        }
+        for statement in rest {
+            DB::execute(&mut transaction, statement, values.clone()).await?;
+        }
+        transaction.commit().await?;
+        Ok(true)
+    }
+
+    fn page_transaction(
+        &self,
+        transaction: sqlx::Transaction<'static, DB>,
+        applied: Option<Applied>,
+    ) -> Box<dyn PageTransaction> {
+        let tables = Arc::clone(&self.tables);
+        Box::new(SqlTransaction::new(transaction, tables, applied))
+    }
+}
+
+#[async_trait]
+impl<DB: LedgerDatabase> DeadLetters for SqlLedger<DB> {
+    async fn put(&self, letters: &[DeadLetter]) -> Result<(), PageError> {
+        if letters.is_empty() {
+            return Ok(());
+        }
+        let mut transaction = self.transaction().await?;
+        let table = &self.tables.letters;
+        table
+            .put::<DB>(&mut transaction, letters)
+            .await
+            .map_err(failed::<DB>)?;
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    async fn list(
+        &self,
+        filter: &LetterFilter,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<DeadLetter>, PageError> {
+        let mut connection = self.pool.acquire().await?;
+        let table = &self.tables.letters;
+        table
+            .list::<DB>(&mut connection, filter, after, limit)
+            .await
+            .map_err(failed::<DB>)
+    }
+
+    async fn take(
+        &self,
+        letter: &DeadLetter,
+    ) -> Result<Option<Box<dyn PageTransaction>>, PageError> {
+        let mut transaction = self.transaction().await?;
+        let table = &self.tables.letters;
+        let taken = table
+            .take::<DB>(&mut transaction, &letter.id)
+            .await
+            .map_err(failed::<DB>)?;
+        if !taken {
+            transaction.rollback().await?;
+            return Ok(None);
+        }
+        Ok(Some(self.page_transaction(transaction, None)))
+    }
+
+    async fn keep_report(&self, report: &BatchReport) -> Result<(), PageError> {
+        let mut connection = self.pool.acquire().await?;
+        self.tables
+            .reports
+            .keep::<DB>(&mut connection, report)
+            .await
+    }
+
+    async fn reports(&self, batch_id: &str) -> Result<Vec<BatchReport>, PageError> {
+        let mut connection = self.pool.acquire().await?;
+        let table = &self.tables.reports;
+        table.of_batch::<DB>(&mut connection, batch_id).await
+    }
+}

@@ -1,0 +1,88 @@
+//! The transaction of a page, or of a letter that is redriven.
+
+use std::{any::Any, sync::Arc};
+
+use async_trait::async_trait;
+use sqlx::Transaction;
+
+use super::{
+    dialect::Dialect,
+    ledger::{Tables, failed},
+    stride_table::Applied,
+};
+use crate::{
+    dead_letter::DeadLetter, error::PageError, page_ledger::PageTransaction, progress::ItemCounts,
+};
+
+/// A `sqlx` transaction that has made its claim.
+pub(super) struct SqlTransaction<DB: Dialect> {
+    transaction: Transaction<'static, DB>,
+    tables: Arc<Tables>,
+    /// `None` for a redrive, which applies nothing of a stride.
+    applied: Option<Applied>,
+    /// A statement has succeeded since anybody else had the connection.
+    sound: bool,
+}
+
+impl<DB: Dialect> SqlTransaction<DB> {
+    pub fn new(
+        transaction: Transaction<'static, DB>,
+        tables: Arc<Tables>,
+        applied: Option<Applied>,
+    ) -> Self {
+        Self {
+            transaction,
+            tables,
+            applied,
+            sound: true,
+        }
+    }
+}
+
+#[async_trait]
+impl<DB: Dialect> PageTransaction for SqlTransaction<DB> {
+    fn connection(&mut self) -> Option<&mut (dyn Any + Send)> {
+        self.sound = false;
+        Some(&mut *self.transaction)
+    }
+
+    async fn record(
+        &mut self,
+        items: &ItemCounts,
+        letters: &[DeadLetter],
+    ) -> Result<(), PageError> {
+        if let Some(applied) = &self.applied {
+            let strides = &self.tables.strides;
+            let as_left = strides
+                .count::<DB>(&mut self.transaction, applied, items)
+                .await
+                .map_err(failed::<DB>)?;
+            if !as_left {
+                return Err(PageError::retryable(
+                    "the page's transaction was ended while the page was processed",
+                )
+                .with_type("TransactionEnded"));
+            }
+            self.sound = true;
+        }
+        if !letters.is_empty() {
+            let table = &self.tables.letters;
+            table
+                .put::<DB>(&mut self.transaction, letters)
+                .await
+                .map_err(failed::<DB>)?;
+            self.sound = true;
+        }
+        Ok(())
+    }
+
+    async fn commit(mut self: Box<Self>) -> Result<(), PageError> {
+        if !self.sound {
+            // After a failed statement PostgreSQL rolls back, but calls it a success to commit.
+            let any = "SELECT 1".to_owned();
+            DB::rows(&mut self.transaction, any, Vec::new()).await?;
+        }
+        self.transaction.commit().await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,306 @@
+//! What happens to a page whose attempts are spent.
+//!
+//! Where its items can be told apart by their cursors it is split in halves, which are processed each for
+//! itself, until every record that cannot be processed is alone. With k such records among n that takes at
+//! most 1 + 2 k log2(n) attempts, log2 rounded up, and never more than 2 n. Every part that succeeds is
+//! finished for good, so a stride that is interrupted here goes on after it.
+//!
+//! A page that cannot be split is put aside as a whole.
+
+use super::{
+    Failure, Stop,
+    keeping::Part,
+    page::Cut,
+    running::{Running, limited},
+};
+use crate::{
+    dead_letter::DeadLetter,
+    page::{Next, PageToken},
+    processor::{PageProcessor, SkipAhead},
+    progress::ItemCounts,
+    protocol::{FailedAttempt, StrideReport},
+    retry::RetryMode,
+};
+
+/// Failed pages of one stride that are described in its report; all are dead letters.
+const MAX_DESCRIBED: usize = 5;
+
+/// A range that is left of a page.
+struct Rest {
+    to: Option<PageToken>,
+    ends_data: bool,
+    /// It has been processed as a whole already, and failed like this.
+    failed: Option<Failure>,
+}
+
+impl<P: PageProcessor> Running<'_, P> {
+    /// Whether a failed page is to be given up here. Without a store that is up to the controller.
+    pub fn is_spent(&self, failure: &Failure) -> bool {
+        let allowed = self.order.attempts_allowed;
+        let spent = !failure.attempt.retryable || allowed.is_some_and(|n| self.attempt >= n);
+        self.keeping.keeps_letters() && !failure.attempt.not_the_page && spent
+    }
+
+    pub async fn give_up(
+        &mut self,
+        failure: Failure,
+        report: &mut StrideReport,
+    ) -> Result<(), Stop> {
+        let may_repeat = self.settings.retry_mode == RetryMode::AtLeastOnce;
+        if failure.can_be_split && may_repeat {
+            return self.isolate(failure, report).await;
+        }
+        let (known, last) = (failure.attempt.page_end.clone(), failure.attempt.last_page);
+        match known {
+            None if !last => match self.end_of_unread_page().await? {
+                Some(to) => self.put_page_aside(Some(to), false, &failure, report).await,
+                None => Err(coverage_stops(failure)),
+            },
+            to => self.put_page_aside(to, last, &failure, report).await,
+        }
+    }
+
+    /// A page whose last attempt never reported, because its worker was lost. It is not processed again:
+    /// it may be what its workers die of.
+    pub async fn give_up_lost(
+        &mut self,
+        lost: &FailedAttempt,
+        report: &mut StrideReport,
+    ) -> Result<(), Stop> {
+        let failure = Failure {
+            attempt: lost.clone(),
+            message: lost.message.clone(),
+            can_be_split: false,
+        };
+        // The controller counts the attempt that this one would have been.
+        self.attempt = self.attempt.saturating_sub(1).max(1);
+        let at_most_once = self.settings.retry_mode == RetryMode::AtMostOnce;
+        if at_most_once && !self.keeping.is_ledger() && self.end.is_some() {
+            // Its later pages may have been processed too: the last sign of life is not the last deed.
+            let end = self.end.clone();
+            return self.put_page_aside(end, false, &failure, report).await;
+        }
+        let mut time_left = self.order.page_timeout;
+        let (to, ends_data) = match self.fetch(self.range()?, &mut time_left).await {
+            Ok(page) => {
+                let next = match page.next() {
+                    Next::At(cursor) => {
+                        Some(PageToken::encode(cursor).map_err(|e| self.failed(&e))?)
+                    }
+                    Next::End => None,
+                };
+                let ends_data = next.is_none() && self.end.is_none();
+                let cut = self.cut(page, next.or_else(|| self.end.clone()), ends_data)?;
+                if cut.items.is_empty() {
+                    return Ok(());
+                }
+                (cut.to, cut.ends_data)
+            }
+            Err(_) => match self.end_of_unread_page().await? {
+                Some(to) => (Some(to), false),
+                None => return Err(coverage_stops(failure)),
+            },
+        };
+        self.put_page_aside(to, ends_data, &failure, report).await
+    }
+
+    /// Where a page ends that could not be read: one page on, if the source can jump, or else at the end
+    /// of the stride.
+    async fn end_of_unread_page(&self) -> Result<Option<PageToken>, Stop> {
+        if let Ok(SkipAhead::To(cursor)) = self.skip_ahead(self.range()?, 1).await
+            && let Ok(token) = PageToken::encode(&cursor)
+        {
+            return Ok(Some(token));
+        }
+        Ok(self.end.clone())
+    }
+
+    /// Keeps one letter for a whole range, and goes on after it.
+    async fn put_page_aside(
+        &mut self,
+        to: Option<PageToken>,
+        ends_data: bool,
+        failure: &Failure,
+        report: &mut StrideReport,
+    ) -> Result<(), Stop> {
+        let error_type = &failure.attempt.error_type;
+        let letter = self.letter(self.at.clone(), to.clone(), error_type, &failure.message);
+        let part = Part {
+            from: self.at.as_ref(),
+            to: to.as_ref(),
+            ends_data,
+            pages: 0,
+            pages_failed: 1,
+        };
+        let letters = [letter];
+        self.keep(part, &ItemCounts::default(), &letters).await?;
+        let [letter] = letters;
+        tracing::warn!(
+            start = ?letter.start,
+            end = ?letter.end,
+            error_type = letter.error_type,
+            error = letter.message,
+            "page given up"
+        );
+        report.pages_failed += 1;
+        if report.failed_pages.len() < MAX_DESCRIBED {
+            report.failed_pages.push(letter.as_page_failure());
+        }
+        self.advance(report, to, ends_data);
+        Ok(())
+    }
+
+    async fn keep(
+        &self,
+        part: Part<'_>,
+        items: &ItemCounts,
+        letters: &[DeadLetter],
+    ) -> Result<(), Stop> {
+        let keep = async {
+            let applying = self.keeping.begin(part).await?;
+            self.keeping.finish(applying, items, letters).await
+        };
+        limited(keep, self.order.page_timeout)
+            .await
+            .map_err(|e| Stop::from(Failure::while_giving_up(&e)))?;
+        self.kept(letters);
+        Ok(())
+    }
+
+    /// Splits the page until every record that cannot be processed is alone.
+    async fn isolate(&mut self, failure: Failure, report: &mut StrideReport) -> Result<(), Stop> {
+        let mut rest = vec![Rest {
+            to: failure.attempt.page_end.clone(),
+            ends_data: failure.attempt.last_page,
+            failed: Some(failure),
+        }];
+        while let Some(next) = rest.pop() {
+            let Rest {
+                to,
+                ends_data,
+                failed,
+            } = next;
+            let cut = self.read_part(to.as_ref(), ends_data).await?;
+            if cut.to != to {
+                // What was its last row is gone, or rows came in between and did not fit into one page.
+                rest.push(Rest {
+                    to,
+                    ends_data,
+                    failed: None,
+                });
+            }
+            let pages = u32::from(rest.is_empty());
+            let until = (cut.to.clone(), cut.ends_data);
+            let failed = match failed {
+                Some(failed) if !cut.items.is_empty() => failed,
+                _ => {
+                    let work = self.apply(
+                        cut.items,
+                        &cut.keys,
+                        until.clone(),
+                        pages,
+                        self.order.page_timeout,
+                    );
+                    match work.await {
+                        Ok((items, done)) => {
+                            self.finished(report, &items, &done, &cut.keys);
+                            report.pages += pages;
+                            self.advance(report, until.0, until.1);
+                            self.host.checkpoint(report);
+                            continue;
+                        }
+                        Err(error) => Failure::of(&error, &self.settings.non_retryable_types),
+                    }
+                }
+            };
+            if failed.attempt.not_the_page {
+                return Err(failed.into());
+            }
+            let cursors = cut.keys.cursors();
+            if cursors.len() > 1 {
+                let middle = PageToken::encode(&cursors[cursors.len() / 2 - 1]);
+                rest.push(Rest {
+                    to: until.0,
+                    ends_data: until.1,
+                    failed: None,
+                });
+                rest.push(Rest {
+                    to: Some(middle.map_err(|e| self.failed(&e))?),
+                    ends_data: false,
+                    failed: None,
+                });
+            } else if let Some(name) = cut.keys.name(0).filter(|_| cursors.len() == 1) {
+                self.put_item_aside(name, until, pages, &failed, report)
+                    .await?;
+            } else {
+                self.put_page_aside(until.0, until.1, &failed, report)
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what is in `(at, to]`.
+    async fn read_part(&self, to: Option<&PageToken>, ends_data: bool) -> Result<Cut<P>, Stop> {
+        let giving_up = |stop| match stop {
+            Stop::Failed(mut failure) => {
+                failure.attempt.retryable = true;
+                failure.attempt.not_the_page = true;
+                Stop::Failed(failure)
+            }
+            Stop::Gone => Stop::Gone,
+        };
+        let mut time_left = self.order.page_timeout;
+        let range = self.range_to(to)?;
+        let page = self.fetch(range, &mut time_left).await.map_err(giving_up)?;
+        let next = match page.next() {
+            Next::At(cursor) => Some(PageToken::encode(cursor).map_err(|e| self.failed(&e))?),
+            Next::End => None,
+        };
+        let (to, ends_data) = match next {
+            Some(next) if Some(&next) != to => (Some(next), false),
+            _ => (to.cloned(), ends_data),
+        };
+        self.cut(page, to, ends_data)
+    }
+
+    /// Keeps the letter of the one record in `(at, to]`, and goes on after it.
+    async fn put_item_aside(
+        &mut self,
+        name: String,
+        (to, ends_data): (Option<PageToken>, bool),
+        pages: u32,
+        failure: &Failure,
+        report: &mut StrideReport,
+    ) -> Result<(), Stop> {
+        let error_type = &failure.attempt.error_type;
+        let mut letter = self.letter(self.at.clone(), to.clone(), error_type, &failure.message);
+        letter.id = DeadLetter::id_of(&letter.batch_run, None, None, Some(&name));
+        letter.key = Some(name.clone());
+        let items = ItemCounts {
+            failed: 1,
+            ..ItemCounts::default()
+        };
+        let part = Part {
+            from: self.at.as_ref(),
+            to: to.as_ref(),
+            ends_data,
+            pages,
+            pages_failed: 0,
+        };
+        self.keep(part, &items, &[letter]).await?;
+        report.items += items;
+        report.pages += pages;
+        self.describe(report, &name, error_type, &failure.message);
+        self.advance(report, to, ends_data);
+        self.host.checkpoint(report);
+        Ok(())
+    }
+}
+
+/// Nobody knows where the page ends, so nobody can go on after it.
+fn coverage_stops(mut failure: Failure) -> Stop {
+    failure.attempt.retryable = false;
+    failure.attempt.coverage_stops = true;
+    failure.into()
+}

@@ -1,0 +1,226 @@
+//! Runs the pages of one stride, one after the other.
+//!
+//! ```text
+//!         processor            this loop               host (activity, or a test's own)
+//!            |   skip_ahead       |                            |
+//!            | <----------------- | (once, if the end is open) |
+//!            |                    | --- announce starts -----> |
+//!            |   fetch            |                            |
+//!            | <----------------- |                            |
+//!            |                    | --- announce next start -> | (if nobody knows it yet)
+//!            |                    | --- wait for the rate ---> |
+//!            |   process          |                            |
+//!            | <----------------- |                            |
+//!            |                    | --- checkpoint ----------> |
+//! ```
+//!
+//! [`running`] goes from page to page, [`page`] reads one and applies it, [`give_up`] isolates what cannot
+//! be processed, and [`keeping`] writes to the stores of the processor, if it has any: between `process`
+//! and the checkpoint the page is applied and its dead letters are kept, in one transaction where there is
+//! a ledger.
+//!
+//! Everything here is typed; there is no Temporal in it. What the outside world does is behind
+//! [`StrideHost`].
+
+mod give_up;
+mod keeping;
+mod page;
+mod running;
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+use crate::{
+    dead_letter::MAX_LETTER_CHARS,
+    error::{MAX_MESSAGE_CHARS, PageError, truncate},
+    page::PageToken,
+    processor::{PageProcessor, ProcessorSettings},
+    progress::ItemCounts,
+    protocol::{AcceptedEnd, FailedAttempt, Prepared, StrideOrder, StrideReport},
+};
+use running::Running;
+
+/// The outside world of a stride.
+#[async_trait]
+pub(crate) trait StrideHost: Send + Sync {
+    /// Tells the controller where the following strides start.
+    async fn announce(&self, starts: &[PageToken]) -> Result<(), HostError>;
+    /// Whether an earlier attempt may have announced already, unknown to the order.
+    fn is_repeat(&self) -> bool;
+    /// Where the controller says that this stride ends.
+    async fn accepted_end(&self) -> Result<AcceptedEnd, HostError>;
+    /// Whether this attempt is still the one that counts, as far as can be known without asking often.
+    async fn still_counts(&self) -> Result<(), HostError>;
+    /// Waits until so many items may be processed.
+    async fn rate_permits(&self, items: usize);
+    /// Notes what is finished, for an attempt after a lost worker.
+    fn checkpoint(&self, report: &StrideReport);
+    /// Whether to end at this page boundary.
+    fn should_stop(&self) -> bool;
+    /// Becomes true when the batch is cancelled.
+    fn cancelled(&self) -> watch::Receiver<bool>;
+    /// For metrics.
+    fn observe(&self, event: PageEvent);
+}
+
+/// What happened to a page, for metrics.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum PageEvent {
+    Started {
+        attempt: u32,
+    },
+    Completed {
+        took: Duration,
+        items: ItemCounts,
+    },
+    Failed {
+        took: Duration,
+    },
+    /// The fetch found nothing, so there was no page.
+    NoPage,
+    /// So many dead letters were kept.
+    DeadLetters {
+        letters: u64,
+    },
+}
+
+/// Why the host could not do its part.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum HostError {
+    /// The batch run has ended, or its stride is finished or somebody else's: nobody wants this work any
+    /// more.
+    #[error("the batch run is gone")]
+    Gone,
+    /// Anything else; another attempt may get through.
+    #[error("{0}")]
+    Unavailable(String),
+}
+
+/// The batch run is gone; nothing was processed after that was noticed.
+#[derive(Debug)]
+pub(crate) struct Gone;
+
+/// Why a stride stops before its end.
+enum Stop {
+    Gone,
+    Failed(Box<Failure>),
+}
+
+/// A page that failed.
+#[derive(Clone)]
+struct Failure {
+    attempt: FailedAttempt,
+    /// Longer than what a history keeps.
+    message: String,
+    /// It failed in `process`, and its items are ordered by their cursors.
+    can_be_split: bool,
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(Box::new(failure))
+    }
+}
+
+impl From<HostError> for Stop {
+    fn from(error: HostError) -> Self {
+        match error {
+            HostError::Gone => Self::Gone,
+            HostError::Unavailable(_) => {
+                let error = PageError::retryable(error).with_type("ControllerUnavailable");
+                Failure::of(&error, &[]).into()
+            }
+        }
+    }
+}
+
+/// Errors of these types say nothing about the page: the code of the worker does not fit the batch, or
+/// the engine could not do its part. A deploy or time cures them, so they never use up attempts.
+const NOT_THE_PAGE: [&str; 10] = [
+    "ArgsNotReadable",
+    "CursorNotReadable",
+    "ControllerUnavailable",
+    keeping::FENCED_OFF,
+    "LedgerTablesMissing",
+    "PageReportMismatch",
+    "TransactionNotUsed",
+    "NoLedger",
+    "NoTransaction",
+    "WrongDatabase",
+];
+
+impl Failure {
+    fn of(error: &PageError, non_retryable: &[String]) -> Self {
+        let listed = non_retryable.iter().any(|t| t == error.error_type());
+        let not_the_page = NOT_THE_PAGE.contains(&error.error_type());
+        Self {
+            attempt: FailedAttempt {
+                page_end: None,
+                last_page: false,
+                error_type: truncate(error.error_type(), 60),
+                message: truncate(error.message(), MAX_MESSAGE_CHARS),
+                retryable: not_the_page || (error.is_retryable() && !listed),
+                retry_after: error.delay(),
+                not_the_page,
+                coverage_stops: false,
+            },
+            message: truncate(error.message(), MAX_LETTER_CHARS),
+            can_be_split: false,
+        }
+    }
+
+    /// The page had its attempts; what failed is putting it aside.
+    fn while_giving_up(error: &PageError) -> Self {
+        let mut failure = Self::of(error, &[]);
+        failure.attempt.retryable = true;
+        failure.attempt.not_the_page = true;
+        failure
+    }
+}
+
+/// Runs the pages of `order`, going on after what `resume` says is finished.
+pub(crate) async fn run_stride<P: PageProcessor>(
+    processor: &P,
+    order: &StrideOrder,
+    resume: StrideReport,
+    host: &dyn StrideHost,
+) -> Result<StrideReport, Gone> {
+    let mut report = resume;
+    let settings = processor.settings();
+    let outcome = async {
+        let mut stride = Running::prepare(processor, order, &mut report, host, &settings).await?;
+        stride.run(&mut report).await
+    }
+    .await;
+    match outcome {
+        Ok(()) => Ok(report),
+        Err(Stop::Gone) => Err(Gone),
+        Err(Stop::Failed(failure)) => {
+            report.failure = Some(failure.attempt);
+            Ok(report)
+        }
+    }
+}
+
+/// What a controller needs to know of a processor before the first page.
+pub(crate) fn prepared<P: PageProcessor>(processor: &P, items_expected: Option<u64>) -> Prepared {
+    let ProcessorSettings {
+        retry_mode,
+        retry,
+        page_timeout,
+        heartbeat_timeout,
+        non_retryable_types: _,
+    } = processor.settings();
+    let once_per_page = processor.ledger().is_some();
+    Prepared {
+        retry_mode,
+        retry,
+        page_timeout,
+        heartbeat_timeout,
+        items_expected,
+        dead_letters: once_per_page || processor.dead_letters().is_some(),
+        once_per_page,
+    }
+}

@@ -1,0 +1,280 @@
+//! One page: read, cut, applied.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use super::{
+    Failure, PageEvent, Stop,
+    keeping::Part,
+    running::{Running, limited},
+};
+use crate::{
+    dead_letter::{DeadLetter, position_name},
+    error::{PageError, truncate},
+    page::{Keys, Next, Page, PageRange, PageToken},
+    processor::{PageProcessor, PageReport, PageTokens, SkipAhead, count_reason},
+    progress::{FailedItem, ItemCounts, Timestamp},
+    protocol::StrideReport,
+};
+
+/// Failed items of one stride that are described in its report.
+const MAX_DESCRIBED: usize = 20;
+const MAX_KEY_CHARS: usize = 60;
+const MAX_DESCRIPTION_CHARS: usize = 120;
+
+/// A page that was read: its items, and where it ends.
+pub(super) struct Cut<P: PageProcessor> {
+    pub items: Vec<P::Item>,
+    pub keys: Keys<P::Cursor>,
+    /// `None` where the end of the data has no cursor.
+    pub to: Option<PageToken>,
+    /// The data ends with it.
+    pub ends_data: bool,
+}
+
+impl<P: PageProcessor> Running<'_, P> {
+    /// One page; `None` when there was nothing to process.
+    pub async fn run_page(
+        &mut self,
+        report: &mut StrideReport,
+    ) -> Result<Option<ItemCounts>, Stop> {
+        let mut time_left = self.order.page_timeout;
+        let cut = self.cut_page(&mut time_left).await?;
+        if !self.keeping.is_ledger() {
+            // Without a fence this is what keeps an attempt from working that was asleep for too long.
+            self.host.still_counts().await?;
+        }
+        let (page_end, last_page) = (cut.to.clone(), cut.ends_data);
+        let applied = self.apply(
+            cut.items,
+            &cut.keys,
+            (page_end.clone(), last_page),
+            1,
+            time_left,
+        );
+        let (items, done) = applied.await.map_err(|error| {
+            let mut failure = Failure::of(&error, &self.settings.non_retryable_types);
+            failure.attempt.page_end.clone_from(&page_end);
+            failure.attempt.last_page = last_page;
+            failure.can_be_split = !cut.keys.cursors().is_empty();
+            Stop::from(failure)
+        })?;
+        self.finished(report, &items, &done, &cut.keys);
+        if items.total() > 0 {
+            report.pages += 1;
+        }
+        self.advance(report, page_end, last_page);
+        Ok((items.total() > 0).then_some(items))
+    }
+
+    /// Reads the next page and sees to it that whoever is given the one after it knows where it starts.
+    async fn cut_page(&mut self, time_left: &mut Duration) -> Result<Cut<P>, Stop> {
+        let (page, next) = loop {
+            let page = self.fetch(self.range()?, time_left).await?;
+            let next = match page.next() {
+                Next::At(cursor) => Some(PageToken::encode(cursor).map_err(|e| self.failed(&e))?),
+                Next::End => None,
+            };
+            let announce = self.end.is_none() && self.pages_left == 1;
+            match &next {
+                Some(token) if announce => self.announce(vec![token.clone()]).await?,
+                _ => break (page, next),
+            }
+            if self.end == next {
+                break (page, next);
+            }
+            // Another attempt's cut was accepted: read again, inside of it.
+        };
+        self.check_cut(page.is_ordered(), next.as_ref()).await?;
+        let ends_data = next.is_none() && self.end.is_none();
+        self.cut(page, next.or_else(|| self.end.clone()), ends_data)
+    }
+
+    /// A page that ends at `to`: a bounded range without more items is finished up to its bound.
+    pub fn cut(
+        &self,
+        page: Page<P::Cursor, P::Item>,
+        to: Option<PageToken>,
+        ends_data: bool,
+    ) -> Result<Cut<P>, Stop> {
+        let to = match to {
+            Some(token) => Some(token),
+            None => {
+                let last_key = page.last_key().map(PageToken::encode).transpose();
+                last_key.map_err(|e| self.failed(&e))?
+            }
+        };
+        let (items, keys) = page.into_parts();
+        Ok(Cut {
+            items,
+            keys,
+            to,
+            ends_data,
+        })
+    }
+
+    /// A closed range of opaque tokens ends where one equals its end. A source that cuts its pages
+    /// differently this time would be followed past it, into the pages of others.
+    async fn check_cut(&mut self, ordered: bool, next: Option<&PageToken>) -> Result<(), Stop> {
+        let (Some(end), Some(next)) = (self.end.clone(), next) else {
+            return Ok(());
+        };
+        if ordered || end == *next {
+            return Ok(());
+        }
+        if self.pages_left > 1
+            && matches!(
+                self.skip_ahead(self.range()?, 1).await,
+                Ok(SkipAhead::Unsupported)
+            )
+        {
+            self.pages_left = 1;
+        }
+        if self.pages_left > 1 {
+            return Ok(());
+        }
+        Err(self.failed(
+            &PageError::retryable(format_args!(
+                "the page was to end at {end}, where the next one starts, but now ends at {next}"
+            ))
+            .with_type("PageEndMoved"),
+        ))
+    }
+
+    pub async fn fetch(
+        &self,
+        range: PageRange<P::Cursor>,
+        time_left: &mut Duration,
+    ) -> Result<Page<P::Cursor, P::Item>, Stop> {
+        let ctx = self.context(range, None);
+        let started = Instant::now();
+        let page = self.guarded(self.processor.fetch(&ctx), *time_left).await;
+        *time_left = time_left.saturating_sub(started.elapsed());
+        let page = page.map_err(|e| self.failed(&e))?;
+        page.check_within(ctx.range())
+            .map_err(|e| self.failed(&e))?;
+        Ok(page)
+    }
+
+    /// Does the work for the items of a page, or of a part of one, that ends at `to`; counts it as so many
+    /// `pages`. Nothing of the stride has changed when it fails.
+    pub async fn apply(
+        &self,
+        items: Vec<P::Item>,
+        keys: &Keys<P::Cursor>,
+        (to, ends_data): (Option<PageToken>, bool),
+        pages: u32,
+        time_left: Duration,
+    ) -> Result<(ItemCounts, PageReport), PageError> {
+        let count = items.len();
+        let nothing = count == 0;
+        let finishes = ends_data || (self.end.is_some() && to == self.end);
+        if nothing && (finishes || !self.keeping.is_ledger()) {
+            return Ok((ItemCounts::default(), PageReport::all_processed()));
+        }
+        self.host.rate_permits(count).await;
+        let part = Part {
+            from: self.at.as_ref(),
+            to: to.as_ref(),
+            ends_data,
+            pages: if nothing { 0 } else { pages },
+            pages_failed: 0,
+        };
+        let applying = limited(self.keeping.begin(part), self.order.page_timeout).await?;
+        let mut done = PageReport::all_processed();
+        let mut counts = ItemCounts::default();
+        let mut letters = Vec::new();
+        if !nothing {
+            let page = PageTokens {
+                start: self.at.clone(),
+                end: to.clone(),
+            };
+            let range = self.range().map_err(|_| {
+                PageError::retryable("the end of the stride is not a cursor of this processor")
+            })?;
+            let mut ctx = self.context(range, Some(page));
+            ctx.transaction = applying.shared();
+            let work = self.processor.process(&ctx, items);
+            done = self.guarded(work, time_left).await?;
+            counts = done.counts(count)?;
+            applying.check_used(&counts)?;
+            if self.keeping.keeps_letters() {
+                let page = self.letter(self.at.clone(), to.clone(), "", "");
+                let failures = done.failures().iter();
+                letters = failures.map(|f| page.of_item(keys, f)).collect();
+            }
+        }
+        let finishing = self.keeping.finish(applying, &counts, &letters);
+        limited(finishing, self.order.page_timeout).await?;
+        self.kept(&letters);
+        Ok((counts, done))
+    }
+
+    pub fn kept(&self, letters: &[DeadLetter]) {
+        if !letters.is_empty() {
+            let letters = letters.len() as u64;
+            self.host.observe(PageEvent::DeadLetters { letters });
+        }
+    }
+
+    /// Adds what became of items to the report of the stride.
+    pub fn finished(
+        &self,
+        report: &mut StrideReport,
+        items: &ItemCounts,
+        done: &PageReport,
+        keys: &Keys<P::Cursor>,
+    ) {
+        report.items += *items;
+        for (reason, items) in done.skip_reasons() {
+            count_reason(&mut report.skip_reasons, reason, *items);
+        }
+        for failure in done.failures() {
+            let key = keys.name(failure.position);
+            let key = key.unwrap_or_else(|| position_name(failure.position));
+            self.describe(report, &key, &failure.error_type, &failure.message);
+        }
+    }
+
+    pub fn describe(&self, report: &mut StrideReport, key: &str, error_type: &str, message: &str) {
+        // A key may be personal; people find the whole of it where failures are kept.
+        let shown = truncate(key, 24);
+        tracing::warn!(key = shown, error_type, message, "item given up");
+        if report.failed_items.len() < MAX_DESCRIBED {
+            report.failed_items.push(FailedItem {
+                key: truncate(key, MAX_KEY_CHARS),
+                error_type: error_type.to_owned(),
+                message: truncate(message, MAX_DESCRIPTION_CHARS),
+                dead_letter: self.keeping.keeps_letters(),
+            });
+        }
+    }
+
+    /// The dead letter of a whole range.
+    pub fn letter(
+        &self,
+        start: Option<PageToken>,
+        end: Option<PageToken>,
+        error_type: &str,
+        message: &str,
+    ) -> DeadLetter {
+        let now = Timestamp::from(SystemTime::now());
+        let order = self.order;
+        let failing_since = order.failing_since.filter(|_| self.at == order.start);
+        DeadLetter {
+            id: DeadLetter::id_of(&order.batch_run, start.as_ref(), end.as_ref(), None),
+            batch_id: order.batch_id.clone(),
+            batch_run: order.batch_run.clone(),
+            processor: order.processor.clone(),
+            stride: order.stride,
+            start,
+            end,
+            key: None,
+            error_type: error_type.to_owned(),
+            message: message.to_owned(),
+            attempts: self.attempt,
+            first_at: failing_since.unwrap_or(now),
+            last_at: now,
+            record: None,
+        }
+    }
+}

@@ -1,0 +1,313 @@
+//! From page to page through a stride.
+
+use std::{
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures::FutureExt;
+
+use super::{Failure, PageEvent, Stop, StrideHost, keeping::Keeping};
+use crate::{
+    error::PageError,
+    page::{PageRange, PageToken},
+    processor::{PageContext, PageProcessor, PageTokens, ProcessorSettings, SkipAhead},
+    protocol::{StrideOrder, StrideReport},
+};
+
+/// Looking ahead ends after this long with what it has found; the first page must not wait for more.
+const LOOK_AHEAD_TIME: Duration = Duration::from_secs(2);
+
+pub(super) struct Running<'a, P: PageProcessor> {
+    pub processor: &'a P,
+    pub order: &'a StrideOrder,
+    pub host: &'a dyn StrideHost,
+    pub settings: &'a ProcessorSettings,
+    pub keeping: Keeping,
+    args: Arc<P::Args>,
+    batch_id: Arc<str>,
+    batch_run: Arc<str>,
+    /// Everything up to here is finished.
+    pub at: Option<PageToken>,
+    pub end: Option<PageToken>,
+    /// Pages until the rest is handed over, while the end is open; pages that the range may still hold,
+    /// where it is closed and only equality tells that its end is reached.
+    pub pages_left: u32,
+    /// Whether this is the first page that this attempt runs.
+    first_page: bool,
+    /// What the controller counts for the page that is next.
+    pub attempt: u32,
+}
+
+impl<'a, P: PageProcessor> Running<'a, P> {
+    /// Finds out where to begin. What the ledger says counts more than `report`, which is the last sign of
+    /// life of an attempt before this one.
+    pub async fn prepare(
+        processor: &'a P,
+        order: &'a StrideOrder,
+        report: &mut StrideReport,
+        host: &'a dyn StrideHost,
+        settings: &'a ProcessorSettings,
+    ) -> Result<Self, Stop> {
+        let failed = |error: &PageError| Failure::of(error, &settings.non_retryable_types);
+        let args = serde_json::from_value(order.args.clone()).map_err(|e| {
+            failed(
+                &PageError::retryable(format_args!("the arguments of the batch do not fit: {e}"))
+                    .with_type("ArgsNotReadable"),
+            )
+        })?;
+        let mut end = order.end.clone();
+        if end.is_none() && host.is_repeat() {
+            end = accepted_end(host).await?;
+        }
+        let opening = Keeping::open(processor, order, end.as_ref());
+        let opened = limited(opening, order.page_timeout).await;
+        let (keeping, open) = opened.map_err(|e| failed(&e))?;
+        let kept_end = match open {
+            Some(open) => {
+                let done = &order.done;
+                *report = StrideReport {
+                    covered_to: open
+                        .applied_to
+                        .filter(|at| Some(at) != order.start.as_ref()),
+                    end_of_data: open.ends_data,
+                    pages: count(open.totals.pages.saturating_sub(done.pages)),
+                    pages_failed: count(open.totals.pages_failed.saturating_sub(done.pages_failed)),
+                    items: open.totals.items.since(&done.items),
+                    ..StrideReport::default()
+                };
+                open.end
+            }
+            None => None,
+        };
+        let at = report.covered_to.clone().or_else(|| order.start.clone());
+        let untouched = at == order.start;
+        let mut stride = Self {
+            processor,
+            order,
+            host,
+            settings,
+            keeping,
+            args: Arc::new(args),
+            batch_id: order.batch_id.as_str().into(),
+            batch_run: order.batch_run.as_str().into(),
+            at,
+            end,
+            pages_left: order.pages.saturating_sub(report.pages).max(1),
+            first_page: true,
+            attempt: if untouched { order.attempt } else { 1 },
+        };
+        // Both must be cursors of this processor before anything is done.
+        stride.range()?;
+        if let (None, Some(kept)) = (&stride.end, kept_end) {
+            // It was decided before a reset of the batch, which does not know of it any more.
+            stride.announce(vec![kept]).await?;
+        }
+        Ok(stride)
+    }
+
+    pub async fn run(&mut self, report: &mut StrideReport) -> Result<(), Stop> {
+        if let Some(lost) = &self.order.give_up
+            && self.at == self.order.start
+            && !report.end_of_data
+        {
+            self.give_up_lost(lost, report).await?;
+            self.page_is_over();
+        }
+        self.find_end(report).await?;
+        self.run_pages(report).await
+    }
+
+    pub fn failed(&self, error: &PageError) -> Stop {
+        Failure::of(error, &self.settings.non_retryable_types).into()
+    }
+
+    fn decode(&self, token: Option<&PageToken>) -> Result<Option<P::Cursor>, Stop> {
+        let cursor = token.map(PageToken::decode).transpose();
+        cursor.map_err(|e| self.failed(&e))
+    }
+
+    /// Everything that is left of the stride.
+    pub fn range(&self) -> Result<PageRange<P::Cursor>, Stop> {
+        self.range_to(self.end.as_ref())
+    }
+
+    pub fn range_to(&self, end: Option<&PageToken>) -> Result<PageRange<P::Cursor>, Stop> {
+        let start = self.decode(self.at.as_ref())?;
+        Ok(PageRange::new(start, self.decode(end)?))
+    }
+
+    pub fn context(&self, range: PageRange<P::Cursor>, page: Option<PageTokens>) -> PageContext<P> {
+        PageContext {
+            args: Arc::clone(&self.args),
+            range,
+            page,
+            page_size: self.order.page_size,
+            attempt: self.attempt,
+            stride: self.order.stride,
+            batch_id: Arc::clone(&self.batch_id),
+            batch_run: Arc::clone(&self.batch_run),
+            cancelled: self.host.cancelled(),
+            transaction: None,
+        }
+    }
+
+    /// Looks for the starts of the following strides, where the source can.
+    async fn find_end(&mut self, report: &StrideReport) -> Result<(), Stop> {
+        if self.end.is_some() || report.end_of_data || self.order.look_ahead == 0 {
+            return Ok(());
+        }
+        // From where this attempt begins: seen from the start of the stride, rows inserted meanwhile could
+        // put its end before what is finished already.
+        let mut range = self.range()?;
+        let mut starts = Vec::new();
+        let looking = Instant::now();
+        while starts.len() < self.order.look_ahead as usize
+            && (starts.is_empty() || looking.elapsed() < LOOK_AHEAD_TIME)
+        {
+            let from = range.start().cloned();
+            match self.skip_ahead(range, self.order.pages).await {
+                Ok(SkipAhead::To(cursor)) => {
+                    if let Some(from) = from.as_ref().filter(|from| **from == cursor) {
+                        return Err(self.failed(&crate::page::did_not_advance(from, &cursor)));
+                    }
+                    starts.push(PageToken::encode(&cursor).map_err(|e| self.failed(&e))?);
+                    range = PageRange::new(Some(cursor), None);
+                }
+                Ok(SkipAhead::PastEnd) => break,
+                Ok(SkipAhead::Unsupported) => {
+                    self.pages_left = 1;
+                    break;
+                }
+                Err(error) => return Err(self.failed(&error)),
+            }
+        }
+        if starts.is_empty() {
+            return Ok(());
+        }
+        self.announce(starts).await
+    }
+
+    pub async fn skip_ahead(
+        &self,
+        range: PageRange<P::Cursor>,
+        pages: u32,
+    ) -> Result<SkipAhead<P::Cursor>, PageError> {
+        let ctx = self.context(range, None);
+        self.guarded(
+            self.processor.skip_ahead(&ctx, pages),
+            self.order.page_timeout,
+        )
+        .await
+    }
+
+    /// Announces; a repeated attempt then takes the end that was accepted instead of its own.
+    pub async fn announce(&mut self, starts: Vec<PageToken>) -> Result<(), Stop> {
+        let cut = limited(self.keeping.cut(starts), self.order.page_timeout).await;
+        let starts = cut.map_err(|e| self.failed(&e))?;
+        self.host.announce(&starts).await?;
+        self.end = if self.host.is_repeat() {
+            accepted_end(self.host).await?
+        } else {
+            starts.into_iter().next()
+        };
+        Ok(())
+    }
+
+    async fn run_pages(&mut self, report: &mut StrideReport) -> Result<(), Stop> {
+        while !report.end_of_data && !self.at_end() {
+            if !self.first_page && self.host.should_stop() {
+                return Ok(());
+            }
+            let attempt = self.attempt;
+            let started = Instant::now();
+            self.host.observe(PageEvent::Started { attempt });
+            match self.run_page(report).await {
+                Ok(Some(items)) => self.host.observe(PageEvent::Completed {
+                    took: started.elapsed(),
+                    items,
+                }),
+                Ok(None) => self.host.observe(PageEvent::NoPage),
+                Err(stop) => {
+                    self.host.observe(PageEvent::Failed {
+                        took: started.elapsed(),
+                    });
+                    match stop {
+                        Stop::Failed(failure) if self.is_spent(&failure) => {
+                            self.give_up(*failure, report).await?;
+                        }
+                        stop => return Err(stop),
+                    }
+                }
+            }
+            self.host.checkpoint(report);
+            self.page_is_over();
+        }
+        Ok(())
+    }
+
+    fn at_end(&self) -> bool {
+        self.end.is_some() && self.at == self.end
+    }
+
+    fn page_is_over(&mut self) {
+        self.first_page = false;
+        self.attempt = 1;
+        self.pages_left = self.pages_left.saturating_sub(1).max(1);
+    }
+
+    /// Notes that everything up to `to` is finished.
+    pub fn advance(&mut self, report: &mut StrideReport, to: Option<PageToken>, ends_data: bool) {
+        if let Some(to) = to {
+            self.at = Some(to.clone());
+            report.covered_to = Some(to);
+        }
+        report.end_of_data = ends_data;
+    }
+
+    /// User code with a time limit, whose panics are errors.
+    pub async fn guarded<T>(
+        &self,
+        work: impl Future<Output = Result<T, PageError>>,
+        limit: Duration,
+    ) -> Result<T, PageError> {
+        let work = AssertUnwindSafe(work).catch_unwind();
+        match tokio::time::timeout(limit, work).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(panic)) => Err(PageError::panicked(&*panic)),
+            Err(_) => Err(PageError::retryable(format_args!(
+                "the page took longer than {:?}",
+                self.order.page_timeout
+            ))
+            .with_type("PageTimeout")),
+        }
+    }
+}
+
+/// What the controller accepted counts, whoever announced it.
+async fn accepted_end(host: &dyn StrideHost) -> Result<Option<PageToken>, Stop> {
+    let accepted = host.accepted_end().await?;
+    if !accepted.open {
+        return Err(Stop::Gone);
+    }
+    Ok(accepted.end)
+}
+
+/// A store that does not answer must not hold a page for ever.
+pub(super) async fn limited<T>(
+    work: impl Future<Output = Result<T, PageError>>,
+    limit: Duration,
+) -> Result<T, PageError> {
+    match tokio::time::timeout(limit, work).await {
+        Ok(result) => result,
+        Err(_) => Err(PageError::retryable(format_args!(
+            "the ledger or the dead-letter store did not answer within {limit:?}"
+        ))
+        .with_type("StoreTimeout")),
+    }
+}
+
+fn count(n: u64) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}

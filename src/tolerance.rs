@@ -1,0 +1,335 @@
+//! How many failures a batch puts up with, and what happens at the next one.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use serde::{Deserialize, Serialize};
+
+use crate::batch::InvalidBatch;
+
+/// The failures that a batch tolerates. One more, and it pauses itself or stops.
+///
+/// | setting | default |
+/// |---|---|
+/// | `items` | any number of items may be given up |
+/// | `pages` | any number of pages may be given up |
+/// | `consecutive` | any number of attempts may fail in a row |
+/// | `then` | [`OnExceeded::Pause`] |
+///
+/// ```
+/// use temporal_batch::{Batch, Limit, OnExceeded, Tolerance};
+///
+/// let tolerance = Tolerance::new()
+///     .items(Limit::percent(1.0).or_count(10_000))
+///     .pages(Limit::count(5))
+///     .consecutive(50)
+///     .then(OnExceeded::Stop);
+/// let batch = Batch::named("b", "p", serde_json::Value::Null).tolerate(tolerance);
+/// assert!(batch.validate().is_ok());
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Tolerance {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    items: Option<Limit>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pages: Option<Limit>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    consecutive: Option<u32>,
+    #[serde(default)]
+    then: OnExceeded,
+}
+
+/// A number of failures, a share of what was done, or both: whichever is exceeded first.
+///
+/// A share says nothing while little is done, so it is looked at once [`min_sample`](Self::min_sample)
+/// items or pages (100 unless told otherwise) are done or given up.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Limit {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    count: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    percent: Option<f64>,
+    #[serde(default = "default_sample")]
+    min_sample: u64,
+}
+
+fn default_sample() -> u64 {
+    100
+}
+
+/// What a batch does when more has failed than is tolerated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnExceeded {
+    /// It pauses itself. Resuming forgives what has failed so far, and counting starts anew.
+    #[default]
+    Pause,
+    /// It ends as [`Outcome::Stopped`](crate::Outcome::Stopped) once the running pages are done.
+    Stop,
+}
+
+/// # Construct
+impl Tolerance {
+    /// Tolerates everything.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Limits the items that are given up.
+    #[must_use]
+    pub fn items(mut self, limit: Limit) -> Self {
+        self.items = Some(limit);
+        self
+    }
+
+    /// Limits the pages that are given up.
+    #[must_use]
+    pub fn pages(mut self, limit: Limit) -> Self {
+        self.pages = Some(limit);
+        self
+    }
+
+    /// Limits the attempts at pages that fail one after the other, over the whole batch, without a
+    /// finished page between: so a service that is down is noticed while every page still has attempts
+    /// left. At least 1; give it some multiple of `max_parallelism`.
+    #[must_use]
+    pub fn consecutive(mut self, attempts: u32) -> Self {
+        self.consecutive = Some(attempts);
+        self
+    }
+
+    /// What happens when a limit is exceeded.
+    #[must_use]
+    pub fn then(mut self, what: OnExceeded) -> Self {
+        self.then = what;
+        self
+    }
+}
+
+/// # Construct
+impl Limit {
+    /// So many are tolerated; 0 tolerates none.
+    pub fn count(count: u64) -> Self {
+        Self {
+            count: Some(count),
+            percent: None,
+            min_sample: default_sample(),
+        }
+    }
+
+    /// Such a share of what was done or given up is tolerated, from 0 to 100.
+    pub fn percent(percent: f64) -> Self {
+        Self {
+            count: None,
+            percent: Some(percent),
+            min_sample: default_sample(),
+        }
+    }
+
+    /// Limits the number as well.
+    #[must_use]
+    pub fn or_count(mut self, count: u64) -> Self {
+        self.count = Some(count);
+        self
+    }
+
+    /// Limits the share as well.
+    #[must_use]
+    pub fn or_percent(mut self, percent: f64) -> Self {
+        self.percent = Some(percent);
+        self
+    }
+
+    /// How much has to be done or given up before the share counts.
+    #[must_use]
+    pub fn min_sample(mut self, sample: u64) -> Self {
+        self.min_sample = sample;
+        self
+    }
+}
+
+/// What was done and what failed since the counting began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Tally {
+    /// Items done or given up.
+    pub items: u64,
+    /// Items given up.
+    pub items_failed: u64,
+    /// Pages done or given up.
+    pub pages: u64,
+    /// Pages given up.
+    pub pages_failed: u64,
+}
+
+impl Tally {
+    /// What was added to an earlier one.
+    fn since(self, earlier: &Self) -> Self {
+        Self {
+            items: self.items.saturating_sub(earlier.items),
+            items_failed: self.items_failed.saturating_sub(earlier.items_failed),
+            pages: self.pages.saturating_sub(earlier.pages),
+            pages_failed: self.pages_failed.saturating_sub(earlier.pages_failed),
+        }
+    }
+}
+
+/// # Decide
+impl Tolerance {
+    /// What to do when a limit is exceeded.
+    pub(crate) fn reaction(&self) -> OnExceeded {
+        self.then
+    }
+
+    /// Says which limit is exceeded, if one is. `forgiven` does not count any more.
+    pub(crate) fn exceeded(
+        &self,
+        tally: Tally,
+        forgiven: &Tally,
+        consecutive: u64,
+    ) -> Option<String> {
+        let tally = tally.since(forgiven);
+        let items = self
+            .items
+            .and_then(|limit| limit.exceeded("items", tally.items_failed, tally.items));
+        let pages = || {
+            self.pages
+                .and_then(|limit| limit.exceeded("pages", tally.pages_failed, tally.pages))
+        };
+        let in_a_row = || {
+            let tolerated = self.consecutive?;
+            (consecutive > u64::from(tolerated)).then(|| {
+                format!("{consecutive} attempts failed in a row, tolerated are {tolerated}")
+            })
+        };
+        let what = items.or_else(pages).or_else(in_a_row)?;
+        Some(format!("tolerated failures exceeded: {what}"))
+    }
+
+    /// Refuses limits that could not mean anything.
+    pub(crate) fn validate(&self) -> Result<(), InvalidBatch> {
+        for limit in [self.items, self.pages].into_iter().flatten() {
+            if let Some(given) = limit.percent
+                && !(0.0..=100.0).contains(&given)
+            {
+                return Err(InvalidBatch::TolerancePercent { given });
+            }
+        }
+        if self.consecutive == Some(0) {
+            return Err(InvalidBatch::ToleranceConsecutive);
+        }
+        Ok(())
+    }
+}
+
+impl Limit {
+    fn exceeded(&self, what: &str, failed: u64, all: u64) -> Option<String> {
+        if let Some(count) = self.count
+            && failed > count
+        {
+            return Some(format!("{failed} {what} failed, tolerated are {count}"));
+        }
+        let percent = self.percent?;
+        let share = failed as f64 / all.max(1) as f64 * 100.0;
+        // Compared without a division, so that exactly the tolerated share never trips.
+        let more = failed as f64 * 100.0 > percent * all as f64;
+        (all >= self.min_sample && more).then(|| {
+            format!("{failed} of {all} {what} failed ({share:.2} %), tolerated are {percent} %")
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn tally(items: u64, items_failed: u64) -> Tally {
+        Tally {
+            items,
+            items_failed,
+            ..Tally::default()
+        }
+    }
+
+    fn says(tolerance: &Tolerance, tally: Tally) -> Option<String> {
+        tolerance.exceeded(tally, &Tally::default(), 0)
+    }
+
+    #[test]
+    fn the_reason_names_numbers_and_limit() {
+        let tolerance = Tolerance::new().items(Limit::percent(1.0));
+        assert_eq!(
+            says(&tolerance, tally(900, 12)).unwrap(),
+            "tolerated failures exceeded: 12 of 900 items failed (1.33 %), tolerated are 1 %"
+        );
+        let tolerance = Tolerance::new().consecutive(3);
+        assert_eq!(tolerance.exceeded(tally(0, 0), &Tally::default(), 3), None);
+        assert_eq!(
+            tolerance
+                .exceeded(tally(0, 0), &Tally::default(), 4)
+                .unwrap(),
+            "tolerated failures exceeded: 4 attempts failed in a row, tolerated are 3"
+        );
+    }
+
+    #[test]
+    fn limits_that_mean_nothing_are_refused() {
+        for percent in [-0.1, 100.1, f64::NAN, f64::INFINITY] {
+            let tolerance = Tolerance::new().pages(Limit::percent(percent));
+            assert!(tolerance.validate().is_err(), "{percent}");
+        }
+        assert!(Tolerance::new().consecutive(0).validate().is_err());
+        let edges = Tolerance::new()
+            .items(Limit::percent(0.0).or_count(0))
+            .pages(Limit::percent(100.0))
+            .consecutive(1);
+        assert_eq!(edges.validate(), Ok(()));
+    }
+
+    #[test]
+    fn what_a_history_holds_may_leave_everything_out() {
+        let tolerance: Tolerance = serde_json::from_str(r#"{"items":{"percent":2.5}}"#).unwrap();
+        assert_eq!(tolerance, Tolerance::new().items(Limit::percent(2.5)));
+    }
+
+    proptest! {
+        #[test]
+        fn a_count_trips_at_the_first_failure_more(count in 0u64..1_000, all in 0u64..10_000, failed in 0u64..2_000) {
+            let tolerance = Tolerance::new().items(Limit::count(count));
+            prop_assert_eq!(says(&tolerance, tally(all.max(failed), failed)).is_some(), failed > count);
+        }
+
+        #[test]
+        fn a_share_trips_exactly_above_it_and_never_before_the_sample(
+            percent in 0u32..=100, sample in 0u64..500, all in 0u64..1_000, failed in 0u64..1_000,
+        ) {
+            let failed = failed.min(all);
+            let limit = Limit::percent(f64::from(percent)).min_sample(sample);
+            let tripped = says(&Tolerance::new().items(limit), tally(all, failed)).is_some();
+            let above = failed * 100 > u64::from(percent) * all;
+            prop_assert_eq!(tripped, all >= sample && above);
+        }
+
+        #[test]
+        fn more_failures_never_make_it_better(
+            count in prop::option::of(0u64..50), percent in prop::option::of(0f64..100.0),
+            all in 0u64..500, failed in 0u64..500,
+        ) {
+            let limit = Limit { count, percent, min_sample: 10 };
+            let tolerance = Tolerance::new().items(limit);
+            let now = says(&tolerance, tally(all + failed, failed)).is_some();
+            let later = says(&tolerance, tally(all + failed + 1, failed + 1)).is_some();
+            prop_assert!(!now || later);
+        }
+
+        #[test]
+        fn forgiving_starts_the_counting_anew(
+            count in 0u64..20, before in 0u64..100, after in 0u64..100,
+        ) {
+            let tolerance = Tolerance::new().items(Limit::count(count));
+            let forgiven = tally(before, before);
+            let now = tally(before + after, before + after);
+            prop_assert_eq!(tolerance.exceeded(now, &forgiven, 0).is_some(), after > count);
+        }
+    }
+}

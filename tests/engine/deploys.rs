@@ -1,0 +1,176 @@
+//! A running batch and workers with other code.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use temporal_batch::{
+    ExtendedRetries, FailureState, Outcome, Page, PageContext, PageError, PageProcessor,
+    PageReport, Phase, RetryPolicy,
+};
+
+use crate::{
+    numbers::{Numbers, UpTo, gated_where, quick_retries},
+    support::{Bed, eventually, progress_shows, report},
+};
+
+/// 003-12: nobody has to do anything but to deploy.
+#[tokio::test]
+async fn a_deploy_of_repaired_code_finishes_the_batch() {
+    let bed = Bed::new("deploy").await;
+    let extended = ExtendedRetries {
+        interval: Duration::from_secs(1),
+        max_attempts: None,
+    };
+    let retry = quick_retries().max_attempts(2).extended(Some(extended));
+    let settings = |numbers: Numbers| numbers.settings(|s| s.retry = retry.clone());
+    let broken = Numbers::new().on_process(|seen| async move {
+        match seen.start {
+            20 => panic!("division by zero"),
+            _ => Ok(PageReport::all_processed()),
+        }
+    });
+    let worker = bed.worker(settings(broken)).await;
+    let batch = bed.batch::<Numbers>(UpTo { n: 50 }).page_size(10);
+    let handle = bed.start(&batch).await;
+    let stuck = progress_shows(&handle, "only the page that panics is left", |p| {
+        p.phase == Phase::WaitingForStuckPages && p.pages_completed == 4
+    });
+    assert_eq!(stuck.await.failing[0].error_type, "Panic");
+    worker.stop().await.unwrap();
+
+    let repaired = settings(Numbers::new());
+    let _worker = bed.worker(repaired.clone()).await;
+    let report = report(&handle).await;
+    assert_eq!(report.outcome, Outcome::Completed);
+    assert_eq!(report.progress.pages_completed, 5);
+    assert_eq!(repaired.record().processed(), (21..=30).collect::<Vec<_>>());
+}
+
+/// The same name, but cursors of another type.
+struct NamedNumbers;
+
+#[async_trait]
+impl PageProcessor for NamedNumbers {
+    const NAME: &'static str = Numbers::NAME;
+    type Args = UpTo;
+    type Cursor = String;
+    type Item = ();
+
+    async fn fetch(&self, _: &PageContext<Self>) -> Result<Page<String, ()>, PageError> {
+        Ok(Page::empty())
+    }
+
+    async fn process(&self, _: &PageContext<Self>, _: Vec<()>) -> Result<PageReport, PageError> {
+        Ok(PageReport::all_processed())
+    }
+}
+
+/// With a single attempt for each page, so that nothing but the code of the worker can save it.
+#[tokio::test]
+async fn a_worker_that_cannot_read_the_cursors_uses_up_no_attempts() {
+    let bed = Bed::new("other-cursor").await;
+    let (numbers, gate) = gated_where(|seen| seen.start == 10);
+    let numbers = numbers.settings(|s| s.retry = RetryPolicy::never());
+    let worker = bed.worker(numbers.clone()).await;
+    let batch = bed
+        .batch::<Numbers>(UpTo { n: 50 })
+        .page_size(10)
+        .max_parallelism(1);
+    let handle = bed.start(&batch).await;
+    numbers
+        .shows("the second page has begun", |r| r.begun.len() == 2)
+        .await;
+    gate.let_through(1);
+    worker.stop().await.unwrap();
+
+    let other = bed.worker(NamedNumbers).await;
+    let waiting = progress_shows(&handle, "a page waits for other code", |p| {
+        p.failing
+            .iter()
+            .any(|page| page.error_type == "CursorNotReadable")
+    });
+    let waiting = waiting.await;
+    assert_eq!(waiting.failing[0].attempts, 0);
+    other.stop().await.unwrap();
+
+    gate.open();
+    let _worker = bed.worker(numbers.clone()).await;
+    let report = report(&handle).await;
+    assert_eq!(report.outcome, Outcome::Completed, "{:?}", report.reason);
+    eventually("every page was processed once", || async {
+        (numbers.record().processed() == (1..=50).collect::<Vec<_>>()).then_some(())
+    })
+    .await;
+}
+
+/// 003-15: what cannot be read holds up nobody where the source can jump over it.
+#[tokio::test]
+async fn discovery_goes_on_behind_a_page_that_cannot_be_read() {
+    let bed = Bed::new("unreadable").await;
+    let numbers = Numbers::new()
+        .skipping_ahead()
+        .settings(|s| {
+            s.retry = quick_retries()
+                .max_attempts(2)
+                .extended(Some(ExtendedRetries::default()));
+        })
+        .on_fetch(|seen| async move {
+            match seen.start {
+                20 => Err(PageError::retryable("checksum mismatch")),
+                _ => Ok(()),
+            }
+        });
+    let _worker = bed.worker(numbers.clone()).await;
+    let batch = bed
+        .batch::<Numbers>(UpTo { n: 100 })
+        .page_size(10)
+        .max_parallelism(2);
+    let handle = bed.start(&batch).await;
+    let progress = progress_shows(&handle, "all other pages are done", |p| {
+        p.pages_completed == 9 && p.phase == Phase::WaitingForStuckPages
+    });
+    let progress = progress.await;
+    assert_eq!(
+        (progress.pages_stuck, progress.pages_in_flight),
+        (1, 0),
+        "it holds no slot"
+    );
+    assert!(progress.end_of_data);
+    handle.cancel("seen enough").await.unwrap();
+    assert_eq!(report(&handle).await.outcome, Outcome::Cancelled);
+}
+
+/// 003-15: where it cannot, the batch says that it is blocked, and where.
+#[tokio::test]
+async fn a_batch_whose_source_cannot_jump_is_blocked_at_the_page_that_cannot_be_read() {
+    let bed = Bed::new("blocked").await;
+    let numbers = Numbers::new()
+        .settings(|s| {
+            s.retry = quick_retries()
+                .max_attempts(2)
+                .extended(Some(ExtendedRetries::default()));
+        })
+        .on_fetch(|seen| async move {
+            match seen.start {
+                20 => Err(PageError::retryable("checksum mismatch").with_type("Checksum")),
+                _ => Ok(()),
+            }
+        });
+    let _worker = bed.worker(numbers.clone()).await;
+    let handle = bed
+        .start(&bed.batch::<Numbers>(UpTo { n: 100 }).page_size(10))
+        .await;
+    let progress = progress_shows(&handle, "it is blocked", |p| p.phase == Phase::Blocked);
+    let progress = progress.await;
+    assert_eq!(progress.pages_completed, 2);
+    let failing = &progress.failing[0];
+    assert_eq!(
+        (failing.error_type.as_str(), failing.attempts),
+        ("Checksum", 2)
+    );
+    assert_eq!(failing.state, FailureState::Blocked);
+    assert_eq!(failing.start.as_ref().unwrap().as_str(), "20");
+    assert_eq!(progress.low_water_mark.unwrap().as_str(), "20");
+    handle.cancel("seen enough").await.unwrap();
+    assert_eq!(report(&handle).await.outcome, Outcome::Cancelled);
+}

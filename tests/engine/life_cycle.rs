@@ -1,0 +1,553 @@
+//! A batch id that is taken, going on after an end, who did what, and Temporal's own controls.
+
+use std::{sync::Arc, time::Duration};
+
+use temporal_batch::{
+    BatchHandle, BatchReport, Continuation, DeadLetter, DeadLetters, IfRunning, LetterFilter,
+    OnExceeded, Outcome, Page, PageContext, PageError, PageProcessor, PageReport, PageTransaction,
+    RecoverError, RetryMode, RetryPolicy, StartError, Tolerance,
+};
+use temporalio_client::{
+    UntypedQuery, UntypedWorkflow, WorkflowQueryOptions, WorkflowStartOptions,
+};
+use temporalio_common::data_converters::{PayloadConverter, RawValue};
+
+use crate::{
+    control::Patient,
+    numbers::{Numbers, Shared, UpTo, gated, gated_where},
+    replay::replays,
+    support::{Bed, eventually, progress_shows, report, within},
+};
+
+fn rows(n: u64) -> Vec<u64> {
+    (1..=n).collect()
+}
+
+#[tokio::test]
+async fn starting_attaches_only_to_the_same_batch() {
+    let bed = Bed::new("attach").await;
+    let (numbers, gate) = gated_where(|seen| seen.start >= 60);
+    let _worker = bed.worker(numbers.clone()).await;
+    let batch = bed
+        .batch::<Numbers>(UpTo { n: 100 })
+        .page_size(10)
+        .pages_per_run(2);
+    let handle = bed.start(&batch).await;
+    // What is compared is still there after a continue-as-new.
+    progress_shows(&handle, "a later run", |p| p.runs > 1).await;
+
+    let refused = bed.client.start(&batch).await.unwrap_err();
+    assert!(
+        matches!(refused, StartError::AlreadyRunning { .. }),
+        "{refused}"
+    );
+    let attaching = batch.clone().if_running(IfRunning::Attach);
+    let attached = bed.client.start(&attaching).await.unwrap();
+    let run = |handle: BatchHandle| async move { handle.progress().await.unwrap().batch_run };
+    assert_eq!(run(attached).await, run(handle.clone()).await);
+    let other = temporal_batch::Batch::of::<Numbers>(batch.id(), UpTo { n: 99 })
+        .task_queue(&bed.queue)
+        .if_running(IfRunning::Attach);
+    let refused = bed.client.start(&other).await.unwrap_err();
+    assert!(
+        refused.to_string().contains("its arguments are different"),
+        "{refused}"
+    );
+    gate.open();
+    assert_eq!(report(&handle).await.outcome, Outcome::Completed);
+    assert_eq!(numbers.record().processed(), rows(100));
+}
+
+#[tokio::test]
+async fn a_cancelled_batch_goes_on_exactly_where_it_stood() {
+    let bed = Bed::new("continue").await;
+    let (numbers, gate) = gated();
+    let numbers = numbers
+        .skipping_ahead()
+        .settings(|s| s.heartbeat_timeout = Duration::from_secs(2));
+    let _worker = bed.worker(numbers.clone()).await;
+    let batch = bed
+        .batch::<Numbers>(UpTo { n: 200 })
+        .page_size(10)
+        .max_parallelism(3);
+    let handle = bed.start(&batch).await;
+    gate.let_through(4);
+    numbers
+        .shows("four are done, three run", |r| {
+            r.done.len() == 4 && r.in_flight == 3
+        })
+        .await;
+    handle.cancel("lunch").await.unwrap();
+    progress_shows(&handle, "cancelling", |p| {
+        p.phase == temporal_batch::Phase::Cancelling
+    })
+    .await;
+    gate.open();
+    let first = report(&handle).await;
+    assert_eq!(first.outcome, Outcome::Cancelled);
+    assert_eq!(first.progress.pages_completed, 7);
+
+    let continuation = Continuation::of(batch.id())
+        .max_parallelism(5)
+        .because("lunch is over");
+    let handle = bed.client.continue_batch(&continuation).await.unwrap();
+    let second = report(&handle).await;
+    assert_eq!(second.outcome, Outcome::Completed);
+    assert_eq!(second.progress.batch_run, first.progress.batch_run);
+    assert_eq!(second.progress.started_at, first.progress.started_at);
+    assert_eq!(second.progress.max_parallelism, 5);
+    assert_eq!(second.progress.pages_completed, 20);
+    assert_eq!(second.progress.items.processed, 200);
+    assert_eq!(numbers.record().processed(), rows(200), "each row once");
+    let audit = &second.progress.audit;
+    let actions: Vec<_> = audit.iter().map(|e| e.action.as_str()).collect();
+    assert_eq!(actions, ["start", "cancel", "continue"]);
+    assert_eq!(audit[1].why.as_deref(), Some("lunch"));
+    assert_eq!(audit[2].why.as_deref(), Some("lunch is over"));
+    replays(&bed, batch.id(), "continued").await;
+
+    let again = bed.client.continue_batch(&continuation).await.unwrap_err();
+    assert!(again.to_string().contains("it is completed"), "{again}");
+}
+
+#[tokio::test]
+async fn a_batch_whose_coverage_stopped_goes_on_once_the_cause_is_gone() {
+    let bed = Bed::new("continue-failed").await;
+    let gone = Shared::<bool>::default();
+    *gone.lock() = true;
+    let is_gone = gone.clone();
+    let numbers = Numbers::new().on_fetch(move |seen| {
+        let gone = *is_gone.lock();
+        async move {
+            if gone && seen.start == 20 {
+                return Err(PageError::non_retryable("Gone", "the table is gone"));
+            }
+            Ok(())
+        }
+    });
+    let _worker = bed.worker(numbers.clone()).await;
+    let batch = bed.batch::<Numbers>(UpTo { n: 50 }).page_size(10);
+    let first = bed.run(&batch).await;
+    assert_eq!(first.outcome, Outcome::Failed);
+    assert_eq!(first.progress.pages_failed, 1);
+    let refused = bed.client.start(&batch).await.unwrap_err().to_string();
+    assert!(
+        refused.contains("has ended already (failed); continue it"),
+        "{refused}"
+    );
+
+    // Still gone: it fails at the same place, and nothing is counted twice.
+    let continues = batch.clone().continues(true);
+    let second = bed.run(&continues).await;
+    assert_eq!(second.outcome, Outcome::Failed);
+    assert_eq!(second.progress.pages_failed, 1);
+    assert_eq!(second.progress.pages_completed, 2);
+
+    *gone.lock() = false;
+    let third = bed.run(&continues).await;
+    assert_eq!(third.outcome, Outcome::Completed, "{third:#?}");
+    assert_eq!(third.progress.batch_run, first.progress.batch_run);
+    assert_eq!(third.progress.pages_completed, 5);
+    assert_eq!(third.progress.pages_failed, 0);
+    assert_eq!(numbers.record().processed(), rows(50));
+    let refused = bed.client.start(&continues).await.unwrap_err();
+    assert!(refused.to_string().contains("it is completed"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_stopped_batch_goes_on_with_limits_given_anew() {
+    let bed = Bed::new("continue-stopped").await;
+    let down = Shared::<bool>::default();
+    *down.lock() = true;
+    let is_down = down.clone();
+    let numbers = Numbers::new().skipping_ahead().on_process(move |seen| {
+        let down = *is_down.lock();
+        async move {
+            if down && seen.start >= 500 {
+                return Err(PageError::retryable("503"));
+            }
+            Ok(PageReport::all_processed())
+        }
+    });
+    let _worker = bed.worker(numbers.clone()).await;
+    let strict = Tolerance::new().consecutive(1).then(OnExceeded::Stop);
+    let batch = bed
+        .batch::<Numbers>(UpTo { n: 1_000 })
+        .page_size(10)
+        .stride(5)
+        .max_parallelism(1)
+        .deadline(Duration::from_secs(600))
+        .tolerate(strict);
+    let handle = bed.start(&batch).await;
+    let first = report(&handle).await;
+    assert_eq!(first.outcome, Outcome::Stopped, "{first:#?}");
+    *down.lock() = false;
+    let lenient = Continuation::of(batch.id())
+        .tolerate(Tolerance::new().consecutive(50))
+        .deadline(Duration::from_secs(300));
+    let handle = bed.client.continue_batch(&lenient).await.unwrap();
+    let second = report(&handle).await;
+    assert_eq!(second.outcome, Outcome::Completed);
+    assert_eq!(second.progress.pages_completed, 100);
+    assert_eq!(numbers.record().processed(), rows(1_000));
+    let left = second.progress.deadline.unwrap().since(first.ended_at);
+    assert!(left >= Duration::from_secs(300) && left < Duration::from_secs(360));
+}
+
+#[tokio::test]
+async fn what_left_nothing_to_go_on_from_is_refused_with_the_ways() {
+    let bed = Bed::new("continue-not").await;
+    let _worker = bed.worker(Numbers::new()).await;
+    let batch = bed.batch::<Numbers>(UpTo { n: 5 }).max_parallelism(0);
+    let handle = bed.start(&batch).await;
+    handle.accepted().await.unwrap();
+    let continuation = Continuation::of(batch.id());
+    let running = bed.client.continue_batch(&continuation).await.unwrap_err();
+    assert!(
+        matches!(running, StartError::AlreadyRunning { .. }),
+        "{running}"
+    );
+    let temporal = bed.client.temporal();
+    let workflow = temporal.get_workflow_handle::<UntypedWorkflow>(batch.id());
+    workflow.terminate(Default::default()).await.unwrap();
+    let refused = bed.client.continue_batch(&continuation).await.unwrap_err();
+    let refused = refused.to_string();
+    for part in ["terminated", "left no report", "rerun", "reset"] {
+        assert!(refused.contains(part), "{refused}");
+    }
+    let unknown = Continuation::of(bed.new_id());
+    let unknown = bed.client.continue_batch(&unknown).await.unwrap_err();
+    assert!(unknown.to_string().contains("no such batch"), "{unknown}");
+    let bad = Continuation::of(batch.id()).max_parallelism(5_000);
+    let bad = bed.client.continue_batch(&bad).await.unwrap_err();
+    assert!(matches!(bad, StartError::Invalid(_)), "{bad}");
+}
+
+#[tokio::test]
+async fn every_control_action_is_kept_with_who_when_and_why() {
+    let bed = Bed::new("audit").await;
+    let _worker = bed.worker(Numbers::new()).await;
+    let batch = bed
+        .batch::<Numbers>(UpTo { n: 100 })
+        .page_size(10)
+        .max_parallelism(0)
+        .pages_per_run(2);
+    let ann = bed.client.clone().operator("ann@db1");
+    let bob = bed
+        .client
+        .clone()
+        .operator("bob")
+        .handle(batch.id())
+        .unwrap();
+    let handle = ann.start(&batch).await.unwrap();
+    handle.accepted().await.unwrap();
+    handle.pause("the replica lags").await.unwrap();
+    bob.because("it has caught up").resume().await.unwrap();
+    bob.because("at night")
+        .set_max_parallelism(2)
+        .await
+        .unwrap();
+    let report = report(&handle).await;
+    assert!(report.progress.runs > 1, "it is carried over");
+    let audit = report.progress.audit;
+    let kept: Vec<_> = audit
+        .iter()
+        .map(|e| (e.action.as_str(), e.who.as_deref(), e.why.as_deref()))
+        .collect();
+    assert_eq!(
+        kept,
+        [
+            ("start", Some("ann@db1"), None),
+            ("pause", Some("ann@db1"), Some("the replica lags")),
+            ("resume", Some("bob"), Some("it has caught up")),
+            ("set max_parallelism to 2", Some("bob"), Some("at night")),
+        ]
+    );
+    assert!(audit.is_sorted_by_key(|e| e.at));
+    assert!(audit[0].at >= report.progress.started_at);
+}
+
+/// The operator of an older client, and of Temporal's own command line, says nothing of itself.
+#[tokio::test]
+async fn a_resume_without_an_argument_is_understood() {
+    use temporalio_client::{UntypedUpdate, WorkflowExecuteUpdateOptions};
+    let bed = Bed::new("old-resume").await;
+    let _worker = bed.worker(Numbers::new()).await;
+    let batch = bed.batch::<Numbers>(UpTo { n: 10 }).max_parallelism(0);
+    let handle = bed.start(&batch).await;
+    handle.pause("").await.unwrap();
+    let temporal = bed.client.temporal();
+    let workflow = temporal.get_workflow_handle::<UntypedWorkflow>(batch.id());
+    let resume = UntypedUpdate::new("resume");
+    let options = WorkflowExecuteUpdateOptions::default();
+    let update = workflow.execute_update(resume, RawValue::new(Vec::new()), options);
+    within("the update is answered", update).await.unwrap();
+    handle.set_max_parallelism(1).await.unwrap();
+    let report = report(&handle).await;
+    assert_eq!(report.outcome, Outcome::Completed);
+    assert_eq!(report.progress.audit[2].action, "resume");
+    assert_eq!(report.progress.audit[2].who, None);
+}
+
+#[tokio::test]
+async fn temporals_own_interface_shows_where_a_batch_stands() {
+    let bed = Bed::new("details").await;
+    let (numbers, gate) = gated_where(|seen| seen.start >= 30);
+    let _worker = bed.worker(numbers).await;
+    let batch = bed.batch::<Numbers>(UpTo { n: 100 }).page_size(10);
+    let handle = bed.start(&batch).await;
+    let temporal = bed.client.temporal();
+    let workflow = temporal.get_workflow_handle::<UntypedWorkflow>(batch.id());
+    let shown = eventually("the details show three pages", || async {
+        let query = UntypedQuery::new("__temporal_workflow_metadata");
+        let options = WorkflowQueryOptions::default();
+        let answer = workflow.query(query, RawValue::new(Vec::new()), options);
+        let answer = answer.await.ok()?;
+        let text = String::from_utf8_lossy(&answer.payloads[0].data).into_owned();
+        text.contains("3 pages, 30 items").then_some(text)
+    });
+    let shown = shown.await;
+    assert!(shown.contains("**running**"), "{shown}");
+    assert!(shown.contains("finished up to `30`"), "{shown}");
+    gate.open();
+    report(&handle).await;
+}
+
+/// The batch goes on from what its current run was handed: nothing is known of what was done since, so it is
+/// done again, and counted once.
+#[tokio::test]
+async fn a_recovered_batch_starts_its_run_again_and_counts_right() {
+    let bed = Bed::new("recover").await;
+    let (numbers, gate) = gated_where(|seen| seen.start >= 50);
+    let numbers = numbers.settings(|s| s.heartbeat_timeout = Duration::from_secs(2));
+    let _worker = bed.worker(numbers.clone()).await;
+    let batch = bed
+        .batch::<Numbers>(UpTo { n: 100 })
+        .page_size(10)
+        .max_parallelism(2)
+        .pages_per_run(3);
+    let handle = bed.start(&batch).await;
+    let half = |p: &temporal_batch::Progress| p.pages_completed == 5 && p.pages_in_flight == 2;
+    let before = progress_shows(&handle, "half is done", half).await;
+    assert!(before.runs > 1, "some of it was handed over");
+    handle.set_max_parallelism(3).await.unwrap();
+
+    handle.recover("to see what happens").await.unwrap();
+    // A run that was recovered can be recovered.
+    progress_shows(&handle, "it stands there again", |p| {
+        p.pages_completed == 5 && p.max_parallelism == 3
+    })
+    .await;
+    handle.recover("once more").await.unwrap();
+    gate.open();
+    let report = report(&handle).await;
+    assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+    assert_eq!(report.progress.batch_run, before.batch_run);
+    assert_eq!(report.progress.started_at, before.started_at);
+    assert_eq!(
+        report.progress.max_parallelism, 3,
+        "an update is applied again"
+    );
+    assert_eq!(report.progress.pages_completed, 10);
+    assert_eq!(report.progress.items.processed, 100);
+    assert_eq!(report.progress.pages_failed, 0);
+    let mut processed = numbers.record().processed();
+    let handed_over = processed.iter().filter(|row| **row <= 30).count();
+    assert_eq!(handed_over, 30, "what was handed over is not done again");
+    assert!(processed.len() > 100, "the rest is");
+    processed.dedup();
+    assert_eq!(processed, rows(100));
+
+    let ended = handle.recover("too late").await.unwrap_err();
+    assert!(matches!(ended, RecoverError::NotRunning { .. }), "{ended}");
+    let unknown = bed.client.handle(bed.new_id()).unwrap();
+    let unknown = unknown.recover("").await.unwrap_err();
+    assert!(
+        matches!(unknown, RecoverError::NotFound { .. }),
+        "{unknown}"
+    );
+}
+
+#[tokio::test]
+async fn pages_that_may_run_once_only_are_recovered_by_force_only() {
+    // The mode is known from the first look at the processor, or from what the run was handed.
+    for (name, pages_per_run) in [("recover-once", 100), ("recover-once-handed", 1)] {
+        recovered_by_force_only(&Bed::new(name).await, pages_per_run).await;
+    }
+}
+
+async fn recovered_by_force_only(bed: &Bed, pages_per_run: u32) {
+    let (numbers, gate) = gated_where(|seen| seen.start >= 20);
+    let once = numbers.clone().settings(|s| {
+        s.retry_mode = RetryMode::AtMostOnce;
+        s.retry = RetryPolicy::never();
+        s.heartbeat_timeout = Duration::from_secs(2);
+    });
+    let batch = bed
+        .batch::<Numbers>(UpTo { n: 50 })
+        .page_size(10)
+        .max_parallelism(1)
+        .pages_per_run(pages_per_run);
+    let handle = bed.start(&batch).await;
+    let not_yet = handle.recover("").await.unwrap_err();
+    assert!(
+        matches!(not_yet, RecoverError::NotBegun { .. }),
+        "{not_yet}"
+    );
+    let _worker = bed.worker(once).await;
+    let waits = |p: &temporal_batch::Progress| p.pages_completed == 2 && p.pages_in_flight == 1;
+    progress_shows(&handle, "two pages are done", waits).await;
+    let refused = handle.recover("").await.unwrap_err();
+    assert!(
+        matches!(refused, RecoverError::AtMostOnce { .. }),
+        "{refused}"
+    );
+    handle.recover_by_force("they are harmless").await.unwrap();
+    gate.open();
+    let report = report(&handle).await;
+    assert_eq!(report.progress.items.processed, 50, "{report:#?}");
+    let mut processed = numbers.record().processed();
+    assert!(processed.len() > 50, "that is why it was refused");
+    processed.dedup();
+    assert_eq!(processed, rows(50));
+}
+
+/// Who pauses the activity of a stride that runs tells it to end at its page, as a cancellation does. What is
+/// left of the stride is dispatched again, so this is no way to pause a batch, but it harms nothing.
+#[tokio::test]
+async fn a_paused_activity_ends_at_its_page_and_the_batch_goes_on() {
+    use temporalio_client::tonic::IntoRequest as _;
+    use temporalio_common::protos::temporal::api::{
+        common::v1::WorkflowExecution,
+        workflowservice::v1::{PauseActivityRequest, pause_activity_request::Activity},
+    };
+    let bed = Bed::new("pause-activity").await;
+    // Its only page takes until it is told to stop.
+    let _worker = bed.worker(Patient).await;
+    let batch = bed.batch::<Patient>(()).max_parallelism(1);
+    let handle = bed.start(&batch).await;
+    progress_shows(&handle, "the page runs", |p| p.pages_in_flight == 1).await;
+    let pause = PauseActivityRequest {
+        namespace: "default".to_owned(),
+        execution: Some(WorkflowExecution {
+            workflow_id: batch.id().to_owned(),
+            run_id: String::new(),
+        }),
+        activity: Some(Activity::Id("stride-0".to_owned())),
+        ..Default::default()
+    };
+    let mut service = bed.client.temporal().connection().workflow_service();
+    service.pause_activity(pause.into_request()).await.unwrap();
+    let report = report(&handle).await;
+    assert_eq!(report.outcome, Outcome::Completed);
+    assert_eq!(report.progress.pages_completed, 1);
+    assert_eq!(report.progress.retries, 0);
+}
+
+/// A store that keeps reports, but not at the first time.
+#[derive(Clone, Default)]
+struct Reports {
+    kept: Shared<Vec<BatchReport>>,
+    asked: Shared<u32>,
+}
+
+#[async_trait::async_trait]
+impl DeadLetters for Reports {
+    async fn put(&self, _: &[DeadLetter]) -> Result<(), PageError> {
+        Ok(())
+    }
+
+    async fn list(
+        &self,
+        _: &LetterFilter,
+        _: Option<&str>,
+        _: usize,
+    ) -> Result<Vec<DeadLetter>, PageError> {
+        Ok(Vec::new())
+    }
+
+    async fn take(&self, _: &DeadLetter) -> Result<Option<Box<dyn PageTransaction>>, PageError> {
+        Ok(None)
+    }
+
+    async fn keep_report(&self, report: &BatchReport) -> Result<(), PageError> {
+        *self.asked.lock() += 1;
+        if *self.asked.lock() == 1 {
+            return Err(PageError::retryable("locked"));
+        }
+        self.kept.lock().push(report.clone());
+        Ok(())
+    }
+}
+
+/// No data, but a store.
+struct Kept(Reports);
+
+#[async_trait::async_trait]
+impl PageProcessor for Kept {
+    const NAME: &'static str = "kept";
+    type Args = ();
+    type Cursor = u64;
+    type Item = u64;
+
+    async fn fetch(&self, _: &PageContext<Self>) -> Result<Page<u64, u64>, PageError> {
+        Ok(Page::empty())
+    }
+
+    async fn process(&self, _: &PageContext<Self>, _: Vec<u64>) -> Result<PageReport, PageError> {
+        Ok(PageReport::all_processed())
+    }
+
+    fn dead_letters(&self) -> Option<Arc<dyn DeadLetters>> {
+        Some(Arc::new(self.0.clone()))
+    }
+}
+
+/// Temporal forgets a batch after its retention; the user's store does not.
+#[tokio::test]
+async fn the_final_report_is_kept_with_the_dead_letters() {
+    let bed = Bed::new("kept").await;
+    let reports = Reports::default();
+    let _worker = bed.worker(Kept(reports.clone())).await;
+    let id = bed.new_id();
+    let seconds = |secs: u64| serde_json::json!({"secs": secs, "nanos": 0});
+    // The second run of a batch whose processor was found to have a store.
+    let input = serde_json::json!({
+        "version": 1,
+        "batch_run": "kept-by-hand",
+        "spec": {
+            "batch_id": id, "processor": "kept",
+            "page_size": 5, "max_parallelism": 1, "stride": 1,
+        },
+        "carry": {
+            "ledger": {
+                "open": {"0": {"at": null, "state": "ready"}},
+                "next_number": 1, "end_of_data": false, "tail": null,
+                "cycle": {"remembered": null, "steps": 0, "limit": 1},
+            },
+            "prepared": {
+                "retry_mode": RetryMode::AtLeastOnce, "retry": RetryPolicy::default(),
+                "page_timeout": seconds(60), "heartbeat_timeout": seconds(15),
+                "dead_letters": true,
+            },
+            "controls": {"max_parallelism": 1},
+            "started_at": 0,
+            "runs": 1,
+        },
+    });
+    let raw = RawValue::from_value(&input, &PayloadConverter::default());
+    let controller = UntypedWorkflow::new("temporal-batch.controller");
+    let options = WorkflowStartOptions::new(&*bed.queue, &*id).build();
+    let temporal = bed.client.temporal();
+    let started = temporal.start_workflow(controller, raw, options);
+    started.await.unwrap();
+    let report = report(&bed.client.handle(&*id).unwrap()).await;
+    assert_eq!(report.outcome, Outcome::Completed);
+    assert_eq!(report.progress.hooks_failed, 0);
+    assert_eq!(*reports.asked.lock(), 2, "it is asked until it works");
+    let kept = reports.kept.lock().clone();
+    assert_eq!(kept.len(), 1);
+    assert_eq!(kept[0].outcome, Outcome::Completed);
+    assert_eq!(kept[0].progress.batch_run, "kept-by-hand");
+    replays(&bed, &id, "kept").await;
+}

@@ -1,0 +1,218 @@
+//! Dead letters in a file, and their redrive.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::{Arc, Mutex},
+};
+
+use async_trait::async_trait;
+use temporal_batch::{
+    DeadLetter, DeadLetters, JsonlDeadLetters, LetterFilter, Outcome, Page, PageContext, PageError,
+    PageProcessor, PageReport, ProcessorSettings, ResultError, RetryPolicy,
+};
+
+use crate::support::{Bed, report};
+
+/// The numbers from 1 to 40. The first code cannot do those that divide by 7, and gives up on page 31 to 40.
+#[derive(Clone)]
+struct Sevens {
+    store: Arc<JsonlDeadLetters>,
+    repaired: bool,
+    /// What was done with each number, by the key of its effect.
+    effects: Arc<Mutex<BTreeMap<u64, Vec<String>>>>,
+}
+
+impl Sevens {
+    fn new(dir: &Path) -> Self {
+        Self {
+            store: Arc::new(JsonlDeadLetters::new(dir.join("letters.jsonl"))),
+            repaired: false,
+            effects: Arc::default(),
+        }
+    }
+
+    async fn letters(&self, batch_id: &str) -> Vec<DeadLetter> {
+        let all = LetterFilter::of(batch_id);
+        self.store.list(&all, None, 100).await.unwrap()
+    }
+}
+
+#[async_trait]
+impl PageProcessor for Sevens {
+    const NAME: &'static str = "sevens";
+    type Args = ();
+    type Cursor = u64;
+    type Item = u64;
+
+    async fn fetch(&self, ctx: &PageContext<Self>) -> Result<Page<u64, u64>, PageError> {
+        let first = ctx.range().start().map_or(1, |last| last + 1);
+        let last = ctx.range().end().copied().unwrap_or(40);
+        Page::keyset((first..=last).take(ctx.page_size()).collect(), |n| *n)
+    }
+
+    async fn process(
+        &self,
+        ctx: &PageContext<Self>,
+        numbers: Vec<u64>,
+    ) -> Result<PageReport, PageError> {
+        if !self.repaired && numbers.iter().any(|n| *n > 30) {
+            return Err(PageError::non_retryable("Thirties", "not these"));
+        }
+        let mut report = PageReport::all_processed();
+        for (position, n) in numbers.iter().enumerate() {
+            if !self.repaired && n % 7 == 0 {
+                report.fail(position, "Seven", format_args!("{n} divides by 7"));
+                continue;
+            }
+            let mut effects = self.effects.lock().unwrap();
+            effects.entry(*n).or_default().push(ctx.item_key(n));
+        }
+        Ok(report)
+    }
+
+    fn dead_letters(&self) -> Option<Arc<dyn DeadLetters>> {
+        Some(Arc::clone(&self.store) as Arc<dyn DeadLetters>)
+    }
+
+    fn settings(&self) -> ProcessorSettings {
+        ProcessorSettings {
+            retry: RetryPolicy::default().extended(None),
+            ..ProcessorSettings::default()
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn letters_in_a_file_are_redriven_by_type_and_each_record_once() {
+    let bed = Bed::new("jsonl").await;
+    let dir = tempfile::tempdir().unwrap();
+    let sevens = Sevens::new(dir.path());
+    let worker = bed.worker(sevens.clone()).await;
+    let first = bed.start(&bed.batch::<Sevens>(()).page_size(10)).await;
+    let progress = report(&first).await.progress;
+    assert_eq!((progress.items.processed, progress.items.failed), (26, 14));
+    let letters = sevens.letters(first.id()).await;
+    assert_eq!(letters.len(), 14);
+    let failed: Vec<_> = letters.iter().filter(|l| l.error_type == "Seven").collect();
+    assert_eq!(failed.len(), 4);
+    worker.stop().await.unwrap();
+
+    let repaired = Sevens {
+        repaired: true,
+        ..sevens.clone()
+    };
+    let _worker = bed.worker(repaired).await;
+    let only_sevens = LetterFilter {
+        error_type: Some("Seven".to_owned()),
+        ..LetterFilter::of(first.id())
+    };
+    let redrive = bed.client.redrive(only_sevens).await.unwrap();
+    assert_eq!(report(&redrive).await.progress.items.processed, 4);
+    assert_eq!(sevens.letters(first.id()).await.len(), 10);
+
+    let rest = || LetterFilter::of(first.id());
+    let (one, other) = tokio::join!(bed.client.redrive(rest()), bed.client.redrive(rest()));
+    let (one, other) = (report(&one.unwrap()).await, report(&other.unwrap()).await);
+    assert_eq!(one.outcome, Outcome::Completed);
+    assert_eq!(other.outcome, Outcome::Completed);
+    let done = one.progress.items.processed + other.progress.items.processed;
+    assert_eq!(done, 10);
+    assert!(sevens.letters(first.id()).await.is_empty());
+
+    let effects = sevens.effects.lock().unwrap();
+    assert_eq!(effects.len(), 40);
+    assert!(effects.values().all(|keys| keys.len() == 1), "{effects:?}");
+    let mut keys: Vec<_> = effects.values().flatten().collect();
+    keys.sort_unstable();
+    keys.dedup();
+    assert_eq!(keys.len(), 40, "every item has a key of its own");
+}
+
+#[tokio::test]
+async fn a_processor_without_dead_letters_has_nothing_to_redrive() {
+    use crate::numbers::{Numbers, UpTo};
+    let bed = Bed::new("no-letters").await;
+    let _worker = bed.worker(Numbers::new()).await;
+    let batch = bed.batch::<Numbers>(UpTo { n: 5 });
+    bed.run(&batch).await;
+    let redrive = bed
+        .client
+        .redrive(LetterFilter::of(batch.id()))
+        .await
+        .unwrap();
+    match redrive.result().await.unwrap_err() {
+        ResultError::Refused { reason } => {
+            assert!(reason.contains("keeps no dead letters"), "{reason}");
+        }
+        other => panic!("{other}"),
+    }
+}
+
+/// The same attempt after attempt, whatever page the item is part of; R1.
+#[tokio::test]
+async fn idempotency_keys_stay_the_same_over_attempts_and_redrives() {
+    let bed = Bed::new("keys").await;
+    let dir = tempfile::tempdir().unwrap();
+    let keys: Arc<Mutex<Vec<(String, String)>>> = Arc::default();
+    let keeper = KeyKeeper {
+        store: Arc::new(JsonlDeadLetters::new(dir.path().join("letters.jsonl"))),
+        keys: Arc::clone(&keys),
+    };
+    let _worker = bed.worker(keeper).await;
+    let first = bed.start(&bed.batch::<KeyKeeper>(())).await;
+    assert_eq!(report(&first).await.progress.items.failed, 1);
+    let redrive = bed
+        .client
+        .redrive(LetterFilter::of(first.id()))
+        .await
+        .unwrap();
+    assert_eq!(report(&redrive).await.outcome, Outcome::Completed);
+    let keys = keys.lock().unwrap();
+    assert_eq!(keys.len(), 4, "three attempts and a redrive: {keys:?}");
+    assert!(keys.iter().all(|key| *key == keys[0]), "{keys:?}");
+}
+
+/// A single record that succeeds at the fourth attempt.
+struct KeyKeeper {
+    store: Arc<JsonlDeadLetters>,
+    keys: Arc<Mutex<Vec<(String, String)>>>,
+}
+
+#[async_trait]
+impl PageProcessor for KeyKeeper {
+    const NAME: &'static str = "key-keeper";
+    type Args = ();
+    type Cursor = u64;
+    type Item = u64;
+
+    async fn fetch(&self, ctx: &PageContext<Self>) -> Result<Page<u64, u64>, PageError> {
+        let page = if ctx.range().start().is_none() {
+            vec![7]
+        } else {
+            vec![]
+        };
+        Page::keyset(page, |n| *n)
+    }
+
+    async fn process(&self, ctx: &PageContext<Self>, _: Vec<u64>) -> Result<PageReport, PageError> {
+        let mut keys = self.keys.lock().unwrap();
+        keys.push((ctx.page_key(), ctx.item_key(7)));
+        if keys.len() < 4 {
+            return Err(PageError::retryable("not yet"));
+        }
+        Ok(PageReport::all_processed())
+    }
+
+    fn dead_letters(&self) -> Option<Arc<dyn DeadLetters>> {
+        Some(Arc::clone(&self.store) as Arc<dyn DeadLetters>)
+    }
+
+    fn settings(&self) -> ProcessorSettings {
+        let retry = RetryPolicy::default().max_attempts(3).extended(None);
+        ProcessorSettings {
+            retry: retry.initial_interval(std::time::Duration::from_millis(20)),
+            ..ProcessorSettings::default()
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! Batches that pause or stop themselves: too many failures, a deadline.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use temporal_batch::{
+    BatchState, Limit, OnExceeded, Outcome, PageError, PageReport, Phase, Tolerance,
+};
+
+use crate::{
+    numbers::{Numbers, UpTo},
+    replay::replays,
+    support::{Bed, progress_shows, report},
+};
+
+/// Numbers behind a service that can be down.
+fn behind_a_service() -> (Numbers, Arc<AtomicBool>) {
+    let down = Arc::new(AtomicBool::new(true));
+    let is_down = Arc::clone(&down);
+    let numbers = Numbers::new().skipping_ahead().on_process(move |_| {
+        let down = is_down.load(Ordering::SeqCst);
+        async move {
+            if down {
+                return Err(PageError::retryable("503").with_type("Unavailable"));
+            }
+            Ok(PageReport::all_processed())
+        }
+    });
+    (numbers, down)
+}
+
+/// 002-13.
+#[tokio::test]
+async fn a_service_that_is_down_pauses_the_batch_before_any_page_is_given_up() {
+    let bed = Bed::new("down").await;
+    let (numbers, down) = behind_a_service();
+    let _worker = bed.worker(numbers.clone()).await;
+    let batch = bed
+        .batch::<Numbers>(UpTo { n: 400 })
+        .page_size(10)
+        .max_parallelism(4)
+        .tolerate(Tolerance::new().consecutive(10));
+    let handle = bed.start(&batch).await;
+    let paused = progress_shows(&handle, "it paused itself", |p| p.phase == Phase::Paused).await;
+    let reason = paused.pause_reason.unwrap();
+    // Pages that ran beside each other may fail together.
+    let told = |n| format!("tolerated failures exceeded: {n} attempts failed in a row");
+    let said = (11..=14).any(|n| reason.starts_with(&told(n)));
+    assert!(said && reason.ends_with("tolerated are 10"), "{reason}");
+    assert_eq!((paused.pages_completed, paused.pages_failed), (0, 0));
+
+    // Still down: the same once more, counted from the start.
+    handle.resume().await.unwrap();
+    let paused = progress_shows(&handle, "it paused itself again", |p| {
+        p.phase == Phase::Paused && p.audit.iter().filter(|e| e.action == "pause").count() == 2
+    });
+    let paused = paused.await;
+    assert!(paused.consecutive_failures < 20, "{paused:#?}");
+    let itself = paused.audit.last().unwrap();
+    assert_eq!(itself.who.as_deref(), Some("the batch itself"));
+
+    down.store(false, Ordering::SeqCst);
+    handle.because("it is up again").resume().await.unwrap();
+    let report = report(&handle).await;
+    assert_eq!(report.outcome, Outcome::Completed);
+    assert_eq!(report.progress.consecutive_failures, 0);
+    assert_eq!(numbers.record().processed(), (1..=400).collect::<Vec<_>>());
+    replays(&bed, handle.id(), "tripped").await;
+}
+
+#[tokio::test]
+async fn a_batch_may_stop_itself_instead() {
+    let bed = Bed::new("down-stop").await;
+    let (numbers, _down) = behind_a_service();
+    let _worker = bed.worker(numbers.clone()).await;
+    let tolerance = Tolerance::new().consecutive(3).then(OnExceeded::Stop);
+    let batch = bed
+        .batch::<Numbers>(UpTo { n: 400 })
+        .page_size(10)
+        .max_parallelism(4)
+        .tolerate(tolerance);
+    let handle = bed.start(&batch).await;
+    let report = report(&handle).await;
+    assert_eq!(report.outcome, Outcome::Stopped);
+    let reason = report.reason.unwrap();
+    assert!(
+        reason.contains("failed in a row, tolerated are 3"),
+        "{reason}"
+    );
+    assert!(
+        reason.contains("everything up to the beginning is finished"),
+        "{reason}"
+    );
+    assert_eq!(report.progress.pages_in_flight, 0);
+    assert_eq!(handle.state().await.unwrap(), BatchState::Failed);
+    replays(&bed, handle.id(), "stopped").await;
+}
+
+#[tokio::test]
+async fn a_share_of_failed_items_counts_once_enough_is_done() {
+    let bed = Bed::new("share").await;
+    let numbers = Numbers::new().on_process(|_| async move {
+        let mut report = PageReport::all_processed();
+        report.fail(0, "Unlucky", "the first of its page");
+        Ok(report)
+    });
+    let _worker = bed.worker(numbers.clone()).await;
+    let tolerance = Tolerance::new().items(Limit::percent(9.5).min_sample(50));
+    let batch = bed
+        .batch::<Numbers>(UpTo { n: 200 })
+        .page_size(10)
+        .max_parallelism(1)
+        .tolerate(tolerance);
+    let handle = bed.start(&batch).await;
+    let paused = progress_shows(&handle, "it paused itself", |p| p.phase == Phase::Paused).await;
+    assert_eq!(
+        paused.pause_reason.as_deref(),
+        Some("tolerated failures exceeded: 5 of 50 items failed (10.00 %), tolerated are 9.5 %")
+    );
+    assert_eq!(paused.items.total(), 50);
+    handle.resume().await.unwrap();
+    progress_shows(&handle, "it counts anew", |p| {
+        p.phase == Phase::Paused && p.items.total() == 100
+    })
+    .await;
+    handle.cancel("seen enough").await.unwrap();
+    assert_eq!(report(&handle).await.outcome, Outcome::Cancelled);
+}
+
+#[tokio::test]
+async fn exactly_the_tolerated_pages_may_fail() {
+    let bed = Bed::new("pages").await;
+    let numbers = Numbers::new().on_process(|seen| async move {
+        if [10, 30].contains(&seen.start) {
+            return Err(PageError::non_retryable("Poison", "never"));
+        }
+        Ok(PageReport::all_processed())
+    });
+    let _worker = bed.worker(numbers.clone()).await;
+    let tolerating = |pages| {
+        let tolerance = Tolerance::new()
+            .pages(Limit::count(pages))
+            .then(OnExceeded::Stop);
+        bed.batch::<Numbers>(UpTo { n: 100 })
+            .page_size(10)
+            .max_parallelism(1)
+            .tolerate(tolerance)
+    };
+    let enough = bed.run(&tolerating(2)).await;
+    assert_eq!(enough.outcome, Outcome::CompletedWithFailures);
+    assert_eq!(enough.progress.pages_failed, 2);
+    let stopped = bed.run(&tolerating(1)).await;
+    assert_eq!(stopped.outcome, Outcome::Stopped);
+    assert_eq!(stopped.progress.pages_failed, 2);
+    assert_eq!(stopped.progress.low_water_mark.unwrap().as_str(), "40");
+}
+
+#[tokio::test]
+async fn a_deadline_stops_running_strides_at_their_page() {
+    let bed = Bed::new("deadline").await;
+    let numbers = Numbers::new().skipping_ahead().on_process(|_| async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        Ok(PageReport::all_processed())
+    });
+    let _worker = bed.worker(numbers.clone()).await;
+    let batch = bed
+        .batch::<Numbers>(UpTo { n: 100_000 })
+        .page_size(10)
+        .stride(20)
+        .pages_per_run(10)
+        .max_parallelism(1)
+        .deadline(Duration::from_secs(4));
+    let report = bed.run(&batch).await;
+    assert_eq!(report.outcome, Outcome::Stopped);
+    let reason = report.reason.as_ref().unwrap();
+    assert!(
+        reason.starts_with("the deadline is over; everything up to "),
+        "{reason}"
+    );
+    assert!(report.duration() >= Duration::from_secs(4));
+    assert!(report.duration() < Duration::from_secs(8), "{report:#?}");
+    assert!(report.progress.runs > 1, "it holds over continue-as-new");
+    let done = numbers.record().done.len() as u64;
+    assert_eq!(report.progress.pages_completed, done);
+}
+
+#[tokio::test]
+async fn a_deadline_ends_a_pause_and_a_wait() {
+    let bed = Bed::new("deadline-paused").await;
+    let numbers = Numbers::new();
+    let _worker = bed.worker(numbers.clone()).await;
+    let batch = bed
+        .batch::<Numbers>(UpTo { n: 100 })
+        .max_parallelism(0)
+        .deadline(Duration::from_secs(2));
+    let handle = bed.start(&batch).await;
+    handle.pause("for ever").await.unwrap();
+    let report = report(&handle).await;
+    assert_eq!(report.outcome, Outcome::Stopped);
+    assert!(numbers.record().fetches.is_empty());
+    let last = report.progress.audit.last().unwrap();
+    assert_eq!(last.action, "stop");
+    replays(&bed, handle.id(), "late").await;
+}
+
+#[tokio::test]
+async fn a_batch_that_is_done_before_its_deadline_does_not_wait_for_it() {
+    let bed = Bed::new("deadline-far").await;
+    let _worker = bed.worker(Numbers::new()).await;
+    let batch = bed
+        .batch::<Numbers>(UpTo { n: 100 })
+        .deadline(Duration::from_secs(3_600));
+    let report = bed.run(&batch).await;
+    assert_eq!(report.outcome, Outcome::Completed);
+    assert_eq!(
+        report
+            .progress
+            .deadline
+            .unwrap()
+            .since(report.progress.started_at),
+        Duration::from_secs(3_600)
+    );
+}

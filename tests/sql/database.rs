@@ -1,0 +1,185 @@
+//! A database for one test, and what the tests do in it besides using the ledger.
+
+use std::time::Duration;
+
+use sqlx::{
+    PgConnection, Pool, Postgres, Sqlite, SqliteConnection,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions},
+};
+use temporal_batch::{LedgerDatabase, PageToken, PageTransaction, SqlLedger, StrideId};
+
+/// A database with the ledger's tables and a table `data (id, x)`.
+pub struct Home<D: TestDatabase> {
+    pub pool: Pool<D>,
+    pub ledger: SqlLedger<D>,
+    /// The file goes with it.
+    _folder: Option<tempfile::TempDir>,
+}
+
+/// What the tests need of a database.
+pub trait TestDatabase: LedgerDatabase {
+    fn run(
+        connection: &mut Self::Connection,
+        statement: &'static str,
+        numbers: [i64; 2],
+    ) -> impl Future<Output = Result<u64, sqlx::Error>> + Send;
+
+    fn run_script(
+        connection: &mut Self::Connection,
+        statements: &'static str,
+    ) -> impl Future<Output = Result<(), sqlx::Error>> + Send;
+
+    fn read_number(
+        connection: &mut Self::Connection,
+        statement: &'static str,
+    ) -> impl Future<Output = i64> + Send;
+
+    /// A pool of the same database whose statements soon stop waiting for others.
+    fn impatient(home: &Home<Self>) -> impl Future<Output = Pool<Self>> + Send;
+}
+
+macro_rules! test_database {
+    ($database:ty, $connection:ty, $impatient:expr) => {
+        impl TestDatabase for $database {
+            async fn run(
+                connection: &mut $connection,
+                statement: &'static str,
+                [first, second]: [i64; 2],
+            ) -> Result<u64, sqlx::Error> {
+                let query = sqlx::query(statement).bind(first).bind(second);
+                Ok(query.execute(connection).await?.rows_affected())
+            }
+
+            async fn run_script(
+                connection: &mut $connection,
+                statements: &'static str,
+            ) -> Result<(), sqlx::Error> {
+                sqlx::raw_sql(statements)
+                    .execute(connection)
+                    .await
+                    .map(|_| ())
+            }
+
+            async fn read_number(connection: &mut $connection, statement: &'static str) -> i64 {
+                sqlx::query_scalar(statement)
+                    .fetch_one(connection)
+                    .await
+                    .unwrap()
+            }
+
+            async fn impatient(home: &Home<Self>) -> Pool<Self> {
+                let options = home.pool.connect_options().as_ref().clone();
+                let options = $impatient(options);
+                sqlx::pool::PoolOptions::new()
+                    .max_connections(20)
+                    .connect_with(options)
+                    .await
+                    .unwrap()
+            }
+        }
+    };
+}
+
+test_database!(Sqlite, SqliteConnection, |options: SqliteConnectOptions| {
+    options.busy_timeout(Duration::from_millis(1))
+});
+test_database!(
+    Postgres,
+    PgConnection,
+    |options: sqlx::postgres::PgConnectOptions| options.options([("lock_timeout", "20ms")])
+);
+
+/// A SQLite database in a file.
+pub async fn sqlite() -> Home<Sqlite> {
+    let folder = tempfile::tempdir().unwrap();
+    let options = SqliteConnectOptions::new()
+        .filename(folder.path().join("test.db"))
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .busy_timeout(Duration::from_secs(20));
+    let pool = SqlitePoolOptions::new().max_connections(20);
+    let pool = pool.connect_with(options).await.unwrap();
+    home(pool, Some(folder)).await
+}
+
+/// A PostgreSQL database of the shared cluster; `None` where there is no PostgreSQL.
+pub async fn postgres(test: &str) -> Option<Home<Postgres>> {
+    let server = crate::postgres::Postgres::shared()?;
+    Some(home(server.pool(test, 20).await, None).await)
+}
+
+async fn home<D: TestDatabase>(pool: Pool<D>, folder: Option<tempfile::TempDir>) -> Home<D> {
+    let ledger = SqlLedger::new(pool.clone());
+    ledger.apply_schema().await.unwrap();
+    let home = Home {
+        pool,
+        ledger,
+        _folder: folder,
+    };
+    let create = "CREATE TABLE data (id BIGINT PRIMARY KEY, x BIGINT NOT NULL)";
+    home.script(create).await;
+    home
+}
+
+impl<D: TestDatabase> Home<D> {
+    /// Runs statements outside of any page.
+    pub async fn script(&self, statements: &'static str) {
+        let mut connection = self.pool.acquire().await.unwrap();
+        D::run_script(&mut connection, statements).await.unwrap();
+    }
+
+    /// Runs a statement with two numbers outside of any page.
+    pub async fn run(&self, statement: &'static str, numbers: [i64; 2]) -> u64 {
+        let mut connection = self.pool.acquire().await.unwrap();
+        D::run(&mut connection, statement, numbers).await.unwrap()
+    }
+
+    pub async fn number(&self, statement: &'static str) -> i64 {
+        let mut connection = self.pool.acquire().await.unwrap();
+        D::read_number(&mut connection, statement).await
+    }
+
+    /// Fills `data` with the ids from 1 to `rows`, untouched.
+    pub async fn fill(&self, rows: i64) {
+        self.script("DELETE FROM data").await;
+        let fill = "WITH RECURSIVE n (id) AS (
+                SELECT $1 UNION ALL SELECT id + 1 FROM n WHERE id < $2
+            )
+            INSERT INTO data SELECT id, 0 FROM n";
+        self.run(fill, [1, rows]).await;
+    }
+}
+
+/// Adds 1 to the rows of a page, in its transaction.
+pub async fn touch<D: TestDatabase>(
+    transaction: &mut dyn PageTransaction,
+    from: i64,
+    to: i64,
+) -> Result<u64, sqlx::Error> {
+    let touch = "UPDATE data SET x = x + 1 WHERE id > $1 AND id <= $2";
+    D::run(connection::<D>(transaction), touch, [from, to]).await
+}
+
+/// The `sqlx` connection of a page.
+pub fn connection<D: TestDatabase>(transaction: &mut dyn PageTransaction) -> &mut D::Connection {
+    let any = transaction.connection().unwrap();
+    any.downcast_mut().unwrap()
+}
+
+pub fn token(cursor: i64) -> PageToken {
+    PageToken::encode(&cursor).unwrap()
+}
+
+pub fn stride(number: u64) -> StrideId {
+    StrideId {
+        batch_run: "run-1".to_owned(),
+        batch_id: "batch".to_owned(),
+        stride: number,
+    }
+}
+
+/// Longest wait for what another connection should do.
+pub const SOON: Duration = Duration::from_secs(20);
+
+/// Waits until something that has to wait has shown that it does.
+pub const A_WHILE: Duration = Duration::from_millis(200);

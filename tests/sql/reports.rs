@@ -1,0 +1,79 @@
+//! Final reports, and what may be forgotten after them.
+
+use temporal_batch::{BatchReport, DeadLetters, Outcome, PageLedger, StrideId, Timestamp};
+
+use crate::{
+    database::{Home, TestDatabase, token},
+    on_both,
+};
+
+on_both! {
+    reports_come_back_the_latest_first,
+    a_report_that_is_kept_again_replaces_the_first,
+    strides_of_batch_runs_that_ended_long_ago_can_be_forgotten,
+}
+
+/// As Temporal hands it out; what a later version adds has a default.
+fn report(batch_run: &str, ended_at: u64) -> BatchReport {
+    let report = serde_json::json!({
+        "outcome": "completed_with_failures",
+        "progress": {
+            "batch_id": "batch", "batch_run": batch_run, "processor": "hash-emails", "phase": "ended",
+            "pages_completed": 10, "pages_failed": 1, "pages_in_flight": 0, "pages_stuck": 0,
+            "strides_waiting": 0, "retries": 3,
+            "items": {"processed": 100, "changed": 50, "skipped": 1, "failed": 2},
+            "items_expected": 103, "max_parallelism": 4, "max_parallelism_achieved": 4, "rate": 0.1,
+            "low_water_mark": token(9), "end_of_data": true, "started_at": 1, "as_of": ended_at,
+            "runs": 1, "announcements_dropped": 0
+        },
+        "ended_at": ended_at
+    });
+    serde_json::from_value(report).unwrap()
+}
+
+async fn reports_come_back_the_latest_first<D: TestDatabase>(home: Home<D>) {
+    let (first, second) = (report("run-z", 10), report("run-a", 20));
+    let mut other = report("run-o", 15);
+    other.progress.batch_id = "another".to_owned();
+    for report in [&first, &second, &other] {
+        home.ledger.keep_report(report).await.unwrap();
+    }
+    let found = home.ledger.reports("batch").await.unwrap();
+    assert_eq!(found, [second, first]);
+    assert_eq!(home.ledger.reports("nobody's").await.unwrap(), []);
+}
+
+async fn a_report_that_is_kept_again_replaces_the_first<D: TestDatabase>(home: Home<D>) {
+    home.ledger.keep_report(&report("run-1", 10)).await.unwrap();
+    let mut again = report("run-1", 11);
+    again.outcome = Outcome::Cancelled;
+    again.reason = Some("cancelled".to_owned());
+    home.ledger.keep_report(&again).await.unwrap();
+    assert_eq!(home.ledger.reports("batch").await.unwrap(), [again]);
+}
+
+async fn strides_of_batch_runs_that_ended_long_ago_can_be_forgotten<D: TestDatabase>(
+    home: Home<D>,
+) {
+    for batch_run in ["old", "recent", "running"] {
+        for stride in [0, 1] {
+            let id = StrideId {
+                batch_run: batch_run.to_owned(),
+                batch_id: "batch".to_owned(),
+                stride,
+            };
+            home.ledger.open(&id, None, None).await.unwrap();
+        }
+    }
+    home.ledger.keep_report(&report("old", 10)).await.unwrap();
+    home.ledger
+        .keep_report(&report("recent", 20))
+        .await
+        .unwrap();
+    assert_eq!(home.ledger.prune(Timestamp(20)).await.unwrap(), 2);
+    let old = "SELECT count(*) FROM temporal_batch_stride WHERE batch_run = 'old'";
+    assert_eq!(home.number(old).await, 0);
+    let all = "SELECT count(*) FROM temporal_batch_stride";
+    assert_eq!(home.number(all).await, 4);
+    assert_eq!(home.ledger.reports("batch").await.unwrap().len(), 2);
+}
