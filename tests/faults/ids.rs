@@ -1,0 +1,22 @@
+//! Pages of a table with the key `id`.
+
+use sqlx::PgPool;
+use temporal_batch::{Page, PageContext, PageError, PageProcessor};
+
+/// The ids that the page has. `select` takes a lower bound, an upper bound and a limit.
+pub async fn page_of<P>(
+    pool: &PgPool,
+    select: &'static str,
+    ctx: &PageContext<P>,
+) -> Result<Page<i64, i64>, PageError>
+where
+    P: PageProcessor<Cursor = i64>,
+{
+    let ids = sqlx::query_scalar(select)
+        .bind(ctx.range().start().copied().unwrap_or(i64::MIN))
+        .bind(ctx.range().end().copied().unwrap_or(i64::MAX))
+        .bind(ctx.page_size() as i64)
+        .fetch_all(pool)
+        .await?;
+    Page::keyset(ids, |id| *id)
+}

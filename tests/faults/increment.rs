@@ -1,0 +1,140 @@
+//! `x = x + 1` over a table: work that shows when it is done twice or not at all.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use sqlx::{PgPool, Postgres};
+use temporal_batch::{
+    ExtendedRetries, Page, PageContext, PageError, PageLedger, PageProcessor, PageReport,
+    ProcessorSettings, RetryPolicy, SkipAhead, SqlLedger,
+};
+
+use crate::ids::page_of;
+
+pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Adds one to every row of the table `counters`.
+pub struct Increment {
+    pool: PgPool,
+    ledger: Arc<SqlLedger<Postgres>>,
+    hold: Option<Hold>,
+}
+
+/// Holds the page with a row back in its transaction, while a file called `hold` exists in a folder.
+#[derive(Clone, Debug)]
+pub struct Hold {
+    pub folder: PathBuf,
+    pub row: i64,
+}
+
+impl Hold {
+    async fn wait(&self) {
+        std::fs::write(self.folder.join("held"), "").unwrap();
+        while self.folder.join("hold").exists() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+impl Increment {
+    pub fn new(pool: PgPool, hold: Option<Hold>) -> Self {
+        // A worker that is stopped in a transaction must not hold its rows longer than its work.
+        let ledger = SqlLedger::new(pool.clone()).idle_timeout(HEARTBEAT_TIMEOUT);
+        Self {
+            pool,
+            ledger: Arc::new(ledger),
+            hold,
+        }
+    }
+
+    pub async fn create_tables(&self, rows: i64) {
+        self.ledger.apply_schema().await.unwrap();
+        sqlx::raw_sql(
+            "CREATE TABLE counters (id bigint PRIMARY KEY, x integer NOT NULL DEFAULT 0)",
+        )
+        .execute(&self.pool)
+        .await
+        .unwrap();
+        sqlx::query("INSERT INTO counters (id) SELECT n * 10 FROM generate_series(1, $1) AS n")
+            .bind(rows)
+            .execute(&self.pool)
+            .await
+            .unwrap();
+    }
+}
+
+/// How long a page holds its transaction open, spread by its place so that pages do not march in step.
+fn dawdle(ids: &[i64]) -> Duration {
+    Duration::from_millis(u64::try_from(ids[0] / 10 % 40).unwrap_or_default())
+}
+
+#[async_trait]
+impl PageProcessor for Increment {
+    const NAME: &'static str = "increment";
+    type Args = ();
+    type Cursor = i64;
+    type Item = i64;
+
+    async fn fetch(&self, ctx: &PageContext<Self>) -> Result<Page<i64, i64>, PageError> {
+        let select = "SELECT id FROM counters WHERE id > $1 AND id <= $2 ORDER BY id LIMIT $3";
+        page_of(&self.pool, select, ctx).await
+    }
+
+    async fn process(
+        &self,
+        ctx: &PageContext<Self>,
+        ids: Vec<i64>,
+    ) -> Result<PageReport, PageError> {
+        let mut transaction = ctx.transaction::<Postgres>().await?;
+        let updated = sqlx::query("UPDATE counters SET x = x + 1 WHERE id = ANY($1)")
+            .bind(&ids)
+            .execute(&mut *transaction)
+            .await?
+            .rows_affected();
+        match &self.hold {
+            Some(hold) if ids.contains(&hold.row) => hold.wait().await,
+            _ => tokio::time::sleep(dawdle(&ids)).await,
+        }
+        let mut report = PageReport::all_processed().changed(updated);
+        for _ in updated..ids.len() as u64 {
+            report.skip("deleted meanwhile");
+        }
+        Ok(report)
+    }
+
+    async fn skip_ahead(
+        &self,
+        ctx: &PageContext<Self>,
+        pages: u32,
+    ) -> Result<SkipAhead<i64>, PageError> {
+        let items = i64::from(pages) * ctx.page_size() as i64;
+        let id = sqlx::query_scalar(
+            "SELECT id FROM counters WHERE id > $1 AND id <= $2 ORDER BY id LIMIT 1 OFFSET $3",
+        )
+        .bind(ctx.range().start().copied().unwrap_or(i64::MIN))
+        .bind(ctx.range().end().copied().unwrap_or(i64::MAX))
+        .bind(items - 1)
+        .fetch_optional(&self.pool)
+        .await?;
+        Ok(id.map_or(SkipAhead::PastEnd, SkipAhead::To))
+    }
+
+    fn ledger(&self) -> Option<Arc<dyn PageLedger>> {
+        Some(Arc::clone(&self.ledger) as Arc<dyn PageLedger>)
+    }
+
+    fn settings(&self) -> ProcessorSettings {
+        ProcessorSettings {
+            retry: RetryPolicy::default()
+                .initial_interval(Duration::from_millis(200))
+                .max_interval(Duration::from_secs(2))
+                .extended(Some(ExtendedRetries {
+                    interval: Duration::from_secs(2),
+                    max_attempts: None,
+                })),
+            heartbeat_timeout: HEARTBEAT_TIMEOUT,
+            page_timeout: Duration::from_secs(30),
+            ..ProcessorSettings::default()
+        }
+    }
+}

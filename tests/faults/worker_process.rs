@@ -1,0 +1,124 @@
+//! A worker in a process of its own, which is this very test binary again.
+
+use std::{
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use sqlx::postgres::PgPoolOptions;
+use temporal_batch::{BatchClient, ConnectOptions, Worker};
+
+use crate::increment::{Hold, Increment};
+
+/// Where a worker belongs.
+#[derive(Clone, Debug)]
+pub struct Place {
+    pub address: String,
+    pub queue: String,
+    pub database: String,
+    pub hold: Option<Hold>,
+}
+
+const VARIABLES: [&str; 3] = ["FAULTS_ADDRESS", "FAULTS_QUEUE", "FAULTS_DATABASE"];
+
+pub async fn connect(address: &str) -> BatchClient {
+    let options = ConnectOptions::new()
+        .address(address)
+        .disable_env(true)
+        .disable_config_file(true);
+    BatchClient::connect(&options).await.unwrap()
+}
+
+/// Whether this process is a worker; if so it has been one until it was told to stop.
+pub async fn was_one() -> bool {
+    let [Ok(address), Ok(queue), Ok(database)] = VARIABLES.map(std::env::var) else {
+        return false;
+    };
+    let hold = std::env::var_os("FAULTS_HOLD").map(|folder| Hold {
+        folder: folder.into(),
+        row: std::env::var("FAULTS_HOLD_ROW").unwrap().parse().unwrap(),
+    });
+    let pool = PgPoolOptions::new()
+        .max_connections(20)
+        .acquire_timeout(Duration::from_secs(10))
+        .connect_lazy(&database)
+        .unwrap();
+    let client = connect(&address).await;
+    let worker = Worker::new(client.temporal().clone(), queue);
+    worker
+        .processor(Increment::new(pool, hold))
+        .run()
+        .await
+        .unwrap();
+    true
+}
+
+/// It is killed with its owner.
+pub struct WorkerProcess {
+    child: Child,
+    place: Place,
+    /// The test that the process runs, which has to begin with [`was_one`].
+    test: &'static str,
+}
+
+impl WorkerProcess {
+    pub fn start(place: &Place, test: &'static str) -> Self {
+        Self {
+            child: spawn(place, test),
+            place: place.clone(),
+            test,
+        }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// As `kill -9` does, or the end of a machine; another process takes its place.
+    pub fn kill_and_replace(&mut self) {
+        let _ = self.child.kill();
+        self.child.wait().unwrap();
+        self.child = spawn(&self.place, self.test);
+    }
+
+    /// What a service manager does: a worker that ended by itself is started again. Says whether it had.
+    pub fn replace_if_ended(&mut self) -> bool {
+        let ended = self.child.try_wait().unwrap().is_some();
+        if ended {
+            self.child = spawn(&self.place, self.test);
+        }
+        ended
+    }
+}
+
+/// Stops a process in its tracks, or lets it go on: `STOP`, `CONT`. It may be gone meanwhile.
+pub fn signal(pid: u32, name: &str) {
+    let _ = Command::new("kill")
+        .args(["-s", name, &pid.to_string()])
+        .stderr(Stdio::null())
+        .status();
+}
+
+fn spawn(place: &Place, test: &str) -> Child {
+    let values = [&place.address, &place.queue, &place.database];
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    if let Some(hold) = &place.hold {
+        command
+            .env("FAULTS_HOLD", &hold.folder)
+            .env("FAULTS_HOLD_ROW", hold.row.to_string());
+    }
+    command
+        .args(["--exact", test])
+        .envs(VARIABLES.into_iter().zip(values))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+impl Drop for WorkerProcess {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,122 @@
+//! A worker that is stopped in the transaction of a page, for longer than its heartbeat timeout.
+
+use std::time::Duration;
+
+use temporal_batch::{Batch, BatchHandle, Outcome};
+
+use crate::{
+    increment::{HEARTBEAT_TIMEOUT, Hold, Increment},
+    postgres::Postgres,
+    support::{Bed, eventually, report, server_address},
+    worker_process::{self, Place, WorkerProcess, signal},
+};
+
+const ROWS: i64 = 2_000;
+/// A row of the third page of 100.
+const HELD: i64 = 2_500;
+const WORKER: &str = "zombies::the_effects_of_a_late_attempt_are_fenced_off";
+
+struct Night {
+    pool: sqlx::PgPool,
+    place: Place,
+    handle: BatchHandle,
+    zombie: WorkerProcess,
+    folder: tempfile::TempDir,
+}
+
+/// A batch whose only worker is stopped in the middle of a page.
+async fn worker_asleep_in_a_page(name: &str) -> Option<Night> {
+    let postgres = Postgres::shared()?;
+    let database = postgres.database(name).await;
+    let pool = sqlx::PgPool::connect(&database).await.unwrap();
+    Increment::new(pool.clone(), None).create_tables(ROWS).await;
+    let bed = Bed::new(name).await;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("hold"), "").unwrap();
+    let place = Place {
+        address: server_address().to_owned(),
+        queue: bed.queue.clone(),
+        database,
+        hold: Some(Hold {
+            folder: folder.path().into(),
+            row: HELD,
+        }),
+    };
+    let zombie = WorkerProcess::start(&place, WORKER);
+    let batch = Batch::of::<Increment>(bed.new_id(), ()).task_queue(&bed.queue);
+    let handle = bed.start(&batch.page_size(100).max_parallelism(2)).await;
+    let held = folder.path().join("held");
+    eventually("the page is held", || async { held.exists().then_some(()) }).await;
+    signal(zombie.pid(), "STOP");
+    Some(Night {
+        pool,
+        place,
+        handle,
+        zombie,
+        folder,
+    })
+}
+
+impl Night {
+    fn wake(&self) {
+        std::fs::remove_file(self.folder.path().join("hold")).unwrap();
+        signal(self.zombie.pid(), "CONT");
+    }
+
+    async fn count(&self, what: &'static str) -> i64 {
+        sqlx::query_scalar(what)
+            .fetch_one(&self.pool)
+            .await
+            .unwrap()
+    }
+
+    async fn every_row_is_one(&self) {
+        let report = report(&self.handle).await;
+        assert_eq!(report.outcome, Outcome::Completed, "{:?}", report.reason);
+        assert_eq!(report.progress.items.processed, ROWS as u64);
+        let wrong = "SELECT count(*) FROM counters WHERE x <> 1";
+        assert_eq!(self.count(wrong).await, 0);
+    }
+}
+
+/// The second attempt comes first: the transaction of the stopped one has lost its claim.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_effects_of_a_late_attempt_are_fenced_off() {
+    if worker_process::was_one().await {
+        return;
+    }
+    let Some(night) = worker_asleep_in_a_page("late-after").await else {
+        return;
+    };
+    let place = Place {
+        hold: None,
+        ..night.place.clone()
+    };
+    let _second = WorkerProcess::start(&place, WORKER);
+    let applied = "SELECT count(*) FROM counters WHERE id = 2500 AND x = 1";
+    eventually("the second attempt has done the page", || async {
+        (night.count(applied).await == 1).then_some(())
+    })
+    .await;
+    night.wake();
+    night.every_row_is_one().await;
+    // Once more after the late one had every chance: its pool hands out connections again within this.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(
+        night
+            .count("SELECT count(*) FROM counters WHERE x <> 1")
+            .await,
+        0
+    );
+}
+
+/// Nobody else came meanwhile: what the late attempt commits counts, and is not done again.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_after_a_late_one_goes_on_where_that_ended() {
+    let Some(night) = worker_asleep_in_a_page("late-before").await else {
+        return;
+    };
+    tokio::time::sleep(HEARTBEAT_TIMEOUT + Duration::from_secs(1)).await;
+    night.wake();
+    night.every_row_is_one().await;
+}
