@@ -184,9 +184,9 @@ fn ending(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Option<Ending> {
         } else {
             Ending {
                 outcome: Outcome::CompletedWithFailures,
-                reason: Some(format!(
-                    "{} pages and {} items were given up",
-                    ledger.totals.pages_failed, ledger.totals.items.failed
+                reason: Some(given_up(
+                    ledger.totals.pages_failed,
+                    ledger.totals.items.failed,
                 )),
             }
         });
@@ -210,6 +210,17 @@ fn ending(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Option<Ending> {
         outcome: Outcome::Stopped,
         reason: Some(format!("{why}; {}", so_far())),
     })
+}
+
+/// "2 pages and 1 item were given up"; what there is none of is not named.
+fn given_up(pages: u64, items: u64) -> String {
+    let counted = [(pages, "page"), (items, "item")];
+    let named = counted.into_iter().filter(|(n, _)| *n > 0);
+    let named: Vec<String> = named
+        .map(|(n, what)| format!("{n} {what}{}", if n == 1 { "" } else { "s" }))
+        .collect();
+    let verb = if pages + items == 1 { "was" } else { "were" };
+    format!("{} {verb} given up", named.join(" and "))
 }
 
 fn explain(broken: &Broken) -> String {
@@ -416,6 +427,13 @@ mod tests {
         };
         ledger.record(reported).unwrap();
         ledger
+    }
+
+    #[test]
+    fn what_was_given_up_is_named_without_zeros() {
+        assert_eq!(given_up(0, 8), "8 items were given up");
+        assert_eq!(given_up(1, 0), "1 page was given up");
+        assert_eq!(given_up(2, 1), "2 pages and 1 item were given up");
     }
 
     #[test]
