@@ -12,19 +12,14 @@ use std::{
 use temporalio_client::{Client, WorkflowHandle, WorkflowQueryOptions};
 use tokio::{sync::watch, task::JoinHandle};
 
+use super::quiet::is_quiet;
 use crate::{controller::Controller, protocol::StrideOrder};
 
 const INTERVAL: Duration = Duration::from_secs(1);
 /// A controller that answers at all does so at once.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How long nobody asks after a question that was not answered: longer than a workflow task may take (10 s
-/// by default).
-///
-/// A question that is waiting when a workflow task times out is given to another worker together with the
-/// beginning of that task. SDK core 0.10 then runs the workflow as if the task were its own, keeps what came
-/// of it, and goes on from there with the next task, which cannot be replayed. So no question should be
-/// waiting when a task times out.
-pub(super) const QUIET: Duration = Duration::from_secs(12);
+/// How soon to look again whether the controller can be asked.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// The watches of one worker, by batch run.
 #[derive(Default)]
@@ -82,14 +77,14 @@ async fn poll(
 ) {
     loop {
         tokio::time::sleep(INTERVAL).await;
+        while !matches!(is_quiet(&controller).await, Ok(true)) {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
         let options = WorkflowQueryOptions::default();
         let answer = controller.query(Controller::control, (), options);
-        match tokio::time::timeout(PATIENCE, answer).await {
-            Ok(Ok(state)) => {
-                stop.send_replace(state.batch_run != batch_run || state.stop_at_page_boundary);
-            }
-            // A controller that does not answer changes nothing: the stride goes on with its orders.
-            Ok(Err(_)) | Err(_) => tokio::time::sleep(QUIET).await,
+        // A controller that does not answer changes nothing: the stride goes on with its orders.
+        if let Ok(Ok(state)) = tokio::time::timeout(PATIENCE, answer).await {
+            stop.send_replace(state.batch_run != batch_run || state.stop_at_page_boundary);
         }
     }
 }

@@ -15,7 +15,8 @@ use tokio::{sync::watch, task::JoinHandle};
 
 use super::{
     HEARTBEATS_PER_TIMEOUT,
-    control_watch::{ControlWatch, ControlWatches, QUIET},
+    control_watch::{ControlWatch, ControlWatches},
+    quiet::is_quiet,
 };
 use crate::{
     controller::Controller,
@@ -26,11 +27,13 @@ use crate::{
     stride::{HostError, PageEvent, StrideHost},
 };
 
-/// Longest wait for the controller to say where a stride ends. Asked again, because a worker that is stopped
-/// in its tracks swallows the questions that it was polling for; after a pause, for the reason given at
-/// [`QUIET`].
+/// Longest wait for one answer. Asked again, because a worker that is stopped in its tracks swallows the
+/// questions that it was polling for.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
-const QUERIES: u32 = 3;
+/// Longest wait for the controller to say where a stride ends.
+const ASK_FOR: Duration = Duration::from_secs(30);
+/// How soon to look again whether the controller can be asked.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 const FALLBACK_HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(15);
 
 pub(super) struct ActivityHost {
@@ -197,9 +200,15 @@ impl StrideHost for ActivityHost {
             batch_run: self.batch_run.clone(),
             stride: self.stride,
         };
-        for attempt in 0..QUERIES {
-            if attempt > 0 {
-                tokio::time::sleep(QUIET).await;
+        let asking = Instant::now();
+        while asking.elapsed() < ASK_FOR {
+            match is_quiet(&self.controller).await {
+                Ok(true) => {}
+                Err(WorkflowInteractionError::NotFound(_)) => return Err(HostError::Gone),
+                Ok(false) | Err(_) => {
+                    tokio::time::sleep(LOOK_AGAIN).await;
+                    continue;
+                }
             }
             let options = WorkflowQueryOptions::default();
             let query = query.clone();
@@ -217,9 +226,9 @@ impl StrideHost for ActivityHost {
                 Err(_) => {}
             }
         }
-        Err(HostError::Unavailable(
-            "the controller did not say where the stride ends".to_owned(),
-        ))
+        Err(HostError::Unavailable(format!(
+            "the controller did not say within {ASK_FOR:?} where the stride ends"
+        )))
     }
 
     async fn still_counts(&self) -> Result<(), HostError> {

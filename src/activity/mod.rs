@@ -2,6 +2,7 @@
 
 mod control_watch;
 mod host;
+mod quiet;
 
 use std::{
     sync::Arc,
