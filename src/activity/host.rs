@@ -71,11 +71,14 @@ struct Attendance {
 }
 
 impl Attendance {
-    fn new(timeout: Duration) -> Self {
+    /// A task can be taken by a process that is stopped before it can begin with it: `started` is when the
+    /// server gave it away. If the clocks differ, that only costs a question.
+    fn new(timeout: Duration, started: Option<SystemTime>) -> Self {
+        let age = started.and_then(|started| started.elapsed().ok());
         Self {
             last_seen: Instant::now(),
             timeout,
-            overslept: false,
+            overslept: age.is_some_and(|age| age > timeout),
         }
     }
 
@@ -102,7 +105,7 @@ impl ActivityHost {
         let (cancel, cancelled) = watch::channel(false);
         let info = ctx.info();
         let timeout = info.heartbeat_timeout.unwrap_or(FALLBACK_HEARTBEAT_TIMEOUT);
-        let attendance = Arc::new(Mutex::new(Attendance::new(timeout)));
+        let attendance = Arc::new(Mutex::new(Attendance::new(timeout, info.started_time)));
         let identity = Identity {
             run_id: info.workflow_run_id.clone().unwrap_or_default(),
             activity_id: info.activity_id.clone(),
