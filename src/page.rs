@@ -247,6 +247,17 @@ impl<C, I> Page<C, I> {
         &self.next
     }
 
+    /// Where the next page begins, as a token; `None` where nothing follows.
+    pub(crate) fn next_token(&self) -> Result<Option<PageToken>, PageError>
+    where
+        C: Serialize,
+    {
+        match &self.next {
+            Next::At(cursor) => PageToken::encode(cursor).map(Some),
+            Next::End => Ok(None),
+        }
+    }
+
     pub(crate) fn into_parts(self) -> (Vec<I>, Keys<C>) {
         (self.items, self.keys)
     }

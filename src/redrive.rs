@@ -15,13 +15,14 @@ use tokio::sync::Mutex;
 use crate::{
     dead_letter::{DeadLetter, DeadLetters, LetterFilter, MAX_LETTER_CHARS},
     error::{PageError, truncate},
-    page::{Keys, Next, Page, PageRange, PageToken},
+    page::{Keys, Page, PageRange, PageToken},
     page_ledger::PageTransaction,
     processor::{
         PageContext, PageProcessor, PageReport, PageTokens, ProcessorSettings, SharedTransaction,
     },
     progress::{ItemCounts, Timestamp},
     retry::RetryMode,
+    stride::read_args,
 };
 
 /// Quick attempts at a page of letters; the letters themselves stay for another redrive.
@@ -76,10 +77,7 @@ impl<P: PageProcessor> PageProcessor for Redrive<P> {
         ctx: &PageContext<Self>,
         letters: Vec<DeadLetter>,
     ) -> Result<PageReport, PageError> {
-        let args = serde_json::from_value::<P::Args>(ctx.args().args.clone()).map_err(|e| {
-            PageError::retryable(format_args!("the arguments of the batch do not fit: {e}"))
-                .with_type("ArgsNotReadable")
-        })?;
+        let args = read_args::<P::Args>(&ctx.args().args)?;
         let args = Arc::new(args);
         let store = self.store()?;
         let last_attempt = ctx.attempt() >= ATTEMPTS;
@@ -249,11 +247,9 @@ impl<P: PageProcessor> Redriving<'_, P> {
         match &letter.key {
             Some(key) => page = page.only(key)?,
             None => {
-                if let Next::At(cursor) = page.next() {
-                    let next = PageToken::encode(cursor)?;
-                    if page.is_ordered() && Some(&next) != letter.end.as_ref() {
-                        left.push(rest_of(letter, next));
-                    }
+                let next = page.next_token()?.filter(|_| page.is_ordered());
+                if let Some(next) = next.filter(|next| Some(next) != letter.end.as_ref()) {
+                    left.push(rest_of(letter, next));
                 }
             }
         }

@@ -236,10 +236,7 @@ impl<P: PageProcessor> ErasedProcessor for Typed<P> {
     }
 
     async fn keep_report(&self, report: &BatchReport) -> Result<(), PageError> {
-        if let Some(ledger) = self.0.ledger() {
-            return ledger.keep_report(report).await;
-        }
-        match self.0.dead_letters() {
+        match letters_of(&*self.0) {
             Some(letters) => letters.keep_report(report).await,
             None => Ok(()),
         }

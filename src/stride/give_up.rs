@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     dead_letter::DeadLetter,
-    page::{Next, PageToken},
+    page::PageToken,
     processor::{PageProcessor, SkipAhead},
     progress::ItemCounts,
     protocol::{FailedAttempt, StrideReport},
@@ -83,12 +83,7 @@ impl<P: PageProcessor> Running<'_, P> {
         let mut time_left = self.order.page_timeout;
         let (to, ends_data) = match self.fetch(self.range()?, &mut time_left).await {
             Ok(page) => {
-                let next = match page.next() {
-                    Next::At(cursor) => {
-                        Some(PageToken::encode(cursor).map_err(|e| self.failed(&e))?)
-                    }
-                    Next::End => None,
-                };
+                let next = page.next_token().map_err(|e| self.failed(&e))?;
                 let ends_data = next.is_none() && self.end.is_none();
                 let cut = self.cut(page, next.or_else(|| self.end.clone()), ends_data)?;
                 if cut.items.is_empty() {
@@ -253,10 +248,7 @@ impl<P: PageProcessor> Running<'_, P> {
         let mut time_left = self.order.page_timeout;
         let range = self.range_to(to)?;
         let page = self.fetch(range, &mut time_left).await.map_err(giving_up)?;
-        let next = match page.next() {
-            Next::At(cursor) => Some(PageToken::encode(cursor).map_err(|e| self.failed(&e))?),
-            Next::End => None,
-        };
+        let next = page.next_token().map_err(|e| self.failed(&e))?;
         let (to, ends_data) = match next {
             Some(next) if Some(&next) != to => (Some(next), false),
             _ => (to.cloned(), ends_data),

@@ -30,6 +30,7 @@ mod running;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use crate::{
@@ -39,6 +40,7 @@ use crate::{
     processor::{PageProcessor, ProcessorSettings},
     progress::ItemCounts,
     protocol::{AcceptedEnd, FailedAttempt, Prepared, StrideOrder, StrideReport},
+    redrive::letters_of,
 };
 use running::Running;
 
@@ -180,6 +182,14 @@ impl Failure {
     }
 }
 
+/// The arguments of a batch, for a processor that should know their type.
+pub(crate) fn read_args<A: DeserializeOwned>(args: &serde_json::Value) -> Result<A, PageError> {
+    A::deserialize(args).map_err(|e| {
+        PageError::retryable(format_args!("the arguments of the batch do not fit: {e}"))
+            .with_type("ArgsNotReadable")
+    })
+}
+
 /// Runs the pages of `order`, going on after what `resume` says is finished.
 pub(crate) async fn run_stride<P: PageProcessor>(
     processor: &P,
@@ -213,14 +223,13 @@ pub(crate) fn prepared<P: PageProcessor>(processor: &P, items_expected: Option<u
         heartbeat_timeout,
         non_retryable_types: _,
     } = processor.settings();
-    let once_per_page = processor.ledger().is_some();
     Prepared {
         retry_mode,
         retry,
         page_timeout,
         heartbeat_timeout,
         items_expected,
-        dead_letters: once_per_page || processor.dead_letters().is_some(),
-        once_per_page,
+        dead_letters: letters_of(processor).is_some(),
+        once_per_page: processor.ledger().is_some(),
     }
 }

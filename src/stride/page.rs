@@ -10,7 +10,7 @@ use super::{
 use crate::{
     dead_letter::{DeadLetter, position_name},
     error::{PageError, truncate},
-    page::{Keys, Next, Page, PageRange, PageToken},
+    page::{Keys, Page, PageRange, PageToken},
     processor::{PageProcessor, PageReport, PageTokens, SkipAhead, count_reason},
     progress::{FailedItem, ItemCounts, Timestamp},
     protocol::StrideReport,
@@ -70,10 +70,7 @@ impl<P: PageProcessor> Running<'_, P> {
     async fn cut_page(&mut self, time_left: &mut Duration) -> Result<Cut<P>, Stop> {
         let (page, next) = loop {
             let page = self.fetch(self.range()?, time_left).await?;
-            let next = match page.next() {
-                Next::At(cursor) => Some(PageToken::encode(cursor).map_err(|e| self.failed(&e))?),
-                Next::End => None,
-            };
+            let next = page.next_token().map_err(|e| self.failed(&e))?;
             let announce = self.end.is_none() && self.pages_left == 1;
             match &next {
                 Some(token) if announce => self.announce(vec![token.clone()]).await?,

@@ -8,7 +8,7 @@ use std::{
 
 use futures::FutureExt;
 
-use super::{Failure, PageEvent, Stop, StrideHost, keeping::Keeping};
+use super::{Failure, PageEvent, Stop, StrideHost, keeping::Keeping, read_args};
 use crate::{
     error::PageError,
     page::{PageRange, PageToken},
@@ -51,12 +51,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
         settings: &'a ProcessorSettings,
     ) -> Result<Self, Stop> {
         let failed = |error: &PageError| Failure::of(error, &settings.non_retryable_types);
-        let args = serde_json::from_value(order.args.clone()).map_err(|e| {
-            failed(
-                &PageError::retryable(format_args!("the arguments of the batch do not fit: {e}"))
-                    .with_type("ArgsNotReadable"),
-            )
-        })?;
+        let args = read_args(&order.args).map_err(|e| failed(&e))?;
         let mut end = order.end.clone();
         if end.is_none() && host.is_repeat() {
             end = accepted_end(host).await?;
