@@ -6,6 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     dead_letter::LetterFilter,
+    lock::{self, InvalidLockName},
+    pace::{
+        AutoPageSize, AutoParallelism, InvalidAutoPageSize, InvalidAutoParallelism, InvalidRamp,
+        PaceSpec, Ramp, Window,
+    },
     page::PageToken,
     processor::PageProcessor,
     redrive::{LETTERS_PER_PAGE, RedriveArgs},
@@ -20,12 +25,21 @@ use crate::{
 /// | `max_parallelism` | 10 pages in flight | 0 (starts without dispatching) to 500 |
 /// | `stride` | 1 page per activity | 1 to 10,000 |
 /// | `rate` | unlimited | more than 0 items per second |
+/// | `page_rate` | unlimited | more than 0 pages per second |
+/// | `page_pause` | none | up to 1 h before each page |
+/// | `auto_page_size`, `auto_parallelism` | off | see [`AutoPageSize`], [`AutoParallelism`] |
+/// | `ramp` | none | see [`Ramp`] |
+/// | `window` | always open | up to 20, see [`Window`] |
+/// | `throttle` | none | up to 20 names that the workers have registered |
 /// | `pages_per_run` | Temporal decides | at least 1 |
 /// | `first_cursor` | the beginning of the data | any cursor; the data after it is processed |
 /// | `tolerate` | any number of failures | see [`Tolerance`] |
 /// | `deadline` | none | at least 1 s after the start |
 /// | `on_failure`, `track`, `on_completion` | nobody is told | names that the workers have registered |
 /// | `hook_timeout` | 30 s for each attempt of these | 100 ms to 10 min |
+/// | `lock` | none | 1 to 200 characters without white space |
+/// | `wait_for_lock` | off: the batch is refused while another one has the lock | |
+/// | `weight` | 1 | 0.001 to 1,000 |
 /// | `task_queue` | `temporal-batch` | |
 /// | `if_running` | [`IfRunning::Refuse`] | whether to attach to a batch of this id that runs |
 /// | `rerun` | off | whether an id may be used again after its batch ended |
@@ -72,6 +86,16 @@ pub(crate) struct BatchSpec {
     pub track_every: Option<Duration>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hook_timeout: Option<Duration>,
+    #[serde(default, skip_serializing_if = "PaceSpec::is_default")]
+    pub pace: PaceSpec,
+    /// Batches with the same lock do not run together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub wait_for_lock: bool,
+    /// Share of the workers' slots, next to the other batches of the task queue.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<f32>,
 }
 
 /// The hooks that a batch names.
@@ -109,6 +133,7 @@ const SHORTEST_TRACK_EVERY: Duration = Duration::from_secs(1);
 const SHORTEST_DEADLINE: Duration = Duration::from_secs(1);
 /// What one attempt of a hook may take, unless told otherwise.
 pub(crate) const HOOK_TIMEOUT: Duration = Duration::from_secs(30);
+const PAGE_PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(3_600));
 const HOOK_TIMEOUTS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(600));
 
 /// Highest number of pages in flight. Temporal allows 2,000 pending activities in a workflow and advises
@@ -119,6 +144,8 @@ const MAX_PAGE_SIZE: u32 = 1_000_000;
 const MAX_STRIDE: u32 = 10_000;
 /// The arguments travel with every dispatch, so they are part of the history many times.
 const MAX_ARGS_BYTES: usize = 4 * 1024;
+/// What Temporal takes.
+const WEIGHTS: std::ops::RangeInclusive<f32> = 0.001..=1_000.0;
 const MAX_ID_CHARS: usize = 200;
 
 /// The task queue used when none is named.
@@ -164,6 +191,10 @@ impl Batch {
                 hooks: HookNames::default(),
                 track_every: None,
                 hook_timeout: None,
+                pace: PaceSpec::default(),
+                lock: None,
+                wait_for_lock: false,
+                weight: None,
             },
             task_queue: DEFAULT_TASK_QUEUE.to_owned(),
             rerun: false,
@@ -232,6 +263,61 @@ impl Batch {
     #[must_use]
     pub fn rate(mut self, items_per_second: f64) -> Self {
         self.spec.rate = Some(items_per_second);
+        self
+    }
+
+    /// Pages per second at most, over all workers.
+    #[must_use]
+    pub fn page_rate(mut self, pages_per_second: f64) -> Self {
+        self.spec.pace.page_rate = Some(pages_per_second);
+        self
+    }
+
+    /// A pause before each page, in which the page holds its place among those in flight; at most 1 h.
+    #[must_use]
+    pub fn page_pause(mut self, pause: Duration) -> Self {
+        self.spec.pace.page_pause = Some(pause);
+        self
+    }
+
+    /// Tunes the page size while the batch runs, so that a page takes as long as is aimed at. It begins
+    /// with [`page_size`](Self::page_size).
+    #[must_use]
+    pub fn auto_page_size(mut self, auto: AutoPageSize) -> Self {
+        self.spec.pace.auto_page_size = Some(auto);
+        self
+    }
+
+    /// Tunes the parallelism while the batch runs: up by one while that helps, down by half when pages
+    /// fail or a throttle says so. [`max_parallelism`](Self::max_parallelism) becomes the upper bound.
+    #[must_use]
+    pub fn auto_parallelism(mut self, auto: AutoParallelism) -> Self {
+        self.spec.max_parallelism = auto.max();
+        self.spec.pace.auto_parallelism = Some(auto);
+        self
+    }
+
+    /// Raises the parallelism step by step, in the time in which the batch runs.
+    /// [`max_parallelism`](Self::max_parallelism) becomes what the ramp ends at.
+    #[must_use]
+    pub fn ramp(mut self, ramp: Ramp) -> Self {
+        self.spec.max_parallelism = ramp.to();
+        self.spec.pace.ramp = Some(ramp);
+        self
+    }
+
+    /// Runs within this window, and within others that are added; holds outside of all of them.
+    #[must_use]
+    pub fn window(mut self, window: Window) -> Self {
+        self.spec.pace.windows.push(window);
+        self
+    }
+
+    /// Asks the [`Throttle`](crate::Throttle) of this name, and others that are added. The strictest of
+    /// them counts.
+    #[must_use]
+    pub fn throttle(mut self, name: impl Into<String>) -> Self {
+        self.spec.pace.throttles.push(name.into());
         self
     }
 
@@ -307,6 +393,32 @@ impl Batch {
         self
     }
 
+    /// Batches with the same lock do not run together, whatever their task queues: one that is started while
+    /// another has the lock is refused, or [waits](Self::wait_for_lock). A batch has its lock from before its
+    /// first page until its last hook was called, continue-as-new included.
+    #[must_use]
+    pub fn lock(mut self, name: impl Into<String>) -> Self {
+        self.spec.lock = Some(name.into());
+        self
+    }
+
+    /// Waits for the lock while another batch has it. Of several that wait any may get it next. A deadline
+    /// counts from the start, so it bounds the wait too.
+    #[must_use]
+    pub fn wait_for_lock(mut self, wait: bool) -> Self {
+        self.spec.wait_for_lock = wait;
+        self
+    }
+
+    /// The share of this batch where the pages of several batches wait for the same workers: one of weight 3
+    /// gets three times what one of weight 1 gets. Without waiting pages it changes nothing. The server must
+    /// have fairness switched on (`matching.enableFairness`); [the dev server](crate::dev_server) has.
+    #[must_use]
+    pub fn weight(mut self, weight: f32) -> Self {
+        self.spec.weight = Some(weight);
+        self
+    }
+
     /// The queue on which a worker with the processor polls.
     #[must_use]
     pub fn task_queue(mut self, queue: impl Into<String>) -> Self {
@@ -367,17 +479,14 @@ impl Batch {
         if self.task_queue.trim().is_empty() {
             return Err(InvalidBatch::NoTaskQueue);
         }
-        within("page size", spec.page_size, 1, MAX_PAGE_SIZE)?;
+        validate_page_size(spec.page_size)?;
         validate_max_parallelism(spec.max_parallelism)?;
         within("stride", spec.stride, 1, MAX_STRIDE)?;
         if let Some(pages) = spec.pages_per_run {
             within("pages per run", pages, 1, u32::MAX)?;
         }
-        if let Some(rate) = spec.rate
-            && !(rate.is_finite() && rate > 0.0)
-        {
-            return Err(InvalidBatch::Rate { given: rate });
-        }
+        validate_rate(spec.rate)?;
+        spec.pace.validate()?;
         if let Some(tolerance) = &spec.tolerance {
             tolerance.validate()?;
         }
@@ -395,6 +504,17 @@ impl Batch {
             HOOK_TIMEOUTS.0,
             HOOK_TIMEOUTS.1,
         )?;
+        if let Some(lock) = &spec.lock {
+            lock::validate(lock)?;
+        }
+        if spec.wait_for_lock && spec.lock.is_none() {
+            return Err(InvalidBatch::NoLock);
+        }
+        if let Some(weight) = spec.weight
+            && !WEIGHTS.contains(&weight)
+        {
+            return Err(InvalidBatch::Weight { given: weight });
+        }
         let bytes = spec.args.to_string().len();
         if bytes > MAX_ARGS_BYTES {
             return Err(InvalidBatch::ArgsTooLarge { bytes });
@@ -407,9 +527,35 @@ pub(crate) fn validate_max_parallelism(given: u32) -> Result<(), InvalidBatch> {
     within("max parallelism", given, 0, MAX_PARALLELISM)
 }
 
+pub(crate) fn validate_page_size(given: u32) -> Result<(), InvalidBatch> {
+    within("page size", given, 1, MAX_PAGE_SIZE)
+}
+
 pub(crate) fn validate_deadline(given: Option<Duration>) -> Result<(), InvalidBatch> {
     let longest = Duration::from_secs(366 * 86_400);
     lasts("deadline", given, SHORTEST_DEADLINE, longest)
+}
+
+pub(crate) fn validate_rate(given: Option<f64>) -> Result<(), InvalidBatch> {
+    match given {
+        Some(given) if !is_rate(given) => Err(InvalidBatch::Rate { given }),
+        _ => Ok(()),
+    }
+}
+
+pub(crate) fn validate_page_rate(given: Option<f64>) -> Result<(), InvalidBatch> {
+    match given {
+        Some(given) if !is_rate(given) => Err(InvalidBatch::PageRate { given }),
+        _ => Ok(()),
+    }
+}
+
+fn is_rate(given: f64) -> bool {
+    given.is_finite() && given > 0.0
+}
+
+pub(crate) fn validate_page_pause(given: Option<Duration>) -> Result<(), InvalidBatch> {
+    lasts("page pause", given, PAGE_PAUSES.0, PAGE_PAUSES.1)
 }
 
 fn lasts(
@@ -482,9 +628,29 @@ pub enum InvalidBatch {
         /// Highest allowed value.
         max: u32,
     },
+    /// The name of the lock is not allowed.
+    #[error(transparent)]
+    Lock(#[from] InvalidLockName),
+    /// The batch is to wait for a lock, but has none.
+    #[error("the batch is to wait for its lock, but no lock is named")]
+    NoLock,
+    /// The weight is out of its range.
+    #[error("weight is {given}; it must be from {} to {}", WEIGHTS.start(), WEIGHTS.end())]
+    Weight {
+        /// The weight that was given.
+        given: f32,
+    },
     /// The rate is not a positive number.
     #[error("rate is {given} items per second; it must be more than 0 (leave it out for no limit)")]
     Rate {
+        /// The rate that was given.
+        given: f64,
+    },
+    /// The rate of pages is not a positive number.
+    #[error(
+        "page rate is {given} pages per second; it must be more than 0 (leave it out for no limit)"
+    )]
+    PageRate {
         /// The rate that was given.
         given: f64,
     },
@@ -511,6 +677,25 @@ pub enum InvalidBatch {
         "tolerated consecutive failures are 0; it must be at least 1 (leave it out for no limit)"
     )]
     ToleranceConsecutive,
+    /// Too many of something are listed.
+    #[error("{given} {what} are named; at most {max} are allowed")]
+    TooMany {
+        /// What.
+        what: &'static str,
+        /// How many were given.
+        given: usize,
+        /// How many are allowed.
+        max: usize,
+    },
+    /// The ramp cannot work.
+    #[error(transparent)]
+    Ramp(#[from] InvalidRamp),
+    /// The bounds of the page size cannot work.
+    #[error(transparent)]
+    AutoPageSize(#[from] InvalidAutoPageSize),
+    /// The bounds of the parallelism cannot work.
+    #[error(transparent)]
+    AutoParallelism(#[from] InvalidAutoParallelism),
     /// The arguments do not serialize.
     #[error("the arguments do not serialize to JSON: {message}")]
     Args {
@@ -573,6 +758,12 @@ mod tests {
         let none = Tolerance::new().consecutive(0);
         assert!(message(batch().tolerate(none)).contains("at least 1"));
         assert!(message(batch().task_queue(" ")).contains("task queue"));
+        assert!(message(batch().lock("a b")).contains("lock name \"a b\""));
+        assert!(message(batch().wait_for_lock(true)).contains("no lock is named"));
+        for weight in [0.0, -1.0, 1_001.0, f32::NAN] {
+            let message = message(batch().weight(weight));
+            assert!(message.contains("from 0.001 to 1000"), "{message}");
+        }
         for id in ["", "a b", "a\n", &"x".repeat(201)] {
             let named = Batch::named(id, "p", serde_json::Value::Null);
             assert!(message(named).contains("batch id"), "{id:?}");

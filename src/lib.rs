@@ -42,7 +42,7 @@
 //! Without any of them the vocabulary, the decisions, the page loop and [`testing`] build in seconds.
 
 // The engine is what uses these.
-#![cfg_attr(not(feature = "temporal"), allow(dead_code))]
+#![cfg_attr(not(feature = "temporal"), allow(dead_code, unused_imports))]
 
 #[cfg(all(doctest, feature = "cli", feature = "sqlite"))]
 #[doc = include_str!("../README.md")]
@@ -66,15 +66,22 @@ mod dead_letter_file;
 pub mod dev_server;
 mod error;
 mod hooks;
+mod interruption;
 mod ledger;
+mod lock;
 pub mod metrics;
 mod notices;
+mod pace;
 mod page;
 mod page_ledger;
 mod processor;
 mod progress;
 mod protocol;
+#[cfg(feature = "temporal")]
+mod quiet;
 mod rate;
+#[cfg(feature = "temporal")]
+mod readiness;
 mod redrive;
 mod registry;
 #[cfg(feature = "temporal")]
@@ -85,6 +92,7 @@ mod scheduler;
 mod sql;
 mod stride;
 pub mod testing;
+mod throttle;
 mod tolerance;
 #[cfg(feature = "temporal")]
 mod worker;
@@ -99,22 +107,30 @@ pub use crate::{
         CompletionHook, Failure, FailureHandler, FailureNotice, HookResult, RegisterHookError,
         Tracker,
     },
+    lock::InvalidLockName,
+    pace::{
+        AutoPageSize, AutoParallelism, InvalidAutoPageSize, InvalidAutoParallelism, InvalidRamp,
+        InvalidWindow, Opening, Ramp, Window,
+    },
     page::{Next, Page, PageRange, PageToken},
     page_ledger::{OpenStride, PageClaim, PageLedger, PageTransaction, StrideId, StrideTotals},
     processor::{
         InvalidSettings, PageContext, PageProcessor, PageReport, ProcessorSettings, SkipAhead,
     },
     progress::{
-        BatchReport, FailedItem, FailureState, ItemCounts, Outcome, PageFailure, Phase, Progress,
-        Timestamp,
+        BatchReport, FailedItem, FailureState, HeldBy, ItemCounts, Outcome, PageFailure, PauseNote,
+        Phase, Progress, Throttled, TimeLeft, Timestamp,
     },
     registry::{Refused, RegisterError, Registry},
     retry::{ExtendedRetries, RetryMode, RetryPolicy, RetryPolicyError},
+    throttle::{RegisterThrottleError, Throttle, Verdict},
     tolerance::{Limit, OnExceeded, Tolerance},
 };
 
 #[cfg(feature = "postgres")]
-pub use crate::sql::InvalidSchema;
+pub use crate::sql::{
+    InvalidSchema, InvalidThrottle, PostgresThrottle, PostgresThrottleBuilder, Threshold,
+};
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 pub use crate::sql::{LedgerDatabase, PageConnection, SqlLedger};
 
@@ -122,7 +138,9 @@ pub use crate::sql::{LedgerDatabase, PageConnection, SqlLedger};
 pub use crate::{
     client::{
         AcceptError, BatchClient, BatchHandle, BatchState, Continuation, ControlError, ListError,
-        ListedBatch, ProgressError, RecoverError, RedriveError, ResultError, StartError,
+        ListedBatch, Observation, PauseOptions, PauseWaitError, ProgressError, ProgressSource,
+        RecoverError, RedriveError, ResultError, RunningPage, RunningStride, Settings, StartError,
+        Steered, WorkerSeen, Workers,
     },
     connect::{ConnectError, ConnectOptions, connect},
     worker::{RunningWorker, Worker, WorkerError},

@@ -9,11 +9,11 @@ use std::{
 
 use async_trait::async_trait;
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::sync::watch;
 
 use crate::{
     dead_letter::{DeadLetters, MAX_LETTER_CHARS, stable_id},
     error::PageError,
+    interruption::Interruption,
     page::{Page, PageRange, PageToken},
     page_ledger::{PageLedger, PageTransaction},
     progress::ItemCounts,
@@ -42,11 +42,26 @@ use crate::{
 /// must not harm. The range of a page never changes once the next page is known: rows that were inserted
 /// meanwhile are never somebody else's.
 ///
-/// # Cancellation and timeouts
+/// # Being interrupted
 ///
-/// When the batch is cancelled, a page that is running may finish; long ones should look at
-/// [`PageContext::is_cancelled`]. A page that takes longer than
-/// [`page_timeout`](ProcessorSettings::page_timeout) is dropped at its next `await` and counts as failed.
+/// | what happens | `fetch`, or waiting for the rate or a throttle | `process` with a [ledger](Self::ledger) | `process` without |
+/// |---|---|---|---|
+/// | pause, hand-over, new limits, a worker that drains | `fetch` finishes; a wait ends | finishes | finishes |
+/// | pause at once | dropped | dropped, and its transaction is rolled back | is told, and finishes or returns early |
+/// | cancellation; a worker that must end | is told; a wait ends | is told | is told |
+/// | [`page_timeout`](ProcessorSettings::page_timeout), which leaves waits out | dropped | dropped | dropped |
+///
+/// To be told means that [`PageContext::is_cancelled`] becomes true and [`PageContext::cancelled`] resolves;
+/// pages that take long should look. To be dropped means that the code goes no further than the `await`
+/// where it is; what it has spawned or begun elsewhere goes on.
+///
+/// Apart from the timeout, none of this counts against the page. One that was dropped, or returned an error
+/// after it was told, uses up no attempt and is run again when the batch goes on; of a page that was
+/// dropped in `process` nothing is applied. One that returned a [`PageReport`] is finished.
+///
+/// With [`RetryMode::AtMostOnce`] a pause at once lets `process` finish and does not tell it; an error after
+/// a cancellation counts like any other, since the page must not be run again.
+///
 /// There is no need to heartbeat: the engine does it in the background.
 ///
 /// # Outcomes
@@ -416,7 +431,7 @@ pub struct PageContext<P: PageProcessor> {
     pub(crate) stride: u64,
     pub(crate) batch_id: Arc<str>,
     pub(crate) batch_run: Arc<str>,
-    pub(crate) cancelled: watch::Receiver<bool>,
+    pub(crate) cancelled: Interruption,
     pub(crate) transaction: Option<SharedTransaction>,
 }
 
@@ -489,17 +504,14 @@ impl<P: PageProcessor> PageContext<P> {
         stable_id(&serde_json::json!([&*self.batch_run, item]))
     }
 
-    /// Whether the batch has been cancelled, or the worker told to stop at once.
+    /// Whether the page should end early: the batch is cancelled or paused at once, or its worker must end.
+    /// See [what a page sees](PageProcessor#being-interrupted) of that. Once true, it stays true.
     pub fn is_cancelled(&self) -> bool {
-        *self.cancelled.borrow()
+        self.cancelled.has_come()
     }
 
     /// Resolves when [`is_cancelled`](Self::is_cancelled) becomes true.
     pub async fn cancelled(&self) {
-        let mut watch = self.cancelled.clone();
-        if watch.wait_for(|cancelled| *cancelled).await.is_err() {
-            // Nobody is left who could cancel.
-            std::future::pending::<()>().await;
-        }
+        self.cancelled.comes().await;
     }
 }

@@ -85,6 +85,8 @@ pub enum Phase {
     Pausing,
     /// No pages are running and none will be started.
     Paused,
+    /// A throttle or the operating windows hold it; some pages may still be running.
+    Held,
     /// Nothing can go on: the page keeps failing behind which nothing has been discovered, or no worker
     /// understands the arguments or cursors of the batch. See [`Progress::blocked_reason`].
     Blocked,
@@ -107,6 +109,7 @@ impl fmt::Display for Phase {
             Self::Running => "running",
             Self::Pausing => "pausing",
             Self::Paused => "paused",
+            Self::Held => "held",
             Self::Blocked => "blocked",
             Self::WaitingForStuckPages => "waiting for stuck pages",
             Self::Cancelling => "cancelling",
@@ -277,6 +280,163 @@ pub struct Progress {
     /// What was done before these.
     #[serde(default)]
     pub audit_older: u64,
+    /// Why the batch is not faster, in one sentence such as `rate limit 5,000 items/s`; empty where nothing
+    /// holds it.
+    #[serde(default)]
+    pub explanation: String,
+    /// What the explanation is about.
+    #[serde(default)]
+    pub held_by: Option<HeldBy>,
+    /// Who paused the batch, when, and until when, while it is paused.
+    #[serde(default)]
+    pub pause: Option<PauseNote>,
+    /// Pages in flight that the limit, the ramp, the tuning and the throttles together leave right now.
+    #[serde(default)]
+    pub parallelism_now: u32,
+    /// The planned increase of parallelism that is under way, as it was given: `1..32/10m`.
+    #[serde(default)]
+    pub ramp: Option<String>,
+    /// How long the ramp still takes, in seconds of running.
+    #[serde(default)]
+    pub ramp_seconds_left: Option<f64>,
+    /// Bounds between which the parallelism is tuned, `2..16`, if it is.
+    #[serde(default)]
+    pub auto_parallelism: Option<String>,
+    /// Items per page right now.
+    #[serde(default)]
+    pub page_size: u32,
+    /// Bounds and target of the page size, `100..10000 at 1s`, if it is tuned.
+    #[serde(default)]
+    pub auto_page_size: Option<String>,
+    /// Pages per second at most.
+    #[serde(default)]
+    pub page_rate: Option<f64>,
+    /// Pause before each page.
+    #[serde(default)]
+    pub page_pause: Option<Duration>,
+    /// The throttles of the batch, by name.
+    #[serde(default)]
+    pub throttles: Vec<String>,
+    /// What the throttles say, unless they let everything go.
+    #[serde(default)]
+    pub throttled: Option<Throttled>,
+    /// The operating windows, as they were given.
+    #[serde(default)]
+    pub windows: Vec<String>,
+    /// Outside of every window: when the next one opens.
+    #[serde(default)]
+    pub window_opens_at: Option<Timestamp>,
+    /// The lock that the batch holds or waits for.
+    #[serde(default)]
+    pub lock: Option<String>,
+    /// Who holds the lock that the batch waits for.
+    #[serde(default)]
+    pub lock_held_by: Option<String>,
+    /// Items per second over the last minute of the controller's time.
+    #[serde(default)]
+    pub items_per_second: Option<f64>,
+    /// How long the rest may take, where the number of items is known.
+    #[serde(default)]
+    pub time_left: Option<TimeLeft>,
+    /// When the activity that has been running longest was dispatched.
+    #[serde(default)]
+    pub oldest_in_flight: Option<Timestamp>,
+    /// Pages in flight by how long ago their activity was dispatched: under 10 s, under 1 min, under 10 min,
+    /// longer.
+    #[serde(default)]
+    pub in_flight_by_age: [u32; 4],
+    /// Dead letters that were kept: items and pages.
+    #[serde(default)]
+    pub dead_letters: u64,
+}
+
+/// What keeps a batch from being faster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum HeldBy {
+    /// Another batch has the lock.
+    Lock,
+    /// Somebody paused it.
+    Pause,
+    /// It is outside of its operating windows.
+    Window,
+    /// A throttle holds it or slows it down.
+    Throttle,
+    /// Its limit on items or pages per second.
+    Rate,
+    /// The ramp has not reached the limit on parallelism yet.
+    Ramp,
+    /// The tuning of the parallelism.
+    Tuning,
+    /// Its limit on pages in flight.
+    Parallelism,
+    /// Nothing else is known to be done until a page is read that tells where the next one starts.
+    Discovery,
+    /// Every page that is left waits for another attempt.
+    Retries,
+    /// The start of the next run of the controller.
+    ContinueAsNew,
+    /// Nobody polls the task queue. Only a client can know that.
+    NoWorker,
+}
+
+impl HeldBy {
+    /// The word that stands for it in metrics and JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Lock => "lock",
+            Self::Pause => "pause",
+            Self::Window => "window",
+            Self::Throttle => "throttle",
+            Self::Rate => "rate",
+            Self::Ramp => "ramp",
+            Self::Tuning => "tuning",
+            Self::Parallelism => "parallelism",
+            Self::Discovery => "discovery",
+            Self::Retries => "retries",
+            Self::ContinueAsNew => "continue_as_new",
+            Self::NoWorker => "no_worker",
+        }
+    }
+}
+
+/// Who paused a batch, when, and until when.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PauseNote {
+    /// The operator, or the batch itself.
+    #[serde(default)]
+    pub who: Option<String>,
+    /// The reason that was given.
+    #[serde(default)]
+    pub why: Option<String>,
+    /// When.
+    pub at: Timestamp,
+    /// When it goes on by itself.
+    #[serde(default)]
+    pub until: Option<Timestamp>,
+}
+
+/// What the throttles of a batch say.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Throttled {
+    /// The throttle that says it.
+    pub by: String,
+    /// 0 holds the batch; anything else is the part of its limits that is left.
+    pub factor: f64,
+    /// Why.
+    pub reason: String,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+/// How long the rest of a batch may take: between these, if it goes on as it did.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TimeLeft {
+    /// Seconds at the fastest of the last minutes.
+    pub at_least: f64,
+    /// Seconds at the slowest.
+    pub at_most: f64,
 }
 
 impl Progress {

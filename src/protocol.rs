@@ -7,7 +7,10 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
 
 use serde::{Deserialize, Serialize};
 
@@ -17,10 +20,12 @@ use crate::{
     hooks::FailureNotice,
     ledger::Ledger,
     notices::Notices,
+    pace::{AutoPageSize, AutoParallelism, Pacing, Ramp, Window},
     page::PageToken,
     page_ledger::StrideTotals,
-    progress::{BatchReport, FailedItem, ItemCounts, PageFailure, Progress, Timestamp},
+    progress::{BatchReport, FailedItem, ItemCounts, PageFailure, PauseNote, Progress, Timestamp},
     retry::{RetryMode, RetryPolicy},
+    throttle::Verdict,
     tolerance::Tally,
 };
 
@@ -44,14 +49,44 @@ pub(crate) const NEXT_PAGE: &str = "next_page";
 pub(crate) const PROGRESS: &str = "progress";
 /// Query for where a stride ends.
 pub(crate) const ACCEPTED_END: &str = "accepted_end";
-/// Query for what running strides should do.
-pub(crate) const CONTROL: &str = "control";
 /// Update that stops dispatching.
 pub(crate) const PAUSE: &str = "pause";
 /// Update that goes on dispatching.
 pub(crate) const RESUME: &str = "resume";
 /// Update that changes limits.
 pub(crate) const SET: &str = "set";
+/// Signal that does what one of the updates does, for when no worker can answer an update.
+pub(crate) const STEER: &str = "steer";
+/// Activity that asks the throttles of a batch for as long as it runs.
+pub(crate) const THROTTLE: &str = "temporal-batch.throttle";
+/// Signal with what the throttles say.
+pub(crate) const THROTTLED: &str = "throttled";
+/// Activity that works out when operating windows open and close.
+pub(crate) const WINDOWS: &str = "temporal-batch.windows";
+/// Activity that takes a named lock, or waits for it.
+pub(crate) const LOCK: &str = "temporal-batch.lock";
+/// Activity that gives a named lock back.
+pub(crate) const UNLOCK: &str = "temporal-batch.unlock";
+/// Signal that tells who has the lock that a batch waits for.
+pub(crate) const LOCK_HELD: &str = "lock_held";
+/// Type of the workflow whose existence is a named lock.
+pub(crate) const LOCK_HOLDER: &str = "temporal-batch.lock-holder";
+
+/// Change: pace, slots of their own for what is beside the pages, control in the memo.
+pub(crate) const PACED: &str = "paced";
+
+/// The memo field with the latest [`ControlState`], which running strides read.
+pub(crate) const MEMO_CONTROL: &str = "control";
+/// The memo field with a recent [`Progress`], without its longer lists, for when no worker answers.
+pub(crate) const MEMO_PROGRESS: &str = "progress";
+/// The memo field with the batch run.
+pub(crate) const MEMO_BATCH_RUN: &str = "batch_run";
+
+/// What is added to the name of a task queue for the work beside the pages: hooks, throttles, locks. Its
+/// slots are its own, so that pages cannot starve it.
+pub(crate) fn aside_queue(task_queue: &str) -> String {
+    format!("{task_queue}.aside")
+}
 
 /// Input of the controller workflow.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -102,6 +137,11 @@ pub(crate) struct Carry {
     pub notices: Notices,
     #[serde(default)]
     pub audit: Audit,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pacing: Option<Pacing>,
+    /// What is in the memo.
+    #[serde(default)]
+    pub published: ControlState,
 }
 
 /// What operators can change while the batch runs.
@@ -121,6 +161,35 @@ pub(crate) struct Controls {
     /// The batch stops itself, for this reason.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopping: Option<String>,
+    /// Who paused it, while it is paused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pause: Option<PauseNote>,
+    /// Running pages should not be waited for where that is safe.
+    #[serde(default)]
+    pub stop_now: bool,
+    /// The latest requests, so that one that comes a second time is not applied again.
+    #[serde(default, skip_serializing_if = "VecDeque::is_empty")]
+    pub requests: VecDeque<String>,
+}
+
+/// Requests that are remembered.
+const MAX_REQUESTS: usize = 32;
+
+impl Controls {
+    /// Whether this request has not been applied yet; it counts as applied from here on.
+    pub fn is_new(&mut self, id: Option<&str>) -> bool {
+        let Some(id) = id else {
+            return true;
+        };
+        if self.requests.iter().any(|known| known == id) {
+            return false;
+        }
+        self.requests.push_back(id.to_owned());
+        if self.requests.len() > MAX_REQUESTS {
+            self.requests.pop_front();
+        }
+        true
+    }
 }
 
 /// Input of the prepare activity.
@@ -135,6 +204,8 @@ pub(crate) struct PrepareInput {
     pub redrive: bool,
     #[serde(default, skip_serializing_if = "HookNames::is_empty")]
     pub hooks: HookNames,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub throttles: Vec<String>,
 }
 
 /// Input of the hook activity.
@@ -224,6 +295,19 @@ pub(crate) struct StrideOrder {
     /// The items are dead letters of the processor.
     #[serde(default)]
     pub redrive: bool,
+    /// Counts the dispatches of the batch run from 1, so that a stride that was told to yield is not told
+    /// again when it is dispatched anew.
+    #[serde(default)]
+    pub dispatch: u64,
+    /// Pages per second that this stride may start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page_share: Option<f64>,
+    /// Pause before each page.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page_pause: Option<Duration>,
+    /// The throttles that are asked before each page.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub throttles: Vec<String>,
 }
 
 /// Result of the stride activity.
@@ -252,6 +336,34 @@ pub(crate) struct StrideReport {
     /// Why items were skipped, how often.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub skip_reasons: BTreeMap<String, u64>,
+    /// How long the pages of this attempt took.
+    #[serde(default)]
+    pub timing: Timing,
+    /// Dead letters that were kept, of items and of pages.
+    #[serde(default)]
+    pub dead_letters: u64,
+}
+
+/// How long pages took, from the begin of `fetch` to the end of `process`, without the waits for the rate,
+/// the throttles and the pause between pages. Failed attempts are not in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Timing {
+    /// What the pages were to have.
+    #[serde(default)]
+    pub page_size: u32,
+    #[serde(default)]
+    pub pages: u32,
+    #[serde(default)]
+    pub items: u64,
+    #[serde(default)]
+    pub busy_ms: u64,
+    /// Pages with as many items as they were to have; the others say nothing of the page size.
+    #[serde(default)]
+    pub full_pages: u32,
+    #[serde(default)]
+    pub full_busy_ms: u64,
+    #[serde(default)]
+    pub full_slowest_ms: u64,
 }
 
 /// An attempt at a page that failed.
@@ -291,6 +403,20 @@ pub(crate) struct NextPage {
 pub(crate) struct Checkpoint {
     /// What is finished, as in a report.
     pub done: StrideReport,
+    /// The page that is being worked on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page: Option<RunningPage>,
+}
+
+/// A page that is being worked on.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RunningPage {
+    #[serde(default)]
+    pub start: Option<PageToken>,
+    #[serde(default)]
+    pub since: Timestamp,
+    #[serde(default)]
+    pub attempt: u32,
 }
 
 /// Argument of the `accepted_end` query.
@@ -309,38 +435,163 @@ pub(crate) struct AcceptedEnd {
     pub end: Option<PageToken>,
 }
 
-/// Answer of the `control` query, which every worker asks once a second for each batch whose strides it
-/// runs.
+/// What running strides should do: in the memo of the workflow, where reading it needs no worker.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ControlState {
     pub batch_run: String,
     /// Strides should end at the next page boundary: paused, cancelled, or a continue-as-new is due.
     pub stop_at_page_boundary: bool,
+    /// Pages should not be finished either, where that is safe.
+    #[serde(default)]
+    pub stop_now: bool,
+    /// The strides of these dispatches should end at their next page boundary: there are more than the
+    /// limit allows, or their shares of the rate are out of date.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub yields: Vec<u64>,
 }
 
 /// Argument of the `pause` update.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct PauseRequest {
     #[serde(default)]
     pub reason: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub who: Option<String>,
+    /// Do not wait for running pages where it is safe not to.
+    #[serde(default)]
+    pub now: bool,
+    /// Go on by itself then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<Timestamp>,
+    /// Go on by itself after this long.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lasting: Option<Duration>,
+    /// The same request may come as an update and as a signal; both have this id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
 }
 
 /// Argument of the `resume` update, which may be left out.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ResumeRequest {
     #[serde(flatten)]
     pub given: Given,
+    /// See [`PauseRequest::id`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
 }
 
 /// Argument of the `set` update. What is absent stays as it is.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct SetRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_parallelism: Option<u32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<Setting<f64>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page_rate: Option<Setting<f64>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page_pause: Option<Setting<Duration>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page_size: Option<PageSizeSetting>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auto_parallelism: Option<AutoParallelism>,
+    /// The parallelism becomes what the ramp ends at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ramp: Option<Ramp>,
+    /// None: open always.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub windows: Option<Vec<Window>>,
     #[serde(flatten)]
     pub given: Given,
+    /// See [`PauseRequest::id`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+}
+
+/// A setting that can be taken away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Setting<T> {
+    Off,
+    To(T),
+}
+
+impl<T> Setting<T> {
+    pub fn into_option(self) -> Option<T> {
+        match self {
+            Self::Off => None,
+            Self::To(value) => Some(value),
+        }
+    }
+}
+
+/// How many items a page should have.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum PageSizeSetting {
+    Fixed(u32),
+    Auto(AutoPageSize),
+}
+
+/// Input of the activity that works out windows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct WindowsOrder {
+    pub windows: Vec<Window>,
+    pub from: Timestamp,
+}
+
+/// Payload of the `steer` signal. A client sends it when an update got no answer, which may still have
+/// been applied: so it has an id, and what it asks for can be done twice without harm.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct SteerRequest {
+    pub id: String,
+    pub what: Steer,
+}
+
+/// What a `steer` signal asks for.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Steer {
+    Pause(PauseRequest),
+    Resume(ResumeRequest),
+    Set(SetRequest),
+}
+
+/// Input of the activity that asks the throttles.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ThrottleOrder {
+    pub batch_id: String,
+    pub batch_run: String,
+    pub throttles: Vec<String>,
+}
+
+/// Payload of the `throttled` signal: what the throttles of a batch say together.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ThrottleNews {
+    pub batch_run: String,
+    pub verdict: Verdict,
+    /// The throttle that decides.
+    pub by: String,
+}
+
+/// Input of the activity that takes a lock.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct LockOrder {
+    pub name: String,
+    pub batch_id: String,
+    pub batch_run: String,
+    /// Wait for it; refused otherwise.
+    #[serde(default)]
+    pub wait: bool,
+}
+
+/// Payload of the `lock_held` signal.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct LockHeld {
+    pub batch_run: String,
+    /// The batch that has the lock.
+    pub by: String,
 }
 
 /// Error type of a controller that fails with a [`BatchReport`](crate::BatchReport) in its details.

@@ -1,66 +1,263 @@
 //! Keeps a stride to its share of the batch's rate.
 
-use std::{num::NonZeroU32, time::Duration};
+use std::{
+    num::NonZeroU32,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
-use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use governor::{
+    Quota, RateLimiter,
+    clock::{Clock, DefaultClock},
+    middleware::NoOpMiddleware,
+    state::{InMemoryState, NotKeyed},
+};
 
-/// Permits are taken in portions of a tenth of a second, so that a fast share does not wake up for
-/// every item.
-const PORTIONS_PER_SECOND: f64 = 10.0;
+/// No page waits longer, however small the share is. It keeps the sums of governor within their type.
+const LONGEST_WAIT_SECONDS: f64 = 1e9;
 
-/// Lets items through at a share of the rate, without a burst at the start.
+/// See [`RateShare`].
+const HELD_UP: f64 = 2.0;
+
+type Limiter<C> = RateLimiter<NotKeyed, InMemoryState, C, NoOpMiddleware<<C as Clock>::Instant>>;
+
+/// Lets what is counted through at a share of a rate: items, or pages.
 ///
-/// A page of n items waits until n permits have been earned, so it keeps its slot for at least
-/// n / share seconds. In any window of w seconds a stride therefore starts at most share x w items plus
-/// one page.
-pub(crate) struct RateShare {
-    limiter: DefaultDirectRateLimiter,
-    portion: NonZeroU32,
+/// It begins with nothing, and a page takes all of its permits at once, when they have been earned. What is
+/// earned while nothing is taken is kept up to one page, so in any window of w seconds pages are let
+/// through with at most share x w items plus one page. A page earns for the next one while it runs, or the
+/// time that pages take would be lost for the rate. But one that was held up for longer than
+/// [`HELD_UP`] times what it takes to earn a page gives that up ([`page_took`](Self::page_took)): what was
+/// held up together is not followed by everything that was earned meanwhile.
+///
+/// A page with more items than a page was to have takes them in portions.
+pub(crate) struct RateShare<C: Clock = DefaultClock> {
+    limiter: Mutex<Limiter<C>>,
+    quota: Quota,
+    clock: C,
 }
 
 impl RateShare {
-    /// `items_per_second` must be positive and finite, which the batch has checked.
-    pub fn new(items_per_second: f64) -> Self {
-        let portion = (items_per_second / PORTIONS_PER_SECOND).clamp(1.0, 1_000_000.0) as u32;
-        let portion = NonZeroU32::new(portion).unwrap_or(NonZeroU32::MIN);
-        // governor counts periods in nanoseconds and refuses a period of zero.
-        let period = Duration::from_secs_f64((1.0 / items_per_second).clamp(1e-9, 1e9));
-        let quota = Quota::with_period(period)
-            .unwrap_or_else(|| Quota::per_second(NonZeroU32::MAX))
-            .allow_burst(portion);
-        let limiter = RateLimiter::direct(quota);
-        // A limiter starts with a full burst; ours has to be earned.
-        let _ = limiter.check_n(portion);
-        Self { limiter, portion }
+    /// So many per second, of which a page takes at most `per_page` at once. The share must be positive and
+    /// finite, which the batch has checked.
+    pub fn new(per_second: f64, per_page: u32) -> Self {
+        Self::with_clock(per_second, per_page, DefaultClock::default())
     }
+}
 
-    /// Waits until `items` permits are earned.
-    pub async fn take(&self, items: usize) {
-        let mut left = u32::try_from(items).unwrap_or(u32::MAX);
-        while let Some(n) = NonZeroU32::new(left.min(self.portion.get())) {
-            // The portion is the burst, so it always fits.
-            if self.limiter.until_n_ready(n).await.is_err() {
-                return;
-            }
-            left -= n.get();
+impl<C: Clock + Clone> RateShare<C> {
+    fn with_clock(per_second: f64, per_page: u32, clock: C) -> Self {
+        let per_page = NonZeroU32::new(per_page).unwrap_or(NonZeroU32::MIN);
+        let longest = LONGEST_WAIT_SECONDS / f64::from(per_page.get());
+        // In whole nanoseconds, and rather too slow than too fast.
+        let nanos = ((1.0 / per_second).min(longest) * 1e9).ceil().max(1.0);
+        let quota = Quota::with_period(Duration::from_nanos(nanos as u64))
+            .unwrap_or_else(|| Quota::per_second(NonZeroU32::MAX))
+            .allow_burst(per_page);
+        Self {
+            limiter: Mutex::new(emptied(quota, &clock)),
+            quota,
+            clock,
         }
     }
+
+    /// A page has run for so long.
+    pub fn page_took(&self, took: Duration) {
+        let to_earn_a_page = self.quota.replenish_interval().as_secs_f64()
+            * f64::from(self.quota.burst_size().get());
+        if took.as_secs_f64() <= to_earn_a_page * HELD_UP {
+            return;
+        }
+        let mut limiter = self.limiter.lock().unwrap_or_else(PoisonError::into_inner);
+        *limiter = emptied(self.quota, &self.clock);
+    }
+
+    /// Waits until so many permits are earned, and takes them. Dropped before that, it has taken none of
+    /// them, unless they are more than a page was to have.
+    pub async fn take(&self, permits: usize) {
+        let mut left = u32::try_from(permits).unwrap_or(u32::MAX);
+        while let Some(n) = NonZeroU32::new(left.min(self.quota.burst_size().get())) {
+            match self.try_take(n) {
+                Ok(()) => left -= n.get(),
+                Err(wait) => tokio::time::sleep(wait).await,
+            }
+        }
+    }
+
+    /// Takes all of them, or tells when they will have been earned.
+    fn try_take(&self, permits: NonZeroU32) -> Result<(), Duration> {
+        let limiter = self.limiter.lock().unwrap_or_else(PoisonError::into_inner);
+        match limiter.check_n(permits) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(not_until)) => Err(not_until.wait_time_from(self.clock.now())),
+            // More than fit at once, which nobody asks for.
+            Err(_) => Err(Duration::from_secs_f64(LONGEST_WAIT_SECONDS)),
+        }
+    }
+}
+
+/// A limiter is full when it is made; ours has to be earned.
+fn emptied<C: Clock + Clone>(quota: Quota, clock: &C) -> Limiter<C> {
+    let limiter = RateLimiter::direct_with_clock(quota, clock.clone());
+    let _ = limiter.check_n(quota.burst_size());
+    limiter
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Instant;
 
+    use governor::clock::FakeRelativeClock;
+    use proptest::prelude::*;
+
     use super::*;
+
+    type Fake = RateShare<FakeRelativeClock>;
+
+    /// Lets the clock run until the permits are there.
+    fn take(share: &Fake, clock: &FakeRelativeClock, permits: u32) {
+        let mut left = permits;
+        while let Some(n) = NonZeroU32::new(left.min(share.quota.burst_size().get())) {
+            match share.try_take(n) {
+                Ok(()) => left -= n.get(),
+                Err(wait) => clock.advance(wait.max(Duration::from_nanos(1))),
+            }
+        }
+    }
+
+    fn seconds(clock: &FakeRelativeClock) -> f64 {
+        Duration::from_nanos(clock.now().as_u64()).as_secs_f64()
+    }
+
+    /// From one in a thousand seconds to a million per second.
+    fn shares() -> impl Strategy<Value = f64> {
+        (-3.0..6.0f64).prop_map(|exponent| 10f64.powf(exponent))
+    }
+
+    /// In any window: all pages in it but the first, which may have been held up.
+    fn assert_bounded(
+        pages: &[(f64, u32, bool)],
+        share: f64,
+        page: u32,
+    ) -> Result<(), TestCaseError> {
+        for first in 0..pages.len() {
+            let (since, _, held_up) = pages[first];
+            let mut items = 0.0;
+            for (n, (at, more, _)) in pages[first + 1..].iter().enumerate() {
+                items += f64::from(*more);
+                let earned = if held_up && n == 0 { 0 } else { page };
+                let allowed = share * (at - since) + f64::from(earned);
+                prop_assert!(
+                    items <= allowed * (1.0 + 1e-6) + 1e-6,
+                    "{items} > {allowed} after {since} s"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    proptest! {
+        /// Whatever the pauses between pages are, of which some are long enough to earn several pages.
+        #[test]
+        fn in_any_window_at_most_the_share_and_one_page_are_let_through(
+            share in shares(),
+            page in 1u32..1_000,
+            pages in prop::collection::vec((0.01..1.0f64, 0.0..3.0f64), 1..30),
+        ) {
+            let clock = FakeRelativeClock::default();
+            let limit = Fake::with_clock(share, page, clock.clone());
+            let mut let_through = Vec::new();
+            for (part, pause) in pages {
+                // The pause is in pages: so long does it take to earn them.
+                clock.advance(Duration::from_secs_f64(f64::from(page) / share * pause));
+                let items = (f64::from(page) * part).ceil() as u32;
+                take(&limit, &clock, items);
+                let_through.push((seconds(&clock), items));
+            }
+            for first in 0..let_through.len() {
+                let mut items = 0.0;
+                for (at, more) in &let_through[first..] {
+                    items += f64::from(*more);
+                    let allowed = share * (at - let_through[first].0) + f64::from(page);
+                    prop_assert!(items <= allowed * (1.0 + 1e-9) + 1e-6, "{items} > {allowed}");
+                }
+            }
+        }
+
+        /// Counted where the pages end, as what a page does may all be done at its end: one page more. What
+        /// was held up for long is not followed at once by what was earned meanwhile.
+        #[test]
+        fn counted_at_the_end_of_pages_it_is_one_page_more_but_not_after_a_hold_up(
+            share in shares(),
+            page in 1u32..1_000,
+            pages in prop::collection::vec((0.01..2.0f64, 0.0..3.0f64, 0.0..3.0f64), 1..30),
+        ) {
+            let clock = FakeRelativeClock::default();
+            let limit = Fake::with_clock(share, page, clock.clone());
+            let to_earn_a_page = f64::from(page) / share;
+            let mut ended = Vec::new();
+            for (part, reads, runs) in pages {
+                clock.advance(Duration::from_secs_f64(to_earn_a_page * reads));
+                // Some have more items than they were to have.
+                let items = (f64::from(page) * part).ceil() as u32;
+                take(&limit, &clock, items);
+                let took = Duration::from_secs_f64(to_earn_a_page * runs);
+                clock.advance(took);
+                limit.page_took(took);
+                ended.push((seconds(&clock), items, runs > HELD_UP * 1.001));
+            }
+            assert_bounded(&ended, share, page)?;
+        }
+
+        #[test]
+        fn a_share_is_used_in_full_by_whoever_waits_for_it(
+            share in shares(),
+            page in 1u32..1_000,
+            pages in 1u32..20,
+        ) {
+            let clock = FakeRelativeClock::default();
+            let limit = Fake::with_clock(share, page, clock.clone());
+            for _ in 0..pages {
+                take(&limit, &clock, page);
+            }
+            let expected = f64::from(page * pages) / share;
+            // Governor counts in nanoseconds.
+            let rounding = f64::from(page * pages + pages) * 1e-9;
+            let took = seconds(&clock);
+            prop_assert!(took >= expected * (1.0 - 1e-9) && took <= expected + rounding,
+                "{took} s instead of {expected} s");
+        }
+    }
+
+    #[test]
+    fn the_largest_page_at_the_smallest_share_can_be_waited_for() {
+        let clock = FakeRelativeClock::default();
+        let limit = Fake::with_clock(f64::MIN_POSITIVE, 1_000_000, clock.clone());
+        take(&limit, &clock, 1_000_000);
+        take(&limit, &clock, 1_000_000);
+        assert!(seconds(&clock) >= 2e9 * 0.99, "{}", seconds(&clock));
+    }
 
     #[tokio::test]
     async fn a_page_waits_until_its_items_are_earned() {
         for (rate, items) in [(1_000.0, 100), (20.0, 2), (3.0, 1), (1e6, 50_000)] {
-            let share = RateShare::new(rate);
+            let share = RateShare::new(rate, 1_000);
             let started = Instant::now();
             share.take(items).await;
             let earned = started.elapsed().as_secs_f64() * rate;
             assert!(earned >= items as f64 * 0.98, "{rate}: {earned} < {items}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_wait_that_is_given_up_has_taken_nothing() {
+        let share = RateShare::new(100.0, 10);
+        let started = Instant::now();
+        let never = tokio::time::timeout(Duration::from_millis(5), share.take(10)).await;
+        assert!(never.is_err(), "ten take a tenth of a second");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        // All are earned, so none was taken.
+        let all = NonZeroU32::new(10).unwrap();
+        assert_eq!(share.try_take(all), Ok(()), "after {:?}", started.elapsed());
     }
 }

@@ -1,6 +1,12 @@
 //! Tries a processor without any server, and replays recorded histories.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use async_trait::async_trait;
 use serde::Serialize;
@@ -9,14 +15,15 @@ use tokio::sync::{Mutex, watch};
 use crate::{
     batch::{Batch, BatchSpec, InvalidBatch},
     error::PageError,
+    interruption::Told,
     ledger::{Event, Ledger},
     page::PageToken,
     page_ledger::StrideTotals,
     processor::{PageProcessor, ProcessorSettings},
     progress::{ItemCounts, Outcome, PageFailure, Timestamp},
-    protocol::{AcceptedEnd, StrideOrder, StrideReport},
+    protocol::{AcceptedEnd, RunningPage, StrideOrder, StrideReport},
     scheduler::{self, Decision, Dispatch, Limits},
-    stride::{HostError, PageEvent, StrideHost, prepared, run_stride},
+    stride::{Go, HostError, PageEvent, StrideHost, prepared, run_stride},
 };
 
 #[cfg(feature = "temporal")]
@@ -112,6 +119,18 @@ fn start_token<C: Serialize>(start: &Option<C>) -> Result<Option<PageToken>, Pag
 pub struct Simulator {
     lose_every: Option<u64>,
     duplicate_announcements: bool,
+    interruptions: Interruptions,
+}
+
+/// Pauses at once in a simulated batch.
+const MOST_PAUSES: u64 = 200;
+
+/// What a simulated operator does to every nth page.
+#[derive(Clone, Copy, Debug, Default)]
+struct Interruptions {
+    stop_before: Option<u64>,
+    stop_while_waiting: Option<u64>,
+    pause_now: Option<(u64, Duration)>,
 }
 
 /// The end of a simulated batch.
@@ -131,6 +150,8 @@ pub struct SimulatedRun {
     pub failed: Vec<PageFailure>,
     /// Strides that were run a second time because their worker was lost.
     pub lost_workers: u64,
+    /// Strides that ended early because they were told to.
+    pub told_to_stop: u64,
     /// Virtual time from start to end.
     pub duration: Duration,
 }
@@ -153,6 +174,31 @@ impl Simulator {
     #[must_use]
     pub fn duplicate_announcements(mut self) -> Self {
         self.duplicate_announcements = true;
+        self
+    }
+
+    /// Tells a stride to stop before every nth page begins, and lets it go on later: as a pause does, or a
+    /// continue-as-new. `pages` is at least 2, so that there is progress.
+    #[must_use]
+    pub fn stop_before_every(mut self, pages: u64) -> Self {
+        self.interruptions.stop_before = Some(pages.max(2));
+        self
+    }
+
+    /// Tells a stride to stop while every nth page has been fetched and waits for the rate. `pages` is at
+    /// least 2.
+    #[must_use]
+    pub fn stop_while_every_waits(mut self, pages: u64) -> Self {
+        self.interruptions.stop_while_waiting = Some(pages.max(2));
+        self
+    }
+
+    /// Pauses the batch at once, `after` so much real time in `process` of every nth page, and resumes it
+    /// when its stride has ended. `pages` is at least 2. A page that is done sooner is done. After 200 pauses
+    /// it is left alone: a page that is interrupted every time that it could get on would never be done.
+    #[must_use]
+    pub fn pause_now_every(mut self, pages: u64, after: Duration) -> Self {
+        self.interruptions.pause_now = Some((pages.max(2), after));
         self
     }
 
@@ -180,7 +226,8 @@ impl Simulator {
         let batch_run = new_batch_run();
         let mut ledger = Ledger::new(spec.first_cursor.clone(), 0);
         let mut now = Timestamp(0);
-        let (mut strides, mut lost_workers) = (0u64, 0u64);
+        let (mut strides, mut lost_workers, mut told_to_stop) = (0u64, 0u64, 0u64);
+        let pages = Arc::default();
         loop {
             match scheduler::decide(&ledger, &limits, now) {
                 Decision::Dispatch(dispatch) => {
@@ -189,11 +236,18 @@ impl Simulator {
                     lost_workers += u64::from(lose);
                     let mut order =
                         self.dispatch(&mut ledger, &dispatch, spec, &batch_run, &settings);
-                    let mut report = self.run_order(processor, &mut ledger, &order, false).await;
+                    let mut told;
+                    let mut report;
+                    (report, told) = self
+                        .run_order(processor, &mut ledger, &order, false, &pages)
+                        .await;
                     if lose {
                         order.end = None;
-                        report = self.run_order(processor, &mut ledger, &order, true).await;
+                        (report, told) = self
+                            .run_order(processor, &mut ledger, &order, true, &pages)
+                            .await;
                     }
+                    told_to_stop += u64::from(told);
                     let reported = Event::Reported {
                         stride: dispatch.stride,
                         report: Box::new(report),
@@ -216,6 +270,7 @@ impl Simulator {
                         retries: ledger.totals.retries,
                         failed: ledger.failed().to_vec(),
                         lost_workers,
+                        told_to_stop,
                         duration: now.since(Timestamp(0)),
                     });
                 }
@@ -249,6 +304,8 @@ impl Simulator {
         let event = Event::Dispatched {
             stride: dispatch.stride,
             rate_share: None,
+            page_share: None,
+            now: Timestamp(0),
         };
         ledger.record(event).expect("it does not run");
         order
@@ -260,16 +317,26 @@ impl Simulator {
         ledger: &mut Ledger,
         order: &StrideOrder,
         repeat: bool,
-    ) -> StrideReport {
+        pages: &Arc<Pages>,
+    ) -> (StrideReport, bool) {
         let host = InMemory {
             ledger: Mutex::new(ledger.clone()),
             stride: order.stride,
             repeat,
             twice: self.duplicate_announcements,
+            // Or a batch whose every worker is lost might never get on.
+            interruptions: if repeat {
+                Interruptions::default()
+            } else {
+                self.interruptions
+            },
+            pages: Arc::clone(pages),
+            told: watch::Sender::default(),
         };
         let report = run_stride(processor, order, StrideReport::default(), &host).await;
+        let told = host.told.borrow().must_stop();
         *ledger = host.ledger.into_inner();
-        report.expect("the batch run is never gone")
+        (report.expect("the batch run is never gone"), told)
     }
 }
 
@@ -304,6 +371,10 @@ fn order(
         failing_since: None,
         give_up: None,
         redrive: false,
+        dispatch: 1,
+        page_share: None,
+        page_pause: None,
+        throttles: Vec::new(),
     }
 }
 
@@ -313,6 +384,34 @@ struct InMemory {
     stride: u64,
     repeat: bool,
     twice: bool,
+    interruptions: Interruptions,
+    pages: Arc<Pages>,
+    told: watch::Sender<Told>,
+}
+
+/// Pages that were interrupted in one way or might have been. The parts into which a page is split are not
+/// counted: if every second one were interrupted, a page that has to be split would never be done.
+#[derive(Default)]
+struct Pages {
+    stopped_before: AtomicU64,
+    stopped_in_wait: AtomicU64,
+    paused: AtomicU64,
+    /// What is to happen to the page that has begun, or to the next one if this one is empty.
+    stop_in_wait: AtomicBool,
+    pause_in_process: AtomicBool,
+}
+
+/// Counts, and tells whether it is an nth one.
+fn is_due(counter: &AtomicU64, every: Option<u64>) -> bool {
+    let n = counter.fetch_add(1, Ordering::Relaxed) + 1;
+    every.is_some_and(|every| n.is_multiple_of(every))
+}
+
+impl InMemory {
+    fn stop(&self) -> Go {
+        self.told.send_modify(|told| told.stop = true);
+        Go::Stop
+    }
 }
 
 impl Default for InMemory {
@@ -322,6 +421,9 @@ impl Default for InMemory {
             stride: 0,
             repeat: false,
             twice: false,
+            interruptions: Interruptions::default(),
+            pages: Arc::default(),
+            told: watch::Sender::default(),
         }
     }
 }
@@ -356,16 +458,57 @@ impl StrideHost for InMemory {
         Ok(())
     }
 
-    async fn rate_permits(&self, _items: usize) {}
+    async fn clear_to_go(&self) -> Go {
+        let Interruptions {
+            stop_before,
+            stop_while_waiting,
+            pause_now,
+        } = self.interruptions;
+        let pages = &self.pages;
+        if is_due(&pages.stopped_before, stop_before) {
+            return self.stop();
+        }
+        if is_due(&pages.stopped_in_wait, stop_while_waiting) {
+            pages.stop_in_wait.store(true, Ordering::Relaxed);
+        }
+        let most = pause_now.map_or(0, |(every, _)| every * MOST_PAUSES);
+        if pages.paused.load(Ordering::Relaxed) < most
+            && is_due(&pages.paused, pause_now.map(|(every, _)| every))
+        {
+            pages.pause_in_process.store(true, Ordering::Relaxed);
+        }
+        Go::On
+    }
+
+    async fn rate_permits(&self, _items: usize) -> Go {
+        if self.repeat {
+            return Go::On;
+        }
+        if self.pages.stop_in_wait.swap(false, Ordering::Relaxed) {
+            return self.stop();
+        }
+        if let Some((_, after)) = self.interruptions.pause_now
+            && self.pages.pause_in_process.swap(false, Ordering::Relaxed)
+        {
+            let told = self.told.clone();
+            let started = Instant::now();
+            tokio::spawn(async move {
+                // Timers are too coarse for a page in memory.
+                while started.elapsed() < after {
+                    tokio::task::yield_now().await;
+                }
+                told.send_modify(|told| told.stop_now = true);
+            });
+        }
+        Go::On
+    }
+
+    fn works_on(&self, _page: Option<RunningPage>) {}
 
     fn checkpoint(&self, _report: &StrideReport) {}
 
-    fn should_stop(&self) -> bool {
-        false
-    }
-
-    fn cancelled(&self) -> watch::Receiver<bool> {
-        watch::channel(false).1
+    fn told(&self) -> watch::Receiver<Told> {
+        self.told.subscribe()
     }
 
     fn observe(&self, _event: PageEvent) {}

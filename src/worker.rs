@@ -1,13 +1,13 @@
 //! A worker: polls a task queue and runs batches and their pages.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use temporalio_client::Client;
 use temporalio_sdk::{
     Runtime, WorkerOptions,
     runtime::{
-        RuntimeOptions,
-        worker_tuner::{FixedSizeSlotSupplier, TunerHolder},
+        PollerBehavior, RuntimeOptions,
+        worker_tuner::{FixedSizeSlotSupplier, TunerHolder, WorkerTuner},
     },
 };
 use tokio::{
@@ -16,13 +16,19 @@ use tokio::{
 };
 
 use crate::{
-    activity::{HEARTBEATS_PER_TIMEOUT, PageActivities},
+    activity::{
+        ASIDE_HEARTBEAT_TIMEOUT, Abandonment, AsideActivities, HEARTBEATS_PER_TIMEOUT,
+        PageActivities,
+    },
     batch::MAX_PARALLELISM,
     controller::Controller,
     hooks::{CompletionHook, FailureHandler, Hooks, RegisterHookError, Tracker},
     metrics::Metrics,
     processor::PageProcessor,
+    protocol::aside_queue,
+    readiness,
     registry::{RegisterError, Registry},
+    throttle::{RegisterThrottleError, Throttle, Throttles},
 };
 
 /// A workflow task or a query that waits on the queue of a killed worker moves to another one after this
@@ -30,13 +36,23 @@ use crate::{
 /// answer in time costs a replay of the history.
 const STICKY_TIMEOUT: Duration = Duration::from_secs(1);
 const WORKFLOW_SLOTS: usize = 100;
+/// Hooks, throttles and locks, of all batches together. Those that last only wait.
+const ASIDE_SLOTS: usize = 100;
+/// Little goes on beside the pages, and each poll is a call that waits at the server.
+const ASIDE_POLLERS: usize = 2;
+/// What pages have to end in once they are cancelled.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// Polls a task queue and runs the batches and pages of its processors.
+///
+/// Everything beside the pages (looking up processors, hooks, throttles, locks) has a task queue of its own,
+/// named like the other with `.aside` behind it, and slots of its own: pages cannot hold it up.
 ///
 /// | setting | default |
 /// |---|---|
 /// | `max_pages` | 500 pages at once |
-/// | `drain_timeout` | 30 s |
+/// | `drain_timeout` | 30 s, and 5 s more for pages to notice that they are cancelled |
+/// | `queue_rate` | no limit |
 /// | `metrics` | collected, not served |
 ///
 /// ```no_run
@@ -66,9 +82,11 @@ pub struct Worker {
     task_queue: String,
     registry: Result<Registry, RegisterError>,
     hooks: Result<Hooks, RegisterHookError>,
+    throttles: Result<Throttles, RegisterThrottleError>,
     metrics: Metrics,
     max_pages: u32,
     drain_timeout: Duration,
+    queue_rate: Option<f64>,
 }
 
 /// Why a worker did not start, or stopped by itself.
@@ -81,6 +99,9 @@ pub enum WorkerError {
     /// A failure handler, tracker or completion hook could not be registered.
     #[error(transparent)]
     RegisterHook(#[from] RegisterHookError),
+    /// A throttle could not be registered.
+    #[error(transparent)]
+    RegisterThrottle(#[from] RegisterThrottleError),
     /// There is nothing that it could do.
     #[error("no processor is registered; add one with `Worker::processor`")]
     NoProcessor,
@@ -89,6 +110,26 @@ pub enum WorkerError {
     MaxPages {
         /// The number that was given.
         given: u32,
+    },
+    /// The limit on strides per second is no limit.
+    #[error(
+        "queue rate is {given} strides per second; it must be more than 0 (leave it out for no limit)"
+    )]
+    QueueRate {
+        /// The rate that was given.
+        given: f64,
+    },
+    /// It was told to stop, and some pages did not end although they were cancelled.
+    #[error(
+        "{pages} {} abandoned, still at work after {after:?}; other workers run {} again",
+        if *pages == 1 { "page was" } else { "pages were" },
+        if *pages == 1 { "it" } else { "them" }
+    )]
+    Abandoned {
+        /// How many.
+        pages: u32,
+        /// Time since the worker was told to stop: the drain timeout and 5 s.
+        after: Duration,
     },
     /// The Temporal SDK could not set itself up.
     #[error("the Temporal worker could not be created")]
@@ -110,9 +151,11 @@ impl Worker {
             task_queue: task_queue.into(),
             registry: Ok(Registry::new()),
             hooks: Ok(Hooks::default()),
+            throttles: Ok(Throttles::default()),
             metrics: Metrics::new(),
             max_pages: MAX_PARALLELISM,
             drain_timeout: Duration::from_secs(30),
+            queue_rate: None,
         }
     }
 
@@ -166,6 +209,24 @@ impl Worker {
         self
     }
 
+    /// Adds a throttle, which batches ask for by its name. Every worker of a task queue should have the same
+    /// throttles: pages are held where they run. A mistake in the name is reported when the worker is
+    /// started.
+    pub fn throttle<T: Throttle>(mut self, throttle: T) -> Self {
+        self.throttles = self.throttles.and_then(|mut throttles| {
+            throttles.add(throttle)?;
+            Ok(throttles)
+        });
+        self
+    }
+
+    /// Takes over throttles in place of those so far.
+    #[cfg(feature = "cli")]
+    pub(crate) fn throttles(mut self, throttles: Throttles) -> Self {
+        self.throttles = Ok(throttles);
+        self
+    }
+
     /// Collects into these metrics, for instance to serve them with a
     /// [`MetricsServer`](crate::metrics::MetricsServer).
     pub fn metrics(mut self, metrics: Metrics) -> Self {
@@ -179,10 +240,21 @@ impl Worker {
         self
     }
 
-    /// How long a stopping worker waits for its pages. After it they are cancelled; a page that does not
-    /// listen keeps the worker until its page timeout.
+    /// How long a stopping worker waits for its pages. After it they are cancelled
+    /// ([`PageContext::is_cancelled`](crate::PageContext::is_cancelled)). A page that has not ended 5 s later is
+    /// abandoned: it is dropped where it stands, nothing is reported of it, and another worker runs it again
+    /// after the heartbeat timeout. A page that blocks its thread cannot be dropped; it goes on until the
+    /// process ends.
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.drain_timeout = timeout;
+        self
+    }
+
+    /// Strides per second that the server hands out on this task queue at most, to all workers and for all
+    /// batches together: an outer fence, behind the rates of the batches. It counts strides, not items or
+    /// pages. Give the same to every worker of the queue; the server keeps to what it was told last.
+    pub fn queue_rate(mut self, strides_per_second: f64) -> Self {
+        self.queue_rate = Some(strides_per_second);
         self
     }
 }
@@ -221,7 +293,7 @@ impl Worker {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn start(self) -> Result<RunningWorker, WorkerError> {
-        let (registry, hooks) = (self.registry?, self.hooks?);
+        let (registry, hooks, throttles) = (self.registry?, self.hooks?, self.throttles?);
         if registry.names().is_empty() {
             return Err(WorkerError::NoProcessor);
         }
@@ -230,62 +302,158 @@ impl Worker {
                 given: self.max_pages,
             });
         }
-        let (drain, draining) = watch::channel(false);
-        let throttle = registry.shortest_heartbeat_timeout() / HEARTBEATS_PER_TIMEOUT;
+        if let Some(given) = self.queue_rate
+            && !(given.is_finite() && given > 0.0)
+        {
+            return Err(WorkerError::QueueRate { given });
+        }
         for name in hooks.names() {
             self.metrics.hook_registered(name);
         }
-        let activities = PageActivities::new(registry, hooks, self.metrics.clone(), draining);
-        let fixed = FixedSizeSlotSupplier::new;
-        let tuner = TunerHolder::builder()
-            .workflow_task_slot_supplier(fixed(WORKFLOW_SLOTS))
-            .activity_task_slot_supplier(fixed(self.max_pages as usize))
-            .local_activity_task_slot_supplier(fixed(1))
-            .nexus_task_slot_supplier(fixed(1))
+        throttles.measure(&self.metrics);
+        let create = |e: Box<dyn std::error::Error + Send + Sync>| WorkerError::Create(e);
+        let (drain, draining) = watch::channel(false);
+        let drained = draining.clone();
+        let abandonment = Abandonment::default();
+        let heartbeats = registry.shortest_heartbeat_timeout() / HEARTBEATS_PER_TIMEOUT;
+        let aside = AsideActivities::new(
+            registry.clone(),
+            hooks,
+            throttles.clone(),
+            self.metrics.clone(),
+            draining.clone(),
+        );
+        let aside = WorkerOptions::new(aside_queue(&self.task_queue))
+            .register_activities(aside)
+            .tuner(slots(ASIDE_SLOTS))
+            .activity_task_poller_behavior(PollerBehavior::SimpleMaximum(ASIDE_POLLERS))
+            .max_heartbeat_throttle_interval(ASIDE_HEARTBEAT_TIMEOUT / HEARTBEATS_PER_TIMEOUT)
+            .graceful_shutdown_period(self.drain_timeout)
             .build();
-        let options = WorkerOptions::new(self.task_queue)
+        let pages = PageActivities::new(
+            registry,
+            throttles,
+            self.metrics.clone(),
+            draining,
+            abandonment.clone(),
+        );
+        let pages = WorkerOptions::new(self.task_queue)
             .register_workflow::<Controller>()
-            .map_err(|e| WorkerError::Create(e.into()))?
-            .register_activities(activities)
-            .tuner(tuner)
+            .map_err(|e| create(e.into()))?
+            .register_activities(pages)
+            .tuner(slots(self.max_pages as usize))
             .sticky_queue_schedule_to_start_timeout(STICKY_TIMEOUT)
-            .max_heartbeat_throttle_interval(throttle)
+            .max_heartbeat_throttle_interval(heartbeats)
+            .maybe_max_task_queue_activities_per_second(self.queue_rate)
             .graceful_shutdown_period(self.drain_timeout)
             .build();
         let runtime = RuntimeOptions::builder()
             .telemetry_options(self.metrics.telemetry_options())
             .build()
-            .map_err(|e| WorkerError::Create(e.into()))?;
-        let runtime =
-            Runtime::from_current_tokio(runtime).map_err(|e| WorkerError::Create(e.into()))?;
-        let worker = temporalio_sdk::Worker::new(&runtime, self.client, options)
-            .map_err(|e| WorkerError::Create(e.into()))?;
-        Ok(RunningWorker::spawn(runtime, worker, drain))
+            .map_err(|e| create(e.into()))?;
+        let runtime = Runtime::from_current_tokio(runtime).map_err(|e| create(e.into()))?;
+        let worker = |options| {
+            temporalio_sdk::Worker::new(&runtime, self.client.clone(), options)
+                .map_err(|e| create(e.into()))
+        };
+        let halves = Halves {
+            pages: worker(pages)?,
+            aside: worker(aside)?,
+            drain,
+            abandonment,
+            give_up_after: self.drain_timeout.saturating_add(GRACE),
+        };
+        let health = self.metrics.health();
+        tokio::spawn(readiness::watch(self.client.clone(), health, drained));
+        Ok(RunningWorker::spawn(runtime, halves))
+    }
+}
+
+fn slots(activities: usize) -> WorkerTuner {
+    let fixed = FixedSizeSlotSupplier::new;
+    TunerHolder::builder()
+        .workflow_task_slot_supplier(fixed(WORKFLOW_SLOTS))
+        .activity_task_slot_supplier(fixed(activities))
+        .local_activity_task_slot_supplier(fixed(1))
+        .nexus_task_slot_supplier(fixed(1))
+        .build()
+        .into()
+}
+
+/// The two SDK workers of one worker: for pages and workflows, and for everything else. They end together.
+struct Halves {
+    pages: temporalio_sdk::Worker,
+    aside: temporalio_sdk::Worker,
+    drain: watch::Sender<bool>,
+    abandonment: Abandonment,
+    give_up_after: Duration,
+}
+
+impl Halves {
+    /// What stops both.
+    fn stop(&self) -> impl Fn() + Send + Sync + use<> {
+        let (pages, aside) = (self.pages.shutdown_handle(), self.aside.shutdown_handle());
+        let drain = self.drain.clone();
+        move || {
+            // Told once: a second shutdown of a core is not for us to rely on.
+            if !drain.send_replace(true) {
+                pages();
+                aside();
+            }
+        }
+    }
+
+    async fn run(&mut self, stop: &(dyn Fn() + Send + Sync)) -> Result<(), WorkerError> {
+        let mut draining = self.drain.subscribe();
+        let both = async {
+            futures::join!(
+                async {
+                    let ended = self.pages.run().await;
+                    stop();
+                    ended
+                },
+                async {
+                    let ended = self.aside.run().await;
+                    stop();
+                    ended
+                },
+            )
+        };
+        let too_long = async {
+            // The sender is `self`'s.
+            let _ = draining.wait_for(|draining| *draining).await;
+            tokio::time::sleep(self.give_up_after).await;
+        };
+        tokio::select! {
+            (pages, aside) = both => pages.and(aside).map_err(|e| WorkerError::Run(e.into())),
+            () = too_long => Err(WorkerError::Abandoned {
+                pages: self.abandonment.abandon(),
+                after: self.give_up_after,
+            }),
+        }
     }
 }
 
 /// A worker that runs beside its owner. Dropping it stops polling but waits for nothing.
 pub struct RunningWorker {
-    drain: watch::Sender<bool>,
-    shut_down: Box<dyn Fn() + Send + Sync>,
+    begin_stop: Arc<dyn Fn() + Send + Sync>,
     ended: JoinHandle<Result<(), WorkerError>>,
 }
 
 impl RunningWorker {
-    /// The SDK's worker is not `Send`, so it gets a thread; its activities run on the tokio runtime of
+    /// The SDK's workers are not `Send`, so they get a thread; their activities run on the tokio runtime of
     /// the caller.
-    fn spawn(
-        runtime: Runtime,
-        mut worker: temporalio_sdk::Worker,
-        drain: watch::Sender<bool>,
-    ) -> Self {
-        let shut_down = Box::new(worker.shutdown_handle());
+    fn spawn(runtime: Runtime, mut halves: Halves) -> Self {
+        let begin_stop: Arc<dyn Fn() + Send + Sync> = Arc::new(halves.stop());
+        let stop = Arc::clone(&begin_stop);
         let (sender, receiver) = oneshot::channel();
         let tokio = tokio::runtime::Handle::current();
         let spawned = std::thread::Builder::new()
             .name("temporal-batch-worker".to_owned())
             .spawn(move || {
-                let result = tokio.block_on(worker.run());
+                let result = tokio.block_on(halves.run(&*stop));
+                let _tokio = tokio.enter();
+                drop(halves);
                 drop(runtime);
                 // Nobody waits for it when the owner was dropped.
                 let _ = sender.send(result);
@@ -293,23 +461,20 @@ impl RunningWorker {
         let ended = tokio::spawn(async move {
             spawned.map_err(|e| WorkerError::Create(e.into()))?;
             match receiver.await {
-                Ok(result) => result.map_err(|e| WorkerError::Run(e.into())),
+                Ok(result) => result,
                 Err(_) => Err(WorkerError::Run("its thread panicked".into())),
             }
         });
-        Self {
-            drain,
-            shut_down,
-            ended,
-        }
+        Self { begin_stop, ended }
     }
 
     /// Drains and stops: strides end at their next page boundary, nothing new is begun.
     ///
     /// # Errors
-    /// When the worker had already stopped because of an error.
+    /// When pages had to be [abandoned](WorkerError::Abandoned), or the worker had already stopped because
+    /// of an error.
     pub async fn stop(mut self) -> Result<(), WorkerError> {
-        self.begin_stop();
+        (self.begin_stop)();
         self.ended().await
     }
 
@@ -323,16 +488,11 @@ impl RunningWorker {
             Err(e) => Err(WorkerError::Run(e.into())),
         }
     }
-
-    fn begin_stop(&self) {
-        self.drain.send_replace(true);
-        (self.shut_down)();
-    }
 }
 
 impl Drop for RunningWorker {
     fn drop(&mut self) {
-        self.begin_stop();
+        (self.begin_stop)();
     }
 }
 
@@ -347,4 +507,22 @@ pub(crate) fn shutdown_signal() -> std::io::Result<impl Future<Output = ()> + Se
             _ = interrupt.recv() => {}
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn abandoned_pages_are_named_by_their_number() {
+        let message = |pages| {
+            let after = Duration::from_secs(35);
+            WorkerError::Abandoned { pages, after }.to_string()
+        };
+        assert_eq!(
+            message(1),
+            "1 page was abandoned, still at work after 35s; other workers run it again"
+        );
+        assert!(message(7).starts_with("7 pages were abandoned"));
+    }
 }

@@ -285,6 +285,8 @@ fn settings_out_of_range_are_refused_with_what_is_allowed() {
         ("--on-failure", "mail", "registered are: none"),
         ("--track", "mail", "registered are: none"),
         ("--on-completion", "mail", "registered are: none"),
+        ("--lock", "a b", "1 to 200 characters"),
+        ("--weight", "0", "from 0.001 to 1000"),
     ] {
         let output = offline(&["start", "inflate-prices", flag, value]);
         refused(&output, 2, &[allowed]);
@@ -296,11 +298,29 @@ fn settings_out_of_range_are_refused_with_what_is_allowed() {
     let both = ["--batch-id", "any", "--continue", "--rerun"];
     let output = offline(&[&["start", "inflate-prices"], &both[..]].concat());
     refused(&output, 2, &["--continue", "--rerun"]);
-    refused(
-        &offline(&["set", "any", "--max-parallelism", "501"]),
-        2,
-        &["from 0 to 500"],
-    );
+    // No server is there: nothing can have been sent.
+    for (args, allowed) in [
+        (
+            &["set", "any", "--max-parallelism", "501"][..],
+            "from 0 to 500",
+        ),
+        (&["set", "any", "--rate", "0"], "more than 0"),
+        (&["set", "any", "--rate", "fast"], "or none"),
+        (&["set", "any", "--page-rate", "-1"], "more than 0"),
+        (&["set", "any", "--page-pause", "2h"], "to 3600s"),
+        (&["set", "any"], "at least one setting"),
+        (&["pause", "any", "--for", "0s"], "from 1s"),
+        (&["pause", "any", "--until", "tomorrow"], "Europe/Berlin"),
+        (
+            &["pause", "any", "--until", "2020-01-01 00:00"],
+            "over already",
+        ),
+    ] {
+        refused(&offline(args), 2, &[allowed]);
+    }
+    let both = ["--until", "2030-01-01 00:00", "--for", "1h"];
+    let output = offline(&[&["pause", "any"], &both[..]].concat());
+    refused(&output, 2, &["--until", "--for"]);
 }
 
 #[test]
@@ -499,11 +519,27 @@ fn a_running_batch_can_be_looked_at_and_steered() {
     assert_eq!(paused["state"], "running");
     assert_eq!(paused["progress"]["pause_reason"], "lunch");
     let table = stdout(&online(&["status", "steered"]));
-    assert!(table.contains("paused (lunch)"), "{table}");
+    assert!(
+        table.starts_with("state        paus") && table.contains("paused (lunch)"),
+        "{table}"
+    );
+    for row in [
+        "\nparallelism  0 of 10 in flight",
+        "\nrate         100 items/s at most",
+    ] {
+        assert!(table.contains(row), "{row:?} is not in {table}");
+    }
 
-    assert_eq!(
-        status(&online(&["set", "steered", "--max-parallelism", "3"])),
-        0
+    let output = online(&["pause", "steered", "--reason", "lunch", "--wait"]);
+    assert_eq!(status(&output), 0, "{}", stderr(&output));
+    let told = stdout(&output);
+    assert!(told.contains("is paused, after"), "{told}");
+    let output = online(&["set", "steered", "--max-parallelism", "3"]);
+    assert_eq!(status(&output), 0, "{}", stderr(&output));
+    let told = stdout(&output);
+    assert!(
+        told.contains("max parallelism 3, page size 50, rate 100 items/s"),
+        "{told}"
     );
     assert_eq!(status(&online(&["resume", "steered"])), 0);
     look_until("steered", |look| look["progress"]["phase"] == "running");
@@ -519,13 +555,17 @@ fn a_running_batch_can_be_looked_at_and_steered() {
     assert_eq!(listed["processor"], "inflate-prices");
     assert!(stdout(&online(&["list"])).starts_with("BATCH"));
 
-    let mut watch = command(&["watch", "steered"]);
-    let (mut watch, _, err) = spawn(watch.env("TEMPORAL_ADDRESS", SERVER.address()));
-    let lines = Lines::of(err);
-    lines.until("items");
-    watch.interrupt();
-    assert_eq!(watch.wait().code(), Some(130));
-    lines.until("batch \"steered\" goes on");
+    // No terminal here, so both are lines.
+    for args in [&["watch", "steered"][..], &["watch", "steered", "--plain"]] {
+        let mut watch = command(args);
+        let (mut watch, _, err) = spawn(watch.env("TEMPORAL_ADDRESS", SERVER.address()));
+        let lines = Lines::of(err);
+        let line = lines.until("items");
+        assert!(line.starts_with('[') && !line.contains('\u{1b}'), "{line}");
+        watch.interrupt();
+        assert_eq!(watch.wait().code(), Some(130));
+        lines.until("batch \"steered\" goes on");
+    }
     assert_eq!(look("steered")["state"], "running");
 
     let output = online(&["cancel", "steered", "--reason", "enough", "--wait"]);
@@ -537,6 +577,80 @@ fn a_running_batch_can_be_looked_at_and_steered() {
         1,
         &["not running any more (cancelled)"],
     );
+}
+
+/// A command on a terminal of its own, made by script(1) of util-linux.
+fn on_a_terminal(args: &[&str]) -> Option<Command> {
+    let version = Command::new("script").arg("--version").output().ok()?;
+    if !stdout(&version).contains("util-linux") {
+        return None;
+    }
+    let binary = env!("CARGO_BIN_EXE_temporal-batch");
+    let line = format!("stty rows 30 cols 100; exec '{binary}' {}", args.join(" "));
+    let mut command = command_of(Path::new("script"), &["-qec", &line, "/dev/null"]);
+    command
+        .env("TERM", "xterm")
+        .env("TEMPORAL_ADDRESS", SERVER.address())
+        .stdin(Stdio::piped());
+    Some(command)
+}
+
+#[test]
+fn on_a_terminal_watch_is_a_screen_whose_keys_steer_and_that_leaves_no_trace() {
+    const ENTER: &str = "\u{1b}[?1049h";
+    const LEAVE: &str = "\u{1b}[?1049l";
+    let Some(mut watch) = on_a_terminal(&["watch", "on-screen"]) else {
+        eprintln!("skipped: there is no script(1) of util-linux");
+        return;
+    };
+    let _worker = Worker::on("screen", &[]).ready();
+    let started = online(&[
+        "start",
+        "inflate-prices",
+        "--task-queue",
+        "screen",
+        "--batch-id",
+        "on-screen",
+        "--page-size",
+        "50",
+        "--rate",
+        "100",
+        "--max-parallelism",
+        "2",
+        "--detach",
+    ]);
+    assert_eq!(status(&started), 0, "{}", stderr(&started));
+
+    let (mut watch, mut out, _err) = spawn(&mut watch);
+    let mut keys = watch.child.stdin.take().unwrap();
+    let (sender, drawn) = mpsc::channel();
+    let read = thread::spawn(move || {
+        let mut all = Vec::new();
+        let mut chunk = [0; 4_096];
+        while let Ok(n @ 1..) = out.read(&mut chunk) {
+            all.extend_from_slice(&chunk[..n]);
+            // The first look is on the screen, so keys have something to change.
+            if String::from_utf8_lossy(&all).contains("items/s, last") {
+                let _ = sender.send(());
+            }
+        }
+        String::from_utf8_lossy(&all).into_owned()
+    });
+    drawn.recv_timeout(LIMIT).expect("the screen is drawn");
+    keys.write_all(b"+").unwrap();
+    look_until("on-screen", |look| look["progress"]["max_parallelism"] == 3);
+    keys.write_all(b"p").unwrap();
+    let paused = look_until("on-screen", |look| look["progress"]["phase"] == "paused");
+    assert_eq!(paused["progress"]["pause_reason"], "from watch");
+    keys.write_all(b"q").unwrap();
+    assert_eq!(watch.wait().code(), Some(130));
+
+    let all = read.join().unwrap();
+    let (_, screen) = all.split_once(ENTER).expect("a screen is entered");
+    let (screen, after) = screen.split_once(LEAVE).expect("and left");
+    assert!(!screen.contains("goes on:"), "{screen}");
+    assert!(after.contains("batch \"on-screen\" goes on"), "{after}");
+    assert_eq!(status(&online(&["cancel", "on-screen", "--wait"])), 0);
 }
 
 #[test]
@@ -853,6 +967,20 @@ fn without_a_worker_the_state_is_still_known() {
     let look = json(&output);
     assert_eq!(look["state"], "running");
     assert_eq!(look["progress"], Value::Null);
+
+    for args in [
+        &["pause", "alone", "--for", "1h"][..],
+        &["set", "alone", "--max-parallelism", "3"],
+        &["resume", "alone"],
+    ] {
+        let output = online(args);
+        assert_eq!(status(&output), 0, "{}", stderr(&output));
+        assert_eq!(
+            stdout(&output),
+            "batch \"alone\": no worker is polling task queue \"nobody-polls\": the request is kept and \
+             takes effect when one is back\n"
+        );
+    }
 }
 
 fn scrape(address: &str) -> String {

@@ -1,90 +1,305 @@
-//! How running strides hear that they should end at their next page boundary.
+//! How running strides hear that they should end, and metrics how far a batch is.
 //!
-//! One small query per batch, worker and second, and only while a stride of several pages runs. Queries
-//! leave nothing in the history.
+//! The controller writes both into the memo of its workflow. Reading that needs no worker that answers, and
+//! leaves nothing in the history: one small call per batch, worker and second, while a stride runs.
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError, Weak},
-    time::Duration,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::{Duration, Instant},
 };
 
-use temporalio_client::{Client, WorkflowHandle, WorkflowQueryOptions};
-use tokio::{sync::watch, task::JoinHandle};
+use temporalio_client::{
+    Client, WorkflowDescribeOptions, WorkflowExecutionDescription, WorkflowHandle,
+    errors::WorkflowInteractionError,
+};
+use temporalio_common::protos::temporal::api::enums::v1::WorkflowExecutionStatus as TemporalStatus;
+use tokio::sync::watch;
 
-use super::quiet::is_quiet;
-use crate::{controller::Controller, protocol::StrideOrder};
+use crate::{
+    controller::Controller,
+    progress::Progress,
+    protocol::{ControlState, MEMO_BATCH_RUN, MEMO_CONTROL, MEMO_PROGRESS, StrideOrder},
+};
 
 const INTERVAL: Duration = Duration::from_secs(1);
-/// A controller that answers at all does so at once.
+/// A server that answers at all does so at once.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How soon to look again whether the controller can be asked.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// Looks without any stride before a watch ends. Between two short strides it goes on, so that it comes to
+/// look at all.
+const IDLE_LOOKS: u32 = 3;
+
+/// Called with what is known of a batch, every time it is read.
+pub(super) type OnProgress = Box<dyn Fn(&Progress) + Send + Sync>;
 
 /// The watches of one worker, by batch run.
-#[derive(Default)]
 pub(super) struct ControlWatches {
-    by_batch_run: Mutex<BTreeMap<String, Weak<Poller>>>,
+    by_batch_run: Mutex<BTreeMap<String, watch::Sender<Option<Reading>>>>,
+    on_progress: OnProgress,
 }
 
 /// One stride's view.
-pub(super) struct ControlWatch(Option<Arc<Poller>>);
+pub(super) struct ControlWatch {
+    readings: watch::Receiver<Option<Reading>>,
+    joined: Instant,
+    batch_run: String,
+    dispatch: u64,
+}
 
-struct Poller {
-    stop: watch::Receiver<bool>,
-    task: JoinHandle<()>,
+#[derive(Clone)]
+struct Reading {
+    /// When the server was asked for it.
+    asked: Instant,
+    found: Found,
+}
+
+/// What a look at the workflow found.
+#[derive(Clone, Debug, PartialEq)]
+enum Found {
+    /// It has ended, or is not there.
+    Gone,
+    /// It belongs to this batch run, and says nothing more.
+    BatchRun(String),
+    Control(ControlState),
+    Nothing,
+}
+
+/// What that means for a stride.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Orders {
+    pub stop: bool,
+    pub stop_now: bool,
+}
+
+impl Found {
+    fn orders(&self, batch_run: &str, dispatch: u64) -> Orders {
+        match self {
+            Self::Nothing => Orders::default(),
+            Self::Gone => Orders {
+                stop: true,
+                stop_now: false,
+            },
+            Self::BatchRun(other) => Orders {
+                stop: other != batch_run,
+                stop_now: false,
+            },
+            Self::Control(state) if state.batch_run != batch_run => Orders {
+                stop: true,
+                stop_now: false,
+            },
+            Self::Control(state) => Orders {
+                stop: state.stop_at_page_boundary || state.yields.contains(&dispatch),
+                stop_now: state.stop_now,
+            },
+        }
+    }
 }
 
 impl ControlWatches {
-    /// Joins the watch of the batch run, or starts it. A stride of one page has no boundary to stop at.
-    pub fn watch(&self, client: &Client, order: &StrideOrder) -> ControlWatch {
-        if order.pages <= 1 {
-            return ControlWatch(None);
+    pub fn new(on_progress: OnProgress) -> Arc<Self> {
+        Arc::new(Self {
+            by_batch_run: Mutex::default(),
+            on_progress,
+        })
+    }
+
+    /// Joins the watch of the batch run, or starts it.
+    pub fn watch(self: &Arc<Self>, client: &Client, order: &StrideOrder) -> ControlWatch {
+        let mut watches = self.lock();
+        let readings = match watches.get(&order.batch_run) {
+            Some(sender) => sender.subscribe(),
+            None => {
+                let (sender, readings) = watch::channel(None);
+                watches.insert(order.batch_run.clone(), sender.clone());
+                let poller = Poller {
+                    watches: Arc::downgrade(self),
+                    controller: client.get_workflow_handle(order.batch_id.clone()),
+                    batch_run: order.batch_run.clone(),
+                    readings: sender,
+                };
+                tokio::spawn(poller.run());
+                readings
+            }
+        };
+        ControlWatch {
+            readings,
+            joined: Instant::now(),
+            batch_run: order.batch_run.clone(),
+            dispatch: order.dispatch,
         }
-        let mut watches = self
-            .by_batch_run
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, watch::Sender<Option<Reading>>>> {
+        self.by_batch_run
             .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        watches.retain(|_, poller| poller.strong_count() > 0);
-        if let Some(poller) = watches.get(&order.batch_run).and_then(Weak::upgrade) {
-            return ControlWatch(Some(poller));
-        }
-        let (sender, stop) = watch::channel(false);
-        let controller = client.get_workflow_handle(order.batch_id.clone());
-        let task = tokio::spawn(poll(controller, order.batch_run.clone(), sender));
-        let poller = Arc::new(Poller { stop, task });
-        watches.insert(order.batch_run.clone(), Arc::downgrade(&poller));
-        ControlWatch(Some(poller))
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl ControlWatch {
-    pub fn should_stop(&self) -> bool {
-        self.0.as_ref().is_some_and(|poller| *poller.stop.borrow())
+    /// Waits for the next orders. A memo that was read before the stride began may be older than its
+    /// dispatch: what it says was meant for others.
+    pub async fn next(&mut self) -> Orders {
+        loop {
+            if self.readings.changed().await.is_err() {
+                // The worker ends.
+                return std::future::pending().await;
+            }
+            let reading = self.readings.borrow_and_update();
+            if let Some(reading) = reading.as_ref().filter(|r| r.asked >= self.joined) {
+                return reading.found.orders(&self.batch_run, self.dispatch);
+            }
+        }
     }
 }
 
-impl Drop for Poller {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-async fn poll(
+struct Poller {
+    watches: Weak<ControlWatches>,
     controller: WorkflowHandle<Client, Controller>,
     batch_run: String,
-    stop: watch::Sender<bool>,
-) {
-    loop {
-        tokio::time::sleep(INTERVAL).await;
-        while !matches!(is_quiet(&controller).await, Ok(true)) {
-            tokio::time::sleep(LOOK_AGAIN).await;
+    readings: watch::Sender<Option<Reading>>,
+}
+
+impl Poller {
+    async fn run(self) {
+        let mut idle = 0;
+        loop {
+            tokio::time::sleep(INTERVAL).await;
+            let Some(watches) = self.watches.upgrade() else {
+                return;
+            };
+            idle = if self.readings.receiver_count() == 0 {
+                idle + 1
+            } else {
+                0
+            };
+            if idle >= IDLE_LOOKS {
+                let mut watches = watches.lock();
+                // Under the lock nobody joins.
+                if self.readings.receiver_count() == 0 {
+                    watches.remove(&self.batch_run);
+                    return;
+                }
+            }
+            let asked = Instant::now();
+            let looked = self.controller.describe(WorkflowDescribeOptions::default());
+            // A server that does not answer changes nothing: the stride goes on with its orders.
+            let found = match tokio::time::timeout(PATIENCE, looked).await {
+                Ok(Ok(description)) => {
+                    if let Some(progress) = progress_in(&description) {
+                        (watches.on_progress)(&progress);
+                    }
+                    found_in(&description)
+                }
+                Ok(Err(WorkflowInteractionError::NotFound(_))) => Found::Gone,
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, batch_run = self.batch_run, "the batch was not read");
+                    continue;
+                }
+                Err(_) => continue,
+            };
+            self.readings.send_replace(Some(Reading { asked, found }));
         }
-        let options = WorkflowQueryOptions::default();
-        let answer = controller.query(Controller::control, (), options);
-        // A controller that does not answer changes nothing: the stride goes on with its orders.
-        if let Ok(Ok(state)) = tokio::time::timeout(PATIENCE, answer).await {
-            stop.send_replace(state.batch_run != batch_run || state.stop_at_page_boundary);
+    }
+}
+
+pub(super) fn progress_in(description: &WorkflowExecutionDescription) -> Option<Progress> {
+    match description.memo().get(MEMO_PROGRESS) {
+        Ok(progress) => progress,
+        Err(error) => {
+            // Of another version, while a deploy is under way.
+            tracing::debug!(%error, "the progress of the batch could not be read");
+            None
         }
+    }
+}
+
+fn found_in(description: &WorkflowExecutionDescription) -> Found {
+    let info = description.raw().workflow_execution_info.as_ref();
+    let status = info.map(|info| info.status());
+    // Between two runs of the batch the first one is still the latest.
+    let open = [TemporalStatus::Running, TemporalStatus::ContinuedAsNew];
+    if status.is_some_and(|status| !open.contains(&status)) {
+        return Found::Gone;
+    }
+    let memo = description.memo();
+    match memo.get(MEMO_CONTROL) {
+        Ok(Some(state)) => Found::Control(state),
+        Ok(None) => match memo.get(MEMO_BATCH_RUN) {
+            Ok(Some(batch_run)) => Found::BatchRun(batch_run),
+            Ok(None) | Err(_) => Found::Nothing,
+        },
+        Err(error) => {
+            tracing::debug!(%error, "the orders of the batch could not be read");
+            Found::Nothing
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn state(change: impl FnOnce(&mut ControlState)) -> Found {
+        let mut state = ControlState {
+            batch_run: "mine".to_owned(),
+            ..ControlState::default()
+        };
+        change(&mut state);
+        Found::Control(state)
+    }
+
+    #[test]
+    fn a_stride_stops_only_when_it_is_meant() {
+        let none = |_: &mut ControlState| {};
+        let cases = [
+            (Found::Nothing, false, false),
+            (Found::Gone, true, false),
+            (Found::BatchRun("mine".to_owned()), false, false),
+            (Found::BatchRun("another".to_owned()), true, false),
+            (state(none), false, false),
+            (state(|s| s.stop_at_page_boundary = true), true, false),
+            (state(|s| s.stop_now = true), false, true),
+            (state(|s| s.yields = vec![6, 8]), false, false),
+            (state(|s| s.yields = vec![6, 7]), true, false),
+            (state(|s| s.batch_run = "another".to_owned()), true, false),
+            (
+                // What another batch run pauses is not this one's.
+                state(|s| {
+                    s.batch_run = "another".to_owned();
+                    s.stop_now = true;
+                }),
+                true,
+                false,
+            ),
+        ];
+        for (found, stop, stop_now) in cases {
+            let expected = Orders { stop, stop_now };
+            assert_eq!(found.orders("mine", 7), expected, "{found:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_read_before_a_stride_began_is_not_for_it() {
+        let (sender, readings) = watch::channel(None);
+        let before = Instant::now();
+        let mut watch = ControlWatch {
+            readings,
+            joined: before + Duration::from_millis(1),
+            batch_run: "mine".to_owned(),
+            dispatch: 1,
+        };
+        let found = state(|s| s.stop_at_page_boundary = true);
+        let reading = |asked| {
+            Some(Reading {
+                asked,
+                found: found.clone(),
+            })
+        };
+        sender.send_replace(reading(before));
+        let waited = tokio::time::timeout(Duration::from_millis(20), watch.next()).await;
+        assert!(waited.is_err(), "it was asked for before the stride began");
+        sender.send_replace(reading(watch.joined));
+        assert!(watch.next().await.stop);
     }
 }

@@ -13,18 +13,18 @@ use temporalio_client::{
 use temporalio_sdk::activities::ActivityContext;
 use tokio::{sync::watch, task::JoinHandle};
 
-use super::{
-    HEARTBEATS_PER_TIMEOUT,
-    control_watch::{ControlWatch, ControlWatches},
-    quiet::is_quiet,
-};
+use super::{HEARTBEATS_PER_TIMEOUT, control_watch::ControlWatch, gate::Gate};
 use crate::{
     controller::Controller,
+    interruption::Told,
     metrics::{PageInFlight, ProcessorMetrics},
     page::PageToken,
-    protocol::{AcceptedEnd, AcceptedEndQuery, Checkpoint, NextPage, StrideOrder, StrideReport},
+    protocol::{
+        AcceptedEnd, AcceptedEndQuery, Checkpoint, NextPage, RunningPage, StrideOrder, StrideReport,
+    },
+    quiet::is_quiet,
     rate::RateShare,
-    stride::{HostError, PageEvent, StrideHost},
+    stride::{Go, HostError, PageEvent, StrideHost, WaitFor},
 };
 
 /// Longest wait for one answer. Asked again, because a worker that is stopped in its tracks swallows the
@@ -35,6 +35,11 @@ const ASK_FOR: Duration = Duration::from_secs(30);
 /// How soon to look again whether the controller can be asked.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 const FALLBACK_HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(15);
+/// How soon to look again whether a throttle still holds, should nobody say so.
+const LOOK_AT_GATE: Duration = Duration::from_secs(1);
+/// After being held for so long in all, a stride gives its slot back and is dispatched again when the
+/// controller finds that it may.
+const HELD_AT_MOST: Duration = Duration::from_secs(30);
 
 pub(super) struct ActivityHost {
     controller: WorkflowHandle<Client, Controller>,
@@ -42,16 +47,28 @@ pub(super) struct ActivityHost {
     stride: u64,
     repeat: bool,
     rate: Option<RateShare>,
+    page_rate: Option<RateShare>,
+    page_pause: Option<Duration>,
+    gate: Arc<dyn Gate>,
+    held_for: Mutex<Duration>,
     metrics: ProcessorMetrics,
-    checkpoint: Arc<Mutex<StrideReport>>,
-    cancelled: watch::Receiver<bool>,
-    draining: watch::Receiver<bool>,
-    control: ControlWatch,
+    checkpoint: Arc<Mutex<Checkpoint>>,
+    told: watch::Receiver<Told>,
     in_flight: Mutex<Option<PageInFlight>>,
     attendance: Arc<Mutex<Attendance>>,
     /// Which attempt this is to Temporal: the run, the activity and the number.
     identity: Identity,
-    heartbeats: JoinHandle<()>,
+    /// Sends signs of life, and listens.
+    tasks: [JoinHandle<()>; 2],
+}
+
+/// What surrounds a stride in its worker.
+pub(super) struct Surroundings {
+    pub metrics: ProcessorMetrics,
+    pub draining: watch::Receiver<bool>,
+    pub control: ControlWatch,
+    /// The throttles of the order.
+    pub gate: Arc<dyn Gate>,
 }
 
 struct Identity {
@@ -94,15 +111,21 @@ impl ActivityHost {
         ctx: &ActivityContext,
         order: &StrideOrder,
         resume: StrideReport,
-        metrics: ProcessorMetrics,
-        draining: watch::Receiver<bool>,
-        watches: &Arc<ControlWatches>,
+        surroundings: Surroundings,
     ) -> Self {
+        let Surroundings {
+            metrics,
+            draining,
+            control,
+            gate,
+        } = surroundings;
         // The activity's own handle is pinned to one run; the batch may continue as new at any time.
         let client = ctx.client();
         let controller = client.get_workflow_handle::<Controller>(order.batch_id.clone());
-        let checkpoint = Arc::new(Mutex::new(resume));
-        let (cancel, cancelled) = watch::channel(false);
+        let checkpoint = Arc::new(Mutex::new(Checkpoint {
+            done: resume,
+            page: None,
+        }));
         let info = ctx.info();
         let timeout = info.heartbeat_timeout.unwrap_or(FALLBACK_HEARTBEAT_TIMEOUT);
         let attendance = Arc::new(Mutex::new(Attendance::new(timeout, info.started_time)));
@@ -111,60 +134,170 @@ impl ActivityHost {
             activity_id: info.activity_id.clone(),
             started: info.started_time,
         };
-        let beats = heartbeat(
-            ctx.clone(),
-            timeout,
-            Arc::clone(&checkpoint),
-            Arc::clone(&attendance),
-            cancel,
-        );
-        let heartbeats = tokio::spawn(beats);
+        let (tell, told) = watch::channel(Told {
+            stop: *draining.borrow(),
+            stop_now: false,
+            cancelled: ctx.is_cancelled(),
+        });
+        let tasks = [
+            tokio::spawn(heartbeat(
+                ctx.clone(),
+                timeout,
+                Arc::clone(&checkpoint),
+                Arc::clone(&attendance),
+            )),
+            tokio::spawn(listen(ctx.clone(), draining, control, tell)),
+        ];
         Self {
-            control: watches.watch(&client, order),
             controller,
             batch_run: order.batch_run.clone(),
             stride: order.stride,
             repeat: ctx.info().attempt > 1 || order.attempt > 1,
-            rate: order.rate_share.map(RateShare::new),
+            rate: order
+                .rate_share
+                .map(|share| RateShare::new(share, order.page_size)),
+            page_rate: order.page_share.map(|share| RateShare::new(share, 1)),
+            page_pause: order.page_pause.filter(|pause| !pause.is_zero()),
+            gate,
+            held_for: Mutex::default(),
             metrics,
             checkpoint,
-            cancelled,
-            draining,
+            told,
             in_flight: Mutex::new(None),
             attendance,
             identity,
-            heartbeats,
+            tasks,
         }
+    }
+
+    /// Waits, unless the stride is told to stop.
+    async fn wait<T>(&self, wait: impl Future<Output = T>) -> Result<T, Go> {
+        let mut told = self.told.clone();
+        let stopped = async {
+            if told.wait_for(|told| told.must_stop()).await.is_err() {
+                // Nobody is left who could tell.
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            waited = wait => Ok(waited),
+            () = stopped => Err(Go::Stop),
+        }
+    }
+
+    fn timed(&self, for_what: WaitFor) -> Waiting<'_> {
+        Waiting {
+            host: self,
+            for_what,
+            since: Instant::now(),
+        }
+    }
+
+    async fn page_may_begin(&self) -> Go {
+        if let Some(pause) = self.page_pause {
+            let _waiting = self.timed(WaitFor::Pause);
+            tokio::time::sleep(pause).await;
+        }
+        if let Some(rate) = &self.page_rate {
+            let _waiting = self.timed(WaitFor::PageRate);
+            rate.take(1).await;
+        }
+        // Last, so that its answer is no older than the page.
+        self.gate_opens().await
+    }
+
+    /// Waits while a throttle holds.
+    async fn gate_opens(&self) -> Go {
+        let Some(held) = self.gate.held() else {
+            return Go::On;
+        };
+        tracing::info!(throttle = held.by, reason = held.reason, "held");
+        let waiting = self.timed(WaitFor::Throttle);
+        let patience = HELD_AT_MOST.saturating_sub(*lock(&self.held_for));
+        let opened = async {
+            while self.gate.held().is_some() {
+                // A change between the look and the wait may go unnoticed.
+                let _ = tokio::time::timeout(LOOK_AT_GATE, self.gate.changed()).await;
+            }
+        };
+        let opened = tokio::time::timeout(patience, opened).await;
+        *lock(&self.held_for) += waiting.since.elapsed();
+        match opened {
+            Ok(()) => Go::On,
+            Err(_) => Go::Stop,
+        }
+    }
+}
+
+/// A wait that goes on; dropped when it ends, or is given up.
+struct Waiting<'a> {
+    host: &'a ActivityHost,
+    for_what: WaitFor,
+    since: Instant,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.host.observe(PageEvent::Waited {
+            for_what: self.for_what,
+            took: self.since.elapsed(),
+        });
     }
 }
 
 impl Drop for ActivityHost {
     fn drop(&mut self) {
-        self.heartbeats.abort();
+        for task in &self.tasks {
+            task.abort();
+        }
     }
 }
 
-/// Sends signs of life beside the user's code, and passes a cancellation on.
+/// Sends signs of life beside the user's code.
 async fn heartbeat(
     ctx: ActivityContext,
     timeout: Duration,
-    checkpoint: Arc<Mutex<StrideReport>>,
+    checkpoint: Arc<Mutex<Checkpoint>>,
     attendance: Arc<Mutex<Attendance>>,
-    cancel: watch::Sender<bool>,
 ) {
     let mut tick = tokio::time::interval(timeout / HEARTBEATS_PER_TIMEOUT);
     loop {
+        tick.tick().await;
+        lock(&attendance).notice();
+        let checkpoint = lock(&checkpoint).clone();
+        if let Err(error) = ctx.record_heartbeat(checkpoint).await {
+            tracing::warn!(%error, "heartbeat not sent");
+        }
+    }
+}
+
+/// Brings together what the stride is told from different sides. A pause at once is never taken back: the
+/// page may have seen it already.
+async fn listen(
+    ctx: ActivityContext,
+    mut draining: watch::Receiver<bool>,
+    mut control: ControlWatch,
+    tell: watch::Sender<Told>,
+) {
+    let mut drains = *draining.borrow_and_update();
+    loop {
         tokio::select! {
-            _ = tick.tick() => {
-                lock(&attendance).notice();
-                let done = lock(&checkpoint).clone();
-                if let Err(error) = ctx.record_heartbeat(Checkpoint { done }).await {
-                    tracing::warn!(%error, "heartbeat not sent");
-                }
-            }
-            () = ctx.cancelled(), if !*cancel.borrow() => {
+            () = ctx.cancelled(), if !tell.borrow().cancelled => {
                 tracing::debug!("told to stop at the end of the page");
-                cancel.send_replace(true);
+                tell.send_modify(|told| told.cancelled = true);
+            }
+            Ok(()) = draining.changed(), if !drains => {
+                drains = *draining.borrow_and_update();
+                tell.send_modify(|told| told.stop |= drains);
+            }
+            orders = control.next() => {
+                tell.send_if_modified(|told| {
+                    let before = *told;
+                    told.stop = drains || orders.stop;
+                    told.stop_now |= orders.stop_now;
+                    before != *told
+                });
             }
         }
     }
@@ -267,24 +400,33 @@ impl StrideHost for ActivityHost {
         Ok(())
     }
 
-    async fn rate_permits(&self, items: usize) {
-        if let Some(rate) = &self.rate {
-            let started = Instant::now();
-            rate.take(items).await;
-            self.metrics.rate_waited(started.elapsed());
+    async fn clear_to_go(&self) -> Go {
+        match self.wait(self.page_may_begin()).await {
+            Ok(go) | Err(go) => go,
         }
     }
 
+    async fn rate_permits(&self, items: usize) -> Go {
+        let Some(rate) = &self.rate else {
+            return Go::On;
+        };
+        let _waiting = self.timed(WaitFor::Rate);
+        match self.wait(rate.take(items)).await {
+            Ok(()) => Go::On,
+            Err(go) => go,
+        }
+    }
+
+    fn works_on(&self, page: Option<RunningPage>) {
+        lock(&self.checkpoint).page = page;
+    }
+
     fn checkpoint(&self, report: &StrideReport) {
-        lock(&self.checkpoint).clone_from(report);
+        lock(&self.checkpoint).done.clone_from(report);
     }
 
-    fn should_stop(&self) -> bool {
-        *self.cancelled.borrow() || *self.draining.borrow() || self.control.should_stop()
-    }
-
-    fn cancelled(&self) -> watch::Receiver<bool> {
-        self.cancelled.clone()
+    fn told(&self) -> watch::Receiver<Told> {
+        self.told.clone()
     }
 
     fn observe(&self, event: PageEvent) {
@@ -306,9 +448,22 @@ impl StrideHost for ActivityHost {
                 self.metrics.page_failed(took);
             }
             PageEvent::DeadLetters { letters } => self.metrics.dead_letters_kept(letters),
-            PageEvent::NoPage => {
+            PageEvent::NoPage | PageEvent::Stopped => {
                 lock(&self.in_flight).take();
             }
+            PageEvent::Fetched { took } => self.metrics.page_fetched(took),
+            PageEvent::Claimed(outcome) => self.metrics.ledger_claim(outcome),
+            PageEvent::Processed { took } => {
+                self.metrics.page_processed(took);
+                for rate in [&self.rate, &self.page_rate].into_iter().flatten() {
+                    rate.page_took(took);
+                }
+            }
+            PageEvent::Waited { for_what, took } => match for_what {
+                WaitFor::Rate | WaitFor::PageRate => self.metrics.rate_waited(took),
+                WaitFor::Throttle => self.metrics.throttle_waited(took),
+                WaitFor::Pause => {}
+            },
         }
     }
 }

@@ -1,8 +1,21 @@
-//! The activities of a worker: looking up a processor, and running a stride of pages.
+//! The activities of a worker: strides of pages, and everything beside the pages.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | here | the activity that runs a stride |
+//! | `host`, `control_watch` | the outside world of a stride |
+//! | `aside` | the activities beside the pages, which have slots of their own |
+//! | `lock` | taking a named lock and giving it back |
+//! | `throttling` | telling a batch what its throttles say |
+//! | `abandon` | giving up what does not end when the worker does |
 
+mod abandon;
+mod aside;
 mod control_watch;
+mod gate;
 mod host;
-mod quiet;
+mod lock;
+mod throttling;
 
 use std::{
     sync::Arc,
@@ -17,72 +30,63 @@ use tokio::sync::watch;
 use tracing::Instrument as _;
 
 use crate::{
-    controller::{HookActivity, KeepReportActivity, PrepareActivity, StrideActivity},
-    error::PageError,
-    hooks::{Hooks, UNKNOWN_HOOK},
+    controller::StrideActivity,
+    error::truncate,
     metrics::{Metrics, StrideOutcome},
-    protocol::{
-        Checkpoint, HookOrder, KeepReport, PrepareInput, Prepared, StrideOrder, StrideReport,
-        UNKNOWN_PROCESSOR,
-    },
+    page::PageToken,
+    protocol::{Checkpoint, StrideOrder, StrideReport, UNKNOWN_PROCESSOR},
     registry::Registry,
+    throttle::Throttles,
 };
 use control_watch::ControlWatches;
-use host::ActivityHost;
+use gate::{AlwaysOpen, Gate, Throttled};
+use host::{ActivityHost, Surroundings};
+
+pub(crate) use self::{
+    abandon::Abandonment,
+    aside::{ASIDE_HEARTBEAT_TIMEOUT, AsideActivities},
+};
+
+/// What a log line shows of a token.
+const MAX_TOKEN_CHARS: usize = 24;
 
 /// Signs of life per heartbeat timeout.
 pub(crate) const HEARTBEATS_PER_TIMEOUT: u32 = 5;
 
-/// What a processor may take to say how large its data is.
-const SIZE_HINT_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The activities, with what they need.
+/// The activity of the pages, with what it needs.
 pub(crate) struct PageActivities {
     registry: Registry,
-    hooks: Hooks,
+    throttles: Throttles,
     metrics: Metrics,
     watches: Arc<ControlWatches>,
     draining: watch::Receiver<bool>,
+    abandonment: Abandonment,
 }
 
 impl PageActivities {
     pub fn new(
         registry: Registry,
-        hooks: Hooks,
+        throttles: Throttles,
         metrics: Metrics,
         draining: watch::Receiver<bool>,
+        abandonment: Abandonment,
     ) -> Self {
         Self {
             registry,
-            hooks,
+            watches: {
+                let metrics = metrics.clone();
+                ControlWatches::new(Box::new(move |progress| metrics.batch_seen(progress)))
+            },
+            throttles,
             metrics,
-            watches: Arc::default(),
             draining,
+            abandonment,
         }
     }
 }
 
 #[temporalio_macros::activities]
 impl PageActivities {
-    /// Says what this worker knows of a processor, or why it refuses the batch.
-    #[activity(definition = PrepareActivity)]
-    async fn prepare(
-        self: Arc<Self>,
-        _ctx: ActivityContext,
-        input: PrepareInput,
-    ) -> Result<Prepared, ActivityError> {
-        self.hooks.check(&input.hooks).map_err(refuse)?;
-        let processor = self.registry.of_batch(&input.processor, input.redrive);
-        let processor = processor.map_err(refuse)?;
-        match tokio::time::timeout(SIZE_HINT_TIMEOUT, processor.prepare(&input)).await {
-            Ok(prepared) => prepared.map_err(refuse),
-            Err(_) => {
-                tracing::warn!(processor = input.processor, "the size hint took too long");
-                Ok(processor.prepared())
-            }
-        }
-    }
-
     /// Runs the pages of a stride. A page that fails is part of a normal result; only a worker that
     /// cannot do the work at all fails the activity.
     #[activity(definition = StrideActivity)]
@@ -100,77 +104,32 @@ impl PageActivities {
             attempt = order.attempt,
             workflow_run = ctx.info().workflow_run_id.as_deref().unwrap_or_default(),
         );
-        self.run(ctx, order).instrument(span).await
-    }
-
-    /// Calls a hook of the user's.
-    #[activity(definition = HookActivity)]
-    async fn hook(
-        self: Arc<Self>,
-        ctx: ActivityContext,
-        order: HookOrder,
-    ) -> Result<(), ActivityError> {
-        let called = self.hooks.call(&order.name, &order.call, order.timeout);
-        let attempt = ctx.info().attempt;
-        called.await.map_err(|error| {
-            // Names come from batches; only registered ones become labels.
-            let known = error.error_type() != UNKNOWN_HOOK;
-            self.metrics
-                .hook_failed(if known { &order.name } else { "unknown" });
-            not_told(&order.name, attempt, error)
-        })
-    }
-
-    /// Keeps the final report of a batch with its dead letters.
-    #[activity(definition = KeepReportActivity)]
-    async fn keep_report(
-        self: Arc<Self>,
-        ctx: ActivityContext,
-        order: KeepReport,
-    ) -> Result<(), ActivityError> {
-        let attempt = ctx.info().attempt;
-        let failed = |error| not_told(&order.processor, attempt, error);
-        let unknown = |refused| failed(PageError::retryable(refused));
-        let processor = self.registry.of_batch(&order.processor, false);
-        let processor = processor.map_err(unknown)?;
-        processor.keep_report(&order.report).await.map_err(failed)
+        let run = self.run(ctx, order).instrument(span);
+        self.abandonment.unless_abandoned(run).await
     }
 }
 
-/// The batch ends before its first page.
-fn refuse(reason: impl std::error::Error + Send + Sync + 'static) -> ActivityError {
-    ActivityError::from(
-        ApplicationFailure::builder(reason)
-            .type_name("Refused".to_owned())
-            .non_retryable(true)
-            .build(),
-    )
-}
-
-/// Says what went wrong beside the pages. The controller tries again a few times and goes on.
-fn not_told(name: &str, attempt: u32, error: PageError) -> ActivityError {
-    tracing::warn!(
-        name,
-        attempt,
-        error_type = error.error_type(),
-        error = error.message(),
-        "not told"
-    );
-    let error_type = error.error_type().to_owned();
-    ActivityError::from(
-        ApplicationFailure::builder(error.message().to_owned())
-            .type_name(error_type)
-            .build(),
-    )
-}
-
-// The controller calls the activities by their definitions, so nobody else needs these constants.
+// The controller calls the activity by its definition, so nobody else needs this constant.
 const _: () = {
-    let _ = (PageActivities::prepare, PageActivities::stride);
-    let _ = (PageActivities::hook, PageActivities::keep_report);
+    let _ = PageActivities::stride;
 };
 
 impl PageActivities {
+    /// What the pages of a batch with these throttles wait for.
+    fn gate(&self, throttles: &[String]) -> Arc<dyn Gate> {
+        if throttles.is_empty() {
+            return Arc::new(AlwaysOpen);
+        }
+        match Throttled::by(&self.throttles, throttles) {
+            Ok(gate) => Arc::new(gate),
+            Err(unknown) => {
+                // Another worker asks it for the batch, so that the batch is held all the same.
+                tracing::debug!(%unknown, "pages are not held here");
+                Arc::new(AlwaysOpen)
+            }
+        }
+    }
+
     async fn run(
         &self,
         ctx: ActivityContext,
@@ -196,12 +155,19 @@ impl PageActivities {
             &ctx,
             &order,
             resume.clone(),
-            metrics.clone(),
-            self.draining.clone(),
-            &self.watches,
+            Surroundings {
+                metrics: metrics.clone(),
+                draining: self.draining.clone(),
+                control: self.watches.watch(&ctx.client(), &order),
+                gate: self.gate(&order.throttles),
+            },
         );
         let started = Instant::now();
-        tracing::debug!(start = ?order.start, end = ?order.end, "stride started");
+        tracing::debug!(
+            start = shown(order.start.as_ref()),
+            end = shown(order.end.as_ref()),
+            "stride started"
+        );
         let report = processor.run(&order, resume, &host).await;
         match report {
             Ok(report) => {
@@ -236,13 +202,20 @@ fn outcome(order: &StrideOrder, report: &StrideReport) -> StrideOutcome {
     }
 }
 
+/// Tokens can hold keys of a user's data.
+fn shown(token: Option<&PageToken>) -> String {
+    token.map_or_else(String::new, |token| {
+        truncate(token.as_str(), MAX_TOKEN_CHARS)
+    })
+}
+
 fn log_end(order: &StrideOrder, report: &StrideReport, took: Duration) {
     match &report.failure {
         Some(failure) => tracing::warn!(
             error_type = failure.error_type,
             error = failure.message,
             retryable = failure.retryable,
-            start = ?report.covered_to.as_ref().or(order.start.as_ref()),
+            start = shown(report.covered_to.as_ref().or(order.start.as_ref())),
             "page failed"
         ),
         None => tracing::debug!(

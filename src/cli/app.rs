@@ -24,6 +24,7 @@ use super::{
 use crate::{
     hooks::{CompletionHook, FailureHandler, Hooks, RegisterHookError, Tracker},
     processor::PageProcessor,
+    throttle::{RegisterThrottleError, Throttle, Throttles},
     worker::WorkerError,
 };
 
@@ -37,6 +38,7 @@ pub struct App {
     version: Option<String>,
     processors: Processors,
     hooks: Result<Hooks, RegisterHookError>,
+    throttles: Result<Throttles, RegisterThrottleError>,
     demo: Option<Box<dyn Demo>>,
 }
 
@@ -96,6 +98,7 @@ impl App {
             version: None,
             processors: Processors::default(),
             hooks: Ok(Hooks::default()),
+            throttles: Ok(Throttles::default()),
             demo: None,
         }
     }
@@ -140,6 +143,15 @@ impl App {
     /// Adds a completion hook to the program's workers; `start --on-completion` names it.
     pub fn completion_hook<C: CompletionHook>(self, hook: C) -> Self {
         self.hook(|hooks| hooks.completion_hook(hook))
+    }
+
+    /// Adds a throttle to the program's workers; `start --throttle` names it.
+    pub fn throttle<T: Throttle>(mut self, throttle: T) -> Self {
+        self.throttles = self.throttles.and_then(|mut throttles| {
+            throttles.add(throttle)?;
+            Ok(throttles)
+        });
+        self
     }
 
     fn hook(mut self, add: impl FnOnce(&mut Hooks) -> Result<(), RegisterHookError>) -> Self {
@@ -241,7 +253,10 @@ impl App {
         let (processors, program) = (&self.processors, self.name.as_str());
         match command {
             Task::DevServer(args) => args.run(&connection).await,
-            Task::Worker(args) => args.run(&connection, processors, self.hooks()?).await,
+            Task::Worker(args) => {
+                let (hooks, throttles) = (self.hooks()?, self.throttles()?);
+                args.run(&connection, processors, hooks, throttles).await
+            }
             Task::Start(args) => {
                 let hooks = self.hooks()?;
                 args.run(&connection, processors, hooks, program).await
@@ -261,6 +276,11 @@ impl App {
 }
 
 impl App {
+    fn throttles(&self) -> CliResult<&Throttles> {
+        let throttles = self.throttles.as_ref();
+        Ok(throttles.map_err(|error| WorkerError::RegisterThrottle(error.clone()))?)
+    }
+
     fn hooks(&self) -> CliResult<&Hooks> {
         let hooks = self.hooks.as_ref();
         Ok(hooks.map_err(|error| WorkerError::RegisterHook(error.clone()))?)

@@ -1,17 +1,23 @@
 //! `pause`, `resume`, `set`, `cancel` and `recover`: steer a batch that runs.
 
+use std::time::{Duration, Instant};
+
 use clap::Args;
 
 use super::{
     connection::{Connected, ConnectionArgs},
-    exit::{CliResult, Exit},
-    output,
+    exit::{CliError, CliResult, Exit},
+    limits::length,
+    moment::moment,
+    output::{self, note},
+    pacing::{PacingArgs, in_force},
     watch::to_the_end,
 };
 use crate::{
-    batch::{validate_id, validate_max_parallelism},
-    client::BatchHandle,
-    progress::Outcome,
+    batch::validate_id,
+    client::{BatchHandle, ControlError, PauseOptions, Steered},
+    progress::{Outcome, Timestamp},
+    worker::shutdown_signal,
 };
 
 #[derive(Args, Debug)]
@@ -23,6 +29,22 @@ pub(crate) struct PauseArgs {
     /// Why, for whoever looks at the batch
     #[arg(long, default_value = "")]
     reason: String,
+
+    /// Do not wait for running pages where their work is undone and repeated without harm
+    #[arg(long)]
+    now: bool,
+
+    /// Go on at this time: 2026-11-22T06:00:00Z, "2026-11-22 06:00" (UTC), "2026-11-22 06:00 Europe/Berlin"
+    #[arg(long, value_name = "TIME", value_parser = moment, conflicts_with = "lasting")]
+    until: Option<Timestamp>,
+
+    /// Go on after this long, from 1s to 366d
+    #[arg(long = "for", value_name = "DURATION", value_parser = length)]
+    lasting: Option<Duration>,
+
+    /// Wait until the running pages have ended
+    #[arg(long)]
+    wait: bool,
 }
 
 #[derive(Args, Debug)]
@@ -42,18 +64,12 @@ pub(crate) struct SetArgs {
     #[arg(value_name = "ID")]
     batch_id: String,
 
-    /// Pages in flight at most, from 0 (starts no further pages) to 500
-    #[arg(
-        long,
-        value_name = "PAGES",
-        required = true,
-        allow_negative_numbers = true
-    )]
-    max_parallelism: u32,
-
     /// Why, for the audit of the batch
     #[arg(long, default_value = "")]
     reason: String,
+
+    #[command(flatten)]
+    pacing: PacingArgs,
 }
 
 #[derive(Args, Debug)]
@@ -93,24 +109,85 @@ async fn open(connection: &ConnectionArgs, id: &str) -> CliResult<(Connected, Ba
     Ok((connected, handle))
 }
 
+/// Tells what became of a request; whether it is in force.
+fn told(batch_id: &str, steered: &Steered) -> bool {
+    if !steered.is_applied() {
+        output::result(format_args!("batch \"{batch_id}\": {steered}"));
+    }
+    steered.is_applied()
+}
+
 impl PauseArgs {
+    fn options(&self) -> PauseOptions {
+        let mut options = PauseOptions::new().reason(&self.reason);
+        if self.now {
+            options = options.now();
+        }
+        if let Some(until) = self.until {
+            options = options.until(until);
+        }
+        if let Some(lasting) = self.lasting {
+            options = options.lasting(lasting);
+        }
+        options
+    }
+
     pub(crate) async fn run(&self, connection: &ConnectionArgs) -> CliResult {
+        let options = self.options();
+        options.validate()?;
         let (connected, handle) = open(connection, &self.batch_id).await?;
-        handle.pause(&self.reason).await?;
-        output::result(format_args!(
-            "batch \"{}\" pauses: no new pages, running ones are finished",
-            self.batch_id
-        ));
+        let asked = Instant::now();
+        let steered = handle.pause_with(options).await?;
+        if told(&self.batch_id, &steered) {
+            let pages = match self.now {
+                true => "running ones stop where that is safe",
+                false => "running ones are finished",
+            };
+            let end = match (self.until, self.lasting) {
+                (Some(until), _) => format!("; it goes on at {}", output::time(until)),
+                (_, Some(lasting)) => {
+                    format!("; it goes on after {}", humantime::format_duration(lasting))
+                }
+                _ => String::new(),
+            };
+            output::result(format_args!(
+                "batch \"{}\" pauses: no new pages, {pages}{end}",
+                self.batch_id
+            ));
+        }
+        let exit = match self.wait {
+            true => self.until_paused(&handle, asked).await?,
+            false => Exit::Done,
+        };
         connected.close().await?;
-        Ok(Exit::Done)
+        Ok(exit)
+    }
+
+    async fn until_paused(&self, handle: &BatchHandle, asked: Instant) -> CliResult {
+        let stop = shutdown_signal()
+            .map_err(|e| CliError::caused("signals cannot be listened for", &e))?;
+        tokio::select! {
+            paused = handle.wait_until_paused() => {
+                paused?;
+                let took = output::duration(asked.elapsed());
+                output::result(format_args!("batch \"{}\" is paused, after {took}", self.batch_id));
+                Ok(Exit::Done)
+            }
+            () = stop => {
+                note("not waited for any longer; the pause stays");
+                Ok(Exit::Interrupted)
+            }
+        }
     }
 }
 
 impl ResumeArgs {
     pub(crate) async fn run(&self, connection: &ConnectionArgs) -> CliResult {
         let (connected, handle) = open(connection, &self.batch_id).await?;
-        handle.because(&self.reason).resume().await?;
-        output::result(format_args!("batch \"{}\" goes on", self.batch_id));
+        let steered = handle.because(&self.reason).resume().await?;
+        if told(&self.batch_id, &steered) {
+            output::result(format_args!("batch \"{}\" goes on", self.batch_id));
+        }
         connected.close().await?;
         Ok(Exit::Done)
     }
@@ -118,14 +195,25 @@ impl ResumeArgs {
 
 impl SetArgs {
     pub(crate) async fn run(&self, connection: &ConnectionArgs) -> CliResult {
-        validate_max_parallelism(self.max_parallelism)?;
+        let settings = self.pacing.settings();
+        if settings.is_empty() {
+            let error = CliError::from(ControlError::NothingToSet);
+            return Err(error.hint("`set --help` lists them"));
+        }
+        settings.validate()?;
         let (connected, handle) = open(connection, &self.batch_id).await?;
-        let handle = handle.because(&self.reason);
-        handle.set_max_parallelism(self.max_parallelism).await?;
-        output::result(format_args!(
-            "batch \"{}\": max parallelism is {}",
-            self.batch_id, self.max_parallelism
-        ));
+        let steered = handle.because(&self.reason).set(settings).await?;
+        if told(&self.batch_id, &steered) {
+            let limits = match handle.progress().await {
+                Ok(progress) => in_force(&progress),
+                // It is set all the same.
+                Err(error) => {
+                    note(CliError::from(error));
+                    "set".to_owned()
+                }
+            };
+            output::result(format_args!("batch \"{}\": {limits}", self.batch_id));
+        }
         connected.close().await?;
         Ok(Exit::Done)
     }

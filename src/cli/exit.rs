@@ -5,8 +5,8 @@ use std::{error::Error, fmt, process::ExitCode};
 use crate::{
     BatchState, InvalidBatch,
     client::{
-        AcceptError, ControlError, ListError, ProgressError, RecoverError, RedriveError,
-        ResultError, StartError,
+        AcceptError, ControlError, ListError, PauseWaitError, ProgressError, RecoverError,
+        RedriveError, ResultError, StartError,
     },
     connect::ConnectError,
     dev_server::DevServerError,
@@ -200,23 +200,22 @@ impl Status for ResultError {
 impl Status for ControlError {
     fn status(&self) -> Exit {
         match self {
-            Self::Invalid(_) => Exit::Usage,
+            Self::Invalid(_) | Self::NothingToSet | Self::PauseIsOver { .. } => Exit::Usage,
             _ => Exit::Error,
         }
     }
+}
 
-    fn advice(&self) -> Option<&'static str> {
-        match self {
-            Self::NoWorker { .. } => Some("the change may still take effect when a worker comes"),
-            _ => None,
-        }
+impl Status for PauseWaitError {
+    fn status(&self) -> Exit {
+        Exit::Error
     }
 }
 
 impl Status for WorkerError {
     fn status(&self) -> Exit {
         match self {
-            Self::MaxPages { .. } => Exit::Usage,
+            Self::MaxPages { .. } | Self::QueueRate { .. } => Exit::Usage,
             _ => Exit::Error,
         }
     }

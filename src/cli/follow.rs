@@ -10,7 +10,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::MissedTickBehavior;
 
 use super::{
-    look::{Look, age, phase},
+    facts::phase,
+    look::{Look, age},
     output::{self, BARS, count, duration, note, number, rate},
     pace::Pace,
 };

@@ -35,6 +35,10 @@ pub(crate) struct LimitArgs {
     #[arg(long, value_name = "WHAT", requires = "tolerated")]
     on_exceeded: Option<Reaction>,
 
+    /// Hold or slow down when the throttle of this name says so; can be given again
+    #[arg(long, value_name = "NAME")]
+    throttle: Vec<String>,
+
     /// Tell the failure handler of this name of failures
     #[arg(long, value_name = "NAME")]
     on_failure: Option<String>,
@@ -50,6 +54,18 @@ pub(crate) struct LimitArgs {
     /// Tell the completion hook of this name how the batch ended
     #[arg(long, value_name = "NAME")]
     on_completion: Option<String>,
+
+    /// Run only while no other batch with this lock does
+    #[arg(long, value_name = "NAME")]
+    lock: Option<String>,
+
+    /// Wait while another batch has the lock, instead of being refused
+    #[arg(long, requires = "lock")]
+    wait_for_lock: bool,
+
+    /// Share of the workers next to other batches, from 0.001 to 1,000 [default: 1]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    weight: Option<f32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -58,7 +74,7 @@ enum Reaction {
     Stop,
 }
 
-fn length(text: &str) -> Result<Duration, String> {
+pub(crate) fn length(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
         .map_err(|e| format!("{e}; write numbers with units, such as 90s or 1h30m"))
 }
@@ -80,6 +96,9 @@ impl LimitArgs {
         if let Some(tolerance) = self.tolerance() {
             batch = batch.tolerate(tolerance);
         }
+        for name in &self.throttle {
+            batch = batch.throttle(name);
+        }
         if let Some(name) = &self.on_failure {
             batch = batch.on_failure(name);
         }
@@ -91,6 +110,12 @@ impl LimitArgs {
         }
         if let Some(name) = &self.on_completion {
             batch = batch.on_completion(name);
+        }
+        if let Some(name) = &self.lock {
+            batch = batch.lock(name).wait_for_lock(self.wait_for_lock);
+        }
+        if let Some(weight) = self.weight {
+            batch = batch.weight(weight);
         }
         batch
     }

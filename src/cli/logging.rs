@@ -3,10 +3,18 @@
 use std::io::IsTerminal as _;
 
 use clap::{Args, ValueEnum};
-use tracing_subscriber::EnvFilter;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::{
+    EnvFilter, Layer as _,
+    filter::{FilterExt as _, filter_fn},
+    fmt::format::JsonFields,
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
+};
 
 use super::{
     exit::{CliError, CliResult},
+    json_lines::JsonLines,
     output::{LogWriter, wants_color},
 };
 
@@ -50,14 +58,26 @@ impl LogArgs {
         let filter = EnvFilter::builder()
             .parse(text)
             .map_err(|e| CliError::usage(format_args!("RUST_LOG is no log filter: {e}")))?;
-        let lines = tracing_subscriber::fmt()
-            .with_env_filter(filter)
+        // A filter for warnings would drop our spans too, and a warning without them does not say which batch
+        // and page it is about.
+        let spans = filter_fn(|metadata| {
+            metadata.is_span() && metadata.target().starts_with("temporal_batch")
+        });
+        let filter = filter.or(spans.with_max_level_hint(LevelFilter::INFO));
+        let lines = tracing_subscriber::fmt::layer()
             .with_writer(LogWriter)
             .with_ansi(std::io::stderr().is_terminal() && wants_color());
         // A subscriber that the program has set up itself stays.
+        let registry = tracing_subscriber::registry();
         let _ = match self.log_format {
-            LogFormat::Text => lines.try_init(),
-            LogFormat::Json => lines.json().try_init(),
+            LogFormat::Text => {
+                let lines = lines.compact().with_filter(filter);
+                registry.with(lines).try_init()
+            }
+            LogFormat::Json => {
+                let lines = lines.fmt_fields(JsonFields::new()).event_format(JsonLines);
+                registry.with(lines.with_filter(filter)).try_init()
+            }
         };
         Ok(())
     }

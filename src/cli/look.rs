@@ -9,12 +9,16 @@ use serde::Serialize;
 
 use super::{
     exit::CliResult,
-    output::{count, duration, note, number, one_line},
+    facts::{self, Fact},
+    output::{count, duration, note, number, one_line, time},
 };
 use crate::{
     BatchState,
-    client::{BatchHandle, ProgressError, ResultError},
-    progress::{BatchReport, FailureState, Outcome, PageFailure, Phase, Progress, Timestamp},
+    client::{
+        BatchHandle, Observation, ProgressError, ProgressSource, ResultError, RunningStride,
+        Workers,
+    },
+    progress::{BatchReport, FailureState, Outcome, PageFailure, Progress, Timestamp},
 };
 
 /// Raised when a field changes its meaning or goes away; see the docs of [`cli`](super).
@@ -34,6 +38,12 @@ pub(crate) struct Look {
     ended_at: Option<Timestamp>,
     percent: Option<f64>,
     progress: Option<Progress>,
+    /// Where the progress comes from.
+    source: Option<ProgressSource>,
+    /// Who polls the task queue, while it runs.
+    workers: Option<Workers>,
+    /// What the workers have in hand.
+    strides: Vec<RunningStride>,
     /// Why nobody could say how far it is.
     #[serde(skip)]
     trouble: Option<ProgressError>,
@@ -54,15 +64,30 @@ impl Look {
                 Err(error) => Err(error.into()),
             };
         }
-        match handle.progress().await {
-            Ok(progress) => Ok(Self::running(progress)),
-            Err(trouble @ (ProgressError::NoWorker { .. } | ProgressError::TaskFails { .. })) => {
-                Ok(Self {
-                    trouble: Some(trouble),
-                    ..Self::unknown(handle.id(), state)
-                })
-            }
-            Err(error) => Err(error.into()),
+        Ok(Self::seen(handle.look().await?))
+    }
+
+    /// A batch that runs, or did a moment ago.
+    pub(crate) fn seen(seen: Observation) -> Self {
+        let batch_id = seen.batch_id;
+        let trouble = match (&seen.progress, seen.task_failures) {
+            (_, Some(times)) => Some(ProgressError::TaskFails {
+                batch_id: batch_id.clone(),
+                times,
+            }),
+            (None, None) => Some(ProgressError::NoWorker {
+                batch_id: batch_id.clone(),
+            }),
+            (Some(_), None) => None,
+        };
+        Self {
+            percent: seen.progress.as_ref().and_then(Progress::percent),
+            progress: seen.progress,
+            source: seen.source,
+            workers: seen.workers,
+            strides: seen.strides,
+            trouble,
+            ..Self::unknown(&batch_id, seen.state)
         }
     }
 
@@ -77,6 +102,9 @@ impl Look {
             ended_at: None,
             percent: None,
             progress: None,
+            source: None,
+            workers: None,
+            strides: Vec::new(),
             trouble: None,
         }
     }
@@ -101,6 +129,7 @@ impl Look {
             outcome: Some(report.outcome),
             reason: report.reason,
             ended_at: Some(report.ended_at),
+            source: Some(ProgressSource::Report),
             ..Self::running(report.progress)
         }
     }
@@ -142,30 +171,48 @@ impl Look {
         let mut table = Table::default();
         let state = match (self.outcome, &self.progress) {
             (Some(outcome), _) => outcome.to_string(),
-            (None, Some(progress)) => phase(progress),
+            (None, Some(progress)) => facts::phase(progress),
             (None, None) => self.state.to_string(),
         };
-        table.row("batch", &self.batch_id);
         table.row("state", state);
+        let running = self.progress.as_ref().filter(|_| self.ended_at.is_none());
+        if let Some(because) = running.and_then(facts::because) {
+            table.row("because", because);
+        }
         if let Some(reason) = &self.reason {
             table.row("reason", reason);
         }
+        table.row("batch", &self.batch_id);
         if let Some(progress) = &self.progress {
+            table.row("processor", &progress.processor);
+            if let Some(redrive_of) = &progress.redrive_of {
+                table.row("redrives", redrive_of);
+            }
             self.rows(progress, &mut table);
         }
         table.text
     }
 
+    /// Rows that have something to say.
     fn rows(&self, p: &Progress, table: &mut Table) {
-        table.row("processor", &p.processor);
-        if let Some(redrive_of) = &p.redrive_of {
-            table.row("redrives", redrive_of);
-        }
-        let time = match self.ended_at {
-            Some(at) => at.since(p.started_at),
-            None => age(p),
-        };
-        table.row("time", duration(time));
+        self.coverage(p, table);
+        table.facts(facts::steering(p, self.now()));
+        self.who(table);
+        table.facts(facts::in_flight(p, self.now()));
+        table.row(
+            "finished to",
+            match &p.low_water_mark {
+                Some(token) => token.to_string(),
+                None => "the beginning".to_owned(),
+            },
+        );
+        self.troubles(p, table);
+        self.life(p, table);
+        self.failures(p, table);
+    }
+
+    /// How much is done, how fast.
+    fn coverage(&self, p: &Progress, table: &mut Table) {
         let mut items = format!("{} processed", number(p.items.processed));
         if p.items.changed > 0 {
             let _ = write!(items, " ({} changed)", number(p.items.changed));
@@ -179,39 +226,109 @@ impl Look {
             let _ = write!(items, " of {} ({percent:.1} %)", number(expected));
         }
         table.row("items", items);
+        if self.ended_at.is_none()
+            && let Some(left) = p.time_left.and_then(facts::time_left)
+        {
+            table.row("time left", left);
+        }
+        if let Some((per_second, over)) = self.throughput(p) {
+            let per_second = facts::items_per_second(per_second);
+            table.row("throughput", format!("{per_second} {over}"));
+        }
         for (reason, items) in &p.skip_reasons {
             table.row("skipped", format!("{}: {reason}", number(*items)));
         }
         let mut pages = format!("{} completed", number(p.pages_completed));
-        for (n, what) in [
-            (p.pages_failed, "given up"),
-            (u64::from(p.pages_in_flight), "in flight"),
-            (u64::from(p.pages_stuck), "stuck"),
-        ] {
-            if n > 0 {
-                let _ = write!(pages, ", {} {what}", number(n));
-            }
+        if p.pages_failed > 0 {
+            let _ = write!(pages, ", {} given up", number(p.pages_failed));
         }
         table.row("pages", pages);
-        table.row("retries", number(p.retries));
-        table.row(
-            "parallelism",
-            format!(
-                "{} (at most {} so far)",
-                p.max_parallelism, p.max_parallelism_achieved
-            ),
-        );
-        if let Some(rate) = p.rate {
-            table.row("rate", format!("{rate} items/s at most"));
+    }
+
+    /// While it runs, that of the last minute; the mean afterwards.
+    fn throughput(&self, p: &Progress) -> Option<(f64, &'static str)> {
+        match self.ended_at {
+            None => Some((p.items_per_second?, "over the last minute")),
+            Some(at) => {
+                let seconds = at.since(p.started_at).as_secs_f64();
+                let mean = p.items.total() as f64 / seconds;
+                (p.items.total() > 0 && seconds > 0.0).then_some((mean, "on average"))
+            }
         }
-        table.row(
-            "finished to",
-            match &p.low_water_mark {
-                Some(token) => token.to_string(),
-                None => "the beginning".to_owned(),
-            },
-        );
-        table.row("runs", number(u64::from(p.runs)));
+    }
+
+    /// Who could run it, and who does.
+    fn who(&self, table: &mut Table) {
+        let now = self.now();
+        if let Some(workers) = &self.workers {
+            table.row("task queue", &workers.task_queue);
+            for worker in workers.polling.iter().take(MAX_SHOWN) {
+                let strides = self.strides.iter();
+                let busy = strides.filter(|s| s.worker.as_ref() == Some(&worker.identity));
+                let busy = count(busy.count() as u64, "stride");
+                let ago = duration(now.since(worker.last_seen));
+                let asked = format!("{}: {busy}, asked for work {ago} ago", worker.identity);
+                table.row("worker", asked);
+            }
+            if workers.polling.len() > MAX_SHOWN {
+                table.row(
+                    "worker",
+                    format!("and {} more", workers.polling.len() - MAX_SHOWN),
+                );
+            }
+        }
+        let pages = self.strides.iter().filter_map(|s| s.page.as_ref());
+        if let Some(page) = pages.min_by_key(|page| page.since) {
+            let start = match &page.start {
+                Some(token) => format!("page after {token}"),
+                None => "first page".to_owned(),
+            };
+            let since = duration(now.since(page.since));
+            table.row("oldest page", format!("{start}, for {since}"));
+        }
+        if self.source == Some(ProgressSource::Snapshot)
+            && let Some(progress) = &self.progress
+        {
+            let age = duration(now.since(progress.as_of));
+            table.row("as of", format!("{} ({age} ago)", time(progress.as_of)));
+        }
+    }
+
+    /// How much did not go as it should.
+    fn troubles(&self, p: &Progress, table: &mut Table) {
+        for (name, n) in [
+            ("retries", p.retries),
+            ("stuck", u64::from(p.pages_stuck)),
+            ("dead letters", p.dead_letters),
+            ("hooks failed", p.hooks_failed),
+        ] {
+            if n > 0 {
+                table.row(name, number(n));
+            }
+        }
+    }
+
+    /// Since when it has been running, how often it was handed over, and what is planned.
+    fn life(&self, p: &Progress, table: &mut Table) {
+        table.row("runs", facts::runs(p));
+        let started = time(p.started_at);
+        match self.ended_at {
+            Some(at) => {
+                table.row("started", started);
+                table.row("time", duration(at.since(p.started_at)));
+            }
+            None => table.row("started", format!("{started} ({} ago)", duration(age(p)))),
+        }
+        if let Some(deadline) = p.deadline.filter(|_| self.ended_at.is_none()) {
+            let left = facts::roughly(deadline.since(self.now()));
+            table.row("deadline", format!("{} (in {left})", time(deadline)));
+        }
+        if let Some(note) = p.pause.as_ref().filter(|_| self.ended_at.is_none()) {
+            table.row("pause", facts::pause(note, self.now()));
+        }
+    }
+
+    fn failures(&self, p: &Progress, table: &mut Table) {
         table.failures("failing", &p.failing, |page| {
             let since = duration(self.now().since(page.first_at));
             format!("{} for {since}, ", page.state)
@@ -233,17 +350,6 @@ pub(crate) fn age(progress: &Progress) -> Duration {
     Timestamp::from(SystemTime::now()).since(progress.started_at)
 }
 
-/// The phase, with the reason where somebody gave one.
-pub(crate) fn phase(progress: &Progress) -> String {
-    match (progress.phase, &progress.pause_reason) {
-        (phase @ (Phase::Pausing | Phase::Paused), Some(reason)) => format!("{phase} ({reason})"),
-        (phase @ (Phase::Pausing | Phase::Paused), None) if progress.max_parallelism == 0 => {
-            format!("{phase} (max parallelism is 0)")
-        }
-        (phase, _) => phase.to_string(),
-    }
-}
-
 #[derive(Default)]
 struct Table {
     text: String,
@@ -257,6 +363,12 @@ impl Table {
         // Reasons, keys and messages come from elsewhere.
         let value = one_line(&value.to_string());
         let _ = write!(self.text, "{name:<12} {value}");
+    }
+
+    fn facts(&mut self, facts: Vec<Fact>) {
+        for (name, value) in facts {
+            self.row(name, value);
+        }
     }
 
     fn failures(
@@ -310,7 +422,7 @@ mod tests {
             fields,
             [
                 "batch_id", "ended_at", "outcome", "percent", "progress", "reason", "schema",
-                "state"
+                "source", "state", "strides", "workers"
             ]
         );
         assert_eq!(json["schema"], 1);

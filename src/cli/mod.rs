@@ -62,7 +62,10 @@
 //! | `reason` | string or null | why it ended, unless it completed |
 //! | `ended_at` | number or null | milliseconds since 1970 |
 //! | `percent` | number or null | share of the items that are done, where their number is known |
-//! | `progress` | object or null | [`Progress`](crate::Progress); null where no worker answered and the batch left no report |
+//! | `source` | string or null | where the progress comes from: `live`, `snapshot`, `report` |
+//! | `workers` | object or null | who polls the task queue, while the batch runs: [`Workers`](crate::Workers); `status` only |
+//! | `strides` | array | what the workers have in hand: [`RunningStride`](crate::RunningStride)s; `status` only |
+//! | `progress` | object or null | [`Progress`](crate::Progress), with every field; null where no worker answered and the batch left no report |
 //!
 //! `status --audit --json` prints `schema`, `batch_id`, `audit` and `audit_older` alone, the latter two as in the
 //! progress, null where that is.
@@ -76,19 +79,26 @@ mod control;
 mod demo;
 mod dev_server;
 mod exit;
+mod facts;
 mod failures;
 mod filter;
 mod follow;
+mod json_lines;
 mod limits;
 mod list;
 mod logging;
 mod look;
+mod moment;
 mod output;
 mod pace;
+mod pacing;
 mod processors;
 mod redrive;
+mod screen;
 mod start;
 mod status;
+#[cfg(feature = "postgres")]
+mod throttle;
 mod watch;
 mod worker;
 

@@ -1,9 +1,10 @@
 //! What a command says: results on standard output, everything else on standard error.
 
 use std::{
+    collections::VecDeque,
     fmt::{self, Write as _},
     io::{self, IsTerminal as _, Write as _},
-    sync::LazyLock,
+    sync::{LazyLock, Mutex, MutexGuard, PoisonError},
     time::{Duration, UNIX_EPOCH},
 };
 
@@ -41,10 +42,93 @@ pub(crate) fn json(value: &impl Serialize) -> bool {
 
 /// Tells the user something that is not the result.
 pub(crate) fn note(text: impl fmt::Display) {
+    if let Some(held) = held().as_mut() {
+        held.write(format!("{text}\n").as_bytes());
+        return;
+    }
     BARS.suspend(|| {
         // Nobody can be told that standard error is closed.
         let _ = writeln!(io::stderr().lock(), "{text}");
     });
+}
+
+/// Lines for standard error that wait while a screen is up.
+static HELD: Mutex<Option<Held>> = Mutex::new(None);
+
+/// Lines that are held back at most.
+const MAX_HELD: usize = 200;
+
+#[derive(Debug, Default)]
+struct Held {
+    lines: VecDeque<String>,
+    /// Lines before these.
+    dropped: u64,
+    /// A line that has no end yet.
+    part: Vec<u8>,
+}
+
+impl Held {
+    fn write(&mut self, mut bytes: &[u8]) {
+        while let Some(end) = bytes.iter().position(|byte| *byte == b'\n') {
+            self.part.extend_from_slice(&bytes[..end]);
+            self.end_line();
+            bytes = &bytes[end + 1..];
+        }
+        self.part.extend_from_slice(bytes);
+    }
+
+    fn end_line(&mut self) {
+        if self.lines.len() == MAX_HELD {
+            self.lines.pop_front();
+            self.dropped += 1;
+        }
+        let line = String::from_utf8_lossy(&self.part).into_owned();
+        self.lines.push_back(line);
+        self.part.clear();
+    }
+
+    fn into_text(mut self) -> String {
+        if !self.part.is_empty() {
+            self.end_line();
+        }
+        let mut text = String::new();
+        if self.dropped > 0 {
+            let dropped = count(self.dropped, "earlier line");
+            let _ = writeln!(text, "({dropped} left out)");
+        }
+        for line in self.lines {
+            text.push_str(&line);
+            text.push('\n');
+        }
+        text
+    }
+}
+
+fn held() -> MutexGuard<'static, Option<Held>> {
+    HELD.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Keeps what would be written to standard error, the latest 200 lines, until [`release`].
+pub(crate) fn hold() {
+    held().get_or_insert_default();
+}
+
+/// Writes what was held back.
+pub(crate) fn release() {
+    if let Some(held) = held().take() {
+        // Nobody can be told that standard error is closed.
+        let _ = io::stderr().lock().write_all(held.into_text().as_bytes());
+    }
+}
+
+/// The latest line that is held back, as it was written.
+pub(crate) fn last_held() -> Option<String> {
+    held().as_ref()?.lines.back().cloned()
+}
+
+/// Whether progress can be drawn on a whole screen.
+pub(crate) fn has_screen() -> bool {
+    has_terminal() && io::stdout().is_terminal()
 }
 
 /// Whether progress can be drawn as a bar.
@@ -62,6 +146,10 @@ pub(crate) struct LogWriter;
 
 impl io::Write for LogWriter {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if let Some(held) = held().as_mut() {
+            held.write(bytes);
+            return Ok(bytes.len());
+        }
         BARS.suspend(|| io::stderr().lock().write(bytes))
     }
 
@@ -187,6 +275,25 @@ mod tests {
         ] {
             assert_eq!(duration(Duration::from_millis(millis)), text);
         }
+    }
+
+    #[test]
+    fn lines_are_held_back_whole_and_only_the_latest() {
+        let mut held = Held::default();
+        held.write(b"begun ");
+        held.write(b"and ended\nnext");
+        assert_eq!(held.lines, ["begun and ended"]);
+        let mut many = Held::default();
+        for n in 0..250 {
+            many.write(format!("line {n}\n").as_bytes());
+        }
+        let text = many.into_text();
+        assert!(
+            text.starts_with("(50 earlier lines left out)\nline 50\n"),
+            "{text}"
+        );
+        assert!(text.ends_with("line 249\n"), "{text}");
+        assert_eq!(held.into_text(), "begun and ended\nnext\n");
     }
 
     #[test]

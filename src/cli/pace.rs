@@ -32,7 +32,8 @@ impl Pace {
         self.add(now, progress.items.total());
     }
 
-    fn add(&mut self, at: u64, items: u64) {
+    /// A look that was taken `at` so many milliseconds.
+    pub(crate) fn add(&mut self, at: u64, items: u64) {
         let last_items = self.looks.back().map_or(0, |(_, items)| *items);
         if items < last_items {
             // Another batch run.

@@ -11,8 +11,9 @@ use super::{
     failures::{agree, in_time, known_to, no_such_batch},
     filter::FilterArgs,
     output::note,
+    pacing::PacingArgs,
     processors::{NoStore, Processors},
-    start::{Launch, json_or_file},
+    start::{LaunchArgs, json_or_file},
     worker::task_queue,
 };
 use crate::{
@@ -45,38 +46,16 @@ pub(crate) struct RedriveArgs {
     #[arg(long = "batch-id", value_name = "NEW_ID")]
     new_id: Option<String>,
 
-    /// Dead letters per page, from 1 to 1,000,000; each may stand for a whole page [default: 20]
-    #[arg(long, value_name = "LETTERS", allow_negative_numbers = true)]
-    page_size: Option<u32>,
-
-    /// Pages in flight at most, over all workers, from 0 (starts paused) to 500
-    #[arg(
-        long,
-        value_name = "PAGES",
-        default_value_t = 10,
-        allow_negative_numbers = true
-    )]
-    max_parallelism: u32,
-
-    /// Dead letters per second at most, over all workers [default: no limit]
-    #[arg(long, value_name = "LETTERS", allow_negative_numbers = true)]
-    rate: Option<f64>,
-
     /// The task queue that the workers poll [default: that of the batch, or temporal-batch]
     #[arg(long, value_name = "QUEUE", value_parser = task_queue)]
     task_queue: Option<String>,
 
-    /// Return as soon as a worker has accepted the redrive, after 10 s at most
-    #[arg(long, overrides_with = "wait")]
-    detach: bool,
+    /// Items are dead letters here, 20 per page unless told otherwise; each may stand for a whole page.
+    #[command(flatten)]
+    pacing: PacingArgs,
 
-    /// Follow the redrive to its end; the default
-    #[arg(long, overrides_with = "detach")]
-    wait: bool,
-
-    /// Print JSON: one line per second, and a last one when the redrive has ended
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    launch: LaunchArgs,
 }
 
 /// The arguments of the batch that a redrive redrives.
@@ -106,7 +85,7 @@ impl RedriveArgs {
         // Everything that can be checked without a server is checked first.
         let name = self.processor.as_deref();
         let filter = self.filter.of(&self.batch_id, name, processors)?;
-        self.adapted(Batch::redrive("id", "name", Value::Null, filter))
+        self.adapted(Batch::redrive("id", "name", Value::Null, filter))?
             .validate()?;
 
         let connected = connection.connect().await?;
@@ -117,12 +96,8 @@ impl RedriveArgs {
         // What fails again during the redrive is not tried a second time by it.
         filter.until = filter.until.or_else(|| Some(SystemTime::now().into()));
         let exit = if self.has_letters(&source, &filter, processors).await? {
-            let launch = Launch {
-                program,
-                detach: self.detach,
-                json: self.json,
-            };
-            let batch = self.batch(source, filter);
+            let launch = self.launch.of(program);
+            let batch = self.batch(source, filter)?;
             launch.run(&connected.client, &batch).await?
         } else {
             let id = &self.batch_id;
@@ -192,27 +167,21 @@ impl RedriveArgs {
         }
     }
 
-    fn batch(&self, source: Source, filter: LetterFilter) -> Batch {
+    fn batch(&self, source: Source, filter: LetterFilter) -> CliResult<Batch> {
         let random = uuid::Uuid::new_v4().simple().to_string();
         let id = format!("{}.redrive-{}", self.batch_id, &random[..8]);
         let batch = Batch::redrive(id, source.processor, source.args, filter);
         self.adapted(batch.task_queue(source.task_queue))
     }
 
-    fn adapted(&self, mut batch: Batch) -> Batch {
-        batch = batch.max_parallelism(self.max_parallelism);
+    fn adapted(&self, batch: Batch) -> CliResult<Batch> {
+        let mut batch = self.pacing.apply(batch)?;
         if let Some(id) = &self.new_id {
             batch.spec.batch_id.clone_from(id);
-        }
-        if let Some(letters) = self.page_size {
-            batch = batch.page_size(letters);
-        }
-        if let Some(rate) = self.rate {
-            batch = batch.rate(rate);
         }
         if let Some(queue) = &self.task_queue {
             batch = batch.task_queue(queue);
         }
-        batch
+        Ok(batch)
     }
 }

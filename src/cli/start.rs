@@ -8,6 +8,7 @@ use super::{
     exit::{CliError, CliResult, Exit},
     limits::LimitArgs,
     output::{self, note},
+    pacing::PacingArgs,
     processors::Processors,
     status::show,
     watch::to_the_end,
@@ -35,24 +36,6 @@ pub(crate) struct StartArgs {
     #[arg(long, value_name = "ID")]
     batch_id: Option<String>,
 
-    /// Items per page, from 1 to 1,000,000
-    #[arg(
-        long,
-        value_name = "ITEMS",
-        default_value_t = 1_000,
-        allow_negative_numbers = true
-    )]
-    page_size: u32,
-
-    /// Pages in flight at most, over all workers, from 0 (starts paused) to 500
-    #[arg(
-        long,
-        value_name = "PAGES",
-        default_value_t = 10,
-        allow_negative_numbers = true
-    )]
-    max_parallelism: u32,
-
     /// Pages that one activity processes in a row, where the source can skip ahead
     #[arg(
         long,
@@ -62,10 +45,6 @@ pub(crate) struct StartArgs {
     )]
     stride: u32,
 
-    /// Items per second at most, over all workers [default: no limit]
-    #[arg(long, value_name = "ITEMS", allow_negative_numbers = true)]
-    rate: Option<f64>,
-
     /// Continue as new after about this many pages [default: Temporal decides]
     #[arg(long, value_name = "PAGES", allow_negative_numbers = true)]
     pages_per_run: Option<u32>,
@@ -73,6 +52,9 @@ pub(crate) struct StartArgs {
     /// Process only what comes after this cursor
     #[arg(long, value_name = "JSON", value_parser = json, allow_hyphen_values = true)]
     first_cursor: Option<Value>,
+
+    #[command(flatten)]
+    pacing: PacingArgs,
 
     #[command(flatten)]
     limits: LimitArgs,
@@ -93,6 +75,13 @@ pub(crate) struct StartArgs {
     #[arg(long, default_value = DEFAULT_TASK_QUEUE, value_name = "QUEUE", value_parser = task_queue)]
     task_queue: String,
 
+    #[command(flatten)]
+    launch: LaunchArgs,
+}
+
+/// What becomes of a batch that was started: flags of `start` and `redrive`.
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct LaunchArgs {
     /// Return as soon as a worker has accepted the batch, after 10 s at most
     #[arg(long, overrides_with = "wait")]
     detach: bool,
@@ -134,11 +123,7 @@ impl StartArgs {
             hooks.check(&batch.spec.hooks)?;
         }
         let connected = connection.connect().await?;
-        let launch = Launch {
-            program,
-            detach: self.detach,
-            json: self.json,
-        };
+        let launch = self.launch.of(program);
         let exit = launch.run(&connected.client, &batch).await?;
         connected.close().await?;
         Ok(exit)
@@ -157,8 +142,6 @@ impl StartArgs {
             format!("{}-{}", self.processor, &random[..8])
         });
         let mut batch = Batch::named(batch_id, &self.processor, args)
-            .page_size(self.page_size)
-            .max_parallelism(self.max_parallelism)
             .stride(self.stride)
             .task_queue(&self.task_queue)
             .rerun(self.rerun)
@@ -166,10 +149,7 @@ impl StartArgs {
         if self.attach {
             batch = batch.if_running(IfRunning::Attach);
         }
-        batch = self.limits.apply(batch);
-        if let Some(rate) = self.rate {
-            batch = batch.rate(rate);
-        }
+        batch = self.limits.apply(self.pacing.apply(batch)?);
         if let Some(pages) = self.pages_per_run {
             batch = batch.pages_per_run(pages);
         }
@@ -179,11 +159,21 @@ impl StartArgs {
     }
 }
 
+impl LaunchArgs {
+    pub(crate) fn of(self, program: &str) -> Launch<'_> {
+        Launch {
+            program,
+            detach: self.detach,
+            json: self.json,
+        }
+    }
+}
+
 /// Starts a batch and follows it to its end, or leaves it to itself.
 pub(crate) struct Launch<'a> {
-    pub program: &'a str,
-    pub detach: bool,
-    pub json: bool,
+    program: &'a str,
+    detach: bool,
+    json: bool,
 }
 
 impl Launch<'_> {

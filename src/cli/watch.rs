@@ -1,5 +1,7 @@
 //! `watch`: follows a batch to its end.
 
+use std::pin::pin;
+
 use clap::Args;
 
 use super::{
@@ -8,6 +10,7 @@ use super::{
     follow::{Followed, Style, follow},
     look::Look,
     output::{self, note},
+    screen,
 };
 use crate::{batch::validate_id, client::BatchHandle, worker::shutdown_signal};
 
@@ -20,6 +23,10 @@ pub(crate) struct WatchArgs {
     /// Print JSON: one line per second, and a last one when the batch has ended
     #[arg(long)]
     json: bool,
+
+    /// Print a line every few seconds, also on a terminal
+    #[arg(long, conflicts_with = "json")]
+    plain: bool,
 }
 
 impl WatchArgs {
@@ -30,10 +37,29 @@ impl WatchArgs {
         // A batch that does not exist is told at once.
         handle.state().await?;
         let no_worker = "no worker answers; start one on the batch's task queue";
-        let exit = to_the_end(&handle, self.json, no_worker, program).await?;
+        let exit = follow_as(&handle, self.view(), no_worker, program).await?;
         connected.close().await?;
         Ok(exit)
     }
+
+    fn view(&self) -> View {
+        if self.plain {
+            View::Flow(Style::Lines)
+        } else if !self.json && output::has_screen() {
+            View::Screen
+        } else {
+            View::Flow(Style::new(self.json))
+        }
+    }
+}
+
+/// Where progress is shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum View {
+    /// On the whole terminal.
+    Screen,
+    /// Among the other output.
+    Flow(Style),
 }
 
 /// Follows the batch, prints how it ended, and says what that means. Ctrl-C detaches.
@@ -43,9 +69,25 @@ pub(crate) async fn to_the_end(
     no_worker: &str,
     program: &str,
 ) -> CliResult {
+    follow_as(handle, View::Flow(Style::new(json)), no_worker, program).await
+}
+
+async fn follow_as(handle: &BatchHandle, view: View, no_worker: &str, program: &str) -> CliResult {
     let stop =
         shutdown_signal().map_err(|e| CliError::caused("signals cannot be listened for", &e))?;
-    match follow(handle, Style::new(json), no_worker, stop).await {
+    let mut stop = pin!(stop);
+    let followed = match view {
+        View::Flow(style) => follow(handle, style, no_worker, stop).await,
+        View::Screen => match screen::follow(handle, no_worker, stop.as_mut()).await {
+            Ok(followed) => followed,
+            Err(error) => {
+                note(format_args!("the screen cannot be drawn: {error}"));
+                follow(handle, Style::Lines, no_worker, stop).await
+            }
+        },
+    };
+    let json = view == View::Flow(Style::Json);
+    match followed {
         Followed::Ended(report) => {
             let exit = Exit::of(&report);
             let look = Look::ended(*report);

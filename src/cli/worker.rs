@@ -15,6 +15,7 @@ use crate::{
     batch::MAX_PARALLELISM,
     hooks::Hooks,
     metrics::{Metrics, MetricsServer},
+    throttle::Throttles,
     worker::{Worker, WorkerError, shutdown_signal},
 };
 
@@ -33,13 +34,21 @@ pub(crate) struct WorkerArgs {
     )]
     max_pages: u32,
 
-    /// How long a stopping worker waits for its pages
+    /// Strides per second that the server hands out on the task queue at most, to all workers together
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    queue_rate: Option<f64>,
+
+    /// How long a stopping worker waits for its pages before it cancels them
     #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = humantime::parse_duration)]
     drain_timeout: Duration,
 
     /// Serve Prometheus metrics here, for example at 127.0.0.1:9464
     #[arg(long, value_name = "IP:PORT", value_parser = listen_address)]
     metrics_address: Option<SocketAddr>,
+
+    #[cfg(feature = "postgres")]
+    #[command(flatten)]
+    throttle: super::throttle::ThrottleArgs,
 }
 
 pub(crate) fn task_queue(text: &str) -> Result<String, String> {
@@ -71,29 +80,50 @@ pub(crate) async fn serve(
 }
 
 impl WorkerArgs {
+    /// Those of the program, and the one that was asked for here.
+    #[cfg(feature = "postgres")]
+    async fn throttles(&self, of_the_program: &Throttles) -> CliResult<Throttles> {
+        let mut throttles = of_the_program.clone();
+        if let Some(database) = self.throttle.build().await? {
+            throttles.add(database).map_err(WorkerError::from)?;
+        }
+        Ok(throttles)
+    }
+
+    #[cfg(not(feature = "postgres"))]
+    #[allow(clippy::unused_async, reason = "it has to ask a database elsewhere")]
+    async fn throttles(&self, of_the_program: &Throttles) -> CliResult<Throttles> {
+        Ok(of_the_program.clone())
+    }
+
     pub(crate) async fn run(
         &self,
         connection: &ConnectionArgs,
         processors: &Processors,
         hooks: &Hooks,
+        throttles: &Throttles,
     ) -> CliResult {
         let stop = shutdown_signal().map_err(WorkerError::Signals)?;
         let mut stop = std::pin::pin!(stop);
         let start = async {
             // What is wrong on this machine is told before anybody else is bothered.
             let registry = processors.build().await?;
+            let throttles = self.throttles(throttles).await?;
             let metrics = Metrics::new();
             let serving = serve(self.metrics_address, &metrics).await?;
             let connected = connection.connect_with(&metrics).await?;
             let client = connected.client.temporal().clone();
-            let worker = Worker::new(client, &self.task_queue)
+            let mut worker = Worker::new(client, &self.task_queue)
                 .registry(registry)
                 .hooks(hooks.clone())
+                .throttles(throttles)
                 .metrics(metrics)
                 .max_pages(self.max_pages)
-                .drain_timeout(self.drain_timeout)
-                .start()?;
-            Ok::<_, CliError>((worker, connected, serving))
+                .drain_timeout(self.drain_timeout);
+            if let Some(rate) = self.queue_rate {
+                worker = worker.queue_rate(rate);
+            }
+            Ok::<_, CliError>((worker.start()?, connected, serving))
         };
         let (mut worker, connected, _serving) = tokio::select! {
             started = start => started?,

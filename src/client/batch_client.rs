@@ -1,5 +1,7 @@
 //! Starts batches and finds them again.
 
+use std::time::Duration;
+
 use futures::TryStreamExt as _;
 use temporalio_client::{
     Client, WorkflowIdConflictPolicy, WorkflowIdReusePolicy, WorkflowListOptions,
@@ -19,6 +21,11 @@ use crate::{
 };
 
 use super::{BatchHandle, BatchState, ListError, ListedBatch, StartError, handle::state_of};
+
+/// A worker that stops can take a workflow task along; another one gets it after this long. The server's 10 s
+/// would make every such stop twice as long. What a task itself takes is milliseconds, and a replay of the
+/// longest run little more.
+const TASK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The memo field that holds the processor's name, for listings.
 pub(super) const MEMO_PROCESSOR: &str = "processor";
@@ -135,6 +142,7 @@ impl BatchClient {
         let mut memo = MemoValues::new();
         memo.insert(MEMO_PROCESSOR, spec.processor.clone());
         memo.insert(MEMO_ARGS, spec.args.clone());
+        memo.insert(protocol::MEMO_BATCH_RUN, input.batch_run.clone());
         if let Some(redrive_of) = &spec.redrive_of {
             memo.insert(MEMO_REDRIVE_OF, redrive_of.clone());
         }
@@ -142,6 +150,7 @@ impl BatchClient {
             .id_conflict_policy(WorkflowIdConflictPolicy::Fail)
             .id_reuse_policy(reuse)
             .memo(memo)
+            .task_timeout(TASK_TIMEOUT)
             .static_summary(format!("batch of {}", spec.processor))
             .build();
         let started = self.client.start_workflow(Controller::run, input, options);

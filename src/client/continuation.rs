@@ -89,6 +89,10 @@ impl Continuation {
             input.spec.max_parallelism = pages;
             if let Some(carry) = &mut input.carry {
                 carry.controls.max_parallelism = pages;
+                if let Some(pacing) = &mut carry.pacing {
+                    pacing.end_ramp();
+                    pacing.fix_parallelism();
+                }
             }
         }
         if self.deadline.is_some() {
@@ -134,6 +138,8 @@ impl BatchClient {
             };
             if let Some(carry) = &mut input.carry {
                 carry.controls.max_parallelism = new.max_parallelism;
+                // The pace that is asked for now, from its beginning.
+                carry.pacing = None;
             }
             Ok(())
         })
@@ -211,6 +217,8 @@ impl ControllerInput {
         let controls = &mut carry.controls;
         controls.paused = false;
         controls.pause_reason = None;
+        controls.pause = None;
+        controls.stop_now = false;
         controls.tripped = None;
         controls.stopping = None;
         controls.forgiven = Some(carry.ledger.totals.tally());

@@ -3,7 +3,7 @@
 use temporalio_client::errors::ClientError;
 
 use super::BatchState;
-use crate::batch::InvalidBatch;
+use crate::{batch::InvalidBatch, progress::Timestamp};
 
 type Source = Box<dyn std::error::Error + Send + Sync>;
 
@@ -120,13 +120,28 @@ pub enum ProgressError {
     },
 }
 
+fn ago(earlier: Timestamp, now: Timestamp) -> String {
+    humantime::format_duration(now.since(earlier)).to_string()
+}
+
 /// A batch could not be steered.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ControlError {
-    /// The value is not allowed.
+    /// A value is not allowed. Nothing was sent.
     #[error(transparent)]
     Invalid(#[from] InvalidBatch),
+    /// No setting was named. Nothing was sent.
+    #[error("nothing is to be set; name at least one setting")]
+    NothingToSet,
+    /// The pause would be over before it began. Nothing was sent.
+    #[error("the pause is over already: its end was {} ago", ago(*until, *now))]
+    PauseIsOver {
+        /// When the pause was to end.
+        until: Timestamp,
+        /// The time of this machine.
+        now: Timestamp,
+    },
     /// The controller refused it.
     #[error("the batch refused this: {reason}")]
     Refused {
@@ -147,15 +162,8 @@ pub enum ControlError {
         /// How it ended.
         state: BatchState,
     },
-    /// Nobody who could answer polls the task queue. It is possible that the change still takes effect
-    /// when a worker comes.
-    #[error("no worker answered for batch \"{batch_id}\"; start one on its task queue")]
-    NoWorker {
-        /// The id.
-        batch_id: String,
-    },
     /// Workers poll, but none can go on with the history of the batch's current run; see
-    /// [`ProgressError::TaskFails`].
+    /// [`ProgressError::TaskFails`]. Nothing was sent.
     #[error(transparent)]
     TaskFails(ProgressError),
     /// The server did not take it.

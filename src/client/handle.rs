@@ -1,40 +1,32 @@
 //! One batch, to look at and to steer.
 
-use std::{future::Future, time::Duration};
+use std::time::Duration;
 
 use temporalio_client::{
-    Client, WorkflowCancelOptions, WorkflowDescribeOptions, WorkflowExecuteUpdateOptions,
-    WorkflowExecutionDescription, WorkflowFetchHistoryOptions, WorkflowGetResultOptions,
-    WorkflowHandle, WorkflowHistory, WorkflowQueryOptions,
-    errors::{
-        WorkflowGetResultError, WorkflowInteractionError, WorkflowQueryError, WorkflowUpdateError,
-    },
-    tonic,
+    Client, WorkflowDescribeOptions, WorkflowExecutionDescription, WorkflowFetchHistoryOptions,
+    WorkflowGetResultOptions, WorkflowHandle, WorkflowHistory,
+    errors::{WorkflowGetResultError, WorkflowInteractionError},
 };
 use temporalio_common::{error::IncomingError, protos::temporal::api::history::v1::History};
 
 use crate::{
-    audit::Given,
-    batch::validate_max_parallelism,
-    controller::{Controller, Optional},
-    progress::{BatchReport, Phase, Progress},
-    protocol::{self, EndDetails, PauseRequest, ResumeRequest, SetRequest},
+    controller::Controller,
+    progress::{BatchReport, Phase},
+    protocol::{self, EndDetails},
 };
 
-use super::{
-    AcceptError, BatchState, ControlError, ProgressError, ResultError, recovery::failing_task,
-};
+use super::{AcceptError, BatchState, ProgressError, ResultError};
 
-/// Longest wait for a controller to answer; for that a worker has to poll its task queue.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait for a worker to accept a batch.
+const ACCEPT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a wait looks again.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// One batch, to look at and to steer.
 ///
-/// A handle follows the batch over continue-as-new. What needs an answer of the controller
-/// ([`progress`](Self::progress), [`pause`](Self::pause) and the like) needs a worker that polls the
-/// batch's task queue; [`cancel`](Self::cancel), [`state`](Self::state) and [`result`](Self::result) do not.
+/// A handle follows the batch over continue-as-new. Nothing here needs a worker: without one,
+/// [`look`](Self::look) shows what the controller has left with the server, and what is asked of the
+/// controller ([`pause`](Self::pause) and the like) is kept until a worker is back.
 #[derive(Clone)]
 pub struct BatchHandle {
     pub(super) client: Client,
@@ -58,7 +50,7 @@ impl BatchHandle {
         &self.batch_id
     }
 
-    fn workflow(&self) -> WorkflowHandle<Client, Controller> {
+    pub(super) fn workflow(&self) -> WorkflowHandle<Client, Controller> {
         self.client.get_workflow_handle(self.batch_id.clone())
     }
 
@@ -76,33 +68,6 @@ impl BatchHandle {
         description.map_err(|e| self.interaction(e))
     }
 
-    /// Progress, while the batch runs and for as long as the server remembers it.
-    ///
-    /// # Errors
-    /// When there is no such batch, no worker answers within 10 s or none can, or the server does not answer.
-    pub async fn progress(&self) -> Result<Progress, ProgressError> {
-        let workflow = self.workflow();
-        let options = WorkflowQueryOptions::default();
-        let answer = workflow.query(Controller::progress, (), options);
-        let error = match tokio::time::timeout(ANSWER_TIMEOUT, answer).await {
-            Ok(Ok(progress)) => return Ok(progress),
-            Ok(Err(WorkflowQueryError::NotFound(_))) => return Err(self.not_found()),
-            Ok(Err(WorkflowQueryError::Rpc(status))) if no_worker(&status) => self.no_answer(),
-            Ok(Err(source)) => ProgressError::Server {
-                source: source.into(),
-            },
-            Err(_) => self.no_answer(),
-        };
-        Err(self.task_fails().await.unwrap_or(error))
-    }
-
-    /// The reason of a missing answer that lies in the history.
-    async fn task_fails(&self) -> Option<ProgressError> {
-        let times = failing_task(&self.describe().await.ok()?)?;
-        let batch_id = self.batch_id.clone();
-        Some(ProgressError::TaskFails { batch_id, times })
-    }
-
     /// Waits until a worker has looked up the processor and read the arguments.
     ///
     /// # Errors
@@ -118,13 +83,26 @@ impl BatchHandle {
                         _ => Ok(()),
                     };
                 }
-                if self.progress().await?.phase != Phase::Preparing {
-                    return Ok(());
+                match self.progress().await {
+                    // A batch that waits for its lock was accepted before.
+                    Ok(progress)
+                        if progress.phase != Phase::Preparing
+                            || progress.lock_held_by.is_some() =>
+                    {
+                        // It may have been refused between the two looks.
+                        if self.state().await?.is_open() {
+                            return Ok(());
+                        }
+                        continue;
+                    }
+                    // One may be about to start.
+                    Ok(_) | Err(ProgressError::NoWorker { .. }) => {}
+                    Err(error) => return Err(error.into()),
                 }
                 tokio::time::sleep(LOOK_AGAIN).await;
             }
         };
-        match tokio::time::timeout(ANSWER_TIMEOUT, wait).await {
+        match tokio::time::timeout(ACCEPT_TIMEOUT, wait).await {
             Ok(accepted) => accepted,
             Err(_) => Err(self.no_answer().into()),
         }
@@ -197,7 +175,7 @@ impl BatchHandle {
         }
     }
 
-    fn no_answer(&self) -> ProgressError {
+    pub(super) fn no_answer(&self) -> ProgressError {
         ProgressError::NoWorker {
             batch_id: self.batch_id.clone(),
         }
@@ -237,158 +215,4 @@ fn failed(error: &IncomingError) -> Result<EndDetails, ResultError> {
 pub(super) fn state_of(description: &WorkflowExecutionDescription) -> BatchState {
     let info = description.raw().workflow_execution_info.as_ref();
     info.map_or(BatchState::Unknown, |info| info.status().into())
-}
-
-/// Temporal's ways of saying that nobody polls the task queue.
-fn no_worker(status: &tonic::Status) -> bool {
-    matches!(
-        status.code(),
-        tonic::Code::DeadlineExceeded | tonic::Code::Cancelled | tonic::Code::FailedPrecondition
-    )
-}
-
-/// # Steer
-impl BatchHandle {
-    /// The same batch, with a reason for what is asked of it next; kept in its audit.
-    ///
-    /// ```no_run
-    /// # async fn example(handle: temporal_batch::BatchHandle) -> Result<(), temporal_batch::ControlError> {
-    /// handle.because("the replica has caught up").resume().await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn because(&self, reason: impl Into<String>) -> Self {
-        let reason = reason.into();
-        Self {
-            reason: (!reason.is_empty()).then_some(reason),
-            ..self.clone()
-        }
-    }
-
-    pub(super) fn given(&self) -> Given {
-        Given {
-            who: Some(self.operator.clone()),
-            why: self.reason.clone(),
-        }
-    }
-
-    /// Stops dispatching; pages that run are finished. Pausing what is paused changes only the reason.
-    ///
-    /// # Errors
-    /// See [`ControlError`].
-    pub async fn pause(&self, reason: impl Into<String>) -> Result<(), ControlError> {
-        let given = self.because(reason).given();
-        let request = PauseRequest {
-            reason: given.why,
-            who: given.who,
-        };
-        let workflow = self.workflow();
-        self.update(workflow.execute_update(Controller::pause, request, options()))
-            .await
-    }
-
-    /// Goes on. Resuming what runs changes nothing. If the batch had paused itself because more failed than
-    /// is tolerated, what has failed so far is forgiven.
-    ///
-    /// # Errors
-    /// See [`ControlError`].
-    pub async fn resume(&self) -> Result<(), ControlError> {
-        let workflow = self.workflow();
-        let request = Optional(ResumeRequest {
-            given: self.given(),
-        });
-        self.update(workflow.execute_update(Controller::resume, request, options()))
-            .await
-    }
-
-    /// Sets the limit on pages in flight. 0 starts no further pages.
-    ///
-    /// # Errors
-    /// See [`ControlError`].
-    pub async fn set_max_parallelism(&self, pages: u32) -> Result<(), ControlError> {
-        validate_max_parallelism(pages)?;
-        let request = SetRequest {
-            max_parallelism: Some(pages),
-            given: self.given(),
-        };
-        let workflow = self.workflow();
-        self.update(workflow.execute_update(Controller::set, request, options()))
-            .await
-    }
-
-    /// Cancels the batch. Running pages are told and may finish; the batch then ends with a report that
-    /// says where it stood. This returns as soon as the server knows, worker or not.
-    ///
-    /// # Errors
-    /// See [`ControlError`].
-    pub async fn cancel(&self, reason: impl Into<String>) -> Result<(), ControlError> {
-        // Temporal takes a cancellation of what has ended without a word.
-        self.check_running().await?;
-        let options = WorkflowCancelOptions::builder()
-            .reason(self.because(reason).given().to_text())
-            .build();
-        match self.workflow().cancel(options).await {
-            Ok(()) => Ok(()),
-            Err(WorkflowInteractionError::NotFound(_)) => Err(self.not_running().await),
-            Err(source) => Err(ControlError::Server {
-                source: source.into(),
-            }),
-        }
-    }
-
-    async fn update<T>(
-        &self,
-        update: impl Future<Output = Result<T, WorkflowUpdateError>>,
-    ) -> Result<(), ControlError> {
-        // An update of a workflow that has ended would only be refused after its time limit.
-        self.check_running().await?;
-        match tokio::time::timeout(ANSWER_TIMEOUT, update).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(WorkflowUpdateError::NotFound(_))) => Err(self.not_running().await),
-            Ok(Err(WorkflowUpdateError::Failed(failure))) => Err(ControlError::Refused {
-                reason: failure.message,
-            }),
-            Ok(Err(WorkflowUpdateError::Rpc(status))) if !no_worker(&status) => {
-                Err(ControlError::Server {
-                    source: status.into(),
-                })
-            }
-            Ok(Err(WorkflowUpdateError::Rpc(_))) | Err(_) => Err(match self.task_fails().await {
-                Some(error) => ControlError::TaskFails(error),
-                None => ControlError::NoWorker {
-                    batch_id: self.batch_id.clone(),
-                },
-            }),
-            Ok(Err(source)) => Err(ControlError::Server {
-                source: source.into(),
-            }),
-        }
-    }
-
-    async fn check_running(&self) -> Result<(), ControlError> {
-        match self.state().await {
-            Ok(BatchState::Running) => Ok(()),
-            other => Err(self.not_steerable(other)),
-        }
-    }
-
-    async fn not_running(&self) -> ControlError {
-        self.not_steerable(self.state().await)
-    }
-
-    fn not_steerable(&self, state: Result<BatchState, ProgressError>) -> ControlError {
-        let batch_id = self.batch_id.clone();
-        match state {
-            Ok(state) => ControlError::NotRunning { batch_id, state },
-            Err(ProgressError::NotFound { .. }) => ControlError::NotFound { batch_id },
-            Err(error) => ControlError::Server {
-                source: error.into(),
-            },
-        }
-    }
-}
-
-fn options() -> WorkflowExecuteUpdateOptions {
-    WorkflowExecuteUpdateOptions::default()
 }

@@ -4,7 +4,9 @@
 
 use std::{pin::Pin, task::Poll, time::Duration};
 
-use temporalio_sdk::{CancellableFuture, TimerResult, WorkflowContext};
+use temporalio_sdk::{
+    CancellableFuture, TimerOptions, TimerResult, WorkflowCancellationToken, WorkflowContext,
+};
 
 use super::Controller;
 use crate::progress::Timestamp;
@@ -34,7 +36,12 @@ impl<'a> Alarm<'a> {
             None => {}
         }
         let wait = until.since(now).max(Duration::from_millis(1));
-        self.timer = Some((until, Box::pin(ctx.timer(wait))));
+        // Its own token: in a cancelled workflow every other timer is over at once, and the next one too.
+        let own = ctx.state(|s| s.paced).then(WorkflowCancellationToken::new);
+        let options = TimerOptions::builder(wait)
+            .maybe_cancellation_token(own)
+            .build();
+        self.timer = Some((until, Box::pin(ctx.timer(options))));
     }
 
     pub(super) fn poll(&mut self, cx: &mut std::task::Context<'_>) -> Poll<()> {

@@ -4,8 +4,12 @@
 
 use temporalio_sdk::activities::ActivityError;
 
-use crate::protocol::{
-    self, HookOrder, KeepReport, PrepareInput, Prepared, StrideOrder, StrideReport,
+use crate::{
+    pace::Openings,
+    protocol::{
+        self, HookOrder, KeepReport, LockOrder, PrepareInput, Prepared, StrideOrder, StrideReport,
+        ThrottleOrder, WindowsOrder,
+    },
 };
 
 /// The activities that the controller calls.
@@ -32,10 +36,31 @@ impl Orders {
     pub(crate) fn keep_report(_order: KeepReport) -> Result<(), ActivityError> {
         unimplemented!()
     }
+
+    #[activity(name = protocol::THROTTLE)]
+    pub(crate) fn throttle(_order: ThrottleOrder) -> Result<(), ActivityError> {
+        unimplemented!()
+    }
+
+    #[activity(name = protocol::WINDOWS)]
+    pub(crate) fn windows(_order: WindowsOrder) -> Result<Openings, ActivityError> {
+        unimplemented!()
+    }
+
+    #[activity(name = protocol::LOCK)]
+    pub(crate) fn lock(_order: LockOrder) -> Result<(), ActivityError> {
+        unimplemented!()
+    }
+
+    #[activity(name = protocol::UNLOCK)]
+    pub(crate) fn unlock(_order: LockOrder) -> Result<(), ActivityError> {
+        unimplemented!()
+    }
 }
 
 // The definitions that the activities of a worker have to match.
 pub(crate) use orders::{
-    Hook as HookActivity, KeepReport as KeepReportActivity, Prepare as PrepareActivity,
-    Stride as StrideActivity,
+    Hook as HookActivity, KeepReport as KeepReportActivity, Lock as LockActivity,
+    Prepare as PrepareActivity, Stride as StrideActivity, Throttle as ThrottleActivity,
+    Unlock as UnlockActivity, Windows as WindowsActivity,
 };

@@ -38,8 +38,10 @@ pub(super) fn start<'a>(
         s.record(Event::Dispatched {
             stride: dispatch.stride,
             rate_share: dispatch.rate_share,
+            page_share: dispatch.page_share,
+            now: s.now,
         });
-        let options = activity_options(s.prepared.as_ref()?, &order);
+        let options = activity_options(s.prepared.as_ref()?, &order, s.input.spec.weight);
         Some((order, options))
     })?;
     Some(Box::pin(ctx.execute_activity(
@@ -64,7 +66,7 @@ impl Controller {
             end: stride.end.clone(),
             pages: spec.stride,
             look_ahead: dispatch.look_ahead,
-            page_size: spec.page_size,
+            page_size: self.pacing.page_size(),
             attempt: stride.next_attempt(),
             rate_share: dispatch.rate_share,
             page_timeout: prepared.page_timeout,
@@ -73,11 +75,21 @@ impl Controller {
             failing_since: stride.trouble.as_ref().map(|t| t.first_at),
             give_up: stride.give_up.as_deref().cloned(),
             redrive: spec.redrive_of.is_some(),
+            dispatch: self.ledger.dispatches() + 1,
+            page_share: dispatch.page_share,
+            page_pause: self
+                .pacing
+                .page_pause_now(self.controls.max_parallelism, self.now),
+            throttles: self.pacing.throttles().to_vec(),
         })
     }
 }
 
-fn activity_options(prepared: &Prepared, order: &StrideOrder) -> ActivityOptions {
+fn activity_options(
+    prepared: &Prepared,
+    order: &StrideOrder,
+    weight: Option<f32>,
+) -> ActivityOptions {
     let attempts = match prepared.retry_mode {
         RetryMode::AtLeastOnce => ATTEMPTS_AT_LOST_WORKERS,
         RetryMode::AtMostOnce => 1,
@@ -92,10 +104,13 @@ fn activity_options(prepared: &Prepared, order: &StrideOrder) -> ActivityOptions
     let per_page = prepared.page_timeout.as_secs_f64()
         + order
             .rate_share
-            .map_or(0.0, |share| f64::from(order.page_size) / share);
+            .map_or(0.0, |share| f64::from(order.page_size) / share)
+        + order.page_share.map_or(0.0, |share| 1.0 / share)
+        + order.page_pause.map_or(0.0, |pause| pause.as_secs_f64());
     let limit = (per_page * f64::from(order.pages) * 2.0 + 60.0).min(30.0 * 86_400.0);
     let mut priority = Priority::default();
     priority.fairness_key = Some(order.batch_run.clone());
+    priority.fairness_weight = weight;
     ActivityOptions::with_start_to_close_timeout(Duration::from_secs_f64(limit))
         // A replay compares ids, so that it notices another choice of stride.
         .activity_id(format!("stride-{}", order.stride))
@@ -121,6 +136,7 @@ pub(super) fn record_result(ctx: &WorkflowContext<Controller>, stride: u64, resu
         };
         let now = s.now;
         let before = Before::of(&s.ledger, stride);
+        s.pacing.reported(&report, s.ledger.running(), now);
         s.record(Event::Reported {
             stride,
             report: Box::new(report),

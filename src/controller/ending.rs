@@ -9,7 +9,7 @@ use temporalio_sdk::{ApplicationFailure, WorkflowContext, WorkflowResult, Workfl
 use super::{
     Controller, Orders,
     hooks::{Calls, aside, call, count_failure},
-    log, now,
+    lock, log, now,
 };
 use crate::{
     audit::Given,
@@ -73,6 +73,8 @@ pub(super) async fn end(
     };
     // Polled in this order at every turn, so that a replay is the same.
     futures::join!(failures, progress, completion, kept);
+    // The hooks belong to the work that the lock is for.
+    lock::give_back(ctx).await;
     finish(ctx, ending)
 }
 

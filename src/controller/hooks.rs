@@ -14,7 +14,7 @@ use crate::{
     batch::{HOOK_TIMEOUT, TRACK_EVERY},
     hooks::{Failure, FailureNotice},
     progress::{BatchReport, Outcome, Timestamp},
-    protocol::{HookCall, HookOrder, KeepReport},
+    protocol::{self, HookCall, HookOrder, KeepReport, ThrottleOrder, WindowsOrder},
     scheduler,
 };
 
@@ -22,6 +22,9 @@ use crate::{
 const HOOK_ATTEMPTS: u32 = 3;
 /// What a call of a hook may take beyond its attempts and the wait for a worker: the waits between them.
 const HOOK_SLACK: Duration = Duration::from_secs(30);
+/// One activity asks the throttles for so long at most; then another does.
+const THROTTLES_ARE_ASKED_FOR: Duration = Duration::from_secs(24 * 3_600);
+const STANDING_HEARTBEAT: Duration = Duration::from_secs(15);
 
 impl Controller {
     /// Keeps a failure for the handler, if there is one.
@@ -29,6 +32,25 @@ impl Controller {
         if self.input.spec.hooks.failure_handler.is_some() {
             self.notices.note(failure);
         }
+    }
+
+    /// The throttles that have to be asked.
+    fn throttles_to_ask(&self) -> Option<ThrottleOrder> {
+        let throttles = self.pacing.throttles();
+        let wanted = self.paced && !throttles.is_empty();
+        wanted.then(|| ThrottleOrder {
+            batch_id: self.input.spec.batch_id.clone(),
+            batch_run: self.input.batch_run.clone(),
+            throttles: throttles.to_vec(),
+        })
+    }
+
+    fn windows_to_work_out(&self) -> Option<WindowsOrder> {
+        let windows = self.pacing.windows_to_work_out(self.now)?;
+        Some(WindowsOrder {
+            windows: windows.to_vec(),
+            from: self.now,
+        })
     }
 
     fn hook(&self, name: &str, call: HookCall) -> HookOrder {
@@ -112,11 +134,22 @@ type Call<'a> = Pin<Box<dyn Future<Output = Result<(), ActivityExecutionError>> 
 pub(super) struct Calls<'a> {
     pub(super) handler: Option<Call<'a>>,
     pub(super) tracker: Option<Call<'a>>,
+    /// Not waited for at the end of a run: the next one begins them anew.
+    throttle: Option<Call<'a>>,
+    windows: Option<Call<'a>>,
 }
 
 impl<'a> Calls<'a> {
     /// Calls who has to be called. A run that is about to end begins nothing that would hold it up.
     pub(super) fn begin(&mut self, ctx: &'a WorkflowContext<Controller>) {
+        if self.throttle.is_none() {
+            let order = ctx.state(Controller::throttles_to_ask);
+            self.throttle = order.map(|order| throttle(ctx, order));
+        }
+        if self.windows.is_none() {
+            let order = ctx.state(Controller::windows_to_work_out);
+            self.windows = order.map(|order| windows(ctx, order));
+        }
         if ctx.state(Controller::is_draining) {
             return;
         }
@@ -160,6 +193,14 @@ impl<'a> Calls<'a> {
                 awake = true;
             }
         }
+        for call in [&mut self.throttle, &mut self.windows] {
+            if let Some(running) = call
+                && running.as_mut().poll(cx).is_ready()
+            {
+                *call = None;
+                awake = true;
+            }
+        }
         self.tell_running(ctx);
         awake
     }
@@ -170,6 +211,49 @@ impl<'a> Calls<'a> {
             ctx.state_mut(|s| s.hooks_running = running);
         }
     }
+}
+
+/// Has the throttles asked for as long as this run lasts. The activity also comes back when its worker
+/// stops; another worker goes on then.
+fn throttle<'a>(ctx: &'a WorkflowContext<Controller>, order: ThrottleOrder) -> Call<'a> {
+    let options = standing(ctx, THROTTLES_ARE_ASKED_FOR, "ask the throttles".to_owned());
+    Box::pin(ctx.execute_activity(Orders::throttle, order, options))
+}
+
+/// Has the operating windows worked out, which needs data on time zones that changes from deployment to
+/// deployment.
+fn windows<'a>(ctx: &'a WorkflowContext<Controller>, order: WindowsOrder) -> Call<'a> {
+    let options = standing(
+        ctx,
+        HOOK_TIMEOUT,
+        "work out the operating windows".to_owned(),
+    );
+    Box::pin(async move {
+        let openings = ctx
+            .execute_activity(Orders::windows, order, options)
+            .await?;
+        ctx.state_mut(|s| s.pacing.opened(openings, s.now));
+        Ok(())
+    })
+}
+
+/// Options of an activity that the batch cannot do without: tried until it succeeds.
+fn standing(
+    ctx: &WorkflowContext<Controller>,
+    start_to_close: Duration,
+    summary: String,
+) -> ActivityOptions {
+    let retry = TemporalRetryPolicy::builder()
+        .initial_interval(Duration::from_secs(1))
+        .maximum_interval(Duration::from_secs(10))
+        .build();
+    ActivityOptions::with_start_to_close_timeout(start_to_close)
+        .heartbeat_timeout(STANDING_HEARTBEAT)
+        .retry_policy(retry)
+        .cancellation_token(WorkflowCancellationToken::new())
+        .task_queue(protocol::aside_queue(ctx.task_queue()))
+        .summary(summary)
+        .build()
 }
 
 /// Schedules the activity that calls a hook.
@@ -205,6 +289,7 @@ pub(super) fn aside(
         schedule_to_close: timeout * HOOK_ATTEMPTS + HOOK_SLACK + for_a_worker,
     })
     .retry_policy(retry)
+    .task_queue(protocol::aside_queue(ctx.task_queue()))
     .cancellation_token(WorkflowCancellationToken::new())
     .priority(priority)
     .summary(summary)

@@ -2,11 +2,13 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+use std::time::Duration;
+
 use super::Controller;
 use crate::{
     error::truncate,
     progress::{BatchReport, Phase, Progress},
-    scheduler::{self, Ending},
+    scheduler::{self, Ending, Situation},
 };
 
 /// Tokens are shown in one line.
@@ -14,19 +16,59 @@ const MAX_TOKEN_CHARS: usize = 60;
 /// Failing pages that a progress query lists.
 const MAX_FAILING_SHOWN: usize = 20;
 
+/// The last age group has no upper bound.
+const AGES: [Duration; 3] = [
+    Duration::from_secs(10),
+    Duration::from_secs(60),
+    Duration::from_secs(600),
+];
+
+fn by_age(ages: impl Iterator<Item = Duration>) -> [u32; 4] {
+    let mut groups = [0; 4];
+    for age in ages {
+        let group = AGES.iter().position(|limit| age < *limit);
+        groups[group.unwrap_or(AGES.len())] += 1;
+    }
+    groups
+}
+
 impl Controller {
     pub(super) fn look(&self) -> Progress {
+        let pace = self.pace();
+        let limits = self.limits_at(&pace);
         let spec = &self.input.spec;
         let totals = &self.ledger.totals;
         let phase = match self.closing {
             Some(phase) => phase,
-            None if self.prepared.is_none() => Phase::Preparing,
-            None => scheduler::phase(&self.ledger, &self.limits(), self.now),
+            None if self.prepared.is_none() || self.waits_for_lock() => Phase::Preparing,
+            None => scheduler::phase(&self.ledger, &limits, self.now),
         };
         let (blocked_at, blocked_reason) = match phase {
             Phase::Blocked => scheduler::blocked(&self.ledger),
             _ => (None, None),
         };
+        let explained = scheduler::explain(&Situation {
+            ledger: &self.ledger,
+            limits: &limits,
+            pacing: &self.pacing,
+            pace: &pace,
+            pause: self.controls.pause.as_ref(),
+            max_parallelism: self.controls.max_parallelism,
+            now: self.now,
+        });
+        let explained = self.lock_explained().or(explained);
+        let explained = explained.filter(|_| self.closing.is_none());
+        let blocked = blocked_reason.as_ref().filter(|_| phase == Phase::Blocked);
+        let explained = match blocked {
+            Some(why) => Some((None, format!("blocked: {why}"))),
+            None => explained.map(|(by, text)| (Some(by), text)),
+        };
+        let (held_by, explanation) = explained.unwrap_or_default();
+        let items_expected = self.prepared.as_ref().and_then(|p| p.items_expected);
+        let items_left = items_expected.map(|n| n.saturating_sub(totals.items.total()));
+        let pacing = &self.pacing;
+        let ramp = pacing.ramp();
+        let ages = || self.ledger.runs().map(|(_, run)| run.since);
         Progress {
             batch_id: spec.batch_id.clone(),
             batch_run: self.input.batch_run.clone(),
@@ -41,11 +83,11 @@ impl Controller {
             strides_waiting: self.ledger.ready(),
             items: totals.items,
             skip_reasons: totals.skip_reasons.clone(),
-            items_expected: self.prepared.as_ref().and_then(|p| p.items_expected),
+            items_expected,
             retries: totals.retries,
             max_parallelism: self.controls.max_parallelism,
             max_parallelism_achieved: totals.max_parallelism_achieved,
-            rate: spec.rate,
+            rate: pacing.rate,
             low_water_mark: self.ledger.low_water_mark().cloned(),
             end_of_data: self.ledger.end_of_data(),
             failing: self.ledger.failing().take(MAX_FAILING_SHOWN).collect(),
@@ -63,6 +105,28 @@ impl Controller {
             notices_dropped: self.notices.dropped(),
             audit: self.audit.entries(),
             audit_older: self.audit.older(),
+            explanation,
+            held_by,
+            pause: self.controls.pause.clone(),
+            parallelism_now: pace.parallelism,
+            ramp: ramp.map(|r| r.ramp().to_string()),
+            ramp_seconds_left: ramp.map(|r| r.left(self.now).as_secs_f64()),
+            auto_parallelism: pacing.auto_parallelism().map(ToString::to_string),
+            page_size: pacing.page_size(),
+            auto_page_size: pacing.auto_page_size().map(ToString::to_string),
+            page_rate: pacing.page_rate,
+            page_pause: pacing.page_pause,
+            throttles: pacing.throttles().to_vec(),
+            throttled: pacing.throttled().cloned(),
+            windows: pacing.windows().iter().map(ToString::to_string).collect(),
+            window_opens_at: pacing.opens_at(self.now),
+            lock: spec.lock.clone(),
+            lock_held_by: self.lock_held_by.clone(),
+            items_per_second: pacing.items_per_second(self.now),
+            time_left: items_left.and_then(|left| pacing.time_left(self.now, left)),
+            oldest_in_flight: ages().min(),
+            in_flight_by_age: by_age(ages().map(|since| self.now.since(since))),
+            dead_letters: totals.dead_letters,
         }
     }
 
@@ -80,7 +144,12 @@ impl Controller {
     /// A line or two of Markdown for Temporal's own user interface.
     pub(super) fn details(&self) -> String {
         let p = self.look();
-        let reason = p.pause_reason.as_ref().or(p.blocked_reason.as_ref());
+        let explained = (!p.explanation.is_empty()).then_some(&p.explanation);
+        let reason = p
+            .blocked_reason
+            .as_ref()
+            .or(p.pause_reason.as_ref())
+            .or(explained);
         let why = reason.map_or_else(String::new, |reason| format!(": {reason}"));
         let share = p
             .percent()

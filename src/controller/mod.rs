@@ -20,8 +20,11 @@
 //! | `alarm` | the timer |
 //! | `hooks` | who is told what, and the calls that are under way |
 //! | `ending` | the end: hooks, the report, how the workflow closes |
+//! | `lock` | the named lock of the batch |
 //! | `look` | progress, report and details |
 //! | `optional` | an argument that older clients leave out |
+//! | `publish` | the memo: what running strides should do, and the progress for when no worker answers |
+//! | `steer` | what operators ask for |
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -30,38 +33,39 @@ mod definitions;
 mod dispatch;
 mod ending;
 mod hooks;
+mod lock;
 mod look;
 mod optional;
+mod publish;
 mod run;
+mod steer;
 
 pub(crate) use definitions::{
-    HookActivity, KeepReportActivity, Orders, PrepareActivity, StrideActivity,
+    HookActivity, KeepReportActivity, LockActivity, Orders, PrepareActivity, StrideActivity,
+    ThrottleActivity, UnlockActivity, WindowsActivity,
 };
 pub(crate) use optional::Optional;
 
 use self::{
     ending::end,
     hooks::Calls,
+    publish::Published,
     run::{prepare, run_batch},
 };
 use temporalio_sdk::{SyncWorkflowContext, WorkflowContext, WorkflowContextView, WorkflowResult};
 
 use crate::{
     audit::{Audit, Given},
-    batch::validate_max_parallelism,
-    error::truncate,
     ledger::{Broken, Event, Ledger},
     notices::Notices,
+    pace::{PaceNow, Pacing},
     progress::{BatchReport, Phase, Progress, Timestamp},
     protocol::{
-        self, AcceptedEnd, AcceptedEndQuery, ControlState, ControllerInput, Controls, NextPage,
-        PauseRequest, Prepared, ResumeRequest, SetRequest,
+        self, AcceptedEnd, AcceptedEndQuery, ControllerInput, Controls, LockHeld, NextPage,
+        PauseRequest, Prepared, ResumeRequest, SetRequest, Steer, SteerRequest, ThrottleNews,
     },
     scheduler::{self, Decision, Limits, decide},
 };
-/// A pause reason is shown in one line.
-const MAX_REASON_CHARS: usize = 500;
-
 /// See the [module documentation](self).
 #[temporalio_macros::workflow]
 pub(crate) struct Controller {
@@ -77,6 +81,13 @@ pub(crate) struct Controller {
     closing: Option<Phase>,
     must_hand_over: bool,
     hooks_running: bool,
+    pacing: Pacing,
+    taking_lock: bool,
+    lock_held_by: Option<String>,
+    published: Published,
+    /// The batch has a pace that changes, work beside the pages on slots of its own, and its control in the
+    /// memo. Off for batches that began before there were these.
+    paced: bool,
     started_at: Timestamp,
     /// Server time of the last decision.
     now: Timestamp,
@@ -109,6 +120,11 @@ impl Controller {
             closing: None,
             must_hand_over: false,
             hooks_running: false,
+            pacing: Pacing::of(spec, Timestamp(0)),
+            taking_lock: false,
+            lock_held_by: None,
+            published: Published::default(),
+            paced: false,
             started_at: Timestamp(0),
             now: Timestamp(0),
             runs: 0,
@@ -127,6 +143,10 @@ impl Controller {
             controller.started_at = carry.started_at;
             controller.now = carry.started_at;
             controller.runs = carry.runs;
+            controller.published = Published::before(carry.published);
+            if let Some(pacing) = carry.pacing {
+                controller.pacing = pacing;
+            }
         }
         controller
     }
@@ -135,10 +155,16 @@ impl Controller {
     pub(crate) async fn run(ctx: &mut WorkflowContext<Self>) -> WorkflowResult<BatchReport> {
         refuse_newer(ctx).await;
         let now = now(ctx);
+        let paced = ctx.patched(protocol::PACED);
+        ctx.state_mut(|s| s.paced = paced);
         if ctx.state_mut(|s| s.begin(now)) {
             log(ctx, "batch started");
         }
-        match prepare(ctx).await? {
+        let mut ending = prepare(ctx).await?;
+        if ending.is_none() {
+            ending = lock::take(ctx).await?;
+        }
+        match ending {
             Some(ending) => end(ctx, ending, Calls::default()).await,
             None => run_batch(ctx).await,
         }
@@ -158,6 +184,43 @@ impl Controller {
             starts: &next.starts,
         };
         self.record(event);
+    }
+
+    /// What the throttles of the batch say.
+    #[signal(name = protocol::THROTTLED)]
+    pub(crate) fn throttled(&mut self, ctx: &mut SyncWorkflowContext<Self>, news: ThrottleNews) {
+        self.signals += 1;
+        if news.batch_run == self.input.batch_run {
+            self.version += 1;
+            let at = time(ctx.workflow_time());
+            self.pacing.throttle(&news.by, &news.verdict, at);
+        }
+    }
+
+    /// Who has the lock that the batch waits for.
+    #[signal(name = protocol::LOCK_HELD)]
+    pub(crate) fn lock_held(&mut self, _ctx: &mut SyncWorkflowContext<Self>, held: LockHeld) {
+        self.signals += 1;
+        if held.batch_run == self.input.batch_run {
+            self.version += 1;
+            self.lock_held_by = Some(held.by);
+        }
+    }
+
+    /// What one of the updates does, without an answer.
+    #[signal(name = protocol::STEER)]
+    pub(crate) fn steer(&mut self, ctx: &mut SyncWorkflowContext<Self>, request: SteerRequest) {
+        self.signals += 1;
+        let at = time(ctx.workflow_time());
+        match request.what {
+            Steer::Pause(request) => self.do_pause(at, request),
+            Steer::Resume(request) => self.do_resume(at, &request),
+            Steer::Set(request) => match request.validate() {
+                Ok(()) => self.do_set(at, &request),
+                // Clients check before they send, so it is from elsewhere; a signal has no other answer.
+                Err(invalid) => self.steered(at, format!("set refused: {invalid}"), &request.given),
+            },
+        }
     }
 
     #[query(name = protocol::PROGRESS)]
@@ -180,18 +243,6 @@ impl Controller {
         }
     }
 
-    #[query(name = protocol::CONTROL)]
-    pub(crate) fn control(&self, _ctx: &WorkflowContextView) -> ControlState {
-        ControlState {
-            batch_run: self.input.batch_run.clone(),
-            stop_at_page_boundary: scheduler::stop_at_page_boundary(
-                &self.ledger,
-                &self.limits(),
-                self.now,
-            ),
-        }
-    }
-
     /// Stops dispatching; running pages finish. Pausing what is paused changes the reason only.
     #[update(name = protocol::PAUSE)]
     pub(crate) fn pause(
@@ -199,13 +250,8 @@ impl Controller {
         ctx: &mut SyncWorkflowContext<Self>,
         request: PauseRequest,
     ) -> Controls {
-        let given = Given {
-            who: request.who,
-            why: request.reason,
-        };
-        self.steered(time(ctx.workflow_time()), "pause", &given);
-        self.controls.paused = true;
-        self.controls.pause_reason = given.why.map(|r| truncate(&r, MAX_REASON_CHARS));
+        self.updates += 1;
+        self.do_pause(time(ctx.workflow_time()), request);
         self.controls.clone()
     }
 
@@ -217,13 +263,8 @@ impl Controller {
         ctx: &mut SyncWorkflowContext<Self>,
         request: Optional<ResumeRequest>,
     ) -> Controls {
-        self.steered(time(ctx.workflow_time()), "resume", &request.0.given);
-        self.controls.paused = false;
-        self.controls.pause_reason = None;
-        if self.controls.tripped.take().is_some() {
-            self.controls.forgiven = Some(self.ledger.totals.tally());
-            self.ledger.totals.consecutive_failures = 0;
-        }
+        self.updates += 1;
+        self.do_resume(time(ctx.workflow_time()), &request.0);
         self.controls.clone()
     }
 
@@ -233,10 +274,7 @@ impl Controller {
         _ctx: &WorkflowContextView,
         request: &SetRequest,
     ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-        if let Some(pages) = request.max_parallelism {
-            validate_max_parallelism(pages)?;
-        }
-        Ok(())
+        Ok(request.validate()?)
     }
 
     /// Changes limits; what is absent stays as it is.
@@ -246,12 +284,8 @@ impl Controller {
         ctx: &mut SyncWorkflowContext<Self>,
         request: SetRequest,
     ) -> Controls {
-        let at = time(ctx.workflow_time());
-        if let Some(pages) = request.max_parallelism {
-            let action = format!("set max_parallelism to {pages}");
-            self.steered(at, action, &request.given);
-            self.controls.max_parallelism = pages;
-        }
+        self.updates += 1;
+        self.do_set(time(ctx.workflow_time()), &request);
         self.controls.clone()
     }
 }
@@ -266,6 +300,7 @@ impl Controller {
         }
         let begun = self.input.begun.take();
         if first || begun.is_some() {
+            self.pacing.begins(now);
             self.deadline = self.input.spec.deadline.map(|after| now.plus(after));
         }
         if let Some(begun) = begun {
@@ -276,7 +311,6 @@ impl Controller {
 
     /// Takes note of an operator's request.
     fn steered(&mut self, at: Timestamp, action: impl Into<String>, given: &Given) {
-        self.updates += 1;
         self.version += 1;
         self.audit.note(at, action, given);
     }
@@ -289,12 +323,23 @@ impl Controller {
         }
     }
 
+    fn pace(&self) -> PaceNow {
+        self.pacing.now(self.controls.max_parallelism, self.now)
+    }
+
     fn limits(&self) -> Limits {
+        self.limits_at(&self.pace())
+    }
+
+    fn limits_at(&self, pace: &PaceNow) -> Limits {
         Limits {
-            max_parallelism: self.controls.max_parallelism,
+            max_parallelism: pace.parallelism,
             paused: self.controls.paused,
+            held: pace.held.is_some(),
             cancelled: self.cancelled,
-            rate: self.input.spec.rate,
+            rate: pace.rate,
+            page_rate: pace.page_rate,
+            shares_by_need: self.paced,
             must_hand_over: self.must_hand_over,
             deadline: self.deadline,
             stopping: self.controls.stopping.clone(),

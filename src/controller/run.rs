@@ -18,14 +18,15 @@ use super::{
     ending::end,
     hooks::Calls,
     log, now,
+    publish::publish,
 };
 use crate::{
     audit::Given,
     hooks::Failure,
     ledger::{Broken, Event},
-    progress::{BatchReport, Outcome, Timestamp},
+    progress::{BatchReport, Outcome, PauseNote, Timestamp},
     protocol::{self, Carry, ControllerInput, PrepareInput},
-    scheduler::{Decision, Ending},
+    scheduler::{Decision, Ending, earliest},
     tolerance::OnExceeded,
 };
 
@@ -50,8 +51,10 @@ pub(super) async fn prepare(ctx: &WorkflowContext<Controller>) -> WorkflowResult
         first_cursor: s.input.spec.first_cursor.clone(),
         redrive: s.input.spec.redrive_of.is_some(),
         hooks: s.input.spec.hooks.clone(),
+        throttles: s.input.spec.pace.throttles.clone(),
     });
     let options = ActivityOptions::with_start_to_close_timeout(PREPARE_TIMEOUT)
+        .task_queue(protocol::aside_queue(ctx.task_queue()))
         .summary("look up the processor")
         .build();
     match ctx.execute_activity(Orders::prepare, input, options).await {
@@ -59,15 +62,7 @@ pub(super) async fn prepare(ctx: &WorkflowContext<Controller>) -> WorkflowResult
             ctx.state_mut(|s| s.prepared = Some(prepared));
             Ok(None)
         }
-        Err(ActivityExecutionError::Cancelled(_)) => {
-            let reason = ctx.cancellation_token().reason();
-            let now = now(ctx);
-            ctx.state_mut(|s| s.cancel(now, reason.as_deref()));
-            Ok(Some(Ending {
-                outcome: Outcome::Cancelled,
-                reason: Some("cancelled before the first page".to_owned()),
-            }))
-        }
+        Err(ActivityExecutionError::Cancelled(_)) => Ok(Some(cancelled_at_once(ctx))),
         Err(error) => {
             let (_, message) = describe(&error);
             Err(refused(message))
@@ -75,7 +70,19 @@ pub(super) async fn prepare(ctx: &WorkflowContext<Controller>) -> WorkflowResult
     }
 }
 
-fn refused(message: String) -> WorkflowTermination {
+/// The end of a batch that was cancelled while no page could run.
+pub(super) fn cancelled_at_once(ctx: &WorkflowContext<Controller>) -> Ending {
+    let reason = ctx.cancellation_token().reason();
+    let now = now(ctx);
+    ctx.state_mut(|s| s.cancel(now, reason.as_deref()));
+    let first = ctx.state(|s| s.runs == 0);
+    Ending {
+        outcome: Outcome::Cancelled,
+        reason: first.then(|| "cancelled before the first page".to_owned()),
+    }
+}
+
+pub(super) fn refused(message: String) -> WorkflowTermination {
     ApplicationFailure::builder(message)
         .type_name(protocol::BATCH_REFUSED.to_owned())
         .non_retryable(true)
@@ -108,6 +115,8 @@ pub(super) async fn run_batch(ctx: &WorkflowContext<Controller>) -> WorkflowResu
             }
             Decision::WaitUntil(until) => {
                 ctx.set_current_details(ctx.state(Controller::details));
+                publish(ctx);
+                let until = earliest(until, ctx.state(Controller::next_change));
                 alarm.set(ctx, calls.until(ctx, until), now);
                 let results = something_happens(ctx, &mut running, &mut calls, &mut alarm);
                 for (stride, result) in results.await {
@@ -173,6 +182,10 @@ impl Controller {
     /// Takes note of the time and of how near the limits of a run are.
     fn refresh(&mut self, now: Timestamp, suggested: bool, events: u32) {
         self.now = now;
+        self.mind_pause();
+        let going = !self.controls.paused && self.pace().held.is_none();
+        let items = self.ledger.totals.items.total();
+        self.pacing.mind(now, going, items);
         let pages = self.input.spec.pages_per_run.map(u64::from);
         let due = suggested
             || pages.is_some_and(|pages| self.ledger.pages_this_run() >= pages)
@@ -185,6 +198,15 @@ impl Controller {
             || self.signals >= SIGNALS.1
             || self.updates >= UPDATES.1;
         self.mind_failures();
+    }
+
+    /// When the limits change without anybody's doing.
+    fn next_change(&self) -> Option<Timestamp> {
+        let pause = self.controls.pause.as_ref().and_then(|pause| pause.until);
+        match self.controls.paused {
+            true => pause,
+            false => self.pacing.next_change(self.now),
+        }
     }
 
     /// Pauses or stops the batch when more has failed than is tolerated.
@@ -206,6 +228,12 @@ impl Controller {
         let paused = tolerance.reaction() == OnExceeded::Pause;
         if paused {
             controls.tripped = Some(reason.clone());
+            controls.pause = Some(PauseNote {
+                who: Given::by_itself("").who,
+                why: Some(reason.clone()),
+                at: self.now,
+                until: None,
+            });
             controls.paused = true;
             controls.pause_reason = Some(reason.clone());
         } else {
@@ -229,6 +257,8 @@ impl Controller {
                 deadline: self.deadline,
                 notices: self.notices.clone(),
                 audit: self.audit.clone(),
+                pacing: Some(self.pacing.clone()),
+                published: self.published.control.clone(),
             }),
             ..self.input.clone()
         }

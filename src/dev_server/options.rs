@@ -16,7 +16,7 @@ use super::{DevServer, DevServerError, ports::Ports};
 /// | [`metrics_port`](Self::metrics_port) | none is promised; the server takes a free one |
 /// | [`db_filename`](Self::db_filename) | in memory: all is lost when the server stops |
 /// | [`namespace`](Self::namespace) | `default` |
-/// | [`dynamic_config`](Self::dynamic_config) | the server's own |
+/// | [`dynamic_config`](Self::dynamic_config) | the server's own, with fairness between batches |
 /// | [`log_file`](Self::log_file) | output is discarded but for the last lines, kept for error messages |
 ///
 /// The server always listens on 127.0.0.1 only. A port of 0 means a free port.
@@ -151,6 +151,11 @@ impl DevServerOptions {
             "--dynamic-config-value",
             "frontend.enableServerVersionCheck=false".into(),
         );
+        // Batches share their workers by their weights. It can be switched off again below.
+        flag(
+            "--dynamic-config-value",
+            "matching.enableFairness=true".into(),
+        );
         for key_value in &self.dynamic_config {
             flag("--dynamic-config-value", key_value.into());
         }
@@ -198,7 +203,8 @@ mod tests {
         assert_eq!(
             args(&DevServerOptions::new(), PORTS),
             "server start-dev --ip 127.0.0.1 --port 7233 --log-level warn --namespace default \
-             --dynamic-config-value frontend.enableServerVersionCheck=false --headless"
+             --dynamic-config-value frontend.enableServerVersionCheck=false \
+             --dynamic-config-value matching.enableFairness=true --headless"
         );
     }
 

@@ -36,7 +36,7 @@ use crate::{
     tolerance::Tally,
 };
 use cycle::CycleDetector;
-pub(crate) use stride::{State, Stride};
+pub(crate) use stride::{Run, State, Stride};
 
 /// Pages given up that are listed. Without dead letters one more ends the batch, because it could not be
 /// accounted for.
@@ -70,6 +70,9 @@ pub(crate) struct Ledger {
     /// Whether the slow lane had the last turn on a batch with a single slot.
     #[serde(default)]
     extended_had_last_turn: bool,
+    /// Strides that were given to activities, every time counted.
+    #[serde(default)]
+    dispatches: u64,
     /// Pages finished or failed since the last continue-as-new.
     #[serde(skip)]
     pages_this_run: u64,
@@ -93,6 +96,9 @@ pub(crate) struct Totals {
     /// Attempts at pages that failed since a page was finished.
     #[serde(default)]
     pub consecutive_failures: u64,
+    /// Dead letters that were kept.
+    #[serde(default)]
+    pub dead_letters: u64,
 }
 
 impl Totals {
@@ -146,6 +152,8 @@ pub(crate) enum Event<'a> {
     Dispatched {
         stride: u64,
         rate_share: Option<f64>,
+        page_share: Option<f64>,
+        now: Timestamp,
     },
     /// An activity returned.
     Reported {
@@ -192,6 +200,7 @@ impl Ledger {
             broken: None,
             seed,
             extended_had_last_turn: false,
+            dispatches: 0,
             pages_this_run: 0,
             hand_over_due: None,
         }
@@ -204,7 +213,20 @@ impl Ledger {
     pub fn record(&mut self, event: Event<'_>) -> Result<Recorded, Impossible> {
         match event {
             Event::Announced { by, starts } => Ok(self.announced(by, starts)),
-            Event::Dispatched { stride, rate_share } => self.dispatched(stride, rate_share),
+            Event::Dispatched {
+                stride,
+                rate_share,
+                page_share,
+                now,
+            } => {
+                let run = Run {
+                    rate_share,
+                    page_share,
+                    dispatch: self.dispatches + 1,
+                    since: now,
+                };
+                self.dispatched(stride, run)
+            }
             Event::Reported {
                 stride,
                 report,
@@ -302,7 +324,7 @@ impl Ledger {
         Recorded::Dropped
     }
 
-    fn dispatched(&mut self, number: u64, rate_share: Option<f64>) -> Result<Recorded, Impossible> {
+    fn dispatched(&mut self, number: u64, run: Run) -> Result<Recorded, Impossible> {
         let stride = self.stride_mut(number)?;
         if stride.is_running() {
             return Err(Impossible(format!(
@@ -310,7 +332,13 @@ impl Ledger {
             )));
         }
         let stuck = stride.is_stuck();
-        stride.state = State::Running { rate_share };
+        stride.state = State::Running {
+            rate_share: run.rate_share,
+            page_share: run.page_share,
+            dispatch: run.dispatch,
+            since: run.since,
+        };
+        self.dispatches = run.dispatch;
         self.extended_had_last_turn = stuck;
         self.totals.max_parallelism_achieved =
             self.totals.max_parallelism_achieved.max(self.running());
@@ -370,6 +398,7 @@ impl Ledger {
         self.totals.pages_failed += u64::from(report.pages_failed);
         self.pages_this_run += u64::from(report.pages) + u64::from(report.pages_failed);
         self.totals.items += report.items;
+        self.totals.dead_letters += report.dead_letters;
         for (reason, items) in &report.skip_reasons {
             count_reason(&mut self.totals.skip_reasons, reason, *items);
         }
@@ -508,9 +537,21 @@ impl Ledger {
         u32::try_from(self.open.values().filter(|s| which(s)).count()).unwrap_or(u32::MAX)
     }
 
-    /// Rate that running strides hold.
-    pub fn rate_in_use(&self) -> f64 {
-        self.open.values().filter_map(Stride::rate_share).sum()
+    /// Dispatches so far.
+    pub fn dispatches(&self) -> u64 {
+        self.dispatches
+    }
+
+    /// Running strides by number, with what they were dispatched with.
+    pub fn runs(&self) -> impl Iterator<Item = (u64, Run)> {
+        self.open
+            .iter()
+            .filter_map(|(number, stride)| Some((*number, stride.run()?)))
+    }
+
+    /// Strides that nobody has and that may be dispatched by then.
+    pub fn due(&self, by: Timestamp) -> u32 {
+        self.count(|stride| stride.due().is_some_and(|at| at <= by))
     }
 
     /// Everything at or before this is finished or listed as failed.

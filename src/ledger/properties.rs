@@ -27,6 +27,7 @@ struct Plan {
     says_end: bool,
     max_parallelism: u32,
     rate: Option<f64>,
+    page_rate: Option<f64>,
     policy: RetryPolicy,
     steps: Vec<(u8, u8)>,
     /// Failures that no retry cures may happen.
@@ -37,7 +38,8 @@ struct Plan {
 
 fn plans(permanent: bool) -> impl Strategy<Value = Plan> {
     let source = (0u64..120, 1u64..8, 1u64..6, any::<bool>(), any::<bool>());
-    let limits = (1u32..6, prop::option::of(1.0f64..100.0));
+    let rate = || prop::option::of(1.0f64..100.0);
+    let limits = (1u32..6, rate(), rate());
     let retry = (1u32..4, prop::option::of(Just(None)));
     let steps = prop::collection::vec(any::<(u8, u8)>(), 0..250);
     let worlds = (source, limits, retry, any::<bool>(), steps);
@@ -57,6 +59,7 @@ fn plans(permanent: bool) -> impl Strategy<Value = Plan> {
             says_end,
             max_parallelism: limits.0,
             rate: limits.1,
+            page_rate: limits.2,
             policy: RetryPolicy::default()
                 .max_attempts(retry.0)
                 .extended(keep_extended.then_some(extended)),
@@ -115,6 +118,8 @@ impl World {
                 paused: false,
                 cancelled: false,
                 rate: plan.rate,
+                page_rate: plan.page_rate,
+                shares_by_need: plan.rows.is_multiple_of(2),
                 must_hand_over: false,
                 ..Limits::default()
             },
@@ -152,6 +157,8 @@ impl World {
                     .record(Event::Dispatched {
                         stride: dispatch.stride,
                         rate_share: dispatch.rate_share,
+                        page_share: dispatch.page_share,
+                        now: self.now,
                     })
                     .expect("a page never runs twice at once");
             }
@@ -447,9 +454,13 @@ proptest! {
     #[test]
     fn shares_never_add_up_to_more_than_the_rate(plan in plans(true)) {
         play(plan, |world| {
-            let shares: f64 = world.running.iter().filter_map(|a| a.dispatch.rate_share).sum();
+            let runs = || world.running.iter().map(|a| &a.dispatch);
+            let shares: f64 = runs().filter_map(|d| d.rate_share).sum();
             let rate = world.limits.rate.unwrap_or(f64::INFINITY);
             assert!(shares <= rate * (1.0 + 1e-9), "{shares} > {rate}");
+            let shares: f64 = runs().filter_map(|d| d.page_share).sum();
+            let rate = world.limits.page_rate.unwrap_or(f64::INFINITY);
+            assert!(shares <= rate * (1.0 + 1e-9), "{shares} > {rate} pages");
         });
     }
 
@@ -641,6 +652,8 @@ fn the_snapshot_is_bounded() {
             let event = Event::Dispatched {
                 stride: number,
                 rate_share: share,
+                page_share: None,
+                now,
             };
             ledger.record(event).unwrap();
             let starts: Vec<_> = (0..u64::from(dispatch.look_ahead))

@@ -43,10 +43,31 @@ fn is_default(done: &StrideTotals) -> bool {
 pub(crate) enum State {
     /// Nobody has it.
     Ready,
-    /// An activity has it, with this share of the rate.
-    Running { rate_share: Option<f64> },
+    /// An activity has it.
+    Running {
+        /// Items per second that it may process.
+        rate_share: Option<f64>,
+        /// Pages per second that it may start.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        page_share: Option<f64>,
+        /// Counts the dispatches of the batch run; 0 from before they were counted.
+        #[serde(default)]
+        dispatch: u64,
+        /// When it was dispatched.
+        #[serde(default)]
+        since: Timestamp,
+    },
     /// Nobody has it, and nobody gets it before then.
     Waiting { until: Timestamp },
+}
+
+/// What a running stride was dispatched with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Run {
+    pub rate_share: Option<f64>,
+    pub page_share: Option<f64>,
+    pub dispatch: u64,
+    pub since: Timestamp,
 }
 
 /// The failures of one page.
@@ -89,9 +110,20 @@ impl Stride {
         self.trouble.as_ref().is_some_and(|t| t.stuck)
     }
 
-    pub fn rate_share(&self) -> Option<f64> {
+    /// What it was dispatched with, while it runs.
+    pub fn run(&self) -> Option<Run> {
         match self.state {
-            State::Running { rate_share } => rate_share,
+            State::Running {
+                rate_share,
+                page_share,
+                dispatch,
+                since,
+            } => Some(Run {
+                rate_share,
+                page_share,
+                dispatch,
+                since,
+            }),
             State::Ready | State::Waiting { .. } => None,
         }
     }

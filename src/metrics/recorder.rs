@@ -2,18 +2,45 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use prometheus::{
-    Counter, CounterVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec,
-    IntGauge, IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
+    CounterVec, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry,
+    TextEncoder, core::Collector,
 };
+
+use super::{
+    Health,
+    batches::Batches,
+    pages_in_flight::PagesInFlight,
+    processor::{ClaimOutcome, ProcessorMetrics, StrideOutcome},
+};
+use crate::progress::Progress;
 
 const NAMESPACE: &str = "temporal_batch";
 
 /// A page is a few milliseconds of SQL or minutes of calls to a slow API; both must be told apart.
-const PAGE_DURATION_BUCKETS: &[f64] = &[
-    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0,
+const DURATION_BUCKETS: &[f64] = &[
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+    120.0, 300.0, 600.0,
+];
+
+/// A page has from 1 to 1,000,000 items, and mostly hundreds or thousands.
+const ITEMS_BUCKETS: &[f64] = &[
+    1.0,
+    5.0,
+    10.0,
+    25.0,
+    50.0,
+    100.0,
+    250.0,
+    500.0,
+    1_000.0,
+    2_500.0,
+    5_000.0,
+    10_000.0,
+    50_000.0,
+    100_000.0,
+    1_000_000.0,
 ];
 
 /// The metrics of one process. Clones share their values.
@@ -41,14 +68,23 @@ struct Families {
     registry: Registry,
     pages: IntCounterVec,
     items: IntCounterVec,
+    page_items: HistogramVec,
     page_duration: HistogramVec,
-    pages_in_flight: IntGaugeVec,
+    fetch_duration: HistogramVec,
+    process_duration: HistogramVec,
+    pages_in_flight: PagesInFlight,
     page_retries: IntCounterVec,
     rate_wait: CounterVec,
+    throttle_wait: CounterVec,
+    ledger_claims: IntCounterVec,
     strides: IntCounterVec,
     announce_signals: IntCounterVec,
     dead_letters: IntCounterVec,
     hook_failures: IntCounterVec,
+    throttle_factor: GaugeVec,
+    throttle_failures: IntCounterVec,
+    batches: Batches,
+    health: Health,
     #[cfg(feature = "temporal")]
     sdk: super::sdk::SdkMeter,
 }
@@ -78,40 +114,52 @@ impl Metrics {
                 "Items of completed pages, by what became of them.",
                 &["processor", "outcome"],
             ),
-            page_duration: registered(
+            page_items: histograms(
                 &registry,
-                HistogramVec::new(
-                    HistogramOpts::new(
-                        "page_duration_seconds",
-                        "Time that an attempt at a page took to fetch and to process it, failed attempts included.",
-                    )
-                    .namespace(NAMESPACE)
-                    .buckets(PAGE_DURATION_BUCKETS.to_vec()),
-                    &["processor"],
-                ),
+                "page_items",
+                "Items of a finished page.",
+                ITEMS_BUCKETS,
             ),
-            pages_in_flight: registered(
+            page_duration: histograms(
                 &registry,
-                IntGaugeVec::new(
-                    opts("pages_in_flight", "Pages that this process works on right now."),
-                    &["processor"],
-                ),
+                "page_duration_seconds",
+                "Time that an attempt at a page took to fetch and to process it, failed attempts included.",
+                DURATION_BUCKETS,
             ),
+            fetch_duration: histograms(
+                &registry,
+                "fetch_duration_seconds",
+                "Time that one call of fetch took, failed ones included.",
+                DURATION_BUCKETS,
+            ),
+            process_duration: histograms(
+                &registry,
+                "process_duration_seconds",
+                "Time that one call of process took, failed ones included.",
+                DURATION_BUCKETS,
+            ),
+            pages_in_flight: registered(&registry, PagesInFlight::new()),
             page_retries: counters(
                 &registry,
                 "page_retries_total",
                 "Attempts at a page after its first one.",
                 &["processor"],
             ),
-            rate_wait: registered(
+            rate_wait: seconds(
                 &registry,
-                CounterVec::new(
-                    opts(
-                        "rate_wait_seconds_total",
-                        "Time that pages waited for the rate limit to let them start.",
-                    ),
-                    &["processor"],
-                ),
+                "rate_wait_seconds_total",
+                "Time that pages waited for the rate limit to let them start.",
+            ),
+            throttle_wait: seconds(
+                &registry,
+                "throttle_wait_seconds_total",
+                "Time that pages waited for a throttle to let them start.",
+            ),
+            ledger_claims: counters(
+                &registry,
+                "ledger_claims_total",
+                "Claims of a page in a page ledger, by outcome; a fenced one belongs to somebody else by now.",
+                &["processor", "outcome"],
             ),
             strides: counters(
                 &registry,
@@ -137,6 +185,30 @@ impl Metrics {
                 "Attempts to call a failure handler, tracker or completion hook that failed.",
                 &["hook"],
             ),
+            throttle_factor: registered(
+                &registry,
+                GaugeVec::new(
+                    opts(
+                        "throttle_factor",
+                        "What a throttle said last: 1 is go, 0 is hold, in between is slow.",
+                    ),
+                    &["throttle"],
+                ),
+            ),
+            throttle_failures: counters(
+                &registry,
+                "throttle_failures_total",
+                "Times that a throttle could not tell.",
+                &["throttle"],
+            ),
+            batches: registered(&registry, Batches::new()),
+            health: Health::new(registered(
+                &registry,
+                IntGauge::with_opts(opts(
+                    "worker_ready",
+                    "Whether the worker of this process polls for work.",
+                )),
+            )),
             #[cfg(feature = "temporal")]
             sdk,
             registry,
@@ -163,10 +235,17 @@ impl Metrics {
             items_processed: outcome(&f.items, "processed"),
             items_skipped: outcome(&f.items, "skipped"),
             items_failed: outcome(&f.items, "failed"),
+            page_items: f.page_items.with_label_values(&[name]),
             page_duration: f.page_duration.with_label_values(&[name]),
-            pages_in_flight: f.pages_in_flight.with_label_values(&[name]),
+            fetch_duration: f.fetch_duration.with_label_values(&[name]),
+            process_duration: f.process_duration.with_label_values(&[name]),
+            pages_in_flight: f.pages_in_flight.of(name),
             page_retries: f.page_retries.with_label_values(&[name]),
             rate_wait: f.rate_wait.with_label_values(&[name]),
+            throttle_wait: f.throttle_wait.with_label_values(&[name]),
+            claims_committed: outcome(&f.ledger_claims, ClaimOutcome::Committed.label()),
+            claims_fenced: outcome(&f.ledger_claims, ClaimOutcome::Fenced.label()),
+            claims_failed: outcome(&f.ledger_claims, ClaimOutcome::Failed.label()),
             strides_completed: outcome(&f.strides, StrideOutcome::Completed.label()),
             strides_yielded: outcome(&f.strides, StrideOutcome::Yielded.label()),
             strides_failed: outcome(&f.strides, StrideOutcome::Failed.label()),
@@ -183,6 +262,49 @@ impl Metrics {
     /// Counts a failed attempt to call a hook.
     pub fn hook_failed(&self, name: &str) {
         self.inner.hook_failures.with_label_values(&[name]).inc();
+    }
+
+    /// Makes the series of the failures of a throttle, with zero, so that the first one is seen as one. What
+    /// the throttle says has no series until it has been asked.
+    pub fn throttle_registered(&self, name: &str) {
+        let _ = self.inner.throttle_failures.with_label_values(&[name]);
+    }
+
+    /// A throttle was asked and said this: 1 is go, 0 is hold, in between is the part of the limits that is
+    /// left. Anything else counts as the nearest of these, and what is not a number as hold.
+    pub fn throttle_reading(&self, name: &str, factor: f64) {
+        let factor = if factor.is_nan() { 0.0 } else { factor };
+        let gauge = self.inner.throttle_factor.with_label_values(&[name]);
+        gauge.set(factor.clamp(0.0, 1.0));
+    }
+
+    /// A throttle was asked and could not tell.
+    pub fn throttle_failed(&self, name: &str) {
+        self.inner
+            .throttle_failures
+            .with_label_values(&[name])
+            .inc();
+    }
+
+    /// Takes over what a controller says of its batch, for the series `temporal_batch_batch_...`.
+    ///
+    /// To be called about once a second while this process runs pages of the batch. Series of a batch that
+    /// was not seen for 60 s are gone. 50 batches have series at once; further ones are counted in
+    /// `temporal_batch_batches_not_exported`, up to 1,000, and move up when there is room.
+    pub fn batch_seen(&self, progress: &Progress) {
+        self.inner.batches.seen(progress);
+    }
+
+    /// Drops the series of a batch at once, because it is over.
+    pub fn batch_gone(&self, batch_id: &str) {
+        self.inner.batches.gone(batch_id);
+    }
+
+    /// Whether the worker of this process can be given work. The worker that collects into these metrics
+    /// sets it.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.inner.health.clone()
     }
 
     /// Everything in the registry in the text format that Prometheus scrapes.
@@ -225,134 +347,21 @@ impl fmt::Debug for Metrics {
     }
 }
 
-/// How a stride ended, as far as the worker that ran it knows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StrideOutcome {
-    /// All of its pages are finished.
-    Completed,
-    /// It stopped at a page boundary before its end, because a hand-over, a pause or a new limit asked
-    /// for it.
-    Yielded,
-    /// One of its pages failed.
-    Failed,
-}
-
-impl StrideOutcome {
-    fn label(self) -> &'static str {
-        match self {
-            Self::Completed => "completed",
-            Self::Yielded => "yielded",
-            Self::Failed => "failed",
-        }
-    }
-}
-
-/// Counts the work of one processor. Made by [`Metrics::for_processor`]; clones share their values.
-#[derive(Clone)]
-pub struct ProcessorMetrics {
-    pages_completed: IntCounter,
-    pages_failed: IntCounter,
-    items_processed: IntCounter,
-    items_skipped: IntCounter,
-    items_failed: IntCounter,
-    page_duration: Histogram,
-    pages_in_flight: IntGauge,
-    page_retries: IntCounter,
-    rate_wait: Counter,
-    strides_completed: IntCounter,
-    strides_yielded: IntCounter,
-    strides_failed: IntCounter,
-    announce_signals: IntCounter,
-    dead_letters: IntCounter,
-}
-
-impl ProcessorMetrics {
-    /// A page begins. It is in flight until the returned guard is dropped, also when the work on it
-    /// panics or is cancelled.
-    #[must_use = "the page counts as in flight only as long as this guard lives"]
-    pub fn page_started(&self) -> PageInFlight {
-        self.pages_in_flight.inc();
-        PageInFlight {
-            pages_in_flight: self.pages_in_flight.clone(),
-        }
-    }
-
-    /// An attempt finished its page; `duration` is the time from the begin of `fetch` to the end of
-    /// `process`, and the three counts say what became of the items.
-    pub fn page_completed(&self, duration: Duration, processed: u64, skipped: u64, failed: u64) {
-        self.pages_completed.inc();
-        self.page_duration.observe(duration.as_secs_f64());
-        self.items_processed.inc_by(processed);
-        self.items_skipped.inc_by(skipped);
-        self.items_failed.inc_by(failed);
-    }
-
-    /// An attempt at a page failed after `duration`, whether or not another one follows.
-    pub fn page_failed(&self, duration: Duration) {
-        self.pages_failed.inc();
-        self.page_duration.observe(duration.as_secs_f64());
-    }
-
-    /// A page is attempted again.
-    pub fn page_retried(&self) {
-        self.page_retries.inc();
-    }
-
-    /// A page waited this long for the rate limit.
-    pub fn rate_waited(&self, duration: Duration) {
-        self.rate_wait.inc_by(duration.as_secs_f64());
-    }
-
-    /// A stride ended.
-    pub fn stride_ended(&self, outcome: StrideOutcome) {
-        match outcome {
-            StrideOutcome::Completed => self.strides_completed.inc(),
-            StrideOutcome::Yielded => self.strides_yielded.inc(),
-            StrideOutcome::Failed => self.strides_failed.inc(),
-        }
-    }
-
-    /// A signal announced the starts of next strides, one or several.
-    pub fn announced(&self) {
-        self.announce_signals.inc();
-    }
-
-    /// So many dead letters were kept.
-    pub fn dead_letters_kept(&self, letters: u64) {
-        self.dead_letters.inc_by(letters);
-    }
-}
-
-impl fmt::Debug for ProcessorMetrics {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ProcessorMetrics").finish_non_exhaustive()
-    }
-}
-
-/// A page in flight; dropping it ends that. Made by [`ProcessorMetrics::page_started`].
-#[must_use = "the page counts as in flight only as long as this guard lives"]
-pub struct PageInFlight {
-    pages_in_flight: IntGauge,
-}
-
-impl Drop for PageInFlight {
-    fn drop(&mut self) {
-        self.pages_in_flight.dec();
-    }
-}
-
-impl fmt::Debug for PageInFlight {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("PageInFlight").finish_non_exhaustive()
-    }
-}
-
-fn opts(name: &str, help: &str) -> Opts {
+pub(super) fn opts(name: &str, help: &str) -> Opts {
     Opts::new(name, help).namespace(NAMESPACE)
 }
 
 fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
     registered(registry, IntCounterVec::new(opts(name, help), labels))
+}
+
+fn seconds(registry: &Registry, name: &str, help: &str) -> CounterVec {
+    registered(registry, CounterVec::new(opts(name, help), &["processor"]))
+}
+
+fn histograms(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> HistogramVec {
+    let opts = HistogramOpts::from(opts(name, help)).buckets(buckets.to_vec());
+    registered(registry, HistogramVec::new(opts, &["processor"]))
 }
 
 fn registered<C: Collector + Clone + 'static>(
@@ -367,11 +376,14 @@ fn registered<C: Collector + Clone + 'static>(
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
+    use prometheus::IntCounter;
+
     use super::*;
+    use crate::metrics::batches::tests::full_progress;
 
     /// As text, because that is what is scraped.
-    fn value_of<'a>(text: &'a str, series: &str) -> &'a str {
+    pub fn value_of<'a>(text: &'a str, series: &str) -> &'a str {
         text.lines()
             .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))
             .unwrap_or_else(|| panic!("no series {series} in:\n{text}"))
@@ -382,6 +394,9 @@ mod tests {
         let metrics = Metrics::new();
         let _ = metrics.for_processor("copy");
         metrics.hook_registered("mail");
+        metrics.throttle_registered("replica");
+        metrics.throttle_reading("replica", 1.0);
+        metrics.batch_seen(&full_progress("b"));
         let text = metrics.render();
         let table = include_str!("mod.rs");
         let mut documented = 0;
@@ -394,103 +409,6 @@ mod tests {
             documented += 1;
         }
         assert_eq!(documented, text.matches("# TYPE ").count());
-    }
-
-    #[test]
-    fn a_page_is_counted_once_with_its_items() {
-        let metrics = Metrics::new();
-        let copy = metrics.for_processor("copy");
-        copy.page_completed(Duration::from_millis(20), 7, 2, 1);
-        copy.page_failed(Duration::from_secs(400));
-
-        let text = metrics.render();
-        let pages = |outcome| {
-            let series =
-                format!(r#"temporal_batch_pages_total{{outcome="{outcome}",processor="copy"}}"#);
-            value_of(&text, &series)
-        };
-        let items = |outcome| {
-            let series =
-                format!(r#"temporal_batch_items_total{{outcome="{outcome}",processor="copy"}}"#);
-            value_of(&text, &series)
-        };
-        assert_eq!((pages("completed"), pages("failed")), ("1", "1"));
-        assert_eq!(
-            (items("processed"), items("skipped"), items("failed")),
-            ("7", "2", "1")
-        );
-        let bucket = |le| {
-            let series = format!(
-                r#"temporal_batch_page_duration_seconds_bucket{{processor="copy",le="{le}"}}"#
-            );
-            value_of(&text, &series)
-        };
-        assert_eq!((bucket("0.01"), bucket("0.025")), ("0", "1"));
-        assert_eq!((bucket("300"), bucket("+Inf")), ("1", "2"));
-    }
-
-    #[test]
-    fn a_page_is_in_flight_until_its_guard_is_dropped_by_a_panic_too() {
-        let metrics = Metrics::new();
-        let copy = metrics.for_processor("copy");
-        let series = r#"temporal_batch_pages_in_flight{processor="copy"}"#;
-
-        let first = copy.page_started();
-        let second = copy.page_started();
-        assert_eq!(value_of(&metrics.render(), series), "2");
-        drop(first);
-        assert_eq!(value_of(&metrics.render(), series), "1");
-        std::thread::spawn(move || {
-            let _second = second;
-            panic!("user code");
-        })
-        .join()
-        .unwrap_err();
-        assert_eq!(value_of(&metrics.render(), series), "0");
-    }
-
-    #[test]
-    fn retries_waits_strides_and_signals_are_counted() {
-        let metrics = Metrics::new();
-        let copy = metrics.for_processor("copy");
-        copy.page_retried();
-        copy.rate_waited(Duration::from_millis(250));
-        copy.rate_waited(Duration::from_millis(500));
-        copy.stride_ended(StrideOutcome::Completed);
-        copy.stride_ended(StrideOutcome::Yielded);
-        copy.stride_ended(StrideOutcome::Yielded);
-        copy.stride_ended(StrideOutcome::Failed);
-        copy.announced();
-
-        let text = metrics.render();
-        for (series, expected) in [
-            (
-                r#"temporal_batch_page_retries_total{processor="copy"}"#,
-                "1",
-            ),
-            (
-                r#"temporal_batch_rate_wait_seconds_total{processor="copy"}"#,
-                "0.75",
-            ),
-            (
-                r#"temporal_batch_strides_total{outcome="completed",processor="copy"}"#,
-                "1",
-            ),
-            (
-                r#"temporal_batch_strides_total{outcome="yielded",processor="copy"}"#,
-                "2",
-            ),
-            (
-                r#"temporal_batch_strides_total{outcome="failed",processor="copy"}"#,
-                "1",
-            ),
-            (
-                r#"temporal_batch_announce_signals_total{processor="copy"}"#,
-                "1",
-            ),
-        ] {
-            assert_eq!(value_of(&text, series), expected, "{series}");
-        }
     }
 
     #[test]
@@ -510,5 +428,31 @@ mod tests {
         metrics.registry().register(Box::new(mine.clone())).unwrap();
         mine.inc_by(3);
         assert_eq!(value_of(&metrics.render(), "emails_total"), "3");
+    }
+
+    #[test]
+    fn a_throttle_is_go_or_hold_or_something_between() {
+        let metrics = Metrics::new();
+        metrics.throttle_registered("replica");
+        let failures = r#"temporal_batch_throttle_failures_total{throttle="replica"}"#;
+        let factor = r#"temporal_batch_throttle_factor{throttle="replica"}"#;
+        let text = metrics.render();
+        assert_eq!(value_of(&text, failures), "0");
+        assert!(!text.contains(factor), "nothing was said yet: {text}");
+
+        for (said, told) in [
+            (1.0, "1"),
+            (0.25, "0.25"),
+            (0.0, "0"),
+            (7.0, "1"),
+            (-1.0, "0"),
+            (f64::INFINITY, "1"),
+            (f64::NAN, "0"),
+        ] {
+            metrics.throttle_reading("replica", said);
+            assert_eq!(value_of(&metrics.render(), factor), told, "{said}");
+        }
+        metrics.throttle_failed("replica");
+        assert_eq!(value_of(&metrics.render(), failures), "1");
     }
 }

@@ -1,4 +1,4 @@
-//! The endpoint that Prometheus scrapes.
+//! The endpoint that Prometheus scrapes and an orchestrator asks.
 
 use std::convert::Infallible;
 use std::io;
@@ -23,7 +23,13 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Pause after a failed accept: it fails again at once when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// Serves [`Metrics`] at `GET /metrics`, and nothing else.
+/// Serves [`Metrics`] and the [`Health`](super::Health) that belongs to them.
+///
+/// | path | answer |
+/// |---|---|
+/// | `/metrics` | the metrics in the text format of Prometheus |
+/// | `/healthz` | 200 and `ok` as long as the process answers |
+/// | `/readyz` | 200 and `ok` while the worker polls; else 503 and one line that says why not |
 ///
 /// It serves until it is dropped, or until [`stop`](Self::stop). There is neither TLS nor a login on it:
 /// bind it to the loopback or to a network that only your monitoring reaches.
@@ -146,16 +152,26 @@ async fn accept(listener: TcpListener, metrics: Metrics) {
     }
 }
 
+const PLAIN: &str = "text/plain; charset=utf-8";
+
 fn answer<B: Body>(request: &Request<B>, metrics: &Metrics) -> Response<Full<Bytes>> {
-    let found = matches!(
-        (request.method(), request.uri().path()),
-        (&Method::GET | &Method::HEAD, "/metrics")
-    );
-    let (status, content_type, body) = if found {
-        (StatusCode::OK, prometheus::TEXT_FORMAT, metrics.render())
-    } else {
-        let hint = "the metrics are at /metrics\n".to_owned();
-        (StatusCode::NOT_FOUND, "text/plain; charset=utf-8", hint)
+    let reads = matches!(request.method(), &Method::GET | &Method::HEAD);
+    let path = if reads { request.uri().path() } else { "" };
+    let (status, content_type, body) = match path {
+        "/metrics" => (StatusCode::OK, prometheus::TEXT_FORMAT, metrics.render()),
+        "/healthz" => (StatusCode::OK, PLAIN, "ok\n".to_owned()),
+        "/readyz" => match metrics.health().not_ready() {
+            None => (StatusCode::OK, PLAIN, "ok\n".to_owned()),
+            Some(reason) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                PLAIN,
+                format!("{reason}\n"),
+            ),
+        },
+        _ => {
+            let hint = "the metrics are at /metrics, the health at /healthz and /readyz\n";
+            (StatusCode::NOT_FOUND, PLAIN, hint.to_owned())
+        }
     };
     let mut response = Response::new(Full::new(Bytes::from(body)));
     *response.status_mut() = status;
@@ -208,6 +224,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_process_is_alive_before_its_worker_is_ready_and_after() {
+        let metrics = Metrics::new();
+        let server = serve(&metrics).await;
+        let health = metrics.health();
+        let ask = async |head: &str| {
+            let answer = request(server.address(), head).await;
+            let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+            let status = head.split(' ').nth(1).unwrap();
+            (status.to_owned(), body.to_owned())
+        };
+        let is = |status: &str, body: &str| (status.to_owned(), body.to_owned());
+
+        assert_eq!(ask("GET /healthz").await, is("200", "ok\n"));
+        assert_eq!(ask("GET /readyz").await, is("503", "starting\n"));
+        health.set_ready();
+        assert_eq!(ask("GET /readyz").await, is("200", "ok\n"));
+        assert_eq!(ask("HEAD /readyz").await, is("200", ""));
+        health.set_not_ready("the connection to the server is lost\n(refused)");
+        let told = "the connection to the server is lost (refused)\n";
+        assert_eq!(ask("GET /readyz").await, is("503", told));
+        assert_eq!(ask("GET /healthz").await, is("200", "ok\n"));
+    }
+
+    #[tokio::test]
     async fn everything_else_is_not_found() {
         let server = serve(&Metrics::new()).await;
         for head in [
@@ -215,6 +255,8 @@ mod tests {
             "GET /metrics/more",
             "POST /metrics",
             "DELETE /metrics",
+            "POST /readyz",
+            "GET /healthz/",
         ] {
             let answer = request(server.address(), head).await;
             assert!(answer.starts_with("HTTP/1.1 404 "), "{head}: {answer}");

@@ -108,11 +108,12 @@ mod tests {
 
     use async_trait::async_trait;
     use sqlx::{Sqlite, SqlitePool, sqlite::SqlitePoolOptions};
-    use tokio::sync::{Mutex, watch};
+    use tokio::sync::Mutex;
 
     use super::*;
     use crate::{
         dead_letter::DeadLetter,
+        interruption::Interruption,
         page::{Page, PageRange, PageToken},
         page_ledger::{PageClaim, PageLedger, PageTransaction, StrideId},
         processor::{PageReport, SharedTransaction},
@@ -152,7 +153,7 @@ mod tests {
             stride: 0,
             batch_id: "batch".into(),
             batch_run: "run".into(),
-            cancelled: watch::channel(false).1,
+            cancelled: Interruption::never(),
             transaction,
         }
     }

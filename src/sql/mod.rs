@@ -1,4 +1,4 @@
-//! The page ledger in SQLite and PostgreSQL.
+//! The page ledger in SQLite and PostgreSQL, and a throttle that looks at a PostgreSQL server.
 //!
 //! ```text
 //!   SqlLedger ---> StrideTable, LetterTable, ReportTable      the statements, one type a table
@@ -16,6 +16,12 @@ mod ledger;
 mod letter_table;
 mod report_table;
 mod stride_table;
+// Once only: two copies in a process would name their folders alike.
+#[cfg(all(test, feature = "postgres"))]
+#[path = "../../tests/fixtures/postgres.rs"]
+pub(crate) mod test_server;
+#[cfg(feature = "postgres")]
+mod throttle;
 mod transaction;
 
 pub use connection::PageConnection;
@@ -23,3 +29,5 @@ pub use dialect::LedgerDatabase;
 #[cfg(feature = "postgres")]
 pub use ledger::InvalidSchema;
 pub use ledger::SqlLedger;
+#[cfg(feature = "postgres")]
+pub use throttle::{InvalidThrottle, PostgresThrottle, PostgresThrottleBuilder, Threshold};

@@ -8,9 +8,9 @@
 //! A page that cannot be split is put aside as a whole.
 
 use super::{
-    Failure, Stop,
+    Failure, Stop, Trouble,
     keeping::Part,
-    page::Cut,
+    page::{Cut, PageClock},
     running::{Running, limited},
 };
 use crate::{
@@ -46,8 +46,7 @@ impl<P: PageProcessor> Running<'_, P> {
         failure: Failure,
         report: &mut StrideReport,
     ) -> Result<(), Stop> {
-        let may_repeat = self.settings.retry_mode == RetryMode::AtLeastOnce;
-        if failure.can_be_split && may_repeat {
+        if failure.can_be_split && self.may_repeat() {
             return self.isolate(failure, report).await;
         }
         let (known, last) = (failure.attempt.page_end.clone(), failure.attempt.last_page);
@@ -80,8 +79,8 @@ impl<P: PageProcessor> Running<'_, P> {
             let end = self.end.clone();
             return self.put_page_aside(end, false, &failure, report).await;
         }
-        let mut time_left = self.order.page_timeout;
-        let (to, ends_data) = match self.fetch(self.range()?, &mut time_left).await {
+        let mut clock = PageClock::new(self.order.page_timeout);
+        let (to, ends_data) = match self.fetch(self.range()?, &mut clock).await {
             Ok(page) => {
                 let next = page.next_token().map_err(|e| self.failed(&e))?;
                 let ends_data = next.is_none() && self.end.is_none();
@@ -91,6 +90,7 @@ impl<P: PageProcessor> Running<'_, P> {
                 }
                 (cut.to, cut.ends_data)
             }
+            Err(Stop::Told) => return Err(Stop::Told),
             Err(_) => match self.end_of_unread_page().await? {
                 Some(to) => (Some(to), false),
                 None => return Err(coverage_stops(failure)),
@@ -102,7 +102,7 @@ impl<P: PageProcessor> Running<'_, P> {
     /// Where a page ends that could not be read: one page on, if the source can jump, or else at the end
     /// of the stride.
     async fn end_of_unread_page(&self) -> Result<Option<PageToken>, Stop> {
-        if let Ok(SkipAhead::To(cursor)) = self.skip_ahead(self.range()?, 1).await
+        if let Ok(SkipAhead::To(cursor)) = self.skip_ahead(self.range()?, 1).await?
             && let Ok(token) = PageToken::encode(&cursor)
         {
             return Ok(Some(token));
@@ -138,6 +138,7 @@ impl<P: PageProcessor> Running<'_, P> {
             "page given up"
         );
         report.pages_failed += 1;
+        report.dead_letters += 1;
         if report.failed_pages.len() < MAX_DESCRIBED {
             report.failed_pages.push(letter.as_page_failure());
         }
@@ -175,6 +176,10 @@ impl<P: PageProcessor> Running<'_, P> {
                 ends_data,
                 failed,
             } = next;
+            // Anything less is not worth the attempts that the rest would have to spend again.
+            if self.is_interrupted() {
+                return Err(Stop::Told);
+            }
             let cut = self.read_part(to.as_ref(), ends_data).await?;
             if cut.to != to {
                 // What was its last row is gone, or rows came in between and did not fit into one page.
@@ -189,13 +194,8 @@ impl<P: PageProcessor> Running<'_, P> {
             let failed = match failed {
                 Some(failed) if !cut.items.is_empty() => failed,
                 _ => {
-                    let work = self.apply(
-                        cut.items,
-                        &cut.keys,
-                        until.clone(),
-                        pages,
-                        self.order.page_timeout,
-                    );
+                    let mut clock = PageClock::new(self.order.page_timeout);
+                    let work = self.apply(cut.items, &cut.keys, until.clone(), pages, &mut clock);
                     match work.await {
                         Ok((items, done)) => {
                             self.finished(report, &items, &done, &cut.keys);
@@ -204,7 +204,12 @@ impl<P: PageProcessor> Running<'_, P> {
                             self.host.checkpoint(report);
                             continue;
                         }
-                        Err(error) => Failure::of(&error, &self.settings.non_retryable_types),
+                        Err(Trouble::Told) => return Err(Stop::Told),
+                        // It may have failed because it was told to end early.
+                        Err(Trouble::Error(_)) if self.is_interrupted() => return Err(Stop::Told),
+                        Err(Trouble::Error(error)) => {
+                            Failure::of(&error, &self.settings.non_retryable_types)
+                        }
                     }
                 }
             };
@@ -243,11 +248,11 @@ impl<P: PageProcessor> Running<'_, P> {
                 failure.attempt.not_the_page = true;
                 Stop::Failed(failure)
             }
-            Stop::Gone => Stop::Gone,
+            stop => stop,
         };
-        let mut time_left = self.order.page_timeout;
+        let mut clock = PageClock::new(self.order.page_timeout);
         let range = self.range_to(to)?;
-        let page = self.fetch(range, &mut time_left).await.map_err(giving_up)?;
+        let page = self.fetch(range, &mut clock).await.map_err(giving_up)?;
         let next = page.next_token().map_err(|e| self.failed(&e))?;
         let (to, ends_data) = match next {
             Some(next) if Some(&next) != to => (Some(next), false),
@@ -283,6 +288,7 @@ impl<P: PageProcessor> Running<'_, P> {
         self.keep(part, &items, &[letter]).await?;
         report.items += items;
         report.pages += pages;
+        report.dead_letters += 1;
         self.describe(report, &name, error_type, &failure.message);
         self.advance(report, to, ends_data);
         self.host.checkpoint(report);

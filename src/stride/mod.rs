@@ -5,6 +5,7 @@
 //!            |   skip_ahead       |                            |
 //!            | <----------------- | (once, if the end is open) |
 //!            |                    | --- announce starts -----> |
+//!            |                    | --- clear to go? --------> | (pause, page rate, throttles)
 //!            |   fetch            |                            |
 //!            | <----------------- |                            |
 //!            |                    | --- announce next start -> | (if nobody knows it yet)
@@ -19,6 +20,9 @@
 //! and the checkpoint the page is applied and its dead letters are kept, in one transaction where there is
 //! a ledger.
 //!
+//! A stride that is told to stop while a page waits leaves that page as if it had never looked at it, and one
+//! that is told to stop now drops what can be dropped: both end with a normal report without that page.
+//!
 //! Everything here is typed; there is no Temporal in it. What the outside world does is behind
 //! [`StrideHost`].
 
@@ -26,6 +30,8 @@ mod give_up;
 mod keeping;
 mod page;
 mod running;
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 
@@ -36,10 +42,14 @@ use tokio::sync::watch;
 use crate::{
     dead_letter::MAX_LETTER_CHARS,
     error::{MAX_MESSAGE_CHARS, PageError, truncate},
+    interruption::Told,
+    metrics::ClaimOutcome,
     page::PageToken,
     processor::{PageProcessor, ProcessorSettings},
     progress::ItemCounts,
-    protocol::{AcceptedEnd, FailedAttempt, Prepared, StrideOrder, StrideReport},
+    protocol::{
+        AcceptedEnd, FailedAttempt, Prepared, RunningPage, StrideOrder, StrideReport, Timing,
+    },
     redrive::letters_of,
 };
 use running::Running;
@@ -55,16 +65,28 @@ pub(crate) trait StrideHost: Send + Sync {
     async fn accepted_end(&self) -> Result<AcceptedEnd, HostError>;
     /// Whether this attempt is still the one that counts, as far as can be known without asking often.
     async fn still_counts(&self) -> Result<(), HostError>;
+    /// Waits until the next page may begin.
+    async fn clear_to_go(&self) -> Go;
     /// Waits until so many items may be processed.
-    async fn rate_permits(&self, items: usize);
+    async fn rate_permits(&self, items: usize) -> Go;
+    /// Notes which page is being worked on, for whoever looks.
+    fn works_on(&self, page: Option<RunningPage>);
     /// Notes what is finished, for an attempt after a lost worker.
     fn checkpoint(&self, report: &StrideReport);
-    /// Whether to end at this page boundary.
-    fn should_stop(&self) -> bool;
-    /// Becomes true when the batch is cancelled.
-    fn cancelled(&self) -> watch::Receiver<bool>;
+    /// What the stride is told while it runs. `stop_now` and `cancelled` are never taken back.
+    fn told(&self) -> watch::Receiver<Told>;
     /// For metrics.
     fn observe(&self, event: PageEvent);
+}
+
+/// How a wait ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub(crate) enum Go {
+    /// The page may go on.
+    On,
+    /// The stride was told to stop while it waited.
+    Stop,
 }
 
 /// What happened to a page, for metrics.
@@ -82,10 +104,42 @@ pub(crate) enum PageEvent {
     },
     /// The fetch found nothing, so there was no page.
     NoPage,
+    /// The stride was told to stop, and nothing of the page is done.
+    Stopped,
+    /// A `fetch` came back, with or without a page.
+    Fetched {
+        #[allow(dead_code, reason = "for metrics, which do not have it yet")]
+        took: Duration,
+    },
+    /// A `process` came back, and where it succeeded its page is applied.
+    Processed {
+        #[allow(dead_code, reason = "for metrics, which do not have it yet")]
+        took: Duration,
+    },
+    /// A wait ended, or was given up.
+    Waited {
+        for_what: WaitFor,
+        took: Duration,
+    },
+    /// A page's place in the ledger was claimed.
+    Claimed(ClaimOutcome),
     /// So many dead letters were kept.
     DeadLetters {
         letters: u64,
     },
+}
+
+/// What pages wait for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum WaitFor {
+    /// The items that the stride may process per second.
+    Rate,
+    /// The pages that it may begin per second.
+    PageRate,
+    /// The pause between pages.
+    Pause,
+    /// A throttle that holds.
+    Throttle,
 }
 
 /// Why the host could not do its part.
@@ -107,7 +161,31 @@ pub(crate) struct Gone;
 /// Why a stride stops before its end.
 enum Stop {
     Gone,
+    /// It was told to. Of the page that it was at, nothing is done.
+    Told,
     Failed(Box<Failure>),
+}
+
+/// Why a part of a page was not done.
+enum Trouble {
+    /// The stride was told to stop.
+    Told,
+    Error(PageError),
+}
+
+impl From<PageError> for Trouble {
+    fn from(error: PageError) -> Self {
+        Self::Error(error)
+    }
+}
+
+impl From<Go> for Result<(), Trouble> {
+    fn from(go: Go) -> Self {
+        match go {
+            Go::On => Ok(()),
+            Go::Stop => Err(Trouble::Told),
+        }
+    }
 }
 
 /// A page that failed.
@@ -198,14 +276,19 @@ pub(crate) async fn run_stride<P: PageProcessor>(
     host: &dyn StrideHost,
 ) -> Result<StrideReport, Gone> {
     let mut report = resume;
+    report.timing = Timing {
+        page_size: order.page_size,
+        ..Timing::default()
+    };
     let settings = processor.settings();
     let outcome = async {
         let mut stride = Running::prepare(processor, order, &mut report, host, &settings).await?;
         stride.run(&mut report).await
     }
     .await;
+    host.works_on(None);
     match outcome {
-        Ok(()) => Ok(report),
+        Ok(()) | Err(Stop::Told) => Ok(report),
         Err(Stop::Gone) => Err(Gone),
         Err(Stop::Failed(failure)) => {
             report.failure = Some(failure.attempt);

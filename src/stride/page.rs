@@ -3,17 +3,18 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{
-    Failure, PageEvent, Stop,
-    keeping::Part,
+    Failure, PageEvent, Stop, Trouble,
+    keeping::{FENCED_OFF, Part},
     running::{Running, limited},
 };
 use crate::{
     dead_letter::{DeadLetter, position_name},
     error::{PageError, truncate},
+    metrics::ClaimOutcome,
     page::{Keys, Page, PageRange, PageToken},
     processor::{PageProcessor, PageReport, PageTokens, SkipAhead, count_reason},
     progress::{FailedItem, ItemCounts, Timestamp},
-    protocol::StrideReport,
+    protocol::{StrideReport, Timing},
 };
 
 /// Failed items of one stride that are described in its report.
@@ -31,14 +32,34 @@ pub(super) struct Cut<P: PageProcessor> {
     pub ends_data: bool,
 }
 
+/// How long a page has been worked on. Waits are not in it.
+pub(super) struct PageClock {
+    limit: Duration,
+    busy: Duration,
+}
+
+impl PageClock {
+    /// Of a page that may take so long.
+    pub fn new(limit: Duration) -> Self {
+        Self {
+            limit,
+            busy: Duration::ZERO,
+        }
+    }
+
+    fn left(&self) -> Duration {
+        self.limit.saturating_sub(self.busy)
+    }
+}
+
 impl<P: PageProcessor> Running<'_, P> {
     /// One page; `None` when there was nothing to process.
     pub async fn run_page(
         &mut self,
         report: &mut StrideReport,
     ) -> Result<Option<ItemCounts>, Stop> {
-        let mut time_left = self.order.page_timeout;
-        let cut = self.cut_page(&mut time_left).await?;
+        let mut clock = PageClock::new(self.order.page_timeout);
+        let cut = self.cut_page(&mut clock).await?;
         if !self.keeping.is_ledger() {
             // Without a fence this is what keeps an attempt from working that was asleep for too long.
             self.host.still_counts().await?;
@@ -49,9 +70,13 @@ impl<P: PageProcessor> Running<'_, P> {
             &cut.keys,
             (page_end.clone(), last_page),
             1,
-            time_left,
+            &mut clock,
         );
-        let (items, done) = applied.await.map_err(|error| {
+        let (items, done) = applied.await.map_err(|trouble| {
+            let error = match trouble {
+                Trouble::Told => return Stop::Told,
+                Trouble::Error(error) => error,
+            };
             let mut failure = Failure::of(&error, &self.settings.non_retryable_types);
             failure.attempt.page_end.clone_from(&page_end);
             failure.attempt.last_page = last_page;
@@ -61,15 +86,32 @@ impl<P: PageProcessor> Running<'_, P> {
         self.finished(report, &items, &done, &cut.keys);
         if items.total() > 0 {
             report.pages += 1;
+            self.count_time(&mut report.timing, items.total(), clock.busy);
         }
         self.advance(report, page_end, last_page);
         Ok((items.total() > 0).then_some(items))
     }
 
+    /// Adds a page that was finished.
+    fn count_time(&mut self, timing: &mut Timing, items: u64, busy: Duration) {
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        // Pages of less than a millisecond add up, too.
+        self.busy += busy;
+        timing.pages += 1;
+        timing.items += items;
+        timing.busy_ms = millis(self.busy);
+        if items == u64::from(timing.page_size) {
+            self.busy_full += busy;
+            timing.full_pages += 1;
+            timing.full_busy_ms = millis(self.busy_full);
+            timing.full_slowest_ms = timing.full_slowest_ms.max(millis(busy));
+        }
+    }
+
     /// Reads the next page and sees to it that whoever is given the one after it knows where it starts.
-    async fn cut_page(&mut self, time_left: &mut Duration) -> Result<Cut<P>, Stop> {
+    async fn cut_page(&mut self, clock: &mut PageClock) -> Result<Cut<P>, Stop> {
         let (page, next) = loop {
-            let page = self.fetch(self.range()?, time_left).await?;
+            let page = self.fetch(self.range()?, clock).await?;
             let next = page.next_token().map_err(|e| self.failed(&e))?;
             let announce = self.end.is_none() && self.pages_left == 1;
             match &next {
@@ -120,7 +162,7 @@ impl<P: PageProcessor> Running<'_, P> {
         }
         if self.pages_left > 1
             && matches!(
-                self.skip_ahead(self.range()?, 1).await,
+                self.skip_ahead(self.range()?, 1).await?,
                 Ok(SkipAhead::Unsupported)
             )
         {
@@ -140,35 +182,43 @@ impl<P: PageProcessor> Running<'_, P> {
     pub async fn fetch(
         &self,
         range: PageRange<P::Cursor>,
-        time_left: &mut Duration,
+        clock: &mut PageClock,
     ) -> Result<Page<P::Cursor, P::Item>, Stop> {
         let ctx = self.context(range, None);
         let started = Instant::now();
-        let page = self.guarded(self.processor.fetch(&ctx), *time_left).await;
-        *time_left = time_left.saturating_sub(started.elapsed());
-        let page = page.map_err(|e| self.failed(&e))?;
+        let fetching = self.guarded(self.processor.fetch(&ctx), clock.left());
+        let page = self.unless_stopped_now(fetching).await;
+        let took = started.elapsed();
+        clock.busy += took;
+        self.host.observe(PageEvent::Fetched { took });
+        let page = page.map_err(|trouble| match trouble {
+            Trouble::Told => Stop::Told,
+            Trouble::Error(error) => self.failed(&error),
+        })?;
         page.check_within(ctx.range())
             .map_err(|e| self.failed(&e))?;
         Ok(page)
     }
 
     /// Does the work for the items of a page, or of a part of one, that ends at `to`; counts it as so many
-    /// `pages`. Nothing of the stride has changed when it fails.
+    /// `pages`. Nothing of the stride has changed when it fails, or is told to stop.
     pub async fn apply(
         &self,
         items: Vec<P::Item>,
         keys: &Keys<P::Cursor>,
         (to, ends_data): (Option<PageToken>, bool),
         pages: u32,
-        time_left: Duration,
-    ) -> Result<(ItemCounts, PageReport), PageError> {
-        let count = items.len();
-        let nothing = count == 0;
+        clock: &mut PageClock,
+    ) -> Result<(ItemCounts, PageReport), Trouble> {
+        let nothing = items.is_empty();
         let finishes = ends_data || (self.end.is_some() && to == self.end);
         if nothing && (finishes || !self.keeping.is_ledger()) {
             return Ok((ItemCounts::default(), PageReport::all_processed()));
         }
-        self.host.rate_permits(count).await;
+        Result::from(self.host.rate_permits(items.len()).await)?;
+        if self.is_told_to_stop_now() {
+            return Err(Trouble::Told);
+        }
         let part = Part {
             from: self.at.as_ref(),
             to: to.as_ref(),
@@ -176,34 +226,72 @@ impl<P: PageProcessor> Running<'_, P> {
             pages: if nothing { 0 } else { pages },
             pages_failed: 0,
         };
-        let applying = limited(self.keeping.begin(part), self.order.page_timeout).await?;
+        let started = Instant::now();
+        let applied = self.apply_part(items, keys, part, clock.left()).await;
+        let took = started.elapsed();
+        clock.busy += took;
+        self.host.observe(PageEvent::Processed { took });
+        applied
+    }
+
+    async fn apply_part(
+        &self,
+        items: Vec<P::Item>,
+        keys: &Keys<P::Cursor>,
+        part: Part<'_>,
+        time_left: Duration,
+    ) -> Result<(ItemCounts, PageReport), Trouble> {
+        let applying = limited(self.keeping.begin(part), self.order.page_timeout).await;
+        if let Err(error) = &applying
+            && error.error_type() == FENCED_OFF
+        {
+            self.claimed(ClaimOutcome::Fenced);
+        }
+        let applying = applying?;
         let mut done = PageReport::all_processed();
         let mut counts = ItemCounts::default();
         let mut letters = Vec::new();
-        if !nothing {
+        if !items.is_empty() {
+            let count = items.len();
             let page = PageTokens {
                 start: self.at.clone(),
-                end: to.clone(),
+                end: part.to.cloned(),
             };
             let range = self.range().map_err(|_| {
                 PageError::retryable("the end of the stride is not a cursor of this processor")
             })?;
             let mut ctx = self.context(range, Some(page));
             ctx.transaction = applying.shared();
-            let work = self.processor.process(&ctx, items);
-            done = self.guarded(work, time_left).await?;
+            let work = self.guarded(self.processor.process(&ctx, items), time_left);
+            done = if self.keeping.is_ledger() && self.may_repeat() {
+                // Dropping the transaction rolls back whatever has been done in it.
+                self.unless_stopped_now(work).await?
+            } else {
+                work.await?
+            };
             counts = done.counts(count)?;
             applying.check_used(&counts)?;
             if self.keeping.keeps_letters() {
-                let page = self.letter(self.at.clone(), to.clone(), "", "");
+                let page = self.letter(self.at.clone(), part.to.cloned(), "", "");
                 let failures = done.failures().iter();
                 letters = failures.map(|f| page.of_item(keys, f)).collect();
             }
         }
         let finishing = self.keeping.finish(applying, &counts, &letters);
-        limited(finishing, self.order.page_timeout).await?;
+        let finished = limited(finishing, self.order.page_timeout).await;
+        self.claimed(match finished {
+            Ok(()) => ClaimOutcome::Committed,
+            Err(_) => ClaimOutcome::Failed,
+        });
+        finished?;
         self.kept(&letters);
         Ok((counts, done))
+    }
+
+    fn claimed(&self, outcome: ClaimOutcome) {
+        if self.keeping.is_ledger() {
+            self.host.observe(PageEvent::Claimed(outcome));
+        }
     }
 
     pub fn kept(&self, letters: &[DeadLetter]) {
@@ -222,6 +310,9 @@ impl<P: PageProcessor> Running<'_, P> {
         keys: &Keys<P::Cursor>,
     ) {
         report.items += *items;
+        if self.keeping.keeps_letters() {
+            report.dead_letters += done.failed();
+        }
         for (reason, items) in done.skip_reasons() {
             count_reason(&mut report.skip_reasons, reason, *items);
         }

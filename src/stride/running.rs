@@ -3,17 +3,22 @@
 use std::{
     panic::AssertUnwindSafe,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use futures::FutureExt;
+use tokio::sync::watch;
+use tracing::Instrument as _;
 
-use super::{Failure, PageEvent, Stop, StrideHost, keeping::Keeping, read_args};
+use super::{Failure, Go, PageEvent, Stop, StrideHost, Trouble, keeping::Keeping, read_args};
 use crate::{
     error::PageError,
+    interruption::{Interruption, Told},
     page::{PageRange, PageToken},
     processor::{PageContext, PageProcessor, PageTokens, ProcessorSettings, SkipAhead},
-    protocol::{StrideOrder, StrideReport},
+    progress::Timestamp,
+    protocol::{RunningPage, StrideOrder, StrideReport},
+    retry::RetryMode,
 };
 
 /// Looking ahead ends after this long with what it has found; the first page must not wait for more.
@@ -34,10 +39,13 @@ pub(super) struct Running<'a, P: PageProcessor> {
     /// Pages until the rest is handed over, while the end is open; pages that the range may still hold,
     /// where it is closed and only equality tells that its end is reached.
     pub pages_left: u32,
-    /// Whether this is the first page that this attempt runs.
-    first_page: bool,
+    told: watch::Receiver<Told>,
     /// What the controller counts for the page that is next.
     pub attempt: u32,
+    /// Time for the pages that this attempt has finished.
+    pub busy: Duration,
+    /// The same for those of them that were full.
+    pub busy_full: Duration,
 }
 
 impl<'a, P: PageProcessor> Running<'a, P> {
@@ -70,8 +78,11 @@ impl<'a, P: PageProcessor> Running<'a, P> {
                     pages: count(open.totals.pages.saturating_sub(done.pages)),
                     pages_failed: count(open.totals.pages_failed.saturating_sub(done.pages_failed)),
                     items: open.totals.items.since(&done.items),
+                    timing: report.timing,
                     ..StrideReport::default()
                 };
+                // A ledger keeps a letter for each of these.
+                report.dead_letters = report.items.failed + u64::from(report.pages_failed);
                 open.end
             }
             None => None,
@@ -90,8 +101,10 @@ impl<'a, P: PageProcessor> Running<'a, P> {
             at,
             end,
             pages_left: order.pages.saturating_sub(report.pages).max(1),
-            first_page: true,
+            told: host.told(),
             attempt: if untouched { order.attempt } else { 1 },
+            busy: Duration::ZERO,
+            busy_full: Duration::ZERO,
         };
         // Both must be cursors of this processor before anything is done.
         stride.range()?;
@@ -103,6 +116,17 @@ impl<'a, P: PageProcessor> Running<'a, P> {
     }
 
     pub async fn run(&mut self, report: &mut StrideReport) -> Result<(), Stop> {
+        match self.run_all(report).await {
+            Err(Stop::Failed(failure)) if self.is_interrupted() => {
+                let (error_type, error) = (&failure.attempt.error_type, &failure.message);
+                tracing::debug!(error_type, error, "ended early, as it was told to");
+                Err(Stop::Told)
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn run_all(&mut self, report: &mut StrideReport) -> Result<(), Stop> {
         if let Some(lost) = &self.order.give_up
             && self.at == self.order.start
             && !report.end_of_data
@@ -143,7 +167,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
             stride: self.order.stride,
             batch_id: Arc::clone(&self.batch_id),
             batch_run: Arc::clone(&self.batch_run),
-            cancelled: self.host.cancelled(),
+            cancelled: Interruption::new(self.told.clone(), self.may_repeat()),
             transaction: None,
         }
     }
@@ -162,7 +186,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
             && (starts.is_empty() || looking.elapsed() < LOOK_AHEAD_TIME)
         {
             let from = range.start().cloned();
-            match self.skip_ahead(range, self.order.pages).await {
+            match self.skip_ahead(range, self.order.pages).await? {
                 Ok(SkipAhead::To(cursor)) => {
                     if let Some(from) = from.as_ref().filter(|from| **from == cursor) {
                         return Err(self.failed(&crate::page::did_not_advance(from, &cursor)));
@@ -188,13 +212,17 @@ impl<'a, P: PageProcessor> Running<'a, P> {
         &self,
         range: PageRange<P::Cursor>,
         pages: u32,
-    ) -> Result<SkipAhead<P::Cursor>, PageError> {
+    ) -> Result<Result<SkipAhead<P::Cursor>, PageError>, Stop> {
         let ctx = self.context(range, None);
-        self.guarded(
+        let looking = self.guarded(
             self.processor.skip_ahead(&ctx, pages),
             self.order.page_timeout,
-        )
-        .await
+        );
+        match self.unless_stopped_now(looking).await {
+            Ok(found) => Ok(Ok(found)),
+            Err(Trouble::Error(error)) => Ok(Err(error)),
+            Err(Trouble::Told) => Err(Stop::Told),
+        }
     }
 
     /// Announces; a repeated attempt then takes the end that was accepted instead of its own.
@@ -212,34 +240,97 @@ impl<'a, P: PageProcessor> Running<'a, P> {
 
     async fn run_pages(&mut self, report: &mut StrideReport) -> Result<(), Stop> {
         while !report.end_of_data && !self.at_end() {
-            if !self.first_page && self.host.should_stop() {
-                return Ok(());
-            }
             let attempt = self.attempt;
-            let started = Instant::now();
-            self.host.observe(PageEvent::Started { attempt });
-            match self.run_page(report).await {
-                Ok(Some(items)) => self.host.observe(PageEvent::Completed {
-                    took: started.elapsed(),
-                    items,
-                }),
-                Ok(None) => self.host.observe(PageEvent::NoPage),
-                Err(stop) => {
-                    self.host.observe(PageEvent::Failed {
-                        took: started.elapsed(),
-                    });
-                    match stop {
-                        Stop::Failed(failure) if self.is_spent(&failure) => {
-                            self.give_up(*failure, report).await?;
-                        }
-                        stop => return Err(stop),
-                    }
-                }
-            }
+            let page = self.at.as_ref().map(PageToken::to_string);
+            let page = page.as_deref().unwrap_or("beginning");
+            let span = tracing::info_span!("page", page, attempt);
+            self.next_page(report).instrument(span).await?;
             self.host.checkpoint(report);
             self.page_is_over();
         }
         Ok(())
+    }
+
+    /// Runs a page, when its time has come, or gives it up.
+    async fn next_page(&mut self, report: &mut StrideReport) -> Result<(), Stop> {
+        self.clear_to_go().await?;
+        let attempt = self.attempt;
+        let started = Instant::now();
+        self.host.works_on(Some(RunningPage {
+            start: self.at.clone(),
+            since: Timestamp::from(SystemTime::now()),
+            attempt,
+        }));
+        self.host.observe(PageEvent::Started { attempt });
+        match self.run_page(report).await {
+            Ok(Some(items)) => self.host.observe(PageEvent::Completed {
+                took: started.elapsed(),
+                items,
+            }),
+            Ok(None) => self.host.observe(PageEvent::NoPage),
+            Err(Stop::Told) => return Err(self.stopped()),
+            Err(Stop::Failed(_)) if self.is_interrupted() => return Err(self.stopped()),
+            Err(stop) => {
+                self.host.observe(PageEvent::Failed {
+                    took: started.elapsed(),
+                });
+                match stop {
+                    Stop::Failed(failure) if self.is_spent(&failure) => {
+                        self.give_up(*failure, report).await?;
+                    }
+                    stop => return Err(stop),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn stopped(&self) -> Stop {
+        tracing::debug!("told to stop; nothing of this page is done");
+        self.host.observe(PageEvent::Stopped);
+        Stop::Told
+    }
+
+    /// Waits until the next page, or the next part of one, may begin.
+    pub async fn clear_to_go(&self) -> Result<(), Stop> {
+        if self.told.borrow().must_stop() || self.host.clear_to_go().await == Go::Stop {
+            return Err(Stop::Told);
+        }
+        Ok(())
+    }
+
+    /// Whether a page whose fate is not known may be run again.
+    pub fn may_repeat(&self) -> bool {
+        self.settings.retry_mode == RetryMode::AtLeastOnce
+    }
+
+    /// Whether user code was told to end early, so that its errors do not count.
+    pub fn is_interrupted(&self) -> bool {
+        let told = *self.told.borrow();
+        self.may_repeat() && (told.stop_now || told.cancelled)
+    }
+
+    pub fn is_told_to_stop_now(&self) -> bool {
+        self.told.borrow().stop_now
+    }
+
+    /// Work that can be dropped without harm. What is finished counts, even if it comes at the same moment.
+    pub async fn unless_stopped_now<T>(
+        &self,
+        work: impl Future<Output = Result<T, PageError>>,
+    ) -> Result<T, Trouble> {
+        let mut told = self.told.clone();
+        let stop_now = async {
+            if told.wait_for(|told| told.stop_now).await.is_err() {
+                // Nobody is left who could tell.
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            result = work => Ok(result?),
+            () = stop_now => Err(Trouble::Told),
+        }
     }
 
     fn at_end(&self) -> bool {
@@ -247,7 +338,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
     }
 
     fn page_is_over(&mut self) {
-        self.first_page = false;
+        self.host.works_on(None);
         self.attempt = 1;
         self.pages_left = self.pages_left.saturating_sub(1).max(1);
     }

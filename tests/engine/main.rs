@@ -1,18 +1,25 @@
 //! The engine against a real Temporal dev server: one server for this binary, and for every test its own
 //! task queue, workers and batch ids.
 
+mod abandon;
+mod absent;
+mod aside;
 mod basics;
 mod control;
 mod deploys;
 mod ends;
+mod fairness;
 mod hand_over;
 mod hooks;
 mod kill;
 mod life_cycle;
+mod locks;
 mod numbers;
+mod pace;
 mod redrive;
 mod refusals;
 mod replay;
 mod retries;
+mod steering;
 mod support;
 mod tolerance;

@@ -6,10 +6,7 @@
 //! $ FAULTS_ROWS=1000000 FAULTS_SECONDS=300 FAULTS_SEED=7 cargo test --release --test faults -- --nocapture
 //! ```
 
-use std::{
-    str::FromStr,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use sqlx::PgPool;
 use temporal_batch::{
@@ -20,6 +17,7 @@ use temporal_batch::{
 use crate::{
     increment::{HEARTBEAT_TIMEOUT, Increment},
     postgres::{Postgres, Stop},
+    setting::setting,
     support::eventually,
     worker_process::{self, Place, WorkerProcess, connect, signal},
 };
@@ -28,15 +26,6 @@ const TEST: &str = "chaos::every_row_is_incremented_exactly_once_whatever_fails"
 const WORKERS: usize = 3;
 /// Much longer than any fault lasts.
 const STANDSTILL: Duration = Duration::from_secs(60);
-
-/// A setting from the environment.
-fn setting<T: FromStr>(name: &str, default: T) -> T {
-    let given = std::env::var(name).ok();
-    given.map_or(default, |text| {
-        let parsed = text.parse();
-        parsed.unwrap_or_else(|_| panic!("{name} is not a number: {text}"))
-    })
-}
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fault {
@@ -165,6 +154,7 @@ async fn every_row_is_incremented_exactly_once_whatever_fails() {
         queue: "faults".to_owned(),
         database,
         hold: None,
+        slots: None,
     };
     let client = connect(&address).await;
     let mut run = Run {

@@ -8,7 +8,11 @@ use std::{
 use sqlx::postgres::PgPoolOptions;
 use temporal_batch::{BatchClient, ConnectOptions, Worker};
 
-use crate::increment::{Hold, Increment};
+use crate::{
+    increment::{Hold, Increment},
+    slow_rows::SlowRows,
+    visitor::Visitor,
+};
 
 /// Where a worker belongs.
 #[derive(Clone, Debug)]
@@ -17,6 +21,8 @@ pub struct Place {
     pub queue: String,
     pub database: String,
     pub hold: Option<Hold>,
+    /// Pages that each worker runs at once; `None`: as many as a worker does.
+    pub slots: Option<u32>,
 }
 
 const VARIABLES: [&str; 3] = ["FAULTS_ADDRESS", "FAULTS_QUEUE", "FAULTS_DATABASE"];
@@ -44,9 +50,14 @@ pub async fn was_one() -> bool {
         .connect_lazy(&database)
         .unwrap();
     let client = connect(&address).await;
-    let worker = Worker::new(client.temporal().clone(), queue);
+    let mut worker = Worker::new(client.temporal().clone(), queue);
+    if let Ok(slots) = std::env::var("FAULTS_SLOTS") {
+        worker = worker.max_pages(slots.parse().unwrap());
+    }
     worker
-        .processor(Increment::new(pool, hold))
+        .processor(Increment::new(pool.clone(), hold))
+        .processor(Visitor::new(pool.clone()))
+        .processor(SlowRows::new(pool))
         .run()
         .await
         .unwrap();
@@ -81,6 +92,15 @@ impl WorkerProcess {
         self.child = spawn(&self.place, self.test);
     }
 
+    /// As a deploy does: it is told to stop, ends when its pages have, and another process takes its place.
+    pub async fn restart(&mut self) {
+        signal(self.pid(), "TERM");
+        while self.child.try_wait().unwrap().is_none() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        self.child = spawn(&self.place, self.test);
+    }
+
     /// What a service manager does: a worker that ended by itself is started again. Says whether it had.
     pub fn replace_if_ended(&mut self) -> bool {
         let ended = self.child.try_wait().unwrap().is_some();
@@ -106,6 +126,9 @@ fn spawn(place: &Place, test: &str) -> Child {
         command
             .env("FAULTS_HOLD", &hold.folder)
             .env("FAULTS_HOLD_ROW", hold.row.to_string());
+    }
+    if let Some(slots) = place.slots {
+        command.env("FAULTS_SLOTS", slots.to_string());
     }
     command
         .args(["--exact", test])

@@ -41,6 +41,7 @@ async fn worker_asleep_in_a_page(name: &str) -> Option<Night> {
             folder: folder.path().into(),
             row: HELD,
         }),
+        slots: None,
     };
     let zombie = WorkerProcess::start(&place, WORKER);
     let batch = Batch::of::<Increment>(bed.new_id(), ()).task_queue(&bed.queue);

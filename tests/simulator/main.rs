@@ -33,9 +33,15 @@ impl Numbers {
         }
     }
 
-    fn processed(&self) -> Vec<u64> {
+    /// Every number as often as it was processed.
+    fn all_processed(&self) -> Vec<u64> {
         let mut all = self.processed.lock().unwrap().clone();
         all.sort_unstable();
+        all
+    }
+
+    fn processed(&self) -> Vec<u64> {
+        let mut all = self.all_processed();
         all.dedup();
         all
     }
@@ -119,6 +125,39 @@ proptest! {
         prop_assert_eq!(run.items.processed, n);
         prop_assert_eq!(run.pages, n.div_ceil(u64::from(page_size)));
         prop_assert_eq!(numbers.processed(), (1..=n).collect::<Vec<_>>());
+    }
+}
+
+proptest! {
+    /// Not even twice: it has not begun.
+    #[test]
+    fn a_page_whose_stride_is_stopped_while_it_waits_is_not_touched_and_comes_later(
+        n in 0u64..300,
+        page_size in 1u32..40,
+        stride in 1u32..6,
+        skips_ahead in any::<bool>(),
+        stop_before in prop::option::of(2u64..7),
+        stop_while_waiting in prop::option::of(2u64..7),
+    ) {
+        let numbers = Numbers::new(skips_ahead, &[]);
+        let batch = Batch::of::<Numbers>("b", n).page_size(page_size).stride(stride);
+        let mut simulator = Simulator::new().duplicate_announcements();
+        if let Some(every) = stop_before {
+            simulator = simulator.stop_before_every(every);
+        }
+        if let Some(every) = stop_while_waiting {
+            simulator = simulator.stop_while_every_waits(every);
+        }
+        let run = block_on(simulator.run(&numbers, &batch)).unwrap();
+        let pages = n.div_ceil(u64::from(page_size));
+        prop_assert_eq!(run.outcome, Outcome::Completed);
+        prop_assert_eq!(run.items.processed, n);
+        prop_assert_eq!((run.pages, run.retries), (pages, 0));
+        prop_assert_eq!(numbers.all_processed(), (1..=n).collect::<Vec<_>>());
+        // Each page was begun once at least.
+        for every in [stop_before, stop_while_waiting].into_iter().flatten() {
+            prop_assert!(run.told_to_stop >= pages / every, "{} times", run.told_to_stop);
+        }
     }
 }
 

@@ -1,8 +1,11 @@
 //! With a ledger in SQLite: effects are committed once, whatever is run twice.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use async_trait::async_trait;
@@ -21,10 +24,13 @@ struct Increment {
     pool: SqlitePool,
     ledger: Arc<SqlLedger<Sqlite>>,
     skips_ahead: bool,
-    /// Every nth page fails after its work.
+    /// Every nth page fails after its work, unless it has failed three times before: a page whose attempts
+    /// always are every nth one would be given up.
     fail_every: u64,
     calls: AtomicU64,
     uses_transaction: bool,
+    /// The nth call of `process` does its work and never comes back.
+    hangs_in_call: u64,
 }
 
 impl Increment {
@@ -49,6 +55,7 @@ impl Increment {
             fail_every: u64::MAX,
             calls: AtomicU64::new(0),
             uses_transaction: true,
+            hangs_in_call: u64::MAX,
         }
     }
 
@@ -92,7 +99,11 @@ impl PageProcessor for Increment {
             let update = sqlx::query("UPDATE t SET x = x + 1 WHERE id = ?").bind(id);
             update.execute(&mut *transaction).await?;
         }
-        if (self.calls.fetch_add(1, Ordering::Relaxed) + 1).is_multiple_of(self.fail_every) {
+        let call = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
+        if call == self.hangs_in_call {
+            std::future::pending::<()>().await;
+        }
+        if call.is_multiple_of(self.fail_every) && ctx.attempt() <= 3 {
             return Err(PageError::retryable("made to fail after the work"));
         }
         Ok(PageReport::all_processed())
@@ -165,6 +176,80 @@ proptest! {
             Ok(())
         })?;
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    /// At any moment in `process`, before its first statement and after its last, and while poison is
+    /// being isolated.
+    #[test]
+    fn every_row_is_incremented_once_however_often_the_batch_is_paused_at_once(
+        rows in 1u64..120,
+        page_size in 1u32..30,
+        stride in 1u32..6,
+        skips_ahead in any::<bool>(),
+        pause_every in 2u64..5,
+        micros in 0u64..3_000,
+        stop_before in prop::option::of(2u64..5),
+        lose_every in prop::option::of(1u64..5),
+        fail_every in 2u64..9,
+        poison in prop::collection::btree_set(1u64..120, 0..3),
+    ) {
+        let poison: Vec<u64> = poison.into_iter().filter(|p| *p <= rows).collect();
+        let k = poison.len() as u64;
+        block_on(async {
+            let over = Increment::over(rows, &poison).await;
+            let fail_every = if k == 0 { fail_every } else { u64::MAX };
+            let processor = Increment { skips_ahead, fail_every, ..over };
+            let batch = Batch::of::<Increment>("b", ()).page_size(page_size).stride(stride);
+            let mut simulator = Simulator::new()
+                .pause_now_every(pause_every, Duration::from_micros(micros));
+            if let Some(every) = stop_before {
+                simulator = simulator.stop_before_every(every);
+            }
+            if let Some(every) = lose_every {
+                simulator = simulator.lose_worker_every(every);
+            }
+            let run = simulator.run(&processor, &batch).await.unwrap();
+            prop_assert_eq!(run.items.processed, rows - k);
+            prop_assert_eq!(run.items.failed, k);
+            if k == 0 {
+                // Poison that is left half isolated makes other pages of the rest.
+                prop_assert_eq!(run.pages, rows.div_ceil(u64::from(page_size)));
+            }
+            let right = "SELECT count(*) FROM t WHERE x = 1";
+            prop_assert_eq!(processor.count(right).await, rows - k);
+            let letters = processor.ledger.list(&LetterFilter::of("b"), None, 1_000).await.unwrap();
+            let mut keys: Vec<u64> = letters.iter().map(|l| l.key.as_ref().unwrap().parse().unwrap()).collect();
+            keys.sort_unstable();
+            prop_assert_eq!(keys, poison);
+            Ok(())
+        })?;
+    }
+}
+
+#[test]
+fn a_page_that_hangs_is_dropped_by_a_pause_at_once_and_rolled_back() {
+    block_on(async {
+        let over = Increment::over(30, &[]).await;
+        let processor = Increment {
+            hangs_in_call: 2,
+            ..over
+        };
+        let batch = Batch::of::<Increment>("b", ()).page_size(10);
+        let simulator = Simulator::new().pause_now_every(2, Duration::from_millis(20));
+        let running = simulator.run(&processor, &batch);
+        let run = tokio::time::timeout(Duration::from_secs(60), running).await;
+        let run = run.expect("the page is not waited for").unwrap();
+        assert_eq!(run.outcome, Outcome::Completed);
+        assert_eq!((run.pages, run.retries), (3, 0), "it used up no attempt");
+        assert!(run.told_to_stop >= 1);
+        assert_eq!(
+            processor.count("SELECT count(*) FROM t WHERE x = 1").await,
+            30
+        );
+    });
 }
 
 /// Each run is its own, so a page can be tried again and again.

@@ -1,4 +1,4 @@
-//! The page ledger in SQLite and in PostgreSQL: every claim is tested on both.
+//! The page ledger in SQLite and in PostgreSQL: every claim is tested on both. And the throttle on PostgreSQL.
 
 mod cuts;
 mod database;
@@ -9,6 +9,7 @@ mod letters;
 mod pages;
 mod reports;
 mod schema;
+mod throttle;
 
 #[path = "../fixtures/postgres.rs"]
 mod postgres;

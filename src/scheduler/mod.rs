@@ -2,6 +2,9 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod explain;
+mod shares;
+
 use std::time::Duration;
 
 use crate::{
@@ -10,12 +13,12 @@ use crate::{
     progress::{Outcome, Phase, Timestamp},
 };
 
+pub(crate) use explain::{Situation, explain};
+
 /// How long dispatching stops, at a time, for a continue-as-new that is due.
 const DRAIN: Duration = Duration::from_secs(10);
 /// How long dispatching goes on after a drain in which some page did not finish.
 const POSTPONE: Duration = Duration::from_secs(20);
-/// A share of the rate that is smaller than this part of an even share is not worth a slot.
-const SMALLEST_SHARE: f64 = 0.05;
 /// Strides whose starts are found ahead of processing, per page in flight.
 const LOOK_AHEAD: u32 = 2;
 /// Most starts in one announcement, which is one history event.
@@ -29,6 +32,13 @@ pub(crate) struct Limits {
     pub cancelled: bool,
     /// Items per second for the whole batch.
     pub rate: Option<f64>,
+    /// Pages per second for the whole batch.
+    pub page_rate: Option<f64>,
+    /// A throttle or the operating windows hold the batch.
+    pub held: bool,
+    /// The rate is divided among the strides that can run, rather than among all that would be allowed to.
+    /// Off for batches that began before it was so.
+    pub shares_by_need: bool,
     /// Temporal's own limits are near: drain now, however long it takes.
     pub must_hand_over: bool,
     /// When the batch stops itself.
@@ -59,6 +69,7 @@ pub(crate) struct Dispatch {
     /// Starts of further strides that the activity should look for.
     pub look_ahead: u32,
     pub rate_share: Option<f64>,
+    pub page_share: Option<f64>,
 }
 
 /// How a batch is over.
@@ -87,30 +98,45 @@ pub(crate) fn decide(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Decisi
         Drain::Now { until } => return until_deadline(until),
         Drain::Later | Drain::No => {}
     }
-    if limits.paused || ledger.running() >= limits.max_parallelism {
+    if limits.paused || limits.held || ledger.running() >= limits.max_parallelism {
         return until_deadline(next_drain(ledger, now));
     }
-    let rate_share = match rate_share(ledger, limits) {
-        Share::Of(share) => Some(share),
-        Share::Unlimited => None,
-        Share::Exhausted => return until_deadline(next_drain(ledger, now)),
+    let Some([rate_share, page_share]) = shares::next(ledger, limits, now) else {
+        return until_deadline(next_drain(ledger, now));
     };
     match pick(ledger, limits, now) {
         Some(stride) => Decision::Dispatch(Dispatch {
             stride,
             look_ahead: look_ahead(ledger, limits, stride),
             rate_share,
+            page_share,
         }),
         None => until_deadline(earliest(next_due(ledger, now), next_drain(ledger, now))),
     }
 }
 
-/// Whether running strides should end at their next page boundary.
+/// Whether all running strides should end at their next page boundary.
 pub(crate) fn stop_at_page_boundary(ledger: &Ledger, limits: &Limits, now: Timestamp) -> bool {
     limits.paused
-        || limits.max_parallelism < ledger.running()
+        || limits.held
+        || limits.max_parallelism == 0
         || ending(ledger, limits, now).is_some()
         || is_draining(ledger, limits, now)
+}
+
+/// The dispatches that should end at their next page boundary while others go on: more strides run than
+/// are allowed now, or their shares of the rate are out of date.
+pub(crate) fn yields(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Vec<u64> {
+    let excess = ledger.running().saturating_sub(limits.max_parallelism) as usize;
+    // The highest numbers are given back, so that the low-water mark goes on.
+    let mut runs: Vec<_> = ledger.runs().map(|(_, run)| run.dispatch).collect();
+    let kept = runs.len().saturating_sub(excess);
+    let mut yields = runs.split_off(kept);
+    if excess == 0 {
+        yields = shares::out_of_date(ledger, limits, now);
+    }
+    yields.sort_unstable();
+    yields
 }
 
 /// Whether nothing new is begun because this run of the controller is about to end.
@@ -125,6 +151,9 @@ pub(crate) fn phase(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Phase {
         Some(Outcome::Cancelled) => return Phase::Cancelling,
         Some(Outcome::Failed | Outcome::Stopped) => return Phase::Stopping,
         Some(Outcome::Completed | Outcome::CompletedWithFailures) | None => {}
+    }
+    if limits.held && !limits.paused {
+        return Phase::Held;
     }
     if limits.paused || limits.max_parallelism == 0 {
         return if running > 0 {
@@ -171,7 +200,7 @@ fn ending(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Option<Ending> {
     if let Some(broken) = ledger.broken() {
         return Some(Ending {
             outcome: Outcome::Failed,
-            reason: Some(explain(broken)),
+            reason: Some(why_broken(broken)),
         });
     }
     if ledger.is_complete() {
@@ -223,7 +252,7 @@ fn given_up(pages: u64, items: u64) -> String {
     format!("{} {verb} given up", named.join(" and "))
 }
 
-fn explain(broken: &Broken) -> String {
+fn why_broken(broken: &Broken) -> String {
     match broken {
         Broken::CoverageStops {
             at,
@@ -290,26 +319,6 @@ fn next_drain(ledger: &Ledger, now: Timestamp) -> Option<Timestamp> {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-enum Share {
-    Unlimited,
-    Of(f64),
-    Exhausted,
-}
-
-/// The shares of the strides in flight never add up to more than the rate, whatever the parallelism was
-/// when they were given out.
-fn rate_share(ledger: &Ledger, limits: &Limits) -> Share {
-    let Some(rate) = limits.rate else {
-        return Share::Unlimited;
-    };
-    let even = rate / f64::from(limits.max_parallelism.max(1));
-    let left = rate - ledger.rate_in_use();
-    if left < even * SMALLEST_SHARE {
-        return Share::Exhausted;
-    }
-    Share::Of(even.min(left))
 }
 
 /// In this order: the slow lane's share, a stuck frontier first; a frontier that holds up discovery; the
@@ -403,6 +412,8 @@ mod tests {
         let dispatched = Event::Dispatched {
             stride: 0,
             rate_share: None,
+            page_share: None,
+            now: NOW,
         };
         ledger.record(dispatched).unwrap();
         let failure = FailedAttempt {

@@ -1,0 +1,276 @@
+//! The activities beside the pages. They have a task queue and slots of their own, so that pages which take
+//! every slot of a worker hold none of them up.
+
+use std::{sync::Arc, time::Duration};
+
+use temporalio_sdk::{
+    ApplicationFailure,
+    activities::{ActivityContext, ActivityError},
+};
+use tokio::{sync::watch, task::JoinHandle};
+
+use super::{HEARTBEATS_PER_TIMEOUT, lock, throttling};
+use crate::{
+    controller::{
+        HookActivity, KeepReportActivity, LockActivity, PrepareActivity, ThrottleActivity,
+        UnlockActivity, WindowsActivity,
+    },
+    error::PageError,
+    hooks::{Hooks, UNKNOWN_HOOK},
+    metrics::Metrics,
+    pace::{Openings, openings},
+    protocol::{
+        HookOrder, KeepReport, LockOrder, PrepareInput, Prepared, ThrottleOrder, WindowsOrder,
+    },
+    registry::Registry,
+    throttle::Throttles,
+};
+
+/// Heartbeat timeout of the activities that last: after it another worker goes on with them.
+pub(crate) const ASIDE_HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Openings of operating windows that are worked out at a time.
+const OPENINGS: usize = 50;
+
+/// What a processor may take to say how large its data is.
+const SIZE_HINT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The activities beside the pages, with what they need.
+pub(crate) struct AsideActivities {
+    registry: Registry,
+    hooks: Hooks,
+    throttles: Throttles,
+    metrics: Metrics,
+    draining: watch::Receiver<bool>,
+}
+
+impl AsideActivities {
+    pub fn new(
+        registry: Registry,
+        hooks: Hooks,
+        throttles: Throttles,
+        metrics: Metrics,
+        draining: watch::Receiver<bool>,
+    ) -> Self {
+        Self {
+            registry,
+            hooks,
+            throttles,
+            metrics,
+            draining,
+        }
+    }
+}
+
+#[temporalio_macros::activities]
+impl AsideActivities {
+    /// Says what this worker knows of a processor, or why it refuses the batch.
+    #[activity(definition = PrepareActivity)]
+    async fn prepare(
+        self: Arc<Self>,
+        _ctx: ActivityContext,
+        input: PrepareInput,
+    ) -> Result<Prepared, ActivityError> {
+        self.hooks.check(&input.hooks).map_err(refuse)?;
+        self.throttles.check(&input.throttles).map_err(refuse)?;
+        let processor = self.registry.of_batch(&input.processor, input.redrive);
+        let processor = processor.map_err(refuse)?;
+        match tokio::time::timeout(SIZE_HINT_TIMEOUT, processor.prepare(&input)).await {
+            Ok(prepared) => prepared.map_err(refuse),
+            Err(_) => {
+                tracing::warn!(processor = input.processor, "the size hint took too long");
+                Ok(processor.prepared())
+            }
+        }
+    }
+
+    /// Calls a hook of the user's. A worker that ends does not wait for it.
+    #[activity(definition = HookActivity)]
+    async fn hook(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        order: HookOrder,
+    ) -> Result<(), ActivityError> {
+        let attempt = ctx.info().attempt;
+        let called = tokio::select! {
+            called = self.hooks.call(&order.name, &order.call, order.timeout) => called,
+            () = ctx.cancelled() => Err(PageError::retryable(STOPS).with_type(WORKER_STOPS)),
+        };
+        called.map_err(|error| {
+            // Names come from batches; only registered ones become labels.
+            let known = error.error_type() != UNKNOWN_HOOK;
+            self.metrics
+                .hook_failed(if known { &order.name } else { "unknown" });
+            not_told(&order.name, attempt, error)
+        })
+    }
+
+    /// Keeps the final report of a batch with its dead letters.
+    #[activity(definition = KeepReportActivity)]
+    async fn keep_report(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        order: KeepReport,
+    ) -> Result<(), ActivityError> {
+        let attempt = ctx.info().attempt;
+        let failed = |error| not_told(&order.processor, attempt, error);
+        let unknown = |refused| failed(PageError::retryable(refused));
+        let processor = self.registry.of_batch(&order.processor, false);
+        let processor = processor.map_err(unknown)?;
+        processor.keep_report(&order.report).await.map_err(failed)
+    }
+
+    /// Tells the batch what its throttles say, for as long as it runs and this worker does.
+    #[activity(definition = ThrottleActivity)]
+    async fn throttle(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        order: ThrottleOrder,
+    ) -> Result<(), ActivityError> {
+        let _heartbeats = Heartbeats::of(&ctx);
+        let client = ctx.client();
+        let told = async {
+            match self.throttles.monitor(&order.throttles) {
+                Ok(monitor) => throttling::relay(&client, &order, monitor).await,
+                Err(unknown) => throttling::relay_unknown(&client, &order, &unknown).await,
+            }
+        };
+        tokio::select! {
+            told = told => told,
+            never = throttling::observe(&client, &order, &self.metrics) => match never {},
+            () = self.stops(&ctx) => Ok(()),
+        }
+    }
+
+    /// Works out when operating windows open and close.
+    #[activity(definition = WindowsActivity)]
+    async fn windows(
+        self: Arc<Self>,
+        _ctx: ActivityContext,
+        order: WindowsOrder,
+    ) -> Result<Openings, ActivityError> {
+        for window in &order.windows {
+            // Retryable: another worker may have newer data on time zones.
+            let known = window.validate();
+            known.map_err(|unknown| retry(unknown, UNKNOWN_WINDOW))?;
+        }
+        let found = openings(&order.windows, order.from, OPENINGS);
+        Ok(Openings::new(found))
+    }
+
+    /// Takes a named lock for a batch, and waits for it if told to.
+    #[activity(definition = LockActivity)]
+    async fn lock(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        order: LockOrder,
+    ) -> Result<(), ActivityError> {
+        let _heartbeats = Heartbeats::of(&ctx);
+        let client = ctx.client();
+        tokio::select! {
+            biased;
+            taken = lock::take(&client, &order, &ctx.info().task_queue) => taken,
+            () = ctx.cancelled() => Err(ActivityError::cancelled()),
+            () = self.stops(&ctx) => Err(retry(STOPS, WORKER_STOPS)),
+        }
+    }
+
+    /// Gives a named lock back, if the batch has it.
+    #[activity(definition = UnlockActivity)]
+    async fn unlock(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        order: LockOrder,
+    ) -> Result<(), ActivityError> {
+        lock::give_back(&ctx.client(), &order).await
+    }
+}
+
+// The controller calls the activities by their definitions, so nobody else needs these constants.
+const _: () = {
+    let _ = (AsideActivities::prepare, AsideActivities::hook);
+    let _ = (AsideActivities::keep_report, AsideActivities::throttle);
+    let _ = (
+        AsideActivities::lock,
+        AsideActivities::unlock,
+        AsideActivities::windows,
+    );
+};
+
+/// Error type where the data on time zones does not know the zone of a window.
+const UNKNOWN_WINDOW: &str = "UnknownTimeZone";
+const WORKER_STOPS: &str = "WorkerStops";
+const STOPS: &str = "its worker stops";
+
+impl AsideActivities {
+    /// Resolves when the worker drains, or when the activity is told to end.
+    async fn stops(&self, ctx: &ActivityContext) {
+        let mut draining = self.draining.clone();
+        tokio::select! {
+            // A worker that is gone without a word ends it too.
+            _ = draining.wait_for(|draining| *draining) => {}
+            () = ctx.cancelled() => {}
+        }
+    }
+}
+
+/// Sends signs of life until it is dropped.
+struct Heartbeats(JoinHandle<()>);
+
+impl Heartbeats {
+    fn of(ctx: &ActivityContext) -> Self {
+        let ctx = ctx.clone();
+        let timeout = ctx.info().heartbeat_timeout;
+        let interval = timeout.unwrap_or(ASIDE_HEARTBEAT_TIMEOUT) / HEARTBEATS_PER_TIMEOUT;
+        Self(tokio::spawn(async move {
+            let mut tick = tokio::time::interval(interval);
+            loop {
+                tick.tick().await;
+                if let Err(error) = ctx.record_heartbeat(()).await {
+                    tracing::warn!(%error, "heartbeat not sent");
+                }
+            }
+        }))
+    }
+}
+
+impl Drop for Heartbeats {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The batch ends before its first page.
+fn refuse(reason: impl std::error::Error + Send + Sync + 'static) -> ActivityError {
+    ActivityError::from(
+        ApplicationFailure::builder(reason)
+            .type_name("Refused".to_owned())
+            .non_retryable(true)
+            .build(),
+    )
+}
+
+/// Temporal tries again, here or on another worker.
+pub(super) fn retry(
+    reason: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    error_type: &str,
+) -> ActivityError {
+    let message = reason.into().to_string();
+    ActivityError::from(
+        ApplicationFailure::builder(message)
+            .type_name(error_type.to_owned())
+            .build(),
+    )
+}
+
+/// Says what went wrong beside the pages. The controller tries again a few times and goes on.
+fn not_told(name: &str, attempt: u32, error: PageError) -> ActivityError {
+    tracing::warn!(
+        name,
+        attempt,
+        error_type = error.error_type(),
+        error = error.message(),
+        "not told"
+    );
+    retry(error.message().to_owned(), error.error_type())
+}

@@ -1,0 +1,107 @@
+//! Items per second, one sample for each second.
+
+use std::collections::VecDeque;
+
+/// More than a terminal is wide.
+const MAX_SAMPLES: usize = 600;
+
+/// The latest samples, oldest first.
+#[derive(Debug, Default)]
+pub(super) struct Samples {
+    ring: VecDeque<f64>,
+    /// The look at which the last sample ended: milliseconds, and the items that were done.
+    last: Option<(u64, u64)>,
+}
+
+impl Samples {
+    /// A look that was taken `at` so many milliseconds. Seconds without a look get the mean of the time that
+    /// passed.
+    pub(super) fn add(&mut self, at: u64, items: u64) {
+        let Some((from, before)) = self.last else {
+            self.last = Some((at, items));
+            return;
+        };
+        if items < before {
+            // Another batch run.
+            self.ring.clear();
+            self.last = Some((at, items));
+            return;
+        }
+        let seconds = (at / 1_000).saturating_sub(from / 1_000);
+        if seconds == 0 {
+            return;
+        }
+        let per_second = (items - before) as f64 * 1_000.0 / (at - from) as f64;
+        for _ in 0..seconds.min(MAX_SAMPLES as u64) {
+            if self.ring.len() == MAX_SAMPLES {
+                self.ring.pop_front();
+            }
+            self.ring.push_back(per_second);
+        }
+        self.last = Some((at, items));
+    }
+
+    /// The latest samples, the newest first.
+    pub(super) fn latest(&self, n: usize) -> impl Iterator<Item = f64> + '_ {
+        self.ring.iter().rev().take(n).copied()
+    }
+
+    /// The mean of the latest `seconds`, or of those that there are.
+    pub(super) fn mean(&self, seconds: usize) -> Option<f64> {
+        let n = self.ring.len().min(seconds);
+        (n > 0).then(|| self.latest(n).sum::<f64>() / n as f64)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn there_is_one_sample_for_each_second() {
+        let mut samples = Samples::default();
+        assert_eq!(samples.mean(60), None);
+        for half in 0..=20 {
+            samples.add(half * 500, half * 50);
+        }
+        assert_eq!(samples.latest(99).collect::<Vec<_>>(), [100.0; 10]);
+        samples.add(13_000, 1_000 + 600);
+        assert_eq!(
+            samples.latest(4).collect::<Vec<_>>(),
+            [200.0, 200.0, 200.0, 100.0]
+        );
+        assert_eq!(samples.mean(4), Some(175.0));
+    }
+
+    #[test]
+    fn a_rerun_begins_anew() {
+        let mut samples = Samples::default();
+        samples.add(0, 0);
+        samples.add(1_000, 500);
+        samples.add(2_000, 0);
+        assert_eq!(samples.mean(60), None);
+        samples.add(3_000, 10);
+        assert_eq!(samples.mean(60), Some(10.0));
+    }
+
+    proptest! {
+        #[test]
+        fn every_second_has_a_sample_until_the_ring_is_full(
+            looks in prop::collection::vec((1_u64..5_000_000, 0_u64..10_000), 1..50)
+        ) {
+            let mut samples = Samples::default();
+            samples.add(0, 0);
+            let (mut at, mut items) = (0, 0);
+            for (wait, more) in looks {
+                (at, items) = (at + wait, items + more);
+                samples.add(at, items);
+                prop_assert!(samples.ring.len() <= MAX_SAMPLES);
+                prop_assert!(samples.latest(MAX_SAMPLES).all(|rate| rate.is_finite() && rate >= 0.0));
+            }
+            prop_assert!(samples.ring.len() as u64 == (at / 1_000).min(MAX_SAMPLES as u64)
+                || samples.ring.len() == MAX_SAMPLES);
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! The memo: what can be read of a batch without a worker.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::time::Duration;
+
+use temporalio_common::MemoValue;
+use temporalio_sdk::WorkflowContext;
+
+use super::Controller;
+use crate::{
+    progress::{HeldBy, Phase, Progress, Timestamp},
+    protocol::{self, ControlState},
+    scheduler,
+};
+
+/// How old the progress in the memo may become while something happens. Each is an event in the history.
+const EVERY: Duration = Duration::from_secs(10);
+/// A change that people wait for is published sooner, but not more often than this.
+const AT_MOST_EVERY: Duration = Duration::from_secs(1);
+/// Entries of each list in the memo.
+const MAX_LISTED: usize = 3;
+
+/// What is in the memo.
+#[derive(Default)]
+pub(super) struct Published {
+    pub control: ControlState,
+    progress: Option<(Timestamp, Phase, Option<HeldBy>)>,
+}
+
+impl Published {
+    /// What the run before this one has left there.
+    pub fn before(control: ControlState) -> Self {
+        Self {
+            control,
+            progress: None,
+        }
+    }
+}
+
+impl Controller {
+    fn control_state(&self) -> ControlState {
+        let limits = self.limits();
+        let all = scheduler::stop_at_page_boundary(&self.ledger, &limits, self.now);
+        ControlState {
+            batch_run: self.input.batch_run.clone(),
+            stop_at_page_boundary: all,
+            stop_now: limits.paused && self.controls.stop_now,
+            yields: match all {
+                true => Vec::new(),
+                false => scheduler::yields(&self.ledger, &limits, self.now),
+            },
+        }
+    }
+
+    /// The control that has to be written, if any: nobody reads it while no stride runs, and a dispatch that
+    /// has come back does no harm in it.
+    fn control_to_publish(&self) -> Option<ControlState> {
+        let (new, old) = (self.control_state(), &self.published.control);
+        if self.ledger.running() == 0 {
+            return None;
+        }
+        let yields_known = new
+            .yields
+            .iter()
+            .all(|dispatch| old.yields.contains(dispatch));
+        let same = new.stop_at_page_boundary == old.stop_at_page_boundary
+            && new.stop_now == old.stop_now
+            && yields_known;
+        let untouched = *old == ControlState::default() && !new.stop_at_page_boundary;
+        let nothing_new = same || (untouched && new.yields.is_empty());
+        (!nothing_new).then_some(new)
+    }
+
+    fn progress_to_publish(&self) -> Option<Progress> {
+        let mut progress = self.look();
+        let due = match &self.published.progress {
+            None => true,
+            Some((at, phase, held_by)) => {
+                let changed = *phase != progress.phase || *held_by != progress.held_by;
+                let age = self.now.since(*at);
+                // While nothing runs there may be no later moment for it.
+                let soon = age >= AT_MOST_EVERY || self.ledger.running() == 0;
+                age >= EVERY || (changed && soon)
+            }
+        };
+        if !due {
+            return None;
+        }
+        progress.failing.truncate(MAX_LISTED);
+        progress.failed.truncate(MAX_LISTED);
+        progress.failed_items.truncate(MAX_LISTED);
+        let latest = progress.audit.len().saturating_sub(MAX_LISTED);
+        progress.audit_older += u64::try_from(latest).unwrap_or(u64::MAX);
+        progress.audit.drain(..latest);
+        Some(progress)
+    }
+
+    /// What is new for the memo, taken note of as published.
+    fn take_news(&mut self) -> Vec<(&'static str, Option<MemoValue>)> {
+        let mut updates = Vec::new();
+        if let Some(control) = self.control_to_publish() {
+            self.published.control = control.clone();
+            updates.push((protocol::MEMO_CONTROL, Some(MemoValue::new(control))));
+        }
+        if let Some(progress) = self.progress_to_publish() {
+            self.published.progress = Some((self.now, progress.phase, progress.held_by));
+            updates.push((protocol::MEMO_PROGRESS, Some(MemoValue::new(progress))));
+        }
+        updates
+    }
+}
+
+/// Writes to the memo what has changed enough.
+pub(super) fn publish(ctx: &WorkflowContext<Controller>) {
+    if !ctx.state(|s| s.paced) {
+        return;
+    }
+    let updates = ctx.state_mut(Controller::take_news);
+    if updates.is_empty() {
+        return;
+    }
+    if let Err(error) = ctx.upsert_memo(updates) {
+        // Only a payload codec that fails can be the reason; strides go on with their orders.
+        tracing::warn!(%error, "the memo was not written");
+    }
+}

@@ -1,0 +1,177 @@
+//! What operators ask for, by update or by signal.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use super::Controller;
+use crate::{
+    audit::Given,
+    batch::{
+        InvalidBatch, validate_max_parallelism, validate_page_pause, validate_page_rate,
+        validate_page_size, validate_rate,
+    },
+    error::truncate,
+    pace::validate_windows,
+    progress::{PauseNote, Timestamp},
+    protocol::{PageSizeSetting, PauseRequest, ResumeRequest, SetRequest, Setting},
+};
+
+/// A pause reason is shown in one line.
+const MAX_REASON_CHARS: usize = 500;
+
+impl SetRequest {
+    /// Checks every setting.
+    pub(crate) fn validate(&self) -> Result<(), InvalidBatch> {
+        if let Some(pages) = self.max_parallelism {
+            validate_max_parallelism(pages)?;
+        }
+        validate_rate(self.rate.and_then(Setting::into_option))?;
+        validate_page_rate(self.page_rate.and_then(Setting::into_option))?;
+        validate_page_pause(self.page_pause.and_then(Setting::into_option))?;
+        match &self.page_size {
+            Some(PageSizeSetting::Fixed(items)) => validate_page_size(*items)?,
+            Some(PageSizeSetting::Auto(auto)) => auto.validate()?,
+            None => {}
+        }
+        if let Some(auto) = &self.auto_parallelism {
+            auto.validate()?;
+        }
+        if let Some(ramp) = &self.ramp {
+            ramp.validate()?;
+        }
+        if let Some(windows) = &self.windows {
+            validate_windows(windows)?;
+        }
+        Ok(())
+    }
+}
+
+impl Controller {
+    pub(super) fn do_pause(&mut self, at: Timestamp, request: PauseRequest) {
+        if !self.controls.is_new(request.id.as_deref()) {
+            return;
+        }
+        let given = Given {
+            who: request.who,
+            why: request.reason,
+        };
+        let until = request.until.or(request.lasting.map(|for_| at.plus(for_)));
+        let action = match (request.now, until) {
+            (true, _) => "pause now",
+            (false, Some(_)) => "pause for a time",
+            (false, None) => "pause",
+        };
+        self.steered(at, action, &given);
+        let why = given.why.map(|r| truncate(&r, MAX_REASON_CHARS));
+        self.controls.paused = true;
+        self.controls.stop_now = request.now;
+        self.controls.pause_reason.clone_from(&why);
+        let before = self.controls.pause.take();
+        self.controls.pause = Some(PauseNote {
+            who: given.who,
+            why,
+            at: before.map_or(at, |pause| pause.at),
+            until,
+        });
+    }
+
+    pub(super) fn do_resume(&mut self, at: Timestamp, request: &ResumeRequest) {
+        if !self.controls.is_new(request.id.as_deref()) {
+            return;
+        }
+        self.steered(at, "resume", &request.given);
+        self.go_on();
+        if self.controls.tripped.take().is_some() {
+            self.controls.forgiven = Some(self.ledger.totals.tally());
+            self.ledger.totals.consecutive_failures = 0;
+        }
+    }
+
+    fn go_on(&mut self) {
+        self.controls.paused = false;
+        self.controls.stop_now = false;
+        self.controls.pause_reason = None;
+        self.controls.pause = None;
+    }
+
+    /// Ends a pause that was to last until now.
+    pub(super) fn mind_pause(&mut self) {
+        let until = self.controls.pause.as_ref().and_then(|pause| pause.until);
+        if self.controls.paused && until.is_some_and(|until| until <= self.now) {
+            let given = Given::by_itself("the time of the pause is over");
+            self.audit.note(self.now, "resume", &given);
+            self.go_on();
+        }
+    }
+
+    pub(super) fn do_set(&mut self, at: Timestamp, request: &SetRequest) {
+        if !self.controls.is_new(request.id.as_deref()) {
+            return;
+        }
+        for action in self.apply(at, request) {
+            self.steered(at, action, &request.given);
+        }
+    }
+
+    /// Says what was done, for the audit.
+    fn apply(&mut self, at: Timestamp, request: &SetRequest) -> Vec<String> {
+        let mut done = Vec::new();
+        let (controls, pacing) = (&mut self.controls, &mut self.pacing);
+        if let Some(ramp) = &request.ramp {
+            controls.max_parallelism = ramp.to();
+            pacing.begin_ramp(ramp.clone(), at);
+            done.push(format!("set ramp to {ramp}"));
+        }
+        if let Some(auto) = &request.auto_parallelism {
+            controls.max_parallelism = auto.max();
+            pacing.end_ramp();
+            pacing.tune_parallelism(*auto, at);
+            done.push(format!("set max_parallelism to auto {auto}"));
+        }
+        if let Some(pages) = request.max_parallelism {
+            controls.max_parallelism = pages;
+            // What somebody says now counts more than what was planned before.
+            if request.ramp.is_none() {
+                pacing.end_ramp();
+            }
+            if request.auto_parallelism.is_none() {
+                pacing.fix_parallelism();
+            }
+            done.push(format!("set max_parallelism to {pages}"));
+        }
+        if let Some(rate) = request.rate {
+            pacing.rate = rate.into_option();
+            done.push(format!("set rate to {}", named(pacing.rate)));
+        }
+        if let Some(rate) = request.page_rate {
+            pacing.page_rate = rate.into_option();
+            done.push(format!("set page_rate to {}", named(pacing.page_rate)));
+        }
+        if let Some(pause) = request.page_pause {
+            pacing.page_pause = pause.into_option();
+            let pause = pacing.page_pause.map(humantime::format_duration);
+            done.push(format!("set page_pause to {}", named(pause)));
+        }
+        match &request.page_size {
+            Some(PageSizeSetting::Fixed(items)) => {
+                pacing.fix_page_size(*items);
+                done.push(format!("set page_size to {items}"));
+            }
+            Some(PageSizeSetting::Auto(auto)) => {
+                pacing.tune_page_size(*auto);
+                done.push(format!("set page_size to auto {auto}"));
+            }
+            None => {}
+        }
+        if let Some(windows) = &request.windows {
+            pacing.set_windows(windows.clone(), at);
+            let names: Vec<_> = windows.iter().map(ToString::to_string).collect();
+            let names = (!names.is_empty()).then(|| names.join("; "));
+            done.push(format!("set window to {}", named(names)));
+        }
+        done
+    }
+}
+
+fn named(value: Option<impl std::fmt::Display>) -> String {
+    value.map_or_else(|| "none".to_owned(), |value| value.to_string())
+}

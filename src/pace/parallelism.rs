@@ -1,0 +1,1053 @@
+//! Parallelism that follows what the system behind a batch can take.
+//!
+//! Up by one while it pays, down by half when something fails or a throttle begins. In between two questions
+//! are asked of every period: do items take longer than they did alone, and did the last pages in flight
+//! bring any throughput?
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::progress::Timestamp;
+
+/// Pages in flight at most, tuned or not.
+const MAX_PAGES: u32 = 500;
+
+/// What is measured before the next decision.
+const PERIOD: Duration = Duration::from_secs(10);
+/// A period with few reports goes on, up to this.
+const LONGEST_PERIOD: Duration = Duration::from_secs(60);
+/// Failures within this time after a cut are of the same trouble.
+const CUT_INTERVAL: Duration = Duration::from_secs(5);
+/// How much the shortest time per item grows in a period, so that it follows the data. Slowly: when the items
+/// themselves become heavier, that is noticed otherwise, and a limit that is too high must not become normal.
+const BASELINE_DRIFT: f64 = 1.005;
+/// No increase while items take so many times the baseline.
+const HOLD_ABOVE: f64 = 1.25;
+/// One page less.
+const EASE_ABOVE: f64 = 1.6;
+/// Three tenths less.
+const FALL_ABOVE: f64 = 2.5;
+/// More pages in flight are kept if throughput rises by this part of their share.
+const WORTH: f64 = 0.5;
+/// With this part no second period is asked.
+const CLEARLY_WORTH: f64 = 0.75;
+/// Periods before what was in vain is tried again, at first and at most.
+const WAITS: (u32, u32) = (2, 30);
+/// With waits as long as this the limit is probed from above as well.
+const PROBE_DOWN_FROM: u32 = 4;
+
+/// Lets a batch find how many pages it has in flight: as many as bring throughput, and fewer as soon as the
+/// system behind them complains.
+///
+/// | setting | default | allowed |
+/// |---|---|---|
+/// | `min` | 1 page in flight | 1 to `max` |
+/// | `max` | 32 pages in flight | `min` to 500 |
+///
+/// It begins at `min`. Every 10 s in which all pages were really in flight it adds one. What brings less than
+/// half of its share in items per second is taken back, and tried again later. Where items take more than 1.6
+/// times as long as at the best of times, pages are taken away. Failures of more than 2 % of the pages, and a
+/// throttle that begins, halve the limit at once, at most every 5 s.
+///
+/// It looks at the batch alone, and takes what a system has to give. What others need of it is for a
+/// [`Throttle`](crate::Throttle) to say.
+///
+/// As text: `auto`, `auto:2..16`.
+///
+/// ```
+/// use temporal_batch::AutoParallelism;
+///
+/// let pages: AutoParallelism = "auto:2..16".parse()?;
+/// assert_eq!(pages, AutoParallelism::new(2, 16));
+/// assert_eq!(pages.to_string(), "2..16");
+/// # Ok::<(), temporal_batch::InvalidAutoParallelism>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AutoParallelism {
+    min: u32,
+    max: u32,
+}
+
+impl Default for AutoParallelism {
+    fn default() -> Self {
+        Self::new(1, 32)
+    }
+}
+
+impl AutoParallelism {
+    /// Bounds in pages in flight. Nothing is checked before the batch is started.
+    pub fn new(min: u32, max: u32) -> Self {
+        Self { min, max }
+    }
+
+    /// Pages in flight at least.
+    pub fn min(&self) -> u32 {
+        self.min
+    }
+
+    /// Pages in flight at most.
+    pub fn max(&self) -> u32 {
+        self.max
+    }
+
+    pub(crate) fn validate(&self) -> Result<(), InvalidAutoParallelism> {
+        let Self { min, max } = *self;
+        if min < 1 || max < min || max > MAX_PAGES {
+            return Err(InvalidAutoParallelism::Bounds { min, max });
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for AutoParallelism {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}..{}", self.min, self.max)
+    }
+}
+
+impl FromStr for AutoParallelism {
+    type Err = InvalidAutoParallelism;
+
+    fn from_str(given: &str) -> Result<Self, Self::Err> {
+        let parsed = parse(given).ok_or_else(|| InvalidAutoParallelism::Syntax {
+            given: given.chars().take(60).collect(),
+        })?;
+        parsed.validate()?;
+        Ok(parsed)
+    }
+}
+
+fn parse(given: &str) -> Option<AutoParallelism> {
+    let bounds = given.strip_prefix("auto")?;
+    if bounds.is_empty() {
+        return Some(AutoParallelism::default());
+    }
+    let (min, max) = bounds.strip_prefix(':')?.split_once("..")?;
+    Some(AutoParallelism::new(min.parse().ok()?, max.parse().ok()?))
+}
+
+/// What is wrong with an [`AutoParallelism`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidAutoParallelism {
+    /// The text is not one that stands for bounds.
+    #[error(
+        "automatic parallelism \"{given}\" is not understood; write it like \"auto\" or \"auto:2..16\""
+    )]
+    Syntax {
+        /// The text, shortened.
+        given: String,
+    },
+    /// The bounds are outside of their range or the wrong way round.
+    #[error(
+        "{min} to {max} pages in flight are not allowed; they must go up and be from 1 to {MAX_PAGES}"
+    )]
+    Bounds {
+        /// The lower bound that was given.
+        min: u32,
+        /// The upper bound that was given.
+        max: u32,
+    },
+}
+
+/// What one stride says of its pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PaceSample {
+    pub pages: u32,
+    pub items: u64,
+    /// Fetch and process time of these pages together, without waits for rate or throttles.
+    pub busy: Duration,
+    /// Pages in flight when the stride reported, its own included.
+    pub in_flight: u32,
+}
+
+/// Decides how many pages may be in flight.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ParallelismTuner {
+    #[serde(default)]
+    settings: AutoParallelism,
+    limit: u32,
+    /// When the period began.
+    began: Timestamp,
+    next_tick: Timestamp,
+    #[serde(default)]
+    seen: Seen,
+    /// The shortest time per item, in microseconds.
+    #[serde(default)]
+    baseline: Option<f64>,
+    /// How it goes with the limit as it is.
+    #[serde(default)]
+    speed: Option<Speed>,
+    /// When the last stride of the last period reported.
+    #[serde(default)]
+    reported_before: Option<Timestamp>,
+    #[serde(default)]
+    probe: Option<Probe>,
+    /// When the limit is probed again, and how.
+    #[serde(default)]
+    rest: Rest,
+    #[serde(default)]
+    cut_at: Option<Timestamp>,
+    #[serde(default)]
+    trouble: Option<Trouble>,
+    /// Where the limit began to fall because items took too long.
+    #[serde(default)]
+    easing: Option<Easing>,
+}
+
+/// What was reported in a period.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Seen {
+    #[serde(default)]
+    reports: u32,
+    #[serde(default)]
+    items: u64,
+    #[serde(default)]
+    busy_micros: u64,
+    /// The last report.
+    #[serde(default)]
+    reported: Timestamp,
+    /// As many pages were in flight as may be.
+    #[serde(default)]
+    used: bool,
+    /// Something failed, or a throttle began.
+    #[serde(default)]
+    troubled: bool,
+}
+
+/// How it goes with a limit, measured in two ways.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+struct Speed {
+    /// Items per second, as they were reported. Long strides make it jump.
+    rate: f64,
+    /// Items per second that so many pages in flight do when they wait for nothing. It knows of no limit
+    /// on the rate, but does not depend on who reports when.
+    capacity: f64,
+}
+
+impl Speed {
+    fn average(self, other: Self) -> Self {
+        Self {
+            rate: (self.rate + other.rate) / 2.0,
+            capacity: (self.capacity + other.capacity) / 2.0,
+        }
+    }
+}
+
+/// A limit that is tried.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+struct Probe {
+    /// The limit before, and how it went.
+    from: u32,
+    speed: Speed,
+    /// A first period has spoken.
+    #[serde(default)]
+    tried: bool,
+}
+
+/// Periods between two probes.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+struct Rest {
+    #[serde(default)]
+    left: u32,
+    next: u32,
+    /// The next probe goes down.
+    #[serde(default)]
+    down: bool,
+    /// Its first period is still to come.
+    #[serde(default)]
+    fresh: bool,
+}
+
+impl Default for Rest {
+    fn default() -> Self {
+        Self {
+            left: 0,
+            next: WAITS.0,
+            down: false,
+            fresh: false,
+        }
+    }
+}
+
+/// A limit with which something failed or a throttle began.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+struct Trouble {
+    at: u32,
+    /// Periods right below it before it is tried again.
+    left: u32,
+    next: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+struct Easing {
+    limit: u32,
+    time_per_item: f64,
+}
+
+impl ParallelismTuner {
+    /// Begins with the lower bound.
+    pub fn new(settings: AutoParallelism, now: Timestamp) -> Self {
+        Self {
+            settings,
+            limit: settings.min.max(1),
+            began: now,
+            next_tick: now.plus(PERIOD),
+            seen: Seen::default(),
+            baseline: None,
+            speed: None,
+            reported_before: None,
+            probe: None,
+            rest: Rest::default(),
+            cut_at: None,
+            trouble: None,
+            easing: None,
+        }
+    }
+
+    /// Pages that may be in flight.
+    pub fn limit(&self) -> u32 {
+        self.limit
+    }
+
+    /// The bounds.
+    pub fn settings(&self) -> &AutoParallelism {
+        &self.settings
+    }
+
+    /// When [`tick`](Self::tick) has something to do. Later is no harm; a failure moves it.
+    pub fn next_tick(&self) -> Timestamp {
+        self.next_tick
+    }
+
+    /// Learns what a stride says of its pages.
+    pub fn observe(&mut self, sample: &PaceSample, now: Timestamp) {
+        if sample.pages == 0 {
+            return;
+        }
+        let micros = u64::try_from(sample.busy.as_micros()).unwrap_or(u64::MAX);
+        let seen = &mut self.seen;
+        seen.reports = seen.reports.saturating_add(1);
+        seen.items = seen.items.saturating_add(sample.items);
+        seen.busy_micros = seen.busy_micros.saturating_add(micros);
+        seen.reported = now;
+        seen.used |= sample.in_flight >= self.limit;
+    }
+
+    /// Learns that an attempt failed in a way that says something about the system.
+    pub fn failed(&mut self, now: Timestamp) {
+        self.cut(now);
+    }
+
+    /// Learns that a throttle began to slow or to hold.
+    pub fn throttled(&mut self, now: Timestamp) {
+        self.cut(now);
+    }
+
+    /// Ends a period if it is time, and decides. A period in which nothing was reported goes on.
+    pub fn tick(&mut self, now: Timestamp) {
+        if now < self.next_tick {
+            return;
+        }
+        self.next_tick = now.plus(PERIOD);
+        let seen = self.seen;
+        if seen.reports == 0 || seen.items == 0 {
+            return;
+        }
+        let lasted = now.since(self.began);
+        // With strides longer than a period, who happens to report in it says more than how fast they are.
+        if seen.used && seen.reports < self.limit && lasted < LONGEST_PERIOD {
+            return;
+        }
+        // From report to report: strides that end together would make any other period seem short or long.
+        let since = self.reported_before.unwrap_or(self.began);
+        let seconds = seen.reported.since(since).as_secs_f64().max(0.001);
+        let time_per_item = (seen.busy_micros as f64 / seen.items as f64).max(0.001);
+        let speed = Speed {
+            rate: seen.items as f64 / seconds,
+            capacity: f64::from(self.limit) / time_per_item * 1e6,
+        };
+        self.reported_before = Some(seen.reported);
+        self.begin_period(now);
+        self.decide(&seen, time_per_item, speed);
+    }
+
+    fn begin_period(&mut self, now: Timestamp) {
+        self.began = now;
+        self.next_tick = now.plus(PERIOD);
+        self.seen = Seen::default();
+    }
+
+    fn cut(&mut self, now: Timestamp) {
+        self.seen.troubled = true;
+        if self.cut_at.is_some_and(|at| now.since(at) < CUT_INTERVAL) {
+            return;
+        }
+        // What fails soon after a cut is mostly what was in flight before it, and does not speak of the limit.
+        let soon = self.cut_at.is_some_and(|at| now.since(at) < PERIOD);
+        self.trouble = Some(match self.trouble {
+            Some(trouble) if soon => trouble,
+            before => {
+                let wait = before.map_or(WAITS.0, |trouble| trouble.next);
+                Trouble {
+                    at: self.limit.max(self.settings.min.saturating_add(1)),
+                    left: wait,
+                    next: longer(wait),
+                }
+            }
+        });
+        self.cut_at = Some(now);
+        self.forget_speed();
+        self.rest = Rest::default();
+        self.easing = None;
+        self.limit = self.bounded(self.limit / 2);
+        self.reported_before = None;
+        self.begin_period(now);
+    }
+
+    fn bounded(&self, limit: u32) -> u32 {
+        // Not `clamp`, which panics when settings that nobody has checked are the wrong way round.
+        limit.min(self.settings.max).max(self.settings.min).max(1)
+    }
+
+    fn forget_speed(&mut self) {
+        self.speed = None;
+        self.probe = None;
+    }
+
+    fn decide(&mut self, seen: &Seen, time_per_item: f64, speed: Speed) {
+        let baseline = match self.baseline {
+            Some(best) if self.limit > self.settings.min => {
+                (best * BASELINE_DRIFT).min(time_per_item)
+            }
+            _ => time_per_item,
+        };
+        self.baseline = Some(baseline);
+        let congestion = time_per_item / baseline;
+        if congestion > EASE_ABOVE {
+            self.ease(congestion, time_per_item);
+            return;
+        }
+        self.easing = None;
+        // Without the limit reached, a rate says nothing about it.
+        if !seen.used || seen.troubled {
+            return;
+        }
+        let top = self.top();
+        let may_rise = congestion < HOLD_ABOVE && self.limit < top;
+        match self.probe {
+            Some(probe) if self.limit > probe.from => {
+                // Part of a report is chance; less than what a page in flight has to bring.
+                let slack = 1.0 + 0.3 / f64::from(seen.reports);
+                self.judge_up(probe, speed, slack, may_rise);
+            }
+            Some(probe) => self.judge_down(probe, speed),
+            None => {
+                // Averaged while nothing changes, so that a probe is compared with more than one period.
+                // The first is left out, whose pages began with the other limit.
+                let speed = match (self.speed, self.rest.fresh) {
+                    (None, _) => speed,
+                    (Some(before), true) => before,
+                    (Some(before), false) => before.average(speed),
+                };
+                self.rest.fresh = false;
+                self.speed = Some(speed);
+                self.rest.left = self.rest.left.saturating_sub(1);
+                if self.rest.left == 0 {
+                    self.start_probe(speed, may_rise);
+                }
+            }
+        }
+    }
+
+    /// Takes pages away because items take too long, unless that does not help: then it is the items.
+    fn ease(&mut self, congestion: f64, time_per_item: f64) {
+        self.forget_speed();
+        let easing = *self.easing.get_or_insert(Easing {
+            limit: self.limit,
+            time_per_item,
+        });
+        if self.limit <= easing.limit / 2 {
+            let taken = 1.0 - f64::from(self.limit) / f64::from(easing.limit);
+            if time_per_item > easing.time_per_item * (1.0 - taken * WORTH) {
+                self.baseline = Some(time_per_item);
+                self.easing = None;
+                return;
+            }
+            self.easing = Some(Easing {
+                limit: self.limit,
+                time_per_item,
+            });
+        }
+        let less = if congestion > FALL_ABOVE {
+            self.limit * 7 / 10
+        } else {
+            self.limit - 1
+        };
+        self.limit = self.bounded(less);
+    }
+
+    /// The highest limit for now: below what made trouble, until it may be tried again.
+    fn top(&mut self) -> u32 {
+        let Some(trouble) = &mut self.trouble else {
+            return self.settings.max;
+        };
+        if self.limit >= trouble.at {
+            // A period with it went by without trouble.
+            self.trouble = None;
+            return self.settings.max;
+        }
+        if self.limit + 1 >= trouble.at {
+            trouble.left = trouble.left.saturating_sub(1);
+        }
+        if trouble.left == 0 {
+            self.settings.max
+        } else {
+            self.settings.max.min(trouble.at - 1)
+        }
+    }
+
+    fn start_probe(&mut self, speed: Speed, may_rise: bool) {
+        let probe = Probe {
+            from: self.limit,
+            speed,
+            tried: false,
+        };
+        let down = std::mem::take(&mut self.rest.down);
+        let to = if down {
+            self.bounded(self.limit - span(self.limit).min(self.limit - 1))
+        } else if may_rise {
+            self.limit + 1
+        } else {
+            self.limit
+        };
+        if to != self.limit {
+            self.probe = Some(probe);
+            self.limit = to;
+        }
+    }
+
+    fn judge_up(&mut self, probe: Probe, speed: Speed, slack: f64, may_rise: bool) {
+        let more = self.limit - probe.from;
+        // One page more of many is lost in the noise, so many are judged by some.
+        if more < span(probe.from) && may_rise {
+            self.limit += 1;
+            return;
+        }
+        let share = f64::from(more) / f64::from(probe.from);
+        let worth = if probe.tried { WORTH } else { CLEARLY_WORTH };
+        let needed = 1.0 + share * worth;
+        let better = speed.capacity >= probe.speed.capacity * needed
+            && speed.rate * slack >= probe.speed.rate * needed;
+        if better {
+            self.rest = Rest::default();
+            self.probe = None;
+            self.speed = Some(speed);
+            self.start_probe(speed, may_rise);
+        } else if !probe.tried {
+            // The reports of the first period are partly of pages that began before it.
+            self.probe = Some(Probe {
+                tried: true,
+                ..probe
+            });
+        } else {
+            let wait = self.rest.next;
+            self.go_back(probe, wait, wait >= PROBE_DOWN_FROM);
+            self.rest.next = longer(wait);
+        }
+    }
+
+    fn judge_down(&mut self, probe: Probe, speed: Speed) {
+        let share = f64::from(probe.from - self.limit) / f64::from(probe.from);
+        if speed.capacity < probe.speed.capacity * (1.0 - share * WORTH) {
+            self.go_back(probe, self.rest.next, false);
+        } else if !probe.tried {
+            self.probe = Some(Probe {
+                tried: true,
+                ..probe
+            });
+        } else {
+            // It costs nothing, so less may cost nothing either.
+            self.probe = None;
+            self.speed = Some(speed);
+            self.rest.left = WAITS.0;
+            self.rest.down = true;
+        }
+    }
+
+    fn go_back(&mut self, probe: Probe, wait: u32, down: bool) {
+        self.limit = self.bounded(probe.from);
+        self.speed = Some(probe.speed);
+        self.probe = None;
+        self.rest.left = wait;
+        self.rest.down = down;
+        self.rest.fresh = true;
+    }
+}
+
+/// Pages in flight whose effect on the throughput is judged together.
+fn span(limit: u32) -> u32 {
+    limit.div_ceil(8)
+}
+
+fn longer(wait: u32) -> u32 {
+    (wait * 2).min(WAITS.1)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn text_stands_for_bounds() {
+        let parsed = |text: &str| text.parse::<AutoParallelism>();
+        assert_eq!(parsed("auto"), Ok(AutoParallelism::default()));
+        assert_eq!(parsed("auto:2..16"), Ok(AutoParallelism::new(2, 16)));
+        assert_eq!(parsed("auto:500..500"), Ok(AutoParallelism::new(500, 500)));
+        assert_eq!(AutoParallelism::default().to_string(), "1..32");
+        for text in [
+            "",
+            "8",
+            "auto:",
+            "auto:2",
+            "auto:2..",
+            "auto:2...16",
+            "auto2..16",
+            "auto:-1..2",
+        ] {
+            let error = parsed(text).unwrap_err();
+            assert!(
+                matches!(error, InvalidAutoParallelism::Syntax { .. }),
+                "{text}: {error}"
+            );
+        }
+        for text in ["auto:0..5", "auto:6..5", "auto:1..501"] {
+            let error = parsed(text).unwrap_err();
+            assert!(
+                matches!(error, InvalidAutoParallelism::Bounds { .. }),
+                "{text}: {error}"
+            );
+        }
+    }
+
+    fn at(seconds: f64) -> Timestamp {
+        Timestamp((seconds * 1e3) as u64)
+    }
+
+    /// A full period in which `limit` pages of 100 items were in flight, each taking a second.
+    fn full(tuner: &ParallelismTuner) -> PaceSample {
+        let pages = tuner.limit() * 10;
+        PaceSample {
+            pages,
+            items: u64::from(pages) * 100,
+            busy: Duration::from_secs(1) * pages,
+            in_flight: tuner.limit(),
+        }
+    }
+
+    fn run_period(tuner: &mut ParallelismTuner, sample: &PaceSample) {
+        for _ in 0..tuner.limit() {
+            let part = PaceSample {
+                pages: sample.pages / tuner.limit(),
+                items: sample.items / u64::from(tuner.limit()),
+                busy: sample.busy / tuner.limit(),
+                ..*sample
+            };
+            tuner.observe(&part, tuner.next_tick());
+        }
+        tuner.tick(tuner.next_tick());
+    }
+
+    #[test]
+    fn one_is_added_in_every_period_that_pays() {
+        let mut tuner = ParallelismTuner::new(AutoParallelism::new(2, 40), at(5.0));
+        for limit in 2..40 {
+            assert_eq!(tuner.limit(), limit);
+            let sample = full(&tuner);
+            run_period(&mut tuner, &sample);
+        }
+        let sample = full(&tuner);
+        run_period(&mut tuner, &sample);
+        assert_eq!(tuner.limit(), 40);
+    }
+
+    #[test]
+    fn a_period_without_reports_or_with_room_left_adds_nothing() {
+        let mut tuner = ParallelismTuner::new(AutoParallelism::new(2, 40), at(0.0));
+        for _ in 0..10 {
+            tuner.tick(tuner.next_tick());
+            assert_eq!(tuner.limit(), 2);
+        }
+        let room = PaceSample {
+            in_flight: 1,
+            ..full(&tuner)
+        };
+        for _ in 0..10 {
+            run_period(&mut tuner, &room);
+            assert_eq!(tuner.limit(), 2);
+        }
+    }
+
+    fn raised_to(limit: u32) -> ParallelismTuner {
+        let mut tuner = ParallelismTuner::new(AutoParallelism::new(1, 40), at(0.0));
+        while tuner.limit() < limit {
+            let sample = full(&tuner);
+            run_period(&mut tuner, &sample);
+        }
+        tuner
+    }
+
+    #[test]
+    fn a_rate_limit_is_no_reason_for_more_pages() {
+        let mut tuner = ParallelismTuner::new(AutoParallelism::new(1, 40), at(0.0));
+        for _ in 0..200 {
+            let limited = PaceSample {
+                items: 840_000,
+                busy: Duration::from_secs(8_400),
+                ..full(&tuner)
+            };
+            run_period(&mut tuner, &limited);
+            assert!(tuner.limit() <= 2);
+        }
+    }
+
+    #[test]
+    fn failures_halve_at_most_every_five_seconds() {
+        let mut tuner = raised_to(32);
+        let now = tuner.next_tick();
+        for (seconds, limit) in [
+            (0, 16),
+            (1, 16),
+            (4, 16),
+            (5, 8),
+            (9, 8),
+            (10, 4),
+            (15, 2),
+            (20, 1),
+            (25, 1),
+        ] {
+            tuner.failed(now.plus(Duration::from_secs(seconds)));
+            assert_eq!(tuner.limit(), limit, "after {seconds} s");
+        }
+        let mut tuner = raised_to(9);
+        tuner.throttled(tuner.next_tick());
+        assert_eq!(tuner.limit(), 4);
+    }
+
+    #[test]
+    fn items_that_take_longer_take_pages_away() {
+        for (slower, limit) in [(1.0, 21), (1.3, 20), (1.5, 20), (1.7, 19), (3.5, 14)] {
+            let mut tuner = raised_to(20);
+            let mut sample = full(&tuner);
+            sample.busy = sample.busy.mul_f64(slower);
+            run_period(&mut tuner, &sample);
+            assert_eq!(tuner.limit(), limit, "{slower} times as long");
+        }
+    }
+
+    #[test]
+    fn what_a_history_holds_may_leave_almost_everything_out() {
+        let text = r#"{"limit":1,"began":7,"next_tick":10007}"#;
+        let tuner: ParallelismTuner = serde_json::from_str(text).unwrap();
+        assert_eq!(
+            tuner,
+            ParallelismTuner::new(AutoParallelism::default(), Timestamp(7))
+        );
+    }
+
+    /// A system with cores: pages take longer when more are in flight than it has. It may fail every page
+    /// that begins with too many in flight.
+    #[derive(Clone, Debug)]
+    struct System {
+        cores: u32,
+        /// Seconds that a page takes alone.
+        page: f64,
+        noise: f64,
+        /// Pages that a stride reports together.
+        stride: u32,
+        fails_above: u32,
+        random: fastrand::Rng,
+        now: f64,
+        running: Vec<Running>,
+    }
+
+    #[derive(Clone, Debug)]
+    struct Running {
+        until: f64,
+        pages: u32,
+        busy: f64,
+        fails: bool,
+    }
+
+    /// What a system did in a while.
+    #[derive(Debug, Default)]
+    struct Seconds {
+        all: f64,
+        limit: f64,
+        highest: u32,
+        lowest: u32,
+        above: f64,
+        pages: u32,
+        changes: u32,
+    }
+
+    impl System {
+        fn begin_page(&mut self, mut stride: Running) {
+            let in_flight = self.running.len() as u32 + 1;
+            let share = f64::from(in_flight.max(self.cores)) / f64::from(self.cores);
+            let noise = 1.0 + self.noise * (self.random.f64() * 2.0 - 1.0);
+            stride.fails = in_flight > self.fails_above;
+            let takes = if stride.fails {
+                0.5
+            } else {
+                self.page * share * noise
+            };
+            stride.busy += takes;
+            stride.until = self.now + takes;
+            self.running.push(stride);
+        }
+
+        fn run(&mut self, tuner: &mut ParallelismTuner, seconds: f64, watched: u32) -> Seconds {
+            let end = self.now + seconds;
+            let mut did = Seconds {
+                lowest: u32::MAX,
+                ..Seconds::default()
+            };
+            while self.now < end {
+                while (self.running.len() as u32) < tuner.limit() {
+                    self.begin_page(Running {
+                        until: 0.0,
+                        pages: 0,
+                        busy: 0.0,
+                        fails: false,
+                    });
+                }
+                let before = self.now;
+                let limit = tuner.limit();
+                let ends = self.running.iter().map(|page| page.until).enumerate();
+                let (first, until) = ends.min_by(|a, b| a.1.total_cmp(&b.1)).unwrap();
+                let tick = tuner.next_tick().0 as f64 / 1e3;
+                if tick <= until {
+                    self.now = self.now.max(tick);
+                    tuner.tick(tuner.next_tick());
+                } else {
+                    self.now = until;
+                    let in_flight = self.running.len() as u32;
+                    let mut stride = self.running.swap_remove(first);
+                    if stride.fails {
+                        tuner.failed(at(self.now));
+                    } else {
+                        did.pages += 1;
+                        stride.pages += 1;
+                        if stride.pages < self.stride && in_flight <= tuner.limit() {
+                            self.begin_page(stride);
+                        } else {
+                            let sample = PaceSample {
+                                pages: stride.pages,
+                                items: u64::from(stride.pages) * 100,
+                                busy: Duration::from_secs_f64(stride.busy),
+                                in_flight,
+                            };
+                            tuner.observe(&sample, at(self.now));
+                        }
+                    }
+                }
+                let took = self.now - before;
+                did.all += took;
+                did.limit += took * f64::from(limit);
+                did.above += if limit > watched { took } else { 0.0 };
+                did.changes += u32::from(tuner.limit() != limit);
+                if took > 0.0 {
+                    did.highest = did.highest.max(limit);
+                    did.lowest = did.lowest.min(limit);
+                }
+            }
+            did
+        }
+    }
+
+    fn system(cores: std::ops::Range<u32>) -> impl Strategy<Value = System> {
+        (cores, 0.3f64..3.0, 0f64..0.3, 1u32..8, any::<u64>()).prop_map(
+            |(cores, page, noise, stride, seed)| System {
+                cores,
+                page,
+                noise,
+                stride,
+                fails_above: u32::MAX,
+                random: fastrand::Rng::with_seed(seed),
+                now: 0.0,
+                running: Vec::new(),
+            },
+        )
+    }
+
+    /// So long that any limit has been found.
+    const SETTLE: f64 = 2_000.0;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_database_gets_about_as_many_pages_as_it_has_cores(mut system in system(1..20)) {
+            let cores = system.cores;
+            let mut tuner = ParallelismTuner::new(AutoParallelism::new(1, 64), at(0.0));
+            system.run(&mut tuner, SETTLE, 0);
+            // A page or two more of a few cores is what a probe takes.
+            let many = (cores + cores / 2 + 1).max(cores + 2);
+            let did = system.run(&mut tuner, 2_000.0, many);
+            let best = f64::from(cores) / system.page;
+            let throughput = f64::from(did.pages) / did.all / best;
+            prop_assert!(throughput >= 0.85, "{throughput} of the best: {did:?}");
+            let mean = did.limit / did.all / f64::from(cores);
+            prop_assert!((0.9..=1.5).contains(&mean) || cores <= 2, "{mean} of the cores: {did:?}");
+            prop_assert!(did.above <= did.all * 0.1, "{did:?}");
+            prop_assert!(did.highest <= cores * 2 + 2, "{did:?}");
+            // Of 200 periods.
+            prop_assert!(did.changes <= 80, "{did:?}");
+        }
+
+        #[test]
+        fn a_system_that_fails_is_mostly_kept_below_that(
+            mut system in system(30..31), fails_above in 1u32..24, min in 1u32..4,
+        ) {
+            system.fails_above = fails_above.max(min);
+            let mut tuner = ParallelismTuner::new(AutoParallelism::new(min, 64), at(0.0));
+            system.run(&mut tuner, SETTLE, 0);
+            let did = system.run(&mut tuner, 2_000.0, system.fails_above);
+            prop_assert!(did.above <= did.all * 0.1, "{did:?}");
+            prop_assert!(did.lowest >= min, "{did:?}");
+            prop_assert!(did.highest <= system.fails_above + 1, "{did:?}");
+            let mean = did.limit / did.all;
+            prop_assert!(mean >= f64::from(system.fails_above) * 0.7, "{mean}: {did:?}");
+        }
+
+        #[test]
+        fn heavier_items_are_told_from_congestion(mut system in system(8..16)) {
+            let mut tuner = ParallelismTuner::new(AutoParallelism::new(1, 64), at(0.0));
+            system.stride = 1;
+            system.page /= 3.0;
+            system.run(&mut tuner, SETTLE, 0);
+            system.page *= 5.0;
+            system.run(&mut tuner, SETTLE, 0);
+            let did = system.run(&mut tuner, 1_000.0, 0);
+            let best = f64::from(system.cores) / system.page;
+            let throughput = f64::from(did.pages) / did.all / best;
+            prop_assert!(throughput >= 0.85, "{throughput} of the best: {did:?}");
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Event {
+        Sample {
+            pages: u32,
+            items: u64,
+            busy: u64,
+            unused: bool,
+        },
+        Failed,
+        Throttled,
+        Tick,
+    }
+
+    fn event() -> impl Strategy<Value = (u64, Event)> {
+        let busy = prop_oneof![0u64..10, 0u64..100_000_000, Just(u64::MAX)];
+        let items = prop_oneof![Just(0u64), 0u64..100_000, Just(u64::MAX)];
+        let event = prop_oneof![
+            12 => (0u32..100, items, busy, prop::bool::weighted(0.1)).prop_map(
+                |(pages, items, busy, unused)| Event::Sample { pages, items, busy, unused }),
+            1 => Just(Event::Failed),
+            1 => Just(Event::Throttled),
+            12 => Just(Event::Tick),
+        ];
+        (0u64..15_000, event)
+    }
+
+    fn apply(tuner: &mut ParallelismTuner, event: &Event, now: Timestamp) {
+        match *event {
+            Event::Sample {
+                pages,
+                items,
+                busy,
+                unused,
+            } => {
+                let sample = PaceSample {
+                    pages,
+                    items,
+                    busy: Duration::from_micros(busy),
+                    in_flight: if unused { 0 } else { tuner.limit() },
+                };
+                for _ in 0..tuner.limit() {
+                    tuner.observe(&sample, now);
+                }
+            }
+            Event::Failed => tuner.failed(now),
+            Event::Throttled => tuner.throttled(now),
+            Event::Tick => tuner.tick(now),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_reported_limits_stay_within_bounds_and_rise_slowly(
+            min in 1u32..20, more in 0u32..100,
+            events in prop::collection::vec(event(), 1..300), stored_at in 0usize..300,
+        ) {
+            let settings = AutoParallelism::new(min, min + more);
+            let mut tuner = ParallelismTuner::new(settings, Timestamp(0));
+            let mut now = Timestamp(0);
+            let mut changed: Option<Timestamp> = None;
+            for (n, (wait, event)) in events.iter().enumerate() {
+                now = now.plus(Duration::from_millis(*wait));
+                if n == stored_at {
+                    let stored = serde_json::to_string(&tuner).unwrap();
+                    prop_assert!(stored.len() < 1_000, "{}", stored.len());
+                    let restored: ParallelismTuner = serde_json::from_str(&stored).unwrap();
+                    prop_assert_eq!(&restored, &tuner);
+                    tuner = restored;
+                }
+                let before = tuner.limit();
+                apply(&mut tuner, event, now);
+                let after = tuner.limit();
+                prop_assert!((min..=min + more).contains(&after));
+                if after > before {
+                    // What a probe downwards took comes back at once.
+                    prop_assert!(after - before <= span(after));
+                    prop_assert!(changed.is_none_or(|at| now.since(at) >= PERIOD));
+                }
+                prop_assert!(after >= before / 2);
+                if after != before {
+                    changed = Some(now);
+                }
+            }
+        }
+
+        #[test]
+        fn a_throttle_in_every_period_keeps_it_at_the_minimum(
+            min in 1u32..20, waits in prop::collection::vec(1u64..=10, 1..200), raised in 0u32..30,
+        ) {
+            let mut tuner = ParallelismTuner::new(AutoParallelism::new(min, min + 100), at(0.0));
+            while tuner.limit() < min + raised {
+                let sample = full(&tuner);
+                run_period(&mut tuner, &sample);
+            }
+            let mut now = tuner.next_tick();
+            let mut cuts = 0;
+            tuner.throttled(now);
+            for wait in waits {
+                now = now.plus(Duration::from_secs(wait));
+                cuts += u32::from(wait >= 5);
+                let sample = full(&tuner);
+                for _ in 0..tuner.limit() {
+                    tuner.observe(&sample, now);
+                }
+                tuner.tick(now);
+                tuner.throttled(now);
+                prop_assert!(cuts < 6 || tuner.limit() == min);
+            }
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! The pace that a batch begins with.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::{AutoPageSize, AutoParallelism, Ramp, Window};
+use crate::batch::{InvalidBatch, validate_page_pause, validate_page_rate};
+
+/// Throttles and windows that one batch can have.
+const MAX_LISTED: usize = 20;
+
+/// What a [`Batch`](crate::Batch) says of its pace, beside its page size, parallelism and rate.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct PaceSpec {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page_rate: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub page_pause: Option<Duration>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auto_page_size: Option<AutoPageSize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auto_parallelism: Option<AutoParallelism>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ramp: Option<Ramp>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub windows: Vec<Window>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub throttles: Vec<String>,
+}
+
+impl PaceSpec {
+    pub fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    pub fn validate(&self) -> Result<(), InvalidBatch> {
+        validate_page_rate(self.page_rate)?;
+        validate_page_pause(self.page_pause)?;
+        if let Some(auto) = &self.auto_page_size {
+            auto.validate()?;
+        }
+        if let Some(auto) = &self.auto_parallelism {
+            auto.validate()?;
+        }
+        if let Some(ramp) = &self.ramp {
+            ramp.validate()?;
+        }
+        at_most("throttles", self.throttles.len())?;
+        validate_windows(&self.windows)
+    }
+}
+
+/// Time zones are checked where a window is read; data on them may be older here than on the workers.
+pub(crate) fn validate_windows(windows: &[Window]) -> Result<(), InvalidBatch> {
+    at_most("windows", windows.len())
+}
+
+fn at_most(what: &'static str, given: usize) -> Result<(), InvalidBatch> {
+    if given > MAX_LISTED {
+        return Err(InvalidBatch::TooMany {
+            what,
+            given,
+            max: MAX_LISTED,
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,59 @@
+//! Whether a worker can work: it is started, it does not drain, and its server answers.
+
+use std::time::Duration;
+
+use temporalio_client::{Client, NamespacedClient as _, tonic::IntoRequest as _};
+use temporalio_common::protos::temporal::api::workflowservice::v1::DescribeNamespaceRequest;
+use tokio::sync::watch;
+
+use crate::metrics::Health;
+
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(5);
+/// One answer that is late says nothing.
+const FAILURES: u32 = 2;
+
+/// Keeps `health` up to date until the worker drains.
+pub(crate) async fn watch(client: Client, health: Health, mut draining: watch::Receiver<bool>) {
+    let look = async {
+        let mut failures = 0;
+        loop {
+            match answers(&client).await {
+                Ok(()) => {
+                    failures = 0;
+                    health.set_ready();
+                }
+                Err(why) => {
+                    failures += 1;
+                    if failures == FAILURES {
+                        tracing::warn!(why, "the Temporal server does not answer");
+                    }
+                    if failures >= FAILURES || health.not_ready().is_some() {
+                        health.set_not_ready(format!("the Temporal server does not answer: {why}"));
+                    }
+                }
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    tokio::select! {
+        () = look => {}
+        // An error means that the worker is gone.
+        _ = draining.wait_for(|draining| *draining) => {}
+    }
+    health.set_not_ready("draining");
+}
+
+async fn answers(client: &Client) -> Result<(), String> {
+    let request = DescribeNamespaceRequest {
+        namespace: client.namespace(),
+        ..Default::default()
+    };
+    let mut service = client.connection().workflow_service();
+    let described = service.describe_namespace(request.into_request());
+    match tokio::time::timeout(PATIENCE, described).await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(status)) => Err(status.message().to_owned()),
+        Err(_) => Err(format!("no answer within {PATIENCE:?}")),
+    }
+}

@@ -1,0 +1,380 @@
+//! Why a batch is not faster, in one sentence.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::time::Duration;
+
+use super::{Limits, is_draining, shares};
+use crate::{
+    error::truncate,
+    ledger::Ledger,
+    pace::{PaceNow, Pacing},
+    page::PageToken,
+    progress::{HeldBy, PauseNote, Timestamp},
+};
+
+/// Below this part of a rate that is given out it is not the rate that holds the batch.
+const RATE_IS_USED: f64 = 0.6;
+const MAX_TOKEN_CHARS: usize = 24;
+
+/// What an explanation is made from.
+pub(crate) struct Situation<'a> {
+    pub ledger: &'a Ledger,
+    pub limits: &'a Limits,
+    pub pacing: &'a Pacing,
+    pub pace: &'a PaceNow,
+    pub pause: Option<&'a PauseNote>,
+    pub max_parallelism: u32,
+    pub now: Timestamp,
+}
+
+/// What keeps the batch from being faster, the strongest reason first. `None` where nothing does, or
+/// nothing is left to do.
+pub(crate) fn explain(s: &Situation<'_>) -> Option<(HeldBy, String)> {
+    if s.ledger.is_complete() || s.ledger.broken().is_some() || s.limits.cancelled {
+        return None;
+    }
+    stands_still(s)
+        .or_else(|| nothing_to_do(s))
+        .or_else(|| limited(s))
+}
+
+fn stands_still(s: &Situation<'_>) -> Option<(HeldBy, String)> {
+    if s.limits.paused {
+        return Some((HeldBy::Pause, paused(s.pause)));
+    }
+    match s.pace.held {
+        Some(HeldBy::Window) => {
+            let opens = match s.pacing.opens_at(s.now) {
+                Some(at) => format!("; the next one opens in {}", about(at.since(s.now))),
+                None if s.pacing.windows_to_work_out(s.now).is_some() => {
+                    "; when the next one opens is being worked out".to_owned()
+                }
+                None => String::new(),
+            };
+            return Some((HeldBy::Window, format!("outside of its windows{opens}")));
+        }
+        Some(_) => {
+            let why = match s.pacing.throttled() {
+                Some(throttled) => format!("held: {}", throttled.reason),
+                None => "held: its throttles have not answered yet".to_owned(),
+            };
+            return Some((HeldBy::Throttle, why));
+        }
+        None => {}
+    }
+    if s.max_parallelism == 0 {
+        return Some((HeldBy::Parallelism, "max parallelism is 0".to_owned()));
+    }
+    is_draining(s.ledger, s.limits, s.now).then(|| {
+        let why = "its controller is about to continue as new".to_owned();
+        (HeldBy::ContinueAsNew, why)
+    })
+}
+
+fn paused(note: Option<&PauseNote>) -> String {
+    let mut text = "paused".to_owned();
+    let Some(note) = note else {
+        return text;
+    };
+    if let Some(who) = &note.who {
+        text.push_str(&format!(" by {who}"));
+    }
+    if let Some(why) = &note.why {
+        text.push_str(&format!(": {why}"));
+    }
+    text
+}
+
+fn nothing_to_do(s: &Situation<'_>) -> Option<(HeldBy, String)> {
+    let idle_slots = s.ledger.running() < s.limits.max_parallelism;
+    if !idle_slots || s.ledger.due(s.now) > 0 {
+        return None;
+    }
+    let next_try = s.ledger.open().filter_map(|(_, stride)| stride.due()).min();
+    if s.ledger.running() == 0 {
+        let at = next_try?;
+        let text = format!(
+            "every page that is left has failed and waits for its next attempt, in {}",
+            about(at.since(s.now))
+        );
+        return Some((HeldBy::Retries, text));
+    }
+    let frontier = s.ledger.frontier()?;
+    let stride = s.ledger.stride(frontier)?;
+    stride.is_running().then(|| {
+        let place = match &stride.at {
+            Some(token) => format!("the page after {}", short(token)),
+            None => "the first page".to_owned(),
+        };
+        let text = format!("waiting for {place} to tell where the next one starts");
+        (HeldBy::Discovery, text)
+    })
+}
+
+fn limited(s: &Situation<'_>) -> Option<(HeldBy, String)> {
+    let throttled = s.pacing.throttled().map(|throttled| {
+        let percent = throttled.factor * 100.0;
+        let text = format!("slowed to {percent:.0} %: {}", throttled.reason);
+        (HeldBy::Throttle, text)
+    });
+    throttled
+        .or_else(|| by_rate(s))
+        .or_else(|| by_parallelism(s))
+}
+
+fn by_rate(s: &Situation<'_>) -> Option<(HeldBy, String)> {
+    if shares::next(s.ledger, s.limits, s.now).is_some() {
+        return None;
+    }
+    if let Some(rate) = s.limits.rate {
+        let achieved = s.pacing.items_per_second(s.now);
+        if achieved.is_none_or(|achieved| achieved >= rate * RATE_IS_USED) {
+            let text = format!("rate limit {} items/s", per_second(rate));
+            return Some((HeldBy::Rate, text));
+        }
+    }
+    let pages = s.limits.page_rate?;
+    let text = format!("rate limit {} pages/s", per_second(pages));
+    Some((HeldBy::Rate, text))
+}
+
+fn by_parallelism(s: &Situation<'_>) -> Option<(HeldBy, String)> {
+    if s.ledger.running() < s.limits.max_parallelism {
+        return None;
+    }
+    let now = s.pace.parallelism;
+    let text = match s.pace.parallelism_by {
+        HeldBy::Ramp => {
+            let ramp = s.pacing.ramp()?;
+            let left = about(ramp.left(s.now));
+            format!("ramp {} has reached {now}; {left} left", ramp.ramp())
+        }
+        HeldBy::Tuning => {
+            let bounds = s.pacing.auto_parallelism()?;
+            format!("parallelism is tuned to {now} within {bounds}")
+        }
+        _ => format!("max parallelism {now} is used up"),
+    };
+    Some((s.pace.parallelism_by, text))
+}
+
+/// A rate as people write it.
+fn per_second(rate: f64) -> String {
+    if rate >= 10.0 {
+        let digits = format!("{rate:.0}");
+        let mut text = String::new();
+        for (i, digit) in digits.chars().enumerate() {
+            if i > 0 && (digits.len() - i).is_multiple_of(3) {
+                text.push(',');
+            }
+            text.push(digit);
+        }
+        text
+    } else {
+        let text = format!("{rate:.2}");
+        text.trim_end_matches('0').trim_end_matches('.').to_owned()
+    }
+}
+
+/// A length of time without what nobody cares for.
+fn about(time: Duration) -> String {
+    let seconds = time.as_secs() + u64::from(time.subsec_millis() >= 500);
+    let seconds = if seconds >= 600 {
+        seconds / 60 * 60
+    } else {
+        seconds
+    };
+    humantime::format_duration(Duration::from_secs(seconds.max(1))).to_string()
+}
+
+/// Tokens can hold keys, and a sentence is not long.
+fn short(token: &PageToken) -> String {
+    truncate(token.as_str(), MAX_TOKEN_CHARS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        batch::Batch,
+        ledger::Event,
+        scheduler::{Decision, decide},
+        throttle::Verdict,
+    };
+
+    const NOW: Timestamp = Timestamp(1_000_000);
+
+    /// A batch of which some strides are known and all that may run does.
+    struct Case {
+        ledger: Ledger,
+        pacing: Pacing,
+        max_parallelism: u32,
+        pause: Option<PauseNote>,
+    }
+
+    impl Case {
+        fn of(batch: Batch, strides: u64) -> Self {
+            let mut ledger = Ledger::new(None, 1);
+            let starts: Vec<_> = (1..strides)
+                .map(|n| PageToken::encode(&n).unwrap())
+                .collect();
+            let announced = Event::Announced {
+                by: 0,
+                starts: &starts,
+            };
+            ledger.record(announced).unwrap();
+            let mut case = Self {
+                ledger,
+                pacing: Pacing::of(&batch.spec, NOW),
+                max_parallelism: batch.spec.max_parallelism,
+                pause: None,
+            };
+            while let Decision::Dispatch(dispatch) = decide(&case.ledger, &case.limits(), NOW) {
+                let dispatched = Event::Dispatched {
+                    stride: dispatch.stride,
+                    rate_share: dispatch.rate_share,
+                    page_share: dispatch.page_share,
+                    now: NOW,
+                };
+                case.ledger.record(dispatched).unwrap();
+            }
+            case
+        }
+
+        fn pace(&self) -> PaceNow {
+            self.pacing.now(self.max_parallelism, NOW)
+        }
+
+        fn limits(&self) -> Limits {
+            let pace = self.pace();
+            Limits {
+                max_parallelism: pace.parallelism,
+                paused: self.pause.is_some(),
+                held: pace.held.is_some(),
+                rate: pace.rate,
+                page_rate: pace.page_rate,
+                shares_by_need: true,
+                ..Limits::default()
+            }
+        }
+
+        fn explained(&self) -> Option<(HeldBy, String)> {
+            explain(&Situation {
+                ledger: &self.ledger,
+                limits: &self.limits(),
+                pacing: &self.pacing,
+                pace: &self.pace(),
+                pause: self.pause.as_ref(),
+                max_parallelism: self.max_parallelism,
+                now: NOW,
+            })
+        }
+    }
+
+    fn batch() -> Batch {
+        Batch::named("b", "p", serde_json::Value::Null).max_parallelism(4)
+    }
+
+    #[track_caller]
+    fn says(case: &Case, by: HeldBy, text: &str) {
+        assert_eq!(case.explained(), Some((by, text.to_owned())));
+    }
+
+    #[test]
+    fn each_limit_is_named_with_its_figure() {
+        let many = |batch| Case::of(batch, 50);
+        says(
+            &many(batch()),
+            HeldBy::Parallelism,
+            "max parallelism 4 is used up",
+        );
+        says(
+            &many(batch().rate(5_000.0)),
+            HeldBy::Rate,
+            "rate limit 5,000 items/s",
+        );
+        says(
+            &many(batch().page_rate(2.5)),
+            HeldBy::Rate,
+            "rate limit 2.5 pages/s",
+        );
+        let ramp = "2..32/10m".parse().unwrap();
+        says(
+            &many(batch().ramp(ramp)),
+            HeldBy::Ramp,
+            "ramp 2..32/10m has reached 2; 10m left",
+        );
+        let auto = "auto:3..9".parse().unwrap();
+        says(
+            &many(batch().auto_parallelism(auto)),
+            HeldBy::Tuning,
+            "parallelism is tuned to 3 within 3..9",
+        );
+        let none = Case::of(batch().max_parallelism(0), 50);
+        says(&none, HeldBy::Parallelism, "max parallelism is 0");
+    }
+
+    #[test]
+    fn what_holds_it_comes_before_what_limits_it() {
+        let mut case = Case::of(batch().rate(10.0).throttle("db"), 50);
+        says(
+            &case,
+            HeldBy::Throttle,
+            "held: its throttles have not answered yet",
+        );
+        let hold = Verdict::Hold {
+            reason: "replica lag 3.2 s > 2 s".to_owned(),
+        };
+        case.pacing.throttle("db", &hold, NOW);
+        says(&case, HeldBy::Throttle, "held: replica lag 3.2 s > 2 s");
+        let slow = Verdict::Slow {
+            factor: 0.4,
+            reason: "replica lag 1.2 s > 1 s".to_owned(),
+        };
+        case.pacing.throttle("db", &slow, NOW);
+        says(
+            &case,
+            HeldBy::Throttle,
+            "slowed to 40 %: replica lag 1.2 s > 1 s",
+        );
+        case.pause = Some(PauseNote {
+            who: Some("ann@db-1".to_owned()),
+            why: Some("backup".to_owned()),
+            at: NOW,
+            until: None,
+        });
+        says(&case, HeldBy::Pause, "paused by ann@db-1: backup");
+    }
+
+    #[test]
+    fn a_batch_that_knows_no_further_page_waits_for_one() {
+        let case = Case::of(batch(), 1);
+        says(
+            &case,
+            HeldBy::Discovery,
+            "waiting for the first page to tell where the next one starts",
+        );
+        let case = Case::of(batch(), 3);
+        says(
+            &case,
+            HeldBy::Discovery,
+            "waiting for the page after 2 to tell where the next one starts",
+        );
+    }
+
+    #[test]
+    fn rates_and_times_are_written_as_people_write_them() {
+        for (rate, text) in [
+            (0.5, "0.5"),
+            (2.0, "2"),
+            (12.0, "12"),
+            (1_234_567.0, "1,234,567"),
+        ] {
+            assert_eq!(per_second(rate), text);
+        }
+        for (seconds, text) in [(0, "1s"), (59, "59s"), (3_725, "1h 2m")] {
+            assert_eq!(about(Duration::from_secs(seconds)), text);
+        }
+    }
+}

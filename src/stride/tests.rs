@@ -1,0 +1,443 @@
+//! One stride, with a host that does what a test wants.
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicU32, Ordering},
+};
+
+use super::*;
+use crate::{
+    page::Page,
+    page_ledger::StrideTotals,
+    processor::{PageContext, PageReport},
+    progress::Timestamp,
+    retry::RetryMode,
+};
+
+/// What `process` does with a page.
+#[derive(Clone, Copy)]
+enum Does {
+    Work,
+    /// Waits to be told, then gives up.
+    GiveUpWhenTold,
+    /// Fails, whatever it is told.
+    Fail,
+    /// Never comes back.
+    Hang,
+}
+
+/// The numbers from 1 to 25.
+struct Numbers {
+    told: watch::Sender<Told>,
+    tells: Told,
+    does: Does,
+    hangs_in_fetch: bool,
+    mode: RetryMode,
+    fetched: AtomicU32,
+    saw_it: Mutex<Vec<bool>>,
+    done: Mutex<Vec<u64>>,
+}
+
+impl Numbers {
+    fn that(does: Does, tells: Told) -> Self {
+        Self {
+            told: watch::Sender::default(),
+            tells,
+            does,
+            hangs_in_fetch: false,
+            mode: RetryMode::AtLeastOnce,
+            fetched: AtomicU32::new(0),
+            saw_it: Mutex::default(),
+            done: Mutex::default(),
+        }
+    }
+
+    fn done(&self) -> u64 {
+        self.done.lock().unwrap().len() as u64
+    }
+}
+
+#[async_trait]
+impl PageProcessor for Numbers {
+    const NAME: &'static str = "numbers";
+    type Args = ();
+    type Cursor = u64;
+    type Item = u64;
+
+    async fn fetch(&self, ctx: &PageContext<Self>) -> Result<Page<u64, u64>, PageError> {
+        self.fetched.fetch_add(1, Ordering::Relaxed);
+        if self.hangs_in_fetch {
+            self.told.send_replace(self.tells);
+            std::future::pending::<()>().await;
+        }
+        let first = ctx.range().start().map_or(1, |last| last + 1);
+        Page::keyset((first..=25).take(ctx.page_size()).collect(), |n| *n)
+    }
+
+    async fn process(
+        &self,
+        ctx: &PageContext<Self>,
+        numbers: Vec<u64>,
+    ) -> Result<PageReport, PageError> {
+        tracing::info!("from user code");
+        self.told.send_replace(self.tells);
+        tokio::task::yield_now().await;
+        self.saw_it.lock().unwrap().push(ctx.is_cancelled());
+        match self.does {
+            Does::Work => {}
+            Does::GiveUpWhenTold => {
+                ctx.cancelled().await;
+                return Err(PageError::non_retryable("ToldTo", "giving up"));
+            }
+            Does::Fail => return Err(PageError::retryable("made to fail")),
+            Does::Hang => std::future::pending().await,
+        }
+        self.done.lock().unwrap().extend(numbers);
+        Ok(PageReport::all_processed())
+    }
+
+    fn settings(&self) -> ProcessorSettings {
+        ProcessorSettings {
+            retry_mode: self.mode,
+            ..ProcessorSettings::default()
+        }
+    }
+}
+
+/// A host that says what was written down for it.
+struct Script {
+    told: watch::Sender<Told>,
+    /// Ends the wait of this page for the rate.
+    stop_at_rate: Option<u32>,
+    wait: Duration,
+    waited: Mutex<Duration>,
+    rates: AtomicU32,
+    events: Mutex<Vec<PageEvent>>,
+    pages: Mutex<Vec<Option<RunningPage>>>,
+}
+
+impl Script {
+    fn of(numbers: &Numbers) -> Self {
+        Self {
+            told: numbers.told.clone(),
+            stop_at_rate: None,
+            wait: Duration::ZERO,
+            waited: Mutex::default(),
+            rates: AtomicU32::new(0),
+            events: Mutex::default(),
+            pages: Mutex::default(),
+        }
+    }
+
+    fn events(&self, which: impl Fn(&PageEvent) -> bool) -> usize {
+        let events = self.events.lock().unwrap();
+        events.iter().filter(|event| which(event)).count()
+    }
+}
+
+#[async_trait]
+impl StrideHost for Script {
+    async fn announce(&self, _: &[PageToken]) -> Result<(), HostError> {
+        Ok(())
+    }
+
+    fn is_repeat(&self) -> bool {
+        false
+    }
+
+    async fn accepted_end(&self) -> Result<AcceptedEnd, HostError> {
+        Ok(AcceptedEnd {
+            open: true,
+            end: None,
+        })
+    }
+
+    async fn still_counts(&self) -> Result<(), HostError> {
+        Ok(())
+    }
+
+    async fn clear_to_go(&self) -> Go {
+        Go::On
+    }
+
+    async fn rate_permits(&self, _: usize) -> Go {
+        let started = std::time::Instant::now();
+        tokio::time::sleep(self.wait).await;
+        *self.waited.lock().unwrap() += started.elapsed();
+        let n = self.rates.fetch_add(1, Ordering::Relaxed) + 1;
+        if self.stop_at_rate == Some(n) {
+            Go::Stop
+        } else {
+            Go::On
+        }
+    }
+
+    fn works_on(&self, page: Option<RunningPage>) {
+        self.pages.lock().unwrap().push(page);
+    }
+
+    fn checkpoint(&self, _: &StrideReport) {}
+
+    fn told(&self) -> watch::Receiver<Told> {
+        self.told.subscribe()
+    }
+
+    fn observe(&self, event: PageEvent) {
+        self.events.lock().unwrap().push(event);
+    }
+}
+
+fn order() -> StrideOrder {
+    StrideOrder {
+        batch_run: "run".to_owned(),
+        batch_id: "batch".to_owned(),
+        processor: "numbers".to_owned(),
+        args: serde_json::Value::Null,
+        stride: 0,
+        start: None,
+        end: Some(PageToken::encode(&25).unwrap()),
+        pages: 10,
+        look_ahead: 0,
+        page_size: 10,
+        attempt: 1,
+        rate_share: None,
+        page_timeout: Duration::from_secs(60),
+        done: StrideTotals::default(),
+        attempts_allowed: None,
+        failing_since: None,
+        give_up: None,
+        redrive: false,
+        dispatch: 1,
+        page_share: None,
+        page_pause: None,
+        throttles: Vec::new(),
+    }
+}
+
+async fn run(numbers: &Numbers, host: &Script) -> StrideReport {
+    let order = order();
+    let running = run_stride(numbers, &order, StrideReport::default(), host);
+    tokio::time::timeout(Duration::from_secs(60), running)
+        .await
+        .expect("the stride ends")
+        .expect("the batch run is there")
+}
+
+fn token(n: u64) -> Option<PageToken> {
+    Some(PageToken::encode(&n).unwrap())
+}
+
+const STOP: Told = Told {
+    stop: true,
+    stop_now: false,
+    cancelled: false,
+};
+const STOP_NOW: Told = Told {
+    stop: false,
+    stop_now: true,
+    cancelled: false,
+};
+const CANCELLED: Told = Told {
+    stop: false,
+    stop_now: false,
+    cancelled: true,
+};
+const NOTHING: Told = Told {
+    stop: false,
+    stop_now: false,
+    cancelled: false,
+};
+
+#[tokio::test]
+async fn only_full_pages_say_something_of_the_page_size_and_waits_say_nothing() {
+    let numbers = Numbers::that(Does::Work, NOTHING);
+    let host = Script {
+        wait: Duration::from_millis(20),
+        ..Script::of(&numbers)
+    };
+    let started = std::time::Instant::now();
+    let report = run(&numbers, &host).await;
+    let took = started.elapsed();
+    let timing = report.timing;
+    assert_eq!((timing.page_size, timing.pages, timing.items), (10, 3, 25));
+    assert_eq!(timing.full_pages, 2);
+    assert!(timing.full_slowest_ms <= timing.full_busy_ms);
+    assert!(timing.full_busy_ms <= timing.busy_ms);
+    let waited = *host.waited.lock().unwrap();
+    assert!(waited >= Duration::from_millis(3 * 20));
+    let busy = Duration::from_millis(timing.busy_ms);
+    assert!(
+        busy <= took - waited,
+        "{busy:?} of {took:?}, {waited:?} waited"
+    );
+}
+
+#[tokio::test]
+async fn an_attempt_that_failed_is_in_no_timing() {
+    let numbers = Numbers::that(Does::Fail, NOTHING);
+    let report = run(&numbers, &Script::of(&numbers)).await;
+    assert!(report.failure.is_some());
+    assert_eq!((report.timing.page_size, report.timing.pages), (10, 0));
+}
+
+#[tokio::test]
+async fn a_stride_that_is_stopped_before_its_first_page_has_done_nothing_and_has_not_failed() {
+    for told in [STOP, STOP_NOW, CANCELLED] {
+        let numbers = Numbers::that(Does::Work, NOTHING);
+        let host = Script::of(&numbers);
+        host.told.send_replace(told);
+        let report = run(&numbers, &host).await;
+        let expected = StrideReport {
+            timing: report.timing,
+            ..StrideReport::default()
+        };
+        assert_eq!(report, expected, "{told:?}");
+        assert_eq!(numbers.fetched.load(Ordering::Relaxed), 0);
+        assert_eq!(numbers.done(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_page_that_is_stopped_while_it_waits_is_not_in_the_report() {
+    let numbers = Numbers::that(Does::Work, NOTHING);
+    let host = Script {
+        stop_at_rate: Some(2),
+        ..Script::of(&numbers)
+    };
+    let report = run(&numbers, &host).await;
+    assert_eq!(report.covered_to, token(10));
+    assert_eq!((report.pages, report.items.processed), (1, 10));
+    assert_eq!((report.failure, report.end_of_data), (None, false));
+    assert_eq!(numbers.done(), 10);
+    assert_eq!(host.events(|e| matches!(e, PageEvent::Stopped)), 1);
+    assert_eq!(host.events(|e| matches!(e, PageEvent::Failed { .. })), 0);
+}
+
+#[tokio::test]
+async fn told_at_its_boundary_a_page_knows_nothing_and_is_the_last() {
+    let numbers = Numbers::that(Does::Work, STOP);
+    let report = run(&numbers, &Script::of(&numbers)).await;
+    assert_eq!((report.pages, report.failure), (1, None));
+    assert_eq!(*numbers.saw_it.lock().unwrap(), [false]);
+}
+
+/// Whatever its code makes of it, and however little it says that the page can be tried again.
+#[tokio::test]
+async fn a_page_that_gives_up_because_it_was_told_to_has_not_failed() {
+    for told in [STOP_NOW, CANCELLED] {
+        let numbers = Numbers::that(Does::GiveUpWhenTold, told);
+        let report = run(&numbers, &Script::of(&numbers)).await;
+        assert_eq!((report.pages, report.failure), (0, None), "{told:?}");
+        assert_eq!(*numbers.saw_it.lock().unwrap(), [true]);
+    }
+}
+
+#[tokio::test]
+async fn a_page_that_was_told_may_finish() {
+    for told in [STOP_NOW, CANCELLED] {
+        let numbers = Numbers::that(Does::Work, told);
+        let report = run(&numbers, &Script::of(&numbers)).await;
+        assert_eq!((report.pages, report.failure), (1, None), "{told:?}");
+        assert_eq!(numbers.done(), 10);
+    }
+}
+
+#[tokio::test]
+async fn at_most_once_a_pause_does_not_touch_a_page_and_its_errors_count() {
+    let at_most_once = |does, tells| Numbers {
+        mode: RetryMode::AtMostOnce,
+        ..Numbers::that(does, tells)
+    };
+    let numbers = at_most_once(Does::Work, STOP_NOW);
+    let report = run(&numbers, &Script::of(&numbers)).await;
+    assert_eq!((report.pages, report.failure), (1, None));
+    assert_eq!(*numbers.saw_it.lock().unwrap(), [false]);
+
+    for told in [STOP_NOW, CANCELLED] {
+        let numbers = at_most_once(Does::Fail, told);
+        let report = run(&numbers, &Script::of(&numbers)).await;
+        assert!(report.failure.is_some(), "{told:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_fetch_is_dropped_by_a_pause_at_once() {
+    for mode in [RetryMode::AtLeastOnce, RetryMode::AtMostOnce] {
+        let numbers = Numbers {
+            hangs_in_fetch: true,
+            mode,
+            ..Numbers::that(Does::Work, STOP_NOW)
+        };
+        let report = run(&numbers, &Script::of(&numbers)).await;
+        assert_eq!((report.pages, report.failure), (0, None));
+    }
+}
+
+/// The effects of a page without a ledger may be done in part, so it is never cut off in the middle.
+#[tokio::test]
+async fn without_a_ledger_process_is_not_dropped() {
+    let numbers = Numbers::that(Does::Hang, STOP_NOW);
+    let host = Script::of(&numbers);
+    let order = order();
+    let running = run_stride(&numbers, &order, StrideReport::default(), &host);
+    let ended = tokio::time::timeout(Duration::from_millis(50), running).await;
+    assert!(ended.is_err());
+    assert_eq!(*numbers.saw_it.lock().unwrap(), [true]);
+}
+
+#[tokio::test]
+async fn the_page_that_runs_is_known() {
+    let numbers = Numbers::that(Does::Work, NOTHING);
+    let host = Script::of(&numbers);
+    let before = Timestamp::from(std::time::SystemTime::now());
+    run(&numbers, &host).await;
+    let pages = host.pages.lock().unwrap();
+    let begun: Vec<_> = pages.iter().flatten().collect();
+    let starts: Vec<_> = begun.iter().map(|page| page.start.clone()).collect();
+    assert_eq!(starts, [None, token(10), token(20)]);
+    assert!(begun.iter().all(|p| p.attempt == 1 && p.since >= before));
+    assert_eq!(pages.last(), Some(&None), "nothing runs any more");
+}
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_line_of_user_code_says_which_page_and_which_attempt() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .json()
+        .with_writer(move || writer.clone())
+        .finish();
+    let guard = tracing::subscriber::set_default(subscriber);
+    let numbers = Numbers::that(Does::Work, NOTHING);
+    run(&numbers, &Script::of(&numbers)).await;
+    drop(guard);
+    let text = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+    let lines = text
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+    let pages: Vec<_> = lines
+        .filter(|line| line["fields"]["message"] == "from user code")
+        .map(|line| {
+            (
+                line["span"]["page"].clone(),
+                line["span"]["attempt"].clone(),
+            )
+        })
+        .collect();
+    let expected = ["beginning", "10", "20"].map(|page| (page.into(), 1.into()));
+    assert_eq!(pages, expected);
+}

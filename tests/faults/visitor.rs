@@ -1,0 +1,96 @@
+//! Pages of numbers that do nothing but sign in and out at the [`Sink`].
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use sqlx::PgPool;
+use temporal_batch::{
+    Page, PageContext, PageError, PageProcessor, PageReport, ProcessorSettings, SkipAhead,
+};
+
+use crate::sink::Sink;
+
+/// Long enough that a busy machine does not look like a lost worker.
+pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// The numbers from 1 to a last one, and how long a page of them stays.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Stay {
+    pub numbers: i64,
+    pub page: Duration,
+}
+
+impl Stay {
+    /// More pages than any test waits for.
+    pub fn endless(page: Duration) -> Self {
+        Self {
+            numbers: 1_000_000_000,
+            page,
+        }
+    }
+}
+
+pub struct Visitor {
+    sink: Sink,
+}
+
+impl Visitor {
+    pub fn new(pool: PgPool) -> Self {
+        Self {
+            sink: Sink::new(pool),
+        }
+    }
+}
+
+#[async_trait]
+impl PageProcessor for Visitor {
+    const NAME: &'static str = "visitor";
+    type Args = Stay;
+    type Cursor = i64;
+    type Item = i64;
+
+    async fn fetch(&self, ctx: &PageContext<Self>) -> Result<Page<i64, i64>, PageError> {
+        let start = ctx.range().start().copied().unwrap_or(0);
+        let last = ctx.range().end().copied().unwrap_or(ctx.args().numbers);
+        let page = i64::try_from(ctx.page_size()).unwrap();
+        let numbers = (start + 1..=last.min(start + page)).collect();
+        Page::keyset(numbers, |number| *number)
+    }
+
+    async fn process(
+        &self,
+        ctx: &PageContext<Self>,
+        numbers: Vec<i64>,
+    ) -> Result<PageReport, PageError> {
+        let visit = self
+            .sink
+            .enter(ctx, (numbers[0] - 1, numbers.len()))
+            .await?;
+        tokio::time::sleep(ctx.args().page).await;
+        self.sink.leave(visit).await?;
+        Ok(PageReport::all_processed())
+    }
+
+    async fn skip_ahead(
+        &self,
+        ctx: &PageContext<Self>,
+        pages: u32,
+    ) -> Result<SkipAhead<i64>, PageError> {
+        let start = ctx.range().start().copied().unwrap_or(0);
+        let to = start + i64::from(pages) * i64::try_from(ctx.page_size()).unwrap();
+        let last = ctx.args().numbers;
+        Ok(if to <= last {
+            SkipAhead::To(to)
+        } else {
+            SkipAhead::PastEnd
+        })
+    }
+
+    fn settings(&self) -> ProcessorSettings {
+        ProcessorSettings {
+            heartbeat_timeout: HEARTBEAT_TIMEOUT,
+            ..ProcessorSettings::default()
+        }
+    }
+}
