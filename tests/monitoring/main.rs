@@ -1,0 +1,23 @@
+//! What a worker tells its operators: metrics that a real Prometheus scrapes, the alerts and the dashboard in
+//! `docs` that are made of them, its health, and its log lines.
+
+mod dashboard;
+mod fed;
+mod health;
+mod logs;
+mod names;
+mod prometheus;
+mod rules;
+mod scraped;
+mod worker;
+
+use std::path::PathBuf;
+
+/// A file of this repository.
+fn file(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(file(path)).unwrap()
+}
