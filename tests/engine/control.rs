@@ -55,7 +55,9 @@ async fn pausing_twice_and_resuming_once_means_running() {
     handle.pause("first").await.unwrap();
     handle.pause("second").await.unwrap();
     handle.set_max_parallelism(3).await.unwrap();
-    let progress = handle.progress().await.unwrap();
+    // Requests are applied while a worker is still being asked about the processor.
+    let prepared = progress_shows(&handle, "it is prepared", |p| p.phase != Phase::Preparing);
+    let progress = prepared.await;
     assert_eq!(progress.phase, Phase::Paused);
     assert_eq!(progress.pause_reason.as_deref(), Some("second"));
     assert!(numbers.record().fetches.is_empty());
