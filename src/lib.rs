@@ -65,6 +65,7 @@ mod dead_letter_file;
 #[cfg(feature = "dev-server")]
 pub mod dev_server;
 mod error;
+mod figures;
 mod hooks;
 mod interruption;
 mod ledger;

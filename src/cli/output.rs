@@ -12,7 +12,7 @@ use indicatif::MultiProgress;
 use serde::Serialize;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::progress::Timestamp;
+use crate::{figures::grouped, progress::Timestamp};
 
 /// Every bar of the process. Other lines on standard error are written while the bars are taken away, or
 /// the two would run into each other.
@@ -168,15 +168,7 @@ impl<'a> MakeWriter<'a> for LogWriter {
 
 /// `1234567` as `1,234,567`.
 pub(crate) fn number(n: u64) -> String {
-    let digits = n.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
+    grouped(&n.to_string())
 }
 
 /// `1 page`, `2 pages`.

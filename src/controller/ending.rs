@@ -9,7 +9,9 @@ use temporalio_sdk::{ApplicationFailure, WorkflowContext, WorkflowResult, Workfl
 use super::{
     Controller, Orders,
     hooks::{Calls, aside, call, count_failure},
-    lock, log, now,
+    lock, log,
+    look::details,
+    now,
 };
 use crate::{
     audit::Given,
@@ -38,7 +40,7 @@ pub(super) async fn end(
         }
         s.report(&ending)
     });
-    ctx.set_current_details(ctx.state(Controller::details));
+    ctx.set_current_details(details(&ctx.state(Controller::look)));
     let tell = async |order: Option<HookOrder>| {
         if let Some(order) = order {
             count_failure(ctx, call(ctx, order).await);
@@ -83,20 +85,22 @@ fn finish(ctx: &WorkflowContext<Controller>, ending: Ending) -> WorkflowResult<B
         s.closing = Some(Phase::Ended);
         s.report(&ending)
     });
-    ctx.set_current_details(ctx.state(Controller::details));
-    let details = |report| EndDetails {
+    ctx.set_current_details(details(&ctx.state(Controller::look)));
+    let end_details = |report| EndDetails {
         report,
         continuation: Some(Box::new(ctx.state(Controller::next_input))),
     };
     match ending.outcome {
         Outcome::Completed | Outcome::CompletedWithFailures => Ok(report),
-        Outcome::Cancelled => Err(WorkflowTermination::cancelled_with_details(details(report))),
+        Outcome::Cancelled => Err(WorkflowTermination::cancelled_with_details(end_details(
+            report,
+        ))),
         Outcome::Failed | Outcome::Stopped => {
             let reason = ending.reason.unwrap_or_default();
             Err(ApplicationFailure::builder(reason)
                 .type_name(protocol::BATCH_FAILED.to_owned())
                 .non_retryable(true)
-                .details(details(report))
+                .details(end_details(report))
                 .build()
                 .into())
         }

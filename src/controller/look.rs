@@ -140,37 +140,36 @@ impl Controller {
             ended_at: self.now,
         }
     }
+}
 
-    /// A line or two of Markdown for Temporal's own user interface.
-    pub(super) fn details(&self) -> String {
-        let p = self.look();
-        let explained = (!p.explanation.is_empty()).then_some(&p.explanation);
-        let reason = p
-            .blocked_reason
-            .as_ref()
-            .or(p.pause_reason.as_ref())
-            .or(explained);
-        let why = reason.map_or_else(String::new, |reason| format!(": {reason}"));
-        let share = p
-            .percent()
-            .map_or_else(String::new, |percent| format!(" ({percent:.0} %)"));
-        let mark = p.low_water_mark.as_ref().map_or_else(
-            || "the beginning".to_owned(),
-            |token| {
-                let token = truncate(token.as_str(), MAX_TOKEN_CHARS);
-                format!("`{}`", token.replace('`', "'"))
-            },
-        );
-        format!(
-            "**{}**{why}  \n{} pages, {} items{share}; {} in flight, {} stuck, {} pages and {} items \
-             failed; finished up to {mark}",
-            p.phase,
-            p.pages_completed,
-            p.items.total(),
-            p.pages_in_flight,
-            p.pages_stuck,
-            p.pages_failed,
-            p.items.failed,
-        )
-    }
+/// A line or two of Markdown for Temporal's own user interface.
+pub(super) fn details(p: &Progress) -> String {
+    let explained = (!p.explanation.is_empty()).then_some(&p.explanation);
+    let reason = p
+        .blocked_reason
+        .as_ref()
+        .or(p.pause_reason.as_ref())
+        .or(explained);
+    let why = reason.map_or_else(String::new, |reason| format!(": {reason}"));
+    let share = p
+        .percent()
+        .map_or_else(String::new, |percent| format!(" ({percent:.0} %)"));
+    let mark = p.low_water_mark.as_ref().map_or_else(
+        || "the beginning".to_owned(),
+        |token| {
+            let token = truncate(token.as_str(), MAX_TOKEN_CHARS);
+            format!("`{}`", token.replace('`', "'"))
+        },
+    );
+    format!(
+        "**{}**{why}  \n{} pages, {} items{share}; {} in flight, {} stuck, {} pages and {} items \
+         failed; finished up to {mark}",
+        p.phase,
+        p.pages_completed,
+        p.items.total(),
+        p.pages_in_flight,
+        p.pages_stuck,
+        p.pages_failed,
+        p.items.failed,
+    )
 }

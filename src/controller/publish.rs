@@ -56,10 +56,10 @@ impl Controller {
     /// The control that has to be written, if any: nobody reads it while no stride runs, and a dispatch that
     /// has come back does no harm in it.
     fn control_to_publish(&self) -> Option<ControlState> {
-        let (new, old) = (self.control_state(), &self.published.control);
         if self.ledger.running() == 0 {
             return None;
         }
+        let (new, old) = (self.control_state(), &self.published.control);
         let yields_known = new
             .yields
             .iter()
@@ -72,8 +72,7 @@ impl Controller {
         (!nothing_new).then_some(new)
     }
 
-    fn progress_to_publish(&self) -> Option<Progress> {
-        let mut progress = self.look();
+    fn progress_to_publish(&self, mut progress: Progress) -> Option<Progress> {
         let due = match &self.published.progress {
             None => true,
             Some((at, phase, held_by)) => {
@@ -97,13 +96,13 @@ impl Controller {
     }
 
     /// What is new for the memo, taken note of as published.
-    fn take_news(&mut self) -> Vec<(&'static str, Option<MemoValue>)> {
+    fn take_news(&mut self, progress: Progress) -> Vec<(&'static str, Option<MemoValue>)> {
         let mut updates = Vec::new();
         if let Some(control) = self.control_to_publish() {
             self.published.control = control.clone();
             updates.push((protocol::MEMO_CONTROL, Some(MemoValue::new(control))));
         }
-        if let Some(progress) = self.progress_to_publish() {
+        if let Some(progress) = self.progress_to_publish(progress) {
             self.published.progress = Some((self.now, progress.phase, progress.held_by));
             updates.push((protocol::MEMO_PROGRESS, Some(MemoValue::new(progress))));
         }
@@ -112,11 +111,11 @@ impl Controller {
 }
 
 /// Writes to the memo what has changed enough.
-pub(super) fn publish(ctx: &WorkflowContext<Controller>) {
+pub(super) fn publish(ctx: &WorkflowContext<Controller>, progress: Progress) {
     if !ctx.state(|s| s.paced) {
         return;
     }
-    let updates = ctx.state_mut(Controller::take_news);
+    let updates = ctx.state_mut(|s| s.take_news(progress));
     if updates.is_empty() {
         return;
     }

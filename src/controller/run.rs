@@ -17,7 +17,9 @@ use super::{
     dispatch::{Activity, StrideResult, describe, record_result, start},
     ending::end,
     hooks::Calls,
-    log, now,
+    log,
+    look::details,
+    now,
     publish::publish,
 };
 use crate::{
@@ -114,8 +116,9 @@ pub(super) async fn run_batch(ctx: &WorkflowContext<Controller>) -> WorkflowResu
                 }
             }
             Decision::WaitUntil(until) => {
-                ctx.set_current_details(ctx.state(Controller::details));
-                publish(ctx);
+                let progress = ctx.state(Controller::look);
+                ctx.set_current_details(details(&progress));
+                publish(ctx, progress);
                 let until = earliest(until, ctx.state(Controller::next_change));
                 alarm.set(ctx, calls.until(ctx, until), now);
                 let results = something_happens(ctx, &mut running, &mut calls, &mut alarm);

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::{Limits, is_draining, shares};
 use crate::{
     error::truncate,
+    figures::grouped,
     ledger::Ledger,
     pace::{PaceNow, Pacing},
     page::PageToken,
@@ -162,15 +163,7 @@ fn by_parallelism(s: &Situation<'_>) -> Option<(HeldBy, String)> {
 /// A rate as people write it.
 fn per_second(rate: f64) -> String {
     if rate >= 10.0 {
-        let digits = format!("{rate:.0}");
-        let mut text = String::new();
-        for (i, digit) in digits.chars().enumerate() {
-            if i > 0 && (digits.len() - i).is_multiple_of(3) {
-                text.push(',');
-            }
-            text.push(digit);
-        }
-        text
+        grouped(&format!("{rate:.0}"))
     } else {
         let text = format!("{rate:.2}");
         text.trim_end_matches('0').trim_end_matches('.').to_owned()
