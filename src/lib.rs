@@ -36,8 +36,11 @@
 //! | `temporal` | yes | the engine: [`Worker`], [`BatchClient`], [`connect`](mod@connect) |
 //! | `dev-server` | yes | [`dev_server`]: finds, fetches and runs the local Temporal dev server |
 //! | `cli` | yes | [`cli`]: the command line, for the `temporal-batch` binary and for yours |
-//! | `sqlite` | yes | a [`PageLedger`] in SQLite; the database of the `demo` command and of its sample |
-//! | `postgres` | yes | a [`PageLedger`] in PostgreSQL |
+//! | `sqlite` | yes | tables and a [`PageLedger`] in SQLite; the database of the `demo` command and of its sample |
+//! | `postgres` | yes | tables and a [`PageLedger`] in PostgreSQL |
+//! | `mysql` | yes | tables and a [`PageLedger`] in MySQL and MariaDB |
+//! | `tls` | yes | connections to databases over TLS |
+//! | `files` | yes | CSV and JSON Lines files |
 //!
 //! Without any of them the vocabulary, the decisions, the page loop and [`testing`] build in seconds.
 
@@ -52,6 +55,7 @@ struct ExamplesOfTheReadme;
 mod activity;
 mod audit;
 mod batch;
+mod check;
 #[cfg(feature = "cli")]
 pub mod cli;
 #[cfg(feature = "temporal")]
@@ -89,7 +93,7 @@ mod registry;
 mod replay;
 mod retry;
 mod scheduler;
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 mod sql;
 mod stride;
 pub mod testing;
@@ -101,6 +105,7 @@ mod worker;
 pub use crate::{
     audit::AuditEntry,
     batch::{Batch, DEFAULT_TASK_QUEUE, IfRunning, InvalidBatch},
+    check::{Check, CheckContext, FailedRange},
     dead_letter::{DeadLetter, DeadLetters, LetterFilter},
     dead_letter_file::JsonlDeadLetters,
     error::PageError,
@@ -128,12 +133,12 @@ pub use crate::{
     tolerance::{Limit, OnExceeded, Tolerance},
 };
 
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+pub use crate::sql::{Database, LedgerDatabase, PageConnection, SqlLedger};
 #[cfg(feature = "postgres")]
 pub use crate::sql::{
     InvalidSchema, InvalidThrottle, PostgresThrottle, PostgresThrottleBuilder, Threshold,
 };
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
-pub use crate::sql::{LedgerDatabase, PageConnection, SqlLedger};
 
 #[cfg(feature = "temporal")]
 pub use crate::{

@@ -112,7 +112,16 @@ pub enum Next<C> {
     End,
 }
 
-type Order<C> = fn(&C, &C) -> Ordering;
+/// What is known of the order of a page's cursors.
+#[derive(Debug)]
+enum Order<C> {
+    /// Nothing: they are tokens of the source.
+    None,
+    /// The source sorts by them, in an order of its own.
+    OfTheSource,
+    /// They can be compared here.
+    By(fn(&C, &C) -> Ordering),
+}
 
 /// What a fetch found: the items of one page, and where the next page begins.
 ///
@@ -123,7 +132,7 @@ pub struct Page<C, I> {
     items: Vec<I>,
     next: Next<C>,
     keys: Keys<C>,
-    order: Option<Order<C>>,
+    order: Order<C>,
 }
 
 /// What the items of a page are called, in their order.
@@ -167,7 +176,7 @@ impl<C, I> Page<C, I> {
             items: Vec::new(),
             next: Next::End,
             keys: Keys::Unknown,
-            order: None,
+            order: Order::None,
         }
     }
 
@@ -204,7 +213,34 @@ impl<C, I> Page<C, I> {
             items,
             next,
             keys: Keys::Cursors(keys),
-            order: Some(C::cmp),
+            order: Order::By(C::cmp),
+        })
+    }
+
+    /// A page of a source that sorts by a unique key in an order of its own, such as a database with the
+    /// collation of a column. The next page begins after the key of the last item.
+    ///
+    /// That the keys ascend and lie in the range that was asked for cannot be checked here: the source has to
+    /// see to it.
+    ///
+    /// # Errors
+    /// A non-retryable [`PageError`] of type `CursorDidNotAdvance` when two neighbouring keys are equal.
+    pub fn sorted(items: Vec<I>, key: impl Fn(&I) -> C) -> Result<Self, PageError>
+    where
+        C: PartialEq + Clone + Serialize,
+    {
+        let keys: Vec<C> = items.iter().map(key).collect();
+        for pair in keys.windows(2) {
+            if pair[1] == pair[0] {
+                return Err(did_not_advance(&pair[0], &pair[1]));
+            }
+        }
+        let next = keys.last().cloned().map_or(Next::End, Next::At);
+        Ok(Self {
+            items,
+            next,
+            keys: Keys::Cursors(keys),
+            order: Order::OfTheSource,
         })
     }
 
@@ -215,7 +251,7 @@ impl<C, I> Page<C, I> {
             items,
             next: next.map_or(Next::End, Next::At),
             keys: Keys::Unknown,
-            order: None,
+            order: Order::None,
         }
     }
 
@@ -296,7 +332,7 @@ impl<C, I> Page<C, I> {
 
     /// Whether its cursors can be compared for more than equality.
     pub(crate) fn is_ordered(&self) -> bool {
-        self.order.is_some()
+        !matches!(self.order, Order::None)
     }
 }
 
@@ -307,15 +343,15 @@ impl<C: Serialize + PartialEq, I> Page<C, I> {
             return Ok(());
         };
         if let Some(start) = range.start() {
-            let advances = match self.order {
-                Some(order) => order(next, start) == Ordering::Greater,
-                None => next != start,
+            let advances = match &self.order {
+                Order::By(order) => order(next, start) == Ordering::Greater,
+                Order::None | Order::OfTheSource => next != start,
             };
             if !advances {
                 return Err(did_not_advance(start, next));
             }
         }
-        if let (Some(order), Some(end)) = (self.order, range.end())
+        if let (Order::By(order), Some(end)) = (&self.order, range.end())
             && order(next, end) == Ordering::Greater
         {
             return Err(PageError::non_retryable(

@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
+    check::{Check, CheckContext},
     dead_letter::{DeadLetters, MAX_LETTER_CHARS, stable_id},
     error::PageError,
     interruption::Interruption,
@@ -158,6 +159,22 @@ pub trait PageProcessor: Send + Sync + Sized + 'static {
         Ok(SkipAhead::Unsupported)
     }
 
+    /// Completes the arguments, once per batch run and before anything else: a bound that the data has now, the
+    /// size of a file. Every page, every check and [`size_hint`](Self::size_hint) get what this returns; it
+    /// is stored in histories. A [non-retryable](PageError::non_retryable) error refuses the batch with its
+    /// message, any other is tried again. The default leaves the arguments as they are.
+    async fn prepare(&self, args: Self::Args) -> Result<Self::Args, PageError> {
+        Ok(args)
+    }
+
+    /// Looks at what was done, after each [stage](crate::Batch) and once the last page is finished; it also
+    /// runs for the command `verify`. What does not hold is a value, [`Check::fails`]; an error means that it
+    /// could not be found out, and is tried again. The default checks nothing.
+    async fn check(&self, ctx: &CheckContext<Self>) -> Result<Option<Check>, PageError> {
+        let _ = ctx;
+        Ok(None)
+    }
+
     /// About how many items the whole batch has, for percent and time left. Asked once, before the first
     /// page. The default does not know.
     async fn size_hint(&self, args: &Self::Args) -> Result<Option<u64>, PageError> {
@@ -168,7 +185,8 @@ pub trait PageProcessor: Send + Sync + Sized + 'static {
     /// Where it is recorded which pages were applied, for effects that are committed exactly once. With it,
     /// `process` writes in [`ctx.transaction()`](PageContext), which the engine commits together with the
     /// ledger's row and the dead letters of the page. The default is none: at least once.
-    fn ledger(&self) -> Option<Arc<dyn PageLedger>> {
+    fn ledger(&self, args: &Self::Args) -> Option<Arc<dyn PageLedger>> {
+        let _ = args;
         None
     }
 
@@ -177,7 +195,8 @@ pub trait PageProcessor: Send + Sync + Sized + 'static {
     /// default is none: a failed page is given up as a whole, and the batch lists at most 50 of them.
     ///
     /// A processor with a [`ledger`](Self::ledger) keeps its dead letters there, whatever this returns.
-    fn dead_letters(&self) -> Option<Arc<dyn DeadLetters>> {
+    fn dead_letters(&self, args: &Self::Args) -> Option<Arc<dyn DeadLetters>> {
+        let _ = args;
         None
     }
 

@@ -232,6 +232,8 @@ pub(crate) enum HookCall {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct KeepReport {
     pub processor: String,
+    #[serde(default)]
+    pub args: serde_json::Value,
     pub report: BatchReport,
 }
 

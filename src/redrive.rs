@@ -45,10 +45,13 @@ pub(crate) struct RedriveArgs {
 pub(crate) struct Redrive<P>(pub Arc<P>);
 
 /// Where a processor keeps its dead letters.
-pub(crate) fn letters_of<P: PageProcessor>(processor: &P) -> Option<Arc<dyn DeadLetters>> {
-    match processor.ledger() {
+pub(crate) fn letters_of<P: PageProcessor>(
+    processor: &P,
+    args: &P::Args,
+) -> Option<Arc<dyn DeadLetters>> {
+    match processor.ledger(args) {
         Some(ledger) => Some(ledger),
-        None => processor.dead_letters(),
+        None => processor.dead_letters(args),
     }
 }
 
@@ -62,7 +65,7 @@ impl<P: PageProcessor> PageProcessor for Redrive<P> {
 
     async fn fetch(&self, ctx: &PageContext<Self>) -> Result<Page<String, DeadLetter>, PageError> {
         let after = ctx.range().start().map(String::as_str);
-        let store = self.store()?;
+        let store = self.store(ctx)?;
         let mut letters = store
             .list(&ctx.args().filter, after, ctx.page_size())
             .await?;
@@ -79,7 +82,7 @@ impl<P: PageProcessor> PageProcessor for Redrive<P> {
     ) -> Result<PageReport, PageError> {
         let args = read_args::<P::Args>(&ctx.args().args)?;
         let args = Arc::new(args);
-        let store = self.store()?;
+        let store = self.store(ctx)?;
         let last_attempt = ctx.attempt() >= ATTEMPTS;
         let mut report = PageReport::all_processed();
         let mut to_retry = None;
@@ -123,8 +126,9 @@ impl<P: PageProcessor> PageProcessor for Redrive<P> {
 }
 
 impl<P: PageProcessor> Redrive<P> {
-    fn store(&self) -> Result<Arc<dyn DeadLetters>, PageError> {
-        letters_of(&*self.0).ok_or_else(|| {
+    fn store(&self, ctx: &PageContext<Self>) -> Result<Arc<dyn DeadLetters>, PageError> {
+        let args = read_args::<P::Args>(&ctx.args().args)?;
+        letters_of(&*self.0, &args).ok_or_else(|| {
             PageError::non_retryable(
                 "NoDeadLetters",
                 format_args!("processor \"{}\" keeps no dead letters", P::NAME),

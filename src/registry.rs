@@ -12,7 +12,7 @@ use crate::{
     progress::BatchReport,
     protocol::{PrepareInput, Prepared, StrideOrder, StrideReport},
     redrive::{Redrive, letters_of},
-    stride::{Gone, StrideHost, prepared, run_stride},
+    stride::{Gone, StrideHost, prepared, read_args, run_stride},
 };
 
 /// Processors by name.
@@ -24,8 +24,8 @@ pub struct Registry {
 #[derive(Clone)]
 struct Registered {
     processor: Arc<dyn ErasedProcessor>,
-    /// What processes its dead letters, where it keeps them.
-    redriver: Option<Arc<dyn ErasedProcessor>>,
+    /// What processes its dead letters.
+    redriver: Arc<dyn ErasedProcessor>,
 }
 
 /// A processor that cannot be registered.
@@ -104,6 +104,13 @@ impl Registry {
     /// # Errors
     /// When its name is taken or not allowed, or its settings cannot work.
     pub fn register<P: PageProcessor>(&mut self, processor: P) -> Result<(), RegisterError> {
+        self.register_shared(Arc::new(processor))
+    }
+
+    pub(crate) fn register_shared<P: PageProcessor>(
+        &mut self,
+        processor: Arc<P>,
+    ) -> Result<(), RegisterError> {
         let name = P::NAME;
         let allowed = |c: char| c.is_ascii_alphanumeric() || "._/:-".contains(c);
         if name.is_empty() || name.len() > 100 || !name.chars().all(allowed) {
@@ -116,11 +123,8 @@ impl Registry {
             .settings()
             .validate()
             .map_err(|source| RegisterError::Settings { name, source })?;
-        let processor = Arc::new(processor);
-        let redriver = letters_of(&*processor).map(|_| {
-            let redrive = Redrive(Arc::clone(&processor));
-            Arc::new(Typed(Arc::new(redrive))) as Arc<dyn ErasedProcessor>
-        });
+        let redrive = Redrive(Arc::clone(&processor));
+        let redriver = Arc::new(Typed(Arc::new(redrive)));
         let processor = Arc::new(Typed(processor));
         let registered = Registered {
             processor,
@@ -153,13 +157,10 @@ impl Registry {
         redrive: bool,
     ) -> Result<Arc<dyn ErasedProcessor>, Refused> {
         let found = self.find(name)?;
-        if !redrive {
-            return Ok(Arc::clone(&found.processor));
-        }
-        let redriver = found.redriver.clone();
-        redriver.ok_or_else(|| Refused::NoDeadLetters {
-            name: name.to_owned(),
-        })
+        Ok(Arc::clone(match redrive {
+            true => &found.redriver,
+            false => &found.processor,
+        }))
     }
 
     fn find(&self, name: &str) -> Result<&Registered, Refused> {
@@ -187,7 +188,7 @@ impl std::fmt::Debug for Registry {
 pub(crate) trait ErasedProcessor: Send + Sync {
     fn settings(&self) -> ProcessorSettings;
     /// What it says about itself, without asking its source.
-    fn prepared(&self) -> Prepared;
+    fn prepared(&self, args: &serde_json::Value) -> Result<Prepared, Refused>;
     /// Checks arguments and first cursor, and asks for the size.
     async fn prepare(&self, input: &PrepareInput) -> Result<Prepared, Refused>;
     async fn run(
@@ -197,7 +198,11 @@ pub(crate) trait ErasedProcessor: Send + Sync {
         host: &dyn StrideHost,
     ) -> Result<StrideReport, Gone>;
     /// Keeps the final report with the dead letters.
-    async fn keep_report(&self, report: &BatchReport) -> Result<(), PageError>;
+    async fn keep_report(
+        &self,
+        args: &serde_json::Value,
+        report: &BatchReport,
+    ) -> Result<(), PageError>;
 }
 
 struct Typed<P>(Arc<P>);
@@ -208,8 +213,8 @@ impl<P: PageProcessor> ErasedProcessor for Typed<P> {
         self.0.settings()
     }
 
-    fn prepared(&self) -> Prepared {
-        prepared(&*self.0, None)
+    fn prepared(&self, args: &serde_json::Value) -> Result<Prepared, Refused> {
+        Ok(prepared(&*self.0, &check::<P>(args, None)?, None))
     }
 
     async fn prepare(&self, input: &PrepareInput) -> Result<Prepared, Refused> {
@@ -223,7 +228,7 @@ impl<P: PageProcessor> ErasedProcessor for Typed<P> {
             tracing::warn!(processor = P::NAME, %error, "no size hint");
             None
         });
-        Ok(prepared(&*self.0, items_expected))
+        Ok(prepared(&*self.0, &args, items_expected))
     }
 
     async fn run(
@@ -235,8 +240,12 @@ impl<P: PageProcessor> ErasedProcessor for Typed<P> {
         run_stride(&*self.0, order, resume, host).await
     }
 
-    async fn keep_report(&self, report: &BatchReport) -> Result<(), PageError> {
-        match letters_of(&*self.0) {
+    async fn keep_report(
+        &self,
+        args: &serde_json::Value,
+        report: &BatchReport,
+    ) -> Result<(), PageError> {
+        match letters_of(&*self.0, &read_args(args)?) {
             Some(letters) => letters.keep_report(report).await,
             None => Ok(()),
         }

@@ -9,7 +9,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, watch};
 
 use crate::{
@@ -213,7 +213,10 @@ impl Simulator {
     ) -> Result<SimulatedRun, InvalidBatch> {
         batch.validate()?;
         let settings = processor.settings();
-        let prepared = prepared(processor, None);
+        let args = P::Args::deserialize(&batch.spec.args).map_err(|e| InvalidBatch::Args {
+            message: e.to_string(),
+        })?;
+        let prepared = prepared(processor, &args, None);
         let spec = &batch.spec;
         let limits = Limits {
             max_parallelism: spec.max_parallelism.max(1),

@@ -88,7 +88,7 @@ impl PageProcessor for FixEmails {
         Ok(Some(users.cast_unsigned()))
     }
 
-    fn ledger(&self) -> Option<Arc<dyn PageLedger>> {
+    fn ledger(&self, _: &Self::Args) -> Option<Arc<dyn PageLedger>> {
         Some(self.ledger.clone())
     }
 }

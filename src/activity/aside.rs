@@ -79,7 +79,7 @@ impl AsideActivities {
             Ok(prepared) => prepared.map_err(refuse),
             Err(_) => {
                 tracing::warn!(processor = input.processor, "the size hint took too long");
-                Ok(processor.prepared())
+                processor.prepared(&input.args).map_err(refuse)
             }
         }
     }
@@ -117,7 +117,10 @@ impl AsideActivities {
         let unknown = |refused| failed(PageError::retryable(refused));
         let processor = self.registry.of_batch(&order.processor, false);
         let processor = processor.map_err(unknown)?;
-        processor.keep_report(&order.report).await.map_err(failed)
+        processor
+            .keep_report(&order.args, &order.report)
+            .await
+            .map_err(failed)
     }
 
     /// Tells the batch what its throttles say, for as long as it runs and this worker does.

@@ -4,6 +4,7 @@ use std::{fmt::Write as _, future::Future};
 
 use clap::Args;
 use serde::Serialize;
+use serde_json::Value;
 
 use super::{
     connection::ConnectionArgs,
@@ -12,6 +13,7 @@ use super::{
     look::{Look, SCHEMA},
     output::{self, count, duration, note, number, one_line, time},
     processors::{Processors, STORE_TIMEOUT},
+    redrive::args_of,
 };
 use crate::{
     batch::validate_id,
@@ -104,19 +106,24 @@ impl FailuresArgs {
         if let Some(trouble) = look.trouble() {
             note(format_args!("its pages are unknown: {trouble}"));
         }
+        let source = client.redrive_of(LetterFilter::of(handle.id())).await;
         let (known, redrive_of) = match look.progress() {
             Some(p) => (Some(p.processor.clone()), p.redrive_of.clone()),
-            None => match client.redrive_of(LetterFilter::of(handle.id())).await {
+            None => match &source {
                 Ok(batch) => (Some(batch.processor().to_owned()), None),
-                Err(RedriveError::OfRedrive { redrive_of, .. }) => (None, Some(redrive_of)),
+                Err(RedriveError::OfRedrive { redrive_of, .. }) => (None, Some(redrive_of.clone())),
                 Err(_) => (None, None),
             },
+        };
+        let args = match &source {
+            Ok(batch) => args_of(batch)?,
+            Err(_) => Value::Null,
         };
         let processor = agree(handle.id(), known, self.processor.as_deref())?;
         let filter = self.filter(processor.as_deref(), processors)?;
         let letters = match &processor {
             // A redrive has none of its own.
-            Some(name) if redrive_of.is_none() => match processors.letters(name).await {
+            Some(name) if redrive_of.is_none() => match processors.letters(name, &args).await {
                 Ok(store) => match self.letters(&*store, &filter).await {
                     Ok(letters) => Some(letters),
                     Err(error) => {
@@ -143,7 +150,7 @@ impl FailuresArgs {
         let Some(name) = &self.processor else {
             return Err(no_such_batch(id));
         };
-        let store = processors.letters(name).await.map_err(|why| {
+        let store = processors.letters(name, &Value::Null).await.map_err(|why| {
             CliError::failure(format_args!(
                 "the server remembers no batch \"{id}\", and its dead letters cannot be looked at: {why}"
             ))

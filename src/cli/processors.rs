@@ -15,6 +15,8 @@ use crate::{
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type Register = Box<dyn FnOnce(&mut Registry) -> Result<(), RegisterError> + Send>;
+/// The store of the dead letters of a batch with these arguments.
+type Letters = Box<dyn FnOnce(&Value) -> Result<Option<Arc<dyn DeadLetters>>, Refused> + Send>;
 type Building = Pin<Box<dyn Future<Output = Result<Built, BoxError>> + Send>>;
 
 /// Longest wait for a processor of which only the dead letters are wanted.
@@ -23,7 +25,7 @@ pub(crate) const STORE_TIMEOUT: Duration = Duration::from_secs(30);
 /// A processor that is there.
 struct Built {
     register: Register,
-    letters: Option<Arc<dyn DeadLetters>>,
+    letters: Letters,
 }
 
 /// Why this program cannot look into the dead letters of a processor.
@@ -79,8 +81,12 @@ impl Processors {
                 let building = factory();
                 Box::pin(async move {
                     let processor = building.await.map_err(Into::into)?;
-                    let letters = letters_of(&processor);
-                    let register = |registry: &mut Registry| registry.register(processor);
+                    let processor = Arc::new(processor);
+                    let looked_into = Arc::clone(&processor);
+                    let letters: Letters = Box::new(move |args| {
+                        Ok(letters_of(&*looked_into, &check::<P>(args, None)?))
+                    });
+                    let register = |registry: &mut Registry| registry.register_shared(processor);
                     let register: Register = Box::new(register);
                     Ok(Built { register, letters })
                 })
@@ -116,7 +122,11 @@ impl Processors {
     }
 
     /// Builds one of them, like a worker would, and gives the store of its dead letters.
-    pub(crate) async fn letters(&self, name: &str) -> Result<Arc<dyn DeadLetters>, NoStore> {
+    pub(crate) async fn letters(
+        &self,
+        name: &str,
+        args: &Value,
+    ) -> Result<Arc<dyn DeadLetters>, NoStore> {
         let name = || name.to_owned();
         let entry = self.entry(&name()).ok_or_else(|| NoStore::NotHere {
             name: name(),
@@ -132,9 +142,8 @@ impl Processors {
                 return Err(NoStore::NotBuilt(late));
             }
         };
-        built
-            .letters
-            .ok_or_else(|| NoStore::KeepsNone { name: name() })
+        let letters = (built.letters)(args).map_err(|e| NoStore::NotBuilt(e.to_string()))?;
+        letters.ok_or_else(|| NoStore::KeepsNone { name: name() })
     }
 
     /// A cursor as its processor itself would write it, where this program has that.
@@ -284,7 +293,11 @@ mod tests {
     #[tokio::test]
     async fn why_there_are_no_dead_letters_to_look_at_is_told() {
         let why = |processors: Processors, name| async move {
-            processors.letters(name).await.unwrap_err().to_string()
+            processors
+                .letters(name, &Value::Null)
+                .await
+                .unwrap_err()
+                .to_string()
         };
         assert_eq!(
             why(processors(), "three").await,

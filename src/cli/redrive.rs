@@ -59,7 +59,7 @@ pub(crate) struct RedriveArgs {
 }
 
 /// The arguments of the batch that a redrive redrives.
-fn args_of(redrive: &Batch) -> CliResult<Value> {
+pub(crate) fn args_of(redrive: &Batch) -> CliResult<Value> {
     let args = serde_json::from_value::<redrive::RedriveArgs>(redrive.spec.args.clone());
     let args = args.map_err(|e| CliError::caused("the batch's arguments are not readable", &e))?;
     Ok(args.args)
@@ -143,7 +143,7 @@ impl RedriveArgs {
         processors: &Processors,
     ) -> CliResult<bool> {
         let name = &source.processor;
-        let store = match processors.letters(name).await {
+        let store = match processors.letters(name, &source.args).await {
             Ok(store) => store,
             Err(NoStore::KeepsNone { name }) => return Err(Refused::NoDeadLetters { name }.into()),
             // The worker will know.

@@ -122,6 +122,7 @@ impl Controller {
         let keeps = self.prepared.as_ref().is_some_and(|p| p.dead_letters);
         keeps.then(|| KeepReport {
             processor: self.input.spec.processor.clone(),
+            args: self.input.spec.args.clone(),
             report: report.clone(),
         })
     }

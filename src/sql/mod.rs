@@ -11,6 +11,7 @@
 //! ```
 
 mod connection;
+mod database;
 mod dialect;
 mod ledger;
 mod letter_table;
@@ -25,6 +26,7 @@ mod throttle;
 mod transaction;
 
 pub use connection::PageConnection;
+pub use database::Database;
 pub use dialect::LedgerDatabase;
 #[cfg(feature = "postgres")]
 pub use ledger::InvalidSchema;

@@ -45,11 +45,12 @@ impl Keeping {
     /// Begins an attempt, and tells what the ledger knows of the stride.
     pub async fn open<P: PageProcessor>(
         processor: &P,
+        args: &P::Args,
         order: &StrideOrder,
         end: Option<&PageToken>,
     ) -> Result<(Self, Option<OpenStride>), PageError> {
-        let Some(ledger) = processor.ledger() else {
-            let letters = processor.dead_letters();
+        let Some(ledger) = processor.ledger(args) else {
+            let letters = processor.dead_letters(args);
             return Ok((letters.map_or(Self::Nothing, Self::Letters), None));
         };
         let stride = StrideId {

@@ -298,7 +298,11 @@ pub(crate) async fn run_stride<P: PageProcessor>(
 }
 
 /// What a controller needs to know of a processor before the first page.
-pub(crate) fn prepared<P: PageProcessor>(processor: &P, items_expected: Option<u64>) -> Prepared {
+pub(crate) fn prepared<P: PageProcessor>(
+    processor: &P,
+    args: &P::Args,
+    items_expected: Option<u64>,
+) -> Prepared {
     let ProcessorSettings {
         retry_mode,
         retry,
@@ -312,7 +316,7 @@ pub(crate) fn prepared<P: PageProcessor>(processor: &P, items_expected: Option<u
         page_timeout,
         heartbeat_timeout,
         items_expected,
-        dead_letters: letters_of(processor).is_some(),
-        once_per_page: processor.ledger().is_some(),
+        dead_letters: letters_of(processor, args).is_some(),
+        once_per_page: processor.ledger(args).is_some(),
     }
 }

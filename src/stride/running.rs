@@ -64,7 +64,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
         if end.is_none() && host.is_repeat() {
             end = accepted_end(host).await?;
         }
-        let opening = Keeping::open(processor, order, end.as_ref());
+        let opening = Keeping::open(processor, &args, order, end.as_ref());
         let opened = limited(opening, order.page_timeout).await;
         let (keeping, open) = opened.map_err(|e| failed(&e))?;
         let kept_end = match open {

@@ -498,7 +498,7 @@ impl PageProcessor for Kept {
         Ok(PageReport::all_processed())
     }
 
-    fn dead_letters(&self) -> Option<Arc<dyn DeadLetters>> {
+    fn dead_letters(&self, _: &Self::Args) -> Option<Arc<dyn DeadLetters>> {
         Some(Arc::new(self.0.clone()))
     }
 }

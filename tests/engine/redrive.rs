@@ -71,7 +71,7 @@ impl PageProcessor for Sevens {
         Ok(report)
     }
 
-    fn dead_letters(&self) -> Option<Arc<dyn DeadLetters>> {
+    fn dead_letters(&self, _: &Self::Args) -> Option<Arc<dyn DeadLetters>> {
         Some(Arc::clone(&self.store) as Arc<dyn DeadLetters>)
     }
 
@@ -204,7 +204,7 @@ impl PageProcessor for KeyKeeper {
         Ok(PageReport::all_processed())
     }
 
-    fn dead_letters(&self) -> Option<Arc<dyn DeadLetters>> {
+    fn dead_letters(&self, _: &Self::Args) -> Option<Arc<dyn DeadLetters>> {
         Some(Arc::clone(&self.store) as Arc<dyn DeadLetters>)
     }
 

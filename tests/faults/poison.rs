@@ -126,7 +126,7 @@ impl PageProcessor for ParseAmounts {
         })
     }
 
-    fn ledger(&self) -> Option<Arc<dyn PageLedger>> {
+    fn ledger(&self, _: &Self::Args) -> Option<Arc<dyn PageLedger>> {
         Some(Arc::clone(&self.ledger) as Arc<dyn PageLedger>)
     }
 

@@ -90,7 +90,7 @@ impl PageProcessor for SlowRows {
         Ok(PageReport::all_processed())
     }
 
-    fn ledger(&self) -> Option<Arc<dyn PageLedger>> {
+    fn ledger(&self, _: &Self::Args) -> Option<Arc<dyn PageLedger>> {
         Some(Arc::clone(&self.ledger) as Arc<dyn PageLedger>)
     }
 

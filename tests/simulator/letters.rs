@@ -125,7 +125,7 @@ impl PageProcessor for Poisoned {
         })
     }
 
-    fn dead_letters(&self) -> Option<Arc<dyn DeadLetters>> {
+    fn dead_letters(&self, _: &Self::Args) -> Option<Arc<dyn DeadLetters>> {
         Some(Arc::clone(&self.store) as Arc<dyn DeadLetters>)
     }
 

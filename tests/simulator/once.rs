@@ -126,7 +126,7 @@ impl PageProcessor for Increment {
         Ok(id.map_or(SkipAhead::PastEnd, SkipAhead::To))
     }
 
-    fn ledger(&self) -> Option<Arc<dyn PageLedger>> {
+    fn ledger(&self, _: &Self::Args) -> Option<Arc<dyn PageLedger>> {
         Some(Arc::clone(&self.ledger) as Arc<dyn PageLedger>)
     }
 
