@@ -14,6 +14,7 @@ use crate::{
     page::PageToken,
     processor::PageProcessor,
     redrive::{LETTERS_PER_PAGE, RedriveArgs},
+    stages::{self, InvalidStages, Stage},
     tolerance::Tolerance,
 };
 
@@ -37,6 +38,9 @@ use crate::{
 /// | `deadline` | none | at least 1 s after the start |
 /// | `on_failure`, `track`, `on_completion` | nobody is told | names that the workers have registered |
 /// | `hook_timeout` | 30 s for each attempt of these | 100 ms to 10 min |
+/// | `stages` | none: everything at once | up to 20 that grow, see [`Stage`] |
+/// | `approve_stages` | off: what holds goes on by itself | |
+/// | `check_at_end` | on with stages, off without | |
 /// | `lock` | none | 1 to 200 characters without white space |
 /// | `wait_for_lock` | off: the batch is refused while another one has the lock | |
 /// | `weight` | 1 | 0.001 to 1,000 |
@@ -93,6 +97,15 @@ pub(crate) struct BatchSpec {
     pub lock: Option<String>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub wait_for_lock: bool,
+    /// What is looked at before the rest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<Stage>,
+    /// Somebody has to approve each stage.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub approve_stages: bool,
+    /// Everything is checked after the last page; with stages that is so unless told otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check_at_end: Option<bool>,
     /// Share of the workers' slots, next to the other batches of the task queue.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<f32>,
@@ -107,6 +120,13 @@ pub(crate) struct HookNames {
     pub tracker: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completion_hook: Option<String>,
+}
+
+impl BatchSpec {
+    /// Whether everything is checked after the last page.
+    pub fn checks_at_end(&self) -> bool {
+        self.check_at_end.unwrap_or(!self.stages.is_empty())
+    }
 }
 
 impl HookNames {
@@ -194,6 +214,9 @@ impl Batch {
                 pace: PaceSpec::default(),
                 lock: None,
                 wait_for_lock: false,
+                stages: Vec::new(),
+                approve_stages: false,
+                check_at_end: None,
                 weight: None,
             },
             task_queue: DEFAULT_TASK_QUEUE.to_owned(),
@@ -205,7 +228,8 @@ impl Batch {
     }
 
     /// A batch that tries dead letters again: those that `filter` names, of a batch of `processor` that was
-    /// started with `args`. Its pages have 20 letters, and each letter can stand for a whole page.
+    /// started with `args`. Its pages have 20 letters, and each letter can stand for a whole page. The
+    /// processor [completes](PageProcessor::prepare) the arguments anew.
     ///
     /// `BatchClient::redrive` finds out the processor and the arguments by
     /// itself, as long as the server remembers the batch.
@@ -215,11 +239,33 @@ impl Batch {
         args: serde_json::Value,
         filter: LetterFilter,
     ) -> Self {
+        Self::redriving(batch_id.into(), processor.into(), args, filter, false)
+    }
+
+    /// The same, with arguments that the processor has completed already.
+    #[cfg(feature = "temporal")]
+    pub(crate) fn redrive_completed(
+        batch_id: impl Into<String>,
+        processor: impl Into<String>,
+        args: serde_json::Value,
+        filter: LetterFilter,
+    ) -> Self {
+        Self::redriving(batch_id.into(), processor.into(), args, filter, true)
+    }
+
+    fn redriving(
+        batch_id: String,
+        processor: String,
+        args: serde_json::Value,
+        filter: LetterFilter,
+        completed: bool,
+    ) -> Self {
         let redrive_of = filter.batch_id.clone();
         let args = RedriveArgs {
             filter,
             args,
             page_size: DEFAULT_PAGE_SIZE,
+            completed,
         };
         let (args, defect) = match serde_json::to_value(args) {
             Ok(args) => (args, None),
@@ -410,6 +456,42 @@ impl Batch {
         self
     }
 
+    /// Goes no further than each of these before it was looked at. At the end of a stage nothing is in flight,
+    /// [`PageProcessor::check`] looks at everything up to the low-water mark, and what failed is compared with
+    /// what is [tolerated](Self::tolerate), whatever the size of the sample; without a tolerance any
+    /// failure counts. The batch goes on by itself if all is well. Otherwise it holds until somebody
+    /// approves it: `BatchHandle::approve`.
+    ///
+    /// A stage ends exact to the item: its last page is smaller than the others. A share needs
+    /// [`PageProcessor::size_hint`]; a batch that has one without is refused.
+    ///
+    /// ```
+    /// # use temporal_batch::{Batch, Stage};
+    /// let stages = [Stage::Items(100), Stage::Percent(1.0), Stage::Percent(10.0), Stage::All];
+    /// let batch = Batch::named("b", "p", serde_json::Value::Null).stages(stages);
+    /// assert!(batch.validate().is_ok());
+    /// ```
+    #[must_use]
+    pub fn stages(mut self, stages: impl IntoIterator<Item = Stage>) -> Self {
+        self.spec.stages = stages.into_iter().collect();
+        self
+    }
+
+    /// Holds at the end of each stage until somebody approves it, also where all is well.
+    #[must_use]
+    pub fn approve_stages(mut self, ask: bool) -> Self {
+        self.spec.approve_stages = ask;
+        self
+    }
+
+    /// Has [`PageProcessor::check`] look at everything after the last page. Where that does not hold the batch
+    /// ends as [`Outcome::CompletedWithFailures`](crate::Outcome::CompletedWithFailures).
+    #[must_use]
+    pub fn check_at_end(mut self, check: bool) -> Self {
+        self.spec.check_at_end = Some(check);
+        self
+    }
+
     /// The share of this batch where the pages of several batches wait for the same workers: one of weight 3
     /// gets three times what one of weight 1 gets. Without waiting pages it changes nothing. The server must
     /// have fairness switched on (`matching.enableFairness`); [the dev server](crate::dev_server) has.
@@ -507,6 +589,10 @@ impl Batch {
         if let Some(lock) = &spec.lock {
             lock::validate(lock)?;
         }
+        stages::validate(&spec.stages)?;
+        if spec.approve_stages && spec.stages.is_empty() {
+            return Err(InvalidBatch::NoStages);
+        }
         if spec.wait_for_lock && spec.lock.is_none() {
             return Err(InvalidBatch::NoLock);
         }
@@ -516,7 +602,9 @@ impl Batch {
             return Err(InvalidBatch::Weight { given: weight });
         }
         let bytes = spec.args.to_string().len();
-        if bytes > MAX_ARGS_BYTES {
+        // Those of a redrive hold those of another batch, which its processor has completed.
+        let redrives = spec.redrive_of.is_some();
+        if bytes > MAX_ARGS_BYTES * if redrives { 4 } else { 1 } {
             return Err(InvalidBatch::ArgsTooLarge { bytes });
         }
         Ok(())
@@ -631,6 +719,12 @@ pub enum InvalidBatch {
     /// The name of the lock is not allowed.
     #[error(transparent)]
     Lock(#[from] InvalidLockName),
+    /// The stages cannot follow each other.
+    #[error(transparent)]
+    Stages(#[from] InvalidStages),
+    /// Stages are to be approved, but there are none.
+    #[error("stages are to be approved, but there are none")]
+    NoStages,
     /// The batch is to wait for a lock, but has none.
     #[error("the batch is to wait for its lock, but no lock is named")]
     NoLock,
@@ -710,6 +804,12 @@ pub enum InvalidBatch {
         /// Their size.
         bytes: usize,
     },
+    /// The processor could not prepare the batch. Only [`testing`](crate::testing) finds out before the start.
+    #[error("the batch cannot be prepared: {message}")]
+    Prepare {
+        /// What the processor said.
+        message: String,
+    },
     /// The first cursor is unusable.
     #[error("the first cursor is not usable: {message}")]
     FirstCursor {
@@ -760,6 +860,9 @@ mod tests {
         assert!(message(batch().task_queue(" ")).contains("task queue"));
         assert!(message(batch().lock("a b")).contains("lock name \"a b\""));
         assert!(message(batch().wait_for_lock(true)).contains("no lock is named"));
+        assert!(message(batch().approve_stages(true)).contains("there are none"));
+        let shrinking = [Stage::Items(5), Stage::Items(4)];
+        assert!(message(batch().stages(shrinking)).contains("have to grow"));
         for weight in [0.0, -1.0, 1_001.0, f32::NAN] {
             let message = message(batch().weight(weight));
             assert!(message.contains("from 0.001 to 1000"), "{message}");

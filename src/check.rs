@@ -4,14 +4,19 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{interruption::Interruption, page::PageToken, processor::PageProcessor};
+use crate::{
+    figures::grouped, interruption::Interruption, page::PageToken, processor::PageProcessor,
+    progress::Timestamp,
+};
 
 /// What [`PageProcessor::check`] looks at.
 pub struct CheckContext<P: PageProcessor> {
     pub(crate) args: Arc<P::Args>,
     pub(crate) batch_id: Arc<str>,
     pub(crate) batch_run: Arc<str>,
-    /// `None`: all of the data.
+    /// `None`: from the beginning of the data.
+    pub(crate) covered_from: Option<P::Cursor>,
+    /// `None`: up to the end of the data.
     pub(crate) covered_to: Option<P::Cursor>,
     pub(crate) cancelled: Interruption,
 }
@@ -32,6 +37,12 @@ impl<P: PageProcessor> CheckContext<P> {
         &self.batch_run
     }
 
+    /// The batch began after this cursor; what comes before it is none of its business. `None` where it began
+    /// at the beginning of the data.
+    pub fn covered_from(&self) -> Option<&P::Cursor> {
+        self.covered_from.as_ref()
+    }
+
     /// Everything up to and including this cursor is finished, and what comes after it need not be. `None`
     /// once the last page is finished.
     pub fn covered_to(&self) -> Option<&P::Cursor> {
@@ -44,7 +55,7 @@ impl<P: PageProcessor> CheckContext<P> {
     }
 }
 
-/// Ranges that are described in a [`Check`].
+/// Ranges that are described in a [`Check`], and notes that are kept of it.
 const MAX_DESCRIBED: usize = 20;
 
 /// What a check found, range by range.
@@ -63,6 +74,9 @@ pub struct Check {
     /// The first ranges that do not hold, at most 20.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub failed: Vec<FailedRange>,
+    /// What else is worth knowing, for people; nothing in it is wrong. Batches keep the first 20.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
 }
 
 /// A range that is not as it should be.
@@ -102,3 +116,91 @@ impl Check {
         }
     }
 }
+
+/// A check that was made, or could not be.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Checked {
+    /// Everything up to here was looked at; absent: to the end of the data.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub covered_to: Option<PageToken>,
+    /// What was found; absent where the processor checks nothing, or the check could not be made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub found: Option<Check>,
+    /// Why it could not be made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// When.
+    pub at: Timestamp,
+    /// It was made after the last page.
+    pub at_end: bool,
+}
+
+impl Checked {
+    /// What keeps it from saying that everything is as it should be. A processor that checks nothing finds
+    /// nothing.
+    pub fn failure(&self) -> Option<String> {
+        if let Some(error) = &self.error {
+            return Some(format!("the check could not be made: {error}"));
+        }
+        let found = self.found.as_ref().filter(|found| !found.holds())?;
+        Some(format!("the check does not hold: {}", found.summary()))
+    }
+
+    /// Whether something was looked at, and is as it should be.
+    pub fn passed(&self) -> bool {
+        self.error.is_none() && self.found.as_ref().is_some_and(Check::holds)
+    }
+}
+
+impl Check {
+    /// In one line, for people: `2 of 10 ranges do not hold, 17 items: first message`.
+    pub fn summary(&self) -> String {
+        let counted = |n: u64, what: &str| {
+            let n_grouped = grouped(&n.to_string());
+            format!("{n_grouped} {what}{}", if n == 1 { "" } else { "s" })
+        };
+        let items = match self.items {
+            Some(items) => format!(" with {}", counted(items, "item")),
+            None => String::new(),
+        };
+        if self.holds() {
+            let verb = if self.ranges == 1 { "holds" } else { "hold" };
+            return format!("{}{items} {verb}", counted(self.ranges, "range"));
+        }
+        let verb = if self.failed_ranges == 1 {
+            "does"
+        } else {
+            "do"
+        };
+        let mut text = format!(
+            "{} of {} {verb} not hold, {}",
+            grouped(&self.failed_ranges.to_string()),
+            counted(self.ranges, "range"),
+            counted(self.failed_items, "item"),
+        );
+        if let Some(first) = self.failed.first() {
+            text.push_str(": ");
+            text.push_str(&first.message);
+        }
+        text
+    }
+
+    /// Messages of users are kept short: a check is stored in a history.
+    #[cfg(feature = "temporal")]
+    pub(crate) fn shortened(mut self) -> Self {
+        self.failed.truncate(MAX_DESCRIBED);
+        for failed in &mut self.failed {
+            failed.message = crate::error::truncate(&failed.message, MAX_CHECK_MESSAGE_CHARS);
+        }
+        self.notes.truncate(MAX_DESCRIBED);
+        for note in &mut self.notes {
+            *note = crate::error::truncate(note, MAX_CHECK_MESSAGE_CHARS);
+        }
+        self
+    }
+}
+
+/// What is kept of the message of a range, and of a note.
+#[cfg(feature = "temporal")]
+const MAX_CHECK_MESSAGE_CHARS: usize = 200;

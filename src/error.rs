@@ -15,6 +15,20 @@ pub(crate) const MAX_MESSAGE_CHARS: usize = 200;
 /// | [`PageError::retry_after`] | tried again after exactly that delay |
 /// | [`PageError::non_retryable`] | given up at once and listed among the failures |
 ///
+/// What `?` makes of an error of `sqlx`, or of one that has it as its cause, depends on what the database
+/// said:
+///
+/// | the database says | type | the page is |
+/// |---|---|---|
+/// | a row breaks a rule, or an expression fails on it | `UniqueViolation`, `ForeignKeyViolation`, `NotNullViolation`, `CheckViolation`, `ExclusionViolation`, `InvalidData` | given up at once: bisected where the processor keeps dead letters |
+/// | somebody else had the rows, or it took too long | `Deadlock`, `LockTimeout`, `SerializationFailure`, `StatementTimeout` | tried again |
+/// | nothing, or that it stops or starts | `ConnectionLost` | tried again |
+/// | nothing: no connection of the pool was free in time | `PoolTimedOut` | tried again, and has lost no attempt |
+/// | that it takes no writes | `ReadOnlyDatabase` | tried again, and has lost no attempt |
+/// | that the statement, the schema or a grant is wrong | `SqlStatement` | tried again, and has lost no attempt: it concerns every page |
+///
+/// Values of rows are left out of the message, where the database puts them into it.
+///
 /// An error whose type name is among the
 /// [`non_retryable_types`](crate::ProcessorSettings::non_retryable_types) of the processor is treated as
 /// non-retryable however it was built.
@@ -136,18 +150,12 @@ impl From<PageError> for Box<dyn StdError + Send + Sync> {
     }
 }
 
-impl<E: StdError> From<E> for PageError {
+impl<E: StdError + 'static> From<E> for PageError {
     fn from(error: E) -> Self {
-        let mut message = error.to_string();
-        let mut cause = error.source();
-        while let Some(source) = cause {
-            let text = source.to_string();
-            // Many libraries repeat their source in their own message.
-            if !message.contains(&text) {
-                message.push_str(": ");
-                message.push_str(&text);
-            }
-            cause = source.source();
+        let message = message_of(&error);
+        #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+        if let Some(of_database) = crate::sql::page_error(&error, &message) {
+            return of_database;
         }
         Self::new(
             short_type_name(std::any::type_name::<E>()),
@@ -155,6 +163,22 @@ impl<E: StdError> From<E> for PageError {
             Retry::Backoff,
         )
     }
+}
+
+/// What an error says, and what its causes say.
+fn message_of(error: &dyn StdError) -> String {
+    let mut message = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        let text = source.to_string();
+        // Many libraries repeat their source in their own message.
+        if !message.contains(&text) {
+            message.push_str(": ");
+            message.push_str(&text);
+        }
+        cause = source.source();
+    }
+    message
 }
 
 /// `core::num::error::ParseIntError` becomes `ParseIntError`; a bare `Error` keeps its crate, as in

@@ -117,6 +117,12 @@ pub enum Failure {
         /// The batch paused itself and waits for a person; it stopped otherwise.
         paused: bool,
     },
+    /// A stage is done, but its check does not hold, or more failed than is tolerated. The batch waits for
+    /// somebody to approve it.
+    StageFailed {
+        /// Which stage, and what is wrong.
+        reason: String,
+    },
     /// The batch ended, and not as `Completed`.
     Ended(Box<BatchReport>),
 }

@@ -70,6 +70,8 @@ mod dead_letter_file;
 pub mod dev_server;
 mod error;
 mod figures;
+#[cfg(feature = "files")]
+pub mod files;
 mod hooks;
 mod interruption;
 mod ledger;
@@ -95,6 +97,7 @@ mod retry;
 mod scheduler;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 mod sql;
+mod stages;
 mod stride;
 pub mod testing;
 mod throttle;
@@ -105,7 +108,7 @@ mod worker;
 pub use crate::{
     audit::AuditEntry,
     batch::{Batch, DEFAULT_TASK_QUEUE, IfRunning, InvalidBatch},
-    check::{Check, CheckContext, FailedRange},
+    check::{Check, CheckContext, Checked, FailedRange},
     dead_letter::{DeadLetter, DeadLetters, LetterFilter},
     dead_letter_file::JsonlDeadLetters,
     error::PageError,
@@ -125,16 +128,38 @@ pub use crate::{
     },
     progress::{
         BatchReport, FailedItem, FailureState, HeldBy, ItemCounts, Outcome, PageFailure, PauseNote,
-        Phase, Progress, Throttled, TimeLeft, Timestamp,
+        Phase, Progress, StageProgress, StageState, Throttled, TimeLeft, Timestamp,
     },
     registry::{Refused, RegisterError, Registry},
     retry::{ExtendedRetries, RetryMode, RetryPolicy, RetryPolicyError},
+    stages::{InvalidStages, Stage},
     throttle::{RegisterThrottleError, Throttle, Verdict},
     tolerance::{Limit, OnExceeded, Tolerance},
 };
 
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
-pub use crate::sql::{Database, LedgerDatabase, PageConnection, SqlLedger};
+pub use crate::sql::{Assignment, BackfillArgs, HighWaterMark, InvalidBackfill, SqlBackfill};
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+pub use crate::sql::{
+    ChangeKind, ColumnChange, DryRun, DryRunReport, Estimate, InvalidVerify, KeptStride, PageTrial,
+    Plan, RangeCheck, RangeCheckError, RowChange,
+};
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+pub use crate::sql::{
+    Column, Connections, DEFAULT_CONNECTION, Database, DatabaseError, DatabaseOptions,
+    InvalidConnectionName, Key, KeyPart, LedgerDatabase, PageConnection, SqlLedger, Table,
+    TableDatabase, TableError, TableSpec, Value as SqlValue, check_connection_name,
+};
+#[cfg(all(
+    feature = "files",
+    any(feature = "sqlite", feature = "postgres", feature = "mysql")
+))]
+pub use crate::sql::{ExportArgs, ExportFormat, ExportRow, SqlExport};
+#[cfg(all(
+    feature = "files",
+    any(feature = "sqlite", feature = "postgres", feature = "mysql")
+))]
+pub use crate::sql::{ImportArgs, ImportFile, InvalidImport, OnConflict, SqlImport};
 #[cfg(feature = "postgres")]
 pub use crate::sql::{
     InvalidSchema, InvalidThrottle, PostgresThrottle, PostgresThrottleBuilder, Threshold,

@@ -445,6 +445,9 @@ pub struct PageContext<P: PageProcessor> {
     pub(crate) range: PageRange<P::Cursor>,
     /// The page itself, while it is processed.
     pub(crate) page: Option<PageTokens>,
+    /// Only one item of the page is processed: it is redriven by itself.
+    #[cfg_attr(not(feature = "files"), allow(dead_code, reason = "for sinks"))]
+    pub(crate) alone: bool,
     pub(crate) page_size: u32,
     pub(crate) attempt: u32,
     pub(crate) stride: u64,

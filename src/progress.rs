@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{audit::AuditEntry, page::PageToken};
+use crate::{audit::AuditEntry, check::Checked, page::PageToken};
 
 /// Milliseconds since the Unix epoch, in the time of the Temporal server.
 #[derive(
@@ -348,6 +348,15 @@ pub struct Progress {
     /// Dead letters that were kept: items and pages.
     #[serde(default)]
     pub dead_letters: u64,
+    /// The batch began after this cursor, if not at the beginning of the data.
+    #[serde(default)]
+    pub first_cursor: Option<PageToken>,
+    /// The stage that it is in, if it has stages.
+    #[serde(default)]
+    pub stage: Option<StageProgress>,
+    /// The latest check: at the end of a stage, or after the last page.
+    #[serde(default)]
+    pub check: Option<Checked>,
 }
 
 /// What keeps a batch from being faster.
@@ -355,8 +364,13 @@ pub struct Progress {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum HeldBy {
+    /// The processor is still completing the arguments.
+    Preparing,
     /// Another batch has the lock.
     Lock,
+    /// A stage is done, and waits for its check or for somebody to approve it; or nothing more may begin
+    /// before it is done.
+    Stage,
     /// Somebody paused it.
     Pause,
     /// It is outside of its operating windows.
@@ -385,7 +399,9 @@ impl HeldBy {
     /// The word that stands for it in metrics and JSON.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Preparing => "preparing",
             Self::Lock => "lock",
+            Self::Stage => "stage",
             Self::Pause => "pause",
             Self::Window => "window",
             Self::Throttle => "throttle",
@@ -398,6 +414,52 @@ impl HeldBy {
             Self::ContinueAsNew => "continue_as_new",
             Self::NoWorker => "no_worker",
         }
+    }
+}
+
+/// Where a batch with [stages](crate::Batch::stages) stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageProgress {
+    /// The number of the current stage, from 1.
+    pub number: u32,
+    /// How many there are, the last one, which is everything, included.
+    pub of: u32,
+    /// What it was called when the batch was started, `100items`, `1%` or `all`.
+    pub stage: String,
+    /// Items in all at which it is over; absent for the last one.
+    #[serde(default)]
+    pub items: Option<u64>,
+    /// What it is doing.
+    pub state: StageState,
+    /// Why it waits.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
+/// What a stage is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum StageState {
+    /// Its items are being processed.
+    #[default]
+    Running,
+    /// They are done, and looked at.
+    Checking,
+    /// It was asked that somebody approves it.
+    WaitingForApproval,
+    /// Its check does not hold, or more failed than is tolerated. Somebody can approve it all the same.
+    Failed,
+}
+
+impl fmt::Display for StageState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Running => "running",
+            Self::Checking => "checking",
+            Self::WaitingForApproval => "waiting for approval",
+            Self::Failed => "failed",
+        })
     }
 }
 
@@ -459,9 +521,11 @@ pub(crate) fn percent(done: u64, expected: Option<u64>) -> Option<f64> {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Outcome {
-    /// Every page from the first cursor to the end of the data is finished.
+    /// Every page from the first cursor to the end of the data is finished, and what was to be
+    /// [checked](crate::Batch::check_at_end) holds.
     Completed,
-    /// The same, but for the pages and items that are listed as failed.
+    /// Every page is finished but for the pages and items that are listed as failed, or what was checked does
+    /// not hold; the reason says which.
     CompletedWithFailures,
     /// It could not go on; the report says why and where coverage stops.
     Failed,
@@ -499,6 +563,14 @@ pub struct BatchReport {
 }
 
 impl BatchReport {
+    /// Whether everything was done, nothing was given up, and a check after the last page found it as it
+    /// should be.
+    pub fn is_verified(&self) -> bool {
+        let check = self.progress.check.as_ref();
+        let checked = check.is_some_and(|check| check.at_end && check.passed());
+        self.outcome == Outcome::Completed && checked
+    }
+
     /// From start to end, pauses included.
     pub fn duration(&self) -> Duration {
         self.ended_at.since(self.progress.started_at)

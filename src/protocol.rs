@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     audit::{Audit, Given},
     batch::{BatchSpec, HookNames},
+    check::{Check, Checked},
     hooks::FailureNotice,
     ledger::Ledger,
     notices::Notices,
@@ -25,17 +26,28 @@ use crate::{
     page_ledger::StrideTotals,
     progress::{BatchReport, FailedItem, ItemCounts, PageFailure, PauseNote, Progress, Timestamp},
     retry::{RetryMode, RetryPolicy},
+    stages::Stages,
     throttle::Verdict,
     tolerance::Tally,
 };
 
-/// Version written into new histories.
-pub(crate) const VERSION: u32 = 1;
+/// The latest version that is known here.
+pub(crate) const VERSION: u32 = 2;
+
+/// Version written into a new history: the oldest that can run the batch. Stages and checks came with 2, and a
+/// worker that would ignore them must not run the batch.
+pub(crate) fn version_of(spec: &BatchSpec) -> u32 {
+    if spec.stages.is_empty() && !spec.checks_at_end() {
+        1
+    } else {
+        2
+    }
+}
 
 /// Type of the controller workflow.
 pub(crate) const CONTROLLER: &str = "temporal-batch.controller";
 
-/// Activity that looks up the processor.
+/// Activity that looks up the processor and has it complete its arguments.
 pub(crate) const PREPARE: &str = "temporal-batch.prepare";
 /// Activity that runs a stride.
 pub(crate) const STRIDE: &str = "temporal-batch.stride";
@@ -69,6 +81,12 @@ pub(crate) const LOCK: &str = "temporal-batch.lock";
 pub(crate) const UNLOCK: &str = "temporal-batch.unlock";
 /// Signal that tells who has the lock that a batch waits for.
 pub(crate) const LOCK_HELD: &str = "lock_held";
+/// Activity that has the processor look at what was done.
+pub(crate) const CHECK: &str = "temporal-batch.check";
+/// Update that lets a batch go on after a stage.
+pub(crate) const APPROVE: &str = "approve";
+/// Signal that tells what a batch waits for beside its pages.
+pub(crate) const WAITS: &str = "waits";
 /// Type of the workflow whose existence is a named lock.
 pub(crate) const LOCK_HOLDER: &str = "temporal-batch.lock-holder";
 
@@ -79,6 +97,8 @@ pub(crate) const PACED: &str = "paced";
 pub(crate) const MEMO_CONTROL: &str = "control";
 /// The memo field with a recent [`Progress`], without its longer lists, for when no worker answers.
 pub(crate) const MEMO_PROGRESS: &str = "progress";
+/// The memo field with the arguments as the processor completed them, where it changed them.
+pub(crate) const MEMO_PREPARED_ARGS: &str = "prepared_args";
 /// The memo field with the batch run.
 pub(crate) const MEMO_BATCH_RUN: &str = "batch_run";
 
@@ -142,6 +162,11 @@ pub(crate) struct Carry {
     /// What is in the memo.
     #[serde(default)]
     pub published: ControlState,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stages: Option<Stages>,
+    /// The latest check.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checked: Option<Checked>,
 }
 
 /// What operators can change while the batch runs.
@@ -176,6 +201,11 @@ pub(crate) struct Controls {
 const MAX_REQUESTS: usize = 32;
 
 impl Controls {
+    /// Whether this request has been applied.
+    pub fn is_known(&self, id: Option<&str>) -> bool {
+        id.is_some_and(|id| self.requests.iter().any(|known| known == id))
+    }
+
     /// Whether this request has not been applied yet; it counts as applied from here on.
     pub fn is_new(&mut self, id: Option<&str>) -> bool {
         let Some(id) = id else {
@@ -206,6 +236,11 @@ pub(crate) struct PrepareInput {
     pub hooks: HookNames,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub throttles: Vec<String>,
+    /// Who is told what is waited for; empty in histories from before anybody was.
+    #[serde(default)]
+    pub batch_id: String,
+    #[serde(default)]
+    pub batch_run: String,
 }
 
 /// Input of the hook activity.
@@ -253,6 +288,9 @@ pub(crate) struct Prepared {
     /// The processor keeps a ledger of the pages that it applied.
     #[serde(default)]
     pub once_per_page: bool,
+    /// The arguments as the processor completed them, where it changed them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub args: Option<serde_json::Value>,
 }
 
 /// Input of the stride activity: a run of consecutive pages.
@@ -310,6 +348,10 @@ pub(crate) struct StrideOrder {
     /// The throttles that are asked before each page.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub throttles: Vec<String>,
+    /// Items to go through at most, what was finished by earlier attempts at the order included. The rest is
+    /// given back then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_items: Option<u64>,
 }
 
 /// Result of the stride activity.
@@ -344,6 +386,13 @@ pub(crate) struct StrideReport {
     /// Dead letters that were kept, of items and of pages.
     #[serde(default)]
     pub dead_letters: u64,
+    /// Items at most that the pages had which the stride gave up as a whole, where a stage limits its items.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub items_aside: u64,
+}
+
+fn is_none(items: &u64) -> bool {
+    *items == 0
 }
 
 /// How long pages took, from the begin of `fetch` to the end of `process`, without the waits for the rate,
@@ -558,6 +607,7 @@ pub(crate) enum Steer {
     Pause(PauseRequest),
     Resume(ResumeRequest),
     Set(SetRequest),
+    Approve(ApproveRequest),
 }
 
 /// Input of the activity that asks the throttles.
@@ -595,6 +645,62 @@ pub(crate) struct LockHeld {
     /// The batch that has the lock.
     pub by: String,
 }
+
+/// Payload of the `waits` signal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct WaitNews {
+    pub batch_run: String,
+    pub for_what: WaitsFor,
+    /// Why the last attempt failed; the next one follows. Absent: the processor takes its time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// Work of a processor beside the pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum WaitsFor {
+    Prepare,
+    Check,
+}
+
+/// Input of the check activity.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct CheckOrder {
+    pub batch_id: String,
+    pub batch_run: String,
+    pub processor: String,
+    pub args: serde_json::Value,
+    #[serde(default)]
+    pub redrive: bool,
+    /// Where the batch began.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub covered_from: Option<PageToken>,
+    /// Everything up to here is finished; absent: to the end of the data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub covered_to: Option<PageToken>,
+}
+
+/// Result of the check activity.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct CheckAnswer {
+    /// Absent where the processor checks nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub found: Option<Check>,
+}
+
+/// Argument of the `approve` update.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ApproveRequest {
+    #[serde(flatten)]
+    pub given: Given,
+    /// See [`PauseRequest::id`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+}
+
+/// Error type of the activity that prepares, where the batch cannot be run.
+pub(crate) const REFUSED: &str = "Refused";
 
 /// Error type of a controller that fails with a [`BatchReport`](crate::BatchReport) in its details.
 pub(crate) const BATCH_FAILED: &str = "BatchFailed";

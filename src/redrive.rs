@@ -21,6 +21,7 @@ use crate::{
         PageContext, PageProcessor, PageReport, PageTokens, ProcessorSettings, SharedTransaction,
     },
     progress::{ItemCounts, Timestamp},
+    registry::complete,
     retry::RetryMode,
     stride::read_args,
 };
@@ -39,6 +40,9 @@ pub(crate) struct RedriveArgs {
     pub args: serde_json::Value,
     /// Items per page of that batch.
     pub page_size: u32,
+    /// They are as that batch had them completed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub completed: bool,
 }
 
 /// Processes the dead letters of `P`.
@@ -110,6 +114,18 @@ impl<P: PageProcessor> PageProcessor for Redrive<P> {
             Some(error) => Err(error),
             None => Ok(report),
         }
+    }
+
+    /// Nobody may know how the batch had its arguments completed; then they are completed anew.
+    async fn prepare(&self, mut args: RedriveArgs) -> Result<RedriveArgs, PageError> {
+        if !args.completed {
+            let given = read_args::<P::Args>(&args.args)?;
+            if let (_, Some(completed)) = complete(&*self.0, given).await? {
+                args.args = completed;
+            }
+            args.completed = true;
+        }
+        Ok(args)
     }
 
     fn settings(&self) -> ProcessorSettings {
@@ -237,6 +253,7 @@ impl<P: PageProcessor> Redriving<'_, P> {
                 start: letter.start.clone(),
                 end: letter.end.clone(),
             }),
+            alone: letter.key.is_some(),
             page_size: self.ctx.args().page_size,
             attempt: letter.attempts.saturating_add(1),
             stride: letter.stride,
@@ -253,6 +270,9 @@ impl<P: PageProcessor> Redriving<'_, P> {
             None => {
                 let next = page.next_token()?.filter(|_| page.is_ordered());
                 if let Some(next) = next.filter(|next| Some(next) != letter.end.as_ref()) {
+                    if let Some(page) = &mut ctx.page {
+                        page.end = Some(next.clone());
+                    }
                     left.push(rest_of(letter, next));
                 }
             }

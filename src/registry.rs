@@ -6,14 +6,21 @@ use async_trait::async_trait;
 use futures::FutureExt;
 
 use crate::{
+    check::{Check, CheckContext},
     error::PageError,
+    interruption::Interruption,
     page::PageToken,
     processor::{InvalidSettings, PageProcessor, ProcessorSettings},
     progress::BatchReport,
-    protocol::{PrepareInput, Prepared, StrideOrder, StrideReport},
-    redrive::{Redrive, letters_of},
+    protocol::{CheckOrder, PrepareInput, Prepared, StrideOrder, StrideReport},
+    redrive::{Redrive, RedriveArgs, letters_of},
     stride::{Gone, StrideHost, prepared, read_args, run_stride},
 };
+
+/// What a processor may take to say how large its data is.
+const SIZE_HINT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Completed arguments travel with every dispatch, like those that were given.
+const MAX_COMPLETED_ARGS_BYTES: usize = 8 * 1024;
 
 /// Processors by name.
 #[derive(Clone, Default)]
@@ -80,6 +87,17 @@ pub enum Refused {
         /// The processor.
         name: String,
         /// What the deserializer said.
+        message: String,
+    },
+    /// The processor itself does not take the batch; see
+    /// [`PageProcessor::prepare`](crate::PageProcessor::prepare).
+    #[error("processor \"{name}\" refuses the batch: {message} ({error_type})")]
+    Processor {
+        /// The processor.
+        name: String,
+        /// The kind of error.
+        error_type: String,
+        /// What the processor said.
         message: String,
     },
     /// There is nothing to redrive.
@@ -163,6 +181,22 @@ impl Registry {
         }))
     }
 
+    /// Says what is known of the processor of a batch, and has it complete the arguments.
+    pub(crate) async fn prepare(&self, input: &PrepareInput) -> Result<Prepared, NotPrepared> {
+        let processor = self.of_batch(&input.processor, input.redrive)?;
+        let prepared = processor.prepare(input).await?;
+        if input.redrive {
+            let args = prepared.args.as_ref().unwrap_or(&input.args);
+            let args: RedriveArgs = read_args(args).map_err(NotPrepared::Retry)?;
+            let redriven = self.of_batch(&input.processor, false)?;
+            if !redriven.keeps_letters(&args.args)? {
+                let name = input.processor.clone();
+                return Err(Refused::NoDeadLetters { name }.into());
+            }
+        }
+        Ok(prepared)
+    }
+
     fn find(&self, name: &str) -> Result<&Registered, Refused> {
         self.processors.get(name).ok_or_else(|| {
             let names = self.names();
@@ -187,22 +221,75 @@ impl std::fmt::Debug for Registry {
 #[async_trait]
 pub(crate) trait ErasedProcessor: Send + Sync {
     fn settings(&self) -> ProcessorSettings;
-    /// What it says about itself, without asking its source.
-    fn prepared(&self, args: &serde_json::Value) -> Result<Prepared, Refused>;
-    /// Checks arguments and first cursor, and asks for the size.
-    async fn prepare(&self, input: &PrepareInput) -> Result<Prepared, Refused>;
+    /// Checks arguments and first cursor, has the arguments completed, and asks for the size.
+    async fn prepare(&self, input: &PrepareInput) -> Result<Prepared, NotPrepared>;
+    /// Whether it keeps dead letters of a batch with these arguments.
+    fn keeps_letters(&self, args: &serde_json::Value) -> Result<bool, Refused>;
     async fn run(
         &self,
         order: &StrideOrder,
         resume: StrideReport,
         host: &dyn StrideHost,
     ) -> Result<StrideReport, Gone>;
+    /// Looks at what was done.
+    async fn check(
+        &self,
+        order: &CheckOrder,
+        cancelled: Interruption,
+    ) -> Result<Option<Check>, PageError>;
     /// Keeps the final report with the dead letters.
     async fn keep_report(
         &self,
         args: &serde_json::Value,
         report: &BatchReport,
     ) -> Result<(), PageError>;
+}
+
+/// Why a batch is not prepared.
+#[derive(Debug)]
+pub(crate) enum NotPrepared {
+    /// It never will be.
+    Refused(Refused),
+    /// Another attempt may get through.
+    Retry(PageError),
+}
+
+impl From<Refused> for NotPrepared {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused)
+    }
+}
+
+/// Has the arguments of a batch completed; also gives them as they are stored, if that changed them.
+pub(crate) async fn complete<P: PageProcessor>(
+    processor: &P,
+    args: P::Args,
+) -> Result<(P::Args, Option<serde_json::Value>), PageError> {
+    let stored = |args: &P::Args| {
+        serde_json::to_value(args).map_err(|e| {
+            let message = format_args!("the arguments do not serialize to JSON: {e}");
+            PageError::non_retryable("ArgsNotStorable", message)
+        })
+    };
+    let given = stored(&args)?;
+    let completing = AssertUnwindSafe(processor.prepare(args)).catch_unwind();
+    let args = match completing.await {
+        Ok(completed) => completed?,
+        Err(panic) => return Err(PageError::panicked(&*panic)),
+    };
+    let completed = stored(&args)?;
+    let bytes = completed.to_string().len();
+    if completed != given && bytes > MAX_COMPLETED_ARGS_BYTES {
+        return Err(PageError::non_retryable(
+            "ArgsTooLarge",
+            format_args!(
+                "the completed arguments are {bytes} bytes of JSON; at most {MAX_COMPLETED_ARGS_BYTES} \
+                 are allowed"
+            ),
+        ));
+    }
+    let changed = completed != given;
+    Ok((args, changed.then_some(completed)))
 }
 
 struct Typed<P>(Arc<P>);
@@ -213,22 +300,39 @@ impl<P: PageProcessor> ErasedProcessor for Typed<P> {
         self.0.settings()
     }
 
-    fn prepared(&self, args: &serde_json::Value) -> Result<Prepared, Refused> {
-        Ok(prepared(&*self.0, &check::<P>(args, None)?, None))
-    }
-
-    async fn prepare(&self, input: &PrepareInput) -> Result<Prepared, Refused> {
+    async fn prepare(&self, input: &PrepareInput) -> Result<Prepared, NotPrepared> {
         let args = check::<P>(&input.args, input.first_cursor.as_ref())?;
-        let hint = AssertUnwindSafe(self.0.size_hint(&args))
-            .catch_unwind()
-            .await
-            .unwrap_or_else(|panic| Err(PageError::panicked(&*panic)));
+        let (args, completed) = complete(&*self.0, args).await.map_err(|error| {
+            let types = self.0.settings().non_retryable_types;
+            let listed = types.iter().any(|t| t == error.error_type());
+            if error.is_retryable() && !listed {
+                return NotPrepared::Retry(error);
+            }
+            NotPrepared::Refused(Refused::Processor {
+                name: P::NAME.to_owned(),
+                error_type: error.error_type().to_owned(),
+                message: error.message().to_owned(),
+            })
+        })?;
+        let hint = AssertUnwindSafe(self.0.size_hint(&args)).catch_unwind();
+        let hint = match tokio::time::timeout(SIZE_HINT_TIMEOUT, hint).await {
+            Ok(Ok(hint)) => hint,
+            Ok(Err(panic)) => Err(PageError::panicked(&*panic)),
+            Err(_) => Err(PageError::retryable("it took too long")),
+        };
         // A batch without a percentage is still a good batch.
         let items_expected = hint.unwrap_or_else(|error| {
             tracing::warn!(processor = P::NAME, %error, "no size hint");
             None
         });
-        Ok(prepared(&*self.0, &args, items_expected))
+        Ok(Prepared {
+            args: completed,
+            ..prepared(&*self.0, &args, items_expected)
+        })
+    }
+
+    fn keeps_letters(&self, args: &serde_json::Value) -> Result<bool, Refused> {
+        Ok(letters_of(&*self.0, &check::<P>(args, None)?).is_some())
     }
 
     async fn run(
@@ -238,6 +342,33 @@ impl<P: PageProcessor> ErasedProcessor for Typed<P> {
         host: &dyn StrideHost,
     ) -> Result<StrideReport, Gone> {
         run_stride(&*self.0, order, resume, host).await
+    }
+
+    async fn check(
+        &self,
+        order: &CheckOrder,
+        cancelled: Interruption,
+    ) -> Result<Option<Check>, PageError> {
+        let cursor = |token: &Option<PageToken>| token.as_ref().map(PageToken::decode).transpose();
+        let ctx = CheckContext {
+            args: Arc::new(read_args(&order.args)?),
+            batch_id: order.batch_id.as_str().into(),
+            batch_run: order.batch_run.as_str().into(),
+            covered_from: cursor(&order.covered_from)?,
+            covered_to: cursor(&order.covered_to)?,
+            cancelled,
+        };
+        let checking = AssertUnwindSafe(self.0.check(&ctx)).catch_unwind();
+        let found = checking
+            .await
+            .unwrap_or_else(|panic| Err(PageError::panicked(&*panic)));
+        let types = self.0.settings().non_retryable_types;
+        found.map_err(
+            |error| match types.iter().any(|t| t == error.error_type()) {
+                true => PageError::non_retryable(error.error_type(), error.message()),
+                false => error,
+            },
+        )
     }
 
     async fn keep_report(

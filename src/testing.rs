@@ -22,6 +22,7 @@ use crate::{
     processor::{PageProcessor, ProcessorSettings},
     progress::{ItemCounts, Outcome, PageFailure, Timestamp},
     protocol::{AcceptedEnd, RunningPage, StrideOrder, StrideReport},
+    registry::complete,
     scheduler::{self, Decision, Dispatch, Limits},
     stride::{Go, HostError, PageEvent, StrideHost, prepared, run_stride},
 };
@@ -40,7 +41,7 @@ pub struct PageRun<C> {
     pub next: Option<C>,
 }
 
-/// Runs one page of 1,000 items after `start`: `fetch`, the engine's checks, `process`.
+/// Prepares a batch and runs one page of 1,000 items after `start`: `fetch`, the engine's checks, `process`.
 ///
 /// # Errors
 /// What made the page fail, with the type and the message that a listing would show.
@@ -52,6 +53,13 @@ pub async fn run_page<P: PageProcessor>(
     let mut batch = Batch::of::<P>("test", args);
     if let Some(cursor) = &start {
         batch = batch.first_cursor(cursor);
+    }
+    let args = P::Args::deserialize(&batch.spec.args).map_err(|e| {
+        let message = format_args!("the arguments do not survive being stored: {e}");
+        PageError::non_retryable("ArgsNotReadable", message)
+    })?;
+    if let (_, Some(completed)) = complete(processor, args).await? {
+        batch.spec.args = completed;
     }
     let order = order(
         &batch.spec,
@@ -85,7 +93,8 @@ fn start_token<C: Serialize>(start: &Option<C>) -> Result<Option<PageToken>, Pag
 }
 
 /// Runs a whole batch in memory: the engine's own decisions and page loop, one page at a time, with a
-/// virtual clock, so that hours of waiting between retries take no time.
+/// virtual clock, so that hours of waiting between retries take no time. The arguments are completed; stages and
+/// checks are left out.
 ///
 /// ```
 /// # use async_trait::async_trait;
@@ -122,8 +131,11 @@ pub struct Simulator {
     interruptions: Interruptions,
 }
 
-/// Pauses at once in a simulated batch.
-const MOST_PAUSES: u64 = 200;
+/// A real batch goes on trying to prepare.
+const MOST_PREPARATIONS: u32 = 100;
+/// Interruptions of one kind in a simulated batch. Where everything is counted, failures and interruptions
+/// can come in step, so that some page never gets on.
+const MOST_INTERRUPTIONS: u64 = 200;
 
 /// What a simulated operator does to every nth page.
 #[derive(Clone, Copy, Debug, Default)]
@@ -163,7 +175,7 @@ impl Simulator {
     }
 
     /// Loses the worker of every nth stride after its work is done but before anybody hears of it, so that
-    /// the stride runs again.
+    /// the stride runs again; 200 times at most, as all interruptions.
     #[must_use]
     pub fn lose_worker_every(mut self, strides: u64) -> Self {
         self.lose_every = Some(strides.max(1));
@@ -194,8 +206,7 @@ impl Simulator {
     }
 
     /// Pauses the batch at once, `after` so much real time in `process` of every nth page, and resumes it
-    /// when its stride has ended. `pages` is at least 2. A page that is done sooner is done. After 200 pauses
-    /// it is left alone: a page that is interrupted every time that it could get on would never be done.
+    /// when its stride has ended. `pages` is at least 2. A page that is done sooner is done.
     #[must_use]
     pub fn pause_now_every(mut self, pages: u64, after: Duration) -> Self {
         self.interruptions.pause_now = Some((pages.max(2), after));
@@ -216,8 +227,13 @@ impl Simulator {
         let args = P::Args::deserialize(&batch.spec.args).map_err(|e| InvalidBatch::Args {
             message: e.to_string(),
         })?;
+        let mut now = Timestamp(0);
+        let (args, completed) = self.prepare(processor, batch, args, &mut now).await?;
         let prepared = prepared(processor, &args, None);
-        let spec = &batch.spec;
+        let spec = &BatchSpec {
+            args: completed.unwrap_or_else(|| batch.spec.args.clone()),
+            ..batch.spec.clone()
+        };
         let limits = Limits {
             max_parallelism: spec.max_parallelism.max(1),
             paused: false,
@@ -228,14 +244,14 @@ impl Simulator {
         };
         let batch_run = new_batch_run();
         let mut ledger = Ledger::new(spec.first_cursor.clone(), 0);
-        let mut now = Timestamp(0);
         let (mut strides, mut lost_workers, mut told_to_stop) = (0u64, 0u64, 0u64);
         let pages = Arc::default();
         loop {
             match scheduler::decide(&ledger, &limits, now) {
                 Decision::Dispatch(dispatch) => {
                     strides += 1;
-                    let lose = self.lose_every.is_some_and(|n| strides.is_multiple_of(n));
+                    let lose = lost_workers < MOST_INTERRUPTIONS
+                        && self.lose_every.is_some_and(|n| strides.is_multiple_of(n));
                     lost_workers += u64::from(lose);
                     let mut order =
                         self.dispatch(&mut ledger, &dispatch, spec, &batch_run, &settings);
@@ -281,6 +297,37 @@ impl Simulator {
         }
     }
 
+    /// Has the arguments completed, like a batch does before its first page.
+    async fn prepare<P: PageProcessor>(
+        &self,
+        processor: &P,
+        batch: &Batch,
+        args: P::Args,
+        now: &mut Timestamp,
+    ) -> Result<(P::Args, Option<serde_json::Value>), InvalidBatch> {
+        let read = || P::Args::deserialize(&batch.spec.args);
+        let mut args = Some(args);
+        let mut attempts = 0;
+        loop {
+            let given = match args.take() {
+                Some(args) => args,
+                None => read().expect("they could be read before"),
+            };
+            match complete(processor, given).await {
+                Ok(completed) => return Ok(completed),
+                Err(error) if error.is_retryable() && attempts < MOST_PREPARATIONS => {
+                    attempts += 1;
+                    *now = now.plus(Duration::from_secs(60));
+                }
+                Err(error) => {
+                    return Err(InvalidBatch::Prepare {
+                        message: error.to_string(),
+                    });
+                }
+            }
+        }
+    }
+
     fn dispatch(
         &self,
         ledger: &mut Ledger,
@@ -308,6 +355,7 @@ impl Simulator {
             stride: dispatch.stride,
             rate_share: None,
             page_share: None,
+            items: None,
             now: Timestamp(0),
         };
         ledger.record(event).expect("it does not run");
@@ -378,6 +426,7 @@ fn order(
         page_share: None,
         page_pause: None,
         throttles: Vec::new(),
+        max_items: None,
     }
 }
 
@@ -407,7 +456,9 @@ struct Pages {
 /// Counts, and tells whether it is an nth one.
 fn is_due(counter: &AtomicU64, every: Option<u64>) -> bool {
     let n = counter.fetch_add(1, Ordering::Relaxed) + 1;
-    every.is_some_and(|every| n.is_multiple_of(every))
+    every.is_some_and(|every| {
+        n.is_multiple_of(every) && n <= every.saturating_mul(MOST_INTERRUPTIONS)
+    })
 }
 
 impl InMemory {
@@ -474,10 +525,7 @@ impl StrideHost for InMemory {
         if is_due(&pages.stopped_in_wait, stop_while_waiting) {
             pages.stop_in_wait.store(true, Ordering::Relaxed);
         }
-        let most = pause_now.map_or(0, |(every, _)| every * MOST_PAUSES);
-        if pages.paused.load(Ordering::Relaxed) < most
-            && is_due(&pages.paused, pause_now.map(|(every, _)| every))
-        {
+        if is_due(&pages.paused, pause_now.map(|(every, _)| every)) {
             pages.pause_in_process.store(true, Ordering::Relaxed);
         }
         Go::On

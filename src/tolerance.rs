@@ -162,7 +162,7 @@ pub(crate) struct Tally {
 
 impl Tally {
     /// What was added to an earlier one.
-    fn since(self, earlier: &Self) -> Self {
+    pub(crate) fn since(self, earlier: &Self) -> Self {
         Self {
             items: self.items.saturating_sub(earlier.items),
             items_failed: self.items_failed.saturating_sub(earlier.items_failed),
@@ -202,6 +202,20 @@ impl Tolerance {
         };
         let what = items.or_else(pages).or_else(in_a_row)?;
         Some(format!("tolerated failures exceeded: {what}"))
+    }
+
+    /// The same for what a stage has shown: it is the sample, however small. Failures in a row say nothing of
+    /// what is finished.
+    #[cfg(feature = "temporal")]
+    pub(crate) fn exceeded_by_sample(&self, tally: Tally, forgiven: &Tally) -> Option<String> {
+        let whatever_size = |limit: Option<Limit>| limit.map(|limit| limit.min_sample(0));
+        let stage = Self {
+            items: whatever_size(self.items),
+            pages: whatever_size(self.pages),
+            consecutive: None,
+            then: self.then,
+        };
+        stage.exceeded(tally, forgiven, 0)
     }
 
     /// Refuses limits that could not mean anything.

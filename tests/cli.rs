@@ -923,6 +923,138 @@ async fn a_program_has_its_own_hooks_and_stops_at_what_is_not_tolerated() {
     }
 }
 
+/// A processor over the numbers to 100 whose check finds what it is told to.
+mod checking {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    };
+
+    use async_trait::async_trait;
+    use temporal_batch::{
+        Check, CheckContext, FailedRange, Page, PageContext, PageError, PageProcessor, PageReport,
+    };
+
+    #[derive(Clone, Default)]
+    pub struct Careful {
+        pub wrong: Arc<AtomicBool>,
+    }
+
+    #[async_trait]
+    impl PageProcessor for Careful {
+        const NAME: &'static str = "careful";
+        type Args = ();
+        type Cursor = u64;
+        type Item = u64;
+
+        async fn fetch(&self, ctx: &PageContext<Self>) -> Result<Page<u64, u64>, PageError> {
+            let start = ctx.range().start().copied().unwrap_or(0);
+            let items: Vec<_> = (start + 1..=100).take(ctx.page_size()).collect();
+            Page::keyset(items, |item| *item)
+        }
+
+        async fn process(
+            &self,
+            _: &PageContext<Self>,
+            _: Vec<u64>,
+        ) -> Result<PageReport, PageError> {
+            Ok(PageReport::all_processed())
+        }
+
+        async fn check(&self, ctx: &CheckContext<Self>) -> Result<Option<Check>, PageError> {
+            let to = ctx.covered_to().copied().unwrap_or(100);
+            let mut check = Check::default();
+            match self.wrong.load(Ordering::SeqCst) {
+                false => check.passes(to),
+                true => check.fails(FailedRange {
+                    start: None,
+                    end: None,
+                    items: 3,
+                    message: "three are wrong".to_owned(),
+                }),
+            }
+            Ok(Some(check))
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_is_approved_stage_by_stage_and_verified_afterwards() {
+    use std::sync::atomic::Ordering;
+    use temporal_batch::cli::App;
+    let address = tokio::task::spawn_blocking(|| SERVER.address())
+        .await
+        .unwrap();
+    let careful = checking::Careful::default();
+    let run = |args: &[&str]| {
+        let processor = careful.clone();
+        let app = App::new("careful").processor(move || {
+            let processor = processor.clone();
+            async move { Ok::<_, std::convert::Infallible>(processor) }
+        });
+        let connection = ["--address", &address, "--config-file", "/dev/null"];
+        let args = [&["careful"], args, &connection].concat();
+        let args: Vec<_> = args.into_iter().map(str::to_owned).collect();
+        // Too many of them for the stack of a test.
+        Box::pin(async move { format!("{:?}", app.run_from(args).await) })
+    };
+    let code = |code: u8| format!("{:?}", std::process::ExitCode::from(code));
+    let queue = ["--task-queue", "careful"];
+    let id = "careful-1";
+    let steps = async {
+        let start = [
+            "start",
+            "careful",
+            "--batch-id",
+            id,
+            "--stages",
+            "7rows,20",
+            "--approve",
+        ];
+        let detached = run(&[&start[..], &queue, &["--detach"]].concat()).await;
+        assert_eq!(detached, code(0));
+        for stage in [1, 2] {
+            let waits = move || {
+                look_until(id, |look| {
+                    let at = &look["progress"]["stage"];
+                    at["number"] == stage && at["state"] == "waiting_for_approval"
+                })
+            };
+            let look = tokio::task::spawn_blocking(waits).await.unwrap();
+            let mark = [7, 20][stage - 1];
+            assert_eq!(look["progress"]["items"]["processed"], mark);
+            assert_eq!(look["progress"]["check"]["found"]["items"], mark);
+            // It holds so far, but it is not complete.
+            assert_eq!(run(&["verify", id]).await, code(0));
+            assert_eq!(run(&["ensure-complete", id]).await, code(1));
+            assert_eq!(
+                run(&["approve", id, "--reason", "looked at it"]).await,
+                code(0)
+            );
+        }
+        let ensured = run(&["ensure-complete", id, "--wait", "--timeout", "30s"]).await;
+        assert_eq!(ensured, code(0));
+        assert_eq!(run(&["approve", id]).await, code(1), "it has ended");
+        careful.wrong.store(true, Ordering::SeqCst);
+        assert_eq!(run(&["verify", id, "--json"]).await, code(3));
+        assert_eq!(
+            run(&["ensure-complete", id]).await,
+            code(0),
+            "it held at its end"
+        );
+        assert_eq!(run(&["ensure-complete", id, "--check-now"]).await, code(3));
+        let wrong = ["start", "careful", "--batch-id", "careful-2", "--check"];
+        assert_eq!(run(&[&wrong[..], &queue].concat()).await, code(3));
+        assert_eq!(run(&["ensure-complete", "careful-2"]).await, code(3));
+        assert_eq!(run(&["ensure-complete", "careful-none"]).await, code(1));
+    };
+    tokio::select! {
+        () = steps => {}
+        worker = run(&["worker", "--task-queue", "careful"]) => panic!("the worker ended: {worker}"),
+        () = tokio::time::sleep(LIMIT) => panic!("it does not end"),
+    }
+}
+
 #[test]
 fn status_json_has_the_documented_fields() {
     let _worker = Worker::on("fields", &[]).ready();

@@ -9,31 +9,34 @@ use temporalio_sdk::{
 };
 use tokio::{sync::watch, task::JoinHandle};
 
-use super::{HEARTBEATS_PER_TIMEOUT, lock, throttling};
+use super::{HEARTBEATS_PER_TIMEOUT, lock, throttling, waits::WaitTeller};
 use crate::{
+    check::Check,
     controller::{
-        HookActivity, KeepReportActivity, LockActivity, PrepareActivity, ThrottleActivity,
-        UnlockActivity, WindowsActivity,
+        CheckActivity, HookActivity, KeepReportActivity, LockActivity, PrepareActivity,
+        ThrottleActivity, UnlockActivity, WindowsActivity,
     },
-    error::PageError,
+    error::{MAX_MESSAGE_CHARS, PageError, truncate},
     hooks::{Hooks, UNKNOWN_HOOK},
+    interruption::{Interruption, Told},
     metrics::Metrics,
     pace::{Openings, openings},
     protocol::{
-        HookOrder, KeepReport, LockOrder, PrepareInput, Prepared, ThrottleOrder, WindowsOrder,
+        CheckAnswer, CheckOrder, HookOrder, KeepReport, LockOrder, PrepareInput, Prepared, REFUSED,
+        ThrottleOrder, UNKNOWN_PROCESSOR, WaitsFor, WindowsOrder,
     },
-    registry::Registry,
+    registry::{NotPrepared, Registry},
     throttle::Throttles,
 };
 
 /// Heartbeat timeout of the activities that last: after it another worker goes on with them.
 pub(crate) const ASIDE_HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// What a check that is told to end early may take for it.
+const CHECK_GRACE: Duration = Duration::from_secs(5);
+
 /// Openings of operating windows that are worked out at a time.
 const OPENINGS: usize = 50;
-
-/// What a processor may take to say how large its data is.
-const SIZE_HINT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The activities beside the pages, with what they need.
 pub(crate) struct AsideActivities {
@@ -64,23 +67,34 @@ impl AsideActivities {
 
 #[temporalio_macros::activities]
 impl AsideActivities {
-    /// Says what this worker knows of a processor, or why it refuses the batch.
+    /// Says what this worker knows of a processor, or why it refuses the batch, and has the processor
+    /// complete the arguments, which may take long.
     #[activity(definition = PrepareActivity)]
     async fn prepare(
         self: Arc<Self>,
-        _ctx: ActivityContext,
+        ctx: ActivityContext,
         input: PrepareInput,
     ) -> Result<Prepared, ActivityError> {
         self.hooks.check(&input.hooks).map_err(refuse)?;
         self.throttles.check(&input.throttles).map_err(refuse)?;
-        let processor = self.registry.of_batch(&input.processor, input.redrive);
-        let processor = processor.map_err(refuse)?;
-        match tokio::time::timeout(SIZE_HINT_TIMEOUT, processor.prepare(&input)).await {
-            Ok(prepared) => prepared.map_err(refuse),
-            Err(_) => {
-                tracing::warn!(processor = input.processor, "the size hint took too long");
-                processor.prepared(&input.args).map_err(refuse)
+        let batch = (input.batch_id.as_str(), input.batch_run.as_str());
+        let news = WaitTeller::of(&ctx, batch, WaitsFor::Prepare);
+        let preparing = async {
+            match self.registry.prepare(&input).await {
+                Ok(prepared) => Ok(prepared),
+                Err(NotPrepared::Refused(refused)) => Err(refuse(refused)),
+                Err(NotPrepared::Retry(error)) => {
+                    news.tell_error(&error).await;
+                    Err(retry(error.message().to_owned(), error.error_type()))
+                }
             }
+        };
+        tokio::select! {
+            biased;
+            prepared = preparing => prepared,
+            never = news.tell_of_wait() => match never {},
+            () = ctx.cancelled() => Err(ActivityError::cancelled()),
+            () = self.stops(&ctx) => Err(retry(STOPS, WORKER_STOPS)),
         }
     }
 
@@ -121,6 +135,51 @@ impl AsideActivities {
             .keep_report(&order.args, &order.report)
             .await
             .map_err(failed)
+    }
+
+    /// Has the processor look at what was done, which may take long.
+    #[activity(definition = CheckActivity)]
+    async fn check(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        order: CheckOrder,
+    ) -> Result<CheckAnswer, ActivityError> {
+        let batch = (order.batch_id.as_str(), order.batch_run.as_str());
+        let news = WaitTeller::of(&ctx, batch, WaitsFor::Check);
+        let (told, interruption) = watch::channel(Told::default());
+        let checking = async {
+            // Another worker may know it.
+            let processor = self.registry.of_batch(&order.processor, order.redrive);
+            let processor = processor.map_err(|unknown| retry(unknown, UNKNOWN_PROCESSOR))?;
+            let interruption = Interruption::new(interruption, false);
+            match processor.check(&order, interruption).await {
+                Ok(found) => Ok(CheckAnswer {
+                    found: found.map(Check::shortened),
+                }),
+                Err(error) if error.is_retryable() => {
+                    news.tell_error(&error).await;
+                    Err(retry(error.message().to_owned(), error.error_type()))
+                }
+                Err(error) => Err(ActivityError::from(
+                    ApplicationFailure::builder(truncate(error.message(), MAX_MESSAGE_CHARS))
+                        .type_name(error.error_type().to_owned())
+                        .non_retryable(true)
+                        .build(),
+                )),
+            }
+        };
+        let mut checking = std::pin::pin!(checking);
+        let ended = tokio::select! {
+            biased;
+            answer = &mut checking => return answer,
+            never = news.tell_of_wait() => match never {},
+            () = ctx.cancelled() => ActivityError::cancelled(),
+            () = self.stops(&ctx) => retry(STOPS, WORKER_STOPS),
+        };
+        told.send_modify(|told| told.cancelled = true);
+        // It can end what it has begun; nobody wants its answer any more.
+        let _ = tokio::time::timeout(CHECK_GRACE, checking).await;
+        Err(ended)
     }
 
     /// Tells the batch what its throttles say, for as long as it runs and this worker does.
@@ -193,6 +252,7 @@ impl AsideActivities {
 const _: () = {
     let _ = (AsideActivities::prepare, AsideActivities::hook);
     let _ = (AsideActivities::keep_report, AsideActivities::throttle);
+    let _ = AsideActivities::check;
     let _ = (
         AsideActivities::lock,
         AsideActivities::unlock,
@@ -218,10 +278,10 @@ impl AsideActivities {
 }
 
 /// Sends signs of life until it is dropped.
-struct Heartbeats(JoinHandle<()>);
+pub(super) struct Heartbeats(JoinHandle<()>);
 
 impl Heartbeats {
-    fn of(ctx: &ActivityContext) -> Self {
+    pub(super) fn of(ctx: &ActivityContext) -> Self {
         let ctx = ctx.clone();
         let timeout = ctx.info().heartbeat_timeout;
         let interval = timeout.unwrap_or(ASIDE_HEARTBEAT_TIMEOUT) / HEARTBEATS_PER_TIMEOUT;
@@ -247,7 +307,7 @@ impl Drop for Heartbeats {
 fn refuse(reason: impl std::error::Error + Send + Sync + 'static) -> ActivityError {
     ActivityError::from(
         ApplicationFailure::builder(reason)
-            .type_name("Refused".to_owned())
+            .type_name(REFUSED.to_owned())
             .non_retryable(true)
             .build(),
     )

@@ -7,6 +7,7 @@
 //! | `aside` | the activities beside the pages, which have slots of their own |
 //! | `lock` | taking a named lock and giving it back |
 //! | `throttling` | telling a batch what its throttles say |
+//! | `waits` | telling a batch what it waits for beside its pages |
 //! | `abandon` | giving up what does not end when the worker does |
 
 mod abandon;
@@ -16,6 +17,7 @@ mod gate;
 mod host;
 mod lock;
 mod throttling;
+mod waits;
 
 use std::{
     sync::Arc,

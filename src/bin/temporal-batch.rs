@@ -22,7 +22,7 @@ fn main() -> ExitCode {
     App::new("temporal-batch")
         .about("Paginated batch work and data migrations on Temporal")
         .version(env!("CARGO_PKG_VERSION"))
-        .processor(sample)
+        .sample(sample)
         .demo(PricesDemo)
         .main()
 }

@@ -4,11 +4,18 @@ use std::{ffi::OsString, future::Future, process::ExitCode};
 
 use clap::{ArgMatches, Args as _, Command, FromArgMatches, Parser, Subcommand};
 
+#[cfg(all(
+    feature = "files",
+    any(feature = "sqlite", feature = "postgres", feature = "mysql")
+))]
+use super::import::ImportCommand;
 use super::{
+    approve::ApproveArgs,
     connection::ConnectionArgs,
     control::{CancelArgs, PauseArgs, RecoverArgs, ResumeArgs, SetArgs},
     demo::{Demo, DemoArgs},
     dev_server::DevServerArgs,
+    ensure_complete::EnsureCompleteArgs,
     exit::{CliError, CliResult, Exit},
     failures::FailuresArgs,
     list::ListArgs,
@@ -18,8 +25,14 @@ use super::{
     redrive::RedriveArgs,
     start::StartArgs,
     status::StatusArgs,
+    verify::VerifyArgs,
     watch::WatchArgs,
     worker::WorkerArgs,
+};
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+use super::{
+    backfill::BackfillCommand, connections::SqlConnections, schema::SchemaArgs,
+    sql_processors::add_sql_processors,
 };
 use crate::{
     hooks::{CompletionHook, FailureHandler, Hooks, RegisterHookError, Tracker},
@@ -58,6 +71,21 @@ enum Task {
     DevServer(DevServerArgs),
     /// Run a worker until SIGTERM or Ctrl-C, then drain
     Worker(WorkerArgs),
+    /// Change the rows of a table, page by page, without writing Rust
+    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+    Backfill(Box<BackfillCommand>),
+    /// Write the rows of a table into files, page by page
+    #[cfg(all(
+        feature = "files",
+        any(feature = "sqlite", feature = "postgres", feature = "mysql")
+    ))]
+    Export(Box<super::export::ExportCommand>),
+    /// Put the records of a CSV or JSON Lines file into a table
+    #[cfg(all(
+        feature = "files",
+        any(feature = "sqlite", feature = "postgres", feature = "mysql")
+    ))]
+    Import(Box<ImportCommand>),
     /// Start a batch of a processor, and follow it to its end
     Start(Box<StartArgs>),
     /// List batches
@@ -74,12 +102,21 @@ enum Task {
     Pause(PauseArgs),
     /// Go on with a paused batch
     Resume(ResumeArgs),
+    /// Let a batch go on after a stage that waits for it
+    Approve(ApproveArgs),
     /// Change the limits of a running batch
     Set(SetArgs),
     /// End a batch; running pages are told
     Cancel(CancelArgs),
+    /// Have the processor of a batch check what is finished, from here and now
+    Verify(VerifyArgs),
+    /// Succeed only if a batch is completed, with nothing failed, and checked
+    EnsureComplete(EnsureCompleteArgs),
     /// Start the current run of a batch again whose workflow task fails and fails
     Recover(RecoverArgs),
+    /// Print, make or tidy the tables of the page ledger in a database
+    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+    Schema(SchemaArgs),
 }
 
 /// Logs of a command that people look at.
@@ -116,7 +153,7 @@ impl App {
     }
 
     /// Adds a processor. `factory` builds it, with its database connections and the like. It runs where a
-    /// worker starts, and where `failures` and `redrive` look into the dead letters of the processor; the
+    /// worker starts, and where `failures` and `redrive` look into the dead letters of the processor, and where `verify` has it check; the
     /// other commands know it by its types.
     pub fn processor<F, Fut, P, E>(mut self, factory: F) -> Self
     where
@@ -126,6 +163,19 @@ impl App {
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         self.processors.add(factory);
+        self
+    }
+
+    /// Adds a sample: a processor that a worker started with `--allow-sql` can do without.
+    #[doc(hidden)]
+    pub fn sample<F, Fut, P, E>(mut self, factory: F) -> Self
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<P, E>> + Send + 'static,
+        P: PageProcessor,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        self.processors.add_sample(factory);
         self
     }
 
@@ -204,7 +254,7 @@ impl App {
             Ok(matches) => matches,
             Err(error) => return refused(&error),
         };
-        let exit = match self.run(&matches).await {
+        let exit = match Box::pin(self.run(&matches)).await {
             Ok(exit) => exit,
             Err(error) => {
                 note(&error);
@@ -232,7 +282,7 @@ impl App {
         command.mut_subcommand("dev-server", without_connection)
     }
 
-    async fn run(&self, matches: &ArgMatches) -> CliResult {
+    async fn run(mut self, matches: &ArgMatches) -> CliResult {
         if let (Some(demo), Some(("demo", given))) = (&self.demo, matches.subcommand()) {
             let args = parsed::<DemoArgs>(given)?;
             parsed::<LogArgs>(given)?.start(QUIETER)?;
@@ -250,27 +300,61 @@ impl App {
             command,
         } = parsed(matches)?;
         logging.start(QUIET)?;
-        let (processors, program) = (&self.processors, self.name.as_str());
+        #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+        match &command {
+            // It adds them itself, where that is allowed.
+            Task::Worker(_) => {}
+            _ => add_sql_processors(&mut self.processors, &SqlConnections::of_variables()),
+        }
+        let processors = std::mem::take(&mut self.processors);
+        let program = self.name.as_str();
+        // Each in a box: all of them in one future would take half of a thread's stack.
         match command {
-            Task::DevServer(args) => args.run(&connection).await,
+            Task::DevServer(args) => Box::pin(args.run(&connection)).await,
             Task::Worker(args) => {
                 let (hooks, throttles) = (self.hooks()?, self.throttles()?);
-                args.run(&connection, processors, hooks, throttles).await
+                Box::pin(args.run(&connection, processors, hooks, throttles)).await
+            }
+            #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+            Task::Backfill(args) => {
+                let (hooks, throttles) = (self.hooks()?, self.throttles()?);
+                Box::pin(args.run(&connection, hooks, throttles, program)).await
+            }
+            #[cfg(all(
+                feature = "files",
+                any(feature = "sqlite", feature = "postgres", feature = "mysql")
+            ))]
+            Task::Import(args) => {
+                let (hooks, throttles) = (self.hooks()?, self.throttles()?);
+                Box::pin(args.run(&connection, hooks, throttles, program)).await
+            }
+            #[cfg(all(
+                feature = "files",
+                any(feature = "sqlite", feature = "postgres", feature = "mysql")
+            ))]
+            Task::Export(args) => {
+                let (hooks, throttles) = (self.hooks()?, self.throttles()?);
+                Box::pin(args.run(&connection, hooks, throttles, program)).await
             }
             Task::Start(args) => {
                 let hooks = self.hooks()?;
-                args.run(&connection, processors, hooks, program).await
+                Box::pin(args.run(&connection, &processors, hooks, program)).await
             }
-            Task::List(args) => args.run(&connection).await,
-            Task::Status(args) => args.run(&connection, program).await,
-            Task::Watch(args) => args.run(&connection, program).await,
-            Task::Failures(args) => args.run(&connection, processors, program).await,
-            Task::Redrive(args) => args.run(&connection, processors, program).await,
-            Task::Pause(args) => args.run(&connection).await,
-            Task::Resume(args) => args.run(&connection).await,
-            Task::Set(args) => args.run(&connection).await,
-            Task::Cancel(args) => args.run(&connection, program).await,
-            Task::Recover(args) => args.run(&connection).await,
+            Task::List(args) => Box::pin(args.run(&connection)).await,
+            Task::Status(args) => Box::pin(args.run(&connection, program)).await,
+            Task::Watch(args) => Box::pin(args.run(&connection, program)).await,
+            Task::Failures(args) => Box::pin(args.run(&connection, &processors, program)).await,
+            Task::Redrive(args) => Box::pin(args.run(&connection, &processors, program)).await,
+            Task::Pause(args) => Box::pin(args.run(&connection)).await,
+            Task::Resume(args) => Box::pin(args.run(&connection)).await,
+            Task::Approve(args) => Box::pin(args.run(&connection)).await,
+            Task::Set(args) => Box::pin(args.run(&connection)).await,
+            Task::Cancel(args) => Box::pin(args.run(&connection, program)).await,
+            Task::Recover(args) => Box::pin(args.run(&connection)).await,
+            #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+            Task::Schema(args) => Box::pin(args.run()).await,
+            Task::Verify(args) => Box::pin(args.run(&connection, &processors)).await,
+            Task::EnsureComplete(args) => Box::pin(args.run(&connection, &processors)).await,
         }
     }
 }

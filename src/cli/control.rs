@@ -110,7 +110,7 @@ async fn open(connection: &ConnectionArgs, id: &str) -> CliResult<(Connected, Ba
 }
 
 /// Tells what became of a request; whether it is in force.
-fn told(batch_id: &str, steered: &Steered) -> bool {
+pub(super) fn told(batch_id: &str, steered: &Steered) -> bool {
     if !steered.is_applied() {
         output::result(format_args!("batch \"{batch_id}\": {steered}"));
     }

@@ -100,6 +100,12 @@ impl CliError {
     pub(crate) fn exit(&self) -> Exit {
         self.exit
     }
+
+    /// What it says, without the word that it begins with on a terminal.
+    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+    pub(crate) fn text(&self) -> &str {
+        &self.message
+    }
 }
 
 /// A message and its causes, without the repetition of causes that some messages already hold.

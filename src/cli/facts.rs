@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::output::{count, duration, number, rate, time};
-use crate::progress::{PauseNote, Phase, Progress, TimeLeft, Timestamp};
+use crate::progress::{PauseNote, Phase, Progress, StageState, TimeLeft, Timestamp};
 
 /// What a row is called, and what it says.
 pub(crate) type Fact = (&'static str, String);
@@ -76,6 +76,47 @@ pub(crate) fn parallelism(p: &Progress) -> String {
     }
     parts.push(format!("at most {} so far", p.max_parallelism_achieved));
     parts.join("; ")
+}
+
+/// Which stage it is in, and what that waits for.
+pub(crate) fn stage(p: &Progress) -> Option<String> {
+    let stage = p.stage.as_ref()?;
+    let mut text = format!("{} of {} ({})", stage.number, stage.of, stage.stage);
+    if let Some(items) = stage.items {
+        text.push_str(&format!(": {} in all", count(items, "item")));
+    }
+    if p.phase != Phase::Ended {
+        text.push_str(&format!("; {}", stage.state));
+    }
+    if let Some(reason) = stage
+        .reason
+        .as_ref()
+        .filter(|_| stage.state == StageState::Failed)
+    {
+        text.push_str(&format!(": {reason}"));
+    }
+    Some(text)
+}
+
+/// What the latest check found.
+pub(crate) fn check(p: &Progress) -> Option<String> {
+    let check = p.check.as_ref()?;
+    let found = match (&check.found, &check.error) {
+        (_, Some(error)) => format!("could not be made: {error}"),
+        (Some(found), None) => found.summary(),
+        (None, None) => "the processor checks nothing".to_owned(),
+    };
+    Some(match &check.covered_to {
+        Some(to) => format!("{found} (up to {to})"),
+        None => found,
+    })
+}
+
+/// What else is worth knowing of the latest check; nothing in it is wrong.
+fn check_notes(p: &Progress) -> impl Iterator<Item = Fact> {
+    let found = p.check.as_ref().and_then(|check| check.found.as_ref());
+    let notes = found.into_iter().flat_map(|found| &found.notes);
+    notes.map(|note| ("check note", note.clone()))
 }
 
 pub(crate) fn page_size(p: &Progress) -> Option<String> {
@@ -191,15 +232,17 @@ pub(crate) fn pause(note: &PauseNote, now: Timestamp) -> String {
 
 /// What sets how fast the batch may go.
 pub(crate) fn steering(p: &Progress, now: Timestamp) -> Vec<Fact> {
-    let facts = [
+    let mut facts = said([("stage", stage(p)), ("check", check(p))]);
+    facts.extend(check_notes(p));
+    facts.extend(said([
         ("parallelism", Some(parallelism(p))),
         ("page size", page_size(p)),
         ("rate", limits(p)),
         ("throttle", throttle(p, now)),
         ("window", windows(p, now)),
         ("lock", lock(p)),
-    ];
-    said(facts)
+    ]));
+    facts
 }
 
 /// What runs.

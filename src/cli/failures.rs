@@ -14,6 +14,7 @@ use super::{
     output::{self, count, duration, note, number, one_line, time},
     processors::{Processors, STORE_TIMEOUT},
     redrive::args_of,
+    start::json_or_file,
 };
 use crate::{
     batch::validate_id,
@@ -22,6 +23,7 @@ use crate::{
     error::PageError,
     page::PageToken,
     progress::{FailedItem, FailureState, PageFailure, Progress, Timestamp},
+    registry::Refused,
 };
 
 #[derive(Args, Debug)]
@@ -36,6 +38,10 @@ pub(crate) struct FailuresArgs {
     /// The processor, for a batch that the server has forgotten
     #[arg(long, value_name = "PROCESSOR")]
     processor: Option<String>,
+
+    /// The arguments of the processor as JSON, or @FILE [default: those that the batch had]
+    #[arg(long, value_name = "JSON|@FILE", value_parser = json_or_file, allow_hyphen_values = true)]
+    args: Option<Value>,
 
     /// Most dead letters to show
     #[arg(
@@ -115,9 +121,10 @@ impl FailuresArgs {
                 Err(_) => (None, None),
             },
         };
-        let args = match &source {
-            Ok(batch) => args_of(batch)?,
-            Err(_) => Value::Null,
+        let args = match (&self.args, &source) {
+            (Some(given), _) => given.clone(),
+            (None, Ok(batch)) => args_of(batch)?,
+            (None, Err(_)) => Value::Null,
         };
         let processor = agree(handle.id(), known, self.processor.as_deref())?;
         let filter = self.filter(processor.as_deref(), processors)?;
@@ -150,7 +157,14 @@ impl FailuresArgs {
         let Some(name) = &self.processor else {
             return Err(no_such_batch(id));
         };
-        let store = processors.letters(name, &Value::Null).await.map_err(|why| {
+        let args = processors.check(name, self.args.clone(), None);
+        let args = args.map(|(args, _)| args);
+        // What is wrong with them counts only where nothing else is.
+        let args = args.or_else(|refused| match refused {
+            Refused::UnknownProcessor { .. } => Ok(Value::Null),
+            refused => Err(refused),
+        })?;
+        let store = processors.letters(name, &args).await.map_err(|why| {
             CliError::failure(format_args!(
                 "the server remembers no batch \"{id}\", and its dead letters cannot be looked at: {why}"
             ))

@@ -10,14 +10,14 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::MissedTickBehavior;
 
 use super::{
-    facts::phase,
+    facts::{because, phase},
     look::{Look, age},
     output::{self, BARS, count, duration, note, number, rate},
     pace::Pace,
 };
 use crate::{
     client::{BatchHandle, ProgressError, ResultError},
-    progress::{BatchReport, Phase, Progress},
+    progress::{BatchReport, Phase, Progress, StageState},
 };
 
 /// How progress is shown.
@@ -103,12 +103,20 @@ pub(crate) async fn follow(
     followed
 }
 
+/// What is told at once when it changes.
+type Step = (Phase, Option<(u32, StageState)>);
+
+fn step(p: &Progress) -> Step {
+    let stage = p.stage.as_ref();
+    (p.phase, stage.map(|stage| (stage.number, stage.state)))
+}
+
 struct View {
     style: Style,
     bar: Option<ProgressBar>,
     pace: Pace,
     last_line: Option<Instant>,
-    last_phase: Option<Phase>,
+    last_step: Option<Step>,
     last_trouble: Option<Instant>,
 }
 
@@ -125,7 +133,7 @@ impl View {
             bar,
             pace: Pace::new(),
             last_line: None,
-            last_phase: None,
+            last_step: None,
             last_trouble: None,
         }
     }
@@ -148,12 +156,12 @@ impl View {
             }
             (_, None) => {
                 let due = self.last_line.is_none_or(|at| at.elapsed() >= LINE_EVERY);
-                if due || self.last_phase != Some(progress.phase) {
+                if due || self.last_step != Some(step(progress)) {
                     self.line(progress, age(progress));
                 }
             }
         }
-        self.last_phase = Some(progress.phase);
+        self.last_step = Some(step(progress));
         true
     }
 
@@ -241,8 +249,13 @@ fn describe(p: &Progress, pace: &Pace) -> String {
             parts.push(format!("{} {what}", number(n)));
         }
     }
-    if p.phase != Phase::Running {
-        parts.push(phase(p));
+    match (p.phase, because(p)) {
+        (Phase::Running, _) => {}
+        // Somebody may have to do something about it.
+        (Phase::Preparing | Phase::Held | Phase::Blocked, Some(why)) => {
+            parts.push(format!("{}: {}", phase(p), output::one_line(&why)));
+        }
+        _ => parts.push(phase(p)),
     }
     parts.join(", ")
 }

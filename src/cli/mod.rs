@@ -33,8 +33,8 @@
 //!
 //! # Commands
 //!
-//! `worker`, `start`, `list`, `status`, `watch`, `failures`, `redrive`, `pause`, `resume`, `set`, `cancel`,
-//! `recover`, `dev-server`; the binary `temporal-batch` also has `demo`. `docs/cli.md` in the repository lists every flag.
+//! `worker`, `start`, `list`, `status`, `watch`, `failures`, `redrive`, `pause`, `resume`, `approve`,
+//! `set`, `cancel`, `recover`, `verify`, `ensure-complete`, `dev-server`; the binary `temporal-batch` also has `demo`. `docs/cli.md` in the repository lists every flag.
 //!
 //! # Exit status
 //!
@@ -43,7 +43,7 @@
 //! | 0 | done; a batch that was followed completed with nothing failed |
 //! | 1 | anything else: no server, no such batch, a port in use, a batch that broke off |
 //! | 2 | bad usage: a flag, a setting, an unknown processor, arguments that it does not take |
-//! | 3 | the batch completed, but pages or items were given up |
+//! | 3 | the batch completed, but pages or items were given up, or what was checked does not hold |
 //! | 4 | the batch was cancelled, or stopped itself: more failed than is tolerated, or its deadline was over |
 //! | 130 | interrupted; a batch that was merely followed goes on |
 //!
@@ -73,16 +73,36 @@
 //! `list --json` prints `{"schema": 1, "batches": [..]}` with [`ListedBatch`](crate::ListedBatch)es.
 
 mod app;
+mod approve;
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+mod attended;
 mod audit;
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+mod backfill;
 mod connection;
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+mod connections;
 mod control;
 mod demo;
 mod dev_server;
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+mod dry_run;
+mod ensure_complete;
 mod exit;
+#[cfg(all(
+    feature = "files",
+    any(feature = "sqlite", feature = "postgres", feature = "mysql")
+))]
+mod export;
 mod facts;
 mod failures;
 mod filter;
 mod follow;
+#[cfg(all(
+    feature = "files",
+    any(feature = "sqlite", feature = "postgres", feature = "mysql")
+))]
+mod import;
 mod json_lines;
 mod limits;
 mod list;
@@ -94,11 +114,17 @@ mod pace;
 mod pacing;
 mod processors;
 mod redrive;
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+mod schema;
 mod screen;
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+mod sql_processors;
+mod stages;
 mod start;
 mod status;
 #[cfg(feature = "postgres")]
 mod throttle;
+mod verify;
 mod watch;
 mod worker;
 

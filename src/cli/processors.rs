@@ -4,7 +4,10 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 use serde_json::Value;
 
-use super::exit::{CliError, CliResult, with_causes};
+use super::{
+    exit::{CliError, CliResult, with_causes},
+    output::note,
+};
 use crate::{
     dead_letter::DeadLetters,
     page::PageToken,
@@ -60,9 +63,21 @@ pub(crate) struct Processors(Vec<Entry>);
 
 struct Entry {
     name: &'static str,
+    kind: Kind,
     check: fn(&Value, Option<&PageToken>) -> Result<Option<PageToken>, Refused>,
     rewrite: fn(&PageToken) -> Result<PageToken, String>,
     build: Box<dyn Fn() -> Building + Send + Sync>,
+}
+
+/// Whose a processor is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// The program's own.
+    Own,
+    /// A sample of the program, which its worker can do without where there is something else to do.
+    Sample,
+    /// One that comes with this crate and works on named connections.
+    Sql,
 }
 
 impl Processors {
@@ -73,8 +88,42 @@ impl Processors {
         P: PageProcessor,
         E: Into<BoxError>,
     {
+        self.add_as(Kind::Own, factory);
+    }
+
+    /// Adds a sample: a worker that has SQL to run starts without it where it cannot be built.
+    pub(crate) fn add_sample<F, Fut, P, E>(&mut self, factory: F)
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<P, E>> + Send + 'static,
+        P: PageProcessor,
+        E: Into<BoxError>,
+    {
+        self.add_as(Kind::Sample, factory);
+    }
+
+    /// Adds a processor of this crate, which a program does not count as one of its own.
+    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+    pub(crate) fn add_of_sql<F, Fut, P, E>(&mut self, factory: F)
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<P, E>> + Send + 'static,
+        P: PageProcessor,
+        E: Into<BoxError>,
+    {
+        self.add_as(Kind::Sql, factory);
+    }
+
+    fn add_as<F, Fut, P, E>(&mut self, kind: Kind, factory: F)
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<P, E>> + Send + 'static,
+        P: PageProcessor,
+        E: Into<BoxError>,
+    {
         self.0.push(Entry {
             name: P::NAME,
+            kind,
             check: fit::<P>,
             rewrite: rewrite::<P>,
             build: Box::new(move || {
@@ -94,8 +143,9 @@ impl Processors {
         });
     }
 
+    /// Whether the program has none of its own.
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.0.iter().all(|entry| entry.kind == Kind::Sql)
     }
 
     pub(crate) fn names(&self) -> String {
@@ -103,21 +153,38 @@ impl Processors {
         names.join(", ")
     }
 
-    /// Builds all of them.
-    pub(crate) async fn build(&self) -> CliResult<Registry> {
+    /// Builds all of them, and gives their names.
+    pub(crate) async fn build(&self) -> CliResult<(Registry, String)> {
         if self.0.is_empty() {
             return Err(CliError::usage(
                 "this program has no processor, so its worker had nothing to do; add one with \
-                 `App::processor`",
+                 `App::processor`, or let it run SQL with --allow-sql",
             ));
         }
+        let has_sql = self.0.iter().any(|entry| entry.kind == Kind::Sql);
         let mut registry = Registry::new();
+        let mut names = Vec::new();
         for entry in &self.0 {
             let what = format_args!("processor \"{}\" cannot start", entry.name);
             let built = (entry.build)().await;
-            let built = built.map_err(|e| CliError::caused(what, &*e))?;
+            let built = match built {
+                Err(error) if entry.kind == Kind::Sample && has_sql => {
+                    note(format_args!("left out: {what}: {error}"));
+                    continue;
+                }
+                built => built.map_err(|e| CliError::caused(what, &*e))?,
+            };
             (built.register)(&mut registry).map_err(|e| CliError::caused(what, &e))?;
+            names.push(entry.name);
         }
+        Ok((registry, names.join(", ")))
+    }
+
+    /// Builds one of them, like a worker would.
+    pub(crate) async fn one(&self, name: &str) -> Result<Registry, NoStore> {
+        let built = self.built(name).await?;
+        let mut registry = Registry::new();
+        (built.register)(&mut registry).map_err(|e| NoStore::NotBuilt(e.to_string()))?;
         Ok(registry)
     }
 
@@ -127,23 +194,27 @@ impl Processors {
         name: &str,
         args: &Value,
     ) -> Result<Arc<dyn DeadLetters>, NoStore> {
-        let name = || name.to_owned();
-        let entry = self.entry(&name()).ok_or_else(|| NoStore::NotHere {
-            name: name(),
+        let built = self.built(name).await?;
+        let letters = (built.letters)(args).map_err(|e| NoStore::NotBuilt(e.to_string()))?;
+        let name = name.to_owned();
+        letters.ok_or(NoStore::KeepsNone { name })
+    }
+
+    async fn built(&self, name: &str) -> Result<Built, NoStore> {
+        let entry = self.entry(name).ok_or_else(|| NoStore::NotHere {
+            name: name.to_owned(),
             names: self.names(),
         })?;
         let what = format!("processor \"{}\" cannot start", entry.name);
         let building = tokio::time::timeout(STORE_TIMEOUT, (entry.build)());
-        let built = match building.await {
-            Ok(Ok(built)) => built,
-            Ok(Err(error)) => return Err(NoStore::NotBuilt(with_causes(what, Some(&*error)))),
+        match building.await {
+            Ok(Ok(built)) => Ok(built),
+            Ok(Err(error)) => Err(NoStore::NotBuilt(with_causes(what, Some(&*error)))),
             Err(_) => {
                 let late = format!("{what}: it took longer than {STORE_TIMEOUT:?}");
-                return Err(NoStore::NotBuilt(late));
+                Err(NoStore::NotBuilt(late))
             }
-        };
-        let letters = (built.letters)(args).map_err(|e| NoStore::NotBuilt(e.to_string()))?;
-        letters.ok_or_else(|| NoStore::KeepsNone { name: name() })
+        }
     }
 
     /// A cursor as its processor itself would write it, where this program has that.
@@ -172,10 +243,10 @@ impl Processors {
         args: Option<Value>,
         first_cursor: Option<&PageToken>,
     ) -> Result<(Value, Option<PageToken>), Refused> {
-        if self.0.is_empty() {
-            return Ok((args.unwrap_or_default(), first_cursor.cloned()));
-        }
         let Some(entry) = self.entry(name) else {
+            if self.is_empty() {
+                return Ok((args.unwrap_or_default(), first_cursor.cloned()));
+            }
             return Err(Refused::UnknownProcessor {
                 name: name.to_owned(),
                 registered: self.names(),
@@ -294,7 +365,7 @@ mod tests {
     async fn why_there_are_no_dead_letters_to_look_at_is_told() {
         let why = |processors: Processors, name| async move {
             processors
-                .letters(name, &Value::Null)
+                .letters(name, &json!({}))
                 .await
                 .unwrap_err()
                 .to_string()

@@ -69,6 +69,8 @@ pub(crate) fn args_of(redrive: &Batch) -> CliResult<Value> {
 struct Source {
     processor: String,
     args: Value,
+    /// The processor has completed them.
+    completed: bool,
     task_queue: String,
     /// Whether the server knows it.
     remembered: bool,
@@ -130,6 +132,7 @@ impl RedriveArgs {
         Ok(Source {
             processor,
             args,
+            completed: self.args.is_none() && known.is_some(),
             task_queue: queue.unwrap_or_else(|| DEFAULT_TASK_QUEUE.to_owned()),
             remembered: known.is_some(),
         })
@@ -170,7 +173,11 @@ impl RedriveArgs {
     fn batch(&self, source: Source, filter: LetterFilter) -> CliResult<Batch> {
         let random = uuid::Uuid::new_v4().simple().to_string();
         let id = format!("{}.redrive-{}", self.batch_id, &random[..8]);
-        let batch = Batch::redrive(id, source.processor, source.args, filter);
+        let redrive = match source.completed {
+            true => Batch::redrive_completed,
+            false => Batch::redrive,
+        };
+        let batch = redrive(id, source.processor, source.args, filter);
         self.adapted(batch.task_queue(source.task_queue))
     }
 

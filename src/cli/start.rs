@@ -10,6 +10,7 @@ use super::{
     output::{self, note},
     pacing::PacingArgs,
     processors::Processors,
+    stages::StageArgs,
     status::show,
     watch::to_the_end,
     worker::task_queue,
@@ -58,6 +59,13 @@ pub(crate) struct StartArgs {
 
     #[command(flatten)]
     limits: LimitArgs,
+
+    #[command(flatten)]
+    stages: StageArgs,
+
+    /// Have the processor check everything after the last page; with --stages it does
+    #[arg(long)]
+    check: bool,
 
     /// Use an id again whose batch has ended: everything is run again
     #[arg(long)]
@@ -150,6 +158,10 @@ impl StartArgs {
             batch = batch.if_running(IfRunning::Attach);
         }
         batch = self.limits.apply(self.pacing.apply(batch)?);
+        batch = self.stages.apply(batch);
+        if self.check {
+            batch = batch.check_at_end(true);
+        }
         if let Some(pages) = self.pages_per_run {
             batch = batch.pages_per_run(pages);
         }

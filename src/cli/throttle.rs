@@ -1,19 +1,16 @@
 //! The throttle on a PostgreSQL server: flags of `worker`.
 
-use std::{fmt, ops::RangeInclusive, str::FromStr as _, time::Duration};
+use std::{ops::RangeInclusive, time::Duration};
 
 use clap::Args;
-use sqlx::{
-    ConnectOptions as _,
-    postgres::{PgConnectOptions, PgPoolOptions},
-};
-use url::Url;
 
 use super::{
+    connections::Hidden,
     exit::{CliError, CliResult},
     output::note,
 };
 use crate::{
+    Database, DatabaseOptions,
     sql::{PostgresThrottle, Threshold},
     throttle::Throttle as _,
 };
@@ -27,15 +24,13 @@ const NAME: &str = "database";
 /// Transactions of this name are not counted, see `PostgresThrottle`.
 const APPLICATION: &str = "temporal-batch-throttle";
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-
 #[derive(Args, Debug, Default)]
 #[command(next_help_heading = "Throttle (named database)")]
 pub(crate) struct ThrottleArgs {
     /// The PostgreSQL server to look at; better given as THROTTLE_DATABASE_URL, because arguments can be
     /// seen by others
     #[arg(long, value_name = "URL")]
-    throttle_database_url: Option<DatabaseUrl>,
+    throttle_database_url: Option<Hidden>,
 
     /// Hold above this lag of a replica; with 1s..5s slow down from 1s on
     #[arg(long, value_name = "DURATION", value_parser = threshold(length))]
@@ -70,22 +65,6 @@ pub(crate) struct ThrottleArgs {
         allow_negative_numbers = true
     )]
     throttle_above: Option<Threshold<f64>>,
-}
-
-/// Shown to nobody.
-#[derive(Clone)]
-struct DatabaseUrl(String);
-
-impl From<String> for DatabaseUrl {
-    fn from(url: String) -> Self {
-        Self(url)
-    }
-}
-
-impl fmt::Debug for DatabaseUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[hidden]")
-    }
 }
 
 /// `HOLD` or `SLOW..HOLD`.
@@ -151,13 +130,12 @@ impl ThrottleArgs {
         let Some(options) = self.options(variable)? else {
             return Ok(None);
         };
-        let options = options
-            .application_name(APPLICATION)
-            .disable_statement_logging();
-        let pool = PgPoolOptions::new()
-            .max_connections(2)
-            .acquire_timeout(CONNECT_TIMEOUT)
-            .connect_lazy_with(options.clone());
+        let options = options.max_connections(2);
+        let pool = match Database::unconnected(&options, None) {
+            Database::Postgres(pool) => pool,
+            #[allow(unreachable_patterns, reason = "there are others, with their features")]
+            _ => return Err(CliError::usage("the throttle looks at PostgreSQL only")),
+        };
         let mut builder = PostgresThrottle::builder(pool).name(NAME);
         macro_rules! pass_on {
             ($($check:ident),*) => {$(
@@ -179,18 +157,9 @@ impl ThrottleArgs {
         let throttle = builder.build();
         let throttle = throttle.map_err(|e| CliError::usage(format_args!("the throttle: {e}")))?;
 
-        // A pool would try again and again, and then not say why.
-        let connected = tokio::time::timeout(CONNECT_TIMEOUT, options.connect()).await;
         let what = "cannot connect to the database of the throttle";
-        match connected {
-            Ok(Ok(connection)) => drop(connection),
-            Ok(Err(error)) => return Err(CliError::caused(what, &error)),
-            Err(_) => {
-                return Err(CliError::failure(format_args!(
-                    "{what}: no answer within {CONNECT_TIMEOUT:?}"
-                )));
-            }
-        }
+        let connected = Database::connect(&options).await;
+        connected.map_err(|e| CliError::caused(what, &e))?;
         let what = "cannot ask the database of the throttle";
         match tokio::time::timeout(throttle.timeout(), throttle.ask()).await {
             Ok(Ok(_)) => Ok(Some(throttle)),
@@ -220,7 +189,7 @@ impl ThrottleArgs {
     }
 
     /// Where to connect to, if something is to be looked at.
-    fn options(&self, variable: Option<String>) -> CliResult<Option<PgConnectOptions>> {
+    fn options(&self, variable: Option<String>) -> CliResult<Option<DatabaseOptions>> {
         let variable = variable.filter(|url| !url.is_empty());
         let (url, source) = match (&self.throttle_database_url, &variable, self.first_check()) {
             (None, _, None) => return Ok(None),
@@ -237,29 +206,23 @@ impl ThrottleArgs {
             (Some(url), _, Some(_)) => (url.0.as_str(), "--throttle-database-url"),
             (None, Some(url), Some(_)) => (url.as_str(), VARIABLE),
         };
-        // Its own errors may repeat a part of it.
-        let bad = || {
+        let bad = |why: &str| {
             CliError::usage(format_args!(
-                "{source} is no URL of a PostgreSQL database; write postgres://USER@HOST:PORT/DATABASE"
+                "{source} is no URL of a PostgreSQL database{why}; write postgres://USER@HOST:PORT/DATABASE"
             ))
         };
-        let parsed = Url::parse(url).map_err(|_| bad())?;
-        if !matches!(parsed.scheme(), "postgres" | "postgresql") {
-            return Err(bad());
+        if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
+            return Err(bad(""));
         }
-        let options = PgConnectOptions::from_str(url).map_err(|_| bad())?;
-        if self.throttle_database_url.is_some() && has_password(&parsed) {
+        let options = DatabaseOptions::from_url(url).map_err(|e| bad(&format!(": {e}")))?;
+        if self.throttle_database_url.is_some() && options.has_password() {
             note(format_args!(
                 "warning: everybody on this machine can see the password in --throttle-database-url; set \
                  {VARIABLE} instead"
             ));
         }
-        Ok(Some(options))
+        Ok(Some(options.application_name(APPLICATION)))
     }
-}
-
-fn has_password(url: &Url) -> bool {
-    url.password().is_some() || url.query_pairs().any(|(key, _)| key == "password")
 }
 
 #[cfg(test)]
@@ -385,17 +348,6 @@ mod tests {
             assert!(!by_flag.1.contains("secret"), "{by_flag:?}");
             let parsed = format!("{:?}", parse(&[check, &flag]).unwrap());
             assert!(!parsed.contains("secret"), "{parsed}");
-        }
-    }
-
-    #[test]
-    fn a_password_is_seen_wherever_it_is() {
-        for (url, has) in [
-            ("postgres://u:p@h/d", true),
-            ("postgres://u@h/d?password=p", true),
-            ("postgres://u@h/d", false),
-        ] {
-            assert_eq!(has_password(&Url::parse(url).unwrap()), has, "{url}");
         }
     }
 

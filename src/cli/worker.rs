@@ -19,6 +19,23 @@ use crate::{
     worker::{Worker, WorkerError, shutdown_signal},
 };
 
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+use crate::Connections;
+
+/// A program without any database has none to name.
+#[cfg(not(any(feature = "sqlite", feature = "postgres", feature = "mysql")))]
+struct Connections;
+
+#[cfg(not(any(feature = "sqlite", feature = "postgres", feature = "mysql")))]
+impl Connections {
+    async fn watch(&self) {
+        std::future::pending::<()>().await;
+    }
+
+    #[allow(clippy::unused_async, reason = "it has to wait elsewhere")]
+    async fn close(&self) {}
+}
+
 #[derive(Args, Debug)]
 pub(crate) struct WorkerArgs {
     /// The task queue to poll
@@ -45,6 +62,10 @@ pub(crate) struct WorkerArgs {
     /// Serve Prometheus metrics here, for example at 127.0.0.1:9464
     #[arg(long, value_name = "IP:PORT", value_parser = listen_address)]
     metrics_address: Option<SocketAddr>,
+
+    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+    #[command(flatten)]
+    connections: super::connections::ConnectionsArgs,
 
     #[cfg(feature = "postgres")]
     #[command(flatten)]
@@ -96,10 +117,27 @@ impl WorkerArgs {
         Ok(of_the_program.clone())
     }
 
+    /// Opens the connections that batches may name, and adds what works on them.
+    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+    async fn open(&self, processors: &mut Processors) -> CliResult<Connections> {
+        let Some(connections) = self.connections.open(self.max_pages).await? else {
+            return Ok(Connections::new());
+        };
+        let opened = super::connections::SqlConnections::opened(connections.clone());
+        super::sql_processors::add_sql_processors(processors, &opened);
+        Ok(connections)
+    }
+
+    #[cfg(not(any(feature = "sqlite", feature = "postgres", feature = "mysql")))]
+    #[allow(clippy::unused_async, reason = "it has to connect elsewhere")]
+    async fn open(&self, _: &mut Processors) -> CliResult<Connections> {
+        Ok(Connections)
+    }
+
     pub(crate) async fn run(
         &self,
         connection: &ConnectionArgs,
-        processors: &Processors,
+        mut processors: Processors,
         hooks: &Hooks,
         throttles: &Throttles,
     ) -> CliResult {
@@ -107,8 +145,9 @@ impl WorkerArgs {
         let mut stop = std::pin::pin!(stop);
         let start = async {
             // What is wrong on this machine is told before anybody else is bothered.
-            let registry = processors.build().await?;
+            let connections = self.open(&mut processors).await?;
             let throttles = self.throttles(throttles).await?;
+            let (registry, names) = processors.build().await?;
             let metrics = Metrics::new();
             let serving = serve(self.metrics_address, &metrics).await?;
             let connected = connection.connect_with(&metrics).await?;
@@ -123,22 +162,23 @@ impl WorkerArgs {
             if let Some(rate) = self.queue_rate {
                 worker = worker.queue_rate(rate);
             }
-            Ok::<_, CliError>((worker.start()?, connected, serving))
+            let started = (worker.start()?, connected, serving);
+            Ok::<_, CliError>((started, connections, names))
         };
-        let (mut worker, connected, _serving) = tokio::select! {
+        let ((mut worker, connected, _serving), connections, names) = tokio::select! {
             started = start => started?,
             () = &mut stop => return Ok(Exit::Interrupted),
         };
         note(format_args!(
             "worker polls task queue \"{}\" for: {}",
-            self.task_queue,
-            processors.names()
+            self.task_queue, names
         ));
         tokio::select! {
             ended = worker.ended() => {
                 ended?;
                 return Err(CliError::failure("the worker ended by itself"));
             }
+            () = connections.watch() => {}
             () = stop => {}
         }
         note(format_args!(
@@ -148,6 +188,7 @@ impl WorkerArgs {
         let again = shutdown_signal().map_err(WorkerError::Signals)?;
         let drain = async {
             worker.stop().await?;
+            connections.close().await;
             connected.close().await
         };
         tokio::select! {

@@ -105,7 +105,7 @@ impl BatchClient {
     pub async fn start(&self, batch: &Batch) -> Result<BatchHandle, StartError> {
         batch.validate()?;
         let input = ControllerInput {
-            version: protocol::VERSION,
+            version: protocol::version_of(&batch.spec),
             batch_run: uuid::Uuid::new_v4().to_string(),
             spec: batch.spec.clone(),
             begun: Some(self.begun("start", None)),
@@ -143,6 +143,11 @@ impl BatchClient {
         memo.insert(MEMO_PROCESSOR, spec.processor.clone());
         memo.insert(MEMO_ARGS, spec.args.clone());
         memo.insert(protocol::MEMO_BATCH_RUN, input.batch_run.clone());
+        // A controller that goes on prepares nothing.
+        let prepared = input.carry.as_ref().map(|carry| &carry.prepared);
+        if let Some(args) = prepared.and_then(|prepared| prepared.args.as_ref()) {
+            memo.insert(protocol::MEMO_PREPARED_ARGS, args.clone());
+        }
         if let Some(redrive_of) = &spec.redrive_of {
             memo.insert(MEMO_REDRIVE_OF, redrive_of.clone());
         }
@@ -191,6 +196,19 @@ impl BatchClient {
             }
             _ => Err(StartError::AlreadyRunning { batch_id }),
         }
+    }
+
+    /// In what a batch differs from the one that has its id.
+    #[cfg(all(
+        feature = "cli",
+        any(feature = "sqlite", feature = "postgres", feature = "mysql")
+    ))]
+    pub(crate) async fn differs(
+        &self,
+        batch: &Batch,
+    ) -> Result<Option<String>, super::ProgressError> {
+        let handle = self.handle_unchecked(batch.id().to_owned());
+        Ok(difference(batch, &handle.describe().await?.memo()))
     }
 
     /// A batch by its id, running or ended. Nothing is asked of the server yet.

@@ -8,7 +8,7 @@ use crate::{
     batch::{
         Batch, BatchSpec, InvalidBatch, validate_deadline, validate_id, validate_max_parallelism,
     },
-    protocol::ControllerInput,
+    protocol::{ControllerInput, version_of},
     tolerance::Tolerance,
 };
 
@@ -131,11 +131,14 @@ impl BatchClient {
             if old.processor != new.processor || old.args != new.args {
                 return Err("its processor or its arguments were different".to_owned());
             }
-            // Where it began is a fact of the batch run.
+            // Where it began is a fact of the batch run, and so is what is looked at before the rest.
             input.spec = BatchSpec {
                 first_cursor: old.first_cursor.clone(),
+                stages: old.stages.clone(),
+                approve_stages: old.approve_stages,
                 ..new.clone()
             };
+            input.version = input.version.max(version_of(&input.spec));
             if let Some(carry) = &mut input.carry {
                 carry.controls.max_parallelism = new.max_parallelism;
                 // The pace that is asked for now, from its beginning.

@@ -78,6 +78,7 @@ impl BatchHandle {
     /// | what | becomes of it |
     /// |---|---|
     /// | the batch run, counts and failures up to the last continue-as-new | stay |
+    /// | the arguments, where the processor [completed](crate::PageProcessor::prepare) them | stay |
     /// | pages that finished since then | run again, and are counted once; with a ledger their effects are skipped |
     /// | pages that run | end at their page, and run again |
     /// | pause, resume, limits, a cancellation since then | are applied again |
@@ -111,7 +112,7 @@ impl BatchHandle {
         }
         let run_id = description.run_id();
         let beginning = self.beginning(run_id).await?;
-        let Some(first_task) = beginning.iter().find(|event| ends_task(event)) else {
+        let Some(first_task) = self.task_to_repeat(&beginning).await else {
             return Err(RecoverError::NotBegun { batch_id });
         };
         if at_most_once && self.retry_mode(&beginning).await == Some(RetryMode::AtMostOnce) {
@@ -140,6 +141,25 @@ impl BatchHandle {
         }
     }
 
+    /// The workflow task that is done again, and everything after it: the first one, unless the processor has
+    /// completed the arguments since. It might complete them differently now.
+    async fn task_to_repeat<'a>(&self, beginning: &'a [HistoryEvent]) -> Option<&'a HistoryEvent> {
+        let (prepare, rest) = match beginning.iter().position(ends_activity) {
+            Some(at) => beginning.split_at(at),
+            None => (beginning, &[][..]),
+        };
+        let completed_args = match rest.first().map(|event| &event.attributes) {
+            Some(Some(Attributes::ActivityTaskCompletedEventAttributes(completed))) => {
+                let prepared: Option<Prepared> = self.decode(&completed.result).await;
+                prepared.is_some_and(|prepared| prepared.args.is_some())
+            }
+            _ => false,
+        };
+        let after = rest.iter().find(|event| ends_task(event));
+        let first = prepare.iter().find(|event| ends_task(event));
+        after.filter(|_| completed_args).or(first)
+    }
+
     /// The events of a run up to where its first pages are dispatched.
     async fn beginning(&self, run_id: &str) -> Result<Vec<HistoryEvent>, RecoverError> {
         let info = WorkflowExecutionInfo::builder()
@@ -150,13 +170,12 @@ impl BatchHandle {
         let workflow: WorkflowHandle<_, UntypedWorkflow> = info.bind_untyped(self.client.clone());
         let mut events = workflow.fetch_history(WorkflowFetchHistoryOptions::default());
         let mut beginning = Vec::new();
+        let mut prepared = false;
         while let Some(event) = events.try_next().await? {
-            let prepared = matches!(
-                event.attributes,
-                Some(Attributes::ActivityTaskCompletedEventAttributes(_))
-            );
+            let dispatched = prepared && ends_task(&event);
+            prepared |= ends_activity(&event);
             beginning.push(event);
-            if prepared {
+            if dispatched {
                 break;
             }
         }
@@ -193,6 +212,13 @@ impl BatchHandle {
         let context = SerializationContextData::Workflow(WorkflowSerializationContext::new());
         converter.from_payloads(&context, payloads).await.ok()
     }
+}
+
+fn ends_activity(event: &HistoryEvent) -> bool {
+    matches!(
+        event.attributes,
+        Some(Attributes::ActivityTaskCompletedEventAttributes(_))
+    )
 }
 
 /// Temporal resets to the end of a workflow task, however it ended.

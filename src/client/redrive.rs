@@ -6,7 +6,7 @@ use super::{
     BatchClient, BatchHandle, StartError,
     batch_client::{MEMO_ARGS, MEMO_PROCESSOR, MEMO_REDRIVE_OF},
 };
-use crate::{batch::Batch, dead_letter::LetterFilter};
+use crate::{batch::Batch, dead_letter::LetterFilter, protocol::MEMO_PREPARED_ARGS};
 
 /// A redrive could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -44,8 +44,8 @@ pub enum RedriveError {
 }
 
 impl BatchClient {
-    /// Prepares the redrive of a batch that the server remembers: with the same processor, arguments and
-    /// task queue, under the id of the batch with `.redrive-` and eight random characters. Start it with
+    /// Prepares the redrive of a batch that the server remembers: with the same processor and task queue, the
+    /// arguments that its processor [completed](crate::PageProcessor::prepare), under the id of the batch with `.redrive-` and eight random characters. Start it with
     /// [`start`](Self::start).
     ///
     /// # Errors
@@ -66,7 +66,9 @@ impl BatchClient {
         })?;
         let memo = description.memo();
         let processor = memo.get::<String>(MEMO_PROCESSOR).ok().flatten();
-        let args = memo.get::<serde_json::Value>(MEMO_ARGS).ok().flatten();
+        let said = |field| memo.get::<serde_json::Value>(field).ok().flatten();
+        // What no memo has was not changed by the processor.
+        let args = said(MEMO_PREPARED_ARGS).or_else(|| said(MEMO_ARGS));
         let Some(processor) = processor else {
             return Err(RedriveError::NotFound { batch_id });
         };
@@ -78,7 +80,7 @@ impl BatchClient {
         }
         let random = uuid::Uuid::new_v4().simple().to_string();
         let id = format!("{batch_id}.redrive-{}", &random[..8]);
-        let batch = Batch::redrive(id, processor, args.unwrap_or_default(), filter);
+        let batch = Batch::redrive_completed(id, processor, args.unwrap_or_default(), filter);
         Ok(batch.task_queue(description.task_queue()))
     }
 

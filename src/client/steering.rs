@@ -16,7 +16,7 @@ use super::{
 use crate::{
     audit::Given,
     controller::{Controller, Optional},
-    protocol::{ResumeRequest, Steer, SteerRequest},
+    protocol::{ApproveRequest, ResumeRequest, Steer, SteerRequest},
 };
 
 /// Longest wait for a controller to answer. One that answers at all does so at once.
@@ -154,6 +154,23 @@ impl BatchHandle {
         let what = Steer::Resume(request.clone());
         let request = Optional(request);
         let update = workflow.execute_update(Controller::resume, request, update_of(&id));
+        self.steer(id, what, update).await
+    }
+
+    /// Goes on after a [stage](crate::Batch::stages) that waits for it, whatever its check found. What has failed
+    /// so far is forgiven.
+    ///
+    /// # Errors
+    /// Refused where no stage waits. Otherwise see [`ControlError`].
+    pub async fn approve(&self) -> Result<Steered, ControlError> {
+        let id = new_id();
+        let request = ApproveRequest {
+            given: self.given(),
+            id: Some(id.clone()),
+        };
+        let workflow = self.workflow();
+        let what = Steer::Approve(request.clone());
+        let update = workflow.execute_update(Controller::approve, request, update_of(&id));
         self.steer(id, what, update).await
     }
 

@@ -7,8 +7,8 @@ use temporalio_sdk::activities::ActivityError;
 use crate::{
     pace::Openings,
     protocol::{
-        self, HookOrder, KeepReport, LockOrder, PrepareInput, Prepared, StrideOrder, StrideReport,
-        ThrottleOrder, WindowsOrder,
+        self, CheckAnswer, CheckOrder, HookOrder, KeepReport, LockOrder, PrepareInput, Prepared,
+        StrideOrder, StrideReport, ThrottleOrder, WindowsOrder,
     },
 };
 
@@ -37,6 +37,11 @@ impl Orders {
         unimplemented!()
     }
 
+    #[activity(name = protocol::CHECK)]
+    pub(crate) fn check(_order: CheckOrder) -> Result<CheckAnswer, ActivityError> {
+        unimplemented!()
+    }
+
     #[activity(name = protocol::THROTTLE)]
     pub(crate) fn throttle(_order: ThrottleOrder) -> Result<(), ActivityError> {
         unimplemented!()
@@ -60,7 +65,7 @@ impl Orders {
 
 // The definitions that the activities of a worker have to match.
 pub(crate) use orders::{
-    Hook as HookActivity, KeepReport as KeepReportActivity, Lock as LockActivity,
-    Prepare as PrepareActivity, Stride as StrideActivity, Throttle as ThrottleActivity,
-    Unlock as UnlockActivity, Windows as WindowsActivity,
+    Check as CheckActivity, Hook as HookActivity, KeepReport as KeepReportActivity,
+    Lock as LockActivity, Prepare as PrepareActivity, Stride as StrideActivity,
+    Throttle as ThrottleActivity, Unlock as UnlockActivity, Windows as WindowsActivity,
 };

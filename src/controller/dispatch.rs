@@ -39,6 +39,7 @@ pub(super) fn start<'a>(
             stride: dispatch.stride,
             rate_share: dispatch.rate_share,
             page_share: dispatch.page_share,
+            items: dispatch.items,
             now: s.now,
         });
         let options = activity_options(s.prepared.as_ref()?, &order, s.input.spec.weight);
@@ -60,7 +61,7 @@ impl Controller {
             batch_run: self.input.batch_run.clone(),
             batch_id: spec.batch_id.clone(),
             processor: spec.processor.clone(),
-            args: spec.args.clone(),
+            args: self.args().clone(),
             stride: dispatch.stride,
             start: stride.at.clone(),
             end: stride.end.clone(),
@@ -81,6 +82,7 @@ impl Controller {
                 .pacing
                 .page_pause_now(self.controls.max_parallelism, self.now),
             throttles: self.pacing.throttles().to_vec(),
+            max_items: dispatch.items.map(|allotment| allotment.items),
         })
     }
 }

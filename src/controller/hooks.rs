@@ -9,7 +9,7 @@ use temporalio_sdk::{
     ActivityExecutionError, ActivityOptions, WorkflowCancellationToken, WorkflowContext,
 };
 
-use super::{Controller, Orders, dispatch::describe};
+use super::{Controller, Orders, dispatch::describe, stages::check_stage};
 use crate::{
     batch::{HOOK_TIMEOUT, TRACK_EVERY},
     hooks::{Failure, FailureNotice},
@@ -122,13 +122,13 @@ impl Controller {
         let keeps = self.prepared.as_ref().is_some_and(|p| p.dead_letters);
         keeps.then(|| KeepReport {
             processor: self.input.spec.processor.clone(),
-            args: self.input.spec.args.clone(),
+            args: self.args().clone(),
             report: report.clone(),
         })
     }
 }
 
-type Call<'a> = Pin<Box<dyn Future<Output = Result<(), ActivityExecutionError>> + 'a>>;
+pub(super) type Call<'a> = Pin<Box<dyn Future<Output = Result<(), ActivityExecutionError>> + 'a>>;
 
 /// The calls of hooks that are under way: one of each kind at a time. They hold no slot of the batch's.
 #[derive(Default)]
@@ -138,6 +138,7 @@ pub(super) struct Calls<'a> {
     /// Not waited for at the end of a run: the next one begins them anew.
     throttle: Option<Call<'a>>,
     windows: Option<Call<'a>>,
+    check: Option<Call<'a>>,
 }
 
 impl<'a> Calls<'a> {
@@ -153,6 +154,9 @@ impl<'a> Calls<'a> {
         }
         if ctx.state(Controller::is_draining) {
             return;
+        }
+        if self.check.is_none() {
+            self.check = check_stage(ctx);
         }
         if self.handler.is_none() {
             let order = ctx.state_mut(Controller::next_notice);
@@ -194,7 +198,7 @@ impl<'a> Calls<'a> {
                 awake = true;
             }
         }
-        for call in [&mut self.throttle, &mut self.windows] {
+        for call in [&mut self.throttle, &mut self.windows, &mut self.check] {
             if let Some(running) = call
                 && running.as_mut().poll(cx).is_ready()
             {

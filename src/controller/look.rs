@@ -9,6 +9,7 @@ use crate::{
     error::truncate,
     progress::{BatchReport, Phase, Progress},
     scheduler::{self, Ending, Situation},
+    stages::Stages,
 };
 
 /// Tokens are shown in one line.
@@ -53,11 +54,13 @@ impl Controller {
             pacing: &self.pacing,
             pace: &pace,
             pause: self.controls.pause.as_ref(),
+            stages: self.stages.as_ref(),
             max_parallelism: self.controls.max_parallelism,
             now: self.now,
         });
         let explained = self.lock_explained().or(explained);
         let explained = explained.filter(|_| self.closing.is_none());
+        let explained = self.waits_explained().or(explained);
         let blocked = blocked_reason.as_ref().filter(|_| phase == Phase::Blocked);
         let explained = match blocked {
             Some(why) => Some((None, format!("blocked: {why}"))),
@@ -127,6 +130,9 @@ impl Controller {
             oldest_in_flight: ages().min(),
             in_flight_by_age: by_age(ages().map(|since| self.now.since(since))),
             dead_letters: totals.dead_letters,
+            first_cursor: spec.first_cursor.clone(),
+            stage: self.stages.as_ref().map(Stages::progress),
+            check: self.checked.clone(),
         }
     }
 

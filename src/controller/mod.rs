@@ -22,6 +22,7 @@
 //! | `ending` | the end: hooks, the report, how the workflow closes |
 //! | `lock` | the named lock of the batch |
 //! | `look` | progress, report and details |
+//! | `stages` | what is looked at before the batch goes on, and after its last page |
 //! | `optional` | an argument that older clients leave out |
 //! | `publish` | the memo: what running strides should do, and the progress for when no worker answers |
 //! | `steer` | what operators ask for |
@@ -38,11 +39,12 @@ mod look;
 mod optional;
 mod publish;
 mod run;
+mod stages;
 mod steer;
 
 pub(crate) use definitions::{
-    HookActivity, KeepReportActivity, LockActivity, Orders, PrepareActivity, StrideActivity,
-    ThrottleActivity, UnlockActivity, WindowsActivity,
+    CheckActivity, HookActivity, KeepReportActivity, LockActivity, Orders, PrepareActivity,
+    StrideActivity, ThrottleActivity, UnlockActivity, WindowsActivity,
 };
 pub(crate) use optional::Optional;
 
@@ -56,15 +58,18 @@ use temporalio_sdk::{SyncWorkflowContext, WorkflowContext, WorkflowContextView, 
 
 use crate::{
     audit::{Audit, Given},
+    check::Checked,
     ledger::{Broken, Event, Ledger},
     notices::Notices,
     pace::{PaceNow, Pacing},
     progress::{BatchReport, Phase, Progress, Timestamp},
     protocol::{
-        self, AcceptedEnd, AcceptedEndQuery, ControllerInput, Controls, LockHeld, NextPage,
-        PauseRequest, Prepared, ResumeRequest, SetRequest, Steer, SteerRequest, ThrottleNews,
+        self, AcceptedEnd, AcceptedEndQuery, ApproveRequest, ControllerInput, Controls, LockHeld,
+        NextPage, PauseRequest, Prepared, ResumeRequest, SetRequest, Steer, SteerRequest,
+        ThrottleNews, WaitNews,
     },
     scheduler::{self, Decision, Limits, decide},
+    stages::Stages,
 };
 /// See the [module documentation](self).
 #[temporalio_macros::workflow]
@@ -82,6 +87,12 @@ pub(crate) struct Controller {
     must_hand_over: bool,
     hooks_running: bool,
     pacing: Pacing,
+    /// What is waited for beside the pages.
+    waits: Option<WaitNews>,
+    stages: Option<Stages>,
+    checked: Option<Checked>,
+    /// Everything is being checked, after the last page.
+    checking_at_end: bool,
     taking_lock: bool,
     lock_held_by: Option<String>,
     published: Published,
@@ -121,6 +132,10 @@ impl Controller {
             must_hand_over: false,
             hooks_running: false,
             pacing: Pacing::of(spec, Timestamp(0)),
+            waits: None,
+            stages: None,
+            checked: None,
+            checking_at_end: false,
             taking_lock: false,
             lock_held_by: None,
             published: Published::default(),
@@ -144,6 +159,8 @@ impl Controller {
             controller.now = carry.started_at;
             controller.runs = carry.runs;
             controller.published = Published::before(carry.published);
+            controller.stages = carry.stages;
+            controller.checked = carry.checked;
             if let Some(pacing) = carry.pacing {
                 controller.pacing = pacing;
             }
@@ -207,6 +224,16 @@ impl Controller {
         }
     }
 
+    /// What the batch waits for beside its pages.
+    #[signal(name = protocol::WAITS)]
+    pub(crate) fn waits(&mut self, _ctx: &mut SyncWorkflowContext<Self>, news: WaitNews) {
+        self.signals += 1;
+        if news.batch_run == self.input.batch_run {
+            self.version += 1;
+            self.waits = Some(news);
+        }
+    }
+
     /// What one of the updates does, without an answer.
     #[signal(name = protocol::STEER)]
     pub(crate) fn steer(&mut self, ctx: &mut SyncWorkflowContext<Self>, request: SteerRequest) {
@@ -215,6 +242,7 @@ impl Controller {
         match request.what {
             Steer::Pause(request) => self.do_pause(at, request),
             Steer::Resume(request) => self.do_resume(at, &request),
+            Steer::Approve(request) => self.do_approve(at, &request),
             Steer::Set(request) => match request.validate() {
                 Ok(()) => self.do_set(at, &request),
                 // Clients check before they send, so it is from elsewhere; a signal has no other answer.
@@ -268,6 +296,31 @@ impl Controller {
         self.controls.clone()
     }
 
+    #[update_validator(approve)]
+    fn validate_approve(
+        &self,
+        _ctx: &WorkflowContextView,
+        request: &ApproveRequest,
+    ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        // It may have come as a signal before.
+        if self.controls.is_known(request.id.as_deref()) {
+            return Ok(());
+        }
+        Ok(self.waits_for_approval()?)
+    }
+
+    /// Goes on after a stage, whatever was found.
+    #[update(name = protocol::APPROVE)]
+    pub(crate) fn approve(
+        &mut self,
+        ctx: &mut SyncWorkflowContext<Self>,
+        request: ApproveRequest,
+    ) -> Controls {
+        self.updates += 1;
+        self.do_approve(time(ctx.workflow_time()), &request);
+        self.controls.clone()
+    }
+
     #[update_validator(set)]
     fn validate_set(
         &self,
@@ -309,6 +362,12 @@ impl Controller {
         first
     }
 
+    /// The arguments of the batch, as its processor completed them.
+    fn args(&self) -> &serde_json::Value {
+        let completed = self.prepared.as_ref().and_then(|p| p.args.as_ref());
+        completed.unwrap_or(&self.input.spec.args)
+    }
+
     /// Takes note of an operator's request.
     fn steered(&mut self, at: Timestamp, action: impl Into<String>, given: &Given) {
         self.version += 1;
@@ -335,7 +394,8 @@ impl Controller {
         Limits {
             max_parallelism: pace.parallelism,
             paused: self.controls.paused,
-            held: pace.held.is_some(),
+            held: pace.held.is_some() || self.stages.as_ref().is_some_and(Stages::holds),
+            stage: self.stage_limit(),
             cancelled: self.cancelled,
             rate: pace.rate,
             page_rate: pace.page_rate,

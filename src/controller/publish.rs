@@ -89,6 +89,9 @@ impl Controller {
         progress.failing.truncate(MAX_LISTED);
         progress.failed.truncate(MAX_LISTED);
         progress.failed_items.truncate(MAX_LISTED);
+        if let Some(found) = progress.check.as_mut().and_then(|c| c.found.as_mut()) {
+            found.failed.truncate(MAX_LISTED);
+        }
         let latest = progress.audit.len().saturating_sub(MAX_LISTED);
         progress.audit_older += u64::try_from(latest).unwrap_or(u64::MAX);
         progress.audit.drain(..latest);

@@ -5,6 +5,7 @@
 use std::{future::Future as _, task::Poll, time::Duration};
 
 use futures::future::FusedFuture;
+use temporalio_common::{ActivityCloseTimeouts, MemoValue, RetryPolicy as TemporalRetryPolicy};
 use temporalio_sdk::{
     ActivityExecutionError, ActivityOptions, ApplicationFailure, ContinueAsNewOptions,
     WaitConditionOptions, WorkflowCancellationToken, WorkflowContext, WorkflowResult,
@@ -21,6 +22,7 @@ use super::{
     look::details,
     now,
     publish::publish,
+    stages::check_at_end,
 };
 use crate::{
     audit::Given,
@@ -29,11 +31,16 @@ use crate::{
     progress::{BatchReport, Outcome, PauseNote, Timestamp},
     protocol::{self, Carry, ControllerInput, PrepareInput},
     scheduler::{Decision, Ending, earliest},
+    stages::Stages,
     tolerance::OnExceeded,
 };
 
-/// Longest time for a worker to say what it knows of a processor.
-const PREPARE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest time for a processor to complete its arguments in one attempt; it may wait for older transactions.
+const PREPARE_TIMEOUT: Duration = Duration::from_secs(24 * 3_600);
+/// After this without a heartbeat another worker prepares the batch.
+const PREPARE_HEARTBEAT: Duration = Duration::from_secs(15);
+/// What a timeout of an activity can be at most.
+const NO_DEADLINE: Duration = Duration::from_secs(10 * 366 * 86_400);
 /// Limits of a Temporal run are 51,200 events, 10,000 signals and 2,000 updates (Temporal Cloud limits,
 /// the defaults of a self-hosted server). A continue-as-new is due at the first figure of each pair, and
 /// dispatching stops at the second.
@@ -54,21 +61,62 @@ pub(super) async fn prepare(ctx: &WorkflowContext<Controller>) -> WorkflowResult
         redrive: s.input.spec.redrive_of.is_some(),
         hooks: s.input.spec.hooks.clone(),
         throttles: s.input.spec.pace.throttles.clone(),
+        batch_id: s.input.spec.batch_id.clone(),
+        batch_run: s.input.batch_run.clone(),
     });
-    let options = ActivityOptions::with_start_to_close_timeout(PREPARE_TIMEOUT)
+    let deadline = ctx.state(|s| s.deadline);
+    let left = deadline.map_or(NO_DEADLINE, |deadline| deadline.since(now(ctx)));
+    let retry = TemporalRetryPolicy::builder()
+        .initial_interval(Duration::from_secs(1))
+        .maximum_interval(Duration::from_secs(60))
+        .build();
+    let timeouts = ActivityCloseTimeouts::ScheduleAndStartToClose {
+        start_to_close: PREPARE_TIMEOUT.min(left),
+        schedule_to_close: left.max(Duration::from_millis(1)),
+    };
+    let options = ActivityOptions::with_close_timeouts(timeouts)
+        .heartbeat_timeout(PREPARE_HEARTBEAT)
+        .retry_policy(retry)
         .task_queue(protocol::aside_queue(ctx.task_queue()))
         .summary("look up the processor")
         .build();
     match ctx.execute_activity(Orders::prepare, input, options).await {
         Ok(prepared) => {
-            ctx.state_mut(|s| s.prepared = Some(prepared));
+            if let Some(args) = &prepared.args {
+                tell_args(ctx, args.clone());
+            }
+            let spec = ctx.state(|s| s.input.spec.clone());
+            let expected = prepared.items_expected;
+            let approve = spec.approve_stages;
+            let stages = Stages::plan(&spec.stages, approve, &spec.processor, expected);
+            let stages = stages.map_err(|unknown| refused(unknown.to_string()))?;
+            ctx.state_mut(|s| {
+                s.prepared = Some(prepared);
+                s.stages = stages;
+                s.waits = None;
+            });
             Ok(None)
         }
         Err(ActivityExecutionError::Cancelled(_)) => Ok(Some(cancelled_at_once(ctx))),
         Err(error) => {
-            let (_, message) = describe(&error);
+            let (error_type, message) = describe(&error);
+            // Everything else is tried until there is no time left.
+            if deadline.is_some() && error_type != protocol::REFUSED {
+                return Ok(Some(Ending {
+                    outcome: Outcome::Stopped,
+                    reason: Some("the deadline is over".to_owned()),
+                }));
+            }
             Err(refused(message))
         }
+    }
+}
+
+/// Completed arguments go into the memo, where a redrive finds them after the batch.
+fn tell_args(ctx: &WorkflowContext<Controller>, args: serde_json::Value) {
+    let memo = [(protocol::MEMO_PREPARED_ARGS, Some(MemoValue::new(args)))];
+    if let Err(error) = ctx.upsert_memo(memo) {
+        tracing::warn!(%error, "the memo was not written");
     }
 }
 
@@ -127,7 +175,10 @@ pub(super) async fn run_batch(ctx: &WorkflowContext<Controller>) -> WorkflowResu
                 }
             }
             Decision::HandOver => hand_over(ctx)?,
-            Decision::Finish(ending) => return end(ctx, ending, calls).await,
+            Decision::Finish(ending) => {
+                let ending = check_at_end(ctx, ending).await;
+                return end(ctx, ending, calls).await;
+            }
         }
     }
 }
@@ -186,7 +237,7 @@ impl Controller {
     fn refresh(&mut self, now: Timestamp, suggested: bool, events: u32) {
         self.now = now;
         self.mind_pause();
-        let going = !self.controls.paused && self.pace().held.is_none();
+        let going = !self.controls.paused && !self.limits().held;
         let items = self.ledger.totals.items.total();
         self.pacing.mind(now, going, items);
         let pages = self.input.spec.pages_per_run.map(u64::from);
@@ -201,6 +252,7 @@ impl Controller {
             || self.signals >= SIGNALS.1
             || self.updates >= UPDATES.1;
         self.mind_failures();
+        self.mind_stage();
     }
 
     /// When the limits change without anybody's doing.
@@ -262,6 +314,8 @@ impl Controller {
                 audit: self.audit.clone(),
                 pacing: Some(self.pacing.clone()),
                 published: self.published.control.clone(),
+                stages: self.stages.clone(),
+                checked: self.checked.clone(),
             }),
             ..self.input.clone()
         }

@@ -12,7 +12,7 @@ use crate::{
     error::truncate,
     pace::validate_windows,
     progress::{PauseNote, Timestamp},
-    protocol::{PageSizeSetting, PauseRequest, ResumeRequest, SetRequest, Setting},
+    protocol::{ApproveRequest, PageSizeSetting, PauseRequest, ResumeRequest, SetRequest, Setting},
 };
 
 /// A pause reason is shown in one line.
@@ -83,6 +83,33 @@ impl Controller {
         if self.controls.tripped.take().is_some() {
             self.controls.forgiven = Some(self.ledger.totals.tally());
             self.ledger.totals.consecutive_failures = 0;
+        }
+    }
+
+    /// What keeps an approval from meaning anything now.
+    pub(super) fn waits_for_approval(&self) -> Result<(), String> {
+        match &self.stages {
+            Some(stages) => stages.waits(),
+            None => Err("the batch has no stages".to_owned()),
+        }
+    }
+
+    pub(super) fn do_approve(&mut self, at: Timestamp, request: &ApproveRequest) {
+        if !self.controls.is_new(request.id.as_deref()) {
+            return;
+        }
+        let approved = match &mut self.stages {
+            Some(stages) => stages.approve(),
+            None => Err("the batch has no stages".to_owned()),
+        };
+        match approved {
+            Ok(stage) => {
+                // What failed up to here was looked at.
+                self.controls.forgiven = Some(self.ledger.totals.tally());
+                self.steered(at, format!("approve {stage}"), &request.given);
+            }
+            // A signal has no other answer.
+            Err(why) => self.steered(at, format!("approve refused: {why}"), &request.given),
         }
     }
 

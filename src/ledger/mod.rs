@@ -36,7 +36,7 @@ use crate::{
     tolerance::Tally,
 };
 use cycle::CycleDetector;
-pub(crate) use stride::{Run, State, Stride};
+pub(crate) use stride::{Allotment, Run, State, Stride};
 
 /// Pages given up that are listed. Without dead letters one more ends the batch, because it could not be
 /// accounted for.
@@ -99,6 +99,14 @@ pub(crate) struct Totals {
     /// Dead letters that were kept.
     #[serde(default)]
     pub dead_letters: u64,
+    /// Items at most that pages had which a stage was given and that were given up as a whole. Some of them may
+    /// have been processed.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub items_aside: u64,
+}
+
+fn is_none(items: &u64) -> bool {
+    *items == 0
 }
 
 impl Totals {
@@ -153,6 +161,8 @@ pub(crate) enum Event<'a> {
         stride: u64,
         rate_share: Option<f64>,
         page_share: Option<f64>,
+        /// Items that it may go through at most, where a stage limits them.
+        items: Option<Allotment>,
         now: Timestamp,
     },
     /// An activity returned.
@@ -217,6 +227,7 @@ impl Ledger {
                 stride,
                 rate_share,
                 page_share,
+                items,
                 now,
             } => {
                 let run = Run {
@@ -225,7 +236,7 @@ impl Ledger {
                     dispatch: self.dispatches + 1,
                     since: now,
                 };
-                self.dispatched(stride, run)
+                self.dispatched(stride, run, items)
             }
             Event::Reported {
                 stride,
@@ -324,7 +335,12 @@ impl Ledger {
         Recorded::Dropped
     }
 
-    fn dispatched(&mut self, number: u64, run: Run) -> Result<Recorded, Impossible> {
+    fn dispatched(
+        &mut self,
+        number: u64,
+        run: Run,
+        items: Option<Allotment>,
+    ) -> Result<Recorded, Impossible> {
         let stride = self.stride_mut(number)?;
         if stride.is_running() {
             return Err(Impossible(format!(
@@ -338,6 +354,8 @@ impl Ledger {
             dispatch: run.dispatch,
             since: run.since,
         };
+        stride.reserved = items.map_or(0, |allotment| allotment.items);
+        stride.short = items.is_some_and(|allotment| allotment.short);
         self.dispatches = run.dispatch;
         self.extended_had_last_turn = stuck;
         self.totals.max_parallelism_achieved =
@@ -377,6 +395,8 @@ impl Ledger {
         stride.done.pages += u64::from(report.pages);
         stride.done.pages_failed += u64::from(report.pages_failed);
         stride.done.items += report.items;
+        let spent = report.items.total().saturating_add(report.items_aside);
+        stride.reserved = stride.reserved.saturating_sub(spent);
         let failure = match report.failure {
             Some(failure) if failure.coverage_stops => Some(failure),
             Some(failure) if !stride.wait_for_retry(&failure, policy, seed, now) => {
@@ -398,6 +418,7 @@ impl Ledger {
         self.totals.pages_failed += u64::from(report.pages_failed);
         self.pages_this_run += u64::from(report.pages) + u64::from(report.pages_failed);
         self.totals.items += report.items;
+        self.totals.items_aside += report.items_aside;
         self.totals.dead_letters += report.dead_letters;
         for (reason, items) in &report.skip_reasons {
             count_reason(&mut self.totals.skip_reasons, reason, *items);
@@ -437,6 +458,8 @@ impl Ledger {
         let page_end = failure.page_end.clone().or_else(|| stride.end.clone());
         let start = stride.at.clone();
         let trouble = stride.trouble.take();
+        // A worker that was lost may have processed what is given up.
+        let aside = std::mem::take(&mut stride.reserved);
         let listed = PageFailure {
             stride: number,
             start: start.clone(),
@@ -460,6 +483,7 @@ impl Ledger {
             });
         }
         self.failed.push(listed);
+        self.totals.items_aside += aside;
         self.totals.pages_failed += 1;
         self.pages_this_run += 1;
         if self.failed.len() > MAX_FAILED {
@@ -526,6 +550,11 @@ impl Ledger {
     /// Strides that could be dispatched now.
     pub fn ready(&self) -> u32 {
         self.count(|stride| matches!(stride.state, State::Ready))
+    }
+
+    /// Items of the stage that are given out and not counted yet.
+    pub fn reserved(&self) -> u64 {
+        self.open.values().map(|stride| stride.reserved).sum()
     }
 
     /// Strides whose page failed and that have not got past it yet.

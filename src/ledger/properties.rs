@@ -11,9 +11,11 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
+    check::Checked,
     progress::Outcome,
     retry::ExtendedRetries,
-    scheduler::{self, Decision, Dispatch, Limits},
+    scheduler::{self, Decision, Dispatch, Limits, StageLimit},
+    stages::{Stage, Stages},
 };
 
 /// Where the random choices come from, and what kind of world it is.
@@ -34,6 +36,9 @@ struct Plan {
     permanent: bool,
     /// Strides put failed pages aside themselves.
     dead_letters: bool,
+    /// Items in all at which stages end.
+    stages: Vec<Stage>,
+    approve: bool,
 }
 
 fn plans(permanent: bool) -> impl Strategy<Value = Plan> {
@@ -42,32 +47,41 @@ fn plans(permanent: bool) -> impl Strategy<Value = Plan> {
     let limits = (1u32..6, rate(), rate());
     let retry = (1u32..4, prop::option::of(Just(None)));
     let steps = prop::collection::vec(any::<(u8, u8)>(), 0..250);
-    let worlds = (source, limits, retry, any::<bool>(), steps);
-    worlds.prop_map(move |(source, limits, retry, dead_letters, steps)| {
-        let (rows, page_size, stride, can_skip_ahead, says_end) = source;
-        let extended = ExtendedRetries {
-            interval: Duration::from_secs(5),
-            max_attempts: retry.1.flatten(),
-        };
-        // Without the slow lane even a transient failure can be the last one.
-        let keep_extended = !permanent || retry.1.is_some();
-        Plan {
-            rows,
-            page_size,
-            stride: if can_skip_ahead { stride } else { 1 },
-            can_skip_ahead,
-            says_end,
-            max_parallelism: limits.0,
-            rate: limits.1,
-            page_rate: limits.2,
-            policy: RetryPolicy::default()
-                .max_attempts(retry.0)
-                .extended(keep_extended.then_some(extended)),
-            steps,
-            permanent,
-            dead_letters,
-        }
-    })
+    let marks = prop::collection::btree_set(1u64..120, 0..4);
+    let stages = (prop::bool::weighted(0.5), marks, any::<bool>());
+    let worlds = (source, limits, retry, any::<bool>(), stages, steps);
+    worlds.prop_map(
+        move |(source, limits, retry, dead_letters, stages, steps)| {
+            let (rows, page_size, stride, can_skip_ahead, says_end) = source;
+            let extended = ExtendedRetries {
+                interval: Duration::from_secs(5),
+                max_attempts: retry.1.flatten(),
+            };
+            // Without the slow lane even a transient failure can be the last one.
+            let keep_extended = !permanent || retry.1.is_some();
+            Plan {
+                rows,
+                page_size,
+                stride: if can_skip_ahead { stride } else { 1 },
+                can_skip_ahead,
+                says_end,
+                max_parallelism: limits.0,
+                rate: limits.1,
+                page_rate: limits.2,
+                policy: RetryPolicy::default()
+                    .max_attempts(retry.0)
+                    .extended(keep_extended.then_some(extended)),
+                steps,
+                permanent,
+                dead_letters,
+                stages: match stages.0 {
+                    true => stages.1.into_iter().map(Stage::Items).collect(),
+                    false => Vec::new(),
+                },
+                approve: stages.2,
+            }
+        },
+    )
 }
 
 /// An activity that has a stride.
@@ -80,6 +94,8 @@ struct Activity {
     attempt: u32,
     /// Its first page is only put aside.
     give_up: bool,
+    /// Items that it may go through.
+    items_left: u64,
 }
 
 struct World {
@@ -92,6 +108,11 @@ struct World {
     sent: Vec<(u64, Vec<PageToken>)>,
     /// Times that each row's page was finished.
     finished: Vec<u32>,
+    /// Rows that somebody processed, whether anybody heard of it or not.
+    touched: BTreeSet<u64>,
+    stages: Option<Stages>,
+    /// The most that any stage has allowed so far.
+    allowed: Option<u64>,
     /// Ranges that strides put aside.
     letters: Vec<(u64, u64)>,
     ended: Option<scheduler::Ending>,
@@ -127,6 +148,9 @@ impl World {
             running: Vec::new(),
             sent: Vec::new(),
             finished: vec![0; usize::try_from(plan.rows).unwrap()],
+            touched: BTreeSet::new(),
+            stages: Stages::plan(&plan.stages, plan.approve, "p", None).unwrap(),
+            allowed: None,
             letters: Vec::new(),
             ended: None,
             dispatches: 0,
@@ -138,8 +162,40 @@ impl World {
         (start + self.plan.page_size).min(self.plan.rows)
     }
 
+    /// Works out what the stage allows.
+    fn mind_stage(&mut self) {
+        let limit = self.stages.as_ref().and_then(Stages::limit);
+        self.allowed = limit;
+        self.limits.stage = limit.map(|items| StageLimit {
+            items,
+            stride_items: self.plan.page_size * self.plan.stride,
+        });
+        self.limits.held = self.stages.as_ref().is_some_and(Stages::holds);
+        if scheduler::stage_is_done(&self.ledger, &self.limits)
+            && let Some(stages) = &mut self.stages
+        {
+            stages.reached();
+            self.limits.held = true;
+        }
+    }
+
+    /// Checks, and approves what waits for it.
+    fn look_at_stage(&mut self, holds: bool) {
+        let Some(stages) = self.stages.as_mut().filter(|stages| stages.holds()) else {
+            return;
+        };
+        if stages.is_checking() {
+            let failed = (!holds).then(|| "made to fail".to_owned());
+            stages.judge(&Checked::default(), failed);
+        } else {
+            stages.approve().unwrap();
+        }
+        self.mind_stage();
+    }
+
     /// Decides and carries the decision out.
     fn decide(&mut self) -> Decision {
+        self.mind_stage();
         let decision = scheduler::decide(&self.ledger, &self.limits, self.now);
         match &decision {
             Decision::Dispatch(dispatch) => {
@@ -151,6 +207,7 @@ impl World {
                     announced: false,
                     attempt: stride.next_attempt(),
                     give_up: stride.give_up.is_some(),
+                    items_left: dispatch.items.map_or(u64::MAX, |allotment| allotment.items),
                 });
                 self.dispatches += 1;
                 self.ledger
@@ -158,12 +215,15 @@ impl World {
                         stride: dispatch.stride,
                         rate_share: dispatch.rate_share,
                         page_share: dispatch.page_share,
+                        items: dispatch.items,
                         now: self.now,
                     })
                     .expect("a page never runs twice at once");
             }
             Decision::HandOver => {
                 self.ledger = snapshot_and_restore(&self.ledger);
+                let stages = serde_json::to_string(&self.stages).unwrap();
+                self.stages = serde_json::from_str(&stages).unwrap();
                 self.limits.must_hand_over = false;
             }
             Decision::Finish(ending) => self.ended = Some(ending.clone()),
@@ -189,7 +249,9 @@ impl World {
                 next += jump;
             }
         } else {
-            let end = self.page_end(activity.start);
+            let end = self
+                .page_end(activity.start)
+                .min(activity.start.saturating_add(activity.items_left));
             let last = self.plan.says_end && end == self.plan.rows;
             if end > activity.start && !last {
                 starts.push(token(end));
@@ -217,22 +279,32 @@ impl World {
         }
         let activity = self.running.swap_remove(index);
         let end = activity.end;
+        let mut items_left = activity.items_left;
         let mut report = StrideReport::default();
         let mut at = activity.start;
         if activity.give_up && pages > 0 {
             let page_end = self.page_end(at).min(end.unwrap_or(u64::MAX));
+            let page_end = page_end.min(at.saturating_add(items_left));
             if page_end > at {
+                let aside = items_left.min(self.plan.page_size);
+                if items_left < u64::MAX {
+                    report.items_aside += aside;
+                    items_left -= aside;
+                }
                 self.put_aside(&mut report, at, page_end);
                 at = page_end;
             }
         }
-        while u64::from(report.pages) < pages {
+        while u64::from(report.pages) < pages && items_left > 0 {
             let page_end = self.page_end(at).min(end.unwrap_or(u64::MAX));
+            let page_end = page_end.min(at.saturating_add(items_left));
             if page_end == at {
                 report.end_of_data = end.is_none();
                 break;
             }
+            items_left -= page_end - at;
             for row in at..page_end {
+                self.touched.insert(row);
                 self.finished[usize::try_from(row).unwrap()] += 1;
             }
             report.items.processed += page_end - at;
@@ -247,14 +319,23 @@ impl World {
                 break;
             }
         }
-        let reached_end = report.end_of_data || Some(at) == end;
+        let reached_end = report.end_of_data || Some(at) == end || items_left == 0;
         report.failure = fail.filter(|_| !reached_end);
+        if report
+            .failure
+            .as_ref()
+            .is_some_and(|f| f.error_type == LOST)
+        {
+            // What a lost worker has done all the same: as much as it was given.
+            let to = at.saturating_add(items_left).min(end.unwrap_or(u64::MAX));
+            self.touched.extend(at..to.min(self.plan.rows));
+        }
         let attempt = if at == activity.start {
             activity.attempt
         } else {
             1
         };
-        self.give_up_if_spent(&mut report, attempt, at, end);
+        self.give_up_if_spent(&mut report, attempt, (at, end), items_left);
         self.ledger
             .record(Event::Reported {
                 stride: activity.dispatch.stride,
@@ -277,8 +358,8 @@ impl World {
         &mut self,
         report: &mut StrideReport,
         attempt: u32,
-        at: u64,
-        end: Option<u64>,
+        (at, end): (u64, Option<u64>),
+        items_left: u64,
     ) {
         let Some(failure) = &mut report.failure else {
             return;
@@ -291,6 +372,9 @@ impl World {
         match failure.page_end.as_ref().map(|t| position(Some(t))).or(end) {
             Some(to) => {
                 report.failure = None;
+                if items_left < u64::MAX {
+                    report.items_aside += items_left.min(self.plan.page_size);
+                }
                 self.put_aside(report, at, to);
             }
             None => failure.coverage_stops = true,
@@ -312,12 +396,14 @@ impl World {
                 let page_end = detail.is_multiple_of(2).then(|| {
                     let activity = &self.running[i];
                     let end = self.page_end(activity.start);
-                    end.min(activity.end.unwrap_or(u64::MAX))
+                    let most = activity.start.saturating_add(activity.items_left);
+                    end.min(activity.end.unwrap_or(u64::MAX)).min(most)
                 });
                 let page_end = page_end.filter(|end| *end > self.running[i].start);
                 self.fail(i, pages, page_end, self.plan.permanent && detail > 200);
             }
             (11, _) => self.limits.paused = detail.is_multiple_of(3),
+            (12, _) if detail > 127 => self.look_at_stage(detail.is_multiple_of(2)),
             (12, _) => self.limits.max_parallelism = u32::from(detail % 7),
             (13, _) => self.now = self.now.plus(Duration::from_millis(u64::from(detail) * 50)),
             (14, _) if detail.is_multiple_of(4) => self.limits.must_hand_over ^= true,
@@ -372,6 +458,9 @@ impl World {
             match self.decide() {
                 Decision::Finish(_) => return,
                 Decision::Dispatch(_) | Decision::HandOver => {}
+                Decision::WaitUntil(_) if self.stages.as_ref().is_some_and(Stages::holds) => {
+                    self.look_at_stage(true);
+                }
                 Decision::WaitUntil(until) => match self.running.len() {
                     0 => {
                         let until = until.expect("an idle batch waits for something");
@@ -409,6 +498,7 @@ fn play(plan: Plan, mut check: impl FnMut(&World)) -> World {
             break;
         }
         world.step(kind, detail);
+        world.mind_stage();
         check(&world);
     }
     if world.ended.is_none() {
@@ -548,6 +638,46 @@ proptest! {
         }
     }
 
+    /// Whatever fails, whoever is lost and comes back: no stage goes further than it may.
+    #[test]
+    fn no_more_than_the_stage_allows_is_processed_before_it_is_approved(plan in plans(true)) {
+        play(plan, |world| {
+            if let Some(allowed) = world.allowed {
+                let (touched, mark) = (world.touched.len() as u64, allowed);
+                assert!(touched <= mark, "{touched} rows were processed in a stage of {mark}");
+                let counted = world.ledger.totals.items.total() + world.ledger.reserved();
+                assert!(counted <= mark, "{counted} items are given out in a stage of {mark}");
+            }
+        });
+    }
+
+    /// Where nothing was given up, a stage that is done has no holes: everything before its mark is finished,
+    /// and nothing after it.
+    #[test]
+    fn a_stage_that_is_done_is_exact_and_has_no_holes(plan in plans(true)) {
+        play(plan, |world| {
+            let mark = world.stages.as_ref().filter(|stages| stages.holds());
+            let Some(mark) = mark.and_then(Stages::limit) else {
+                return;
+            };
+            assert_eq!(world.running.len(), 0);
+            let totals = &world.ledger.totals;
+            assert_eq!(totals.items.total() + totals.items_aside, mark);
+            if totals.pages_failed == 0 {
+                assert_eq!(position(world.ledger.low_water_mark()), mark);
+                let beyond = usize::try_from(mark).unwrap();
+                assert!(world.finished.iter().skip(beyond).all(|times| *times == 0));
+            }
+        });
+    }
+
+    #[test]
+    fn a_batch_whose_stages_are_approved_comes_to_its_end(plan in plans(false)) {
+        let world = play(plan, |_| {});
+        prop_assert_eq!(world.ended.unwrap().outcome, Outcome::Completed);
+        prop_assert_eq!(world.ledger.reserved(), 0);
+    }
+
     /// Cancelled at any moment, or stopped for want of coverage, and revived: nothing is lost, and what was
     /// finished is not done again.
     #[test]
@@ -653,6 +783,7 @@ fn the_snapshot_is_bounded() {
                 stride: number,
                 rate_share: share,
                 page_share: None,
+                items: None,
                 now,
             };
             ledger.record(event).unwrap();

@@ -28,6 +28,13 @@ pub(crate) struct Stride {
     /// What has been counted of it.
     #[serde(default, skip_serializing_if = "is_default")]
     pub done: StrideTotals,
+    /// Items of a stage that it was given and has not counted yet. It keeps them over failures, so this is also
+    /// the most that any attempt can have processed after `at` unknown to the controller.
+    #[serde(default, skip_serializing_if = "is_none_left")]
+    pub reserved: u64,
+    /// It was given less than it is expected to have, because no more was left.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub short: bool,
     /// The page after `at` has no attempts left, and the next activity puts it aside.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub give_up: Option<Box<FailedAttempt>>,
@@ -61,6 +68,14 @@ pub(crate) enum State {
     Waiting { until: Timestamp },
 }
 
+/// Items that a stride is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Allotment {
+    pub items: u64,
+    /// See [`Stride::short`].
+    pub short: bool,
+}
+
 /// What a running stride was dispatched with.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Run {
@@ -86,6 +101,10 @@ pub(crate) struct Trouble {
     pub not_the_page: u32,
 }
 
+fn is_none_left(items: &u64) -> bool {
+    *items == 0
+}
+
 fn is_zero(n: &u32) -> bool {
     *n == 0
 }
@@ -98,6 +117,8 @@ impl Stride {
             state: State::Ready,
             trouble: None,
             done: StrideTotals::default(),
+            reserved: 0,
+            short: false,
             give_up: None,
         }
     }

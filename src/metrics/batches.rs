@@ -206,8 +206,10 @@ fn phase_label(phase: Phase) -> &'static str {
 }
 
 /// `NoWorker` is not among them: who tells it is a worker.
-const HELD_BY: [HeldBy; 11] = [
+const HELD_BY: [HeldBy; 13] = [
+    HeldBy::Preparing,
     HeldBy::Lock,
+    HeldBy::Stage,
     HeldBy::Pause,
     HeldBy::Window,
     HeldBy::Throttle,
@@ -570,11 +572,11 @@ pub(super) mod tests {
         for by in HELD_BY {
             progress.held_by = Some(by);
             metrics.batch_seen(&progress);
-            assert_eq!(sum("held"), (11, 1), "{by:?}");
+            assert_eq!(sum("held"), (HELD_BY.len(), 1), "{by:?}");
         }
         progress.held_by = None;
         metrics.batch_seen(&progress);
-        assert_eq!(sum("held"), (11, 0));
+        assert_eq!(sum("held"), (HELD_BY.len(), 0));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::{Limits, is_draining, shares};
+use super::{Limits, is_draining, shares, stage};
 use crate::{
     error::truncate,
     figures::grouped,
@@ -12,6 +12,7 @@ use crate::{
     pace::{PaceNow, Pacing},
     page::PageToken,
     progress::{HeldBy, PauseNote, Timestamp},
+    stages::Stages,
 };
 
 /// Below this part of a rate that is given out it is not the rate that holds the batch.
@@ -25,6 +26,7 @@ pub(crate) struct Situation<'a> {
     pub pacing: &'a Pacing,
     pub pace: &'a PaceNow,
     pub pause: Option<&'a PauseNote>,
+    pub stages: Option<&'a Stages>,
     pub max_parallelism: u32,
     pub now: Timestamp,
 }
@@ -43,6 +45,9 @@ pub(crate) fn explain(s: &Situation<'_>) -> Option<(HeldBy, String)> {
 fn stands_still(s: &Situation<'_>) -> Option<(HeldBy, String)> {
     if s.limits.paused {
         return Some((HeldBy::Pause, paused(s.pause)));
+    }
+    if let Some(stages) = s.stages.filter(|stages| stages.holds()) {
+        return Some((HeldBy::Stage, stages.explained()));
     }
     match s.pace.held {
         Some(HeldBy::Window) => {
@@ -89,8 +94,14 @@ fn paused(note: Option<&PauseNote>) -> String {
 
 fn nothing_to_do(s: &Situation<'_>) -> Option<(HeldBy, String)> {
     let idle_slots = s.ledger.running() < s.limits.max_parallelism;
-    if !idle_slots || s.ledger.due(s.now) > 0 {
+    if !idle_slots || stage::dispatchable(s.ledger, s.limits, s.now) > 0 {
         return None;
+    }
+    if let Some(stages) = s.stages
+        && s.ledger.due(s.now) > 0
+    {
+        let text = format!("nothing more begins before {} is done", stages.called());
+        return Some((HeldBy::Stage, text));
     }
     let next_try = s.ledger.open().filter_map(|(_, stride)| stride.due()).min();
     if s.ledger.running() == 0 {
@@ -228,6 +239,7 @@ mod tests {
                     stride: dispatch.stride,
                     rate_share: dispatch.rate_share,
                     page_share: dispatch.page_share,
+                    items: dispatch.items,
                     now: NOW,
                 };
                 case.ledger.record(dispatched).unwrap();
@@ -259,6 +271,7 @@ mod tests {
                 pacing: &self.pacing,
                 pace: &self.pace(),
                 pause: self.pause.as_ref(),
+                stages: None,
                 max_parallelism: self.max_parallelism,
                 now: NOW,
             })

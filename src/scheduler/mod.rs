@@ -4,16 +4,18 @@
 
 mod explain;
 mod shares;
+mod stage;
 
 use std::time::Duration;
 
 use crate::{
-    ledger::{Broken, Ledger, MAX_STUCK, Stride},
+    ledger::{Allotment, Broken, Ledger, MAX_STUCK, Stride},
     page::PageToken,
     progress::{Outcome, Phase, Timestamp},
 };
 
 pub(crate) use explain::{Situation, explain};
+pub(crate) use stage::{StageLimit, stage_is_done};
 
 /// How long dispatching stops, at a time, for a continue-as-new that is due.
 const DRAIN: Duration = Duration::from_secs(10);
@@ -45,6 +47,8 @@ pub(crate) struct Limits {
     pub deadline: Option<Timestamp>,
     /// The batch stops itself now, for this reason.
     pub stopping: Option<String>,
+    /// What a stage leaves. `None`: everything.
+    pub stage: Option<StageLimit>,
     /// Hooks are being called. They do not outlive a run either.
     pub hooks_running: bool,
 }
@@ -70,6 +74,8 @@ pub(crate) struct Dispatch {
     pub look_ahead: u32,
     pub rate_share: Option<f64>,
     pub page_share: Option<f64>,
+    /// Items that the stride may go through, where a stage limits them.
+    pub items: Option<Allotment>,
 }
 
 /// How a batch is over.
@@ -110,6 +116,7 @@ pub(crate) fn decide(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Decisi
             look_ahead: look_ahead(ledger, limits, stride),
             rate_share,
             page_share,
+            items: stage::allotment(ledger, limits, stride),
         }),
         None => until_deadline(earliest(next_due(ledger, now), next_drain(ledger, now))),
     }
@@ -242,7 +249,7 @@ fn ending(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Option<Ending> {
 }
 
 /// "2 pages and 1 item were given up"; what there is none of is not named.
-fn given_up(pages: u64, items: u64) -> String {
+pub(crate) fn given_up(pages: u64, items: u64) -> String {
     let counted = [(pages, "page"), (items, "item")];
     let named = counted.into_iter().filter(|(n, _)| *n > 0);
     let named: Vec<String> = named
@@ -327,11 +334,17 @@ fn pick(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Option<u64> {
     let due = |stride: &Stride| stride.due().is_some_and(|at| at <= now);
     let frontier = ledger.frontier();
     let may_discover = (ledger.in_trouble() as usize) < MAX_STUCK;
+    let left = stage::left(ledger, limits);
+    let leaves = stage::leaves(ledger, left);
     let allowed = |number: u64, stride: &Stride| {
-        due(stride) && (Some(number) != frontier || may_discover || stride.trouble.is_some())
+        due(stride)
+            && leaves(number, stride)
+            && (Some(number) != frontier || may_discover || stride.trouble.is_some())
     };
 
-    let frontier_first = frontier.filter(|number| {
+    // A stage is filled in order, so that what is finished at its end has no holes.
+    let frontier_first = frontier.filter(|_| left.is_none());
+    let frontier_first = frontier_first.filter(|number| {
         ledger.stride(*number).is_some_and(|stride| {
             let needed = stride.trouble.is_some() || ledger.ready() <= limits.max_parallelism;
             needed && !stride.is_stuck() && allowed(*number, stride)
@@ -357,7 +370,7 @@ fn pick(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Option<u64> {
             .and_then(|number| Some((number, ledger.stride(number)?)))
             .into_iter()
             .chain(ledger.open())
-            .find(|(_, stride)| stride.is_stuck() && due(stride));
+            .find(|(number, stride)| stride.is_stuck() && due(stride) && leaves(*number, stride));
         if let Some((number, _)) = stuck {
             return Some(number);
         }
@@ -413,6 +426,7 @@ mod tests {
             stride: 0,
             rate_share: None,
             page_share: None,
+            items: None,
             now: NOW,
         };
         ledger.record(dispatched).unwrap();

@@ -5,7 +5,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use super::Limits;
+use super::{Limits, stage};
 use crate::{
     ledger::{Ledger, Run},
     progress::Timestamp,
@@ -48,7 +48,7 @@ pub(super) fn next(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Option<[
 
 /// The dispatches whose strides should come back for other shares.
 pub(super) fn out_of_date(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Vec<u64> {
-    let waiting = ledger.due(now) > 0 && ledger.running() < limits.max_parallelism;
+    let waiting = due(ledger, limits, now) > 0 && ledger.running() < limits.max_parallelism;
     let mut dispatches = Vec::new();
     for (limit, of) in kinds(limits) {
         let even = limit.map(|limit| limit / f64::from(runnable(ledger, limits, now)));
@@ -78,7 +78,12 @@ fn runnable(ledger: &Ledger, limits: &Limits, now: Timestamp) -> u32 {
     if !limits.shares_by_need {
         return most;
     }
-    (ledger.running() + ledger.due(now)).clamp(1, most)
+    (ledger.running() + due(ledger, limits, now)).clamp(1, most)
+}
+
+/// Strides that nobody has and that could be dispatched.
+fn due(ledger: &Ledger, limits: &Limits, now: Timestamp) -> u32 {
+    stage::dispatchable(ledger, limits, now)
 }
 
 /// What running strides hold.
@@ -114,6 +119,7 @@ mod tests {
                 stride: dispatch.stride,
                 rate_share: dispatch.rate_share,
                 page_share: dispatch.page_share,
+                items: dispatch.items,
                 now: NOW,
             };
             ledger.record(dispatched).unwrap();

@@ -148,6 +148,7 @@ mod tests {
             args: Arc::new(()),
             range: PageRange::new(None, None),
             page: None,
+            alone: false,
             page_size: 1,
             attempt: 1,
             stride: 0,

@@ -1,7 +1,12 @@
 //! A pool of connections to one of the databases that are known, whichever that is.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
+use super::{
+    database_error::{DatabaseError, Reason},
+    database_options::{DatabaseOptions, Target},
+    pool_size::{self, pool_size},
+};
 use crate::{page_ledger::PageLedger, sql::SqlLedger};
 
 /// A pool of connections to a database, for code that works with any of them. Cloning it shares the pool.
@@ -19,6 +24,42 @@ pub enum Database {
     Sqlite(sqlx::SqlitePool),
 }
 
+/// How long somebody waits for a connection of the pool. While a server is away `sqlx` tries again and again for
+/// so long, with pauses of up to a fifth of it.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(60);
+/// A connection that nobody needs is closed after that.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(5 * 60);
+
+/// # Construct
+impl Database {
+    /// Connects, asks how many connections there may be, and makes the pool.
+    ///
+    /// The pool has one connection for each [page](DatabaseOptions::pages) and two beside them, but at most
+    /// 64 (SQLite: 4), and at most three quarters of what the server allows the user. They are opened when
+    /// they are needed and closed after 5 minutes without use. A page that finds none waits.
+    ///
+    /// Every connection has, whatever the server's own settings are:
+    ///
+    /// | PostgreSQL | the `application_name` |
+    /// | MySQL | strict mode, UTC, `utf8mb4` |
+    /// | SQLite | `foreign_keys = ON`, a `busy_timeout` of 60 s; the journal mode stays as it is |
+    ///
+    /// # Errors
+    /// Why the database cannot be reached or used, after [`connect_timeout`](DatabaseOptions::connect_timeout)
+    /// at the latest.
+    pub async fn connect(options: &DatabaseOptions) -> Result<Self, DatabaseError> {
+        match tokio::time::timeout(options.connect_timeout, open(options)).await {
+            Ok(Ok(database)) => Ok(database),
+            Ok(Err(error)) => Err(not_connected(&error, options)),
+            Err(_) => Err(DatabaseError::NoAnswer {
+                database: options.redacted(),
+                timeout: options.connect_timeout,
+            }),
+        }
+    }
+}
+
+/// # Inspect
 impl Database {
     /// The name of the database system.
     pub fn system(&self) -> &'static str {
@@ -32,16 +73,41 @@ impl Database {
         }
     }
 
-    /// The page ledger in this database, where there can be one.
+    /// The page ledger in this database. Makes no tables; see [`SqlLedger`].
     pub fn ledger(&self) -> Arc<dyn PageLedger> {
         match self {
             #[cfg(feature = "postgres")]
             Self::Postgres(pool) => Arc::new(SqlLedger::new(pool.clone())),
             #[cfg(feature = "mysql")]
-            Self::MySql(_) => unimplemented!("until there is a ledger in MySQL"),
+            Self::MySql(pool) => Arc::new(SqlLedger::new(pool.clone())),
             #[cfg(feature = "sqlite")]
             Self::Sqlite(pool) => Arc::new(SqlLedger::new(pool.clone())),
         }
+    }
+
+    /// Connections that the pool may have.
+    pub fn max_connections(&self) -> u32 {
+        match self {
+            #[cfg(feature = "postgres")]
+            Self::Postgres(pool) => pool.options().get_max_connections(),
+            #[cfg(feature = "mysql")]
+            Self::MySql(pool) => pool.options().get_max_connections(),
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(pool) => pool.options().get_max_connections(),
+        }
+    }
+
+    /// Connections that are in use.
+    pub fn connections_in_use(&self) -> u32 {
+        let (open, idle) = match self {
+            #[cfg(feature = "postgres")]
+            Self::Postgres(pool) => (pool.size(), pool.num_idle()),
+            #[cfg(feature = "mysql")]
+            Self::MySql(pool) => (pool.size(), pool.num_idle()),
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(pool) => (pool.size(), pool.num_idle()),
+        };
+        open.saturating_sub(u32::try_from(idle).unwrap_or(u32::MAX))
     }
 
     /// Closes all connections.
@@ -55,6 +121,146 @@ impl Database {
             Self::Sqlite(pool) => pool.close().await,
         }
     }
+}
+
+impl Database {
+    /// The pool without a first connection. `allows` is what the server does, where that is known.
+    pub(crate) fn unconnected(options: &DatabaseOptions, allows: Option<u32>) -> Self {
+        macro_rules! pool {
+            ($pool:ty, $most:expr) => {{
+                let size = pool_size(options.pages, $most, allows);
+                <$pool>::new()
+                    .max_connections(options.max_connections.unwrap_or(size))
+                    .acquire_timeout(ACQUIRE_TIMEOUT)
+                    // `Connections::watch` tells of it once, and not for every page.
+                    .acquire_slow_threshold(ACQUIRE_TIMEOUT)
+                    .idle_timeout(IDLE_TIMEOUT)
+            }};
+        }
+        match &options.target {
+            #[cfg(feature = "postgres")]
+            Target::Postgres(connect) => {
+                let pool = pool!(sqlx::postgres::PgPoolOptions, pool_size::MOST);
+                pool.connect_lazy_with(connect.as_ref().clone()).into()
+            }
+            #[cfg(feature = "mysql")]
+            Target::MySql(connect) => {
+                let pool = pool!(sqlx::mysql::MySqlPoolOptions, pool_size::MOST);
+                let pool = pool.after_connect(|connection, _| {
+                    Box::pin(async move {
+                        sqlx::query(MYSQL_STRICT).execute(connection).await?;
+                        Ok(())
+                    })
+                });
+                pool.connect_lazy_with(connect.as_ref().clone()).into()
+            }
+            #[cfg(feature = "sqlite")]
+            Target::Sqlite(connect) => {
+                let pool = pool!(sqlx::sqlite::SqlitePoolOptions, pool_size::MOST_OF_SQLITE);
+                pool.connect_lazy_with(connect.as_ref().clone()).into()
+            }
+        }
+    }
+}
+
+/// A first connection tells at once what is wrong; a pool would try again and then not say why.
+async fn open(options: &DatabaseOptions) -> Result<Database, sqlx::Error> {
+    use sqlx::{ConnectOptions as _, Connection as _};
+
+    let allows = match &options.target {
+        #[cfg(feature = "postgres")]
+        Target::Postgres(connect) => {
+            let mut first = connect.connect().await?;
+            let allows = sqlx::query_scalar(POSTGRES_ALLOWS).fetch_one(&mut first);
+            let allows = bound(allows.await);
+            first.close().await?;
+            allows
+        }
+        #[cfg(feature = "mysql")]
+        Target::MySql(connect) => {
+            let mut first = connect.connect().await?;
+            let allows = sqlx::query_scalar(MYSQL_ALLOWS).fetch_one(&mut first);
+            let allows = bound(allows.await);
+            first.close().await?;
+            allows
+        }
+        #[cfg(feature = "sqlite")]
+        Target::Sqlite(connect) => {
+            connect.connect().await?.close().await?;
+            None
+        }
+    };
+    Ok(Database::unconnected(options, allows))
+}
+
+/// What is left for ordinary users, of the server, of the role and of the database.
+#[cfg(feature = "postgres")]
+const POSTGRES_ALLOWS: &str = "SELECT least(
+        current_setting('max_connections')::bigint
+            - current_setting('superuser_reserved_connections')::bigint
+            - coalesce(current_setting('reserved_connections', true)::bigint, 0),
+        (SELECT nullif(rolconnlimit, -1) FROM pg_catalog.pg_roles WHERE rolname = current_user),
+        (SELECT nullif(datconnlimit, -1) FROM pg_catalog.pg_database WHERE datname = current_database())
+    )::bigint";
+
+#[cfg(feature = "mysql")]
+const MYSQL_ALLOWS: &str = "SELECT CAST(least(
+        @@max_connections,
+        if(@@max_user_connections > 0, @@max_user_connections, @@max_connections)
+    ) AS SIGNED)";
+
+/// What does not fit is an error, not cut off; so is a division by zero. `sqlx` itself sets UTC.
+#[cfg(feature = "mysql")]
+const MYSQL_STRICT: &str =
+    "SET SESSION sql_mode = concat(@@sql_mode, ',STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO')";
+
+/// Some proxies do not know; then the server's bound is not known either.
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+fn bound(allows: Result<i64, sqlx::Error>) -> Option<u32> {
+    allows.ok().and_then(|allows| u32::try_from(allows).ok())
+}
+
+fn not_connected(error: &sqlx::Error, options: &DatabaseOptions) -> DatabaseError {
+    let database = options.redacted();
+    let source = Reason::of(error, &options.secrets);
+    match error {
+        // The handshake of TLS fails like this too.
+        sqlx::Error::Io(io) if io.kind() != std::io::ErrorKind::InvalidData => {
+            DatabaseError::Unreachable { database, source }
+        }
+        sqlx::Error::Io(_) | sqlx::Error::Tls(_) => DatabaseError::Tls { database, source },
+        sqlx::Error::Database(said) => match (&options.target, code(&**said).as_str()) {
+            #[cfg(feature = "postgres")]
+            (Target::Postgres(_), "28000" | "28P01" | "42501") => {
+                DatabaseError::AccessDenied { database, source }
+            }
+            #[cfg(feature = "postgres")]
+            (Target::Postgres(_), "3D000") => DatabaseError::NoDatabase { database, source },
+            #[cfg(feature = "mysql")]
+            (Target::MySql(_), "1044" | "1045" | "1130" | "1698") => {
+                DatabaseError::AccessDenied { database, source }
+            }
+            #[cfg(feature = "mysql")]
+            (Target::MySql(_), "1049") => DatabaseError::NoDatabase { database, source },
+            #[cfg(feature = "sqlite")]
+            (Target::Sqlite(file), "14") if !file.get_filename().exists() => {
+                DatabaseError::NoFile {
+                    path: file.get_filename().to_owned(),
+                }
+            }
+            _ => DatabaseError::Failed { database, source },
+        },
+        _ => DatabaseError::Failed { database, source },
+    }
+}
+
+/// The code of PostgreSQL and SQLite, the number of MySQL.
+fn code(error: &dyn sqlx::error::DatabaseError) -> String {
+    #[cfg(feature = "mysql")]
+    if let Some(error) = error.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>() {
+        return error.number().to_string();
+    }
+    error.code().map(Into::into).unwrap_or_default()
 }
 
 impl fmt::Debug for Database {
@@ -84,3 +290,27 @@ impl From<sqlx::SqlitePool> for Database {
         Self::Sqlite(pool)
     }
 }
+
+/// Runs code with the pool of a database, whichever that is.
+macro_rules! on_pool {
+    ($database:expr, $pool:ident: $db:ident => $code:expr) => {
+        match $database {
+            #[cfg(feature = "postgres")]
+            $crate::sql::Database::Postgres($pool) => {
+                type $db = sqlx::Postgres;
+                $code
+            }
+            #[cfg(feature = "mysql")]
+            $crate::sql::Database::MySql($pool) => {
+                type $db = sqlx::MySql;
+                $code
+            }
+            #[cfg(feature = "sqlite")]
+            $crate::sql::Database::Sqlite($pool) => {
+                type $db = sqlx::Sqlite;
+                $code
+            }
+        }
+    };
+}
+pub(super) use on_pool;

@@ -1,4 +1,4 @@
-//! What the tables of the ledger need of a database, and where SQLite and PostgreSQL differ.
+//! What the tables of the ledger need of a database, and where SQLite, PostgreSQL and MySQL differ.
 
 use std::time::Duration;
 
@@ -9,22 +9,28 @@ use sqlx::{
     query::Query,
 };
 
-use crate::{page::PageToken, progress::Timestamp};
+use crate::{page::PageToken, page_ledger::StrideId, progress::Timestamp};
 
-/// A database that a [`SqlLedger`](crate::SqlLedger) can be in: `sqlx::Sqlite` or `sqlx::Postgres`, each
-/// with the feature of its name. Nothing else can implement it.
+/// A database that a [`SqlLedger`](crate::SqlLedger) can be in: `sqlx::Sqlite`, `sqlx::Postgres` or
+/// `sqlx::MySql` (MariaDB too), each with the feature of its name. Nothing else can implement it.
 pub trait LedgerDatabase: Dialect {}
 
 #[cfg(feature = "sqlite")]
 impl LedgerDatabase for sqlx::Sqlite {}
 #[cfg(feature = "postgres")]
 impl LedgerDatabase for sqlx::Postgres {}
+#[cfg(feature = "mysql")]
+impl LedgerDatabase for sqlx::MySql {}
 
-/// A value for a statement. Texts are never part of a statement.
+/// A value for a placeholder of a statement, such as those of [`Table::condition`](crate::Table::condition).
+/// Bind what it holds. It has no `Debug`, since it may be a person's.
 #[derive(Clone)]
 pub enum Value {
+    /// A text, or NULL.
     Text(Option<String>),
+    /// An integer, or NULL.
     Int(Option<i64>),
+    /// A truth value.
     Flag(bool),
 }
 
@@ -128,19 +134,60 @@ impl<'r, DB: Dialect> Fields<'r, DB> {
     }
 }
 
-/// Statements are written once, with `$1`, `IS NOT DISTINCT FROM` and `ON CONFLICT`, which both databases
-/// know; this is the rest. Public only because the marker [`LedgerDatabase`] needs it.
+/// A statement and its values.
+pub type Statement = (String, Vec<Value>);
+
+/// Where a stride and those after it are to end.
+pub struct Cut<'a> {
+    pub stride: &'a StrideId,
+    pub fence: i64,
+    pub ends: &'a [PageToken],
+    pub now: Timestamp,
+}
+
+/// Statements are written once, with `$1`, which every [`execute`](Self::execute) here knows; this is the
+/// rest. Public only because the marker [`LedgerDatabase`] needs it.
 pub trait Dialect: Database<Connection: 'static> {
-    /// The type of a text that is compared and sorted by its bytes.
+    /// The type of a text of at most 255 characters that is compared and sorted by its bytes.
     const KEY_TEXT: &'static str;
+
+    /// The type of a text of any length.
+    const TEXT: &'static str = "TEXT";
+
+    /// Compares two values of which both may be NULL.
+    const SAME_AS: &'static str = "IS NOT DISTINCT FROM";
+
+    /// Whether a statement that inserts can give back the row.
+    const RETURNING: bool = true;
 
     /// Keeps two `apply_schema` from meeting; runs in its transaction.
     const LOCK_SCHEMA: Option<&'static str>;
 
-    /// Sets the end of a stride that has none and inserts those that follow. Takes batch run, stride,
-    /// fence, the ends as a JSON array, time. The first statement affects one row, or, when the stride has
-    /// an end or another fence, none; the others run only if it did.
-    fn cut(strides: &str) -> Vec<String>;
+    /// Fails where the transaction has been ended, or can only be rolled back, and a commit would not.
+    const IN_TRANSACTION: &'static str;
+
+    /// Makes a table with an index, where they are not there.
+    fn create_table(table: &str, columns: &str, index: Option<Index<'_>>) -> String {
+        let index = index.map_or_else(String::new, |Index { name, columns }| {
+            format!("CREATE INDEX IF NOT EXISTS {name} ON {table} ({columns});\n")
+        });
+        format!("CREATE TABLE IF NOT EXISTS {table} (\n{columns}\n);\n{index}")
+    }
+
+    /// Between the values of an INSERT and the assignments, for a row whose primary key is there.
+    fn or_update(key: &str) -> String {
+        format!("ON CONFLICT ({key}) DO UPDATE SET")
+    }
+
+    /// What an INSERT gave for a column, in the assignments after [`or_update`](Self::or_update).
+    fn given(column: &str) -> String {
+        format!("excluded.{column}")
+    }
+
+    /// Sets the end of a stride that has none and inserts those that follow. The first statement affects
+    /// one row, or, when the stride has an end or another fence, none; the others run only if it did, in
+    /// its transaction.
+    fn cut(strides: &str, cut: &Cut<'_>) -> Vec<Statement>;
 
     /// Begins a transaction that will write. It ends by itself when its owner is silent for `idle_timeout`,
     /// where the database can do that.
@@ -177,8 +224,32 @@ pub trait Dialect: Database<Connection: 'static> {
     fn flag(row: &Self::Row, column: usize) -> Result<bool, sqlx::Error>;
 }
 
+/// An index of a table of the ledger.
+pub struct Index<'a> {
+    pub name: &'a str,
+    pub columns: &'a str,
+}
+
+impl Cut<'_> {
+    /// Batch run, stride, fence, the ends as a JSON array, time.
+    fn values(&self) -> Vec<Value> {
+        let ends = self.ends.iter().map(PageToken::as_str);
+        let ends = serde_json::Value::from_iter(ends).to_string();
+        vec![
+            self.stride.batch_run.as_str().into(),
+            self.stride.stride.into(),
+            self.fence.into(),
+            ends.as_str().into(),
+            self.now.into(),
+        ]
+    }
+}
+
 /// A statement with its values.
-fn bound<DB: Database>(statement: String, values: Vec<Value>) -> Query<'static, DB, DB::Arguments>
+pub(super) fn bound<DB: Database>(
+    statement: String,
+    values: Vec<Value>,
+) -> Query<'static, DB, DB::Arguments>
 where
     Option<String>: Encode<'static, DB> + Type<DB>,
     Option<i64>: Encode<'static, DB> + Type<DB>,
@@ -196,11 +267,15 @@ where
 /// What reads the same for every database; for all at once the bounds would be longer than this.
 macro_rules! statements {
     () => {
+        statements!(|statement, values| (statement, values));
+    };
+    ($placed:expr) => {
         fn execute(
             connection: &mut Self::Connection,
             statement: String,
             values: Vec<Value>,
         ) -> BoxFuture<'_, Result<u64, sqlx::Error>> {
+            let (statement, values) = $placed(statement, values);
             let query = bound::<Self>(statement, values);
             Box::pin(async move { Ok(query.execute(connection).await?.rows_affected()) })
         }
@@ -210,6 +285,7 @@ macro_rules! statements {
             statement: String,
             values: Vec<Value>,
         ) -> BoxFuture<'_, Result<Vec<Self::Row>, sqlx::Error>> {
+            let (statement, values) = $placed(statement, values);
             let query = bound::<Self>(statement, values);
             Box::pin(query.fetch_all(connection))
         }
@@ -241,9 +317,11 @@ impl Dialect for sqlx::Sqlite {
     const KEY_TEXT: &'static str = "TEXT";
     // Its writers never meet.
     const LOCK_SCHEMA: Option<&'static str> = None;
+    // A commit fails there.
+    const IN_TRANSACTION: &'static str = "SELECT 1";
 
-    fn cut(strides: &str) -> Vec<String> {
-        vec![
+    fn cut(strides: &str, cut: &Cut<'_>) -> Vec<Statement> {
+        let statements = [
             format!(
                 "UPDATE {strides} SET stride_end = json_extract($4, '$[0]'), updated_at = $5
                 WHERE batch_run = $1 AND stride = $2 AND fence = $3 AND stride_end IS NULL"
@@ -258,7 +336,12 @@ impl Dialect for sqlx::Sqlite {
                 WHERE first.batch_run = $1 AND first.stride = $2 AND first.fence = $3 AND ends.key > 0
                 ON CONFLICT (batch_run, stride) DO NOTHING"
             ),
-        ]
+        ];
+        statements
+            .into_iter()
+            .take(cut.ends.len().min(2))
+            .map(|statement| (statement, cut.values()))
+            .collect()
     }
 
     fn begin(
@@ -281,9 +364,10 @@ impl Dialect for sqlx::Postgres {
     const KEY_TEXT: &'static str = "TEXT COLLATE \"C\"";
     /// `CREATE TABLE IF NOT EXISTS` fails when two of them meet. The number means nothing.
     const LOCK_SCHEMA: Option<&'static str> = Some("SELECT pg_advisory_xact_lock(7309448826142)");
+    const IN_TRANSACTION: &'static str = "SAVEPOINT temporal_batch";
 
-    fn cut(strides: &str) -> Vec<String> {
-        vec![format!(
+    fn cut(strides: &str, cut: &Cut<'_>) -> Vec<Statement> {
+        let statement = format!(
             "WITH cut AS (
                 UPDATE {strides} SET stride_end = $4::json ->> 0, updated_at = $5
                 WHERE batch_run = $1 AND stride = $2 AND fence = $3 AND stride_end IS NULL
@@ -298,7 +382,8 @@ impl Dialect for sqlx::Postgres {
                 ON CONFLICT (batch_run, stride) DO NOTHING
             )
             SELECT 1 FROM cut"
-        )]
+        );
+        vec![(statement, cut.values())]
     }
 
     fn begin(
@@ -316,4 +401,108 @@ impl Dialect for sqlx::Postgres {
     }
 
     statements!();
+}
+
+/// Most strides that one statement inserts: each number of them is a statement to prepare.
+#[cfg(feature = "mysql")]
+const STRIDES_AT_ONCE: usize = 20;
+
+#[cfg(feature = "mysql")]
+impl Dialect for sqlx::MySql {
+    // The character set of the database may be another. Spaces at the end would not count, but no id and
+    // no token ends with one.
+    const KEY_TEXT: &'static str = "VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin";
+    // Its TEXT holds 65,535 bytes.
+    const TEXT: &'static str = "LONGTEXT CHARACTER SET utf8mb4 COLLATE utf8mb4_bin";
+    const SAME_AS: &'static str = "<=>";
+    // MariaDB could.
+    const RETURNING: bool = false;
+    // Each statement that makes a table is a transaction of its own, and waits for others like it.
+    const LOCK_SCHEMA: Option<&'static str> = None;
+    // The savepoint that `begin` made is gone only with its transaction, which a deadlock rolls back, and
+    // which a statement like CREATE TABLE commits.
+    const IN_TRANSACTION: &'static str = "RELEASE SAVEPOINT temporal_batch";
+
+    fn create_table(table: &str, columns: &str, index: Option<Index<'_>>) -> String {
+        let index = index.map_or_else(String::new, |Index { name, columns }| {
+            format!(",\n    INDEX {name} ({columns})")
+        });
+        // Whatever the default is: other engines know no transactions, other formats no index this long.
+        format!(
+            "CREATE TABLE IF NOT EXISTS {table} (\n{columns}{index}\n) ENGINE = InnoDB ROW_FORMAT = DYNAMIC;\n"
+        )
+    }
+
+    fn or_update(_key: &str) -> String {
+        "ON DUPLICATE KEY UPDATE".to_owned()
+    }
+
+    fn given(column: &str) -> String {
+        format!("VALUES({column})")
+    }
+
+    fn cut(strides: &str, cut: &Cut<'_>) -> Vec<Statement> {
+        let id = cut.stride;
+        let Some(first) = cut.ends.first() else {
+            return Vec::new();
+        };
+        let update = format!(
+            "UPDATE {strides} SET stride_end = $4, updated_at = $5
+            WHERE batch_run = $1 AND stride = $2 AND fence = $3 AND stride_end IS NULL"
+        );
+        let values = vec![
+            id.batch_run.as_str().into(),
+            id.stride.into(),
+            cut.fence.into(),
+            Some(first).into(),
+            cut.now.into(),
+        ];
+        let following: Vec<_> = (1..).zip(cut.ends.windows(2)).collect();
+        let inserts = following.chunks(STRIDES_AT_ONCE).map(|strides_of| {
+            let row = "(?, ?, ?, 0, ?, ?, FALSE, 0, 0, 0, 0, 0, 0, ?)";
+            let rows = vec![row; strides_of.len()].join(", ");
+            // Not INSERT IGNORE, which ignores more than a row that is there.
+            let insert = format!(
+                "INSERT INTO {strides} (batch_run, stride, batch_id, fence, applied_to, stride_end,
+                    ends_data, pages, pages_failed, processed, changed, skipped, failed, updated_at)
+                VALUES {rows}
+                ON DUPLICATE KEY UPDATE stride = VALUES(stride)"
+            );
+            let values = strides_of.iter().flat_map(|(n, between)| {
+                [
+                    id.batch_run.as_str().into(),
+                    (id.stride + n).into(),
+                    id.batch_id.as_str().into(),
+                    between.first().into(),
+                    between.last().into(),
+                    cut.now.into(),
+                ]
+            });
+            (insert, values.collect())
+        });
+        std::iter::once((update, values)).chain(inserts).collect()
+    }
+
+    fn begin(
+        pool: &Pool<Self>,
+        idle_timeout: Duration,
+    ) -> BoxFuture<'_, Result<Transaction<'static, Self>, sqlx::Error>> {
+        let seconds = idle_timeout.as_millis().div_ceil(1_000);
+        let seconds = seconds.clamp(1, 31_536_000);
+        // One message, one round trip. What `REPEATABLE READ` locks besides the rows themselves, the gaps
+        // between them, lets pages wait for each other that share no row. MySQL takes for a comment what
+        // only MariaDB has.
+        let begin = format!(
+            "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; \
+             SET @temporal_batch = 1 /*M!100300 , SESSION idle_transaction_timeout = {seconds} */; \
+             START TRANSACTION; SAVEPOINT temporal_batch"
+        );
+        Box::pin(pool.begin_with(AssertSqlSafe(begin)))
+    }
+
+    fn is_missing_table(error: &dyn DatabaseError) -> bool {
+        error.code().as_deref() == Some("42S02") && error.message().contains("temporal_batch_")
+    }
+
+    statements!(super::placeholders::positional);
 }

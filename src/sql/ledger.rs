@@ -20,8 +20,8 @@ use crate::{
     progress::{BatchReport, Timestamp},
 };
 
-/// The [`PageLedger`] in SQLite or PostgreSQL: pages, dead letters and reports in three tables next to the
-/// data that the pages change.
+/// The [`PageLedger`] in PostgreSQL, MySQL, MariaDB or SQLite: pages, dead letters and reports in three
+/// tables next to the data that the pages change.
 ///
 /// | table | one row for each |
 /// |---|---|
@@ -37,6 +37,12 @@ use crate::{
 /// than the worker has pages in flight. SQLite has one writer: there pages wait for each other, for as long
 /// as the `busy_timeout` of the pool allows.
 ///
+/// In MySQL and MariaDB the tables are InnoDB's, and so must be those that `process` writes to: other
+/// engines cannot roll back. The transactions are `READ COMMITTED`, which a server with
+/// `binlog_format = STATEMENT` refuses. Two more things are for `process` to know there. An error of a statement must be passed on: after a
+/// deadlock the whole transaction is rolled back, and what follows is committed by itself. A statement like
+/// `CREATE TABLE` or `TRUNCATE` commits the page before its time, so there must be none.
+///
 /// ```no_run
 /// # #[cfg(feature = "sqlite")]
 /// # async fn example() -> Result<(), temporal_batch::PageError> {
@@ -49,9 +55,9 @@ use crate::{
 /// # }
 /// ```
 pub struct SqlLedger<DB: LedgerDatabase> {
-    pool: Pool<DB>,
+    pub(super) pool: Pool<DB>,
     idle_timeout: Duration,
-    tables: Arc<Tables>,
+    pub(super) tables: Arc<Tables>,
 }
 
 /// The tables of one ledger.
@@ -71,6 +77,9 @@ impl Tables {
         }
     }
 }
+
+/// Strides that one statement forgets.
+const FORGOTTEN_AT_ONCE: u64 = 1_000;
 
 /// Of a transaction whose owner is silent.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
@@ -117,6 +126,20 @@ impl SqlLedger<sqlx::Postgres> {
     }
 }
 
+/// # Only in MySQL and MariaDB
+#[cfg(feature = "mysql")]
+impl SqlLedger<sqlx::MySql> {
+    /// How long a page's transaction may be silent before MariaDB ends it: 60 s unless told, in whole
+    /// seconds, at least 1. It stays set on a connection that has applied a page. MySQL has no such limit:
+    /// there a worker that stands still holds the row of its stride until `wait_timeout`, eight hours
+    /// unless you set less for the connections of the pool.
+    #[must_use]
+    pub fn idle_timeout(mut self, timeout: Duration) -> Self {
+        self.idle_timeout = timeout;
+        self
+    }
+}
+
 /// A schema that PostgreSQL would not take for a name.
 #[cfg(feature = "postgres")]
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -153,7 +176,8 @@ impl<DB: LedgerDatabase> SqlLedger<DB> {
     }
 
     /// Forgets the strides of batch runs that ended before a time, where their report is kept, and tells
-    /// how many. Dead letters and reports stay.
+    /// how many. Dead letters and reports stay. It goes by small statements, each by itself, so that it locks
+    /// nothing for long; one that was interrupted can be called again.
     ///
     /// With them goes what keeps a late attempt, or a batch that is reset in Temporal, from applying a page
     /// again: choose a time that neither can come from.
@@ -165,10 +189,30 @@ impl<DB: LedgerDatabase> SqlLedger<DB> {
         let Tables {
             strides, reports, ..
         } = &*self.tables;
-        strides
-            .prune::<DB>(&mut connection, &reports.name, ended_before)
-            .await
-            .map_err(failed::<DB>)
+        let mut forgotten = 0;
+        let mut last = String::new();
+        loop {
+            let ended = strides
+                .ended_before::<DB>(&mut connection, &reports.name, ended_before, &last)
+                .await
+                .map_err(failed::<DB>)?;
+            for batch_run in &ended {
+                loop {
+                    let strides = strides
+                        .forget::<DB>(&mut connection, batch_run, FORGOTTEN_AT_ONCE)
+                        .await
+                        .map_err(failed::<DB>)?;
+                    forgotten += strides;
+                    if strides == 0 {
+                        break;
+                    }
+                }
+            }
+            match ended.into_iter().next_back() {
+                Some(batch_run) => last = batch_run,
+                None => return Ok(forgotten),
+            }
+        }
     }
 
     async fn transaction(&self) -> Result<sqlx::Transaction<'static, DB>, PageError> {
@@ -216,12 +260,7 @@ impl<DB: LedgerDatabase> PageLedger for SqlLedger<DB> {
         start: Option<&PageToken>,
         end: Option<&PageToken>,
     ) -> Result<OpenStride, PageError> {
-        let mut connection = self.pool.acquire().await?;
-        let strides = &self.tables.strides;
-        let opened = strides
-            .open::<DB>(&mut connection, stride, start, end, now())
-            .await
-            .map_err(failed::<DB>)?;
+        let opened = self.raise_fence(stride, start, end).await?;
         if let (Some(given), Some(kept)) = (end, &opened.end)
             && given != kept
         {
@@ -291,6 +330,25 @@ impl<DB: LedgerDatabase> PageLedger for SqlLedger<DB> {
 }
 
 impl<DB: LedgerDatabase> SqlLedger<DB> {
+    async fn raise_fence(
+        &self,
+        stride: &StrideId,
+        start: Option<&PageToken>,
+        end: Option<&PageToken>,
+    ) -> Result<OpenStride, PageError> {
+        let strides = &self.tables.strides;
+        if DB::RETURNING {
+            let mut connection = self.pool.acquire().await?;
+            let opened = strides.open::<DB>(&mut connection, stride, start, end, now());
+            return opened.await.map_err(failed::<DB>);
+        }
+        let mut transaction = self.transaction().await?;
+        let opened = strides.open::<DB>(&mut transaction, stride, start, end, now());
+        let opened = opened.await.map_err(failed::<DB>)?;
+        transaction.commit().await?;
+        Ok(opened)
+    }
+
     /// Keeps the ends if the stride has none and the fence is the attempt's.
     async fn first_to_cut(
         &self,
@@ -299,22 +357,23 @@ impl<DB: LedgerDatabase> SqlLedger<DB> {
         ends: &[PageToken],
     ) -> Result<bool, PageError> {
         let strides = &self.tables.strides;
-        let (mut statements, values) = strides.cut::<DB>(stride, fence, ends, now());
-        let rest = statements.split_off(1);
-        let first = statements.concat();
-        if rest.is_empty() || ends.len() == 1 {
+        let mut statements = strides.cut::<DB>(stride, fence, ends, now()).into_iter();
+        let Some((first, values)) = statements.next() else {
+            return Ok(false);
+        };
+        if statements.len() == 0 {
             let mut connection = self.pool.acquire().await?;
             let cut = DB::execute(&mut connection, first, values).await;
             return Ok(cut.map_err(failed::<DB>)? == 1);
         }
         let mut transaction = self.transaction().await?;
-        let cut = DB::execute(&mut transaction, first, values.clone()).await;
+        let cut = DB::execute(&mut transaction, first, values).await;
         if cut.map_err(failed::<DB>)? == 0 {
             transaction.rollback().await?;
             return Ok(false);
         }
-        for statement in rest {
-            DB::execute(&mut transaction, statement, values.clone()).await?;
+        for (statement, values) in statements {
+            DB::execute(&mut transaction, statement, values).await?;
         }
         transaction.commit().await?;
         Ok(true)

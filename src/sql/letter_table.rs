@@ -2,7 +2,7 @@
 
 use sqlx::Database;
 
-use super::dialect::{Dialect, Fields};
+use super::dialect::{Dialect, Fields, Index};
 use crate::dead_letter::{DeadLetter, LetterFilter};
 
 /// `temporal_batch_dead_letter`: one row for each dead letter.
@@ -25,27 +25,28 @@ impl LetterTable {
     }
 
     pub fn schema_sql<DB: Dialect>(&self) -> String {
-        let (table, key) = (&self.name, DB::KEY_TEXT);
-        format!(
-            "CREATE TABLE IF NOT EXISTS {table} (
-    id {key} NOT NULL PRIMARY KEY,
+        let (key, text) = (DB::KEY_TEXT, DB::TEXT);
+        let columns = format!(
+            "    id {key} NOT NULL PRIMARY KEY,
     batch_id {key} NOT NULL,
-    batch_run TEXT NOT NULL,
-    processor TEXT NOT NULL,
+    batch_run {key} NOT NULL,
+    processor {text} NOT NULL,
     stride BIGINT NOT NULL,
-    range_start TEXT,
-    range_end TEXT,
-    item_key TEXT,
-    error_type TEXT NOT NULL,
-    message TEXT NOT NULL,
+    range_start {text},
+    range_end {text},
+    item_key {text},
+    error_type {text} NOT NULL,
+    message {text} NOT NULL,
     attempts BIGINT NOT NULL,
     first_at BIGINT NOT NULL,
     last_at BIGINT NOT NULL,
-    record TEXT
-);
-CREATE INDEX IF NOT EXISTS temporal_batch_dead_letter_of_batch ON {table} (batch_id, id);
-"
-        )
+    record {text}"
+        );
+        let of_batch = Index {
+            name: "temporal_batch_dead_letter_of_batch",
+            columns: "batch_id, id",
+        };
+        DB::create_table(&self.name, &columns, Some(of_batch))
     }
 
     /// Keeps letters; one that is there already keeps its `first_at`.
@@ -54,17 +55,17 @@ CREATE INDEX IF NOT EXISTS temporal_batch_dead_letter_of_batch ON {table} (batch
         connection: &mut <DB as Database>::Connection,
         letters: &[DeadLetter],
     ) -> Result<(), sqlx::Error> {
+        let anew = COLUMNS
+            .split(", ")
+            .filter(|column| !["id", "first_at"].contains(column))
+            .map(|column| format!("{column} = {}", DB::given(column)));
         let statement = format!(
             "INSERT INTO {} ({COLUMNS})
             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
-            ON CONFLICT (id) DO UPDATE SET
-                batch_id = excluded.batch_id, batch_run = excluded.batch_run,
-                processor = excluded.processor, stride = excluded.stride,
-                range_start = excluded.range_start, range_end = excluded.range_end,
-                item_key = excluded.item_key, error_type = excluded.error_type,
-                message = excluded.message, attempts = excluded.attempts,
-                last_at = excluded.last_at, record = excluded.record",
-            self.name
+            {} {}",
+            self.name,
+            DB::or_update("id"),
+            anew.collect::<Vec<_>>().join(", ")
         );
         let mut letters: Vec<_> = letters.iter().collect();
         // Two writers of the same letters wait for each other only if they go the same way.

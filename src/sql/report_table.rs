@@ -2,7 +2,7 @@
 
 use sqlx::Database;
 
-use super::dialect::{Dialect, Fields};
+use super::dialect::{Dialect, Fields, Index};
 use crate::{error::PageError, progress::BatchReport};
 
 /// `temporal_batch_report`: one row for each batch run that has ended.
@@ -17,18 +17,19 @@ impl ReportTable {
     }
 
     pub fn schema_sql<DB: Dialect>(&self) -> String {
-        let (table, key) = (&self.name, DB::KEY_TEXT);
-        format!(
-            "CREATE TABLE IF NOT EXISTS {table} (
-    batch_run {key} NOT NULL PRIMARY KEY,
-    batch_id TEXT NOT NULL,
-    outcome TEXT NOT NULL,
+        let (key, text) = (DB::KEY_TEXT, DB::TEXT);
+        let columns = format!(
+            "    batch_run {key} NOT NULL PRIMARY KEY,
+    batch_id {key} NOT NULL,
+    outcome {text} NOT NULL,
     ended_at BIGINT NOT NULL,
-    report TEXT NOT NULL
-);
-CREATE INDEX IF NOT EXISTS temporal_batch_report_of_batch ON {table} (batch_id, ended_at);
-"
-        )
+    report {text} NOT NULL"
+        );
+        let of_batch = Index {
+            name: "temporal_batch_report_of_batch",
+            columns: "batch_id, ended_at",
+        };
+        DB::create_table(&self.name, &columns, Some(of_batch))
     }
 
     pub async fn keep<DB: Dialect>(
@@ -36,13 +37,15 @@ CREATE INDEX IF NOT EXISTS temporal_batch_report_of_batch ON {table} (batch_id, 
         connection: &mut <DB as Database>::Connection,
         report: &BatchReport,
     ) -> Result<(), PageError> {
+        let anew = ["batch_id", "outcome", "ended_at", "report"]
+            .map(|column| format!("{column} = {}", DB::given(column)));
         let statement = format!(
             "INSERT INTO {} (batch_run, batch_id, outcome, ended_at, report)
             VALUES ($1, $2, $3, $4, $5)
-            ON CONFLICT (batch_run) DO UPDATE SET
-                batch_id = excluded.batch_id, outcome = excluded.outcome,
-                ended_at = excluded.ended_at, report = excluded.report",
-            self.name
+            {} {}",
+            self.name,
+            DB::or_update("batch_run"),
+            anew.join(", ")
         );
         let values = vec![
             report.progress.batch_run.as_str().into(),

@@ -2,7 +2,7 @@
 
 use sqlx::Database;
 
-use super::dialect::{Dialect, Fields, Value};
+use super::dialect::{Cut, Dialect, Fields, Statement};
 use crate::{
     page::PageToken,
     page_ledger::{OpenStride, PageClaim, StrideId, StrideTotals},
@@ -12,9 +12,11 @@ use crate::{
 /// Most ends that [`StrideTable::kept_ends`] gives.
 const MAX_KEPT_ENDS: u64 = 100;
 
+const STRIDES: &str = "temporal_batch_stride";
+
 /// `temporal_batch_stride`: one row for each stride of each batch run.
 pub(super) struct StrideTable {
-    name: String,
+    pub name: String,
 }
 
 /// The ends that are kept for a stride and those after it.
@@ -45,20 +47,19 @@ impl Applied {
 
 impl StrideTable {
     pub fn new(prefix: &str) -> Self {
-        let name = format!("{prefix}temporal_batch_stride");
+        let name = format!("{prefix}{STRIDES}");
         Self { name }
     }
 
     pub fn schema_sql<DB: Dialect>(&self) -> String {
-        let (table, key) = (&self.name, DB::KEY_TEXT);
-        format!(
-            "CREATE TABLE IF NOT EXISTS {table} (
-    batch_run {key} NOT NULL,
+        let (key, text) = (DB::KEY_TEXT, DB::TEXT);
+        let columns = format!(
+            "    batch_run {key} NOT NULL,
     stride BIGINT NOT NULL,
-    batch_id TEXT NOT NULL,
+    batch_id {key} NOT NULL,
     fence BIGINT NOT NULL,
-    applied_to TEXT,
-    stride_end TEXT,
+    applied_to {text},
+    stride_end {text},
     ends_data BOOLEAN NOT NULL,
     pages BIGINT NOT NULL,
     pages_failed BIGINT NOT NULL,
@@ -67,13 +68,13 @@ impl StrideTable {
     skipped BIGINT NOT NULL,
     failed BIGINT NOT NULL,
     updated_at BIGINT NOT NULL,
-    PRIMARY KEY (batch_run, stride)
-);
-"
-        )
+    PRIMARY KEY (batch_run, stride)"
+        );
+        DB::create_table(&self.name, &columns, None)
     }
 
-    /// Raises the fence of a stride, whose row is made where there is none.
+    /// Raises the fence of a stride, whose row is made where there is none. In a transaction, unless
+    /// [`Dialect::RETURNING`].
     pub async fn open<DB: Dialect>(
         &self,
         connection: &mut <DB as Database>::Connection,
@@ -82,16 +83,17 @@ impl StrideTable {
         end: Option<&PageToken>,
         now: Timestamp,
     ) -> Result<OpenStride, sqlx::Error> {
-        let statement = format!(
-            "INSERT INTO {} AS kept (batch_run, stride, batch_id, fence, applied_to, stride_end,
+        const FOUND: &str = "fence, applied_to, stride_end, ends_data, pages, pages_failed, \
+             processed, changed, skipped, failed";
+        let or_update = DB::or_update("batch_run, stride");
+        let (end_given, time_given) = (DB::given("stride_end"), DB::given("updated_at"));
+        let mut statement = format!(
+            "INSERT INTO {} (batch_run, stride, batch_id, fence, applied_to, stride_end,
                 ends_data, pages, pages_failed, processed, changed, skipped, failed, updated_at)
             VALUES ($1, $2, $3, 1, $4, $5, FALSE, 0, 0, 0, 0, 0, 0, $6)
-            ON CONFLICT (batch_run, stride) DO UPDATE SET
-                fence = kept.fence + 1,
-                stride_end = coalesce(kept.stride_end, excluded.stride_end),
-                updated_at = excluded.updated_at
-            RETURNING fence, applied_to, stride_end, ends_data, pages, pages_failed, processed, changed, skipped,
-                failed",
+            {or_update} fence = {STRIDES}.fence + 1,
+                stride_end = coalesce({STRIDES}.stride_end, {end_given}),
+                updated_at = {time_given}",
             self.name
         );
         let values = vec![
@@ -102,7 +104,19 @@ impl StrideTable {
             end.into(),
             now.into(),
         ];
-        let rows = DB::rows(connection, statement, values).await?;
+        let rows = if DB::RETURNING {
+            statement.push_str(" RETURNING ");
+            statement.push_str(FOUND);
+            DB::rows(connection, statement, values).await?
+        } else {
+            DB::execute(connection, statement, values).await?;
+            let found = format!(
+                "SELECT {FOUND} FROM {} WHERE batch_run = $1 AND stride = $2",
+                self.name
+            );
+            let values = vec![id.batch_run.as_str().into(), id.stride.into()];
+            DB::rows(connection, found, values).await?
+        };
         let mut fields = Fields::<DB>::of(rows.first().ok_or(sqlx::Error::RowNotFound)?);
         Ok(OpenStride {
             fence: fields.number()?,
@@ -122,23 +136,21 @@ impl StrideTable {
         })
     }
 
-    /// The statements and values for [`Dialect::cut`].
+    /// The statements of [`Dialect::cut`].
     pub fn cut<DB: Dialect>(
         &self,
-        id: &StrideId,
+        stride: &StrideId,
         fence: i64,
         ends: &[PageToken],
         now: Timestamp,
-    ) -> (Vec<String>, Vec<Value>) {
-        let ends = serde_json::Value::from_iter(ends.iter().map(PageToken::as_str)).to_string();
-        let values = vec![
-            id.batch_run.as_str().into(),
-            id.stride.into(),
-            fence.into(),
-            ends.as_str().into(),
-            now.into(),
-        ];
-        (DB::cut(&self.name), values)
+    ) -> Vec<Statement> {
+        let cut = Cut {
+            stride,
+            fence,
+            ends,
+            now,
+        };
+        DB::cut(&self.name, &cut)
     }
 
     /// The ends from this stride on. `None`: the stride was never opened.
@@ -182,12 +194,13 @@ impl StrideTable {
         claim: &PageClaim<'_>,
         now: Timestamp,
     ) -> Result<bool, sqlx::Error> {
+        let same_as = DB::SAME_AS;
         // Where the end of the data has no cursor, the last one that is known stays.
         let statement = format!(
             "UPDATE {} SET applied_to = coalesce($5, applied_to), ends_data = $6, pages = pages + $7,
                 pages_failed = pages_failed + $8, updated_at = $9
             WHERE batch_run = $1 AND stride = $2 AND fence = $3
-                AND applied_to IS NOT DISTINCT FROM $4 AND NOT ends_data",
+                AND applied_to {same_as} $4 AND NOT ends_data",
             self.name
         );
         let values = vec![
@@ -211,11 +224,12 @@ impl StrideTable {
         applied: &Applied,
         items: &ItemCounts,
     ) -> Result<bool, sqlx::Error> {
+        let same_as = DB::SAME_AS;
         let statement = format!(
             "UPDATE {} SET processed = processed + $6, changed = changed + $7, skipped = skipped + $8,
                 failed = failed + $9
             WHERE batch_run = $1 AND stride = $2 AND fence = $3
-                AND applied_to IS NOT DISTINCT FROM $4 AND ends_data = $5",
+                AND applied_to {same_as} $4 AND ends_data = $5",
             self.name
         );
         let values = vec![
@@ -232,17 +246,51 @@ impl StrideTable {
         Ok(DB::execute(connection, statement, values).await? == 1)
     }
 
-    /// Forgets the strides of the batch runs whose report is kept and says that they ended earlier.
-    pub async fn prune<DB: Dialect>(
+    /// The batch runs after one, in their order, whose report says that they ended earlier and of which
+    /// there are strides.
+    pub async fn ended_before<DB: Dialect>(
         &self,
         connection: &mut <DB as Database>::Connection,
         reports: &str,
         ended_before: Timestamp,
-    ) -> Result<u64, sqlx::Error> {
+        after: &str,
+    ) -> Result<Vec<String>, sqlx::Error> {
         let statement = format!(
-            "DELETE FROM {} WHERE batch_run IN (SELECT batch_run FROM {reports} WHERE ended_at < $1)",
+            "SELECT batch_run FROM {reports} AS ended WHERE ended_at < $1 AND batch_run > $2
+                AND EXISTS (SELECT 1 FROM {} AS kept WHERE kept.batch_run = ended.batch_run)
+            ORDER BY batch_run LIMIT 100",
             self.name
         );
-        DB::execute(connection, statement, vec![ended_before.into()]).await
+        let values = vec![ended_before.into(), after.into()];
+        let rows = DB::rows(connection, statement, values).await?;
+        rows.iter()
+            .map(|row| Fields::<DB>::of(row).text())
+            .collect()
+    }
+
+    /// Forgets the first `limit` strides of a batch run, and tells how many there were.
+    pub async fn forget<DB: Dialect>(
+        &self,
+        connection: &mut <DB as Database>::Connection,
+        batch_run: &str,
+        limit: u64,
+    ) -> Result<u64, sqlx::Error> {
+        let last = format!(
+            "SELECT max(stride) FROM (
+                SELECT stride FROM {} WHERE batch_run = $1 ORDER BY stride LIMIT $2
+            ) AS firsts HAVING count(*) > 0",
+            self.name
+        );
+        let values = vec![batch_run.into(), limit.into()];
+        let rows = DB::rows(connection, last, values).await?;
+        let Some(row) = rows.first() else {
+            return Ok(0);
+        };
+        let last = Fields::<DB>::of(row).number()?;
+        let delete = format!(
+            "DELETE FROM {} WHERE batch_run = $1 AND stride <= $2",
+            self.name
+        );
+        DB::execute(connection, delete, vec![batch_run.into(), last.into()]).await
     }
 }

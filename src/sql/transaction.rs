@@ -20,7 +20,7 @@ pub(super) struct SqlTransaction<DB: Dialect> {
     tables: Arc<Tables>,
     /// `None` for a redrive, which applies nothing of a stride.
     applied: Option<Applied>,
-    /// A statement has succeeded since anybody else had the connection.
+    /// The row of the stride was found as the transaction left it since anybody else had the connection.
     sound: bool,
 }
 
@@ -37,6 +37,12 @@ impl<DB: Dialect> SqlTransaction<DB> {
             sound: true,
         }
     }
+}
+
+/// By hand, by a statement that failed, or by one that commits by itself.
+fn ended() -> PageError {
+    PageError::retryable("the page's transaction was ended while the page was processed")
+        .with_type("TransactionEnded")
 }
 
 #[async_trait]
@@ -58,10 +64,7 @@ impl<DB: Dialect> PageTransaction for SqlTransaction<DB> {
                 .await
                 .map_err(failed::<DB>)?;
             if !as_left {
-                return Err(PageError::retryable(
-                    "the page's transaction was ended while the page was processed",
-                )
-                .with_type("TransactionEnded"));
+                return Err(ended());
             }
             self.sound = true;
         }
@@ -71,16 +74,19 @@ impl<DB: Dialect> PageTransaction for SqlTransaction<DB> {
                 .put::<DB>(&mut self.transaction, letters)
                 .await
                 .map_err(failed::<DB>)?;
-            self.sound = true;
         }
         Ok(())
     }
 
     async fn commit(mut self: Box<Self>) -> Result<(), PageError> {
         if !self.sound {
-            // After a failed statement PostgreSQL rolls back, but calls it a success to commit.
-            let any = "SELECT 1".to_owned();
-            DB::rows(&mut self.transaction, any, Vec::new()).await?;
+            // After a failed statement PostgreSQL rolls back, but calls it a success to commit. After a
+            // deadlock MySQL has rolled back already, and commits by itself what follows.
+            let check = DB::script(&mut self.transaction, DB::IN_TRANSACTION.to_owned()).await;
+            check.map_err(|error| match error {
+                sqlx::Error::Database(_) => ended(),
+                error => error.into(),
+            })?;
         }
         self.transaction.commit().await?;
         Ok(())

@@ -139,6 +139,7 @@ impl<P: PageProcessor> Running<'_, P> {
         );
         report.pages_failed += 1;
         report.dead_letters += 1;
+        self.put_aside(report);
         if report.failed_pages.len() < MAX_DESCRIBED {
             report.failed_pages.push(letter.as_page_failure());
         }

@@ -218,14 +218,20 @@ impl From<HostError> for Stop {
 
 /// Errors of these types say nothing about the page: the code of the worker does not fit the batch, or
 /// the engine could not do its part. A deploy or time cures them, so they never use up attempts.
-const NOT_THE_PAGE: [&str; 10] = [
+const NOT_THE_PAGE: &[&str] = &[
     "ArgsNotReadable",
     "CursorNotReadable",
     "ControllerUnavailable",
+    "FileNotHere",
+    "FileChanged",
     keeping::FENCED_OFF,
     "LedgerTablesMissing",
     "PageReportMismatch",
+    "PoolTimedOut",
+    "ReadOnlyDatabase",
+    "SqlStatement",
     "TransactionNotUsed",
+    "UnknownConnection",
     "NoLedger",
     "NoTransaction",
     "WrongDatabase",
@@ -318,5 +324,6 @@ pub(crate) fn prepared<P: PageProcessor>(
         items_expected,
         dead_letters: letters_of(processor, args).is_some(),
         once_per_page: processor.ledger(args).is_some(),
+        args: None,
     }
 }

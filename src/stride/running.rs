@@ -39,6 +39,8 @@ pub(super) struct Running<'a, P: PageProcessor> {
     /// Pages until the rest is handed over, while the end is open; pages that the range may still hold,
     /// where it is closed and only equality tells that its end is reached.
     pub pages_left: u32,
+    /// Items that a stage leaves, where it limits them.
+    items_left: Option<u64>,
     told: watch::Receiver<Told>,
     /// What the controller counts for the page that is next.
     pub attempt: u32,
@@ -83,6 +85,11 @@ impl<'a, P: PageProcessor> Running<'a, P> {
                 };
                 // A ledger keeps a letter for each of these.
                 report.dead_letters = report.items.failed + u64::from(report.pages_failed);
+                if let Some(max) = order.max_items {
+                    let aside = u64::from(report.pages_failed) * u64::from(order.page_size);
+                    let left = max.saturating_sub(report.items.total());
+                    report.items_aside = aside.min(left);
+                }
                 open.end
             }
             None => None,
@@ -101,11 +108,13 @@ impl<'a, P: PageProcessor> Running<'a, P> {
             at,
             end,
             pages_left: order.pages.saturating_sub(report.pages).max(1),
+            items_left: None,
             told: host.told(),
             attempt: if untouched { order.attempt } else { 1 },
             busy: Duration::ZERO,
             busy_full: Duration::ZERO,
         };
+        stride.count_items(report);
         // Both must be cursors of this processor before anything is done.
         stride.range()?;
         if let (None, Some(kept)) = (&stride.end, kept_end) {
@@ -162,7 +171,8 @@ impl<'a, P: PageProcessor> Running<'a, P> {
             args: Arc::clone(&self.args),
             range,
             page,
-            page_size: self.order.page_size,
+            alone: false,
+            page_size: self.page_size(),
             attempt: self.attempt,
             stride: self.order.stride,
             batch_id: Arc::clone(&self.batch_id),
@@ -170,6 +180,26 @@ impl<'a, P: PageProcessor> Running<'a, P> {
             cancelled: Interruption::new(self.told.clone(), self.may_repeat()),
             transaction: None,
         }
+    }
+
+    /// Items that the next page may have. Never 0, which a source would answer as if there were no more data.
+    fn page_size(&self) -> u32 {
+        let left = self.items_left.unwrap_or(u64::MAX).max(1);
+        let left = u32::try_from(left).unwrap_or(u32::MAX);
+        self.order.page_size.min(left)
+    }
+
+    /// Takes note of a page that is put aside as a whole.
+    pub fn put_aside(&self, report: &mut StrideReport) {
+        if let Some(left) = self.items_left {
+            report.items_aside += left.min(u64::from(self.page_size()));
+        }
+    }
+
+    fn count_items(&mut self, report: &StrideReport) {
+        let max = self.order.max_items;
+        let spent = report.items.total().saturating_add(report.items_aside);
+        self.items_left = max.map(|max| max.saturating_sub(spent));
     }
 
     /// Looks for the starts of the following strides, where the source can.
@@ -213,7 +243,9 @@ impl<'a, P: PageProcessor> Running<'a, P> {
         range: PageRange<P::Cursor>,
         pages: u32,
     ) -> Result<Result<SkipAhead<P::Cursor>, PageError>, Stop> {
-        let ctx = self.context(range, None);
+        let mut ctx = self.context(range, None);
+        // Strides are as long as ever.
+        ctx.page_size = self.order.page_size;
         let looking = self.guarded(
             self.processor.skip_ahead(&ctx, pages),
             self.order.page_timeout,
@@ -239,7 +271,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
     }
 
     async fn run_pages(&mut self, report: &mut StrideReport) -> Result<(), Stop> {
-        while !report.end_of_data && !self.at_end() {
+        while !report.end_of_data && !self.at_end() && self.items_left != Some(0) {
             let attempt = self.attempt;
             let page = self.at.as_ref().map(PageToken::to_string);
             let page = page.as_deref().unwrap_or("beginning");
@@ -350,6 +382,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
             report.covered_to = Some(to);
         }
         report.end_of_data = ends_data;
+        self.count_items(report);
     }
 
     /// User code with a time limit, whose panics are errors.

@@ -211,6 +211,7 @@ fn order() -> StrideOrder {
         page_share: None,
         page_pause: None,
         throttles: Vec::new(),
+        max_items: None,
     }
 }
 

@@ -142,6 +142,24 @@ impl Numbers {
         waited.await
     }
 
+    /// What another processor over numbers does in `process`.
+    pub async fn process_as(&self, attempt: u32, items: Vec<u64>) -> Result<PageReport, PageError> {
+        let start = items[0] - 1;
+        let seen = Seen {
+            start,
+            end: None,
+            attempt,
+            batch_id: String::new(),
+            items,
+            times: self.record.borrow().times_begun(start) + 1,
+        };
+        let _in_flight = InFlight::new(self.clone());
+        self.note(|r| r.begun.push(seen.clone()));
+        let report = (self.process)(seen.clone()).await?;
+        self.note(|r| r.done.push(seen));
+        Ok(report)
+    }
+
     fn note(&self, change: impl FnOnce(&mut Record)) {
         self.record.send_modify(change);
     }

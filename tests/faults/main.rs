@@ -1,4 +1,5 @@
-//! Once per page, and nothing lost, under faults: on a real PostgreSQL and a real Temporal server.
+//! Once per page, and nothing lost, under faults: on a real PostgreSQL, a real MariaDB and a real Temporal
+//! server.
 
 mod chaos;
 mod comebacks;
@@ -6,11 +7,15 @@ mod crew;
 mod ids;
 mod increment;
 mod limits;
+#[path = "../fixtures/mariadb.rs"]
+mod mariadb;
+mod on_mariadb;
 mod poison;
 #[path = "../fixtures/postgres.rs"]
 mod postgres;
 mod ranges;
 mod reset;
+mod restarts;
 mod setting;
 mod sink;
 mod slow_rows;

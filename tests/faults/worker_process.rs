@@ -40,6 +40,10 @@ pub async fn was_one() -> bool {
     let [Ok(address), Ok(queue), Ok(database)] = VARIABLES.map(std::env::var) else {
         return false;
     };
+    if database.starts_with("mysql:") {
+        crate::on_mariadb::work(&address, &queue, &database).await;
+        return true;
+    }
     let hold = std::env::var_os("FAULTS_HOLD").map(|folder| Hold {
         folder: folder.into(),
         row: std::env::var("FAULTS_HOLD_ROW").unwrap().parse().unwrap(),

@@ -1,6 +1,7 @@
 //! With a ledger in SQLite: effects are committed once, whatever is run twice.
 
 use std::{
+    str::FromStr as _,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -10,7 +11,10 @@ use std::{
 
 use async_trait::async_trait;
 use proptest::prelude::*;
-use sqlx::{Sqlite, SqlitePool, sqlite::SqlitePoolOptions};
+use sqlx::{
+    ConnectOptions as _, Sqlite, SqliteConnection, SqlitePool,
+    sqlite::{SqliteConnectOptions, SqlitePoolOptions},
+};
 use temporal_batch::{
     Batch, DeadLetters, LetterFilter, Outcome, Page, PageContext, PageError, PageLedger,
     PageProcessor, PageReport, ProcessorSettings, RetryPolicy, SkipAhead, SqlLedger,
@@ -21,6 +25,9 @@ use crate::block_on;
 
 /// Adds one to every row, but for negative ones, which a constraint refuses.
 struct Increment {
+    /// The database in memory lives as long as a connection to it. The pool's may be closed: a page that is
+    /// dropped can be in the middle of its BEGIN.
+    _keeper: SqliteConnection,
     pool: SqlitePool,
     ledger: Arc<SqlLedger<Sqlite>>,
     skips_ahead: bool,
@@ -35,8 +42,10 @@ struct Increment {
 
 impl Increment {
     async fn over(rows: u64, poison: &[u64]) -> Self {
+        let options = SqliteConnectOptions::from_str("sqlite::memory:").unwrap();
+        let keeper = options.connect().await.unwrap();
         let pool = SqlitePoolOptions::new().max_connections(1);
-        let pool = pool.connect("sqlite::memory:").await.unwrap();
+        let pool = pool.connect_with(options).await.unwrap();
         let ledger = Arc::new(SqlLedger::new(pool.clone()));
         ledger.apply_schema().await.unwrap();
         let create = "CREATE TABLE t (id INTEGER PRIMARY KEY, x INTEGER NOT NULL CHECK (x <> -6))";
@@ -49,6 +58,7 @@ impl Increment {
             insert.execute(&pool).await.unwrap();
         }
         Self {
+            _keeper: keeper,
             pool,
             ledger,
             skips_ahead: true,

@@ -4,10 +4,10 @@ use temporal_batch::{PageLedger, PageToken};
 
 use crate::{
     database::{Home, TestDatabase, stride, token},
-    on_both,
+    on_each,
 };
 
-on_both! {
+on_each! {
     the_first_word_about_an_end_counts,
     the_ends_of_the_strides_that_follow_are_kept_too,
     a_gap_ends_the_chain,

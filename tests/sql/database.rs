@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use sqlx::{
-    PgConnection, Pool, Postgres, Sqlite, SqliteConnection,
+    Executor, MySql, MySqlConnection, PgConnection, Pool, Postgres, Sqlite, SqliteConnection,
+    pool::PoolOptions,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions},
 };
 use temporal_batch::{LedgerDatabase, PageToken, PageTransaction, SqlLedger, StrideId};
@@ -39,14 +40,16 @@ pub trait TestDatabase: LedgerDatabase {
 }
 
 macro_rules! test_database {
-    ($database:ty, $connection:ty, $impatient:expr) => {
+    ($database:ty, $connection:ty, $statement:expr, $impatient:expr) => {
         impl TestDatabase for $database {
             async fn run(
                 connection: &mut $connection,
                 statement: &'static str,
                 [first, second]: [i64; 2],
             ) -> Result<u64, sqlx::Error> {
-                let query = sqlx::query(statement).bind(first).bind(second);
+                let query = sqlx::query(sqlx::AssertSqlSafe($statement(statement)))
+                    .bind(first)
+                    .bind(second);
                 Ok(query.execute(connection).await?.rows_affected())
             }
 
@@ -69,24 +72,39 @@ macro_rules! test_database {
 
             async fn impatient(home: &Home<Self>) -> Pool<Self> {
                 let options = home.pool.connect_options().as_ref().clone();
-                let options = $impatient(options);
-                sqlx::pool::PoolOptions::new()
-                    .max_connections(20)
-                    .connect_with(options)
-                    .await
-                    .unwrap()
+                let pool = PoolOptions::new().max_connections(20);
+                let pool = pool.after_connect(|connection: &mut $connection, _| {
+                    Box::pin(async move { connection.execute($impatient).await.map(|_| ()) })
+                });
+                pool.connect_with(options).await.unwrap()
             }
         }
     };
 }
 
-test_database!(Sqlite, SqliteConnection, |options: SqliteConnectOptions| {
-    options.busy_timeout(Duration::from_millis(1))
-});
+/// MySQL counts placeholders itself; here each is used once, in its order.
+fn unnumbered(statement: &str) -> String {
+    statement.replace("$1", "?").replace("$2", "?")
+}
+
+test_database!(
+    Sqlite,
+    SqliteConnection,
+    str::to_owned,
+    "PRAGMA busy_timeout = 1"
+);
 test_database!(
     Postgres,
     PgConnection,
-    |options: sqlx::postgres::PgConnectOptions| options.options([("lock_timeout", "20ms")])
+    str::to_owned,
+    "SET lock_timeout = '20ms'"
+);
+// In whole seconds.
+test_database!(
+    MySql,
+    MySqlConnection,
+    unnumbered,
+    "SET SESSION innodb_lock_wait_timeout = 0"
 );
 
 /// A SQLite database in a file.
@@ -108,7 +126,14 @@ pub async fn postgres(test: &str) -> Option<Home<Postgres>> {
     Some(home(server.pool(test, 20).await, None).await)
 }
 
-async fn home<D: TestDatabase>(pool: Pool<D>, folder: Option<tempfile::TempDir>) -> Home<D> {
+/// A database of the shared MariaDB; `None` where there is none.
+pub async fn mariadb(test: &str) -> Option<Home<MySql>> {
+    let server = crate::mariadb::MariaDb::shared()?;
+    Some(home(server.pool(test, 20).await, None).await)
+}
+
+/// A database of a pool, with the tables.
+pub async fn home<D: TestDatabase>(pool: Pool<D>, folder: Option<tempfile::TempDir>) -> Home<D> {
     let ledger = SqlLedger::new(pool.clone());
     ledger.apply_schema().await.unwrap();
     let home = Home {
@@ -142,10 +167,9 @@ impl<D: TestDatabase> Home<D> {
     /// Fills `data` with the ids from 1 to `rows`, untouched.
     pub async fn fill(&self, rows: i64) {
         self.script("DELETE FROM data").await;
-        let fill = "WITH RECURSIVE n (id) AS (
-                SELECT $1 UNION ALL SELECT id + 1 FROM n WHERE id < $2
-            )
-            INSERT INTO data SELECT id, 0 FROM n";
+        let fill = "INSERT INTO data
+            WITH RECURSIVE n (id) AS (SELECT $1 UNION ALL SELECT id + 1 FROM n WHERE id < $2)
+            SELECT id, 0 FROM n";
         self.run(fill, [1, rows]).await;
     }
 }

@@ -9,8 +9,8 @@ use proptest::{
 use temporal_batch::{ItemCounts, PageLedger, PageTransaction, SqlLedger, StrideId};
 
 use crate::{
-    database::{Home, SOON, TestDatabase, postgres, sqlite, token, touch},
-    on_both,
+    database::{Home, SOON, TestDatabase, mariadb, postgres, sqlite, token, touch},
+    on_each,
     pages::claim,
 };
 
@@ -194,7 +194,15 @@ fn attempts_in_any_order_change_every_row_exactly_once_in_postgresql() {
     }
 }
 
-on_both! {
+#[test]
+fn attempts_in_any_order_change_every_row_exactly_once_in_mariadb() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    if let Some(home) = runtime.block_on(mariadb("exactly_once")) {
+        every_row_exactly_once(&runtime, &home, 25);
+    }
+}
+
+on_each! {
     attempts_that_race_change_every_row_exactly_once,
 }
 

@@ -1,36 +1,51 @@
-//! Workers that stand still, and a PostgreSQL that stops.
+//! Workers that stand still, servers that stop, and transactions that end before their time.
 
 use std::time::Duration;
 
-use sqlx::Postgres;
-use temporal_batch::{ItemCounts, PageLedger, SqlLedger};
+use sqlx::{MySql, Postgres};
+use temporal_batch::{DeadLetter, DeadLetters, ItemCounts, PageLedger, SqlLedger};
 
 use crate::{
-    database::{SOON, postgres, stride, token, touch},
+    database::{
+        Home, SOON, TestDatabase, connection, home, mariadb, postgres, stride, token, touch,
+    },
+    mariadb as mariadb_server, on_each,
     pages::claim,
-    postgres as server,
+    postgres as postgres_server,
 };
 
 #[tokio::test]
-async fn a_worker_that_stands_still_does_not_hold_its_stride_for_ever() {
-    let Some(home) = postgres("idle").await else {
-        return;
-    };
+async fn a_worker_that_stands_still_does_not_hold_its_stride_for_ever_in_postgresql() {
+    if let Some(home) = postgres("idle").await {
+        let ledger = SqlLedger::<Postgres>::new(home.pool.clone());
+        stand_still(&home, ledger.idle_timeout(Duration::from_millis(300))).await;
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_stands_still_does_not_hold_its_stride_for_ever_in_mariadb() {
+    if let Some(home) = mariadb("idle").await {
+        let ledger = SqlLedger::<MySql>::new(home.pool.clone());
+        stand_still(&home, ledger.idle_timeout(Duration::from_millis(300))).await;
+    }
+}
+
+async fn stand_still<D: TestDatabase>(home: &Home<D>, ledger: SqlLedger<D>) {
     home.fill(10).await;
-    let ledger = SqlLedger::<Postgres>::new(home.pool.clone());
-    let ledger = ledger.idle_timeout(Duration::from_millis(300));
     let (id, to) = (stride(0), token(10));
     let late = ledger.open(&id, None, Some(&to)).await.unwrap();
     let page = ledger.begin(claim(&id, late.fence, None, &to)).await;
     let mut page = page.unwrap().unwrap();
-    touch::<Postgres>(page.as_mut(), 0, 10).await.unwrap();
+    touch::<D>(page.as_mut(), 0, 10).await.unwrap();
 
     // It says nothing more; the next attempt waits for its row.
     let next = tokio::time::timeout(SOON, ledger.open(&id, None, Some(&to))).await;
     let next = next.unwrap().unwrap();
     assert_eq!((next.fence, next.applied_to), (late.fence + 1, None));
     let woken = page.record(&ItemCounts::default(), &[]).await;
-    assert!(woken.unwrap_err().is_retryable());
+    let woken = woken.unwrap_err();
+    assert_eq!(woken.error_type(), "ConnectionLost", "{woken}");
+    assert!(woken.is_retryable());
     drop(page);
     assert_eq!(
         home.number("SELECT count(*) FROM data WHERE x <> 0").await,
@@ -42,35 +57,109 @@ async fn a_worker_that_stands_still_does_not_hold_its_stride_for_ever() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_of_postgresql_loses_the_page_or_keeps_all_of_it() {
-    let Some(server) = server::Postgres::launch(false) else {
-        // Told by the tests that share a cluster.
-        return;
-    };
-    let pool = server.pool("crash", 5).await;
-    let ledger = SqlLedger::<Postgres>::new(pool.clone());
-    ledger.apply_schema().await.unwrap();
-    let rows = "CREATE TABLE data AS SELECT id, 0::bigint AS x FROM generate_series(1, 20) AS id";
-    sqlx::query(rows).execute(&pool).await.unwrap();
+    // Told by the tests that share a cluster.
+    if let Some(server) = postgres_server::Postgres::launch(false) {
+        let home = home(server.pool("crash", 5).await, None).await;
+        crash(&home, || server.restart(postgres_server::Stop::Immediate)).await;
+    }
+}
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crash_of_mariadb_loses_the_page_or_keeps_all_of_it() {
+    if let Some(server) = mariadb_server::MariaDb::launch(false) {
+        let home = home(server.pool("crash", 5).await, None).await;
+        crash(&home, || server.restart(mariadb_server::Stop::Immediate)).await;
+    }
+}
+
+async fn crash<D: TestDatabase>(home: &Home<D>, crash: impl FnOnce()) {
+    home.fill(20).await;
+    let ledger = &home.ledger;
     let (id, middle, end) = (stride(0), token(10), token(20));
     let fence = ledger.open(&id, None, Some(&end)).await.unwrap().fence;
     let page = ledger.begin(claim(&id, fence, None, &middle)).await;
     let mut page = page.unwrap().unwrap();
-    touch::<Postgres>(page.as_mut(), 0, 10).await.unwrap();
+    touch::<D>(page.as_mut(), 0, 10).await.unwrap();
     page.commit().await.unwrap();
     let page = ledger.begin(claim(&id, fence, Some(&middle), &end)).await;
     let mut page = page.unwrap().unwrap();
-    touch::<Postgres>(page.as_mut(), 10, 20).await.unwrap();
+    touch::<D>(page.as_mut(), 10, 20).await.unwrap();
 
-    server.restart(server::Stop::Immediate);
+    crash();
     let lost = page.commit().await.unwrap_err();
     assert!(lost.is_retryable(), "{lost}");
     let found = ledger.open(&id, None, Some(&end)).await.unwrap();
     assert_eq!(found.applied_to, Some(middle));
-    let touched: Vec<i64> =
-        sqlx::query_scalar("SELECT sum(x)::bigint FROM data GROUP BY id > 10 ORDER BY id > 10")
-            .fetch_all(&pool)
-            .await
-            .unwrap();
-    assert_eq!(touched, [10, 0]);
+    let first = "SELECT count(*) FROM data WHERE id <= 10 AND x = 1";
+    let second = "SELECT count(*) FROM data WHERE id > 10 AND x = 0";
+    assert_eq!(
+        (home.number(first).await, home.number(second).await),
+        (10, 10)
+    );
+}
+
+on_each! {
+    a_redrive_whose_transaction_was_ended_by_hand_is_noticed,
+}
+
+fn letter() -> DeadLetter {
+    serde_json::from_value(serde_json::json!({
+        "id": "a", "batch_id": "b", "batch_run": "r", "processor": "p", "stride": 0, "start": null,
+        "end": null, "key": null, "error_type": "E", "message": "m", "attempts": 1, "first_at": 0,
+        "last_at": 0,
+    }))
+    .unwrap()
+}
+
+async fn a_redrive_whose_transaction_was_ended_by_hand_is_noticed<D: TestDatabase>(home: Home<D>) {
+    home.ledger.put(&[letter()]).await.unwrap();
+    let mut redrive = home.ledger.take(&letter()).await.unwrap().unwrap();
+    let ended = D::run_script(connection::<D>(redrive.as_mut()), "ROLLBACK").await;
+    ended.unwrap();
+    let error = redrive.commit().await.unwrap_err();
+    let noticed = error.error_type() == "TransactionEnded" || D::NAME == "SQLite";
+    assert!(noticed, "{error}");
+    assert!(error.is_retryable());
+    assert!(home.ledger.take(&letter()).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_page_that_was_rolled_back_by_a_deadlock_cannot_be_committed_in_mariadb() {
+    let Some(home) = mariadb("swallowed").await else {
+        return;
+    };
+    home.fill(2).await;
+    let (id, to) = (stride(0), token(2));
+    let fence = home.ledger.open(&id, None, Some(&to)).await.unwrap().fence;
+    let page = home.ledger.begin(claim(&id, fence, None, &to)).await;
+    let mut page = page.unwrap().unwrap();
+    touch::<MySql>(page.as_mut(), 0, 1).await.unwrap();
+
+    // Somebody who has changed more, so that the page is the victim.
+    let mut other = home.pool.begin().await.unwrap();
+    let more = "INSERT INTO data WITH RECURSIVE n (id) AS (
+            SELECT 100 UNION ALL SELECT id + 1 FROM n WHERE id < 900
+        ) SELECT id, 0 FROM n;
+        UPDATE data SET x = 5 WHERE id = 2";
+    MySql::run_script(&mut other, more).await.unwrap();
+    let wait = MySql::run_script(&mut other, "UPDATE data SET x = 5 WHERE id = 1");
+    let swallow = async {
+        // Whichever of the two waits last finds the deadlock.
+        touch::<MySql>(page.as_mut(), 1, 2).await
+    };
+    let (other_got_it, lost) = tokio::join!(wait, swallow);
+    other_got_it.unwrap();
+    let lost = temporal_batch::PageError::from(lost.unwrap_err());
+    assert_eq!(lost.error_type(), "Deadlock");
+    // Processing goes on as if nothing had happened.
+    let error = page.record(&ItemCounts::default(), &[]).await.unwrap_err();
+    assert_eq!(error.error_type(), "TransactionEnded");
+    drop(page);
+    other.rollback().await.unwrap();
+    assert_eq!(
+        home.number("SELECT count(*) FROM data WHERE x = 0").await,
+        2
+    );
+    let found = home.ledger.open(&id, None, None).await.unwrap();
+    assert_eq!(found.applied_to, None);
 }

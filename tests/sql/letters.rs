@@ -4,11 +4,11 @@ use temporal_batch::{DeadLetter, DeadLetters, ItemCounts, LetterFilter, PageLedg
 
 use crate::{
     database::{A_WHILE, Home, SOON, TestDatabase, stride, token, touch},
-    on_both,
+    on_each,
     pages::claim,
 };
 
-on_both! {
+on_each! {
     a_letter_comes_back_as_it_was_put,
     a_letter_that_is_put_again_keeps_when_it_failed_first,
     letters_are_listed_in_pages_by_their_ids,

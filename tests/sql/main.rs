@@ -1,21 +1,26 @@
-//! The page ledger in SQLite and in PostgreSQL: every claim is tested on both. And the throttle on PostgreSQL.
+//! The page ledger in SQLite, PostgreSQL and MariaDB: every claim is tested on each. And the throttle on
+//! PostgreSQL.
 
+mod classify;
 mod cuts;
 mod database;
 mod exactly_once;
 mod faults;
 mod fixture;
 mod letters;
+mod overhead;
 mod pages;
 mod reports;
 mod schema;
 mod throttle;
 
+#[path = "../fixtures/mariadb.rs"]
+mod mariadb;
 #[path = "../fixtures/postgres.rs"]
 mod postgres;
 
-/// Makes a test on SQLite and one on PostgreSQL of each function `async fn(Home<D>)`.
-macro_rules! on_both {
+/// Makes a test on SQLite, one on PostgreSQL and one on MariaDB of each function `async fn(Home<D>)`.
+macro_rules! on_each {
     ($($claim:ident,)*) => {
         mod on_sqlite {
             $(
@@ -36,6 +41,17 @@ macro_rules! on_both {
                 }
             )*
         }
+
+        mod on_mariadb {
+            $(
+                #[tokio::test]
+                async fn $claim() {
+                    if let Some(home) = crate::database::mariadb(stringify!($claim)).await {
+                        super::$claim(home).await;
+                    }
+                }
+            )*
+        }
     };
 }
-pub(crate) use on_both;
+pub(crate) use on_each;

@@ -4,13 +4,14 @@ use temporal_batch::{BatchReport, DeadLetters, Outcome, PageLedger, StrideId, Ti
 
 use crate::{
     database::{Home, TestDatabase, token},
-    on_both,
+    on_each,
 };
 
-on_both! {
+on_each! {
     reports_come_back_the_latest_first,
     a_report_that_is_kept_again_replaces_the_first,
     strides_of_batch_runs_that_ended_long_ago_can_be_forgotten,
+    many_strides_of_many_batch_runs_can_be_forgotten,
 }
 
 /// As Temporal hands it out; what a later version adds has a default.
@@ -76,4 +77,38 @@ async fn strides_of_batch_runs_that_ended_long_ago_can_be_forgotten<D: TestDatab
     let all = "SELECT count(*) FROM temporal_batch_stride";
     assert_eq!(home.number(all).await, 4);
     assert_eq!(home.ledger.reports("batch").await.unwrap().len(), 2);
+}
+
+async fn many_strides_of_many_batch_runs_can_be_forgotten<D: TestDatabase>(home: Home<D>) {
+    home.script(
+        "INSERT INTO temporal_batch_stride (batch_run, stride, batch_id, fence, ends_data, pages,
+            pages_failed, processed, changed, skipped, failed, updated_at)
+        WITH RECURSIVE n (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM n WHERE n < 899)
+        SELECT CASE WHEN r.n < 2 THEN 'long' ELSE 'run-' || r.n END,
+            n.n + CASE WHEN r.n = 1 THEN 5000 ELSE 0 END, 'batch', 1, FALSE, 0, 0, 0, 0, 0, 0, 0
+        FROM n, (SELECT 0 AS n UNION ALL SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3) AS r",
+    )
+    .await;
+    for number in 0..120 {
+        let batch_run = format!("few-{number}");
+        let id = StrideId {
+            batch_run: batch_run.clone(),
+            batch_id: "batch".to_owned(),
+            stride: 0,
+        };
+        home.ledger.open(&id, None, None).await.unwrap();
+        let report = report(&batch_run, 10);
+        home.ledger.keep_report(&report).await.unwrap();
+    }
+    for (batch_run, ended_at) in [("long", 10), ("run-2", 10), ("run-3", 20)] {
+        let report = report(batch_run, ended_at);
+        home.ledger.keep_report(&report).await.unwrap();
+    }
+    let forgotten = home.ledger.prune(Timestamp(20)).await.unwrap();
+    assert_eq!(forgotten, 3 * 900 + 120);
+    assert_eq!(home.ledger.prune(Timestamp(20)).await.unwrap(), 0);
+    let rest = "SELECT count(*) FROM temporal_batch_stride WHERE batch_run = 'run-3'";
+    assert_eq!(home.number(rest).await, 900);
+    let all = "SELECT count(*) FROM temporal_batch_stride";
+    assert_eq!(home.number(all).await, 900);
 }

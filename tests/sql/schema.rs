@@ -2,15 +2,16 @@
 
 use sqlx::Postgres;
 use temporal_batch::{
-    DeadLetter, DeadLetters, LetterFilter, PageClaim, PageError, PageLedger, SqlLedger, Timestamp,
+    DeadLetter, DeadLetters, LetterFilter, PageClaim, PageError, PageLedger, PageToken, SqlLedger,
+    Timestamp,
 };
 
 use crate::{
     database::{Home, TestDatabase, postgres, stride, token},
-    on_both,
+    on_each,
 };
 
-on_both! {
+on_each! {
     everything_says_that_the_tables_are_missing,
     the_schema_can_be_applied_by_several_at_once,
     the_schema_is_what_schema_sql_says,
@@ -137,4 +138,29 @@ async fn an_error_shows_no_connection_string() {
             assert!(!text.contains(part), "{text}");
         }
     }
+}
+
+#[tokio::test]
+async fn the_defaults_of_a_mysql_database_do_not_matter() {
+    let Some(server) = crate::mariadb::MariaDb::shared() else {
+        return;
+    };
+    let pool = server.pool("defaults", 1).await;
+    let defaults = "SET SESSION default_storage_engine = MyISAM; SET SESSION sql_mode = 'ANSI';
+        SET @database = database();
+        EXECUTE IMMEDIATE CONCAT('ALTER DATABASE `', @database, '` CHARACTER SET latin1')";
+    sqlx::raw_sql(defaults).execute(&pool).await.unwrap();
+    let ledger = SqlLedger::new(pool.clone());
+    ledger.apply_schema().await.unwrap();
+    let of_innodb: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM information_schema.tables WHERE table_schema = database()
+            AND engine = 'InnoDB' AND table_name LIKE 'temporal\\_batch\\_%'",
+    )
+    .fetch_one(&pool)
+    .await
+    .unwrap();
+    assert_eq!(of_innodb, 3);
+    let awkward = PageToken::encode(&"東京 \u{1f680} ß").unwrap();
+    let found = ledger.open(&stride(0), Some(&awkward), None).await.unwrap();
+    assert_eq!(found.applied_to, Some(awkward));
 }

@@ -1,0 +1,349 @@
+//! What a backfill costs: rows per second of [`SqlBackfill`], without and with once per page, beside a plain
+//! loop that does the same pages with the same connections and no Temporal, and beside one single `UPDATE`.
+//!
+//! `cargo bench --bench backfill` prints a table, `-- --help` lists the flags. Run it on an idle machine, with
+//! `TMPDIR` on the disk that is to be measured: the throwaway PostgreSQL writes with fsync.
+//!
+//! Each repetition runs every arm once, in an order that alternates, each on a copy of the same table that
+//! was vacuumed and followed by a checkpoint. Ratios are paired: an arm against the loop of its repetition. A
+//! batch is timed from the call that starts it to its report, the loop from its first statement to its last.
+
+#[path = "../tests/fixtures/postgres.rs"]
+mod postgres;
+
+use std::{
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use postgres::Postgres;
+use sqlx::{AssertSqlSafe, Executor as _, PgPool};
+use temporal_batch::{
+    BackfillArgs, Batch, BatchClient, ConnectOptions, Connections, Outcome, SqlBackfill, SqlLedger,
+    TableSpec, Worker,
+    dev_server::{DevServer, DevServerOptions},
+};
+use tokio::{sync::Mutex, task::JoinSet};
+
+type Error = Box<dyn std::error::Error + Send + Sync>;
+
+const USAGE: &str = "\
+cargo bench --bench backfill -- [FLAG VALUE]...
+  --rows N           rows of the table [1000000]
+  --page-size N      rows per page [1000]
+  --connections N    pages in flight, and connections of the loop [4]
+  --stride N         pages of one activity [25]
+  --pairs N          repetitions [5]
+  --arms A,A,...     of loop, backfill, once, update; loop is always there [all]
+  --json             one JSON object for each arm of each repetition, instead of the table";
+
+const QUEUE: &str = "bench-backfill";
+const SET: &str = "balance = balance + 1";
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Arm {
+    Loop,
+    Backfill,
+    Once,
+    Update,
+}
+
+impl Arm {
+    const ALL: [Self; 4] = [Self::Loop, Self::Backfill, Self::Once, Self::Update];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Loop => "loop",
+            Self::Backfill => "backfill",
+            Self::Once => "once",
+            Self::Update => "update",
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+struct Options {
+    rows: u32,
+    page_size: u32,
+    connections: u32,
+    stride: u32,
+    pairs: u32,
+    arms: Vec<Arm>,
+    json: bool,
+}
+
+impl Options {
+    /// `None` if help is wanted.
+    fn parse(args: impl Iterator<Item = String>) -> Result<Option<Self>, Error> {
+        let mut options = Self {
+            rows: 1_000_000,
+            page_size: 1_000,
+            connections: 4,
+            stride: 25,
+            pairs: 5,
+            arms: Arm::ALL.to_vec(),
+            json: false,
+        };
+        // Cargo says `--bench` to every bench.
+        let mut args = args.filter(|arg| arg != "--bench");
+        while let Some(flag) = args.next() {
+            match flag.as_str() {
+                "--help" => return Ok(None),
+                "--json" => {
+                    options.json = true;
+                    continue;
+                }
+                _ => {}
+            }
+            let value = args.next().ok_or(format!("{flag} needs a value"))?;
+            match flag.as_str() {
+                "--rows" => options.rows = value.parse()?,
+                "--page-size" => options.page_size = value.parse()?,
+                "--connections" => options.connections = value.parse()?,
+                "--stride" => options.stride = value.parse()?,
+                "--pairs" => options.pairs = value.parse()?,
+                "--arms" => {
+                    let named = |name: &str| {
+                        let found = Arm::ALL.into_iter().find(|arm| arm.name() == name);
+                        found.ok_or_else(|| format!("there is no arm \"{name}\"\n{USAGE}"))
+                    };
+                    options.arms = value.split(',').map(named).collect::<Result<_, _>>()?;
+                    if !options.arms.contains(&Arm::Loop) {
+                        options.arms.insert(0, Arm::Loop);
+                    }
+                }
+                _ => return Err(format!("unknown flag {flag}\n{USAGE}").into()),
+            }
+        }
+        Ok(Some(options))
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<ExitCode, Error> {
+    let Some(options) = Options::parse(std::env::args().skip(1))? else {
+        println!("{USAGE}");
+        return Ok(ExitCode::SUCCESS);
+    };
+    let Some(postgres) = Postgres::launch(true) else {
+        postgres::skip();
+        return Ok(ExitCode::SUCCESS);
+    };
+    let pool = postgres.pool("bench", options.connections * 2 + 5).await;
+    prepare(&pool, options.rows).await?;
+
+    let server = DevServerOptions::new().start().await?;
+    let measured = measure(&options, &pool, &server).await;
+    pool.close().await;
+    server.stop().await?;
+    let seconds = measured?;
+    if !options.json {
+        report(&options, &seconds);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What every copy is made of. Autovacuum would come at some times and not at others.
+async fn prepare(pool: &PgPool, rows: u32) -> Result<(), Error> {
+    let statements = format!(
+        "CREATE TABLE original AS
+            SELECT n::bigint AS id, md5(n::text) AS owner, (n % 1000)::int AS balance, now() AS opened
+            FROM generate_series(1, {rows}) AS n;
+        ALTER SYSTEM SET autovacuum = off;
+        SELECT pg_reload_conf();"
+    );
+    for statement in statements.split(';').filter(|s| !s.trim().is_empty()) {
+        pool.execute(AssertSqlSafe(statement.to_owned())).await?;
+    }
+    SqlLedger::new(pool.clone()).apply_schema().await?;
+    Ok(())
+}
+
+/// A fresh table, in the state that every arm begins with.
+async fn fresh_table(pool: &PgPool) -> Result<(), Error> {
+    for statement in [
+        "DROP TABLE IF EXISTS accounts",
+        "CREATE TABLE accounts (LIKE original)",
+        "INSERT INTO accounts SELECT * FROM original",
+        "ALTER TABLE accounts ADD PRIMARY KEY (id)",
+        "VACUUM (FREEZE, ANALYZE) accounts",
+        "CHECKPOINT",
+    ] {
+        pool.execute(statement).await?;
+    }
+    Ok(())
+}
+
+/// Seconds of each arm, in the order of the repetitions.
+type Seconds = Vec<(Arm, Vec<f64>)>;
+
+async fn measure(options: &Options, pool: &PgPool, server: &DevServer) -> Result<Seconds, Error> {
+    let connect = ConnectOptions::new().address(server.address());
+    let client = temporal_batch::connect(&connect).await?;
+    let connections = Connections::new().with("default", pool.clone());
+    let worker = Worker::new(client.clone(), QUEUE)
+        .processor(SqlBackfill::new(connections))
+        .start()?;
+    let client = BatchClient::new(client);
+    let mut seconds: Seconds = options.arms.iter().map(|arm| (*arm, Vec::new())).collect();
+    for pair in 0..options.pairs {
+        let mut order: Vec<usize> = (0..seconds.len()).collect();
+        if pair % 2 == 1 {
+            order.reverse();
+        }
+        for index in order {
+            let arm = seconds[index].0;
+            fresh_table(pool).await?;
+            let took = run(arm, options, pool, &client, pair).await?;
+            verify(pool, options.rows).await?;
+            if options.json {
+                let rate = f64::from(options.rows) / took.as_secs_f64();
+                println!(
+                    "{}",
+                    serde_json::json!({
+                        "pair": pair, "arm": arm.name(), "seconds": took.as_secs_f64(),
+                        "rows_per_second": rate,
+                    })
+                );
+            }
+            seconds[index].1.push(took.as_secs_f64());
+        }
+    }
+    worker.stop().await?;
+    Ok(seconds)
+}
+
+async fn run(
+    arm: Arm,
+    options: &Options,
+    pool: &PgPool,
+    client: &BatchClient,
+    pair: u32,
+) -> Result<Duration, Error> {
+    let began = Instant::now();
+    match arm {
+        Arm::Update => {
+            let statement = format!("UPDATE accounts SET {SET}");
+            pool.execute(AssertSqlSafe(statement)).await?;
+        }
+        Arm::Loop => plain_loop(pool, options).await?,
+        Arm::Backfill | Arm::Once => {
+            let args = BackfillArgs::of(TableSpec::new("accounts", ["id"]))
+                .set("balance", "balance + 1")
+                .once(arm == Arm::Once);
+            let batch = Batch::of::<SqlBackfill>(format!("{}-{pair}", arm.name()), args)
+                .task_queue(QUEUE)
+                .page_size(options.page_size)
+                .stride(options.stride)
+                .max_parallelism(options.connections);
+            let report = client.start(&batch).await?.result().await?;
+            if report.outcome != Outcome::Completed {
+                return Err(format!("the batch ended otherwise: {report:?}").into());
+            }
+        }
+    }
+    Ok(began.elapsed())
+}
+
+/// What one would write by hand: connections that take the next page from a shared cursor, and update it.
+async fn plain_loop(pool: &PgPool, options: &Options) -> Result<(), Error> {
+    let cursor = Arc::new(Mutex::new(Some(i64::MIN)));
+    let mut connections = JoinSet::new();
+    for _ in 0..options.connections {
+        let (pool, cursor) = (pool.clone(), Arc::clone(&cursor));
+        let page_size = i64::from(options.page_size);
+        connections.spawn(async move {
+            let mut connection = pool.acquire().await?;
+            loop {
+                let (start, end) = {
+                    let mut cursor = cursor.lock().await;
+                    let Some(start) = *cursor else {
+                        return Ok::<_, sqlx::Error>(());
+                    };
+                    let end: Option<i64> = sqlx::query_scalar(
+                        "SELECT id FROM accounts WHERE id > $1 ORDER BY id OFFSET $2 LIMIT 1",
+                    )
+                    .bind(start)
+                    .bind(page_size - 1)
+                    .fetch_optional(&mut *connection)
+                    .await?;
+                    *cursor = end;
+                    (start, end.unwrap_or(i64::MAX))
+                };
+                sqlx::query("UPDATE accounts SET balance = balance + 1 WHERE id > $1 AND id <= $2")
+                    .bind(start)
+                    .bind(end)
+                    .execute(&mut *connection)
+                    .await?;
+            }
+        });
+    }
+    while let Some(ended) = connections.join_next().await {
+        ended??;
+    }
+    Ok(())
+}
+
+/// Every row is there, changed exactly once.
+async fn verify(pool: &PgPool, rows: u32) -> Result<(), Error> {
+    let right: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM accounts JOIN original USING (id)
+        WHERE accounts.balance = original.balance + 1",
+    )
+    .fetch_one(pool)
+    .await?;
+    match right == i64::from(rows) {
+        true => Ok(()),
+        false => Err(format!("{right} of {rows} rows are right").into()),
+    }
+}
+
+fn median(values: &[f64]) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let middle = sorted.len() / 2;
+    if sorted.len() % 2 == 1 {
+        sorted[middle]
+    } else {
+        f64::midpoint(sorted[middle - 1], sorted[middle])
+    }
+}
+
+/// "a (b..c)": the median, and between which values.
+fn spread(values: &[f64], digits: usize) -> String {
+    let lowest = values.iter().copied().fold(f64::INFINITY, f64::min);
+    let highest = values.iter().copied().fold(0.0, f64::max);
+    format!(
+        "{:.digits$} ({lowest:.digits$}..{highest:.digits$})",
+        median(values)
+    )
+}
+
+fn report(options: &Options, seconds: &Seconds) {
+    let Options {
+        rows,
+        page_size,
+        connections,
+        stride,
+        pairs,
+        ..
+    } = options;
+    println!(
+        "{rows} rows, {page_size} a page, {connections} connections, stride {stride}; median of {pairs} \
+         repetitions (lowest..highest)\n"
+    );
+    println!("| arm | rows/s | of the loop, paired |\n|---|---|---|");
+    let of_loop = seconds.iter().find(|(arm, _)| *arm == Arm::Loop);
+    let of_loop = of_loop.map_or(&[][..], |(_, seconds)| seconds);
+    for (arm, seconds) in seconds {
+        let rates: Vec<_> = seconds.iter().map(|s| f64::from(*rows) / s).collect();
+        let ratios: Vec<_> = of_loop.iter().zip(seconds).map(|(l, s)| l / s).collect();
+        println!(
+            "| {} | {} | {} |",
+            arm.name(),
+            spread(&rates, 0),
+            spread(&ratios, 2)
+        );
+    }
+}

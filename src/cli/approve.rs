@@ -1,0 +1,39 @@
+//! `approve`: lets a batch go on after a stage.
+
+use clap::Args;
+
+use super::{
+    connection::ConnectionArgs,
+    control::told,
+    exit::{CliResult, Exit},
+    output,
+};
+use crate::batch::validate_id;
+
+#[derive(Args, Debug)]
+pub(crate) struct ApproveArgs {
+    /// The batch
+    #[arg(value_name = "ID")]
+    batch_id: String,
+
+    /// Why, for the audit of the batch
+    #[arg(long, default_value = "")]
+    reason: String,
+}
+
+impl ApproveArgs {
+    pub(crate) async fn run(&self, connection: &ConnectionArgs) -> CliResult {
+        validate_id(&self.batch_id)?;
+        let connected = connection.connect().await?;
+        let handle = connected.client.handle(&self.batch_id)?;
+        let steered = handle.because(&self.reason).approve().await?;
+        if told(&self.batch_id, &steered) {
+            output::result(format_args!(
+                "batch \"{}\" goes on with its next stage",
+                self.batch_id
+            ));
+        }
+        connected.close().await?;
+        Ok(Exit::Done)
+    }
+}

@@ -1,0 +1,76 @@
+//! The flags of the commands that start a batch and work for it in the same process: `backfill`, `import`
+//! and `export`.
+
+use std::{net::SocketAddr, time::Duration};
+
+use clap::Args;
+
+use super::{
+    backfill::{Stride, stride},
+    exit::{CliError, CliResult},
+    limits::LimitArgs,
+    pacing::PacingArgs,
+    stages::StageArgs,
+    worker::{listen_address, task_queue},
+};
+use crate::batch::{Batch, validate_id};
+
+#[derive(Args, Debug)]
+pub(super) struct AttendedArgs {
+    /// The id of the batch; the same command with the same id goes on with it [default: made from the database,
+    /// the table and what is done, so that repeating the command is enough]
+    #[arg(long, value_name = "ID")]
+    pub batch_id: Option<String>,
+
+    /// Pages that one activity processes in a row, or auto to choose by how much there is
+    #[arg(long, value_name = "PAGES|auto", default_value = "auto", value_parser = stride, allow_negative_numbers = true)]
+    pub stride: Stride,
+
+    /// Do it again although it is done
+    #[arg(long, conflicts_with = "continues")]
+    pub rerun: bool,
+
+    /// Go on where the batch stood if it failed, stopped or was cancelled, with the limits given here
+    #[arg(long = "continue")]
+    pub continues: bool,
+
+    /// The task queue of the batch [default: one of its own]
+    #[arg(long, value_name = "QUEUE", value_parser = task_queue)]
+    pub task_queue: Option<String>,
+
+    /// How long the command waits for running pages when it is stopped, before it cancels them
+    #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub drain_timeout: Duration,
+
+    /// Serve Prometheus metrics here, for example at 127.0.0.1:9464
+    #[arg(long, value_name = "IP:PORT", value_parser = listen_address)]
+    pub metrics_address: Option<SocketAddr>,
+
+    /// Print JSON: one line per second, and a last one when the batch has ended
+    #[arg(long)]
+    pub json: bool,
+
+    #[command(flatten)]
+    limits: LimitArgs,
+
+    #[command(flatten)]
+    pacing: PacingArgs,
+
+    #[command(flatten)]
+    stages: StageArgs,
+}
+
+impl AttendedArgs {
+    /// The batch, of which only the limits are known. What is wrong with the flags is told here.
+    pub fn nameless(&self, processor: &str) -> CliResult<Batch> {
+        if let Some(id) = &self.batch_id {
+            validate_id(id)?;
+        }
+        if matches!(self.stride, Stride::Pages(0)) {
+            return Err(CliError::usage("--stride is 0; it must be at least 1"));
+        }
+        let batch = Batch::named("nameless", processor, serde_json::Value::Null);
+        let batch = self.limits.apply(self.pacing.apply(batch)?);
+        Ok(self.stages.apply(batch))
+    }
+}

@@ -1,0 +1,248 @@
+//! `backfill`: a migration of a table without writing Rust, with worker and batch in one process.
+
+pub(super) mod identity;
+mod outlook;
+pub(super) mod run;
+pub(super) mod work;
+
+use clap::Args;
+
+use self::{
+    identity::{batch_id, target},
+    outlook::Outlook,
+    run::{Crew, Run},
+    work::WorkArgs,
+};
+use super::{
+    attended::AttendedArgs,
+    connection::ConnectionArgs,
+    connections::DatabaseArgs,
+    dry_run::DryRunArgs,
+    exit::{CliError, CliResult},
+    output::note,
+};
+use crate::{
+    Connections, Database, PageError, SqlBackfill, batch::IfRunning, hooks::Hooks,
+    processor::PageProcessor as _, registry::Registry, sql::LedgerSchema, throttle::Throttles,
+    worker::WorkerError,
+};
+
+#[derive(Args, Debug)]
+pub(crate) struct BackfillCommand {
+    #[command(flatten)]
+    database: DatabaseArgs,
+
+    #[command(flatten)]
+    work: WorkArgs,
+
+    /// Make the tables of the page ledger that --once needs, if they are missing
+    #[arg(long, requires = "once")]
+    create_ledger_tables: bool,
+
+    /// Leave the batch to the workers of --task-queue, started with --allow-sql and the --connection of that
+    /// name, and return when one has accepted it
+    #[arg(long, value_name = "CONNECTION", num_args = 0..=1, default_missing_value = crate::DEFAULT_CONNECTION, requires = "task_queue", conflicts_with = "dev")]
+    detach: Option<String>,
+
+    #[command(flatten)]
+    dry_run: DryRunArgs,
+
+    #[command(flatten)]
+    attended: AttendedArgs,
+
+    #[cfg(feature = "postgres")]
+    #[command(flatten)]
+    throttle: super::throttle::ThrottleArgs,
+}
+
+/// Pages in a row.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Stride {
+    Auto,
+    Pages(u32),
+}
+
+/// The longest that `auto` chooses. A stride is the unit in which work is given to workers.
+const LONGEST_STRIDE: u64 = 50;
+/// Strides for each page in flight that `auto` aims at, so that the last ones end at about the same time.
+const STRIDES_PER_SLOT: u64 = 4;
+
+pub(super) fn stride(text: &str) -> Result<Stride, String> {
+    match text {
+        "auto" => Ok(Stride::Auto),
+        text => {
+            let pages = text.parse().map(Stride::Pages);
+            pages.map_err(|_| "write a number of pages, or auto".to_owned())
+        }
+    }
+}
+
+impl Stride {
+    /// By the rows that there are about.
+    pub(super) fn pages(self, rows: Option<u64>, page_size: u32, slots: u32) -> u32 {
+        let auto = || {
+            let slots = u64::from(slots.max(1)) * STRIDES_PER_SLOT;
+            let pages = rows.unwrap_or_default() / u64::from(page_size.max(1));
+            (pages / slots).clamp(1, LONGEST_STRIDE) as u32
+        };
+        match self {
+            Self::Auto => auto(),
+            Self::Pages(pages) => pages,
+        }
+    }
+}
+
+/// What was refused before anything started is bad usage; the rest may go away by itself.
+pub(super) fn refused(error: &PageError) -> CliError {
+    let told = error.message();
+    match error.is_retryable() {
+        true => CliError::failure(told),
+        false => CliError::usage(told),
+    }
+}
+
+/// The same, with what to do where the ledger has no tables.
+pub(super) fn refused_with_hint(error: &PageError, program: &str) -> CliError {
+    let refused = refused(error);
+    match error.message().contains("tables of the page ledger") {
+        true => refused.hint(format!(
+            "`{program} schema apply` makes them, `{program} schema print` shows the statements; \
+             --create-ledger-tables makes them here"
+        )),
+        false => refused,
+    }
+}
+
+impl BackfillCommand {
+    pub(crate) async fn run(
+        &self,
+        connection: &ConnectionArgs,
+        hooks: &Hooks,
+        throttles: &Throttles,
+        program: &str,
+    ) -> CliResult {
+        // What is wrong with the flags is told before anybody is asked.
+        let batch = self.attended.nameless(SqlBackfill::NAME)?;
+        let options = self.database.options()?;
+        let slots = batch.spec.max_parallelism;
+        let database = Database::connect(&options.clone().pages(slots)).await?;
+        let shown = options.redacted();
+        let done = async {
+            let args = self.work.args(&database).await?;
+            if self.dry_run.is_wanted() {
+                let pages = (batch.spec.page_size, slots);
+                return self
+                    .dry_run
+                    .run(&database, args, pages, self.attended.json)
+                    .await;
+            }
+            let args = match &self.detach {
+                Some(name) => args.connection(name),
+                None => args,
+            };
+            if self.create_ledger_tables {
+                make_ledger_tables(&database).await?;
+            }
+            let connections = Connections::new().with(&args.connection, database.clone());
+            let processor = SqlBackfill::new(connections);
+            let work = processor.check_args(&args).await;
+            let work = work.map_err(|error| refused_with_hint(&error, program))?;
+            let page_size = batch.spec.page_size;
+            let outlook = Outlook::of(&processor, &args, &work, page_size).await?;
+            outlook.tell(&shown);
+            let target = target(&shown);
+            let id = self.attended.batch_id.clone();
+            let id = id.unwrap_or_else(|| batch_id(&target, &args));
+            let queue = self.attended.task_queue.clone();
+            let mut batch = batch
+                .task_queue(queue.unwrap_or_else(|| format!("backfill-{target}-{id}")))
+                .stride(self.attended.stride.pages(outlook.rows, page_size, slots))
+                .rerun(self.attended.rerun)
+                .continues(self.attended.continues)
+                .if_running(IfRunning::Attach);
+            if args.once || args.verify.is_some() {
+                batch = batch.check_at_end(true);
+            }
+            batch.spec.batch_id = id;
+            batch.spec.args = serde_json::to_value(&args)
+                .map_err(|e| CliError::failure(format_args!("the arguments have no JSON: {e}")))?;
+            batch.validate()?;
+            let run = Run {
+                batch,
+                program,
+                json: self.attended.json,
+                drain_timeout: self.attended.drain_timeout,
+            };
+            match self.detach {
+                Some(_) => run.detached(connection).await,
+                None => {
+                    let mut registry = Registry::new();
+                    registry
+                        .register(processor)
+                        .map_err(WorkerError::Register)?;
+                    let crew = Crew {
+                        registry,
+                        hooks: hooks.clone(),
+                        throttles: self.throttles(throttles).await?,
+                        metrics_address: self.attended.metrics_address,
+                        // A page that has begun must not wait for a connection that others have.
+                        max_pages: database.max_connections().saturating_sub(1).max(1),
+                    };
+                    run.attended(connection, crew).await
+                }
+            }
+        };
+        let exit = done.await;
+        database.close().await;
+        exit
+    }
+
+    #[cfg(feature = "postgres")]
+    async fn throttles(&self, of_the_program: &Throttles) -> CliResult<Throttles> {
+        let mut throttles = of_the_program.clone();
+        if let Some(database) = self.throttle.build().await? {
+            let added = throttles.add(database);
+            added.map_err(crate::worker::WorkerError::from)?;
+        }
+        Ok(throttles)
+    }
+
+    #[cfg(not(feature = "postgres"))]
+    #[allow(clippy::unused_async, reason = "it has to ask a database elsewhere")]
+    async fn throttles(&self, of_the_program: &Throttles) -> CliResult<Throttles> {
+        Ok(of_the_program.clone())
+    }
+}
+
+pub(super) async fn make_ledger_tables(database: &Database) -> CliResult<()> {
+    let schema = LedgerSchema::of(database, None).map_err(CliError::usage)?;
+    let there = schema.there().await;
+    let there = there.map_err(|e| CliError::caused("cannot look for the ledger's tables", &e))?;
+    if there.contains(&false) {
+        let made = schema.apply().await;
+        made.map_err(|e| {
+            CliError::failure(format_args!(
+                "cannot make the ledger's tables: {}",
+                e.message()
+            ))
+        })?;
+        note("made the tables of the page ledger");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stride_grows_with_the_table_and_leaves_work_for_all() {
+        let auto = |rows| Stride::Auto.pages(rows, 1_000, 10);
+        assert_eq!(auto(None), 1);
+        assert_eq!(auto(Some(30_000)), 1);
+        assert_eq!(auto(Some(1_000_000)), 25);
+        assert_eq!(auto(Some(1_000_000_000)), 50);
+        assert_eq!(Stride::Auto.pages(Some(10), 0, 0), 2);
+        assert_eq!(Stride::Pages(7).pages(None, 1, 1), 7);
+    }
+}

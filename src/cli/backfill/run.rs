@@ -1,0 +1,248 @@
+//! A backfill from its start to its end, or until it is interrupted.
+
+use std::{future::Future, net::SocketAddr, pin::pin, time::Duration};
+
+use crate::{
+    BatchState,
+    batch::Batch,
+    cli::{
+        connection::ConnectionArgs,
+        exit::{CliError, CliResult, Exit},
+        follow::{Followed, Style, follow},
+        look::Look,
+        output::{self, note},
+        worker::serve,
+    },
+    client::{AcceptError, BatchClient, BatchHandle, ProgressError, StartError},
+    hooks::Hooks,
+    metrics::Metrics,
+    progress::BatchReport,
+    registry::Registry,
+    throttle::Throttles,
+    worker::{RunningWorker, Worker, WorkerError, shutdown_signal},
+};
+
+/// The batch, and how it is told of.
+pub struct Run<'a> {
+    pub batch: Batch,
+    pub program: &'a str,
+    pub json: bool,
+    pub drain_timeout: Duration,
+}
+
+/// What works on it in this process.
+pub struct Crew {
+    /// With the processor of the batch.
+    pub registry: Registry,
+    pub hooks: Hooks,
+    pub throttles: Throttles,
+    pub metrics_address: Option<SocketAddr>,
+    pub max_pages: u32,
+}
+
+impl Run<'_> {
+    /// Starts the batch and leaves it to other workers.
+    pub async fn detached(&self, connection: &ConnectionArgs) -> CliResult {
+        let connected = connection.connect().await?;
+        let client = &connected.client;
+        let exit = async {
+            if let Some(exit) = self.done_already(client).await? {
+                return Ok(exit);
+            }
+            let handle = self.start(client).await?;
+            match handle.accepted().await {
+                Err(refused @ AcceptError::Refused { .. }) => return Err(refused.into()),
+                Err(AcceptError::Unknown(ProgressError::NoWorker { .. })) => note(format_args!(
+                    "no worker answers on task queue \"{0}\"; start one with `{1} worker --task-queue {0} \
+                     --allow-sql --connection NAME=env:VARIABLE`",
+                    self.batch.task_queue, self.program
+                )),
+                Err(AcceptError::Unknown(error)) => note(CliError::from(error)),
+                Ok(()) => {}
+            }
+            let (id, program) = (handle.id(), self.program);
+            match self.json {
+                true => {
+                    output::json(&Look::at(&handle).await?);
+                }
+                false => {
+                    output::result(id);
+                }
+            }
+            note(format_args!(
+                "`{program} watch {id}` follows it, `{program} cancel {id}` ends it"
+            ));
+            Ok(Exit::Done)
+        };
+        let exit = exit.await;
+        connected.close().await?;
+        exit
+    }
+
+    /// Works for the batch until it ends, which somebody else may have started and may work for too.
+    pub async fn attended(&self, connection: &ConnectionArgs, crew: Crew) -> CliResult {
+        let stop = shutdown_signal().map_err(WorkerError::Signals)?;
+        let mut stop = pin!(stop);
+        let metrics = Metrics::new();
+        let _serving = serve(crew.metrics_address, &metrics).await?;
+        let connected = tokio::select! {
+            connected = connection.connect_with(&metrics) => connected?,
+            () = &mut stop => return Ok(Exit::Interrupted),
+        };
+        let exit = self.work(&connected.client, crew, metrics, stop).await;
+        let closed = connected.close().await;
+        let exit = exit?;
+        closed?;
+        Ok(exit)
+    }
+
+    async fn work(
+        &self,
+        client: &BatchClient,
+        crew: Crew,
+        metrics: Metrics,
+        stop: impl Future<Output = ()>,
+    ) -> CliResult {
+        if let Some(exit) = self.done_already(client).await? {
+            return Ok(exit);
+        }
+        let mut worker = Worker::new(client.temporal().clone(), &self.batch.task_queue)
+            .registry(crew.registry)
+            .hooks(crew.hooks)
+            .throttles(crew.throttles)
+            .metrics(metrics)
+            .max_pages(crew.max_pages)
+            .drain_timeout(self.drain_timeout)
+            .start()?;
+        let followed = self.see_through(client, &mut worker, stop).await;
+        match followed {
+            Ok(Some(report)) => {
+                worker.stop().await?;
+                self.tell(*report)
+            }
+            Ok(None) => self.leave(worker).await,
+            Err(error) => {
+                // What is wrong matters more than how the worker ends.
+                let _ = worker.stop().await;
+                Err(error)
+            }
+        }
+    }
+
+    /// `None`: interrupted.
+    async fn see_through(
+        &self,
+        client: &BatchClient,
+        worker: &mut RunningWorker,
+        stop: impl Future<Output = ()>,
+    ) -> CliResult<Option<Box<BatchReport>>> {
+        let handle = self.start(client).await?;
+        note(format_args!("batch \"{}\" runs", handle.id()));
+        let mut stop = pin!(stop);
+        let accepted = tokio::select! {
+            accepted = handle.accepted() => accepted,
+            () = &mut stop => return Ok(None),
+        };
+        match accepted {
+            Err(refused @ AcceptError::Refused { .. }) => return Err(refused.into()),
+            Err(AcceptError::Unknown(ProgressError::NoWorker { .. })) => {
+                note(
+                    "the batch is being prepared; transactions that are older than it are waited for",
+                );
+            }
+            Err(AcceptError::Unknown(error)) => note(CliError::from(error)),
+            Ok(()) => {}
+        }
+        let mut broken = None;
+        let until = async {
+            tokio::select! {
+                ended = worker.ended() => broken = Some(ended),
+                () = stop => {}
+            }
+        };
+        let busy = "the worker is busy";
+        let followed = follow(&handle, Style::new(self.json), busy, until).await;
+        match (followed, broken) {
+            (Followed::Ended(report), _) => Ok(Some(report)),
+            (Followed::Lost(error), _) => Err(error.into()),
+            (Followed::Detached, None) => Ok(None),
+            (Followed::Detached, Some(Err(error))) => Err(error.into()),
+            (Followed::Detached, Some(Ok(()))) => {
+                Err(CliError::failure("the worker ended by itself"))
+            }
+        }
+    }
+
+    fn tell(&self, report: BatchReport) -> CliResult {
+        let exit = Exit::of(&report);
+        let look = Look::ended(report);
+        if self.json {
+            output::json(&look);
+        } else {
+            output::result(look.table());
+            look.hint(self.program);
+        }
+        Ok(exit)
+    }
+
+    /// Interrupted: the pages that run are finished, the batch stays.
+    async fn leave(&self, worker: RunningWorker) -> CliResult {
+        note(format_args!(
+            "interrupted: running pages are finished, for at most {}; a second Ctrl-C stops at once",
+            humantime::format_duration(self.drain_timeout)
+        ));
+        let again = shutdown_signal().map_err(WorkerError::Signals)?;
+        tokio::select! {
+            drained = worker.stop() => drained?,
+            () = again => note("stopped without waiting; pages that ran are run again"),
+        }
+        let (id, program) = (self.batch.id(), self.program);
+        note(format_args!(
+            "batch \"{id}\" stays where it is: the same command goes on with it, `{program} cancel {id}` ends it"
+        ));
+        Ok(Exit::Interrupted)
+    }
+
+    async fn start(&self, client: &BatchClient) -> CliResult<BatchHandle> {
+        client.start(&self.batch).await.map_err(|error| {
+            let hint = match &error {
+                StartError::RunsDifferently { .. } => {
+                    "the database, the table or the work is another one; --batch-id names another batch"
+                }
+                StartError::AlreadyEnded {
+                    state: BatchState::Failed | BatchState::Cancelled,
+                    ..
+                } => "--continue goes on where it stood, --rerun does everything again",
+                StartError::AlreadyEnded { .. } => "--rerun does everything again",
+                _ => return error.into(),
+            };
+            CliError::from(error).hint(hint)
+        })
+    }
+
+    /// A batch that has come to its end is told of, and not run again.
+    async fn done_already(&self, client: &BatchClient) -> CliResult<Option<Exit>> {
+        let batch = &self.batch;
+        if batch.rerun || batch.continues {
+            return Ok(None);
+        }
+        let handle = client.handle(batch.id())?;
+        match handle.state().await {
+            Ok(BatchState::Completed) => {}
+            Ok(_) | Err(ProgressError::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        }
+        let id = batch.id();
+        if let Some(differs) = client.differs(batch).await? {
+            return Err(CliError::failure(format_args!(
+                "a batch \"{id}\" has ended already and is not the same: {differs}"
+            ))
+            .hint("--batch-id names another batch, --rerun uses the id again"));
+        }
+        let report = handle.result().await?;
+        note(format_args!(
+            "batch \"{id}\" is done already, and nothing is done twice; --rerun does it again"
+        ));
+        self.tell(report).map(Some)
+    }
+}

@@ -1,0 +1,385 @@
+//! `import`: the records of a file into a table, with worker and batch in one process.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+
+use super::{
+    attended::AttendedArgs,
+    backfill::{
+        identity::{short, target},
+        make_ledger_tables, refused_with_hint,
+        run::{Crew, Run},
+    },
+    connection::ConnectionArgs,
+    connections::DatabaseArgs,
+    exit::{CliError, CliResult},
+    output::{note, number},
+};
+use crate::{
+    Connections, DEFAULT_CONNECTION, Database, ImportArgs, ImportFile, OnConflict, SqlImport,
+    batch::IfRunning,
+    files::{CsvFormat, CsvSource, Header, JsonLinesSource, SourceFile},
+    hooks::Hooks,
+    processor::PageProcessor as _,
+    registry::Registry,
+    throttle::Throttles,
+    worker::WorkerError,
+};
+
+#[derive(Args, Debug)]
+pub(crate) struct ImportCommand {
+    /// The file of records
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+
+    /// The table, also as schema.table
+    #[arg(long, value_name = "TABLE")]
+    table: String,
+
+    #[command(flatten)]
+    database: DatabaseArgs,
+
+    #[command(flatten)]
+    reading: ReadingArgs,
+
+    /// The columns to fill; without a header, the columns of the file in their order [default: those of the file]
+    #[arg(long, value_name = "COLUMN,..", value_delimiter = ',')]
+    columns: Option<Vec<String>>,
+
+    /// A field of the file that goes to a column of another name; can be given again
+    #[arg(long, value_name = "FIELD=COLUMN", value_parser = pair)]
+    map: Vec<(String, String)>,
+
+    /// What stands for NULL in a CSV file [default: an empty field]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        default_value = "",
+        hide_default_value = true,
+        allow_hyphen_values = true
+    )]
+    null: String,
+
+    /// What happens to a record whose key is in the table: fail (a dead letter), nothing, or update with the
+    /// columns of the key
+    #[arg(long, value_name = "fail|nothing|update:COLUMN,..", default_value = "fail", value_parser = on_conflict)]
+    on_conflict: OnConflict,
+
+    /// Do not keep which pages are applied: a page that is tried again doubles its rows, unless keys prevent it
+    #[arg(long, conflicts_with = "create_ledger_tables")]
+    no_once: bool,
+
+    /// Make the tables of the page ledger, if they are missing
+    #[arg(long)]
+    create_ledger_tables: bool,
+
+    #[command(flatten)]
+    attended: AttendedArgs,
+}
+
+/// How a file is read.
+#[derive(Args, Debug)]
+struct ReadingArgs {
+    /// How the file is written [default: by its name: .jsonl, .ndjson or CSV]
+    #[arg(long, value_name = "FORMAT")]
+    format: Option<Format>,
+
+    /// The first record is data; --columns says what the columns of the file are
+    #[arg(long, requires = "columns")]
+    no_header: bool,
+
+    /// What stands between two CSV fields: a character, or tab [default: by the name: tab in .tsv, else a comma]
+    #[arg(long, value_name = "CHARACTER", value_parser = character)]
+    delimiter: Option<char>,
+
+    /// What may stand around a CSV field: a character, or none
+    #[arg(long, value_name = "CHARACTER|none", default_value = "\"", value_parser = quote)]
+    quote: Quote,
+
+    /// What stands before a quote in a quoted CSV field [default: another quote]
+    #[arg(long, value_name = "CHARACTER", value_parser = character)]
+    escape: Option<char>,
+
+    /// Most bytes of a record; a longer one is given up
+    #[arg(long, value_name = "BYTES")]
+    max_record_bytes: Option<u64>,
+
+    /// Records may be appended meanwhile; those that are there at the start are imported
+    #[arg(long)]
+    may_grow: bool,
+
+    /// Decompress a gzip file into this folder first
+    #[arg(long, value_name = "FOLDER")]
+    spool: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, ValueEnum)]
+enum Format {
+    Csv,
+    Jsonl,
+}
+
+/// A quote, or that there is none.
+#[derive(Clone, Copy, Debug)]
+struct Quote(Option<char>);
+
+fn character(text: &str) -> Result<char, String> {
+    let mut chars = text.chars();
+    match (text, chars.next(), chars.next()) {
+        ("tab" | "\\t", _, _) => Ok('\t'),
+        (_, Some(c), None) => Ok(c),
+        _ => Err("write one character, or tab".to_owned()),
+    }
+}
+
+fn quote(text: &str) -> Result<Quote, String> {
+    match text {
+        "none" => Ok(Quote(None)),
+        text => character(text)
+            .map(|c| Quote(Some(c)))
+            .map_err(|_| "write one character, or none".to_owned()),
+    }
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((field, column)) if !field.is_empty() && !column.is_empty() => {
+            Ok((field.to_owned(), column.to_owned()))
+        }
+        _ => Err("write FIELD=COLUMN".to_owned()),
+    }
+}
+
+fn on_conflict(text: &str) -> Result<OnConflict, String> {
+    match text.split_once(':') {
+        None if text == "fail" => Ok(OnConflict::Fail),
+        None if text == "nothing" => Ok(OnConflict::Nothing),
+        Some(("update", key)) if !key.is_empty() => {
+            let key = key.split(',').map(str::to_owned).collect();
+            Ok(OnConflict::Update(key))
+        }
+        _ => Err("write fail, nothing, or update: and the columns of a unique key".to_owned()),
+    }
+}
+
+impl ReadingArgs {
+    fn file(&self, path: &Path, columns: Option<&[String]>) -> CliResult<ImportFile> {
+        let mut file = SourceFile::new(path);
+        file.may_grow = self.may_grow;
+        file.spool.clone_from(&self.spool);
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let name = name.to_ascii_lowercase();
+        let name = name.strip_suffix(".gz").unwrap_or(&name);
+        let by_name = match Path::new(name).extension().and_then(|e| e.to_str()) {
+            Some("jsonl" | "ndjson") => Format::Jsonl,
+            _ => Format::Csv,
+        };
+        if self.format.unwrap_or(by_name) == Format::Jsonl {
+            let of_csv = [
+                (self.no_header, "--no-header"),
+                (self.delimiter.is_some(), "--delimiter"),
+                (self.escape.is_some(), "--escape"),
+            ];
+            if let Some((_, flag)) = of_csv.iter().find(|(given, _)| *given) {
+                return Err(CliError::usage(format_args!(
+                    "{flag} is about CSV files, and this one is JSON Lines"
+                )));
+            }
+            let mut source = JsonLinesSource::new(path);
+            source.file = file;
+            if let Some(bytes) = self.max_record_bytes {
+                source.max_record_bytes = bytes;
+            }
+            return Ok(source.into());
+        }
+        let mut format = CsvFormat {
+            delimiter: self.delimiter.unwrap_or(match name.ends_with(".tsv") {
+                true => '\t',
+                false => ',',
+            }),
+            quote: self.quote.0,
+            escape: self.escape,
+            ..CsvFormat::default()
+        };
+        if let Some(bytes) = self.max_record_bytes {
+            format.max_record_bytes = bytes;
+        }
+        if let (true, Some(columns)) = (self.no_header, columns) {
+            format.header = Header::Names(columns.to_vec());
+        }
+        format.validate().map_err(CliError::usage)?;
+        Ok(CsvSource { file, format }.into())
+    }
+}
+
+impl ImportCommand {
+    pub(crate) async fn run(
+        &self,
+        connection: &ConnectionArgs,
+        hooks: &Hooks,
+        throttles: &Throttles,
+        program: &str,
+    ) -> CliResult {
+        // What is wrong with the flags is told before anybody is asked.
+        let batch = self.attended.nameless(SqlImport::NAME)?;
+        let args = self.args()?;
+        let options = self.database.options()?;
+        let slots = batch.spec.max_parallelism;
+        let database = Database::connect(&options.clone().pages(slots)).await?;
+        let shown = options.redacted();
+        let done = async {
+            if self.create_ledger_tables {
+                make_ledger_tables(&database).await?;
+            }
+            let connections = Connections::new().with(DEFAULT_CONNECTION, database.clone());
+            let processor = SqlImport::new(connections);
+            let refused = |error| refused_with_hint(&error, program);
+            let prepared = processor.prepare(args.clone()).await.map_err(refused)?;
+            let records = processor.size_hint(&prepared).await.map_err(refused)?;
+            self.tell(&shown, &database, &prepared, records);
+            let target = target(&shown);
+            let id = self.attended.batch_id.clone();
+            let id = id.unwrap_or_else(|| batch_id(&target, &args));
+            let page_size = batch.spec.page_size;
+            let queue = self.attended.task_queue.clone();
+            let mut batch = batch
+                .task_queue(queue.unwrap_or_else(|| format!("import-{target}-{id}")))
+                .stride(self.attended.stride.pages(records, page_size, slots))
+                .rerun(self.attended.rerun)
+                .continues(self.attended.continues)
+                .if_running(IfRunning::Attach);
+            batch.spec.batch_id = id;
+            // With the file as it is now: another one is not what the batch of this id began with.
+            let args = ImportArgs {
+                file: prepared.file,
+                fields: prepared.fields,
+                ..args
+            };
+            batch.spec.args = serde_json::to_value(&args)
+                .map_err(|e| CliError::failure(format_args!("the arguments have no JSON: {e}")))?;
+            batch.validate()?;
+            let run = Run {
+                batch,
+                program,
+                json: self.attended.json,
+                drain_timeout: self.attended.drain_timeout,
+            };
+            let mut registry = Registry::new();
+            registry
+                .register(processor)
+                .map_err(WorkerError::Register)?;
+            let crew = Crew {
+                registry,
+                hooks: hooks.clone(),
+                throttles: throttles.clone(),
+                metrics_address: self.attended.metrics_address,
+                // A page that has begun must not wait for a connection that others have.
+                max_pages: database.max_connections().saturating_sub(1).max(1),
+            };
+            run.attended(connection, crew).await
+        };
+        let exit = done.await;
+        database.close().await;
+        exit
+    }
+
+    fn args(&self) -> CliResult<ImportArgs> {
+        let path = std::path::absolute(&self.file);
+        let path = path.map_err(|e| CliError::caused("this is no path", &e))?;
+        let file = self.reading.file(&path, self.columns.as_deref())?;
+        let mut args = ImportArgs::new(file, &self.table)
+            .null(&self.null)
+            .on_conflict(self.on_conflict.clone())
+            .once(!self.no_once);
+        if let (Some(columns), false) = (&self.columns, self.reading.no_header) {
+            args = args.columns(columns);
+        }
+        for (field, column) in &self.map {
+            args = args.map(field, column);
+        }
+        Ok(args)
+    }
+
+    /// What is about to happen, for the person who starts it.
+    fn tell(&self, shown: &str, database: &Database, args: &ImportArgs, records: Option<u64>) {
+        let line = |what: &str, text: &str| note(format_args!("{what:<11}{text}"));
+        line("database", shown);
+        line("file", &self.file.display().to_string());
+        let about =
+            records.map_or_else(|| "unknown".to_owned(), |n| format!("about {}", number(n)));
+        line("records", &about);
+        let table = format!("{} in {}", self.table, database.system());
+        line("table", &table);
+        line("columns", &args.assignments().join(", "));
+        let once = match args.once {
+            true => "each page exactly once, recorded in the page ledger",
+            false => "each page at least once; one whose worker is lost is done again",
+        };
+        line("commits", once);
+    }
+}
+
+/// The id of the batch that puts this file into that table.
+fn batch_id(target: &str, args: &ImportArgs) -> String {
+    let plain = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+    let table: String = args.table.chars().filter(plain).take(60).collect();
+    let work = serde_json::json!([target, args]);
+    format!("import-{table}-{}", short(&work))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reading(format: Option<Format>) -> ReadingArgs {
+        ReadingArgs {
+            format,
+            no_header: false,
+            delimiter: None,
+            quote: Quote(Some('"')),
+            escape: None,
+            max_record_bytes: None,
+            may_grow: false,
+            spool: None,
+        }
+    }
+
+    #[test]
+    fn a_file_is_read_by_its_name_unless_told() {
+        let delimiter = |name: &str| match reading(None).file(Path::new(name), None).ok()? {
+            ImportFile::Csv(source) => Some(source.format.delimiter),
+            ImportFile::JsonLines(_) => None,
+        };
+        assert_eq!(delimiter("a.csv"), Some(','));
+        assert_eq!(delimiter("a.TSV.gz"), Some('\t'));
+        assert_eq!(delimiter("a.b.ndjson"), None);
+        assert_eq!(delimiter("a.jsonl.gz"), None);
+        let told = reading(Some(Format::Csv)).file(Path::new("a.jsonl"), None);
+        assert!(matches!(told, Ok(ImportFile::Csv(_))));
+    }
+
+    #[test]
+    fn flags_of_other_formats_and_odd_values_are_refused() {
+        let mut wrong = reading(None);
+        wrong.delimiter = Some(';');
+        assert!(wrong.file(Path::new("a.jsonl"), None).is_err());
+        for bad in ["", "update", "update:", "replace"] {
+            assert!(on_conflict(bad).is_err(), "{bad}");
+        }
+        let key = OnConflict::Update(vec!["a".to_owned(), "b".to_owned()]);
+        assert_eq!(on_conflict("update:a,b"), Ok(key));
+        assert_eq!(character("tab"), Ok('\t'));
+        assert!(character("ab").is_err() && pair("a").is_err() && pair("=b").is_err());
+    }
+
+    #[test]
+    fn the_same_file_into_the_same_table_has_the_same_id() {
+        let args = |path: &str| ImportArgs::new(CsvSource::new(path), "shop.users");
+        let id = batch_id("db", &args("/a.csv"));
+        assert!(id.starts_with("import-shop.users-"), "{id}");
+        assert_eq!(id, batch_id("db", &args("/a.csv")));
+        assert_ne!(id, batch_id("db", &args("/b.csv")));
+        assert_ne!(id, batch_id("other", &args("/a.csv")));
+    }
+}

@@ -1,0 +1,58 @@
+//! What is wrong with a whole file.
+
+use std::{io, path::PathBuf};
+
+use crate::error::PageError;
+
+/// A file cannot be read, or not by this worker, or is not what it was.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FileError {
+    /// Another worker may have it.
+    #[error("this worker has no file {path}; it must be at the same path on every worker")]
+    NotHere { path: PathBuf },
+    #[error("{path} cannot be read: {source}")]
+    NotReadable { path: PathBuf, source: io::Error },
+    #[error("{path:?} is no regular file; only those can be read from the middle")]
+    NotAFile { path: PathBuf },
+    #[error("{path:?} is not the file that the batch began with: {what}")]
+    Changed { path: PathBuf, what: &'static str },
+    #[error(
+        "{path:?} is compressed with {with}, so it cannot be read from the middle; decompress it{advice}"
+    )]
+    Compressed {
+        path: PathBuf,
+        with: &'static str,
+        advice: &'static str,
+    },
+    #[error("{path:?} is UTF-16; convert it first, with `iconv -f UTF-16 -t UTF-8`")]
+    Utf16 { path: PathBuf },
+    #[error("{path} cannot be decompressed to {to}: {source}")]
+    NotSpooled {
+        path: PathBuf,
+        to: PathBuf,
+        source: io::Error,
+    },
+    #[error("the header of {path} cannot be read: {what}")]
+    BadHeader { path: PathBuf, what: String },
+}
+
+impl FileError {
+    /// What becomes of a page, or of the start of a batch, that meets it.
+    pub fn into_page_error(self) -> PageError {
+        let (error_type, retryable) = match &self {
+            Self::NotHere { .. } => ("FileNotHere", true),
+            Self::NotReadable { .. } => ("FileNotReadable", true),
+            Self::NotAFile { .. } => ("NotAFile", false),
+            Self::Changed { .. } => ("FileChanged", true),
+            Self::Compressed { .. } => ("CompressedFile", false),
+            Self::Utf16 { .. } => ("Utf16File", false),
+            Self::NotSpooled { .. } => ("FileNotSpooled", true),
+            Self::BadHeader { .. } => ("BadHeader", false),
+        };
+        if retryable {
+            PageError::retryable(self).with_type(error_type)
+        } else {
+            PageError::non_retryable(error_type, self)
+        }
+    }
+}

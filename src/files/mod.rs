@@ -1,0 +1,105 @@
+//! Files of records: CSV and JSON Lines as sources of a batch, and files as its result.
+//!
+//! A [`CsvSource`] or a [`JsonLinesSource`] is part of the arguments of a batch: it names a file and says how
+//! to read it. Its pages begin at byte offsets, so that a page at the end of a file costs as much as one at
+//! its beginning.
+//!
+//! ```
+//! use async_trait::async_trait;
+//! use serde::{Deserialize, Serialize};
+//! use temporal_batch::files::{CsvSource, FilePosition, FileRecord};
+//! use temporal_batch::{Page, PageContext, PageError, PageProcessor, PageReport, SkipAhead};
+//!
+//! #[derive(Deserialize)]
+//! struct User {
+//!     id: u64,
+//!     email: String,
+//! }
+//!
+//! struct Invite; // with a client of the API
+//!
+//! #[async_trait]
+//! impl PageProcessor for Invite {
+//!     const NAME: &'static str = "invite";
+//!     type Args = CsvSource;
+//!     type Cursor = FilePosition;
+//!     type Item = FileRecord<User>;
+//!
+//!     // Fixes which file it is, so that a change is noticed.
+//!     async fn prepare(&self, source: CsvSource) -> Result<CsvSource, PageError> {
+//!         source.prepare().await
+//!     }
+//!
+//!     async fn fetch(&self, ctx: &PageContext<Self>) -> Result<Page<FilePosition, FileRecord<User>>, PageError> {
+//!         ctx.args().fetch(ctx).await
+//!     }
+//!
+//!     async fn process(&self, ctx: &PageContext<Self>, users: Vec<FileRecord<User>>) -> Result<PageReport, PageError> {
+//!         let mut report = PageReport::all_processed();
+//!         for (position, record) in users.into_iter().enumerate() {
+//!             // A record that is no `User` is given up, and the page goes on.
+//!             let Some(user) = record.or_fail(position, &mut report) else { continue };
+//!             let key = ctx.item_key(user.id); // the API knows by it what it has done already
+//!             println!("POST /invitations {} {key}", user.email);
+//!         }
+//!         Ok(report)
+//!     }
+//!
+//!     async fn skip_ahead(&self, ctx: &PageContext<Self>, pages: u32) -> Result<SkipAhead<FilePosition>, PageError> {
+//!         ctx.args().skip_ahead(ctx, pages).await
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let file = tempfile::NamedTempFile::new()?;
+//! std::fs::write(file.path(), "id,email\n1,ann@example.org\nx,bob@example.org\n")?;
+//!
+//! let run = temporal_batch::testing::run_page(&Invite, CsvSource::new(file.path()), None).await;
+//! let counts = run.map_err(|e| e.to_string())?.counts;
+//! assert_eq!((counts.processed, counts.failed), (1, 1));
+//! # Ok(())
+//! # }
+//! ```
+
+mod bad_record;
+mod compression;
+mod concatenate;
+mod csv_format;
+mod csv_scanner;
+mod csv_source;
+mod error;
+mod fingerprint;
+mod json_lines;
+mod manifest;
+mod part_chain;
+mod part_format;
+mod position;
+mod reading;
+mod record;
+mod sink;
+mod sink_directory;
+mod sink_error;
+mod sink_finish;
+mod source_file;
+mod spool;
+
+pub use bad_record::BadRecord;
+pub use concatenate::concatenate;
+pub use csv_format::{CsvFormat, Header, InvalidCsvFormat};
+pub use csv_source::CsvSource;
+pub use fingerprint::Fingerprint;
+pub use json_lines::JsonLinesSource;
+pub use manifest::{BadPart, Manifest, ManifestFile, ManifestPart};
+pub use part_format::PartFormat;
+pub use position::FilePosition;
+pub use record::FileRecord;
+pub use sink::PartSink;
+pub use sink_error::SinkError;
+pub use source_file::SourceFile;
+
+#[cfg(feature = "cli")]
+#[allow(unused_imports, reason = "for `export`, which needs a database")]
+pub(crate) use sink_directory::{Standing, standing};
+#[allow(unused_imports, reason = "for `import`, which needs a database")]
+pub(crate) use {csv_scanner::Fields, csv_source::strings};

@@ -1,0 +1,187 @@
+//! Which file, and whether it is still that one.
+
+use std::{
+    fs::{File, Metadata},
+    io::Read,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Fingerprint,
+    compression::{Beginning, MAGIC},
+    error::FileError,
+    fingerprint::Identity,
+    spool,
+};
+
+/// Which file a source reads: part of the arguments of a batch.
+///
+/// A file is on one machine. Every worker that may get a page must have it at the same path, unchanged, with
+/// the same time of last change (a shared folder, `cp -p`, `rsync -t`); a worker without it, or with another
+/// one, fails the page with the retryable error `FileNotHere` or `FileChanged`, which uses up no attempts, and
+/// reads nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceFile {
+    /// Where it is. Preparing makes the path absolute.
+    pub path: PathBuf,
+    /// Records may be appended while the batch runs. Those that are there at the start are processed; the
+    /// last line only if it had its line end.
+    #[serde(default)]
+    pub may_grow: bool,
+    /// A folder that a gzip file is decompressed into when the batch is prepared. Without one such a file is
+    /// refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spool: Option<PathBuf>,
+    /// What the file was when the batch was prepared. Without it changes are not noticed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<Fingerprint>,
+}
+
+impl SourceFile {
+    /// The file at a path. It need not exist yet.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            may_grow: false,
+            spool: None,
+            fingerprint: None,
+        }
+    }
+
+    /// Fixes which file it is; decompresses it where that is asked for.
+    pub(crate) fn prepared(mut self) -> Result<Self, FileError> {
+        if self.fingerprint.is_some() {
+            self.open()?;
+            return Ok(self);
+        }
+        let path = std::fs::canonicalize(&self.path);
+        self.path = path.map_err(|e| unreadable(&self.path, e))?;
+        if let Some(folder) = &self.spool {
+            let (handle, _) = regular_file(&self.path)?;
+            if beginning(&self.path, &handle)? == Beginning::Gzip {
+                self.path = spool::decompress(&self.path, &handle, folder)?;
+            }
+        }
+        let file = self.open()?;
+        let fingerprint = Fingerprint::of(&self.path, &file.handle);
+        self.fingerprint = Some(fingerprint.map_err(|e| file.not_readable(e))?);
+        Ok(self)
+    }
+
+    /// Opens the file and sees to it that it is the right one.
+    pub(crate) fn open(&self) -> Result<OpenFile, FileError> {
+        let (handle, metadata) = regular_file(&self.path)?;
+        let mut size = metadata.len();
+        if let Some(fingerprint) = &self.fingerprint {
+            let difference = fingerprint.difference(&self.path, &handle, self.may_grow);
+            if let Some(what) = difference.map_err(|e| unreadable(&self.path, e))? {
+                let path = self.path.clone();
+                return Err(FileError::Changed { path, what });
+            }
+            size = fingerprint.size;
+        }
+        let path = self.path.clone();
+        let text = match beginning(&path, &handle)? {
+            Beginning::Text { skip } => skip,
+            Beginning::Utf16 => return Err(FileError::Utf16 { path }),
+            Beginning::Gzip => {
+                return Err(FileError::Compressed {
+                    path,
+                    with: "gzip",
+                    advice: ", or name a folder to decompress it into (a spool)",
+                });
+            }
+            Beginning::Other(with) => {
+                return Err(FileError::Compressed {
+                    path,
+                    with,
+                    advice: "",
+                });
+            }
+        };
+        Ok(OpenFile {
+            identity: Identity::of(&path, &metadata),
+            path,
+            handle: Arc::new(handle),
+            size,
+            text,
+            may_grow: self.may_grow,
+        })
+    }
+}
+
+/// A file that is open and is the right one.
+pub(crate) struct OpenFile {
+    path: PathBuf,
+    pub(super) handle: Arc<File>,
+    /// Nothing after this is read.
+    pub(super) size: u64,
+    /// Where its text begins, after a byte order mark.
+    pub(super) text: u64,
+    pub(super) may_grow: bool,
+    identity: Identity,
+}
+
+impl OpenFile {
+    /// Refuses what was read while somebody wrote to the file.
+    pub(super) fn still_the_same(&self) -> Result<(), FileError> {
+        let metadata = self.handle.metadata().map_err(|e| self.not_readable(e))?;
+        if !self.may_grow && Identity::of(&self.path, &metadata) != self.identity {
+            return Err(self.changed("it was written to since"));
+        }
+        Ok(())
+    }
+
+    pub(super) fn changed(&self, what: &'static str) -> FileError {
+        let path = self.path.clone();
+        FileError::Changed { path, what }
+    }
+
+    pub(super) fn not_readable(&self, source: std::io::Error) -> FileError {
+        unreadable(&self.path, source)
+    }
+
+    pub(super) fn bad_header(&self, what: impl Into<String>) -> FileError {
+        FileError::BadHeader {
+            path: self.path.clone(),
+            what: what.into(),
+        }
+    }
+}
+
+fn unreadable(path: &Path, source: std::io::Error) -> FileError {
+    let path = path.to_owned();
+    match source.kind() {
+        std::io::ErrorKind::NotFound => FileError::NotHere { path },
+        _ => FileError::NotReadable { path, source },
+    }
+}
+
+fn regular_file(path: &Path) -> Result<(File, Metadata), FileError> {
+    // Before it is opened, which would wait for the writer of a pipe.
+    let metadata = std::fs::metadata(path).map_err(|e| unreadable(path, e))?;
+    if !metadata.is_file() {
+        let path = path.to_owned();
+        return Err(FileError::NotAFile { path });
+    }
+    let open = || {
+        let file = File::open(path)?;
+        let metadata = file.metadata()?;
+        Ok((file, metadata))
+    };
+    open().map_err(|e| unreadable(path, e))
+}
+
+fn beginning(path: &Path, mut handle: &File) -> Result<Beginning, FileError> {
+    use std::io::{Seek, SeekFrom};
+    let mut first = Vec::new();
+    let mut read = || {
+        handle.seek(SeekFrom::Start(0))?;
+        handle.take(MAGIC as u64).read_to_end(&mut first)
+    };
+    read().map_err(|e| unreadable(path, e))?;
+    Ok(Beginning::of(&first))
+}

@@ -1,0 +1,246 @@
+//! What a backfill does, as it is stored with its batch.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::InvalidBackfill;
+use crate::sql::{DEFAULT_CONNECTION, Key, TableSpec};
+
+/// What a `SqlBackfill` does: to which rows, and what is done to them. The arguments of
+/// its batch, so they are stored in histories: no secrets, and at most 4 KiB of JSON.
+///
+/// As JSON every field but `table`, `key` and one of `set` and `statements` can be left out:
+///
+/// ```json
+/// {"table": "users", "key": ["id"], "filter": "email IS NOT NULL",
+///  "set": [{"column": "email", "expression": "lower(email)"}], "once": true}
+/// ```
+///
+/// | field | default |
+/// |---|---|
+/// | `connection` | `default` |
+/// | `filter` | every row |
+/// | `set`, `statements` | none; exactly one of them is needed |
+/// | `once` | `false`: at least once |
+/// | `high_water_mark` | `at_start` |
+/// | `rewrite_unchanged` | `false` |
+/// | `statement_timeout` | 30 s |
+/// | `lock_timeout` | 5 s |
+/// | `allow_slow_pages` | `false` |
+/// | `exact_count` | `false` |
+/// | `verify` | nothing is verified |
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct BackfillArgs {
+    /// The connection of the worker, by its name. A batch never carries a URL.
+    #[serde(default = "default_connection")]
+    pub connection: String,
+    /// Which rows.
+    #[serde(flatten)]
+    pub table: TableSpec,
+    /// The columns that are set, and to what.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub set: Vec<Assignment>,
+    /// Instead of `set`: statements that run in one transaction for each page, with `{range}` where the
+    /// condition for the rows of the page belongs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub statements: Vec<String>,
+    /// Whether a page's changes and the record that it was applied commit together.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub once: bool,
+    /// Where the batch ends in a table that grows.
+    #[serde(default, skip_serializing_if = "HighWaterMark::is_default")]
+    pub high_water_mark: HighWaterMark,
+    /// Whether `set` also writes rows that have their new values already.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub rewrite_unchanged: bool,
+    /// How long one statement may take.
+    #[serde(default = "statement_timeout", with = "millis")]
+    pub statement_timeout: Duration,
+    /// How long a statement may wait for a lock.
+    #[serde(default = "lock_timeout", with = "millis")]
+    pub lock_timeout: Duration,
+    /// Whether pages may be read by a plan that scans or sorts the table.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub allow_slow_pages: bool,
+    /// Whether the rows are counted before the start, instead of estimated.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub exact_count: bool,
+    /// A query that says whether a range of rows is as it should be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify: Option<String>,
+}
+
+/// A column and what it is set to: `column = expression`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Assignment {
+    /// The name of the column as the database knows it, without quotes.
+    pub column: String,
+    /// An expression of the database.
+    pub expression: String,
+}
+
+/// The last key that a batch goes to, so that it ends in a table that grows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum HighWaterMark {
+    /// The highest key that there is when the batch starts.
+    #[default]
+    AtStart,
+    /// This key; what [`AtStart`](Self::AtStart) becomes when the batch starts.
+    At(Key),
+    /// There were no rows when the batch started.
+    NoRows,
+    /// None: the batch goes on while it finds rows.
+    Off,
+}
+
+impl HighWaterMark {
+    fn is_default(&self) -> bool {
+        *self == Self::AtStart
+    }
+}
+
+fn default_connection() -> String {
+    DEFAULT_CONNECTION.to_owned()
+}
+
+fn statement_timeout() -> Duration {
+    Duration::from_secs(30)
+}
+
+fn lock_timeout() -> Duration {
+    Duration::from_secs(5)
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+/// Durations as numbers of milliseconds.
+mod millis {
+    use std::time::Duration;
+
+    use serde::{Deserialize, Deserializer, Serializer};
+
+    pub fn serialize<S: Serializer>(duration: &Duration, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u64(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Duration, D::Error> {
+        u64::deserialize(from).map(Duration::from_millis)
+    }
+}
+
+/// # Construct
+impl BackfillArgs {
+    /// A backfill of these rows that does nothing yet.
+    pub fn of(table: TableSpec) -> Self {
+        Self {
+            connection: default_connection(),
+            table,
+            set: Vec::new(),
+            statements: Vec::new(),
+            once: false,
+            high_water_mark: HighWaterMark::default(),
+            rewrite_unchanged: false,
+            statement_timeout: statement_timeout(),
+            lock_timeout: lock_timeout(),
+            allow_slow_pages: false,
+            exact_count: false,
+            verify: None,
+        }
+    }
+
+    /// In the database of this connection of the worker.
+    pub fn connection(mut self, name: impl Into<String>) -> Self {
+        self.connection = name.into();
+        self
+    }
+
+    /// Sets a column to an expression of the database; can be called again for other columns.
+    pub fn set(mut self, column: impl Into<String>, expression: impl Into<String>) -> Self {
+        self.set.push(Assignment {
+            column: column.into(),
+            expression: expression.into(),
+        });
+        self
+    }
+
+    /// Runs a statement for each page, with `{range}` where the condition for its rows belongs; can be called
+    /// again for statements that follow in the same transaction.
+    pub fn statement(mut self, statement: impl Into<String>) -> Self {
+        self.statements.push(statement.into());
+        self
+    }
+
+    /// Whether a page's changes and the record that it was applied commit together. Needs the tables of the
+    /// [ledger](crate::SqlLedger) in the database.
+    pub fn once(mut self, once: bool) -> Self {
+        self.once = once;
+        self
+    }
+
+    /// Where the batch ends in a table that grows.
+    pub fn high_water_mark(mut self, mark: HighWaterMark) -> Self {
+        self.high_water_mark = mark;
+        self
+    }
+
+    /// Whether [`set`](Self::set) also writes rows that have their new values already.
+    pub fn rewrite_unchanged(mut self, rewrite: bool) -> Self {
+        self.rewrite_unchanged = rewrite;
+        self
+    }
+
+    /// How long one statement may take. Not in SQLite.
+    pub fn statement_timeout(mut self, timeout: Duration) -> Self {
+        self.statement_timeout = timeout;
+        self
+    }
+
+    /// How long a statement may wait for a lock.
+    pub fn lock_timeout(mut self, timeout: Duration) -> Self {
+        self.lock_timeout = timeout;
+        self
+    }
+
+    /// Whether pages may be read by a plan that scans or sorts the table.
+    pub fn allow_slow_pages(mut self, allow: bool) -> Self {
+        self.allow_slow_pages = allow;
+        self
+    }
+
+    /// Whether the rows are counted before the start, instead of estimated from statistics.
+    pub fn exact_count(mut self, exact: bool) -> Self {
+        self.exact_count = exact;
+        self
+    }
+
+    /// A query that says whether a range of rows is as it should be.
+    pub fn verify(mut self, query: impl Into<String>) -> Self {
+        self.verify = Some(query.into());
+        self
+    }
+}
+
+/// The longest that a statement may take or wait: a page ends after 15 min.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(600);
+
+/// # Check
+impl BackfillArgs {
+    pub(super) fn check_timeouts(&self) -> Result<(), InvalidBackfill> {
+        let timeouts = [
+            ("the statement timeout", self.statement_timeout),
+            ("the lock timeout", self.lock_timeout),
+        ];
+        for (what, given) in timeouts {
+            if given < Duration::from_millis(1) || given > LONGEST_TIMEOUT {
+                return Err(InvalidBackfill::Timeout { what, given });
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,27 @@
+//! Changing the rows of a table, page by page, with the database's own statements.
+//!
+//! ```text
+//!   BackfillArgs ---> tokens: assignment, statement ---> Work ---> SqlBackfill
+//!                                                          |            |
+//!                                             Table, set (UPDATE)   session (timeouts)
+//! ```
+
+mod args;
+mod assignment;
+mod error;
+mod processor;
+mod session;
+mod set;
+mod statement;
+pub(super) mod tokens;
+mod work;
+
+pub(crate) use self::work::Work;
+#[cfg(feature = "cli")]
+pub(crate) use self::{
+    assignment::parse as parse_assignments, statement::split as split_statements, tokens::Syntax,
+};
+pub use args::{Assignment, BackfillArgs, HighWaterMark};
+pub use error::InvalidBackfill;
+pub use processor::SqlBackfill;
+pub(super) use session::Session;

@@ -1,0 +1,93 @@
+//! How long statements take and wait, in the words of each database.
+
+use std::time::Duration;
+
+#[cfg(feature = "mysql")]
+use sqlx::Row as _;
+
+use super::args::BackfillArgs;
+use crate::sql::dialect::Dialect;
+
+/// A database in which pages of a backfill run.
+pub trait Session: Dialect {
+    /// What goes before a statement to be told how it would run.
+    const EXPLAIN: &'static str;
+
+    /// A step of the plan, for people.
+    fn plan_line(row: &Self::Row) -> Option<String>;
+
+    /// What limits the statements that follow in the transaction.
+    fn limit(args: &BackfillArgs) -> Option<String>;
+
+    /// What has to be undone before the connection serves somebody else.
+    fn unlimit() -> Option<&'static str> {
+        None
+    }
+}
+
+#[cfg(feature = "postgres")]
+impl Session for sqlx::Postgres {
+    const EXPLAIN: &'static str = "EXPLAIN (COSTS OFF)";
+
+    fn plan_line(row: &Self::Row) -> Option<String> {
+        Self::text(row, 0).ok()?
+    }
+
+    fn limit(args: &BackfillArgs) -> Option<String> {
+        let millis = |timeout: Duration| timeout.as_millis().clamp(1, i32::MAX as u128);
+        Some(format!(
+            "SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {}",
+            millis(args.statement_timeout),
+            millis(args.lock_timeout)
+        ))
+    }
+}
+
+#[cfg(feature = "mysql")]
+impl Session for sqlx::MySql {
+    const EXPLAIN: &'static str = "EXPLAIN";
+
+    fn plan_line(row: &Self::Row) -> Option<String> {
+        // Which columns there are depends on the version.
+        let text = |name: &str| {
+            row.try_get_unchecked::<Option<String>, _>(name)
+                .ok()
+                .flatten()
+        };
+        let (table, access) = (text("table")?, text("type")?);
+        Some(match text("key") {
+            Some(key) => format!("{access} on {table} using {key}"),
+            None => format!("{access} on {table}"),
+        })
+    }
+
+    fn limit(args: &BackfillArgs) -> Option<String> {
+        // MySQL limits only how long a SELECT takes, and takes for a comment what only MariaDB has.
+        Some(format!(
+            "SET SESSION innodb_lock_wait_timeout = {} /*M!100101 , SESSION max_statement_time = {} */",
+            args.lock_timeout.as_millis().div_ceil(1_000).max(1),
+            args.statement_timeout.as_secs_f64(),
+        ))
+    }
+
+    fn unlimit() -> Option<&'static str> {
+        Some(
+            "SET SESSION innodb_lock_wait_timeout = DEFAULT /*M!100101 , SESSION max_statement_time = DEFAULT */",
+        )
+    }
+}
+
+#[cfg(feature = "sqlite")]
+impl Session for sqlx::Sqlite {
+    const EXPLAIN: &'static str = "EXPLAIN QUERY PLAN";
+
+    fn plan_line(row: &Self::Row) -> Option<String> {
+        Self::text(row, 3).ok()?
+    }
+
+    fn limit(args: &BackfillArgs) -> Option<String> {
+        // It has no limit for statements, and locks the whole file when the transaction begins.
+        let _ = args;
+        None
+    }
+}

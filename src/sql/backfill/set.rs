@@ -1,0 +1,224 @@
+//! The statement that sets columns.
+
+use std::collections::HashMap;
+
+use super::{args::Assignment, assignment::is_default, statement::Statement, tokens::Syntax};
+
+/// What a column is, as far as comparing its values needs it.
+#[derive(Clone, Debug)]
+pub struct TypedColumn {
+    /// Quoted.
+    pub name: String,
+    /// As the database writes it; for PostgreSQL without the length, so that a cast to it cuts nothing off.
+    pub type_name: String,
+}
+
+/// `UPDATE table SET ... WHERE {range}`, where rows that have the new values already are left alone if
+/// `columns` says what their columns are.
+pub fn update(
+    table: &str,
+    set: &[Assignment],
+    quote: impl Fn(&str) -> String,
+    columns: Option<&HashMap<String, TypedColumn>>,
+    syntax: Syntax,
+) -> Statement {
+    let assignments: Vec<_> = set
+        .iter()
+        .map(
+            |Assignment { column, expression }| match is_default(expression) {
+                true => format!("{} = DEFAULT", quote(column)),
+                // The parentheses keep what follows an expression, such as a second WHERE, from being taken.
+                false => format!("{} = ({expression})", quote(column)),
+            },
+        )
+        .collect();
+    let head = format!("UPDATE {table} SET {} WHERE ", assignments.join(", "));
+    let changes = columns.and_then(|columns| differs(set, columns, syntax));
+    let tail = changes.map_or_else(String::new, |changes| format!(" AND ({changes})"));
+    Statement::of([head, tail])
+}
+
+/// That a row does not have its new values yet. `None` where that cannot be said.
+///
+/// Equal must mean that nothing would be written: not what a collation takes for equal, nor a number with
+/// fewer zeros at its end.
+fn differs(
+    set: &[Assignment],
+    columns: &HashMap<String, TypedColumn>,
+    syntax: Syntax,
+) -> Option<String> {
+    if set.iter().any(|a| is_default(&a.expression)) {
+        return None;
+    }
+    let each = set.iter().map(|assignment| {
+        let column = columns.get(&assignment.column)?;
+        Some((column, assignment.expression.as_str()))
+    });
+    let each: Vec<_> = each.collect::<Option<_>>()?;
+    let terms: Vec<_> = match syntax {
+        #[cfg(feature = "postgres")]
+        Syntax::Postgres => {
+            let (mut old, mut new) = (Vec::new(), Vec::new());
+            for (column, expression) in each {
+                old.push(column.name.clone());
+                new.push(format!("({expression})::{}", column.type_name));
+            }
+            // Compares the stored bytes, whatever the types are. Without the casts each pair would be compared.
+            vec![format!(
+                "ROW({})::record *<> ROW({})::record",
+                old.join(", "),
+                new.join(", ")
+            )]
+        }
+        #[cfg(feature = "mysql")]
+        Syntax::MySql => each
+            .into_iter()
+            .map(|(TypedColumn { name, type_name }, expression)| {
+                match is_text_of_mysql(type_name) {
+                    true => format!(
+                        "NOT (CAST(CONVERT({name} USING utf8mb4) AS BINARY) <=> \
+                         CAST(CONVERT(({expression}) USING utf8mb4) AS BINARY))"
+                    ),
+                    false => format!("NOT ({name} <=> ({expression}))"),
+                }
+            })
+            .collect(),
+        #[cfg(feature = "sqlite")]
+        Syntax::Sqlite => each
+            .into_iter()
+            .map(|(TypedColumn { name, type_name }, expression)| {
+                // The plus takes its type from a column: a text would be compared with it as a number.
+                let differs = format!("{name} IS NOT (+({expression}) COLLATE BINARY)");
+                match has_affinity(type_name) {
+                    true => differs,
+                    // 1 and 1.0 are equal, and stay what they are.
+                    false => format!("{differs} OR typeof({name}) <> typeof({expression})"),
+                }
+            })
+            .collect(),
+    };
+    Some(terms.join(" OR "))
+}
+
+/// Types whose values are compared by a collation.
+#[cfg(feature = "mysql")]
+fn is_text_of_mysql(type_name: &str) -> bool {
+    let name = type_name.to_ascii_lowercase();
+    ["char", "text", "enum", "set"].iter().any(|text| {
+        // Not "binary", but "varchar", "longtext", "enum('a','b')".
+        name.split('(')
+            .next()
+            .is_some_and(|name| name.contains(text))
+    })
+}
+
+/// Whether SQLite turns what is written to a column of this type into one kind of value.
+#[cfg(feature = "sqlite")]
+fn has_affinity(type_name: &str) -> bool {
+    let name = type_name.to_ascii_uppercase();
+    !name.is_empty() && !name.contains("BLOB") && name != "ANY"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rendered(syntax: Syntax, expression: &str, type_name: Option<&str>) -> String {
+        let set = [Assignment {
+            column: "a".to_owned(),
+            expression: expression.to_owned(),
+        }];
+        let columns = type_name.map(|type_name| {
+            let column = TypedColumn {
+                name: syntax.quote("a"),
+                type_name: type_name.to_owned(),
+            };
+            HashMap::from([("a".to_owned(), column)])
+        });
+        let statement = update(
+            "t",
+            &set,
+            |name| syntax.quote(name),
+            columns.as_ref(),
+            syntax,
+        );
+        statement.render(|_| ("id = 1".to_owned(), Vec::new())).0
+    }
+
+    #[test]
+    #[cfg(feature = "postgres")]
+    fn postgresql_compares_what_is_stored() {
+        let text = rendered(Syntax::Postgres, "lower(a)", Some("character varying"));
+        assert_eq!(
+            text,
+            "UPDATE t SET \"a\" = (lower(a)) WHERE (id = 1) AND \
+             (ROW(\"a\")::record *<> ROW((lower(a))::character varying)::record)"
+        );
+    }
+
+    #[test]
+    #[cfg(feature = "sqlite")]
+    fn sqlite_compares_without_a_collation() {
+        let text = rendered(Syntax::Sqlite, "lower(a)", Some("TEXT"));
+        assert!(
+            text.ends_with("AND (\"a\" IS NOT (+(lower(a)) COLLATE BINARY))"),
+            "{text}"
+        );
+        let untyped = rendered(Syntax::Sqlite, "1.0", Some(""));
+        assert!(
+            untyped.ends_with("OR typeof(\"a\") <> typeof(1.0))"),
+            "{untyped}"
+        );
+    }
+
+    #[tokio::test]
+    #[cfg(feature = "sqlite")]
+    async fn sqlite_compares_what_would_be_written() {
+        let pool = sqlx::SqlitePool::connect("sqlite::memory:").await.unwrap();
+        let mut connection = pool.acquire().await.unwrap();
+        for (type_name, before, after) in [
+            // As numbers these are equal.
+            ("TEXT", "'01'", 1),
+            ("TEXT", "'1.0'", 1),
+            ("TEXT", "'1'", 0),
+            ("INTEGER", "1", 0),
+            ("INTEGER", "'x'", 1),
+            ("REAL", "1.0", 0),
+            ("TEXT COLLATE NOCASE", "'1'", 0),
+            ("", "'1'", 1),
+            ("BLOB", "1.0", 1),
+            ("BLOB", "1", 0),
+        ] {
+            let (affinity, _) = type_name.split_once(' ').unwrap_or((type_name, ""));
+            let create = format!(
+                "DROP TABLE IF EXISTS t; CREATE TABLE t (id INTEGER PRIMARY KEY, a {type_name}, b INTEGER);
+                 INSERT INTO t VALUES (1, {before}, 1)"
+            );
+            let update = rendered(Syntax::Sqlite, "b", Some(affinity));
+            let create = sqlx::raw_sql(sqlx::AssertSqlSafe(create));
+            create.execute(&mut *connection).await.unwrap();
+            let update = sqlx::query(sqlx::AssertSqlSafe(update));
+            let updated = update.execute(&mut *connection).await.unwrap();
+            assert_eq!(updated.rows_affected(), after, "{type_name} {before}");
+        }
+    }
+
+    #[test]
+    #[cfg(feature = "mysql")]
+    fn mysql_compares_bytes_where_there_is_a_collation() {
+        let text = rendered(Syntax::MySql, "upper(a)", Some("varchar(20)"));
+        assert!(text.contains("AS BINARY) <=>"), "{text}");
+        let number = rendered(Syntax::MySql, "a + 1", Some("int(11)"));
+        assert!(number.ends_with("AND (NOT (`a` <=> (a + 1)))"), "{number}");
+        assert!(!is_text_of_mysql("varbinary(3)") && is_text_of_mysql("enum('b')"));
+    }
+
+    #[test]
+    #[cfg(feature = "sqlite")]
+    fn a_default_is_written_to_every_row() {
+        let text = rendered(Syntax::Sqlite, "DEFAULT", Some("TEXT"));
+        assert_eq!(text, "UPDATE t SET \"a\" = DEFAULT WHERE (id = 1)");
+        let text = rendered(Syntax::Sqlite, "1", None);
+        assert_eq!(text, "UPDATE t SET \"a\" = (1) WHERE (id = 1)");
+    }
+}

@@ -1,0 +1,287 @@
+//! What is done to the rows of a page.
+
+use std::collections::HashMap;
+
+use super::{
+    args::{Assignment, BackfillArgs},
+    assignment::{check_expression, mentions},
+    error::InvalidBackfill,
+    session::Session,
+    set::{TypedColumn, update},
+    statement::Statement,
+    tokens::Syntax,
+};
+use crate::{
+    error::PageError,
+    sql::{
+        Database, Key, Table, TableDatabase,
+        dialect::{Dialect, Fields, Value},
+    },
+};
+
+/// Statements for the pages of a table.
+#[derive(Clone, Debug)]
+pub struct Work {
+    table: Table,
+    statements: Vec<Statement>,
+}
+
+/// What a statement is called in an error.
+const SHOWN_CHARS: usize = 300;
+
+/// # Construct
+impl Work {
+    /// Checks what can be checked without the database.
+    pub fn check(args: &BackfillArgs, syntax: Syntax) -> Result<(), InvalidBackfill> {
+        args.check_timeouts()?;
+        match (args.set.is_empty(), args.statements.is_empty()) {
+            (true, true) => return Err(InvalidBackfill::Nothing),
+            (false, false) => return Err(InvalidBackfill::SetAndStatements),
+            _ => {}
+        }
+        for assignment in &args.set {
+            check_expression(assignment, syntax)?;
+        }
+        parse_all(&args.statements, syntax)?;
+        Ok(())
+    }
+
+    /// Makes the statements for a table that was looked at.
+    pub async fn new(args: &BackfillArgs, table: Table) -> Result<Self, PageError> {
+        let syntax = Syntax::of(table.database());
+        Self::check(args, syntax).map_err(InvalidBackfill::into_page_error)?;
+        if args.set.is_empty() {
+            let statements = parse_all(&args.statements, syntax);
+            let statements = statements.map_err(InvalidBackfill::into_page_error)?;
+            return Ok(Self { table, statements });
+        }
+        let set = resolve(&args.set, &table, syntax).map_err(InvalidBackfill::into_page_error)?;
+        let types = match args.rewrite_unchanged {
+            true => None,
+            false => Some(types(&table).await?),
+        };
+        let name = table.quoted_name();
+        let quote = |name: &str| table.quote(name);
+        let statement = update(name, &set, quote, types.as_ref(), syntax);
+        Ok(Self {
+            statements: vec![statement],
+            table,
+        })
+    }
+}
+
+fn parse_all(statements: &[String], syntax: Syntax) -> Result<Vec<Statement>, InvalidBackfill> {
+    let numbered = (1..).zip(statements);
+    numbered
+        .map(|(number, text)| Statement::parse(text, number, syntax))
+        .collect()
+}
+
+/// The assignments with the columns as the table spells them.
+fn resolve(
+    set: &[Assignment],
+    table: &Table,
+    syntax: Syntax,
+) -> Result<Vec<Assignment>, InvalidBackfill> {
+    let mut resolved: Vec<Assignment> = Vec::new();
+    for Assignment { column, expression } in set {
+        let mut columns = table.columns().iter();
+        let Some(found) = columns.find(|c| syntax.same_column(&c.name, column)) else {
+            let columns: Vec<_> = table.columns().iter().map(|c| c.name.as_str()).collect();
+            return Err(InvalidBackfill::NoColumn {
+                table: table.quoted_name().to_owned(),
+                column: column.clone(),
+                columns: columns.join(", "),
+            });
+        };
+        let column = found.name.clone();
+        if table.is_key_column(&column) {
+            let key = format!("({})", table.spec().key.join(", "));
+            return Err(InvalidBackfill::KeyColumn { column, key });
+        }
+        if found.generated {
+            return Err(InvalidBackfill::Generated { column });
+        }
+        if resolved.iter().any(|a| a.column == column) {
+            return Err(InvalidBackfill::SetTwice { column });
+        }
+        resolved.push(Assignment {
+            column,
+            expression: expression.clone(),
+        });
+    }
+    Ok(resolved)
+}
+
+/// The types of the columns, by their names.
+async fn types(table: &Table) -> Result<HashMap<String, TypedColumn>, PageError> {
+    #[cfg(feature = "postgres")]
+    #[allow(
+        irrefutable_let_patterns,
+        reason = "with the features of other databases it is not"
+    )]
+    if let Database::Postgres(pool) = table.database() {
+        // -1: without its length, and for every type a name that means just that.
+        let types = "SELECT attname, format_type(atttypid, -1) FROM pg_attribute \
+                     WHERE attrelid = $1::text::regclass AND attnum > 0 AND NOT attisdropped";
+        let mut connection = pool.acquire().await?;
+        let name = vec![Value::from(table.quoted_name())];
+        let rows = <sqlx::Postgres as Dialect>::rows(&mut connection, types.to_owned(), name);
+        let rows = rows.await?;
+        let named = rows.iter().map(|row| {
+            let mut fields = Fields::<sqlx::Postgres>::of(row);
+            let (name, type_name) = (fields.text()?, fields.text()?);
+            let typed = TypedColumn {
+                name: table.quote(&name),
+                type_name,
+            };
+            Ok((name, typed))
+        });
+        return named.collect();
+    }
+    let columns = table.columns().iter().map(|column| {
+        let typed = TypedColumn {
+            name: table.quote(&column.name),
+            type_name: column.type_name.clone(),
+        };
+        (column.name.clone(), typed)
+    });
+    Ok(columns.collect())
+}
+
+/// # Look at it
+impl Work {
+    /// The table.
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// The columns whose new values are made from columns that are set.
+    pub fn read_by_themselves<'a>(&self, args: &'a BackfillArgs) -> Vec<&'a str> {
+        let syntax = Syntax::of(self.table.database());
+        let reads = |assignment: &&Assignment| {
+            let mut columns = args.set.iter().map(|a| &a.column);
+            columns.any(|column| mentions(&assignment.expression, column, syntax))
+        };
+        let columns = args.set.iter().filter(reads);
+        columns.map(|a| a.column.as_str()).collect()
+    }
+
+    /// Whether the rows of a page must stand still between two looks at them.
+    fn locks(&self) -> bool {
+        self.statements.iter().map(Statement::ranges).sum::<usize>() > 1
+    }
+
+    /// The statements with `rows` as the condition, for people.
+    pub fn shown(&self, rows: &str) -> Vec<String> {
+        let shown = |statement: &Statement| statement.render(|_| (rows.to_owned(), Vec::new())).0;
+        self.statements.iter().map(shown).collect()
+    }
+
+    /// Has the database plan each statement for no rows at all, so that it can refuse what is wrong or not
+    /// permitted.
+    pub async fn try_out(&self) -> Result<(), PageError> {
+        for statement in &self.statements {
+            let statement = statement.render(|_| ("FALSE".to_owned(), Vec::new()));
+            let shown = crate::error::truncate(&statement.0, SHOWN_CHARS);
+            self.explain(statement)
+                .await
+                .map_err(|error| match error.as_database_error() {
+                    Some(refusal) => {
+                        let refused = InvalidBackfill::Refused {
+                            system: self.table.database().system(),
+                            message: refusal.message().to_owned(),
+                            statement: shown,
+                        };
+                        refused.into_page_error()
+                    }
+                    None => error.into(),
+                })?;
+        }
+        Ok(())
+    }
+
+    /// How the database would find the rows from one key to another, for each statement, in its own words.
+    pub async fn plans(&self, first: &Key, last: &Key) -> Result<Vec<Vec<String>>, PageError> {
+        let mut plans = Vec::new();
+        for statement in &self.statements {
+            let statement = statement.render(|at| self.table.condition_of(first, last, at));
+            plans.push(self.explain(statement).await?);
+        }
+        Ok(plans)
+    }
+
+    async fn explain(&self, statement: (String, Vec<Value>)) -> Result<Vec<String>, sqlx::Error> {
+        match self.table.database() {
+            #[cfg(feature = "postgres")]
+            Database::Postgres(pool) => explain::<sqlx::Postgres>(pool, statement).await,
+            #[cfg(feature = "mysql")]
+            Database::MySql(pool) => explain::<sqlx::MySql>(pool, statement).await,
+            #[cfg(feature = "sqlite")]
+            Database::Sqlite(pool) => explain::<sqlx::Sqlite>(pool, statement).await,
+        }
+    }
+}
+
+async fn explain<DB: Session>(
+    pool: &sqlx::Pool<DB>,
+    (statement, values): (String, Vec<Value>),
+) -> Result<Vec<String>, sqlx::Error> {
+    let mut connection = pool.acquire().await?;
+    let statement = format!("{} {statement}", DB::EXPLAIN);
+    let rows = DB::rows(&mut connection, statement, values).await?;
+    Ok(rows.iter().filter_map(DB::plan_line).collect())
+}
+
+/// # Do it
+impl Work {
+    /// Does it to the rows from the key `first` to the key `last` that match the filter, in the transaction of
+    /// the connection. Tells how many rows the statement that affected most has affected.
+    pub async fn apply<DB: Session + TableDatabase>(
+        &self,
+        connection: &mut DB::Connection,
+        args: &BackfillArgs,
+        first: &Key,
+        last: &Key,
+    ) -> Result<u64, PageError> {
+        if let Some(limit) = DB::limit(args) {
+            DB::script(connection, limit).await?;
+        }
+        let applied = self.run::<DB>(connection, first, last).await;
+        if let Some(unlimit) = DB::unlimit() {
+            let undone = DB::script(connection, unlimit.to_owned()).await;
+            if applied.is_ok() {
+                undone?;
+            }
+        }
+        applied
+    }
+
+    async fn run<DB: Session + TableDatabase>(
+        &self,
+        connection: &mut DB::Connection,
+        first: &Key,
+        last: &Key,
+    ) -> Result<u64, PageError> {
+        let mut most = 0;
+        if !self.locks() {
+            for statement in &self.statements {
+                let (text, values) =
+                    statement.render(|at| self.table.condition_of(first, last, at));
+                most = most.max(DB::execute(connection, text, values).await?);
+            }
+            return Ok(most);
+        }
+        // What the first statement saw must be what the second one sees: neither a row that has come nor
+        // one that has changed meanwhile.
+        let keys = self.table.lock::<DB>(connection, first, last).await?;
+        if keys.is_empty() {
+            return Ok(0);
+        }
+        for statement in &self.statements {
+            let (text, values) = statement.render(|at| self.table.condition_among(&keys, at));
+            most = most.max(DB::execute(connection, text, values).await?);
+        }
+        Ok(most)
+    }
+}

@@ -1,0 +1,147 @@
+//! What an export reads and where it writes.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    files::{PartFormat, PartSink},
+    sql::{DEFAULT_CONNECTION, HighWaterMark, TableSpec},
+};
+
+/// What a [`SqlExport`](super::SqlExport) reads, and where and how it writes it.
+///
+/// As JSON every field but `table`, `key` and `to` can be left out:
+///
+/// ```json
+/// {"table": "users", "key": ["id"], "filter": "email IS NOT NULL", "to": "/srv/export/users",
+///  "columns": ["id", "email"], "format": "csv", "gzip": true}
+/// ```
+///
+/// | field | default |
+/// |---|---|
+/// | `connection` | `default` |
+/// | `filter` | every row |
+/// | `columns` | all, in the order of the table when the batch starts |
+/// | `format` | `jsonl` |
+/// | `null` | in CSV, NULL is nothing at all, and an empty text is `""` |
+/// | `gzip` | `false` |
+/// | `concatenate` | parts only |
+/// | `high_water_mark` | `at_start` |
+/// | `allow_slow_pages` | `false` |
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ExportArgs {
+    /// The connection of the worker, by its name. A batch never carries a URL.
+    #[serde(default = "default_connection")]
+    pub connection: String,
+    /// Which rows.
+    #[serde(flatten)]
+    pub table: TableSpec,
+    /// Which columns, in this order; empty: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub columns: Vec<String>,
+    /// The directory of the parts, under the same path on every worker.
+    pub to: PathBuf,
+    /// How the rows are written.
+    #[serde(default)]
+    pub format: ExportFormat,
+    /// What stands for NULL in CSV; empty: nothing.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub null: String,
+    /// Whether the files are compressed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub gzip: bool,
+    /// One file for all rows, beside the parts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub concatenate: Option<PathBuf>,
+    /// Where the batch ends in a table that grows.
+    #[serde(default)]
+    pub high_water_mark: HighWaterMark,
+    /// Whether pages may be read by a plan that scans or sorts the table.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_slow_pages: bool,
+}
+
+/// How the rows of an export are written; see [`PartFormat`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum ExportFormat {
+    /// One JSON object a line. Nothing is lost; see [`Table::records`](crate::Table::records) for what the
+    /// values become.
+    #[default]
+    JsonL,
+    /// Comma-separated values with a header.
+    Csv,
+}
+
+fn default_connection() -> String {
+    DEFAULT_CONNECTION.to_owned()
+}
+
+impl ExportArgs {
+    /// An export of these rows into a directory.
+    pub fn new(table: TableSpec, to: impl Into<PathBuf>) -> Self {
+        Self {
+            connection: default_connection(),
+            table,
+            columns: Vec::new(),
+            to: to.into(),
+            format: ExportFormat::default(),
+            null: String::new(),
+            gzip: false,
+            concatenate: None,
+            high_water_mark: HighWaterMark::AtStart,
+            allow_slow_pages: false,
+        }
+    }
+
+    /// Reads from this connection of the worker.
+    #[must_use]
+    pub fn connection(mut self, name: impl Into<String>) -> Self {
+        self.connection = name.into();
+        self
+    }
+
+    /// Only these columns, in this order.
+    #[must_use]
+    pub fn columns(mut self, columns: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.columns = columns.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// Writes in this format.
+    #[must_use]
+    pub fn format(mut self, format: ExportFormat) -> Self {
+        self.format = format;
+        self
+    }
+
+    /// Compresses the files.
+    #[must_use]
+    pub fn gzip(mut self, gzip: bool) -> Self {
+        self.gzip = gzip;
+        self
+    }
+
+    /// Also writes all rows into one file.
+    #[must_use]
+    pub fn concatenate(mut self, file: impl Into<PathBuf>) -> Self {
+        self.concatenate = Some(file.into());
+        self
+    }
+
+    /// Where its rows go, of these columns.
+    pub(super) fn sink(&self, columns: &[String]) -> PartSink {
+        let format = match self.format {
+            ExportFormat::JsonL => PartFormat::json_lines_of(columns),
+            ExportFormat::Csv => PartFormat::csv(columns).null(&self.null),
+        };
+        let sink = PartSink::new(&self.to, format).gzip(self.gzip);
+        match &self.concatenate {
+            Some(file) => sink.concatenate(file),
+            None => sink,
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! The processor that writes the rows of a table into files.
+
+use std::{
+    collections::HashMap,
+    path::{Component, Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use serde_json::{Map, Value};
+use tokio::sync::OnceCell;
+
+use super::args::{ExportArgs, ExportFormat};
+use crate::{
+    check::{Check, CheckContext},
+    error::PageError,
+    files::PartSink,
+    page::Page,
+    processor::{PageContext, PageProcessor, PageReport, ProcessorSettings, SkipAhead},
+    sql::{Connections, HighWaterMark, Key, Table, TableError},
+};
+
+/// Writes the rows of a table into files, page by page: what `temporal-batch export` runs, for workers of
+/// your own. What comes of it, and what is safe, says [`PartSink`].
+///
+/// ```no_run
+/// # #[cfg(feature = "sqlite")]
+/// # async fn example(client: temporalio_client::Client) -> Result<(), Box<dyn std::error::Error>> {
+/// use temporal_batch::{Batch, Connections, ExportArgs, SqlExport, TableSpec, Worker};
+///
+/// let shop = sqlx::SqlitePool::connect("sqlite:shop.db").await?;
+/// let connections = Connections::new().with("shop", shop);
+/// let worker = Worker::new(client, "shop").processor(SqlExport::new(connections));
+///
+/// let args = ExportArgs::new(TableSpec::new("users", ["id"]), "/srv/export/users").connection("shop");
+/// let batch = Batch::of::<SqlExport>("export-users", args).task_queue("shop").check_at_end(true);
+/// # let _ = (worker, batch);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Of which moment the rows are
+///
+/// Each page is read by a statement of its own, so each part shows the table at the moment of its page, and the
+/// export as a whole shows no single moment: a row that is changed while the export runs is in it once, in its
+/// old or its new form, and rows that belong together may be of different moments. Every row that was there
+/// when the batch started and is not deleted, nor moved to another key, is in it exactly once; later rows only
+/// up to the high-water mark, and at most once. One snapshot for all pages would have to be held by one transaction for hours,
+/// on one server, and would be gone with its connection; export from a standby that stands still, or a copy, where that is needed.
+///
+/// # What is refused before anything starts
+///
+/// A table that cannot be paged through ([`TableError`]), a column that is not there, two columns of one name,
+/// and a directory that is not [`within`](Self::within) what is allowed.
+#[derive(Debug)]
+pub struct SqlExport {
+    connections: Connections,
+    within: Option<PathBuf>,
+    /// By connection and table. It is looked at again after a while: it may be altered while a worker lives.
+    tables: Mutex<HashMap<String, (Instant, KnownTable)>>,
+}
+
+/// A table that is looked at, or was.
+type KnownTable = Arc<OnceCell<Table>>;
+
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(60);
+
+/// # Construct
+impl SqlExport {
+    /// Reads from these connections; a batch names one of them, and says where it writes.
+    pub fn new(connections: Connections) -> Self {
+        Self {
+            connections,
+            within: None,
+            tables: Mutex::default(),
+        }
+    }
+
+    /// Writes only below this directory, whatever a batch says: for workers whose batches are started by
+    /// others.
+    #[must_use]
+    pub fn within(mut self, directory: impl Into<PathBuf>) -> Self {
+        self.within = Some(directory.into());
+        self
+    }
+}
+
+/// A row that is to be written.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ExportRow {
+    key: Key,
+    record: Map<String, Value>,
+}
+
+impl SqlExport {
+    /// Checks everything that can be checked without writing anything.
+    pub(crate) async fn check_args(&self, args: &ExportArgs) -> Result<Table, PageError> {
+        self.check_paths(args)?;
+        let table = self.look(args).await?;
+        if !args.allow_slow_pages {
+            let plan = table.check_plan().await;
+            plan.map_err(TableError::into_page_error)?;
+        }
+        for (at, name) in args.columns.iter().enumerate() {
+            if !table.columns().iter().any(|column| column.name == *name) {
+                return Err(TableError::MissingColumn {
+                    table: table.quoted_name().to_owned(),
+                    column: name.clone(),
+                    columns: table.columns().iter().map(|c| c.name.clone()).collect(),
+                }
+                .into_page_error());
+            }
+            if args.columns[..at].contains(name) {
+                return Err(PageError::non_retryable(
+                    "InvalidExport",
+                    format_args!("column \"{name}\" is named twice"),
+                ));
+            }
+        }
+        if args.format == ExportFormat::JsonL && !args.null.is_empty() {
+            return Err(PageError::non_retryable(
+                "InvalidExport",
+                "what stands for NULL is said for CSV only; JSON has null",
+            ));
+        }
+        Ok(table)
+    }
+
+    fn check_paths(&self, args: &ExportArgs) -> Result<(), PageError> {
+        let Some(within) = &self.within else {
+            return Ok(());
+        };
+        let base = std::path::absolute(within)?;
+        let allowed = |path: &Path| {
+            let climbs = path.components().any(|part| part == Component::ParentDir);
+            let path = std::path::absolute(path).unwrap_or_default();
+            !climbs && path.starts_with(&base) && path != base
+        };
+        let mut paths = std::iter::once(&args.to).chain(&args.concatenate);
+        match paths.find(|path| !allowed(path)) {
+            None => Ok(()),
+            Some(path) => Err(PageError::non_retryable(
+                "PathNotAllowed",
+                format_args!(
+                    "this worker writes only below {}, and {} is not",
+                    base.display(),
+                    path.display()
+                ),
+            )),
+        }
+    }
+
+    async fn look(&self, args: &ExportArgs) -> Result<Table, PageError> {
+        let database = self.connections.get(&args.connection)?;
+        let table = Table::inspect(database, &args.table).await;
+        table.map_err(TableError::into_page_error)
+    }
+
+    async fn table(&self, args: &ExportArgs) -> Result<Table, PageError> {
+        let name = serde_json::to_string(&(&args.connection, &args.table))?;
+        let known = {
+            let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+            tables.retain(|_, (since, _)| since.elapsed() < LOOK_AGAIN_AFTER);
+            let known = tables.entry(name);
+            let (_, known) = known.or_insert_with(|| (Instant::now(), Arc::default()));
+            Arc::clone(known)
+        };
+        let table = known.get_or_try_init(|| self.look(args)).await;
+        // It was as it should be when the batch began.
+        table.cloned().map_err(TableError::since_the_start)
+    }
+
+    async fn sink(&self, args: &ExportArgs) -> Result<PartSink, PageError> {
+        self.check_paths(args)?;
+        if args.columns.is_empty() {
+            return Ok(args.sink(&names(&self.table(args).await?)));
+        }
+        Ok(args.sink(&args.columns))
+    }
+}
+
+fn names(table: &Table) -> Vec<String> {
+    table.columns().iter().map(|c| c.name.clone()).collect()
+}
+
+#[async_trait]
+impl PageProcessor for SqlExport {
+    const NAME: &'static str = "sql-export";
+    type Args = ExportArgs;
+    type Cursor = Key;
+    type Item = ExportRow;
+
+    async fn fetch(&self, ctx: &PageContext<Self>) -> Result<Page<Key, ExportRow>, PageError> {
+        let (args, range) = (ctx.args(), ctx.range());
+        let page = if args.high_water_mark == HighWaterMark::NoRows {
+            Page::empty()
+        } else {
+            let table = self.table(args).await?;
+            let columns = Some(args.columns.as_slice()).filter(|names| !names.is_empty());
+            let end = range.end().or(args.high_water_mark.key());
+            let rows = table.records(columns, range.start(), end, ctx.page_size());
+            let rows = rows.await?.into_iter();
+            let rows = rows.map(|(key, record)| ExportRow { key, record });
+            Page::sorted(rows.collect(), |row: &ExportRow| row.key.clone())?
+        };
+        self.sink(args).await?.fetched(ctx, &page).await?;
+        Ok(page)
+    }
+
+    async fn process(
+        &self,
+        ctx: &PageContext<Self>,
+        items: Vec<ExportRow>,
+    ) -> Result<PageReport, PageError> {
+        let records: Vec<_> = items.into_iter().map(|row| row.record).collect();
+        self.sink(ctx.args()).await?.write(ctx, &records).await?;
+        Ok(PageReport::all_processed())
+    }
+
+    async fn skip_ahead(
+        &self,
+        ctx: &PageContext<Self>,
+        pages: u32,
+    ) -> Result<SkipAhead<Key>, PageError> {
+        if ctx.args().high_water_mark == HighWaterMark::NoRows {
+            return Ok(SkipAhead::PastEnd);
+        }
+        let mark = ctx.args().high_water_mark.key();
+        let table = self.table(ctx.args()).await?;
+        table.skip_ahead(ctx, pages, mark).await
+    }
+
+    async fn prepare(&self, mut args: ExportArgs) -> Result<ExportArgs, PageError> {
+        let table = self.check_args(&args).await?;
+        if args.columns.is_empty() {
+            args.columns = names(&table);
+        }
+        if args.high_water_mark == HighWaterMark::AtStart {
+            args.high_water_mark = HighWaterMark::of(&table).await?;
+        }
+        Ok(args)
+    }
+
+    async fn check(&self, ctx: &CheckContext<Self>) -> Result<Option<Check>, PageError> {
+        self.sink(ctx.args()).await?.finish(ctx).await
+    }
+
+    async fn size_hint(&self, args: &ExportArgs) -> Result<Option<u64>, PageError> {
+        if args.high_water_mark == HighWaterMark::NoRows {
+            return Ok(Some(0));
+        }
+        self.table(args).await?.size_hint().await
+    }
+
+    fn settings(&self) -> ProcessorSettings {
+        ProcessorSettings {
+            page_timeout: Duration::from_secs(900),
+            ..ProcessorSettings::default()
+        }
+    }
+}

@@ -1,0 +1,196 @@
+//! What an import does, as it is stored with its batch.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    files::{CsvSource, JsonLinesSource},
+    sql::DEFAULT_CONNECTION,
+};
+
+/// Which records go into which table. The arguments of a batch of [`SqlImport`](super::SqlImport), so they are
+/// stored in histories: no secrets.
+///
+/// ```
+/// use temporal_batch::{ImportArgs, files::CsvSource};
+///
+/// let users = ImportArgs::new(CsvSource::new("users.csv"), "users").map("e-mail", "email");
+/// assert!(users.once);
+/// ```
+///
+/// | field | default |
+/// |---|---|
+/// | `connection` | `default` |
+/// | `map` | a field goes to the column of its name |
+/// | `columns` | those that the file has |
+/// | `null` | an empty field is NULL |
+/// | `on_conflict` | [`OnConflict::Fail`] |
+/// | `once` | yes |
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ImportArgs {
+    /// The connection of the worker, by its name. A batch never carries a URL.
+    #[serde(default = "default_connection")]
+    pub connection: String,
+    /// The file, and how it is written.
+    pub file: ImportFile,
+    /// The table, with its schema where it needs one: `table` or `schema.table`, spelled exactly as in the
+    /// database.
+    pub table: String,
+    /// Fields of the file that go to columns of another name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub map: BTreeMap<String, String>,
+    /// The columns that are filled; others get their default, and other fields of the file are left out.
+    /// Without it every field of the file, for which a JSON Lines file is read once from beginning to end; each
+    /// must then have its column.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub columns: Option<Vec<String>>,
+    /// What stands for NULL in a CSV field: nothing at all, unless told.
+    #[serde(default)]
+    pub null: String,
+    /// What happens to a record whose key is in the table.
+    #[serde(default)]
+    pub on_conflict: OnConflict,
+    /// Whether a page's rows and the record that it was applied commit together, so that a page that is tried
+    /// again never doubles them. Needs the tables of the [ledger](crate::SqlLedger) in the database. Without
+    /// it rows are doubled by a retry, unless a unique key and `on_conflict` prevent that, and records that
+    /// the database refuses fail their page.
+    #[serde(default = "yes")]
+    pub once: bool,
+    /// The fields of a JSON Lines file, once somebody has looked for them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) fields: Option<Vec<String>>,
+    /// What goes where, from the first to the last column: found out when the batch is prepared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) plan: Option<Vec<Assigned>>,
+}
+
+/// A file of records.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ImportFile {
+    /// CSV, with names of the columns.
+    Csv(CsvSource),
+    /// JSON Lines with an object on each line. Numbers keep every digit; arrays and objects become JSON
+    /// texts; a field that a line does not have is NULL.
+    JsonLines(JsonLinesSource),
+}
+
+/// What happens to a record whose unique key is in the table already.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum OnConflict {
+    /// It is given up, as a dead letter.
+    #[default]
+    Fail,
+    /// It is skipped, and counted as skipped.
+    Nothing,
+    /// The row gets the values of the record. These columns are the unique key. MySQL takes any unique key of
+    /// the table.
+    Update(Vec<String>),
+}
+
+/// A field of the file and where it goes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Assigned {
+    pub field: String,
+    pub column: String,
+    /// As the database writes it, without a length.
+    pub type_name: String,
+}
+
+fn default_connection() -> String {
+    DEFAULT_CONNECTION.to_owned()
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl From<CsvSource> for ImportFile {
+    fn from(source: CsvSource) -> Self {
+        Self::Csv(source)
+    }
+}
+
+impl From<JsonLinesSource> for ImportFile {
+    fn from(source: JsonLinesSource) -> Self {
+        Self::JsonLines(source)
+    }
+}
+
+/// # Construct
+impl ImportArgs {
+    /// Every record of the file as a row of the table.
+    pub fn new(file: impl Into<ImportFile>, table: impl Into<String>) -> Self {
+        Self {
+            connection: default_connection(),
+            file: file.into(),
+            table: table.into(),
+            map: BTreeMap::new(),
+            columns: None,
+            null: String::new(),
+            on_conflict: OnConflict::default(),
+            once: true,
+            fields: None,
+            plan: None,
+        }
+    }
+
+    /// Into the database of this connection of the worker.
+    #[must_use]
+    pub fn connection(mut self, name: impl Into<String>) -> Self {
+        self.connection = name.into();
+        self
+    }
+
+    /// Puts a field of the file into a column of another name; can be called again for other fields.
+    #[must_use]
+    pub fn map(mut self, field: impl Into<String>, column: impl Into<String>) -> Self {
+        self.map.insert(field.into(), column.into());
+        self
+    }
+
+    /// Fills only these columns.
+    #[must_use]
+    pub fn columns(mut self, columns: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.columns = Some(columns.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// What stands for NULL in a CSV field.
+    #[must_use]
+    pub fn null(mut self, text: impl Into<String>) -> Self {
+        self.null = text.into();
+        self
+    }
+
+    /// What happens to a record whose key is in the table.
+    #[must_use]
+    pub fn on_conflict(mut self, on_conflict: OnConflict) -> Self {
+        self.on_conflict = on_conflict;
+        self
+    }
+
+    /// Whether a page's rows and the record that it was applied commit together.
+    #[must_use]
+    pub fn once(mut self, once: bool) -> Self {
+        self.once = once;
+        self
+    }
+}
+
+impl ImportArgs {
+    /// Which field goes where, for people; nothing before the arguments are prepared.
+    #[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "for `import`"))]
+    pub(crate) fn assignments(&self) -> Vec<String> {
+        let assigned = |assigned: &Assigned| match assigned.field == assigned.column {
+            true => assigned.column.clone(),
+            false => format!("{} -> {}", assigned.field, assigned.column),
+        };
+        self.plan.iter().flatten().map(assigned).collect()
+    }
+}

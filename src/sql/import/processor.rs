@@ -1,0 +1,356 @@
+//! The processor behind `import`.
+
+use std::{collections::HashSet, fmt, sync::Arc};
+
+use async_trait::async_trait;
+
+use super::{
+    InvalidImport,
+    args::{Assigned, ImportArgs, ImportFile, OnConflict},
+    mapping,
+    row::{self, ImportRow},
+    target::Target,
+    write::{self, Filled},
+};
+use crate::{
+    dead_letter::{DeadLetters, LetterFilter},
+    error::PageError,
+    files::{BadRecord, FilePosition, FileRecord, JsonLinesSource},
+    page::{Next, Page, PageRange},
+    page_ledger::PageLedger,
+    processor::{PageContext, PageProcessor, PageReport, SkipAhead},
+    sql::{Connections, Database, no_ledger::NoLedger},
+};
+
+/// Puts the records of a file into a table: by `COPY` in PostgreSQL, by `INSERT` with many rows elsewhere.
+///
+/// Values are written as texts that the database converts by its own rules, as in `COPY`. A record that it
+/// refuses (a wrong type, a constraint) becomes a dead letter, alone: its page is split until it is found.
+///
+/// ```no_run
+/// # #[cfg(feature = "sqlite")]
+/// # async fn example(client: temporal_batch::BatchClient) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+/// use temporal_batch::{
+///     Batch, Connections, DEFAULT_CONNECTION, Database, DatabaseOptions, ImportArgs, SqlImport, Worker,
+///     files::CsvSource,
+/// };
+///
+/// let shop = DatabaseOptions::from_url("sqlite:shop.db")?;
+/// let connections = Connections::new().with(DEFAULT_CONNECTION, Database::connect(&shop).await?);
+/// let worker = Worker::new(client.temporal().clone(), "imports").processor(SqlImport::new(connections));
+///
+/// let users = ImportArgs::new(CsvSource::new("users.csv"), "users");
+/// let batch = Batch::of::<SqlImport>("import-users", users).task_queue("imports");
+/// # Ok(())
+/// # }
+/// ```
+pub struct SqlImport {
+    connections: Connections,
+    letters: Option<Arc<dyn DeadLetters>>,
+}
+
+/// JSON objects that are looked at where the columns are named, for the names of fields.
+const LOOK_AT: usize = 100;
+const LINES_AT_ONCE: usize = 10_000;
+
+impl SqlImport {
+    /// An import into the databases of a worker.
+    pub fn new(connections: Connections) -> Self {
+        Self {
+            connections,
+            letters: None,
+        }
+    }
+
+    /// Keeps the records that are given up here, for batches without [`once`](ImportArgs::once). Without it a
+    /// page with a record that the database refuses is given up as a whole.
+    #[must_use]
+    pub fn dead_letters(mut self, store: impl DeadLetters) -> Self {
+        self.letters = Some(Arc::new(store));
+        self
+    }
+
+    fn database(&self, args: &ImportArgs) -> Result<&Database, PageError> {
+        self.connections.get(&args.connection)
+    }
+
+    async fn rows(
+        &self,
+        args: &ImportArgs,
+        range: &PageRange<FilePosition>,
+        limit: usize,
+    ) -> Result<Page<FilePosition, FileRecord<ImportRow>>, PageError> {
+        let plan = plan_of(args)?.to_vec();
+        match &args.file {
+            ImportFile::Csv(source) => {
+                let null = args.null.clone();
+                let mut places: Option<Vec<usize>> = None;
+                let read = move |names: Option<&csv::StringRecord>,
+                                 fields: crate::files::Fields<'_>| {
+                    if places.is_none() {
+                        let names = names.cloned().unwrap_or_default();
+                        let found = row::places(&plan, &names).map_err(|field| {
+                            BadRecord::new(
+                                "UnknownField",
+                                format!("the file has no field {field:?}"),
+                            )
+                        })?;
+                        places = Some(found);
+                    }
+                    row::of_csv(fields, places.as_deref().unwrap_or_default(), &null)
+                };
+                source.page_with(range, limit, read).await
+            }
+            ImportFile::JsonLines(source) => {
+                let only = args.columns.is_some();
+                let read = move |line: &[u8]| row::of_json(line, &plan, only);
+                source.page_with(range, limit, read).await
+            }
+        }
+    }
+}
+
+fn plan_of(args: &ImportArgs) -> Result<&[Assigned], PageError> {
+    args.plan.as_deref().ok_or_else(|| {
+        PageError::non_retryable(
+            "NotPrepared",
+            "the arguments of the import are not complete; `PageProcessor::prepare` completes them",
+        )
+    })
+}
+
+/// The fields of the first lines.
+async fn fields_of_first(source: &JsonLinesSource) -> Result<Vec<String>, PageError> {
+    let first = PageRange::new(None, None);
+    let (fields, _) = new_fields(source, &first, LOOK_AT, &[]).await?;
+    Ok(fields)
+}
+
+/// The fields that any line has. Reads the whole file: a field that comes late would be lost.
+async fn fields_of_all(source: &JsonLinesSource) -> Result<Vec<String>, PageError> {
+    let mut fields = Vec::new();
+    let mut start = None;
+    loop {
+        let range = PageRange::new(start, None);
+        let (new, next) = new_fields(source, &range, LINES_AT_ONCE, &fields).await?;
+        fields.extend(new);
+        match next {
+            Next::At(next) => start = Some(next),
+            Next::End => return Ok(fields),
+        }
+    }
+}
+
+/// The fields of some lines that are not known yet, and where the next lines begin.
+async fn new_fields(
+    source: &JsonLinesSource,
+    range: &PageRange<FilePosition>,
+    lines: usize,
+    known: &[String],
+) -> Result<(Vec<String>, Next<FilePosition>), PageError> {
+    let mut seen: HashSet<String> = known.iter().cloned().collect();
+    let names = move |line: &[u8]| {
+        let line = String::from_utf8_lossy(line);
+        let fields = row::fields_of(&line)?;
+        let mut new: Vec<_> = fields.into_iter().map(|(name, _)| name).collect();
+        new.retain(|name| !seen.contains(name));
+        seen.extend(new.iter().cloned());
+        Ok(new)
+    };
+    let page = source.page_with(range, lines, names).await?;
+    let found = page.items().iter();
+    let new = found.flat_map(|r| r.content().into_iter().flatten());
+    Ok((new.cloned().collect(), page.next().clone()))
+}
+
+/// The fields of the file.
+async fn fields(args: &ImportArgs) -> Result<Vec<String>, PageError> {
+    match &args.file {
+        ImportFile::Csv(source) => {
+            let columns = source.columns().await?;
+            columns.ok_or_else(|| {
+                let none = match source.format.header {
+                    crate::files::Header::FirstRecord => InvalidImport::Empty,
+                    _ => InvalidImport::NoNames,
+                };
+                none.into_page_error()
+            })
+        }
+        ImportFile::JsonLines(source) => {
+            let mut fields = match args.columns {
+                Some(_) => fields_of_first(source).await?,
+                None => fields_of_all(source).await?,
+            };
+            if let Some(columns) = &args.columns {
+                // A field that comes late is as good as one that comes early.
+                let fed = |field: &String| args.map.get(field).unwrap_or(field).clone();
+                let known: Vec<_> = fields.iter().map(fed).collect();
+                let late = |column: &&String| {
+                    !known.contains(column) && !args.map.values().any(|v| v == *column)
+                };
+                fields.extend(columns.iter().filter(late).cloned());
+                fields.extend(
+                    args.map
+                        .keys()
+                        .filter(|f| !fields.contains(f))
+                        .cloned()
+                        .collect::<Vec<_>>(),
+                );
+            }
+            match fields.is_empty() {
+                true => Err(InvalidImport::Empty.into_page_error()),
+                false => Ok(fields),
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl PageProcessor for SqlImport {
+    const NAME: &'static str = "sql-import";
+    type Args = ImportArgs;
+    type Cursor = FilePosition;
+    type Item = FileRecord<ImportRow>;
+
+    async fn prepare(&self, mut args: ImportArgs) -> Result<ImportArgs, PageError> {
+        let database = self.database(&args)?;
+        args.file = match args.file {
+            ImportFile::Csv(source) => ImportFile::Csv(source.prepare().await?),
+            ImportFile::JsonLines(source) => ImportFile::JsonLines(source.prepare().await?),
+        };
+        let target =
+            Target::parse(&args.table, database).map_err(InvalidImport::into_page_error)?;
+        let columns = target.columns(database).await?;
+        if columns.is_empty() {
+            let table = args.table.clone();
+            return Err(InvalidImport::NoTable { table }.into_page_error());
+        }
+        let fields = match args.fields.take() {
+            Some(fields) => fields,
+            None => fields(&args).await?,
+        };
+        let plan = mapping::plan(&args, &fields, &columns);
+        let plan = plan.map_err(InvalidImport::into_page_error)?;
+        let filled = Filled::new(&target, &plan, &args.on_conflict);
+        write::try_out(database, &filled).await?;
+        args.plan = Some(plan);
+        if args.once {
+            check_ledger(database).await?;
+        }
+        if let ImportFile::JsonLines(_) = &args.file {
+            args.fields = Some(fields);
+        }
+        Ok(args)
+    }
+
+    async fn fetch(
+        &self,
+        ctx: &PageContext<Self>,
+    ) -> Result<Page<FilePosition, FileRecord<ImportRow>>, PageError> {
+        self.rows(ctx.args(), ctx.range(), ctx.page_size()).await
+    }
+
+    async fn process(
+        &self,
+        ctx: &PageContext<Self>,
+        records: Vec<FileRecord<ImportRow>>,
+    ) -> Result<PageReport, PageError> {
+        let args = ctx.args();
+        let mut report = PageReport::all_processed();
+        let readable = |(position, record): (usize, FileRecord<ImportRow>)| {
+            record.or_fail(position, &mut report)
+        };
+        let rows: Vec<_> = records
+            .into_iter()
+            .enumerate()
+            .filter_map(readable)
+            .collect();
+        let database = self.database(args)?;
+        let target =
+            Target::parse(&args.table, database).map_err(InvalidImport::into_page_error)?;
+        let filled = Filled::new(&target, plan_of(args)?, &args.on_conflict);
+        let count = rows.len() as u64;
+        // Even without rows the transaction has to be looked at: it is the page's.
+        macro_rules! in_transaction {
+            ($database:ty, $pool:expr, $write:path) => {
+                if args.once {
+                    let mut transaction = ctx.transaction::<$database>().await?;
+                    match rows.is_empty() {
+                        true => 0,
+                        false => $write(&mut transaction, &filled, rows).await?,
+                    }
+                } else if rows.is_empty() {
+                    0
+                } else {
+                    let mut transaction = $pool.begin().await?;
+                    let written = $write(&mut transaction, &filled, rows).await?;
+                    transaction.commit().await?;
+                    written
+                }
+            };
+        }
+        let written = match database {
+            #[cfg(feature = "postgres")]
+            Database::Postgres(pool) => in_transaction!(sqlx::Postgres, pool, write::postgres),
+            #[cfg(feature = "mysql")]
+            Database::MySql(pool) => in_transaction!(sqlx::MySql, pool, write::mysql),
+            #[cfg(feature = "sqlite")]
+            Database::Sqlite(pool) => in_transaction!(sqlx::Sqlite, pool, write::sqlite),
+        };
+        if args.on_conflict == OnConflict::Nothing {
+            for _ in written..count {
+                report.skip("its key is in the table");
+            }
+        }
+        Ok(report.changed(written.min(count)))
+    }
+
+    async fn skip_ahead(
+        &self,
+        ctx: &PageContext<Self>,
+        pages: u32,
+    ) -> Result<SkipAhead<FilePosition>, PageError> {
+        match &ctx.args().file {
+            ImportFile::Csv(source) => source.skip_ahead(ctx, pages).await,
+            ImportFile::JsonLines(source) => source.skip_ahead(ctx, pages).await,
+        }
+    }
+
+    async fn size_hint(&self, args: &ImportArgs) -> Result<Option<u64>, PageError> {
+        match &args.file {
+            ImportFile::Csv(source) => source.size_hint().await,
+            ImportFile::JsonLines(source) => source.size_hint().await,
+        }
+    }
+
+    fn ledger(&self, args: &ImportArgs) -> Option<Arc<dyn PageLedger>> {
+        args.once
+            .then(|| match self.connections.get(&args.connection) {
+                Ok(database) => database.ledger(),
+                // Without a ledger its rows could be doubled.
+                Err(_) => Arc::new(NoLedger::of(self.connections.clone(), &args.connection)),
+            })
+    }
+
+    fn dead_letters(&self, _: &ImportArgs) -> Option<Arc<dyn DeadLetters>> {
+        self.letters.clone()
+    }
+}
+
+async fn check_ledger(database: &Database) -> Result<(), PageError> {
+    let letters = database.ledger();
+    match letters.list(&LetterFilter::of(""), None, 1).await {
+        Err(error) if error.error_type() == "LedgerTablesMissing" => {
+            Err(InvalidImport::LedgerTablesMissing.into_page_error())
+        }
+        looked => looked.map(|_| ()),
+    }
+}
+
+impl fmt::Debug for SqlImport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqlImport")
+            .field("connections", &self.connections)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,128 @@
+//! The table that an import fills.
+
+use sqlx::Row as _;
+
+use super::{InvalidImport, mapping::Column};
+use crate::{error::PageError, sql::Database};
+
+/// A table as it was named.
+pub(super) struct Target {
+    schema: Option<String>,
+    table: String,
+    mark: char,
+}
+
+impl Target {
+    /// Reads `table` or `schema.table`.
+    pub fn parse(given: &str, database: &Database) -> Result<Self, InvalidImport> {
+        let invalid = || InvalidImport::TableName {
+            given: given.to_owned(),
+        };
+        let (schema, table) = match given.split_once('.') {
+            Some((schema, table)) => (Some(schema.to_owned()), table.to_owned()),
+            None => (None, given.to_owned()),
+        };
+        let parts = [schema.as_deref().unwrap_or("-"), &table];
+        let bad = |part: &str| {
+            part.is_empty() || part.contains('.') || part.chars().any(char::is_control)
+        };
+        if parts.into_iter().any(bad) {
+            return Err(invalid());
+        }
+        let mark = match database {
+            #[cfg(feature = "mysql")]
+            Database::MySql(_) => '`',
+            #[allow(unreachable_patterns, reason = "where there is only MySQL")]
+            _ => '"',
+        };
+        Ok(Self {
+            schema,
+            table,
+            mark,
+        })
+    }
+
+    /// A name for statements.
+    pub fn quote(&self, name: &str) -> String {
+        let mark = self.mark;
+        let doubled = name.replace(mark, &format!("{mark}{mark}"));
+        format!("{mark}{doubled}{mark}")
+    }
+
+    /// The name of the table for statements.
+    pub fn quoted(&self) -> String {
+        let table = self.quote(&self.table);
+        match &self.schema {
+            Some(schema) => format!("{}.{table}", self.quote(schema)),
+            None => table,
+        }
+    }
+
+    /// Its columns; none where there is no such table.
+    pub async fn columns(&self, database: &Database) -> Result<Vec<Column>, PageError> {
+        match database {
+            #[cfg(feature = "postgres")]
+            Database::Postgres(pool) => {
+                // Without a length a cast does not cut what is too long.
+                let columns =
+                    "SELECT attname::text, pg_catalog.format_type(atttypid, -1), attgenerated <> ''
+                    FROM pg_catalog.pg_attribute
+                    WHERE attrelid = pg_catalog.to_regclass($1) AND attnum > 0 AND NOT attisdropped
+                    ORDER BY attnum";
+                let rows = sqlx::query(columns).bind(self.quoted()).fetch_all(pool);
+                let column = |row: sqlx::postgres::PgRow| {
+                    Ok(Column {
+                        name: row.try_get(0)?,
+                        type_name: row.try_get(1)?,
+                        generated: row.try_get(2)?,
+                    })
+                };
+                Ok(rows
+                    .await?
+                    .into_iter()
+                    .map(column)
+                    .collect::<Result<_, sqlx::Error>>()?)
+            }
+            #[cfg(feature = "mysql")]
+            Database::MySql(pool) => {
+                let columns = "SELECT CAST(column_name AS CHAR), CAST(data_type AS CHAR),
+                        extra LIKE '%GENERATED' OR extra LIKE '%GENERATED %'
+                    FROM information_schema.columns
+                    WHERE table_name = ? AND table_schema = COALESCE(?, DATABASE())
+                    ORDER BY ordinal_position";
+                let rows = sqlx::query(columns).bind(&self.table).bind(&self.schema);
+                let column = |row: sqlx::mysql::MySqlRow| {
+                    Ok(Column {
+                        name: row.try_get(0)?,
+                        type_name: row.try_get(1)?,
+                        generated: row.try_get::<i64, _>(2)? != 0,
+                    })
+                };
+                let rows = rows.fetch_all(pool).await?;
+                Ok(rows
+                    .into_iter()
+                    .map(column)
+                    .collect::<Result<_, sqlx::Error>>()?)
+            }
+            #[cfg(feature = "sqlite")]
+            Database::Sqlite(pool) => {
+                let columns = "SELECT name, type, hidden IN (2, 3)
+                    FROM pragma_table_xinfo(?, ?) WHERE hidden <> 1";
+                let schema = self.schema.as_deref().unwrap_or("main");
+                let rows = sqlx::query(columns).bind(&self.table).bind(schema);
+                let column = |row: sqlx::sqlite::SqliteRow| {
+                    Ok(Column {
+                        name: row.try_get(0)?,
+                        type_name: row.try_get(1)?,
+                        generated: row.try_get(2)?,
+                    })
+                };
+                let rows = rows.fetch_all(pool).await?;
+                Ok(rows
+                    .into_iter()
+                    .map(column)
+                    .collect::<Result<_, sqlx::Error>>()?)
+            }
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! Rows into a table: `COPY` in PostgreSQL, `INSERT` with many rows elsewhere and where keys may conflict.
+
+use sqlx::AssertSqlSafe;
+
+use super::{
+    InvalidImport,
+    args::{Assigned, OnConflict},
+    row::{Cell, ImportRow, copy_line},
+    target::Target,
+};
+use crate::{error::PageError, sql::Database};
+
+/// The table and the columns that are filled, as they stand in statements.
+pub(super) struct Filled<'a> {
+    table: String,
+    columns: Vec<String>,
+    plan: &'a [Assigned],
+    on_conflict: &'a OnConflict,
+    quoted_key: Vec<String>,
+}
+
+/// Values that one statement binds. SQLite takes 32,766, MySQL 65,535.
+const MOST_VALUES: usize = 30_000;
+const MOST_ROWS: usize = 1_000;
+/// Bytes in the values of one statement, about; MySQL takes 16 MiB unless told.
+const MOST_BYTES: usize = 4 * 1024 * 1024;
+
+impl<'a> Filled<'a> {
+    pub fn new(target: &Target, plan: &'a [Assigned], on_conflict: &'a OnConflict) -> Self {
+        let quoted_key = match on_conflict {
+            OnConflict::Update(key) => key.iter().map(|column| target.quote(column)).collect(),
+            OnConflict::Fail | OnConflict::Nothing => Vec::new(),
+        };
+        Self {
+            table: target.quoted(),
+            columns: plan.iter().map(|a| target.quote(&a.column)).collect(),
+            plan,
+            on_conflict,
+            quoted_key,
+        }
+    }
+
+    fn columns(&self) -> String {
+        self.columns.join(", ")
+    }
+
+    /// What follows an `INSERT` in PostgreSQL and SQLite.
+    fn on_conflict(&self) -> String {
+        match self.on_conflict {
+            OnConflict::Fail => String::new(),
+            OnConflict::Nothing => " ON CONFLICT DO NOTHING".to_owned(),
+            OnConflict::Update(_) => {
+                let others = self.columns.iter().filter(|c| !self.quoted_key.contains(c));
+                let set: Vec<_> = others.map(|c| format!("{c} = excluded.{c}")).collect();
+                let key = self.quoted_key.join(", ");
+                match set.is_empty() {
+                    true => format!(" ON CONFLICT ({key}) DO NOTHING"),
+                    false => format!(" ON CONFLICT ({key}) DO UPDATE SET {}", set.join(", ")),
+                }
+            }
+        }
+    }
+
+    /// The same in MySQL, where `INSERT IGNORE` would also hide values that do not fit.
+    #[cfg(feature = "mysql")]
+    fn on_duplicate_key(&self) -> String {
+        let set: Vec<_> = match self.on_conflict {
+            OnConflict::Fail => return String::new(),
+            OnConflict::Nothing => self
+                .columns
+                .first()
+                .map(|c| format!("{c} = {c}"))
+                .into_iter()
+                .collect(),
+            OnConflict::Update(_) => {
+                let of = |c: &String| format!("{c} = VALUES({c})");
+                self.columns.iter().map(of).collect()
+            }
+        };
+        format!(" ON DUPLICATE KEY UPDATE {}", set.join(", "))
+    }
+
+    fn insert(&self, rows: usize, on_conflict: &str) -> String {
+        let row = format!("({})", vec!["?"; self.columns.len()].join(", "));
+        format!(
+            "INSERT INTO {} ({}) VALUES {}{on_conflict}",
+            self.table,
+            self.columns(),
+            vec![row.as_str(); rows].join(", ")
+        )
+    }
+
+    /// Rows that fit into one statement.
+    fn chunks(&self, rows: Vec<ImportRow>) -> Vec<Vec<ImportRow>> {
+        let most = (MOST_VALUES / self.columns.len().max(1)).clamp(1, MOST_ROWS);
+        let mut chunks = Vec::new();
+        let mut chunk = Vec::new();
+        let mut bytes = 0;
+        for row in rows {
+            let size: usize = row.0.iter().map(Cell::size).sum();
+            if chunk.len() >= most || (bytes + size > MOST_BYTES && !chunk.is_empty()) {
+                chunks.push(std::mem::take(&mut chunk));
+                bytes = 0;
+            }
+            bytes += size;
+            chunk.push(row);
+        }
+        chunks.push(chunk);
+        chunks
+    }
+}
+
+/// Has the database plan an insert of no rows, so that it can refuse a key that is none before anything starts.
+/// MySQL has no word for a key there.
+pub(super) async fn try_out(database: &Database, filled: &Filled<'_>) -> Result<(), PageError> {
+    if *filled.on_conflict == OnConflict::Fail {
+        return Ok(());
+    }
+    let (table, columns, on_conflict) = (&filled.table, filled.columns(), filled.on_conflict());
+    let explained = match database {
+        #[cfg(feature = "postgres")]
+        Database::Postgres(pool) => {
+            let nulls = filled.plan.iter().map(|a| format!("NULL::{}", a.type_name));
+            let nulls: Vec<_> = nulls.collect();
+            let statement = format!(
+                "EXPLAIN INSERT INTO {table} ({columns}) SELECT {} WHERE FALSE{on_conflict}",
+                nulls.join(", ")
+            );
+            sqlx::raw_sql(AssertSqlSafe(statement))
+                .execute(pool)
+                .await
+                .map(drop)
+        }
+        #[cfg(feature = "sqlite")]
+        Database::Sqlite(pool) => {
+            let nulls = vec!["NULL"; filled.columns.len()].join(", ");
+            let statement =
+                format!("EXPLAIN INSERT INTO {table} ({columns}) VALUES ({nulls}){on_conflict}");
+            sqlx::raw_sql(AssertSqlSafe(statement))
+                .execute(pool)
+                .await
+                .map(drop)
+        }
+        #[cfg(feature = "mysql")]
+        Database::MySql(_) => {
+            let _ = (table, columns, on_conflict);
+            Ok(())
+        }
+    };
+    explained.map_err(|error| match error.as_database_error() {
+        Some(refusal) => {
+            let message = refusal.message().to_owned();
+            InvalidImport::OnConflict { message }.into_page_error()
+        }
+        None => error.into(),
+    })
+}
+
+/// Rows that are in the table now, or were changed there, as far as the database tells.
+#[cfg(feature = "postgres")]
+pub(super) async fn postgres(
+    connection: &mut sqlx::PgConnection,
+    filled: &Filled<'_>,
+    rows: Vec<ImportRow>,
+) -> Result<u64, sqlx::Error> {
+    if *filled.on_conflict != OnConflict::Fail {
+        return postgres_insert(connection, filled, rows).await;
+    }
+    let statement = format!("COPY {} ({}) FROM STDIN", filled.table, filled.columns());
+    let mut lines = Vec::new();
+    for row in &rows {
+        copy_line(row, &mut lines);
+    }
+    let mut copy = connection.copy_in_raw(&statement).await?;
+    if let Err(error) = copy.send(lines).await {
+        // The connection may be gone, too.
+        let _ = copy.abort("the rows could not be sent").await;
+        return Err(error);
+    }
+    copy.finish().await
+}
+
+/// `COPY` fails for a key that is there. Each column is bound as one array of texts, which the database
+/// converts like the input of `COPY`.
+#[cfg(feature = "postgres")]
+async fn postgres_insert(
+    connection: &mut sqlx::PgConnection,
+    filled: &Filled<'_>,
+    rows: Vec<ImportRow>,
+) -> Result<u64, sqlx::Error> {
+    let width = filled.columns.len();
+    let numbered = 1..=width;
+    let values: Vec<_> = numbered
+        .clone()
+        .zip(filled.plan)
+        .map(|(n, assigned)| format!("c{n}::{}", assigned.type_name))
+        .collect();
+    let arrays: Vec<_> = numbered.clone().map(|n| format!("${n}::text[]")).collect();
+    let names: Vec<_> = numbered.map(|n| format!("c{n}")).collect();
+    let statement = format!(
+        "INSERT INTO {} ({}) SELECT {} FROM unnest({}) AS rows ({}){}",
+        filled.table,
+        filled.columns(),
+        values.join(", "),
+        arrays.join(", "),
+        names.join(", "),
+        filled.on_conflict(),
+    );
+    let mut columns: Vec<Vec<Option<String>>> = vec![Vec::with_capacity(rows.len()); width];
+    for row in rows {
+        for (column, cell) in columns.iter_mut().zip(row.0) {
+            column.push(cell.into_text());
+        }
+    }
+    // Names are quoted, types come from the catalog.
+    let query = sqlx::query(AssertSqlSafe(statement));
+    let query = columns
+        .into_iter()
+        .fold(query, |query, column| query.bind(column));
+    Ok(query.execute(connection).await?.rows_affected())
+}
+
+#[cfg(feature = "sqlite")]
+pub(super) async fn sqlite(
+    connection: &mut sqlx::SqliteConnection,
+    filled: &Filled<'_>,
+    rows: Vec<ImportRow>,
+) -> Result<u64, sqlx::Error> {
+    let on_conflict = filled.on_conflict();
+    let mut written = 0;
+    for chunk in filled.chunks(rows) {
+        let statement = filled.insert(chunk.len(), &on_conflict);
+        // Names are quoted, values are bound.
+        let mut query = sqlx::query(AssertSqlSafe(statement));
+        for cell in chunk.into_iter().flat_map(|row| row.0) {
+            query = match cell {
+                Cell::Null => query.bind(None::<String>),
+                Cell::Text(text) => query.bind(text),
+                Cell::Flag(flag) => query.bind(i64::from(flag)),
+                // A column without a type keeps what it is given.
+                Cell::Number(number) => match (number.parse::<i64>(), number.parse::<f64>()) {
+                    (Ok(whole), _) => query.bind(whole),
+                    (_, Ok(real)) => query.bind(real),
+                    _ => query.bind(number),
+                },
+            };
+        }
+        written += query.execute(&mut *connection).await?.rows_affected();
+    }
+    Ok(written)
+}
+
+#[cfg(feature = "mysql")]
+pub(super) async fn mysql(
+    connection: &mut sqlx::MySqlConnection,
+    filled: &Filled<'_>,
+    rows: Vec<ImportRow>,
+) -> Result<u64, sqlx::Error> {
+    let on_conflict = filled.on_duplicate_key();
+    let mut written = 0;
+    for chunk in filled.chunks(rows) {
+        let statement = filled.insert(chunk.len(), &on_conflict);
+        // Names are quoted, values are bound.
+        let mut query = sqlx::query(AssertSqlSafe(statement));
+        for cell in chunk.into_iter().flat_map(|row| row.0) {
+            query = match cell {
+                // The database knows no other form of a boolean.
+                Cell::Flag(flag) => query.bind(i64::from(flag)),
+                cell => query.bind(cell.into_text()),
+            };
+        }
+        written += query.execute(&mut *connection).await?.rows_affected();
+    }
+    Ok(written)
+}

@@ -1,0 +1,144 @@
+//! How many rows there are, about.
+
+use super::{Table, inspect::Identity};
+use crate::{error::PageError, sql::Database};
+
+/// # Estimate
+impl Table {
+    /// About how many rows match the filter, from the statistics of the database. `None` where it has none.
+    ///
+    /// | database | without a filter | with one |
+    /// |---|---|---|
+    /// | PostgreSQL | the planner's estimate | the planner's estimate |
+    /// | MySQL, MariaDB | the table's statistics | the optimizer's estimate |
+    /// | SQLite | `sqlite_stat1` after `ANALYZE`; else, for an `INTEGER PRIMARY KEY`, the distance from the lowest to the highest | unknown |
+    ///
+    /// [`count`](Self::count) is exact, and reads the table.
+    ///
+    /// # Errors
+    /// Those of the database, retryable.
+    pub async fn size_hint(&self) -> Result<Option<u64>, PageError> {
+        let statements = &self.inner.statements;
+        match (&self.inner.database, &self.inner.identity) {
+            #[cfg(feature = "postgres")]
+            (Database::Postgres(pool), _) => postgres::rows(pool, statements).await,
+            #[cfg(feature = "mysql")]
+            (Database::MySql(pool), Identity::MySql { schema, table }) => {
+                mysql::rows(pool, statements, schema, table).await
+            }
+            #[cfg(feature = "sqlite")]
+            (Database::Sqlite(_), _) if statements.filter.is_some() => Ok(None),
+            #[cfg(feature = "sqlite")]
+            (Database::Sqlite(pool), Identity::Sqlite { table, integer_key }) => {
+                if let Some(rows) = sqlite::analyzed(pool, table).await? {
+                    return Ok(Some(rows));
+                }
+                if !integer_key {
+                    return Ok(None);
+                }
+                sqlite::distance(pool, statements).await
+            }
+            #[allow(unreachable_patterns, reason = "depends on the features")]
+            _ => Ok(None),
+        }
+    }
+}
+
+#[cfg(feature = "postgres")]
+mod postgres {
+    use sqlx::{AssertSqlSafe, PgPool, Row as _};
+
+    use crate::{error::PageError, sql::table::statements::Statements};
+
+    pub async fn rows(pool: &PgPool, statements: &Statements) -> Result<Option<u64>, PageError> {
+        let condition = statements.range(None, None, 1).sql;
+        let table = &statements.table;
+        let explain = format!("EXPLAIN (FORMAT JSON) SELECT 1 FROM {table} WHERE {condition}");
+        let row = sqlx::query(AssertSqlSafe(explain)).fetch_one(pool).await?;
+        let plan: serde_json::Value = serde_json::from_str(row.try_get_unchecked::<&str, _>(0)?)?;
+        let rows = plan.pointer("/0/Plan/Plan Rows");
+        Ok(rows
+            .and_then(serde_json::Value::as_f64)
+            .map(|rows| rows as u64))
+    }
+}
+
+#[cfg(feature = "sqlite")]
+mod sqlite {
+    use sqlx::{AssertSqlSafe, Row as _, SqlitePool};
+
+    use crate::{error::PageError, sql::table::statements::Statements};
+
+    pub async fn analyzed(pool: &SqlitePool, table: &str) -> Result<Option<u64>, PageError> {
+        let there = "SELECT EXISTS (SELECT 1 FROM main.sqlite_master WHERE name = 'sqlite_stat1')";
+        let there: bool = sqlx::query_scalar(there).fetch_one(pool).await?;
+        if !there {
+            return Ok(None);
+        }
+        // A list of numbers, the first of which is the number of rows in the index. A partial index has
+        // fewer than the table.
+        let most = "SELECT max(CAST(stat AS INTEGER)) FROM main.sqlite_stat1 WHERE tbl = $1";
+        let most: Option<i64> = sqlx::query_scalar(most).bind(table).fetch_one(pool).await?;
+        Ok(most.and_then(|rows| u64::try_from(rows).ok()))
+    }
+
+    pub async fn distance(
+        pool: &SqlitePool,
+        statements: &Statements,
+    ) -> Result<Option<u64>, PageError> {
+        let (table, key) = (&statements.table, &statements.key[0].quoted);
+        // One after the other, since SQLite finds both ends in the index only when asked for one.
+        let ends =
+            format!("SELECT (SELECT min({key}) FROM {table}), (SELECT max({key}) FROM {table})");
+        let row = sqlx::query(AssertSqlSafe(ends)).fetch_one(pool).await?;
+        let (lowest, highest): (Option<i64>, Option<i64>) = (row.try_get(0)?, row.try_get(1)?);
+        let distance = match (lowest, highest) {
+            (Some(lowest), Some(highest)) => highest.abs_diff(lowest).saturating_add(1),
+            _ => 0,
+        };
+        Ok(Some(distance))
+    }
+}
+
+#[cfg(feature = "mysql")]
+mod mysql {
+    use sqlx::{AssertSqlSafe, MySqlPool, Row as _};
+
+    use crate::{error::PageError, sql::table::statements::Statements};
+
+    pub async fn rows(
+        pool: &MySqlPool,
+        statements: &Statements,
+        schema: &str,
+        table: &str,
+    ) -> Result<Option<u64>, PageError> {
+        let Some(filter) = &statements.filter else {
+            let rows = "SELECT CAST(table_rows AS SIGNED) FROM information_schema.tables
+                WHERE table_schema = ? AND table_name = ?";
+            let rows = sqlx::query_scalar(rows).bind(schema).bind(table);
+            let rows: Option<Option<i64>> = rows.fetch_optional(pool).await?;
+            return Ok(rows.flatten().and_then(|rows| u64::try_from(rows).ok()));
+        };
+        let table = &statements.table;
+        let select = format!("SELECT 1 FROM {table} WHERE (\n{filter}\n)");
+        // Only so does MariaDB tell which part is left by the filter, and MySQL does not know the word.
+        let extended = format!("EXPLAIN EXTENDED {select}");
+        // As a script, since then every value comes as a text.
+        let row = match sqlx::raw_sql(AssertSqlSafe(extended)).fetch_one(pool).await {
+            Err(sqlx::Error::Database(_)) => {
+                let explain = AssertSqlSafe(format!("EXPLAIN {select}"));
+                sqlx::raw_sql(explain).fetch_one(pool).await?
+            }
+            explained => explained?,
+        };
+        let number = |name: &str| -> Result<Option<f64>, sqlx::Error> {
+            let text: Option<String> = row.try_get_unchecked(name)?;
+            Ok(text.and_then(|text| text.parse().ok()))
+        };
+        // Where it knows by itself that there are none, it tells no number.
+        let rows = number("rows")?.unwrap_or_default();
+        Ok(Some(
+            (rows * number("filtered")?.unwrap_or(100.0) / 100.0) as u64,
+        ))
+    }
+}

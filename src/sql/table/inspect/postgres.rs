@@ -1,0 +1,279 @@
+//! A table of PostgreSQL.
+
+use sqlx::{PgPool, Row as _, postgres::PgRow};
+
+use super::{Found, Identity, UniqueIndex, check_unique, key_columns};
+use crate::sql::table::{
+    column::{Column, JsonForm, KeyColumn, KeyForm},
+    error::TableError,
+    name::{Quotes, TableName},
+    spec::TableSpec,
+};
+
+const TABLE: &str = "
+SELECT c.oid::bigint, n.nspname::text, c.relkind::text, c.relpersistence::text,
+    c.relkind = 'r' AND EXISTS (SELECT FROM pg_catalog.pg_inherits WHERE inhparent = c.oid)
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relname = $2 AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
+    AND (n.nspname = $1 OR ($1 IS NULL AND pg_catalog.pg_table_is_visible(c.oid)))";
+
+const SIMILAR: &str = "
+SELECT pg_catalog.format('%s.%s', n.nspname, c.relname)
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE lower(c.relname) = lower($1) AND c.relkind IN ('r', 'p')
+    AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')
+ORDER BY 1 LIMIT 5";
+
+/// A domain counts as the type it is made of.
+const COLUMNS: &str = "
+SELECT a.attname::text,
+    pg_catalog.format_type(a.atttypid, a.atttypmod),
+    NOT (a.attnotnull OR (t.typtype = 'd' AND t.typnotnull)),
+    a.attgenerated <> '',
+    base.typname::text,
+    base.typtype::text,
+    pg_catalog.format('%I.%I', n.nspname, base.typname),
+    coalesce(co.collisdeterministic, true)
+FROM pg_catalog.pg_attribute a
+JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
+CROSS JOIN LATERAL (
+    WITH RECURSIVE chain (oid, typtype, typbasetype) AS (
+        SELECT t.oid, t.typtype, t.typbasetype
+        UNION ALL
+        SELECT b.oid, b.typtype, b.typbasetype
+        FROM chain JOIN pg_catalog.pg_type b ON b.oid = chain.typbasetype WHERE chain.typtype = 'd'
+    )
+    SELECT chain.oid FROM chain WHERE chain.typtype <> 'd'
+) AS bottom
+JOIN pg_catalog.pg_type base ON base.oid = bottom.oid
+JOIN pg_catalog.pg_namespace n ON n.oid = base.typnamespace
+LEFT JOIN pg_catalog.pg_collation co ON co.oid = a.attcollation
+WHERE a.attrelid = $1::oid AND a.attnum > 0 AND NOT a.attisdropped
+ORDER BY a.attnum";
+
+/// One row for each column of each unique index; an expression has no name.
+const UNIQUE: &str = "
+SELECT ic.relname::text, i.indisvalid AND i.indisready, i.indpred IS NOT NULL, a.attname::text
+FROM pg_catalog.pg_index i
+JOIN pg_catalog.pg_class ic ON ic.oid = i.indexrelid
+CROSS JOIN LATERAL pg_catalog.unnest(i.indkey::int2[]) WITH ORDINALITY AS k (attnum, position)
+LEFT JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+WHERE i.indrelid = $1::oid AND i.indisunique AND k.position <= i.indnkeyatts
+ORDER BY NOT i.indisprimary, ic.relname, k.position";
+
+pub(super) async fn look(
+    pool: &PgPool,
+    name: &TableName,
+    spec: &TableSpec,
+) -> Result<Found, TableError> {
+    let row = sqlx::query(TABLE)
+        .bind(name.schema.as_deref())
+        .bind(&name.table)
+        .fetch_optional(pool)
+        .await?;
+    let Some(row) = row else {
+        let similar = sqlx::query_scalar(SIMILAR).bind(&name.table);
+        return Err(TableError::MissingTable {
+            table: spec.table.clone(),
+            similar: similar.fetch_all(pool).await?,
+        });
+    };
+    let oid: i64 = row.try_get(0)?;
+    let schema: String = row.try_get(1)?;
+    let table = format!(
+        "{}.{}",
+        Quotes::Double.quote(&schema),
+        Quotes::Double.quote(&name.table)
+    );
+    check_kind(&table, &row)?;
+
+    let rows = sqlx::query(COLUMNS).bind(oid).fetch_all(pool).await?;
+    let mut columns = Vec::new();
+    let mut types = Vec::new();
+    for row in &rows {
+        let base = BaseType {
+            name: row.try_get(4)?,
+            kind: row.try_get(5)?,
+            qualified: row.try_get(6)?,
+            deterministic: row.try_get(7)?,
+        };
+        columns.push(Column {
+            name: row.try_get(0)?,
+            type_name: row.try_get(1)?,
+            nullable: row.try_get(2)?,
+            generated: row.try_get(3)?,
+            json: match base.name.as_str() {
+                "numeric" | "money" | "bytea" => JsonForm::Text,
+                _ => JsonForm::Json,
+            },
+        });
+        types.push(base);
+    }
+
+    let key = key_columns(&table, spec, &columns, |a, b| a == b)?;
+    for column in &key {
+        if column.nullable {
+            return Err(TableError::NullableKey {
+                table: table.clone(),
+                column: column.name.clone(),
+                found: "may be NULL, and a row with NULL there would be left out without a word",
+                remedy: format!(
+                    "if none is, say so: ALTER TABLE {table} ALTER COLUMN {} SET NOT NULL",
+                    Quotes::Double.quote(&column.name)
+                ),
+            });
+        }
+    }
+    let rows = sqlx::query(UNIQUE).bind(oid).fetch_all(pool).await?;
+    check_unique(&table, &key, &unique_indexes(&rows)?)?;
+
+    let key: Result<Vec<_>, _> = key
+        .into_iter()
+        .map(|column| {
+            let at = columns.iter().position(|c| c.name == column.name);
+            let base = at.and_then(|at| types.get(at));
+            key_column(&table, column, base.expect("a type for each column"))
+        })
+        .collect();
+    Ok(Found {
+        key: key?,
+        table,
+        columns,
+        identity: Identity::Postgres { oid },
+    })
+}
+
+fn check_kind(table: &str, row: &PgRow) -> Result<(), TableError> {
+    let kind: String = row.try_get(2)?;
+    let persistence: String = row.try_get(3)?;
+    let has_children: bool = row.try_get(4)?;
+    let (what, reason) = match kind.as_str() {
+        "v" => (
+            "a view",
+            "it has no unique index; name the table below it, with a filter",
+        ),
+        "m" => (
+            "a materialized view",
+            "its columns may all be NULL, and it cannot be written; name the table below it",
+        ),
+        "f" => (
+            "a foreign table",
+            "its rows are in another server, which says nothing about keys; connect to that one",
+        ),
+        _ if persistence == "t" => ("a temporary table", "no other connection can see it"),
+        _ if has_children => (
+            "a parent that other tables inherit from",
+            "its unique indexes do not cover their rows; go through each of the tables",
+        ),
+        _ => return Ok(()),
+    };
+    Err(TableError::NotATable {
+        table: table.to_owned(),
+        what,
+        reason,
+    })
+}
+
+fn unique_indexes(rows: &[PgRow]) -> Result<Vec<UniqueIndex>, sqlx::Error> {
+    let mut indexes: Vec<UniqueIndex> = Vec::new();
+    for row in rows {
+        let name: String = row.try_get(0)?;
+        let column: Option<String> = row.try_get(3)?;
+        match indexes.last_mut().filter(|index| index.name == name) {
+            Some(index) => index.columns.push(column),
+            None => {
+                let (valid, partial): (bool, bool) = (row.try_get(1)?, row.try_get(2)?);
+                let flaw = match (valid, partial) {
+                    (false, _) => Some("which is invalid (was it built CONCURRENTLY?)"),
+                    (true, true) => Some("which is partial"),
+                    (true, false) => None,
+                };
+                indexes.push(UniqueIndex {
+                    name,
+                    columns: vec![column],
+                    flaw,
+                });
+            }
+        }
+    }
+    Ok(indexes)
+}
+
+/// The type that a column has below its domains.
+struct BaseType {
+    name: String,
+    kind: String,
+    qualified: String,
+    deterministic: bool,
+}
+
+/// How a value of the column is read as a text that no setting of the session changes, and read back.
+fn key_column(table: &str, column: &Column, base: &BaseType) -> Result<KeyColumn, TableError> {
+    let quoted = Quotes::Double.quote(&column.name);
+    let cast = || (String::new(), format!("::{}", base.qualified));
+    let refused = |reason| {
+        Err(TableError::KeyType {
+            table: table.to_owned(),
+            column: column.name.clone(),
+            type_name: column.type_name.clone(),
+            reason,
+        })
+    };
+    if !base.deterministic {
+        return refused(
+            "with its nondeterministic collation different texts are equal, so a text does not say where a \
+             page ends",
+        );
+    }
+    let (read, bind, form) = match (base.kind.as_str(), base.name.as_str()) {
+        (_, "int2" | "int4" | "int8") => (
+            format!("{quoted}::bigint"),
+            (String::new(), "::bigint".to_owned()),
+            KeyForm::Int,
+        ),
+        ("e", _)
+        | (
+            _,
+            "numeric" | "uuid" | "text" | "varchar" | "bpchar" | "name" | "citext" | "bool"
+            | "time" | "inet" | "cidr" | "macaddr" | "macaddr8",
+        ) => (format!("{quoted}::text"), cast(), KeyForm::Text),
+        // JSON has them in ISO 8601 whatever the `DateStyle`.
+        (_, "date" | "timestamp") => (
+            format!("to_jsonb({quoted}) #>> '{{}}'"),
+            cast(),
+            KeyForm::Text,
+        ),
+        (_, "timestamptz") => (
+            format!("to_jsonb({quoted} AT TIME ZONE 'UTC') #>> '{{}}'"),
+            (
+                "(".to_owned(),
+                "::pg_catalog.timestamp AT TIME ZONE 'UTC')".to_owned(),
+            ),
+            KeyForm::Text,
+        ),
+        (_, "bytea") => (
+            format!("encode({quoted}, 'hex')"),
+            ("decode(".to_owned(), "::text, 'hex')".to_owned()),
+            KeyForm::Text,
+        ),
+        (_, "float4" | "float8") => {
+            return refused("a floating point number is not exact enough to be a cursor");
+        }
+        (_, "timetz" | "interval") => {
+            return refused("different values of it are equal or sort as if they were");
+        }
+        _ => {
+            return refused(
+                "only integers, numeric, uuid, texts, dates and times, bytea, boolean, enums and network \
+                 addresses can be cursors",
+            );
+        }
+    };
+    Ok(KeyColumn {
+        name: column.name.clone(),
+        quoted,
+        read,
+        bind,
+        form,
+    })
+}

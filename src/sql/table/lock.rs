@@ -1,0 +1,90 @@
+//! Rows that stand still while several statements work on them.
+
+use super::{
+    Table,
+    filter::Syntax,
+    key::{Key, KeyPart},
+    read::{TableDatabase, key_of},
+    statements::Bound,
+};
+use crate::{
+    error::PageError,
+    sql::dialect::{Dialect, Value},
+};
+
+/// # Hold rows
+impl Table {
+    /// Locks the rows from the key `from` to the key `to` that match the filter, until the transaction of the
+    /// connection ends, and gives their keys. Waits for those who have them.
+    ///
+    /// SQLite locks nothing: a transaction that writes is alone there.
+    pub(crate) async fn lock<DB: TableDatabase + Dialect>(
+        &self,
+        connection: &mut DB::Connection,
+        from: &Key,
+        to: &Key,
+    ) -> Result<Vec<Key>, PageError> {
+        let statements = &self.inner.statements;
+        let Bound { sql, values } = statements.locked(from, to);
+        let rows = <DB as Dialect>::rows(connection, sql, values).await?;
+        rows.iter()
+            .map(|row| key_of::<DB>(row, 0, &statements.key))
+            .collect()
+    }
+
+    /// The rows with these keys, whether they match the filter or not, as a condition for `WHERE`. See
+    /// [`condition`](Self::condition) for the placeholders. There must be a key.
+    pub(crate) fn condition_among(&self, keys: &[Key], first: usize) -> (String, Vec<Value>) {
+        let statements = &self.inner.statements;
+        let columns = &statements.key;
+        let names: Vec<_> = columns.iter().map(|c| c.quoted.as_str()).collect();
+        let names = match names.as_slice() {
+            [name] => (*name).to_owned(),
+            names => format!("({})", names.join(", ")),
+        };
+        // One value, however many rows: the statement stays the same from page to page.
+        let as_json = || {
+            let json = serde_json::json!(keys).to_string();
+            vec![Value::from(json.as_str())]
+        };
+        let parts = |read: &dyn Fn(usize) -> String| {
+            let parts = columns.iter().enumerate();
+            let parts: Vec<_> = parts
+                .map(|(at, column)| format!("{}{}{}", column.bind.0, read(at), column.bind.1))
+                .collect();
+            parts.join(", ")
+        };
+        match statements.syntax {
+            Syntax::Postgres => {
+                let parts = parts(&|at| format!("(page.key ->> {at})"));
+                let sql = format!(
+                    "{names} IN (SELECT {parts} FROM json_array_elements(${first}::text::json) AS page (key))"
+                );
+                (sql, as_json())
+            }
+            Syntax::Sqlite => {
+                let parts = parts(&|at| format!("json_extract(page.value, '$[{at}]')"));
+                let sql = format!("{names} IN (SELECT {parts} FROM json_each(${first}) AS page)");
+                (sql, as_json())
+            }
+            Syntax::MySql => {
+                let values: Vec<_> = keys.iter().flat_map(Key::parts).map(value).collect();
+                let row = parts(&|_| "?".to_owned());
+                let row = if columns.len() == 1 {
+                    row
+                } else {
+                    format!("({row})")
+                };
+                let rows = vec![row; keys.len()].join(", ");
+                (format!("{names} IN ({rows})"), values)
+            }
+        }
+    }
+}
+
+fn value(part: &KeyPart) -> Value {
+    match part {
+        KeyPart::Int(number) => Value::from(*number),
+        KeyPart::Text(text) => Value::from(text.as_str()),
+    }
+}

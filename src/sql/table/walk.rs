@@ -1,0 +1,290 @@
+//! Going through a table.
+
+use sqlx::FromRow;
+
+use super::{
+    Table,
+    key::Key,
+    read::{FormOf, Reading as _, TableDatabase, key_of},
+};
+use crate::sql::database::on_pool;
+use crate::{
+    error::PageError,
+    page::Page,
+    processor::{PageContext, PageProcessor, SkipAhead},
+    sql::dialect::Value,
+};
+
+/// # Find keys
+impl Table {
+    /// The keys of the rows in `(start, end]` that match the filter, in order, at most `limit`. Reads an
+    /// index only, where the filter lets it.
+    ///
+    /// # Errors
+    /// Those of the database are retryable. Non-retryable: `CursorNotOfThisKey`, and for a value that
+    /// can be no cursor `KeyIsNull` and, in SQLite, `KeyTypeMixed`.
+    pub async fn keys(
+        &self,
+        start: Option<&Key>,
+        end: Option<&Key>,
+        limit: usize,
+    ) -> Result<Vec<Key>, PageError> {
+        self.keys_from(start, end, limit as u64, 0).await
+    }
+
+    async fn keys_from(
+        &self,
+        start: Option<&Key>,
+        end: Option<&Key>,
+        limit: u64,
+        offset: u64,
+    ) -> Result<Vec<Key>, PageError> {
+        self.check_keys([start, end])?;
+        let statements = &self.inner.statements;
+        let query = statements.page(Vec::new(), start, end, limit, offset);
+        on_pool!(&self.inner.database, pool: Db => {
+            let rows = Db::fetch(pool, query.into()).await?;
+            rows.iter().map(|row| key_of::<Db>(row, 0, &statements.key)).collect()
+        })
+    }
+
+    /// The key of the row that is `rows` rows after `start`, in `(start, end]`: the end of as many rows. A
+    /// jump over 0 rows is one over 1.
+    ///
+    /// # Errors
+    /// As [`keys`](Self::keys).
+    pub async fn skip(
+        &self,
+        start: Option<&Key>,
+        end: Option<&Key>,
+        rows: u64,
+    ) -> Result<SkipAhead<Key>, PageError> {
+        let mut keys = self
+            .keys_from(start, end, 1, rows.saturating_sub(1))
+            .await?;
+        Ok(keys.pop().map_or(SkipAhead::PastEnd, SkipAhead::To))
+    }
+
+    /// How many rows there are in `(start, end]` that match the filter. It reads them all.
+    ///
+    /// # Errors
+    /// As [`keys`](Self::keys).
+    pub async fn count(&self, start: Option<&Key>, end: Option<&Key>) -> Result<u64, PageError> {
+        self.check_keys([start, end])?;
+        let query = self.inner.statements.count(start, end);
+        let count = on_pool!(&self.inner.database, pool: Db => {
+            let rows = Db::fetch(pool, query.into()).await?;
+            rows.first().map(|row| Db::number(row, 0)).transpose()?.flatten()
+        });
+        Ok(count
+            .and_then(|n| u64::try_from(n).ok())
+            .unwrap_or_default())
+    }
+
+    /// Checks that a key has as many parts as the key of this table has columns.
+    ///
+    /// # Errors
+    /// The non-retryable `CursorNotOfThisKey`.
+    pub fn check_key(&self, key: &Key) -> Result<(), PageError> {
+        let (parts, columns) = (key.parts().len(), &self.inner.spec.key);
+        if parts == columns.len() {
+            return Ok(());
+        }
+        Err(PageError::non_retryable(
+            "CursorNotOfThisKey",
+            format_args!(
+                "a cursor has {parts} parts, but the key of {} is ({})",
+                self.quoted_name(),
+                columns.join(", ")
+            ),
+        ))
+    }
+
+    fn check_keys<'k>(
+        &self,
+        keys: impl IntoIterator<Item = Option<&'k Key>>,
+    ) -> Result<(), PageError> {
+        keys.into_iter()
+            .flatten()
+            .try_for_each(|key| self.check_key(key))
+    }
+}
+
+/// # Conditions for statements of your own
+impl Table {
+    /// The rows in `(start, end]` that match the filter, as a condition for `WHERE`, and the values of its
+    /// placeholders in order. `TRUE` where nothing is left out.
+    ///
+    /// In PostgreSQL and SQLite the placeholders are `$first`, `$first + 1` and so on; in MySQL they are `?`,
+    /// and a value may come more than once. The columns are named without the table. A key that is not one
+    /// of this table ([`check_key`](Self::check_key)) makes a statement that the database refuses.
+    pub fn condition(
+        &self,
+        start: Option<&Key>,
+        end: Option<&Key>,
+        first: usize,
+    ) -> (String, Vec<Value>) {
+        let bound = self.inner.statements.range(start, end, first);
+        (bound.sql, bound.values)
+    }
+
+    /// Like [`condition`](Self::condition), from the row with the key `from` to the row with the key `to`,
+    /// both included: what `process` works on, given the first and the last key of its items.
+    pub fn condition_of(&self, from: &Key, to: &Key, first: usize) -> (String, Vec<Value>) {
+        let bound = self.inner.statements.between(from, to, first);
+        (bound.sql, bound.values)
+    }
+}
+
+/// # Read rows
+impl Table {
+    /// The rows in `(start, end]` that match the filter, in order, at most `limit`: their keys, and of
+    /// `columns` whatever `T` makes of them, which may be a tuple in their order or a struct with
+    /// `#[derive(sqlx::FromRow)]`.
+    ///
+    /// # Errors
+    /// As [`keys`](Self::keys), and non-retryable: `WrongDatabase` when the table is not in a `DB`,
+    /// `TableColumnMissing`.
+    pub async fn rows<DB, T>(
+        &self,
+        columns: &[&str],
+        start: Option<&Key>,
+        end: Option<&Key>,
+        limit: usize,
+    ) -> Result<Vec<(Key, T)>, PageError>
+    where
+        DB: TableDatabase,
+        T: for<'r> FromRow<'r, DB::Row>,
+    {
+        self.check_keys([start, end])?;
+        let pool = DB::pool(&self.inner.database).ok_or_else(|| {
+            PageError::non_retryable(
+                "WrongDatabase",
+                format_args!(
+                    "table {} is in {}, not in {}",
+                    self.quoted_name(),
+                    self.inner.database.system(),
+                    DB::NAME
+                ),
+            )
+        })?;
+        for column in columns {
+            self.column(column)?;
+        }
+        let statements = &self.inner.statements;
+        let selected = columns.iter().map(|name| self.quote(name)).collect();
+        let query = statements.page(selected, start, end, limit as u64, 0);
+        let rows = DB::fetch(pool, query.into()).await?;
+        rows.iter()
+            .map(|row| {
+                let key = key_of::<DB>(row, columns.len(), &statements.key)?;
+                Ok((key, T::from_row(row)?))
+            })
+            .collect()
+    }
+
+    /// The page of `ctx.range()`, for `fetch`: at most [`page_size`](PageContext::page_size)
+    /// [`rows`](Self::rows), and none after `high_water`.
+    ///
+    /// # Errors
+    /// As [`rows`](Self::rows).
+    pub async fn page<DB, T, P>(
+        &self,
+        ctx: &PageContext<P>,
+        columns: &[&str],
+        high_water: Option<&Key>,
+    ) -> Result<Page<Key, (Key, T)>, PageError>
+    where
+        DB: TableDatabase,
+        T: for<'r> FromRow<'r, DB::Row>,
+        P: PageProcessor<Cursor = Key>,
+    {
+        let range = ctx.range();
+        let end = range.end().or(high_water);
+        let rows = self.rows::<DB, T>(columns, range.start(), end, ctx.page_size());
+        Page::sorted(rows.await?, |(key, _)| key.clone())
+    }
+
+    /// Where the page `pages` pages further on begins, for `skip_ahead`.
+    ///
+    /// # Errors
+    /// As [`keys`](Self::keys).
+    pub async fn skip_ahead<P>(
+        &self,
+        ctx: &PageContext<P>,
+        pages: u32,
+        high_water: Option<&Key>,
+    ) -> Result<SkipAhead<Key>, PageError>
+    where
+        P: PageProcessor<Cursor = Key>,
+    {
+        let range = ctx.range();
+        let rows = u64::from(pages) * ctx.page_size() as u64;
+        let end = range.end().or(high_water);
+        self.skip(range.start(), end, rows).await
+    }
+
+    /// The rows in `(start, end]` that match the filter, in order, at most `limit`: their keys, and their
+    /// columns (all of them, or those that are named) as JSON.
+    ///
+    /// | value | in JSON |
+    /// |---|---|
+    /// | integers, floating point numbers, booleans | as such; what is not finite as a text |
+    /// | numbers with a fixed number of digits (`numeric`, `decimal`) | a text, so that no digit is lost |
+    /// | `json`, `jsonb` | as it is |
+    /// | points in time | a text: in PostgreSQL ISO 8601, in the time zone of the session where the type has one; in MySQL `2024-01-31 12:00:00` |
+    /// | bytes | a text of hexadecimal digits |
+    /// | arrays and composite types of PostgreSQL | as `to_json` makes them |
+    /// | anything else | a text, as the database writes it |
+    ///
+    /// # Errors
+    /// As [`keys`](Self::keys), and `TableColumnMissing`, non-retryable.
+    pub async fn records(
+        &self,
+        columns: Option<&[String]>,
+        start: Option<&Key>,
+        end: Option<&Key>,
+        limit: usize,
+    ) -> Result<Vec<(Key, serde_json::Map<String, serde_json::Value>)>, PageError> {
+        self.check_keys([start, end])?;
+        let columns: Vec<_> = match columns {
+            None => self.columns().iter().collect(),
+            Some(names) => {
+                let columns: Result<_, _> = names.iter().map(|name| self.column(name)).collect();
+                columns?
+            }
+        };
+        let statements = &self.inner.statements;
+        let selected = columns
+            .iter()
+            .map(|column| {
+                self.inner
+                    .identity
+                    .json_expression(column, &self.quote(&column.name))
+            })
+            .collect();
+        let query = statements.page(selected, start, end, limit as u64, 0);
+        on_pool!(&self.inner.database, pool: Db => {
+            let rows = Db::fetch(pool, query.into()).await?;
+            rows.iter().map(|row| {
+                let mut record = serde_json::Map::new();
+                for (at, column) in columns.iter().enumerate() {
+                    record.insert(column.name.clone(), Db::json(row, at, FormOf(column.json))?);
+                }
+                Ok((key_of::<Db>(row, columns.len(), &statements.key)?, record))
+            }).collect()
+        })
+    }
+
+    fn column(&self, name: &str) -> Result<&super::Column, PageError> {
+        let found = self.columns().iter().find(|column| column.name == name);
+        found.ok_or_else(|| {
+            super::TableError::MissingColumn {
+                table: self.quoted_name().to_owned(),
+                column: name.to_owned(),
+                columns: self.columns().iter().map(|c| c.name.clone()).collect(),
+            }
+            .into_page_error()
+        })
+    }
+}

@@ -1,0 +1,192 @@
+//! Compares the ledger of a batch run with its table.
+
+use crate::{
+    error::PageError,
+    page::PageToken,
+    sql::{
+        Key, SqlLedger, Table,
+        coverage::{Chain, Hole, KeptStride},
+        database::on_pool,
+    },
+};
+
+/// Strides that are read at once.
+const STRIDES_AT_ONCE: u32 = 1_000;
+/// Strides are counted together until they have so many items.
+const ITEMS_AT_ONCE: u64 = 50_000;
+/// Holes that are looked at; a batch run with more has another problem.
+const MAX_HOLES: usize = 100;
+
+/// See the [module](self).
+pub(super) struct LedgerCheck<'a> {
+    pub table: &'a Table,
+    pub batch_run: &'a str,
+    /// The batch began after this.
+    pub covered_from: Option<&'a Key>,
+    pub covered_to: Option<&'a Key>,
+    /// The batch goes no further than this.
+    pub end: Option<&'a Key>,
+}
+
+/// A range that the ledger does not have, and that matters.
+pub(super) struct RowsInHole {
+    pub start: Option<Key>,
+    pub end: Option<Key>,
+    /// Rows in it that the batch would have met.
+    pub rows: u64,
+    pub what: String,
+    /// They may have come after the range was applied.
+    pub may_be_new: bool,
+}
+
+/// What was found.
+pub(super) struct Holes {
+    /// Strides in the ledger, as far as they had to be looked at, and the items that they count.
+    pub strides: u64,
+    pub items: u64,
+    pub holes: Vec<RowsInHole>,
+    pub notes: Vec<String>,
+}
+
+/// Ranges whose numbers of rows differ from what was applied. On a live table that proves nothing: rows come
+/// and go.
+#[derive(Default)]
+struct Counts {
+    ranges: u64,
+    differing: u64,
+    more: u64,
+    fewer: u64,
+    start: Option<Key>,
+    end: Option<Key>,
+    items: u64,
+}
+
+impl LedgerCheck<'_> {
+    pub async fn run(&self) -> Result<Holes, PageError> {
+        let token = |key: Option<&Key>| key.map(PageToken::encode).transpose();
+        let mut chain = Chain::new(token(self.covered_from)?, token(self.covered_to)?);
+        let mut found = Vec::new();
+        let mut counts = Counts {
+            start: self.covered_from.cloned(),
+            ..Counts::default()
+        };
+        let (mut followed, mut items, mut counting) = (0, 0, true);
+        while let Some(next) = chain.next() {
+            let strides = self.strides(next).await?;
+            for stride in &strides {
+                if chain.next().is_none() {
+                    break;
+                }
+                followed += 1;
+                items += stride.totals.items.total();
+                found.extend(chain.follow(stride));
+                if counting {
+                    self.count(&mut counts, stride).await?;
+                }
+                // What comes after a stride that is in hand may be far ahead of it.
+                counting &= self.covered_to.is_none() || stride.applied_to == stride.end;
+            }
+            if strides.len() < STRIDES_AT_ONCE as usize || found.len() > MAX_HOLES {
+                break;
+            }
+        }
+        found.extend(chain.finish());
+        if counts.items > 0 {
+            let end = counts.end.take();
+            self.compare(&mut counts, end).await?;
+        }
+        let mut holes = Vec::new();
+        for hole in found.into_iter().take(MAX_HOLES) {
+            holes.extend(self.rows_in(hole).await?);
+        }
+        Ok(Holes {
+            strides: followed,
+            items,
+            holes,
+            notes: counts.note().into_iter().collect(),
+        })
+    }
+
+    async fn strides(&self, from: u64) -> Result<Vec<KeptStride>, PageError> {
+        on_pool!(self.table.database(), pool: Db => {
+            let ledger = SqlLedger::<Db>::new(pool.clone());
+            ledger.strides(self.batch_run, from, STRIDES_AT_ONCE).await
+        })
+    }
+
+    /// `None`: there is nothing that would have had to be applied.
+    async fn rows_in(&self, hole: Hole) -> Result<Option<RowsInHole>, PageError> {
+        let key = |token: Option<PageToken>| token.map(|token| token.decode::<Key>()).transpose();
+        let (start, end) = (key(hole.start)?, key(hole.end)?);
+        let mut end = end.or_else(|| self.end.cloned());
+        let mut rows = self.table.count(start.as_ref(), end.as_ref()).await?;
+        if let Some(covered_to) = self.covered_to {
+            // Strides go on while a batch that runs is looked at, and what they have in hand is no hole.
+            let covered = self.table.count(start.as_ref(), Some(covered_to)).await?;
+            if covered == 0 {
+                return Ok(None);
+            }
+            if covered < rows {
+                (rows, end) = (covered, Some(covered_to.clone()));
+            }
+        }
+        if rows == 0 && hole.holds_if_empty {
+            return Ok(None);
+        }
+        Ok(Some(RowsInHole {
+            start,
+            end,
+            rows,
+            what: hole.what,
+            may_be_new: hole.holds_if_empty,
+        }))
+    }
+
+    /// Rows that match a filter may well do so no more once they are changed, so only a table without one
+    /// is counted.
+    async fn count(&self, counts: &mut Counts, stride: &KeptStride) -> Result<(), PageError> {
+        let Some(applied_to) = &stride.applied_to else {
+            return Ok(());
+        };
+        if self.table.spec().filter.is_some() {
+            return Ok(());
+        }
+        counts.items += stride.totals.items.total();
+        counts.end = Some(applied_to.decode()?);
+        if counts.items < ITEMS_AT_ONCE {
+            return Ok(());
+        }
+        let end = counts.end.take();
+        self.compare(counts, end).await
+    }
+
+    async fn compare(&self, counts: &mut Counts, end: Option<Key>) -> Result<(), PageError> {
+        let rows = self
+            .table
+            .count(counts.start.as_ref(), end.as_ref())
+            .await?;
+        counts.compare(rows, end);
+        Ok(())
+    }
+}
+
+impl Counts {
+    fn compare(&mut self, rows: u64, end: Option<Key>) {
+        self.ranges += 1;
+        self.differing += u64::from(rows != self.items);
+        self.more += rows.saturating_sub(self.items);
+        self.fewer += self.items.saturating_sub(rows);
+        self.items = 0;
+        self.start = end;
+    }
+
+    fn note(&self) -> Option<String> {
+        (self.differing > 0).then(|| {
+            format!(
+                "{} of {} ranges have other numbers of rows now than were applied: {} came, {} went, as far as \
+                 that can be told from numbers",
+                self.differing, self.ranges, self.more, self.fewer
+            )
+        })
+    }
+}

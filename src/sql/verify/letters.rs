@@ -1,0 +1,104 @@
+//! Dead letters of a batch, to tell rows that are known to be undone from those that nobody knows of.
+
+use crate::{
+    check::Check,
+    dead_letter::{DeadLetters, LetterFilter},
+    error::PageError,
+    page::PageToken,
+    sql::{Key, Table, dialect::Value, reading},
+};
+
+/// Letters that are looked for in the ranges; of more, only their number is told.
+const MAX_LETTERS: usize = 500;
+/// Keys in one statement: SQLite and MySQL plan it anew each time, and PostgreSQL looks up each.
+const KEYS_AT_ONCE: usize = 50;
+
+/// Where a batch gave up.
+pub(super) struct KnownLetters {
+    /// The last key of each range that was given up; that of a record is its own.
+    ends: Vec<Key>,
+    /// There are more.
+    more: bool,
+}
+
+impl KnownLetters {
+    pub async fn read(
+        letters: Option<&dyn DeadLetters>,
+        batch_id: &str,
+    ) -> Result<Self, PageError> {
+        let mut known = Self {
+            ends: Vec::new(),
+            more: false,
+        };
+        let Some(letters) = letters else {
+            return Ok(known);
+        };
+        let filter = LetterFilter::of(batch_id);
+        let found = letters.list(&filter, None, MAX_LETTERS + 1).await?;
+        known.more = found.len() > MAX_LETTERS;
+        let ends = found
+            .into_iter()
+            .take(MAX_LETTERS)
+            .filter_map(|letter| letter.end);
+        known.ends = ends.filter_map(|end| end.decode().ok()).collect();
+        Ok(known)
+    }
+
+    /// Says in the ranges that do not hold how many dead letters lie in them.
+    pub async fn explain(&self, table: &Table, check: &mut Check) -> Result<(), PageError> {
+        if self.ends.is_empty() {
+            return Ok(());
+        }
+        for range in &mut check.failed {
+            let key = |token: &Option<PageToken>| token.as_ref().map(PageToken::decode).transpose();
+            let (start, end): (Option<Key>, Option<Key>) = (key(&range.start)?, key(&range.end)?);
+            let mut inside = 0;
+            for keys in self.ends.chunks(KEYS_AT_ONCE) {
+                inside += rows_among(table, keys, start.as_ref(), end.as_ref()).await?;
+            }
+            if inside > 0 {
+                let letters = if inside == 1 {
+                    "dead letter"
+                } else {
+                    "dead letters"
+                };
+                let note = format!("; {inside} {letters} of the batch in this range");
+                range.message.push_str(&note);
+            }
+        }
+        if self.more && !check.failed.is_empty() {
+            check.notes.push(format!(
+                "the batch has more than {MAX_LETTERS} dead letters; the ranges name the first of them only"
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// How many rows of a range have one of the keys.
+async fn rows_among(
+    table: &Table,
+    keys: &[Key],
+    start: Option<&Key>,
+    end: Option<&Key>,
+) -> Result<u64, PageError> {
+    let (range, mut values) = table.condition(start, end, 1);
+    let mut any = Vec::new();
+    for key in keys.iter().filter(|key| table.check_key(key).is_ok()) {
+        let (is_key, its_values) = table.condition_of(key, key, values.len() + 1);
+        any.push(format!("({is_key})"));
+        values.extend(its_values);
+    }
+    if any.is_empty() {
+        return Ok(0);
+    }
+    let sql = format!(
+        "SELECT count(*) FROM {} WHERE {range} AND ({})",
+        table.quoted_name(),
+        any.join(" OR ")
+    );
+    let values: Vec<Value> = values;
+    let timeout = super::STATEMENT_TIMEOUT;
+    let found = reading::numbers(table.database(), timeout, (sql, values), 1).await?;
+    Ok(u64::try_from(found[0]).unwrap_or_default())
+}

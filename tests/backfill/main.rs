@@ -1,0 +1,51 @@
+//! Backfills: what the processor does to the rows of real databases, and the command as its users meet it.
+
+mod archive;
+mod checked;
+mod command;
+mod database;
+mod process;
+mod refusals;
+mod rows;
+
+#[path = "../fixtures/mariadb.rs"]
+mod mariadb;
+#[path = "../fixtures/postgres.rs"]
+mod postgres;
+
+/// Makes a test on SQLite, one on PostgreSQL and one on MariaDB of each function `async fn(Home)`.
+macro_rules! on_each {
+    ($($claim:ident,)*) => {
+        mod on_sqlite {
+            $(
+                #[tokio::test]
+                async fn $claim() {
+                    super::$claim(crate::database::sqlite().await).await;
+                }
+            )*
+        }
+
+        mod on_postgres {
+            $(
+                #[tokio::test]
+                async fn $claim() {
+                    if let Some(home) = crate::database::postgres(stringify!($claim)).await {
+                        super::$claim(home).await;
+                    }
+                }
+            )*
+        }
+
+        mod on_mariadb {
+            $(
+                #[tokio::test]
+                async fn $claim() {
+                    if let Some(home) = crate::database::mariadb(stringify!($claim)).await {
+                        super::$claim(home).await;
+                    }
+                }
+            )*
+        }
+    };
+}
+pub(crate) use on_each;

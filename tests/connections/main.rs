@@ -1,0 +1,49 @@
+//! How databases are reached: what is refused, what is told and what is not, pools, and TLS.
+
+mod commands;
+#[path = "../fixtures/mariadb.rs"]
+mod mariadb;
+mod pools;
+#[path = "../fixtures/postgres.rs"]
+mod postgres;
+mod secrets;
+mod sessions;
+mod tls;
+mod urls;
+
+use std::{error::Error, time::Duration};
+
+use temporal_batch::{Database, DatabaseError, DatabaseOptions};
+
+/// Longest wait for what happens soon.
+const SOON: Duration = Duration::from_secs(30);
+
+/// An error with its causes, as people see it.
+fn chain(error: &DatabaseError) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        text = format!("{text}: {source}");
+        cause = source.source();
+    }
+    text
+}
+
+async fn connect(url: &str) -> Result<Database, DatabaseError> {
+    Database::connect(&DatabaseOptions::from_url(url)?).await
+}
+
+/// The pool of a PostgreSQL database.
+fn pg(database: &Database) -> &sqlx::PgPool {
+    match database {
+        Database::Postgres(pool) => pool,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn sqlite(database: &Database) -> &sqlx::SqlitePool {
+    match database {
+        Database::Sqlite(pool) => pool,
+        other => panic!("{other:?}"),
+    }
+}

@@ -1,0 +1,106 @@
+//! What every connection has.
+
+use temporal_batch::{Database, DatabaseOptions};
+
+use crate::{connect, mariadb::MariaDb, pg, postgres::Postgres, sqlite};
+
+#[tokio::test]
+async fn postgresql_knows_whose_connections_they_are() {
+    let Some(server) = Postgres::shared() else {
+        return;
+    };
+    let url = server.database("sessions").await;
+    let named = DatabaseOptions::from_url(&url)
+        .unwrap()
+        .application_name("nightly");
+    for (options, name) in [
+        (DatabaseOptions::from_url(&url).unwrap(), "temporal-batch"),
+        (named, "nightly"),
+        (
+            DatabaseOptions::from_url(&format!("{url}&application_name=x")).unwrap(),
+            "x",
+        ),
+    ] {
+        let database = Database::connect(&options).await.unwrap();
+        let shown: String = sqlx::query_scalar(
+            "SELECT application_name FROM pg_stat_activity WHERE pid = pg_backend_pid()",
+        )
+        .fetch_one(pg(&database))
+        .await
+        .unwrap();
+        assert_eq!(shown, name);
+        database.close().await;
+    }
+}
+
+#[tokio::test]
+async fn sqlite_checks_foreign_keys_waits_for_writers_and_keeps_its_journal_mode() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", folder.path().join("a.db").display());
+    for (mode, made) in [("delete", "?mode=rwc"), ("wal", "")] {
+        let database = connect(&format!("{url}{made}")).await.unwrap();
+        let pool = sqlite(&database);
+        let foreign_keys: i64 = sqlx::query_scalar("PRAGMA foreign_keys")
+            .fetch_one(pool)
+            .await
+            .unwrap();
+        let busy_timeout: i64 = sqlx::query_scalar("PRAGMA busy_timeout")
+            .fetch_one(pool)
+            .await
+            .unwrap();
+        let journal: String = sqlx::query_scalar("PRAGMA journal_mode")
+            .fetch_one(pool)
+            .await
+            .unwrap();
+        assert_eq!(
+            (foreign_keys, busy_timeout, journal.as_str()),
+            (1, 60_000, mode)
+        );
+        sqlx::raw_sql("PRAGMA journal_mode = wal")
+            .execute(pool)
+            .await
+            .unwrap();
+        database.close().await;
+    }
+}
+
+#[tokio::test]
+async fn mariadb_is_strict_in_utc_and_its_pipes_are_its_own() {
+    let Some(server) = MariaDb::shared() else {
+        return;
+    };
+    let url = server.database("sessions").await;
+    let Database::MySql(pool) = connect(&url).await.unwrap() else {
+        panic!("no MySQL");
+    };
+    sqlx::raw_sql("SET GLOBAL sql_mode = ''")
+        .execute(&pool)
+        .await
+        .unwrap();
+    pool.close().await;
+    let Database::MySql(pool) = connect(&url).await.unwrap() else {
+        panic!("no MySQL");
+    };
+    let (mode, zone, charset): (String, String, String) =
+        sqlx::query_as("SELECT @@sql_mode, @@time_zone, @@character_set_connection")
+            .fetch_one(&pool)
+            .await
+            .unwrap();
+    assert!(mode.contains("STRICT_ALL_TABLES"), "{mode}");
+    assert!(mode.contains("ERROR_FOR_DIVISION_BY_ZERO"), "{mode}");
+    assert!(!mode.contains("PIPES_AS_CONCAT"), "{mode}");
+    assert_eq!((zone.as_str(), charset.as_str()), ("+00:00", "utf8mb4"));
+    sqlx::raw_sql("CREATE TABLE t (x tinyint)")
+        .execute(&pool)
+        .await
+        .unwrap();
+    sqlx::query("INSERT INTO t VALUES (?)")
+        .bind(1000)
+        .execute(&pool)
+        .await
+        .unwrap_err();
+    sqlx::raw_sql("SET GLOBAL sql_mode = DEFAULT")
+        .execute(&pool)
+        .await
+        .unwrap();
+}

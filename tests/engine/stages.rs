@@ -1,0 +1,392 @@
+//! A batch with stages goes no further than each allows before it was looked at.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use temporal_batch::{
+    AcceptError, Check, CheckContext, ControlError, FailedRange, HeldBy, Limit, Outcome, Page,
+    PageContext, PageError, PageProcessor, PageReport, PageToken, Phase, ProcessorSettings,
+    RetryPolicy, SkipAhead, Stage, StageState, Tolerance,
+};
+
+use crate::{
+    numbers::{Numbers, Shared, UpTo},
+    replay::replays,
+    support::{Bed, progress_shows, report},
+};
+
+/// Numbers with a check that finds those that a test says are wrong.
+#[derive(Clone)]
+struct Checked {
+    numbers: Numbers,
+    wrong: Shared<Vec<u64>>,
+    /// Up to where each check looked.
+    looked: Shared<Vec<Option<u64>>>,
+    errors: Arc<AtomicU32>,
+    never: bool,
+}
+
+impl Checked {
+    fn new(numbers: Numbers) -> Self {
+        Self {
+            numbers,
+            wrong: Shared::default(),
+            looked: Shared::default(),
+            errors: Arc::default(),
+            never: false,
+        }
+    }
+}
+
+#[async_trait]
+impl PageProcessor for Checked {
+    const NAME: &'static str = "checked";
+    type Args = UpTo;
+    type Cursor = u64;
+    type Item = u64;
+
+    async fn fetch(&self, ctx: &PageContext<Self>) -> Result<Page<u64, u64>, PageError> {
+        let start = ctx.range().start().copied().unwrap_or(0);
+        let end = ctx.range().end().copied().unwrap_or(u64::MAX);
+        let numbers = start + 1..=ctx.args().n.min(end);
+        Page::keyset(numbers.take(ctx.page_size()).collect(), |n| *n)
+    }
+
+    async fn process(
+        &self,
+        ctx: &PageContext<Self>,
+        items: Vec<u64>,
+    ) -> Result<PageReport, PageError> {
+        self.numbers.process_as(ctx.attempt(), items).await
+    }
+
+    async fn skip_ahead(
+        &self,
+        ctx: &PageContext<Self>,
+        pages: u32,
+    ) -> Result<SkipAhead<u64>, PageError> {
+        let start = ctx.range().start().copied().unwrap_or(0);
+        let to = start + u64::from(pages) * ctx.page_size() as u64;
+        Ok(match to <= ctx.args().n {
+            true => SkipAhead::To(to),
+            false => SkipAhead::PastEnd,
+        })
+    }
+
+    async fn size_hint(&self, args: &UpTo) -> Result<Option<u64>, PageError> {
+        Ok(Some(args.n))
+    }
+
+    async fn check(&self, ctx: &CheckContext<Self>) -> Result<Option<Check>, PageError> {
+        if self.never {
+            ctx.cancelled().await;
+            return Err(PageError::retryable("told to end"));
+        }
+        if self.errors.load(Ordering::SeqCst) > 0 {
+            self.errors.fetch_sub(1, Ordering::SeqCst);
+            return Err(PageError::retryable("no connection").with_type("NoConnection"));
+        }
+        let to = ctx.covered_to().copied();
+        self.looked.lock().push(to);
+        let mut check = Check::default();
+        let done = self.numbers.record().processed();
+        for n in 1..=to.unwrap_or(ctx.args().n) {
+            assert!(done.contains(&n), "{n} is said to be finished");
+        }
+        let wrong = self.wrong.lock().clone();
+        match wrong.iter().find(|n| to.is_none_or(|to| **n <= to)) {
+            None => check.passes(done.len() as u64),
+            Some(n) => check.fails(FailedRange {
+                start: None,
+                end: Some(PageToken::encode(n)?),
+                items: 1,
+                message: format!("{n} is wrong"),
+            }),
+        }
+        Ok(Some(check))
+    }
+
+    fn settings(&self) -> ProcessorSettings {
+        ProcessorSettings {
+            retry: RetryPolicy::default()
+                .initial_interval(Duration::from_millis(20))
+                .extended(None),
+            heartbeat_timeout: Duration::from_secs(2),
+            ..ProcessorSettings::default()
+        }
+    }
+}
+
+fn processed(checked: &Checked) -> Vec<u64> {
+    checked.numbers.record().processed()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stages_are_exact_to_the_item_and_go_on_by_themselves_where_all_is_well() {
+    let bed = Bed::new("stages").await;
+    let checked = Checked::new(Numbers::new());
+    checked.errors.store(1, Ordering::SeqCst);
+    let _worker = bed.worker(checked.clone()).await;
+    let batch = bed
+        .batch::<Checked>(UpTo { n: 1_000 })
+        .page_size(30)
+        .stride(2)
+        .max_parallelism(4)
+        .stages([Stage::Items(47), Stage::Percent(10.0), Stage::All]);
+    let report = bed.run(&batch).await;
+    assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+    assert_eq!(processed(&checked), (1..=1_000).collect::<Vec<_>>());
+    assert_eq!(*checked.looked.lock(), [Some(47), Some(100), None]);
+    assert!(report.is_verified());
+    let stage = report.progress.stage.unwrap();
+    assert_eq!((stage.number, stage.of), (3, 3));
+    replays(&bed, batch.id(), "stages").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_that_does_not_hold_holds_the_batch_until_somebody_approves() {
+    let bed = Bed::new("stage-fails").await;
+    let checked = Checked::new(Numbers::new());
+    checked.wrong.lock().push(20);
+    let worker = bed.worker(checked.clone()).await;
+    let batch = bed
+        .batch::<Checked>(UpTo { n: 200 })
+        .page_size(15)
+        .stages([Stage::Items(40), Stage::Items(80)])
+        .pages_per_run(2);
+    let handle = bed.start(&batch).await;
+    let held = progress_shows(&handle, "the stage failed", |p| {
+        p.stage
+            .as_ref()
+            .is_some_and(|s| s.state == StageState::Failed)
+    });
+    let held = held.await;
+    assert_eq!(processed(&checked), (1..=40).collect::<Vec<_>>());
+    assert_eq!(
+        (held.phase, held.held_by),
+        (Phase::Held, Some(HeldBy::Stage))
+    );
+    let why = &held.explanation;
+    assert!(
+        why.contains("stage 1 of 3 (40items) is done, but the check does not hold"),
+        "{why}"
+    );
+    assert!(why.contains("20 is wrong"), "{why}");
+    assert!(held.runs > 1, "it has continued as new");
+
+    // Another worker, and everything still holds.
+    worker.stop().await.unwrap();
+    let _worker = bed.worker(checked.clone()).await;
+    checked.wrong.lock().clear();
+    handle.because("looked at it").approve().await.unwrap();
+    let refused = handle.approve().await;
+    if let Err(refused) = refused {
+        assert!(matches!(refused, ControlError::Refused { .. }), "{refused}");
+    }
+    let report = report(&handle).await;
+    assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+    assert_eq!(processed(&checked), (1..=200).collect::<Vec<_>>());
+    assert_eq!(*checked.looked.lock(), [Some(40), Some(80), None]);
+    let audit: Vec<_> = report
+        .progress
+        .audit
+        .iter()
+        .map(|e| e.action.as_str())
+        .collect();
+    assert!(
+        audit.contains(&"approve stage 1 of 3 (40items)"),
+        "{audit:?}"
+    );
+    replays(&bed, batch.id(), "stage-fails").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_stage_can_wait_for_approval_and_be_cancelled_there() {
+    let bed = Bed::new("stage-approved").await;
+    let checked = Checked::new(Numbers::new());
+    let _worker = bed.worker(checked.clone()).await;
+    let batch = bed
+        .batch::<Checked>(UpTo { n: 200 })
+        .page_size(15)
+        .stages([Stage::Items(10), Stage::Items(20)])
+        .approve_stages(true);
+    let handle = bed.start(&batch).await;
+    let waits = |number| {
+        move |p: &temporal_batch::Progress| {
+            p.stage
+                .as_ref()
+                .is_some_and(|s| s.number == number && s.state == StageState::WaitingForApproval)
+        }
+    };
+    progress_shows(&handle, "stage 1 waits", waits(1)).await;
+    handle.approve().await.unwrap();
+    progress_shows(&handle, "stage 2 waits", waits(2)).await;
+    assert_eq!(processed(&checked), (1..=20).collect::<Vec<_>>());
+    handle.cancel("not today").await.unwrap();
+    let report = report(&handle).await;
+    assert_eq!(report.outcome, Outcome::Cancelled);
+    assert_eq!(processed(&checked).len(), 20);
+    replays(&bed, batch.id(), "stage-cancelled").await;
+
+    // It goes on where it stood, and still waits.
+    let continuation = temporal_batch::Continuation::of(handle.id());
+    let handle = bed.client.continue_batch(&continuation).await.unwrap();
+    progress_shows(&handle, "stage 2 waits again", waits(2)).await;
+    handle.approve().await.unwrap();
+    assert_eq!(
+        crate::support::report(&handle).await.outcome,
+        Outcome::Completed
+    );
+    assert_eq!(processed(&checked), (1..=200).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_fails_in_a_stage_is_compared_with_what_is_tolerated() {
+    let bed = Bed::new("stage-tolerance").await;
+    let numbers = Numbers::new().on_process(|seen| async move {
+        let mut report = PageReport::all_processed();
+        if seen.items.contains(&3) {
+            report.fail(0, "Bad", "made to fail");
+        }
+        Ok(report)
+    });
+    let checked = Checked::new(numbers);
+    let _worker = bed.worker(checked).await;
+    for tolerance in [None, Some(Limit::percent(5.0))] {
+        let mut batch = bed
+            .batch::<Checked>(UpTo { n: 100 })
+            .page_size(5)
+            .stages([Stage::Items(10)]);
+        if let Some(items) = tolerance {
+            batch = batch.tolerate(Tolerance::new().items(items));
+        }
+        let handle = bed.start(&batch).await;
+        let failed = progress_shows(&handle, "the stage failed", |p| {
+            p.stage
+                .as_ref()
+                .is_some_and(|s| s.state == StageState::Failed)
+        });
+        let reason = failed.await.stage.unwrap().reason.unwrap();
+        let expected = if tolerance.is_some() {
+            "tolerated"
+        } else {
+            "1 item was given up"
+        };
+        assert!(reason.contains(expected), "{reason}");
+        handle.approve().await.unwrap();
+        assert_eq!(
+            report(&handle).await.outcome,
+            Outcome::CompletedWithFailures
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_after_the_last_page_decides_how_the_batch_ends() {
+    let bed = Bed::new("check-at-end").await;
+    let checked = Checked::new(Numbers::new());
+    let _worker = bed.worker(checked.clone()).await;
+    let batch = || {
+        bed.batch::<Checked>(UpTo { n: 20 })
+            .page_size(15)
+            .check_at_end(true)
+    };
+    let good = bed.run(&batch()).await;
+    assert!(good.is_verified(), "{good:#?}");
+    checked.wrong.lock().push(7);
+    let wrong = batch();
+    let report = bed.run(&wrong).await;
+    assert_eq!(report.outcome, Outcome::CompletedWithFailures);
+    assert!(!report.is_verified());
+    let reason = report.reason.unwrap();
+    assert_eq!(
+        reason,
+        "the check does not hold: 1 of 1 range does not hold, 1 item: 7 is wrong"
+    );
+    replays(&bed, wrong.id(), "check-fails").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_is_cancelled_while_it_is_checked() {
+    let bed = Bed::new("check-cancelled").await;
+    let mut checked = Checked::new(Numbers::new());
+    checked.never = true;
+    let worker = bed.worker(checked.clone()).await;
+    let batch = bed.batch::<Checked>(UpTo { n: 20 }).check_at_end(true);
+    let handle = bed.start(&batch).await;
+    progress_shows(&handle, "it is checked", |p| {
+        p.explanation
+            .contains("every page is finished, and being checked")
+    })
+    .await;
+    handle.cancel("").await.unwrap();
+    let cancelled = report(&handle).await;
+    assert_eq!(cancelled.outcome, Outcome::Cancelled);
+    assert!(cancelled.reason.unwrap().contains("every page is finished"));
+    replays(&bed, batch.id(), "check-cancelled").await;
+    worker.stop().await.unwrap();
+
+    checked.never = false;
+    let _worker = bed.worker(checked.clone()).await;
+    let continuation = temporal_batch::Continuation::of(handle.id());
+    let handle = bed.client.continue_batch(&continuation).await.unwrap();
+    assert!(report(&handle).await.is_verified());
+}
+
+#[tokio::test]
+async fn shares_of_what_nobody_has_counted_are_refused() {
+    let bed = Bed::new("stage-unknown").await;
+    let _worker = bed.worker(Numbers::new()).await;
+    let batch = bed
+        .batch::<Numbers>(UpTo { n: 20 })
+        .stages([Stage::Percent(1.0)]);
+    let refused = bed.start(&batch).await.accepted().await.unwrap_err();
+    assert!(matches!(refused, AcceptError::Refused { .. }), "{refused}");
+    let message = refused.to_string();
+    assert!(
+        message.contains("does not say how many there are"),
+        "{message}"
+    );
+    let handle = bed
+        .start(&bed.batch::<Numbers>(UpTo { n: 5 }).max_parallelism(0))
+        .await;
+    let refused = handle.approve().await.unwrap_err().to_string();
+    assert!(refused.contains("the batch has no stages"), "{refused}");
+}
+
+/// The source gives each page its successor, some pages fail, and stages are exact all the same.
+#[tokio::test]
+async fn pages_that_fail_keep_their_place_in_the_stage() {
+    let bed = Bed::new("stage-retries").await;
+    let numbers = Numbers::new().on_process(|seen| async move {
+        match seen.start % 3 == 0 && seen.times == 1 {
+            true => Err(PageError::retryable("made to fail")),
+            false => Ok(PageReport::all_processed()),
+        }
+    });
+    let _worker = bed.worker(numbers.clone()).await;
+    let batch = bed
+        .batch::<Numbers>(UpTo { n: 100 })
+        .page_size(7)
+        .stages([Stage::Items(24), Stage::Items(60)])
+        .approve_stages(true);
+    let handle = bed.start(&batch).await;
+    for (number, mark) in [(1, 24), (2, 60)] {
+        progress_shows(&handle, "the stage waits", |p| {
+            let stage = p.stage.as_ref();
+            stage.is_some_and(|s| s.number == number && s.state == StageState::WaitingForApproval)
+        })
+        .await;
+        assert_eq!(numbers.record().processed(), (1..=mark).collect::<Vec<_>>());
+        handle.approve().await.unwrap();
+    }
+    let report = report(&handle).await;
+    assert_eq!(report.outcome, Outcome::Completed);
+    assert_eq!(numbers.record().processed(), (1..=100).collect::<Vec<_>>());
+}

@@ -1,0 +1,170 @@
+//! Exports that are killed, and disks that refuse.
+
+use std::{fs, path::Path, process::Command};
+
+use temporal_batch::files::Manifest;
+
+use crate::{
+    program::{command, eventually, run, start, with_server},
+    source::Source,
+};
+
+fn parts(directory: &Path) -> usize {
+    let Ok(files) = fs::read_dir(directory.join(".temporal-batch")) else {
+        return 0;
+    };
+    let csv = |entry: &fs::DirEntry| entry.path().extension().is_some_and(|e| e == "csv");
+    files.flatten().filter(csv).count()
+}
+
+async fn killed(source: &Source) {
+    source.make_users(3_000).await;
+    let (to, all) = (source.text("users"), source.text("all.csv"));
+    let directory = source.path("users");
+    let name = source.folder.path().file_name().unwrap().to_string_lossy();
+    let id = format!("killed{name}");
+    let args = |rate: &'static str| {
+        [
+            "export",
+            "--table",
+            "users",
+            "--to",
+            &to,
+            "--format",
+            "csv",
+            "--concatenate",
+            &all,
+            "--batch-id",
+            &id,
+            "--page-size",
+            "20",
+            "--max-parallelism",
+            "4",
+            "--stride",
+            "5",
+            "--rate",
+            rate,
+        ]
+        .map(str::to_owned)
+    };
+    let mut seen = 0;
+    for _ in 0..2 {
+        let args = args("700");
+        let args: Vec<_> = args.iter().map(String::as_str).collect();
+        let mut running = start(command(&source.url, &args));
+        let wanted = seen + 10;
+        seen = eventually("parts", || Some(parts(&directory)).filter(|n| *n >= wanted));
+        // SIGKILL.
+        running.child.kill().unwrap();
+        running.child.wait().unwrap();
+        assert!(!Path::new(&all).exists());
+        assert_eq!(Manifest::read(&directory).unwrap(), None);
+    }
+    // Meanwhile it is nobody else's.
+    let other = [
+        "export",
+        "--table",
+        "users",
+        "--to",
+        &to,
+        "--format",
+        "csv",
+        "--batch-id",
+        "another",
+    ];
+    let refused = run(&source.url, &other).exits_with(2);
+    assert!(
+        refused.err.contains("unfinished parts of batch \"killed"),
+        "{}",
+        refused.err
+    );
+    assert!(
+        refused.err.contains("give another directory"),
+        "{}",
+        refused.err
+    );
+
+    let last = args("700");
+    let last: Vec<_> = last.iter().map(String::as_str).collect();
+    let said = run(&source.url, &last).exits_with(0);
+    assert!(said.err.contains("3,000 rows"), "{}", said.err);
+    assert!(fs::read_to_string(&all).unwrap() == source.dump_csv().await);
+    let manifest = Manifest::read(&directory).unwrap().unwrap();
+    assert_eq!(manifest.records, 3_000);
+    assert!(manifest.verify(&directory).unwrap().is_empty());
+    for pair in manifest.parts.windows(2) {
+        assert_eq!(pair[0].end, pair[1].start);
+    }
+    let mut names: Vec<_> = manifest.parts.iter().map(|p| p.file.file.clone()).collect();
+    names.insert(0, "manifest.json".to_owned());
+    let mut there: Vec<_> = fs::read_dir(&directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    there.sort();
+    assert_eq!(there, names);
+}
+
+#[tokio::test]
+async fn a_killed_export_goes_on_when_its_command_is_repeated() {
+    killed(&Source::sqlite().await).await;
+}
+
+#[tokio::test]
+async fn a_killed_export_goes_on_when_its_command_is_repeated_on_postgres() {
+    if let Some(source) = Source::postgres("killed_export").await {
+        killed(&source).await;
+    }
+}
+
+/// Files may not grow beyond a limit for a while, which is what a full disk is to a program: a write fails in
+/// the middle.
+#[tokio::test]
+async fn a_write_that_fails_is_told_and_tried_again() {
+    if Command::new("prlimit").arg("--version").output().is_err() {
+        println!("SKIPPED: prlimit is not installed");
+        return;
+    }
+    let source = Source::sqlite().await;
+    source.make_users(400).await;
+    let to = source.text("users");
+    let name = source.folder.path().file_name().unwrap().to_string_lossy();
+    let id = format!("full{name}");
+    let mut limited = Command::new("sh");
+    let binary = env!("CARGO_BIN_EXE_temporal-batch");
+    // Without the signal that would end the process.
+    limited.args([
+        "-c",
+        "trap '' XFSZ; ulimit -S -f 4; exec \"$0\" \"$@\"",
+        binary,
+    ]);
+    let args = [
+        "export",
+        "--table",
+        "users",
+        "--to",
+        &to,
+        "--format",
+        "csv",
+        "--batch-id",
+        &id,
+        "--page-size",
+        "200",
+    ];
+    let running = start(with_server(limited, &source.url, &args));
+    let told = eventually("the failure", || {
+        let told = run(&source.url, &["failures", &id]);
+        told.out.contains("FileError").then_some(told.out)
+    });
+    assert!(told.contains("cannot write"), "{told}");
+    // Nothing half-written is left.
+    assert_eq!(parts(&source.path("users")), 0);
+    let pid = running.child.id().to_string();
+    let freed = Command::new("prlimit")
+        .args(["--pid", &pid, "--fsize=unlimited"])
+        .status();
+    assert!(freed.unwrap().success());
+    running.ends().exits_with(0);
+    let manifest = Manifest::read(&to).unwrap().unwrap();
+    assert_eq!(manifest.records, 400);
+}

@@ -1,0 +1,78 @@
+//! What is refused before anything starts.
+
+use std::fs;
+
+use crate::{program::run, source::Source};
+
+#[tokio::test]
+async fn what_cannot_be_is_refused_at_the_start() {
+    let source = Source::sqlite().await;
+    source.make_users(10).await;
+    let (full, file) = (source.text("full"), source.text("file"));
+    fs::create_dir(&full).unwrap();
+    fs::write(source.path("full/notes.txt"), "mine").unwrap();
+    fs::write(&file, "mine").unwrap();
+    let (below, free) = (source.text("file/below"), source.text("free"));
+    let folder = source.folder.path().to_str().unwrap();
+    for (args, expected) in [
+        (
+            vec!["--table", "users", "--to", &full],
+            "is not empty: there is notes.txt in it",
+        ),
+        (vec!["--table", "users", "--to", &below], "file/below"),
+        (vec!["--table", "nobody", "--to", &free], "nobody"),
+        (
+            vec!["--table", "users", "--to", &free, "--columns", "id,age"],
+            "age",
+        ),
+        (
+            vec!["--table", "users", "--to", &free, "--columns", "id,id"],
+            "\"id\" is named twice",
+        ),
+        (
+            vec!["--table", "users", "--to", &free, "--key", "name"],
+            "name",
+        ),
+        (
+            vec!["--table", "users", "--to", &free, "--concatenate", folder],
+            "is a directory",
+        ),
+        (
+            vec!["--table", "users", "--to", &free, "--stride", "0"],
+            "--stride is 0",
+        ),
+    ] {
+        let args = [&["export", "--format", "csv"], args.as_slice()].concat();
+        let said = run(&source.url, &args).exits_with(2);
+        assert!(said.err.contains(expected), "{args:?}: {}", said.err);
+    }
+    let json = [
+        "export", "--table", "users", "--to", &free, "--format", "jsonl", "--null", "-",
+    ];
+    let said = run(&source.url, &json).exits_with(2);
+    assert!(said.err.contains("JSON has null"), "{}", said.err);
+    assert!(!source.path("free").exists());
+    assert_eq!(fs::read_dir(&full).unwrap().count(), 1);
+}
+
+#[tokio::test]
+async fn a_finished_result_is_not_written_over() {
+    let source = Source::sqlite().await;
+    source.make_users(10).await;
+    let to = source.text("users");
+    let args = ["export", "--table", "users", "--to", &to, "--format", "csv"];
+    run(&source.url, &args).exits_with(0);
+    let rerun = [&args[..], &["--rerun"]].concat();
+    let other = [&args[..], &["--batch-id", "another"]].concat();
+    for args in [rerun, other] {
+        let said = run(&source.url, &args).exits_with(2);
+        assert!(
+            said.err.contains("holds the finished result of batch"),
+            "{}",
+            said.err
+        );
+    }
+    fs::remove_dir_all(&to).unwrap();
+    run(&source.url, &[&args[..], &["--rerun"]].concat()).exits_with(0);
+    assert!(source.path("users/manifest.json").exists());
+}

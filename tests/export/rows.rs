@@ -1,0 +1,227 @@
+//! What is in the files is what is in the table.
+
+use std::{fs, io::Read as _};
+
+use flate2::read::GzDecoder;
+use temporal_batch::{
+    Batch, Connections, DEFAULT_CONNECTION, Database, ImportArgs, Outcome, PageProcessor as _,
+    SqlImport, SqlLedger,
+    files::{CsvSource, JsonLinesSource, Manifest, concatenate},
+    testing::Simulator,
+};
+
+use crate::{program::run, source::Source};
+
+/// Without showing all of both.
+#[track_caller]
+fn same(found: &str, expected: &str) {
+    for (found, expected) in found.lines().zip(expected.lines()) {
+        assert_eq!(found, expected);
+    }
+    assert!(
+        found == expected,
+        "{} and {} bytes",
+        found.len(),
+        expected.len()
+    );
+}
+
+async fn equals_a_plain_select(source: &Source) {
+    source.make_users(1_000).await;
+    let (to, all) = (source.text("csv"), source.text("all.csv"));
+    let said = run(
+        &source.url,
+        &[
+            "export",
+            "--table",
+            "users",
+            "--to",
+            &to,
+            "--format",
+            "csv",
+            "--page-size",
+            "60",
+            "--concatenate",
+            &all,
+        ],
+    )
+    .exits_with(0);
+    assert!(said.err.contains("1,000 rows in 17 files"), "{}", said.err);
+    same(&fs::read_to_string(&all).unwrap(), &source.dump_csv().await);
+    let manifest = Manifest::read(&to).unwrap().unwrap();
+    assert_eq!((manifest.records, manifest.parts.len()), (1_000, 17));
+    assert!(manifest.verify(&to).unwrap().is_empty());
+    assert_eq!(
+        manifest.concatenated.unwrap().bytes,
+        fs::metadata(&all).unwrap().len()
+    );
+
+    let to = source.text("jsonl");
+    let args = [
+        "export",
+        "--table",
+        "users",
+        "--key",
+        "id",
+        "--to",
+        &to,
+        "--format",
+        "jsonl",
+        "--page-size",
+        "90",
+        "--gzip",
+    ];
+    run(&source.url, &args).exits_with(0);
+    let file = source.path("all.jsonl.gz");
+    let summed = concatenate(&to, &file).unwrap();
+    assert_eq!(summed.records, 1_000);
+    let mut text = String::new();
+    GzDecoder::new(fs::File::open(&file).unwrap())
+        .read_to_string(&mut text)
+        .unwrap();
+    same(&text, &source.dump_json_lines().await);
+
+    // The same command again says that it is done, and does nothing.
+    let part = source.path("jsonl/part-00000001.jsonl.gz");
+    let before = fs::metadata(&part).unwrap().modified().unwrap();
+    let said = run(&source.url, &args).exits_with(0);
+    assert!(said.err.contains("is done already"), "{}", said.err);
+    assert_eq!(fs::metadata(&part).unwrap().modified().unwrap(), before);
+}
+
+async fn only_what_is_asked_for(source: &Source) {
+    source.make_users(50).await;
+    let to = source.text("some");
+    let said = run(
+        &source.url,
+        &[
+            "export",
+            "--table",
+            "users",
+            "--where",
+            "id < 20",
+            "--columns",
+            "big,id",
+            "--to",
+            &to,
+            "--format",
+            "csv",
+            "--null",
+            "-",
+        ],
+    )
+    .exits_with(0);
+    assert!(said.err.contains("where      id < 20"), "{}", said.err);
+    let text = fs::read_to_string(source.path("some/part-00000001.csv")).unwrap();
+    let first = "big,id\n9007199254740993,1\n9007199254740994,4\n";
+    assert!(
+        text.starts_with(first) && text.ends_with("\n9007199254740998,16\n-,19\n"),
+        "{text}"
+    );
+
+    // No rows are a result too.
+    let to = source.text("none");
+    let args = [
+        "export", "--table", "users", "--where", "id < 0", "--to", &to, "--format", "jsonl",
+    ];
+    run(&source.url, &args).exits_with(0);
+    let manifest = Manifest::read(&to).unwrap().unwrap();
+    assert_eq!((manifest.records, manifest.parts.len()), (0, 0));
+}
+
+async fn what_is_exported_can_be_imported(source: &Source) {
+    source.make_users(300).await;
+    match &source.database {
+        Database::Postgres(pool) => SqlLedger::new(pool.clone()).apply_schema().await,
+        Database::MySql(pool) => SqlLedger::new(pool.clone()).apply_schema().await,
+        Database::Sqlite(pool) => SqlLedger::new(pool.clone()).apply_schema().await,
+        _ => unreachable!("there are no others"),
+    }
+    .unwrap();
+    let empty = "CREATE TABLE copy_of AS SELECT * FROM users WHERE 1 = 0";
+    for format in ["jsonl", "csv"] {
+        let copy = format!("copy_of_{format}");
+        source.run(&empty.replace("copy_of", &copy)).await;
+        let (to, all) = (source.text(format), source.text(&format!("all.{format}")));
+        let mut args = vec![
+            "export",
+            "--table",
+            "users",
+            "--to",
+            &to,
+            "--format",
+            format,
+            "--concatenate",
+            &all,
+        ];
+        if format == "csv" {
+            // A text of the table; an import does not see quotes.
+            args.extend(["--null", "no value"]);
+        }
+        run(&source.url, &args).exits_with(0);
+        let file = match format {
+            "csv" => ImportArgs::new(CsvSource::new(&all), &copy).null("no value"),
+            _ => ImportArgs::new(JsonLinesSource::new(&all), &copy),
+        };
+        let connections = Connections::new().with(DEFAULT_CONNECTION, source.database.clone());
+        let import = SqlImport::new(connections);
+        let file = import.prepare(file).await.unwrap();
+        let batch = Batch::of::<SqlImport>("import", file).page_size(16);
+        let imported = Simulator::new()
+            .lose_worker_every(3)
+            .run(&import, &batch)
+            .await
+            .unwrap();
+        assert_eq!(
+            (imported.outcome, imported.items.processed),
+            (Outcome::Completed, 300)
+        );
+        for (one, other) in [("users", copy.as_str()), (copy.as_str(), "users")] {
+            let differs = format!(
+                "SELECT 'differs' FROM (SELECT * FROM {one} EXCEPT SELECT * FROM {other}) AS d"
+            );
+            assert!(source.texts(&differs).await.is_empty(), "{format}");
+        }
+    }
+}
+
+macro_rules! on_each {
+    ($($claim:ident,)*) => {
+        mod on_sqlite {
+            $(
+                #[tokio::test]
+                async fn $claim() {
+                    super::$claim(&crate::source::Source::sqlite().await).await;
+                }
+            )*
+        }
+
+        mod on_postgres {
+            $(
+                #[tokio::test]
+                async fn $claim() {
+                    if let Some(source) = crate::source::Source::postgres(stringify!($claim)).await {
+                        super::$claim(&source).await;
+                    }
+                }
+            )*
+        }
+
+        mod on_mariadb {
+            $(
+                #[tokio::test]
+                async fn $claim() {
+                    if let Some(source) = crate::source::Source::mariadb(stringify!($claim)).await {
+                        super::$claim(&source).await;
+                    }
+                }
+            )*
+        }
+    };
+}
+
+on_each! {
+    equals_a_plain_select,
+    only_what_is_asked_for,
+    what_is_exported_can_be_imported,
+}

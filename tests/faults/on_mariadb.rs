@@ -1,0 +1,181 @@
+//! Once per page on MariaDB, while its workers are killed and stopped and the server crashes.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use sqlx::{MySql, MySqlPool, mysql::MySqlPoolOptions};
+use temporal_batch::{
+    Batch, Outcome, Page, PageContext, PageError, PageLedger, PageProcessor, PageReport,
+    ProcessorSettings, RetryPolicy, SqlLedger, Worker,
+};
+
+use crate::{
+    increment::HEARTBEAT_TIMEOUT,
+    mariadb::{MariaDb, Stop, skip},
+    support::{Bed, eventually, server_address},
+    worker_process::{self, Place, WorkerProcess, connect, signal},
+};
+
+const TEST: &str = "on_mariadb::every_row_is_incremented_exactly_once_in_mariadb";
+const ROWS: i64 = 20_000;
+const PAGE: u32 = 200;
+
+/// Adds one to every row of the table `counters`.
+struct IncrementMySql {
+    pool: MySqlPool,
+    ledger: Arc<SqlLedger<MySql>>,
+}
+
+impl IncrementMySql {
+    fn new(pool: MySqlPool) -> Self {
+        let ledger = SqlLedger::new(pool.clone()).idle_timeout(HEARTBEAT_TIMEOUT);
+        Self {
+            pool,
+            ledger: Arc::new(ledger),
+        }
+    }
+}
+
+#[async_trait]
+impl PageProcessor for IncrementMySql {
+    const NAME: &'static str = "increment-mysql";
+    type Args = ();
+    type Cursor = i64;
+    type Item = i64;
+
+    async fn fetch(&self, ctx: &PageContext<Self>) -> Result<Page<i64, i64>, PageError> {
+        let ids = sqlx::query_scalar(
+            "SELECT id FROM counters WHERE id > ? AND id <= ? ORDER BY id LIMIT ?",
+        )
+        .bind(ctx.range().start().copied().unwrap_or(i64::MIN))
+        .bind(ctx.range().end().copied().unwrap_or(i64::MAX))
+        .bind(ctx.page_size() as i64)
+        .fetch_all(&self.pool)
+        .await?;
+        Page::keyset(ids, |id| *id)
+    }
+
+    async fn process(
+        &self,
+        ctx: &PageContext<Self>,
+        ids: Vec<i64>,
+    ) -> Result<PageReport, PageError> {
+        let mut transaction = ctx.transaction::<MySql>().await?;
+        let (first, last) = (ids[0], ids[ids.len() - 1]);
+        sqlx::query("UPDATE counters SET x = x + 1 WHERE id >= ? AND id <= ?")
+            .bind(first)
+            .bind(last)
+            .execute(&mut *transaction)
+            .await?;
+        // So that somebody is in the middle of it when something happens.
+        tokio::time::sleep(Duration::from_millis(50 + first.unsigned_abs() % 100)).await;
+        Ok(PageReport::all_processed())
+    }
+
+    fn ledger(&self, _: &Self::Args) -> Option<Arc<dyn PageLedger>> {
+        Some(Arc::clone(&self.ledger) as Arc<dyn PageLedger>)
+    }
+
+    fn settings(&self) -> ProcessorSettings {
+        ProcessorSettings {
+            retry: RetryPolicy::default()
+                .initial_interval(Duration::from_millis(200))
+                .max_interval(Duration::from_secs(1)),
+            heartbeat_timeout: HEARTBEAT_TIMEOUT,
+            page_timeout: Duration::from_secs(30),
+            ..ProcessorSettings::default()
+        }
+    }
+}
+
+/// Is a worker on a MariaDB until it is told to stop.
+pub async fn work(address: &str, queue: &str, database: &str) {
+    let pool = MySqlPoolOptions::new()
+        .max_connections(20)
+        .acquire_timeout(Duration::from_secs(10))
+        .connect_lazy(database)
+        .unwrap();
+    let client = connect(address).await;
+    Worker::new(client.temporal().clone(), queue)
+        .processor(IncrementMySql::new(pool))
+        .run()
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_row_is_incremented_exactly_once_in_mariadb() {
+    if worker_process::was_one().await {
+        return;
+    }
+    let Some(mariadb) = MariaDb::launch(false) else {
+        skip();
+        return;
+    };
+    let database = mariadb.database("faults").await;
+    let pool = MySqlPool::connect(&database).await.unwrap();
+    IncrementMySql::new(pool.clone())
+        .ledger
+        .apply_schema()
+        .await
+        .unwrap();
+    let create = format!(
+        "CREATE TABLE counters (id BIGINT PRIMARY KEY, x BIGINT NOT NULL);
+        INSERT INTO counters SELECT seq * 10, 0 FROM seq_1_to_{ROWS}"
+    );
+    sqlx::raw_sql(sqlx::AssertSqlSafe(create))
+        .execute(&pool)
+        .await
+        .unwrap();
+    let count = async |what: &'static str| -> i64 {
+        sqlx::query_scalar(what).fetch_one(&pool).await.unwrap()
+    };
+
+    let bed = Bed::new("on-mariadb").await;
+    let place = Place {
+        address: server_address().to_owned(),
+        queue: bed.queue.clone(),
+        database,
+        hold: None,
+        slots: Some(4),
+    };
+    let mut workers: Vec<_> = (0..2).map(|_| WorkerProcess::start(&place, TEST)).collect();
+    let batch = Batch::of::<IncrementMySql>(bed.new_id(), ()).task_queue(&bed.queue);
+    let batch = batch.page_size(PAGE).stride(5).max_parallelism(6);
+    let handle = bed.start(&batch).await;
+
+    // One thing after the other, each when the batch has got on a bit.
+    let applied = "SELECT CAST(coalesce(sum(pages), 0) AS SIGNED) FROM temporal_batch_stride";
+    for (number, pages) in [5, 15, 30, 45, 60].into_iter().enumerate() {
+        let reached = || async { (count(applied).await >= pages).then_some(()) };
+        eventually("the batch gets on", reached).await;
+        let worker = &mut workers[number % 2];
+        match number {
+            2 => tokio::task::block_in_place(|| mariadb.restart(Stop::Immediate)),
+            3 => {
+                let pid = worker.pid();
+                signal(pid, "STOP");
+                tokio::spawn(async move {
+                    tokio::time::sleep(HEARTBEAT_TIMEOUT * 2).await;
+                    signal(pid, "CONT");
+                });
+            }
+            _ => worker.kill_and_replace(),
+        }
+        for worker in &mut workers {
+            worker.replace_if_ended();
+        }
+    }
+    let result = tokio::time::timeout(Duration::from_secs(120), handle.result()).await;
+    let report = result.unwrap().unwrap();
+
+    assert_eq!(report.outcome, Outcome::Completed, "{:?}", report.reason);
+    assert!(
+        report.progress.retries > 0,
+        "nothing was in the middle of anything"
+    );
+    assert_eq!(count("SELECT count(*) FROM counters WHERE x <> 1").await, 0);
+    let items = report.progress.items;
+    assert_eq!((items.processed, items.failed), (ROWS as u64, 0));
+    assert_eq!(count("SELECT count(*) FROM temporal_batch_report").await, 1);
+}

@@ -1,0 +1,139 @@
+//! A database that goes away while pages run, with the connections that a worker opens by URL.
+
+use std::{sync::Arc, time::Duration};
+
+use sqlx::{Connection as _, Executor as _, PgConnection, PgPool};
+use temporal_batch::{
+    Batch, BatchHandle, Database, DatabaseOptions, Outcome, RunningWorker, Worker,
+};
+
+use crate::{
+    increment::Increment,
+    postgres::{Postgres, Stop},
+    support::{Bed, progress_shows, report, server_address},
+    worker_process::connect,
+};
+
+const ROWS: i64 = 3_000;
+
+struct Scene {
+    _bed: Bed,
+    pool: PgPool,
+    _worker: RunningWorker,
+}
+
+impl Scene {
+    async fn of(name: &str, url: &str) -> (Self, BatchHandle) {
+        let options = DatabaseOptions::from_url(url).unwrap().pages(4);
+        let Database::Postgres(pool) = Database::connect(&options).await.unwrap() else {
+            panic!("no PostgreSQL");
+        };
+        Increment::new(pool.clone(), None).create_tables(ROWS).await;
+        let bed = Bed::new(name).await;
+        let client = connect(server_address()).await;
+        let worker = Worker::new(client.temporal().clone(), &bed.queue)
+            .processor(Increment::new(pool.clone(), None))
+            .drain_timeout(Duration::from_secs(5))
+            .start()
+            .unwrap();
+        let batch = Batch::of::<Increment>(bed.new_id(), ()).task_queue(&bed.queue);
+        let batch = batch
+            .page_size(50)
+            .stride(4)
+            .max_parallelism(4)
+            .rate(1_000.0);
+        let handle = bed.start(&batch).await;
+        let scene = Self {
+            _bed: bed,
+            pool,
+            _worker: worker,
+        };
+        (scene, handle)
+    }
+
+    /// Every row exactly once, and the batch knows it.
+    async fn is_complete(&self, handle: &BatchHandle) {
+        let report = report(handle).await;
+        assert_eq!(report.outcome, Outcome::Completed, "{:?}", report.reason);
+        assert!(report.progress.retries > 0, "nothing was interrupted");
+        assert_eq!(
+            report.progress.items.processed,
+            u64::try_from(ROWS).unwrap()
+        );
+        let wrong: i64 = sqlx::query_scalar("SELECT count(*) FROM counters WHERE x <> 1")
+            .fetch_one(&self.pool)
+            .await
+            .unwrap();
+        assert_eq!(
+            wrong,
+            0,
+            "rows of batch {} not incremented once",
+            handle.id()
+        );
+    }
+}
+
+async fn a_third_is_done(handle: &BatchHandle) {
+    progress_shows(handle, "a third is done", |p| p.items.processed >= 1_000).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_go_on_after_their_database_was_restarted() {
+    let Some(postgres) = Postgres::launch(false) else {
+        crate::postgres::skip();
+        return;
+    };
+    let postgres = Arc::new(postgres);
+    let url = postgres.database("restarted").await;
+    let (scene, handle) = Scene::of("restarted", &url).await;
+    a_third_is_done(&handle).await;
+    let server = Arc::clone(&postgres);
+    let stop = tokio::task::spawn_blocking(move || server.stop(Stop::Immediate));
+    stop.await.unwrap();
+    // Nobody answers: what was lost is told as that, and is tried again.
+    progress_shows(&handle, "a lost connection is told", |p| {
+        p.failing
+            .iter()
+            .any(|page| page.error_type == "ConnectionLost")
+    })
+    .await;
+    let server = Arc::clone(&postgres);
+    let start = tokio::task::spawn_blocking(move || server.start());
+    start.await.unwrap();
+    scene.is_complete(&handle).await;
+}
+
+/// What a failover does to those who are still connected to the old primary.
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_wait_while_their_database_takes_no_writes() {
+    let Some(postgres) = Postgres::launch(false) else {
+        crate::postgres::skip();
+        return;
+    };
+    let url = postgres.database("read_only").await;
+    let (scene, handle) = Scene::of("read-only", &url).await;
+    a_third_is_done(&handle).await;
+    let mut admin = PgConnection::connect(&postgres.url("postgres"))
+        .await
+        .unwrap();
+    for statement in [
+        "ALTER SYSTEM SET default_transaction_read_only = on",
+        "SELECT pg_reload_conf()",
+    ] {
+        admin.execute(statement).await.unwrap();
+    }
+    progress_shows(&handle, "no writes are told", |p| {
+        p.failing
+            .iter()
+            .any(|page| page.error_type == "ReadOnlyDatabase")
+    })
+    .await;
+    for statement in [
+        "SET default_transaction_read_only = off",
+        "ALTER SYSTEM RESET default_transaction_read_only",
+        "SELECT pg_reload_conf()",
+    ] {
+        admin.execute(statement).await.unwrap();
+    }
+    scene.is_complete(&handle).await;
+}

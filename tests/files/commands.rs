@@ -1,0 +1,256 @@
+//! The command `import` as its users meet it.
+
+use std::{
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+use temporal_batch::dev_server::DevServerOptions;
+
+use crate::{
+    imports::{Home, awkward, csv},
+    written::{Written, named},
+};
+
+/// A hang fails after this long.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The address of a server that lives and dies with this process.
+fn server() -> &'static str {
+    static ADDRESS: OnceLock<String> = OnceLock::new();
+    ADDRESS.get_or_init(|| {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            runtime.block_on(async move {
+                let server = DevServerOptions::new().start().await.unwrap();
+                sender.send(server.address()).unwrap();
+                std::future::pending::<()>().await;
+                drop(server);
+            });
+        });
+        receiver.recv().expect("the dev server starts")
+    })
+}
+
+/// `import` of a file into the database behind a URL.
+fn import(file: &Path, url: &str, flags: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_temporal-batch"));
+    command
+        .args(["--address", server(), "import"])
+        .arg(file)
+        .args(["--table", "t", "--create-ledger-tables"])
+        .args(flags)
+        .env("DATABASE_URL", url)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+/// Killed when a test fails while it runs.
+struct Running(Option<Child>);
+
+impl Running {
+    fn start(command: &mut Command) -> Self {
+        Self(Some(command.spawn().unwrap()))
+    }
+
+    /// As `kill -9` does.
+    fn kill(mut self) {
+        let mut child = self.0.take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    fn output(mut self) -> Output {
+        let child = self.0.take().unwrap();
+        let pid = child.id();
+        let (done, waits) = std::sync::mpsc::channel();
+        let waiting = std::thread::spawn(move || {
+            let output = child.wait_with_output().unwrap();
+            let _ = done.send(());
+            output
+        });
+        if waits.recv_timeout(PATIENCE).is_err() {
+            let _ = Command::new("kill").args(["-9", &pid.to_string()]).status();
+            let output = waiting.join().unwrap();
+            panic!("import hangs: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        waiting.join().unwrap()
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+fn status(output: &Output) -> i32 {
+    output.status.code().unwrap_or(-1)
+}
+
+fn told(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// A file whose records 100 and 200 the table refuses, and whose record 300 cannot be read.
+fn awkward_file(rows: usize) -> (Written, Vec<(i64, String)>) {
+    let mut rows = awkward(rows);
+    let mut bad = rows.clone();
+    bad[99].0 = 1;
+    bad[199].0 = -5;
+    let mut bytes = csv(&bad[..299]);
+    bytes.extend_from_slice(b"300,\"too\",\"many\"\n");
+    bytes.extend_from_slice(&csv(&bad[300..])[b"id,body\n".len()..]);
+    let file = named("awkward.csv", &bytes);
+    rows.retain(|(id, _)| ![100, 200, 300].contains(id));
+    (file, rows)
+}
+
+async fn rows(home: &Home) -> usize {
+    home.texts("SELECT body FROM t").await.len()
+}
+
+async fn an_import_killed_in_the_middle_goes_on_when_it_is_repeated(home: Home, url: String) {
+    let text = home.text();
+    let create =
+        format!("CREATE TABLE t (id BIGINT NOT NULL PRIMARY KEY CHECK (id > 0), body {text})");
+    home.run(&create).await;
+    let (file, expected) = awkward_file(3_000);
+    let flags = [
+        "--page-size",
+        "40",
+        "--stride",
+        "4",
+        "--max-parallelism",
+        "4",
+    ];
+    let slow = ["--page-pause", "50ms"];
+    let kills = 3;
+    let mut least = 0;
+    for kill in 1..=kills {
+        let flags = [&flags[..], &slow].concat();
+        let running = Running::start(&mut import(&file.path, &url, &flags));
+        let since = Instant::now();
+        // Some more rows than there were, and by far not all.
+        let enough = least + 150;
+        while rows(&home).await < enough {
+            assert!(since.elapsed() < PATIENCE, "no progress before kill {kill}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        running.kill();
+        least = rows(&home).await;
+        assert!(least < expected.len(), "all was done before kill {kill}");
+    }
+    let set = Running::start(&mut import(&file.path, &url, &flags));
+    let output = tokio::task::spawn_blocking(|| set.output()).await.unwrap();
+    assert_eq!(status(&output), 3, "{}", told(&output));
+    assert_eq!(home.rows().await, crate::imports::expected(&expected));
+
+    // Done is done.
+    let again = Running::start(&mut import(&file.path, &url, &flags));
+    let output = tokio::task::spawn_blocking(|| again.output())
+        .await
+        .unwrap();
+    assert_eq!(status(&output), 3, "{}", told(&output));
+    assert!(
+        told(&output).contains("is done already"),
+        "{}",
+        told(&output)
+    );
+    assert_eq!(rows(&home).await, expected.len());
+    let letters = home.letter_types().await;
+    assert_eq!(letters.values().sum::<u32>(), 3, "{letters:?}");
+    assert_eq!(letters["WrongColumnCount"], 1);
+}
+
+mod on_sqlite {
+    #[tokio::test]
+    async fn an_import_killed_in_the_middle_goes_on_when_it_is_repeated() {
+        let home = super::Home::sqlite().await;
+        let url = home.url.clone();
+        super::an_import_killed_in_the_middle_goes_on_when_it_is_repeated(home, url).await;
+    }
+}
+
+mod on_postgres {
+    #[tokio::test]
+    async fn an_import_killed_in_the_middle_goes_on_when_it_is_repeated() {
+        if let Some(home) = super::Home::postgres("killed").await {
+            let url = home.url.clone();
+            super::an_import_killed_in_the_middle_goes_on_when_it_is_repeated(home, url).await;
+        }
+    }
+}
+
+mod on_mariadb {
+    #[tokio::test]
+    async fn an_import_killed_in_the_middle_goes_on_when_it_is_repeated() {
+        if let Some(home) = super::Home::mariadb("killed").await {
+            let url = home.url.clone();
+            super::an_import_killed_in_the_middle_goes_on_when_it_is_repeated(home, url).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_imported_is_refused_with_status_2() {
+    let home = Home::sqlite().await;
+    home.run("CREATE TABLE t (id BIGINT NOT NULL, body TEXT)")
+        .await;
+    let url = home.url.clone();
+    let refused = async |file: &Written, flags: &[&str], words: &str| {
+        let running = Running::start(&mut import(&file.path, &url, flags));
+        let output = tokio::task::spawn_blocking(|| running.output())
+            .await
+            .unwrap();
+        assert_eq!(status(&output), 2, "{}", told(&output));
+        assert!(told(&output).contains(words), "{}", told(&output));
+    };
+    let good = named("good.csv", b"id,body\n1,a\n");
+    let extra = named("extra.csv", b"id,body,phone\n1,a,b\n");
+    let zipped = named("zipped.csv.gz", b"\x1f\x8b\x08\0");
+    refused(&extra, &[], "fields of the file: phone").await;
+    refused(&extra, &["--columns", "id,more"], "no field for column").await;
+    refused(&zipped, &[], "gzip").await;
+    refused(&good, &["--delimiter", "\""], "delimiter and quote").await;
+    refused(&good, &["--on-conflict", "replace"], "write fail, nothing").await;
+    refused(&good, &["--stride", "0"], "--stride is 0").await;
+    refused(&good, &["--no-header"], "--columns").await;
+    assert_eq!(rows(&home).await, 0);
+}
+
+#[tokio::test]
+async fn another_file_at_the_same_path_is_not_taken_for_the_one_that_was_imported() {
+    let home = Home::sqlite().await;
+    home.run("CREATE TABLE t (id BIGINT NOT NULL, body TEXT)")
+        .await;
+    let url = home.url.clone();
+    let file = named("daily.csv", b"id,body\n1,monday\n");
+    let run = async |flags: &[&str]| {
+        let running = Running::start(&mut import(&file.path, &url, flags));
+        let output = tokio::task::spawn_blocking(|| running.output())
+            .await
+            .unwrap();
+        (status(&output), told(&output))
+    };
+    let (exit, notes) = run(&[]).await;
+    assert_eq!(exit, 0, "{notes}");
+    std::fs::write(&file.path, b"id,body\n2,tuesday\n").unwrap();
+    let (exit, notes) = run(&[]).await;
+    assert_eq!(exit, 1, "{notes}");
+    assert!(
+        notes.contains("is not the same") && notes.contains("--rerun"),
+        "{notes}"
+    );
+    let (exit, notes) = run(&["--rerun"]).await;
+    assert_eq!(exit, 0, "{notes}");
+    assert_eq!(rows(&home).await, 2);
+}

@@ -1,0 +1,487 @@
+//! Records of a file in a table, once each, on every database.
+
+use std::collections::BTreeMap;
+
+use sqlx::{AssertSqlSafe, Row as _};
+use tempfile::TempDir;
+use temporal_batch::{
+    Batch, Connections, DEFAULT_CONNECTION, Database, DatabaseOptions, ImportArgs, OnConflict,
+    Outcome, PageError, PageProcessor, SqlImport,
+    files::{CsvSource, JsonLinesSource},
+    testing::{SimulatedRun, Simulator},
+};
+
+use crate::written::{Written, written};
+
+/// A database of a test, with the tables of the ledger.
+pub struct Home {
+    pub database: Database,
+    pub url: String,
+    _folder: TempDir,
+}
+
+impl Home {
+    pub async fn sqlite() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("test.db");
+        std::fs::write(&path, b"").unwrap();
+        Self::of(&format!("sqlite:{}", path.display()), folder).await
+    }
+
+    pub async fn postgres(test: &str) -> Option<Self> {
+        let url = crate::postgres::Postgres::shared()?.database(test).await;
+        Some(Self::of(&url, tempfile::tempdir().unwrap()).await)
+    }
+
+    pub async fn mariadb(test: &str) -> Option<Self> {
+        let url = crate::mariadb::MariaDb::shared()?.database(test).await;
+        Some(Self::of(&url, tempfile::tempdir().unwrap()).await)
+    }
+
+    async fn of(url: &str, folder: TempDir) -> Self {
+        let options = DatabaseOptions::from_url(url).unwrap();
+        let database = Database::connect(&options).await.unwrap();
+        let home = Self {
+            database,
+            url: url.to_owned(),
+            _folder: folder,
+        };
+        home.schema().await;
+        home
+    }
+
+    async fn schema(&self) {
+        use temporal_batch::SqlLedger;
+        match &self.database {
+            Database::Postgres(pool) => SqlLedger::new(pool.clone()).apply_schema().await,
+            Database::MySql(pool) => SqlLedger::new(pool.clone()).apply_schema().await,
+            Database::Sqlite(pool) => SqlLedger::new(pool.clone()).apply_schema().await,
+            _ => unreachable!("there are no others"),
+        }
+        .unwrap();
+    }
+
+    pub async fn run(&self, statement: &str) {
+        let statement = AssertSqlSafe(statement.to_owned());
+        match &self.database {
+            Database::Postgres(pool) => drop(sqlx::query(statement).execute(pool).await.unwrap()),
+            Database::MySql(pool) => drop(sqlx::query(statement).execute(pool).await.unwrap()),
+            Database::Sqlite(pool) => drop(sqlx::query(statement).execute(pool).await.unwrap()),
+            _ => unreachable!("there are no others"),
+        }
+    }
+
+    /// The rows of a query, all columns as texts.
+    pub async fn texts(&self, query: &str) -> Vec<Vec<Option<String>>> {
+        match &self.database {
+            Database::Postgres(pool) => {
+                let text =
+                    |row: sqlx::postgres::PgRow| (0..row.len()).map(|i| row.get(i)).collect();
+                let rows = sqlx::query(AssertSqlSafe(query.to_owned())).fetch_all(pool);
+                rows.await.unwrap().into_iter().map(text).collect()
+            }
+            Database::MySql(pool) => {
+                let text =
+                    |row: sqlx::mysql::MySqlRow| (0..row.len()).map(|i| row.get(i)).collect();
+                let rows = sqlx::query(AssertSqlSafe(query.to_owned())).fetch_all(pool);
+                rows.await.unwrap().into_iter().map(text).collect()
+            }
+            Database::Sqlite(pool) => {
+                let text =
+                    |row: sqlx::sqlite::SqliteRow| (0..row.len()).map(|i| row.get(i)).collect();
+                let rows = sqlx::query(AssertSqlSafe(query.to_owned())).fetch_all(pool);
+                rows.await.unwrap().into_iter().map(text).collect()
+            }
+            _ => unreachable!("there are no others"),
+        }
+    }
+
+    fn import(&self) -> SqlImport {
+        SqlImport::new(Connections::new().with(DEFAULT_CONNECTION, self.database.clone()))
+    }
+
+    async fn prepare(&self, args: ImportArgs) -> Result<ImportArgs, PageError> {
+        self.import().prepare(args).await
+    }
+
+    /// Runs an import to its end, losing workers on the way.
+    async fn imported(&self, args: ImportArgs) -> SimulatedRun {
+        let batch = Batch::of::<SqlImport>("import", args)
+            .page_size(16)
+            .stride(3);
+        let simulator = Simulator::new()
+            .lose_worker_every(2)
+            .duplicate_announcements();
+        simulator.run(&self.import(), &batch).await.unwrap()
+    }
+
+    /// Dead letters of all batches, by type.
+    pub async fn letter_types(&self) -> BTreeMap<String, u32> {
+        let types = self
+            .texts("SELECT error_type FROM temporal_batch_dead_letter")
+            .await;
+        let mut counted = BTreeMap::new();
+        for error_type in types.into_iter().flatten().flatten() {
+            *counted.entry(error_type).or_default() += 1;
+        }
+        counted
+    }
+
+    fn is_sqlite(&self) -> bool {
+        self.database.system() == "SQLite"
+    }
+
+    fn is_mysql(&self) -> bool {
+        matches!(self.database, Database::MySql(_))
+    }
+
+    /// The type of a text of any length.
+    pub fn text(&self) -> &'static str {
+        if self.is_mysql() { "LONGTEXT" } else { "TEXT" }
+    }
+}
+
+/// Makes a test on each database of each function `async fn(Home)`.
+macro_rules! on_each {
+    ($($claim:ident,)*) => {
+        mod on_sqlite {
+            $(
+                #[tokio::test]
+                async fn $claim() {
+                    super::$claim(super::Home::sqlite().await).await;
+                }
+            )*
+        }
+
+        mod on_postgres {
+            $(
+                #[tokio::test]
+                async fn $claim() {
+                    if let Some(home) = super::Home::postgres(stringify!($claim)).await {
+                        super::$claim(home).await;
+                    }
+                }
+            )*
+        }
+
+        mod on_mariadb {
+            $(
+                #[tokio::test]
+                async fn $claim() {
+                    if let Some(home) = super::Home::mariadb(stringify!($claim)).await {
+                        super::$claim(home).await;
+                    }
+                }
+            )*
+        }
+    };
+}
+
+on_each! {
+    awkward_text_arrives_as_it_is_in_a_csv_file,
+    awkward_text_arrives_as_it_is_in_json_lines,
+    what_the_database_refuses_is_a_dead_letter_and_the_rest_arrives,
+    a_key_that_is_there_is_refused_skipped_or_updated,
+    columns_are_chosen_and_renamed,
+    an_import_that_cannot_work_is_refused_before_it_starts,
+    json_keeps_every_digit_and_nested_values,
+    a_field_that_comes_late_in_json_lines_arrives,
+    without_once_an_update_makes_a_repeat_harmless,
+}
+
+/// Texts that break careless programs, the same ones each time.
+pub fn awkward(count: usize) -> Vec<(i64, String)> {
+    let pieces = [
+        "plain",
+        ",",
+        "\"",
+        "\"\"",
+        "'",
+        "\n",
+        "\r\n",
+        "\r",
+        "\t",
+        "\\",
+        "\\N",
+        "\\.",
+        "NULL",
+        "ä€😀",
+        "\u{feff}",
+        " ",
+        ";",
+        "$1",
+        "?",
+        "--",
+        "/*",
+        "%s",
+        "{}",
+        "\u{202e}",
+        "a\u{301}",
+    ];
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut text = |i: usize| -> String {
+        let most = if i.is_multiple_of(97) { 400 } else { 6 };
+        let length = 1 + random.usize(..most);
+        // Never empty: that is NULL in a CSV file.
+        (0..length)
+            .map(|_| pieces[random.usize(..pieces.len())])
+            .collect()
+    };
+    (0..count).map(|i| (i as i64 + 1, text(i))).collect()
+}
+
+pub fn csv(rows: &[(i64, String)]) -> Vec<u8> {
+    let mut writer = csv::Writer::from_writer(Vec::new());
+    writer.write_record(["id", "body"]).unwrap();
+    for (id, body) in rows {
+        writer.write_record([&id.to_string(), body]).unwrap();
+    }
+    writer.into_inner().unwrap()
+}
+
+pub fn expected(rows: &[(i64, String)]) -> Vec<Vec<Option<String>>> {
+    let row = |(id, body): &(i64, String)| vec![Some(id.to_string()), Some(body.clone())];
+    rows.iter().map(row).collect()
+}
+
+impl Home {
+    async fn table(&self) {
+        let create = format!("CREATE TABLE t (id BIGINT NOT NULL, body {})", self.text());
+        self.run(&create).await;
+    }
+
+    pub async fn rows(&self) -> Vec<Vec<Option<String>>> {
+        let id = if self.is_mysql() { "CHAR" } else { "TEXT" };
+        let query = format!("SELECT CAST(id AS {id}), body FROM t ORDER BY t.id");
+        self.texts(&query).await
+    }
+}
+
+async fn awkward_text_arrives_as_it_is_in_a_csv_file(home: Home) {
+    home.table().await;
+    let rows = awkward(400);
+    let file = written(&csv(&rows));
+    let args = ImportArgs::new(CsvSource::new(&file.path), "t");
+    let run = home.imported(args).await;
+    assert_eq!(run.outcome, Outcome::Completed, "{:?}", run.reason);
+    assert_eq!((run.items.processed, run.items.changed), (400, 400));
+    assert!(run.lost_workers > 0);
+    assert_eq!(home.rows().await, expected(&rows));
+}
+
+async fn awkward_text_arrives_as_it_is_in_json_lines(home: Home) {
+    home.table().await;
+    let rows = awkward(400);
+    let line =
+        |(id, body): &(i64, String)| serde_json::json!({"body": body, "id": id}).to_string() + "\n";
+    let lines: String = rows.iter().map(line).collect();
+    let file = written(lines.as_bytes());
+    let args = ImportArgs::new(JsonLinesSource::new(&file.path), "t");
+    let run = home.imported(args).await;
+    assert_eq!(run.outcome, Outcome::Completed, "{:?}", run.reason);
+    assert_eq!(home.rows().await, expected(&rows));
+}
+
+async fn what_the_database_refuses_is_a_dead_letter_and_the_rest_arrives(home: Home) {
+    let create = "CREATE TABLE t (id BIGINT NOT NULL PRIMARY KEY, body VARCHAR(20) NOT NULL, \
+        n INTEGER CHECK (n < 1000))";
+    home.run(create).await;
+    let mut content = "id,body,n\n".to_owned();
+    for id in 1..=200 {
+        match id {
+            50 => content.push_str("50,fifty,5000\n"),
+            51 => content.push_str("51,,1\n"),
+            120 => content.push_str("1,again,1\n"),
+            121 => content.push_str("121,too few\n"),
+            _ => content.push_str(&format!("{id},row {id},{id}\n")),
+        }
+    }
+    let file = written(content.as_bytes());
+    let run = home
+        .imported(ImportArgs::new(CsvSource::new(&file.path), "t"))
+        .await;
+    assert_eq!(
+        run.outcome,
+        Outcome::CompletedWithFailures,
+        "{:?}",
+        run.reason
+    );
+    assert_eq!((run.items.processed, run.items.failed), (196, 4));
+    let letters = home.letter_types().await;
+    assert_eq!(letters.values().sum::<u32>(), 4, "{letters:?}");
+    assert_eq!(letters["WrongColumnCount"], 1);
+    let there = home.texts("SELECT body FROM t").await;
+    assert_eq!(there.len(), 196);
+}
+
+async fn a_key_that_is_there_is_refused_skipped_or_updated(home: Home) {
+    let create = format!(
+        "CREATE TABLE t (id BIGINT NOT NULL PRIMARY KEY, body {})",
+        home.text()
+    );
+    home.run(&create).await;
+    home.run("INSERT INTO t VALUES (3, 'old'), (40, 'old')")
+        .await;
+    let content: String = std::iter::once("id,body\n".to_owned())
+        .chain((1..=50).map(|id| format!("{id},new {id}\n")))
+        .collect();
+    let file = written(content.as_bytes());
+    let args = || ImportArgs::new(CsvSource::new(&file.path), "t");
+    let old = async || {
+        home.texts("SELECT body FROM t WHERE body = 'old'")
+            .await
+            .len()
+    };
+
+    let run = home.imported(args().on_conflict(OnConflict::Nothing)).await;
+    assert_eq!(run.outcome, Outcome::Completed, "{:?}", run.reason);
+    if !home.is_mysql() {
+        assert_eq!((run.items.processed, run.items.skipped), (48, 2));
+    }
+    assert_eq!((home.rows().await.len(), old().await), (50, 2));
+
+    home.run("DELETE FROM t WHERE id NOT IN (3, 40)").await;
+    let run = home.imported(args()).await;
+    assert_eq!((run.items.processed, run.items.failed), (48, 2));
+    assert_eq!((home.rows().await.len(), old().await), (50, 2));
+
+    let update = OnConflict::Update(vec!["id".to_owned()]);
+    let run = home.imported(args().on_conflict(update)).await;
+    assert_eq!(run.outcome, Outcome::Completed, "{:?}", run.reason);
+    assert_eq!((home.rows().await.len(), old().await), (50, 0));
+}
+
+async fn columns_are_chosen_and_renamed(home: Home) {
+    let create = "CREATE TABLE t (id BIGINT NOT NULL, body VARCHAR(50), other VARCHAR(50) DEFAULT 'default')";
+    home.run(create).await;
+    let file = written(b"Number;Text;Junk\n1;-;x\n2;b;y\n");
+    let source = CsvSource::new(&file.path).delimiter(';');
+    let args = ImportArgs::new(source, "t")
+        .map("Number", "id")
+        .map("Text", "body")
+        .columns(["body", "id"])
+        .null("-");
+    let run = home.imported(args).await;
+    assert_eq!(run.outcome, Outcome::Completed, "{:?}", run.reason);
+    let found = home.texts("SELECT body, other FROM t ORDER BY id").await;
+    let text = |text: &str| Some(text.to_owned());
+    assert_eq!(
+        found,
+        [[None, text("default")], [text("b"), text("default")]]
+    );
+}
+
+async fn an_import_that_cannot_work_is_refused_before_it_starts(home: Home) {
+    home.table().await;
+    let file = written(b"id,body,more\n1,a,b\n");
+    let args = |table: &str| ImportArgs::new(CsvSource::new(&file.path), table);
+    let refused = async |args: ImportArgs, words: &str| {
+        let error = home.prepare(args).await.unwrap_err();
+        assert_eq!(error.error_type(), "InvalidImport");
+        assert!(!error.is_retryable());
+        assert!(error.message().contains(words), "{error}");
+    };
+    refused(args("no_such_table"), "no table").await;
+    refused(args("t"), "these fields of the file: more").await;
+    refused(args("t").columns(["id", "nothing"]), "no field for column").await;
+    refused(args("a.b.c"), "no name of a table").await;
+    let update = OnConflict::Update(vec!["body".to_owned()]);
+    let no_key = args("t").columns(["id", "body"]).on_conflict(update);
+    match home.is_mysql() {
+        // There an update is for any unique key.
+        true => drop(home.prepare(no_key).await.unwrap()),
+        false => refused(no_key, "on conflict").await,
+    }
+    let elsewhere = args("t").columns(["id"]).connection("elsewhere");
+    let error = home.prepare(elsewhere).await.unwrap_err();
+    assert_eq!(error.error_type(), "UnknownConnection");
+    home.run("DROP TABLE temporal_batch_dead_letter").await;
+    refused(args("t").columns(["id"]), "page ledger").await;
+    let good = args("t").columns(["id"]).once(false);
+    let prepared = home.prepare(good).await.unwrap();
+    // What is stored is read back, by this and by later versions.
+    let stored = serde_json::to_value(&prepared).unwrap();
+    assert_eq!(
+        serde_json::from_value::<ImportArgs>(stored).unwrap(),
+        prepared
+    );
+}
+
+async fn json_keeps_every_digit_and_nested_values(home: Home) {
+    let create = format!(
+        "CREATE TABLE t (id BIGINT NOT NULL, amount {}, body {}, flag {})",
+        if home.is_sqlite() {
+            "TEXT"
+        } else {
+            "DECIMAL(38, 20)"
+        },
+        home.text(),
+        if home.is_mysql() {
+            "TINYINT"
+        } else {
+            "BOOLEAN"
+        },
+    );
+    home.run(&create).await;
+    let lines = b"{\"id\":1,\"amount\":123456789012345678.12345678901234567890,\"body\":{\"a\":[1.10,null]},\"flag\":true}\n\
+        {\"id\":9223372036854775807,\"flag\":false}\n{\"id\":3,\"late\":1}\n[]\n";
+    let file = written(lines);
+    let args = ImportArgs::new(JsonLinesSource::new(&file.path), "t")
+        .columns(["id", "amount", "body", "flag"]);
+    let run = home.imported(args).await;
+    assert_eq!(
+        (run.items.processed, run.items.failed),
+        (3, 1),
+        "{:?}",
+        run.reason
+    );
+    let text = if home.is_mysql() { "CHAR" } else { "TEXT" };
+    let query =
+        format!("SELECT CAST(amount AS {text}), body, CAST(flag AS {text}) FROM t ORDER BY id");
+    let found = home.texts(&query).await;
+    if !home.is_sqlite() {
+        // SQLite has no exact decimals.
+        let amount = found[0][0].as_deref();
+        assert_eq!(amount, Some("123456789012345678.12345678901234567890"));
+    }
+    assert_eq!(found[0][1].as_deref(), Some("{\"a\":[1.10,null]}"));
+    assert!(matches!(found[0][2].as_deref(), Some("true" | "1")));
+    assert_eq!(found[1], [None, None, None]);
+}
+
+async fn a_field_that_comes_late_in_json_lines_arrives(home: Home) {
+    home.table().await;
+    let mut lines = "{\"id\":1}\n".repeat(12_000);
+    lines.push_str("{\"id\":2,\"body\":\"late\"}\n");
+    let file = written(lines.as_bytes());
+    let args = ImportArgs::new(JsonLinesSource::new(&file.path), "t");
+    let prepared = home.prepare(args).await.unwrap();
+    // What was found is not looked for again.
+    let again = home.prepare(prepared.clone()).await.unwrap();
+    assert_eq!(prepared, again);
+    let batch = Batch::of::<SqlImport>("import", prepared).page_size(5_000);
+    let run = Simulator::new().run(&home.import(), &batch).await.unwrap();
+    assert_eq!(run.items.processed, 12_001, "{:?}", run.reason);
+    let late = home.texts("SELECT body FROM t WHERE id = 2").await;
+    assert_eq!(late, [[Some("late".to_owned())]]);
+}
+
+async fn without_once_an_update_makes_a_repeat_harmless(home: Home) {
+    let create = "CREATE TABLE t (id BIGINT NOT NULL PRIMARY KEY, body VARCHAR(50))";
+    home.run(create).await;
+    let file = numbered(60);
+    let args = ImportArgs::new(CsvSource::new(&file.path), "t")
+        .once(false)
+        .on_conflict(OnConflict::Update(vec!["id".to_owned()]));
+    let run = home.imported(args).await;
+    assert_eq!(run.outcome, Outcome::Completed, "{:?}", run.reason);
+    assert!(run.lost_workers > 0);
+    assert_eq!(home.rows().await.len(), 60);
+}
+
+fn numbered(rows: usize) -> Written {
+    let content: String = std::iter::once("id,body\n".to_owned())
+        .chain((1..=rows).map(|id| format!("{id},row {id}\n")))
+        .collect();
+    written(content.as_bytes())
+}

@@ -1,0 +1,13 @@
+//! Files as sources, and `import`.
+
+mod commands;
+mod imports;
+mod pages;
+mod refusals;
+mod runs;
+mod written;
+
+#[path = "../fixtures/mariadb.rs"]
+mod mariadb;
+#[path = "../fixtures/postgres.rs"]
+mod postgres;

@@ -1,0 +1,197 @@
+//! A database for one test, and what the tests do in it besides reading a table.
+
+use std::{str::FromStr, time::Duration};
+
+use sqlx::{
+    AssertSqlSafe, PgPool, SqlitePool,
+    postgres::{PgConnectOptions, PgPoolOptions},
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions},
+};
+use temporal_batch::{Database, Key, PageError, SqlValue, Table, TableError, TableSpec};
+
+/// Longest wait for what has to happen.
+pub const SOON: Duration = Duration::from_secs(60);
+
+/// An empty database.
+pub struct Home {
+    pub database: Database,
+    /// The same one, through connections with other settings where settings could matter.
+    pub elsewhere: Database,
+    /// The file goes with it.
+    _folder: Option<tempfile::TempDir>,
+}
+
+pub async fn sqlite() -> Home {
+    let folder = tempfile::tempdir().unwrap();
+    let options = SqliteConnectOptions::new()
+        .filename(folder.path().join("test.db"))
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .busy_timeout(Duration::from_secs(20));
+    let pool: SqlitePool = SqlitePoolOptions::new()
+        .max_connections(8)
+        .connect_with(options)
+        .await
+        .unwrap();
+    Home {
+        database: pool.clone().into(),
+        elsewhere: pool.into(),
+        _folder: Some(folder),
+    }
+}
+
+pub async fn postgres(test: &str) -> Option<Home> {
+    let url = crate::postgres::Postgres::shared()?.database(test).await;
+    let options = PgConnectOptions::from_str(&url).unwrap();
+    let odd = options.clone().options([
+        ("DateStyle", "German"),
+        ("TimeZone", "America/St_Johns"),
+        ("IntervalStyle", "sql_standard"),
+        ("extra_float_digits", "0"),
+        ("bytea_output", "escape"),
+    ]);
+    let pool: PgPool = PgPoolOptions::new()
+        .max_connections(12)
+        .connect_with(options)
+        .await
+        .unwrap();
+    let elsewhere: PgPool = PgPoolOptions::new()
+        .max_connections(2)
+        .connect_with(odd)
+        .await
+        .unwrap();
+    Some(Home {
+        database: pool.into(),
+        elsewhere: elsewhere.into(),
+        _folder: None,
+    })
+}
+
+pub async fn mariadb(test: &str) -> Option<Home> {
+    let pool = crate::mariadb::MariaDb::shared()?.pool(test, 12).await;
+    Some(Home {
+        database: pool.clone().into(),
+        elsewhere: pool.into(),
+        _folder: None,
+    })
+}
+
+/// Runs code with the pool of a database.
+macro_rules! with_pool {
+    ($database:expr, $pool:ident => $code:expr) => {
+        match $database {
+            temporal_batch::Database::Postgres($pool) => $code,
+            temporal_batch::Database::MySql($pool) => $code,
+            temporal_batch::Database::Sqlite($pool) => $code,
+            _ => unreachable!("no other database is tested"),
+        }
+    };
+}
+pub(crate) use with_pool;
+
+impl Home {
+    pub fn is_sqlite(&self) -> bool {
+        matches!(self.database, Database::Sqlite(_))
+    }
+
+    pub fn is_postgres(&self) -> bool {
+        matches!(self.database, Database::Postgres(_))
+    }
+
+    pub fn is_mariadb(&self) -> bool {
+        matches!(self.database, Database::MySql(_))
+    }
+
+    /// Runs statements.
+    pub async fn script(&self, statements: impl Into<String>) {
+        self.try_script(statements).await.unwrap();
+    }
+
+    pub async fn try_script(&self, statements: impl Into<String>) -> Result<(), sqlx::Error> {
+        let script = sqlx::raw_sql(AssertSqlSafe(statements.into()));
+        with_pool!(&self.database, pool => script.execute(pool).await.map(|_| ()))
+    }
+
+    /// The numbers in the first column of a result.
+    pub async fn numbers(&self, statement: impl Into<String>) -> Vec<i64> {
+        self.numbers_with(statement, Vec::new()).await
+    }
+
+    pub async fn numbers_with(
+        &self,
+        statement: impl Into<String>,
+        values: Vec<SqlValue>,
+    ) -> Vec<i64> {
+        let sql = AssertSqlSafe(statement.into());
+        macro_rules! bind_all {
+            ($query:expr) => {{
+                let mut query = $query;
+                for value in values {
+                    query = match value {
+                        SqlValue::Text(text) => query.bind(text),
+                        SqlValue::Int(number) => query.bind(number),
+                        SqlValue::Flag(flag) => query.bind(flag),
+                    };
+                }
+                query
+            }};
+        }
+        with_pool!(&self.database, pool => {
+            bind_all!(sqlx::query_scalar(sql)).fetch_all(pool).await.unwrap()
+        })
+    }
+
+    pub async fn number(&self, statement: impl Into<String>) -> i64 {
+        self.numbers(statement).await[0]
+    }
+
+    pub async fn inspect(&self, table: &str, key: &[&str]) -> Result<Table, TableError> {
+        Table::inspect(&self.database, &TableSpec::new(table, key.iter().copied())).await
+    }
+
+    /// A table `t` with `rows` rows, whose ids go from 1 up.
+    pub async fn fill(&self, table: &str, rows: u32) {
+        let n = if self.is_mariadb() {
+            format!("SELECT seq AS n FROM seq_1_to_{rows}")
+        } else {
+            format!(
+                "WITH RECURSIVE c (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c WHERE n < {rows}) \
+                 SELECT n FROM c"
+            )
+        };
+        self.script(format!(
+            "CREATE TABLE {table} (id BIGINT NOT NULL PRIMARY KEY, x BIGINT NOT NULL);
+            INSERT INTO {table} SELECT n, 0 FROM ({n}) AS numbers"
+        ))
+        .await;
+    }
+}
+
+/// Rows with the numbers that they hold in a column.
+pub async fn numbered(
+    table: &Table,
+    column: &str,
+    start: Option<&Key>,
+    end: Option<&Key>,
+    limit: usize,
+) -> Result<Vec<(Key, i64)>, PageError> {
+    fn plain<T>(rows: Vec<(Key, (T,))>) -> Vec<(Key, T)> {
+        rows.into_iter().map(|(key, (n,))| (key, n)).collect()
+    }
+    let columns = [column];
+    match table.database() {
+        Database::Postgres(_) => {
+            let rows = table.rows::<sqlx::Postgres, (i64,)>(&columns, start, end, limit);
+            rows.await.map(plain)
+        }
+        Database::MySql(_) => {
+            let rows = table.rows::<sqlx::MySql, (i64,)>(&columns, start, end, limit);
+            rows.await.map(plain)
+        }
+        Database::Sqlite(_) => {
+            let rows = table.rows::<sqlx::Sqlite, (i64,)>(&columns, start, end, limit);
+            rows.await.map(plain)
+        }
+        _ => unreachable!("no other database is tested"),
+    }
+}
