@@ -98,7 +98,8 @@ async fn a_second_process_works_for_the_same_batch(home: Home) {
         ];
         let args: Vec<_> = args.into_iter().chain(["--set", work]).collect();
         let mut command = backfill(&home, &args);
-        command.arg("--page-pause").arg("20ms");
+        // Long enough for the second process to find it running.
+        command.args(["--page-pause", "100ms", "--max-parallelism", "2"]);
         command
     };
     let first = start(command("x = x + 1"));

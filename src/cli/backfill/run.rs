@@ -124,7 +124,11 @@ impl Run<'_> {
             Err(error) => {
                 // What is wrong matters more than how the worker ends.
                 let _ = worker.stop().await;
-                Err(error)
+                // Another process may have brought the batch to its end in between.
+                match self.done_already(client).await {
+                    Ok(Some(exit)) => Ok(exit),
+                    Ok(None) | Err(_) => Err(error),
+                }
             }
         }
     }
