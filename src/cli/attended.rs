@@ -6,14 +6,25 @@ use std::{net::SocketAddr, time::Duration};
 use clap::Args;
 
 use super::{
-    backfill::{Stride, stride},
+    backfill::{
+        Stride,
+        run::{Crew, Run},
+        stride,
+    },
     exit::{CliError, CliResult},
     limits::LimitArgs,
     pacing::PacingArgs,
     stages::StageArgs,
     worker::{listen_address, task_queue},
 };
-use crate::batch::{Batch, validate_id};
+use crate::{
+    Database, PageProcessor,
+    batch::{Batch, validate_id},
+    hooks::Hooks,
+    registry::Registry,
+    throttle::Throttles,
+    worker::WorkerError,
+};
 
 #[derive(Args, Debug)]
 pub(super) struct AttendedArgs {
@@ -72,5 +83,37 @@ impl AttendedArgs {
         let batch = Batch::named("nameless", processor, serde_json::Value::Null);
         let batch = self.limits.apply(self.pacing.apply(batch)?);
         Ok(self.stages.apply(batch))
+    }
+
+    /// How the batch is told of.
+    pub fn run<'a>(&self, batch: Batch, program: &'a str) -> Run<'a> {
+        Run {
+            batch,
+            program,
+            json: self.json,
+            drain_timeout: self.drain_timeout,
+        }
+    }
+
+    /// What works on it here.
+    pub fn crew(
+        &self,
+        processor: impl PageProcessor,
+        hooks: &Hooks,
+        throttles: Throttles,
+        database: &Database,
+    ) -> CliResult<Crew> {
+        let mut registry = Registry::new();
+        registry
+            .register(processor)
+            .map_err(WorkerError::Register)?;
+        Ok(Crew {
+            registry,
+            hooks: hooks.clone(),
+            throttles,
+            metrics_address: self.metrics_address,
+            // A page that has begun must not wait for a connection that others have.
+            max_pages: database.max_connections().saturating_sub(1).max(1),
+        })
     }
 }

@@ -10,7 +10,6 @@ use clap::Args;
 use self::{
     identity::{batch_id, target},
     outlook::Outlook,
-    run::{Crew, Run},
     work::WorkArgs,
 };
 use super::{
@@ -23,8 +22,7 @@ use super::{
 };
 use crate::{
     Connections, Database, PageError, SqlBackfill, batch::IfRunning, hooks::Hooks,
-    processor::PageProcessor as _, registry::Registry, sql::LedgerSchema, throttle::Throttles,
-    worker::WorkerError,
+    processor::PageProcessor as _, sql::LedgerSchema, throttle::Throttles,
 };
 
 #[derive(Args, Debug)]
@@ -167,27 +165,12 @@ impl BackfillCommand {
             batch.spec.args = serde_json::to_value(&args)
                 .map_err(|e| CliError::failure(format_args!("the arguments have no JSON: {e}")))?;
             batch.validate()?;
-            let run = Run {
-                batch,
-                program,
-                json: self.attended.json,
-                drain_timeout: self.attended.drain_timeout,
-            };
+            let run = self.attended.run(batch, program);
             match self.detach {
                 Some(_) => run.detached(connection).await,
                 None => {
-                    let mut registry = Registry::new();
-                    registry
-                        .register(processor)
-                        .map_err(WorkerError::Register)?;
-                    let crew = Crew {
-                        registry,
-                        hooks: hooks.clone(),
-                        throttles: self.throttles(throttles).await?,
-                        metrics_address: self.attended.metrics_address,
-                        // A page that has begun must not wait for a connection that others have.
-                        max_pages: database.max_connections().saturating_sub(1).max(1),
-                    };
+                    let throttles = self.throttles(throttles).await?;
+                    let crew = self.attended.crew(processor, hooks, throttles, &database)?;
                     run.attended(connection, crew).await
                 }
             }

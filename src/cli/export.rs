@@ -9,7 +9,6 @@ use super::{
     backfill::{
         identity::{short, target},
         refused,
-        run::{Crew, Run},
         work::primary_key,
     },
     connection::ConnectionArgs,
@@ -23,9 +22,7 @@ use crate::{
     files::{Manifest, SinkError, Standing, standing},
     hooks::Hooks,
     processor::PageProcessor as _,
-    registry::Registry,
     throttle::Throttles,
-    worker::WorkerError,
 };
 
 #[derive(Args, Debug)]
@@ -134,24 +131,9 @@ impl ExportCommand {
             batch.spec.args = serde_json::to_value(&args)
                 .map_err(|e| CliError::failure(format_args!("the arguments have no JSON: {e}")))?;
             batch.validate()?;
-            let run = Run {
-                batch,
-                program,
-                json: self.attended.json,
-                drain_timeout: self.attended.drain_timeout,
-            };
-            let mut registry = Registry::new();
-            registry
-                .register(processor)
-                .map_err(WorkerError::Register)?;
-            let crew = Crew {
-                registry,
-                hooks: hooks.clone(),
-                throttles: throttles.clone(),
-                metrics_address: self.attended.metrics_address,
-                // A page that has begun must not wait for a connection that others have.
-                max_pages: database.max_connections().saturating_sub(1).max(1),
-            };
+            let run = self.attended.run(batch, program);
+            let throttles = throttles.clone();
+            let crew = self.attended.crew(processor, hooks, throttles, &database)?;
             match run.attended(connection, crew).await? {
                 Exit::Done => finish(&args, &id, program),
                 exit => {

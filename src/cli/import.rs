@@ -9,7 +9,6 @@ use super::{
     backfill::{
         identity::{short, target},
         make_ledger_tables, refused_with_hint,
-        run::{Crew, Run},
     },
     connection::ConnectionArgs,
     connections::DatabaseArgs,
@@ -22,9 +21,7 @@ use crate::{
     files::{CsvFormat, CsvSource, Header, JsonLinesSource, SourceFile},
     hooks::Hooks,
     processor::PageProcessor as _,
-    registry::Registry,
     throttle::Throttles,
-    worker::WorkerError,
 };
 
 #[derive(Args, Debug)]
@@ -259,24 +256,9 @@ impl ImportCommand {
             batch.spec.args = serde_json::to_value(&args)
                 .map_err(|e| CliError::failure(format_args!("the arguments have no JSON: {e}")))?;
             batch.validate()?;
-            let run = Run {
-                batch,
-                program,
-                json: self.attended.json,
-                drain_timeout: self.attended.drain_timeout,
-            };
-            let mut registry = Registry::new();
-            registry
-                .register(processor)
-                .map_err(WorkerError::Register)?;
-            let crew = Crew {
-                registry,
-                hooks: hooks.clone(),
-                throttles: throttles.clone(),
-                metrics_address: self.attended.metrics_address,
-                // A page that has begun must not wait for a connection that others have.
-                max_pages: database.max_connections().saturating_sub(1).max(1),
-            };
+            let run = self.attended.run(batch, program);
+            let throttles = throttles.clone();
+            let crew = self.attended.crew(processor, hooks, throttles, &database)?;
             run.attended(connection, crew).await
         };
         let exit = done.await;
