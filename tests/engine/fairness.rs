@@ -1,92 +1,109 @@
 //! Batches that share the slots of too few workers.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use temporal_batch::{Outcome, PageReport};
+use temporal_batch::{BatchHandle, PageReport, Progress};
+use tokio::sync::{Semaphore, watch};
 
 use crate::{
     numbers::{Numbers, Seen, UpTo},
-    support::{Bed, progress_shows, report},
+    support::{Bed, eventually, progress_shows, report},
 };
 
-/// Pages of the early batch that wait for a slot at any time.
+/// Pages of the early batch in flight at most.
 const LONG_QUEUE: u32 = 100;
+/// Pages of the late batch in flight at most.
+const QUEUE: u32 = 100;
+/// Pages that begin before one is looked at: what has just been dispatched may still be on its way.
+const SKIPPED: usize = 10;
+/// Pages that are looked at. They all wait for a slot before the first of them begins, so that the speed of the
+/// controllers does not matter.
+const LOOKED_AT: usize = 40;
 
-/// A batch that comes late, to a worker that has more than enough to do with another one.
-struct Late {
-    /// Its own pages that wait for a slot.
-    queue: u32,
-    pages: u64,
-    weight: Option<f32>,
-}
-
-impl Late {
-    /// Its share, in percent, of the pages that begin while both batches have a queue.
-    async fn share(self) -> usize {
-        let bed = Bed::new("fair").await;
-        let numbers = Numbers::new().skipping_ahead().on_process(|_| async {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            Ok(PageReport::all_processed())
-        });
-        let _worker = bed
-            .worker_with(numbers.clone(), |worker| worker.max_pages(2))
-            .await;
-        let early = bed
-            .batch::<Numbers>(UpTo { n: 50_000 })
-            .page_size(10)
-            .max_parallelism(LONG_QUEUE);
-        let early = bed.start(&early).await;
-        progress_shows(&early, "it has a long queue", |p| {
-            p.pages_in_flight == LONG_QUEUE
-        })
-        .await;
-        let mut late = bed
-            .batch::<Numbers>(UpTo { n: self.pages * 10 })
-            .page_size(10)
-            .max_parallelism(self.queue);
-        if let Some(weight) = self.weight {
-            late = late.weight(weight);
-        }
-        let late = bed.start(&late).await;
-        progress_shows(&late, "it has its queue", |p| {
-            p.pages_in_flight == self.queue
-        })
-        .await;
-        let from = numbers.record().begun.len();
-        assert_eq!(report(&late).await.outcome, Outcome::Completed);
-        let begun = numbers.record().begun;
-        assert!(begun.len() < 5_000, "the early batch had no work any more");
-        early.cancel("enough").await.unwrap();
-        let is_late = |s: &&Seen| s.batch_id == late.id();
-        // Its last pages are too few for a queue.
-        let last = begun.iter().rposition(|s| is_late(&s)).unwrap();
-        let both = &begun[from..last - self.queue as usize];
-        let share = both.iter().filter(is_late).count() * 100 / both.len();
-        report(&early).await;
-        share
+/// The share, in percent, that a batch gets of the pages that begin next, when it comes late to a worker that
+/// has more than enough to do with another one.
+async fn share_of_late(weight: Option<f32>) -> usize {
+    let bed = Bed::new("fair").await;
+    // Each page of the early batch takes a permit; those of the late one wait for the gate.
+    let early_may = Arc::new(Semaphore::new(0));
+    let (gate, at_gate) = watch::channel(false);
+    let mut late = bed
+        .batch::<Numbers>(UpTo { n: 50_000 })
+        .page_size(10)
+        .max_parallelism(QUEUE);
+    if let Some(weight) = weight {
+        late = late.weight(weight);
     }
+    let late_id = late.id().to_owned();
+    let permits = Arc::clone(&early_may);
+    let numbers = Numbers::new().skipping_ahead().on_process(move |seen| {
+        let (mut at_gate, permits) = (at_gate.clone(), Arc::clone(&permits));
+        let is_late = seen.batch_id == late_id;
+        async move {
+            if is_late {
+                at_gate.wait_for(|open| *open).await.unwrap();
+            } else {
+                permits.acquire().await.unwrap().forget();
+            }
+            Ok(PageReport::all_processed())
+        }
+    });
+    let _worker = bed
+        .worker_with(numbers.clone(), |worker| worker.max_pages(2))
+        .await;
+    let early = bed
+        .batch::<Numbers>(UpTo { n: 50_000 })
+        .page_size(10)
+        .max_parallelism(LONG_QUEUE);
+    let early = bed.start(&early).await;
+    let is_long = |p: &Progress| p.pages_in_flight == LONG_QUEUE;
+    progress_shows(&early, "it has a long queue", is_long).await;
+    let late = bed.start(&late).await;
+    let begun_by = |handle: &BatchHandle, begun: &[Seen]| {
+        begun.iter().filter(|s| s.batch_id == handle.id()).count()
+    };
+    progress_shows(&late, "its first page waits", |p| p.pages_in_flight > 0).await;
+    // One slot after the other, until the late batch has one; not so fast that the queue is gone before its page
+    // has arrived.
+    while begun_by(&late, &numbers.record().begun) == 0 {
+        let before = numbers.record().begun.len();
+        early_may.add_permits(1);
+        eventually("the next page is in the slot", || async {
+            (numbers.record().begun.len() > before).then_some(())
+        })
+        .await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    progress_shows(&late, "it has its queue", |p| p.pages_in_flight == QUEUE).await;
+    let enough = |p: &Progress| p.pages_in_flight as usize > LOOKED_AT;
+    progress_shows(&early, "it still has a queue", enough).await;
+
+    let from = numbers.record().begun.len() + SKIPPED;
+    early_may.add_permits(1_000);
+    gate.send_replace(true);
+    eventually("enough pages have begun", || async {
+        (numbers.record().begun.len() >= from + LOOKED_AT).then_some(())
+    })
+    .await;
+    let begun = numbers.record().begun;
+    let share = begun_by(&late, &begun[from..from + LOOKED_AT]) * 100 / LOOKED_AT;
+    for batch in [&early, &late] {
+        batch.cancel("enough").await.unwrap();
+        report(batch).await;
+    }
+    share
 }
 
-/// By order of arrival it would get a sixth.
+/// By order of arrival it would get next to nothing.
 #[tokio::test]
 async fn a_late_batch_gets_its_share_beside_a_long_queue() {
-    let late = Late {
-        queue: 20,
-        pages: 80,
-        weight: None,
-    };
-    let share = late.share().await;
+    let share = share_of_late(None).await;
     assert!((25..=75).contains(&share), "{share} %");
 }
 
-/// By order of arrival it would get less than half.
+/// With the same weight it would get half.
 #[tokio::test]
 async fn a_batch_of_more_weight_gets_more() {
-    let late = Late {
-        queue: 60,
-        pages: 200,
-        weight: Some(3.0),
-    };
-    let share = late.share().await;
-    assert!((60..=95).contains(&share), "{share} %");
+    let share = share_of_late(Some(8.0)).await;
+    assert!((65..=100).contains(&share), "{share} %");
 }
