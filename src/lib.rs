@@ -90,6 +90,7 @@ mod rate;
 #[cfg(feature = "temporal")]
 mod readiness;
 mod redrive;
+mod reduce;
 mod registry;
 #[cfg(feature = "temporal")]
 mod replay;
@@ -130,6 +131,7 @@ pub use crate::{
         BatchReport, FailedItem, FailureState, HeldBy, ItemCounts, Outcome, PageFailure, PauseNote,
         Phase, Progress, StageProgress, StageState, Throttled, TimeLeft, Timestamp,
     },
+    reduce::{InvalidReducer, MAX_OUTPUT_BYTES, Reduce, Reducer},
     registry::{Refused, RegisterError, Registry},
     retry::{ExtendedRetries, RetryMode, RetryPolicy, RetryPolicyError},
     stages::{InvalidStages, Stage},

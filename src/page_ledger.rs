@@ -22,6 +22,7 @@ use std::any::Any;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::{
     dead_letter::{DeadLetter, DeadLetters},
@@ -51,6 +52,16 @@ pub struct StrideTotals {
     pub pages_failed: u64,
     /// Items by outcome.
     pub items: ItemCounts,
+}
+
+impl StrideTotals {
+    /// How far a stride is, as one number that grows with everything that is applied.
+    pub fn extent(&self) -> u64 {
+        let items = self.items.total();
+        self.pages
+            .saturating_add(self.pages_failed)
+            .saturating_add(items)
+    }
 }
 
 /// A stride as an attempt finds it.
@@ -119,6 +130,23 @@ pub trait PageLedger: DeadLetters {
         &self,
         claim: PageClaim<'_>,
     ) -> Result<Option<Box<dyn PageTransaction>>, PageError>;
+
+    /// What was [kept](PageTransaction::keep_output) of the pages of a stride that were applied after its
+    /// [extent](StrideTotals::extent) was `after`, in the order in which they were applied.
+    ///
+    /// The default keeps no outputs, and says so: the error `OutputNotKept`.
+    async fn outputs(&self, stride: &StrideId, after: u64) -> Result<Vec<Value>, PageError> {
+        let _ = (stride, after);
+        Err(output_not_kept())
+    }
+}
+
+fn output_not_kept() -> PageError {
+    PageError::retryable(
+        "the processor has a reducer, but its ledger keeps no outputs; implement `PageLedger::outputs` and \
+         `PageTransaction::keep_output`",
+    )
+    .with_type("OutputNotKept")
 }
 
 /// The transaction of one page. Dropping it rolls it back.
@@ -131,6 +159,15 @@ pub trait PageTransaction: Send {
     /// Adds what became of the items, and keeps the letters.
     async fn record(&mut self, items: &ItemCounts, letters: &[DeadLetter])
     -> Result<(), PageError>;
+
+    /// Keeps what the page has put out, after [`record`](Self::record), so that it is known as long as the page counts
+    /// as applied. Called once, and only where the processor has a [reducer](crate::PageProcessor::reducer).
+    ///
+    /// The default keeps no outputs, and says so: the error `OutputNotKept`.
+    async fn keep_output(&mut self, output: &Value) -> Result<(), PageError> {
+        let _ = output;
+        Err(output_not_kept())
+    }
 
     /// Commits everything. After an error it is not known whether it was.
     async fn commit(self: Box<Self>) -> Result<(), PageError>;

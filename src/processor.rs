@@ -9,6 +9,7 @@ use std::{
 
 use async_trait::async_trait;
 use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
 
 use crate::{
     check::{Check, CheckContext},
@@ -18,6 +19,7 @@ use crate::{
     page::{Page, PageRange, PageToken},
     page_ledger::{PageLedger, PageTransaction},
     progress::ItemCounts,
+    reduce::Reducer,
     retry::{RetryMode, RetryPolicy, RetryPolicyError},
 };
 
@@ -200,6 +202,13 @@ pub trait PageProcessor: Send + Sync + Sized + 'static {
         None
     }
 
+    /// How what the pages [put out](PageReport::output) becomes one result of the batch. A running batch keeps the
+    /// reducer it began with. The default is none.
+    fn reducer(&self, args: &Self::Args) -> Option<Reducer> {
+        let _ = args;
+        None
+    }
+
     /// Retries and timeouts; see [`ProcessorSettings`] for the defaults. A running batch keeps the
     /// settings it began with, except for `non_retryable_types`.
     fn settings(&self) -> ProcessorSettings {
@@ -318,6 +327,8 @@ pub struct PageReport {
     changed: u64,
     skipped: BTreeMap<String, u64>,
     failures: Vec<ItemFailure>,
+    outputs: Vec<Value>,
+    not_put_out: Option<String>,
 }
 
 /// An item that `process` gave up on.
@@ -395,6 +406,19 @@ impl PageReport {
         }
     }
 
+    /// Puts a value out, which the [reducer](PageProcessor::reducer) of the processor folds into the result of the batch:
+    /// once for each item, or less often with values that stand for many. It counts when the page is finished, exactly
+    /// once. Without a reducer nothing becomes of it.
+    ///
+    /// The page fails when the value cannot be JSON, when the reducer cannot take it (`OutputMismatch`), or when
+    /// all values of the page come to more than 8 KiB (`OutputTooLarge`); neither is cured by a retry.
+    pub fn output(&mut self, value: impl Serialize) {
+        match serde_json::to_value(value) {
+            Ok(value) => self.outputs.push(value),
+            Err(error) => self.not_put_out = Some(error.to_string()),
+        }
+    }
+
     /// Items left alone.
     pub fn skipped(&self) -> u64 {
         self.skipped.values().sum()
@@ -426,6 +450,17 @@ impl PageReport {
                      the failure of those at {positions:?}",
                     self.changed
                 ),
+            )),
+        }
+    }
+
+    /// What was put out, in order.
+    pub(crate) fn outputs(&self) -> Result<&[Value], PageError> {
+        match &self.not_put_out {
+            None => Ok(&self.outputs),
+            Some(error) => Err(PageError::non_retryable(
+                "OutputMismatch",
+                format_args!("what was put out does not serialize to JSON: {error}"),
             )),
         }
     }

@@ -2,7 +2,8 @@
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
 
 use crate::{audit::AuditEntry, check::Checked, page::PageToken};
 
@@ -357,6 +358,13 @@ pub struct Progress {
     /// The latest check: at the end of a stage, or after the last page.
     #[serde(default)]
     pub check: Option<Checked>,
+    /// What the processor's [reducer](crate::PageProcessor::reducer) has made of the finished pages so far. Of a [custom
+    /// one](crate::Reducer::custom), what has been combined so far; all of it at the end.
+    #[serde(default)]
+    pub output: Option<Value>,
+    /// Why there is no output, although the processor has a reducer. The pages are not harmed by it.
+    #[serde(default)]
+    pub output_error: Option<String>,
 }
 
 /// What keeps a batch from being faster.
@@ -569,6 +577,21 @@ impl BatchReport {
         let check = self.progress.check.as_ref();
         let checked = check.is_some_and(|check| check.at_end && check.passed());
         self.outcome == Outcome::Completed && checked
+    }
+
+    /// The result that the processor's [reducer](crate::PageProcessor::reducer) made of all finished pages. `None`
+    /// without a reducer, where a custom one was given nothing, and where there is an
+    /// [`output_error`](Progress::output_error).
+    pub fn output(&self) -> Option<&Value> {
+        self.progress.output.as_ref()
+    }
+
+    /// The same as a type of yours.
+    ///
+    /// # Errors
+    /// When the result is not one.
+    pub fn output_as<T: DeserializeOwned>(&self) -> Result<Option<T>, serde_json::Error> {
+        self.output().map(T::deserialize).transpose()
     }
 
     /// From start to end, pauses included.

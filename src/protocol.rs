@@ -25,6 +25,7 @@ use crate::{
     page::PageToken,
     page_ledger::StrideTotals,
     progress::{BatchReport, FailedItem, ItemCounts, PageFailure, PauseNote, Progress, Timestamp},
+    reduce::{Output, Plan},
     retry::{RetryMode, RetryPolicy},
     stages::Stages,
     throttle::Verdict,
@@ -32,7 +33,11 @@ use crate::{
 };
 
 /// The latest version that is known here.
-pub(crate) const VERSION: u32 = 2;
+pub(crate) const VERSION: u32 = 3;
+
+/// Came with reducers: a worker that would not fold what the pages put out must not go on with the batch. Which
+/// processors have one is known when the batch is prepared, so it is what a continue-as-new says.
+pub(crate) const REDUCES: u32 = 3;
 
 /// Version written into a new history: the oldest that can run the batch. Stages and checks came with 2, and a
 /// worker that would ignore them must not run the batch.
@@ -87,6 +92,8 @@ pub(crate) const CHECK: &str = "temporal-batch.check";
 pub(crate) const APPROVE: &str = "approve";
 /// Signal that tells what a batch waits for beside its pages.
 pub(crate) const WAITS: &str = "waits";
+/// Activity that combines what pages have put out, where only the processor can.
+pub(crate) const COMBINE: &str = "temporal-batch.combine";
 /// Type of the workflow whose existence is a named lock.
 pub(crate) const LOCK_HOLDER: &str = "temporal-batch.lock-holder";
 
@@ -291,6 +298,9 @@ pub(crate) struct Prepared {
     /// The arguments as the processor completed them, where it changed them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub args: Option<serde_json::Value>,
+    /// What the outputs of the pages are folded by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reducer: Option<Plan>,
 }
 
 /// Input of the stride activity: a run of consecutive pages.
@@ -352,6 +362,9 @@ pub(crate) struct StrideOrder {
     /// given back then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_items: Option<u64>,
+    /// What the outputs of the pages are folded by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reducer: Option<Plan>,
 }
 
 /// Result of the stride activity.
@@ -389,6 +402,9 @@ pub(crate) struct StrideReport {
     /// Items at most that the pages had which the stride gave up as a whole, where a stage limits its items.
     #[serde(default, skip_serializing_if = "is_none")]
     pub items_aside: u64,
+    /// What the pages have put out, where the batch has a reducer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<Output>,
 }
 
 fn is_none(items: &u64) -> bool {
@@ -687,6 +703,21 @@ pub(crate) struct CheckAnswer {
     /// Absent where the processor checks nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub found: Option<Check>,
+}
+
+/// Input of the activity that combines what pages have put out.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct CombineOrder {
+    pub processor: String,
+    pub args: serde_json::Value,
+    /// At least two.
+    pub parts: Vec<serde_json::Value>,
+}
+
+/// Result of the activity that combines.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Combined {
+    pub part: serde_json::Value,
 }
 
 /// Argument of the `approve` update.

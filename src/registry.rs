@@ -12,8 +12,9 @@ use crate::{
     page::PageToken,
     processor::{InvalidSettings, PageProcessor, ProcessorSettings},
     progress::BatchReport,
-    protocol::{CheckOrder, PrepareInput, Prepared, StrideOrder, StrideReport},
+    protocol::{CheckOrder, CombineOrder, PrepareInput, Prepared, StrideOrder, StrideReport},
     redrive::{Redrive, RedriveArgs, letters_of},
+    reduce::{Plan, Reducer},
     stride::{Gone, StrideHost, prepared, read_args, run_stride},
 };
 
@@ -98,6 +99,14 @@ pub enum Refused {
         /// The kind of error.
         error_type: String,
         /// What the processor said.
+        message: String,
+    },
+    /// Its reducer cannot work.
+    #[error("the reducer of processor \"{name}\" cannot work: {message}")]
+    Reducer {
+        /// The processor.
+        name: String,
+        /// What is wrong, and what is allowed.
         message: String,
     },
     /// There is nothing to redrive.
@@ -237,6 +246,8 @@ pub(crate) trait ErasedProcessor: Send + Sync {
         order: &CheckOrder,
         cancelled: Interruption,
     ) -> Result<Option<Check>, PageError>;
+    /// Combines what pages have put out, where only the processor can.
+    fn combine(&self, order: CombineOrder) -> Result<serde_json::Value, PageError>;
     /// Keeps the final report with the dead letters.
     async fn keep_report(
         &self,
@@ -314,6 +325,12 @@ impl<P: PageProcessor> ErasedProcessor for Typed<P> {
                 message: error.message().to_owned(),
             })
         })?;
+        if let Some(reducer) = self.0.reducer(&args) {
+            reducer.validate().map_err(|invalid| Refused::Reducer {
+                name: P::NAME.to_owned(),
+                message: invalid.to_string(),
+            })?;
+        }
         let hint = AssertUnwindSafe(self.0.size_hint(&args)).catch_unwind();
         let hint = match tokio::time::timeout(SIZE_HINT_TIMEOUT, hint).await {
             Ok(Ok(hint)) => hint,
@@ -369,6 +386,12 @@ impl<P: PageProcessor> ErasedProcessor for Typed<P> {
                 false => error,
             },
         )
+    }
+
+    fn combine(&self, order: CombineOrder) -> Result<serde_json::Value, PageError> {
+        let reducer = self.0.reducer(&read_args(&order.args)?);
+        let reducer = Reducer::stored(&Plan::Custom, reducer)?;
+        reducer.all(order.parts).map_err(|e| e.of_page())
     }
 
     async fn keep_report(

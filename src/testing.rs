@@ -10,6 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::sync::{Mutex, watch};
 
 use crate::{
@@ -22,6 +23,7 @@ use crate::{
     processor::{PageProcessor, ProcessorSettings},
     progress::{ItemCounts, Outcome, PageFailure, Timestamp},
     protocol::{AcceptedEnd, RunningPage, StrideOrder, StrideReport},
+    reduce::{Fold, Reducer},
     registry::complete,
     scheduler::{self, Decision, Dispatch, Limits},
     stride::{Go, HostError, PageEvent, StrideHost, prepared, run_stride},
@@ -39,6 +41,8 @@ pub struct PageRun<C> {
     pub counts: ItemCounts,
     /// Where the next page starts; `None` at the end of the data.
     pub next: Option<C>,
+    /// What the processor's reducer makes of this page, if it has one.
+    pub output: Option<Value>,
 }
 
 /// Prepares a batch and runs one page of 1,000 items after `start`: `fetch`, the engine's checks, `process`.
@@ -58,16 +62,19 @@ pub async fn run_page<P: PageProcessor>(
         let message = format_args!("the arguments do not survive being stored: {e}");
         PageError::non_retryable("ArgsNotReadable", message)
     })?;
-    if let (_, Some(completed)) = complete(processor, args).await? {
+    let (args, completed) = complete(processor, args).await?;
+    if let Some(completed) = completed {
         batch.spec.args = completed;
     }
-    let order = order(
+    let mut order = order(
         &batch.spec,
         &new_batch_run(),
         &processor.settings(),
         0,
         start_token(&start)?,
     );
+    let mut fold = fold(processor, &args)?;
+    order.reducer = fold.as_ref().map(|fold| fold.plan().clone());
     let host = InMemory::default();
     let report = run_stride(processor, &order, StrideReport::default(), &host)
         .await
@@ -80,12 +87,29 @@ pub async fn run_page<P: PageProcessor>(
         };
         return Err(error);
     }
+    if let Some(fold) = &mut fold {
+        fold.add(report.output, report.items.total());
+    }
     let next = report.covered_to.filter(|_| !report.end_of_data);
     Ok(PageRun {
+        output: fold.as_ref().and_then(Fold::so_far).cloned(),
         items: report.items.total(),
         counts: report.items,
         next: next.map(|token| token.decode()).transpose()?,
     })
+}
+
+/// The result of a batch without pages, where the processor has a reducer.
+fn fold<P: PageProcessor>(processor: &P, args: &P::Args) -> Result<Option<Fold>, PageError> {
+    let reducer = processor.reducer(args);
+    let plan = reducer.map(|reducer| reducer.validate().map(|()| reducer.plan().clone()));
+    let plan = plan.transpose().map_err(|invalid| {
+        PageError::non_retryable(
+            "InvalidReducer",
+            format_args!("the reducer cannot work: {invalid}"),
+        )
+    })?;
+    Ok(plan.map(Fold::new))
 }
 
 fn start_token<C: Serialize>(start: &Option<C>) -> Result<Option<PageToken>, PageError> {
@@ -166,6 +190,10 @@ pub struct SimulatedRun {
     pub told_to_stop: u64,
     /// Virtual time from start to end.
     pub duration: Duration,
+    /// What the processor's reducer made of all finished pages, if it has one.
+    pub output: Option<Value>,
+    /// Why there is no output, although the processor has a reducer.
+    pub output_error: Option<String>,
 }
 
 impl Simulator {
@@ -244,6 +272,12 @@ impl Simulator {
         };
         let batch_run = new_batch_run();
         let mut ledger = Ledger::new(spec.first_cursor.clone(), 0);
+        let reducer = processor.reducer(&args);
+        if let Some(fold) = fold(processor, &args).map_err(|invalid| InvalidBatch::Prepare {
+            message: invalid.to_string(),
+        })? {
+            ledger.reduce_by(fold.plan().clone());
+        }
         let (mut strides, mut lost_workers, mut told_to_stop) = (0u64, 0u64, 0u64);
         let pages = Arc::default();
         loop {
@@ -281,7 +315,11 @@ impl Simulator {
                 }
                 Decision::HandOver => unreachable!("a continue-as-new is never due here"),
                 Decision::Finish(ending) => {
+                    combine_rest(&mut ledger, reducer.as_ref());
+                    let fold = ledger.fold();
                     return Ok(SimulatedRun {
+                        output: fold.and_then(Fold::so_far).cloned(),
+                        output_error: fold.and_then(Fold::error).map(str::to_owned),
                         outcome: ending.outcome,
                         reason: ending.reason,
                         pages: ledger.totals.pages_completed,
@@ -346,6 +384,7 @@ impl Simulator {
         );
         order.end.clone_from(&stride.end);
         order.look_ahead = dispatch.look_ahead;
+        order.reducer = ledger.fold().map(|fold| fold.plan().clone());
         order.attempt = stride.next_attempt();
         order.done = stride.done;
         order.attempts_allowed = settings.retry.attempts_allowed();
@@ -391,6 +430,20 @@ impl Simulator {
     }
 }
 
+/// What an activity does in a real batch.
+fn combine_rest(ledger: &mut Ledger, reducer: Option<&Reducer>) {
+    let (Some(fold), Some(reducer)) = (ledger.fold_mut(), reducer) else {
+        return;
+    };
+    while let Some(parts) = fold.to_combine(true) {
+        let parts = parts.to_vec();
+        match (parts.len(), reducer.all(parts)) {
+            (parts, Ok(one)) => fold.combined(parts, one),
+            (_, Err(error)) => fold.fail(error.of_page().to_string()),
+        }
+    }
+}
+
 /// A ledger remembers what was applied, so every run is its own.
 fn new_batch_run() -> String {
     format!("test-{}", uuid::Uuid::new_v4())
@@ -427,6 +480,7 @@ fn order(
         page_pause: None,
         throttles: Vec::new(),
         max_items: None,
+        reducer: None,
     }
 }
 

@@ -13,8 +13,8 @@ use super::{HEARTBEATS_PER_TIMEOUT, lock, throttling, waits::WaitTeller};
 use crate::{
     check::Check,
     controller::{
-        CheckActivity, HookActivity, KeepReportActivity, LockActivity, PrepareActivity,
-        ThrottleActivity, UnlockActivity, WindowsActivity,
+        CheckActivity, CombineActivity, HookActivity, KeepReportActivity, LockActivity,
+        PrepareActivity, ThrottleActivity, UnlockActivity, WindowsActivity,
     },
     error::{MAX_MESSAGE_CHARS, PageError, truncate},
     hooks::{Hooks, UNKNOWN_HOOK},
@@ -22,8 +22,8 @@ use crate::{
     metrics::Metrics,
     pace::{Openings, openings},
     protocol::{
-        CheckAnswer, CheckOrder, HookOrder, KeepReport, LockOrder, PrepareInput, Prepared, REFUSED,
-        ThrottleOrder, UNKNOWN_PROCESSOR, WaitsFor, WindowsOrder,
+        CheckAnswer, CheckOrder, CombineOrder, Combined, HookOrder, KeepReport, LockOrder,
+        PrepareInput, Prepared, REFUSED, ThrottleOrder, UNKNOWN_PROCESSOR, WaitsFor, WindowsOrder,
     },
     registry::{NotPrepared, Registry},
     throttle::Throttles,
@@ -160,12 +160,7 @@ impl AsideActivities {
                     news.tell_error(&error).await;
                     Err(retry(error.message().to_owned(), error.error_type()))
                 }
-                Err(error) => Err(ActivityError::from(
-                    ApplicationFailure::builder(truncate(error.message(), MAX_MESSAGE_CHARS))
-                        .type_name(error.error_type().to_owned())
-                        .non_retryable(true)
-                        .build(),
-                )),
+                Err(error) => Err(for_good(&error)),
             }
         };
         let mut checking = std::pin::pin!(checking);
@@ -180,6 +175,29 @@ impl AsideActivities {
         // It can end what it has begun; nobody wants its answer any more.
         let _ = tokio::time::timeout(CHECK_GRACE, checking).await;
         Err(ended)
+    }
+
+    /// Combines what pages have put out. What fails once fails always, but for a worker that has other code.
+    #[activity(definition = CombineActivity)]
+    async fn combine(
+        self: Arc<Self>,
+        _ctx: ActivityContext,
+        order: CombineOrder,
+    ) -> Result<Combined, ActivityError> {
+        let processor = self.registry.of_batch(&order.processor, false);
+        let processor = processor.map_err(|unknown| retry(unknown, UNKNOWN_PROCESSOR))?;
+        // The code is the user's, and may take its time.
+        let combining = tokio::task::spawn_blocking(move || processor.combine(order));
+        let combined = combining
+            .await
+            .unwrap_or_else(|panic| Err(PageError::retryable(panic)));
+        match combined {
+            Ok(part) => Ok(Combined { part }),
+            Err(error) if error.is_retryable() => {
+                Err(retry(error.message().to_owned(), error.error_type()))
+            }
+            Err(error) => Err(for_good(&error)),
+        }
     }
 
     /// Tells the batch what its throttles say, for as long as it runs and this worker does.
@@ -252,7 +270,7 @@ impl AsideActivities {
 const _: () = {
     let _ = (AsideActivities::prepare, AsideActivities::hook);
     let _ = (AsideActivities::keep_report, AsideActivities::throttle);
-    let _ = AsideActivities::check;
+    let _ = (AsideActivities::check, AsideActivities::combine);
     let _ = (
         AsideActivities::lock,
         AsideActivities::unlock,
@@ -308,6 +326,16 @@ fn refuse(reason: impl std::error::Error + Send + Sync + 'static) -> ActivityErr
     ActivityError::from(
         ApplicationFailure::builder(reason)
             .type_name(REFUSED.to_owned())
+            .non_retryable(true)
+            .build(),
+    )
+}
+
+/// Nobody tries again.
+fn for_good(error: &PageError) -> ActivityError {
+    ActivityError::from(
+        ApplicationFailure::builder(truncate(error.message(), MAX_MESSAGE_CHARS))
+            .type_name(error.error_type().to_owned())
             .non_retryable(true)
             .build(),
     )

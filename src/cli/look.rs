@@ -11,6 +11,7 @@ use super::{
     exit::CliResult,
     facts::{self, Fact},
     output::{count, duration, note, number, one_line, time},
+    reduced,
 };
 use crate::{
     BatchState,
@@ -196,6 +197,7 @@ impl Look {
     /// Rows that have something to say.
     fn rows(&self, p: &Progress, table: &mut Table) {
         self.coverage(p, table);
+        table.facts(reduced::rows(p));
         table.facts(facts::steering(p, self.now()));
         self.who(table);
         table.facts(facts::in_flight(p, self.now()));

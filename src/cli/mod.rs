@@ -114,6 +114,7 @@ mod pace;
 mod pacing;
 mod processors;
 mod redrive;
+mod reduced;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 mod schema;
 mod screen;

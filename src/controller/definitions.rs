@@ -7,8 +7,8 @@ use temporalio_sdk::activities::ActivityError;
 use crate::{
     pace::Openings,
     protocol::{
-        self, CheckAnswer, CheckOrder, HookOrder, KeepReport, LockOrder, PrepareInput, Prepared,
-        StrideOrder, StrideReport, ThrottleOrder, WindowsOrder,
+        self, CheckAnswer, CheckOrder, CombineOrder, Combined, HookOrder, KeepReport, LockOrder,
+        PrepareInput, Prepared, StrideOrder, StrideReport, ThrottleOrder, WindowsOrder,
     },
 };
 
@@ -42,6 +42,11 @@ impl Orders {
         unimplemented!()
     }
 
+    #[activity(name = protocol::COMBINE)]
+    pub(crate) fn combine(_order: CombineOrder) -> Result<Combined, ActivityError> {
+        unimplemented!()
+    }
+
     #[activity(name = protocol::THROTTLE)]
     pub(crate) fn throttle(_order: ThrottleOrder) -> Result<(), ActivityError> {
         unimplemented!()
@@ -65,7 +70,8 @@ impl Orders {
 
 // The definitions that the activities of a worker have to match.
 pub(crate) use orders::{
-    Check as CheckActivity, Hook as HookActivity, KeepReport as KeepReportActivity,
-    Lock as LockActivity, Prepare as PrepareActivity, Stride as StrideActivity,
-    Throttle as ThrottleActivity, Unlock as UnlockActivity, Windows as WindowsActivity,
+    Check as CheckActivity, Combine as CombineActivity, Hook as HookActivity,
+    KeepReport as KeepReportActivity, Lock as LockActivity, Prepare as PrepareActivity,
+    Stride as StrideActivity, Throttle as ThrottleActivity, Unlock as UnlockActivity,
+    Windows as WindowsActivity,
 };

@@ -83,6 +83,7 @@ impl Controller {
                 .page_pause_now(self.controls.max_parallelism, self.now),
             throttles: self.pacing.throttles().to_vec(),
             max_items: dispatch.items.map(|allotment| allotment.items),
+            reducer: self.ledger.fold().map(|fold| fold.plan().clone()),
         })
     }
 }

@@ -9,7 +9,7 @@ use temporalio_sdk::{
     ActivityExecutionError, ActivityOptions, WorkflowCancellationToken, WorkflowContext,
 };
 
-use super::{Controller, Orders, dispatch::describe, stages::check_stage};
+use super::{Controller, Orders, dispatch::describe, reduce::combine, stages::check_stage};
 use crate::{
     batch::{HOOK_TIMEOUT, TRACK_EVERY},
     hooks::{Failure, FailureNotice},
@@ -139,6 +139,7 @@ pub(super) struct Calls<'a> {
     throttle: Option<Call<'a>>,
     windows: Option<Call<'a>>,
     check: Option<Call<'a>>,
+    pub(super) combine: Option<Call<'a>>,
 }
 
 impl<'a> Calls<'a> {
@@ -152,7 +153,12 @@ impl<'a> Calls<'a> {
             let order = ctx.state(Controller::windows_to_work_out);
             self.windows = order.map(|order| windows(ctx, order));
         }
+        if self.combine.is_none() {
+            // Also in a drain: what is handed over is short.
+            self.combine = combine(ctx, false);
+        }
         if ctx.state(Controller::is_draining) {
+            self.tell_running(ctx);
             return;
         }
         if self.check.is_none() {
@@ -198,7 +204,8 @@ impl<'a> Calls<'a> {
                 awake = true;
             }
         }
-        for call in [&mut self.throttle, &mut self.windows, &mut self.check] {
+        let (throttle, windows) = (&mut self.throttle, &mut self.windows);
+        for call in [throttle, windows, &mut self.check, &mut self.combine] {
             if let Some(running) = call
                 && running.as_mut().poll(cx).is_ready()
             {
@@ -211,7 +218,8 @@ impl<'a> Calls<'a> {
     }
 
     fn tell_running(&self, ctx: &WorkflowContext<Controller>) {
-        let running = self.handler.is_some() || self.tracker.is_some();
+        let told = self.handler.is_some() || self.tracker.is_some();
+        let running = told || self.combine.is_some();
         if ctx.state(|s| s.hooks_running != running) {
             ctx.state_mut(|s| s.hooks_running = running);
         }
@@ -243,7 +251,7 @@ fn windows<'a>(ctx: &'a WorkflowContext<Controller>, order: WindowsOrder) -> Cal
 }
 
 /// Options of an activity that the batch cannot do without: tried until it succeeds.
-fn standing(
+pub(super) fn standing(
     ctx: &WorkflowContext<Controller>,
     start_to_close: Duration,
     summary: String,

@@ -8,6 +8,7 @@ use super::Controller;
 use crate::{
     error::truncate,
     progress::{BatchReport, Phase, Progress},
+    reduce::Fold,
     scheduler::{self, Ending, Situation},
     stages::Stages,
 };
@@ -39,6 +40,7 @@ impl Controller {
         let limits = self.limits_at(&pace);
         let spec = &self.input.spec;
         let totals = &self.ledger.totals;
+        let fold = self.ledger.fold();
         let phase = match self.closing {
             Some(phase) => phase,
             None if self.prepared.is_none() || self.waits_for_lock() => Phase::Preparing,
@@ -133,6 +135,8 @@ impl Controller {
             first_cursor: spec.first_cursor.clone(),
             stage: self.stages.as_ref().map(Stages::progress),
             check: self.checked.clone(),
+            output: fold.and_then(Fold::so_far).cloned(),
+            output_error: fold.and_then(Fold::error).map(str::to_owned),
         }
     }
 

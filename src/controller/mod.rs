@@ -24,6 +24,7 @@
 //! | `look` | progress, report and details |
 //! | `stages` | what is looked at before the batch goes on, and after its last page |
 //! | `optional` | an argument that older clients leave out |
+//! | `reduce` | combining what the pages put out, where only the processor can |
 //! | `publish` | the memo: what running strides should do, and the progress for when no worker answers |
 //! | `steer` | what operators ask for |
 
@@ -38,13 +39,14 @@ mod lock;
 mod look;
 mod optional;
 mod publish;
+mod reduce;
 mod run;
 mod stages;
 mod steer;
 
 pub(crate) use definitions::{
-    CheckActivity, HookActivity, KeepReportActivity, LockActivity, Orders, PrepareActivity,
-    StrideActivity, ThrottleActivity, UnlockActivity, WindowsActivity,
+    CheckActivity, CombineActivity, HookActivity, KeepReportActivity, LockActivity, Orders,
+    PrepareActivity, StrideActivity, ThrottleActivity, UnlockActivity, WindowsActivity,
 };
 pub(crate) use optional::Optional;
 
@@ -149,8 +151,9 @@ impl Controller {
             input,
         };
         if let Some(carry) = carry {
-            controller.prepared = Some(carry.prepared);
             controller.ledger = carry.ledger;
+            controller.prepared = Some(carry.prepared);
+            controller.begin_to_reduce();
             controller.controls = carry.controls;
             controller.notices = carry.notices;
             controller.audit = carry.audit;
@@ -362,6 +365,14 @@ impl Controller {
         first
     }
 
+    /// Gives the ledger the reducer of the processor, if it has one and the ledger has none yet.
+    fn begin_to_reduce(&mut self) {
+        let prepared = self.prepared.as_ref();
+        if let Some(plan) = prepared.and_then(|prepared| prepared.reducer.clone()) {
+            self.ledger.reduce_by(plan);
+        }
+    }
+
     /// The arguments of the batch, as its processor completed them.
     fn args(&self) -> &serde_json::Value {
         let completed = self.prepared.as_ref().and_then(|p| p.args.as_ref());
@@ -408,7 +419,12 @@ impl Controller {
     }
 
     fn decide(&self) -> Decision {
-        decide(&self.ledger, &self.limits(), self.now)
+        let decision = decide(&self.ledger, &self.limits(), self.now);
+        match decision {
+            // What waits to be combined has to stay bounded, too.
+            Decision::Dispatch(_) if self.outputs_are_full() => Decision::WaitUntil(None),
+            decision => decision,
+        }
     }
 
     fn is_draining(&self) -> bool {

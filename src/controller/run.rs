@@ -22,6 +22,7 @@ use super::{
     look::details,
     now,
     publish::publish,
+    reduce::combine_rest,
     stages::check_at_end,
 };
 use crate::{
@@ -92,6 +93,7 @@ pub(super) async fn prepare(ctx: &WorkflowContext<Controller>) -> WorkflowResult
             let stages = stages.map_err(|unknown| refused(unknown.to_string()))?;
             ctx.state_mut(|s| {
                 s.prepared = Some(prepared);
+                s.begin_to_reduce();
                 s.stages = stages;
                 s.waits = None;
             });
@@ -176,6 +178,7 @@ pub(super) async fn run_batch(ctx: &WorkflowContext<Controller>) -> WorkflowResu
             }
             Decision::HandOver => hand_over(ctx)?,
             Decision::Finish(ending) => {
+                combine_rest(ctx, &mut calls).await;
                 let ending = check_at_end(ctx, ending).await;
                 return end(ctx, ending, calls).await;
             }
@@ -302,7 +305,12 @@ impl Controller {
 
     /// What a controller needs to go on where this one stands.
     pub(super) fn next_input(&self) -> ControllerInput {
+        let reduces = self.ledger.fold().is_some();
         ControllerInput {
+            version: match reduces {
+                true => self.input.version.max(protocol::REDUCES),
+                false => self.input.version,
+            },
             carry: self.prepared.clone().map(|prepared| Carry {
                 ledger: self.ledger.clone(),
                 prepared,

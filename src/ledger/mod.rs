@@ -32,6 +32,7 @@ use crate::{
     processor::count_reason,
     progress::{FailedItem, FailureState, ItemCounts, PageFailure, Timestamp},
     protocol::{FailedAttempt, StrideReport},
+    reduce::{Fold, Plan},
     retry::RetryPolicy,
     tolerance::Tally,
 };
@@ -73,6 +74,9 @@ pub(crate) struct Ledger {
     /// Strides that were given to activities, every time counted.
     #[serde(default)]
     dispatches: u64,
+    /// What the pages have put out, where the batch has a reducer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    fold: Option<Fold>,
     /// Pages finished or failed since the last continue-as-new.
     #[serde(skip)]
     pages_this_run: u64,
@@ -211,9 +215,27 @@ impl Ledger {
             seed,
             extended_had_last_turn: false,
             dispatches: 0,
+            fold: None,
             pages_this_run: 0,
             hand_over_due: None,
         }
+    }
+}
+
+/// # Fold what the pages put out
+impl Ledger {
+    /// Gives the batch a reducer, before its first page.
+    pub fn reduce_by(&mut self, plan: Plan) {
+        self.fold.get_or_insert_with(|| Fold::new(plan));
+    }
+
+    /// The result so far, where the batch has a reducer.
+    pub fn fold(&self) -> Option<&Fold> {
+        self.fold.as_ref()
+    }
+
+    pub fn fold_mut(&mut self) -> Option<&mut Fold> {
+        self.fold.as_mut()
     }
 }
 
@@ -418,6 +440,9 @@ impl Ledger {
         self.totals.pages_failed += u64::from(report.pages_failed);
         self.pages_this_run += u64::from(report.pages) + u64::from(report.pages_failed);
         self.totals.items += report.items;
+        if let Some(fold) = &mut self.fold {
+            fold.add(report.output, report.items.total());
+        }
         self.totals.items_aside += report.items_aside;
         self.totals.dead_letters += report.dead_letters;
         for (reason, items) in &report.skip_reasons {

@@ -8,6 +8,7 @@ use sqlx::Pool;
 use super::{
     dialect::{Dialect, LedgerDatabase},
     letter_table::LetterTable,
+    output_table::OutputTable,
     report_table::ReportTable,
     stride_table::{Applied, StrideTable},
     transaction::SqlTransaction,
@@ -20,7 +21,7 @@ use crate::{
     progress::{BatchReport, Timestamp},
 };
 
-/// The [`PageLedger`] in PostgreSQL, MySQL, MariaDB or SQLite: pages, dead letters and reports in three
+/// The [`PageLedger`] in PostgreSQL, MySQL, MariaDB or SQLite: pages, dead letters, reports and outputs in four
 /// tables next to the data that the pages change.
 ///
 /// | table | one row for each |
@@ -28,6 +29,7 @@ use crate::{
 /// | `temporal_batch_stride` | stride: how far it is applied, whose attempt it is, what became of its items |
 /// | `temporal_batch_dead_letter` | record or page that was given up |
 /// | `temporal_batch_report` | batch run that has ended |
+/// | `temporal_batch_output` | page that has [put something out](crate::PageReport::output) |
 ///
 /// The tables are made by [`apply_schema`](Self::apply_schema), or by you with what
 /// [`schema_sql`](Self::schema_sql) gives, and never by anything else. While one is missing, everything
@@ -65,6 +67,7 @@ pub(super) struct Tables {
     pub strides: StrideTable,
     pub letters: LetterTable,
     pub reports: ReportTable,
+    pub outputs: OutputTable,
 }
 
 impl Tables {
@@ -74,6 +77,7 @@ impl Tables {
             strides: StrideTable::new(prefix),
             letters: LetterTable::new(prefix),
             reports: ReportTable::new(prefix),
+            outputs: OutputTable::new(prefix),
         }
     }
 }
@@ -157,6 +161,7 @@ impl<DB: LedgerDatabase> SqlLedger<DB> {
             self.tables.strides.schema_sql::<DB>(),
             self.tables.letters.schema_sql::<DB>(),
             self.tables.reports.schema_sql::<DB>(),
+            self.tables.outputs.schema_sql::<DB>(),
         ]
         .concat()
     }
@@ -197,6 +202,11 @@ impl<DB: LedgerDatabase> SqlLedger<DB> {
                 .await
                 .map_err(failed::<DB>)?;
             for batch_run in &ended {
+                self.tables
+                    .outputs
+                    .forget::<DB>(&mut connection, batch_run, FORGOTTEN_AT_ONCE)
+                    .await
+                    .map_err(failed::<DB>)?;
                 loop {
                     let strides = strides
                         .forget::<DB>(&mut connection, batch_run, FORGOTTEN_AT_ONCE)
@@ -326,6 +336,16 @@ impl<DB: LedgerDatabase> PageLedger for SqlLedger<DB> {
         }
         let applied = Some(Applied::by(&claim));
         Ok(Some(self.page_transaction(transaction, applied)))
+    }
+
+    async fn outputs(
+        &self,
+        stride: &StrideId,
+        after: u64,
+    ) -> Result<Vec<serde_json::Value>, PageError> {
+        let mut connection = self.pool.acquire().await?;
+        let table = &self.tables.outputs;
+        table.after::<DB>(&mut connection, stride, after).await
     }
 }
 

@@ -30,6 +30,7 @@ mod ledger;
 mod ledger_schema;
 mod letter_table;
 mod no_ledger;
+mod output_table;
 #[cfg(feature = "mysql")]
 mod placeholders;
 mod pool_size;

@@ -28,7 +28,7 @@ pub(super) struct KeptEnds {
 
 /// What a transaction has made of its stride's row, and expects to find there.
 pub(super) struct Applied {
-    stride: StrideId,
+    pub stride: StrideId,
     fence: i64,
     applied_to: Option<PageToken>,
     ends_data: bool,

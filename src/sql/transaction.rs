@@ -3,6 +3,7 @@
 use std::{any::Any, sync::Arc};
 
 use async_trait::async_trait;
+use serde_json::Value;
 use sqlx::Transaction;
 
 use super::{
@@ -76,6 +77,17 @@ impl<DB: Dialect> PageTransaction for SqlTransaction<DB> {
                 .map_err(failed::<DB>)?;
         }
         Ok(())
+    }
+
+    async fn keep_output(&mut self, output: &Value) -> Result<(), PageError> {
+        let Some(applied) = &self.applied else {
+            return Ok(());
+        };
+        let table = &self.tables.outputs;
+        table
+            .keep::<DB>(&mut self.transaction, &applied.stride, output)
+            .await
+            .map_err(failed::<DB>)
     }
 
     async fn commit(mut self: Box<Self>) -> Result<(), PageError> {

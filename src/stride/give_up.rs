@@ -7,10 +7,12 @@
 //!
 //! A page that cannot be split is put aside as a whole.
 
+use serde_json::Value;
+
 use super::{
     Failure, Stop, Trouble,
     keeping::Part,
-    page::{Cut, PageClock},
+    page::{Applied, Cut, PageClock},
     running::{Running, limited},
 };
 use crate::{
@@ -155,7 +157,9 @@ impl<P: PageProcessor> Running<'_, P> {
     ) -> Result<(), Stop> {
         let keep = async {
             let applying = self.keeping.begin(part).await?;
-            self.keeping.finish(applying, items, letters).await
+            self.keeping
+                .finish(applying, items, letters, &Value::Null)
+                .await
         };
         limited(keep, self.order.page_timeout)
             .await
@@ -198,8 +202,10 @@ impl<P: PageProcessor> Running<'_, P> {
                     let mut clock = PageClock::new(self.order.page_timeout);
                     let work = self.apply(cut.items, &cut.keys, until.clone(), pages, &mut clock);
                     match work.await {
-                        Ok((items, done)) => {
-                            self.finished(report, &items, &done, &cut.keys);
+                        Ok(applied) => {
+                            let Applied { items, done, .. } = &applied;
+                            self.finished(report, items, done, &cut.keys);
+                            self.put_out(report, applied.output);
                             report.pages += pages;
                             self.advance(report, until.0, until.1);
                             self.host.checkpoint(report);

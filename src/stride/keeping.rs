@@ -9,6 +9,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use serde_json::Value;
 use tokio::sync::Mutex;
 
 use crate::{
@@ -66,6 +67,14 @@ impl Keeping {
             fence,
         };
         Ok((keeping, Some(open)))
+    }
+
+    /// What the ledger keeps of what the stride has put out after that extent.
+    pub async fn outputs(&self, after: u64) -> Result<Vec<Value>, PageError> {
+        match self {
+            Self::Ledger { ledger, stride, .. } => ledger.outputs(stride, after).await,
+            Self::Nothing | Self::Letters(_) => Ok(Vec::new()),
+        }
     }
 
     pub fn keeps_letters(&self) -> bool {
@@ -133,11 +142,15 @@ impl Keeping {
         applying: Applying,
         items: &ItemCounts,
         letters: &[DeadLetter],
+        output: &Value,
     ) -> Result<(), PageError> {
         if let Some(transaction) = applying.transaction {
             let transaction = transaction.lock().await.take();
             let mut transaction = transaction.expect("nobody else takes the transaction");
             transaction.record(items, letters).await?;
+            if !output.is_null() {
+                transaction.keep_output(output).await?;
+            }
             return transaction.commit().await;
         }
         match self {
@@ -198,6 +211,10 @@ impl PageTransaction for Watched {
         letters: &[DeadLetter],
     ) -> Result<(), PageError> {
         self.inner.record(items, letters).await
+    }
+
+    async fn keep_output(&mut self, output: &Value) -> Result<(), PageError> {
+        self.inner.keep_output(output).await
     }
 
     async fn commit(self: Box<Self>) -> Result<(), PageError> {

@@ -227,8 +227,10 @@ const NOT_THE_PAGE: &[&str] = &[
     keeping::FENCED_OFF,
     "LedgerTablesMissing",
     "PageReportMismatch",
+    "OutputNotKept",
     "PoolTimedOut",
     "ReadOnlyDatabase",
+    "ReducerChanged",
     "SqlStatement",
     "TransactionNotUsed",
     "UnknownConnection",
@@ -325,5 +327,8 @@ pub(crate) fn prepared<P: PageProcessor>(
         dead_letters: letters_of(processor, args).is_some(),
         once_per_page: processor.ledger(args).is_some(),
         args: None,
+        reducer: processor
+            .reducer(args)
+            .map(|reducer| reducer.plan().clone()),
     }
 }

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use serde_json::Value;
+
 use super::{
     Failure, PageEvent, Stop, Trouble,
     keeping::{FENCED_OFF, Part},
@@ -30,6 +32,15 @@ pub(super) struct Cut<P: PageProcessor> {
     pub to: Option<PageToken>,
     /// The data ends with it.
     pub ends_data: bool,
+}
+
+/// What became of a page, or of a part of one.
+#[derive(Default)]
+pub(super) struct Applied {
+    pub items: ItemCounts,
+    pub done: PageReport,
+    /// What it has put out.
+    pub output: Value,
 }
 
 /// How long a page has been worked on. Waits are not in it.
@@ -72,7 +83,11 @@ impl<P: PageProcessor> Running<'_, P> {
             1,
             &mut clock,
         );
-        let (items, done) = applied.await.map_err(|trouble| {
+        let Applied {
+            items,
+            done,
+            output,
+        } = applied.await.map_err(|trouble| {
             let error = match trouble {
                 Trouble::Told => return Stop::Told,
                 Trouble::Error(error) => error,
@@ -84,6 +99,7 @@ impl<P: PageProcessor> Running<'_, P> {
             Stop::from(failure)
         })?;
         self.finished(report, &items, &done, &cut.keys);
+        self.put_out(report, output);
         if items.total() > 0 {
             report.pages += 1;
             self.count_time(&mut report.timing, items.total(), clock.busy);
@@ -209,11 +225,11 @@ impl<P: PageProcessor> Running<'_, P> {
         (to, ends_data): (Option<PageToken>, bool),
         pages: u32,
         clock: &mut PageClock,
-    ) -> Result<(ItemCounts, PageReport), Trouble> {
+    ) -> Result<Applied, Trouble> {
         let nothing = items.is_empty();
         let finishes = ends_data || (self.end.is_some() && to == self.end);
         if nothing && (finishes || !self.keeping.is_ledger()) {
-            return Ok((ItemCounts::default(), PageReport::all_processed()));
+            return Ok(Applied::default());
         }
         Result::from(self.host.rate_permits(items.len()).await)?;
         if self.is_told_to_stop_now() {
@@ -240,7 +256,7 @@ impl<P: PageProcessor> Running<'_, P> {
         keys: &Keys<P::Cursor>,
         part: Part<'_>,
         time_left: Duration,
-    ) -> Result<(ItemCounts, PageReport), Trouble> {
+    ) -> Result<Applied, Trouble> {
         let applying = limited(self.keeping.begin(part), self.order.page_timeout).await;
         if let Err(error) = &applying
             && error.error_type() == FENCED_OFF
@@ -251,6 +267,7 @@ impl<P: PageProcessor> Running<'_, P> {
         let mut done = PageReport::all_processed();
         let mut counts = ItemCounts::default();
         let mut letters = Vec::new();
+        let mut output = Value::Null;
         if !items.is_empty() {
             let count = items.len();
             let page = PageTokens {
@@ -271,13 +288,17 @@ impl<P: PageProcessor> Running<'_, P> {
             };
             counts = done.counts(count)?;
             applying.check_used(&counts)?;
+            if let Some(reducer) = &self.reducer {
+                let page = reducer.page(done.outputs()?);
+                output = page.map_err(|e| e.of_page())?;
+            }
             if self.keeping.keeps_letters() {
                 let page = self.letter(self.at.clone(), part.to.cloned(), "", "");
                 let failures = done.failures().iter();
                 letters = failures.map(|f| page.of_item(keys, f)).collect();
             }
         }
-        let finishing = self.keeping.finish(applying, &counts, &letters);
+        let finishing = self.keeping.finish(applying, &counts, &letters, &output);
         let finished = limited(finishing, self.order.page_timeout).await;
         self.claimed(match finished {
             Ok(()) => ClaimOutcome::Committed,
@@ -285,7 +306,11 @@ impl<P: PageProcessor> Running<'_, P> {
         });
         finished?;
         self.kept(&letters);
-        Ok((counts, done))
+        Ok(Applied {
+            items: counts,
+            done,
+            output,
+        })
     }
 
     fn claimed(&self, outcome: ClaimOutcome) {
@@ -320,6 +345,13 @@ impl<P: PageProcessor> Running<'_, P> {
             let key = keys.name(failure.position);
             let key = key.unwrap_or_else(|| position_name(failure.position));
             self.describe(report, &key, &failure.error_type, &failure.message);
+        }
+    }
+
+    /// Adds what a page, or a part of one, has put out.
+    pub fn put_out(&self, report: &mut StrideReport, output: Value) {
+        if let Some(reducer) = &self.reducer {
+            reducer.add(report.output.get_or_insert_default(), output);
         }
     }
 

@@ -18,6 +18,7 @@ use crate::{
     processor::{PageContext, PageProcessor, PageTokens, ProcessorSettings, SkipAhead},
     progress::Timestamp,
     protocol::{RunningPage, StrideOrder, StrideReport},
+    reduce::{Output, Reducer},
     retry::RetryMode,
 };
 
@@ -30,6 +31,8 @@ pub(super) struct Running<'a, P: PageProcessor> {
     pub host: &'a dyn StrideHost,
     pub settings: &'a ProcessorSettings,
     pub keeping: Keeping,
+    /// Folds what the pages put out, where the batch has a reducer.
+    pub reducer: Option<Reducer>,
     args: Arc<P::Args>,
     batch_id: Arc<str>,
     batch_run: Arc<str>,
@@ -69,6 +72,14 @@ impl<'a, P: PageProcessor> Running<'a, P> {
         let opening = Keeping::open(processor, &args, order, end.as_ref());
         let opened = limited(opening, order.page_timeout).await;
         let (keeping, open) = opened.map_err(|e| failed(&e))?;
+        let reducer = order.reducer.as_ref();
+        let reducer = reducer.map(|plan| Reducer::stored(plan, processor.reducer(&args)));
+        let reducer = reducer.transpose().map_err(|e| failed(&e))?;
+        if reducer.is_some() {
+            // Also where nothing is put out: without it, the worker would be one that knows no reducers.
+            let known = Output::reported(report.output.take(), report.items.total());
+            report.output = Some(known);
+        }
         let kept_end = match open {
             Some(open) => {
                 let done = &order.done;
@@ -85,6 +96,11 @@ impl<'a, P: PageProcessor> Running<'a, P> {
                 };
                 // A ledger keeps a letter for each of these.
                 report.dead_letters = report.items.failed + u64::from(report.pages_failed);
+                if let Some(reducer) = &reducer {
+                    let applied = report.covered_to.is_some() || report.end_of_data;
+                    let output = outputs(&keeping, reducer, order, applied).await;
+                    report.output = Some(output.map_err(|e| failed(&e))?);
+                }
                 if let Some(max) = order.max_items {
                     let aside = u64::from(report.pages_failed) * u64::from(order.page_size);
                     let left = max.saturating_sub(report.items.total());
@@ -102,6 +118,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
             host,
             settings,
             keeping,
+            reducer,
             args: Arc::new(args),
             batch_id: order.batch_id.as_str().into(),
             batch_run: order.batch_run.as_str().into(),
@@ -402,6 +419,24 @@ impl<'a, P: PageProcessor> Running<'a, P> {
             .with_type("PageTimeout")),
         }
     }
+}
+
+/// What the stride has put out and the controller has not counted: of pages that were applied before this attempt,
+/// if there are any.
+async fn outputs(
+    keeping: &Keeping,
+    reducer: &Reducer,
+    order: &StrideOrder,
+    applied: bool,
+) -> Result<Output, PageError> {
+    let mut output = Output::default();
+    if applied {
+        let kept = keeping.outputs(order.done.extent());
+        for page in limited(kept, order.page_timeout).await? {
+            reducer.add(&mut output, page);
+        }
+    }
+    Ok(output)
 }
 
 /// What the controller accepted counts, whoever announced it.

@@ -212,6 +212,7 @@ fn order() -> StrideOrder {
         page_pause: None,
         throttles: Vec::new(),
         max_items: None,
+        reducer: None,
     }
 }
 

@@ -93,10 +93,11 @@ async fn databases(folder: &tempfile::TempDir, test: &str) -> Vec<(&'static str,
     all
 }
 
-const TABLES: [&str; 3] = [
+const TABLES: [&str; 4] = [
     "temporal_batch_stride",
     "temporal_batch_dead_letter",
     "temporal_batch_report",
+    "temporal_batch_output",
 ];
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,6 +18,7 @@ mod numbers;
 mod pace;
 mod prepare;
 mod redrive;
+mod reduce;
 mod refusals;
 mod replay;
 mod retries;

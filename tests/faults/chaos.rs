@@ -218,6 +218,7 @@ async fn every_row_is_incremented_exactly_once_whatever_fails() {
         report.progress.items.processed,
         u64::try_from(total).unwrap()
     );
+    assert_eq!(report.output(), Some(&report.progress.items.changed.into()));
     assert_eq!(report.progress.items.failed, 0);
     let kept = "SELECT count(*) FROM temporal_batch_report";
     assert_eq!(

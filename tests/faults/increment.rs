@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use sqlx::{PgPool, Postgres};
 use temporal_batch::{
     ExtendedRetries, Page, PageContext, PageError, PageLedger, PageProcessor, PageReport,
-    ProcessorSettings, RetryPolicy, SkipAhead, SqlLedger,
+    ProcessorSettings, Reducer, RetryPolicy, SkipAhead, SqlLedger,
 };
 
 use crate::ids::page_of;
@@ -96,6 +96,7 @@ impl PageProcessor for Increment {
             _ => tokio::time::sleep(dawdle(&ids)).await,
         }
         let mut report = PageReport::all_processed().changed(updated);
+        report.output(updated);
         for _ in updated..ids.len() as u64 {
             report.skip("deleted meanwhile");
         }
@@ -121,6 +122,11 @@ impl PageProcessor for Increment {
 
     fn ledger(&self, _: &Self::Args) -> Option<Arc<dyn PageLedger>> {
         Some(Arc::clone(&self.ledger) as Arc<dyn PageLedger>)
+    }
+
+    /// Comes to what the rows of the table say.
+    fn reducer(&self, _: &Self::Args) -> Option<Reducer> {
+        Some(Reducer::sum(""))
     }
 
     fn settings(&self) -> ProcessorSettings {

@@ -14,6 +14,7 @@ mod poison;
 #[path = "../fixtures/postgres.rs"]
 mod postgres;
 mod ranges;
+mod reduce;
 mod reset;
 mod restarts;
 mod setting;

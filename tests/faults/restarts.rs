@@ -60,6 +60,7 @@ impl Scene {
             report.progress.items.processed,
             u64::try_from(ROWS).unwrap()
         );
+        assert_eq!(report.output(), Some(&ROWS.into()));
         let wrong: i64 = sqlx::query_scalar("SELECT count(*) FROM counters WHERE x <> 1")
             .fetch_one(&self.pool)
             .await

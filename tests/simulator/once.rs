@@ -17,7 +17,7 @@ use sqlx::{
 };
 use temporal_batch::{
     Batch, DeadLetters, LetterFilter, Outcome, Page, PageContext, PageError, PageLedger,
-    PageProcessor, PageReport, ProcessorSettings, RetryPolicy, SkipAhead, SqlLedger,
+    PageProcessor, PageReport, ProcessorSettings, Reducer, RetryPolicy, SkipAhead, SqlLedger,
     testing::{Simulator, run_page},
 };
 
@@ -116,7 +116,9 @@ impl PageProcessor for Increment {
         if call.is_multiple_of(self.fail_every) && ctx.attempt() <= 3 {
             return Err(PageError::retryable("made to fail after the work"));
         }
-        Ok(PageReport::all_processed())
+        let mut report = PageReport::all_processed();
+        ids.iter().for_each(|id| report.output(id));
+        Ok(report)
     }
 
     async fn skip_ahead(
@@ -140,12 +142,27 @@ impl PageProcessor for Increment {
         Some(Arc::clone(&self.ledger) as Arc<dyn PageLedger>)
     }
 
+    fn reducer(&self, _: &Self::Args) -> Option<Reducer> {
+        Some(Reducer::record([
+            ("rows", Reducer::count()),
+            ("ids", Reducer::sum("")),
+            ("last", Reducer::top(3, "")),
+        ]))
+    }
+
     fn settings(&self) -> ProcessorSettings {
         ProcessorSettings {
             retry: RetryPolicy::default().max_attempts(6).extended(None),
             ..ProcessorSettings::default()
         }
     }
+}
+
+/// What the rows without the poison come to.
+fn exact(rows: u64, poison: &[u64]) -> serde_json::Value {
+    let done: Vec<u64> = (1..=rows).filter(|id| !poison.contains(id)).collect();
+    let last: Vec<u64> = done.iter().rev().take(3).copied().collect();
+    serde_json::json!({"rows": done.len(), "ids": done.iter().sum::<u64>(), "last": last})
 }
 
 proptest! {
@@ -177,6 +194,7 @@ proptest! {
             prop_assert_eq!(run.items.processed, rows - k);
             prop_assert_eq!(run.items.failed, k);
             prop_assert_eq!(run.pages, rows.div_ceil(u64::from(page_size)));
+            prop_assert_eq!(&run.output, &Some(exact(rows, &poison)), "{:?}", run.output_error);
             let right = "SELECT count(*) FROM t WHERE x = 1";
             prop_assert_eq!(processor.count(right).await, rows - k);
             let letters = processor.ledger.list(&LetterFilter::of("b"), None, 1_000).await.unwrap();
@@ -228,6 +246,7 @@ proptest! {
                 // Poison that is left half isolated makes other pages of the rest.
                 prop_assert_eq!(run.pages, rows.div_ceil(u64::from(page_size)));
             }
+            prop_assert_eq!(&run.output, &Some(exact(rows, &poison)), "{:?}", run.output_error);
             let right = "SELECT count(*) FROM t WHERE x = 1";
             prop_assert_eq!(processor.count(right).await, rows - k);
             let letters = processor.ledger.list(&LetterFilter::of("b"), None, 1_000).await.unwrap();
@@ -270,6 +289,7 @@ fn a_page_can_be_tried_with_a_ledger() {
         for times in 1..=2 {
             let run = run_page(&processor, (), None).await.unwrap();
             assert_eq!(run.items, 30);
+            assert_eq!(run.output, Some(exact(30, &[])));
             let total = "SELECT sum(x) FROM t";
             assert_eq!(processor.count(total).await, 30 * times);
         }

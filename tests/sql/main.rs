@@ -8,6 +8,7 @@ mod exactly_once;
 mod faults;
 mod fixture;
 mod letters;
+mod outputs;
 mod overhead;
 mod pages;
 mod reports;

@@ -20,7 +20,7 @@ on_each! {
 async fn drop_tables<D: TestDatabase>(home: &Home<D>) {
     home.script(
         "DROP TABLE temporal_batch_stride; DROP TABLE temporal_batch_dead_letter;
-        DROP TABLE temporal_batch_report",
+        DROP TABLE temporal_batch_report; DROP TABLE temporal_batch_output",
     )
     .await;
 }
@@ -44,7 +44,7 @@ async fn everything_says_that_the_tables_are_missing<D: TestDatabase>(home: Home
     }))
     .unwrap();
     let both = [to.clone(), token(2)];
-    let errors: [Option<PageError>; 8] = [
+    let errors: [Option<PageError>; 9] = [
         ledger.open(&id, None, None).await.err(),
         ledger.cut(&id, 1, &both[..1]).await.err(),
         ledger.cut(&id, 1, &both).await.err(),
@@ -53,6 +53,7 @@ async fn everything_says_that_the_tables_are_missing<D: TestDatabase>(home: Home
         ledger.list(&LetterFilter::of("b"), None, 1).await.err(),
         ledger.take(&letter).await.err(),
         ledger.prune(Timestamp(1)).await.err(),
+        ledger.outputs(&id, 0).await.err(),
     ];
     for (number, error) in errors.into_iter().enumerate() {
         let error = error.unwrap_or_else(|| panic!("number {number} succeeded"));
@@ -159,7 +160,7 @@ async fn the_defaults_of_a_mysql_database_do_not_matter() {
     .fetch_one(&pool)
     .await
     .unwrap();
-    assert_eq!(of_innodb, 3);
+    assert_eq!(of_innodb, 4);
     let awkward = PageToken::encode(&"東京 \u{1f680} ß").unwrap();
     let found = ledger.open(&stride(0), Some(&awkward), None).await.unwrap();
     assert_eq!(found.applied_to, Some(awkward));

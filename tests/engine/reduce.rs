@@ -1,0 +1,412 @@
+//! One result of the whole batch, folded from what its pages put out.
+
+use std::{
+    collections::BTreeSet,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::atomic::{AtomicUsize, Ordering},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use temporal_batch::{
+    BatchReport, Outcome, Page, PageContext, PageError, PageProcessor, PageReport,
+    ProcessorSettings, Reduce, Reducer, SkipAhead, Worker,
+};
+
+use crate::{
+    numbers::{Gate, quick_retries},
+    replay::replays,
+    support::{Bed, eventually, progress_shows, report},
+};
+
+/// What is made of the numbers.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+enum Kind {
+    Ready,
+    /// The remainders by 1,000, with code of the test's own.
+    Own,
+    /// The same, but it cannot be combined.
+    Panics,
+    /// More than there is room for.
+    Large,
+    /// A reducer that cannot work.
+    Invalid,
+}
+
+/// Puts out the numbers from 1 to n.
+struct Tally {
+    fails_every: usize,
+    calls: AtomicUsize,
+    gate: Option<Gate>,
+    /// Holds the page that begins with 51 while a file called `hold` is there, and notes what is begun.
+    folder: Option<PathBuf>,
+}
+
+impl Tally {
+    fn new() -> Self {
+        Self {
+            fails_every: usize::MAX,
+            calls: AtomicUsize::new(0),
+            gate: None,
+            folder: None,
+        }
+    }
+
+    async fn hold(&self, first: u64) {
+        let Some(folder) = &self.folder else { return };
+        let begun = folder.join(format!("begun-{first}-{}", std::process::id()));
+        std::fs::write(begun, "").unwrap();
+        while first == 51 && folder.join("hold").exists() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+struct Remainders;
+
+impl Reduce for Remainders {
+    type Value = BTreeSet<u64>;
+
+    fn combine(mut a: Self::Value, b: Self::Value) -> Self::Value {
+        a.extend(b);
+        a
+    }
+}
+
+struct Panics;
+
+impl Reduce for Panics {
+    type Value = BTreeSet<u64>;
+
+    fn combine(_: Self::Value, _: Self::Value) -> Self::Value {
+        panic!("made to panic")
+    }
+}
+
+#[async_trait]
+impl PageProcessor for Tally {
+    const NAME: &'static str = "tally";
+    type Args = (u64, Kind);
+    type Cursor = u64;
+    type Item = u64;
+
+    async fn fetch(&self, ctx: &PageContext<Self>) -> Result<Page<u64, u64>, PageError> {
+        let first = ctx.range().start().map_or(1, |last| last + 1);
+        let last = ctx.range().end().copied().unwrap_or(u64::MAX);
+        let last = last.min(ctx.args().0);
+        Page::keyset((first..=last).take(ctx.page_size()).collect(), |n| *n)
+    }
+
+    async fn process(
+        &self,
+        ctx: &PageContext<Self>,
+        items: Vec<u64>,
+    ) -> Result<PageReport, PageError> {
+        if let Some(gate) = &self.gate {
+            gate.pass().await;
+        }
+        self.hold(items[0]).await;
+        let call = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
+        if call.is_multiple_of(self.fails_every) {
+            return Err(PageError::retryable("made to fail after its work"));
+        }
+        let mut report = PageReport::all_processed();
+        match ctx.args().1 {
+            Kind::Own => {
+                let remainders: BTreeSet<_> = items.iter().map(|n| n % 1_000).collect();
+                report.output(remainders);
+            }
+            // One value a page: nothing has to be combined before the batch does.
+            Kind::Panics => report.output([items[0]]),
+            Kind::Large => items.iter().for_each(|n| report.output(format!("{n:050}"))),
+            Kind::Ready | Kind::Invalid => {
+                items
+                    .iter()
+                    .for_each(|n| report.output(json!({"n": n, "odd": n % 2 == 1})));
+            }
+        }
+        Ok(report)
+    }
+
+    async fn skip_ahead(
+        &self,
+        ctx: &PageContext<Self>,
+        pages: u32,
+    ) -> Result<SkipAhead<u64>, PageError> {
+        let start = ctx.range().start().copied().unwrap_or(0);
+        let to = start + u64::from(pages) * ctx.page_size() as u64;
+        Ok(if to <= ctx.args().0 {
+            SkipAhead::To(to)
+        } else {
+            SkipAhead::PastEnd
+        })
+    }
+
+    fn reducer(&self, args: &(u64, Kind)) -> Option<Reducer> {
+        Some(match args.1 {
+            Kind::Ready => Reducer::record([
+                ("count", Reducer::count()),
+                ("sum", Reducer::sum("n")),
+                ("largest", Reducer::top(3, "n")),
+                ("odd", Reducer::by_key("odd", Reducer::count())),
+            ]),
+            Kind::Own => Reducer::custom::<Remainders>(),
+            Kind::Panics => Reducer::custom::<Panics>(),
+            Kind::Large => Reducer::by_key("", Reducer::count()),
+            Kind::Invalid => Reducer::top(0, "n"),
+        })
+    }
+
+    fn settings(&self) -> ProcessorSettings {
+        ProcessorSettings {
+            retry: quick_retries(),
+            heartbeat_timeout: Duration::from_secs(3),
+            ..ProcessorSettings::default()
+        }
+    }
+}
+
+/// What the numbers from 1 to n come to.
+#[track_caller]
+fn assert_exact(report: &BatchReport, n: u64) {
+    assert_eq!(report.outcome, Outcome::Completed);
+    assert_eq!(report.progress.output_error, None);
+    let largest: Vec<_> = (n - 2..=n)
+        .rev()
+        .map(|n| json!({"n": n, "odd": n % 2 == 1}))
+        .collect();
+    let exact = json!({
+        "count": n, "sum": n * (n + 1) / 2, "largest": largest,
+        "odd": {"true": n.div_ceil(2), "false": n / 2},
+    });
+    assert_eq!(report.output(), Some(&exact));
+}
+
+#[derive(Deserialize)]
+struct Counted {
+    count: u64,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_page_counts_once_over_failures_and_continue_as_new() {
+    let bed = Bed::new("reduce").await;
+    let tally = Tally {
+        fails_every: 5,
+        ..Tally::new()
+    };
+    let _worker = bed.worker(tally).await;
+    let batch = bed.batch::<Tally>((400, Kind::Ready));
+    let batch = batch
+        .page_size(10)
+        .stride(3)
+        .max_parallelism(4)
+        .pages_per_run(12);
+    let report = bed.run(&batch).await;
+    assert_exact(&report, 400);
+    assert!(report.progress.retries > 0);
+    assert!(report.progress.runs > 1, "it continued as new");
+    assert_eq!(report.output_as::<Counted>().unwrap().unwrap().count, 400);
+    for history in bed.histories(batch.id()).await {
+        let history = String::from_utf8(history).unwrap();
+        assert!(!history.contains("temporal-batch.combine"));
+    }
+    replays(&bed, batch.id(), "reduced").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_result_so_far_is_seen_while_the_batch_runs() {
+    let bed = Bed::new("reduce-seen").await;
+    let gate = Gate::closed();
+    let tally = Tally {
+        gate: Some(gate.clone()),
+        ..Tally::new()
+    };
+    let _worker = bed.worker(tally).await;
+    let batch = bed
+        .batch::<Tally>((40, Kind::Ready))
+        .page_size(10)
+        .stride(1);
+    let handle = bed.start(&batch.max_parallelism(1)).await;
+    progress_shows(&handle, "nothing is counted", |p| {
+        p.output.as_ref().is_some_and(|output| output["count"] == 0)
+    })
+    .await;
+    gate.let_through(2);
+    progress_shows(&handle, "two pages are counted", |p| {
+        p.output
+            .as_ref()
+            .is_some_and(|output| output["count"] == 20 && output["sum"] == 210)
+    })
+    .await;
+    gate.open();
+    assert_exact(&report(&handle).await, 40);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn code_of_ones_own_combines_in_activities() {
+    let bed = Bed::new("reduce-own").await;
+    let tally = Tally {
+        fails_every: 7,
+        ..Tally::new()
+    };
+    let _worker = bed.worker(tally).await;
+    let batch = bed.batch::<Tally>((200, Kind::Own));
+    let batch = batch
+        .page_size(2)
+        .stride(2)
+        .max_parallelism(8)
+        .pages_per_run(60);
+    let report = bed.run(&batch).await;
+    assert_eq!(report.outcome, Outcome::Completed);
+    assert_eq!(report.progress.output_error, None);
+    assert!(report.progress.runs > 1, "it continued as new");
+    let all: BTreeSet<u64> = (1..=200).collect();
+    assert_eq!(report.output_as().unwrap(), Some(all));
+    let mut combined = 0;
+    for history in bed.histories(batch.id()).await {
+        let history: serde_json::Value = serde_json::from_slice(&history).unwrap();
+        for event in history["events"].as_array().unwrap() {
+            let scheduled = &event["attributes"]["ActivityTaskScheduledEventAttributes"];
+            combined += usize::from(scheduled.to_string().contains("temporal-batch.combine"));
+            let started = event["attributes"].get("WorkflowExecutionStartedEventAttributes");
+            let bytes = started.map_or(0, |started| started.to_string().len());
+            assert!(bytes < 64 * 1024, "{bytes} bytes");
+        }
+    }
+    assert!(combined >= 2, "{combined} times");
+    replays(&bed, batch.id(), "reduced-own").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_result_that_cannot_be_is_said_and_harms_no_page() {
+    let bed = Bed::new("reduce-error").await;
+    let _worker = bed.worker(Tally::new()).await;
+    for (kind, says) in [
+        (Kind::Panics, "made to panic"),
+        (Kind::Large, "OutputTooLarge"),
+    ] {
+        let batch = bed.batch::<Tally>((400, kind));
+        let report = bed
+            .run(&batch.page_size(20).stride(1).max_parallelism(4))
+            .await;
+        assert_eq!(report.outcome, Outcome::Completed, "{kind:?}");
+        assert_eq!(report.progress.items.processed, 400);
+        assert_eq!(report.output(), None);
+        let error = report.progress.output_error.unwrap();
+        assert!(error.contains(says), "{error}");
+    }
+}
+
+/// What one page puts out has to fit: here 400 values at once do not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_puts_out_too_much_fails_and_a_reducer_that_cannot_work_is_refused() {
+    let bed = Bed::new("reduce-refused").await;
+    let _worker = bed.worker(Tally::new()).await;
+    let batch = bed.batch::<Tally>((400, Kind::Large)).page_size(400);
+    let report = bed.run(&batch).await;
+    assert_eq!(report.outcome, Outcome::CompletedWithFailures);
+    let failed = &report.progress.failed[0];
+    assert_eq!(
+        (failed.error_type.as_str(), failed.attempts),
+        ("OutputTooLarge", 1)
+    );
+    assert!(
+        failed.message.contains("at most 8192 are allowed"),
+        "{}",
+        failed.message
+    );
+    assert_eq!(
+        report.output(),
+        Some(&json!({})),
+        "a page that is given up counts not at all"
+    );
+
+    let handle = bed.start(&bed.batch::<Tally>((1, Kind::Invalid))).await;
+    let refused = handle.result().await.unwrap_err().to_string();
+    assert!(
+        refused.contains("the reducer of processor \"tally\" cannot work"),
+        "{refused}"
+    );
+    assert!(refused.contains("1 to 100 are allowed"), "{refused}");
+}
+
+/// The worker process of this test is this very binary again, with this test, which then is the worker.
+const WORKER_PROCESS: &str = "reduce::what_a_killed_worker_has_finished_counts_once";
+
+/// It is killed with its owner.
+struct WorkerProcess(Child);
+
+impl WorkerProcess {
+    fn start(bed: &Bed, folder: &std::path::Path) -> Self {
+        let child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", WORKER_PROCESS])
+            .env("TALLY_FOLDER", folder)
+            .env("TALLY_ADDRESS", crate::support::server_address())
+            .env("TALLY_QUEUE", &bed.queue)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn();
+        Self(child.unwrap())
+    }
+}
+
+impl Drop for WorkerProcess {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+async fn was_a_worker_process() -> bool {
+    let Ok(folder) = std::env::var("TALLY_FOLDER") else {
+        return false;
+    };
+    let (address, queue) = (std::env::var("TALLY_ADDRESS"), std::env::var("TALLY_QUEUE"));
+    let bed = Bed::at(&address.unwrap(), "worker").await;
+    let tally = Tally {
+        folder: Some(folder.into()),
+        ..Tally::new()
+    };
+    let worker = Worker::new(bed.client.temporal().clone(), queue.unwrap());
+    worker.processor(tally).run().await.unwrap();
+    true
+}
+
+/// The pages before the checkpoint are not run again, so their output can only come from there.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_worker_has_finished_counts_once() {
+    if was_a_worker_process().await {
+        return;
+    }
+    let bed = Bed::new("reduce-killed").await;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("hold"), "").unwrap();
+    let first = WorkerProcess::start(&bed, folder.path());
+    let batch = bed.batch::<Tally>((100, Kind::Ready));
+    let handle = bed
+        .start(&batch.page_size(10).stride(10).max_parallelism(1))
+        .await;
+    // Its sign of life says that the page with 51 is worked on, so it also says what was finished before.
+    eventually("the page with 51 is known to run", || async {
+        let look = handle.look().await.ok()?;
+        let page = look.strides.first()?.page.as_ref()?;
+        (page.start.as_ref()?.as_str() == "50").then_some(())
+    })
+    .await;
+    drop(first);
+    std::fs::remove_file(folder.path().join("hold")).unwrap();
+    let _second = WorkerProcess::start(&bed, folder.path());
+    assert_exact(&report(&handle).await, 100);
+    let begun = |first: u64| {
+        let files = std::fs::read_dir(folder.path()).unwrap();
+        let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+        names
+            .filter(|name| name.starts_with(&format!("begun-{first}-")))
+            .count()
+    };
+    assert_eq!((begun(1), begun(41)), (1, 1), "they were finished");
+    assert_eq!(begun(51), 2, "it was not");
+}
