@@ -8,8 +8,8 @@ use crate::{
     dead_letter::LetterFilter,
     lock::{self, InvalidLockName},
     pace::{
-        AutoPageSize, AutoParallelism, InvalidAutoPageSize, InvalidAutoParallelism, InvalidRamp,
-        PaceSpec, Ramp, Window,
+        AutoPageSize, AutoParallelism, AutoStride, InvalidAutoPageSize, InvalidAutoParallelism,
+        InvalidAutoStride, InvalidRamp, PaceSpec, Ramp, Window,
     },
     page::PageToken,
     processor::PageProcessor,
@@ -28,7 +28,7 @@ use crate::{
 /// | `rate` | unlimited | more than 0 items per second |
 /// | `page_rate` | unlimited | more than 0 pages per second |
 /// | `page_pause` | none | up to 1 h before each page |
-/// | `auto_page_size`, `auto_parallelism` | off | see [`AutoPageSize`], [`AutoParallelism`] |
+/// | `auto_page_size`, `auto_parallelism`, `auto_stride` | off | see [`AutoPageSize`], [`AutoParallelism`], [`AutoStride`] |
 /// | `ramp` | none | see [`Ramp`] |
 /// | `window` | always open | up to 20, see [`Window`] |
 /// | `throttle` | none | up to 20 names that the workers have registered |
@@ -161,7 +161,7 @@ const HOOK_TIMEOUTS: (Duration, Duration) = (Duration::from_millis(100), Duratio
 pub(crate) const MAX_PARALLELISM: u32 = 500;
 const DEFAULT_PAGE_SIZE: u32 = 1_000;
 const MAX_PAGE_SIZE: u32 = 1_000_000;
-const MAX_STRIDE: u32 = 10_000;
+pub(crate) const MAX_STRIDE: u32 = 10_000;
 /// The arguments travel with every dispatch, so they are part of the history many times.
 const MAX_ARGS_BYTES: usize = 4 * 1024;
 /// What Temporal takes.
@@ -302,6 +302,14 @@ impl Batch {
     #[must_use]
     pub fn stride(mut self, pages: u32) -> Self {
         self.spec.stride = pages;
+        self
+    }
+
+    /// Tunes the length of strides while the batch runs, so that an activity takes as long as is aimed at. It
+    /// begins with [`stride`](Self::stride).
+    #[must_use]
+    pub fn auto_stride(mut self, auto: AutoStride) -> Self {
+        self.spec.pace.auto_stride = Some(auto);
         self
     }
 
@@ -563,7 +571,7 @@ impl Batch {
         }
         validate_page_size(spec.page_size)?;
         validate_max_parallelism(spec.max_parallelism)?;
-        within("stride", spec.stride, 1, MAX_STRIDE)?;
+        validate_stride(spec.stride)?;
         if let Some(pages) = spec.pages_per_run {
             within("pages per run", pages, 1, u32::MAX)?;
         }
@@ -613,6 +621,10 @@ impl Batch {
 
 pub(crate) fn validate_max_parallelism(given: u32) -> Result<(), InvalidBatch> {
     within("max parallelism", given, 0, MAX_PARALLELISM)
+}
+
+pub(crate) fn validate_stride(given: u32) -> Result<(), InvalidBatch> {
+    within("stride", given, 1, MAX_STRIDE)
 }
 
 pub(crate) fn validate_page_size(given: u32) -> Result<(), InvalidBatch> {
@@ -787,6 +799,9 @@ pub enum InvalidBatch {
     /// The bounds of the page size cannot work.
     #[error(transparent)]
     AutoPageSize(#[from] InvalidAutoPageSize),
+    /// The target of the strides cannot work.
+    #[error(transparent)]
+    AutoStride(#[from] InvalidAutoStride),
     /// The bounds of the parallelism cannot work.
     #[error(transparent)]
     AutoParallelism(#[from] InvalidAutoParallelism),

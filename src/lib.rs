@@ -119,8 +119,8 @@ pub use crate::{
     },
     lock::InvalidLockName,
     pace::{
-        AutoPageSize, AutoParallelism, InvalidAutoPageSize, InvalidAutoParallelism, InvalidRamp,
-        InvalidWindow, Opening, Ramp, Window,
+        AutoPageSize, AutoParallelism, AutoStride, InvalidAutoPageSize, InvalidAutoParallelism,
+        InvalidAutoStride, InvalidRamp, InvalidWindow, Opening, Ramp, Window,
     },
     page::{Next, Page, PageRange, PageToken},
     page_ledger::{OpenStride, PageClaim, PageLedger, PageTransaction, StrideId, StrideTotals},

@@ -309,6 +309,15 @@ pub struct Progress {
     /// Bounds and target of the page size, `100..10000 at 1s`, if it is tuned.
     #[serde(default)]
     pub auto_page_size: Option<String>,
+    /// Pages of the strides that are cut next.
+    #[serde(default)]
+    pub stride: u32,
+    /// The target of the strides, `5s`, if their length is tuned.
+    #[serde(default)]
+    pub auto_stride: Option<String>,
+    /// What makes a tuned stride as long as it is.
+    #[serde(default)]
+    pub stride_because: Option<String>,
     /// Pages per second at most.
     #[serde(default)]
     pub page_rate: Option<f64>,

@@ -21,7 +21,7 @@ use crate::{
     hooks::FailureNotice,
     ledger::Ledger,
     notices::Notices,
-    pace::{AutoPageSize, AutoParallelism, Pacing, Ramp, Window},
+    pace::{AutoPageSize, AutoParallelism, AutoStride, Pacing, Ramp, Window},
     page::PageToken,
     page_ledger::StrideTotals,
     progress::{BatchReport, FailedItem, ItemCounts, PageFailure, PauseNote, Progress, Timestamp},
@@ -38,11 +38,16 @@ pub(crate) const VERSION: u32 = 3;
 /// Came with reducers: a worker that would not fold what the pages put out must not go on with the batch. Which
 /// processors have one is known when the batch is prepared, so it is what a continue-as-new says.
 pub(crate) const REDUCES: u32 = 3;
+/// Strides whose length is tuned.
+pub(crate) const TUNED_STRIDES: u32 = 3;
 
 /// Version written into a new history: the oldest that can run the batch. Stages and checks came with 2, and a
-/// worker that would ignore them must not run the batch.
+/// worker that would ignore them must not run the batch. Tuned strides came with 3: they are dispatched in
+/// another order while nothing is known of page times, and what was learnt is in the carry.
 pub(crate) fn version_of(spec: &BatchSpec) -> u32 {
-    if spec.stages.is_empty() && !spec.checks_at_end() {
+    if spec.pace.auto_stride.is_some() {
+        TUNED_STRIDES
+    } else if spec.stages.is_empty() && !spec.checks_at_end() {
         1
     } else {
         2
@@ -365,6 +370,10 @@ pub(crate) struct StrideOrder {
     /// What the outputs of the pages are folded by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reducer: Option<Plan>,
+    /// The length of strides is tuned: this one gives the rest back at the end of a page after this long, and
+    /// cuts finer where the data ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time_limit: Option<Duration>,
 }
 
 /// Result of the stride activity.
@@ -405,14 +414,17 @@ pub(crate) struct StrideReport {
     /// What the pages have put out, where the batch has a reducer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<Output>,
+    /// The source was asked to skip ahead, and cannot.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cannot_skip: bool,
 }
 
 fn is_none(items: &u64) -> bool {
     *items == 0
 }
 
-/// How long pages took, from the begin of `fetch` to the end of `process`, without the waits for the rate,
-/// the throttles and the pause between pages. Failed attempts are not in it.
+/// How long pages took: unless said otherwise from the begin of `fetch` to the end of `process`, without the waits
+/// for the rate, the throttles and the pause between pages. Failed attempts are not in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Timing {
     /// What the pages were to have.
@@ -431,6 +443,9 @@ pub(crate) struct Timing {
     pub full_busy_ms: u64,
     #[serde(default)]
     pub full_slowest_ms: u64,
+    /// All pages together, in microseconds, with their waits.
+    #[serde(default)]
+    pub took_us: u64,
 }
 
 /// An attempt at a page that failed.
@@ -569,6 +584,8 @@ pub(crate) struct SetRequest {
     /// None: open always.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub windows: Option<Vec<Window>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stride: Option<StrideSetting>,
     #[serde(flatten)]
     pub given: Given,
     /// See [`PauseRequest::id`].
@@ -599,6 +616,14 @@ impl<T> Setting<T> {
 pub(crate) enum PageSizeSetting {
     Fixed(u32),
     Auto(AutoPageSize),
+}
+
+/// How many pages a stride should have.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum StrideSetting {
+    Fixed(u32),
+    Auto(AutoStride),
 }
 
 /// Input of the activity that works out windows.

@@ -481,6 +481,7 @@ fn order(
         throttles: Vec::new(),
         max_items: None,
         reducer: None,
+        time_limit: None,
     }
 }
 

@@ -6,12 +6,8 @@ use std::{net::SocketAddr, time::Duration};
 use clap::Args;
 
 use super::{
-    backfill::{
-        Stride,
-        run::{Crew, Run},
-        stride,
-    },
-    exit::{CliError, CliResult},
+    backfill::run::{Crew, Run},
+    exit::CliResult,
     limits::LimitArgs,
     pacing::PacingArgs,
     stages::StageArgs,
@@ -32,10 +28,6 @@ pub(super) struct AttendedArgs {
     /// the table and what is done, so that repeating the command is enough]
     #[arg(long, value_name = "ID")]
     pub batch_id: Option<String>,
-
-    /// Pages that one activity processes in a row, or auto to choose by how much there is
-    #[arg(long, value_name = "PAGES|auto", default_value = "auto", value_parser = stride, allow_negative_numbers = true)]
-    pub stride: Stride,
 
     /// Do it again although it is done
     #[arg(long, conflicts_with = "continues")]
@@ -77,11 +69,10 @@ impl AttendedArgs {
         if let Some(id) = &self.batch_id {
             validate_id(id)?;
         }
-        if matches!(self.stride, Stride::Pages(0)) {
-            return Err(CliError::usage("--stride is 0; it must be at least 1"));
-        }
         let batch = Batch::named("nameless", processor, serde_json::Value::Null);
-        let batch = self.limits.apply(self.pacing.apply(batch)?);
+        let batch = self
+            .limits
+            .apply(self.pacing.clone().or_auto_stride().apply(batch)?);
         Ok(self.stages.apply(batch))
     }
 

@@ -53,43 +53,6 @@ pub(crate) struct BackfillCommand {
     throttle: super::throttle::ThrottleArgs,
 }
 
-/// Pages in a row.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Stride {
-    Auto,
-    Pages(u32),
-}
-
-/// The longest that `auto` chooses. A stride is the unit in which work is given to workers.
-const LONGEST_STRIDE: u64 = 50;
-/// Strides for each page in flight that `auto` aims at, so that the last ones end at about the same time.
-const STRIDES_PER_SLOT: u64 = 4;
-
-pub(super) fn stride(text: &str) -> Result<Stride, String> {
-    match text {
-        "auto" => Ok(Stride::Auto),
-        text => {
-            let pages = text.parse().map(Stride::Pages);
-            pages.map_err(|_| "write a number of pages, or auto".to_owned())
-        }
-    }
-}
-
-impl Stride {
-    /// By the rows that there are about.
-    pub(super) fn pages(self, rows: Option<u64>, page_size: u32, slots: u32) -> u32 {
-        let auto = || {
-            let slots = u64::from(slots.max(1)) * STRIDES_PER_SLOT;
-            let pages = rows.unwrap_or_default() / u64::from(page_size.max(1));
-            (pages / slots).clamp(1, LONGEST_STRIDE) as u32
-        };
-        match self {
-            Self::Auto => auto(),
-            Self::Pages(pages) => pages,
-        }
-    }
-}
-
 /// What was refused before anything started is bad usage; the rest may go away by itself.
 pub(super) fn refused(error: &PageError) -> CliError {
     let told = error.message();
@@ -154,7 +117,6 @@ impl BackfillCommand {
             let queue = self.attended.task_queue.clone();
             let mut batch = batch
                 .task_queue(queue.unwrap_or_else(|| format!("backfill-{target}-{id}")))
-                .stride(self.attended.stride.pages(outlook.rows, page_size, slots))
                 .rerun(self.attended.rerun)
                 .continues(self.attended.continues)
                 .if_running(IfRunning::Attach);
@@ -212,20 +174,4 @@ pub(super) async fn make_ledger_tables(database: &Database) -> CliResult<()> {
         note("made the tables of the page ledger");
     }
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_stride_grows_with_the_table_and_leaves_work_for_all() {
-        let auto = |rows| Stride::Auto.pages(rows, 1_000, 10);
-        assert_eq!(auto(None), 1);
-        assert_eq!(auto(Some(30_000)), 1);
-        assert_eq!(auto(Some(1_000_000)), 25);
-        assert_eq!(auto(Some(1_000_000_000)), 50);
-        assert_eq!(Stride::Auto.pages(Some(10), 0, 0), 2);
-        assert_eq!(Stride::Pages(7).pages(None, 1, 1), 7);
-    }
 }

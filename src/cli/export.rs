@@ -125,8 +125,6 @@ impl ExportCommand {
                 // It puts the parts together.
                 .check_at_end(true)
                 .if_running(IfRunning::Attach);
-            let page_size = batch.spec.page_size;
-            batch = batch.stride(self.attended.stride.pages(rows, page_size, slots));
             batch.spec.batch_id.clone_from(&id);
             batch.spec.args = serde_json::to_value(&args)
                 .map_err(|e| CliError::failure(format_args!("the arguments have no JSON: {e}")))?;

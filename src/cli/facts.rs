@@ -130,6 +130,17 @@ pub(crate) fn page_size(p: &Progress) -> Option<String> {
     })
 }
 
+pub(crate) fn stride(p: &Progress) -> Option<String> {
+    // 0 comes from a worker that does not know the field.
+    (p.stride > 0).then(|| {
+        let length = count(u64::from(p.stride), "page");
+        match (&p.auto_stride, &p.stride_because) {
+            (Some(target), Some(why)) => format!("{length}; tuned to {target}: {why}"),
+            _ => length,
+        }
+    })
+}
+
 /// Limits on items and pages per second, and the pause before a page.
 pub(crate) fn limits(p: &Progress) -> Option<String> {
     let limits = [
@@ -237,6 +248,7 @@ pub(crate) fn steering(p: &Progress, now: Timestamp) -> Vec<Fact> {
     facts.extend(said([
         ("parallelism", Some(parallelism(p))),
         ("page size", page_size(p)),
+        ("stride", stride(p)),
         ("rate", limits(p)),
         ("throttle", throttle(p, now)),
         ("window", windows(p, now)),
@@ -309,6 +321,9 @@ pub(crate) mod tests {
             ramp_seconds_left: Some(242.0),
             page_size: 2_500,
             auto_page_size: Some("100..10000 at 1s".to_owned()),
+            stride: 104,
+            auto_stride: Some("5s".to_owned()),
+            stride_because: Some("a page takes about 48ms".to_owned()),
             rate: Some(5_000.0),
             page_rate: Some(2.5),
             page_pause: Some(Duration::from_millis(250)),
@@ -336,6 +351,7 @@ pub(crate) mod tests {
             [
                 "parallelism: 12 of 32 in flight; 12 allowed now; ramp 1..32/10m, 4m left; at most 16 so far",
                 "page size: 2,500 items; tuned between 100..10000 at 1s",
+                "stride: 104 pages; tuned to 5s: a page takes about 48ms",
                 "rate: 5000 items/s at most, 2.5 pages/s at most, a pause of 250ms before each page",
                 "throttle: replica holds the batch for 30s: replica lag 3.2 s > 2 s",
                 "window: 22:00..06:00; closed, opens at 2023-11-15T00:14:20Z (in 2h)",

@@ -238,11 +238,9 @@ impl ImportCommand {
             let target = target(&shown);
             let id = self.attended.batch_id.clone();
             let id = id.unwrap_or_else(|| batch_id(&target, &args));
-            let page_size = batch.spec.page_size;
             let queue = self.attended.task_queue.clone();
             let mut batch = batch
                 .task_queue(queue.unwrap_or_else(|| format!("import-{target}-{id}")))
-                .stride(self.attended.stride.pages(records, page_size, slots))
                 .rerun(self.attended.rerun)
                 .continues(self.attended.continues)
                 .if_running(IfRunning::Attach);

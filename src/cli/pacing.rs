@@ -9,10 +9,11 @@ use crate::{
     batch::Batch,
     client::Settings,
     pace::{
-        AutoParallelism, InvalidAutoPageSize, InvalidAutoParallelism, InvalidWindow, Ramp, Window,
+        AutoParallelism, AutoStride, InvalidAutoPageSize, InvalidAutoParallelism,
+        InvalidAutoStride, InvalidWindow, Ramp, Window,
     },
     progress::Progress,
-    protocol::PageSizeSetting,
+    protocol::{PageSizeSetting, StrideSetting},
 };
 
 /// Where the help lists these flags. A heading for the whole struct would go on after it.
@@ -35,6 +36,11 @@ pub(crate) struct PacingArgs {
     /// takes [a new batch: 1000, a redrive: 20]
     #[arg(long, help_heading = HEADING, value_name = "ITEMS|auto", value_parser = page_size, allow_negative_numbers = true)]
     page_size: Option<PageSizeSetting>,
+
+    /// Pages that one activity processes in a row, where the source can skip ahead, from 1 to 10,000; or auto,
+    /// auto@10s to tune them to the time that an activity takes [a new batch: 1; backfill, import and export: auto]
+    #[arg(long, help_heading = HEADING, value_name = "PAGES|auto", value_parser = stride, allow_negative_numbers = true)]
+    stride: Option<StrideSetting>,
 
     /// Items per second at most, over all workers, or none [a new batch: none]
     #[arg(long, help_heading = HEADING, value_name = "ITEMS", value_parser = per_second, allow_negative_numbers = true)]
@@ -85,6 +91,15 @@ fn page_size(text: &str) -> Result<PageSizeSetting, String> {
     })
 }
 
+fn stride(text: &str) -> Result<StrideSetting, String> {
+    if text.starts_with(AUTO) {
+        let auto = text.parse().map_err(|e: InvalidAutoStride| e.to_string());
+        return auto.map(StrideSetting::Auto);
+    }
+    let fixed = text.parse().map(StrideSetting::Fixed);
+    fixed.map_err(|_| "write a number of pages from 1 to 10000, auto, or auto@10s".to_owned())
+}
+
 fn window(text: &str) -> Result<Limit<Window>, String> {
     limit(text, |text| {
         text.parse().map_err(|e: InvalidWindow| e.to_string())
@@ -129,6 +144,11 @@ impl PacingArgs {
             Some(PageSizeSetting::Auto(auto)) => settings = settings.auto_page_size(*auto),
             None => {}
         }
+        match &self.stride {
+            Some(StrideSetting::Fixed(pages)) => settings = settings.stride(*pages),
+            Some(StrideSetting::Auto(auto)) => settings = settings.auto_stride(*auto),
+            None => {}
+        }
         if !self.window.is_empty() {
             settings = settings.windows(self.windows());
         }
@@ -152,6 +172,13 @@ impl PacingArgs {
         given.cloned().collect()
     }
 
+    /// Has strides tuned where nothing is said of them.
+    pub(crate) fn or_auto_stride(mut self) -> Self {
+        let auto = StrideSetting::Auto(AutoStride::default());
+        self.stride.get_or_insert(auto);
+        self
+    }
+
     /// What a new batch begins with. Values are checked here, and again with the batch.
     pub(crate) fn apply(&self, mut batch: Batch) -> CliResult<Batch> {
         self.settings().validate()?;
@@ -166,6 +193,11 @@ impl PacingArgs {
         match &self.page_size {
             Some(PageSizeSetting::Fixed(items)) => batch = batch.page_size(*items),
             Some(PageSizeSetting::Auto(auto)) => batch = batch.auto_page_size(*auto),
+            None => {}
+        }
+        match &self.stride {
+            Some(StrideSetting::Fixed(pages)) => batch = batch.stride(*pages),
+            Some(StrideSetting::Auto(auto)) => batch = batch.auto_stride(*auto),
             None => {}
         }
         if let Some(Limit(Some(rate))) = self.rate {
@@ -203,12 +235,16 @@ pub(crate) fn in_force(progress: &Progress) -> String {
         Some(bounds) => format!("auto {bounds}"),
         None => progress.page_size.to_string(),
     };
+    let stride = match &progress.auto_stride {
+        Some(target) => format!("auto {target}"),
+        None => progress.stride.to_string(),
+    };
     let windows = match progress.windows.is_empty() {
         true => NONE.to_owned(),
         false => progress.windows.join("; "),
     };
     format!(
-        "max parallelism {parallelism}, page size {page_size}, rate {}, page rate {}, page pause {pause}, \
+        "max parallelism {parallelism}, page size {page_size}, stride {stride}, rate {}, page rate {}, page pause {pause}, \
          windows {windows}",
         per_second(progress.rate, "items"),
         per_second(progress.page_rate, "pages"),

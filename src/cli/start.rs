@@ -37,15 +37,6 @@ pub(crate) struct StartArgs {
     #[arg(long, value_name = "ID")]
     batch_id: Option<String>,
 
-    /// Pages that one activity processes in a row, where the source can skip ahead
-    #[arg(
-        long,
-        value_name = "PAGES",
-        default_value_t = 1,
-        allow_negative_numbers = true
-    )]
-    stride: u32,
-
     /// Continue as new after about this many pages [default: Temporal decides]
     #[arg(long, value_name = "PAGES", allow_negative_numbers = true)]
     pages_per_run: Option<u32>,
@@ -150,7 +141,6 @@ impl StartArgs {
             format!("{}-{}", self.processor, &random[..8])
         });
         let mut batch = Batch::named(batch_id, &self.processor, args)
-            .stride(self.stride)
             .task_queue(&self.task_queue)
             .rerun(self.rerun)
             .continues(self.continues);

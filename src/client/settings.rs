@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::{
     batch::InvalidBatch,
-    pace::{AutoPageSize, AutoParallelism, Ramp, Window},
-    protocol::{PageSizeSetting, SetRequest, Setting},
+    pace::{AutoPageSize, AutoParallelism, AutoStride, Ramp, Window},
+    protocol::{PageSizeSetting, SetRequest, Setting, StrideSetting},
 };
 
 /// What [`BatchHandle::set`](super::BatchHandle::set) changes; everything else stays as it is.
@@ -24,6 +24,7 @@ use crate::{
 /// | `page_rate` | more than 0 pages per second, or `None` for no limit |
 /// | `page_pause` | 1 ms to 1 h, or `None` for no pause |
 /// | `page_size`, `auto_page_size` | 1 to 1,000,000 items; see [`AutoPageSize`] |
+/// | `stride`, `auto_stride` | 1 to 10,000 pages; see [`AutoStride`] |
 /// | `auto_parallelism`, `ramp` | see [`AutoParallelism`], [`Ramp`] |
 /// | `windows` | up to 20, see [`Window`] |
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -78,6 +79,20 @@ impl Settings {
     #[must_use]
     pub fn auto_page_size(mut self, auto: AutoPageSize) -> Self {
         self.request.page_size = Some(PageSizeSetting::Auto(auto));
+        self
+    }
+
+    /// Pages of a stride. Strides that are known already keep their length.
+    #[must_use]
+    pub fn stride(mut self, pages: u32) -> Self {
+        self.request.stride = Some(StrideSetting::Fixed(pages));
+        self
+    }
+
+    /// Tunes the length of strides from here on.
+    #[must_use]
+    pub fn auto_stride(mut self, auto: AutoStride) -> Self {
+        self.request.stride = Some(StrideSetting::Auto(auto));
         self
     }
 
@@ -146,6 +161,9 @@ mod tests {
                 "{pages}"
             );
         }
+        assert!(message(new().stride(0)).contains("stride is 0; it must be from 1 to 10000"));
+        let auto = AutoStride::of(Duration::from_secs(601));
+        assert!(message(new().auto_stride(auto)).contains("from 100ms to 600s"));
         for bad in [Duration::ZERO, Duration::from_secs(3_601)] {
             assert!(message(new().page_pause(bad)).contains("from 1ms to 3600s"));
         }

@@ -17,9 +17,11 @@ use crate::{
     error::{MAX_MESSAGE_CHARS, truncate},
     ledger::Event,
     notices::Before,
+    pace::{Length, LengthBy, StrideLength, Uncut},
     protocol::{self, Checkpoint, FailedAttempt, Prepared, StrideOrder, StrideReport},
     retry::RetryMode,
     scheduler::Dispatch,
+    stages::Stages,
 };
 
 /// Temporal's own attempts at a stride whose worker is lost, before the controller counts a failure.
@@ -35,6 +37,7 @@ pub(super) fn start<'a>(
 ) -> Option<Activity<'a>> {
     let (order, options) = ctx.state_mut(|s| {
         let order = s.order(dispatch)?;
+        s.note_cut(&order);
         s.record(Event::Dispatched {
             stride: dispatch.stride,
             rate_share: dispatch.rate_share,
@@ -65,7 +68,10 @@ impl Controller {
             stride: dispatch.stride,
             start: stride.at.clone(),
             end: stride.end.clone(),
-            pages: spec.stride,
+            pages: match (self.pacing.stride(), &stride.end) {
+                (Some(lengths), Some(_)) => lengths.of(dispatch.stride),
+                (Some(_) | None, _) => self.stride_length().pages,
+            },
             look_ahead: dispatch.look_ahead,
             page_size: self.pacing.page_size(),
             attempt: stride.next_attempt(),
@@ -84,7 +90,60 @@ impl Controller {
             throttles: self.pacing.throttles().to_vec(),
             max_items: dispatch.items.map(|allotment| allotment.items),
             reducer: self.ledger.fold().map(|fold| fold.plan().clone()),
+            time_limit: self.pacing.stride().and_then(StrideLength::time_limit),
         })
+    }
+}
+
+/// # Stride lengths
+impl Controller {
+    /// How many pages the strides have that are cut next.
+    pub(super) fn stride_length(&self) -> Length {
+        match self.pacing.stride() {
+            Some(lengths) => lengths.next(&self.uncut(lengths)),
+            None => Length {
+                pages: self.input.spec.stride,
+                by: LengthBy::Setting,
+            },
+        }
+    }
+
+    fn uncut(&self, lengths: &StrideLength) -> Uncut {
+        let page_size = self.pacing.page_size();
+        let totals = &self.ledger.totals;
+        let frontier = self.ledger.frontier();
+        let open = self.ledger.open();
+        let open = open.filter(|(number, _)| Some(*number) != frontier);
+        let open: u64 = open
+            .map(|(number, stride)| {
+                let done = stride.done.pages + stride.done.pages_failed;
+                u64::from(lengths.of(number)).saturating_sub(done)
+            })
+            .sum();
+        let expected = self.prepared.as_ref().and_then(|p| p.items_expected);
+        let of_stage = self.stages.as_ref().and_then(Stages::limit);
+        let expected = expected.into_iter().chain(of_stage).min();
+        let left = expected.map(|expected| {
+            let items = expected.saturating_sub(totals.items.total());
+            let pages = items.div_ceil(u64::from(page_size.max(1)));
+            pages.saturating_sub(open)
+        });
+        Uncut {
+            left,
+            found: totals.pages_completed + totals.pages_failed + open,
+            slots: self.controls.max_parallelism,
+            page_size,
+        }
+    }
+
+    /// The strides that this one announces are as long as it is.
+    fn note_cut(&mut self, order: &StrideOrder) {
+        let oldest = self.ledger.open().next().map_or(0, |(number, _)| number);
+        if order.end.is_none()
+            && let Some(lengths) = self.pacing.stride_mut()
+        {
+            lengths.cut(order.stride, order.pages, oldest);
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::Controller;
 use crate::{
     error::truncate,
+    pace::StrideLength,
     progress::{BatchReport, Phase, Progress},
     reduce::Fold,
     scheduler::{self, Ending, Situation},
@@ -73,6 +74,8 @@ impl Controller {
         let items_left = items_expected.map(|n| n.saturating_sub(totals.items.total()));
         let pacing = &self.pacing;
         let ramp = pacing.ramp();
+        let length = self.stride_length();
+        let auto_stride = pacing.stride().and_then(StrideLength::auto);
         let ages = || self.ledger.runs().map(|(_, run)| run.since);
         Progress {
             batch_id: spec.batch_id.clone(),
@@ -119,6 +122,9 @@ impl Controller {
             auto_parallelism: pacing.auto_parallelism().map(ToString::to_string),
             page_size: pacing.page_size(),
             auto_page_size: pacing.auto_page_size().map(ToString::to_string),
+            stride: length.pages,
+            auto_stride: auto_stride.map(ToString::to_string),
+            stride_because: auto_stride.map(|_| length.by.to_string()),
             page_rate: pacing.page_rate,
             page_pause: pacing.page_pause,
             throttles: pacing.throttles().to_vec(),

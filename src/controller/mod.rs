@@ -63,7 +63,7 @@ use crate::{
     check::Checked,
     ledger::{Broken, Event, Ledger},
     notices::Notices,
-    pace::{PaceNow, Pacing},
+    pace::{PaceNow, Pacing, StrideLength},
     progress::{BatchReport, Phase, Progress, Timestamp},
     protocol::{
         self, AcceptedEnd, AcceptedEndQuery, ApproveRequest, ControllerInput, Controls, LockHeld,
@@ -164,8 +164,9 @@ impl Controller {
             controller.published = Published::before(carry.published);
             controller.stages = carry.stages;
             controller.checked = carry.checked;
-            if let Some(pacing) = carry.pacing {
-                controller.pacing = pacing;
+            match carry.pacing {
+                Some(pacing) => controller.pacing = pacing,
+                None => controller.pacing.forget_lengths(),
             }
         }
         controller
@@ -415,6 +416,7 @@ impl Controller {
             deadline: self.deadline,
             stopping: self.controls.stopping.clone(),
             hooks_running: self.hooks_running,
+            no_page_timed: self.pacing.stride().is_some_and(StrideLength::is_beginning),
         }
     }
 

@@ -29,7 +29,7 @@ impl Controller {
     /// What the stage leaves to the strides.
     pub(super) fn stage_limit(&self) -> Option<StageLimit> {
         let items = self.stages.as_ref()?.limit()?;
-        let pages = u64::from(self.input.spec.stride);
+        let pages = u64::from(self.stride_length().pages);
         Some(StageLimit {
             items,
             stride_items: pages * u64::from(self.pacing.page_size()),

@@ -7,12 +7,15 @@ use crate::{
     audit::Given,
     batch::{
         InvalidBatch, validate_max_parallelism, validate_page_pause, validate_page_rate,
-        validate_page_size, validate_rate,
+        validate_page_size, validate_rate, validate_stride,
     },
     error::truncate,
     pace::validate_windows,
     progress::{PauseNote, Timestamp},
-    protocol::{ApproveRequest, PageSizeSetting, PauseRequest, ResumeRequest, SetRequest, Setting},
+    protocol::{
+        self, ApproveRequest, PageSizeSetting, PauseRequest, ResumeRequest, SetRequest, Setting,
+        StrideSetting,
+    },
 };
 
 /// A pause reason is shown in one line.
@@ -30,6 +33,11 @@ impl SetRequest {
         match &self.page_size {
             Some(PageSizeSetting::Fixed(items)) => validate_page_size(*items)?,
             Some(PageSizeSetting::Auto(auto)) => auto.validate()?,
+            None => {}
+        }
+        match &self.stride {
+            Some(StrideSetting::Fixed(pages)) => validate_stride(*pages)?,
+            Some(StrideSetting::Auto(auto)) => auto.validate()?,
             None => {}
         }
         if let Some(auto) = &self.auto_parallelism {
@@ -186,6 +194,20 @@ impl Controller {
             Some(PageSizeSetting::Auto(auto)) => {
                 pacing.tune_page_size(*auto);
                 done.push(format!("set page_size to auto {auto}"));
+            }
+            None => {}
+        }
+        let before = self.input.spec.stride;
+        match &request.stride {
+            Some(StrideSetting::Fixed(pages)) => {
+                pacing.fix_stride(*pages, before);
+                done.push(format!("set stride to {pages}"));
+            }
+            Some(StrideSetting::Auto(auto)) => {
+                pacing.tune_stride(*auto, before);
+                // From the next run on, this one is under way with what is there.
+                self.input.version = self.input.version.max(protocol::TUNED_STRIDES);
+                done.push(format!("set stride to auto {auto}"));
             }
             None => {}
         }

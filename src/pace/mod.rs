@@ -10,6 +10,7 @@ mod parallelism;
 mod ramp;
 mod running_time;
 mod spec;
+mod stride_length;
 mod throughput;
 mod window;
 
@@ -19,6 +20,7 @@ pub(crate) use self::{
     parallelism::{PaceSample, ParallelismTuner},
     ramp::RampState,
     spec::{PaceSpec, validate_windows},
+    stride_length::{Length, LengthBy, StrideLength, StrideSample, Uncut},
     throughput::Throughput,
     window::{Openings, openings},
 };
@@ -27,5 +29,6 @@ pub use self::{
     page_size::{AutoPageSize, InvalidAutoPageSize},
     parallelism::{AutoParallelism, InvalidAutoParallelism},
     ramp::{InvalidRamp, Ramp},
+    stride_length::{AutoStride, InvalidAutoStride},
     window::{InvalidWindow, Opening, Window},
 };

@@ -7,11 +7,11 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AutoPageSize, AutoParallelism, Openings, PaceSample, PageSample, PageSizer, ParallelismTuner,
-    Ramp, RampState, Throughput, Window,
+    AutoPageSize, AutoParallelism, AutoStride, Openings, PaceSample, PageSample, PageSizer,
+    ParallelismTuner, Ramp, RampState, StrideLength, StrideSample, Throughput, Window,
 };
 use crate::{
-    batch::BatchSpec,
+    batch::{BatchSpec, MAX_STRIDE},
     progress::{HeldBy, Throttled, TimeLeft, Timestamp},
     protocol::StrideReport,
     scheduler::earliest,
@@ -73,6 +73,9 @@ pub(crate) struct Pacing {
     /// Lately, and halved now and then: pages that were done, and attempts that failed.
     #[serde(default)]
     lately: (u32, u32),
+    /// Absent while all strides have the length that the batch was started with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    stride: Option<StrideLength>,
 }
 
 /// The limits that hold at one moment.
@@ -104,6 +107,9 @@ impl Pacing {
         if let Some(auto) = &pace.auto_page_size {
             pacing.tune_page_size(*auto);
         }
+        if let Some(auto) = &pace.auto_stride {
+            pacing.stride = Some(StrideLength::tuned(*auto, spec.stride));
+        }
         if let Some(auto) = &pace.auto_parallelism {
             pacing.tune_parallelism(*auto, now);
         }
@@ -120,6 +126,28 @@ impl Pacing {
 
     pub fn tune_page_size(&mut self, auto: AutoPageSize) {
         self.sizer = Some(PageSizer::new(auto, self.page_size()));
+    }
+
+    /// Strides of so many pages; they had as many as `before` until somebody changed it.
+    pub fn fix_stride(&mut self, pages: u32, before: u32) {
+        let stride = &mut self.stride;
+        stride
+            .get_or_insert_with(|| StrideLength::fixed(before))
+            .fix(pages);
+    }
+
+    pub fn tune_stride(&mut self, auto: AutoStride, before: u32) {
+        let stride = &mut self.stride;
+        stride
+            .get_or_insert_with(|| StrideLength::fixed(before))
+            .tune(auto);
+    }
+
+    /// How long the strides are that are known already was in a pace that is not known.
+    pub fn forget_lengths(&mut self) {
+        if let Some(stride) = &mut self.stride {
+            stride.cut(0, MAX_STRIDE, 0);
+        }
     }
 
     pub fn fix_parallelism(&mut self) {
@@ -184,6 +212,16 @@ impl Pacing {
         let timing = &report.timing;
         if let Some(took) = timing.busy_ms.checked_div(u64::from(timing.pages)) {
             self.page_ms = Some(self.page_ms.map_or(took, |before| (3 * before + took) / 4));
+        }
+        if let Some(stride) = &mut self.stride {
+            // From an older worker there is only the time without waits.
+            let took = timing.took_us.max(timing.busy_ms.saturating_mul(1_000));
+            stride.observe(&StrideSample {
+                pages: timing.pages,
+                page_size: timing.page_size,
+                took: Duration::from_micros(took),
+                cannot_skip: report.cannot_skip,
+            });
         }
         if let Some(sizer) = &mut self.sizer {
             let sample = PageSample {
@@ -358,6 +396,14 @@ impl Pacing {
         self.sizer.as_ref().map_or(self.page_size, PageSizer::size)
     }
 
+    pub fn stride(&self) -> Option<&StrideLength> {
+        self.stride.as_ref()
+    }
+
+    pub fn stride_mut(&mut self) -> Option<&mut StrideLength> {
+        self.stride.as_mut()
+    }
+
     pub fn auto_page_size(&self) -> Option<&AutoPageSize> {
         self.sizer.as_ref().map(PageSizer::settings)
     }
@@ -453,6 +499,7 @@ mod tests {
                 full_pages: pages,
                 full_busy_ms: u64::from(pages) * 50,
                 full_slowest_ms: 50,
+                took_us: 0,
             },
             ..StrideReport::default()
         }

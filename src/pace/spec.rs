@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{AutoPageSize, AutoParallelism, Ramp, Window};
+use super::{AutoPageSize, AutoParallelism, AutoStride, Ramp, Window};
 use crate::batch::{InvalidBatch, validate_page_pause, validate_page_rate};
 
 /// Throttles and windows that one batch can have.
@@ -27,6 +27,8 @@ pub(crate) struct PaceSpec {
     pub windows: Vec<Window>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub throttles: Vec<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auto_stride: Option<AutoStride>,
 }
 
 impl PaceSpec {
@@ -41,6 +43,9 @@ impl PaceSpec {
             auto.validate()?;
         }
         if let Some(auto) = &self.auto_parallelism {
+            auto.validate()?;
+        }
+        if let Some(auto) = &self.auto_stride {
             auto.validate()?;
         }
         if let Some(ramp) = &self.ramp {

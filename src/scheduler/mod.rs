@@ -51,6 +51,8 @@ pub(crate) struct Limits {
     pub stage: Option<StageLimit>,
     /// Hooks are being called. They do not outlive a run either.
     pub hooks_running: bool,
+    /// The length of strides is tuned, and no page has been timed yet: what is cut now is short.
+    pub no_page_timed: bool,
 }
 
 /// What to do.
@@ -346,7 +348,12 @@ fn pick(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Option<u64> {
     let frontier_first = frontier.filter(|_| left.is_none());
     let frontier_first = frontier_first.filter(|number| {
         ledger.stride(*number).is_some_and(|stride| {
-            let needed = stride.trouble.is_some() || ledger.ready() <= limits.max_parallelism;
+            // What is found before a page was timed is cut into strides that are too short.
+            let enough = match limits.no_page_timed {
+                true => limits.max_parallelism / 2,
+                false => limits.max_parallelism,
+            };
+            let needed = stride.trouble.is_some() || ledger.ready() <= enough;
             needed && !stride.is_stuck() && allowed(*number, stride)
         })
     });
@@ -382,8 +389,11 @@ fn look_ahead(ledger: &Ledger, limits: &Limits, stride: u64) -> u32 {
     if ledger.frontier() != Some(stride) {
         return 0;
     }
-    let wanted = (limits.max_parallelism * LOOK_AHEAD).clamp(1, MAX_ANNOUNCED);
-    wanted.saturating_sub(ledger.ready()).max(1)
+    let ahead = if limits.no_page_timed { 1 } else { LOOK_AHEAD };
+    let wanted = limits.max_parallelism * ahead;
+    wanted
+        .saturating_sub(ledger.ready())
+        .clamp(1, MAX_ANNOUNCED)
 }
 
 fn next_due(ledger: &Ledger, now: Timestamp) -> Option<Timestamp> {

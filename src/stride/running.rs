@@ -25,6 +25,9 @@ use crate::{
 /// Looking ahead ends after this long with what it has found; the first page must not wait for more.
 const LOOK_AHEAD_TIME: Duration = Duration::from_secs(2);
 
+/// Where the data ends, what is left of it is cut into strides that are so many times shorter.
+const FINER: u32 = 8;
+
 pub(super) struct Running<'a, P: PageProcessor> {
     pub processor: &'a P,
     pub order: &'a StrideOrder,
@@ -51,6 +54,10 @@ pub(super) struct Running<'a, P: PageProcessor> {
     pub busy: Duration,
     /// The same for those of them that were full.
     pub busy_full: Duration,
+    /// The same for all of them, with their waits.
+    took: Duration,
+    /// When this attempt gives the rest of the stride back.
+    until: Option<Instant>,
 }
 
 impl<'a, P: PageProcessor> Running<'a, P> {
@@ -130,6 +137,10 @@ impl<'a, P: PageProcessor> Running<'a, P> {
             attempt: if untouched { order.attempt } else { 1 },
             busy: Duration::ZERO,
             busy_full: Duration::ZERO,
+            took: Duration::ZERO,
+            until: order
+                .time_limit
+                .and_then(|limit| Instant::now().checked_add(limit)),
         };
         stride.count_items(report);
         // Both must be cursors of this processor before anything is done.
@@ -220,7 +231,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
     }
 
     /// Looks for the starts of the following strides, where the source can.
-    async fn find_end(&mut self, report: &StrideReport) -> Result<(), Stop> {
+    async fn find_end(&mut self, report: &mut StrideReport) -> Result<(), Stop> {
         if self.end.is_some() || report.end_of_data || self.order.look_ahead == 0 {
             return Ok(());
         }
@@ -228,12 +239,13 @@ impl<'a, P: PageProcessor> Running<'a, P> {
         // put its end before what is finished already.
         let mut range = self.range()?;
         let mut starts = Vec::new();
+        let mut pages = self.order.pages;
         let looking = Instant::now();
         while starts.len() < self.order.look_ahead as usize
             && (starts.is_empty() || looking.elapsed() < LOOK_AHEAD_TIME)
         {
             let from = range.start().cloned();
-            match self.skip_ahead(range, self.order.pages).await? {
+            match self.skip_ahead(range.clone(), pages).await? {
                 Ok(SkipAhead::To(cursor)) => {
                     if let Some(from) = from.as_ref().filter(|from| **from == cursor) {
                         return Err(self.failed(&crate::page::did_not_advance(from, &cursor)));
@@ -241,8 +253,13 @@ impl<'a, P: PageProcessor> Running<'a, P> {
                     starts.push(PageToken::encode(&cursor).map_err(|e| self.failed(&e))?);
                     range = PageRange::new(Some(cursor), None);
                 }
+                // Nobody else could help with what is left.
+                Ok(SkipAhead::PastEnd) if self.order.time_limit.is_some() && pages > 1 => {
+                    pages = pages.div_ceil(FINER);
+                }
                 Ok(SkipAhead::PastEnd) => break,
                 Ok(SkipAhead::Unsupported) => {
+                    report.cannot_skip = true;
                     self.pages_left = 1;
                     break;
                 }
@@ -296,12 +313,16 @@ impl<'a, P: PageProcessor> Running<'a, P> {
             self.next_page(report).instrument(span).await?;
             self.host.checkpoint(report);
             self.page_is_over();
+            if self.until.is_some_and(|until| Instant::now() >= until) {
+                break;
+            }
         }
         Ok(())
     }
 
     /// Runs a page, when its time has come, or gives it up.
     async fn next_page(&mut self, report: &mut StrideReport) -> Result<(), Stop> {
+        let turn = Instant::now();
         self.clear_to_go().await?;
         let attempt = self.attempt;
         let started = Instant::now();
@@ -312,10 +333,14 @@ impl<'a, P: PageProcessor> Running<'a, P> {
         }));
         self.host.observe(PageEvent::Started { attempt });
         match self.run_page(report).await {
-            Ok(Some(items)) => self.host.observe(PageEvent::Completed {
-                took: started.elapsed(),
-                items,
-            }),
+            Ok(Some(items)) => {
+                self.took += turn.elapsed();
+                report.timing.took_us = u64::try_from(self.took.as_micros()).unwrap_or(u64::MAX);
+                self.host.observe(PageEvent::Completed {
+                    took: started.elapsed(),
+                    items,
+                });
+            }
             Ok(None) => self.host.observe(PageEvent::NoPage),
             Err(Stop::Told) => return Err(self.stopped()),
             Err(Stop::Failed(_)) if self.is_interrupted() => return Err(self.stopped()),

@@ -213,6 +213,7 @@ fn order() -> StrideOrder {
         throttles: Vec::new(),
         max_items: None,
         reducer: None,
+        time_limit: None,
     }
 }
 

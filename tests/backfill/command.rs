@@ -336,7 +336,7 @@ async fn what_is_wrong_is_told_before_anything_starts() {
         (&["--set", "id = 1"], "part of the key"),
         (&["--set", "x = 1", "--key", "x"], "no two rows"),
         (&["--set", "x = 1", "--once"], "schema apply"),
-        (&["--set", "x = 1", "--stride", "0"], "--stride is 0"),
+        (&["--set", "x = 1", "--stride", "0"], "stride is 0"),
         (&["--set", "x = 1", "--detach"], "--task-queue"),
         (&["--statement-file", "/no/such/file"], "cannot read"),
         (&["--statement-file", "/dev/null"], "nothing to do"),

@@ -24,5 +24,6 @@ mod replay;
 mod retries;
 mod stages;
 mod steering;
+mod stride_length;
 mod support;
 mod tolerance;

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use sqlx::PgPool;
 use temporal_batch::{
-    Batch, BatchHandle, BatchReport, Outcome,
+    AutoStride, Batch, BatchHandle, BatchReport, Outcome,
     dev_server::{DevServer, DevServerOptions},
 };
 
@@ -22,7 +22,6 @@ use crate::{
     worker_process::{self, Place, WorkerProcess, connect, signal},
 };
 
-const TEST: &str = "chaos::every_row_is_incremented_exactly_once_whatever_fails";
 const WORKERS: usize = 3;
 /// Much longer than any fault lasts.
 const STANDSTILL: Duration = Duration::from_secs(60);
@@ -126,6 +125,20 @@ impl Run {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_row_is_incremented_exactly_once_whatever_fails() {
+    let test = "chaos::every_row_is_incremented_exactly_once_whatever_fails";
+    fault_run(test, |batch| batch).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_with_strides_that_are_tuned() {
+    let test = "chaos::the_same_with_strides_that_are_tuned";
+    // Long strides, some of which give their rest back.
+    let auto = AutoStride::of(Duration::from_secs(1));
+    fault_run(test, |batch| batch.auto_stride(auto)).await;
+}
+
+/// `test` is the name of the test, which the workers are started by.
+async fn fault_run(test: &'static str, change: impl FnOnce(Batch) -> Batch) {
     if worker_process::was_one().await {
         return;
     }
@@ -163,7 +176,7 @@ async fn every_row_is_incremented_exactly_once_whatever_fails() {
         server: Some(server),
         server_options: options,
         workers: (0..WORKERS)
-            .map(|_| WorkerProcess::start(&place, TEST))
+            .map(|_| WorkerProcess::start(&place, test))
             .collect(),
         random: fastrand::Rng::with_seed(seed),
         rows,
@@ -179,7 +192,7 @@ async fn every_row_is_incremented_exactly_once_whatever_fails() {
         .max_parallelism(8)
         .pages_per_run(u32::try_from(rows / 500 / 4).unwrap().max(1))
         .rate(rows as f64 / seconds as f64);
-    let handle = client.start(&batch).await.unwrap();
+    let handle = client.start(&change(batch)).await.unwrap();
     let started = Instant::now();
     let report = torment(&mut run, &handle).await;
     println!(

@@ -222,7 +222,7 @@ async fn what_cannot_be_imported_is_refused_with_status_2() {
     refused(&zipped, &[], "gzip").await;
     refused(&good, &["--delimiter", "\""], "delimiter and quote").await;
     refused(&good, &["--on-conflict", "replace"], "write fail, nothing").await;
-    refused(&good, &["--stride", "0"], "--stride is 0").await;
+    refused(&good, &["--stride", "0"], "stride is 0").await;
     refused(&good, &["--no-header"], "--columns").await;
     assert_eq!(rows(&home).await, 0);
 }

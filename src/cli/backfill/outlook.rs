@@ -18,7 +18,6 @@ use crate::{
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 pub struct Outlook {
-    pub rows: Option<u64>,
     lines: Vec<(&'static str, String)>,
 }
 
@@ -81,7 +80,7 @@ impl Outlook {
                 ));
             }
         }
-        Ok(Self { rows, lines })
+        Ok(Self { lines })
     }
 
     pub fn tell(&self, database: &str) {
