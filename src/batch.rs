@@ -44,6 +44,7 @@ use crate::{
 /// | `lock` | none | 1 to 200 characters without white space |
 /// | `wait_for_lock` | off: the batch is refused while another one has the lock | |
 /// | `weight` | 1 | 0.001 to 1,000 |
+/// | `partitioned` | as the processor says | not with `stages`, `first_cursor`, `auto_parallelism`, a redrive, or tolerated consecutive failures |
 /// | `task_queue` | `temporal-batch` | |
 /// | `if_running` | [`IfRunning::Refuse`] | whether to attach to a batch of this id that runs |
 /// | `rerun` | off | whether an id may be used again after its batch ended |
@@ -109,6 +110,9 @@ pub(crate) struct BatchSpec {
     /// Share of the workers' slots, next to the other batches of the task queue.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<f32>,
+    /// The processor names partitions.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub partitioned: bool,
 }
 
 /// The hooks that a batch names.
@@ -176,6 +180,7 @@ impl Batch {
     /// A batch of processor `P`. The id is also the workflow id: it must be unique among running batches.
     pub fn of<P: PageProcessor>(batch_id: impl Into<String>, args: P::Args) -> Self {
         let mut batch = Self::named(batch_id, P::NAME, serde_json::Value::Null);
+        batch.spec.partitioned = P::PARTITIONED;
         match serde_json::to_value(args) {
             Ok(value) => batch.spec.args = value,
             Err(e) => {
@@ -218,6 +223,7 @@ impl Batch {
                 approve_stages: false,
                 check_at_end: None,
                 weight: None,
+                partitioned: false,
             },
             task_queue: DEFAULT_TASK_QUEUE.to_owned(),
             rerun: false,
@@ -509,6 +515,14 @@ impl Batch {
         self
     }
 
+    /// Whether the processor names [partitions](PageProcessor::partitions). [`Batch::of`] knows it by itself; a
+    /// batch of a processor that is only known by name has to say it, and is refused by the worker otherwise.
+    #[must_use]
+    pub fn partitioned(mut self, partitioned: bool) -> Self {
+        self.spec.partitioned = partitioned;
+        self
+    }
+
     /// The queue on which a worker with the processor polls.
     #[must_use]
     pub fn task_queue(mut self, queue: impl Into<String>) -> Self {
@@ -598,6 +612,9 @@ impl Batch {
             lock::validate(lock)?;
         }
         stages::validate(&spec.stages)?;
+        if spec.partitioned {
+            validate_partitioned(spec)?;
+        }
         if spec.approve_stages && spec.stages.is_empty() {
             return Err(InvalidBatch::NoStages);
         }
@@ -616,6 +633,23 @@ impl Batch {
             return Err(InvalidBatch::ArgsTooLarge { bytes });
         }
         Ok(())
+    }
+}
+
+/// What is not built for batches with partitions.
+fn validate_partitioned(spec: &BatchSpec) -> Result<(), InvalidBatch> {
+    let consecutive = spec.tolerance.as_ref();
+    let consecutive = consecutive.is_some_and(Tolerance::counts_consecutive);
+    let cannot = [
+        (!spec.stages.is_empty(), "stages"),
+        (spec.first_cursor.is_some(), "a first cursor"),
+        (spec.pace.auto_parallelism.is_some(), "auto_parallelism"),
+        (spec.redrive_of.is_some(), "a redrive"),
+        (consecutive, "tolerated consecutive failures"),
+    ];
+    match cannot.into_iter().find(|(is_set, _)| *is_set) {
+        Some((_, what)) => Err(InvalidBatch::Partitioned { what }),
+        None => Ok(()),
     }
 }
 
@@ -745,6 +779,12 @@ pub enum InvalidBatch {
     Weight {
         /// The weight that was given.
         given: f32,
+    },
+    /// A setting does not go together with partitions.
+    #[error("{what} cannot be had with partitions; leave it out")]
+    Partitioned {
+        /// The setting.
+        what: &'static str,
     },
     /// The rate is not a positive number.
     #[error("rate is {given} items per second; it must be more than 0 (leave it out for no limit)")]

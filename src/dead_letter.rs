@@ -9,6 +9,7 @@ use crate::{
     error::PageError,
     page::{Keys, PageToken},
     page_ledger::PageTransaction,
+    partition::scope_of,
     processor::ItemFailure,
     progress::{BatchReport, FailureState, PageFailure, Timestamp},
 };
@@ -62,6 +63,11 @@ impl DeadLetter {
         stable_id(&serde_json::json!([batch_run, start, end, key]))
     }
 
+    /// What its id begins with: places of different partitions are different.
+    pub(crate) fn scope(&self) -> String {
+        scope_of(&self.batch_run, self.stride)
+    }
+
     /// The letter of one item of the page that this one stands for.
     pub(crate) fn of_item<C: Serialize>(&self, keys: &Keys<C>, failure: &ItemFailure) -> Self {
         let position = failure.position;
@@ -71,11 +77,11 @@ impl DeadLetter {
         };
         let before = position.checked_sub(1).and_then(token);
         let (id, key) = match keys.name(position) {
-            Some(name) => (Self::id_of(&self.batch_run, None, None, Some(&name)), name),
+            Some(name) => (Self::id_of(&self.scope(), None, None, Some(&name)), name),
             None => {
                 let name = position_name(position);
                 let (start, end) = (self.start.as_ref(), self.end.as_ref());
-                (Self::id_of(&self.batch_run, start, end, Some(&name)), name)
+                (Self::id_of(&self.scope(), start, end, Some(&name)), name)
             }
         };
         Self {

@@ -37,7 +37,6 @@ impl Interruption {
     }
 
     /// Of a page that nobody can interrupt.
-    #[cfg(test)]
     pub fn never() -> Self {
         Self::new(watch::channel(Told::default()).1, false)
     }

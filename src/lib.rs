@@ -81,6 +81,7 @@ mod notices;
 mod pace;
 mod page;
 mod page_ledger;
+mod partition;
 mod processor;
 mod progress;
 mod protocol;
@@ -124,12 +125,14 @@ pub use crate::{
     },
     page::{Next, Page, PageRange, PageToken},
     page_ledger::{OpenStride, PageClaim, PageLedger, PageTransaction, StrideId, StrideTotals},
+    partition::{InvalidPartitions, Partition},
     processor::{
         InvalidSettings, PageContext, PageProcessor, PageReport, ProcessorSettings, SkipAhead,
     },
     progress::{
-        BatchReport, FailedItem, FailureState, HeldBy, ItemCounts, Outcome, PageFailure, PauseNote,
-        Phase, Progress, StageProgress, StageState, Throttled, TimeLeft, Timestamp,
+        BatchReport, FailedItem, FailureState, HeldBy, ItemCounts, Outcome, PageFailure,
+        PartitionCounts, PartitionProgress, PartitionState, PauseNote, Phase, Progress,
+        StageProgress, StageState, Throttled, TimeLeft, Timestamp,
     },
     reduce::{InvalidReducer, MAX_OUTPUT_BYTES, Reduce, Reducer},
     registry::{Refused, RegisterError, Registry},

@@ -58,6 +58,18 @@ fn stuck_at(ledger: &Ledger, stride: u64) -> Option<Option<PageToken>> {
 }
 
 impl Notices {
+    /// Of a partition: notices of a batch run have a number of their own.
+    #[cfg_attr(
+        not(feature = "temporal"),
+        allow(dead_code, reason = "for the controller")
+    )]
+    pub fn numbered_from(number: u64) -> Self {
+        Self {
+            noted: number,
+            ..Self::default()
+        }
+    }
+
     /// Compares a ledger with what it was before a stride reported.
     pub fn compare(&mut self, before: &Before, ledger: &Ledger, stride: u64) {
         let failed = ledger.failed();

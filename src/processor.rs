@@ -18,6 +18,7 @@ use crate::{
     interruption::Interruption,
     page::{Page, PageRange, PageToken},
     page_ledger::{PageLedger, PageTransaction},
+    partition::{Partition, scope_of},
     progress::ItemCounts,
     reduce::Reducer,
     retry::{RetryMode, RetryPolicy, RetryPolicyError},
@@ -200,6 +201,44 @@ pub trait PageProcessor: Send + Sync + Sized + 'static {
     fn dead_letters(&self, args: &Self::Args) -> Option<Arc<dyn DeadLetters>> {
         let _ = args;
         None
+    }
+
+    /// Whether the batches of this processor have [partitions](Self::partitions). A worker that does not know
+    /// of partitions must not run them, so this is known before any worker is asked.
+    const PARTITIONED: bool = false;
+
+    /// Whether [`split`](Self::split) can find a place in a range.
+    const SPLITS: bool = false;
+
+    /// Names independent ranges of the data: key ranges, tenants, files, databases. Each runs in a controller
+    /// of its own, and all of them share the limits of the batch. Asked once per batch run, after
+    /// [`prepare`](Self::prepare), and only with [`PARTITIONED`](Self::PARTITIONED). At most 1,000.
+    ///
+    /// | the rule | why |
+    /// |---|---|
+    /// | every item is in exactly one partition | nothing compares them |
+    /// | `fetch` and [`skip_ahead`](Self::skip_ahead) keep to [`ctx.range()`](PageContext::range), which has the end of the partition where the next page is not known yet; an answer of `skip_ahead` after that end is [`SkipAhead::PastEnd`] | pages beyond it are another partition's |
+    /// | a processor whose partitions are no key ranges looks at [`ctx.partition()`](PageContext::partition) | their cursors may be equal |
+    ///
+    /// An error is treated like one of [`prepare`](Self::prepare).
+    async fn partitions(
+        &self,
+        args: &Self::Args,
+    ) -> Result<Vec<Partition<Self::Cursor>>, PageError> {
+        let _ = args;
+        Err(PageError::non_retryable(
+            "NoPartitions",
+            "the processor says that it has partitions, but names none",
+        ))
+    }
+
+    /// Finds a cursor well inside of [`ctx.range()`](PageContext::range), so that two controllers can share what
+    /// is left of a partition that has become the last one; `None` where that is not worth it. The range has no
+    /// end where that is the end of the data. Only called with [`SPLITS`](Self::SPLITS), and only where a
+    /// partition could not use all pages in flight that it might have.
+    async fn split(&self, ctx: &PageContext<Self>) -> Result<Option<Self::Cursor>, PageError> {
+        let _ = ctx;
+        Ok(None)
     }
 
     /// How what the pages [put out](PageReport::output) becomes one result of the batch. A running batch keeps the
@@ -490,6 +529,7 @@ pub struct PageContext<P: PageProcessor> {
     pub(crate) batch_run: Arc<str>,
     pub(crate) cancelled: Interruption,
     pub(crate) transaction: Option<SharedTransaction>,
+    pub(crate) partition: Option<Arc<str>>,
 }
 
 /// Where a page begins and ends.
@@ -503,6 +543,24 @@ pub(crate) struct PageTokens {
 pub(crate) type SharedTransaction = Arc<tokio::sync::Mutex<Option<Box<dyn PageTransaction>>>>;
 
 impl<P: PageProcessor> PageContext<P> {
+    /// For a question about a range, beside the pages.
+    pub(crate) fn of_partition(args: P::Args, range: PageRange<P::Cursor>, name: &str) -> Self {
+        Self {
+            args: Arc::new(args),
+            range,
+            page: None,
+            alone: false,
+            page_size: 1,
+            attempt: 1,
+            stride: 0,
+            batch_id: "".into(),
+            batch_run: "".into(),
+            cancelled: Interruption::never(),
+            transaction: None,
+            partition: Some(name.into()),
+        }
+    }
+
     /// The arguments of the batch.
     pub fn args(&self) -> &P::Args {
         &self.args
@@ -534,6 +592,12 @@ impl<P: PageProcessor> PageContext<P> {
         &self.batch_id
     }
 
+    /// The [partition](PageProcessor::partitions) that the page belongs to. `None` in a batch without partitions
+    /// and in a redrive, so a processor with dead letters that has to know it should have it in its cursors.
+    pub fn partition(&self) -> Option<&str> {
+        self.partition.as_deref()
+    }
+
     /// This execution of the batch: the same over retries and continue-as-new, new on a rerun.
     pub fn batch_run(&self) -> &str {
         &self.batch_run
@@ -552,11 +616,13 @@ impl<P: PageProcessor> PageContext<P> {
                 (start.and_then(|s| PageToken::encode(s).ok()), None)
             }
         };
-        stable_id(&serde_json::json!([&*self.batch_run, start, end]))
+        let scope = scope_of(&self.batch_run, self.stride);
+        stable_id(&serde_json::json!([scope, start, end]))
     }
 
     /// A key for the effect of one item, which has to be named by something that is its own, such as its
-    /// primary key: the same in every attempt of the batch run, whatever page the item is part of.
+    /// primary key: the same in every attempt of the batch run, whatever page the item is part of. With
+    /// partitions it must be its own among all of them.
     pub fn item_key(&self, item: impl Serialize) -> String {
         stable_id(&serde_json::json!([&*self.batch_run, item]))
     }

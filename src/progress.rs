@@ -374,6 +374,75 @@ pub struct Progress {
     /// Why there is no output, although the processor has a reducer. The pages are not harmed by it.
     #[serde(default)]
     pub output_error: Option<String>,
+    /// How many partitions the batch has, if it has any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partition_counts: Option<PartitionCounts>,
+    /// Partitions: those that run, those that wait, those that are finished, of each the largest first. At most
+    /// 100, in the memo of the workflow 10.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub partitions: Vec<PartitionProgress>,
+}
+
+/// How many [partitions](crate::PageProcessor::partitions) a batch has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionCounts {
+    /// All of them. It grows when one is split.
+    pub total: u32,
+    /// Those whose controller runs.
+    pub running: u32,
+    /// Those that are done.
+    pub finished: u32,
+}
+
+/// Where a [partition](crate::PageProcessor::partitions) stands. Counts of one that runs are some seconds old.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PartitionProgress {
+    /// What the processor calls it. The rest of one that was split is called `name/number`.
+    pub name: String,
+    /// What it is doing.
+    pub state: PartitionState,
+    /// Pages finished.
+    pub pages_completed: u64,
+    /// Pages given up.
+    pub pages_failed: u64,
+    /// Pages in flight.
+    pub pages_in_flight: u32,
+    /// Its share of the limit on pages in flight.
+    pub max_parallelism: u32,
+    /// Items by outcome.
+    pub items: ItemCounts,
+    /// Items that it has, where the processor can tell.
+    #[serde(default)]
+    pub items_expected: Option<u64>,
+    /// Everything of it up to here is finished.
+    #[serde(default)]
+    pub low_water_mark: Option<PageToken>,
+}
+
+/// What a partition is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum PartitionState {
+    /// Its controller runs.
+    Running,
+    /// It has not begun, or has stopped before its end.
+    Waiting,
+    /// Its controller was ended from outside.
+    Lost,
+    /// It is done.
+    Finished,
+}
+
+impl fmt::Display for PartitionState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Running => "running",
+            Self::Waiting => "waiting",
+            Self::Lost => "lost",
+            Self::Finished => "finished",
+        })
+    }
 }
 
 /// What keeps a batch from being faster.

@@ -24,6 +24,7 @@ use crate::{
     pace::{AutoPageSize, AutoParallelism, AutoStride, Pacing, Ramp, Window},
     page::PageToken,
     page_ledger::StrideTotals,
+    partition::{Look, PartitionSpec, Partitions, Told},
     progress::{BatchReport, FailedItem, ItemCounts, PageFailure, PauseNote, Progress, Timestamp},
     reduce::{Output, Plan},
     retry::{RetryMode, RetryPolicy},
@@ -40,12 +41,16 @@ pub(crate) const VERSION: u32 = 3;
 pub(crate) const REDUCES: u32 = 3;
 /// Strides whose length is tuned.
 pub(crate) const TUNED_STRIDES: u32 = 3;
+/// Partitions.
+const PARTITIONED: u32 = 3;
 
-/// Version written into a new history: the oldest that can run the batch. Stages and checks came with 2, and a
-/// worker that would ignore them must not run the batch. Tuned strides came with 3: they are dispatched in
-/// another order while nothing is known of page times, and what was learnt is in the carry.
+/// Version written into a new history: the oldest that can run the batch. Stages and checks came with 2, partitions
+/// with 3, and a worker that would ignore them must not run the batch. Tuned strides came with 3: they are
+/// dispatched in another order while nothing is known of page times, and what was learnt is in the carry.
 pub(crate) fn version_of(spec: &BatchSpec) -> u32 {
-    if spec.pace.auto_stride.is_some() {
+    if spec.partitioned {
+        PARTITIONED
+    } else if spec.pace.auto_stride.is_some() {
         TUNED_STRIDES
     } else if spec.stages.is_empty() && !spec.checks_at_end() {
         1
@@ -53,6 +58,12 @@ pub(crate) fn version_of(spec: &BatchSpec) -> u32 {
         2
     }
 }
+
+/// A worker that stops can take a workflow task along; another one gets it after this long. The server's 10 s
+/// would make every such stop twice as long. What a task itself takes is milliseconds, and a replay of the
+/// longest run little more.
+#[cfg_attr(not(feature = "temporal"), allow(dead_code, reason = "for the engine"))]
+pub(crate) const TASK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Type of the controller workflow.
 pub(crate) const CONTROLLER: &str = "temporal-batch.controller";
@@ -99,6 +110,16 @@ pub(crate) const APPROVE: &str = "approve";
 pub(crate) const WAITS: &str = "waits";
 /// Activity that combines what pages have put out, where only the processor can.
 pub(crate) const COMBINE: &str = "temporal-batch.combine";
+/// Activity that looks at the partitions of a batch for as long as it runs.
+pub(crate) const PARTITIONS: &str = "temporal-batch.partitions";
+/// Activity that asks a processor where a range can be split.
+pub(crate) const SPLIT: &str = "temporal-batch.split";
+/// Signal with what is known of partitions.
+pub(crate) const PARTITION_NEWS: &str = "partition_news";
+/// Signal that tells the controller of a partition what to keep to.
+pub(crate) const SHARE: &str = "share";
+/// Signal of a partition that keeps to a smaller share.
+pub(crate) const SETTLED: &str = "settled";
 /// Type of the workflow whose existence is a named lock.
 pub(crate) const LOCK_HOLDER: &str = "temporal-batch.lock-holder";
 
@@ -132,6 +153,36 @@ pub(crate) struct ControllerInput {
     pub begun: Option<Begun>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub carry: Option<Carry>,
+    /// It is the controller of one partition of a batch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<PartOf>,
+}
+
+/// Which part of a batch a controller has.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PartOf {
+    /// Its number in the batch.
+    pub number: u32,
+    pub name: String,
+    /// The latest that it was told.
+    pub seq: u64,
+    /// It has to say that it keeps to that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub says_when_settled: bool,
+}
+
+/// The workflow of a partition.
+pub(crate) fn partition_id(batch_id: &str, number: u32) -> String {
+    format!("{batch_id}.p{number}")
+}
+
+/// The number of the partition that a workflow of this batch has.
+pub(crate) fn partition_in(batch_id: &str, workflow_id: &str) -> Option<u32> {
+    workflow_id
+        .strip_prefix(batch_id)?
+        .strip_prefix(".p")?
+        .parse()
+        .ok()
 }
 
 /// How a batch, or the rest of one, was begun.
@@ -179,6 +230,8 @@ pub(crate) struct Carry {
     /// The latest check.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checked: Option<Checked>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partitions: Option<Partitions>,
 }
 
 /// What operators can change while the batch runs.
@@ -253,6 +306,9 @@ pub(crate) struct PrepareInput {
     pub batch_id: String,
     #[serde(default)]
     pub batch_run: String,
+    /// The processor is to name the partitions.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub partitioned: bool,
 }
 
 /// Input of the hook activity.
@@ -306,6 +362,12 @@ pub(crate) struct Prepared {
     /// What the outputs of the pages are folded by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reducer: Option<Plan>,
+    /// The partitions that the processor named. They are kept elsewhere from then on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub partitions: Vec<PartitionSpec>,
+    /// The processor can split a range.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub splits: bool,
 }
 
 /// Input of the stride activity: a run of consecutive pages.
@@ -374,6 +436,22 @@ pub(crate) struct StrideOrder {
     /// cuts finer where the data ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_limit: Option<Duration>,
+    /// The workflow that has the stride, where it is not the one of the batch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub controller: Option<String>,
+    /// The partition that the stride belongs to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partition: Option<String>,
+    /// Where that partition ends, if not with the data.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<PageToken>,
+}
+
+impl StrideOrder {
+    /// The workflow that has the stride.
+    pub fn controller(&self) -> &str {
+        self.controller.as_deref().unwrap_or(&self.batch_id)
+    }
 }
 
 /// Result of the stride activity.
@@ -754,6 +832,61 @@ pub(crate) struct ApproveRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
 }
+
+/// Input of the activity that looks at partitions.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct PartitionsOrder {
+    pub batch_id: String,
+    pub batch_run: String,
+}
+
+/// Payload of the `partition_news` signal.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct PartitionNews {
+    pub batch_run: String,
+    pub looks: Vec<(u32, Look)>,
+}
+
+/// Payload of the `share` signal.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ShareOrder {
+    pub batch_run: String,
+    pub seq: u64,
+    pub told: Told,
+    /// Say when it is kept to.
+    #[serde(default)]
+    pub say_when_settled: bool,
+}
+
+/// Payload of the `settled` signal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Settled {
+    pub batch_run: String,
+    pub number: u32,
+    pub seq: u64,
+}
+
+/// Input of the activity that has a range split.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct SplitOrder {
+    pub processor: String,
+    pub args: serde_json::Value,
+    pub partition: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<PageToken>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub end: Option<PageToken>,
+}
+
+/// Result of that.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct SplitAnswer {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<PageToken>,
+}
+
+/// Error type of the controller of a partition that was told to stop, with [`EndDetails`].
+pub(crate) const PARTITION_STOPPED: &str = "PartitionStopped";
 
 /// Error type of the activity that prepares, where the batch cannot be run.
 pub(crate) const REFUSED: &str = "Refused";

@@ -261,6 +261,7 @@ impl<P: PageProcessor> Redriving<'_, P> {
             batch_run: letter.batch_run.as_str().into(),
             cancelled: self.ctx.cancelled.clone(),
             transaction: None,
+            partition: None,
         };
         let mut page = self.processor.fetch(&ctx).await?;
         page.check_within(ctx.range())?;
@@ -331,7 +332,7 @@ fn halves(letter: &DeadLetter, middle: PageToken) -> [DeadLetter; 2] {
 
 fn range(letter: &DeadLetter, start: Option<PageToken>, end: Option<PageToken>) -> DeadLetter {
     DeadLetter {
-        id: DeadLetter::id_of(&letter.batch_run, start.as_ref(), end.as_ref(), None),
+        id: DeadLetter::id_of(&letter.scope(), start.as_ref(), end.as_ref(), None),
         start,
         end,
         ..letter.clone()

@@ -9,10 +9,13 @@ use crate::{
     check::{Check, CheckContext},
     error::PageError,
     interruption::Interruption,
-    page::PageToken,
-    processor::{InvalidSettings, PageProcessor, ProcessorSettings},
+    page::{PageRange, PageToken},
+    partition::{self, InvalidPartitions, PartitionSpec},
+    processor::{InvalidSettings, PageContext, PageProcessor, ProcessorSettings},
     progress::BatchReport,
-    protocol::{CheckOrder, CombineOrder, PrepareInput, Prepared, StrideOrder, StrideReport},
+    protocol::{
+        CheckOrder, CombineOrder, PrepareInput, Prepared, SplitOrder, StrideOrder, StrideReport,
+    },
     redrive::{Redrive, RedriveArgs, letters_of},
     reduce::{Plan, Reducer},
     stride::{Gone, StrideHost, prepared, read_args, run_stride},
@@ -108,6 +111,29 @@ pub enum Refused {
         name: String,
         /// What is wrong, and what is allowed.
         message: String,
+    },
+    /// The batch was started without partitions, but its processor has them.
+    #[error(
+        "processor \"{name}\" has partitions, and the batch was started without; start it with Batch::of, with \
+         Batch::partitioned, or with --partitioned"
+    )]
+    Partitioned {
+        /// The processor.
+        name: String,
+    },
+    /// The batch was started with partitions, but its processor has none.
+    #[error("processor \"{name}\" has no partitions; start the batch without")]
+    NotPartitioned {
+        /// The processor.
+        name: String,
+    },
+    /// The processor named partitions that cannot be.
+    #[error("the partitions of processor \"{name}\" are not allowed: {source}")]
+    Partitions {
+        /// The processor.
+        name: String,
+        /// What is wrong with them.
+        source: InvalidPartitions,
     },
     /// There is nothing to redrive.
     #[error(
@@ -254,6 +280,8 @@ pub(crate) trait ErasedProcessor: Send + Sync {
         args: &serde_json::Value,
         report: &BatchReport,
     ) -> Result<(), PageError>;
+    /// Finds a place inside of a range.
+    async fn split(&self, order: &SplitOrder) -> Result<Option<PageToken>, PageError>;
 }
 
 /// Why a batch is not prepared.
@@ -313,18 +341,18 @@ impl<P: PageProcessor> ErasedProcessor for Typed<P> {
 
     async fn prepare(&self, input: &PrepareInput) -> Result<Prepared, NotPrepared> {
         let args = check::<P>(&input.args, input.first_cursor.as_ref())?;
-        let (args, completed) = complete(&*self.0, args).await.map_err(|error| {
-            let types = self.0.settings().non_retryable_types;
-            let listed = types.iter().any(|t| t == error.error_type());
-            if error.is_retryable() && !listed {
-                return NotPrepared::Retry(error);
-            }
-            NotPrepared::Refused(Refused::Processor {
-                name: P::NAME.to_owned(),
-                error_type: error.error_type().to_owned(),
-                message: error.message().to_owned(),
-            })
-        })?;
+        let name = || P::NAME.to_owned();
+        match (P::PARTITIONED, input.partitioned) {
+            (true, false) => return Err(Refused::Partitioned { name: name() }.into()),
+            (false, true) => return Err(Refused::NotPartitioned { name: name() }.into()),
+            (true, true) | (false, false) => {}
+        }
+        let completed = complete(&*self.0, args).await;
+        let (args, completed) = completed.map_err(|error| self.not_prepared(error))?;
+        let partitions = match P::PARTITIONED {
+            true => self.partitions(&args).await?,
+            false => Vec::new(),
+        };
         if let Some(reducer) = self.0.reducer(&args) {
             reducer.validate().map_err(|invalid| Refused::Reducer {
                 name: P::NAME.to_owned(),
@@ -344,6 +372,7 @@ impl<P: PageProcessor> ErasedProcessor for Typed<P> {
         });
         Ok(Prepared {
             args: completed,
+            partitions,
             ..prepared(&*self.0, &args, items_expected)
         })
     }
@@ -403,6 +432,46 @@ impl<P: PageProcessor> ErasedProcessor for Typed<P> {
             Some(letters) => letters.keep_report(report).await,
             None => Ok(()),
         }
+    }
+
+    async fn split(&self, order: &SplitOrder) -> Result<Option<PageToken>, PageError> {
+        let cursor = |token: &Option<PageToken>| token.as_ref().map(PageToken::decode).transpose();
+        let range = PageRange::new(cursor(&order.start)?, cursor(&order.end)?);
+        let ctx = PageContext::<P>::of_partition(read_args(&order.args)?, range, &order.partition);
+        let splitting = AssertUnwindSafe(self.0.split(&ctx)).catch_unwind();
+        let at = splitting
+            .await
+            .unwrap_or_else(|panic| Err(PageError::panicked(&*panic)))?;
+        at.as_ref().map(PageToken::encode).transpose()
+    }
+}
+
+impl<P: PageProcessor> Typed<P> {
+    /// What an error before the first page means.
+    fn not_prepared(&self, error: PageError) -> NotPrepared {
+        let types = self.0.settings().non_retryable_types;
+        let listed = types.iter().any(|t| t == error.error_type());
+        if error.is_retryable() && !listed {
+            return NotPrepared::Retry(error);
+        }
+        NotPrepared::Refused(Refused::Processor {
+            name: P::NAME.to_owned(),
+            error_type: error.error_type().to_owned(),
+            message: error.message().to_owned(),
+        })
+    }
+
+    async fn partitions(&self, args: &P::Args) -> Result<Vec<PartitionSpec>, NotPrepared> {
+        let naming = AssertUnwindSafe(self.0.partitions(args)).catch_unwind();
+        let named = naming
+            .await
+            .unwrap_or_else(|panic| Err(PageError::panicked(&*panic)));
+        let named = named.map_err(|error| self.not_prepared(error))?;
+        let stored = partition::stored(named);
+        stored.map_err(|source| {
+            let name = P::NAME.to_owned();
+            Refused::Partitions { name, source }.into()
+        })
     }
 }
 

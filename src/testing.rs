@@ -251,6 +251,10 @@ impl Simulator {
         batch: &Batch,
     ) -> Result<SimulatedRun, InvalidBatch> {
         batch.validate()?;
+        if batch.spec.partitioned {
+            let what = "the simulator";
+            return Err(InvalidBatch::Partitioned { what });
+        }
         let settings = processor.settings();
         let args = P::Args::deserialize(&batch.spec.args).map_err(|e| InvalidBatch::Args {
             message: e.to_string(),
@@ -482,6 +486,9 @@ fn order(
         max_items: None,
         reducer: None,
         time_limit: None,
+        controller: None,
+        partition: None,
+        last: None,
     }
 }
 

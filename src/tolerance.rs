@@ -105,6 +105,12 @@ impl Tolerance {
     }
 }
 
+impl Tolerance {
+    pub(crate) fn counts_consecutive(&self) -> bool {
+        self.consecutive.is_some()
+    }
+}
+
 /// # Construct
 impl Limit {
     /// So many are tolerated; 0 tolerates none.

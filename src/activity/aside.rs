@@ -9,12 +9,13 @@ use temporalio_sdk::{
 };
 use tokio::{sync::watch, task::JoinHandle};
 
-use super::{HEARTBEATS_PER_TIMEOUT, lock, throttling, waits::WaitTeller};
+use super::{HEARTBEATS_PER_TIMEOUT, lock, partitions, throttling, waits::WaitTeller};
 use crate::{
     check::Check,
     controller::{
         CheckActivity, CombineActivity, HookActivity, KeepReportActivity, LockActivity,
-        PrepareActivity, ThrottleActivity, UnlockActivity, WindowsActivity,
+        PartitionsActivity, PrepareActivity, SplitActivity, ThrottleActivity, UnlockActivity,
+        WindowsActivity,
     },
     error::{MAX_MESSAGE_CHARS, PageError, truncate},
     hooks::{Hooks, UNKNOWN_HOOK},
@@ -23,7 +24,8 @@ use crate::{
     pace::{Openings, openings},
     protocol::{
         CheckAnswer, CheckOrder, CombineOrder, Combined, HookOrder, KeepReport, LockOrder,
-        PrepareInput, Prepared, REFUSED, ThrottleOrder, UNKNOWN_PROCESSOR, WaitsFor, WindowsOrder,
+        PartitionsOrder, PrepareInput, Prepared, REFUSED, SplitAnswer, SplitOrder, ThrottleOrder,
+        UNKNOWN_PROCESSOR, WaitsFor, WindowsOrder,
     },
     registry::{NotPrepared, Registry},
     throttle::Throttles,
@@ -222,6 +224,41 @@ impl AsideActivities {
         }
     }
 
+    /// Tells the batch how far its partitions are, for as long as it runs and this worker does.
+    #[activity(definition = PartitionsActivity)]
+    async fn partitions(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        order: PartitionsOrder,
+    ) -> Result<(), ActivityError> {
+        let _heartbeats = Heartbeats::of(&ctx);
+        let client = ctx.client();
+        tokio::select! {
+            told = partitions::relay(&client, &order, &self.metrics) => told,
+            () = self.stops(&ctx) => Ok(()),
+        }
+    }
+
+    /// Asks the processor where a range can be split.
+    #[activity(definition = SplitActivity)]
+    async fn split(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        order: SplitOrder,
+    ) -> Result<SplitAnswer, ActivityError> {
+        let _heartbeats = Heartbeats::of(&ctx);
+        // Another worker may know it.
+        let processor = self.registry.of_batch(&order.processor, false);
+        let processor = processor.map_err(|unknown| retry(unknown, UNKNOWN_PROCESSOR))?;
+        tokio::select! {
+            at = processor.split(&order) => match at {
+                Ok(at) => Ok(SplitAnswer { at }),
+                Err(error) => Err(split_failed(&error)),
+            },
+            () = self.stops(&ctx) => Err(retry(STOPS, WORKER_STOPS)),
+        }
+    }
+
     /// Works out when operating windows open and close.
     #[activity(definition = WindowsActivity)]
     async fn windows(
@@ -271,6 +308,7 @@ const _: () = {
     let _ = (AsideActivities::prepare, AsideActivities::hook);
     let _ = (AsideActivities::keep_report, AsideActivities::throttle);
     let _ = (AsideActivities::check, AsideActivities::combine);
+    let _ = (AsideActivities::partitions, AsideActivities::split);
     let _ = (
         AsideActivities::lock,
         AsideActivities::unlock,
@@ -337,6 +375,18 @@ fn for_good(error: &PageError) -> ActivityError {
         ApplicationFailure::builder(truncate(error.message(), MAX_MESSAGE_CHARS))
             .type_name(error.error_type().to_owned())
             .non_retryable(true)
+            .build(),
+    )
+}
+
+/// A partition that cannot be split goes on as it is.
+fn split_failed(error: &PageError) -> ActivityError {
+    let (message, error_type) = (error.message().to_owned(), error.error_type());
+    tracing::warn!(error_type, error = message, "no place to split at");
+    ActivityError::from(
+        ApplicationFailure::builder(truncate(&message, MAX_MESSAGE_CHARS))
+            .type_name(error_type.to_owned())
+            .non_retryable(!error.is_retryable())
             .build(),
     )
 }

@@ -32,11 +32,14 @@ const IDLE_LOOKS: u32 = 3;
 /// Called with what is known of a batch, every time it is read.
 pub(super) type OnProgress = Box<dyn Fn(&Progress) + Send + Sync>;
 
-/// The watches of one worker, by batch run.
+/// The watches of one worker, by batch run and workflow.
 pub(super) struct ControlWatches {
-    by_batch_run: Mutex<BTreeMap<String, watch::Sender<Option<Reading>>>>,
+    by_controller: Mutex<BTreeMap<Watched, watch::Sender<Option<Reading>>>>,
     on_progress: OnProgress,
 }
+
+/// A batch run, and the workflow that has the stride: the one of the batch or of a partition.
+type Watched = (String, String);
 
 /// One stride's view.
 pub(super) struct ControlWatch {
@@ -98,7 +101,7 @@ impl Found {
 impl ControlWatches {
     pub fn new(on_progress: OnProgress) -> Arc<Self> {
         Arc::new(Self {
-            by_batch_run: Mutex::default(),
+            by_controller: Mutex::default(),
             on_progress,
         })
     }
@@ -106,15 +109,17 @@ impl ControlWatches {
     /// Joins the watch of the batch run, or starts it.
     pub fn watch(self: &Arc<Self>, client: &Client, order: &StrideOrder) -> ControlWatch {
         let mut watches = self.lock();
-        let readings = match watches.get(&order.batch_run) {
+        let watched = (order.batch_run.clone(), order.controller().to_owned());
+        let readings = match watches.get(&watched) {
             Some(sender) => sender.subscribe(),
             None => {
                 let (sender, readings) = watch::channel(None);
-                watches.insert(order.batch_run.clone(), sender.clone());
+                watches.insert(watched.clone(), sender.clone());
                 let poller = Poller {
                     watches: Arc::downgrade(self),
-                    controller: client.get_workflow_handle(order.batch_id.clone()),
-                    batch_run: order.batch_run.clone(),
+                    controller: client.get_workflow_handle(order.controller()),
+                    is_batch: order.controller.is_none(),
+                    watched,
                     readings: sender,
                 };
                 tokio::spawn(poller.run());
@@ -129,8 +134,8 @@ impl ControlWatches {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<String, watch::Sender<Option<Reading>>>> {
-        self.by_batch_run
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<Watched, watch::Sender<Option<Reading>>>> {
+        self.by_controller
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
@@ -156,7 +161,9 @@ impl ControlWatch {
 struct Poller {
     watches: Weak<ControlWatches>,
     controller: WorkflowHandle<Client, Controller>,
-    batch_run: String,
+    /// Or a partition, which says nothing of the batch.
+    is_batch: bool,
+    watched: Watched,
     readings: watch::Sender<Option<Reading>>,
 }
 
@@ -177,7 +184,7 @@ impl Poller {
                 let mut watches = watches.lock();
                 // Under the lock nobody joins.
                 if self.readings.receiver_count() == 0 {
-                    watches.remove(&self.batch_run);
+                    watches.remove(&self.watched);
                     return;
                 }
             }
@@ -186,14 +193,16 @@ impl Poller {
             // A server that does not answer changes nothing: the stride goes on with its orders.
             let found = match tokio::time::timeout(PATIENCE, looked).await {
                 Ok(Ok(description)) => {
-                    if let Some(progress) = progress_in(&description) {
+                    if self.is_batch
+                        && let Some(progress) = progress_in(&description)
+                    {
                         (watches.on_progress)(&progress);
                     }
                     found_in(&description)
                 }
                 Ok(Err(WorkflowInteractionError::NotFound(_))) => Found::Gone,
                 Ok(Err(error)) => {
-                    tracing::debug!(%error, batch_run = self.batch_run, "the batch was not read");
+                    tracing::debug!(%error, batch_run = self.watched.0, "the batch was not read");
                     continue;
                 }
                 Err(_) => continue,

@@ -121,7 +121,7 @@ impl ActivityHost {
         } = surroundings;
         // The activity's own handle is pinned to one run; the batch may continue as new at any time.
         let client = ctx.client();
-        let controller = client.get_workflow_handle::<Controller>(order.batch_id.clone());
+        let controller = client.get_workflow_handle::<Controller>(order.controller());
         let checkpoint = Arc::new(Mutex::new(Checkpoint {
             done: resume,
             page: None,

@@ -6,6 +6,7 @@
 //! | `host`, `control_watch` | the outside world of a stride |
 //! | `aside` | the activities beside the pages, which have slots of their own |
 //! | `lock` | taking a named lock and giving it back |
+//! | `partitions` | looking at the partitions of a batch |
 //! | `throttling` | telling a batch what its throttles say |
 //! | `waits` | telling a batch what it waits for beside its pages |
 //! | `abandon` | giving up what does not end when the worker does |
@@ -16,6 +17,7 @@ mod control_watch;
 mod gate;
 mod host;
 mod lock;
+mod partitions;
 mod throttling;
 mod waits;
 

@@ -5,7 +5,12 @@
 use std::time::Duration;
 
 use super::output::{count, duration, number, rate, time};
-use crate::progress::{PauseNote, Phase, Progress, StageState, TimeLeft, Timestamp};
+use crate::progress::{
+    PartitionProgress, PauseNote, Phase, Progress, StageState, TimeLeft, Timestamp, percent,
+};
+
+/// Partitions that are shown.
+const MAX_PARTITIONS: usize = 8;
 
 /// What a row is called, and what it says.
 pub(crate) type Fact = (&'static str, String);
@@ -96,6 +101,43 @@ pub(crate) fn stage(p: &Progress) -> Option<String> {
         text.push_str(&format!(": {reason}"));
     }
     Some(text)
+}
+
+/// How many partitions there are, and the first of them: those that run, the largest first.
+fn partitions(p: &Progress) -> Vec<Fact> {
+    let Some(counts) = &p.partition_counts else {
+        return Vec::new();
+    };
+    let mut facts = vec![(
+        "partitions",
+        format!(
+            "{} of {} finished, {} running",
+            number(u64::from(counts.finished)),
+            number(u64::from(counts.total)),
+            number(u64::from(counts.running)),
+        ),
+    )];
+    let shown = p.partitions.iter().take(MAX_PARTITIONS);
+    facts.extend(shown.map(|partition| ("partition", of_partition(partition))));
+    facts
+}
+
+fn of_partition(p: &PartitionProgress) -> String {
+    let share = percent(p.items.total(), p.items_expected);
+    let share = share.map_or_else(String::new, |share| format!(" ({share:.0} %)"));
+    let in_flight = match p.max_parallelism {
+        0 => String::new(),
+        most => format!(", {} of {most} in flight", p.pages_in_flight),
+    };
+    let failed = match p.items.failed + p.pages_failed {
+        0 => String::new(),
+        _ => format!(
+            ", {} pages and {} items failed",
+            p.pages_failed, p.items.failed
+        ),
+    };
+    let items = count(p.items.total(), "item");
+    format!("{}: {}, {items}{share}{in_flight}{failed}", p.name, p.state)
 }
 
 /// What the latest check found.
@@ -245,6 +287,7 @@ pub(crate) fn pause(note: &PauseNote, now: Timestamp) -> String {
 pub(crate) fn steering(p: &Progress, now: Timestamp) -> Vec<Fact> {
     let mut facts = said([("stage", stage(p)), ("check", check(p))]);
     facts.extend(check_notes(p));
+    facts.extend(partitions(p));
     facts.extend(said([
         ("parallelism", Some(parallelism(p))),
         ("page size", page_size(p)),
@@ -310,6 +353,40 @@ pub(crate) mod tests {
         assert_eq!(parallelism(&p), "12 of 32 in flight; at most 16 so far");
         assert_eq!(in_flight(&p, at(60)), []);
         assert_eq!(because(&p), None);
+    }
+
+    #[test]
+    fn partitions_are_counted_and_the_first_ones_shown() {
+        let partition = |n: u64| PartitionProgress {
+            name: format!("tenant-{n}"),
+            state: crate::PartitionState::Running,
+            pages_completed: 3,
+            pages_failed: 0,
+            pages_in_flight: 2,
+            max_parallelism: 4,
+            items: crate::ItemCounts {
+                processed: 1_000 * n,
+                ..crate::ItemCounts::default()
+            },
+            items_expected: Some(10_000),
+            low_water_mark: None,
+        };
+        let p = Progress {
+            partition_counts: Some(crate::PartitionCounts {
+                total: 40,
+                running: 12,
+                finished: 3,
+            }),
+            partitions: (1..=12).map(partition).collect(),
+            ..progress()
+        };
+        let facts = partitions(&p);
+        assert_eq!(facts[0].1, "3 of 40 finished, 12 running");
+        assert_eq!(
+            facts[1].1,
+            "tenant-1: running, 1,000 items (10 %), 2 of 4 in flight"
+        );
+        assert_eq!(facts.len(), 1 + MAX_PARTITIONS);
     }
 
     #[test]

@@ -64,6 +64,7 @@ pub(crate) struct Processors(Vec<Entry>);
 struct Entry {
     name: &'static str,
     kind: Kind,
+    partitioned: bool,
     check: fn(&Value, Option<&PageToken>) -> Result<Option<PageToken>, Refused>,
     rewrite: fn(&PageToken) -> Result<PageToken, String>,
     build: Box<dyn Fn() -> Building + Send + Sync>,
@@ -124,6 +125,7 @@ impl Processors {
         self.0.push(Entry {
             name: P::NAME,
             kind,
+            partitioned: P::PARTITIONED,
             check: fit::<P>,
             rewrite: rewrite::<P>,
             build: Box::new(move || {
@@ -141,6 +143,11 @@ impl Processors {
                 })
             }),
         });
+    }
+
+    /// Whether it is known here that this processor has partitions.
+    pub(crate) fn has_partitions(&self, name: &str) -> bool {
+        self.entry(name).is_some_and(|entry| entry.partitioned)
     }
 
     /// Whether the program has none of its own.

@@ -58,6 +58,10 @@ pub(crate) struct StartArgs {
     #[arg(long)]
     check: bool,
 
+    /// The processor names partitions. A program that has the processor knows it by itself
+    #[arg(long)]
+    partitioned: bool,
+
     /// Use an id again whose batch has ended: everything is run again
     #[arg(long)]
     rerun: bool,
@@ -142,6 +146,7 @@ impl StartArgs {
         });
         let mut batch = Batch::named(batch_id, &self.processor, args)
             .task_queue(&self.task_queue)
+            .partitioned(self.partitioned || processors.has_partitions(&self.processor))
             .rerun(self.rerun)
             .continues(self.continues);
         if self.attach {

@@ -1,7 +1,5 @@
 //! Starts batches and finds them again.
 
-use std::time::Duration;
-
 use futures::TryStreamExt as _;
 use temporalio_client::{
     Client, WorkflowIdConflictPolicy, WorkflowIdReusePolicy, WorkflowListOptions,
@@ -21,11 +19,6 @@ use crate::{
 };
 
 use super::{BatchHandle, BatchState, ListError, ListedBatch, StartError, handle::state_of};
-
-/// A worker that stops can take a workflow task along; another one gets it after this long. The server's 10 s
-/// would make every such stop twice as long. What a task itself takes is milliseconds, and a replay of the
-/// longest run little more.
-const TASK_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The memo field that holds the processor's name, for listings.
 pub(super) const MEMO_PROCESSOR: &str = "processor";
@@ -110,6 +103,7 @@ impl BatchClient {
             spec: batch.spec.clone(),
             begun: Some(self.begun("start", None)),
             carry: None,
+            part: None,
         };
         let reuse = if batch.rerun && !batch.continues {
             WorkflowIdReusePolicy::AllowDuplicate
@@ -155,7 +149,7 @@ impl BatchClient {
             .id_conflict_policy(WorkflowIdConflictPolicy::Fail)
             .id_reuse_policy(reuse)
             .memo(memo)
-            .task_timeout(TASK_TIMEOUT)
+            .task_timeout(protocol::TASK_TIMEOUT)
             .static_summary(format!("batch of {}", spec.processor))
             .build();
         let started = self.client.start_workflow(Controller::run, input, options);
@@ -247,7 +241,9 @@ impl BatchClient {
         {
             let status = execution.raw().status();
             let listed = batches.iter().any(|b| b.batch_id == execution.id());
-            if listed || status == TemporalStatus::ContinuedAsNew {
+            // The controller of a partition, which is no batch.
+            let is_part = execution.raw().parent_execution.is_some();
+            if listed || is_part || status == TemporalStatus::ContinuedAsNew {
                 continue;
             }
             let state = BatchState::from(status);

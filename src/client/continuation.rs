@@ -217,6 +217,9 @@ impl ControllerInput {
             return Ok(());
         };
         carry.ledger.revive()?;
+        if let Some(partitions) = &mut carry.partitions {
+            partitions.revive()?;
+        }
         let controls = &mut carry.controls;
         controls.paused = false;
         controls.pause_reason = None;

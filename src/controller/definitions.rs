@@ -8,7 +8,8 @@ use crate::{
     pace::Openings,
     protocol::{
         self, CheckAnswer, CheckOrder, CombineOrder, Combined, HookOrder, KeepReport, LockOrder,
-        PrepareInput, Prepared, StrideOrder, StrideReport, ThrottleOrder, WindowsOrder,
+        PartitionsOrder, PrepareInput, Prepared, SplitAnswer, SplitOrder, StrideOrder, StrideReport,
+        ThrottleOrder, WindowsOrder,
     },
 };
 
@@ -57,6 +58,16 @@ impl Orders {
         unimplemented!()
     }
 
+    #[activity(name = protocol::PARTITIONS)]
+    pub(crate) fn partitions(_order: PartitionsOrder) -> Result<(), ActivityError> {
+        unimplemented!()
+    }
+
+    #[activity(name = protocol::SPLIT)]
+    pub(crate) fn split(_order: SplitOrder) -> Result<SplitAnswer, ActivityError> {
+        unimplemented!()
+    }
+
     #[activity(name = protocol::LOCK)]
     pub(crate) fn lock(_order: LockOrder) -> Result<(), ActivityError> {
         unimplemented!()
@@ -71,7 +82,7 @@ impl Orders {
 // The definitions that the activities of a worker have to match.
 pub(crate) use orders::{
     Check as CheckActivity, Combine as CombineActivity, Hook as HookActivity,
-    KeepReport as KeepReportActivity, Lock as LockActivity, Prepare as PrepareActivity,
-    Stride as StrideActivity, Throttle as ThrottleActivity, Unlock as UnlockActivity,
-    Windows as WindowsActivity,
+    KeepReport as KeepReportActivity, Lock as LockActivity, Partitions as PartitionsActivity,
+    Prepare as PrepareActivity, Split as SplitActivity, Stride as StrideActivity,
+    Throttle as ThrottleActivity, Unlock as UnlockActivity, Windows as WindowsActivity,
 };

@@ -91,6 +91,9 @@ impl Controller {
             max_items: dispatch.items.map(|allotment| allotment.items),
             reducer: self.ledger.fold().map(|fold| fold.plan().clone()),
             time_limit: self.pacing.stride().and_then(StrideLength::time_limit),
+            controller: self.own_id(),
+            partition: self.input.part.as_ref().map(|part| part.name.clone()),
+            last: self.ledger.last().cloned(),
         })
     }
 }

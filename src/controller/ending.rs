@@ -12,6 +12,7 @@ use super::{
     lock, log,
     look::details,
     now,
+    part::not_done,
 };
 use crate::{
     audit::Given,
@@ -92,6 +93,10 @@ fn finish(ctx: &WorkflowContext<Controller>, ending: Ending) -> WorkflowResult<B
     };
     match ending.outcome {
         Outcome::Completed | Outcome::CompletedWithFailures => Ok(report),
+        outcome if ctx.state(Controller::is_part) => {
+            let reason = ending.reason.unwrap_or_default();
+            Err(not_done(outcome, reason, end_details(report)))
+        }
         Outcome::Cancelled => Err(WorkflowTermination::cancelled_with_details(end_details(
             report,
         ))),

@@ -9,7 +9,10 @@ use temporalio_sdk::{
     ActivityExecutionError, ActivityOptions, WorkflowCancellationToken, WorkflowContext,
 };
 
-use super::{Controller, Orders, dispatch::describe, reduce::combine, stages::check_stage};
+use super::{
+    Controller, Orders, dispatch::describe, part::say_when_settled, partitions::look_at_partitions,
+    reduce::combine, stages::check_stage,
+};
 use crate::{
     batch::{HOOK_TIMEOUT, TRACK_EVERY},
     hooks::{Failure, FailureNotice},
@@ -37,7 +40,7 @@ impl Controller {
     /// The throttles that have to be asked.
     fn throttles_to_ask(&self) -> Option<ThrottleOrder> {
         let throttles = self.pacing.throttles();
-        let wanted = self.paced && !throttles.is_empty();
+        let wanted = self.paced && !throttles.is_empty() && !self.is_part();
         wanted.then(|| ThrottleOrder {
             batch_id: self.input.spec.batch_id.clone(),
             batch_run: self.input.batch_run.clone(),
@@ -82,7 +85,8 @@ impl Controller {
 
     /// What the handler is told of the end, unless everything went well.
     pub(super) fn last_notice(&mut self, report: &BatchReport) -> Option<HookOrder> {
-        if report.outcome == Outcome::Completed {
+        // How a partition ends is for the batch to tell.
+        if report.outcome == Outcome::Completed || self.is_part() {
             return None;
         }
         self.input.spec.hooks.failure_handler.as_ref()?;
@@ -119,7 +123,7 @@ impl Controller {
     }
 
     pub(super) fn report_to_keep(&self, report: &BatchReport) -> Option<KeepReport> {
-        let keeps = self.prepared.as_ref().is_some_and(|p| p.dead_letters);
+        let keeps = self.prepared.as_ref().is_some_and(|p| p.dead_letters) && !self.is_part();
         keeps.then(|| KeepReport {
             processor: self.input.spec.processor.clone(),
             args: self.args().clone(),
@@ -140,6 +144,8 @@ pub(super) struct Calls<'a> {
     windows: Option<Call<'a>>,
     check: Option<Call<'a>>,
     pub(super) combine: Option<Call<'a>>,
+    partitions: Option<Call<'a>>,
+    settled: Option<Call<'a>>,
 }
 
 impl<'a> Calls<'a> {
@@ -156,6 +162,12 @@ impl<'a> Calls<'a> {
         if self.combine.is_none() {
             // Also in a drain: what is handed over is short.
             self.combine = combine(ctx, false);
+        }
+        if self.partitions.is_none() {
+            self.partitions = look_at_partitions(ctx);
+        }
+        if self.settled.is_none() {
+            self.settled = say_when_settled(ctx);
         }
         if ctx.state(Controller::is_draining) {
             self.tell_running(ctx);
@@ -204,8 +216,14 @@ impl<'a> Calls<'a> {
                 awake = true;
             }
         }
-        let (throttle, windows) = (&mut self.throttle, &mut self.windows);
-        for call in [throttle, windows, &mut self.check, &mut self.combine] {
+        for call in [
+            &mut self.throttle,
+            &mut self.windows,
+            &mut self.check,
+            &mut self.partitions,
+            &mut self.settled,
+            &mut self.combine,
+        ] {
             if let Some(running) = call
                 && running.as_mut().poll(cx).is_ready()
             {

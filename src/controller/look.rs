@@ -77,7 +77,7 @@ impl Controller {
         let length = self.stride_length();
         let auto_stride = pacing.stride().and_then(StrideLength::auto);
         let ages = || self.ledger.runs().map(|(_, run)| run.since);
-        Progress {
+        let mut progress = Progress {
             batch_id: spec.batch_id.clone(),
             batch_run: self.input.batch_run.clone(),
             processor: spec.processor.clone(),
@@ -143,7 +143,11 @@ impl Controller {
             check: self.checked.clone(),
             output: fold.and_then(Fold::so_far).cloned(),
             output_error: fold.and_then(Fold::error).map(str::to_owned),
-        }
+            partition_counts: None,
+            partitions: Vec::new(),
+        };
+        self.show_partitions(&mut progress, pace.held.is_some());
+        progress
     }
 
     pub(super) fn report(&self, ending: &Ending) -> BatchReport {
@@ -177,9 +181,16 @@ pub(super) fn details(p: &Progress) -> String {
             format!("`{}`", token.replace('`', "'"))
         },
     );
+    let mark = match &p.partition_counts {
+        Some(counts) => format!(
+            "{} of {} partitions finished",
+            counts.finished, counts.total
+        ),
+        None => format!("finished up to {mark}"),
+    };
     format!(
         "**{}**{why}  \n{} pages, {} items{share}; {} in flight, {} stuck, {} pages and {} items \
-         failed; finished up to {mark}",
+         failed; {mark}",
         p.phase,
         p.pages_completed,
         p.items.total(),

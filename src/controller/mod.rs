@@ -23,6 +23,8 @@
 //! | `lock` | the named lock of the batch |
 //! | `look` | progress, report and details |
 //! | `stages` | what is looked at before the batch goes on, and after its last page |
+//! | `partitions` | the loop of a batch with partitions, in place of the one in `run` |
+//! | `part` | what the controller of one partition does differently |
 //! | `optional` | an argument that older clients leave out |
 //! | `reduce` | combining what the pages put out, where only the processor can |
 //! | `publish` | the memo: what running strides should do, and the progress for when no worker answers |
@@ -38,6 +40,8 @@ mod hooks;
 mod lock;
 mod look;
 mod optional;
+mod part;
+mod partitions;
 mod publish;
 mod reduce;
 mod run;
@@ -46,13 +50,15 @@ mod steer;
 
 pub(crate) use definitions::{
     CheckActivity, CombineActivity, HookActivity, KeepReportActivity, LockActivity, Orders,
-    PrepareActivity, StrideActivity, ThrottleActivity, UnlockActivity, WindowsActivity,
+    PartitionsActivity, PrepareActivity, SplitActivity, StrideActivity, ThrottleActivity,
+    UnlockActivity, WindowsActivity,
 };
 pub(crate) use optional::Optional;
 
 use self::{
     ending::end,
     hooks::Calls,
+    partitions::run_partitions,
     publish::Published,
     run::{prepare, run_batch},
 };
@@ -64,11 +70,12 @@ use crate::{
     ledger::{Broken, Event, Ledger},
     notices::Notices,
     pace::{PaceNow, Pacing, StrideLength},
+    partition::Partitions,
     progress::{BatchReport, Phase, Progress, Timestamp},
     protocol::{
         self, AcceptedEnd, AcceptedEndQuery, ApproveRequest, ControllerInput, Controls, LockHeld,
-        NextPage, PauseRequest, Prepared, ResumeRequest, SetRequest, Steer, SteerRequest,
-        ThrottleNews, WaitNews,
+        NextPage, PartitionNews, PauseRequest, Prepared, ResumeRequest, SetRequest, Settled,
+        ShareOrder, Steer, SteerRequest, ThrottleNews, WaitNews,
     },
     scheduler::{self, Decision, Limits, decide},
     stages::Stages,
@@ -93,6 +100,7 @@ pub(crate) struct Controller {
     waits: Option<WaitNews>,
     stages: Option<Stages>,
     checked: Option<Checked>,
+    partitions: Option<Partitions>,
     /// Everything is being checked, after the last page.
     checking_at_end: bool,
     taking_lock: bool,
@@ -116,60 +124,7 @@ pub(crate) struct Controller {
 impl Controller {
     #[init]
     fn new(_ctx: &WorkflowContextView, input: ControllerInput) -> Self {
-        let mut input = input;
-        let carry = input.carry.take();
-        let spec = &input.spec;
-        let mut controller = Self {
-            prepared: None,
-            ledger: Ledger::new(spec.first_cursor.clone(), seed(&input.batch_run)),
-            controls: Controls {
-                max_parallelism: spec.max_parallelism,
-                ..Controls::default()
-            },
-            notices: Notices::default(),
-            audit: Audit::default(),
-            deadline: None,
-            cancelled: false,
-            closing: None,
-            must_hand_over: false,
-            hooks_running: false,
-            pacing: Pacing::of(spec, Timestamp(0)),
-            waits: None,
-            stages: None,
-            checked: None,
-            checking_at_end: false,
-            taking_lock: false,
-            lock_held_by: None,
-            published: Published::default(),
-            paced: false,
-            started_at: Timestamp(0),
-            now: Timestamp(0),
-            runs: 0,
-            signals: 0,
-            updates: 0,
-            version: 0,
-            input,
-        };
-        if let Some(carry) = carry {
-            controller.ledger = carry.ledger;
-            controller.prepared = Some(carry.prepared);
-            controller.begin_to_reduce();
-            controller.controls = carry.controls;
-            controller.notices = carry.notices;
-            controller.audit = carry.audit;
-            controller.deadline = carry.deadline;
-            controller.started_at = carry.started_at;
-            controller.now = carry.started_at;
-            controller.runs = carry.runs;
-            controller.published = Published::before(carry.published);
-            controller.stages = carry.stages;
-            controller.checked = carry.checked;
-            match carry.pacing {
-                Some(pacing) => controller.pacing = pacing,
-                None => controller.pacing.forget_lengths(),
-            }
-        }
-        controller
+        Self::of(input)
     }
 
     #[run(name = protocol::CONTROLLER)]
@@ -187,6 +142,7 @@ impl Controller {
         }
         match ending {
             Some(ending) => end(ctx, ending, Calls::default()).await,
+            None if ctx.state(|s| s.partitions.is_some()) => run_partitions(ctx).await,
             None => run_batch(ctx).await,
         }
     }
@@ -236,6 +192,31 @@ impl Controller {
             self.version += 1;
             self.waits = Some(news);
         }
+    }
+
+    /// What is known of the partitions of the batch.
+    #[signal(name = protocol::PARTITION_NEWS)]
+    pub(crate) fn partition_news(
+        &mut self,
+        ctx: &mut SyncWorkflowContext<Self>,
+        news: PartitionNews,
+    ) {
+        self.signals += 1;
+        self.partitions_looked(news, time(ctx.workflow_time()));
+    }
+
+    /// A partition keeps to a smaller share.
+    #[signal(name = protocol::SETTLED)]
+    pub(crate) fn settled(&mut self, _ctx: &mut SyncWorkflowContext<Self>, settled: Settled) {
+        self.signals += 1;
+        self.partition_settled(&settled);
+    }
+
+    /// What this partition may have from now on.
+    #[signal(name = protocol::SHARE)]
+    pub(crate) fn share(&mut self, _ctx: &mut SyncWorkflowContext<Self>, order: ShareOrder) {
+        self.signals += 1;
+        self.take_share(order);
     }
 
     /// What one of the updates does, without an answer.
@@ -348,6 +329,64 @@ impl Controller {
 }
 
 impl Controller {
+    fn of(mut input: ControllerInput) -> Self {
+        let carry = input.carry.take();
+        let spec = &input.spec;
+        let mut controller = Self {
+            prepared: None,
+            ledger: Ledger::new(spec.first_cursor.clone(), seed(&input.batch_run)),
+            controls: Controls {
+                max_parallelism: spec.max_parallelism,
+                ..Controls::default()
+            },
+            notices: Notices::default(),
+            audit: Audit::default(),
+            deadline: None,
+            cancelled: false,
+            closing: None,
+            must_hand_over: false,
+            hooks_running: false,
+            pacing: Pacing::of(spec, Timestamp(0)),
+            waits: None,
+            stages: None,
+            checked: None,
+            partitions: None,
+            checking_at_end: false,
+            taking_lock: false,
+            lock_held_by: None,
+            published: Published::default(),
+            paced: false,
+            started_at: Timestamp(0),
+            now: Timestamp(0),
+            runs: 0,
+            signals: 0,
+            updates: 0,
+            version: 0,
+            input,
+        };
+        if let Some(carry) = carry {
+            controller.ledger = carry.ledger;
+            controller.prepared = Some(carry.prepared);
+            controller.begin_to_reduce();
+            controller.controls = carry.controls;
+            controller.notices = carry.notices;
+            controller.audit = carry.audit;
+            controller.deadline = carry.deadline;
+            controller.started_at = carry.started_at;
+            controller.now = carry.started_at;
+            controller.runs = carry.runs;
+            controller.published = Published::before(carry.published);
+            controller.stages = carry.stages;
+            controller.checked = carry.checked;
+            controller.partitions = carry.partitions;
+            match carry.pacing {
+                Some(pacing) => controller.pacing = pacing,
+                None => controller.pacing.forget_lengths(),
+            }
+        }
+        controller
+    }
+
     /// Begins a run of the controller; tells whether it is the first of its batch run.
     fn begin(&mut self, now: Timestamp) -> bool {
         self.now = now;

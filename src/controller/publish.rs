@@ -20,12 +20,16 @@ const EVERY: Duration = Duration::from_secs(10);
 const AT_MOST_EVERY: Duration = Duration::from_secs(1);
 /// Entries of each list in the memo.
 const MAX_LISTED: usize = 3;
+/// Partitions in the memo.
+const MAX_PARTITIONS: usize = 10;
 
 /// What is in the memo.
 #[derive(Default)]
 pub(super) struct Published {
     pub control: ControlState,
     progress: Option<(Timestamp, Phase, Option<HeldBy>)>,
+    /// Items and pages given up, as published.
+    failed: u64,
 }
 
 impl Published {
@@ -34,6 +38,7 @@ impl Published {
         Self {
             control,
             progress: None,
+            failed: 0,
         }
     }
 }
@@ -76,7 +81,9 @@ impl Controller {
         let due = match &self.published.progress {
             None => true,
             Some((at, phase, held_by)) => {
-                let changed = *phase != progress.phase || *held_by != progress.held_by;
+                // What fails in a partition is counted by its parent, which reads of it here.
+                let failed = self.is_part() && self.published.failed != failed(&progress);
+                let changed = *phase != progress.phase || *held_by != progress.held_by || failed;
                 let age = self.now.since(*at);
                 // While nothing runs there may be no later moment for it.
                 let soon = age >= AT_MOST_EVERY || self.ledger.running() == 0;
@@ -89,6 +96,7 @@ impl Controller {
         progress.failing.truncate(MAX_LISTED);
         progress.failed.truncate(MAX_LISTED);
         progress.failed_items.truncate(MAX_LISTED);
+        progress.partitions.truncate(MAX_PARTITIONS);
         if let Some(found) = progress.check.as_mut().and_then(|c| c.found.as_mut()) {
             found.failed.truncate(MAX_LISTED);
         }
@@ -107,10 +115,15 @@ impl Controller {
         }
         if let Some(progress) = self.progress_to_publish(progress) {
             self.published.progress = Some((self.now, progress.phase, progress.held_by));
+            self.published.failed = failed(&progress);
             updates.push((protocol::MEMO_PROGRESS, Some(MemoValue::new(progress))));
         }
         updates
     }
+}
+
+fn failed(progress: &Progress) -> u64 {
+    progress.pages_failed + progress.items.failed
 }
 
 /// Writes to the memo what has changed enough.

@@ -29,8 +29,9 @@ use crate::{
     audit::Given,
     hooks::Failure,
     ledger::{Broken, Event},
+    partition::Partitions,
     progress::{BatchReport, Outcome, PauseNote, Timestamp},
-    protocol::{self, Carry, ControllerInput, PrepareInput},
+    protocol::{self, Carry, ControllerInput, PrepareInput, Prepared},
     scheduler::{Decision, Ending, earliest},
     stages::Stages,
     tolerance::OnExceeded,
@@ -64,6 +65,7 @@ pub(super) async fn prepare(ctx: &WorkflowContext<Controller>) -> WorkflowResult
         throttles: s.input.spec.pace.throttles.clone(),
         batch_id: s.input.spec.batch_id.clone(),
         batch_run: s.input.batch_run.clone(),
+        partitioned: s.input.spec.partitioned,
     });
     let deadline = ctx.state(|s| s.deadline);
     let left = deadline.map_or(NO_DEADLINE, |deadline| deadline.since(now(ctx)));
@@ -82,7 +84,8 @@ pub(super) async fn prepare(ctx: &WorkflowContext<Controller>) -> WorkflowResult
         .summary("look up the processor")
         .build();
     match ctx.execute_activity(Orders::prepare, input, options).await {
-        Ok(prepared) => {
+        Ok(mut prepared) => {
+            let partitions = take_partitions(&mut prepared);
             if let Some(args) = &prepared.args {
                 tell_args(ctx, args.clone());
             }
@@ -95,6 +98,7 @@ pub(super) async fn prepare(ctx: &WorkflowContext<Controller>) -> WorkflowResult
                 s.prepared = Some(prepared);
                 s.begin_to_reduce();
                 s.stages = stages;
+                s.partitions = partitions;
                 s.waits = None;
             });
             Ok(None)
@@ -112,6 +116,17 @@ pub(super) async fn prepare(ctx: &WorkflowContext<Controller>) -> WorkflowResult
             Err(refused(message))
         }
     }
+}
+
+/// The partitions that were named; their items are those of the batch, where nobody knows better.
+fn take_partitions(prepared: &mut Prepared) -> Option<Partitions> {
+    let named = std::mem::take(&mut prepared.partitions);
+    if named.is_empty() {
+        return None;
+    }
+    let items: Option<u64> = named.iter().map(|partition| partition.items).sum();
+    prepared.items_expected = prepared.items_expected.or(items);
+    Some(Partitions::new(named))
 }
 
 /// Completed arguments go into the memo, where a redrive finds them after the batch.
@@ -237,7 +252,7 @@ async fn something_happens(
 
 impl Controller {
     /// Takes note of the time and of how near the limits of a run are.
-    fn refresh(&mut self, now: Timestamp, suggested: bool, events: u32) {
+    pub(super) fn refresh(&mut self, now: Timestamp, suggested: bool, events: u32) {
         self.now = now;
         self.mind_pause();
         let going = !self.controls.paused && !self.limits().held;
@@ -259,7 +274,7 @@ impl Controller {
     }
 
     /// When the limits change without anybody's doing.
-    fn next_change(&self) -> Option<Timestamp> {
+    pub(super) fn next_change(&self) -> Option<Timestamp> {
         let pause = self.controls.pause.as_ref().and_then(|pause| pause.until);
         match self.controls.paused {
             true => pause,
@@ -274,7 +289,11 @@ impl Controller {
         };
         let (controls, totals) = (&mut self.controls, &self.ledger.totals);
         let known = controls.tripped.is_some() || controls.stopping.is_some();
-        let over = self.cancelled || self.ledger.is_complete() || self.ledger.broken().is_some();
+        let partitions = self.partitions.as_ref();
+        let over = self.cancelled
+            || self.ledger.is_complete()
+            || self.ledger.broken().is_some()
+            || partitions.is_some_and(Partitions::is_over);
         if known || over {
             return;
         }
@@ -324,6 +343,7 @@ impl Controller {
                 published: self.published.control.clone(),
                 stages: self.stages.clone(),
                 checked: self.checked.clone(),
+                partitions: self.partitions.clone(),
             }),
             ..self.input.clone()
         }
@@ -331,7 +351,7 @@ impl Controller {
 }
 
 /// Ends this run and begins the next with the same batch run.
-fn hand_over(ctx: &WorkflowContext<Controller>) -> WorkflowResult<()> {
+pub(super) fn hand_over(ctx: &WorkflowContext<Controller>) -> WorkflowResult<()> {
     let input = ctx.state(Controller::next_input);
     log(ctx, "continuing as new");
     ctx.continue_as_new(input, ContinueAsNewOptions::default())?;

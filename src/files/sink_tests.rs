@@ -54,6 +54,7 @@ fn context(run: &str, stride: u64, (start, end): (u32, u32)) -> PageContext<Numb
         batch_run: run.into(),
         cancelled: Interruption::never(),
         transaction: None,
+        partition: None,
     }
 }
 

@@ -77,6 +77,9 @@ pub(crate) struct Ledger {
     /// What the pages have put out, where the batch has a reducer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     fold: Option<Fold>,
+    /// Where a partition ends. Announced like any other token, it closes the chain.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last: Option<PageToken>,
     /// Pages finished or failed since the last continue-as-new.
     #[serde(skip)]
     pages_this_run: u64,
@@ -202,9 +205,20 @@ pub(crate) struct Impossible(String);
 impl Ledger {
     /// A ledger that knows one stride: the one that begins after `first`.
     pub fn new(first: Option<PageToken>, seed: u64) -> Self {
+        Self::of_range(first, None, 0, seed)
+    }
+
+    /// A ledger of the range `(first, last]`, whose strides are numbered from `number`.
+    pub fn of_range(
+        first: Option<PageToken>,
+        last: Option<PageToken>,
+        number: u64,
+        seed: u64,
+    ) -> Self {
         Self {
-            open: BTreeMap::from([(0, Stride::starting_at(first.clone()))]),
-            next_number: 1,
+            open: BTreeMap::from([(number, Stride::starting_at(first.clone()))]),
+            next_number: number + 1,
+            last,
             end_of_data: false,
             tail: first.clone(),
             cycle: CycleDetector::starting_at(first),
@@ -279,6 +293,21 @@ impl Ledger {
         }
     }
 
+    /// Leaves everything after `at` to somebody else, and tells where that ends. `at` is a place in what is
+    /// [undiscovered](Self::undiscovered); the answer is `None` where it cannot be.
+    pub fn split_at(&mut self, at: PageToken) -> Option<Option<PageToken>> {
+        let (start, end) = self.undiscovered()?;
+        if start.as_ref() == Some(&at) || end.as_ref() == Some(&at) {
+            return None;
+        }
+        // Under a new number: an attempt that wakes up late would announce starts that are beyond the new end.
+        let frontier = self.frontier()?;
+        self.open.remove(&frontier)?;
+        self.open.insert(frontier + 1, Stride::starting_at(start));
+        self.next_number = frontier + 2;
+        Some(self.last.replace(at))
+    }
+
     /// Marks the batch as unable to finish; the first reason stays.
     pub fn break_off(&mut self, reason: Broken) {
         self.broken.get_or_insert(reason);
@@ -332,6 +361,12 @@ impl Ledger {
             match &stride.end {
                 Some(known) if known == token => {}
                 Some(_) => return self.dropped(),
+                // The range ends here, so nothing follows.
+                None if frontier && self.last.as_ref() == Some(token) => {
+                    stride.end = Some(token.clone());
+                    self.end_of_data = true;
+                    result = Recorded::Applied;
+                }
                 None if frontier => {
                     if stride.at.as_ref() == Some(token) || self.cycle.sees(token) {
                         self.break_off(Broken::CursorDidNotAdvance {
@@ -455,7 +490,7 @@ impl Ledger {
         self.failed_items
             .extend(report.failed_items.into_iter().take(room));
         if report.end_of_data {
-            if !frontier {
+            if !frontier || self.end_of_data {
                 // Its successors were announced, so there was data after it once; what is there now
                 // is for them to see.
                 let stride = self.stride_mut(number)?;
@@ -523,7 +558,9 @@ impl Ledger {
             return;
         };
         let reached_end = stride.end.is_some() && stride.at == stride.end;
-        if reached_end || (frontier && self.end_of_data) {
+        // The end of a partition is known before the stride that ends there is done.
+        let was_last = frontier && self.end_of_data && stride.end.is_none();
+        if reached_end || was_last {
             if frontier {
                 self.tail = stride.at.clone();
             }
@@ -560,6 +597,22 @@ impl Ledger {
     /// The last known stride, while the end of the data has not been seen.
     pub fn frontier(&self) -> Option<u64> {
         (!self.end_of_data).then(|| self.next_number - 1)
+    }
+
+    /// Where the range of this ledger ends, if that is not the end of the data.
+    pub fn last(&self) -> Option<&PageToken> {
+        self.last.as_ref()
+    }
+
+    /// What lies before nobody, from the frontier to the end: nothing of it is given out, and nothing of it has
+    /// failed.
+    pub fn undiscovered(&self) -> Option<(Option<PageToken>, Option<PageToken>)> {
+        let frontier = self.stride(self.frontier()?)?;
+        let untouched = matches!(frontier.state, State::Ready)
+            && frontier.end.is_none()
+            && frontier.trouble.is_none()
+            && frontier.give_up.is_none();
+        (untouched && self.running() == 0).then(|| (frontier.at.clone(), self.last.clone()))
     }
 
     /// Pages in flight: every running stride works on one page at a time.

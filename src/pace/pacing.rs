@@ -170,6 +170,11 @@ impl Pacing {
         self.waiting_since = now;
     }
 
+    /// Somebody else asks the throttles.
+    pub fn hears_of_throttles(&mut self) {
+        self.throttles_known = true;
+    }
+
     pub fn end_ramp(&mut self) {
         self.ramp = None;
     }

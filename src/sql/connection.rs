@@ -156,6 +156,7 @@ mod tests {
             batch_run: "run".into(),
             cancelled: Interruption::never(),
             transaction,
+            partition: None,
         }
     }
 

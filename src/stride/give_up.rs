@@ -279,7 +279,7 @@ impl<P: PageProcessor> Running<'_, P> {
     ) -> Result<(), Stop> {
         let error_type = &failure.attempt.error_type;
         let mut letter = self.letter(self.at.clone(), to.clone(), error_type, &failure.message);
-        letter.id = DeadLetter::id_of(&letter.batch_run, None, None, Some(&name));
+        letter.id = DeadLetter::id_of(&letter.scope(), None, None, Some(&name));
         letter.key = Some(name.clone());
         let items = ItemCounts {
             failed: 1,

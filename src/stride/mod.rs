@@ -330,5 +330,7 @@ pub(crate) fn prepared<P: PageProcessor>(
         reducer: processor
             .reducer(args)
             .map(|reducer| reducer.plan().clone()),
+        partitions: Vec::new(),
+        splits: P::SPLITS,
     }
 }

@@ -14,6 +14,7 @@ use crate::{
     error::{PageError, truncate},
     metrics::ClaimOutcome,
     page::{Keys, Page, PageRange, PageToken},
+    partition::scope_of,
     processor::{PageProcessor, PageReport, PageTokens, SkipAhead, count_reason},
     progress::{FailedItem, ItemCounts, Timestamp},
     protocol::{StrideReport, Timing},
@@ -129,6 +130,11 @@ impl<P: PageProcessor> Running<'_, P> {
         let (page, next) = loop {
             let page = self.fetch(self.range()?, clock).await?;
             let next = page.next_token().map_err(|e| self.failed(&e))?;
+            // A partition always ends where it was said to, whatever the source has left of it.
+            let next = match self.end {
+                None => next.or_else(|| self.order.last.clone()),
+                Some(_) => next,
+            };
             let announce = self.end.is_none() && self.pages_left == 1;
             match &next {
                 Some(token) if announce => self.announce(vec![token.clone()]).await?,
@@ -213,6 +219,11 @@ impl<P: PageProcessor> Running<'_, P> {
         })?;
         page.check_within(ctx.range())
             .map_err(|e| self.failed(&e))?;
+        if self.order.last.is_some() {
+            // A jump may have gone too far.
+            let partition = self.range_to(self.order.last.as_ref())?;
+            page.check_within(&partition).map_err(|e| self.failed(&e))?;
+        }
         Ok(page)
     }
 
@@ -381,7 +392,12 @@ impl<P: PageProcessor> Running<'_, P> {
         let order = self.order;
         let failing_since = order.failing_since.filter(|_| self.at == order.start);
         DeadLetter {
-            id: DeadLetter::id_of(&order.batch_run, start.as_ref(), end.as_ref(), None),
+            id: DeadLetter::id_of(
+                &scope_of(&order.batch_run, order.stride),
+                start.as_ref(),
+                end.as_ref(),
+                None,
+            ),
             batch_id: order.batch_id.clone(),
             batch_run: order.batch_run.clone(),
             processor: order.processor.clone(),

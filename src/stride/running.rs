@@ -184,9 +184,9 @@ impl<'a, P: PageProcessor> Running<'a, P> {
         cursor.map_err(|e| self.failed(&e))
     }
 
-    /// Everything that is left of the stride.
+    /// Everything that is left of the stride, or of its partition while nobody knows where the stride ends.
     pub fn range(&self) -> Result<PageRange<P::Cursor>, Stop> {
-        self.range_to(self.end.as_ref())
+        self.range_to(self.end.as_ref().or(self.order.last.as_ref()))
     }
 
     pub fn range_to(&self, end: Option<&PageToken>) -> Result<PageRange<P::Cursor>, Stop> {
@@ -207,6 +207,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
             batch_run: Arc::clone(&self.batch_run),
             cancelled: Interruption::new(self.told.clone(), self.may_repeat()),
             transaction: None,
+            partition: self.order.partition.as_deref().map(Into::into),
         }
     }
 
@@ -250,14 +251,23 @@ impl<'a, P: PageProcessor> Running<'a, P> {
                     if let Some(from) = from.as_ref().filter(|from| **from == cursor) {
                         return Err(self.failed(&crate::page::did_not_advance(from, &cursor)));
                     }
-                    starts.push(PageToken::encode(&cursor).map_err(|e| self.failed(&e))?);
-                    range = PageRange::new(Some(cursor), None);
+                    let start = PageToken::encode(&cursor).map_err(|e| self.failed(&e))?;
+                    let ends = self.order.last.as_ref() == Some(&start);
+                    starts.push(start);
+                    if ends {
+                        break;
+                    }
+                    range = PageRange::new(Some(cursor), self.decode(self.order.last.as_ref())?);
                 }
                 // Nobody else could help with what is left.
                 Ok(SkipAhead::PastEnd) if self.order.time_limit.is_some() && pages > 1 => {
                     pages = pages.div_ceil(FINER);
                 }
-                Ok(SkipAhead::PastEnd) => break,
+                Ok(SkipAhead::PastEnd) => {
+                    // Where a partition ends is known.
+                    starts.extend(self.order.last.clone());
+                    break;
+                }
                 Ok(SkipAhead::Unsupported) => {
                     report.cannot_skip = true;
                     self.pages_left = 1;

@@ -214,6 +214,9 @@ fn order() -> StrideOrder {
         max_items: None,
         reducer: None,
         time_limit: None,
+        controller: None,
+        partition: None,
+        last: None,
     }
 }
 

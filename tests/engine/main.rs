@@ -16,6 +16,7 @@ mod life_cycle;
 mod locks;
 mod numbers;
 mod pace;
+mod partitions;
 mod prepare;
 mod redrive;
 mod reduce;

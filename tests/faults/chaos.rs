@@ -15,7 +15,7 @@ use temporal_batch::{
 };
 
 use crate::{
-    increment::{HEARTBEAT_TIMEOUT, Increment},
+    increment::{Counters, HEARTBEAT_TIMEOUT, Increment},
     postgres::{Postgres, Stop},
     setting::setting,
     support::eventually,
@@ -126,7 +126,7 @@ impl Run {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_row_is_incremented_exactly_once_whatever_fails() {
     let test = "chaos::every_row_is_incremented_exactly_once_whatever_fails";
-    fault_run(test, |batch| batch).await;
+    fault_run::<false>(test, |batch| batch).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -134,11 +134,20 @@ async fn the_same_with_strides_that_are_tuned() {
     let test = "chaos::the_same_with_strides_that_are_tuned";
     // Long strides, some of which give their rest back.
     let auto = AutoStride::of(Duration::from_secs(1));
-    fault_run(test, |batch| batch.auto_stride(auto)).await;
+    fault_run::<false>(test, |batch| batch.auto_stride(auto)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_row_of_four_partitions_is_incremented_exactly_once_whatever_fails() {
+    let test = "chaos::every_row_of_four_partitions_is_incremented_exactly_once_whatever_fails";
+    fault_run::<true>(test, |batch| batch).await;
 }
 
 /// `test` is the name of the test, which the workers are started by.
-async fn fault_run(test: &'static str, change: impl FnOnce(Batch) -> Batch) {
+async fn fault_run<const PARTITIONED: bool>(
+    test: &'static str,
+    change: impl FnOnce(Batch) -> Batch,
+) {
     if worker_process::was_one().await {
         return;
     }
@@ -185,12 +194,14 @@ async fn fault_run(test: &'static str, change: impl FnOnce(Batch) -> Batch) {
         recovered: 0,
     };
 
-    let batch = Batch::of::<Increment>("faults", ())
+    // A partition has fewer pages than the batch.
+    let runs = if PARTITIONED { 20 } else { 4 };
+    let batch = Batch::of::<Counters<PARTITIONED>>("faults", ())
         .task_queue(&place.queue)
         .page_size(500)
         .stride(5)
         .max_parallelism(8)
-        .pages_per_run(u32::try_from(rows / 500 / 4).unwrap().max(1))
+        .pages_per_run(u32::try_from(rows / 500 / runs).unwrap().max(1))
         .rate(rows as f64 / seconds as f64);
     let handle = client.start(&change(batch)).await.unwrap();
     let started = Instant::now();
@@ -241,6 +252,19 @@ async fn fault_run(test: &'static str, change: impl FnOnce(Batch) -> Batch) {
     );
 }
 
+/// What stands still is the batch, or one of its partitions.
+async fn recover(server: &Option<DevServer>, handle: &BatchHandle) {
+    let address = server.as_ref().expect("it runs").address();
+    let client = connect(&address).await;
+    for number in 0..4 {
+        let partition = client.handle(format!("{}.p{number}", handle.id())).unwrap();
+        if partition.state().await.is_ok_and(|state| state.is_open()) {
+            partition.recover("it stands still").await.unwrap();
+        }
+    }
+    handle.recover("it stands still").await.unwrap();
+}
+
 /// Not on a port that the system hands out by itself: while the server is away, one of the connections that
 /// look for it could be given its port.
 async fn start_on_a_lasting_port(options: DevServerOptions) -> (DevServer, DevServerOptions) {
@@ -284,7 +308,7 @@ async fn torment(run: &mut Run, handle: &BatchHandle) -> BatchReport {
             seen = (done, Instant::now());
         } else if seen.1.elapsed() > STANDSTILL {
             // The limit of the SDK that docs/architecture.md tells of, and what an operator does then.
-            handle.recover("it stands still").await.unwrap();
+            recover(&run.server, handle).await;
             run.recovered += 1;
             seen.1 = Instant::now();
         }

@@ -6,19 +6,23 @@ use async_trait::async_trait;
 use sqlx::{PgPool, Postgres};
 use temporal_batch::{
     ExtendedRetries, Page, PageContext, PageError, PageLedger, PageProcessor, PageReport,
-    ProcessorSettings, Reducer, RetryPolicy, SkipAhead, SqlLedger,
+    Partition, ProcessorSettings, Reducer, RetryPolicy, SkipAhead, SqlLedger,
 };
 
 use crate::ids::page_of;
 
 pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Adds one to every row of the table `counters`.
-pub struct Increment {
+/// Adds one to every row of the table `counters`; with or without partitions.
+pub struct Counters<const PARTITIONED: bool> {
     pool: PgPool,
     ledger: Arc<SqlLedger<Postgres>>,
     hold: Option<Hold>,
 }
+
+pub type Increment = Counters<false>;
+/// In four key ranges, the first of which has most of the rows.
+pub type PartitionedIncrement = Counters<true>;
 
 /// Holds the page with a row back in its transaction, while a file called `hold` exists in a folder.
 #[derive(Clone, Debug)]
@@ -36,7 +40,7 @@ impl Hold {
     }
 }
 
-impl Increment {
+impl<const PARTITIONED: bool> Counters<PARTITIONED> {
     pub fn new(pool: PgPool, hold: Option<Hold>) -> Self {
         // A worker that is stopped in a transaction must not hold its rows longer than its work.
         let ledger = SqlLedger::new(pool.clone()).idle_timeout(HEARTBEAT_TIMEOUT);
@@ -69,8 +73,12 @@ fn dawdle(ids: &[i64]) -> Duration {
 }
 
 #[async_trait]
-impl PageProcessor for Increment {
-    const NAME: &'static str = "increment";
+impl<const PARTITIONED: bool> PageProcessor for Counters<PARTITIONED> {
+    const NAME: &'static str = match PARTITIONED {
+        true => "increment-partitioned",
+        false => "increment",
+    };
+    const PARTITIONED: bool = PARTITIONED;
     type Args = ();
     type Cursor = i64;
     type Item = i64;
@@ -118,6 +126,19 @@ impl PageProcessor for Increment {
         .fetch_optional(&self.pool)
         .await?;
         Ok(id.map_or(SkipAhead::PastEnd, SkipAhead::To))
+    }
+
+    async fn partitions(&self, (): &()) -> Result<Vec<Partition<i64>>, PageError> {
+        let last: Option<i64> = sqlx::query_scalar("SELECT max(id) FROM counters")
+            .fetch_one(&self.pool)
+            .await?;
+        let at = |percent: i64| Some(last.unwrap_or(100) * percent / 100);
+        Ok(vec![
+            Partition::range("most", None, at(60)),
+            Partition::range("some", at(60), at(85)),
+            Partition::range("few", at(85), at(95)),
+            Partition::range("last", at(95), None),
+        ])
     }
 
     fn ledger(&self, _: &Self::Args) -> Option<Arc<dyn PageLedger>> {

@@ -9,7 +9,7 @@ use sqlx::postgres::PgPoolOptions;
 use temporal_batch::{BatchClient, ConnectOptions, Worker};
 
 use crate::{
-    increment::{Hold, Increment},
+    increment::{Hold, Increment, PartitionedIncrement},
     slow_rows::SlowRows,
     visitor::Visitor,
 };
@@ -60,6 +60,7 @@ pub async fn was_one() -> bool {
     }
     worker
         .processor(Increment::new(pool.clone(), hold))
+        .processor(PartitionedIncrement::new(pool.clone(), None))
         .processor(Visitor::new(pool.clone()))
         .processor(SlowRows::new(pool))
         .run()

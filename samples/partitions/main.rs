@@ -1,0 +1,90 @@
+//! Skewed partitions, and how near they come to the best that is possible; see the README.
+mod tenants;
+
+use clap::Parser;
+use temporal_batch::{Batch, BatchClient, ConnectOptions, Worker, dev_server::DevServerOptions};
+use tenants::{SendMails, Tenants};
+
+type Error = Box<dyn std::error::Error>;
+
+/// Sends mails of tenants of very different sizes, each tenant in a partition.
+#[derive(Parser)]
+struct Settings {
+    /// Tenants; the second has half of what the first has, the third a third
+    #[arg(long, default_value_t = 16)]
+    partitions: u32,
+    /// Pages in flight, over all of them
+    #[arg(long, default_value_t = 8)]
+    parallelism: u32,
+    /// Pages in all
+    #[arg(long, default_value_t = 4_000)]
+    pages: u64,
+    /// What a page takes, in milliseconds
+    #[arg(long, default_value_t = 50)]
+    page_ms: u64,
+    /// Pages that one activity takes in a row
+    #[arg(long, default_value_t = 5)]
+    stride: u32,
+    /// The source cannot skip ahead, so that one tenant alone cannot use more than one page in flight
+    #[arg(long)]
+    opaque: bool,
+    /// Nobody knows beforehand how much a tenant has
+    #[arg(long)]
+    sizes_unknown: bool,
+    /// One line of JSON
+    #[arg(long)]
+    json: bool,
+}
+
+const PAGE_SIZE: u32 = 10;
+
+#[tokio::main]
+async fn main() -> Result<(), Error> {
+    let settings = Settings::parse();
+    let server = DevServerOptions::new().start().await?;
+    let connection = ConnectOptions::new().address(server.address());
+    let client = BatchClient::connect(&connection).await?;
+    let worker = Worker::new(client.temporal().clone(), "partitions")
+        .processor(SendMails)
+        .start()?;
+    let sizes = Tenants::zipf(settings.pages * u64::from(PAGE_SIZE), settings.partitions);
+    let pages: u64 = sizes
+        .iter()
+        .map(|mails| mails.div_ceil(u64::from(PAGE_SIZE)))
+        .sum();
+    let args = Tenants {
+        sizes,
+        page_ms: settings.page_ms,
+        opaque: settings.opaque,
+        sizes_known: !settings.sizes_unknown,
+    };
+    let batch = Batch::of::<SendMails>("mails", args)
+        .task_queue("partitions")
+        .page_size(PAGE_SIZE)
+        .stride(if settings.opaque { 1 } else { settings.stride })
+        .max_parallelism(settings.parallelism);
+    let report = client.start(&batch).await?.result().await?;
+    let took = report.duration().as_secs_f64();
+    let ideal = pages as f64 * settings.page_ms as f64 / 1_000.0 / f64::from(settings.parallelism);
+    let partitions = report.progress.partition_counts.unwrap_or_default().total;
+    if settings.json {
+        let line = serde_json::json!({
+            "outcome": report.outcome, "pages": report.progress.pages_completed, "partitions": partitions,
+            "parallelism": settings.parallelism, "page_ms": settings.page_ms, "opaque": settings.opaque,
+            "seconds": took, "ideal_seconds": ideal, "ratio": took / ideal,
+        });
+        println!("{line}");
+    } else {
+        println!(
+            "{}: {} pages of {partitions} partitions",
+            report.outcome, report.progress.pages_completed
+        );
+        println!(
+            "{took:.1} s, ideal {ideal:.1} s: {:.2} times the ideal",
+            took / ideal
+        );
+    }
+    worker.stop().await?;
+    server.stop().await?;
+    Ok(())
+}

@@ -1,0 +1,147 @@
+//! Looking at the partitions of a batch, and telling the batch.
+//!
+//! Each partition writes its progress into the memo of its workflow; reading that leaves nothing in a history.
+//! The batch is told by a signal, which does, so figures that merely go up wait for a while.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+use temporalio_client::{
+    Client, WorkflowDescribeOptions, WorkflowExecutionDescription, WorkflowHandle,
+    WorkflowSignalOptions, errors::WorkflowInteractionError,
+};
+use temporalio_sdk::activities::ActivityError;
+
+use super::{aside::retry, control_watch::progress_in};
+use crate::{
+    controller::Controller,
+    metrics::Metrics,
+    partition::Look,
+    progress::Progress,
+    protocol::{PartitionNews, PartitionsOrder, partition_in},
+};
+
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Looks in a row at a partition that could use more pages in flight, before that is believed.
+const BELIEVED_AFTER: u32 = 3;
+/// How long figures that merely go up may wait.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+/// A server that answers at all does so at once.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Looks until the batch is over.
+pub(super) async fn relay(
+    client: &Client,
+    order: &PartitionsOrder,
+    metrics: &Metrics,
+) -> Result<(), ActivityError> {
+    // The activity's own handle is pinned to one run; the batch may continue as new at any time.
+    let batch: WorkflowHandle<_, Controller> = client.get_workflow_handle(order.batch_id.clone());
+    let mut looker = Looker::default();
+    let mut told_at = Instant::now();
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let description = match batch.describe(WorkflowDescribeOptions::default()).await {
+            Ok(description) => description,
+            Err(WorkflowInteractionError::NotFound(_)) => return Ok(()),
+            Err(_) => continue,
+        };
+        if let Some(progress) = progress_in(&description) {
+            metrics.batch_seen(&progress);
+        }
+        let running = children(&description, &order.batch_id);
+        looker.keep(&running);
+        for (number, workflow_id) in &running {
+            if let Some(progress) = look(client, workflow_id).await
+                && progress.batch_run == order.batch_run
+            {
+                looker.saw(*number, &progress);
+            }
+        }
+        let looks = looker.news(told_at.elapsed() >= TELL_EVERY);
+        if looks.is_empty() {
+            continue;
+        }
+        told_at = Instant::now();
+        let news = PartitionNews {
+            batch_run: order.batch_run.clone(),
+            looks,
+        };
+        let told = batch.signal(
+            Controller::partition_news,
+            news,
+            WorkflowSignalOptions::default(),
+        );
+        match told.await {
+            Ok(()) => {}
+            Err(WorkflowInteractionError::NotFound(_)) => return Ok(()),
+            Err(error) => return Err(retry(error, "PartitionNewsNotSent")),
+        }
+    }
+}
+
+async fn look(client: &Client, workflow_id: &str) -> Option<Progress> {
+    let child: WorkflowHandle<_, Controller> = client.get_workflow_handle(workflow_id.to_owned());
+    let looked = child.describe(WorkflowDescribeOptions::default());
+    let description = tokio::time::timeout(PATIENCE, looked).await.ok()?.ok()?;
+    progress_in(&description)
+}
+
+/// The workflows of the partitions that run, by number.
+fn children(description: &WorkflowExecutionDescription, batch_id: &str) -> BTreeMap<u32, String> {
+    let children = description.raw().pending_children.iter();
+    let numbered = children.filter_map(|child| {
+        let number = partition_in(batch_id, &child.workflow_id)?;
+        Some((number, child.workflow_id.clone()))
+    });
+    numbered.collect()
+}
+
+/// What is known, and what of it has been told.
+#[derive(Default)]
+struct Looker {
+    known: BTreeMap<u32, Known>,
+}
+
+struct Known {
+    look: Look,
+    /// Looks in a row in which it could not use its share.
+    idle: u32,
+    told: Option<Look>,
+}
+
+impl Looker {
+    /// The others have ended; the batch hears of that from them.
+    fn keep(&mut self, running: &BTreeMap<u32, String>) {
+        self.known.retain(|number, _| running.contains_key(number));
+    }
+
+    fn saw(&mut self, number: u32, progress: &Progress) {
+        let before = self.known.remove(&number);
+        let (idle, told) = before.map_or((0, None), |known| (known.idle, known.told));
+        let idle = match Look::is_discovering(progress) {
+            true => idle + 1,
+            false => 0,
+        };
+        let look = Look::of(progress, idle >= BELIEVED_AFTER);
+        self.known.insert(number, Known { look, idle, told });
+    }
+
+    /// What has to be told: much that has changed, or when it is time everything that has.
+    fn news(&mut self, is_time: bool) -> Vec<(u32, Look)> {
+        let mut news = Vec::new();
+        for (number, known) in &mut self.known {
+            let due = match &known.told {
+                None => true,
+                Some(told) => told.differs_much(&known.look) || (is_time && *told != known.look),
+            };
+            if due {
+                known.told = Some(known.look.clone());
+                news.push((*number, known.look.clone()));
+            }
+        }
+        news
+    }
+}

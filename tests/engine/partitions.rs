@@ -1,0 +1,555 @@
+//! Batches with partitions: each runs in a controller of its own, under the limits of the one batch.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use temporal_batch::{
+    Batch, Continuation, Outcome, Page, PageContext, PageError, PageProcessor, PageReport,
+    Partition, PartitionState, Phase, ProcessorSettings, SkipAhead,
+};
+use temporalio_client::{UntypedWorkflow, WorkflowHandle, WorkflowTerminateOptions};
+
+use crate::{
+    numbers::{Gate, quick_retries},
+    replay::replays,
+    support::{Bed, eventually, progress_shows, report},
+};
+
+/// Tenants with so many records each, numbered from 1; or the same as ranges of one numbering.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct Tenants {
+    sizes: Vec<(String, u64)>,
+    ranges: bool,
+    skips: bool,
+    /// A fetch takes this long, and the next page is known only after it.
+    slow: bool,
+}
+
+impl Tenants {
+    fn of(sizes: &[(&str, u64)]) -> Self {
+        Self {
+            sizes: sizes
+                .iter()
+                .map(|(name, n)| ((*name).to_owned(), *n))
+                .collect(),
+            ..Self::default()
+        }
+    }
+
+    fn skipping(self) -> Self {
+        Self {
+            skips: true,
+            ..self
+        }
+    }
+
+    fn ranges(self) -> Self {
+        Self {
+            ranges: true,
+            ..self
+        }
+    }
+
+    fn all(&self) -> u64 {
+        self.sizes.iter().map(|(_, n)| n).sum()
+    }
+
+    /// A range of one numbering has no tenant.
+    fn last_of(&self, name: &str) -> u64 {
+        let mut found = self.sizes.iter().filter(|(tenant, _)| tenant == name);
+        found.next().map_or_else(|| self.all(), |(_, n)| *n)
+    }
+}
+
+#[derive(Default)]
+struct Seen {
+    /// How often each record was processed.
+    records: BTreeMap<(String, u64), u32>,
+    in_flight: u32,
+    most_in_flight: u32,
+}
+
+#[derive(Clone)]
+struct Mail {
+    seen: Arc<Mutex<Seen>>,
+    gate: Option<Gate>,
+    takes: Duration,
+}
+
+impl Mail {
+    fn new() -> Self {
+        Self {
+            seen: Arc::default(),
+            gate: None,
+            takes: Duration::ZERO,
+        }
+    }
+
+    fn gated() -> (Self, Gate) {
+        let gate = Gate::closed();
+        let mail = Self {
+            gate: Some(gate.clone()),
+            ..Self::new()
+        };
+        (mail, gate)
+    }
+
+    fn taking(self, takes: Duration) -> Self {
+        Self { takes, ..self }
+    }
+
+    fn begun(&self) -> usize {
+        let seen = self.seen.lock().unwrap();
+        seen.records.len() + seen.in_flight as usize
+    }
+
+    /// Every record of every tenant was processed once.
+    fn assert_each_once(&self, tenants: &Tenants) {
+        let seen = self.seen.lock().unwrap();
+        let mut expected = BTreeMap::new();
+        let mut offset = 0;
+        for (name, n) in &tenants.sizes {
+            for record in 1..=*n {
+                let key = match tenants.ranges {
+                    true => (String::new(), offset + record),
+                    false => (name.clone(), record),
+                };
+                expected.insert(key, 1);
+            }
+            offset += n;
+        }
+        assert_eq!(seen.records, expected);
+    }
+}
+
+fn tenant(ctx: &PageContext<Mail>) -> String {
+    match ctx.args().ranges {
+        true => String::new(),
+        false => ctx.partition().expect("it has partitions").to_owned(),
+    }
+}
+
+#[async_trait]
+impl PageProcessor for Mail {
+    const NAME: &'static str = "mail";
+    const PARTITIONED: bool = true;
+    const SPLITS: bool = true;
+    type Args = Tenants;
+    type Cursor = u64;
+    type Item = u64;
+
+    async fn partitions(&self, args: &Tenants) -> Result<Vec<Partition<u64>>, PageError> {
+        let mut offset = 0;
+        let named = args.sizes.iter().map(|(name, n)| {
+            let start = offset;
+            offset += n;
+            match args.ranges {
+                // An empty one would end where it begins, so it lies behind all others.
+                true if *n == 0 => Partition::range(name, Some(args.all()), Some(args.all() + 1)),
+                true => Partition::range(name, Some(start), Some(offset)).items(*n),
+                false => Partition::named(name),
+            }
+        });
+        Ok(named.collect())
+    }
+
+    async fn fetch(&self, ctx: &PageContext<Self>) -> Result<Page<u64, u64>, PageError> {
+        let args = ctx.args();
+        if args.slow {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        let start = ctx.range().start().copied().unwrap_or(0);
+        let last = args.last_of(&tenant(ctx));
+        let end = ctx.range().end().copied().unwrap_or(u64::MAX).min(last);
+        Page::keyset((start + 1..=end).take(ctx.page_size()).collect(), |n| *n)
+    }
+
+    async fn process(
+        &self,
+        ctx: &PageContext<Self>,
+        items: Vec<u64>,
+    ) -> Result<PageReport, PageError> {
+        {
+            let mut seen = self.seen.lock().unwrap();
+            seen.in_flight += 1;
+            seen.most_in_flight = seen.most_in_flight.max(seen.in_flight);
+        }
+        tokio::time::sleep(self.takes).await;
+        if let Some(gate) = &self.gate {
+            gate.pass().await;
+        }
+        let mut seen = self.seen.lock().unwrap();
+        seen.in_flight -= 1;
+        for item in items {
+            *seen.records.entry((tenant(ctx), item)).or_default() += 1;
+        }
+        Ok(PageReport::all_processed())
+    }
+
+    async fn skip_ahead(
+        &self,
+        ctx: &PageContext<Self>,
+        pages: u32,
+    ) -> Result<SkipAhead<u64>, PageError> {
+        if !ctx.args().skips {
+            return Ok(SkipAhead::Unsupported);
+        }
+        let start = ctx.range().start().copied().unwrap_or(0);
+        let last = ctx.args().last_of(&tenant(ctx));
+        let end = ctx.range().end().copied().unwrap_or(last);
+        let to = start + u64::from(pages) * ctx.page_size() as u64;
+        Ok(if to <= end {
+            SkipAhead::To(to)
+        } else {
+            SkipAhead::PastEnd
+        })
+    }
+
+    async fn split(&self, ctx: &PageContext<Self>) -> Result<Option<u64>, PageError> {
+        let start = ctx.range().start().copied().unwrap_or(0);
+        let last = ctx.args().last_of(ctx.partition().unwrap_or_default());
+        let end = ctx.range().end().copied().unwrap_or(last);
+        Ok((end > start + 20).then_some(start + (end - start) / 2))
+    }
+
+    fn settings(&self) -> ProcessorSettings {
+        ProcessorSettings {
+            retry: quick_retries(),
+            ..ProcessorSettings::default()
+        }
+    }
+}
+
+fn four() -> Tenants {
+    Tenants::of(&[("ada", 95), ("bob", 0), ("cyd", 7), ("dan", 40)])
+}
+
+#[tokio::test]
+async fn every_record_of_every_tenant_is_processed_once_and_counted() {
+    let bed = Bed::new("parts-tenants").await;
+    let mail = Mail::new();
+    let _worker = bed.worker(mail.clone()).await;
+    let batch = bed.batch::<Mail>(four()).page_size(10);
+    let report = bed.run(&batch).await;
+    assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+    mail.assert_each_once(&four());
+    let progress = &report.progress;
+    assert_eq!(progress.items.processed, 142);
+    assert_eq!(progress.pages_completed, 10 + 1 + 4);
+    let counts = progress.partition_counts.unwrap();
+    assert_eq!((counts.total, counts.finished, counts.running), (4, 4, 0));
+    let mut listed: Vec<_> = progress
+        .partitions
+        .iter()
+        .map(|p| (p.name.as_str(), p.items.processed))
+        .collect();
+    listed.sort_unstable();
+    assert_eq!(listed, [("ada", 95), ("bob", 0), ("cyd", 7), ("dan", 40)]);
+    assert_eq!(replays(&bed, batch.id(), "tenants").await, 1);
+    replays(&bed, &format!("{}.p0", batch.id()), "tenant-of-many").await;
+    let listed = bed.client.list(1_000).await.unwrap();
+    let own = listed.iter().filter(|b| b.batch_id.starts_with(batch.id()));
+    assert_eq!(own.count(), 1, "partitions are no batches");
+}
+
+#[tokio::test]
+async fn key_ranges_end_exactly_where_the_next_one_begins() {
+    let bed = Bed::new("parts-ranges").await;
+    for tenants in [four().ranges(), four().ranges().skipping()] {
+        let mail = Mail::new();
+        let worker = bed.worker(mail.clone()).await;
+        let batch = bed.batch::<Mail>(tenants.clone()).page_size(10).stride(3);
+        let report = bed.run(&batch).await;
+        assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+        mail.assert_each_once(&tenants);
+        assert_eq!(
+            report.progress.items_expected, None,
+            "one of them is of unknown size"
+        );
+        worker.stop().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_limits_hold_over_all_partitions_and_follow_the_operator() {
+    let bed = Bed::new("parts-limits").await;
+    let tenants = Tenants::of(&[("a", 300), ("b", 300), ("c", 300), ("d", 300)]).skipping();
+    let (mail, gate) = Mail::gated();
+    let _worker = bed.worker(mail.clone()).await;
+    let batch = bed
+        .batch::<Mail>(tenants.clone())
+        .page_size(10)
+        .max_parallelism(3);
+    let handle = bed.start(&batch).await;
+    eventually("three pages are in flight", || async {
+        (mail.begun() == 3).then_some(())
+    })
+    .await;
+    handle.set_max_parallelism(6).await.unwrap();
+    eventually("six pages are in flight", || async {
+        (mail.begun() == 6).then_some(())
+    })
+    .await;
+    handle.set_max_parallelism(2).await.unwrap();
+    handle.pause("a look").await.unwrap();
+    gate.let_through(6);
+    let paused = progress_shows(&handle, "it is paused", |p| p.phase == Phase::Paused).await;
+    assert_eq!(paused.pages_completed, 6);
+    mail.seen.lock().unwrap().most_in_flight = 0;
+    handle.resume().await.unwrap();
+    gate.open();
+    let report = report(&handle).await;
+    assert_eq!(report.outcome, Outcome::Completed);
+    mail.assert_each_once(&tenants);
+    assert_eq!(mail.seen.lock().unwrap().most_in_flight, 2);
+    replays(&bed, batch.id(), "limits").await;
+}
+
+#[tokio::test]
+async fn what_a_finished_partition_had_goes_to_the_others() {
+    let bed = Bed::new("parts-rebalance").await;
+    let tenants = Tenants::of(&[("small", 10), ("large", 2_000)]).skipping();
+    let (mail, gate) = Mail::gated();
+    let _worker = bed.worker(mail.clone()).await;
+    let batch = bed
+        .batch::<Mail>(tenants.clone())
+        .page_size(10)
+        .max_parallelism(4)
+        .rate(1e6);
+    let handle = bed.start(&batch).await;
+    eventually("both have begun", || async {
+        (mail.begun() >= 3).then_some(())
+    })
+    .await;
+    gate.let_through(12);
+    progress_shows(&handle, "the large one has everything", |p| {
+        let large = p.partitions.iter().find(|part| part.name == "large");
+        large.is_some_and(|large| large.max_parallelism == 4)
+    })
+    .await;
+    eventually("it uses everything", || async {
+        (mail.seen.lock().unwrap().in_flight == 4).then_some(())
+    })
+    .await;
+    gate.open();
+    let report = report(&handle).await;
+    assert_eq!(report.outcome, Outcome::Completed);
+    mail.assert_each_once(&tenants);
+    assert!(mail.seen.lock().unwrap().most_in_flight <= 4);
+}
+
+#[tokio::test]
+async fn parent_and_partitions_continue_as_new() {
+    let bed = Bed::new("parts-can").await;
+    let tenants = Tenants::of(&[("a", 300), ("b", 200), ("c", 100)]).skipping();
+    let mail = Mail::new().taking(Duration::from_millis(30));
+    let _worker = bed.worker(mail.clone()).await;
+    let batch = bed
+        .batch::<Mail>(tenants.clone())
+        .page_size(5)
+        .pages_per_run(3)
+        .max_parallelism(4);
+    let report = bed.run(&batch).await;
+    assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+    mail.assert_each_once(&tenants);
+    assert_eq!(report.progress.pages_completed, 120);
+    assert!(
+        report.progress.runs > 1,
+        "the parent did not continue as new"
+    );
+    let runs = replays(&bed, batch.id(), "parent-over-runs").await;
+    assert_eq!(runs, report.progress.runs as usize);
+    let children = replays(&bed, &format!("{}.p0", batch.id()), "partition-over-runs").await;
+    assert!(children > 2, "{children}");
+}
+
+#[tokio::test]
+async fn a_cancelled_batch_goes_on_where_its_partitions_stood() {
+    let bed = Bed::new("parts-cancel").await;
+    let tenants = Tenants::of(&[("a", 100), ("b", 60), ("c", 50)]).skipping();
+    let (mail, gate) = Mail::gated();
+    let _worker = bed.worker(mail.clone()).await;
+    let batch = bed
+        .batch::<Mail>(tenants.clone())
+        .page_size(10)
+        .max_parallelism(2);
+    let handle = bed.start(&batch).await;
+    eventually("two pages are in flight", || async {
+        (mail.begun() == 2).then_some(())
+    })
+    .await;
+    handle.cancel("not today").await.unwrap();
+    gate.open();
+    let ended = report(&handle).await;
+    assert_eq!(ended.outcome, Outcome::Cancelled, "{ended:#?}");
+    assert!(ended.progress.items.processed >= 20);
+    assert!(
+        ended
+            .reason
+            .unwrap()
+            .contains("of 3 partitions are finished")
+    );
+    let going_on = Continuation::of(batch.id());
+    let handle = bed.client.continue_batch(&going_on).await.unwrap();
+    let ended = report(&handle).await;
+    assert_eq!(ended.outcome, Outcome::Completed, "{ended:#?}");
+    mail.assert_each_once(&tenants);
+    assert_eq!(ended.progress.items.processed, 210);
+}
+
+#[tokio::test]
+async fn at_its_deadline_a_batch_stops_its_partitions() {
+    let bed = Bed::new("parts-deadline").await;
+    let tenants = Tenants::of(&[("a", 1_000_000), ("b", 1_000_000)]).skipping();
+    let mail = Mail::new().taking(Duration::from_millis(50));
+    let _worker = bed.worker(mail.clone()).await;
+    let batch = bed
+        .batch::<Mail>(tenants)
+        .page_size(10)
+        .deadline(Duration::from_secs(4));
+    let ended = bed.run(&batch).await;
+    assert_eq!(ended.outcome, Outcome::Stopped, "{ended:#?}");
+    assert!(ended.reason.unwrap().contains("the deadline is over"));
+    assert_eq!(
+        mail.seen.lock().unwrap().records.len() as u64,
+        ended.progress.items.processed
+    );
+    assert!(
+        mail.seen
+            .lock()
+            .unwrap()
+            .records
+            .values()
+            .all(|times| *times == 1)
+    );
+}
+
+#[tokio::test]
+async fn a_partition_whose_workflow_was_terminated_ends_the_batch_with_its_name() {
+    let bed = Bed::new("parts-terminated").await;
+    let tenants = Tenants::of(&[("a", 100), ("b", 100)]).skipping();
+    let (mail, gate) = Mail::gated();
+    let _worker = bed.worker(mail.clone()).await;
+    let batch = bed.batch::<Mail>(tenants).page_size(10).max_parallelism(2);
+    let handle = bed.start(&batch).await;
+    eventually("both have begun", || async {
+        (mail.begun() == 2).then_some(())
+    })
+    .await;
+    let child: WorkflowHandle<_, UntypedWorkflow> = bed
+        .client
+        .temporal()
+        .get_workflow_handle(format!("{}.p1", batch.id()));
+    child
+        .terminate(WorkflowTerminateOptions::default())
+        .await
+        .unwrap();
+    gate.open();
+    let ended = report(&handle).await;
+    assert_eq!(ended.outcome, Outcome::Failed);
+    let reason = ended.reason.unwrap();
+    assert!(
+        reason.contains("partition \"b\" was terminated"),
+        "{reason}"
+    );
+    let lost = ended
+        .progress
+        .partitions
+        .iter()
+        .find(|p| p.state == PartitionState::Lost);
+    assert_eq!(lost.unwrap().name, "b");
+    let refused = bed
+        .client
+        .continue_batch(&Continuation::of(batch.id()))
+        .await;
+    let refused = refused.unwrap_err().to_string();
+    assert!(refused.contains("partition \"b\""), "{refused}");
+}
+
+#[tokio::test]
+async fn terminating_a_batch_terminates_its_partitions() {
+    let bed = Bed::new("parts-end").await;
+    let (mail, gate) = Mail::gated();
+    let _worker = bed.worker(mail.clone()).await;
+    let batch = bed.batch::<Mail>(Tenants::of(&[("a", 100)])).page_size(10);
+    bed.start(&batch).await;
+    eventually("it has begun", || async {
+        (mail.begun() >= 1).then_some(())
+    })
+    .await;
+    let workflow = |id: String| -> WorkflowHandle<_, UntypedWorkflow> {
+        bed.client.temporal().get_workflow_handle(id)
+    };
+    let parent = workflow(batch.id().to_owned());
+    parent
+        .terminate(WorkflowTerminateOptions::default())
+        .await
+        .unwrap();
+    let child = bed.client.handle(format!("{}.p0", batch.id())).unwrap();
+    eventually("its partition has ended", || async {
+        (!child.state().await.unwrap().is_open()).then_some(())
+    })
+    .await;
+    gate.open();
+    // The ids of the partitions are free again.
+    let tenants = Tenants::of(&[("a", 100)]);
+    mail.seen.lock().unwrap().records.clear();
+    let again = Batch::of::<Mail>(batch.id(), tenants)
+        .task_queue(&bed.queue)
+        .page_size(10)
+        .rerun(true);
+    assert_eq!(bed.run(&again).await.outcome, Outcome::Completed);
+}
+
+#[tokio::test]
+async fn the_rest_of_a_straggler_is_split() {
+    let bed = Bed::new("parts-split").await;
+    let tenants = Tenants {
+        slow: true,
+        ..Tenants::of(&[("long", 1_000)])
+    };
+    let mail = Mail::new();
+    let _worker = bed.worker(mail.clone()).await;
+    let batch = bed
+        .batch::<Mail>(tenants.clone())
+        .page_size(10)
+        .max_parallelism(4);
+    let report = bed.run(&batch).await;
+    assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+    mail.assert_each_once(&tenants);
+    assert_eq!(report.progress.items.processed, 1_000);
+    let counts = report.progress.partition_counts.unwrap();
+    assert!(counts.total > 1, "{:#?}", report.progress.partitions);
+    replays(&bed, batch.id(), "split").await;
+}
+
+#[tokio::test]
+async fn a_batch_that_does_not_say_that_it_has_partitions_is_refused() {
+    let bed = Bed::new("parts-refused").await;
+    let _worker = bed.worker(Mail::new()).await;
+    let args = serde_json::to_value(four()).unwrap();
+    let batch = Batch::named(bed.new_id(), "mail", args).task_queue(&bed.queue);
+    let refused = bed.start(&batch).await.accepted().await.unwrap_err();
+    assert!(
+        refused.to_string().contains("Batch::partitioned"),
+        "{refused}"
+    );
+    let said = batch.rerun(true).partitioned(true);
+    assert_eq!(bed.run(&said).await.outcome, Outcome::Completed);
+    let twice = Tenants::of(&[("a", 1), ("a", 2)]);
+    let twice = bed
+        .start(&bed.batch::<Mail>(twice))
+        .await
+        .accepted()
+        .await
+        .unwrap_err();
+    assert!(
+        twice.to_string().contains("two partitions are named \"a\""),
+        "{twice}"
+    );
+}
