@@ -1,5 +1,7 @@
 //! A worker: polls a task queue and runs batches and their pages.
 
+pub(crate) mod tuning;
+
 use std::{future::Future, sync::Arc, time::Duration};
 
 use temporalio_client::Client;
@@ -15,6 +17,7 @@ use tokio::{
     task::JoinHandle,
 };
 
+use self::tuning::Tuning;
 use crate::{
     activity::{
         ASIDE_HEARTBEAT_TIMEOUT, Abandonment, AsideActivities, HEARTBEATS_PER_TIMEOUT,
@@ -53,6 +56,9 @@ const GRACE: Duration = Duration::from_secs(5);
 /// | `max_pages` | 500 pages at once |
 /// | `drain_timeout` | 30 s, and 5 s more for pages to notice that they are cancelled |
 /// | `queue_rate` | no limit |
+/// | `workflow_pollers`, `stride_pollers` | 5 each |
+/// | `eager_strides` | 3 |
+/// | `cached_batches` | 1,000 |
 /// | `metrics` | collected, not served |
 ///
 /// ```no_run
@@ -87,6 +93,7 @@ pub struct Worker {
     max_pages: u32,
     drain_timeout: Duration,
     queue_rate: Option<f64>,
+    tuning: Tuning,
 }
 
 /// Why a worker did not start, or stopped by itself.
@@ -118,6 +125,18 @@ pub enum WorkerError {
     QueueRate {
         /// The rate that was given.
         given: f64,
+    },
+    /// A setting of how it works is out of range.
+    #[error("{setting} is {given}; it must be from {lowest} to {highest}")]
+    Tuning {
+        /// Which one.
+        setting: &'static str,
+        /// The number that was given.
+        given: u32,
+        /// The least that is allowed.
+        lowest: u32,
+        /// The most that is allowed.
+        highest: u32,
     },
     /// It was told to stop, and some pages did not end although they were cancelled.
     #[error(
@@ -156,6 +175,7 @@ impl Worker {
             max_pages: MAX_PARALLELISM,
             drain_timeout: Duration::from_secs(30),
             queue_rate: None,
+            tuning: Tuning::default(),
         }
     }
 
@@ -259,6 +279,42 @@ impl Worker {
     }
 }
 
+/// # Tune
+///
+/// The defaults are those of the SDK. What follows is for workers with hundreds of batches, or with a server
+/// that is far away; `cargo bench --bench engine -- tuning` compares settings.
+impl Worker {
+    /// Requests for workflow tasks that wait at the server at once, from 2 to 100. The default is 5, and
+    /// where the server supports it the SDK finds the number by itself.
+    pub fn workflow_pollers(mut self, pollers: u32) -> Self {
+        self.tuning.workflow_pollers = Some(pollers);
+        self
+    }
+
+    /// Requests for strides that wait at the server at once, from 1 to 100. The default is 5, and where the
+    /// server supports it the SDK finds the number by itself. A poll brings one stride, so a worker begins at
+    /// most pollers / (time to the server and back) strides a second.
+    pub fn stride_pollers(mut self, pollers: u32) -> Self {
+        self.tuning.stride_pollers = Some(pollers);
+        self
+    }
+
+    /// Strides that a controller gives to its own worker with each workflow task, past the task queue, while
+    /// slots are free; from 0 to 100. The default is 3. More of them is faster with one worker and less fair
+    /// with several, or with several batches. With a [`queue_rate`](Self::queue_rate) there are none.
+    pub fn eager_strides(mut self, strides: u32) -> Self {
+        self.tuning.eager_strides = Some(strides);
+        self
+    }
+
+    /// Controllers that are kept in memory, from 1 to 10,000. The default is 1,000. A batch that is not kept
+    /// costs a replay of its history for each of its workflow tasks.
+    pub fn cached_batches(mut self, batches: u32) -> Self {
+        self.tuning.cached_batches = Some(batches);
+        self
+    }
+}
+
 /// # Run
 impl Worker {
     /// Runs until SIGTERM or Ctrl-C, then drains: pages that run are finished, nothing new is begun.
@@ -307,6 +363,7 @@ impl Worker {
         {
             return Err(WorkerError::QueueRate { given });
         }
+        self.tuning.check()?;
         for name in hooks.names() {
             self.metrics.hook_registered(name);
         }
@@ -342,6 +399,10 @@ impl Worker {
             .map_err(|e| create(e.into()))?
             .register_activities(pages)
             .tuner(slots(self.max_pages as usize))
+            .maybe_workflow_task_poller_behavior(self.tuning.workflow_polling())
+            .maybe_activity_task_poller_behavior(self.tuning.stride_polling())
+            .max_eager_activity_reservations_per_workflow_task(self.tuning.eager())
+            .max_cached_workflows(self.tuning.cached())
             .sticky_queue_schedule_to_start_timeout(STICKY_TIMEOUT)
             .max_heartbeat_throttle_interval(heartbeats)
             .maybe_max_task_queue_activities_per_second(self.queue_rate)

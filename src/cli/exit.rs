@@ -221,7 +221,7 @@ impl Status for PauseWaitError {
 impl Status for WorkerError {
     fn status(&self) -> Exit {
         match self {
-            Self::MaxPages { .. } | Self::QueueRate { .. } => Exit::Usage,
+            Self::MaxPages { .. } | Self::QueueRate { .. } | Self::Tuning { .. } => Exit::Usage,
             _ => Exit::Error,
         }
     }

@@ -125,6 +125,7 @@ mod start;
 mod status;
 #[cfg(feature = "postgres")]
 mod throttle;
+mod tuning;
 mod verify;
 mod watch;
 mod worker;

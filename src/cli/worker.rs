@@ -9,6 +9,7 @@ use super::{
     exit::{CliError, CliResult, Exit},
     output::note,
     processors::Processors,
+    tuning::TuningArgs,
 };
 use crate::{
     DEFAULT_TASK_QUEUE,
@@ -62,6 +63,9 @@ pub(crate) struct WorkerArgs {
     /// Serve Prometheus metrics here, for example at 127.0.0.1:9464
     #[arg(long, value_name = "IP:PORT", value_parser = listen_address)]
     metrics_address: Option<SocketAddr>,
+
+    #[command(flatten)]
+    tuning: TuningArgs,
 
     #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
     #[command(flatten)]
@@ -162,6 +166,7 @@ impl WorkerArgs {
             if let Some(rate) = self.queue_rate {
                 worker = worker.queue_rate(rate);
             }
+            worker = self.tuning.apply(worker);
             let started = (worker.start()?, connected, serving);
             Ok::<_, CliError>((started, connections, names))
         };

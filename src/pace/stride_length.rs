@@ -19,9 +19,11 @@ const DEFAULT_TARGET: Duration = Duration::from_secs(5);
 const TIME_LIMIT: u32 = 2;
 /// Strides that every slot gets of what is not cut yet, where that is known: the last ones are short then,
 /// so that all slots end at about the same time.
-const ROUNDS: f64 = 4.0;
+const ROUNDS: f64 = 3.0;
 /// The same where nobody knows how much is left, which is taken to be as much as has been found.
 const ROUNDS_UNKNOWN: f64 = 2.0;
+/// And no stride is longer than this part of the target there, since any of them may turn out to be the last.
+const LONGEST_UNKNOWN: f64 = 1.0 / 4.0;
 /// How far data may go beyond what was expected, as a part of what has been found.
 const BEYOND: f64 = 1.0 / 16.0;
 /// Strides are not cut shorter than this part of the target to have them end together: an activity costs more
@@ -48,9 +50,9 @@ const MAX_CUTS: usize = 16;
 /// pages. Strides begin with one page (or [`Batch::stride`](crate::Batch::stride)), have at most eight times
 /// the pages that were seen lately, and never have more than 10,000 pages. A stride that takes twice the target gives the rest
 /// back at the end of its page. Towards the end of the data strides become shorter, so that all pages in flight
-/// end together: none has more than a quarter of what each slot has left, where
+/// end together: none has more than a third of what each slot has left, where
 /// [`PageProcessor::size_hint`](crate::PageProcessor::size_hint) tells how much there is. Where it does not, none has
-/// more than half of what each slot has been found so far.
+/// more than half of what was found so far for each slot, and none takes more than a quarter of the target.
 ///
 /// A source that cannot [skip ahead](crate::PageProcessor::skip_ahead) has strides of one page all the same.
 ///
@@ -211,7 +213,7 @@ impl fmt::Display for LengthBy {
             Self::Growth => "longer ones are tried next",
             Self::PageTime(each) => return write!(f, "a page takes about {}", about(*each)),
             Self::Rest => "what is left is divided among the slots",
-            Self::Unknown => "nobody knows how much is left, and not much was found yet",
+            Self::Unknown => "nobody knows how much is left",
             Self::Longest => "no stride may be longer",
         })
     }
@@ -378,7 +380,10 @@ impl StrideLength {
             return shortest([begun, (known, by_share), (most, LengthBy::Longest)]);
         };
         let target = auto.target.as_micros() as f64;
-        let share = share.max(target * SHORTEST / micros);
+        let mut share = share.max(target * SHORTEST / micros);
+        if uncut.left.is_none() {
+            share = share.min(target * LONGEST_UNKNOWN / micros);
+        }
         let each = Duration::from_micros(micros as u64);
         shortest([
             (target / micros, LengthBy::PageTime(each)),
@@ -690,7 +695,7 @@ mod tests {
             let uncut = Uncut { left: Some(left), found: 0, slots, page_size: 100 };
             let next = u64::from(length.next(&uncut).pages);
             let short = TARGET_MS * 1_000 / 20 / micros;
-            let part = left / (4 * u64::from(slots));
+            let part = left / (ROUNDS as u64 * u64::from(slots));
             prop_assert!(next <= part.max(short).max(1), "{}", next);
         }
 
@@ -717,7 +722,7 @@ mod tests {
                 true => Duration::from_millis(TARGET_MS / 20 * 2) + page * 2,
                 // One more stride than the others, which is as long as the target at most.
                 false => Duration::from_millis(TARGET_MS / 20 * 2) + page * 2
-                    + Duration::from_millis(TARGET_MS * 2).min(ideal),
+                    + Duration::from_millis(TARGET_MS / 2).min(ideal),
             };
             prop_assert!(
                 took <= ideal.mul_f64(1.1) + late,

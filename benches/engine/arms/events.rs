@@ -1,0 +1,56 @@
+//! What a page of a SQL source leaves in the history, and what it counts for on Temporal Cloud.
+
+use sqlx::{Executor as _, sqlite::SqlitePool};
+use temporal_batch::{BackfillArgs, Batch, SqlBackfill, TableSpec};
+
+use crate::{
+    Error,
+    bed::{Bed, unique},
+    options::Options,
+    report::Table,
+    worker_process::{Work, WorkerProcess},
+};
+
+const PAGE_SIZE: u32 = 50;
+
+pub async fn run(bed: &Bed, options: &Options, table: &mut Table) -> Result<(), Error> {
+    let dir = tempfile::tempdir()?;
+    let file = dir.path().join("bench.db");
+    let pages: u64 = options.size(400, 4_000);
+    fill(&file, pages * u64::from(PAGE_SIZE)).await?;
+    let worker = WorkerProcess::start(bed, Work::Sqlite { file })?;
+    let strides: &[u32] = options.size(&[1, 25], &[1, 25, 100]);
+    for &stride in strides {
+        let args = BackfillArgs::of(TableSpec::new("items", ["id"])).set("n", "n + 1");
+        let batch = Batch::of::<SqlBackfill>(unique("events"), args)
+            .task_queue(worker.queue())
+            .page_size(PAGE_SIZE)
+            .max_parallelism(4)
+            .stride(stride);
+        let (cost, _) = bed.cost(&worker, bed.complete(&batch, pages)).await?;
+        let histories = bed.histories(batch.id()).await?;
+        let case = format!("SQLite, {pages} pages, stride {stride}");
+        let per_page = |n: f64| n / pages as f64;
+        table.add(&case, "events", "/page", per_page(histories.events as f64));
+        table.add(&case, "actions", "/page", per_page(cost.actions));
+        table.add(&case, "speed", "pages/s", pages as f64 / cost.seconds);
+        table.add(&case, "runs", "", histories.runs as f64);
+    }
+    worker.stop().await
+}
+
+async fn fill(file: &std::path::Path, rows: u64) -> Result<(), Error> {
+    let pool = SqlitePool::connect(&format!("sqlite:{}?mode=rwc", file.display())).await?;
+    pool.execute("PRAGMA journal_mode = WAL").await?;
+    pool.execute("CREATE TABLE items (id INTEGER PRIMARY KEY, n INTEGER NOT NULL)")
+        .await?;
+    sqlx::query(
+        "WITH RECURSIVE every(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM every WHERE i < $1)
+        INSERT INTO items SELECT i, 0 FROM every",
+    )
+    .bind(i64::try_from(rows)?)
+    .execute(&pool)
+    .await?;
+    pool.close().await;
+    Ok(())
+}

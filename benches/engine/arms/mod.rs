@@ -1,0 +1,10 @@
+//! What is measured, one file an arm.
+
+pub mod chain;
+pub mod dips;
+pub mod events;
+pub mod growth;
+pub mod kill;
+pub mod noop;
+pub mod sleep;
+pub mod tuning;

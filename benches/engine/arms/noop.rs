@@ -1,0 +1,93 @@
+//! No-op pages of a source that can skip ahead, one page an activity, beside the same activities without us.
+
+use crate::{
+    Error,
+    bare::Peer,
+    bed::{Bed, Cost, unique},
+    options::Options,
+    pages::PagesArgs,
+    report::{Table, Target},
+    worker_process::{Work, WorkerProcess},
+};
+
+pub async fn run(bed: &Bed, options: &Options, table: &mut Table) -> Result<(), Error> {
+    let args = PagesArgs::no_op(options.size(400, 2_000));
+    for parallelism in [10, 50] {
+        let case = format!("{} pages, parallelism {parallelism}", args.pages);
+        beside(bed, options, table, &case, &args, parallelism, Peer::Known).await?;
+        table.aim(&case, RATIO, Target::AtLeast(0.8));
+    }
+    Ok(())
+}
+
+pub const RATIO: &str = "batch / bare";
+
+/// Measures a batch and its peer in alternating pairs.
+pub async fn beside(
+    bed: &Bed,
+    options: &Options,
+    table: &mut Table,
+    case: &str,
+    args: &PagesArgs,
+    parallelism: u32,
+    peer: Peer,
+) -> Result<(), Error> {
+    let ours = WorkerProcess::start(bed, Work::pages())?;
+    let bare = WorkerProcess::start(bed, Work::Bare)?;
+    let batch = async |args: &PagesArgs| {
+        let batch = args
+            .batch(unique("batch"), ours.queue())
+            .max_parallelism(parallelism);
+        bed.complete(&batch, args.pages).await.map(drop)
+    };
+    let without = async |pages| {
+        let client = bed.client().temporal();
+        peer.complete(client, bare.queue(), unique("bare"), pages, parallelism)
+            .await
+    };
+    // Both have connected, polled and run their code once.
+    let warm_up = PagesArgs {
+        pages: 20,
+        ..args.clone()
+    };
+    batch(&warm_up).await?;
+    without(warm_up.pages).await?;
+    for pair in 0..options.pairs {
+        let (batch, bare) = if pair % 2 == 0 {
+            let batch = bed.cost(&ours, batch(args)).await?.0;
+            (batch, bed.cost(&bare, without(args.pages)).await?.0)
+        } else {
+            let bare = bed.cost(&bare, without(args.pages)).await?.0;
+            (bed.cost(&ours, batch(args)).await?.0, bare)
+        };
+        table.add(case, RATIO, "", bare.seconds / batch.seconds);
+        add(
+            table,
+            case,
+            [
+                "batch",
+                "batch, CPU of the server",
+                "batch, CPU of the worker",
+            ],
+            args,
+            &batch,
+        );
+        add(
+            table,
+            case,
+            ["bare", "bare, CPU of the server", "bare, CPU of the worker"],
+            args,
+            &bare,
+        );
+    }
+    ours.stop().await?;
+    bare.stop().await
+}
+
+fn add(table: &mut Table, case: &str, names: [&'static str; 3], args: &PagesArgs, cost: &Cost) {
+    let pages = args.pages as f64;
+    let [speed, server, worker] = names;
+    table.add(case, speed, "pages/s", pages / cost.seconds);
+    table.add(case, server, "ms/page", cost.server_cpu * 1_000.0 / pages);
+    table.add(case, worker, "ms/page", cost.worker_cpu * 1_000.0 / pages);
+}

@@ -1,0 +1,48 @@
+//! Pages that wait, as those do that call a service: how much of the parallelism is used.
+
+use crate::{
+    Error,
+    bed::{Bed, unique},
+    options::Options,
+    pages::PagesArgs,
+    report::{Table, Target},
+    worker_process::{Work, WorkerProcess},
+};
+
+const PARALLELISM: u32 = 50;
+const MILLIS: u64 = 50;
+
+pub async fn run(bed: &Bed, options: &Options, table: &mut Table) -> Result<(), Error> {
+    let worker = WorkerProcess::start(bed, Work::pages())?;
+    let args = |pages| PagesArgs {
+        millis: MILLIS,
+        ..PagesArgs::no_op(pages)
+    };
+    bed.complete(&args(20).batch(unique("warm-up"), worker.queue()), 20)
+        .await?;
+    let pages = options.size(3_000, 10_000);
+    let strides: &[u32] = options.size(&[25], &[1, 10, 25]);
+    for pair in 0..options.pairs {
+        for &stride in strides {
+            // One page an activity takes long, and its share is the same with fewer pages.
+            let pages = if stride == 1 { pages / 5 } else { pages };
+            if stride == 1 && pair > 0 {
+                continue;
+            }
+            let args = args(pages);
+            let batch = args.batch(unique("sleep"), worker.queue());
+            let batch = batch.max_parallelism(PARALLELISM).stride(stride);
+            let (cost, _) = bed.cost(&worker, bed.complete(&batch, pages)).await?;
+            let ideal = (pages * MILLIS) as f64 / 1_000.0 / f64::from(PARALLELISM);
+            let case = format!("{pages} pages, stride {stride}");
+            table.add(&case, "of the ideal", "%", 100.0 * ideal / cost.seconds);
+            table.add(&case, "speed", "pages/s", pages as f64 / cost.seconds);
+            let cpu = (cost.server_cpu + cost.worker_cpu) * 1_000.0 / pages as f64;
+            table.add(&case, "CPU of server and worker", "ms/page", cpu);
+            if stride == 25 {
+                table.aim(&case, "of the ideal", Target::AtLeast(90.0));
+            }
+        }
+    }
+    worker.stop().await
+}

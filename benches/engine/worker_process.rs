@@ -1,0 +1,167 @@
+//! Workers in processes of their own: this very program again, told by its environment what to be.
+
+use std::{io::Read as _, path::PathBuf, process::Stdio, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use temporal_batch::{Connections, Database, DatabaseOptions, SqlBackfill, Worker};
+use tokio::process::{Child, Command};
+
+use super::{
+    Error, bare,
+    bed::{Bed, connect, unique},
+    pages::Pages,
+};
+
+const ROLE: &str = "TEMPORAL_BATCH_BENCH_ROLE";
+const STOPS_WITHIN: Duration = Duration::from_secs(20);
+
+/// What the worker of an arm does.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum Work {
+    /// The workflows of the peers.
+    Bare,
+    /// The pages of the arms.
+    Pages {
+        heartbeat_timeout: Option<Duration>,
+        settings: Vec<(Setting, u32)>,
+    },
+    /// Backfills of a SQLite database.
+    Sqlite { file: PathBuf },
+}
+
+impl Work {
+    pub fn pages() -> Self {
+        Self::Pages {
+            heartbeat_timeout: None,
+            settings: Vec::new(),
+        }
+    }
+}
+
+/// A setting of a worker that differs from its default.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub enum Setting {
+    WorkflowPollers,
+    StridePollers,
+    EagerStrides,
+    CachedBatches,
+}
+
+impl Setting {
+    fn apply(self, worker: Worker, value: u32) -> Worker {
+        match self {
+            Self::WorkflowPollers => worker.workflow_pollers(value),
+            Self::StridePollers => worker.stride_pollers(value),
+            Self::EagerStrides => worker.eager_strides(value),
+            Self::CachedBatches => worker.cached_batches(value),
+        }
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Role {
+    address: String,
+    queue: String,
+    work: Work,
+}
+
+impl Role {
+    /// What this process is, if it is a worker.
+    pub fn of_this_process() -> Result<Option<Self>, Error> {
+        match std::env::var(ROLE) {
+            Ok(role) => Ok(Some(serde_json::from_str(&role)?)),
+            Err(_) => Ok(None),
+        }
+    }
+
+    /// Works until the process that started this one has closed the pipe, or has ended.
+    pub async fn play(self) -> Result<(), Error> {
+        let client = connect(&self.address).await?.temporal().clone();
+        let owner_gone = async {
+            let (tell, told) = tokio::sync::oneshot::channel();
+            std::thread::spawn(move || {
+                let _ = std::io::stdin().read_to_end(&mut Vec::new());
+                let _ = tell.send(());
+            });
+            let _ = told.await;
+        };
+        let worker = Worker::new(client.clone(), &self.queue).drain_timeout(Duration::from_secs(5));
+        let worker = match self.work {
+            Work::Bare => return bare::serve(client, &self.queue, owner_gone).await,
+            Work::Pages {
+                heartbeat_timeout,
+                settings,
+            } => {
+                let worker = worker.processor(Pages { heartbeat_timeout });
+                let settings = settings.into_iter();
+                settings.fold(worker, |worker, (setting, value)| {
+                    setting.apply(worker, value)
+                })
+            }
+            Work::Sqlite { file } => {
+                let options = DatabaseOptions::from_url(&format!("sqlite:{}", file.display()))?;
+                let database = Database::connect(&options).await?;
+                worker.processor(SqlBackfill::new(
+                    Connections::new().with("default", database),
+                ))
+            }
+        };
+        Ok(worker.run_until(owner_gone).await?)
+    }
+}
+
+/// A worker that ends with its owner.
+pub struct WorkerProcess {
+    child: Child,
+    role: Role,
+}
+
+impl WorkerProcess {
+    pub fn start(bed: &Bed, work: Work) -> Result<Self, Error> {
+        Self::spawn(Role {
+            address: bed.address(),
+            queue: unique("queue"),
+            work,
+        })
+    }
+
+    fn spawn(role: Role) -> Result<Self, Error> {
+        let child = Command::new(std::env::current_exe()?)
+            .env(ROLE, serde_json::to_string(&role)?)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .kill_on_drop(true)
+            .spawn()?;
+        Ok(Self { child, role })
+    }
+
+    pub fn queue(&self) -> &str {
+        &self.role.queue
+    }
+
+    /// 0 once it has ended.
+    pub fn pid(&self) -> u32 {
+        self.child.id().unwrap_or(0)
+    }
+
+    /// `kill -9`, and the same worker again at once.
+    pub async fn kill_and_restart(&mut self) -> Result<(), Error> {
+        self.child.start_kill()?;
+        let next = Self::spawn(self.role.clone())?;
+        self.child.wait().await?;
+        *self = next;
+        Ok(())
+    }
+
+    pub async fn stop(mut self) -> Result<(), Error> {
+        drop(self.child.stdin.take());
+        match tokio::time::timeout(STOPS_WITHIN, self.child.wait()).await {
+            Ok(status) if status.as_ref().is_ok_and(|status| status.success()) => Ok(()),
+            Ok(status) => Err(format!("a worker ended with {status:?}").into()),
+            Err(_) => {
+                self.child.kill().await?;
+                Err(format!("a worker had to be killed after {STOPS_WITHIN:?}").into())
+            }
+        }
+    }
+}
