@@ -36,6 +36,10 @@ use crate::{
 /// The latest version that is known here.
 pub(crate) const VERSION: u32 = 3;
 
+/// Version of what is handed over while strides are on a bridge. A controller that knows no bridges would wait for
+/// them for ever.
+pub(crate) const VERSION_WITH_BRIDGES: u32 = 3;
+
 /// Came with reducers: a worker that would not fold what the pages put out must not go on with the batch. Which
 /// processors have one is known when the batch is prepared, so it is what a continue-as-new says.
 pub(crate) const REDUCES: u32 = 3;
@@ -123,6 +127,17 @@ pub(crate) const SETTLED: &str = "settled";
 /// Type of the workflow whose existence is a named lock.
 pub(crate) const LOCK_HOLDER: &str = "temporal-batch.lock-holder";
 
+/// Type of the workflow that runs strides over a continue-as-new of their controller.
+pub(crate) const BRIDGE: &str = "temporal-batch.bridge";
+/// Signal with strides for a bridge.
+pub(crate) const BRIDGE_ORDERS: &str = "orders";
+/// Signal with what strides on a bridge came back with.
+pub(crate) const BRIDGE_RESULTS: &str = "bridge_results";
+/// Activity that notices bridges which are gone.
+pub(crate) const WATCH_BRIDGES: &str = "temporal-batch.watch_bridges";
+
+/// Change: a run that is about to continue as new gives its strides to a bridge.
+pub(crate) const BRIDGED: &str = "bridged";
 /// Change: pace, slots of their own for what is beside the pages, control in the memo.
 pub(crate) const PACED: &str = "paced";
 
@@ -445,6 +460,9 @@ pub(crate) struct StrideOrder {
     /// Where that partition ends, if not with the data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<PageToken>,
+    /// The workflow id of the bridge that has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bridge: Option<String>,
 }
 
 impl StrideOrder {
@@ -608,6 +626,9 @@ pub(crate) struct ControlState {
     /// limit allows, or their shares of the rate are out of date.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub yields: Vec<u64>,
+    /// The bridges whose strides are waited for. Those of any other one should end: a reset has forgotten them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bridges: Vec<String>,
 }
 
 /// Argument of the `pause` update.
@@ -887,6 +908,59 @@ pub(crate) struct SplitAnswer {
 
 /// Error type of the controller of a partition that was told to stop, with [`EndDetails`].
 pub(crate) const PARTITION_STOPPED: &str = "PartitionStopped";
+
+/// Input of a bridge.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct BridgeInput {
+    pub batch_run: String,
+    /// The workflow id of the controller whose strides these are.
+    pub controller: String,
+    pub terms: StrideTerms,
+    pub orders: Vec<StrideOrder>,
+}
+
+/// How the activities of strides are scheduled; the same for all of a batch run.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct StrideTerms {
+    pub retry_mode: RetryMode,
+    pub heartbeat_timeout: Duration,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<f32>,
+}
+
+/// Payload of the `orders` signal.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct BridgeOrders {
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub orders: Vec<StrideOrder>,
+    /// No more follow.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub last: bool,
+}
+
+/// Payload of the `bridge_results` signal.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct BridgeResults {
+    pub batch_run: String,
+    /// The workflow id of the bridge. Dispatches are numbered anew after a reset, so that their numbers alone say
+    /// too little.
+    pub bridge: String,
+    pub results: Vec<BridgeResult>,
+}
+
+/// What one stride on a bridge came back with.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct BridgeResult {
+    pub stride: u64,
+    pub dispatch: u64,
+    pub report: StrideReport,
+}
+
+/// Input of the activity that watches bridges.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct BridgeWatch {
+    pub bridges: Vec<String>,
+}
 
 /// Error type of the activity that prepares, where the batch cannot be run.
 pub(crate) const REFUSED: &str = "Refused";

@@ -3,7 +3,7 @@
 use temporalio_client::WorkflowHistory;
 use temporalio_sdk::workflow_replayer::{WorkflowReplayer, WorkflowReplayerOptions};
 
-use crate::controller::Controller;
+use crate::controller::{Bridge, Controller};
 
 /// A history that this version of the crate would not have made.
 #[derive(Debug, thiserror::Error)]
@@ -25,6 +25,7 @@ pub async fn replay_history(json: &[u8]) -> Result<(), ReplayError> {
         let history = WorkflowHistory::from_json(json)?;
         let options = WorkflowReplayerOptions::new()
             .register_workflow::<Controller>()?
+            .register_workflow::<Bridge>()?
             .build();
         Ok(WorkflowReplayer::new(options)?
             .replay_workflow(history)

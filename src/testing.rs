@@ -489,6 +489,7 @@ fn order(
         controller: None,
         partition: None,
         last: None,
+        bridge: None,
     }
 }
 

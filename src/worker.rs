@@ -24,7 +24,7 @@ use crate::{
         PageActivities,
     },
     batch::MAX_PARALLELISM,
-    controller::Controller,
+    controller::{Bridge, Controller},
     hooks::{CompletionHook, FailureHandler, Hooks, RegisterHookError, Tracker},
     metrics::Metrics,
     processor::PageProcessor,
@@ -396,6 +396,8 @@ impl Worker {
         );
         let pages = WorkerOptions::new(self.task_queue)
             .register_workflow::<Controller>()
+            .map_err(|e| create(e.into()))?
+            .register_workflow::<Bridge>()
             .map_err(|e| create(e.into()))?
             .register_activities(pages)
             .tuner(slots(self.max_pages as usize))

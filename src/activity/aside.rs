@@ -9,13 +9,13 @@ use temporalio_sdk::{
 };
 use tokio::{sync::watch, task::JoinHandle};
 
-use super::{HEARTBEATS_PER_TIMEOUT, lock, partitions, throttling, waits::WaitTeller};
+use super::{HEARTBEATS_PER_TIMEOUT, bridges, lock, partitions, throttling, waits::WaitTeller};
 use crate::{
     check::Check,
     controller::{
         CheckActivity, CombineActivity, HookActivity, KeepReportActivity, LockActivity,
         PartitionsActivity, PrepareActivity, SplitActivity, ThrottleActivity, UnlockActivity,
-        WindowsActivity,
+        WatchBridgesActivity, WindowsActivity,
     },
     error::{MAX_MESSAGE_CHARS, PageError, truncate},
     hooks::{Hooks, UNKNOWN_HOOK},
@@ -23,9 +23,9 @@ use crate::{
     metrics::Metrics,
     pace::{Openings, openings},
     protocol::{
-        CheckAnswer, CheckOrder, CombineOrder, Combined, HookOrder, KeepReport, LockOrder,
-        PartitionsOrder, PrepareInput, Prepared, REFUSED, SplitAnswer, SplitOrder, ThrottleOrder,
-        UNKNOWN_PROCESSOR, WaitsFor, WindowsOrder,
+        BridgeWatch, CheckAnswer, CheckOrder, CombineOrder, Combined, HookOrder, KeepReport,
+        LockOrder, PartitionsOrder, PrepareInput, Prepared, REFUSED, SplitAnswer, SplitOrder,
+        ThrottleOrder, UNKNOWN_PROCESSOR, WaitsFor, WindowsOrder,
     },
     registry::{NotPrepared, Registry},
     throttle::Throttles,
@@ -301,6 +301,23 @@ impl AsideActivities {
     ) -> Result<(), ActivityError> {
         lock::give_back(&ctx.client(), &order).await
     }
+
+    /// Waits until bridges are gone, and tells which.
+    #[activity(definition = WatchBridgesActivity)]
+    async fn watch_bridges(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        order: BridgeWatch,
+    ) -> Result<Vec<String>, ActivityError> {
+        let _heartbeats = Heartbeats::of(&ctx);
+        let client = ctx.client();
+        tokio::select! {
+            biased;
+            gone = bridges::gone(&client, &order) => Ok(gone),
+            () = ctx.cancelled() => Err(ActivityError::cancelled()),
+            () = self.stops(&ctx) => Err(retry(STOPS, WORKER_STOPS)),
+        }
+    }
 }
 
 // The controller calls the activities by their definitions, so nobody else needs these constants.
@@ -313,6 +330,7 @@ const _: () = {
         AsideActivities::lock,
         AsideActivities::unlock,
         AsideActivities::windows,
+        AsideActivities::watch_bridges,
     );
 };
 

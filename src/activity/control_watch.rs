@@ -47,6 +47,7 @@ pub(super) struct ControlWatch {
     joined: Instant,
     batch_run: String,
     dispatch: u64,
+    bridge: Option<String>,
 }
 
 #[derive(Clone)]
@@ -58,7 +59,7 @@ struct Reading {
 
 /// What a look at the workflow found.
 #[derive(Clone, Debug, PartialEq)]
-enum Found {
+pub(super) enum Found {
     /// It has ended, or is not there.
     Gone,
     /// It belongs to this batch run, and says nothing more.
@@ -75,7 +76,11 @@ pub(super) struct Orders {
 }
 
 impl Found {
-    fn orders(&self, batch_run: &str, dispatch: u64) -> Orders {
+    /// What it means for this dispatch, which may be on a bridge.
+    pub fn orders(&self, batch_run: &str, dispatch: u64, bridge: Option<&str>) -> Orders {
+        // Bridges are named before they have strides. A run that does not name this one has been reset to a
+        // time before it.
+        let forgotten = |known: &[String]| bridge.is_some_and(|id| known.iter().all(|k| k != id));
         match self {
             Self::Nothing => Orders::default(),
             Self::Gone => Orders {
@@ -83,7 +88,7 @@ impl Found {
                 stop_now: false,
             },
             Self::BatchRun(other) => Orders {
-                stop: other != batch_run,
+                stop: other != batch_run || forgotten(&[]),
                 stop_now: false,
             },
             Self::Control(state) if state.batch_run != batch_run => Orders {
@@ -91,7 +96,9 @@ impl Found {
                 stop_now: false,
             },
             Self::Control(state) => Orders {
-                stop: state.stop_at_page_boundary || state.yields.contains(&dispatch),
+                stop: state.stop_at_page_boundary
+                    || state.yields.contains(&dispatch)
+                    || forgotten(&state.bridges),
                 stop_now: state.stop_now,
             },
         }
@@ -131,6 +138,7 @@ impl ControlWatches {
             joined: Instant::now(),
             batch_run: order.batch_run.clone(),
             dispatch: order.dispatch,
+            bridge: order.bridge.clone(),
         }
     }
 
@@ -152,7 +160,8 @@ impl ControlWatch {
             }
             let reading = self.readings.borrow_and_update();
             if let Some(reading) = reading.as_ref().filter(|r| r.asked >= self.joined) {
-                return reading.found.orders(&self.batch_run, self.dispatch);
+                let bridge = self.bridge.as_deref();
+                return reading.found.orders(&self.batch_run, self.dispatch, bridge);
             }
         }
     }
@@ -223,7 +232,7 @@ pub(super) fn progress_in(description: &WorkflowExecutionDescription) -> Option<
     }
 }
 
-fn found_in(description: &WorkflowExecutionDescription) -> Found {
+pub(super) fn found_in(description: &WorkflowExecutionDescription) -> Found {
     let info = description.raw().workflow_execution_info.as_ref();
     let status = info.map(|info| info.status());
     // Between two runs of the batch the first one is still the latest.
@@ -284,7 +293,24 @@ mod tests {
         ];
         for (found, stop, stop_now) in cases {
             let expected = Orders { stop, stop_now };
-            assert_eq!(found.orders("mine", 7), expected, "{found:?}");
+            assert_eq!(found.orders("mine", 7, None), expected, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn a_stride_on_a_bridge_that_the_batch_does_not_know_stops() {
+        let knows = |id: &str| state(|s| s.bridges = vec![id.to_owned()]);
+        let cases = [
+            (knows("b1"), false),
+            (knows("b2"), true),
+            (state(|_| {}), true),
+            // Reset to before there was anything to say.
+            (Found::BatchRun("mine".to_owned()), true),
+            (Found::Nothing, false),
+        ];
+        for (found, stop) in cases {
+            let orders = found.orders("mine", 7, Some("b1"));
+            assert_eq!(orders.stop, stop, "{found:?}");
         }
     }
 
@@ -297,6 +323,7 @@ mod tests {
             joined: before + Duration::from_millis(1),
             batch_run: "mine".to_owned(),
             dispatch: 1,
+            bridge: None,
         };
         let found = state(|s| s.stop_at_page_boundary = true);
         let reading = |asked| {

@@ -7,13 +7,18 @@ use std::{
 
 use async_trait::async_trait;
 use temporalio_client::{
-    Client, WorkflowDescribeOptions, WorkflowHandle, WorkflowQueryOptions, WorkflowSignalOptions,
+    Client, WorkflowDescribeOptions, WorkflowExecutionDescription, WorkflowHandle,
+    WorkflowQueryOptions, WorkflowSignalOptions,
     errors::{WorkflowInteractionError, WorkflowQueryError},
 };
 use temporalio_sdk::activities::ActivityContext;
 use tokio::{sync::watch, task::JoinHandle};
 
-use super::{HEARTBEATS_PER_TIMEOUT, control_watch::ControlWatch, gate::Gate};
+use super::{
+    HEARTBEATS_PER_TIMEOUT,
+    control_watch::{ControlWatch, found_in},
+    gate::Gate,
+};
 use crate::{
     controller::Controller,
     interruption::Told,
@@ -72,7 +77,11 @@ pub(super) struct Surroundings {
 }
 
 struct Identity {
+    /// The workflow that scheduled it: the controller, or a bridge.
+    workflow: WorkflowHandle<Client, Controller>,
     run_id: String,
+    dispatch: u64,
+    bridge: Option<String>,
     activity_id: String,
     /// Tells attempts apart also when the controller has dispatched the stride again: their numbers begin
     /// anew then.
@@ -129,7 +138,12 @@ impl ActivityHost {
         let info = ctx.info();
         let timeout = info.heartbeat_timeout.unwrap_or(FALLBACK_HEARTBEAT_TIMEOUT);
         let attendance = Arc::new(Mutex::new(Attendance::new(timeout, info.started_time)));
+        let workflow_id = info.workflow_id.clone();
+        let workflow_id = workflow_id.unwrap_or_else(|| order.batch_id.clone());
         let identity = Identity {
+            workflow: client.get_workflow_handle(workflow_id),
+            dispatch: order.dispatch,
+            bridge: order.bridge.clone(),
             run_id: info.workflow_run_id.clone().unwrap_or_default(),
             activity_id: info.activity_id.clone(),
             started: info.started_time,
@@ -303,6 +317,18 @@ async fn listen(
     }
 }
 
+async fn described(
+    workflow: &WorkflowHandle<Client, Controller>,
+) -> Result<WorkflowExecutionDescription, HostError> {
+    let description = workflow.describe(WorkflowDescribeOptions::default());
+    description.await.map_err(|error| match error {
+        WorkflowInteractionError::NotFound(_) => HostError::Gone,
+        error => HostError::Unavailable(format!(
+            "the server did not say whether this attempt still counts: {error}"
+        )),
+    })
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -371,20 +397,11 @@ impl StrideHost for ActivityHost {
         if !lock(&self.attendance).notice() {
             return Ok(());
         }
-        let options = WorkflowDescribeOptions::default();
-        let description = self.controller.describe(options).await;
-        let description = match &description {
-            Ok(description) => description.raw(),
-            Err(WorkflowInteractionError::NotFound(_)) => return Err(HostError::Gone),
-            Err(error) => {
-                return Err(HostError::Unavailable(format!(
-                    "the server did not say whether this attempt still counts: {error}"
-                )));
-            }
-        };
+        let mine = &self.identity;
+        let description = described(&mine.workflow).await?;
+        let description = description.raw();
         let info = description.workflow_execution_info.as_ref();
         let run = info.and_then(|info| info.execution.as_ref());
-        let mine = &self.identity;
         let same_run = run.is_some_and(|run| run.run_id == mine.run_id);
         let counts = same_run
             && description.pending_activities.iter().any(|pending| {
@@ -395,6 +412,14 @@ impl StrideHost for ActivityHost {
         if !counts {
             tracing::warn!("this attempt was asleep for too long, and another one has its work");
             return Err(HostError::Gone);
+        }
+        if mine.bridge.is_some() {
+            // The bridge goes on without asking; the batch may not.
+            let batch = found_in(&described(&self.controller).await?);
+            let orders = batch.orders(&self.batch_run, mine.dispatch, mine.bridge.as_deref());
+            if orders.stop {
+                return Err(HostError::Gone);
+            }
         }
         lock(&self.attendance).overslept = false;
         Ok(())

@@ -5,6 +5,7 @@
 //! | here | the activity that runs a stride |
 //! | `host`, `control_watch` | the outside world of a stride |
 //! | `aside` | the activities beside the pages, which have slots of their own |
+//! | `bridges` | noticing bridges that are gone |
 //! | `lock` | taking a named lock and giving it back |
 //! | `partitions` | looking at the partitions of a batch |
 //! | `throttling` | telling a batch what its throttles say |
@@ -13,6 +14,7 @@
 
 mod abandon;
 mod aside;
+mod bridges;
 mod control_watch;
 mod gate;
 mod host;

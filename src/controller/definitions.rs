@@ -7,9 +7,9 @@ use temporalio_sdk::activities::ActivityError;
 use crate::{
     pace::Openings,
     protocol::{
-        self, CheckAnswer, CheckOrder, CombineOrder, Combined, HookOrder, KeepReport, LockOrder,
-        PartitionsOrder, PrepareInput, Prepared, SplitAnswer, SplitOrder, StrideOrder, StrideReport,
-        ThrottleOrder, WindowsOrder,
+        self, BridgeWatch, CheckAnswer, CheckOrder, CombineOrder, Combined, HookOrder, KeepReport,
+        LockOrder, PartitionsOrder, PrepareInput, Prepared, SplitAnswer, SplitOrder, StrideOrder,
+        StrideReport, ThrottleOrder, WindowsOrder,
     },
 };
 
@@ -77,6 +77,11 @@ impl Orders {
     pub(crate) fn unlock(_order: LockOrder) -> Result<(), ActivityError> {
         unimplemented!()
     }
+
+    #[activity(name = protocol::WATCH_BRIDGES)]
+    pub(crate) fn watch_bridges(_order: BridgeWatch) -> Result<Vec<String>, ActivityError> {
+        unimplemented!()
+    }
 }
 
 // The definitions that the activities of a worker have to match.
@@ -84,5 +89,6 @@ pub(crate) use orders::{
     Check as CheckActivity, Combine as CombineActivity, Hook as HookActivity,
     KeepReport as KeepReportActivity, Lock as LockActivity, Partitions as PartitionsActivity,
     Prepare as PrepareActivity, Split as SplitActivity, Stride as StrideActivity,
-    Throttle as ThrottleActivity, Unlock as UnlockActivity, Windows as WindowsActivity,
+    Throttle as ThrottleActivity, Unlock as UnlockActivity, WatchBridges as WatchBridgesActivity,
+    Windows as WindowsActivity,
 };

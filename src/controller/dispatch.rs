@@ -18,7 +18,7 @@ use crate::{
     ledger::Event,
     notices::Before,
     pace::{Length, LengthBy, StrideLength, Uncut},
-    protocol::{self, Checkpoint, FailedAttempt, Prepared, StrideOrder, StrideReport},
+    protocol::{self, Checkpoint, FailedAttempt, StrideOrder, StrideReport, StrideTerms},
     retry::RetryMode,
     scheduler::Dispatch,
     stages::Stages,
@@ -26,6 +26,9 @@ use crate::{
 
 /// Temporal's own attempts at a stride whose worker is lost, before the controller counts a failure.
 const ATTEMPTS_AT_LOST_WORKERS: u32 = 3;
+
+/// Error type of a stride whose worker did not come back.
+const WORKER_LOST: &str = "WorkerLost";
 
 pub(super) type StrideResult = Result<StrideReport, ActivityExecutionError>;
 pub(super) type Activity<'a> = Pin<Box<dyn Future<Output = StrideResult> + 'a>>;
@@ -36,16 +39,8 @@ pub(super) fn start<'a>(
     dispatch: &Dispatch,
 ) -> Option<Activity<'a>> {
     let (order, options) = ctx.state_mut(|s| {
-        let order = s.order(dispatch)?;
-        s.note_cut(&order);
-        s.record(Event::Dispatched {
-            stride: dispatch.stride,
-            rate_share: dispatch.rate_share,
-            page_share: dispatch.page_share,
-            items: dispatch.items,
-            now: s.now,
-        });
-        let options = activity_options(s.prepared.as_ref()?, &order, s.input.spec.weight);
+        let order = s.dispatched(dispatch, None)?;
+        let options = activity_options(&s.terms()?, &order);
         Some((order, options))
     })?;
     Some(Box::pin(ctx.execute_activity(
@@ -56,7 +51,38 @@ pub(super) fn start<'a>(
 }
 
 impl Controller {
-    fn order(&self, dispatch: &Dispatch) -> Option<StrideOrder> {
+    /// Records the dispatch and says what the activity is told.
+    pub(super) fn dispatched(
+        &mut self,
+        dispatch: &Dispatch,
+        bridge: Option<&str>,
+    ) -> Option<StrideOrder> {
+        let order = self.order(dispatch, bridge)?;
+        self.note_cut(&order);
+        self.record(Event::Dispatched {
+            stride: dispatch.stride,
+            rate_share: dispatch.rate_share,
+            page_share: dispatch.page_share,
+            items: dispatch.items,
+            now: self.now,
+        });
+        if let Some(bridge) = bridge {
+            let stride = dispatch.stride;
+            self.record(Event::Bridged { stride, bridge });
+        }
+        Some(order)
+    }
+
+    pub(super) fn terms(&self) -> Option<StrideTerms> {
+        let prepared = self.prepared.as_ref()?;
+        Some(StrideTerms {
+            retry_mode: prepared.retry_mode,
+            heartbeat_timeout: prepared.heartbeat_timeout,
+            weight: self.input.spec.weight,
+        })
+    }
+
+    fn order(&self, dispatch: &Dispatch, bridge: Option<&str>) -> Option<StrideOrder> {
         let spec = &self.input.spec;
         let prepared = self.prepared.as_ref()?;
         let stride = self.ledger.stride(dispatch.stride)?;
@@ -94,7 +120,28 @@ impl Controller {
             controller: self.own_id(),
             partition: self.input.part.as_ref().map(|part| part.name.clone()),
             last: self.ledger.last().cloned(),
+            bridge: bridge.map(ToOwned::to_owned),
         })
+    }
+
+    /// Keeps what a stride came back with.
+    pub(super) fn reported(&mut self, stride: u64, report: StrideReport) {
+        let Some(prepared) = self.prepared.clone() else {
+            return;
+        };
+        let now = self.now;
+        let before = Before::of(&self.ledger, stride);
+        self.pacing.reported(&report, self.ledger.running(), now);
+        self.record(Event::Reported {
+            stride,
+            report: Box::new(report),
+            policy: &prepared.retry,
+            dead_letters: prepared.dead_letters,
+            now,
+        });
+        if self.input.spec.hooks.failure_handler.is_some() {
+            self.notices.compare(&before, &self.ledger, stride);
+        }
     }
 }
 
@@ -150,12 +197,8 @@ impl Controller {
     }
 }
 
-fn activity_options(
-    prepared: &Prepared,
-    order: &StrideOrder,
-    weight: Option<f32>,
-) -> ActivityOptions {
-    let attempts = match prepared.retry_mode {
+pub(super) fn activity_options(terms: &StrideTerms, order: &StrideOrder) -> ActivityOptions {
+    let attempts = match terms.retry_mode {
         RetryMode::AtLeastOnce => ATTEMPTS_AT_LOST_WORKERS,
         RetryMode::AtMostOnce => 1,
     };
@@ -166,7 +209,7 @@ fn activity_options(
         .build();
     // The activity limits its pages itself and says which one took too long. This limit is for a worker
     // that is alive but stuck in code that never yields; twice what the pages may take.
-    let per_page = prepared.page_timeout.as_secs_f64()
+    let per_page = order.page_timeout.as_secs_f64()
         + order
             .rate_share
             .map_or(0.0, |share| f64::from(order.page_size) / share)
@@ -175,11 +218,11 @@ fn activity_options(
     let limit = (per_page * f64::from(order.pages) * 2.0 + 60.0).min(30.0 * 86_400.0);
     let mut priority = Priority::default();
     priority.fairness_key = Some(order.batch_run.clone());
-    priority.fairness_weight = weight;
+    priority.fairness_weight = terms.weight;
     ActivityOptions::with_start_to_close_timeout(Duration::from_secs_f64(limit))
         // A replay compares ids, so that it notices another choice of stride.
         .activity_id(format!("stride-{}", order.stride))
-        .heartbeat_timeout(prepared.heartbeat_timeout)
+        .heartbeat_timeout(terms.heartbeat_timeout)
         .cancellation_type(ActivityCancellationType::WaitCancellationCompleted)
         .retry_policy(retry)
         .summary(format!("stride {} attempt {}", order.stride, order.attempt))
@@ -187,32 +230,37 @@ fn activity_options(
         .build()
 }
 
-/// Turns what an activity came back with into facts.
-pub(super) fn record_result(ctx: &WorkflowContext<Controller>, stride: u64, result: StrideResult) {
-    let report = match result {
+/// What an activity came back with, as a report.
+pub(super) fn report_of(result: StrideResult) -> StrideReport {
+    match result {
         Ok(report) => report,
         // The activity was still waiting for a worker when the batch was cancelled.
         Err(ActivityExecutionError::Cancelled(_)) => StrideReport::default(),
         Err(error) => lost(&error),
-    };
-    ctx.state_mut(|s| {
-        let Some(prepared) = s.prepared.clone() else {
-            return;
-        };
-        let now = s.now;
-        let before = Before::of(&s.ledger, stride);
-        s.pacing.reported(&report, s.ledger.running(), now);
-        s.record(Event::Reported {
-            stride,
-            report: Box::new(report),
-            policy: &prepared.retry,
-            dead_letters: prepared.dead_letters,
-            now,
-        });
-        if s.input.spec.hooks.failure_handler.is_some() {
-            s.notices.compare(&before, &s.ledger, stride);
-        }
-    });
+    }
+}
+
+/// The report of a stride that nobody hears of any more.
+pub(super) fn worker_lost(message: &str) -> StrideReport {
+    StrideReport {
+        failure: Some(failed(WORKER_LOST.to_owned(), message)),
+        ..StrideReport::default()
+    }
+}
+
+fn failed(error_type: String, message: &str) -> FailedAttempt {
+    let not_the_page = error_type == protocol::UNKNOWN_PROCESSOR;
+    FailedAttempt {
+        page_end: None,
+        last_page: false,
+        error_type,
+        message: truncate(message, MAX_MESSAGE_CHARS),
+        retryable: true,
+        retry_after: None,
+        // Another worker on the queue has it, or the next deploy.
+        not_the_page,
+        coverage_stops: false,
+    }
 }
 
 /// What a stride is known to have done whose activity never reported.
@@ -222,18 +270,7 @@ fn lost(error: &ActivityExecutionError) -> StrideReport {
         .and_then(|t| t.last_heartbeat_details::<Checkpoint>().ok().flatten());
     let mut report = checkpoint.unwrap_or_default().done;
     let (error_type, message) = describe(error);
-    let not_the_page = error_type == protocol::UNKNOWN_PROCESSOR;
-    report.failure = Some(FailedAttempt {
-        page_end: None,
-        last_page: false,
-        error_type,
-        message: truncate(&message, MAX_MESSAGE_CHARS),
-        retryable: true,
-        retry_after: None,
-        // Another worker on the queue has it, or the next deploy.
-        not_the_page,
-        coverage_stops: false,
-    });
+    report.failure = Some(failed(error_type, &message));
     report
 }
 
@@ -241,7 +278,7 @@ pub(super) fn describe(error: &ActivityExecutionError) -> (String, String) {
     if let Some(timeout) = error.as_timeout() {
         return match timeout.timeout_type() {
             TimeoutType::Heartbeat => (
-                "WorkerLost".to_owned(),
+                WORKER_LOST.to_owned(),
                 "no heartbeat from its worker for longer than the timeout".to_owned(),
             ),
             _ => (

@@ -17,7 +17,7 @@ use crate::{
     batch::{HOOK_TIMEOUT, TRACK_EVERY},
     hooks::{Failure, FailureNotice},
     progress::{BatchReport, Outcome, Timestamp},
-    protocol::{self, HookCall, HookOrder, KeepReport, ThrottleOrder, WindowsOrder},
+    protocol::{self, BridgeWatch, HookCall, HookOrder, KeepReport, ThrottleOrder, WindowsOrder},
     scheduler,
 };
 
@@ -27,6 +27,7 @@ const HOOK_ATTEMPTS: u32 = 3;
 const HOOK_SLACK: Duration = Duration::from_secs(30);
 /// One activity asks the throttles for so long at most; then another does.
 const THROTTLES_ARE_ASKED_FOR: Duration = Duration::from_secs(24 * 3_600);
+const BRIDGES_ARE_WATCHED_FOR: Duration = Duration::from_secs(24 * 3_600);
 const STANDING_HEARTBEAT: Duration = Duration::from_secs(15);
 
 impl Controller {
@@ -146,6 +147,7 @@ pub(super) struct Calls<'a> {
     pub(super) combine: Option<Call<'a>>,
     partitions: Option<Call<'a>>,
     settled: Option<Call<'a>>,
+    bridges: Option<Call<'a>>,
 }
 
 impl<'a> Calls<'a> {
@@ -169,7 +171,11 @@ impl<'a> Calls<'a> {
         if self.settled.is_none() {
             self.settled = say_when_settled(ctx);
         }
-        if ctx.state(Controller::is_draining) {
+        if self.bridges.is_none() {
+            let order = ctx.state(Controller::bridges_to_watch);
+            self.bridges = order.map(|order| watch_bridges(ctx, order));
+        }
+        if ctx.state(Controller::makes_way) {
             self.tell_running(ctx);
             return;
         }
@@ -195,7 +201,7 @@ impl<'a> Calls<'a> {
     ) -> Option<Timestamp> {
         let due = ctx.state(|s| {
             let tracked = s.input.spec.hooks.tracker.is_some() && self.tracker.is_none();
-            (tracked && !s.is_draining()).then_some(s.notices.track_at)
+            (tracked && !s.makes_way()).then_some(s.notices.track_at)
         });
         scheduler::earliest(until, due)
     }
@@ -216,14 +222,16 @@ impl<'a> Calls<'a> {
                 awake = true;
             }
         }
-        for call in [
+        let standing = [
             &mut self.throttle,
             &mut self.windows,
             &mut self.check,
+            &mut self.bridges,
             &mut self.partitions,
             &mut self.settled,
             &mut self.combine,
-        ] {
+        ];
+        for call in standing {
             if let Some(running) = call
                 && running.as_mut().poll(cx).is_ready()
             {
@@ -264,6 +272,17 @@ fn windows<'a>(ctx: &'a WorkflowContext<Controller>, order: WindowsOrder) -> Cal
             .execute_activity(Orders::windows, order, options)
             .await?;
         ctx.state_mut(|s| s.pacing.opened(openings, s.now));
+        Ok(())
+    })
+}
+
+/// Has the bridges of earlier runs watched, until one is gone.
+fn watch_bridges<'a>(ctx: &'a WorkflowContext<Controller>, order: BridgeWatch) -> Call<'a> {
+    let options = standing(ctx, BRIDGES_ARE_WATCHED_FOR, "watch bridges".to_owned());
+    Box::pin(async move {
+        let gone = ctx.execute_activity(Orders::watch_bridges, order, options);
+        let gone = gone.await?;
+        ctx.state_mut(|s| s.bridges_are_gone(&gone));
         Ok(())
     })
 }

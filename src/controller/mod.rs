@@ -18,6 +18,8 @@
 //! | `run` | the loop: prepare, decide, wait; what is noted before each decision; continue-as-new |
 //! | `dispatch` | from a decision to a stride's activity, and from its result to a fact |
 //! | `alarm` | the timer |
+//! | `bridge` | the workflow that runs strides over a continue-as-new |
+//! | `bridging` | giving strides to bridges |
 //! | `hooks` | who is told what, and the calls that are under way |
 //! | `ending` | the end: hooks, the report, how the workflow closes |
 //! | `lock` | the named lock of the batch |
@@ -33,6 +35,8 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod alarm;
+mod bridge;
+mod bridging;
 mod definitions;
 mod dispatch;
 mod ending;
@@ -48,14 +52,16 @@ mod run;
 mod stages;
 mod steer;
 
+pub(crate) use bridge::Bridge;
 pub(crate) use definitions::{
     CheckActivity, CombineActivity, HookActivity, KeepReportActivity, LockActivity, Orders,
     PartitionsActivity, PrepareActivity, SplitActivity, StrideActivity, ThrottleActivity,
-    UnlockActivity, WindowsActivity,
+    UnlockActivity, WatchBridgesActivity, WindowsActivity,
 };
 pub(crate) use optional::Optional;
 
 use self::{
+    bridging::Bridging,
     ending::end,
     hooks::Calls,
     partitions::run_partitions,
@@ -73,9 +79,9 @@ use crate::{
     partition::Partitions,
     progress::{BatchReport, Phase, Progress, Timestamp},
     protocol::{
-        self, AcceptedEnd, AcceptedEndQuery, ApproveRequest, ControllerInput, Controls, LockHeld,
-        NextPage, PartitionNews, PauseRequest, Prepared, ResumeRequest, SetRequest, Settled,
-        ShareOrder, Steer, SteerRequest, ThrottleNews, WaitNews,
+        self, AcceptedEnd, AcceptedEndQuery, ApproveRequest, BridgeResults, ControllerInput,
+        Controls, LockHeld, NextPage, PartitionNews, PauseRequest, Prepared, ResumeRequest,
+        SetRequest, Settled, ShareOrder, Steer, SteerRequest, ThrottleNews, WaitNews,
     },
     scheduler::{self, Decision, Limits, decide},
     stages::Stages,
@@ -109,6 +115,7 @@ pub(crate) struct Controller {
     /// The batch has a pace that changes, work beside the pages on slots of its own, and its control in the
     /// memo. Off for batches that began before there were these.
     paced: bool,
+    bridging: Bridging,
     started_at: Timestamp,
     /// Server time of the last decision.
     now: Timestamp,
@@ -132,7 +139,15 @@ impl Controller {
         refuse_newer(ctx).await;
         let now = now(ctx);
         let paced = ctx.patched(protocol::PACED);
-        ctx.state_mut(|s| s.paced = paced);
+        let bridged = ctx.patched(protocol::BRIDGED);
+        ctx.state_mut(|s| {
+            s.paced = paced;
+            s.bridging.begin(bridged, now, &s.published.control.bridges);
+            // Nobody else has to be told of those that have nothing.
+            let ledger = &s.ledger;
+            let known = &mut s.published.control.bridges;
+            known.retain(|id| ledger.bridges().any(|busy| busy == id));
+        });
         if ctx.state_mut(|s| s.begin(now)) {
             log(ctx, "batch started");
         }
@@ -161,6 +176,21 @@ impl Controller {
             starts: &next.starts,
         };
         self.record(event);
+    }
+
+    /// What strides on a bridge came back with.
+    #[signal(name = protocol::BRIDGE_RESULTS)]
+    pub(crate) fn bridge_results(
+        &mut self,
+        ctx: &mut SyncWorkflowContext<Self>,
+        news: BridgeResults,
+    ) {
+        self.signals += 1;
+        if news.batch_run == self.input.batch_run {
+            self.version += 1;
+            self.now = time(ctx.workflow_time());
+            self.take_results(news);
+        }
     }
 
     /// What the throttles of the batch say.
@@ -356,6 +386,7 @@ impl Controller {
             lock_held_by: None,
             published: Published::default(),
             paced: false,
+            bridging: Bridging::default(),
             started_at: Timestamp(0),
             now: Timestamp(0),
             runs: 0,
@@ -456,6 +487,8 @@ impl Controller {
             stopping: self.controls.stopping.clone(),
             hooks_running: self.hooks_running,
             no_page_timed: self.pacing.stride().is_some_and(StrideLength::is_beginning),
+            bridged: self.bridging.on,
+            delivering: self.bridging.is_delivering(),
         }
     }
 
@@ -468,8 +501,8 @@ impl Controller {
         }
     }
 
-    fn is_draining(&self) -> bool {
-        scheduler::is_draining(&self.ledger, &self.limits(), self.now)
+    fn makes_way(&self) -> bool {
+        scheduler::makes_way(&self.ledger, &self.limits(), self.now)
     }
 
     /// Keeps a fact; one that cannot be ends the batch rather than being ignored.

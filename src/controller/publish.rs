@@ -46,6 +46,7 @@ impl Published {
 impl Controller {
     fn control_state(&self) -> ControlState {
         let limits = self.limits();
+        let asked = || self.bridging.cohort.asked();
         let all = scheduler::stop_at_page_boundary(&self.ledger, &limits, self.now);
         ControlState {
             batch_run: self.input.batch_run.clone(),
@@ -53,8 +54,15 @@ impl Controller {
             stop_now: limits.paused && self.controls.stop_now,
             yields: match all {
                 true => Vec::new(),
-                false => scheduler::yields(&self.ledger, &limits, self.now),
+                false => {
+                    let mut yields = scheduler::yields(&self.ledger, &limits, self.now);
+                    yields.extend(asked());
+                    yields.sort_unstable();
+                    yields.dedup();
+                    yields
+                }
             },
+            bridges: self.bridges_in_use(),
         }
     }
 
@@ -69,11 +77,14 @@ impl Controller {
             .yields
             .iter()
             .all(|dispatch| old.yields.contains(dispatch));
+        let bridges_known = new.bridges.iter().all(|id| old.bridges.contains(id));
         let same = new.stop_at_page_boundary == old.stop_at_page_boundary
             && new.stop_now == old.stop_now
-            && yields_known;
+            && yields_known
+            && bridges_known;
         let untouched = *old == ControlState::default() && !new.stop_at_page_boundary;
-        let nothing_new = same || (untouched && new.yields.is_empty());
+        let nobody_is_named = new.yields.is_empty() && new.bridges.is_empty();
+        let nothing_new = same || (untouched && nobody_is_named);
         (!nothing_new).then_some(new)
     }
 
@@ -86,7 +97,9 @@ impl Controller {
                 let changed = *phase != progress.phase || *held_by != progress.held_by || failed;
                 let age = self.now.since(*at);
                 // While nothing runs there may be no later moment for it.
-                let soon = age >= AT_MOST_EVERY || self.ledger.running() == 0;
+                // What is left as it is would look to the parent as if slots could not be used.
+                let used_again = self.is_part() && *held_by == Some(HeldBy::Discovery);
+                let soon = age >= AT_MOST_EVERY || self.ledger.running() == 0 || used_again;
                 age >= EVERY || (changed && soon)
             }
         };

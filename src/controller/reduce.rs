@@ -31,7 +31,7 @@ impl Controller {
             .ledger
             .fold()
             .filter(|fold| *fold.plan() == Plan::Custom)?;
-        let handing_over = self.is_draining() && self.ledger.running() == 0;
+        let handing_over = self.makes_way() && self.ledger.running_here() == 0;
         let parts = fold.to_combine(at_end || handing_over)?;
         Some(CombineOrder {
             processor: self.input.spec.processor.clone(),

@@ -15,7 +15,8 @@ use temporalio_sdk::{
 use super::{
     Controller, Orders,
     alarm::Alarm,
-    dispatch::{Activity, StrideResult, describe, record_result, start},
+    bridging::{self, Bridges},
+    dispatch::{Activity, StrideResult, describe, report_of, start},
     ending::end,
     hooks::Calls,
     log,
@@ -163,6 +164,7 @@ pub(super) async fn run_batch(ctx: &WorkflowContext<Controller>) -> WorkflowResu
     let mut running: Vec<(u64, Activity<'_>)> = Vec::new();
     let mut alarm = Alarm::default();
     let mut calls = Calls::default();
+    let mut bridges = Bridges::default();
     loop {
         let (suggested, events) = (ctx.continue_as_new_suggested(), ctx.history_length());
         let now = now(ctx);
@@ -171,28 +173,37 @@ pub(super) async fn run_batch(ctx: &WorkflowContext<Controller>) -> WorkflowResu
         match ctx.state(Controller::decide) {
             Decision::Dispatch(dispatch) => {
                 let stride = dispatch.stride;
-                match start(ctx, &dispatch) {
-                    Some(activity) => running.push((stride, activity)),
-                    None => ctx.state_mut(|s| {
+                let dispatched = if dispatch.by_bridge {
+                    bridging::order(ctx, &dispatch)
+                } else {
+                    let activity = start(ctx, &dispatch);
+                    activity.map(|a| running.push((stride, a))).is_some()
+                };
+                if !dispatched {
+                    ctx.state_mut(|s| {
                         s.ledger.break_off(Broken::Impossible {
                             what: format!("stride {stride} cannot be dispatched"),
                         });
-                    }),
+                    });
                 }
             }
             Decision::WaitUntil(until) => {
                 let progress = ctx.state(Controller::look);
                 ctx.set_current_details(details(&progress));
                 publish(ctx, progress);
+                // After the memo: a stride of a bridge that is not in it ends.
+                bridges.send(ctx);
+                bridges.cancel(ctx);
                 let until = earliest(until, ctx.state(Controller::next_change));
                 alarm.set(ctx, calls.until(ctx, until), now);
-                let results = something_happens(ctx, &mut running, &mut calls, &mut alarm);
-                for (stride, result) in results.await {
-                    record_result(ctx, stride, result);
+                let under_way = (&mut calls, &mut bridges, &mut alarm);
+                for (stride, result) in something_happens(ctx, &mut running, under_way).await {
+                    ctx.state_mut(|s| s.reported(stride, report_of(result)));
                 }
             }
             Decision::HandOver => hand_over(ctx)?,
             Decision::Finish(ending) => {
+                bridges.close(ctx).await;
                 combine_rest(ctx, &mut calls).await;
                 let ending = check_at_end(ctx, ending).await;
                 return end(ctx, ending, calls).await;
@@ -202,11 +213,10 @@ pub(super) async fn run_batch(ctx: &WorkflowContext<Controller>) -> WorkflowResu
 }
 
 /// Waits for results, for a change of the state, for the alarm or for a cancellation.
-async fn something_happens(
-    ctx: &WorkflowContext<Controller>,
-    running: &mut Vec<(u64, Activity<'_>)>,
-    calls: &mut Calls<'_>,
-    alarm: &mut Alarm<'_>,
+async fn something_happens<'a>(
+    ctx: &'a WorkflowContext<Controller>,
+    running: &mut Vec<(u64, Activity<'a>)>,
+    (calls, bridges, alarm): (&mut Calls<'a>, &mut Bridges<'a>, &mut Alarm<'a>),
 ) -> Vec<(u64, StrideResult)> {
     let (seen, cancelled) = ctx.state(|s| (s.version, s.cancelled));
     // Its own token: a cancelled batch still waits for its last pages.
@@ -230,6 +240,7 @@ async fn something_happens(
         }
         let mut awake = !results.is_empty();
         awake |= calls.poll(ctx, cx);
+        awake |= bridges.poll(ctx, cx);
         awake |= alarm.poll(cx).is_ready();
         awake |= change.as_mut().poll(cx).is_ready();
         if !cancelled
@@ -271,15 +282,21 @@ impl Controller {
             || self.updates >= UPDATES.1;
         self.mind_failures();
         self.mind_stage();
+        let limits = self.limits();
+        self.bridging.cohort.mind(&self.ledger, &limits, now);
     }
 
     /// When the limits change without anybody's doing.
     pub(super) fn next_change(&self) -> Option<Timestamp> {
         let pause = self.controls.pause.as_ref().and_then(|pause| pause.until);
-        match self.controls.paused {
+        let pace = match self.controls.paused {
             true => pause,
             false => self.pacing.next_change(self.now),
-        }
+        };
+        let cohort = &self.bridging.cohort;
+        let asked = cohort.next_change(&self.ledger, &self.limits(), self.now);
+        let watch = self.watch_due().filter(|at| *at > self.now);
+        earliest(pace, earliest(asked, watch))
     }
 
     /// Pauses or stops the batch when more has failed than is tolerated.
@@ -324,12 +341,18 @@ impl Controller {
 
     /// What a controller needs to go on where this one stands.
     pub(super) fn next_input(&self) -> ControllerInput {
-        let reduces = self.ledger.fold().is_some();
+        let needed = [
+            (
+                self.ledger.bridges().next().is_some(),
+                protocol::VERSION_WITH_BRIDGES,
+            ),
+            (self.ledger.fold().is_some(), protocol::REDUCES),
+            (self.pacing.stride().is_some(), protocol::TUNED_STRIDES),
+        ];
+        let needed = needed.into_iter().filter(|(is, _)| *is);
+        let version = needed.map(|(_, version)| version).max();
         ControllerInput {
-            version: match reduces {
-                true => self.input.version.max(protocol::REDUCES),
-                false => self.input.version,
-            },
+            version: protocol::version_of(&self.input.spec).max(version.unwrap_or_default()),
             carry: self.prepared.clone().map(|prepared| Carry {
                 ledger: self.ledger.clone(),
                 prepared,

@@ -18,6 +18,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod bridges;
 mod cycle;
 #[cfg(test)]
 mod properties;
@@ -36,6 +37,7 @@ use crate::{
     retry::RetryPolicy,
     tolerance::Tally,
 };
+use bridges::Bridges;
 use cycle::CycleDetector;
 pub(crate) use stride::{Allotment, Run, State, Stride};
 
@@ -80,6 +82,9 @@ pub(crate) struct Ledger {
     /// Where a partition ends. Announced like any other token, it closes the chain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     last: Option<PageToken>,
+    /// The bridges that have strides.
+    #[serde(default, skip_serializing_if = "Bridges::is_empty")]
+    bridges: Bridges,
     /// Pages finished or failed since the last continue-as-new.
     #[serde(skip)]
     pages_this_run: u64,
@@ -181,6 +186,8 @@ pub(crate) enum Event<'a> {
         dead_letters: bool,
         now: Timestamp,
     },
+    /// A stride that was just dispatched went to this bridge.
+    Bridged { stride: u64, bridge: &'a str },
     /// A continue-as-new became due.
     HandOverDue { now: Timestamp },
 }
@@ -230,6 +237,7 @@ impl Ledger {
             extended_had_last_turn: false,
             dispatches: 0,
             fold: None,
+            bridges: Bridges::default(),
             pages_this_run: 0,
             hand_over_due: None,
         }
@@ -271,6 +279,7 @@ impl Ledger {
                     page_share,
                     dispatch: self.dispatches + 1,
                     since: now,
+                    bridge: None,
                 };
                 self.dispatched(stride, run, items)
             }
@@ -281,6 +290,7 @@ impl Ledger {
                 dead_letters,
                 now,
             } => self.reported(stride, *report, (policy, dead_letters), now),
+            Event::Bridged { stride, bridge } => self.bridged(stride, bridge),
             Event::HandOverDue { now } => {
                 let new = self.hand_over_due.is_none();
                 self.hand_over_due.get_or_insert(now);
@@ -344,6 +354,7 @@ impl Ledger {
         for stride in self.open.values_mut() {
             stride.state = State::Ready;
         }
+        self.forget_empty_bridges();
         self.totals.consecutive_failures = 0;
         Ok(())
     }
@@ -410,6 +421,7 @@ impl Ledger {
             page_share: run.page_share,
             dispatch: run.dispatch,
             since: run.since,
+            bridge: run.bridge,
         };
         stride.reserved = items.map_or(0, |allotment| allotment.items);
         stride.short = items.is_some_and(|allotment| allotment.short);
@@ -436,6 +448,7 @@ impl Ledger {
             )));
         }
         stride.state = State::Ready;
+        self.forget_empty_bridges();
         self.totals.attempted(&report);
         let stride = self.stride_mut(number)?;
         if let Some(covered_to) = report.covered_to
@@ -618,6 +631,11 @@ impl Ledger {
     /// Pages in flight: every running stride works on one page at a time.
     pub fn running(&self) -> u32 {
         self.count(Stride::is_running)
+    }
+
+    /// Pages in flight that do not outlive this run of the controller.
+    pub fn running_here(&self) -> u32 {
+        self.count(|stride| stride.run().is_some_and(|run| run.bridge.is_none()))
     }
 
     /// Strides in the slow lane, running or not.

@@ -97,6 +97,8 @@ struct Activity {
     give_up: bool,
     /// Items that it may go through.
     items_left: u64,
+    /// It is on a bridge, and outlives the run.
+    bridged: bool,
 }
 
 struct World {
@@ -150,6 +152,7 @@ impl World {
                 rate: plan.rate,
                 page_rate: plan.page_rate,
                 shares_by_need: plan.rows.is_multiple_of(2),
+                bridged: plan.page_size.is_multiple_of(2),
                 must_hand_over: false,
                 ..Limits::default()
             },
@@ -217,6 +220,7 @@ impl World {
                     attempt: stride.next_attempt(),
                     give_up: stride.give_up.is_some(),
                     items_left: dispatch.items.map_or(u64::MAX, |allotment| allotment.items),
+                    bridged: dispatch.by_bridge,
                 });
                 self.dispatches += 1;
                 self.ledger
@@ -228,6 +232,12 @@ impl World {
                         now: self.now,
                     })
                     .expect("a page never runs twice at once");
+                if dispatch.by_bridge {
+                    let (stride, bridge) = (dispatch.stride, "a-bridge");
+                    let event = Event::Bridged { stride, bridge };
+                    self.ledger.record(event).expect("it was just dispatched");
+                    self.limits.delivering = true;
+                }
             }
             Decision::HandOver => {
                 self.ledger = snapshot_and_restore(&self.ledger);
@@ -422,7 +432,10 @@ impl World {
             (11, _) => self.limits.paused = detail.is_multiple_of(3),
             (12, _) if detail > 127 => self.look_at_stage(detail.is_multiple_of(2)),
             (12, _) => self.limits.max_parallelism = u32::from(detail % 7),
-            (13, _) => self.now = self.now.plus(Duration::from_millis(u64::from(detail) * 50)),
+            (13, _) => {
+                self.now = self.now.plus(Duration::from_millis(u64::from(detail) * 50));
+                self.limits.delivering &= detail.is_multiple_of(3);
+            }
             (14, _) if detail.is_multiple_of(4) => self.limits.must_hand_over ^= true,
             (14, _) => {
                 let event = Event::HandOverDue { now: self.now };
@@ -470,11 +483,12 @@ impl World {
     fn run_to_the_end(&mut self) {
         self.limits.paused = false;
         self.limits.must_hand_over = false;
+        self.limits.delivering = false;
         self.limits.max_parallelism = self.plan.max_parallelism;
         for _ in 0..20_000 {
             match self.decide() {
                 Decision::Finish(_) => return,
-                Decision::Dispatch(_) | Decision::HandOver => {}
+                Decision::Dispatch(_) | Decision::HandOver => self.limits.delivering = false,
                 Decision::WaitUntil(_) if self.stages.as_ref().is_some_and(Stages::holds) => {
                     self.look_at_stage(true);
                 }
@@ -625,12 +639,55 @@ proptest! {
     }
 
     #[test]
-    fn hand_over_and_finish_only_when_nothing_runs(plan in plans(true)) {
+    fn hand_over_and_finish_only_when_nothing_would_be_lost(plan in plans(true)) {
         play(plan, |world| {
-            let decision = scheduler::decide(&world.ledger, &world.limits, world.now);
-            if matches!(decision, Decision::HandOver | Decision::Finish(_)) {
-                assert_eq!(world.running.len(), 0);
+            match scheduler::decide(&world.ledger, &world.limits, world.now) {
+                // What is on a bridge outlives the run, once its order has arrived there.
+                Decision::HandOver => {
+                    assert!(world.running.iter().all(|activity| activity.bridged));
+                    assert!(!world.limits.delivering);
+                }
+                Decision::Finish(_) => assert_eq!(world.running.len(), 0),
+                Decision::Dispatch(_) | Decision::WaitUntil(_) => {}
             }
+        });
+    }
+
+    /// While a hand-over is due everything goes on as if it were not, by way of bridges.
+    #[test]
+    fn a_hand_over_that_is_due_empties_no_slot(plan in plans(true)) {
+        play(plan, |world| {
+            let mut due = world.ledger.clone();
+            due.record(Event::HandOverDue { now: world.now }).unwrap();
+            let not_due = snapshot_and_restore(&world.ledger);
+            let limits = Limits {
+                bridged: true,
+                must_hand_over: false,
+                ..world.limits.clone()
+            };
+            let decided = scheduler::decide(&due, &limits, world.now);
+            assert!(!scheduler::is_draining(&due, &limits, world.now));
+            if due.running_here() == 0 && decided == Decision::HandOver {
+                return;
+            }
+            match (decided, scheduler::decide(&not_due, &limits, world.now)) {
+                (Decision::Dispatch(by_bridge), Decision::Dispatch(here)) => {
+                    assert!(by_bridge.by_bridge && !here.by_bridge);
+                    assert_eq!(by_bridge.stride, here.stride);
+                }
+                (one, other) => assert_eq!(one, other),
+            }
+        });
+    }
+
+    #[test]
+    fn only_bridges_with_strides_are_remembered(plan in plans(true)) {
+        play(plan, |world| {
+            let on_bridge = world.running.iter().filter(|activity| activity.bridged).count();
+            assert_eq!(world.ledger.on_bridge("a-bridge").len(), on_bridge);
+            assert_eq!(world.ledger.bridges().count(), usize::from(on_bridge > 0));
+            let here = world.running.len() - on_bridge;
+            assert_eq!(world.ledger.running_here() as usize, here);
         });
     }
 
@@ -837,6 +894,13 @@ fn the_snapshot_is_bounded() {
                 now,
             };
             ledger.record(event).unwrap();
+            // All of them are handed over while they run.
+            let bridge = format!("{:0>200}.bridge-{:016x}", "", round % 3);
+            let event = Event::Bridged {
+                stride: number,
+                bridge: &bridge,
+            };
+            ledger.record(event).unwrap();
             let starts: Vec<_> = (0..u64::from(dispatch.look_ahead))
                 .map(|i| long(number + 1 + i))
                 .collect();
@@ -845,6 +909,13 @@ fn the_snapshot_is_bounded() {
                 starts: &starts,
             };
             ledger.record(event).unwrap();
+        }
+        if round % 1_000 == 0 {
+            let bytes = serde_json::to_string(&ledger).unwrap().len();
+            assert!(
+                bytes <= 64 * 1024,
+                "{bytes} bytes in round {round}, all running"
+            );
         }
         let running: Vec<u64> = ledger
             .open()

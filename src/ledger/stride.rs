@@ -63,6 +63,9 @@ pub(crate) enum State {
         /// When it was dispatched.
         #[serde(default)]
         since: Timestamp,
+        /// The bridge that has it, by its number in the ledger; `None`: the controller's own run.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        bridge: Option<u32>,
     },
     /// Nobody has it, and nobody gets it before then.
     Waiting { until: Timestamp },
@@ -83,6 +86,8 @@ pub(crate) struct Run {
     pub page_share: Option<f64>,
     pub dispatch: u64,
     pub since: Timestamp,
+    /// It is on a bridge, so that it outlives the run of the controller.
+    pub bridge: Option<u32>,
 }
 
 /// The failures of one page.
@@ -139,11 +144,13 @@ impl Stride {
                 page_share,
                 dispatch,
                 since,
+                bridge,
             } => Some(Run {
                 rate_share,
                 page_share,
                 dispatch,
                 since,
+                bridge,
             }),
             State::Ready | State::Waiting { .. } => None,
         }

@@ -2,6 +2,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod cohort;
 mod explain;
 mod shares;
 mod stage;
@@ -14,10 +15,12 @@ use crate::{
     progress::{Outcome, Phase, Timestamp},
 };
 
+pub(crate) use cohort::Cohort;
 pub(crate) use explain::{Situation, explain};
 pub(crate) use stage::{StageLimit, stage_is_done};
 
-/// How long dispatching stops, at a time, for a continue-as-new that is due.
+/// How long dispatching stops, at a time, for a continue-as-new that is due. With bridges it does not stop; so
+/// long nothing else begins that would hold the hand-over up.
 const DRAIN: Duration = Duration::from_secs(10);
 /// How long dispatching goes on after a drain in which some page did not finish.
 const POSTPONE: Duration = Duration::from_secs(20);
@@ -53,6 +56,10 @@ pub(crate) struct Limits {
     pub hooks_running: bool,
     /// The length of strides is tuned, and no page has been timed yet: what is cut now is short.
     pub no_page_timed: bool,
+    /// While a continue-as-new is due, strides are given to bridges, which outlive the run.
+    pub bridged: bool,
+    /// Orders are on their way to a bridge. What becomes of them is only told to this run.
+    pub delivering: bool,
 }
 
 /// What to do.
@@ -78,6 +85,8 @@ pub(crate) struct Dispatch {
     pub page_share: Option<f64>,
     /// Items that the stride may go through, where a stage limits them.
     pub items: Option<Allotment>,
+    /// It goes to a bridge, since this run is about to end.
+    pub by_bridge: bool,
 }
 
 /// How a batch is over.
@@ -101,16 +110,21 @@ pub(crate) fn decide(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Decisi
             Decision::WaitUntil(None)
         };
     }
-    match draining(ledger, limits, now) {
-        Drain::Now { .. } if idle && !limits.hooks_running => return Decision::HandOver,
+    let nothing_here = ledger.running_here() == 0;
+    let nothing_lost = nothing_here && !limits.hooks_running && !limits.delivering;
+    let by_bridge = match draining(ledger, limits, now) {
+        Drain::Now { .. } | Drain::Bridged if nothing_lost => return Decision::HandOver,
         Drain::Now { until } => return until_deadline(until),
-        Drain::Later | Drain::No => {}
-    }
+        // Limits of the batch come first: what may not begin need not go to a bridge.
+        Drain::Bridged => true,
+        Drain::Later | Drain::No => false,
+    };
+    let next_drain = next_drain(ledger, limits, now);
     if limits.paused || limits.held || ledger.running() >= limits.max_parallelism {
-        return until_deadline(next_drain(ledger, now));
+        return until_deadline(next_drain);
     }
     let Some([rate_share, page_share]) = shares::next(ledger, limits, now) else {
-        return until_deadline(next_drain(ledger, now));
+        return until_deadline(next_drain);
     };
     match pick(ledger, limits, now) {
         Some(stride) => Decision::Dispatch(Dispatch {
@@ -119,8 +133,9 @@ pub(crate) fn decide(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Decisi
             rate_share,
             page_share,
             items: stage::allotment(ledger, limits, stride),
+            by_bridge,
         }),
-        None => until_deadline(earliest(next_due(ledger, now), next_drain(ledger, now))),
+        None => until_deadline(earliest(next_due(ledger, now), next_drain)),
     }
 }
 
@@ -130,7 +145,7 @@ pub(crate) fn stop_at_page_boundary(ledger: &Ledger, limits: &Limits, now: Times
         || limits.held
         || limits.max_parallelism == 0
         || ending(ledger, limits, now).is_some()
-        || is_draining(ledger, limits, now)
+        || (is_draining(ledger, limits, now) && !limits.bridged)
 }
 
 /// The dispatches that should end at their next page boundary while others go on: more strides run than
@@ -151,6 +166,18 @@ pub(crate) fn yields(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Vec<u6
 /// Whether nothing new is begun because this run of the controller is about to end.
 pub(crate) fn is_draining(ledger: &Ledger, limits: &Limits, now: Timestamp) -> bool {
     matches!(draining(ledger, limits, now), Drain::Now { .. })
+}
+
+/// Whether nothing begins beside the pages either, because it would hold a continue-as-new up.
+pub(crate) fn makes_way(ledger: &Ledger, limits: &Limits, now: Timestamp) -> bool {
+    match draining(ledger, limits, now) {
+        Drain::Now { .. } => true,
+        Drain::Bridged => {
+            let since = ledger.hand_over_due().unwrap_or(now);
+            ledger.running_here() == 0 || now.since(since) < DRAIN
+        }
+        Drain::Later | Drain::No => false,
+    }
 }
 
 /// What the batch is doing, for people.
@@ -295,10 +322,13 @@ enum Drain {
     Now {
         until: Option<Timestamp>,
     },
+    /// Due, and dispatching goes on by way of a bridge until no activity of this run is left.
+    Bridged,
 }
 
-/// Running activities do not outlive a run, so it has to drain first. A long page must not stop the whole
-/// batch for that, so drains and dispatching alternate; near Temporal's limits there is no choice.
+/// Running activities do not outlive a run, so it has to drain first. Others take their place on a bridge
+/// meanwhile; near Temporal's limits nothing does. Without bridges a long page must not stop the whole batch, so
+/// drains and dispatching alternate.
 fn draining(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Drain {
     if limits.must_hand_over {
         return Drain::Now { until: None };
@@ -306,6 +336,9 @@ fn draining(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Drain {
     let Some(since) = ledger.hand_over_due() else {
         return Drain::No;
     };
+    if limits.bridged {
+        return Drain::Bridged;
+    }
     let round = DRAIN + POSTPONE;
     let into_round = millis(now.since(since)) % millis(round);
     if into_round < millis(DRAIN) {
@@ -319,8 +352,8 @@ fn draining(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Drain {
 }
 
 /// When the next drain begins, while one is postponed.
-fn next_drain(ledger: &Ledger, now: Timestamp) -> Option<Timestamp> {
-    let since = ledger.hand_over_due()?;
+fn next_drain(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Option<Timestamp> {
+    let since = ledger.hand_over_due().filter(|_| !limits.bridged)?;
     let round = millis(DRAIN + POSTPONE);
     let left = round - millis(now.since(since)) % round;
     Some(now.plus(Duration::from_millis(left)))

@@ -217,6 +217,7 @@ fn order() -> StrideOrder {
         controller: None,
         partition: None,
         last: None,
+        bridge: None,
     }
 }
 

@@ -5,6 +5,7 @@ mod abandon;
 mod absent;
 mod aside;
 mod basics;
+mod bridge;
 mod control;
 mod deploys;
 mod ends;
