@@ -1,5 +1,6 @@
-//! What a backfill costs: rows per second of [`SqlBackfill`], without and with once per page, beside a plain
-//! loop that does the same pages with the same connections and no Temporal, and beside one single `UPDATE`.
+//! What a backfill costs: rows per second of [`SqlBackfill`], without and with once per page and with one page an
+//! activity, beside a plain loop that does the same pages with the same connections and no Temporal, and
+//! beside one single `UPDATE`.
 //!
 //! `cargo bench --bench backfill` prints a table, `-- --help` lists the flags. Run it on an idle machine, with
 //! `TMPDIR` on the disk that is to be measured: the throwaway PostgreSQL writes with fsync.
@@ -7,7 +8,16 @@
 //! Each repetition runs every arm once, in an order that alternates, each on a copy of the same table that
 //! was vacuumed and followed by a checkpoint. Ratios are paired: an arm against the loop of its repetition. A
 //! batch is timed from the call that starts it to its report, the loop from its first statement to its last.
+//!
+//! The loop is what one would write by hand if nothing could go wrong: each connection finds where the next
+//! page ends, as the batch does, and updates it with one statement that commits by itself. It compares no
+//! values, limits no statement and remembers nothing.
+//!
+//! Processor seconds are per million rows: they tell what the time goes to, and unlike rows per second they hardly
+//! depend on what else the machine does. That of PostgreSQL are those of all its processes.
 
+#[path = "backfill/cost.rs"]
+mod cost;
 #[path = "../tests/fixtures/postgres.rs"]
 mod postgres;
 
@@ -17,11 +27,12 @@ use std::{
     time::{Duration, Instant},
 };
 
+use cost::{Cost, Processes};
 use postgres::Postgres;
 use sqlx::{AssertSqlSafe, Executor as _, PgPool};
 use temporal_batch::{
-    BackfillArgs, Batch, BatchClient, ConnectOptions, Connections, Outcome, SqlBackfill, SqlLedger,
-    TableSpec, Worker,
+    AutoStride, BackfillArgs, Batch, BatchClient, ConnectOptions, Connections, Outcome,
+    SqlBackfill, SqlLedger, TableSpec, Worker,
     dev_server::{DevServer, DevServerOptions},
 };
 use tokio::{sync::Mutex, task::JoinSet};
@@ -33,9 +44,9 @@ cargo bench --bench backfill -- [FLAG VALUE]...
   --rows N           rows of the table [1000000]
   --page-size N      rows per page [1000]
   --connections N    pages in flight, and connections of the loop [4]
-  --stride N         pages of one activity [25]
+  --stride N|auto    pages of one activity, but for the arm stride-1 [auto]
   --pairs N          repetitions [5]
-  --arms A,A,...     of loop, backfill, once, update; loop is always there [all]
+  --arms A,A,...     of loop, backfill, once, stride-1, update; loop is always there [all]
   --json             one JSON object for each arm of each repetition, instead of the table";
 
 const QUEUE: &str = "bench-backfill";
@@ -46,17 +57,26 @@ enum Arm {
     Loop,
     Backfill,
     Once,
+    /// One page an activity; their starts are found ahead.
+    Single,
     Update,
 }
 
 impl Arm {
-    const ALL: [Self; 4] = [Self::Loop, Self::Backfill, Self::Once, Self::Update];
+    const ALL: [Self; 5] = [
+        Self::Loop,
+        Self::Backfill,
+        Self::Once,
+        Self::Single,
+        Self::Update,
+    ];
 
     fn name(self) -> &'static str {
         match self {
             Self::Loop => "loop",
             Self::Backfill => "backfill",
             Self::Once => "once",
+            Self::Single => "stride-1",
             Self::Update => "update",
         }
     }
@@ -67,7 +87,8 @@ struct Options {
     rows: u32,
     page_size: u32,
     connections: u32,
-    stride: u32,
+    /// `None`: found while the batch runs.
+    stride: Option<u32>,
     pairs: u32,
     arms: Vec<Arm>,
     json: bool,
@@ -80,7 +101,7 @@ impl Options {
             rows: 1_000_000,
             page_size: 1_000,
             connections: 4,
-            stride: 25,
+            stride: None,
             pairs: 5,
             arms: Arm::ALL.to_vec(),
             json: false,
@@ -101,7 +122,8 @@ impl Options {
                 "--rows" => options.rows = value.parse()?,
                 "--page-size" => options.page_size = value.parse()?,
                 "--connections" => options.connections = value.parse()?,
-                "--stride" => options.stride = value.parse()?,
+                "--stride" if value == "auto" => options.stride = None,
+                "--stride" => options.stride = Some(value.parse()?),
                 "--pairs" => options.pairs = value.parse()?,
                 "--arms" => {
                     let named = |name: &str| {
@@ -134,14 +156,24 @@ async fn main() -> Result<ExitCode, Error> {
     prepare(&pool, options.rows).await?;
 
     let server = DevServerOptions::new().start().await?;
-    let measured = measure(&options, &pool, &server).await;
+    let processes = Processes {
+        server: server.pid(),
+        postmaster: postmaster(&postgres),
+    };
+    let measured = measure(&options, &pool, &server, processes).await;
     pool.close().await;
     server.stop().await?;
-    let seconds = measured?;
+    let runs = measured?;
     if !options.json {
-        report(&options, &seconds);
+        report(&options, &runs);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn postmaster(postgres: &Postgres) -> Option<u32> {
+    let file = postgres.folder().join("data/postmaster.pid");
+    let text = std::fs::read_to_string(file).ok()?;
+    text.lines().next()?.trim().parse().ok()
 }
 
 /// What every copy is made of. Autovacuum would come at some times and not at others.
@@ -175,10 +207,22 @@ async fn fresh_table(pool: &PgPool) -> Result<(), Error> {
     Ok(())
 }
 
-/// Seconds of each arm, in the order of the repetitions.
-type Seconds = Vec<(Arm, Vec<f64>)>;
+/// One repetition of an arm.
+#[derive(Clone, Copy)]
+struct Run {
+    seconds: f64,
+    cost: Cost,
+}
 
-async fn measure(options: &Options, pool: &PgPool, server: &DevServer) -> Result<Seconds, Error> {
+/// Of each arm, in the order of the repetitions.
+type Runs = Vec<(Arm, Vec<Run>)>;
+
+async fn measure(
+    options: &Options,
+    pool: &PgPool,
+    server: &DevServer,
+    processes: Processes,
+) -> Result<Runs, Error> {
     let connect = ConnectOptions::new().address(server.address());
     let client = temporal_batch::connect(&connect).await?;
     let connections = Connections::new().with("default", pool.clone());
@@ -186,32 +230,42 @@ async fn measure(options: &Options, pool: &PgPool, server: &DevServer) -> Result
         .processor(SqlBackfill::new(connections))
         .start()?;
     let client = BatchClient::new(client);
-    let mut seconds: Seconds = options.arms.iter().map(|arm| (*arm, Vec::new())).collect();
+    let mut runs: Runs = options.arms.iter().map(|arm| (*arm, Vec::new())).collect();
     for pair in 0..options.pairs {
-        let mut order: Vec<usize> = (0..seconds.len()).collect();
+        let mut order: Vec<usize> = (0..runs.len()).collect();
         if pair % 2 == 1 {
             order.reverse();
         }
         for index in order {
-            let arm = seconds[index].0;
+            let arm = runs[index].0;
             fresh_table(pool).await?;
+            let before = processes.cost();
             let took = run(arm, options, pool, &client, pair).await?;
+            let run = Run {
+                seconds: took.as_secs_f64(),
+                cost: processes.cost() - before,
+            };
             verify(pool, options.rows).await?;
             if options.json {
-                let rate = f64::from(options.rows) / took.as_secs_f64();
+                let Cost {
+                    worker,
+                    server,
+                    postgres,
+                } = run.cost;
                 println!(
                     "{}",
                     serde_json::json!({
-                        "pair": pair, "arm": arm.name(), "seconds": took.as_secs_f64(),
-                        "rows_per_second": rate,
+                        "pair": pair, "arm": arm.name(), "seconds": run.seconds,
+                        "rows_per_second": f64::from(options.rows) / run.seconds,
+                        "cpu_seconds": {"worker": worker, "server": server, "postgres": postgres},
                     })
                 );
             }
-            seconds[index].1.push(took.as_secs_f64());
+            runs[index].1.push(run);
         }
     }
     worker.stop().await?;
-    Ok(seconds)
+    Ok(runs)
 }
 
 async fn run(
@@ -228,15 +282,22 @@ async fn run(
             pool.execute(AssertSqlSafe(statement)).await?;
         }
         Arm::Loop => plain_loop(pool, options).await?,
-        Arm::Backfill | Arm::Once => {
+        Arm::Backfill | Arm::Once | Arm::Single => {
             let args = BackfillArgs::of(TableSpec::new("accounts", ["id"]))
                 .set("balance", "balance + 1")
                 .once(arm == Arm::Once);
             let batch = Batch::of::<SqlBackfill>(format!("{}-{pair}", arm.name()), args)
                 .task_queue(QUEUE)
                 .page_size(options.page_size)
-                .stride(options.stride)
                 .max_parallelism(options.connections);
+            let stride = match arm {
+                Arm::Single => Some(1),
+                _ => options.stride,
+            };
+            let batch = match stride {
+                Some(stride) => batch.stride(stride),
+                None => batch.auto_stride(AutoStride::default()),
+            };
             let report = client.start(&batch).await?.result().await?;
             if report.outcome != Outcome::Completed {
                 return Err(format!("the batch ended otherwise: {report:?}").into());
@@ -320,7 +381,7 @@ fn spread(values: &[f64], digits: usize) -> String {
     )
 }
 
-fn report(options: &Options, seconds: &Seconds) {
+fn report(options: &Options, runs: &Runs) {
     let Options {
         rows,
         page_size,
@@ -329,21 +390,35 @@ fn report(options: &Options, seconds: &Seconds) {
         pairs,
         ..
     } = options;
+    let stride = stride.map_or_else(|| "auto".to_owned(), |stride| stride.to_string());
     println!(
         "{rows} rows, {page_size} a page, {connections} connections, stride {stride}; median of {pairs} \
          repetitions (lowest..highest)\n"
     );
-    println!("| arm | rows/s | of the loop, paired |\n|---|---|---|");
-    let of_loop = seconds.iter().find(|(arm, _)| *arm == Arm::Loop);
-    let of_loop = of_loop.map_or(&[][..], |(_, seconds)| seconds);
-    for (arm, seconds) in seconds {
-        let rates: Vec<_> = seconds.iter().map(|s| f64::from(*rows) / s).collect();
-        let ratios: Vec<_> = of_loop.iter().zip(seconds).map(|(l, s)| l / s).collect();
+    println!(
+        "| arm | rows/s | of the loop, paired | CPU s per 1M rows: all | worker | server | PostgreSQL |\n\
+         |---|---|---|---|---|---|---|"
+    );
+    let of_loop = runs.iter().find(|(arm, _)| *arm == Arm::Loop);
+    let of_loop = of_loop.map_or(&[][..], |(_, runs)| runs);
+    for (arm, runs) in runs {
+        let rates: Vec<_> = runs.iter().map(|r| f64::from(*rows) / r.seconds).collect();
+        let pairs = of_loop.iter().zip(runs);
+        let ratios: Vec<_> = pairs.map(|(of, run)| of.seconds / run.seconds).collect();
+        let cost = |part: fn(&Cost) -> f64| {
+            let millions = f64::from(*rows) / 1e6;
+            let values: Vec<_> = runs.iter().map(|run| part(&run.cost) / millions).collect();
+            median(&values)
+        };
         println!(
-            "| {} | {} | {} |",
+            "| {} | {} | {} | {:.2} | {:.2} | {:.2} | {:.2} |",
             arm.name(),
             spread(&rates, 0),
-            spread(&ratios, 2)
+            spread(&ratios, 2),
+            cost(Cost::total),
+            cost(|cost| cost.worker),
+            cost(|cost| cost.server),
+            cost(|cost| cost.postgres),
         );
     }
 }

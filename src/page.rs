@@ -141,6 +141,12 @@ pub(crate) enum Keys<C> {
     Unknown,
     /// The cursors that end at each item.
     Cursors(Vec<C>),
+    /// Each has one, but they were not read; a fetch that is asked for them does that.
+    #[cfg_attr(
+        not(any(feature = "sqlite", feature = "postgres", feature = "mysql")),
+        allow(dead_code, reason = "for tables")
+    )]
+    NotRead,
     Names(Vec<String>),
 }
 
@@ -149,7 +155,16 @@ impl<C> Keys<C> {
     pub fn cursors(&self) -> &[C] {
         match self {
             Self::Cursors(cursors) => cursors,
-            Self::Unknown | Self::Names(_) => &[],
+            Self::Unknown | Self::NotRead | Self::Names(_) => &[],
+        }
+    }
+
+    /// Whether a part of the page can be processed by itself.
+    pub fn can_be_split(&self) -> bool {
+        match self {
+            Self::Cursors(cursors) => !cursors.is_empty(),
+            Self::NotRead => true,
+            Self::Unknown | Self::Names(_) => false,
         }
     }
 }
@@ -158,7 +173,7 @@ impl<C: Serialize> Keys<C> {
     /// What an item is called.
     pub fn name(&self, position: usize) -> Option<String> {
         match self {
-            Self::Unknown => None,
+            Self::Unknown | Self::NotRead => None,
             Self::Names(names) => names.get(position).cloned(),
             Self::Cursors(cursors) => {
                 let token = PageToken::encode(cursors.get(position)?).ok()?;
@@ -244,6 +259,18 @@ impl<C, I> Page<C, I> {
         })
     }
 
+    /// A page of a source that sorts by a unique key, of which only the number of its items and the last key
+    /// are known. The source reads the keys when [`PageContext`](crate::PageContext) asks for them.
+    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+    pub(crate) fn not_read(items: Vec<I>, last: C) -> Self {
+        Self {
+            items,
+            next: Next::At(last),
+            keys: Keys::NotRead,
+            order: Order::OfTheSource,
+        }
+    }
+
     /// A page of a source that gives out its own "next page" tokens. `None` is the source's word that the
     /// data ends here.
     pub fn opaque(items: Vec<I>, next: Option<C>) -> Self {
@@ -294,6 +321,17 @@ impl<C, I> Page<C, I> {
         }
     }
 
+    /// The same page with something else for each item.
+    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+    pub(crate) fn map<J>(self, item: impl FnMut(I) -> J) -> Page<C, J> {
+        Page {
+            items: self.items.into_iter().map(item).collect(),
+            next: self.next,
+            keys: self.keys,
+            order: self.order,
+        }
+    }
+
     pub(crate) fn into_parts(self) -> (Vec<I>, Keys<C>) {
         (self.items, self.keys)
     }
@@ -314,7 +352,7 @@ impl<C, I> Page<C, I> {
                 let mut tokens = cursors.iter().map(PageToken::encode);
                 tokens.position(|token| token.is_ok_and(|token| token.as_str() == name))
             }
-            Keys::Unknown => {
+            Keys::Unknown | Keys::NotRead => {
                 return Err(PageError::non_retryable(
                     "ItemsWithoutNames",
                     "the items of this source have no names, so one of them cannot be found again; \
@@ -425,6 +463,19 @@ mod tests {
         let wrong = token.decode::<i64>().unwrap_err();
         assert_eq!(wrong.error_type(), "CursorNotReadable");
         assert!(wrong.is_retryable());
+    }
+
+    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+    #[test]
+    fn a_page_whose_keys_were_not_read_ends_at_the_last_one_and_can_be_split() {
+        let page = Page::not_read(vec![(); 3], 9);
+        assert_eq!((page.items().len(), page.next()), (3, &Next::At(9)));
+        assert!(page.is_ordered());
+        assert!(page.check_within(&PageRange::new(Some(9), None)).is_err());
+        let (_, keys) = page.into_parts();
+        assert!(keys.can_be_split() && keys.cursors().is_empty());
+        let error = Page::not_read(vec![(); 3], 9).only("9").unwrap_err();
+        assert_eq!(error.error_type(), "ItemsWithoutNames");
     }
 
     #[test]

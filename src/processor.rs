@@ -450,7 +450,7 @@ impl PageReport {
     /// once. Without a reducer nothing becomes of it.
     ///
     /// The page fails when the value cannot be JSON, when the reducer cannot take it (`OutputMismatch`), or when
-    /// all values of the page come to more than 8 KiB (`OutputTooLarge`); neither is cured by a retry.
+    /// all values of the page come to more than 6 KiB (`OutputTooLarge`); neither is cured by a retry.
     pub fn output(&mut self, value: impl Serialize) {
         match serde_json::to_value(value) {
             Ok(value) => self.outputs.push(value),
@@ -522,6 +522,12 @@ pub struct PageContext<P: PageProcessor> {
     /// Only one item of the page is processed: it is redriven by itself.
     #[cfg_attr(not(feature = "files"), allow(dead_code, reason = "for sinks"))]
     pub(crate) alone: bool,
+    /// Each item has to have its key, since the page is to be split, or one of its items to be found again.
+    #[cfg_attr(
+        not(any(feature = "sqlite", feature = "postgres", feature = "mysql")),
+        allow(dead_code, reason = "for tables")
+    )]
+    pub(crate) with_keys: bool,
     pub(crate) page_size: u32,
     pub(crate) attempt: u32,
     pub(crate) stride: u64,
@@ -557,6 +563,7 @@ impl<P: PageProcessor> PageContext<P> {
             batch_run: "".into(),
             cancelled: Interruption::never(),
             transaction: None,
+            with_keys: false,
             partition: Some(name.into()),
         }
     }

@@ -254,6 +254,7 @@ impl<P: PageProcessor> Redriving<'_, P> {
                 end: letter.end.clone(),
             }),
             alone: letter.key.is_some(),
+            with_keys: true,
             page_size: self.ctx.args().page_size,
             attempt: letter.attempts.saturating_add(1),
             stride: letter.stride,

@@ -538,7 +538,7 @@ fn a_running_batch_can_be_looked_at_and_steered() {
     assert_eq!(status(&output), 0, "{}", stderr(&output));
     let told = stdout(&output);
     assert!(
-        told.contains("max parallelism 3, page size 50, rate 100 items/s"),
+        told.contains("max parallelism 3, page size 50, stride 1, rate 100 items/s"),
         "{told}"
     );
     assert_eq!(status(&online(&["resume", "steered"])), 0);

@@ -39,7 +39,7 @@ pub struct Cost {
     pub actions: f64,
 }
 
-/// What a batch left behind.
+/// What a batch left behind, with its bridges.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Histories {
     pub runs: usize,
@@ -136,10 +136,10 @@ impl Bed {
 
     pub async fn histories(&self, id: &str) -> Result<Histories, Error> {
         let mut found = Histories::default();
-        for run in self.runs(id).await? {
+        for (workflow_id, run) in self.runs(id).await? {
             let info = WorkflowExecutionInfo::builder()
                 .namespace("default")
-                .workflow_id(id)
+                .workflow_id(workflow_id)
                 .run_id(run)
                 .build();
             let handle: WorkflowHandle<_, UntypedWorkflow> =
@@ -154,15 +154,17 @@ impl Bed {
         Ok(found)
     }
 
-    /// The listing is updated a little after the end.
-    async fn runs(&self, id: &str) -> Result<Vec<String>, Error> {
-        let query = format!("WorkflowId = '{id}'");
+    /// Runs of the batch and of its bridges. The listing is updated a little after the end.
+    async fn runs(&self, id: &str) -> Result<Vec<(String, String)>, Error> {
+        let query = format!("WorkflowId = '{id}' OR WorkflowId STARTS_WITH '{id}.'");
         for _ in 0..200 {
             let options = WorkflowListOptions::default();
             let list = self.client.temporal().list_workflows(&query, options);
             let runs: Vec<_> = list.try_collect().await?;
             if !runs.is_empty() && runs.iter().all(|run| run.close_time().is_some()) {
-                return Ok(runs.iter().map(|run| run.run_id().to_owned()).collect());
+                let ids = runs.iter();
+                let ids = ids.map(|run| (run.id().to_owned(), run.run_id().to_owned()));
+                return Ok(ids.collect());
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }

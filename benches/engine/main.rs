@@ -14,6 +14,8 @@ mod pages;
 mod process;
 mod report;
 mod stamps;
+#[path = "../../samples/partitions/tenants.rs"]
+mod tenants;
 mod worker_process;
 
 use std::{process::ExitCode, time::Instant};
@@ -77,6 +79,7 @@ async fn run(arm: Arm, options: &Options, table: &mut Table) -> Result<(), Error
         Arm::Events => arms::events::run(&bed, options, table).await,
         Arm::Dips => arms::dips::run(&bed, options, table).await,
         Arm::Kill => arms::kill::run(&bed, options, table).await,
+        Arm::Partitions => arms::partitions::run(&bed, options, table).await,
         Arm::Tuning => arms::tuning::run(&bed, options, table).await,
     };
     let stopped = bed.stop().await;

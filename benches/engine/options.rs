@@ -8,14 +8,15 @@ pub const USAGE: &str = "\
 cargo bench --bench engine -- [ARM]... [FLAG]...
 
 arms (all but `tuning` unless some are named):
-  noop      no-op pages that are known ahead, beside a bare workflow with the same activities
-  chain     no-op pages of opaque tokens, beside a bare chain of signals
-  sleep     pages of 50 ms at parallelism 50, as part of the ideal
-  growth    the cost of a page in batches of 1,000, 10,000 and 100,000 pages
-  events    history events and actions per page of a SQL source
-  dips      pages in flight around hand-overs
-  kill      time until interrupted pages run again after `kill -9` of the only worker
-  tuning    settings of a worker beside their defaults
+  noop        no-op pages that are known ahead, beside a bare workflow with the same activities
+  chain       no-op pages of opaque tokens, beside a bare chain of signals
+  sleep       pages of 50 ms at parallelism 50, as part of the ideal
+  growth      the cost of a page in batches of 1,000, 10,000 and 100,000 pages
+  events      history events and actions per page of a SQL source
+  dips        pages in flight around hand-overs
+  kill        time until interrupted pages run again after `kill -9` of the only worker
+  partitions  sixteen partitions of very different sizes, beside the ideal
+  tuning      settings of a worker beside their defaults
 
 flags:
   --pairs N     repetitions, each with every peer [3]
@@ -32,11 +33,12 @@ pub enum Arm {
     Events,
     Dips,
     Kill,
+    Partitions,
     Tuning,
 }
 
 impl Arm {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Noop,
         Self::Chain,
         Self::Sleep,
@@ -44,6 +46,7 @@ impl Arm {
         Self::Events,
         Self::Dips,
         Self::Kill,
+        Self::Partitions,
         Self::Tuning,
     ];
 
@@ -56,6 +59,7 @@ impl Arm {
             Self::Events => "events",
             Self::Dips => "dips",
             Self::Kill => "kill",
+            Self::Partitions => "partitions",
             Self::Tuning => "tuning",
         }
     }
@@ -71,6 +75,7 @@ impl Arm {
             Self::Events => "history events and actions per page of SQLite",
             Self::Dips => "pages of 250 ms in flight around hand-overs, sampled where they run",
             Self::Kill => "time until interrupted pages run again after kill -9",
+            Self::Partitions => "skewed partitions, and the ideal",
             Self::Tuning => "settings of a worker beside their defaults",
         }
     }

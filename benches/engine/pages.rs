@@ -92,6 +92,10 @@ impl PageProcessor for Pages {
         })
     }
 
+    async fn size_hint(&self, args: &PagesArgs) -> Result<Option<u64>, PageError> {
+        Ok(Some(args.pages))
+    }
+
     fn settings(&self) -> ProcessorSettings {
         let mut settings = ProcessorSettings::default();
         if let Some(timeout) = self.heartbeat_timeout {

@@ -10,6 +10,7 @@ use super::{
     Error, bare,
     bed::{Bed, connect, unique},
     pages::Pages,
+    tenants::SendMails,
 };
 
 const ROLE: &str = "TEMPORAL_BATCH_BENCH_ROLE";
@@ -92,7 +93,9 @@ impl Role {
                 heartbeat_timeout,
                 settings,
             } => {
-                let worker = worker.processor(Pages { heartbeat_timeout });
+                let worker = worker
+                    .processor(Pages { heartbeat_timeout })
+                    .processor(SendMails);
                 let settings = settings.into_iter();
                 settings.fold(worker, |worker, (setting, value)| {
                     setting.apply(worker, value)

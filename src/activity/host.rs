@@ -46,6 +46,9 @@ const LOOK_AT_GATE: Duration = Duration::from_secs(1);
 /// controller finds that it may.
 const HELD_AT_MOST: Duration = Duration::from_secs(30);
 
+/// The first sign of life comes after this long at most.
+const FIRST_HEARTBEAT: Duration = Duration::from_secs(1);
+
 pub(super) struct ActivityHost {
     controller: WorkflowHandle<Client, Controller>,
     batch_run: String,
@@ -275,7 +278,10 @@ async fn heartbeat(
     checkpoint: Arc<Mutex<Checkpoint>>,
     attendance: Arc<Mutex<Attendance>>,
 ) {
-    let mut tick = tokio::time::interval(timeout / HEARTBEATS_PER_TIMEOUT);
+    let period = timeout / HEARTBEATS_PER_TIMEOUT;
+    // A short stride is over before anybody would want to know of it, and each sign is a call that is billed.
+    let first = tokio::time::Instant::now() + period.min(FIRST_HEARTBEAT);
+    let mut tick = tokio::time::interval_at(first, period);
     loop {
         tick.tick().await;
         lock(&attendance).notice();

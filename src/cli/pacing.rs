@@ -9,8 +9,8 @@ use crate::{
     batch::Batch,
     client::Settings,
     pace::{
-        AutoParallelism, AutoStride, InvalidAutoPageSize, InvalidAutoParallelism,
-        InvalidAutoStride, InvalidWindow, Ramp, Window,
+        AutoParallelism, InvalidAutoPageSize, InvalidAutoParallelism, InvalidAutoStride,
+        InvalidWindow, Ramp, Window,
     },
     progress::Progress,
     protocol::{PageSizeSetting, StrideSetting},
@@ -173,8 +173,9 @@ impl PacingArgs {
     }
 
     /// Has strides tuned where nothing is said of them.
+    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
     pub(crate) fn or_auto_stride(mut self) -> Self {
-        let auto = StrideSetting::Auto(AutoStride::default());
+        let auto = StrideSetting::Auto(Default::default());
         self.stride.get_or_insert(auto);
         self
     }

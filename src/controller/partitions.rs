@@ -25,6 +25,7 @@ use super::{
     now,
     part::own_cancellation,
     publish::publish,
+    reduce::combine_rest,
     run::hand_over,
     seed,
     stages::check_at_end,
@@ -41,6 +42,7 @@ use crate::{
         self, Carry, ControlState, ControllerInput, Controls, EndDetails, PageSizeSetting, PartOf,
         PartitionNews, PartitionsOrder, Prepared, Settled, ShareOrder, SplitAnswer, SplitOrder,
     },
+    reduce::Output,
     scheduler::{Ending, earliest},
 };
 
@@ -94,6 +96,7 @@ pub(super) async fn run_partitions(
                 continue;
             }
             Next::Finish(ending) => {
+                combine_rest(ctx, &mut calls).await;
                 let ending = check_at_end(ctx, ending).await;
                 return end(ctx, ending, calls).await;
             }
@@ -375,7 +378,12 @@ impl Controller {
                     pacing: carry.pacing,
                     notices: carry.notices,
                 });
-                partitions.ended(number, &details.report, parked);
+                let done = partitions.ended(number, &details.report, parked);
+                if let (true, Some(fold)) = (done, self.ledger.fold_mut()) {
+                    let progress = &details.report.progress;
+                    let error = progress.output_error.as_deref();
+                    fold.merge(Output::of_part(progress.output.as_ref(), error));
+                }
             }
             ChildEnd::Lost(why) => partitions.lost(number, &why),
         }
@@ -542,6 +550,13 @@ impl Controller {
             return;
         };
         partitions.show(progress, MAX_LISTED);
+        if let Some(mut fold) = self.ledger.fold().cloned() {
+            for part in partitions.folds() {
+                fold.merge(Output::of_part(part.so_far(), part.error()));
+            }
+            progress.output = fold.so_far().cloned();
+            progress.output_error = fold.error().map(str::to_owned);
+        }
         if self.closing.is_some() || self.waits_for_lock() {
             return;
         }

@@ -67,7 +67,7 @@ pub(super) fn combine(ctx: &WorkflowContext<Controller>, at_end: bool) -> Option
 /// Has everything combined that is left, before the batch ends. What cannot be combined is noted, and changes nothing
 /// else.
 pub(super) async fn combine_rest<'a>(ctx: &'a WorkflowContext<Controller>, calls: &mut Calls<'a>) {
-    let mut next = calls.combine.take();
+    let mut next = calls.combine.take().or_else(|| combine(ctx, true));
     while let Some(call) = next {
         let _ = call.await;
         next = combine(ctx, true);

@@ -47,6 +47,7 @@ fn context(run: &str, stride: u64, (start, end): (u32, u32)) -> PageContext<Numb
             end: token(end),
         }),
         alone: false,
+        with_keys: false,
         page_size: 10,
         attempt: 1,
         stride,

@@ -867,10 +867,13 @@ fn the_snapshot_is_bounded() {
     // The worst that the limits allow: everything fails that can, with long tokens and messages.
     let policy = RetryPolicy::default().max_attempts(1);
     let mut ledger = Ledger::new(None, 1);
-    ledger.reduce_by(Reducer::max("").plan().clone());
+    let field = "f".repeat(1_000);
+    let reducer = Reducer::max(field.clone());
+    reducer.validate().unwrap();
+    ledger.reduce_by(reducer.plan().clone());
     let largest = "x".repeat(MAX_OUTPUT_BYTES - 2);
     let mut result = Output::default();
-    Reducer::max("").add(&mut result, largest.into());
+    reducer.add(&mut result, largest.into());
     ledger.fold_mut().unwrap().merge(result);
     let limits = Limits {
         max_parallelism: 50,

@@ -25,6 +25,7 @@ use crate::{
         PartitionProgress, PartitionState, Phase, Progress, Timestamp,
     },
     protocol::PageSizeSetting,
+    reduce::Fold,
     scheduler::{self, Ending},
 };
 
@@ -621,10 +622,10 @@ impl Partitions {
     }
 
     /// The controller of a partition came to an end: this is the one place where the reports of partitions are
-    /// merged.
-    pub fn ended(&mut self, number: u32, report: &BatchReport, parked: Option<Parked>) {
+    /// merged. Tells whether the partition is done.
+    pub fn ended(&mut self, number: u32, report: &BatchReport, parked: Option<Parked>) -> bool {
         let Some(part) = self.parts.get_mut(number as usize) else {
-            return;
+            return false;
         };
         let name = &part.spec.name;
         let asked = part.is_stopping();
@@ -645,7 +646,7 @@ impl Partitions {
             part.look.end();
             part.splitting = false;
             part.state = State::Finished;
-            return;
+            return true;
         }
         if !(asked && report.outcome == Outcome::Stopped) {
             let reason = report.reason.as_deref().unwrap_or("no reason was given");
@@ -663,6 +664,7 @@ impl Partitions {
             part.splitting = false;
             part.unsplittable = true;
         }
+        false
     }
 
     /// The controller of a partition is gone without a report.
@@ -800,6 +802,14 @@ impl Partitions {
             }
         }
         totals
+    }
+
+    /// What partitions have put out that have begun and stand still.
+    pub fn folds(&self) -> impl Iterator<Item = &Fold> {
+        self.parts.iter().filter_map(|part| match &part.state {
+            State::Waiting(Some(parked)) => parked.ledger.fold(),
+            _ => None,
+        })
     }
 
     /// Writes what the partitions are at into the progress of the batch; lists at most so many.

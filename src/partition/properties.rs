@@ -192,7 +192,7 @@ impl World {
                 );
                 let middle = start + (end.saturating_sub(start)) * u64::from(self.dice) / 256;
                 // Also places that are none.
-                let at = (self.dice % 5 != 0).then(|| token(middle));
+                let at = (!self.dice.is_multiple_of(5)).then(|| token(middle));
                 let before = self.partitions.counts().total;
                 self.partitions.split(number, at);
                 self.splits += self.partitions.counts().total - before;
@@ -300,7 +300,7 @@ impl World {
             (14, _) => {
                 self.now = self
                     .now
-                    .plus(std::time::Duration::from_secs(u64::from(which)))
+                    .plus(std::time::Duration::from_secs(u64::from(which)));
             }
             (15, _) if which % 8 == 0 => {
                 self.limits.stopping = Some("for a while".to_owned());

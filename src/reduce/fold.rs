@@ -185,7 +185,7 @@ fn first(
     let comes_first = |a: &Value, b: &Value| -> Result<bool, ReduceError> {
         let order = compare(field(a, by)?, field(b, by)?)?;
         Ok(match order {
-            Ordering::Equal => a.to_string() <= b.to_string(),
+            Ordering::Equal => a.to_string().cmp(&b.to_string()).is_le(),
             order => order == wanted,
         })
     };

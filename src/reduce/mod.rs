@@ -40,7 +40,7 @@ pub(crate) use plan::Plan;
 
 /// Most bytes that a result has as JSON, and so has what one page puts out. It travels with every report and
 /// every continue-as-new.
-pub const MAX_OUTPUT_BYTES: usize = 8 * 1024;
+pub const MAX_OUTPUT_BYTES: usize = 6 * 1024;
 
 /// How what the pages put out becomes the result of the batch; see
 /// [`PageProcessor::reducer`](crate::PageProcessor::reducer).
@@ -110,7 +110,7 @@ pub struct Reducer {
 /// # reducer.validate().unwrap();
 /// ```
 pub trait Reduce: 'static {
-    /// What pages put out and what the result is. As JSON at most 8 KiB, however many values are in it.
+    /// What pages put out and what the result is. As JSON at most 6 KiB, however many values are in it.
     type Value: Serialize + DeserializeOwned;
 
     /// Makes one value of two. It must not matter in which order and in which groups values are combined:

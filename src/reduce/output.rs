@@ -8,7 +8,7 @@ use crate::error::{MAX_MESSAGE_CHARS, truncate};
 
 /// Partial results that are combined as soon as there are so many.
 const COMBINE_AT: usize = 16;
-/// Most partial results that one activity combines: with the largest ones 1 MiB.
+/// Most partial results that one activity combines: with the largest ones under 1 MiB.
 const COMBINE_AT_MOST: usize = 128;
 
 /// What a stride has put out. Stored in reports and in heartbeats.
@@ -39,7 +39,6 @@ impl Output {
     }
 
     /// What a batch has ended with that is a part of another one: its `output` and its `output_error`.
-    #[cfg_attr(not(test), expect(dead_code, reason = "for partitions"))]
     pub fn of_part(result: Option<&Value>, error: Option<&str>) -> Self {
         Self {
             parts: result.into_iter().cloned().collect(),

@@ -11,7 +11,7 @@ const MAX_FIELDS: usize = 20;
 /// Reducers inside of reducers.
 const MAX_DEPTH: usize = 4;
 /// The plan travels with every stride.
-const MAX_PLAN_BYTES: usize = 4 * 1024;
+const MAX_PLAN_BYTES: usize = 1024;
 
 /// What a batch folds its outputs by. Stored in histories, so that a running batch goes on with what it began with.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

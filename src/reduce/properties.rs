@@ -225,7 +225,7 @@ proptest! {
         let bytes = json!(distinct.iter().map(|key| (key, 1)).collect::<BTreeMap<_, _>>());
         match fold.error() {
             Some(error) => {
-                prop_assert!(error.contains("OutputTooLarge") && error.contains("8192"), "{}", error);
+                prop_assert!(error.contains("OutputTooLarge") && error.contains("6144"), "{}", error);
                 prop_assert_eq!(fold.so_far(), None);
             }
             None => prop_assert!(bytes.to_string().len() < MAX_OUTPUT_BYTES + keys.len() * 3),
@@ -354,7 +354,7 @@ fn reducers_that_cannot_work_are_refused_with_what_is_allowed() {
             "must stand alone",
         ),
         (deep, "at most 4 levels"),
-        (long, "at most 4096 are allowed"),
+        (long, "at most 1024 are allowed"),
     ] {
         let error = reducer.validate().unwrap_err().to_string();
         assert!(error.contains(says), "{error}");

@@ -149,6 +149,7 @@ mod tests {
             range: PageRange::new(None, None),
             page: None,
             alone: false,
+            with_keys: false,
             page_size: 1,
             attempt: 1,
             stride: 0,

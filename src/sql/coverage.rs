@@ -37,7 +37,7 @@ impl<DB: LedgerDatabase> SqlLedger<DB> {
         from: u64,
         limit: u32,
     ) -> Result<Vec<KeptStride>, PageError> {
-        let mut connection = self.pool.acquire().await?;
+        let mut connection = self.leases.pool().acquire().await?;
         let statement = format!(
             "SELECT stride, applied_to, stride_end, ends_data, pages, pages_failed, processed, changed,
                 skipped, failed

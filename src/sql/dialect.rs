@@ -4,10 +4,7 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use serde::{Deserialize, de::IntoDeserializer};
-use sqlx::{
-    AssertSqlSafe, Database, Encode, Pool, Row as _, Transaction, Type, error::DatabaseError,
-    query::Query,
-};
+use sqlx::{AssertSqlSafe, Database, Encode, Row as _, Type, error::DatabaseError, query::Query};
 
 use crate::{page::PageToken, page_ledger::StrideId, progress::Timestamp};
 
@@ -189,12 +186,9 @@ pub trait Dialect: Database<Connection: 'static> {
     /// its transaction.
     fn cut(strides: &str, cut: &Cut<'_>) -> Vec<Statement>;
 
-    /// Begins a transaction that will write. It ends by itself when its owner is silent for `idle_timeout`,
-    /// where the database can do that.
-    fn begin(
-        pool: &Pool<Self>,
-        idle_timeout: Duration,
-    ) -> BoxFuture<'_, Result<Transaction<'static, Self>, sqlx::Error>>;
+    /// Begins a transaction that will write, in one round trip. It ends by itself when its owner is silent for
+    /// `idle_timeout`, where the database can do that.
+    fn begin(idle_timeout: Duration) -> String;
 
     /// Whether the error says that a table of the ledger is not there.
     fn is_missing_table(error: &dyn DatabaseError) -> bool;
@@ -344,12 +338,9 @@ impl Dialect for sqlx::Sqlite {
             .collect()
     }
 
-    fn begin(
-        pool: &Pool<Self>,
-        _idle_timeout: Duration,
-    ) -> BoxFuture<'_, Result<Transaction<'static, Self>, sqlx::Error>> {
+    fn begin(_idle_timeout: Duration) -> String {
         // A transaction that begins by reading could not become the writer while there is another.
-        Box::pin(pool.begin_with("BEGIN IMMEDIATE"))
+        "BEGIN IMMEDIATE".to_owned()
     }
 
     fn is_missing_table(error: &dyn DatabaseError) -> bool {
@@ -386,14 +377,9 @@ impl Dialect for sqlx::Postgres {
         vec![(statement, cut.values())]
     }
 
-    fn begin(
-        pool: &Pool<Self>,
-        idle_timeout: Duration,
-    ) -> BoxFuture<'_, Result<Transaction<'static, Self>, sqlx::Error>> {
+    fn begin(idle_timeout: Duration) -> String {
         let millis = idle_timeout.as_millis().clamp(1, i32::MAX as u128);
-        // One message, one round trip.
-        let begin = format!("BEGIN; SET LOCAL idle_in_transaction_session_timeout = {millis}");
-        Box::pin(pool.begin_with(AssertSqlSafe(begin)))
+        format!("BEGIN; SET LOCAL idle_in_transaction_session_timeout = {millis}")
     }
 
     fn is_missing_table(error: &dyn DatabaseError) -> bool {
@@ -483,21 +469,16 @@ impl Dialect for sqlx::MySql {
         std::iter::once((update, values)).chain(inserts).collect()
     }
 
-    fn begin(
-        pool: &Pool<Self>,
-        idle_timeout: Duration,
-    ) -> BoxFuture<'_, Result<Transaction<'static, Self>, sqlx::Error>> {
+    fn begin(idle_timeout: Duration) -> String {
         let seconds = idle_timeout.as_millis().div_ceil(1_000);
         let seconds = seconds.clamp(1, 31_536_000);
-        // One message, one round trip. What `REPEATABLE READ` locks besides the rows themselves, the gaps
-        // between them, lets pages wait for each other that share no row. MySQL takes for a comment what
-        // only MariaDB has.
-        let begin = format!(
+        // What `REPEATABLE READ` locks besides the rows themselves, the gaps between them, lets pages wait for
+        // each other that share no row. MySQL takes for a comment what only MariaDB has.
+        format!(
             "SET TRANSACTION ISOLATION LEVEL READ COMMITTED; \
              SET @temporal_batch = 1 /*M!100300 , SESSION idle_transaction_timeout = {seconds} */; \
              START TRANSACTION; SAVEPOINT temporal_batch"
-        );
-        Box::pin(pool.begin_with(AssertSqlSafe(begin)))
+        )
     }
 
     fn is_missing_table(error: &dyn DatabaseError) -> bool {

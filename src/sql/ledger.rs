@@ -7,6 +7,7 @@ use sqlx::Pool;
 
 use super::{
     dialect::{Dialect, LedgerDatabase},
+    lease::{LeasedTransaction, Leases},
     letter_table::LetterTable,
     output_table::OutputTable,
     report_table::ReportTable,
@@ -57,8 +58,10 @@ use crate::{
 /// # }
 /// ```
 pub struct SqlLedger<DB: LedgerDatabase> {
-    pub(super) pool: Pool<DB>,
+    pub(super) leases: Leases<DB>,
     idle_timeout: Duration,
+    /// What limits the statements of the transaction of a page.
+    limits: Option<String>,
     pub(super) tables: Arc<Tables>,
 }
 
@@ -93,8 +96,9 @@ impl<DB: LedgerDatabase> SqlLedger<DB> {
     /// A ledger in the database of a pool. Connects to nothing and makes no tables.
     pub fn new(pool: Pool<DB>) -> Self {
         Self {
-            pool,
+            leases: Leases::of(pool),
             idle_timeout: IDLE_TIMEOUT,
+            limits: None,
             tables: Arc::new(Tables::new("")),
         }
     }
@@ -190,7 +194,7 @@ impl<DB: LedgerDatabase> SqlLedger<DB> {
     /// # Errors
     /// What the database says.
     pub async fn prune(&self, ended_before: Timestamp) -> Result<u64, PageError> {
-        let mut connection = self.pool.acquire().await?;
+        let mut connection = self.leases.pool().acquire().await?;
         let Tables {
             strides, reports, ..
         } = &*self.tables;
@@ -225,8 +229,28 @@ impl<DB: LedgerDatabase> SqlLedger<DB> {
         }
     }
 
-    async fn transaction(&self) -> Result<sqlx::Transaction<'static, DB>, PageError> {
-        Ok(DB::begin(&self.pool, self.idle_timeout).await?)
+    /// On leases that somebody else has, too, with statements that limit those of a page's transaction.
+    pub(super) fn on(leases: Leases<DB>, limits: Option<String>) -> Self {
+        Self {
+            leases,
+            limits,
+            idle_timeout: IDLE_TIMEOUT,
+            tables: Arc::new(Tables::new("")),
+        }
+    }
+
+    async fn transaction(&self) -> Result<LeasedTransaction<DB>, PageError> {
+        let begin = DB::begin(self.idle_timeout);
+        Ok(LeasedTransaction::begin(&self.leases, begin).await?)
+    }
+
+    /// With the limits, in the same round trip.
+    async fn limited_transaction(&self) -> Result<LeasedTransaction<DB>, PageError> {
+        let Some(limits) = &self.limits else {
+            return self.transaction().await;
+        };
+        let begin = format!("{}; {limits}", DB::begin(self.idle_timeout));
+        Ok(LeasedTransaction::begin(&self.leases, begin).await?)
     }
 }
 
@@ -300,7 +324,7 @@ impl<DB: LedgerDatabase> PageLedger for SqlLedger<DB> {
             if self.first_to_cut(stride, fence, ends).await? {
                 return Ok(ends.to_vec());
             }
-            let mut connection = self.pool.acquire().await?;
+            let mut connection = self.leases.pool().acquire().await?;
             let kept = strides
                 .kept_ends::<DB>(&mut connection, stride)
                 .await
@@ -324,7 +348,7 @@ impl<DB: LedgerDatabase> PageLedger for SqlLedger<DB> {
                 "a page has no end, but the data does not end with it",
             ));
         }
-        let mut transaction = self.transaction().await?;
+        let mut transaction = self.limited_transaction().await?;
         let strides = &self.tables.strides;
         let claimed = strides
             .claim::<DB>(&mut transaction, &claim, now())
@@ -343,7 +367,7 @@ impl<DB: LedgerDatabase> PageLedger for SqlLedger<DB> {
         stride: &StrideId,
         after: u64,
     ) -> Result<Vec<serde_json::Value>, PageError> {
-        let mut connection = self.pool.acquire().await?;
+        let mut connection = self.leases.pool().acquire().await?;
         let table = &self.tables.outputs;
         table.after::<DB>(&mut connection, stride, after).await
     }
@@ -358,7 +382,7 @@ impl<DB: LedgerDatabase> SqlLedger<DB> {
     ) -> Result<OpenStride, PageError> {
         let strides = &self.tables.strides;
         if DB::RETURNING {
-            let mut connection = self.pool.acquire().await?;
+            let mut connection = self.leases.pool().acquire().await?;
             let opened = strides.open::<DB>(&mut connection, stride, start, end, now());
             return opened.await.map_err(failed::<DB>);
         }
@@ -382,7 +406,7 @@ impl<DB: LedgerDatabase> SqlLedger<DB> {
             return Ok(false);
         };
         if statements.len() == 0 {
-            let mut connection = self.pool.acquire().await?;
+            let mut connection = self.leases.pool().acquire().await?;
             let cut = DB::execute(&mut connection, first, values).await;
             return Ok(cut.map_err(failed::<DB>)? == 1);
         }
@@ -401,7 +425,7 @@ impl<DB: LedgerDatabase> SqlLedger<DB> {
 
     fn page_transaction(
         &self,
-        transaction: sqlx::Transaction<'static, DB>,
+        transaction: LeasedTransaction<DB>,
         applied: Option<Applied>,
     ) -> Box<dyn PageTransaction> {
         let tables = Arc::clone(&self.tables);
@@ -431,7 +455,7 @@ impl<DB: LedgerDatabase> DeadLetters for SqlLedger<DB> {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<DeadLetter>, PageError> {
-        let mut connection = self.pool.acquire().await?;
+        let mut connection = self.leases.pool().acquire().await?;
         let table = &self.tables.letters;
         table
             .list::<DB>(&mut connection, filter, after, limit)
@@ -453,11 +477,15 @@ impl<DB: LedgerDatabase> DeadLetters for SqlLedger<DB> {
             transaction.rollback().await?;
             return Ok(None);
         }
+        if let Some(limits) = &self.limits {
+            // Not before: another redrive may have had the letter for as long as its page takes.
+            DB::script(&mut transaction, limits.clone()).await?;
+        }
         Ok(Some(self.page_transaction(transaction, None)))
     }
 
     async fn keep_report(&self, report: &BatchReport) -> Result<(), PageError> {
-        let mut connection = self.pool.acquire().await?;
+        let mut connection = self.leases.pool().acquire().await?;
         self.tables
             .reports
             .keep::<DB>(&mut connection, report)
@@ -465,7 +493,7 @@ impl<DB: LedgerDatabase> DeadLetters for SqlLedger<DB> {
     }
 
     async fn reports(&self, batch_id: &str) -> Result<Vec<BatchReport>, PageError> {
-        let mut connection = self.pool.acquire().await?;
+        let mut connection = self.leases.pool().acquire().await?;
         let table = &self.tables.reports;
         table.of_batch::<DB>(&mut connection, batch_id).await
     }

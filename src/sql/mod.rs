@@ -25,6 +25,7 @@ mod dry_run;
 mod export;
 #[cfg(feature = "files")]
 mod import;
+mod lease;
 mod ledger;
 #[cfg(feature = "cli")]
 mod ledger_schema;

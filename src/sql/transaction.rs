@@ -2,22 +2,21 @@
 
 use std::{any::Any, sync::Arc};
 
-use async_trait::async_trait;
-use serde_json::Value;
-use sqlx::Transaction;
-
 use super::{
     dialect::Dialect,
+    lease::LeasedTransaction,
     ledger::{Tables, failed},
     stride_table::Applied,
 };
 use crate::{
     dead_letter::DeadLetter, error::PageError, page_ledger::PageTransaction, progress::ItemCounts,
 };
+use async_trait::async_trait;
+use serde_json::Value;
 
-/// A `sqlx` transaction that has made its claim.
+/// A transaction that has made its claim.
 pub(super) struct SqlTransaction<DB: Dialect> {
-    transaction: Transaction<'static, DB>,
+    transaction: LeasedTransaction<DB>,
     tables: Arc<Tables>,
     /// `None` for a redrive, which applies nothing of a stride.
     applied: Option<Applied>,
@@ -27,7 +26,7 @@ pub(super) struct SqlTransaction<DB: Dialect> {
 
 impl<DB: Dialect> SqlTransaction<DB> {
     pub fn new(
-        transaction: Transaction<'static, DB>,
+        transaction: LeasedTransaction<DB>,
         tables: Arc<Tables>,
         applied: Option<Applied>,
     ) -> Self {

@@ -259,7 +259,10 @@ impl<P: PageProcessor> Running<'_, P> {
         };
         let mut clock = PageClock::new(self.order.page_timeout);
         let range = self.range_to(to)?;
-        let page = self.fetch(range, &mut clock).await.map_err(giving_up)?;
+        let page = self
+            .fetch_keys(range, &mut clock)
+            .await
+            .map_err(giving_up)?;
         let next = page.next_token().map_err(|e| self.failed(&e))?;
         let (to, ends_data) = match next {
             Some(next) if Some(&next) != to => (Some(next), false),

@@ -15,7 +15,7 @@ use crate::{
     metrics::ClaimOutcome,
     page::{Keys, Page, PageRange, PageToken},
     partition::scope_of,
-    processor::{PageProcessor, PageReport, PageTokens, SkipAhead, count_reason},
+    processor::{PageContext, PageProcessor, PageReport, PageTokens, SkipAhead, count_reason},
     progress::{FailedItem, ItemCounts, Timestamp},
     protocol::{StrideReport, Timing},
 };
@@ -96,7 +96,7 @@ impl<P: PageProcessor> Running<'_, P> {
             let mut failure = Failure::of(&error, &self.settings.non_retryable_types);
             failure.attempt.page_end.clone_from(&page_end);
             failure.attempt.last_page = last_page;
-            failure.can_be_split = !cut.keys.cursors().is_empty();
+            failure.can_be_split = cut.keys.can_be_split();
             Stop::from(failure)
         })?;
         self.finished(report, &items, &done, &cut.keys);
@@ -206,7 +206,25 @@ impl<P: PageProcessor> Running<'_, P> {
         range: PageRange<P::Cursor>,
         clock: &mut PageClock,
     ) -> Result<Page<P::Cursor, P::Item>, Stop> {
-        let ctx = self.context(range, None);
+        self.fetch_with(self.context(range, None), clock).await
+    }
+
+    /// Reads what is in the range and, whatever the source does otherwise, the key of each item.
+    pub async fn fetch_keys(
+        &self,
+        range: PageRange<P::Cursor>,
+        clock: &mut PageClock,
+    ) -> Result<Page<P::Cursor, P::Item>, Stop> {
+        let mut ctx = self.context(range, None);
+        ctx.with_keys = true;
+        self.fetch_with(ctx, clock).await
+    }
+
+    async fn fetch_with(
+        &self,
+        ctx: PageContext<P>,
+        clock: &mut PageClock,
+    ) -> Result<Page<P::Cursor, P::Item>, Stop> {
         let started = Instant::now();
         let fetching = self.guarded(self.processor.fetch(&ctx), clock.left());
         let page = self.unless_stopped_now(fetching).await;

@@ -200,6 +200,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
             range,
             page,
             alone: false,
+            with_keys: false,
             page_size: self.page_size(),
             attempt: self.attempt,
             stride: self.order.stride,

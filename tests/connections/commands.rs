@@ -215,16 +215,16 @@ async fn a_schema_is_one_of_postgresql_and_must_be_there() {
     );
     let database = connect(&url).await.unwrap();
     script(&database, "CREATE SCHEMA \"Ops \"\"2\"\"\"".to_owned()).await;
-    assert_eq!(done(&run(&apply, &named).await).matches("made").count(), 3);
+    assert_eq!(done(&run(&apply, &named).await).matches("made").count(), 4);
     assert_eq!(
         done(&run(&apply, &named).await)
             .matches("there already")
             .count(),
-        3
+        4
     );
     // Those of the search path are others.
     let elsewhere = done(&run(&["schema", "apply", "--connection", "shop"], &named).await);
-    assert_eq!(elsewhere.matches("made").count(), 3);
+    assert_eq!(elsewhere.matches("made").count(), 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -263,11 +263,11 @@ async fn libpqs_variables_and_password_file_are_read() {
         ("PGPASSFILE", file.path().to_str().unwrap()),
     ];
     let applied = run(&["schema", "apply"], &variables).await;
-    assert_eq!(done(&applied).matches("made").count(), 3);
+    assert_eq!(done(&applied).matches("made").count(), 4);
     let shown = format!("postgres://keeper@127.0.0.1:{port}/kept");
     assert!(err(&applied).contains(&shown), "{}", err(&applied));
     let given = run(&["schema", "apply", "--connection", "any=env"], &variables).await;
-    assert_eq!(done(&given).matches("there already").count(), 3);
+    assert_eq!(done(&given).matches("there already").count(), 4);
     let without = run(&["schema", "apply"], &variables[..4]).await;
     refused(&without, 1, &["refuses access", "user, password"]);
     refused(

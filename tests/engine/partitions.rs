@@ -9,8 +9,8 @@ use std::{
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use temporal_batch::{
-    Batch, Continuation, Outcome, Page, PageContext, PageError, PageProcessor, PageReport,
-    Partition, PartitionState, Phase, ProcessorSettings, SkipAhead,
+    Batch, BatchReport, Continuation, Outcome, Page, PageContext, PageError, PageProcessor,
+    PageReport, Partition, PartitionState, Phase, ProcessorSettings, Reducer, SkipAhead,
 };
 use temporalio_client::{UntypedWorkflow, WorkflowHandle, WorkflowTerminateOptions};
 
@@ -127,6 +127,13 @@ impl Mail {
     }
 }
 
+/// What the partitions put out is one result of the batch, in which each record counts once.
+fn assert_result(report: &BatchReport, tenants: &Tenants) {
+    let sum: u64 = tenants.sizes.iter().map(|(_, n)| n * (n + 1) / 2).sum();
+    let expected = serde_json::json!({"records": tenants.all(), "sum": sum});
+    assert_eq!(report.output(), Some(&expected));
+}
+
 fn tenant(ctx: &PageContext<Mail>) -> String {
     match ctx.args().ranges {
         true => String::new(),
@@ -185,10 +192,12 @@ impl PageProcessor for Mail {
         }
         let mut seen = self.seen.lock().unwrap();
         seen.in_flight -= 1;
+        let mut report = PageReport::all_processed();
         for item in items {
             *seen.records.entry((tenant(ctx), item)).or_default() += 1;
+            report.output(item);
         }
-        Ok(PageReport::all_processed())
+        Ok(report)
     }
 
     async fn skip_ahead(
@@ -217,6 +226,11 @@ impl PageProcessor for Mail {
         Ok((end > start + 20).then_some(start + (end - start) / 2))
     }
 
+    fn reducer(&self, _: &Tenants) -> Option<Reducer> {
+        let reducers = [("records", Reducer::count()), ("sum", Reducer::sum(""))];
+        Some(Reducer::record(reducers))
+    }
+
     fn settings(&self) -> ProcessorSettings {
         ProcessorSettings {
             retry: quick_retries(),
@@ -238,6 +252,7 @@ async fn every_record_of_every_tenant_is_processed_once_and_counted() {
     let report = bed.run(&batch).await;
     assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
     mail.assert_each_once(&four());
+    assert_result(&report, &four());
     let progress = &report.progress;
     assert_eq!(progress.items.processed, 142);
     assert_eq!(progress.pages_completed, 10 + 1 + 4);
@@ -359,6 +374,7 @@ async fn parent_and_partitions_continue_as_new() {
     let report = bed.run(&batch).await;
     assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
     mail.assert_each_once(&tenants);
+    assert_result(&report, &tenants);
     assert_eq!(report.progress.pages_completed, 120);
     assert!(
         report.progress.runs > 1,
@@ -389,7 +405,10 @@ async fn a_cancelled_batch_goes_on_where_its_partitions_stood() {
     gate.open();
     let ended = report(&handle).await;
     assert_eq!(ended.outcome, Outcome::Cancelled, "{ended:#?}");
-    assert!(ended.progress.items.processed >= 20);
+    let processed = ended.progress.items.processed;
+    assert!(processed >= 20);
+    let result = ended.output().expect("what is finished counts");
+    assert_eq!(result["records"], processed);
     assert!(
         ended
             .reason
@@ -401,6 +420,7 @@ async fn a_cancelled_batch_goes_on_where_its_partitions_stood() {
     let ended = report(&handle).await;
     assert_eq!(ended.outcome, Outcome::Completed, "{ended:#?}");
     mail.assert_each_once(&tenants);
+    assert_result(&ended, &tenants);
     assert_eq!(ended.progress.items.processed, 210);
 }
 
@@ -524,6 +544,7 @@ async fn the_rest_of_a_straggler_is_split() {
     let report = bed.run(&batch).await;
     assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
     mail.assert_each_once(&tenants);
+    assert_result(&report, &tenants);
     assert_eq!(report.progress.items.processed, 1_000);
     let counts = report.progress.partition_counts.unwrap();
     assert!(counts.total > 1, "{:#?}", report.progress.partitions);

@@ -246,6 +246,16 @@ async fn the_result_so_far_is_seen_while_the_batch_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_not_combined_before_the_end_is_combined_then() {
+    let bed = Bed::new("reduce-few").await;
+    let _worker = bed.worker(Tally::new()).await;
+    let batch = bed.batch::<Tally>((20, Kind::Own));
+    let report = bed.run(&batch.page_size(2).max_parallelism(4)).await;
+    let all: BTreeSet<u64> = (1..=20).collect();
+    assert_eq!(report.output_as().unwrap(), Some(all));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn code_of_ones_own_combines_in_activities() {
     let bed = Bed::new("reduce-own").await;
     let tally = Tally {
@@ -314,7 +324,7 @@ async fn a_page_that_puts_out_too_much_fails_and_a_reducer_that_cannot_work_is_r
         ("OutputTooLarge", 1)
     );
     assert!(
-        failed.message.contains("at most 8192 are allowed"),
+        failed.message.contains("at most 6144 are allowed"),
         "{}",
         failed.message
     );

@@ -39,7 +39,7 @@ async fn what_cannot_be_is_refused_at_the_start() {
         ),
         (
             vec!["--table", "users", "--to", &free, "--stride", "0"],
-            "--stride is 0",
+            "stride is 0",
         ),
     ] {
         let args = [&["export", "--format", "csv"], args.as_slice()].concat();

@@ -1,13 +1,13 @@
 //! What a page of a SQL source leaves in the history, and what it counts for on Temporal Cloud.
 
 use sqlx::{Executor as _, sqlite::SqlitePool};
-use temporal_batch::{BackfillArgs, Batch, SqlBackfill, TableSpec};
+use temporal_batch::{AutoStride, BackfillArgs, Batch, SqlBackfill, TableSpec};
 
 use crate::{
     Error,
     bed::{Bed, unique},
     options::Options,
-    report::Table,
+    report::{Table, Target},
     worker_process::{Work, WorkerProcess},
 };
 
@@ -19,20 +19,30 @@ pub async fn run(bed: &Bed, options: &Options, table: &mut Table) -> Result<(), 
     let pages: u64 = options.size(400, 4_000);
     fill(&file, pages * u64::from(PAGE_SIZE)).await?;
     let worker = WorkerProcess::start(bed, Work::Sqlite { file })?;
-    let strides: &[u32] = options.size(&[1, 25], &[1, 25, 100]);
+    let strides: &[Option<u32>] = options.size(
+        &[Some(1), Some(25), None],
+        &[Some(1), Some(25), Some(100), None],
+    );
     for &stride in strides {
         let args = BackfillArgs::of(TableSpec::new("items", ["id"])).set("n", "n + 1");
         let batch = Batch::of::<SqlBackfill>(unique("events"), args)
             .task_queue(worker.queue())
             .page_size(PAGE_SIZE)
-            .max_parallelism(4)
-            .stride(stride);
+            .max_parallelism(4);
+        let (batch, name) = match stride {
+            Some(stride) => (batch.stride(stride), stride.to_string()),
+            None => (batch.auto_stride(AutoStride::default()), "auto".to_owned()),
+        };
         let (cost, _) = bed.cost(&worker, bed.complete(&batch, pages)).await?;
         let histories = bed.histories(batch.id()).await?;
-        let case = format!("SQLite, {pages} pages, stride {stride}");
+        let case = format!("SQLite, {pages} pages, stride {name}");
         let per_page = |n: f64| n / pages as f64;
         table.add(&case, "events", "/page", per_page(histories.events as f64));
         table.add(&case, "actions", "/page", per_page(cost.actions));
+        if stride.is_none() {
+            table.aim(&case, "events", Target::AtMost(0.6));
+            table.aim(&case, "actions", Target::AtMost(0.2));
+        }
         table.add(&case, "speed", "pages/s", pages as f64 / cost.seconds);
         table.add(&case, "runs", "", histories.runs as f64);
     }

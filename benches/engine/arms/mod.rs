@@ -6,5 +6,6 @@ pub mod events;
 pub mod growth;
 pub mod kill;
 pub mod noop;
+pub mod partitions;
 pub mod sleep;
 pub mod tuning;

@@ -16,7 +16,7 @@ mod statement;
 pub(super) mod tokens;
 mod work;
 
-pub(crate) use self::work::Work;
+pub(crate) use self::work::{Rows, Work};
 #[cfg(feature = "cli")]
 pub(crate) use self::{
     assignment::parse as parse_assignments, statement::split as split_statements, tokens::Syntax,

@@ -8,7 +8,6 @@ use std::{
 };
 
 use async_trait::async_trait;
-use sqlx::Pool;
 use tokio::sync::OnceCell;
 
 use super::{
@@ -16,17 +15,19 @@ use super::{
     error::InvalidBackfill,
     session::Session,
     tokens::Syntax,
-    work::Work,
+    work::{Rows, Work},
 };
 use crate::{
     check::{Check, CheckContext},
     dead_letter::{DeadLetters, LetterFilter},
     error::PageError,
-    page::Page,
+    page::{Page, PageToken},
     page_ledger::PageLedger,
     processor::{PageContext, PageProcessor, PageReport, ProcessorSettings, SkipAhead},
     sql::{
-        Connections, Database, Key, RangeCheck, RangeCheckError, Table, TableDatabase, TableError,
+        Connections, Database, Key, LedgerDatabase, RangeCheck, RangeCheckError, SqlLedger, Table,
+        TableDatabase, TableError,
+        lease::{LeasedTransaction, Leases, LeasesOf},
         no_ledger::NoLedger,
         verify::{Checked, check_backfill},
     },
@@ -54,10 +55,14 @@ use crate::{
 ///
 /// # For each page
 ///
-/// 1. `fetch` reads the keys of its rows.
+/// 1. `fetch` reads where it ends: the last of its keys. All of them are read only where there are fewer rows than a
+///    page has, and where a page is split or redriven.
 /// 2. `process` begins a transaction (or with [`once`](BackfillArgs::once) uses that of the page ledger),
-///    limits how long statements take and wait, runs the statements for the rows from the first to the last of
-///    those keys that match the filter, and commits.
+///    limits how long statements take and wait, runs the statements for the rows after the page before, up to
+///    that key, that match the filter, and commits.
+///
+/// A page hands its connection to the next one, as long as the pool has another one to spare; for longer than a
+/// quarter of a second nobody keeps one.
 ///
 /// Several statements, or one that names its rows twice, work on rows that stand still: they are locked first,
 /// and `{range}` then means exactly the rows that are locked. So `INSERT INTO archive SELECT .. WHERE {range}`
@@ -81,6 +86,8 @@ use crate::{
 /// statement that the database does not take, and `once` where the tables of the ledger are missing.
 pub struct SqlBackfill {
     connections: Connections,
+    /// By the names of the connections.
+    leases: HashMap<String, LeasesOf>,
     letters: Option<Arc<dyn DeadLetters>>,
     /// By the arguments, as JSON.
     works: Mutex<HashMap<String, Known>>,
@@ -100,7 +107,10 @@ const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(60);
 impl SqlBackfill {
     /// Works on these connections; a batch names one of them.
     pub fn new(connections: Connections) -> Self {
+        let leases = connections.iter();
+        let leases = leases.map(|(name, database)| (name.to_owned(), LeasesOf::of(database)));
         Self {
+            leases: leases.collect(),
             connections,
             letters: None,
             works: Mutex::default(),
@@ -136,6 +146,11 @@ impl SqlBackfill {
             check_ledger(database).await?;
         }
         Ok(work)
+    }
+
+    fn leases(&self, args: &BackfillArgs) -> Result<&LeasesOf, PageError> {
+        self.connections.get(&args.connection)?;
+        Ok(&self.leases[&args.connection])
     }
 
     async fn look(&self, args: &BackfillArgs) -> Result<Arc<Work>, PageError> {
@@ -197,33 +212,43 @@ impl PageProcessor for SqlBackfill {
     const NAME: &'static str = "sql-backfill";
     type Args = BackfillArgs;
     type Cursor = Key;
-    type Item = Key;
+    /// The key of a row, where it was read.
+    type Item = Option<Key>;
 
-    async fn fetch(&self, ctx: &PageContext<Self>) -> Result<Page<Key, Key>, PageError> {
+    async fn fetch(&self, ctx: &PageContext<Self>) -> Result<Page<Key, Option<Key>>, PageError> {
         let (args, range) = (ctx.args(), ctx.range());
         if args.high_water_mark == HighWaterMark::NoRows {
             return Ok(Page::empty());
         }
         let work = self.work(args).await?;
         let end = range.end().or(args.high_water_mark.key());
-        let keys = work.table().keys(range.start(), end, ctx.page_size());
-        Page::sorted(keys.await?, Key::clone)
+        let range = (range.start(), end);
+        match self.leases(args)? {
+            #[cfg(feature = "postgres")]
+            LeasesOf::Postgres(leases) => read(ctx, leases, work.table(), range).await,
+            #[cfg(feature = "mysql")]
+            LeasesOf::MySql(leases) => read(ctx, leases, work.table(), range).await,
+            #[cfg(feature = "sqlite")]
+            LeasesOf::Sqlite(leases) => read(ctx, leases, work.table(), range).await,
+        }
     }
 
     async fn process(
         &self,
         ctx: &PageContext<Self>,
-        items: Vec<Key>,
+        items: Vec<Option<Key>>,
     ) -> Result<PageReport, PageError> {
-        let args = ctx.args();
-        let work = self.work(args).await?;
-        let changed = match work.table().database() {
+        let Some(rows) = rows_of(ctx, &items)? else {
+            return Ok(PageReport::all_processed());
+        };
+        let work = self.work(ctx.args()).await?;
+        let changed = match self.leases(ctx.args())? {
             #[cfg(feature = "postgres")]
-            Database::Postgres(pool) => page(ctx, pool, &work, &items).await?,
+            LeasesOf::Postgres(leases) => page(ctx, leases, &work, &rows).await?,
             #[cfg(feature = "mysql")]
-            Database::MySql(pool) => page(ctx, pool, &work, &items).await?,
+            LeasesOf::MySql(leases) => page(ctx, leases, &work, &rows).await?,
             #[cfg(feature = "sqlite")]
-            Database::Sqlite(pool) => page(ctx, pool, &work, &items).await?,
+            LeasesOf::Sqlite(leases) => page(ctx, leases, &work, &rows).await?,
         };
         // Rows that came meanwhile may have been changed too, and are not the page's.
         let changed = changed.min(items.len() as u64);
@@ -287,12 +312,11 @@ impl PageProcessor for SqlBackfill {
     }
 
     fn ledger(&self, args: &BackfillArgs) -> Option<Arc<dyn PageLedger>> {
-        args.once
-            .then(|| match self.connections.get(&args.connection) {
-                Ok(database) => database.ledger(),
-                // Without a ledger its pages would run at least once.
-                Err(_) => Arc::new(NoLedger::of(self.connections.clone(), &args.connection)),
-            })
+        args.once.then(|| match self.leases(args) {
+            Ok(leases) => ledger(leases, args),
+            // Without a ledger its pages would run at least once.
+            Err(_) => Arc::new(NoLedger::of(self.connections.clone(), &args.connection)),
+        })
     }
 
     fn dead_letters(&self, _: &BackfillArgs) -> Option<Arc<dyn DeadLetters>> {
@@ -308,25 +332,84 @@ impl PageProcessor for SqlBackfill {
     }
 }
 
+/// The ledger on the connections that the pages have, so that each page needs only one.
+fn ledger(leases: &LeasesOf, args: &BackfillArgs) -> Arc<dyn PageLedger> {
+    fn on<DB: LedgerDatabase + Session>(leases: &Leases<DB>, args: &BackfillArgs) -> SqlLedger<DB> {
+        SqlLedger::on(leases.clone(), Work::limits_at_begin::<DB>(args))
+    }
+    match leases {
+        #[cfg(feature = "postgres")]
+        LeasesOf::Postgres(leases) => Arc::new(on(leases, args)),
+        #[cfg(feature = "mysql")]
+        LeasesOf::MySql(leases) => Arc::new(on(leases, args)),
+        #[cfg(feature = "sqlite")]
+        LeasesOf::Sqlite(leases) => Arc::new(on(leases, args)),
+    }
+}
+
+/// Reads where the next page of a range ends, and the keys of its rows only where they are needed: the work is
+/// for a range.
+async fn read<DB: Session + TableDatabase>(
+    ctx: &PageContext<SqlBackfill>,
+    leases: &Leases<DB>,
+    table: &Table,
+    range: (Option<&Key>, Option<&Key>),
+) -> Result<Page<Key, Option<Key>>, PageError> {
+    let rows = ctx.page_size();
+    let mut lease = leases.take().await?;
+    if !ctx.with_keys {
+        let before = rows.saturating_sub(1) as u64;
+        let last = table.keys_on::<DB>(&mut lease, range, 1, before).await?;
+        if let Some(last) = last.into_iter().next() {
+            lease.give_back();
+            return Ok(Page::not_read(vec![None; rows], last));
+        }
+    }
+    let keys = table
+        .keys_on::<DB>(&mut lease, range, rows as u64, 0)
+        .await?;
+    lease.give_back();
+    Ok(Page::sorted(keys, Key::clone)?.map(Some))
+}
+
+/// The rows that a page works on; `None` where it has none.
+fn rows_of(
+    ctx: &PageContext<SqlBackfill>,
+    items: &[Option<Key>],
+) -> Result<Option<Rows>, PageError> {
+    let (Some(first), Some(last)) = (items.first(), items.last()) else {
+        return Ok(None);
+    };
+    if let (Some(first), Some(last)) = (first, last) {
+        return Ok(Some(Rows::Between(first.clone(), last.clone())));
+    }
+    let page = ctx.page.as_ref();
+    let key = |token: Option<&PageToken>| token.map(PageToken::decode).transpose();
+    let start = key(page.and_then(|page| page.start.as_ref()))?;
+    match key(page.and_then(|page| page.end.as_ref()))? {
+        Some(end) => Ok(Some(Rows::UpTo(start, end))),
+        // Without it this would be the rest of the table.
+        None => Err(PageError::non_retryable(
+            "PageWithoutEnd",
+            "the keys of the page were not read, and nobody knows where it ends",
+        )),
+    }
+}
+
 /// Changes the rows of a page, and tells how many.
 async fn page<DB: Session + TableDatabase>(
     ctx: &PageContext<SqlBackfill>,
-    pool: &Pool<DB>,
+    leases: &Leases<DB>,
     work: &Work,
-    items: &[Key],
+    rows: &Rows,
 ) -> Result<u64, PageError> {
     let args = ctx.args();
-    let (Some(first), Some(last)) = (items.first(), items.last()) else {
-        return Ok(0);
-    };
     if args.once {
         let mut page = ctx.transaction::<DB>().await?;
-        return work.apply::<DB>(&mut page, args, first, last).await;
+        return work.apply::<DB>(&mut page, args, rows).await;
     }
-    // A statement and a wait for a lock are over by then.
-    let silent = args.statement_timeout + args.lock_timeout + Duration::from_secs(30);
-    let mut page = DB::begin(pool, silent).await?;
-    let changed = work.apply::<DB>(&mut page, args, first, last).await?;
+    let mut page = LeasedTransaction::begin(leases, Work::begin::<DB>(args)).await?;
+    let changed = work.apply::<DB>(&mut page, args, rows).await?;
     page.commit().await?;
     Ok(changed)
 }

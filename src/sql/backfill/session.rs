@@ -19,6 +19,10 @@ pub trait Session: Dialect {
     /// What limits the statements that follow in the transaction.
     fn limit(args: &BackfillArgs) -> Option<String>;
 
+    /// Whether what limits them can be part of what begins the transaction, which saves a round trip, and ends
+    /// with it.
+    const LIMIT_AT_BEGIN: bool = false;
+
     /// What has to be undone before the connection serves somebody else.
     fn unlimit() -> Option<&'static str> {
         None
@@ -28,6 +32,7 @@ pub trait Session: Dialect {
 #[cfg(feature = "postgres")]
 impl Session for sqlx::Postgres {
     const EXPLAIN: &'static str = "EXPLAIN (COSTS OFF)";
+    const LIMIT_AT_BEGIN: bool = true;
 
     fn plan_line(row: &Self::Row) -> Option<String> {
         Self::text(row, 0).ok()?

@@ -1,6 +1,6 @@
 //! What is done to the rows of a page.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, time::Duration};
 
 use super::{
     args::{Assignment, BackfillArgs},
@@ -25,6 +25,28 @@ pub struct Work {
     table: Table,
     statements: Vec<Statement>,
 }
+
+/// Rows of a page.
+#[derive(Clone, Debug)]
+pub enum Rows {
+    /// From one key to another, both with their rows.
+    Between(Key, Key),
+    /// Those after a key, where there is one, up to another.
+    UpTo(Option<Key>, Key),
+}
+
+impl Rows {
+    /// The condition for those that match the filter, with placeholders from that number on.
+    fn condition(&self, table: &Table, at: usize) -> (String, Vec<Value>) {
+        match self {
+            Self::Between(first, last) => table.condition_of(first, last, at),
+            Self::UpTo(start, end) => table.condition(start.as_ref(), Some(end), at),
+        }
+    }
+}
+
+/// A transaction that is silent for longer than its statements may take, and for this, ends by itself.
+const SILENCE: Duration = Duration::from_secs(30);
 
 /// What a statement is called in an error.
 const SHOWN_CHARS: usize = 300;
@@ -235,19 +257,37 @@ async fn explain<DB: Session>(
 
 /// # Do it
 impl Work {
-    /// Does it to the rows from the key `first` to the key `last` that match the filter, in the transaction of
-    /// the connection. Tells how many rows the statement that affected most has affected.
+    /// Begins a transaction for [`apply`](Self::apply).
+    pub fn begin<DB: Session>(args: &BackfillArgs) -> String {
+        // A statement and a wait for a lock are over by then.
+        let silent = args.statement_timeout.saturating_add(args.lock_timeout);
+        let begin = DB::begin(silent.saturating_add(SILENCE));
+        match Self::limits_at_begin::<DB>(args) {
+            Some(limits) => format!("{begin}; {limits}"),
+            None => begin,
+        }
+    }
+
+    /// What a transaction for [`apply`](Self::apply) has to begin with, where somebody else begins it.
+    pub fn limits_at_begin<DB: Session>(args: &BackfillArgs) -> Option<String> {
+        DB::limit(args).filter(|_| DB::LIMIT_AT_BEGIN)
+    }
+
+    /// Does it to those of the rows that match the filter, in the transaction of the connection, which
+    /// [began](Self::begin) for it. Tells how many rows the statement that affected most has affected.
     pub async fn apply<DB: Session + TableDatabase>(
         &self,
         connection: &mut DB::Connection,
         args: &BackfillArgs,
-        first: &Key,
-        last: &Key,
+        rows: &Rows,
     ) -> Result<u64, PageError> {
+        if DB::LIMIT_AT_BEGIN {
+            return self.run::<DB>(connection, rows).await;
+        }
         if let Some(limit) = DB::limit(args) {
             DB::script(connection, limit).await?;
         }
-        let applied = self.run::<DB>(connection, first, last).await;
+        let applied = self.run::<DB>(connection, rows).await;
         if let Some(unlimit) = DB::unlimit() {
             let undone = DB::script(connection, unlimit.to_owned()).await;
             if applied.is_ok() {
@@ -260,21 +300,20 @@ impl Work {
     async fn run<DB: Session + TableDatabase>(
         &self,
         connection: &mut DB::Connection,
-        first: &Key,
-        last: &Key,
+        rows: &Rows,
     ) -> Result<u64, PageError> {
         let mut most = 0;
         if !self.locks() {
             for statement in &self.statements {
-                let (text, values) =
-                    statement.render(|at| self.table.condition_of(first, last, at));
+                let (text, values) = statement.render(|at| rows.condition(&self.table, at));
                 most = most.max(DB::execute(connection, text, values).await?);
             }
             return Ok(most);
         }
         // What the first statement saw must be what the second one sees: neither a row that has come nor
         // one that has changed meanwhile.
-        let keys = self.table.lock::<DB>(connection, first, last).await?;
+        let condition = rows.condition(&self.table, 1);
+        let keys = self.table.lock::<DB>(connection, condition).await?;
         if keys.is_empty() {
             return Ok(0);
         }

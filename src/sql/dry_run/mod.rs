@@ -29,7 +29,9 @@ use crate::{
     error::PageError,
     sql::{
         BackfillArgs, Database, Key, RangeCheck, RangeCheckError, Table, TableError,
-        backfill::Work, database::on_pool, table::Spread,
+        backfill::{Rows, Work},
+        database::on_pool,
+        table::Spread,
     },
 };
 
@@ -252,8 +254,9 @@ impl DryRun {
                 sample = WHOLE;
                 break;
             };
+            let rows = Rows::Between(first.clone(), end.clone());
             let trial = on_pool!(work.table().database(), pool: Db => {
-                trial::page::<Db>(pool, work, &self.args, (first, end)).await?
+                trial::page::<Db>(pool, work, &self.args, &rows).await?
             });
             let matched = keys.len() as u64;
             let changed = *trial.changed.as_ref().unwrap_or(&0);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sqlx::Pool;
+use sqlx::{AssertSqlSafe, Pool};
 use tokio::time::Instant;
 
 use super::{
@@ -11,7 +11,11 @@ use super::{
 };
 use crate::{
     error::PageError,
-    sql::{BackfillArgs, Database, Key, Table, TableDatabase, backfill::Work, dialect::Dialect},
+    sql::{
+        BackfillArgs, Database, Key, Table, TableDatabase,
+        backfill::{Rows, Work},
+        dialect::Dialect,
+    },
 };
 
 /// A page that was tried.
@@ -24,24 +28,23 @@ pub(super) struct Trial {
     pub lock_wait: Option<LockWait>,
 }
 
-/// A silent transaction ends by itself after what its statements may take and this.
-const SILENCE: Duration = Duration::from_secs(30);
-
-/// Runs the statements for the rows from `first` to `last`, and rolls them back.
+/// Runs the statements for the rows, and rolls them back.
 pub(super) async fn page<DB: Watched + TableDatabase>(
     pool: &Pool<DB>,
     work: &Work,
     args: &BackfillArgs,
-    (first, last): (&Key, &Key),
+    rows: &Rows,
 ) -> Result<Trial, PageError> {
     let watcher = watcher(pool).await;
     let began = Instant::now();
-    let mut transaction = DB::begin(pool, silence(args)).await?;
+    let mut transaction = pool
+        .begin_with(AssertSqlSafe(Work::begin::<DB>(args)))
+        .await?;
     let begun = began.elapsed();
     let watch = Watch::begin::<DB>(watcher, &mut transaction).await;
 
     let began = Instant::now();
-    let mut changed = work.apply::<DB>(&mut transaction, args, first, last).await;
+    let mut changed = work.apply::<DB>(&mut transaction, args, rows).await;
     if changed.is_ok()
         && let Some(check) = deferred::<DB>()
         && let Err(error) = DB::script(&mut transaction, check.to_owned()).await
@@ -70,11 +73,6 @@ pub(super) async fn page<DB: Watched + TableDatabase>(
     })
 }
 
-fn silence(args: &BackfillArgs) -> Duration {
-    let limits = args.statement_timeout.saturating_add(args.lock_timeout);
-    limits.saturating_add(SILENCE)
-}
-
 /// Has constraints checked that would otherwise be checked by the commit that never comes.
 fn deferred<DB: Dialect>() -> Option<&'static str> {
     (DB::NAME == "PostgreSQL").then_some("SET CONSTRAINTS ALL IMMEDIATE")
@@ -93,10 +91,12 @@ pub(super) async fn changes<DB: Watched + TableDatabase>(
         return Ok(Vec::new());
     };
     let table = work.table();
-    let mut transaction = DB::begin(pool, silence(args)).await?;
-    let before = snapshot::<DB>(&mut transaction, table, looked_at).await?;
-    work.apply::<DB>(&mut transaction, args, first, last)
+    let mut transaction = pool
+        .begin_with(AssertSqlSafe(Work::begin::<DB>(args)))
         .await?;
+    let before = snapshot::<DB>(&mut transaction, table, looked_at).await?;
+    let rows = Rows::Between(first.clone(), last.clone());
+    work.apply::<DB>(&mut transaction, args, &rows).await?;
     let after = snapshot::<DB>(&mut transaction, table, looked_at).await?;
     transaction.rollback().await?;
     let columns: Vec<_> = table.columns().iter().map(|c| c.name.clone()).collect();

@@ -5,7 +5,6 @@ use super::{
     filter::Syntax,
     key::{Key, KeyPart},
     read::{TableDatabase, key_of},
-    statements::Bound,
 };
 use crate::{
     error::PageError,
@@ -14,19 +13,18 @@ use crate::{
 
 /// # Hold rows
 impl Table {
-    /// Locks the rows from the key `from` to the key `to` that match the filter, until the transaction of the
-    /// connection ends, and gives their keys. Waits for those who have them.
+    /// Locks the rows with which a condition holds, until the transaction of the connection ends, and gives their
+    /// keys. The placeholders of the condition begin with the first. Waits for those who have the rows.
     ///
     /// SQLite locks nothing: a transaction that writes is alone there.
     pub(crate) async fn lock<DB: TableDatabase + Dialect>(
         &self,
         connection: &mut DB::Connection,
-        from: &Key,
-        to: &Key,
+        (condition, values): (String, Vec<Value>),
     ) -> Result<Vec<Key>, PageError> {
         let statements = &self.inner.statements;
-        let Bound { sql, values } = statements.locked(from, to);
-        let rows = <DB as Dialect>::rows(connection, sql, values).await?;
+        let locked = statements.locked(&condition);
+        let rows = <DB as Dialect>::rows(connection, locked, values).await?;
         rows.iter()
             .map(|row| key_of::<DB>(row, 0, &statements.key))
             .collect()

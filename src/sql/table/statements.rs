@@ -243,22 +243,20 @@ impl Statements {
         Bound { sql, values }
     }
 
-    /// The keys of the rows from one key to another that match the filter, in order, which nobody else can
-    /// change until the transaction ends.
-    pub fn locked(&self, from: &Key, to: &Key) -> Bound {
-        let Bound { sql, values } = self.between(from, to, 1);
+    /// The keys of the rows with which a condition holds, in order, which nobody else can change until the
+    /// transaction ends.
+    pub fn locked(&self, condition: &str) -> String {
         let lock = match self.syntax {
             Syntax::Postgres | Syntax::MySql => " FOR UPDATE",
             // A transaction that writes is alone.
             Syntax::Sqlite => "",
         };
-        let sql = format!(
-            "SELECT {} FROM {} WHERE {sql} ORDER BY {}{lock}",
+        format!(
+            "SELECT {} FROM {} WHERE {condition} ORDER BY {}{lock}",
             self.reads().join(", "),
             self.table,
             self.order("")
-        );
-        Bound { sql, values }
+        )
     }
 
     /// The highest key of the whole table: a filter could mean to read it to its beginning.

@@ -6,13 +6,14 @@ use super::{
     Table,
     key::Key,
     read::{FormOf, Reading as _, TableDatabase, key_of},
+    statements::Bound,
 };
 use crate::sql::database::on_pool;
 use crate::{
     error::PageError,
     page::Page,
     processor::{PageContext, PageProcessor, SkipAhead},
-    sql::dialect::Value,
+    sql::dialect::{self, Value},
 };
 
 /// # Find keys
@@ -46,6 +47,23 @@ impl Table {
             let rows = Db::fetch(pool, query.into()).await?;
             rows.iter().map(|row| key_of::<Db>(row, 0, &statements.key)).collect()
         })
+    }
+
+    /// Like [`keys`](Self::keys) without the first `offset` of them, on a connection.
+    pub(crate) async fn keys_on<DB: TableDatabase + dialect::Dialect>(
+        &self,
+        connection: &mut DB::Connection,
+        (start, end): (Option<&Key>, Option<&Key>),
+        limit: u64,
+        offset: u64,
+    ) -> Result<Vec<Key>, PageError> {
+        self.check_keys([start, end])?;
+        let statements = &self.inner.statements;
+        let Bound { sql, values } = statements.page(Vec::new(), start, end, limit, offset);
+        let rows = <DB as dialect::Dialect>::rows(connection, sql, values).await?;
+        rows.iter()
+            .map(|row| key_of::<DB>(row, 0, &statements.key))
+            .collect()
     }
 
     /// The key of the row that is `rows` rows after `start`, in `(start, end]`: the end of as many rows. A
