@@ -22,6 +22,10 @@ use crate::{
     worker::{RunningWorker, Worker, WorkerError, shutdown_signal},
 };
 
+/// This worker is usually the only one, so nothing is lost when it takes all strides without a way through the
+/// task queue.
+const EAGER_STRIDES: u32 = 100;
+
 /// The batch, and how it is told of.
 pub struct Run<'a> {
     pub batch: Batch,
@@ -112,6 +116,7 @@ impl Run<'_> {
             .throttles(crew.throttles)
             .metrics(metrics)
             .max_pages(crew.max_pages)
+            .eager_strides(EAGER_STRIDES)
             .drain_timeout(self.drain_timeout)
             .start()?;
         let followed = self.see_through(client, &mut worker, stop).await;
