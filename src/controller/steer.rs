@@ -13,7 +13,7 @@ use crate::{
     pace::validate_windows,
     progress::{PauseNote, Timestamp},
     protocol::{
-        self, ApproveRequest, PageSizeSetting, PauseRequest, ResumeRequest, SetRequest, Setting,
+        ApproveRequest, PageSizeSetting, PauseRequest, ResumeRequest, SetRequest, Setting,
         StrideSetting,
     },
 };
@@ -205,8 +205,6 @@ impl Controller {
             }
             Some(StrideSetting::Auto(auto)) => {
                 pacing.tune_stride(*auto, before);
-                // From the next run on, this one is under way with what is there.
-                self.input.version = self.input.version.max(protocol::TUNED_STRIDES);
                 done.push(format!("set stride to auto {auto}"));
             }
             None => {}
