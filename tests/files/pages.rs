@@ -151,6 +151,17 @@ fn has_readable_header(content: &[u8], format: &CsvFormat) -> bool {
             .is_none_or(Result::is_ok)
 }
 
+/// Whether a line end at the end of a file is part of its last field, whose quotes nobody closed.
+fn ends_within_quotes(content: &[u8]) -> bool {
+    let mut reader = ReaderBuilder::new();
+    let reader = reader
+        .flexible(true)
+        .has_headers(false)
+        .from_reader(content);
+    let last = reader.into_byte_records().last();
+    last.is_some_and(|record| record.unwrap().iter().next_back().unwrap().ends_with(b"\n"))
+}
+
 /// What looks like a file of another kind is refused.
 fn is_text(content: &[u8]) -> bool {
     !content.starts_with(b"\xff\xfe") && !content.starts_with(b"\xfe\xff")
@@ -210,9 +221,11 @@ proptest! {
         wait(async {
             let records = all(&unlimited, everything(), &[5]).await;
             let mut expected = found(&records);
-            for (record, expected) in records.iter().zip(&mut expected) {
+            let unclosed = ends_within_quotes(&content);
+            for (number, (record, expected)) in records.iter().zip(&mut expected).enumerate() {
                 let bytes = &content[record.bytes().start as usize..record.bytes().end as usize];
-                let ends_with_both = bytes.ends_with(b"\r\n");
+                let is_unclosed = unclosed && number + 1 == records.len();
+                let ends_with_both = bytes.ends_with(b"\r\n") && !is_unclosed;
                 // Of CR LF the first half ends the record.
                 if bytes.len() as u64 - u64::from(ends_with_both) > most {
                     *expected = Err("RecordTooLarge".to_owned());
