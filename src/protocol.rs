@@ -28,6 +28,7 @@ use crate::{
     progress::{BatchReport, FailedItem, ItemCounts, PageFailure, PauseNote, Progress, Timestamp},
     reduce::{Output, Plan},
     retry::{RetryMode, RetryPolicy},
+    scheduler::EagerStrides,
     stages::Stages,
     throttle::Verdict,
     tolerance::Tally,
@@ -247,6 +248,8 @@ pub(crate) struct Carry {
     pub checked: Option<Checked>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partitions: Option<Partitions>,
+    #[serde(default)]
+    pub eager: EagerStrides,
 }
 
 /// What operators can change while the batch runs.
@@ -513,6 +516,9 @@ pub(crate) struct StrideReport {
     /// The source was asked to skip ahead, and cannot.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cannot_skip: bool,
+    /// Strides that a workflow task may hand to the worker past the queue, if not as many as usual.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eager: Option<u32>,
 }
 
 fn is_none(items: &u64) -> bool {
@@ -926,6 +932,8 @@ pub(crate) struct StrideTerms {
     pub heartbeat_timeout: Duration,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<f32>,
+    #[serde(default)]
+    pub eager: EagerStrides,
 }
 
 /// Payload of the `orders` signal.

@@ -1,5 +1,6 @@
 //! A worker: polls a task queue and runs batches and their pages.
 
+mod company;
 pub(crate) mod tuning;
 
 use std::{future::Future, sync::Arc, time::Duration};
@@ -17,6 +18,7 @@ use tokio::{
     task::JoinHandle,
 };
 
+pub(crate) use self::company::Company;
 use self::tuning::Tuning;
 use crate::{
     activity::{
@@ -57,7 +59,7 @@ const GRACE: Duration = Duration::from_secs(5);
 /// | `drain_timeout` | 30 s, and 5 s more for pages to notice that they are cancelled |
 /// | `queue_rate` | no limit |
 /// | `workflow_pollers`, `stride_pollers` | 5 each |
-/// | `eager_strides` | 3 |
+/// | `eager_strides` | 3, or 100 while nobody else polls |
 /// | `cached_batches` | 1,000 |
 /// | `metrics` | collected, not served |
 ///
@@ -300,8 +302,10 @@ impl Worker {
     }
 
     /// Strides that a controller gives to its own worker with each workflow task, past the task queue, while
-    /// slots are free; from 0 to 100. The default is 3. More of them is faster with one worker and less fair
-    /// with several, or with several batches. With a [`queue_rate`](Self::queue_rate) there are none.
+    /// slots are free; from 0 to 100. They are faster, and all of them go to that worker. So the default is 3,
+    /// and 100 while nobody else is seen to poll the queue and at least half of the slots are free. Workers that
+    /// call themselves the same count as one, and one that was killed as there for up to 75 s more.
+    /// With a [`queue_rate`](Self::queue_rate) there are none.
     pub fn eager_strides(mut self, strides: u32) -> Self {
         self.tuning.eager_strides = Some(strides);
         self
@@ -387,12 +391,20 @@ impl Worker {
             .max_heartbeat_throttle_interval(ASIDE_HEARTBEAT_TIMEOUT / HEARTBEATS_PER_TIMEOUT)
             .graceful_shutdown_period(self.drain_timeout)
             .build();
+        let company = Company::new(self.tuning.eager_strides, self.max_pages);
         let pages = PageActivities::new(
             registry,
             throttles,
             self.metrics.clone(),
             draining,
             abandonment.clone(),
+            Arc::clone(&company),
+        );
+        let looks = company::watch(
+            company,
+            self.client.clone(),
+            self.task_queue.clone(),
+            drained.clone(),
         );
         let pages = WorkerOptions::new(self.task_queue)
             .register_workflow::<Controller>()
@@ -428,6 +440,7 @@ impl Worker {
         };
         let health = self.metrics.health();
         tokio::spawn(readiness::watch(self.client.clone(), health, drained));
+        tokio::spawn(looks);
         Ok(RunningWorker::spawn(runtime, halves))
     }
 }

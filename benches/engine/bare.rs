@@ -110,10 +110,20 @@ impl BareChain {
 #[derive(Clone, Copy, Debug)]
 pub enum Peer {
     Known,
+    /// With as many eager activities as a batch takes at most.
+    KnownEager,
     Chain,
 }
 
 impl Peer {
+    /// Activities that come back with a workflow task at most.
+    pub fn eager(self) -> usize {
+        match self {
+            Self::Known | Self::Chain => 3,
+            Self::KnownEager => 100,
+        }
+    }
+
     pub async fn complete(
         self,
         client: &Client,
@@ -128,7 +138,7 @@ impl Peer {
             WorkflowGetResultOptions::default(),
         );
         match self {
-            Self::Known => {
+            Self::Known | Self::KnownEager => {
                 let handle = client
                     .start_workflow(BareKnown::run, input, options)
                     .await?;
@@ -145,16 +155,18 @@ impl Peer {
     }
 }
 
-/// A worker for both, with the SDK's defaults.
+/// A worker for both, with the SDK's defaults but for eager activities, of which 3 are the default.
 pub async fn serve(
     client: Client,
     queue: &str,
+    eager: usize,
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let options = WorkerOptions::new(queue)
         .register_workflow::<BareKnown>()?
         .register_workflow::<BareChain>()?
         .register_activities(Bare)
+        .max_eager_activity_reservations_per_workflow_task(eager)
         .build();
     let runtime = Runtime::from_current_tokio(Default::default())?;
     let mut worker = temporalio_sdk::Worker::new(&runtime, client, options)?;

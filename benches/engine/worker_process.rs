@@ -20,7 +20,7 @@ const STOPS_WITHIN: Duration = Duration::from_secs(20);
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Work {
     /// The workflows of the peers.
-    Bare,
+    Bare { eager: usize },
     /// The pages of the arms.
     Pages {
         heartbeat_timeout: Option<Duration>,
@@ -88,7 +88,9 @@ impl Role {
         };
         let worker = Worker::new(client.clone(), &self.queue).drain_timeout(Duration::from_secs(5));
         let worker = match self.work {
-            Work::Bare => return bare::serve(client, &self.queue, owner_gone).await,
+            Work::Bare { eager } => {
+                return bare::serve(client, &self.queue, eager, owner_gone).await;
+            }
             Work::Pages {
                 heartbeat_timeout,
                 settings,

@@ -2,7 +2,9 @@
 mod tenants;
 
 use clap::Parser;
-use temporal_batch::{Batch, BatchClient, ConnectOptions, Worker, dev_server::DevServerOptions};
+use temporal_batch::{
+    AutoStride, Batch, BatchClient, ConnectOptions, Worker, dev_server::DevServerOptions,
+};
 use tenants::{SendMails, Tenants};
 
 type Error = Box<dyn std::error::Error>;
@@ -22,9 +24,9 @@ struct Settings {
     /// What a page takes, in milliseconds
     #[arg(long, default_value_t = 50)]
     page_ms: u64,
-    /// Pages that one activity takes in a row
-    #[arg(long, default_value_t = 5)]
-    stride: u32,
+    /// Pages that one activity takes in a row [default: found while the batch runs]
+    #[arg(long)]
+    stride: Option<u32>,
     /// The source cannot skip ahead, so that one tenant alone cannot use more than one page in flight
     #[arg(long)]
     opaque: bool,
@@ -61,8 +63,11 @@ async fn main() -> Result<(), Error> {
     let batch = Batch::of::<SendMails>("mails", args)
         .task_queue("partitions")
         .page_size(PAGE_SIZE)
-        .stride(if settings.opaque { 1 } else { settings.stride })
         .max_parallelism(settings.parallelism);
+    let batch = match settings.stride {
+        Some(stride) => batch.stride(stride),
+        None => batch.auto_stride(AutoStride::default()),
+    };
     let report = client.start(&batch).await?.result().await?;
     let took = report.duration().as_secs_f64();
     let ideal = pages as f64 * settings.page_ms as f64 / 1_000.0 / f64::from(settings.parallelism);

@@ -27,7 +27,7 @@ use crate::{
     protocol::{
         AcceptedEnd, AcceptedEndQuery, Checkpoint, NextPage, RunningPage, StrideOrder, StrideReport,
     },
-    quiet::is_quiet,
+    quiet::{forget_worker, is_quiet},
     rate::RateShare,
     stride::{Go, HostError, PageEvent, StrideHost, WaitFor},
 };
@@ -369,6 +369,10 @@ impl StrideHost for ActivityHost {
             stride: self.stride,
         };
         let asking = Instant::now();
+        // Only asked after a worker was lost, which probably had the controller, too.
+        if let Err(error) = forget_worker(&self.controller).await {
+            tracing::debug!(%error, "the controller is asked through the worker that had it");
+        }
         while asking.elapsed() < ASK_FOR {
             match is_quiet(&self.controller).await {
                 Ok(true) => {}

@@ -43,6 +43,7 @@ use crate::{
     protocol::{Checkpoint, StrideOrder, StrideReport, UNKNOWN_PROCESSOR},
     registry::Registry,
     throttle::Throttles,
+    worker::Company,
 };
 use control_watch::ControlWatches;
 use gate::{AlwaysOpen, Gate, Throttled};
@@ -67,6 +68,7 @@ pub(crate) struct PageActivities {
     watches: Arc<ControlWatches>,
     draining: watch::Receiver<bool>,
     abandonment: Abandonment,
+    company: Arc<Company>,
 }
 
 impl PageActivities {
@@ -76,6 +78,7 @@ impl PageActivities {
         metrics: Metrics,
         draining: watch::Receiver<bool>,
         abandonment: Abandonment,
+        company: Arc<Company>,
     ) -> Self {
         Self {
             registry,
@@ -87,6 +90,7 @@ impl PageActivities {
             metrics,
             draining,
             abandonment,
+            company,
         }
     }
 }
@@ -110,8 +114,14 @@ impl PageActivities {
             attempt = order.attempt,
             workflow_run = ctx.info().workflow_run_id.as_deref().unwrap_or_default(),
         );
+        let occupied = self.company.occupy();
         let run = self.run(ctx, order).instrument(span);
-        self.abandonment.unless_abandoned(run).await
+        let mut ended = self.abandonment.unless_abandoned(run).await;
+        drop(occupied);
+        if let Ok(report) = &mut ended {
+            report.eager = self.company.eager_strides();
+        }
+        ended
     }
 }
 

@@ -59,7 +59,7 @@ impl Workers {
     }
 
     /// Asks the server.
-    pub(super) async fn of(client: &Client, task_queue: &str) -> Result<Self, Status> {
+    pub(crate) async fn of(client: &Client, task_queue: &str) -> Result<Self, Status> {
         let asked = futures::future::try_join(
             describe(client, task_queue, TaskQueueType::Workflow),
             describe(client, task_queue, TaskQueueType::Activity),

@@ -19,6 +19,7 @@ use temporalio_sdk::{
 use super::{
     Controller, Orders,
     dispatch::{Activity, activity_options, report_of},
+    time,
 };
 use crate::protocol::{
     self, BridgeInput, BridgeOrders, BridgeResult, BridgeResults, StrideOrder, StrideTerms,
@@ -102,9 +103,11 @@ impl<'a> Work<'a> {
         if ctx.state(|s| s.orders.is_empty()) {
             return;
         }
+        let now = time(ctx.workflow_time());
         let (orders, terms) = ctx.state_mut(|s| (std::mem::take(&mut s.orders), s.terms));
         for order in orders {
-            let options = activity_options(&terms, &order);
+            let eager = ctx.state_mut(|s| s.terms.eager.take(now));
+            let options = activity_options(&terms, &order, eager);
             let (stride, dispatch) = (order.stride, order.dispatch);
             let activity = ctx.execute_activity(Orders::stride, order, options);
             self.running.push((stride, dispatch, Box::pin(activity)));

@@ -40,7 +40,8 @@ pub(super) fn start<'a>(
 ) -> Option<Activity<'a>> {
     let (order, options) = ctx.state_mut(|s| {
         let order = s.dispatched(dispatch, None)?;
-        let options = activity_options(&s.terms()?, &order);
+        let now = s.now;
+        let options = activity_options(&s.terms()?, &order, s.eager.take(now));
         Some((order, options))
     })?;
     Some(Box::pin(ctx.execute_activity(
@@ -79,6 +80,7 @@ impl Controller {
             retry_mode: prepared.retry_mode,
             heartbeat_timeout: prepared.heartbeat_timeout,
             weight: self.input.spec.weight,
+            eager: self.eager,
         })
     }
 
@@ -132,6 +134,7 @@ impl Controller {
         let now = self.now;
         let before = Before::of(&self.ledger, stride);
         self.pacing.reported(&report, self.ledger.running(), now);
+        self.eager.allow(report.eager);
         self.record(Event::Reported {
             stride,
             report: Box::new(report),
@@ -156,6 +159,19 @@ impl Controller {
                 by: LengthBy::Setting,
             },
         }
+    }
+
+    pub(super) fn stride_because(&self, length: &Length) -> String {
+        match self.partitions {
+            Some(_) => "each partition finds its own".to_owned(),
+            None => length.by.to_string(),
+        }
+    }
+
+    /// What is cut into strides now is cut into short ones.
+    pub(super) fn strides_grow(&self) -> bool {
+        let lengths = self.pacing.stride();
+        lengths.is_some_and(|lengths| lengths.is_growing(&self.uncut(lengths)))
     }
 
     fn uncut(&self, lengths: &StrideLength) -> Uncut {
@@ -197,7 +213,12 @@ impl Controller {
     }
 }
 
-pub(super) fn activity_options(terms: &StrideTerms, order: &StrideOrder) -> ActivityOptions {
+/// `eager`: it may go past the task queue.
+pub(super) fn activity_options(
+    terms: &StrideTerms,
+    order: &StrideOrder,
+    eager: bool,
+) -> ActivityOptions {
     let attempts = match terms.retry_mode {
         RetryMode::AtLeastOnce => ATTEMPTS_AT_LOST_WORKERS,
         RetryMode::AtMostOnce => 1,
@@ -227,6 +248,7 @@ pub(super) fn activity_options(terms: &StrideTerms, order: &StrideOrder) -> Acti
         .retry_policy(retry)
         .summary(format!("stride {} attempt {}", order.stride, order.attempt))
         .priority(priority)
+        .do_not_eagerly_execute(!eager)
         .build()
 }
 

@@ -124,7 +124,7 @@ impl Controller {
             auto_page_size: pacing.auto_page_size().map(ToString::to_string),
             stride: length.pages,
             auto_stride: auto_stride.map(ToString::to_string),
-            stride_because: auto_stride.map(|_| length.by.to_string()),
+            stride_because: auto_stride.map(|_| self.stride_because(&length)),
             page_rate: pacing.page_rate,
             page_pause: pacing.page_pause,
             throttles: pacing.throttles().to_vec(),

@@ -75,7 +75,7 @@ use crate::{
     check::Checked,
     ledger::{Broken, Event, Ledger},
     notices::Notices,
-    pace::{PaceNow, Pacing, StrideLength},
+    pace::{PaceNow, Pacing},
     partition::Partitions,
     progress::{BatchReport, Phase, Progress, Timestamp},
     protocol::{
@@ -83,7 +83,7 @@ use crate::{
         Controls, LockHeld, NextPage, PartitionNews, PauseRequest, Prepared, ResumeRequest,
         SetRequest, Settled, ShareOrder, Steer, SteerRequest, ThrottleNews, WaitNews,
     },
-    scheduler::{self, Decision, Limits, decide},
+    scheduler::{self, Decision, EagerStrides, Limits, decide},
     stages::Stages,
 };
 /// See the [module documentation](self).
@@ -116,6 +116,7 @@ pub(crate) struct Controller {
     /// memo. Off for batches that began before there were these.
     paced: bool,
     bridging: Bridging,
+    eager: EagerStrides,
     started_at: Timestamp,
     /// Server time of the last decision.
     now: Timestamp,
@@ -387,6 +388,7 @@ impl Controller {
             published: Published::default(),
             paced: false,
             bridging: Bridging::default(),
+            eager: EagerStrides::default(),
             started_at: Timestamp(0),
             now: Timestamp(0),
             runs: 0,
@@ -410,6 +412,7 @@ impl Controller {
             controller.stages = carry.stages;
             controller.checked = carry.checked;
             controller.partitions = carry.partitions;
+            controller.eager = carry.eager;
             match carry.pacing {
                 Some(pacing) => controller.pacing = pacing,
                 None => controller.pacing.forget_lengths(),
@@ -486,7 +489,7 @@ impl Controller {
             deadline: self.deadline,
             stopping: self.controls.stopping.clone(),
             hooks_running: self.hooks_running,
-            no_page_timed: self.pacing.stride().is_some_and(StrideLength::is_beginning),
+            strides_grow: self.strides_grow(),
             bridged: self.bridging.on,
             delivering: self.bridging.is_delivering(),
         }

@@ -10,9 +10,10 @@ use temporalio_sdk::{
 
 use super::{Controller, hooks::Call};
 use crate::{
+    pace::StrideLength,
     partition::Told,
     progress::Outcome,
-    protocol::{self, EndDetails, PageSizeSetting, Settled, ShareOrder},
+    protocol::{self, EndDetails, PageSizeSetting, Settled, ShareOrder, StrideSetting},
     scheduler::Limits,
 };
 
@@ -67,6 +68,17 @@ impl Controller {
                 pacing.tune_page_size(*auto);
             }
             PageSizeSetting::Auto(_) => {}
+        }
+        let before = self.input.spec.stride;
+        let known = pacing.stride().map(StrideLength::setting);
+        match told
+            .stride
+            .as_ref()
+            .filter(|told| Some(*told) != known.as_ref())
+        {
+            Some(StrideSetting::Fixed(pages)) => pacing.fix_stride(*pages, before),
+            Some(StrideSetting::Auto(auto)) => pacing.tune_stride(*auto, before),
+            None => {}
         }
     }
 

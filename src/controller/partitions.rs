@@ -34,7 +34,7 @@ use crate::{
     batch::{BatchSpec, HookNames},
     ledger::Event,
     notices::Notices,
-    pace::{PaceSpec, Pacing},
+    pace::{PaceSpec, Pacing, StrideLength},
     page::PageToken,
     partition::{Next, Parked, PartLimits, Partitions, Share, Step, Told, first_stride},
     progress::{BatchReport, HeldBy, Outcome, Phase, Progress, Timestamp},
@@ -43,7 +43,7 @@ use crate::{
         PartitionNews, PartitionsOrder, Prepared, Settled, ShareOrder, SplitAnswer, SplitOrder,
     },
     reduce::Output,
-    scheduler::{Ending, earliest},
+    scheduler::{EagerStrides, Ending, earliest},
 };
 
 /// Partitions that are listed in an answer or a report.
@@ -329,6 +329,7 @@ impl Controller {
             Some(auto) => PageSizeSetting::Auto(*auto),
             None => PageSizeSetting::Fixed(self.pacing.page_size()),
         };
+        let stride = self.pacing.stride().map(StrideLength::setting);
         PartLimits {
             all: Told {
                 share: Share {
@@ -341,6 +342,7 @@ impl Controller {
                 stop: false,
                 page_pause: self.pacing.page_pause_now(max_parallelism, self.now),
                 page_size,
+                stride,
             },
             cancelled: self.cancelled,
             stopping: self.controls.stopping.clone(),
@@ -490,6 +492,7 @@ impl Controller {
             stages: None,
             checked: None,
             partitions: None,
+            eager: EagerStrides::default(),
         };
         let input = ControllerInput {
             version: self.input.version,

@@ -367,6 +367,7 @@ impl Controller {
                 stages: self.stages.clone(),
                 checked: self.checked.clone(),
                 partitions: self.partitions.clone(),
+                eager: self.eager,
             }),
             ..self.input.clone()
         }

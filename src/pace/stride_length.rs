@@ -10,7 +10,7 @@ use std::{fmt, str::FromStr, time::Duration};
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
-use crate::batch::MAX_STRIDE;
+use crate::{batch::MAX_STRIDE, protocol::StrideSetting};
 
 const TARGETS: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_secs(600);
@@ -19,7 +19,7 @@ const DEFAULT_TARGET: Duration = Duration::from_secs(5);
 const TIME_LIMIT: u32 = 2;
 /// Strides that every slot gets of what is not cut yet, where that is known: the last ones are short then,
 /// so that all slots end at about the same time.
-const ROUNDS: f64 = 3.0;
+const ROUNDS: f64 = 2.0;
 /// The same where nobody knows how much is left, which is taken to be as much as has been found.
 const ROUNDS_UNKNOWN: f64 = 2.0;
 /// And no stride is longer than this part of the target there, since any of them may turn out to be the last.
@@ -30,7 +30,7 @@ const BEYOND: f64 = 1.0 / 16.0;
 /// than what that would save.
 const SHORTEST: f64 = 1.0 / 20.0;
 /// Strides are at most this many times as long as what their length is made from.
-const GROWTH: f64 = 8.0;
+const GROWTH: f64 = 32.0;
 /// What remains of older reports with each new one.
 const FADES: f64 = 7.0 / 8.0;
 /// The same when pages have become faster or slower by more than `CHANGED`.
@@ -47,10 +47,10 @@ const MAX_CUTS: usize = 16;
 /// | `target` | 5 s for an activity | 100 ms to 10 min |
 ///
 /// The time counts from the first page of a stride to its last one, with the waits for the rate and between
-/// pages. Strides begin with one page (or [`Batch::stride`](crate::Batch::stride)), have at most eight times
+/// pages. Strides begin with one page (or [`Batch::stride`](crate::Batch::stride)), have at most 32 times
 /// the pages that were seen lately, and never have more than 10,000 pages. A stride that takes twice the target gives the rest
 /// back at the end of its page. Towards the end of the data strides become shorter, so that all pages in flight
-/// end together: none has more than a third of what each slot has left, where
+/// end together: none has more than half of what each slot has left, where
 /// [`PageProcessor::size_hint`](crate::PageProcessor::size_hint) tells how much there is. Where it does not, none has
 /// more than half of what was found so far for each slot, and none takes more than a quarter of the target.
 ///
@@ -337,6 +337,14 @@ impl StrideLength {
 
 /// # Look
 impl StrideLength {
+    /// What was asked for.
+    pub fn setting(&self) -> StrideSetting {
+        match self.auto {
+            Some(auto) => StrideSetting::Auto(auto),
+            None => StrideSetting::Fixed(self.pages),
+        }
+    }
+
     pub fn auto(&self) -> Option<&AutoStride> {
         self.auto.as_ref()
     }
@@ -346,9 +354,9 @@ impl StrideLength {
         self.auto.map(|auto| auto.target * TIME_LIMIT)
     }
 
-    /// Longer strides are worth waiting for: no page has been timed yet.
-    pub fn is_beginning(&self) -> bool {
-        self.auto.is_some() && self.seen.0 == 0.0 && !self.cannot_skip
+    /// Longer strides are worth waiting for: too few pages have been timed yet.
+    pub fn is_growing(&self, uncut: &Uncut) -> bool {
+        matches!(self.next(uncut).by, LengthBy::Beginning | LengthBy::Growth)
     }
 
     /// Pages that this open stride was cut to.
@@ -484,13 +492,13 @@ mod tests {
     #[test]
     fn it_begins_short_and_stays_so_for_a_source_that_cannot_skip() {
         let mut length = tuned();
-        assert!(length.is_beginning());
+        assert!(length.is_growing(&plenty(100)));
         assert_eq!(next(&length), 1);
         length.observe(&StrideSample {
             cannot_skip: true,
             ..sample(1, 100, Duration::from_millis(1))
         });
-        assert!(!length.is_beginning());
+        assert!(!length.is_growing(&plenty(100)));
         let Length { pages, by } = length.next(&plenty(100));
         assert_eq!((pages, by), (1, LengthBy::Source));
         assert_eq!(by.to_string(), "the source cannot skip ahead");
@@ -559,7 +567,7 @@ mod tests {
             found: 1_280,
             ..beyond
         });
-        assert_eq!((pages, by), (2, LengthBy::Rest));
+        assert_eq!((pages, by), (4, LengthBy::Rest));
     }
 
     /// Runs pages one after the other in each slot, as decided; tells when the last slot ends, in pages' time of

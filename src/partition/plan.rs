@@ -24,7 +24,7 @@ use crate::{
         BatchReport, FailedItem, HeldBy, ItemCounts, Outcome, PageFailure, PartitionCounts,
         PartitionProgress, PartitionState, Phase, Progress, Timestamp,
     },
-    protocol::PageSizeSetting,
+    protocol::{PageSizeSetting, StrideSetting},
     reduce::Fold,
     scheduler::{self, Ending},
 };
@@ -116,6 +116,9 @@ pub(crate) struct Told {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub page_pause: Option<Duration>,
     pub page_size: PageSizeSetting,
+    /// As the batch was started, where it is absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stride: Option<StrideSetting>,
 }
 
 /// The latest that is known of a partition.

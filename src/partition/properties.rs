@@ -109,6 +109,7 @@ impl World {
             stop: false,
             page_pause: None,
             page_size: PageSizeSetting::Fixed(1),
+            stride: None,
         };
         Self {
             rows: start,

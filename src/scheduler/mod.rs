@@ -3,6 +3,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod cohort;
+mod eager;
 mod explain;
 mod shares;
 mod stage;
@@ -16,6 +17,7 @@ use crate::{
 };
 
 pub(crate) use cohort::Cohort;
+pub(crate) use eager::EagerStrides;
 pub(crate) use explain::{Situation, explain};
 pub(crate) use stage::{StageLimit, stage_is_done};
 
@@ -54,8 +56,8 @@ pub(crate) struct Limits {
     pub stage: Option<StageLimit>,
     /// Hooks are being called. They do not outlive a run either.
     pub hooks_running: bool,
-    /// The length of strides is tuned, and no page has been timed yet: what is cut now is short.
-    pub no_page_timed: bool,
+    /// The length of strides is tuned, and too few pages have been timed: what is cut now is short.
+    pub strides_grow: bool,
     /// While a continue-as-new is due, strides are given to bridges, which outlive the run.
     pub bridged: bool,
     /// Orders are on their way to a bridge. What becomes of them is only told to this run.
@@ -381,8 +383,8 @@ fn pick(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Option<u64> {
     let frontier_first = frontier.filter(|_| left.is_none());
     let frontier_first = frontier_first.filter(|number| {
         ledger.stride(*number).is_some_and(|stride| {
-            // What is found before a page was timed is cut into strides that are too short.
-            let enough = match limits.no_page_timed {
+            // What is found now is cut into strides that are too short.
+            let enough = match limits.strides_grow {
                 true => limits.max_parallelism / 2,
                 false => limits.max_parallelism,
             };
@@ -422,7 +424,7 @@ fn look_ahead(ledger: &Ledger, limits: &Limits, stride: u64) -> u32 {
     if ledger.frontier() != Some(stride) {
         return 0;
     }
-    let ahead = if limits.no_page_timed { 1 } else { LOOK_AHEAD };
+    let ahead = if limits.strides_grow { 1 } else { LOOK_AHEAD };
     let wanted = limits.max_parallelism * ahead;
     wanted
         .saturating_sub(ledger.ready())

@@ -2,7 +2,7 @@
 
 use temporalio_sdk::runtime::PollerBehavior;
 
-use super::WorkerError;
+use super::{WorkerError, company::EAGER_ALONE};
 
 pub(crate) const WORKFLOW_POLLERS: Setting = Setting::new("workflow pollers", 2, 100);
 pub(crate) const STRIDE_POLLERS: Setting = Setting::new("stride pollers", 1, 100);
@@ -11,7 +11,6 @@ pub(crate) const CACHED_BATCHES: Setting = Setting::new("cached batches", 1, 10_
 
 /// What the SDK does when nothing is said.
 const DEFAULT_CACHED_BATCHES: u32 = 1_000;
-const DEFAULT_EAGER_STRIDES: u32 = 3;
 
 /// What was asked for; a number that is missing is the default.
 #[derive(Clone, Copy, Debug, Default)]
@@ -38,8 +37,9 @@ impl Tuning {
         self.stride_pollers.map(at_most)
     }
 
+    /// Most that there can be; the controller asks for fewer of them while others are there.
     pub fn eager(self) -> usize {
-        self.eager_strides.unwrap_or(DEFAULT_EAGER_STRIDES) as usize
+        self.eager_strides.unwrap_or(EAGER_ALONE) as usize
     }
 
     pub fn cached(self) -> usize {

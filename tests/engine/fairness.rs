@@ -1,6 +1,6 @@
 //! Batches that share the slots of too few workers.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use temporal_batch::{BatchHandle, PageReport, Progress};
 use tokio::sync::{Semaphore, watch};
@@ -12,6 +12,8 @@ use crate::{
 
 /// Pages of the early batch in flight at most.
 const LONG_QUEUE: u32 = 100;
+/// Pages in flight of both, in the only worker.
+const SLOTS: u32 = 2;
 /// Pages of the late batch in flight at most.
 const QUEUE: u32 = 100;
 /// Pages that begin before one is looked at: what has just been dispatched may still be on its way.
@@ -49,7 +51,7 @@ async fn share_of_late(weight: Option<f32>) -> usize {
         }
     });
     let _worker = bed
-        .worker_with(numbers.clone(), |worker| worker.max_pages(2))
+        .worker_with(numbers.clone(), |worker| worker.max_pages(SLOTS))
         .await;
     let early = bed
         .batch::<Numbers>(UpTo { n: 50_000 })
@@ -58,13 +60,18 @@ async fn share_of_late(weight: Option<f32>) -> usize {
     let early = bed.start(&early).await;
     let is_long = |p: &Progress| p.pages_in_flight == LONG_QUEUE;
     progress_shows(&early, "it has a long queue", is_long).await;
+    // What waits at the server: everything but the pages in the slots.
+    let waiting = async || early.look().await.ok()?.workers?.page_backlog;
+    let queue = u64::from(LONG_QUEUE - SLOTS);
+    let all_wait = async || waiting().await.filter(|waiting| *waiting >= queue);
+    let before = eventually("the early batch waits at the server", all_wait).await;
     let late = bed.start(&late).await;
     let begun_by = |handle: &BatchHandle, begun: &[Seen]| {
         begun.iter().filter(|s| s.batch_id == handle.id()).count()
     };
-    progress_shows(&late, "its first page waits", |p| p.pages_in_flight > 0).await;
-    // One slot after the other, until the late batch has one; not so fast that the queue is gone before its page
-    // has arrived.
+    let one_more = async || waiting().await.filter(|waiting| *waiting > before);
+    eventually("the late batch waits at the server", one_more).await;
+    // One slot after the other, until the late batch has one.
     while begun_by(&late, &numbers.record().begun) == 0 {
         let before = numbers.record().begun.len();
         early_may.add_permits(1);
@@ -72,7 +79,6 @@ async fn share_of_late(weight: Option<f32>) -> usize {
             (numbers.record().begun.len() > before).then_some(())
         })
         .await;
-        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     progress_shows(&late, "it has its queue", |p| p.pages_in_flight == QUEUE).await;
     let enough = |p: &Progress| p.pages_in_flight as usize > LOOKED_AT;

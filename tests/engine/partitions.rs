@@ -9,8 +9,9 @@ use std::{
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use temporal_batch::{
-    Batch, BatchReport, Continuation, Outcome, Page, PageContext, PageError, PageProcessor,
-    PageReport, Partition, PartitionState, Phase, ProcessorSettings, Reducer, SkipAhead,
+    AutoStride, Batch, BatchReport, Continuation, Outcome, Page, PageContext, PageError,
+    PageProcessor, PageReport, Partition, PartitionState, Phase, ProcessorSettings, Reducer,
+    SkipAhead,
 };
 use temporalio_client::{UntypedWorkflow, WorkflowHandle, WorkflowTerminateOptions};
 
@@ -288,6 +289,38 @@ async fn key_ranges_end_exactly_where_the_next_one_begins() {
         );
         worker.stop().await.unwrap();
     }
+}
+
+#[tokio::test]
+async fn each_partition_tunes_its_strides_as_the_batch_is_told_to() {
+    let bed = Bed::new("parts-strides").await;
+    let tenants = Tenants::of(&[("a", 6_000), ("b", 4_000)]).skipping();
+    let mail = Mail::new();
+    let _worker = bed.worker(mail.clone()).await;
+    let batch = bed
+        .batch::<Mail>(tenants.clone())
+        .page_size(10)
+        .auto_stride(AutoStride::default())
+        .max_parallelism(4);
+    let report = bed.run(&batch).await;
+    assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+    mail.assert_each_once(&tenants);
+    let because = report.progress.stride_because.as_deref();
+    assert_eq!(because, Some("each partition finds its own"));
+    let mut strides = 0;
+    for number in 0..2 {
+        let partition = format!("{}.p{number}", batch.id());
+        for history in bed.histories(&partition).await {
+            strides += String::from_utf8_lossy(&history)
+                .matches("\"stride-")
+                .count();
+        }
+    }
+    assert!(
+        (2..250).contains(&strides),
+        "{strides} strides for 1,000 pages"
+    );
+    replays(&bed, batch.id(), "strides").await;
 }
 
 #[tokio::test]

@@ -36,9 +36,15 @@ pub async fn run(bed: &Bed, options: &Options, table: &mut Table) -> Result<(), 
             for &pages in &sizes {
                 // The large ones average over themselves.
                 if pages * u64::from(stride.min(10)) < 100_000 || pair == 0 {
-                    one(bed, table, &worker, pages, stride).await?;
+                    let case = case(pages, stride);
+                    one(bed, table, &worker, pages, stride, &case).await?;
                 }
             }
+        }
+        // What the server has become slower by, since it keeps all of that.
+        if let Some(&pages) = smaller.last() {
+            let case = format!("{} again, after {last}", case(pages, stride));
+            one(bed, table, &worker, pages, stride, &case).await?;
         }
         for (measure, name) in [
             ("time", "time of a page"),
@@ -67,8 +73,8 @@ async fn one(
     worker: &WorkerProcess,
     pages: u64,
     stride: u32,
+    case: &str,
 ) -> Result<(), Error> {
-    let case = case(pages, stride);
     let batch = PagesArgs::no_op(pages).batch(unique("growth"), worker.queue());
     let batch = batch.max_parallelism(PARALLELISM).stride(stride);
     let handle = bed.client().handle(batch.id())?;
@@ -92,41 +98,36 @@ async fn one(
         })
         .await?;
     let per_page = 1_000.0 / pages as f64;
-    table.add(&case, "speed", "pages/s", pages as f64 / cost.seconds);
-    table.add(&case, "time", "ms/page", cost.seconds * per_page);
+    table.add(case, "speed", "pages/s", pages as f64 / cost.seconds);
+    table.add(case, "time", "ms/page", cost.seconds * per_page);
     let cpu = (cost.server_cpu + cost.worker_cpu) * per_page;
-    table.add(&case, "CPU of server and worker", "ms/page", cpu);
+    table.add(case, "CPU of server and worker", "ms/page", cpu);
     table.add(
-        &case,
+        case,
         "CPU of the server",
         "ms/page",
         cost.server_cpu * per_page,
     );
     table.add(
-        &case,
+        case,
         "CPU of the worker",
         "ms/page",
         cost.worker_cpu * per_page,
     );
     // A short batch may be over before anybody has looked.
     if memory > 0.0 {
-        table.add(&case, "memory of the worker", "MiB", memory);
+        table.add(case, "memory of the worker", "MiB", memory);
     }
     if !latencies.is_empty() {
-        table.add(
-            &case,
-            "progress is answered after",
-            "ms",
-            median(&latencies),
-        );
+        table.add(case, "progress is answered after", "ms", median(&latencies));
     }
     let histories = bed.histories(batch.id()).await?;
-    table.add(&case, "runs", "", histories.runs as f64);
+    table.add(case, "runs", "", histories.runs as f64);
     // The first run is given only what the batch was started with.
     if histories.runs > 1 {
         let input = histories.largest_input as f64 / 1_024.0;
-        table.add(&case, "largest input of a run", "KiB", input);
-        table.aim(&case, "largest input of a run", Target::AtMost(64.0));
+        table.add(case, "largest input of a run", "KiB", input);
+        table.aim(case, "largest input of a run", Target::AtMost(64.0));
     }
     Ok(())
 }

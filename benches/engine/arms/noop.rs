@@ -12,9 +12,13 @@ use crate::{
 
 pub async fn run(bed: &Bed, options: &Options, table: &mut Table) -> Result<(), Error> {
     let args = PagesArgs::no_op(options.size(400, 2_000));
-    for parallelism in [10, 50] {
-        let case = format!("{} pages, parallelism {parallelism}", args.pages);
-        beside(bed, options, table, &case, &args, parallelism, Peer::Known).await?;
+    for (parallelism, peer) in [(10, Peer::Known), (50, Peer::Known), (50, Peer::KnownEager)] {
+        let eager = peer.eager();
+        let case = format!(
+            "{} pages, parallelism {parallelism}, bare with {eager} eager activities",
+            args.pages
+        );
+        beside(bed, options, table, &case, &args, parallelism, peer).await?;
         table.aim(&case, RATIO, Target::AtLeast(0.8));
     }
     Ok(())
@@ -33,7 +37,12 @@ pub async fn beside(
     peer: Peer,
 ) -> Result<(), Error> {
     let ours = WorkerProcess::start(bed, Work::pages())?;
-    let bare = WorkerProcess::start(bed, Work::Bare)?;
+    let bare = WorkerProcess::start(
+        bed,
+        Work::Bare {
+            eager: peer.eager(),
+        },
+    )?;
     let batch = async |args: &PagesArgs| {
         let batch = args
             .batch(unique("batch"), ours.queue())

@@ -18,8 +18,8 @@ const VARIANTS: [(&str, Setting, u32); 8] = [
     ("10 stride pollers", Setting::StridePollers, 10),
     ("20 stride pollers", Setting::StridePollers, 20),
     ("no eager strides", Setting::EagerStrides, 0),
-    ("10 eager strides", Setting::EagerStrides, 10),
-    ("50 eager strides", Setting::EagerStrides, 50),
+    ("3 eager strides", Setting::EagerStrides, 3),
+    ("20 eager strides", Setting::EagerStrides, 20),
 ];
 
 pub async fn run(bed: &Bed, options: &Options, table: &mut Table) -> Result<(), Error> {

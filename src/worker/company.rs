@@ -1,0 +1,121 @@
+//! Who else works on the task queue of a worker, and how many strides therefore go past the queue.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+
+use temporalio_client::{Client, NamespacedClient as _};
+use tokio::sync::watch;
+
+use crate::client::Workers;
+
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+
+/// Most strides that go past the queue with one workflow task, where nobody else is there to take them.
+pub(super) const EAGER_ALONE: u32 = 100;
+
+/// What a worker knows of itself and the others.
+#[derive(Debug)]
+pub(crate) struct Company {
+    /// As set.
+    fixed: Option<u32>,
+    slots: u32,
+    busy: AtomicU32,
+    /// As far as the server has seen. Not before it was asked.
+    alone: AtomicBool,
+}
+
+impl Company {
+    pub fn new(fixed: Option<u32>, slots: u32) -> Arc<Self> {
+        Arc::new(Self {
+            fixed,
+            slots,
+            busy: AtomicU32::new(0),
+            alone: AtomicBool::new(false),
+        })
+    }
+
+    /// Strides that a workflow task may hand to this worker past the queue, if not as many as usual.
+    pub fn eager_strides(&self) -> Option<u32> {
+        if self.fixed.is_some() {
+            return self.fixed;
+        }
+        // With few free slots the queue decides whose stride is next.
+        let roomy = self.busy.load(Ordering::Relaxed) <= self.slots / 2;
+        let alone = self.alone.load(Ordering::Relaxed);
+        (alone && roomy).then_some(EAGER_ALONE)
+    }
+
+    /// A slot is taken until the guard is dropped.
+    pub fn occupy(self: &Arc<Self>) -> Occupied {
+        self.busy.fetch_add(1, Ordering::Relaxed);
+        Occupied(Arc::clone(self))
+    }
+}
+
+/// A slot that is taken.
+pub(crate) struct Occupied(Arc<Company>);
+
+impl Drop for Occupied {
+    fn drop(&mut self) {
+        self.0.busy.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Keeps it up to date until the worker drains.
+pub(super) async fn watch(
+    company: Arc<Company>,
+    client: Client,
+    task_queue: String,
+    mut draining: watch::Receiver<bool>,
+) {
+    if company.fixed.is_some() {
+        return;
+    }
+    let look = async {
+        let mine = client.identity();
+        loop {
+            let seen = Workers::of(&client, &task_queue).await;
+            let alone = seen.is_ok_and(|seen| seen.polling.iter().all(|w| w.identity == mine));
+            company.alone.store(alone, Ordering::Relaxed);
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    };
+    tokio::select! {
+        () = look => {}
+        // An error means that the worker is gone.
+        _ = draining.wait_for(|draining| *draining) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn more_than_usual_go_past_the_queue_only_where_nobody_else_wants_them() {
+        let company = Company::new(None, 4);
+        assert_eq!(company.eager_strides(), None, "nobody has been asked");
+        company.alone.store(true, Ordering::Relaxed);
+        assert_eq!(company.eager_strides(), Some(EAGER_ALONE));
+        let two = [company.occupy(), company.occupy()];
+        assert_eq!(company.eager_strides(), Some(EAGER_ALONE));
+        let third = company.occupy();
+        assert_eq!(company.eager_strides(), None, "slots are short");
+        drop((two, third));
+        assert_eq!(company.eager_strides(), Some(EAGER_ALONE));
+        company.alone.store(false, Ordering::Relaxed);
+        assert_eq!(company.eager_strides(), None);
+    }
+
+    #[test]
+    fn what_is_set_counts() {
+        let company = Company::new(Some(7), 1);
+        let _busy = [company.occupy(), company.occupy()];
+        assert_eq!(company.eager_strides(), Some(7));
+    }
+}
