@@ -59,7 +59,7 @@ const GRACE: Duration = Duration::from_secs(5);
 /// | `drain_timeout` | 30 s, and 5 s more for pages to notice that they are cancelled |
 /// | `queue_rate` | no limit |
 /// | `workflow_pollers`, `stride_pollers` | 5 each |
-/// | `eager_strides` | 3, or 100 while nobody else polls |
+/// | `eager_strides` | 100 while nobody else polls, else none |
 /// | `cached_batches` | 1,000 |
 /// | `metrics` | collected, not served |
 ///
@@ -302,9 +302,10 @@ impl Worker {
     }
 
     /// Strides that a controller gives to its own worker with each workflow task, past the task queue, while
-    /// slots are free; from 0 to 100. They are faster, and all of them go to that worker. So the default is 3,
-    /// and 100 while nobody else is seen to poll the queue and at least half of the slots are free. Workers that
-    /// call themselves the same count as one, and one that was killed as there for up to 75 s more.
+    /// slots are free; from 0 to 100. They are faster, and all of them go to that worker. So the default is 100
+    /// while nobody else is seen to poll the queue and at least half of the slots are free, 3 with fewer, and none
+    /// where there are other workers. Workers that call themselves the same count as one, and one that was killed
+    /// as there for up to 75 s more.
     /// With a [`queue_rate`](Self::queue_rate) there are none.
     pub fn eager_strides(mut self, strides: u32) -> Self {
         self.tuning.eager_strides = Some(strides);

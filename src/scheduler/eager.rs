@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::progress::Timestamp;
 
-/// As many as the SDK asks for unless told otherwise.
+/// As many as the SDK asks for unless told otherwise: what counts until a worker has said something.
 const EAGER_STRIDES: u32 = 3;
 
 /// The strides of a workflow task that may go past the queue.

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU32, Ordering},
+        atomic::{AtomicU8, AtomicU32, Ordering},
     },
     time::Duration,
 };
@@ -25,9 +25,14 @@ pub(crate) struct Company {
     fixed: Option<u32>,
     slots: u32,
     busy: AtomicU32,
-    /// As far as the server has seen. Not before it was asked.
-    alone: AtomicBool,
+    /// As far as the server has seen.
+    others: AtomicU8,
 }
+
+/// Nobody knows.
+const UNKNOWN: u8 = 0;
+const ALONE: u8 = 1;
+const SHARED: u8 = 2;
 
 impl Company {
     pub fn new(fixed: Option<u32>, slots: u32) -> Arc<Self> {
@@ -35,7 +40,7 @@ impl Company {
             fixed,
             slots,
             busy: AtomicU32::new(0),
-            alone: AtomicBool::new(false),
+            others: AtomicU8::new(UNKNOWN),
         })
     }
 
@@ -44,10 +49,13 @@ impl Company {
         if self.fixed.is_some() {
             return self.fixed;
         }
-        // With few free slots the queue decides whose stride is next.
-        let roomy = self.busy.load(Ordering::Relaxed) <= self.slots / 2;
-        let alone = self.alone.load(Ordering::Relaxed);
-        (alone && roomy).then_some(EAGER_ALONE)
+        match self.others.load(Ordering::Relaxed) {
+            // With few free slots the queue decides whose stride is next.
+            ALONE => (self.busy.load(Ordering::Relaxed) <= self.slots / 2).then_some(EAGER_ALONE),
+            // Else this worker would have all strides in the end, since it is asked first for each.
+            SHARED => Some(0),
+            _ => None,
+        }
     }
 
     /// A slot is taken until the guard is dropped.
@@ -80,8 +88,12 @@ pub(super) async fn watch(
         let mine = client.identity();
         loop {
             let seen = Workers::of(&client, &task_queue).await;
-            let alone = seen.is_ok_and(|seen| seen.polling.iter().all(|w| w.identity == mine));
-            company.alone.store(alone, Ordering::Relaxed);
+            let others = match seen {
+                Ok(seen) if seen.polling.iter().all(|w| w.identity == mine) => ALONE,
+                Ok(_) => SHARED,
+                Err(_) => UNKNOWN,
+            };
+            company.others.store(others, Ordering::Relaxed);
             tokio::time::sleep(LOOK_EVERY).await;
         }
     };
@@ -100,7 +112,7 @@ mod tests {
     fn more_than_usual_go_past_the_queue_only_where_nobody_else_wants_them() {
         let company = Company::new(None, 4);
         assert_eq!(company.eager_strides(), None, "nobody has been asked");
-        company.alone.store(true, Ordering::Relaxed);
+        company.others.store(ALONE, Ordering::Relaxed);
         assert_eq!(company.eager_strides(), Some(EAGER_ALONE));
         let two = [company.occupy(), company.occupy()];
         assert_eq!(company.eager_strides(), Some(EAGER_ALONE));
@@ -108,8 +120,8 @@ mod tests {
         assert_eq!(company.eager_strides(), None, "slots are short");
         drop((two, third));
         assert_eq!(company.eager_strides(), Some(EAGER_ALONE));
-        company.alone.store(false, Ordering::Relaxed);
-        assert_eq!(company.eager_strides(), None);
+        company.others.store(SHARED, Ordering::Relaxed);
+        assert_eq!(company.eager_strides(), Some(0));
     }
 
     #[test]

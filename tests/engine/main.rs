@@ -8,6 +8,7 @@ mod basics;
 mod bridge;
 mod control;
 mod deploys;
+mod eager;
 mod ends;
 mod fairness;
 mod hand_over;

@@ -109,6 +109,13 @@ impl Bed {
         settings(worker).start().unwrap()
     }
 
+    /// A worker that calls itself something else than the others, so that it does not count as one of them.
+    pub async fn worker_named<P: PageProcessor>(&self, name: &str, processor: P) -> RunningWorker {
+        let client = connect_as(&self.address, Some(name)).await;
+        let worker = Worker::new(client.temporal().clone(), &self.queue);
+        worker.processor(processor).start().unwrap()
+    }
+
     pub fn batch<P: PageProcessor>(&self, args: P::Args) -> Batch {
         Batch::of::<P>(self.new_id(), args).task_queue(&self.queue)
     }
@@ -180,10 +187,18 @@ impl Bed {
 }
 
 async fn connect(address: &str) -> BatchClient {
+    connect_as(address, None).await
+}
+
+async fn connect_as(address: &str, name: Option<&str>) -> BatchClient {
     let options = ConnectOptions::new()
         .address(address)
         .disable_env(true)
         .disable_config_file(true);
+    let options = match name {
+        Some(name) => options.identity(name),
+        None => options,
+    };
     BatchClient::connect(&options).await.unwrap()
 }
 
