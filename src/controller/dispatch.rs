@@ -171,7 +171,8 @@ impl Controller {
     /// What is cut into strides now is cut into short ones.
     pub(super) fn strides_grow(&self) -> bool {
         let lengths = self.pacing.stride();
-        lengths.is_some_and(|lengths| lengths.is_growing(&self.uncut(lengths)))
+        let page_size = self.pacing.page_size();
+        lengths.is_some_and(|lengths| lengths.is_growing(page_size, || self.uncut(lengths)))
     }
 
     fn uncut(&self, lengths: &StrideLength) -> Uncut {

@@ -354,9 +354,18 @@ impl StrideLength {
         self.auto.map(|auto| auto.target * TIME_LIMIT)
     }
 
-    /// Longer strides are worth waiting for: too few pages have been timed yet.
-    pub fn is_growing(&self, uncut: &Uncut) -> bool {
-        matches!(self.next(uncut).by, LengthBy::Beginning | LengthBy::Growth)
+    /// Longer strides are worth waiting for: too few pages have been timed yet. This is asked before each
+    /// decision, so `uncut` is only looked at where it matters.
+    pub fn is_growing(&self, page_size: u32, uncut: impl FnOnce() -> Uncut) -> bool {
+        let Some(auto) = self.auto.filter(|_| !self.cannot_skip) else {
+            return false;
+        };
+        let grown = |micros: f64| self.seen.0 * GROWTH >= auto.target.as_micros() as f64 / micros;
+        if self.seen.micros(page_size).is_some_and(grown) {
+            return false;
+        }
+        let by = self.next(&uncut()).by;
+        matches!(by, LengthBy::Beginning | LengthBy::Growth)
     }
 
     /// Pages that this open stride was cut to.
@@ -492,13 +501,13 @@ mod tests {
     #[test]
     fn it_begins_short_and_stays_so_for_a_source_that_cannot_skip() {
         let mut length = tuned();
-        assert!(length.is_growing(&plenty(100)));
+        assert!(length.is_growing(100, || plenty(100)));
         assert_eq!(next(&length), 1);
         length.observe(&StrideSample {
             cannot_skip: true,
             ..sample(1, 100, Duration::from_millis(1))
         });
-        assert!(!length.is_growing(&plenty(100)));
+        assert!(!length.is_growing(100, || plenty(100)));
         let Length { pages, by } = length.next(&plenty(100));
         assert_eq!((pages, by), (1, LengthBy::Source));
         assert_eq!(by.to_string(), "the source cannot skip ahead");
@@ -678,8 +687,11 @@ mod tests {
                 let took = Duration::from_micros(micros);
                 let sample = StrideSample { pages, page_size, took, cannot_skip: false };
                 length.observe(&sample);
-                let next = length.next(&Uncut { left, found, slots, page_size }).pages;
+                let uncut = Uncut { left, found, slots, page_size };
+                let Length { pages: next, by } = length.next(&uncut);
                 prop_assert!((1..=MAX_STRIDE).contains(&next), "{}", next);
+                let grows = matches!(by, LengthBy::Beginning | LengthBy::Growth);
+                prop_assert_eq!(length.is_growing(page_size, || uncut), grows);
             }
             let next = length.next(&Uncut { left, found, slots, page_size }).pages;
             prop_assert!((1..=MAX_STRIDE).contains(&next), "{}", next);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::TryStreamExt as _;
-use temporal_batch::{BatchHandle, Outcome, Phase, Progress};
+use temporal_batch::{BatchHandle, BatchReport, Outcome, Phase, Progress};
 use temporalio_client::{
     UntypedSignal, UntypedWorkflow, WorkflowListOptions, WorkflowSignalOptions,
 };
@@ -29,6 +29,16 @@ struct HandOver {
 }
 
 impl HandOver {
+    /// Every row, some of them perhaps more than once.
+    fn assert_all_done(&self, report: &BatchReport) {
+        assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+        assert_eq!(report.progress.pages_completed, ROWS / 10);
+        assert_eq!(report.progress.items.processed, ROWS);
+        let mut processed = self.numbers.record().processed();
+        processed.dedup();
+        assert_eq!(processed, rows());
+    }
+
     async fn new(name: &str) -> Self {
         let (first, late) = (Gate::closed(), Gate::closed());
         let gates = (first.clone(), late.clone());
@@ -166,12 +176,7 @@ async fn strides_of_a_bridge_that_is_terminated_run_again() {
         t.first.open();
         t.late.open();
         let report = report(&handle).await;
-        assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
-        assert_eq!(report.progress.pages_completed, ROWS / 10);
-        assert_eq!(report.progress.items.processed, ROWS);
-        let mut processed = t.numbers.record().processed();
-        processed.dedup();
-        assert_eq!(processed, rows());
+        t.assert_all_done(&report);
         replays(&t.bed, handle.id(), name).await;
     }
 }
@@ -344,11 +349,6 @@ async fn a_recovered_run_forgets_the_bridges_that_it_began() {
     t.first.open();
     t.late.open();
     let report = report(&handle).await;
-    assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
-    assert_eq!(report.progress.pages_completed, ROWS / 10);
-    assert_eq!(report.progress.items.processed, ROWS);
-    let mut processed = t.numbers.record().processed();
-    processed.dedup();
-    assert_eq!(processed, rows());
+    t.assert_all_done(&report);
     assert_eq!(t.bed.histories(&forgotten).await.len(), 1, "it ends");
 }
