@@ -74,12 +74,18 @@ pub async fn within<T>(
 }
 
 impl Bed {
-    pub async fn start() -> Result<Self, Error> {
+    /// With these settings of the server.
+    pub async fn start(dynamic_config: &[String]) -> Result<Self, Error> {
         // Where Temporal counts its actions. Port 0 would be no port at all.
         let port = std::net::TcpListener::bind("127.0.0.1:0")?
             .local_addr()?
             .port();
-        let server = DevServerOptions::new().metrics_port(port).start().await?;
+        let server = DevServerOptions::new().metrics_port(port);
+        let server = dynamic_config
+            .iter()
+            .fold(server, DevServerOptions::dynamic_config)
+            .start()
+            .await?;
         let client = connect(&server.address()).await?;
         Ok(Self { server, client })
     }

@@ -70,7 +70,7 @@ async fn measure(options: &Options) -> Result<ExitCode, Error> {
 
 /// Each arm has a server of its own.
 async fn run(arm: Arm, options: &Options, table: &mut Table) -> Result<(), Error> {
-    let bed = Bed::start().await?;
+    let bed = Bed::start(&options.dynamic_config).await?;
     let measured = match arm {
         Arm::Noop => arms::noop::run(&bed, options, table).await,
         Arm::Chain => arms::chain::run(&bed, options, table).await,

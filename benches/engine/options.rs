@@ -22,7 +22,9 @@ flags:
   --pairs N     repetitions, each with every peer [3]
   --json FILE   writes everything, in the schema of docs/performance.md
   --quick       every arm in about 20 s, once, to see that it works; its figures say little
-  --nightly     growth up to 1,000,000 pages";
+  --nightly     growth up to 1,000,000 pages
+  --dynamic-config KEY=VALUE
+                a setting of the server, which otherwise has its stock ones; may be given several times";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arm {
@@ -88,6 +90,8 @@ pub struct Options {
     pub json: Option<PathBuf>,
     pub quick: bool,
     pub nightly: bool,
+    /// Settings of the server, as `KEY=VALUE`.
+    pub dynamic_config: Vec<String>,
 }
 
 impl Options {
@@ -99,6 +103,7 @@ impl Options {
             json: None,
             quick: false,
             nightly: false,
+            dynamic_config: Vec::new(),
         };
         let mut pairs = None;
         // Cargo says `--bench` to every bench.
@@ -111,6 +116,7 @@ impl Options {
                 "--nightly" => options.nightly = true,
                 "--pairs" => pairs = Some(value()?.parse()?),
                 "--json" => options.json = Some(value()?.into()),
+                "--dynamic-config" => options.dynamic_config.push(value()?),
                 name => {
                     let arm = Arm::ALL.into_iter().find(|arm| arm.name() == name);
                     let arm = arm.ok_or_else(|| format!("there is no `{name}`\n\n{USAGE}"))?;

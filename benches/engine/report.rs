@@ -23,6 +23,8 @@ pub struct Report {
     started_at_unix_seconds: u64,
     quick: bool,
     pairs: u32,
+    /// Settings of the server that are not its stock ones.
+    dynamic_config: Vec<String>,
     machine: Machine,
     pub arms: Vec<ArmReport>,
 }
@@ -200,6 +202,7 @@ impl Report {
             started_at_unix_seconds: started.as_secs(),
             quick: options.quick,
             pairs: options.pairs,
+            dynamic_config: options.dynamic_config.clone(),
             machine: Machine::look(&cli).await,
             arms: Vec::new(),
         })
@@ -207,8 +210,12 @@ impl Report {
 
     pub fn heading(&self) -> String {
         let m = &self.machine;
+        let settings = match self.dynamic_config.as_slice() {
+            [] => String::new(),
+            settings => format!("; the server with {}", settings.join(" and ")),
+        };
         format!(
-            "{} cores of {}, {} MiB, {}, kernel {}\ntemporal-batch {}, SDK {}, {}\nload before: {}; repetitions: {}{}",
+            "{} cores of {}, {} MiB, {}, kernel {}\ntemporal-batch {}, SDK {}, {}{settings}\nload before: {}; repetitions: {}{}",
             m.cores,
             m.cpu,
             m.memory_mib,
