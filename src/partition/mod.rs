@@ -4,7 +4,9 @@
 //! |---|---|
 //! | here | what a processor names, and the checks of it |
 //! | `share` | how the limits of a batch are divided among its partitions; pure |
-//! | `plan` | where the partitions of a batch stand, and what is to be done next; pure |
+//! | `plan` | where the partitions of a batch stand, and what happens to them; pure |
+//! | `plan::decide` | what is to be done next |
+//! | `plan::look`, `plan::show` | what is known of one, and of all of them |
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
