@@ -7,13 +7,12 @@
 
 use std::{future::Future, pin::Pin, task::Poll, time::Duration};
 
-use futures::future::FusedFuture;
 use temporalio_common::error::{
     ChildWorkflowExecutionError, ChildWorkflowStartError, IncomingError,
 };
 use temporalio_sdk::{
     ActivityExecutionError, ChildWorkflowCancellationType, ChildWorkflowOptions, ParentClosePolicy,
-    TimerOptions, WaitConditionOptions, WorkflowCancellationToken, WorkflowContext, WorkflowResult,
+    TimerOptions, WorkflowCancellationToken, WorkflowContext, WorkflowResult,
 };
 
 use super::{
@@ -26,7 +25,7 @@ use super::{
     part::own_cancellation,
     publish::publish,
     reduce::combine_rest,
-    run::hand_over,
+    run::{hand_over, until_awake},
     seed,
     stages::check_at_end,
 };
@@ -224,37 +223,18 @@ fn end_of(error: &ChildWorkflowExecutionError) -> ChildEnd {
     }
 }
 
-/// Waits for the end of a child, for a change of the state, for the alarm or for a cancellation.
+/// Waits for the end of a child, or for anything else that calls for a decision.
 async fn something_happens(
     ctx: &WorkflowContext<Controller>,
     under_way: &mut UnderWay<'_>,
     calls: &mut Calls<'_>,
     alarm: &mut Alarm<'_>,
 ) {
-    let (seen, cancelled) = ctx.state(|s| (s.version, s.cancelled));
-    let options = WaitConditionOptions::builder()
-        .cancellation_token(WorkflowCancellationToken::new())
-        .build();
-    let mut change =
-        std::pin::pin!(ctx.wait_condition_with_options(|s| s.version != seen, options));
-    let mut cancel = std::pin::pin!(ctx.cancelled());
-    std::future::poll_fn(|cx| {
+    until_awake(ctx, |cx| {
         let mut awake = under_way.poll(ctx, cx);
         awake |= calls.poll(ctx, cx);
         awake |= alarm.poll(cx).is_ready();
-        awake |= change.as_mut().poll(cx).is_ready();
-        if !cancelled
-            && !cancel.is_terminated()
-            && let Poll::Ready(reason) = cancel.as_mut().poll(cx)
-        {
-            let now = now(ctx);
-            ctx.state_mut(|s| s.cancel(now, reason.as_deref()));
-            awake = true;
-        }
-        match awake {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
-        }
+        awake
     })
     .await;
 }

@@ -2,7 +2,11 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::{future::Future as _, task::Poll, time::Duration};
+use std::{
+    future::Future as _,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use futures::future::FusedFuture;
 use temporalio_common::{ActivityCloseTimeouts, MemoValue, RetryPolicy as TemporalRetryPolicy};
@@ -212,22 +216,14 @@ pub(super) async fn run_batch(ctx: &WorkflowContext<Controller>) -> WorkflowResu
     }
 }
 
-/// Waits for results, for a change of the state, for the alarm or for a cancellation.
+/// Waits for results, or for anything else that calls for a decision.
 async fn something_happens<'a>(
     ctx: &'a WorkflowContext<Controller>,
     running: &mut Vec<(u64, Activity<'a>)>,
     (calls, bridges, alarm): (&mut Calls<'a>, &mut Bridges<'a>, &mut Alarm<'a>),
 ) -> Vec<(u64, StrideResult)> {
-    let (seen, cancelled) = ctx.state(|s| (s.version, s.cancelled));
-    // Its own token: a cancelled batch still waits for its last pages.
-    let options = WaitConditionOptions::builder()
-        .cancellation_token(WorkflowCancellationToken::new())
-        .build();
-    let mut change =
-        std::pin::pin!(ctx.wait_condition_with_options(|s| s.version != seen, options));
-    let mut cancel = std::pin::pin!(ctx.cancelled());
     let mut results = Vec::new();
-    std::future::poll_fn(|cx| {
+    until_awake(ctx, |cx| {
         let mut i = 0;
         while i < running.len() {
             match running[i].1.as_mut().poll(cx) {
@@ -242,6 +238,28 @@ async fn something_happens<'a>(
         awake |= calls.poll(ctx, cx);
         awake |= bridges.poll(ctx, cx);
         awake |= alarm.poll(cx).is_ready();
+        awake
+    })
+    .await;
+    results
+}
+
+/// Waits until one of the `others` has come, for a change of the state or for a cancellation. The others are polled
+/// each time, before these two.
+pub(super) async fn until_awake(
+    ctx: &WorkflowContext<Controller>,
+    mut others: impl FnMut(&mut Context<'_>) -> bool,
+) {
+    let (seen, cancelled) = ctx.state(|s| (s.version, s.cancelled));
+    // Its own token: a cancelled batch still waits for its last pages.
+    let options = WaitConditionOptions::builder()
+        .cancellation_token(WorkflowCancellationToken::new())
+        .build();
+    let mut change =
+        std::pin::pin!(ctx.wait_condition_with_options(|s| s.version != seen, options));
+    let mut cancel = std::pin::pin!(ctx.cancelled());
+    std::future::poll_fn(|cx| {
+        let mut awake = others(cx);
         awake |= change.as_mut().poll(cx).is_ready();
         if !cancelled
             && !cancel.is_terminated()
@@ -251,14 +269,12 @@ async fn something_happens<'a>(
             ctx.state_mut(|s| s.cancel(now, reason.as_deref()));
             awake = true;
         }
-        if awake {
-            Poll::Ready(())
-        } else {
-            Poll::Pending
+        match awake {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
         }
     })
     .await;
-    results
 }
 
 impl Controller {
