@@ -41,10 +41,15 @@ pub async fn run(bed: &Bed, options: &Options, table: &mut Table) -> Result<(), 
                 }
             }
         }
-        // What the server has become slower by, since it keeps all of that.
-        if let Some(&pages) = smaller.last() {
-            let case = format!("{} again, after {last}", case(pages, stride));
-            one(bed, table, &worker, pages, stride, &case).await?;
+        // What server and machine have become slower by: the server keeps all of that.
+        let again = smaller.last().map(|&pages| {
+            (
+                pages,
+                format!("{} again, after {last}", case(pages, stride)),
+            )
+        });
+        if let Some((pages, case)) = &again {
+            one(bed, table, &worker, *pages, stride, case).await?;
         }
         for (measure, name) in [
             ("time", "time of a page"),
@@ -57,6 +62,13 @@ pub async fn run(bed: &Bed, options: &Options, table: &mut Table) -> Result<(), 
                 let case = format!("stride {stride}: {last} pages / the cheapest smaller batch");
                 table.add(&case, name, "", large / small);
                 table.aim(&case, name, Target::AtMost(1.1));
+            }
+            let after = again
+                .as_ref()
+                .and_then(|(_, case)| table.median(case, measure));
+            if let (Some(after), Some(large)) = (after, of(last)) {
+                let case = format!("stride {stride}: {last} pages / the smaller batch after it");
+                table.add(&case, name, "", large / after);
             }
         }
     }
