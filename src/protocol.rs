@@ -454,6 +454,9 @@ pub(crate) struct StrideOrder {
     /// cuts finer where the data ends.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_limit: Option<Duration>,
+    /// But not finer than into strides of so many pages.
+    #[serde(default)]
+    pub shortest: u32,
     /// The workflow that has the stride, where it is not the one of the batch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub controller: Option<String>,

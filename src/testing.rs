@@ -486,6 +486,7 @@ fn order(
         max_items: None,
         reducer: None,
         time_limit: None,
+        shortest: 1,
         controller: None,
         partition: None,
         last: None,

@@ -88,6 +88,7 @@ impl Controller {
         let spec = &self.input.spec;
         let prepared = self.prepared.as_ref()?;
         let stride = self.ledger.stride(dispatch.stride)?;
+        let page_size = self.pacing.page_size();
         Some(StrideOrder {
             batch_run: self.input.batch_run.clone(),
             batch_id: spec.batch_id.clone(),
@@ -101,7 +102,7 @@ impl Controller {
                 (Some(_) | None, _) => self.stride_length().pages,
             },
             look_ahead: dispatch.look_ahead,
-            page_size: self.pacing.page_size(),
+            page_size,
             attempt: stride.next_attempt(),
             rate_share: dispatch.rate_share,
             page_timeout: prepared.page_timeout,
@@ -119,6 +120,10 @@ impl Controller {
             max_items: dispatch.items.map(|allotment| allotment.items),
             reducer: self.ledger.fold().map(|fold| fold.plan().clone()),
             time_limit: self.pacing.stride().and_then(StrideLength::time_limit),
+            shortest: self
+                .pacing
+                .stride()
+                .map_or(1, |lengths| lengths.shortest(page_size)),
             controller: self.own_id(),
             partition: self.input.part.as_ref().map(|part| part.name.clone()),
             last: self.ledger.last().cloned(),

@@ -27,8 +27,11 @@ const LONGEST_UNKNOWN: f64 = 1.0 / 4.0;
 /// How far data may go beyond what was expected, as a part of what has been found.
 const BEYOND: f64 = 1.0 / 16.0;
 /// Strides are not cut shorter than this part of the target to have them end together: an activity costs more
-/// than what that would save.
+/// than what that would save. And as long as no page has been timed, strides give back what is left of them
+/// after this part of it.
 const SHORTEST: f64 = 1.0 / 20.0;
+/// Pages of the first strides, where every slot can have so many several times.
+const FIRST: u32 = 16;
 /// Strides are at most this many times as long as what their length is made from.
 const GROWTH: f64 = 32.0;
 /// What remains of older reports with each new one.
@@ -47,12 +50,15 @@ const MAX_CUTS: usize = 16;
 /// | `target` | 5 s for an activity | 100 ms to 10 min |
 ///
 /// The time counts from the first page of a stride to its last one, with the waits for the rate and between
-/// pages. Strides begin with one page (or [`Batch::stride`](crate::Batch::stride)), have at most 32 times
-/// the pages that were seen lately, and never have more than 10,000 pages. A stride that takes twice the target gives the rest
-/// back at the end of its page. Towards the end of the data strides become shorter, so that all pages in flight
-/// end together: none has more than half of what each slot has left, where
-/// [`PageProcessor::size_hint`](crate::PageProcessor::size_hint) tells how much there is. Where it does not, none has
-/// more than half of what was found so far for each slot, and none takes more than a quarter of the target.
+/// pages. The first strides are given up to 16 pages (or [`Batch::stride`](crate::Batch::stride), if that is more), but
+/// give back at the end of a page what they have left after a twentieth of the target, until the first of them has
+/// told how long its pages took. From then on a stride has at most 32 times the pages that were seen lately, never
+/// more than 10,000, and gives the rest back when it takes twice the target. Towards the end of the data strides become shorter, so
+/// that all pages in flight end together: none has more than half of what each slot has left, or takes more than a
+/// twentieth of the target if that is longer, where
+/// [`PageProcessor::size_hint`](crate::PageProcessor::size_hint) tells how much there is. Where it does not, the first
+/// strides have one page, none has more than half of what was found so far for each slot, and none takes more than
+/// a quarter of the target.
 ///
 /// A source that cannot [skip ahead](crate::PageProcessor::skip_ahead) has strides of one page all the same.
 ///
@@ -351,7 +357,20 @@ impl StrideLength {
 
     /// After this time a stride gives the rest of it back.
     pub fn time_limit(&self) -> Option<Duration> {
-        self.auto.map(|auto| auto.target * TIME_LIMIT)
+        let target = self.auto?.target;
+        Some(match self.seen.micros(1) {
+            Some(_) => target * TIME_LIMIT,
+            None => target.mul_f64(SHORTEST),
+        })
+    }
+
+    /// Fewer pages are not worth a stride of their own.
+    pub fn shortest(&self, page_size: u32) -> u32 {
+        let pages = self.auto.zip(self.seen.micros(page_size));
+        pages.map_or(1, |(auto, micros)| {
+            let pages = auto.target.as_micros() as f64 * SHORTEST / micros;
+            (pages as u32).clamp(1, MAX_STRIDE)
+        })
     }
 
     /// Longer strides are worth waiting for: too few pages have been timed yet. This is asked before each
@@ -391,10 +410,13 @@ impl StrideLength {
         let most = f64::from(MAX_STRIDE);
         let (share, by_share) = share(uncut);
         let Some(micros) = self.seen.micros(uncut.page_size) else {
-            let begun = (f64::from(self.pages), LengthBy::Beginning);
-            // Somebody has set it; nothing better is known of the rest.
-            let known = uncut.left.map_or(f64::MAX, |_| share);
-            return shortest([begun, (known, by_share), (most, LengthBy::Longest)]);
+            let (begun, known) = match uncut.left {
+                Some(_) => (self.pages.max(FIRST), share),
+                // Somebody has set it; nothing better is known of the rest.
+                None => (self.pages, f64::MAX),
+            };
+            let begun = (f64::from(begun), LengthBy::Beginning);
+            return lowest([begun, (known, by_share), (most, LengthBy::Longest)]);
         };
         let target = auto.target.as_micros() as f64;
         let mut share = share.max(target * SHORTEST / micros);
@@ -402,7 +424,7 @@ impl StrideLength {
             share = share.min(target * LONGEST_UNKNOWN / micros);
         }
         let each = Duration::from_micros(micros as u64);
-        shortest([
+        lowest([
             (target / micros, LengthBy::PageTime(each)),
             (share, by_share),
             (self.seen.0 * GROWTH, LengthBy::Growth),
@@ -425,11 +447,11 @@ fn share(uncut: &Uncut) -> (f64, LengthBy) {
 }
 
 /// The first of the lowest limits, and at least one page.
-fn shortest<const N: usize>(limits: [(f64, LengthBy); N]) -> Length {
-    let lowest = limits
+fn lowest<const N: usize>(limits: [(f64, LengthBy); N]) -> Length {
+    let first = limits
         .into_iter()
         .reduce(|a, b| if b.0 < a.0 { b } else { a });
-    let (pages, by) = lowest.unwrap_or((1.0, LengthBy::Beginning));
+    let (pages, by) = first.unwrap_or((1.0, LengthBy::Beginning));
     // Sums of reports differ from what they are made of by rounding.
     let pages = (pages * (1.0 + ROUNDING)).clamp(1.0, f64::from(MAX_STRIDE));
     Length {
@@ -440,6 +462,8 @@ fn shortest<const N: usize>(limits: [(f64, LengthBy); N]) -> Length {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -502,7 +526,14 @@ mod tests {
     fn it_begins_short_and_stays_so_for_a_source_that_cannot_skip() {
         let mut length = tuned();
         assert!(length.is_growing(100, || plenty(100)));
-        assert_eq!(next(&length), 1);
+        assert_eq!(next(&length), FIRST);
+        let nobody_knows = Uncut {
+            left: None,
+            ..plenty(100)
+        };
+        assert_eq!(length.next(&nobody_knows).pages, 1);
+        assert_eq!(length.time_limit(), Some(Duration::from_millis(250)));
+        assert_eq!(length.shortest(100), 1);
         length.observe(&StrideSample {
             cannot_skip: true,
             ..sample(1, 100, Duration::from_millis(1))
@@ -538,6 +569,7 @@ mod tests {
         assert_eq!(length.time_limit(), Some(Duration::from_secs(10)));
         // What was seen meanwhile counts.
         assert_eq!(length.next(&plenty(100)).pages, 100);
+        assert_eq!((length.shortest(100), length.shortest(50)), (5, 10));
         length.fix(7);
         assert_eq!(
             length.next(&plenty(100)),
@@ -579,8 +611,8 @@ mod tests {
         assert_eq!((pages, by), (4, LengthBy::Rest));
     }
 
-    /// Runs pages one after the other in each slot, as decided; tells when the last slot ends, in pages' time of
-    /// one slot, and how many strides that took.
+    /// Runs pages one after the other in each slot, as decided; tells when the last slot ends, and how many
+    /// strides that took.
     fn run(
         pages: u64,
         slots: u32,
@@ -590,8 +622,9 @@ mod tests {
         let mut length = tuned();
         let mut slots_end = vec![Duration::ZERO; slots as usize];
         let mut reports: Vec<(Duration, StrideSample)> = Vec::new();
+        let mut ready: VecDeque<std::ops::Range<u64>> = VecDeque::new();
         let (mut cut, mut strides) = (0, 0);
-        while cut < pages {
+        while cut < pages || !ready.is_empty() {
             // The slot that is free first takes the next stride. What is known by then is in the length.
             let slot = (0..slots_end.len())
                 .min_by_key(|slot| slots_end[*slot])
@@ -601,28 +634,38 @@ mod tests {
             while reports.first().is_some_and(|(at, _)| *at <= now) {
                 length.observe(&reports.remove(0).1);
             }
-            // One announcement is for many strides.
-            let next = length.next(&Uncut {
-                left: known.then_some(pages - cut),
-                found: cut,
-                slots,
-                page_size: 100,
-            });
-            for _ in 0..slots {
-                let slot = (0..slots_end.len())
-                    .min_by_key(|slot| slots_end[*slot])
-                    .unwrap();
-                let of = u64::from(next.pages).min(pages - cut);
-                let took: Duration = (cut..cut + of).map(&mut takes).sum();
-                cut += of;
-                strides += u64::from(of > 0);
-                slots_end[slot] += took;
-                let report = StrideSample {
-                    took,
-                    ..sample(of as u32, 100, Duration::ZERO)
+            if ready.is_empty() {
+                let uncut = Uncut {
+                    left: known.then_some(pages - cut),
+                    found: cut,
+                    slots,
+                    page_size: 100,
                 };
-                reports.push((slots_end[slot], report));
+                let next = u64::from(length.next(&uncut).pages);
+                // One announcement is for many strides.
+                for _ in 0..slots {
+                    let end = (cut + next).min(pages);
+                    ready.extend((end > cut).then_some(cut..end));
+                    cut = end;
+                }
             }
+            let stride = ready.pop_front().unwrap();
+            let limit = length.time_limit().unwrap();
+            let (mut took, mut at) = (Duration::ZERO, stride.start);
+            while at < stride.end && took < limit {
+                took += takes(at);
+                at += 1;
+            }
+            if at < stride.end {
+                ready.push_front(at..stride.end);
+            }
+            strides += 1;
+            slots_end[slot] += took;
+            let report = StrideSample {
+                took,
+                ..sample((at - stride.start) as u32, 100, Duration::ZERO)
+            };
+            reports.push((slots_end[slot], report));
         }
         (slots_end.into_iter().max().unwrap(), strides)
     }

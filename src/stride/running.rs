@@ -242,6 +242,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
         let mut range = self.range()?;
         let mut starts = Vec::new();
         let mut pages = self.order.pages;
+        let shortest = self.order.shortest.max(1);
         let looking = Instant::now();
         while starts.len() < self.order.look_ahead as usize
             && (starts.is_empty() || looking.elapsed() < LOOK_AHEAD_TIME)
@@ -261,8 +262,8 @@ impl<'a, P: PageProcessor> Running<'a, P> {
                     range = PageRange::new(Some(cursor), self.decode(self.order.last.as_ref())?);
                 }
                 // Nobody else could help with what is left.
-                Ok(SkipAhead::PastEnd) if self.order.time_limit.is_some() && pages > 1 => {
-                    pages = pages.div_ceil(FINER);
+                Ok(SkipAhead::PastEnd) if self.order.time_limit.is_some() && pages > shortest => {
+                    pages = pages.div_ceil(FINER).max(shortest);
                 }
                 Ok(SkipAhead::PastEnd) => {
                     // Where a partition ends is known.

@@ -214,6 +214,7 @@ fn order() -> StrideOrder {
         max_items: None,
         reducer: None,
         time_limit: None,
+        shortest: 1,
         controller: None,
         partition: None,
         last: None,
