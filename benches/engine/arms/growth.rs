@@ -58,15 +58,16 @@ pub async fn run(bed: &Bed, options: &Options, table: &mut Table) -> Result<(), 
             // A batch of a second is mostly its start, so the cheapest of the smaller ones counts.
             let of = |pages: &u64| table.median(&case(*pages, stride), measure);
             let cheapest = smaller.iter().filter_map(of).min_by(f64::total_cmp);
-            if let (Some(small), Some(large)) = (cheapest, of(last)) {
+            let after = again
+                .as_ref()
+                .and_then(|(_, case)| table.median(case, measure));
+            let large = of(last);
+            if let (Some(small), Some(large)) = (cheapest, large) {
                 let case = format!("stride {stride}: {last} pages / the cheapest smaller batch");
                 table.add(&case, name, "", large / small);
                 table.aim(&case, name, Target::AtMost(1.1));
             }
-            let after = again
-                .as_ref()
-                .and_then(|(_, case)| table.median(case, measure));
-            if let (Some(after), Some(large)) = (after, of(last)) {
+            if let (Some(after), Some(large)) = (after, large) {
                 let case = format!("stride {stride}: {last} pages / the smaller batch after it");
                 table.add(&case, name, "", large / after);
             }

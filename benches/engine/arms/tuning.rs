@@ -1,5 +1,7 @@
 //! Settings of a worker, each beside the defaults: no-op pages, one an activity, 50 in flight.
 
+use futures::future::try_join_all;
+
 use crate::{
     Error,
     bed::{Bed, unique},
@@ -11,21 +13,24 @@ use crate::{
 
 const PARALLELISM: u32 = 50;
 
-const VARIANTS: [(&str, Setting, u32); 8] = [
-    ("2 workflow pollers", Setting::WorkflowPollers, 2),
-    ("10 workflow pollers", Setting::WorkflowPollers, 10),
-    ("2 stride pollers", Setting::StridePollers, 2),
-    ("10 stride pollers", Setting::StridePollers, 10),
-    ("20 stride pollers", Setting::StridePollers, 20),
-    ("no eager strides", Setting::EagerStrides, 0),
-    ("3 eager strides", Setting::EagerStrides, 3),
-    ("20 eager strides", Setting::EagerStrides, 20),
+/// The last number is that of the batches that share the pages and what is in flight.
+const VARIANTS: [(&str, Setting, u32, u32); 10] = [
+    ("2 workflow pollers", Setting::WorkflowPollers, 2, 1),
+    ("10 workflow pollers", Setting::WorkflowPollers, 10, 1),
+    ("2 stride pollers", Setting::StridePollers, 2, 1),
+    ("10 stride pollers", Setting::StridePollers, 10, 1),
+    ("20 stride pollers", Setting::StridePollers, 20, 1),
+    ("no eager strides", Setting::EagerStrides, 0, 1),
+    ("3 eager strides", Setting::EagerStrides, 3, 1),
+    ("20 eager strides", Setting::EagerStrides, 20, 1),
+    ("10 batches, 10 cached", Setting::CachedBatches, 10, 10),
+    ("10 batches, 3 cached", Setting::CachedBatches, 3, 10),
 ];
 
 pub async fn run(bed: &Bed, options: &Options, table: &mut Table) -> Result<(), Error> {
     let args = PagesArgs::no_op(options.size(200, 1_500));
     let default = WorkerProcess::start(bed, Work::pages())?;
-    for (case, setting, value) in VARIANTS {
+    for (case, setting, value, batches) in VARIANTS {
         let variant = WorkerProcess::start(
             bed,
             Work::Pages {
@@ -34,14 +39,19 @@ pub async fn run(bed: &Bed, options: &Options, table: &mut Table) -> Result<(), 
             },
         )?;
         let speed = async |worker: &WorkerProcess, pages| {
+            let each = pages / u64::from(batches);
             let args = PagesArgs {
-                pages,
+                pages: each,
                 ..args.clone()
             };
-            let batch = args.batch(unique("tuning"), worker.queue());
-            let batch = batch.max_parallelism(PARALLELISM);
-            let (cost, _) = bed.cost(worker, bed.complete(&batch, pages)).await?;
-            Ok::<_, Error>(pages as f64 / cost.seconds)
+            let all = (0..batches).map(|_| {
+                let batch = args.batch(unique("tuning"), worker.queue());
+                batch.max_parallelism(PARALLELISM / batches)
+            });
+            let all: Vec<_> = all.collect();
+            let complete = try_join_all(all.iter().map(|batch| bed.complete(batch, each)));
+            let (cost, _) = bed.cost(worker, complete).await?;
+            Ok::<_, Error>((each * u64::from(batches)) as f64 / cost.seconds)
         };
         speed(&default, 20).await?;
         speed(&variant, 20).await?;
