@@ -50,15 +50,18 @@ const MAX_CUTS: usize = 16;
 /// | `target` | 5 s for an activity | 100 ms to 10 min |
 ///
 /// The time counts from the first page of a stride to its last one, with the waits for the rate and between
-/// pages. The first strides are given up to 16 pages (or [`Batch::stride`](crate::Batch::stride), if that is more), but
-/// give back at the end of a page what they have left after a twentieth of the target, until the first of them has
-/// told how long its pages took. From then on a stride has at most 32 times the pages that were seen lately, never
-/// more than 10,000, and gives the rest back when it takes twice the target. Towards the end of the data strides become shorter, so
-/// that all pages in flight end together: none has more than half of what each slot has left, or takes more than a
-/// twentieth of the target if that is longer, where
-/// [`PageProcessor::size_hint`](crate::PageProcessor::size_hint) tells how much there is. Where it does not, the first
-/// strides have one page, none has more than half of what was found so far for each slot, and none takes more than
-/// a quarter of the target.
+/// pages.
+///
+/// - The first strides have up to 16 pages (or [`Batch::stride`](crate::Batch::stride), if that is more), but give back
+///   what they have left after a twentieth of the target, at the end of a page, until the first of them has told how
+///   long its pages took.
+/// - From then on a stride has at most 32 times the pages that were seen lately, never more than 10,000, and gives
+///   back what it has left after twice the target.
+/// - All pages in flight end together: towards the end of the data no stride has more than half of what each slot has
+///   left, but strides of less than a twentieth of the target are not made for that.
+/// - All this where [`PageProcessor::size_hint`](crate::PageProcessor::size_hint) tells how much there is. Where it
+///   does not, the first strides have one page, none has more than half of what was found so far for each slot, and
+///   none takes more than a quarter of the target.
 ///
 /// A source that cannot [skip ahead](crate::PageProcessor::skip_ahead) has strides of one page all the same.
 ///

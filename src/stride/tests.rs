@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     page::Page,
     page_ledger::StrideTotals,
-    processor::{PageContext, PageReport},
+    processor::{PageContext, PageReport, SkipAhead},
     progress::Timestamp,
     retry::RetryMode,
 };
@@ -32,6 +32,7 @@ struct Numbers {
     tells: Told,
     does: Does,
     hangs_in_fetch: bool,
+    skips_ahead: bool,
     mode: RetryMode,
     fetched: AtomicU32,
     saw_it: Mutex<Vec<bool>>,
@@ -45,6 +46,7 @@ impl Numbers {
             tells,
             does,
             hangs_in_fetch: false,
+            skips_ahead: false,
             mode: RetryMode::AtLeastOnce,
             fetched: AtomicU32::new(0),
             saw_it: Mutex::default(),
@@ -96,6 +98,19 @@ impl PageProcessor for Numbers {
         Ok(PageReport::all_processed())
     }
 
+    async fn skip_ahead(
+        &self,
+        ctx: &PageContext<Self>,
+        pages: u32,
+    ) -> Result<SkipAhead<u64>, PageError> {
+        let to = ctx.range().start().unwrap_or(&0) + u64::from(pages) * ctx.page_size() as u64;
+        Ok(match (self.skips_ahead, to <= 25) {
+            (true, true) => SkipAhead::To(to),
+            (true, false) => SkipAhead::PastEnd,
+            (false, _) => SkipAhead::Unsupported,
+        })
+    }
+
     fn settings(&self) -> ProcessorSettings {
         ProcessorSettings {
             retry_mode: self.mode,
@@ -114,6 +129,7 @@ struct Script {
     rates: AtomicU32,
     events: Mutex<Vec<PageEvent>>,
     pages: Mutex<Vec<Option<RunningPage>>>,
+    announced: Mutex<Vec<PageToken>>,
 }
 
 impl Script {
@@ -126,6 +142,7 @@ impl Script {
             rates: AtomicU32::new(0),
             events: Mutex::default(),
             pages: Mutex::default(),
+            announced: Mutex::default(),
         }
     }
 
@@ -137,7 +154,8 @@ impl Script {
 
 #[async_trait]
 impl StrideHost for Script {
-    async fn announce(&self, _: &[PageToken]) -> Result<(), HostError> {
+    async fn announce(&self, starts: &[PageToken]) -> Result<(), HostError> {
+        self.announced.lock().unwrap().extend_from_slice(starts);
         Ok(())
     }
 
@@ -223,7 +241,10 @@ fn order() -> StrideOrder {
 }
 
 async fn run(numbers: &Numbers, host: &Script) -> StrideReport {
-    let order = order();
+    run_order(numbers, host, order()).await
+}
+
+async fn run_order(numbers: &Numbers, host: &Script, order: StrideOrder) -> StrideReport {
     let running = run_stride(numbers, &order, StrideReport::default(), host);
     tokio::time::timeout(Duration::from_secs(60), running)
         .await
@@ -278,6 +299,29 @@ async fn only_full_pages_say_something_of_the_page_size_and_waits_say_nothing() 
         busy <= took - waited,
         "{busy:?} of {took:?}, {waited:?} waited"
     );
+}
+
+#[tokio::test]
+async fn where_the_data_ends_it_is_cut_finer_but_not_below_what_is_worth_a_stride() {
+    for (shortest, expected) in [(1, vec![16, 18, 20, 22, 24, 25]), (4, vec![16, 20, 24])] {
+        let mut numbers = Numbers::that(Does::Work, NOTHING);
+        numbers.skips_ahead = true;
+        let host = Script::of(&numbers);
+        let order = StrideOrder {
+            end: None,
+            pages: 16,
+            page_size: 1,
+            look_ahead: 50,
+            time_limit: Some(Duration::from_secs(60)),
+            shortest,
+            ..order()
+        };
+        run_order(&numbers, &host, order).await;
+        let announced = host.announced.lock().unwrap();
+        let starts: Vec<u64> = announced.iter().map(|t| t.decode().unwrap()).collect();
+        assert_eq!(starts, expected, "strides of at least {shortest} pages");
+        assert_eq!(numbers.done(), 16);
+    }
 }
 
 #[tokio::test]
@@ -429,6 +473,13 @@ async fn a_line_of_user_code_says_which_page_and_which_attempt() {
         .json()
         .with_writer(move || writer.clone())
         .finish();
+    // While there is only one subscriber, `tracing` asks that of the thread which comes to a line first whether anybody
+    // wants it, and keeps the answer. That thread may be another test's, which has none.
+    let _another = tracing::Dispatch::new(
+        tracing_subscriber::fmt()
+            .with_writer(std::io::sink)
+            .finish(),
+    );
     let guard = tracing::subscriber::set_default(subscriber);
     let numbers = Numbers::that(Does::Work, NOTHING);
     run(&numbers, &Script::of(&numbers)).await;
