@@ -9,7 +9,7 @@ use temporal_batch::{
 use tokio::time::sleep;
 
 use crate::{
-    numbers::{Gate, Numbers, UpTo, gated},
+    numbers::{Gate, Numbers, UpTo, gated, gated_where},
     replay::replays,
     support::{Bed, progress_shows, report},
 };
@@ -40,19 +40,22 @@ async fn dispatched(bed: &Bed, batch: &Batch) -> Vec<String> {
 #[tokio::test]
 async fn strides_of_short_pages_become_long_and_stay_so_over_continue_as_new() {
     let bed = Bed::new("stride-auto").await;
-    let numbers = Numbers::new().skipping_ahead().with_size_hint();
+    // The rest waits for another run, and no stride that begins before one is due comes to it.
+    let (numbers, gate) = gated_where(|page| page.start >= 6_000);
+    let numbers = numbers.skipping_ahead().with_size_hint();
     let _worker = bed.worker(numbers.clone()).await;
     let batch = bed
         .batch::<Numbers>(UpTo { n: 8_000 })
         .page_size(10)
         .max_parallelism(2)
-        // The first strides have more, and leave much to do.
         .pages_per_run(30)
         .auto_stride(AutoStride::default());
-    let report = bed.run(&batch).await;
+    let handle = bed.start(&batch).await;
+    progress_shows(&handle, "it has continued as new", |p| p.runs > 1).await;
+    gate.open();
+    let report = report(&handle).await;
     assert_eq!(report.outcome, Outcome::Completed);
     assert_eq!(numbers.record().processed(), all(8_000));
-    assert!(report.progress.runs > 1);
     assert_eq!(report.progress.auto_stride.as_deref(), Some("5s"));
     let strides = dispatched(&bed, &batch).await.len();
     assert!(strides < 200, "{strides} strides for 800 pages");
