@@ -370,10 +370,8 @@ impl StrideLength {
     /// Fewer pages are not worth a stride of their own.
     pub fn shortest(&self, page_size: u32) -> u32 {
         let pages = self.auto.zip(self.seen.micros(page_size));
-        pages.map_or(1, |(auto, micros)| {
-            let pages = auto.target.as_micros() as f64 * SHORTEST / micros;
-            (pages as u32).clamp(1, MAX_STRIDE)
-        })
+        let pages = pages.map(|(auto, micros)| shortest(&auto, micros) as u32);
+        pages.map_or(1, |pages| pages.clamp(1, MAX_STRIDE))
     }
 
     /// Longer strides are worth waiting for: too few pages have been timed yet. This is asked before each
@@ -422,7 +420,7 @@ impl StrideLength {
             return lowest([begun, (known, by_share), (most, LengthBy::Longest)]);
         };
         let target = auto.target.as_micros() as f64;
-        let mut share = share.max(target * SHORTEST / micros);
+        let mut share = share.max(shortest(auto, micros));
         if uncut.left.is_none() {
             share = share.min(target * LONGEST_UNKNOWN / micros);
         }
@@ -434,6 +432,11 @@ impl StrideLength {
             (most, LengthBy::Longest),
         ])
     }
+}
+
+/// Pages that take as long as a stride should at least, if one takes so many microseconds.
+fn shortest(auto: &AutoStride, micros: f64) -> f64 {
+    auto.target.as_micros() as f64 * SHORTEST / micros
 }
 
 /// What one stride may have of what is left.
