@@ -85,8 +85,6 @@ mod partition;
 mod processor;
 mod progress;
 mod protocol;
-#[cfg(feature = "temporal")]
-mod quiet;
 mod rate;
 #[cfg(feature = "temporal")]
 mod readiness;

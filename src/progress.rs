@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use crate::{audit::AuditEntry, check::Checked, page::PageToken};
+use crate::{audit::AuditEntry, check::Checked, page::PageToken, protocol::MEMO_LISTED};
 
 /// Milliseconds since the Unix epoch, in the time of the Temporal server.
 #[derive(
@@ -588,6 +588,36 @@ pub struct TimeLeft {
 }
 
 impl Progress {
+    /// Takes the longer lists of another look at the same batch run, for those that were cut.
+    #[cfg_attr(not(feature = "temporal"), allow(dead_code, reason = "for the engine"))]
+    pub(crate) fn lengthen(&mut self, full: Self) {
+        fn take<T>(list: &mut Vec<T>, full: Vec<T>) {
+            if list.len() == MEMO_LISTED && full.len() > list.len() {
+                *list = full;
+            }
+        }
+        if full.batch_run != self.batch_run {
+            return;
+        }
+        take(&mut self.failing, full.failing);
+        take(&mut self.failed, full.failed);
+        take(&mut self.failed_items, full.failed_items);
+        if full.partitions.len() > self.partitions.len() {
+            self.partitions = full.partitions;
+        }
+        if let Some(found) = self.check.as_mut().and_then(|check| check.found.as_mut())
+            && let Some(full) = full.check.and_then(|check| check.found)
+        {
+            take(&mut found.failed, full.failed);
+        }
+        let actions = |listed: usize, older: u64| older + listed as u64;
+        let known = actions(full.audit.len(), full.audit_older);
+        if actions(self.audit.len(), self.audit_older) == known {
+            self.audit = full.audit;
+            self.audit_older = full.audit_older;
+        }
+    }
+
     /// Share of the items that are done, from 0 to 100, where their number is known.
     pub fn percent(&self) -> Option<f64> {
         percent(self.items.total(), self.items_expected)

@@ -83,9 +83,11 @@ pub(crate) const HOOK: &str = "temporal-batch.hook";
 pub(crate) const KEEP_REPORT: &str = "temporal-batch.keep_report";
 /// Signal with the starts of following strides.
 pub(crate) const NEXT_PAGE: &str = "next_page";
-/// Query for a [`Progress`](crate::Progress).
+/// Signal of a client that looks at the progress in the memo.
+pub(crate) const LOOK: &str = "look";
+/// Query for a [`Progress`](crate::Progress), for tools of others.
 pub(crate) const PROGRESS: &str = "progress";
-/// Query for where a stride ends.
+/// Update that tells where a stride ends.
 pub(crate) const ACCEPTED_END: &str = "accepted_end";
 /// Update that stops dispatching.
 pub(crate) const PAUSE: &str = "pause";
@@ -144,8 +146,12 @@ pub(crate) const PACED: &str = "paced";
 
 /// The memo field with the latest [`ControlState`], which running strides read.
 pub(crate) const MEMO_CONTROL: &str = "control";
-/// The memo field with a recent [`Progress`], without its longer lists, for when no worker answers.
+/// The memo field with a recent [`Progress`], without its longer lists.
 pub(crate) const MEMO_PROGRESS: &str = "progress";
+/// The memo field with the [`Progress`] at the time when a client last asked for one, with its longer lists.
+pub(crate) const MEMO_FULL: &str = "progress_full";
+/// Entries of each list of [`MEMO_PROGRESS`].
+pub(crate) const MEMO_LISTED: usize = 3;
 /// The memo field with the arguments as the processor completed them, where it changed them.
 pub(crate) const MEMO_PREPARED_ARGS: &str = "prepared_args";
 /// The memo field with the batch run.
@@ -606,14 +612,18 @@ pub(crate) struct RunningPage {
     pub attempt: u32,
 }
 
-/// Argument of the `accepted_end` query.
+/// Argument of the `look` signal.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct ClientLooks {}
+
+/// Argument of the `accepted_end` update.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub(crate) struct AcceptedEndQuery {
+pub(crate) struct AcceptedEndRequest {
     pub batch_run: String,
     pub stride: u64,
 }
 
-/// Answer of the `accepted_end` query.
+/// Answer of the `accepted_end` update.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct AcceptedEnd {
     /// Whether the batch run is still the one that was asked about, and the stride is still open.

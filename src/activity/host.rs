@@ -7,16 +7,20 @@ use std::{
 
 use async_trait::async_trait;
 use temporalio_client::{
-    Client, WorkflowDescribeOptions, WorkflowExecutionDescription, WorkflowHandle,
-    WorkflowQueryOptions, WorkflowSignalOptions,
-    errors::{WorkflowInteractionError, WorkflowQueryError},
+    Client, WorkflowDescribeOptions, WorkflowExecuteUpdateOptions, WorkflowExecutionDescription,
+    WorkflowHandle, WorkflowSignalOptions,
+    errors::{WorkflowInteractionError, WorkflowUpdateError},
+    tonic::{IntoRequest as _, Status},
+};
+use temporalio_common::protos::temporal::api::{
+    common::v1::WorkflowExecution, workflowservice::v1::ResetStickyTaskQueueRequest,
 };
 use temporalio_sdk::activities::ActivityContext;
 use tokio::{sync::watch, task::JoinHandle};
 
 use super::{
     HEARTBEATS_PER_TIMEOUT,
-    control_watch::{ControlWatch, found_in},
+    control_watch::{ControlWatch, Found, found_in},
     gate::Gate,
 };
 use crate::{
@@ -25,20 +29,17 @@ use crate::{
     metrics::{PageInFlight, ProcessorMetrics},
     page::PageToken,
     protocol::{
-        AcceptedEnd, AcceptedEndQuery, Checkpoint, NextPage, RunningPage, StrideOrder, StrideReport,
+        AcceptedEnd, AcceptedEndRequest, Checkpoint, NextPage, RunningPage, StrideOrder,
+        StrideReport,
     },
-    quiet::{forget_worker, is_quiet},
     rate::RateShare,
     stride::{Go, HostError, PageEvent, StrideHost, WaitFor},
 };
 
-/// Longest wait for one answer. Asked again, because a worker that is stopped in its tracks swallows the
-/// questions that it was polling for.
-const QUERY_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest wait for the controller to say where a stride ends.
 const ASK_FOR: Duration = Duration::from_secs(30);
-/// How soon to look again whether the controller can be asked.
-const LOOK_AGAIN: Duration = Duration::from_millis(100);
+/// How soon to ask again, where a continue-as-new came between.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
 const FALLBACK_HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(15);
 /// How soon to look again whether a throttle still holds, should nobody say so.
 const LOOK_AT_GATE: Duration = Duration::from_secs(1);
@@ -335,6 +336,22 @@ async fn described(
     })
 }
 
+/// Has the server forget which worker has a controller in memory. What comes next would wait a second for that
+/// worker first, even if it is gone.
+async fn forget_worker(controller: &WorkflowHandle<Client, Controller>) -> Result<(), Status> {
+    let info = controller.info();
+    let request = ResetStickyTaskQueueRequest {
+        namespace: info.namespace.clone(),
+        execution: Some(WorkflowExecution {
+            workflow_id: info.workflow_id.clone(),
+            run_id: info.run_id.clone().unwrap_or_default(),
+        }),
+    };
+    let mut service = controller.client().connection().workflow_service();
+    let reset = service.reset_sticky_task_queue(request.into_request());
+    reset.await.map(|_| ())
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -364,43 +381,46 @@ impl StrideHost for ActivityHost {
     }
 
     async fn accepted_end(&self) -> Result<AcceptedEnd, HostError> {
-        let query = AcceptedEndQuery {
+        let request = AcceptedEndRequest {
             batch_run: self.batch_run.clone(),
             stride: self.stride,
         };
-        let asking = Instant::now();
         // Only asked after a worker was lost, which probably had the controller, too.
         if let Err(error) = forget_worker(&self.controller).await {
             tracing::debug!(%error, "the controller is asked through the worker that had it");
         }
-        while asking.elapsed() < ASK_FOR {
-            match is_quiet(&self.controller).await {
-                Ok(true) => {}
-                Err(WorkflowInteractionError::NotFound(_)) => return Err(HostError::Gone),
-                Ok(false) | Err(_) => {
-                    tokio::time::sleep(LOOK_AGAIN).await;
-                    continue;
+        let asking = async {
+            loop {
+                let options = WorkflowExecuteUpdateOptions::default();
+                let answer = self
+                    .controller
+                    .execute_update(Controller::accepted_end, request.clone(), options)
+                    .await;
+                match answer {
+                    Ok(accepted) => return Ok(accepted),
+                    // Also the answer of a run that continues as new before it could say.
+                    Err(WorkflowUpdateError::NotFound(_)) => {
+                        let found = found_in(&described(&self.controller).await?);
+                        if found == Found::Gone {
+                            return Err(HostError::Gone);
+                        }
+                        tokio::time::sleep(ASK_AGAIN).await;
+                    }
+                    Err(error) => {
+                        return Err(HostError::Unavailable(format!(
+                            "the controller did not say where the stride ends: {error}"
+                        )));
+                    }
                 }
             }
-            let options = WorkflowQueryOptions::default();
-            let query = query.clone();
-            let answer = self
-                .controller
-                .query(Controller::accepted_end, query, options);
-            match tokio::time::timeout(QUERY_TIMEOUT, answer).await {
-                Ok(Ok(accepted)) => return Ok(accepted),
-                Ok(Err(WorkflowQueryError::NotFound(_))) => return Err(HostError::Gone),
-                Ok(Err(error)) => {
-                    return Err(HostError::Unavailable(format!(
-                        "the controller did not say where the stride ends: {error}"
-                    )));
-                }
-                Err(_) => {}
-            }
-        }
-        Err(HostError::Unavailable(format!(
-            "the controller did not say within {ASK_FOR:?} where the stride ends"
-        )))
+        };
+        let unavailable = || {
+            Err(HostError::Unavailable(format!(
+                "the controller did not say within {ASK_FOR:?} where the stride ends"
+            )))
+        };
+        let answer = tokio::time::timeout(ASK_FOR, asking).await;
+        answer.unwrap_or_else(|_| unavailable())
     }
 
     async fn still_counts(&self) -> Result<(), HostError> {

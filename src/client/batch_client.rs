@@ -18,7 +18,10 @@ use crate::{
     protocol::{self, Begun, ControllerInput},
 };
 
-use super::{BatchHandle, BatchState, ListError, ListedBatch, StartError, handle::state_of};
+use super::{
+    BatchHandle, BatchState, ListError, ListedBatch, StartError, handle::state_of,
+    observation::Looks,
+};
 
 /// The memo field that holds the processor's name, for listings.
 pub(super) const MEMO_PROCESSOR: &str = "processor";
@@ -221,6 +224,7 @@ impl BatchClient {
             batch_id,
             operator: self.operator.clone(),
             reason: None,
+            looks: Looks::default(),
         }
     }
 

@@ -15,7 +15,7 @@ use crate::{
     protocol::{self, EndDetails},
 };
 
-use super::{AcceptError, BatchState, ProgressError, ResultError};
+use super::{AcceptError, BatchState, ProgressError, ResultError, observation::Looks};
 
 /// Longest wait for a worker to accept a batch.
 const ACCEPT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -33,6 +33,7 @@ pub struct BatchHandle {
     pub(super) batch_id: String,
     pub(super) operator: String,
     pub(super) reason: Option<String>,
+    pub(super) looks: Looks,
 }
 
 impl std::fmt::Debug for BatchHandle {

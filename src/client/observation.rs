@@ -1,10 +1,13 @@
 //! One look at a batch: its progress, and who works on it.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
 
 use temporalio_client::{
-    NamespacedClient as _, WorkflowExecutionDescription, WorkflowQueryOptions,
-    errors::WorkflowQueryError, tonic,
+    NamespacedClient as _, WorkflowExecutionDescription, WorkflowSignalOptions,
+    errors::WorkflowInteractionError, tonic,
 };
 
 use super::{
@@ -14,29 +17,17 @@ use super::{
 use crate::{
     controller::Controller,
     progress::{HeldBy, Progress},
-    protocol::MEMO_PROGRESS,
-    quiet::was_quiet,
+    protocol::{ClientLooks, MEMO_FULL, MEMO_PROGRESS},
 };
 
-/// Longest waits for a controller that is not busy, and for its answer.
-#[derive(Clone, Copy)]
-struct Patience {
-    quiet: Duration,
-    answer: Duration,
-}
-
-/// Where there is a snapshot to fall back on.
-const WITH_SNAPSHOT: Patience = Patience {
-    quiet: Duration::from_secs(2),
-    answer: Duration::from_secs(5),
-};
-/// Where an answer is all there could be.
-const WITHOUT_SNAPSHOT: Patience = Patience {
-    quiet: Duration::from_secs(5),
-    answer: Duration::from_secs(5),
-};
-/// How soon to look again whether the controller can be asked.
+/// Longest wait for the controller to show its progress, where an older one is at hand.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// The same where there is nothing else to show.
+const PATIENCE_AT_FIRST: Duration = Duration::from_secs(5);
+/// How soon to look again whether it has.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// After a look the controller keeps its progress fresh by itself: for 15 s, and a look takes a while.
+const FRESH_FOR: Duration = Duration::from_secs(10);
 
 /// One look at a batch.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
@@ -64,7 +55,8 @@ pub struct Observation {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ProgressSource {
-    /// A worker has just answered for the controller.
+    /// The controller, asked for it by a client within the last 10 s. Of what has happened since, nothing is older
+    /// than a second.
     Live,
     /// What the controller left with the server a while ago, without its longer lists.
     /// [`Progress::as_of`] says when.
@@ -116,11 +108,14 @@ impl BatchHandle {
     /// | the batch | where the progress comes from |
     /// |---|---|
     /// | has ended | its report |
-    /// | runs, and workers poll its task queue | the controller; if it is too busy for 2 s or does not answer within 5 s, the snapshot |
+    /// | runs, and workers poll its task queue | the controller, which is told with a signal that a client looks; if it does not react within 2 s, the snapshot |
     /// | runs, and no worker polls | the snapshot; its explanation says so |
     ///
-    /// The snapshot is what the controller has left with the server. Where there is none, because no worker
-    /// has ever begun with the batch, a busy controller is waited for for up to 5 s, if somebody polls.
+    /// The snapshot is what the controller has left with the server. Where there is none, because no worker has begun
+    /// with the batch, and workers poll, this waits for up to 5 s.
+    ///
+    /// A handle, together with its clones, signals once in 10 s at most, however often it looks: the controller keeps
+    /// its progress fresh for that long.
     ///
     /// # Errors
     /// When there is no such batch, or the server does not answer.
@@ -151,25 +146,22 @@ impl BatchHandle {
                 None
             }
         };
-        let memo = description.memo();
-        let snapshot = memo.get::<Progress>(MEMO_PROGRESS).ok().flatten();
-        if !seen.no_worker() {
-            let patience = match snapshot {
-                Some(_) => WITH_SNAPSHOT,
-                None => WITHOUT_SNAPSHOT,
-            };
-            match self.ask(description, patience).await? {
-                Asked::Answered(progress) => {
-                    seen.progress = Some(*progress);
-                    seen.source = Some(ProgressSource::Live);
+        if seen.no_worker() {
+            seen.progress = progress_in(&description);
+            seen.source = seen.progress.is_some().then_some(ProgressSource::Snapshot);
+        } else {
+            match self.shown(description).await? {
+                Shown::Ended => return Box::pin(self.look()).await,
+                Shown::TaskFails(times, progress) => {
+                    seen.task_failures = Some(times);
+                    seen.progress = progress;
+                    seen.source = seen.progress.is_some().then_some(ProgressSource::Snapshot);
                 }
-                Asked::NoAnswer => {}
-                Asked::TaskFails(times) => seen.task_failures = Some(times),
+                Shown::Progress(progress, source) => {
+                    seen.progress = progress;
+                    seen.source = seen.progress.is_some().then_some(source);
+                }
             }
-        }
-        if seen.progress.is_none() {
-            seen.source = snapshot.is_some().then_some(ProgressSource::Snapshot);
-            seen.progress = snapshot;
         }
         if !seen.state.is_open() {
             // It was ended from outside; nobody is missing.
@@ -204,42 +196,97 @@ impl BatchHandle {
         }
     }
 
-    /// Asks the controller as soon as that does no harm.
-    async fn ask(
+    /// Tells the controller that a client looks, and waits for what it shows.
+    async fn shown(
         &self,
         mut description: WorkflowExecutionDescription,
-        patience: Patience,
-    ) -> Result<Asked, ProgressError> {
-        let asking = Instant::now();
-        while !was_quiet(&description) {
-            if let Some(times) = failing_task(&description) {
-                return Ok(Asked::TaskFails(times));
+    ) -> Result<Shown, ProgressError> {
+        if let Some(times) = failing_task(&description) {
+            return Ok(Shown::TaskFails(times, progress_in(&description)));
+        }
+        let before = progress_in(&description);
+        let run_id = description.run_id().to_owned();
+        let fresh = before.is_some() && self.looks.is_fresh(&run_id);
+        if fresh || !state_of(&description).is_open() {
+            return Ok(Shown::Progress(before, ProgressSource::Live));
+        }
+        let looking = Instant::now();
+        let options = WorkflowSignalOptions::default();
+        let workflow = self.workflow();
+        match workflow
+            .signal(Controller::client_looks, ClientLooks {}, options)
+            .await
+        {
+            Ok(()) => {}
+            Err(WorkflowInteractionError::NotFound(_)) => return Ok(Shown::Ended),
+            Err(source) => {
+                return Err(ProgressError::Server {
+                    source: source.into(),
+                });
             }
-            if asking.elapsed() > patience.quiet {
-                return Ok(Asked::NoAnswer);
+        }
+        let patience = match before {
+            Some(_) => PATIENCE,
+            None => PATIENCE_AT_FIRST,
+        };
+        let as_of = before.map(|progress| progress.as_of);
+        loop {
+            description = self.describe().await?;
+            if !state_of(&description).is_open() {
+                return Ok(Shown::Ended);
+            }
+            let progress = progress_in(&description);
+            if progress.as_ref().map(|progress| progress.as_of) > as_of {
+                self.looks.note(run_id, looking);
+                return Ok(Shown::Progress(progress, ProgressSource::Live));
+            }
+            if let Some(times) = failing_task(&description) {
+                return Ok(Shown::TaskFails(times, progress));
+            }
+            if looking.elapsed() > patience {
+                return Ok(Shown::Progress(progress, ProgressSource::Snapshot));
             }
             tokio::time::sleep(LOOK_AGAIN).await;
-            description = self.describe().await?;
-        }
-        let workflow = self.workflow();
-        let options = WorkflowQueryOptions::default();
-        let answer = workflow.query(Controller::progress, (), options);
-        match tokio::time::timeout(patience.answer, answer).await {
-            Ok(Ok(progress)) => Ok(Asked::Answered(Box::new(progress))),
-            Ok(Err(WorkflowQueryError::NotFound(_))) => Err(self.not_found()),
-            Ok(Err(WorkflowQueryError::Rpc(status))) if no_answer(&status) => Ok(Asked::NoAnswer),
-            Err(_) => Ok(Asked::NoAnswer),
-            Ok(Err(source)) => Err(ProgressError::Server {
-                source: source.into(),
-            }),
         }
     }
 }
 
-enum Asked {
-    Answered(Box<Progress>),
-    NoAnswer,
-    TaskFails(u32),
+/// What came of a look.
+enum Shown {
+    Progress(Option<Progress>, ProgressSource),
+    /// The batch, or this run of it, has ended meanwhile.
+    Ended,
+    TaskFails(u32, Option<Progress>),
+}
+
+/// When a controller was last seen to react to a client, and in which of its runs: the next one knows nothing of it.
+#[derive(Clone, Default)]
+pub(super) struct Looks(Arc<Mutex<Option<(String, Instant)>>>);
+
+impl Looks {
+    fn is_fresh(&self, run_id: &str) -> bool {
+        let last = self.lock();
+        last.as_ref()
+            .is_some_and(|(run, at)| run == run_id && at.elapsed() < FRESH_FOR)
+    }
+
+    fn note(&self, run_id: String, at: Instant) {
+        *self.lock() = Some((run_id, at));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<(String, Instant)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The progress in the memo, with its longer lists where they are there.
+fn progress_in(description: &WorkflowExecutionDescription) -> Option<Progress> {
+    let memo = description.memo();
+    let mut progress = memo.get::<Progress>(MEMO_PROGRESS).ok().flatten()?;
+    if let Ok(Some(full)) = memo.get::<Progress>(MEMO_FULL) {
+        progress.lengthen(full);
+    }
+    Some(progress)
 }
 
 /// Temporal's ways of saying that nobody polls the task queue.

@@ -79,9 +79,10 @@ use crate::{
     partition::Partitions,
     progress::{BatchReport, Phase, Progress, Timestamp},
     protocol::{
-        self, AcceptedEnd, AcceptedEndQuery, ApproveRequest, BridgeResults, ControllerInput,
-        Controls, LockHeld, NextPage, PartitionNews, PauseRequest, Prepared, ResumeRequest,
-        SetRequest, Settled, ShareOrder, Steer, SteerRequest, ThrottleNews, WaitNews,
+        self, AcceptedEnd, AcceptedEndRequest, ApproveRequest, BridgeResults, ClientLooks,
+        ControllerInput, Controls, LockHeld, NextPage, PartitionNews, PauseRequest, Prepared,
+        ResumeRequest, SetRequest, Settled, ShareOrder, Steer, SteerRequest, ThrottleNews,
+        WaitNews,
     },
     scheduler::{self, Decision, EagerStrides, Limits, decide},
     stages::Stages,
@@ -267,19 +268,34 @@ impl Controller {
         }
     }
 
+    /// A client looks: the memo shows it the progress, now and for a while.
+    #[signal(name = protocol::LOOK)]
+    pub(crate) fn client_looks(&mut self, ctx: &mut SyncWorkflowContext<Self>, _look: ClientLooks) {
+        self.signals += 1;
+        let news = self.looked_at(time(ctx.workflow_time()));
+        if !news.is_empty()
+            && let Err(error) = ctx.upsert_memo(news)
+        {
+            tracing::warn!(%error, "the memo was not written");
+        }
+    }
+
+    /// For Temporal's own tools. Nothing of this crate asks: see `query_guard`.
     #[query(name = protocol::PROGRESS)]
     pub(crate) fn progress(&self, _ctx: &WorkflowContextView) -> Progress {
         self.look()
     }
 
-    #[query(name = protocol::ACCEPTED_END)]
+    /// Where a stride ends. An update, so that the history knows what was answered.
+    #[update(name = protocol::ACCEPTED_END)]
     pub(crate) fn accepted_end(
-        &self,
-        _ctx: &WorkflowContextView,
-        query: AcceptedEndQuery,
+        &mut self,
+        _ctx: &mut SyncWorkflowContext<Self>,
+        asked: AcceptedEndRequest,
     ) -> AcceptedEnd {
-        let stride = (query.batch_run == self.input.batch_run)
-            .then(|| self.ledger.stride(query.stride))
+        self.updates += 1;
+        let stride = (asked.batch_run == self.input.batch_run)
+            .then(|| self.ledger.stride(asked.stride))
             .flatten();
         AcceptedEnd {
             open: stride.is_some(),
@@ -455,6 +471,7 @@ impl Controller {
 
     /// Takes note of an operator's request.
     fn steered(&mut self, at: Timestamp, action: impl Into<String>, given: &Given) {
+        self.published.steered();
         self.version += 1;
         self.audit.note(at, action, given);
     }

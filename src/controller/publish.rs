@@ -18,10 +18,15 @@ use crate::{
 const EVERY: Duration = Duration::from_secs(10);
 /// A change that people wait for is published sooner, but not more often than this.
 const AT_MOST_EVERY: Duration = Duration::from_secs(1);
-/// Entries of each list in the memo.
-const MAX_LISTED: usize = 3;
+/// How long the progress is kept fresh after a client has looked.
+const WATCHED_FOR: Duration = Duration::from_secs(15);
 /// Partitions in the memo.
 const MAX_PARTITIONS: usize = 10;
+/// The size of a progress with its longer lists. A batch that is watched for hours writes hundreds of them.
+const MAX_FULL_BYTES: usize = 64 * 1024;
+
+/// A field of the memo, and what is to be in it.
+type News = (&'static str, Option<MemoValue>);
 
 /// What is in the memo.
 #[derive(Default)]
@@ -30,6 +35,11 @@ pub(super) struct Published {
     progress: Option<(Timestamp, Phase, Option<HeldBy>)>,
     /// Items and pages given up, as published.
     failed: u64,
+    watched_until: Option<Timestamp>,
+    /// An operator has changed something since.
+    steered: bool,
+    /// Something has happened since.
+    behind: bool,
 }
 
 impl Published {
@@ -37,10 +47,52 @@ impl Published {
     pub fn before(control: ControlState) -> Self {
         Self {
             control,
-            progress: None,
-            failed: 0,
+            ..Self::default()
         }
     }
+
+    /// Whoever has asked for a change sees it at once.
+    pub fn steered(&mut self) {
+        self.steered = true;
+    }
+
+    fn is_watched(&self, now: Timestamp) -> bool {
+        self.watched_until.is_some_and(|until| now < until)
+    }
+
+    /// When a client that watches has to be shown what has happened since the last time.
+    pub fn due(&self, now: Timestamp) -> Option<Timestamp> {
+        let (at, ..) = self
+            .progress
+            .filter(|_| self.behind && self.is_watched(now))?;
+        Some(at.plus(AT_MOST_EVERY))
+    }
+}
+
+/// Leaves the first entries of each list, and the last ones of the audit.
+fn shorten(progress: &mut Progress, entries: usize) {
+    progress.failing.truncate(entries);
+    progress.failed.truncate(entries);
+    progress.failed_items.truncate(entries);
+    progress.partitions.truncate(entries.max(MAX_PARTITIONS));
+    if let Some(found) = progress.check.as_mut().and_then(|c| c.found.as_mut()) {
+        found.failed.truncate(entries);
+    }
+    let older = progress.audit.len().saturating_sub(entries);
+    progress.audit_older += u64::try_from(older).unwrap_or(u64::MAX);
+    progress.audit.drain(..older);
+}
+
+/// With its longer lists, as far as there is room for them.
+fn full(mut progress: Progress) -> Progress {
+    let size = |progress: &Progress| serde_json::to_vec(progress).map_or(0, |json| json.len());
+    for entries in [10, protocol::MEMO_LISTED] {
+        if size(&progress) <= MAX_FULL_BYTES {
+            break;
+        }
+        shorten(&mut progress, entries);
+    }
+    progress
 }
 
 impl Controller {
@@ -88,50 +140,61 @@ impl Controller {
         (!nothing_new).then_some(new)
     }
 
-    fn progress_to_publish(&self, mut progress: Progress) -> Option<Progress> {
-        let due = match &self.published.progress {
-            None => true,
-            Some((at, phase, held_by)) => {
-                // What fails in a partition is counted by its parent, which reads of it here.
-                let failed = self.is_part() && self.published.failed != failed(&progress);
-                let changed = *phase != progress.phase || *held_by != progress.held_by || failed;
-                let age = self.now.since(*at);
-                // While nothing runs there may be no later moment for it.
-                // What is left as it is would look to the parent as if slots could not be used.
-                let used_again = self.is_part() && *held_by == Some(HeldBy::Discovery);
-                let soon = age >= AT_MOST_EVERY || self.ledger.running() == 0 || used_again;
-                age >= EVERY || (changed && soon)
-            }
+    fn progress_is_due(&self, progress: &Progress) -> bool {
+        let Some((at, phase, held_by)) = &self.published.progress else {
+            return true;
         };
-        if !due {
-            return None;
-        }
-        progress.failing.truncate(MAX_LISTED);
-        progress.failed.truncate(MAX_LISTED);
-        progress.failed_items.truncate(MAX_LISTED);
-        progress.partitions.truncate(MAX_PARTITIONS);
-        if let Some(found) = progress.check.as_mut().and_then(|c| c.found.as_mut()) {
-            found.failed.truncate(MAX_LISTED);
-        }
-        let latest = progress.audit.len().saturating_sub(MAX_LISTED);
-        progress.audit_older += u64::try_from(latest).unwrap_or(u64::MAX);
-        progress.audit.drain(..latest);
-        Some(progress)
+        // What fails in a partition is counted by its parent, which reads of it here.
+        let failed = self.is_part() && self.published.failed != failed(progress);
+        let changed = *phase != progress.phase || *held_by != progress.held_by || failed;
+        let age = self.now.since(*at);
+        // What is left as it is would look to the parent as if slots could not be used.
+        let used_again = self.is_part() && *held_by == Some(HeldBy::Discovery);
+        // A client waits for the batch to be accepted. While nothing runs there may be no later moment.
+        let awaited = *phase == Phase::Preparing || self.ledger.running() == 0 || used_again;
+        let watched = self.published.behind || self.published.is_watched(self.now);
+        self.published.steered
+            || age >= EVERY
+            || (age >= AT_MOST_EVERY && (changed || watched))
+            || (changed && awaited)
     }
 
     /// What is new for the memo, taken note of as published.
-    fn take_news(&mut self, progress: Progress) -> Vec<(&'static str, Option<MemoValue>)> {
+    fn take_news(&mut self, progress: Progress) -> Vec<News> {
         let mut updates = Vec::new();
         if let Some(control) = self.control_to_publish() {
             self.published.control = control.clone();
             updates.push((protocol::MEMO_CONTROL, Some(MemoValue::new(control))));
         }
-        if let Some(progress) = self.progress_to_publish(progress) {
-            self.published.progress = Some((self.now, progress.phase, progress.held_by));
-            self.published.failed = failed(&progress);
-            updates.push((protocol::MEMO_PROGRESS, Some(MemoValue::new(progress))));
+        if self.progress_is_due(&progress) {
+            updates.push(self.take_progress(progress));
+        } else {
+            self.published.behind = self.published.is_watched(self.now);
         }
         updates
+    }
+
+    fn take_progress(&mut self, mut progress: Progress) -> News {
+        shorten(&mut progress, protocol::MEMO_LISTED);
+        self.published.progress = Some((self.now, progress.phase, progress.held_by));
+        self.published.failed = failed(&progress);
+        self.published.steered = false;
+        self.published.behind = false;
+        (protocol::MEMO_PROGRESS, Some(MemoValue::new(progress)))
+    }
+
+    /// A client looks. Nothing, where it has just been shown everything.
+    pub(super) fn looked_at(&mut self, now: Timestamp) -> Vec<News> {
+        self.published.watched_until = Some(now.plus(WATCHED_FOR));
+        if !self.paced || self.published.progress.is_some_and(|(at, ..)| at == now) {
+            return Vec::new();
+        }
+        self.now = now;
+        let progress = self.look();
+        vec![
+            self.take_progress(progress.clone()),
+            (protocol::MEMO_FULL, Some(MemoValue::new(full(progress)))),
+        ]
     }
 }
 

@@ -312,7 +312,8 @@ impl Controller {
         let cohort = &self.bridging.cohort;
         let asked = cohort.next_change(&self.ledger, &self.limits(), self.now);
         let watch = self.watch_due().filter(|at| *at > self.now);
-        earliest(pace, earliest(asked, watch))
+        let publication = self.published.due(self.now);
+        earliest(pace, earliest(asked, earliest(watch, publication)))
     }
 
     /// Pauses or stops the batch when more has failed than is tolerated.
