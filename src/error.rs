@@ -27,6 +27,8 @@ pub(crate) const MAX_MESSAGE_CHARS: usize = 200;
 /// | that it takes no writes | `ReadOnlyDatabase` | tried again, and has lost no attempt |
 /// | that the statement, the schema or a grant is wrong | `SqlStatement` | tried again, and has lost no attempt: it concerns every page |
 ///
+/// In [`RetryMode::AtMostOnce`](crate::RetryMode::AtMostOnce) a page is not tried again, whatever its `process` returned.
+///
 /// Values of rows are left out of the message, where the database puts them into it.
 ///
 /// An error whose type name is among the

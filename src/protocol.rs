@@ -18,6 +18,7 @@ use crate::{
     audit::{Audit, Given},
     batch::{BatchSpec, HookNames},
     check::{Check, Checked},
+    error::{MAX_MESSAGE_CHARS, truncate},
     hooks::FailureNotice,
     ledger::Ledger,
     notices::Notices,
@@ -429,10 +430,9 @@ pub(crate) struct StrideOrder {
     /// When the first page of the order failed first, if it has failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failing_since: Option<Timestamp>,
-    /// The last attempt at the first page of the order failed like this without giving it up: its worker
-    /// was lost. It is not tried again.
+    /// The first page of the order has no attempts left. It is put aside, and not tried again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub give_up: Option<FailedAttempt>,
+    pub give_up: Option<GiveUp>,
     /// The items are dead letters of the processor.
     #[serde(default)]
     pub redrive: bool,
@@ -481,6 +481,15 @@ impl StrideOrder {
     /// The workflow that has the stride.
     pub fn controller(&self) -> &str {
         self.controller.as_deref().unwrap_or(&self.batch_id)
+    }
+
+    /// Temporal's own attempts while workers are lost, before the controller hears of it.
+    pub fn attempts_at_lost_workers(&self, mode: RetryMode) -> u32 {
+        match mode {
+            // What loses its worker while it is put aside is looked at less closely the next time.
+            RetryMode::AtLeastOnce if self.give_up.is_none() => 3,
+            RetryMode::AtLeastOnce | RetryMode::AtMostOnce => 1,
+        }
     }
 }
 
@@ -580,9 +589,59 @@ pub(crate) struct FailedAttempt {
     /// The page was given up, and nobody knows where the next one starts.
     #[serde(default)]
     pub coverage_stops: bool,
+    /// Its worker was lost, so that it is not known how far the attempt came.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lost: bool,
 }
 
-/// Payload of the `next_page` signal: the starts of the strides that follow `stride`.
+impl FailedAttempt {
+    /// Where the page ends, and whether the data ends with it, if that is known.
+    pub fn known_end(&self) -> Option<(Option<PageToken>, bool)> {
+        let known = self.page_end.is_some() || self.last_page;
+        known.then(|| (self.page_end.clone(), self.last_page))
+    }
+
+    /// An attempt that nobody hears of any more.
+    pub fn lost(error_type: String, message: &str) -> Self {
+        Self {
+            page_end: None,
+            last_page: false,
+            error_type,
+            message: truncate(message, MAX_MESSAGE_CHARS),
+            retryable: true,
+            retry_after: None,
+            not_the_page: false,
+            coverage_stops: false,
+            lost: true,
+        }
+    }
+}
+
+/// A page without attempts left, which the next activity puts aside.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct GiveUp {
+    /// How its last attempt failed.
+    pub failure: FailedAttempt,
+    /// Times that it could not be put aside for a reason that may be its own.
+    #[serde(default)]
+    pub failed: u32,
+    /// Workers that were lost while they put it aside.
+    #[serde(default)]
+    pub lost: u32,
+}
+
+impl From<FailedAttempt> for GiveUp {
+    fn from(failure: FailedAttempt) -> Self {
+        Self {
+            failure,
+            failed: 0,
+            lost: 0,
+        }
+    }
+}
+
+/// Payload of the `next_page` signal: the starts of the strides that follow `stride`. None, where pages run at most
+/// once: the data ends with the page that the stride is about to process.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct NextPage {
     pub batch_run: String,

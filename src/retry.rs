@@ -12,7 +12,8 @@ pub enum RetryMode {
     #[default]
     AtLeastOnce,
     /// A page runs once. An attempt that fails or whose worker is lost leaves the page failed, whatever it
-    /// had done. Needs `max_attempts` 1 and no extended retries.
+    /// had done. Once `process` has begun, that holds for every error, also for those that otherwise use up no
+    /// attempt ([`PageError`](crate::PageError)). Needs `max_attempts` 1 and no extended retries.
     AtMostOnce,
 }
 

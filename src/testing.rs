@@ -11,7 +11,7 @@ use std::{
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, Notify, watch};
 
 use crate::{
     batch::{Batch, BatchSpec, InvalidBatch},
@@ -22,7 +22,7 @@ use crate::{
     page_ledger::StrideTotals,
     processor::{PageProcessor, ProcessorSettings},
     progress::{ItemCounts, Outcome, PageFailure, Timestamp},
-    protocol::{AcceptedEnd, RunningPage, StrideOrder, StrideReport},
+    protocol::{AcceptedEnd, FailedAttempt, RunningPage, StrideOrder, StrideReport},
     reduce::{Fold, Reducer},
     registry::complete,
     scheduler::{self, Decision, Dispatch, Limits},
@@ -184,7 +184,7 @@ pub struct SimulatedRun {
     pub retries: u64,
     /// Pages given up.
     pub failed: Vec<PageFailure>,
-    /// Strides that were run a second time because their worker was lost.
+    /// Workers that were lost.
     pub lost_workers: u64,
     /// Strides that ended early because they were told to.
     pub told_to_stop: u64,
@@ -203,7 +203,8 @@ impl Simulator {
     }
 
     /// Loses the worker of every nth stride after its work is done but before anybody hears of it, so that
-    /// the stride runs again; 200 times at most, as all interruptions.
+    /// the stride runs again, or is given up in [`RetryMode::AtMostOnce`](crate::RetryMode::AtMostOnce); 200 times
+    /// at most, as all interruptions.
     #[must_use]
     pub fn lose_worker_every(mut self, strides: u64) -> Self {
         self.lose_every = Some(strides.max(1));
@@ -290,20 +291,27 @@ impl Simulator {
                     strides += 1;
                     let lose = lost_workers < MOST_INTERRUPTIONS
                         && self.lose_every.is_some_and(|n| strides.is_multiple_of(n));
-                    lost_workers += u64::from(lose);
                     let mut order =
                         self.dispatch(&mut ledger, &dispatch, spec, &batch_run, &settings);
-                    let mut told;
-                    let mut report;
-                    (report, told) = self
-                        .run_order(processor, &mut ledger, &order, false, &pages)
-                        .await;
-                    if lose {
-                        order.end = None;
-                        (report, told) = self
-                            .run_order(processor, &mut ledger, &order, true, &pages)
+                    let attempts = order.attempts_at_lost_workers(settings.retry_mode);
+                    let mut attempt = 1;
+                    let (report, told) = loop {
+                        let repeat = attempt > 1;
+                        let ran = self
+                            .run_order(processor, &mut ledger, &order, repeat, &pages)
                             .await;
-                    }
+                        let seen = match ran {
+                            Ok(ran) if repeat || !lose => break ran,
+                            Ok(_) => StrideReport::default(),
+                            Err(seen) => seen,
+                        };
+                        lost_workers += 1;
+                        if attempt == attempts {
+                            break (lost(seen), false);
+                        }
+                        attempt += 1;
+                        order.end = None;
+                    };
                     told_to_stop += u64::from(told);
                     let reported = Event::Reported {
                         stride: dispatch.stride,
@@ -405,6 +413,8 @@ impl Simulator {
         order
     }
 
+    /// What a stride came back with, and whether it was told to stop; or the last sign of life of a worker that was
+    /// lost.
     async fn run_order<P: PageProcessor>(
         &self,
         processor: &P,
@@ -412,7 +422,7 @@ impl Simulator {
         order: &StrideOrder,
         repeat: bool,
         pages: &Arc<Pages>,
-    ) -> (StrideReport, bool) {
+    ) -> Result<(StrideReport, bool), StrideReport> {
         let host = InMemory {
             ledger: Mutex::new(ledger.clone()),
             stride: order.stride,
@@ -426,11 +436,42 @@ impl Simulator {
             },
             pages: Arc::clone(pages),
             told: watch::Sender::default(),
+            checkpoint: Mutex::default(),
         };
-        let report = run_stride(processor, order, StrideReport::default(), &host).await;
+        let crash = Arc::new(Notify::new());
+        let running = run_stride(processor, order, StrideReport::default(), &host);
+        let running = CRASH.scope(Arc::clone(&crash), running);
+        let report = tokio::select! {
+            biased;
+            () = crash.notified() => Err(host.checkpoint.lock().await.clone()),
+            report = running => Ok(report.expect("the batch run is never gone")),
+        };
         let told = host.told.borrow().must_stop();
         *ledger = host.ledger.into_inner();
-        (report.expect("the batch run is never gone"), told)
+        report.map(|report| (report, told))
+    }
+}
+
+tokio::task_local! {
+    /// The worker of the stride that runs in this task, in a simulator.
+    static CRASH: Arc<Notify>;
+}
+
+/// Loses the worker, when it is called in `fetch`, `process` or `skip_ahead` of a processor that runs in a
+/// [`Simulator`]: what runs there goes no further, and nobody hears of what it has done of its page. Anywhere else it
+/// waits for ever.
+pub async fn lose_worker() -> std::convert::Infallible {
+    // Outside of a simulator there is no worker to be lost.
+    let _ = CRASH.try_with(|crash| crash.notify_one());
+    std::future::pending().await
+}
+
+/// What the controller hears of a stride whose worker was lost after that sign of life.
+fn lost(seen: StrideReport) -> StrideReport {
+    let failure = FailedAttempt::lost("WorkerLost".to_owned(), "its worker was lost");
+    StrideReport {
+        failure: Some(failure),
+        ..seen
     }
 }
 
@@ -503,6 +544,7 @@ struct InMemory {
     interruptions: Interruptions,
     pages: Arc<Pages>,
     told: watch::Sender<Told>,
+    checkpoint: Mutex<StrideReport>,
 }
 
 /// Pages that were interrupted in one way or might have been. The parts into which a page is split are not
@@ -542,6 +584,7 @@ impl Default for InMemory {
             interruptions: Interruptions::default(),
             pages: Arc::default(),
             told: watch::Sender::default(),
+            checkpoint: Mutex::default(),
         }
     }
 }
@@ -620,7 +663,10 @@ impl StrideHost for InMemory {
 
     fn works_on(&self, _page: Option<RunningPage>) {}
 
-    fn checkpoint(&self, _report: &StrideReport) {}
+    fn checkpoint(&self, report: &StrideReport) {
+        let checkpoint = self.checkpoint.try_lock();
+        *checkpoint.expect("it is read when the stride has ended") = report.clone();
+    }
 
     fn told(&self) -> watch::Receiver<Told> {
         self.told.subscribe()

@@ -14,18 +14,13 @@ use temporalio_sdk::{
 
 use super::{Controller, Orders};
 use crate::{
-    error::{MAX_MESSAGE_CHARS, truncate},
     ledger::Event,
     notices::Before,
     pace::{Length, LengthBy, StrideLength, Uncut},
     protocol::{self, Checkpoint, FailedAttempt, StrideOrder, StrideReport, StrideTerms},
-    retry::RetryMode,
     scheduler::Dispatch,
     stages::Stages,
 };
-
-/// Temporal's own attempts at a stride whose worker is lost, before the controller counts a failure.
-const ATTEMPTS_AT_LOST_WORKERS: u32 = 3;
 
 /// Error type of a stride whose worker did not come back.
 const WORKER_LOST: &str = "WorkerLost";
@@ -225,14 +220,10 @@ pub(super) fn activity_options(
     order: &StrideOrder,
     eager: bool,
 ) -> ActivityOptions {
-    let attempts = match terms.retry_mode {
-        RetryMode::AtLeastOnce => ATTEMPTS_AT_LOST_WORKERS,
-        RetryMode::AtMostOnce => 1,
-    };
     let retry = TemporalRetryPolicy::builder()
         .initial_interval(Duration::from_millis(200))
         .maximum_interval(Duration::from_secs(10))
-        .maximum_attempts(attempts)
+        .maximum_attempts(order.attempts_at_lost_workers(terms.retry_mode))
         .build();
     // The activity limits its pages itself and says which one took too long. This limit is for a worker
     // that is alive but stuck in code that never yields; twice what the pages may take.
@@ -277,17 +268,12 @@ pub(super) fn worker_lost(message: &str) -> StrideReport {
 }
 
 fn failed(error_type: String, message: &str) -> FailedAttempt {
+    // Another worker on the queue has it, or the next deploy.
     let not_the_page = error_type == protocol::UNKNOWN_PROCESSOR;
     FailedAttempt {
-        page_end: None,
-        last_page: false,
-        error_type,
-        message: truncate(message, MAX_MESSAGE_CHARS),
-        retryable: true,
-        retry_after: None,
-        // Another worker on the queue has it, or the next deploy.
         not_the_page,
-        coverage_stops: false,
+        lost: !not_the_page,
+        ..FailedAttempt::lost(error_type, message)
     }
 }
 

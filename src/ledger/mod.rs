@@ -166,7 +166,7 @@ pub(crate) enum Broken {
 /// Something that happened.
 #[derive(Clone, Debug)]
 pub(crate) enum Event<'a> {
-    /// A running stride told where its successors start.
+    /// A running stride told where its successors start; none: the data ends with its page.
     Announced { by: u64, starts: &'a [PageToken] },
     /// A stride was given to an activity.
     Dispatched {
@@ -364,6 +364,11 @@ impl Ledger {
     /// cutting the data.
     fn announced(&mut self, by: u64, starts: &[PageToken]) -> Recorded {
         let mut result = Recorded::Duplicate;
+        if starts.is_empty()
+            && let Some(stride) = self.open.get_mut(&by)
+        {
+            stride.ends_data |= stride.is_running() && stride.end.is_none();
+        }
         for (number, token) in (by..).zip(starts) {
             let frontier = number + 1 == self.next_number && !self.end_of_data;
             let Some(stride) = self.open.get_mut(&number) else {
@@ -423,6 +428,7 @@ impl Ledger {
             since: run.since,
             bridge: run.bridge,
         };
+        stride.ends_data = false;
         stride.reserved = items.map_or(0, |allotment| allotment.items);
         stride.short = items.is_some_and(|allotment| allotment.short);
         self.dispatches = run.dispatch;
@@ -467,11 +473,23 @@ impl Ledger {
         stride.done.items += report.items;
         let spent = report.items.total().saturating_add(report.items_aside);
         stride.reserved = stride.reserved.saturating_sub(spent);
-        let failure = match report.failure {
+        // A worker can be lost when there is nothing left to do.
+        let done = report.end_of_data || (stride.end.is_some() && stride.at == stride.end);
+        let failure = match report.failure.filter(|failure| !(failure.lost && done)) {
             Some(failure) if failure.coverage_stops => Some(failure),
+            Some(failure) if stride.give_up.is_some() => {
+                stride.wait_to_put_aside(&failure, policy, seed, now);
+                self.totals.retries += 1;
+                None
+            }
             Some(failure) if !stride.wait_for_retry(&failure, policy, seed, now) => {
+                let last_page = failure.lost && stride.ends_data && stride.end.is_none();
+                let failure = FailedAttempt {
+                    last_page: failure.last_page || last_page,
+                    ..failure
+                };
                 if dead_letters {
-                    stride.give_up = Some(Box::new(failure));
+                    stride.give_up = Some(Box::new(failure.into()));
                     self.totals.retries += 1;
                     None
                 } else {
@@ -531,6 +549,7 @@ impl Ledger {
         let page_end = failure.page_end.clone().or_else(|| stride.end.clone());
         let start = stride.at.clone();
         let trouble = stride.trouble.take();
+        stride.give_up = None;
         // A worker that was lost may have processed what is given up.
         let aside = std::mem::take(&mut stride.reserved);
         let listed = PageFailure {

@@ -475,6 +475,7 @@ impl World {
             retry_after: None,
             not_the_page: false,
             coverage_stops: false,
+            lost,
         };
         self.finish(index, pages, Some(error));
     }
@@ -935,6 +936,7 @@ fn the_snapshot_is_bounded() {
                 retry_after: None,
                 not_the_page: false,
                 coverage_stops: false,
+                lost: false,
             };
             let event = Event::Reported {
                 stride,
@@ -970,4 +972,152 @@ fn a_batch_whose_place_is_not_known_is_not_revived() {
         assert!(ledger.revive().is_err());
         assert_eq!(ledger.broken(), Some(&broken), "nothing changed");
     }
+}
+
+/// A ledger of one stride from 0 to 30, if that is known, and what became of it.
+fn one_stride(end: Option<u64>) -> Ledger {
+    let mut ledger = Ledger::new(None, 1);
+    dispatch(&mut ledger);
+    if let Some(end) = end {
+        let starts = [token(end)];
+        let event = Event::Announced {
+            by: 0,
+            starts: &starts,
+        };
+        ledger.record(event).unwrap();
+    }
+    ledger
+}
+
+fn dispatch(ledger: &mut Ledger) {
+    let event = Event::Dispatched {
+        stride: 0,
+        rate_share: None,
+        page_share: None,
+        items: None,
+        now: Timestamp(0),
+    };
+    ledger.record(event).unwrap();
+}
+
+fn report(ledger: &mut Ledger, report: StrideReport, dead_letters: bool) {
+    let event = Event::Reported {
+        stride: 0,
+        report: Box::new(report),
+        policy: &RetryPolicy::never(),
+        dead_letters,
+        now: Timestamp(0),
+    };
+    ledger.record(event).unwrap();
+}
+
+fn fail(ledger: &mut Ledger, failure: FailedAttempt, dead_letters: bool) {
+    let failed = StrideReport {
+        failure: Some(failure),
+        ..StrideReport::default()
+    };
+    report(ledger, failed, dead_letters);
+}
+
+fn lost() -> FailedAttempt {
+    FailedAttempt::lost(LOST.to_owned(), "made to fail")
+}
+
+#[test]
+fn a_worker_that_is_lost_when_nothing_is_left_to_do_has_failed_nothing() {
+    for dead_letters in [true, false] {
+        for end_of_data in [true, false] {
+            let mut ledger = one_stride((!end_of_data).then_some(30));
+            let done = StrideReport {
+                covered_to: Some(token(30)),
+                pages: 3,
+                end_of_data,
+                failure: Some(lost()),
+                ..StrideReport::default()
+            };
+            report(&mut ledger, done, dead_letters);
+            assert_eq!(ledger.totals.strides_finished, 1);
+            assert_eq!((ledger.failed(), ledger.broken()), (&[][..], None));
+        }
+    }
+}
+
+/// The stride has said so before it began the page.
+#[test]
+fn the_last_page_of_a_lost_worker_is_given_up_as_the_end_of_the_data() {
+    for dead_letters in [true, false] {
+        let mut ledger = one_stride(None);
+        let ends = Event::Announced { by: 0, starts: &[] };
+        ledger.record(ends).unwrap();
+        fail(&mut ledger, lost(), dead_letters);
+        if dead_letters {
+            let give_up = ledger.stride(0).unwrap().give_up.as_ref().unwrap();
+            assert_eq!(give_up.failure.known_end(), Some((None, true)));
+        } else {
+            assert!(ledger.is_complete());
+            assert_eq!((ledger.failed().len(), ledger.broken()), (1, None));
+        }
+        // What an attempt before has said says nothing of this one.
+        let mut ledger = one_stride(None);
+        ledger
+            .record(Event::Announced { by: 0, starts: &[] })
+            .unwrap();
+        report(&mut ledger, StrideReport::default(), dead_letters);
+        dispatch(&mut ledger);
+        fail(&mut ledger, lost(), dead_letters);
+        assert!(!ledger.is_complete());
+        assert_eq!(ledger.broken().is_some(), !dead_letters);
+    }
+}
+
+#[test]
+fn a_page_that_cannot_be_put_aside_waits_longer_each_time_and_keeps_its_own_failure() {
+    let mut ledger = one_stride(Some(30));
+    fail(&mut ledger, lost(), true);
+    let store = FailedAttempt {
+        error_type: "StoreDown".to_owned(),
+        not_the_page: true,
+        lost: false,
+        ..lost()
+    };
+    let mut waited = 0;
+    for (failure, failed, lost) in [(store.clone(), 0, 0), (lost(), 1, 1), (store, 1, 1)] {
+        dispatch(&mut ledger);
+        fail(&mut ledger, failure, true);
+        let stride = ledger.stride(0).unwrap();
+        let give_up = stride.give_up.as_ref().unwrap();
+        assert_eq!((give_up.failed, give_up.lost), (failed, lost));
+        assert_eq!(give_up.failure.error_type, LOST);
+        let State::Waiting { until } = stride.state else {
+            panic!("{:?}", stride.state)
+        };
+        assert!(until.0 > waited, "{} after {waited}", until.0);
+        waited = until.0;
+        let page = ledger.failing().next().unwrap();
+        assert_eq!((&*page.error_type, page.attempts), (LOST, 1));
+    }
+    dispatch(&mut ledger);
+    let aside = StrideReport {
+        covered_to: Some(token(10)),
+        pages_failed: 1,
+        ..StrideReport::default()
+    };
+    report(&mut ledger, aside, true);
+    assert_eq!(ledger.stride(0).unwrap().give_up, None);
+}
+
+#[test]
+fn a_page_where_coverage_stopped_is_tried_again_with_a_batch_that_goes_on() {
+    let mut ledger = one_stride(None);
+    fail(&mut ledger, lost(), true);
+    dispatch(&mut ledger);
+    let stops = FailedAttempt {
+        coverage_stops: true,
+        ..lost()
+    };
+    fail(&mut ledger, stops, true);
+    assert!(ledger.broken().is_some());
+    ledger.revive().unwrap();
+    let stride = ledger.stride(0).unwrap();
+    assert_eq!((&stride.give_up, stride.next_attempt()), (&None, 1));
 }

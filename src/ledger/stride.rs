@@ -5,8 +5,12 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    error::truncate, page::PageToken, page_ledger::StrideTotals, progress::Timestamp,
-    protocol::FailedAttempt, retry::RetryPolicy,
+    error::truncate,
+    page::PageToken,
+    page_ledger::StrideTotals,
+    progress::Timestamp,
+    protocol::{FailedAttempt, GiveUp},
+    retry::RetryPolicy,
 };
 
 /// Messages of pages that will be tried again are kept shorter than those of failed ones, because there
@@ -37,7 +41,10 @@ pub(crate) struct Stride {
     pub short: bool,
     /// The page after `at` has no attempts left, and the next activity puts it aside.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub give_up: Option<Box<FailedAttempt>>,
+    pub give_up: Option<Box<GiveUp>>,
+    /// The activity that has it announced that the data ends with the page that it was about to process.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ends_data: bool,
 }
 
 fn is_default(done: &StrideTotals) -> bool {
@@ -125,6 +132,7 @@ impl Stride {
             reserved: 0,
             short: false,
             give_up: None,
+            ends_data: false,
         }
     }
 
@@ -217,6 +225,30 @@ impl Stride {
             }
             None => false,
         }
+    }
+
+    /// Notes that the page after `at`, which is [given up](Self::give_up), could not be put aside. Its own failure is
+    /// the one that is kept, and no attempt is counted.
+    pub fn wait_to_put_aside(
+        &mut self,
+        failure: &FailedAttempt,
+        policy: &RetryPolicy,
+        seed: u64,
+        now: Timestamp,
+    ) {
+        if let Some(give_up) = &mut self.give_up {
+            give_up.failed += u32::from(!failure.not_the_page);
+            give_up.lost += u32::from(failure.lost);
+        }
+        let idle = self.trouble.as_mut().map_or(1, |trouble| {
+            trouble.not_the_page = trouble.not_the_page.saturating_add(1);
+            trouble.not_the_page
+        });
+        let wait = policy.wait_after(idle, seed);
+        let wait = failure.retry_after.unwrap_or(wait);
+        self.state = State::Waiting {
+            until: now.plus(wait),
+        };
     }
 }
 

@@ -492,6 +492,7 @@ mod tests {
             retry_after: None,
             not_the_page: false,
             coverage_stops: false,
+            lost: false,
         };
         StrideReport {
             pages,

@@ -484,6 +484,7 @@ mod tests {
             retry_after: None,
             not_the_page,
             coverage_stops: false,
+            lost: false,
         };
         let reported = Event::Reported {
             stride: 0,

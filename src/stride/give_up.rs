@@ -20,12 +20,22 @@ use crate::{
     page::PageToken,
     processor::{PageProcessor, SkipAhead},
     progress::ItemCounts,
-    protocol::{FailedAttempt, StrideReport},
-    retry::RetryMode,
+    protocol::{GiveUp, StrideReport},
 };
 
 /// Failed pages of one stride that are described in its report; all are dead letters.
 const MAX_DESCRIBED: usize = 5;
+
+/// A page that is given up is read so often, while that fails in a way that may pass.
+const MOST_READS: u32 = 10;
+
+/// How far a page goes that is given up.
+enum Extent {
+    To(Option<PageToken>, bool),
+    /// There is nothing any more.
+    Nothing,
+    Unknown,
+}
 
 /// A range that is left of a page.
 struct Rest {
@@ -45,71 +55,115 @@ impl<P: PageProcessor> Running<'_, P> {
 
     pub async fn give_up(
         &mut self,
-        failure: Failure,
+        mut failure: Failure,
         report: &mut StrideReport,
     ) -> Result<(), Stop> {
         if failure.can_be_split && self.may_repeat() {
             return self.isolate(failure, report).await;
         }
-        let (known, last) = (failure.attempt.page_end.clone(), failure.attempt.last_page);
-        match known {
-            None if !last => match self.end_of_unread_page().await? {
-                Some(to) => self.put_page_aside(Some(to), false, &failure, report).await,
-                None => Err(coverage_stops(failure)),
-            },
-            to => self.put_page_aside(to, last, &failure, report).await,
-        }
-    }
-
-    /// A page whose last attempt never reported, because its worker was lost. It is not processed again:
-    /// it may be what its workers die of.
-    pub async fn give_up_lost(
-        &mut self,
-        lost: &FailedAttempt,
-        report: &mut StrideReport,
-    ) -> Result<(), Stop> {
-        let failure = Failure {
-            attempt: lost.clone(),
-            message: lost.message.clone(),
-            can_be_split: false,
-        };
-        // The controller counts the attempt that this one would have been.
-        self.attempt = self.attempt.saturating_sub(1).max(1);
-        let at_most_once = self.settings.retry_mode == RetryMode::AtMostOnce;
-        if at_most_once && !self.keeping.is_ledger() && self.end.is_some() {
-            // Its later pages may have been processed too: the last sign of life is not the last deed.
-            let end = self.end.clone();
-            return self.put_page_aside(end, false, &failure, report).await;
-        }
-        let mut clock = PageClock::new(self.order.page_timeout);
-        let (to, ends_data) = match self.fetch(self.range()?, &mut clock).await {
-            Ok(page) => {
-                let next = page.next_token().map_err(|e| self.failed(&e))?;
-                let ends_data = next.is_none() && self.end.is_none();
-                let cut = self.cut(page, next.or_else(|| self.end.clone()), ends_data)?;
-                if cut.items.is_empty() {
-                    return Ok(());
-                }
-                (cut.to, cut.ends_data)
-            }
-            Err(Stop::Told) => return Err(Stop::Told),
-            Err(_) => match self.end_of_unread_page().await? {
+        let known = failure.attempt.known_end();
+        let (to, ends_data) = match known {
+            Some(known) => known,
+            None => match self.end_of_unread_page(false).await? {
                 Some(to) => (Some(to), false),
                 None => return Err(coverage_stops(failure)),
             },
         };
-        self.put_page_aside(to, ends_data, &failure, report).await
+        let put = self.put_page_aside(to.clone(), ends_data, &failure, report);
+        match put.await {
+            Err(Stop::Failed(store)) if self.runs_once() => {
+                let (error_type, error) = (&store.attempt.error_type, &store.message);
+                tracing::warn!(error_type, error, "the dead letter of a page was not kept");
+                // The controller has it put aside by another activity, and knows how it failed.
+                failure.attempt.page_end = to;
+                failure.attempt.last_page = ends_data;
+                Err(failure.into())
+            }
+            put => put,
+        }
+    }
+
+    /// Puts a page aside whose attempts are spent, and tells whether there was one. It is not processed again: it may
+    /// be what its workers die of, and they may have processed it.
+    pub async fn put_given_up_aside(
+        &mut self,
+        given_up: &GiveUp,
+        report: &mut StrideReport,
+    ) -> Result<bool, Stop> {
+        let failure = Failure {
+            attempt: given_up.failure.clone(),
+            message: given_up.failure.message.clone(),
+            can_be_split: false,
+        };
+        // The controller counts the attempt that this one would have been.
+        self.attempt = self.attempt.saturating_sub(1).max(1);
+        let (to, ends_data) = match self.end_of_given_up(given_up).await? {
+            Extent::To(to, ends_data) => (to, ends_data),
+            Extent::Nothing => return Ok(false),
+            Extent::Unknown => return Err(coverage_stops(failure)),
+        };
+        self.put_page_aside(to, ends_data, &failure, report).await?;
+        Ok(true)
+    }
+
+    async fn end_of_given_up(&self, given_up: &GiveUp) -> Result<Extent, Stop> {
+        let GiveUp {
+            failure,
+            failed,
+            lost,
+        } = given_up;
+        if let Some((to, ends_data)) = failure.known_end() {
+            return Ok(Extent::To(to, ends_data));
+        }
+        if failure.lost && self.runs_once() && self.end.is_some() {
+            // Its later pages may have been processed too: the last sign of life is not the last deed.
+            return Ok(Extent::To(self.end.clone(), false));
+        }
+        let patient = *failed < MOST_READS;
+        if *lost == 0 && patient {
+            match self.read_given_up().await {
+                Err(Stop::Failed(read)) if !read.attempt.retryable => {}
+                read => return read,
+            }
+        }
+        let end = match lost {
+            0 | 1 => self.end_of_unread_page(patient).await?,
+            // Looking for the end is what they die of, too.
+            _ => self.end.clone(),
+        };
+        Ok(match end {
+            Some(to) => Extent::To(Some(to), false),
+            None => Extent::Unknown,
+        })
+    }
+
+    async fn read_given_up(&self) -> Result<Extent, Stop> {
+        let mut clock = PageClock::new(self.order.page_timeout);
+        let page = self.fetch(self.range()?, &mut clock).await?;
+        let next = page.next_token().map_err(|e| self.failed(&e))?;
+        let ends_data = next.is_none() && self.end.is_none();
+        let cut = self.cut(page, next.or_else(|| self.end.clone()), ends_data)?;
+        Ok(match cut.items.is_empty() {
+            true => Extent::Nothing,
+            false => Extent::To(cut.to, cut.ends_data),
+        })
     }
 
     /// Where a page ends that could not be read: one page on, if the source can jump, or else at the end
-    /// of the stride.
-    async fn end_of_unread_page(&self) -> Result<Option<PageToken>, Stop> {
-        if let Ok(SkipAhead::To(cursor)) = self.skip_ahead(self.range()?, 1).await?
-            && let Ok(token) = PageToken::encode(&cursor)
-        {
-            return Ok(Some(token));
-        }
-        Ok(self.end.clone())
+    /// of the stride. `patient`: an error that may pass is one.
+    async fn end_of_unread_page(&self, patient: bool) -> Result<Option<PageToken>, Stop> {
+        let jump = match self.skip_ahead(self.range()?, 1).await? {
+            Ok(SkipAhead::To(cursor)) => PageToken::encode(&cursor).ok(),
+            Ok(SkipAhead::PastEnd | SkipAhead::Unsupported) => None,
+            Err(error) => {
+                let failure = Failure::of(&error, &self.settings.non_retryable_types);
+                if patient && failure.attempt.retryable {
+                    return Err(failure.into());
+                }
+                None
+            }
+        };
+        Ok(jump.or_else(|| self.end.clone()))
     }
 
     /// Keeps one letter for a whole range, and goes on after it.

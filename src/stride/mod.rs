@@ -57,7 +57,7 @@ use running::Running;
 /// The outside world of a stride.
 #[async_trait]
 pub(crate) trait StrideHost: Send + Sync {
-    /// Tells the controller where the following strides start.
+    /// Tells the controller where the following strides start; none: the data ends with the next page.
     async fn announce(&self, starts: &[PageToken]) -> Result<(), HostError>;
     /// Whether an earlier attempt may have announced already, unknown to the order.
     fn is_repeat(&self) -> bool;
@@ -253,10 +253,18 @@ impl Failure {
                 retry_after: error.delay(),
                 not_the_page,
                 coverage_stops: false,
+                lost: false,
             },
             message: truncate(error.message(), MAX_LETTER_CHARS),
             can_be_split: false,
         }
+    }
+
+    /// The effects may be there, so another attempt is not allowed.
+    fn spend(&mut self) {
+        self.attempt.retryable = false;
+        self.attempt.retry_after = None;
+        self.attempt.not_the_page = false;
     }
 
     /// The page had its attempts; what failed is putting it aside.

@@ -97,6 +97,9 @@ impl<P: PageProcessor> Running<'_, P> {
             failure.attempt.page_end.clone_from(&page_end);
             failure.attempt.last_page = last_page;
             failure.can_be_split = cut.keys.can_be_split();
+            if self.runs_once() {
+                failure.spend();
+            }
             Stop::from(failure)
         })?;
         self.finished(report, &items, &done, &cut.keys);
@@ -135,7 +138,8 @@ impl<P: PageProcessor> Running<'_, P> {
                 None => next.or_else(|| self.order.last.clone()),
                 Some(_) => next,
             };
-            let announce = self.end.is_none() && self.pages_left == 1;
+            // What a lost worker may have processed has to have an end that is known.
+            let announce = self.end.is_none() && (self.pages_left == 1 || self.runs_once());
             match &next {
                 Some(token) if announce => self.announce(vec![token.clone()]).await?,
                 _ => break (page, next),
@@ -147,7 +151,11 @@ impl<P: PageProcessor> Running<'_, P> {
         };
         self.check_cut(page.is_ordered(), next.as_ref()).await?;
         let ends_data = next.is_none() && self.end.is_none();
-        self.cut(page, next.or_else(|| self.end.clone()), ends_data)
+        let cut = self.cut(page, next.or_else(|| self.end.clone()), ends_data)?;
+        if cut.ends_data && self.runs_once() && !cut.items.is_empty() {
+            self.host.announce(&[]).await?;
+        }
+        Ok(cut)
     }
 
     /// A page that ends at `to`: a bounded range without more items is finished up to its bound.

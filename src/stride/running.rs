@@ -164,12 +164,13 @@ impl<'a, P: PageProcessor> Running<'a, P> {
     }
 
     async fn run_all(&mut self, report: &mut StrideReport) -> Result<(), Stop> {
-        if let Some(lost) = &self.order.give_up
+        if let Some(given_up) = &self.order.give_up
             && self.at == self.order.start
             && !report.end_of_data
+            && self.put_given_up_aside(given_up, report).await?
         {
-            self.give_up_lost(lost, report).await?;
-            self.page_is_over();
+            // What follows is another order, for which Temporal finds another worker where one is lost.
+            return Ok(());
         }
         self.find_end(report).await?;
         self.run_pages(report).await
@@ -388,6 +389,11 @@ impl<'a, P: PageProcessor> Running<'a, P> {
     /// Whether a page whose fate is not known may be run again.
     pub fn may_repeat(&self) -> bool {
         self.settings.retry_mode == RetryMode::AtLeastOnce
+    }
+
+    /// Whether a page is spent as soon as its `process` has begun.
+    pub fn runs_once(&self) -> bool {
+        !self.may_repeat() && !self.keeping.is_ledger()
     }
 
     /// Whether user code was told to end early, so that its errors do not count.

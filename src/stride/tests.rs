@@ -7,10 +7,12 @@ use std::sync::{
 
 use super::*;
 use crate::{
+    dead_letter::{DeadLetter, DeadLetters, LetterFilter},
     page::Page,
-    page_ledger::StrideTotals,
+    page_ledger::{PageTransaction, StrideTotals},
     processor::{PageContext, PageReport, SkipAhead},
     progress::Timestamp,
+    protocol::GiveUp,
     retry::RetryMode,
 };
 
@@ -22,8 +24,56 @@ enum Does {
     GiveUpWhenTold,
     /// Fails, whatever it is told.
     Fail,
+    /// Works, and fails with an error of this type.
+    FailAs(&'static str),
+    /// Works, and reports more items than there are.
+    Misreport,
     /// Never comes back.
     Hang,
+}
+
+/// A store of dead letters that is down for so many calls.
+#[derive(Default)]
+struct Store {
+    down_for: AtomicU32,
+    kept: Mutex<Vec<DeadLetter>>,
+}
+
+impl Store {
+    fn down_for(calls: u32) -> Arc<Self> {
+        Arc::new(Self {
+            down_for: calls.into(),
+            ..Self::default()
+        })
+    }
+}
+
+#[async_trait]
+impl DeadLetters for Store {
+    async fn put(&self, letters: &[DeadLetter]) -> Result<(), PageError> {
+        let less = |left: u32| left.checked_sub(1);
+        let down = self
+            .down_for
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        if down.is_ok() {
+            return Err(PageError::retryable("the store is down").with_type("StoreDown"));
+        }
+        self.kept.lock().unwrap().extend_from_slice(letters);
+        Ok(())
+    }
+
+    async fn list(
+        &self,
+        _: &LetterFilter,
+        _: Option<&str>,
+        _: usize,
+    ) -> Result<Vec<DeadLetter>, PageError> {
+        unreachable!("a stride only keeps letters")
+    }
+
+    async fn take(&self, _: &DeadLetter) -> Result<Option<Box<dyn PageTransaction>>, PageError> {
+        unreachable!("a stride only keeps letters")
+    }
 }
 
 /// The numbers from 1 to 25.
@@ -32,8 +82,11 @@ struct Numbers {
     tells: Told,
     does: Does,
     hangs_in_fetch: bool,
+    /// The type of the error of whatever reads.
+    reading_fails: Option<&'static str>,
     skips_ahead: bool,
     mode: RetryMode,
+    letters: Option<Arc<Store>>,
     fetched: AtomicU32,
     saw_it: Mutex<Vec<bool>>,
     done: Mutex<Vec<u64>>,
@@ -46,11 +99,20 @@ impl Numbers {
             tells,
             does,
             hangs_in_fetch: false,
+            reading_fails: None,
             skips_ahead: false,
             mode: RetryMode::AtLeastOnce,
+            letters: None,
             fetched: AtomicU32::new(0),
             saw_it: Mutex::default(),
             done: Mutex::default(),
+        }
+    }
+
+    fn at_most_once(does: Does) -> Self {
+        Self {
+            mode: RetryMode::AtMostOnce,
+            ..Self::that(does, NOTHING)
         }
     }
 
@@ -72,6 +134,9 @@ impl PageProcessor for Numbers {
             self.told.send_replace(self.tells);
             std::future::pending::<()>().await;
         }
+        if let Some(error_type) = self.reading_fails {
+            return Err(PageError::retryable("made to fail").with_type(error_type));
+        }
         let first = ctx.range().start().map_or(1, |last| last + 1);
         Page::keyset((first..=25).take(ctx.page_size()).collect(), |n| *n)
     }
@@ -91,6 +156,14 @@ impl PageProcessor for Numbers {
                 ctx.cancelled().await;
                 return Err(PageError::non_retryable("ToldTo", "giving up"));
             }
+            Does::FailAs(error_type) => {
+                return Err(PageError::retryable("made to fail").with_type(error_type));
+            }
+            Does::Misreport => {
+                let mut report = PageReport::all_processed();
+                report.fail(1_000, "MadeUp", "there is no such item");
+                return Ok(report);
+            }
             Does::Fail => return Err(PageError::retryable("made to fail")),
             Does::Hang => std::future::pending().await,
         }
@@ -103,12 +176,20 @@ impl PageProcessor for Numbers {
         ctx: &PageContext<Self>,
         pages: u32,
     ) -> Result<SkipAhead<u64>, PageError> {
+        if let Some(error_type) = self.reading_fails {
+            return Err(PageError::retryable("made to fail").with_type(error_type));
+        }
         let to = ctx.range().start().unwrap_or(&0) + u64::from(pages) * ctx.page_size() as u64;
         Ok(match (self.skips_ahead, to <= 25) {
             (true, true) => SkipAhead::To(to),
             (true, false) => SkipAhead::PastEnd,
             (false, _) => SkipAhead::Unsupported,
         })
+    }
+
+    fn dead_letters(&self, (): &()) -> Option<Arc<dyn DeadLetters>> {
+        let letters = self.letters.clone()?;
+        Some(letters)
     }
 
     fn settings(&self) -> ProcessorSettings {
@@ -409,6 +490,137 @@ async fn at_most_once_a_pause_does_not_touch_a_page_and_its_errors_count() {
         let numbers = at_most_once(Does::Fail, told);
         let report = run(&numbers, &Script::of(&numbers)).await;
         assert!(report.failure.is_some(), "{told:?}");
+    }
+}
+
+/// Whatever the error says of its cause: the effects may be there.
+#[tokio::test]
+async fn at_most_once_a_page_is_spent_when_its_process_has_begun() {
+    let failures = NOT_THE_PAGE.iter().map(|t| (Does::FailAs(t), *t));
+    let failures = failures.chain([(Does::Misreport, "PageReportMismatch")]);
+    for (does, error_type) in failures {
+        let once = run_failing(&Numbers::at_most_once(does)).await;
+        assert_eq!(once.error_type, error_type);
+        assert!(!once.not_the_page && !once.retryable, "{once:?}");
+        assert_eq!(once.page_end, token(10));
+        let again = run_failing(&Numbers::that(does, NOTHING)).await;
+        assert!(again.not_the_page && again.retryable, "{again:?}");
+    }
+}
+
+async fn run_failing(numbers: &Numbers) -> FailedAttempt {
+    let report = run(numbers, &Script::of(numbers)).await;
+    report.failure.expect("the page fails")
+}
+
+/// The next activity only has to keep the letter.
+#[tokio::test]
+async fn at_most_once_a_page_whose_letter_cannot_be_kept_comes_back_with_its_own_error() {
+    let numbers = Numbers {
+        letters: Some(Store::down_for(1)),
+        ..Numbers::at_most_once(Does::FailAs("PoolTimedOut"))
+    };
+    let failure = run_failing(&numbers).await;
+    assert_eq!(failure.error_type, "PoolTimedOut");
+    assert!(!failure.not_the_page && !failure.retryable, "{failure:?}");
+    assert_eq!(failure.page_end, token(10));
+}
+
+fn giving_up(failure: FailedAttempt, failed: u32, lost: u32) -> StrideOrder {
+    StrideOrder {
+        give_up: Some(GiveUp {
+            failure,
+            failed,
+            lost,
+        }),
+        ..order()
+    }
+}
+
+fn lost() -> FailedAttempt {
+    FailedAttempt::lost("WorkerLost".to_owned(), "made to be lost")
+}
+
+#[tokio::test]
+async fn a_page_that_is_given_up_is_read_unless_that_has_cost_a_worker_or_its_end_is_known() {
+    use RetryMode::{AtLeastOnce, AtMostOnce};
+    let known = FailedAttempt {
+        page_end: token(5),
+        ..lost()
+    };
+    let failed = FailedAttempt {
+        lost: false,
+        ..lost()
+    };
+    for (mode, order, reads, end) in [
+        (AtLeastOnce, giving_up(lost(), 0, 0), 1, 10),
+        (AtLeastOnce, giving_up(lost(), 9, 0), 1, 10),
+        (AtLeastOnce, giving_up(lost(), 10, 0), 0, 10),
+        (AtLeastOnce, giving_up(lost(), 1, 1), 0, 10),
+        (AtLeastOnce, giving_up(lost(), 2, 2), 0, 25),
+        (AtLeastOnce, giving_up(known.clone(), 0, 0), 0, 5),
+        (AtMostOnce, giving_up(known, 0, 0), 0, 5),
+        (AtMostOnce, giving_up(failed, 0, 0), 1, 10),
+        (AtMostOnce, giving_up(lost(), 0, 0), 0, 25),
+    ] {
+        let numbers = Numbers {
+            letters: Some(Store::down_for(0)),
+            skips_ahead: true,
+            mode,
+            ..Numbers::that(Does::Work, NOTHING)
+        };
+        let report = run_order(&numbers, &Script::of(&numbers), order.clone()).await;
+        let given_up = order.give_up;
+        assert_eq!(report.covered_to, token(end), "{mode:?} {given_up:?}");
+        assert_eq!((report.pages, report.pages_failed), (0, 1));
+        assert_eq!(numbers.fetched.load(Ordering::Relaxed), reads);
+        assert_eq!(numbers.done(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_page_that_is_given_up_and_cannot_be_read_for_a_while_is_given_up_later() {
+    for (error_type, not_the_page, workers_lost) in [
+        ("ConnectionLost", false, 0),
+        ("ConnectionLost", false, 1),
+        ("PoolTimedOut", true, 0),
+        ("PoolTimedOut", true, 1),
+    ] {
+        let numbers = Numbers {
+            letters: Some(Store::down_for(0)),
+            reading_fails: Some(error_type),
+            ..Numbers::that(Does::Work, NOTHING)
+        };
+        let order = StrideOrder {
+            end: None,
+            ..giving_up(lost(), workers_lost, workers_lost)
+        };
+        let report = run_order(&numbers, &Script::of(&numbers), order).await;
+        let failure = report.failure.expect("it is not put aside");
+        assert!(failure.retryable && !failure.coverage_stops, "{failure:?}");
+        assert_eq!(failure.not_the_page, not_the_page);
+    }
+}
+
+/// So that the controller knows what a worker may have done that is lost.
+#[tokio::test]
+async fn at_most_once_no_page_is_processed_before_the_controller_knows_where_it_ends() {
+    for skips_ahead in [true, false] {
+        let numbers = Numbers {
+            skips_ahead,
+            ..Numbers::at_most_once(Does::Work)
+        };
+        let host = Script::of(&numbers);
+        let order = StrideOrder {
+            end: None,
+            pages: 100,
+            look_ahead: 1,
+            ..order()
+        };
+        let report = run_order(&numbers, &host, order).await;
+        let end = token(10);
+        assert_eq!(*host.announced.lock().unwrap(), [end.clone().unwrap()]);
+        assert_eq!((report.pages, report.covered_to), (1, end));
     }
 }
 

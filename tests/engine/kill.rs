@@ -4,13 +4,14 @@ use std::{
     io::Write as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
 use temporal_batch::{
-    Outcome, Page, PageContext, PageError, PageProcessor, PageReport, ProcessorSettings, RetryMode,
-    RetryPolicy, Worker,
+    BatchReport, DeadLetters, JsonlDeadLetters, Outcome, Page, PageContext, PageError,
+    PageProcessor, PageReport, ProcessorSettings, RetryMode, RetryPolicy, SkipAhead, Worker,
 };
 
 use crate::{
@@ -22,10 +23,13 @@ const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(3);
 const PAGES: u32 = 6;
 
 /// Pages that say in a file, which outlives their process, when they begin and end. The third page takes
-/// for ever while a file called `slow` exists, and to be read while one called `slow to read` does.
+/// for ever while a file called `slow` exists, and to be read while one called `slow to read` does. Reading it kills
+/// the worker while there is one called `deadly to read`.
 struct Diary {
     dir: PathBuf,
     mode: RetryMode,
+    /// Keeps dead letters, can skip ahead, and has one attempt.
+    letters: bool,
 }
 
 impl Diary {
@@ -34,6 +38,14 @@ impl Diary {
         Self {
             dir: dir.into(),
             mode,
+            letters: false,
+        }
+    }
+
+    fn keeping_letters(dir: &Path, mode: RetryMode) -> Self {
+        Self {
+            letters: true,
+            ..Self::new(dir, mode)
         }
     }
 
@@ -79,6 +91,9 @@ impl PageProcessor for Diary {
         let page = ctx.range().start().map_or(1, |last| last + 1);
         if page == 3 {
             self.write("read 3");
+            if self.dir.join("deadly to read").exists() {
+                std::process::abort();
+            }
             while self.dir.join("slow to read").exists() {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
@@ -102,8 +117,29 @@ impl PageProcessor for Diary {
         Ok(PageReport::all_processed())
     }
 
+    async fn skip_ahead(
+        &self,
+        ctx: &PageContext<Self>,
+        pages: u32,
+    ) -> Result<SkipAhead<u32>, PageError> {
+        let to = ctx.range().start().unwrap_or(&0) + pages;
+        Ok(match (self.letters, to <= PAGES) {
+            (false, _) => SkipAhead::Unsupported,
+            (true, true) => SkipAhead::To(to),
+            (true, false) => SkipAhead::PastEnd,
+        })
+    }
+
+    fn dead_letters(&self, (): &()) -> Option<Arc<dyn DeadLetters>> {
+        let file = JsonlDeadLetters::new(self.dir.join("letters.jsonl"));
+        self.letters.then(|| Arc::new(file) as Arc<dyn DeadLetters>)
+    }
+
     fn settings(&self) -> ProcessorSettings {
         let retry = match self.mode {
+            RetryMode::AtLeastOnce if self.letters => {
+                RetryPolicy::default().max_attempts(1).extended(None)
+            }
             RetryMode::AtLeastOnce => RetryPolicy::default(),
             RetryMode::AtMostOnce => RetryPolicy::never(),
         };
@@ -130,9 +166,13 @@ async fn was_a_worker_process() -> bool {
         Some(_) => RetryMode::AtMostOnce,
         None => RetryMode::AtLeastOnce,
     };
-    let dir = dir.into();
+    let diary = Diary {
+        dir: dir.into(),
+        mode,
+        letters: std::env::var_os("DIARY_LETTERS").is_some(),
+    };
     let worker = Worker::new(bed.client.temporal().clone(), queue.unwrap());
-    worker.processor(Diary { dir, mode }).run().await.unwrap();
+    worker.processor(diary).run().await.unwrap();
     true
 }
 
@@ -144,6 +184,9 @@ impl WorkerProcess {
         let mut command = Command::new(std::env::current_exe().unwrap());
         if diary.mode == RetryMode::AtMostOnce {
             command.env("DIARY_AT_MOST_ONCE", "");
+        }
+        if diary.letters {
+            command.env("DIARY_LETTERS", "");
         }
         let child = command
             .args(["--exact", WORKER_PROCESS])
@@ -173,11 +216,19 @@ impl WorkerProcess {
     }
 
     async fn ends(&mut self) {
+        assert!(self.ended().await, "the worker ends well");
+    }
+
+    async fn dies(mut self) {
+        assert!(!self.ended().await, "the worker dies");
+    }
+
+    async fn ended(&mut self) -> bool {
         let status = eventually("the worker ends by itself", || {
             let status = self.0.try_wait().unwrap();
             async move { status }
         });
-        assert!(status.await.success());
+        status.await.success()
     }
 }
 
@@ -329,4 +380,58 @@ async fn at_most_once_does_not_repeat_the_page_of_a_lost_worker() {
     assert_eq!(failed.start.as_ref().unwrap().as_str(), "2");
     assert_eq!(failed.end.as_ref().unwrap().as_str(), "3");
     assert_eq!(report.progress.pages_completed, u64::from(PAGES) - 1);
+}
+
+/// G3: none of the pages after its last sign of life, which it may have processed.
+#[tokio::test(flavor = "multi_thread")]
+async fn at_most_once_a_worker_lost_in_the_tail_of_the_data_costs_the_page_that_it_was_at() {
+    let bed = Bed::new("kill-tail").await;
+    let dir = tempfile::tempdir().unwrap();
+    let diary = Diary::keeping_letters(dir.path(), RetryMode::AtMostOnce);
+    let first = WorkerProcess::start(&bed, &diary);
+    let batch = bed.batch::<Diary>(()).stride(100).max_parallelism(1);
+    let handle = bed.start(&batch).await;
+    diary.shows_times("begin 3", 1).await;
+    first.kill();
+    diary.quicken();
+    let _second = WorkerProcess::start(&bed, &diary);
+    page_3_is_given_up(&report(&handle).await);
+    for page in 1..=PAGES {
+        assert_eq!(diary.count(&format!("begin {page}")), 1, "page {page}");
+    }
+}
+
+fn page_3_is_given_up(report: &BatchReport) {
+    assert_eq!(
+        report.outcome,
+        Outcome::CompletedWithFailures,
+        "{report:#?}"
+    );
+    assert_eq!(report.progress.pages_completed, u64::from(PAGES) - 1);
+    let [failed] = &report.progress.failed[..] else {
+        panic!("{:#?}", report.progress.failed)
+    };
+    assert_eq!(failed.error_type, "WorkerLost");
+    let range = [&failed.start, &failed.end].map(|token| token.as_ref().unwrap().as_str());
+    assert_eq!(range, ["2", "3"]);
+}
+
+/// Three workers for its attempt, and one that would have put it aside.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_kills_whoever_reads_it_is_given_up() {
+    let bed = Bed::new("kill-readers").await;
+    let dir = tempfile::tempdir().unwrap();
+    let diary = Diary::keeping_letters(dir.path(), RetryMode::AtLeastOnce);
+    diary.quicken();
+    std::fs::write(dir.path().join("deadly to read"), "").unwrap();
+    let handle = bed.start(&bed.batch::<Diary>(()).max_parallelism(1)).await;
+    for times in 1..=4 {
+        let worker = WorkerProcess::start(&bed, &diary);
+        diary.shows_times("read 3", times).await;
+        worker.dies().await;
+    }
+    let _worker = WorkerProcess::start(&bed, &diary);
+    page_3_is_given_up(&report(&handle).await);
+    assert_eq!((diary.count("read 3"), diary.count("begin 3")), (4, 0));
+    replays(&bed, handle.id(), "killed-readers").await;
 }

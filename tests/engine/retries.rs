@@ -133,6 +133,37 @@ async fn at_most_once_gives_a_failed_page_up_and_goes_on() {
     assert_eq!((failed.error_type.as_str(), failed.attempts), ("Flaky", 1));
 }
 
+/// Whatever the error says of its cause, the effects of the page may be there.
+#[tokio::test]
+async fn at_most_once_an_error_that_is_not_the_fault_of_the_page_does_not_repeat_it_either() {
+    let bed = Bed::new("at-most-once-ever").await;
+    let numbers = Numbers::new()
+        .settings(|s| {
+            s.retry_mode = RetryMode::AtMostOnce;
+            s.retry = RetryPolicy::never();
+        })
+        .on_process(|seen| async move {
+            let mut report = PageReport::all_processed();
+            match seen.start {
+                10 => return Err(PageError::retryable("no connection").with_type("PoolTimedOut")),
+                20 => report.fail(1_000, "Wrong", "there is no such item"),
+                _ => {}
+            }
+            Ok(report)
+        });
+    let _worker = bed.worker(numbers.clone()).await;
+    let batch = bed.batch::<Numbers>(UpTo { n: 40 }).page_size(10);
+    let report = bed.run(&batch).await;
+    assert_eq!(report.outcome, Outcome::CompletedWithFailures);
+    assert_eq!(report.progress.pages_completed, 2);
+    let record = numbers.record();
+    assert_eq!((record.times_begun(10), record.times_begun(20)), (1, 1));
+    let failed = report.progress.failed.iter();
+    let mut failed: Vec<_> = failed.map(|f| (&*f.error_type, f.attempts)).collect();
+    failed.sort_unstable();
+    assert_eq!(failed, [("PageReportMismatch", 1), ("PoolTimedOut", 1)]);
+}
+
 /// 003-10, 2.1a-14 and -15.
 #[tokio::test]
 async fn non_retryable_failures_are_given_up_at_once() {

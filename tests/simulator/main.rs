@@ -1,6 +1,7 @@
 //! The page loop and the decisions together, without a server.
 
 mod letters;
+mod lost;
 #[cfg(feature = "sqlite")]
 mod once;
 
