@@ -4,9 +4,9 @@
 //! with three attempts, so a hook may be called again for what it has seen: see the traits on how to tell.
 //! Whatever a hook does, the batch goes on as if there were none: an error, a panic or a call that
 //! takes too long is logged and counted (`Progress::hooks_failed`), never passed on. Code that blocks its
-//! thread cannot be stopped; it only keeps that thread.
+//! thread cannot be stopped and keeps that thread. While four calls of a hook do, further ones fail.
 
-use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc};
 
 use async_trait::async_trait;
 use futures::{FutureExt as _, future::BoxFuture};
@@ -259,14 +259,8 @@ impl Hooks {
         Ok(())
     }
 
-    /// Calls a hook. An error, a panic and a call that takes longer than `limit` are one and the same to
-    /// the caller: an error with a message.
-    pub async fn call(
-        &self,
-        name: &str,
-        call: &HookCall,
-        limit: Duration,
-    ) -> Result<(), PageError> {
+    /// Calls a hook. An error and a panic are one and the same to the caller: an error with a message.
+    pub async fn call(&self, name: &str, call: &HookCall) -> Result<(), PageError> {
         let failed = |error: &dyn std::fmt::Display| PageError::retryable(error);
         let called = match call {
             HookCall::Failure(notice) => find(&self.failure_handlers, FAILURE_HANDLER, name)
@@ -281,11 +275,10 @@ impl Hooks {
             }
         };
         let called = called.map_err(|unknown| failed(&unknown).with_type(UNKNOWN_HOOK))?;
-        match tokio::time::timeout(limit, AssertUnwindSafe(called).catch_unwind()).await {
-            Ok(Ok(Ok(()))) => Ok(()),
-            Ok(Ok(Err(error))) => Err(failed(&error).with_type("HookFailed")),
-            Ok(Err(panic)) => Err(PageError::panicked(&*panic)),
-            Err(_) => Err(failed(&format!("not done after {limit:?}")).with_type("HookTimeout")),
+        match AssertUnwindSafe(called).catch_unwind().await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(failed(&error).with_type("HookFailed")),
+            Err(panic) => Err(PageError::panicked(&*panic)),
         }
     }
 }

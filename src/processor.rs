@@ -281,7 +281,9 @@ pub struct ProcessorSettings {
     pub retry_mode: RetryMode,
     /// How often, and after which waits.
     pub retry: RetryPolicy,
-    /// Longest time for `fetch` and `process` of one page together, waits for the rate not included.
+    /// Longest time for `fetch` and `process` of one page together, waits for the rate not included. Code that blocks
+    /// its thread cannot be dropped when it is over: the page has failed then, and its code goes on beside the next
+    /// attempt. Put such code on `tokio::task::spawn_blocking`.
     pub page_timeout: Duration,
     /// After this long without a sign of life a worker counts as lost and its pages go to another. The
     /// engine sends signs of life by itself, five times as often.

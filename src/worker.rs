@@ -4,7 +4,11 @@ mod company;
 mod query_guard;
 pub(crate) mod tuning;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use temporalio_client::Client;
 use temporalio_sdk::{
@@ -23,8 +27,8 @@ pub(crate) use self::company::Company;
 use self::tuning::Tuning;
 use crate::{
     activity::{
-        ASIDE_HEARTBEAT_TIMEOUT, Abandonment, AsideActivities, HEARTBEATS_PER_TIMEOUT,
-        PageActivities,
+        ASIDE_HEARTBEAT_TIMEOUT, Abandonment, AsideActivities, ControlWatches,
+        HEARTBEATS_PER_TIMEOUT, PageActivities, UserThreads,
     },
     batch::MAX_PARALLELISM,
     controller::{Bridge, Controller},
@@ -150,7 +154,7 @@ pub enum WorkerError {
     Abandoned {
         /// How many.
         pages: u32,
-        /// Time since the worker was told to stop: the drain timeout and 5 s.
+        /// Time since the worker was told to stop: the drain timeout and 5 s, unless it was told twice.
         after: Duration,
     },
     /// The Temporal SDK could not set itself up.
@@ -323,13 +327,29 @@ impl Worker {
 
 /// # Run
 impl Worker {
-    /// Runs until SIGTERM or Ctrl-C, then drains: pages that run are finished, nothing new is begun.
+    /// Runs until SIGTERM or Ctrl-C, then drains: pages that run are finished, nothing new is begun. A second signal
+    /// ends it at once.
     ///
     /// # Errors
-    /// When it cannot start, or the connection is lost for good.
+    /// When it cannot start, the connection is lost for good, or pages had to be
+    /// [abandoned](WorkerError::Abandoned).
     pub async fn run(self) -> Result<(), WorkerError> {
         let stop = shutdown_signal().map_err(WorkerError::Signals)?;
-        self.run_until(stop).await
+        let mut worker = self.start()?;
+        tokio::select! {
+            ended = worker.ended() => return ended,
+            () = stop => {}
+        }
+        tracing::info!("draining: pages that run are finished, nothing new is begun");
+        let again = shutdown_signal().map_err(WorkerError::Signals)?;
+        let (abandonment, began) = (worker.abandonment.clone(), Instant::now());
+        tokio::select! {
+            stopped = worker.stop() => stopped,
+            () = again => Err(WorkerError::Abandoned {
+                pages: abandonment.abandon(),
+                after: began.elapsed(),
+            }),
+        }
     }
 
     /// Runs until `stop` resolves, then drains.
@@ -378,13 +398,20 @@ impl Worker {
         let (drain, draining) = watch::channel(false);
         let drained = draining.clone();
         let abandonment = Abandonment::default();
+        let threads = UserThreads::of_process().map_err(|e| create(e.into()))?;
         let heartbeats = registry.shortest_heartbeat_timeout() / HEARTBEATS_PER_TIMEOUT;
+        let watches = ControlWatches::new({
+            let metrics = self.metrics.clone();
+            move |progress| metrics.batch_seen(progress)
+        });
         let aside = AsideActivities::new(
             registry.clone(),
             hooks,
             throttles.clone(),
             self.metrics.clone(),
+            Arc::clone(&watches),
             draining.clone(),
+            threads,
         );
         let aside = WorkerOptions::new(aside_queue(&self.task_queue))
             .register_activities(aside)
@@ -398,9 +425,11 @@ impl Worker {
             registry,
             throttles,
             self.metrics.clone(),
+            watches,
             draining,
             abandonment.clone(),
             Arc::clone(&company),
+            threads,
         );
         let looks = company::watch(
             company,
@@ -516,6 +545,7 @@ impl Halves {
 /// A worker that runs beside its owner. Dropping it stops polling but waits for nothing.
 pub struct RunningWorker {
     begin_stop: Arc<dyn Fn() + Send + Sync>,
+    abandonment: Abandonment,
     ended: JoinHandle<Result<(), WorkerError>>,
 }
 
@@ -525,6 +555,7 @@ impl RunningWorker {
     fn spawn(runtime: Runtime, mut halves: Halves) -> Self {
         let begin_stop: Arc<dyn Fn() + Send + Sync> = Arc::new(halves.stop());
         let stop = Arc::clone(&begin_stop);
+        let abandonment = halves.abandonment.clone();
         let (sender, receiver) = oneshot::channel();
         let tokio = tokio::runtime::Handle::current();
         let spawned = std::thread::Builder::new()
@@ -544,7 +575,11 @@ impl RunningWorker {
                 Err(_) => Err(WorkerError::Run("its thread panicked".into())),
             }
         });
-        Self { begin_stop, ended }
+        Self {
+            begin_stop,
+            abandonment,
+            ended,
+        }
     }
 
     /// Drains and stops: strides end at their next page boundary, nothing new is begun.

@@ -9,7 +9,10 @@ use temporalio_sdk::{
 };
 use tokio::{sync::watch, task::JoinHandle};
 
-use super::{HEARTBEATS_PER_TIMEOUT, bridges, lock, partitions, throttling, waits::WaitTeller};
+use super::{
+    HEARTBEATS_PER_TIMEOUT, bridges, control_watch::ControlWatches, lock, partitions, throttling,
+    user_threads::UserThreads, waits::WaitTeller,
+};
 use crate::{
     check::Check,
     controller::{
@@ -46,7 +49,9 @@ pub(crate) struct AsideActivities {
     hooks: Hooks,
     throttles: Throttles,
     metrics: Metrics,
+    watches: Arc<ControlWatches>,
     draining: watch::Receiver<bool>,
+    threads: UserThreads,
 }
 
 impl AsideActivities {
@@ -55,14 +60,18 @@ impl AsideActivities {
         hooks: Hooks,
         throttles: Throttles,
         metrics: Metrics,
+        watches: Arc<ControlWatches>,
         draining: watch::Receiver<bool>,
+        threads: UserThreads,
     ) -> Self {
         Self {
             registry,
             hooks,
             throttles,
             metrics,
+            watches,
             draining,
+            threads,
         }
     }
 }
@@ -79,10 +88,15 @@ impl AsideActivities {
     ) -> Result<Prepared, ActivityError> {
         self.hooks.check(&input.hooks).map_err(refuse)?;
         self.throttles.check(&input.throttles).map_err(refuse)?;
-        let batch = (input.batch_id.as_str(), input.batch_run.as_str());
-        let news = WaitTeller::of(&ctx, batch, WaitsFor::Prepare);
+        let batch = (input.batch_id.clone(), input.batch_run.clone());
+        let news = WaitTeller::of(&ctx, (&batch.0, &batch.1), WaitsFor::Prepare);
         let preparing = async {
-            match self.registry.prepare(&input).await {
+            let registry = self.registry.clone();
+            let name = format!("prepare {}", input.processor);
+            let prepared = self
+                .threads
+                .beside(&name, async move { registry.prepare(&input).await });
+            match prepared.await.map_err(NotPrepared::Retry).flatten() {
                 Ok(prepared) => Ok(prepared),
                 Err(NotPrepared::Refused(refused)) => Err(refuse(refused)),
                 Err(NotPrepared::Retry(error)) => {
@@ -108,8 +122,22 @@ impl AsideActivities {
         order: HookOrder,
     ) -> Result<(), ActivityError> {
         let attempt = ctx.info().attempt;
+        let order = Arc::new(order);
+        let calling = {
+            let (hooks, order) = (self.hooks.clone(), Arc::clone(&order));
+            async move { hooks.call(&order.name, &order.call).await }
+        };
+        let name = format!("hook {}", order.name);
+        let calling = self.threads.beside(&name, calling);
         let called = tokio::select! {
-            called = self.hooks.call(&order.name, &order.call, order.timeout) => called,
+            called = tokio::time::timeout(order.timeout, calling) => match called {
+                Ok(called) => called.flatten(),
+                Err(_) => {
+                    let limit = order.timeout;
+                    let late = PageError::retryable(format_args!("not done after {limit:?}"));
+                    Err(late.with_type("HookTimeout"))
+                }
+            },
             () = ctx.cancelled() => Err(PageError::retryable(STOPS).with_type(WORKER_STOPS)),
         };
         called.map_err(|error| {
@@ -133,10 +161,11 @@ impl AsideActivities {
         let unknown = |refused| failed(PageError::retryable(refused));
         let processor = self.registry.of_batch(&order.processor, false);
         let processor = processor.map_err(unknown)?;
-        processor
-            .keep_report(&order.args, &order.report)
-            .await
-            .map_err(failed)
+        let name = format!("keep the report of {}", order.processor);
+        let (args, report) = (order.args.clone(), order.report.clone());
+        let keeping = async move { processor.keep_report(&args, &report).await };
+        let kept = self.threads.beside(&name, keeping).await;
+        kept.flatten().map_err(failed)
     }
 
     /// Has the processor look at what was done, which may take long.
@@ -146,15 +175,17 @@ impl AsideActivities {
         ctx: ActivityContext,
         order: CheckOrder,
     ) -> Result<CheckAnswer, ActivityError> {
-        let batch = (order.batch_id.as_str(), order.batch_run.as_str());
-        let news = WaitTeller::of(&ctx, batch, WaitsFor::Check);
+        let batch = (order.batch_id.clone(), order.batch_run.clone());
+        let news = WaitTeller::of(&ctx, (&batch.0, &batch.1), WaitsFor::Check);
         let (told, interruption) = watch::channel(Told::default());
         let checking = async {
             // Another worker may know it.
             let processor = self.registry.of_batch(&order.processor, order.redrive);
             let processor = processor.map_err(|unknown| retry(unknown, UNKNOWN_PROCESSOR))?;
             let interruption = Interruption::new(interruption, false);
-            match processor.check(&order, interruption).await {
+            let name = format!("check of {}", order.processor);
+            let check = async move { processor.check(&order, interruption).await };
+            match self.threads.beside(&name, check).await.flatten() {
                 Ok(found) => Ok(CheckAnswer {
                     found: found.map(Check::shortened),
                 }),
@@ -188,12 +219,9 @@ impl AsideActivities {
     ) -> Result<Combined, ActivityError> {
         let processor = self.registry.of_batch(&order.processor, false);
         let processor = processor.map_err(|unknown| retry(unknown, UNKNOWN_PROCESSOR))?;
-        // The code is the user's, and may take its time.
-        let combining = tokio::task::spawn_blocking(move || processor.combine(order));
-        let combined = combining
-            .await
-            .unwrap_or_else(|panic| Err(PageError::retryable(panic)));
-        match combined {
+        let name = format!("reducer of {}", order.processor);
+        let combining = async move { processor.combine(order) };
+        match self.threads.beside(&name, combining).await.flatten() {
             Ok(part) => Ok(Combined { part }),
             Err(error) if error.is_retryable() => {
                 Err(retry(error.message().to_owned(), error.error_type()))
@@ -212,7 +240,12 @@ impl AsideActivities {
         let _heartbeats = Heartbeats::of(&ctx);
         let client = ctx.client();
         let told = async {
-            match self.throttles.monitor(&order.throttles) {
+            let monitor = {
+                // They are asked where they cannot block anybody.
+                let _beside = self.threads.enter();
+                self.throttles.monitor(&order.throttles)
+            };
+            match monitor {
                 Ok(monitor) => throttling::relay(&client, &order, monitor).await,
                 Err(unknown) => throttling::relay_unknown(&client, &order, &unknown).await,
             }
@@ -234,7 +267,7 @@ impl AsideActivities {
         let _heartbeats = Heartbeats::of(&ctx);
         let client = ctx.client();
         tokio::select! {
-            told = partitions::relay(&client, &order, &self.metrics) => told,
+            told = partitions::relay(&client, &order, &self.watches) => told,
             () = self.stops(&ctx) => Ok(()),
         }
     }
@@ -250,8 +283,10 @@ impl AsideActivities {
         // Another worker may know it.
         let processor = self.registry.of_batch(&order.processor, false);
         let processor = processor.map_err(|unknown| retry(unknown, UNKNOWN_PROCESSOR))?;
+        let name = format!("split of {}", order.processor);
+        let splitting = async move { processor.split(&order).await };
         tokio::select! {
-            at = processor.split(&order) => match at {
+            at = self.threads.beside(&name, splitting) => match at.flatten() {
                 Ok(at) => Ok(SplitAnswer { at }),
                 Err(error) => Err(split_failed(&error)),
             },

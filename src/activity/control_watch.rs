@@ -1,7 +1,8 @@
-//! How running strides hear that they should end, and metrics how far a batch is.
+//! How running strides hear that they should end, and metrics and partitions how far a batch is.
 //!
 //! The controller writes both into the memo of its workflow. Reading that needs no worker that answers, and
-//! leaves nothing in the history: one small call per batch, worker and second, while a stride runs.
+//! leaves nothing in the history: one small call per workflow, worker and second, while a stride runs. A worker with
+//! many of them looks less often ([`Looks::interval`]).
 
 use std::{
     collections::BTreeMap,
@@ -19,23 +20,51 @@ use tokio::sync::watch;
 use crate::{
     controller::Controller,
     progress::Progress,
-    protocol::{ControlState, MEMO_BATCH_RUN, MEMO_CONTROL, MEMO_PROGRESS, StrideOrder},
+    protocol::{
+        ControlState, MEMO_BATCH_RUN, MEMO_CONTROL, MEMO_PROGRESS, StrideOrder, partition_in,
+    },
 };
 
 const INTERVAL: Duration = Duration::from_secs(1);
+/// Looks per second at all workflows together.
+const LOOKS_PER_SECOND: u32 = 10;
+/// Longest interval between two looks at a workflow, while the server answers and while it does not.
+const LONGEST: Duration = Duration::from_secs(15);
+const LONGEST_UNANSWERED: Duration = Duration::from_secs(30);
+/// After so many looks without an answer, a log line says so.
+const SAID_AFTER: u32 = 5;
 /// A server that answers at all does so at once.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Looks without any stride before a watch ends. Between two short strides it goes on, so that it comes to
-/// look at all.
-const IDLE_LOOKS: u32 = 3;
+/// Seconds without anybody who wants to know before a watch ends. Between two short strides it goes on, so that it
+/// comes to look at all.
+const IDLE_SECONDS: u32 = 3;
 
 /// Called with what is known of a batch, every time it is read.
 pub(super) type OnProgress = Box<dyn Fn(&Progress) + Send + Sync>;
 
-/// The watches of one worker, by batch run and workflow.
-pub(super) struct ControlWatches {
+/// The watches of one worker, by batch run and workflow. Everything that wants to know of a workflow shares one.
+pub(crate) struct ControlWatches {
     by_controller: Mutex<BTreeMap<Watched, watch::Sender<Option<Reading>>>>,
+    unanswered: Mutex<u32>,
     on_progress: OnProgress,
+}
+
+/// How often a worker looks, which is a question of how much there is to be looked at.
+#[derive(Clone, Copy)]
+struct Looks {
+    workflows: usize,
+    /// Looks without an answer, less those with one: the server has too much to do, or is away.
+    unanswered: u32,
+}
+
+impl Looks {
+    /// Between two looks at one workflow.
+    fn interval(self) -> Duration {
+        let workflows = u32::try_from(self.workflows).unwrap_or(u32::MAX);
+        let shared = (INTERVAL * workflows / LOOKS_PER_SECOND).clamp(INTERVAL, LONGEST);
+        let doubled = 2_u32.saturating_pow(self.unanswered.min(SAID_AFTER));
+        shared.saturating_mul(doubled).min(LONGEST_UNANSWERED)
+    }
 }
 
 /// A batch run, and the workflow that has the stride: the one of the batch or of a partition.
@@ -51,10 +80,13 @@ pub(super) struct ControlWatch {
 }
 
 #[derive(Clone)]
-struct Reading {
+pub(super) struct Reading {
     /// When the server was asked for it.
     asked: Instant,
-    found: Found,
+    pub found: Found,
+    pub progress: Option<Arc<Progress>>,
+    /// The workflows of the partitions that run, by number.
+    pub partitions: Arc<BTreeMap<u32, String>>,
 }
 
 /// What a look at the workflow found.
@@ -106,40 +138,83 @@ impl Found {
 }
 
 impl ControlWatches {
-    pub fn new(on_progress: OnProgress) -> Arc<Self> {
+    pub fn new(on_progress: impl Fn(&Progress) + Send + Sync + 'static) -> Arc<Self> {
         Arc::new(Self {
             by_controller: Mutex::default(),
-            on_progress,
+            unanswered: Mutex::default(),
+            on_progress: Box::new(on_progress),
         })
     }
 
-    /// Joins the watch of the batch run, or starts it.
-    pub fn watch(self: &Arc<Self>, client: &Client, order: &StrideOrder) -> ControlWatch {
-        let mut watches = self.lock();
-        let watched = (order.batch_run.clone(), order.controller().to_owned());
-        let readings = match watches.get(&watched) {
-            Some(sender) => sender.subscribe(),
-            None => {
-                let (sender, readings) = watch::channel(None);
-                watches.insert(watched.clone(), sender.clone());
-                let poller = Poller {
-                    watches: Arc::downgrade(self),
-                    controller: client.get_workflow_handle(order.controller()),
-                    is_batch: order.controller.is_none(),
-                    watched,
-                    readings: sender,
-                };
-                tokio::spawn(poller.run());
-                readings
-            }
-        };
+    /// What a stride is told.
+    pub(super) fn watch(self: &Arc<Self>, client: &Client, order: &StrideOrder) -> ControlWatch {
+        let batch = order.controller.is_none().then_some(order.controller());
         ControlWatch {
-            readings,
             joined: Instant::now(),
+            readings: self.read(client, &order.batch_run, order.controller(), batch),
             batch_run: order.batch_run.clone(),
             dispatch: order.dispatch,
             bridge: order.bridge.clone(),
         }
+    }
+
+    /// Joins the watch of a workflow, or starts it: of a batch, which is given then, or of a partition, which says
+    /// nothing of its batch.
+    pub(super) fn read(
+        self: &Arc<Self>,
+        client: &Client,
+        batch_run: &str,
+        workflow: &str,
+        batch: Option<&str>,
+    ) -> watch::Receiver<Option<Reading>> {
+        let mut watches = self.lock();
+        let watched = (batch_run.to_owned(), workflow.to_owned());
+        if let Some(sender) = watches.get(&watched) {
+            return sender.subscribe();
+        }
+        let (sender, readings) = watch::channel(None);
+        watches.insert(watched.clone(), sender.clone());
+        let poller = Poller {
+            watches: Arc::downgrade(self),
+            controller: client.get_workflow_handle(workflow),
+            batch: batch.map(ToOwned::to_owned),
+            watched,
+            readings: sender,
+        };
+        tokio::spawn(poller.run());
+        readings
+    }
+
+    fn looks(&self) -> Looks {
+        Looks {
+            workflows: self.lock().len(),
+            unanswered: *self.unanswered(),
+        }
+    }
+
+    fn unanswered(&self) -> MutexGuard<'_, u32> {
+        self.unanswered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn answered(&self) {
+        let mut unanswered = self.unanswered();
+        *unanswered = unanswered.saturating_sub(1);
+    }
+
+    /// Also where the client has tried again by itself, which it does when the server limits requests.
+    fn not_answered(&self, why: &str) {
+        let mut unanswered = self.unanswered();
+        *unanswered += 1;
+        if *unanswered == SAID_AFTER {
+            tracing::warn!(
+                why,
+                "the server does not say what the batches of this worker want; pauses and changed limits reach its \
+                 pages late"
+            );
+        }
+        *unanswered = (*unanswered).min(2 * SAID_AFTER);
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Watched, watch::Sender<Option<Reading>>>> {
@@ -170,8 +245,7 @@ impl ControlWatch {
 struct Poller {
     watches: Weak<ControlWatches>,
     controller: WorkflowHandle<Client, Controller>,
-    /// Or a partition, which says nothing of the batch.
-    is_batch: bool,
+    batch: Option<String>,
     watched: Watched,
     readings: watch::Sender<Option<Reading>>,
 }
@@ -179,6 +253,7 @@ struct Poller {
 impl Poller {
     async fn run(self) {
         let mut idle = 0;
+        let mut looked_at = Instant::now();
         loop {
             tokio::time::sleep(INTERVAL).await;
             let Some(watches) = self.watches.upgrade() else {
@@ -189,7 +264,7 @@ impl Poller {
             } else {
                 0
             };
-            if idle >= IDLE_LOOKS {
+            if idle >= IDLE_SECONDS {
                 let mut watches = watches.lock();
                 // Under the lock nobody joins.
                 if self.readings.receiver_count() == 0 {
@@ -197,28 +272,64 @@ impl Poller {
                     return;
                 }
             }
-            let asked = Instant::now();
-            let looked = self.controller.describe(WorkflowDescribeOptions::default());
-            // A server that does not answer changes nothing: the stride goes on with its orders.
-            let found = match tokio::time::timeout(PATIENCE, looked).await {
-                Ok(Ok(description)) => {
-                    if self.is_batch
-                        && let Some(progress) = progress_in(&description)
-                    {
-                        (watches.on_progress)(&progress);
-                    }
-                    found_in(&description)
-                }
-                Ok(Err(WorkflowInteractionError::NotFound(_))) => Found::Gone,
-                Ok(Err(error)) => {
-                    tracing::debug!(%error, batch_run = self.watched.0, "the batch was not read");
-                    continue;
-                }
-                Err(_) => continue,
-            };
-            self.readings.send_replace(Some(Reading { asked, found }));
+            if looked_at.elapsed() < watches.looks().interval() {
+                continue;
+            }
+            looked_at = Instant::now();
+            if let Some(reading) = self.look(&watches).await {
+                self.readings.send_replace(Some(reading));
+            }
         }
     }
+
+    /// `None`: the server does not answer. That changes nothing, so strides go on with their orders.
+    async fn look(&self, watches: &ControlWatches) -> Option<Reading> {
+        let asked = Instant::now();
+        let looked = self.controller.describe(WorkflowDescribeOptions::default());
+        let mut reading = Reading {
+            asked,
+            found: Found::Gone,
+            progress: None,
+            partitions: Arc::default(),
+        };
+        match tokio::time::timeout(PATIENCE, looked).await {
+            Ok(Ok(description)) => {
+                reading.found = found_in(&description);
+                reading.progress = progress_in(&description).map(Arc::new);
+                if let Some(batch) = &self.batch {
+                    reading.partitions = Arc::new(partitions_in(&description, batch));
+                    if let Some(progress) = &reading.progress {
+                        (watches.on_progress)(progress);
+                    }
+                }
+            }
+            Ok(Err(WorkflowInteractionError::NotFound(_))) => {}
+            Ok(Err(error)) => {
+                tracing::debug!(%error, batch_run = self.watched.0, "the batch was not read");
+                watches.not_answered(&error.to_string());
+                return None;
+            }
+            Err(_) => {
+                watches.not_answered("no answer in time");
+                return None;
+            }
+        }
+        watches.answered();
+        Some(reading)
+    }
+}
+
+/// The workflows of the partitions that run, by number.
+fn partitions_in(
+    description: &WorkflowExecutionDescription,
+    batch_id: &str,
+) -> BTreeMap<u32, String> {
+    let children = description.raw().pending_children.iter();
+    let numbered = children.filter_map(|child| {
+        let number = partition_in(batch_id, &child.workflow_id)?;
+        Some((number, child.workflow_id.clone()))
+    });
+    numbered.collect()
 }
 
 pub(super) fn progress_in(description: &WorkflowExecutionDescription) -> Option<Progress> {
@@ -314,6 +425,52 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_worker_with_many_workflows_looks_less_often_at_each() {
+        let interval = |workflows: u32| {
+            let looks = Looks {
+                workflows: workflows as usize,
+                unanswered: 0,
+            };
+            looks.interval()
+        };
+        assert_eq!(interval(1), Duration::from_secs(1));
+        assert_eq!(interval(10), Duration::from_secs(1));
+        assert_eq!(interval(51), Duration::from_millis(5_100));
+        assert_eq!(interval(500), LONGEST);
+        for workflows in 1..150 {
+            let per_workflow = interval(workflows) / workflows;
+            assert!(per_workflow >= INTERVAL / LOOKS_PER_SECOND, "{workflows}");
+        }
+    }
+
+    #[test]
+    fn looks_become_rare_while_the_server_does_not_answer() {
+        let watches = ControlWatches::new(|_| {});
+        watches
+            .lock()
+            .insert(Watched::default(), watch::channel(None).0);
+        let seconds = || watches.looks().interval().as_secs();
+        let failing: Vec<_> = (0..7)
+            .map(|_| {
+                watches.not_answered("it is limited");
+                seconds()
+            })
+            .collect();
+        assert_eq!(failing, [2, 4, 8, 16, 30, 30, 30]);
+        for _ in 0..100 {
+            watches.not_answered("it is limited");
+        }
+        for _ in 0..2 * SAID_AFTER {
+            watches.answered();
+        }
+        assert_eq!(
+            seconds(),
+            1,
+            "a long outage is no reason to look rarely for long"
+        );
+    }
+
     #[tokio::test]
     async fn what_was_read_before_a_stride_began_is_not_for_it() {
         let (sender, readings) = watch::channel(None);
@@ -330,6 +487,8 @@ mod tests {
             Some(Reading {
                 asked,
                 found: found.clone(),
+                progress: None,
+                partitions: Arc::default(),
             })
         };
         sender.send_replace(reading(before));

@@ -22,6 +22,7 @@ use super::{
     HEARTBEATS_PER_TIMEOUT,
     control_watch::{ControlWatch, Found, found_in},
     gate::Gate,
+    user_threads::Trouble,
 };
 use crate::{
     controller::Controller,
@@ -33,7 +34,7 @@ use crate::{
         StrideReport,
     },
     rate::RateShare,
-    stride::{Go, HostError, PageEvent, StrideHost, WaitFor},
+    stride::{Go, HostError, PageEvent, StrideHost, WaitFor, page_blocked},
 };
 
 /// Longest wait for the controller to say where a stride ends.
@@ -46,6 +47,9 @@ const LOOK_AT_GATE: Duration = Duration::from_secs(1);
 /// After being held for so long in all, a stride gives its slot back and is dispatched again when the
 /// controller finds that it may.
 const HELD_AT_MOST: Duration = Duration::from_secs(30);
+
+/// What a page whose time is over may take to let go of its thread.
+const BLOCKED_FOR: Duration = Duration::from_secs(1);
 
 /// The first sign of life comes after this long at most.
 const FIRST_HEARTBEAT: Duration = Duration::from_secs(1);
@@ -64,11 +68,39 @@ pub(super) struct ActivityHost {
     checkpoint: Arc<Mutex<Checkpoint>>,
     told: watch::Receiver<Told>,
     in_flight: Mutex<Option<PageInFlight>>,
+    in_hand: Mutex<Option<InHand>>,
+    page_timeout: Duration,
+    may_repeat: bool,
     attendance: Arc<Mutex<Attendance>>,
     /// Which attempt this is to Temporal: the run, the activity and the number.
     identity: Identity,
-    /// Sends signs of life, and listens.
+}
+
+/// As long as this lives, signs of life are sent and the stride is told what there is to be told. A stride whose
+/// code blocks its thread may outlive it, and is told to end.
+pub(super) struct Attended {
     tasks: [JoinHandle<()>; 2],
+    tell: watch::Sender<Told>,
+}
+
+impl Drop for Attended {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+        self.tell.send_modify(|told| {
+            told.stop = true;
+            told.cancelled = true;
+        });
+    }
+}
+
+/// The page that is being worked on.
+struct InHand {
+    since: Instant,
+    /// Where it ends, once that is known.
+    end: Option<PageToken>,
+    is_last: bool,
 }
 
 /// What surrounds a stride in its worker.
@@ -78,6 +110,8 @@ pub(super) struct Surroundings {
     pub control: ControlWatch,
     /// The throttles of the order.
     pub gate: Arc<dyn Gate>,
+    /// A page may be run again although an attempt at it has begun.
+    pub may_repeat: bool,
 }
 
 struct Identity {
@@ -95,9 +129,35 @@ struct Identity {
 /// Whether this process was asleep, and for how long: a virtual machine that was moved, a stopped process.
 /// After a heartbeat timeout Temporal gives its work to another worker.
 struct Attendance {
-    last_seen: Instant,
+    last_seen: Seen,
     timeout: Duration,
     overslept: bool,
+}
+
+/// A moment by both clocks.
+#[derive(Clone, Copy)]
+struct Seen {
+    monotonic: Instant,
+    wall: SystemTime,
+}
+
+impl Seen {
+    fn now() -> Self {
+        Self {
+            monotonic: Instant::now(),
+            wall: SystemTime::now(),
+        }
+    }
+
+    /// The time since an earlier moment. The monotonic clock stands still while a machine is suspended, and the
+    /// wall clock can be set back, so the larger difference counts. A wall clock that is set forward costs a
+    /// question.
+    fn since(&self, earlier: &Self) -> Duration {
+        let wall = self.wall.duration_since(earlier.wall).unwrap_or_default();
+        self.monotonic
+            .saturating_duration_since(earlier.monotonic)
+            .max(wall)
+    }
 }
 
 impl Attendance {
@@ -106,15 +166,15 @@ impl Attendance {
     fn new(timeout: Duration, started: Option<SystemTime>) -> Self {
         let age = started.and_then(|started| started.elapsed().ok());
         Self {
-            last_seen: Instant::now(),
+            last_seen: Seen::now(),
             timeout,
             overslept: age.is_some_and(|age| age > timeout),
         }
     }
 
-    fn notice(&mut self) -> bool {
-        self.overslept |= self.last_seen.elapsed() > self.timeout;
-        self.last_seen = Instant::now();
+    fn notice(&mut self, now: Seen) -> bool {
+        self.overslept |= now.since(&self.last_seen) > self.timeout;
+        self.last_seen = now;
         self.overslept
     }
 }
@@ -125,12 +185,13 @@ impl ActivityHost {
         order: &StrideOrder,
         resume: StrideReport,
         surroundings: Surroundings,
-    ) -> Self {
+    ) -> (Self, Attended) {
         let Surroundings {
             metrics,
             draining,
             control,
             gate,
+            may_repeat,
         } = surroundings;
         // The activity's own handle is pinned to one run; the batch may continue as new at any time.
         let client = ctx.client();
@@ -164,9 +225,9 @@ impl ActivityHost {
                 Arc::clone(&checkpoint),
                 Arc::clone(&attendance),
             )),
-            tokio::spawn(listen(ctx.clone(), draining, control, tell)),
+            tokio::spawn(listen(ctx.clone(), draining, control, tell.clone())),
         ];
-        Self {
+        let host = Self {
             controller,
             batch_run: order.batch_run.clone(),
             stride: order.stride,
@@ -181,11 +242,47 @@ impl ActivityHost {
             metrics,
             checkpoint,
             told,
-            in_flight: Mutex::new(None),
+            in_flight: Mutex::default(),
+            in_hand: Mutex::default(),
+            page_timeout: order.page_timeout,
+            may_repeat,
             attendance,
             identity,
-            tasks,
+        };
+        (host, Attended { tasks, tell })
+    }
+
+    /// The report of a stride that does not get on because threads are blocked, if it is time to give it up. Whoever
+    /// has the stride next goes on after what is finished.
+    pub fn gives_up(&self, trouble: Trouble) -> Option<StrideReport> {
+        let in_hand = lock(&self.in_hand);
+        let in_hand = in_hand.as_ref();
+        let limit = self.page_timeout.saturating_add(BLOCKED_FOR);
+        let is_over = match trouble {
+            Trouble::Blocks(lasts) => lasts >= limit,
+            // What has begun must not begin again, and may still go on.
+            Trouble::Starves => match in_hand {
+                Some(page) if !self.may_repeat => page.since.elapsed() >= limit,
+                _ => {
+                    tracing::info!("given back, as others block all of its threads");
+                    self.observe(PageEvent::Stopped);
+                    return Some(lock(&self.checkpoint).done.clone());
+                }
+            },
+        };
+        if !is_over {
+            return None;
         }
+        let took = in_hand.map_or(limit, |page| page.since.elapsed());
+        self.observe(PageEvent::Failed { took });
+        let mut failure = page_blocked(self.page_timeout);
+        if let Some(page) = in_hand {
+            failure.page_end.clone_from(&page.end);
+            failure.last_page = page.is_last;
+        }
+        let mut report = lock(&self.checkpoint).done.clone();
+        report.failure = Some(failure);
+        Some(report)
     }
 
     /// Waits, unless the stride is told to stop.
@@ -264,14 +361,6 @@ impl Drop for Waiting<'_> {
     }
 }
 
-impl Drop for ActivityHost {
-    fn drop(&mut self) {
-        for task in &self.tasks {
-            task.abort();
-        }
-    }
-}
-
 /// Sends signs of life beside the user's code.
 async fn heartbeat(
     ctx: ActivityContext,
@@ -285,7 +374,7 @@ async fn heartbeat(
     let mut tick = tokio::time::interval_at(first, period);
     loop {
         tick.tick().await;
-        lock(&attendance).notice();
+        lock(&attendance).notice(Seen::now());
         let checkpoint = lock(&checkpoint).clone();
         if let Err(error) = ctx.record_heartbeat(checkpoint).await {
             tracing::warn!(%error, "heartbeat not sent");
@@ -424,7 +513,7 @@ impl StrideHost for ActivityHost {
     }
 
     async fn still_counts(&self) -> Result<(), HostError> {
-        if !lock(&self.attendance).notice() {
+        if !lock(&self.attendance).notice(Seen::now()) {
             return Ok(());
         }
         let mine = &self.identity;
@@ -473,7 +562,19 @@ impl StrideHost for ActivityHost {
     }
 
     fn works_on(&self, page: Option<RunningPage>) {
+        *lock(&self.in_hand) = page.as_ref().map(|_| InHand {
+            since: Instant::now(),
+            end: None,
+            is_last: false,
+        });
         lock(&self.checkpoint).page = page;
+    }
+
+    fn page_ends(&self, end: Option<&PageToken>, is_last: bool) {
+        if let Some(page) = &mut *lock(&self.in_hand) {
+            page.end = end.cloned();
+            page.is_last = is_last;
+        }
     }
 
     fn checkpoint(&self, report: &StrideReport) {
@@ -520,5 +621,42 @@ impl StrideHost for ActivityHost {
                 WaitFor::Pause => {}
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(15);
+    const LONG: Duration = Duration::from_secs(3_600);
+
+    /// Whether an attempt finds that it was asleep when the clocks have gone on like this.
+    fn overslept(monotonic: Duration, wall: impl FnOnce(SystemTime) -> SystemTime) -> bool {
+        let mut attendance = Attendance::new(TIMEOUT, None);
+        let before = attendance.last_seen;
+        attendance.notice(Seen {
+            monotonic: before.monotonic + monotonic,
+            wall: wall(before.wall),
+        })
+    }
+
+    #[test]
+    fn a_machine_that_was_suspended_is_noticed_by_the_wall_clock() {
+        assert!(overslept(Duration::from_millis(5), |wall| wall + LONG));
+    }
+
+    #[test]
+    fn a_process_that_was_stopped_is_noticed_whatever_the_wall_clock_says() {
+        assert!(overslept(LONG, |wall| wall + LONG));
+        assert!(overslept(LONG, |wall| wall - LONG));
+    }
+
+    #[test]
+    fn a_wall_clock_that_is_set_back_is_no_sleep() {
+        let second = Duration::from_secs(1);
+        assert!(!overslept(second, |wall| wall - LONG));
+        assert!(!overslept(second, |wall| wall + second));
+        assert!(!overslept(TIMEOUT, |wall| wall + TIMEOUT));
     }
 }

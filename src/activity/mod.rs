@@ -11,6 +11,7 @@
 //! | `throttling` | telling a batch what its throttles say |
 //! | `waits` | telling a batch what it waits for beside its pages |
 //! | `abandon` | giving up what does not end when the worker does |
+//! | `user_threads` | threads that user code may block |
 
 mod abandon;
 mod aside;
@@ -21,6 +22,7 @@ mod host;
 mod lock;
 mod partitions;
 mod throttling;
+mod user_threads;
 mod waits;
 
 use std::{
@@ -42,16 +44,18 @@ use crate::{
     page::PageToken,
     protocol::{Checkpoint, StrideOrder, StrideReport, UNKNOWN_PROCESSOR},
     registry::Registry,
+    retry::RetryMode,
     throttle::Throttles,
     worker::Company,
 };
-use control_watch::ControlWatches;
 use gate::{AlwaysOpen, Gate, Throttled};
 use host::{ActivityHost, Surroundings};
 
 pub(crate) use self::{
     abandon::Abandonment,
     aside::{ASIDE_HEARTBEAT_TIMEOUT, AsideActivities},
+    control_watch::ControlWatches,
+    user_threads::UserThreads,
 };
 
 /// What a log line shows of a token.
@@ -69,6 +73,7 @@ pub(crate) struct PageActivities {
     draining: watch::Receiver<bool>,
     abandonment: Abandonment,
     company: Arc<Company>,
+    threads: UserThreads,
 }
 
 impl PageActivities {
@@ -76,21 +81,21 @@ impl PageActivities {
         registry: Registry,
         throttles: Throttles,
         metrics: Metrics,
+        watches: Arc<ControlWatches>,
         draining: watch::Receiver<bool>,
         abandonment: Abandonment,
         company: Arc<Company>,
+        threads: UserThreads,
     ) -> Self {
         Self {
             registry,
-            watches: {
-                let metrics = metrics.clone();
-                ControlWatches::new(Box::new(move |progress| metrics.batch_seen(progress)))
-            },
+            watches,
             throttles,
             metrics,
             draining,
             abandonment,
             company,
+            threads,
         }
     }
 }
@@ -136,6 +141,8 @@ impl PageActivities {
         if throttles.is_empty() {
             return Arc::new(AlwaysOpen);
         }
+        // They are asked where they cannot block anybody.
+        let _beside = self.threads.enter();
         match Throttled::by(&self.throttles, throttles) {
             Ok(gate) => Arc::new(gate),
             Err(unknown) => {
@@ -167,7 +174,7 @@ impl PageActivities {
             StrideReport::default()
         };
         let metrics = self.metrics.for_processor(&order.processor);
-        let host = ActivityHost::new(
+        let (host, _attended) = ActivityHost::new(
             &ctx,
             &order,
             resume.clone(),
@@ -176,15 +183,22 @@ impl PageActivities {
                 draining: self.draining.clone(),
                 control: self.watches.watch(&ctx.client(), &order),
                 gate: self.gate(&order.throttles),
+                may_repeat: processor.settings().retry_mode == RetryMode::AtLeastOnce,
             },
         );
+        let (host, order) = (Arc::new(host), Arc::new(order));
         let started = Instant::now();
         tracing::debug!(
             start = shown(order.start.as_ref()),
             end = shown(order.end.as_ref()),
             "stride started"
         );
-        let report = processor.run(&order, resume, &host).await;
+        let stride = {
+            let (host, order) = (Arc::clone(&host), Arc::clone(&order));
+            async move { processor.run(&order, resume, &*host).await }
+        };
+        let stride = self.threads.run(stride);
+        let report = stride.ended(|trouble| host.gives_up(trouble).map(Ok)).await;
         match report {
             Ok(report) => {
                 log_end(&order, &report, started.elapsed());

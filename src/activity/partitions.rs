@@ -5,22 +5,24 @@
 
 use std::{
     collections::BTreeMap,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
 use temporalio_client::{
-    Client, WorkflowDescribeOptions, WorkflowExecutionDescription, WorkflowHandle,
-    WorkflowSignalOptions, errors::WorkflowInteractionError,
+    Client, WorkflowHandle, WorkflowSignalOptions, errors::WorkflowInteractionError,
 };
 use temporalio_sdk::activities::ActivityError;
 
-use super::{aside::retry, control_watch::progress_in};
+use super::{
+    aside::retry,
+    control_watch::{ControlWatches, Found},
+};
 use crate::{
     controller::Controller,
-    metrics::Metrics,
     partition::Look,
     progress::Progress,
-    protocol::{PartitionNews, PartitionsOrder, partition_in},
+    protocol::{PartitionNews, PartitionsOrder},
 };
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -28,36 +30,41 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const BELIEVED_AFTER: u32 = 3;
 /// How long figures that merely go up may wait.
 const TELL_EVERY: Duration = Duration::from_secs(10);
-/// A server that answers at all does so at once.
-const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Looks until the batch is over.
+/// Looks until the batch is over. What strides in this worker have read is not read again.
 pub(super) async fn relay(
     client: &Client,
     order: &PartitionsOrder,
-    metrics: &Metrics,
+    watches: &Arc<ControlWatches>,
 ) -> Result<(), ActivityError> {
     // The activity's own handle is pinned to one run; the batch may continue as new at any time.
     let batch: WorkflowHandle<_, Controller> = client.get_workflow_handle(order.batch_id.clone());
+    let (batch_run, batch_id) = (&order.batch_run, &order.batch_id);
+    let mut of_batch = watches.read(client, batch_run, batch_id, Some(batch_id));
+    let mut of_partitions = BTreeMap::new();
     let mut looker = Looker::default();
     let mut told_at = Instant::now();
     loop {
         tokio::time::sleep(LOOK_EVERY).await;
-        let description = match batch.describe(WorkflowDescribeOptions::default()).await {
-            Ok(description) => description,
-            Err(WorkflowInteractionError::NotFound(_)) => return Ok(()),
-            Err(_) => continue,
+        let Some(reading) = of_batch.borrow_and_update().clone() else {
+            continue;
         };
-        if let Some(progress) = progress_in(&description) {
-            metrics.batch_seen(&progress);
+        if reading.found == Found::Gone {
+            return Ok(());
         }
-        let running = children(&description, &order.batch_id);
-        looker.keep(&running);
-        for (number, workflow_id) in &running {
-            if let Some(progress) = look(client, workflow_id).await
-                && progress.batch_run == order.batch_run
+        let running = &reading.partitions;
+        looker.keep(running);
+        of_partitions.retain(|number, _| running.contains_key(number));
+        for (number, workflow) in running.iter() {
+            let readings = of_partitions
+                .entry(*number)
+                .or_insert_with(|| watches.read(client, batch_run, workflow, None));
+            if readings.has_changed().unwrap_or(false)
+                && let Some(reading) = readings.borrow_and_update().as_ref()
+                && let Some(progress) = &reading.progress
+                && progress.batch_run == *batch_run
             {
-                looker.saw(*number, &progress);
+                looker.saw(*number, progress);
             }
         }
         let looks = looker.news(told_at.elapsed() >= TELL_EVERY);
@@ -80,23 +87,6 @@ pub(super) async fn relay(
             Err(error) => return Err(retry(error, "PartitionNewsNotSent")),
         }
     }
-}
-
-async fn look(client: &Client, workflow_id: &str) -> Option<Progress> {
-    let child: WorkflowHandle<_, Controller> = client.get_workflow_handle(workflow_id.to_owned());
-    let looked = child.describe(WorkflowDescribeOptions::default());
-    let description = tokio::time::timeout(PATIENCE, looked).await.ok()?.ok()?;
-    progress_in(&description)
-}
-
-/// The workflows of the partitions that run, by number.
-fn children(description: &WorkflowExecutionDescription, batch_id: &str) -> BTreeMap<u32, String> {
-    let children = description.raw().pending_children.iter();
-    let numbered = children.filter_map(|child| {
-        let number = partition_in(batch_id, &child.workflow_id)?;
-        Some((number, child.workflow_id.clone()))
-    });
-    numbered.collect()
 }
 
 /// What is known, and what of it has been told.

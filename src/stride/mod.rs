@@ -71,6 +71,8 @@ pub(crate) trait StrideHost: Send + Sync {
     async fn rate_permits(&self, items: usize) -> Go;
     /// Notes which page is being worked on, for whoever looks.
     fn works_on(&self, page: Option<RunningPage>);
+    /// Notes where that page ends: at the end of the data, if it is the last.
+    fn page_ends(&self, _end: Option<&PageToken>, _is_last: bool) {}
     /// Notes what is finished, for an attempt after a lost worker.
     fn checkpoint(&self, report: &StrideReport);
     /// What the stride is told while it runs. `stop_now` and `cancelled` are never taken back.
@@ -216,6 +218,9 @@ impl From<HostError> for Stop {
     }
 }
 
+/// Error type of a page that takes too long.
+const PAGE_TIMEOUT: &str = "PageTimeout";
+
 /// Errors of these types say nothing about the page: the code of the worker does not fit the batch, or
 /// the engine could not do its part. A deploy or time cures them, so they never use up attempts.
 const NOT_THE_PAGE: &[&str] = &[
@@ -274,6 +279,14 @@ impl Failure {
         failure.attempt.not_the_page = true;
         failure
     }
+}
+
+/// Of a page whose code never let its time limit act.
+#[cfg(feature = "temporal")]
+pub(crate) fn page_blocked(limit: Duration) -> FailedAttempt {
+    let message = format_args!("the page blocks its thread, and took longer than {limit:?}");
+    let error = PageError::retryable(message).with_type(PAGE_TIMEOUT);
+    Failure::of(&error, &[]).attempt
 }
 
 /// The arguments of a batch, for a processor that should know their type.

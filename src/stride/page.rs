@@ -77,6 +77,7 @@ impl<P: PageProcessor> Running<'_, P> {
             self.host.still_counts().await?;
         }
         let (page_end, last_page) = (cut.to.clone(), cut.ends_data);
+        self.host.page_ends(page_end.as_ref(), last_page);
         let applied = self.apply(
             cut.items,
             &cut.keys,

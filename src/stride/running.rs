@@ -10,7 +10,9 @@ use futures::FutureExt;
 use tokio::sync::watch;
 use tracing::Instrument as _;
 
-use super::{Failure, Go, PageEvent, Stop, StrideHost, Trouble, keeping::Keeping, read_args};
+use super::{
+    Failure, Go, PAGE_TIMEOUT, PageEvent, Stop, StrideHost, Trouble, keeping::Keeping, read_args,
+};
 use crate::{
     error::PageError,
     interruption::{Interruption, Told},
@@ -459,7 +461,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
                 "the page took longer than {:?}",
                 self.order.page_timeout
             ))
-            .with_type("PageTimeout")),
+            .with_type(PAGE_TIMEOUT)),
         }
     }
 }

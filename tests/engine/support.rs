@@ -14,7 +14,7 @@ use std::{
 
 use temporal_batch::{
     Batch, BatchClient, BatchHandle, BatchReport, ConnectOptions, PageProcessor, Progress,
-    RunningWorker, Worker, dev_server::DevServerOptions,
+    RunningWorker, Worker, dev_server::DevServerOptions, metrics::Metrics,
 };
 
 /// A hang fails after this long, with what it waited for.
@@ -107,6 +107,17 @@ impl Bed {
             .processor(processor)
             .drain_timeout(Duration::from_secs(5));
         settings(worker).start().unwrap()
+    }
+
+    /// A connection of its own, whose requests are counted.
+    pub async fn measured(&self, name: &str, metrics: &Metrics) -> BatchClient {
+        let options = ConnectOptions::new()
+            .address(&self.address)
+            .disable_env(true)
+            .disable_config_file(true)
+            .identity(name)
+            .metrics(metrics);
+        BatchClient::connect(&options).await.unwrap()
     }
 
     /// A worker that calls itself something else than the others, so that it does not count as one of them.
