@@ -173,8 +173,8 @@ pub use crate::{
     client::{
         AcceptError, BatchClient, BatchHandle, BatchState, Continuation, ControlError, ListError,
         ListedBatch, Observation, PauseOptions, PauseWaitError, ProgressError, ProgressSource,
-        RecoverError, RedriveError, ResultError, RunningPage, RunningStride, Settings, StartError,
-        Steered, WorkerSeen, Workers,
+        RecoverError, RedriveError, Remedy, ResultError, RunningPage, RunningStride, Settings,
+        StartError, Steered, WorkerSeen, Workers,
     },
     connect::{ConnectError, ConnectOptions, connect},
     worker::{RunningWorker, Worker, WorkerError},

@@ -826,6 +826,21 @@ pub(crate) enum Steer {
     Resume(ResumeRequest),
     Set(SetRequest),
     Approve(ApproveRequest),
+    /// The run of the controller, or of a partition, was started again: for the audit.
+    Recover(RecoverNote),
+    /// It is there to be an event: workers report the first failure of a workflow task only, and after an event
+    /// there is a first one again.
+    Nothing,
+}
+
+/// A recovery, told to the batch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct RecoverNote {
+    #[serde(flatten)]
+    pub given: Given,
+    /// Of this partition.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partition: Option<u32>,
 }
 
 /// Input of the activity that asks the throttles.

@@ -2,6 +2,7 @@
 
 mod company;
 mod query_guard;
+mod recovering;
 pub(crate) mod tuning;
 
 use std::{
@@ -437,7 +438,15 @@ impl Worker {
             self.task_queue.clone(),
             drained.clone(),
         );
+        let (sightings, made) = recovering::sightings();
+        let recovering = recovering::watch(
+            self.client.clone(),
+            self.metrics.clone(),
+            made,
+            drained.clone(),
+        );
         let pages = WorkerOptions::new(self.task_queue)
+            .workflow_interceptor(sightings)
             .register_workflow::<Controller>()
             .map_err(|e| create(e.into()))?
             .register_workflow::<Bridge>()
@@ -473,6 +482,7 @@ impl Worker {
         let health = self.metrics.health();
         tokio::spawn(readiness::watch(self.client.clone(), health, drained));
         tokio::spawn(looks);
+        tokio::spawn(recovering);
         Ok(RunningWorker::spawn(runtime, halves))
     }
 }

@@ -70,17 +70,12 @@ impl Look {
 
     /// A batch that runs, or did a moment ago.
     pub(crate) fn seen(seen: Observation) -> Self {
-        let batch_id = seen.batch_id;
-        let trouble = match (&seen.progress, seen.task_failures) {
-            (_, Some(times)) => Some(ProgressError::TaskFails {
-                batch_id: batch_id.clone(),
-                times,
-            }),
-            (None, None) => Some(ProgressError::NoWorker {
-                batch_id: batch_id.clone(),
-            }),
-            (Some(_), None) => None,
+        let no_worker = || ProgressError::NoWorker {
+            batch_id: seen.batch_id.clone(),
         };
+        let unknown = seen.progress.is_none().then(no_worker);
+        let trouble = seen.task_fails().or(unknown);
+        let batch_id = seen.batch_id;
         Self {
             percent: seen.progress.as_ref().and_then(Progress::percent),
             progress: seen.progress,

@@ -218,7 +218,7 @@ impl BatchClient {
         Ok(self.handle_unchecked(batch_id))
     }
 
-    pub(super) fn handle_unchecked(&self, batch_id: String) -> BatchHandle {
+    pub(crate) fn handle_unchecked(&self, batch_id: String) -> BatchHandle {
         BatchHandle {
             client: self.client.clone(),
             batch_id,

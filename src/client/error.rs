@@ -2,7 +2,7 @@
 
 use temporalio_client::errors::ClientError;
 
-use super::BatchState;
+use super::{BatchState, Remedy};
 use crate::{batch::InvalidBatch, progress::Timestamp};
 
 type Source = Box<dyn std::error::Error + Send + Sync>;
@@ -103,14 +103,15 @@ pub enum ProgressError {
     /// Where none will, see [`BatchHandle::recover`](super::BatchHandle::recover).
     #[error(
         "the workflow task of batch \"{batch_id}\" has failed {times} times in a row, so the batch stands \
-         still; the log of its workers says why: deploy code that can go on, or start its current run again \
-         (see `recover`)"
+         still; {remedy}"
     )]
     TaskFails {
         /// The id.
         batch_id: String,
         /// Attempts that failed so far.
         times: u32,
+        /// What ends the standstill.
+        remedy: Remedy,
     },
     /// The server did not answer.
     #[error("the server did not answer")]

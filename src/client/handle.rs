@@ -123,6 +123,23 @@ impl BatchHandle {
 
     /// The end, with what it takes to go on.
     pub(super) async fn ended(&self) -> Result<EndDetails, ResultError> {
+        loop {
+            match self.ended_run().await {
+                // A reset terminates the run that it begins anew.
+                Err(ResultError::NoReport {
+                    state: BatchState::Terminated,
+                }) if self.is_not_terminated().await => {}
+                ended => return ended,
+            }
+        }
+    }
+
+    async fn is_not_terminated(&self) -> bool {
+        let state = self.state().await;
+        state.is_ok_and(|state| state != BatchState::Terminated)
+    }
+
+    async fn ended_run(&self) -> Result<EndDetails, ResultError> {
         let options = WorkflowGetResultOptions::default();
         match self.workflow().get_result(options).await {
             Ok(report) => Ok(EndDetails {

@@ -11,8 +11,8 @@ use temporalio_client::{
 };
 
 use super::{
-    BatchHandle, BatchState, ProgressError, ResultError, RunningPage, RunningStride, Workers,
-    handle::state_of, recovery::failing_task, running::running_strides,
+    BatchHandle, BatchState, ProgressError, Remedy, ResultError, RunningPage, RunningStride,
+    Workers, handle::state_of, recovery::failing_task, running::running_strides,
 };
 use crate::{
     controller::Controller,
@@ -48,6 +48,8 @@ pub struct Observation {
     /// How often its workflow task has failed in a row, where it fails for good while workers poll; see
     /// [`ProgressError::TaskFails`].
     pub task_failures: Option<u32>,
+    /// What ends that.
+    pub remedy: Option<Remedy>,
 }
 
 /// Where a progress comes from.
@@ -71,6 +73,15 @@ impl Observation {
         self.workers.as_ref().is_some_and(|workers| !workers.any())
     }
 
+    /// That its workflow task fails for good, if it does.
+    pub(crate) fn task_fails(&self) -> Option<ProgressError> {
+        Some(ProgressError::TaskFails {
+            batch_id: self.batch_id.clone(),
+            times: self.task_failures?,
+            remedy: self.remedy.unwrap_or(Remedy::Deploy),
+        })
+    }
+
     /// The page that has been worked on for longest, as far as the workers have said.
     pub fn oldest_page(&self) -> Option<&RunningPage> {
         let pages = self
@@ -91,6 +102,9 @@ impl Observation {
             progress.held_by = Some(HeldBy::NoWorker);
         } else if let Some(times) = self.task_failures {
             progress.explanation = format!("the workflow task has failed {times} times in a row");
+            if let Some(remedy) = self.remedy {
+                progress.explanation = format!("{}: {remedy}", progress.explanation);
+            }
             progress.held_by = None;
         }
     }
@@ -130,6 +144,7 @@ impl BatchHandle {
             workers: None,
             strides: running_strides(&description, converter),
             task_failures: None,
+            remedy: None,
         };
         if !seen.state.is_open()
             && let Some(report) = self.final_progress().await?
@@ -152,8 +167,9 @@ impl BatchHandle {
         } else {
             match self.shown(description).await? {
                 Shown::Ended => return Box::pin(self.look()).await,
-                Shown::TaskFails(times, progress) => {
+                Shown::TaskFails(times, remedy, progress) => {
                     seen.task_failures = Some(times);
+                    seen.remedy = Some(remedy);
                     seen.progress = progress;
                     seen.source = seen.progress.is_some().then_some(ProgressSource::Snapshot);
                 }
@@ -179,9 +195,8 @@ impl BatchHandle {
     /// the history of the batch, or when the server does not answer.
     pub async fn progress(&self) -> Result<Progress, ProgressError> {
         let seen = self.look().await?;
-        if let Some(times) = seen.task_failures {
-            let batch_id = seen.batch_id;
-            return Err(ProgressError::TaskFails { batch_id, times });
+        if let Some(error) = seen.task_fails() {
+            return Err(error);
         }
         seen.progress.ok_or_else(|| self.no_answer())
     }
@@ -202,7 +217,8 @@ impl BatchHandle {
         mut description: WorkflowExecutionDescription,
     ) -> Result<Shown, ProgressError> {
         if let Some(times) = failing_task(&description) {
-            return Ok(Shown::TaskFails(times, progress_in(&description)));
+            let remedy = self.remedy(&description).await;
+            return Ok(Shown::TaskFails(times, remedy, progress_in(&description)));
         }
         let before = progress_in(&description);
         let run_id = description.run_id().to_owned();
@@ -241,7 +257,8 @@ impl BatchHandle {
                 return Ok(Shown::Progress(progress, ProgressSource::Live));
             }
             if let Some(times) = failing_task(&description) {
-                return Ok(Shown::TaskFails(times, progress));
+                let remedy = self.remedy(&description).await;
+                return Ok(Shown::TaskFails(times, remedy, progress));
             }
             if looking.elapsed() > patience {
                 return Ok(Shown::Progress(progress, ProgressSource::Snapshot));
@@ -256,7 +273,7 @@ enum Shown {
     Progress(Option<Progress>, ProgressSource),
     /// The batch, or this run of it, has ended meanwhile.
     Ended,
-    TaskFails(u32, Option<Progress>),
+    TaskFails(u32, Remedy, Option<Progress>),
 }
 
 /// When a controller was last seen to react to a client, and in which of its runs: the next one knows nothing of it.

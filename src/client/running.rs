@@ -99,7 +99,7 @@ fn checkpoint(info: &PendingActivityInfo, converter: &PayloadConverter) -> Optio
     converter.from_payloads(&context, payloads).ok()
 }
 
-fn time<T>(at: Option<T>) -> Option<Timestamp>
+pub(super) fn time<T>(at: Option<T>) -> Option<Timestamp>
 where
     SystemTime: TryFrom<T>,
 {

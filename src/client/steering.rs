@@ -242,8 +242,12 @@ impl BatchHandle {
         if polling {
             if let Some(times) = failing_task(&description) {
                 let batch_id = self.batch_id.clone();
-                let error = ProgressError::TaskFails { batch_id, times };
-                return Err(ControlError::TaskFails(error));
+                let remedy = self.remedy(&description).await;
+                return Err(ControlError::TaskFails(ProgressError::TaskFails {
+                    batch_id,
+                    times,
+                    remedy,
+                }));
             }
             match tokio::time::timeout(ANSWER_TIMEOUT, update).await {
                 Ok(Ok(_)) => return Ok(Steered::Applied),

@@ -260,6 +260,8 @@ impl Controller {
             Steer::Pause(request) => self.do_pause(at, request),
             Steer::Resume(request) => self.do_resume(at, &request),
             Steer::Approve(request) => self.do_approve(at, &request),
+            Steer::Recover(note) => self.note_recovery(at, &request.id, &note),
+            Steer::Nothing => {}
             Steer::Set(request) => match request.validate() {
                 Ok(()) => self.do_set(at, &request),
                 // Clients check before they send, so it is from elsewhere; a signal has no other answer.

@@ -13,8 +13,8 @@ use crate::{
     pace::validate_windows,
     progress::{PauseNote, Timestamp},
     protocol::{
-        ApproveRequest, PageSizeSetting, PauseRequest, ResumeRequest, SetRequest, Setting,
-        StrideSetting,
+        ApproveRequest, PageSizeSetting, PauseRequest, RecoverNote, ResumeRequest, SetRequest,
+        Setting, StrideSetting,
     },
 };
 
@@ -118,6 +118,17 @@ impl Controller {
             }
             // A signal has no other answer.
             Err(why) => self.steered(at, format!("approve refused: {why}"), &request.given),
+        }
+    }
+
+    /// Every worker that sees the batch stand still may send it.
+    pub(super) fn note_recovery(&mut self, at: Timestamp, id: &str, note: &RecoverNote) {
+        if self.controls.is_new(Some(id)) {
+            let action = match note.partition {
+                Some(number) => format!("recover partition {number}"),
+                None => "recover".to_owned(),
+            };
+            self.steered(at, action, &note.given);
         }
     }
 

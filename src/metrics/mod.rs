@@ -21,6 +21,7 @@
 //! | `temporal_batch_announce_signals_total` | counter | `processor` |
 //! | `temporal_batch_dead_letters_total` | counter | `processor` |
 //! | `temporal_batch_hook_failures_total` | counter | `hook` |
+//! | `temporal_batch_recoveries_total` | counter | `outcome`: `recovered`, `left` |
 //! | `temporal_batch_throttle_factor` | gauge | `throttle` |
 //! | `temporal_batch_throttle_failures_total` | counter | `throttle` |
 //!
@@ -74,6 +75,6 @@ mod server;
 
 pub use health::Health;
 pub use pages_in_flight::PageInFlight;
-pub use processor::{ClaimOutcome, ProcessorMetrics, StrideOutcome};
+pub use processor::{ClaimOutcome, ProcessorMetrics, Recovery, StrideOutcome};
 pub use recorder::Metrics;
 pub use server::{MetricsServer, MetricsServerError};

@@ -49,6 +49,24 @@ impl ClaimOutcome {
     }
 }
 
+/// What a worker does about a batch whose workflow task fails for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recovery {
+    /// It has started the current run of the batch again.
+    Done,
+    /// It has left the batch to people.
+    Left,
+}
+
+impl Recovery {
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::Done => "recovered",
+            Self::Left => "left",
+        }
+    }
+}
+
 /// Counts the work of one processor. Made by [`Metrics::for_processor`](super::Metrics::for_processor);
 /// clones share their values.
 #[derive(Clone)]

@@ -12,7 +12,7 @@ use super::{
     Health,
     batches::Batches,
     pages_in_flight::PagesInFlight,
-    processor::{ClaimOutcome, ProcessorMetrics, StrideOutcome},
+    processor::{ClaimOutcome, ProcessorMetrics, Recovery, StrideOutcome},
 };
 use crate::progress::Progress;
 
@@ -81,6 +81,7 @@ struct Families {
     announce_signals: IntCounterVec,
     dead_letters: IntCounterVec,
     hook_failures: IntCounterVec,
+    recoveries: IntCounterVec,
     throttle_factor: GaugeVec,
     throttle_failures: IntCounterVec,
     batches: Batches,
@@ -185,6 +186,12 @@ impl Metrics {
                 "Attempts to call a failure handler, tracker or completion hook that failed.",
                 &["hook"],
             ),
+            recoveries: counters(
+                &registry,
+                "recoveries_total",
+                "Batches and partitions whose workflow task failed for good, by what the worker did about it.",
+                &["outcome"],
+            ),
             throttle_factor: registered(
                 &registry,
                 GaugeVec::new(
@@ -213,6 +220,9 @@ impl Metrics {
             sdk,
             registry,
         };
+        for outcome in [Recovery::Done, Recovery::Left] {
+            let _ = families.recoveries.with_label_values(&[outcome.label()]);
+        }
         Self {
             inner: Arc::new(families),
         }
@@ -262,6 +272,12 @@ impl Metrics {
     /// Counts a failed attempt to call a hook.
     pub fn hook_failed(&self, name: &str) {
         self.inner.hook_failures.with_label_values(&[name]).inc();
+    }
+
+    /// Counts what was done about a batch whose workflow task fails for good.
+    pub fn recovery(&self, outcome: Recovery) {
+        let outcome = outcome.label();
+        self.inner.recoveries.with_label_values(&[outcome]).inc();
     }
 
     /// Makes the series of the failures of a throttle, with zero, so that the first one is seen as one. What

@@ -4,6 +4,7 @@ mod archive;
 mod checked;
 mod command;
 mod database;
+mod killed;
 mod process;
 mod refusals;
 mod rows;

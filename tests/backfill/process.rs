@@ -23,6 +23,11 @@ static SERVER: LazyLock<DevServer> = LazyLock::new(|| {
     started.join().unwrap()
 });
 
+/// The address of that server.
+pub fn server_address() -> String {
+    SERVER.address()
+}
+
 /// A command that talks to the server of the tests, without the settings of whoever runs them.
 pub fn online(args: &[&str]) -> Command {
     let mut command = offline(args);

@@ -28,6 +28,7 @@ mod refusals;
 mod replay;
 mod retries;
 mod stages;
+mod standstill;
 mod steering;
 mod stride_length;
 mod support;
