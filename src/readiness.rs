@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use temporalio_client::{Client, NamespacedClient as _, tonic::IntoRequest as _};
+use temporalio_client::{
+    Client, NamespacedClient as _,
+    tonic::{IntoRequest as _, Status},
+};
 use temporalio_common::protos::temporal::api::workflowservice::v1::DescribeNamespaceRequest;
 use tokio::sync::watch;
 
@@ -23,7 +26,8 @@ pub(crate) async fn watch(client: Client, health: Health, mut draining: watch::R
                     failures = 0;
                     health.set_ready();
                 }
-                Err(why) => {
+                Err(status) => {
+                    let why = status.message();
                     failures += 1;
                     if failures == FAILURES {
                         tracing::warn!(why, "the Temporal server does not answer");
@@ -44,7 +48,8 @@ pub(crate) async fn watch(client: Client, health: Health, mut draining: watch::R
     health.set_not_ready("draining");
 }
 
-async fn answers(client: &Client) -> Result<(), String> {
+/// Asks the server for something small.
+pub(crate) async fn answers(client: &Client) -> Result<(), Status> {
     let request = DescribeNamespaceRequest {
         namespace: client.namespace(),
         ..Default::default()
@@ -52,8 +57,9 @@ async fn answers(client: &Client) -> Result<(), String> {
     let mut service = client.connection().workflow_service();
     let described = service.describe_namespace(request.into_request());
     match tokio::time::timeout(PATIENCE, described).await {
-        Ok(Ok(_)) => Ok(()),
-        Ok(Err(status)) => Err(status.message().to_owned()),
-        Err(_) => Err(format!("no answer within {PATIENCE:?}")),
+        Ok(described) => described.map(|_| ()),
+        Err(_) => Err(Status::deadline_exceeded(format!(
+            "no answer within {PATIENCE:?}"
+        ))),
     }
 }

@@ -32,6 +32,7 @@ use crate::{
         HEARTBEATS_PER_TIMEOUT, PageActivities, UserThreads,
     },
     batch::MAX_PARALLELISM,
+    client::outage::Outages,
     controller::{Bridge, Controller},
     hooks::{CompletionHook, FailureHandler, Hooks, RegisterHookError, Tracker},
     metrics::Metrics,
@@ -473,6 +474,7 @@ impl Worker {
                 .map_err(|e| create(e.into()))
         };
         let halves = Halves {
+            client: self.client.clone(),
             pages: worker(pages)?,
             aside: worker(aside)?,
             drain,
@@ -500,6 +502,7 @@ fn slots(activities: usize) -> WorkerTuner {
 
 /// The two SDK workers of one worker: for pages and workflows, and for everything else. They end together.
 struct Halves {
+    client: Client,
     pages: temporalio_sdk::Worker,
     aside: temporalio_sdk::Worker,
     drain: watch::Sender<bool>,
@@ -523,6 +526,14 @@ impl Halves {
 
     async fn run(&mut self, stop: &(dyn Fn() + Send + Sync)) -> Result<(), WorkerError> {
         let mut draining = self.drain.subscribe();
+        // The first call of the SDK is the only one that it does not repeat for as long as an outage lasts.
+        let outages = Outages::default();
+        tokio::select! {
+            // An error is the SDK's to tell.
+            _ = outages.through(|| readiness::answers(&self.client)) => {}
+            // So is how a worker ends that never began. The sender is `self`'s.
+            _ = draining.wait_for(|draining| *draining) => {}
+        }
         let both = async {
             futures::join!(
                 async {

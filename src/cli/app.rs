@@ -119,8 +119,9 @@ enum Task {
     Schema(SchemaArgs),
 }
 
-/// Logs of a command that people look at.
-const QUIET: &str = "warn,temporalio_sdk_core=error,temporalio_client=error";
+/// Logs of a command that people look at. What it says of an outage by itself is enough.
+const QUIET: &str =
+    "warn,temporalio_sdk_core=error,temporalio_client=error,temporalio_client::retry=off";
 /// Failures are part of the demo, and counted in its summary.
 const QUIETER: &str = "error";
 

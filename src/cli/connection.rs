@@ -1,6 +1,6 @@
 //! Where the Temporal server is, and the embedded one that `--dev` starts.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 
@@ -9,7 +9,7 @@ use super::{
     output::note,
 };
 use crate::{
-    client::BatchClient,
+    client::{BatchClient, outage::OUTAGE_TIMEOUT},
     connect::{ConnectError, ConnectOptions},
     dev_server::{DevServer, DevServerOptions},
     metrics::Metrics,
@@ -67,6 +67,10 @@ pub(crate) struct ConnectionArgs {
     #[arg(long, global = true, value_name = "FILE")]
     config_file: Option<PathBuf>,
 
+    /// How long to go on trying when the server stops answering [default: 30m]
+    #[arg(long, global = true, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    outage_timeout: Option<Duration>,
+
     /// Start the embedded dev server if no server answers; it ends with the command, its state is kept
     #[arg(long, global = true)]
     dev: bool,
@@ -102,6 +106,7 @@ impl ConnectionArgs {
             ("--tls-server-name", self.tls_server_name.is_some()),
             ("--profile", self.profile.is_some()),
             ("--config-file", self.config_file.is_some()),
+            ("--outage-timeout", self.outage_timeout.is_some()),
             ("--dev", self.dev),
         ]
         .into_iter()
@@ -143,19 +148,17 @@ impl ConnectionArgs {
     }
 
     async fn open(&self, options: ConnectOptions) -> CliResult<Connected> {
-        match BatchClient::connect(&options).await {
-            Ok(client) => Ok(Connected {
-                client,
-                server: None,
-            }),
+        let timeout = self.outage_timeout.unwrap_or(OUTAGE_TIMEOUT);
+        let (client, server) = match BatchClient::connect(&options).await {
+            Ok(client) => (client, None),
             Err(ConnectError::Unreachable { address, .. }) if self.dev => {
                 let server = self.start_dev_server(&address).await?;
-                let client = BatchClient::connect(&options).await?;
-                let server = Some(server);
-                Ok(Connected { client, server })
+                (BatchClient::connect(&options).await?, Some(server))
             }
-            Err(error) => Err(error.into()),
-        }
+            Err(error) => return Err(error.into()),
+        };
+        let client = client.outage_timeout(timeout);
+        Ok(Connected { client, server })
     }
 
     async fn start_dev_server(&self, address: &str) -> CliResult<DevServer> {

@@ -69,6 +69,11 @@ impl EnsureCompleteArgs {
                     .hint("--wait waits for its end"),
             );
         }
+        if state.is_open() {
+            note(format_args!(
+                "batch \"{id}\" runs, and its end is waited for"
+            ));
+        }
         let stop = shutdown_signal()
             .map_err(|e| CliError::caused("signals cannot be listened for", &e))?;
         let late = async {

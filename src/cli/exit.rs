@@ -6,7 +6,7 @@ use crate::{
     BatchState, InvalidBatch,
     client::{
         AcceptError, ControlError, ListError, PauseWaitError, ProgressError, RecoverError,
-        RedriveError, ResultError, StartError,
+        RedriveError, ResultError, StartError, outage::is_outage,
     },
     connect::ConnectError,
     dev_server::DevServerError,
@@ -131,12 +131,16 @@ impl fmt::Display for CliError {
     }
 }
 
+/// What to do after an outage of the server that a command has not waited for any longer.
+const UNHARMED: &str = "the batch is unharmed: once Temporal answers, `watch` follows it again, and a `backfill`, \
+                        `import` or `export` goes on with the same command";
+
 /// An error of the library, with the exit status that it means.
-trait Status: Error {
+trait Status: Error + Sized + 'static {
     fn status(&self) -> Exit;
 
     fn advice(&self) -> Option<&'static str> {
-        None
+        is_outage(self).then_some(UNHARMED)
     }
 }
 
@@ -170,6 +174,11 @@ impl Status for ConnectError {
             // Everything that was refused before anything was sent.
             _ => Exit::Usage,
         }
+    }
+
+    /// No batch is known of yet.
+    fn advice(&self) -> Option<&'static str> {
+        None
     }
 }
 
@@ -247,7 +256,7 @@ impl Status for RecoverError {
     fn advice(&self) -> Option<&'static str> {
         match self {
             Self::AtMostOnce { .. } => Some("--force does it all the same"),
-            _ => None,
+            error => is_outage(error).then_some(UNHARMED),
         }
     }
 }

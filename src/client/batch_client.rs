@@ -1,5 +1,7 @@
 //! Starts batches and finds them again.
 
+use std::time::Duration;
+
 use futures::TryStreamExt as _;
 use temporalio_client::{
     Client, WorkflowIdConflictPolicy, WorkflowIdReusePolicy, WorkflowListOptions,
@@ -20,7 +22,7 @@ use crate::{
 
 use super::{
     BatchHandle, BatchState, ListError, ListedBatch, StartError, handle::state_of,
-    observation::Looks,
+    observation::Looks, outage::Outages,
 };
 
 /// The memo field that holds the processor's name, for listings.
@@ -47,6 +49,7 @@ pub(super) const MEMO_REDRIVE_OF: &str = "redrive_of";
 pub struct BatchClient {
     pub(super) client: Client,
     pub(super) operator: String,
+    pub(super) outages: Outages,
 }
 
 /// # Construct
@@ -64,6 +67,7 @@ impl BatchClient {
         Self {
             client,
             operator: this_user(),
+            outages: Outages::default(),
         }
     }
 
@@ -72,6 +76,16 @@ impl BatchClient {
     #[must_use]
     pub fn operator(mut self, name: impl Into<String>) -> Self {
         self.operator = name.into();
+        self
+    }
+
+    /// How long a call goes on trying while the server cannot be reached or does not answer, before it ends with
+    /// an error. The default is 30 minutes; with zero the SDK's own 10 s are all. It holds for starting a batch
+    /// (but for a rerun and a continuation), for looking at one and for waiting for its end, through this client and the handles that it makes from now
+    /// on. An outage and its end are logged as warnings.
+    #[must_use]
+    pub fn outage_timeout(mut self, timeout: Duration) -> Self {
+        self.outages = Outages::new(timeout);
         self
     }
 
@@ -113,8 +127,9 @@ impl BatchClient {
         } else {
             WorkflowIdReusePolicy::RejectDuplicate
         };
+        let batch_run = input.batch_run.clone();
         match self.start_controller(input, &batch.task_queue, reuse).await {
-            Err(WorkflowStartError::AlreadyStarted { .. }) => self.taken(batch).await,
+            Err(WorkflowStartError::AlreadyStarted { .. }) => self.taken(batch, &batch_run).await,
             started => self.started(batch.id(), started),
         }
     }
@@ -155,8 +170,16 @@ impl BatchClient {
             .task_timeout(protocol::TASK_TIMEOUT)
             .static_summary(format!("batch of {}", spec.processor))
             .build();
-        let started = self.client.start_workflow(Controller::run, input, options);
-        started.await.map(|_| ())
+        let start = || {
+            let (input, options) = (input.clone(), options.clone());
+            self.client.start_workflow(Controller::run, input, options)
+        };
+        let started = match reuse {
+            WorkflowIdReusePolicy::RejectDuplicate => self.outages.through(start).await,
+            // What was taken, and has ended before the answer was missed, would be taken once more.
+            _ => start().await,
+        };
+        started.map(|_| ())
     }
 
     pub(super) fn started(
@@ -177,11 +200,16 @@ impl BatchClient {
     }
 
     /// There is a batch of this id.
-    async fn taken(&self, batch: &Batch) -> Result<BatchHandle, StartError> {
+    async fn taken(&self, batch: &Batch, batch_run: &str) -> Result<BatchHandle, StartError> {
         let batch_id = batch.id().to_owned();
         let handle = self.handle_unchecked(batch_id.clone());
         let description = handle.describe().await;
         let description = description.map_err(|e| StartError::Server { source: e.into() })?;
+        let started = description.memo().get::<String>(protocol::MEMO_BATCH_RUN);
+        if started.is_ok_and(|started| started.as_deref() == Some(batch_run)) {
+            // The server took it, and its answer was lost in an outage.
+            return Ok(handle);
+        }
         match state_of(&description) {
             state if !state.is_open() && batch.continues => self.continue_as(batch).await,
             state if !state.is_open() => Err(StartError::AlreadyEnded { batch_id, state }),
@@ -225,6 +253,7 @@ impl BatchClient {
             operator: self.operator.clone(),
             reason: None,
             looks: Looks::default(),
+            outages: self.outages.clone(),
         }
     }
 

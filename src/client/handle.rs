@@ -15,7 +15,9 @@ use crate::{
     protocol::{self, EndDetails},
 };
 
-use super::{AcceptError, BatchState, ProgressError, ResultError, observation::Looks};
+use super::{
+    AcceptError, BatchState, ProgressError, ResultError, observation::Looks, outage::Outages,
+};
 
 /// Longest wait for a worker to accept a batch.
 const ACCEPT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -34,6 +36,7 @@ pub struct BatchHandle {
     pub(super) operator: String,
     pub(super) reason: Option<String>,
     pub(super) looks: Looks,
+    pub(super) outages: Outages,
 }
 
 impl std::fmt::Debug for BatchHandle {
@@ -64,8 +67,9 @@ impl BatchHandle {
     }
 
     pub(super) async fn describe(&self) -> Result<WorkflowExecutionDescription, ProgressError> {
-        let options = WorkflowDescribeOptions::default();
-        let description = self.workflow().describe(options).await;
+        let workflow = self.workflow();
+        let describe = || workflow.describe(WorkflowDescribeOptions::default());
+        let description = self.outages.through(describe).await;
         description.map_err(|e| self.interaction(e))
     }
 
@@ -112,7 +116,8 @@ impl BatchHandle {
     /// Waits for the end.
     ///
     /// A batch that stopped by itself or was cancelled has a report too; its
-    /// [`outcome`](BatchReport::outcome) says so.
+    /// [`outcome`](BatchReport::outcome) says so. Where its workflow was reset, or terminated and started again
+    /// by the time that is seen, the end of the new run is waited for.
     ///
     /// # Errors
     /// When the batch ended without a report (refused, terminated, timed out), when there is no such batch,
@@ -124,24 +129,23 @@ impl BatchHandle {
     /// The end, with what it takes to go on.
     pub(super) async fn ended(&self) -> Result<EndDetails, ResultError> {
         loop {
-            match self.ended_run().await {
-                // A reset terminates the run that it begins anew.
-                Err(ResultError::NoReport {
-                    state: BatchState::Terminated,
-                }) if self.is_not_terminated().await => {}
-                ended => return ended,
+            let ended = self.run_ended().await;
+            let Err(ResultError::NoReport { state }) = ended else {
+                return ended;
+            };
+            // A reset ends a run from outside, too, and the batch is in another one by then.
+            match self.state().await {
+                Ok(now) if now != state => tokio::time::sleep(LOOK_AGAIN).await,
+                _ => return ended,
             }
         }
     }
 
-    async fn is_not_terminated(&self) -> bool {
-        let state = self.state().await;
-        state.is_ok_and(|state| state != BatchState::Terminated)
-    }
-
-    async fn ended_run(&self) -> Result<EndDetails, ResultError> {
-        let options = WorkflowGetResultOptions::default();
-        match self.workflow().get_result(options).await {
+    /// The end of the current run and of those that it continues as.
+    async fn run_ended(&self) -> Result<EndDetails, ResultError> {
+        let workflow = self.workflow();
+        let get_result = || workflow.get_result(WorkflowGetResultOptions::default());
+        match self.outages.through(get_result).await {
             Ok(report) => Ok(EndDetails {
                 report,
                 continuation: None,

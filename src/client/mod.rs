@@ -6,6 +6,7 @@ mod error;
 mod handle;
 mod listing;
 mod observation;
+pub(crate) mod outage;
 mod pause;
 mod recovery;
 mod redrive;

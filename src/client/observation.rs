@@ -227,12 +227,12 @@ impl BatchHandle {
             return Ok(Shown::Progress(before, ProgressSource::Live));
         }
         let looking = Instant::now();
-        let options = WorkflowSignalOptions::default();
         let workflow = self.workflow();
-        match workflow
-            .signal(Controller::client_looks, ClientLooks {}, options)
-            .await
-        {
+        let look = || {
+            let options = WorkflowSignalOptions::default();
+            workflow.signal(Controller::client_looks, ClientLooks {}, options)
+        };
+        match self.outages.through(look).await {
             Ok(()) => {}
             Err(WorkflowInteractionError::NotFound(_)) => return Ok(Shown::Ended),
             Err(source) => {

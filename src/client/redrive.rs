@@ -55,8 +55,9 @@ impl BatchClient {
         let workflow = self
             .temporal()
             .get_workflow_handle::<crate::controller::Controller>(batch_id.clone());
-        let described = workflow.describe(WorkflowDescribeOptions::default()).await;
-        let description = described.map_err(|error| match error {
+        let describe = || workflow.describe(WorkflowDescribeOptions::default());
+        let description = self.outages.through(describe).await;
+        let description = description.map_err(|error| match error {
             WorkflowInteractionError::NotFound(_) => RedriveError::NotFound {
                 batch_id: batch_id.clone(),
             },

@@ -1,8 +1,10 @@
 //! The endpoint that Prometheus scrapes and an orchestrator asks.
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http_body_util::Full;
@@ -11,14 +13,19 @@ use hyper::header::{CONTENT_TYPE, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::TcpListener;
-use tokio::task::{JoinHandle, JoinSet};
+use hyper_util::rt::TokioIo;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 
 use super::Metrics;
 
-/// How long a client may take over the head of a request before it is hung up on.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// What a connection may take, from its beginning to the last byte that the client has read.
+const TIME_LIMIT: Duration = Duration::from_secs(10);
+
+/// Connections at once. One more ends the one that has lasted for longest: a scrape takes milliseconds, so that
+/// is one whose client does not send or does not read.
+const MAX_CONNECTIONS: usize = 50;
 
 /// Pause after a failed accept: it fails again at once when the process is out of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
@@ -30,6 +37,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 /// | `/metrics` | the metrics in the text format of Prometheus |
 /// | `/healthz` | 200 and `ok` as long as the process answers |
 /// | `/readyz` | 200 and `ok` while the worker polls; else 503 and one line that says why not |
+///
+/// A connection is for one request. It is closed after 10 s, and when 50 others have come after it.
 ///
 /// It serves until it is dropped, or until [`stop`](Self::stop). There is neither TLS nor a login on it:
 /// bind it to the loopback or to a network that only your monitoring reaches.
@@ -67,7 +76,7 @@ impl MetricsServer {
         let address = listener.local_addr().map_err(failed)?;
         Ok(Self {
             address,
-            accepting: tokio::spawn(accept(listener, metrics)),
+            accepting: tokio::spawn(accept(listener, metrics, TIME_LIMIT)),
         })
     }
 
@@ -120,26 +129,29 @@ pub enum MetricsServerError {
 }
 
 /// Owns the connections, so that aborting this task closes all of them.
-async fn accept(listener: TcpListener, metrics: Metrics) {
+async fn accept(listener: TcpListener, metrics: Metrics, time_limit: Duration) {
     let mut connections = JoinSet::new();
+    let mut by_age: VecDeque<AbortHandle> = VecDeque::new();
+    let endpoint = Arc::new(Endpoint {
+        metrics,
+        rendering: Arc::new(Semaphore::new(1)),
+    });
     loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
                 Ok((stream, _)) => {
-                    let metrics = metrics.clone();
-                    connections.spawn(async move {
-                        let service = service_fn(move |request| {
-                            std::future::ready(Ok::<_, Infallible>(answer(&request, &metrics)))
-                        });
-                        let served = http1::Builder::new()
-                            .timer(TokioTimer::new())
-                            .header_read_timeout(HEADER_TIMEOUT)
-                            .serve_connection(TokioIo::new(stream), service)
-                            .await;
-                        if let Err(error) = served {
-                            tracing::debug!(%error, "a connection to the metrics endpoint broke");
+                    by_age.retain(|connection| !connection.is_finished());
+                    if by_age.len() >= MAX_CONNECTIONS
+                        && let Some(oldest) = by_age.pop_front()
+                    {
+                        oldest.abort();
+                    }
+                    let serve = Arc::clone(&endpoint).serve(stream);
+                    by_age.push_back(connections.spawn(async move {
+                        if tokio::time::timeout(time_limit, serve).await.is_err() {
+                            tracing::debug!("a connection to the metrics endpoint took too long");
                         }
-                    });
+                    }));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the metrics endpoint could not accept a connection");
@@ -154,31 +166,66 @@ async fn accept(listener: TcpListener, metrics: Metrics) {
 
 const PLAIN: &str = "text/plain; charset=utf-8";
 
-fn answer<B: Body>(request: &Request<B>, metrics: &Metrics) -> Response<Full<Bytes>> {
-    let reads = matches!(request.method(), &Method::GET | &Method::HEAD);
-    let path = if reads { request.uri().path() } else { "" };
-    let (status, content_type, body) = match path {
-        "/metrics" => (StatusCode::OK, prometheus::TEXT_FORMAT, metrics.render()),
-        "/healthz" => (StatusCode::OK, PLAIN, "ok\n".to_owned()),
-        "/readyz" => match metrics.health().not_ready() {
-            None => (StatusCode::OK, PLAIN, "ok\n".to_owned()),
-            Some(reason) => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                PLAIN,
-                format!("{reason}\n"),
-            ),
-        },
-        _ => {
-            let hint = "the metrics are at /metrics, the health at /healthz and /readyz\n";
-            (StatusCode::NOT_FOUND, PLAIN, hint.to_owned())
+struct Endpoint {
+    metrics: Metrics,
+    /// Rendering is work. So it is done by one thread at a time, and never by one that answers and polls.
+    rendering: Arc<Semaphore>,
+}
+
+impl Endpoint {
+    async fn serve(self: Arc<Self>, stream: TcpStream) {
+        let service = service_fn(|request| async {
+            let request = request;
+            Ok::<_, Infallible>(self.answer(&request).await)
+        });
+        // A second request would be as new as a second connection, and is counted when it is one.
+        let served = http1::Builder::new()
+            .keep_alive(false)
+            .serve_connection(TokioIo::new(stream), service)
+            .await;
+        if let Err(error) = served {
+            tracing::debug!(%error, "a connection to the metrics endpoint broke");
         }
-    };
-    let mut response = Response::new(Full::new(Bytes::from(body)));
-    *response.status_mut() = status;
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response
+    }
+
+    async fn answer<B: Body>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+        let reads = matches!(request.method(), &Method::GET | &Method::HEAD);
+        let path = if reads { request.uri().path() } else { "" };
+        let (status, content_type, body) = match path {
+            "/metrics" => (StatusCode::OK, prometheus::TEXT_FORMAT, self.render().await),
+            "/healthz" => (StatusCode::OK, PLAIN, "ok\n".to_owned()),
+            "/readyz" => match self.metrics.health().not_ready() {
+                None => (StatusCode::OK, PLAIN, "ok\n".to_owned()),
+                Some(reason) => (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    PLAIN,
+                    format!("{reason}\n"),
+                ),
+            },
+            _ => {
+                let hint = "the metrics are at /metrics, the health at /healthz and /readyz\n";
+                (StatusCode::NOT_FOUND, PLAIN, hint.to_owned())
+            }
+        };
+        let mut response = Response::new(Full::new(Bytes::from(body)));
+        *response.status_mut() = status;
+        response
+            .headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+        response
+    }
+
+    async fn render(&self) -> String {
+        // Taken along: what was begun goes on when its client is hung up on.
+        let turn = Arc::clone(&self.rendering).acquire_owned().await;
+        let metrics = self.metrics.clone();
+        let rendered = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            metrics.render()
+        });
+        // It could only have panicked.
+        rendered.await.unwrap_or_default()
+    }
 }
 
 #[cfg(test)]
@@ -186,7 +233,7 @@ mod tests {
     use std::error::Error as _;
 
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    use tokio::net::TcpStream;
+    use tokio::net::{TcpSocket, TcpStream};
 
     use super::*;
 
@@ -308,5 +355,72 @@ mod tests {
         while TcpStream::connect(address).await.is_ok() {
             tokio::task::yield_now().await;
         }
+    }
+
+    /// More than the sockets of both sides buffer.
+    fn many() -> Metrics {
+        let metrics = Metrics::new();
+        for n in 0..200 {
+            metrics.for_processor(&format!("{n:0>200}")).announced();
+        }
+        metrics
+    }
+
+    async fn unread(address: SocketAddr) -> TcpStream {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4_096).unwrap();
+        let mut stream = socket.connect(address).await.unwrap();
+        let head = "GET /metrics HTTP/1.1\r\nhost: here\r\n\r\n";
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream
+    }
+
+    /// What can still be read, which is less than everything of a client that was hung up on.
+    async fn rest(mut stream: TcpStream) -> usize {
+        let mut rest = Vec::new();
+        let reading = tokio::time::timeout(Duration::from_secs(60), stream.read_to_end(&mut rest));
+        // Closed or reset, depending on what was not sent.
+        let _ = reading.await.expect("the connection is closed");
+        rest.len()
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn clients_that_never_read_or_never_send_are_hung_up_on() {
+        let metrics = many();
+        let listener = TcpListener::bind(ANY_PORT).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let limit = Duration::from_secs(2);
+        let accepting = tokio::spawn(accept(listener, metrics.clone(), limit));
+        let silent = TcpStream::connect(address).await.unwrap();
+        let mut stream = unread(address).await;
+        assert_eq!(rest(silent).await, 0);
+        // It has been sending ever since, and is the younger one by a moment.
+        let mut first = [0];
+        stream.read_exact(&mut first).await.unwrap();
+        tokio::time::sleep(limit).await;
+        let (all, read) = (metrics.render().len(), rest(stream).await);
+        assert!(read < all, "{read} of {all} bytes");
+        accepting.abort();
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn two_hundred_clients_that_never_read_do_not_slow_the_health() {
+        let metrics = many();
+        let server = serve(&metrics).await;
+        let mut clients = Vec::new();
+        for _ in 0..200 {
+            clients.push(unread(server.address()).await);
+        }
+        let asked = std::time::Instant::now();
+        let answer = request(server.address(), "GET /healthz").await;
+        let took = asked.elapsed();
+        assert!(answer.ends_with("ok\n"), "{answer}");
+        assert!(took < Duration::from_secs(1), "{took:?}");
+        // The first ones have made way for the last.
+        let began = std::time::Instant::now();
+        for client in clients.drain(..200 - MAX_CONNECTIONS) {
+            rest(client).await;
+        }
+        assert!(began.elapsed() < TIME_LIMIT / 2, "{:?}", began.elapsed());
     }
 }

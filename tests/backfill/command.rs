@@ -158,7 +158,7 @@ async fn an_interrupted_command_is_gone_on_with_by_repeating_it(home: Home) {
     );
 }
 
-async fn wait_for_rows(home: &Home, rows: i64) {
+pub async fn wait_for_rows(home: &Home, rows: i64) {
     let changed = async {
         while home.number("SELECT count(*) FROM t WHERE x > 0").await < rows {
             tokio::time::sleep(Duration::from_millis(10)).await;

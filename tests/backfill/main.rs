@@ -5,6 +5,7 @@ mod checked;
 mod command;
 mod database;
 mod killed;
+mod outages;
 mod process;
 mod refusals;
 mod rows;
@@ -13,6 +14,8 @@ mod rows;
 mod mariadb;
 #[path = "../fixtures/postgres.rs"]
 mod postgres;
+#[path = "../fixtures/proxy.rs"]
+mod proxy;
 
 /// Makes a test on SQLite, one on PostgreSQL and one on MariaDB of each function `async fn(Home)`.
 macro_rules! on_each {

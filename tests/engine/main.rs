@@ -19,6 +19,7 @@ mod life_cycle;
 mod locks;
 mod looks;
 mod numbers;
+mod outages;
 mod pace;
 mod partitions;
 mod prepare;
@@ -33,3 +34,6 @@ mod steering;
 mod stride_length;
 mod support;
 mod tolerance;
+
+#[path = "../fixtures/proxy.rs"]
+mod proxy;

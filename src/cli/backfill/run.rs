@@ -107,7 +107,12 @@ impl Run<'_> {
         metrics: Metrics,
         stop: impl Future<Output = ()>,
     ) -> CliResult {
-        if let Some(exit) = self.done_already(client).await? {
+        let mut stop = pin!(stop);
+        let done = tokio::select! {
+            done = self.done_already(client) => done?,
+            () = &mut stop => return Ok(Exit::Interrupted),
+        };
+        if let Some(exit) = done {
             return Ok(exit);
         }
         let mut worker = Worker::new(client.temporal().clone(), &self.batch.task_queue)
@@ -145,9 +150,12 @@ impl Run<'_> {
         worker: &mut RunningWorker,
         stop: impl Future<Output = ()>,
     ) -> CliResult<Option<Box<BatchReport>>> {
-        let handle = self.start(client).await?;
-        note(format_args!("batch \"{}\" runs", handle.id()));
         let mut stop = pin!(stop);
+        let handle = tokio::select! {
+            started = self.start(client) => started?,
+            () = &mut stop => return Ok(None),
+        };
+        note(format_args!("batch \"{}\" runs", handle.id()));
         let accepted = tokio::select! {
             accepted = handle.accepted() => accepted,
             () = &mut stop => return Ok(None),
