@@ -999,6 +999,9 @@ pub(crate) struct SplitAnswer {
     pub at: Option<PageToken>,
 }
 
+/// Error type where the code of a processor does not come back from combining.
+pub(crate) const COMBINE_TIMED_OUT: &str = "CombineTimeout";
+
 /// Error type of the controller of a partition that was told to stop, with [`EndDetails`].
 pub(crate) const PARTITION_STOPPED: &str = "PartitionStopped";
 

@@ -10,8 +10,8 @@ use temporalio_sdk::{
 use tokio::{sync::watch, task::JoinHandle};
 
 use super::{
-    HEARTBEATS_PER_TIMEOUT, bridges, control_watch::ControlWatches, lock, partitions, throttling,
-    user_threads::UserThreads, waits::WaitTeller,
+    HEARTBEATS_PER_TIMEOUT, bridges, combining::Combining, control_watch::ControlWatches, lock,
+    partitions, throttling, user_threads::UserThreads, waits::WaitTeller,
 };
 use crate::{
     check::Check,
@@ -52,6 +52,7 @@ pub(crate) struct AsideActivities {
     watches: Arc<ControlWatches>,
     draining: watch::Receiver<bool>,
     threads: UserThreads,
+    combining: Combining,
 }
 
 impl AsideActivities {
@@ -72,6 +73,7 @@ impl AsideActivities {
             watches,
             draining,
             threads,
+            combining: Combining::default(),
         }
     }
 }
@@ -210,18 +212,26 @@ impl AsideActivities {
         Err(ended)
     }
 
-    /// Combines what pages have put out. What fails once fails always, but for a worker that has other code.
+    /// Combines what pages have put out. What fails once fails always, but for code that does not come back, and for a
+    /// worker that has other code.
     #[activity(definition = CombineActivity)]
     async fn combine(
         self: Arc<Self>,
-        _ctx: ActivityContext,
+        ctx: ActivityContext,
         order: CombineOrder,
     ) -> Result<Combined, ActivityError> {
         let processor = self.registry.of_batch(&order.processor, false);
         let processor = processor.map_err(|unknown| retry(unknown, UNKNOWN_PROCESSOR))?;
-        let name = format!("reducer of {}", order.processor);
-        let combining = async move { processor.combine(order) };
-        match self.threads.beside(&name, combining).await.flatten() {
+        let name = order.processor.clone();
+        let workflow = ctx.info().workflow_id.clone().unwrap_or_default();
+        let combining = self
+            .combining
+            .run((&name, &workflow), move || processor.combine(order));
+        let combined = tokio::select! {
+            combined = combining => combined,
+            () = self.stops(&ctx) => return Err(retry(STOPS, WORKER_STOPS)),
+        };
+        match combined {
             Ok(part) => Ok(Combined { part }),
             Err(error) if error.is_retryable() => {
                 Err(retry(error.message().to_owned(), error.error_type()))

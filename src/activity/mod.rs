@@ -6,6 +6,7 @@
 //! | `host`, `control_watch` | the outside world of a stride |
 //! | `aside` | the activities beside the pages, which have slots of their own |
 //! | `bridges` | noticing bridges that are gone |
+//! | `combining` | combining what pages have put out, on threads of its own |
 //! | `lock` | taking a named lock and giving it back |
 //! | `partitions` | looking at the partitions of a batch |
 //! | `throttling` | telling a batch what its throttles say |
@@ -16,6 +17,7 @@
 mod abandon;
 mod aside;
 mod bridges;
+mod combining;
 mod control_watch;
 mod gate;
 mod host;

@@ -44,6 +44,13 @@ impl<'a> Alarm<'a> {
         self.timer = Some((until, Box::pin(ctx.timer(options))));
     }
 
+    /// Nothing is waited for any more.
+    pub(super) fn off(&self) {
+        if let Some((_, timer)) = &self.timer {
+            timer.cancel();
+        }
+    }
+
     pub(super) fn poll(&mut self, cx: &mut std::task::Context<'_>) -> Poll<()> {
         let Some((_, timer)) = &mut self.timer else {
             return Poll::Pending;

@@ -245,7 +245,7 @@ impl<'a> Calls<'a> {
 
     fn tell_running(&self, ctx: &WorkflowContext<Controller>) {
         let told = self.handler.is_some() || self.tracker.is_some();
-        let running = told || self.combine.is_some();
+        let running = told || ctx.state(|s| s.combining);
         if ctx.state(|s| s.hooks_running != running) {
             ctx.state_mut(|s| s.hooks_running = running);
         }

@@ -2,20 +2,16 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::{future::Future as _, task::Poll, time::Duration};
+use std::time::Duration;
 
 use temporalio_common::RetryPolicy as TemporalRetryPolicy;
-use temporalio_sdk::{
-    ActivityExecutionError, ActivityOptions, CancellableFuture as _, TimerOptions,
-    WorkflowCancellationToken, WorkflowContext, WorkflowResult,
-};
+use temporalio_sdk::{ActivityOptions, WorkflowCancellationToken, WorkflowContext, WorkflowResult};
 
 use super::{
     Controller, Orders,
     dispatch::describe,
     hooks::aside,
-    now,
-    run::{cancelled_at_once, refused},
+    run::{before_a_page, in_time, refused},
 };
 use crate::{
     progress::{HeldBy, Outcome},
@@ -63,71 +59,41 @@ pub(super) async fn take(ctx: &WorkflowContext<Controller>) -> WorkflowResult<Op
         return Ok(None);
     };
     ctx.state_mut(|s| s.taking_lock = true);
-    let taken = take_in_time(ctx, order).await;
+    let retry = TemporalRetryPolicy::builder()
+        .initial_interval(Duration::from_millis(200))
+        .maximum_interval(Duration::from_secs(10))
+        .build();
+    let own = WorkflowCancellationToken::new();
+    let options = ActivityOptions::with_start_to_close_timeout(LONGEST_WAIT)
+        .task_queue(aside_queue(ctx.task_queue()))
+        .heartbeat_timeout(HEARTBEAT_TIMEOUT)
+        .retry_policy(retry)
+        .cancellation_token(own.clone())
+        .summary(format!("take the lock {}", order.name))
+        .build();
+    let deadline = ctx.state(|s| s.deadline);
+    let taking = ctx.execute_activity(Orders::lock, order, options);
+    let taken = in_time(ctx, deadline, own, taking).await;
     ctx.state_mut(|s| {
         s.taking_lock = false;
         s.lock_held_by = None;
     });
-    let Some(taken) = taken else {
-        return Ok(Some(Ending {
-            outcome: Outcome::Stopped,
-            reason: Some("the deadline is over".to_owned()),
-        }));
-    };
     match taken {
-        Ok(()) => Ok(None),
-        Err(ActivityExecutionError::Cancelled(_)) => Ok(Some(cancelled_at_once(ctx))),
-        Err(error) => {
+        Ok(Ok(())) => Ok(None),
+        Ok(Err(error)) => {
             let (_, message) = describe(&error);
             // Only a batch without a page can be refused; others can be continued.
             if ctx.state(|s| s.runs == 0) {
                 return Err(refused(message));
             }
+            ctx.state_mut(|s| s.stop_itself(message.clone()));
             Ok(Some(Ending {
-                outcome: Outcome::Failed,
+                outcome: Outcome::Stopped,
                 reason: Some(message),
             }))
         }
+        Err(early) => Ok(Some(before_a_page(ctx, early))),
     }
-}
-
-/// `None` after the deadline of the batch.
-async fn take_in_time(
-    ctx: &WorkflowContext<Controller>,
-    order: LockOrder,
-) -> Option<Result<(), ActivityExecutionError>> {
-    let retry = TemporalRetryPolicy::builder()
-        .initial_interval(Duration::from_millis(200))
-        .maximum_interval(Duration::from_secs(10))
-        .build();
-    let options = ActivityOptions::with_start_to_close_timeout(LONGEST_WAIT)
-        .task_queue(aside_queue(ctx.task_queue()))
-        .heartbeat_timeout(HEARTBEAT_TIMEOUT)
-        .retry_policy(retry)
-        .summary(format!("take the lock {}", order.name))
-        .build();
-    let mut taking = std::pin::pin!(ctx.execute_activity(Orders::lock, order, options));
-    let Some(deadline) = ctx.state(|s| s.deadline) else {
-        return Some(taking.await);
-    };
-    let left = deadline.since(now(ctx)).max(Duration::from_millis(1));
-    // Its own token: a cancelled batch is not one whose deadline is over.
-    let options = TimerOptions::builder(left)
-        .cancellation_token(WorkflowCancellationToken::new())
-        .build();
-    let mut timer = std::pin::pin!(ctx.timer(options));
-    let taken = std::future::poll_fn(|cx| {
-        if let Poll::Ready(taken) = taking.as_mut().poll(cx) {
-            return Poll::Ready(Some(taken));
-        }
-        timer.as_mut().poll(cx).map(|_| None)
-    })
-    .await;
-    match taken {
-        Some(_) => timer.cancel(),
-        None => taking.cancel(),
-    }
-    taken
 }
 
 /// Gives the lock back, if the batch has one. A failure does no harm: who wants the lock next sees that the

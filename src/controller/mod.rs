@@ -84,6 +84,7 @@ use crate::{
         ResumeRequest, SetRequest, Settled, ShareOrder, Steer, SteerRequest, ThrottleNews,
         WaitNews,
     },
+    reduce::Fold,
     scheduler::{self, Decision, EagerStrides, Limits, decide},
     stages::Stages,
 };
@@ -102,6 +103,8 @@ pub(crate) struct Controller {
     closing: Option<Phase>,
     must_hand_over: bool,
     hooks_running: bool,
+    /// An activity combines what pages have put out.
+    combining: bool,
     pacing: Pacing,
     /// What is waited for beside the pages.
     waits: Option<WaitNews>,
@@ -158,9 +161,12 @@ impl Controller {
             ending = lock::take(ctx).await?;
         }
         match ending {
-            Some(ending) => end(ctx, ending, Calls::default()).await,
-            None if ctx.state(|s| s.partitions.is_some()) => run_partitions(ctx).await,
-            None => run_batch(ctx).await,
+            Some(ending) if ctx.state(|s| s.ledger.running() == 0) => {
+                end(ctx, ending, Calls::default()).await
+            }
+            _ if ctx.state(|s| s.partitions.is_some()) => run_partitions(ctx).await,
+            // Also where the batch ends: strides of earlier runs are on bridges, and the loop waits for them.
+            _ => run_batch(ctx).await,
         }
     }
 
@@ -395,6 +401,7 @@ impl Controller {
             closing: None,
             must_hand_over: false,
             hooks_running: false,
+            combining: false,
             pacing: Pacing::of(spec, Timestamp(0)),
             waits: None,
             stages: None,
@@ -507,6 +514,7 @@ impl Controller {
             must_hand_over: self.must_hand_over,
             deadline: self.deadline,
             stopping: self.controls.stopping.clone(),
+            outputs_full: self.ledger.fold().is_some_and(Fold::is_full),
             hooks_running: self.hooks_running,
             strides_grow: self.strides_grow(),
             bridged: self.bridging.on,
@@ -515,12 +523,7 @@ impl Controller {
     }
 
     fn decide(&self) -> Decision {
-        let decision = decide(&self.ledger, &self.limits(), self.now);
-        match decision {
-            // What waits to be combined has to stay bounded, too.
-            Decision::Dispatch(_) if self.outputs_are_full() => Decision::WaitUntil(None),
-            decision => decision,
-        }
+        decide(&self.ledger, &self.limits(), self.now)
     }
 
     fn makes_way(&self) -> bool {

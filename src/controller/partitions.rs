@@ -95,7 +95,7 @@ pub(super) async fn run_partitions(
                 continue;
             }
             Next::Finish(ending) => {
-                combine_rest(ctx, &mut calls).await;
+                let ending = combine_rest(ctx, &mut calls, ending).await;
                 let ending = check_at_end(ctx, ending).await;
                 return end(ctx, ending, calls).await;
             }
@@ -533,13 +533,6 @@ impl Controller {
             return;
         };
         partitions.show(progress, MAX_LISTED);
-        if let Some(mut fold) = self.ledger.fold().cloned() {
-            for part in partitions.folds() {
-                fold.merge(Output::of_part(part.so_far(), part.error()));
-            }
-            progress.output = fold.so_far().cloned();
-            progress.output_error = fold.error().map(str::to_owned);
-        }
         if self.closing.is_some() || self.waits_for_lock() {
             return;
         }

@@ -5,27 +5,32 @@
 
 use std::time::Duration;
 
-use temporalio_sdk::WorkflowContext;
+use temporalio_common::{RetryPolicy as TemporalRetryPolicy, error::IncomingError};
+use temporalio_sdk::{
+    ActivityExecutionError, TimerOptions, WorkflowCancellationToken, WorkflowContext,
+};
 
 use super::{
     Controller, Orders,
     dispatch::describe,
     hooks::{Call, Calls, standing},
+    now,
+    run::in_time,
 };
 use crate::{
-    protocol::CombineOrder,
-    reduce::{Fold, Plan},
+    protocol::{COMBINE_TIMED_OUT, CombineOrder},
+    reduce::Plan,
+    scheduler::Ending,
 };
 
-/// What one attempt at combining may take. It has no signs of life.
+/// What one attempt at combining may take: the worker ends it before, unless it is lost.
 const COMBINE_TIMEOUT: Duration = Duration::from_secs(14);
+/// After so many attempts in which the code of the processor does not answer there is no result.
+const COMBINE_ATTEMPTS: u32 = 5;
+/// Where the workers have other code, or cannot run it, they are asked again after this.
+const COMBINE_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 impl Controller {
-    /// What waits to be combined is as much as may be kept.
-    pub(super) fn outputs_are_full(&self) -> bool {
-        self.ledger.fold().is_some_and(Fold::is_full)
-    }
-
     fn parts_to_combine(&self, at_end: bool) -> Option<CombineOrder> {
         let fold = self
             .ledger
@@ -45,15 +50,36 @@ impl Controller {
 pub(super) fn combine(ctx: &WorkflowContext<Controller>, at_end: bool) -> Option<Call<'_>> {
     let order = ctx.state(|s| s.parts_to_combine(at_end))?;
     let parts = order.parts.len();
-    let options = standing(ctx, COMBINE_TIMEOUT, format!("combine {parts} outputs"));
+    ctx.state_mut(|s| s.combining = true);
+    let mut options = standing(ctx, COMBINE_TIMEOUT, format!("combine {parts} outputs"));
+    let retry = TemporalRetryPolicy::builder()
+        .initial_interval(Duration::from_secs(1))
+        .maximum_attempts(COMBINE_ATTEMPTS)
+        .build();
+    options.retry_policy = Some(retry);
     Some(Box::pin(async move {
         let combined = ctx.execute_activity(Orders::combine, order, options).await;
+        ctx.state_mut(|s| {
+            s.combining = false;
+            s.version += 1;
+        });
+        if let Err(error) = &combined
+            && is_of_the_worker(error)
+        {
+            let own = WorkflowCancellationToken::new();
+            let wait = TimerOptions::builder(COMBINE_AGAIN_AFTER);
+            ctx.timer(wait.cancellation_token(own).build()).await;
+            return Ok(());
+        }
         ctx.state_mut(|s| {
             let Some(fold) = s.ledger.fold_mut() else {
                 return;
             };
             match combined {
                 Ok(combined) => fold.combined(parts, combined.part),
+                Err(error) if error.as_timeout().is_some() => fold.fail(format!(
+                    "{COMBINE_TIMED_OUT}: every worker that combined was lost"
+                )),
                 Err(error) => {
                     let (error_type, message) = describe(&error);
                     fold.fail(format!("{error_type}: {message}"));
@@ -64,12 +90,37 @@ pub(super) fn combine(ctx: &WorkflowContext<Controller>, at_end: bool) -> Option
     }))
 }
 
-/// Has everything combined that is left, before the batch ends. What cannot be combined is noted, and changes nothing
-/// else.
-pub(super) async fn combine_rest<'a>(ctx: &'a WorkflowContext<Controller>, calls: &mut Calls<'a>) {
-    let mut next = calls.combine.take().or_else(|| combine(ctx, true));
-    while let Some(call) = next {
-        let _ = call.await;
-        next = combine(ctx, true);
+/// Whether the code of the processor was not even called; another deploy or another worker helps.
+fn is_of_the_worker(error: &ActivityExecutionError) -> bool {
+    match error.reason() {
+        Some(IncomingError::Application(failure)) => {
+            !failure.is_non_retryable() && failure.type_name() != Some(COMBINE_TIMED_OUT)
+        }
+        _ => false,
     }
+}
+
+/// Has everything combined that is left, before the batch ends. What cannot be combined is noted, and changes nothing
+/// else. A batch that ends early only has the time of one attempt for it. Tells how the batch ends.
+pub(super) async fn combine_rest<'a>(
+    ctx: &'a WorkflowContext<Controller>,
+    calls: &mut Calls<'a>,
+    ending: Ending,
+) -> Ending {
+    let enough = now(ctx).plus(COMBINE_TIMEOUT);
+    let until = match ending.is_of_all() {
+        true => ctx.state(|s| s.deadline).map(|late| late.max(enough)),
+        false => Some(enough),
+    };
+    while let Some(call) = calls.combine.take().or_else(|| combine(ctx, true)) {
+        // It need not hear that the batch has ended: its attempts are few and short.
+        let own = WorkflowCancellationToken::new();
+        if let Err(early) = in_time(ctx, until, own, call).await {
+            return match ending.is_of_all() {
+                true => early.after_the_last_page("while its result was combined"),
+                false => ending,
+            };
+        }
+    }
+    ending
 }

@@ -3,17 +3,15 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use std::{
-    future::Future as _,
     task::{Context, Poll},
     time::Duration,
 };
 
 use futures::future::FusedFuture;
-use temporalio_common::{ActivityCloseTimeouts, MemoValue, RetryPolicy as TemporalRetryPolicy};
+use temporalio_common::{MemoValue, RetryPolicy as TemporalRetryPolicy};
 use temporalio_sdk::{
-    ActivityExecutionError, ActivityOptions, ApplicationFailure, ContinueAsNewOptions,
-    WaitConditionOptions, WorkflowCancellationToken, WorkflowContext, WorkflowResult,
-    WorkflowTermination,
+    ActivityOptions, ApplicationFailure, ContinueAsNewOptions, WaitConditionOptions,
+    WorkflowCancellationToken, WorkflowContext, WorkflowResult, WorkflowTermination,
 };
 
 use super::{
@@ -46,8 +44,6 @@ use crate::{
 const PREPARE_TIMEOUT: Duration = Duration::from_secs(24 * 3_600);
 /// After this without a heartbeat another worker prepares the batch.
 const PREPARE_HEARTBEAT: Duration = Duration::from_secs(15);
-/// What a timeout of an activity can be at most.
-const NO_DEADLINE: Duration = Duration::from_secs(10 * 366 * 86_400);
 /// Limits of a Temporal run are 51,200 events, 10,000 signals and 2,000 updates (Temporal Cloud limits,
 /// the defaults of a self-hosted server). A continue-as-new is due at the first figure of each pair, and
 /// dispatching stops at the second.
@@ -72,24 +68,22 @@ pub(super) async fn prepare(ctx: &WorkflowContext<Controller>) -> WorkflowResult
         batch_run: s.input.batch_run.clone(),
         partitioned: s.input.spec.partitioned,
     });
-    let deadline = ctx.state(|s| s.deadline);
-    let left = deadline.map_or(NO_DEADLINE, |deadline| deadline.since(now(ctx)));
     let retry = TemporalRetryPolicy::builder()
         .initial_interval(Duration::from_secs(1))
         .maximum_interval(Duration::from_secs(60))
         .build();
-    let timeouts = ActivityCloseTimeouts::ScheduleAndStartToClose {
-        start_to_close: PREPARE_TIMEOUT.min(left),
-        schedule_to_close: left.max(Duration::from_millis(1)),
-    };
-    let options = ActivityOptions::with_close_timeouts(timeouts)
+    let own = WorkflowCancellationToken::new();
+    let options = ActivityOptions::with_start_to_close_timeout(PREPARE_TIMEOUT)
         .heartbeat_timeout(PREPARE_HEARTBEAT)
         .retry_policy(retry)
+        .cancellation_token(own.clone())
         .task_queue(protocol::aside_queue(ctx.task_queue()))
         .summary("look up the processor")
         .build();
-    match ctx.execute_activity(Orders::prepare, input, options).await {
-        Ok(mut prepared) => {
+    let deadline = ctx.state(|s| s.deadline);
+    let preparing = ctx.execute_activity(Orders::prepare, input, options);
+    match in_time(ctx, deadline, own, preparing).await {
+        Ok(Ok(mut prepared)) => {
             let partitions = take_partitions(&mut prepared);
             if let Some(args) = &prepared.args {
                 tell_args(ctx, args.clone());
@@ -108,18 +102,8 @@ pub(super) async fn prepare(ctx: &WorkflowContext<Controller>) -> WorkflowResult
             });
             Ok(None)
         }
-        Err(ActivityExecutionError::Cancelled(_)) => Ok(Some(cancelled_at_once(ctx))),
-        Err(error) => {
-            let (error_type, message) = describe(&error);
-            // Everything else is tried until there is no time left.
-            if deadline.is_some() && error_type != protocol::REFUSED {
-                return Ok(Some(Ending {
-                    outcome: Outcome::Stopped,
-                    reason: Some("the deadline is over".to_owned()),
-                }));
-            }
-            Err(refused(message))
-        }
+        Ok(Err(error)) => Err(refused(describe(&error).1)),
+        Err(early) => Ok(Some(before_a_page(ctx, early))),
     }
 }
 
@@ -142,16 +126,12 @@ fn tell_args(ctx: &WorkflowContext<Controller>, args: serde_json::Value) {
     }
 }
 
-/// The end of a batch that was cancelled while no page could run.
-pub(super) fn cancelled_at_once(ctx: &WorkflowContext<Controller>) -> Ending {
-    let reason = ctx.cancellation_token().reason();
-    let now = now(ctx);
-    ctx.state_mut(|s| s.cancel(now, reason.as_deref()));
-    let first = ctx.state(|s| s.runs == 0);
-    Ending {
-        outcome: Outcome::Cancelled,
-        reason: first.then(|| "cancelled before the first page".to_owned()),
+/// How a batch ends whose run has not come to its pages.
+pub(super) fn before_a_page(ctx: &WorkflowContext<Controller>, mut early: Ending) -> Ending {
+    if early.outcome == Outcome::Cancelled && ctx.state(|s| s.runs == 0) {
+        early.reason = Some("cancelled before the first page".to_owned());
     }
+    early
 }
 
 pub(super) fn refused(message: String) -> WorkflowTermination {
@@ -208,7 +188,7 @@ pub(super) async fn run_batch(ctx: &WorkflowContext<Controller>) -> WorkflowResu
             Decision::HandOver => hand_over(ctx)?,
             Decision::Finish(ending) => {
                 bridges.close(ctx).await;
-                combine_rest(ctx, &mut calls).await;
+                let ending = combine_rest(ctx, &mut calls, ending).await;
                 let ending = check_at_end(ctx, ending).await;
                 return end(ctx, ending, calls).await;
             }
@@ -277,7 +257,64 @@ pub(super) async fn until_awake(
     .await;
 }
 
+/// Waits for something beside the pages, until the batch is cancelled or told to stop, or until that time, its deadline.
+/// Then what is waited for is cancelled by its own token, and this tells how the batch ends.
+pub(super) async fn in_time<T>(
+    ctx: &WorkflowContext<Controller>,
+    until: Option<Timestamp>,
+    own: WorkflowCancellationToken,
+    work: impl Future<Output = T>,
+) -> Result<T, Ending> {
+    let mut work = std::pin::pin!(work);
+    let mut alarm = Alarm::default();
+    // A batch that ends already only has its time.
+    let known = ctx.state(Controller::told_to_end).is_some();
+    loop {
+        alarm.set(ctx, until, now(ctx));
+        let mut done = None;
+        until_awake(ctx, |cx| {
+            if let Poll::Ready(value) = work.as_mut().poll(cx) {
+                done = Some(value);
+            }
+            alarm.poll(cx).is_ready() || done.is_some()
+        })
+        .await;
+        let now = now(ctx);
+        ctx.state_mut(|s| s.now = now);
+        if let Some(done) = done {
+            alarm.off();
+            return Ok(done);
+        }
+        let late = until.filter(|until| *until <= now).map(|_| Ending {
+            outcome: Outcome::Stopped,
+            reason: Some("the deadline is over".to_owned()),
+        });
+        let told = ctx.state(Controller::told_to_end).filter(|_| !known);
+        if let Some(ending) = told.or(late) {
+            own.cancel();
+            return Err(ending);
+        }
+    }
+}
+
 impl Controller {
+    fn told_to_end(&self) -> Option<Ending> {
+        let (outcome, reason) = match &self.controls.stopping {
+            _ if self.cancelled => (Outcome::Cancelled, "cancelled".to_owned()),
+            Some(why) => (Outcome::Stopped, why.clone()),
+            None => return None,
+        };
+        let reason = Some(reason);
+        Some(Ending { outcome, reason })
+    }
+
+    /// Stops the batch, in the name of the batch.
+    pub(super) fn stop_itself(&mut self, reason: String) {
+        let given = Given::by_itself(reason.clone());
+        self.audit.note(self.now, "stop", &given);
+        self.controls.stopping = Some(reason);
+    }
+
     /// Takes note of the time and of how near the limits of a run are.
     pub(super) fn refresh(&mut self, now: Timestamp, suggested: bool, events: u32) {
         self.now = now;
@@ -338,9 +375,11 @@ impl Controller {
         };
         let paused = tolerance.reaction() == OnExceeded::Pause;
         if paused {
+            let given = Given::by_itself(reason.clone());
+            self.audit.note(self.now, "pause", &given);
             controls.tripped = Some(reason.clone());
             controls.pause = Some(PauseNote {
-                who: Given::by_itself("").who,
+                who: given.who,
                 why: Some(reason.clone()),
                 at: self.now,
                 until: None,
@@ -348,11 +387,8 @@ impl Controller {
             controls.paused = true;
             controls.pause_reason = Some(reason.clone());
         } else {
-            controls.stopping = Some(reason.clone());
+            self.stop_itself(reason.clone());
         }
-        let action = if paused { "pause" } else { "stop" };
-        self.audit
-            .note(self.now, action, &Given::by_itself(reason.clone()));
         self.note(Failure::ToleranceExceeded { reason, paused });
     }
 

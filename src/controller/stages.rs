@@ -5,10 +5,13 @@
 use std::time::Duration;
 
 use temporalio_common::RetryPolicy as TemporalRetryPolicy;
-use temporalio_sdk::{ActivityExecutionError, ActivityOptions, WorkflowContext};
+use temporalio_sdk::{
+    ActivityExecutionError, ActivityOptions, WorkflowCancellationToken, WorkflowContext,
+};
 
 use super::{
     Controller, Orders, dispatch::describe, hooks::Call, log, look::details, now, publish::publish,
+    run::in_time,
 };
 use crate::{
     audit::Given,
@@ -195,11 +198,7 @@ pub(super) fn check_stage(ctx: &WorkflowContext<Controller>) -> Option<Call<'_>>
 /// Has everything looked at after the last page, if that was asked for. What does not hold, or cannot be
 /// checked, keeps the batch from being completed.
 pub(super) async fn check_at_end(ctx: &WorkflowContext<Controller>, ending: Ending) -> Ending {
-    let finished = matches!(
-        ending.outcome,
-        Outcome::Completed | Outcome::CompletedWithFailures
-    );
-    if !finished || !ctx.state(|s| s.input.spec.checks_at_end()) {
+    if !ending.is_of_all() || !ctx.state(|s| s.input.spec.checks_at_end()) {
         return ending;
     }
     log(ctx, "checking what was done");
@@ -211,25 +210,27 @@ pub(super) async fn check_at_end(ctx: &WorkflowContext<Controller>, ending: Endi
     let progress = ctx.state(Controller::look);
     ctx.set_current_details(details(&progress));
     publish(ctx, progress);
-    let options = options(ctx, "check everything");
-    let answer = ctx.execute_activity(Orders::check, order.clone(), options);
-    let checked = outcome(ctx, &order, true, answer.await);
+    let own = WorkflowCancellationToken::new();
+    let mut options = options(ctx, "check everything");
+    options.cancellation_token = Some(own.clone());
+    let deadline = ctx.state(|s| s.deadline);
+    let checking = ctx.execute_activity(Orders::check, order.clone(), options);
+    let answer = in_time(ctx, deadline, own, checking).await;
     let now = now(ctx);
+    let (checked, early) = match answer {
+        Ok(answer) => (outcome(ctx, &order, true, answer), None),
+        Err(early) => (None, Some(early)),
+    };
     ctx.state_mut(|s| {
         s.now = now;
         s.checking_at_end = false;
         s.waits = None;
         s.checked.clone_from(&checked);
     });
-    let Some(checked) = checked else {
-        let reason = ctx.cancellation_token().reason();
-        ctx.state_mut(|s| s.cancel(now, reason.as_deref()));
-        return Ending {
-            outcome: Outcome::Cancelled,
-            reason: Some("cancelled while it was checked; every page is finished".to_owned()),
-        };
-    };
-    match checked.failure() {
+    if let Some(early) = early {
+        return early.after_the_last_page("while it was checked");
+    }
+    match checked.and_then(|checked| checked.failure()) {
         None => ending,
         Some(failure) => Ending {
             outcome: Outcome::CompletedWithFailures,

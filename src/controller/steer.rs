@@ -88,10 +88,6 @@ impl Controller {
         }
         self.steered(at, "resume", &request.given);
         self.go_on();
-        if self.controls.tripped.take().is_some() {
-            self.controls.forgiven = Some(self.ledger.totals.tally());
-            self.ledger.totals.consecutive_failures = 0;
-        }
     }
 
     /// What keeps an approval from meaning anything now.
@@ -132,11 +128,16 @@ impl Controller {
         }
     }
 
+    /// Ends a pause. What failed is forgiven, if the batch paused itself for it.
     fn go_on(&mut self) {
         self.controls.paused = false;
         self.controls.stop_now = false;
         self.controls.pause_reason = None;
         self.controls.pause = None;
+        if self.controls.tripped.take().is_some() {
+            self.controls.forgiven = Some(self.ledger.totals.tally());
+            self.ledger.totals.consecutive_failures = 0;
+        }
     }
 
     /// Ends a pause that was to last until now.
@@ -232,4 +233,45 @@ impl Controller {
 
 fn named(value: Option<impl std::fmt::Display>) -> String {
     value.map_or_else(|| "none".to_owned(), |value| value.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{Batch, Tolerance, protocol::ControllerInput};
+
+    const NOW: Timestamp = Timestamp(1_000_000);
+
+    #[test]
+    fn a_pause_with_an_end_forgives_like_a_resume_and_the_next_failures_count() {
+        let batch = Batch::named("batch", "processor", serde_json::Value::Null)
+            .tolerate(Tolerance::new().consecutive(3));
+        let mut controller = Controller::of(ControllerInput {
+            version: 1,
+            batch_run: "run".to_owned(),
+            spec: batch.spec,
+            begun: None,
+            carry: None,
+            part: None,
+        });
+        let fail = |controller: &mut Controller, at| {
+            controller.ledger.totals.consecutive_failures += 4;
+            controller.refresh(at, false, 0);
+            assert!(controller.controls.paused);
+            assert!(controller.controls.tripped.is_some());
+        };
+        fail(&mut controller, NOW);
+        let lasting = Some(Duration::from_secs(1_800));
+        let request = PauseRequest {
+            lasting,
+            ..PauseRequest::default()
+        };
+        controller.do_pause(NOW, request);
+        let later = NOW.plus(Duration::from_secs(1_800));
+        controller.refresh(later, false, 0);
+        assert!(!controller.controls.paused, "it goes on by itself");
+        fail(&mut controller, later);
+    }
 }

@@ -153,6 +153,16 @@ impl Fold {
         self.output.parts.first()
     }
 
+    /// Whether everything has been combined.
+    pub fn is_whole(&self) -> bool {
+        self.output.parts.len() <= 1
+    }
+
+    /// All that is known.
+    pub fn output(&self) -> &Output {
+        &self.output
+    }
+
     /// Why there is no result.
     pub fn error(&self) -> Option<&str> {
         self.output.error.as_deref()

@@ -54,6 +54,8 @@ pub(crate) struct Limits {
     pub stopping: Option<String>,
     /// What a stage leaves. `None`: everything.
     pub stage: Option<StageLimit>,
+    /// What waits to be combined is as much as may be kept.
+    pub outputs_full: bool,
     /// Hooks are being called. They do not outlive a run either.
     pub hooks_running: bool,
     /// The length of strides is tuned, and too few pages have been timed: what is cut now is short.
@@ -98,6 +100,23 @@ pub(crate) struct Ending {
     pub reason: Option<String>,
 }
 
+impl Ending {
+    /// Whether every page is finished or listed as failed.
+    pub fn is_of_all(&self) -> bool {
+        use Outcome::{Completed, CompletedWithFailures};
+        matches!(self.outcome, Completed | CompletedWithFailures)
+    }
+
+    /// Of a batch that ended early, in the middle of what comes after its last page.
+    pub fn after_the_last_page(self, what: &str) -> Self {
+        let why = self.reason.unwrap_or_default();
+        Self {
+            reason: Some(format!("{why} {what}; every page is finished")),
+            ..self
+        }
+    }
+}
+
 /// Decides. Pure: the same arguments always give the same answer.
 pub(crate) fn decide(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Decision {
     let until_deadline = |until| {
@@ -122,11 +141,14 @@ pub(crate) fn decide(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Decisi
         Drain::Later | Drain::No => false,
     };
     let next_drain = next_drain(ledger, limits, now);
-    if limits.paused || limits.held || ledger.running() >= limits.max_parallelism {
+    let stands = limits.paused || limits.held || limits.outputs_full;
+    if stands || ledger.running() >= limits.max_parallelism {
         return until_deadline(next_drain);
     }
+    let next_due = earliest(next_due(ledger, now), next_drain);
     let Some([rate_share, page_share]) = shares::next(ledger, limits, now) else {
-        return until_deadline(next_drain);
+        // A retry that becomes due has running strides give back some of their shares.
+        return until_deadline(next_due);
     };
     match pick(ledger, limits, now) {
         Some(stride) => Decision::Dispatch(Dispatch {
@@ -137,7 +159,7 @@ pub(crate) fn decide(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Decisi
             items: stage::allotment(ledger, limits, stride),
             by_bridge,
         }),
-        None => until_deadline(earliest(next_due(ledger, now), next_drain)),
+        None => until_deadline(next_due),
     }
 }
 
@@ -467,6 +489,12 @@ mod tests {
     /// A ledger whose only stride has failed once.
     fn after_a_failure(not_the_page: bool) -> Ledger {
         let mut ledger = Ledger::new(None, 1);
+        fail(&mut ledger, not_the_page);
+        ledger
+    }
+
+    /// Dispatches the first stride, which fails.
+    fn fail(ledger: &mut Ledger, not_the_page: bool) {
         let dispatched = Event::Dispatched {
             stride: 0,
             rate_share: None,
@@ -497,7 +525,6 @@ mod tests {
             now: NOW,
         };
         ledger.record(reported).unwrap();
-        ledger
     }
 
     #[test]
@@ -538,6 +565,12 @@ mod tests {
         assert_eq!(due(Some(soon)), soon);
         let late = NOW.plus(Duration::from_secs(600));
         assert_eq!(due(Some(late)), due(None));
+        let full = Limits {
+            deadline: Some(late),
+            outputs_full: true,
+            ..limits()
+        };
+        assert_eq!(decide(&ledger, &full, NOW), Decision::WaitUntil(Some(late)));
     }
 
     #[test]
@@ -563,6 +596,40 @@ mod tests {
             let reason = ending.reason.unwrap();
             assert!(reason.starts_with(why), "{reason}");
         }
+    }
+
+    /// One stride has the whole rate when the retry of another one becomes due.
+    #[test]
+    fn a_retry_has_its_timer_while_the_whole_rate_is_given_out() {
+        let limits = Limits {
+            rate: Some(100.0),
+            shares_by_need: true,
+            ..limits()
+        };
+        let mut ledger = Ledger::new(None, 1);
+        let start = PageToken::encode(&1).unwrap();
+        let announced = Event::Announced {
+            by: 0,
+            starts: &[start],
+        };
+        ledger.record(announced).unwrap();
+        fail(&mut ledger, false);
+        let Decision::Dispatch(alone) = decide(&ledger, &limits, NOW) else {
+            panic!("the other stride does not run");
+        };
+        let dispatched = Event::Dispatched {
+            stride: alone.stride,
+            rate_share: alone.rate_share,
+            page_share: None,
+            items: None,
+            now: NOW,
+        };
+        ledger.record(dispatched).unwrap();
+        let Decision::WaitUntil(Some(due)) = decide(&ledger, &limits, NOW) else {
+            panic!("the retry has no timer");
+        };
+        assert!(yields(&ledger, &limits, NOW).is_empty());
+        assert_eq!(yields(&ledger, &limits, due).len(), 1);
     }
 
     #[test]

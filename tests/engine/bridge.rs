@@ -17,15 +17,15 @@ use crate::{
 
 const ROWS: u64 = 400;
 /// Pages from here on wait at the second gate.
-const LATE: u64 = 200;
+pub const LATE: u64 = 200;
 
 /// Forty pages of ten rows, of which the first and those of the second half are held back, three at a time.
-struct HandOver {
-    bed: Bed,
-    numbers: Numbers,
+pub struct HandOver {
+    pub bed: Bed,
+    pub numbers: Numbers,
     /// Holds the first page, and with it the hand-over.
-    first: Gate,
-    late: Gate,
+    pub first: Gate,
+    pub late: Gate,
 }
 
 impl HandOver {
@@ -39,7 +39,7 @@ impl HandOver {
         assert_eq!(processed, rows());
     }
 
-    async fn new(name: &str) -> Self {
+    pub async fn new(name: &str) -> Self {
         let (first, late) = (Gate::closed(), Gate::closed());
         let gates = (first.clone(), late.clone());
         let numbers = Numbers::new().skipping_ahead().on_process(move |seen| {
@@ -61,7 +61,7 @@ impl HandOver {
         }
     }
 
-    fn batch(&self) -> temporal_batch::Batch {
+    pub fn batch(&self) -> temporal_batch::Batch {
         self.bed
             .batch::<Numbers>(UpTo { n: ROWS })
             .page_size(10)
@@ -70,7 +70,7 @@ impl HandOver {
     }
 
     /// Waits until the hand-over is held up by the first page only, and all else is on a bridge.
-    async fn begins(&self, handle: &BatchHandle) -> Progress {
+    pub async fn begins(&self, handle: &BatchHandle) -> Progress {
         let late_ones = |r: &Record| begun_late(r) == 2 && r.in_flight == 3;
         self.numbers
             .shows("every slot has a page beside the long one", late_ones)

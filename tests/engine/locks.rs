@@ -8,6 +8,7 @@ use temporal_batch::{
 use temporalio_client::{UntypedWorkflow, WorkflowExecutionStatus};
 
 use crate::{
+    bridge::{HandOver, LATE},
     numbers::{Numbers, UpTo, gated, gated_where},
     replay::replays,
     support::{Bed, progress_shows, report, within},
@@ -89,6 +90,7 @@ enum End {
     Cancelled,
     Stopped,
     Terminated,
+    Refused,
 }
 
 /// A second batch waits for a first one that ends in this way.
@@ -133,6 +135,7 @@ async fn starts_when_the_first_ends(end: End) {
             let workflow = temporal.get_workflow_handle::<UntypedWorkflow>(&*first_id);
             workflow.terminate(Default::default()).await.unwrap();
         }
+        End::Refused => unreachable!("the first batch has the lock"),
     }
     let report = report(&second).await;
     assert_eq!(report.outcome, Outcome::Completed, "{end:?}");
@@ -330,4 +333,75 @@ async fn waiting_outlives_the_worker() {
     gate.open();
     assert_eq!(report(&waiting).await.outcome, Outcome::Completed);
     assert_eq!(report(&first).await.outcome, Outcome::Completed);
+}
+
+/// Each run of the controller takes the lock again, while pages that were begun before run on a bridge.
+async fn ends_while_it_takes_its_lock_again(end: End) {
+    let t = HandOver::new("lock-bridge").await;
+    let _worker = t.bed.worker(t.numbers.clone()).await;
+    let name = t.bed.new_id();
+    let mut batch = t.batch().lock(&name).wait_for_lock(end != End::Refused);
+    if end == End::Stopped {
+        batch = batch.deadline(Duration::from_secs(25));
+    }
+    let handle = t.bed.start(&batch).await;
+    t.begins(&handle).await;
+    // The lock goes to another batch, so that it cannot be taken again.
+    let temporal = t.bed.client.temporal();
+    let lock =
+        temporal.get_workflow_handle::<UntypedWorkflow>(format!("temporal-batch.lock/{name}"));
+    lock.terminate(Default::default()).await.unwrap();
+    let elsewhere = Bed::new("lock-bridge-elsewhere").await;
+    let (others, gate) = gated();
+    let _other = elsewhere.worker(others.clone()).await;
+    let other = elsewhere.batch::<Numbers>(UpTo { n: 10 }).lock(&name);
+    let other = elsewhere.start(&other).await;
+    others.shows("it has the lock", |r| r.in_flight == 1).await;
+    t.first.open();
+    if end != End::Refused {
+        waits_for(&handle, &other).await;
+    }
+    if end == End::Cancelled {
+        handle.cancel("enough").await.unwrap();
+    }
+    let ends = progress_shows(&handle, "it ends", |p| {
+        use Phase::{Cancelling, Ended, Finishing, Stopping};
+        [Cancelling, Ended, Finishing, Stopping].contains(&p.phase)
+    });
+    let ends = ends.await;
+    assert_eq!(ends.pages_in_flight, 2);
+    let waits = [Phase::Cancelling, Phase::Stopping].contains(&ends.phase);
+    assert!(waits, "it waits for what runs: {ends:#?}");
+    t.late.open();
+    let report = report(&handle).await;
+    assert_eq!(report.progress.pages_completed, LATE / 10 + 2, "{end:?}");
+    let (outcome, says) = match end {
+        End::Cancelled => (Outcome::Cancelled, "cancelled; "),
+        End::Stopped => (Outcome::Stopped, "the deadline is over; "),
+        _ => (Outcome::Stopped, "is held by batch"),
+    };
+    assert_eq!(report.outcome, outcome);
+    let reason = report.reason.unwrap();
+    assert!(reason.contains(says), "{reason}");
+    replays(&t.bed, handle.id(), "lock-bridge").await;
+    gate.open();
+    assert_eq!(
+        crate::support::report(&other).await.outcome,
+        Outcome::Completed
+    );
+}
+
+#[tokio::test]
+async fn a_batch_that_is_cancelled_while_it_takes_its_lock_again_waits_for_its_pages() {
+    ends_while_it_takes_its_lock_again(End::Cancelled).await;
+}
+
+#[tokio::test]
+async fn a_batch_whose_deadline_passes_while_it_takes_its_lock_again_waits_for_its_pages() {
+    ends_while_it_takes_its_lock_again(End::Stopped).await;
+}
+
+#[tokio::test]
+async fn a_batch_that_has_lost_its_lock_to_another_waits_for_its_pages() {
+    ends_while_it_takes_its_lock_again(End::Refused).await;
 }

@@ -4,7 +4,7 @@ use std::{
     collections::BTreeSet,
     path::PathBuf,
     process::{Child, Command, Stdio},
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
     time::Duration,
 };
 
@@ -12,14 +12,14 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use temporal_batch::{
-    BatchReport, Outcome, Page, PageContext, PageError, PageProcessor, PageReport,
+    BatchReport, Continuation, Outcome, Page, PageContext, PageError, PageProcessor, PageReport,
     ProcessorSettings, Reduce, Reducer, SkipAhead, Worker,
 };
 
 use crate::{
     numbers::{Gate, quick_retries},
     replay::replays,
-    support::{Bed, eventually, progress_shows, report},
+    support::{Bed, eventually, progress_shows, report, within},
 };
 
 /// What is made of the numbers.
@@ -30,6 +30,10 @@ enum Kind {
     Own,
     /// The same, but it cannot be combined.
     Panics,
+    /// The same, but it does not come back while `HELD` is set.
+    Held,
+    /// The same, but it never comes back.
+    Hangs,
     /// More than there is room for.
     Large,
     /// A reducer that cannot work.
@@ -86,6 +90,33 @@ impl Reduce for Panics {
     }
 }
 
+static HELD: AtomicBool = AtomicBool::new(true);
+
+struct Held;
+
+impl Reduce for Held {
+    type Value = BTreeSet<u64>;
+
+    fn combine(a: Self::Value, b: Self::Value) -> Self::Value {
+        while HELD.load(Ordering::Relaxed) {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Remainders::combine(a, b)
+    }
+}
+
+struct Hangs;
+
+impl Reduce for Hangs {
+    type Value = BTreeSet<u64>;
+
+    fn combine(_: Self::Value, _: Self::Value) -> Self::Value {
+        loop {
+            std::thread::park();
+        }
+    }
+}
+
 #[async_trait]
 impl PageProcessor for Tally {
     const NAME: &'static str = "tally";
@@ -120,7 +151,7 @@ impl PageProcessor for Tally {
                 report.output(remainders);
             }
             // One value a page: nothing has to be combined before the batch does.
-            Kind::Panics => report.output([items[0]]),
+            Kind::Panics | Kind::Held | Kind::Hangs => report.output([items[0]]),
             Kind::Large => items.iter().for_each(|n| report.output(format!("{n:050}"))),
             Kind::Ready | Kind::Invalid => {
                 items
@@ -155,6 +186,8 @@ impl PageProcessor for Tally {
             ]),
             Kind::Own => Reducer::custom::<Remainders>(),
             Kind::Panics => Reducer::custom::<Panics>(),
+            Kind::Held => Reducer::custom::<Held>(),
+            Kind::Hangs => Reducer::custom::<Hangs>(),
             Kind::Large => Reducer::by_key("", Reducer::count()),
             Kind::Invalid => Reducer::top(0, "n"),
         })
@@ -307,6 +340,77 @@ async fn a_result_that_cannot_be_is_said_and_harms_no_page() {
         assert_eq!(report.output(), None);
         let error = report.progress.output_error.unwrap();
         assert!(error.contains(says), "{error}");
+    }
+}
+
+/// A reducer that hangs costs the batch its result, after some attempts, and no other batch anything.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reducer_that_hangs_leaves_the_batch_without_a_result_and_others_alone() {
+    let bed = Bed::new("reduce-hangs").await;
+    let worker = bed.worker(Tally::new()).await;
+    let batch = |kind| {
+        let batch = bed.batch::<Tally>((400, kind)).page_size(20).stride(1);
+        batch.max_parallelism(4)
+    };
+    let handle = bed.start(&batch(Kind::Hangs)).await;
+    progress_shows(&handle, "its pages are done", |p| p.pages_completed == 20).await;
+    let other = bed.run(&batch(Kind::Own)).await;
+    let all: BTreeSet<u64> = (1..=400).collect();
+    assert_eq!(other.output_as().unwrap(), Some(all));
+    let report = tokio::time::timeout(Duration::from_secs(240), handle.result());
+    let report = report.await.unwrap().unwrap();
+    assert_eq!(report.outcome, Outcome::Completed);
+    assert_eq!(report.progress.items.processed, 400);
+    assert_eq!(report.output(), None);
+    let error = report.progress.output_error.unwrap();
+    assert!(error.starts_with("CombineTimeout: "), "{error}");
+    replays(&bed, handle.id(), "reduce-hangs").await;
+    within("the worker stops", worker.stop()).await.unwrap();
+}
+
+/// Whatever a batch waits for: its last partial results, or room for more of them.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_whose_reducer_hangs_can_be_ended_and_goes_on_with_its_result() {
+    let bed = Bed::new("reduce-held").await;
+    let _worker = bed.worker(Tally::new()).await;
+    let bed = &bed;
+    let ended = |n: u64, outcome: Outcome| async move {
+        let mut batch = bed.batch::<Tally>((n, Kind::Held)).page_size(20).stride(1);
+        if outcome == Outcome::Stopped {
+            batch = batch.deadline(Duration::from_secs(20));
+        }
+        let handle = bed.start(&batch.max_parallelism(16)).await;
+        if outcome == Outcome::Cancelled {
+            progress_shows(&handle, "no more is begun", |p| {
+                p.pages_completed >= 128u64.min(n / 20) && p.pages_in_flight == 0
+            })
+            .await;
+            handle.cancel("enough").await.unwrap();
+        }
+        let report = report(&handle).await;
+        assert_eq!(report.outcome, outcome);
+        assert_eq!(report.output(), None, "it would not be the whole");
+        let error = report.progress.output_error.unwrap();
+        assert!(error.starts_with("NotCombined: "), "{error}");
+        replays(bed, handle.id(), "reduce-held").await;
+        (handle, n)
+    };
+    let ended = [
+        ended(400, Outcome::Cancelled),
+        ended(4_000, Outcome::Cancelled),
+        ended(4_000, Outcome::Stopped),
+    ];
+    let ended = futures::future::join_all(ended).await;
+    HELD.store(false, Ordering::Relaxed);
+    for (handle, n) in ended {
+        let continuation = Continuation::of(handle.id());
+        let continuation = continuation.deadline(Duration::from_secs(3_600));
+        let handle = bed.client.continue_batch(&continuation).await.unwrap();
+        let report = report(&handle).await;
+        assert_eq!(report.outcome, Outcome::Completed);
+        assert_eq!(report.progress.output_error, None);
+        let firsts: BTreeSet<u64> = (1..=n).step_by(20).collect();
+        assert_eq!(report.output_as().unwrap(), Some(firsts));
     }
 }
 

@@ -339,6 +339,38 @@ async fn a_batch_is_cancelled_while_it_is_checked() {
     assert!(report(&handle).await.is_verified());
 }
 
+/// A check that does not end, and one that fails and fails.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deadline_ends_the_check_after_the_last_page() {
+    for (never, errors) in [(true, 0), (false, u32::MAX)] {
+        let bed = Bed::new("check-late").await;
+        let mut checked = Checked::new(Numbers::new());
+        checked.never = never;
+        checked.errors.store(errors, Ordering::SeqCst);
+        let worker = bed.worker(checked.clone()).await;
+        let batch = bed.batch::<Checked>(UpTo { n: 20 }).check_at_end(true);
+        let handle = bed.start(&batch.deadline(Duration::from_secs(8))).await;
+        let late = report(&handle).await;
+        assert_eq!(late.outcome, Outcome::Stopped);
+        assert_eq!(
+            late.reason.unwrap(),
+            "the deadline is over while it was checked; every page is finished"
+        );
+        assert_eq!(late.progress.items.processed, 20);
+        assert_eq!(late.progress.audit.last().unwrap().action, "stop");
+        replays(&bed, handle.id(), "check-late").await;
+        worker.stop().await.unwrap();
+
+        checked.never = false;
+        checked.errors.store(0, Ordering::SeqCst);
+        let _worker = bed.worker(checked.clone()).await;
+        let continuation = temporal_batch::Continuation::of(handle.id());
+        let continuation = continuation.deadline(Duration::from_secs(3_600));
+        let handle = bed.client.continue_batch(&continuation).await.unwrap();
+        assert!(report(&handle).await.is_verified());
+    }
+}
+
 #[tokio::test]
 async fn shares_of_what_nobody_has_counted_are_refused() {
     let bed = Bed::new("stage-unknown").await;
