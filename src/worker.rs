@@ -1,7 +1,6 @@
 //! A worker: polls a task queue and runs batches and their pages.
 
 mod company;
-mod query_guard;
 mod recovering;
 pub(crate) mod tuning;
 
@@ -468,9 +467,8 @@ impl Worker {
             .build()
             .map_err(|e| create(e.into()))?;
         let runtime = Runtime::from_current_tokio(runtime).map_err(|e| create(e.into()))?;
-        let client = query_guard::guarded(&self.client).map_err(create)?;
         let worker = |options| {
-            temporalio_sdk::Worker::new(&runtime, client.clone(), options)
+            temporalio_sdk::Worker::new(&runtime, self.client.clone(), options)
                 .map_err(|e| create(e.into()))
         };
         let halves = Halves {

@@ -18,6 +18,7 @@ use temporalio_sdk::{
 
 use super::{
     Controller, Orders,
+    ahead::in_step,
     dispatch::{Activity, activity_options, report_of},
     time,
 };
@@ -59,15 +60,19 @@ impl Bridge {
 
     #[run(name = protocol::BRIDGE)]
     pub(crate) async fn run(ctx: &mut WorkflowContext<Self>) -> WorkflowResult<()> {
-        let mut work = Work::default();
-        loop {
-            work.begin(ctx);
-            work.tell(ctx);
-            if !work.mind_idleness(ctx) {
-                return Ok(());
+        let ctx = &*ctx;
+        let working = async {
+            let mut work = Work::default();
+            loop {
+                work.begin(ctx);
+                work.tell(ctx);
+                if !work.mind_idleness(ctx) {
+                    return Ok(());
+                }
+                work.something_happens(ctx).await;
             }
-            work.something_happens(ctx).await;
-        }
+        };
+        in_step(ctx, working).await
     }
 
     /// More strides.

@@ -17,6 +17,7 @@
 //! | `definitions` | the activities that are called |
 //! | `run` | the loop: prepare, decide, wait; what is noted before each decision; continue-as-new |
 //! | `dispatch` | from a decision to a stride's activity, and from its result to a fact |
+//! | `ahead` | a defect of the SDK's core that it is kept from |
 //! | `alarm` | the timer |
 //! | `bridge` | the workflow that runs strides over a continue-as-new |
 //! | `bridging` | giving strides to bridges |
@@ -34,6 +35,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod ahead;
 mod alarm;
 mod bridge;
 mod bridging;
@@ -141,33 +143,8 @@ impl Controller {
 
     #[run(name = protocol::CONTROLLER)]
     pub(crate) async fn run(ctx: &mut WorkflowContext<Self>) -> WorkflowResult<BatchReport> {
-        refuse_newer(ctx).await;
-        let now = now(ctx);
-        let paced = ctx.patched(protocol::PACED);
-        let bridged = ctx.patched(protocol::BRIDGED);
-        ctx.state_mut(|s| {
-            s.paced = paced;
-            s.bridging.begin(bridged, now, &s.published.control.bridges);
-            // Nobody else has to be told of those that have nothing.
-            let ledger = &s.ledger;
-            let known = &mut s.published.control.bridges;
-            known.retain(|id| ledger.bridges().any(|busy| busy == id));
-        });
-        if ctx.state_mut(|s| s.begin(now)) {
-            log(ctx, "batch started");
-        }
-        let mut ending = prepare(ctx).await?;
-        if ending.is_none() {
-            ending = lock::take(ctx).await?;
-        }
-        match ending {
-            Some(ending) if ctx.state(|s| s.ledger.running() == 0) => {
-                end(ctx, ending, Calls::default()).await
-            }
-            _ if ctx.state(|s| s.partitions.is_some()) => run_partitions(ctx).await,
-            // Also where the batch ends: strides of earlier runs are on bridges, and the loop waits for them.
-            _ => run_batch(ctx).await,
-        }
+        let ctx = &*ctx;
+        ahead::in_step(ctx, Self::run_in_step(ctx)).await
     }
 
     /// Starts of the strides that follow one that is running.
@@ -288,7 +265,7 @@ impl Controller {
         }
     }
 
-    /// For Temporal's own tools. Nothing of this crate asks: see `query_guard`.
+    /// For Temporal's own tools. Nothing of this crate asks: see `ahead`.
     #[query(name = protocol::PROGRESS)]
     pub(crate) fn progress(&self, _ctx: &WorkflowContextView) -> Progress {
         self.look()
@@ -384,6 +361,36 @@ impl Controller {
 }
 
 impl Controller {
+    async fn run_in_step(ctx: &WorkflowContext<Self>) -> WorkflowResult<BatchReport> {
+        refuse_newer(ctx).await;
+        let now = now(ctx);
+        let paced = ctx.patched(protocol::PACED);
+        let bridged = ctx.patched(protocol::BRIDGED);
+        ctx.state_mut(|s| {
+            s.paced = paced;
+            s.bridging.begin(bridged, now, &s.published.control.bridges);
+            // Nobody else has to be told of those that have nothing.
+            let ledger = &s.ledger;
+            let known = &mut s.published.control.bridges;
+            known.retain(|id| ledger.bridges().any(|busy| busy == id));
+        });
+        if ctx.state_mut(|s| s.begin(now)) {
+            log(ctx, "batch started");
+        }
+        let mut ending = prepare(ctx).await?;
+        if ending.is_none() {
+            ending = lock::take(ctx).await?;
+        }
+        match ending {
+            Some(ending) if ctx.state(|s| s.ledger.running() == 0) => {
+                end(ctx, ending, Calls::default()).await
+            }
+            _ if ctx.state(|s| s.partitions.is_some()) => run_partitions(ctx).await,
+            // Also where the batch ends: strides of earlier runs are on bridges, and the loop waits for them.
+            _ => run_batch(ctx).await,
+        }
+    }
+
     fn of(mut input: ControllerInput) -> Self {
         let carry = input.carry.take();
         let spec = &input.spec;

@@ -1,0 +1,192 @@
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::time::Duration;
+
+use temporalio_client::{
+    Client, NamespacedClient as _, WorkflowFetchHistoryOptions, WorkflowGetResultOptions,
+    WorkflowHandle, WorkflowHistory, WorkflowQueryOptions, WorkflowSignalOptions,
+    WorkflowStartOptions, tonic::IntoRequest as _,
+};
+use temporalio_common::protos::temporal::api::{
+    history::v1::History,
+    taskqueue::v1::TaskQueue,
+    workflowservice::v1::{PollWorkflowTaskQueueRequest, RespondWorkflowTaskCompletedRequest},
+};
+use temporalio_sdk::{
+    SyncWorkflowContext, WorkerOptions, WorkflowContext, WorkflowContextView, WorkflowResult,
+    runtime::{Runtime, RuntimeOptions},
+    workflow_replayer::{WorkflowReplayer, WorkflowReplayerOptions},
+};
+
+use super::*;
+use crate::{ConnectOptions, dev_server::DevServerOptions};
+
+/// How long a lost worker keeps its task. The workflow can tell this from no time at all.
+const LOST_FOR: Duration = Duration::from_secs(2);
+/// Which of the two reaches a worker first is up to the server.
+const ROUNDS: usize = 4;
+
+/// Decides by the time, as a controller does.
+#[temporalio_macros::workflow]
+struct Clock {
+    kept_in_step: bool,
+    signalled: bool,
+}
+
+async fn decide(ctx: &WorkflowContext<Clock>) -> WorkflowResult<String> {
+    let began = ctx.workflow_time().unwrap();
+    ctx.wait_condition(|s| s.signalled).await?;
+    let waited = ctx.workflow_time().unwrap().duration_since(began).unwrap();
+    if waited < LOST_FOR / 2 {
+        return Ok("at once".to_owned());
+    }
+    ctx.timer(Duration::from_millis(1)).await;
+    Ok("later".to_owned())
+}
+
+#[temporalio_macros::workflow_methods]
+impl Clock {
+    #[init]
+    fn new(_ctx: &WorkflowContextView, kept_in_step: bool) -> Self {
+        Self {
+            kept_in_step,
+            signalled: false,
+        }
+    }
+
+    #[run(name = "clock")]
+    async fn run(ctx: &mut WorkflowContext<Self>) -> WorkflowResult<String> {
+        let ctx = &*ctx;
+        match ctx.state(|s| s.kept_in_step) {
+            true => in_step(ctx, decide(ctx)).await,
+            false => decide(ctx).await,
+        }
+    }
+
+    #[signal(name = "go")]
+    fn go(&mut self, _ctx: &mut SyncWorkflowContext<Self>) {
+        self.signalled = true;
+    }
+
+    #[query(name = "look")]
+    fn look(&self, _ctx: &WorkflowContextView) -> bool {
+        self.signalled
+    }
+}
+
+#[derive(Debug, PartialEq)]
+struct Outcome {
+    result: String,
+    replays: bool,
+    answered: bool,
+}
+
+/// A workflow whose worker is lost in its second task, and that is asked meanwhile.
+async fn lost_and_asked(client: &Client, kept_in_step: bool) -> Outcome {
+    let queue = format!("ahead-{}", uuid::Uuid::new_v4().simple());
+    let options = WorkflowStartOptions::new(queue.as_str(), queue.as_str())
+        .task_timeout(LOST_FOR)
+        .build();
+    let handle = client
+        .start_workflow(Clock::run, kept_in_step, options)
+        .await
+        .unwrap();
+    let mut service = client.connection().workflow_service();
+    let mut poll = async || {
+        let request = PollWorkflowTaskQueueRequest {
+            namespace: client.namespace(),
+            task_queue: Some(TaskQueue {
+                name: queue.clone(),
+                ..Default::default()
+            }),
+            identity: "lost".to_owned(),
+            ..Default::default()
+        };
+        let task = service.poll_workflow_task_queue(request.into_request());
+        task.await.unwrap().into_inner()
+    };
+    let first = poll().await;
+    let completed = RespondWorkflowTaskCompletedRequest {
+        namespace: client.namespace(),
+        task_token: first.task_token,
+        identity: "lost".to_owned(),
+        ..Default::default()
+    };
+    let mut answers = client.connection().workflow_service();
+    let completed = answers.respond_workflow_task_completed(completed.into_request());
+    completed.await.unwrap();
+    let signal = handle.signal(Clock::go, (), WorkflowSignalOptions::default());
+    signal.await.unwrap();
+    // The second task is never completed. After its time limit the server gives it to another worker, a moment after
+    // the query that had to wait for it.
+    poll().await;
+    let asked = tokio::spawn({
+        let handle: WorkflowHandle<Client, Clock> = client.get_workflow_handle(queue.clone());
+        async move {
+            let options = WorkflowQueryOptions::default();
+            handle.query(Clock::look, (), options).await
+        }
+    });
+
+    let runtime = Runtime::from_current_tokio(RuntimeOptions::builder().build().unwrap()).unwrap();
+    let options = WorkerOptions::new(queue.as_str())
+        .register_workflow::<Clock>()
+        .unwrap()
+        .build();
+    let mut worker = temporalio_sdk::Worker::new(&runtime, client.clone(), options).unwrap();
+    let stop = worker.shutdown_handle();
+    let ended = async {
+        let result = handle.get_result(WorkflowGetResultOptions::default()).await;
+        let answer = asked.await.unwrap();
+        stop();
+        (result.unwrap(), answer)
+    };
+    let (ran, (result, answer)) = tokio::join!(worker.run(), ended);
+    ran.unwrap();
+    let history = handle.fetch_history(WorkflowFetchHistoryOptions::default());
+    let history = WorkflowHistory::from(History {
+        events: history.into_events().await.unwrap(),
+    });
+    let options = WorkflowReplayerOptions::new()
+        .register_workflow::<Clock>()
+        .unwrap()
+        .build();
+    let replayer = WorkflowReplayer::new(options).unwrap();
+    Outcome {
+        result,
+        replays: replayer.replay_workflow(history).await.is_ok(),
+        answered: answer.is_ok(),
+    }
+}
+
+async fn outcomes(kept_in_step: bool) -> Vec<Outcome> {
+    let server = DevServerOptions::new().start().await.unwrap();
+    let options = ConnectOptions::new().address(server.address());
+    let client = crate::connect(&options).await.unwrap();
+    let rounds = (0..ROUNDS).map(|_| lost_and_asked(&client, kept_in_step));
+    futures::future::join_all(rounds).await
+}
+
+#[tokio::test]
+async fn core_runs_ahead_of_its_history() {
+    let outcomes = outcomes(false).await;
+    assert!(
+        outcomes.contains(&Outcome {
+            result: "at once".to_owned(),
+            replays: false,
+            answered: true,
+        }),
+        "this version of the SDK is right, so `controller/ahead.rs` can go: {outcomes:#?}"
+    );
+}
+
+#[tokio::test]
+async fn a_workflow_that_is_kept_in_step_does_not_and_the_query_can_be_repeated() {
+    let outcomes = outcomes(true).await;
+    let right = |outcome: &Outcome| outcome.result == "later" && outcome.replays;
+    assert!(outcomes.iter().all(right), "{outcomes:#?}");
+    assert!(
+        outcomes.iter().any(|outcome| !outcome.answered),
+        "no query came at the wrong moment: {outcomes:#?}"
+    );
+}
