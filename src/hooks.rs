@@ -95,7 +95,8 @@ pub struct FailureNotice {
     pub batch_run: String,
     /// Its processor.
     pub processor: String,
-    /// Counts the notices of a batch run from 1; those that were dropped leave gaps.
+    /// Counts the notices of a batch run from 1; those that were dropped leave gaps. The notices of each partition
+    /// are counted from a number of its own, so that no two notices of a batch run have the same number.
     pub number: u64,
     /// What happened.
     pub failure: Failure,

@@ -58,7 +58,7 @@ fn stuck_at(ledger: &Ledger, stride: u64) -> Option<Option<PageToken>> {
 }
 
 impl Notices {
-    /// Of a partition: notices of a batch run have a number of their own.
+    /// Of a partition: every notice of a batch run has a number of its own, whichever controller tells it.
     #[cfg_attr(
         not(feature = "temporal"),
         allow(dead_code, reason = "for the controller")

@@ -61,6 +61,12 @@ impl PageToken {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Bytes of the token where it is stored: a text in JSON, and most tokens are JSON with quotes of its own.
+    pub(crate) fn stored_bytes(&self) -> usize {
+        let escaped = self.0.bytes().filter(|b| matches!(b, b'"' | b'\\'));
+        2 + self.0.len() + escaped.count()
+    }
 }
 
 impl fmt::Display for PageToken {

@@ -414,7 +414,7 @@ pub struct PartitionProgress {
     /// Items that it has, where the processor can tell.
     #[serde(default)]
     pub items_expected: Option<u64>,
-    /// Everything of it up to here is finished.
+    /// Everything of it up to here is finished. `None` where nothing is yet, and where everything is.
     #[serde(default)]
     pub low_water_mark: Option<PageToken>,
 }

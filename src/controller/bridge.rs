@@ -31,7 +31,7 @@ const IDLE: Duration = Duration::from_secs(10);
 /// How soon a signal that was refused is sent again.
 const SEND_AGAIN: Duration = Duration::from_secs(2);
 /// Results in one signal. A report can have some kilobytes.
-const RESULTS_AT_ONCE: usize = 20;
+pub(super) const RESULTS_AT_ONCE: usize = 20;
 
 /// See the [module documentation](self).
 #[temporalio_macros::workflow]

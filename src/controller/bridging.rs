@@ -23,7 +23,7 @@ use crate::{
 /// Strides that a bridge is given, so that its history stays small.
 const MOST_ORDERS: usize = 1_000;
 /// Orders in one signal. With the largest arguments and tokens each has some kilobytes.
-const ORDERS_AT_ONCE: usize = 50;
+pub(super) const ORDERS_AT_ONCE: usize = 50;
 /// Strides of an earlier run that are on a bridge for so long are watched.
 const WATCH_AFTER: Duration = Duration::from_secs(10);
 

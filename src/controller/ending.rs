@@ -18,7 +18,7 @@ use crate::{
     audit::Given,
     batch::HOOK_TIMEOUT,
     progress::{BatchReport, Outcome, Phase},
-    protocol::{self, EndDetails, HookOrder},
+    protocol::{self, HookOrder},
     scheduler::Ending,
 };
 
@@ -82,32 +82,22 @@ pub(super) async fn end(
 }
 
 fn finish(ctx: &WorkflowContext<Controller>, ending: Ending) -> WorkflowResult<BatchReport> {
-    let report = ctx.state_mut(|s| {
-        s.closing = Some(Phase::Ended);
-        s.report(&ending)
-    });
+    ctx.state_mut(|s| s.closing = Some(Phase::Ended));
     ctx.set_current_details(details(&ctx.state(Controller::look)));
-    let end_details = |report| EndDetails {
-        report,
-        continuation: Some(Box::new(ctx.state(Controller::next_input))),
-    };
+    let report = || ctx.state(|s| s.report(&ending));
+    let end_details = || ctx.state(|s| s.fitting_details(&ending));
+    let reason = || ending.reason.clone().unwrap_or_default();
     match ending.outcome {
-        Outcome::Completed | Outcome::CompletedWithFailures => Ok(report),
+        Outcome::Completed | Outcome::CompletedWithFailures => Ok(report()),
         outcome if ctx.state(Controller::is_part) => {
-            let reason = ending.reason.unwrap_or_default();
-            Err(not_done(outcome, reason, end_details(report)))
+            Err(not_done(outcome, reason(), end_details()))
         }
-        Outcome::Cancelled => Err(WorkflowTermination::cancelled_with_details(end_details(
-            report,
-        ))),
-        Outcome::Failed | Outcome::Stopped => {
-            let reason = ending.reason.unwrap_or_default();
-            Err(ApplicationFailure::builder(reason)
-                .type_name(protocol::BATCH_FAILED.to_owned())
-                .non_retryable(true)
-                .details(end_details(report))
-                .build()
-                .into())
-        }
+        Outcome::Cancelled => Err(WorkflowTermination::cancelled_with_details(end_details())),
+        Outcome::Failed | Outcome::Stopped => Err(ApplicationFailure::builder(reason())
+            .type_name(protocol::BATCH_FAILED.to_owned())
+            .non_retryable(true)
+            .details(end_details())
+            .build()
+            .into()),
     }
 }

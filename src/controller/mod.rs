@@ -25,6 +25,7 @@
 //! | `ending` | the end: hooks, the report, how the workflow closes |
 //! | `lock` | the named lock of the batch |
 //! | `look` | progress, report and details |
+//! | `size` | what one payload may have |
 //! | `stages` | what is looked at before the batch goes on, and after its last page |
 //! | `partitions` | the loop of a batch with partitions, in place of the one in `run` |
 //! | `part` | what the controller of one partition does differently |
@@ -51,8 +52,11 @@ mod partitions;
 mod publish;
 mod reduce;
 mod run;
+mod size;
 mod stages;
 mod steer;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use bridge::Bridge;
 pub(crate) use definitions::{
@@ -526,6 +530,7 @@ impl Controller {
             strides_grow: self.strides_grow(),
             bridged: self.bridging.on,
             delivering: self.bridging.is_delivering(),
+            of_part: self.is_part(),
         }
     }
 

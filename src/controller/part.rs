@@ -100,31 +100,29 @@ impl Controller {
     }
 
     /// What the parent waits to hear.
-    fn settled_now(&mut self) -> Option<Settled> {
-        let settled = self.is_settled(&self.limits());
-        let part = self.input.part.as_mut()?;
-        if !settled || !std::mem::take(&mut part.says_when_settled) {
-            return None;
-        }
-        Some(Settled {
+    pub(super) fn settled_now(&self) -> Option<Settled> {
+        let part = self.input.part.as_ref();
+        let part = part.filter(|part| part.says_when_settled)?;
+        self.is_settled(&self.limits()).then(|| Settled {
             batch_run: self.input.batch_run.clone(),
             number: part.number,
             seq: part.seq,
         })
     }
+
+    /// The parent has heard it. Until then it is still to be said: a signal of a run that continues as new in the
+    /// same task is never sent, so the next run says it again.
+    pub(super) fn said_settled(&mut self, seq: u64) {
+        if let Some(part) = self.input.part.as_mut().filter(|part| part.seq == seq) {
+            part.says_when_settled = false;
+        }
+    }
 }
 
 /// Tells the parent that this partition keeps to a smaller share, which is for others from then on.
 pub(super) fn say_when_settled<'a>(ctx: &'a WorkflowContext<Controller>) -> Option<Call<'a>> {
-    if !ctx.state(|s| {
-        s.input
-            .part
-            .as_ref()
-            .is_some_and(|part| part.says_when_settled)
-    }) {
-        return None;
-    }
-    let settled = ctx.state_mut(Controller::settled_now)?;
+    let settled = ctx.state(Controller::settled_now)?;
+    let seq = settled.seq;
     let parent = ctx.state(|s| s.input.spec.batch_id.clone());
     let told = ctx.external_workflow(parent, None).signal(
         Controller::settled,
@@ -134,6 +132,7 @@ pub(super) fn say_when_settled<'a>(ctx: &'a WorkflowContext<Controller>) -> Opti
     Some(Box::pin(async move {
         // A parent that has ended gives nothing away.
         let _ = told.await;
+        ctx.state_mut(|s| s.said_settled(seq));
         Ok(())
     }))
 }

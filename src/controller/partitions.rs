@@ -1,7 +1,8 @@
 //! A batch with partitions: each has a controller of its own, which is a child workflow of this one.
 //!
 //! What the children do is decided in [`crate::partition`]. Children end with their parent, also when that
-//! continues as new; so before that they are told to stop, and the next run starts them where they stood.
+//! continues as new; so before that they are told to stop, and the next run starts them where they stood. While one
+//! of them is in a long page, this run starts the others again.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -41,7 +42,6 @@ use crate::{
         self, Carry, ControlState, ControllerInput, Controls, EndDetails, PageSizeSetting, PartOf,
         PartitionNews, PartitionsOrder, Prepared, Settled, ShareOrder, SplitAnswer, SplitOrder,
     },
-    reduce::Output,
     scheduler::{EagerStrides, Ending, earliest},
 };
 
@@ -106,7 +106,12 @@ pub(super) async fn run_partitions(
         let progress = ctx.state(Controller::look);
         ctx.set_current_details(details(&progress));
         publish(ctx, progress);
-        let until = ctx.state(|s| earliest(s.deadline.filter(|at| *at > now), s.next_change()));
+        let until = ctx.state(|s| {
+            let partitions = s.partitions.as_ref();
+            let due = partitions.and_then(|partitions| partitions.next_change(now));
+            let deadline = s.deadline.filter(|at| *at > now);
+            earliest(earliest(deadline, due), s.next_change())
+        });
         alarm.set(ctx, calls.until(ctx, until), now);
         something_happens(ctx, &mut under_way, &mut calls, &mut alarm).await;
     }
@@ -328,6 +333,7 @@ impl Controller {
             stopping: self.controls.stopping.clone(),
             deadline: self.deadline,
             hand_over: self.must_hand_over || self.ledger.hand_over_due().is_some(),
+            must_hand_over: self.must_hand_over,
             hooks_running: self.hooks_running,
             dead_letters: prepared.is_some_and(|prepared| prepared.dead_letters),
             splits: prepared.is_some_and(|prepared| prepared.splits),
@@ -346,6 +352,10 @@ impl Controller {
         if due.is_some_and(|due| pages >= due.saturating_mul(PAGES_PER_RUN)) {
             self.record(Event::HandOverDue { now });
         }
+        let limits = self.part_limits();
+        if let Some(partitions) = &mut self.partitions {
+            partitions.mind_hand_over(&limits, now);
+        }
     }
 
     fn partition_ended(&mut self, number: u32, ended: ChildEnd) {
@@ -360,11 +370,9 @@ impl Controller {
                     pacing: carry.pacing,
                     notices: carry.notices,
                 });
-                let done = partitions.ended(number, &details.report, parked);
-                if let (true, Some(fold)) = (done, self.ledger.fold_mut()) {
-                    let progress = &details.report.progress;
-                    let error = progress.output_error.as_deref();
-                    fold.merge(Output::of_part(progress.output.as_ref(), error));
+                let output = partitions.ended(number, &details.report, parked);
+                if let (Some(output), Some(fold)) = (output, self.ledger.fold_mut()) {
+                    fold.merge(output);
                 }
             }
             ChildEnd::Lost(why) => partitions.lost(number, &why),
@@ -431,14 +439,15 @@ impl Controller {
     }
 
     /// What the controller of a partition begins with, or goes on with.
-    fn part_input(&mut self, number: u32, told: &Told) -> Option<ControllerInput> {
+    pub(super) fn part_input(&mut self, number: u32, told: &Told) -> Option<ControllerInput> {
         let prepared = self.prepared.clone()?;
         let (partition, seq, parked) = self.partitions.as_mut()?.begin(number, told.clone())?;
         let spec = self.spec_of_part(partition.start.clone());
         let parked = parked.unwrap_or_else(|| Parked {
             ledger: Partitions::ledger(&partition, number, seed(&self.input.batch_run)),
             pacing: None,
-            notices: Notices::numbered_from(first_stride(number)),
+            // Those of the batch itself begin with 1.
+            notices: Notices::numbered_from(first_stride(number + 1)),
         });
         let pacing = parked.pacing.unwrap_or_else(|| {
             let mut pacing = Pacing::of(&spec, self.now);

@@ -429,7 +429,7 @@ impl Controller {
 
 /// Ends this run and begins the next with the same batch run.
 pub(super) fn hand_over(ctx: &WorkflowContext<Controller>) -> WorkflowResult<()> {
-    let input = ctx.state(Controller::next_input);
+    let input = ctx.state(Controller::fitting_input);
     log(ctx, "continuing as new");
     ctx.continue_as_new(input, ContinueAsNewOptions::default())?;
     Ok(())

@@ -13,7 +13,7 @@
 //! # Bounds
 //!
 //! A finished stride is forgotten. What remains is what is open (bounded by the parallelism, the
-//! look-ahead and [`MAX_STUCK`]) and the lists of failures (bounded by [`MAX_FAILED`] and
+//! look-ahead, [`MAX_STUCK`] and bytes) and the lists of failures (bounded by [`MAX_FAILED`] and
 //! [`MAX_FAILED_ITEMS`]), so the ledger does not grow with the number of pages.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
@@ -21,7 +21,7 @@
 mod bridges;
 mod cycle;
 #[cfg(test)]
-mod properties;
+pub(crate) mod properties;
 mod stride;
 
 use std::collections::BTreeMap;
@@ -33,13 +33,13 @@ use crate::{
     processor::count_reason,
     progress::{FailedItem, FailureState, ItemCounts, PageFailure, Timestamp},
     protocol::{FailedAttempt, StrideReport},
-    reduce::{Fold, Plan},
+    reduce::{Fold, Output, Plan},
     retry::RetryPolicy,
     tolerance::Tally,
 };
 use bridges::Bridges;
 use cycle::CycleDetector;
-pub(crate) use stride::{Allotment, Run, State, Stride};
+pub(crate) use stride::{Allotment, Run, STRIDE_BYTES, State, Stride};
 
 /// Pages given up that are listed. Without dead letters one more ends the batch, because it could not be
 /// accounted for.
@@ -256,6 +256,11 @@ impl Ledger {
         self.fold.as_ref()
     }
 
+    /// Gives away what the pages have put out so far.
+    pub fn take_output(&mut self) -> Option<Output> {
+        self.fold.take().map(Fold::into_output)
+    }
+
     pub fn fold_mut(&mut self) -> Option<&mut Fold> {
         self.fold.as_mut()
     }
@@ -318,6 +323,24 @@ impl Ledger {
         Some(self.last.replace(at))
     }
 
+    /// Gives the lists of failures away, to a list that is bounded for several ledgers. What is counted stays counted.
+    /// The page where coverage stopped is kept, since it is tried again when the batch goes on.
+    pub fn give_lists(&mut self) -> (Vec<PageFailure>, Vec<FailedItem>) {
+        let failed = std::mem::take(&mut self.failed);
+        let (kept, given) = failed.into_iter().partition(|page| self.stops_at(page));
+        self.failed = kept;
+        (given, std::mem::take(&mut self.failed_items))
+    }
+
+    /// Whether this is the page where coverage stopped.
+    fn stops_at(&self, page: &PageFailure) -> bool {
+        let Some(Broken::CoverageStops { at, .. }) = &self.broken else {
+            return false;
+        };
+        let stride = self.open.get(&page.stride);
+        stride.is_some_and(|s| s.at == page.start) && page.end.is_none() && page.start == *at
+    }
+
     /// Marks the batch as unable to finish; the first reason stays.
     pub fn break_off(&mut self, reason: Broken) {
         self.broken.get_or_insert(reason);
@@ -326,19 +349,15 @@ impl Ledger {
     /// Lets a batch that ended go on: the page where coverage stopped is tried again as if it had never
     /// been, and nobody waits any longer. Says no where the chain itself cannot be trusted.
     pub fn revive(&mut self) -> Result<(), String> {
+        // The page was not left behind, so it is not a failure any more.
+        let failed = std::mem::take(&mut self.failed);
+        let (again, failed): (Vec<_>, Vec<_>) =
+            failed.into_iter().partition(|page| self.stops_at(page));
+        self.failed = failed;
+        let again = u64::try_from(again.len()).unwrap_or(u64::MAX);
+        self.totals.pages_failed = self.totals.pages_failed.saturating_sub(again);
         match self.broken.take() {
-            None | Some(Broken::TooManyFailures) => {}
-            Some(Broken::CoverageStops { at, .. }) => {
-                // The page was not left behind, so it is not a failure any more.
-                let open = &self.open;
-                let before = self.failed.len();
-                self.failed.retain(|page| {
-                    let here = open.get(&page.stride).is_some_and(|s| s.at == page.start);
-                    !(here && page.end.is_none() && page.start == at)
-                });
-                let again = u64::try_from(before - self.failed.len()).unwrap_or(u64::MAX);
-                self.totals.pages_failed = self.totals.pages_failed.saturating_sub(again);
-            }
+            None | Some(Broken::TooManyFailures | Broken::CoverageStops { .. }) => {}
             Some(broken @ Broken::CursorDidNotAdvance { .. }) => {
                 self.broken = Some(broken);
                 return Err(
@@ -665,6 +684,11 @@ impl Ledger {
     /// Strides that could be dispatched now.
     pub fn ready(&self) -> u32 {
         self.count(|stride| matches!(stride.state, State::Ready))
+    }
+
+    /// About the most bytes that the open strides take where the ledger is stored.
+    pub fn open_bytes(&self) -> usize {
+        self.open.values().map(Stride::stored_bytes).sum()
     }
 
     /// Items of the stage that are given out and not counted yet.

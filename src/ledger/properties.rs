@@ -863,11 +863,15 @@ proptest! {
     }
 }
 
-#[test]
-fn the_snapshot_is_bounded() {
-    // The worst that the limits allow: everything fails that can, with long tokens and messages.
+/// The worst that the limits allow: everything fails that can, with long messages. Answers with the ledger, the most
+/// pages in flight at once, and the most bytes that it took.
+fn worst(
+    mut ledger: Ledger,
+    limits: &Limits,
+    token_bytes: usize,
+    rounds: u64,
+) -> (Ledger, u32, usize) {
     let policy = RetryPolicy::default().max_attempts(1);
-    let mut ledger = Ledger::new(None, 1);
     let field = "f".repeat(1_000);
     let reducer = Reducer::max(field.clone());
     reducer.validate().unwrap();
@@ -876,18 +880,11 @@ fn the_snapshot_is_bounded() {
     let mut result = Output::default();
     reducer.add(&mut result, largest.into());
     ledger.fold_mut().unwrap().merge(result);
-    let limits = Limits {
-        max_parallelism: 50,
-        paused: false,
-        cancelled: false,
-        rate: None,
-        must_hand_over: false,
-        ..Limits::default()
-    };
-    let long = |n: u64| PageToken::encode(&format!("{n:036}")).unwrap();
+    let long = |n: u64| PageToken::encode(&format!("{n:0>token_bytes$}")).unwrap();
+    let (mut most, mut most_running) = (0, 0);
     let mut now = Timestamp(0);
-    for round in 0..10_000u64 {
-        while let Decision::Dispatch(dispatch) = scheduler::decide(&ledger, &limits, now) {
+    for round in 0..rounds {
+        while let Decision::Dispatch(dispatch) = scheduler::decide(&ledger, limits, now) {
             let number = dispatch.stride;
             let share = dispatch.rate_share;
             let event = Event::Dispatched {
@@ -914,12 +911,10 @@ fn the_snapshot_is_bounded() {
             };
             ledger.record(event).unwrap();
         }
-        if round % 1_000 == 0 {
-            let bytes = serde_json::to_string(&ledger).unwrap().len();
-            assert!(
-                bytes <= 64 * 1024,
-                "{bytes} bytes in round {round}, all running"
-            );
+        most_running = most_running.max(ledger.running());
+        let is_measured = rounds < 100 || round % 1_000 == 0;
+        if is_measured {
+            most = most.max(serde_json::to_string(&ledger).unwrap().len());
         }
         let running: Vec<u64> = ledger
             .open()
@@ -942,6 +937,15 @@ fn the_snapshot_is_bounded() {
                 stride,
                 report: Box::new(StrideReport {
                     failure: Some(failure),
+                    failed_items: vec![
+                        FailedItem {
+                            key: "k".repeat(60),
+                            error_type: "e".repeat(60),
+                            message: "m".repeat(120),
+                            dead_letter: true,
+                        };
+                        3
+                    ],
                     ..StrideReport::default()
                 }),
                 policy: &policy,
@@ -951,13 +955,51 @@ fn the_snapshot_is_bounded() {
             ledger.record(event).unwrap();
         }
         now = now.plus(Duration::from_secs(30));
-        if round % 1_000 == 0 {
-            let bytes = serde_json::to_string(&ledger).unwrap().len();
-            assert!(bytes <= 64 * 1024, "{bytes} bytes in round {round}");
+        if is_measured {
+            most = most.max(serde_json::to_string(&ledger).unwrap().len());
         }
     }
+    assert_eq!(ledger.failed_items().len(), MAX_FAILED_ITEMS);
+    (ledger, most_running, most)
+}
+
+/// A ledger of which nothing runs and everything has failed that can, with the longest tokens.
+pub(crate) fn worst_at_rest(ledger: Ledger, limits: &Limits) -> Ledger {
+    let (mut ledger, _, _) = worst(ledger, limits, PageToken::MAX_BYTES - 2, 12);
+    assert_eq!(ledger.running(), 0);
+    let page = ledger.failed[0].clone();
+    ledger.failed.resize(MAX_FAILED, page);
+    ledger
+}
+
+#[test]
+fn the_snapshot_is_bounded() {
+    let limits = Limits {
+        max_parallelism: 50,
+        ..Limits::default()
+    };
+    let (ledger, running, most) = worst(Ledger::new(None, 1), &limits, 36, 10_000);
+    assert_eq!(running, 50);
+    assert!(most <= 70 * 1024, "{most} bytes");
     assert!(ledger.stuck() as usize >= MAX_STUCK);
+    assert_eq!(ledger.failed().len(), MAX_FAILED);
     assert!(ledger.fold().unwrap().so_far().is_some());
+}
+
+#[test]
+fn the_snapshot_is_bounded_with_the_longest_tokens_in_every_slot() {
+    let limits = Limits {
+        max_parallelism: 500,
+        ..Limits::default()
+    };
+    let longest = PageToken::MAX_BYTES - 2;
+    let (_, running, most) = worst(Ledger::new(None, 1), &limits, longest, 4);
+    assert!(most <= 1_200_000, "{most} bytes");
+    assert!(running >= 200, "{running} pages in flight");
+    // With tokens as they are usual nothing is held back.
+    let (_, running, most) = worst(Ledger::new(None, 1), &limits, 36, 4);
+    assert!(most <= 800_000, "{most} bytes");
+    assert_eq!(running, 500);
 }
 
 #[test]

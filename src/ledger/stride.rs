@@ -16,6 +16,8 @@ use crate::{
 /// Messages of pages that will be tried again are kept shorter than those of failed ones, because there
 /// can be more of them in the continue-as-new input.
 const MAX_TROUBLE_CHARS: usize = 80;
+/// What an open stride takes beside its tokens, with the trouble that it may get into.
+pub(crate) const STRIDE_BYTES: usize = 400;
 
 /// A stride that is not finished: the pages in `(at, end]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -138,6 +140,15 @@ impl Stride {
 
     pub fn is_running(&self) -> bool {
         matches!(self.state, State::Running { .. })
+    }
+
+    /// About the most bytes that it takes where it is stored.
+    pub fn stored_bytes(&self) -> usize {
+        let set_aside = self.give_up.as_ref();
+        let page_end = set_aside.and_then(|failure| failure.page_end.as_ref());
+        let tokens = [self.at.as_ref(), self.end.as_ref(), page_end];
+        let tokens = tokens.into_iter().flatten().map(PageToken::stored_bytes);
+        STRIDE_BYTES + tokens.sum::<usize>() + set_aside.map_or(0, |failure| failure.message.len())
     }
 
     pub fn is_stuck(&self) -> bool {

@@ -12,7 +12,7 @@
 
 mod plan;
 #[cfg(test)]
-mod properties;
+pub(crate) mod properties;
 mod share;
 
 use std::collections::BTreeSet;
@@ -92,6 +92,13 @@ pub(crate) struct PartitionSpec {
 }
 
 impl PartitionSpec {
+    /// What is kept with the state of the batch.
+    fn stored_bytes(&self) -> usize {
+        let tokens = [&self.start, &self.end].into_iter().flatten();
+        let tokens = tokens.map(PageToken::stored_bytes);
+        self.name.len() + self.split_from.as_ref().map_or(0, String::len) + tokens.sum::<usize>()
+    }
+
     /// What the processor calls it.
     pub fn own_name(&self) -> &str {
         self.split_from.as_deref().unwrap_or(&self.name)
@@ -184,19 +191,15 @@ pub(crate) fn stored<C: Serialize>(
         if end.is_some() && start == end {
             return Err(InvalidPartitions::Empty { name });
         }
-        bytes += name.len();
-        bytes += [&start, &end]
-            .into_iter()
-            .flatten()
-            .map(|t| t.as_str().len())
-            .sum::<usize>();
-        specs.push(PartitionSpec {
+        let spec = PartitionSpec {
             name,
             start,
             end,
             items: partition.items,
             split_from: None,
-        });
+        };
+        bytes += spec.stored_bytes();
+        specs.push(spec);
     }
     if bytes > MAX_PARTITIONS_BYTES {
         return Err(InvalidPartitions::TooLarge { bytes });

@@ -10,7 +10,7 @@ mod decide;
 mod look;
 mod show;
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +26,7 @@ use crate::{
     page::PageToken,
     progress::{BatchReport, Outcome, Timestamp},
     protocol::{PageSizeSetting, StrideSetting},
+    reduce::Output,
 };
 
 pub(crate) use self::{
@@ -35,6 +36,9 @@ pub(crate) use self::{
 
 /// How long it is believed that a partition cannot use more pages in flight than it used.
 const BELIEVED_FOR: Duration = Duration::from_secs(60);
+
+/// How long all partitions stop for a hand-over, at a time.
+const STOP_FOR: Duration = Duration::from_secs(10);
 
 /// The partitions of a batch run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -46,6 +50,9 @@ pub(crate) struct Partitions {
     /// What is left of those that are finished, beside their counts.
     #[serde(default)]
     merged: Merged,
+    /// How this run of the parent comes to its end.
+    #[serde(skip)]
+    hand_over: HandOver,
     #[serde(default)]
     most_in_flight: u32,
     /// Pages that had been given up when somebody let the batch go on.
@@ -72,6 +79,22 @@ struct Part {
     splitting: bool,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     unsplittable: bool,
+    /// It goes on in the next run of the parent.
+    #[serde(skip)]
+    rests: bool,
+}
+
+/// The partitions do not outlive a run of the parent, so they are stopped before its end. One of them may be in a
+/// page of an hour, and the others do not wait for it.
+#[derive(Clone, Debug, Default, PartialEq)]
+enum HandOver {
+    /// It is not due.
+    #[default]
+    No,
+    /// All are stopped, since then.
+    Stopping(Timestamp),
+    /// Some did not stop soon enough. They still stop, and rest until the next run; the others go on until then.
+    SomeAreSlow,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -136,6 +159,7 @@ impl Partitions {
             used: None,
             splitting: false,
             unsplittable: false,
+            rests: false,
         };
         Self {
             parts: specs.into_iter().map(part).collect(),
@@ -216,13 +240,17 @@ impl Partitions {
     }
 
     /// The controller of a partition came to an end: this is the one place where the reports of partitions are
-    /// merged. Tells whether the partition is done.
-    pub fn ended(&mut self, number: u32, report: &BatchReport, parked: Option<Parked>) -> bool {
-        let Some(part) = self.parts.get_mut(number as usize) else {
-            return false;
-        };
+    /// merged. Answers with what the partition has put out since it began or came back last.
+    pub fn ended(
+        &mut self,
+        number: u32,
+        report: &BatchReport,
+        parked: Option<Parked>,
+    ) -> Option<Output> {
+        let part = self.parts.get_mut(number as usize)?;
         let name = &part.spec.name;
         let asked = part.is_stopping();
+        part.rests = asked && !part.splitting && self.hand_over == HandOver::SomeAreSlow;
         part.look = Look::of(&report.progress, false);
         let done = matches!(
             report.outcome,
@@ -237,10 +265,13 @@ impl Partitions {
                 &progress.skip_reasons,
             );
             part.look.skip_reasons.clear();
+            // There is nothing behind it, and there may be a thousand of these.
+            part.look.low_water_mark = None;
             part.look.end();
             part.splitting = false;
             part.state = State::Finished;
-            return true;
+            let error = progress.output_error.as_deref();
+            return Some(Output::of_part(progress.output.as_ref(), error));
         }
         if !(asked && report.outcome == Outcome::Stopped) {
             let reason = report.reason.as_deref().unwrap_or("no reason was given");
@@ -248,8 +279,14 @@ impl Partitions {
             self.broken.get_or_insert(why);
         }
         part.look.end();
+        let mut output = None;
         part.state = match parked {
-            Some(parked) => State::Waiting(Some(Box::new(parked))),
+            Some(mut parked) => {
+                output = parked.ledger.take_output();
+                let (failed, failed_items) = parked.ledger.give_lists();
+                self.merged.take(&failed, &failed_items, &BTreeMap::new());
+                State::Waiting(Some(Box::new(parked)))
+            }
             None => State::Lost,
         };
         if part.splitting
@@ -258,7 +295,7 @@ impl Partitions {
             part.splitting = false;
             part.unsplittable = true;
         }
-        false
+        output
     }
 
     /// The controller of a partition is gone without a report.
@@ -304,6 +341,31 @@ impl Partitions {
         }
         part.spec.end = Some(at);
         self.parts.extend(Self::new(vec![rest]).parts);
+    }
+
+    /// Takes note of the time while a hand-over is due.
+    pub fn mind_hand_over(&mut self, limits: &PartLimits, now: Timestamp) {
+        let slow = self.parts.iter().any(Part::is_stopping);
+        self.hand_over = match self.hand_over {
+            _ if !limits.hand_over => HandOver::No,
+            HandOver::No => HandOver::Stopping(now),
+            HandOver::SomeAreSlow if !slow || limits.must_hand_over => HandOver::Stopping(now),
+            HandOver::Stopping(since)
+                if slow && !limits.must_hand_over && since.plus(STOP_FOR) <= now =>
+            {
+                HandOver::SomeAreSlow
+            }
+            HandOver::SomeAreSlow => HandOver::SomeAreSlow,
+            HandOver::Stopping(since) => HandOver::Stopping(since),
+        };
+    }
+
+    /// When that makes a difference next.
+    pub fn next_change(&self, now: Timestamp) -> Option<Timestamp> {
+        match self.hand_over {
+            HandOver::Stopping(since) => Some(since.plus(STOP_FOR)).filter(|at| *at > now),
+            HandOver::No | HandOver::SomeAreSlow => None,
+        }
     }
 
     /// Lets a batch that ended go on.

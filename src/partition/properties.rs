@@ -122,6 +122,7 @@ impl World {
                 stopping: None,
                 deadline: None,
                 hand_over: false,
+                must_hand_over: false,
                 hooks_running: false,
                 dead_letters: true,
                 splits: plan.splits,
@@ -137,6 +138,7 @@ impl World {
     /// What the controller does with a decision.
     fn decide(&mut self) {
         for _ in 0..50 {
+            self.partitions.mind_hand_over(&self.limits, self.now);
             match self.partitions.next(&self.limits, self.now) {
                 Next::Finish(ending) => {
                     assert!(self.children.is_empty());
@@ -380,4 +382,226 @@ proptest! {
         let (start, end) = ledger.undiscovered().unwrap();
         prop_assert_eq!((start, end), (None, Some(token(at))));
     }
+}
+
+fn told(limits: &PartLimits, stop: bool) -> Told {
+    Told {
+        stop,
+        ..limits.all.clone()
+    }
+}
+
+/// What a batch ended with that has as much as it can: of a thousand partitions 50 stand still, with every list full,
+/// and the others are finished.
+pub(crate) fn worst() -> Partitions {
+    let longest = PageToken::encode(&"x".repeat(PageToken::MAX_BYTES - 2)).unwrap();
+    let named = (0..MAX_PARTITIONS).map(|n| Partition::<u64>::named(format!("{n:0>100}")));
+    let mut partitions = Partitions::new(stored(named.collect()).unwrap());
+    let limits = World::new(Plan {
+        sizes: vec![1],
+        open: false,
+        page_size: 1,
+        parallelism: 10,
+        rate: None,
+        splits: false,
+        steps: Vec::new(),
+    })
+    .limits;
+    for number in 0..MAX_PARTITIONS as u32 {
+        let (spec, _, _) = partitions.begin(number, told(&limits, false)).unwrap();
+        partitions.started(number);
+        partitions.tell(number, told(&limits, true), false).unwrap();
+        let (outcome, parked) = match number < MAX_RUNNING {
+            false => (Outcome::Completed, None),
+            true => {
+                let of_part = Limits {
+                    max_parallelism: 10,
+                    of_part: true,
+                    ..Limits::default()
+                };
+                let ledger = Partitions::ledger(&spec, number, 7);
+                let parked = Parked {
+                    ledger: crate::ledger::properties::worst_at_rest(ledger, &of_part),
+                    pacing: None,
+                    notices: crate::notices::Notices::default(),
+                };
+                (Outcome::Stopped, Some(parked))
+            }
+        };
+        let mut report = report(outcome, 1_000_000);
+        report.progress.low_water_mark = Some(longest.clone());
+        report.progress.pages_failed = if parked.is_some() { 50 } else { 0 };
+        let reasons = (0..10).map(|n| (format!("{n:0>60}"), 1_000));
+        report.progress.skip_reasons = reasons.collect();
+        partitions.ended(number, &report, parked);
+    }
+    partitions
+}
+
+#[test]
+fn fifty_partitions_that_stand_still_fit_into_one_payload_with_every_list_full() {
+    let partitions = worst();
+    let bytes = serde_json::to_string(&partitions).unwrap().len();
+    assert!(bytes <= 1_500_000, "{bytes} bytes");
+    let mut progress = report(Outcome::Stopped, 0).progress;
+    partitions.show(&mut progress, 100);
+    assert_eq!(progress.failed.len(), 50);
+    assert_eq!(progress.failed_items.len(), 20);
+    assert_eq!(
+        partitions.totals().pages_failed,
+        50 * 50,
+        "the others are counted"
+    );
+}
+
+#[test]
+fn a_page_where_coverage_stopped_is_tried_again_though_its_partition_gave_its_lists_away() {
+    let mut ledger = Ledger::new(None, 7);
+    let dispatched = Event::Dispatched {
+        stride: 0,
+        rate_share: None,
+        page_share: None,
+        items: None,
+        now: Timestamp(0),
+    };
+    ledger.record(dispatched).unwrap();
+    let failure = crate::protocol::FailedAttempt {
+        page_end: None,
+        last_page: false,
+        error_type: "E".to_owned(),
+        message: "no".to_owned(),
+        retryable: false,
+        retry_after: None,
+        not_the_page: false,
+        coverage_stops: true,
+    };
+    let reported = Event::Reported {
+        stride: 0,
+        report: Box::new(StrideReport {
+            failure: Some(failure),
+            ..StrideReport::default()
+        }),
+        policy: &RetryPolicy::default(),
+        dead_letters: true,
+        now: Timestamp(0),
+    };
+    ledger.record(reported).unwrap();
+    assert_eq!(ledger.give_lists().0, []);
+    assert_eq!(ledger.failed().len(), 1);
+    ledger.revive().unwrap();
+    assert_eq!(ledger.failed(), []);
+    assert_eq!(ledger.totals.pages_failed, 0);
+}
+
+#[test]
+fn a_long_page_stops_the_other_partitions_for_seconds_only() {
+    let mut world = World::new(Plan {
+        sizes: vec![50, 50, 50],
+        open: false,
+        page_size: 1,
+        parallelism: 3,
+        rate: None,
+        splits: false,
+        steps: Vec::new(),
+    });
+    let running = |world: &World| world.children.keys().copied().collect::<Vec<_>>();
+    let stopped = |world: &World, number: u32| world.children[&number].told.stop;
+    world.decide();
+    world.limits.hand_over = true;
+    world.decide();
+    assert!((0..3).all(|number| stopped(&world, number)));
+    // The first is in a page that takes its time.
+    world.work(1);
+    world.work(2);
+    world.decide();
+    assert_eq!(running(&world), [0]);
+    world.now = world.now.plus(std::time::Duration::from_secs(10));
+    world.decide();
+    assert_eq!(running(&world), [0, 1, 2], "they go on");
+    assert!(stopped(&world, 0) && !stopped(&world, 1) && !stopped(&world, 2));
+    world.now = world.now.plus(std::time::Duration::from_secs(3_600));
+    world.decide();
+    assert!(!stopped(&world, 1), "they are not stopped in vain");
+    // Its page is over: now it is for the others to stop, and it does not begin another page meanwhile.
+    world.work(0);
+    world.decide();
+    assert_eq!(running(&world), [1, 2]);
+    assert!(stopped(&world, 1) && stopped(&world, 2));
+    world.work(1);
+    world.work(2);
+    assert_eq!(
+        world.partitions.next(&world.limits, world.now),
+        Next::HandOver
+    );
+    world.decide();
+    assert_eq!(running(&world), [0, 1, 2], "all go on in the next run");
+}
+
+#[test]
+fn near_the_limits_of_a_run_no_partition_goes_on_before_the_hand_over() {
+    let mut world = World::new(Plan {
+        sizes: vec![50, 50],
+        open: false,
+        page_size: 1,
+        parallelism: 2,
+        rate: None,
+        splits: false,
+        steps: Vec::new(),
+    });
+    world.decide();
+    world.limits.hand_over = true;
+    world.limits.must_hand_over = true;
+    world.decide();
+    world.work(1);
+    world.now = world.now.plus(std::time::Duration::from_secs(60));
+    world.decide();
+    assert_eq!(world.children.keys().copied().collect::<Vec<_>>(), [0]);
+}
+
+/// Whether a straggler is split in a batch of 300 partitions whose starts and ends are so long.
+fn splits_with(token_bytes: usize) -> bool {
+    let token = |n: u32| Some(PageToken::encode(&format!("{n:0>token_bytes$}")).unwrap());
+    let specs = (0..300).map(|n| PartitionSpec {
+        name: n.to_string(),
+        start: token(n),
+        end: token(n + 1),
+        items: None,
+        split_from: None,
+    });
+    let mut partitions = Partitions::new(specs.collect());
+    let limits = World::new(Plan {
+        sizes: vec![1],
+        open: false,
+        page_size: 1,
+        parallelism: 3,
+        rate: None,
+        splits: true,
+        steps: Vec::new(),
+    })
+    .limits;
+    for number in 0..300 {
+        partitions.begin(number, told(&limits, false)).unwrap();
+        partitions.started(number);
+        if number > 0 {
+            partitions.ended(number, &report(Outcome::Completed, 1), None);
+        }
+    }
+    let look = Look {
+        idle: true,
+        in_flight: 1,
+        pages_completed: 1,
+        ..Look::default()
+    };
+    partitions.looked(0, look, Timestamp(0));
+    let Next::Steps(steps) = partitions.next(&limits, Timestamp(0)) else {
+        panic!("it is not over");
+    };
+    let splits = |step: &Step| matches!(step, Step::Tell { split: true, .. });
+    steps.iter().any(splits)
+}
+
+#[test]
+fn partitions_are_split_only_while_the_batch_can_keep_their_starts_and_ends() {
+    assert!(splits_with(10));
+    assert!(!splits_with(1_000));
 }

@@ -94,7 +94,7 @@ impl Fold {
     }
 
     /// Adds the result of another part of the same batch. Pure, and the same in whichever order: a parent does this with
-    /// what its partitions end with.
+    /// what its partitions come back with.
     pub fn merge(&mut self, other: Output) {
         if let Some(error) = other.error {
             self.output.fail(error);
@@ -144,6 +144,11 @@ impl Fold {
 
 /// # Inspect
 impl Fold {
+    /// What another fold takes over.
+    pub fn into_output(self) -> Output {
+        self.output
+    }
+
     pub fn plan(&self) -> &Plan {
         &self.plan
     }

@@ -11,7 +11,7 @@ mod stage;
 use std::time::Duration;
 
 use crate::{
-    ledger::{Allotment, Broken, Ledger, MAX_STUCK, Stride},
+    ledger::{Allotment, Broken, Ledger, MAX_STUCK, STRIDE_BYTES, Stride},
     page::PageToken,
     progress::{Outcome, Phase, Timestamp},
 };
@@ -30,6 +30,11 @@ const POSTPONE: Duration = Duration::from_secs(20);
 const LOOK_AHEAD: u32 = 2;
 /// Most starts in one announcement, which is one history event.
 const MAX_ANNOUNCED: u32 = 100;
+/// Bytes of open strides beyond which nothing new is discovered: all of them are in what one run hands to the next.
+/// Only long tokens get there.
+const OPEN_BYTES: usize = 800_000;
+/// The same for a partition, and for each page that it may have in flight. Those of 50 partitions go into one payload.
+const OPEN_BYTES_OF_PART: (usize, usize) = (4_000, 700);
 
 /// The limits under which a decision is taken.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -64,6 +69,8 @@ pub(crate) struct Limits {
     pub bridged: bool,
     /// Orders are on their way to a bridge. What becomes of them is only told to this run.
     pub delivering: bool,
+    /// They are those of one partition of a batch.
+    pub of_part: bool,
 }
 
 /// What to do.
@@ -392,13 +399,17 @@ fn millis(duration: Duration) -> u64 {
 fn pick(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Option<u64> {
     let due = |stride: &Stride| stride.due().is_some_and(|at| at <= now);
     let frontier = ledger.frontier();
-    let may_discover = (ledger.in_trouble() as usize) < MAX_STUCK;
+    let may_discover = || {
+        (ledger.in_trouble() as usize) < MAX_STUCK
+            // With nothing else to work on there is always room for one more.
+            && (ledger.open().nth(1).is_none() || room(ledger, limits) > 0)
+    };
     let left = stage::left(ledger, limits);
     let leaves = stage::leaves(ledger, left);
     let allowed = |number: u64, stride: &Stride| {
         due(stride)
             && leaves(number, stride)
-            && (Some(number) != frontier || may_discover || stride.trouble.is_some())
+            && (Some(number) != frontier || stride.trouble.is_some() || may_discover())
     };
 
     // A stage is filled in order, so that what is finished at its end has no holes.
@@ -448,9 +459,23 @@ fn look_ahead(ledger: &Ledger, limits: &Limits, stride: u64) -> u32 {
     }
     let ahead = if limits.strides_grow { 1 } else { LOOK_AHEAD };
     let wanted = limits.max_parallelism * ahead;
+    // Two tokens each, about as long as the latest one; the first one may be of any length.
+    let at = ledger.stride(stride).and_then(|stride| stride.at.as_ref());
+    let each = STRIDE_BYTES + 2 * at.map_or(PageToken::MAX_BYTES, PageToken::stored_bytes);
+    let fit = room(ledger, limits) / each;
     wanted
         .saturating_sub(ledger.ready())
+        .min(u32::try_from(fit).unwrap_or(u32::MAX))
         .clamp(1, MAX_ANNOUNCED)
+}
+
+/// Bytes that are left for further strides.
+fn room(ledger: &Ledger, limits: &Limits) -> usize {
+    let most = match (limits.of_part, OPEN_BYTES_OF_PART) {
+        (false, _) => OPEN_BYTES,
+        (true, (least, each)) => least + each * limits.max_parallelism as usize,
+    };
+    most.saturating_sub(ledger.open_bytes())
 }
 
 fn next_due(ledger: &Ledger, now: Timestamp) -> Option<Timestamp> {

@@ -17,15 +17,15 @@ use crate::{
 
 /// Keeps everything that it is told.
 #[derive(Clone, Default)]
-struct Told {
-    failures: Shared<Vec<FailureNotice>>,
+pub struct Told {
+    pub failures: Shared<Vec<FailureNotice>>,
     progress: Shared<Vec<Progress>>,
     completed: Shared<Vec<BatchReport>>,
     failed: Shared<Vec<BatchReport>>,
 }
 
 impl Told {
-    fn register(&self, worker: Worker) -> Worker {
+    pub fn register(&self, worker: Worker) -> Worker {
         worker
             .failure_handler(self.clone())
             .tracker(self.clone())

@@ -16,6 +16,7 @@ use temporal_batch::{
 use temporalio_client::{UntypedWorkflow, WorkflowHandle, WorkflowTerminateOptions};
 
 use crate::{
+    hooks::Told,
     numbers::{Gate, quick_retries},
     replay::replays,
     support::{Bed, eventually, progress_shows, report},
@@ -79,7 +80,11 @@ struct Seen {
 struct Mail {
     seen: Arc<Mutex<Seen>>,
     gate: Option<Gate>,
+    /// Only the pages of this tenant wait at the gate.
+    gated: Option<&'static str>,
     takes: Duration,
+    /// The first page of each tenant cannot be processed.
+    fails: bool,
 }
 
 impl Mail {
@@ -87,7 +92,9 @@ impl Mail {
         Self {
             seen: Arc::default(),
             gate: None,
+            gated: None,
             takes: Duration::ZERO,
+            fails: false,
         }
     }
 
@@ -188,11 +195,15 @@ impl PageProcessor for Mail {
             seen.most_in_flight = seen.most_in_flight.max(seen.in_flight);
         }
         tokio::time::sleep(self.takes).await;
-        if let Some(gate) = &self.gate {
+        let waits = self.gated.is_none_or(|gated| gated == tenant(ctx));
+        if let Some(gate) = self.gate.as_ref().filter(|_| waits) {
             gate.pass().await;
         }
         let mut seen = self.seen.lock().unwrap();
         seen.in_flight -= 1;
+        if self.fails && items.contains(&1) {
+            return Err(PageError::non_retryable("Refused", "not this one"));
+        }
         let mut report = PageReport::all_processed();
         for item in items {
             *seen.records.entry((tenant(ctx), item)).or_default() += 1;
@@ -417,6 +428,62 @@ async fn parent_and_partitions_continue_as_new() {
     assert_eq!(runs, report.progress.runs as usize);
     let children = replays(&bed, &format!("{}.p0", batch.id()), "partition-over-runs").await;
     assert!(children > 2, "{children}");
+}
+
+#[tokio::test]
+async fn a_long_page_of_one_partition_holds_up_no_other_at_a_hand_over() {
+    let bed = Bed::new("parts-long-page").await;
+    let tenants = Tenants::of(&[("a", 100), ("b", 1_000)]).skipping();
+    let (mail, gate) = Mail::gated();
+    let mail = Mail {
+        gated: Some("a"),
+        ..mail.taking(Duration::from_millis(400))
+    };
+    let _worker = bed.worker(mail.clone()).await;
+    let batch = bed
+        .batch::<Mail>(tenants.clone())
+        .page_size(5)
+        .pages_per_run(5)
+        .max_parallelism(8);
+    let handle = bed.start(&batch).await;
+    eventually("the other partition is done", || async {
+        let seen = mail.seen.lock().unwrap();
+        (seen.records.len() == 1_000).then_some(())
+    })
+    .await;
+    gate.open();
+    let report = report(&handle).await;
+    assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+    mail.assert_each_once(&tenants);
+    assert_result(&report, &tenants);
+    assert!(report.progress.runs > 1, "there was no hand-over");
+    replays(&bed, batch.id(), "partitions-that-go-on").await;
+}
+
+#[tokio::test]
+async fn notices_of_partitions_and_of_the_batch_have_different_numbers() {
+    let bed = Bed::new("parts-notices").await;
+    let mail = Mail {
+        fails: true,
+        ..Mail::new()
+    };
+    let told = Told::default();
+    let _worker = bed.worker_with(mail, |worker| told.register(worker)).await;
+    let tenants = Tenants::of(&[("a", 20), ("b", 20)]);
+    let batch = bed.batch::<Mail>(tenants).page_size(5).on_failure("told");
+    let report = bed.run(&batch).await;
+    assert_eq!(report.outcome, Outcome::CompletedWithFailures);
+    let failures = told.failures.lock().clone();
+    let mut numbers: Vec<_> = failures.iter().map(|notice| notice.number).collect();
+    assert_eq!(numbers.len(), 3, "two pages and the end: {failures:#?}");
+    numbers.sort_unstable();
+    numbers.dedup();
+    assert_eq!(numbers.len(), 3, "{failures:#?}");
+    assert!(
+        failures
+            .iter()
+            .all(|n| n.batch_run == report.progress.batch_run)
+    );
 }
 
 #[tokio::test]

@@ -1,11 +1,11 @@
 //! What is to be done next.
 
-use super::{Part, Partitions, State, Told};
+use super::{HandOver, Part, Partitions, State, Told};
 use crate::{
     ledger::MAX_FAILED,
     page::PageToken,
     partition::{
-        MAX_PARTITIONS, MAX_RUNNING,
+        MAX_PARTITIONS, MAX_PARTITIONS_BYTES, MAX_RUNNING, PartitionSpec,
         share::{Division, Holder, divide},
     },
     progress::{Outcome, Phase, Timestamp},
@@ -14,6 +14,7 @@ use crate::{
 
 /// Partitions of a batch, with those that came from a split.
 const MAX_WITH_SPLITS: usize = 2 * MAX_PARTITIONS;
+const MAX_WITH_SPLITS_BYTES: usize = 2 * MAX_PARTITIONS_BYTES;
 
 /// What holds for the batch at the moment of a decision.
 #[derive(Clone, Debug)]
@@ -23,7 +24,10 @@ pub(crate) struct PartLimits {
     pub cancelled: bool,
     pub stopping: Option<String>,
     pub deadline: Option<Timestamp>,
+    /// A hand-over is due.
     pub hand_over: bool,
+    /// It cannot wait for slow partitions while others go on.
+    pub must_hand_over: bool,
     pub hooks_running: bool,
     /// Failed pages are dead letters; otherwise they have to be listed.
     pub dead_letters: bool,
@@ -67,7 +71,7 @@ impl Partitions {
     /// What follows. Pure: the same arguments always give the same answer.
     pub fn next(&self, limits: &PartLimits, now: Timestamp) -> Next {
         let ending = self.ending(limits, now);
-        let over = ending.is_some() || limits.hand_over;
+        let over = ending.is_some() || matches!(self.hand_over, HandOver::Stopping(_));
         if over {
             if self.running() > 0 {
                 return Next::Steps(self.stop_all());
@@ -142,9 +146,9 @@ impl Partitions {
 
     /// Those that wait: what was begun, then the largest.
     fn in_line(&self) -> Vec<u32> {
-        let waiting = self
-            .numbered()
-            .filter(|(_, part)| matches!(part.state, State::Waiting(_)) && !part.splitting);
+        let waiting = self.numbered().filter(|(_, part)| {
+            matches!(part.state, State::Waiting(_)) && !part.splitting && !part.rests
+        });
         let mut line: Vec<_> = waiting
             .map(|(number, part)| {
                 let fresh = matches!(part.state, State::Waiting(None));
@@ -184,6 +188,10 @@ impl Partitions {
             .iter()
             .any(|part| part.splitting || part.is_stopping());
         if !limits.splits || !room || busy || limits.all.paused || !self.in_line().is_empty() {
+            return None;
+        }
+        let specs = self.parts.iter().map(|part| &part.spec);
+        if specs.map(PartitionSpec::stored_bytes).sum::<usize>() > MAX_WITH_SPLITS_BYTES {
             return None;
         }
         let candidates = self.numbered().filter(|(_, part)| {

@@ -32,6 +32,10 @@ pub(crate) struct Look {
     pub dead_letters: u64,
     #[serde(default, skip_serializing_if = "is_zero")]
     pub announcements_dropped: u64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub hooks_failed: u64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub notices_dropped: u64,
     #[serde(default, skip_serializing_if = "is_nought")]
     pub in_flight: u32,
     #[serde(default, skip_serializing_if = "is_nought")]
@@ -66,6 +70,8 @@ impl Look {
             retries: progress.retries,
             dead_letters: progress.dead_letters,
             announcements_dropped: progress.announcements_dropped,
+            hooks_failed: progress.hooks_failed,
+            notices_dropped: progress.notices_dropped,
             in_flight: progress.pages_in_flight,
             stuck: progress.pages_stuck,
             waiting: progress.strides_waiting,
@@ -103,7 +109,7 @@ impl Look {
     }
 }
 
-/// What finished partitions leave, within the bounds of a batch.
+/// What partitions leave that are finished or stand still, within the bounds of a batch.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Merged {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

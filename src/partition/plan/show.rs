@@ -8,7 +8,6 @@ use crate::{
     partition::{PartitionSpec, first_stride},
     processor::count_reason,
     progress::{PartitionCounts, PartitionProgress, PartitionState, Progress},
-    reduce::Fold,
 };
 
 /// # Look
@@ -69,20 +68,15 @@ impl Partitions {
         totals
     }
 
-    /// What partitions have put out that have begun and stand still.
-    pub fn folds(&self) -> impl Iterator<Item = &Fold> {
-        self.parts.iter().filter_map(|part| match &part.state {
-            State::Waiting(Some(parked)) => parked.ledger.fold(),
-            _ => None,
-        })
-    }
-
     /// Writes what the partitions are at into the progress of the batch; lists at most so many.
     pub fn show(&self, progress: &mut Progress, most: usize) {
         let looks = || self.parts.iter().map(|part| &part.look);
         progress.pages_in_flight = self.in_flight();
         progress.pages_stuck = looks().map(|look| look.stuck).sum();
         progress.strides_waiting = looks().map(|look| look.waiting).sum();
+        // Each partition tells the handler of its own failures.
+        progress.hooks_failed += looks().map(|look| look.hooks_failed).sum::<u64>();
+        progress.notices_dropped += looks().map(|look| look.notices_dropped).sum::<u64>();
         progress.failing = looks()
             .flat_map(|look| look.failing.clone())
             .take(20)
