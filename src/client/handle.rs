@@ -144,7 +144,14 @@ impl BatchHandle {
     /// The end of the current run and of those that it continues as.
     async fn run_ended(&self) -> Result<EndDetails, ResultError> {
         let workflow = self.workflow();
-        let get_result = || workflow.get_result(WorkflowGetResultOptions::default());
+        let get_result = || async {
+            // The end is told when the batch has ended, and that the server is back when it is.
+            let describe = workflow.describe(WorkflowDescribeOptions::default());
+            describe.await?;
+            self.outages.answered();
+            let options = WorkflowGetResultOptions::default();
+            workflow.get_result(options).await
+        };
         match self.outages.through(get_result).await {
             Ok(report) => Ok(EndDetails {
                 report,

@@ -24,14 +24,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(10);
 #[derive(Clone, Debug)]
 pub(crate) struct Outages {
     timeout: Duration,
-    seen: Arc<Mutex<Seen>>,
-}
-
-#[derive(Debug, Default)]
-struct Seen {
-    since: Option<Instant>,
-    /// It has lasted too long for one call, so the others do not begin to wait.
-    given_up: bool,
+    /// Since when no call was answered.
+    since: Arc<Mutex<Option<Instant>>>,
 }
 
 impl Default for Outages {
@@ -44,7 +38,7 @@ impl Outages {
     pub(crate) fn new(timeout: Duration) -> Self {
         Self {
             timeout,
-            seen: Arc::default(),
+            since: Arc::default(),
         }
     }
 
@@ -54,7 +48,6 @@ impl Outages {
         E: Error + 'static,
         C: Future<Output = Result<T, E>>,
     {
-        let mut since = None;
         let mut wait = FIRST_WAIT;
         loop {
             let answer = call().await;
@@ -62,36 +55,36 @@ impl Outages {
                 self.answered();
                 return answer;
             }
-            let since = *since.get_or_insert_with(Instant::now);
-            if !self.goes_on(since) {
+            let Some(left) = self.left() else {
                 return answer;
-            }
+            };
             drop(answer);
             // Followers of many batches are not to come back all at once.
-            let left = self.timeout.saturating_sub(since.elapsed());
             tokio::time::sleep(wait.mul_f64(jitter()).min(left)).await;
             wait = (wait * 2).min(LONGEST_WAIT);
         }
     }
 
-    fn goes_on(&self, since: Instant) -> bool {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        seen.given_up |= since.elapsed() >= self.timeout;
-        if !seen.given_up && seen.since.is_none() {
-            seen.since = Some(since);
+    /// What is left of the time in which calls are made again.
+    fn left(&self) -> Option<Duration> {
+        let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        let began = *since.get_or_insert_with(|| {
             tracing::warn!(
                 "Temporal has not answered since {}; trying again, giving up after {}",
                 humantime::format_rfc3339_seconds(SystemTime::now()),
                 humantime::format_duration(self.timeout)
             );
-        }
-        !seen.given_up
+            Instant::now()
+        });
+        let left = self.timeout.checked_sub(began.elapsed());
+        left.filter(|left| !left.is_zero())
     }
 
-    fn answered(&self) {
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(since) = std::mem::take(&mut *seen).since {
-            let away = Duration::from_secs(since.elapsed().as_secs());
+    /// The server has answered some call.
+    pub(crate) fn answered(&self) {
+        let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(began) = since.take() {
+            let away = Duration::from_secs(began.elapsed().as_secs());
             let away = humantime::format_duration(away);
             tracing::warn!("Temporal answers again, after {away}");
         }
@@ -203,7 +196,7 @@ mod tests {
             let waited = pair[1] - pair[0];
             assert!(waited >= longest / 2, "{times:?}");
         }
-        assert!(outages.seen.lock().unwrap().since.is_none());
+        assert!(outages.since.lock().unwrap().is_none());
     }
 
     #[tokio::test]
@@ -215,14 +208,32 @@ mod tests {
             async { Err::<(), _>(Status::unavailable("refused")) }
         };
         assert!(outages.through(away).await.is_err());
-        let patient = Outages {
-            timeout: OUTAGE_TIMEOUT,
-            ..outages.clone()
-        };
-        assert!(patient.through(away).await.is_err());
+        assert!(outages.clone().through(away).await.is_err());
         assert_eq!(tries.get(), 2);
-        let answer = patient.through(|| async { Ok::<_, Status>(1) }).await;
+        let answer = outages.through(|| async { Ok::<_, Status>(1) }).await;
         assert_eq!(answer.unwrap(), 1);
-        assert!(!outages.seen.lock().unwrap().given_up);
+        assert!(outages.since.lock().unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn an_outage_counts_from_the_last_answer_to_any_call() {
+        let outages = Outages::new(Duration::from_millis(600));
+        let tries = Cell::new(0);
+        let answer = outages.through(|| {
+            tries.set(tries.get() + 1);
+            let (tries, outages) = (tries.get(), &outages);
+            async move {
+                if tries == 2 {
+                    // As long as the whole time, with what was waited for before.
+                    tokio::time::sleep(Duration::from_millis(600)).await;
+                    outages.answered();
+                }
+                match tries {
+                    1 | 2 => Err(Status::unavailable("refused")),
+                    _ => Ok(()),
+                }
+            }
+        });
+        assert!(answer.await.is_ok());
     }
 }

@@ -56,7 +56,7 @@ async fn a_follower_of_a_batch_that_is_terminated_follows_the_rerun_that_is_ther
     let (numbers, gate) = gated();
     let _worker = bed.worker(numbers).await;
     let batch = bed.batch::<Numbers>(UpTo { n: 100 }).page_size(10);
-    let handle = bed.start(&batch).await;
+    bed.start(&batch).await;
     gate.let_through(2);
     let proxy = proxy().await;
     let far = through(&proxy).await.handle(batch.id()).unwrap();
