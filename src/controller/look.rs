@@ -2,13 +2,12 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::{borrow::Cow, time::Duration};
+use std::time::Duration;
 
 use super::Controller;
 use crate::{
     error::truncate,
     pace::StrideLength,
-    partition::Partitions,
     progress::{BatchReport, Phase, Progress},
     reduce::Fold,
     scheduler::{self, Ending, Situation},
@@ -45,7 +44,7 @@ impl Controller {
         let limits = self.limits_at(&pace);
         let spec = &self.input.spec;
         let totals = &self.ledger.totals;
-        let fold = self.fold();
+        let fold = self.ledger.fold();
         let phase = match self.closing {
             Some(phase) => phase,
             None if self.prepared.is_none() || self.waits_for_lock() => Phase::Preparing,
@@ -145,8 +144,8 @@ impl Controller {
             first_cursor: spec.first_cursor.clone(),
             stage: self.stages.as_ref().map(Stages::progress),
             check: self.checked.clone(),
-            output: fold.as_deref().and_then(Fold::so_far).cloned(),
-            output_error: fold.as_deref().and_then(Fold::error).map(str::to_owned),
+            output: fold.and_then(Fold::so_far).cloned(),
+            output_error: fold.and_then(Fold::error).map(str::to_owned),
             partition_counts: None,
             partitions: Vec::new(),
         };
@@ -154,19 +153,10 @@ impl Controller {
         progress
     }
 
-    /// What the pages have put out, those of partitions that stand still included.
-    fn fold(&self) -> Option<Cow<'_, Fold>> {
-        let mut fold = Cow::Borrowed(self.ledger.fold()?);
-        for part in self.partitions.iter().flat_map(Partitions::folds) {
-            fold.to_mut().merge(part.output().clone());
-        }
-        Some(fold)
-    }
-
     pub(super) fn report(&self, ending: &Ending) -> BatchReport {
         let mut progress = self.look();
         progress.phase = Phase::Ended;
-        if self.fold().is_some_and(|fold| !fold.is_whole()) {
+        if self.ledger.fold().is_some_and(|fold| !fold.is_whole()) {
             // What has been combined so far would look like the result of all finished pages.
             progress.output = None;
             progress.output_error = Some(NOT_COMBINED.to_owned());

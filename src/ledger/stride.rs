@@ -144,7 +144,7 @@ impl Stride {
 
     /// About the most bytes that it takes where it is stored.
     pub fn stored_bytes(&self) -> usize {
-        let set_aside = self.give_up.as_ref();
+        let set_aside = self.give_up.as_ref().map(|give_up| &give_up.failure);
         let page_end = set_aside.and_then(|failure| failure.page_end.as_ref());
         let tokens = [self.at.as_ref(), self.end.as_ref(), page_end];
         let tokens = tokens.into_iter().flatten().map(PageToken::stored_bytes);

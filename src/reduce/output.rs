@@ -163,11 +163,6 @@ impl Fold {
         self.output.parts.len() <= 1
     }
 
-    /// All that is known.
-    pub fn output(&self) -> &Output {
-        &self.output
-    }
-
     /// Why there is no result.
     pub fn error(&self) -> Option<&str> {
         self.output.error.as_deref()
