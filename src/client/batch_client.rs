@@ -80,9 +80,10 @@ impl BatchClient {
     }
 
     /// How long a call goes on trying while the server cannot be reached or does not answer, before it ends with
-    /// an error. The default is 30 minutes; with zero the SDK's own 10 s are all. It holds for starting a batch
-    /// (but for a rerun and a continuation), for looking at one and for waiting for its end, through this client and the handles that it makes from now
-    /// on. An outage and its end are logged as warnings.
+    /// an error. The default is 30 minutes; with zero the SDK's own 10 s are all. It holds for starting a batch,
+    /// for looking at one and for waiting for its end, through this client and the handles that it makes from now
+    /// on. A rerun and a continuation are asked for once: a server that took them and could not say so would take
+    /// them twice. An outage and its end are logged as warnings.
     #[must_use]
     pub fn outage_timeout(mut self, timeout: Duration) -> Self {
         self.outages = Outages::new(timeout);
