@@ -12,7 +12,10 @@ use temporalio_client::{
 
 use super::{
     BatchHandle, BatchState, ProgressError, Remedy, ResultError, RunningPage, RunningStride,
-    Workers, handle::state_of, recovery::failing_task, running::running_strides,
+    Workers,
+    handle::state_of,
+    recovery::{failing_task, repeats_task},
+    running::running_strides,
 };
 use crate::{
     controller::Controller,
@@ -227,18 +230,20 @@ impl BatchHandle {
             return Ok(Shown::Progress(before, ProgressSource::Live));
         }
         let looking = Instant::now();
-        let workflow = self.workflow();
-        let look = || {
-            let options = WorkflowSignalOptions::default();
-            workflow.signal(Controller::client_looks, ClientLooks {}, options)
-        };
-        match self.outages.through(look).await {
-            Ok(()) => {}
-            Err(WorkflowInteractionError::NotFound(_)) => return Ok(Shown::Ended),
-            Err(source) => {
-                return Err(ProgressError::Server {
-                    source: source.into(),
-                });
+        if !repeats_task(&description) {
+            let workflow = self.workflow();
+            let look = || {
+                let options = WorkflowSignalOptions::default();
+                workflow.signal(Controller::client_looks, ClientLooks {}, options)
+            };
+            match self.outages.through(look).await {
+                Ok(()) => {}
+                Err(WorkflowInteractionError::NotFound(_)) => return Ok(Shown::Ended),
+                Err(source) => {
+                    return Err(ProgressError::Server {
+                        source: source.into(),
+                    });
+                }
             }
         }
         let patience = match before {

@@ -470,6 +470,13 @@ fn ends_task(event: &HistoryEvent) -> bool {
     )
 }
 
+/// Whether the workflow task of a batch is tried again. An event would make the next attempt a first one, so that it
+/// is not seen whether the task fails for good.
+pub(super) fn repeats_task(description: &WorkflowExecutionDescription) -> bool {
+    let task = description.raw().pending_workflow_task.as_ref();
+    task.is_some_and(|task| task.attempt > 1)
+}
+
 /// How often the workflow task of a batch has failed, where it fails for good.
 pub(super) fn failing_task(description: &WorkflowExecutionDescription) -> Option<u32> {
     let task = description.raw().pending_workflow_task.as_ref()?;

@@ -13,7 +13,7 @@ use crate::{
     partition::{Look, Partition, Partitions, Share, Told, properties::worst, stored},
     progress::{FailedItem, FailureState, Outcome, PageFailure},
     protocol::{
-        BridgeOrders, BridgeResult, FailedAttempt, PageSizeSetting, PartOf, StrideOrder,
+        BridgeOrders, BridgeResult, FailedAttempt, GiveUp, PageSizeSetting, PartOf, StrideOrder,
         StrideReport,
     },
     reduce::{MAX_OUTPUT_BYTES, Output, Plan},
@@ -223,7 +223,7 @@ fn every_signal_is_small_enough_at_its_bounds() {
         "batch_run": "r".repeat(36), "batch_id": "b".repeat(200), "processor": "p".repeat(100),
         "args": "a".repeat(16 * 1024), "stride": u64::MAX, "pages": 10_000, "page_size": 1_000_000,
         "attempt": u32::MAX, "page_timeout": Duration::from_secs(1), "start": token(), "end": token(),
-        "last": token(), "give_up": failure, "partition": "n".repeat(100),
+        "last": token(), "give_up": GiveUp::from(failure.clone()), "partition": "n".repeat(100),
         "throttles": vec!["t".repeat(60); 20], "bridge": "b".repeat(250),
     }))
     .unwrap();

@@ -20,6 +20,30 @@ pub(crate) struct Share {
     pub page_rate: Option<f64>,
 }
 
+impl Share {
+    /// What is left of it beside what another one has. Where nothing is left of a rate, no page can run.
+    pub(super) fn without(self, other: &Self) -> Self {
+        let rate = |mine: Option<f64>, other: Option<f64>| {
+            let left = mine.map(|mine| (mine, mine - unlimited(other)));
+            // A remainder of rounding is nothing.
+            left.map(|(mine, left)| if left > mine * 1e-9 { left } else { 0.0 })
+        };
+        let (items, pages) = (
+            rate(self.rate, other.rate),
+            rate(self.page_rate, other.page_rate),
+        );
+        let stands_still = items == Some(0.0) || pages == Some(0.0);
+        Self {
+            parallelism: match stands_still {
+                true => 0,
+                false => self.parallelism.saturating_sub(other.parallelism),
+            },
+            rate: items,
+            page_rate: pages,
+        }
+    }
+}
+
 /// A partition that runs.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Holder {

@@ -200,6 +200,8 @@ async fn what_a_stopped_worker_did_is_still_seen() {
         .unwrap();
     worker.stop().await.unwrap();
 
+    // This handle knows of no earlier look.
+    let handle = bed.client.handle(batch.id()).unwrap();
     let seen = look(&handle).await;
     assert_eq!(seen.state, BatchState::Running);
     assert_eq!(seen.source, Some(ProgressSource::Snapshot));

@@ -8,8 +8,9 @@ use temporalio_client::{
     WorkflowStartOptions, tonic::IntoRequest as _,
 };
 use temporalio_common::protos::temporal::api::{
+    enums::v1::TaskQueueKind,
     history::v1::History,
-    taskqueue::v1::TaskQueue,
+    taskqueue::v1::{StickyExecutionAttributes, TaskQueue},
     workflowservice::v1::{PollWorkflowTaskQueueRequest, RespondWorkflowTaskCompletedRequest},
 };
 use temporalio_sdk::{
@@ -81,45 +82,51 @@ struct Outcome {
     answered: bool,
 }
 
-/// A workflow whose worker is lost in its second task, and that is asked meanwhile.
+/// A workflow whose worker is lost after its first task, and that is asked before it has something to do again.
 async fn lost_and_asked(client: &Client, kept_in_step: bool) -> Outcome {
     let queue = format!("ahead-{}", uuid::Uuid::new_v4().simple());
-    let options = WorkflowStartOptions::new(queue.as_str(), queue.as_str())
-        .task_timeout(LOST_FOR)
-        .build();
+    let sticky = format!("{queue}-sticky");
+    let options = WorkflowStartOptions::new(queue.as_str(), queue.as_str()).build();
     let handle = client
         .start_workflow(Clock::run, kept_in_step, options)
         .await
         .unwrap();
     let mut service = client.connection().workflow_service();
-    let mut poll = async || {
+    let queue_of = |name: &str, kind: TaskQueueKind, normal_name: &str| TaskQueue {
+        name: name.to_owned(),
+        kind: kind.into(),
+        normal_name: normal_name.to_owned(),
+    };
+    let poll = |task_queue: TaskQueue| {
         let request = PollWorkflowTaskQueueRequest {
             namespace: client.namespace(),
-            task_queue: Some(TaskQueue {
-                name: queue.clone(),
-                ..Default::default()
-            }),
+            task_queue: Some(task_queue),
             identity: "lost".to_owned(),
             ..Default::default()
         };
-        let task = service.poll_workflow_task_queue(request.into_request());
-        task.await.unwrap().into_inner()
+        request.into_request()
     };
-    let first = poll().await;
+    let normal = queue_of(&queue, TaskQueueKind::Normal, "");
+    let first = service.poll_workflow_task_queue(poll(normal));
+    let first = first.await.unwrap().into_inner();
+    // It polls its own queue once, or the server would not use that.
+    let sticky = queue_of(&sticky, TaskQueueKind::Sticky, &queue);
+    let mut once = poll(sticky.clone());
+    once.set_timeout(Duration::from_millis(500));
+    let _ = service.poll_workflow_task_queue(once).await;
     let completed = RespondWorkflowTaskCompletedRequest {
         namespace: client.namespace(),
         task_token: first.task_token,
         identity: "lost".to_owned(),
+        sticky_attributes: Some(StickyExecutionAttributes {
+            worker_task_queue: Some(sticky),
+            schedule_to_start_timeout: Some(LOST_FOR.try_into().unwrap()),
+        }),
         ..Default::default()
     };
-    let mut answers = client.connection().workflow_service();
-    let completed = answers.respond_workflow_task_completed(completed.into_request());
+    let completed = service.respond_workflow_task_completed(completed.into_request());
     completed.await.unwrap();
-    let signal = handle.signal(Clock::go, (), WorkflowSignalOptions::default());
-    signal.await.unwrap();
-    // The second task is never completed. After its time limit the server gives it to another worker, a moment after
-    // the query that had to wait for it.
-    poll().await;
+    // Both wait for the lost worker, and come to another one after the same time: first the query, then the task.
     let asked = tokio::spawn({
         let handle: WorkflowHandle<Client, Clock> = client.get_workflow_handle(queue.clone());
         async move {
@@ -127,6 +134,9 @@ async fn lost_and_asked(client: &Client, kept_in_step: bool) -> Outcome {
             handle.query(Clock::look, (), options).await
         }
     });
+    tokio::time::sleep(LOST_FOR / 4).await;
+    let signal = handle.signal(Clock::go, (), WorkflowSignalOptions::default());
+    signal.await.unwrap();
 
     let runtime = Runtime::from_current_tokio(RuntimeOptions::builder().build().unwrap()).unwrap();
     let options = WorkerOptions::new(queue.as_str())

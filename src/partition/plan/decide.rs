@@ -87,14 +87,23 @@ impl Partitions {
 
     fn steps(&self, limits: &PartLimits, now: Timestamp) -> Vec<Step> {
         let waiting = self.in_line();
-        let (numbers, running): (Vec<u32>, Vec<Holder>) = self.holders(now).into_iter().unzip();
+        let (stopping, running): (Vec<_>, Vec<_>) = self
+            .holders(now)
+            .into_iter()
+            .partition(|(number, _)| self.parts[*number as usize].is_stopping());
+        let places = (MAX_RUNNING as usize).saturating_sub(stopping.len() + running.len());
+        let (numbers, running): (Vec<u32>, Vec<Holder>) = running.into_iter().unzip();
+        // What they hold is not to be had until they have stopped.
+        let left = stopping.iter().fold(limits.all.share, |left, (_, holder)| {
+            left.without(&holder.held)
+        });
         let known = self.known_weights();
         let weights: Vec<f64> = waiting.iter().map(|n| self.weight(*n, known)).collect();
         let begin: &[f64] = match limits.all.paused {
             true => &[],
-            false => &weights,
+            false => &weights[..places.min(weights.len())],
         };
-        let division = divide(&limits.all.share, &running, begin);
+        let division = divide(&left, &running, begin);
         let mut steps = Vec::new();
         let to_split = self.to_split(limits, &division, now);
         for (number, share) in numbers.into_iter().zip(&division.shares) {
