@@ -18,7 +18,7 @@ use temporal_batch::{
 };
 
 /// A hang fails after this long, with what it waited for.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// The address of the server, which lives and dies with this process.
 pub fn server_address() -> &'static str {

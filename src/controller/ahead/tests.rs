@@ -39,9 +39,9 @@ async fn decide(ctx: &WorkflowContext<Clock>) -> WorkflowResult<String> {
     ctx.wait_condition(|s| s.signalled).await?;
     let waited = ctx.workflow_time().unwrap().duration_since(began).unwrap();
     if waited < LOST_FOR / 2 {
+        ctx.timer(Duration::from_millis(1)).await;
         return Ok("at once".to_owned());
     }
-    ctx.timer(Duration::from_millis(1)).await;
     Ok("later".to_owned())
 }
 
