@@ -78,7 +78,7 @@ async fn pages_are_even_and_the_data_is_read_once() {
     assert_eq!(record.fetches.len(), 11);
     assert_eq!(report.progress.pages_completed, 10);
     // One signal a page, sent by the engine.
-    let signals = bed.events(batch.id(), "WorkflowExecutionSignaled");
+    let signals = bed.signals(batch.id(), "next_page");
     assert_eq!(signals.await, 10);
 }
 

@@ -265,7 +265,7 @@ async fn a_worker_killed_in_a_page_costs_about_its_heartbeat_timeout() {
     }
     replays(&bed, batch.id(), "killed").await;
     // 2.1a-28: the second attempt found out that its page was announced already.
-    let signals = bed.events(batch.id(), "WorkflowExecutionSignaled").await;
+    let signals = bed.signals(batch.id(), "next_page").await;
     assert_eq!(signals, PAGES as usize);
     // Not a limit on speed, but on what was waited for: the default page timeout is five minutes.
     assert!(recovered < Duration::from_secs(30), "{recovered:?}");

@@ -51,7 +51,7 @@ async fn a_transient_failure_is_retried_to_completion() {
     // Once the next page is known the range is closed: a retry sees its end.
     assert!(attempts.iter().skip(1).all(|s| s.end == Some(20)));
     // 2.1a-13: a retry does not announce again.
-    let signals = bed.events(batch.id(), "WorkflowExecutionSignaled");
+    let signals = bed.signals(batch.id(), "next_page");
     assert_eq!(signals.await, 5);
 }
 

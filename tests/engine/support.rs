@@ -161,6 +161,21 @@ impl Bed {
         count
     }
 
+    /// How often a batch was sent this signal.
+    pub async fn signals(&self, batch_id: &str, name: &str) -> usize {
+        let mut count = 0;
+        for history in self.histories(batch_id).await {
+            let history: serde_json::Value = serde_json::from_slice(&history).unwrap();
+            let events = history["events"].as_array().unwrap();
+            let signal = |event: &&serde_json::Value| {
+                event["attributes"]["WorkflowExecutionSignaledEventAttributes"]["signal_name"]
+                    == name
+            };
+            count += events.iter().filter(signal).count();
+        }
+        count
+    }
+
     /// The histories of all runs of a batch, as JSON, in no particular order.
     pub async fn histories(&self, batch_id: &str) -> Vec<Vec<u8>> {
         use futures::TryStreamExt as _;
