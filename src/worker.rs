@@ -422,16 +422,16 @@ impl Worker {
             .graceful_shutdown_period(self.drain_timeout)
             .build();
         let company = Company::new(self.tuning.eager_strides, self.max_pages);
-        let pages = PageActivities::new(
+        let pages = PageActivities {
             registry,
             throttles,
-            self.metrics.clone(),
+            metrics: self.metrics.clone(),
             watches,
             draining,
-            abandonment.clone(),
-            Arc::clone(&company),
+            abandonment: abandonment.clone(),
+            company: Arc::clone(&company),
             threads,
-        );
+        };
         let looks = company::watch(
             company,
             self.client.clone(),

@@ -68,38 +68,14 @@ pub(crate) const HEARTBEATS_PER_TIMEOUT: u32 = 5;
 
 /// The activity of the pages, with what it needs.
 pub(crate) struct PageActivities {
-    registry: Registry,
-    throttles: Throttles,
-    metrics: Metrics,
-    watches: Arc<ControlWatches>,
-    draining: watch::Receiver<bool>,
-    abandonment: Abandonment,
-    company: Arc<Company>,
-    threads: UserThreads,
-}
-
-impl PageActivities {
-    pub fn new(
-        registry: Registry,
-        throttles: Throttles,
-        metrics: Metrics,
-        watches: Arc<ControlWatches>,
-        draining: watch::Receiver<bool>,
-        abandonment: Abandonment,
-        company: Arc<Company>,
-        threads: UserThreads,
-    ) -> Self {
-        Self {
-            registry,
-            watches,
-            throttles,
-            metrics,
-            draining,
-            abandonment,
-            company,
-            threads,
-        }
-    }
+    pub registry: Registry,
+    pub throttles: Throttles,
+    pub metrics: Metrics,
+    pub watches: Arc<ControlWatches>,
+    pub draining: watch::Receiver<bool>,
+    pub abandonment: Abandonment,
+    pub company: Arc<Company>,
+    pub threads: UserThreads,
 }
 
 #[temporalio_macros::activities]
