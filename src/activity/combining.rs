@@ -11,7 +11,7 @@ use tokio::{sync::oneshot, time::Instant};
 
 use crate::{error::PageError, protocol::COMBINE_TIMED_OUT};
 
-/// What one attempt may take.
+/// The time limit of one attempt.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How soon to look again whether a thread has ended.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
@@ -24,7 +24,7 @@ pub(super) struct Combining {
     places: Arc<Places>,
 }
 
-/// Who combines now, as processor and workflow.
+/// The calls that run now, as processor and workflow.
 type Places = Mutex<Vec<(String, String)>>;
 
 impl Default for Combining {

@@ -31,7 +31,7 @@ const LOOKS_PER_SECOND: u32 = 10;
 /// Longest interval between two looks at a workflow, while the server answers and while it does not.
 const LONGEST: Duration = Duration::from_secs(15);
 const LONGEST_UNANSWERED: Duration = Duration::from_secs(30);
-/// After so many looks without an answer, a log line says so.
+/// A log line reports this number of looks without an answer.
 const SAID_AFTER: u32 = 5;
 /// A server that answers at all does so at once.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -146,7 +146,7 @@ impl ControlWatches {
         })
     }
 
-    /// What a stride is told.
+    /// The view of one stride.
     pub(super) fn watch(self: &Arc<Self>, client: &Client, order: &StrideOrder) -> ControlWatch {
         let batch = order.controller.is_none().then_some(order.controller());
         ControlWatch {
