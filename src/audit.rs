@@ -105,6 +105,14 @@ impl Audit {
         });
     }
 
+    /// Keeps how the batch began. Signals that have come with its first task are handled before: they follow.
+    pub fn begin(&mut self, at: Timestamp, action: impl Into<String>, given: &Given) {
+        self.note(at, action, given);
+        let before = self.entries.partition_point(|entry| entry.at < at);
+        let later = self.entries.make_contiguous();
+        later[before..].rotate_right(1);
+    }
+
     /// The latest entries, oldest first.
     pub fn entries(&self) -> Vec<AuditEntry> {
         self.entries.iter().cloned().collect()
@@ -129,6 +137,17 @@ mod tests {
         assert_eq!((audit.entries().len(), audit.older()), (50, 70));
         assert_eq!(audit.entries()[0].action, "act 70");
         assert_eq!(audit.entries()[49].action, "act 119");
+    }
+
+    #[test]
+    fn what_came_with_the_first_task_follows_the_beginning() {
+        let mut audit = Audit::default();
+        audit.note(Timestamp(1), "stop", &Given::default());
+        audit.note(Timestamp(7), "recover", &Given::default());
+        audit.note(Timestamp(7), "pause", &Given::default());
+        audit.begin(Timestamp(7), "continue", &Given::default());
+        let actions: Vec<_> = audit.entries().into_iter().map(|e| e.action).collect();
+        assert_eq!(actions, ["stop", "continue", "recover", "pause"]);
     }
 
     #[test]

@@ -565,7 +565,8 @@ impl Halves {
 pub struct RunningWorker {
     begin_stop: Arc<dyn Fn() + Send + Sync>,
     abandonment: Abandonment,
-    ended: JoinHandle<Result<(), WorkerError>>,
+    /// `None` once it was told how it ended.
+    ended: Option<JoinHandle<Result<(), WorkerError>>>,
 }
 
 impl RunningWorker {
@@ -597,7 +598,7 @@ impl RunningWorker {
         Self {
             begin_stop,
             abandonment,
-            ended,
+            ended: Some(ended),
         }
     }
 
@@ -605,7 +606,7 @@ impl RunningWorker {
     ///
     /// # Errors
     /// When pages had to be [abandoned](WorkerError::Abandoned), or the worker had already stopped because
-    /// of an error.
+    /// of an error that [`ended`](Self::ended) has not told.
     pub async fn stop(mut self) -> Result<(), WorkerError> {
         (self.begin_stop)();
         self.ended().await
@@ -614,12 +615,14 @@ impl RunningWorker {
     /// Resolves when the worker has ended, which by itself it only does on an error.
     ///
     /// # Errors
-    /// What made it end.
+    /// What made it end. It is told once: afterwards this resolves at once, without an error.
     pub async fn ended(&mut self) -> Result<(), WorkerError> {
-        match (&mut self.ended).await {
-            Ok(result) => result,
-            Err(e) => Err(WorkerError::Run(e.into())),
-        }
+        let Some(ended) = &mut self.ended else {
+            return Ok(());
+        };
+        let result = ended.await;
+        self.ended = None;
+        result.map_err(|e| WorkerError::Run(e.into()))?
     }
 }
 

@@ -735,8 +735,15 @@ fn a_second_start_attaches_to_the_batch_that_runs() {
     assert_eq!(status(&watched), 0, "{}", stderr(&watched));
     assert_eq!(run(&first), run(&watched));
     let audit = json(&online(&["status", "shared", "--audit", "--json"]));
-    assert_eq!(audit["audit"][1]["why"], "go", "{audit}");
-    assert_eq!(audit["audit"][2]["why"], "night", "{audit}");
+    for (entry, action, why) in [
+        (0, "start", None),
+        (1, "recover", Some("to try it")),
+        (2, "resume", Some("go")),
+        (3, "set max_parallelism to 2", Some("night")),
+    ] {
+        assert_eq!(audit["audit"][entry]["action"], action, "{audit}");
+        assert_eq!(audit["audit"][entry]["why"].as_str(), why, "{audit}");
+    }
 }
 
 /// What a newer version has written cannot be replayed by this one.

@@ -25,6 +25,7 @@ use super::{
     user_threads::Trouble,
 };
 use crate::{
+    client::is_unanswered,
     controller::Controller,
     interruption::Told,
     metrics::{PageInFlight, ProcessorMetrics},
@@ -39,7 +40,7 @@ use crate::{
 
 /// Longest wait for the controller to say where a stride ends.
 const ASK_FOR: Duration = Duration::from_secs(30);
-/// How soon to ask again, where a continue-as-new came between.
+/// How soon to ask again, where a continue-as-new came between, or the answer got lost.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 const FALLBACK_HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(15);
 /// How soon to look again whether a throttle still holds, should nobody say so.
@@ -495,6 +496,7 @@ impl StrideHost for ActivityHost {
                         }
                         tokio::time::sleep(ASK_AGAIN).await;
                     }
+                    Err(error) if is_unanswered(&error) => tokio::time::sleep(ASK_AGAIN).await,
                     Err(error) => {
                         return Err(HostError::Unavailable(format!(
                             "the controller did not say where the stride ends: {error}"

@@ -30,4 +30,5 @@ pub use running::{RunningPage, RunningStride};
 pub use settings::Settings;
 pub use standstill::Remedy;
 pub use steering::Steered;
+pub(crate) use steering::is_unanswered;
 pub use workers::{WorkerSeen, Workers};

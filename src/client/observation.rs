@@ -7,7 +7,7 @@ use std::{
 
 use temporalio_client::{
     NamespacedClient as _, WorkflowExecutionDescription, WorkflowSignalOptions,
-    errors::WorkflowInteractionError, tonic,
+    errors::WorkflowInteractionError,
 };
 
 use super::{
@@ -309,12 +309,4 @@ fn progress_in(description: &WorkflowExecutionDescription) -> Option<Progress> {
         progress.lengthen(full);
     }
     Some(progress)
-}
-
-/// Temporal's ways of saying that nobody polls the task queue.
-pub(super) fn no_answer(status: &tonic::Status) -> bool {
-    matches!(
-        status.code(),
-        tonic::Code::DeadlineExceeded | tonic::Code::Cancelled | tonic::Code::FailedPrecondition
-    )
 }

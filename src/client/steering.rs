@@ -5,12 +5,14 @@ use std::{fmt, future::Future, time::Duration};
 use temporalio_client::{
     WorkflowCancelOptions, WorkflowExecuteUpdateOptions, WorkflowSignalOptions,
     errors::{WorkflowInteractionError, WorkflowUpdateError},
+    tonic,
 };
+use temporalio_common::protos::temporal::api::failure::v1::failure::FailureInfo;
 
 use super::{
     BatchHandle, BatchState, ControlError, PauseOptions, ProgressError, Settings, Workers,
     handle::state_of,
-    observation::{no_answer, no_worker},
+    observation::no_worker,
     recovery::failing_task,
 };
 use crate::{
@@ -254,12 +256,12 @@ impl BatchHandle {
                 Ok(Err(WorkflowUpdateError::NotFound(_))) => {
                     return Err(self.not_steerable(self.state().await));
                 }
+                Ok(Err(error)) if is_unanswered(&error) => {}
                 Ok(Err(WorkflowUpdateError::Failed(failure))) => {
                     return Err(ControlError::Refused {
                         reason: failure.message,
                     });
                 }
-                Ok(Err(WorkflowUpdateError::Rpc(status))) if no_answer(&status) => {}
                 Err(_) => {}
                 Ok(Err(source)) => {
                     return Err(ControlError::Server {
@@ -307,6 +309,23 @@ impl BatchHandle {
 
 fn new_id() -> String {
     uuid::Uuid::new_v4().to_string()
+}
+
+/// Whether the server answered, for a controller that did not: nobody polls the task queue, or the update got lost on
+/// its way through the SDK. SDK core 0.10 loses those that come together with a query.
+pub(crate) fn is_unanswered(error: &WorkflowUpdateError) -> bool {
+    match error {
+        WorkflowUpdateError::Rpc(status) => matches!(
+            status.code(),
+            tonic::Code::DeadlineExceeded
+                | tonic::Code::Cancelled
+                | tonic::Code::FailedPrecondition
+        ),
+        WorkflowUpdateError::Failed(failure) => {
+            matches!(failure.failure_info, Some(FailureInfo::ServerFailureInfo(_)))
+        }
+        _ => false,
+    }
 }
 
 /// The server takes an update of one id once.

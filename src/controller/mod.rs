@@ -470,7 +470,7 @@ impl Controller {
             self.deadline = self.input.spec.deadline.map(|after| now.plus(after));
         }
         if let Some(begun) = begun {
-            self.audit.note(now, begun.action, &begun.given);
+            self.audit.begin(now, begun.action, &begun.given);
         }
         first
     }

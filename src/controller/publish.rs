@@ -7,7 +7,7 @@ use std::time::Duration;
 use temporalio_common::MemoValue;
 use temporalio_sdk::WorkflowContext;
 
-use super::Controller;
+use super::{Controller, size};
 use crate::{
     progress::{HeldBy, Phase, Progress, Timestamp},
     protocol::{self, ControlState},
@@ -85,9 +85,8 @@ fn shorten(progress: &mut Progress, entries: usize) {
 
 /// With its longer lists, as far as there is room for them.
 fn full(mut progress: Progress) -> Progress {
-    let size = |progress: &Progress| serde_json::to_vec(progress).map_or(0, |json| json.len());
     for entries in [10, protocol::MEMO_LISTED] {
-        if size(&progress) <= MAX_FULL_BYTES {
+        if size::bytes(&progress) <= MAX_FULL_BYTES {
             break;
         }
         shorten(&mut progress, entries);

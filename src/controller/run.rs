@@ -270,7 +270,8 @@ pub(super) async fn in_time<T>(
     // A batch that ends already only has its time.
     let known = ctx.state(Controller::told_to_end).is_some();
     loop {
-        alarm.set(ctx, until, now(ctx));
+        let publication = ctx.state(|s| s.published.due(s.now));
+        alarm.set(ctx, earliest(until, publication), now(ctx));
         let mut done = None;
         until_awake(ctx, |cx| {
             if let Poll::Ready(value) = work.as_mut().poll(cx) {
@@ -294,6 +295,7 @@ pub(super) async fn in_time<T>(
             own.cancel();
             return Err(ending);
         }
+        publish(ctx, ctx.state(Controller::look));
     }
 }
 

@@ -17,7 +17,7 @@ pub(super) const MAX_BYTES: usize = 1_800_000;
 /// Entries of a list that was cut.
 const MAX_LISTED: usize = 3;
 
-fn bytes(payload: &impl Serialize) -> usize {
+pub(super) fn bytes(payload: &impl Serialize) -> usize {
     serde_json::to_string(payload).map_or(usize::MAX, |json| json.len())
 }
 

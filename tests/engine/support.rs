@@ -146,34 +146,29 @@ impl Bed {
         report(&handle).await
     }
 
-    /// A count of history events over all runs of a batch, by the name of their attributes.
-    pub async fn events(&self, batch_id: &str, event: &str) -> usize {
-        let attributes = format!("{event}EventAttributes");
-        let mut count = 0;
-        for history in self.histories(batch_id).await {
-            let history: serde_json::Value = serde_json::from_slice(&history).unwrap();
-            let events = history["events"].as_array().unwrap();
-            count += events
-                .iter()
-                .filter(|e| e["attributes"].get(&attributes).is_some())
-                .count();
-        }
-        count
+    /// How many events of this kind the histories of a batch have.
+    pub async fn events(&self, batch_id: &str, kind: &str) -> usize {
+        let attributes = format!("{kind}EventAttributes");
+        let is_one = |event: &serde_json::Value| event["attributes"].get(&attributes).is_some();
+        self.count(batch_id, is_one).await
     }
 
     /// How often a batch was sent this signal.
     pub async fn signals(&self, batch_id: &str, name: &str) -> usize {
-        let mut count = 0;
-        for history in self.histories(batch_id).await {
-            let history: serde_json::Value = serde_json::from_slice(&history).unwrap();
+        let attributes = "WorkflowExecutionSignaledEventAttributes";
+        let is_one =
+            |event: &serde_json::Value| event["attributes"][attributes]["signal_name"] == name;
+        self.count(batch_id, is_one).await
+    }
+
+    async fn count(&self, batch_id: &str, is_one: impl Fn(&serde_json::Value) -> bool) -> usize {
+        let histories = self.histories(batch_id).await;
+        let counted = histories.iter().map(|history| {
+            let history: serde_json::Value = serde_json::from_slice(history).unwrap();
             let events = history["events"].as_array().unwrap();
-            let signal = |event: &&serde_json::Value| {
-                event["attributes"]["WorkflowExecutionSignaledEventAttributes"]["signal_name"]
-                    == name
-            };
-            count += events.iter().filter(signal).count();
-        }
-        count
+            events.iter().filter(|event| is_one(event)).count()
+        });
+        counted.sum()
     }
 
     /// The histories of all runs of a batch, as JSON, in no particular order.
