@@ -56,7 +56,8 @@ impl Published {
         self.steered = true;
     }
 
-    fn is_watched(&self, now: Timestamp) -> bool {
+    /// Whether a client has looked a short while ago.
+    pub fn is_watched(&self, now: Timestamp) -> bool {
         self.watched_until.is_some_and(|until| now < until)
     }
 

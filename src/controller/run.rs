@@ -295,7 +295,9 @@ pub(super) async fn in_time<T>(
             own.cancel();
             return Err(ending);
         }
-        publish(ctx, ctx.state(Controller::look));
+        if ctx.state(|s| s.published.is_watched(now)) {
+            publish(ctx, ctx.state(Controller::look));
+        }
     }
 }
 
