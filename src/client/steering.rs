@@ -11,9 +11,7 @@ use temporalio_common::protos::temporal::api::failure::v1::failure::FailureInfo;
 
 use super::{
     BatchHandle, BatchState, ControlError, PauseOptions, ProgressError, Settings, Workers,
-    handle::state_of,
-    observation::no_worker,
-    recovery::failing_task,
+    handle::state_of, observation::no_worker, recovery::failing_task,
 };
 use crate::{
     audit::Given,
@@ -322,7 +320,10 @@ pub(crate) fn is_unanswered(error: &WorkflowUpdateError) -> bool {
                 | tonic::Code::FailedPrecondition
         ),
         WorkflowUpdateError::Failed(failure) => {
-            matches!(failure.failure_info, Some(FailureInfo::ServerFailureInfo(_)))
+            matches!(
+                failure.failure_info,
+                Some(FailureInfo::ServerFailureInfo(_))
+            )
         }
         _ => false,
     }

@@ -28,6 +28,7 @@ mod reduce;
 mod refusals;
 mod replay;
 mod retries;
+mod sizes;
 mod stages;
 mod standstill;
 mod steering;

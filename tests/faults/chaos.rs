@@ -10,19 +10,21 @@ use std::time::{Duration, Instant};
 
 use sqlx::PgPool;
 use temporal_batch::{
-    AutoStride, Batch, BatchHandle, BatchReport, Outcome,
+    AutoStride, Batch, BatchHandle, BatchReport, Outcome, PageProcessor,
     dev_server::{DevServer, DevServerOptions},
 };
 
 use crate::{
-    increment::{Counters, HEARTBEAT_TIMEOUT, Increment},
+    increment::{HEARTBEAT_TIMEOUT, Increment, PartitionedIncrement},
     postgres::{Postgres, Stop},
     setting::setting,
     support::eventually,
+    unfenced::{AtLeastOnce, AtMostOnce},
     worker_process::{self, Place, WorkerProcess, connect, signal},
 };
 
 const WORKERS: usize = 3;
+const PAGE: u32 = 500;
 /// Much longer than any fault lasts, and than workers take to see that a history cannot be replayed.
 const STANDSTILL: Duration = Duration::from_secs(60);
 
@@ -52,6 +54,7 @@ struct Run {
     rows: i64,
     /// What the deleted rows had been incremented to.
     deleted: i64,
+    deleted_most: i32,
     happened: Vec<Fault>,
 }
 
@@ -108,23 +111,35 @@ impl Run {
                 .bind(gone)
                 .fetch_all(&self.pool)
                 .await?;
-        assert!(had.iter().all(|x| (0..=1).contains(x)), "{had:?}");
+        self.deleted_most = had.iter().copied().fold(self.deleted_most, i32::max);
         self.deleted += had.into_iter().map(i64::from).sum::<i64>();
         Ok(())
     }
 
     async fn count(&self, what: &'static str) -> i64 {
-        sqlx::query_scalar(what)
-            .fetch_one(&self.pool)
-            .await
-            .unwrap()
+        let counted = sqlx::query_scalar(what).fetch_one(&self.pool);
+        counted.await.unwrap()
+    }
+
+    /// How often rows were incremented in all, those included that are deleted.
+    async fn increments(&self) -> u64 {
+        let there = self.count("SELECT coalesce(sum(x), 0)::bigint FROM counters");
+        (there.await + self.deleted).unsigned_abs()
+    }
+
+    /// How often a row was incremented at most.
+    async fn most(&self) -> i64 {
+        let there = self.count("SELECT coalesce(max(x), 0)::bigint FROM counters");
+        there.await.max(self.deleted_most.into())
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_row_is_incremented_exactly_once_whatever_fails() {
     let test = "chaos::every_row_is_incremented_exactly_once_whatever_fails";
-    fault_run::<false>(test, |batch| batch).await;
+    if let Some(ended) = fault_run::<Increment>(test, |batch| batch).await {
+        ended.exactly_once().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -132,29 +147,101 @@ async fn the_same_with_strides_that_are_tuned() {
     let test = "chaos::the_same_with_strides_that_are_tuned";
     // Long strides, some of which give their rest back.
     let auto = AutoStride::of(Duration::from_secs(1));
-    fault_run::<false>(test, |batch| batch.auto_stride(auto)).await;
+    if let Some(ended) = fault_run::<Increment>(test, |batch| batch.auto_stride(auto)).await {
+        ended.exactly_once().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_row_of_four_partitions_is_incremented_exactly_once_whatever_fails() {
     let test = "chaos::every_row_of_four_partitions_is_incremented_exactly_once_whatever_fails";
-    fault_run::<true>(test, |batch| batch).await;
+    if let Some(ended) = fault_run::<PartitionedIncrement>(test, |batch| batch).await {
+        ended.exactly_once().await;
+    }
 }
 
-/// `test` is the name of the test, which the workers are started by.
-async fn fault_run<const PARTITIONED: bool>(
+#[tokio::test(flavor = "multi_thread")]
+async fn no_row_is_incremented_twice_by_pages_that_run_at_most_once_without_a_ledger() {
+    let test = "chaos::no_row_is_incremented_twice_by_pages_that_run_at_most_once_without_a_ledger";
+    if let Some(ended) = fault_run::<AtMostOnce>(test, |batch| batch).await {
+        ended.at_most_once().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_row_is_left_out_by_pages_that_run_at_least_once_without_a_ledger() {
+    let test = "chaos::no_row_is_left_out_by_pages_that_run_at_least_once_without_a_ledger";
+    if let Some(ended) = fault_run::<AtLeastOnce>(test, |batch| batch).await {
+        ended.at_least_once().await;
+    }
+}
+
+/// What a batch has come to.
+struct Ended {
+    run: Run,
+    report: BatchReport,
+}
+
+impl Ended {
+    async fn exactly_once(&self) {
+        let (run, report) = (&self.run, &self.report);
+        assert_eq!(report.outcome, Outcome::Completed, "{:?}", report.reason);
+        let wrong = "SELECT count(*) FROM counters WHERE id % 10 = 0 AND x <> 1";
+        let wrong = run.count(wrong).await;
+        assert_eq!(wrong, 0, "rows not incremented exactly once");
+        assert!(run.most().await <= 1, "a row was incremented twice");
+        // 004-09: the counters of the batch are exact, whatever was retried.
+        assert_eq!(report.progress.items.processed, run.increments().await);
+        assert_eq!(report.output(), Some(&report.progress.items.changed.into()));
+        assert_eq!(report.progress.items.failed, 0);
+        let kept = run
+            .count("SELECT count(*) FROM temporal_batch_report")
+            .await;
+        assert_eq!(kept, 1, "the report outlives Temporal's retention");
+    }
+
+    /// What was not done is in pages that were given up, each of them a letter.
+    async fn at_most_once(&self) {
+        let (run, report) = (&self.run, &self.report);
+        let ended = [Outcome::Completed, Outcome::CompletedWithFailures];
+        assert!(ended.contains(&report.outcome), "{:?}", report.reason);
+        assert!(run.most().await <= 1, "a row was incremented twice");
+        let spent = report.progress.pages_failed;
+        let letters = run.count("SELECT count(*) FROM temporal_batch_dead_letter");
+        assert_eq!(letters.await.unsigned_abs(), spent);
+        let left = "SELECT count(*) FROM counters WHERE id % 10 = 0 AND x = 0";
+        let left = run.count(left).await.unsigned_abs();
+        println!("{spent} pages given up, {left} rows left out");
+        assert!(left <= spent * u64::from(PAGE), "more than these pages had");
+        // A page that was given up may have had its effect; one that counts as done has had it.
+        let (done, had) = (report.progress.items.processed, run.increments().await);
+        let possible = had.saturating_sub(spent * u64::from(PAGE))..=had;
+        assert!(possible.contains(&done), "{done} of {had}");
+    }
+
+    async fn at_least_once(&self) {
+        let (run, report) = (&self.run, &self.report);
+        assert_eq!(report.outcome, Outcome::Completed, "{:?}", report.reason);
+        let left = "SELECT count(*) FROM counters WHERE id % 10 = 0 AND x = 0";
+        assert_eq!(run.count(left).await, 0, "rows left out");
+        println!("a row was incremented {} times at most", run.most().await);
+    }
+}
+
+/// `test` is the name of the test, which the workers are started by. `None` in one of them.
+async fn fault_run<P: PageProcessor<Args = ()>>(
     test: &'static str,
     change: impl FnOnce(Batch) -> Batch,
-) {
+) -> Option<Ended> {
     if worker_process::was_one().await {
-        return;
+        return None;
     }
     let rows: i64 = setting("FAULTS_ROWS", 50_000);
     let seconds: i64 = setting("FAULTS_SECONDS", 20);
     let seed: u64 = setting("FAULTS_SEED", 1);
     let Some(postgres) = Postgres::launch(false) else {
         crate::postgres::skip();
-        return;
+        return None;
     };
     let database = postgres.database("faults").await;
     let pool = sqlx::postgres::PgPoolOptions::new()
@@ -188,23 +275,25 @@ async fn fault_run<const PARTITIONED: bool>(
         random: fastrand::Rng::with_seed(seed),
         rows,
         deleted: 0,
+        deleted_most: 0,
         happened: Vec::new(),
     };
 
     // A partition has fewer pages than the batch.
-    let runs = if PARTITIONED { 20 } else { 4 };
-    let batch = Batch::of::<Counters<PARTITIONED>>("faults", ())
+    let runs = if P::PARTITIONED { 20 } else { 4 };
+    let batch = Batch::of::<P>("faults", ())
         .task_queue(&place.queue)
-        .page_size(500)
+        .page_size(PAGE)
         .stride(5)
         .max_parallelism(8)
-        .pages_per_run(u32::try_from(rows / 500 / runs).unwrap().max(1))
+        .pages_per_run(u32::try_from(rows / i64::from(PAGE) / runs).unwrap().max(1))
         .rate(rows as f64 / seconds as f64);
     let handle = client.start(&change(batch)).await.unwrap();
     let started = Instant::now();
     let report = torment(&mut run, &handle).await;
     println!(
-        "{rows} rows, seed {seed}: {} in {:?} with {} faults, {} retries, {} runs, {} recoveries",
+        "{}, {rows} rows, seed {seed}: {} in {:?} with {} faults, {} retries, {} runs, {} recoveries",
+        P::NAME,
         report.outcome,
         started.elapsed(),
         run.happened.len(),
@@ -212,41 +301,14 @@ async fn fault_run<const PARTITIONED: bool>(
         report.progress.runs,
         recoveries(&report),
     );
-
-    assert_eq!(report.outcome, Outcome::Completed, "{:?}", report.reason);
     for fault in FAULTS {
+        let happened = &run.happened;
         assert!(
-            run.happened.contains(&fault),
-            "{fault:?} never happened: {:?}",
-            run.happened
+            happened.contains(&fault),
+            "{fault:?} never happened: {happened:?}"
         );
     }
-    let wrong = "SELECT count(*) FROM counters WHERE id % 10 = 0 AND x <> 1";
-    assert_eq!(
-        run.count(wrong).await,
-        0,
-        "rows not incremented exactly once"
-    );
-    let twice = "SELECT count(*) FROM counters WHERE x > 1";
-    assert_eq!(
-        run.count(twice).await,
-        0,
-        "rows that came later, incremented more than once"
-    );
-    // 004-09: the counters of the batch are exact, whatever was retried.
-    let total = run.count("SELECT sum(x)::bigint FROM counters").await + run.deleted;
-    assert_eq!(
-        report.progress.items.processed,
-        u64::try_from(total).unwrap()
-    );
-    assert_eq!(report.output(), Some(&report.progress.items.changed.into()));
-    assert_eq!(report.progress.items.failed, 0);
-    let kept = "SELECT count(*) FROM temporal_batch_report";
-    assert_eq!(
-        run.count(kept).await,
-        1,
-        "the report outlives Temporal's retention"
-    );
+    Some(Ended { run, report })
 }
 
 /// Runs that the workers started again by themselves.
@@ -291,11 +353,7 @@ async fn torment(run: &mut Run, handle: &BatchHandle) -> BatchReport {
         for worker in &mut run.workers {
             worker.replace_if_ended();
         }
-        let done = run
-            .count(
-                "SELECT coalesce(sum(processed + skipped), 0)::bigint FROM temporal_batch_stride",
-            )
-            .await;
+        let done = run.increments().await;
         if done != seen.0 {
             seen = (done, Instant::now());
         }

@@ -68,7 +68,7 @@ impl<const PARTITIONED: bool> Counters<PARTITIONED> {
 }
 
 /// How long a page holds its transaction open, spread by its place so that pages do not march in step.
-fn dawdle(ids: &[i64]) -> Duration {
+pub fn dawdle(ids: &[i64]) -> Duration {
     Duration::from_millis(u64::try_from(ids[0] / 10 % 40).unwrap_or_default())
 }
 
@@ -151,17 +151,21 @@ impl<const PARTITIONED: bool> PageProcessor for Counters<PARTITIONED> {
     }
 
     fn settings(&self) -> ProcessorSettings {
-        ProcessorSettings {
-            retry: RetryPolicy::default()
-                .initial_interval(Duration::from_millis(200))
-                .max_interval(Duration::from_secs(2))
-                .extended(Some(ExtendedRetries {
-                    interval: Duration::from_secs(2),
-                    max_attempts: None,
-                })),
-            heartbeat_timeout: HEARTBEAT_TIMEOUT,
-            page_timeout: Duration::from_secs(30),
-            ..ProcessorSettings::default()
-        }
+        increment_settings()
+    }
+}
+
+pub fn increment_settings() -> ProcessorSettings {
+    ProcessorSettings {
+        retry: RetryPolicy::default()
+            .initial_interval(Duration::from_millis(200))
+            .max_interval(Duration::from_secs(2))
+            .extended(Some(ExtendedRetries {
+                interval: Duration::from_secs(2),
+                max_attempts: None,
+            })),
+        heartbeat_timeout: HEARTBEAT_TIMEOUT,
+        page_timeout: Duration::from_secs(30),
+        ..ProcessorSettings::default()
     }
 }

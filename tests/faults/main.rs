@@ -22,6 +22,7 @@ mod sink;
 mod slow_rows;
 #[path = "../engine/support.rs"]
 mod support;
+mod unfenced;
 mod visitor;
 mod worker_process;
 mod zombies;

@@ -1,4 +1,10 @@
 //! Once per page on MariaDB, while its workers are killed and stopped and the server crashes.
+//!
+//! As a test it takes some seconds. The long form:
+//!
+//! ```console
+//! $ FAULTS_ROWS=400000 FAULTS_SEED=7 cargo test --release --test faults -- on_mariadb --nocapture
+//! ```
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,13 +18,15 @@ use temporal_batch::{
 use crate::{
     increment::HEARTBEAT_TIMEOUT,
     mariadb::{MariaDb, Stop, skip},
+    setting::setting,
     support::{Bed, eventually, server_address},
     worker_process::{self, Place, WorkerProcess, connect, signal},
 };
 
 const TEST: &str = "on_mariadb::every_row_is_incremented_exactly_once_in_mariadb";
-const ROWS: i64 = 20_000;
 const PAGE: u32 = 200;
+/// One thing happens after the other, each when the batch has got on by so many pages.
+const PAGES_BETWEEN: i64 = 12;
 
 /// Adds one to every row of the table `counters`.
 struct IncrementMySql {
@@ -112,6 +120,8 @@ async fn every_row_is_incremented_exactly_once_in_mariadb() {
         skip();
         return;
     };
+    let rows: i64 = setting("FAULTS_ROWS", 20_000);
+    let mut random = fastrand::Rng::with_seed(setting("FAULTS_SEED", 1));
     let database = mariadb.database("faults").await;
     let pool = MySqlPool::connect(&database).await.unwrap();
     IncrementMySql::new(pool.clone())
@@ -121,7 +131,7 @@ async fn every_row_is_incremented_exactly_once_in_mariadb() {
         .unwrap();
     let create = format!(
         "CREATE TABLE counters (id BIGINT PRIMARY KEY, x BIGINT NOT NULL);
-        INSERT INTO counters SELECT seq * 10, 0 FROM seq_1_to_{ROWS}"
+        INSERT INTO counters SELECT seq * 10, 0 FROM seq_1_to_{rows}"
     );
     sqlx::raw_sql(sqlx::AssertSqlSafe(create))
         .execute(&pool)
@@ -144,15 +154,28 @@ async fn every_row_is_incremented_exactly_once_in_mariadb() {
     let batch = batch.page_size(PAGE).stride(5).max_parallelism(6);
     let handle = bed.start(&batch).await;
 
-    // One thing after the other, each when the batch has got on a bit.
     let applied = "SELECT CAST(coalesce(sum(pages), 0) AS SIGNED) FROM temporal_batch_stride";
-    for (number, pages) in [5, 15, 30, 45, 60].into_iter().enumerate() {
+    let things = rows / i64::from(PAGE) * 2 / 3 / PAGES_BETWEEN;
+    for number in 0..things {
+        let pages = 5 + number * PAGES_BETWEEN;
         let reached = || async { (count(applied).await >= pages).then_some(()) };
         eventually("the batch gets on", reached).await;
-        let worker = &mut workers[number % 2];
-        match number {
-            2 => tokio::task::block_in_place(|| mariadb.restart(Stop::Immediate)),
-            3 => {
+        let worker = &mut workers[random.usize(..2)];
+        // Each at least once.
+        let thing = match number {
+            0..3 => number,
+            _ => random.i64(..3),
+        };
+        match thing {
+            0 => worker.kill_and_replace(),
+            1 => {
+                let how = match random.bool() {
+                    true => Stop::Immediate,
+                    false => Stop::Fast,
+                };
+                tokio::task::block_in_place(|| mariadb.restart(how));
+            }
+            _ => {
                 let pid = worker.pid();
                 signal(pid, "STOP");
                 tokio::spawn(async move {
@@ -160,7 +183,6 @@ async fn every_row_is_incremented_exactly_once_in_mariadb() {
                     signal(pid, "CONT");
                 });
             }
-            _ => worker.kill_and_replace(),
         }
         for worker in &mut workers {
             worker.replace_if_ended();
@@ -169,6 +191,10 @@ async fn every_row_is_incremented_exactly_once_in_mariadb() {
     let result = tokio::time::timeout(Duration::from_secs(120), handle.result()).await;
     let report = result.unwrap().unwrap();
 
+    println!(
+        "{rows} rows: {things} faults, {} retries",
+        report.progress.retries
+    );
     assert_eq!(report.outcome, Outcome::Completed, "{:?}", report.reason);
     assert!(
         report.progress.retries > 0,
@@ -176,6 +202,6 @@ async fn every_row_is_incremented_exactly_once_in_mariadb() {
     );
     assert_eq!(count("SELECT count(*) FROM counters WHERE x <> 1").await, 0);
     let items = report.progress.items;
-    assert_eq!((items.processed, items.failed), (ROWS as u64, 0));
+    assert_eq!((items.processed, items.failed), (rows.unsigned_abs(), 0));
     assert_eq!(count("SELECT count(*) FROM temporal_batch_report").await, 1);
 }

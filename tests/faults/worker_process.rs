@@ -11,6 +11,7 @@ use temporal_batch::{BatchClient, ConnectOptions, Worker};
 use crate::{
     increment::{Hold, Increment, PartitionedIncrement},
     slow_rows::SlowRows,
+    unfenced::{AtLeastOnce, AtMostOnce},
     visitor::Visitor,
 };
 
@@ -61,6 +62,8 @@ pub async fn was_one() -> bool {
     worker
         .processor(Increment::new(pool.clone(), hold))
         .processor(PartitionedIncrement::new(pool.clone(), None))
+        .processor(AtMostOnce::new(pool.clone()))
+        .processor(AtLeastOnce::new(pool.clone()))
         .processor(Visitor::new(pool.clone()))
         .processor(SlowRows::new(pool))
         .run()
