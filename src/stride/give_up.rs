@@ -28,6 +28,8 @@ const MAX_DESCRIBED: usize = 5;
 
 /// A page that is given up is read so often, while that fails in a way that may pass.
 const MOST_READS: u32 = 10;
+/// Workers that may be lost over finding its end, where only reading it tells: two of them by chance.
+const MOST_LOST: u32 = 3;
 
 /// How far a page goes that is given up.
 enum Extent {
@@ -120,24 +122,36 @@ impl<P: PageProcessor> Running<'_, P> {
             return Ok(Extent::To(self.end.clone(), false));
         }
         let patient = *failed < MOST_READS;
-        if *lost == 0 && patient {
-            match self.read_given_up().await {
-                Err(Stop::Failed(read)) if !read.attempt.retryable => {}
-                read => return read,
-            }
+        if *lost == 0
+            && patient
+            && let Some(extent) = self.read_given_up().await?
+        {
+            return Ok(extent);
         }
         let end = match lost {
             0 | 1 => self.end_of_unread_page(patient).await?,
             // Looking for the end is what they die of, too.
             _ => self.end.clone(),
         };
-        Ok(match end {
-            Some(to) => Extent::To(Some(to), false),
-            None => Extent::Unknown,
-        })
+        if let Some(to) = end {
+            return Ok(Extent::To(Some(to), false));
+        }
+        let read = match (1..MOST_LOST).contains(lost) && patient {
+            true => self.read_given_up().await?,
+            false => None,
+        };
+        Ok(read.unwrap_or(Extent::Unknown))
     }
 
-    async fn read_given_up(&self) -> Result<Extent, Stop> {
+    /// `None` where it cannot be read.
+    async fn read_given_up(&self) -> Result<Option<Extent>, Stop> {
+        match self.read_to_its_end().await {
+            Err(Stop::Failed(read)) if !read.attempt.retryable => Ok(None),
+            read => read.map(Some),
+        }
+    }
+
+    async fn read_to_its_end(&self) -> Result<Extent, Stop> {
         let mut clock = PageClock::new(self.order.page_timeout);
         let page = self.fetch(self.range()?, &mut clock).await?;
         let next = page.next_token().map_err(|e| self.failed(&e))?;

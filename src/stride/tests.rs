@@ -578,6 +578,26 @@ async fn a_page_that_is_given_up_is_read_unless_that_has_cost_a_worker_or_its_en
     }
 }
 
+/// A source that cannot jump has no other way to tell where the next page starts.
+#[tokio::test]
+async fn a_page_without_a_known_end_is_read_until_three_workers_are_lost_over_it() {
+    for (workers_lost, read) in [(0, true), (1, true), (2, true), (3, false)] {
+        let numbers = Numbers {
+            letters: Some(Store::down_for(0)),
+            ..Numbers::that(Does::Work, NOTHING)
+        };
+        let order = StrideOrder {
+            end: None,
+            ..giving_up(lost(), workers_lost, workers_lost)
+        };
+        let report = run_order(&numbers, &Script::of(&numbers), order).await;
+        assert_eq!(report.covered_to.is_some(), read, "{workers_lost}");
+        let stops = report.failure.is_some_and(|failure| failure.coverage_stops);
+        assert_eq!(stops, !read, "{workers_lost}");
+        assert_eq!(numbers.fetched.load(Ordering::Relaxed), u32::from(read));
+    }
+}
+
 #[tokio::test]
 async fn a_page_that_is_given_up_and_cannot_be_read_for_a_while_is_given_up_later() {
     for (error_type, not_the_page, workers_lost) in [
