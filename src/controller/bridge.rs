@@ -17,9 +17,9 @@ use temporalio_sdk::{
 };
 
 use super::{
-    Controller, Orders,
+    Controller,
     ahead::in_step,
-    dispatch::{Activity, activity_options, report_of},
+    dispatch::{Activity, activity_options, report_of, stride},
     time,
 };
 use crate::protocol::{
@@ -113,9 +113,9 @@ impl<'a> Work<'a> {
         for order in orders {
             let eager = ctx.state_mut(|s| s.terms.eager.take(now));
             let options = activity_options(&terms, &order, eager);
-            let (stride, dispatch) = (order.stride, order.dispatch);
-            let activity = ctx.execute_activity(Orders::stride, order, options);
-            self.running.push((stride, dispatch, Box::pin(activity)));
+            let (number, dispatch) = (order.stride, order.dispatch);
+            let activity = stride(ctx, order, options);
+            self.running.push((number, dispatch, activity));
         }
     }
 

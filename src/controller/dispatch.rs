@@ -9,7 +9,8 @@ use temporalio_common::{
     error::{IncomingError, TimeoutType},
 };
 use temporalio_sdk::{
-    ActivityCancellationType, ActivityExecutionError, ActivityOptions, WorkflowContext,
+    ActivityCancellationType, ActivityExecutionError, ActivityOptions, WorkflowCancellationToken,
+    WorkflowContext,
 };
 
 use super::{Controller, Orders};
@@ -39,11 +40,28 @@ pub(super) fn start<'a>(
         let options = activity_options(&s.terms()?, &order, s.eager.take(now));
         Some((order, options))
     })?;
-    Some(Box::pin(ctx.execute_activity(
-        Orders::stride,
-        order,
-        options,
-    )))
+    Some(stride(ctx, order, options))
+}
+
+/// Schedules the activity of a stride. It is cancelled with its workflow.
+pub(super) fn stride<'a, W: 'static>(
+    ctx: &'a WorkflowContext<W>,
+    order: StrideOrder,
+    mut options: ActivityOptions,
+) -> Activity<'a> {
+    let token = token(ctx);
+    options.cancellation_token = Some(token.clone());
+    let activity = ctx.execute_activity(Orders::stride, order, options);
+    Box::pin(async move {
+        let _kept = token;
+        activity.await
+    })
+}
+
+/// A token that is cancelled with the workflow, for as long as it is kept. The one of the context itself keeps the
+/// context through whatever is registered with it: a run that ends before that has would never be freed.
+pub(super) fn token<W>(ctx: &WorkflowContext<W>) -> WorkflowCancellationToken {
+    ctx.cancellation_token().child_token()
 }
 
 impl Controller {

@@ -10,7 +10,13 @@ use temporalio_sdk::{
 };
 
 use super::{
-    Controller, Orders, dispatch::describe, hooks::Call, log, look::details, now, publish::publish,
+    Controller, Orders,
+    dispatch::{describe, token},
+    hooks::Call,
+    log,
+    look::details,
+    now,
+    publish::publish,
     run::in_time,
 };
 use crate::{
@@ -184,9 +190,13 @@ pub(super) fn check_stage(ctx: &WorkflowContext<Controller>) -> Option<Call<'_>>
         let answer = if nothing {
             Ok(CheckAnswer::default())
         } else {
-            let options = options(ctx, "check the stage");
-            ctx.execute_activity(Orders::check, order.clone(), options)
-                .await
+            let token = token(ctx);
+            let mut options = options(ctx, "check the stage");
+            options.cancellation_token = Some(token.clone());
+            let answer = ctx.execute_activity(Orders::check, order.clone(), options);
+            let answer = answer.await;
+            drop(token);
+            answer
         };
         if let Some(checked) = outcome(ctx, &order, false, answer) {
             ctx.state_mut(|s| s.checked(checked));

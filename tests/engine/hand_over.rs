@@ -1,13 +1,23 @@
 //! Continue-as-new: nothing is lost, and what is carried stays small.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use temporal_batch::{ExtendedRetries, Outcome, PageError, PageReport};
+use futures::future::BoxFuture;
+use temporal_batch::{
+    BatchClient, ConnectOptions, ExtendedRetries, Outcome, PageError, PageReport, Worker,
+};
+use temporalio_common::{
+    data_converters::{
+        DataConverter, DefaultFailureConverter, PayloadCodec, PayloadConversionError,
+        PayloadConverter, SerializationContextData,
+    },
+    protos::temporal::api::common::v1::Payload,
+};
 
 use crate::{
-    numbers::{Numbers, Shared, UpTo, gated_where, quick_retries},
+    numbers::{Numbers, Shared, UpTo, gated, gated_where, quick_retries},
     replay::replays,
-    support::{Bed, progress_shows, report},
+    support::{Bed, eventually, progress_shows, report, server_address},
 };
 
 /// 2.1a-4.
@@ -175,4 +185,59 @@ async fn a_long_page_postpones_the_hand_over_while_others_go_on() {
     let report = report(&handle).await;
     assert_eq!(report.outcome, Outcome::Completed);
     assert_eq!(numbers.record().processed(), (1..=400).collect::<Vec<_>>());
+}
+
+/// Is there for as long as something of a worker is.
+struct Mark(#[expect(dead_code, reason = "only counted")] Arc<()>);
+
+impl PayloadCodec for Mark {
+    fn encode(
+        &self,
+        _: &SerializationContextData,
+        payloads: Vec<Payload>,
+    ) -> BoxFuture<'static, Result<Vec<Payload>, PayloadConversionError>> {
+        Box::pin(async { Ok(payloads) })
+    }
+
+    fn decode(
+        &self,
+        _: &SerializationContextData,
+        payloads: Vec<Payload>,
+    ) -> BoxFuture<'static, Result<Vec<Payload>, PayloadConversionError>> {
+        Box::pin(async { Ok(payloads) })
+    }
+}
+
+/// With the SDK's own token each would be kept by what it waits for, for as long as the process lives.
+#[tokio::test]
+async fn runs_that_end_while_strides_are_at_work_are_freed() {
+    let bed = Bed::new("can-freed").await;
+    let mark = Arc::new(());
+    let marked = DataConverter::new(
+        PayloadConverter::default(),
+        DefaultFailureConverter::default(),
+        Mark(Arc::clone(&mark)),
+    );
+    let options = ConnectOptions::new()
+        .address(server_address())
+        .disable_env(true)
+        .disable_config_file(true)
+        .data_converter(marked);
+    let client = BatchClient::connect(&options).await.unwrap();
+    let (numbers, gate) = gated();
+    let worker = Worker::new(client.temporal().clone(), &bed.queue)
+        .processor(numbers.skipping_ahead())
+        .start()
+        .unwrap();
+    drop((options, client));
+    let batch = bed.batch::<Numbers>(UpTo { n: 100 }).page_size(10);
+    let handle = bed.start(&batch).await;
+    progress_shows(&handle, "pages are at work", |p| p.pages_in_flight > 1).await;
+    // What it was at is not waited for.
+    drop(worker);
+    gate.open();
+    eventually("nothing of the worker is left", || async {
+        (Arc::strong_count(&mark) == 1).then_some(())
+    })
+    .await;
 }
