@@ -28,8 +28,8 @@ const MAX_DESCRIBED: usize = 5;
 
 /// A page that is given up is read so often, while that fails in a way that may pass.
 const MOST_READS: u32 = 10;
-/// Workers that may be lost over finding its end, where only reading it tells: two of them by chance.
-const MOST_LOST: u32 = 3;
+/// Workers that may be lost over finding its end, where only reading it tells. Most of them may be lost by chance.
+const MOST_LOST: u32 = 6;
 
 /// How far a page goes that is given up.
 enum Extent {

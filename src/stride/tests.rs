@@ -580,8 +580,8 @@ async fn a_page_that_is_given_up_is_read_unless_that_has_cost_a_worker_or_its_en
 
 /// A source that cannot jump has no other way to tell where the next page starts.
 #[tokio::test]
-async fn a_page_without_a_known_end_is_read_until_three_workers_are_lost_over_it() {
-    for (workers_lost, read) in [(0, true), (1, true), (2, true), (3, false)] {
+async fn a_page_without_a_known_end_is_read_until_six_workers_are_lost_over_it() {
+    for (workers_lost, read) in [(0, true), (1, true), (2, true), (5, true), (6, false)] {
         let numbers = Numbers {
             letters: Some(Store::down_for(0)),
             ..Numbers::that(Does::Work, NOTHING)

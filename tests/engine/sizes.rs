@@ -1,8 +1,11 @@
-//! What is large, or many: items, records, cursors, arguments and failures.
+//! What is large, or many: items, records, cursors, arguments, failures and batches.
+//!
+//! The long form of the last: `MANY_BATCHES=1000 cargo test --test engine -- many_batches --nocapture`.
 
-use std::{collections::BTreeSet, path::Path, sync::Arc};
+use std::{collections::BTreeSet, path::Path, sync::Arc, time::Instant};
 
 use async_trait::async_trait;
+use futures::StreamExt as _;
 use serde::{Deserialize, Serialize};
 use temporal_batch::{
     DeadLetters, JsonlDeadLetters, LetterFilter, Outcome, Page, PageContext, PageError,
@@ -169,9 +172,7 @@ async fn of_a_hundred_thousand_items_that_fail_each_is_kept_once() {
     };
     let batch = bed.batch::<Large>(sizes).page_size(500).max_parallelism(8);
     let handle = bed.start(&batch).await;
-    let began = std::time::Instant::now();
     let report = report(&handle).await;
-    println!("{:?}", began.elapsed());
     assert_eq!(
         report.outcome,
         Outcome::CompletedWithFailures,
@@ -194,6 +195,26 @@ async fn of_a_hundred_thousand_items_that_fail_each_is_kept_once() {
         "{} letters",
         numbers.len()
     );
-    let history = history(&bed, batch.id()).await;
-    println!("{history} bytes of history");
+}
+
+#[tokio::test]
+async fn many_batches_on_one_worker_all_end() {
+    let count = std::env::var("MANY_BATCHES").map_or(100, |n| n.parse().unwrap());
+    let folder = tempfile::tempdir().unwrap();
+    let bed = Bed::new("many-batches").await;
+    let worker = bed.worker(Large::new(folder.path())).await;
+    let began = Instant::now();
+    let handles = futures::stream::iter(0..count).map(async |_| {
+        let batch = bed.batch::<Large>(Sizes::default()).page_size(2);
+        bed.start(&batch).await
+    });
+    let handles: Vec<_> = handles.buffer_unordered(16).collect().await;
+    println!("{count} batches started within {:?}", began.elapsed());
+    for handle in &handles {
+        let report = report(handle).await;
+        assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
+        assert_eq!(report.progress.items.processed, 10);
+    }
+    println!("ended within {:?}", began.elapsed());
+    worker.stop().await.unwrap();
 }

@@ -354,7 +354,7 @@ fn where_nobody_can_look_behind_a_page_that_kills_whoever_reads_it_coverage_stop
     assert_eq!(run.outcome, Outcome::Failed);
     let reason = run.reason.unwrap();
     assert!(reason.starts_with("coverage stops at 20"), "{reason}");
-    assert_eq!(numbers.times_read(20), 9);
+    assert_eq!(numbers.times_read(20), 12);
 }
 
 /// At the frontier, where nobody else knows how far the page goes.
