@@ -592,7 +592,14 @@ pub(crate) struct FailedAttempt {
     /// Its worker was lost, so that it is not known how far the attempt came.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lost: bool,
+    /// A page of a processor that runs at most once could not be read, so its `process` has not begun.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unread: bool,
 }
+
+/// Attempts to read a page, where the policy of its processor does not say: it allows one attempt to process it, or the
+/// page is given up.
+pub(crate) const MOST_READS: u32 = 10;
 
 impl FailedAttempt {
     /// Where the page ends, and whether the data ends with it, if that is known.
@@ -613,6 +620,7 @@ impl FailedAttempt {
             not_the_page: false,
             coverage_stops: false,
             lost: true,
+            unread: false,
         }
     }
 }

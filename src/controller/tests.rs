@@ -218,6 +218,7 @@ fn every_signal_is_small_enough_at_its_bounds() {
         not_the_page: false,
         coverage_stops: false,
         lost: false,
+        unread: false,
     };
     let order: StrideOrder = serde_json::from_value(json!({
         "batch_run": "r".repeat(36), "batch_id": "b".repeat(200), "processor": "p".repeat(100),

@@ -476,6 +476,7 @@ impl World {
             not_the_page: false,
             coverage_stops: false,
             lost,
+            unread: false,
         };
         self.finish(index, pages, Some(error));
     }
@@ -932,6 +933,7 @@ fn worst(
                 not_the_page: false,
                 coverage_stops: false,
                 lost: false,
+                unread: false,
             };
             let event = Event::Reported {
                 stride,
@@ -1120,6 +1122,7 @@ fn a_page_that_cannot_be_put_aside_waits_longer_each_time_and_keeps_its_own_fail
         error_type: "StoreDown".to_owned(),
         not_the_page: true,
         lost: false,
+        unread: false,
         ..lost()
     };
     let mut waited = 0;

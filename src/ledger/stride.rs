@@ -9,7 +9,7 @@ use crate::{
     page::PageToken,
     page_ledger::StrideTotals,
     progress::Timestamp,
-    protocol::{FailedAttempt, GiveUp},
+    protocol::{FailedAttempt, GiveUp, MOST_READS},
     retry::RetryPolicy,
 };
 
@@ -197,6 +197,12 @@ impl Stride {
         seed: u64,
         now: Timestamp,
     ) -> bool {
+        let reads = RetryPolicy {
+            max_attempts: MOST_READS,
+            extended: None,
+            ..policy.clone()
+        };
+        let policy = if failure.unread { &reads } else { policy };
         let before = self.trouble.take();
         let counted = u32::from(!failure.not_the_page);
         let attempts = before.as_ref().map_or(0, |t| t.attempts);

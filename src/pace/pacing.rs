@@ -493,6 +493,7 @@ mod tests {
             not_the_page: false,
             coverage_stops: false,
             lost: false,
+            unread: false,
         };
         StrideReport {
             pages,

@@ -475,6 +475,7 @@ fn a_page_where_coverage_stopped_is_tried_again_though_its_partition_gave_its_li
         not_the_page: false,
         coverage_stops: true,
         lost: false,
+        unread: false,
     };
     let reported = Event::Reported {
         stride: 0,

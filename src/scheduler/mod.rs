@@ -538,6 +538,7 @@ mod tests {
             not_the_page,
             coverage_stops: false,
             lost: false,
+            unread: false,
         };
         let reported = Event::Reported {
             stride: 0,

@@ -20,14 +20,12 @@ use crate::{
     page::PageToken,
     processor::{PageProcessor, SkipAhead},
     progress::ItemCounts,
-    protocol::{GiveUp, StrideReport},
+    protocol::{GiveUp, MOST_READS, StrideReport},
 };
 
 /// Failed pages of one stride that are described in its report; all are dead letters.
 const MAX_DESCRIBED: usize = 5;
 
-/// A page that is given up is read so often, while that fails in a way that may pass.
-const MOST_READS: u32 = 10;
 /// Workers that may be lost over finding its end, where only reading it tells. Most of them may be lost by chance.
 const MOST_LOST: u32 = 6;
 
@@ -50,7 +48,10 @@ struct Rest {
 impl<P: PageProcessor> Running<'_, P> {
     /// Whether a failed page is to be given up here. Without a store that is up to the controller.
     pub fn is_spent(&self, failure: &Failure) -> bool {
-        let allowed = self.order.attempts_allowed;
+        let allowed = match failure.attempt.unread {
+            true => Some(MOST_READS),
+            false => self.order.attempts_allowed,
+        };
         let spent = !failure.attempt.retryable || allowed.is_some_and(|n| self.attempt >= n);
         self.keeping.keeps_letters() && !failure.attempt.not_the_page && spent
     }

@@ -259,6 +259,7 @@ impl Failure {
                 not_the_page,
                 coverage_stops: false,
                 lost: false,
+                unread: false,
             },
             message: truncate(error.message(), MAX_LETTER_CHARS),
             can_be_split: false,

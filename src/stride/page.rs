@@ -71,7 +71,13 @@ impl<P: PageProcessor> Running<'_, P> {
         report: &mut StrideReport,
     ) -> Result<Option<ItemCounts>, Stop> {
         let mut clock = PageClock::new(self.order.page_timeout);
-        let cut = self.cut_page(&mut clock).await?;
+        let cut = self.cut_page(&mut clock).await.map_err(|stop| match stop {
+            Stop::Failed(mut failure) if !self.may_repeat() => {
+                failure.attempt.unread = failure.attempt.retryable;
+                Stop::Failed(failure)
+            }
+            stop => stop,
+        })?;
         if !self.keeping.is_ledger() {
             // Without a fence this is what keeps an attempt from working that was asleep for too long.
             self.host.still_counts().await?;

@@ -81,7 +81,7 @@ impl PageProcessor for Large {
     ) -> Result<PageReport, PageError> {
         let mut report = PageReport::all_processed();
         for (position, item) in items.iter().enumerate() {
-            if number(item) % ctx.args().fails == 0 {
+            if number(item).is_multiple_of(ctx.args().fails) {
                 report.fail_with_record(position, "Made", "made to fail", item.clone());
             }
         }

@@ -71,6 +71,8 @@ struct Numbers {
     fails: (u64, &'static str),
     /// Reading the page of the deadly number fails so often with this type, once all its attempts are spent.
     hard_to_read: (u64, &'static str),
+    /// The page with this number cannot be read at first, so often.
+    unreadable: (u64, u64),
     reads: Mutex<BTreeMap<u64, u64>>,
     processed: Mutex<BTreeMap<u64, u64>>,
 }
@@ -86,6 +88,7 @@ impl Numbers {
             deadly: 0,
             fails: (0, "Flaky"),
             hard_to_read: (0, "ConnectionLost"),
+            unreadable: (0, 0),
             reads: Mutex::default(),
             processed: Mutex::default(),
         }
@@ -161,6 +164,10 @@ impl PageProcessor for Numbers {
         let (often, error_type) = self.hard_to_read;
         if numbers.contains(&self.deadly) && (7..7 + often).contains(&times) {
             return Err(PageError::retryable("try again").with_type(error_type));
+        }
+        let (unreadable, often) = self.unreadable;
+        if numbers.contains(&unreadable) && times <= often {
+            return Err(PageError::retryable("try again").with_type("ConnectionLost"));
         }
         let last = self.says_end && numbers.last() == Some(ctx.args());
         let page = Page::keyset(numbers, |n| *n)?;
@@ -376,5 +383,38 @@ fn a_lost_page_that_cannot_be_read_for_a_while_is_put_aside_later() {
         assert_eq!(numbers.letters()[0].attempts, 2);
         assert_eq!(numbers.times_read(40), 6 + often + 1);
         assert_eq!(run.items.processed, 40);
+    }
+}
+
+/// A page that was not read has not begun.
+#[test]
+fn at_most_once_a_page_that_cannot_be_read_for_a_while_is_read_again() {
+    for (skips_ahead, often) in [(false, 9), (true, 9), (false, 10), (true, 10)] {
+        let dir = tempfile::tempdir().unwrap();
+        let numbers = Numbers {
+            skips_ahead,
+            unreadable: (45, often),
+            ..Numbers::new(RetryMode::AtMostOnce)
+        };
+        let numbers = numbers.keeping_letters(dir.path());
+        let run = numbers.run(&batch(100));
+        let processed = numbers.processed.lock().unwrap();
+        assert!(processed.values().all(|times| *times == 1), "{run:?}");
+        assert_eq!(numbers.times_read(40), 10);
+        match (often, skips_ahead) {
+            (9, _) => {
+                assert_eq!(run.outcome, Outcome::Completed, "{run:?}");
+                assert_eq!(processed.len(), 100);
+            }
+            (_, true) => {
+                assert_eq!(run.outcome, Outcome::CompletedWithFailures, "{run:?}");
+                assert_eq!(numbers.ranges(), [(40, Some(50))]);
+            }
+            (_, false) => {
+                assert_eq!(run.outcome, Outcome::Failed, "{run:?}");
+                let reason = run.reason.unwrap();
+                assert!(reason.starts_with("coverage stops at 40"), "{reason}");
+            }
+        }
     }
 }
