@@ -67,9 +67,12 @@ impl<P: PageProcessor> Running<'_, P> {
         let known = failure.attempt.known_end();
         let (to, ends_data) = match known {
             Some(known) => known,
-            None => match self.end_of_unread_page(false).await? {
-                Some(to) => (Some(to), false),
-                None => return Err(coverage_stops(failure)),
+            None => match self.end_of_unread_page(true).await {
+                Ok(Some(to)) => (Some(to), false),
+                Ok(None) if !failure.attempt.retryable => return Err(coverage_stops(failure)),
+                // The controller has the end looked for again, in other activities.
+                Ok(None) | Err(Stop::Failed(_)) => return Err(failure.into()),
+                Err(stop) => return Err(stop),
             },
         };
         let put = self.put_page_aside(to.clone(), ends_data, &failure, report);

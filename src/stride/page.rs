@@ -71,17 +71,16 @@ impl<P: PageProcessor> Running<'_, P> {
         report: &mut StrideReport,
     ) -> Result<Option<ItemCounts>, Stop> {
         let mut clock = PageClock::new(self.order.page_timeout);
-        let cut = self.cut_page(&mut clock).await.map_err(|stop| match stop {
-            Stop::Failed(mut failure) if !self.may_repeat() => {
-                failure.attempt.unread = failure.attempt.retryable;
-                Stop::Failed(failure)
-            }
-            stop => stop,
-        })?;
-        if !self.keeping.is_ledger() {
-            // Without a fence this is what keeps an attempt from working that was asleep for too long.
-            self.host.still_counts().await?;
-        }
+        let cut = self
+            .begin_page(&mut clock)
+            .await
+            .map_err(|stop| match stop {
+                Stop::Failed(mut failure) if !self.may_repeat() => {
+                    failure.attempt.unread = failure.attempt.retryable;
+                    Stop::Failed(failure)
+                }
+                stop => stop,
+            })?;
         let (page_end, last_page) = (cut.to.clone(), cut.ends_data);
         self.host.page_ends(page_end.as_ref(), last_page);
         let applied = self.apply(
@@ -117,6 +116,16 @@ impl<P: PageProcessor> Running<'_, P> {
         }
         self.advance(report, page_end, last_page);
         Ok((items.total() > 0).then_some(items))
+    }
+
+    /// Everything before the page is processed.
+    async fn begin_page(&mut self, clock: &mut PageClock) -> Result<Cut<P>, Stop> {
+        let cut = self.cut_page(clock).await?;
+        if !self.keeping.is_ledger() {
+            // Without a fence this is what keeps an attempt from working that was asleep for too long.
+            self.host.still_counts().await?;
+        }
+        Ok(cut)
     }
 
     /// Adds a page that was finished.
