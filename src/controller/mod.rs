@@ -72,6 +72,7 @@ use self::{
     hooks::Calls,
     partitions::run_partitions,
     publish::Published,
+    publish::show_who_looks,
     run::{prepare, run_batch},
 };
 use temporalio_sdk::{SyncWorkflowContext, WorkflowContext, WorkflowContextView, WorkflowResult};
@@ -148,7 +149,12 @@ impl Controller {
     #[run(name = protocol::CONTROLLER)]
     pub(crate) async fn run(ctx: &mut WorkflowContext<Self>) -> WorkflowResult<BatchReport> {
         let ctx = &*ctx;
-        ahead::in_step(ctx, Self::run_in_step(ctx)).await
+        let mut run = std::pin::pin!(Self::run_in_step(ctx));
+        let run = std::future::poll_fn(|cx| {
+            show_who_looks(ctx);
+            run.as_mut().poll(cx)
+        });
+        ahead::in_step(ctx, run).await
     }
 
     /// Starts of the strides that follow one that is running.
@@ -257,16 +263,12 @@ impl Controller {
         }
     }
 
-    /// A client looks: the memo shows it the progress, now and for a while.
+    /// A client looks: the memo shows it the progress, now and for a while. Not from here: commands of a handler would
+    /// stay where the task fails, and go out with the answer to a query, at which the worker ends.
     #[signal(name = protocol::LOOK)]
     pub(crate) fn client_looks(&mut self, ctx: &mut SyncWorkflowContext<Self>, _look: ClientLooks) {
         self.signals += 1;
-        let news = self.looked_at(time(ctx.workflow_time()));
-        if !news.is_empty()
-            && let Err(error) = ctx.upsert_memo(news)
-        {
-            tracing::warn!(%error, "the memo was not written");
-        }
+        self.published.looks(time(ctx.workflow_time()));
     }
 
     /// For Temporal's own tools. Nothing of this crate asks: see `ahead`.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use temporalio_common::MemoValue;
 use temporalio_sdk::WorkflowContext;
 
-use super::{Controller, size};
+use super::{Controller, now, size};
 use crate::{
     progress::{HeldBy, Phase, Progress, Timestamp},
     protocol::{self, ControlState},
@@ -36,6 +36,8 @@ pub(super) struct Published {
     /// Items and pages given up, as published.
     failed: u64,
     watched_until: Option<Timestamp>,
+    /// A client looks, and was shown nothing yet.
+    looked: bool,
     /// An operator has changed something since.
     steered: bool,
     /// Something has happened since.
@@ -54,6 +56,12 @@ impl Published {
     /// Whoever has asked for a change sees it at once.
     pub fn steered(&mut self) {
         self.steered = true;
+    }
+
+    /// A client looks.
+    pub fn looks(&mut self, now: Timestamp) {
+        self.looked = true;
+        self.watched_until = Some(now.plus(WATCHED_FOR));
     }
 
     /// Whether a client has looked a short while ago.
@@ -183,10 +191,11 @@ impl Controller {
         (protocol::MEMO_PROGRESS, Some(MemoValue::new(progress)))
     }
 
-    /// A client looks. Nothing, where it has just been shown everything.
-    pub(super) fn looked_at(&mut self, now: Timestamp) -> Vec<News> {
-        self.published.watched_until = Some(now.plus(WATCHED_FOR));
-        if !self.paced || self.published.progress.is_some_and(|(at, ..)| at == now) {
+    /// What a client that looks is to see. Nothing, where it has just been shown everything.
+    fn news_for_who_looks(&mut self, now: Timestamp) -> Vec<News> {
+        let looked = std::mem::take(&mut self.published.looked);
+        let shown = self.published.progress.is_some_and(|(at, ..)| at == now);
+        if !looked || !self.paced || shown {
             return Vec::new();
         }
         self.now = now;
@@ -207,11 +216,24 @@ pub(super) fn publish(ctx: &WorkflowContext<Controller>, progress: Progress) {
     if !ctx.state(|s| s.paced) {
         return;
     }
-    let updates = ctx.state_mut(|s| s.take_news(progress));
-    if updates.is_empty() {
+    let news = ctx.state_mut(|s| s.take_news(progress));
+    write(ctx, news);
+}
+
+/// Writes to the memo what a client that looks is to see.
+pub(super) fn show_who_looks(ctx: &WorkflowContext<Controller>) {
+    if ctx.state(|s| s.published.looked) {
+        let now = now(ctx);
+        let news = ctx.state_mut(|s| s.news_for_who_looks(now));
+        write(ctx, news);
+    }
+}
+
+fn write(ctx: &WorkflowContext<Controller>, news: Vec<News>) {
+    if news.is_empty() {
         return;
     }
-    if let Err(error) = ctx.upsert_memo(updates) {
+    if let Err(error) = ctx.upsert_memo(news) {
         // Only a payload codec that fails can be the reason; strides go on with their orders.
         tracing::warn!(%error, "the memo was not written");
     }
