@@ -105,7 +105,7 @@ impl Audit {
         });
     }
 
-    /// Keeps how the batch began. Signals that have come with its first task are handled before: they follow.
+    /// Keeps how the batch began, before the entries of signals that came with its first task and were handled earlier.
     pub fn begin(&mut self, at: Timestamp, action: impl Into<String>, given: &Given) {
         self.note(at, action, given);
         let before = self.entries.partition_point(|entry| entry.at < at);

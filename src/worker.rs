@@ -615,7 +615,7 @@ impl RunningWorker {
     /// Resolves when the worker has ended, which by itself it only does on an error.
     ///
     /// # Errors
-    /// What made it end. It is told once: afterwards this resolves at once, without an error.
+    /// The error that ended the worker. Only the first call returns it; later calls return `Ok` at once.
     pub async fn ended(&mut self) -> Result<(), WorkerError> {
         let Some(ended) = &mut self.ended else {
             return Ok(());

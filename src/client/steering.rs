@@ -309,8 +309,8 @@ fn new_id() -> String {
     uuid::Uuid::new_v4().to_string()
 }
 
-/// Whether the server answered, for a controller that did not: nobody polls the task queue, or the update got lost on
-/// its way through the SDK. SDK core 0.10 loses those that come together with a query.
+/// Whether the controller has not handled an update, although the server has answered: no worker polls the task queue,
+/// or the SDK lost the update. SDK core 0.10 loses an update that comes together with a query.
 pub(crate) fn is_unanswered(error: &WorkflowUpdateError) -> bool {
     match error {
         WorkflowUpdateError::Rpc(status) => matches!(

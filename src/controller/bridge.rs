@@ -17,9 +17,9 @@ use temporalio_sdk::{
 };
 
 use super::{
-    Controller,
+    Controller, Orders,
     ahead::in_step,
-    dispatch::{Activity, activity_options, report_of, stride},
+    dispatch::{Activity, activity_options, cancelled_with_workflow, report_of},
     time,
 };
 use crate::protocol::{
@@ -113,9 +113,10 @@ impl<'a> Work<'a> {
         for order in orders {
             let eager = ctx.state_mut(|s| s.terms.eager.take(now));
             let options = activity_options(&terms, &order, eager);
-            let (number, dispatch) = (order.stride, order.dispatch);
-            let activity = stride(ctx, order, options);
-            self.running.push((number, dispatch, activity));
+            let (stride, dispatch) = (order.stride, order.dispatch);
+            let schedule = |options| ctx.execute_activity(Orders::stride, order, options);
+            let activity = cancelled_with_workflow(ctx, options, schedule);
+            self.running.push((stride, dispatch, Box::pin(activity)));
         }
     }
 

@@ -9,8 +9,7 @@ use temporalio_common::{
     error::{IncomingError, TimeoutType},
 };
 use temporalio_sdk::{
-    ActivityCancellationType, ActivityExecutionError, ActivityOptions, WorkflowCancellationToken,
-    WorkflowContext,
+    ActivityCancellationType, ActivityExecutionError, ActivityOptions, WorkflowContext,
 };
 
 use super::{Controller, Orders};
@@ -40,28 +39,24 @@ pub(super) fn start<'a>(
         let options = activity_options(&s.terms()?, &order, s.eager.take(now));
         Some((order, options))
     })?;
-    Some(stride(ctx, order, options))
+    let schedule = |options| ctx.execute_activity(Orders::stride, order, options);
+    Some(Box::pin(cancelled_with_workflow(ctx, options, schedule)))
 }
 
-/// Schedules the activity of a stride. It is cancelled with its workflow.
-pub(super) fn stride<'a, W: 'static>(
-    ctx: &'a WorkflowContext<W>,
-    order: StrideOrder,
+/// Makes an activity that is cancelled with its workflow. It waits with a token of its own: whatever is registered with
+/// the token of the context keeps the context, which keeps the token, so a run that ends first would never be freed.
+pub(super) fn cancelled_with_workflow<W, F: Future>(
+    ctx: &WorkflowContext<W>,
     mut options: ActivityOptions,
-) -> Activity<'a> {
-    let token = token(ctx);
+    schedule: impl FnOnce(ActivityOptions) -> F,
+) -> impl Future<Output = F::Output> {
+    let token = ctx.cancellation_token().child_token();
     options.cancellation_token = Some(token.clone());
-    let activity = ctx.execute_activity(Orders::stride, order, options);
-    Box::pin(async move {
+    let activity = schedule(options);
+    async move {
         let _kept = token;
         activity.await
-    })
-}
-
-/// A token that is cancelled with the workflow, for as long as it is kept. The one of the context itself keeps the
-/// context through whatever is registered with it: a run that ends before that has would never be freed.
-pub(super) fn token<W>(ctx: &WorkflowContext<W>) -> WorkflowCancellationToken {
-    ctx.cancellation_token().child_token()
+    }
 }
 
 impl Controller {

@@ -191,7 +191,7 @@ impl Controller {
         (protocol::MEMO_PROGRESS, Some(MemoValue::new(progress)))
     }
 
-    /// What a client that looks is to see. Nothing, where it has just been shown everything.
+    /// The fields of the memo for a client that looks. There are none if the memo has the latest progress already.
     fn news_for_who_looks(&mut self, now: Timestamp) -> Vec<News> {
         let looked = std::mem::take(&mut self.published.looked);
         let shown = self.published.progress.is_some_and(|(at, ..)| at == now);

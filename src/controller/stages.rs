@@ -11,7 +11,7 @@ use temporalio_sdk::{
 
 use super::{
     Controller, Orders,
-    dispatch::{describe, token},
+    dispatch::{cancelled_with_workflow, describe},
     hooks::Call,
     log,
     look::details,
@@ -190,13 +190,8 @@ pub(super) fn check_stage(ctx: &WorkflowContext<Controller>) -> Option<Call<'_>>
         let answer = if nothing {
             Ok(CheckAnswer::default())
         } else {
-            let token = token(ctx);
-            let mut options = options(ctx, "check the stage");
-            options.cancellation_token = Some(token.clone());
-            let answer = ctx.execute_activity(Orders::check, order.clone(), options);
-            let answer = answer.await;
-            drop(token);
-            answer
+            let schedule = |options| ctx.execute_activity(Orders::check, order.clone(), options);
+            cancelled_with_workflow(ctx, options(ctx, "check the stage"), schedule).await
         };
         if let Some(checked) = outcome(ctx, &order, false, answer) {
             ctx.state_mut(|s| s.checked(checked));

@@ -197,12 +197,12 @@ impl Stride {
         seed: u64,
         now: Timestamp,
     ) -> bool {
-        let reads = RetryPolicy {
+        let reads = failure.unread.then(|| RetryPolicy {
             max_attempts: MOST_READS,
             extended: None,
             ..policy.clone()
-        };
-        let policy = if failure.unread { &reads } else { policy };
+        });
+        let policy = reads.as_ref().unwrap_or(policy);
         let before = self.trouble.take();
         let counted = u32::from(!failure.not_the_page);
         let attempts = before.as_ref().map_or(0, |t| t.attempts);

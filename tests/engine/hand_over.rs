@@ -208,7 +208,7 @@ impl PayloadCodec for Mark {
     }
 }
 
-/// With the SDK's own token each would be kept by what it waits for, for as long as the process lives.
+/// An activity that waits with the SDK's own token keeps its run in memory for as long as the process lives.
 #[tokio::test]
 async fn runs_that_end_while_strides_are_at_work_are_freed() {
     let bed = Bed::new("can-freed").await;

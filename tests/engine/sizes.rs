@@ -1,4 +1,4 @@
-//! What is large, or many: items, records, cursors, arguments, failures and batches.
+//! Large items, records, cursors and arguments; many failures and many batches.
 //!
 //! The long form of the last: `MANY_BATCHES=1000 cargo test --test engine -- many_batches --nocapture`.
 
@@ -171,8 +171,7 @@ async fn of_a_hundred_thousand_items_that_fail_each_is_kept_once() {
         ..Sizes::default()
     };
     let batch = bed.batch::<Large>(sizes).page_size(500).max_parallelism(8);
-    let handle = bed.start(&batch).await;
-    let report = report(&handle).await;
+    let report = bed.run(&batch).await;
     assert_eq!(
         report.outcome,
         Outcome::CompletedWithFailures,

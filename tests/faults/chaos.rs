@@ -176,7 +176,7 @@ async fn no_row_is_left_out_by_pages_that_run_at_least_once_without_a_ledger() {
     }
 }
 
-/// What a batch has come to.
+/// A batch that has ended under faults, and its report.
 struct Ended {
     run: Run,
     report: BatchReport,
@@ -200,7 +200,7 @@ impl Ended {
         assert_eq!(kept, 1, "the report outlives Temporal's retention");
     }
 
-    /// What was not done is in pages that were given up, each of them a letter.
+    /// Rows that were left out belong to pages that were given up, and each such page has a dead letter.
     async fn at_most_once(&self) {
         let (run, report) = (&self.run, &self.report);
         let ended = [Outcome::Completed, Outcome::CompletedWithFailures];

@@ -72,6 +72,15 @@ pub fn dawdle(ids: &[i64]) -> Duration {
     Duration::from_millis(u64::try_from(ids[0] / 10 % 40).unwrap_or_default())
 }
 
+/// What became of the rows of a page, of which so many were still there.
+pub fn report_of(ids: &[i64], updated: u64) -> PageReport {
+    let mut report = PageReport::all_processed().changed(updated);
+    for _ in updated..ids.len() as u64 {
+        report.skip("deleted meanwhile");
+    }
+    report
+}
+
 #[async_trait]
 impl<const PARTITIONED: bool> PageProcessor for Counters<PARTITIONED> {
     const NAME: &'static str = match PARTITIONED {
@@ -103,11 +112,8 @@ impl<const PARTITIONED: bool> PageProcessor for Counters<PARTITIONED> {
             Some(hold) if ids.contains(&hold.row) => hold.wait().await,
             _ => tokio::time::sleep(dawdle(&ids)).await,
         }
-        let mut report = PageReport::all_processed().changed(updated);
+        let mut report = report_of(&ids, updated);
         report.output(updated);
-        for _ in updated..ids.len() as u64 {
-            report.skip("deleted meanwhile");
-        }
         Ok(report)
     }
 

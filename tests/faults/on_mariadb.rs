@@ -3,7 +3,7 @@
 //! As a test it takes some seconds. The long form:
 //!
 //! ```console
-//! $ FAULTS_ROWS=400000 FAULTS_SEED=7 cargo test --release --test faults -- on_mariadb --nocapture
+//! $ FAULTS_ROWS=60000 FAULTS_SEED=7 cargo test --release --test faults -- on_mariadb --nocapture
 //! ```
 
 use std::{sync::Arc, time::Duration};

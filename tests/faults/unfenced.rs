@@ -1,6 +1,6 @@
 //! `x = x + 1` without a ledger: an attempt that is repeated shows, and so does a page that had none.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use async_trait::async_trait;
 use sqlx::{PgPool, Postgres};
@@ -11,7 +11,7 @@ use temporal_batch::{
 
 use crate::{
     ids::page_of,
-    increment::{HEARTBEAT_TIMEOUT, dawdle, increment_settings},
+    increment::{dawdle, increment_settings, report_of},
 };
 
 /// Adds one to every row of the table `counters`, in a statement that commits by itself.
@@ -55,11 +55,7 @@ impl<const AT_MOST_ONCE: bool> PageProcessor for Unfenced<AT_MOST_ONCE> {
             .rows_affected();
         // It may be lost before it could say that it is done.
         tokio::time::sleep(dawdle(&ids)).await;
-        let mut report = PageReport::all_processed().changed(updated);
-        for _ in updated..ids.len() as u64 {
-            report.skip("deleted meanwhile");
-        }
-        Ok(report)
+        Ok(report_of(&ids, updated))
     }
 
     fn dead_letters(&self, (): &()) -> Option<Arc<dyn DeadLetters>> {
@@ -72,9 +68,7 @@ impl<const AT_MOST_ONCE: bool> PageProcessor for Unfenced<AT_MOST_ONCE> {
             true => ProcessorSettings {
                 retry_mode: RetryMode::AtMostOnce,
                 retry: RetryPolicy::never(),
-                heartbeat_timeout: HEARTBEAT_TIMEOUT,
-                page_timeout: Duration::from_secs(30),
-                ..ProcessorSettings::default()
+                ..increment_settings()
             },
         }
     }
