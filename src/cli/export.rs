@@ -79,6 +79,11 @@ pub(crate) struct ExportCommand {
     #[arg(long)]
     allow_slow_pages: bool,
 
+    /// Take a table with row security that is active for the role: rows that a policy hides are left out
+    /// (PostgreSQL)
+    #[arg(long)]
+    allow_row_security: bool,
+
     #[command(flatten)]
     attended: AttendedArgs,
 }
@@ -152,7 +157,8 @@ impl ExportCommand {
             false => self.key.clone(),
             true => primary_key(database, &self.table).await?,
         };
-        let mut table = TableSpec::new(&self.table, key);
+        let mut table =
+            TableSpec::new(&self.table, key).allow_row_security(self.allow_row_security);
         if let Some(filter) = &self.filter {
             table = table.filter(filter);
         }

@@ -26,7 +26,7 @@ enum Task {
     Print(PrintArgs),
     /// Make the tables and indexes that are missing
     Apply(WhereArgs),
-    /// Forget the strides of batch runs that ended long ago
+    /// Forget the strides of batch runs that completed long ago
     Prune(PruneArgs),
 }
 
@@ -63,6 +63,11 @@ struct PruneArgs {
     /// How long ago a batch run must have ended: longer than a batch is ever reset or an attempt comes late
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     older_than: Duration,
+
+    /// Also those that failed, stopped or were cancelled, if they applied no page since: they must never be
+    /// continued, or pages that were in hand then are applied again
+    #[arg(long)]
+    unfinished: bool,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -155,8 +160,12 @@ impl PruneArgs {
             CliError::usage("--older-than reaches back to before 1970; write one such as 30d")
         })?;
         let (database, schema) = self.place.connect().await?;
-        let pruned = schema.prune(before.into()).await;
-        let pruned = pruned.map_err(|e| CliError::failure(format_args!("cannot prune: {e}")))?;
+        let failed = |e| CliError::failure(format_args!("cannot prune: {e}"));
+        let mut pruned = schema.prune(before.into()).await.map_err(failed)?;
+        if self.unfinished {
+            let unfinished = schema.prune_unfinished(before.into()).await;
+            pruned += unfinished.map_err(failed)?;
+        }
         output::result(format_args!(
             "{} of batch runs that ended before {} forgotten",
             count(pruned, "stride"),

@@ -84,6 +84,8 @@ pub(super) struct Hole {
     pub what: String,
     /// Only rows can tell: the last page of a stride is not recorded when it is empty.
     pub holds_if_empty: bool,
+    /// A read found the end of the data where it begins. Rows may have come there since, as they may anywhere.
+    pub found_end: bool,
 }
 
 /// Follows the strides of a batch run from the first cursor to the end.
@@ -149,6 +151,7 @@ impl Chain {
                     ),
                 },
                 holds_if_empty: false,
+                found_end: false,
             });
         } else if stride.totals == StrideTotals::default() && stride.applied_to != self.at {
             holes.push(Hole {
@@ -161,6 +164,21 @@ impl Chain {
                     known(&self.at)
                 ),
                 holds_if_empty: false,
+                found_end: false,
+            });
+        }
+        if stride.ends_data {
+            // The walk met no row there. That is the word of one read, so the rows are counted.
+            holes.push(Hole {
+                start: stride.applied_to.clone().or_else(|| self.at.clone()),
+                end: None,
+                what: format!(
+                    "stride {} found the end of the data after {}",
+                    stride.stride,
+                    known(&stride.applied_to)
+                ),
+                holds_if_empty: true,
+                found_end: true,
             });
         }
         let covered = self.covered_to.is_some();
@@ -183,6 +201,7 @@ impl Chain {
                     known(&stride.applied_to)
                 ),
                 holds_if_empty: true,
+                found_end: false,
             });
         }
         self.next = stride.stride + 1;
@@ -204,6 +223,7 @@ impl Chain {
                 next => format!("the ledger has no stride after number {}", next - 1),
             },
             holds_if_empty: true,
+            found_end: false,
         })
     }
 }
@@ -258,9 +278,12 @@ mod tests {
         holes.into_iter().map(range).collect()
     }
 
+    /// After the end of the data that a read has found there must be no rows.
+    const END: (Option<u64>, Option<u64>, bool) = (Some(27), None, true);
+
     #[test]
-    fn an_unbroken_chain_has_no_hole() {
-        assert_eq!(holes(&whole(), None), []);
+    fn an_unbroken_chain_has_no_hole_before_the_end_of_the_data() {
+        assert_eq!(holes(&whole(), None), [END]);
     }
 
     #[test]
@@ -274,10 +297,10 @@ mod tests {
     fn a_stride_that_is_not_there_is_a_hole() {
         let mut strides = whole();
         strides.remove(1);
-        assert_eq!(holes(&strides, None), [(Some(10), Some(27), false)]);
+        assert_eq!(holes(&strides, None), [(Some(10), Some(27), false), END]);
         let mut strides = whole();
         strides.remove(0);
-        assert_eq!(holes(&strides, None), [(None, Some(20), false)]);
+        assert_eq!(holes(&strides, None), [(None, Some(20), false), END]);
         let mut strides = whole();
         strides.remove(2);
         assert_eq!(holes(&strides, None), [(Some(20), None, true)]);
@@ -288,7 +311,7 @@ mod tests {
     fn a_stride_that_is_applied_in_part_is_a_hole_from_there_on() {
         let mut strides = whole();
         strides[1].applied_to = Some(token(14));
-        assert_eq!(holes(&strides, None), [(Some(14), Some(20), true)]);
+        assert_eq!(holes(&strides, None), [(Some(14), Some(20), true), END]);
     }
 
     #[test]
@@ -323,9 +346,12 @@ mod tests {
                 stride.ends_data = n == last;
                 stride
             }).collect();
-            prop_assert_eq!(holes(&strides, None), []);
-            strides.remove(out.index(last + 1));
-            prop_assert_eq!(holes(&strides, None).len(), 1);
+            let end = (Some(at), None, true);
+            prop_assert_eq!(holes(&strides, None), [end]);
+            let removed = strides.remove(out.index(last + 1));
+            let found = holes(&strides, None);
+            prop_assert_eq!(found.len(), if removed.ends_data { 1 } else { 2 });
+            prop_assert_ne!(found[0], end);
         }
     }
 }

@@ -2,6 +2,9 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
+#[cfg(feature = "mysql")]
+use sqlx::AssertSqlSafe;
+
 use super::{
     database_error::{DatabaseError, Reason},
     database_options::{DatabaseOptions, Target},
@@ -40,8 +43,8 @@ impl Database {
     ///
     /// Every connection has, whatever the server's own settings are:
     ///
-    /// | PostgreSQL | the `application_name` |
-    /// | MySQL | strict mode, UTC, `utf8mb4` |
+    /// | PostgreSQL | the `application_name`, UTC, `DateStyle` ISO |
+    /// | MySQL | strict mode that takes zero dates, UTC, `utf8mb4`, `autocommit`, a `lock_wait_timeout` of 60 s |
     /// | SQLite | `foreign_keys = ON`, a `busy_timeout` of 60 s; the journal mode stays as it is |
     ///
     /// # Errors
@@ -148,8 +151,8 @@ impl Database {
                 let pool = pool!(sqlx::mysql::MySqlPoolOptions, pool_size::MOST);
                 let pool = pool.after_connect(|connection, _| {
                     Box::pin(async move {
-                        sqlx::query(MYSQL_STRICT).execute(connection).await?;
-                        Ok(())
+                        let session = sqlx::raw_sql(AssertSqlSafe(mysql_session()));
+                        session.execute(connection).await.map(drop)
                     })
                 });
                 pool.connect_lazy_with(connect.as_ref().clone()).into()
@@ -209,10 +212,25 @@ const MYSQL_ALLOWS: &str = "SELECT CAST(least(
         if(@@max_user_connections > 0, @@max_user_connections, @@max_connections)
     ) AS SIGNED)";
 
-/// What does not fit is an error, not cut off; so is a division by zero. `sqlx` itself sets UTC.
+/// Longest wait for a lock of a table ("metadata lock") that a change of its schema holds or waits for. The
+/// server's own default is a year.
 #[cfg(feature = "mysql")]
-const MYSQL_STRICT: &str =
-    "SET SESSION sql_mode = concat(@@sql_mode, ',STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO')";
+pub(super) const MYSQL_TABLE_LOCK_SECONDS: u32 = 60;
+
+/// Values that do not fit are errors and are not cut off; so is a division by zero. Zero dates are values like
+/// others: with `NO_ZERO_DATE` a comparison with one is NULL, and a walk over a key with such dates would end
+/// at the first. `TRADITIONAL` is a word for several modes, `NO_ZERO_DATE` among them. `sqlx` itself sets UTC.
+#[cfg(feature = "mysql")]
+fn mysql_session() -> String {
+    let modes = ["TRADITIONAL", "NO_ZERO_IN_DATE", "NO_ZERO_DATE"];
+    let kept = modes.iter().fold("@@sql_mode".to_owned(), |kept, mode| {
+        format!("replace({kept}, '{mode}', '')")
+    });
+    format!(
+        "SET SESSION sql_mode = concat({kept}, ',STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO'), \
+         SESSION autocommit = 1, SESSION lock_wait_timeout = {MYSQL_TABLE_LOCK_SECONDS}"
+    )
+}
 
 /// Some proxies do not know; then the server's bound is not known either.
 #[cfg(any(feature = "postgres", feature = "mysql"))]

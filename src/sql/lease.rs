@@ -105,10 +105,13 @@ impl<DB: Database> Leases<DB> {
 
     pub async fn take(&self) -> Result<Lease<DB>, sqlx::Error> {
         let kept = self.kept.state().connections.pop();
-        let (connection, taken) = match kept {
+        let (mut connection, taken) = match kept {
             Some(idle) => (idle.connection, idle.taken),
             None => (self.pool.acquire().await?, Instant::now()),
         };
+        if DB::TransactionManager::get_transaction_depth(&connection) > 0 {
+            end_counted_transaction::<DB>(&mut connection).await?;
+        }
         Ok(Lease {
             connection,
             from: self.clone(),
@@ -116,7 +119,7 @@ impl<DB: Database> Leases<DB> {
         })
     }
 
-    /// Somebody else may take a connection from the pool without waiting.
+    /// Another task may take a connection from the pool without waiting.
     fn can_be_kept(&self) -> bool {
         let idle = u32::try_from(self.pool.num_idle()).unwrap_or(u32::MAX);
         let in_use = self.pool.size().saturating_sub(idle);
@@ -199,7 +202,37 @@ async fn sweep<DB: Database>(kept: Weak<Kept<DB>>) {
     }
 }
 
-/// A transaction on a lease. Dropped, it is rolled back, and its connection goes to the pool.
+/// `sqlx` counts the transactions of a connection, and forgets none whose `ROLLBACK` fails. SQLite refuses that
+/// statement after it has rolled back by itself (`RAISE(ROLLBACK)`, a full disk), and `sqlx` would refuse every
+/// later `BEGIN` on the connection. A savepoint outside of a transaction begins one, which can be rolled back.
+async fn end_counted_transaction<DB: Database>(
+    connection: &mut DB::Connection,
+) -> Result<(), sqlx::Error> {
+    DB::TransactionManager::begin(connection, None).await?;
+    while DB::TransactionManager::get_transaction_depth(connection) > 0 {
+        DB::TransactionManager::rollback(connection).await?;
+    }
+    Ok(())
+}
+
+/// A connection on which a transaction begins. Dropped before the server has answered, it is closed: whether
+/// the transaction has begun is not known then, so `sqlx` would not roll it back.
+struct Beginning<DB: Database>(Option<Lease<DB>>);
+
+impl<DB: Database> Drop for Beginning<DB> {
+    fn drop(&mut self) {
+        // The thread of an SQLite connection rolls back what begins after its caller has gone. A database in
+        // memory would be gone with its connection.
+        if DB::NAME != "SQLite"
+            && let Some(lease) = &mut self.0
+        {
+            lease.connection.close_on_drop();
+        }
+    }
+}
+
+/// A transaction on a lease. Dropped, it is rolled back, and its connection goes to the pool; one of MySQL is
+/// closed.
 pub(super) struct LeasedTransaction<DB: Database> {
     /// `None` once it is given back.
     lease: Option<Lease<DB>>,
@@ -208,13 +241,13 @@ pub(super) struct LeasedTransaction<DB: Database> {
 impl<DB: Database> LeasedTransaction<DB> {
     /// Begins it with a statement, or a script, of the database.
     pub async fn begin(leases: &Leases<DB>, statement: String) -> Result<Self, sqlx::Error> {
-        // Made before it begins: a beginning that is interrupted is rolled back, too.
-        let mut transaction = Self {
-            lease: Some(leases.take().await?),
-        };
+        let mut beginning = Beginning(Some(leases.take().await?));
+        let lease = beginning.0.as_mut().expect(THERE);
         let statement = AssertSqlSafe(statement).into_sql_str();
-        DB::TransactionManager::begin(&mut transaction, Some(statement)).await?;
-        Ok(transaction)
+        DB::TransactionManager::begin(lease, Some(statement)).await?;
+        Ok(Self {
+            lease: beginning.0.take(),
+        })
     }
 
     pub async fn commit(mut self) -> Result<(), sqlx::Error> {
@@ -240,6 +273,11 @@ impl<DB: Database> Drop for LeasedTransaction<DB> {
     fn drop(&mut self) {
         if let Some(lease) = &mut self.lease {
             DB::TransactionManager::start_rollback(lease);
+            // A page that was interrupted leaves its limits with the session, and perhaps a statement that
+            // runs on. Other databases have their limits in the transaction.
+            if DB::NAME == "MySQL" {
+                lease.connection.close_on_drop();
+            }
         }
     }
 }
@@ -302,6 +340,27 @@ mod tests {
         assert_eq!(rows(&leases).await, 1);
         drop(insert(&leases).await);
         assert_eq!(rows(&leases).await, 1);
+        insert(&leases).await.commit().await.unwrap();
+        assert_eq!(rows(&leases).await, 2);
+    }
+
+    #[tokio::test]
+    async fn a_connection_on_which_sqlite_rolled_back_by_itself_begins_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let leases = leases(1, &folder).await;
+        let create = sqlx::raw_sql(
+            "CREATE TABLE t (x);
+             CREATE TRIGGER no BEFORE UPDATE ON t BEGIN SELECT RAISE(ROLLBACK, 'no'); END",
+        );
+        create.execute(leases.pool()).await.unwrap();
+        insert(&leases).await.commit().await.unwrap();
+        for _ in 0..3 {
+            let mut transaction = insert(&leases).await;
+            let update = sqlx::query("UPDATE t SET x = 2");
+            update.execute(&mut *transaction).await.unwrap_err();
+            drop(transaction);
+            assert_eq!(rows(&leases).await, 1);
+        }
         insert(&leases).await.commit().await.unwrap();
         assert_eq!(rows(&leases).await, 2);
     }

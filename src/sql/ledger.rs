@@ -11,7 +11,7 @@ use super::{
     letter_table::LetterTable,
     output_table::OutputTable,
     report_table::ReportTable,
-    stride_table::{Applied, StrideTable},
+    stride_table::{Applied, Ended, StrideTable},
     transaction::SqlTransaction,
 };
 use crate::{
@@ -184,9 +184,9 @@ impl<DB: LedgerDatabase> SqlLedger<DB> {
         Ok(())
     }
 
-    /// Forgets the strides of batch runs that ended before a time, where their report is kept, and tells
-    /// how many. Dead letters and reports stay. It goes by small statements, each by itself, so that it locks
-    /// nothing for long; one that was interrupted can be called again.
+    /// Forgets the strides of batch runs that completed before a time, with failures or without, where their
+    /// report is kept, and tells how many. Dead letters and reports stay. It goes by small statements, each by
+    /// itself, so that it locks nothing for long; a call that was interrupted can be repeated.
     ///
     /// With them goes what keeps a late attempt, or a batch that is reset in Temporal, from applying a page
     /// again: choose a time that neither can come from.
@@ -194,6 +194,20 @@ impl<DB: LedgerDatabase> SqlLedger<DB> {
     /// # Errors
     /// What the database says.
     pub async fn prune(&self, ended_before: Timestamp) -> Result<u64, PageError> {
+        self.forget(Ended::Completed, ended_before).await
+    }
+
+    /// Like [`prune`](Self::prune), for batch runs that ended before that time as failed, stopped or cancelled,
+    /// and that have applied no page since. A batch that is [continued](crate::Continuation) after its strides
+    /// are forgotten applies pages again that were in hand when it ended.
+    ///
+    /// # Errors
+    /// What the database says.
+    pub async fn prune_unfinished(&self, ended_before: Timestamp) -> Result<u64, PageError> {
+        self.forget(Ended::Unfinished, ended_before).await
+    }
+
+    async fn forget(&self, how: Ended, ended_before: Timestamp) -> Result<u64, PageError> {
         let mut connection = self.leases.pool().acquire().await?;
         let Tables {
             strides, reports, ..
@@ -202,7 +216,7 @@ impl<DB: LedgerDatabase> SqlLedger<DB> {
         let mut last = String::new();
         loop {
             let ended = strides
-                .ended_before::<DB>(&mut connection, &reports.name, ended_before, &last)
+                .ended_before::<DB>(&mut connection, &reports.name, how, ended_before, &last)
                 .await
                 .map_err(failed::<DB>)?;
             for batch_run in &ended {

@@ -100,9 +100,14 @@ impl LedgerSchema {
         on_ledger!(&self.ledger, ledger => ledger.apply_schema().await)
     }
 
-    /// Forgets the strides of batch runs that ended before a time, and tells how many.
+    /// See [`SqlLedger::prune`].
     pub(crate) async fn prune(&self, ended_before: Timestamp) -> Result<u64, PageError> {
         on_ledger!(&self.ledger, ledger => ledger.prune(ended_before).await)
+    }
+
+    /// See [`SqlLedger::prune_unfinished`].
+    pub(crate) async fn prune_unfinished(&self, ended_before: Timestamp) -> Result<u64, PageError> {
+        on_ledger!(&self.ledger, ledger => ledger.prune_unfinished(ended_before).await)
     }
 
     /// Whether each of [`TABLES`] is there.

@@ -21,6 +21,7 @@ mod database_error;
 mod database_options;
 mod dialect;
 mod dry_run;
+mod engine;
 #[cfg(feature = "files")]
 mod export;
 #[cfg(feature = "files")]

@@ -2,12 +2,13 @@
 
 use std::{future::Future, time::Duration};
 
-use sqlx::{AssertSqlSafe, Pool};
+use sqlx::Pool;
 
 use super::{
     backfill::Session,
     database::{Database, on_pool},
     dialect::{Dialect, Value},
+    lease::{LeasedTransaction, Leases},
 };
 use crate::error::PageError;
 
@@ -50,7 +51,7 @@ async fn numbers_in<DB: Dialect>(
     values: Vec<Value>,
     columns: usize,
 ) -> Result<Vec<i64>, PageError> {
-    let mut transaction = pool.begin_with(AssertSqlSafe(begin)).await?;
+    let mut transaction = LeasedTransaction::begin(&Leases::of(pool.clone()), begin).await?;
     let rows = DB::rows(&mut transaction, sql, values).await?;
     let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
     let numbers: Result<_, _> = (0..columns).map(|column| DB::number(row, column)).collect();

@@ -6,7 +6,7 @@ use super::dialect::{Cut, Dialect, Fields, Statement};
 use crate::{
     page::PageToken,
     page_ledger::{OpenStride, PageClaim, StrideId, StrideTotals},
-    progress::{ItemCounts, Timestamp},
+    progress::{ItemCounts, Outcome, Timestamp},
 };
 
 /// Most ends that [`StrideTable::kept_ends`] gives.
@@ -24,6 +24,15 @@ pub(super) struct KeptEnds {
     pub fence: i64,
     /// Without a gap; empty when the stride itself has none.
     pub ends: Vec<PageToken>,
+}
+
+/// How batch runs ended.
+#[derive(Clone, Copy)]
+pub(super) enum Ended {
+    /// At the end of their data: they cannot be continued.
+    Completed,
+    /// Failed, stopped or cancelled.
+    Unfinished,
 }
 
 /// What a transaction has made of its stride's row, and expects to find there.
@@ -248,18 +257,31 @@ impl StrideTable {
 
     /// The batch runs after one, in their order, whose report says that they ended earlier and of which
     /// there are strides.
+    ///
+    /// A batch that did not come to its end may have been continued since: in the same batch run, whose report
+    /// stays until the next end. Strides that were worked on later than `ended_before` tell that it was.
     pub async fn ended_before<DB: Dialect>(
         &self,
         connection: &mut <DB as Database>::Connection,
         reports: &str,
+        how: Ended,
         ended_before: Timestamp,
         after: &str,
     ) -> Result<Vec<String>, sqlx::Error> {
+        let strides = &self.name;
+        let done = [Outcome::Completed, Outcome::CompletedWithFailures];
+        let done = done.map(|outcome| format!("'{outcome}'")).join(", ");
+        let how = match how {
+            Ended::Completed => format!("outcome IN ({done})"),
+            Ended::Unfinished => format!(
+                "outcome NOT IN ({done}) AND NOT EXISTS (SELECT 1 FROM {strides} AS late
+                    WHERE late.batch_run = ended.batch_run AND late.updated_at >= $1)"
+            ),
+        };
         let statement = format!(
-            "SELECT batch_run FROM {reports} AS ended WHERE ended_at < $1 AND batch_run > $2
-                AND EXISTS (SELECT 1 FROM {} AS kept WHERE kept.batch_run = ended.batch_run)
-            ORDER BY batch_run LIMIT 100",
-            self.name
+            "SELECT batch_run FROM {reports} AS ended WHERE ended_at < $1 AND batch_run > $2 AND {how}
+                AND EXISTS (SELECT 1 FROM {strides} AS kept WHERE kept.batch_run = ended.batch_run)
+            ORDER BY batch_run LIMIT 100"
         );
         let values = vec![ended_before.into(), after.into()];
         let rows = DB::rows(connection, statement, values).await?;

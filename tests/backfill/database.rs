@@ -125,11 +125,16 @@ impl Home {
     /// Runs a whole batch of pages of 10 rows, of which every second stride is lost after its work and runs
     /// again.
     pub async fn run(&self, args: BackfillArgs) -> SimulatedRun {
+        self.run_with(&self.processor(), args).await
+    }
+
+    /// The same with another processor.
+    pub async fn run_with(&self, processor: &SqlBackfill, args: BackfillArgs) -> SimulatedRun {
         let batch = Batch::of::<SqlBackfill>("test", args)
             .page_size(10)
             .stride(3)
             .max_parallelism(2);
         let simulator = Simulator::new().lose_worker_every(2);
-        simulator.run(&self.processor(), &batch).await.unwrap()
+        simulator.run(processor, &batch).await.unwrap()
     }
 }

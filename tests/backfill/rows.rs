@@ -10,12 +10,14 @@ use crate::{database::Home, on_each};
 on_each!(
     set_changes_the_rows_of_the_filter_and_no_others,
     rows_that_have_their_values_are_left_alone,
+    a_number_that_differs_in_its_last_digit_is_a_change,
     the_case_of_a_letter_is_a_change,
     a_page_that_is_run_again_changes_nothing_twice_with_once,
     a_key_of_several_columns_works,
     statements_of_a_file_delete_page_by_page,
     rows_that_come_after_the_start_are_left_alone,
     an_empty_table_is_done_at_once,
+    a_key_that_is_computed_is_refused,
     null_is_a_value_like_any_other,
 );
 
@@ -44,6 +46,36 @@ async fn rows_that_have_their_values_are_left_alone(home: Home) {
     assert_eq!(again.counts.changed, 0);
     let all = run_page(&home.processor(), args().rewrite_unchanged(true), None).await;
     assert_eq!(all.unwrap().counts.changed, 40);
+}
+
+/// Numbers of which a floating point number keeps only the first digits.
+async fn a_number_that_differs_in_its_last_digit_is_a_change(home: Home) {
+    home.script(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, x BIGINT, y DECIMAL(30,4), new VARCHAR(40)); \
+         INSERT INTO t VALUES (1, 1234567890123456800, 12345678901234567890.1000, '1234567890123456789'), \
+         (2, 1234567890123456789, 12345678901234567890.1234, '1234567890123456789')",
+    )
+    .await;
+    let cast = |column: &str| match (home.is_mysql(), home.is_sqlite()) {
+        (true, _) | (_, true) => column.to_owned(),
+        _ => format!("CAST({column} AS NUMERIC)"),
+    };
+    let args = BackfillArgs::of(t()).set("x", cast("new"));
+    let page = run_page(&home.processor(), args.clone(), None).await;
+    assert_eq!(page.unwrap().counts.changed, 1);
+    let right = "SELECT count(*) FROM t WHERE x = 1234567890123456789";
+    assert_eq!(home.number(right).await, 2);
+    let again = run_page(&home.processor(), args, None).await.unwrap();
+    assert_eq!(again.counts.changed, 0);
+    if home.is_sqlite() {
+        // Its decimals are floating point numbers.
+        return;
+    }
+    home.script("UPDATE t SET new = '12345678901234567890.1234'")
+        .await;
+    let args = BackfillArgs::of(t()).set("y", cast("new"));
+    let page = run_page(&home.processor(), args, None).await.unwrap();
+    assert_eq!(page.counts.changed, 1);
 }
 
 async fn the_case_of_a_letter_is_a_change(home: Home) {
@@ -144,6 +176,30 @@ async fn an_empty_table_is_done_at_once(home: Home) {
     let run = home.run(args).await;
     assert_eq!(run.outcome, Outcome::Completed);
     assert_eq!(home.number("SELECT count(*) FROM t WHERE x = 0").await, 1);
+}
+
+/// `email_key` moves with `email`.
+async fn a_key_that_is_computed_is_refused(home: Home) {
+    let computed = match home.is_mysql() {
+        true => "VARCHAR(40) AS (lower(email)) STORED",
+        false => "VARCHAR(40) GENERATED ALWAYS AS (lower(email)) STORED NOT NULL",
+    };
+    home.script(&format!(
+        "CREATE TABLE t (email VARCHAR(40) NOT NULL, x INT, email_key {computed}); \
+         CREATE UNIQUE INDEX t_key ON t (email_key)"
+    ))
+    .await;
+    if home.is_mysql() {
+        // MariaDB takes no NOT NULL there, and a key that may be NULL is refused as such.
+        return;
+    }
+    let spec = TableSpec::new("t", ["email_key"]);
+    let args = BackfillArgs::of(spec).set("email", "'x' || email");
+    let error = home.processor().prepare(args).await.unwrap_err();
+    assert!(
+        error.message().contains("computed by the database"),
+        "{error}"
+    );
 }
 
 async fn null_is_a_value_like_any_other(home: Home) {

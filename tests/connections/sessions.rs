@@ -73,10 +73,12 @@ async fn mariadb_is_strict_in_utc_and_its_pipes_are_its_own() {
     let Database::MySql(pool) = connect(&url).await.unwrap() else {
         panic!("no MySQL");
     };
-    sqlx::raw_sql("SET GLOBAL sql_mode = ''")
-        .execute(&pool)
-        .await
-        .unwrap();
+    sqlx::raw_sql(
+        "SET GLOBAL sql_mode = 'TRADITIONAL', GLOBAL autocommit = 0, GLOBAL lock_wait_timeout = 1000",
+    )
+    .execute(&pool)
+    .await
+    .unwrap();
     pool.close().await;
     let Database::MySql(pool) = connect(&url).await.unwrap() else {
         panic!("no MySQL");
@@ -89,8 +91,24 @@ async fn mariadb_is_strict_in_utc_and_its_pipes_are_its_own() {
     assert!(mode.contains("STRICT_ALL_TABLES"), "{mode}");
     assert!(mode.contains("ERROR_FOR_DIVISION_BY_ZERO"), "{mode}");
     assert!(!mode.contains("PIPES_AS_CONCAT"), "{mode}");
+    assert!(
+        !mode.contains("ZERO_DATE") && !mode.contains("ZERO_IN_DATE"),
+        "{mode}"
+    );
+    let (commits, lock_wait): (i64, i64) =
+        sqlx::query_as("SELECT @@autocommit, CAST(@@lock_wait_timeout AS SIGNED)")
+            .fetch_one(&pool)
+            .await
+            .unwrap();
+    assert_eq!((commits, lock_wait), (1, 60));
     assert_eq!((zone.as_str(), charset.as_str()), ("+00:00", "utf8mb4"));
-    sqlx::raw_sql("CREATE TABLE t (x tinyint)")
+    sqlx::raw_sql("CREATE TABLE t (x tinyint); CREATE TABLE d (x date, y datetime)")
+        .execute(&pool)
+        .await
+        .unwrap();
+    sqlx::query("INSERT INTO d VALUES (?, ?)")
+        .bind("2020-00-00")
+        .bind("0000-00-00 00:00:00")
         .execute(&pool)
         .await
         .unwrap();
@@ -99,7 +117,9 @@ async fn mariadb_is_strict_in_utc_and_its_pipes_are_its_own() {
         .execute(&pool)
         .await
         .unwrap_err();
-    sqlx::raw_sql("SET GLOBAL sql_mode = DEFAULT")
+    sqlx::raw_sql(
+        "SET GLOBAL sql_mode = DEFAULT, GLOBAL autocommit = DEFAULT, GLOBAL lock_wait_timeout = DEFAULT",
+    )
         .execute(&pool)
         .await
         .unwrap();

@@ -1,6 +1,7 @@
 //! Files as sources, and `import`.
 
 mod commands;
+mod conflicts;
 mod imports;
 mod pages;
 mod refusals;

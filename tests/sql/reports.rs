@@ -11,6 +11,7 @@ on_each! {
     reports_come_back_the_latest_first,
     a_report_that_is_kept_again_replaces_the_first,
     strides_of_batch_runs_that_ended_long_ago_can_be_forgotten,
+    strides_of_a_batch_that_may_be_continued_are_kept,
     many_strides_of_many_batch_runs_can_be_forgotten,
 }
 
@@ -77,6 +78,30 @@ async fn strides_of_batch_runs_that_ended_long_ago_can_be_forgotten<D: TestDatab
     let all = "SELECT count(*) FROM temporal_batch_stride";
     assert_eq!(home.number(all).await, 4);
     assert_eq!(home.ledger.reports("batch").await.unwrap().len(), 2);
+}
+
+/// A batch that was stopped runs on in the same batch run, under the report of its first end.
+async fn strides_of_a_batch_that_may_be_continued_are_kept<D: TestDatabase>(home: Home<D>) {
+    for outcome in ["failed", "stopped", "cancelled"] {
+        let id = StrideId {
+            batch_run: outcome.to_owned(),
+            batch_id: "batch".to_owned(),
+            stride: 0,
+        };
+        home.ledger.open(&id, None, None).await.unwrap();
+        let mut report = report(outcome, 10);
+        report.outcome = serde_json::from_value(outcome.into()).unwrap();
+        home.ledger.keep_report(&report).await.unwrap();
+    }
+    let soon = Timestamp(u64::MAX / 2);
+    let ledger = &home.ledger;
+    assert_eq!(ledger.prune(soon).await.unwrap(), 0);
+    // Each of them was worked on after that time.
+    assert_eq!(ledger.prune_unfinished(Timestamp(20)).await.unwrap(), 0);
+    home.script("UPDATE temporal_batch_stride SET updated_at = 19 WHERE batch_run <> 'failed'")
+        .await;
+    assert_eq!(ledger.prune_unfinished(Timestamp(20)).await.unwrap(), 2);
+    assert_eq!(ledger.prune_unfinished(soon).await.unwrap(), 1);
 }
 
 async fn many_strides_of_many_batch_runs_can_be_forgotten<D: TestDatabase>(home: Home<D>) {

@@ -14,6 +14,7 @@ on_each! {
     an_empty_table_has_no_mark,
     rows_of_a_transaction_that_is_open_are_below_the_mark,
     a_transaction_that_does_not_end_is_named,
+    a_transaction_that_is_prepared_meanwhile_is_waited_for,
 }
 
 async fn an_empty_table_has_no_mark(home: Home) {
@@ -69,6 +70,21 @@ async fn rows_of_a_transaction_that_is_open_are_below_the_mark(home: Home) {
     home.script("CREATE TABLE t (id INT NOT NULL PRIMARY KEY); INSERT INTO t VALUES (10)")
         .await;
     let table = home.inspect("t", &["id"]).await.unwrap();
+    // MariaDB shows its transactions as they were, as long as somebody looks again and again.
+    let monitor = match &home.database {
+        Database::MySql(pool) => {
+            let pool = pool.clone();
+            let looks = "SELECT count(*) FROM information_schema.innodb_trx";
+            sqlx::raw_sql(looks).execute(&pool).await.unwrap();
+            Some(tokio::spawn(async move {
+                for _ in 0..10 {
+                    sqlx::raw_sql(looks).execute(&pool).await.unwrap();
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }))
+        }
+        _ => None,
+    };
     let writer = Writer::begin(&home, "INSERT INTO t VALUES (5), (20)").await;
     if home.is_sqlite() {
         // Its reader sees the last commit; a writer that is late writes rows that come later.
@@ -80,6 +96,9 @@ async fn rows_of_a_transaction_that_is_open_are_below_the_mark(home: Home) {
     let early = tokio::time::timeout(Duration::from_millis(700), &mut mark).await;
     assert!(early.is_err(), "it did not wait: {early:?}");
     writer.commit().await;
+    if let Some(monitor) = monitor {
+        monitor.await.unwrap();
+    }
     let mark = tokio::time::timeout(SOON, mark).await.unwrap().unwrap();
     assert_eq!(mark, Some(Key::new([20])));
     let keys = table.keys(None, mark.as_ref(), 10).await.unwrap();
@@ -125,4 +144,60 @@ async fn a_transaction_that_does_not_end_is_named(home: Home) {
     let mark = tokio::time::timeout(SOON, mark).await.unwrap().unwrap();
     assert_eq!(mark, Some(Key::new([10])));
     later.commit().await;
+}
+
+/// Preparing gives a transaction of PostgreSQL another id.
+async fn a_transaction_that_is_prepared_meanwhile_is_waited_for(home: Home) {
+    if home.is_sqlite() {
+        return;
+    }
+    home.script("CREATE TABLE t (id INT NOT NULL PRIMARY KEY); INSERT INTO t VALUES (10)")
+        .await;
+    let table = home.inspect("t", &["id"]).await.unwrap();
+    let [begin, prepare, commit] = match &home.database {
+        Database::Postgres(_) => [
+            "BEGIN; INSERT INTO t VALUES (5)",
+            "PREPARE TRANSACTION 'x'",
+            "COMMIT PREPARED 'x'",
+        ],
+        _ => [
+            "XA START 'x'; INSERT INTO t VALUES (5); XA END 'x'",
+            "XA PREPARE 'x'",
+            "XA COMMIT 'x'",
+        ],
+    };
+    macro_rules! on_one_connection {
+        ($pool:expr) => {{
+            let mut connection = $pool.acquire().await.unwrap();
+            sqlx::raw_sql(begin)
+                .execute(&mut *connection)
+                .await
+                .unwrap();
+            let marking = table.clone();
+            let mut mark = tokio::spawn(async move { marking.high_water_mark().await.unwrap() });
+            let early = tokio::time::timeout(Duration::from_millis(700), &mut mark).await;
+            assert!(early.is_err(), "it did not wait: {early:?}");
+            sqlx::raw_sql(prepare)
+                .execute(&mut *connection)
+                .await
+                .unwrap();
+            let early = tokio::time::timeout(Duration::from_millis(700), &mut mark).await;
+            assert!(
+                early.is_err(),
+                "it did not wait for what is prepared: {early:?}"
+            );
+            sqlx::raw_sql(commit)
+                .execute(&mut *connection)
+                .await
+                .unwrap();
+            tokio::time::timeout(SOON, mark).await.unwrap().unwrap()
+        }};
+    }
+    let mark = match &home.database {
+        Database::Postgres(pool) => on_one_connection!(pool),
+        Database::MySql(pool) => on_one_connection!(pool),
+        _ => unreachable!("SQLite has one writer"),
+    };
+    let keys = table.keys(None, mark.as_ref(), 10).await.unwrap();
+    assert_eq!(keys, [Key::new([5]), Key::new([10])]);
 }

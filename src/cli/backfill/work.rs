@@ -52,6 +52,11 @@ pub(crate) struct WorkArgs {
     #[arg(long)]
     allow_slow_pages: bool,
 
+    /// Take a table with row security that is active for the role: rows that a policy hides are left out, and
+    /// rows that a policy keeps as they are fail (PostgreSQL)
+    #[arg(long)]
+    allow_row_security: bool,
+
     /// Count the rows before the start, instead of taking the database's estimate
     #[arg(long)]
     exact_count: bool,
@@ -76,7 +81,8 @@ impl WorkArgs {
             false => self.key.clone(),
             true => primary_key(database, &self.table).await?,
         };
-        let mut table = TableSpec::new(&self.table, key);
+        let mut table =
+            TableSpec::new(&self.table, key).allow_row_security(self.allow_row_security);
         if let Some(filter) = &self.filter {
             table = table.filter(filter);
         }

@@ -53,6 +53,15 @@ pub enum InvalidBackfill {
         /// The column.
         column: String,
     },
+    /// A page must find its rows again after it was processed.
+    #[error(
+        "key column {key:?} is computed by the database, perhaps from a column that is set; a key that changes would \
+         make rows be missed or changed twice, so choose another key"
+    )]
+    GeneratedKey {
+        /// The key column.
+        key: String,
+    },
     /// A text that cannot be taken apart.
     #[error("{what} cannot be read: {source}")]
     Syntax {
@@ -122,6 +131,20 @@ pub enum InvalidBackfill {
         message: String,
         /// The statement.
         statement: String,
+    },
+    /// A page that fails leaves rows there that its next attempt changes again.
+    #[error(
+        "table {table:?} has the engine {engine}, which has no transactions: what a page changed there would stay \
+         when the page fails, and be changed again by its next attempt; convert it (ALTER TABLE .. ENGINE = InnoDB){}",
+        if *repeatable { ", or leave out once per page, which this work does not need" } else { "" }
+    )]
+    NoTransactions {
+        /// The table.
+        table: String,
+        /// Its engine.
+        engine: String,
+        /// The work may be done several times to a row.
+        repeatable: bool,
     },
     /// The tables of the page ledger are not there.
     #[error(

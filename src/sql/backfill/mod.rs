@@ -9,6 +9,7 @@
 mod args;
 mod assignment;
 mod error;
+mod passed_over;
 mod processor;
 mod session;
 mod set;

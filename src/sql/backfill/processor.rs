@@ -27,6 +27,7 @@ use crate::{
     sql::{
         Connections, Database, Key, LedgerDatabase, RangeCheck, RangeCheckError, SqlLedger, Table,
         TableDatabase, TableError,
+        engine::{Untransactional, untransactional},
         lease::{LeasedTransaction, Leases, LeasesOf},
         no_ledger::NoLedger,
         verify::{Checked, check_backfill},
@@ -141,6 +142,18 @@ impl SqlBackfill {
             let check = RangeCheck::new(work.table(), verify).await;
             let check = check.map_err(RangeCheckError::into_page_error)?;
             check.try_out().await?;
+        }
+        let repeatable = args.statements.is_empty() && work.read_by_themselves(args).is_empty();
+        if args.once || !repeatable {
+            let found = untransactional(database, &work.shown("TRUE"), args.once).await?;
+            if let Some(Untransactional { table, engine }) = found {
+                let refused = InvalidBackfill::NoTransactions {
+                    table,
+                    engine,
+                    repeatable,
+                };
+                return Err(refused.into_page_error());
+            }
         }
         if args.once {
             check_ledger(database).await?;

@@ -6,6 +6,8 @@ use std::time::Duration;
 use sqlx::Row as _;
 
 use super::args::BackfillArgs;
+#[cfg(feature = "mysql")]
+use crate::sql::database::MYSQL_TABLE_LOCK_SECONDS;
 use crate::sql::dialect::Dialect;
 
 /// A database in which pages of a backfill run.
@@ -16,6 +18,9 @@ pub trait Session: Dialect {
     /// A step of the plan, for people.
     fn plan_line(row: &Self::Row) -> Option<String>;
 
+    /// Holds for a row that the transaction has not written, where the database can tell.
+    const UNTOUCHED: Option<&'static str> = None;
+
     /// What limits the statements that follow in the transaction.
     fn limit(args: &BackfillArgs) -> Option<String>;
 
@@ -24,7 +29,7 @@ pub trait Session: Dialect {
     const LIMIT_AT_BEGIN: bool = false;
 
     /// What has to be undone before the connection serves somebody else.
-    fn unlimit() -> Option<&'static str> {
+    fn unlimit() -> Option<String> {
         None
     }
 }
@@ -33,6 +38,9 @@ pub trait Session: Dialect {
 impl Session for sqlx::Postgres {
     const EXPLAIN: &'static str = "EXPLAIN (COSTS OFF)";
     const LIMIT_AT_BEGIN: bool = true;
+    // Subtransactions come after their transaction, so what either wrote is not older than it.
+    const UNTOUCHED: Option<&'static str> =
+        Some("age(xmin) > age((txid_current() % 4294967296)::text::xid)");
 
     fn plan_line(row: &Self::Row) -> Option<String> {
         Self::text(row, 0).ok()?
@@ -67,18 +75,21 @@ impl Session for sqlx::MySql {
     }
 
     fn limit(args: &BackfillArgs) -> Option<String> {
-        // MySQL limits only how long a SELECT takes, and takes for a comment what only MariaDB has.
+        // MySQL limits only how long a SELECT takes, and takes for a comment what only MariaDB has. Locks of
+        // rows and locks of tables ("metadata") have a limit each.
+        let lock_timeout = args.lock_timeout.as_millis().div_ceil(1_000).max(1);
         Some(format!(
-            "SET SESSION innodb_lock_wait_timeout = {} /*M!100101 , SESSION max_statement_time = {} */",
-            args.lock_timeout.as_millis().div_ceil(1_000).max(1),
+            "SET SESSION innodb_lock_wait_timeout = {lock_timeout}, SESSION lock_wait_timeout = {lock_timeout} \
+             /*M!100101 , SESSION max_statement_time = {} */",
             args.statement_timeout.as_secs_f64(),
         ))
     }
 
-    fn unlimit() -> Option<&'static str> {
-        Some(
-            "SET SESSION innodb_lock_wait_timeout = DEFAULT /*M!100101 , SESSION max_statement_time = DEFAULT */",
-        )
+    fn unlimit() -> Option<String> {
+        Some(format!(
+            "SET SESSION innodb_lock_wait_timeout = DEFAULT, SESSION lock_wait_timeout = {MYSQL_TABLE_LOCK_SECONDS} \
+             /*M!100101 , SESSION max_statement_time = DEFAULT */"
+        ))
     }
 }
 

@@ -38,6 +38,23 @@ pub fn update(
     Statement::of([head, tail])
 }
 
+/// Counts the rows that do not have their new values; with `untouched`, a condition, only some of them.
+pub fn counted(
+    table: &str,
+    set: &[Assignment],
+    columns: Option<&HashMap<String, TypedColumn>>,
+    syntax: Syntax,
+    untouched: Option<&str>,
+) -> Statement {
+    let changes = columns.and_then(|columns| differs(set, columns, syntax));
+    let conditions = [changes.as_deref(), untouched];
+    let conditions = conditions.into_iter().flatten();
+    let tail: String = conditions
+        .map(|condition| format!(" AND ({condition})"))
+        .collect();
+    Statement::of([format!("SELECT count(*) FROM {table} WHERE "), tail])
+}
+
 /// That a row does not have its new values yet. `None` where that cannot be said.
 ///
 /// Equal must mean that nothing would be written: not what a collation takes for equal, nor a number with
@@ -75,18 +92,11 @@ fn differs(
             )]
         }
         #[cfg(feature = "mysql")]
-        Syntax::MySql => each
-            .into_iter()
-            .map(|(TypedColumn { name, type_name }, expression)| {
-                match is_text_of_mysql(type_name) {
-                    true => format!(
-                        "NOT (CAST(CONVERT({name} USING utf8mb4) AS BINARY) <=> \
-                         CAST(CONVERT(({expression}) USING utf8mb4) AS BINARY))"
-                    ),
-                    false => format!("NOT ({name} <=> ({expression}))"),
-                }
-            })
-            .collect(),
+        Syntax::MySql => {
+            let each = each.into_iter();
+            each.map(|(column, expression)| difference_of_mysql(column, expression))
+                .collect::<Option<_>>()?
+        }
         #[cfg(feature = "sqlite")]
         Syntax::Sqlite => each
             .into_iter()
@@ -130,16 +140,57 @@ fn plain_difference((column, expression): &(&TypedColumn, &str)) -> Option<Strin
     }
 }
 
-/// Types whose values are compared by a collation.
+/// MySQL compares a number with a text, and a decimal with a floating point number, as floating point numbers: 17
+/// digits are equal to their neighbours then. So the new value becomes what the column would store of it first.
+/// `None`: for this type that cannot be said.
 #[cfg(feature = "mysql")]
-fn is_text_of_mysql(type_name: &str) -> bool {
-    let name = type_name.to_ascii_lowercase();
-    ["char", "text", "enum", "set"].iter().any(|text| {
-        // Not "binary", but "varchar", "longtext", "enum('a','b')".
-        name.split('(')
-            .next()
-            .is_some_and(|name| name.contains(text))
+fn difference_of_mysql(
+    TypedColumn { name, type_name }: &TypedColumn,
+    expression: &str,
+) -> Option<String> {
+    let type_name = type_name.to_ascii_lowercase();
+    let end = type_name.find(['(', ' ']).unwrap_or(type_name.len());
+    let (word, rest) = type_name.split_at(end);
+    // `(10,2)` of `decimal(10,2) unsigned`.
+    let size = match (rest.starts_with('('), rest.find(')')) {
+        (true, Some(end)) => &rest[..=end],
+        _ => "",
+    };
+    let cast = |to: &str| format!("NOT ({name} <=> CAST(({expression}) AS {to}))");
+    let text = || {
+        format!(
+            "NOT (CAST(CONVERT({name} USING utf8mb4) AS BINARY) <=> \
+             CAST(CONVERT(({expression}) USING utf8mb4) AS BINARY))"
+        )
+    };
+    Some(match word {
+        "tinyint" | "smallint" | "mediumint" | "int" | "bigint" => cast("DECIMAL(20,0)"),
+        "decimal" => cast(&format!("DECIMAL{size}")),
+        "float" | "double" => format!("NOT ({name} <=> ({expression}))"),
+        "date" => cast("DATE"),
+        "datetime" | "timestamp" => cast(&format!("DATETIME{size}")),
+        "time" => cast(&format!("TIME{size}")),
+        "char" | "varchar" | "tinytext" | "text" | "mediumtext" | "longtext" => text(),
+        // A number is the number of a member there, so members that are numbers tell nothing.
+        "enum" | "set" if !has_member_of_digits(&type_name) => text(),
+        "binary" | "varbinary" | "tinyblob" | "blob" | "mediumblob" | "longblob" => {
+            format!("NOT (CAST({name} AS BINARY) <=> CAST(({expression}) AS BINARY))")
+        }
+        // 1 and 1.0 are equal, and stored each in its own way. Texts become values like that of the column.
+        "json" => {
+            format!("NOT (CAST({name} AS CHAR) <=> CAST(CAST(({expression}) AS JSON) AS CHAR))")
+        }
+        _ => return None,
     })
+}
+
+/// Of `enum('a','b')`.
+#[cfg(feature = "mysql")]
+fn has_member_of_digits(type_name: &str) -> bool {
+    let members = type_name.split('\'').skip(1).step_by(2);
+    members
+        .into_iter()
+        .any(|member| !member.is_empty() && member.chars().all(|c| c.is_ascii_digit()))
 }
 
 /// Whether SQLite turns what is written to a column of this type into one kind of value.
@@ -250,9 +301,19 @@ mod tests {
     fn mysql_compares_bytes_where_there_is_a_collation() {
         let text = rendered(Syntax::MySql, "upper(a)", Some("varchar(20)"));
         assert!(text.contains("AS BINARY) <=>"), "{text}");
-        let number = rendered(Syntax::MySql, "a + 1", Some("int(11)"));
-        assert!(number.ends_with("AND (NOT (`a` <=> (a + 1)))"), "{number}");
-        assert!(!is_text_of_mysql("varbinary(3)") && is_text_of_mysql("enum('b')"));
+        let number = rendered(Syntax::MySql, "a + 1", Some("int(11) unsigned"));
+        assert!(
+            number.ends_with("AND (NOT (`a` <=> CAST((a + 1) AS DECIMAL(20,0))))"),
+            "{number}"
+        );
+        let exact = rendered(Syntax::MySql, "b", Some("decimal(10,2) unsigned"));
+        assert!(exact.contains("AS DECIMAL(10,2))"), "{exact}");
+        let named = rendered(Syntax::MySql, "2", Some("enum('a','b')"));
+        assert!(named.contains("AS BINARY) <=>"), "{named}");
+        for unknown in ["enum('2','1')", "bit(64)", "year(4)", "point"] {
+            let all = rendered(Syntax::MySql, "2", Some(unknown));
+            assert_eq!(all, "UPDATE t SET `a` = (2) WHERE (id = 1)", "{unknown}");
+        }
     }
 
     #[test]

@@ -6,8 +6,9 @@ use super::{
     args::{Assignment, BackfillArgs},
     assignment::{check_expression, mentions},
     error::InvalidBackfill,
+    passed_over::{self, Expected, affects_each_row},
     session::Session,
-    set::{TypedColumn, update},
+    set::{TypedColumn, counted, update},
     statement::Statement,
     tokens::Syntax,
 };
@@ -15,6 +16,7 @@ use crate::{
     error::PageError,
     sql::{
         Database, Key, Table, TableDatabase,
+        database::on_pool,
         dialect::{Dialect, Fields, Value},
     },
 };
@@ -23,7 +25,8 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Work {
     table: Table,
-    statements: Vec<Statement>,
+    /// Each with the rows that it must affect.
+    statements: Vec<(Statement, Expected)>,
 }
 
 /// Rows of a page.
@@ -37,7 +40,7 @@ pub enum Rows {
 
 impl Rows {
     /// The condition for those that match the filter, with placeholders from that number on.
-    fn condition(&self, table: &Table, at: usize) -> (String, Vec<Value>) {
+    pub fn condition(&self, table: &Table, at: usize) -> (String, Vec<Value>) {
         match self {
             Self::Between(first, last) => table.condition_of(first, last, at),
             Self::UpTo(start, end) => table.condition(start.as_ref(), Some(end), at),
@@ -75,6 +78,14 @@ impl Work {
         if args.set.is_empty() {
             let statements = parse_all(&args.statements, syntax);
             let statements = statements.map_err(InvalidBackfill::into_page_error)?;
+            let expected =
+                args.statements
+                    .iter()
+                    .map(|text| match affects_each_row(text, syntax) {
+                        true => Expected::EachRow,
+                        false => Expected::Unknown,
+                    });
+            let statements = statements.into_iter().zip(expected).collect();
             return Ok(Self { table, statements });
         }
         let set = resolve(&args.set, &table, syntax).map_err(InvalidBackfill::into_page_error)?;
@@ -85,11 +96,23 @@ impl Work {
         let name = table.quoted_name();
         let quote = |name: &str| table.quote(name);
         let statement = update(name, &set, quote, types.as_ref(), syntax);
+        let expected = match table.passes_over() {
+            true => {
+                let untouched = untouched(table.database());
+                let count = counted(name, &set, types.as_ref(), syntax, untouched);
+                Expected::Counted(count)
+            }
+            false => Expected::Unknown,
+        };
         Ok(Self {
-            statements: vec![statement],
+            statements: vec![(statement, expected)],
             table,
         })
     }
+}
+
+fn untouched(database: &Database) -> Option<&'static str> {
+    on_pool!(database, _pool: Db => <Db as Session>::UNTOUCHED)
 }
 
 fn parse_all(statements: &[String], syntax: Syntax) -> Result<Vec<Statement>, InvalidBackfill> {
@@ -124,6 +147,9 @@ fn resolve(
         if found.generated {
             return Err(InvalidBackfill::Generated { column });
         }
+        if let Some(key) = generated_key(table) {
+            return Err(InvalidBackfill::GeneratedKey { key });
+        }
         if resolved.iter().any(|a| a.column == column) {
             return Err(InvalidBackfill::SetTwice { column });
         }
@@ -133,6 +159,13 @@ fn resolve(
         });
     }
     Ok(resolved)
+}
+
+/// A key column that the database computes. Of which columns it is computed the catalog tells as an expression only.
+fn generated_key(table: &Table) -> Option<String> {
+    let mut columns = table.columns().iter();
+    let generated = columns.find(|c| c.generated && table.is_key_column(&c.name));
+    generated.map(|column| column.name.clone())
 }
 
 /// The types of the columns, by their names.
@@ -191,19 +224,24 @@ impl Work {
 
     /// Whether the rows of a page must stand still between two looks at them.
     fn locks(&self) -> bool {
-        self.statements.iter().map(Statement::ranges).sum::<usize>() > 1
+        let ranges = self
+            .statements
+            .iter()
+            .map(|(statement, _)| statement.ranges());
+        ranges.sum::<usize>() > 1
     }
 
     /// The statements with `rows` as the condition, for people.
     pub fn shown(&self, rows: &str) -> Vec<String> {
-        let shown = |statement: &Statement| statement.render(|_| (rows.to_owned(), Vec::new())).0;
+        let shown =
+            |(statement, _): &(Statement, _)| statement.render(|_| (rows.to_owned(), Vec::new())).0;
         self.statements.iter().map(shown).collect()
     }
 
     /// Has the database plan each statement for no rows at all, so that it can refuse what is wrong or not
     /// permitted.
     pub async fn try_out(&self) -> Result<(), PageError> {
-        for statement in &self.statements {
+        for (statement, _) in &self.statements {
             let statement = statement.render(|_| ("FALSE".to_owned(), Vec::new()));
             let shown = crate::error::truncate(&statement.0, SHOWN_CHARS);
             self.explain(statement)
@@ -226,7 +264,7 @@ impl Work {
     /// How the database would find the rows from one key to another, for each statement, in its own words.
     pub async fn plans(&self, first: &Key, last: &Key) -> Result<Vec<Vec<String>>, PageError> {
         let mut plans = Vec::new();
-        for statement in &self.statements {
+        for (statement, _) in &self.statements {
             let statement = statement.render(|at| self.table.condition_of(first, last, at));
             plans.push(self.explain(statement).await?);
         }
@@ -289,7 +327,7 @@ impl Work {
         }
         let applied = self.run::<DB>(connection, rows).await;
         if let Some(unlimit) = DB::unlimit() {
-            let undone = DB::script(connection, unlimit.to_owned()).await;
+            let undone = DB::script(connection, unlimit).await;
             if applied.is_ok() {
                 undone?;
             }
@@ -304,9 +342,13 @@ impl Work {
     ) -> Result<u64, PageError> {
         let mut most = 0;
         if !self.locks() {
-            for statement in &self.statements {
+            for (statement, expected) in &self.statements {
+                let must = expected.before::<DB>(connection, &self.table, rows).await?;
                 let (text, values) = statement.render(|at| rows.condition(&self.table, at));
-                most = most.max(DB::execute(connection, text, values).await?);
+                let affected = DB::execute(connection, text, values).await?;
+                let left = expected.after::<DB>(connection, &self.table, rows, must, affected);
+                left.await?;
+                most = most.max(affected);
             }
             return Ok(most);
         }
@@ -317,9 +359,14 @@ impl Work {
         if keys.is_empty() {
             return Ok(0);
         }
-        for statement in &self.statements {
+        for (statement, expected) in &self.statements {
             let (text, values) = statement.render(|at| self.table.condition_among(&keys, at));
-            most = most.max(DB::execute(connection, text, values).await?);
+            let affected = DB::execute(connection, text, values).await?;
+            if let Expected::EachRow = expected {
+                let left = (keys.len() as u64).saturating_sub(affected);
+                passed_over::check(&self.table, left)?;
+            }
+            most = most.max(affected);
         }
         Ok(most)
     }

@@ -31,6 +31,7 @@ use crate::{
         BackfillArgs, Database, Key, RangeCheck, RangeCheckError, Table, TableError,
         backfill::{Rows, Work},
         database::on_pool,
+        engine::{Untransactional, untransactional},
         table::Spread,
     },
 };
@@ -375,47 +376,16 @@ async fn statements(
         .collect())
 }
 
-/// Refuses statements that name a table whose changes stay whatever becomes of the transaction.
+/// Refuses statements that write to a table whose changes stay whatever becomes of the transaction.
 async fn can_roll_back(database: &Database, work: &Work) -> Result<(), PageError> {
-    #[cfg(feature = "mysql")]
-    #[allow(
-        irrefutable_let_patterns,
-        reason = "with the features of other databases it is not"
-    )]
-    if let Database::MySql(pool) = database {
-        use crate::sql::{
-            backfill::tokens::{Kind, Syntax, tokens},
-            dialect::Dialect as _,
-        };
-        let sql = "SELECT CAST(t.table_name AS CHAR), CAST(t.engine AS CHAR)
-            FROM information_schema.tables t
-            JOIN information_schema.engines e ON e.engine = t.engine
-            WHERE t.table_type = 'BASE TABLE' AND coalesce(e.transactions, 'NO') <> 'YES'
-                AND t.table_schema NOT IN ('mysql', 'information_schema', 'performance_schema', 'sys')";
-        let mut connection = pool.acquire().await?;
-        let rows = sqlx::MySql::rows(&mut connection, sql.to_owned(), Vec::new()).await?;
-        for row in rows {
-            let name = sqlx::MySql::text(&row, 0)?.unwrap_or_default();
-            let engine = sqlx::MySql::text(&row, 1)?.unwrap_or_default();
-            for statement in work.shown("TRUE") {
-                let all = tokens(&statement, Syntax::MySql).unwrap_or_default();
-                let named = all.iter().any(|token| match &token.kind {
-                    Kind::Word => statement[token.at.clone()].eq_ignore_ascii_case(&name),
-                    Kind::Name(quoted) => quoted.eq_ignore_ascii_case(&name),
-                    _ => false,
-                });
-                if named {
-                    return Err(PageError::non_retryable(
-                        "CannotRollBack",
-                        format_args!(
-                            "a statement names the table {name}, whose engine {engine} has no transactions: \
-                             what is tried on it would stay, so there can be no dry run"
-                        ),
-                    ));
-                }
-            }
-        }
+    match untransactional(database, &work.shown("TRUE"), false).await? {
+        None => Ok(()),
+        Some(Untransactional { table, engine }) => Err(PageError::non_retryable(
+            "CannotRollBack",
+            format_args!(
+                "a statement writes to the table {table}, whose engine {engine} has no transactions: what is \
+                 tried on it would stay, so there can be no dry run"
+            ),
+        )),
     }
-    let _ = (database, work);
-    Ok(())
 }

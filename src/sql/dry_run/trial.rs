@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sqlx::{AssertSqlSafe, Pool};
+use sqlx::Pool;
 use tokio::time::Instant;
 
 use super::{
@@ -15,6 +15,7 @@ use crate::{
         BackfillArgs, Database, Key, Table, TableDatabase,
         backfill::{Rows, Work},
         dialect::Dialect,
+        lease::{LeasedTransaction, Leases},
     },
 };
 
@@ -37,9 +38,8 @@ pub(super) async fn page<DB: Watched + TableDatabase>(
 ) -> Result<Trial, PageError> {
     let watcher = watcher(pool).await;
     let began = Instant::now();
-    let mut transaction = pool
-        .begin_with(AssertSqlSafe(Work::begin::<DB>(args)))
-        .await?;
+    let leases = Leases::of(pool.clone());
+    let mut transaction = LeasedTransaction::begin(&leases, Work::begin::<DB>(args)).await?;
     let begun = began.elapsed();
     let watch = Watch::begin::<DB>(watcher, &mut transaction).await;
 
@@ -91,9 +91,8 @@ pub(super) async fn changes<DB: Watched + TableDatabase>(
         return Ok(Vec::new());
     };
     let table = work.table();
-    let mut transaction = pool
-        .begin_with(AssertSqlSafe(Work::begin::<DB>(args)))
-        .await?;
+    let leases = Leases::of(pool.clone());
+    let mut transaction = LeasedTransaction::begin(&leases, Work::begin::<DB>(args)).await?;
     let before = snapshot::<DB>(&mut transaction, table, looked_at).await?;
     let rows = Rows::Between(first.clone(), last.clone());
     work.apply::<DB>(&mut transaction, args, &rows).await?;

@@ -88,8 +88,8 @@ pub enum OnConflict {
     Fail,
     /// It is skipped, and counted as skipped.
     Nothing,
-    /// The row gets the values of the record. These columns are the unique key. MySQL takes any unique key of
-    /// the table.
+    /// The row gets the values of the record. These columns are the unique key. A record that collides with a row
+    /// on another unique key is given up, as a dead letter.
     Update(Vec<String>),
 }
 

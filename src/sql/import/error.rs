@@ -83,19 +83,30 @@ pub enum InvalidImport {
         /// Those that are filled.
         columns: String,
     },
+    /// A page that fails leaves records there that its next attempt writes again.
+    #[error(
+        "table {table:?} has the engine {engine}, which has no transactions: what a page wrote there would stay when \
+         the page fails, and be written again by its next attempt; convert it (ALTER TABLE .. ENGINE = InnoDB), or \
+         update by a unique key (on conflict) and leave out once per page"
+    )]
+    NoTransactions {
+        /// The table.
+        table: String,
+        /// Its engine.
+        engine: String,
+    },
     /// The tables of the page ledger are not there.
     #[error(
         "once per page needs the tables of the page ledger in the database, and they are missing"
     )]
     LedgerTablesMissing,
     /// What to do on a conflict cannot be done with this table.
-    #[error(
-        "the database refuses what is to be done on conflict: {message}; an update needs exactly the columns of a \
-         unique key"
-    )]
+    #[error("the database refuses what is to be done on conflict: {message}; {remedy}")]
     OnConflict {
         /// What the database says.
         message: String,
+        /// What helps.
+        remedy: &'static str,
     },
     /// An update without a key.
     #[error("an update on conflict needs the columns of a unique key")]

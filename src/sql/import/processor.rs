@@ -19,7 +19,11 @@ use crate::{
     page::{Next, Page, PageRange},
     page_ledger::PageLedger,
     processor::{PageContext, PageProcessor, PageReport, SkipAhead},
-    sql::{Connections, Database, no_ledger::NoLedger},
+    sql::{
+        Connections, Database,
+        engine::{Untransactional, untransactional},
+        no_ledger::NoLedger,
+    },
 };
 
 /// Puts the records of a file into a table: by `COPY` in PostgreSQL, by `INSERT` with many rows elsewhere.
@@ -232,7 +236,15 @@ impl PageProcessor for SqlImport {
         let plan = mapping::plan(&args, &fields, &columns);
         let plan = plan.map_err(InvalidImport::into_page_error)?;
         let filled = Filled::new(&target, &plan, &args.on_conflict);
-        write::try_out(database, &filled).await?;
+        write::try_out(database, &target, &filled).await?;
+        // An update by a key can be repeated.
+        if args.once || !matches!(args.on_conflict, OnConflict::Update(_)) {
+            let insert = format!("INSERT INTO {}", target.quoted());
+            let found = untransactional(database, &[insert], args.once).await?;
+            if let Some(Untransactional { table, engine }) = found {
+                return Err(InvalidImport::NoTransactions { table, engine }.into_page_error());
+            }
+        }
         args.plan = Some(plan);
         if args.once {
             check_ledger(database).await?;

@@ -1,5 +1,8 @@
 //! The table that an import fills.
 
+#[cfg(feature = "mysql")]
+use std::collections::{BTreeMap, BTreeSet};
+
 use sqlx::Row as _;
 
 use super::{InvalidImport, mapping::Column};
@@ -56,6 +59,28 @@ impl Target {
             Some(schema) => format!("{}.{table}", self.quote(schema)),
             None => table,
         }
+    }
+
+    /// Whether these are exactly the columns of a unique key.
+    #[cfg(feature = "mysql")]
+    pub async fn is_unique_key(
+        &self,
+        pool: &sqlx::MySqlPool,
+        key: &[String],
+    ) -> Result<bool, sqlx::Error> {
+        let columns = "SELECT CAST(index_name AS CHAR), CAST(column_name AS CHAR)
+            FROM information_schema.statistics
+            WHERE table_name = ? AND table_schema = COALESCE(?, DATABASE()) AND non_unique = 0";
+        let rows = sqlx::query(columns).bind(&self.table).bind(&self.schema);
+        let mut keys: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+        for row in rows.fetch_all(pool).await? {
+            // An expression has no name.
+            let column: Option<String> = row.try_get(1)?;
+            let column = column.unwrap_or_default().to_lowercase();
+            keys.entry(row.try_get(0)?).or_default().insert(column);
+        }
+        let wanted = key.iter().map(|column| column.to_lowercase()).collect();
+        Ok(keys.values().any(|columns| *columns == wanted))
     }
 
     /// Its columns; none where there is no such table.

@@ -19,6 +19,10 @@ pub(super) struct Filled<'a> {
     quoted_key: Vec<String>,
 }
 
+/// The values of a record go into identity columns that are `GENERATED ALWAYS`, too, as they do with `COPY`.
+#[cfg(feature = "postgres")]
+const IDENTITY: &str = "OVERRIDING SYSTEM VALUE";
+
 /// Values that one statement binds. SQLite takes 32,766, MySQL 65,535.
 const MOST_VALUES: usize = 30_000;
 const MOST_ROWS: usize = 1_000;
@@ -72,12 +76,40 @@ impl<'a> Filled<'a> {
                 .map(|c| format!("{c} = {c}"))
                 .into_iter()
                 .collect(),
+            // MySQL updates the row with which a record collides on any unique key. Where the key that was named
+            // differs, a subquery with two rows makes the statement fail.
             OnConflict::Update(_) => {
-                let of = |c: &String| format!("{c} = VALUES({c})");
+                let of = |c: &String| match self.quoted_key.contains(c) {
+                    true => format!(
+                        "{c} = IF({c} <=> VALUES({c}), VALUES({c}), (SELECT {c} UNION ALL SELECT {c}))"
+                    ),
+                    false => format!("{c} = VALUES({c})"),
+                };
                 self.columns.iter().map(of).collect()
             }
         };
         format!(" ON DUPLICATE KEY UPDATE {}", set.join(", "))
+    }
+
+    /// What the subquery of [`on_duplicate_key`](Self::on_duplicate_key) says.
+    #[cfg(feature = "mysql")]
+    fn collision(&self, error: sqlx::Error) -> PageError {
+        const SUBQUERY_WITH_ROWS: u16 = 1242;
+        let number = error.as_database_error().and_then(|error| {
+            let error = error.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>();
+            error.map(sqlx::mysql::MySqlDatabaseError::number)
+        });
+        match number {
+            Some(SUBQUERY_WITH_ROWS) if !self.quoted_key.is_empty() => PageError::non_retryable(
+                "UniqueViolation",
+                format_args!(
+                    "a record collides on another unique key of the table with a row that has another ({}); only \
+                     a row with the same is updated",
+                    self.quoted_key.join(", ")
+                ),
+            ),
+            _ => error.into(),
+        }
     }
 
     fn insert(&self, rows: usize, on_conflict: &str) -> String {
@@ -111,8 +143,12 @@ impl<'a> Filled<'a> {
 }
 
 /// Has the database plan an insert of no rows, so that it can refuse a key that is none before anything starts.
-/// MySQL has no word for a key there.
-pub(super) async fn try_out(database: &Database, filled: &Filled<'_>) -> Result<(), PageError> {
+/// The statement of MySQL has no place for a key, so its keys are looked up.
+pub(super) async fn try_out(
+    database: &Database,
+    target: &Target,
+    filled: &Filled<'_>,
+) -> Result<(), PageError> {
     if *filled.on_conflict == OnConflict::Fail {
         return Ok(());
     }
@@ -123,7 +159,7 @@ pub(super) async fn try_out(database: &Database, filled: &Filled<'_>) -> Result<
             let nulls = filled.plan.iter().map(|a| format!("NULL::{}", a.type_name));
             let nulls: Vec<_> = nulls.collect();
             let statement = format!(
-                "EXPLAIN INSERT INTO {table} ({columns}) SELECT {} WHERE FALSE{on_conflict}",
+                "EXPLAIN INSERT INTO {table} ({columns}) {IDENTITY} SELECT {} WHERE FALSE{on_conflict}",
                 nulls.join(", ")
             );
             sqlx::raw_sql(AssertSqlSafe(statement))
@@ -142,18 +178,34 @@ pub(super) async fn try_out(database: &Database, filled: &Filled<'_>) -> Result<
                 .map(drop)
         }
         #[cfg(feature = "mysql")]
-        Database::MySql(_) => {
-            let _ = (table, columns, on_conflict);
+        Database::MySql(pool) => {
+            let _ = (columns, on_conflict);
+            if let OnConflict::Update(key) = filled.on_conflict
+                && !target.is_unique_key(pool, key).await?
+            {
+                let message = format!("({}) is no unique key of {table}", key.join(", "));
+                return Err(refused(message).into_page_error());
+            }
             Ok(())
         }
     };
     explained.map_err(|error| match error.as_database_error() {
         Some(refusal) => {
             let message = refusal.message().to_owned();
-            InvalidImport::OnConflict { message }.into_page_error()
+            refused(message).into_page_error()
         }
         None => error.into(),
     })
+}
+
+fn refused(message: String) -> InvalidImport {
+    let remedy = match message.contains("can only be updated to DEFAULT") {
+        true => {
+            "an identity column keeps its value in an update, so leave it out, or make it the key"
+        }
+        false => "an update needs exactly the columns of a unique key",
+    };
+    InvalidImport::OnConflict { message, remedy }
 }
 
 /// Rows that are in the table now, or were changed there, as far as the database tells.
@@ -198,7 +250,7 @@ async fn postgres_insert(
     let arrays: Vec<_> = numbered.clone().map(|n| format!("${n}::text[]")).collect();
     let names: Vec<_> = numbered.map(|n| format!("c{n}")).collect();
     let statement = format!(
-        "INSERT INTO {} ({}) SELECT {} FROM unnest({}) AS rows ({}){}",
+        "INSERT INTO {} ({}) {IDENTITY} SELECT {} FROM unnest({}) AS rows ({}){}",
         filled.table,
         filled.columns(),
         values.join(", "),
@@ -255,7 +307,7 @@ pub(super) async fn mysql(
     connection: &mut sqlx::MySqlConnection,
     filled: &Filled<'_>,
     rows: Vec<ImportRow>,
-) -> Result<u64, sqlx::Error> {
+) -> Result<u64, PageError> {
     let on_conflict = filled.on_duplicate_key();
     let mut written = 0;
     for chunk in filled.chunks(rows) {
@@ -269,7 +321,10 @@ pub(super) async fn mysql(
                 cell => query.bind(cell.into_text()),
             };
         }
-        written += query.execute(&mut *connection).await?.rows_affected();
+        let inserted = query.execute(&mut *connection).await;
+        written += inserted
+            .map_err(|error| filled.collision(error))?
+            .rows_affected();
     }
     Ok(written)
 }

@@ -56,6 +56,18 @@ pub enum TableError {
         /// Why that does not work.
         reason: &'static str,
     },
+    /// Rows that a policy hides would be left out without a word.
+    #[error(
+        "row security is active on {table} for the role {role}: rows that its policies hide would be left out; \
+         use a role that has BYPASSRLS or owns the table without FORCE ROW LEVEL SECURITY, or allow it \
+         (allow_row_security)"
+    )]
+    RowSecurity {
+        /// The table.
+        table: String,
+        /// The role of the connection.
+        role: String,
+    },
     /// There is no such column.
     #[error("table {table} has no column `{column}`; it has {}", listed(.columns))]
     MissingColumn {
@@ -149,6 +161,7 @@ impl TableError {
             }
             Self::MissingTable { .. } => "TableMissing",
             Self::NotATable { .. } => "NotATable",
+            Self::RowSecurity { .. } => "TableRowSecurity",
             Self::MissingColumn { .. } => "TableColumnMissing",
             Self::NullableKey { .. } => "TableKeyNull",
             Self::NotUnique { .. } => "TableNotUnique",

@@ -71,7 +71,7 @@ impl Table {
             let now = self.writers().await?;
             older = now
                 .into_iter()
-                .filter(|writer| older.iter().any(|other| other.id == writer.id))
+                .filter(|writer| older.iter().any(|other| writer.may_be(other)))
                 .collect();
         }
         let statements = &self.inner.statements;
@@ -104,6 +104,15 @@ struct Writer {
     id: String,
     /// For whoever has to end it.
     shown: String,
+    /// It was prepared (`PREPARE TRANSACTION`), which gives it a new id: the old one is not to be seen then.
+    prepared: bool,
+}
+
+impl Writer {
+    /// Whether it may be the same transaction as one that was seen before.
+    fn may_be(&self, earlier: &Self) -> bool {
+        self.id == earlier.id || (self.prepared && !earlier.prepared)
+    }
 }
 
 fn listed(writers: &[Writer]) -> String {
@@ -152,12 +161,17 @@ ORDER BY 1";
                 let prepared: Option<String> = row.try_get(4)?;
                 let age = age.map_or_else(String::new, |age| format!(", open for {age} s"));
                 let state = state.map_or_else(String::new, |state| format!(", {state}"));
+                let is_prepared = prepared.is_some();
                 let shown = match (pid, prepared) {
                     (_, Some(gid)) => format!("prepared transaction `{gid}`"),
                     (Some(pid), None) => format!("pid {pid} ({id}{age}{state})"),
                     (None, None) => format!("transaction {id}"),
                 };
-                Ok(Writer { id, shown })
+                Ok(Writer {
+                    id,
+                    shown,
+                    prepared: is_prepared,
+                })
             })
             .collect()
     }
@@ -167,46 +181,76 @@ ORDER BY 1";
 mod mysql {
     use std::time::Duration;
 
-    use sqlx::{MySqlPool, Row as _};
+    use sqlx::{AssertSqlSafe, MySqlPool, Row as _, mysql::MySqlRow};
 
     use super::Writer;
-    use crate::error::PageError;
+    use crate::{
+        error::PageError,
+        sql::lease::{LeasedTransaction, Leases},
+    };
+
+    /// It shows this transaction itself as well.
+    const BEGIN: &str = "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY";
 
     /// Not by table: which tables a transaction has written is not to be seen.
     const WRITERS: &str = "
-SELECT CAST(trx_id AS CHAR), CAST(trx_mysql_thread_id AS CHAR),
-    CAST(TIMESTAMPDIFF(SECOND, trx_started, NOW()) AS CHAR)
+CAST(trx_id AS CHAR), CAST(trx_mysql_thread_id AS CHAR),
+    CAST(TIMESTAMPDIFF(SECOND, trx_started, NOW()) AS CHAR),
+    CAST(IF(trx_mysql_thread_id = CONNECTION_ID(), coalesce(trx_query, ''), NULL) AS CHAR)
 FROM information_schema.innodb_trx
-WHERE trx_rows_modified > 0 AND trx_mysql_thread_id <> CONNECTION_ID() ORDER BY trx_started";
+WHERE trx_rows_modified > 0 OR trx_mysql_thread_id = CONNECTION_ID() ORDER BY trx_started";
 
-    /// The server shows what it has shown before, unless nobody has looked for 100 ms.
+    /// The server shows what it has shown before, unless no session has looked for 100 ms.
     const FRESH: Duration = Duration::from_millis(150);
+    /// Others may look all the time.
+    const LOOKS: u32 = 60;
 
     pub async fn writers(pool: &MySqlPool) -> Result<Vec<Writer>, PageError> {
-        tokio::time::sleep(FRESH).await;
-        let rows = match sqlx::query(WRITERS).fetch_all(pool).await {
-            Ok(rows) => rows,
-            Err(error) if is_denied(&error) => {
-                tracing::warn!(
-                    "the account may not see open transactions (privilege PROCESS), so none is waited for: \
-                     rows that are being inserted now can be left out"
-                );
-                return Ok(Vec::new());
+        let leases = Leases::of(pool.clone());
+        let mut transaction = LeasedTransaction::begin(&leases, BEGIN.to_owned()).await?;
+        for _ in 0..LOOKS {
+            // The query that is running now is in what it reads, if that is not from before.
+            let mark = uuid::Uuid::new_v4();
+            // Two that look at the same time must not keep each other from seeing.
+            let jitter = Duration::from_millis(u64::from(mark.as_bytes()[0]));
+            tokio::time::sleep(FRESH + jitter).await;
+            let look = sqlx::raw_sql(AssertSqlSafe(format!("SELECT /* {mark} */ {WRITERS}")));
+            let rows = match look.fetch_all(&mut *transaction).await {
+                Ok(rows) => rows,
+                Err(error) if is_denied(&error) => {
+                    tracing::warn!(
+                        "the account may not see open transactions (privilege PROCESS), so none is waited for: \
+                         rows that are being inserted now can be left out"
+                    );
+                    return Ok(Vec::new());
+                }
+                Err(error) => return Err(error.into()),
+            };
+            let own = |row: &MySqlRow| row.try_get_unchecked::<Option<String>, _>(3);
+            let mut queries = rows.iter().filter_map(|row| own(row).ok().flatten());
+            if queries.any(|query| query.contains(&mark.to_string())) {
+                transaction.rollback().await?;
+                let others = rows.iter().filter(|row| matches!(own(row), Ok(None)));
+                return others.map(writer).collect();
             }
-            Err(error) => return Err(error.into()),
-        };
-        rows.iter()
-            .map(|row| {
-                let text = |at: usize| row.try_get_unchecked::<Option<String>, _>(at);
-                let (id, thread, age) = (text(0)?, text(1)?, text(2)?);
-                let (id, thread) = (id.unwrap_or_default(), thread.unwrap_or_default());
-                let age = age.unwrap_or_default();
-                Ok(Writer {
-                    shown: format!("thread {thread} (transaction {id}, open for {age} s)"),
-                    id,
-                })
-            })
-            .collect()
+        }
+        Err(PageError::retryable(
+            "open transactions cannot be seen: other sessions read information_schema.INNODB_TRX all the time, and \
+             the server renews it only when it was not read for 100 ms",
+        )
+        .with_type("OlderTransactions"))
+    }
+
+    fn writer(row: &MySqlRow) -> Result<Writer, PageError> {
+        let text = |at: usize| row.try_get_unchecked::<Option<String>, _>(at);
+        let (id, thread, age) = (text(0)?, text(1)?, text(2)?);
+        let (id, thread) = (id.unwrap_or_default(), thread.unwrap_or_default());
+        let age = age.unwrap_or_default();
+        Ok(Writer {
+            shown: format!("thread {thread} (transaction {id}, open for {age} s)"),
+            id,
+            prepared: false,
+        })
     }
 
     fn is_denied(error: &sqlx::Error) -> bool {

@@ -116,6 +116,7 @@ struct Inner {
     statements: Statements,
     /// As the catalog identifies it.
     identity: inspect::Identity,
+    passes_over: bool,
 }
 
 /// # Look at it
@@ -143,6 +144,12 @@ impl Table {
     /// A name, such as that of a column, quoted for statements in this database.
     pub fn quote(&self, name: &str) -> String {
         quotes(&self.inner.database).quote(name)
+    }
+
+    /// Whether something of the table may keep a statement from changing a row without an error: a trigger, a
+    /// rule or a policy.
+    pub(in crate::sql) fn passes_over(&self) -> bool {
+        self.inner.passes_over
     }
 
     /// Whether a column is part of the key. Upper and lower case count only where they do for the database.

@@ -25,6 +25,11 @@ pub struct TableSpec {
     /// connection, so it must come from somebody who may do whatever the connection may do.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub filter: Option<String>,
+    /// Whether the table may have row security that is active for the role of the connection (PostgreSQL). Rows
+    /// that a policy hides are not met then, and nothing counts them; rows that a policy keeps from being changed
+    /// fail.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub allow_row_security: bool,
 }
 
 impl TableSpec {
@@ -34,7 +39,15 @@ impl TableSpec {
             table: table.into(),
             key: key.into_iter().map(Into::into).collect(),
             filter: None,
+            allow_row_security: false,
         }
+    }
+
+    /// Sets [`allow_row_security`](Self::allow_row_security).
+    #[must_use]
+    pub fn allow_row_security(mut self, allow: bool) -> Self {
+        self.allow_row_security = allow;
+        self
     }
 
     /// Only rows for which this condition is true.

@@ -333,7 +333,7 @@ impl RangeCheck {
         };
         match answer {
             Answer::Numbers => format!(
-                "WITH counted(n) AS (\n{query}\n) SELECT CAST(coalesce(sum(n), 0) AS {integer}) FROM counted"
+                "WITH counted(n) AS (\n{query}\n) SELECT CAST(coalesce(sum(abs(n)), 0) AS {integer}) FROM counted"
             ),
             Answer::Rows => format!("SELECT count(*) FROM (\n{query}\n) AS wrong"),
         }

@@ -46,6 +46,8 @@ struct Found {
     columns: Vec<Column>,
     key: Vec<KeyColumn>,
     identity: Identity,
+    /// See [`Table::passes_over`].
+    passes_over: bool,
 }
 
 /// A unique index.
@@ -89,6 +91,7 @@ impl Table {
             columns,
             key,
             identity,
+            passes_over,
         } = found;
         let mut spec = spec.clone();
         spec.key = key.iter().map(|column| column.name.clone()).collect();
@@ -108,6 +111,7 @@ impl Table {
                 columns,
                 statements,
                 identity,
+                passes_over,
             }),
         })
     }

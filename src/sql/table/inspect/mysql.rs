@@ -135,6 +135,8 @@ pub(super) async fn look(
             schema,
             table: table_name,
         },
+        // A trigger can only fail, and there are no rules and policies.
+        passes_over: false,
     })
 }
 

@@ -12,7 +12,16 @@ use crate::sql::table::{
 
 const TABLE: &str = "
 SELECT c.oid::bigint, n.nspname::text, c.relkind::text, c.relpersistence::text,
-    c.relkind = 'r' AND EXISTS (SELECT FROM pg_catalog.pg_inherits WHERE inhparent = c.oid)
+    c.relkind = 'r' AND EXISTS (SELECT FROM pg_catalog.pg_inherits WHERE inhparent = c.oid),
+    pg_catalog.row_security_active(c.oid), current_user::text,
+    EXISTS (SELECT FROM pg_catalog.pg_rewrite r WHERE r.ev_class = c.oid AND r.ev_type IN ('2', '4'))
+        OR EXISTS (
+            SELECT FROM pg_catalog.pg_trigger t
+            -- Before each row (1 + 2), of a delete (8) or an update (16).
+            WHERE t.tgtype & 3 = 3 AND t.tgtype & 24 <> 0 AND NOT t.tgisinternal AND t.tgenabled <> 'D'
+                AND t.tgrelid IN (
+                    SELECT c.oid UNION ALL SELECT relid FROM pg_catalog.pg_partition_tree(c.oid::regclass))
+        )
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relname = $2 AND c.relkind IN ('r', 'p', 'v', 'm', 'f')
     AND (n.nspname = $1 OR ($1 IS NULL AND pg_catalog.pg_table_is_visible(c.oid)))";
@@ -28,7 +37,13 @@ ORDER BY 1 LIMIT 5";
 const COLUMNS: &str = "
 SELECT a.attname::text,
     pg_catalog.format_type(a.atttypid, a.atttypmod),
-    NOT (a.attnotnull OR (t.typtype = 'd' AND t.typnotnull)),
+    NOT (a.attnotnull OR (t.typtype = 'd' AND t.typnotnull))
+        -- Since version 18 a constraint that was never checked against the rows (NOT VALID) counts there, too.
+        OR EXISTS (
+            SELECT FROM pg_catalog.pg_constraint n
+            WHERE n.conrelid = a.attrelid AND n.contype = 'n' AND NOT n.convalidated
+                AND n.conkey[1] = a.attnum
+        ),
     a.attgenerated <> '',
     base.typname::text,
     base.typtype::text,
@@ -86,6 +101,11 @@ pub(super) async fn look(
         Quotes::Double.quote(&name.table)
     );
     check_kind(&table, &row)?;
+    let row_security: bool = row.try_get(5)?;
+    if row_security && !spec.allow_row_security {
+        let role = row.try_get(6)?;
+        return Err(TableError::RowSecurity { table, role });
+    }
 
     let rows = sqlx::query(COLUMNS).bind(oid).fetch_all(pool).await?;
     let mut columns = Vec::new();
@@ -140,6 +160,7 @@ pub(super) async fn look(
         table,
         columns,
         identity: Identity::Postgres { oid },
+        passes_over: row_security || row.try_get(7)?,
     })
 }
 

@@ -18,6 +18,11 @@ const COLUMNS: &str = "
 SELECT name, type, \"notnull\", pk, hidden FROM pragma_table_xinfo($1, 'main') WHERE hidden <> 1
 ORDER BY cid";
 
+/// A trigger with `RAISE(IGNORE)` keeps a row as it is.
+const PASSES_OVER: &str = "
+SELECT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'trigger' AND lower(tbl_name) = lower($1)
+    AND sql LIKE '%raise%ignore%')";
+
 const UNIQUE: &str = "
 SELECT l.name, l.partial, i.name, l.seq
 FROM pragma_index_list($1, 'main') AS l, pragma_index_xinfo(l.name, 'main') AS i
@@ -99,6 +104,10 @@ pub(super) async fn look(
         }
         columns.push(column);
     }
+    let passes_over: bool = sqlx::query_scalar(PASSES_OVER)
+        .bind(&table_name)
+        .fetch_one(&mut *connection)
+        .await?;
     let mut traits = Traits {
         without_rowid,
         row_id: None,
@@ -159,6 +168,7 @@ pub(super) async fn look(
             table: table_name,
             integer_key,
         },
+        passes_over,
     })
 }
 

@@ -1,0 +1,119 @@
+//! Records that collide with rows, and tables that cannot take back what was written.
+
+use temporal_batch::{ImportArgs, OnConflict, Outcome, files::CsvSource};
+
+use crate::{imports::Home, written::written};
+
+fn update(key: &str) -> OnConflict {
+    OnConflict::Update(vec![key.to_owned()])
+}
+
+async fn only_the_named_key_is_updated(home: Home) {
+    home.run("CREATE TABLE t (id INT PRIMARY KEY, name VARCHAR(20) UNIQUE, v INT)")
+        .await;
+    home.run("INSERT INTO t VALUES (1, 'google', 10), (3, 'bing', 30)")
+        .await;
+    let file = written(b"id,name,v\n1,google,11\n2,google,100\n3,google,7\n4,new,4\n");
+    let args = ImportArgs::new(CsvSource::new(&file.path), "t").on_conflict(update("id"));
+    let run = home.imported(args).await;
+    assert_eq!(
+        run.outcome,
+        Outcome::CompletedWithFailures,
+        "{:?}",
+        run.reason
+    );
+    assert_eq!((run.items.processed, run.items.failed), (2, 2));
+    let rows = home
+        .texts("SELECT concat(id, ' ', name, ' ', v) FROM t ORDER BY id")
+        .await;
+    let rows: Vec<_> = rows.into_iter().flatten().flatten().collect();
+    assert_eq!(rows, ["1 google 11", "3 bing 30", "4 new 4"]);
+    let letters = home.letter_types().await;
+    assert_eq!(letters["UniqueViolation"], 2, "{letters:?}");
+
+    // The other key, for which the first one collides.
+    let file = written(b"id,name,v\n3,google,12\n9,google,13\n");
+    let args = ImportArgs::new(CsvSource::new(&file.path), "t").on_conflict(update("name"));
+    let run = home.imported(args).await;
+    assert_eq!((run.items.processed, run.items.failed), (1, 1));
+    let rows = home
+        .texts("SELECT concat(id, ' ', name, ' ', v) FROM t ORDER BY id")
+        .await;
+    let rows: Vec<_> = rows.into_iter().flatten().flatten().collect();
+    assert_eq!(rows, ["3 bing 30", "4 new 4", "9 google 13"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_named_key_is_updated_on_sqlite() {
+    only_the_named_key_is_updated(Home::sqlite().await).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_named_key_is_updated_on_postgres() {
+    if let Some(home) = Home::postgres("named_key").await {
+        only_the_named_key_is_updated(home).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_the_named_key_is_updated_on_mariadb() {
+    if let Some(home) = Home::mariadb("named_key").await {
+        only_the_named_key_is_updated(home).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn identity_columns_take_the_values_of_the_file() {
+    let Some(home) = Home::postgres("identity").await else {
+        return;
+    };
+    home.run(
+        "CREATE TABLE t (id INT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name TEXT UNIQUE, v INT)",
+    )
+    .await;
+    home.run("INSERT INTO t OVERRIDING SYSTEM VALUE VALUES (70, 'a', 1)")
+        .await;
+    let file = written(b"id,name,v\n70,b,2\n80,c,3\n");
+    let args =
+        |on_conflict| ImportArgs::new(CsvSource::new(&file.path), "t").on_conflict(on_conflict);
+    let run = home.imported(args(OnConflict::Nothing)).await;
+    assert_eq!((run.items.processed, run.items.skipped), (1, 1));
+    let run = home.imported(args(update("id"))).await;
+    assert_eq!((run.outcome, run.items.processed), (Outcome::Completed, 2));
+    let names = home.texts("SELECT id || name FROM t ORDER BY id").await;
+    assert_eq!(names, [[Some("70b".to_owned())], [Some("80c".to_owned())]]);
+    let refused = home.prepare(args(update("name"))).await.unwrap_err();
+    assert!(refused.message().contains("leave it out"), "{refused}");
+    let without = args(update("name")).columns(["name", "v"]);
+    let run = home.imported(without).await;
+    assert_eq!((run.outcome, run.items.processed), (Outcome::Completed, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_without_transactions_is_refused() {
+    let Some(home) = Home::mariadb("import_engines").await else {
+        return;
+    };
+    let file = written(b"id,n\n1,2\n");
+    for engine in ["MyISAM", "Aria"] {
+        home.run(&format!(
+            "CREATE TABLE t (id INT PRIMARY KEY, n INT NOT NULL) ENGINE = {engine}"
+        ))
+        .await;
+        let args = || ImportArgs::new(CsvSource::new(&file.path), "t");
+        for args in [
+            args(),
+            args().once(false),
+            args().once(false).on_conflict(OnConflict::Nothing),
+            args().on_conflict(update("id")),
+        ] {
+            let refused = home.prepare(args).await.unwrap_err();
+            assert!(!refused.is_retryable());
+            assert!(refused.message().contains(engine), "{refused}");
+            assert!(refused.message().contains("\"t\""), "{refused}");
+        }
+        let repeatable = args().once(false).on_conflict(update("id"));
+        home.prepare(repeatable).await.unwrap();
+        home.run("DROP TABLE t").await;
+    }
+}
