@@ -55,6 +55,13 @@ struct ExamplesOfTheReadme;
 mod activity;
 mod audit;
 mod batch;
+#[cfg(any(
+    feature = "files",
+    feature = "sqlite",
+    feature = "postgres",
+    feature = "mysql"
+))]
+mod cell;
 mod check;
 #[cfg(feature = "cli")]
 pub mod cli;
@@ -142,6 +149,13 @@ pub use crate::{
 
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 pub use crate::sql::{Assignment, BackfillArgs, HighWaterMark, InvalidBackfill, SqlBackfill};
+#[cfg(all(
+    feature = "files",
+    any(feature = "sqlite", feature = "postgres", feature = "mysql")
+))]
+pub use crate::sql::{
+    BytesForm, ImportArgs, ImportFile, InvalidImport, ManifestChoice, OnConflict, SqlImport,
+};
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 pub use crate::sql::{
     ChangeKind, ColumnChange, DryRun, DryRunReport, Estimate, InvalidVerify, KeptStride, PageTrial,
@@ -158,11 +172,6 @@ pub use crate::sql::{
     any(feature = "sqlite", feature = "postgres", feature = "mysql")
 ))]
 pub use crate::sql::{ExportArgs, ExportFormat, ExportRow, SqlExport};
-#[cfg(all(
-    feature = "files",
-    any(feature = "sqlite", feature = "postgres", feature = "mysql")
-))]
-pub use crate::sql::{ImportArgs, ImportFile, InvalidImport, OnConflict, SqlImport};
 #[cfg(feature = "postgres")]
 pub use crate::sql::{
     InvalidSchema, InvalidThrottle, PostgresThrottle, PostgresThrottleBuilder, Threshold,

@@ -16,7 +16,8 @@ use super::{
     output::{note, number},
 };
 use crate::{
-    Connections, DEFAULT_CONNECTION, Database, ImportArgs, ImportFile, OnConflict, SqlImport,
+    BytesForm, Connections, DEFAULT_CONNECTION, Database, ImportArgs, ImportFile, ManifestChoice,
+    OnConflict, SqlImport,
     batch::IfRunning,
     files::{CsvFormat, CsvSource, Header, JsonLinesSource, SourceFile},
     hooks::Hooks,
@@ -57,6 +58,15 @@ pub(crate) struct ImportCommand {
         allow_hyphen_values = true
     )]
     null: String,
+
+    /// The manifest of an export, which says how the values of the file are written; none: the file is from elsewhere
+    /// [default: FILE.manifest.json or manifest.json beside the file, if it lists the file]
+    #[arg(long, value_name = "FILE|none")]
+    manifest: Option<PathBuf>,
+
+    /// How the file writes bytes, where no manifest says it
+    #[arg(long, value_name = "FORM")]
+    bytes: Option<Bytes>,
 
     /// What happens to a record whose key is in the table: fail (a dead letter), nothing, or update with the
     /// columns of the key
@@ -115,6 +125,16 @@ struct ReadingArgs {
 enum Format {
     Csv,
     Jsonl,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Bytes {
+    /// Hexadecimal digits, with or without \x before them
+    Hex,
+    /// Base64, padded
+    Base64,
+    /// The text itself, in UTF-8
+    Text,
 }
 
 /// A quote, or that there is none.
@@ -275,6 +295,19 @@ impl ImportCommand {
         if let (Some(columns), false) = (&self.columns, self.reading.no_header) {
             args = args.columns(columns);
         }
+        args.manifest = match &self.manifest {
+            None => ManifestChoice::Beside,
+            Some(none) if none == Path::new("none") => ManifestChoice::Ignored,
+            Some(file) => {
+                let file = std::path::absolute(file);
+                ManifestChoice::At(file.map_err(|e| CliError::caused("this is no path", &e))?)
+            }
+        };
+        args.bytes = self.bytes.map(|form| match form {
+            Bytes::Hex => BytesForm::Hex,
+            Bytes::Base64 => BytesForm::Base64,
+            Bytes::Text => BytesForm::Text,
+        });
         for (field, column) in &self.map {
             args = args.map(field, column);
         }
@@ -292,6 +325,13 @@ impl ImportCommand {
         let table = format!("{} in {}", self.table, database.system());
         line("table", &table);
         line("columns", &args.assignments().join(", "));
+        if !args.computed().is_empty() {
+            let left_out = format!("{}: the table computes them", args.computed().join(", "));
+            line("left out", &left_out);
+        }
+        if args.has_manifest() {
+            line("values", "as the manifest of the export says");
+        }
         let once = match args.once {
             true => "each page exactly once, recorded in the page ledger",
             false => "each page at least once; one whose worker is lost is done again",

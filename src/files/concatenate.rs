@@ -18,7 +18,8 @@ use super::{
 
 /// Writes the parts of a finished result into one file, in the order of the data: a CSV header comes once,
 /// and the file is compressed if the parts are. It is there as a whole or not at all, and replaces a file of
-/// that name. Needs memory for a buffer, whatever the size.
+/// that name. Needs memory for a buffer, whatever the size. Where the records are rows of a table, a manifest
+/// beside it (`FILE.manifest.json`) says how their values are written.
 ///
 /// # Errors
 /// There is no finished result in the directory, a part is not as it was written, or the file system.
@@ -35,18 +36,18 @@ pub fn concatenate(
     };
     let parts = manifest.parts.iter().map(|part| {
         let path = directory.join(&part.file.file);
-        (path, Some(part.file.sha256.as_str()))
+        (path, part.file.sha256.as_str())
     });
-    write_concatenation(parts, &manifest.format, manifest.gzip, file.as_ref())
+    write_concatenation(parts, &manifest, file.as_ref())
 }
 
 /// Sets parts, with the checksums that they should have, one after the other.
 pub(super) fn write_concatenation<'a, P: AsRef<Path>>(
-    parts: impl Iterator<Item = (P, Option<&'a str>)>,
-    format: &PartFormat,
-    gzip: bool,
+    parts: impl Iterator<Item = (P, &'a str)>,
+    manifest: &Manifest,
     file: &Path,
 ) -> Result<ManifestFile, SinkError> {
+    let (format, gzip) = (&manifest.format, manifest.gzip);
     let parent = match file.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
@@ -61,7 +62,7 @@ pub(super) fn write_concatenation<'a, P: AsRef<Path>>(
             for (path, sha256) in parts {
                 let path = path.as_ref();
                 let copied = copy_part(path, format, gzip, Some(to)).and_then(|copied| {
-                    if sha256.is_some_and(|sha256| sha256 != copied.sha256) {
+                    if sha256 != copied.sha256 {
                         return Err(SinkError::Unreadable {
                             path: path.to_path_buf(),
                             message: "its checksum is another".to_owned(),
@@ -92,13 +93,18 @@ pub(super) fn write_concatenation<'a, P: AsRef<Path>>(
         std::mem::replace(&mut of_parts, Ok(()))?;
         Err(error)
     })?;
-    sync_directory(parent)?;
-    Ok(ManifestFile {
+    let written = ManifestFile {
         file: file.display().to_string(),
         records,
         bytes,
         sha256,
-    })
+    };
+    if !manifest.encodings.is_empty() {
+        let beside = manifest.of_one_file(&written, &name);
+        beside.write_beside(parent, &name)?;
+    }
+    sync_directory(parent)?;
+    Ok(written)
 }
 
 /// What was read of a part.

@@ -21,6 +21,8 @@ pub(super) struct CsvScanner<R> {
     output: Vec<u8>,
     ends: Vec<usize>,
     columns: usize,
+    /// The record as it is in the file, where it is kept.
+    raw: Option<Vec<u8>>,
 }
 
 /// The fields of a record.
@@ -28,6 +30,7 @@ pub(super) struct CsvScanner<R> {
 pub(crate) struct Fields<'a> {
     output: &'a [u8],
     ends: &'a [usize],
+    raw: &'a [u8],
 }
 
 impl<'a> Fields<'a> {
@@ -36,9 +39,24 @@ impl<'a> Fields<'a> {
     }
 
     pub fn iter(self) -> impl Iterator<Item = &'a [u8]> {
-        let Self { output, ends } = self;
+        let Self { output, ends, .. } = self;
         let starts = std::iter::once(0).chain(ends.iter().copied());
         starts.zip(ends).map(|(start, end)| &output[start..*end])
+    }
+
+    /// Which fields are in quotes, in a file with commas and double quotes.
+    #[allow(dead_code, reason = "for an import, which needs a database")]
+    pub fn quoted(self) -> Vec<bool> {
+        let (mut fields, mut quoted, mut begins) = (Vec::new(), false, true);
+        for byte in self.raw {
+            if begins {
+                fields.push(*byte == b'"');
+            }
+            // A doubled quote ends and begins.
+            quoted ^= *byte == b'"';
+            begins = *byte == b',' && !quoted;
+        }
+        fields
     }
 
     /// Everything one after the other, and where each field ends in it.
@@ -64,7 +82,14 @@ impl<R: BufRead> CsvScanner<R> {
             output: vec![0; 4 * 1024],
             ends: vec![0; 64],
             columns: 0,
+            raw: None,
         }
+    }
+
+    /// Keeps the bytes of each record.
+    pub fn keep_raw(mut self) -> Self {
+        self.raw = Some(Vec::new());
+        self
     }
 
     /// The record that was read last. Not for one that is too large.
@@ -72,6 +97,7 @@ impl<R: BufRead> CsvScanner<R> {
         Fields {
             output: &self.output,
             ends: &self.ends[..self.columns],
+            raw: self.raw.as_deref().unwrap_or_default(),
         }
     }
 
@@ -92,6 +118,7 @@ impl<R: BufRead> Scan for CsvScanner<R> {
         let start = self.offset;
         let (mut written, mut columns) = (0, 0);
         let mut too_large = false;
+        self.raw.iter_mut().for_each(Vec::clear);
         loop {
             let buffer = self.input.fill_buf()?;
             let (result, read, out, ends) = self.parser.read_record(
@@ -101,6 +128,9 @@ impl<R: BufRead> Scan for CsvScanner<R> {
             );
             let last = read.checked_sub(1).map(|last| buffer[last]);
             let at_end = buffer.is_empty();
+            if let (Some(raw), false) = (&mut self.raw, too_large) {
+                raw.extend_from_slice(&buffer[..read]);
+            }
             self.input.consume(read);
             self.offset += read as u64;
             written += out;

@@ -153,7 +153,8 @@ impl CsvSource {
             let mut read = || {
                 let look = source.look()?;
                 let bounds = Bounds::of(&range, look.data);
-                let mut scanner = source.scanner(&look.file, bounds.start.offset);
+                let scanner = source.scanner(&look.file, bounds.start.offset);
+                let mut scanner = scanner.keep_raw();
                 let of = |scanner: &CsvScanner<Input>, extent: Extent| {
                     if extent.too_large {
                         return Err(too_large(source.format.max_record_bytes));

@@ -7,10 +7,10 @@ use serde::{Deserialize, Serialize};
 use super::{
     concatenate::{Copied, copy_part},
     part_format::PartFormat,
-    sink_directory::SinkDirectory,
+    sink_directory::{SinkDirectory, read_json, write_json},
     sink_error::SinkError,
 };
-use crate::page::PageToken;
+use crate::{cell::EncodedColumn, page::PageToken};
 
 /// The name of a manifest in its directory.
 pub(super) const MANIFEST: &str = "manifest.json";
@@ -53,6 +53,9 @@ pub struct Manifest {
     /// The one file with everything, if that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concatenated: Option<ManifestFile>,
+    /// How the values of each column are written, where the records are rows of a table.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub encodings: Vec<EncodedColumn>,
     /// The parts. Together they are all of the data: each begins where the one before it ends.
     pub parts: Vec<ManifestPart>,
 }
@@ -93,6 +96,63 @@ impl Manifest {
     /// It cannot be read, or is none.
     pub fn read(directory: impl AsRef<Path>) -> Result<Option<Self>, SinkError> {
         SinkDirectory::new(directory.as_ref().to_path_buf()).manifest()
+    }
+
+    /// Reads the manifest that has a file among its parts: `FILE.manifest.json`, or `manifest.json` in the same
+    /// directory. `None`: there is none.
+    ///
+    /// # Errors
+    /// It cannot be read, or is of another version of this program.
+    pub fn of_file(file: impl AsRef<Path>) -> Result<Option<Self>, SinkError> {
+        let file = file.as_ref();
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        for manifest in [beside(&name), MANIFEST.to_owned()] {
+            let path = file.with_file_name(manifest);
+            // Other programs have files of that name, too.
+            let Ok(Some(Parts { parts })) = read_json::<Parts>(&path) else {
+                continue;
+            };
+            if parts.iter().any(|part| part.file == name) {
+                return read_json(&path);
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads a manifest, whatever its name.
+    ///
+    /// # Errors
+    /// It is not there, cannot be read, or is no manifest.
+    pub fn at(path: impl AsRef<Path>) -> Result<Self, SinkError> {
+        let path = path.as_ref();
+        read_json(path)?.ok_or_else(|| SinkError::Unreadable {
+            path: path.to_path_buf(),
+            message: "there is no such file".to_owned(),
+        })
+    }
+
+    /// The same for all of its records in one file.
+    pub(super) fn of_one_file(&self, file: &ManifestFile, name: &str) -> Self {
+        let part = ManifestPart {
+            start: self.parts.first().and_then(|part| part.start.clone()),
+            end: self.parts.last().and_then(|part| part.end.clone()),
+            file: ManifestFile {
+                file: name.to_owned(),
+                ..file.clone()
+            },
+        };
+        Self {
+            records: file.records,
+            bytes: file.bytes,
+            concatenated: None,
+            parts: vec![part],
+            ..self.clone()
+        }
+    }
+
+    /// Writes it beside the file of this name, which it describes.
+    pub(super) fn write_beside(&self, directory: &Path, name: &str) -> Result<(), SinkError> {
+        write_json(directory, &beside(name), self)
     }
 
     /// Reads all parts in the directory, and tells those that are not as they were written.
@@ -141,6 +201,22 @@ impl Manifest {
             )
         }))
     }
+}
+
+/// The name of the manifest of one file.
+fn beside(name: &str) -> String {
+    format!("{name}.{MANIFEST}")
+}
+
+/// What tells a manifest from other files.
+#[derive(Deserialize)]
+struct Parts {
+    parts: Vec<PartName>,
+}
+
+#[derive(Deserialize)]
+struct PartName {
+    file: String,
 }
 
 /// A part that is not as it was written.

@@ -98,6 +98,8 @@ pub use sink::PartSink;
 pub use sink_error::SinkError;
 pub use source_file::SourceFile;
 
+pub use crate::cell::{EncodedColumn, Encoding};
+
 #[cfg(feature = "cli")]
 #[allow(unused_imports, reason = "for `export`, which needs a database")]
 pub(crate) use sink_directory::{Standing, standing};

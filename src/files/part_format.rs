@@ -1,9 +1,17 @@
 //! How records are written into the parts of a result.
 
-use serde::{Deserialize, Serialize, ser::SerializeMap};
-use serde_json::{Map, Value};
+use std::borrow::Cow;
 
-use crate::error::PageError;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    cell::{
+        Cell, Encoding,
+        json_object::{self, Field, NoObject},
+        write_object,
+    },
+    error::PageError,
+};
 
 /// How a [`PartSink`](super::PartSink) writes records.
 ///
@@ -93,6 +101,15 @@ impl PartFormat {
         line
     }
 
+    /// What stands for no value in CSV.
+    #[allow(dead_code, reason = "for an import, which needs a database")]
+    pub(crate) fn null_text(&self) -> Option<&str> {
+        match &self.0 {
+            Kind::JsonL { .. } => None,
+            Kind::Csv { null, .. } => Some(null),
+        }
+    }
+
     pub(super) fn is_csv(&self) -> bool {
         matches!(self.0, Kind::Csv { .. })
     }
@@ -113,27 +130,55 @@ impl PartFormat {
             Kind::JsonL {
                 columns: Some(columns),
             } => {
-                let record = object(record, columns)?;
-                let ordered = Ordered(columns, &record);
-                serde_json::to_writer(&mut *to, &ordered).map_err(|e| not_writable(&e))?;
+                let record = to_json(record)?;
+                to.push(b'{');
+                for (at, (name, value)) in in_order(&record, columns)?.into_iter().enumerate() {
+                    if at > 0 {
+                        to.push(b',');
+                    }
+                    serde_json::to_writer(&mut *to, name).map_err(|e| not_writable(&e))?;
+                    to.push(b':');
+                    to.extend_from_slice(value.unwrap_or("null").as_bytes());
+                }
+                to.push(b'}');
             }
             Kind::Csv { columns, null } => {
-                let record = object(record, columns)?;
-                let fields: Vec<_> = columns.iter().map(|name| field(record.get(name))).collect();
-                if let [None] = fields[..]
-                    && null.is_empty()
-                {
-                    return Err(not_writable(
-                        &"in CSV with one column, a record without a value would be an empty line, which \
-                          readers skip; say what should stand there instead",
-                    ));
-                }
-                write_fields(fields.iter().map(Option::as_deref), null, to);
-                return Ok(());
+                let record = to_json(record)?;
+                let fields = in_order(&record, columns)?.into_iter();
+                let fields: Result<Vec<_>, _> = fields.map(|(_, value)| field(value)).collect();
+                return write_line(&fields?, null, to);
             }
         }
         to.push(b'\n');
         Ok(())
+    }
+
+    /// Adds the line of a row of a table, whose values are those of the columns.
+    ///
+    /// # Errors
+    /// As [`write`](Self::write).
+    pub(super) fn write_cells(
+        &self,
+        cells: &[Cell],
+        encodings: &[Encoding],
+        to: &mut Vec<u8>,
+    ) -> Result<(), PageError> {
+        let values = cells.iter().zip(encodings.iter().copied());
+        match &self.0 {
+            Kind::JsonL { columns } => {
+                let names = columns.iter().flatten().map(String::as_str);
+                write_object(
+                    names.zip(values).map(|(name, (cell, e))| (name, cell, e)),
+                    to,
+                );
+                to.push(b'\n');
+                Ok(())
+            }
+            Kind::Csv { null, .. } => {
+                let fields: Vec<_> = values.map(|(cell, e)| cell.csv(e)).collect();
+                write_line(&fields, null, to)
+            }
+        }
     }
 }
 
@@ -144,40 +189,57 @@ fn not_writable(why: &dyn std::fmt::Display) -> PageError {
     )
 }
 
-fn object(record: &impl Serialize, columns: &[String]) -> Result<Map<String, Value>, PageError> {
-    let record = serde_json::to_value(record).map_err(|e| not_writable(&e))?;
-    let Value::Object(record) = record else {
-        return Err(not_writable(&"it is not an object"));
-    };
-    match record.keys().find(|name| !columns.contains(name)) {
-        Some(name) => Err(not_writable(&format_args!(
+fn to_json(record: &impl Serialize) -> Result<String, PageError> {
+    serde_json::to_string(record).map_err(|e| not_writable(&e))
+}
+
+/// The values of a record, as JSON, in the order of the columns.
+fn in_order<'a>(
+    record: &'a str,
+    columns: &'a [String],
+) -> Result<Vec<(&'a str, Option<&'a str>)>, PageError> {
+    let fields = json_object::fields(record).map_err(|error| match error {
+        NoObject::Twice(name) => not_writable(&format_args!("it has two fields \"{name}\"")),
+        NoObject::Other | NoObject::Invalid => not_writable(&"it is not an object"),
+    })?;
+    if let Some((name, _)) = fields.iter().find(|(name, _)| !columns.contains(name)) {
+        return Err(not_writable(&format_args!(
             "it has a field \"{name}\", and the columns are {}",
             columns.join(", ")
-        ))),
-        None => Ok(record),
+        )));
     }
+    let value = |name: &'a String| {
+        let found = fields.iter().find(|(known, _): &&Field<'_>| known == name);
+        (name.as_str(), found.map(|(_, value)| *value))
+    };
+    Ok(columns.iter().map(value).collect())
 }
 
-/// The fields of a record in the order of the columns.
-struct Ordered<'a>(&'a [String], &'a Map<String, Value>);
-
-impl Serialize for Ordered<'_> {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.0.len()))?;
-        for name in self.0 {
-            map.serialize_entry(name, self.1.get(name).unwrap_or(&Value::Null))?;
+/// A JSON value as the text of a field; `None`: there is none.
+fn field(json: Option<&str>) -> Result<Option<Cow<'_, str>>, PageError> {
+    Ok(match json {
+        None | Some("null") => None,
+        Some(text) if text.starts_with('"') => {
+            let text: String = serde_json::from_str(text).map_err(|e| not_writable(&e))?;
+            Some(text.into())
         }
-        map.end()
-    }
+        Some(json) => Some(json.into()),
+    })
 }
 
-/// A value as the text of a field; `None`: there is none.
-fn field(value: Option<&Value>) -> Option<String> {
-    match value {
-        None | Some(Value::Null) => None,
-        Some(Value::String(text)) => Some(text.clone()),
-        Some(value) => Some(value.to_string()),
+fn write_line(
+    fields: &[Option<Cow<'_, str>>],
+    null: &str,
+    to: &mut Vec<u8>,
+) -> Result<(), PageError> {
+    if matches!(fields, [None]) && null.is_empty() {
+        return Err(not_writable(
+            &"in CSV with one column, a record without a value would be an empty line, which readers skip; say \
+              what should stand there instead",
+        ));
     }
+    write_fields(fields.iter().map(Option::as_deref), null, to);
+    Ok(())
 }
 
 /// One line. The `csv` crate quotes either all fields or those that have to be; here the quotes of an empty
@@ -208,7 +270,7 @@ fn must_be_quoted(text: &str, null: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Map, Value, json, value::RawValue};
 
     fn written(format: &PartFormat, records: &[Value]) -> String {
         let mut to = format.header();
@@ -241,6 +303,29 @@ mod tests {
         assert_eq!(
             written(&lines, &records[1..3]),
             "{\"b\":\"x,y\",\"a\":\"\"}\n{\"b\":\"she said \\\"no\\\"\\n\",\"a\":null}\n"
+        );
+    }
+
+    #[test]
+    fn numbers_keep_every_digit() {
+        #[derive(Serialize)]
+        struct Record<'a> {
+            n: &'a RawValue,
+            x: f32,
+        }
+        let long = r#"[12345678901234567890.123456789,1e400,{"a":1,"a":2}]"#;
+        let n = serde_json::from_str(long).unwrap();
+        let mut written = Vec::new();
+        let record = Record { n, x: 0.1 };
+        let lines = PartFormat::json_lines_of(["x", "n"]);
+        lines.write(&record, &mut written).unwrap();
+        PartFormat::csv(["x", "n"])
+            .write(&record, &mut written)
+            .unwrap();
+        let in_csv = long.replace('"', "\"\"");
+        assert_eq!(
+            String::from_utf8(written).unwrap(),
+            format!("{{\"x\":0.1,\"n\":{long}}}\n0.1,\"{in_csv}\"\n")
         );
     }
 

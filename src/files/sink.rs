@@ -19,6 +19,7 @@ use super::{
     sink_finish::{Finishing, NotFinished, part_extension},
 };
 use crate::{
+    cell::{Cell, EncodedColumn},
     check::{Check, CheckContext},
     dead_letter::stable_id,
     error::PageError,
@@ -130,6 +131,7 @@ pub struct PartSink {
     gzip: bool,
     concatenate: Option<PathBuf>,
     start: Option<PageToken>,
+    encodings: Vec<EncodedColumn>,
 }
 
 /// # Construct
@@ -142,7 +144,16 @@ impl PartSink {
             gzip: false,
             concatenate: None,
             start: None,
+            encodings: Vec::new(),
         }
+    }
+
+    /// What the manifest says of the columns of a table, whose rows are [written as they
+    /// are](Self::write_cells).
+    #[allow(dead_code, reason = "for an export, which needs a database")]
+    pub(crate) fn encodings(mut self, columns: Vec<EncodedColumn>) -> Self {
+        self.encodings = columns;
+        self
     }
 
     /// Compresses every part, and what they are concatenated to.
@@ -217,6 +228,28 @@ impl PartSink {
         ctx: &PageContext<P>,
         records: &[R],
     ) -> Result<(), PageError> {
+        let add = |record: &R, to: &mut Vec<u8>| self.format.write(record, to);
+        self.write_each(ctx, records, add).await
+    }
+
+    /// The same with rows of a table.
+    #[allow(dead_code, reason = "for an export, which needs a database")]
+    pub(crate) async fn write_cells<P: PageProcessor>(
+        &self,
+        ctx: &PageContext<P>,
+        rows: &[Vec<Cell>],
+    ) -> Result<(), PageError> {
+        let encodings: Vec<_> = self.encodings.iter().map(|c| c.encoding).collect();
+        let add = |row: &Vec<Cell>, to: &mut Vec<u8>| self.format.write_cells(row, &encodings, to);
+        self.write_each(ctx, rows, add).await
+    }
+
+    async fn write_each<P: PageProcessor, R>(
+        &self,
+        ctx: &PageContext<P>,
+        records: &[R],
+        add: impl Fn(&R, &mut Vec<u8>) -> Result<(), PageError>,
+    ) -> Result<(), PageError> {
         let Some(page) = &ctx.page else {
             return Err(PageError::non_retryable(
                 "NotInProcess",
@@ -227,7 +260,7 @@ impl PartSink {
         let name = name(ctx, &note);
         let mut lines = self.format.header();
         for record in records {
-            self.format.write(record, &mut lines)?;
+            add(record, &mut lines)?;
         }
         let (directory, owner) = (self.directory.clone(), owner(ctx));
         let extension = part_extension(&self.format, self.gzip);
@@ -257,6 +290,7 @@ impl PartSink {
             gzip: self.gzip,
             concatenate: self.concatenate.clone(),
             start: self.start.clone(),
+            encodings: self.encodings.clone(),
             owner: Owner {
                 batch_id: ctx.batch_id().to_owned(),
                 batch_run: ctx.batch_run().to_owned(),

@@ -397,7 +397,7 @@ fn mode(bits: u32) -> fs::Permissions {
     std::os::unix::fs::PermissionsExt::from_mode(bits)
 }
 
-fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, SinkError> {
+pub(super) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, SinkError> {
     let text = match fs::read(path) {
         Ok(text) => text,
         Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
@@ -412,7 +412,11 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, SinkError> {
     Ok(Some(read))
 }
 
-fn write_json(directory: &Path, name: &str, value: &impl Serialize) -> Result<(), SinkError> {
+pub(super) fn write_json(
+    directory: &Path,
+    name: &str,
+    value: &impl Serialize,
+) -> Result<(), SinkError> {
     write_file(directory, name, |to| {
         serde_json::to_writer_pretty(&mut *to, value)?;
         to.write_all(b"\n")

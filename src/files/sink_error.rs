@@ -84,7 +84,7 @@ impl SinkError {
 
     /// What it means for a page. Errors of the file system are worth another try: a full disk can be
     /// cleared, a permission given.
-    pub(super) fn into_page_error(self) -> PageError {
+    pub(crate) fn into_page_error(self) -> PageError {
         let error_type = match &self {
             Self::NotEmpty { .. } => "DirectoryNotEmpty",
             Self::Taken { .. } => "DirectoryTaken",

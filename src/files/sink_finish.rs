@@ -8,7 +8,7 @@
 //! said once. A published part is never written to, so an attempt that comes late changes nothing.
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::atomic::{AtomicBool, Ordering},
 };
 
@@ -21,6 +21,7 @@ use super::{
     sink_error::SinkError,
 };
 use crate::{
+    cell::EncodedColumn,
     check::{Check, FailedRange},
     page::PageToken,
 };
@@ -34,6 +35,8 @@ pub(super) struct Finishing {
     pub concatenate: Option<PathBuf>,
     /// Where the data begins.
     pub start: Option<PageToken>,
+    /// Of the columns, where they are those of a table.
+    pub encodings: Vec<EncodedColumn>,
     pub owner: Owner,
 }
 
@@ -122,11 +125,7 @@ impl Finishing {
         }
         before(Step::Concatenate)?;
         going_on(stop)?;
-        let concatenated = match &self.concatenate {
-            Some(file) => Some(self.concatenated(&parts, file)?),
-            None => None,
-        };
-        let manifest = Manifest {
+        let mut manifest = Manifest {
             version: 1,
             batch_id: self.owner.batch_id.clone(),
             batch_run: self.owner.batch_run.clone(),
@@ -135,9 +134,15 @@ impl Finishing {
             records: parts.iter().map(|part| part.file.records).sum(),
             bytes: parts.iter().map(|part| part.file.bytes).sum(),
             orphans: plan.orphans,
-            concatenated,
+            concatenated: None,
+            encodings: self.encodings.clone(),
             parts,
         };
+        if let Some(file) = &self.concatenate {
+            let parts = manifest.parts.iter();
+            let parts = parts.map(|part| (directory.path(&part.file.file), &*part.file.sha256));
+            manifest.concatenated = Some(write_concatenation(parts, &manifest, file)?);
+        }
         before(Step::Manifest)?;
         going_on(stop)?;
         directory.put_manifest(&manifest)?;
@@ -267,14 +272,6 @@ impl Finishing {
                 sha256,
             },
         })
-    }
-
-    fn concatenated(&self, parts: &[ManifestPart], file: &Path) -> Result<ManifestFile, SinkError> {
-        let parts = parts.iter().map(|part| {
-            let path = self.directory.path(&part.file.file);
-            (path, Some(part.file.sha256.as_str()))
-        });
-        write_concatenation(parts, &self.format, self.gzip, file)
     }
 
     fn verify(&self, manifest: &Manifest, stop: &AtomicBool) -> Result<Check, NotFinished> {

@@ -480,6 +480,7 @@ proptest! {
             gzip,
             concatenate: Some(one_file.clone()),
             start: None,
+            encodings: Vec::new(),
             owner: Owner { batch_id: "batch".to_owned(), batch_run: "run".to_owned() },
         };
         let stop = AtomicBool::new(false);

@@ -66,7 +66,9 @@ pub use dry_run::{
 #[cfg(feature = "files")]
 pub use export::{ExportArgs, ExportFormat, ExportRow, SqlExport};
 #[cfg(feature = "files")]
-pub use import::{ImportArgs, ImportFile, InvalidImport, OnConflict, SqlImport};
+pub use import::{
+    BytesForm, ImportArgs, ImportFile, InvalidImport, ManifestChoice, OnConflict, SqlImport,
+};
 #[cfg(feature = "postgres")]
 pub use ledger::InvalidSchema;
 pub use ledger::SqlLedger;

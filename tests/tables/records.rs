@@ -16,7 +16,7 @@ async fn all(table: &Table) -> Vec<serde_json::Value> {
     let records = table.records(None, None, None, 100).await.unwrap();
     records
         .into_iter()
-        .map(|(_, record)| record.into())
+        .map(|(_, record)| serde_json::from_str(record.get()).unwrap())
         .collect()
 }
 
@@ -42,8 +42,10 @@ async fn columns_are_all_or_those_that_are_named(home: Home) {
         .records(Some(&name), Some(&start), None, 100)
         .await
         .unwrap();
-    let expected = json!({"name": null}).as_object().unwrap().clone();
-    assert_eq!(records, [(Key::new([2]), expected)]);
+    let [(key, record)] = records.as_slice() else {
+        panic!("{records:?}");
+    };
+    assert_eq!((key, record.get()), (&Key::new([2]), "{\"name\":null}"));
     let error = table
         .records(Some(&["nome".to_owned()]), None, None, 1)
         .await
@@ -71,8 +73,8 @@ async fn types_of_postgresql() {
         records[0],
         json!({
             "id": 9_007_199_254_740_993_i64, "amount": "12345678901234567890.123456789", "real": 1.5,
-            "flag": true, "doc": {"a": [1, null]}, "bytes": "00ff", "at": "2024-01-31T12:00:00.5",
-            "day": "2024-01-31", "tags": ["a b", null], "twice": 18_014_398_509_481_986_i64,
+            "flag": true, "doc": {"a": [1, null]}, "bytes": "\\x00ff", "at": "2024-01-31T12:00:00.5",
+            "day": "2024-01-31", "tags": "{\"a b\",NULL}", "twice": 18_014_398_509_481_986_i64,
         })
     );
     assert_eq!(records[1]["amount"], "NaN");
@@ -90,8 +92,8 @@ async fn types_of_sqlite() {
     .await;
     let table = home.inspect("t", &["id"]).await.unwrap();
     let expected = [
-        json!({"id": 1, "a": "x", "b": "ä", "c": 1.5, "d": "00ff"}),
-        json!({"id": 2, "a": 7, "b": null, "c": "inf", "d": "no blob"}),
+        json!({"id": 1, "a": "x", "b": "ä", "c": 1.5, "d": {"$blob": "00ff"}}),
+        json!({"id": 2, "a": 7, "b": null, "c": {"$number": "Infinity"}, "d": "no blob"}),
     ];
     assert_eq!(all(&table).await, expected);
 }
@@ -115,7 +117,7 @@ async fn types_of_mariadb() {
         all(&table).await,
         [json!({
             "id": 9_007_199_254_740_993_i64, "amount": "123456789012345678901.123456789", "r": 1.5,
-            "flag": 1, "bytes": "00ff", "at": "2024-01-31 12:00:00.500", "day": "2024-01-31", "bits": 257,
+            "flag": 1, "bytes": "\\x00ff", "at": "2024-01-31 12:00:00.500", "day": "2024-01-31", "bits": 257,
             "mood": "calm", "doc": "ä", "twice": 18_014_398_509_481_986_i64,
         })]
     );

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    files::{PartFormat, PartSink},
+    files::{EncodedColumn, PartFormat, PartSink},
     sql::{DEFAULT_CONNECTION, HighWaterMark, TableSpec},
 };
 
@@ -61,6 +61,9 @@ pub struct ExportArgs {
     /// Whether pages may be read by a plan that scans or sorts the table.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_slow_pages: bool,
+    /// How the values of the columns are written: found out when the batch is prepared.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) encodings: Vec<EncodedColumn>,
 }
 
 /// How the rows of an export are written; see [`PartFormat`].
@@ -68,8 +71,7 @@ pub struct ExportArgs {
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum ExportFormat {
-    /// One JSON object a line. Nothing is lost; see [`Table::records`](crate::Table::records) for what the
-    /// values become.
+    /// One JSON object a line. See [`Table::records`](crate::Table::records) for the forms of values.
     #[default]
     JsonL,
     /// Comma-separated values with a header.
@@ -94,6 +96,7 @@ impl ExportArgs {
             concatenate: None,
             high_water_mark: HighWaterMark::AtStart,
             allow_slow_pages: false,
+            encodings: Vec::new(),
         }
     }
 
@@ -132,13 +135,16 @@ impl ExportArgs {
         self
     }
 
-    /// Where its rows go, of these columns.
-    pub(super) fn sink(&self, columns: &[String]) -> PartSink {
+    /// Where its rows go.
+    pub(super) fn sink(&self) -> PartSink {
+        let columns = self.encodings.iter().map(|column| column.name.as_str());
         let format = match self.format {
             ExportFormat::JsonL => PartFormat::json_lines_of(columns),
             ExportFormat::Csv => PartFormat::csv(columns).null(&self.null),
         };
-        let sink = PartSink::new(&self.to, format).gzip(self.gzip);
+        let sink = PartSink::new(&self.to, format)
+            .gzip(self.gzip)
+            .encodings(self.encodings.clone());
         match &self.concatenate {
             Some(file) => sink.concatenate(file),
             None => sink,

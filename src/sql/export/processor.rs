@@ -8,17 +8,17 @@ use std::{
 };
 
 use async_trait::async_trait;
-use serde_json::{Map, Value};
 use tokio::sync::OnceCell;
 
 use super::args::{ExportArgs, ExportFormat};
 use crate::{
+    cell::Cell,
     check::{Check, CheckContext},
     error::PageError,
-    files::PartSink,
+    files::{EncodedColumn, PartSink},
     page::Page,
     processor::{PageContext, PageProcessor, PageReport, ProcessorSettings, SkipAhead},
-    sql::{Connections, HighWaterMark, Key, Table, TableError},
+    sql::{Column, Connections, HighWaterMark, Key, Table, TableError},
 };
 
 /// Writes the rows of a table into files, page by page: what `temporal-batch export` runs, for workers of
@@ -51,8 +51,15 @@ use crate::{
 ///
 /// # What is refused before anything starts
 ///
-/// A table that cannot be paged through ([`TableError`]), a column that is not there, two columns of one name,
-/// and a directory that is not [`within`](Self::within) what is allowed.
+/// A table that cannot be paged through ([`TableError`]), a column that is not there, two columns of one name, a
+/// column whose values the database writes but cannot read, and a directory that is not [`within`](Self::within)
+/// what is allowed.
+///
+/// # What an import makes of it
+///
+/// [`SqlImport`](crate::SqlImport) reads the manifest beside a file, which says how each column is written, and
+/// makes equal rows of it in a table with the same columns. Columns that the database computes are exported and
+/// left out by the import.
 #[derive(Debug)]
 pub struct SqlExport {
     connections: Connections,
@@ -90,7 +97,7 @@ impl SqlExport {
 #[derive(Clone, Debug, PartialEq)]
 pub struct ExportRow {
     key: Key,
-    record: Map<String, Value>,
+    cells: Vec<Cell>,
 }
 
 impl SqlExport {
@@ -102,15 +109,19 @@ impl SqlExport {
             let plan = table.check_plan().await;
             plan.map_err(TableError::into_page_error)?;
         }
-        for (at, name) in args.columns.iter().enumerate() {
-            if !table.columns().iter().any(|column| column.name == *name) {
-                return Err(TableError::MissingColumn {
-                    table: table.quoted_name().to_owned(),
-                    column: name.clone(),
-                    columns: table.columns().iter().map(|c| c.name.clone()).collect(),
-                }
-                .into_page_error());
+        for column in selected(&table, args)? {
+            if WRITE_ONLY.contains(&column.type_name.as_str()) {
+                return Err(PageError::non_retryable(
+                    "InvalidExport",
+                    format_args!(
+                        "column \"{}\" is of type {}, which the database writes but cannot read; name the other \
+                         columns to export",
+                        column.name, column.type_name
+                    ),
+                ));
             }
+        }
+        for (at, name) in args.columns.iter().enumerate() {
             if args.columns[..at].contains(name) {
                 return Err(PageError::non_retryable(
                     "InvalidExport",
@@ -171,17 +182,41 @@ impl SqlExport {
         table.cloned().map_err(TableError::since_the_start)
     }
 
-    async fn sink(&self, args: &ExportArgs) -> Result<PartSink, PageError> {
+    fn sink(&self, args: &ExportArgs) -> Result<PartSink, PageError> {
         self.check_paths(args)?;
-        if args.columns.is_empty() {
-            return Ok(args.sink(&names(&self.table(args).await?)));
+        if args.encodings.is_empty() {
+            return Err(PageError::non_retryable(
+                "NotPrepared",
+                "the arguments of the export do not say how values are written: `PageProcessor::prepare` completes \
+                 them. A batch that an earlier version started has to be started again",
+            ));
         }
-        Ok(args.sink(&args.columns))
+        Ok(args.sink())
     }
 }
 
-fn names(table: &Table) -> Vec<String> {
-    table.columns().iter().map(|c| c.name.clone()).collect()
+/// Types of PostgreSQL without an input.
+const WRITE_ONLY: [&str; 7] = [
+    "pg_brin_bloom_summary",
+    "pg_brin_minmax_multi_summary",
+    "pg_ddl_command",
+    "pg_dependencies",
+    "pg_mcv_list",
+    "pg_ndistinct",
+    "pg_node_tree",
+];
+
+fn selected<'t>(table: &'t Table, args: &ExportArgs) -> Result<Vec<&'t Column>, PageError> {
+    table.selected(Some(args.columns.as_slice()).filter(|names| !names.is_empty()))
+}
+
+fn encoded(column: &&Column) -> EncodedColumn {
+    EncodedColumn::new(
+        &column.name,
+        &column.type_name,
+        column.encoding,
+        column.generated,
+    )
 }
 
 #[async_trait]
@@ -197,14 +232,21 @@ impl PageProcessor for SqlExport {
             Page::empty()
         } else {
             let table = self.table(args).await?;
-            let columns = Some(args.columns.as_slice()).filter(|names| !names.is_empty());
+            let columns = selected(&table, args)?;
+            let read = columns.iter().map(|column| column.encoding);
+            if !read.eq(args.encodings.iter().map(|column| column.encoding)) {
+                return Err(TableError::since_the_start(PageError::non_retryable(
+                    "TableAltered",
+                    "the types of the columns are not those of the start",
+                )));
+            }
             let end = range.end().or(args.high_water_mark.key());
-            let rows = table.records(columns, range.start(), end, ctx.page_size());
+            let rows = table.cells(&columns, range.start(), end, ctx.page_size());
             let rows = rows.await?.into_iter();
-            let rows = rows.map(|(key, record)| ExportRow { key, record });
+            let rows = rows.map(|(key, cells)| ExportRow { key, cells });
             Page::sorted(rows.collect(), |row: &ExportRow| row.key.clone())?
         };
-        self.sink(args).await?.fetched(ctx, &page).await?;
+        self.sink(args)?.fetched(ctx, &page).await?;
         Ok(page)
     }
 
@@ -213,8 +255,8 @@ impl PageProcessor for SqlExport {
         ctx: &PageContext<Self>,
         items: Vec<ExportRow>,
     ) -> Result<PageReport, PageError> {
-        let records: Vec<_> = items.into_iter().map(|row| row.record).collect();
-        self.sink(ctx.args()).await?.write(ctx, &records).await?;
+        let rows: Vec<_> = items.into_iter().map(|row| row.cells).collect();
+        self.sink(ctx.args())?.write_cells(ctx, &rows).await?;
         Ok(PageReport::all_processed())
     }
 
@@ -233,9 +275,9 @@ impl PageProcessor for SqlExport {
 
     async fn prepare(&self, mut args: ExportArgs) -> Result<ExportArgs, PageError> {
         let table = self.check_args(&args).await?;
-        if args.columns.is_empty() {
-            args.columns = names(&table);
-        }
+        let columns = selected(&table, &args)?;
+        args.encodings = columns.iter().map(encoded).collect();
+        args.columns = columns.iter().map(|column| column.name.clone()).collect();
         if args.high_water_mark == HighWaterMark::AtStart {
             args.high_water_mark = HighWaterMark::of(&table).await?;
         }
@@ -243,7 +285,7 @@ impl PageProcessor for SqlExport {
     }
 
     async fn check(&self, ctx: &CheckContext<Self>) -> Result<Option<Check>, PageError> {
-        self.sink(ctx.args()).await?.finish(ctx).await
+        self.sink(ctx.args())?.finish(ctx).await
     }
 
     async fn size_hint(&self, args: &ExportArgs) -> Result<Option<u64>, PageError> {

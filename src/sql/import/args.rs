@@ -1,11 +1,11 @@
 //! What an import does, as it is stored with its batch.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    files::{CsvSource, JsonLinesSource},
+    files::{CsvSource, Encoding, JsonLinesSource},
     sql::DEFAULT_CONNECTION,
 };
 
@@ -25,6 +25,8 @@ use crate::{
 /// | `map` | a field goes to the column of its name |
 /// | `columns` | those that the file has |
 /// | `null` | an empty field is NULL |
+/// | `manifest` | the one beside the file, if there is one |
+/// | `bytes` | as the manifest says; without one, columns of bytes are refused |
 /// | `on_conflict` | [`OnConflict::Fail`] |
 /// | `once` | yes |
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +51,12 @@ pub struct ImportArgs {
     /// What stands for NULL in a CSV field: nothing at all, unless told.
     #[serde(default)]
     pub null: String,
+    /// Which manifest says how the values of the file are written.
+    #[serde(default, skip_serializing_if = "ManifestChoice::is_default")]
+    pub manifest: ManifestChoice,
+    /// How the file writes bytes, where no manifest says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<BytesForm>,
     /// What happens to a record whose key is in the table.
     #[serde(default)]
     pub on_conflict: OnConflict,
@@ -64,6 +72,46 @@ pub struct ImportArgs {
     /// What goes where, from the first to the last column: found out when the batch is prepared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) plan: Option<Vec<Assigned>>,
+    /// Fields that are left out, since the database computes their columns.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) computed: Vec<String>,
+    /// Whether a CSV field in quotes is never NULL.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) quoted_is_text: bool,
+}
+
+/// Which manifest of an export says how the values of a file are written. With one, an import makes rows that are
+/// equal to those that were exported.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ManifestChoice {
+    /// `FILE.manifest.json`, or the `manifest.json` in the directory of the file that lists the file.
+    #[default]
+    Beside,
+    /// None.
+    Ignored,
+    /// This one.
+    At(PathBuf),
+}
+
+impl ManifestChoice {
+    fn is_default(&self) -> bool {
+        *self == Self::Beside
+    }
+}
+
+/// How a file writes bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum BytesForm {
+    /// Hexadecimal digits, with or without `\x` before them.
+    Hex,
+    /// Base64 with the characters `+` and `/`, padded.
+    Base64,
+    /// The bytes of the text, in UTF-8.
+    Text,
 }
 
 /// A file of records.
@@ -74,7 +122,7 @@ pub enum ImportFile {
     /// CSV, with names of the columns.
     Csv(CsvSource),
     /// JSON Lines with an object on each line. Numbers keep every digit; arrays and objects become JSON
-    /// texts; a field that a line does not have is NULL.
+    /// texts; a column of JSON gets the value as it is; a field that a line does not have is NULL.
     JsonLines(JsonLinesSource),
 }
 
@@ -100,6 +148,24 @@ pub(crate) struct Assigned {
     pub column: String,
     /// As the database writes it, without a length.
     pub type_name: String,
+    /// What the column holds.
+    #[serde(default)]
+    pub kind: ColumnKind,
+    /// How the values are written, where a manifest says it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub encoding: Option<Encoding>,
+}
+
+/// What a column holds, as far as its values are read or bound in another way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ColumnKind {
+    #[default]
+    Plain,
+    Json,
+    Bytes,
+    /// The BIT of MySQL, for which a text is its bytes.
+    Bits,
 }
 
 fn default_connection() -> String {
@@ -133,10 +199,14 @@ impl ImportArgs {
             map: BTreeMap::new(),
             columns: None,
             null: String::new(),
+            manifest: ManifestChoice::default(),
+            bytes: None,
             on_conflict: OnConflict::default(),
             once: true,
             fields: None,
             plan: None,
+            computed: Vec::new(),
+            quoted_is_text: false,
         }
     }
 
@@ -168,6 +238,20 @@ impl ImportArgs {
         self
     }
 
+    /// Which manifest says how the values of the file are written.
+    #[must_use]
+    pub fn manifest(mut self, manifest: ManifestChoice) -> Self {
+        self.manifest = manifest;
+        self
+    }
+
+    /// How the file writes bytes, where no manifest says it.
+    #[must_use]
+    pub fn bytes(mut self, form: BytesForm) -> Self {
+        self.bytes = Some(form);
+        self
+    }
+
     /// What happens to a record whose key is in the table.
     #[must_use]
     pub fn on_conflict(mut self, on_conflict: OnConflict) -> Self {
@@ -192,5 +276,20 @@ impl ImportArgs {
             false => format!("{} -> {}", assigned.field, assigned.column),
         };
         self.plan.iter().flatten().map(assigned).collect()
+    }
+
+    /// Fields that are left out, since the database computes their columns.
+    #[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "for `import`"))]
+    pub(crate) fn computed(&self) -> &[String] {
+        &self.computed
+    }
+
+    /// Whether a manifest says how values are written.
+    #[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "for `import`"))]
+    pub(crate) fn has_manifest(&self) -> bool {
+        self.plan
+            .iter()
+            .flatten()
+            .any(|assigned| assigned.encoding.is_some())
     }
 }

@@ -67,6 +67,17 @@ pub enum InvalidImport {
         /// The column.
         column: String,
     },
+    /// Nothing says how the file writes bytes.
+    #[error(
+        "column {column:?} holds bytes ({type_name}), and nothing says how the file writes them; say \
+         --bytes hex, base64 or text (the text itself, in UTF-8), or keep the manifest of the export beside the file"
+    )]
+    Bytes {
+        /// The column.
+        column: String,
+        /// Its type.
+        type_name: String,
+    },
     /// There is nothing that names the columns of the file.
     #[error("the file has no header, and nothing says what its columns are; name them")]
     NoNames,

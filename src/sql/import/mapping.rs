@@ -2,7 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{ImportArgs, InvalidImport, OnConflict, args::Assigned};
+use super::{
+    ImportArgs, InvalidImport, OnConflict,
+    args::{Assigned, ColumnKind},
+};
+use crate::files::EncodedColumn;
 
 /// A column of the table.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -10,12 +14,30 @@ pub(super) struct Column {
     pub name: String,
     pub type_name: String,
     pub generated: bool,
+    pub kind: ColumnKind,
 }
 
-/// What goes where, in the order of the columns that were asked for, or else of the fields.
+/// The fields that an export computed and that the table computes again.
+pub(super) fn computed(
+    args: &ImportArgs,
+    exported: &[EncodedColumn],
+    columns: &[Column],
+) -> Vec<String> {
+    let computed = |field: &&EncodedColumn| {
+        let target = args.map.get(&field.name).unwrap_or(&field.name);
+        let target = columns.iter().find(|column| column.name == *target);
+        field.generated && args.columns.is_none() && target.is_some_and(|c| c.generated)
+    };
+    let computed = exported.iter().filter(computed);
+    computed.map(|field| field.name.clone()).collect()
+}
+
+/// What goes where, in the order of the columns that were asked for, or else of the fields. `exported`: what a
+/// manifest says of the fields.
 pub(super) fn plan(
     args: &ImportArgs,
     fields: &[String],
+    exported: &[EncodedColumn],
     columns: &[Column],
 ) -> Result<Vec<Assigned>, InvalidImport> {
     let fields_shown = || shown(fields.iter());
@@ -76,10 +98,20 @@ pub(super) fn plan(
         if !filled.insert(column.clone()) {
             return Err(InvalidImport::Twice { column });
         }
+        let encoding = exported.iter().find(|exported| exported.name == field);
+        let encoding = encoding.map(|exported| exported.encoding);
+        if found.kind == ColumnKind::Bytes && encoding.is_none() && args.bytes.is_none() {
+            return Err(InvalidImport::Bytes {
+                column,
+                type_name: found.type_name.clone(),
+            });
+        }
         plan.push(Assigned {
             field,
             column,
             type_name: found.type_name.clone(),
+            kind: found.kind,
+            encoding,
         });
     }
     if let OnConflict::Update(key) = &args.on_conflict {
@@ -119,6 +151,7 @@ mod tests {
             name: name.to_owned(),
             type_name: "text".to_owned(),
             generated,
+            kind: ColumnKind::Plain,
         };
         vec![of("id", false), of("email", false), of("total", true)]
     }
@@ -129,7 +162,7 @@ mod tests {
     ) -> Result<Vec<String>, InvalidImport> {
         let args = args(ImportArgs::new(CsvSource::new("x"), "t"));
         let fields: Vec<_> = fields.iter().map(|f| (*f).to_owned()).collect();
-        let plan = plan(&args, &fields, &columns())?;
+        let plan = plan(&args, &fields, &[], &columns())?;
         Ok(plan
             .iter()
             .map(|a| format!("{}>{}", a.field, a.column))

@@ -2,13 +2,12 @@
 
 mod args;
 mod error;
-mod json_object;
 mod mapping;
 mod processor;
 mod row;
 mod target;
 mod write;
 
-pub use args::{ImportArgs, ImportFile, OnConflict};
+pub use args::{BytesForm, ImportArgs, ImportFile, ManifestChoice, OnConflict};
 pub use error::InvalidImport;
 pub use processor::SqlImport;

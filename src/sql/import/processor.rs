@@ -6,16 +6,16 @@ use async_trait::async_trait;
 
 use super::{
     InvalidImport,
-    args::{Assigned, ImportArgs, ImportFile, OnConflict},
+    args::{Assigned, ImportArgs, ImportFile, ManifestChoice, OnConflict},
     mapping,
-    row::{self, ImportRow},
+    row::{self, ImportRow, Reading},
     target::Target,
     write::{self, Filled},
 };
 use crate::{
     dead_letter::{DeadLetters, LetterFilter},
     error::PageError,
-    files::{BadRecord, FilePosition, FileRecord, JsonLinesSource},
+    files::{BadRecord, FilePosition, FileRecord, JsonLinesSource, Manifest, SinkError},
     page::{Next, Page, PageRange},
     page_ledger::PageLedger,
     processor::{PageContext, PageProcessor, PageReport, SkipAhead},
@@ -30,6 +30,9 @@ use crate::{
 ///
 /// Values are written as texts that the database converts by its own rules, as in `COPY`. A record that it
 /// refuses (a wrong type, a constraint) becomes a dead letter, alone: its page is split until it is found.
+///
+/// The files of a [`SqlExport`](crate::SqlExport) become rows that are equal to those that were exported, by the
+/// [manifest](ManifestChoice) beside them.
 ///
 /// ```no_run
 /// # #[cfg(feature = "sqlite")]
@@ -84,16 +87,26 @@ impl SqlImport {
         range: &PageRange<FilePosition>,
         limit: usize,
     ) -> Result<Page<FilePosition, FileRecord<ImportRow>>, PageError> {
-        let plan = plan_of(args)?.to_vec();
+        let reading = Reading {
+            plan: plan_of(args)?.to_vec(),
+            bytes: args.bytes,
+            null: args.null.clone(),
+            quoted_is_text: args.quoted_is_text,
+            any_text: match self.database(args)? {
+                #[cfg(feature = "sqlite")]
+                Database::Sqlite(_) => true,
+                #[allow(unreachable_patterns, reason = "where SQLite is the only database")]
+                _ => false,
+            },
+        };
         match &args.file {
             ImportFile::Csv(source) => {
-                let null = args.null.clone();
                 let mut places: Option<Vec<usize>> = None;
                 let read = move |names: Option<&csv::StringRecord>,
                                  fields: crate::files::Fields<'_>| {
                     if places.is_none() {
                         let names = names.cloned().unwrap_or_default();
-                        let found = row::places(&plan, &names).map_err(|field| {
+                        let found = row::places(&reading.plan, &names).map_err(|field| {
                             BadRecord::new(
                                 "UnknownField",
                                 format!("the file has no field {field:?}"),
@@ -101,13 +114,14 @@ impl SqlImport {
                         })?;
                         places = Some(found);
                     }
-                    row::of_csv(fields, places.as_deref().unwrap_or_default(), &null)
+                    reading.of_csv(fields, places.as_deref().unwrap_or_default())
                 };
                 source.page_with(range, limit, read).await
             }
             ImportFile::JsonLines(source) => {
-                let only = args.columns.is_some();
-                let read = move |line: &[u8]| row::of_json(line, &plan, only);
+                let (only, computed) = (args.columns.is_some(), args.computed.clone());
+                let dropped = move |field: &str| only || computed.iter().any(|name| name == field);
+                let read = move |line: &[u8]| reading.of_json(line, &dropped);
                 source.page_with(range, limit, read).await
             }
         }
@@ -233,7 +247,21 @@ impl PageProcessor for SqlImport {
             Some(fields) => fields,
             None => fields(&args).await?,
         };
-        let plan = mapping::plan(&args, &fields, &columns);
+        let exported = match manifest(&args).await? {
+            Some(manifest) => {
+                let null = manifest.format.null_text();
+                if let Some(null) = null.filter(|null| args.null.is_empty() || args.null == *null) {
+                    null.clone_into(&mut args.null);
+                    args.quoted_is_text = true;
+                }
+                manifest.encodings
+            }
+            None => Vec::new(),
+        };
+        args.computed = mapping::computed(&args, &exported, &columns);
+        let filling = fields.iter().filter(|field| !args.computed.contains(field));
+        let filling: Vec<_> = filling.cloned().collect();
+        let plan = mapping::plan(&args, &filling, &exported, &columns);
         let plan = plan.map_err(InvalidImport::into_page_error)?;
         let filled = Filled::new(&target, &plan, &args.on_conflict);
         write::try_out(database, &target, &filled).await?;
@@ -347,6 +375,22 @@ impl PageProcessor for SqlImport {
     fn dead_letters(&self, _: &ImportArgs) -> Option<Arc<dyn DeadLetters>> {
         self.letters.clone()
     }
+}
+
+/// The manifest of an export of rows that says how the values of the file are written.
+async fn manifest(args: &ImportArgs) -> Result<Option<Manifest>, PageError> {
+    let file = match &args.file {
+        ImportFile::Csv(source) => source.file.path.clone(),
+        ImportFile::JsonLines(source) => source.file.path.clone(),
+    };
+    let choice = args.manifest.clone();
+    let read = tokio::task::spawn_blocking(move || match choice {
+        ManifestChoice::Beside => Manifest::of_file(file),
+        ManifestChoice::Ignored => Ok(None),
+        ManifestChoice::At(path) => Manifest::at(path).map(Some),
+    });
+    let manifest = read.await?.map_err(SinkError::into_page_error)?;
+    Ok(manifest.filter(|manifest| !manifest.encodings.is_empty()))
 }
 
 async fn check_ledger(database: &Database) -> Result<(), PageError> {

@@ -1,23 +1,33 @@
 //! A record on its way into a table.
 
-use super::{
-    args::Assigned,
-    json_object::{self, NoObject},
-};
-use crate::files::{BadRecord, Fields};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 
-/// A value of a row. Numbers and texts are as the file writes them: the database converts them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Cell {
-    Null,
-    Text(String),
-    Number(String),
-    Flag(bool),
-}
+use super::args::{Assigned, BytesForm, ColumnKind};
+use crate::{
+    cell::{
+        Cell, bytes_of_hex,
+        json_object::{self, NoObject},
+        prefixed_hex,
+    },
+    files::{BadRecord, Fields},
+};
 
 /// The values of a row, one for each column that is filled. Public only because it is the item of a processor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImportRow(pub(super) Vec<Cell>);
+
+/// How values are read where no manifest says it, and what is NULL.
+#[derive(Clone, Debug)]
+pub(super) struct Reading {
+    pub plan: Vec<Assigned>,
+    pub bytes: Option<BytesForm>,
+    /// What stands for NULL in CSV.
+    pub null: String,
+    /// Whether a CSV field in quotes is never NULL.
+    pub quoted_is_text: bool,
+    /// Whether a text may be something else than UTF-8.
+    pub any_text: bool,
+}
 
 /// Where in a CSV record the columns are found.
 pub(super) fn places(plan: &[Assigned], names: &csv::StringRecord) -> Result<Vec<usize>, String> {
@@ -28,49 +38,110 @@ pub(super) fn places(plan: &[Assigned], names: &csv::StringRecord) -> Result<Vec
     plan.iter().map(place).collect()
 }
 
-pub(super) fn of_csv(
-    fields: Fields<'_>,
-    places: &[usize],
-    null: &str,
-) -> Result<ImportRow, BadRecord> {
-    let record = crate::files::strings(fields)?;
-    let cell = |place: &usize| match record.get(*place) {
-        Some(text) if text == null => Ok(Cell::Null),
-        Some(text) => Ok(Cell::Text(text.to_owned())),
-        None => Err(BadRecord::new(
-            "WrongColumnCount",
-            format!("there is no column {}", place + 1),
-        )),
-    };
-    places
-        .iter()
-        .map(cell)
-        .collect::<Result<_, _>>()
-        .map(ImportRow)
-}
+impl Reading {
+    pub fn of_csv(&self, fields: Fields<'_>, places: &[usize]) -> Result<ImportRow, BadRecord> {
+        let record = crate::files::strings(fields)?;
+        let quoted = match self.quoted_is_text {
+            true => fields.quoted(),
+            false => Vec::new(),
+        };
+        let is_null =
+            |text: &str, place: usize| text == self.null && quoted.get(place) != Some(&true);
+        let cell = |(assigned, place): (&Assigned, &usize)| match record.get(*place) {
+            Some(text) if is_null(text, *place) => Ok(Cell::Null),
+            Some(text) => {
+                let cell = match assigned.encoding {
+                    Some(encoding) => Cell::of_csv(text, encoding),
+                    None => self.in_column(assigned, Cell::Text(text.to_owned())),
+                };
+                self.checked(assigned, cell)
+            }
+            None => Err(BadRecord::new(
+                "WrongColumnCount",
+                format!("there is no column {}", place + 1),
+            )),
+        };
+        let cells = self.plan.iter().zip(places).map(cell);
+        cells.collect::<Result<_, _>>().map(ImportRow)
+    }
 
-/// `only`: fields without a place are left out.
-pub(super) fn of_json(line: &[u8], plan: &[Assigned], only: bool) -> Result<ImportRow, BadRecord> {
-    let line = std::str::from_utf8(line)
-        .map_err(|_| BadRecord::new("InvalidUtf8", "the line is not UTF-8"))?;
-    let fields = fields_of(line)?;
-    let mut cells = vec![Cell::Null; plan.len()];
-    for (name, text) in fields {
-        match plan.iter().position(|assigned| assigned.field == name) {
-            Some(place) => cells[place] = cell(text)?,
-            None if only => {}
-            None => {
-                return Err(BadRecord {
-                    detail: Some(format!("unknown field {name:?}")),
-                    ..BadRecord::new(
-                        "UnknownField",
-                        "it has a field that has no column; name the columns",
-                    )
-                });
+    /// `dropped`: whether a field without a place is left out.
+    pub fn of_json(
+        &self,
+        line: &[u8],
+        dropped: impl Fn(&str) -> bool,
+    ) -> Result<ImportRow, BadRecord> {
+        let line = std::str::from_utf8(line)
+            .map_err(|_| BadRecord::new("InvalidUtf8", "the line is not UTF-8"))?;
+        let fields = fields_of(line)?;
+        let mut cells = vec![Cell::Null; self.plan.len()];
+        for (name, json) in fields {
+            let place = self.plan.iter().position(|assigned| assigned.field == name);
+            match place {
+                Some(place) => {
+                    let assigned = &self.plan[place];
+                    let cell = match (assigned.encoding, assigned.kind) {
+                        (Some(encoding), _) => Cell::of_json(json, encoding),
+                        (None, ColumnKind::Json) if json != "null" => {
+                            Ok(Cell::Json(json.to_owned()))
+                        }
+                        (None, _) => {
+                            Cell::of_any_json(json).and_then(|cell| self.in_column(assigned, cell))
+                        }
+                    };
+                    cells[place] = self.checked(assigned, cell)?;
+                }
+                None if dropped(&name) => {}
+                None => {
+                    return Err(BadRecord {
+                        detail: Some(format!("unknown field {name:?}")),
+                        ..BadRecord::new(
+                            "UnknownField",
+                            "it has a field that has no column; name the columns",
+                        )
+                    });
+                }
             }
         }
+        Ok(ImportRow(cells))
     }
-    Ok(ImportRow(cells))
+
+    /// What a value is in a column of bytes.
+    fn in_column(&self, assigned: &Assigned, cell: Cell) -> Result<Cell, &'static str> {
+        let (ColumnKind::Bytes, Some(form)) = (assigned.kind, self.bytes) else {
+            return Ok(cell);
+        };
+        match (form, cell) {
+            (_, Cell::Null) => Ok(Cell::Null),
+            (BytesForm::Text, Cell::Text(text)) => Ok(Cell::Bytes(text.into_bytes())),
+            (BytesForm::Hex, Cell::Text(text)) => bytes_of_hex(&text).map(Cell::Bytes),
+            (BytesForm::Base64, Cell::Text(text)) => {
+                let bytes = STANDARD.decode(text);
+                bytes
+                    .map(Cell::Bytes)
+                    .map_err(|_| "its bytes are not written as Base64")
+            }
+            _ => Err("it holds bytes, and the value is no text"),
+        }
+    }
+
+    fn checked(
+        &self,
+        assigned: &Assigned,
+        cell: Result<Cell, &'static str>,
+    ) -> Result<Cell, BadRecord> {
+        let checked = match cell {
+            Ok(Cell::BrokenText(bytes)) if assigned.kind == ColumnKind::Bytes && !self.any_text => {
+                Ok(Cell::Bytes(bytes))
+            }
+            Ok(Cell::BrokenText(_)) if !self.any_text => Err("the text is not UTF-8"),
+            cell => cell,
+        };
+        checked.map_err(|why| {
+            let message = format!("column `{}`: {why}", assigned.column);
+            BadRecord::new("RecordNotReadable", message)
+        })
+    }
 }
 
 pub(super) fn fields_of(line: &str) -> Result<Vec<json_object::Field<'_>>, BadRecord> {
@@ -84,20 +155,6 @@ pub(super) fn fields_of(line: &str) -> Result<Vec<json_object::Field<'_>>, BadRe
     })
 }
 
-fn cell(text: &str) -> Result<Cell, BadRecord> {
-    Ok(match text.as_bytes().first() {
-        Some(b'n') => Cell::Null,
-        Some(b't') => Cell::Flag(true),
-        Some(b'f') => Cell::Flag(false),
-        Some(b'"') => {
-            let text: Result<String, _> = serde_json::from_str(text);
-            Cell::Text(text.map_err(|_| BadRecord::new("InvalidJson", "no JSON"))?)
-        }
-        Some(b'{' | b'[') => Cell::Text(text.to_owned()),
-        _ => Cell::Number(text.to_owned()),
-    })
-}
-
 /// Adds a row in the text format of PostgreSQL's `COPY`.
 pub(super) fn copy_line(row: &ImportRow, to: &mut Vec<u8>) {
     for (number, cell) in row.0.iter().enumerate() {
@@ -107,42 +164,36 @@ pub(super) fn copy_line(row: &ImportRow, to: &mut Vec<u8>) {
         match cell {
             Cell::Null => to.extend_from_slice(b"\\N"),
             Cell::Flag(flag) => to.push(if *flag { b't' } else { b'f' }),
-            Cell::Text(text) | Cell::Number(text) => {
-                for byte in text.bytes() {
-                    let mark = match byte {
-                        b'\\' => b'\\',
-                        b'\t' => b't',
-                        b'\n' => b'n',
-                        b'\r' => b'r',
-                        _ => {
-                            to.push(byte);
-                            continue;
-                        }
-                    };
-                    to.extend_from_slice(&[b'\\', mark]);
-                }
-            }
+            Cell::Bytes(bytes) | Cell::BrokenText(bytes) => escaped(&prefixed_hex(bytes), to),
+            Cell::Text(text) | Cell::Number(text) | Cell::Json(text) => escaped(text, to),
         }
     }
     to.push(b'\n');
 }
 
-impl Cell {
-    /// Bytes, about.
-    pub fn size(&self) -> usize {
-        match self {
-            Self::Null | Self::Flag(_) => 1,
-            Self::Text(text) | Self::Number(text) => text.len(),
-        }
+fn escaped(text: &str, to: &mut Vec<u8>) {
+    for byte in text.bytes() {
+        let mark = match byte {
+            b'\\' => b'\\',
+            b'\t' => b't',
+            b'\n' => b'n',
+            b'\r' => b'r',
+            _ => {
+                to.push(byte);
+                continue;
+            }
+        };
+        to.extend_from_slice(&[b'\\', mark]);
     }
+}
 
-    /// As a text that the database converts.
-    pub fn into_text(self) -> Option<String> {
-        match self {
-            Self::Null => None,
-            Self::Text(text) | Self::Number(text) => Some(text),
-            Self::Flag(flag) => Some(flag.to_string()),
-        }
+/// As a text that the database converts; bytes as PostgreSQL writes them.
+pub(super) fn into_text(cell: Cell) -> Option<String> {
+    match cell {
+        Cell::Null => None,
+        Cell::Text(text) | Cell::Number(text) | Cell::Json(text) => Some(text),
+        Cell::Flag(flag) => Some(flag.to_string()),
+        Cell::Bytes(bytes) | Cell::BrokenText(bytes) => Some(prefixed_hex(&bytes)),
     }
 }
 
@@ -150,19 +201,31 @@ impl Cell {
 mod tests {
     use super::*;
 
-    fn plan() -> Vec<Assigned> {
-        ["a", "b"]
-            .map(|name| Assigned {
-                field: name.to_owned(),
-                column: name.to_owned(),
-                type_name: "text".to_owned(),
-            })
-            .to_vec()
+    fn reading(kind: ColumnKind, bytes: Option<BytesForm>) -> Reading {
+        let column = |name: &str, kind| Assigned {
+            field: name.to_owned(),
+            column: name.to_owned(),
+            type_name: "text".to_owned(),
+            kind,
+            encoding: None,
+        };
+        Reading {
+            plan: vec![column("a", kind), column("b", ColumnKind::Plain)],
+            bytes,
+            null: String::new(),
+            quoted_is_text: false,
+            any_text: false,
+        }
+    }
+
+    fn read(reading: &Reading, line: &str) -> Result<Vec<Cell>, BadRecord> {
+        reading.of_json(line.as_bytes(), |_| false).map(|row| row.0)
     }
 
     #[test]
     fn json_values_keep_their_kind_and_every_digit() {
-        let row = |line: &str| of_json(line.as_bytes(), &plan(), false).unwrap().0;
+        let plain = reading(ColumnKind::Plain, None);
+        let row = |line: &str| read(&plain, line).unwrap();
         let text = |text: &str| Cell::Text(text.to_owned());
         let number = |text: &str| Cell::Number(text.to_owned());
         assert_eq!(row(r#"{"b": "x\ny"}"#), [Cell::Null, text("x\ny")]);
@@ -177,12 +240,52 @@ mod tests {
     }
 
     #[test]
+    fn a_column_of_json_gets_the_value_as_it_is() {
+        let json = reading(ColumnKind::Json, None);
+        for value in [
+            "\"null\"",
+            "\"true\"",
+            "\"{}\"",
+            "1e400",
+            "true",
+            "{\"x\":1,\"x\":2}",
+        ] {
+            let row = read(&json, &format!("{{\"a\": {value}}}")).unwrap();
+            assert_eq!(row[0], Cell::Json(value.to_owned()));
+        }
+        assert_eq!(read(&json, "{\"a\":null}").unwrap()[0], Cell::Null);
+    }
+
+    #[test]
+    fn bytes_are_read_in_the_form_that_is_named() {
+        let bytes = |form, text: &str| {
+            let line = serde_json::json!({"a": text}).to_string();
+            Some(read(&reading(ColumnKind::Bytes, Some(form)), &line).ok()?[0].clone())
+        };
+        let expected = || Some(Cell::Bytes(vec![0xde, 0xad]));
+        assert_eq!(bytes(BytesForm::Hex, "dead"), expected());
+        assert_eq!(bytes(BytesForm::Hex, "\\xDEAD"), expected());
+        assert_eq!(bytes(BytesForm::Base64, "3q0="), expected());
+        assert_eq!(
+            bytes(BytesForm::Text, "ab"),
+            Some(Cell::Bytes(b"ab".to_vec()))
+        );
+        for (form, wrong) in [(BytesForm::Hex, "dea"), (BytesForm::Base64, "3q0")] {
+            assert_eq!(bytes(form, wrong), None);
+        }
+        let number = reading(ColumnKind::Bytes, Some(BytesForm::Text));
+        let bad = read(&number, "{\"a\":7}").unwrap_err();
+        assert!(bad.message().contains("column `a`"), "{bad}");
+    }
+
+    #[test]
     fn a_field_without_a_place_is_a_bad_record_unless_columns_are_named() {
-        let line = br#"{"a": 1, "secret": 2}"#;
-        let bad = of_json(line, &plan(), false).unwrap_err();
+        let line = r#"{"a": 1, "secret": 2}"#;
+        let plain = reading(ColumnKind::Plain, None);
+        let bad = read(&plain, line).unwrap_err();
         assert_eq!(bad.error_type(), "UnknownField");
         assert!(!bad.message().contains("secret"));
-        assert!(of_json(line, &plan(), true).is_ok());
+        assert!(plain.of_json(line.as_bytes(), |_| true).is_ok());
     }
 
     #[test]

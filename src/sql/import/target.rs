@@ -5,8 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sqlx::Row as _;
 
-use super::{InvalidImport, mapping::Column};
+use super::{InvalidImport, args::ColumnKind, mapping::Column};
 use crate::{error::PageError, sql::Database};
+
+/// Whether a column of this declared type is meant for bytes.
+#[cfg(feature = "sqlite")]
+fn holds_bytes(type_name: &str) -> bool {
+    let declared = type_name.to_uppercase();
+    let other = ["INT", "CHAR", "CLOB", "TEXT"].iter();
+    declared.contains("BLOB") && !other.into_iter().any(|part| declared.contains(part))
+}
 
 /// A table as it was named.
 pub(super) struct Target {
@@ -89,8 +97,17 @@ impl Target {
             #[cfg(feature = "postgres")]
             Database::Postgres(pool) => {
                 // Without a length a cast does not cut what is too long.
+                // A domain counts as the type it is made of.
                 let columns =
-                    "SELECT attname::text, pg_catalog.format_type(atttypid, -1), attgenerated <> ''
+                    "SELECT attname::text, pg_catalog.format_type(atttypid, -1), attgenerated <> '', (
+                        WITH RECURSIVE chain (name, kind, base) AS (
+                            SELECT typname, typtype, typbasetype FROM pg_catalog.pg_type WHERE oid = atttypid
+                            UNION ALL
+                            SELECT typname, typtype, typbasetype
+                            FROM chain JOIN pg_catalog.pg_type ON oid = base WHERE kind = 'd'
+                        )
+                        SELECT name::text FROM chain WHERE kind <> 'd'
+                    )
                     FROM pg_catalog.pg_attribute
                     WHERE attrelid = pg_catalog.to_regclass($1) AND attnum > 0 AND NOT attisdropped
                     ORDER BY attnum";
@@ -100,6 +117,11 @@ impl Target {
                         name: row.try_get(0)?,
                         type_name: row.try_get(1)?,
                         generated: row.try_get(2)?,
+                        kind: match row.try_get(3)? {
+                            "json" | "jsonb" => ColumnKind::Json,
+                            "bytea" => ColumnKind::Bytes,
+                            _ => ColumnKind::Plain,
+                        },
                     })
                 };
                 Ok(rows
@@ -111,16 +133,25 @@ impl Target {
             #[cfg(feature = "mysql")]
             Database::MySql(pool) => {
                 let columns = "SELECT CAST(column_name AS CHAR), CAST(data_type AS CHAR),
-                        extra LIKE '%GENERATED' OR extra LIKE '%GENERATED %'
+                        CAST(COALESCE(generation_expression, '') AS CHAR) <> ''
                     FROM information_schema.columns
                     WHERE table_name = ? AND table_schema = COALESCE(?, DATABASE())
                     ORDER BY ordinal_position";
                 let rows = sqlx::query(columns).bind(&self.table).bind(&self.schema);
                 let column = |row: sqlx::mysql::MySqlRow| {
+                    let type_name: String = row.try_get(1)?;
                     Ok(Column {
                         name: row.try_get(0)?,
-                        type_name: row.try_get(1)?,
                         generated: row.try_get::<i64, _>(2)? != 0,
+                        kind: match type_name.to_lowercase().as_str() {
+                            "json" => ColumnKind::Json,
+                            "bit" => ColumnKind::Bits,
+                            bytes if bytes.ends_with("binary") || bytes.ends_with("blob") => {
+                                ColumnKind::Bytes
+                            }
+                            _ => ColumnKind::Plain,
+                        },
+                        type_name,
                     })
                 };
                 let rows = rows.fetch_all(pool).await?;
@@ -136,10 +167,15 @@ impl Target {
                 let schema = self.schema.as_deref().unwrap_or("main");
                 let rows = sqlx::query(columns).bind(&self.table).bind(schema);
                 let column = |row: sqlx::sqlite::SqliteRow| {
+                    let type_name: String = row.try_get(1)?;
                     Ok(Column {
                         name: row.try_get(0)?,
-                        type_name: row.try_get(1)?,
                         generated: row.try_get(2)?,
+                        kind: match holds_bytes(&type_name) {
+                            true => ColumnKind::Bytes,
+                            false => ColumnKind::Plain,
+                        },
+                        type_name,
                     })
                 };
                 let rows = rows.fetch_all(pool).await?;

@@ -4,11 +4,15 @@ use sqlx::AssertSqlSafe;
 
 use super::{
     InvalidImport,
-    args::{Assigned, OnConflict},
-    row::{Cell, ImportRow, copy_line},
+    args::{Assigned, ColumnKind, OnConflict},
+    row::{ImportRow, copy_line, into_text},
     target::Target,
 };
-use crate::{error::PageError, sql::Database};
+#[cfg(feature = "postgres")]
+use crate::sql::table::POSTGRES_TEXTS;
+#[cfg(feature = "sqlite")]
+use crate::sql::table::makes_texts;
+use crate::{cell::Cell, error::PageError, sql::Database};
 
 /// The table and the columns that are filled, as they stand in statements.
 pub(super) struct Filled<'a> {
@@ -112,13 +116,23 @@ impl<'a> Filled<'a> {
         }
     }
 
-    fn insert(&self, rows: usize, on_conflict: &str) -> String {
-        let row = format!("({})", vec!["?"; self.columns.len()].join(", "));
+    /// `place`: the placeholder of a value.
+    fn insert(
+        &self,
+        rows: &[ImportRow],
+        place: fn(&Assigned, &Cell) -> &'static str,
+        on_conflict: &str,
+    ) -> String {
+        let row = |row: &ImportRow| {
+            let places = self.plan.iter().zip(&row.0);
+            let places: Vec<_> = places.map(|(column, cell)| place(column, cell)).collect();
+            format!("({})", places.join(", "))
+        };
         format!(
             "INSERT INTO {} ({}) VALUES {}{on_conflict}",
             self.table,
             self.columns(),
-            vec![row.as_str(); rows].join(", ")
+            rows.iter().map(row).collect::<Vec<_>>().join(", ")
         )
     }
 
@@ -215,6 +229,15 @@ pub(super) async fn postgres(
     filled: &Filled<'_>,
     rows: Vec<ImportRow>,
 ) -> Result<u64, sqlx::Error> {
+    if filled
+        .plan
+        .iter()
+        .any(|assigned| assigned.encoding.is_some())
+    {
+        sqlx::raw_sql(POSTGRES_TEXTS)
+            .execute(&mut *connection)
+            .await?;
+    }
     if *filled.on_conflict != OnConflict::Fail {
         return postgres_insert(connection, filled, rows).await;
     }
@@ -261,7 +284,7 @@ async fn postgres_insert(
     let mut columns: Vec<Vec<Option<String>>> = vec![Vec::with_capacity(rows.len()); width];
     for row in rows {
         for (column, cell) in columns.iter_mut().zip(row.0) {
-            column.push(cell.into_text());
+            column.push(into_text(cell));
         }
     }
     // Names are quoted, types come from the catalog.
@@ -281,25 +304,57 @@ pub(super) async fn sqlite(
     let on_conflict = filled.on_conflict();
     let mut written = 0;
     for chunk in filled.chunks(rows) {
-        let statement = filled.insert(chunk.len(), &on_conflict);
+        let place = |_: &Assigned, cell: &Cell| match cell {
+            // Only a text can be bound as one that is UTF-8.
+            Cell::BrokenText(_) => "CAST(? AS TEXT)",
+            _ => "?",
+        };
+        let statement = filled.insert(&chunk, place, &on_conflict);
         // Names are quoted, values are bound.
         let mut query = sqlx::query(AssertSqlSafe(statement));
-        for cell in chunk.into_iter().flat_map(|row| row.0) {
-            query = match cell {
-                Cell::Null => query.bind(None::<String>),
-                Cell::Text(text) => query.bind(text),
-                Cell::Flag(flag) => query.bind(i64::from(flag)),
-                // A column without a type keeps what it is given.
-                Cell::Number(number) => match (number.parse::<i64>(), number.parse::<f64>()) {
-                    (Ok(whole), _) => query.bind(whole),
-                    (_, Ok(real)) => query.bind(real),
-                    _ => query.bind(number),
-                },
-            };
+        for row in chunk {
+            for (assigned, cell) in filled.plan.iter().zip(row.0) {
+                query = match cell {
+                    Cell::Null => query.bind(None::<String>),
+                    Cell::Text(text) | Cell::Json(text) => query.bind(text),
+                    Cell::Flag(flag) => query.bind(i64::from(flag)),
+                    Cell::Bytes(bytes) | Cell::BrokenText(bytes) => query.bind(bytes),
+                    Cell::Number(number) => match sqlite_number(&number, &assigned.type_name) {
+                        SqliteNumber::Whole(whole) => query.bind(whole),
+                        SqliteNumber::Real(real) => query.bind(real),
+                        SqliteNumber::Text => query.bind(number),
+                    },
+                };
+            }
         }
         written += query.execute(&mut *connection).await?.rows_affected();
     }
     Ok(written)
+}
+
+/// What a number is bound as.
+#[cfg(feature = "sqlite")]
+#[derive(Debug, PartialEq)]
+enum SqliteNumber {
+    Whole(i64),
+    Real(f64),
+    Text,
+}
+
+/// Every digit counts in a column of texts, and a whole number that has too many for any other stays a text, too.
+#[cfg(feature = "sqlite")]
+fn sqlite_number(number: &str, type_name: &str) -> SqliteNumber {
+    if makes_texts(type_name) {
+        return SqliteNumber::Text;
+    }
+    let whole = !number.contains(['.', 'e', 'E']);
+    match (number, number.parse::<i64>(), number.parse::<f64>()) {
+        ("Infinity", _, _) => SqliteNumber::Real(f64::INFINITY),
+        ("-Infinity", _, _) => SqliteNumber::Real(f64::NEG_INFINITY),
+        (_, Ok(found), _) => SqliteNumber::Whole(found),
+        (_, _, Ok(found)) if found.is_finite() && !whole => SqliteNumber::Real(found),
+        _ => SqliteNumber::Text,
+    }
 }
 
 #[cfg(feature = "mysql")]
@@ -311,14 +366,19 @@ pub(super) async fn mysql(
     let on_conflict = filled.on_duplicate_key();
     let mut written = 0;
     for chunk in filled.chunks(rows) {
-        let statement = filled.insert(chunk.len(), &on_conflict);
+        let place = |assigned: &Assigned, _: &Cell| match assigned.kind {
+            ColumnKind::Bits => "CAST(? AS UNSIGNED)",
+            _ => "?",
+        };
+        let statement = filled.insert(&chunk, place, &on_conflict);
         // Names are quoted, values are bound.
         let mut query = sqlx::query(AssertSqlSafe(statement));
         for cell in chunk.into_iter().flat_map(|row| row.0) {
             query = match cell {
                 // The database knows no other form of a boolean.
                 Cell::Flag(flag) => query.bind(i64::from(flag)),
-                cell => query.bind(cell.into_text()),
+                Cell::Bytes(bytes) => query.bind(bytes),
+                cell => query.bind(into_text(cell)),
             };
         }
         let inserted = query.execute(&mut *connection).await;
@@ -327,4 +387,28 @@ pub(super) async fn mysql(
             .rows_affected();
     }
     Ok(written)
+}
+
+#[cfg(all(test, feature = "sqlite"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_for_sqlite_keep_every_digit() {
+        use SqliteNumber::{Real, Text, Whole};
+        for (number, type_name, expected) in [
+            ("12345678901234567890", "TEXT", Text),
+            ("1.50", "VARCHAR(9)", Text),
+            ("7", "", Whole(7)),
+            ("9223372036854775807", "INTEGER", Whole(i64::MAX)),
+            ("12345678901234567890", "", Text),
+            ("1.5", "", Real(1.5)),
+            ("1e300", "NUMERIC", Real(1e300)),
+            ("-Infinity", "REAL", Real(f64::NEG_INFINITY)),
+            ("1e400", "REAL", Text),
+            ("NaN", "", Text),
+        ] {
+            assert_eq!(sqlite_number(number, type_name), expected, "{number}");
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! The columns of a table.
 
+use crate::cell::Encoding;
+
 /// A column of a table that was looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -12,33 +14,10 @@ pub struct Column {
     pub nullable: bool,
     /// Whether the database computes it from other columns, so that it cannot be written.
     pub generated: bool,
-    /// How `records` reads it.
-    pub(super) json: JsonForm,
-}
-
-/// How the value of a column becomes JSON.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum JsonForm {
-    /// The database writes JSON.
-    #[cfg_attr(
-        not(any(feature = "postgres", feature = "mysql")),
-        allow(dead_code, reason = "SQLite has no columns of JSON")
-    )]
-    Json,
-    /// A number that is exact in JSON, written by the database as a text.
-    #[cfg_attr(
-        not(feature = "mysql"),
-        allow(dead_code, reason = "only MySQL needs it")
-    )]
-    Number,
-    /// A text.
-    Text,
-    /// Each value has a type of its own.
-    #[cfg_attr(
-        not(feature = "sqlite"),
-        allow(dead_code, reason = "only SQLite does that")
-    )]
-    Dynamic,
+    /// How its values stand in a file, and in what `records` gives.
+    pub(crate) encoding: Encoding,
+    /// The expression that reads it for that.
+    pub(super) read: String,
 }
 
 /// What the values of a key column are.

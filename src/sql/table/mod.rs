@@ -26,6 +26,10 @@ mod walk;
 
 use std::sync::Arc;
 
+#[cfg(all(feature = "sqlite", feature = "files"))]
+pub(super) use self::inspect::makes_texts;
+#[cfg(all(feature = "postgres", feature = "files"))]
+pub(super) use self::read::POSTGRES_TEXTS;
 pub(super) use self::spread::Spread;
 pub use self::{
     column::Column,

@@ -1,17 +1,25 @@
 //! Running statements and reading rows, per database.
 
 use futures::future::BoxFuture;
+#[cfg(feature = "postgres")]
+use sqlx::AssertSqlSafe;
 use sqlx::{Database as SqlxDatabase, Decode, Pool, Row as _, Type, ValueRef as _};
 
 use super::{
-    column::{JsonForm, KeyColumn, KeyForm},
+    column::{KeyColumn, KeyForm},
     key::{Key, KeyPart},
     statements::Bound,
 };
 use crate::{
+    cell::{Cell, Encoding},
     error::PageError,
     sql::{Database, dialect::bound},
 };
+
+/// Fixes in which form PostgreSQL writes and reads texts, until the transaction ends.
+#[cfg(feature = "postgres")]
+pub(in crate::sql) const POSTGRES_TEXTS: &str = "SET LOCAL IntervalStyle = postgres; \
+    SET LOCAL lc_monetary = 'C'; SET LOCAL xmloption = content";
 
 /// A database whose rows a [`Table`](crate::Table) can read: `sqlx::Postgres`, `sqlx::MySql` or
 /// `sqlx::Sqlite`, each with the feature of its name. Nothing else can implement it.
@@ -39,8 +47,17 @@ pub trait Reading: SqlxDatabase {
     #[doc(hidden)]
     fn key_part(row: &Self::Row, at: usize, column: &KeyOf<'_>) -> Result<KeyPart, PageError>;
 
+    /// Runs a statement that reads values as texts, in the same form whatever the session is set to.
     #[doc(hidden)]
-    fn json(row: &Self::Row, at: usize, form: FormOf) -> Result<serde_json::Value, PageError>;
+    fn fetch_texts(
+        pool: &Pool<Self>,
+        statement: Query,
+    ) -> BoxFuture<'_, Result<Vec<Self::Row>, sqlx::Error>> {
+        Self::fetch(pool, statement)
+    }
+
+    #[doc(hidden)]
+    fn cell(row: &Self::Row, at: usize, encoding: Encoding) -> Result<Cell, sqlx::Error>;
 
     #[doc(hidden)]
     fn text(row: &Self::Row, at: usize) -> Result<Option<String>, sqlx::Error>;
@@ -54,10 +71,6 @@ pub struct Query(pub(super) Bound);
 
 /// A key column.
 pub struct KeyOf<'c>(pub(super) &'c KeyColumn);
-
-/// How a column becomes JSON.
-#[derive(Clone, Copy)]
-pub struct FormOf(pub(super) JsonForm);
 
 impl From<Bound> for Query {
     fn from(bound: Bound) -> Self {
@@ -110,13 +123,14 @@ fn part_of<DB: Reading>(
 }
 
 /// The value of a column that the database wrote as a text.
-fn json_of(text: Option<String>, form: JsonForm) -> Result<serde_json::Value, PageError> {
-    let Some(text) = text else {
-        return Ok(serde_json::Value::Null);
-    };
-    match form {
-        JsonForm::Json | JsonForm::Number => Ok(serde_json::from_str(&text)?),
-        JsonForm::Text | JsonForm::Dynamic => Ok(serde_json::Value::String(text)),
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+fn cell_of(text: Option<String>, encoding: Encoding) -> Cell {
+    match (text, encoding) {
+        (None, _) => Cell::Null,
+        (Some(text), Encoding::Number) => Cell::Number(text),
+        (Some(text), Encoding::Boolean) => Cell::Flag(text == "true"),
+        (Some(text), Encoding::Json) => Cell::Json(text),
+        (Some(text), _) => Cell::Text(text),
     }
 }
 
@@ -163,10 +177,6 @@ macro_rules! plain_values {
         fn key_part(row: &Self::Row, at: usize, column: &KeyOf<'_>) -> Result<KeyPart, PageError> {
             part_of::<Self>(row, at, column.0)
         }
-
-        fn json(row: &Self::Row, at: usize, form: FormOf) -> Result<serde_json::Value, PageError> {
-            json_of(<Self as Reading>::text(row, at)?, form.0)
-        }
     };
 }
 
@@ -174,12 +184,67 @@ macro_rules! plain_values {
 impl Reading for sqlx::Postgres {
     reading!(Postgres);
     plain_values!();
+
+    fn fetch_texts(
+        pool: &Pool<Self>,
+        Query(Bound { sql, values }): Query,
+    ) -> BoxFuture<'_, Result<Vec<Self::Row>, sqlx::Error>> {
+        Box::pin(async move {
+            let begin = format!(
+                "BEGIN; {POSTGRES_TEXTS}; SET LOCAL DateStyle = ISO; SET LOCAL extra_float_digits = 3"
+            );
+            let mut transaction = pool.begin_with(AssertSqlSafe(begin)).await?;
+            let query = bound::<Self>(sql, values);
+            let rows = query.fetch_all(&mut *transaction).await?;
+            transaction.commit().await?;
+            Ok(rows)
+        })
+    }
+
+    fn cell(row: &Self::Row, at: usize, encoding: Encoding) -> Result<Cell, sqlx::Error> {
+        if encoding == Encoding::Hex {
+            let bytes: Option<Vec<u8>> = get::<Self, _>(row, at)?;
+            return Ok(bytes.map_or(Cell::Null, Cell::Bytes));
+        }
+        Ok(cell_of(<Self as Reading>::text(row, at)?, encoding))
+    }
 }
 
 #[cfg(feature = "mysql")]
 impl Reading for sqlx::MySql {
     reading!(MySql);
     plain_values!();
+
+    fn cell(row: &Self::Row, at: usize, encoding: Encoding) -> Result<Cell, sqlx::Error> {
+        if encoding == Encoding::Hex {
+            let bytes: Option<Vec<u8>> = row.try_get_unchecked(at)?;
+            return Ok(bytes.map_or(Cell::Null, Cell::Bytes));
+        }
+        let number = match sqlx::TypeInfo::name(sqlx::Column::type_info(row.column(at))) {
+            "FLOAT" => row.try_get_unchecked::<Option<f32>, _>(at)?.map(float),
+            "DOUBLE" => row.try_get_unchecked::<Option<f64>, _>(at)?.map(double),
+            _ => return Ok(cell_of(<Self as Reading>::text(row, at)?, encoding)),
+        };
+        Ok(number.map_or(Cell::Null, Cell::Number))
+    }
+}
+
+/// The fewest digits from which MySQL, which reads a double first, makes the same number.
+#[cfg(feature = "mysql")]
+fn float(number: f32) -> String {
+    let short = format!("{number:?}");
+    #[allow(clippy::cast_possible_truncation, reason = "that is what MySQL does")]
+    let read = short.parse::<f64>().map(|double| double as f32);
+    match read == Ok(number) {
+        true => short.strip_suffix(".0").unwrap_or(&short).to_owned(),
+        false => double(f64::from(number)),
+    }
+}
+
+#[cfg(feature = "mysql")]
+fn double(number: f64) -> String {
+    let text = format!("{number:?}");
+    text.strip_suffix(".0").unwrap_or(&text).to_owned()
 }
 
 #[cfg(feature = "sqlite")]
@@ -203,7 +268,7 @@ impl Reading for sqlx::Sqlite {
             }
             (KeyForm::Blob, "BLOB") => {
                 let bytes: Vec<u8> = row.try_get_unchecked(at)?;
-                Ok(KeyPart::Text(hexadecimal(&bytes)))
+                Ok(KeyPart::Text(hex::encode(bytes)))
             }
             (form, class) => Err(PageError::non_retryable(
                 "KeyTypeMixed",
@@ -221,33 +286,26 @@ impl Reading for sqlx::Sqlite {
         }
     }
 
-    fn json(row: &Self::Row, at: usize, _: FormOf) -> Result<serde_json::Value, PageError> {
+    fn cell(row: &Self::Row, at: usize, _: Encoding) -> Result<Cell, sqlx::Error> {
         let raw = row.try_get_raw(at)?;
         if raw.is_null() {
-            return Ok(serde_json::Value::Null);
+            return Ok(Cell::Null);
         }
         let class = sqlx::TypeInfo::name(&*raw.type_info()).to_owned();
+        let bytes = || row.try_get_unchecked::<Vec<u8>, _>(at);
         Ok(match class.as_str() {
-            "INTEGER" => row.try_get_unchecked::<i64, _>(at)?.into(),
-            "REAL" => {
-                let number: f64 = row.try_get_unchecked(at)?;
-                // JSON has no infinity.
-                serde_json::Number::from_f64(number)
-                    .map_or_else(|| number.to_string().into(), Into::into)
-            }
-            "BLOB" => hexadecimal(&row.try_get_unchecked::<Vec<u8>, _>(at)?).into(),
-            _ => row.try_get_unchecked::<String, _>(at)?.into(),
+            "INTEGER" => Cell::Number(row.try_get_unchecked::<i64, _>(at)?.to_string()),
+            "REAL" => Cell::Number(match row.try_get_unchecked::<f64, _>(at)? {
+                f64::INFINITY => "Infinity".to_owned(),
+                f64::NEG_INFINITY => "-Infinity".to_owned(),
+                // With a fraction or an exponent, which an integer does not have.
+                number => format!("{number:?}"),
+            }),
+            "BLOB" => Cell::Bytes(bytes()?),
+            _ => match String::from_utf8(bytes()?) {
+                Ok(text) => Cell::Text(text),
+                Err(error) => Cell::BrokenText(error.into_bytes()),
+            },
         })
     }
-}
-
-#[cfg(feature = "sqlite")]
-fn hexadecimal(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes
-        .iter()
-        .fold(String::with_capacity(2 * bytes.len()), |mut text, byte| {
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
 }

@@ -1,15 +1,17 @@
 //! Going through a table.
 
+use serde_json::value::RawValue;
 use sqlx::FromRow;
 
 use super::{
-    Table,
+    Column, Table,
     key::Key,
-    read::{FormOf, Reading as _, TableDatabase, key_of},
+    read::{Reading as _, TableDatabase, key_of},
     statements::Bound,
 };
 use crate::sql::database::on_pool;
 use crate::{
+    cell::{Cell, write_object},
     error::PageError,
     page::Page,
     processor::{PageContext, PageProcessor, SkipAhead},
@@ -242,18 +244,19 @@ impl Table {
         self.skip(range.start(), end, rows).await
     }
 
-    /// The rows in `(start, end]` that match the filter, in order, at most `limit`: their keys, and their
-    /// columns (all of them, or those that are named) as JSON.
+    /// The rows in `(start, end]` that match the filter, in order, at most `limit`: their keys, and each row as a
+    /// JSON object with its columns (all of them, or those that are named). `serde_json::from_str` makes whatever
+    /// is needed of [its text](RawValue::get).
     ///
     /// | value | in JSON |
     /// |---|---|
     /// | integers, floating point numbers, booleans | as such; what is not finite as a text |
-    /// | numbers with a fixed number of digits (`numeric`, `decimal`) | a text, so that no digit is lost |
-    /// | `json`, `jsonb` | as it is |
+    /// | numbers with a fixed number of digits (`numeric`, `decimal`) | a text, so that no reader rounds them |
+    /// | `json`, `jsonb` | as it is, with every digit and key; where that would not be read back as it is, such as the JSON null, `{"$json": "null"}` |
     /// | points in time | a text: in PostgreSQL ISO 8601, in the time zone of the session where the type has one; in MySQL `2024-01-31 12:00:00` |
-    /// | bytes | a text of hexadecimal digits |
-    /// | arrays and composite types of PostgreSQL | as `to_json` makes them |
-    /// | anything else | a text, as the database writes it |
+    /// | bytes, and the geometry of MySQL | a text of hexadecimal digits, `\\x00ff` |
+    /// | SQLite | integers and reals as numbers, of which reals have a fraction or an exponent, `{"$number": "Infinity"}`; texts; bytes as `{"$blob": "00ff"}`, texts that are not UTF-8 as `{"$text_hex": "ff"}` |
+    /// | anything else, arrays and composite types of PostgreSQL too | a text, as the database writes and reads it |
     ///
     /// # Errors
     /// As [`keys`](Self::keys), and `TableColumnMissing`, non-retryable.
@@ -263,38 +266,52 @@ impl Table {
         start: Option<&Key>,
         end: Option<&Key>,
         limit: usize,
-    ) -> Result<Vec<(Key, serde_json::Map<String, serde_json::Value>)>, PageError> {
-        self.check_keys([start, end])?;
-        let columns: Vec<_> = match columns {
-            None => self.columns().iter().collect(),
-            Some(names) => {
-                let columns: Result<_, _> = names.iter().map(|name| self.column(name)).collect();
-                columns?
-            }
+    ) -> Result<Vec<(Key, Box<RawValue>)>, PageError> {
+        let columns = self.selected(columns)?;
+        let rows = self.cells(&columns, start, end, limit).await?;
+        let record = |(key, cells): (Key, Vec<Cell>)| {
+            let mut json = Vec::new();
+            let fields = columns.iter().zip(&cells);
+            let fields = fields.map(|(column, cell)| (column.name.as_str(), cell, column.encoding));
+            write_object(fields, &mut json);
+            let json = String::from_utf8(json).expect("JSON is UTF-8");
+            (key, RawValue::from_string(json).expect("an object"))
         };
+        Ok(rows.into_iter().map(record).collect())
+    }
+
+    /// The columns that are named, or all of them.
+    pub(crate) fn selected(&self, columns: Option<&[String]>) -> Result<Vec<&Column>, PageError> {
+        match columns {
+            None => Ok(self.columns().iter().collect()),
+            Some(names) => names.iter().map(|name| self.column(name)).collect(),
+        }
+    }
+
+    /// The values of [`records`](Self::records), one for each column.
+    pub(crate) async fn cells(
+        &self,
+        columns: &[&Column],
+        start: Option<&Key>,
+        end: Option<&Key>,
+        limit: usize,
+    ) -> Result<Vec<(Key, Vec<Cell>)>, PageError> {
+        self.check_keys([start, end])?;
         let statements = &self.inner.statements;
-        let selected = columns
-            .iter()
-            .map(|column| {
-                self.inner
-                    .identity
-                    .json_expression(column, &self.quote(&column.name))
-            })
-            .collect();
+        let selected = columns.iter().map(|column| column.read.clone()).collect();
         let query = statements.page(selected, start, end, limit as u64, 0);
         on_pool!(&self.inner.database, pool: Db => {
-            let rows = Db::fetch(pool, query.into()).await?;
+            let rows = Db::fetch_texts(pool, query.into()).await?;
             rows.iter().map(|row| {
-                let mut record = serde_json::Map::new();
-                for (at, column) in columns.iter().enumerate() {
-                    record.insert(column.name.clone(), Db::json(row, at, FormOf(column.json))?);
-                }
-                Ok((key_of::<Db>(row, columns.len(), &statements.key)?, record))
+                let cells = columns.iter().enumerate();
+                let cells = cells.map(|(at, column)| Db::cell(row, at, column.encoding));
+                let cells = cells.collect::<Result<_, _>>()?;
+                Ok((key_of::<Db>(row, columns.len(), &statements.key)?, cells))
             }).collect()
         })
     }
 
-    fn column(&self, name: &str) -> Result<&super::Column, PageError> {
+    fn column(&self, name: &str) -> Result<&Column, PageError> {
         let found = self.columns().iter().find(|column| column.name == name);
         found.ok_or_else(|| {
             super::TableError::MissingColumn {

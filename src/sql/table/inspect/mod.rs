@@ -9,12 +9,14 @@ mod sqlite;
 
 #[cfg(feature = "mysql")]
 pub(super) use mysql::ordered_index;
+#[cfg(all(feature = "sqlite", feature = "files"))]
+pub(in crate::sql) use sqlite::makes_texts;
 
 use std::sync::Arc;
 
 use super::{
     Inner, Table,
-    column::{Column, JsonForm, KeyColumn},
+    column::{Column, KeyColumn},
     error::TableError,
     filter::{self, Syntax},
     name::TableName,
@@ -114,26 +116,6 @@ impl Table {
                 passes_over,
             }),
         })
-    }
-}
-
-impl Identity {
-    /// The expression from which `records` reads a column.
-    pub fn json_expression(&self, column: &Column, quoted: &str) -> String {
-        match (self, column.json) {
-            #[cfg(feature = "postgres")]
-            (Self::Postgres { .. }, JsonForm::Json) => format!("to_json({quoted})::text"),
-            #[cfg(feature = "postgres")]
-            (Self::Postgres { .. }, JsonForm::Text) if column.type_name == "bytea" => {
-                format!("encode({quoted}, 'hex')")
-            }
-            #[cfg(feature = "postgres")]
-            (Self::Postgres { .. }, _) => format!("{quoted}::text"),
-            #[cfg(feature = "mysql")]
-            (Self::MySql { .. }, _) => mysql::text_of(&column.type_name, quoted),
-            #[cfg(feature = "sqlite")]
-            (Self::Sqlite { .. }, _) => quoted.to_owned(),
-        }
     }
 }
 

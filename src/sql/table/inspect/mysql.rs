@@ -3,11 +3,14 @@
 use sqlx::{MySqlPool, Row as _, mysql::MySqlRow};
 
 use super::{Found, Identity, UniqueIndex, check_unique, key_columns};
-use crate::sql::table::{
-    column::{Column, JsonForm, KeyColumn, KeyForm},
-    error::TableError,
-    name::{Quotes, TableName},
-    spec::TableSpec,
+use crate::{
+    cell::Encoding,
+    sql::table::{
+        column::{Column, KeyColumn, KeyForm},
+        error::TableError,
+        name::{Quotes, TableName},
+        spec::TableSpec,
+    },
 };
 
 // `CAST`, since the catalog's texts have types of their own in each version.
@@ -86,9 +89,12 @@ pub(super) async fn look(
     for row in &rows {
         let type_name = text(row, 1)?;
         let base = text(row, 4)?.to_lowercase();
+        let name = text(row, 0)?;
+        let (encoding, read) = encoding(&base, &type_name, &Quotes::Back.quote(&name));
         columns.push(Column {
-            name: text(row, 0)?,
-            json: json_form(&base),
+            name,
+            encoding,
+            read,
             type_name,
             nullable: flag(row, 2)?,
             generated: flag(row, 3)?,
@@ -208,26 +214,30 @@ fn flag(row: &MySqlRow, at: usize) -> Result<bool, sqlx::Error> {
     row.try_get_unchecked::<i64, _>(at).map(|flag| flag != 0)
 }
 
-fn json_form(base: &str) -> JsonForm {
+/// How values of a type stand in a file, and the expression that reads them for it.
+fn encoding(base: &str, type_name: &str, quoted: &str) -> (Encoding, String) {
+    let text = || format!("CAST({quoted} AS CHAR)");
     match base {
-        "tinyint" | "smallint" | "mediumint" | "int" | "bigint" | "year" | "bit" => {
-            JsonForm::Number
+        // Without the zeros of ZEROFILL, with which a number is none in JSON.
+        "tinyint" | "smallint" | "mediumint" | "int" | "bigint"
+            if type_name.to_lowercase().contains("zerofill") =>
+        {
+            (Encoding::Number, format!("CAST({quoted} + 0 AS CHAR)"))
         }
-        "float" | "double" => JsonForm::Number,
-        "json" => JsonForm::Json,
-        _ => JsonForm::Text,
-    }
-}
-
-/// The expression that writes a column as a text.
-pub(super) fn text_of(type_name: &str, quoted: &str) -> String {
-    let lower = type_name.to_lowercase();
-    if lower.contains("binary") || lower.contains("blob") {
-        format!("LOWER(HEX({quoted}))")
-    } else if lower.starts_with("bit") {
-        format!("CAST({quoted} + 0 AS CHAR)")
-    } else {
-        format!("CAST({quoted} AS CHAR)")
+        "bit" => (Encoding::Number, format!("CAST({quoted} + 0 AS CHAR)")),
+        // The year 0 has to stay a text: the number means 2000 where it is read as one.
+        "tinyint" | "smallint" | "mediumint" | "int" | "bigint" | "year" => {
+            (Encoding::Number, text())
+        }
+        // As a text they have six digits.
+        "float" | "double" => (Encoding::Number, quoted.to_owned()),
+        "json" => (Encoding::Json, text()),
+        "binary" | "varbinary" | "tinyblob" | "blob" | "mediumblob" | "longblob" | "vector"
+        | "geometry" | "point" | "linestring" | "polygon" | "multipoint" | "multilinestring"
+        | "multipolygon" | "geometrycollection" | "geomcollection" => {
+            (Encoding::Hex, quoted.to_owned())
+        }
+        _ => (Encoding::Text, text()),
     }
 }
 

@@ -3,11 +3,14 @@
 use sqlx::{PgPool, Row as _, postgres::PgRow};
 
 use super::{Found, Identity, UniqueIndex, check_unique, key_columns};
-use crate::sql::table::{
-    column::{Column, JsonForm, KeyColumn, KeyForm},
-    error::TableError,
-    name::{Quotes, TableName},
-    spec::TableSpec,
+use crate::{
+    cell::Encoding,
+    sql::table::{
+        column::{Column, KeyColumn, KeyForm},
+        error::TableError,
+        name::{Quotes, TableName},
+        spec::TableSpec,
+    },
 };
 
 const TABLE: &str = "
@@ -48,7 +51,8 @@ SELECT a.attname::text,
     base.typname::text,
     base.typtype::text,
     pg_catalog.format('%I.%I', n.nspname, base.typname),
-    coalesce(co.collisdeterministic, true)
+    coalesce(co.collisdeterministic, true),
+    n.nspname::text
 FROM pg_catalog.pg_attribute a
 JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
 CROSS JOIN LATERAL (
@@ -116,16 +120,17 @@ pub(super) async fn look(
             kind: row.try_get(5)?,
             qualified: row.try_get(6)?,
             deterministic: row.try_get(7)?,
+            of_the_system: row.try_get::<String, _>(8)? == "pg_catalog",
         };
+        let name: String = row.try_get(0)?;
+        let (encoding, read) = encoding(&base, &Quotes::Double.quote(&name));
         columns.push(Column {
-            name: row.try_get(0)?,
+            name,
             type_name: row.try_get(1)?,
             nullable: row.try_get(2)?,
             generated: row.try_get(3)?,
-            json: match base.name.as_str() {
-                "numeric" | "money" | "bytea" => JsonForm::Text,
-                _ => JsonForm::Json,
-            },
+            encoding,
+            read,
         });
         types.push(base);
     }
@@ -226,6 +231,30 @@ struct BaseType {
     kind: String,
     qualified: String,
     deterministic: bool,
+    of_the_system: bool,
+}
+
+/// How values of a type stand in a file, and the expression that reads them for it.
+fn encoding(base: &BaseType, quoted: &str) -> (Encoding, String) {
+    if !base.of_the_system {
+        // The text of the type itself; a cast to text can be another function.
+        let text = format!(
+            "CASE WHEN {quoted} IS DISTINCT FROM NULL THEN pg_catalog.format('%s', {quoted}) END"
+        );
+        return (Encoding::Text, text);
+    }
+    let text = || format!("{quoted}::text");
+    match base.name.as_str() {
+        "int2" | "int4" | "int8" | "float4" | "float8" => (Encoding::Number, text()),
+        "bool" => (Encoding::Boolean, text()),
+        "json" | "jsonb" => (Encoding::Json, text()),
+        "bytea" => (Encoding::Hex, format!("{quoted}::bytea")),
+        // JSON has them in ISO 8601.
+        "date" | "timestamp" | "timestamptz" => {
+            (Encoding::Text, format!("to_jsonb({quoted}) #>> '{{}}'"))
+        }
+        _ => (Encoding::Text, text()),
+    }
 }
 
 /// How a value of the column is read as a text that no setting of the session changes, and read back.

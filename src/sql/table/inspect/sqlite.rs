@@ -3,12 +3,15 @@
 use sqlx::{AssertSqlSafe, Row as _, SqliteConnection, SqlitePool};
 
 use super::{Found, Identity, UniqueIndex, check_unique, key_columns};
-use crate::sql::table::{
-    column::{Column, JsonForm, KeyColumn, KeyForm},
-    error::TableError,
-    name::{Quotes, TableName},
-    plan,
-    spec::TableSpec,
+use crate::{
+    cell::Encoding,
+    sql::table::{
+        column::{Column, KeyColumn, KeyForm},
+        error::TableError,
+        name::{Quotes, TableName},
+        plan,
+        spec::TableSpec,
+    },
 };
 
 const TABLE: &str = "
@@ -92,12 +95,17 @@ pub(super) async fn look(
         let part_of_key: i64 = row.try_get(3)?;
         let not_null: bool = row.try_get(2)?;
         let hidden: i64 = row.try_get(4)?;
+        let (name, type_name): (String, String) = (row.try_get(0)?, row.try_get(1)?);
         let column = Column {
-            name: row.try_get(0)?,
-            type_name: row.try_get(1)?,
+            read: Quotes::Double.quote(&name),
+            encoding: match makes_texts(&type_name) {
+                true => Encoding::StoredText,
+                false => Encoding::Stored,
+            },
+            name,
+            type_name,
             nullable: !not_null,
             generated: hidden != 0,
-            json: JsonForm::Dynamic,
         };
         if part_of_key > 0 {
             primary.push(column.name.clone());
@@ -260,6 +268,13 @@ async fn check_null(
         found: "is NULL in some rows, and they would be left out without a word",
         remedy: format!("look for them: SELECT * FROM {table} WHERE {quoted} IS NULL"),
     })
+}
+
+/// Whether a column of this declared type makes texts of numbers.
+pub(in crate::sql) fn makes_texts(type_name: &str) -> bool {
+    let declared = type_name.to_uppercase();
+    let has = |part: &&str| declared.contains(part);
+    !has(&"INT") && ["CHAR", "CLOB", "TEXT"].iter().any(has)
 }
 
 /// What the declared type says about the values. SQLite holds columns to it only in part, so each value is

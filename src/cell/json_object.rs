@@ -3,11 +3,11 @@
 use serde::de::{DeserializeOwned, IgnoredAny};
 
 /// A name and the text of its value.
-pub(super) type Field<'a> = (String, &'a str);
+pub(crate) type Field<'a> = (String, &'a str);
 
 /// What a line is instead of an object.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum NoObject {
+pub(crate) enum NoObject {
     /// Not JSON.
     Invalid,
     /// JSON, but something else.
@@ -17,7 +17,7 @@ pub(super) enum NoObject {
 }
 
 /// Takes an object apart.
-pub(super) fn fields(line: &str) -> Result<Vec<Field<'_>>, NoObject> {
+pub(crate) fn fields(line: &str) -> Result<Vec<Field<'_>>, NoObject> {
     let mut rest = Rest(line.trim_ascii());
     if !rest.takes('{') {
         let (_, end) = rest.value::<IgnoredAny>()?;
