@@ -128,7 +128,7 @@ pub use crate::{
         AutoPageSize, AutoParallelism, AutoStride, InvalidAutoPageSize, InvalidAutoParallelism,
         InvalidAutoStride, InvalidRamp, InvalidWindow, Opening, Ramp, Window,
     },
-    page::{Next, Page, PageRange, PageToken},
+    page::{Next, PAGE_BYTES, Page, PageRange, PageToken},
     page_ledger::{OpenStride, PageClaim, PageLedger, PageTransaction, StrideId, StrideTotals},
     partition::{InvalidPartitions, Partition},
     processor::{

@@ -109,6 +109,11 @@ impl<C> PageRange<C> {
     }
 }
 
+/// Bytes of values after which the sources of this crate end a page, however many items it may have: 16 MiB. A
+/// worker holds the items of each page in flight in memory, so a source of your own does well to end its pages
+/// there, too.
+pub const PAGE_BYTES: usize = 16 * 1024 * 1024;
+
 /// Where the page after this one begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next<C> {

@@ -10,10 +10,8 @@ use super::{
     BadRecord, FilePosition, FileRecord, bad_record::MAX_KEPT, error::FileError,
     source_file::OpenFile,
 };
-use crate::page::PageRange;
+use crate::page::{PAGE_BYTES, PageRange};
 
-/// Bytes of records in one page, about. A page that has them ends early, whatever its size is.
-const PAGE_BYTES: u64 = 32 * 1024 * 1024;
 const BUFFER: usize = 128 * 1024;
 
 /// A file from some offset to the end that it had.
@@ -123,7 +121,7 @@ pub(super) fn read<S: Scan, T>(
     let mut records = Vec::new();
     let mut at = bounds.start;
     while records.len() < limit
-        && at.offset - bounds.start.offset < PAGE_BYTES
+        && at.offset - bounds.start.offset < PAGE_BYTES as u64
         && !bounds.is_over(at.offset)
     {
         let Some(extent) = next(file, scanner)? else {

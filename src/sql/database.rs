@@ -2,8 +2,10 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-#[cfg(feature = "mysql")]
+#[cfg(any(feature = "postgres", feature = "mysql"))]
 use sqlx::AssertSqlSafe;
+#[cfg(feature = "postgres")]
+use sqlx::Row as _;
 
 use super::{
     database_error::{DatabaseError, Reason},
@@ -143,7 +145,12 @@ impl Database {
         match &options.target {
             #[cfg(feature = "postgres")]
             Target::Postgres(connect) => {
+                let session = set_session(&options.session);
                 let pool = pool!(sqlx::postgres::PgPoolOptions, pool_size::MOST);
+                let pool = pool.after_connect(move |connection, _| {
+                    let session = sqlx::raw_sql(AssertSqlSafe(session.clone()));
+                    Box::pin(async move { session.execute(connection).await.map(drop) })
+                });
                 pool.connect_lazy_with(connect.as_ref().clone()).into()
             }
             #[cfg(feature = "mysql")]
@@ -174,10 +181,13 @@ async fn open(options: &DatabaseOptions) -> Result<Database, sqlx::Error> {
         #[cfg(feature = "postgres")]
         Target::Postgres(connect) => {
             let mut first = connect.connect().await?;
-            let allows = sqlx::query_scalar(POSTGRES_ALLOWS).fetch_one(&mut first);
-            let allows = bound(allows.await);
+            let session = sqlx::raw_sql(AssertSqlSafe(set_session(&options.session)));
+            session.execute(&mut first).await?;
+            let allows = sqlx::raw_sql(POSTGRES_ALLOWS).fetch_one(&mut first).await;
+            let allows = allows.and_then(|row| row.try_get(0));
+            warn_of_settings(&mut first, &options.session).await?;
             first.close().await?;
-            allows
+            bound(allows)
         }
         #[cfg(feature = "mysql")]
         Target::MySql(connect) => {
@@ -205,6 +215,46 @@ const POSTGRES_ALLOWS: &str = "SELECT least(
         (SELECT nullif(rolconnlimit, -1) FROM pg_catalog.pg_roles WHERE rolname = current_user),
         (SELECT nullif(datconnlimit, -1) FROM pg_catalog.pg_database WHERE datname = current_database())
     )::bigint";
+
+/// Statements for the session, in a text that needs no values: a proxy may give each message another server.
+#[cfg(feature = "postgres")]
+fn set_session(settings: &[(&str, String)]) -> String {
+    let set =
+        |(name, value): &(&str, String)| format!("SET {name} = '{}';", value.replace('\'', "''"));
+    settings.iter().map(set).collect()
+}
+
+/// Settings of the role and of the database that `psql` would have in its session, and this connection has not.
+#[cfg(feature = "postgres")]
+const POSTGRES_SETTINGS: &str = "SELECT DISTINCT setting
+    FROM pg_catalog.pg_db_role_setting, unnest(setconfig) AS setting
+    WHERE setrole IN (0, (SELECT oid FROM pg_catalog.pg_roles WHERE rolname = current_user))
+        AND setdatabase IN (0, (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()))
+        AND lower(split_part(setting, '=', 1)) IN ('timezone', 'datestyle')";
+
+#[cfg(feature = "postgres")]
+async fn warn_of_settings(
+    connection: &mut sqlx::PgConnection,
+    given: &[(&str, String)],
+) -> Result<(), sqlx::Error> {
+    let rows = sqlx::raw_sql(POSTGRES_SETTINGS)
+        .fetch_all(connection)
+        .await?;
+    for row in rows {
+        let setting: String = row.try_get(0)?;
+        let name = setting.split('=').next().unwrap_or_default();
+        if !given
+            .iter()
+            .any(|(given, _)| given.eq_ignore_ascii_case(name))
+        {
+            tracing::warn!(
+                "the role or the database sets {setting}, and this connection has UTC and the date style ISO, MDY; \
+                 `options=-c%20{setting}` in the URL sets it"
+            );
+        }
+    }
+    Ok(())
+}
 
 #[cfg(feature = "mysql")]
 const MYSQL_ALLOWS: &str = "SELECT CAST(least(
@@ -291,6 +341,7 @@ impl fmt::Debug for Database {
 #[cfg(feature = "postgres")]
 impl From<sqlx::PgPool> for Database {
     fn from(pool: sqlx::PgPool) -> Self {
+        super::pooled::note(&pool);
         Self::Postgres(pool)
     }
 }

@@ -32,6 +32,9 @@ pub struct DatabaseOptions {
     pub(super) connect_timeout: Duration,
     /// What must not be seen, as it may come back in a message.
     pub(super) secrets: Vec<String>,
+    /// Settings of PostgreSQL sessions to which `sqlx` gives values of its own, with those that were asked for.
+    #[cfg(feature = "postgres")]
+    pub(super) session: Vec<(&'static str, String)>,
     password_in_url: bool,
 }
 
@@ -130,6 +133,8 @@ impl DatabaseOptions {
             connect_timeout: CONNECT_TIMEOUT,
             password_in_url: !secrets.is_empty(),
             secrets,
+            #[cfg(feature = "postgres")]
+            session: Vec::new(),
         }
     }
 }
@@ -429,16 +434,74 @@ fn postgres(url: &str) -> Result<DatabaseOptions, DatabaseError> {
                 .unwrap_or(APPLICATION_NAME),
         )
         .disable_statement_logging();
+    let options = match parameters.get(&["statement-cache-capacity"]) {
+        // PgBouncer takes no such parameter when a connection is made.
+        Some("0") => options.extra_float_digits(None),
+        _ => options,
+    };
     let wants_tls = matches!(
         options.get_ssl_mode(),
         PgSslMode::Require | PgSslMode::VerifyCa | PgSslMode::VerifyFull
     );
-    let options = DatabaseOptions::of(Target::Postgres(Box::new(options)), secrets);
+    let session = session_settings(options.get_options().unwrap_or_default(), |name| {
+        std::env::var(name).ok()
+    });
+    let options = DatabaseOptions {
+        session,
+        ..DatabaseOptions::of(Target::Postgres(Box::new(options)), secrets)
+    };
     let options = match timeout {
         Some(seconds) => options.connect_timeout(Duration::from_secs(seconds)),
         None => options,
     };
     with_tls(options, wants_tls)
+}
+
+/// `sqlx` opens every session with UTC and the date style ISO, MDY, over whatever `options`, the role and the
+/// database say. So what is asked for in `options`, or in libpq's variables, is set once more.
+#[cfg(feature = "postgres")]
+fn session_settings(
+    options: &str,
+    variable: impl Fn(&str) -> Option<String>,
+) -> Vec<(&'static str, String)> {
+    let wanted = [("TimeZone", "PGTZ"), ("DateStyle", "PGDATESTYLE")];
+    let given = pairs_of(options);
+    let wanted = wanted.into_iter().filter_map(|(setting, name)| {
+        let mut given = given.iter().rev();
+        let given = given.find(|(name, _)| name.eq_ignore_ascii_case(setting));
+        let value = given.map(|(_, value)| value.clone());
+        let value = value.or_else(|| variable(name).filter(|value| !value.is_empty()));
+        value.map(|value| (setting, value))
+    });
+    wanted.collect()
+}
+
+/// The settings in `-c name=value`, `-cname=value` and `--name=value`. A backslash keeps a blank from ending a value.
+#[cfg(feature = "postgres")]
+fn pairs_of(options: &str) -> Vec<(String, String)> {
+    let mut words = vec![String::new()];
+    let mut characters = options.chars();
+    while let Some(character) = characters.next() {
+        let word = words.last_mut().expect("there is always one");
+        match character {
+            '\\' => word.extend(characters.next()),
+            blank if blank.is_whitespace() => words.push(String::new()),
+            other => word.push(other),
+        }
+    }
+    let settings = words
+        .iter()
+        .filter(|word| !word.is_empty() && *word != "-c");
+    let pairs = settings.filter_map(|word| {
+        let word = word.strip_prefix("--").or_else(|| word.strip_prefix("-c"));
+        let (name, value) = word?.split_once('=')?;
+        Some((name.replace('-', "_"), value.to_owned()))
+    });
+    let bare = words.windows(2).filter(|pair| pair[0] == "-c");
+    let bare = bare.filter_map(|pair| pair[1].split_once('='));
+    pairs
+        .chain(bare.map(|(name, value)| (name.to_owned(), value.to_owned())))
+        .collect()
 }
 
 #[cfg(not(feature = "postgres"))]

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use futures::future::BoxFuture;
 use serde::{Deserialize, de::IntoDeserializer};
-use sqlx::{AssertSqlSafe, Database, Encode, Row as _, Type, error::DatabaseError, query::Query};
+use sqlx::{
+    AssertSqlSafe, Database, Encode, Row as _, Type, database::HasStatementCache,
+    error::DatabaseError, query::Query,
+};
 
 use crate::{page::PageToken, page_ledger::StrideId, progress::Timestamp};
 
@@ -240,7 +243,7 @@ impl Cut<'_> {
 }
 
 /// A statement with its values.
-pub(super) fn bound<DB: Database>(
+pub(super) fn bound<DB: Database + HasStatementCache>(
     statement: String,
     values: Vec<Value>,
 ) -> Query<'static, DB, DB::Arguments>
@@ -251,11 +254,41 @@ where
 {
     // Made of constants and of a checked and quoted schema.
     let query = sqlx::query(AssertSqlSafe(statement));
+    #[cfg(feature = "postgres")]
+    let query = match DB::NAME == sqlx::Postgres::NAME {
+        true => query.persistent(super::pooled::may_be_named()),
+        false => query,
+    };
     values.into_iter().fold(query, |query, value| match value {
         Value::Text(text) => query.bind(text),
         Value::Int(number) => query.bind(number),
         Value::Flag(flag) => query.bind(flag),
     })
+}
+
+/// How fields are read, and statements without values run.
+macro_rules! fields {
+    () => {
+        fn script(
+            connection: &mut Self::Connection,
+            statements: String,
+        ) -> BoxFuture<'_, Result<(), sqlx::Error>> {
+            let script = sqlx::raw_sql(AssertSqlSafe(statements));
+            Box::pin(async move { script.execute(connection).await.map(|_| ()) })
+        }
+
+        fn text(row: &Self::Row, column: usize) -> Result<Option<String>, sqlx::Error> {
+            row.try_get(column)
+        }
+
+        fn number(row: &Self::Row, column: usize) -> Result<i64, sqlx::Error> {
+            row.try_get(column)
+        }
+
+        fn flag(row: &Self::Row, column: usize) -> Result<bool, sqlx::Error> {
+            row.try_get(column)
+        }
+    };
 }
 
 /// What reads the same for every database; for all at once the bounds would be longer than this.
@@ -284,25 +317,7 @@ macro_rules! statements {
             Box::pin(query.fetch_all(connection))
         }
 
-        fn script(
-            connection: &mut Self::Connection,
-            statements: String,
-        ) -> BoxFuture<'_, Result<(), sqlx::Error>> {
-            let script = sqlx::raw_sql(AssertSqlSafe(statements));
-            Box::pin(async move { script.execute(connection).await.map(|_| ()) })
-        }
-
-        fn text(row: &Self::Row, column: usize) -> Result<Option<String>, sqlx::Error> {
-            row.try_get(column)
-        }
-
-        fn number(row: &Self::Row, column: usize) -> Result<i64, sqlx::Error> {
-            row.try_get(column)
-        }
-
-        fn flag(row: &Self::Row, column: usize) -> Result<bool, sqlx::Error> {
-            row.try_get(column)
-        }
+        fields!();
     };
 }
 
@@ -386,7 +401,23 @@ impl Dialect for sqlx::Postgres {
         error.code().as_deref() == Some("42P01")
     }
 
-    statements!();
+    fn execute(
+        connection: &mut Self::Connection,
+        statement: String,
+        values: Vec<Value>,
+    ) -> BoxFuture<'_, Result<u64, sqlx::Error>> {
+        super::pooled::execute(connection, statement, values)
+    }
+
+    fn rows(
+        connection: &mut Self::Connection,
+        statement: String,
+        values: Vec<Value>,
+    ) -> BoxFuture<'_, Result<Vec<Self::Row>, sqlx::Error>> {
+        super::pooled::rows(connection, statement, values)
+    }
+
+    fields!();
 }
 
 /// Most strides that one statement inserts: each number of them is a statement to prepare.

@@ -89,6 +89,10 @@ impl<DB: Database> Clone for Leases<DB> {
 impl<DB: Database> Leases<DB> {
     /// Those of this pool. Others that are made of the same pool keep their own.
     pub fn of(pool: Pool<DB>) -> Self {
+        #[cfg(feature = "postgres")]
+        if let Some(pool) = (&pool as &dyn std::any::Any).downcast_ref() {
+            super::pooled::note(pool);
+        }
         let state = State {
             connections: Vec::new(),
             swept: false,

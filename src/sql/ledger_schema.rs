@@ -121,8 +121,10 @@ impl LedgerSchema {
                         Some(schema) => format!("\"{schema}\".{table}"),
                         None => (*table).to_owned(),
                     };
-                    let query = sqlx::query("SELECT to_regclass($1) IS NOT NULL").bind(name);
-                    query.fetch_one(pool).await?.try_get(0)?
+                    let there = "SELECT to_regclass($1) IS NOT NULL";
+                    let rows = super::pooled::rows_of(pool, there, vec![name.as_str().into()]);
+                    let rows = rows.await?;
+                    rows.first().ok_or(sqlx::Error::RowNotFound)?.try_get(0)?
                 }
                 #[cfg(feature = "mysql")]
                 Ledger::MySql(_, pool) => {

@@ -36,6 +36,8 @@ mod output_table;
 #[cfg(feature = "mysql")]
 mod placeholders;
 mod pool_size;
+#[cfg(feature = "postgres")]
+mod pooled;
 mod reading;
 mod report_table;
 mod stride_table;

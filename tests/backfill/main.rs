@@ -11,6 +11,7 @@ mod passed_over;
 mod process;
 mod refusals;
 mod rows;
+mod sessions;
 
 #[path = "../fixtures/mariadb.rs"]
 mod mariadb;

@@ -33,6 +33,37 @@ async fn postgresql_knows_whose_connections_they_are() {
     }
 }
 
+/// `sqlx` opens its sessions with UTC, over the options.
+#[tokio::test]
+async fn postgresql_has_the_time_zone_that_is_asked_for_and_else_utc() {
+    let Some(server) = Postgres::shared() else {
+        return;
+    };
+    let url = server.database("zones").await;
+    for (options, zone, style) in [
+        ("", "UTC", "ISO, MDY"),
+        ("-c timezone=Europe/Berlin", "Europe/Berlin", "ISO, MDY"),
+        (
+            "-cDateStyle=ISO,\\ DMY --TimeZone=Asia/Tokyo -c statement_timeout=5s",
+            "Asia/Tokyo",
+            "ISO, DMY",
+        ),
+    ] {
+        let mut url = url::Url::parse(&url).unwrap();
+        if !options.is_empty() {
+            url.query_pairs_mut().append_pair("options", options);
+        }
+        let database = connect(url.as_str()).await.unwrap();
+        let shown: (String, String) =
+            sqlx::query_as("SELECT current_setting('TimeZone'), current_setting('DateStyle')")
+                .fetch_one(pg(&database))
+                .await
+                .unwrap();
+        assert_eq!((shown.0.as_str(), shown.1.as_str()), (zone, style));
+        database.close().await;
+    }
+}
+
 #[tokio::test]
 async fn sqlite_checks_foreign_keys_waits_for_writers_and_keeps_its_journal_mode() {
     let folder = tempfile::tempdir().unwrap();

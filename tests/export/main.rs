@@ -2,11 +2,14 @@
 
 mod interrupted;
 mod program;
+mod proxied;
 mod refused;
 mod rows;
 mod source;
 
 #[path = "../fixtures/mariadb.rs"]
 mod mariadb;
+#[path = "../fixtures/pgbouncer.rs"]
+mod pgbouncer;
 #[path = "../fixtures/postgres.rs"]
 mod postgres;

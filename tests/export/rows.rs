@@ -225,3 +225,68 @@ on_each! {
     only_what_is_asked_for,
     what_is_exported_can_be_imported,
 }
+
+/// The most memory that a process has had so far, in KiB.
+#[cfg(target_os = "linux")]
+fn peak(process: u32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
+    line.trim().trim_end_matches(" kB").parse().ok()
+}
+
+/// A page ends where it has enough bytes, however many rows it may have.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn large_rows_do_not_fill_the_memory() {
+    use sqlx::{Connection as _, Executor as _};
+
+    let Some(server) = crate::postgres::Postgres::shared() else {
+        return;
+    };
+    let url = server.database("large_rows").await;
+    let mut connection = sqlx::PgConnection::connect(&url).await.unwrap();
+    connection
+        .execute(
+            "CREATE TABLE t (id INT PRIMARY KEY, body TEXT);
+             ALTER TABLE t ALTER body SET STORAGE EXTERNAL;
+             INSERT INTO t SELECT n, repeat(chr(65 + n % 26), 1000000) FROM generate_series(1, 240) AS n",
+        )
+        .await
+        .unwrap();
+    let mut peaks = Vec::new();
+    // The first one has a page that is full already.
+    for (name, rows) in [("few", "id <= 24"), ("many", "true")] {
+        let folder = tempfile::tempdir().unwrap();
+        let to = folder.path().join("parts");
+        let args = [
+            "export",
+            "--table",
+            "t",
+            "--where",
+            rows,
+            "--to",
+            to.to_str().unwrap(),
+            "--max-parallelism",
+            "1",
+            "--batch-id",
+            &format!("large-rows-{name}"),
+        ];
+        let running = crate::program::start(crate::program::command(&url, &args));
+        let process = running.child.id();
+        let watched = std::thread::spawn(move || {
+            let mut most = 0;
+            // A process that has ended has no memory.
+            while let Some(peak) = peak(process) {
+                most = most.max(peak);
+                std::thread::sleep(std::time::Duration::from_millis(5));
+            }
+            most
+        });
+        running.ends().exits_with(0);
+        peaks.push(watched.join().unwrap());
+    }
+    let more = peaks[1].saturating_sub(peaks[0]);
+    assert!(more < 64 * 1024, "{peaks:?} KiB");
+}

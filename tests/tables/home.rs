@@ -43,21 +43,20 @@ pub async fn sqlite() -> Home {
 pub async fn postgres(test: &str) -> Option<Home> {
     let url = crate::postgres::Postgres::shared()?.database(test).await;
     let options = PgConnectOptions::from_str(&url).unwrap();
-    let odd = options.clone().options([
-        ("DateStyle", "German"),
-        ("TimeZone", "America/St_Johns"),
-        ("IntervalStyle", "sql_standard"),
-        ("extra_float_digits", "0"),
-        ("bytea_output", "escape"),
-    ]);
     let pool: PgPool = PgPoolOptions::new()
         .max_connections(12)
-        .connect_with(options)
+        .connect_with(options.clone())
         .await
         .unwrap();
+    // Set once the connection is made: what `sqlx` asks for when it is made goes over all `options`.
+    let odd = "SET DateStyle = German; SET TimeZone = 'America/St_Johns'; SET IntervalStyle = sql_standard;
+        SET extra_float_digits = 0; SET bytea_output = escape";
     let elsewhere: PgPool = PgPoolOptions::new()
         .max_connections(2)
-        .connect_with(odd)
+        .after_connect(move |connection, _| {
+            Box::pin(async move { sqlx::raw_sql(odd).execute(connection).await.map(drop) })
+        })
+        .connect_with(options)
         .await
         .unwrap();
     Some(Home {

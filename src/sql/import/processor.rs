@@ -1,6 +1,6 @@
 //! The processor behind `import`.
 
-use std::{collections::HashSet, fmt, sync::Arc};
+use std::{collections::HashSet, fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
@@ -21,10 +21,15 @@ use crate::{
     processor::{PageContext, PageProcessor, PageReport, SkipAhead},
     sql::{
         Connections, Database,
+        dialect::Dialect,
         engine::{Untransactional, untransactional},
+        lease::{LeasedTransaction, Leases},
         no_ledger::NoLedger,
     },
 };
+
+/// A transaction that is silent for so long ends by itself.
+const SILENCE: Duration = Duration::from_secs(60);
 
 /// Puts the records of a file into a table: by `COPY` in PostgreSQL, by `INSERT` with many rows elsewhere.
 ///
@@ -322,7 +327,9 @@ impl PageProcessor for SqlImport {
                 } else if rows.is_empty() {
                     0
                 } else {
-                    let mut transaction = $pool.begin().await?;
+                    let begin = <$database as Dialect>::begin(SILENCE);
+                    let leases = Leases::of($pool.clone());
+                    let mut transaction = LeasedTransaction::begin(&leases, begin).await?;
                     let written = $write(&mut transaction, &filled, rows).await?;
                     transaction.commit().await?;
                     written

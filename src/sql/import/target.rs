@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use sqlx::Row as _;
 
 use super::{InvalidImport, args::ColumnKind, mapping::Column};
+#[cfg(feature = "postgres")]
+use crate::sql::pooled::rows_of;
 use crate::{error::PageError, sql::Database};
 
 /// Whether a column of this declared type is meant for bytes.
@@ -111,8 +113,8 @@ impl Target {
                     FROM pg_catalog.pg_attribute
                     WHERE attrelid = pg_catalog.to_regclass($1) AND attnum > 0 AND NOT attisdropped
                     ORDER BY attnum";
-                let rows = sqlx::query(columns).bind(self.quoted()).fetch_all(pool);
-                let column = |row: sqlx::postgres::PgRow| {
+                let rows = rows_of(pool, columns, vec![self.quoted().as_str().into()]).await?;
+                let column = |row: &sqlx::postgres::PgRow| {
                     Ok(Column {
                         name: row.try_get(0)?,
                         type_name: row.try_get(1)?,
@@ -124,11 +126,8 @@ impl Target {
                         },
                     })
                 };
-                Ok(rows
-                    .await?
-                    .into_iter()
-                    .map(column)
-                    .collect::<Result<_, sqlx::Error>>()?)
+                let columns = rows.iter().map(column);
+                Ok(columns.collect::<Result<_, sqlx::Error>>()?)
             }
             #[cfg(feature = "mysql")]
             Database::MySql(pool) => {

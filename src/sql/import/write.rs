@@ -8,10 +8,10 @@ use super::{
     row::{ImportRow, copy_line, into_text},
     target::Target,
 };
-#[cfg(feature = "postgres")]
-use crate::sql::table::POSTGRES_TEXTS;
 #[cfg(feature = "sqlite")]
 use crate::sql::table::makes_texts;
+#[cfg(feature = "postgres")]
+use crate::sql::{pooled::may_be_named, table::POSTGRES_TEXTS};
 use crate::{cell::Cell, error::PageError, sql::Database};
 
 /// The table and the columns that are filled, as they stand in statements.
@@ -288,7 +288,7 @@ async fn postgres_insert(
         }
     }
     // Names are quoted, types come from the catalog.
-    let query = sqlx::query(AssertSqlSafe(statement));
+    let query = sqlx::query(AssertSqlSafe(statement)).persistent(may_be_named());
     let query = columns
         .into_iter()
         .fold(query, |query, column| query.bind(column));

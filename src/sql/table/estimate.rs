@@ -46,15 +46,19 @@ impl Table {
 
 #[cfg(feature = "postgres")]
 mod postgres {
-    use sqlx::{AssertSqlSafe, PgPool, Row as _};
+    use sqlx::{PgPool, Row as _};
 
-    use crate::{error::PageError, sql::table::statements::Statements};
+    use crate::{
+        error::PageError,
+        sql::{pooled::rows_of, table::statements::Statements},
+    };
 
     pub async fn rows(pool: &PgPool, statements: &Statements) -> Result<Option<u64>, PageError> {
         let condition = statements.range(None, None, 1).sql;
         let table = &statements.table;
         let explain = format!("EXPLAIN (FORMAT JSON) SELECT 1 FROM {table} WHERE {condition}");
-        let row = sqlx::query(AssertSqlSafe(explain)).fetch_one(pool).await?;
+        let rows = rows_of(pool, &explain, Vec::new()).await?;
+        let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
         let plan: serde_json::Value = serde_json::from_str(row.try_get_unchecked::<&str, _>(0)?)?;
         let rows = plan.pointer("/0/Plan/Plan Rows");
         Ok(rows

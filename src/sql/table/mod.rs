@@ -19,6 +19,7 @@ mod name;
 mod plan;
 mod primary_key;
 mod read;
+mod row_bytes;
 mod spec;
 mod spread;
 mod statements;
@@ -121,6 +122,8 @@ struct Inner {
     /// As the catalog identifies it.
     identity: inspect::Identity,
     passes_over: bool,
+    /// Of what [`cells`](Self::cells) has read.
+    row_bytes: row_bytes::RowBytes,
 }
 
 /// # Look at it

@@ -1,8 +1,6 @@
 //! Running statements and reading rows, per database.
 
-use futures::future::BoxFuture;
-#[cfg(feature = "postgres")]
-use sqlx::AssertSqlSafe;
+use futures::{TryStreamExt as _, future::BoxFuture};
 use sqlx::{Database as SqlxDatabase, Decode, Pool, Row as _, Type, ValueRef as _};
 
 use super::{
@@ -10,10 +8,15 @@ use super::{
     key::{Key, KeyPart},
     statements::Bound,
 };
+#[cfg(feature = "postgres")]
+use crate::sql::lease::{LeasedTransaction, Leases};
 use crate::{
     cell::{Cell, Encoding},
     error::PageError,
-    sql::{Database, dialect::bound},
+    sql::{
+        Database,
+        dialect::{Dialect, bound},
+    },
 };
 
 /// Fixes in which form PostgreSQL writes and reads texts, until the transaction ends.
@@ -47,13 +50,25 @@ pub trait Reading: SqlxDatabase {
     #[doc(hidden)]
     fn key_part(row: &Self::Row, at: usize, column: &KeyOf<'_>) -> Result<KeyPart, PageError>;
 
-    /// Runs a statement that reads values as texts, in the same form whatever the session is set to.
+    /// Runs a statement and gives its rows one by one, until `each` has enough.
     #[doc(hidden)]
-    fn fetch_texts(
-        pool: &Pool<Self>,
+    fn each<'c>(
+        connection: &'c mut Self::Connection,
         statement: Query,
-    ) -> BoxFuture<'_, Result<Vec<Self::Row>, sqlx::Error>> {
-        Self::fetch(pool, statement)
+        each: impl FnMut(&Self::Row) -> Result<bool, PageError> + Send + 'c,
+    ) -> BoxFuture<'c, Result<(), PageError>>;
+
+    /// The same for a statement that reads values as texts, in the same form whatever the session is set to.
+    #[doc(hidden)]
+    fn each_text<'p>(
+        pool: &'p Pool<Self>,
+        statement: Query,
+        each: impl FnMut(&Self::Row) -> Result<bool, PageError> + Send + 'p,
+    ) -> BoxFuture<'p, Result<(), PageError>> {
+        Box::pin(async move {
+            let mut connection = pool.acquire().await?;
+            Self::each(&mut connection, statement, each).await
+        })
     }
 
     #[doc(hidden)]
@@ -157,8 +172,26 @@ macro_rules! reading {
             pool: &Pool<Self>,
             Query(Bound { sql, values }): Query,
         ) -> BoxFuture<'_, Result<Vec<Self::Row>, sqlx::Error>> {
-            let query = bound::<Self>(sql, values);
-            Box::pin(query.fetch_all(pool))
+            Box::pin(async move {
+                let mut connection = pool.acquire().await?;
+                <Self as Dialect>::rows(&mut connection, sql, values).await
+            })
+        }
+
+        fn each<'c>(
+            connection: &'c mut Self::Connection,
+            Query(Bound { sql, values }): Query,
+            mut each: impl FnMut(&Self::Row) -> Result<bool, PageError> + Send + 'c,
+        ) -> BoxFuture<'c, Result<(), PageError>> {
+            Box::pin(async move {
+                let mut rows = bound::<Self>(sql, values).fetch(connection);
+                while let Some(row) = rows.try_next().await? {
+                    if !each(&row)? {
+                        break;
+                    }
+                }
+                Ok(())
+            })
         }
 
         fn text(row: &Self::Row, at: usize) -> Result<Option<String>, sqlx::Error> {
@@ -185,19 +218,20 @@ impl Reading for sqlx::Postgres {
     reading!(Postgres);
     plain_values!();
 
-    fn fetch_texts(
-        pool: &Pool<Self>,
-        Query(Bound { sql, values }): Query,
-    ) -> BoxFuture<'_, Result<Vec<Self::Row>, sqlx::Error>> {
+    fn each_text<'p>(
+        pool: &'p Pool<Self>,
+        statement: Query,
+        each: impl FnMut(&Self::Row) -> Result<bool, PageError> + Send + 'p,
+    ) -> BoxFuture<'p, Result<(), PageError>> {
         Box::pin(async move {
             let begin = format!(
                 "BEGIN; {POSTGRES_TEXTS}; SET LOCAL DateStyle = ISO; SET LOCAL extra_float_digits = 3"
             );
-            let mut transaction = pool.begin_with(AssertSqlSafe(begin)).await?;
-            let query = bound::<Self>(sql, values);
-            let rows = query.fetch_all(&mut *transaction).await?;
+            let mut transaction =
+                LeasedTransaction::begin(&Leases::of(pool.clone()), begin).await?;
+            Self::each(&mut transaction, statement, each).await?;
             transaction.commit().await?;
-            Ok(rows)
+            Ok(())
         })
     }
 

@@ -13,7 +13,7 @@ use crate::sql::database::on_pool;
 use crate::{
     cell::{Cell, write_object},
     error::PageError,
-    page::Page,
+    page::{PAGE_BYTES, Page},
     processor::{PageContext, PageProcessor, SkipAhead},
     sql::dialect::{self, Value},
 };
@@ -288,7 +288,8 @@ impl Table {
         }
     }
 
-    /// The values of [`records`](Self::records), one for each column.
+    /// The values of [`records`](Self::records), one for each column; fewer than `limit` rows where they have
+    /// [`PAGE_BYTES`].
     pub(crate) async fn cells(
         &self,
         columns: &[&Column],
@@ -298,17 +299,33 @@ impl Table {
     ) -> Result<Vec<(Key, Vec<Cell>)>, PageError> {
         self.check_keys([start, end])?;
         let statements = &self.inner.statements;
-        let selected = columns.iter().map(|column| column.read.clone()).collect();
-        let query = statements.page(selected, start, end, limit as u64, 0);
-        on_pool!(&self.inner.database, pool: Db => {
-            let rows = Db::fetch_texts(pool, query.into()).await?;
-            rows.iter().map(|row| {
-                let cells = columns.iter().enumerate();
-                let cells = cells.map(|(at, column)| Db::cell(row, at, column.encoding));
-                let cells = cells.collect::<Result<_, _>>()?;
-                Ok((key_of::<Db>(row, columns.len(), &statements.key)?, cells))
-            }).collect()
-        })
+        let mut rows: Vec<(Key, Vec<Cell>)> = Vec::new();
+        let mut bytes = 0;
+        while bytes < PAGE_BYTES && rows.len() < limit {
+            // The database may have made all the rows that it is asked for before the first is read.
+            let asked = self.inner.row_bytes.rows_in(PAGE_BYTES - bytes);
+            let asked = asked.min(limit - rows.len());
+            let selected = columns.iter().map(|column| column.read.clone()).collect();
+            let after = rows.last().map(|(key, _)| key).or(start);
+            let query = statements.page(selected, after, end, asked as u64, 0);
+            let before = (rows.len(), bytes);
+            on_pool!(&self.inner.database, pool: Db => {
+                Db::each_text(pool, query.into(), |row| {
+                    let cells = columns.iter().enumerate();
+                    let cells = cells.map(|(at, column)| Db::cell(row, at, column.encoding));
+                    let cells: Vec<_> = cells.collect::<Result<_, _>>()?;
+                    bytes += cells.iter().map(Cell::size).sum::<usize>();
+                    rows.push((key_of::<Db>(row, columns.len(), &statements.key)?, cells));
+                    Ok(bytes < PAGE_BYTES)
+                }).await?;
+            });
+            let read = rows.len() - before.0;
+            self.inner.row_bytes.note(read, bytes - before.1);
+            if read < asked {
+                break;
+            }
+        }
+        Ok(rows)
     }
 
     fn column(&self, name: &str) -> Result<&Column, PageError> {

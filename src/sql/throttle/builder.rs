@@ -52,6 +52,7 @@ pub enum InvalidThrottle {
 
 impl PostgresThrottleBuilder {
     pub(super) fn new(pool: PgPool) -> Self {
+        crate::sql::pooled::note(&pool);
         Self {
             pool,
             name: "database".to_owned(),

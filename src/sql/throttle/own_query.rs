@@ -7,7 +7,7 @@ use sqlx::{
 };
 
 use super::{AskError, checks::figure, threshold::Threshold};
-use crate::throttle::Verdict;
+use crate::{sql::pooled::may_be_named, throttle::Verdict};
 
 #[derive(Debug)]
 pub(super) struct OwnQuery {
@@ -34,7 +34,7 @@ impl OwnQuery {
     pub async fn ask(&self, connection: &mut PgConnection) -> Result<Verdict, AskError> {
         let number = {
             // The operator's own words.
-            let query = sqlx::query(AssertSqlSafe(self.sql.clone()));
+            let query = sqlx::query(AssertSqlSafe(self.sql.clone())).persistent(may_be_named());
             let mut rows = query.fetch(connection);
             let first = rows.try_next().await.map_err(AskError::Query)?;
             let first = first.ok_or(NotOneNumber::NoRow)?;

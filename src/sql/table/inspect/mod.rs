@@ -114,6 +114,7 @@ impl Table {
                 statements,
                 identity,
                 passes_over,
+                row_bytes: Default::default(),
             }),
         })
     }

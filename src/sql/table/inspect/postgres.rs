@@ -3,6 +3,7 @@
 use sqlx::{PgPool, Row as _, postgres::PgRow};
 
 use super::{Found, Identity, UniqueIndex, check_unique, key_columns};
+use crate::sql::{dialect::Value, pooled::rows_of};
 use crate::{
     cell::Encoding,
     sql::table::{
@@ -52,7 +53,8 @@ SELECT a.attname::text,
     base.typtype::text,
     pg_catalog.format('%I.%I', n.nspname, base.typname),
     coalesce(co.collisdeterministic, true),
-    n.nspname::text
+    n.nspname::text,
+    pg_catalog.pg_type_is_visible(base.oid)
 FROM pg_catalog.pg_attribute a
 JOIN pg_catalog.pg_type t ON t.oid = a.atttypid
 CROSS JOIN LATERAL (
@@ -85,16 +87,14 @@ pub(super) async fn look(
     name: &TableName,
     spec: &TableSpec,
 ) -> Result<Found, TableError> {
-    let row = sqlx::query(TABLE)
-        .bind(name.schema.as_deref())
-        .bind(&name.table)
-        .fetch_optional(pool)
-        .await?;
-    let Some(row) = row else {
-        let similar = sqlx::query_scalar(SIMILAR).bind(&name.table);
+    let named = || Value::from(name.table.as_str());
+    let found = rows_of(pool, TABLE, vec![name.schema.as_deref().into(), named()]).await?;
+    let Some(row) = found.first() else {
+        let similar = rows_of(pool, SIMILAR, vec![named()]).await?;
+        let similar: Result<_, _> = similar.iter().map(|row| row.try_get(0)).collect();
         return Err(TableError::MissingTable {
             table: spec.table.clone(),
-            similar: similar.fetch_all(pool).await?,
+            similar: similar?,
         });
     };
     let oid: i64 = row.try_get(0)?;
@@ -104,14 +104,14 @@ pub(super) async fn look(
         Quotes::Double.quote(&schema),
         Quotes::Double.quote(&name.table)
     );
-    check_kind(&table, &row)?;
+    check_kind(&table, row)?;
     let row_security: bool = row.try_get(5)?;
     if row_security && !spec.allow_row_security {
         let role = row.try_get(6)?;
         return Err(TableError::RowSecurity { table, role });
     }
 
-    let rows = sqlx::query(COLUMNS).bind(oid).fetch_all(pool).await?;
+    let rows = rows_of(pool, COLUMNS, vec![oid.into()]).await?;
     let mut columns = Vec::new();
     let mut types = Vec::new();
     for row in &rows {
@@ -121,6 +121,7 @@ pub(super) async fn look(
             qualified: row.try_get(6)?,
             deterministic: row.try_get(7)?,
             of_the_system: row.try_get::<String, _>(8)? == "pg_catalog",
+            visible: row.try_get(9)?,
         };
         let name: String = row.try_get(0)?;
         let (encoding, read) = encoding(&base, &Quotes::Double.quote(&name));
@@ -149,7 +150,7 @@ pub(super) async fn look(
             });
         }
     }
-    let rows = sqlx::query(UNIQUE).bind(oid).fetch_all(pool).await?;
+    let rows = rows_of(pool, UNIQUE, vec![oid.into()]).await?;
     check_unique(&table, &key, &unique_indexes(&rows)?)?;
 
     let key: Result<Vec<_>, _> = key
@@ -232,6 +233,8 @@ struct BaseType {
     qualified: String,
     deterministic: bool,
     of_the_system: bool,
+    /// In the search path.
+    visible: bool,
 }
 
 /// How values of a type stand in a file, and the expression that reads them for it.
@@ -273,6 +276,12 @@ fn key_column(table: &str, column: &Column, base: &BaseType) -> Result<KeyColumn
         return refused(
             "with its nondeterministic collation different texts are equal, so a text does not say where a \
              page ends",
+        );
+    }
+    if base.kind != "e" && !base.of_the_system && !base.visible {
+        return refused(
+            "its type is in a schema outside of the search path, so it would be compared as another type; add \
+             the schema to the search_path of the role",
         );
     }
     let (read, bind, form) = match (base.kind.as_str(), base.name.as_str()) {

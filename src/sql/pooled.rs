@@ -1,0 +1,84 @@
+//! PostgreSQL behind a proxy that gives every transaction another connection of the server, such as PgBouncer with
+//! `pool_mode = transaction`.
+//!
+//! `sqlx` prepares a statement in one message and runs it in another one. Between the two the proxy may go over to
+//! another server connection, which knows no such statement, or another client's. So there every statement is
+//! unnamed and in a transaction, if need be one of its own.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use futures::future::BoxFuture;
+use sqlx::{
+    ConnectOptions as _, Connection as _, PgConnection, PgPool,
+    postgres::{PgRow, PgTransactionManager},
+};
+use sqlx_core::transaction::TransactionManager as _;
+
+use super::dialect::{Value, bound};
+
+/// A pool of this process is behind such a proxy. A statement does not tell on which pool it will run; on others it
+/// only costs the time to prepare it.
+static ANY: AtomicBool = AtomicBool::new(false);
+
+/// Looks whether a pool is behind such a proxy: it has no cache for statements then.
+pub(super) fn note(pool: &PgPool) {
+    let url = pool.connect_options().to_url_lossy();
+    let capacity = |(name, value)| name == "statement-cache-capacity" && value == "0";
+    if url.query_pairs().any(capacity) {
+        ANY.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Whether statements may have names.
+pub(super) fn may_be_named() -> bool {
+    !ANY.load(Ordering::Relaxed)
+}
+
+/// Whether a statement needs a transaction of its own.
+fn needs_transaction(connection: &PgConnection) -> bool {
+    !may_be_named() && PgTransactionManager::get_transaction_depth(connection) == 0
+}
+
+pub(super) fn execute(
+    connection: &mut PgConnection,
+    statement: String,
+    values: Vec<Value>,
+) -> BoxFuture<'_, Result<u64, sqlx::Error>> {
+    let query = bound::<sqlx::Postgres>(statement, values);
+    Box::pin(async move {
+        if !needs_transaction(connection) {
+            return Ok(query.execute(connection).await?.rows_affected());
+        }
+        let mut transaction = connection.begin().await?;
+        let done = query.execute(&mut *transaction).await?;
+        transaction.commit().await?;
+        Ok(done.rows_affected())
+    })
+}
+
+pub(super) fn rows(
+    connection: &mut PgConnection,
+    statement: String,
+    values: Vec<Value>,
+) -> BoxFuture<'_, Result<Vec<PgRow>, sqlx::Error>> {
+    let query = bound::<sqlx::Postgres>(statement, values);
+    Box::pin(async move {
+        if !needs_transaction(connection) {
+            return query.fetch_all(connection).await;
+        }
+        let mut transaction = connection.begin().await?;
+        let rows = query.fetch_all(&mut *transaction).await?;
+        transaction.commit().await?;
+        Ok(rows)
+    })
+}
+
+/// The rows of a query on a connection of the pool.
+pub(super) async fn rows_of(
+    pool: &PgPool,
+    statement: &str,
+    values: Vec<Value>,
+) -> Result<Vec<PgRow>, sqlx::Error> {
+    let mut connection = pool.acquire().await?;
+    rows(&mut connection, statement.to_owned(), values).await
+}

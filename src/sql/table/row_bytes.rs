@@ -1,0 +1,44 @@
+//! How large rows are, from those that were read.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Rows that are asked for while nothing is known.
+const FIRST: usize = 100;
+
+/// Bytes of a row, about; 0 while nothing is known.
+#[derive(Debug, Default)]
+pub(super) struct RowBytes(AtomicUsize);
+
+impl RowBytes {
+    /// How many rows have so many bytes, about; at least one.
+    pub fn rows_in(&self, bytes: usize) -> usize {
+        match self.0.load(Ordering::Relaxed) {
+            0 => FIRST,
+            of_a_row => (bytes / of_a_row).max(1),
+        }
+    }
+
+    pub fn note(&self, rows: usize, bytes: usize) {
+        if let Some(of_a_row) = bytes.checked_div(rows) {
+            self.0.store(of_a_row.max(1), Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_rows_are_asked_for_as_fit() {
+        let known = RowBytes::default();
+        assert_eq!(known.rows_in(1_000), FIRST);
+        known.note(10, 1_000);
+        assert_eq!(known.rows_in(1_000), 10);
+        assert_eq!(known.rows_in(50), 1);
+        known.note(0, 0);
+        assert_eq!(known.rows_in(1_000), 10);
+        known.note(10, 0);
+        assert_eq!(known.rows_in(1_000), 1_000);
+    }
+}

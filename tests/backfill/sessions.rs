@@ -1,0 +1,128 @@
+//! What a page leaves behind in a session that others have next.
+
+use std::time::Duration;
+
+use sqlx::{MySqlPool, PgPool, mysql::MySqlPoolOptions, postgres::PgPoolOptions};
+use temporal_batch::{
+    BackfillArgs, Connections, DEFAULT_CONNECTION, Database, DatabaseOptions, LedgerDatabase,
+    PageClaim, PageLedger as _, PageToken, SqlBackfill, SqlLedger, StrideId, TableSpec,
+    testing::run_page,
+};
+
+use crate::{mariadb::MariaDb, postgres::Postgres, proxy::Proxy};
+
+/// The URL of a database through a proxy.
+fn proxied(url: &str, proxy: &Proxy) -> String {
+    let port = proxy.address().rsplit(':').next().unwrap().to_owned();
+    let mut url = url::Url::parse(url).unwrap();
+    url.set_port(Some(port.parse().unwrap())).unwrap();
+    url.into()
+}
+
+/// Lets a transaction begin while the server is silent, and gives it up before there is an answer.
+async fn give_up_a_beginning<DB: LedgerDatabase>(pool: sqlx::Pool<DB>, proxy: &Proxy) {
+    let ledger = SqlLedger::new(pool);
+    ledger.apply_schema().await.unwrap();
+    let stride = StrideId {
+        batch_run: "run".to_owned(),
+        batch_id: "batch".to_owned(),
+        stride: 0,
+    };
+    let fence = ledger.open(&stride, None, None).await.unwrap().fence;
+    let to = PageToken::encode(&1).unwrap();
+    let claim = PageClaim {
+        stride: &stride,
+        fence,
+        from: None,
+        to: Some(&to),
+        ends_data: false,
+        pages: 1,
+        pages_failed: 0,
+    };
+    proxy.stall();
+    let begun = tokio::time::timeout(Duration::from_millis(300), ledger.begin(claim)).await;
+    assert!(begun.is_err(), "the proxy let it through");
+    proxy.pass();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_of_postgresql_that_was_given_up_as_it_began_is_not_left_open() {
+    let Some(server) = Postgres::shared() else {
+        return;
+    };
+    let url = server.database("given_up").await;
+    let proxy = Proxy::before(&format!("127.0.0.1:{}", server.port()));
+    let pool: PgPool = PgPoolOptions::new()
+        .max_connections(1)
+        .connect(&proxied(&url, &proxy))
+        .await
+        .unwrap();
+    give_up_a_beginning(pool.clone(), &proxy).await;
+    let open = "SELECT xact_start < query_start FROM pg_stat_activity WHERE pid = pg_backend_pid()";
+    let open: bool = sqlx::query_scalar(open).fetch_one(&pool).await.unwrap();
+    assert!(!open, "the session is in a transaction");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_of_mariadb_that_was_given_up_as_it_began_is_not_left_open() {
+    let Some(server) = MariaDb::shared() else {
+        return;
+    };
+    let url = server.database("given_up").await;
+    let proxy = Proxy::before(&format!("127.0.0.1:{}", server.port()));
+    let pool: MySqlPool = MySqlPoolOptions::new()
+        .max_connections(1)
+        .connect(&proxied(&url, &proxy))
+        .await
+        .unwrap();
+    give_up_a_beginning(pool.clone(), &proxy).await;
+    let open: i64 = sqlx::query_scalar("SELECT CAST(@@in_transaction AS SIGNED)")
+        .fetch_one(&pool)
+        .await
+        .unwrap();
+    assert_eq!(open, 0, "the session is in a transaction");
+}
+
+/// An `ALTER TABLE` that waits keeps everybody out who comes after it.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_lock_timeout_bounds_a_wait_for_a_change_of_the_table() {
+    let Some(server) = MariaDb::shared() else {
+        return;
+    };
+    let url = server.database("metadata").await;
+    let options = DatabaseOptions::from_url(&url).unwrap();
+    let database = Database::connect(&options).await.unwrap();
+    let Database::MySql(pool) = &database else {
+        unreachable!("it is MariaDB");
+    };
+    sqlx::raw_sql("CREATE TABLE t (id INT PRIMARY KEY, x INT); INSERT INTO t VALUES (1, 0)")
+        .execute(pool)
+        .await
+        .unwrap();
+    let processor = SqlBackfill::new(Connections::new().with(DEFAULT_CONNECTION, database.clone()));
+    let args = BackfillArgs::of(TableSpec::new("t", ["id"]))
+        .set("x", "x + 1")
+        .lock_timeout(Duration::from_secs(1));
+    let mut holder = pool.acquire().await.unwrap();
+    sqlx::raw_sql("LOCK TABLES t READ")
+        .execute(&mut *holder)
+        .await
+        .unwrap();
+    // It hangs for as long as the server's own limit, if nothing bounds it.
+    let page = run_page(&processor, args, None);
+    let page = tokio::time::timeout(Duration::from_secs(30), page).await;
+    let error = page.expect("the page ends").unwrap_err();
+    assert_eq!(error.error_type(), "LockTimeout", "{error}");
+    sqlx::raw_sql("UNLOCK TABLES")
+        .execute(&mut *holder)
+        .await
+        .unwrap();
+    drop(holder);
+    let limits = "SELECT CAST(@@innodb_lock_wait_timeout = @@global.innodb_lock_wait_timeout
+        AND @@lock_wait_timeout = 60 AS SIGNED)";
+    for _ in 0..10 {
+        let undone: i64 = sqlx::query_scalar(limits).fetch_one(pool).await.unwrap();
+        assert_eq!(undone, 1);
+    }
+    database.close().await;
+}
