@@ -4,6 +4,7 @@ mod interrupted;
 mod program;
 mod proxied;
 mod refused;
+mod round_trip;
 mod rows;
 mod source;
 

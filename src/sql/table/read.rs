@@ -263,13 +263,16 @@ impl Reading for sqlx::MySql {
     }
 }
 
-/// The fewest digits from which MySQL, which reads a double first, makes the same number.
+/// The fewest digits from which MySQL makes the same number. It reads a double first, and refuses one that is
+/// larger than any float, if only by its last digit.
 #[cfg(feature = "mysql")]
 fn float(number: f32) -> String {
     let short = format!("{number:?}");
     #[allow(clippy::cast_possible_truncation, reason = "that is what MySQL does")]
-    let read = short.parse::<f64>().map(|double| double as f32);
-    match read == Ok(number) {
+    let comes_back = short
+        .parse::<f64>()
+        .is_ok_and(|read| read as f32 == number && read.abs() <= f64::from(f32::MAX));
+    match comes_back {
         true => short.strip_suffix(".0").unwrap_or(&short).to_owned(),
         false => double(f64::from(number)),
     }
