@@ -45,9 +45,6 @@ pub enum Encoding {
 pub struct EncodedColumn {
     /// Its name.
     pub name: String,
-    /// Its type, as the database writes it.
-    #[serde(rename = "type")]
-    pub type_name: String,
     /// How its values are written.
     pub encoding: Encoding,
     /// Whether the database computes it, so that an import leaves it out.
@@ -57,15 +54,9 @@ pub struct EncodedColumn {
 
 impl EncodedColumn {
     #[allow(dead_code, reason = "for an export, which needs a database")]
-    pub(crate) fn new(
-        name: impl Into<String>,
-        type_name: impl Into<String>,
-        encoding: Encoding,
-        generated: bool,
-    ) -> Self {
+    pub(crate) fn new(name: impl Into<String>, encoding: Encoding, generated: bool) -> Self {
         Self {
             name: name.into(),
-            type_name: type_name.into(),
             encoding,
             generated,
         }

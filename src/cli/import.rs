@@ -268,6 +268,7 @@ impl ImportCommand {
             // With the file as it is now: another one is not what the batch of this id began with.
             let args = ImportArgs {
                 file: prepared.file,
+                manifest: prepared.manifest,
                 fields: prepared.fields,
                 ..args
             };

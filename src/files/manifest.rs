@@ -1,6 +1,6 @@
 //! What a finished result consists of.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -98,25 +98,21 @@ impl Manifest {
         SinkDirectory::new(directory.as_ref().to_path_buf()).manifest()
     }
 
-    /// Reads the manifest that has a file among its parts: `FILE.manifest.json`, or `manifest.json` in the same
-    /// directory. `None`: there is none.
-    ///
-    /// # Errors
-    /// It cannot be read, or is of another version of this program.
-    pub fn of_file(file: impl AsRef<Path>) -> Result<Option<Self>, SinkError> {
+    /// The path of the manifest that has a file among its parts: `FILE.manifest.json`, or `manifest.json` in the
+    /// same directory.
+    pub fn beside(file: impl AsRef<Path>) -> Option<PathBuf> {
         let file = file.as_ref();
         let name = file.file_name().unwrap_or_default().to_string_lossy();
-        for manifest in [beside(&name), MANIFEST.to_owned()] {
-            let path = file.with_file_name(manifest);
+        let lists = |path: &PathBuf| match read_json::<Parts>(path) {
+            Ok(Some(Parts { parts })) => parts.iter().any(|part| part.file == name),
             // Other programs have files of that name, too.
-            let Ok(Some(Parts { parts })) = read_json::<Parts>(&path) else {
-                continue;
-            };
-            if parts.iter().any(|part| part.file == name) {
-                return read_json(&path);
-            }
-        }
-        Ok(None)
+            _ => false,
+        };
+        let manifests = [of_one_file(&name), MANIFEST.to_owned()];
+        let mut paths = manifests
+            .map(|manifest| file.with_file_name(manifest))
+            .into_iter();
+        paths.find(lists)
     }
 
     /// Reads a manifest, whatever its name.
@@ -152,7 +148,7 @@ impl Manifest {
 
     /// Writes it beside the file of this name, which it describes.
     pub(super) fn write_beside(&self, directory: &Path, name: &str) -> Result<(), SinkError> {
-        write_json(directory, &beside(name), self)
+        write_json(directory, &of_one_file(name), self)
     }
 
     /// Reads all parts in the directory, and tells those that are not as they were written.
@@ -204,7 +200,7 @@ impl Manifest {
 }
 
 /// The name of the manifest of one file.
-fn beside(name: &str) -> String {
+fn of_one_file(name: &str) -> String {
     format!("{name}.{MANIFEST}")
 }
 

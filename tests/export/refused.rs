@@ -76,3 +76,20 @@ async fn a_finished_result_is_not_written_over() {
     run(&source.url, &[&args[..], &["--rerun"]].concat()).exits_with(0);
     assert!(source.path("users/manifest.json").exists());
 }
+
+#[tokio::test]
+async fn a_type_without_an_input_is_refused_with_its_column() {
+    let Some(source) = Source::postgres("write_only").await else {
+        return;
+    };
+    source
+        .run("CREATE TABLE t (id int PRIMARY KEY, plan pg_node_tree)")
+        .await;
+    let to = source.text("t");
+    let args = ["export", "--table", "t", "--to", &to, "--format", "csv"];
+    let said = run(&source.url, &args).exits_with(2);
+    let expected = "\"plan\" is of type pg_node_tree";
+    assert!(said.err.contains(expected), "{}", said.err);
+    assert!(!source.path("t").exists());
+    run(&source.url, &[&args[..], &["--columns", "id"]].concat()).exits_with(0);
+}

@@ -88,10 +88,13 @@ pub struct Dialect {
     /// What stands after the columns of a table.
     pub end: &'static str,
     pub overriding: &'static str,
+    /// Of the import.
+    pub flags: &'static [&'static str],
 }
 
 async fn comes_back(source: &Source, dialect: &Dialect, generated: &Generated) {
     let Dialect {
+        flags,
         id,
         computed,
         end,
@@ -128,7 +131,7 @@ async fn comes_back(source: &Source, dialect: &Dialect, generated: &Generated) {
         ];
         run(&source.url, &export).exits_with(0);
         let import = ["import", &all, "--table", "again", "--create-ledger-tables"];
-        run(&source.url, &import).exits_with(0);
+        run(&source.url, &[&import, *flags].concat()).exits_with(0);
         let after = source.texts(&generated.query("again", source)).await;
         for (before, after) in before.iter().zip(&after) {
             assert_eq!(before, after, "{format}");
@@ -244,7 +247,7 @@ mod on_postgres {
     }
 
     /// Types of its own.
-    const TYPES: [&str; 14] = [
+    const TYPES: [&str; 16] = [
         "CREATE TYPE mood AS ENUM ('glad', 'a b', 'it''s, \"fine\"', '')",
         "CREATE TYPE pair AS (n int, \"a text\" text)",
         "CREATE TYPE nested AS (p pair, ps pair[], at timestamptz, b bytea)",
@@ -257,6 +260,9 @@ mod on_postgres {
         "CREATE TYPE float_range AS RANGE (subtype = float8)",
         "CREATE EXTENSION hstore",
         "CREATE EXTENSION citext",
+        // Not what a cast to text says.
+        "CREATE FUNCTION lossy(pair) RETURNS text LANGUAGE sql IMMUTABLE RETURN 'a pair'",
+        "CREATE CAST (pair AS text) WITH FUNCTION lossy",
         "CREATE SCHEMA other",
         "CREATE TYPE other.\"Odd Type\" AS ENUM ('x')",
     ];
@@ -467,6 +473,7 @@ mod on_postgres {
             computed: "bigint GENERATED ALWAYS AS (id * 2) STORED",
             end: "",
             overriding: "OVERRIDING SYSTEM VALUE",
+            flags: &[],
         };
         Some((source, dialect))
     }
@@ -482,6 +489,17 @@ mod on_postgres {
     async fn generated_tables_come_back() {
         if let Some((source, dialect)) = home("generated").await {
             super::generated_tables_come_back(&source, &dialect).await;
+        }
+    }
+
+    /// Where keys may conflict, rows are not copied.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn rows_that_are_inserted_come_back() {
+        if let Some((source, mut dialect)) = home("inserted").await {
+            dialect.id = "bigint";
+            dialect.overriding = "";
+            dialect.flags = &["--on-conflict", "update:id"];
+            super::every_type_comes_back(&source, &dialect).await;
         }
     }
 
@@ -683,6 +701,7 @@ mod on_mariadb {
             computed: "bigint AS (id * 2) STORED",
             end: "",
             overriding: "",
+            flags: &[],
         };
         Some((source, dialect))
     }
@@ -770,6 +789,7 @@ mod on_sqlite {
             computed: "INTEGER AS (id * 2) STORED",
             end: "",
             overriding: "",
+            flags: &[],
         };
         (Source::sqlite().await, dialect)
     }

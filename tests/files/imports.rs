@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use sqlx::{AssertSqlSafe, Row as _};
 use tempfile::TempDir;
 use temporal_batch::{
-    Batch, Connections, DEFAULT_CONNECTION, Database, DatabaseOptions, ImportArgs, OnConflict,
-    Outcome, PageError, PageProcessor, SqlImport,
+    Batch, BytesForm, Connections, DEFAULT_CONNECTION, Database, DatabaseOptions, ImportArgs,
+    OnConflict, Outcome, PageError, PageProcessor, SqlImport,
     files::{CsvSource, JsonLinesSource},
     testing::{SimulatedRun, Simulator},
 };
@@ -186,6 +186,8 @@ on_each! {
     columns_are_chosen_and_renamed,
     an_import_that_cannot_work_is_refused_before_it_starts,
     json_keeps_every_digit_and_nested_values,
+    a_column_of_json_gets_the_value_as_it_is,
+    bytes_are_read_in_the_form_that_is_named,
     a_field_that_comes_late_in_json_lines_arrives,
     without_once_an_update_makes_a_repeat_harmless,
 }
@@ -436,14 +438,90 @@ async fn json_keeps_every_digit_and_nested_values(home: Home) {
     let query =
         format!("SELECT CAST(amount AS {text}), body, CAST(flag AS {text}) FROM t ORDER BY id");
     let found = home.texts(&query).await;
-    if !home.is_sqlite() {
-        // SQLite has no exact decimals.
-        let amount = found[0][0].as_deref();
-        assert_eq!(amount, Some("123456789012345678.12345678901234567890"));
-    }
+    let amount = found[0][0].as_deref();
+    assert_eq!(amount, Some("123456789012345678.12345678901234567890"));
     assert_eq!(found[0][1].as_deref(), Some("{\"a\":[1.10,null]}"));
     assert!(matches!(found[0][2].as_deref(), Some("true" | "1")));
     assert_eq!(found[1], [None, None, None]);
+}
+
+/// What the value of a field is for a column of JSON. SQLite has none.
+async fn a_column_of_json_gets_the_value_as_it_is(home: Home) {
+    if home.is_sqlite() {
+        return;
+    }
+    home.run("CREATE TABLE t (id INT NOT NULL PRIMARY KEY, j JSON)")
+        .await;
+    let values = [
+        "\"null\"",
+        "\"true\"",
+        "\"{}\"",
+        "\" 1\"",
+        "true",
+        "12345678901234567890.123456789",
+        "{\"b\": 1, \"a\": [null, 1e400]}",
+    ];
+    let numbered = values.iter().enumerate();
+    let lines = numbered.map(|(id, value)| format!("{{\"id\": {id}, \"j\": {value}}}\n"));
+    let lines = lines.collect::<String>() + "{\"id\": 99, \"j\": null}\n";
+    let file = written(lines.as_bytes());
+    let args = ImportArgs::new(JsonLinesSource::new(&file.path), "t");
+    let run = home.imported(args).await;
+    assert_eq!(run.outcome, Outcome::Completed, "{:?}", run.reason);
+    let text = if home.is_mysql() { "CHAR" } else { "TEXT" };
+    let found = home
+        .texts(&format!("SELECT CAST(j AS {text}) FROM t ORDER BY id"))
+        .await;
+    let expected = values.iter().map(|value| vec![Some((*value).to_owned())]);
+    let expected: Vec<_> = expected.chain([vec![None]]).collect();
+    assert_eq!(found, expected);
+}
+
+async fn bytes_are_read_in_the_form_that_is_named(home: Home) {
+    let bytes = match home.database {
+        Database::Postgres(_) => "BYTEA",
+        _ => "BLOB",
+    };
+    home.run(&format!(
+        "CREATE TABLE t (id INT NOT NULL PRIMARY KEY, b {bytes})"
+    ))
+    .await;
+    let file = written(b"id,b\n1,deadbeef\n2,\n3,abc\n");
+    let args = || ImportArgs::new(CsvSource::new(&file.path), "t");
+    let error = home.prepare(args()).await.unwrap_err();
+    assert_eq!(error.error_type(), "InvalidImport");
+    assert!(error.message().contains("\"b\" holds bytes"), "{error}");
+    assert!(error.message().contains("hex, base64 or text"), "{error}");
+    let mut letters = 0;
+    for (form, expected) in [
+        (
+            BytesForm::Text,
+            [Some("6465616462656566"), None, Some("616263")].as_slice(),
+        ),
+        (BytesForm::Hex, &[Some("deadbeef"), None]),
+        (BytesForm::Base64, &[Some("75e69d6de79f"), None]),
+    ] {
+        home.run("DELETE FROM t").await;
+        let run = home.imported(args().bytes(form)).await;
+        letters += 3 - expected.len() as u64;
+        assert_eq!(run.items.failed, 3 - expected.len() as u64, "{form:?}");
+        let digits = match home.database {
+            Database::Postgres(_) => "encode(b, 'hex')",
+            _ => "LOWER(HEX(b))",
+        };
+        // The hexadecimal digits of NULL are none in SQLite.
+        let query = format!("SELECT CASE WHEN b IS NOT NULL THEN {digits} END FROM t ORDER BY id");
+        let found = home.texts(&query).await;
+        let expected: Vec<_> = expected
+            .iter()
+            .map(|b| vec![b.map(str::to_owned)])
+            .collect();
+        assert_eq!(found, expected, "{form:?}");
+    }
+    assert_eq!(
+        home.letter_types().await["RecordNotReadable"],
+        u32::try_from(letters).unwrap()
+    );
 }
 
 async fn a_field_that_comes_late_in_json_lines_arrives(home: Home) {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    files::{EncodedColumn, PartFormat, PartSink},
+    files::{EncodedColumn, Encoding, PartFormat, PartSink},
     sql::{DEFAULT_CONNECTION, HighWaterMark, TableSpec},
 };
 
@@ -61,9 +61,12 @@ pub struct ExportArgs {
     /// Whether pages may be read by a plan that scans or sorts the table.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_slow_pages: bool,
-    /// How the values of the columns are written: found out when the batch is prepared.
+    /// How the values of each column are written: found out when the batch is prepared.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) encodings: Vec<EncodedColumn>,
+    pub(super) encodings: Vec<Encoding>,
+    /// Those of the columns that the database computes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) generated: Vec<String>,
 }
 
 /// How the rows of an export are written; see [`PartFormat`].
@@ -97,6 +100,7 @@ impl ExportArgs {
             high_water_mark: HighWaterMark::AtStart,
             allow_slow_pages: false,
             encodings: Vec::new(),
+            generated: Vec::new(),
         }
     }
 
@@ -137,14 +141,17 @@ impl ExportArgs {
 
     /// Where its rows go.
     pub(super) fn sink(&self) -> PartSink {
-        let columns = self.encodings.iter().map(|column| column.name.as_str());
         let format = match self.format {
-            ExportFormat::JsonL => PartFormat::json_lines_of(columns),
-            ExportFormat::Csv => PartFormat::csv(columns).null(&self.null),
+            ExportFormat::JsonL => PartFormat::json_lines_of(&self.columns),
+            ExportFormat::Csv => PartFormat::csv(&self.columns).null(&self.null),
         };
+        let encoded = self.columns.iter().zip(&self.encodings);
+        let encoded = encoded.map(|(name, encoding)| {
+            EncodedColumn::new(name, *encoding, self.generated.contains(name))
+        });
         let sink = PartSink::new(&self.to, format)
             .gzip(self.gzip)
-            .encodings(self.encodings.clone());
+            .encodings(encoded.collect());
         match &self.concatenate {
             Some(file) => sink.concatenate(file),
             None => sink,

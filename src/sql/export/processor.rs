@@ -15,7 +15,7 @@ use crate::{
     cell::Cell,
     check::{Check, CheckContext},
     error::PageError,
-    files::{EncodedColumn, PartSink},
+    files::PartSink,
     page::Page,
     processor::{PageContext, PageProcessor, PageReport, ProcessorSettings, SkipAhead},
     sql::{Column, Connections, HighWaterMark, Key, Table, TableError},
@@ -210,15 +210,6 @@ fn selected<'t>(table: &'t Table, args: &ExportArgs) -> Result<Vec<&'t Column>, 
     table.selected(Some(args.columns.as_slice()).filter(|names| !names.is_empty()))
 }
 
-fn encoded(column: &&Column) -> EncodedColumn {
-    EncodedColumn::new(
-        &column.name,
-        &column.type_name,
-        column.encoding,
-        column.generated,
-    )
-}
-
 #[async_trait]
 impl PageProcessor for SqlExport {
     const NAME: &'static str = "sql-export";
@@ -234,7 +225,7 @@ impl PageProcessor for SqlExport {
             let table = self.table(args).await?;
             let columns = selected(&table, args)?;
             let read = columns.iter().map(|column| column.encoding);
-            if !read.eq(args.encodings.iter().map(|column| column.encoding)) {
+            if !read.eq(args.encodings.iter().copied()) {
                 return Err(TableError::since_the_start(PageError::non_retryable(
                     "TableAltered",
                     "the types of the columns are not those of the start",
@@ -276,7 +267,9 @@ impl PageProcessor for SqlExport {
     async fn prepare(&self, mut args: ExportArgs) -> Result<ExportArgs, PageError> {
         let table = self.check_args(&args).await?;
         let columns = selected(&table, &args)?;
-        args.encodings = columns.iter().map(encoded).collect();
+        args.encodings = columns.iter().map(|column| column.encoding).collect();
+        let generated = columns.iter().filter(|column| column.generated);
+        args.generated = generated.map(|column| column.name.clone()).collect();
         args.columns = columns.iter().map(|column| column.name.clone()).collect();
         if args.high_water_mark == HighWaterMark::AtStart {
             args.high_water_mark = HighWaterMark::of(&table).await?;

@@ -149,7 +149,7 @@ pub(crate) struct Assigned {
     /// As the database writes it, without a length.
     pub type_name: String,
     /// What the column holds.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "ColumnKind::is_plain")]
     pub kind: ColumnKind,
     /// How the values are written, where a manifest says it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -166,6 +166,12 @@ pub(crate) enum ColumnKind {
     Bytes,
     /// The BIT of MySQL, for which a text is its bytes.
     Bits,
+}
+
+impl ColumnKind {
+    fn is_plain(&self) -> bool {
+        *self == Self::Plain
+    }
 }
 
 fn default_connection() -> String {

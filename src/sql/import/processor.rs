@@ -252,8 +252,11 @@ impl PageProcessor for SqlImport {
             Some(fields) => fields,
             None => fields(&args).await?,
         };
-        let exported = match manifest(&args).await? {
-            Some(manifest) => {
+        let (choice, manifest) = manifest(&args).await?;
+        args.manifest = choice;
+        let exported = match manifest {
+            // Of the rows of a table.
+            Some(manifest) if !manifest.encodings.is_empty() => {
                 let null = manifest.format.null_text();
                 if let Some(null) = null.filter(|null| args.null.is_empty() || args.null == *null) {
                     null.clone_into(&mut args.null);
@@ -261,7 +264,7 @@ impl PageProcessor for SqlImport {
                 }
                 manifest.encodings
             }
-            None => Vec::new(),
+            _ => Vec::new(),
         };
         args.computed = mapping::computed(&args, &exported, &columns);
         let filling = fields.iter().filter(|field| !args.computed.contains(field));
@@ -384,20 +387,28 @@ impl PageProcessor for SqlImport {
     }
 }
 
-/// The manifest of an export of rows that says how the values of the file are written.
-async fn manifest(args: &ImportArgs) -> Result<Option<Manifest>, PageError> {
+/// Which manifest says how the values of the file are written, from now on, and what it says.
+async fn manifest(args: &ImportArgs) -> Result<(ManifestChoice, Option<Manifest>), PageError> {
     let file = match &args.file {
         ImportFile::Csv(source) => source.file.path.clone(),
         ImportFile::JsonLines(source) => source.file.path.clone(),
     };
     let choice = args.manifest.clone();
-    let read = tokio::task::spawn_blocking(move || match choice {
-        ManifestChoice::Beside => Manifest::of_file(file),
-        ManifestChoice::Ignored => Ok(None),
-        ManifestChoice::At(path) => Manifest::at(path).map(Some),
+    let read = tokio::task::spawn_blocking(move || {
+        let path = match choice {
+            ManifestChoice::Beside => Manifest::beside(file),
+            ManifestChoice::Ignored => None,
+            ManifestChoice::At(path) => Some(path),
+        };
+        match path {
+            None => Ok((ManifestChoice::Ignored, None)),
+            Some(path) => {
+                let manifest = Manifest::at(&path)?;
+                Ok((ManifestChoice::At(path), Some(manifest)))
+            }
+        }
     });
-    let manifest = read.await?.map_err(SinkError::into_page_error)?;
-    Ok(manifest.filter(|manifest| !manifest.encodings.is_empty()))
+    read.await?.map_err(SinkError::into_page_error)
 }
 
 async fn check_ledger(database: &Database) -> Result<(), PageError> {

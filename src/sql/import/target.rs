@@ -131,18 +131,27 @@ impl Target {
             }
             #[cfg(feature = "mysql")]
             Database::MySql(pool) => {
+                // JSON is a text with this constraint in MariaDB; for MySQL, which has no such table, a comment.
                 let columns = "SELECT CAST(column_name AS CHAR), CAST(data_type AS CHAR),
-                        CAST(COALESCE(generation_expression, '') AS CHAR) <> ''
-                    FROM information_schema.columns
+                        CAST(COALESCE(generation_expression, '') AS CHAR) <> '',
+                        FALSE /*M! OR EXISTS (
+                            SELECT 1 FROM information_schema.check_constraints AS k
+                            WHERE k.constraint_schema = c.table_schema AND k.table_name = c.table_name
+                                AND k.check_clause
+                                    = CONCAT('json_valid(`', REPLACE(column_name, '`', '``'), '`)')
+                        ) */
+                    FROM information_schema.columns AS c
                     WHERE table_name = ? AND table_schema = COALESCE(?, DATABASE())
                     ORDER BY ordinal_position";
                 let rows = sqlx::query(columns).bind(&self.table).bind(&self.schema);
                 let column = |row: sqlx::mysql::MySqlRow| {
                     let type_name: String = row.try_get(1)?;
+                    let valid_json = row.try_get::<i64, _>(3)? != 0;
                     Ok(Column {
                         name: row.try_get(0)?,
                         generated: row.try_get::<i64, _>(2)? != 0,
                         kind: match type_name.to_lowercase().as_str() {
+                            _ if valid_json => ColumnKind::Json,
                             "json" => ColumnKind::Json,
                             "bit" => ColumnKind::Bits,
                             bytes if bytes.ends_with("binary") || bytes.ends_with("blob") => {
