@@ -125,6 +125,7 @@ pub(crate) fn stable_id(name: &serde_json::Value) -> String {
 
 /// Which dead letters of a batch. What is `None` excludes nothing.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct LetterFilter {
     /// The batch.
     pub batch_id: String,

@@ -23,6 +23,7 @@ use crate::{
     dead_letter::{DeadLetter, DeadLetters, LetterFilter},
     error::PageError,
     page_ledger::PageTransaction,
+    private,
     progress::ItemCounts,
 };
 
@@ -475,9 +476,9 @@ impl Place {
 
     /// Appends whole lines and syncs them; the lock must be held. Tells how large the file is then.
     fn append(&self, lines: &[u8]) -> Result<u64, PageError> {
-        let mut file = OpenOptions::new()
+        // It holds records.
+        let mut file = private::file()
             .read(true)
-            .write(true)
             .create(true)
             .truncate(false)
             .open(&self.file)
@@ -554,7 +555,9 @@ impl Place {
 
     fn rewrite(&self, contents: &Contents) -> Result<u64, PageError> {
         let write = || {
-            let file = File::create(&self.new_file)?;
+            // Left by a process that was lost, or put there by somebody else.
+            let _ = fs::remove_file(&self.new_file);
+            let file = private::file().create_new(true).open(&self.new_file)?;
             // Before there is anything to read in it.
             file.set_permissions(fs::metadata(&self.file)?.permissions())?;
             let mut writer = BufWriter::new(file);

@@ -81,6 +81,7 @@ mod figures;
 pub mod files;
 mod hooks;
 mod interruption;
+mod known_fields;
 mod ledger;
 mod lock;
 pub mod metrics;
@@ -89,6 +90,7 @@ mod pace;
 mod page;
 mod page_ledger;
 mod partition;
+mod private;
 mod processor;
 mod progress;
 mod protocol;
@@ -102,6 +104,11 @@ mod registry;
 mod replay;
 mod retry;
 mod scheduler;
+#[allow(
+    dead_code,
+    reason = "which of its functions are used depends on the features"
+)]
+mod small_file;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 mod sql;
 mod stages;

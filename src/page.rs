@@ -4,7 +4,7 @@ use std::{cmp::Ordering, fmt};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::error::PageError;
+use crate::{error::PageError, known_fields::explain};
 
 /// A cursor in its serialized form, as it travels in signals, activity inputs and histories.
 ///
@@ -51,7 +51,8 @@ impl PageToken {
     pub fn decode<C: DeserializeOwned>(&self) -> Result<C, PageError> {
         serde_json::from_str(&self.0).map_err(|e| {
             PageError::retryable(format_args!(
-                "page token {self} is not a cursor of this processor: {e}"
+                "page token {self} is not a cursor of this processor: {}",
+                explain(&e)
             ))
             .with_type("CursorNotReadable")
         })

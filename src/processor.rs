@@ -126,6 +126,9 @@ pub trait PageProcessor: Send + Sync + Sized + 'static {
     const NAME: &'static str;
 
     /// Given once per batch; `()` if there is nothing to say. Stored in histories, so no secrets.
+    ///
+    /// Derive it with `#[serde(deny_unknown_fields)]`: a misspelt field is then refused, with the name that was
+    /// probably meant. Otherwise it is ignored, which `start` and the worker warn of.
     type Args: Serialize + DeserializeOwned + Send + Sync + 'static;
 
     /// A position in the data: the key of the last row before a page, or a token of the source's own.

@@ -33,6 +33,7 @@ pub(crate) const LETTERS_PER_PAGE: u32 = 20;
 
 /// The arguments of a redrive.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct RedriveArgs {
     pub filter: LetterFilter,
     /// The arguments of the batch that gave up.

@@ -9,6 +9,7 @@ use crate::{
     check::{Check, CheckContext},
     error::PageError,
     interruption::Interruption,
+    known_fields::{explain, ignored},
     page::{PageRange, PageToken},
     partition::{self, InvalidPartitions, PartitionSpec},
     processor::{InvalidSettings, PageContext, PageProcessor, ProcessorSettings},
@@ -341,6 +342,9 @@ impl<P: PageProcessor> ErasedProcessor for Typed<P> {
 
     async fn prepare(&self, input: &PrepareInput) -> Result<Prepared, NotPrepared> {
         let args = check::<P>(&input.args, input.first_cursor.as_ref())?;
+        for field in ignored::<P::Args>(&input.args) {
+            tracing::warn!(processor = P::NAME, %field, "the processor ignores a field of its arguments");
+        }
         let name = || P::NAME.to_owned();
         match (P::PARTITIONED, input.partitioned) {
             (true, false) => return Err(Refused::Partitioned { name: name() }.into()),
@@ -491,6 +495,6 @@ pub(crate) fn check<P: PageProcessor>(
     }
     serde_json::from_value(args.clone()).map_err(|e| Refused::Args {
         name: name(),
-        message: e.to_string(),
+        message: explain(&e),
     })
 }

@@ -345,6 +345,149 @@ fn arguments_and_cursors_that_do_not_fit_are_refused() {
 }
 
 #[test]
+fn a_field_that_is_not_known_is_refused_with_the_one_that_was_meant() {
+    let start = |processor, args| offline(&["start", processor, "--args", args]);
+    for (processor, args, meant) in [
+        ("inflate-prices", r#"{"percnt": 10}"#, "percent"),
+        (
+            "sql-backfill",
+            r#"{"table": "t", "key": ["id"], "set": [{"column": "a", "expression": "1"}], "were": "id < 3"}"#,
+            "where",
+        ),
+        (
+            "sql-backfill",
+            r#"{"table": "t", "key": ["id"], "set": [{"column": "a", "expresion": "1"}]}"#,
+            "expression",
+        ),
+        (
+            "sql-export",
+            r#"{"table": "t", "key": ["id"], "to": "x", "filtr": "id < 3"}"#,
+            "filter",
+        ),
+        (
+            "sql-export",
+            r#"{"table": "t", "key": ["id"], "too": "x"}"#,
+            "to",
+        ),
+        (
+            "sql-import",
+            r#"{"table": "t", "file": {"csv": {"file": {"path": "x"}}}, "nul": ""}"#,
+            "null",
+        ),
+        (
+            "sql-import",
+            r#"{"table": "t", "file": {"csv": {"file": {"path": "x"}, "format": {"delimeter": ";"}}}}"#,
+            "delimiter",
+        ),
+        (
+            "sql-import",
+            r#"{"table": "t", "file": {"csv": {"file": {"path": "x", "spol": "y"}}}}"#,
+            "spool",
+        ),
+    ] {
+        let meant = format!("did you mean `{meant}`?");
+        refused(&start(processor, args), 2, &["unknown field", &meant]);
+    }
+}
+
+#[test]
+fn what_was_given_neither_steers_the_terminal_nor_fills_it() {
+    let long = format!("\u{1b}[2J\u{9b}31m\r{}", "x".repeat(100_000));
+    let json = format!(
+        r#"{{"{long}": 1}}"#,
+        long = long.replace(['\u{1b}', '\r'], "")
+    );
+    for args in [
+        vec!["start", &long],
+        vec!["start", "inflate-prices", "--args", &long],
+        vec!["start", "inflate-prices", "--args", &json],
+        vec!["start", "inflate-prices", "--page-size", &long],
+        vec!["start", "inflate-prices", "--batch-id", &long],
+        vec!["status", &long],
+        vec![&long],
+        vec![
+            "import",
+            &long,
+            "--table",
+            "t",
+            "--database-url",
+            "sqlite::memory:",
+        ],
+        vec!["--config-file", &long, "list"],
+    ] {
+        let output = offline(&args);
+        let text = stderr(&output);
+        assert_ne!(status(&output), 0, "{args:.60?}");
+        assert!(text.len() < 5_000, "{} bytes for {args:.60?}", text.len());
+        let steers = |c: char| c.is_control() && c != '\n';
+        assert!(!text.contains(steers), "{text:?}");
+    }
+}
+
+#[test]
+fn files_without_an_end_are_refused() {
+    let config = |path| finish(command(&["list"]).env("TEMPORAL_CONFIG_FILE", path));
+    refused(&config("/dev/zero"), 2, &["larger than 4 MiB"]);
+    refused(
+        &offline(&["list", "--config-file", "/dev/zero"]),
+        2,
+        &["larger than 4 MiB"],
+    );
+    let args = offline(&["start", "inflate-prices", "--args", "@/dev/zero"]);
+    refused(&args, 2, &["larger than 4 MiB"]);
+    let statements = offline(&[
+        "backfill",
+        "--database-url",
+        "sqlite::memory:",
+        "--table",
+        "t",
+        "--key",
+        "id",
+        "--statement-file",
+        "/dev/zero",
+    ]);
+    refused(&statements, 2, &["larger than 4 MiB"]);
+    let tls = offline(&["list", "--tls", "--tls-ca-path", "/dev/zero"]);
+    refused(&tls, 2, &["/dev/zero"]);
+    let mut password = command(&["backfill", "--table", "t", "--set", "a = 1"]);
+    password
+        .env("DATABASE_URL", "postgres://localhost/t")
+        .env("PGPASSFILE", "/dev/zero");
+    refused(&finish(&mut password), 2, &["PGPASSFILE"]);
+}
+
+#[test]
+fn a_statement_of_two_thousand_columns_is_not_repeated_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("wide.db");
+    std::fs::write(&database, "").unwrap();
+    let columns: Vec<_> = (1..2_000).map(|n| format!("c{n} INTEGER")).collect();
+    let create = format!(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, {})",
+        columns.join(", ")
+    );
+    with_pool(&database, async |pool| {
+        sqlx::query(sqlx::AssertSqlSafe(create))
+            .execute(&pool)
+            .await
+            .unwrap();
+    });
+    let sets: Vec<_> = (1..2_000).map(|n| format!("c{n} = {n}")).collect();
+    let url = format!("sqlite:{}", text(&database));
+    let output = offline(&[
+        "backfill",
+        "--database-url",
+        &url,
+        "--table",
+        "t",
+        "--set",
+        &sets.join(", "),
+    ]);
+    let told = stderr(&output);
+    assert!(told.len() < 3_000, "{} bytes: {told}", told.len());
+}
+
+#[test]
 fn a_misspelt_command_or_flag_is_refused() {
     for args in [
         &["frobnicate"][..],
@@ -1676,6 +1819,17 @@ fn dev_starts_a_server_and_keeps_its_state() {
         "{}",
         stderr(&started)
     );
+    // Arguments and page tokens are in it.
+    #[cfg(unix)]
+    for (path, mode) in std::iter::once((state.path().join("temporal-batch"), 0o700)).chain(
+        std::fs::read_dir(state.path().join("temporal-batch"))
+            .unwrap()
+            .map(|entry| (entry.unwrap().path(), 0o600)),
+    ) {
+        use std::os::unix::fs::PermissionsExt as _;
+        let found = std::fs::metadata(&path).unwrap().permissions().mode();
+        assert_eq!(found & 0o777, mode, "{}", path.display());
+    }
     let listed = dev(&["list", "--json"]);
     assert_eq!(
         json(&listed)["batches"][0]["batch_id"],

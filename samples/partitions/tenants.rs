@@ -10,6 +10,7 @@ use temporal_batch::{
 
 /// Who has how many mails, and what a page of them takes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Tenants {
     pub sizes: Vec<u64>,
     pub page_ms: u64,

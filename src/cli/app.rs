@@ -262,6 +262,8 @@ impl App {
                 error.exit()
             }
         };
+        #[cfg(feature = "files")]
+        crate::files::remove_copies();
         exit.into()
     }
 
@@ -390,12 +392,14 @@ fn parsed<A: FromArgMatches>(matches: &ArgMatches) -> CliResult<A> {
 
 /// Help and version are answers, everything else that clap says is bad usage.
 fn refused(error: &clap::Error) -> ExitCode {
+    if error.use_stderr() {
+        // It repeats what was given.
+        note(error.render().to_string().trim_end());
+        return Exit::Usage.into();
+    }
     // A closed pipe is no reason to fail.
     let _ = error.print();
-    match error.use_stderr() {
-        true => Exit::Usage.into(),
-        false => Exit::Done.into(),
-    }
+    Exit::Done.into()
 }
 
 #[cfg(test)]

@@ -65,7 +65,7 @@ pub(super) fn refused(error: &PageError) -> CliError {
 /// The same, with what to do where the ledger has no tables.
 pub(super) fn refused_with_hint(error: &PageError, program: &str) -> CliError {
     let refused = refused(error);
-    match error.message().contains("tables of the page ledger") {
+    match is_about_ledger_tables(error) {
         true => refused.hint(format!(
             "`{program} schema apply` makes them, `{program} schema print` shows the statements; \
              --create-ledger-tables makes them here"
@@ -101,16 +101,8 @@ impl BackfillCommand {
                 Some(name) => args.connection(name),
                 None => args,
             };
-            if self.create_ledger_tables {
-                make_ledger_tables(&database).await?;
-            }
             let connections = Connections::new().with(&args.connection, database.clone());
             let processor = SqlBackfill::new(connections);
-            let work = processor.check_args(&args).await;
-            let work = work.map_err(|error| refused_with_hint(&error, program))?;
-            let page_size = batch.spec.page_size;
-            let outlook = Outlook::of(&processor, &args, &work, page_size).await?;
-            outlook.tell(&shown);
             let target = target(&shown);
             let id = self.attended.batch_id.clone();
             let id = id.unwrap_or_else(|| batch_id(&target, &args));
@@ -127,6 +119,12 @@ impl BackfillCommand {
             batch.spec.args = serde_json::to_value(&args)
                 .map_err(|e| CliError::failure(format_args!("the arguments have no JSON: {e}")))?;
             batch.validate()?;
+            let check = async || processor.check_args(&args).await;
+            let make = self.create_ledger_tables;
+            let work = with_ledger_tables(&database, make, program, check).await?;
+            let page_size = batch.spec.page_size;
+            let outlook = Outlook::of(&processor, &args, &work, page_size).await?;
+            outlook.tell(&shown);
             let run = self.attended.run(batch, program);
             match self.detach {
                 Some(_) => run.detached(connection).await,
@@ -159,7 +157,35 @@ impl BackfillCommand {
     }
 }
 
-pub(super) async fn make_ledger_tables(database: &Database) -> CliResult<()> {
+/// Checks a batch, and makes the tables of the ledger where it is asked to: once nothing else is wrong, so that what is
+/// refused leaves none behind.
+pub(super) async fn with_ledger_tables<T>(
+    database: &Database,
+    make: bool,
+    program: &str,
+    check: impl AsyncFn() -> Result<T, PageError>,
+) -> CliResult<T> {
+    let refused = |error| refused_with_hint(&error, program);
+    match check().await {
+        Err(error) if make && is_about_ledger_tables(&error) => {
+            make_ledger_tables(database).await?;
+            check().await.map_err(refused)
+        }
+        Ok(checked) => {
+            if make {
+                make_ledger_tables(database).await?;
+            }
+            Ok(checked)
+        }
+        Err(error) => Err(refused(error)),
+    }
+}
+
+fn is_about_ledger_tables(error: &PageError) -> bool {
+    error.message().contains("tables of the page ledger")
+}
+
+async fn make_ledger_tables(database: &Database) -> CliResult<()> {
     let schema = LedgerSchema::of(database, None).map_err(CliError::usage)?;
     let there = schema.there().await;
     let there = there.map_err(|e| CliError::caused("cannot look for the ledger's tables", &e))?;

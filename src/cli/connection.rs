@@ -13,6 +13,7 @@ use crate::{
     connect::{ConnectError, ConnectOptions},
     dev_server::{DevServer, DevServerOptions},
     metrics::Metrics,
+    private,
 };
 
 // A doc comment would become the help of the commands. What is not given here comes from the `TEMPORAL_*`
@@ -201,10 +202,10 @@ fn state_file(port: u16) -> CliResult<PathBuf> {
         .or_else(dirs::data_local_dir)
         .unwrap_or_else(std::env::temp_dir)
         .join("temporal-batch");
-    std::fs::create_dir_all(&directory).map_err(|e| {
+    private::directory(&directory).map_err(|e| {
         let directory = directory.display();
         CliError::caused(
-            format_args!("cannot make {directory}, where the dev server's state is kept"),
+            format_args!("cannot use {directory}, where the dev server's state is kept"),
             &e,
         )
     })?;

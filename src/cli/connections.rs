@@ -107,7 +107,7 @@ fn parse(text: &str, variables: Environment<'_>) -> CliResult<(String, DatabaseO
         Some(("env", "")) => named(name, DatabaseOptions::from_env())?,
         Some(("env", variable)) => named(name, of_variable(variable))?,
         Some(("file", path)) if !path.is_empty() => {
-            let url = std::fs::read_to_string(path).map_err(|error| {
+            let url = crate::small_file::read_text(path).map_err(|error| {
                 let what = format_args!("connection \"{name}\": cannot read the file of its URL");
                 CliError::caused(what, &error)
             })?;

@@ -189,7 +189,7 @@ impl View {
     /// Said once, and again every now and then while it lasts.
     fn trouble(&mut self, text: &str) {
         match &self.bar {
-            Some(bar) => bar.set_message(text.to_owned()),
+            Some(bar) => bar.set_message(output::one_line(text)),
             None if self
                 .last_trouble
                 .is_none_or(|at| at.elapsed() >= 6 * LINE_EVERY) =>
@@ -253,9 +253,10 @@ fn describe(p: &Progress, pace: &Pace) -> String {
         (Phase::Running, _) => {}
         // Somebody may have to do something about it.
         (Phase::Preparing | Phase::Held | Phase::Blocked, Some(why)) => {
-            parts.push(format!("{}: {}", phase(p), output::one_line(&why)));
+            parts.push(format!("{}: {why}", phase(p)));
         }
         _ => parts.push(phase(p)),
     }
-    parts.join(", ")
+    // Some reasons come from operators.
+    output::one_line(&parts.join(", "))
 }

@@ -8,7 +8,7 @@ use super::{
     attended::AttendedArgs,
     backfill::{
         identity::{short, target},
-        make_ledger_tables, refused_with_hint,
+        refused_with_hint, with_ledger_tables,
     },
     connection::ConnectionArgs,
     connections::DatabaseArgs,
@@ -108,6 +108,10 @@ struct ReadingArgs {
     #[arg(long, value_name = "CHARACTER", value_parser = character)]
     escape: Option<char>,
 
+    /// Take CSV quotes in any place for what they might mean, instead of giving up their records
+    #[arg(long)]
+    csv_lenient_quotes: bool,
+
     /// Most bytes of a record; a longer one is given up
     #[arg(long, value_name = "BYTES")]
     max_record_bytes: Option<u64>,
@@ -197,6 +201,7 @@ impl ReadingArgs {
                 (self.no_header, "--no-header"),
                 (self.delimiter.is_some(), "--delimiter"),
                 (self.escape.is_some(), "--escape"),
+                (self.csv_lenient_quotes, "--csv-lenient-quotes"),
             ];
             if let Some((_, flag)) = of_csv.iter().find(|(given, _)| *given) {
                 return Err(CliError::usage(format_args!(
@@ -217,6 +222,7 @@ impl ReadingArgs {
             }),
             quote: self.quote.0,
             escape: self.escape,
+            lenient_quotes: self.csv_lenient_quotes,
             ..CsvFormat::default()
         };
         if let Some(bytes) = self.max_record_bytes {
@@ -246,15 +252,6 @@ impl ImportCommand {
         let database = Database::connect(&options.clone().pages(slots)).await?;
         let shown = options.redacted();
         let done = async {
-            if self.create_ledger_tables {
-                make_ledger_tables(&database).await?;
-            }
-            let connections = Connections::new().with(DEFAULT_CONNECTION, database.clone());
-            let processor = SqlImport::new(connections);
-            let refused = |error| refused_with_hint(&error, program);
-            let prepared = processor.prepare(args.clone()).await.map_err(refused)?;
-            let records = processor.size_hint(&prepared).await.map_err(refused)?;
-            self.tell(&shown, &database, &prepared, records);
             let target = target(&shown);
             let id = self.attended.batch_id.clone();
             let id = id.unwrap_or_else(|| batch_id(&target, &args));
@@ -265,15 +262,24 @@ impl ImportCommand {
                 .continues(self.attended.continues)
                 .if_running(IfRunning::Attach);
             batch.spec.batch_id = id;
+            batch.spec.args = json(&args)?;
+            batch.validate()?;
+            let connections = Connections::new().with(DEFAULT_CONNECTION, database.clone());
+            let processor = SqlImport::new(connections);
+            let refused = |error| refused_with_hint(&error, program);
+            let prepare = async || processor.prepare(args.clone()).await;
+            let make = self.create_ledger_tables;
+            let prepared = with_ledger_tables(&database, make, program, prepare).await?;
+            let records = processor.size_hint(&prepared).await.map_err(refused)?;
+            self.tell(&shown, &database, &prepared, records);
             // With the file as it is now: another one is not what the batch of this id began with.
             let args = ImportArgs {
-                file: prepared.file,
+                file: without_copy(prepared.file),
                 manifest: prepared.manifest,
                 fields: prepared.fields,
                 ..args
             };
-            batch.spec.args = serde_json::to_value(&args)
-                .map_err(|e| CliError::failure(format_args!("the arguments have no JSON: {e}")))?;
+            batch.spec.args = json(&args)?;
             batch.validate()?;
             let run = self.attended.run(batch, program);
             let throttles = throttles.clone();
@@ -341,6 +347,21 @@ impl ImportCommand {
     }
 }
 
+fn json(args: &ImportArgs) -> CliResult<serde_json::Value> {
+    serde_json::to_value(args)
+        .map_err(|e| CliError::failure(format_args!("the arguments have no JSON: {e}")))
+}
+
+/// A copy of a gzip file is another one each time, and the batch is the same.
+fn without_copy(mut file: ImportFile) -> ImportFile {
+    let source = match &mut file {
+        ImportFile::Csv(source) => &mut source.file,
+        ImportFile::JsonLines(source) => &mut source.file,
+    };
+    *source = source.clone().without_copy();
+    file
+}
+
 /// The id of the batch that puts this file into that table.
 fn batch_id(target: &str, args: &ImportArgs) -> String {
     let plain = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
@@ -360,6 +381,7 @@ mod tests {
             delimiter: None,
             quote: Quote(Some('"')),
             escape: None,
+            csv_lenient_quotes: false,
             max_record_bytes: None,
             may_grow: false,
             spool: None,

@@ -18,9 +18,58 @@ use crate::{figures::grouped, progress::Timestamp};
 /// the two would run into each other.
 pub(crate) static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
+/// Characters of a line that is no result; more would be a value that somebody gave.
+const MAX_LINE: usize = 1_200;
+
+/// A text for a terminal: whatever came into it from elsewhere cannot steer the terminal, or hide what is there.
+///
+/// Everything that is printed goes through here, or through [`json`].
+fn printable(text: &str) -> String {
+    escaped(
+        text,
+        |c| c == '\n' || !steers(c),
+        |c, to| to.extend(c.escape_default()),
+    )
+}
+
+fn escaped(text: &str, plain: impl Fn(char) -> bool, escape: impl Fn(char, &mut String)) -> String {
+    let mut line = String::with_capacity(text.len());
+    for c in text.chars() {
+        match plain(c) {
+            true => line.push(c),
+            false => escape(c, &mut line),
+        }
+    }
+    line
+}
+
+/// Control characters, and those that change the direction of what follows.
+fn steers(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Lines with their beginnings and ends.
+fn shortened(text: &str) -> String {
+    let shorten = |line: &str| {
+        let all = line.chars().count();
+        if all <= MAX_LINE {
+            return line.to_owned();
+        }
+        let begin: String = line.chars().take(MAX_LINE / 2).collect();
+        let end: String = line.chars().skip(all - MAX_LINE / 3).collect();
+        let left_out = number((all - MAX_LINE / 2 - MAX_LINE / 3) as u64);
+        format!("{begin} ... ({left_out} characters left out) ... {end}")
+    };
+    text.split('\n').map(shorten).collect::<Vec<_>>().join("\n")
+}
+
 /// Writes a result. Says whether somebody still reads: a closed pipe is no error, but no reason to go on
 /// either.
 pub(crate) fn result(text: impl fmt::Display) -> bool {
+    write_result(&printable(&text.to_string()))
+}
+
+fn write_result(text: &str) -> bool {
     BARS.suspend(|| {
         let mut out = io::stdout().lock();
         writeln!(out, "{text}").and_then(|()| out.flush()).is_ok()
@@ -30,7 +79,14 @@ pub(crate) fn result(text: impl fmt::Display) -> bool {
 /// Writes a result as one line of JSON.
 pub(crate) fn json(value: &impl Serialize) -> bool {
     match serde_json::to_string(value) {
-        Ok(text) => result(text),
+        // The standard leaves some of them as they are.
+        Ok(text) => write_result(&escaped(
+            &text,
+            |c| !steers(c),
+            |c, to| {
+                let _ = write!(to, "\\u{:04x}", u32::from(c));
+            },
+        )),
         Err(error) => {
             note(format_args!(
                 "error: the result does not serialize: {error}"
@@ -42,6 +98,7 @@ pub(crate) fn json(value: &impl Serialize) -> bool {
 
 /// Tells the user something that is not the result.
 pub(crate) fn note(text: impl fmt::Display) {
+    let text = shortened(&printable(&text.to_string()));
     if let Some(held) = held().as_mut() {
         held.write(format!("{text}\n").as_bytes());
         return;
@@ -225,15 +282,7 @@ pub(crate) fn time(at: Timestamp) -> String {
 
 /// Text that somebody else wrote, without what would break the line or steer a terminal.
 pub(crate) fn one_line(text: &str) -> String {
-    let mut line = String::with_capacity(text.len());
-    for c in text.chars() {
-        if c.is_control() {
-            line.extend(c.escape_default());
-        } else {
-            line.push(c);
-        }
-    }
-    line
+    escaped(text, |c| !steers(c), |c, to| to.extend(c.escape_default()))
 }
 
 #[cfg(test)]
@@ -286,6 +335,23 @@ mod tests {
         );
         assert!(text.ends_with("line 249\n"), "{text}");
         assert_eq!(held.into_text(), "begun and ended\nnext\n");
+    }
+
+    #[test]
+    fn nothing_that_is_printed_steers_a_terminal_or_fills_it() {
+        let text = "a\u{1b}[31m\r\u{9b}2J\u{202e}b\nc é";
+        assert_eq!(printable(text), "a\\u{1b}[31m\\r\\u{9b}2J\\u{202e}b\nc é");
+        assert!(!one_line(text).contains('\n'));
+        let long = format!("{}end", "x".repeat(100_000));
+        let short = shortened(&format!("one\n{long}"));
+        assert!(
+            short.starts_with("one\nxxx") && short.ends_with("xend"),
+            "{short}"
+        );
+        assert!(
+            short.len() < 1_300 && short.contains("99,003 characters left out"),
+            "{short}"
+        );
     }
 
     #[test]

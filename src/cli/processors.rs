@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     dead_letter::DeadLetters,
+    known_fields::ignored,
     page::PageToken,
     processor::PageProcessor,
     redrive::letters_of,
@@ -65,9 +66,17 @@ struct Entry {
     name: &'static str,
     kind: Kind,
     partitioned: bool,
-    check: fn(&Value, Option<&PageToken>) -> Result<Option<PageToken>, Refused>,
+    check: fn(&Value, Option<&PageToken>) -> Result<Fit, Refused>,
     rewrite: fn(&PageToken) -> Result<PageToken, String>,
     build: Box<dyn Fn() -> Building + Send + Sync>,
+}
+
+/// Arguments and a first cursor that a processor takes.
+struct Fit {
+    /// As the processor itself would write it.
+    first_cursor: Option<PageToken>,
+    /// Fields that its types let fall.
+    ignored: Vec<String>,
 }
 
 /// Whose a processor is.
@@ -240,7 +249,8 @@ impl Processors {
         self.0.iter().find(|entry| entry.name == name)
     }
 
-    /// Refuses what the worker would refuse. A program without processors can only leave it to the worker.
+    /// Refuses what the worker would refuse, and warns of fields that the processor ignores. A program without
+    /// processors can only leave it to the worker.
     ///
     /// Where no arguments were given, both of JSON's ways to say "nothing" are tried. Gives back the
     /// arguments, and the first cursor as the processor itself would write it.
@@ -266,7 +276,15 @@ impl Processors {
         let mut refused = None;
         for args in attempts {
             match (entry.check)(&args, first_cursor) {
-                Ok(first_cursor) => return Ok((args, first_cursor)),
+                Ok(fit) => {
+                    for field in fit.ignored {
+                        note(format_args!(
+                            "warning: processor \"{name}\" ignores the field {field}: its type does not know it, and \
+                             does not refuse it either (`#[serde(deny_unknown_fields)]` would)"
+                        ));
+                    }
+                    return Ok((args, fit.first_cursor));
+                }
                 Err(error) => refused = Some(error),
             }
         }
@@ -274,15 +292,20 @@ impl Processors {
     }
 }
 
-fn fit<P: PageProcessor>(
-    args: &Value,
-    first_cursor: Option<&PageToken>,
-) -> Result<Option<PageToken>, Refused> {
+fn fit<P: PageProcessor>(args: &Value, first_cursor: Option<&PageToken>) -> Result<Fit, Refused> {
     check::<P>(args, first_cursor)?;
+    let mut ignores = ignored::<P::Args>(args);
+    if let Some(cursor) = first_cursor.and_then(|token| serde_json::from_str(token.as_str()).ok()) {
+        ignores.extend(ignored::<P::Cursor>(&cursor));
+    }
     let first_cursor = first_cursor.map(rewrite::<P>).transpose();
-    first_cursor.map_err(|message| Refused::FirstCursor {
+    let first_cursor = first_cursor.map_err(|message| Refused::FirstCursor {
         name: P::NAME.to_owned(),
         message,
+    })?;
+    Ok(Fit {
+        first_cursor,
+        ignored: ignores,
     })
 }
 
@@ -360,6 +383,20 @@ mod tests {
         assert!(matches!(bad, Err(Refused::FirstCursor { .. })));
         let (_, cursor) = check("two", None, Some(json!({"id": 7, "tenant": 1}))).unwrap();
         assert_eq!(cursor.unwrap().as_str(), r#"{"tenant":1,"id":7}"#);
+    }
+
+    #[test]
+    fn fields_that_a_processor_ignores_are_found() {
+        let ignored = |args, cursor: Option<Value>| {
+            let cursor = cursor.map(|cursor| PageToken::encode(&cursor).unwrap());
+            fit::<Two>(&args, cursor.as_ref()).unwrap().ignored
+        };
+        assert!(ignored(json!({"percent": 1}), None).is_empty());
+        let found = ignored(
+            json!({"percnt": 1}),
+            Some(json!({"id": 7, "tenant": 1, "x": 2})),
+        );
+        assert_eq!(found, ["`percnt` (did you mean `percent`?)", "`x`"]);
     }
 
     #[test]

@@ -21,6 +21,7 @@ use crate::{
     client::{AcceptError, BatchClient, BatchHandle, ProgressError, StartError},
     hooks::Hooks,
     page::PageToken,
+    small_file,
 };
 
 #[derive(Args, Debug)]
@@ -106,7 +107,7 @@ pub(crate) fn json_or_file(text: &str) -> Result<Value, String> {
     match text.strip_prefix('@') {
         None => json(text),
         Some(path) => {
-            let text = std::fs::read_to_string(path);
+            let text = small_file::read_text(path);
             json(&text.map_err(|e| format!("cannot read {path}: {e}"))?)
         }
     }

@@ -17,11 +17,9 @@ pub(super) fn temporal_variables() -> HashMap<String, String> {
         .collect()
 }
 
-pub(super) fn default_config_file() -> PathBuf {
-    dirs::config_dir()
-        .unwrap_or_default()
-        .join("temporalio")
-        .join("temporal.toml")
+/// `None` for a user without a home: a file of the working directory is somebody else's.
+pub(super) fn default_config_file() -> Option<PathBuf> {
+    Some(dirs::config_dir()?.join("temporalio").join("temporal.toml"))
 }
 
 pub(super) fn default_identity() -> String {

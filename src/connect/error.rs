@@ -85,7 +85,7 @@ pub enum ConnectError {
         missing: &'static str,
     },
     /// The configuration file that was asked for cannot be read.
-    #[error("cannot read the configuration file `{}`; check --config-file", path.display())]
+    #[error("cannot read the configuration file `{}`; check --config-file or TEMPORAL_CONFIG_FILE", path.display())]
     UnreadableConfigFile {
         /// The file.
         path: PathBuf,

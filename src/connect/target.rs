@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 use std::error::Error;
-use std::{fs, io};
+use std::io::{self, ErrorKind::NotFound};
+use std::path::PathBuf;
 
 use temporalio_client::envconfig::{
     ClientConfigProfile, ConfigError, DataSource, LoadClientConfigProfileOptions,
@@ -19,7 +20,7 @@ use super::environment::{default_config_file, default_identity, temporal_variabl
 use super::error::Source;
 use super::options::{ConnectOptions, DEFAULT_ADDRESS, DEFAULT_NAMESPACE};
 use super::tls::{TlsFile, load_tls_files};
-use crate::metrics::Metrics;
+use crate::{metrics::Metrics, small_file};
 
 /// Connects, and makes sure that the namespace is there.
 ///
@@ -135,15 +136,9 @@ impl ConnectOptions {
         if self.disable_env && self.disable_config_file {
             return Ok(ClientConfigProfile::default());
         }
-        let file = match &self.config_file {
-            Some(path) if !self.disable_config_file => {
-                let data = fs::read(path).map_err(|source| ConnectError::UnreadableConfigFile {
-                    path: path.clone(),
-                    source,
-                })?;
-                Some(DataSource::Data(data))
-            }
-            _ => None,
+        let file = match self.disable_config_file {
+            true => None,
+            false => self.read_config_file(variables)?,
         };
         let options = LoadClientConfigProfileOptions::builder()
             .maybe_config_source(file)
@@ -155,6 +150,29 @@ impl ConnectOptions {
         // told not to.
         load_client_config_profile(options, Some(variables))
             .map_err(|error| self.config_error(variables, error))
+    }
+
+    fn config_path(&self, variables: &HashMap<String, String>) -> Option<PathBuf> {
+        match (&self.config_file, variables.get("TEMPORAL_CONFIG_FILE")) {
+            (Some(path), _) => Some(path.clone()),
+            (None, Some(path)) => Some(path.into()),
+            (None, None) => default_config_file(),
+        }
+    }
+
+    /// Never left to the SDK, which would read a device without an end for ever.
+    fn read_config_file(
+        &self,
+        variables: &HashMap<String, String>,
+    ) -> Result<Option<DataSource>, ConnectError> {
+        let Some(path) = self.config_path(variables) else {
+            return Ok(None);
+        };
+        match small_file::read(&path) {
+            Ok(data) => Ok(Some(DataSource::Data(data))),
+            Err(error) if self.config_file.is_none() && error.kind() == NotFound => Ok(None),
+            Err(source) => Err(ConnectError::UnreadableConfigFile { path, source }),
+        }
     }
 
     /// Puts the explicit settings over those of the profile.
@@ -199,11 +217,7 @@ impl ConnectOptions {
         variables: &HashMap<String, String>,
         error: ConfigError,
     ) -> ConnectError {
-        let path = match (&self.config_file, variables.get("TEMPORAL_CONFIG_FILE")) {
-            (Some(path), _) => path.clone(),
-            (None, Some(path)) => path.into(),
-            (None, None) => default_config_file(),
-        };
+        let path = self.config_path(variables).unwrap_or_default();
         match error {
             ConfigError::ProfileNotFound(profile) => {
                 ConnectError::ProfileNotFound { profile, path }

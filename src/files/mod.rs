@@ -71,10 +71,12 @@ mod csv_source;
 mod error;
 mod fingerprint;
 mod json_lines;
+mod line_number;
 mod manifest;
 mod part_chain;
 mod part_format;
 mod position;
+mod quotes;
 mod reading;
 mod record;
 mod sink;
@@ -100,8 +102,11 @@ pub use source_file::SourceFile;
 
 pub use crate::cell::{EncodedColumn, Encoding};
 
-#[cfg(feature = "cli")]
-#[allow(unused_imports, reason = "for `export`, which needs a database")]
-pub(crate) use sink_directory::{Standing, standing};
 #[allow(unused_imports, reason = "for `import`, which needs a database")]
 pub(crate) use {csv_scanner::Fields, csv_source::strings};
+#[cfg(feature = "cli")]
+#[allow(unused_imports, reason = "for `export`, which needs a database")]
+pub(crate) use {
+    sink_directory::{Standing, standing},
+    spool::remove_copies,
+};

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     BadRecord, FilePosition, FileRecord, bad_record::MAX_KEPT, error::FileError,
-    source_file::OpenFile,
+    line_number::lines, source_file::OpenFile,
 };
 use crate::page::{PAGE_BYTES, PageRange};
 
@@ -73,12 +73,16 @@ pub(super) fn input(file: &OpenFile, offset: u64) -> Input {
 
 /// The same with a buffer of another size.
 pub(super) fn input_of(file: &OpenFile, offset: u64, buffer: usize) -> Input {
-    let part = Part {
+    BufReader::with_capacity(buffer, part(file, offset, file.size))
+}
+
+/// From one offset to another.
+pub(super) fn part(file: &OpenFile, from: u64, to: u64) -> Part {
+    Part {
         file: Arc::clone(&file.handle),
-        at: offset,
-        end: file.size,
-    };
-    BufReader::with_capacity(buffer, part)
+        at: from,
+        end: to,
+    }
 }
 
 /// Where a range is in a file whose first record begins at `data`.
@@ -139,6 +143,7 @@ pub(super) fn read<S: Scan, T>(
             Ok(content) => Ok(content),
             Err(mut bad) => {
                 bad.text = text(file, extent)?;
+                bad.lines = Some(lines(file, extent).map_err(|e| file.not_readable(e))?);
                 Err(Box::new(bad))
             }
         };

@@ -61,8 +61,13 @@ impl<T> FileRecord<T> {
         match self.content {
             Ok(content) => Some(content),
             Err(bad) => {
+                let lines = match bad.lines.as_ref().map(|lines| (lines.start(), lines.end())) {
+                    Some((first, last)) if first == last => format!("line {first}, "),
+                    Some((first, last)) => format!("lines {first} to {last}, "),
+                    None => String::new(),
+                };
                 let message = format!(
-                    "record {} (bytes {} to {}): {}",
+                    "record {} ({lines}bytes {} to {}): {}",
                     self.end.record, bytes.start, bytes.end, bad.message
                 );
                 let kept = Kept {

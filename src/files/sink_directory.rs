@@ -170,11 +170,17 @@ impl SinkDirectory {
 
     /// Sees to it that the directory is this batch run's.
     pub fn claim(&self, by: &Owner) -> Result<(), SinkError> {
+        if self.working().is_symlink() {
+            return Err(SinkError::NotEmpty {
+                directory: self.root.clone(),
+                found: format!("a symbolic link {WORKING}"),
+            });
+        }
         if self.is_claimed(by)? {
             return Ok(());
         }
         let root = &self.root;
-        fs::create_dir_all(root).map_err(SinkError::io("create the directory", root))?;
+        create_directory(root)?;
         if let Err(not_empty) = self.check_empty() {
             // It may have been claimed and finished in between.
             return match self.is_claimed(by)? {
@@ -390,6 +396,18 @@ impl SinkDirectory {
             Err(e) => Err(SinkError::io("create the directory", &target)(e)),
         }
     }
+}
+
+/// Makes a directory with those around it that are missing. Each lasts once the one around it is on the disk.
+fn create_directory(path: &Path) -> Result<(), SinkError> {
+    let missing = |path: &&Path| !path.as_os_str().is_empty() && !path.is_dir();
+    let missing: Vec<&Path> = path.ancestors().take_while(missing).collect();
+    fs::create_dir_all(path).map_err(SinkError::io("create the directory", path))?;
+    for made in missing {
+        let around = made.parent().filter(|path| !path.as_os_str().is_empty());
+        sync_directory(around.unwrap_or(Path::new(".")))?;
+    }
+    Ok(())
 }
 
 #[cfg(unix)]

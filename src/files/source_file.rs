@@ -24,6 +24,7 @@ use super::{
 /// one, fails the page with the retryable error `FileNotHere` or `FileChanged`, which uses up no attempts, and
 /// reads nothing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct SourceFile {
     /// Where it is. Preparing makes the path absolute.
     pub path: PathBuf,
@@ -31,13 +32,24 @@ pub struct SourceFile {
     /// last line only if it had its line end.
     #[serde(default)]
     pub may_grow: bool,
-    /// A folder that a gzip file is decompressed into when the batch is prepared. Without one such a file is
-    /// refused.
+    /// A folder for a decompressed copy of a gzip file; without one such a file is refused. The copy is made when the
+    /// batch is prepared, and again by a worker that finds none. Only the user of the worker can read it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spool: Option<PathBuf>,
     /// What the file was when the batch was prepared. Without it changes are not noticed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fingerprint: Option<Fingerprint>,
+    /// The gzip file of which `path` is the copy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) packed: Option<Packed>,
+}
+
+/// A gzip file that is read from a copy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Packed {
+    path: PathBuf,
+    fingerprint: Fingerprint,
 }
 
 impl SourceFile {
@@ -48,11 +60,24 @@ impl SourceFile {
             may_grow: false,
             spool: None,
             fingerprint: None,
+            packed: None,
         }
+    }
+
+    /// The same file without the place of its copy, which is another one each time.
+    #[allow(dead_code, reason = "for `import`, which needs a database")]
+    pub(crate) fn without_copy(mut self) -> Self {
+        if let Some(packed) = &self.packed {
+            self.path.clone_from(&packed.path);
+        }
+        self
     }
 
     /// Fixes which file it is; decompresses it where that is asked for.
     pub(crate) fn prepared(mut self) -> Result<Self, FileError> {
+        if let Some(copy) = self.copy()? {
+            self.path = copy;
+        }
         if self.fingerprint.is_some() {
             self.open()?;
             return Ok(self);
@@ -62,7 +87,11 @@ impl SourceFile {
         if let Some(folder) = &self.spool {
             let (handle, _) = regular_file(&self.path)?;
             if beginning(&self.path, &handle)? == Beginning::Gzip {
-                self.path = spool::decompress(&self.path, &handle, folder)?;
+                let fingerprint = Fingerprint::of(&self.path, &handle);
+                let fingerprint = fingerprint.map_err(|e| unreadable(&self.path, e))?;
+                let copy = spool::copy_of(&self.path, &fingerprint, folder)?;
+                let path = std::mem::replace(&mut self.path, copy);
+                self.packed = Some(Packed { path, fingerprint });
             }
         }
         let file = self.open()?;
@@ -71,19 +100,28 @@ impl SourceFile {
         Ok(self)
     }
 
+    /// The copy in the spool, if the file is read from one.
+    fn copy(&self) -> Result<Option<PathBuf>, FileError> {
+        match (&self.packed, &self.spool) {
+            (Some(packed), Some(folder)) => {
+                spool::copy_of(&packed.path, &packed.fingerprint, folder).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
     /// Opens the file and sees to it that it is the right one.
     pub(crate) fn open(&self) -> Result<OpenFile, FileError> {
-        let (handle, metadata) = regular_file(&self.path)?;
+        let path = self.copy()?.unwrap_or_else(|| self.path.clone());
+        let (handle, metadata) = regular_file(&path)?;
         let mut size = metadata.len();
         if let Some(fingerprint) = &self.fingerprint {
-            let difference = fingerprint.difference(&self.path, &handle, self.may_grow);
-            if let Some(what) = difference.map_err(|e| unreadable(&self.path, e))? {
-                let path = self.path.clone();
+            let difference = fingerprint.difference(&path, &handle, self.may_grow);
+            if let Some(what) = difference.map_err(|e| unreadable(&path, e))? {
                 return Err(FileError::Changed { path, what });
             }
             size = fingerprint.size;
         }
-        let path = self.path.clone();
         let text = match beginning(&path, &handle)? {
             Beginning::Text { skip } => skip,
             Beginning::Utf16 => return Err(FileError::Utf16 { path }),
@@ -126,6 +164,10 @@ pub(crate) struct OpenFile {
 }
 
 impl OpenFile {
+    pub(super) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
     /// Refuses what was read while somebody wrote to the file.
     pub(super) fn still_the_same(&self) -> Result<(), FileError> {
         let metadata = self.handle.metadata().map_err(|e| self.not_readable(e))?;

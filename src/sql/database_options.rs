@@ -310,7 +310,7 @@ impl Parameters {
     fn files(&self, all: &[&[&str]]) -> Result<(), DatabaseError> {
         for names in all {
             if let Some(path) = self.get(names)
-                && let Err(error) = std::fs::File::open(path)
+                && let Err(error) = crate::small_file::check(path)
             {
                 let name = names[0];
                 return Err(self.refuse(format!("`{path}` as `{name}`: {error}")));
@@ -411,6 +411,13 @@ fn postgres(url: &str) -> Result<DatabaseOptions, DatabaseError> {
         left_out.extend(ROOT);
     } else {
         parameters.files(&[ROOT, &["sslcert", "ssl-cert"], &["sslkey", "ssl-key"]])?;
+    }
+    // sqlx reads it to the end of its first line, which a device need not have.
+    if let Some(path) = std::env::var_os("PGPASSFILE").filter(|path| !path.is_empty())
+        && let Ok(metadata) = std::fs::metadata(&path)
+        && !metadata.is_file()
+    {
+        return Err(parameters.refuse("a PGPASSFILE that is no regular file"));
     }
     let options = PgConnectOptions::from_url(&without(parsed, &left_out)).map_err(|_| {
         parameters.refuse(

@@ -3,7 +3,7 @@
 use super::dialect::{Statement, Value};
 
 /// Puts `?` where a statement has `$1`, `$2` and so on, and the values into the order in which they are
-/// used. What stands in quotes or in a comment stays; so does a statement without numbers, whose `?` are
+/// used. What stands in quotes, in a comment or inside of a word stays; so does a statement without numbers, whose `?` are
 /// placeholders already.
 pub(super) fn positional(statement: String, values: Vec<Value>) -> Statement {
     let mut written = String::with_capacity(statement.len());
@@ -12,7 +12,11 @@ pub(super) fn positional(statement: String, values: Vec<Value>) -> Statement {
     while let Some(at) = rest.find(['$', '\'', '"', '`', '#', '-', '/']) {
         written.push_str(&rest[..at]);
         rest = &rest[at..];
-        let value = placeholder(rest).and_then(|(number, length)| {
+        // Names may have a `$`: `price$1`.
+        let is_in_word = written
+            .ends_with(|c: char| c.is_alphanumeric() || matches!(c, '_' | '$') || !c.is_ascii());
+        let placeholder = placeholder(rest).filter(|_| !is_in_word);
+        let value = placeholder.and_then(|(number, length)| {
             let value = values.get(number.checked_sub(1)?)?;
             Some((value, length))
         });
@@ -113,6 +117,15 @@ mod tests {
         }
         for read in ["a-$1", "a--$1", "a/$1", "$1'$1'"] {
             assert_eq!(placed(read, [7]).1, [7], "{read}");
+        }
+    }
+
+    #[test]
+    fn a_word_with_a_dollar_sign_is_a_name() {
+        for name in ["price$1", "_$1", "a$b$1", "né$1", "t1.x$$1"] {
+            let (statement, values) = placed(&format!("{name} > $1 AND $2={name}"), [7, 8]);
+            assert_eq!(statement, format!("{name} > ? AND ?={name}"));
+            assert_eq!(values, [7, 8]);
         }
     }
 

@@ -43,6 +43,7 @@ use crate::{
     dead_letter::MAX_LETTER_CHARS,
     error::{MAX_MESSAGE_CHARS, PageError, truncate},
     interruption::Told,
+    known_fields::explain,
     metrics::ClaimOutcome,
     page::PageToken,
     processor::{PageProcessor, ProcessorSettings},
@@ -293,8 +294,11 @@ pub(crate) fn page_blocked(limit: Duration) -> FailedAttempt {
 /// The arguments of a batch, for a processor that should know their type.
 pub(crate) fn read_args<A: DeserializeOwned>(args: &serde_json::Value) -> Result<A, PageError> {
     A::deserialize(args).map_err(|e| {
-        PageError::retryable(format_args!("the arguments of the batch do not fit: {e}"))
-            .with_type("ArgsNotReadable")
+        PageError::retryable(format_args!(
+            "the arguments of the batch do not fit: {}",
+            explain(&e)
+        ))
+        .with_type("ArgsNotReadable")
     })
 }
 

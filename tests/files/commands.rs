@@ -18,7 +18,7 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The address of a server that lives and dies with this process.
-fn server() -> &'static str {
+pub fn server() -> &'static str {
     static ADDRESS: OnceLock<String> = OnceLock::new();
     ADDRESS.get_or_init(|| {
         let (sender, receiver) = std::sync::mpsc::channel();
@@ -36,7 +36,7 @@ fn server() -> &'static str {
 }
 
 /// `import` of a file into the database behind a URL.
-fn import(file: &Path, url: &str, flags: &[&str]) -> Command {
+pub fn import(file: &Path, url: &str, flags: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_temporal-batch"));
     command
         .args(["--address", server(), "import"])
@@ -51,10 +51,10 @@ fn import(file: &Path, url: &str, flags: &[&str]) -> Command {
 }
 
 /// Killed when a test fails while it runs.
-struct Running(Option<Child>);
+pub struct Running(Option<Child>);
 
 impl Running {
-    fn start(command: &mut Command) -> Self {
+    pub fn start(command: &mut Command) -> Self {
         Self(Some(command.spawn().unwrap()))
     }
 
@@ -65,7 +65,7 @@ impl Running {
         child.wait().unwrap();
     }
 
-    fn output(mut self) -> Output {
+    pub fn output(mut self) -> Output {
         let child = self.0.take().unwrap();
         let pid = child.id();
         let (done, waits) = std::sync::mpsc::channel();
@@ -92,11 +92,11 @@ impl Drop for Running {
     }
 }
 
-fn status(output: &Output) -> i32 {
+pub fn status(output: &Output) -> i32 {
     output.status.code().unwrap_or(-1)
 }
 
-fn told(output: &Output) -> String {
+pub fn told(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 

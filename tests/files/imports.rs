@@ -178,6 +178,8 @@ macro_rules! on_each {
     };
 }
 
+pub(crate) use on_each;
+
 on_each! {
     awkward_text_arrives_as_it_is_in_a_csv_file,
     awkward_text_arrives_as_it_is_in_json_lines,

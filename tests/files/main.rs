@@ -4,6 +4,7 @@ mod commands;
 mod conflicts;
 mod imports;
 mod pages;
+mod quotes;
 mod refusals;
 mod runs;
 mod written;

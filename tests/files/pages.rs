@@ -102,6 +102,7 @@ fn format() -> impl Strategy<Value = CsvFormat> {
             quote,
             escape,
             flexible,
+            lenient_quotes: true,
             ..CsvFormat::default()
         },
     )
@@ -149,6 +150,48 @@ fn has_readable_header(content: &[u8], format: &CsvFormat) -> bool {
         || csv_records(content, &none)
             .first()
             .is_none_or(Result::is_ok)
+}
+
+/// What is wrong with the quotes of one record, byte by byte.
+fn odd_quotes(record: &[u8], format: &CsvFormat) -> Option<&'static str> {
+    let quote = format.quote? as u8;
+    let is_end = |byte: u8| matches!(byte, b'\n' | b'\r');
+    let mut rest = record;
+    let mut stray = false;
+    loop {
+        let quoted = rest.first() == Some(&quote);
+        if quoted {
+            rest = &rest[1..];
+            loop {
+                match rest {
+                    [] => return Some("UnclosedQuote"),
+                    [first, ..] if Some(*first as char) == format.escape => {
+                        rest = rest.get(2..).unwrap_or(&[])
+                    }
+                    [first, second, ..]
+                        if *first == quote && *second == quote && format.escape.is_none() =>
+                    {
+                        rest = &rest[2..];
+                    }
+                    [first, ..] => {
+                        rest = &rest[1..];
+                        if *first == quote {
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+        let end = rest
+            .iter()
+            .position(|byte| *byte == format.delimiter as u8 || is_end(*byte));
+        let field = &rest[..end.unwrap_or(rest.len())];
+        stray |= field.contains(&quote) || (quoted && !field.is_empty());
+        match end {
+            Some(end) if rest[end] == format.delimiter as u8 => rest = &rest[end + 1..],
+            _ => return stray.then_some("StrayQuote"),
+        }
+    }
 }
 
 /// Whether a line end at the end of a file is part of its last field, whose quotes nobody closed.
@@ -213,7 +256,12 @@ proptest! {
         content in quirks(), most in 1..30_u64, cuts in cuts(),
     ) {
         prop_assume!(is_text(&content));
-        let format = CsvFormat { header: Header::None, flexible: true, ..CsvFormat::default() };
+        let format = CsvFormat {
+            header: Header::None,
+            flexible: true,
+            lenient_quotes: true,
+            ..CsvFormat::default()
+        };
         let file = written(&content);
         let unlimited = CsvSource::new(&file.path).format(format.clone());
         let limited = CsvFormat { max_record_bytes: most, ..format };
@@ -232,6 +280,29 @@ proptest! {
                 }
             }
             check(&limited, &expected, &cuts).await;
+        });
+    }
+
+    #[test]
+    fn records_with_odd_quotes_are_given_up_where_they_are_and_no_others(
+        content in quirks(), format in format(), cuts in cuts(),
+    ) {
+        prop_assume!(is_text(&content));
+        let format = CsvFormat { header: Header::None, flexible: true, ..format };
+        let file = written(&content);
+        let lenient = CsvSource::new(&file.path).format(format.clone());
+        let strict = CsvFormat { lenient_quotes: false, ..format.clone() };
+        let strict = CsvSource::new(&file.path).format(strict);
+        wait(async {
+            let records = all(&lenient, everything(), &[5]).await;
+            let mut expected = found(&records);
+            for (record, expected) in records.iter().zip(&mut expected) {
+                let bytes = &content[record.bytes().start as usize..record.bytes().end as usize];
+                if let Some(error_type) = odd_quotes(bytes, &format) {
+                    *expected = Err(error_type.to_owned());
+                }
+            }
+            check(&strict, &expected, &cuts).await;
         });
     }
 
@@ -309,7 +380,8 @@ async fn an_unclosed_quote_costs_memory_for_one_record_and_is_named() {
     let records = all(&source, everything(), &[10]).await;
     assert_eq!(records.len(), 2);
     let bad = records[1].content().unwrap_err();
-    assert_eq!(bad.error_type(), "RecordTooLarge");
+    assert_eq!(bad.error_type(), "UnclosedQuote");
+    assert_eq!(bad.lines(), Some(3..=100_003));
     assert_eq!(records[1].bytes(), 8..content.len() as u64);
     assert!(bad.text().starts_with("3,\"4\n5,6\n") && bad.text().len() <= 4096);
 }

@@ -10,6 +10,7 @@ use crate::{
         exit::{CliError, CliResult},
         limits::length,
     },
+    small_file,
     sql::backfill::{Syntax, parse_assignments, split_statements},
 };
 
@@ -105,7 +106,7 @@ impl WorkArgs {
                 .extend(parse_assignments(text, syntax).map_err(CliError::usage)?);
         }
         if let Some(path) = &self.statement_file {
-            let text = std::fs::read_to_string(path).map_err(|e| {
+            let text = small_file::read_text(path).map_err(|e| {
                 CliError::usage(format_args!("cannot read {}: {e}", path.display()))
             })?;
             args.statements = split_statements(&text, syntax).map_err(CliError::usage)?;

@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::error::InvalidBackfill;
-use crate::sql::{DEFAULT_CONNECTION, Key, TableSpec};
+use crate::{
+    known_fields,
+    sql::{DEFAULT_CONNECTION, Key, TableSpec},
+};
 
 /// What a `SqlBackfill` does: to which rows, and what is done to them. The arguments of
-/// its batch, so they are stored in histories: no secrets, and at most 4 KiB of JSON.
+/// its batch, so they are stored in histories: no secrets, and at most 512 KiB of JSON.
 ///
 /// As JSON every field but `table`, `key` and one of `set` and `statements` can be left out:
 ///
@@ -20,7 +23,7 @@ use crate::sql::{DEFAULT_CONNECTION, Key, TableSpec};
 /// | field | default |
 /// |---|---|
 /// | `connection` | `default` |
-/// | `filter` | every row |
+/// | `filter`, also `where` | every row |
 /// | `set`, `statements` | none; exactly one of them is needed |
 /// | `once` | `false`: at least once |
 /// | `high_water_mark` | `at_start` |
@@ -30,7 +33,10 @@ use crate::sql::{DEFAULT_CONNECTION, Key, TableSpec};
 /// | `allow_slow_pages` | `false` |
 /// | `exact_count` | `false` |
 /// | `verify` | nothing is verified |
+///
+/// Any other field is refused.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self", deny_unknown_fields)]
 #[non_exhaustive]
 pub struct BackfillArgs {
     /// The connection of the worker, by its name. A batch never carries a URL.
@@ -72,8 +78,41 @@ pub struct BackfillArgs {
     pub verify: Option<String>,
 }
 
+/// For the message that refuses any other field.
+const FIELDS: &[&str] = &[
+    "connection",
+    "table",
+    "key",
+    "filter",
+    "where",
+    "allow_row_security",
+    "set",
+    "statements",
+    "once",
+    "high_water_mark",
+    "rewrite_unchanged",
+    "statement_timeout",
+    "lock_timeout",
+    "allow_slow_pages",
+    "exact_count",
+    "verify",
+];
+
+impl<'de> Deserialize<'de> for BackfillArgs {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        known_fields::of_flattened(from, FIELDS, Self::deserialize)
+    }
+}
+
+impl Serialize for BackfillArgs {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, to)
+    }
+}
+
 /// A column and what it is set to: `column = expression`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Assignment {
     /// The name of the column as the database knows it, without quotes.
     pub column: String,
@@ -242,5 +281,41 @@ impl BackfillArgs {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn every_field_is_known_and_any_other_is_refused_with_the_one_that_was_meant() {
+        let mut all = json!({
+            "connection": "c", "table": "t", "key": ["id"], "filter": "x",
+            "set": [{"column": "a", "expression": "1"}], "statements": ["s"], "once": true,
+            "high_water_mark": "off", "rewrite_unchanged": true, "statement_timeout": 1, "lock_timeout": 1,
+            "allow_slow_pages": true, "exact_count": true, "verify": "v",
+        });
+        let read = |value: &Value| serde_json::from_value::<BackfillArgs>(value.clone());
+        let args = read(&all).unwrap();
+        assert_eq!(serde_json::to_value(&args).unwrap(), all);
+        let named = all.as_object().unwrap().keys();
+        assert!(named.clone().all(|name| FIELDS.contains(&name.as_str())));
+        assert_eq!(named.len() + 1, FIELDS.len(), "`where` is the only other");
+
+        for (wrong, meant) in [("were", "where"), ("onse", "once"), ("tabel", "table")] {
+            all[wrong] = json!(1);
+            let text = known_fields::explain(&read(&all).unwrap_err());
+            assert!(
+                text.contains(&format!("unknown field `{wrong}`; did you mean `{meant}`?")),
+                "{text}"
+            );
+            all.as_object_mut().unwrap().remove(wrong);
+        }
+        all["set"][0]["colum"] = json!("b");
+        let text = known_fields::explain(&read(&all).unwrap_err());
+        assert!(text.contains("did you mean `column`?"), "{text}");
     }
 }

@@ -1,7 +1,10 @@
 //! What is wrong with a backfill, found before anything is changed.
 
 use super::tokens::SyntaxError;
-use crate::error::PageError;
+use crate::error::{PageError, truncate};
+
+/// Characters of a statement that are shown.
+const MAX_SHOWN: usize = 400;
 
 /// A backfill that cannot work.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -14,7 +17,10 @@ pub enum InvalidBackfill {
     #[error("there are columns to set and statements; give one of them")]
     SetAndStatements,
     /// Not of the form `column = expression`.
-    #[error("{given:?} is no assignment: {why}; write it as: column = expression")]
+    #[error(
+        "{:?} is no assignment: {why}; write it as: column = expression",
+        truncate(given, MAX_SHOWN)
+    )]
     Assignment {
         /// What was given.
         given: String,
@@ -123,7 +129,10 @@ pub enum InvalidBackfill {
         given: std::time::Duration,
     },
     /// The database does not take a statement.
-    #[error("{system} refuses the statement for a page: {message}; the statement is: {statement}")]
+    #[error(
+        "{system} refuses the statement for a page: {message}; the statement is: {}",
+        truncate(statement, MAX_SHOWN)
+    )]
     Refused {
         /// The database system.
         system: &'static str,

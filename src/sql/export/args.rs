@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
     files::{EncodedColumn, Encoding, PartFormat, PartSink},
+    known_fields,
     sql::{DEFAULT_CONNECTION, HighWaterMark, TableSpec},
 };
 
@@ -21,7 +22,7 @@ use crate::{
 /// | field | default |
 /// |---|---|
 /// | `connection` | `default` |
-/// | `filter` | every row |
+/// | `filter`, also `where` | every row |
 /// | `columns` | all, in the order of the table when the batch starts |
 /// | `format` | `jsonl` |
 /// | `null` | in CSV, NULL is nothing at all, and an empty text is `""` |
@@ -29,7 +30,10 @@ use crate::{
 /// | `concatenate` | parts only |
 /// | `high_water_mark` | `at_start` |
 /// | `allow_slow_pages` | `false` |
+///
+/// Any other field is refused.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(remote = "Self", deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ExportArgs {
     /// The connection of the worker, by its name. A batch never carries a URL.
@@ -67,6 +71,38 @@ pub struct ExportArgs {
     /// Those of the columns that the database computes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) generated: Vec<String>,
+}
+
+/// For the message that refuses any other field.
+const FIELDS: &[&str] = &[
+    "connection",
+    "table",
+    "key",
+    "filter",
+    "where",
+    "allow_row_security",
+    "columns",
+    "to",
+    "format",
+    "null",
+    "gzip",
+    "concatenate",
+    "high_water_mark",
+    "allow_slow_pages",
+    "encodings",
+    "generated",
+];
+
+impl<'de> Deserialize<'de> for ExportArgs {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        known_fields::of_flattened(from, FIELDS, Self::deserialize)
+    }
+}
+
+impl Serialize for ExportArgs {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        Self::serialize(self, to)
+    }
 }
 
 /// How the rows of an export are written; see [`PartFormat`].

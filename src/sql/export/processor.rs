@@ -148,15 +148,25 @@ impl SqlExport {
             let path = std::path::absolute(path).unwrap_or_default();
             !climbs && path.starts_with(&base) && path != base
         };
-        let mut paths = std::iter::once(&args.to).chain(&args.concatenate);
-        match paths.find(|path| !allowed(path)) {
-            None => Ok(()),
-            Some(path) => Err(PageError::non_retryable(
+        let paths = || std::iter::once(&args.to).chain(&args.concatenate);
+        if let Some(path) = paths().find(|path| !allowed(path)) {
+            return Err(PageError::non_retryable(
                 "PathNotAllowed",
                 format_args!(
                     "this worker writes only below {}, and {} is not",
                     base.display(),
                     path.display()
+                ),
+            ));
+        }
+        match paths().find_map(|path| symbolic_link(&base, path)) {
+            None => Ok(()),
+            Some(link) => Err(PageError::non_retryable(
+                "PathNotAllowed",
+                format_args!(
+                    "this worker writes only below {}, and {} is a symbolic link",
+                    base.display(),
+                    link.display()
                 ),
             )),
         }
@@ -208,6 +218,19 @@ const WRITE_ONLY: [&str; 7] = [
 
 fn selected<'t>(table: &'t Table, args: &ExportArgs) -> Result<Vec<&'t Column>, PageError> {
     table.selected(Some(args.columns.as_slice()).filter(|names| !names.is_empty()))
+}
+
+/// The first symbolic link on the way from a directory to what is below it.
+fn symbolic_link(base: &Path, path: &Path) -> Option<PathBuf> {
+    let path = std::path::absolute(path).ok()?;
+    let mut at = base.to_path_buf();
+    for part in path.strip_prefix(base).ok()?.components() {
+        at.push(part);
+        if at.is_symlink() {
+            return Some(at);
+        }
+    }
+    None
 }
 
 #[async_trait]

@@ -30,6 +30,7 @@ use crate::{
 /// | `on_conflict` | [`OnConflict::Fail`] |
 /// | `once` | yes |
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ImportArgs {
     /// The connection of the worker, by its name. A batch never carries a URL.
@@ -143,6 +144,7 @@ pub enum OnConflict {
 
 /// A field of the file and where it goes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(crate) struct Assigned {
     pub field: String,
     pub column: String,

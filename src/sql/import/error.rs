@@ -84,6 +84,15 @@ pub enum InvalidImport {
     /// The file is empty, so nothing says which fields it has.
     #[error("the file has no header and no records")]
     Empty,
+    /// No line of a JSON Lines file can be read, so nothing says which fields it has.
+    #[error("no line of the file can be read; the first: {message}")]
+    NothingReadable {
+        /// What is wrong with the first one.
+        message: String,
+    },
+    /// No line of a JSON Lines file has a field.
+    #[error("no line of the file has a field")]
+    NoFields,
     /// An update needs to know which row.
     #[error(
         "the key of an update has column {column:?}, which is not filled; filled are: {columns}"

@@ -186,6 +186,21 @@ async fn new_fields(
     Ok((new.cloned().collect(), page.next().clone()))
 }
 
+/// Why no field was found.
+async fn nothing_in(source: &JsonLinesSource) -> Result<InvalidImport, PageError> {
+    let read = |line: &[u8]| row::fields_of(&String::from_utf8_lossy(line)).map(drop);
+    let page = source
+        .page_with(&PageRange::new(None, None), 1, read)
+        .await?;
+    Ok(match page.items().first().map(|record| record.content()) {
+        None => InvalidImport::Empty,
+        Some(Ok(())) => InvalidImport::NoFields,
+        Some(Err(bad)) => InvalidImport::NothingReadable {
+            message: bad.message().to_owned(),
+        },
+    })
+}
+
 /// The fields of the file.
 async fn fields(args: &ImportArgs) -> Result<Vec<String>, PageError> {
     match &args.file {
@@ -221,7 +236,7 @@ async fn fields(args: &ImportArgs) -> Result<Vec<String>, PageError> {
                 );
             }
             match fields.is_empty() {
-                true => Err(InvalidImport::Empty.into_page_error()),
+                true => Err(nothing_in(source).await?.into_page_error()),
                 false => Ok(fields),
             }
         }

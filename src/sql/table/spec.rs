@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 /// assert_eq!(users.key, ["country", "id"]);
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct TableSpec {
     /// The table, with its schema (MySQL: database) in front of it where that is not the usual one.
     pub table: String,
@@ -22,8 +23,9 @@ pub struct TableSpec {
     /// them.
     pub key: Vec<String>,
     /// A condition in SQL; rows for which it is not true are left out. It runs with the rights of the
-    /// connection, so it must come from somebody who may do whatever the connection may do.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    /// connection, so it must come from somebody who may do whatever the connection may do. In JSON it may also be
+    /// called `where`, as in the command line.
+    #[serde(default, skip_serializing_if = "Option::is_none", alias = "where")]
     pub filter: Option<String>,
     /// Whether the table may have row security that is active for the role of the connection (PostgreSQL). Rows
     /// that a policy hides are not met then, and nothing counts them; rows that a policy keeps from being changed
@@ -61,6 +63,16 @@ impl TableSpec {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_filter_has_two_names_and_others_are_refused() {
+        let read = serde_json::from_str::<TableSpec>;
+        let spec = read(r#"{"table":"t","key":["id"],"where":"id < 3"}"#).unwrap();
+        assert_eq!(spec, TableSpec::new("t", ["id"]).filter("id < 3"));
+        let error = read(r#"{"table":"t","key":["id"],"were":"id < 3"}"#).unwrap_err();
+        let text = crate::known_fields::explain(&error);
+        assert!(text.contains("did you mean `where`?"), "{text}");
+    }
 
     #[test]
     fn a_spec_without_a_filter_can_be_read_and_written() {
