@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     dead_letter::LetterFilter,
+    large_args::MAX_ARGS_BYTES,
     lock::{self, InvalidLockName},
     pace::{
         AutoPageSize, AutoParallelism, AutoStride, InvalidAutoPageSize, InvalidAutoParallelism,
@@ -166,8 +167,8 @@ pub(crate) const MAX_PARALLELISM: u32 = 500;
 const DEFAULT_PAGE_SIZE: u32 = 1_000;
 const MAX_PAGE_SIZE: u32 = 1_000_000;
 pub(crate) const MAX_STRIDE: u32 = 10_000;
-/// The arguments travel with every dispatch, so they are part of the history many times.
-const MAX_ARGS_BYTES: usize = 4 * 1024;
+/// A redrive has the arguments of another batch in its own, and which letters.
+const OF_A_REDRIVE_BYTES: usize = 16 * 1024;
 /// What Temporal takes.
 const WEIGHTS: std::ops::RangeInclusive<f32> = 0.001..=1_000.0;
 const MAX_ID_CHARS: usize = 200;
@@ -629,7 +630,7 @@ impl Batch {
         let bytes = spec.args.to_string().len();
         // Those of a redrive hold those of another batch, which its processor has completed.
         let redrives = spec.redrive_of.is_some();
-        if bytes > MAX_ARGS_BYTES * if redrives { 4 } else { 1 } {
+        if bytes > MAX_ARGS_BYTES + if redrives { OF_A_REDRIVE_BYTES } else { 0 } {
             return Err(InvalidBatch::ArgsTooLarge { bytes });
         }
         Ok(())
@@ -845,13 +846,24 @@ pub enum InvalidBatch {
     /// The bounds of the parallelism cannot work.
     #[error(transparent)]
     AutoParallelism(#[from] InvalidAutoParallelism),
+    /// There is no such setting.
+    #[error(
+        "there is no setting `{name}`{}",
+        meant.map(|name| format!("; did you mean `{name}`?")).unwrap_or_default()
+    )]
+    UnknownSetting {
+        /// What was given.
+        name: String,
+        /// The setting that is most like it.
+        meant: Option<&'static str>,
+    },
     /// The arguments do not serialize.
     #[error("the arguments do not serialize to JSON: {message}")]
     Args {
         /// What the serializer said.
         message: String,
     },
-    /// The arguments are too large to travel with every dispatch.
+    /// The arguments are too large to be kept with the batch.
     #[error(
         "the arguments are {bytes} bytes of JSON; at most {MAX_ARGS_BYTES} are allowed (pass a reference to large data instead)"
     )]
@@ -926,7 +938,7 @@ mod tests {
             let named = Batch::named(id, "p", serde_json::Value::Null);
             assert!(message(named).contains("batch id"), "{id:?}");
         }
-        let large = serde_json::Value::String("x".repeat(5_000));
-        assert!(message(Batch::named("b", "p", large)).contains("at most 4096"));
+        let large = serde_json::Value::String("x".repeat(600_000));
+        assert!(message(Batch::named("b", "p", large)).contains("at most 524288"));
     }
 }

@@ -82,6 +82,7 @@ pub mod files;
 mod hooks;
 mod interruption;
 mod known_fields;
+mod large_args;
 mod ledger;
 mod lock;
 pub mod metrics;

@@ -20,6 +20,7 @@ use crate::{
     check::{Check, Checked},
     error::{MAX_MESSAGE_CHARS, truncate},
     hooks::FailureNotice,
+    large_args,
     ledger::Ledger,
     notices::Notices,
     pace::{AutoPageSize, AutoParallelism, AutoStride, Pacing, Ramp, Window},
@@ -36,7 +37,7 @@ use crate::{
 };
 
 /// The latest version that is known here.
-pub(crate) const VERSION: u32 = 3;
+pub(crate) const VERSION: u32 = 4;
 
 /// Version of what is handed over while strides are on a bridge. A controller that knows no bridges would wait for
 /// them for ever.
@@ -49,12 +50,16 @@ pub(crate) const REDUCES: u32 = 3;
 pub(crate) const TUNED_STRIDES: u32 = 3;
 /// Partitions.
 const PARTITIONED: u32 = 3;
+/// Arguments that are carried by reference: a worker that knows none would refuse the batch.
+pub(crate) const LARGE_ARGS: u32 = 4;
 
 /// Version written into a new history: the oldest that can run the batch. Stages and checks came with 2, partitions
 /// with 3, and a worker that would ignore them must not run the batch. Tuned strides came with 3: they are
 /// dispatched in another order while nothing is known of page times, and what was learnt is in the carry.
 pub(crate) fn version_of(spec: &BatchSpec) -> u32 {
-    if spec.partitioned {
+    if large_args::is_large(&spec.args) {
+        LARGE_ARGS
+    } else if spec.partitioned {
         PARTITIONED
     } else if spec.pace.auto_stride.is_some() {
         TUNED_STRIDES
@@ -153,6 +158,8 @@ pub(crate) const MEMO_PROGRESS: &str = "progress";
 pub(crate) const MEMO_FULL: &str = "progress_full";
 /// Entries of each list of [`MEMO_PROGRESS`].
 pub(crate) const MEMO_LISTED: usize = 3;
+/// The memo field with the arguments as they were given.
+pub(crate) const MEMO_ARGS: &str = "args";
 /// The memo field with the arguments as the processor completed them, where it changed them.
 pub(crate) const MEMO_PREPARED_ARGS: &str = "prepared_args";
 /// The memo field with the batch run.
@@ -776,7 +783,24 @@ pub(crate) struct SetRequest {
     /// See [`PauseRequest::id`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
+    /// Settings that are not known here. They are refused when the request is checked: a signal that could not be
+    /// read would fail the batch.
+    #[serde(flatten)]
+    pub other: BTreeMap<String, serde_json::Value>,
 }
+
+/// The settings of a [`SetRequest`], for the message that refuses any other.
+pub(crate) const SETTINGS: [&str; 9] = [
+    "max_parallelism",
+    "rate",
+    "page_rate",
+    "page_pause",
+    "page_size",
+    "auto_parallelism",
+    "ramp",
+    "windows",
+    "stride",
+];
 
 /// A setting that can be taken away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,6 +10,7 @@ use crate::{
     error::PageError,
     interruption::Interruption,
     known_fields::{explain, ignored},
+    large_args::MAX_ARGS_BYTES,
     page::{PageRange, PageToken},
     partition::{self, InvalidPartitions, PartitionSpec},
     processor::{InvalidSettings, PageContext, PageProcessor, ProcessorSettings},
@@ -24,8 +25,6 @@ use crate::{
 
 /// What a processor may take to say how large its data is.
 const SIZE_HINT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Completed arguments travel with every dispatch, like those that were given.
-const MAX_COMPLETED_ARGS_BYTES: usize = 8 * 1024;
 
 /// Processors by name.
 #[derive(Clone, Default)]
@@ -319,11 +318,11 @@ pub(crate) async fn complete<P: PageProcessor>(
     };
     let completed = stored(&args)?;
     let bytes = completed.to_string().len();
-    if completed != given && bytes > MAX_COMPLETED_ARGS_BYTES {
+    if completed != given && bytes > MAX_ARGS_BYTES {
         return Err(PageError::non_retryable(
             "ArgsTooLarge",
             format_args!(
-                "the completed arguments are {bytes} bytes of JSON; at most {MAX_COMPLETED_ARGS_BYTES} \
+                "the completed arguments are {bytes} bytes of JSON; at most {MAX_ARGS_BYTES} \
                  are allowed"
             ),
         ));

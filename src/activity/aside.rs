@@ -10,8 +10,9 @@ use temporalio_sdk::{
 use tokio::{sync::watch, task::JoinHandle};
 
 use super::{
-    HEARTBEATS_PER_TIMEOUT, bridges, combining::Combining, control_watch::ControlWatches, lock,
-    partitions, throttling, user_threads::UserThreads, waits::WaitTeller,
+    HEARTBEATS_PER_TIMEOUT, arguments, bridges, combining::Combining,
+    control_watch::ControlWatches, lock, partitions, throttling, user_threads::UserThreads,
+    waits::WaitTeller,
 };
 use crate::{
     check::Check,
@@ -86,8 +87,9 @@ impl AsideActivities {
     async fn prepare(
         self: Arc<Self>,
         ctx: ActivityContext,
-        input: PrepareInput,
+        mut input: PrepareInput,
     ) -> Result<Prepared, ActivityError> {
+        arguments::fetch(&ctx.client(), &mut input.args).await?;
         self.hooks.check(&input.hooks).map_err(refuse)?;
         self.throttles.check(&input.throttles).map_err(refuse)?;
         let batch = (input.batch_id.clone(), input.batch_run.clone());
@@ -156,8 +158,9 @@ impl AsideActivities {
     async fn keep_report(
         self: Arc<Self>,
         ctx: ActivityContext,
-        order: KeepReport,
+        mut order: KeepReport,
     ) -> Result<(), ActivityError> {
+        arguments::fetch(&ctx.client(), &mut order.args).await?;
         let attempt = ctx.info().attempt;
         let failed = |error| not_told(&order.processor, attempt, error);
         let unknown = |refused| failed(PageError::retryable(refused));
@@ -175,8 +178,9 @@ impl AsideActivities {
     async fn check(
         self: Arc<Self>,
         ctx: ActivityContext,
-        order: CheckOrder,
+        mut order: CheckOrder,
     ) -> Result<CheckAnswer, ActivityError> {
+        arguments::fetch(&ctx.client(), &mut order.args).await?;
         let batch = (order.batch_id.clone(), order.batch_run.clone());
         let news = WaitTeller::of(&ctx, (&batch.0, &batch.1), WaitsFor::Check);
         let (told, interruption) = watch::channel(Told::default());
@@ -218,8 +222,9 @@ impl AsideActivities {
     async fn combine(
         self: Arc<Self>,
         ctx: ActivityContext,
-        order: CombineOrder,
+        mut order: CombineOrder,
     ) -> Result<Combined, ActivityError> {
+        arguments::fetch(&ctx.client(), &mut order.args).await?;
         let processor = self.registry.of_batch(&order.processor, false);
         let processor = processor.map_err(|unknown| retry(unknown, UNKNOWN_PROCESSOR))?;
         let name = order.processor.clone();
@@ -287,8 +292,9 @@ impl AsideActivities {
     async fn split(
         self: Arc<Self>,
         ctx: ActivityContext,
-        order: SplitOrder,
+        mut order: SplitOrder,
     ) -> Result<SplitAnswer, ActivityError> {
+        arguments::fetch(&ctx.client(), &mut order.args).await?;
         let _heartbeats = Heartbeats::of(&ctx);
         // Another worker may know it.
         let processor = self.registry.of_batch(&order.processor, false);

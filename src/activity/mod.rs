@@ -4,6 +4,7 @@
 //! |---|---|
 //! | here | the activity that runs a stride |
 //! | `host`, `control_watch` | the outside world of a stride |
+//! | `arguments` | arguments that an order has a reference to |
 //! | `aside` | the activities beside the pages, which have slots of their own |
 //! | `bridges` | noticing bridges that are gone |
 //! | `combining` | combining what pages have put out, on threads of its own |
@@ -15,6 +16,7 @@
 //! | `user_threads` | threads that user code may block |
 
 mod abandon;
+mod arguments;
 mod aside;
 mod bridges;
 mod combining;
@@ -134,8 +136,9 @@ impl PageActivities {
     async fn run(
         &self,
         ctx: ActivityContext,
-        order: StrideOrder,
+        mut order: StrideOrder,
     ) -> Result<StrideReport, ActivityError> {
+        arguments::fetch(&ctx.client(), &mut order.args).await?;
         // Retryable: another worker on the queue may know it.
         let processor = self.registry.of_batch(&order.processor, order.redrive);
         let processor = processor.map_err(|refused| {

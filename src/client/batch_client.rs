@@ -16,6 +16,7 @@ use crate::{
     batch::{Batch, IfRunning, InvalidBatch, validate_id},
     connect::{ConnectError, ConnectOptions, connect},
     controller::Controller,
+    large_args::carried,
     progress::Timestamp,
     protocol::{self, Begun, ControllerInput},
 };
@@ -27,8 +28,6 @@ use super::{
 
 /// The memo field that holds the processor's name, for listings.
 pub(super) const MEMO_PROCESSOR: &str = "processor";
-/// The memo field that holds the arguments, for a redrive and to tell batches apart.
-pub(super) const MEMO_ARGS: &str = "args";
 /// The memo field that holds the batch whose dead letters a redrive tries again.
 pub(super) const MEMO_REDRIVE_OF: &str = "redrive_of";
 
@@ -129,7 +128,12 @@ impl BatchClient {
             WorkflowIdReusePolicy::RejectDuplicate
         };
         let batch_run = input.batch_run.clone();
-        match self.start_controller(input, &batch.task_queue, reuse).await {
+        let args = KeptArgs {
+            given: batch.spec.args.clone(),
+            prepared: None,
+        };
+        let started = self.start_controller(input, args, &batch.task_queue, reuse);
+        match started.await {
             Err(WorkflowStartError::AlreadyStarted { .. }) => self.taken(batch, &batch_run).await,
             started => self.started(batch.id(), started),
         }
@@ -147,19 +151,19 @@ impl BatchClient {
 
     pub(super) async fn start_controller(
         &self,
-        input: ControllerInput,
+        mut input: ControllerInput,
+        args: KeptArgs,
         task_queue: &str,
         reuse: WorkflowIdReusePolicy,
     ) -> Result<(), WorkflowStartError> {
+        input.spec.args = carried(&args.given, &input.spec.batch_id, protocol::MEMO_ARGS);
         let spec = &input.spec;
         let mut memo = MemoValues::new();
         memo.insert(MEMO_PROCESSOR, spec.processor.clone());
-        memo.insert(MEMO_ARGS, spec.args.clone());
+        memo.insert(protocol::MEMO_ARGS, args.given);
         memo.insert(protocol::MEMO_BATCH_RUN, input.batch_run.clone());
-        // A controller that goes on prepares nothing.
-        let prepared = input.carry.as_ref().map(|carry| &carry.prepared);
-        if let Some(args) = prepared.and_then(|prepared| prepared.args.as_ref()) {
-            memo.insert(protocol::MEMO_PREPARED_ARGS, args.clone());
+        if let Some(args) = args.prepared {
+            memo.insert(protocol::MEMO_PREPARED_ARGS, args);
         }
         if let Some(redrive_of) = &spec.redrive_of {
             memo.insert(MEMO_REDRIVE_OF, redrive_of.clone());
@@ -295,10 +299,20 @@ impl BatchClient {
     }
 }
 
+/// The arguments of a batch, for its memo.
+pub(super) struct KeptArgs {
+    pub given: serde_json::Value,
+    /// As the processor completed them. A controller that goes on prepares nothing.
+    pub prepared: Option<serde_json::Value>,
+}
+
 /// What keeps a batch from being the one with this memo.
 fn difference(batch: &Batch, memo: &Memo) -> Option<String> {
     let processor = memo.get::<String>(MEMO_PROCESSOR).ok().flatten();
-    let args = memo.get::<serde_json::Value>(MEMO_ARGS).ok().flatten();
+    let args = memo
+        .get::<serde_json::Value>(protocol::MEMO_ARGS)
+        .ok()
+        .flatten();
     match (processor, args) {
         (Some(processor), _) if processor != batch.processor() => Some(format!(
             "its processor is \"{processor}\" rather than \"{}\"",

@@ -3,16 +3,20 @@
 use std::time::Duration;
 
 use temporalio_client::WorkflowIdReusePolicy;
+use temporalio_common::Memo;
 
 use crate::{
     batch::{
         Batch, BatchSpec, InvalidBatch, validate_deadline, validate_id, validate_max_parallelism,
     },
-    protocol::{ControllerInput, version_of},
+    large_args::{Reference, carried},
+    protocol::{ControllerInput, MEMO_ARGS, version_of},
     tolerance::Tolerance,
 };
 
-use super::{BatchClient, BatchHandle, BatchState, ResultError, StartError};
+use super::{
+    BatchClient, BatchHandle, BatchState, ResultError, StartError, batch_client::KeptArgs,
+};
 
 /// Going on with a batch that failed, stopped or was cancelled: in the same batch run, exactly where it
 /// stood, with what is deployed now.
@@ -128,7 +132,8 @@ impl BatchClient {
     pub(super) async fn continue_as(&self, batch: &Batch) -> Result<BatchHandle, StartError> {
         self.go_on(batch.id(), None, |input| {
             let (old, new) = (&input.spec, &batch.spec);
-            if old.processor != new.processor || old.args != new.args {
+            let args = carried(&new.args, &new.batch_id, MEMO_ARGS);
+            if old.processor != new.processor || old.args != args {
                 return Err("its processor or its arguments were different".to_owned());
             }
             // Where it began is a fact of the batch run, and so is what is looked at before the rest.
@@ -189,9 +194,29 @@ impl BatchClient {
         let queue = info.map_or("", |info| info.task_queue.as_str());
         // Not when another one was quicker and its batch is complete by now.
         let reuse = WorkflowIdReusePolicy::AllowDuplicateFailedOnly;
-        let started = self.start_controller(*input, queue, reuse).await;
+        let of_prepared = input.carry.as_ref().map(|carry| &carry.prepared);
+        let of_prepared = of_prepared.and_then(|prepared| prepared.args.as_ref());
+        let memo = description.memo();
+        let args = KeptArgs {
+            given: meant(&input.spec.args, &memo).map_err(cannot)?,
+            prepared: of_prepared
+                .map(|args| meant(args, &memo))
+                .transpose()
+                .map_err(cannot)?,
+        };
+        let started = self.start_controller(*input, args, queue, reuse).await;
         self.started(batch_id, started)
     }
+}
+
+/// The arguments of the batch that ended, which may be in its memo only.
+fn meant(carried: &serde_json::Value, memo: &Memo) -> Result<serde_json::Value, String> {
+    let Some(reference) = Reference::of(carried) else {
+        return Ok(carried.clone());
+    };
+    let kept = memo.get::<serde_json::Value>(&reference.field);
+    let kept = kept.ok().flatten().filter(|kept| reference.means(kept));
+    kept.ok_or_else(|| "its arguments are not in its memo any more".to_owned())
 }
 
 /// Why a batch without a report cannot go on; or else what the server said.

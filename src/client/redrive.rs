@@ -4,9 +4,13 @@ use temporalio_client::{WorkflowDescribeOptions, errors::WorkflowInteractionErro
 
 use super::{
     BatchClient, BatchHandle, StartError,
-    batch_client::{MEMO_ARGS, MEMO_PROCESSOR, MEMO_REDRIVE_OF},
+    batch_client::{MEMO_PROCESSOR, MEMO_REDRIVE_OF},
 };
-use crate::{batch::Batch, dead_letter::LetterFilter, protocol::MEMO_PREPARED_ARGS};
+use crate::{
+    batch::Batch,
+    dead_letter::LetterFilter,
+    protocol::{MEMO_ARGS, MEMO_PREPARED_ARGS},
+};
 
 /// A redrive could not be started.
 #[derive(Debug, thiserror::Error)]

@@ -31,6 +31,7 @@ use super::{
 use crate::{
     audit::Given,
     hooks::Failure,
+    large_args::{carried, is_large},
     ledger::{Broken, Event},
     partition::Partitions,
     progress::{BatchReport, Outcome, PauseNote, Timestamp},
@@ -85,10 +86,12 @@ pub(super) async fn prepare(ctx: &WorkflowContext<Controller>) -> WorkflowResult
     match in_time(ctx, deadline, own, preparing).await {
         Ok(Ok(mut prepared)) => {
             let partitions = take_partitions(&mut prepared);
-            if let Some(args) = &prepared.args {
-                tell_args(ctx, args.clone());
-            }
             let spec = ctx.state(|s| s.input.spec.clone());
+            if let Some(args) = &mut prepared.args
+                && tell_args(ctx, args.clone())
+            {
+                *args = carried(args, &spec.batch_id, protocol::MEMO_PREPARED_ARGS);
+            }
             let expected = prepared.items_expected;
             let approve = spec.approve_stages;
             let stages = Stages::plan(&spec.stages, approve, &spec.processor, expected);
@@ -118,12 +121,15 @@ fn take_partitions(prepared: &mut Prepared) -> Option<Partitions> {
     Some(Partitions::new(named))
 }
 
-/// Completed arguments go into the memo, where a redrive finds them after the batch.
-fn tell_args(ctx: &WorkflowContext<Controller>, args: serde_json::Value) {
+/// Completed arguments go into the memo, where a redrive finds them after the batch, and orders where they are large. Says
+/// whether they are there.
+fn tell_args(ctx: &WorkflowContext<Controller>, args: serde_json::Value) -> bool {
     let memo = [(protocol::MEMO_PREPARED_ARGS, Some(MemoValue::new(args)))];
-    if let Err(error) = ctx.upsert_memo(memo) {
+    let told = ctx.upsert_memo(memo);
+    if let Err(error) = &told {
         tracing::warn!(%error, "the memo was not written");
     }
+    told.is_ok()
 }
 
 /// How a batch ends whose run has not come to its pages.
@@ -404,6 +410,7 @@ impl Controller {
                 protocol::VERSION_WITH_BRIDGES,
             ),
             (self.ledger.fold().is_some(), protocol::REDUCES),
+            (is_large(self.args()), protocol::LARGE_ARGS),
             (self.pacing.stride().is_some(), protocol::TUNED_STRIDES),
         ];
         let needed = needed.into_iter().filter(|(is, _)| *is);

@@ -10,20 +10,29 @@ use crate::{
         validate_page_size, validate_rate, validate_stride,
     },
     error::truncate,
+    known_fields::meant,
     pace::validate_windows,
     progress::{PauseNote, Timestamp},
     protocol::{
-        ApproveRequest, PageSizeSetting, PauseRequest, RecoverNote, ResumeRequest, SetRequest,
-        Setting, StrideSetting,
+        self, ApproveRequest, PageSizeSetting, PauseRequest, RecoverNote, ResumeRequest,
+        SetRequest, Setting, StrideSetting,
     },
 };
 
+/// Characters of a name that nobody knows.
+const MAX_NAME_CHARS: usize = 80;
 /// A pause reason is shown in one line.
 const MAX_REASON_CHARS: usize = 500;
 
 impl SetRequest {
     /// Checks every setting.
     pub(crate) fn validate(&self) -> Result<(), InvalidBatch> {
+        if let Some(name) = self.other.keys().next() {
+            return Err(InvalidBatch::UnknownSetting {
+                name: truncate(name, MAX_NAME_CHARS),
+                meant: meant(name, protocol::SETTINGS),
+            });
+        }
         if let Some(pages) = self.max_parallelism {
             validate_max_parallelism(pages)?;
         }
@@ -243,6 +252,35 @@ mod tests {
     use crate::{Batch, Tolerance, protocol::ControllerInput};
 
     const NOW: Timestamp = Timestamp(1_000_000);
+
+    #[test]
+    fn every_setting_is_known_and_any_other_is_refused() {
+        let request = |json: serde_json::Value| serde_json::from_value::<SetRequest>(json).unwrap();
+        let known = request(serde_json::json!({"max_parallelism": 3, "who": "ann", "id": "1"}));
+        assert_eq!(known.validate(), Ok(()));
+        assert_eq!(known.given.who.as_deref(), Some("ann"));
+        assert_eq!(
+            serde_json::to_value(&known)
+                .unwrap()
+                .as_object()
+                .unwrap()
+                .len(),
+            3
+        );
+        for name in protocol::SETTINGS {
+            // Something that no setting takes.
+            let wrong = serde_json::json!({name: [true, {}]});
+            assert!(
+                serde_json::from_value::<SetRequest>(wrong).is_err(),
+                "{name}"
+            );
+        }
+        let wrong = request(serde_json::json!({"max_paralelism": 3})).validate();
+        assert_eq!(
+            wrong.unwrap_err().to_string(),
+            "there is no setting `max_paralelism`; did you mean `max_parallelism`?"
+        );
+    }
 
     #[test]
     fn a_pause_with_an_end_forgives_like_a_resume_and_the_next_failures_count() {

@@ -153,7 +153,7 @@ async fn arguments_of_two_megabytes_are_refused_before_the_start() {
     };
     let batch = bed.batch::<Large>(sizes);
     let error = bed.client.start(&batch).await.err().unwrap().to_string();
-    assert!(error.contains("at most 4096 are allowed"), "{error}");
+    assert!(error.contains("at most 524288 are allowed"), "{error}");
     assert!(error.len() < 500, "{} bytes of message", error.len());
 }
 

@@ -2,6 +2,7 @@
 
 mod commands;
 mod conflicts;
+mod door;
 mod imports;
 mod pages;
 mod quotes;

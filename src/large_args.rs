@@ -1,0 +1,82 @@
+//! Arguments that are too large to travel with every order. They are kept once, in the memo of the workflow of their batch,
+//! and orders carry a reference.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use uuid::Uuid;
+
+/// Largest arguments that are written into every order; those of redrives were, before there were references.
+const MOST_INLINE: usize = 16 * 1024;
+/// Most bytes of arguments. The memo has them as they were given and as the processor completed them, and Temporal
+/// takes 2 MiB.
+pub(crate) const MAX_ARGS_BYTES: usize = 512 * 1024;
+
+/// What stands for arguments that are somewhere else.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Reference {
+    /// Follows from the arguments.
+    #[serde(rename = "temporal-batch.args")]
+    pub id: String,
+    /// In the memo of the workflow of this batch.
+    pub batch_id: String,
+    /// The field of the memo.
+    pub field: String,
+}
+
+impl Reference {
+    /// What an order has instead of the arguments, if that is a reference.
+    pub fn of(carried: &Value) -> Option<Self> {
+        Self::deserialize(carried).ok()
+    }
+
+    /// Whether these are the arguments that are meant.
+    pub fn means(&self, args: &Value) -> bool {
+        self.id == id(args)
+    }
+}
+
+fn id(args: &Value) -> String {
+    let namespace = Uuid::from_u128(0x2f61_9c0b_8d34_4be7_b1d5_70e6_53aa_19c8);
+    Uuid::new_v5(&namespace, args.to_string().as_bytes()).to_string()
+}
+
+/// Whether arguments are carried by reference, or are one.
+pub(crate) fn is_large(args: &Value) -> bool {
+    args.to_string().len() > MOST_INLINE || Reference::of(args).is_some()
+}
+
+/// What orders carry: the arguments, or where they are.
+pub(crate) fn carried(args: &Value, batch_id: &str, field: &str) -> Value {
+    if args.to_string().len() <= MOST_INLINE {
+        return args.clone();
+    }
+    let reference = Reference {
+        id: id(args),
+        batch_id: batch_id.to_owned(),
+        field: field.to_owned(),
+    };
+    serde_json::json!(reference)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn only_large_arguments_are_carried_by_reference() {
+        let small = json!({"text": "x".repeat(MOST_INLINE - 100)});
+        assert_eq!(carried(&small, "b", "args"), small);
+        assert_eq!(Reference::of(&small), None);
+        assert!(!is_large(&small));
+        let large = json!({"text": "x".repeat(MOST_INLINE)});
+        assert!(is_large(&large) && is_large(&carried(&large, "b", "args")));
+        let reference = Reference::of(&carried(&large, "b", "args")).unwrap();
+        assert_eq!((&*reference.batch_id, &*reference.field), ("b", "args"));
+        assert!(reference.means(&large) && !reference.means(&small));
+    }
+}
