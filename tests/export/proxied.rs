@@ -60,6 +60,8 @@ async fn commands_work_through_a_proxy_that_pools_transactions() {
         "t",
         "--to",
         parts.to_str().unwrap(),
+        "--format",
+        "csv",
         "--concatenate",
         all.to_str().unwrap(),
         "--page-size",

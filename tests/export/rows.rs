@@ -268,6 +268,8 @@ async fn large_rows_do_not_fill_the_memory() {
             rows,
             "--to",
             to.to_str().unwrap(),
+            "--format",
+            "csv",
             "--max-parallelism",
             "1",
             "--batch-id",

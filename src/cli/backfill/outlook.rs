@@ -54,7 +54,10 @@ impl Outlook {
             _ => None,
         };
         let plans = match range {
-            Some((first, last)) => work.plans(first, last).await.map_err(|e| refused(&e))?,
+            Some((first, last)) => work
+                .plans(args, first, last)
+                .await
+                .map_err(|e| refused(&e))?,
             None => Vec::new(),
         };
         for (at, statement) in work.shown("the rows of the page").into_iter().enumerate() {

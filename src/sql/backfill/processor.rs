@@ -137,7 +137,7 @@ impl SqlBackfill {
             let plan = work.table().check_plan().await;
             plan.map_err(TableError::into_page_error)?;
         }
-        work.try_out().await?;
+        work.try_out(args).await?;
         if let Some(verify) = &args.verify {
             let check = RangeCheck::new(work.table(), verify).await;
             let check = check.map_err(RangeCheckError::into_page_error)?;

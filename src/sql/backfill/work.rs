@@ -18,6 +18,7 @@ use crate::{
         Database, Key, Table, TableDatabase,
         database::on_pool,
         dialect::{Dialect, Fields, Value},
+        lease::{LeasedTransaction, Leases},
     },
 };
 
@@ -240,13 +241,12 @@ impl Work {
 
     /// Has the database plan each statement for no rows at all, so that it can refuse what is wrong or not
     /// permitted.
-    pub async fn try_out(&self) -> Result<(), PageError> {
+    pub async fn try_out(&self, args: &BackfillArgs) -> Result<(), PageError> {
         for (statement, _) in &self.statements {
             let statement = statement.render(|_| ("FALSE".to_owned(), Vec::new()));
             let shown = crate::error::truncate(&statement.0, SHOWN_CHARS);
-            self.explain(statement)
-                .await
-                .map_err(|error| match error.as_database_error() {
+            self.explain(args, statement).await.map_err(|error| {
+                match error.as_database_error() {
                     Some(refusal) => {
                         let refused = InvalidBackfill::Refused {
                             system: self.table.database().system(),
@@ -256,40 +256,70 @@ impl Work {
                         refused.into_page_error()
                     }
                     None => error.into(),
-                })?;
+                }
+            })?;
         }
         Ok(())
     }
 
     /// How the database would find the rows from one key to another, for each statement, in its own words.
-    pub async fn plans(&self, first: &Key, last: &Key) -> Result<Vec<Vec<String>>, PageError> {
+    pub async fn plans(
+        &self,
+        args: &BackfillArgs,
+        first: &Key,
+        last: &Key,
+    ) -> Result<Vec<Vec<String>>, PageError> {
         let mut plans = Vec::new();
         for (statement, _) in &self.statements {
             let statement = statement.render(|at| self.table.condition_of(first, last, at));
-            plans.push(self.explain(statement).await?);
+            plans.push(self.explain(args, statement).await?);
         }
         Ok(plans)
     }
 
-    async fn explain(&self, statement: (String, Vec<Value>)) -> Result<Vec<String>, sqlx::Error> {
+    async fn explain(
+        &self,
+        args: &BackfillArgs,
+        statement: (String, Vec<Value>),
+    ) -> Result<Vec<String>, sqlx::Error> {
         match self.table.database() {
             #[cfg(feature = "postgres")]
-            Database::Postgres(pool) => explain::<sqlx::Postgres>(pool, statement).await,
+            Database::Postgres(pool) => explain::<sqlx::Postgres>(pool, args, statement).await,
             #[cfg(feature = "mysql")]
-            Database::MySql(pool) => explain::<sqlx::MySql>(pool, statement).await,
+            Database::MySql(pool) => explain::<sqlx::MySql>(pool, args, statement).await,
             #[cfg(feature = "sqlite")]
-            Database::Sqlite(pool) => explain::<sqlx::Sqlite>(pool, statement).await,
+            Database::Sqlite(pool) => explain::<sqlx::Sqlite>(pool, args, statement).await,
         }
     }
 }
 
+/// Planning takes the lock of a table that the statement itself takes, so it has the same limits.
 async fn explain<DB: Session>(
     pool: &sqlx::Pool<DB>,
+    args: &BackfillArgs,
     (statement, values): (String, Vec<Value>),
 ) -> Result<Vec<String>, sqlx::Error> {
-    let mut connection = pool.acquire().await?;
     let statement = format!("{} {statement}", DB::EXPLAIN);
-    let rows = DB::rows(&mut connection, statement, values).await?;
+    let rows = match DB::limit(args) {
+        None => {
+            let mut connection = pool.acquire().await?;
+            DB::rows(&mut connection, statement, values).await?
+        }
+        Some(limit) => {
+            let leases = Leases::of(pool.clone());
+            let mut transaction =
+                LeasedTransaction::begin(&leases, Work::begin::<DB>(args)).await?;
+            if !DB::LIMIT_AT_BEGIN {
+                DB::script(&mut transaction, limit).await?;
+            }
+            let rows = DB::rows(&mut transaction, statement, values).await?;
+            if let Some(unlimit) = DB::unlimit() {
+                DB::script(&mut transaction, unlimit).await?;
+            }
+            transaction.rollback().await?;
+            rows
+        }
+    };
     Ok(rows.iter().filter_map(DB::plan_line).collect())
 }
 

@@ -137,7 +137,7 @@ impl DryRun {
         let args = &self.args;
         let table = Table::inspect(database, &args.table).await;
         let work = Work::new(args, table.map_err(TableError::into_page_error)?).await?;
-        work.try_out().await?;
+        work.try_out(args).await?;
         let mut notes = Vec::new();
         if let Some(verify) = &args.verify {
             let check = RangeCheck::new(work.table(), verify).await;
@@ -198,7 +198,7 @@ impl DryRun {
             rows_are_exact,
             page_size: size,
             page_query: Plan::new(statement, lines, database),
-            statements: statements(&work, &keys, database).await?,
+            statements: statements(&work, args, &keys, database).await?,
             sample: sample.to_owned(),
             pages,
             changes,
@@ -361,6 +361,7 @@ const WHOLE: &str = "all of the table";
 /// The statements with their plans for a page from the middle of the sample.
 async fn statements(
     work: &Work,
+    args: &BackfillArgs,
     pages: &[Vec<Key>],
     database: &Database,
 ) -> Result<Vec<Plan>, PageError> {
@@ -370,7 +371,7 @@ async fn statements(
         let plans = shown.into_iter();
         return Ok(plans.map(|s| Plan::new(s, Vec::new(), database)).collect());
     };
-    let plans = shown.into_iter().zip(work.plans(first, last).await?);
+    let plans = shown.into_iter().zip(work.plans(args, first, last).await?);
     Ok(plans
         .map(|(statement, lines)| Plan::new(statement, lines, database))
         .collect())
