@@ -562,3 +562,26 @@ fn numbered(rows: usize) -> Written {
         .collect();
     written(content.as_bytes())
 }
+
+#[tokio::test]
+async fn numbers_are_numbers_for_bits_and_years_of_mariadb() {
+    let Some(home) = Home::mariadb("bits").await else {
+        return;
+    };
+    home.run("CREATE TABLE t (id INT NOT NULL PRIMARY KEY, b BIT(9), y YEAR)")
+        .await;
+    let lines = b"{\"id\":1,\"b\":5,\"y\":0}\n{\"id\":2,\"b\":53,\"y\":2024}\n{\"id\":3}\n";
+    let file = written(lines);
+    let run = home
+        .imported(ImportArgs::new(JsonLinesSource::new(&file.path), "t"))
+        .await;
+    assert_eq!(run.outcome, Outcome::Completed, "{:?}", run.reason);
+    let query = "SELECT CAST(b + 0 AS CHAR), CAST(y AS CHAR) FROM t ORDER BY id";
+    let text = |text: &str| Some(text.to_owned());
+    let expected = [
+        [text("5"), text("0000")],
+        [text("53"), text("2024")],
+        [None, None],
+    ];
+    assert_eq!(home.texts(query).await, expected);
+}

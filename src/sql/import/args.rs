@@ -168,6 +168,8 @@ pub(crate) enum ColumnKind {
     Bytes,
     /// The BIT of MySQL, for which a text is its bytes.
     Bits,
+    /// The YEAR of MySQL, for which the text `0` is 2000.
+    Year,
 }
 
 impl ColumnKind {

@@ -154,6 +154,7 @@ impl Target {
                             _ if valid_json => ColumnKind::Json,
                             "json" => ColumnKind::Json,
                             "bit" => ColumnKind::Bits,
+                            "year" => ColumnKind::Year,
                             bytes if bytes.ends_with("binary") || bytes.ends_with("blob") => {
                                 ColumnKind::Bytes
                             }

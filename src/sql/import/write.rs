@@ -366,8 +366,9 @@ pub(super) async fn mysql(
     let on_conflict = filled.on_duplicate_key();
     let mut written = 0;
     for chunk in filled.chunks(rows) {
-        let place = |assigned: &Assigned, _: &Cell| match assigned.kind {
-            ColumnKind::Bits => "CAST(? AS UNSIGNED)",
+        let place = |assigned: &Assigned, cell: &Cell| match (assigned.kind, cell) {
+            (ColumnKind::Bits, _) => "CAST(? AS UNSIGNED)",
+            (ColumnKind::Year, Cell::Number(_)) => "? + 0",
             _ => "?",
         };
         let statement = filled.insert(&chunk, place, &on_conflict);
