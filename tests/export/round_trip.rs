@@ -90,17 +90,22 @@ pub struct Dialect {
     pub overriding: &'static str,
     /// Of the import.
     pub flags: &'static [&'static str],
+    /// Who exports and who imports, where others than the source do.
+    pub urls: Option<[String; 2]>,
 }
 
 async fn comes_back(source: &Source, dialect: &Dialect, generated: &Generated) {
     let Dialect {
         flags,
+        urls,
         id,
         computed,
         end,
         overriding,
         ..
     } = dialect;
+    let urls = urls.clone();
+    let [exporter, importer] = urls.unwrap_or_else(|| [source.url.clone(), source.url.clone()]);
     source.run("DROP TABLE IF EXISTS original").await;
     source
         .run(&generated.create("original", id, computed, end))
@@ -129,9 +134,9 @@ async fn comes_back(source: &Source, dialect: &Dialect, generated: &Generated) {
             "--concatenate",
             &all,
         ];
-        run(&source.url, &export).exits_with(0);
+        run(&exporter, &export).exits_with(0);
         let import = ["import", &all, "--table", "again", "--create-ledger-tables"];
-        run(&source.url, &[&import, *flags].concat()).exits_with(0);
+        run(&importer, &[&import, *flags].concat()).exits_with(0);
         let after = source.texts(&generated.query("again", source)).await;
         for (before, after) in before.iter().zip(&after) {
             assert_eq!(before, after, "{format}");
@@ -371,6 +376,7 @@ mod on_postgres {
                     "1 year -2 days",
                     "-1 days +02:03:00",
                     "-1 days",
+                    "-1 days -02:00:00",
                     "178000000 years",
                     "-00:00:00.000001",
                     "1 mons -1 days",
@@ -474,6 +480,7 @@ mod on_postgres {
             end: "",
             overriding: "OVERRIDING SYSTEM VALUE",
             flags: &[],
+            urls: None,
         };
         Some((source, dialect))
     }
@@ -506,7 +513,7 @@ mod on_postgres {
     /// In a session that writes and reads dates, intervals and money in another way.
     #[tokio::test(flavor = "multi_thread")]
     async fn settings_of_the_session_change_nothing() {
-        let Some((source, dialect)) = home("settings").await else {
+        let Some((source, mut dialect)) = home("settings").await else {
             return;
         };
         source.run("DROP ROLE IF EXISTS odd_settings").await;
@@ -524,11 +531,11 @@ mod on_postgres {
                 .await;
         }
         let (_, place) = source.url.split_once('@').unwrap();
-        let odd = Source {
-            url: format!("postgres://odd_settings@{place}"),
-            ..source
-        };
-        super::every_type_comes_back(&odd, &dialect).await;
+        let odd = format!("postgres://odd_settings@{place}");
+        for urls in [[&odd, &source.url], [&source.url, &odd]] {
+            dialect.urls = Some(urls.map(Clone::clone));
+            super::every_type_comes_back(&source, &dialect).await;
+        }
     }
 }
 
@@ -702,6 +709,7 @@ mod on_mariadb {
             end: "",
             overriding: "",
             flags: &[],
+            urls: None,
         };
         Some((source, dialect))
     }
@@ -790,6 +798,7 @@ mod on_sqlite {
             end: "",
             overriding: "",
             flags: &[],
+            urls: None,
         };
         (Source::sqlite().await, dialect)
     }

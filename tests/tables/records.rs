@@ -1,7 +1,7 @@
 //! Rows as JSON.
 
 use serde_json::json;
-use temporal_batch::{Key, Table};
+use temporal_batch::{Database, Key, Table, TableSpec};
 
 use crate::{
     home::{Home, mariadb, postgres, sqlite},
@@ -122,4 +122,33 @@ async fn types_of_mariadb() {
         })]
     );
     assert!(table.columns().last().unwrap().generated);
+}
+
+#[tokio::test]
+async fn settings_of_a_session_of_postgresql_change_nothing() {
+    let Some(home) = postgres("settings").await else {
+        return;
+    };
+    home.script(
+        "CREATE TABLE t (id bigint PRIMARY KEY, real real, days date[], gap interval, bytes bytea[]);
+        INSERT INTO t VALUES (1, 16777217.5, '{2024-01-31}', '-1 days -02:00:00', '{\"\\\\x00ff\"}')",
+    )
+    .await;
+    let spec = TableSpec::new("t", ["id"]);
+    let expected = all(&home.inspect("t", &["id"]).await.unwrap()).await;
+    let odd = "SET DateStyle = German; SET extra_float_digits = -15; SET IntervalStyle = sql_standard; \
+        SET bytea_output = escape";
+    let pool = sqlx::postgres::PgPoolOptions::new().after_connect(move |connection, _| {
+        Box::pin(async move { sqlx::Executor::execute(connection, odd).await.map(drop) })
+    });
+    let Database::Postgres(home) = &home.database else {
+        unreachable!("it is PostgreSQL");
+    };
+    let options = (*home.connect_options()).clone();
+    let pool = pool.connect_with(options).await.unwrap();
+    let table = Table::inspect(&pool.into(), &spec).await.unwrap();
+    assert_eq!(all(&table).await, expected);
+    assert_eq!(expected[0]["days"], "{2024-01-31}");
+    assert_eq!(expected[0]["gap"], "-1 days -02:00:00");
+    assert_eq!(expected[0]["bytes"], "{\"\\\\x00ff\"}");
 }

@@ -21,7 +21,8 @@ use crate::{
 
 /// Fixes in which form PostgreSQL writes and reads texts, until the transaction ends.
 #[cfg(feature = "postgres")]
-pub(in crate::sql) const POSTGRES_TEXTS: &str = "SET LOCAL IntervalStyle = postgres; \
+pub(in crate::sql) const POSTGRES_TEXTS: &str = "SET LOCAL DateStyle = ISO; \
+    SET LOCAL IntervalStyle = postgres; SET LOCAL extra_float_digits = 3; SET LOCAL bytea_output = hex; \
     SET LOCAL lc_monetary = 'C'; SET LOCAL xmloption = content";
 
 /// A database whose rows a [`Table`](crate::Table) can read: `sqlx::Postgres`, `sqlx::MySql` or
@@ -224,9 +225,7 @@ impl Reading for sqlx::Postgres {
         each: impl FnMut(&Self::Row) -> Result<bool, PageError> + Send + 'p,
     ) -> BoxFuture<'p, Result<(), PageError>> {
         Box::pin(async move {
-            let begin = format!(
-                "BEGIN; {POSTGRES_TEXTS}; SET LOCAL DateStyle = ISO; SET LOCAL extra_float_digits = 3"
-            );
+            let begin = format!("BEGIN; {POSTGRES_TEXTS}");
             let mut transaction =
                 LeasedTransaction::begin(&Leases::of(pool.clone()), begin).await?;
             Self::each(&mut transaction, statement, each).await?;
