@@ -220,6 +220,23 @@ async fn nothing_half_written_is_left_beside_a_finished_result() {
     assert_eq!(files(&directory), ["manifest.json", "part-00000001.csv"]);
 }
 
+#[cfg(unix)]
+#[tokio::test]
+async fn a_directory_with_a_link_in_place_of_its_own_is_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let (directory, elsewhere) = (root.path().join("squares"), root.path().join("elsewhere"));
+    fs::create_dir(&directory).unwrap();
+    fs::create_dir(&elsewhere).unwrap();
+    let owner = r#"{"batch_id": "batch", "batch_run": "run"}"#;
+    fs::write(elsewhere.join("owner.json"), owner).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, directory.join(".temporal-batch")).unwrap();
+    let sink = PartSink::new(&directory, format());
+    let ctx = context("run", 1, (0, 10));
+    let refused = sink.write(&ctx, &records((0, 10), 1)).await.unwrap_err();
+    assert_eq!(refused.error_type(), "DirectoryNotEmpty");
+    assert_eq!(files(&elsewhere), ["owner.json"]);
+}
+
 #[tokio::test]
 async fn compressed_parts_are_the_same_bytes_every_time() {
     let root = tempfile::tempdir().unwrap();

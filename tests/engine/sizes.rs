@@ -88,6 +88,13 @@ impl PageProcessor for Large {
         Ok(report)
     }
 
+    async fn prepare(&self, mut args: Sizes) -> Result<Sizes, PageError> {
+        if !args.padding.is_empty() {
+            args.padding.push('y');
+        }
+        Ok(args)
+    }
+
     fn dead_letters(&self, _: &Self::Args) -> Option<Arc<dyn DeadLetters>> {
         Some(Arc::clone(&self.0) as Arc<dyn DeadLetters>)
     }
@@ -155,6 +162,28 @@ async fn arguments_of_two_megabytes_are_refused_before_the_start() {
     let error = bed.client.start(&batch).await.err().unwrap().to_string();
     assert!(error.contains("at most 524288 are allowed"), "{error}");
     assert!(error.len() < 500, "{} bytes of message", error.len());
+}
+
+#[tokio::test]
+async fn arguments_of_400_kilobytes_are_in_the_history_a_few_times_and_not_with_every_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let bed = Bed::new("kept-args").await;
+    let _worker = bed.worker(Large::new(folder.path())).await;
+    let sizes = Sizes {
+        items: 60,
+        fails: 50,
+        padding: "x".repeat(400_000),
+        ..Sizes::default()
+    };
+    let batch = bed.batch::<Large>(sizes).page_size(1);
+    let report = bed.run(&batch).await;
+    let items = report.progress.items;
+    assert_eq!((items.processed, items.failed), (59, 1), "{report:#?}");
+    let bytes = history(&bed, batch.id()).await;
+    assert!(bytes < 8 * MB, "{bytes} bytes of history");
+    let redrive = bed.client.redrive(LetterFilter::of(batch.id())).await;
+    let again = crate::support::report(&redrive.unwrap()).await;
+    assert_eq!(again.progress.items.failed, 1, "{again:#?}");
 }
 
 /// Two workers keep them in one file.

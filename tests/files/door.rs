@@ -19,6 +19,7 @@ on_each! {
     a_file_of_many_columns_with_long_names_is_imported,
     a_statement_file_of_256_kib_is_run,
     what_is_refused_leaves_no_tables_of_the_ledger,
+    a_name_with_a_dollar_sign_and_a_number_is_a_name,
 }
 
 async fn run(mut command: Command) -> Output {
@@ -186,6 +187,32 @@ async fn what_is_refused_leaves_no_tables_of_the_ledger(home: Home) {
     let good = named("good.csv", b"id,body\n1,a\n");
     let done = run(import(&good.path, &home.url, &[])).await;
     assert_eq!(status(&done), 0, "{}", told(&done));
+}
+
+async fn a_name_with_a_dollar_sign_and_a_number_is_a_name(home: Home) {
+    home.run("CREATE TABLE t (id INTEGER PRIMARY KEY, price$1 INTEGER, body INTEGER)")
+        .await;
+    for id in 1..=30 {
+        home.run(&format!("INSERT INTO t VALUES ({id}, {id}, 0)"))
+            .await;
+    }
+    let flags = [
+        "--set",
+        "body = price$1 + 1",
+        "--where",
+        "price$1 > 10",
+        "--once",
+        "--page-size",
+        "7",
+    ];
+    let done = run(backfill(&home.url, &flags)).await;
+    assert_eq!(status(&done), 0, "{}", told(&done));
+    let query = match home.database.system() {
+        "SQLite" | "PostgreSQL" => "SELECT CAST(sum(body) AS TEXT) FROM t",
+        _ => "SELECT CAST(sum(body) AS CHAR) FROM t",
+    };
+    let sum: i32 = (11..=30).map(|id| id + 1).sum();
+    assert_eq!(home.texts(query).await, [[Some(sum.to_string())]]);
 }
 
 #[tokio::test]

@@ -318,3 +318,40 @@ impl PageProcessor for SqlExport {
         }
     }
 }
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_writes_through_no_symbolic_link_below_its_directory() {
+        let folder = tempfile::tempdir().unwrap();
+        let (base, outside) = (folder.path().join("base"), folder.path().join("outside"));
+        std::fs::create_dir_all(base.join("real")).unwrap();
+        std::fs::create_dir(&outside).unwrap();
+        std::os::unix::fs::symlink(&outside, base.join("link")).unwrap();
+        std::os::unix::fs::symlink(&base, folder.path().join("way")).unwrap();
+        let refused = |base: &Path, to: PathBuf, concatenate: Option<PathBuf>| {
+            let export = SqlExport::new(Connections::new()).within(base);
+            let mut args = ExportArgs::new(crate::TableSpec::new("t", ["id"]), to);
+            args.concatenate = concatenate;
+            let refused = export.check_paths(&args).err();
+            refused.map(|error| error.message().to_owned())
+        };
+        assert_eq!(refused(&base, base.join("real/new"), None), None);
+        assert_eq!(refused(&base, base.join("new/new"), None), None);
+        // The way to the directory itself is the worker's own business.
+        let way = folder.path().join("way");
+        assert_eq!(refused(&way, way.join("new"), None), None);
+        for (to, concatenate) in [
+            (base.join("link"), None),
+            (base.join("link/new"), None),
+            (base.join("real"), Some(base.join("link/all.csv"))),
+        ] {
+            let message = refused(&base, to, concatenate).unwrap();
+            assert!(message.contains("is a symbolic link"), "{message}");
+        }
+        let message = refused(&base, outside, None).unwrap();
+        assert!(message.contains("writes only below"), "{message}");
+    }
+}
