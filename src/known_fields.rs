@@ -55,17 +55,18 @@ pub(crate) fn meant<'a>(
 }
 
 /// Reads a type that refuses unknown fields and has flattened ones, so that serde cannot list their names.
+#[allow(dead_code, reason = "for the arguments of SQL processors")]
 pub(crate) fn of_flattened<'de, D: Deserializer<'de>, T>(
     from: D,
     names: &'static [&'static str],
     read: impl FnOnce(Value) -> Result<T, serde_json::Error>,
 ) -> Result<T, D::Error> {
     let value = Value::deserialize(from)?;
-    let given = value
+    let mut given = value
         .as_object()
         .into_iter()
         .flat_map(|fields| fields.keys());
-    let unknown = given.cloned().find(|name| !names.contains(&name.as_str()));
+    let unknown = given.find(|name| !names.contains(&name.as_str())).cloned();
     read(value).map_err(|error| match unknown {
         // Also where something is missing, which it may have been meant for.
         Some(name) => D::Error::unknown_field(&name, names),
