@@ -22,7 +22,9 @@ static ANY: AtomicBool = AtomicBool::new(false);
 
 /// Looks whether a pool is behind such a proxy: it has no cache for statements then.
 pub(super) fn note(pool: &PgPool) {
-    let url = pool.connect_options().to_url_lossy();
+    // The capacity is told in a URL only, which cannot be made of every name of a host or user.
+    let options = pool.connect_options().as_ref().clone();
+    let url = options.host("localhost").username("any").to_url_lossy();
     let capacity = |(name, value)| name == "statement-cache-capacity" && value == "0";
     if url.query_pairs().any(capacity) {
         ANY.store(true, Ordering::Relaxed);
@@ -81,4 +83,20 @@ pub(super) async fn rows_of(
 ) -> Result<Vec<PgRow>, sqlx::Error> {
     let mut connection = pool.acquire().await?;
     rows(&mut connection, statement.to_owned(), values).await
+}
+
+#[cfg(test)]
+mod tests {
+    use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_pool_with_a_cache_for_statements_keeps_their_names_whatever_its_host_is() {
+        for (host, user) in [("::1", "me"), ("db", "a@b/c:d#e?f"), ("/run/a b", "")] {
+            let options = PgConnectOptions::new().host(host).username(user);
+            note(&PgPoolOptions::new().connect_lazy_with(options));
+        }
+        assert!(may_be_named());
+    }
 }

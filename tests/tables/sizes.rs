@@ -33,20 +33,57 @@ async fn statistics_tell_the_size(home: Home) {
     assert_eq!(tenth.count(None, None).await.unwrap(), 2_000);
 }
 
+/// Keys at both ends of the numbers say nothing of how many there are.
+#[tokio::test]
+async fn few_rows_of_sqlite_are_counted() {
+    let home = crate::home::sqlite().await;
+    home.script(
+        "CREATE TABLE t (id INTEGER PRIMARY KEY);
+        INSERT INTO t VALUES (-9223372036854775808), (9223372036854775807);
+        CREATE TABLE u (name TEXT PRIMARY KEY) WITHOUT ROWID; CREATE TABLE e (id INTEGER PRIMARY KEY)",
+    )
+    .await;
+    for (name, key, size) in [("t", "id", 2), ("u", "name", 0), ("e", "id", 0)] {
+        let table = home.inspect(name, &[key]).await.unwrap();
+        assert_eq!(table.size_hint().await.unwrap(), Some(size), "{name}");
+    }
+}
+
 #[tokio::test]
 async fn without_statistics_sqlite_tells_the_distance_of_its_ids() {
     let home = crate::home::sqlite().await;
     home.script(
-        "CREATE TABLE t (id INTEGER PRIMARY KEY); INSERT INTO t VALUES (-5), (4);
-        CREATE TABLE u (name TEXT PRIMARY KEY) WITHOUT ROWID; CREATE TABLE e (id INTEGER PRIMARY KEY)",
+        "CREATE TABLE t (id INTEGER PRIMARY KEY);
+        WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 100001)
+        INSERT INTO t SELECT n + n % 2 FROM n WHERE n % 2 = 1 UNION SELECT n + 200000 FROM n",
     )
     .await;
-    for (name, key, size) in [
-        ("t", "id", Some(10)),
-        ("u", "name", None),
-        ("e", "id", Some(0)),
+    let table = home.inspect("t", &["id"]).await.unwrap();
+    assert_eq!(table.size_hint().await.unwrap(), Some(300_000));
+    home.script("INSERT INTO t VALUES (9223372036854775807)")
+        .await;
+    let most = table.size_hint().await.unwrap().unwrap();
+    assert!(
+        most < 10_000_000,
+        "{most} rows are more than the file can hold"
+    );
+}
+
+#[tokio::test]
+async fn a_small_table_of_postgresql_without_statistics_is_counted() {
+    let Some(home) = crate::home::postgres("never_analyzed").await else {
+        return;
+    };
+    home.script(
+        "CREATE TABLE t (id INT PRIMARY KEY, x INT) WITH (autovacuum_enabled = off);
+        INSERT INTO t SELECT n, n % 2 FROM generate_series(1, 20) AS n",
+    )
+    .await;
+    let spec = TableSpec::new("t", ["id"]).filter("x = 1");
+    for (table, rows) in [
+        (home.inspect("t", &["id"]).await.unwrap(), 20),
+        (Table::inspect(&home.database, &spec).await.unwrap(), 10),
     ] {
-        let table = home.inspect(name, &[key]).await.unwrap();
-        assert_eq!(table.size_hint().await.unwrap(), size, "{name}");
+        assert_eq!(table.size_hint().await.unwrap(), Some(rows));
     }
 }
