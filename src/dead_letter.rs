@@ -107,6 +107,7 @@ impl DeadLetter {
             attempts: self.attempts,
             first_at: self.first_at,
             last_at: self.last_at,
+            gives_up_at: None,
             state: FailureState::DeadLetter,
         }
     }

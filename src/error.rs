@@ -2,8 +2,31 @@
 
 use std::{error::Error as StdError, fmt, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 /// Longest error message that is kept in a history, in characters.
 pub(crate) const MAX_MESSAGE_CHARS: usize = 200;
+
+/// Whom an error speaks against.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Blame {
+    /// The moment: an outage, a lock, code that does not fit the batch. Time or a deploy cures it. The default, also
+    /// of failures that were stored before errors were told apart.
+    #[default]
+    Moment,
+    /// Unknown. It speaks against the page if other pages go through meanwhile.
+    Unknown,
+    /// The data of the page.
+    Page,
+}
+
+impl Blame {
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+    pub(crate) fn is_moment(&self) -> bool {
+        *self == Self::Moment
+    }
+}
 
 /// A page could not be fetched or processed.
 ///
@@ -20,8 +43,9 @@ pub(crate) const MAX_MESSAGE_CHARS: usize = 200;
 ///
 /// | the database says | type | the page is |
 /// |---|---|---|
-/// | a row breaks a rule, or an expression fails on it | `UniqueViolation`, `ForeignKeyViolation`, `NotNullViolation`, `CheckViolation`, `ExclusionViolation`, `InvalidData` | given up at once: bisected where the processor keeps dead letters |
-/// | somebody else had the rows, or it took too long | `Deadlock`, `LockTimeout`, `SerializationFailure`, `StatementTimeout` | tried again |
+/// | a row breaks a rule, or an expression fails on it | `UniqueViolation`, `ForeignKeyViolation`, `NotNullViolation`, `CheckViolation`, `ExclusionViolation`, `InvalidData` | bisected at once, until the row is alone |
+/// | somebody else had the rows, or it took too long | `Deadlock`, `LockTimeout`, `SerializationFailure`, `StatementTimeout`, `OutOfMemory` | tried again |
+/// | no, for a reason of its own, such as that of a trigger | `RaisedException`, `DatabaseError`, `UnreadableValue` | tried three times, then bisected |
 /// | nothing, or that it stops or starts | `ConnectionLost` | tried again |
 /// | nothing: no connection of the pool was free in time | `PoolTimedOut` | tried again, and has lost no attempt |
 /// | that it takes no writes | `ReadOnlyDatabase` | tried again, and has lost no attempt |
@@ -29,7 +53,11 @@ pub(crate) const MAX_MESSAGE_CHARS: usize = 200;
 ///
 /// In [`RetryMode::AtMostOnce`](crate::RetryMode::AtMostOnce) a page is not tried again, whatever its `process` returned.
 ///
-/// Values of rows are left out of the message, where the database puts them into it.
+/// `docs/errors.md` lists the codes of each, and what happens where the same page fails again and again while others are
+/// finished.
+///
+/// Values of rows are left out of the message, where the database puts them into it. Messages of a processor's own go
+/// through [`PageProcessor::redact`](crate::PageProcessor::redact).
 ///
 /// An error whose type name is among the
 /// [`non_retryable_types`](crate::ProcessorSettings::non_retryable_types) of the processor is treated as
@@ -53,6 +81,7 @@ pub struct PageError {
     error_type: String,
     message: String,
     retry: Retry,
+    blame: Blame,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -94,6 +123,20 @@ impl PageError {
             error_type: error_type.into(),
             message: message.to_string(),
             retry,
+            blame: Blame::default(),
+        }
+    }
+
+    pub(crate) fn blaming(mut self, blame: Blame) -> Self {
+        self.blame = blame;
+        self
+    }
+
+    /// Says the same in other words.
+    pub(crate) fn redacted(self, redact: impl FnOnce(String) -> String) -> Self {
+        Self {
+            message: redact(self.message),
+            ..self
         }
     }
 
@@ -104,6 +147,7 @@ impl PageError {
             .or_else(|| panic.downcast_ref::<String>().cloned())
             .unwrap_or_else(|| "a value that is not a string".to_owned());
         Self::new("Panic", format_args!("panicked: {message}"), Retry::Backoff)
+            .blaming(Blame::Unknown)
     }
 }
 
@@ -122,6 +166,10 @@ impl PageError {
     /// Whether another attempt may succeed.
     pub fn is_retryable(&self) -> bool {
         self.retry != Retry::Never
+    }
+
+    pub(crate) fn blame(&self) -> Blame {
+        self.blame
     }
 
     /// The waiting time that the failure itself asked for.
@@ -159,12 +207,53 @@ impl<E: StdError + 'static> From<E> for PageError {
         if let Some(of_database) = crate::sql::page_error(&error, &message) {
             return of_database;
         }
-        Self::new(
-            short_type_name(std::any::type_name::<E>()),
-            message,
-            Retry::Backoff,
-        )
+        let error_type = short_type_name(std::any::type_name::<E>());
+        match is_of_a_value(&error) {
+            true => {
+                Self::new(error_type, without_quoted(&message), Retry::Backoff).blaming(Blame::Page)
+            }
+            false => Self::new(error_type, message, Retry::Backoff).blaming(Blame::Unknown),
+        }
     }
+}
+
+/// Whether an error says that a value cannot be read. One that has it as its cause may be of anything, such as an
+/// answer of a service that is down.
+fn is_of_a_value(error: &(dyn StdError + 'static)) -> bool {
+    let of_json = error.downcast_ref::<serde_json::Error>();
+    of_json.is_some_and(|error| !error.is_io())
+        || error.is::<std::num::ParseIntError>()
+        || error.is::<std::num::ParseFloatError>()
+        || error.is::<std::num::TryFromIntError>()
+        || error.is::<std::str::Utf8Error>()
+        || error.is::<std::string::FromUtf8Error>()
+}
+
+/// Leaves out what stands in quotes: a value, as far as this crate can know.
+pub(crate) fn without_quoted(message: &str) -> String {
+    let mut left = String::with_capacity(message.len());
+    let mut rest = message;
+    while let Some(start) = rest.find(['"', '\'', '`']) {
+        let (before, quoted) = rest.split_at(start);
+        let quote = &quoted[..1];
+        // An apostrophe inside of a word opens nothing.
+        let inside = quote == "'" && before.ends_with(char::is_alphanumeric);
+        left.push_str(before);
+        rest = &quoted[1..];
+        left.push_str(quote);
+        if inside {
+            continue;
+        }
+        // Up to the last one: a value may hold quotes of its own. One that is not closed was cut.
+        left.push('…');
+        match rest.rfind(quote) {
+            Some(end) => rest = &rest[end..][1..],
+            None => return left,
+        }
+        left.push_str(quote);
+    }
+    left.push_str(rest);
+    left
 }
 
 /// What an error says, and what its causes say.

@@ -85,7 +85,7 @@ impl Notices {
         let now = stuck_at(ledger, stride);
         if now.is_some()
             && now != before.stuck_at
-            && let Some(page) = ledger.failing().find(|page| page.stride == stride)
+            && let Some(page) = ledger.failing(None).find(|page| page.stride == stride)
         {
             self.note(Failure::PageStuck(page));
         }

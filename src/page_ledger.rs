@@ -131,6 +131,14 @@ pub trait PageLedger: DeadLetters {
         claim: PageClaim<'_>,
     ) -> Result<Option<Box<dyn PageTransaction>>, PageError>;
 
+    /// Why a connection may break whenever a record is sent, in words for its dead letter: the longest message that
+    /// the server takes, say.
+    ///
+    /// The default knows of nothing.
+    async fn message_limit(&self) -> Option<String> {
+        None
+    }
+
     /// What was [kept](PageTransaction::keep_output) of the pages of a stride that were applied after its
     /// [extent](StrideTotals::extent) was `after`, in the order in which they were applied.
     ///

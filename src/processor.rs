@@ -251,6 +251,14 @@ pub trait PageProcessor: Send + Sync + Sized + 'static {
         None
     }
 
+    /// Takes out of a message what must not be logged or stored. Called with the message of each error, panic and
+    /// failed item of the processor, before anything else sees it; the type of an error is kept as it is.
+    ///
+    /// The default keeps the message. What databases say has no values of rows by then: see [`PageError`].
+    fn redact(&self, message: String) -> String {
+        message
+    }
+
     /// Retries and timeouts; see [`ProcessorSettings`] for the defaults. A running batch keeps the
     /// settings it began with, except for `non_retryable_types`.
     fn settings(&self) -> ProcessorSettings {
@@ -511,6 +519,13 @@ impl PageReport {
 
     pub(crate) fn skip_reasons(&self) -> &BTreeMap<String, u64> {
         &self.skipped
+    }
+
+    /// Takes out of the messages what the processor does not want to be seen.
+    pub(crate) fn redact(&mut self, redact: impl Fn(String) -> String) {
+        for failure in &mut self.failures {
+            failure.message = redact(std::mem::take(&mut failure.message));
+        }
     }
 
     pub(crate) fn failures(&self) -> &[ItemFailure] {

@@ -170,6 +170,10 @@ pub struct PageFailure {
     pub first_at: Timestamp,
     /// When it failed last.
     pub last_at: Timestamp,
+    /// When its extended retries end if it goes on to fail and the batch is not paused meanwhile. `None` while it has
+    /// quick attempts, and where they have no end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gives_up_at: Option<Timestamp>,
     /// What is being done about it.
     #[serde(default)]
     pub state: FailureState,

@@ -18,7 +18,7 @@ use crate::{
     audit::{Audit, Given},
     batch::{BatchSpec, HookNames},
     check::{Check, Checked},
-    error::{MAX_MESSAGE_CHARS, truncate},
+    error::{Blame, MAX_MESSAGE_CHARS, truncate},
     hooks::FailureNotice,
     large_args,
     ledger::Ledger,
@@ -397,6 +397,10 @@ pub(crate) struct Prepared {
     /// The partitions that the processor named. They are kept elsewhere from then on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub partitions: Vec<PartitionSpec>,
+    /// Failures are told apart by [whom they speak against](FailedAttempt::blame). Off for batches that began before
+    /// they were.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub by_blame: bool,
     /// The processor can split a range.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub splits: bool,
@@ -437,6 +441,9 @@ pub(crate) struct StrideOrder {
     /// When the first page of the order failed first, if it has failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failing_since: Option<Timestamp>,
+    /// What has failed so far speaks against the first page of the order: another failure takes it apart.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub take_apart: bool,
     /// The first page of the order has no attempts left. It is put aside, and not tried again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub give_up: Option<GiveUp>,
@@ -602,6 +609,9 @@ pub(crate) struct FailedAttempt {
     /// A page of a processor that runs at most once could not be read, so its `process` has not begun.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unread: bool,
+    /// Whom it speaks against.
+    #[serde(default, skip_serializing_if = "Blame::is_moment")]
+    pub blame: Blame,
 }
 
 /// Attempts to read a page, where the policy of its processor does not say: it allows one attempt to process it, or the
@@ -628,6 +638,7 @@ impl FailedAttempt {
             coverage_stops: false,
             lost: true,
             unread: false,
+            blame: Blame::Moment,
         }
     }
 }

@@ -209,6 +209,7 @@ impl<P: PageProcessor> Redriving<'_, P> {
             Err(_) => PageError::retryable(format_args!("it took longer than {limit:?}"))
                 .with_type("PageTimeout"),
         };
+        let error = error.redacted(|message| self.processor.redact(message));
         // The transaction was dropped, so the letter is back in its store.
         let types = self.processor.settings().non_retryable_types;
         let for_good = !error.is_retryable() || types.iter().any(|t| t == error.error_type());
@@ -286,7 +287,8 @@ impl<P: PageProcessor> Redriving<'_, P> {
         let mut counts = ItemCounts::default();
         if count > 0 {
             ctx.transaction = Some(Arc::clone(&shared));
-            let done = self.processor.process(&ctx, items).await?;
+            let mut done = self.processor.process(&ctx, items).await?;
+            done.redact(|message| self.processor.redact(message));
             counts = done.counts(count)?;
             if letter.key.is_some()
                 && let Some(failure) = done.failures().first()

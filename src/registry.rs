@@ -312,10 +312,10 @@ pub(crate) async fn complete<P: PageProcessor>(
     };
     let given = stored(&args)?;
     let completing = AssertUnwindSafe(processor.prepare(args)).catch_unwind();
-    let args = match completing.await {
-        Ok(completed) => completed?,
-        Err(panic) => return Err(PageError::panicked(&*panic)),
-    };
+    let completing = completing
+        .await
+        .unwrap_or_else(|panic| Err(PageError::panicked(&*panic)));
+    let args = completing.map_err(|error| error.redacted(|message| processor.redact(message)))?;
     let completed = stored(&args)?;
     let bytes = completed.to_string().len();
     if completed != given && bytes > MAX_ARGS_BYTES {
@@ -370,6 +370,7 @@ impl<P: PageProcessor> ErasedProcessor for Typed<P> {
         };
         // A batch without a percentage is still a good batch.
         let items_expected = hint.unwrap_or_else(|error| {
+            let error = self.redacted(error);
             tracing::warn!(processor = P::NAME, %error, "no size hint");
             None
         });
@@ -412,12 +413,13 @@ impl<P: PageProcessor> ErasedProcessor for Typed<P> {
             .await
             .unwrap_or_else(|panic| Err(PageError::panicked(&*panic)));
         let types = self.0.settings().non_retryable_types;
-        found.map_err(
-            |error| match types.iter().any(|t| t == error.error_type()) {
+        found.map_err(|error| {
+            let error = self.redacted(error);
+            match types.iter().any(|t| t == error.error_type()) {
                 true => PageError::non_retryable(error.error_type(), error.message()),
                 false => error,
-            },
-        )
+            }
+        })
     }
 
     fn combine(&self, order: CombineOrder) -> Result<serde_json::Value, PageError> {
@@ -444,12 +446,17 @@ impl<P: PageProcessor> ErasedProcessor for Typed<P> {
         let splitting = AssertUnwindSafe(self.0.split(&ctx)).catch_unwind();
         let at = splitting
             .await
-            .unwrap_or_else(|panic| Err(PageError::panicked(&*panic)))?;
+            .unwrap_or_else(|panic| Err(PageError::panicked(&*panic)))
+            .map_err(|error| self.redacted(error))?;
         at.as_ref().map(PageToken::encode).transpose()
     }
 }
 
 impl<P: PageProcessor> Typed<P> {
+    fn redacted(&self, error: PageError) -> PageError {
+        error.redacted(|message| self.0.redact(message))
+    }
+
     /// What an error before the first page means.
     fn not_prepared(&self, error: PageError) -> NotPrepared {
         let types = self.0.settings().non_retryable_types;
@@ -469,7 +476,7 @@ impl<P: PageProcessor> Typed<P> {
         let named = naming
             .await
             .unwrap_or_else(|panic| Err(PageError::panicked(&*panic)));
-        let named = named.map_err(|error| self.not_prepared(error))?;
+        let named = named.map_err(|error| self.not_prepared(self.redacted(error)))?;
         let stored = partition::stored(named);
         stored.map_err(|source| {
             let name = P::NAME.to_owned();

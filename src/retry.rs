@@ -25,7 +25,7 @@ pub enum RetryMode {
 /// | `initial_interval` | 1 s |
 /// | `backoff` | 2.0 |
 /// | `max_interval` | 60 s |
-/// | `extended` | every 5 min, without limit |
+/// | `extended` | every 5 min, 2,016 times, which takes seven days |
 ///
 /// The wait before attempt n+1 is `initial_interval * backoff^(n-1)`, at most `max_interval`, and is
 /// shortened by up to a fifth at random, so that pages that failed together do not come back together.
@@ -49,7 +49,8 @@ pub struct RetryPolicy {
 pub struct ExtendedRetries {
     /// Wait between two attempts. At least one second.
     pub interval: Duration,
-    /// Attempts in this lane; `None` is without limit.
+    /// Attempts in this lane; `None` is without limit. After the last of them the page is given up. Time in which the
+    /// batch is paused makes none.
     pub max_attempts: Option<u32>,
 }
 
@@ -69,10 +70,13 @@ impl Default for ExtendedRetries {
     fn default() -> Self {
         Self {
             interval: Duration::from_secs(300),
-            max_attempts: None,
+            max_attempts: Some(2_016),
         }
     }
 }
+
+/// How long a batch waits at most for a repair of what is not the fault of a page, such as a missing table.
+const LONGEST_BLOCKED: Duration = Duration::from_secs(7 * 86_400);
 
 /// # Construct
 impl RetryPolicy {
@@ -195,6 +199,31 @@ impl RetryPolicy {
                 .max_attempts
                 .map(|max| self.max_attempts.saturating_add(max)),
         }
+    }
+
+    /// Tries, none of which counts as an attempt at the page, after which a batch that is blocked ends: at the longest
+    /// wait they take about [`LONGEST_BLOCKED`]. `None` is without limit, as extended retries without one are.
+    pub(crate) fn tries_allowed(&self) -> Option<u32> {
+        let endless = self.extended.as_ref();
+        if endless.is_some_and(|extended| extended.max_attempts.is_none()) {
+            return None;
+        }
+        let wait = self.max_interval.max(Duration::from_secs(1));
+        let tries = LONGEST_BLOCKED.as_secs_f64() / wait.as_secs_f64();
+        Some(tries.ceil() as u32)
+    }
+
+    /// How long the extended retries still take after so many attempts, if they have an end.
+    pub(crate) fn time_of_attempts_left(&self, attempts: u32) -> Option<Duration> {
+        let extended = self.extended.as_ref()?;
+        let left = self.attempts_allowed()?.saturating_sub(attempts);
+        Some(extended.interval.saturating_mul(left))
+    }
+
+    /// The same for tries that count as no attempt.
+    pub(crate) fn time_of_tries_left(&self, tries: u32) -> Option<Duration> {
+        let left = self.tries_allowed()?.saturating_sub(tries);
+        Some(self.max_interval.saturating_mul(left))
     }
 
     /// The wait after failed attempt number `attempt` (the first is 1). `seed` spreads the waits; the same

@@ -401,6 +401,7 @@ impl Simulator {
         order.done = stride.done;
         order.attempts_allowed = settings.retry.attempts_allowed();
         order.failing_since = stride.trouble.as_ref().map(|t| t.first_at);
+        order.take_apart = stride.trouble.as_ref().is_some_and(|t| t.take_apart);
         order.give_up = stride.give_up.as_deref().cloned();
         let event = Event::Dispatched {
             stride: dispatch.stride,
@@ -518,6 +519,7 @@ fn order(
         done: StrideTotals::default(),
         attempts_allowed: None,
         failing_since: None,
+        take_apart: false,
         give_up: None,
         redrive: false,
         dispatch: 1,

@@ -11,7 +11,7 @@ use crate::batch::InvalidBatch;
 /// | setting | default |
 /// |---|---|
 /// | `items` | any number of items may be given up |
-/// | `pages` | any number of pages may be given up |
+/// | `pages` | any number of pages may be given up, or retry with their quick attempts spent |
 /// | `consecutive` | any number of attempts may fail in a row |
 /// | `then` | [`OnExceeded::Pause`] |
 ///
@@ -81,7 +81,8 @@ impl Tolerance {
         self
     }
 
-    /// Limits the pages that are given up.
+    /// Limits the pages that are given up. One that only retries counts too, from the moment when its quick attempts are
+    /// spent until it is finished.
     #[must_use]
     pub fn pages(mut self, limit: Limit) -> Self {
         self.pages = Some(limit);

@@ -359,12 +359,17 @@ impl Failures {
                 state,
                 attempts,
                 first_at,
+                gives_up_at,
                 ..
             } = page;
             let place = place(page.start.as_ref(), page.end.as_ref());
             let since = duration(self.now.since(*first_at));
             let attempts = count(u64::from(*attempts), "attempt");
-            list.head(format_args!("{place}: {state} for {since}, {attempts}"));
+            let end = gives_up_at.map(|at| format!(", gives up at {}", time(at)));
+            let end = end.unwrap_or_default();
+            list.head(format_args!(
+                "{place}: {state} for {since}, {attempts}{end}"
+            ));
             list.error(&page.error_type, &page.message);
         }
         let pages = self.failed_pages.as_deref().unwrap_or_default();
@@ -456,6 +461,7 @@ mod tests {
             attempts: 12,
             first_at: Timestamp(1_000),
             last_at: Timestamp(50_000),
+            gives_up_at: (state == FailureState::Stuck).then_some(Timestamp(900_000)),
             state,
         }
     }
@@ -496,7 +502,7 @@ mod tests {
         };
         let expected = format!(
             "failing: 1
-  the page after 1200: stuck for 3m 12s, 12 attempts
+  the page after 1200: stuck for 3m 12s, 12 attempts, gives up at 1970-01-01T00:15:00Z
       Busy: the database is locked
 dead letters: 2
   {long}: 1 attempt, 1970-01-01T00:00:00Z

@@ -129,6 +129,7 @@ mod tests {
             attempts: 1,
             first_at: Timestamp(0),
             last_at: Timestamp(last_at),
+            gives_up_at: None,
             state: FailureState::Retrying,
         }
     }

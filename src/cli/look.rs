@@ -328,7 +328,8 @@ impl Look {
     fn failures(&self, p: &Progress, table: &mut Table) {
         table.failures("failing", &p.failing, |page| {
             let since = duration(self.now().since(page.first_at));
-            format!("{} for {since}, ", page.state)
+            let end = page.gives_up_at.map_or_else(String::new, gives_up);
+            format!("{} for {since}, {end}", page.state)
         });
         table.failures("given up", &p.failed, |page| match page.state {
             FailureState::DeadLetter => "dead letter, ".to_owned(),
@@ -339,6 +340,10 @@ impl Look {
             table.row("item failed", text);
         }
     }
+}
+
+fn gives_up(at: Timestamp) -> String {
+    format!("gives up at {}, ", time(at))
 }
 
 /// How long a batch that runs has been running. `as_of` would not do: it is the time of the controller's

@@ -252,7 +252,7 @@ impl ControllerInput {
         controls.stop_now = false;
         controls.tripped = None;
         controls.stopping = None;
-        controls.forgiven = Some(carry.ledger.totals.tally());
+        controls.forgiven = Some(carry.ledger.forgiven(&carry.prepared, 0));
         carry.notices.track_at = crate::Timestamp::default();
         Ok(())
     }

@@ -14,6 +14,7 @@ use temporalio_sdk::{
 
 use super::{Controller, Orders};
 use crate::{
+    error::Blame,
     ledger::Event,
     notices::Before,
     pace::{Length, LengthBy, StrideLength, Uncut},
@@ -117,6 +118,7 @@ impl Controller {
             done: stride.done,
             attempts_allowed: prepared.retry.attempts_allowed(),
             failing_since: stride.trouble.as_ref().map(|t| t.first_at),
+            take_apart: stride.trouble.as_ref().is_some_and(|t| t.take_apart),
             give_up: stride.give_up.as_deref().cloned(),
             redrive: spec.redrive_of.is_some(),
             dispatch: self.ledger.dispatches() + 1,
@@ -140,10 +142,15 @@ impl Controller {
     }
 
     /// Keeps what a stride came back with.
-    pub(super) fn reported(&mut self, stride: u64, report: StrideReport) {
+    pub(super) fn reported(&mut self, stride: u64, mut report: StrideReport) {
         let Some(prepared) = self.prepared.clone() else {
             return;
         };
+        if let Some(failure) = &mut report.failure
+            && !prepared.by_blame
+        {
+            failure.blame = Blame::Moment;
+        }
         let now = self.now;
         let before = Before::of(&self.ledger, stride);
         self.pacing.reported(&report, self.ledger.running(), now);

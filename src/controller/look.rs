@@ -101,7 +101,11 @@ impl Controller {
             rate: pacing.rate,
             low_water_mark: self.ledger.low_water_mark().cloned(),
             end_of_data: self.ledger.end_of_data(),
-            failing: self.ledger.failing().take(MAX_FAILING_SHOWN).collect(),
+            failing: self
+                .ledger
+                .failing(self.prepared.as_ref().map(|p| &p.retry))
+                .take(MAX_FAILING_SHOWN)
+                .collect(),
             failed: self.ledger.failed().to_vec(),
             failed_items: self.ledger.failed_items().to_vec(),
             started_at: self.started_at,

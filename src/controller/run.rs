@@ -38,7 +38,7 @@ use crate::{
     protocol::{self, Carry, ControllerInput, PrepareInput, Prepared},
     scheduler::{Decision, Ending, earliest},
     stages::Stages,
-    tolerance::OnExceeded,
+    tolerance::{OnExceeded, Tally},
 };
 
 /// Longest time for a processor to complete its arguments in one attempt; it may wait for older transactions.
@@ -365,6 +365,7 @@ impl Controller {
 
     /// Pauses or stops the batch when more has failed than is tolerated.
     fn mind_failures(&mut self) {
+        let tally = self.tally();
         let Some(tolerance) = &self.input.spec.tolerance else {
             return;
         };
@@ -379,7 +380,7 @@ impl Controller {
             return;
         }
         let forgiven = controls.forgiven.unwrap_or_default();
-        let exceeded = tolerance.exceeded(totals.tally(), &forgiven, totals.consecutive_failures);
+        let exceeded = tolerance.exceeded(tally, &forgiven, totals.consecutive_failures);
         let Some(reason) = exceeded else {
             return;
         };
@@ -400,6 +401,24 @@ impl Controller {
             self.stop_itself(reason.clone());
         }
         self.note(Failure::ToleranceExceeded { reason, paused });
+    }
+
+    /// What has failed so far, as tolerated failures are counted.
+    fn tally(&self) -> Tally {
+        let in_partitions = self.partitions.as_ref().map_or(0, Partitions::stuck);
+        match &self.prepared {
+            Some(prepared) => self.ledger.tally(prepared, in_partitions),
+            None => self.ledger.totals.tally(),
+        }
+    }
+
+    /// What is forgiven of that when the batch goes on.
+    pub(super) fn forgiven(&self) -> Tally {
+        let in_partitions = self.partitions.as_ref().map_or(0, Partitions::stuck);
+        match &self.prepared {
+            Some(prepared) => self.ledger.forgiven(prepared, in_partitions),
+            None => self.ledger.totals.tally(),
+        }
     }
 
     /// What a controller needs to go on where this one stands.

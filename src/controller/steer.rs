@@ -118,7 +118,7 @@ impl Controller {
         match approved {
             Ok(stage) => {
                 // What failed up to here was looked at.
-                self.controls.forgiven = Some(self.ledger.totals.tally());
+                self.controls.forgiven = Some(self.forgiven());
                 self.steered(at, format!("approve {stage}"), &request.given);
             }
             // A signal has no other answer.
@@ -144,7 +144,7 @@ impl Controller {
         self.controls.pause_reason = None;
         self.controls.pause = None;
         if self.controls.tripped.take().is_some() {
-            self.controls.forgiven = Some(self.ledger.totals.tally());
+            self.controls.forgiven = Some(self.forgiven());
             self.ledger.totals.consecutive_failures = 0;
         }
     }

@@ -41,6 +41,7 @@ fn controller(part: Option<PartOf>) -> Controller {
         args: None,
         reducer: None,
         partitions: Vec::new(),
+        by_blame: true,
         splits: false,
     });
     controller
@@ -133,6 +134,7 @@ fn page_failure() -> PageFailure {
         attempts: u32::MAX,
         first_at: Timestamp(1_800_000_000_000),
         last_at: Timestamp(1_800_000_000_000),
+        gives_up_at: None,
         state: FailureState::GivenUp,
     }
 }
@@ -219,6 +221,7 @@ fn every_signal_is_small_enough_at_its_bounds() {
         coverage_stops: false,
         lost: false,
         unread: false,
+        blame: crate::error::Blame::Moment,
     };
     let order: StrideOrder = serde_json::from_value(json!({
         "batch_run": "r".repeat(36), "batch_id": "b".repeat(200), "processor": "p".repeat(100),

@@ -28,6 +28,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "temporal")]
+use crate::protocol::Prepared;
 use crate::{
     page::PageToken,
     processor::count_reason,
@@ -40,6 +42,7 @@ use crate::{
 use bridges::Bridges;
 use cycle::CycleDetector;
 pub(crate) use stride::{Allotment, Run, STRIDE_BYTES, State, Stride};
+use stride::{Moment, Trouble};
 
 /// Pages given up that are listed. Without dead letters one more ends the batch, because it could not be
 /// accounted for.
@@ -159,6 +162,12 @@ pub(crate) enum Broken {
     CursorDidNotAdvance { token: PageToken },
     /// More pages were given up than can be listed.
     TooManyFailures,
+    /// What keeps a page from being processed is not its fault, and lasted for too long.
+    Blocked {
+        at: Option<PageToken>,
+        error_type: String,
+        message: String,
+    },
     /// The controller saw something that cannot be; a defect of this crate.
     Impossible { what: String },
 }
@@ -357,7 +366,10 @@ impl Ledger {
         let again = u64::try_from(again.len()).unwrap_or(u64::MAX);
         self.totals.pages_failed = self.totals.pages_failed.saturating_sub(again);
         match self.broken.take() {
-            None | Some(Broken::TooManyFailures | Broken::CoverageStops { .. }) => {}
+            None
+            | Some(
+                Broken::TooManyFailures | Broken::CoverageStops { .. } | Broken::Blocked { .. },
+            ) => {}
             Some(broken @ Broken::CursorDidNotAdvance { .. }) => {
                 self.broken = Some(broken);
                 return Err(
@@ -372,6 +384,9 @@ impl Ledger {
         }
         for stride in self.open.values_mut() {
             stride.state = State::Ready;
+            if let Some(trouble) = &mut stride.trouble {
+                trouble.not_the_page = 0;
+            }
         }
         self.forget_empty_bridges();
         self.totals.consecutive_failures = 0;
@@ -466,6 +481,7 @@ impl Ledger {
     ) -> Result<Recorded, Impossible> {
         let frontier = number + 1 == self.next_number;
         let seed = self.seed ^ number;
+        let finished = self.totals.pages_completed;
         let stride = self.stride_mut(number)?;
         if !stride.is_running() {
             return Err(Impossible(format!(
@@ -501,7 +517,9 @@ impl Ledger {
                 self.totals.retries += 1;
                 None
             }
-            Some(failure) if !stride.wait_for_retry(&failure, policy, seed, now) => {
+            Some(failure)
+                if !stride.wait_for_retry(&failure, policy, seed, Moment { now, finished }) =>
+            {
                 let last_page = failure.lost && stride.ends_data && stride.end.is_none();
                 let failure = FailedAttempt {
                     last_page: failure.last_page || last_page,
@@ -521,6 +539,7 @@ impl Ledger {
             }
             None => None,
         };
+        self.mind_blocked(number, policy);
         self.totals.pages_completed += u64::from(report.pages);
         self.totals.pages_failed += u64::from(report.pages_failed);
         self.pages_this_run += u64::from(report.pages) + u64::from(report.pages_failed);
@@ -536,6 +555,10 @@ impl Ledger {
         let room = MAX_FAILED.saturating_sub(self.failed.len());
         self.failed
             .extend(report.failed_pages.into_iter().take(room));
+        if report.pages_failed > 0 && !dead_letters && self.totals.pages_failed > MAX_FAILED as u64
+        {
+            self.break_off(Broken::TooManyFailures);
+        }
         let room = MAX_FAILED_ITEMS.saturating_sub(self.failed_items.len());
         self.failed_items
             .extend(report.failed_items.into_iter().take(room));
@@ -554,6 +577,24 @@ impl Ledger {
         }
         self.forget_if_finished(number);
         Ok(Recorded::Applied)
+    }
+
+    /// Ends a batch that has waited for long enough for somebody to repair what is not the fault of its page.
+    fn mind_blocked(&mut self, number: u64, policy: &RetryPolicy) {
+        let Some(stride) = self.open.get(&number) else {
+            return;
+        };
+        let allowed = policy.tries_allowed();
+        if let Some(trouble) = &stride.trouble
+            && allowed.is_some_and(|allowed| trouble.not_the_page >= allowed)
+        {
+            let blocked = Broken::Blocked {
+                at: stride.at.clone(),
+                error_type: trouble.error_type.clone(),
+                message: trouble.message.clone(),
+            };
+            self.break_off(blocked);
+        }
     }
 
     /// A page has no attempts left: it is listed, and the stride goes on after it where that is known.
@@ -580,6 +621,7 @@ impl Ledger {
             attempts: trouble.as_ref().map_or(1, |t| t.attempts),
             first_at: trouble.map_or(now, |t| t.first_at),
             last_at: now,
+            gives_up_at: None,
             state: FailureState::GivenUp,
         };
         if page_end.is_some() {
@@ -696,6 +738,11 @@ impl Ledger {
         self.open.values().map(|stride| stride.reserved).sum()
     }
 
+    /// Pages that only retry: their quick attempts are spent.
+    pub fn spent(&self) -> u32 {
+        self.count(|stride| stride.trouble.as_ref().is_some_and(Trouble::is_spent))
+    }
+
     /// Strides whose page failed and that have not got past it yet.
     pub fn in_trouble(&self) -> u32 {
         self.count(|stride| stride.trouble.is_some())
@@ -755,9 +802,32 @@ impl Ledger {
         &self.failed_items
     }
 
+    /// What failed, as tolerated failures are counted. A page that only retries counts as one that is given up until it
+    /// is finished, unless the batch is from before that was so; there are some in its partitions, too.
+    #[cfg(feature = "temporal")]
+    pub fn tally(&self, prepared: &Prepared, in_partitions: u32) -> Tally {
+        self.tally_with(prepared, self.spent() + in_partitions)
+    }
+
+    /// What is forgiven of it: also that pages have failed that have quick attempts left.
+    #[cfg(feature = "temporal")]
+    pub fn forgiven(&self, prepared: &Prepared, in_partitions: u32) -> Tally {
+        self.tally_with(prepared, self.in_trouble() + in_partitions)
+    }
+
+    #[cfg(feature = "temporal")]
+    fn tally_with(&self, prepared: &Prepared, failing: u32) -> Tally {
+        let mut tally = self.totals.tally();
+        if prepared.by_blame {
+            tally.pages += u64::from(failing);
+            tally.pages_failed += u64::from(failing);
+        }
+        tally
+    }
+
     /// Pages that are waiting for another attempt or having one.
-    pub fn failing(&self) -> impl Iterator<Item = PageFailure> {
-        self.open.iter().filter_map(|(number, stride)| {
+    pub fn failing(&self, policy: Option<&RetryPolicy>) -> impl Iterator<Item = PageFailure> {
+        self.open.iter().filter_map(move |(number, stride)| {
             let trouble = stride.trouble.as_ref()?;
             let blocks = stride.end.is_none() && self.frontier() == Some(*number);
             Some(PageFailure {
@@ -769,6 +839,7 @@ impl Ledger {
                 attempts: trouble.attempts,
                 first_at: trouble.first_at,
                 last_at: trouble.last_at,
+                gives_up_at: policy.and_then(|policy| trouble.gives_up_at(policy)),
                 state: match trouble.stuck {
                     false => FailureState::Retrying,
                     true if blocks => FailureState::Blocked,

@@ -477,6 +477,7 @@ impl World {
             coverage_stops: false,
             lost,
             unread: false,
+            blame: crate::error::Blame::Moment,
         };
         self.finish(index, pages, Some(error));
     }
@@ -934,6 +935,7 @@ fn worst(
                 coverage_stops: false,
                 lost: false,
                 unread: false,
+                blame: crate::error::Blame::Moment,
             };
             let event = Event::Reported {
                 stride,
@@ -1123,6 +1125,7 @@ fn a_page_that_cannot_be_put_aside_waits_longer_each_time_and_keeps_its_own_fail
         not_the_page: true,
         lost: false,
         unread: false,
+        blame: crate::error::Blame::Moment,
         ..lost()
     };
     let mut waited = 0;
@@ -1138,7 +1141,7 @@ fn a_page_that_cannot_be_put_aside_waits_longer_each_time_and_keeps_its_own_fail
         };
         assert!(until.0 > waited, "{} after {waited}", until.0);
         waited = until.0;
-        let page = ledger.failing().next().unwrap();
+        let page = ledger.failing(None).next().unwrap();
         assert_eq!((&*page.error_type, page.attempts), (LOST, 1));
     }
     dispatch(&mut ledger);

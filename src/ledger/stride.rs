@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    error::truncate,
+    error::{Blame, truncate},
     page::PageToken,
     page_ledger::StrideTotals,
     progress::Timestamp,
@@ -113,6 +113,46 @@ pub(crate) struct Trouble {
     /// Nothing is wrong with the page; so often in a row the attempt was not even made.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub not_the_page: u32,
+    /// So many failures in a row speak against the page.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub against: u32,
+    /// Another one takes it apart.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub take_apart: bool,
+    /// As many tries as it has quick attempts are spent on something else than the page.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub blocked: bool,
+    /// Pages of the batch that were finished when it failed last.
+    #[serde(default, skip_serializing_if = "is_none_left")]
+    pub others: u64,
+}
+
+impl Trouble {
+    /// The page only retries: its quick attempts are spent.
+    pub fn is_spent(&self) -> bool {
+        self.stuck || self.take_apart || self.blocked
+    }
+
+    /// When it is over if it goes on to fail and the batch is not paused meanwhile.
+    pub fn gives_up_at(&self, policy: &RetryPolicy) -> Option<Timestamp> {
+        let left = match self.not_the_page {
+            0 => policy.time_of_attempts_left(self.attempts),
+            tries => policy.time_of_tries_left(tries),
+        };
+        let left = left.filter(|_| self.stuck || self.blocked)?;
+        Some(self.last_at.plus(left))
+    }
+}
+
+/// Failures in a row that speak against a page before it is taken apart.
+const MOST_AGAINST: u32 = 3;
+
+/// When a page failed, and what had become of the others by then.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moment {
+    pub now: Timestamp,
+    /// Pages of the batch that are finished.
+    pub finished: u64,
 }
 
 fn is_none_left(items: &u64) -> bool {
@@ -190,12 +230,15 @@ impl Stride {
     }
 
     /// Notes the failure of the page after `at`. `false`: the page has no attempts left.
+    ///
+    /// An error that speaks against the page counts against it. One of which nobody knows does if other pages were
+    /// finished since the page failed before.
     pub fn wait_for_retry(
         &mut self,
         failure: &FailedAttempt,
         policy: &RetryPolicy,
         seed: u64,
-        now: Timestamp,
+        Moment { now, finished }: Moment,
     ) -> bool {
         let reads = failure.unread.then(|| RetryPolicy {
             max_attempts: MOST_READS,
@@ -209,22 +252,43 @@ impl Stride {
         let attempts = attempts.saturating_add(counted);
         let idle = before.as_ref().map_or(0, |t| t.not_the_page);
         let idle = (1 - counted) * idle.saturating_add(1);
+        let stuck = attempts >= policy.max_attempts;
+        let blocked = idle >= policy.max_attempts;
+        let before = before.as_ref();
+        let others_finish = before.is_some_and(|t| finished > t.others);
+        let against = before.map_or(0, |t| t.against);
+        let (against, enough) = match failure.blame {
+            Blame::Page => (against.saturating_add(1), true),
+            Blame::Unknown if others_finish => (against.saturating_add(1), stuck || blocked),
+            Blame::Unknown => (0, false),
+            Blame::Moment => (against, false),
+        };
+        let take_apart = enough && against >= MOST_AGAINST.min(policy.max_attempts);
+        // Whoever was to take it apart could not.
+        let in_one_piece = before.is_some_and(|t| t.take_apart);
+        let at_fault = failure.blame == Blame::Page;
         let wait = if failure.not_the_page {
             Some(policy.wait_after(idle, seed))
         } else {
-            failure
-                .retryable
-                .then(|| wait_before_next(attempts, policy, seed))
-                .flatten()
+            let next = wait_before_next(attempts, policy, seed);
+            let next = next.filter(|_| failure.retryable && !(at_fault && in_one_piece));
+            match take_apart && !in_one_piece {
+                true => next.map(|_| policy.wait_after(attempts, seed)),
+                false => next,
+            }
         };
         self.trouble = Some(Trouble {
             attempts,
-            stuck: attempts >= policy.max_attempts,
+            stuck,
             error_type: failure.error_type.clone(),
             message: truncate(&failure.message, MAX_TROUBLE_CHARS),
             first_at: before.map_or(now, |t| t.first_at),
             last_at: now,
             not_the_page: idle,
+            against,
+            take_apart,
+            blocked,
+            others: finished,
         });
         match wait {
             Some(wait) => {
@@ -278,4 +342,94 @@ fn wait_before_next(attempts: u32, policy: &RetryPolicy, seed: u64) -> Option<Du
     let spent = attempts - policy.max_attempts;
     let left = extended.max_attempts.is_none_or(|max| spent < max);
     left.then_some(extended.interval)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::retry::ExtendedRetries;
+
+    fn failure(blame: Blame) -> FailedAttempt {
+        FailedAttempt {
+            lost: false,
+            blame,
+            ..FailedAttempt::lost("Test".to_owned(), "made to fail")
+        }
+    }
+
+    /// Fails so often, with so many other pages finished each time, and tells after which failure the page is to be taken
+    /// apart.
+    fn taken_apart_after(failure: &FailedAttempt, finished: impl Fn(u64) -> u64) -> Option<u64> {
+        let mut stride = Stride::starting_at(None);
+        let policy = RetryPolicy::default();
+        (1..=40).find(|n| {
+            let moment = Moment {
+                now: Timestamp(n * 1_000),
+                finished: finished(*n),
+            };
+            assert!(stride.wait_for_retry(failure, &policy, 1, moment));
+            stride.trouble.as_ref().is_some_and(|t| t.take_apart)
+        })
+    }
+
+    #[test]
+    fn three_failures_speak_against_a_page_whose_data_is_at_fault() {
+        assert_eq!(taken_apart_after(&failure(Blame::Page), |_| 0), Some(3));
+        assert_eq!(taken_apart_after(&failure(Blame::Moment), |n| n), None);
+    }
+
+    #[test]
+    fn an_error_that_may_be_the_page_is_once_its_quick_attempts_are_spent_and_others_finish() {
+        let unknown = failure(Blame::Unknown);
+        assert_eq!(taken_apart_after(&unknown, |n| n), Some(10));
+        assert_eq!(taken_apart_after(&unknown, |_| 7), None);
+        // None of the others is finished any more by the tenth.
+        assert_eq!(taken_apart_after(&unknown, |n| n.min(9)), None);
+        assert_eq!(taken_apart_after(&unknown, |n| n.max(20)), Some(23));
+        let statement = FailedAttempt {
+            not_the_page: true,
+            ..unknown
+        };
+        assert_eq!(taken_apart_after(&statement, |n| n), Some(10));
+        assert_eq!(taken_apart_after(&statement, |_| 7), None);
+    }
+
+    #[test]
+    fn a_page_that_could_not_be_taken_apart_has_no_attempts_left() {
+        let mut stride = Stride::starting_at(None);
+        let moment = Moment {
+            now: Timestamp(1_000),
+            finished: 0,
+        };
+        let policy = RetryPolicy::default();
+        let failure = failure(Blame::Page);
+        let mut fails = || stride.wait_for_retry(&failure, &policy, 1, moment);
+        assert_eq!(
+            [fails(), fails(), fails(), fails()],
+            [true, true, true, false]
+        );
+    }
+
+    #[test]
+    fn a_page_in_extended_retries_says_when_it_gives_up() {
+        let mut stride = Stride::starting_at(None);
+        let policy = RetryPolicy::default().max_attempts(2);
+        let mut gives_up = |policy: &RetryPolicy| {
+            let moment = Moment {
+                now: Timestamp(1_000),
+                finished: 0,
+            };
+            assert!(stride.wait_for_retry(&failure(Blame::Moment), policy, 1, moment));
+            let trouble = stride.trouble.as_ref().unwrap();
+            trouble.gives_up_at(policy)
+        };
+        assert_eq!(gives_up(&policy), None);
+        let week = Timestamp(1_000).plus(Duration::from_secs(7 * 86_400));
+        assert_eq!(gives_up(&policy), Some(week));
+        let endless = ExtendedRetries {
+            max_attempts: None,
+            ..ExtendedRetries::default()
+        };
+        assert_eq!(gives_up(&policy.extended(Some(endless))), None);
+    }
 }

@@ -494,6 +494,7 @@ mod tests {
             coverage_stops: false,
             lost: false,
             unread: false,
+            blame: crate::error::Blame::Moment,
         };
         StrideReport {
             pages,

@@ -476,6 +476,7 @@ fn a_page_where_coverage_stopped_is_tried_again_though_its_partition_gave_its_li
         coverage_stops: true,
         lost: false,
         unread: false,
+        blame: crate::error::Blame::Moment,
     };
     let reported = Event::Reported {
         stride: 0,

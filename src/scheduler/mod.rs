@@ -253,7 +253,7 @@ fn blocks(ledger: &Ledger, number: u64, stride: &Stride) -> bool {
 pub(crate) fn blocked(ledger: &Ledger) -> (Option<PageToken>, Option<String>) {
     let mut open = ledger.open();
     let number = open.find(|(number, stride)| blocks(ledger, *number, stride));
-    let page = number.and_then(|(number, _)| ledger.failing().find(|p| p.stride == number));
+    let page = number.and_then(|(number, _)| ledger.failing(None).find(|p| p.stride == number));
     match page {
         Some(page) => {
             let why = format!("{}: {}", page.error_type, page.message);
@@ -333,6 +333,15 @@ fn why_broken(broken: &Broken) -> String {
         Broken::CursorDidNotAdvance { token } => {
             format!("CursorDidNotAdvance: the page token {token} came up a second time")
         }
+        Broken::Blocked {
+            at,
+            error_type,
+            message,
+        } => format!(
+            "blocked for too long at {} ({error_type}: {message}); nothing is given up, and the batch can be \
+             continued once that is repaired",
+            position(at.as_ref())
+        ),
         Broken::TooManyFailures => format!(
             "more than {} pages were given up, which is the most that can be listed",
             crate::ledger::MAX_FAILED
@@ -539,6 +548,7 @@ mod tests {
             coverage_stops: false,
             lost: false,
             unread: false,
+            blame: crate::error::Blame::Moment,
         };
         let reported = Event::Reported {
             stride: 0,

@@ -160,6 +160,9 @@ pub trait Dialect: Database<Connection: 'static> {
     /// Whether a statement that inserts can give back the row.
     const RETURNING: bool = true;
 
+    /// Asks how many bytes a statement may have with its values, where there is such a limit, and what it is called.
+    const MESSAGE_LIMIT: Option<(&'static str, &'static str)> = None;
+
     /// Keeps two `apply_schema` from meeting; runs in its transaction.
     const LOCK_SCHEMA: Option<&'static str>;
 
@@ -434,6 +437,10 @@ impl Dialect for sqlx::MySql {
     const SAME_AS: &'static str = "<=>";
     // MariaDB could.
     const RETURNING: bool = false;
+    const MESSAGE_LIMIT: Option<(&'static str, &'static str)> = Some((
+        "SELECT CAST(@@max_allowed_packet AS SIGNED)",
+        "max_allowed_packet",
+    ));
     // Each statement that makes a table is a transaction of its own, and waits for others like it.
     const LOCK_SCHEMA: Option<&'static str> = None;
     // The savepoint that `begin` made is gone only with its transaction, which a deadlock rolls back, and

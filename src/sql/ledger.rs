@@ -385,6 +385,16 @@ impl<DB: LedgerDatabase> PageLedger for SqlLedger<DB> {
         let table = &self.tables.outputs;
         table.after::<DB>(&mut connection, stride, after).await
     }
+
+    async fn message_limit(&self) -> Option<String> {
+        let (query, name) = DB::MESSAGE_LIMIT?;
+        let mut connection = self.leases.pool().acquire().await.ok()?;
+        let rows = DB::rows(&mut connection, query.to_owned(), Vec::new()).await;
+        let bytes = DB::number(rows.ok()?.first()?, 0).ok()?;
+        Some(format!(
+            "the server closes a connection that sends more than {bytes} bytes at once ({name})"
+        ))
+    }
 }
 
 impl<DB: LedgerDatabase> SqlLedger<DB> {

@@ -17,10 +17,11 @@ use super::{
 };
 use crate::{
     dead_letter::DeadLetter,
+    error::{Blame, MAX_MESSAGE_CHARS, truncate},
     page::PageToken,
     processor::{PageProcessor, SkipAhead},
-    progress::ItemCounts,
-    protocol::{GiveUp, MOST_READS, StrideReport},
+    progress::{FailureState, ItemCounts},
+    protocol::{FailedAttempt, GiveUp, MOST_READS, StrideReport},
 };
 
 /// Failed pages of one stride that are described in its report; all are dead letters.
@@ -28,6 +29,12 @@ const MAX_DESCRIBED: usize = 5;
 
 /// Workers that may be lost over finding its end, where only reading it tells. Most of them may be lost by chance.
 const MOST_LOST: u32 = 6;
+
+/// Connections that a record loses, alone, before it is given up. One may be lost by chance.
+const MOST_BROKEN: u32 = 3;
+
+/// Records in a row that are given up for an error that may not be theirs.
+const MOST_SUSPECTS: u32 = 3;
 
 /// How far a page goes that is given up.
 enum Extent {
@@ -43,26 +50,111 @@ struct Rest {
     ends_data: bool,
     /// It has been processed as a whole already, and failed like this.
     failed: Option<Failure>,
+    /// Connections that its one record has lost.
+    tries: u32,
+}
+
+impl Rest {
+    fn of(to: Option<PageToken>, ends_data: bool) -> Self {
+        Self {
+            to,
+            ends_data,
+            failed: None,
+            tries: 0,
+        }
+    }
+}
+
+/// What is left of a page that cannot be read as a whole.
+struct Unread {
+    /// Items.
+    left: u32,
+    /// The next so many of them cannot be read together; 0 where nothing is known.
+    together: u32,
+    /// The page is at fault, whatever it fails with.
+    convicted: bool,
+    /// Connections that the next record has lost, alone.
+    tries: u32,
+}
+
+impl Unread {
+    /// Items to read next.
+    fn next(&self) -> u32 {
+        match self.together {
+            0 => self.left,
+            1 => 1,
+            together => together / 2,
+        }
+    }
+
+    fn is_past(&mut self, items: u32) {
+        self.left = self.left.saturating_sub(items);
+        self.together = self.together.saturating_sub(items);
+        self.tries = 0;
+    }
+
+    fn is_to_blame(&self, failure: &Failure) -> bool {
+        match failure.attempt.blame {
+            Blame::Page => true,
+            Blame::Unknown => self.convicted,
+            Blame::Moment => false,
+        }
+    }
 }
 
 impl<P: PageProcessor> Running<'_, P> {
-    /// Whether a failed page is to be given up here. Without a store that is up to the controller.
+    /// Whether a failed page is to be given up here. Without a store that is up to the controller, unless its own data
+    /// is at fault: then its other records need not be given up.
     pub fn is_spent(&self, failure: &Failure) -> bool {
-        let allowed = match failure.attempt.unread {
+        let FailedAttempt {
+            retryable,
+            not_the_page,
+            unread,
+            blame,
+            ..
+        } = failure.attempt;
+        let allowed = match unread {
             true => Some(MOST_READS),
             false => self.order.attempts_allowed,
         };
-        let spent = !failure.attempt.retryable || allowed.is_some_and(|n| self.attempt >= n);
-        self.keeping.keeps_letters() && !failure.attempt.not_the_page && spent
+        let spent = !retryable || allowed.is_some_and(|n| self.attempt >= n);
+        let spent = (spent && !not_the_page) || self.is_convicted(failure);
+        match self.keeping.keeps_letters() {
+            true => spent,
+            false => spent && blame == Blame::Page && self.may_repeat(),
+        }
+    }
+
+    /// Whether this failure is one too many for a page that others speak against.
+    fn is_convicted(&self, failure: &Failure) -> bool {
+        let first = self.order.take_apart && self.at == self.order.start;
+        first && failure.attempt.blame != Blame::Moment
     }
 
     pub async fn give_up(
         &mut self,
+        failure: Failure,
+        report: &mut StrideReport,
+    ) -> Result<(), Stop> {
+        let convicted = self.is_convicted(&failure);
+        if failure.can_be_split && self.may_repeat() {
+            return self.isolate(failure, report).await;
+        }
+        let unread = failure.attempt.known_end().is_none();
+        if unread && self.may_repeat() && (convicted || failure.attempt.blame == Blame::Page) {
+            return self.read_in_parts(failure, report).await;
+        }
+        self.give_up_whole(failure, report).await
+    }
+
+    /// Gives the page up in one piece.
+    async fn give_up_whole(
+        &mut self,
         mut failure: Failure,
         report: &mut StrideReport,
     ) -> Result<(), Stop> {
-        if failure.can_be_split && self.may_repeat() {
-            return self.isolate(failure, report).await;
+        if !self.keeping.keeps_letters() {
+            return Err(failure.into());
         }
         let known = failure.attempt.known_end();
         let (to, ends_data) = match known {
@@ -212,10 +304,14 @@ impl<P: PageProcessor> Running<'_, P> {
             "page given up"
         );
         report.pages_failed += 1;
-        report.dead_letters += 1;
+        report.dead_letters += u64::from(self.keeping.keeps_letters());
         self.put_aside(report);
         if report.failed_pages.len() < MAX_DESCRIBED {
-            report.failed_pages.push(letter.as_page_failure());
+            let mut listed = letter.as_page_failure();
+            if !self.keeping.keeps_letters() {
+                listed.state = FailureState::GivenUp;
+            }
+            report.failed_pages.push(listed);
         }
         self.advance(report, to, ends_data);
         Ok(())
@@ -236,22 +332,31 @@ impl<P: PageProcessor> Running<'_, P> {
         limited(keep, self.order.page_timeout)
             .await
             .map_err(|e| Stop::from(Failure::while_giving_up(&e)))?;
-        self.kept(letters);
+        if self.keeping.keeps_letters() {
+            self.kept(letters);
+        }
         Ok(())
     }
 
     /// Splits the page until every record that cannot be processed is alone.
     async fn isolate(&mut self, failure: Failure, report: &mut StrideReport) -> Result<(), Stop> {
+        // All its attempts are spent, whatever they failed for.
+        let allowed = self.order.attempts_allowed;
+        let exhausted = allowed.is_some_and(|n| self.attempt >= n);
+        let convicted = self.is_convicted(&failure);
+        let mut suspects = 0;
         let mut rest = vec![Rest {
             to: failure.attempt.page_end.clone(),
             ends_data: failure.attempt.last_page,
             failed: Some(failure),
+            tries: 0,
         }];
         while let Some(next) = rest.pop() {
             let Rest {
                 to,
                 ends_data,
                 failed,
+                tries,
             } = next;
             // Anything less is not worth the attempts that the rest would have to spend again.
             if self.is_interrupted() {
@@ -260,11 +365,7 @@ impl<P: PageProcessor> Running<'_, P> {
             let cut = self.read_part(to.as_ref(), ends_data).await?;
             if cut.to != to {
                 // What was its last row is gone, or rows came in between and did not fit into one page.
-                rest.push(Rest {
-                    to,
-                    ends_data,
-                    failed: None,
-                });
+                rest.push(Rest::of(to, ends_data));
             }
             let pages = u32::from(rest.is_empty());
             let until = (cut.to.clone(), cut.ends_data);
@@ -281,6 +382,7 @@ impl<P: PageProcessor> Running<'_, P> {
                             report.pages += pages;
                             self.advance(report, until.0, until.1);
                             self.host.checkpoint(report);
+                            suspects = 0;
                             continue;
                         }
                         Err(Trouble::Told) => return Err(Stop::Told),
@@ -292,23 +394,43 @@ impl<P: PageProcessor> Running<'_, P> {
                     }
                 }
             };
-            if failed.attempt.not_the_page {
+            let FailedAttempt {
+                retryable,
+                not_the_page,
+                blame,
+                ..
+            } = failed.attempt;
+            let passes = match blame {
+                Blame::Page => not_the_page,
+                Blame::Unknown => not_the_page && !convicted,
+                Blame::Moment => not_the_page || (retryable && !exhausted),
+            };
+            if passes {
                 return Err(failed.into());
             }
             let cursors = cut.keys.cursors();
             if cursors.len() > 1 {
                 let middle = PageToken::encode(&cursors[cursors.len() / 2 - 1]);
+                let middle = middle.map_err(|e| self.failed(&e))?;
+                rest.push(Rest::of(until.0, until.1));
+                rest.push(Rest::of(Some(middle), false));
+                continue;
+            }
+            if failed.is_broken() && tries + 1 < MOST_BROKEN {
                 rest.push(Rest {
-                    to: until.0,
-                    ends_data: until.1,
-                    failed: None,
+                    tries: tries + 1,
+                    ..Rest::of(until.0, until.1)
                 });
-                rest.push(Rest {
-                    to: Some(middle.map_err(|e| self.failed(&e))?),
-                    ends_data: false,
-                    failed: None,
-                });
-            } else if let Some(name) = cut.keys.name(0).filter(|_| cursors.len() == 1) {
+                continue;
+            }
+            if blame == Blame::Unknown && convicted && !exhausted {
+                suspects += 1;
+                if suspects > MOST_SUSPECTS {
+                    return Err(failed.into());
+                }
+            }
+            let failed = self.with_message_limit(failed).await;
+            if let Some(name) = cut.keys.name(0).filter(|_| cursors.len() == 1) {
                 self.put_item_aside(name, until, pages, &failed, report)
                     .await?;
             } else {
@@ -319,12 +441,114 @@ impl<P: PageProcessor> Running<'_, P> {
         Ok(())
     }
 
+    /// Reads a page in smaller ones until the record that cannot be read is alone, and goes on to where it ended.
+    async fn read_in_parts(
+        &mut self,
+        failure: Failure,
+        report: &mut StrideReport,
+    ) -> Result<(), Stop> {
+        let mut unread = Unread {
+            left: self.page_size(),
+            together: self.page_size(),
+            convicted: self.is_convicted(&failure),
+            tries: 0,
+        };
+        let mut failed = failure;
+        loop {
+            if unread.together == 1 {
+                match self.end_of_record().await? {
+                    Some(end) => self.put_unread_aside(end, failed.clone(), report).await?,
+                    None => return self.give_up_whole(failed, report).await,
+                }
+                unread.is_past(1);
+            }
+            match self.read_on(&mut unread, report).await? {
+                Some(again) => failed = again,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Goes on until something cannot be read again; `None` when the page that is taken apart has been gone through.
+    async fn read_on(
+        &mut self,
+        unread: &mut Unread,
+        report: &mut StrideReport,
+    ) -> Result<Option<Failure>, Stop> {
+        while unread.left > 0 && !self.at_end() && !report.end_of_data && self.items_left != Some(0)
+        {
+            if self.is_interrupted() {
+                return Err(Stop::Told);
+            }
+            let size = unread.next();
+            self.smaller = Some(size);
+            let ran = self.run_page(report).await;
+            self.smaller = None;
+            match ran {
+                Ok(_) => {
+                    self.host.checkpoint(report);
+                    unread.is_past(size);
+                }
+                Err(Stop::Failed(again)) if unread.is_to_blame(&again) => {
+                    if !again.can_be_split {
+                        unread.together = size;
+                        unread.tries += 1;
+                        if size == 1 && again.is_broken() && unread.tries < MOST_BROKEN {
+                            continue;
+                        }
+                        return Ok(Some(*again));
+                    }
+                    self.isolate(*again, report).await?;
+                    unread.is_past(size);
+                }
+                Err(stop) => return Err(stop),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Where the next record ends, if the source can tell without reading it.
+    async fn end_of_record(&self) -> Result<Option<PageToken>, Stop> {
+        match self.skip_pages(self.range()?, 1, 1).await? {
+            Ok(SkipAhead::To(cursor)) => {
+                let end = PageToken::encode(&cursor).map_err(|e| self.failed(&e))?;
+                Ok(Some(end))
+            }
+            Ok(SkipAhead::PastEnd | SkipAhead::Unsupported) => Ok(None),
+            Err(error) => Err(self.failed(&error)),
+        }
+    }
+
+    /// Puts the one record aside that ends at `end` and cannot be read.
+    async fn put_unread_aside(
+        &mut self,
+        end: PageToken,
+        failure: Failure,
+        report: &mut StrideReport,
+    ) -> Result<(), Stop> {
+        let name = end.as_str().to_owned();
+        let failure = self.with_message_limit(failure).await;
+        self.put_item_aside(name, (Some(end), false), 0, &failure, report)
+            .await
+    }
+
+    /// Names what the server takes at most, where that may be why the connection breaks.
+    async fn with_message_limit(&self, mut failure: Failure) -> Failure {
+        if failure.is_broken()
+            && let Some(limit) = self.keeping.message_limit().await
+        {
+            let message = format!("{}; {limit}", failure.message);
+            failure.attempt.message = truncate(&message, MAX_MESSAGE_CHARS);
+            failure.message = message;
+        }
+        failure
+    }
+
     /// Reads what is in `(at, to]`.
     async fn read_part(&self, to: Option<&PageToken>, ends_data: bool) -> Result<Cut<P>, Stop> {
         let giving_up = |stop| match stop {
             Stop::Failed(mut failure) => {
-                failure.attempt.retryable = true;
-                failure.attempt.not_the_page = true;
+                failure.beside_the_page();
                 Stop::Failed(failure)
             }
             stop => stop,
@@ -370,7 +594,7 @@ impl<P: PageProcessor> Running<'_, P> {
         self.keep(part, &items, &[letter]).await?;
         report.items += items;
         report.pages += pages;
-        report.dead_letters += 1;
+        report.dead_letters += u64::from(self.keeping.keeps_letters());
         self.describe(report, &name, error_type, &failure.message);
         self.advance(report, to, ends_data);
         self.host.checkpoint(report);

@@ -81,6 +81,14 @@ impl Keeping {
         !matches!(self, Self::Nothing)
     }
 
+    /// See [`PageLedger::message_limit`].
+    pub async fn message_limit(&self) -> Option<String> {
+        match self {
+            Self::Ledger { ledger, .. } => ledger.message_limit().await,
+            Self::Nothing | Self::Letters(_) => None,
+        }
+    }
+
     pub fn is_ledger(&self) -> bool {
         matches!(self, Self::Ledger { .. })
     }

@@ -41,7 +41,7 @@ use tokio::sync::watch;
 
 use crate::{
     dead_letter::MAX_LETTER_CHARS,
-    error::{MAX_MESSAGE_CHARS, PageError, truncate},
+    error::{Blame, MAX_MESSAGE_CHARS, PageError, truncate},
     interruption::Told,
     known_fields::explain,
     metrics::ClaimOutcome,
@@ -219,6 +219,9 @@ impl From<HostError> for Stop {
     }
 }
 
+/// Error type of a connection that cannot be made, or broke.
+const CONNECTION_LOST: &str = "ConnectionLost";
+
 /// Error type of a page that takes too long.
 const PAGE_TIMEOUT: &str = "PageTimeout";
 
@@ -261,6 +264,7 @@ impl Failure {
                 coverage_stops: false,
                 lost: false,
                 unread: false,
+                blame: error.blame(),
             },
             message: truncate(error.message(), MAX_LETTER_CHARS),
             can_be_split: false,
@@ -277,9 +281,19 @@ impl Failure {
     /// The page had its attempts; what failed is putting it aside.
     fn while_giving_up(error: &PageError) -> Self {
         let mut failure = Self::of(error, &[]);
-        failure.attempt.retryable = true;
-        failure.attempt.not_the_page = true;
+        failure.beside_the_page();
         failure
+    }
+
+    fn is_broken(&self) -> bool {
+        self.attempt.error_type == CONNECTION_LOST
+    }
+
+    /// It says nothing of the page: whatever it is, it is tried again.
+    fn beside_the_page(&mut self) {
+        self.attempt.retryable = true;
+        self.attempt.not_the_page = true;
+        self.attempt.blame = Blame::Moment;
     }
 }
 
@@ -287,7 +301,9 @@ impl Failure {
 #[cfg(feature = "temporal")]
 pub(crate) fn page_blocked(limit: Duration) -> FailedAttempt {
     let message = format_args!("the page blocks its thread, and took longer than {limit:?}");
-    let error = PageError::retryable(message).with_type(PAGE_TIMEOUT);
+    let error = PageError::retryable(message)
+        .with_type(PAGE_TIMEOUT)
+        .blaming(Blame::Unknown);
     Failure::of(&error, &[]).attempt
 }
 
@@ -357,6 +373,7 @@ pub(crate) fn prepared<P: PageProcessor>(
             .reducer(args)
             .map(|reducer| reducer.plan().clone()),
         partitions: Vec::new(),
+        by_blame: true,
         splits: P::SPLITS,
     }
 }

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     dead_letter::{DeadLetter, position_name},
-    error::{PageError, truncate},
+    error::{Blame, PageError, truncate},
     metrics::ClaimOutcome,
     page::{Keys, Page, PageRange, PageToken},
     partition::scope_of,
@@ -257,7 +257,7 @@ impl<P: PageProcessor> Running<'_, P> {
         self.host.observe(PageEvent::Fetched { took });
         let page = page.map_err(|trouble| match trouble {
             Trouble::Told => Stop::Told,
-            Trouble::Error(error) => self.failed(&error),
+            Trouble::Error(error) => self.failed(&self.of_page(error)),
         })?;
         page.check_within(ctx.range())
             .map_err(|e| self.failed(&e))?;
@@ -316,7 +316,8 @@ impl<P: PageProcessor> Running<'_, P> {
         {
             self.claimed(ClaimOutcome::Fenced);
         }
-        let applying = applying?;
+        // Nothing of the page was sent yet.
+        let applying = applying.map_err(|error| error.blaming(Blame::Moment))?;
         let mut done = PageReport::all_processed();
         let mut counts = ItemCounts::default();
         let mut letters = Vec::new();
@@ -333,12 +334,17 @@ impl<P: PageProcessor> Running<'_, P> {
             let mut ctx = self.context(range, Some(page));
             ctx.transaction = applying.shared();
             let work = self.guarded(self.processor.process(&ctx, items), time_left);
-            done = if self.keeping.is_ledger() && self.may_repeat() {
+            let worked = if self.keeping.is_ledger() && self.may_repeat() {
                 // Dropping the transaction rolls back whatever has been done in it.
-                self.unless_stopped_now(work).await?
+                self.unless_stopped_now(work).await
             } else {
-                work.await?
+                work.await.map_err(Trouble::Error)
             };
+            done = worked.map_err(|trouble| match trouble {
+                Trouble::Told => Trouble::Told,
+                Trouble::Error(error) => Trouble::Error(self.of_page(error)),
+            })?;
+            done.redact(|message| self.processor.redact(message));
             counts = done.counts(count)?;
             applying.check_used(&counts)?;
             if let Some(reducer) = &self.reducer {

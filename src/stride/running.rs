@@ -11,10 +11,11 @@ use tokio::sync::watch;
 use tracing::Instrument as _;
 
 use super::{
-    Failure, Go, PAGE_TIMEOUT, PageEvent, Stop, StrideHost, Trouble, keeping::Keeping, read_args,
+    CONNECTION_LOST, Failure, Go, PAGE_TIMEOUT, PageEvent, Stop, StrideHost, Trouble,
+    keeping::Keeping, read_args,
 };
 use crate::{
-    error::PageError,
+    error::{Blame, PageError},
     interruption::{Interruption, Told},
     page::{PageRange, PageToken},
     processor::{PageContext, PageProcessor, PageTokens, ProcessorSettings, SkipAhead},
@@ -48,7 +49,9 @@ pub(super) struct Running<'a, P: PageProcessor> {
     /// where it is closed and only equality tells that its end is reached.
     pub pages_left: u32,
     /// Items that a stage leaves, where it limits them.
-    items_left: Option<u64>,
+    pub items_left: Option<u64>,
+    /// Items of the next page at most, while one that cannot be read is taken apart.
+    pub smaller: Option<u32>,
     told: watch::Receiver<Told>,
     /// What the controller counts for the page that is next.
     pub attempt: u32,
@@ -135,6 +138,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
             end,
             pages_left: order.pages.saturating_sub(report.pages).max(1),
             items_left: None,
+            smaller: None,
             told: host.told(),
             attempt: if untouched { order.attempt } else { 1 },
             busy: Duration::ZERO,
@@ -216,10 +220,11 @@ impl<'a, P: PageProcessor> Running<'a, P> {
     }
 
     /// Items that the next page may have. Never 0, which a source would answer as if there were no more data.
-    fn page_size(&self) -> u32 {
+    pub fn page_size(&self) -> u32 {
         let left = self.items_left.unwrap_or(u64::MAX).max(1);
         let left = u32::try_from(left).unwrap_or(u32::MAX);
-        self.order.page_size.min(left)
+        let most = self.smaller.unwrap_or(u32::MAX);
+        self.order.page_size.min(left).min(most)
     }
 
     /// Takes note of a page that is put aside as a whole.
@@ -292,9 +297,19 @@ impl<'a, P: PageProcessor> Running<'a, P> {
         range: PageRange<P::Cursor>,
         pages: u32,
     ) -> Result<Result<SkipAhead<P::Cursor>, PageError>, Stop> {
-        let mut ctx = self.context(range, None);
         // Strides are as long as ever.
-        ctx.page_size = self.order.page_size;
+        self.skip_pages(range, self.order.page_size, pages).await
+    }
+
+    /// Skips pages of that size.
+    pub async fn skip_pages(
+        &self,
+        range: PageRange<P::Cursor>,
+        page_size: u32,
+        pages: u32,
+    ) -> Result<Result<SkipAhead<P::Cursor>, PageError>, Stop> {
+        let mut ctx = self.context(range, None);
+        ctx.page_size = page_size;
         let looking = self.guarded(
             self.processor.skip_ahead(&ctx, pages),
             self.order.page_timeout,
@@ -427,7 +442,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
         }
     }
 
-    fn at_end(&self) -> bool {
+    pub fn at_end(&self) -> bool {
         self.end.is_some() && self.at == self.end
     }
 
@@ -454,14 +469,25 @@ impl<'a, P: PageProcessor> Running<'a, P> {
         limit: Duration,
     ) -> Result<T, PageError> {
         let work = AssertUnwindSafe(work).catch_unwind();
-        match tokio::time::timeout(limit, work).await {
+        let result = match tokio::time::timeout(limit, work).await {
             Ok(Ok(result)) => result,
             Ok(Err(panic)) => Err(PageError::panicked(&*panic)),
             Err(_) => Err(PageError::retryable(format_args!(
                 "the page took longer than {:?}",
                 self.order.page_timeout
             ))
-            .with_type(PAGE_TIMEOUT)),
+            .with_type(PAGE_TIMEOUT)
+            .blaming(Blame::Unknown)),
+        };
+        result.map_err(|error| error.redacted(|message| self.processor.redact(message)))
+    }
+
+    /// What an error says of a page that has come to its statements. The database was there, since the ledger has
+    /// just been asked: a connection that is lost then is lost by the page.
+    pub fn of_page(&self, error: PageError) -> PageError {
+        match error.error_type() == CONNECTION_LOST && error.blame() == Blame::Unknown {
+            true if self.keeping.is_ledger() => error.blaming(Blame::Page),
+            _ => error,
         }
     }
 }

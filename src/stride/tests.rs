@@ -304,6 +304,7 @@ fn order() -> StrideOrder {
         done: StrideTotals::default(),
         attempts_allowed: None,
         failing_since: None,
+        take_apart: false,
         give_up: None,
         redrive: false,
         dispatch: 1,

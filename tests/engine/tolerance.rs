@@ -9,11 +9,12 @@ use std::{
 };
 
 use temporal_batch::{
-    BatchState, Limit, OnExceeded, Outcome, PageError, PageReport, Phase, Tolerance,
+    BatchState, ExtendedRetries, Limit, OnExceeded, Outcome, PageError, PageReport, Phase,
+    Tolerance,
 };
 
 use crate::{
-    numbers::{Numbers, UpTo},
+    numbers::{Numbers, UpTo, quick_retries},
     replay::replays,
     support::{Bed, progress_shows, report},
 };
@@ -206,6 +207,45 @@ async fn a_deadline_ends_a_pause_and_a_wait() {
     let last = report.progress.audit.last().unwrap();
     assert_eq!(last.action, "stop");
     replays(&bed, handle.id(), "late").await;
+}
+
+#[tokio::test]
+async fn a_page_that_only_retries_counts_as_failed() {
+    let bed = Bed::new("only-retries").await;
+    let numbers = Numbers::new()
+        .skipping_ahead()
+        .on_process(|seen| async move {
+            match seen.start {
+                10 => Err(PageError::retryable("busy")),
+                _ => Ok(PageReport::all_processed()),
+            }
+        })
+        .settings(|s| {
+            let extended = Some(ExtendedRetries::default());
+            s.retry = quick_retries().max_attempts(2).extended(extended);
+        });
+    let _worker = bed.worker(numbers.clone()).await;
+    let tolerance = Tolerance::new()
+        .pages(Limit::count(0))
+        .then(OnExceeded::Stop);
+    let batch = bed
+        .batch::<Numbers>(UpTo { n: 40 })
+        .page_size(10)
+        .tolerate(tolerance);
+    let handle = bed.start(&batch).await;
+    let report = report(&handle).await;
+    assert_eq!(report.outcome, Outcome::Stopped);
+    let reason = report.reason.unwrap();
+    assert!(
+        reason.contains("1 pages failed, tolerated are 0"),
+        "{reason}"
+    );
+    assert_eq!(numbers.record().times_begun(10), 2);
+    let failing = &report.progress.failing[0];
+    let gives_up_at = failing.gives_up_at.expect("its retries have an end");
+    let week = Duration::from_secs(7 * 86_400);
+    assert_eq!(gives_up_at.since(failing.last_at), week);
+    replays(&bed, handle.id(), "only-retries").await;
 }
 
 #[tokio::test]

@@ -290,5 +290,6 @@ async fn large_rows_do_not_fill_the_memory() {
         peaks.push(watched.join().unwrap());
     }
     let more = peaks[1].saturating_sub(peaks[0]);
-    assert!(more < 64 * 1024, "{peaks:?} KiB");
+    // Ten times as many rows at once would take some 1,000 MiB more.
+    assert!(more < 200 * 1024, "{peaks:?} KiB");
 }

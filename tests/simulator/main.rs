@@ -1,5 +1,6 @@
 //! The page loop and the decisions together, without a server.
 
+mod blame;
 mod letters;
 mod lost;
 #[cfg(feature = "sqlite")]

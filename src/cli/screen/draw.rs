@@ -561,6 +561,7 @@ mod tests {
             attempts: 3,
             first_at: at(30),
             last_at: at(59),
+            gives_up_at: None,
             state: FailureState::Stuck,
         }
     }

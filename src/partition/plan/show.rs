@@ -68,11 +68,16 @@ impl Partitions {
         totals
     }
 
+    /// Pages in the slow retry lanes of all partitions.
+    pub fn stuck(&self) -> u32 {
+        self.parts.iter().map(|part| part.look.stuck).sum()
+    }
+
     /// Writes what the partitions are at into the progress of the batch; lists at most so many.
     pub fn show(&self, progress: &mut Progress, most: usize) {
         let looks = || self.parts.iter().map(|part| &part.look);
         progress.pages_in_flight = self.in_flight();
-        progress.pages_stuck = looks().map(|look| look.stuck).sum();
+        progress.pages_stuck = self.stuck();
         progress.strides_waiting = looks().map(|look| look.waiting).sum();
         // Each partition tells the handler of its own failures.
         progress.hooks_failed += looks().map(|look| look.hooks_failed).sum::<u64>();

@@ -16,6 +16,7 @@ use crate::{
     error::PageError,
     sql::{
         Database, Key, Table, TableDatabase,
+        classify::{Class, classify},
         database::on_pool,
         dialect::{Dialect, Fields, Value},
         lease::{LeasedTransaction, Leases},
@@ -247,6 +248,10 @@ impl Work {
             let shown = crate::error::truncate(&statement.0, SHOWN_CHARS);
             self.explain(args, statement).await.map_err(|error| {
                 match error.as_database_error() {
+                    // Whoever has the lock of the table will let it go.
+                    _ if matches!(classify(&error).class, Class::Conflict | Class::Limit) => {
+                        error.into()
+                    }
                     Some(refusal) => {
                         let refused = InvalidBackfill::Refused {
                             system: self.table.database().system(),

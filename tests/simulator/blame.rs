@@ -1,0 +1,169 @@
+//! Whom an error speaks against, and what becomes of its page.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use temporal_batch::{
+    Batch, DeadLetter, DeadLetters, JsonlDeadLetters, LetterFilter, Outcome, Page, PageContext,
+    PageError, PageProcessor, PageReport, SkipAhead, testing::Simulator,
+};
+
+/// The numbers from 1 to 30. It cannot do what its hook refuses, and cannot read what the other one does.
+struct Numbers {
+    letters: Arc<JsonlDeadLetters>,
+    refuses: fn(u64) -> Result<(), PageError>,
+    unreadable: fn(u64) -> Result<(), PageError>,
+    processes: AtomicUsize,
+    _folder: tempfile::TempDir,
+}
+
+impl Numbers {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        Self {
+            letters: Arc::new(JsonlDeadLetters::new(folder.path().join("letters.jsonl"))),
+            refuses: |_| Ok(()),
+            unreadable: |_| Ok(()),
+            processes: AtomicUsize::new(0),
+            _folder: folder,
+        }
+    }
+
+    async fn letters(&self) -> Vec<DeadLetter> {
+        let filter = LetterFilter::of("numbers");
+        self.letters.list(&filter, None, 100).await.unwrap()
+    }
+}
+
+#[async_trait]
+impl PageProcessor for Numbers {
+    const NAME: &'static str = "numbers";
+    type Args = ();
+    type Cursor = u64;
+    type Item = u64;
+
+    async fn fetch(&self, ctx: &PageContext<Self>) -> Result<Page<u64, u64>, PageError> {
+        let start = ctx.range().start().copied().unwrap_or(0);
+        let end = ctx.range().end().copied().unwrap_or(30);
+        let numbers: Vec<_> = (start + 1..=end).take(ctx.page_size()).collect();
+        numbers.iter().copied().try_for_each(self.unreadable)?;
+        Page::keyset(numbers, |n| *n)
+    }
+
+    async fn process(
+        &self,
+        _: &PageContext<Self>,
+        items: Vec<u64>,
+    ) -> Result<PageReport, PageError> {
+        self.processes.fetch_add(1, Ordering::Relaxed);
+        items.into_iter().try_for_each(self.refuses)?;
+        Ok(PageReport::all_processed())
+    }
+
+    async fn skip_ahead(
+        &self,
+        ctx: &PageContext<Self>,
+        pages: u32,
+    ) -> Result<SkipAhead<u64>, PageError> {
+        let start = ctx.range().start().copied().unwrap_or(0);
+        let to = start + u64::from(pages) * ctx.page_size() as u64;
+        Ok(match to <= ctx.range().end().copied().unwrap_or(30) {
+            true => SkipAhead::To(to),
+            false => SkipAhead::PastEnd,
+        })
+    }
+
+    fn dead_letters(&self, (): &()) -> Option<Arc<dyn DeadLetters>> {
+        Some(self.letters.clone())
+    }
+
+    fn redact(&self, message: String) -> String {
+        message.replace("4111", "[card]")
+    }
+}
+
+fn batch() -> Batch {
+    Batch::of::<Numbers>("numbers", ())
+        .page_size(10)
+        .max_parallelism(2)
+}
+
+/// What a value that is no number says.
+fn no_number() -> PageError {
+    PageError::from("x".parse::<u64>().unwrap_err())
+}
+
+async fn assert_13_is_the_only_one(numbers: &Numbers) -> Duration {
+    let run = Simulator::new().run(numbers, &batch()).await.unwrap();
+    assert_eq!(run.outcome, Outcome::CompletedWithFailures, "{run:?}");
+    assert_eq!((run.items.processed, run.items.failed), (29, 1));
+    assert_eq!(run.failed, []);
+    let letters = numbers.letters().await;
+    let keys: Vec<_> = letters.iter().map(|letter| letter.key.as_deref()).collect();
+    assert_eq!(keys, [Some("13")]);
+    run.duration
+}
+
+#[tokio::test]
+async fn a_value_that_cannot_be_read_has_three_attempts() {
+    let numbers = Numbers {
+        refuses: |n| if n == 13 { Err(no_number()) } else { Ok(()) },
+        ..Numbers::new()
+    };
+    let took = assert_13_is_the_only_one(&numbers).await;
+    assert!(took < Duration::from_secs(10), "{took:?}");
+}
+
+#[tokio::test]
+async fn a_page_that_cannot_be_read_is_read_in_parts() {
+    let numbers = Numbers {
+        unreadable: |n| if n == 13 { Err(no_number()) } else { Ok(()) },
+        ..Numbers::new()
+    };
+    let took = assert_13_is_the_only_one(&numbers).await;
+    assert!(took < Duration::from_secs(10), "{took:?}");
+}
+
+#[tokio::test]
+async fn an_error_of_the_moment_has_seven_days() {
+    let numbers = Numbers {
+        refuses: |n| match n {
+            13 => Err(PageError::retryable("busy")),
+            _ => Ok(()),
+        },
+        ..Numbers::new()
+    };
+    let took = assert_13_is_the_only_one(&numbers).await;
+    let day = Duration::from_secs(86_400);
+    assert!(7 * day <= took && took < 8 * day, "{took:?}");
+}
+
+#[tokio::test]
+async fn a_processor_redacts_what_it_says_and_what_it_panics_with() {
+    for refuses in [
+        |n| match n {
+            13 => Err(PageError::non_retryable("Card", "4111 is refused")),
+            _ => Ok(()),
+        },
+        |n| match n {
+            13 => panic!("4111 is refused"),
+            _ => Ok(()),
+        },
+    ] {
+        let numbers = Numbers {
+            refuses,
+            ..Numbers::new()
+        };
+        assert_13_is_the_only_one(&numbers).await;
+        let [letter] = &numbers.letters().await[..] else {
+            panic!("there is one letter");
+        };
+        assert!(letter.message.contains("[card] is refused"), "{letter:?}");
+    }
+}
