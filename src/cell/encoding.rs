@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// How the values of a column stand in the files of an export. [`Manifest`](super::Manifest) says it for each
+/// How the values of a column stand in the files of an export. [`Manifest`](crate::files::Manifest) says it for each
 /// column, and an import reads the values by it.
 ///
 /// | | in JSON Lines | in CSV |

@@ -815,6 +815,77 @@ mod on_sqlite {
         super::generated_tables_come_back(&source, &dialect).await;
     }
 
+    /// A part, compressed, is read by the manifest in its directory; a copy elsewhere by one that is named.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_part_is_read_by_its_manifest() {
+        let source = Source::sqlite().await;
+        let create = "(id INTEGER PRIMARY KEY, b BLOB, note TEXT)";
+        source.run(&format!("CREATE TABLE t {create}")).await;
+        source
+            .run("INSERT INTO t VALUES (1, x'00ff', ''), (2, 'text', '-'), (3, NULL, NULL)")
+            .await;
+        let rows =
+            |table: &str| format!("SELECT typeof(b) || quote(b) || quote(note) FROM {table}");
+        let before = source.texts(&rows("t")).await;
+        let to = source.text("parts");
+        let export = [
+            "export", "--table", "t", "--to", &to, "--format", "csv", "--gzip", "--null", "-",
+        ];
+        run(&source.url, &export).exits_with(0);
+        let (part, spool) = (format!("{to}/part-00000001.csv.gz"), source.text(""));
+        let (copy, manifest) = (source.text("copy.csv.gz"), format!("{to}/manifest.json"));
+        std::fs::copy(&part, &copy).unwrap();
+        for (file, flags) in [
+            (&part, [].as_slice()),
+            (&part, &["--null", "-"]),
+            (&copy, &["--manifest", &manifest]),
+        ] {
+            source.run("DROP TABLE IF EXISTS again").await;
+            source.run(&format!("CREATE TABLE again {create}")).await;
+            let import = [
+                "import",
+                file,
+                "--table",
+                "again",
+                "--spool",
+                &spool,
+                "--create-ledger-tables",
+            ];
+            let said = run(&source.url, &[&import, flags].concat()).exits_with(0);
+            assert!(
+                said.err.contains("as the manifest of the export says"),
+                "{}",
+                said.err
+            );
+            assert_eq!(source.texts(&rows("again")).await, before, "{flags:?}");
+        }
+        for (file, flags) in [(&copy, [].as_slice()), (&part, &["--manifest", "none"])] {
+            let import = ["import", file, "--table", "again", "--spool", &spool];
+            let said = run(&source.url, &[&import, flags].concat()).exits_with(2);
+            assert!(
+                said.err.contains("say --bytes hex, base64 or text"),
+                "{}",
+                said.err
+            );
+        }
+        let missing = [
+            "import",
+            &copy,
+            "--table",
+            "again",
+            "--spool",
+            &spool,
+            "--manifest",
+            "/no",
+        ];
+        let said = run(&source.url, &missing);
+        assert!(
+            !said.status.success() && said.err.contains("there is no such file"),
+            "{}",
+            said.err
+        );
+    }
+
     #[tokio::test(flavor = "multi_thread")]
     async fn strict_tables_come_back() {
         let (source, mut dialect) = home().await;

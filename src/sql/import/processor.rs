@@ -252,6 +252,9 @@ impl PageProcessor for SqlImport {
 
     async fn prepare(&self, mut args: ImportArgs) -> Result<ImportArgs, PageError> {
         let database = self.database(&args)?;
+        // A file that is decompressed is another one then.
+        let (choice, manifest) = manifest(&args).await?;
+        args.manifest = choice;
         args.file = match args.file {
             ImportFile::Csv(source) => ImportFile::Csv(source.prepare().await?),
             ImportFile::JsonLines(source) => ImportFile::JsonLines(source.prepare().await?),
@@ -267,8 +270,6 @@ impl PageProcessor for SqlImport {
             Some(fields) => fields,
             None => fields(&args).await?,
         };
-        let (choice, manifest) = manifest(&args).await?;
-        args.manifest = choice;
         let exported = match manifest {
             // Of the rows of a table.
             Some(manifest) if !manifest.encodings.is_empty() => {

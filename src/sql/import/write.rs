@@ -203,7 +203,7 @@ pub(super) async fn try_out(
             Ok(())
         }
     };
-    explained.map_err(|error| match error.as_database_error() {
+    explained.map_err(|error: sqlx::Error| match error.as_database_error() {
         Some(refusal) => {
             let message = refusal.message().to_owned();
             refused(message).into_page_error()
