@@ -447,7 +447,7 @@ async fn json_keeps_every_digit_and_nested_values(home: Home) {
     assert_eq!(found[1], [None, None, None]);
 }
 
-/// What the value of a field is for a column of JSON. SQLite has none.
+/// SQLite has no such columns.
 async fn a_column_of_json_gets_the_value_as_it_is(home: Home) {
     if home.is_sqlite() {
         return;
