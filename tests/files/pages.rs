@@ -166,7 +166,7 @@ fn odd_quotes(record: &[u8], format: &CsvFormat) -> Option<&'static str> {
                 match rest {
                     [] => return Some("UnclosedQuote"),
                     [first, ..] if Some(*first as char) == format.escape => {
-                        rest = rest.get(2..).unwrap_or(&[])
+                        rest = rest.get(2..).unwrap_or(&[]);
                     }
                     [first, second, ..]
                         if *first == quote && *second == quote && format.escape.is_none() =>
