@@ -293,7 +293,7 @@ mod tests {
     #[test]
     fn every_field_is_known_and_any_other_is_refused_with_the_one_that_was_meant() {
         let mut all = json!({
-            "connection": "c", "table": "t", "key": ["id"], "filter": "x",
+            "connection": "c", "table": "t", "key": ["id"], "filter": "x", "allow_row_security": true,
             "set": [{"column": "a", "expression": "1"}], "statements": ["s"], "once": true,
             "high_water_mark": "off", "rewrite_unchanged": true, "statement_timeout": 1, "lock_timeout": 1,
             "allow_slow_pages": true, "exact_count": true, "verify": "v",
