@@ -26,22 +26,24 @@ const ONCE: [&str; 4] = ["--set", "x = x + 1", "--once", "--create-ledger-tables
 
 /// Refuses row 7.
 async fn trigger(home: &Home) {
-    home.script(&match () {
-        () if home.is_sqlite() => format!(
+    let trigger = if home.is_sqlite() {
+        format!(
             "CREATE TRIGGER refuse BEFORE UPDATE ON t WHEN old.id = 7
              BEGIN SELECT RAISE(ABORT, '{SAID}'); END"
-        ),
-        () if home.is_mysql() => format!(
+        )
+    } else if home.is_mysql() {
+        format!(
             "CREATE TRIGGER refuse BEFORE UPDATE ON t FOR EACH ROW IF old.id = 7 THEN
              SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = '{SAID}'; END IF"
-        ),
-        () => "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-             IF old.id = 7 THEN RAISE EXCEPTION 'row % is locked, card 4111-1111', old.id; END IF;
-             RETURN new; END $$;
-             CREATE TRIGGER refuse BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION refuse()"
-            .to_owned(),
-    })
-    .await;
+        )
+    } else {
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+         IF old.id = 7 THEN RAISE EXCEPTION 'row % is locked, card 4111-1111', old.id; END IF;
+         RETURN new; END $$;
+         CREATE TRIGGER refuse BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION refuse()"
+            .to_owned()
+    };
+    home.script(&trigger).await;
 }
 
 async fn home_with_trigger(home: &Home, rows: u32) {
