@@ -54,6 +54,8 @@ async fn a_transaction_of_postgresql_that_was_given_up_as_it_began_is_not_left_o
     let proxy = Proxy::before(&format!("127.0.0.1:{}", server.port()));
     let pool: PgPool = PgPoolOptions::new()
         .max_connections(1)
+        // Or else it is the test of the connection that is given up.
+        .test_before_acquire(false)
         .connect(&proxied(&url, &proxy))
         .await
         .unwrap();
@@ -87,6 +89,8 @@ async fn a_transaction_of_mariadb_that_was_given_up_as_it_began_is_not_left_open
     let proxy = Proxy::before(&format!("127.0.0.1:{}", server.port()));
     let pool: MySqlPool = MySqlPoolOptions::new()
         .max_connections(1)
+        // Or else it is the test of the connection that is given up.
+        .test_before_acquire(false)
         .connect(&proxied(&url, &proxy))
         .await
         .unwrap();

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use sqlx::{Connection as _, Executor as _, PgConnection};
 
+use temporal_batch::{Database, DatabaseOptions, Key, Table, TableSpec};
+
 use crate::{pgbouncer::PgBouncer, postgres::Postgres, program};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -91,6 +93,30 @@ async fn commands_work_through_a_proxy_that_pools_transactions() {
         run(&import);
     }
     run(&["schema", "prune", "--older-than", "30d"]);
+
+    // Many at once, so that one finds the server connection of another.
+    let options = DatabaseOptions::from_url(&url).unwrap().max_connections(20);
+    let database = Database::connect(&options).await.unwrap();
+    let table = Table::inspect(&database, &TableSpec::new("t", ["id"]))
+        .await
+        .unwrap();
+    let counts = (1..=20_i64).map(|task| {
+        let table = table.clone();
+        tokio::spawn(async move {
+            for number in 1..=50 {
+                let (first, last) = (Key::new([task * number]), Key::new([task * number * 2]));
+                let rows = match number % 2 {
+                    0 => table.count(Some(&first), Some(&last)).await,
+                    _ => table.count(None, Some(&first)).await,
+                };
+                assert_eq!(rows.unwrap(), u64::try_from(task * number).unwrap());
+            }
+        })
+    });
+    for count in counts.collect::<Vec<_>>() {
+        count.await.unwrap();
+    }
+    database.close().await;
 
     let wrong = "SELECT count(*) FROM (SELECT * FROM t EXCEPT ALL SELECT * FROM copy) AS missing";
     let missing: i64 = sqlx::query_scalar(wrong)

@@ -183,7 +183,7 @@ async fn a_transaction_that_does_not_end_is_named(home: Home) {
     later.commit().await;
 }
 
-/// Preparing gives a transaction of PostgreSQL another id.
+/// In some versions preparing gives a transaction of PostgreSQL another id.
 async fn a_transaction_that_is_prepared_meanwhile_is_waited_for(home: Home) {
     if home.is_sqlite() {
         return;
@@ -222,6 +222,14 @@ async fn a_transaction_that_is_prepared_meanwhile_is_waited_for(home: Home) {
             assert!(
                 early.is_err(),
                 "it did not wait for what is prepared: {early:?}"
+            );
+            let still = table
+                .high_water_mark_within(Duration::ZERO)
+                .await
+                .unwrap_err();
+            assert!(
+                home.is_mariadb() || still.message().contains("`x`"),
+                "{still}"
             );
             sqlx::raw_sql(commit)
                 .execute(&mut *connection)

@@ -104,7 +104,8 @@ struct Writer {
     id: String,
     /// For whoever has to end it.
     shown: String,
-    /// It was prepared (`PREPARE TRANSACTION`), which gives it a new id: the old one is not to be seen then.
+    /// It was prepared (`PREPARE TRANSACTION`), which in some versions gives it a new id: the old one is not to be
+    /// seen then.
     prepared: bool,
 }
 
@@ -143,7 +144,8 @@ SELECT DISTINCT l.virtualtransaction, l.pid,
      FROM pg_catalog.pg_stat_activity a WHERE a.pid = l.pid),
     (SELECT a.state FROM pg_catalog.pg_stat_activity a WHERE a.pid = l.pid),
     (SELECT p.gid FROM pg_catalog.pg_prepared_xacts p
-     WHERE '-1/' || p.transaction::text = l.virtualtransaction)
+     JOIN pg_catalog.pg_locks own ON own.locktype = 'transactionid' AND own.transactionid = p.transaction
+     WHERE own.virtualtransaction = l.virtualtransaction AND own.granted LIMIT 1)
 FROM pg_catalog.pg_locks l
 WHERE l.locktype = 'relation' AND l.granted AND l.mode = 'RowExclusiveLock'
     AND l.database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())
