@@ -555,7 +555,7 @@ impl Place {
 
     fn rewrite(&self, contents: &Contents) -> Result<u64, PageError> {
         let write = || {
-            // Left by a process that was lost, or put there by somebody else.
+            // Left by a process that was lost, or put there by another user.
             let _ = fs::remove_file(&self.new_file);
             let file = private::file().create_new(true).open(&self.new_file)?;
             // Before there is anything to read in it.

@@ -44,7 +44,7 @@ impl Blame {
 /// | the database says | type | the page is |
 /// |---|---|---|
 /// | a row breaks a rule, or an expression fails on it | `UniqueViolation`, `ForeignKeyViolation`, `NotNullViolation`, `CheckViolation`, `ExclusionViolation`, `InvalidData` | bisected at once, until the row is alone |
-/// | somebody else had the rows, or it took too long | `Deadlock`, `LockTimeout`, `SerializationFailure`, `StatementTimeout`, `OutOfMemory` | tried again |
+/// | another session had the rows, or it took too long | `Deadlock`, `LockTimeout`, `SerializationFailure`, `StatementTimeout`, `OutOfMemory` | tried again |
 /// | no, for a reason of its own, such as that of a trigger | `RaisedException`, `DatabaseError`, `UnreadableValue` | tried three times, then bisected |
 /// | nothing, or that it stops or starts | `ConnectionLost` | tried again |
 /// | nothing: no connection of the pool was free in time | `PoolTimedOut` | tried again, and has lost no attempt |

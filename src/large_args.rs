@@ -13,7 +13,7 @@ const MOST_INLINE: usize = 16 * 1024;
 /// takes 2 MiB.
 pub(crate) const MAX_ARGS_BYTES: usize = 512 * 1024;
 
-/// What stands for arguments that are somewhere else.
+/// The reference that stands for arguments that are somewhere else.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Reference {
@@ -27,7 +27,7 @@ pub(crate) struct Reference {
 }
 
 impl Reference {
-    /// What an order has instead of the arguments, if that is a reference.
+    /// The reference that an order has instead of the arguments, if it is one.
     pub fn of(carried: &Value) -> Option<Self> {
         Self::deserialize(carried).ok()
     }
@@ -48,7 +48,7 @@ pub(crate) fn is_large(args: &Value) -> bool {
     args.to_string().len() > MOST_INLINE || Reference::of(args).is_some()
 }
 
-/// What orders carry: the arguments, or where they are.
+/// The part of orders that names arguments: the arguments themselves, or where they are.
 pub(crate) fn carried(args: &Value, batch_id: &str, field: &str) -> Value {
     if args.to_string().len() <= MOST_INLINE {
         return args.clone();

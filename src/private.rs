@@ -40,7 +40,7 @@ pub(crate) fn directory(path: &Path) -> io::Result<()> {
         if mine.uid() != found.uid() {
             return Err(io::Error::new(
                 ErrorKind::PermissionDenied,
-                "it belongs to somebody else",
+                "it belongs to another user",
             ));
         }
         if found.mode() & 0o077 != 0 {

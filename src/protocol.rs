@@ -441,7 +441,7 @@ pub(crate) struct StrideOrder {
     /// When the first page of the order failed first, if it has failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failing_since: Option<Timestamp>,
-    /// What has failed so far speaks against the first page of the order: another failure takes it apart.
+    /// The failures so far speak against the first page of the order: another one takes it apart.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub take_apart: bool,
     /// The first page of the order has no attempts left. It is put aside, and not tried again.

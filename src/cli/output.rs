@@ -18,7 +18,7 @@ use crate::{figures::grouped, progress::Timestamp};
 /// the two would run into each other.
 pub(crate) static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
-/// Characters of a line that is no result; more would be a value that somebody gave.
+/// Characters of a line that is no result; more would be a value that was given.
 const MAX_LINE: usize = 1_200;
 
 /// A text for a terminal: whatever came into it from elsewhere cannot steer the terminal, or hide what is there.

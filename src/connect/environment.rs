@@ -17,7 +17,7 @@ pub(super) fn temporal_variables() -> HashMap<String, String> {
         .collect()
 }
 
-/// `None` for a user without a home: a file of the working directory is somebody else's.
+/// `None` for a user without a home: a file of the working directory may be another user's.
 pub(super) fn default_config_file() -> Option<PathBuf> {
     Some(dirs::config_dir()?.join("temporalio").join("temporal.toml"))
 }

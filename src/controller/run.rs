@@ -403,7 +403,7 @@ impl Controller {
         self.note(Failure::ToleranceExceeded { reason, paused });
     }
 
-    /// What has failed so far, as tolerated failures are counted.
+    /// The failures so far, as tolerated failures are counted.
     fn tally(&self) -> Tally {
         let in_partitions = self.partitions.as_ref().map_or(0, Partitions::stuck);
         match &self.prepared {
@@ -412,7 +412,7 @@ impl Controller {
         }
     }
 
-    /// What is forgiven of that when the batch goes on.
+    /// The part of them that is forgiven when the batch goes on.
     pub(super) fn forgiven(&self) -> Tally {
         let in_partitions = self.partitions.as_ref().map_or(0, Partitions::stuck);
         match &self.prepared {

@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// Characters of a name that nobody knows.
+/// Characters that are shown of a name that is not known.
 const MAX_NAME_CHARS: usize = 80;
 /// A pause reason is shown in one line.
 const MAX_REASON_CHARS: usize = 500;

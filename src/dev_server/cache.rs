@@ -37,7 +37,7 @@ impl CliCache {
         self.dir.join(executable_name())
     }
 
-    /// Whether nobody but its user, or a group of theirs, can have changed what is in it.
+    /// Whether only its user, or a group of theirs, can have changed what is in it.
     pub(super) fn is_safe(&self) -> bool {
         #[cfg(unix)]
         {

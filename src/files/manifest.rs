@@ -204,7 +204,7 @@ fn of_one_file(name: &str) -> String {
     format!("{name}.{MANIFEST}")
 }
 
-/// What tells a manifest from other files.
+/// The field that tells a manifest from other files.
 #[derive(Deserialize)]
 struct Parts {
     parts: Vec<PartName>,

@@ -101,7 +101,7 @@ impl PartFormat {
         line
     }
 
-    /// What stands for no value in CSV.
+    /// The text that stands for no value in CSV.
     #[allow(dead_code, reason = "for an import, which needs a database")]
     pub(crate) fn null_text(&self) -> Option<&str> {
         match &self.0 {

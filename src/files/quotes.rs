@@ -4,7 +4,7 @@ use memchr::{memchr, memchr2};
 
 use super::{BadRecord, CsvFormat};
 
-/// Follows the quotes of one record. The parser takes them wherever they stand, and tells nobody.
+/// Follows the quotes of one record. The parser takes them wherever they stand, without a word.
 ///
 /// A quote opens a field as its first character. It ends the field where a delimiter, the end of the line or the
 /// end of the file follows. Inside it is doubled, or has the escape character before it.

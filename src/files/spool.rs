@@ -70,7 +70,7 @@ pub(super) fn copy_of(
 pub(crate) fn remove_copies() {
     let mut copies = COPIES.lock().unwrap_or_else(PoisonError::into_inner);
     for copy in std::mem::take(&mut *copies).into_values() {
-        // It may be gone, and a directory that cannot be removed harms nobody.
+        // It may be gone, and a directory that cannot be removed does no harm.
         let _ = fs::remove_file(&copy);
         let _ = copy.parent().map(fs::remove_dir);
     }
@@ -104,7 +104,7 @@ fn find(folder: &Path, name: &Path, mine: &Path) -> io::Result<Option<PathBuf>> 
     Ok(None)
 }
 
-/// Whether nobody but the user of `mine` can have put it there.
+/// Whether only the user of `mine` can have put it there.
 #[cfg(unix)]
 fn is_private(found: &Metadata, mine: &Metadata) -> bool {
     use std::os::unix::fs::MetadataExt as _;

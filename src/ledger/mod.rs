@@ -162,7 +162,7 @@ pub(crate) enum Broken {
     CursorDidNotAdvance { token: PageToken },
     /// More pages were given up than can be listed.
     TooManyFailures,
-    /// What keeps a page from being processed is not its fault, and lasted for too long.
+    /// A page could not be processed for too long, for a reason that is not its fault.
     Blocked {
         at: Option<PageToken>,
         error_type: String,
@@ -579,7 +579,7 @@ impl Ledger {
         Ok(Recorded::Applied)
     }
 
-    /// Ends a batch that has waited for long enough for somebody to repair what is not the fault of its page.
+    /// Ends a batch that has waited for long enough for the repair of a fault that is not its page's.
     fn mind_blocked(&mut self, number: u64, policy: &RetryPolicy) {
         let Some(stride) = self.open.get(&number) else {
             return;
@@ -802,14 +802,14 @@ impl Ledger {
         &self.failed_items
     }
 
-    /// What failed, as tolerated failures are counted. A page that only retries counts as one that is given up until it
+    /// The failures, as tolerated failures are counted. A page that only retries counts as one that is given up until it
     /// is finished, unless the batch is from before that was so; there are some in its partitions, too.
     #[cfg(feature = "temporal")]
     pub fn tally(&self, prepared: &Prepared, in_partitions: u32) -> Tally {
         self.tally_with(prepared, self.spent() + in_partitions)
     }
 
-    /// What is forgiven of it: also that pages have failed that have quick attempts left.
+    /// The part of them that is forgiven: also pages that have failed and have quick attempts left.
     #[cfg(feature = "temporal")]
     pub fn forgiven(&self, prepared: &Prepared, in_partitions: u32) -> Tally {
         self.tally_with(prepared, self.in_trouble() + in_partitions)

@@ -231,7 +231,7 @@ impl Stride {
 
     /// Notes the failure of the page after `at`. `false`: the page has no attempts left.
     ///
-    /// An error that speaks against the page counts against it. One of which nobody knows does if other pages were
+    /// An error that speaks against the page counts against it. One of which nothing is known does if other pages were
     /// finished since the page failed before.
     pub fn wait_for_retry(
         &mut self,
@@ -264,7 +264,7 @@ impl Stride {
             Blame::Moment => (against, false),
         };
         let take_apart = enough && against >= MOST_AGAINST.min(policy.max_attempts);
-        // Whoever was to take it apart could not.
+        // The worker that was to take it apart could not.
         let in_one_piece = before.is_some_and(|t| t.take_apart);
         let at_fault = failure.blame == Blame::Page;
         let wait = if failure.not_the_page {
@@ -383,7 +383,7 @@ mod tests {
         let unknown = failure(Blame::Unknown);
         assert_eq!(taken_apart_after(&unknown, |n| n), Some(10));
         assert_eq!(taken_apart_after(&unknown, |_| 7), None);
-        // None of the others is finished any more by the tenth.
+        // By the tenth no other page is finished any more.
         assert_eq!(taken_apart_after(&unknown, |n| n.min(9)), None);
         assert_eq!(taken_apart_after(&unknown, |n| n.max(20)), Some(23));
         let statement = FailedAttempt {

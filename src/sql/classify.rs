@@ -94,7 +94,7 @@ pub(crate) fn classify(error: &sqlx::Error) -> Failure {
     }
 }
 
-/// Whoever could not connect has sent nothing.
+/// A session that could not connect has sent nothing.
 fn of_io(kind: ErrorKind) -> Failure {
     match kind {
         ErrorKind::ConnectionReset
@@ -200,7 +200,7 @@ fn of_sqlstate(code: &str) -> Failure {
         // A check of a view.
         "44" => CHECK,
         "40" => SERIALIZATION,
-        // What SIGNAL and its like raise.
+        // Raised by SIGNAL and its like.
         "45" => RAISED,
         // What is not supported, who may not come in, what is not there.
         "03" | "0A" | "0B" | "0L" | "0P" | "24" | "26" | "28" | "2B" | "2D" | "34" | "3B"
@@ -418,7 +418,7 @@ fn redacted(error: &dyn DatabaseError, class: Class, said: &str) -> String {
     said.to_owned()
 }
 
-/// The words of a text that anybody may have written, with `…` for everything that may be a value: what stands in
+/// The words of a text that any author may have written, with `…` for everything that may be a value: what stands in
 /// quotes or after a colon, and what is not all small letters.
 fn words(said: &str) -> String {
     let said = without_quoted(said);
@@ -610,7 +610,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_text_of_anybody_only_words_stay() {
+    fn of_a_text_of_any_author_only_words_stay() {
         let kept = [
             ("row 7 is locked, card 4111-1111", "row … is locked, card …"),
             ("Row 7: locked by Bob Smith.", "Row …: … by …."),

@@ -295,6 +295,7 @@ macro_rules! fields {
 }
 
 /// What reads the same for every database; for all at once the bounds would be longer than this.
+#[cfg(any(feature = "sqlite", feature = "mysql"))]
 macro_rules! statements {
     () => {
         statements!(|statement, values| (statement, values));

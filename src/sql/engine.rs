@@ -168,7 +168,7 @@ mod mysql {
             Some("INSERT" | "REPLACE") => &["SELECT", "VALUES", "VALUE", "SET", "WITH"],
             Some("UPDATE") => &["SET"],
             Some("DELETE") => &["WHERE", "ORDER", "LIMIT"],
-            // Whatever follows a common table expression may write.
+            // Any part that follows a common table expression may write.
             _ => &[],
         };
         let head = all.iter().take_while(|t| !end.contains(&word(t).as_str()));

@@ -65,7 +65,7 @@ impl Rest {
     }
 }
 
-/// What is left of a page that cannot be read as a whole.
+/// The rest of a page that cannot be read as a whole.
 struct Unread {
     /// Items.
     left: u32,

@@ -482,7 +482,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
         result.map_err(|error| error.redacted(|message| self.processor.redact(message)))
     }
 
-    /// What an error says of a page that has come to its statements. The database was there, since the ledger has
+    /// The meaning of an error for a page that has come to its statements. The database was there, since the ledger has
     /// just been asked: a connection that is lost then is lost by the page.
     pub fn of_page(&self, error: PageError) -> PageError {
         match error.error_type() == CONNECTION_LOST && error.blame() == Blame::Unknown {

@@ -1,4 +1,4 @@
-//! What a page leaves behind in a session that others have next.
+//! Sessions that another page, or another program, has after a page.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! What is exported and imported with the flags that nobody has to give is equal to what was there.
+//! A table that is exported and imported with the default flags comes back equal.
 //!
 //! `ROUND_TRIP_CASES` says how many tables are generated for each database, 2 unless told.
 
@@ -67,7 +67,7 @@ impl Generated {
         format!("INSERT INTO original (id, {names}) {overriding} VALUES {rows}")
     }
 
-    /// What is compared of each row.
+    /// The values of each row that are compared.
     fn query(&self, table: &str, source: &Source) -> String {
         let compared = self.types.iter().enumerate();
         let compared = compared.map(|(n, t)| t.compared.replace('#', &format!("c{n}")));
@@ -85,7 +85,7 @@ pub struct Dialect {
     pub types: Vec<Type>,
     pub id: &'static str,
     pub computed: &'static str,
-    /// What stands after the columns of a table.
+    /// The end of `CREATE TABLE`, after the columns.
     pub end: &'static str,
     pub overriding: &'static str,
     /// Of the import.

@@ -1,4 +1,4 @@
-//! What is at the door of `import` and `backfill`: large arguments, refusals that leave nothing behind, private copies.
+//! At the door of `import` and `backfill`: large arguments, refusals that leave nothing behind, private copies.
 
 use std::{
     io::Write as _,

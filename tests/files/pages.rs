@@ -152,7 +152,7 @@ fn has_readable_header(content: &[u8], format: &CsvFormat) -> bool {
             .is_none_or(Result::is_ok)
 }
 
-/// What is wrong with the quotes of one record, byte by byte.
+/// The fault of the quotes of one record, found byte by byte.
 fn odd_quotes(record: &[u8], format: &CsvFormat) -> Option<&'static str> {
     let quote = format.quote? as u8;
     let is_end = |byte: u8| matches!(byte, b'\n' | b'\r');

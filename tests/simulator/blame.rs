@@ -94,7 +94,7 @@ fn batch() -> Batch {
         .max_parallelism(2)
 }
 
-/// What a value that is no number says.
+/// The error of a value that is no number.
 fn no_number() -> PageError {
     PageError::from("x".parse::<u64>().unwrap_err())
 }

@@ -28,7 +28,7 @@ async fn an_empty_table_has_no_mark(home: Home) {
     assert_eq!(table.high_water_mark().await.unwrap(), None);
 }
 
-/// What is logged.
+/// The lines that are logged.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -99,7 +99,7 @@ async fn rows_of_a_transaction_that_is_open_are_below_the_mark(home: Home) {
     home.script("CREATE TABLE t (id INT NOT NULL PRIMARY KEY); INSERT INTO t VALUES (10)")
         .await;
     let table = home.inspect("t", &["id"]).await.unwrap();
-    // MariaDB shows its transactions as they were, as long as somebody looks again and again.
+    // MariaDB shows its transactions as they were, as long as a session looks again and again.
     let monitor = match &home.database {
         Database::MySql(pool) => {
             let pool = pool.clone();

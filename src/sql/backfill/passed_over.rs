@@ -136,7 +136,7 @@ pub fn affects_each_row(text: &str, syntax: Syntax) -> bool {
         (Some("DELETE"), Some(1)) => !listed(head),
         (Some("INSERT"), Some(from)) => {
             let select = words.iter().position(|word| word == "SELECT");
-            // What is computed of all rows, such as a count, has parentheses.
+            // A value that is computed of all rows, such as a count, has parentheses.
             select.is_some_and(|select| {
                 let selected = head.get(select..from).unwrap_or_default();
                 let plain = selected.iter().all(|t| t.kind != Kind::Symbol('('));

@@ -248,7 +248,7 @@ impl Work {
             let shown = crate::error::truncate(&statement.0, SHOWN_CHARS);
             self.explain(args, statement).await.map_err(|error| {
                 match error.as_database_error() {
-                    // Whoever has the lock of the table will let it go.
+                    // The session that has the lock of the table will let it go.
                     _ if matches!(classify(&error).class, Class::Conflict | Class::Limit) => {
                         error.into()
                     }

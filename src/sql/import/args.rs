@@ -150,7 +150,7 @@ pub(crate) struct Assigned {
     pub column: String,
     /// As the database writes it, without a length.
     pub type_name: String,
-    /// What the column holds.
+    /// The kind of its values.
     #[serde(default, skip_serializing_if = "ColumnKind::is_plain")]
     pub kind: ColumnKind,
     /// How the values are written, where a manifest says it.
@@ -158,7 +158,7 @@ pub(crate) struct Assigned {
     pub encoding: Option<Encoding>,
 }
 
-/// What a column holds, as far as its values are read or bound in another way.
+/// The kind of values of a column, as far as they are read or bound in another way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum ColumnKind {

@@ -87,7 +87,7 @@ pub enum InvalidImport {
     /// No line of a JSON Lines file can be read, so nothing says which fields it has.
     #[error("no line of the file can be read; the first: {message}")]
     NothingReadable {
-        /// What is wrong with the first one.
+        /// The fault of the first one.
         message: String,
     },
     /// No line of a JSON Lines file has a field.
@@ -125,7 +125,7 @@ pub enum InvalidImport {
     OnConflict {
         /// What the database says.
         message: String,
-        /// What helps.
+        /// The way out.
         remedy: &'static str,
     },
     /// An update without a key.

@@ -32,7 +32,7 @@ pub(super) fn computed(
     computed.map(|field| field.name.clone()).collect()
 }
 
-/// What goes where, in the order of the columns that were asked for, or else of the fields. `exported`: what a
+/// Which field goes where, in the order of the columns that were asked for, or else of the fields. `exported`: what a
 /// manifest says of the fields.
 pub(super) fn plan(
     args: &ImportArgs,

@@ -21,7 +21,7 @@ pub struct ImportRow(pub(super) Vec<Cell>);
 pub(super) struct Reading {
     pub plan: Vec<Assigned>,
     pub bytes: Option<BytesForm>,
-    /// What stands for NULL in CSV.
+    /// The text that stands for NULL in CSV.
     pub null: String,
     /// Whether a CSV field in quotes is never NULL.
     pub quoted_is_text: bool,
@@ -106,7 +106,7 @@ impl Reading {
         Ok(ImportRow(cells))
     }
 
-    /// What a value is in a column of bytes.
+    /// The cell of a value in a column of bytes.
     fn in_column(&self, assigned: &Assigned, cell: Cell) -> Result<Cell, &'static str> {
         let (ColumnKind::Bytes, Some(form)) = (assigned.kind, self.bytes) else {
             return Ok(cell);

@@ -95,7 +95,7 @@ impl<'a> Filled<'a> {
         format!(" ON DUPLICATE KEY UPDATE {}", set.join(", "))
     }
 
-    /// What the subquery of [`on_duplicate_key`](Self::on_duplicate_key) says.
+    /// The error of a record whose collision the subquery of [`on_duplicate_key`](Self::on_duplicate_key) has found.
     #[cfg(feature = "mysql")]
     fn collision(&self, error: sqlx::Error) -> PageError {
         const SUBQUERY_WITH_ROWS: u16 = 1242;
@@ -332,7 +332,7 @@ pub(super) async fn sqlite(
     Ok(written)
 }
 
-/// What a number is bound as.
+/// How a number is bound.
 #[cfg(feature = "sqlite")]
 #[derive(Debug, PartialEq)]
 enum SqliteNumber {
