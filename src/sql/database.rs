@@ -269,15 +269,21 @@ pub(super) const MYSQL_TABLE_LOCK_SECONDS: u32 = 60;
 
 /// Values that do not fit are errors and are not cut off; so is a division by zero. Zero dates are values like
 /// others: with `NO_ZERO_DATE` a comparison with one is NULL, and a walk over a key with such dates would end
-/// at the first. `TRADITIONAL` is a word for several modes, `NO_ZERO_DATE` among them. `sqlx` itself sets UTC.
+/// at the first. `TRADITIONAL` is a word for several modes, `NO_ZERO_DATE` among them. A 0 stays a 0 in a column that
+/// counts up by itself, and a `CHAR` is read without the blanks that it was filled up with. `sqlx` itself sets UTC.
 #[cfg(feature = "mysql")]
 fn mysql_session() -> String {
-    let modes = ["TRADITIONAL", "NO_ZERO_IN_DATE", "NO_ZERO_DATE"];
+    let modes = [
+        "TRADITIONAL",
+        "NO_ZERO_IN_DATE",
+        "NO_ZERO_DATE",
+        "PAD_CHAR_TO_FULL_LENGTH",
+    ];
     let kept = modes.iter().fold("@@sql_mode".to_owned(), |kept, mode| {
         format!("replace({kept}, '{mode}', '')")
     });
     format!(
-        "SET SESSION sql_mode = concat({kept}, ',STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO'), \
+        "SET SESSION sql_mode = concat({kept}, ',STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_AUTO_VALUE_ON_ZERO'), \
          SESSION autocommit = 1, SESSION lock_wait_timeout = {MYSQL_TABLE_LOCK_SECONDS}"
     )
 }

@@ -17,6 +17,7 @@ on_each!(
     statements_of_a_file_delete_page_by_page,
     rows_that_come_after_the_start_are_left_alone,
     an_empty_table_is_done_at_once,
+    a_conflict_of_sqlite_is_an_error_whatever_the_table_says,
     a_key_that_is_computed_is_refused,
     null_is_a_value_like_any_other,
 );
@@ -176,6 +177,25 @@ async fn an_empty_table_is_done_at_once(home: Home) {
     let run = home.run(args).await;
     assert_eq!(run.outcome, Outcome::Completed);
     assert_eq!(home.number("SELECT count(*) FROM t WHERE x = 0").await, 1);
+}
+
+/// What the table says of conflicts would remove the other row, or pass over this one.
+async fn a_conflict_of_sqlite_is_an_error_whatever_the_table_says(home: Home) {
+    if !home.is_sqlite() {
+        return;
+    }
+    for clause in ["REPLACE", "IGNORE"] {
+        home.script(&format!(
+            "CREATE TABLE t (id INTEGER PRIMARY KEY, x INT UNIQUE ON CONFLICT {clause}); \
+             INSERT INTO t VALUES (1, 1), (2, 2)"
+        ))
+        .await;
+        let args = BackfillArgs::of(t()).set("x", "2");
+        let page = run_page(&home.processor(), args, None).await.unwrap();
+        assert_eq!((page.counts.changed, page.counts.failed), (0, 1));
+        assert_eq!(home.number("SELECT sum(id * 10 + x) FROM t").await, 33);
+        home.script("DROP TABLE t").await;
+    }
 }
 
 /// `email_key` moves with `email`.

@@ -105,7 +105,7 @@ async fn mariadb_is_strict_in_utc_and_its_pipes_are_its_own() {
         panic!("no MySQL");
     };
     sqlx::raw_sql(
-        "SET GLOBAL sql_mode = 'TRADITIONAL', GLOBAL autocommit = 0, GLOBAL lock_wait_timeout = 1000",
+        "SET GLOBAL sql_mode = 'TRADITIONAL,PAD_CHAR_TO_FULL_LENGTH', GLOBAL autocommit = 0, GLOBAL lock_wait_timeout = 1000",
     )
     .execute(&pool)
     .await
@@ -124,6 +124,10 @@ async fn mariadb_is_strict_in_utc_and_its_pipes_are_its_own() {
     assert!(!mode.contains("PIPES_AS_CONCAT"), "{mode}");
     assert!(
         !mode.contains("ZERO_DATE") && !mode.contains("ZERO_IN_DATE"),
+        "{mode}"
+    );
+    assert!(
+        mode.contains("NO_AUTO_VALUE_ON_ZERO") && !mode.contains("PAD_CHAR"),
         "{mode}"
     );
     let (commits, lock_wait): (i64, i64) =

@@ -117,3 +117,70 @@ async fn a_table_without_transactions_is_refused() {
         home.run("DROP TABLE t").await;
     }
 }
+
+/// A trigger that lets nothing of record 7 through, without an error.
+async fn records_that_a_trigger_keeps_out_fail(home: Home, trigger: &[&str]) {
+    home.run("CREATE TABLE t (id INT PRIMARY KEY, v INT)").await;
+    for statement in trigger {
+        home.run(statement).await;
+    }
+    let content: String = (1..=40).map(|id| format!("{id},{id}\n")).collect();
+    let file = written(format!("id,v\n{content}").as_bytes());
+    for on_conflict in [OnConflict::Fail, update("id")] {
+        let args = ImportArgs::new(CsvSource::new(&file.path), "t").on_conflict(on_conflict);
+        let run = home.imported(args).await;
+        assert_eq!(
+            run.outcome,
+            Outcome::CompletedWithFailures,
+            "{:?}",
+            run.reason
+        );
+        assert_eq!((run.items.processed, run.items.failed), (39, 1));
+        assert!(home.letter_types().await.contains_key("RowsPassedOver"));
+        assert_eq!(home.texts("SELECT 'x' FROM t").await.len(), 39);
+        home.run("DELETE FROM t").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_a_trigger_keeps_out_fail_on_sqlite() {
+    let trigger =
+        "CREATE TRIGGER keep BEFORE INSERT ON t WHEN new.id = 7 BEGIN SELECT RAISE(IGNORE); END";
+    records_that_a_trigger_keeps_out_fail(Home::sqlite().await, &[trigger]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn records_that_a_trigger_keeps_out_fail_on_postgres() {
+    let trigger = [
+        "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF new.id = 7 THEN RETURN NULL; END IF; RETURN new; END $$",
+        "CREATE TRIGGER keep BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION keep()",
+    ];
+    if let Some(home) = Home::postgres("kept_out").await {
+        records_that_a_trigger_keeps_out_fail(home, &trigger).await;
+    }
+}
+
+/// What the table says of conflicts would remove the row of another key, or pass over the record.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_conflict_of_sqlite_is_an_error_whatever_the_table_says() {
+    let home = Home::sqlite().await;
+    for clause in ["REPLACE", "IGNORE", "ROLLBACK", "FAIL"] {
+        home.run(&format!(
+            "CREATE TABLE t (id INT PRIMARY KEY, name TEXT UNIQUE ON CONFLICT {clause})"
+        ))
+        .await;
+        home.run("INSERT INTO t VALUES (1, 'a')").await;
+        let file = written(b"id,name\n2,a\n3,c\n");
+        for on_conflict in [OnConflict::Fail, update("id")] {
+            let args = ImportArgs::new(CsvSource::new(&file.path), "t").on_conflict(on_conflict);
+            let run = home.imported(args).await;
+            assert_eq!((run.items.processed, run.items.failed), (1, 1), "{clause}");
+            let rows = home.texts("SELECT id || name FROM t ORDER BY id").await;
+            let rows: Vec<_> = rows.into_iter().flatten().flatten().collect();
+            assert_eq!(rows, ["1a", "3c"], "{clause}");
+            home.run("DELETE FROM t WHERE id = 3").await;
+        }
+        home.run("DROP TABLE t").await;
+    }
+}

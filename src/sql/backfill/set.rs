@@ -32,10 +32,25 @@ pub fn update(
             },
         )
         .collect();
-    let head = format!("UPDATE {table} SET {} WHERE ", assignments.join(", "));
+    let head = format!(
+        "{} {table} SET {} WHERE ",
+        verb(syntax),
+        assignments.join(", ")
+    );
     let changes = columns.and_then(|columns| differs(set, columns, syntax));
     let tail = changes.map_or_else(String::new, |changes| format!(" AND ({changes})"));
     Statement::of([head, tail])
+}
+
+/// A table of SQLite may say that a conflict removes the other row, or passes over this one (`UNIQUE ON CONFLICT
+/// REPLACE`, `IGNORE`). The statement's own word goes before that.
+fn verb(syntax: Syntax) -> &'static str {
+    match syntax {
+        #[cfg(feature = "sqlite")]
+        Syntax::Sqlite => "UPDATE OR ABORT",
+        #[allow(unreachable_patterns, reason = "with one feature alone")]
+        _ => "UPDATE",
+    }
 }
 
 /// Counts the rows that do not have their new values; with `untouched`, a condition, only some of them.
@@ -320,8 +335,8 @@ mod tests {
     #[cfg(feature = "sqlite")]
     fn a_default_is_written_to_every_row() {
         let text = rendered(Syntax::Sqlite, "DEFAULT", Some("TEXT"));
-        assert_eq!(text, "UPDATE t SET \"a\" = DEFAULT WHERE (id = 1)");
+        assert_eq!(text, "UPDATE OR ABORT t SET \"a\" = DEFAULT WHERE (id = 1)");
         let text = rendered(Syntax::Sqlite, "1", None);
-        assert_eq!(text, "UPDATE t SET \"a\" = (1) WHERE (id = 1)");
+        assert_eq!(text, "UPDATE OR ABORT t SET \"a\" = (1) WHERE (id = 1)");
     }
 }

@@ -341,7 +341,10 @@ impl PageProcessor for SqlImport {
                     let mut transaction = ctx.transaction::<$database>().await?;
                     match rows.is_empty() {
                         true => 0,
-                        false => $write(&mut transaction, &filled, rows).await?,
+                        false => {
+                            let written = $write(&mut transaction, &filled, rows).await?;
+                            filled.all(count, written)?
+                        }
                     }
                 } else if rows.is_empty() {
                     0
@@ -350,6 +353,7 @@ impl PageProcessor for SqlImport {
                     let leases = Leases::of($pool.clone());
                     let mut transaction = LeasedTransaction::begin(&leases, begin).await?;
                     let written = $write(&mut transaction, &filled, rows).await?;
+                    let written = filled.all(count, written)?;
                     transaction.commit().await?;
                     written
                 }

@@ -27,6 +27,11 @@ pub(super) struct Filled<'a> {
 #[cfg(feature = "postgres")]
 const IDENTITY: &str = "OVERRIDING SYSTEM VALUE";
 
+/// A table may say that a conflict removes the other row, or passes over the record (`UNIQUE ON CONFLICT REPLACE`,
+/// `IGNORE`). The statement's own word goes before that.
+#[cfg(feature = "sqlite")]
+const INSERT_OR_ABORT: &str = "INSERT OR ABORT";
+
 /// Values that one statement binds. SQLite takes 32,766, MySQL 65,535.
 const MOST_VALUES: usize = 30_000;
 const MOST_ROWS: usize = 1_000;
@@ -46,6 +51,21 @@ impl<'a> Filled<'a> {
             on_conflict,
             quoted_key,
         }
+    }
+
+    /// Fails where a trigger has kept records out of the table, of which the database reports no error.
+    pub fn all(&self, records: u64, written: u64) -> Result<u64, PageError> {
+        if *self.on_conflict == OnConflict::Nothing || written >= records {
+            return Ok(written);
+        }
+        Err(PageError::non_retryable(
+            "RowsPassedOver",
+            format_args!(
+                "{} of {records} records are not in {}: a trigger keeps them out",
+                records - written,
+                self.table
+            ),
+        ))
     }
 
     fn columns(&self) -> String {
@@ -119,6 +139,7 @@ impl<'a> Filled<'a> {
     /// `place`: the placeholder of a value.
     fn insert(
         &self,
+        verb: &str,
         rows: &[ImportRow],
         place: fn(&Assigned, &Cell) -> &'static str,
         on_conflict: &str,
@@ -129,7 +150,7 @@ impl<'a> Filled<'a> {
             format!("({})", places.join(", "))
         };
         format!(
-            "INSERT INTO {} ({}) VALUES {}{on_conflict}",
+            "{verb} INTO {} ({}) VALUES {}{on_conflict}",
             self.table,
             self.columns(),
             rows.iter().map(row).collect::<Vec<_>>().join(", ")
@@ -184,8 +205,9 @@ pub(super) async fn try_out(
         #[cfg(feature = "sqlite")]
         Database::Sqlite(pool) => {
             let nulls = vec!["NULL"; filled.columns.len()].join(", ");
-            let statement =
-                format!("EXPLAIN INSERT INTO {table} ({columns}) VALUES ({nulls}){on_conflict}");
+            let statement = format!(
+                "EXPLAIN {INSERT_OR_ABORT} INTO {table} ({columns}) VALUES ({nulls}){on_conflict}"
+            );
             sqlx::raw_sql(AssertSqlSafe(statement))
                 .execute(pool)
                 .await
@@ -309,7 +331,7 @@ pub(super) async fn sqlite(
             Cell::BrokenText(_) => "CAST(? AS TEXT)",
             _ => "?",
         };
-        let statement = filled.insert(&chunk, place, &on_conflict);
+        let statement = filled.insert(INSERT_OR_ABORT, &chunk, place, &on_conflict);
         // Names are quoted, values are bound.
         let mut query = sqlx::query(AssertSqlSafe(statement));
         for row in chunk {
@@ -371,7 +393,7 @@ pub(super) async fn mysql(
             (ColumnKind::Year, Cell::Number(_)) => "? + 0",
             _ => "?",
         };
-        let statement = filled.insert(&chunk, place, &on_conflict);
+        let statement = filled.insert("INSERT", &chunk, place, &on_conflict);
         // Names are quoted, values are bound.
         let mut query = sqlx::query(AssertSqlSafe(statement));
         for cell in chunk.into_iter().flat_map(|row| row.0) {
