@@ -363,7 +363,7 @@ async fn a_page_ends_early_when_it_has_many_bytes() {
         .page::<Vec<String>>(&everything(), 1000)
         .await
         .unwrap();
-    assert_eq!(page.items().len(), 7);
+    assert_eq!(page.items().len(), 4);
     assert_eq!(all(&source, everything(), &[1000]).await.len(), 14);
 }
 
