@@ -852,7 +852,7 @@ pub enum InvalidBatch {
         meant.map(|name| format!("; did you mean `{name}`?")).unwrap_or_default()
     )]
     UnknownSetting {
-        /// What was given.
+        /// The value that was given.
         name: String,
         /// The setting that is most like it.
         meant: Option<&'static str>,

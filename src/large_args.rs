@@ -20,7 +20,7 @@ pub(crate) struct Reference {
     /// Follows from the arguments.
     #[serde(rename = "temporal-batch.args")]
     pub id: String,
-    /// In the memo of the workflow of this batch.
+    /// The arguments are in the memo of the workflow of this batch.
     pub batch_id: String,
     /// The field of the memo.
     pub field: String,

@@ -33,7 +33,7 @@ pub enum Encoding {
     Json,
     /// Bytes as hexadecimal digits.
     Hex,
-    /// Of SQLite: each value has a storage class of its own.
+    /// Each value of the column has a storage class of its own, as in SQLite.
     Stored,
     /// The same in a column that makes texts of numbers.
     StoredText,

@@ -118,7 +118,7 @@ impl Manifest {
     /// Reads a manifest, whatever its name.
     ///
     /// # Errors
-    /// It is not there, cannot be read, or is no manifest.
+    /// The file is not there, cannot be read, or is no manifest.
     pub fn at(path: impl AsRef<Path>) -> Result<Self, SinkError> {
         let path = path.as_ref();
         read_json(path)?.ok_or_else(|| SinkError::Unreadable {

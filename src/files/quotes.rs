@@ -24,9 +24,9 @@ enum Place {
     FieldStart,
     Unquoted,
     Quoted,
-    /// After the escape character.
+    /// The escape character has just been read.
     Escaped,
-    /// After a quote in a quoted field, which ends the field unless another one follows.
+    /// A quote in a quoted field has just been read; the field ends there unless another quote follows.
     AfterQuote,
 }
 

@@ -148,7 +148,7 @@ impl PartSink {
         }
     }
 
-    /// What the manifest says of the columns of a table, whose rows are [written as they
+    /// The entry of the manifest about the columns of a table, whose rows are [written as they
     /// are](Self::write_cells).
     #[allow(dead_code, reason = "for an export, which needs a database")]
     pub(crate) fn encodings(mut self, columns: Vec<EncodedColumn>) -> Self {

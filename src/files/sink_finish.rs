@@ -35,7 +35,7 @@ pub(super) struct Finishing {
     pub concatenate: Option<PathBuf>,
     /// Where the data begins.
     pub start: Option<PageToken>,
-    /// Of the columns, where they are those of a table.
+    /// How the columns are encoded, where they are those of a table.
     pub encodings: Vec<EncodedColumn>,
     pub owner: Owner,
 }

@@ -113,7 +113,7 @@ pub(crate) struct Trouble {
     /// Nothing is wrong with the page; so often in a row the attempt was not even made.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub not_the_page: u32,
-    /// So many failures in a row speak against the page.
+    /// Failures in a row from which on the page itself is to blame.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub against: u32,
     /// Another one takes it apart.

@@ -12,7 +12,7 @@ use super::{
     database_options::{DatabaseOptions, Target},
     pool_size::{self, pool_size},
 };
-use crate::{page_ledger::PageLedger, sql::SqlLedger};
+use crate::{dead_letter::LetterFilter, error::PageError, page_ledger::PageLedger, sql::SqlLedger};
 
 /// A pool of connections to a database, for code that works with any of them. Cloning it shares the pool.
 #[derive(Clone)]
@@ -129,6 +129,15 @@ impl Database {
 }
 
 impl Database {
+    /// Whether the tables of the page ledger are there. The letters are asked for, since that changes nothing.
+    pub(super) async fn has_ledger_tables(&self) -> Result<bool, PageError> {
+        let letters = self.ledger();
+        match letters.list(&LetterFilter::of(""), None, 1).await {
+            Err(error) if error.error_type() == "LedgerTablesMissing" => Ok(false),
+            looked => looked.map(|_| true),
+        }
+    }
+
     /// The pool without a first connection. `allows` is what the server does, where that is known.
     pub(crate) fn unconnected(options: &DatabaseOptions, allows: Option<u32>) -> Self {
         macro_rules! pool {

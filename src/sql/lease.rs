@@ -243,6 +243,11 @@ pub(super) struct LeasedTransaction<DB: Database> {
 }
 
 impl<DB: Database> LeasedTransaction<DB> {
+    /// Begins it on a connection of the pool, where pages hand none to each other.
+    pub async fn on(pool: &Pool<DB>, statement: String) -> Result<Self, sqlx::Error> {
+        Self::begin(&Leases::of(pool.clone()), statement).await
+    }
+
     /// Begins it with a statement, or a script, of the database.
     pub async fn begin(leases: &Leases<DB>, statement: String) -> Result<Self, sqlx::Error> {
         let mut beginning = Beginning(Some(leases.take().await?));

@@ -8,7 +8,7 @@ use super::{
     backfill::Session,
     database::{Database, on_pool},
     dialect::{Dialect, Value},
-    lease::{LeasedTransaction, Leases},
+    lease::LeasedTransaction,
 };
 use crate::error::PageError;
 
@@ -51,7 +51,7 @@ async fn numbers_in<DB: Dialect>(
     values: Vec<Value>,
     columns: usize,
 ) -> Result<Vec<i64>, PageError> {
-    let mut transaction = LeasedTransaction::begin(&Leases::of(pool.clone()), begin).await?;
+    let mut transaction = LeasedTransaction::on(pool, begin).await?;
     let rows = DB::rows(&mut transaction, sql, values).await?;
     let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
     let numbers: Result<_, _> = (0..columns).map(|column| DB::number(row, column)).collect();

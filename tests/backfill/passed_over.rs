@@ -23,6 +23,25 @@ fn keeping(database: &Database, letters: &tempfile::TempDir) -> SqlBackfill {
     SqlBackfill::new(connections).dead_letters(letters)
 }
 
+/// Makes a trigger that keeps a statement away from the row with this id, without an error.
+async fn keep_out(home: &Home, event: &str, table: &str, id: i64) {
+    let row = if event == "INSERT" { "new" } else { "old" };
+    let passed = if event == "DELETE" { "old" } else { "new" };
+    let trigger = match home.is_sqlite() {
+        true => format!(
+            "CREATE TRIGGER keep_{event} BEFORE {event} ON {table} WHEN {row}.id = {id} \
+             BEGIN SELECT RAISE(IGNORE); END"
+        ),
+        false => format!(
+            "CREATE FUNCTION keep_{event}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                IF {row}.id = {id} THEN RETURN NULL; END IF; RETURN {passed}; END $$;
+             CREATE TRIGGER keep_{event} BEFORE {event} ON {table} \
+             FOR EACH ROW EXECUTE FUNCTION keep_{event}()"
+        ),
+    };
+    home.script(&trigger).await;
+}
+
 async fn a_row_that_a_trigger_keeps_as_it_is_fails_alone(home: Home) {
     if home.is_mysql() {
         // Its triggers can only fail.
@@ -31,17 +50,7 @@ async fn a_row_that_a_trigger_keeps_as_it_is_fails_alone(home: Home) {
     home.numbers(95).await;
     home.script("UPDATE t SET x = 3 WHERE id = 20").await;
     home.ledger_tables().await;
-    let keep = match home.is_sqlite() {
-        true => {
-            "CREATE TRIGGER keep BEFORE UPDATE ON t WHEN old.id = 7 BEGIN SELECT RAISE(IGNORE); END"
-        }
-        false => {
-            "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-                IF old.id = 7 THEN RETURN NULL; END IF; RETURN new; END $$;
-             CREATE TRIGGER keep BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION keep()"
-        }
-    };
-    home.script(keep).await;
+    keep_out(&home, "UPDATE", "t", 7).await;
     let letters = tempfile::tempdir().unwrap();
     let by_itself = |once| BackfillArgs::of(t()).set("x", "x + 1").once(once);
     let to_three = |once| BackfillArgs::of(t()).set("x", "3").once(once);
@@ -63,17 +72,7 @@ async fn a_row_that_a_trigger_keeps_as_it_is_fails_alone(home: Home) {
     let delete = BackfillArgs::of(t())
         .statement("DELETE FROM t WHERE {range}")
         .once(true);
-    let keep = match home.is_sqlite() {
-        true => {
-            "CREATE TRIGGER keep_all BEFORE DELETE ON t WHEN old.id = 8 BEGIN SELECT RAISE(IGNORE); END"
-        }
-        false => {
-            "CREATE FUNCTION keep_it() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-                IF old.id = 8 THEN RETURN NULL; END IF; RETURN old; END $$;
-             CREATE TRIGGER keep_it BEFORE DELETE ON t FOR EACH ROW EXECUTE FUNCTION keep_it()"
-        }
-    };
-    home.script(keep).await;
+    keep_out(&home, "DELETE", "t", 8).await;
     let run = home.run(delete).await;
     assert_eq!((run.items.processed, run.items.failed), (94, 1));
     let left = "SELECT count(*) FROM t WHERE id = 8";
@@ -88,17 +87,7 @@ async fn a_row_that_an_archive_does_not_take_is_not_deleted(home: Home) {
     home.ledger_tables().await;
     home.script("CREATE TABLE archive (id INTEGER PRIMARY KEY)")
         .await;
-    let keep = match home.is_sqlite() {
-        true => {
-            "CREATE TRIGGER keep BEFORE INSERT ON archive WHEN new.id = 7 BEGIN SELECT RAISE(IGNORE); END"
-        }
-        false => {
-            "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-                IF new.id = 7 THEN RETURN NULL; END IF; RETURN new; END $$;
-             CREATE TRIGGER keep BEFORE INSERT ON archive FOR EACH ROW EXECUTE FUNCTION keep()"
-        }
-    };
-    home.script(keep).await;
+    keep_out(&home, "INSERT", "archive", 7).await;
     let args = BackfillArgs::of(t())
         .statement("INSERT INTO archive (id) SELECT id FROM t WHERE {range}")
         .statement("DELETE FROM t WHERE {range}")

@@ -78,7 +78,7 @@ pub struct BackfillArgs {
     pub verify: Option<String>,
 }
 
-/// For the message that refuses any other field.
+/// The names of all fields; the message that refuses any other one lists them.
 const FIELDS: &[&str] = &[
     "connection",
     "table",

@@ -9,16 +9,13 @@ use super::{
 };
 use crate::{
     error::PageError,
-    sql::{
-        Table,
-        dialect::{Fields, Value},
-    },
+    sql::{Table, dialect::Fields},
 };
 
 /// How many rows a statement must affect.
 #[derive(Clone, Debug)]
 pub enum Expected {
-    /// Nothing tells.
+    /// The number cannot be known.
     Unknown,
     /// All that the page has in the table.
     EachRow,
@@ -39,18 +36,16 @@ impl Expected {
             Self::Unknown => Ok(None),
             Self::EachRow if !table.passes_over() => Ok(None),
             Self::EachRow => {
-                let (condition, values) = rows.condition(table, 1);
-                let count = format!(
-                    "SELECT count(*) FROM {} WHERE {condition}",
-                    table.quoted_name()
-                );
-                number::<DB>(connection, count, values).await.map(Some)
+                let count = format!("SELECT count(*) FROM {} WHERE ", table.quoted_name());
+                let count = Statement::of([count, String::new()]);
+                counted::<DB>(connection, &count, table, rows)
+                    .await
+                    .map(Some)
             }
             Self::Counted(_) if DB::UNTOUCHED.is_some() => Ok(None),
-            Self::Counted(count) => {
-                let (count, values) = count.render(|at| rows.condition(table, at));
-                number::<DB>(connection, count, values).await.map(Some)
-            }
+            Self::Counted(count) => counted::<DB>(connection, count, table, rows)
+                .await
+                .map(Some),
         }
     }
 
@@ -65,10 +60,7 @@ impl Expected {
     ) -> Result<(), PageError> {
         let left = match (self, expected) {
             (_, Some(expected)) => expected.saturating_sub(affected),
-            (Self::Counted(count), None) => {
-                let (count, values) = count.render(|at| rows.condition(table, at));
-                number::<DB>(connection, count, values).await?
-            }
+            (Self::Counted(count), None) => counted::<DB>(connection, count, table, rows).await?,
             (_, None) => 0,
         };
         check(table, left)
@@ -93,12 +85,15 @@ pub fn check(table: &Table, left: u64) -> Result<(), PageError> {
     ))
 }
 
-async fn number<DB: Session>(
+/// The number that a statement for the rows of a page counts.
+async fn counted<DB: Session>(
     connection: &mut DB::Connection,
-    statement: String,
-    values: Vec<Value>,
+    count: &Statement,
+    table: &Table,
+    rows: &Rows,
 ) -> Result<u64, PageError> {
-    let rows = DB::rows(connection, statement, values).await?;
+    let (count, values) = count.render(|at| rows.condition(table, at));
+    let rows = DB::rows(connection, count, values).await?;
     let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
     Ok(Fields::<DB>::of(row).count()?)
 }

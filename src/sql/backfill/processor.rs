@@ -19,13 +19,13 @@ use super::{
 };
 use crate::{
     check::{Check, CheckContext},
-    dead_letter::{DeadLetters, LetterFilter},
+    dead_letter::DeadLetters,
     error::PageError,
     page::{Page, PageToken},
     page_ledger::PageLedger,
     processor::{PageContext, PageProcessor, PageReport, ProcessorSettings, SkipAhead},
     sql::{
-        Connections, Database, Key, LedgerDatabase, RangeCheck, RangeCheckError, SqlLedger, Table,
+        Connections, Key, LedgerDatabase, RangeCheck, RangeCheckError, SqlLedger, Table,
         TableDatabase, TableError,
         engine::{Untransactional, untransactional},
         lease::{LeasedTransaction, Leases, LeasesOf},
@@ -155,8 +155,8 @@ impl SqlBackfill {
                 return Err(refused.into_page_error());
             }
         }
-        if args.once {
-            check_ledger(database).await?;
+        if args.once && !database.has_ledger_tables().await? {
+            return Err(InvalidBackfill::LedgerTablesMissing.into_page_error());
         }
         Ok(work)
     }
@@ -188,17 +188,6 @@ impl SqlBackfill {
         let work = known.work.get_or_try_init(|| self.look(args)).await;
         // It was as it should be when the batch began.
         work.map(Arc::clone).map_err(TableError::since_the_start)
-    }
-}
-
-/// The letters are asked for, since that changes nothing.
-async fn check_ledger(database: &Database) -> Result<(), PageError> {
-    let letters = database.ledger();
-    match letters.list(&LetterFilter::of(""), None, 1).await {
-        Err(error) if error.error_type() == "LedgerTablesMissing" => {
-            Err(InvalidBackfill::LedgerTablesMissing.into_page_error())
-        }
-        looked => looked.map(|_| ()),
     }
 }
 

@@ -199,7 +199,7 @@ fn difference_of_mysql(
     })
 }
 
-/// Of `enum('a','b')`.
+/// Whether a type such as `enum('1','b')` has a member that is a number.
 #[cfg(feature = "mysql")]
 fn has_member_of_digits(type_name: &str) -> bool {
     let members = type_name.split('\'').skip(1).step_by(2);

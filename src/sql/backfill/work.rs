@@ -19,7 +19,7 @@ use crate::{
         classify::{Class, classify},
         database::on_pool,
         dialect::{Dialect, Fields, Value},
-        lease::{LeasedTransaction, Leases},
+        lease::LeasedTransaction,
     },
 };
 
@@ -311,9 +311,7 @@ async fn explain<DB: Session>(
             DB::rows(&mut connection, statement, values).await?
         }
         Some(limit) => {
-            let leases = Leases::of(pool.clone());
-            let mut transaction =
-                LeasedTransaction::begin(&leases, Work::begin::<DB>(args)).await?;
+            let mut transaction = LeasedTransaction::on(pool, Work::begin::<DB>(args)).await?;
             if !DB::LIMIT_AT_BEGIN {
                 DB::script(&mut transaction, limit).await?;
             }

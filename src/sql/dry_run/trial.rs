@@ -15,7 +15,7 @@ use crate::{
         BackfillArgs, Database, Key, Table, TableDatabase,
         backfill::{Rows, Work},
         dialect::Dialect,
-        lease::{LeasedTransaction, Leases},
+        lease::LeasedTransaction,
     },
 };
 
@@ -38,8 +38,7 @@ pub(super) async fn page<DB: Watched + TableDatabase>(
 ) -> Result<Trial, PageError> {
     let watcher = watcher(pool).await;
     let began = Instant::now();
-    let leases = Leases::of(pool.clone());
-    let mut transaction = LeasedTransaction::begin(&leases, Work::begin::<DB>(args)).await?;
+    let mut transaction = LeasedTransaction::on(pool, Work::begin::<DB>(args)).await?;
     let begun = began.elapsed();
     let watch = Watch::begin::<DB>(watcher, &mut transaction).await;
 
@@ -91,8 +90,7 @@ pub(super) async fn changes<DB: Watched + TableDatabase>(
         return Ok(Vec::new());
     };
     let table = work.table();
-    let leases = Leases::of(pool.clone());
-    let mut transaction = LeasedTransaction::begin(&leases, Work::begin::<DB>(args)).await?;
+    let mut transaction = LeasedTransaction::on(pool, Work::begin::<DB>(args)).await?;
     let before = snapshot::<DB>(&mut transaction, table, looked_at).await?;
     let rows = Rows::Between(first.clone(), last.clone());
     work.apply::<DB>(&mut transaction, args, &rows).await?;

@@ -73,7 +73,7 @@ pub struct ExportArgs {
     pub(super) generated: Vec<String>,
 }
 
-/// For the message that refuses any other field.
+/// The names of all fields; the message that refuses any other one lists them.
 const FIELDS: &[&str] = &[
     "connection",
     "table",

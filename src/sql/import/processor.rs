@@ -13,7 +13,7 @@ use super::{
     write::{self, Filled},
 };
 use crate::{
-    dead_letter::{DeadLetters, LetterFilter},
+    dead_letter::DeadLetters,
     error::PageError,
     files::{BadRecord, FilePosition, FileRecord, JsonLinesSource, Manifest, SinkError},
     page::{Next, Page, PageRange},
@@ -23,7 +23,7 @@ use crate::{
         Connections, Database,
         dialect::Dialect,
         engine::{Untransactional, untransactional},
-        lease::{LeasedTransaction, Leases},
+        lease::LeasedTransaction,
         no_ledger::NoLedger,
     },
 };
@@ -298,8 +298,8 @@ impl PageProcessor for SqlImport {
             }
         }
         args.plan = Some(plan);
-        if args.once {
-            check_ledger(database).await?;
+        if args.once && !database.has_ledger_tables().await? {
+            return Err(InvalidImport::LedgerTablesMissing.into_page_error());
         }
         if let ImportFile::JsonLines(_) = &args.file {
             args.fields = Some(fields);
@@ -350,8 +350,7 @@ impl PageProcessor for SqlImport {
                     0
                 } else {
                     let begin = <$database as Dialect>::begin(SILENCE);
-                    let leases = Leases::of($pool.clone());
-                    let mut transaction = LeasedTransaction::begin(&leases, begin).await?;
+                    let mut transaction = LeasedTransaction::on($pool, begin).await?;
                     let written = $write(&mut transaction, &filled, rows).await?;
                     let written = filled.all(count, written)?;
                     transaction.commit().await?;
@@ -429,16 +428,6 @@ async fn manifest(args: &ImportArgs) -> Result<(ManifestChoice, Option<Manifest>
         }
     });
     read.await?.map_err(SinkError::into_page_error)
-}
-
-async fn check_ledger(database: &Database) -> Result<(), PageError> {
-    let letters = database.ledger();
-    match letters.list(&LetterFilter::of(""), None, 1).await {
-        Err(error) if error.error_type() == "LedgerTablesMissing" => {
-            Err(InvalidImport::LedgerTablesMissing.into_page_error())
-        }
-        looked => looked.map(|_| ()),
-    }
 }
 
 impl fmt::Debug for SqlImport {

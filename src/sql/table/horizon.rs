@@ -195,10 +195,7 @@ mod mysql {
     use sqlx::{AssertSqlSafe, MySqlPool, Row as _, mysql::MySqlRow};
 
     use super::Writer;
-    use crate::{
-        error::PageError,
-        sql::lease::{LeasedTransaction, Leases},
-    };
+    use crate::{error::PageError, sql::lease::LeasedTransaction};
 
     /// It shows this transaction itself as well.
     const BEGIN: &str = "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY";
@@ -217,8 +214,7 @@ WHERE trx_rows_modified > 0 OR trx_mysql_thread_id = CONNECTION_ID() ORDER BY tr
     const LOOKS: u32 = 60;
 
     pub async fn writers(pool: &MySqlPool) -> Result<Vec<Writer>, PageError> {
-        let leases = Leases::of(pool.clone());
-        let mut transaction = LeasedTransaction::begin(&leases, BEGIN.to_owned()).await?;
+        let mut transaction = LeasedTransaction::on(pool, BEGIN.to_owned()).await?;
         for _ in 0..LOOKS {
             // The query that is running now is in what it reads, if that is not from before.
             let mark = uuid::Uuid::new_v4();

@@ -9,7 +9,7 @@ use super::{
     statements::Bound,
 };
 #[cfg(feature = "postgres")]
-use crate::sql::lease::{LeasedTransaction, Leases};
+use crate::sql::lease::LeasedTransaction;
 use crate::{
     cell::{Cell, Encoding},
     error::PageError,
@@ -226,8 +226,7 @@ impl Reading for sqlx::Postgres {
     ) -> BoxFuture<'p, Result<(), PageError>> {
         Box::pin(async move {
             let begin = format!("BEGIN; {POSTGRES_TEXTS}");
-            let mut transaction =
-                LeasedTransaction::begin(&Leases::of(pool.clone()), begin).await?;
+            let mut transaction = LeasedTransaction::on(pool, begin).await?;
             Self::each(&mut transaction, statement, each).await?;
             transaction.commit().await?;
             Ok(())
