@@ -31,7 +31,9 @@ use super::{
 };
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 use super::{
-    backfill::BackfillCommand, connections::SqlConnections, schema::SchemaArgs,
+    backfill::BackfillCommand,
+    connections::{DatabaseArgs, SqlConnections},
+    schema::SchemaArgs,
     sql_processors::add_sql_processors,
 };
 use crate::{
@@ -117,6 +119,20 @@ enum Task {
     /// Print, make or tidy the tables of the page ledger in a database
     #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
     Schema(SchemaArgs),
+}
+
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+impl Task {
+    /// The database that it is given for batches that name none.
+    fn database(&self) -> DatabaseArgs {
+        match self {
+            Self::Failures(args) => args.database.clone(),
+            Self::Redrive(args) => args.database.clone(),
+            Self::Verify(args) => args.database.clone(),
+            Self::EnsureComplete(args) => args.database.clone(),
+            _ => DatabaseArgs::default(),
+        }
+    }
 }
 
 /// Logs of a command that people look at. What it says of an outage by itself is enough.
@@ -307,7 +323,10 @@ impl App {
         match &command {
             // It adds them itself, where that is allowed.
             Task::Worker(_) => {}
-            _ => add_sql_processors(&mut self.processors, &SqlConnections::of_variables()),
+            task => {
+                let connections = SqlConnections::of_command(task.database());
+                add_sql_processors(&mut self.processors, &connections);
+            }
         }
         let processors = std::mem::take(&mut self.processors);
         let program = self.name.as_str();

@@ -1,9 +1,13 @@
 //! The databases of a command: the named connections of a worker, or the one database that it works on.
 
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    fmt,
+    sync::Arc,
+};
 
 use clap::Args;
-use futures::future::try_join_all;
+use futures::future::join_all;
 use tokio::sync::OnceCell;
 
 use super::{
@@ -35,10 +39,11 @@ pub(crate) struct ConnectionsArgs {
     max_connections: Option<u32>,
 }
 
-/// One database for a command that works on it itself.
-#[derive(Args, Debug, Default)]
+/// The database of a command that names no connection.
+#[derive(Args, Clone, Debug, Default)]
 pub(crate) struct DatabaseArgs {
-    /// The database; better given as DATABASE_URL, because arguments can be seen by others
+    /// The database of batches that name no connection [default: TEMPORAL_BATCH_CONNECTION_DEFAULT, DATABASE_URL,
+    /// libpq's variables]; better given as a variable, because arguments can be seen by others
     #[arg(long, value_name = "URL")]
     database_url: Option<Hidden>,
 }
@@ -95,16 +100,10 @@ fn parse(text: &str, variables: Environment<'_>) -> CliResult<(String, DatabaseO
     };
     check_connection_name(name)
         .map_err(|e| CliError::usage(format_args!("--connection: {e}; {wanted}")))?;
-    let of_variable = |variable: &str| {
-        let url = variables(variable).filter(|url| !url.trim().is_empty());
-        let url = url.ok_or_else(|| DatabaseError::NotGiven {
-            variable: variable.to_owned(),
-        })?;
-        DatabaseOptions::from_url(url.trim())
-    };
+    let of_variable = |variable: &str| of_variable(variable, variables);
     let options = match source.map(|source| source.split_once(':').unwrap_or((source, ""))) {
         None => named(name, of_variable(&variable_of(name)))?,
-        Some(("env", "")) => named(name, DatabaseOptions::from_env())?,
+        Some(("env", "")) => named(name, DatabaseOptions::from_variables(variables))?,
         Some(("env", variable)) => named(name, of_variable(variable))?,
         Some(("file", path)) if !path.is_empty() => {
             let url = crate::small_file::read_text(path).map_err(|error| {
@@ -131,6 +130,27 @@ fn variable_of(name: &str) -> String {
     format!("{VARIABLES}{}", name.to_ascii_uppercase())
 }
 
+/// The database whose URL is in a variable.
+fn of_variable(
+    variable: &str,
+    variables: Environment<'_>,
+) -> Result<DatabaseOptions, DatabaseError> {
+    let url = variables(variable).filter(|url| !url.trim().is_empty());
+    let url = url.ok_or_else(|| DatabaseError::NotGiven {
+        variable: variable.to_owned(),
+    })?;
+    DatabaseOptions::from_url(url.trim())
+}
+
+/// The connection `default` where no flag names it. Every command that needs a database asks here, so that all of
+/// them mean the same one: its own variable goes before `DATABASE_URL`, and that before libpq's variables.
+fn of_default(variables: Environment<'_>) -> Result<DatabaseOptions, DatabaseError> {
+    match of_variable(&variable_of(crate::DEFAULT_CONNECTION), variables) {
+        Err(DatabaseError::NotGiven { .. }) => DatabaseOptions::from_variables(variables),
+        found => found,
+    }
+}
+
 fn warn_of_password(options: &DatabaseOptions, flag: &str, variable: &str) {
     if options.has_password() {
         note(format_args!(
@@ -141,7 +161,7 @@ fn warn_of_password(options: &DatabaseOptions, flag: &str, variable: &str) {
 
 /// The connections of variables, with their names in small letters.
 fn of_variables(
-    variables: impl Iterator<Item = (String, String)>,
+    variables: &BTreeMap<String, String>,
 ) -> CliResult<BTreeMap<String, DatabaseOptions>> {
     let mut all = BTreeMap::new();
     for (variable, url) in variables {
@@ -157,33 +177,56 @@ fn of_variables(
     Ok(all)
 }
 
+/// Adds `default` as [`of_default`] finds it, unless it is named already.
+fn add_default(
+    all: &mut BTreeMap<String, DatabaseOptions>,
+    variables: &BTreeMap<String, String>,
+) -> CliResult<()> {
+    let Entry::Vacant(free) = all.entry(crate::DEFAULT_CONNECTION.to_owned()) else {
+        return Ok(());
+    };
+    match of_default(&|name| variables.get(name).cloned()) {
+        Err(DatabaseError::NotGiven { .. }) => Ok(()),
+        found => {
+            let found = named(free.key(), found)?;
+            free.insert(found);
+            Ok(())
+        }
+    }
+}
+
 /// Variables that are text; a URL is.
-fn variables() -> impl Iterator<Item = (String, String)> {
+fn variables() -> BTreeMap<String, String> {
     let all = std::env::vars_os();
     all.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
 }
 
 /// Opens all at the same time, and says which of them cannot be.
-async fn open(all: BTreeMap<String, DatabaseOptions>) -> CliResult<Connections> {
+async fn open(
+    all: BTreeMap<String, DatabaseOptions>,
+) -> impl Iterator<Item = CliResult<(String, Database)>> {
     let opening = all.into_iter().map(async |(name, options)| {
         let database = Database::connect(&options).await;
         let database =
             database.map_err(|error| failed(format!("connection \"{name}\": "), &error))?;
         Ok::<_, CliError>((name, database))
     });
-    let opened = try_join_all(opening).await?;
-    let connections = Connections::new();
-    Ok(opened
+    join_all(opening).await.into_iter()
+}
+
+fn connections(opened: impl IntoIterator<Item = (String, Database)>) -> Connections {
+    opened
         .into_iter()
-        .fold(connections, |all, (name, database)| {
+        .fold(Connections::new(), |all, (name, database)| {
             all.with(name, database)
-        }))
+        })
 }
 
 impl ConnectionsArgs {
     fn options(
         &self,
-        variables: impl Iterator<Item = (String, String)>,
+        variables: &BTreeMap<String, String>,
     ) -> CliResult<BTreeMap<String, DatabaseOptions>> {
         let mut all = of_variables(variables)?;
         let mut given = BTreeMap::new();
@@ -196,6 +239,7 @@ impl ConnectionsArgs {
             }
         }
         all.extend(given);
+        add_default(&mut all, variables)?;
         Ok(all)
     }
 
@@ -210,10 +254,10 @@ impl ConnectionsArgs {
                 )),
             };
         }
-        let mut all = self.options(variables())?;
+        let mut all = self.options(&variables())?;
         if all.is_empty() {
             return Err(CliError::usage(
-                "--allow-sql needs a database to run it on; add one, for example --connection \
+                "--allow-sql needs a database to run it on; set DATABASE_URL, or name one, for example with --connection \
                  default=env:DATABASE_URL",
             ));
         }
@@ -224,7 +268,7 @@ impl ConnectionsArgs {
             }
         }
         let shown: Vec<_> = all.iter().map(|(n, o)| (n.clone(), o.redacted())).collect();
-        let connections = open(all).await?;
+        let connections = connections(open(all).await.collect::<CliResult<Vec<_>>>()?);
         for (name, database) in shown {
             let most = connections.get(&name).map_or(0, Database::max_connections);
             let wait = match most < pages {
@@ -243,12 +287,19 @@ impl ConnectionsArgs {
 impl DatabaseArgs {
     /// The database of the flag, or else of the environment. Connects to nothing.
     pub(crate) fn options(&self) -> CliResult<DatabaseOptions> {
+        match self.given()? {
+            Some(options) => Ok(options),
+            None => Ok(of_default(&environment)?),
+        }
+    }
+
+    fn given(&self) -> CliResult<Option<DatabaseOptions>> {
         let Some(url) = &self.database_url else {
-            return Ok(DatabaseOptions::from_env()?);
+            return Ok(None);
         };
         let options = DatabaseOptions::from_url(&url.0)?;
         warn_of_password(&options, "--database-url", "DATABASE_URL");
-        Ok(options)
+        Ok(Some(options))
     }
 }
 
@@ -257,31 +308,67 @@ pub(crate) fn connection(text: &Hidden) -> CliResult<DatabaseOptions> {
     parse(&text.0, &environment).map(|(_, options)| options)
 }
 
-/// The connections that processors get: a worker's own, or those of the variables once they are needed.
+/// The connections that processors get: a worker's own, or those of the command once they are needed.
 #[derive(Clone)]
-pub(crate) struct SqlConnections(Arc<OnceCell<Connections>>);
+pub(crate) struct SqlConnections {
+    opened: Arc<OnceCell<Connections>>,
+    default: DatabaseArgs,
+}
 
 impl SqlConnections {
     pub(crate) fn opened(connections: Connections) -> Self {
-        Self(Arc::new(OnceCell::new_with(Some(connections))))
+        Self {
+            opened: Arc::new(OnceCell::new_with(Some(connections))),
+            default: DatabaseArgs::default(),
+        }
     }
 
-    pub(crate) fn of_variables() -> Self {
-        Self(Arc::new(OnceCell::new()))
+    /// Those of the variables, and the database of the flag as the one without a name.
+    pub(crate) fn of_command(default: DatabaseArgs) -> Self {
+        Self {
+            opened: Arc::default(),
+            default,
+        }
     }
 
     async fn get(&self) -> Result<Connections, String> {
-        let opened = self.0.get_or_try_init(async || {
-            let all = of_variables(variables()).map_err(|e| e.text().to_owned())?;
-            if all.is_empty() {
-                let variable = variable_of(crate::DEFAULT_CONNECTION);
-                return Err(format!(
-                    "no connection is named here; set {variable}, or the variables of other names"
-                ));
+        let opened = self.opened.get_or_try_init(async || {
+            let all = self.options().map_err(|e| e.text().to_owned())?;
+            let (mut found, mut missing) = (Vec::new(), Vec::new());
+            for opened in open(all).await {
+                match opened {
+                    Ok(opened) => found.push(opened),
+                    Err(error) => missing.push(error),
+                }
             }
-            open(all).await.map_err(|e| e.text().to_owned())
+            if found.is_empty() && !missing.is_empty() {
+                let missing: Vec<_> = missing.iter().map(CliError::text).collect();
+                return Err(missing.join("; "));
+            }
+            // A batch works on one of them, which may well be another one.
+            for error in missing {
+                note(format_args!("left out: {}", error.text()));
+            }
+            Ok(connections(found))
         });
         opened.await.cloned()
+    }
+
+    fn options(&self) -> CliResult<BTreeMap<String, DatabaseOptions>> {
+        let variables = variables();
+        let mut all = of_variables(&variables)?;
+        if let Some(given) = self.default.given()? {
+            all.insert(crate::DEFAULT_CONNECTION.to_owned(), given);
+        }
+        add_default(&mut all, &variables)?;
+        if all.is_empty() {
+            let variable = format!("{VARIABLES}NAME");
+            return Err(CliError::usage(format_args!(
+                "no database is known here; give --database-url or set DATABASE_URL, or {variable} for a batch that \
+                 names its connection"
+            )));
+        }
+        Ok(all)
     }
 
     /// Adds a processor that works on them.
@@ -318,7 +405,8 @@ mod tests {
 
     fn options(arguments: &[&str], variables: &[(&str, &str)]) -> CliResult<Vec<(String, String)>> {
         let own = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
-        let options = parsed(arguments).options(variables.iter().map(own))?;
+        let variables = variables.iter().map(own).collect();
+        let options = parsed(arguments).options(&variables)?;
         let shown = options
             .into_iter()
             .map(|(name, options)| (name, options.redacted()));
@@ -367,6 +455,31 @@ mod tests {
             (name == "TEMPORAL_BATCH_CONNECTION_SHOP").then(|| "sqlite:b.db".to_owned())
         };
         assert_eq!(parse("shop", &of_name).unwrap().1.redacted(), "sqlite:b.db");
+    }
+
+    #[test]
+    fn database_url_is_the_connection_without_a_name_unless_that_is_named() {
+        let url = ("DATABASE_URL", "sqlite:of-url.db");
+        let shop = ("TEMPORAL_BATCH_CONNECTION_SHOP", "sqlite:shop.db");
+        let own = ("TEMPORAL_BATCH_CONNECTION_DEFAULT", "sqlite:own.db");
+        let libpq = ("PGHOST", "of-libpq");
+        let default = |arguments: &[&str], variables: &[_]| {
+            let all = options(arguments, variables).unwrap();
+            all.into_iter()
+                .find_map(|(n, shown)| (n == "default").then_some(shown))
+        };
+        let flag = "--connection=default=url:sqlite:flag.db";
+        let given = |shown: &str| Some(shown.to_owned());
+        assert_eq!(default(&[], &[url]), given("sqlite:of-url.db"));
+        assert_eq!(default(&[], &[url, shop, libpq]), given("sqlite:of-url.db"));
+        assert_eq!(default(&[], &[url, own]), given("sqlite:own.db"));
+        assert_eq!(default(&[flag], &[url, own]), given("sqlite:flag.db"));
+        assert_eq!(default(&[], &[shop]), None);
+        assert!(default(&[], &[libpq]).unwrap().starts_with("postgres://"));
+        // One that is not meant need not be of a kind that is known here.
+        let strange = ("DATABASE_URL", "oracle://h/d");
+        assert_eq!(default(&[flag], &[strange]), given("sqlite:flag.db"));
+        assert!(options(&[], &[strange]).is_err());
     }
 
     #[test]

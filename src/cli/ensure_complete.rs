@@ -37,6 +37,10 @@ pub(crate) struct EnsureCompleteArgs {
     /// Wait no longer than this
     #[arg(long, value_name = "DURATION", value_parser = length, requires = "wait")]
     timeout: Option<Duration>,
+
+    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+    #[command(flatten)]
+    pub(super) database: super::connections::DatabaseArgs,
 }
 
 impl EnsureCompleteArgs {

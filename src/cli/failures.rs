@@ -55,6 +55,10 @@ pub(crate) struct FailuresArgs {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+
+    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+    #[command(flatten)]
+    pub(super) database: super::connections::DatabaseArgs,
 }
 
 /// What failed. Its JSON is documented in `docs/cli.md`; `None` is what could not be found out.

@@ -56,6 +56,10 @@ pub(crate) struct RedriveArgs {
 
     #[command(flatten)]
     launch: LaunchArgs,
+
+    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+    #[command(flatten)]
+    pub(super) database: super::connections::DatabaseArgs,
 }
 
 /// The arguments of the batch that a redrive redrives.

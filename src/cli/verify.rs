@@ -43,6 +43,10 @@ pub(crate) struct VerifyArgs {
     /// Print the certificate as one JSON object
     #[arg(long)]
     json: bool,
+
+    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+    #[command(flatten)]
+    pub(super) database: super::connections::DatabaseArgs,
 }
 
 /// What was found, of which batch, when. Its JSON is documented in `docs/cli.md`.

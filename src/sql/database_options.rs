@@ -81,12 +81,18 @@ impl DatabaseOptions {
     /// [`NotGiven`](DatabaseError::NotGiven) where nothing is set; otherwise as
     /// [`from_url`](Self::from_url).
     pub fn from_env() -> Result<Self, DatabaseError> {
-        let url = std::env::var(VARIABLE).ok().filter(|url| !url.is_empty());
-        if let Some(url) = url {
-            return Self::from_url(&url);
+        Self::from_variables(&|name| std::env::var(name).ok())
+    }
+
+    /// The same with a choice of variables. What a URL leaves out comes from the environment all the same.
+    pub(crate) fn from_variables(
+        variables: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Self, DatabaseError> {
+        if let Some(url) = variables(VARIABLE).filter(|url| !url.trim().is_empty()) {
+            return Self::from_url(url.trim());
         }
         let libpq = ["PGHOST", "PGHOSTADDR", "PGDATABASE"];
-        if libpq.iter().any(|name| std::env::var_os(name).is_some()) {
+        if libpq.iter().any(|name| variables(name).is_some()) {
             return Self::from_url("postgres://");
         }
         Err(DatabaseError::NotGiven {

@@ -168,24 +168,23 @@ pub async fn wait_for_rows(home: &Home, rows: i64) {
     changed.expect("rows are changed");
 }
 
-async fn poison_rows_become_dead_letters_and_are_redriven(home: Home) {
-    home.numbers(300).await;
-    home.ledger_tables().await;
-    home.script("CREATE TABLE limits (id INTEGER NOT NULL PRIMARY KEY, most INTEGER NOT NULL)")
-        .await;
-    let limits: Vec<_> = (1..=300)
-        .map(|id| {
-            format!(
-                "({id}, {})",
-                if [44, 45, 261].contains(&id) { 0 } else { 9 }
-            )
-        })
+/// 300 rows of which some do not take `x = x + 1` until their `most` is raised.
+pub async fn poisoned(home: &Home, ids: &[i32]) {
+    home.script(
+        "CREATE TABLE t (id INTEGER NOT NULL PRIMARY KEY, x INTEGER NOT NULL, most INTEGER NOT NULL, \
+         CHECK (x <= most))",
+    )
+    .await;
+    let rows: Vec<_> = (1..=300)
+        .map(|id| format!("({id}, 0, {})", if ids.contains(&id) { 0 } else { 9 }))
         .collect();
-    home.script(&format!("INSERT INTO limits VALUES {}", limits.join(", ")))
+    home.script(&format!("INSERT INTO t VALUES {}", rows.join(", ")))
         .await;
-    home.script("DROP TABLE t; CREATE TABLE t (id INTEGER NOT NULL PRIMARY KEY, x INTEGER NOT NULL, \
-                 most INTEGER NOT NULL, CHECK (x <= most)); INSERT INTO t SELECT id, 0, most FROM limits")
-        .await;
+}
+
+async fn poison_rows_become_dead_letters_and_are_redriven(home: Home) {
+    poisoned(&home, &[44, 45, 261]).await;
+    home.ledger_tables().await;
     let id = id();
     let args = [
         "--once",

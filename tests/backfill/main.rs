@@ -5,6 +5,7 @@ mod archive;
 mod checked;
 mod command;
 mod database;
+mod database_url;
 mod engines;
 mod killed;
 mod outages;
