@@ -21,6 +21,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::{
     dead_letter::{DeadLetter, DeadLetters, LetterFilter},
+    disk::with_free_space,
     error::PageError,
     page_ledger::PageTransaction,
     private,
@@ -670,7 +671,10 @@ fn file_error(message: impl std::fmt::Display) -> PageError {
 }
 
 fn cannot(what: &str, path: &Path) -> impl FnOnce(io::Error) -> PageError {
-    move |error| file_error(format_args!("cannot {what} {}: {error}", path.display()))
+    move |error| {
+        let why = with_free_space(&error, path);
+        file_error(format_args!("cannot {what} {}: {why}", path.display()))
+    }
 }
 
 #[cfg(test)]

@@ -82,6 +82,8 @@ pub struct PageError {
     message: String,
     retry: Retry,
     blame: Blame,
+    /// For the dead letter of the one record that failed.
+    record: Option<Box<str>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -124,12 +126,31 @@ impl PageError {
             message: message.to_string(),
             retry,
             blame: Blame::default(),
+            record: None,
         }
     }
 
     pub(crate) fn blaming(mut self, blame: Blame) -> Self {
         self.blame = blame;
         self
+    }
+
+    /// Keeps the one record of the page in its dead letter. A record goes into no message: messages are stored in
+    /// histories and logged.
+    #[cfg_attr(
+        not(all(
+            feature = "files",
+            any(feature = "sqlite", feature = "postgres", feature = "mysql")
+        )),
+        allow(dead_code, reason = "for `SqlImport`")
+    )]
+    pub(crate) fn with_record(mut self, record: String) -> Self {
+        self.record = Some(record.into());
+        self
+    }
+
+    pub(crate) fn record(&self) -> Option<&str> {
+        self.record.as_deref()
     }
 
     /// Says the same in other words.

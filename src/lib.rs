@@ -75,6 +75,7 @@ mod dead_letter;
 mod dead_letter_file;
 #[cfg(feature = "dev-server")]
 pub mod dev_server;
+mod disk;
 mod error;
 mod figures;
 #[cfg(feature = "files")]

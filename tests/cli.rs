@@ -722,12 +722,9 @@ fn a_running_batch_can_be_looked_at_and_steered() {
     );
 }
 
-/// A command on a terminal of its own, made by script(1) of util-linux.
-fn on_a_terminal(args: &[&str]) -> Option<Command> {
-    let version = Command::new("script").arg("--version").output().ok()?;
-    if !stdout(&version).contains("util-linux") {
-        return None;
-    }
+/// A command on a terminal of its own, made by script(1) of util-linux, which every Linux has.
+#[cfg(target_os = "linux")]
+fn on_a_terminal(args: &[&str]) -> Command {
     let binary = env!("CARGO_BIN_EXE_temporal-batch");
     let line = format!("stty rows 30 cols 100; exec '{binary}' {}", args.join(" "));
     let mut command = command_of(Path::new("script"), &["-qec", &line, "/dev/null"]);
@@ -735,17 +732,15 @@ fn on_a_terminal(args: &[&str]) -> Option<Command> {
         .env("TERM", "xterm")
         .env("TEMPORAL_ADDRESS", SERVER.address())
         .stdin(Stdio::piped());
-    Some(command)
+    command
 }
 
+#[cfg(target_os = "linux")]
 #[test]
 fn on_a_terminal_watch_is_a_screen_whose_keys_steer_and_that_leaves_no_trace() {
     const ENTER: &str = "\u{1b}[?1049h";
     const LEAVE: &str = "\u{1b}[?1049l";
-    let Some(mut watch) = on_a_terminal(&["watch", "on-screen"]) else {
-        eprintln!("skipped: there is no script(1) of util-linux");
-        return;
-    };
+    let mut watch = on_a_terminal(&["watch", "on-screen"]);
     let _worker = Worker::on("screen", &[]).ready();
     let started = online(&[
         "start",

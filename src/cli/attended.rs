@@ -1,7 +1,7 @@
 //! The flags of the commands that start a batch and work for it in the same process: `backfill`, `import`
 //! and `export`.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::OnceLock, time::Duration};
 
 use clap::Args;
 
@@ -83,6 +83,7 @@ impl AttendedArgs {
             program,
             json: self.json,
             drain_timeout: self.drain_timeout,
+            ended_run: OnceLock::new(),
         }
     }
 

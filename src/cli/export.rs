@@ -19,7 +19,7 @@ use super::{
 use crate::{
     Connections, Database, ExportArgs, ExportFormat, HighWaterMark, SqlExport, Table, TableSpec,
     batch::IfRunning,
-    files::{Manifest, SinkError, Standing, standing},
+    files::{Manifest, SinkError, Standing, check_writable, check_writable_file, standing},
     hooks::Hooks,
     processor::PageProcessor as _,
     throttle::Throttles,
@@ -193,9 +193,16 @@ impl ExportCommand {
     fn check_directory(&self, args: &ExportArgs, id: &str) -> CliResult<()> {
         let refused = |error: SinkError| CliError::usage(error);
         let directory = || args.to.clone();
+        let writable = || {
+            check_writable(&args.to).map_err(refused)?;
+            let file = args.concatenate.as_deref();
+            file.map_or(Ok(()), |file| check_writable_file(file).map_err(refused))
+        };
         match standing(&args.to).map_err(refused)? {
-            Standing::Free => Ok(()),
-            Standing::Unfinished(owner) if owner.batch_id == id && !self.attended.rerun => Ok(()),
+            Standing::Free => writable(),
+            Standing::Unfinished(owner) if owner.batch_id == id && !self.attended.rerun => {
+                writable()
+            }
             Standing::Finished(manifest) if manifest.batch_id == id && !self.attended.rerun => {
                 Ok(())
             }

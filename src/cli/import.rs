@@ -1,9 +1,20 @@
 //! `import`: the records of a file into a table, with worker and batch in one process.
 
-use std::path::{Path, PathBuf};
+mod again;
+mod delimiter;
+mod rejected;
+
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 use clap::{Args, ValueEnum};
 
+use self::{
+    again::Changes,
+    rejected::{RejectedFile, shown},
+};
 use super::{
     attended::AttendedArgs,
     backfill::{
@@ -16,12 +27,14 @@ use super::{
     output::{note, number},
 };
 use crate::{
-    BytesForm, Connections, DEFAULT_CONNECTION, Database, ImportArgs, ImportFile, ManifestChoice,
-    OnConflict, SqlImport,
+    BytesForm, Connections, DEFAULT_CONNECTION, Database, DatabaseOptions, ImportArgs, ImportFile,
+    JsonlDeadLetters, ManifestChoice, OnConflict, SqlImport,
     batch::IfRunning,
+    dead_letter::DeadLetters,
     files::{CsvFormat, CsvSource, Header, JsonLinesSource, SourceFile},
     hooks::Hooks,
     processor::PageProcessor as _,
+    redrive::letters_of,
     throttle::Throttles,
 };
 
@@ -81,6 +94,15 @@ pub(crate) struct ImportCommand {
     #[arg(long)]
     create_ledger_tables: bool,
 
+    /// Where records go that cannot be imported, for their correction; none: nowhere [default: NAME.rejected.EXTENSION
+    /// beside the file, or else in the working directory]
+    #[arg(long, value_name = "FILE|none")]
+    rejected: Option<PathBuf>,
+
+    /// Keep values of rejected records out of dead letters and of what is printed; the file of rejected records has them
+    #[arg(long)]
+    mask_values: bool,
+
     #[command(flatten)]
     attended: AttendedArgs,
 }
@@ -96,7 +118,8 @@ struct ReadingArgs {
     #[arg(long, requires = "columns")]
     no_header: bool,
 
-    /// What stands between two CSV fields: a character, or tab [default: by the name: tab in .tsv, else a comma]
+    /// What stands between two CSV fields: a character, or tab [default: tab in .tsv, else a comma; where the first
+    /// record is one column with that, the ; tab or | in it]
     #[arg(long, value_name = "CHARACTER", value_parser = character)]
     delimiter: Option<char>,
 
@@ -189,14 +212,7 @@ impl ReadingArgs {
         let mut file = SourceFile::new(path);
         file.may_grow = self.may_grow;
         file.spool.clone_from(&self.spool);
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let name = name.to_ascii_lowercase();
-        let name = name.strip_suffix(".gz").unwrap_or(&name);
-        let by_name = match Path::new(name).extension().and_then(|e| e.to_str()) {
-            Some("jsonl" | "ndjson") => Format::Jsonl,
-            _ => Format::Csv,
-        };
-        if self.format.unwrap_or(by_name) == Format::Jsonl {
+        if self.format.unwrap_or_else(|| named_format(path)) == Format::Jsonl {
             let of_csv = [
                 (self.no_header, "--no-header"),
                 (self.delimiter.is_some(), "--delimiter"),
@@ -216,10 +232,7 @@ impl ReadingArgs {
             return Ok(source.into());
         }
         let mut format = CsvFormat {
-            delimiter: self.delimiter.unwrap_or(match name.ends_with(".tsv") {
-                true => '\t',
-                false => ',',
-            }),
+            delimiter: self.delimiter.unwrap_or_else(|| named_delimiter(path)),
             quote: self.quote.0,
             escape: self.escape,
             lenient_quotes: self.csv_lenient_quotes,
@@ -247,6 +260,7 @@ impl ImportCommand {
         // What is wrong with the flags is told before anybody is asked.
         let batch = self.attended.nameless(SqlImport::NAME)?;
         let args = self.args()?;
+        let rejected = self.rejected()?;
         let options = self.database.options()?;
         let slots = batch.spec.max_parallelism;
         let database = Database::connect(&options.clone().pages(slots)).await?;
@@ -255,23 +269,31 @@ impl ImportCommand {
             let target = target(&shown);
             let id = self.attended.batch_id.clone();
             let id = id.unwrap_or_else(|| batch_id(&target, &args));
+            if let Some(rejected) = &rejected {
+                rejected.check(&self.file, &id, self.attended.rerun)?;
+            }
             let queue = self.attended.task_queue.clone();
             let mut batch = batch
                 .task_queue(queue.unwrap_or_else(|| format!("import-{target}-{id}")))
                 .rerun(self.attended.rerun)
                 .continues(self.attended.continues)
                 .if_running(IfRunning::Attach);
-            batch.spec.batch_id = id;
+            batch.spec.batch_id.clone_from(&id);
             batch.spec.args = json(&args)?;
             batch.validate()?;
             let connections = Connections::new().with(DEFAULT_CONNECTION, database.clone());
-            let processor = SqlImport::new(connections);
+            let mut processor = SqlImport::new(connections).mask_values(self.mask_values);
+            if let (Some(rejected), false) = (&rejected, args.once) {
+                processor = processor.dead_letters(JsonlDeadLetters::new(rejected.letters()));
+            }
             let refused = |error| refused_with_hint(&error, program);
             let prepare = async || processor.prepare(args.clone()).await;
             let make = self.create_ledger_tables;
             let prepared = with_ledger_tables(&database, make, program, prepare).await?;
             let records = processor.size_hint(&prepared).await.map_err(refused)?;
-            self.tell(&shown, &database, &prepared, records);
+            self.tell(&shown, &database, &prepared, records, rejected.as_ref());
+            let letters = letters_of(&processor, &prepared);
+            let source = prepared.file.clone();
             // With the file as it is now: another one is not what the batch of this id began with.
             let args = ImportArgs {
                 file: without_copy(prepared.file),
@@ -284,7 +306,13 @@ impl ImportCommand {
             let run = self.attended.run(batch, program);
             let throttles = throttles.clone();
             let crew = self.attended.crew(processor, hooks, throttles, &database)?;
-            run.attended(connection, crew).await
+            let exit = run.attended(connection, crew).await?;
+            let kept = rejected.zip(letters).zip(run.ended_run.get());
+            if let Some(((rejected, letters), batch_run)) = kept {
+                let next = || self.next(program, &rejected, &options, &args);
+                put_out(&rejected, letters, &source, (&id, batch_run), next).await?;
+            }
+            Ok(exit)
         };
         let exit = done.await;
         database.close().await;
@@ -294,7 +322,12 @@ impl ImportCommand {
     fn args(&self) -> CliResult<ImportArgs> {
         let path = std::path::absolute(&self.file);
         let path = path.map_err(|e| CliError::caused("this is no path", &e))?;
-        let file = self.reading.file(&path, self.columns.as_deref())?;
+        let mut file = self.reading.file(&path, self.columns.as_deref())?;
+        if let (ImportFile::Csv(source), None) = (&mut file, self.reading.delimiter)
+            && let Some(found) = delimiter::recognise(&path, &source.format)?
+        {
+            source.format.delimiter = found;
+        }
         let mut args = ImportArgs::new(file, &self.table)
             .null(&self.null)
             .on_conflict(self.on_conflict.clone())
@@ -321,11 +354,85 @@ impl ImportCommand {
         Ok(args)
     }
 
+    /// Where records go that cannot be imported; `None`: nowhere.
+    fn rejected(&self) -> CliResult<Option<RejectedFile>> {
+        let masked = self.mask_values;
+        match &self.rejected {
+            None => {
+                let file = std::path::absolute(&self.file);
+                let file = file.map_err(|e| CliError::caused("this is no path", &e))?;
+                Ok(Some(RejectedFile::beside(&file, masked)))
+            }
+            Some(none) if none == Path::new("none") => Ok(None),
+            Some(path) => {
+                let path = std::path::absolute(path);
+                let path = path.map_err(|e| CliError::caused("this is no path", &e))?;
+                Ok(Some(RejectedFile { path, masked }))
+            }
+        }
+    }
+
+    /// The command that imports the rejected records.
+    fn next(
+        &self,
+        program: &str,
+        rejected: &RejectedFile,
+        options: &DatabaseOptions,
+        args: &ImportArgs,
+    ) -> String {
+        let mut added = Vec::new();
+        if self.reading.format.is_none() && named_format(&rejected.path) != format_of(args) {
+            let format = match format_of(args) {
+                Format::Csv => "csv",
+                Format::Jsonl => "jsonl",
+            };
+            added.push(("--format", format.to_owned()));
+        }
+        if let (ImportFile::Csv(source), None) = (&args.file, self.reading.delimiter)
+            && source.format.delimiter != named_delimiter(&rejected.path)
+        {
+            let delimiter = match source.format.delimiter {
+                '\t' => "tab".to_owned(),
+                other => other.to_string(),
+            };
+            added.push(("--delimiter", delimiter));
+        }
+        // One beside the file that was imported lists that file.
+        if let (ManifestChoice::At(manifest), None) = (&args.manifest, &self.manifest) {
+            added.push(("--manifest", shown(manifest)));
+        }
+        let changes = Changes {
+            file: &self.file,
+            rejected: &shown(&rejected.path),
+            hides_url: options.has_password(),
+            added,
+        };
+        let given = std::env::args_os().skip(1);
+        let given: Vec<_> = given
+            .map(|arg| arg.to_string_lossy().into_owned())
+            .collect();
+        again::command(program, &given, &changes)
+    }
+
     /// What is about to happen, for the person who starts it.
-    fn tell(&self, shown: &str, database: &Database, args: &ImportArgs, records: Option<u64>) {
+    fn tell(
+        &self,
+        shown: &str,
+        database: &Database,
+        args: &ImportArgs,
+        records: Option<u64>,
+        rejected: Option<&RejectedFile>,
+    ) {
         let line = |what: &str, text: &str| note(format_args!("{what:<11}{text}"));
         line("database", shown);
         line("file", &self.file.display().to_string());
+        if let (ImportFile::Csv(source), None) = (&args.file, self.reading.delimiter)
+            && source.format.delimiter != named_delimiter(&self.file)
+        {
+            let delimiter = delimiter::flag(source.format.delimiter);
+            let text = format!("{delimiter} as the first record shows; --delimiter says otherwise");
+            line("delimiter", &text);
+        }
         let about =
             records.map_or_else(|| "unknown".to_owned(), |n| format!("about {}", number(n)));
         line("records", &about);
@@ -344,6 +451,60 @@ impl ImportCommand {
             false => "each page at least once; one whose worker is lost is done again",
         };
         line("commits", once);
+        let rejects = match rejected {
+            Some(rejected) => {
+                let path = self::shown(&rejected.path);
+                format!("records that cannot be imported go to {path}")
+            }
+            None => "records that cannot be imported go to no file".to_owned(),
+        };
+        line("rejected", &rejects);
+    }
+}
+
+/// Writes the file of the rejected records, once the batch is over, and tells what to do with it.
+async fn put_out(
+    rejected: &RejectedFile,
+    letters: Arc<dyn DeadLetters>,
+    source: &ImportFile,
+    (batch_id, batch_run): (&str, &str),
+    next: impl FnOnce() -> String,
+) -> CliResult<()> {
+    let written = rejected.write(&*letters, source, batch_id, batch_run);
+    if let Some(written) = written.await? {
+        rejected.tell(&written, &next());
+    }
+    Ok(())
+}
+
+fn format_of(args: &ImportArgs) -> Format {
+    match &args.file {
+        ImportFile::Csv(_) => Format::Csv,
+        ImportFile::JsonLines(_) => Format::Jsonl,
+    }
+}
+
+/// The name of a file in small letters, without that it is compressed.
+fn plain_name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let name = name.to_ascii_lowercase();
+    name.strip_suffix(".gz").unwrap_or(&name).to_owned()
+}
+
+/// How a file of this name is written.
+fn named_format(path: &Path) -> Format {
+    let name = plain_name(path);
+    match Path::new(&name).extension().and_then(|e| e.to_str()) {
+        Some("jsonl" | "ndjson") => Format::Jsonl,
+        _ => Format::Csv,
+    }
+}
+
+/// What stands between the fields of a CSV file of this name.
+fn named_delimiter(path: &Path) -> char {
+    match plain_name(path).ends_with(".tsv") {
+        true => '\t',
+        false => ',',
     }
 }
 

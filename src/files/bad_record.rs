@@ -1,6 +1,8 @@
 //! A record that cannot be read.
 
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
+
+use super::record::KeptRecord;
 
 /// Bytes of a bad record that are kept.
 pub(super) const MAX_KEPT: usize = 4 * 1024;
@@ -28,6 +30,10 @@ pub struct BadRecord {
     pub(crate) text: String,
     /// Where it is in the file.
     pub(crate) lines: Option<RangeInclusive<u64>>,
+    /// The column that is at fault, where one is.
+    pub(crate) column: Option<String>,
+    /// What stands in that column.
+    pub(crate) value: Option<String>,
 }
 
 impl BadRecord {
@@ -38,6 +44,8 @@ impl BadRecord {
             detail: None,
             text: String::new(),
             lines: None,
+            column: None,
+            value: None,
         }
     }
 
@@ -54,6 +62,28 @@ impl BadRecord {
         }
     }
 
+    /// Names the column that is at fault, and what stands in it.
+    #[allow(dead_code, reason = "for `import`, which needs a database")]
+    pub(crate) fn in_column(mut self, column: &str, value: Option<String>) -> Self {
+        self.column = Some(column.to_owned());
+        self.value = value;
+        self
+    }
+
+    /// As a dead letter keeps it.
+    pub(crate) fn kept(self, record: u64, bytes: Range<u64>) -> KeptRecord {
+        KeptRecord {
+            file: None,
+            record,
+            lines: self.lines,
+            bytes,
+            column: self.column,
+            value: self.value,
+            error: self.detail,
+            text: Some(self.text),
+        }
+    }
+
     /// The kind of failure.
     pub fn error_type(&self) -> &str {
         self.error_type
@@ -67,6 +97,11 @@ impl BadRecord {
     /// The lines that the record is on, counted from 1.
     pub fn lines(&self) -> Option<RangeInclusive<u64>> {
         self.lines.clone()
+    }
+
+    /// The column that is at fault, as far as one is known to be.
+    pub fn column(&self) -> Option<&str> {
+        self.column.as_deref()
     }
 
     /// The record as it is in the file, its first 4 KiB; bytes that are not UTF-8 are replaced.

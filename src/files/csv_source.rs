@@ -1,6 +1,6 @@
 //! A CSV file as a source.
 
-use std::path::PathBuf;
+use std::{borrow::Cow, path::PathBuf};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -8,6 +8,7 @@ use super::{
     BadRecord, CsvFormat, FilePosition, FileRecord, Header, SourceFile,
     csv_scanner::{CsvScanner, Fields},
     error::FileError,
+    excerpt::Excerpt,
     reading::{self, Bounds, Extent, Input, Scan, input, input_of},
     source_file::OpenFile,
 };
@@ -250,6 +251,16 @@ impl CsvSource {
     }
 }
 
+/// # Copy
+impl CsvSource {
+    /// For a file of some of its records.
+    #[allow(dead_code, reason = "for `import`, which needs a database")]
+    pub(crate) fn excerpt(&self) -> Result<Excerpt, FileError> {
+        let look = self.look()?;
+        Ok(Excerpt::new(look.file, look.data))
+    }
+}
+
 /// What the beginning of a file says of the rest.
 struct Look {
     file: OpenFile,
@@ -353,8 +364,11 @@ pub(crate) fn strings(fields: Fields<'_>) -> Result<csv::StringRecord, BadRecord
     let mut record = csv::ByteRecord::with_capacity(output.len(), fields.len());
     record.extend(fields.iter());
     csv::StringRecord::from_byte_record(record).map_err(|error| {
-        let column = error.utf8_error().field() + 1;
+        let field = error.utf8_error().field();
+        let value = fields.iter().nth(field).map(String::from_utf8_lossy);
+        let column = (field + 1).to_string();
         BadRecord::new("InvalidUtf8", format!("column {column} is not UTF-8"))
+            .in_column(&column, value.map(Cow::into_owned))
     })
 }
 

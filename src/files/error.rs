@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use crate::error::PageError;
+use crate::{disk::with_free_space, error::PageError};
 
 /// A file cannot be read, or not by this worker, or is not what it was.
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +26,10 @@ pub(crate) enum FileError {
     },
     #[error("{path:?} is UTF-16; convert it first, with `iconv -f UTF-16 -t UTF-8`")]
     Utf16 { path: PathBuf },
-    #[error("{path} cannot be decompressed to {to}: {source}")]
+    #[error(
+        "{path} cannot be decompressed to {to}: {}",
+        with_free_space(source, to)
+    )]
     NotSpooled {
         path: PathBuf,
         to: PathBuf,

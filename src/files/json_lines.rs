@@ -12,6 +12,7 @@ use super::{
     csv_format::MAX_RECORD_BYTES,
     csv_source::{blocking, page_of, too_large},
     error::FileError,
+    excerpt::Excerpt,
     reading::{self, Bounds, Extent, Input, Scan, input},
     source_file::OpenFile,
 };
@@ -198,6 +199,14 @@ impl JsonLinesSource {
             guess().map(Some).map_err(FileError::into_page_error)
         })
         .await
+    }
+
+    /// For a file of some of its lines.
+    #[allow(dead_code, reason = "for `import`, which needs a database")]
+    pub(crate) fn excerpt(&self) -> Result<Excerpt, FileError> {
+        let file = self.file.open()?;
+        let data = file.text;
+        Ok(Excerpt::new(file, data))
     }
 
     fn scanner(&self, file: &OpenFile, offset: u64) -> LineScanner<Input> {

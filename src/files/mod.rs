@@ -69,6 +69,7 @@ mod csv_format;
 mod csv_scanner;
 mod csv_source;
 mod error;
+mod excerpt;
 mod fingerprint;
 mod json_lines;
 mod line_number;
@@ -103,10 +104,16 @@ pub use source_file::SourceFile;
 pub use crate::cell::{EncodedColumn, Encoding};
 
 #[allow(unused_imports, reason = "for `import`, which needs a database")]
-pub(crate) use {csv_scanner::Fields, csv_source::strings};
+pub(crate) use {
+    csv_scanner::Fields,
+    csv_source::strings,
+    error::FileError,
+    excerpt::{CopyError, Excerpt},
+    record::{KeptRecord, shown_lines},
+};
 #[cfg(feature = "cli")]
 #[allow(unused_imports, reason = "for `export`, which needs a database")]
 pub(crate) use {
-    sink_directory::{Standing, standing},
+    sink_directory::{Standing, check_writable, check_writable_file, standing},
     spool::remove_copies,
 };

@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::{self, BufRead, BufReader, Read},
+    ops::Range,
     sync::Arc,
 };
 
@@ -142,8 +143,9 @@ pub(super) fn read<S: Scan, T>(
         let content = match content(scanner, extent) {
             Ok(content) => Ok(content),
             Err(mut bad) => {
-                bad.text = text(file, extent)?;
-                bad.lines = Some(lines(file, extent).map_err(|e| file.not_readable(e))?);
+                let bytes = extent.start..extent.end;
+                bad.text = text(file, &bytes)?;
+                bad.lines = Some(lines(file, &bytes).map_err(|e| file.not_readable(e))?);
                 Err(Box::new(bad))
             }
         };
@@ -197,14 +199,14 @@ fn next<S: Scan>(file: &OpenFile, scanner: &mut S) -> Result<Option<Extent>, Fil
 }
 
 /// The beginning of a record, as it is in the file.
-fn text(file: &OpenFile, extent: Extent) -> Result<String, FileError> {
-    let length = (extent.end - extent.start).min(MAX_KEPT as u64);
-    let mut bytes = Vec::new();
-    let mut input = input_of(file, extent.start, MAX_KEPT).take(length);
+pub(super) fn text(file: &OpenFile, bytes: &Range<u64>) -> Result<String, FileError> {
+    let length = (bytes.end - bytes.start).min(MAX_KEPT as u64);
+    let mut read = Vec::new();
+    let mut input = input_of(file, bytes.start, MAX_KEPT).take(length);
     input
-        .read_to_end(&mut bytes)
+        .read_to_end(&mut read)
         .map_err(|e| file.not_readable(e))?;
-    let text = String::from_utf8_lossy(&bytes);
+    let text = String::from_utf8_lossy(&read);
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 

@@ -1,8 +1,8 @@
 //! One record of a file, as a page has it.
 
-use std::ops::Range;
+use std::ops::{Range, RangeInclusive};
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::{BadRecord, FilePosition};
 use crate::processor::PageReport;
@@ -19,13 +19,38 @@ pub struct FileRecord<T> {
 }
 
 /// What is kept of a record in its dead letter.
-#[derive(Serialize)]
-struct Kept<'a> {
-    record: u64,
-    bytes: Range<u64>,
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub(crate) struct KeptRecord {
+    /// The name of the file.
     #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<&'a str>,
-    text: &'a str,
+    pub file: Option<String>,
+    pub record: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lines: Option<RangeInclusive<u64>>,
+    pub bytes: Range<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub column: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub value: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+}
+
+impl KeptRecord {
+    pub fn into_json(self) -> String {
+        serde_json::to_string(&self).unwrap_or_default()
+    }
+}
+
+/// `line 8`, or `lines 8 to 9`.
+pub(crate) fn shown_lines(lines: &RangeInclusive<u64>) -> String {
+    match (lines.start(), lines.end()) {
+        (first, last) if first == last => format!("line {first}"),
+        (first, last) => format!("lines {first} to {last}"),
+    }
 }
 
 impl<T> FileRecord<T> {
@@ -61,23 +86,15 @@ impl<T> FileRecord<T> {
         match self.content {
             Ok(content) => Some(content),
             Err(bad) => {
-                let lines = match bad.lines.as_ref().map(|lines| (lines.start(), lines.end())) {
-                    Some((first, last)) if first == last => format!("line {first}, "),
-                    Some((first, last)) => format!("lines {first} to {last}, "),
-                    None => String::new(),
-                };
+                let lines = bad.lines.as_ref().map(shown_lines);
+                let lines = lines.map_or_else(String::new, |lines| format!("{lines}, "));
                 let message = format!(
                     "record {} ({lines}bytes {} to {}): {}",
                     self.end.record, bytes.start, bytes.end, bad.message
                 );
-                let kept = Kept {
-                    record: self.end.record,
-                    bytes,
-                    error: bad.detail.as_deref(),
-                    text: &bad.text,
-                };
-                let kept = serde_json::to_string(&kept).unwrap_or_default();
-                report.fail_with_record(position, bad.error_type, message, kept);
+                let error_type = bad.error_type;
+                let kept = bad.kept(self.end.record, bytes).into_json();
+                report.fail_with_record(position, error_type, message, kept);
                 None
             }
         }

@@ -120,7 +120,9 @@ use crate::{
 ///
 /// | type | retryable | what is wrong |
 /// |---|---|---|
-/// | `DiskFull`, `PermissionDenied`, `FileError` | yes | the file system; nothing of the page is there |
+/// | `DiskFull` | yes, and the page loses no attempt | the disk, or what the user may have of it; the message says how much is free and where |
+/// | `PermissionDenied`, `FileError` | yes | the file system; nothing of the page is there |
+/// | `NoDirectory` | no | the directory around the one of the parts is missing; only that one is made |
 /// | `DirectoryTaken`, `DirectoryNotEmpty`, `DirectoryFinished` | no | the directory is not this batch run's |
 /// | `RecordNotWritable` | no | a record does not fit the format |
 /// | `PartUnreadable` | no | somebody else wrote into the directory |

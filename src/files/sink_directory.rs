@@ -398,16 +398,77 @@ impl SinkDirectory {
     }
 }
 
-/// Makes a directory with those around it that are missing. Each lasts once the one around it is on the disk.
+/// Makes a directory, unless it is there. It lasts once the one around it is on the disk.
+///
+/// # Errors
+/// The one around it is missing: a path with a mistake in it would make directories that nobody looks for.
 fn create_directory(path: &Path) -> Result<(), SinkError> {
-    let missing = |path: &&Path| !path.as_os_str().is_empty() && !path.is_dir();
-    let missing: Vec<&Path> = path.ancestors().take_while(missing).collect();
-    fs::create_dir_all(path).map_err(SinkError::io("create the directory", path))?;
-    for made in missing {
-        let around = made.parent().filter(|path| !path.as_os_str().is_empty());
-        sync_directory(around.unwrap_or(Path::new(".")))?;
+    if path.is_dir() {
+        return Ok(());
     }
-    Ok(())
+    let around = existing_parent(path)?;
+    match fs::create_dir(path) {
+        Ok(()) => sync_directory(around),
+        // Another attempt has made it.
+        Err(e) if e.kind() == ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(e) => Err(SinkError::io("create the directory", path)(e)),
+    }
+}
+
+/// The directory around a path.
+fn existing_parent(path: &Path) -> Result<&Path, SinkError> {
+    let around = path
+        .parent()
+        .filter(|around| !around.as_os_str().is_empty());
+    let around = around.unwrap_or(Path::new("."));
+    let failed = SinkError::io("create anything in", around);
+    match fs::metadata(around) {
+        Ok(found) if found.is_dir() => Ok(around),
+        Ok(_) => Err(failed(ErrorKind::NotADirectory.into())),
+        Err(e) if e.kind() == ErrorKind::NotFound => Err(SinkError::NoParent {
+            directory: path.to_path_buf(),
+            parent: around.to_path_buf(),
+        }),
+        Err(e) => Err(failed(e)),
+    }
+}
+
+/// Sees to it that files can be written into a directory, or that it can be made. Leaves nothing behind.
+///
+/// # Errors
+/// It is no directory, it or the one around it cannot be written to, or the disk has no room.
+#[cfg(feature = "cli")]
+pub(crate) fn check_writable(directory: &Path) -> Result<(), SinkError> {
+    match fs::metadata(directory) {
+        Ok(found) if found.is_dir() => try_file(directory),
+        Ok(_) => Err(SinkError::io("write into", directory)(
+            ErrorKind::NotADirectory.into(),
+        )),
+        Err(e) if e.kind() == ErrorKind::NotFound => {
+            let around = existing_parent(directory)?;
+            let tried = tempfile::Builder::new().prefix(HALF).tempdir_in(around);
+            tried.map_err(SinkError::io("create a directory in", around))?;
+            try_file(around)
+        }
+        Err(e) => Err(SinkError::io("look at", directory)(e)),
+    }
+}
+
+/// The same for a file.
+#[cfg(feature = "cli")]
+pub(crate) fn check_writable_file(file: &Path) -> Result<(), SinkError> {
+    try_file(existing_parent(file)?)
+}
+
+#[cfg(feature = "cli")]
+fn try_file(directory: &Path) -> Result<(), SinkError> {
+    let file = tempfile::Builder::new().prefix(HALF).tempfile_in(directory);
+    let tried = file.and_then(|mut file| {
+        // A disk without room takes the name of a file, and nothing that is in it.
+        file.write_all(&[0; 4_096])?;
+        file.as_file().sync_all()
+    });
+    tried.map_err(SinkError::io("write into", directory))
 }
 
 #[cfg(unix)]

@@ -5,7 +5,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::error::PageError;
+use crate::{
+    disk::{is_full, with_free_space},
+    error::PageError,
+};
 
 /// A directory that parts cannot be written into, or whose parts cannot be put together.
 #[derive(Debug, thiserror::Error)]
@@ -50,6 +53,18 @@ pub enum SinkError {
         /// Its execution.
         batch_run: String,
     },
+    /// Only the last directory of a path is made.
+    #[error(
+        "there is no directory {}, in which {} would be made; make it first, or check the path",
+        parent.display(),
+        directory.display()
+    )]
+    NoParent {
+        /// What was named.
+        directory: PathBuf,
+        /// What is missing.
+        parent: PathBuf,
+    },
     /// A file that belongs to the parts cannot be understood.
     #[error("{} is not what was written there: {message}", path.display())]
     Unreadable {
@@ -59,7 +74,7 @@ pub enum SinkError {
         message: String,
     },
     /// The file system.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {}", path.display(), with_free_space(source, path))]
     Io {
         /// What was tried.
         action: &'static str,
@@ -89,10 +104,11 @@ impl SinkError {
             Self::NotEmpty { .. } => "DirectoryNotEmpty",
             Self::Taken { .. } => "DirectoryTaken",
             Self::Finished { .. } => "DirectoryFinished",
+            Self::NoParent { .. } => "NoDirectory",
             Self::Unreadable { .. } => "PartUnreadable",
             Self::Io { source, .. } => {
                 let error_type = match source.kind() {
-                    ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "DiskFull",
+                    _ if is_full(source) => "DiskFull",
                     ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
                         "PermissionDenied"
                     }

@@ -3,6 +3,7 @@
 use std::{
     fs::{File, Metadata},
     io::Read,
+    ops::{Range, RangeInclusive},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -14,6 +15,8 @@ use super::{
     compression::{Beginning, MAGIC},
     error::FileError,
     fingerprint::Identity,
+    line_number::lines,
+    reading::text,
     spool,
 };
 
@@ -71,6 +74,32 @@ impl SourceFile {
             self.path.clone_from(&packed.path);
         }
         self
+    }
+
+    /// What people call it: the name of the file, of the gzip file where it is read from a copy.
+    #[allow(dead_code, reason = "for `import`, which needs a database")]
+    pub(crate) fn name(&self) -> String {
+        let path = self.original();
+        let name = path.file_name().unwrap_or(path.as_os_str());
+        name.to_string_lossy().into_owned()
+    }
+
+    /// The file that was named, of which `path` may be a decompressed copy.
+    #[allow(dead_code, reason = "for `import`, which needs a database")]
+    pub(crate) fn original(&self) -> &Path {
+        let packed = self.packed.as_ref().map(|packed| &packed.path);
+        packed.unwrap_or(&self.path)
+    }
+
+    /// The lines of a record, and its first 4 KiB.
+    #[allow(dead_code, reason = "for `import`, which needs a database")]
+    pub(crate) fn record_at(
+        &self,
+        bytes: &Range<u64>,
+    ) -> Result<(RangeInclusive<u64>, String), FileError> {
+        let file = self.open()?;
+        let lines = lines(&file, bytes).map_err(|e| file.not_readable(e))?;
+        Ok((lines, text(&file, bytes)?))
     }
 
     /// Fixes which file it is; decompresses it where that is asked for.

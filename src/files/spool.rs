@@ -6,7 +6,7 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File, Metadata},
-    io::{self, BufReader, BufWriter, Seek, SeekFrom},
+    io::{self, BufReader, BufWriter, ErrorKind, Seek, SeekFrom},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
@@ -33,7 +33,12 @@ pub(super) fn copy_of(
         to: folder.to_owned(),
         source,
     };
-    let folder = fs::create_dir_all(folder)
+    // Only the last directory of a path is made: one with a mistake in it would be filled without anybody looking there.
+    let made = match fs::create_dir(folder) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        made => made,
+    };
+    let folder = made
         .and_then(|()| fs::canonicalize(folder))
         .map_err(failed)?;
     let name = name(path, packed);

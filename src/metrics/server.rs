@@ -352,9 +352,13 @@ mod tests {
         let server = serve(&Metrics::new()).await;
         let address = server.address();
         drop(server);
-        while TcpStream::connect(address).await.is_ok() {
-            tokio::task::yield_now().await;
-        }
+        let refused = async {
+            while TcpStream::connect(address).await.is_ok() {
+                tokio::task::yield_now().await;
+            }
+        };
+        let refused = tokio::time::timeout(Duration::from_secs(60), refused).await;
+        refused.expect("connections are refused once the server is dropped");
     }
 
     /// More than the sockets of both sides buffer.

@@ -407,11 +407,8 @@ fn redacted(error: &dyn DatabaseError, class: Class, said: &str) -> String {
     }
     #[cfg(feature = "mysql")]
     if let Some(error) = error.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>() {
-        let names_only = [
-            1048, 1153, 1216, 1217, 1264, 1265, 1364, 1406, 1451, 1452, 3819, 4025,
-        ];
-        if class == Class::Records && !names_only.contains(&error.number()) {
-            return mysql_values(said);
+        if class == Class::Records {
+            return without_mysql_values(error.number(), said);
         }
     }
     let _ = error;
@@ -459,6 +456,19 @@ fn without_bytes(said: &str) -> String {
 #[cfg(feature = "postgres")]
 fn postgres_values(said: &str) -> String {
     between(said, '"', said.rfind('"'))
+}
+
+/// What MySQL says of a record, without what stands in the record.
+#[cfg(feature = "mysql")]
+pub(super) fn without_mysql_values(number: u16, said: &str) -> String {
+    // Their quotes hold names only.
+    const NAMES_ONLY: [u16; 12] = [
+        1048, 1153, 1216, 1217, 1264, 1265, 1364, 1406, 1451, 1452, 3819, 4025,
+    ];
+    match NAMES_ONLY.contains(&number) {
+        true => said.to_owned(),
+        false => mysql_values(said),
+    }
 }
 
 /// `Duplicate entry 'x' for key 'y'`, `Incorrect integer value: 'x' for column 'y' at row 1`.

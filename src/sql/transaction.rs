@@ -99,7 +99,13 @@ impl<DB: Dialect> PageTransaction for SqlTransaction<DB> {
                 error => error.into(),
             })?;
         }
-        self.transaction.commit().await?;
-        Ok(())
+        let committed = self.transaction.commit().await;
+        committed.map_err(|error| match &error {
+            // SQLite notices it here.
+            sqlx::Error::Database(said) if said.message().contains("no transaction is active") => {
+                ended()
+            }
+            _ => error.into(),
+        })
     }
 }

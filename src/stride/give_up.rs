@@ -192,6 +192,7 @@ impl<P: PageProcessor> Running<'_, P> {
             attempt: given_up.failure.clone(),
             message: given_up.failure.message.clone(),
             can_be_split: false,
+            record: None,
         };
         // The controller counts the attempt that this one would have been.
         self.attempt = self.attempt.saturating_sub(1).max(1);
@@ -580,6 +581,7 @@ impl<P: PageProcessor> Running<'_, P> {
         let mut letter = self.letter(self.at.clone(), to.clone(), error_type, &failure.message);
         letter.id = DeadLetter::id_of(&letter.scope(), None, None, Some(&name));
         letter.key = Some(name.clone());
+        letter.record.clone_from(&failure.record);
         let items = ItemCounts {
             failed: 1,
             ..ItemCounts::default()

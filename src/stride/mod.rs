@@ -199,6 +199,8 @@ struct Failure {
     message: String,
     /// It failed in `process`, and its items are ordered by their cursors.
     can_be_split: bool,
+    /// The record, where the page has only one and its processor has said what it is. A history keeps none.
+    record: Option<String>,
 }
 
 impl From<Failure> for Stop {
@@ -231,6 +233,7 @@ const NOT_THE_PAGE: &[&str] = &[
     "ArgsNotReadable",
     "CursorNotReadable",
     "ControllerUnavailable",
+    "DiskFull",
     "FileNotHere",
     "FileChanged",
     keeping::FENCED_OFF,
@@ -268,6 +271,7 @@ impl Failure {
             },
             message: truncate(error.message(), MAX_LETTER_CHARS),
             can_be_split: false,
+            record: error.record().map(str::to_owned),
         }
     }
 

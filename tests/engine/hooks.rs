@@ -370,7 +370,13 @@ async fn a_tracker_is_called_every_interval_over_all_runs_and_in_pauses() {
     );
     assert!(progress.is_sorted_by_key(|p| p.pages_completed));
     assert_eq!(progress.last().unwrap().phase, Phase::Ended);
-    assert!(report.progress.runs > 1 && paused.runs >= 1);
+    // It is told by every run of the controller, those after a hand-over included.
+    assert!(paused.runs > 1, "it has continued as new before the pause");
+    let while_paused = progress.iter().filter(|p| p.phase == Phase::Paused);
+    let runs: Vec<_> = while_paused.map(|p| p.runs).collect();
+    assert!(runs.len() >= 2, "{progress:#?}");
+    assert!(runs.iter().all(|run| *run == paused.runs), "{runs:?}");
+    assert!(report.progress.runs > paused.runs);
 }
 
 #[tokio::test]

@@ -2,9 +2,10 @@
 //! batch fails here.
 //!
 //! Tests of the engine end with [`replays`]. After a change that is meant (behind `patched`), record new
-//! histories beside the old: `RECORD_HISTORIES=$PWD/tests/histories/NAME cargo test --test engine`.
+//! histories beside the old: `RECORD_HISTORIES=$PWD/tests/histories/NAME cargo test --test engine`, and name them in
+//! `tests/histories/list.txt`.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, path::Path, time::Duration};
 
 use temporal_batch::{ExtendedRetries, PageError, PageReport, testing::replay_history};
 
@@ -13,22 +14,39 @@ use crate::{
     support::{Bed, report},
 };
 
+/// The histories that are kept, one a line. A history that is lost would be a promise that nothing tests any more.
+const KEPT: &str = include_str!("../histories/list.txt");
+
 #[tokio::test]
 async fn recorded_histories_replay() {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/histories");
-    let (mut replayed, mut failed) = (0, Vec::new());
+    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/histories"));
+    let mut found = BTreeSet::new();
+    let mut failed = Vec::new();
     for version in std::fs::read_dir(folder).unwrap() {
-        for file in std::fs::read_dir(version.unwrap().path()).unwrap() {
+        let version = version.unwrap().path();
+        if !version.is_dir() {
+            continue;
+        }
+        for file in std::fs::read_dir(version).unwrap() {
             let path = file.unwrap().path();
             let history = std::fs::read(&path).unwrap();
+            let name = path.strip_prefix(folder).unwrap();
+            let name = name.to_str().unwrap().replace('\\', "/");
             if let Err(error) = replay_history(&history).await {
-                failed.push(format!("{}: {error}", path.display()));
+                failed.push(format!("{name}: {error}"));
             }
-            replayed += 1;
+            found.insert(name);
         }
     }
     assert!(failed.is_empty(), "these do not replay: {failed:#?}");
-    assert!(replayed >= 12, "only {replayed} histories found");
+    let kept: BTreeSet<_> = KEPT.lines().map(str::to_owned).collect();
+    let lost: Vec<_> = kept.difference(&found).collect();
+    assert!(lost.is_empty(), "these histories are gone: {lost:#?}");
+    let unlisted: Vec<_> = found.difference(&kept).collect();
+    assert!(
+        unlisted.is_empty(),
+        "add these to tests/histories/list.txt: {unlisted:#?}"
+    );
 }
 
 /// A history of this very moment replays too.

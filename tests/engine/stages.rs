@@ -16,7 +16,7 @@ use temporal_batch::{
 };
 
 use crate::{
-    numbers::{Numbers, Shared, UpTo},
+    numbers::{Numbers, Shared, UpTo, gated_where},
     replay::replays,
     support::{Bed, progress_shows, report},
 };
@@ -152,7 +152,9 @@ async fn stages_are_exact_to_the_item_and_go_on_by_themselves_where_all_is_well(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_check_that_does_not_hold_holds_the_batch_until_somebody_approves() {
     let bed = Bed::new("stage-fails").await;
-    let checked = Checked::new(Numbers::new());
+    // The last stage waits at the gate.
+    let (numbers, gate) = gated_where(|seen| seen.start >= 80);
+    let checked = Checked::new(numbers);
     checked.wrong.lock().push(20);
     let worker = bed.worker(checked.clone()).await;
     let batch = bed
@@ -185,10 +187,13 @@ async fn a_check_that_does_not_hold_holds_the_batch_until_somebody_approves() {
     let _worker = bed.worker(checked.clone()).await;
     checked.wrong.lock().clear();
     handle.because("looked at it").approve().await.unwrap();
-    let refused = handle.approve().await;
-    if let Err(refused) = refused {
-        assert!(matches!(refused, ControlError::Refused { .. }), "{refused}");
-    }
+    progress_shows(&handle, "the last stage runs", |p| {
+        p.stage.as_ref().is_some_and(|s| s.number == 3) && p.pages_in_flight > 0
+    })
+    .await;
+    let refused = handle.approve().await.unwrap_err();
+    assert!(matches!(refused, ControlError::Refused { .. }), "{refused}");
+    gate.open();
     let report = report(&handle).await;
     assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
     assert_eq!(processed(&checked), (1..=200).collect::<Vec<_>>());

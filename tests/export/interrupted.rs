@@ -1,11 +1,16 @@
 //! Exports that are killed, and disks that refuse.
 
-use std::{fs, path::Path, process::Command};
+#[cfg(target_os = "linux")]
+use std::process::Command;
+use std::{fs, path::Path};
 
 use temporal_batch::files::Manifest;
 
+#[cfg(target_os = "linux")]
+use crate::program::with_server;
 use crate::{
-    program::{command, eventually, run, start, with_server},
+    disk::SmallDisk,
+    program::{command, eventually, run, start},
     source::Source,
 };
 
@@ -117,14 +122,10 @@ async fn a_killed_export_goes_on_when_its_command_is_repeated_on_postgres() {
     }
 }
 
-/// Files may not grow beyond a limit for a while, which is what a full disk is to a program: a write fails in
-/// the middle.
+/// Files may not grow beyond a limit for a while, so a write fails in the middle. Every Linux has what sets the limit.
+#[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_write_that_fails_is_told_and_tried_again() {
-    if Command::new("prlimit").arg("--version").output().is_err() {
-        println!("SKIPPED: prlimit is not installed");
-        return;
-    }
     let source = Source::sqlite().await;
     source.make_users(400).await;
     let to = source.text("users");
@@ -167,4 +168,52 @@ async fn a_write_that_fails_is_told_and_tried_again() {
     running.ends().exits_with(0);
     let manifest = Manifest::read(&to).unwrap().unwrap();
     assert_eq!(manifest.records, 400);
+}
+
+/// The batch waits for room: no page loses an attempt, and the operator is told where what is missing.
+#[tokio::test]
+async fn an_export_waits_for_room_on_its_disk() {
+    let Some(disk) = SmallDisk::of(48) else {
+        return;
+    };
+    let source = Source::sqlite().await;
+    source.make_users(3_000).await;
+    let to = disk.file("users");
+    let name = source.folder.path().file_name().unwrap().to_string_lossy();
+    let id = format!("room{name}");
+    let args = [
+        "export",
+        "--table",
+        "users",
+        "--to",
+        to.to_str().unwrap(),
+        "--format",
+        "jsonl",
+        "--batch-id",
+        &id,
+        "--page-size",
+        "300",
+    ];
+    let running = start(command(&source.url, &args));
+    let told = eventually("the failure", || {
+        let told = run(&source.url, &["failures", &id]);
+        told.out.contains("DiskFull").then_some(told.out)
+    });
+    for words in ["not enough disk: ", " of 48 KiB are free at "] {
+        assert!(told.contains(words), "{words}: {told}");
+    }
+    // Longer than the attempts that any other failure would have.
+    eventually("more attempts than a page has", || {
+        let told = run(&source.url, &["status", &id, "--json"]);
+        let look: serde_json::Value = serde_json::from_str(&told.out).ok()?;
+        let retries = look["progress"]["retries"].as_u64()?;
+        assert_eq!(look["progress"]["pages_failed"], 0, "{look:#}");
+        (retries > 20).then_some(())
+    });
+    disk.remount("size=16m");
+    let ended = running.ends().exits_with(0);
+    assert!(ended.err.contains("3,000 rows"), "{}", ended.err);
+    let manifest = Manifest::read(&to).unwrap().unwrap();
+    assert_eq!(manifest.records, 3_000);
+    assert!(manifest.verify(&to).unwrap().is_empty());
 }

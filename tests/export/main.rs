@@ -8,6 +8,8 @@ mod round_trip;
 mod rows;
 mod source;
 
+#[path = "../fixtures/disk.rs"]
+mod disk;
 #[path = "../fixtures/mariadb.rs"]
 mod mariadb;
 #[path = "../fixtures/pgbouncer.rs"]

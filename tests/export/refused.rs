@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use crate::{program::run, source::Source};
+use crate::{disk::SmallDisk, program::run, source::Source};
 
 #[tokio::test]
 async fn what_cannot_be_is_refused_at_the_start() {
@@ -53,6 +53,92 @@ async fn what_cannot_be_is_refused_at_the_start() {
     assert!(said.err.contains("JSON has null"), "{}", said.err);
     assert!(!source.path("free").exists());
     assert_eq!(fs::read_dir(&full).unwrap().count(), 1);
+}
+
+/// Tests run as root, who may write wherever somebody may.
+#[tokio::test]
+async fn a_directory_that_cannot_be_written_to_is_refused_before_anything_starts() {
+    let source = Source::sqlite().await;
+    source.make_users(10).await;
+    let (missing, file) = (source.text("missing"), source.text("file"));
+    fs::write(&file, "mine").unwrap();
+    let good = source.text("good");
+    let mut places = vec![
+        (
+            vec![format!("{missing}/users")],
+            format!("there is no directory {missing}, in which"),
+        ),
+        (vec![file.clone()], format!("{file}: not a directory")),
+        (vec![format!("{file}/users")], format!("in {file}: ")),
+        (
+            vec!["/proc/users".to_owned()],
+            "cannot create a directory in /proc: ".to_owned(),
+        ),
+        (vec!["/proc".to_owned()], "/proc is not empty".to_owned()),
+        (
+            vec![
+                good.clone(),
+                "--concatenate".to_owned(),
+                format!("{missing}/all.csv"),
+            ],
+            format!("there is no directory {missing}, in which"),
+        ),
+        (
+            vec![
+                good.clone(),
+                "--concatenate".to_owned(),
+                "/proc/all.csv".to_owned(),
+            ],
+            "cannot write into /proc: ".to_owned(),
+        ),
+    ];
+    let disk = SmallDisk::of(16);
+    let (mut read_only, mut full) = (None, None);
+    if let Some(disk) = disk {
+        fs::create_dir(disk.file("there")).unwrap();
+        disk.remount("ro");
+        let path = disk.path().display().to_string();
+        places.push((
+            vec![format!("{path}/new")],
+            format!("cannot create a directory in {path}: Read-only"),
+        ));
+        places.push((
+            vec![format!("{path}/there")],
+            format!("cannot write into {path}/there: Read-only"),
+        ));
+        read_only = Some(disk);
+    }
+    if let Some(disk) = read_only.as_ref().and_then(|_| SmallDisk::of(16)) {
+        // Not even a page of 4 KiB is left.
+        fs::write(disk.file("rest"), [0; 16 * 1_024]).unwrap();
+        let path = disk.path().display().to_string();
+        places.push((
+            vec![format!("{path}/new")],
+            "not enough disk: 0 bytes of 16 KiB are free at".to_owned(),
+        ));
+        full = Some(disk);
+    }
+    for (place, expected) in places {
+        let place: Vec<_> = place.iter().map(String::as_str).collect();
+        let args = ["export", "--format", "csv", "--table", "users", "--to"];
+        let said = run(&source.url, &[&args[..], place.as_slice()].concat()).exits_with(2);
+        let told = said.err.to_lowercase();
+        assert!(
+            told.contains(&expected.to_lowercase()),
+            "{place:?}: {}",
+            said.err
+        );
+        assert!(!said.err.contains(" runs"), "{}", said.err);
+    }
+    assert!(!source.path("missing").exists() && !source.path("good").exists());
+    drop((read_only, full));
+
+    // One level is made.
+    let args = [
+        "export", "--format", "csv", "--table", "users", "--to", &good,
+    ];
+    run(&source.url, &args).exits_with(0);
+    assert!(source.path("good/manifest.json").exists());
 }
 
 #[tokio::test]

@@ -100,8 +100,9 @@ pub fn told(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
-/// A file whose records 100 and 200 the table refuses, and whose record 300 cannot be read.
-fn awkward_file(rows: usize) -> (Written, Vec<(i64, String)>) {
+/// A file whose records 100 and 200 the table refuses, and whose record 300 cannot be read; the others, and the file of
+/// these three.
+fn awkward_file(rows: usize) -> (Written, Vec<(i64, String)>, String) {
     let mut rows = awkward(rows);
     let mut bad = rows.clone();
     bad[99].0 = 1;
@@ -111,7 +112,9 @@ fn awkward_file(rows: usize) -> (Written, Vec<(i64, String)>) {
     bytes.extend_from_slice(&csv(&bad[300..])[b"id,body\n".len()..]);
     let file = named("awkward.csv", &bytes);
     rows.retain(|(id, _)| ![100, 200, 300].contains(id));
-    (file, rows)
+    let mut rejected = csv(&[bad[99].clone(), bad[199].clone()]);
+    rejected.extend_from_slice(b"300,\"too\",\"many\"\n");
+    (file, rows, String::from_utf8(rejected).unwrap())
 }
 
 async fn rows(home: &Home) -> usize {
@@ -123,7 +126,7 @@ async fn an_import_killed_in_the_middle_goes_on_when_it_is_repeated(home: Home, 
     let create =
         format!("CREATE TABLE t (id BIGINT NOT NULL PRIMARY KEY CHECK (id > 0), body {text})");
     home.run(&create).await;
-    let (file, expected) = awkward_file(3_000);
+    let (file, expected, expected_rejected) = awkward_file(3_000);
     let flags = [
         "--page-size",
         "40",
@@ -153,6 +156,11 @@ async fn an_import_killed_in_the_middle_goes_on_when_it_is_repeated(home: Home, 
     let output = tokio::task::spawn_blocking(|| set.output()).await.unwrap();
     assert_eq!(status(&output), 3, "{}", told(&output));
     assert_eq!(home.rows().await, crate::imports::expected(&expected));
+    let rejected = file.path.with_file_name("awkward.rejected.csv");
+    assert_eq!(
+        std::fs::read_to_string(&rejected).unwrap(),
+        expected_rejected
+    );
 
     // Done is done.
     let again = Running::start(&mut import(&file.path, &url, &flags));
@@ -169,6 +177,24 @@ async fn an_import_killed_in_the_middle_goes_on_when_it_is_repeated(home: Home, 
     let letters = home.letter_types().await;
     assert_eq!(letters.values().sum::<u32>(), 3, "{letters:?}");
     assert_eq!(letters["WrongColumnCount"], 1);
+
+    // The rejected records are in a file of their own, once each, whatever was killed.
+    let written = std::fs::read_to_string(&rejected).unwrap();
+    assert_eq!(written, expected_rejected);
+    let why = std::fs::read_to_string(file.path.with_file_name(ERRORS)).unwrap();
+    let lines: Vec<_> = why.lines().map(in_json).collect();
+    assert_eq!(lines[0]["records"], 3, "{why}");
+    let types: Vec<_> = lines[1..].iter().map(|line| &line["error_type"]).collect();
+    assert_eq!(
+        types,
+        ["UniqueViolation", "CheckViolation", "WrongColumnCount"]
+    );
+}
+
+const ERRORS: &str = "awkward.rejected.csv.errors.jsonl";
+
+fn in_json(line: &str) -> serde_json::Value {
+    serde_json::from_str(line).unwrap()
 }
 
 mod on_sqlite {

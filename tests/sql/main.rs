@@ -9,7 +9,6 @@ mod faults;
 mod fixture;
 mod letters;
 mod outputs;
-mod overhead;
 mod pages;
 mod reports;
 mod schema;

@@ -1,6 +1,6 @@
 //! A backfill from its start to its end, or until it is interrupted.
 
-use std::{future::Future, net::SocketAddr, pin::pin, time::Duration};
+use std::{future::Future, net::SocketAddr, pin::pin, sync::OnceLock, time::Duration};
 
 use crate::{
     BatchState,
@@ -32,6 +32,8 @@ pub struct Run<'a> {
     pub program: &'a str,
     pub json: bool,
     pub drain_timeout: Duration,
+    /// The batch run, once it has been told how it ended.
+    pub ended_run: OnceLock<String>,
 }
 
 /// What works on it in this process.
@@ -192,6 +194,7 @@ impl Run<'_> {
 
     fn tell(&self, report: BatchReport) -> CliResult {
         let exit = Exit::of(&report);
+        let _ = self.ended_run.set(report.progress.batch_run.clone());
         let look = Look::ended(report);
         if self.json {
             output::json(&look);

@@ -2,8 +2,10 @@
 
 mod args;
 mod error;
+mod fault;
 mod mapping;
 mod processor;
+mod rejected;
 mod row;
 mod target;
 mod write;

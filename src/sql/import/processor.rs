@@ -8,6 +8,7 @@ use super::{
     InvalidImport,
     args::{Assigned, ImportArgs, ImportFile, ManifestChoice, OnConflict},
     mapping,
+    rejected::{Alone, Rejecting},
     row::{self, ImportRow, Reading},
     target::Target,
     write::{self, Filled},
@@ -59,6 +60,7 @@ const SILENCE: Duration = Duration::from_secs(60);
 pub struct SqlImport {
     connections: Connections,
     letters: Option<Arc<dyn DeadLetters>>,
+    masked: bool,
 }
 
 /// JSON objects that are looked at where the columns are named, for the names of fields.
@@ -71,7 +73,16 @@ impl SqlImport {
         Self {
             connections,
             letters: None,
+            masked: false,
         }
+    }
+
+    /// Keeps values out of dead letters: these then name the file, the line and the column of a record that is given
+    /// up, and hold nothing of it. Messages, which are stored in histories and logged, never do.
+    #[must_use]
+    pub fn mask_values(mut self, masked: bool) -> Self {
+        self.masked = masked;
+        self
     }
 
     /// Keeps the records that are given up here, for batches without [`once`](ImportArgs::once). Without it a
@@ -119,7 +130,9 @@ impl SqlImport {
                         })?;
                         places = Some(found);
                     }
-                    reading.of_csv(fields, places.as_deref().unwrap_or_default())
+                    let none = csv::StringRecord::new();
+                    let names = names.unwrap_or(&none);
+                    reading.of_csv(fields, names, places.as_deref().unwrap_or_default())
                 };
                 source.page_with(range, limit, read).await
             }
@@ -321,8 +334,13 @@ impl PageProcessor for SqlImport {
     ) -> Result<PageReport, PageError> {
         let args = ctx.args();
         let mut report = PageReport::all_processed();
+        let rejecting = Rejecting {
+            file: args.file.source(),
+            masked: self.masked,
+        };
+        let alone = Alone::of(&records);
         let readable = |(position, record): (usize, FileRecord<ImportRow>)| {
-            record.or_fail(position, &mut report)
+            rejecting.row(position, record, &mut report)
         };
         let rows: Vec<_> = records
             .into_iter()
@@ -332,27 +350,33 @@ impl PageProcessor for SqlImport {
         let database = self.database(args)?;
         let target =
             Target::parse(&args.table, database).map_err(InvalidImport::into_page_error)?;
-        let filled = Filled::new(&target, plan_of(args)?, &args.on_conflict);
+        let plan = plan_of(args)?;
+        let filled = Filled::new(&target, plan, &args.on_conflict);
         let count = rows.len() as u64;
         // Even without rows the transaction has to be looked at: it is the page's.
+        macro_rules! written {
+            ($transaction:expr, $write:path) => {{
+                let written = $write($transaction, &filled, rows).await;
+                match written.and_then(|written| filled.all(count, written)) {
+                    Ok(written) => written,
+                    Err(refused) => return Err(rejecting.refused(refused, plan, alone).await),
+                }
+            }};
+        }
         macro_rules! in_transaction {
             ($database:ty, $pool:expr, $write:path) => {
                 if args.once {
                     let mut transaction = ctx.transaction::<$database>().await?;
                     match rows.is_empty() {
                         true => 0,
-                        false => {
-                            let written = $write(&mut transaction, &filled, rows).await?;
-                            filled.all(count, written)?
-                        }
+                        false => written!(&mut transaction, $write),
                     }
                 } else if rows.is_empty() {
                     0
                 } else {
                     let begin = <$database as Dialect>::begin(SILENCE);
                     let mut transaction = LeasedTransaction::on($pool, begin).await?;
-                    let written = $write(&mut transaction, &filled, rows).await?;
-                    let written = filled.all(count, written)?;
+                    let written = written!(&mut transaction, $write);
                     transaction.commit().await?;
                     written
                 }

@@ -39,8 +39,14 @@ pub(super) fn places(plan: &[Assigned], names: &csv::StringRecord) -> Result<Vec
 }
 
 impl Reading {
-    pub fn of_csv(&self, fields: Fields<'_>, places: &[usize]) -> Result<ImportRow, BadRecord> {
-        let record = crate::files::strings(fields)?;
+    /// `names`: of the columns of the file.
+    pub fn of_csv(
+        &self,
+        fields: Fields<'_>,
+        names: &csv::StringRecord,
+        places: &[usize],
+    ) -> Result<ImportRow, BadRecord> {
+        let record = crate::files::strings(fields).map_err(|bad| named(bad, names))?;
         let quoted = match self.quoted_is_text {
             true => fields.quoted(),
             false => Vec::new(),
@@ -54,7 +60,7 @@ impl Reading {
                     Some(encoding) => Cell::of_csv(text, encoding),
                     None => self.in_column(assigned, Cell::Text(text.to_owned())),
                 };
-                self.checked(assigned, cell)
+                self.checked(assigned, cell, text)
             }
             None => Err(BadRecord::new(
                 "WrongColumnCount",
@@ -89,17 +95,18 @@ impl Reading {
                             Cell::of_any_json(json).and_then(|cell| self.in_column(assigned, cell))
                         }
                     };
-                    cells[place] = self.checked(assigned, cell)?;
+                    cells[place] = self.checked(assigned, cell, json)?;
                 }
                 None if dropped(&name) => {}
                 None => {
-                    return Err(BadRecord {
+                    let bad = BadRecord {
                         detail: Some(format!("unknown field {name:?}")),
                         ..BadRecord::new(
                             "UnknownField",
                             "it has a field that has no column; name the columns",
                         )
-                    });
+                    };
+                    return Err(bad.in_column(&name, Some(json.to_owned())));
                 }
             }
         }
@@ -129,6 +136,7 @@ impl Reading {
         &self,
         assigned: &Assigned,
         cell: Result<Cell, &'static str>,
+        value: &str,
     ) -> Result<Cell, BadRecord> {
         let checked = match cell {
             Ok(Cell::BrokenText(bytes)) if assigned.kind == ColumnKind::Bytes && !self.any_text => {
@@ -140,19 +148,46 @@ impl Reading {
         checked.map_err(|why| {
             let message = format!("column `{}`: {why}", assigned.column);
             BadRecord::new("RecordNotReadable", message)
+                .in_column(&assigned.column, Some(value.to_owned()))
         })
     }
 }
 
+/// A column that is known by its number gets its name.
+fn named(bad: BadRecord, names: &csv::StringRecord) -> BadRecord {
+    let number: Option<usize> = bad.column().and_then(|number| number.parse().ok());
+    let Some(name) = number.and_then(|number| names.get(number.checked_sub(1)?)) else {
+        return bad;
+    };
+    BadRecord {
+        message: format!("column `{name}` is not UTF-8"),
+        column: Some(name.to_owned()),
+        ..bad
+    }
+}
+
+/// Where a line stops being JSON, which is said without a word of the line.
+fn invalid(line: &str) -> BadRecord {
+    let error = serde_json::from_str::<serde::de::IgnoredAny>(line).err();
+    let place = error.map(|error| format!("no JSON from byte {} on", error.column()));
+    BadRecord::new("InvalidJson", place.unwrap_or_else(|| "no JSON".to_owned()))
+}
+
 pub(super) fn fields_of(line: &str) -> Result<Vec<json_object::Field<'_>>, BadRecord> {
     json_object::fields(line).map_err(|error| match error {
-        NoObject::Invalid => BadRecord::new("InvalidJson", "no JSON"),
+        NoObject::Invalid => invalid(line),
         NoObject::Other => BadRecord::new("NoObject", "JSON, but no object"),
         NoObject::Twice(name) => BadRecord {
             detail: Some(format!("field {name:?} comes twice")),
             ..BadRecord::new("InvalidJson", "a field comes twice")
-        },
+        }
+        .in_column(&name, None),
     })
+}
+
+/// A value for people.
+pub(super) fn shown(cell: &Cell) -> String {
+    into_text(cell.clone()).unwrap_or_else(|| "NULL".to_owned())
 }
 
 /// Adds a row in the text format of PostgreSQL's `COPY`.

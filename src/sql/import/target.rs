@@ -55,6 +55,11 @@ impl Target {
         })
     }
 
+    /// Its schema, where one was named, and its name.
+    pub fn names(&self) -> (Option<&str>, &str) {
+        (self.schema.as_deref(), &self.table)
+    }
+
     /// A name for statements.
     pub fn quote(&self, name: &str) -> String {
         let mark = self.mark;

@@ -5,6 +5,7 @@ use sqlx::AssertSqlSafe;
 use super::{
     InvalidImport,
     args::{Assigned, ColumnKind, OnConflict},
+    fault::{self, Refusal},
     row::{ImportRow, copy_line, into_text},
     target::Target,
 };
@@ -16,6 +17,7 @@ use crate::{cell::Cell, error::PageError, sql::Database};
 
 /// The table and the columns that are filled, as they stand in statements.
 pub(super) struct Filled<'a> {
+    target: &'a Target,
     table: String,
     columns: Vec<String>,
     plan: &'a [Assigned],
@@ -32,6 +34,28 @@ const IDENTITY: &str = "OVERRIDING SYSTEM VALUE";
 #[cfg(feature = "sqlite")]
 const INSERT_OR_ABORT: &str = "INSERT OR ABORT";
 
+/// The database does not take the records.
+pub(super) struct Refused {
+    pub error: PageError,
+    /// Which columns are at fault, where there is one record and they are known.
+    pub columns: Vec<String>,
+}
+
+impl From<PageError> for Refused {
+    fn from(error: PageError) -> Self {
+        Self {
+            error,
+            columns: Vec::new(),
+        }
+    }
+}
+
+impl From<sqlx::Error> for Refused {
+    fn from(error: sqlx::Error) -> Self {
+        PageError::from(error).into()
+    }
+}
+
 /// Values that one statement binds. SQLite takes 32,766, MySQL 65,535.
 const MOST_VALUES: usize = 30_000;
 const MOST_ROWS: usize = 1_000;
@@ -39,12 +63,13 @@ const MOST_ROWS: usize = 1_000;
 const MOST_BYTES: usize = 4 * 1024 * 1024;
 
 impl<'a> Filled<'a> {
-    pub fn new(target: &Target, plan: &'a [Assigned], on_conflict: &'a OnConflict) -> Self {
+    pub fn new(target: &'a Target, plan: &'a [Assigned], on_conflict: &'a OnConflict) -> Self {
         let quoted_key = match on_conflict {
             OnConflict::Update(key) => key.iter().map(|column| target.quote(column)).collect(),
             OnConflict::Fail | OnConflict::Nothing => Vec::new(),
         };
         Self {
+            target,
             table: target.quoted(),
             columns: plan.iter().map(|a| target.quote(&a.column)).collect(),
             plan,
@@ -53,19 +78,36 @@ impl<'a> Filled<'a> {
         }
     }
 
+    pub fn target(&self) -> &'a Target {
+        self.target
+    }
+
+    /// Whether rows are updated by these columns.
+    #[cfg(feature = "mysql")]
+    pub fn updates_by(&self, columns: &[String]) -> bool {
+        match self.on_conflict {
+            OnConflict::Update(key) => {
+                key.len() == columns.len() && key.iter().all(|column| columns.contains(column))
+            }
+            OnConflict::Fail | OnConflict::Nothing => false,
+        }
+    }
+
+    pub fn plan(&self) -> &'a [Assigned] {
+        self.plan
+    }
+
     /// Fails where a trigger has kept records out of the table, of which the database reports no error.
-    pub fn all(&self, records: u64, written: u64) -> Result<u64, PageError> {
+    pub fn all(&self, records: u64, written: u64) -> Result<u64, Refused> {
         if *self.on_conflict == OnConflict::Nothing || written >= records {
             return Ok(written);
         }
-        Err(PageError::non_retryable(
-            "RowsPassedOver",
-            format_args!(
-                "{} of {records} records are not in {}: a trigger keeps them out",
-                records - written,
-                self.table
-            ),
-        ))
+        let message = format!(
+            "{} of {records} records are not in {}: a trigger keeps them out",
+            records - written,
+            self.table
+        );
+        Err(PageError::non_retryable("RowsPassedOver", message).into())
     }
 
     fn columns(&self) -> String {
@@ -250,6 +292,42 @@ pub(super) async fn postgres(
     connection: &mut sqlx::PgConnection,
     filled: &Filled<'_>,
     rows: Vec<ImportRow>,
+) -> Result<u64, Refused> {
+    let row = match rows.as_slice() {
+        [row] => row.clone(),
+        _ => return Ok(postgres_rows(connection, filled, rows).await?),
+    };
+    sqlx::raw_sql(fault::BEFORE_ONE)
+        .execute(&mut *connection)
+        .await?;
+    let written = async {
+        let written = postgres_rows(&mut *connection, filled, rows).await?;
+        // What is checked when the transaction commits is checked now, while the record is known.
+        let check = sqlx::raw_sql("SET CONSTRAINTS ALL IMMEDIATE");
+        check.execute(&mut *connection).await?;
+        Ok(written)
+    };
+    let error = match written.await {
+        Ok(written) => return Ok(written),
+        Err(error) => error,
+    };
+    let refusal = Refusal {
+        filled,
+        row: &row,
+        error: &error,
+    };
+    let columns = fault::of_postgres(connection, &refusal).await;
+    Err(Refused {
+        columns,
+        ..error.into()
+    })
+}
+
+#[cfg(feature = "postgres")]
+async fn postgres_rows(
+    connection: &mut sqlx::PgConnection,
+    filled: &Filled<'_>,
+    rows: Vec<ImportRow>,
 ) -> Result<u64, sqlx::Error> {
     if filled
         .plan
@@ -263,9 +341,18 @@ pub(super) async fn postgres(
     if *filled.on_conflict != OnConflict::Fail {
         return postgres_insert(connection, filled, rows).await;
     }
+    postgres_copy(connection, filled, &rows).await
+}
+
+#[cfg(feature = "postgres")]
+pub(super) async fn postgres_copy(
+    connection: &mut sqlx::PgConnection,
+    filled: &Filled<'_>,
+    rows: &[ImportRow],
+) -> Result<u64, sqlx::Error> {
     let statement = format!("COPY {} ({}) FROM STDIN", filled.table, filled.columns());
     let mut lines = Vec::new();
-    for row in &rows {
+    for row in rows {
         copy_line(row, &mut lines);
     }
     let mut copy = connection.copy_in_raw(&statement).await?;
@@ -319,6 +406,32 @@ async fn postgres_insert(
 
 #[cfg(feature = "sqlite")]
 pub(super) async fn sqlite(
+    connection: &mut sqlx::SqliteConnection,
+    filled: &Filled<'_>,
+    rows: Vec<ImportRow>,
+) -> Result<u64, Refused> {
+    let row = match rows.as_slice() {
+        [row] => row.clone(),
+        _ => return Ok(sqlite_rows(connection, filled, rows).await?),
+    };
+    let error = match sqlite_rows(&mut *connection, filled, rows).await {
+        Ok(written) => return Ok(written),
+        Err(error) => error,
+    };
+    let refusal = Refusal {
+        filled,
+        row: &row,
+        error: &error,
+    };
+    let columns = fault::of_sqlite(connection, &refusal).await;
+    Err(Refused {
+        columns,
+        ..error.into()
+    })
+}
+
+#[cfg(feature = "sqlite")]
+async fn sqlite_rows(
     connection: &mut sqlx::SqliteConnection,
     filled: &Filled<'_>,
     rows: Vec<ImportRow>,
@@ -384,7 +497,38 @@ pub(super) async fn mysql(
     connection: &mut sqlx::MySqlConnection,
     filled: &Filled<'_>,
     rows: Vec<ImportRow>,
-) -> Result<u64, PageError> {
+) -> Result<u64, Refused> {
+    let row = match rows.as_slice() {
+        [row] => Some(row.clone()),
+        _ => None,
+    };
+    let error = match mysql_rows(&mut *connection, filled, rows).await {
+        Ok(written) => return Ok(written),
+        Err(error) => error,
+    };
+    let columns = match &row {
+        Some(row) => {
+            let refusal = Refusal {
+                filled,
+                row,
+                error: &error,
+            };
+            fault::of_mysql(connection, &refusal).await
+        }
+        None => Vec::new(),
+    };
+    Err(Refused {
+        error: filled.collision(error),
+        columns,
+    })
+}
+
+#[cfg(feature = "mysql")]
+async fn mysql_rows(
+    connection: &mut sqlx::MySqlConnection,
+    filled: &Filled<'_>,
+    rows: Vec<ImportRow>,
+) -> Result<u64, sqlx::Error> {
     let on_conflict = filled.on_duplicate_key();
     let mut written = 0;
     for chunk in filled.chunks(rows) {
@@ -404,10 +548,7 @@ pub(super) async fn mysql(
                 cell => query.bind(into_text(cell)),
             };
         }
-        let inserted = query.execute(&mut *connection).await;
-        written += inserted
-            .map_err(|error| filled.collision(error))?
-            .rows_affected();
+        written += query.execute(&mut *connection).await?.rows_affected();
     }
     Ok(written)
 }

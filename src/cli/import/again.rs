@@ -1,0 +1,116 @@
+//! The command that imports the rejected records, as this one was written.
+
+use std::path::Path;
+
+/// Flags with a value that are about this import only.
+const ITS_OWN: [&str; 2] = ["--batch-id", "--rejected"];
+/// The same without a value.
+const ITS_OWN_ALONE: [&str; 3] = ["--rerun", "--continue", "--create-ledger-tables"];
+
+/// What is said otherwise.
+pub(super) struct Changes<'a> {
+    /// The file that was imported, as it was written.
+    pub file: &'a Path,
+    /// The one that comes in its place.
+    pub rejected: &'a str,
+    /// The database's URL has a password, which is not printed.
+    pub hides_url: bool,
+    /// Flags that were left to be found out, with their values.
+    pub added: Vec<(&'static str, String)>,
+}
+
+/// The command for a shell. `args`: of this process, without its name.
+pub(super) fn command(program: &str, args: &[String], changes: &Changes<'_>) -> String {
+    let mut words = vec![program.to_owned()];
+    let mut args = args.iter();
+    let mut replaced = false;
+    while let Some(arg) = args.next() {
+        let name = arg.split_once('=').map_or(arg.as_str(), |(name, _)| name);
+        let has_value = name.len() < arg.len();
+        let hidden = changes.hides_url && name == "--database-url";
+        if hidden || ITS_OWN.contains(&name) {
+            if !has_value {
+                args.next();
+            }
+        } else if ITS_OWN_ALONE.contains(&arg.as_str()) {
+        } else if !replaced && Path::new(arg) == changes.file {
+            replaced = true;
+            words.push(quoted(changes.rejected));
+        } else {
+            words.push(quoted(arg));
+        }
+    }
+    for (flag, value) in &changes.added {
+        words.extend([(*flag).to_owned(), quoted(value)]);
+    }
+    words.join(" ")
+}
+
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', "'\\''")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(args: &[&str], hides_url: bool, added: Vec<(&'static str, String)>) -> String {
+        let args: Vec<_> = args.iter().map(|arg| (*arg).to_owned()).collect();
+        let changes = Changes {
+            file: Path::new("users.csv"),
+            rejected: "users.rejected.csv",
+            hides_url,
+            added,
+        };
+        command("temporal-batch", &args, &changes)
+    }
+
+    #[test]
+    fn the_command_is_repeated_with_the_other_file() {
+        let args = [
+            "--address",
+            "h:1",
+            "import",
+            "users.csv",
+            "--table",
+            "users.csv",
+            "--batch-id",
+            "b",
+            "--rejected=x",
+            "--rerun",
+            "--null",
+            "it's \\N",
+            "--create-ledger-tables",
+        ];
+        assert_eq!(
+            said(&args, false, vec![("--delimiter", ";".to_owned())]),
+            "temporal-batch --address h:1 import users.rejected.csv --table users.csv --null 'it'\\''s \\N' --delimiter ';'"
+        );
+    }
+
+    #[test]
+    fn a_password_is_not_printed() {
+        let args = [
+            "import",
+            "--database-url",
+            "postgres://u:p@h/d",
+            "users.csv",
+            "--table",
+            "t",
+        ];
+        assert_eq!(
+            said(&args, true, Vec::new()),
+            "temporal-batch import users.rejected.csv --table t"
+        );
+        assert!(said(&args, false, Vec::new()).contains("u:p@h"));
+        let joined = ["import", "--database-url=postgres://u:p@h/d", "users.csv"];
+        assert_eq!(
+            said(&joined, true, Vec::new()),
+            "temporal-batch import users.rejected.csv"
+        );
+    }
+}

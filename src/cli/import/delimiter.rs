@@ -1,0 +1,208 @@
+//! What stands between the fields of a CSV file, where nobody has said it.
+
+use std::{
+    fs::File,
+    io::{self, BufReader, Read},
+    path::Path,
+};
+
+use flate2::read::MultiGzDecoder;
+
+use crate::{
+    cli::exit::{CliError, CliResult},
+    files::{CsvFormat, Header},
+};
+
+/// Bytes that are looked at.
+const LOOK_AT: u64 = 64 * 1024;
+/// Records of which three quarters must agree.
+const RECORDS: usize = 100;
+const CANDIDATES: [char; 3] = [';', '\t', '|'];
+
+/// The delimiter of a file whose first record is one column with the delimiter of its format, if the file tells
+/// another one. `None`: the one of the format is as good as any.
+///
+/// # Errors
+/// There are several, or the records do not agree.
+pub(super) fn recognise(path: &Path, format: &CsvFormat) -> CliResult<Option<char>> {
+    // What is wrong with the file is told when it is opened for its records.
+    let Ok((text, whole)) = beginning(path) else {
+        return Ok(None);
+    };
+    let expected = match &format.header {
+        Header::Names(names) if names.len() == 1 => return Ok(None),
+        Header::Names(names) => Some(names.len()),
+        _ => None,
+    };
+    let as_it_is = records(&text, whole, format, format.delimiter);
+    let Some([column]) = as_it_is.first().map(Vec::as_slice) else {
+        return Ok(None);
+    };
+    let taken = [format.quote, format.escape, Some(format.delimiter)];
+    let possible = CANDIDATES
+        .into_iter()
+        .filter(|c| !taken.contains(&Some(*c)));
+    let possible: Vec<char> = possible.filter(|c| column.contains(*c)).collect();
+    let fits = |delimiter: &char| {
+        let records = records(&text, whole, format, *delimiter);
+        let Some(first) = records.first() else {
+            return false;
+        };
+        let named = format.header != Header::FirstRecord || !first.iter().any(String::is_empty);
+        let columns = expected.unwrap_or(first.len());
+        let agree = records.iter().filter(|record| record.len() == columns);
+        // Some may be as bad as records are.
+        named && columns > 1 && agree.count() * 4 >= records.len() * 3
+    };
+    let fitting: Vec<char> = possible.iter().copied().filter(fits).collect();
+    match (possible.as_slice(), fitting.as_slice()) {
+        ([], _) => Ok(None),
+        (_, [one]) => Ok(Some(*one)),
+        _ => Err(ambiguous(path, format, column, &possible)),
+    }
+}
+
+fn ambiguous(path: &Path, format: &CsvFormat, column: &str, possible: &[char]) -> CliError {
+    let flags: Vec<_> = possible
+        .iter()
+        .map(|c| format!("--delimiter {}", flag(*c)))
+        .collect();
+    let name = path
+        .file_name()
+        .unwrap_or(path.as_os_str())
+        .to_string_lossy();
+    // A record is not printed, a header is.
+    let what = match format.header {
+        Header::FirstRecord => format!("the header of {name} is one column, {column:?}"),
+        _ => format!("the first record of {name} is one column"),
+    };
+    CliError::usage(format_args!(
+        "{what}, and its records do not tell what stands between two fields; say it with {}. {} takes each line for one column",
+        flags.join(" or "),
+        format_args!("--delimiter {}", flag(format.delimiter)),
+    ))
+}
+
+/// A delimiter as the flag takes it in a shell.
+pub(super) fn flag(delimiter: char) -> String {
+    match delimiter {
+        '\t' => "tab".to_owned(),
+        ',' | ':' => delimiter.to_string(),
+        other => format!("'{other}'"),
+    }
+}
+
+/// Text from the beginning of a file, and whether that is all of it.
+fn beginning(path: &Path) -> io::Result<(Vec<u8>, bool)> {
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let open = || File::open(path).map(BufReader::new);
+    let mut magic = Vec::new();
+    open()?.take(2).read_to_end(&mut magic)?;
+    let input: Box<dyn Read> = match magic == b"\x1f\x8b" {
+        true => Box::new(MultiGzDecoder::new(open()?)),
+        false => Box::new(open()?),
+    };
+    let mut text = Vec::new();
+    let read = input.take(LOOK_AT).read_to_end(&mut text)?;
+    let mark = text.starts_with(b"\xef\xbb\xbf");
+    Ok((
+        text.split_off(if mark { 3 } else { 0 }),
+        (read as u64) < LOOK_AT,
+    ))
+}
+
+/// The fields of the first records, each with one field at least. One that is cut is left out.
+fn records(text: &[u8], whole: bool, format: &CsvFormat, delimiter: char) -> Vec<Vec<String>> {
+    let byte = |c: char| u8::try_from(c).unwrap_or(b',');
+    let mut builder = csv::ReaderBuilder::new();
+    builder
+        .has_headers(false)
+        .flexible(true)
+        .delimiter(byte(delimiter));
+    builder.quoting(format.quote.is_some());
+    builder.quote(format.quote.map_or(b'"', byte));
+    builder
+        .escape(format.escape.map(byte))
+        .double_quote(format.escape.is_none());
+    let mut reader = builder.from_reader(text);
+    let mut records: Vec<Vec<String>> = Vec::new();
+    for record in reader.byte_records().take(RECORDS + 1).flatten() {
+        let fields = record
+            .iter()
+            .map(|field| String::from_utf8_lossy(field).into_owned());
+        records.push(fields.collect());
+    }
+    if !whole && records.len() <= RECORDS && records.len() > 1 {
+        records.pop();
+    }
+    records.truncate(RECORDS);
+    records
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn found(text: &[u8], format: &CsvFormat) -> Result<Option<char>, String> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file.csv");
+        std::fs::write(&path, text).unwrap();
+        let plain = recognise(&path, format).map_err(|e| e.text().to_owned());
+        let mut zipped = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        zipped.write_all(text).unwrap();
+        std::fs::write(&path, zipped.finish().unwrap()).unwrap();
+        let unzipped = recognise(&path, format).map_err(|e| e.text().to_owned());
+        assert_eq!(plain, unzipped);
+        plain
+    }
+
+    #[test]
+    fn a_header_of_one_column_tells_what_stands_between_its_fields() {
+        let format = CsvFormat::default();
+        let expected: [(&[u8], Option<char>); 9] = [
+            (b"id,name\n1,a;b\n", None),
+            (b"id\n1\n", None),
+            (b"", None),
+            (b"id;name\n1;a\n2;\"b;c\"\n", Some(';')),
+            (b"\xef\xbb\xbfid;name\r\n1;a\r\n", Some(';')),
+            (b"id\tname\n1\ta\n", Some('\t')),
+            (b"id|name\n", Some('|')),
+            // With a record that is wrong.
+            (b"id;name\n1;a\n2;b;c\n3;c\n", Some(';')),
+            // In the header only by the way.
+            (b"id;a|b\n1;x\n2;y\n", Some(';')),
+        ];
+        for (text, delimiter) in expected {
+            let shown = String::from_utf8_lossy(text).into_owned();
+            assert_eq!(found(text, &format), Ok(delimiter), "{shown:?}");
+        }
+        let named = CsvFormat {
+            header: Header::Names(vec!["id".to_owned(), "name".to_owned()]),
+            ..CsvFormat::default()
+        };
+        assert_eq!(found(b"1;a\n2;b\n", &named), Ok(Some(';')));
+        assert!(found(b"1;a;c\n2;b;c\n", &named).is_err());
+    }
+
+    #[test]
+    fn what_is_ambiguous_is_refused_with_the_flag() {
+        let format = CsvFormat::default();
+        let both = found(b"id;a|b\n1;x|y\n", &format).unwrap_err();
+        assert!(
+            both.contains("--delimiter ';' or --delimiter '|'"),
+            "{both}"
+        );
+        assert!(both.contains("\"id;a|b\""), "{both}");
+        let uneven = found(b"id;a\n1;x;y\n", &format).unwrap_err();
+        assert!(
+            uneven.contains("--delimiter ';'. --delimiter , takes"),
+            "{uneven}"
+        );
+        // One column, whose name holds the character.
+        assert!(found(b"\"a;b\"\n1\n", &format).is_err());
+    }
+}
