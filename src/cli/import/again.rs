@@ -28,11 +28,11 @@ pub(super) fn command(program: &str, args: &[String], changes: &Changes<'_>) -> 
         let name = arg.split_once('=').map_or(arg.as_str(), |(name, _)| name);
         let has_value = name.len() < arg.len();
         let hidden = changes.hides_url && name == "--database-url";
-        if hidden || ITS_OWN.contains(&name) {
-            if !has_value {
+        let alone = ITS_OWN_ALONE.contains(&arg.as_str());
+        if hidden || alone || ITS_OWN.contains(&name) {
+            if !alone && !has_value {
                 args.next();
             }
-        } else if ITS_OWN_ALONE.contains(&arg.as_str()) {
         } else if !replaced && Path::new(arg) == changes.file {
             replaced = true;
             words.push(quoted(changes.rejected));

@@ -407,13 +407,10 @@ async fn columns_without_parent(
             let Some(to) = to.as_ref().or_else(|| own_key.get(number)) else {
                 continue;
             };
-            let place = filled
-                .plan()
-                .iter()
-                .position(|assigned| assigned.column == *from);
-            let value = place.and_then(|place| super::row::into_text(refusal.row.0[place].clone()));
             // One that is NULL needs no parent.
-            let Some(value) = value else { continue };
+            let Some(value) = refusal.value(from) else {
+                continue;
+            };
             conditions.push(format!("{} = ?", filled.target().quote(to)));
             values.push(value);
         }
