@@ -118,6 +118,7 @@ mod stride;
 pub mod testing;
 mod throttle;
 mod tolerance;
+mod waiting;
 #[cfg(feature = "temporal")]
 mod worker;
 

@@ -292,6 +292,9 @@ pub struct Progress {
     /// What the explanation is about.
     #[serde(default)]
     pub held_by: Option<HeldBy>,
+    /// What would limit the batch if its pages got through. The controller goes by it when it publishes.
+    #[serde(skip)]
+    pub(crate) limited_by: Option<HeldBy>,
     /// Who paused the batch, when, and until when, while it is paused.
     #[serde(default)]
     pub pause: Option<PauseNote>,
@@ -467,7 +470,7 @@ pub enum HeldBy {
     Window,
     /// A throttle holds it or slows it down.
     Throttle,
-    /// Its limit on items or pages per second.
+    /// Its limit on items or pages per second, or the pause before each page.
     Rate,
     /// The ramp has not reached the limit on parallelism yet.
     Ramp,
@@ -477,12 +480,17 @@ pub enum HeldBy {
     Parallelism,
     /// Nothing else is known to be done until a page is read that tells where the next one starts.
     Discovery,
-    /// Every page that is left waits for another attempt.
+    /// Pages fail, and no other gets through; or every page that is left waits for another attempt.
     Retries,
     /// The start of the next run of the controller.
     ContinueAsNew,
-    /// Nobody polls the task queue. Only a client can know that.
+    /// Nobody polls the task queue, or whoever has the pages in flight gives no sign of life. Only a client can know
+    /// that.
     NoWorker,
+    /// Pages wait for a worker that has a free slot. Only a client can know that.
+    Workers,
+    /// The pages in flight take long, and none is finished meanwhile. Only a client can know that.
+    Pages,
 }
 
 impl HeldBy {
@@ -503,6 +511,8 @@ impl HeldBy {
             Self::Retries => "retries",
             Self::ContinueAsNew => "continue_as_new",
             Self::NoWorker => "no_worker",
+            Self::Workers => "workers",
+            Self::Pages => "pages",
         }
     }
 }
@@ -634,6 +644,23 @@ pub(crate) fn percent(done: u64, expected: Option<u64>) -> Option<f64> {
         0 => Some(100.0),
         total => Some((done as f64 / total as f64 * 100.0).clamp(0.0, 100.0)),
     }
+}
+
+/// Up to which age each group of what is in flight goes; the last one has no upper bound.
+const AGES: [Duration; 3] = [
+    Duration::from_secs(10),
+    Duration::from_secs(60),
+    Duration::from_secs(600),
+];
+
+/// How many there are in each age group.
+pub(crate) fn by_age(ages: impl Iterator<Item = Duration>) -> [u32; 4] {
+    let mut groups = [0; 4];
+    for age in ages {
+        let group = AGES.iter().position(|limit| age < *limit);
+        groups[group.unwrap_or(AGES.len())] += 1;
+    }
+    groups
 }
 
 /// How a batch ended.

@@ -684,6 +684,9 @@ pub(crate) struct Checkpoint {
     /// The page that is being worked on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub page: Option<RunningPage>,
+    /// When this was said, by the clock of the worker.
+    #[serde(default)]
+    pub at: Timestamp,
 }
 
 /// A page that is being worked on.
@@ -930,6 +933,9 @@ pub(crate) struct WaitNews {
     /// Why the last attempt failed; the next one follows. Absent: the processor takes its time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
+    /// What it waits for, in words for people, where it has said so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub doing: Option<String>,
 }
 
 /// Work of a processor beside the pages.

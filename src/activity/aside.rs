@@ -33,6 +33,7 @@ use crate::{
     },
     registry::{NotPrepared, Registry},
     throttle::Throttles,
+    waiting,
 };
 
 /// Heartbeat timeout of the activities that last: after it another worker goes on with them.
@@ -94,12 +95,13 @@ impl AsideActivities {
         self.throttles.check(&input.throttles).map_err(refuse)?;
         let batch = (input.batch_id.clone(), input.batch_run.clone());
         let news = WaitTeller::of(&ctx, (&batch.0, &batch.1), WaitsFor::Prepare);
+        let (says, doing) = watch::channel(None);
         let preparing = async {
             let registry = self.registry.clone();
             let name = format!("prepare {}", input.processor);
-            let prepared = self
-                .threads
-                .beside(&name, async move { registry.prepare(&input).await });
+            let prepared = self.threads.beside(&name, async move {
+                waiting::told(says, registry.prepare(&input)).await
+            });
             match prepared.await.map_err(NotPrepared::Retry).flatten() {
                 Ok(prepared) => Ok(prepared),
                 Err(NotPrepared::Refused(refused)) => Err(refuse(refused)),
@@ -112,7 +114,7 @@ impl AsideActivities {
         tokio::select! {
             biased;
             prepared = preparing => prepared,
-            never = news.tell_of_wait() => match never {},
+            never = news.tell_of_wait(doing) => match never {},
             () = ctx.cancelled() => Err(ActivityError::cancelled()),
             () = self.stops(&ctx) => Err(retry(STOPS, WORKER_STOPS)),
         }
@@ -184,6 +186,7 @@ impl AsideActivities {
         let batch = (order.batch_id.clone(), order.batch_run.clone());
         let news = WaitTeller::of(&ctx, (&batch.0, &batch.1), WaitsFor::Check);
         let (told, interruption) = watch::channel(Told::default());
+        let (_says, doing) = watch::channel(None);
         let checking = async {
             // Another worker may know it.
             let processor = self.registry.of_batch(&order.processor, order.redrive);
@@ -206,7 +209,7 @@ impl AsideActivities {
         let ended = tokio::select! {
             biased;
             answer = &mut checking => return answer,
-            never = news.tell_of_wait() => match never {},
+            never = news.tell_of_wait(doing) => match never {},
             () = ctx.cancelled() => ActivityError::cancelled(),
             () = self.stops(&ctx) => retry(STOPS, WORKER_STOPS),
         };

@@ -199,7 +199,7 @@ impl ActivityHost {
         let controller = client.get_workflow_handle::<Controller>(order.controller());
         let checkpoint = Arc::new(Mutex::new(Checkpoint {
             done: resume,
-            page: None,
+            ..Checkpoint::default()
         }));
         let info = ctx.info();
         let timeout = info.heartbeat_timeout.unwrap_or(FALLBACK_HEARTBEAT_TIMEOUT);
@@ -376,7 +376,8 @@ async fn heartbeat(
     loop {
         tick.tick().await;
         lock(&attendance).notice(Seen::now());
-        let checkpoint = lock(&checkpoint).clone();
+        let mut checkpoint = lock(&checkpoint).clone();
+        checkpoint.at = SystemTime::now().into();
         if let Err(error) = ctx.record_heartbeat(checkpoint).await {
             tracing::warn!(%error, "heartbeat not sent");
         }

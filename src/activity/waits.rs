@@ -3,7 +3,7 @@
 use std::{
     convert::Infallible,
     sync::{Mutex, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use temporalio_client::WorkflowSignalOptions;
@@ -63,14 +63,26 @@ impl<'a> WaitTeller<'a> {
         }
     }
 
-    /// Tells that it takes its time.
-    pub async fn tell_of_wait(&self) -> Infallible {
-        tokio::time::sleep(PATIENCE).await;
-        // After a failure the reason for it says more.
-        if self.told.borrow().is_none() {
-            self.tell(None).await;
+    /// Tells that it takes its time, and what for where the processor says it: less and less often, as what it says may
+    /// change all the time.
+    pub async fn tell_of_wait(&self, mut doing: watch::Receiver<Option<String>>) -> Infallible {
+        let began = Instant::now();
+        let mut wait = PATIENCE;
+        loop {
+            tokio::time::sleep(wait).await;
+            let now = doing.borrow_and_update().clone();
+            let told = self.told.borrow().clone();
+            // After a failure the reason for it says more than that it takes its time.
+            let says_more = now.is_some() || told.is_none_or(|told| told.doing.is_some());
+            if says_more {
+                self.tell(None, now).await;
+            }
+            wait = PATIENCE.max(began.elapsed() / 2);
+            if doing.changed().await.is_err() {
+                // It has no more to say.
+                std::future::pending::<()>().await;
+            }
         }
-        std::future::pending().await
     }
 
     /// Tells why it has to be tried again.
@@ -82,14 +94,16 @@ impl<'a> WaitTeller<'a> {
             error = message,
             "tried again later"
         );
-        self.tell(Some(truncate(&message, MAX_MESSAGE_CHARS))).await;
+        self.tell(Some(truncate(&message, MAX_MESSAGE_CHARS)), None)
+            .await;
     }
 
-    async fn tell(&self, error: Option<String>) {
+    async fn tell(&self, error: Option<String>, doing: Option<String>) {
         let news = WaitNews {
             batch_run: self.batch_run.to_owned(),
             for_what: self.for_what,
             error,
+            doing: doing.map(|doing| truncate(&doing, MAX_MESSAGE_CHARS)),
         };
         if self.batch_id.is_empty() || self.told.borrow().as_ref() == Some(&news) {
             return;

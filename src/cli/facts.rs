@@ -240,10 +240,9 @@ pub(crate) fn lock(p: &Progress) -> Option<String> {
 }
 
 /// `3 under 10 s, 1 under 1 min`.
-pub(crate) fn in_flight_by_age(p: &Progress) -> Option<String> {
+pub(crate) fn age_groups(groups: [u32; 4]) -> Option<String> {
     let ages = ["under 10 s", "under 1 min", "under 10 min", "longer"];
-    let known: Vec<_> = p
-        .in_flight_by_age
+    let known: Vec<_> = groups
         .iter()
         .zip(ages)
         .filter(|(pages, _)| **pages > 0)
@@ -252,8 +251,8 @@ pub(crate) fn in_flight_by_age(p: &Progress) -> Option<String> {
     (!known.is_empty()).then(|| known.join(", "))
 }
 
-/// How long the activity that runs longest has been running.
-pub(crate) fn longest(p: &Progress, now: Timestamp) -> Option<String> {
+/// How long ago the oldest of what is in flight was dispatched.
+fn longest(p: &Progress, now: Timestamp) -> Option<String> {
     p.oldest_in_flight
         .map(|since| duration(now.since(since)))
         .filter(|_| p.phase != Phase::Ended)
@@ -300,11 +299,12 @@ pub(crate) fn steering(p: &Progress, now: Timestamp) -> Vec<Fact> {
     facts
 }
 
-/// What runs.
+/// What runs, by how long ago it was dispatched: a stride may have had many pages since.
 pub(crate) fn in_flight(p: &Progress, now: Timestamp) -> Vec<Fact> {
+    let since = |text: String| format!("{text} since its dispatch");
     said([
-        ("in flight", in_flight_by_age(p)),
-        ("longest", longest(p, now)),
+        ("in flight", age_groups(p.in_flight_by_age).map(since)),
+        ("longest", longest(p, now).map(since)),
     ])
 }
 
@@ -433,8 +433,8 @@ pub(crate) mod tests {
                 "throttle: replica holds the batch for 30s: replica lag 3.2 s > 2 s",
                 "window: 22:00..06:00; closed, opens at 2023-11-15T00:14:20Z (in 2h)",
                 "lock: waits for products, which emails-2026 holds",
-                "in flight: 3 under 10 s, 1 under 10 min",
-                "longest: 1m",
+                "in flight: 3 under 10 s, 1 under 10 min since its dispatch",
+                "longest: 1m since its dispatch",
             ]
         );
     }

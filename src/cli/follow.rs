@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     client::{BatchHandle, ProgressError, ResultError},
-    progress::{BatchReport, Phase, Progress, StageState},
+    progress::{BatchReport, HeldBy, Phase, Progress, StageState},
 };
 
 /// How progress is shown.
@@ -219,6 +219,13 @@ fn percent_bar() -> ProgressStyle {
         .progress_chars("━╸─")
 }
 
+/// Somebody may have to do something about what holds it.
+fn is_wrong(p: &Progress) -> bool {
+    use HeldBy::{NoWorker, Pages, Retries, Workers};
+    let wrong = [NoWorker, Pages, Retries, Workers];
+    p.held_by.is_some_and(|by| wrong.contains(&by))
+}
+
 fn describe(p: &Progress, pace: &Pace) -> String {
     let mut parts = vec![match p.items_expected {
         Some(expected) => format!("{} of {} items", number(p.items.total()), number(expected)),
@@ -250,6 +257,7 @@ fn describe(p: &Progress, pace: &Pace) -> String {
         }
     }
     match (p.phase, because(p)) {
+        (Phase::Running, Some(why)) if is_wrong(p) => parts.push(why),
         (Phase::Running, _) => {}
         // Somebody may have to do something about it.
         (Phase::Preparing | Phase::Held | Phase::Blocked, Some(why)) => {

@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::{
     exit::CliResult,
     facts::{self, Fact},
+    next,
     output::{count, duration, note, number, one_line, time},
     reduced,
 };
@@ -19,7 +20,7 @@ use crate::{
         BatchHandle, Observation, ProgressError, ProgressSource, ResultError, RunningStride,
         Workers,
     },
-    progress::{BatchReport, FailureState, Outcome, PageFailure, Progress, Timestamp},
+    progress::{BatchReport, FailureState, Outcome, PageFailure, Progress, Timestamp, by_age},
 };
 
 /// Raised when a field changes its meaning or goes away; see the docs of [`cli`](super).
@@ -38,6 +39,8 @@ pub(crate) struct Look {
     reason: Option<String>,
     ended_at: Option<Timestamp>,
     percent: Option<f64>,
+    /// The command that helps with what holds it, where there is one.
+    next: Option<String>,
     progress: Option<Progress>,
     /// Where the progress comes from.
     source: Option<ProgressSource>,
@@ -66,6 +69,17 @@ impl Look {
             };
         }
         Ok(Self::seen(handle.look().await?))
+    }
+
+    /// Says which command of this program helps with what holds it.
+    pub(crate) fn with_next(mut self, program: &str) -> Self {
+        let running = self.progress.as_ref().filter(|_| self.ended_at.is_none());
+        let queue = self
+            .workers
+            .as_ref()
+            .map(|workers| workers.task_queue.as_str());
+        self.next = running.and_then(|progress| next::step(progress, queue, program));
+        self
     }
 
     /// A batch that runs, or did a moment ago.
@@ -97,6 +111,7 @@ impl Look {
             reason: None,
             ended_at: None,
             percent: None,
+            next: None,
             progress: None,
             source: None,
             workers: None,
@@ -175,6 +190,9 @@ impl Look {
         if let Some(because) = running.and_then(facts::because) {
             table.row("because", because);
         }
+        if let Some(next) = &self.next {
+            table.row("next", format_args!("`{next}`"));
+        }
         if let Some(reason) = &self.reason {
             table.row("reason", reason);
         }
@@ -195,7 +213,10 @@ impl Look {
         table.facts(reduced::rows(p));
         table.facts(facts::steering(p, self.now()));
         self.who(table);
-        table.facts(facts::in_flight(p, self.now()));
+        match self.pages() {
+            Some(pages) => table.facts(pages),
+            None => table.facts(facts::in_flight(p, self.now())),
+        }
         table.row(
             "finished to",
             match &p.low_water_mark {
@@ -274,21 +295,44 @@ impl Look {
                 );
             }
         }
-        let pages = self.strides.iter().filter_map(|s| s.page.as_ref());
-        if let Some(page) = pages.min_by_key(|page| page.since) {
-            let start = match &page.start {
-                Some(token) => format!("page after {token}"),
-                None => "first page".to_owned(),
-            };
-            let since = duration(now.since(page.since));
-            table.row("oldest page", format!("{start}, for {since}"));
-        }
         if self.source == Some(ProgressSource::Snapshot)
             && let Some(progress) = &self.progress
         {
             let age = duration(now.since(progress.as_of));
             table.row("as of", format!("{} ({age} ago)", time(progress.as_of)));
         }
+    }
+
+    /// What the workers have in hand, by how long they have been at it, and the oldest of it. `None` where not all of it
+    /// is to be seen.
+    fn pages(&self) -> Option<Vec<Fact>> {
+        let in_flight = self.progress.as_ref()?.pages_in_flight;
+        if self.strides.is_empty() || self.strides.len() != in_flight as usize {
+            return None;
+        }
+        let now = self.now();
+        let ages = self.strides.iter().map(|stride| {
+            let since = stride.at_work_since().unwrap_or(now);
+            (now.since(since), stride)
+        });
+        let ages: Vec<_> = ages.collect();
+        let groups = facts::age_groups(by_age(ages.iter().map(|(age, _)| *age)))?;
+        let (age, oldest) = ages.into_iter().max_by_key(|(age, _)| *age)?;
+        let what = match (&oldest.page, oldest.started_at) {
+            (Some(page), _) => match &page.start {
+                Some(token) => format!("page after {token}, for {}", duration(age)),
+                None => format!("first page, for {}", duration(age)),
+            },
+            (None, Some(_)) => format!("of stride {}, for {}", oldest.stride, duration(age)),
+            (None, None) => {
+                let stride = oldest.stride;
+                format!(
+                    "of stride {stride}, which waits for a worker for {}",
+                    duration(age)
+                )
+            }
+        };
+        Some(vec![("in flight", groups), ("oldest page", what)])
     }
 
     /// How much did not go as it should.
@@ -423,8 +467,8 @@ mod tests {
         assert_eq!(
             fields,
             [
-                "batch_id", "ended_at", "outcome", "percent", "progress", "reason", "schema",
-                "source", "state", "strides", "workers"
+                "batch_id", "ended_at", "next", "outcome", "percent", "progress", "reason",
+                "schema", "source", "state", "strides", "workers"
             ]
         );
         assert_eq!(json["schema"], 1);

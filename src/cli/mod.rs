@@ -62,6 +62,7 @@
 //! | `reason` | string or null | why it ended, unless it completed |
 //! | `ended_at` | number or null | milliseconds since 1970 |
 //! | `percent` | number or null | share of the items that are done, where their number is known |
+//! | `next` | string or null | the command that helps with what holds the batch, where there is one; `status` only |
 //! | `source` | string or null | where the progress comes from: `live`, `snapshot`, `report` |
 //! | `workers` | object or null | who polls the task queue, while the batch runs: [`Workers`](crate::Workers); `status` only |
 //! | `strides` | array | what the workers have in hand: [`RunningStride`](crate::RunningStride)s; `status` only |
@@ -109,6 +110,7 @@ mod list;
 mod logging;
 mod look;
 mod moment;
+mod next;
 mod output;
 mod pace;
 mod pacing;

@@ -43,7 +43,7 @@ impl StatusArgs {
 
 /// Prints one look. Without a worker it is what the server knows.
 pub(crate) async fn show(handle: &BatchHandle, json: bool, program: &str) -> CliResult<()> {
-    let look = look(handle).await?;
+    let look = look(handle).await?.with_next(program);
     if json {
         output::json(&look);
     } else {

@@ -1,6 +1,7 @@
 //! Starts batches, and looks at and steers those that run.
 
 mod batch_client;
+mod because;
 mod continuation;
 mod error;
 mod handle;

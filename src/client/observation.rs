@@ -2,24 +2,26 @@
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use temporalio_client::{
     NamespacedClient as _, WorkflowExecutionDescription, WorkflowSignalOptions,
     errors::WorkflowInteractionError,
 };
+use temporalio_common::protos::temporal::api::enums::v1::PendingWorkflowTaskState;
 
 use super::{
     BatchHandle, BatchState, ProgressError, Remedy, ResultError, RunningPage, RunningStride,
     Workers,
+    because::{Facts, because},
     handle::state_of,
     recovery::{failing_task, repeats_task},
-    running::running_strides,
+    running::{running_strides, time},
 };
 use crate::{
     controller::Controller,
-    progress::{HeldBy, Progress},
+    progress::{Progress, Timestamp, by_age},
     protocol::{ClientLooks, MEMO_FULL, MEMO_PROGRESS},
 };
 
@@ -27,10 +29,14 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The same where there is nothing else to show.
 const PATIENCE_AT_FIRST: Duration = Duration::from_secs(5);
+/// A worker takes a workflow task within moments. Where none has for so long, none is there to take it.
+const UNTAKEN: Duration = Duration::from_secs(5);
 /// How soon to look again whether it has.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
 /// After a look the controller keeps its progress fresh by itself: for 15 s, and a look takes a while.
 const FRESH_FOR: Duration = Duration::from_secs(10);
+/// But where pages are in flight and the progress does not change for so long, a worker is asked whether it is there.
+const STILL_FOR: Duration = Duration::from_secs(5);
 
 /// One look at a batch.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
@@ -53,6 +59,9 @@ pub struct Observation {
     pub task_failures: Option<u32>,
     /// What ends that.
     pub remedy: Option<Remedy>,
+    /// For how long a workflow task of it has waited for a worker, if that is longer than one takes to ask for it.
+    #[serde(skip)]
+    untaken: Option<Duration>,
 }
 
 /// Where a progress comes from.
@@ -95,27 +104,40 @@ impl Observation {
     }
 
     /// Says first what only a client can know.
-    fn explain(&mut self) {
-        let absent = self.workers.as_ref().filter(|workers| !workers.any());
+    fn explain(&mut self, now: Timestamp) {
         let Some(progress) = &mut self.progress else {
             return;
         };
-        if let Some(workers) = absent {
-            progress.explanation = no_worker(&workers.task_queue);
-            progress.held_by = Some(HeldBy::NoWorker);
-        } else if let Some(times) = self.task_failures {
+        let facts = Facts {
+            progress,
+            workers: self.workers.as_ref(),
+            strides: &self.strides,
+            answered: self.source == Some(ProgressSource::Live),
+            untaken: self.untaken,
+            now,
+        };
+        let absent = self.workers.as_ref().is_some_and(|workers| !workers.any());
+        if let Some(times) = self.task_failures.filter(|_| !absent) {
             progress.explanation = format!("the workflow task has failed {times} times in a row");
             if let Some(remedy) = self.remedy {
                 progress.explanation = format!("{}: {remedy}", progress.explanation);
             }
             progress.held_by = None;
+        } else if let Some((held_by, text)) = because(&facts) {
+            progress.explanation = text;
+            progress.held_by = Some(held_by);
+        }
+        // The controller has counted them when it decided last, which can be long ago.
+        if self.strides.len() == progress.pages_in_flight as usize {
+            let since = || {
+                self.strides
+                    .iter()
+                    .filter_map(|stride| stride.dispatched_at)
+            };
+            progress.in_flight_by_age = by_age(since().map(|since| now.since(since)));
+            progress.oldest_in_flight = since().min();
         }
     }
-}
-
-/// The sentence for a task queue that nobody polls.
-pub(super) fn no_worker(task_queue: &str) -> String {
-    format!("no worker is polling task queue \"{task_queue}\"")
 }
 
 /// # Look
@@ -125,14 +147,15 @@ impl BatchHandle {
     /// | the batch | where the progress comes from |
     /// |---|---|
     /// | has ended | its report |
-    /// | runs, and workers poll its task queue | the controller, which is told with a signal that a client looks; if it does not react within 2 s, the snapshot |
+    /// | runs, and workers poll its task queue | the controller, which is told with a signal that a client looks; if it does not react within 2 s, the snapshot. Where no worker has even begun to tell it, this waits for 5 s, and the explanation says so |
     /// | runs, and no worker polls | the snapshot; its explanation says so |
     ///
     /// The snapshot is what the controller has left with the server. Where there is none, because no worker has begun
     /// with the batch, and workers poll, this waits for up to 5 s.
     ///
     /// A handle, together with its clones, signals once in 10 s at most, however often it looks: the controller keeps
-    /// its progress fresh for that long.
+    /// its progress fresh for that long. While pages are in flight and the progress does not change it signals once in
+    /// 5 s, so that a worker that is gone is missed.
     ///
     /// # Errors
     /// When there is no such batch, or the server does not answer.
@@ -148,6 +171,7 @@ impl BatchHandle {
             strides: running_strides(&description, converter),
             task_failures: None,
             remedy: None,
+            untaken: None,
         };
         if !seen.state.is_open()
             && let Some(report) = self.final_progress().await?
@@ -176,6 +200,11 @@ impl BatchHandle {
                     seen.progress = progress;
                     seen.source = seen.progress.is_some().then_some(ProgressSource::Snapshot);
                 }
+                Shown::Untaken(untaken, progress) => {
+                    seen.untaken = Some(untaken);
+                    seen.source = progress.is_some().then_some(ProgressSource::Snapshot);
+                    seen.progress = progress;
+                }
                 Shown::Progress(progress, source) => {
                     seen.progress = progress;
                     seen.source = seen.progress.is_some().then_some(source);
@@ -186,7 +215,7 @@ impl BatchHandle {
             // It was ended from outside; nobody is missing.
             seen.workers = None;
         }
-        seen.explain();
+        seen.explain(self.looks.server_time());
         Ok(seen)
     }
 
@@ -225,11 +254,16 @@ impl BatchHandle {
         }
         let before = progress_in(&description);
         let run_id = description.run_id().to_owned();
-        let fresh = before.is_some() && self.looks.is_fresh(&run_id);
+        let fresh = before
+            .as_ref()
+            .is_some_and(|p| self.looks.is_fresh(&run_id, p));
         if fresh || !state_of(&description).is_open() {
             return Ok(Shown::Progress(before, ProgressSource::Live));
         }
         let looking = Instant::now();
+        if let Some(waits) = self.looks.known_to_wait(&description) {
+            return Ok(Shown::Untaken(waits, before));
+        }
         if !repeats_task(&description) {
             let workflow = self.workflow();
             let look = || {
@@ -257,15 +291,22 @@ impl BatchHandle {
                 return Ok(Shown::Ended);
             }
             let progress = progress_in(&description);
-            if progress.as_ref().map(|progress| progress.as_of) > as_of {
-                self.looks.note(run_id, looking);
+            if let Some(shown) = progress.as_ref().map(|progress| progress.as_of)
+                && as_of.is_none_or(|as_of| shown > as_of)
+            {
+                self.looks.note(run_id, looking, shown);
                 return Ok(Shown::Progress(progress, ProgressSource::Live));
             }
             if let Some(times) = failing_task(&description) {
                 let remedy = self.remedy(&description).await;
                 return Ok(Shown::TaskFails(times, remedy, progress));
             }
-            if looking.elapsed() > patience {
+            let waited = looking.elapsed();
+            if waited > patience && waits_for_worker(&description).is_some() {
+                if waited >= UNTAKEN {
+                    return Ok(Shown::Untaken(waited, progress));
+                }
+            } else if waited > patience {
                 return Ok(Shown::Progress(progress, ProgressSource::Snapshot));
             }
             tokio::time::sleep(LOOK_AGAIN).await;
@@ -279,26 +320,74 @@ enum Shown {
     /// The batch, or this run of it, has ended meanwhile.
     Ended,
     TaskFails(u32, Remedy, Option<Progress>),
+    /// No worker has taken the workflow task for so long.
+    Untaken(Duration, Option<Progress>),
 }
 
 /// When a controller was last seen to react to a client, and in which of its runs: the next one knows nothing of it.
 #[derive(Clone, Default)]
-pub(super) struct Looks(Arc<Mutex<Option<(String, Instant)>>>);
+pub(super) struct Looks(Arc<Mutex<Option<Looked>>>);
+
+struct Looked {
+    run_id: String,
+    at: Instant,
+    /// The progress that is known, in the time of the server, and since when.
+    as_of: Timestamp,
+    known_since: Instant,
+}
 
 impl Looks {
-    fn is_fresh(&self, run_id: &str) -> bool {
-        let last = self.lock();
-        last.as_ref()
-            .is_some_and(|(run, at)| run == run_id && at.elapsed() < FRESH_FOR)
+    /// Whether the progress need not be asked for again.
+    fn is_fresh(&self, run_id: &str, progress: &Progress) -> bool {
+        let mut last = self.lock();
+        let Some(last) = last.as_mut().filter(|last| last.run_id == run_id) else {
+            return false;
+        };
+        if progress.as_of > last.as_of {
+            (last.as_of, last.known_since) = (progress.as_of, Instant::now());
+        }
+        let still = progress.pages_in_flight > 0 && last.known_since.elapsed() >= STILL_FOR;
+        last.at.elapsed() < FRESH_FOR && !still
     }
 
-    fn note(&self, run_id: String, at: Instant) {
-        *self.lock() = Some((run_id, at));
+    fn note(&self, run_id: String, at: Instant, as_of: Timestamp) {
+        *self.lock() = Some(Looked {
+            run_id,
+            at,
+            as_of,
+            known_since: Instant::now(),
+        });
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<(String, Instant)>> {
+    /// For how long a workflow task has waited for a worker, if that is too long and the time of the server is known.
+    fn known_to_wait(&self, description: &WorkflowExecutionDescription) -> Option<Duration> {
+        let since = waits_for_worker(description)?;
+        if self.lock().is_none() {
+            return None;
+        }
+        let waits = self.server_time().since(since);
+        (waits >= UNTAKEN).then_some(waits)
+    }
+
+    /// By the clock of the server, as far as it is known: this machine's may be another.
+    fn server_time(&self) -> Timestamp {
+        match &*self.lock() {
+            Some(last) => last.as_of.plus(last.known_since.elapsed()),
+            None => SystemTime::now().into(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Looked>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Since when a workflow task has waited for a worker, if one does.
+fn waits_for_worker(description: &WorkflowExecutionDescription) -> Option<Timestamp> {
+    let task = description.raw().pending_workflow_task.as_ref()?;
+    let waits = task.state() == PendingWorkflowTaskState::Scheduled;
+    let since = task.original_scheduled_time.or(task.scheduled_time);
+    time(since).filter(|_| waits)
 }
 
 /// The progress in the memo, with its longer lists where they are there.

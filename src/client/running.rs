@@ -1,6 +1,6 @@
 //! The strides that workers have, as the server sees them.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use temporalio_client::WorkflowExecutionDescription;
 use temporalio_common::{
@@ -34,6 +34,9 @@ pub struct RunningStride {
     pub started_at: Option<Timestamp>,
     /// When its worker last gave a sign of life.
     pub heartbeat_at: Option<Timestamp>,
+    /// How long it may give none before it counts as lost.
+    #[serde(skip)]
+    pub(super) heartbeat_timeout: Option<Duration>,
     /// Pages that it has finished, by its last sign of life.
     pub pages_finished: u32,
     /// The page that it works on, by its last sign of life.
@@ -48,8 +51,20 @@ pub struct RunningPage {
     pub start: Option<PageToken>,
     /// Since when, by the clock of its worker.
     pub since: Timestamp,
+    /// For how long at the last sign of life, so that no clock is compared with another one.
+    #[serde(skip)]
+    pub(super) said_for: Duration,
     /// The attempt at the page, from 1.
     pub attempt: u32,
+}
+
+impl RunningStride {
+    /// Since when its page has been worked on; since when its worker has it, where it has not said yet what it works
+    /// on; and since its dispatch while no worker has it.
+    pub(crate) fn at_work_since(&self) -> Option<Timestamp> {
+        let page = self.page.as_ref().map(|page| page.since);
+        page.or(self.started_at).or(self.dispatched_at)
+    }
 }
 
 /// All that a description shows, by their numbers.
@@ -75,6 +90,9 @@ fn stride(info: &PendingActivityInfo, converter: &PayloadConverter) -> Option<Ru
             | PendingActivityState::PauseRequested
     );
     let checkpoint = checkpoint(info, converter).unwrap_or_default();
+    let said_at = checkpoint.at;
+    let options = info.activity_options.as_ref();
+    let timeout = options.and_then(|options| options.heartbeat_timeout);
     Some(RunningStride {
         stride: number.parse().ok()?,
         attempt: u32::try_from(info.attempt).unwrap_or(1),
@@ -82,10 +100,12 @@ fn stride(info: &PendingActivityInfo, converter: &PayloadConverter) -> Option<Ru
         dispatched_at: time(info.scheduled_time),
         started_at: time(info.last_started_time).filter(|_| runs),
         heartbeat_at: time(info.last_heartbeat_time),
+        heartbeat_timeout: timeout.and_then(|timeout| Duration::try_from(timeout).ok()),
         pages_finished: checkpoint.done.pages,
         page: checkpoint.page.filter(|_| runs).map(|page| RunningPage {
             start: page.start,
             since: page.since,
+            said_for: said_at.since(page.since),
             attempt: page.attempt,
         }),
     })
@@ -130,6 +150,7 @@ mod tests {
                 since: Timestamp(7),
                 attempt: 2,
             }),
+            at: Timestamp(12_007),
         };
         let payload = converter.to_payload(&context, &checkpoint).unwrap();
         let mut info = PendingActivityInfo {
@@ -161,6 +182,7 @@ mod tests {
             ("30", Timestamp(7))
         );
         assert_eq!(page.attempt, 2);
+        assert_eq!(page.said_for, Duration::from_secs(12));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use temporalio_common::protos::temporal::api::failure::v1::failure::FailureInfo;
 
 use super::{
     BatchHandle, BatchState, ControlError, PauseOptions, ProgressError, Settings, Workers,
-    handle::state_of, observation::no_worker, recovery::failing_task,
+    because::no_worker, handle::state_of, recovery::failing_task,
 };
 use crate::{
     audit::Given,

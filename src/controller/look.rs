@@ -2,13 +2,11 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::time::Duration;
-
 use super::Controller;
 use crate::{
     error::truncate,
     pace::StrideLength,
-    progress::{BatchReport, Phase, Progress},
+    progress::{BatchReport, HeldBy, Phase, Progress, by_age},
     reduce::Fold,
     scheduler::{self, Ending, Situation},
     stages::Stages,
@@ -21,22 +19,6 @@ const MAX_FAILING_SHOWN: usize = 20;
 
 /// In place of a result that a batch which ended early has not combined.
 const NOT_COMBINED: &str = "NotCombined: the batch ended before everything was combined; a batch that is continued combines the rest";
-
-/// The last age group has no upper bound.
-const AGES: [Duration; 3] = [
-    Duration::from_secs(10),
-    Duration::from_secs(60),
-    Duration::from_secs(600),
-];
-
-fn by_age(ages: impl Iterator<Item = Duration>) -> [u32; 4] {
-    let mut groups = [0; 4];
-    for age in ages {
-        let group = AGES.iter().position(|limit| age < *limit);
-        groups[group.unwrap_or(AGES.len())] += 1;
-    }
-    groups
-}
 
 impl Controller {
     pub(super) fn look(&self) -> Progress {
@@ -54,7 +36,7 @@ impl Controller {
             Phase::Blocked => scheduler::blocked(&self.ledger),
             _ => (None, None),
         };
-        let explained = scheduler::explain(&Situation {
+        let situation = Situation {
             ledger: &self.ledger,
             limits: &limits,
             pacing: &self.pacing,
@@ -63,16 +45,26 @@ impl Controller {
             stages: self.stages.as_ref(),
             max_parallelism: self.controls.max_parallelism,
             now: self.now,
-        });
-        let explained = self.lock_explained().or(explained);
-        let explained = explained.filter(|_| self.closing.is_none());
-        let explained = self.waits_explained().or(explained);
-        let blocked = blocked_reason.as_ref().filter(|_| phase == Phase::Blocked);
-        let explained = match blocked {
-            Some(why) => Some((None, format!("blocked: {why}"))),
-            None => explained.map(|(by, text)| (Some(by), text)),
         };
-        let (held_by, explanation) = explained.unwrap_or_default();
+        let blocked = blocked_reason.as_ref().filter(|_| phase == Phase::Blocked);
+        let explained = |of_pages: Option<(HeldBy, String)>| {
+            let explained = self.lock_explained().or(of_pages);
+            let explained = explained.filter(|_| self.closing.is_none());
+            let explained = self.waits_explained().or(explained);
+            match blocked {
+                Some(why) => (None, format!("blocked: {why}")),
+                None => explained
+                    .map(|(by, text)| (Some(by), text))
+                    .unwrap_or_default(),
+            }
+        };
+        let limit = scheduler::explain(&situation);
+        let (limited_by, _) = explained(limit.clone());
+        let (held_by, explanation) = explained(match self.is_part() {
+            // Its batch goes by what limits it.
+            true => limit,
+            false => scheduler::because(&situation),
+        });
         let items_expected = self.prepared.as_ref().and_then(|p| p.items_expected);
         let items_left = items_expected.map(|n| n.saturating_sub(totals.items.total()));
         let pacing = &self.pacing;
@@ -122,6 +114,7 @@ impl Controller {
             audit_older: self.audit.older(),
             explanation,
             held_by,
+            limited_by,
             pause: self.controls.pause.clone(),
             parallelism_now: pace.parallelism,
             ramp: ramp.map(|r| r.ramp().to_string()),

@@ -561,5 +561,6 @@ impl Controller {
             progress.held_by = None;
             progress.explanation.clear();
         }
+        progress.limited_by = progress.limited_by.filter(|by| !of_pages.contains(by));
     }
 }

@@ -32,6 +32,7 @@ type News = (&'static str, Option<MemoValue>);
 #[derive(Default)]
 pub(super) struct Published {
     pub control: ControlState,
+    /// When, the phase, and what limited the batch.
     progress: Option<(Timestamp, Phase, Option<HeldBy>)>,
     /// Items and pages given up, as published.
     failed: u64,
@@ -149,15 +150,15 @@ impl Controller {
     }
 
     fn progress_is_due(&self, progress: &Progress) -> bool {
-        let Some((at, phase, held_by)) = &self.published.progress else {
+        let Some((at, phase, limited_by)) = &self.published.progress else {
             return true;
         };
         // What fails in a partition is counted by its parent, which reads of it here.
         let failed = self.is_part() && self.published.failed != failed(progress);
-        let changed = *phase != progress.phase || *held_by != progress.held_by || failed;
+        let changed = *phase != progress.phase || *limited_by != progress.limited_by || failed;
         let age = self.now.since(*at);
         // What is left as it is would look to the parent as if slots could not be used.
-        let used_again = self.is_part() && *held_by == Some(HeldBy::Discovery);
+        let used_again = self.is_part() && *limited_by == Some(HeldBy::Discovery);
         // A client waits for the batch to be accepted. While nothing runs there may be no later moment.
         let awaited = *phase == Phase::Preparing || self.ledger.running() == 0 || used_again;
         let watched = self.published.behind || self.published.is_watched(self.now);
@@ -184,7 +185,7 @@ impl Controller {
 
     fn take_progress(&mut self, mut progress: Progress) -> News {
         shorten(&mut progress, protocol::MEMO_LISTED);
-        self.published.progress = Some((self.now, progress.phase, progress.held_by));
+        self.published.progress = Some((self.now, progress.phase, progress.limited_by));
         self.published.failed = failed(&progress);
         self.published.steered = false;
         self.published.behind = false;

@@ -126,7 +126,10 @@ impl Controller {
     pub(super) fn waits_explained(&self) -> Option<(HeldBy, String)> {
         let news = self.waits.as_ref();
         let (for_what, held_by, waits) = if self.prepared.is_none() {
-            let waits = "waiting for the processor to complete its arguments".to_owned();
+            let doing = news.and_then(|news| news.doing.clone());
+            let waits = doing.unwrap_or_else(|| {
+                "waiting for the processor to complete its arguments".to_owned()
+            });
             (WaitsFor::Prepare, HeldBy::Preparing, waits)
         } else if self.checking_at_end {
             let waits = "every page is finished, and being checked".to_owned();

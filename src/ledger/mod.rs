@@ -88,12 +88,22 @@ pub(crate) struct Ledger {
     /// The bridges that have strides.
     #[serde(default, skip_serializing_if = "Bridges::is_empty")]
     bridges: Bridges,
+    /// How an attempt failed last. Each stride keeps the beginning of its own message only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last_failure: Option<LastFailure>,
     /// Pages finished or failed since the last continue-as-new.
     #[serde(skip)]
     pages_this_run: u64,
     /// Since when a continue-as-new is due.
     #[serde(skip)]
     hand_over_due: Option<Timestamp>,
+}
+
+/// How an attempt at a page failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LastFailure {
+    pub error_type: String,
+    pub message: String,
 }
 
 /// Counters of a batch run.
@@ -247,6 +257,7 @@ impl Ledger {
             dispatches: 0,
             fold: None,
             bridges: Bridges::default(),
+            last_failure: None,
             pages_this_run: 0,
             hand_over_due: None,
         }
@@ -491,6 +502,12 @@ impl Ledger {
         stride.state = State::Ready;
         self.forget_empty_bridges();
         self.totals.attempted(&report);
+        if let Some(failure) = &report.failure {
+            self.last_failure = Some(LastFailure {
+                error_type: failure.error_type.clone(),
+                message: failure.message.clone(),
+            });
+        }
         let stride = self.stride_mut(number)?;
         if let Some(covered_to) = report.covered_to
             && stride.at.as_ref() != Some(&covered_to)
@@ -750,6 +767,12 @@ impl Ledger {
 
     fn count(&self, which: impl Fn(&Stride) -> bool) -> u32 {
         u32::try_from(self.open.values().filter(|s| which(s)).count()).unwrap_or(u32::MAX)
+    }
+
+    /// The whole message of the latest failure, where it is one of this type.
+    pub fn message_of(&self, error_type: &str) -> Option<&str> {
+        let last = self.last_failure.as_ref()?;
+        (last.error_type == error_type).then_some(last.message.as_str())
     }
 
     /// Dispatches so far.

@@ -1,4 +1,4 @@
-//! Why a batch is not faster, in one sentence.
+//! Which of its limits keeps a batch from being faster, in one sentence.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// Below this part of a rate that is given out it is not the rate that holds the batch.
-const RATE_IS_USED: f64 = 0.6;
+pub(super) const RATE_IS_USED: f64 = 0.6;
 const MAX_TOKEN_CHARS: usize = 24;
 
 /// What an explanation is made from.
@@ -32,9 +32,11 @@ pub(crate) struct Situation<'a> {
 }
 
 /// What keeps the batch from being faster, the strongest reason first. `None` where nothing does, or
-/// nothing is left to do.
+/// nothing is left to do. It takes for granted that pages get through; [`because`](super::because()) does not.
+///
+/// When the memo is written depends on the kind of the reason, so this must not change for histories that were recorded.
 pub(crate) fn explain(s: &Situation<'_>) -> Option<(HeldBy, String)> {
-    if s.ledger.is_complete() || s.ledger.broken().is_some() || s.limits.cancelled {
+    if is_over(s) {
         return None;
     }
     stands_still(s)
@@ -42,7 +44,12 @@ pub(crate) fn explain(s: &Situation<'_>) -> Option<(HeldBy, String)> {
         .or_else(|| limited(s))
 }
 
-fn stands_still(s: &Situation<'_>) -> Option<(HeldBy, String)> {
+/// Nothing more is to begin.
+pub(super) fn is_over(s: &Situation<'_>) -> bool {
+    s.ledger.is_complete() || s.ledger.broken().is_some() || s.limits.cancelled
+}
+
+pub(super) fn stands_still(s: &Situation<'_>) -> Option<(HeldBy, String)> {
     if s.limits.paused {
         return Some((HeldBy::Pause, paused(s.pause)));
     }
@@ -172,7 +179,7 @@ fn by_parallelism(s: &Situation<'_>) -> Option<(HeldBy, String)> {
 }
 
 /// A rate as people write it.
-fn per_second(rate: f64) -> String {
+pub(super) fn per_second(rate: f64) -> String {
     if rate >= 10.0 {
         grouped(&format!("{rate:.0}"))
     } else {
@@ -182,7 +189,7 @@ fn per_second(rate: f64) -> String {
 }
 
 /// A length of time without what nobody cares for.
-fn about(time: Duration) -> String {
+pub(super) fn about(time: Duration) -> String {
     let seconds = time.as_secs() + u64::from(time.subsec_millis() >= 500);
     let seconds = if seconds >= 600 {
         seconds / 60 * 60
@@ -193,12 +200,12 @@ fn about(time: Duration) -> String {
 }
 
 /// Tokens can hold keys, and a sentence is not long.
-fn short(token: &PageToken) -> String {
+pub(super) fn short(token: &PageToken) -> String {
     truncate(token.as_str(), MAX_TOKEN_CHARS)
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::{
         batch::Batch,
@@ -207,18 +214,18 @@ mod tests {
         throttle::Verdict,
     };
 
-    const NOW: Timestamp = Timestamp(1_000_000);
+    pub const NOW: Timestamp = Timestamp(1_000_000);
 
     /// A batch of which some strides are known and all that may run does.
-    struct Case {
-        ledger: Ledger,
-        pacing: Pacing,
-        max_parallelism: u32,
-        pause: Option<PauseNote>,
+    pub struct Case {
+        pub ledger: Ledger,
+        pub pacing: Pacing,
+        pub max_parallelism: u32,
+        pub pause: Option<PauseNote>,
     }
 
     impl Case {
-        fn of(batch: Batch, strides: u64) -> Self {
+        pub fn of(batch: Batch, strides: u64) -> Self {
             let mut ledger = Ledger::new(None, 1);
             let starts: Vec<_> = (1..strides)
                 .map(|n| PageToken::encode(&n).unwrap())
@@ -234,17 +241,22 @@ mod tests {
                 max_parallelism: batch.spec.max_parallelism,
                 pause: None,
             };
-            while let Decision::Dispatch(dispatch) = decide(&case.ledger, &case.limits(), NOW) {
+            case.dispatch_at(NOW);
+            case
+        }
+
+        /// Has all that may run do so.
+        pub fn dispatch_at(&mut self, now: Timestamp) {
+            while let Decision::Dispatch(dispatch) = decide(&self.ledger, &self.limits(), now) {
                 let dispatched = Event::Dispatched {
                     stride: dispatch.stride,
                     rate_share: dispatch.rate_share,
                     page_share: dispatch.page_share,
                     items: dispatch.items,
-                    now: NOW,
+                    now,
                 };
-                case.ledger.record(dispatched).unwrap();
+                self.ledger.record(dispatched).unwrap();
             }
-            case
         }
 
         fn pace(&self) -> PaceNow {
@@ -265,7 +277,11 @@ mod tests {
         }
 
         fn explained(&self) -> Option<(HeldBy, String)> {
-            explain(&Situation {
+            self.seen_at(NOW, explain)
+        }
+
+        pub fn seen_at<T>(&self, now: Timestamp, look: impl FnOnce(&Situation<'_>) -> T) -> T {
+            look(&Situation {
                 ledger: &self.ledger,
                 limits: &self.limits(),
                 pacing: &self.pacing,
@@ -273,12 +289,12 @@ mod tests {
                 pause: self.pause.as_ref(),
                 stages: None,
                 max_parallelism: self.max_parallelism,
-                now: NOW,
+                now,
             })
         }
     }
 
-    fn batch() -> Batch {
+    pub fn batch() -> Batch {
         Batch::named("b", "p", serde_json::Value::Null).max_parallelism(4)
     }
 

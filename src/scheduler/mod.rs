@@ -2,6 +2,7 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod because;
 mod cohort;
 mod eager;
 mod explain;
@@ -16,6 +17,7 @@ use crate::{
     progress::{Outcome, Phase, Timestamp},
 };
 
+pub(crate) use because::because;
 pub(crate) use cohort::Cohort;
 pub(crate) use eager::EagerStrides;
 pub(crate) use explain::{Situation, explain};
@@ -256,7 +258,9 @@ pub(crate) fn blocked(ledger: &Ledger) -> (Option<PageToken>, Option<String>) {
     let page = number.and_then(|(number, _)| ledger.failing(None).find(|p| p.stride == number));
     match page {
         Some(page) => {
-            let why = format!("{}: {}", page.error_type, page.message);
+            let message = ledger.message_of(&page.error_type);
+            let message = message.unwrap_or(&page.message);
+            let why = format!("{}: {message}", page.error_type);
             (page.start, Some(why))
         }
         None => (None, None),

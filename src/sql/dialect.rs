@@ -1,14 +1,15 @@
 //! What the tables of the ledger need of a database, and where SQLite, PostgreSQL and MySQL differ.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use futures::future::BoxFuture;
 use serde::{Deserialize, de::IntoDeserializer};
 use sqlx::{
-    AssertSqlSafe, Database, Encode, Row as _, Type, database::HasStatementCache,
+    AssertSqlSafe, Database, Encode, Pool, Row as _, Type, database::HasStatementCache,
     error::DatabaseError, query::Query,
 };
 
+use super::backfill::tokens::Syntax;
 use crate::{page::PageToken, page_ledger::StrideId, progress::Timestamp};
 
 /// A database that a [`SqlLedger`](crate::SqlLedger) can be in: `sqlx::Sqlite`, `sqlx::Postgres` or
@@ -162,6 +163,18 @@ pub trait Dialect: Database<Connection: 'static> {
 
     /// Asks how many bytes a statement may have with its values, where there is such a limit, and what it is called.
     const MESSAGE_LIMIT: Option<(&'static str, &'static str)> = None;
+
+    /// Asks who has a lock on the table `$1` that sessions like the one that asks wait for, as far as its account may
+    /// see it: who it is, what it does and for how long, and the statement that it runs or ran last. `None`: there is nobody to ask.
+    const BLOCKERS: Option<&'static str> = None;
+
+    /// How its statements are taken apart.
+    const SYNTAX: Syntax;
+
+    /// The only file of the database, where it is one. Whoever writes locks all of it.
+    fn file(_pool: &Pool<Self>) -> Option<PathBuf> {
+        None
+    }
 
     /// Keeps two `apply_schema` from meeting; runs in its transaction.
     const LOCK_SCHEMA: Option<&'static str>;
@@ -327,11 +340,16 @@ macro_rules! statements {
 
 #[cfg(feature = "sqlite")]
 impl Dialect for sqlx::Sqlite {
+    const SYNTAX: Syntax = Syntax::Sqlite;
     const KEY_TEXT: &'static str = "TEXT";
     // Its writers never meet.
     const LOCK_SCHEMA: Option<&'static str> = None;
     // A commit fails there.
     const IN_TRANSACTION: &'static str = "SELECT 1";
+
+    fn file(pool: &Pool<Self>) -> Option<PathBuf> {
+        Some(pool.connect_options().get_filename().to_owned())
+    }
 
     fn cut(strides: &str, cut: &Cut<'_>) -> Vec<Statement> {
         let statements = [
@@ -371,10 +389,31 @@ impl Dialect for sqlx::Sqlite {
 
 #[cfg(feature = "postgres")]
 impl Dialect for sqlx::Postgres {
+    const SYNTAX: Syntax = Syntax::Postgres;
     const KEY_TEXT: &'static str = "TEXT COLLATE \"C\"";
     /// `CREATE TABLE IF NOT EXISTS` fails when two of them meet. The number means nothing.
     const LOCK_SCHEMA: Option<&'static str> = Some("SELECT pg_advisory_xact_lock(7309448826142)");
     const IN_TRANSACTION: &'static str = "SAVEPOINT temporal_batch";
+    // Pages that wait for the same rows wait for each other too; what they all wait for is somebody else.
+    const BLOCKERS: Option<&'static str> = Some(
+        "WITH waiting AS (
+            SELECT w.pid FROM pg_catalog.pg_stat_activity w
+            JOIN pg_catalog.pg_stat_activity own ON own.pid = pg_backend_pid()
+            WHERE w.pid <> own.pid AND w.datname = own.datname AND w.usename = own.usename
+                AND w.application_name = own.application_name AND w.wait_event_type = 'Lock'
+                AND EXISTS (SELECT 1 FROM pg_catalog.pg_locks l
+                    WHERE l.pid = w.pid AND l.relation = $1::text::regclass)
+        ), blocking AS (
+            SELECT DISTINCT unnest(pg_blocking_pids(pid)) AS pid FROM waiting
+        )
+        SELECT CASE blocking.pid WHEN 0 THEN 'a prepared transaction' ELSE 'pid ' || blocking.pid END,
+            concat_ws(' ', b.state, 'for ' || ceil(extract(epoch FROM clock_timestamp()
+                - coalesce(b.xact_start, b.query_start)))::bigint || ' s'),
+            b.query
+        FROM blocking LEFT JOIN pg_catalog.pg_stat_activity b ON b.pid = blocking.pid
+        WHERE blocking.pid NOT IN (SELECT pid FROM waiting)
+        ORDER BY b.xact_start NULLS LAST LIMIT 3",
+    );
 
     fn cut(strides: &str, cut: &Cut<'_>) -> Vec<Statement> {
         let statement = format!(
@@ -430,6 +469,7 @@ const STRIDES_AT_ONCE: usize = 20;
 
 #[cfg(feature = "mysql")]
 impl Dialect for sqlx::MySql {
+    const SYNTAX: Syntax = Syntax::MySql;
     // The character set of the database may be another. Spaces at the end would not count, but no id and
     // no token ends with one.
     const KEY_TEXT: &'static str = "VARCHAR(255) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin";
@@ -438,6 +478,22 @@ impl Dialect for sqlx::MySql {
     const SAME_AS: &'static str = "<=>";
     // MariaDB could.
     const RETURNING: bool = false;
+    // MariaDB's; MySQL has other tables for it. Who has the lock of a whole table neither of them shows.
+    const BLOCKERS: Option<&'static str> = Some(
+        "SELECT CAST(concat('thread ', b.trx_mysql_thread_id) AS CHAR),
+            CAST(concat('open for ', TIMESTAMPDIFF(SECOND, b.trx_started, NOW()), ' s') AS CHAR),
+            CAST(max(coalesce(b.trx_query, p.info)) AS CHAR)
+        FROM information_schema.innodb_lock_waits w
+        JOIN information_schema.innodb_locks l ON l.lock_id = w.requested_lock_id
+        JOIN information_schema.innodb_trx r ON r.trx_id = w.requesting_trx_id
+        JOIN information_schema.processlist rp ON rp.id = r.trx_mysql_thread_id
+        JOIN information_schema.innodb_trx b ON b.trx_id = w.blocking_trx_id
+        LEFT JOIN information_schema.processlist p ON p.id = b.trx_mysql_thread_id
+        WHERE rp.user = SUBSTRING_INDEX(USER(), '@', 1) AND instr(l.lock_table, $1) > 0
+            AND b.trx_state <> 'LOCK WAIT'
+        GROUP BY b.trx_id, b.trx_mysql_thread_id, b.trx_started
+        ORDER BY b.trx_started LIMIT 3",
+    );
     const MESSAGE_LIMIT: Option<(&'static str, &'static str)> = Some((
         "SELECT CAST(@@max_allowed_packet AS SIGNED)",
         "max_allowed_packet",

@@ -6,6 +6,7 @@ use async_trait::async_trait;
 use sqlx::Pool;
 
 use super::{
+    blockers,
     dialect::{Dialect, LedgerDatabase},
     lease::{LeasedTransaction, Leases},
     letter_table::LetterTable,
@@ -362,7 +363,8 @@ impl<DB: LedgerDatabase> PageLedger for SqlLedger<DB> {
                 "a page has no end, but the data does not end with it",
             ));
         }
-        let mut transaction = self.limited_transaction().await?;
+        let transaction = self.limited_transaction().await;
+        let mut transaction = transaction.map_err(|e| blockers::of_file(self.leases.pool(), e))?;
         let strides = &self.tables.strides;
         let claimed = strides
             .claim::<DB>(&mut transaction, &claim, now())

@@ -12,6 +12,7 @@
 //! ```
 
 pub(crate) mod backfill;
+mod blockers;
 mod classify;
 mod connection;
 mod connections;

@@ -25,7 +25,7 @@ const PAGES: u32 = 6;
 /// Pages that say in a file, which outlives their process, when they begin and end. The third page takes
 /// for ever while a file called `slow` exists, and to be read while one called `slow to read` does. Reading it kills
 /// the worker while there is one called `deadly to read`.
-struct Diary {
+pub struct Diary {
     dir: PathBuf,
     mode: RetryMode,
     /// Keeps dead letters, can skip ahead, and has one attempt.
@@ -33,7 +33,7 @@ struct Diary {
 }
 
 impl Diary {
-    fn new(dir: &Path, mode: RetryMode) -> Self {
+    pub fn new(dir: &Path, mode: RetryMode) -> Self {
         std::fs::write(dir.join("slow"), "").unwrap();
         Self {
             dir: dir.into(),
@@ -49,7 +49,7 @@ impl Diary {
         }
     }
 
-    fn quicken(&self) {
+    pub fn quicken(&self) {
         std::fs::remove_file(self.dir.join("slow")).unwrap();
     }
 
@@ -58,7 +58,7 @@ impl Diary {
     }
 
     /// Waits until a line has been written so many times.
-    async fn shows_times(&self, line: &str, times: usize) {
+    pub async fn shows_times(&self, line: &str, times: usize) {
         let what = format!("the diary shows {line:?} {times} times");
         eventually(&what, || async {
             (self.count(line) >= times).then_some(())
@@ -177,10 +177,10 @@ async fn was_a_worker_process() -> bool {
 }
 
 /// A worker process that is killed with its owner.
-struct WorkerProcess(Child);
+pub struct WorkerProcess(Child);
 
 impl WorkerProcess {
-    fn start(bed: &Bed, diary: &Diary) -> Self {
+    pub fn start(bed: &Bed, diary: &Diary) -> Self {
         let mut command = Command::new(std::env::current_exe().unwrap());
         if diary.mode == RetryMode::AtMostOnce {
             command.env("DIARY_AT_MOST_ONCE", "");
@@ -200,12 +200,12 @@ impl WorkerProcess {
     }
 
     /// As `kill -9` does.
-    fn kill(mut self) {
+    pub fn kill(mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }
 
-    fn terminate(&self) {
+    pub fn terminate(&self) {
         self.signal("TERM");
     }
 

@@ -5,6 +5,7 @@ mod abandon;
 mod absent;
 mod aside;
 mod basics;
+mod because;
 mod blocking;
 mod bridge;
 mod control;

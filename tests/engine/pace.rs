@@ -34,18 +34,18 @@ fn slow(page: Duration) -> Numbers {
 
 /// Says what a test tells it to.
 #[derive(Clone, Default)]
-struct Switch {
+pub struct Switch {
     state: Arc<AtomicU8>,
     asked: Arc<AtomicU64>,
 }
 
-const GO: u8 = 0;
-const SLOW: u8 = 1;
-const HOLD: u8 = 2;
+pub const GO: u8 = 0;
+pub const SLOW: u8 = 1;
+pub const HOLD: u8 = 2;
 const FAIL: u8 = 3;
 
 impl Switch {
-    fn set(&self, state: u8) {
+    pub fn set(&self, state: u8) {
         self.state.store(state, Ordering::SeqCst);
     }
 }

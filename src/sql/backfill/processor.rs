@@ -26,7 +26,7 @@ use crate::{
     processor::{PageContext, PageProcessor, PageReport, ProcessorSettings, SkipAhead},
     sql::{
         Connections, Key, LedgerDatabase, RangeCheck, RangeCheckError, SqlLedger, Table,
-        TableDatabase, TableError,
+        TableDatabase, TableError, blockers,
         engine::{Untransactional, untransactional},
         lease::{LeasedTransaction, Leases, LeasesOf},
         no_ledger::NoLedger,
@@ -406,14 +406,18 @@ async fn page<DB: Session + TableDatabase>(
     rows: &Rows,
 ) -> Result<u64, PageError> {
     let args = ctx.args();
-    if args.once {
-        let mut page = ctx.transaction::<DB>().await?;
-        return work.apply::<DB>(&mut page, args, rows).await;
-    }
-    let mut page = LeasedTransaction::begin(leases, Work::begin::<DB>(args)).await?;
-    let changed = work.apply::<DB>(&mut page, args, rows).await?;
-    page.commit().await?;
-    Ok(changed)
+    let changing = async {
+        if args.once {
+            let mut page = ctx.transaction::<DB>().await?;
+            return work.apply::<DB>(&mut page, args, rows).await;
+        }
+        let mut page = LeasedTransaction::begin(leases, Work::begin::<DB>(args)).await?;
+        let changed = work.apply::<DB>(&mut page, args, rows).await?;
+        page.commit().await?;
+        Ok(changed)
+    };
+    let table = work.table().quoted_name();
+    blockers::named(leases.pool(), table, Some(args.lock_timeout), changing).await
 }
 
 impl fmt::Debug for SqlBackfill {

@@ -21,7 +21,7 @@ use crate::{
     page_ledger::PageLedger,
     processor::{PageContext, PageProcessor, PageReport, SkipAhead},
     sql::{
-        Connections, Database,
+        Connections, Database, blockers,
         dialect::Dialect,
         engine::{Untransactional, untransactional},
         lease::LeasedTransaction,
@@ -364,23 +364,26 @@ impl PageProcessor for SqlImport {
             }};
         }
         macro_rules! in_transaction {
-            ($database:ty, $pool:expr, $write:path) => {
-                if args.once {
-                    let mut transaction = ctx.transaction::<$database>().await?;
-                    match rows.is_empty() {
-                        true => 0,
-                        false => written!(&mut transaction, $write),
+            ($database:ty, $pool:expr, $write:path) => {{
+                let writing = async {
+                    if args.once {
+                        let mut transaction = ctx.transaction::<$database>().await?;
+                        return match rows.is_empty() {
+                            true => Ok(0),
+                            false => Ok(written!(&mut transaction, $write)),
+                        };
                     }
-                } else if rows.is_empty() {
-                    0
-                } else {
+                    if rows.is_empty() {
+                        return Ok(0);
+                    }
                     let begin = <$database as Dialect>::begin(SILENCE);
                     let mut transaction = LeasedTransaction::on($pool, begin).await?;
                     let written = written!(&mut transaction, $write);
                     transaction.commit().await?;
-                    written
-                }
-            };
+                    Ok(written)
+                };
+                blockers::named($pool, &target.quoted(), None, writing).await?
+            }};
         }
         let written = match database {
             #[cfg(feature = "postgres")]

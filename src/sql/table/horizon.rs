@@ -9,7 +9,7 @@ use super::{
     read::{Reading as _, key_of},
 };
 use crate::sql::database::on_pool;
-use crate::{error::PageError, sql::Database};
+use crate::{error::PageError, sql::Database, waiting};
 
 /// Longest wait for older transactions; then it is said which they are, and the attempt is repeated later.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
@@ -57,6 +57,7 @@ impl Table {
         }
         while !older.is_empty() {
             if waited >= longest {
+                waiting::tell(None);
                 return Err(PageError::retryable(format_args!(
                     "transactions that wrote to {} before the start are still open after {} s: {}; a row of \
                      theirs could be left out",
@@ -66,6 +67,10 @@ impl Table {
                 ))
                 .with_type("OlderTransactions"));
             }
+            waiting::tell(Some(format!(
+                "waiting for transactions that are older than the batch: {}; commit or end them",
+                listed(&older)
+            )));
             tokio::time::sleep(BETWEEN_LOOKS).await;
             waited += BETWEEN_LOOKS;
             let now = self.writers().await?;
@@ -74,6 +79,7 @@ impl Table {
                 .filter(|writer| older.iter().any(|other| writer.may_be(other)))
                 .collect();
         }
+        waiting::tell(None);
         let statements = &self.inner.statements;
         on_pool!(&self.inner.database, pool: Db => {
             let rows = Db::fetch(pool, statements.highest().into()).await?;
@@ -117,7 +123,7 @@ impl Writer {
 }
 
 fn listed(writers: &[Writer]) -> String {
-    const SHOWN: usize = 5;
+    const SHOWN: usize = 3;
     let mut shown: Vec<_> = writers
         .iter()
         .take(SHOWN)

@@ -1,0 +1,427 @@
+//! What keeps a batch from being faster, planted for real, and the sentence that must come for it. Causes in a database
+//! are in `tests/backfill/because.rs`.
+
+use std::time::{Duration, SystemTime};
+
+use temporal_batch::{
+    AutoParallelism, BatchHandle, ExtendedRetries, HeldBy, Outcome, PageError, PageReport, Phase,
+    Ramp, RetryMode, RetryPolicy, Settings, Stage, Timestamp, Window,
+};
+
+use crate::{
+    kill::{Diary, WorkerProcess},
+    numbers::{Numbers, UpTo, gated, gated_where},
+    pace::{GO, HOLD, SLOW, Switch},
+    support::{Bed, progress_shows, report},
+};
+
+/// Waits until the batch says so.
+async fn says(handle: &BatchHandle, held_by: HeldBy, part: &str) -> String {
+    let what = format!("it says {part:?}");
+    let progress = progress_shows(handle, &what, |p| {
+        p.held_by == Some(held_by) && p.explanation.contains(part)
+    });
+    progress.await.explanation
+}
+
+/// No batch is told one of these while nothing is wrong with it.
+fn alarms(held_by: Option<HeldBy>) -> bool {
+    use HeldBy::{NoWorker, Pages, Preparing, Retries, Workers};
+    let alarming = [NoWorker, Pages, Preparing, Retries, Workers];
+    held_by.is_some_and(|by| alarming.contains(&by))
+}
+
+fn window_that_is_closed() -> Window {
+    let in_six_hours = Timestamp::from(SystemTime::now() + Duration::from_secs(6 * 3_600));
+    let hour = in_six_hours.0 / 3_600_000 % 24;
+    let window = format!("{hour:02}:00-{:02}:00", (hour + 1) % 24);
+    window.parse().unwrap()
+}
+
+/// One batch, moved from cause to cause.
+#[tokio::test]
+async fn limits_that_operators_set_are_named() {
+    let bed = Bed::new("because-limits").await;
+    let numbers = Numbers::new().skipping_ahead().on_process(|_| async {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        Ok(PageReport::all_processed())
+    });
+    let _worker = bed.worker(numbers).await;
+    let batch = bed
+        .batch::<Numbers>(UpTo { n: 100_000_000 })
+        .page_size(10)
+        .stride(2)
+        .max_parallelism(2);
+    let handle = bed.start(&batch).await;
+    let set = async |settings: Settings| {
+        handle.set(settings).await.unwrap();
+    };
+    says(&handle, HeldBy::Parallelism, "max parallelism 2 is used up").await;
+
+    handle
+        .because("the backup first")
+        .pause("the backup first")
+        .await
+        .unwrap();
+    says(&handle, HeldBy::Pause, ": the backup first").await;
+    handle.resume().await.unwrap();
+
+    set(Settings::new().max_parallelism(0)).await;
+    says(&handle, HeldBy::Parallelism, "max parallelism is 0").await;
+    set(Settings::new().max_parallelism(2)).await;
+
+    set(Settings::new().windows([window_that_is_closed()])).await;
+    says(
+        &handle,
+        HeldBy::Window,
+        "outside of its windows; the next one opens in",
+    )
+    .await;
+    set(Settings::new().windows([])).await;
+
+    set(Settings::new().rate(15.0)).await;
+    says(&handle, HeldBy::Rate, "rate limit 15 items/s").await;
+    // Pages that do not fit their rate.
+    set(Settings::new().page_size(1_000)).await;
+    let said = says(&handle, HeldBy::Rate, "a page of 1,000 items takes").await;
+    assert!(said.contains("--page-size "), "{said}");
+    set(Settings::new().page_size(10).rate(None)).await;
+
+    set(Settings::new().page_rate(2.0)).await;
+    says(&handle, HeldBy::Rate, "rate limit 2 pages/s").await;
+    set(Settings::new().page_rate(None)).await;
+
+    set(Settings::new().page_pause(Duration::from_secs(4))).await;
+    says(&handle, HeldBy::Rate, "a pause of 4s before each page").await;
+    set(Settings::new().page_pause(None)).await;
+
+    let ramp = Ramp::new(1, 8, Duration::from_secs(3_600));
+    set(Settings::new().ramp(ramp)).await;
+    says(&handle, HeldBy::Ramp, "ramp 1..8/1h has reached 1").await;
+
+    set(Settings::new().auto_parallelism(AutoParallelism::new(2, 3))).await;
+    says(&handle, HeldBy::Tuning, "parallelism is tuned to").await;
+
+    handle.cancel("seen enough").await.unwrap();
+    assert_eq!(report(&handle).await.outcome, Outcome::Cancelled);
+}
+
+#[tokio::test]
+async fn throttles_are_named_with_their_reason() {
+    let bed = Bed::new("because-throttle").await;
+    let switch = Switch::default();
+    switch.set(HOLD);
+    let throttle = switch.clone();
+    let numbers = Numbers::new().skipping_ahead();
+    let _worker = bed
+        .worker_with(numbers, |worker| worker.throttle(throttle))
+        .await;
+    let batch = bed
+        .batch::<Numbers>(UpTo { n: 100_000_000 })
+        .throttle("switch");
+    let handle = bed.start(&batch).await;
+    says(&handle, HeldBy::Throttle, "held: replica lag 3.2 s > 2 s").await;
+    switch.set(SLOW);
+    says(
+        &handle,
+        HeldBy::Throttle,
+        "slowed to 25 %: replica lag 1.5 s > 1 s",
+    )
+    .await;
+    switch.set(GO);
+    progress_shows(&handle, "nothing is in its way", |p| {
+        p.held_by != Some(HeldBy::Throttle)
+    })
+    .await;
+    handle.cancel("seen enough").await.unwrap();
+    report(&handle).await;
+}
+
+#[tokio::test]
+async fn another_batch_that_has_the_lock_is_named() {
+    let bed = Bed::new("because-lock").await;
+    let (numbers, gate) = gated();
+    let _worker = bed.worker(numbers).await;
+    let name = bed.new_id();
+    let batch = || bed.batch::<Numbers>(UpTo { n: 10 }).lock(&name);
+    let first = bed.start(&batch()).await;
+    progress_shows(&first, "it runs", |p| p.pages_in_flight > 0).await;
+    let second = bed.start(&batch().wait_for_lock(true)).await;
+    let sentence = format!(
+        "waiting for the lock \"{name}\", which batch \"{}\" has",
+        first.id()
+    );
+    says(&second, HeldBy::Lock, &sentence).await;
+    gate.open();
+    report(&second).await;
+}
+
+#[tokio::test]
+async fn a_stage_that_waits_for_approval_says_so() {
+    let bed = Bed::new("because-stage").await;
+    let _worker = bed.worker(Numbers::new()).await;
+    let batch = bed
+        .batch::<Numbers>(UpTo { n: 40 })
+        .page_size(5)
+        .stages([Stage::Items(10), Stage::All])
+        .approve_stages(true);
+    let handle = bed.start(&batch).await;
+    says(
+        &handle,
+        HeldBy::Stage,
+        "stage 1 of 2 (10items) is done: waiting for approval",
+    )
+    .await;
+    handle.approve().await.unwrap();
+    report(&handle).await;
+}
+
+#[tokio::test]
+async fn pages_that_all_fail_are_named_with_their_error() {
+    let bed = Bed::new("because-fail").await;
+    let retry = RetryPolicy::default()
+        .initial_interval(Duration::from_millis(500))
+        .max_interval(Duration::from_millis(500))
+        .max_attempts(1_000);
+    let numbers = Numbers::new()
+        .skipping_ahead()
+        .settings(|settings| settings.retry = retry)
+        .on_process(|_| async {
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            Err(PageError::retryable("no space left on device").with_type("NoRoom"))
+        });
+    let _worker = bed.worker(numbers).await;
+    let batch = bed
+        .batch::<Numbers>(UpTo { n: 1_000 })
+        .page_size(10)
+        .stride(1)
+        .max_parallelism(4);
+    let handle = bed.start(&batch).await;
+    let sentence = "pages fail, and no other gets through: NoRoom: no space left on device";
+    says(&handle, HeldBy::Retries, sentence).await;
+    handle.cancel("seen enough").await.unwrap();
+    report(&handle).await;
+}
+
+#[tokio::test]
+async fn slow_retries_that_are_all_that_is_left_say_when_and_why() {
+    let bed = Bed::new("because-slow-retries").await;
+    let retry = RetryPolicy::default()
+        .max_attempts(1)
+        .extended(Some(ExtendedRetries {
+            interval: Duration::from_secs(3_600),
+            ..ExtendedRetries::default()
+        }));
+    let numbers = Numbers::new()
+        .skipping_ahead()
+        .settings(|settings| settings.retry = retry)
+        .on_process(|page| async move {
+            match page.start {
+                10 => Err(PageError::retryable("the vendor is away").with_type("Away")),
+                _ => Ok(PageReport::all_processed()),
+            }
+        });
+    let _worker = bed.worker(numbers).await;
+    let batch = bed.batch::<Numbers>(UpTo { n: 50 }).page_size(10).stride(1);
+    let handle = bed.start(&batch).await;
+    let sentence = "every page that is left has failed and waits for its next attempt, in ";
+    let said = says(&handle, HeldBy::Retries, sentence).await;
+    assert!(said.ends_with(": Away: the vendor is away"), "{said}");
+    handle.cancel("seen enough").await.unwrap();
+    report(&handle).await;
+}
+
+#[tokio::test]
+async fn a_page_that_keeps_others_from_being_found_is_named() {
+    let bed = Bed::new("because-discovery").await;
+    let (_, gate) = gated();
+    let held = gate.clone();
+    let numbers = Numbers::new().on_fetch(move |page| {
+        let gate = held.clone();
+        async move {
+            if page.start == 20 {
+                gate.pass().await;
+            }
+            Ok(())
+        }
+    });
+    let _worker = bed.worker(numbers).await;
+    let batch = bed.batch::<Numbers>(UpTo { n: 50 }).page_size(10).stride(1);
+    let handle = bed.start(&batch).await;
+    let sentence = "waiting for the page after 20 to tell where the next one starts";
+    says(&handle, HeldBy::Discovery, sentence).await;
+    // It takes longer than pages do.
+    says(
+        &handle,
+        HeldBy::Pages,
+        "the page after 20 has been worked on for 1",
+    )
+    .await;
+    gate.open();
+    report(&handle).await;
+}
+
+#[tokio::test]
+async fn a_page_that_does_not_come_back_is_named_with_its_worker() {
+    let bed = Bed::new("because-long").await;
+    let (numbers, gate) = gated_where(|page| page.start == 30);
+    let worker = bed.worker_named("the-slow-one", numbers.skipping_ahead());
+    let _worker = worker.await;
+    let batch = bed
+        .batch::<Numbers>(UpTo { n: 100 })
+        .page_size(10)
+        .stride(1)
+        .max_parallelism(1);
+    let handle = bed.start(&batch).await;
+    let said = says(
+        &handle,
+        HeldBy::Pages,
+        "the page after 30 has been worked on for ",
+    )
+    .await;
+    assert!(said.ends_with(" at worker the-slow-one"), "{said}");
+    gate.open();
+    report(&handle).await;
+}
+
+#[tokio::test]
+async fn pages_that_no_worker_has_a_slot_for_say_so() {
+    let bed = Bed::new("because-slots").await;
+    let (numbers, gate) = gated();
+    let numbers = numbers.skipping_ahead();
+    let _worker = bed.worker_with(numbers, |worker| worker.max_pages(1)).await;
+    let batch = bed
+        .batch::<Numbers>(UpTo { n: 1_000 })
+        .page_size(10)
+        .stride(1)
+        .max_parallelism(4);
+    let handle = bed.start(&batch).await;
+    let sentence = "3 of 4 pages wait for a worker that has a free slot";
+    says(&handle, HeldBy::Workers, sentence).await;
+    gate.open();
+    report(&handle).await;
+}
+
+#[tokio::test]
+async fn a_processor_that_the_workers_of_the_queue_do_not_know_blocks_with_its_name() {
+    let bed = Bed::new("because-unknown").await;
+    let (numbers, gate) = gated();
+    let worker = bed.worker(numbers.clone()).await;
+    let handle = bed
+        .start(&bed.batch::<Numbers>(UpTo { n: 50 }).page_size(10))
+        .await;
+    numbers.shows("a page runs", |r| r.in_flight > 0).await;
+    gate.let_through(1);
+    worker.stop().await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let other = bed
+        .worker(Diary::new(dir.path(), RetryMode::AtLeastOnce))
+        .await;
+    let blocked = progress_shows(&handle, "it is blocked by the name", |p| {
+        p.phase == Phase::Blocked && p.explanation.contains("UnknownProcessor: ")
+    });
+    let explanation = blocked.await.explanation;
+    assert!(explanation.contains("numbers"), "{explanation}");
+    other.stop().await.unwrap();
+    let (numbers, gate) = gated();
+    gate.open();
+    let _worker = bed.worker(numbers).await;
+    handle.cancel("seen enough").await.unwrap();
+    report(&handle).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_takes_nothing_new_is_missed() {
+    let bed = Bed::new("because-no-worker").await;
+    let (numbers, gate) = gated();
+    let worker = bed.worker(numbers).await;
+    let handle = bed
+        .start(&bed.batch::<Numbers>(UpTo { n: 50 }).page_size(10))
+        .await;
+    progress_shows(&handle, "it runs", |p| p.pages_in_flight > 0).await;
+    gate.open();
+    worker.stop().await.unwrap();
+    let sentence = format!("on task queue \"{}\" for ", bed.queue);
+    says(&handle, HeldBy::NoWorker, &sentence).await;
+    let _worker = bed.worker(Numbers::new()).await;
+    report(&handle).await;
+}
+
+#[tokio::test]
+async fn a_worker_that_dies_is_missed_while_the_server_still_lists_it() {
+    let bed = Bed::new("because-dead").await;
+    let dir = tempfile::tempdir().unwrap();
+    let diary = Diary::new(dir.path(), RetryMode::AtLeastOnce);
+    let worker = WorkerProcess::start(&bed, &diary);
+    let batch = bed.batch::<Diary>(()).page_size(1).rate(10_000.0);
+    let handle = bed.start(&batch).await;
+    diary.shows_times("begin 3", 1).await;
+    progress_shows(&handle, "it runs", |p| p.pages_in_flight > 0).await;
+    worker.kill();
+    says(&handle, HeldBy::NoWorker, "").await;
+    let seen = handle.look().await.unwrap();
+    let listed = seen.workers.unwrap().polling.len();
+    assert_eq!(
+        listed, 1,
+        "it was missed because the server has forgotten it"
+    );
+    diary.quicken();
+    let _worker = WorkerProcess::start(&bed, &diary);
+    assert_eq!(report(&handle).await.outcome, Outcome::Completed);
+}
+
+#[tokio::test]
+async fn a_worker_that_stops_is_named_with_what_it_still_has() {
+    let bed = Bed::new("because-drains").await;
+    let dir = tempfile::tempdir().unwrap();
+    let diary = Diary::new(dir.path(), RetryMode::AtLeastOnce);
+    let worker = WorkerProcess::start(&bed, &diary);
+    let handle = bed.start(&bed.batch::<Diary>(()).page_size(1)).await;
+    diary.shows_times("begin 3", 1).await;
+    progress_shows(&handle, "it runs", |p| p.pages_in_flight > 0).await;
+    worker.terminate();
+    says(&handle, HeldBy::NoWorker, "1 page is still in flight at ").await;
+    diary.quicken();
+    let _worker = WorkerProcess::start(&bed, &diary);
+    assert_eq!(report(&handle).await.outcome, Outcome::Completed);
+}
+
+/// Whatever it is limited by: as long as its pages get through nobody is alarmed.
+#[tokio::test]
+async fn a_healthy_batch_is_never_told_that_something_is_wrong() {
+    let bed = Bed::new("because-healthy").await;
+    let numbers = Numbers::new().skipping_ahead().on_process(|_| async {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        Ok(PageReport::all_processed())
+    });
+    let _worker = bed.worker(numbers).await;
+    let batch = |n| {
+        bed.batch::<Numbers>(UpTo { n })
+            .page_size(10)
+            .max_parallelism(4)
+    };
+    let ramp = Ramp::new(1, 8, Duration::from_secs(60));
+    for batch in [
+        batch(3_000),
+        batch(300).rate(200.0),
+        batch(200).page_rate(10.0),
+        batch(2_000).ramp(ramp),
+        batch(2_000).auto_parallelism(AutoParallelism::new(2, 6)),
+        batch(500).page_pause(Duration::from_millis(300)),
+        batch(1_000).stride(1),
+        batch(0),
+    ] {
+        let handle = bed.start(&batch).await;
+        loop {
+            let seen = handle.look().await.unwrap();
+            if let Some(p) = &seen.progress {
+                assert!(!alarms(p.held_by), "{}: {p:#?}", p.explanation);
+            }
+            if !seen.state.is_open() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert_eq!(report(&handle).await.outcome, Outcome::Completed);
+    }
+}
