@@ -296,7 +296,7 @@ async fn run(
             };
             let batch = match stride {
                 Some(stride) => batch.stride(stride),
-                None => batch.auto_stride(AutoStride::default()),
+                None => batch.stride(AutoStride::default()),
             };
             let report = client.start(&batch).await?.result().await?;
             if report.outcome != Outcome::Completed {

@@ -1,6 +1,6 @@
 //! What a user starts: a processor, its arguments and the limits to begin with.
 
-use std::time::Duration;
+use std::{ffi::OsStr, path::Path, sync::LazyLock, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
@@ -9,8 +9,8 @@ use crate::{
     large_args::MAX_ARGS_BYTES,
     lock::{self, InvalidLockName},
     pace::{
-        AutoPageSize, AutoParallelism, AutoStride, InvalidAutoPageSize, InvalidAutoParallelism,
-        InvalidAutoStride, InvalidRamp, PaceSpec, Ramp, Window,
+        AutoPageSize, AutoParallelism, InvalidAutoPageSize, InvalidAutoParallelism,
+        InvalidAutoStride, InvalidRamp, PaceSpec, Ramp, Stride, Window,
     },
     page::PageToken,
     processor::PageProcessor,
@@ -25,11 +25,11 @@ use crate::{
 /// |---|---|---|
 /// | `page_size` | 1,000 items | 1 to 1,000,000 |
 /// | `max_parallelism` | 10 pages in flight | 0 (starts without dispatching) to 500 |
-/// | `stride` | 1 page per activity | 1 to 10,000 |
+/// | `stride` | 1 page per activity | 1 to 10,000, or tuned: see [`Stride`] |
 /// | `rate` | unlimited | more than 0 items per second |
 /// | `page_rate` | unlimited | more than 0 pages per second |
 /// | `page_pause` | none | up to 1 h before each page |
-/// | `auto_page_size`, `auto_parallelism`, `auto_stride` | off | see [`AutoPageSize`], [`AutoParallelism`], [`AutoStride`] |
+/// | `auto_page_size`, `auto_parallelism` | off | see [`AutoPageSize`], [`AutoParallelism`] |
 /// | `ramp` | none | see [`Ramp`] |
 /// | `window` | always open | up to 20, see [`Window`] |
 /// | `throttle` | none | up to 20 names that the workers have registered |
@@ -46,7 +46,7 @@ use crate::{
 /// | `wait_for_lock` | off: the batch is refused while another one has the lock | |
 /// | `weight` | 1 | 0.001 to 1,000 |
 /// | `partitioned` | as the processor says | not with `stages`, `first_cursor`, `auto_parallelism`, a redrive, or tolerated consecutive failures |
-/// | `task_queue` | `temporal-batch` | |
+/// | `task_queue` | [the name of the program](default_task_queue) | |
 /// | `if_running` | [`IfRunning::Refuse`] | whether to attach to a batch of this id that runs |
 /// | `rerun` | off | whether an id may be used again after its batch ended |
 /// | `continues` | off | whether a batch that ended before its end goes on where it stood |
@@ -173,8 +173,31 @@ const OF_A_REDRIVE_BYTES: usize = 16 * 1024;
 const WEIGHTS: std::ops::RangeInclusive<f32> = 0.001..=1_000.0;
 const MAX_ID_CHARS: usize = 200;
 
-/// The task queue used when none is named.
-pub const DEFAULT_TASK_QUEUE: &str = "temporal-batch";
+/// The task queue used when none is named: the name of the program, which is that of its file without the folder and the
+/// extension. So two programs on one server do not get each other's pages, and `temporal-batch` is that of the program
+/// of this name. Name a queue where one program starts batches for another, or where the name of the file changes from
+/// release to release.
+pub fn default_task_queue() -> &'static str {
+    static QUEUE: LazyLock<String> = LazyLock::new(|| {
+        let program = std::env::current_exe().ok();
+        program.as_deref().map_or_else(fallback, queue_of_program)
+    });
+    &QUEUE
+}
+
+fn queue_of_program(path: &Path) -> String {
+    let stem = path.file_stem().map(OsStr::to_string_lossy);
+    // Linux says so of a file that was replaced while it runs.
+    let stem = stem
+        .as_deref()
+        .map(|stem| stem.trim_end_matches(" (deleted)").trim());
+    stem.filter(|stem| !stem.is_empty())
+        .map_or_else(fallback, ToOwned::to_owned)
+}
+
+fn fallback() -> String {
+    "temporal-batch".to_owned()
+}
 
 /// # Construct
 impl Batch {
@@ -226,7 +249,7 @@ impl Batch {
                 weight: None,
                 partitioned: false,
             },
-            task_queue: DEFAULT_TASK_QUEUE.to_owned(),
+            task_queue: default_task_queue().to_owned(),
             rerun: false,
             continues: false,
             if_running: IfRunning::default(),
@@ -304,19 +327,15 @@ impl Batch {
         self
     }
 
-    /// Pages that one activity processes in a row. More than 1 needs a source that can
-    /// [skip ahead](PageProcessor::skip_ahead); other sources get one page per activity whatever is asked.
+    /// Pages that one activity processes in a row: a number, or an [`AutoStride`](crate::AutoStride); see [`Stride`].
     #[must_use]
-    pub fn stride(mut self, pages: u32) -> Self {
+    pub fn stride(mut self, stride: impl Into<Stride>) -> Self {
+        let (pages, auto) = match stride.into() {
+            Stride::Pages(pages) => (pages, None),
+            Stride::Auto(auto) => (auto.first(), Some(auto)),
+        };
         self.spec.stride = pages;
-        self
-    }
-
-    /// Tunes the length of strides while the batch runs, so that an activity takes as long as is aimed at. It
-    /// begins with [`stride`](Self::stride).
-    #[must_use]
-    pub fn auto_stride(mut self, auto: AutoStride) -> Self {
-        self.spec.pace.auto_stride = Some(auto);
+        self.spec.pace.auto_stride = auto;
         self
     }
 
@@ -524,7 +543,8 @@ impl Batch {
         self
     }
 
-    /// The queue on which a worker with the processor polls.
+    /// The queue on which a worker with the processor polls. A batch whose processor no worker of the queue has waits for
+    /// one, and says so.
     #[must_use]
     pub fn task_queue(mut self, queue: impl Into<String>) -> Self {
         self.task_queue = queue.into();
@@ -897,6 +917,20 @@ mod tests {
     fn the_defaults_are_allowed() {
         assert_eq!(batch().validate(), Ok(()));
         assert_eq!(batch().max_parallelism(0).validate(), Ok(()));
+    }
+
+    #[test]
+    fn the_default_queue_is_the_name_of_the_program_wherever_it_lies() {
+        for (path, queue) in [
+            ("/usr/bin/shop-batches", "shop-batches"),
+            ("target/release/examples/fix_emails", "fix_emails"),
+            ("C/shop.exe", "shop"),
+            ("/srv/shop-batches (deleted)", "shop-batches"),
+            ("/", "temporal-batch"),
+        ] {
+            assert_eq!(queue_of_program(Path::new(path)), queue);
+        }
+        assert_eq!(batch().task_queue, default_task_queue());
     }
 
     #[test]

@@ -28,6 +28,11 @@ pub(crate) struct Interruption {
 }
 
 impl Interruption {
+    /// Whether a page that ends early will be run again.
+    pub fn may_repeat(&self) -> bool {
+        self.heeds_stop_now
+    }
+
     /// `heeds_stop_now`: a page that ends early because of a pause will be run again.
     pub fn new(told: watch::Receiver<Told>, heeds_stop_now: bool) -> Self {
         Self {

@@ -82,6 +82,7 @@ mod figures;
 pub mod files;
 mod hooks;
 mod interruption;
+mod item;
 mod known_fields;
 mod large_args;
 mod ledger;
@@ -122,9 +123,15 @@ mod waiting;
 #[cfg(feature = "temporal")]
 mod worker;
 
+/// For [`PageProcessor`] and the other traits: the version that they were written with.
+pub use async_trait::async_trait;
+/// The version that the tables, the ledger and [`PageContext::transaction`] of this crate work with.
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+pub use sqlx;
+
 pub use crate::{
     audit::AuditEntry,
-    batch::{Batch, DEFAULT_TASK_QUEUE, IfRunning, InvalidBatch},
+    batch::{Batch, IfRunning, InvalidBatch, default_task_queue},
     check::{Check, CheckContext, Checked, FailedRange},
     dead_letter::{DeadLetter, DeadLetters, LetterFilter},
     dead_letter_file::JsonlDeadLetters,
@@ -133,10 +140,11 @@ pub use crate::{
         CompletionHook, Failure, FailureHandler, FailureNotice, HookResult, RegisterHookError,
         Tracker,
     },
+    item::{InvalidItemRetry, ItemRetry, Permits},
     lock::InvalidLockName,
     pace::{
         AutoPageSize, AutoParallelism, AutoStride, InvalidAutoPageSize, InvalidAutoParallelism,
-        InvalidAutoStride, InvalidRamp, InvalidWindow, Opening, Ramp, Window,
+        InvalidAutoStride, InvalidRamp, InvalidWindow, Opening, Ramp, Stride, Window,
     },
     page::{Next, PAGE_BYTES, Page, PageRange, PageToken},
     page_ledger::{OpenStride, PageClaim, PageLedger, PageTransaction, StrideId, StrideTotals},

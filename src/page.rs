@@ -154,10 +154,6 @@ pub(crate) enum Keys<C> {
     /// The cursors that end at each item.
     Cursors(Vec<C>),
     /// Each has one, but they were not read; a fetch that is asked for them does that.
-    #[cfg_attr(
-        not(any(feature = "sqlite", feature = "postgres", feature = "mysql")),
-        allow(dead_code, reason = "for tables")
-    )]
     NotRead,
     Names(Vec<String>),
 }
@@ -271,10 +267,60 @@ impl<C, I> Page<C, I> {
         })
     }
 
-    /// A page of a source that sorts by a unique key, of which only the number of its items and the last key
-    /// are known. The source reads the keys when [`PageContext`](crate::PageContext) asks for them.
-    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
-    pub(crate) fn not_read(items: Vec<I>, last: C) -> Self {
+    /// A page of a source that sorts by a unique key, of which only the number of its items and the last key are known:
+    /// for work on ranges, such as `UPDATE ... WHERE id > $1 AND id <= $2`, which need not read what it changes.
+    /// [`PageContext::page`](crate::PageContext::page) has the range for `process`.
+    ///
+    /// - `items` has one for each record, so that progress, the rate and the report of `process` count records. With
+    ///   `type Item = ()` that is `vec![(); n]`, which takes no memory.
+    /// - `last` is the key of the last record of the page. The source sees to it that the keys ascend.
+    /// - When [`PageContext::wants_keys`](crate::PageContext::wants_keys) says so, the page is to be taken apart to find
+    ///   the record that fails. Then `fetch` returns a page with keys, [`sorted`](Self::sorted) or
+    ///   [`keyset`](Self::keyset), of the same range. A source that does not is believed to be unable to, and the page
+    ///   is given up as a whole.
+    ///
+    /// ```
+    /// use temporal_batch::{Page, PageContext, PageError, PageProcessor, PageReport, async_trait};
+    ///
+    /// /// Adds one to each of a million counters.
+    /// struct AddOne(std::sync::Mutex<Vec<u64>>);
+    ///
+    /// #[async_trait]
+    /// impl PageProcessor for AddOne {
+    ///     const NAME: &'static str = "add-one";
+    ///     type Args = ();
+    ///     type Cursor = usize;
+    ///     type Item = usize; // the counter, where it has to be named; else anything
+    ///
+    ///     async fn fetch(&self, ctx: &PageContext<Self>) -> Result<Page<usize, usize>, PageError> {
+    ///         let first = ctx.range().start().copied().unwrap_or(0);
+    ///         let end = ctx.range().end().copied().unwrap_or(1_000_000);
+    ///         let last = end.min(first + ctx.page_size());
+    ///         Ok(match last - first {
+    ///             0 => Page::empty(),
+    ///             _ if ctx.wants_keys() => Page::sorted((first + 1..=last).collect(), |n| *n)?,
+    ///             n => Page::not_read(vec![0; n], last),
+    ///         })
+    ///     }
+    ///
+    ///     async fn process(&self, ctx: &PageContext<Self>, items: Vec<usize>) -> Result<PageReport, PageError> {
+    ///         let page = ctx.page().expect("it is being processed");
+    ///         let (first, last) = (page.start().copied().unwrap_or(0), page.end().copied().unwrap_or(1_000_000));
+    ///         let mut counters = self.0.lock().unwrap();
+    ///         counters[first..last].iter_mut().for_each(|counter| *counter += 1);
+    ///         Ok(PageReport::all_processed().changed(items.len() as u64))
+    ///     }
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let counters = AddOne(vec![0; 1_000_000].into());
+    /// let run = temporal_batch::testing::run_page(&counters, (), Some(5_000)).await.unwrap();
+    /// assert_eq!((run.counts.changed, run.next), (1_000, Some(6_000)));
+    /// assert_eq!(counters.0.lock().unwrap().iter().sum::<u64>(), 1_000);
+    /// # }
+    /// ```
+    pub fn not_read(items: Vec<I>, last: C) -> Self {
         Self {
             items,
             next: Next::At(last),
@@ -477,7 +523,6 @@ mod tests {
         assert!(wrong.is_retryable());
     }
 
-    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
     #[test]
     fn a_page_whose_keys_were_not_read_ends_at_the_last_one_and_can_be_split() {
         let page = Page::not_read(vec![(); 3], 9);

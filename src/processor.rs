@@ -16,6 +16,7 @@ use crate::{
     dead_letter::{DeadLetters, MAX_LETTER_CHARS, stable_id},
     error::PageError,
     interruption::Interruption,
+    item::{InvalidItemRetry, ItemRetry, ItemWork, Permits},
     page::{Page, PageRange, PageToken},
     page_ledger::{PageLedger, PageTransaction},
     partition::{Partition, scope_of},
@@ -80,8 +81,7 @@ use crate::{
 /// # Example
 ///
 /// ```
-/// use async_trait::async_trait;
-/// use temporal_batch::{Page, PageContext, PageError, PageProcessor, PageReport};
+/// use temporal_batch::{Page, PageContext, PageError, PageProcessor, PageReport, async_trait};
 ///
 /// /// Greets the numbers from 1 to 100.
 /// struct Greet;
@@ -286,13 +286,16 @@ pub enum SkipAhead<C> {
 /// | `page_timeout` | 5 min |
 /// | `heartbeat_timeout` | 15 s |
 /// | `non_retryable_types` | none |
+/// | `permits` | [`Permits::PerPage`] |
+/// | `item_retry` | [`ItemRetry::default`]: an item is tried once |
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProcessorSettings {
     /// Whether a page may run more than once.
     pub retry_mode: RetryMode,
     /// How often, and after which waits.
     pub retry: RetryPolicy,
-    /// Longest time for `fetch` and `process` of one page together, waits for the rate not included. Code that blocks
+    /// Longest time for `fetch` and `process` of one page together, waits for the rate not included, those between two
+    /// attempts at an item included. Code that blocks
     /// its thread cannot be dropped when it is over: the page has failed then, and its code goes on beside the next
     /// attempt. Put such code on `tokio::task::spawn_blocking`.
     pub page_timeout: Duration,
@@ -301,6 +304,10 @@ pub struct ProcessorSettings {
     pub heartbeat_timeout: Duration,
     /// [Types](PageError::error_type) of errors that no retry will cure.
     pub non_retryable_types: Vec<String>,
+    /// Whether the rate of a batch is kept page by page or item by item.
+    pub permits: Permits,
+    /// How often an item is tried by [`PageContext::try_item`].
+    pub item_retry: ItemRetry,
 }
 
 impl Default for ProcessorSettings {
@@ -311,6 +318,8 @@ impl Default for ProcessorSettings {
             page_timeout: Duration::from_secs(300),
             heartbeat_timeout: Duration::from_secs(15),
             non_retryable_types: Vec::new(),
+            permits: Permits::default(),
+            item_retry: ItemRetry::default(),
         }
     }
 }
@@ -322,6 +331,9 @@ pub enum InvalidSettings {
     /// See the cause.
     #[error(transparent)]
     Retry(#[from] RetryPolicyError),
+    /// See the cause.
+    #[error(transparent)]
+    ItemRetry(#[from] InvalidItemRetry),
     /// A page needs time.
     #[error("page_timeout is {given:?}; it must be at least 1 ms")]
     PageTimeout {
@@ -343,6 +355,7 @@ impl ProcessorSettings {
     /// The first field that cannot work, and what is allowed.
     pub fn validate(&self) -> Result<(), InvalidSettings> {
         self.retry.validate(self.retry_mode)?;
+        self.item_retry.validate(self.retry_mode)?;
         if self.page_timeout < Duration::from_millis(1) {
             return Err(InvalidSettings::PageTimeout {
                 given: self.page_timeout,
@@ -543,10 +556,6 @@ pub struct PageContext<P: PageProcessor> {
     #[cfg_attr(not(feature = "files"), allow(dead_code, reason = "for sinks"))]
     pub(crate) alone: bool,
     /// Each item has to have its key, since the page is to be split, or one of its items to be found again.
-    #[cfg_attr(
-        not(any(feature = "sqlite", feature = "postgres", feature = "mysql")),
-        allow(dead_code, reason = "for tables")
-    )]
     pub(crate) with_keys: bool,
     pub(crate) page_size: u32,
     pub(crate) attempt: u32,
@@ -556,6 +565,9 @@ pub struct PageContext<P: PageProcessor> {
     pub(crate) cancelled: Interruption,
     pub(crate) transaction: Option<SharedTransaction>,
     pub(crate) partition: Option<Arc<str>>,
+    /// The same as `page`, for the processor.
+    pub(crate) bounds: Option<PageRange<P::Cursor>>,
+    pub(crate) items: Arc<ItemWork>,
 }
 
 /// Where a page begins and ends.
@@ -585,6 +597,8 @@ impl<P: PageProcessor> PageContext<P> {
             transaction: None,
             with_keys: false,
             partition: Some(name.into()),
+            bounds: None,
+            items: ItemWork::none(),
         }
     }
 
@@ -596,6 +610,22 @@ impl<P: PageProcessor> PageContext<P> {
     /// Where to read: after `start`, up to and including `end`.
     pub fn range(&self) -> &PageRange<P::Cursor> {
         &self.range
+    }
+
+    /// The page that is processed: everything after `start`, up to and including `end`. `start` is `None` at the
+    /// beginning of the data; `end` is `None` where the data ends with the page and its source gives out tokens of its
+    /// own.
+    ///
+    /// `None` while nobody knows yet where the page ends: in [`fetch`](PageProcessor::fetch) and
+    /// [`skip_ahead`](PageProcessor::skip_ahead).
+    pub fn page(&self) -> Option<&PageRange<P::Cursor>> {
+        self.bounds.as_ref()
+    }
+
+    /// Whether `fetch` has to name the items of its page by their keys, since the page is to be split or one of its
+    /// items to be found again. It concerns sources that otherwise return [`Page::not_read`].
+    pub fn wants_keys(&self) -> bool {
+        self.with_keys
     }
 
     /// Most items that the page should have.
@@ -654,6 +684,118 @@ impl<P: PageProcessor> PageContext<P> {
         stable_id(&serde_json::json!([&*self.batch_run, item]))
     }
 
+    /// Waits until the work on one more item may begin, where the batch has a [rate](crate::Batch::rate) and the processor
+    /// takes its permits [item by item](Permits::PerItem). Otherwise it returns at once. Take one before each call;
+    /// several items of a page may wait at the same time.
+    ///
+    /// The wait is not part of the [page timeout](ProcessorSettings::page_timeout). A page that has a
+    /// [transaction](PageProcessor::ledger) keeps it open meanwhile.
+    ///
+    /// ```
+    /// # use temporal_batch::*;
+    /// # struct Api;
+    /// # impl Api { async fn send(&self, _: &i64) -> Result<(), PageError> { Ok(()) } }
+    /// async fn send_all<P: PageProcessor>(
+    ///     ctx: &PageContext<P>,
+    ///     api: &Api,
+    ///     items: Vec<i64>,
+    /// ) -> Result<PageReport, PageError> {
+    ///     for item in &items {
+    ///         ctx.permit().await?;
+    ///         api.send(item).await?;
+    ///     }
+    ///     Ok(PageReport::all_processed())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// When the page [should end early](Self::is_cancelled). Return it: it does not count as a failure of the page. With
+    /// [`RetryMode::AtMostOnce`] there is no error, as the page could not be run again.
+    pub async fn permit(&self) -> Result<(), PageError> {
+        if self.must_end() {
+            return Err(told_to_end());
+        }
+        tokio::select! {
+            biased;
+            () = self.items.permit() => Ok(()),
+            () = self.told_to_end() => Err(told_to_end()),
+        }
+    }
+
+    /// Does the work on one item, and tries it again as the [settings](ProcessorSettings::item_retry) say, so that the
+    /// other items of the page need not be repeated for it. Each attempt takes a [permit](Self::permit).
+    ///
+    /// Only errors that a retry may cure are tried again: those that are [retryable](PageError::retryable) and not among
+    /// the [types](ProcessorSettings::non_retryable_types) that are not. An error that says [when to try
+    /// again](PageError::retry_after) is obeyed. An attempt that could not begin in the time that is left of the page is
+    /// not made.
+    ///
+    /// It is for work outside of the page's transaction, such as a call of an API. In a transaction a statement that
+    /// failed cannot be repeated in every database.
+    ///
+    /// ```
+    /// # use temporal_batch::*;
+    /// # struct Api;
+    /// # impl Api { async fn send(&self, _: &i64) -> Result<(), PageError> { Ok(()) } }
+    /// async fn send_all<P: PageProcessor>(
+    ///     ctx: &PageContext<P>,
+    ///     api: &Api,
+    ///     items: Vec<i64>,
+    /// ) -> Result<PageReport, PageError> {
+    ///     let mut report = PageReport::all_processed();
+    ///     for (position, item) in items.iter().enumerate() {
+    ///         if let Err(error) = ctx.try_item(|| api.send(item)).await? {
+    ///             report.fail(position, error.error_type(), error.message());
+    ///         }
+    ///     }
+    ///     Ok(report)
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// Outside: the page [should end early](Self::is_cancelled), as for [`permit`](Self::permit). Return it. Inside: what
+    /// the last attempt failed with; give the item up with [`PageReport::fail`], or return the error to have the whole
+    /// page fail.
+    pub async fn try_item<T, W: Future<Output = Result<T, PageError>>>(
+        &self,
+        mut work: impl FnMut() -> W,
+    ) -> Result<Result<T, PageError>, PageError> {
+        let mut attempts = 0;
+        loop {
+            self.permit().await?;
+            let error = match work().await {
+                Ok(done) => return Ok(Ok(done)),
+                Err(error) => error,
+            };
+            attempts += 1;
+            if self.must_end() {
+                // It may have failed because it was told to end.
+                return Err(error);
+            }
+            let Some(wait) = self.items.next_try(attempts, &error) else {
+                return Ok(Err(error));
+            };
+            tracing::debug!(attempts, error = error.message(), "item tried again");
+            tokio::select! {
+                biased;
+                () = self.told_to_end() => return Err(error),
+                () = self.items.back_off(wait) => {}
+            }
+        }
+    }
+
+    /// Whether an error would not count, since the page is told to end and will be run again.
+    fn must_end(&self) -> bool {
+        self.cancelled.may_repeat() && self.is_cancelled()
+    }
+
+    async fn told_to_end(&self) {
+        match self.cancelled.may_repeat() {
+            true => self.cancelled().await,
+            false => std::future::pending().await,
+        }
+    }
+
     /// Whether the page should end early: the batch is cancelled or paused at once, or its worker must end.
     /// See [what a page sees](PageProcessor#being-interrupted) of that. Once true, it stays true.
     pub fn is_cancelled(&self) -> bool {
@@ -664,4 +806,8 @@ impl<P: PageProcessor> PageContext<P> {
     pub async fn cancelled(&self) {
         self.cancelled.comes().await;
     }
+}
+
+fn told_to_end() -> PageError {
+    PageError::retryable("the page was told to end early").with_type("Interrupted")
 }

@@ -295,6 +295,10 @@ pub struct Progress {
     /// What would limit the batch if its pages got through. The controller goes by it when it publishes.
     #[serde(skip)]
     pub(crate) limited_by: Option<HeldBy>,
+    /// Settings that are allowed and cannot work well, one sentence each with the flag that mends it: a page that is too
+    /// large for the rate, a stride that its source makes nothing of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// Who paused the batch, when, and until when, while it is paused.
     #[serde(default)]
     pub pause: Option<PauseNote>,

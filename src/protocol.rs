@@ -23,7 +23,7 @@ use crate::{
     large_args,
     ledger::Ledger,
     notices::Notices,
-    pace::{AutoPageSize, AutoParallelism, AutoStride, Pacing, Ramp, Window},
+    pace::{AutoPageSize, AutoParallelism, Pacing, Ramp, Stride, Window},
     page::PageToken,
     page_ledger::StrideTotals,
     partition::{Look, PartitionSpec, Partitions, Told},
@@ -168,8 +168,10 @@ pub(crate) const MEMO_BATCH_RUN: &str = "batch_run";
 /// What is added to the name of a task queue for the work beside the pages: hooks, throttles, locks. Its
 /// slots are its own, so that pages cannot starve it.
 pub(crate) fn aside_queue(task_queue: &str) -> String {
-    format!("{task_queue}.aside")
+    format!("{task_queue}{ASIDE_SUFFIX}")
 }
+
+pub(crate) const ASIDE_SUFFIX: &str = ".aside";
 
 /// Input of the controller workflow.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -404,6 +406,13 @@ pub(crate) struct Prepared {
     /// The processor can split a range.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub splits: bool,
+    /// The processor takes a permit of the rate for each item.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub permit_per_item: bool,
+    /// The first page need not wait for the rate, and pages that are not known yet have a share of it left. Off for
+    /// batches that began before that was so.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub rate_at_once: bool,
 }
 
 /// Input of the stride activity: a run of consecutive pages.
@@ -489,6 +498,16 @@ pub(crate) struct StrideOrder {
     /// The workflow id of the bridge that has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bridge: Option<String>,
+    /// Items that have been earned under the rate before, so that they may begin at once.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub rate_ready: u32,
+    /// The same for pages.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub page_rate_ready: u32,
+}
+
+fn is_zero(n: &u32) -> bool {
+    *n == 0
 }
 
 impl StrideOrder {
@@ -551,6 +570,16 @@ pub(crate) struct StrideReport {
     /// Strides that a workflow task may hand to the worker past the queue, if not as many as usual.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eager: Option<u32>,
+    /// Items that it has earned under the rate and not begun.
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    pub rate_left: f64,
+    /// The same for pages.
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    pub page_rate_left: f64,
+}
+
+fn is_nothing(permits: &f64) -> bool {
+    *permits == 0.0
 }
 
 fn is_none(items: &u64) -> bool {
@@ -791,7 +820,7 @@ pub(crate) struct SetRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub windows: Option<Vec<Window>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stride: Option<StrideSetting>,
+    pub stride: Option<Stride>,
     #[serde(flatten)]
     pub given: Given,
     /// See [`PauseRequest::id`].
@@ -839,14 +868,6 @@ impl<T> Setting<T> {
 pub(crate) enum PageSizeSetting {
     Fixed(u32),
     Auto(AutoPageSize),
-}
-
-/// How many pages a stride should have.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum StrideSetting {
-    Fixed(u32),
-    Auto(AutoStride),
 }
 
 /// Input of the activity that works out windows.
@@ -936,6 +957,9 @@ pub(crate) struct WaitNews {
     /// What it waits for, in words for people, where it has said so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub doing: Option<String>,
+    /// No worker has been found that has the processor; the error says that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unknown: bool,
 }
 
 /// Work of a processor beside the pages.

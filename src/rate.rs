@@ -1,4 +1,4 @@
-//! Keeps a stride to its share of the batch's rate.
+//! Keeps a stride to its share of the batch's rate, page by page or item by item.
 
 use std::{
     num::NonZeroU32,
@@ -23,9 +23,10 @@ type Limiter<C> = RateLimiter<NotKeyed, InMemoryState, C, NoOpMiddleware<<C as C
 
 /// Lets what is counted through at a share of a rate: items, or pages.
 ///
-/// It begins with nothing, and a page takes all of its permits at once, when they have been earned. What is
-/// earned while nothing is taken is kept up to one page, so in any window of w seconds pages are let
-/// through with at most share x w items plus one page. A page earns for the next one while it runs, or the
+/// It begins with what the controller gives it, at most one page, and a page takes all of its permits at once, when they
+/// have been earned. What is earned while nothing is taken is kept up to one page, so in any window of w seconds pages
+/// are let through with at most share x w items plus one page. Where a page is one item, that is a share which is kept
+/// item by item. A page earns for the next one while it runs, or the
 /// time that pages take would be lost for the rate. But one that was held up for longer than
 /// [`HELD_UP`] times what it takes to earn a page gives that up ([`page_took`](Self::page_took)): what was
 /// held up together is not followed by everything that was earned meanwhile.
@@ -40,13 +41,15 @@ pub(crate) struct RateShare<C: Clock = DefaultClock> {
 impl RateShare {
     /// So many per second, of which a page takes at most `per_page` at once. The share must be positive and
     /// finite, which the batch has checked.
-    pub fn new(per_second: f64, per_page: u32) -> Self {
-        Self::with_clock(per_second, per_page, DefaultClock::default())
+    ///
+    /// `ready` of them have been earned before.
+    pub fn new(per_second: f64, per_page: u32, ready: u32) -> Self {
+        Self::with_clock(per_second, per_page, ready, DefaultClock::default())
     }
 }
 
 impl<C: Clock + Clone> RateShare<C> {
-    fn with_clock(per_second: f64, per_page: u32, clock: C) -> Self {
+    fn with_clock(per_second: f64, per_page: u32, ready: u32, clock: C) -> Self {
         let per_page = NonZeroU32::new(per_page).unwrap_or(NonZeroU32::MIN);
         let longest = LONGEST_WAIT_SECONDS / f64::from(per_page.get());
         // In whole nanoseconds, and rather too slow than too fast.
@@ -55,7 +58,7 @@ impl<C: Clock + Clone> RateShare<C> {
             .unwrap_or_else(|| Quota::per_second(NonZeroU32::MAX))
             .allow_burst(per_page);
         Self {
-            limiter: Mutex::new(emptied(quota, &clock)),
+            limiter: Mutex::new(holding(ready, quota, &clock)),
             quota,
             clock,
         }
@@ -69,7 +72,24 @@ impl<C: Clock + Clone> RateShare<C> {
             return;
         }
         let mut limiter = self.limiter.lock().unwrap_or_else(PoisonError::into_inner);
-        *limiter = emptied(self.quota, &self.clock);
+        *limiter = holding(0, self.quota, &self.clock);
+    }
+
+    /// Takes everything that has been earned, and tells how much that was.
+    pub fn take_rest(&self) -> f64 {
+        let mut limiter = self.limiter.lock().unwrap_or_else(PoisonError::into_inner);
+        let most = self.quota.burst_size();
+        let all = f64::from(most.get());
+        let rest = match limiter.check_n(most) {
+            Ok(Ok(())) => all,
+            Ok(Err(not_until)) => {
+                let wait = not_until.wait_time_from(self.clock.now()).as_secs_f64();
+                all - wait / self.quota.replenish_interval().as_secs_f64()
+            }
+            Err(_) => 0.0,
+        };
+        *limiter = holding(0, self.quota, &self.clock);
+        rest.clamp(0.0, all)
     }
 
     /// Waits until so many permits are earned, and takes them. Dropped before that, it has taken none of
@@ -96,10 +116,12 @@ impl<C: Clock + Clone> RateShare<C> {
     }
 }
 
-/// A limiter is full when it is made; ours has to be earned.
-fn emptied<C: Clock + Clone>(quota: Quota, clock: &C) -> Limiter<C> {
+/// A limiter is full when it is made; all but `ready` of it has to be earned.
+fn holding<C: Clock + Clone>(ready: u32, quota: Quota, clock: &C) -> Limiter<C> {
     let limiter = RateLimiter::direct_with_clock(quota, clock.clone());
-    let _ = limiter.check_n(quota.burst_size());
+    if let Some(missing) = NonZeroU32::new(quota.burst_size().get().saturating_sub(ready)) {
+        let _ = limiter.check_n(missing);
+    }
     limiter
 }
 
@@ -165,7 +187,7 @@ mod tests {
             pages in prop::collection::vec((0.01..1.0f64, 0.0..3.0f64), 1..30),
         ) {
             let clock = FakeRelativeClock::default();
-            let limit = Fake::with_clock(share, page, clock.clone());
+            let limit = Fake::with_clock(share, page, 0, clock.clone());
             let mut let_through = Vec::new();
             for (part, pause) in pages {
                 // The pause is in pages: so long does it take to earn them.
@@ -193,7 +215,7 @@ mod tests {
             pages in prop::collection::vec((0.01..2.0f64, 0.0..3.0f64, 0.0..3.0f64), 1..30),
         ) {
             let clock = FakeRelativeClock::default();
-            let limit = Fake::with_clock(share, page, clock.clone());
+            let limit = Fake::with_clock(share, page, 0, clock.clone());
             let to_earn_a_page = f64::from(page) / share;
             let mut ended = Vec::new();
             for (part, reads, runs) in pages {
@@ -216,7 +238,7 @@ mod tests {
             pages in 1u32..20,
         ) {
             let clock = FakeRelativeClock::default();
-            let limit = Fake::with_clock(share, page, clock.clone());
+            let limit = Fake::with_clock(share, page, 0, clock.clone());
             for _ in 0..pages {
                 take(&limit, &clock, page);
             }
@@ -229,10 +251,85 @@ mod tests {
         }
     }
 
+    proptest! {
+        /// A stride that is told to come back gives its controller what it has earned, and the next one begins with
+        /// that: nothing is lost, and the bound is the same as of one that goes on.
+        #[test]
+        fn what_is_handed_on_is_neither_lost_nor_doubled(
+            share in shares(),
+            page in 1u32..1_000,
+            turns in prop::collection::vec((0.01..1.0f64, 0.0..3.0f64), 1..30),
+        ) {
+            let clock = FakeRelativeClock::default();
+            let mut let_through = vec![(0.0, 0)];
+            let mut kept = f64::from(page);
+            for (part, pause) in turns {
+                let ready = kept.min(f64::from(page)).floor();
+                let limit = Fake::with_clock(share, page, ready as u32, clock.clone());
+                clock.advance(Duration::from_secs_f64(f64::from(page) / share * pause));
+                let items = (f64::from(page) * part).ceil() as u32;
+                take(&limit, &clock, items);
+                let_through.push((seconds(&clock), items));
+                let rest = limit.take_rest();
+                prop_assert!(rest <= f64::from(page));
+                prop_assert!(limit.try_take(NonZeroU32::MIN).is_err(), "it was handed on");
+                // A fraction of an item is lost when all slots are taken.
+                kept = rest;
+            }
+            for first in 0..let_through.len() {
+                let mut items = 0.0;
+                for (at, more) in &let_through[first..] {
+                    items += f64::from(*more);
+                    let allowed = share * (at - let_through[first].0) + f64::from(page);
+                    prop_assert!(items <= allowed * (1.0 + 1e-6) + 1e-6, "{items} > {allowed}");
+                }
+            }
+        }
+
+        /// Item by item: from the first call on, so many in any window as the share allows, and one.
+        #[test]
+        fn item_by_item_there_is_no_burst(
+            share in shares(),
+            ready in 0u32..2,
+            pauses in prop::collection::vec(0.0..3.0f64, 2..40),
+        ) {
+            let clock = FakeRelativeClock::default();
+            let limit = Fake::with_clock(share, 1, ready, clock.clone());
+            let mut calls = Vec::new();
+            for pause in pauses {
+                take(&limit, &clock, 1);
+                calls.push(seconds(&clock));
+                clock.advance(Duration::from_secs_f64(pause / share));
+            }
+            prop_assert!(ready == 0 || calls[0] == 0.0, "the first call waits {} s", calls[0]);
+            for first in 0..calls.len() {
+                for last in first..calls.len() {
+                    let allowed = share * (calls[last] - calls[first]) + 2.0;
+                    let made = (last - first + 1) as f64;
+                    prop_assert!(made <= allowed * (1.0 + 1e-6), "{made} > {allowed}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_first_page_that_is_ready_begins_at_once() {
+        let clock = FakeRelativeClock::default();
+        let limit = Fake::with_clock(20.0, 1_000, 1_000, clock.clone());
+        take(&limit, &clock, 1_000);
+        assert_eq!(seconds(&clock), 0.0);
+        take(&limit, &clock, 1_000);
+        assert!(
+            (49.0..51.0).contains(&seconds(&clock)),
+            "{}",
+            seconds(&clock)
+        );
+    }
+
     #[test]
     fn the_largest_page_at_the_smallest_share_can_be_waited_for() {
         let clock = FakeRelativeClock::default();
-        let limit = Fake::with_clock(f64::MIN_POSITIVE, 1_000_000, clock.clone());
+        let limit = Fake::with_clock(f64::MIN_POSITIVE, 1_000_000, 0, clock.clone());
         take(&limit, &clock, 1_000_000);
         take(&limit, &clock, 1_000_000);
         assert!(seconds(&clock) >= 2e9 * 0.99, "{}", seconds(&clock));
@@ -241,7 +338,7 @@ mod tests {
     #[tokio::test]
     async fn a_page_waits_until_its_items_are_earned() {
         for (rate, items) in [(1_000.0, 100), (20.0, 2), (3.0, 1), (1e6, 50_000)] {
-            let share = RateShare::new(rate, 1_000);
+            let share = RateShare::new(rate, 1_000, 0);
             let started = Instant::now();
             share.take(items).await;
             let earned = started.elapsed().as_secs_f64() * rate;
@@ -251,7 +348,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_wait_that_is_given_up_has_taken_nothing() {
-        let share = RateShare::new(100.0, 10);
+        let share = RateShare::new(100.0, 10, 0);
         let started = Instant::now();
         let never = tokio::time::timeout(Duration::from_millis(5), share.take(10)).await;
         assert!(never.is_err(), "ten take a tenth of a second");

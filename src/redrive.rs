@@ -138,6 +138,8 @@ impl<P: PageProcessor> PageProcessor for Redrive<P> {
             page_timeout: of_processor.page_timeout.saturating_mul(LETTERS_PER_PAGE),
             heartbeat_timeout: of_processor.heartbeat_timeout,
             non_retryable_types: Vec::new(),
+            permits: of_processor.permits,
+            item_retry: of_processor.item_retry,
         }
     }
 }
@@ -250,6 +252,7 @@ impl<P: PageProcessor> Redriving<'_, P> {
         let shared: SharedTransaction = Arc::new(Mutex::new(Some(transaction)));
         let mut ctx = PageContext {
             args: Arc::clone(self.args),
+            bounds: Some(PageRange::new(start.clone(), end.clone())),
             range: PageRange::new(start, end),
             page: Some(PageTokens {
                 start: letter.start.clone(),
@@ -265,6 +268,7 @@ impl<P: PageProcessor> Redriving<'_, P> {
             cancelled: self.ctx.cancelled.clone(),
             transaction: None,
             partition: None,
+            items: Arc::clone(&self.ctx.items),
         };
         let mut page = self.processor.fetch(&ctx).await?;
         page.check_within(ctx.range())?;
@@ -277,6 +281,8 @@ impl<P: PageProcessor> Redriving<'_, P> {
                     if let Some(page) = &mut ctx.page {
                         page.end = Some(next.clone());
                     }
+                    let start = ctx.range.start().cloned();
+                    ctx.bounds = Some(PageRange::new(start, Some(next.decode()?)));
                     left.push(rest_of(letter, next));
                 }
             }

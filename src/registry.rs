@@ -17,6 +17,7 @@ use crate::{
     progress::BatchReport,
     protocol::{
         CheckOrder, CombineOrder, PrepareInput, Prepared, SplitOrder, StrideOrder, StrideReport,
+        UNKNOWN_PROCESSOR,
     },
     redrive::{Redrive, RedriveArgs, letters_of},
     reduce::{Plan, Reducer},
@@ -230,6 +231,20 @@ impl Registry {
             }
         }
         Ok(prepared)
+    }
+
+    /// What is said of a batch whose processor this worker does not have: another one may have it.
+    pub(crate) fn lacks(&self, name: &str, task_queue: &str) -> Option<PageError> {
+        let registered = match self.find(name) {
+            Err(Refused::UnknownProcessor { registered, .. }) => registered,
+            Ok(_) | Err(_) => return None,
+        };
+        // Names first: where a page fails with it, the end is cut off.
+        let message = format_args!(
+            "no worker with processor \"{name}\" was found on task queue \"{task_queue}\", only one with {registered}; start \
+             one that has it"
+        );
+        Some(PageError::retryable(message).with_type(UNKNOWN_PROCESSOR))
     }
 
     fn find(&self, name: &str) -> Result<&Registered, Refused> {

@@ -17,6 +17,7 @@ use crate::{
     batch::{Batch, BatchSpec, InvalidBatch},
     error::PageError,
     interruption::Told,
+    item::{ItemHost, Timeless},
     ledger::{Event, Ledger},
     page::PageToken,
     page_ledger::StrideTotals,
@@ -534,6 +535,8 @@ fn order(
         partition: None,
         last: None,
         bridge: None,
+        rate_ready: 0,
+        page_rate_ready: 0,
     }
 }
 
@@ -638,6 +641,10 @@ impl StrideHost for InMemory {
             pages.pause_in_process.store(true, Ordering::Relaxed);
         }
         Go::On
+    }
+
+    fn item_host(&self) -> Arc<dyn ItemHost> {
+        Arc::new(Timeless)
     }
 
     async fn rate_permits(&self, _items: usize) -> Go {

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use temporalio_client::Client;
+use temporalio_client::{Client, NamespacedClient as _};
 use temporalio_sdk::{
     Runtime, WorkerOptions,
     runtime::{
@@ -31,7 +31,7 @@ use crate::{
         HEARTBEATS_PER_TIMEOUT, PageActivities, UserThreads,
     },
     batch::MAX_PARALLELISM,
-    client::outage::Outages,
+    client::{WorkerSeen, Workers, outage::Outages},
     controller::{Bridge, Controller},
     hooks::{CompletionHook, FailureHandler, Hooks, RegisterHookError, Tracker},
     metrics::Metrics,
@@ -445,6 +445,7 @@ impl Worker {
             made,
             drained.clone(),
         );
+        let task_queue = self.task_queue.clone();
         let pages = WorkerOptions::new(self.task_queue)
             .workflow_interceptor(sightings)
             .register_workflow::<Controller>()
@@ -480,10 +481,15 @@ impl Worker {
             give_up_after: self.drain_timeout.saturating_add(GRACE),
         };
         let health = self.metrics.health();
+        let polls = Polls {
+            client: self.client.clone(),
+            task_queue,
+            stops: drained.clone(),
+        };
         tokio::spawn(readiness::watch(self.client.clone(), health, drained));
         tokio::spawn(looks);
         tokio::spawn(recovering);
-        Ok(RunningWorker::spawn(runtime, halves))
+        Ok(RunningWorker::spawn(runtime, halves, polls))
     }
 }
 
@@ -561,10 +567,46 @@ impl Halves {
     }
 }
 
+/// What it takes to ask the server whether a worker polls.
+struct Polls {
+    client: Client,
+    task_queue: String,
+    stops: watch::Receiver<bool>,
+}
+
+/// How soon the server is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+
+impl Polls {
+    async fn are_known(&self) {
+        let aside = aside_queue(&self.task_queue);
+        loop {
+            let asked = futures::future::try_join(
+                Workers::of(&self.client, &self.task_queue),
+                Workers::of(&self.client, &aside),
+            );
+            if let Ok((pages, aside)) = asked.await
+                && self.sees(&pages, |seen| seen.workflows && seen.pages)
+                && self.sees(&aside, |seen| seen.pages)
+            {
+                return;
+            }
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+    }
+
+    fn sees(&self, workers: &Workers, polls: impl Fn(&WorkerSeen) -> bool) -> bool {
+        let mine = self.client.identity();
+        let mut seen = workers.polling.iter();
+        seen.any(|worker| worker.identity == mine && polls(worker))
+    }
+}
+
 /// A worker that runs beside its owner. Dropping it stops polling but waits for nothing.
 pub struct RunningWorker {
     begin_stop: Arc<dyn Fn() + Send + Sync>,
     abandonment: Abandonment,
+    polls: Polls,
     /// `None` once it was told how it ended.
     ended: Option<JoinHandle<Result<(), WorkerError>>>,
 }
@@ -572,7 +614,7 @@ pub struct RunningWorker {
 impl RunningWorker {
     /// The SDK's workers are not `Send`, so they get a thread; their activities run on the tokio runtime of
     /// the caller.
-    fn spawn(runtime: Runtime, mut halves: Halves) -> Self {
+    fn spawn(runtime: Runtime, mut halves: Halves, polls: Polls) -> Self {
         let begin_stop: Arc<dyn Fn() + Send + Sync> = Arc::new(halves.stop());
         let stop = Arc::clone(&begin_stop);
         let abandonment = halves.abandonment.clone();
@@ -598,7 +640,23 @@ impl RunningWorker {
         Self {
             begin_stop,
             abandonment,
+            polls,
             ended: Some(ended),
+        }
+    }
+
+    /// Resolves once the server knows that this worker polls, for batches, for pages and for what is beside them: from then
+    /// on a batch that is started finds it. `false` where the worker is told to stop, or ends, before that.
+    ///
+    /// The server knows workers by what they [call themselves](crate::ConnectOptions::identity); where several on one
+    /// queue have the same name, the first of them answers for all.
+    pub async fn polling(&self) -> bool {
+        let mut stops = self.polls.stops.clone();
+        tokio::select! {
+            biased;
+            // An error means that the worker is gone.
+            _ = stops.wait_for(|stops| *stops) => false,
+            () = self.polls.are_known() => true,
         }
     }
 

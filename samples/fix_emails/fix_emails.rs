@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
-use sqlx::{Sqlite, SqlitePool};
+use temporal_batch::sqlx::{Sqlite, SqlitePool};
 use temporal_batch::{
-    Page, PageContext, PageError, PageLedger, PageProcessor, PageReport, SqlLedger,
+    Page, PageContext, PageError, PageLedger, PageProcessor, PageReport, SqlLedger, async_trait,
+    sqlx,
 };
 
 /// Fixes the addresses of the table `users`, each exactly once.

@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use sqlx::SqlitePool;
+use temporal_batch::sqlx::SqlitePool;
 use temporal_batch::{
     Page, PageContext, PageError, PageProcessor, PageRange, PageReport, ProcessorSettings,
-    RetryPolicy, SkipAhead,
+    RetryPolicy, SkipAhead, async_trait, sqlx,
 };
 
 use super::products::hash;

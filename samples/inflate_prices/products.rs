@@ -12,7 +12,8 @@ use std::{
 };
 
 use futures::TryStreamExt;
-use sqlx::{
+use temporal_batch::sqlx;
+use temporal_batch::sqlx::{
     QueryBuilder, SqlitePool,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };

@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use serde_json::json;
-use sqlx::{Sqlite, SqlitePool};
+use temporal_batch::sqlx::{Sqlite, SqlitePool};
 use temporal_batch::{
     Page, PageContext, PageError, PageLedger, PageProcessor, PageReport, Reducer, SkipAhead,
-    SqlLedger,
+    SqlLedger, async_trait, sqlx,
 };
 
 /// Invoices the orders of the table `orders`.

@@ -2,7 +2,8 @@
 
 use std::{path::Path, time::Duration};
 
-use sqlx::{
+use temporal_batch::sqlx;
+use temporal_batch::sqlx::{
     QueryBuilder, Sqlite, SqlitePool,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions},
 };

@@ -66,7 +66,7 @@ async fn main() -> Result<(), Error> {
         .max_parallelism(settings.parallelism);
     let batch = match settings.stride {
         Some(stride) => batch.stride(stride),
-        None => batch.auto_stride(AutoStride::default()),
+        None => batch.stride(AutoStride::default()),
     };
     let report = client.start(&batch).await?.result().await?;
     let took = report.duration().as_secs_f64();

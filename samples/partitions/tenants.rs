@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use temporal_batch::{
-    Page, PageContext, PageError, PageProcessor, PageReport, Partition, SkipAhead,
+    Page, PageContext, PageError, PageProcessor, PageReport, Partition, SkipAhead, async_trait,
 };
 
 /// Who has how many mails, and what a page of them takes.

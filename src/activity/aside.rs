@@ -11,8 +11,8 @@ use tokio::{sync::watch, task::JoinHandle};
 
 use super::{
     HEARTBEATS_PER_TIMEOUT, arguments, bridges, combining::Combining,
-    control_watch::ControlWatches, lock, partitions, throttling, user_threads::UserThreads,
-    waits::WaitTeller,
+    control_watch::ControlWatches, elsewhere, lock, partitions, throttling,
+    user_threads::UserThreads, waits::WaitTeller,
 };
 use crate::{
     check::Check,
@@ -27,9 +27,9 @@ use crate::{
     metrics::Metrics,
     pace::{Openings, openings},
     protocol::{
-        BridgeWatch, CheckAnswer, CheckOrder, CombineOrder, Combined, HookOrder, KeepReport,
-        LockOrder, PartitionsOrder, PrepareInput, Prepared, REFUSED, SplitAnswer, SplitOrder,
-        ThrottleOrder, UNKNOWN_PROCESSOR, WaitsFor, WindowsOrder,
+        ASIDE_SUFFIX, BridgeWatch, CheckAnswer, CheckOrder, CombineOrder, Combined, HookOrder,
+        KeepReport, LockOrder, PartitionsOrder, PrepareInput, Prepared, REFUSED, SplitAnswer,
+        SplitOrder, ThrottleOrder, UNKNOWN_PROCESSOR, WaitsFor, WindowsOrder,
     },
     registry::{NotPrepared, Registry},
     throttle::Throttles,
@@ -41,6 +41,9 @@ pub(crate) const ASIDE_HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What a check that is told to end early may take for it.
 const CHECK_GRACE: Duration = Duration::from_secs(5);
+
+/// Workers that are asked for a processor before the batch says that it waits for one. Two programs may share a queue.
+const ASKED_OFTEN: u32 = 4;
 
 /// Openings of operating windows that are worked out at a time.
 const OPENINGS: usize = 50;
@@ -91,10 +94,18 @@ impl AsideActivities {
         mut input: PrepareInput,
     ) -> Result<Prepared, ActivityError> {
         arguments::fetch(&ctx.client(), &mut input.args).await?;
-        self.hooks.check(&input.hooks).map_err(refuse)?;
-        self.throttles.check(&input.throttles).map_err(refuse)?;
         let batch = (input.batch_id.clone(), input.batch_run.clone());
         let news = WaitTeller::of(&ctx, (&batch.0, &batch.1), WaitsFor::Prepare);
+        // First: a worker without the processor is another program, and has other hooks, too.
+        if let Some(lacks) = self.registry.lacks(&input.processor, queue_of(&ctx)) {
+            let attempt = ctx.info().attempt;
+            if attempt >= ASKED_OFTEN {
+                news.tell_unknown(&lacks).await;
+            }
+            return Err(elsewhere(&lacks, attempt));
+        }
+        self.hooks.check(&input.hooks).map_err(refuse)?;
+        self.throttles.check(&input.throttles).map_err(refuse)?;
         let (says, doing) = watch::channel(None);
         let preparing = async {
             let registry = self.registry.clone();
@@ -392,6 +403,12 @@ const _: () = {
 const UNKNOWN_WINDOW: &str = "UnknownTimeZone";
 const WORKER_STOPS: &str = "WorkerStops";
 const STOPS: &str = "its worker stops";
+
+/// The queue of the pages.
+fn queue_of(ctx: &ActivityContext) -> &str {
+    let own = &ctx.info().task_queue;
+    own.strip_suffix(ASIDE_SUFFIX).unwrap_or(own)
+}
 
 impl AsideActivities {
     /// Resolves when the worker drains, or when the activity is told to end.

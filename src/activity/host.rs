@@ -28,6 +28,7 @@ use crate::{
     client::is_unanswered,
     controller::Controller,
     interruption::Told,
+    item::{ItemHost, Permits},
     metrics::{PageInFlight, ProcessorMetrics},
     page::PageToken,
     protocol::{
@@ -60,7 +61,7 @@ pub(super) struct ActivityHost {
     batch_run: String,
     stride: u64,
     repeat: bool,
-    rate: Option<RateShare>,
+    rate: Option<Arc<RateShare>>,
     page_rate: Option<RateShare>,
     page_pause: Option<Duration>,
     gate: Arc<dyn Gate>,
@@ -113,6 +114,7 @@ pub(super) struct Surroundings {
     pub gate: Arc<dyn Gate>,
     /// A page may be run again although an attempt at it has begun.
     pub may_repeat: bool,
+    pub permits: Permits,
 }
 
 struct Identity {
@@ -193,6 +195,7 @@ impl ActivityHost {
             control,
             gate,
             may_repeat,
+            permits,
         } = surroundings;
         // The activity's own handle is pinned to one run; the batch may continue as new at any time.
         let client = ctx.client();
@@ -228,6 +231,12 @@ impl ActivityHost {
             )),
             tokio::spawn(listen(ctx.clone(), draining, control, tell.clone())),
         ];
+        // A worker that was lost may have used it.
+        let ready = |permits| if info.attempt > 1 { 0 } else { permits };
+        let unit = match permits {
+            Permits::PerPage => order.page_size,
+            Permits::PerItem => 1,
+        };
         let host = Self {
             controller,
             batch_run: order.batch_run.clone(),
@@ -235,8 +244,10 @@ impl ActivityHost {
             repeat: ctx.info().attempt > 1 || order.attempt > 1,
             rate: order
                 .rate_share
-                .map(|share| RateShare::new(share, order.page_size)),
-            page_rate: order.page_share.map(|share| RateShare::new(share, 1)),
+                .map(|share| Arc::new(RateShare::new(share, unit, ready(order.rate_ready)))),
+            page_rate: order
+                .page_share
+                .map(|share| RateShare::new(share, 1, ready(order.page_rate_ready))),
             page_pause: order.page_pause.filter(|pause| !pause.is_zero()),
             gate,
             held_for: Mutex::default(),
@@ -284,6 +295,13 @@ impl ActivityHost {
         let mut report = lock(&self.checkpoint).done.clone();
         report.failure = Some(failure);
         Some(report)
+    }
+
+    /// What the stride has earned under its rates and not used: items, and pages. Nothing is left of it then.
+    pub fn rates_left(&self) -> (f64, f64) {
+        let items = self.rate.as_ref().map_or(0.0, |rate| rate.take_rest());
+        let pages = self.page_rate.as_ref().map_or(0.0, RateShare::take_rest);
+        (items, pages)
     }
 
     /// Waits, unless the stride is told to stop.
@@ -343,6 +361,27 @@ impl ActivityHost {
             Ok(()) => Go::On,
             Err(_) => Go::Stop,
         }
+    }
+}
+
+/// Keeps the items of a stride to its rate.
+struct Paced {
+    rate: Option<Arc<RateShare>>,
+    metrics: ProcessorMetrics,
+}
+
+#[async_trait]
+impl ItemHost for Paced {
+    async fn permit(&self) {
+        if let Some(rate) = &self.rate {
+            let since = Instant::now();
+            rate.take(1).await;
+            self.metrics.rate_waited(since.elapsed());
+        }
+    }
+
+    async fn back_off(&self, wait: Duration) {
+        tokio::time::sleep(wait).await;
     }
 }
 
@@ -553,6 +592,13 @@ impl StrideHost for ActivityHost {
         }
     }
 
+    fn item_host(&self) -> Arc<dyn ItemHost> {
+        Arc::new(Paced {
+            rate: self.rate.clone(),
+            metrics: self.metrics.clone(),
+        })
+    }
+
     async fn rate_permits(&self, items: usize) -> Go {
         let Some(rate) = &self.rate else {
             return Go::On;
@@ -614,7 +660,8 @@ impl StrideHost for ActivityHost {
             PageEvent::Claimed(outcome) => self.metrics.ledger_claim(outcome),
             PageEvent::Processed { took } => {
                 self.metrics.page_processed(took);
-                for rate in [&self.rate, &self.page_rate].into_iter().flatten() {
+                let rates = [self.rate.as_deref(), self.page_rate.as_ref()];
+                for rate in rates.into_iter().flatten() {
                     rate.page_took(took);
                 }
             }

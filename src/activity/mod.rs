@@ -43,7 +43,7 @@ use tracing::Instrument as _;
 
 use crate::{
     controller::StrideActivity,
-    error::truncate,
+    error::{PageError, truncate},
     metrics::{Metrics, StrideOutcome},
     page::PageToken,
     protocol::{Checkpoint, StrideOrder, StrideReport, UNKNOWN_PROCESSOR},
@@ -52,6 +52,7 @@ use crate::{
     throttle::Throttles,
     worker::Company,
 };
+use aside::retry;
 use gate::{AlwaysOpen, Gate, Throttled};
 use host::{ActivityHost, Surroundings};
 
@@ -140,14 +141,14 @@ impl PageActivities {
     ) -> Result<StrideReport, ActivityError> {
         arguments::fetch(&ctx.client(), &mut order.args).await?;
         // Retryable: another worker on the queue may know it.
+        if let Some(lacks) = self
+            .registry
+            .lacks(&order.processor, &ctx.info().task_queue)
+        {
+            return Err(elsewhere(&lacks, ctx.info().attempt));
+        }
         let processor = self.registry.of_batch(&order.processor, order.redrive);
-        let processor = processor.map_err(|refused| {
-            ActivityError::from(
-                ApplicationFailure::builder(refused)
-                    .type_name(UNKNOWN_PROCESSOR.to_owned())
-                    .build(),
-            )
-        })?;
+        let processor = processor.map_err(|refused| retry(refused, UNKNOWN_PROCESSOR))?;
         let resume = if ctx.info().attempt > 1 {
             let hint = ctx.heartbeat_details().deserialize::<Checkpoint>();
             hint.ok().flatten().unwrap_or_default().done
@@ -155,6 +156,7 @@ impl PageActivities {
             StrideReport::default()
         };
         let metrics = self.metrics.for_processor(&order.processor);
+        let settings = processor.settings();
         let (host, _attended) = ActivityHost::new(
             &ctx,
             &order,
@@ -164,7 +166,8 @@ impl PageActivities {
                 draining: self.draining.clone(),
                 control: self.watches.watch(&ctx.client(), &order),
                 gate: self.gate(&order.throttles),
-                may_repeat: processor.settings().retry_mode == RetryMode::AtLeastOnce,
+                may_repeat: settings.retry_mode == RetryMode::AtLeastOnce,
+                permits: settings.permits,
             },
         );
         let (host, order) = (Arc::new(host), Arc::new(order));
@@ -181,7 +184,8 @@ impl PageActivities {
         let stride = self.threads.run(stride);
         let report = stride.ended(|trouble| host.gives_up(trouble).map(Ok)).await;
         match report {
-            Ok(report) => {
+            Ok(mut report) => {
+                (report.rate_left, report.page_rate_left) = host.rates_left();
                 log_end(&order, &report, started.elapsed());
                 metrics.stride_ended(outcome(&order, &report));
                 Ok(report)
@@ -211,6 +215,20 @@ fn outcome(order: &StrideOrder, report: &StrideReport) -> StrideOutcome {
     } else {
         StrideOutcome::Yielded
     }
+}
+
+/// Longest wait before another worker is asked for a processor that this one does not have.
+const ASK_ELSEWHERE: Duration = Duration::from_secs(5);
+
+/// Temporal asks again, and the queue gives the task to any worker of it.
+fn elsewhere(lacks: &PageError, attempt: u32) -> ActivityError {
+    let doubled = Duration::from_millis(100) * 2u32.pow(attempt.min(8));
+    ActivityError::from(
+        ApplicationFailure::builder(lacks.message().to_owned())
+            .type_name(UNKNOWN_PROCESSOR.to_owned())
+            .next_retry_delay(doubled.min(ASK_ELSEWHERE))
+            .build(),
+    )
 }
 
 /// Tokens can hold keys of a user's data.

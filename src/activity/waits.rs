@@ -73,7 +73,8 @@ impl<'a> WaitTeller<'a> {
             let now = doing.borrow_and_update().clone();
             let told = self.told.borrow().clone();
             // After a failure the reason for it says more than that it takes its time.
-            let says_more = now.is_some() || told.is_none_or(|told| told.doing.is_some());
+            let says_more =
+                now.is_some() || told.is_none_or(|told| told.doing.is_some() || told.unknown);
             if says_more {
                 self.tell(None, now).await;
             }
@@ -98,13 +99,35 @@ impl<'a> WaitTeller<'a> {
             .await;
     }
 
-    async fn tell(&self, error: Option<String>, doing: Option<String>) {
-        let news = WaitNews {
+    /// Tells that workers do not have the processor.
+    pub async fn tell_unknown(&self, lacks: &PageError) {
+        // Each worker has others, and every word is an event.
+        let told = self.told.borrow().as_ref().is_some_and(|news| news.unknown);
+        if !told {
+            let message = truncate(lacks.message(), MAX_MESSAGE_CHARS);
+            self.send(WaitNews {
+                unknown: true,
+                ..self.news(Some(message), None)
+            })
+            .await;
+        }
+    }
+
+    fn news(&self, error: Option<String>, doing: Option<String>) -> WaitNews {
+        WaitNews {
             batch_run: self.batch_run.to_owned(),
             for_what: self.for_what,
             error,
             doing: doing.map(|doing| truncate(&doing, MAX_MESSAGE_CHARS)),
-        };
+            unknown: false,
+        }
+    }
+
+    async fn tell(&self, error: Option<String>, doing: Option<String>) {
+        self.send(self.news(error, doing)).await;
+    }
+
+    async fn send(&self, news: WaitNews) {
         if self.batch_id.is_empty() || self.told.borrow().as_ref() == Some(&news) {
             return;
         }

@@ -25,7 +25,7 @@ use super::{
     worker::{listen_address, serve},
 };
 use crate::{
-    batch::{Batch, DEFAULT_TASK_QUEUE},
+    batch::{Batch, default_task_queue},
     client::{BatchClient, BatchHandle},
     connect::ConnectOptions,
     dev_server::{DevServer, DevServerOptions},
@@ -251,7 +251,7 @@ impl Stage {
         let mut registry = Registry::new();
         data.register(&mut registry)
             .map_err(|e| CliError::caused("the demo's processor cannot start", &e))?;
-        let worker = Worker::new(client.temporal().clone(), DEFAULT_TASK_QUEUE)
+        let worker = Worker::new(client.temporal().clone(), default_task_queue())
             .registry(registry)
             .metrics(metrics);
         self.worker = Some(worker.start()?);

@@ -195,7 +195,7 @@ impl Status for AcceptError {
     fn status(&self) -> Exit {
         match self {
             Self::Refused { .. } => Exit::Usage,
-            Self::Unknown(_) => Exit::Error,
+            Self::NoProcessor { .. } | Self::Unknown(_) => Exit::Error,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! Follows a batch to its end: a bar on a terminal, lines elsewhere, or JSON.
 
 use std::{
+    collections::BTreeSet,
     future::Future,
     pin::pin,
     time::{Duration, Instant},
@@ -118,6 +119,7 @@ struct View {
     last_line: Option<Instant>,
     last_step: Option<Step>,
     last_trouble: Option<Instant>,
+    warned: BTreeSet<String>,
 }
 
 impl View {
@@ -135,6 +137,7 @@ impl View {
             last_line: None,
             last_step: None,
             last_trouble: None,
+            warned: BTreeSet::new(),
         }
     }
 
@@ -142,6 +145,11 @@ impl View {
     fn show(&mut self, progress: &Progress) -> bool {
         self.pace.record(progress);
         self.last_trouble = None;
+        for warning in &progress.warnings {
+            if self.style != Style::Json && self.warned.insert(warning.clone()) {
+                note(format_args!("warning: {warning}"));
+            }
+        }
         match (self.style, &self.bar) {
             (Style::Json, _) => return output::json(&Look::running(progress.clone())),
             (_, Some(bar)) => {

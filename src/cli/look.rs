@@ -193,6 +193,9 @@ impl Look {
         if let Some(next) = &self.next {
             table.row("next", format_args!("`{next}`"));
         }
+        for warning in running.into_iter().flat_map(|p| &p.warnings) {
+            table.row("warning", warning);
+        }
         if let Some(reason) = &self.reason {
             table.row("reason", reason);
         }

@@ -10,10 +10,10 @@ use crate::{
     client::Settings,
     pace::{
         AutoParallelism, InvalidAutoPageSize, InvalidAutoParallelism, InvalidAutoStride,
-        InvalidWindow, Ramp, Window,
+        InvalidWindow, Ramp, Stride, Window,
     },
     progress::Progress,
-    protocol::{PageSizeSetting, StrideSetting},
+    protocol::PageSizeSetting,
 };
 
 /// Where the help lists these flags. A heading for the whole struct would go on after it.
@@ -40,7 +40,7 @@ pub(crate) struct PacingArgs {
     /// Pages that one activity processes in a row, where the source can skip ahead, from 1 to 10,000; or auto,
     /// auto@10s to tune them to the time that an activity takes [a new batch: 1; backfill, import and export: auto]
     #[arg(long, help_heading = HEADING, value_name = "PAGES|auto", value_parser = stride, allow_negative_numbers = true)]
-    stride: Option<StrideSetting>,
+    stride: Option<Stride>,
 
     /// Items per second at most, over all workers, or none [a new batch: none]
     #[arg(long, help_heading = HEADING, value_name = "ITEMS", value_parser = per_second, allow_negative_numbers = true)]
@@ -91,12 +91,12 @@ fn page_size(text: &str) -> Result<PageSizeSetting, String> {
     })
 }
 
-fn stride(text: &str) -> Result<StrideSetting, String> {
+fn stride(text: &str) -> Result<Stride, String> {
     if text.starts_with(AUTO) {
         let auto = text.parse().map_err(|e: InvalidAutoStride| e.to_string());
-        return auto.map(StrideSetting::Auto);
+        return auto.map(Stride::Auto);
     }
-    let fixed = text.parse().map(StrideSetting::Fixed);
+    let fixed = text.parse().map(Stride::Pages);
     fixed.map_err(|_| "write a number of pages from 1 to 10000, auto, or auto@10s".to_owned())
 }
 
@@ -144,10 +144,8 @@ impl PacingArgs {
             Some(PageSizeSetting::Auto(auto)) => settings = settings.auto_page_size(*auto),
             None => {}
         }
-        match &self.stride {
-            Some(StrideSetting::Fixed(pages)) => settings = settings.stride(*pages),
-            Some(StrideSetting::Auto(auto)) => settings = settings.auto_stride(*auto),
-            None => {}
+        if let Some(stride) = self.stride {
+            settings = settings.stride(stride);
         }
         if !self.window.is_empty() {
             settings = settings.windows(self.windows());
@@ -175,7 +173,7 @@ impl PacingArgs {
     /// Has strides tuned where nothing is said of them.
     #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
     pub(crate) fn or_auto_stride(mut self) -> Self {
-        let auto = StrideSetting::Auto(Default::default());
+        let auto = Stride::Auto(Default::default());
         self.stride.get_or_insert(auto);
         self
     }
@@ -196,10 +194,8 @@ impl PacingArgs {
             Some(PageSizeSetting::Auto(auto)) => batch = batch.auto_page_size(*auto),
             None => {}
         }
-        match &self.stride {
-            Some(StrideSetting::Fixed(pages)) => batch = batch.stride(*pages),
-            Some(StrideSetting::Auto(auto)) => batch = batch.auto_stride(*auto),
-            None => {}
+        if let Some(stride) = self.stride {
+            batch = batch.stride(stride);
         }
         if let Some(Limit(Some(rate))) = self.rate {
             batch = batch.rate(rate);

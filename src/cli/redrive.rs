@@ -17,11 +17,10 @@ use super::{
     worker::task_queue,
 };
 use crate::{
-    DEFAULT_TASK_QUEUE,
     batch::{Batch, validate_id},
     client::{BatchClient, RedriveError},
     dead_letter::LetterFilter,
-    redrive,
+    default_task_queue, redrive,
     registry::Refused,
 };
 
@@ -137,7 +136,7 @@ impl RedriveArgs {
             processor,
             args,
             completed: self.args.is_none() && known.is_some(),
-            task_queue: queue.unwrap_or_else(|| DEFAULT_TASK_QUEUE.to_owned()),
+            task_queue: queue.unwrap_or_else(|| default_task_queue().to_owned()),
             remembered: known.is_some(),
         })
     }

@@ -16,9 +16,10 @@ use super::{
     worker::task_queue,
 };
 use crate::{
-    BatchState, DEFAULT_TASK_QUEUE,
+    BatchState,
     batch::{Batch, IfRunning},
     client::{AcceptError, BatchClient, BatchHandle, ProgressError, StartError},
+    default_task_queue,
     hooks::Hooks,
     page::PageToken,
     small_file,
@@ -76,7 +77,7 @@ pub(crate) struct StartArgs {
     continues: bool,
 
     /// The task queue that the workers poll
-    #[arg(long, default_value = DEFAULT_TASK_QUEUE, value_name = "QUEUE", value_parser = task_queue)]
+    #[arg(long, default_value = default_task_queue(), value_name = "QUEUE", value_parser = task_queue)]
     task_queue: String,
 
     #[command(flatten)]
@@ -201,9 +202,11 @@ impl Launch<'_> {
             batch.task_queue
         );
         match handle.accepted().await {
+            Ok(()) if self.detach => warn(&handle).await,
             Ok(()) => {}
             Err(refused @ AcceptError::Refused { .. }) => return Err(refused.into()),
             Err(AcceptError::Unknown(ProgressError::NoWorker { .. })) => note(&no_worker),
+            Err(waits @ AcceptError::NoProcessor { .. }) => note(waits),
             Err(AcceptError::Unknown(error)) => note(CliError::from(error)),
         }
         if self.detach {
@@ -257,5 +260,13 @@ impl Launch<'_> {
             "`{program} watch {id}` follows it, `{program} cancel {id}` ends it"
         ));
         Ok(Exit::Done)
+    }
+}
+
+/// Says which settings should be others, as following the batch would.
+async fn warn(handle: &BatchHandle) {
+    let progress = handle.progress().await;
+    for warning in progress.into_iter().flat_map(|progress| progress.warnings) {
+        note(format_args!("warning: {warning}"));
     }
 }

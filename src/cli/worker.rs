@@ -12,8 +12,8 @@ use super::{
     tuning::TuningArgs,
 };
 use crate::{
-    DEFAULT_TASK_QUEUE,
     batch::MAX_PARALLELISM,
+    default_task_queue,
     hooks::Hooks,
     metrics::{Metrics, MetricsServer},
     throttle::Throttles,
@@ -40,7 +40,7 @@ impl Connections {
 #[derive(Args, Debug)]
 pub(crate) struct WorkerArgs {
     /// The task queue to poll
-    #[arg(long, default_value = DEFAULT_TASK_QUEUE, value_name = "QUEUE", value_parser = task_queue)]
+    #[arg(long, default_value = default_task_queue(), value_name = "QUEUE", value_parser = task_queue)]
     task_queue: String,
 
     /// Pages that this worker runs at once

@@ -80,6 +80,13 @@ pub enum AcceptError {
     /// It could not be seen whether one did.
     #[error(transparent)]
     Unknown(#[from] ProgressError),
+    /// The batch waits, since the workers of its task queue do not have its processor. It goes on once one comes that
+    /// has.
+    #[error("the batch waits: {reason}")]
+    NoProcessor {
+        /// What was asked, and what is missing.
+        reason: String,
+    },
 }
 
 /// Progress could not be read.

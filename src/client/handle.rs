@@ -11,7 +11,7 @@ use temporalio_common::{error::IncomingError, protos::temporal::api::history::v1
 
 use crate::{
     controller::Controller,
-    progress::{BatchReport, Phase},
+    progress::{BatchReport, HeldBy, Phase},
     protocol::{self, EndDetails},
 };
 
@@ -76,7 +76,8 @@ impl BatchHandle {
     /// Waits until a worker has looked up the processor and read the arguments.
     ///
     /// # Errors
-    /// When the worker refuses the batch, or none answers within 10 s.
+    /// When the worker refuses the batch, when the workers of its queue do not have its processor, or when none answers
+    /// within 10 s. But for a refusal the batch waits.
     pub async fn accepted(&self) -> Result<(), AcceptError> {
         let wait = async {
             loop {
@@ -99,6 +100,10 @@ impl BatchHandle {
                             return Ok(());
                         }
                         continue;
+                    }
+                    Ok(progress) if progress.held_by == Some(HeldBy::NoWorker) => {
+                        let reason = progress.explanation;
+                        return Err(AcceptError::NoProcessor { reason });
                     }
                     // One may be about to start.
                     Ok(_) | Err(ProgressError::NoWorker { .. }) => {}

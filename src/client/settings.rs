@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use crate::{
     batch::InvalidBatch,
-    pace::{AutoPageSize, AutoParallelism, AutoStride, Ramp, Window},
-    protocol::{PageSizeSetting, SetRequest, Setting, StrideSetting},
+    pace::{AutoPageSize, AutoParallelism, Ramp, Stride, Window},
+    protocol::{PageSizeSetting, SetRequest, Setting},
 };
 
 /// What [`BatchHandle::set`](super::BatchHandle::set) changes; everything else stays as it is.
@@ -82,17 +82,10 @@ impl Settings {
         self
     }
 
-    /// Pages of a stride. Strides that are known already keep their length.
+    /// Pages of a stride, or how they are tuned from here on. Strides that are known already keep their length.
     #[must_use]
-    pub fn stride(mut self, pages: u32) -> Self {
-        self.request.stride = Some(StrideSetting::Fixed(pages));
-        self
-    }
-
-    /// Tunes the length of strides from here on.
-    #[must_use]
-    pub fn auto_stride(mut self, auto: AutoStride) -> Self {
-        self.request.stride = Some(StrideSetting::Auto(auto));
+    pub fn stride(mut self, stride: impl Into<Stride>) -> Self {
+        self.request.stride = Some(stride.into());
         self
     }
 
@@ -147,6 +140,7 @@ impl<T> From<Option<T>> for Setting<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pace::AutoStride;
 
     #[test]
     fn bad_settings_are_refused_with_what_is_allowed() {
@@ -163,7 +157,7 @@ mod tests {
         }
         assert!(message(new().stride(0)).contains("stride is 0; it must be from 1 to 10000"));
         let auto = AutoStride::of(Duration::from_secs(601));
-        assert!(message(new().auto_stride(auto)).contains("from 100ms to 600s"));
+        assert!(message(new().stride(auto)).contains("from 100ms to 600s"));
         for bad in [Duration::ZERO, Duration::from_secs(3_601)] {
             assert!(message(new().page_pause(bad)).contains("from 1ms to 3600s"));
         }

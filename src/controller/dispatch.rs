@@ -17,9 +17,9 @@ use crate::{
     error::Blame,
     ledger::Event,
     notices::Before,
-    pace::{Length, LengthBy, StrideLength, Uncut},
+    pace::{Length, LengthBy, Standing, StrideLength, Uncut},
     protocol::{self, Checkpoint, FailedAttempt, StrideOrder, StrideReport, StrideTerms},
-    scheduler::Dispatch,
+    scheduler::{self, Dispatch},
     stages::Stages,
 };
 
@@ -67,7 +67,11 @@ impl Controller {
         dispatch: &Dispatch,
         bridge: Option<&str>,
     ) -> Option<StrideOrder> {
-        let order = self.order(dispatch, bridge)?;
+        let mut order = self.order(dispatch, bridge)?;
+        if self.rate_at_once() {
+            let by_item = self.permit_per_item();
+            (order.rate_ready, order.page_rate_ready) = self.pacing.take_ready(by_item);
+        }
         self.note_cut(&order);
         self.record(Event::Dispatched {
             stride: dispatch.stride,
@@ -138,6 +142,8 @@ impl Controller {
             partition: self.input.part.as_ref().map(|part| part.name.clone()),
             last: self.ledger.last().cloned(),
             bridge: bridge.map(ToOwned::to_owned),
+            rate_ready: 0,
+            page_rate_ready: 0,
         })
     }
 
@@ -155,16 +161,51 @@ impl Controller {
         let before = Before::of(&self.ledger, stride);
         self.pacing.reported(&report, self.ledger.running(), now);
         self.eager.allow(report.eager);
+        let report = Box::new(report);
         self.record(Event::Reported {
             stride,
-            report: Box::new(report),
+            report: report.clone(),
             policy: &prepared.retry,
             dead_letters: prepared.dead_letters,
             now,
         });
+        if prepared.rate_at_once {
+            self.pacing.rates_given_back(self.rates(), &report);
+        }
         if self.input.spec.hooks.failure_handler.is_some() {
             self.notices.compare(&before, &self.ledger, stride);
         }
+    }
+}
+
+/// # Rates
+impl Controller {
+    pub(super) fn rate_at_once(&self) -> bool {
+        self.prepared.as_ref().is_some_and(|p| p.rate_at_once)
+    }
+
+    pub(super) fn permit_per_item(&self) -> bool {
+        self.prepared.as_ref().is_some_and(|p| p.permit_per_item)
+    }
+
+    /// How much of the rates is given out: of items, and of pages.
+    pub(super) fn rates(&self) -> [Standing; 2] {
+        let pace = self.pace();
+        let [items, pages] = scheduler::rates_given_out(&self.ledger);
+        let free_slots = pace.parallelism.saturating_sub(self.ledger.running());
+        let of_items = Standing {
+            limit: pace.rate,
+            given_out: items,
+            unit: self.pacing.unit(self.permit_per_item()),
+            free_slots,
+        };
+        let of_pages = Standing {
+            limit: pace.page_rate,
+            given_out: pages,
+            unit: 1,
+            free_slots,
+        };
+        [of_items, of_pages]
     }
 }
 

@@ -5,7 +5,7 @@
 use super::Controller;
 use crate::{
     error::truncate,
-    pace::StrideLength,
+    pace::{StrideLength, Terms, advice},
     progress::{BatchReport, HeldBy, Phase, Progress, by_age},
     reduce::Fold,
     scheduler::{self, Ending, Situation},
@@ -131,6 +131,7 @@ impl Controller {
             throttled: pacing.throttled().cloned(),
             windows: pacing.windows().iter().map(ToString::to_string).collect(),
             window_opens_at: pacing.opens_at(self.now),
+            warnings: self.warnings(),
             lock: spec.lock.clone(),
             lock_held_by: self.lock_held_by.clone(),
             items_per_second: pacing.items_per_second(self.now),
@@ -148,6 +149,22 @@ impl Controller {
         };
         self.show_partitions(&mut progress, pace.held.is_some());
         progress
+    }
+
+    /// Settings that should be others.
+    fn warnings(&self) -> Vec<String> {
+        let pacing = &self.pacing;
+        let tuned = pacing.stride().and_then(StrideLength::auto).is_some();
+        advice(&Terms {
+            rate: pacing.rate,
+            page_rate: pacing.page_rate,
+            page_size: pacing.page_size(),
+            tuned_size: pacing.auto_page_size().is_some(),
+            max_parallelism: self.controls.max_parallelism,
+            permit_per_item: self.permit_per_item(),
+            stride: (!tuned).then(|| self.stride_length().pages),
+            cannot_skip: pacing.cannot_skip,
+        })
     }
 
     pub(super) fn report(&self, ending: &Ending) -> BatchReport {

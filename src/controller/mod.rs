@@ -524,6 +524,7 @@ impl Controller {
             rate: pace.rate,
             page_rate: pace.page_rate,
             shares_by_need: self.paced,
+            shares_ahead: self.rate_at_once(),
             must_hand_over: self.must_hand_over,
             deadline: self.deadline,
             stopping: self.controls.stopping.clone(),

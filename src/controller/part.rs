@@ -10,10 +10,10 @@ use temporalio_sdk::{
 
 use super::{Controller, hooks::Call};
 use crate::{
-    pace::StrideLength,
+    pace::{Stride, StrideLength},
     partition::Told,
     progress::Outcome,
-    protocol::{self, EndDetails, PageSizeSetting, Settled, ShareOrder, StrideSetting},
+    protocol::{self, EndDetails, PageSizeSetting, Settled, ShareOrder},
     scheduler::Limits,
 };
 
@@ -76,8 +76,8 @@ impl Controller {
             .as_ref()
             .filter(|told| Some(*told) != known.as_ref())
         {
-            Some(StrideSetting::Fixed(pages)) => pacing.fix_stride(*pages, before),
-            Some(StrideSetting::Auto(auto)) => pacing.tune_stride(*auto, before),
+            Some(Stride::Pages(pages)) => pacing.fix_stride(*pages, before),
+            Some(Stride::Auto(auto)) => pacing.tune_stride(*auto, before),
             None => {}
         }
     }

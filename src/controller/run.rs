@@ -97,6 +97,10 @@ pub(super) async fn prepare(ctx: &WorkflowContext<Controller>) -> WorkflowResult
             let stages = Stages::plan(&spec.stages, approve, &spec.processor, expected);
             let stages = stages.map_err(|unknown| refused(unknown.to_string()))?;
             ctx.state_mut(|s| {
+                // A partition may be one of very many that begin one after the other.
+                if prepared.rate_at_once && !s.is_part() {
+                    s.pacing.begins_at_once(prepared.permit_per_item, s.now);
+                }
                 s.prepared = Some(prepared);
                 s.begin_to_reduce();
                 s.stages = stages;
@@ -332,6 +336,9 @@ impl Controller {
         let going = !self.controls.paused && !self.limits().held;
         let items = self.ledger.totals.items.total();
         self.pacing.mind(now, going, items);
+        if self.rate_at_once() {
+            self.pacing.mind_rates(self.rates(), now);
+        }
         let pages = self.input.spec.pages_per_run.map(u64::from);
         let due = suggested
             || pages.is_some_and(|pages| self.ledger.pages_this_run() >= pages)

@@ -143,6 +143,9 @@ impl Controller {
             return None;
         }
         let error = news.and_then(|news| news.error.as_ref());
+        if let Some(news) = news.filter(|news| news.unknown) {
+            return Some((HeldBy::NoWorker, news.error.clone().unwrap_or_default()));
+        }
         let again = error.map_or_else(String::new, |e| format!("; tried again after {e}"));
         Some((held_by, format!("{waits}{again}")))
     }

@@ -11,11 +11,11 @@ use crate::{
     },
     error::truncate,
     known_fields::meant,
-    pace::validate_windows,
+    pace::{Stride, validate_windows},
     progress::{PauseNote, Timestamp},
     protocol::{
         self, ApproveRequest, PageSizeSetting, PauseRequest, RecoverNote, ResumeRequest,
-        SetRequest, Setting, StrideSetting,
+        SetRequest, Setting,
     },
 };
 
@@ -45,8 +45,8 @@ impl SetRequest {
             None => {}
         }
         match &self.stride {
-            Some(StrideSetting::Fixed(pages)) => validate_stride(*pages)?,
-            Some(StrideSetting::Auto(auto)) => auto.validate()?,
+            Some(Stride::Pages(pages)) => validate_stride(*pages)?,
+            Some(Stride::Auto(auto)) => auto.validate()?,
             None => {}
         }
         if let Some(auto) = &self.auto_parallelism {
@@ -220,11 +220,11 @@ impl Controller {
         }
         let before = self.input.spec.stride;
         match &request.stride {
-            Some(StrideSetting::Fixed(pages)) => {
+            Some(Stride::Pages(pages)) => {
                 pacing.fix_stride(*pages, before);
                 done.push(format!("set stride to {pages}"));
             }
-            Some(StrideSetting::Auto(auto)) => {
+            Some(Stride::Auto(auto)) => {
                 pacing.tune_stride(*auto, before);
                 done.push(format!("set stride to auto {auto}"));
             }

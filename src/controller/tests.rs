@@ -43,6 +43,8 @@ fn controller(part: Option<PartOf>) -> Controller {
         partitions: Vec::new(),
         by_blame: true,
         splits: false,
+        permit_per_item: false,
+        rate_at_once: false,
     });
     controller
 }

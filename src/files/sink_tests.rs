@@ -10,6 +10,7 @@ use super::*;
 use crate::{
     files::{Manifest, concatenate, sink_finish::Step},
     interruption::Interruption,
+    item::ItemWork,
     page::PageRange,
     processor::{PageReport, PageTokens},
 };
@@ -56,6 +57,8 @@ fn context(run: &str, stride: u64, (start, end): (u32, u32)) -> PageContext<Numb
         cancelled: Interruption::never(),
         transaction: None,
         partition: None,
+        bounds: None,
+        items: ItemWork::none(),
     }
 }
 

@@ -34,7 +34,7 @@ use crate::{
     page::PageToken,
     processor::count_reason,
     progress::{FailedItem, FailureState, ItemCounts, PageFailure, Timestamp},
-    protocol::{FailedAttempt, StrideReport},
+    protocol::{FailedAttempt, StrideReport, UNKNOWN_PROCESSOR},
     reduce::{Fold, Output, Plan},
     retry::RetryPolicy,
     tolerance::Tally,
@@ -604,6 +604,8 @@ impl Ledger {
         let allowed = policy.tries_allowed();
         if let Some(trouble) = &stride.trouble
             && allowed.is_some_and(|allowed| trouble.not_the_page >= allowed)
+            // A worker that has it may come at any time.
+            && trouble.error_type != UNKNOWN_PROCESSOR
         {
             let blocked = Broken::Blocked {
                 at: stride.at.clone(),

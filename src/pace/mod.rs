@@ -4,6 +4,8 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod advice;
+mod credit;
 mod pacing;
 mod page_size;
 mod parallelism;
@@ -15,6 +17,8 @@ mod throughput;
 mod window;
 
 pub(crate) use self::{
+    advice::{Terms, advice},
+    credit::{Credit, Standing},
     pacing::{PaceNow, Pacing},
     page_size::{PageSample, PageSizer},
     parallelism::{PaceSample, ParallelismTuner},
@@ -29,6 +33,6 @@ pub use self::{
     page_size::{AutoPageSize, InvalidAutoPageSize},
     parallelism::{AutoParallelism, InvalidAutoParallelism},
     ramp::{InvalidRamp, Ramp},
-    stride_length::{AutoStride, InvalidAutoStride},
+    stride_length::{AutoStride, InvalidAutoStride, Stride},
     window::{InvalidWindow, Opening, Window},
 };

@@ -7,8 +7,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AutoPageSize, AutoParallelism, AutoStride, Openings, PaceSample, PageSample, PageSizer,
-    ParallelismTuner, Ramp, RampState, StrideLength, StrideSample, Throughput, Window,
+    AutoPageSize, AutoParallelism, AutoStride, Credit, Openings, PaceSample, PageSample, PageSizer,
+    ParallelismTuner, Ramp, RampState, Standing, StrideLength, StrideSample, Throughput, Window,
 };
 use crate::{
     batch::{BatchSpec, MAX_STRIDE},
@@ -73,6 +73,15 @@ pub(crate) struct Pacing {
     /// Lately, and halved now and then: pages that were done, and attempts that failed.
     #[serde(default)]
     lately: (u32, u32),
+    /// The source was asked to skip ahead, and cannot.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub cannot_skip: bool,
+    /// Items that may begin at once.
+    #[serde(default)]
+    credit: Credit,
+    /// Pages that may begin at once.
+    #[serde(default)]
+    page_credit: Credit,
     /// Absent while all strides have the length that the batch was started with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     stride: Option<StrideLength>,
@@ -170,6 +179,12 @@ impl Pacing {
         self.waiting_since = now;
     }
 
+    /// The first page need not wait for the rate.
+    pub fn begins_at_once(&mut self, by_item: bool, now: Timestamp) {
+        self.credit = Credit::of_first(self.unit(by_item), now);
+        self.page_credit = Credit::of_first(1, now);
+    }
+
     /// Somebody else asks the throttles.
     pub fn hears_of_throttles(&mut self) {
         self.throttles_known = true;
@@ -214,6 +229,7 @@ impl Pacing {
 
     /// A stride came back while so many pages were in flight, itself included.
     pub fn reported(&mut self, report: &StrideReport, in_flight: u32, now: Timestamp) {
+        self.cannot_skip |= report.cannot_skip;
         let timing = &report.timing;
         if let Some(took) = timing.busy_ms.checked_div(u64::from(timing.pages)) {
             self.page_ms = Some(self.page_ms.map_or(took, |before| (3 * before + took) / 4));
@@ -268,6 +284,26 @@ impl Pacing {
                 tuner.failed(now);
             }
         }
+    }
+
+    /// Takes note of what is given out of the rates: of items, and of pages.
+    pub fn mind_rates(&mut self, rates: [Standing; 2], now: Timestamp) {
+        let [items, pages] = rates;
+        self.credit.mind(&items, now);
+        self.page_credit.mind(&pages, now);
+    }
+
+    /// A stride came back with what it had earned.
+    pub fn rates_given_back(&mut self, rates: [Standing; 2], report: &StrideReport) {
+        let [items, pages] = rates;
+        self.credit.give_back(report.rate_left, &items);
+        self.page_credit.give_back(report.page_rate_left, &pages);
+    }
+
+    /// The items and pages that the stride may begin at once which is dispatched now.
+    pub fn take_ready(&mut self, by_item: bool) -> (u32, u32) {
+        let unit = self.unit(by_item);
+        (self.credit.take(unit), self.page_credit.take(1))
     }
 
     /// The throttles say something.
@@ -395,6 +431,14 @@ impl Pacing {
             lately || !openings.runs_out(now, WINDOWS_AHEAD)
         });
         (!self.windows.is_empty() && !enough).then_some(&self.windows)
+    }
+
+    /// Items that take their permits together.
+    pub fn unit(&self, by_item: bool) -> u32 {
+        match by_item {
+            true => 1,
+            false => self.page_size(),
+        }
     }
 
     pub fn page_size(&self) -> u32 {

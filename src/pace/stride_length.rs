@@ -10,7 +10,7 @@ use std::{fmt, str::FromStr, time::Duration};
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
-use crate::{batch::MAX_STRIDE, protocol::StrideSetting};
+use crate::batch::MAX_STRIDE;
 
 const TARGETS: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_secs(600);
@@ -43,16 +43,67 @@ const ROUNDING: f64 = 1e-9;
 /// Lengths of open strides that are remembered.
 const MAX_CUTS: usize = 16;
 
+/// How many pages one activity processes in a row: a number, or one that is found while the batch runs.
+///
+/// More than 1 needs a source that can [skip ahead](crate::PageProcessor::skip_ahead). With any other, each activity has
+/// one page whatever is asked, and [`Progress::warnings`](crate::Progress::warnings) says so.
+///
+/// As text: `8`, `auto`, `auto@10s`.
+///
+/// ```
+/// use std::time::Duration;
+/// use temporal_batch::{AutoStride, Batch, Stride};
+///
+/// let batch = || Batch::named("emails", "hash-emails", serde_json::Value::Null);
+/// let _ = batch().stride(8);
+/// let _ = batch().stride(AutoStride::of(Duration::from_secs(10)));
+/// assert_eq!("auto@10s".parse(), Ok(Stride::Auto(AutoStride::of(Duration::from_secs(10)))));
+/// assert_eq!("8".parse(), Ok(Stride::Pages(8)));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stride {
+    /// So many, from 1 to 10,000.
+    #[serde(rename = "fixed")]
+    Pages(u32),
+    /// As many as take about the target time.
+    Auto(AutoStride),
+}
+
+impl From<u32> for Stride {
+    fn from(pages: u32) -> Self {
+        Self::Pages(pages)
+    }
+}
+
+impl From<AutoStride> for Stride {
+    fn from(auto: AutoStride) -> Self {
+        Self::Auto(auto)
+    }
+}
+
+impl FromStr for Stride {
+    type Err = InvalidAutoStride;
+
+    fn from_str(given: &str) -> Result<Self, Self::Err> {
+        match given.parse() {
+            Ok(pages) => Ok(Self::Pages(pages)),
+            Err(_) => given.parse().map(Self::Auto),
+        }
+    }
+}
+
 /// Lets a batch find the length of its strides: as many pages as take about the target time.
 ///
 /// | setting | default | allowed |
 /// |---|---|---|
 /// | `target` | 5 s for an activity | 100 ms to 10 min |
+/// | `beginning_with` | 1 page in the first strides | 1 to 10,000 |
 ///
 /// The time counts from the first page of a stride to its last one, with the waits for the rate and between
 /// pages.
 ///
-/// - The first strides have up to 16 pages (or [`Batch::stride`](crate::Batch::stride), if that is more), but give back
+/// - The first strides have up to 16 pages (or what they are to [begin with](Self::beginning_with), if that is more), but give back
 ///   what they have left after a twentieth of the target, at the end of a page, until the first of them has told how
 ///   long its pages took.
 /// - From then on a stride has at most 32 times the pages that were seen lately, never more than 10,000, and gives
@@ -80,6 +131,8 @@ const MAX_CUTS: usize = 16;
 #[serde(default)]
 pub struct AutoStride {
     target: Duration,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first: Option<u32>,
 }
 
 impl Default for AutoStride {
@@ -91,7 +144,21 @@ impl Default for AutoStride {
 impl AutoStride {
     /// Aims at strides that take this long. Nothing is checked before the batch is started.
     pub fn of(target: Duration) -> Self {
-        Self { target }
+        Self {
+            target,
+            first: None,
+        }
+    }
+
+    /// What the strides of a new batch have before anything is measured. A batch that runs begins with what it has.
+    #[must_use]
+    pub fn beginning_with(mut self, pages: u32) -> Self {
+        self.first = Some(pages);
+        self
+    }
+
+    pub(crate) fn first(&self) -> u32 {
+        self.first.unwrap_or(1)
     }
 
     /// How long a stride should take.
@@ -347,10 +414,10 @@ impl StrideLength {
 /// # Look
 impl StrideLength {
     /// What was asked for.
-    pub fn setting(&self) -> StrideSetting {
+    pub fn setting(&self) -> Stride {
         match self.auto {
-            Some(auto) => StrideSetting::Auto(auto),
-            None => StrideSetting::Fixed(self.pages),
+            Some(auto) => Stride::Auto(auto),
+            None => Stride::Pages(self.pages),
         }
     }
 

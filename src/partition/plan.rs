@@ -22,10 +22,10 @@ use super::{
 use crate::{
     ledger::Ledger,
     notices::Notices,
-    pace::Pacing,
+    pace::{Pacing, Stride},
     page::PageToken,
     progress::{BatchReport, Outcome, Timestamp},
-    protocol::{PageSizeSetting, StrideSetting},
+    protocol::PageSizeSetting,
     reduce::Output,
 };
 
@@ -141,7 +141,7 @@ pub(crate) struct Told {
     pub page_size: PageSizeSetting,
     /// As the batch was started, where it is absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stride: Option<StrideSetting>,
+    pub stride: Option<Stride>,
 }
 
 fn is_zero(n: &u64) -> bool {

@@ -21,6 +21,7 @@ pub(crate) use because::because;
 pub(crate) use cohort::Cohort;
 pub(crate) use eager::EagerStrides;
 pub(crate) use explain::{Situation, explain};
+pub(crate) use shares::given_out as rates_given_out;
 pub(crate) use stage::{StageLimit, stage_is_done};
 
 /// How long dispatching stops, at a time, for a continue-as-new that is due. With bridges it does not stop; so
@@ -53,6 +54,8 @@ pub(crate) struct Limits {
     /// The rate is divided among the strides that can run, rather than among all that would be allowed to.
     /// Off for batches that began before it was so.
     pub shares_by_need: bool,
+    /// A source that tells of one page at a time has a share left for the next one.
+    pub shares_ahead: bool,
     /// Temporal's own limits are near: drain now, however long it takes.
     pub must_hand_over: bool,
     /// When the batch stops itself.
@@ -511,7 +514,7 @@ mod tests {
     use super::*;
     use crate::{
         ledger::Event,
-        protocol::{FailedAttempt, StrideReport},
+        protocol::{FailedAttempt, StrideReport, UNKNOWN_PROCESSOR},
         retry::RetryPolicy,
     };
 
@@ -585,6 +588,48 @@ mod tests {
         let ledger = after_a_failure(false);
         assert_eq!(phase(&ledger, &limits(), NOW), Phase::Running);
         assert_eq!(ledger.totals.consecutive_failures, 1);
+    }
+
+    /// A worker that has the processor may come at any time, however short the retries of a page are.
+    #[test]
+    fn a_batch_whose_processor_no_worker_has_is_never_given_up() {
+        // So few attempts fit into the time for which a batch may be blocked.
+        let policy = RetryPolicy::default()
+            .max_interval(Duration::from_secs(86_400))
+            .extended(None);
+        for (error_type, ends) in [("ArgsNotReadable", true), (UNKNOWN_PROCESSOR, false)] {
+            let mut ledger = Ledger::new(None, 1);
+            for _ in 0..50 {
+                if ledger.broken().is_some() {
+                    break;
+                }
+                let dispatched = Event::Dispatched {
+                    stride: 0,
+                    rate_share: None,
+                    page_share: None,
+                    items: None,
+                    now: NOW,
+                };
+                ledger.record(dispatched).unwrap();
+                let failure = FailedAttempt {
+                    not_the_page: true,
+                    lost: false,
+                    ..FailedAttempt::lost(error_type.to_owned(), "not here")
+                };
+                let reported = Event::Reported {
+                    stride: 0,
+                    report: Box::new(StrideReport {
+                        failure: Some(failure),
+                        ..StrideReport::default()
+                    }),
+                    dead_letters: false,
+                    policy: &policy,
+                    now: NOW,
+                };
+                ledger.record(reported).unwrap();
+            }
+            assert_eq!(ledger.broken().is_some(), ends, "{error_type}");
+        }
     }
 
     #[test]

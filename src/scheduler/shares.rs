@@ -78,12 +78,31 @@ fn runnable(ledger: &Ledger, limits: &Limits, now: Timestamp) -> u32 {
     if !limits.shares_by_need {
         return most;
     }
-    (ledger.running() + due(ledger, limits, now)).clamp(1, most)
+    let due = due(ledger, limits, now);
+    let known = ledger.running() + due;
+    // Where one page tells of the next, all that is known may run, and still be few.
+    let more_to_come = limits.shares_ahead && due <= 1 && is_at_frontier(ledger, due);
+    let expected = if more_to_come { known * 2 } else { known };
+    expected.clamp(1, most)
+}
+
+/// Whether the stride that finds the next ones runs, or is the one that is due.
+fn is_at_frontier(ledger: &Ledger, due: u32) -> bool {
+    let frontier = ledger.frontier().and_then(|number| ledger.stride(number));
+    frontier.is_some_and(|stride| stride.end.is_none() && (stride.is_running() || due == 1))
 }
 
 /// Strides that nobody has and that could be dispatched.
 fn due(ledger: &Ledger, limits: &Limits, now: Timestamp) -> u32 {
     stage::dispatchable(ledger, limits, now)
+}
+
+/// Items and pages per second that running strides have.
+pub(crate) fn given_out(ledger: &Ledger) -> [f64; 2] {
+    [
+        in_use(ledger, |run| run.rate_share),
+        in_use(ledger, |run| run.page_share),
+    ]
 }
 
 /// What running strides hold.
@@ -158,10 +177,13 @@ mod tests {
 
     fn any_limits() -> impl Strategy<Value = Limits> {
         let rate = || prop::option::of(0.5f64..10_000.0);
-        (1u32..40, rate(), rate()).prop_map(|(p, rate, pages)| limits(p, rate, pages))
+        (1u32..40, rate(), rate(), any::<bool>()).prop_map(|(p, rate, pages, ahead)| Limits {
+            shares_ahead: ahead,
+            ..limits(p, rate, pages)
+        })
     }
 
-    fn given_out(ledger: &Ledger, of: ShareOf) -> Vec<f64> {
+    fn shares_of(ledger: &Ledger, of: ShareOf) -> Vec<f64> {
         ledger.runs().filter_map(|(_, run)| of(&run)).collect()
     }
 
@@ -189,15 +211,16 @@ mod tests {
             }
             prop_assert!(ledger.running() <= after.max_parallelism);
             for (limit, of) in kinds(&after) {
-                let shares = given_out(&ledger, of);
+                let shares = shares_of(&ledger, of);
                 match limit {
                     None => prop_assert!(shares.is_empty()),
                     Some(limit) => {
                         prop_assert_eq!(shares.len(), ledger.running() as usize);
                         let sum: f64 = shares.iter().sum();
                         prop_assert!(sum <= limit * (1.0 + 1e-6), "{} > {}", sum, limit);
-                        // What can run has most of the rate.
-                        prop_assert!(sum >= limit * 0.4, "{} of {}", sum, limit);
+                        // What can run has most of the rate, but for what is left for pages that are found one by one.
+                        let part = if after.shares_ahead { 0.2 } else { 0.4 };
+                        prop_assert!(sum >= limit * part, "{} of {}", sum, limit);
                     }
                 }
             }
@@ -216,11 +239,33 @@ mod tests {
         }
     }
 
+    /// Each page tells of the next one as it begins.
+    #[test]
+    fn pages_that_are_found_one_by_one_leave_a_share_for_the_next() {
+        let limits = Limits {
+            shares_ahead: true,
+            ..limits(10, Some(100.0), None)
+        };
+        let mut ledger = Ledger::new(None, 1);
+        for n in 0..4u64 {
+            dispatch_all(&mut ledger, &limits);
+            assert_eq!(u64::from(ledger.running()), n + 1, "nothing is left for it");
+            let starts = [PageToken::encode(&n).unwrap()];
+            let announced = Event::Announced {
+                by: n,
+                starts: &starts,
+            };
+            ledger.record(announced).unwrap();
+        }
+        let shares = shares_of(&ledger, |run| run.rate_share);
+        assert!(shares.iter().sum::<f64>() <= 100.0 + 1e-9, "{shares:?}");
+    }
+
     #[test]
     fn few_strides_share_the_whole_rate() {
         let mut ledger = announced(2);
         dispatch_all(&mut ledger, &limits(10, Some(100.0), None));
-        let shares = given_out(&ledger, |run| run.rate_share);
+        let shares = shares_of(&ledger, |run| run.rate_share);
         assert_eq!(shares, [50.0, 50.0]);
     }
 }

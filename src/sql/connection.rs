@@ -114,6 +114,7 @@ mod tests {
     use crate::{
         dead_letter::DeadLetter,
         interruption::Interruption,
+        item::ItemWork,
         page::{Page, PageRange, PageToken},
         page_ledger::{PageClaim, PageLedger, PageTransaction, StrideId},
         processor::{PageReport, SharedTransaction},
@@ -158,6 +159,8 @@ mod tests {
             cancelled: Interruption::never(),
             transaction,
             partition: None,
+            bounds: None,
+            items: ItemWork::none(),
         }
     }
 

@@ -33,7 +33,7 @@ mod running;
 #[cfg(test)]
 mod tests;
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use serde::de::DeserializeOwned;
@@ -43,6 +43,7 @@ use crate::{
     dead_letter::MAX_LETTER_CHARS,
     error::{Blame, MAX_MESSAGE_CHARS, PageError, truncate},
     interruption::Told,
+    item::{ItemHost, Permits},
     known_fields::explain,
     metrics::ClaimOutcome,
     page::PageToken,
@@ -68,6 +69,8 @@ pub(crate) trait StrideHost: Send + Sync {
     async fn still_counts(&self) -> Result<(), HostError>;
     /// Waits until the next page may begin.
     async fn clear_to_go(&self) -> Go;
+    /// What items wait for that take permits by themselves.
+    fn item_host(&self) -> Arc<dyn ItemHost>;
     /// Waits until so many items may be processed.
     async fn rate_permits(&self, items: usize) -> Go;
     /// Notes which page is being worked on, for whoever looks.
@@ -363,6 +366,8 @@ pub(crate) fn prepared<P: PageProcessor>(
         page_timeout,
         heartbeat_timeout,
         non_retryable_types: _,
+        permits,
+        item_retry: _,
     } = processor.settings();
     Prepared {
         retry_mode,
@@ -379,5 +384,7 @@ pub(crate) fn prepared<P: PageProcessor>(
         partitions: Vec::new(),
         by_blame: true,
         splits: P::SPLITS,
+        permit_per_item: permits == Permits::PerItem,
+        rate_at_once: true,
     }
 }

@@ -1,6 +1,9 @@
 //! One page: read, cut, applied.
 
-use std::time::{Duration, Instant, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
 
 use serde_json::Value;
 
@@ -12,6 +15,7 @@ use super::{
 use crate::{
     dead_letter::{DeadLetter, position_name},
     error::{Blame, PageError, truncate},
+    item::{ItemWork, Permits},
     metrics::ClaimOutcome,
     page::{Keys, Page, PageRange, PageToken},
     partition::scope_of,
@@ -284,7 +288,9 @@ impl<P: PageProcessor> Running<'_, P> {
         if nothing && (finishes || !self.keeping.is_ledger()) {
             return Ok(Applied::default());
         }
-        Result::from(self.host.rate_permits(items.len()).await)?;
+        if self.settings.permits == Permits::PerPage {
+            Result::from(self.host.rate_permits(items.len()).await)?;
+        }
         if self.is_told_to_stop_now() {
             return Err(Trouble::Told);
         }
@@ -296,10 +302,18 @@ impl<P: PageProcessor> Running<'_, P> {
             pages_failed: 0,
         };
         let started = Instant::now();
-        let applied = self.apply_part(items, keys, part, clock.left()).await;
-        let took = started.elapsed();
+        let work = Arc::new(self.item_work(clock.left()));
+        let applied = self.apply_part(items, keys, part, &work).await;
+        let took = started.elapsed().saturating_sub(work.clock().waited());
         clock.busy += took;
         self.host.observe(PageEvent::Processed { took });
+        let unpaid = applied
+            .as_ref()
+            .map_or(0, |done| work.unpaid(done.items.processed));
+        if unpaid > 0 {
+            // A page that is done is done, also if it is told to stop.
+            let _ = self.host.rate_permits(unpaid as usize).await;
+        }
         applied
     }
 
@@ -308,7 +322,7 @@ impl<P: PageProcessor> Running<'_, P> {
         items: Vec<P::Item>,
         keys: &Keys<P::Cursor>,
         part: Part<'_>,
-        time_left: Duration,
+        item_work: &Arc<ItemWork>,
     ) -> Result<Applied, Trouble> {
         let applying = limited(self.keeping.begin(part), self.order.page_timeout).await;
         if let Err(error) = &applying
@@ -328,12 +342,15 @@ impl<P: PageProcessor> Running<'_, P> {
                 start: self.at.clone(),
                 end: part.to.cloned(),
             };
-            let range = self.range().map_err(|_| {
-                PageError::retryable("the end of the stride is not a cursor of this processor")
-            })?;
+            let not_a_cursor = |_| PageError::retryable("an end is not a cursor of this processor");
+            let range = self.range().map_err(not_a_cursor)?;
+            let bounds = self.range_to(part.to).map_err(not_a_cursor)?;
             let mut ctx = self.context(range, Some(page));
+            ctx.bounds = Some(bounds);
             ctx.transaction = applying.shared();
-            let work = self.guarded(self.processor.process(&ctx, items), time_left);
+            ctx.items = Arc::clone(item_work);
+            let work = self.processor.process(&ctx, items);
+            let work = self.guarded_by(item_work.clock(), work);
             let worked = if self.keeping.is_ledger() && self.may_repeat() {
                 // Dropping the transaction rolls back whatever has been done in it.
                 self.unless_stopped_now(work).await

@@ -17,6 +17,7 @@ use super::{
 use crate::{
     error::{Blame, PageError},
     interruption::{Interruption, Told},
+    item::{ItemTerms, ItemWork, WorkClock},
     page::{PageRange, PageToken},
     processor::{PageContext, PageProcessor, PageTokens, ProcessorSettings, SkipAhead},
     progress::Timestamp,
@@ -36,6 +37,8 @@ pub(super) struct Running<'a, P: PageProcessor> {
     pub order: &'a StrideOrder,
     pub host: &'a dyn StrideHost,
     pub settings: &'a ProcessorSettings,
+    /// Those of the settings, for items.
+    non_retryable: Arc<[String]>,
     pub keeping: Keeping,
     /// Folds what the pages put out, where the batch has a reducer.
     pub reducer: Option<Reducer>,
@@ -129,6 +132,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
             order,
             host,
             settings,
+            non_retryable: settings.non_retryable_types.as_slice().into(),
             keeping,
             reducer,
             args: Arc::new(args),
@@ -216,7 +220,19 @@ impl<'a, P: PageProcessor> Running<'a, P> {
             cancelled: Interruption::new(self.told.clone(), self.may_repeat()),
             transaction: None,
             partition: self.order.partition.as_deref().map(Into::into),
+            bounds: None,
+            items: ItemWork::none(),
         }
+    }
+
+    /// The items of a page that may take so long.
+    pub fn item_work(&self, limit: Duration) -> ItemWork {
+        let terms = ItemTerms {
+            permits: self.settings.permits,
+            retry: self.settings.item_retry,
+            non_retryable: Arc::clone(&self.non_retryable),
+        };
+        ItemWork::new(self.host.item_host(), terms, limit)
     }
 
     /// Items that the next page may have. Never 0, which a source would answer as if there were no more data.
@@ -468,11 +484,21 @@ impl<'a, P: PageProcessor> Running<'a, P> {
         work: impl Future<Output = Result<T, PageError>>,
         limit: Duration,
     ) -> Result<T, PageError> {
+        let items = self.item_work(limit);
+        self.guarded_by(items.clock(), work).await
+    }
+
+    /// The same with a clock that waits for permits stop.
+    pub async fn guarded_by<T>(
+        &self,
+        clock: &WorkClock,
+        work: impl Future<Output = Result<T, PageError>>,
+    ) -> Result<T, PageError> {
         let work = AssertUnwindSafe(work).catch_unwind();
-        let result = match tokio::time::timeout(limit, work).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(panic)) => Err(PageError::panicked(&*panic)),
-            Err(_) => Err(PageError::retryable(format_args!(
+        let result = match clock.limits(work).await {
+            Some(Ok(result)) => result,
+            Some(Err(panic)) => Err(PageError::panicked(&*panic)),
+            None => Err(PageError::retryable(format_args!(
                 "the page took longer than {:?}",
                 self.order.page_timeout
             ))

@@ -259,6 +259,10 @@ impl StrideHost for Script {
         Go::On
     }
 
+    fn item_host(&self) -> std::sync::Arc<dyn crate::item::ItemHost> {
+        std::sync::Arc::new(crate::item::Timeless)
+    }
+
     async fn rate_permits(&self, _: usize) -> Go {
         let started = std::time::Instant::now();
         tokio::time::sleep(self.wait).await;
@@ -319,6 +323,8 @@ fn order() -> StrideOrder {
         partition: None,
         last: None,
         bridge: None,
+        rate_ready: 0,
+        page_rate_ready: 0,
     }
 }
 

@@ -15,6 +15,7 @@ mod ends;
 mod fairness;
 mod hand_over;
 mod hooks;
+mod item_pace;
 mod kill;
 mod life_cycle;
 mod locks;
@@ -36,6 +37,7 @@ mod steering;
 mod stride_length;
 mod support;
 mod tolerance;
+mod unknown;
 
 #[path = "../fixtures/proxy.rs"]
 mod proxy;

@@ -311,7 +311,7 @@ async fn each_partition_tunes_its_strides_as_the_batch_is_told_to() {
     let batch = bed
         .batch::<Mail>(tenants.clone())
         .page_size(10)
-        .auto_stride(AutoStride::default())
+        .stride(AutoStride::default())
         .max_parallelism(4);
     let report = bed.run(&batch).await;
     assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");

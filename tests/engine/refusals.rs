@@ -3,31 +3,14 @@
 use std::time::Duration;
 
 use temporal_batch::{
-    AcceptError, Batch, ControlError, InvalidBatch, Outcome, ProgressError, RetryMode, RetryPolicy,
-    StartError, Worker, WorkerError,
+    Batch, ControlError, InvalidBatch, Outcome, ProgressError, RetryMode, RetryPolicy, StartError,
+    Worker, WorkerError,
 };
 
 use crate::{
     numbers::{Numbers, UpTo, gated},
     support::{Bed, eventually, report, within},
 };
-
-/// 002-18, 2.1a-25.
-#[tokio::test]
-async fn an_unknown_processor_is_refused_with_the_names_that_are_known() {
-    let bed = Bed::new("unknown").await;
-    let _worker = bed.worker(Numbers::new()).await;
-    let batch = Batch::named(bed.new_id(), "nmubers", serde_json::json!({"n": 1}));
-    let handle = bed.start(&batch.task_queue(&bed.queue)).await;
-    let refused = handle.accepted().await.unwrap_err();
-    assert!(matches!(refused, AcceptError::Refused { .. }), "{refused}");
-    let message = refused.to_string();
-    assert!(
-        message.contains("\"nmubers\" is not registered"),
-        "{message}"
-    );
-    assert!(message.contains("registered are: numbers"), "{message}");
-}
 
 #[tokio::test]
 async fn arguments_and_first_cursors_that_do_not_fit_are_refused() {

@@ -49,7 +49,7 @@ async fn strides_of_short_pages_become_long_and_stay_so_over_continue_as_new() {
         .page_size(10)
         .max_parallelism(2)
         .pages_per_run(30)
-        .auto_stride(AutoStride::default());
+        .stride(AutoStride::default());
     let handle = bed.start(&batch).await;
     progress_shows(&handle, "it has continued as new", |p| p.runs > 1).await;
     gate.open();
@@ -78,9 +78,8 @@ async fn a_stride_whose_pages_became_slow_gives_the_rest_back() {
     let batch = bed
         .batch::<Numbers>(UpTo { n: 250 })
         .page_size(10)
-        .stride(25)
         .max_parallelism(1)
-        .auto_stride(AutoStride::of(target));
+        .stride(AutoStride::of(target).beginning_with(25));
     let report = bed.run(&batch).await;
     assert_eq!(report.outcome, Outcome::Completed);
     assert_eq!(numbers.record().processed(), all(250));
@@ -104,8 +103,7 @@ async fn a_source_that_cannot_skip_ahead_has_strides_of_one_page_and_it_is_said(
     let batch = bed
         .batch::<Numbers>(UpTo { n: 100 })
         .page_size(10)
-        .stride(5)
-        .auto_stride(AutoStride::default());
+        .stride(AutoStride::default().beginning_with(5));
     let handle = bed.start(&batch).await;
     progress_shows(&handle, "it begins as set", |p| p.stride == 5).await;
     gate.open();
@@ -140,7 +138,7 @@ async fn the_length_is_set_and_tuned_while_the_batch_runs() {
     let fixed = handle.progress().await.unwrap();
     assert_eq!((fixed.stride, fixed.auto_stride), (7, None));
     let auto = AutoStride::of(Duration::from_secs(2));
-    handle.set(Settings::new().auto_stride(auto)).await.unwrap();
+    handle.set(Settings::new().stride(auto)).await.unwrap();
     let tuned = handle.progress().await.unwrap();
     assert_eq!(tuned.auto_stride.as_deref(), Some("2s"));
     let actions: Vec<_> = tuned.audit.iter().map(|entry| &*entry.action).collect();
@@ -150,7 +148,7 @@ async fn the_length_is_set_and_tuned_while_the_batch_runs() {
     );
     for bad in [
         Settings::new().stride(0),
-        Settings::new().auto_stride(AutoStride::of(Duration::ZERO)),
+        Settings::new().stride(AutoStride::of(Duration::ZERO)),
     ] {
         assert!(handle.set(bad).await.is_err());
     }
@@ -181,9 +179,8 @@ async fn long_strides_hear_of_a_pause_of_less_parallelism_and_of_the_end_at_thei
     let batch = bed
         .batch::<Numbers>(UpTo { n: 10_000 })
         .page_size(10)
-        .stride(200)
         .max_parallelism(2)
-        .auto_stride(AutoStride::of(LONG));
+        .stride(AutoStride::of(LONG).beginning_with(200));
     let handle = bed.start(&batch).await;
     let in_flight = |n| numbers.shows("pages are in flight", move |r| r.in_flight == n);
     in_flight(2).await;
@@ -226,7 +223,7 @@ async fn bad_targets_are_refused_before_anything_starts() {
     let bed = Bed::new("stride-refused").await;
     let batch = bed
         .batch::<Numbers>(UpTo { n: 1 })
-        .auto_stride(AutoStride::of(Duration::from_millis(1)));
+        .stride(AutoStride::of(Duration::from_millis(1)));
     let refused = bed.client.start(&batch).await.unwrap_err();
     let text = refused.to_string();
     assert!(

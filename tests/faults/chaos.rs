@@ -147,7 +147,7 @@ async fn the_same_with_strides_that_are_tuned() {
     let test = "chaos::the_same_with_strides_that_are_tuned";
     // Long strides, some of which give their rest back.
     let auto = AutoStride::of(Duration::from_secs(1));
-    if let Some(ended) = fault_run::<Increment>(test, |batch| batch.auto_stride(auto)).await {
+    if let Some(ended) = fault_run::<Increment>(test, |batch| batch.stride(auto)).await {
         ended.exactly_once().await;
     }
 }

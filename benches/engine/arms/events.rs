@@ -31,7 +31,7 @@ pub async fn run(bed: &Bed, options: &Options, table: &mut Table) -> Result<(), 
             .max_parallelism(4);
         let (batch, name) = match stride {
             Some(stride) => (batch.stride(stride), stride.to_string()),
-            None => (batch.auto_stride(AutoStride::default()), "auto".to_owned()),
+            None => (batch.stride(AutoStride::default()), "auto".to_owned()),
         };
         let (cost, _) = bed.cost(&worker, bed.complete(&batch, pages)).await?;
         let histories = bed.histories(batch.id()).await?;

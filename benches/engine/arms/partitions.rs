@@ -38,8 +38,7 @@ pub async fn run(bed: &Bed, options: &Options, table: &mut Table) -> Result<(), 
             let batch = Batch::of::<SendMails>(unique("partitions"), args)
                 .task_queue(worker.queue())
                 .page_size(PAGE_SIZE)
-                .stride(5)
-                .auto_stride(AutoStride::default())
+                .stride(AutoStride::default().beginning_with(5))
                 .max_parallelism(PARALLELISM);
             let (cost, _) = bed.cost(&worker, complete(bed, &batch, mails)).await?;
             let ideal = (pages * PAGE_MS) as f64 / 1_000.0 / f64::from(PARALLELISM);

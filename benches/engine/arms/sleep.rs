@@ -36,7 +36,7 @@ pub async fn run(bed: &Bed, options: &Options, table: &mut Table) -> Result<(), 
             let batch = batch.max_parallelism(PARALLELISM);
             let (batch, name) = match stride {
                 Some(stride) => (batch.stride(stride), stride.to_string()),
-                None => (batch.auto_stride(AutoStride::default()), "auto".to_owned()),
+                None => (batch.stride(AutoStride::default()), "auto".to_owned()),
             };
             let (cost, _) = bed.cost(&worker, bed.complete(&batch, pages)).await?;
             let ideal = (pages * MILLIS) as f64 / 1_000.0 / f64::from(PARALLELISM);

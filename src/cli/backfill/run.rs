@@ -63,6 +63,7 @@ impl Run<'_> {
                      --allow-sql --connection NAME=env:VARIABLE`",
                     self.batch.task_queue, self.program
                 )),
+                Err(waits @ AcceptError::NoProcessor { .. }) => note(waits),
                 Err(AcceptError::Unknown(error)) => note(CliError::from(error)),
                 Ok(()) => {}
             }
@@ -169,6 +170,7 @@ impl Run<'_> {
                     "the batch is being prepared; transactions that are older than it are waited for",
                 );
             }
+            Err(waits @ AcceptError::NoProcessor { .. }) => note(waits),
             Err(AcceptError::Unknown(error)) => note(CliError::from(error)),
             Ok(()) => {}
         }

@@ -21,7 +21,7 @@ use crate::{
     check::{Check, CheckContext},
     dead_letter::DeadLetters,
     error::PageError,
-    page::{Page, PageToken},
+    page::{Page, PageRange},
     page_ledger::PageLedger,
     processor::{PageContext, PageProcessor, PageReport, ProcessorSettings, SkipAhead},
     sql::{
@@ -359,7 +359,7 @@ async fn read<DB: Session + TableDatabase>(
 ) -> Result<Page<Key, Option<Key>>, PageError> {
     let rows = ctx.page_size();
     let mut lease = leases.take().await?;
-    if !ctx.with_keys {
+    if !ctx.wants_keys() {
         let before = rows.saturating_sub(1) as u64;
         let last = table.keys_on::<DB>(&mut lease, range, 1, before).await?;
         if let Some(last) = last.into_iter().next() {
@@ -385,11 +385,12 @@ fn rows_of(
     if let (Some(first), Some(last)) = (first, last) {
         return Ok(Some(Rows::Between(first.clone(), last.clone())));
     }
-    let page = ctx.page.as_ref();
-    let key = |token: Option<&PageToken>| token.map(PageToken::decode).transpose();
-    let start = key(page.and_then(|page| page.start.as_ref()))?;
-    match key(page.and_then(|page| page.end.as_ref()))? {
-        Some(end) => Ok(Some(Rows::UpTo(start, end))),
+    let page = ctx.page();
+    match page.and_then(PageRange::end) {
+        Some(end) => {
+            let start = page.and_then(PageRange::start).cloned();
+            Ok(Some(Rows::UpTo(start, end.clone())))
+        }
         // Without it this would be the rest of the table.
         None => Err(PageError::non_retryable(
             "PageWithoutEnd",

@@ -1,0 +1,41 @@
+//! The API: a made-up one that is ill now and then.
+
+use std::{collections::HashMap, sync::Mutex, time::Duration};
+
+use temporal_batch::PageError;
+
+/// How often it was called for each order.
+#[derive(Default)]
+pub struct Api {
+    calls: Mutex<HashMap<u32, u32>>,
+}
+
+impl Api {
+    /// Takes 20 ms. Each hundredth order gets through at the second attempt only, and two of the first 2,000 never do.
+    pub async fn invoice(&self, order: u32) -> Result<(), PageError> {
+        let times = {
+            let mut calls = self.calls.lock().expect("nothing panics in between");
+            let times = calls.entry(order).or_default();
+            *times += 1;
+            *times
+        };
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        match order {
+            _ if order % 777 == 0 => Err(PageError::non_retryable(
+                "NoSuchCustomer",
+                "422: the customer has moved away",
+            )),
+            _ if order % 100 == 0 && times == 1 => {
+                Err(PageError::retryable("503: try again later").with_type("Unavailable"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// All calls, and the orders that were called for.
+    #[cfg(test)]
+    pub fn calls(&self) -> (u32, usize) {
+        let calls = self.calls.lock().unwrap();
+        (calls.values().sum(), calls.len())
+    }
+}

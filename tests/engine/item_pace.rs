@@ -1,0 +1,262 @@
+//! Items one by one: permits of the rate, and further tries of an item inside of its page.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use temporal_batch::{
+    ItemRetry, Outcome, Page, PageContext, PageError, PageProcessor, PageReport, PauseOptions,
+    Permits, Phase, ProcessorSettings, async_trait,
+};
+use tokio::{sync::watch, time::sleep};
+
+use crate::{
+    numbers::{Numbers, UpTo, quick_retries},
+    support::{Bed, progress_shows, report, within},
+};
+
+type Attempt = dyn Fn(u64, u32) -> Result<(), PageError> + Send + Sync;
+
+/// An API that is called for each number, and keeps a record of the calls.
+#[derive(Clone)]
+struct Api {
+    settings: ProcessorSettings,
+    /// What the nth call for a number comes to.
+    answers: Arc<Attempt>,
+    /// When it was called, and for which number.
+    calls: Arc<Mutex<Vec<(Instant, u64)>>>,
+    pages: Arc<watch::Sender<u32>>,
+    in_flight: Arc<AtomicU32>,
+    most_in_flight: Arc<AtomicU32>,
+}
+
+impl Api {
+    fn new(permits: Permits) -> Self {
+        Self {
+            settings: ProcessorSettings {
+                permits,
+                retry: quick_retries(),
+                ..ProcessorSettings::default()
+            },
+            answers: Arc::new(|_, _| Ok(())),
+            calls: Arc::default(),
+            pages: Arc::default(),
+            in_flight: Arc::default(),
+            most_in_flight: Arc::default(),
+        }
+    }
+
+    fn trying(mut self, retry: ItemRetry) -> Self {
+        self.settings.item_retry = retry;
+        self
+    }
+
+    fn answering(
+        mut self,
+        answers: impl Fn(u64, u32) -> Result<(), PageError> + Send + Sync + 'static,
+    ) -> Self {
+        self.answers = Arc::new(answers);
+        self
+    }
+
+    async fn call(&self, number: u64) -> Result<(), PageError> {
+        let times = {
+            let mut calls = self.calls.lock().unwrap();
+            calls.push((Instant::now(), number));
+            calls.iter().filter(|(_, n)| *n == number).count()
+        };
+        sleep(Duration::from_millis(5)).await;
+        (self.answers)(number, times as u32)
+    }
+
+    fn times_called(&self, number: u64) -> usize {
+        let calls = self.calls.lock().unwrap();
+        calls.iter().filter(|(_, n)| *n == number).count()
+    }
+}
+
+#[async_trait]
+impl PageProcessor for Api {
+    const NAME: &'static str = "api";
+    type Args = UpTo;
+    type Cursor = u64;
+    type Item = u64;
+
+    async fn fetch(&self, ctx: &PageContext<Self>) -> Result<Page<u64, u64>, PageError> {
+        let first = ctx.range().start().copied().unwrap_or(0) + 1;
+        let last = ctx.range().end().copied().unwrap_or(ctx.args().n);
+        Page::keyset((first..=last).take(ctx.page_size()).collect(), |n| *n)
+    }
+
+    async fn process(
+        &self,
+        ctx: &PageContext<Self>,
+        items: Vec<u64>,
+    ) -> Result<PageReport, PageError> {
+        let page = ctx.page().expect("it is processed");
+        assert_eq!(page.start().copied().unwrap_or(0) + 1, items[0]);
+        assert_eq!(page.end(), items.last());
+        self.pages.send_modify(|pages| *pages += 1);
+        let now = self.in_flight.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most_in_flight.fetch_max(now, Ordering::SeqCst);
+        let mut report = PageReport::all_processed();
+        let called = async {
+            for (position, number) in items.into_iter().enumerate() {
+                if let Err(error) = ctx.try_item(|| self.call(number)).await? {
+                    report.fail(position, error.error_type(), error.message());
+                }
+            }
+            Ok(report)
+        };
+        let called = called.await;
+        self.in_flight.fetch_sub(1, Ordering::SeqCst);
+        called
+    }
+
+    fn settings(&self) -> ProcessorSettings {
+        self.settings.clone()
+    }
+}
+
+/// The most calls that began in any second.
+fn most_in_a_second(calls: &[(Instant, u64)]) -> usize {
+    let second = Duration::from_secs(1);
+    let from = |(i, (at, _)): (usize, &(Instant, u64))| {
+        calls[i..]
+            .iter()
+            .take_while(|(t, _)| *t < *at + second)
+            .count()
+    };
+    calls.iter().enumerate().map(from).max().unwrap_or(0)
+}
+
+#[tokio::test]
+async fn item_by_item_no_second_has_more_calls_than_the_rate_and_those_in_flight() {
+    const RATE: usize = 150;
+    const SLOTS: usize = 4;
+    let bed = Bed::new("permits").await;
+    let api = Api::new(Permits::PerItem);
+    let (_one, _two) = (bed.worker(api.clone()).await, bed.worker(api.clone()).await);
+    // Each page tells of the next one, and is as much as the rate allows in more than half a second.
+    let batch = bed
+        .batch::<Api>(UpTo { n: 1_200 })
+        .page_size(100)
+        .max_parallelism(SLOTS as u32)
+        .rate(RATE as f64);
+    let report = bed.run(&batch).await;
+    assert_eq!(report.outcome, Outcome::Completed);
+    let mut calls = api.calls.lock().unwrap().clone();
+    calls.sort_unstable();
+    assert_eq!(calls.len(), 1_200);
+    // A call that was let through may be recorded late, once for each page in flight.
+    let most = most_in_a_second(&calls);
+    assert!(most <= RATE + 2 * SLOTS, "{most} calls in a second");
+    let in_flight = api.most_in_flight.load(Ordering::SeqCst);
+    assert!(
+        in_flight > 1,
+        "pages that are found one by one run together"
+    );
+}
+
+/// At this rate the permits of a page are earned in three hours.
+#[tokio::test]
+async fn the_first_page_does_not_wait_for_all_its_permits_and_the_settings_are_warned_about() {
+    let bed = Bed::new("first-page").await;
+    for permits in [Permits::PerPage, Permits::PerItem] {
+        let api = Api::new(permits);
+        let worker = bed.worker(api.clone()).await;
+        let batch = bed
+            .batch::<Api>(UpTo { n: 5_000 })
+            .page_size(1_000)
+            .max_parallelism(10)
+            .rate(1.0);
+        let handle = bed.start(&batch).await;
+        let mut pages = api.pages.subscribe();
+        let begun = pages.wait_for(|pages| *pages > 0);
+        within("the first page begins", begun).await.unwrap();
+        let progress = progress_shows(&handle, "it is warned about", |p| !p.warnings.is_empty());
+        let warnings = progress.await.warnings;
+        assert!(
+            warnings[0].contains("--max-parallelism 5 --page-size 1 would make that 5s"),
+            "{warnings:?}"
+        );
+        handle.cancel("seen").await.unwrap();
+        assert_eq!(report(&handle).await.outcome, Outcome::Cancelled);
+        worker.stop().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_item_that_fails_twice_is_tried_again_alone() {
+    let bed = Bed::new("item-retry").await;
+    let api = Api::new(Permits::PerPage)
+        .trying(ItemRetry::attempts(3).first_backoff(Duration::from_millis(10)))
+        .answering(|number, times| match (number, times) {
+            (7, 1 | 2) | (20, _) => Err(PageError::retryable("500").with_type("ServerError")),
+            (30, _) => Err(PageError::non_retryable("BadRequest", "422")),
+            _ => Ok(()),
+        });
+    let _worker = bed.worker(api.clone()).await;
+    let batch = bed.batch::<Api>(UpTo { n: 100 }).page_size(50);
+    let report = bed.run(&batch).await;
+    assert_eq!(report.outcome, Outcome::CompletedWithFailures);
+    let items = report.progress.items;
+    assert_eq!((items.processed, items.failed), (98, 2));
+    assert_eq!(report.progress.retries, 0, "no page was tried again");
+    let times = [1, 7, 20, 30, 100].map(|number| api.times_called(number));
+    assert_eq!(times, [1, 3, 3, 1, 1]);
+}
+
+#[tokio::test]
+async fn a_pause_at_once_ends_the_wait_for_the_next_try_and_nothing_counts_as_failed() {
+    let bed = Bed::new("item-pause").await;
+    let hour = Duration::from_secs(3_600);
+    let mut api = Api::new(Permits::PerPage)
+        .trying(ItemRetry::attempts(2).first_backoff(hour))
+        .answering(|number, times| match (number, times) {
+            (3, 1) => Err(PageError::retryable("500")),
+            _ => Ok(()),
+        });
+    // The wait must fit into what is left of the page.
+    api.settings.page_timeout = 2 * hour;
+    let _worker = bed.worker(api.clone()).await;
+    let batch = bed.batch::<Api>(UpTo { n: 10 }).page_size(5);
+    let handle = bed.start(&batch).await;
+    let failed = || async { (api.times_called(3) == 1).then_some(()) };
+    crate::support::eventually("item 3 has failed", failed).await;
+    handle.pause_with(PauseOptions::new().now()).await.unwrap();
+    progress_shows(&handle, "paused", |p| p.phase == Phase::Paused).await;
+    handle.resume().await.unwrap();
+    let report = report(&handle).await;
+    assert_eq!(report.outcome, Outcome::Completed);
+    assert_eq!(report.progress.items.failed, 0);
+    assert_eq!(report.progress.retries, 0);
+    assert_eq!(api.times_called(3), 2);
+}
+
+#[tokio::test]
+async fn a_stride_on_a_source_that_cannot_skip_is_said_to_be_ignored() {
+    let bed = Bed::new("stride-ignored").await;
+    for skips in [false, true] {
+        let numbers = match skips {
+            true => Numbers::new().skipping_ahead(),
+            false => Numbers::new(),
+        };
+        let worker = bed.worker(numbers).await;
+        let batch = bed.batch::<Numbers>(UpTo { n: 100 });
+        let ended = bed.run(&batch.page_size(10).stride(8)).await;
+        let warnings = ended.progress.warnings;
+        match skips {
+            true => assert!(warnings.is_empty(), "{warnings:?}"),
+            false => assert!(
+                warnings[0].starts_with("stride 8 is ignored, as the source cannot skip ahead"),
+                "{warnings:?}"
+            ),
+        }
+        worker.stop().await.unwrap();
+    }
+}
