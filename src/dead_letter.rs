@@ -194,6 +194,14 @@ pub trait DeadLetters: Send + Sync + 'static {
         letter: &DeadLetter,
     ) -> Result<Option<Box<dyn PageTransaction>>, PageError>;
 
+    /// How many dead letters of a batch run redrives have settled: those whose [`take`](Self::take) was committed, less
+    /// the letters that came in their place. It tells letters that were settled from letters that are not in this store.
+    /// `None`: the store does not count them, as the default does not.
+    async fn settled(&self, batch_run: &str) -> Result<Option<u64>, PageError> {
+        let _ = batch_run;
+        Ok(None)
+    }
+
     /// Keeps the final report of a batch run, since Temporal forgets it after its retention. Stores that
     /// cannot do this ignore it, as the default does.
     async fn keep_report(&self, report: &BatchReport) -> Result<(), PageError> {

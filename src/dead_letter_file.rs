@@ -2,7 +2,7 @@
 
 use std::{
     any::Any,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     ffi::OsString,
     fs::{self, File, OpenOptions, TryLockError},
     io::{self, BufRead, BufReader, BufWriter, ErrorKind, Read, Seek, SeekFrom, Write},
@@ -61,12 +61,14 @@ const MIN_LOOK_THROUGH_BYTES: u64 = 64 * 1_024;
 ///
 /// One JSON object a line. Most lines are a [`DeadLetter`], its fields in the order in which they are
 /// declared. Where an id occurs again the later line counts, with the `first_at` of the earlier one. A line
-/// with `removed` ends a redrive: that letter is gone, and `letters`, if there are any, came in its place.
+/// with `removed` ends a redrive: that letter is gone, and `letters`, if there are any, came in its place. A line with
+/// `settled` adds to the number of letters of that batch run that redrives have settled.
 ///
 /// ```text
 /// {"id":"5d0c…","batch_id":"hash-emails","batch_run":"8f3a…","processor":"hash-emails","stride":7,…}
 /// {"id":"93be…","batch_id":"hash-emails","batch_run":"8f3a…","processor":"hash-emails","stride":9,…}
 /// {"removed":"5d0c…"}
+/// {"settled":"8f3a…","letters":12}
 /// ```
 ///
 /// Once such lines and superseded ones outweigh the letters, the file is written anew without them, and
@@ -199,6 +201,16 @@ impl DeadLetters for JsonlDeadLetters {
         .await
     }
 
+    async fn settled(&self, batch_run: &str) -> Result<Option<u64>, PageError> {
+        let batch_run = batch_run.to_owned();
+        self.blocking(move |place| {
+            let settled = place.read_locked()?.settled;
+            let settled = settled.get(&batch_run).copied().unwrap_or_default();
+            Ok(Some(u64::try_from(settled).unwrap_or_default()))
+        })
+        .await
+    }
+
     async fn take(
         &self,
         letter: &DeadLetter,
@@ -272,6 +284,14 @@ impl PageTransaction for Redrive {
                     contents.apply(Line::Removal(removal));
                 } else {
                     // It was put again meanwhile, which the redrive knows nothing about.
+                    let added = Settled {
+                        settled: taken.batch_run,
+                        letters: -contents.missing(&letters),
+                    };
+                    if added.letters != 0 {
+                        push_line(&mut lines, &added)?;
+                        contents.apply(Line::Settled(added));
+                    }
                     for letter in letters {
                         push_line(&mut lines, &letter)?;
                         contents.apply(Line::Letter(Box::new(letter)));
@@ -293,6 +313,17 @@ impl PageTransaction for Redrive {
 enum Line {
     Letter(Box<DeadLetter>),
     Removal(Removal),
+    Settled(Settled),
+}
+
+/// Letters of a batch run that were settled by redrives whose lines are gone.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Settled {
+    /// The batch run.
+    settled: String,
+    /// How many more; less than none where a letter was split into several that are not settled yet.
+    letters: i64,
 }
 
 /// The end of a redrive.
@@ -313,6 +344,7 @@ impl Line {
             .or_else(|not_a_letter| {
                 serde_json::from_slice(text)
                     .map(Self::Removal)
+                    .or_else(|_| serde_json::from_slice(text).map(Self::Settled))
                     .map_err(|_| not_a_letter)
             })
     }
@@ -322,7 +354,8 @@ impl Line {
     fn is_torn(text: &[u8]) -> bool {
         let begins = |start: &[u8]| text.starts_with(start) || start.starts_with(text);
         // Some file systems show zeros where a crash kept them from writing.
-        begins(br#"{"id":"#) || begins(br#"{"removed":"#) || text.iter().all(|byte| *byte == 0)
+        let known = [&br#"{"id":"#[..], br#"{"removed":"#, br#"{"settled":"#];
+        known.into_iter().any(begins) || text.iter().all(|byte| *byte == 0)
     }
 }
 
@@ -336,22 +369,39 @@ fn push_line(lines: &mut Vec<u8>, line: &impl Serialize) -> Result<(), PageError
 #[derive(Default)]
 struct Contents {
     letters: BTreeMap<String, DeadLetter>,
+    /// By batch run: letters that redrives took out, less those that came in their place.
+    settled: BTreeMap<String, i64>,
     lines: usize,
 }
 
 impl Contents {
+    /// How many of these letters it does not have.
+    fn missing(&self, letters: &[DeadLetter]) -> i64 {
+        let ids: BTreeSet<_> = letters.iter().map(|letter| &letter.id).collect();
+        let missing = ids.into_iter().filter(|id| !self.letters.contains_key(*id));
+        i64::try_from(missing.count()).unwrap_or(i64::MAX)
+    }
+
     fn apply(&mut self, line: Line) {
         self.lines += 1;
         match line {
             Line::Letter(letter) => self.keep(*letter),
             Line::Removal(Removal { removed, letters }) => {
                 let comes_back = letters.iter().any(|letter| letter.id == removed);
+                if let Some(taken) = self.letters.get(&removed) {
+                    let taken = (taken.batch_run.clone(), i64::from(!comes_back));
+                    let settled = taken.1 - self.missing(&letters);
+                    *self.settled.entry(taken.0).or_default() += settled;
+                }
                 for letter in letters {
                     self.keep(letter);
                 }
                 if !comes_back {
                     self.letters.remove(&removed);
                 }
+            }
+            Line::Settled(Settled { settled, letters }) => {
+                *self.settled.entry(settled).or_default() += letters;
             }
         }
     }
@@ -364,7 +414,8 @@ impl Contents {
     }
 
     fn is_wasteful(&self) -> bool {
-        let useless = self.lines.saturating_sub(self.letters.len());
+        let useful = self.letters.len() + self.settled.len();
+        let useless = self.lines.saturating_sub(useful);
         useless >= MIN_USELESS_LINES && useless > self.letters.len()
     }
 }
@@ -461,7 +512,7 @@ impl Place {
     fn unreadable(&self, number: u64, error: &serde_json::Error) -> PageError {
         // Not the error's own text: it quotes the line, and with it perhaps a record.
         let what = if error.is_data() {
-            "JSON, but neither a dead letter nor a removal"
+            "JSON, but no dead letter, no removal and no count"
         } else {
             "not JSON"
         };
@@ -564,6 +615,14 @@ impl Place {
             let mut writer = BufWriter::new(file);
             for letter in contents.letters.values() {
                 serde_json::to_writer(&mut writer, letter)?;
+                writer.write_all(b"\n")?;
+            }
+            for (batch_run, letters) in &contents.settled {
+                let settled = Settled {
+                    settled: batch_run.clone(),
+                    letters: *letters,
+                };
+                serde_json::to_writer(&mut writer, &settled)?;
                 writer.write_all(b"\n")?;
             }
             let mut file = writer
@@ -1193,6 +1252,46 @@ mod tests {
         assert_eq!(all(&store).await, [letter("097"), letter("098"), kept]);
         assert!(folder.text().len() < full / 2);
         assert!(!folder.names().contains(&"letters.jsonl.new".to_owned()));
+    }
+
+    #[tokio::test]
+    async fn what_redrives_settle_is_counted_and_the_count_outlives_its_lines() {
+        let folder = Folder::new();
+        let store = folder.store();
+        let settled = async || store.settled("run").await.unwrap();
+        assert_eq!(settled().await, Some(0));
+        let run = |id: &str| DeadLetter {
+            batch_run: "run".to_owned(),
+            ..letter(id)
+        };
+        let letters: Vec<_> = (0..100).map(|n| run(&format!("{n:03}"))).collect();
+        store.put(&letters).await.unwrap();
+        let mut split = take(&store, "000").await.unwrap();
+        record(&mut split, &[run("000a"), run("000b"), run("001")]).await;
+        split.commit().await.unwrap();
+        assert_eq!(settled().await, Some(0));
+        let mut again = take(&store, "000a").await.unwrap();
+        record(&mut again, &[run("000a")]).await;
+        again.commit().await.unwrap();
+        for id in ["000a", "000b", "001"] {
+            take(&store, id).await.unwrap().commit().await.unwrap();
+        }
+        assert_eq!(settled().await, Some(2));
+        for n in 2..100 {
+            let letter = take(&store, &format!("{n:03}")).await.unwrap();
+            letter.commit().await.unwrap();
+        }
+        assert_eq!(settled().await, Some(100));
+        assert!(all(&store).await.is_empty());
+        assert!(folder.text().contains(r#"{"settled":"run","letters":"#));
+        // Nothing is left to write anew.
+        let other = DeadLetter {
+            batch_run: "other".to_owned(),
+            ..letter("z")
+        };
+        store.put(std::slice::from_ref(&other)).await.unwrap();
+        assert_eq!(settled().await, Some(100));
+        assert_eq!(store.settled("other").await.unwrap(), Some(0));
     }
 
     #[tokio::test]

@@ -22,7 +22,7 @@ use super::{
     logging::LogArgs,
     output::note,
     processors::Processors,
-    redrive::RedriveArgs,
+    redrive::{Help, RedriveArgs},
     start::StartArgs,
     status::StatusArgs,
     verify::VerifyArgs,
@@ -128,6 +128,7 @@ impl Task {
         match self {
             Self::Failures(args) => args.database.clone(),
             Self::Redrive(args) => args.database.clone(),
+            Self::Status(args) => args.database.clone(),
             Self::Verify(args) => args.database.clone(),
             Self::EnsureComplete(args) => args.database.clone(),
             _ => DatabaseArgs::default(),
@@ -363,10 +364,14 @@ impl App {
                 Box::pin(args.run(&connection, &processors, hooks, program)).await
             }
             Task::List(args) => Box::pin(args.run(&connection)).await,
-            Task::Status(args) => Box::pin(args.run(&connection, program)).await,
+            Task::Status(args) => Box::pin(args.run(&connection, &processors, program)).await,
             Task::Watch(args) => Box::pin(args.run(&connection, program)).await,
             Task::Failures(args) => Box::pin(args.run(&connection, &processors, program)).await,
-            Task::Redrive(args) => Box::pin(args.run(&connection, &processors, program)).await,
+            Task::Redrive(args) => {
+                let (hooks, throttles) = (self.hooks()?, self.throttles()?);
+                let help = Help { hooks, throttles };
+                Box::pin(args.run(&connection, &processors, help, program)).await
+            }
             Task::Pause(args) => Box::pin(args.run(&connection)).await,
             Task::Resume(args) => Box::pin(args.run(&connection)).await,
             Task::Approve(args) => Box::pin(args.run(&connection)).await,

@@ -6,10 +6,10 @@ use std::{net::SocketAddr, sync::OnceLock, time::Duration};
 use clap::Args;
 
 use super::{
-    backfill::run::{Crew, Run},
     exit::CliResult,
     limits::LimitArgs,
     pacing::PacingArgs,
+    run::{Crew, Run},
     stages::StageArgs,
     worker::{listen_address, task_queue},
 };
@@ -84,6 +84,7 @@ impl AttendedArgs {
             json: self.json,
             drain_timeout: self.drain_timeout,
             ended_run: OnceLock::new(),
+            joins: false,
         }
     }
 

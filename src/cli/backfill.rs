@@ -2,7 +2,6 @@
 
 pub(super) mod identity;
 mod outlook;
-pub(super) mod run;
 pub(super) mod work;
 
 use clap::Args;

@@ -315,6 +315,9 @@ pub(crate) struct SqlConnections {
     default: DatabaseArgs,
 }
 
+/// Pages that a command runs at once at most on connections that it was not given a number for.
+const PAGES: u32 = 16;
+
 impl SqlConnections {
     pub(crate) fn opened(connections: Connections) -> Self {
         Self {
@@ -367,6 +370,9 @@ impl SqlConnections {
                 "no database is known here; give --database-url or set DATABASE_URL, or {variable} for a batch that \
                  names its connection"
             )));
+        }
+        for options in all.values_mut() {
+            *options = options.clone().pages(PAGES);
         }
         Ok(all)
     }

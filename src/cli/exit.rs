@@ -102,7 +102,6 @@ impl CliError {
     }
 
     /// What it says, without the word that it begins with on a terminal.
-    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
     pub(crate) fn text(&self) -> &str {
         &self.message
     }

@@ -13,6 +13,7 @@ use super::{
     next,
     output::{count, duration, note, number, one_line, time},
     reduced,
+    repair::Repair,
 };
 use crate::{
     BatchState,
@@ -48,6 +49,8 @@ pub(crate) struct Look {
     workers: Option<Workers>,
     /// What the workers have in hand.
     strides: Vec<RunningStride>,
+    /// What became of what it gave up, where that was looked for.
+    repair: Option<Repair>,
     /// Why nobody could say how far it is.
     #[serde(skip)]
     trouble: Option<ProgressError>,
@@ -116,6 +119,7 @@ impl Look {
             source: None,
             workers: None,
             strides: Vec::new(),
+            repair: None,
             trouble: None,
         }
     }
@@ -156,6 +160,15 @@ impl Look {
 
     pub(crate) fn progress(&self) -> Option<&Progress> {
         self.progress.as_ref()
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended_at.is_some()
+    }
+
+    /// Adds what became of what the batch gave up.
+    pub(crate) fn with_repair(self, repair: Option<Repair>) -> Self {
+        Self { repair, ..self }
     }
 
     /// Now, or when the batch ended.
@@ -230,6 +243,12 @@ impl Look {
         self.troubles(p, table);
         self.life(p, table);
         self.failures(p, table);
+        if let Some(repair) = &self.repair {
+            table.row("repaired", repair.summary());
+            for redrive in repair.redrives() {
+                table.row("redrive", redrive);
+            }
+        }
     }
 
     /// How much is done, how fast.
@@ -471,7 +490,7 @@ mod tests {
             fields,
             [
                 "batch_id", "ended_at", "next", "outcome", "percent", "progress", "reason",
-                "schema", "source", "state", "strides", "workers"
+                "repair", "schema", "source", "state", "strides", "workers"
             ]
         );
         assert_eq!(json["schema"], 1);

@@ -117,6 +117,8 @@ mod pacing;
 mod processors;
 mod redrive;
 mod reduced;
+mod repair;
+mod run;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 mod schema;
 mod screen;

@@ -159,6 +159,12 @@ impl Processors {
         self.entry(name).is_some_and(|entry| entry.partitioned)
     }
 
+    /// Whether a processor runs SQL that comes with its batches.
+    pub(crate) fn runs_sql(&self, name: &str) -> bool {
+        self.entry(name)
+            .is_some_and(|entry| entry.kind == Kind::Sql)
+    }
+
     /// Whether the program has none of its own.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.iter().all(|entry| entry.kind == Kind::Sql)

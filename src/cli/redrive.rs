@@ -1,6 +1,9 @@
 //! `redrive`: tries the dead letters of a batch again, with the code that is deployed now.
 
-use std::time::SystemTime;
+use std::{
+    sync::OnceLock,
+    time::{Duration, SystemTime},
+};
 
 use clap::Args;
 use serde_json::Value;
@@ -13,15 +16,22 @@ use super::{
     output::note,
     pacing::PacingArgs,
     processors::{NoStore, Processors},
+    repair::{Broken, Repair},
+    run::{Crew, Run},
     start::{LaunchArgs, json_or_file},
     worker::task_queue,
 };
 use crate::{
+    BatchState,
     batch::{Batch, validate_id},
     client::{BatchClient, RedriveError},
     dead_letter::LetterFilter,
-    default_task_queue, redrive,
-    registry::Refused,
+    default_task_queue,
+    hooks::Hooks,
+    progress::Timestamp,
+    redrive,
+    registry::{Refused, Registry},
+    throttle::Throttles,
 };
 
 #[derive(Args, Debug)]
@@ -45,9 +55,14 @@ pub(crate) struct RedriveArgs {
     #[arg(long = "batch-id", value_name = "NEW_ID")]
     new_id: Option<String>,
 
-    /// The task queue that the workers poll [default: that of the batch, or temporal-batch]
+    /// Leave it to the workers of this task queue [default: this command works on it itself; with --detach, or where it
+    /// does not have the processor, the workers of the batch's task queue do]
     #[arg(long, value_name = "QUEUE", value_parser = task_queue)]
     task_queue: Option<String>,
+
+    /// How long the command waits for running pages when it is stopped, before it cancels them
+    #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = humantime::parse_duration)]
+    drain_timeout: Duration,
 
     /// Items are dead letters here, 20 per page unless told otherwise; each may stand for a whole page.
     #[command(flatten)]
@@ -59,6 +74,19 @@ pub(crate) struct RedriveArgs {
     #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
     #[command(flatten)]
     pub(super) database: super::connections::DatabaseArgs,
+}
+
+/// Redrives that are looked through for one that was interrupted.
+const MAX_REDRIVES: usize = 20;
+
+const OTHER_WORKERS: &str =
+    "with --task-queue QUEUE the workers of that queue redrive it, where they run with --allow-sql";
+
+/// What the program's workers have beside their processors.
+#[derive(Clone, Copy)]
+pub(crate) struct Help<'a> {
+    pub hooks: &'a Hooks,
+    pub throttles: &'a Throttles,
 }
 
 /// The arguments of the batch that a redrive redrives.
@@ -84,9 +112,11 @@ impl RedriveArgs {
         &self,
         connection: &ConnectionArgs,
         processors: &Processors,
+        help: Help<'_>,
         program: &str,
     ) -> CliResult {
         validate_id(&self.batch_id)?;
+        let around = (processors, help, program);
         // Everything that can be checked without a server is checked first.
         let name = self.processor.as_deref();
         let filter = self.filter.of(&self.batch_id, name, processors)?;
@@ -100,19 +130,124 @@ impl RedriveArgs {
             .of(&self.batch_id, Some(&source.processor), processors)?;
         // What fails again during the redrive is not tried a second time by it.
         filter.until = filter.until.or_else(|| Some(SystemTime::now().into()));
-        let exit = if self.has_letters(&source, &filter, processors).await? {
-            let launch = self.launch.of(program);
-            let batch = self.batch(source, filter)?;
-            launch.run(&connected.client, &batch).await?
-        } else {
-            let id = &self.batch_id;
+        let exit = Box::pin(self.redrive(connection, &connected.client, (source, filter), around));
+        let exit = exit.await;
+        connected.close().await?;
+        exit
+    }
+
+    async fn redrive(
+        &self,
+        connection: &ConnectionArgs,
+        client: &BatchClient,
+        (source, filter): (Source, LetterFilter),
+        (processors, help, program): (&Processors, Help<'_>, &str),
+    ) -> CliResult {
+        let id = &self.batch_id;
+        if !self.has_letters(&source, &filter, processors).await? {
             note(format_args!(
                 "nothing to redrive: batch \"{id}\" has no such dead letters"
             ));
-            Exit::Done
+            return Ok(Exit::Done);
+        }
+        let processor = source.processor.clone();
+        let source_args = source.args.clone();
+        let mut batch = self.batch(source, filter)?;
+        let Some(registry) = self.works_itself(&processor, processors).await? else {
+            return self.launch.of(program).run(client, &batch).await;
         };
-        connected.close().await?;
+        let interrupted = match self.new_id {
+            Some(_) => None,
+            None => self.interrupted(client).await?,
+        };
+        if let Some(redrive) = &interrupted {
+            note(format_args!(
+                "redrive \"{redrive}\" was interrupted, and goes on now"
+            ));
+            batch.spec.batch_id.clone_from(redrive);
+        }
+        let own_queue = batch.spec.batch_id.clone();
+        let batch = batch.task_queue(own_queue);
+        batch.validate()?;
+        let crew = Crew {
+            registry,
+            hooks: help.hooks.clone(),
+            throttles: help.throttles.clone(),
+            metrics_address: None,
+            max_pages: batch.spec.max_parallelism,
+        };
+        let run = Run {
+            batch,
+            program,
+            json: self.launch.is_json(),
+            drain_timeout: self.drain_timeout,
+            ended_run: OnceLock::new(),
+            joins: interrupted.is_some(),
+        };
+        let exit = run.attended(connection, crew).await?;
+        if !self.launch.is_json() {
+            self.tell_what_is_left(client, &source_args, processors)
+                .await?;
+        }
         Ok(exit)
+    }
+
+    /// What became of the letters of the batch altogether, where that can be known.
+    async fn tell_what_is_left(
+        &self,
+        client: &BatchClient,
+        args: &Value,
+        processors: &Processors,
+    ) -> CliResult<()> {
+        let handle = client.handle(&self.batch_id)?;
+        let Ok(false) = handle.state().await.map(BatchState::is_open) else {
+            return Ok(());
+        };
+        let Ok(report) = handle.result().await else {
+            return Ok(());
+        };
+        let broken = Broken {
+            progress: &report.progress,
+            args,
+        };
+        if let Some(repair) = Repair::of(client, broken, processors).await? {
+            let id = &self.batch_id;
+            note(format_args!("batch \"{id}\": {}", repair.summary()));
+        }
+        Ok(())
+    }
+
+    /// What works on the letters in this process; `None` where they are left to other workers.
+    async fn works_itself(
+        &self,
+        processor: &str,
+        processors: &Processors,
+    ) -> CliResult<Option<Registry>> {
+        if self.launch.detaches() || self.task_queue.is_some() {
+            return Ok(None);
+        }
+        match processors.one(processor).await {
+            Ok(registry) => Ok(Some(registry)),
+            // The queue of such a batch was its own, and nobody polls it any more.
+            Err(why) if processors.runs_sql(processor) => {
+                Err(CliError::usage(why).hint(OTHER_WORKERS))
+            }
+            Err(why) => {
+                note(format_args!(
+                    "{why}; the workers of the batch's task queue redrive it"
+                ));
+                Ok(None)
+            }
+        }
+    }
+
+    /// A redrive of the batch that had its worker in a process that is gone.
+    async fn interrupted(&self, client: &BatchClient) -> CliResult<Option<String>> {
+        let redrives = client.redrives(&self.batch_id, Timestamp(0), MAX_REDRIVES);
+        let mut redrives = redrives.await?.into_iter();
+        let own = redrives
+            .find(|redrive| redrive.state.is_open() && redrive.task_queue == redrive.batch_id);
+        Ok(own.map(|redrive| redrive.batch_id))
     }
 
     /// What the server remembers of the batch, or what the user says.
@@ -165,7 +300,14 @@ impl RedriveArgs {
             known_to(&*store, &self.batch_id, name).await?;
         }
         match in_time(store.list(filter, None, 1)).await {
-            Ok(letters) => Ok(!letters.is_empty()),
+            Ok(letters) if letters.is_empty() => Ok(false),
+            // A ledger of an earlier version has no table for it, and every letter would fail.
+            Ok(_) => match in_time(store.settled(&self.batch_id)).await {
+                Ok(_) => Ok(true),
+                Err(error) => Err(CliError::from(error)
+                    .hint("`schema apply` makes the tables of the page ledger that are missing")),
+            },
+            Err(error) if processors.runs_sql(name) => Err(error.into()),
             Err(error) => {
                 note(CliError::from(error));
                 Ok(true)

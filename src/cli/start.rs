@@ -10,6 +10,7 @@ use super::{
     output::{self, note},
     pacing::PacingArgs,
     processors::Processors,
+    run::no_worker,
     stages::StageArgs,
     status::show,
     watch::to_the_end,
@@ -169,6 +170,14 @@ impl StartArgs {
 }
 
 impl LaunchArgs {
+    pub(crate) fn detaches(self) -> bool {
+        self.detach
+    }
+
+    pub(crate) fn is_json(self) -> bool {
+        self.json
+    }
+
     pub(crate) fn of(self, program: &str) -> Launch<'_> {
         Launch {
             program,
@@ -197,10 +206,7 @@ impl Launch<'_> {
             "is started"
         };
         note(format_args!("batch \"{id}\" {what}"));
-        let no_worker = format!(
-            "no worker answers on task queue \"{0}\"; start one with `{program} worker --task-queue {0}`",
-            batch.task_queue
-        );
+        let no_worker = no_worker(batch, program);
         match handle.accepted().await {
             Ok(()) if self.detach => warn(&handle).await,
             Ok(()) => {}

@@ -8,8 +8,15 @@ use super::{
     exit::{CliResult, Exit},
     look::Look,
     output,
+    processors::Processors,
+    redrive::args_of,
+    repair::{Broken, Repair},
 };
-use crate::{batch::validate_id, client::BatchHandle};
+use crate::{
+    batch::validate_id,
+    client::{BatchClient, BatchHandle},
+    dead_letter::LetterFilter,
+};
 
 #[derive(Args, Debug)]
 pub(crate) struct StatusArgs {
@@ -24,17 +31,32 @@ pub(crate) struct StatusArgs {
     /// Print one JSON object
     #[arg(long)]
     json: bool,
+
+    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+    #[command(flatten)]
+    pub(super) database: super::connections::DatabaseArgs,
 }
 
 impl StatusArgs {
-    pub(crate) async fn run(&self, connection: &ConnectionArgs, program: &str) -> CliResult {
+    pub(crate) async fn run(
+        &self,
+        connection: &ConnectionArgs,
+        processors: &Processors,
+        program: &str,
+    ) -> CliResult {
         validate_id(&self.batch_id)?;
         let connected = connection.connect().await?;
         let handle = connected.client.handle(&self.batch_id)?;
         if self.audit {
             audit::show(&look(&handle).await?, self.json);
         } else {
-            show(&handle, self.json, program).await?;
+            let look = look(&handle).await?;
+            let repair = repair(&connected.client, &look, processors).await?;
+            tell(
+                look.with_repair(repair).with_next(program),
+                self.json,
+                program,
+            );
         }
         connected.close().await?;
         Ok(Exit::Done)
@@ -43,14 +65,38 @@ impl StatusArgs {
 
 /// Prints one look. Without a worker it is what the server knows.
 pub(crate) async fn show(handle: &BatchHandle, json: bool, program: &str) -> CliResult<()> {
-    let look = look(handle).await?.with_next(program);
+    tell(look(handle).await?.with_next(program), json, program);
+    Ok(())
+}
+
+fn tell(look: Look, json: bool, program: &str) {
     if json {
         output::json(&look);
     } else {
         output::result(look.table());
         look.hint(program);
     }
-    Ok(())
+}
+
+/// What became of what a batch gave up that has ended.
+async fn repair(
+    client: &BatchClient,
+    look: &Look,
+    processors: &Processors,
+) -> CliResult<Option<Repair>> {
+    let Some(progress) = look.progress().filter(|_| look.has_ended()) else {
+        return Ok(None);
+    };
+    // A redrive has no arguments of its own, and what was given up is not its own either.
+    let Ok(source) = client.redrive_of(LetterFilter::of(look.batch_id())).await else {
+        return Ok(None);
+    };
+    let args = args_of(&source)?;
+    let broken = Broken {
+        progress,
+        args: &args,
+    };
+    Repair::of(client, broken, processors).await
 }
 
 /// Takes one look, and says why the progress is unknown if it is.

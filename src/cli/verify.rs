@@ -119,6 +119,17 @@ pub(crate) async fn verify(
         }
         (None, Err(error)) => return Err(error.into()),
     };
+    verify_known(outcome, &progress, args, processors).await
+}
+
+/// The same for a batch of which everything is known.
+pub(crate) async fn verify_known(
+    outcome: Option<Outcome>,
+    progress: &Progress,
+    args: Value,
+    processors: &Processors,
+) -> CliResult<Option<Certificate>> {
+    let batch_id = progress.batch_id.as_str();
     let finished = matches!(
         outcome,
         Some(Outcome::Completed | Outcome::CompletedWithFailures)
@@ -169,7 +180,7 @@ pub(crate) async fn verify(
             order.processor
         )));
     };
-    Certificate::of(order, outcome, &progress, check).map(Some)
+    Certificate::of(order, outcome, progress, check).map(Some)
 }
 
 /// How a batch ended, if it did, and how far it is.

@@ -268,6 +268,34 @@ impl BatchClient {
     /// When the server does not answer.
     pub async fn list(&self, limit: usize) -> Result<Vec<ListedBatch>, ListError> {
         let query = format!("WorkflowType = '{}'", protocol::CONTROLLER);
+        self.listed(query, |_| true, limit).await
+    }
+
+    /// The redrives of a batch that the server remembers, which began after it, the latest first, at most `limit`. One
+    /// that has just begun may be missing: the server lists it a moment later.
+    #[cfg(feature = "cli")]
+    pub(crate) async fn redrives(
+        &self,
+        batch_id: &str,
+        since: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<ListedBatch>, ListError> {
+        let since = std::time::UNIX_EPOCH + Duration::from_millis(since.0);
+        let query = format!(
+            "WorkflowType = '{}' AND StartTime >= '{}'",
+            protocol::CONTROLLER,
+            humantime::format_rfc3339_millis(since)
+        );
+        let of_batch = |batch: &ListedBatch| batch.redrive_of.as_deref() == Some(batch_id);
+        self.listed(query, of_batch, limit).await
+    }
+
+    async fn listed(
+        &self,
+        query: String,
+        wanted: impl Fn(&ListedBatch) -> bool,
+        limit: usize,
+    ) -> Result<Vec<ListedBatch>, ListError> {
         // The latest execution comes first and stands for those before it: earlier runs of the batch, and
         // earlier batch runs.
         let mut executions = self
@@ -285,7 +313,7 @@ impl BatchClient {
                 continue;
             }
             let state = BatchState::from(status);
-            batches.push(ListedBatch {
+            let batch = ListedBatch {
                 batch_id: execution.id().to_owned(),
                 processor: execution.memo().get(MEMO_PROCESSOR).ok().flatten(),
                 redrive_of: execution.memo().get(MEMO_REDRIVE_OF).ok().flatten(),
@@ -293,7 +321,10 @@ impl BatchClient {
                 task_queue: execution.task_queue().to_owned(),
                 started_at: execution.start_time().map(Timestamp::from),
                 ended_at: execution.close_time().map(Timestamp::from),
-            });
+            };
+            if wanted(&batch) {
+                batches.push(batch);
+            }
         }
         Ok(batches)
     }

@@ -12,8 +12,9 @@ use super::{
     letter_table::LetterTable,
     output_table::OutputTable,
     report_table::ReportTable,
+    settled_table::SettledTable,
     stride_table::{Applied, Ended, StrideTable},
-    transaction::SqlTransaction,
+    transaction::{Claim, SqlTransaction},
 };
 use crate::{
     dead_letter::{DeadLetter, DeadLetters, LetterFilter},
@@ -23,7 +24,7 @@ use crate::{
     progress::{BatchReport, Timestamp},
 };
 
-/// The [`PageLedger`] in PostgreSQL, MySQL, MariaDB or SQLite: pages, dead letters, reports and outputs in four
+/// The [`PageLedger`] in PostgreSQL, MySQL, MariaDB or SQLite: pages, dead letters, reports, outputs and what redrives settled in five
 /// tables next to the data that the pages change.
 ///
 /// | table | one row for each |
@@ -32,6 +33,7 @@ use crate::{
 /// | `temporal_batch_dead_letter` | record or page that was given up |
 /// | `temporal_batch_report` | batch run that has ended |
 /// | `temporal_batch_output` | page that has [put something out](crate::PageReport::output) |
+/// | `temporal_batch_settled` | batch run whose dead letters were redriven |
 ///
 /// The tables are made by [`apply_schema`](Self::apply_schema), or by you with what
 /// [`schema_sql`](Self::schema_sql) gives, and never by anything else. While one is missing, everything
@@ -72,6 +74,7 @@ pub(super) struct Tables {
     pub letters: LetterTable,
     pub reports: ReportTable,
     pub outputs: OutputTable,
+    pub settled: SettledTable,
 }
 
 impl Tables {
@@ -82,6 +85,7 @@ impl Tables {
             letters: LetterTable::new(prefix),
             reports: ReportTable::new(prefix),
             outputs: OutputTable::new(prefix),
+            settled: SettledTable::new(prefix),
         }
     }
 }
@@ -167,6 +171,7 @@ impl<DB: LedgerDatabase> SqlLedger<DB> {
             self.tables.letters.schema_sql::<DB>(),
             self.tables.reports.schema_sql::<DB>(),
             self.tables.outputs.schema_sql::<DB>(),
+            self.tables.settled.schema_sql::<DB>(),
         ]
         .concat()
     }
@@ -374,7 +379,7 @@ impl<DB: LedgerDatabase> PageLedger for SqlLedger<DB> {
             transaction.rollback().await?;
             return Ok(None);
         }
-        let applied = Some(Applied::by(&claim));
+        let applied = Claim::Page(Applied::by(&claim));
         Ok(Some(self.page_transaction(transaction, applied)))
     }
 
@@ -452,10 +457,10 @@ impl<DB: LedgerDatabase> SqlLedger<DB> {
     fn page_transaction(
         &self,
         transaction: LeasedTransaction<DB>,
-        applied: Option<Applied>,
+        claim: Claim,
     ) -> Box<dyn PageTransaction> {
         let tables = Arc::clone(&self.tables);
-        Box::new(SqlTransaction::new(transaction, tables, applied))
+        Box::new(SqlTransaction::new(transaction, tables, claim))
     }
 }
 
@@ -507,7 +512,9 @@ impl<DB: LedgerDatabase> DeadLetters for SqlLedger<DB> {
             // Not before: another redrive may have had the letter for as long as its page takes.
             DB::script(&mut transaction, limits.clone()).await?;
         }
-        Ok(Some(self.page_transaction(transaction, None)))
+        Ok(Some(
+            self.page_transaction(transaction, Claim::of_letter(letter)),
+        ))
     }
 
     async fn keep_report(&self, report: &BatchReport) -> Result<(), PageError> {
@@ -522,5 +529,12 @@ impl<DB: LedgerDatabase> DeadLetters for SqlLedger<DB> {
         let mut connection = self.leases.pool().acquire().await?;
         let table = &self.tables.reports;
         table.of_batch::<DB>(&mut connection, batch_id).await
+    }
+
+    async fn settled(&self, batch_run: &str) -> Result<Option<u64>, PageError> {
+        let mut connection = self.leases.pool().acquire().await?;
+        let table = &self.tables.settled;
+        let settled = table.of_run::<DB>(&mut connection, batch_run).await;
+        settled.map(Some).map_err(failed::<DB>)
     }
 }

@@ -6,11 +6,12 @@ use super::{Database, SqlLedger};
 use crate::{DatabaseOptions, error::PageError, progress::Timestamp};
 
 /// The tables of a ledger.
-pub(crate) const TABLES: [&str; 4] = [
+pub(crate) const TABLES: [&str; 5] = [
     "temporal_batch_stride",
     "temporal_batch_dead_letter",
     "temporal_batch_report",
     "temporal_batch_output",
+    "temporal_batch_settled",
 ];
 
 /// The ledger in any database, and where its tables are.
@@ -111,8 +112,8 @@ impl LedgerSchema {
     }
 
     /// Whether each of [`TABLES`] is there.
-    pub(crate) async fn there(&self) -> Result<[bool; 4], sqlx::Error> {
-        let mut there = [false; 4];
+    pub(crate) async fn there(&self) -> Result<[bool; 5], sqlx::Error> {
+        let mut there = [false; 5];
         for (table, there) in TABLES.iter().zip(&mut there) {
             *there = match &self.ledger {
                 #[cfg(feature = "postgres")]

@@ -1,5 +1,7 @@
 //! The table of the dead letters.
 
+use std::collections::BTreeSet;
+
 use sqlx::Database;
 
 use super::dialect::{Dialect, Fields, Index};
@@ -121,6 +123,22 @@ impl LetterTable {
         ];
         let rows = DB::rows(connection, statement, values).await?;
         rows.iter().map(letter_of::<DB>).collect()
+    }
+
+    /// How many of these letters are not there.
+    pub async fn missing<DB: Dialect>(
+        &self,
+        connection: &mut <DB as Database>::Connection,
+        letters: &[DeadLetter],
+    ) -> Result<u64, sqlx::Error> {
+        let statement = format!("SELECT 1 FROM {} WHERE id = $1", self.name);
+        let ids: BTreeSet<_> = letters.iter().map(|letter| letter.id.as_str()).collect();
+        let mut missing = 0;
+        for id in ids {
+            let found = DB::rows(connection, statement.clone(), vec![id.into()]).await?;
+            missing += u64::from(found.is_empty());
+        }
+        Ok(missing)
     }
 
     /// Deletes a letter. `false`: it is gone already.

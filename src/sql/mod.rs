@@ -41,6 +41,7 @@ mod pool_size;
 mod pooled;
 mod reading;
 mod report_table;
+mod settled_table;
 mod stride_table;
 mod table;
 // Once only: two copies in a process would name their folders alike.

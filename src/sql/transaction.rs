@@ -14,28 +14,79 @@ use crate::{
 use async_trait::async_trait;
 use serde_json::Value;
 
+/// What a transaction has claimed.
+pub(super) enum Claim {
+    /// A page of a stride.
+    Page(Applied),
+    /// A dead letter of a batch run, for a redrive, which applies nothing of a stride.
+    Letter {
+        /// The batch run that gave up.
+        batch_run: String,
+    },
+}
+
+impl Claim {
+    pub fn of_letter(letter: &DeadLetter) -> Self {
+        Self::Letter {
+            batch_run: letter.batch_run.clone(),
+        }
+    }
+}
+
 /// A transaction that has made its claim.
 pub(super) struct SqlTransaction<DB: Dialect> {
     transaction: LeasedTransaction<DB>,
     tables: Arc<Tables>,
-    /// `None` for a redrive, which applies nothing of a stride.
-    applied: Option<Applied>,
+    claim: Claim,
+    /// The letter is counted as taken out.
+    counted: bool,
     /// The row of the stride was found as the transaction left it since anybody else had the connection.
     sound: bool,
 }
 
 impl<DB: Dialect> SqlTransaction<DB> {
-    pub fn new(
-        transaction: LeasedTransaction<DB>,
-        tables: Arc<Tables>,
-        applied: Option<Applied>,
-    ) -> Self {
+    pub fn new(transaction: LeasedTransaction<DB>, tables: Arc<Tables>, claim: Claim) -> Self {
         Self {
             transaction,
             tables,
-            applied,
+            claim,
+            counted: false,
             sound: true,
         }
+    }
+
+    /// Finds out whether the transaction is still the one that it was, where anybody else has had the connection.
+    async fn check(&mut self) -> Result<(), PageError> {
+        if self.sound {
+            return Ok(());
+        }
+        // After a failed statement PostgreSQL rolls back, but calls it a success to commit. After a
+        // deadlock MySQL has rolled back already, and commits by itself what follows.
+        let check = DB::script(&mut self.transaction, DB::IN_TRANSACTION.to_owned()).await;
+        check.map_err(|error| match error {
+            sqlx::Error::Database(_) => ended(),
+            error => error.into(),
+        })?;
+        self.sound = true;
+        Ok(())
+    }
+
+    /// Counts the letter as taken out, with those that come in its place.
+    async fn settle(&mut self, letters: &[DeadLetter]) -> Result<(), PageError> {
+        let Claim::Letter { batch_run } = &self.claim else {
+            return Ok(());
+        };
+        let tables = &self.tables;
+        let added = tables.letters.missing::<DB>(&mut self.transaction, letters);
+        let added = added.await.map_err(failed::<DB>)?;
+        let settled = &tables.settled;
+        let taken = u64::from(!self.counted);
+        settled
+            .count::<DB>(&mut self.transaction, batch_run, (taken, added))
+            .await
+            .map_err(failed::<DB>)?;
+        self.counted = true;
+        Ok(())
     }
 }
 
@@ -57,7 +108,7 @@ impl<DB: Dialect> PageTransaction for SqlTransaction<DB> {
         items: &ItemCounts,
         letters: &[DeadLetter],
     ) -> Result<(), PageError> {
-        if let Some(applied) = &self.applied {
+        if let Claim::Page(applied) = &self.claim {
             let strides = &self.tables.strides;
             let as_left = strides
                 .count::<DB>(&mut self.transaction, applied, items)
@@ -67,6 +118,9 @@ impl<DB: Dialect> PageTransaction for SqlTransaction<DB> {
                 return Err(ended());
             }
             self.sound = true;
+        } else {
+            self.check().await?;
+            self.settle(letters).await?;
         }
         if !letters.is_empty() {
             let table = &self.tables.letters;
@@ -79,7 +133,7 @@ impl<DB: Dialect> PageTransaction for SqlTransaction<DB> {
     }
 
     async fn keep_output(&mut self, output: &Value) -> Result<(), PageError> {
-        let Some(applied) = &self.applied else {
+        let Claim::Page(applied) = &self.claim else {
             return Ok(());
         };
         let table = &self.tables.outputs;
@@ -90,14 +144,9 @@ impl<DB: Dialect> PageTransaction for SqlTransaction<DB> {
     }
 
     async fn commit(mut self: Box<Self>) -> Result<(), PageError> {
-        if !self.sound {
-            // After a failed statement PostgreSQL rolls back, but calls it a success to commit. After a
-            // deadlock MySQL has rolled back already, and commits by itself what follows.
-            let check = DB::script(&mut self.transaction, DB::IN_TRANSACTION.to_owned()).await;
-            check.map_err(|error| match error {
-                sqlx::Error::Database(_) => ended(),
-                error => error.into(),
-            })?;
+        self.check().await?;
+        if !self.counted {
+            self.settle(&[]).await?;
         }
         let committed = self.transaction.commit().await;
         committed.map_err(|error| match &error {

@@ -210,24 +210,10 @@ async fn poison_rows_become_dead_letters_and_are_redriven(home: Home) {
     let mut keys: Vec<_> = letters.iter().map(|l| l["key"].as_str().unwrap()).collect();
     keys.sort_unstable();
     assert_eq!(keys, ["[261]", "[44]", "[45]"], "{failures}");
-    // The operator makes the rows fit, and has a worker of any queue do them.
+    // The operator makes the rows fit, and has them done by one command.
     home.script("UPDATE t SET most = 9").await;
-    let queue = format!("redrive-{id}");
-    let args = [
-        "worker",
-        "--task-queue",
-        &queue,
-        "--allow-sql",
-        "--connection",
-        "default",
-    ];
-    let worker = start(look(&args));
-    worker.says("polls task queue");
-    let redriven = run(look(&["redrive", &id, "--task-queue", &queue]));
-    exits(&redriven, 0);
+    exits(&run(look(&["redrive", &id])), 0);
     assert_eq!(home.number("SELECT count(*) FROM t WHERE x = 1").await, 300);
-    worker.signal("TERM");
-    exits(&worker.ended(), 0);
 }
 
 async fn a_lock_that_is_not_free_in_time_is_tried_again(home: Home) {

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use crate::{
     command::{exits, id, poisoned},
-    database::{self, Home},
+    database::Home,
     on_each,
     process::{Ended, online, run, start},
 };

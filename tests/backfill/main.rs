@@ -10,8 +10,10 @@ mod engines;
 mod killed;
 mod outages;
 mod passed_over;
+mod printed;
 mod process;
 mod refusals;
+mod repaired;
 mod rows;
 mod sessions;
 

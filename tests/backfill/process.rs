@@ -35,9 +35,29 @@ pub fn online(args: &[&str]) -> Command {
     command
 }
 
+/// A line as a shell takes it, which finds the program by its name.
+pub fn of_shell(line: &str) -> Command {
+    let binary = std::path::Path::new(env!("CARGO_BIN_EXE_temporal-batch"));
+    let mut path = vec![binary.parent().unwrap().to_owned()];
+    let others = std::env::var_os("PATH").unwrap_or_default();
+    path.extend(std::env::split_paths(&others));
+    let mut command = clean(Command::new("sh"));
+    command
+        .env("PATH", std::env::join_paths(path).unwrap())
+        .env("TEMPORAL_ADDRESS", SERVER.address())
+        .args(["-c", line]);
+    command
+}
+
 /// A command that knows of no server.
 pub fn offline(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_temporal-batch"));
+    let mut command = clean(Command::new(env!("CARGO_BIN_EXE_temporal-batch")));
+    command.args(args);
+    command
+}
+
+/// Without the settings of whoever runs the tests.
+fn clean(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy().into_owned();
         // Where the Temporal CLI is found stays known.
@@ -52,8 +72,7 @@ pub fn offline(args: &[&str]) -> Command {
     }
     command
         .env("TEMPORAL_CONFIG_FILE", "/dev/null")
-        .stdin(Stdio::null())
-        .args(args);
+        .stdin(Stdio::null());
     command
 }
 

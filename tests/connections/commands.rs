@@ -93,11 +93,12 @@ async fn databases(folder: &tempfile::TempDir, test: &str) -> Vec<(&'static str,
     all
 }
 
-const TABLES: [&str; 4] = [
+const TABLES: [&str; 5] = [
     "temporal_batch_stride",
     "temporal_batch_dead_letter",
     "temporal_batch_report",
     "temporal_batch_output",
+    "temporal_batch_settled",
 ];
 
 #[tokio::test(flavor = "multi_thread")]

@@ -119,6 +119,16 @@ async fn a_redrive_whose_transaction_was_ended_by_hand_is_noticed<D: TestDatabas
     let error = redrive.commit().await.unwrap_err();
     assert_eq!(error.error_type(), "TransactionEnded", "{error}");
     assert!(error.is_retryable());
+    let mut redrive = home.ledger.take(&letter()).await.unwrap().unwrap();
+    let ended = D::run_script(connection::<D>(redrive.as_mut()), "ROLLBACK").await;
+    ended.unwrap();
+    let recorded = redrive.record(&ItemCounts::default(), &[]).await;
+    // SQLite commits what follows, and cannot be asked.
+    if D::NAME != "SQLite" {
+        assert_eq!(recorded.unwrap_err().error_type(), "TransactionEnded");
+        assert_eq!(home.ledger.settled("r").await.unwrap(), Some(0));
+    }
+    drop(redrive);
     assert!(home.ledger.take(&letter()).await.unwrap().is_some());
 }
 

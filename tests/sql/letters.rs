@@ -19,6 +19,7 @@ on_each! {
     letters_and_effects_of_a_page_are_committed_together,
     a_message_with_a_nul_can_be_kept,
     a_transaction_of_a_redrive_can_be_committed_without_a_word,
+    what_redrives_settle_is_counted_and_what_is_deleted_is_not,
 }
 
 fn letter(id: &str) -> DeadLetter {
@@ -255,4 +256,51 @@ async fn a_transaction_of_a_redrive_can_be_committed_without_a_word<D: TestDatab
     redrive.commit().await.unwrap();
     assert_eq!(home.number("SELECT x FROM data WHERE id = 1").await, 1);
     assert!(home.ledger.take(&letter).await.unwrap().is_none());
+}
+
+async fn what_redrives_settle_is_counted_and_what_is_deleted_is_not<D: TestDatabase>(
+    home: Home<D>,
+) {
+    let ledger = &home.ledger;
+    let settled = async || ledger.settled("run-1").await.unwrap();
+    assert_eq!(settled().await, Some(0));
+    let all = ["a", "b", "c", "d"].map(letter);
+    ledger.put(&all).await.unwrap();
+    let other = DeadLetter {
+        batch_run: "run-2".to_owned(),
+        ..letter("e")
+    };
+    ledger.put(std::slice::from_ref(&other)).await.unwrap();
+    let redrive = async |id: &str, left: &[DeadLetter]| {
+        let mut redrive = ledger.take(&letter(id)).await.unwrap().unwrap();
+        let items = ItemCounts::default();
+        redrive.record(&items, left).await.unwrap();
+        redrive.commit().await.unwrap();
+        settled().await.unwrap()
+    };
+    assert_eq!(redrive("a", &[]).await, 1);
+    // It failed again.
+    assert_eq!(redrive("b", &[letter("b")]).await, 1);
+    // A page: one of its records was there already, two are new.
+    let left = ["b", "c1", "c2"].map(letter);
+    assert_eq!(redrive("c", &left).await, 0);
+    assert_eq!(redrive("c1", &[]).await, 1);
+    assert_eq!(redrive("c2", &[]).await, 2);
+    assert_eq!(redrive("b", &[]).await, 3);
+    let dropped = ledger.take(&letter("d")).await.unwrap().unwrap();
+    drop(dropped);
+    assert_eq!(settled().await, Some(3));
+    home.script("DELETE FROM temporal_batch_dead_letter WHERE id = 'd'")
+        .await;
+    assert_eq!(settled().await, Some(3));
+    assert_eq!(ledger.settled("run-2").await.unwrap(), Some(0));
+    ledger
+        .take(&other)
+        .await
+        .unwrap()
+        .unwrap()
+        .commit()
+        .await
+        .unwrap();
+    assert_eq!(ledger.settled("run-2").await.unwrap(), Some(1));
 }

@@ -20,7 +20,8 @@ on_each! {
 async fn drop_tables<D: TestDatabase>(home: &Home<D>) {
     home.script(
         "DROP TABLE temporal_batch_stride; DROP TABLE temporal_batch_dead_letter;
-        DROP TABLE temporal_batch_report; DROP TABLE temporal_batch_output",
+        DROP TABLE temporal_batch_report; DROP TABLE temporal_batch_output;
+        DROP TABLE temporal_batch_settled",
     )
     .await;
 }
@@ -44,7 +45,7 @@ async fn everything_says_that_the_tables_are_missing<D: TestDatabase>(home: Home
     }))
     .unwrap();
     let both = [to.clone(), token(2)];
-    let errors: [Option<PageError>; 9] = [
+    let errors: [Option<PageError>; 10] = [
         ledger.open(&id, None, None).await.err(),
         ledger.cut(&id, 1, &both[..1]).await.err(),
         ledger.cut(&id, 1, &both).await.err(),
@@ -54,6 +55,7 @@ async fn everything_says_that_the_tables_are_missing<D: TestDatabase>(home: Home
         ledger.take(&letter).await.err(),
         ledger.prune(Timestamp(1)).await.err(),
         ledger.outputs(&id, 0).await.err(),
+        ledger.settled("r").await.err(),
     ];
     for (number, error) in errors.into_iter().enumerate() {
         let error = error.unwrap_or_else(|| panic!("number {number} succeeded"));

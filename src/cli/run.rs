@@ -1,4 +1,4 @@
-//! A backfill from its start to its end, or until it is interrupted.
+//! A batch and a worker for it in one process, from its start to its end, or until it is interrupted.
 
 use std::{future::Future, net::SocketAddr, pin::pin, sync::OnceLock, time::Duration};
 
@@ -34,6 +34,8 @@ pub struct Run<'a> {
     pub drain_timeout: Duration,
     /// The batch run, once it has been told how it ended.
     pub ended_run: OnceLock<String>,
+    /// It has been started already, by this program, and has nobody else to work for it.
+    pub joins: bool,
 }
 
 /// What works on it in this process.
@@ -44,6 +46,38 @@ pub struct Crew {
     pub throttles: Throttles,
     pub metrics_address: Option<SocketAddr>,
     pub max_pages: u32,
+}
+
+/// What to say while nobody works for a batch.
+pub fn no_worker(batch: &Batch, program: &str) -> String {
+    let queue = &batch.task_queue;
+    let sql = match of_sql(batch) {
+        // Without the name it is the database of the environment.
+        Some(DEFAULT) => " --allow-sql".to_owned(),
+        Some(connection) => format!(" --allow-sql --connection {connection}"),
+        None => String::new(),
+    };
+    format!(
+        "no worker answers on task queue \"{queue}\"; start one with `{program} worker --task-queue {queue}{sql}`"
+    )
+}
+
+const DEFAULT: &str = "default";
+
+/// The connection of a batch whose processor runs SQL that comes with it.
+fn of_sql(batch: &Batch) -> Option<&str> {
+    let name = batch.spec.processor.as_str();
+    if !["sql-backfill", "sql-import", "sql-export"].contains(&name) {
+        return None;
+    }
+    let args = &batch.spec.args;
+    // A redrive has the arguments of the batch in its own.
+    let args = match batch.spec.redrive_of {
+        Some(_) => args.get("args")?,
+        None => args,
+    };
+    let connection = args.get("connection").and_then(|name| name.as_str());
+    Some(connection.unwrap_or(DEFAULT))
 }
 
 impl Run<'_> {
@@ -58,11 +92,9 @@ impl Run<'_> {
             let handle = self.start(client).await?;
             match handle.accepted().await {
                 Err(refused @ AcceptError::Refused { .. }) => return Err(refused.into()),
-                Err(AcceptError::Unknown(ProgressError::NoWorker { .. })) => note(format_args!(
-                    "no worker answers on task queue \"{0}\"; start one with `{1} worker --task-queue {0} \
-                     --allow-sql --connection NAME=env:VARIABLE`",
-                    self.batch.task_queue, self.program
-                )),
+                Err(AcceptError::Unknown(ProgressError::NoWorker { .. })) => {
+                    note(no_worker(&self.batch, self.program));
+                }
                 Err(waits @ AcceptError::NoProcessor { .. }) => note(waits),
                 Err(AcceptError::Unknown(error)) => note(CliError::from(error)),
                 Ok(()) => {}
@@ -226,8 +258,16 @@ impl Run<'_> {
     }
 
     async fn start(&self, client: &BatchClient) -> CliResult<BatchHandle> {
+        if self.joins {
+            return Ok(client.handle(self.batch.id())?);
+        }
         client.start(&self.batch).await.map_err(|error| {
             let hint = match &error {
+                StartError::AlreadyRunning { .. } | StartError::AlreadyEnded { .. }
+                    if self.batch.spec.redrive_of.is_some() =>
+                {
+                    "--batch-id names another batch"
+                }
                 StartError::RunsDifferently { .. } => {
                     "the database, the table or the work is another one; --batch-id names another batch"
                 }
@@ -245,7 +285,7 @@ impl Run<'_> {
     /// A batch that has come to its end is told of, and not run again.
     async fn done_already(&self, client: &BatchClient) -> CliResult<Option<Exit>> {
         let batch = &self.batch;
-        if batch.rerun || batch.continues {
+        if batch.rerun || batch.continues || self.joins {
             return Ok(None);
         }
         let handle = client.handle(batch.id())?;

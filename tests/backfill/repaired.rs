@@ -1,0 +1,224 @@
+//! What became of rows that a batch gave up: repaired, redriven by one command, and the gate that opens then.
+
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use crate::{
+    command::{exits, id, poisoned},
+    database::{self, Home},
+    on_each,
+    printed::as_printed,
+    process::{Ended, LIMIT, online, run, start},
+};
+
+on_each!(
+    a_batch_that_is_repaired_and_redriven_is_complete,
+    what_was_deleted_is_not_repaired,
+    an_interrupted_redrive_goes_on_with_the_same_command,
+);
+
+fn with(url: &str, args: &[&str]) -> Command {
+    let mut command = online(args);
+    command.env("DATABASE_URL", url);
+    command
+}
+
+fn json(ended: &Ended) -> Value {
+    serde_json::from_str(&ended.out).unwrap_or_else(|e| panic!("{e}: {ended:#?}"))
+}
+
+/// 300 rows of which these are given up.
+async fn begin(home: &Home, ids: &[i32], id: &str) -> Ended {
+    poisoned(home, ids).await;
+    home.ledger_tables().await;
+    let work = ["backfill", "--table", "t", "--set", "x = x + 1", "--once"];
+    let how = ["--verify", "x = 1", "--batch-id", id, "--page-size", "50"];
+    let ended = run(with(&home.url, &[&work[..], &how].concat()));
+    exits(&ended, 3);
+    ended
+}
+
+#[track_caller]
+fn is_left(ended: &Ended, settled: u64, open: u64) -> Value {
+    let json = json(ended);
+    let repair = &json["repair"];
+    assert_eq!(
+        (&repair["dead_letters"], &repair["settled"], &repair["open"]),
+        (&3.into(), &settled.into(), &open.into()),
+        "{ended:#?}"
+    );
+    json
+}
+
+async fn a_batch_that_is_repaired_and_redriven_is_complete(home: Home) {
+    let id = id();
+    let url = home.url.as_str();
+    let broken = begin(&home, &[44, 45, 261], &id).await;
+    let failures = as_printed(&home, &broken, "failures");
+    exits(&failures, 0);
+    assert!(failures.out.contains("dead letters: 3"), "{failures:#?}");
+    let gate = ["ensure-complete", id.as_str()];
+    let closed = run(with(url, &gate));
+    exits(&closed, 3);
+    assert!(
+        closed.err.contains("3 of 3 dead letters open"),
+        "{closed:#?}"
+    );
+    let status = ["status", id.as_str(), "--json"];
+    let look = is_left(&run(with(url, &status)), 0, 3);
+    assert_eq!(look["repair"]["all_settled"], false);
+
+    // It fails again with the rows as they are.
+    let again = as_printed(&home, &failures, "redrive");
+    exits(&again, 3);
+    assert!(again.err.contains("3 of 3 dead letters open"), "{again:#?}");
+    is_left(&run(with(url, &status)), 0, 3);
+    // A part of them is repaired, and that part is redriven.
+    home.script("UPDATE t SET most = 9 WHERE id < 100").await;
+    let failures = as_printed(&home, &again, "failures");
+    let part = as_printed(&home, &failures, "redrive");
+    exits(&part, 3);
+    let closed = run(with(url, &[&gate[..], &["--json"]].concat()));
+    exits(&closed, 3);
+    let verdict = is_left(&closed, 2, 1);
+    assert_eq!(verdict["complete"], false);
+
+    home.script("UPDATE t SET most = 9").await;
+    let last = run(with(url, &["redrive", &id]));
+    exits(&last, 0);
+    assert!(
+        last.err.contains("all 3 dead letters are settled"),
+        "{last:#?}"
+    );
+    assert_eq!(home.number("SELECT count(*) FROM t WHERE x = 1").await, 300);
+    exits(&run(with(url, &["verify", &id])), 0);
+    let open = run(with(url, &gate));
+    exits(&open, 0);
+    for part in [
+        "is complete and checked",
+        "300 items hold",
+        "all 3 dead letters are settled",
+    ] {
+        assert!(open.out.contains(part), "{part}: {open:#?}");
+    }
+    let verdict = run(with(url, &[&gate[..], &["--json"]].concat()));
+    exits(&verdict, 0);
+    let verdict = is_left(&verdict, 3, 0);
+    assert_eq!(verdict["complete"], true);
+    let documented = include_str!("../../docs/cli.md");
+    for object in [
+        &verdict,
+        &verdict["repair"],
+        &verdict["repair"]["redrives"][0],
+    ] {
+        for field in object.as_object().unwrap().keys() {
+            let named = documented.contains(&format!("`{field}`"));
+            assert!(named, "{field} is not documented");
+        }
+    }
+    let look = is_left(&run(with(url, &status)), 3, 0);
+    assert_eq!(look["repair"]["redrives"].as_array().unwrap().len(), 3);
+    let told = run(with(url, &["status", &id]));
+    assert_eq!(told.out.matches("\nredrive ").count(), 3, "{told:#?}");
+    assert!(
+        told.out.contains("completed, 1 letter settled"),
+        "{told:#?}"
+    );
+    // A row that breaks later is found by the check, as it is for every batch.
+    home.script("UPDATE t SET x = 7 WHERE id = 200").await;
+    exits(&run(with(url, &gate)), 3);
+    let nothing = run(with(url, &["redrive", &id]));
+    exits(&nothing, 0);
+    assert!(nothing.err.contains("nothing to redrive"), "{nothing:#?}");
+}
+
+async fn what_was_deleted_is_not_repaired(home: Home) {
+    let id = id();
+    begin(&home, &[44, 45, 261], &id).await;
+    home.script("UPDATE t SET most = 9").await;
+    home.script("DELETE FROM temporal_batch_dead_letter WHERE item_key = '[45]'")
+        .await;
+    let redriven = run(with(&home.url, &["redrive", &id]));
+    exits(&redriven, 0);
+    let gate = ["ensure-complete", id.as_str()];
+    let closed = run(with(&home.url, &gate));
+    exits(&closed, 3);
+    let why = "2 of 3 dead letters settled here";
+    assert!(closed.err.contains(why), "{closed:#?}");
+    // Nor does it open on a database that has never heard of the batch.
+    let other = database::sqlite().await;
+    other.ledger_tables().await;
+    let closed = run(with(&other.url, &gate));
+    exits(&closed, 3);
+    let why = "0 of 3 dead letters settled here";
+    assert!(closed.err.contains(why), "{closed:#?}");
+    let blind = run(online(&gate));
+    exits(&blind, 3);
+    let why = "cannot be looked at from here";
+    assert!(blind.err.contains(why), "{blind:#?}");
+    // A ledger without the table cannot count, and a redrive says so before it begins.
+    home.script("UPDATE t SET most = 0, x = 0 WHERE id = 46")
+        .await;
+    home.script("DROP TABLE temporal_batch_settled").await;
+    let unknown = run(with(&home.url, &gate));
+    exits(&unknown, 3);
+    assert!(unknown.err.contains("apply_schema"), "{unknown:#?}");
+}
+
+async fn an_interrupted_redrive_goes_on_with_the_same_command(home: Home) {
+    let id = id();
+    let ids: Vec<_> = (1..=30).map(|n| n * 10).collect();
+    begin(&home, &ids, &id).await;
+    home.script("UPDATE t SET most = 9").await;
+    let slow = [
+        "--page-size",
+        "1",
+        "--max-parallelism",
+        "1",
+        "--page-pause",
+        "300ms",
+    ];
+    let redrive = start(with(&home.url, &[&["redrive", &id], &slow[..]].concat()));
+    let deadline = Instant::now() + LIMIT;
+    // Until it has done something and is listed.
+    loop {
+        let listed = json(&run(online(&["list", "--json", "--limit", "1000"])));
+        let batches = listed["batches"].as_array().unwrap();
+        let listed = batches
+            .iter()
+            .any(|batch| batch["redrive_of"] == id.as_str());
+        let done = home.number("SELECT count(*) FROM t WHERE x = 1").await;
+        assert!(done < 300, "the redrive is too fast to be interrupted");
+        if listed && done > 270 {
+            break;
+        }
+        assert!(
+            Instant::now() < deadline,
+            "the redrive does nothing: {done}"
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    redrive.signal("INT");
+    let interrupted = redrive.ended();
+    exits(&interrupted, 130);
+    assert!(
+        interrupted.err.contains("the same command goes on with it"),
+        "{interrupted:#?}"
+    );
+    let rest = run(with(&home.url, &["redrive", &id]));
+    exits(&rest, 0);
+    assert!(
+        rest.err.contains("was interrupted, and goes on now"),
+        "{rest:#?}"
+    );
+    assert!(
+        rest.err.contains("all 30 dead letters are settled"),
+        "{rest:#?}"
+    );
+    assert_eq!(home.number("SELECT count(*) FROM t WHERE x = 1").await, 300);
+    exits(&run(with(&home.url, &["ensure-complete", &id])), 0);
+}
