@@ -74,7 +74,7 @@ pub enum SinkError {
         message: String,
     },
     /// The file system.
-    #[error("cannot {action} {}: {}", path.display(), with_free_space(source, path))]
+    #[error("{}", of_file_system(action, path, source))]
     Io {
         /// What was tried.
         action: &'static str,
@@ -83,6 +83,15 @@ pub enum SinkError {
         /// Why not.
         source: io::Error,
     },
+}
+
+/// Where a disk has no room that comes first: listings cut long messages.
+fn of_file_system(action: &str, path: &Path, error: &io::Error) -> String {
+    let why = with_free_space(error, path);
+    match is_full(error) {
+        true => format!("{why}; cannot {action} {}", path.display()),
+        false => format!("cannot {action} {}: {why}", path.display()),
+    }
 }
 
 impl SinkError {

@@ -136,7 +136,7 @@ async fn a_write_that_fails_is_told_and_tried_again() {
     // Without the signal that would end the process.
     limited.args([
         "-c",
-        "trap '' XFSZ; ulimit -S -f 4; exec \"$0\" \"$@\"",
+        "trap '' XFSZ; ulimit -S -f 8; exec \"$0\" \"$@\"",
         binary,
     ]);
     let args = [

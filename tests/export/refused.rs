@@ -69,7 +69,10 @@ async fn a_directory_that_cannot_be_written_to_is_refused_before_anything_starts
             format!("there is no directory {missing}, in which"),
         ),
         (vec![file.clone()], format!("{file}: not a directory")),
-        (vec![format!("{file}/users")], format!("in {file}: ")),
+        (
+            vec![format!("{file}/users")],
+            format!("{file}/users: not a directory"),
+        ),
         (
             vec!["/proc/users".to_owned()],
             "cannot create a directory in /proc: ".to_owned(),

@@ -329,3 +329,33 @@ async fn bytes_that_cannot_be_read_are_led_back_too() {
     assert!(found[0].message.starts_with(place), "{found:#?}");
     assert!(!found[0].message.contains("secret"), "{found:#?}");
 }
+
+/// Texts that are UTF-8, and that the column has no place for all the same.
+async fn a_character_that_a_column_cannot_hold_is_led_back(home: Home, table: &str, bad: &str) {
+    home.run(table).await;
+    let text = format!("id,t,name\n1,a,b\n2,c,{bad}\n3,d,e\n");
+    let file = named("texts.csv", text.as_bytes());
+    for on_conflict in [OnConflict::Fail, OnConflict::Update(vec!["id".to_owned()])] {
+        let args = ImportArgs::new(CsvSource::new(&file.path), "t").on_conflict(on_conflict);
+        let found = imported(&home, args, 1).await;
+        assert_eq!(found[0].error_type, "InvalidData", "{found:#?}");
+        assert_eq!(found[0].kept["column"], "name", "{found:#?}");
+        assert_eq!(found[0].kept["value"], bad, "{found:#?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_character_that_a_column_cannot_hold_is_led_back_on_postgres() {
+    if let Some(home) = Home::postgres("errors_of_encoding").await {
+        let table = "CREATE TABLE t (id INT PRIMARY KEY, t TEXT, name TEXT)";
+        a_character_that_a_column_cannot_hold_is_led_back(home, table, "nu\0ll").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_character_that_a_column_cannot_hold_is_led_back_on_mariadb() {
+    if let Some(home) = Home::mariadb("errors_of_encoding").await {
+        let table = "CREATE TABLE t (id INT PRIMARY KEY, t VARCHAR(9), name VARCHAR(9) CHARACTER SET latin1)";
+        a_character_that_a_column_cannot_hold_is_led_back(home, table, "\u{1f600}").await;
+    }
+}

@@ -444,3 +444,33 @@ async fn a_delimiter_that_is_not_clear_is_refused_with_its_flag() {
     assert_eq!(ids(&home).await, ["1"]);
     assert!(first.told.contains("--delimiter tab"), "{}", first.told);
 }
+
+#[tokio::test]
+async fn a_spool_without_room_or_around_a_mistake_is_refused_before_anything_starts() {
+    use std::io::Write as _;
+    let home = Home::sqlite().await;
+    people(&home).await;
+    let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    packed.write_all(b"id,age,name\n").unwrap();
+    packed.write_all(&b"1,30,Ann\n".repeat(10_000)).unwrap();
+    let file = named("people.csv.gz", &packed.finish().unwrap());
+    let mut places = vec![
+        (folder(&file).join("missing/spool"), "No such file"),
+        (
+            PathBuf::from("/proc/spool"),
+            "cannot be decompressed to /proc/spool",
+        ),
+    ];
+    let disk = SmallDisk::of(16);
+    if let Some(disk) = &disk {
+        places.push((disk.file("spool"), "not enough disk: "));
+    }
+    for (place, words) in places {
+        let flags = ["--spool", place.to_str().unwrap()];
+        let refused = said(import(&file.path, &home.url, &flags)).await;
+        assert_eq!(refused.exit, 1, "{}", refused.told);
+        assert!(refused.told.contains(words), "{words}: {}", refused.told);
+        assert!(!refused.told.contains(" runs"), "{}", refused.told);
+    }
+    assert!(!folder(&file).join("missing").exists());
+}

@@ -6,9 +6,10 @@
 
 use sqlx::AssertSqlSafe;
 
-#[cfg(any(feature = "mysql", feature = "sqlite"))]
-use super::row::into_text;
-use super::{row::ImportRow, write::Filled};
+use super::{
+    row::{ImportRow, into_text},
+    write::Filled,
+};
 #[cfg(feature = "mysql")]
 use crate::sql::classify::without_mysql_values;
 
@@ -30,7 +31,6 @@ impl Refusal<'_> {
     }
 
     /// What stands in a column; `None` for NULL, and for a column that is not filled.
-    #[cfg(any(feature = "mysql", feature = "sqlite"))]
     fn value(&self, column: &str) -> Option<String> {
         let plan = self.filled.plan();
         let place = plan.iter().position(|assigned| assigned.column == column)?;
@@ -71,6 +71,10 @@ pub(super) async fn of_postgres(
     }
     if let Some(column) = column_of_copy(refusal, refusal.error) {
         return vec![column];
+    }
+    if error.code() == "22021" {
+        // The one character that UTF-8 has and PostgreSQL has not.
+        return refusal.columns_where(|name| refusal.value(name).is_some_and(|v| v.contains('\0')));
     }
     let ask = async {
         sqlx::raw_sql(BACK_TO_IT).execute(&mut *connection).await?;
@@ -172,7 +176,13 @@ pub(super) async fn of_mysql(
     } else if CHECK.contains(&number) {
         columns_of_check(connection, refusal, &said).await
     } else {
-        Ok(refusal.quoted_in(&said, &['`', '\'']))
+        // `d`.`t`.`c`: the database and the table may have the name of a column.
+        let columns = refusal.quoted_in(&said, &['`', '\'']);
+        let place = |name: &String| {
+            said.rfind(&format!("{name}`"))
+                .max(said.rfind(&format!("{name}'")))
+        };
+        Ok(columns.into_iter().max_by_key(place).into_iter().collect())
     };
     // What cannot be found out is left out: the error itself matters more.
     let columns = found.unwrap_or_default();
