@@ -30,10 +30,16 @@ pub struct BadRecord {
     pub(crate) text: String,
     /// Where it is in the file.
     pub(crate) lines: Option<RangeInclusive<u64>>,
-    /// The column that is at fault, where one is.
-    pub(crate) column: Option<String>,
-    /// What stands in that column.
-    pub(crate) value: Option<String>,
+    /// What of it is at fault, where that is one column.
+    pub(crate) fault: Option<Box<Fault>>,
+}
+
+/// A column of a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Fault {
+    column: String,
+    /// What stands in it.
+    value: Option<String>,
 }
 
 impl BadRecord {
@@ -44,8 +50,7 @@ impl BadRecord {
             detail: None,
             text: String::new(),
             lines: None,
-            column: None,
-            value: None,
+            fault: None,
         }
     }
 
@@ -65,20 +70,34 @@ impl BadRecord {
     /// Names the column that is at fault, and what stands in it.
     #[allow(dead_code, reason = "for `import`, which needs a database")]
     pub(crate) fn in_column(mut self, column: &str, value: Option<String>) -> Self {
-        self.column = Some(column.to_owned());
-        self.value = value;
+        let column = column.to_owned();
+        self.fault = Some(Box::new(Fault { column, value }));
+        self
+    }
+
+    /// Calls the column otherwise, in a message that says so.
+    #[allow(dead_code, reason = "for `import`, which needs a database")]
+    pub(crate) fn renamed(mut self, column: &str, message: String) -> Self {
+        self.message = message;
+        if let Some(fault) = &mut self.fault {
+            column.clone_into(&mut fault.column);
+        }
         self
     }
 
     /// As a dead letter keeps it.
     pub(crate) fn kept(self, record: u64, bytes: Range<u64>) -> KeptRecord {
+        let (column, value) = match self.fault.map(|fault| *fault) {
+            Some(Fault { column, value }) => (Some(column), value),
+            None => (None, None),
+        };
         KeptRecord {
             file: None,
             record,
             lines: self.lines,
             bytes,
-            column: self.column,
-            value: self.value,
+            column,
+            value,
             error: self.detail,
             text: Some(self.text),
         }
@@ -101,7 +120,7 @@ impl BadRecord {
 
     /// The column that is at fault, as far as one is known to be.
     pub fn column(&self) -> Option<&str> {
-        self.column.as_deref()
+        self.fault.as_ref().map(|fault| fault.column.as_str())
     }
 
     /// The record as it is in the file, its first 4 KiB; bytes that are not UTF-8 are replaced.

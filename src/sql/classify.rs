@@ -406,10 +406,10 @@ fn redacted(error: &dyn DatabaseError, class: Class, said: &str) -> String {
         };
     }
     #[cfg(feature = "mysql")]
-    if let Some(error) = error.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>() {
-        if class == Class::Records {
-            return without_mysql_values(error.number(), said);
-        }
+    if let Some(error) = error.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>()
+        && class == Class::Records
+    {
+        return without_mysql_values(error.number(), said);
     }
     let _ = error;
     said.to_owned()

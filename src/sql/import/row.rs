@@ -159,11 +159,8 @@ fn named(bad: BadRecord, names: &csv::StringRecord) -> BadRecord {
     let Some(name) = number.and_then(|number| names.get(number.checked_sub(1)?)) else {
         return bad;
     };
-    BadRecord {
-        message: format!("column `{name}` is not UTF-8"),
-        column: Some(name.to_owned()),
-        ..bad
-    }
+    let message = format!("column `{name}` is not UTF-8");
+    bad.renamed(name, message)
 }
 
 /// Where a line stops being JSON, which is said without a word of the line.
