@@ -6,6 +6,8 @@ use std::{
     path::Path,
 };
 
+use crate::words::words;
+
 /// Whether there is no room on a disk, or in what a user may have of it.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(
@@ -18,12 +20,13 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
 pub(crate) fn with_free_space(error: &io::Error, path: &Path) -> String {
     match free(path).filter(|_| is_full(error)) {
         Some((free, size, place)) => format!(
-            "not enough disk: {} of {} are free at {} ({error})",
+            "not enough disk: {} of {} are free at {} ({})",
             bytes(free),
             bytes(size),
-            place.display()
+            place.display(),
+            words(error)
         ),
-        None => error.to_string(),
+        None => words(error),
     }
 }
 

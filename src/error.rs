@@ -4,6 +4,8 @@ use std::{error::Error as StdError, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
+use crate::words::words;
+
 /// Longest error message that is kept in a history, in characters.
 pub(crate) const MAX_MESSAGE_CHARS: usize = 200;
 
@@ -223,7 +225,7 @@ impl From<PageError> for Box<dyn StdError + Send + Sync> {
 
 impl<E: StdError + 'static> From<E> for PageError {
     fn from(error: E) -> Self {
-        let message = message_of(&error);
+        let message = words(&error);
         #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
         if let Some(of_database) = crate::sql::page_error(&error, &message) {
             return of_database;
@@ -275,22 +277,6 @@ pub(crate) fn without_quoted(message: &str) -> String {
     }
     left.push_str(rest);
     left
-}
-
-/// What an error says, and what its causes say.
-fn message_of(error: &dyn StdError) -> String {
-    let mut message = error.to_string();
-    let mut cause = error.source();
-    while let Some(source) = cause {
-        let text = source.to_string();
-        // Many libraries repeat their source in their own message.
-        if !message.contains(&text) {
-            message.push_str(": ");
-            message.push_str(&text);
-        }
-        cause = source.source();
-    }
-    message
 }
 
 /// `core::num::error::ParseIntError` becomes `ParseIntError`; a bare `Error` keeps its crate, as in

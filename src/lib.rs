@@ -107,6 +107,7 @@ mod registry;
 mod replay;
 mod retry;
 mod scheduler;
+mod size;
 #[allow(
     dead_code,
     reason = "which of its functions are used depends on the features"
@@ -120,6 +121,7 @@ pub mod testing;
 mod throttle;
 mod tolerance;
 mod waiting;
+mod words;
 #[cfg(feature = "temporal")]
 mod worker;
 
@@ -160,6 +162,7 @@ pub use crate::{
     reduce::{InvalidReducer, MAX_OUTPUT_BYTES, Reduce, Reducer},
     registry::{Refused, RegisterError, Registry},
     retry::{ExtendedRetries, RetryMode, RetryPolicy, RetryPolicyError},
+    size::{Certainty, Size},
     stages::{InvalidStages, Stage},
     throttle::{RegisterThrottleError, Throttle, Verdict},
     tolerance::{Limit, OnExceeded, Tolerance},

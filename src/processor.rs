@@ -23,6 +23,7 @@ use crate::{
     progress::ItemCounts,
     reduce::Reducer,
     retry::{RetryMode, RetryPolicy, RetryPolicyError},
+    size::Size,
 };
 
 /// The work of a batch: how to read one page of the data, and what to do with its items.
@@ -183,9 +184,18 @@ pub trait PageProcessor: Send + Sync + Sized + 'static {
 
     /// About how many items the whole batch has, for percent and time left. Asked once, before the first
     /// page. The default does not know.
+    ///
+    /// It is an estimate: it is shown as one, no longer than until it is passed, and not once the batch is over. Where
+    /// items can be counted, write [`size`](Self::size) instead.
     async fn size_hint(&self, args: &Self::Args) -> Result<Option<u64>, PageError> {
         let _ = args;
         Ok(None)
+    }
+
+    /// How many items the whole batch has, and whether that is [exact](Size::Exact) or an [estimate](Size::Estimate). Asked once,
+    /// before the first page. The default takes [`size_hint`](Self::size_hint) for an estimate.
+    async fn size(&self, args: &Self::Args) -> Result<Size, PageError> {
+        self.size_hint(args).await.map(Size::from_hint)
     }
 
     /// Where it is recorded which pages were applied, for effects that are committed exactly once. With it,

@@ -5,7 +5,13 @@ use std::{collections::BTreeMap, fmt, time::Duration};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-use crate::{audit::AuditEntry, check::Checked, page::PageToken, protocol::MEMO_LISTED};
+use crate::{
+    audit::AuditEntry,
+    check::Checked,
+    page::PageToken,
+    protocol::MEMO_LISTED,
+    size::{Certainty, Size, Stand},
+};
 
 /// Milliseconds since the Unix epoch, in the time of the Temporal server.
 #[derive(
@@ -226,9 +232,13 @@ pub struct Progress {
     /// Why items were skipped, how often; at most ten different reasons.
     #[serde(default)]
     pub skip_reasons: BTreeMap<String, u64>,
-    /// Items in the whole data set, where the processor can tell.
+    /// Items in the whole data set, where that is known: those that are done, once the batch has completed. Never
+    /// less than what is done, and never an estimate in a report.
     #[serde(default)]
     pub items_expected: Option<u64>,
+    /// Whether that number is exact or an estimate.
+    #[serde(default)]
+    pub items_expected_is: Certainty,
     /// Attempts that failed and were followed, or will be followed, by another.
     pub retries: u64,
     /// Limit on pages in flight.
@@ -422,7 +432,8 @@ pub struct PartitionProgress {
     pub max_parallelism: u32,
     /// Items by outcome.
     pub items: ItemCounts,
-    /// Items that it has, where the processor can tell.
+    /// Items that it has, where that is known: about as many as its processor said, and those that are done once it
+    /// is finished. Never less than what is done.
     #[serde(default)]
     pub items_expected: Option<u64>,
     /// Everything of it up to here is finished. `None` where nothing is yet, and where everything is.
@@ -636,17 +647,56 @@ impl Progress {
         }
     }
 
-    /// Share of the items that are done, from 0 to 100, where their number is known.
+    /// Share of the items that are done, from 0 to 100, where their number is known. 100 only in the report of a
+    /// batch that completed.
     pub fn percent(&self) -> Option<f64> {
-        percent(self.items.total(), self.items_expected)
+        let done = self.items.total();
+        let stand = match (self.phase, self.size()) {
+            (Phase::Ended, Size::Exact(items)) if items == done => Stand::Complete,
+            (Phase::Ended, _) => Stand::Over,
+            _ => Stand::Underway,
+        };
+        self.size().percent(done, stand)
+    }
+
+    /// How many items the batch has.
+    pub fn size(&self) -> Size {
+        Size::of(self.items_expected, self.items_expected_is)
+    }
+
+    /// Leaves what may be shown of the size where the batch stands so. Workers of other versions may have left more.
+    pub(crate) fn settle(&mut self, stand: Stand) {
+        let size = self.size().shown(self.items.total(), stand);
+        self.items_expected = size.items();
+        self.items_expected_is = size.certainty();
+        if stand != Stand::Underway || size == Size::Unknown {
+            self.time_left = None;
+        }
+        for partition in &mut self.partitions {
+            partition.settle(stand);
+        }
     }
 }
 
-/// `None` for an unknown total; an empty data set is complete.
-pub(crate) fn percent(done: u64, expected: Option<u64>) -> Option<f64> {
-    match expected? {
-        0 => Some(100.0),
-        total => Some((done as f64 / total as f64 * 100.0).clamp(0.0, 100.0)),
+impl PartitionProgress {
+    /// The same for a partition of a batch that stands so.
+    fn settle(&mut self, batch: Stand) {
+        let size = Size::from_hint(self.items_expected);
+        self.items_expected = size.shown(self.items.total(), self.stand(batch)).items();
+    }
+
+    fn stand(&self, batch: Stand) -> Stand {
+        match (self.state, batch) {
+            (PartitionState::Finished, _) if self.pages_failed == 0 => Stand::Complete,
+            (PartitionState::Finished, _) | (_, Stand::Complete | Stand::Over) => Stand::Over,
+            (_, Stand::Underway) => Stand::Underway,
+        }
+    }
+
+    /// Share of its items that are done, from 0 to 100, where their number is known.
+    pub fn percent(&self) -> Option<f64> {
+        let size = Size::from_hint(self.items_expected);
+        size.percent(self.items.total(), self.stand(Stand::Underway))
     }
 }
 
@@ -737,6 +787,21 @@ impl BatchReport {
         self.output().map(T::deserialize).transpose()
     }
 
+    /// Leaves what may be shown of the size of a batch that ended so.
+    pub(crate) fn settle(&mut self) {
+        self.progress.phase = Phase::Ended;
+        let unread = self.progress.pages_failed > 0;
+        self.progress.settle(match self.outcome {
+            Outcome::Completed => Stand::Complete,
+            // Nobody knows how many items are in pages that were given up.
+            Outcome::CompletedWithFailures if !unread => Stand::Complete,
+            Outcome::CompletedWithFailures
+            | Outcome::Failed
+            | Outcome::Stopped
+            | Outcome::Cancelled => Stand::Over,
+        });
+    }
+
     /// From start to end, pauses included.
     pub fn duration(&self) -> Duration {
         self.ended_at.since(self.progress.started_at)
@@ -747,11 +812,120 @@ impl BatchReport {
 mod tests {
     use super::*;
 
+    fn progress(phase: Phase, processed: u64, size: Size) -> Progress {
+        serde_json::from_value(serde_json::json!({
+            "batch_id": "b", "batch_run": "r", "processor": "p", "phase": phase, "pages_completed": 1,
+            "pages_failed": 0, "pages_in_flight": 0, "pages_stuck": 0, "strides_waiting": 0,
+            "items": {"processed": processed, "skipped": 0, "failed": 0}, "retries": 0,
+            "items_expected": size.items(), "items_expected_is": size.certainty(),
+            "max_parallelism": 1, "max_parallelism_achieved": 1, "end_of_data": true, "started_at": 0,
+            "as_of": 0, "runs": 1, "announcements_dropped": 0,
+            "time_left": {"at_least": 1.0, "at_most": 2.0},
+        }))
+        .unwrap()
+    }
+
+    fn report(outcome: Outcome, processed: u64, size: Size) -> BatchReport {
+        let mut report = BatchReport {
+            outcome,
+            reason: None,
+            progress: progress(Phase::Ended, processed, size),
+            ended_at: Timestamp(1),
+        };
+        report.settle();
+        report
+    }
+
     #[test]
-    fn percent_is_never_nan_or_out_of_range() {
-        assert_eq!(percent(5, None), None);
-        assert_eq!(percent(0, Some(0)), Some(100.0));
-        assert_eq!(percent(1, Some(4)), Some(25.0));
-        assert_eq!(percent(9, Some(4)), Some(100.0), "an estimate can be low");
+    fn a_report_shows_no_estimate() {
+        for (outcome, size, percent, expected) in [
+            (
+                Outcome::Completed,
+                Size::Estimate(90),
+                Some(100.0),
+                Some(40),
+            ),
+            (Outcome::Completed, Size::Estimate(3), Some(100.0), Some(40)),
+            (Outcome::Completed, Size::Unknown, Some(100.0), Some(40)),
+            (Outcome::Completed, Size::Exact(41), Some(100.0), Some(40)),
+            (Outcome::Stopped, Size::Estimate(90), None, None),
+            (Outcome::Cancelled, Size::Exact(80), Some(50.0), Some(80)),
+            (Outcome::Failed, Size::Exact(40), None, None),
+        ] {
+            let report = report(outcome, 40, size);
+            let p = &report.progress;
+            assert_eq!(p.percent(), percent, "{outcome}, {size:?}");
+            assert_eq!(p.items_expected, expected, "{outcome}, {size:?}");
+            assert_eq!(p.time_left, None, "{outcome}, {size:?}");
+            let exact = p.items_expected.is_some();
+            assert_eq!(p.items_expected_is == Certainty::Exact, exact);
+        }
+    }
+
+    #[test]
+    fn items_in_pages_that_were_given_up_are_not_known() {
+        let mut report = report(Outcome::CompletedWithFailures, 40, Size::Estimate(90));
+        assert_eq!(
+            report.progress.percent(),
+            Some(100.0),
+            "items failed, not pages"
+        );
+        report.progress.pages_failed = 1;
+        report.progress.items_expected = Some(90);
+        report.progress.items_expected_is = Certainty::Estimate;
+        report.settle();
+        assert_eq!(report.progress.percent(), None);
+    }
+
+    #[test]
+    fn an_estimate_that_was_passed_is_gone_while_the_batch_runs() {
+        let mut running = progress(Phase::Running, 6_666, Size::Estimate(100));
+        running.settle(Stand::Underway);
+        assert_eq!(running.size(), Size::Unknown);
+        assert_eq!((running.percent(), running.time_left), (None, None));
+        let mut running = progress(Phase::Running, 100, Size::Estimate(100));
+        running.settle(Stand::Underway);
+        assert_eq!(
+            running.percent(),
+            Some(99.9),
+            "the end of the data was not seen"
+        );
+        assert!(running.time_left.is_some());
+    }
+
+    #[test]
+    fn a_partition_that_is_done_has_all_of_its_items() {
+        let partition = |state, pages_failed| PartitionProgress {
+            name: "p".to_owned(),
+            state,
+            pages_completed: 1,
+            pages_failed,
+            pages_in_flight: 0,
+            max_parallelism: 0,
+            items: ItemCounts {
+                processed: 40,
+                ..ItemCounts::default()
+            },
+            items_expected: Some(90),
+            low_water_mark: None,
+        };
+        let mut running = progress(Phase::Running, 40, Size::Unknown);
+        running.partitions = vec![
+            partition(PartitionState::Finished, 0),
+            partition(PartitionState::Running, 0),
+            partition(PartitionState::Finished, 1),
+        ];
+        running.settle(Stand::Underway);
+        let shown = |p: &Progress| {
+            let shown = p.partitions.iter().map(|p| (p.items_expected, p.percent()));
+            shown.collect::<Vec<_>>()
+        };
+        let share = Some(40.0 / 90.0 * 100.0);
+        assert_eq!(
+            shown(&running),
+            [(Some(40), Some(100.0)), (Some(90), share), (None, None)]
+        );
+        running.settle(Stand::Over);
+        assert_eq!(shown(&running)[1], (None, None));
     }
 }

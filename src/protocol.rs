@@ -31,6 +31,7 @@ use crate::{
     reduce::{Output, Plan},
     retry::{RetryMode, RetryPolicy},
     scheduler::EagerStrides,
+    size::{Certainty, Size},
     stages::Stages,
     throttle::Verdict,
     tolerance::Tally,
@@ -384,6 +385,9 @@ pub(crate) struct Prepared {
     pub heartbeat_timeout: Duration,
     #[serde(default)]
     pub items_expected: Option<u64>,
+    /// That number was counted. Off for batches that began when it was always an estimate.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub items_exact: bool,
     /// The processor keeps dead letters, so that its strides give failed pages up themselves.
     #[serde(default)]
     pub dead_letters: bool,
@@ -413,6 +417,18 @@ pub(crate) struct Prepared {
     /// batches that began before that was so.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rate_at_once: bool,
+}
+
+impl Prepared {
+    /// How many items the batch has.
+    #[cfg_attr(not(feature = "temporal"), allow(dead_code, reason = "for the engine"))]
+    pub fn size(&self) -> Size {
+        let certainty = match self.items_exact {
+            true => Certainty::Exact,
+            false => Certainty::Estimate,
+        };
+        Size::of(self.items_expected, certainty)
+    }
 }
 
 /// Input of the stride activity: a run of consecutive pages.

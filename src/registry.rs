@@ -21,6 +21,7 @@ use crate::{
     },
     redrive::{Redrive, RedriveArgs, letters_of},
     reduce::{Plan, Reducer},
+    size::Size,
     stride::{Gone, StrideHost, prepared, read_args, run_stride},
 };
 
@@ -377,22 +378,22 @@ impl<P: PageProcessor> ErasedProcessor for Typed<P> {
                 message: invalid.to_string(),
             })?;
         }
-        let hint = AssertUnwindSafe(self.0.size_hint(&args)).catch_unwind();
-        let hint = match tokio::time::timeout(SIZE_HINT_TIMEOUT, hint).await {
-            Ok(Ok(hint)) => hint,
+        let size = AssertUnwindSafe(self.0.size(&args)).catch_unwind();
+        let size = match tokio::time::timeout(SIZE_HINT_TIMEOUT, size).await {
+            Ok(Ok(size)) => size,
             Ok(Err(panic)) => Err(PageError::panicked(&*panic)),
             Err(_) => Err(PageError::retryable("it took too long")),
         };
         // A batch without a percentage is still a good batch.
-        let items_expected = hint.unwrap_or_else(|error| {
+        let size = size.unwrap_or_else(|error| {
             let error = self.redacted(error);
             tracing::warn!(processor = P::NAME, %error, "no size hint");
-            None
+            Size::Unknown
         });
         Ok(Prepared {
             args: completed,
             partitions,
-            ..prepared(&*self.0, &args, items_expected)
+            ..prepared(&*self.0, &args, size)
         })
     }
 

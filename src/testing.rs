@@ -27,6 +27,7 @@ use crate::{
     reduce::{Fold, Reducer},
     registry::complete,
     scheduler::{self, Decision, Dispatch, Limits},
+    size::Size,
     stride::{Go, HostError, PageEvent, StrideHost, prepared, run_stride},
 };
 
@@ -263,7 +264,7 @@ impl Simulator {
         })?;
         let mut now = Timestamp(0);
         let (args, completed) = self.prepare(processor, batch, args, &mut now).await?;
-        let prepared = prepared(processor, &args, None);
+        let prepared = prepared(processor, &args, Size::Unknown);
         let spec = &BatchSpec {
             args: completed.unwrap_or_else(|| batch.spec.args.clone()),
             ..batch.spec.clone()

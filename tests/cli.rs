@@ -500,6 +500,38 @@ fn a_misspelt_command_or_flag_is_refused() {
 }
 
 #[test]
+fn values_that_mean_nothing_are_refused_with_what_is_allowed() {
+    for (args, parts) in [
+        (&["list", "--limit", "0"][..], &["--limit", "1.."][..]),
+        (&["list", "--limit", "-1"], &["--limit", "1.."]),
+        (&["failures", "b", "--limit", "0"], &["--limit", "1.."]),
+        (
+            &["list", "--log-level", "lots"],
+            &["`lots` is no level", "error, warn, info, debug, trace"],
+        ),
+        (
+            &["list", "--log-level", "warn,lots"],
+            &["`lots` is no level"],
+        ),
+        (&["failures", "b", "--error-type", ""], &["--error-type"]),
+    ] {
+        refused(&offline(args), 2, parts);
+    }
+    let mut listed = command(&["list"]);
+    let listed = finish(
+        listed
+            .env("TEMPORAL_ADDRESS", SERVER.address())
+            .env("RUST_LOG", "lots"),
+    );
+    assert_eq!(status(&listed), 0, "{}", stderr(&listed));
+    assert!(
+        stderr(&listed).contains("`lots` in RUST_LOG is no level"),
+        "{}",
+        stderr(&listed)
+    );
+}
+
+#[test]
 fn addresses_that_are_none_are_refused() {
     refused(
         &offline(&["list", "--address", "no address"]),
@@ -720,6 +752,49 @@ fn a_running_batch_can_be_looked_at_and_steered() {
         1,
         &["not running any more (cancelled)"],
     );
+}
+
+/// A recovery begins again where the run of the controller began. What was shown stays shown.
+#[test]
+fn shown_counts_do_not_go_back_when_a_batch_is_recovered() {
+    let _worker = Worker::on("backwards", &[]).ready();
+    let output = online(&[
+        "start",
+        "inflate-prices",
+        "--task-queue",
+        "backwards",
+        "--batch-id",
+        "backwards",
+        "--page-size",
+        "50",
+        "--rate",
+        "400",
+        "--detach",
+    ]);
+    assert_eq!(status(&output), 0, "{}", stderr(&output));
+    let done = |look: &Value| look["progress"]["items"]["processed"].as_u64().unwrap_or(0);
+    look_until("backwards", |look| done(look) >= 1_000);
+    let mut watch = command(&["watch", "backwards", "--json"]);
+    let (mut watch, out, _err) = spawn(watch.env("TEMPORAL_ADDRESS", SERVER.address()));
+    let lines = Lines::of(out);
+    let mut shown = 0;
+    let mut see = |line: &str| {
+        let look: Value = serde_json::from_str(line).unwrap();
+        let items = done(&look);
+        assert!(items >= shown, "{items} after {shown}: {line}");
+        let percent = look["percent"].as_f64().unwrap();
+        assert_eq!(percent >= 100.0, look["state"] == "completed", "{line}");
+        shown = items;
+        look["state"] == "completed"
+    };
+    see(&lines.until("\"schema\""));
+    let before = done(&look("backwards"));
+    let output = online(&["recover", "backwards", "--force"]);
+    assert_eq!(status(&output), 0, "{}", stderr(&output));
+    // The batch itself is further back.
+    look_until("backwards", |look| done(look) < before);
+    while !see(&lines.until("\"schema\"")) {}
+    assert_eq!(watch.wait().code(), Some(0));
 }
 
 /// A command on a terminal of its own, made by script(1) of util-linux, which every Linux has.
@@ -1822,6 +1897,206 @@ fn the_dev_server_says_where_it_is_and_ends_with_its_owner() {
     );
 }
 
+/// Runs a command line as it was printed, with a directory for what is kept of dev servers.
+fn as_printed(line: &str, state: &Path) -> Output {
+    let words: Vec<_> = line.split('#').next().unwrap().split_whitespace().collect();
+    assert_eq!(words[0], "temporal-batch", "{line}");
+    finish(command(&words[1..]).env("XDG_STATE_HOME", state))
+}
+
+#[test]
+fn a_demo_that_is_kept_tells_other_terminals_its_address() {
+    let state = tempfile::tempdir().unwrap();
+    let mut demo = command(&["demo", "--rows", "2000", "--keep"]);
+    let (mut demo, out, err) = spawn(demo.env("XDG_STATE_HOME", state.path()));
+    let (out, err) = (Lines::of(out), Lines::of(err));
+    let next = out.until("--address");
+    err.until("stay until Ctrl-C");
+    let output = as_printed(next.trim(), state.path());
+    assert_eq!(status(&output), 0, "{}", stderr(&output));
+    let table = stdout(&output);
+    assert!(table.starts_with("state        completed"), "{table}");
+    assert!(table.contains("(100.0 %)"), "{table}");
+    let link = table
+        .lines()
+        .find(|line| line.starts_with("web UI"))
+        .unwrap();
+    assert!(link.contains("/namespaces/default/workflows/"), "{link}");
+    demo.interrupt();
+    demo.wait();
+    let left: Vec<_> = std::fs::read_dir(state.path().join("temporal-batch"))
+        .unwrap()
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_web_page_is_linked_to_where_it_is_known() {
+    let mut first = command(&[
+        "start",
+        "inflate-prices",
+        "--task-queue",
+        "nobody-links",
+        "--batch-id",
+        "linked",
+        "--detach",
+        "--json",
+    ]);
+    first.env("TEMPORAL_ADDRESS", SERVER.address());
+    let started = json(&finish(
+        first.env("TEMPORAL_UI_ADDRESS", "https://temporal.example.com/"),
+    ));
+    assert_eq!(
+        started["ui_url"],
+        "https://temporal.example.com/namespaces/default/workflows/linked"
+    );
+    let flag = ["status", "linked", "--ui-address", "localhost:8080"];
+    let table = stdout(&online(&flag));
+    assert!(
+        table.contains("\nweb UI       http://localhost:8080/namespaces/default/workflows/linked"),
+        "{table}"
+    );
+    assert_eq!(
+        look("linked")["ui_url"],
+        Value::Null,
+        "the server of the tests has no page"
+    );
+    refused(
+        &offline(&["status", "linked", "--ui-address", "ftp://x"]),
+        2,
+        &["--ui-address", "http://localhost:8233"],
+    );
+    let mut wrong = command(&["status", "linked"]);
+    let wrong = finish(
+        wrong
+            .env("TEMPORAL_ADDRESS", SERVER.address())
+            .env("TEMPORAL_UI_ADDRESS", "a b"),
+    );
+    refused(&wrong, 2, &["TEMPORAL_UI_ADDRESS", "http://localhost:8233"]);
+}
+
+#[test]
+fn an_operator_is_named_by_the_system_where_no_variable_does() {
+    let output = online(&[
+        "start",
+        "inflate-prices",
+        "--task-queue",
+        "nobody-names",
+        "--batch-id",
+        "named",
+        "--detach",
+    ]);
+    assert_eq!(status(&output), 0, "{}", stderr(&output));
+    let mut pause = command(&["pause", "named", "--reason", "who"]);
+    let pause = pause.env("TEMPORAL_ADDRESS", SERVER.address());
+    let paused = finish(
+        pause
+            .env_remove("USER")
+            .env_remove("LOGNAME")
+            .env_remove("USERNAME"),
+    );
+    assert_eq!(status(&paused), 0, "{}", stderr(&paused));
+    let _worker = Worker::on("nobody-names", &[]).ready();
+    let audited = look_until("named", |look| {
+        look["progress"]["audit"]
+            .as_array()
+            .is_some_and(|audit| !audit.is_empty())
+    });
+    let user = stdout(&Command::new("id").arg("-un").output().unwrap());
+    let who = audited["progress"]["audit"][0]["who"].as_str().unwrap();
+    assert_eq!(who.split('@').next(), Some(user.trim()), "{who}");
+}
+
+/// What no message may hold.
+#[track_caller]
+fn assert_no_insides(message: &str) {
+    for inside in [
+        "tonic",
+        "hyper",
+        "Os {",
+        "os error",
+        "error returned from database",
+        "error occurred while",
+        "transport error",
+        "tcp connect",
+        "source:",
+    ] {
+        assert!(!message.contains(inside), "{inside:?} in {message}");
+    }
+}
+
+#[test]
+fn messages_hold_no_insides_of_libraries() {
+    let directory = tempfile::tempdir().unwrap();
+    let missing = directory.path().join("missing.csv");
+    let no_database = directory.path().join("text.db");
+    std::fs::write(
+        &no_database,
+        "this is no database, whatever its name says".repeat(100),
+    )
+    .unwrap();
+    let url = format!("sqlite:{}", text(&no_database));
+    let nobody = "127.0.0.1:1";
+    for args in [
+        &["list", "--address", nobody][..],
+        &["status", "b", "--address", nobody],
+        &["list", "--address", nobody, "--tls"],
+        &["list", "--address", nobody, "--config-file", text(&missing)],
+        &["start", "inflate-prices", "--args", "@/nowhere/args.json"],
+        &[
+            "import",
+            text(&missing),
+            "--table",
+            "t",
+            "--database-url",
+            &url,
+        ],
+        &[
+            "export",
+            "--table",
+            "t",
+            "--to",
+            text(&missing),
+            "--database-url",
+            &url,
+        ],
+        &[
+            "backfill",
+            "--table",
+            "t",
+            "--set",
+            "x = 1",
+            "--database-url",
+            &url,
+        ],
+        &[
+            "backfill",
+            "--table",
+            "t",
+            "--set",
+            "x = 1",
+            "--database-url",
+            "postgres://u@127.0.0.1:1/d",
+        ],
+        &[
+            "backfill",
+            "--table",
+            "t",
+            "--set",
+            "x = 1",
+            "--database-url",
+            "mysql://u@127.0.0.1:1/d",
+        ],
+        &["schema", "apply", "--database-url", &url],
+    ] {
+        let output = offline(args);
+        assert_ne!(status(&output), 0, "{args:?}");
+        let message = stderr(&output);
+        assert!(message.contains("error: "), "{args:?}: {message}");
+        assert_no_insides(&message);
+    }
+}
+
 #[test]
 fn dev_starts_a_server_and_keeps_its_state() {
     let state = tempfile::tempdir().unwrap();
@@ -1894,6 +2169,47 @@ fn every_command_that_is_documented_has_help() {
             let known = documented.contains(&format!("`{flag}")) || flag == "--help";
             assert!(known, "{flag} of {name} is not documented");
         }
+    }
+}
+
+/// The words that begin the lines of a list in a help, or the links in the first column of a table.
+fn commands_of_help(help: &str) -> Vec<String> {
+    let list = help.split("\nCommands:\n").nth(1).unwrap();
+    let list = list.split("\n\n").next().unwrap();
+    let mut commands: Vec<_> = list
+        .lines()
+        .filter(|line| line.starts_with("  ") && !line.starts_with("   "))
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|name| *name != "help")
+        .map(str::to_owned)
+        .collect();
+    commands.sort();
+    commands
+}
+
+#[test]
+fn the_table_of_commands_is_complete() {
+    let documented = include_str!("../docs/cli.md");
+    let table = documented.split("| command | does |").nth(1).unwrap();
+    let table = table.split("\n\n").next().unwrap();
+    let names = table.split("[`").skip(1);
+    let mut names: Vec<_> = names
+        .filter_map(|rest| rest.split('`').next())
+        .map(str::to_owned)
+        .collect();
+    names.sort();
+    let help = stdout(&offline(&["--help"]));
+    assert_eq!(names, commands_of_help(&help));
+    for name in &names {
+        let anchors = [
+            format!("\n## `{name}`"),
+            format!("\n### `{name}`"),
+            format!("`{name}`"),
+        ];
+        assert!(
+            anchors.iter().any(|anchor| documented.contains(anchor)),
+            "{name}"
+        );
     }
 }
 

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use temporal_batch::sqlx::{Sqlite, SqlitePool};
 use temporal_batch::{
-    Page, PageContext, PageError, PageLedger, PageProcessor, PageReport, SqlLedger, async_trait,
-    sqlx,
+    Page, PageContext, PageError, PageLedger, PageProcessor, PageReport, Size, SqlLedger,
+    async_trait, sqlx,
 };
 
 /// Fixes the addresses of the table `users`, each exactly once.
@@ -82,10 +82,10 @@ impl PageProcessor for FixEmails {
         Ok(report.changed(changed))
     }
 
-    async fn size_hint(&self, _args: &()) -> Result<Option<u64>, PageError> {
+    async fn size(&self, _args: &()) -> Result<Size, PageError> {
         let users = sqlx::query_scalar("SELECT count(*) FROM users");
         let users: i64 = users.fetch_one(&self.pool).await?;
-        Ok(Some(users.cast_unsigned()))
+        Ok(Size::Exact(users.cast_unsigned()))
     }
 
     fn ledger(&self, _: &Self::Args) -> Option<Arc<dyn PageLedger>> {

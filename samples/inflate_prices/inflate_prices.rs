@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use temporal_batch::sqlx::SqlitePool;
 use temporal_batch::{
     Page, PageContext, PageError, PageProcessor, PageRange, PageReport, ProcessorSettings,
-    RetryPolicy, SkipAhead, async_trait, sqlx,
+    RetryPolicy, Size, SkipAhead, async_trait, sqlx,
 };
 
 use super::products::hash;
@@ -118,10 +118,10 @@ impl PageProcessor for InflatePrices {
         Ok(id.map_or(SkipAhead::PastEnd, SkipAhead::To))
     }
 
-    async fn size_hint(&self, _args: &Args) -> Result<Option<u64>, PageError> {
+    async fn size(&self, _args: &Args) -> Result<Size, PageError> {
         let count = sqlx::query_scalar("SELECT count(*) FROM products");
         let count: i64 = count.fetch_one(&self.pool).await?;
-        Ok(Some(count.cast_unsigned()))
+        Ok(Size::Exact(count.cast_unsigned()))
     }
 
     /// A busy database is soon free again, so the first retry comes quickly.
@@ -367,8 +367,8 @@ mod tests {
     #[tokio::test]
     async fn the_size_is_the_number_of_rows() {
         let shop = Shop::new().await;
-        let size = shop.inflate().size_hint(&TEN).await.unwrap();
-        assert_eq!(size, Some(ROWS));
+        let size = shop.inflate().size(&TEN).await.unwrap();
+        assert_eq!(size, Size::Exact(ROWS));
     }
 
     #[tokio::test]

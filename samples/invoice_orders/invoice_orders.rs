@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde_json::json;
 use temporal_batch::sqlx::{Sqlite, SqlitePool};
 use temporal_batch::{
-    Page, PageContext, PageError, PageLedger, PageProcessor, PageReport, Reducer, SkipAhead,
+    Page, PageContext, PageError, PageLedger, PageProcessor, PageReport, Reducer, Size, SkipAhead,
     SqlLedger, async_trait, sqlx,
 };
 
@@ -92,10 +92,10 @@ impl PageProcessor for InvoiceOrders {
         ]))
     }
 
-    async fn size_hint(&self, _: &()) -> Result<Option<u64>, PageError> {
+    async fn size(&self, _: &()) -> Result<Size, PageError> {
         let orders = sqlx::query_scalar("SELECT count(*) FROM orders");
         let orders: i64 = orders.fetch_one(&self.pool).await?;
-        Ok(Some(orders.cast_unsigned()))
+        Ok(Size::Exact(orders.cast_unsigned()))
     }
 
     fn ledger(&self, _: &()) -> Option<Arc<dyn PageLedger>> {

@@ -34,6 +34,7 @@ use crate::{
     registry::{NotPrepared, Registry},
     throttle::Throttles,
     waiting,
+    words::words,
 };
 
 /// Heartbeat timeout of the activities that last: after it another worker goes on with them.
@@ -435,7 +436,7 @@ impl Heartbeats {
             loop {
                 tick.tick().await;
                 if let Err(error) = ctx.record_heartbeat(()).await {
-                    tracing::warn!(%error, "heartbeat not sent");
+                    tracing::warn!(error = words(&error), "heartbeat not sent");
                 }
             }
         }))

@@ -9,7 +9,7 @@ use std::{
 
 use tokio::{sync::oneshot, time::Instant};
 
-use crate::{error::PageError, protocol::COMBINE_TIMED_OUT};
+use crate::{error::PageError, protocol::COMBINE_TIMED_OUT, words::words};
 
 /// The time limit of one attempt.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -67,7 +67,7 @@ impl Combining {
         let thread = std::thread::Builder::new().name("combine".to_owned());
         thread
             .spawn(body)
-            .map_err(|e| busy(format!("no thread for it: {e}")))?;
+            .map_err(|e| busy(format!("no thread for it: {}", words(&e))))?;
         match tokio::time::timeout_at(until, done).await {
             Ok(Ok(combined)) => combined,
             Ok(Err(_)) | Err(_) => Err(timed_out(format!(

@@ -37,6 +37,7 @@ use crate::{
     },
     rate::RateShare,
     stride::{Go, HostError, PageEvent, StrideHost, WaitFor, page_blocked},
+    words::words,
 };
 
 /// Longest wait for the controller to say where a stride ends.
@@ -418,7 +419,7 @@ async fn heartbeat(
         let mut checkpoint = lock(&checkpoint).clone();
         checkpoint.at = SystemTime::now().into();
         if let Err(error) = ctx.record_heartbeat(checkpoint).await {
-            tracing::warn!(%error, "heartbeat not sent");
+            tracing::warn!(error = words(&error), "heartbeat not sent");
         }
     }
 }
@@ -461,7 +462,8 @@ async fn described(
     description.await.map_err(|error| match error {
         WorkflowInteractionError::NotFound(_) => HostError::Gone,
         error => HostError::Unavailable(format!(
-            "the server did not say whether this attempt still counts: {error}"
+            "the server did not say whether this attempt still counts: {}",
+            words(&error)
         )),
     })
 }
@@ -539,7 +541,8 @@ impl StrideHost for ActivityHost {
                     Err(error) if is_unanswered(&error) => tokio::time::sleep(ASK_AGAIN).await,
                     Err(error) => {
                         return Err(HostError::Unavailable(format!(
-                            "the controller did not say where the stride ends: {error}"
+                            "the controller did not say where the stride ends: {}",
+                            words(&error)
                         )));
                     }
                 }

@@ -27,6 +27,7 @@ use tokio::{
 use tracing::Instrument as _;
 
 use crate::error::PageError;
+use crate::words::words;
 
 /// How long code may have a thread before the thread counts as blocked.
 const BLOCKED_AFTER: Duration = Duration::from_secs(5);
@@ -193,7 +194,9 @@ impl UserThreads {
                     pools.push(pool);
                     return pool;
                 }
-                Err(error) => tracing::warn!(%error, "no more threads for user code"),
+                Err(error) => {
+                    tracing::warn!(error = words(&error), "no more threads for user code")
+                }
             }
         }
         let least = pools

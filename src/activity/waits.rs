@@ -15,6 +15,7 @@ use crate::{
     controller::Controller,
     error::{MAX_MESSAGE_CHARS, PageError, truncate},
     protocol::{WaitNews, WaitsFor},
+    words::words,
 };
 
 /// Whoever looks at a batch need not know of a preparation that is over sooner.
@@ -49,7 +50,7 @@ impl<'a> WaitTeller<'a> {
                 tick.tick().await;
                 let told = seen.borrow().clone();
                 if let Err(error) = beating.record_heartbeat(told).await {
-                    tracing::warn!(%error, "heartbeat not sent");
+                    tracing::warn!(error = words(&error), "heartbeat not sent");
                 }
             }
         });
@@ -141,10 +142,13 @@ impl<'a> WaitTeller<'a> {
             Ok(_) => {
                 self.told.send_replace(Some(news.clone()));
                 if let Err(error) = self.ctx.record_heartbeat(Some(news)).await {
-                    tracing::warn!(%error, "heartbeat not sent");
+                    tracing::warn!(error = words(&error), "heartbeat not sent");
                 }
             }
-            Err(error) => tracing::warn!(%error, "the batch was not told what it waits for"),
+            Err(error) => tracing::warn!(
+                error = words(&error),
+                "the batch was not told what it waits for"
+            ),
         }
     }
 }

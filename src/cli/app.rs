@@ -319,6 +319,7 @@ impl App {
             logging,
             command,
         } = parsed(matches)?;
+        let connection = connection.of(&self.name);
         logging.start(QUIET)?;
         #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
         match &command {

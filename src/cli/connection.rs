@@ -4,13 +4,16 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 
+use temporalio_client::NamespacedClient as _;
+
 use super::{
     exit::{CliError, CliResult},
     output::note,
+    web_ui::{self, Noted, WebUi},
 };
 use crate::{
     client::{BatchClient, outage::OUTAGE_TIMEOUT},
-    connect::{ConnectError, ConnectOptions},
+    connect::{ConnectError, ConnectOptions, address_of},
     dev_server::{DevServer, DevServerOptions},
     metrics::Metrics,
     private,
@@ -72,20 +75,30 @@ pub(crate) struct ConnectionArgs {
     #[arg(long, global = true, value_name = "DURATION", value_parser = humantime::parse_duration)]
     outage_timeout: Option<Duration>,
 
+    /// Temporal's own web page, for links to batches; also TEMPORAL_UI_ADDRESS [default: that of a dev server on this machine]
+    #[arg(long, global = true, value_name = "URL", value_parser = web_ui::address)]
+    ui_address: Option<String>,
+
     /// Start the embedded dev server if no server answers; it ends with the command, its state is kept
     #[arg(long, global = true)]
     dev: bool,
+
+    /// The name of the program, for commands that are printed.
+    #[arg(skip)]
+    program: String,
 }
 
 /// A connection, and the dev server behind it if it had to be started.
 pub(crate) struct Connected {
     pub(crate) client: BatchClient,
     pub(crate) server: Option<DevServer>,
+    web_ui: Option<Noted>,
 }
 
 impl Connected {
     /// Stops the dev server, if there is one.
     pub(crate) async fn close(self) -> CliResult<()> {
+        drop(self.web_ui);
         match self.server {
             Some(server) => Ok(server.stop().await?),
             None => Ok(()),
@@ -108,10 +121,19 @@ impl ConnectionArgs {
             ("--profile", self.profile.is_some()),
             ("--config-file", self.config_file.is_some()),
             ("--outage-timeout", self.outage_timeout.is_some()),
+            ("--ui-address", self.ui_address.is_some()),
             ("--dev", self.dev),
         ]
         .into_iter()
         .find_map(|(flag, given)| given.then_some(flag))
+    }
+
+    /// The same for a program of this name.
+    pub(crate) fn of(self, program: &str) -> Self {
+        Self {
+            program: program.to_owned(),
+            ..self
+        }
     }
 
     fn options(&self) -> ConnectOptions {
@@ -150,6 +172,10 @@ impl ConnectionArgs {
 
     async fn open(&self, options: ConnectOptions) -> CliResult<Connected> {
         let timeout = self.outage_timeout.unwrap_or(OUTAGE_TIMEOUT);
+        let given = match &self.ui_address {
+            Some(given) => Some(given.clone()),
+            None => web_ui::of_variable().map_err(CliError::usage)?,
+        };
         let (client, server) = match BatchClient::connect(&options).await {
             Ok(client) => (client, None),
             Err(ConnectError::Unreachable { address, .. }) if self.dev => {
@@ -159,7 +185,21 @@ impl ConnectionArgs {
             Err(error) => return Err(error.into()),
         };
         let client = client.outage_timeout(timeout);
-        Ok(Connected { client, server })
+        let own = server.as_ref().and_then(DevServer::ui_url);
+        let noted = server.as_ref().and_then(Noted::of_server);
+        let url = given.or(own).or_else(|| {
+            let address = address_of(&options).ok()?;
+            web_ui::noted(local_port(&address)?)
+        });
+        web_ui::is_at(url.map(|url| WebUi {
+            url,
+            namespace: client.temporal().namespace(),
+        }));
+        Ok(Connected {
+            client,
+            server,
+            web_ui: noted,
+        })
     }
 
     async fn start_dev_server(&self, address: &str) -> CliResult<DevServer> {
@@ -184,6 +224,14 @@ impl ConnectionArgs {
             server.ui_url().unwrap_or_default(),
             state.display(),
         ));
+        let namespace = self.namespace.as_ref();
+        let namespace =
+            namespace.map_or_else(String::new, |name| format!(" --namespace {}", quoted(name)));
+        note(format_args!(
+            "next: {} list --address {}{namespace}",
+            self.program,
+            server.address()
+        ));
         Ok(server)
     }
 }
@@ -196,12 +244,25 @@ fn local_port(address: &str) -> Option<u16> {
     port.parse().ok().filter(|port| *port != 0)
 }
 
+/// What is kept of dev servers. `None` for a user without a home.
+pub(crate) fn state_directory() -> Option<PathBuf> {
+    let directory = dirs::state_dir().or_else(dirs::data_local_dir)?;
+    Some(directory.join("temporal-batch"))
+}
+
+/// A word of a shell's command line.
+fn quoted(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@".contains(c);
+    match !word.is_empty() && word.chars().all(plain) {
+        true => word.to_owned(),
+        false => format!("'{}'", word.replace('\'', r"'\''")),
+    }
+}
+
 /// One file for each port: two servers cannot share one.
 fn state_file(port: u16) -> CliResult<PathBuf> {
-    let directory = dirs::state_dir()
-        .or_else(dirs::data_local_dir)
-        .unwrap_or_else(std::env::temp_dir)
-        .join("temporal-batch");
+    let directory =
+        state_directory().unwrap_or_else(|| std::env::temp_dir().join("temporal-batch"));
     private::directory(&directory).map_err(|e| {
         let directory = directory.display();
         CliError::caused(

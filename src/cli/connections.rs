@@ -72,7 +72,7 @@ impl From<DatabaseError> for CliError {
 
 fn failed(what: String, error: &DatabaseError) -> CliError {
     let message =
-        super::exit::with_causes(format!("{what}{error}"), std::error::Error::source(error));
+        crate::words::with_causes(format!("{what}{error}"), std::error::Error::source(error));
     match error.is_misuse() {
         true => CliError::usage(message),
         false => CliError::failure(message),

@@ -22,6 +22,7 @@ use super::{
     follow::{Followed, Style, follow},
     look::SCHEMA,
     output::{self, BARS, count, duration, has_terminal, note, number, rate},
+    web_ui::{Noted, WebUi},
     worker::{listen_address, serve},
 };
 use crate::{
@@ -230,6 +231,7 @@ struct Stage {
     worker: Option<RunningWorker>,
     server: Option<DevServer>,
     metrics: Option<MetricsServer>,
+    web_ui: Option<Noted>,
     data: Option<Box<dyn DemoData>>,
     directory: Option<TempDir>,
     /// A file with a name of the user's, while it is being filled.
@@ -257,7 +259,11 @@ impl Stage {
         self.worker = Some(worker.start()?);
 
         let batch = args.limits(data.batch());
-        let ui_url = ui_url.map(|url| format!("{url}/namespaces/default/workflows/{}", batch.id()));
+        let ui_url = ui_url.map(|url| {
+            let namespace = server.namespace().to_owned();
+            WebUi { url, namespace }.of_batch(batch.id())
+        });
+        self.web_ui = Noted::of_server(server);
         if let Some(url) = &ui_url {
             note(format_args!("Temporal UI, while this runs: {url}"));
         }
@@ -367,6 +373,7 @@ impl Stage {
             Some(server) => server.stop().await,
             None => Ok(()),
         };
+        self.web_ui = None;
         if let Some(metrics) = self.metrics.take() {
             metrics.stop().await;
         }
@@ -472,6 +479,13 @@ impl Summary {
             }
             _ => format!("{look}  # look at the rows yourself"),
         };
+        let elsewhere = match args.keep {
+            true => format!(
+                "\n  {program} status {} --address {}   # in another terminal",
+                self.batch_id, self.address
+            ),
+            false => String::new(),
+        };
         let outcome = match &self.reason {
             Some(reason) => format!("{}: {reason}", self.outcome),
             None => self.outcome.to_string(),
@@ -484,7 +498,7 @@ impl Summary {
              {:<9}{} after failures that were made on purpose\n\
              {:<9}{}\n\
              {:<9}{ui}{kept}\n\
-             next:\n  \
+             next:{elsewhere}\n  \
                {look}\n  \
                {program} demo --fail-rate 0.5 --max-parallelism 2   # make it harder\n  \
                {program} dev-server           # then: {program} worker, {program} start PROCESSOR",

@@ -8,6 +8,7 @@ use super::{
     connection::ConnectionArgs,
     exit::{CliError, CliResult, Exit},
     output::{note, result},
+    web_ui::Noted,
 };
 use crate::{dev_server::DevServerOptions, worker::shutdown_signal};
 
@@ -59,6 +60,7 @@ impl DevServerArgs {
             () = &mut stop => return Ok(Exit::Interrupted),
         };
         result(format_args!("Temporal dev server at {}", server.address()));
+        let _noted = Noted::of_server(&server);
         if let Some(url) = server.ui_url() {
             result(format_args!("web UI at {url}"));
         }

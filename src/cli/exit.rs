@@ -14,6 +14,7 @@ use crate::{
     metrics::MetricsServerError,
     progress::{BatchReport, Outcome},
     registry::Refused,
+    words::{with_causes, words},
     worker::WorkerError,
 };
 
@@ -87,8 +88,8 @@ impl CliError {
         }
     }
 
-    fn from_error(exit: Exit, error: &dyn Error) -> Self {
-        Self::new(exit, with_causes(error.to_string(), error.source()))
+    fn from_error(exit: Exit, error: &(dyn Error + 'static)) -> Self {
+        Self::new(exit, words(error))
     }
 
     /// What to do about it.
@@ -105,19 +106,6 @@ impl CliError {
     pub(crate) fn text(&self) -> &str {
         &self.message
     }
-}
-
-/// A message and its causes, without the repetition of causes that some messages already hold.
-pub(crate) fn with_causes(mut text: String, mut cause: Option<&(dyn Error + 'static)>) -> String {
-    while let Some(error) = cause {
-        let message = error.to_string();
-        if !text.ends_with(&message) {
-            text.push_str(": ");
-            text.push_str(&message);
-        }
-        cause = error.source();
-    }
-    text
 }
 
 impl fmt::Display for CliError {

@@ -14,6 +14,7 @@ use super::{
     connection::ConnectionArgs,
     connections::DatabaseArgs,
     exit::{CliError, CliResult, Exit},
+    facts,
     output::{note, number},
 };
 use crate::{
@@ -22,7 +23,9 @@ use crate::{
     files::{Manifest, SinkError, Standing, check_writable, check_writable_file, standing},
     hooks::Hooks,
     processor::PageProcessor as _,
+    size::Size,
     throttle::Throttles,
+    words::words,
 };
 
 #[derive(Args, Debug)]
@@ -115,7 +118,7 @@ impl ExportCommand {
             let processor = SqlExport::new(connections);
             let checked = processor.check_args(&args).await;
             let table = checked.map_err(|e| refused(&e))?;
-            let rows = processor.size_hint(&args).await;
+            let rows = processor.size(&args).await;
             let rows = rows.map_err(|e| refused(&e))?;
             let target = target(&shown);
             let id = self.attended.batch_id.clone();
@@ -191,7 +194,7 @@ impl ExportCommand {
 
     /// Tells at the start what the first page would be refused for.
     fn check_directory(&self, args: &ExportArgs, id: &str) -> CliResult<()> {
-        let refused = |error: SinkError| CliError::usage(error);
+        let refused = |error: SinkError| CliError::usage(words(&error));
         let directory = || args.to.clone();
         let writable = || {
             check_writable(&args.to).map_err(refused)?;
@@ -222,7 +225,7 @@ impl ExportCommand {
 
 fn absolute(path: &Path) -> CliResult<PathBuf> {
     std::path::absolute(path)
-        .map_err(|e| CliError::usage(format_args!("{} is no path: {e}", path.display())))
+        .map_err(|e| CliError::usage(format_args!("{} is no path: {}", path.display(), words(&e))))
 }
 
 /// The id of the batch that writes this from that database to there.
@@ -238,7 +241,7 @@ fn batch_id(target: &str, args: &ExportArgs) -> String {
     )
 }
 
-fn tell(args: &ExportArgs, table: &Table, database: &str, rows: Option<u64>) {
+fn tell(args: &ExportArgs, table: &Table, database: &str, rows: Size) {
     let line = |what: &str, text: String| note(format_args!("{what:<11}{text}"));
     line("database", database.to_owned());
     let system = table.database().system();
@@ -247,8 +250,7 @@ fn tell(args: &ExportArgs, table: &Table, database: &str, rows: Option<u64>) {
     if let Some(filter) = &table.spec().filter {
         line("where", filter.clone());
     }
-    let rows = rows.map_or_else(|| "unknown".to_owned(), |n| format!("about {}", number(n)));
-    line("rows", rows);
+    line("rows", facts::size(rows));
     line("to", args.to.display().to_string());
     line(
         "shows",
@@ -274,7 +276,7 @@ fn finish(args: &ExportArgs, id: &str, program: &str) -> CliResult {
 }
 
 fn failed(error: SinkError) -> CliError {
-    CliError::failure(error)
+    CliError::failure(words(&error))
 }
 
 fn told(args: &ExportArgs, manifest: &Manifest) -> Exit {

@@ -5,8 +5,9 @@
 use std::time::Duration;
 
 use super::output::{count, duration, number, rate, time};
-use crate::progress::{
-    PartitionProgress, PauseNote, Phase, Progress, StageState, TimeLeft, Timestamp, percent,
+use crate::{
+    progress::{PartitionProgress, PauseNote, Phase, Progress, StageState, TimeLeft, Timestamp},
+    size::{Size, percent_text},
 };
 
 /// Partitions that are shown.
@@ -123,8 +124,8 @@ fn partitions(p: &Progress) -> Vec<Fact> {
 }
 
 fn of_partition(p: &PartitionProgress) -> String {
-    let share = percent(p.items.total(), p.items_expected);
-    let share = share.map_or_else(String::new, |share| format!(" ({share:.0} %)"));
+    let share = p.percent().map(percent_text);
+    let share = share.map_or_else(String::new, |share| format!(" ({share})"));
     let in_flight = match p.max_parallelism {
         0 => String::new(),
         most => format!(", {} of {most} in flight", p.pages_in_flight),
@@ -315,6 +316,36 @@ fn said<const N: usize>(facts: [(&'static str, Option<String>); N]) -> Vec<Fact>
         .collect()
 }
 
+/// How many items there are, where that may be said: `10,000`, and `about 10,000` of an estimate.
+pub(crate) fn total(p: &Progress) -> Option<String> {
+    (p.size() != Size::Unknown).then(|| size(p.size()))
+}
+
+/// `10,000`, `about 10,000` or `unknown`.
+pub(crate) fn size(size: Size) -> String {
+    match size {
+        Size::Unknown => "unknown".to_owned(),
+        Size::Estimate(items) => format!("about {}", number(items)),
+        Size::Exact(items) => number(items),
+    }
+}
+
+/// Items that were counted, and are counted again after a recovery.
+pub(crate) fn again(items: u64) -> String {
+    format!("{} done again after a recovery", count(items, "item"))
+}
+
+/// How much of the items is done: ` of about 10,000 (46.0 %)`, ` (100.0 %)`, or nothing.
+pub(crate) fn share(p: &Progress) -> String {
+    match (p.percent(), total(p)) {
+        (Some(percent), Some(total)) if percent < 100.0 => {
+            format!(" of {total} ({})", percent_text(percent))
+        }
+        (Some(percent), _) => format!(" ({})", percent_text(percent)),
+        (None, _) => String::new(),
+    }
+}
+
 /// `4,980 items/s`.
 pub(crate) fn items_per_second(per_second: f64) -> String {
     format!("{} items/s", rate(per_second.max(0.0)))
@@ -384,7 +415,7 @@ pub(crate) mod tests {
         assert_eq!(facts[0].1, "3 of 40 finished, 12 running");
         assert_eq!(
             facts[1].1,
-            "tenant-1: running, 1,000 items (10 %), 2 of 4 in flight"
+            "tenant-1: running, 1,000 items (10.0 %), 2 of 4 in flight"
         );
         assert_eq!(facts.len(), 1 + MAX_PARTITIONS);
     }

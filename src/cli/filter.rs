@@ -19,7 +19,7 @@ use crate::{
 #[derive(Args, Debug)]
 pub(crate) struct FilterArgs {
     /// Only failures of this type
-    #[arg(long, value_name = "TYPE")]
+    #[arg(long, value_name = "TYPE", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     error_type: Option<String>,
 
     /// Only what begins right after this cursor
@@ -60,6 +60,13 @@ impl FilterArgs {
         processor: Option<&str>,
         processors: &Processors,
     ) -> CliResult<LetterFilter> {
+        if let (Some(since), Some(until)) = (self.since, self.until)
+            && since >= until
+        {
+            return Err(CliError::usage(
+                "nothing can be meant: --since has to be before --until",
+            ));
+        }
         let page_start = match &self.page {
             None => None,
             Some(cursor) => {

@@ -11,14 +11,17 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::MissedTickBehavior;
 
 use super::{
-    facts::{because, phase},
+    facts::{self, because, phase},
     look::{Look, age},
     output::{self, BARS, count, duration, note, number, rate},
     pace::Pace,
+    steady::Steady,
 };
 use crate::{
     client::{BatchHandle, ProgressError, ResultError},
     progress::{BatchReport, HeldBy, Phase, Progress, StageState},
+    size::percent_text,
+    words::words,
 };
 
 /// How progress is shown.
@@ -47,6 +50,8 @@ impl Style {
     }
 }
 
+/// The length of the bar.
+const PERMILLE: u64 = 1_000;
 /// A line every so often; a change of phase is told at once.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
@@ -93,7 +98,7 @@ pub(crate) async fn follow(
                 }
                 Err(ProgressError::NoWorker { .. }) => view.trouble(no_worker),
                 // If it is for good, `result` will know.
-                Err(error) => view.trouble(&error.to_string()),
+                Err(error) => view.trouble(&words(&error)),
             },
         }
     };
@@ -116,6 +121,7 @@ struct View {
     style: Style,
     bar: Option<ProgressBar>,
     pace: Pace,
+    steady: Steady,
     last_line: Option<Instant>,
     last_step: Option<Step>,
     last_trouble: Option<Instant>,
@@ -134,6 +140,7 @@ impl View {
             style,
             bar,
             pace: Pace::new(),
+            steady: Steady::default(),
             last_line: None,
             last_step: None,
             last_trouble: None,
@@ -142,8 +149,9 @@ impl View {
     }
 
     /// Says whether somebody still looks.
-    fn show(&mut self, progress: &Progress) -> bool {
-        self.pace.record(progress);
+    fn show(&mut self, look: &Progress) -> bool {
+        self.pace.record(look);
+        let (progress, again) = self.steady.show(look);
         self.last_trouble = None;
         for warning in &progress.warnings {
             if self.style != Style::Json && self.warned.insert(warning.clone()) {
@@ -151,38 +159,42 @@ impl View {
             }
         }
         match (self.style, &self.bar) {
-            (Style::Json, _) => return output::json(&Look::running(progress.clone())),
+            (Style::Json, _) => return output::json(&Look::running(progress)),
             (_, Some(bar)) => {
-                if let Some(expected) = progress.items_expected {
-                    if bar.length().is_none() {
+                let mut message = describe(&progress, &self.pace, again);
+                match progress.percent() {
+                    Some(percent) => {
                         bar.set_style(percent_bar());
+                        bar.set_length(PERMILLE);
+                        bar.set_position((percent * 10.0) as u64);
+                        message = format!("{}  {message}", percent_text(percent));
                     }
-                    bar.set_length(expected.max(1));
-                    bar.set_position(progress.items.total().min(expected.max(1)));
+                    // An estimate that was passed.
+                    None => bar.set_style(spinner()),
                 }
-                bar.set_message(describe(progress, &self.pace));
+                bar.set_message(message);
             }
             (_, None) => {
                 let due = self.last_line.is_none_or(|at| at.elapsed() >= LINE_EVERY);
-                if due || self.last_step != Some(step(progress)) {
-                    self.line(progress, age(progress));
+                if due || self.last_step != Some(step(&progress)) {
+                    self.line(&progress, age(&progress), again);
                 }
             }
         }
-        self.last_step = Some(step(progress));
+        self.last_step = Some(step(&progress));
         true
     }
 
-    fn line(&mut self, progress: &Progress, time: Duration) {
+    fn line(&mut self, progress: &Progress, time: Duration, again: u64) {
         self.last_line = Some(Instant::now());
         let time = duration(time);
         let percent = match progress.percent() {
-            Some(percent) => format!("{percent:.1} %, "),
+            Some(percent) => format!("{}, ", percent_text(percent)),
             None => String::new(),
         };
         note(format_args!(
             "[{time}] {percent}{}",
-            describe(progress, &self.pace)
+            describe(progress, &self.pace, again)
         ));
     }
 
@@ -190,7 +202,7 @@ impl View {
     fn last(&mut self, report: &BatchReport) {
         if self.style == Style::Lines {
             self.pace.record(&report.progress);
-            self.line(&report.progress, report.duration());
+            self.line(&report.progress, report.duration(), 0);
         }
     }
 
@@ -222,7 +234,7 @@ fn spinner() -> ProgressStyle {
 }
 
 fn percent_bar() -> ProgressStyle {
-    ProgressStyle::with_template("{bar:24.cyan/dim} {percent:>3} %  {wide_msg}")
+    ProgressStyle::with_template("{bar:24.cyan/dim} {wide_msg}")
         .expect("a template of known fields")
         .progress_chars("━╸─")
 }
@@ -234,9 +246,9 @@ fn is_wrong(p: &Progress) -> bool {
     p.held_by.is_some_and(|by| wrong.contains(&by))
 }
 
-fn describe(p: &Progress, pace: &Pace) -> String {
-    let mut parts = vec![match p.items_expected {
-        Some(expected) => format!("{} of {} items", number(p.items.total()), number(expected)),
+fn describe(p: &Progress, pace: &Pace, again: u64) -> String {
+    let mut parts = vec![match facts::total(p) {
+        Some(total) => format!("{} of {total} items", number(p.items.total())),
         None => format!(
             "{} in {}",
             count(p.items.total(), "item"),
@@ -252,6 +264,9 @@ fn describe(p: &Progress, pace: &Pace) -> String {
         && let Some(left) = pace.time_left(p).filter(|left| !left.is_zero())
     {
         parts.push(format!("{} left", duration(left)));
+    }
+    if again > 0 {
+        parts.push(facts::again(again));
     }
     for (n, what) in [
         (u64::from(p.pages_in_flight), "in flight"),

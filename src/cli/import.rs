@@ -24,7 +24,8 @@ use super::{
     connection::ConnectionArgs,
     connections::DatabaseArgs,
     exit::{CliError, CliResult},
-    output::{note, number},
+    facts,
+    output::note,
 };
 use crate::{
     BytesForm, Connections, DEFAULT_CONNECTION, Database, DatabaseOptions, ImportArgs, ImportFile,
@@ -35,6 +36,7 @@ use crate::{
     hooks::Hooks,
     processor::PageProcessor as _,
     redrive::letters_of,
+    size::Size,
     throttle::Throttles,
 };
 
@@ -290,7 +292,7 @@ impl ImportCommand {
             let prepare = async || processor.prepare(args.clone()).await;
             let make = self.create_ledger_tables;
             let prepared = with_ledger_tables(&database, make, program, prepare).await?;
-            let records = processor.size_hint(&prepared).await.map_err(refused)?;
+            let records = processor.size(&prepared).await.map_err(refused)?;
             self.tell(&shown, &database, &prepared, records, rejected.as_ref());
             let letters = letters_of(&processor, &prepared);
             let source = prepared.file.clone();
@@ -420,7 +422,7 @@ impl ImportCommand {
         shown: &str,
         database: &Database,
         args: &ImportArgs,
-        records: Option<u64>,
+        records: Size,
         rejected: Option<&RejectedFile>,
     ) {
         let line = |what: &str, text: &str| note(format_args!("{what:<11}{text}"));
@@ -433,9 +435,7 @@ impl ImportCommand {
             let text = format!("{delimiter} as the first record shows; --delimiter says otherwise");
             line("delimiter", &text);
         }
-        let about =
-            records.map_or_else(|| "unknown".to_owned(), |n| format!("about {}", number(n)));
-        line("records", &about);
+        line("records", &facts::size(records));
         let table = format!("{} in {}", self.table, database.system());
         line("table", &table);
         line("columns", &args.assignments().join(", "));

@@ -14,8 +14,14 @@ use crate::client::ListedBatch;
 #[derive(Args, Debug)]
 pub(crate) struct ListArgs {
     /// Most batches to show, the latest first
-    #[arg(long, default_value_t = 20, value_name = "N")]
-    limit: usize,
+    #[arg(
+        long,
+        default_value_t = 20,
+        value_name = "N",
+        allow_negative_numbers = true,
+        value_parser = clap::value_parser!(u32).range(1..)
+    )]
+    limit: u32,
 
     /// Print one JSON object
     #[arg(long)]
@@ -31,7 +37,7 @@ struct Listing {
 impl ListArgs {
     pub(crate) async fn run(&self, connection: &ConnectionArgs) -> CliResult {
         let connected = connection.connect().await?;
-        let batches = connected.client.list(self.limit).await?;
+        let batches = connected.client.list(self.limit as usize).await?;
         if self.json {
             output::json(&Listing {
                 schema: SCHEMA,

@@ -15,7 +15,7 @@ use tracing_subscriber::{
 use super::{
     exit::{CliError, CliResult},
     json_lines::JsonLines,
-    output::{LogWriter, wants_color},
+    output::{LogWriter, note, wants_color},
 };
 
 #[derive(Args, Debug)]
@@ -37,15 +37,26 @@ enum LogFormat {
     Json,
 }
 
+const ALLOWED: &str = "write a level (error, warn, info, debug, trace, off) or a filter such as \
+                       temporal_batch=debug,warn";
+
 fn filter(text: &str) -> Result<String, String> {
+    if let Some(word) = bare_name(text) {
+        return Err(format!("`{word}` is no level; {ALLOWED}"));
+    }
     match EnvFilter::builder().parse(text) {
         Ok(_) if !text.trim().is_empty() => Ok(text.to_owned()),
-        _ => Err(
-            "write a level (error, warn, info, debug, trace) or a filter such as \
-                  temporal_batch=debug,warn"
-                .to_owned(),
-        ),
+        _ => Err(ALLOWED.to_owned()),
     }
+}
+
+/// A word without a level. The filter takes it for a module, of which it lets everything through, and of all others nothing:
+/// somebody who has misspelt a level would see no log at all.
+fn bare_name(text: &str) -> Option<&str> {
+    let words = text.split(',').map(str::trim);
+    words
+        .filter(|word| !word.is_empty() && !word.contains(['=', '[', ':']))
+        .find(|word| word.parse::<LevelFilter>().is_err())
 }
 
 impl LogArgs {
@@ -53,6 +64,12 @@ impl LogArgs {
     pub(crate) fn start(&self, default: &str) -> CliResult<()> {
         let from_env = std::env::var("RUST_LOG").ok();
         let from_env = from_env.filter(|text| !text.trim().is_empty());
+        if let (None, Some(word)) = (&self.log_level, from_env.as_deref().and_then(bare_name)) {
+            // Of a variable that other programs read, too, it may be meant so.
+            note(format_args!(
+                "warning: `{word}` in RUST_LOG is no level, so it is taken for the name of a module; {ALLOWED}"
+            ));
+        }
         let text = self.log_level.clone().or(from_env);
         let text = text.as_deref().unwrap_or(default);
         let filter = EnvFilter::builder()
@@ -80,5 +97,40 @@ impl LogArgs {
             }
         };
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_is_one_of_those_that_there_are() {
+        for text in [
+            "error",
+            "WARN",
+            "off",
+            "temporal_batch=debug,warn",
+            "warn,temporal_batch::cli=trace",
+            "temporal_batch[page]=debug",
+            "3",
+        ] {
+            assert_eq!(filter(text).as_deref(), Ok(text));
+        }
+        for text in [
+            "lots",
+            "verbose",
+            "debg",
+            "warn,lots",
+            "",
+            " ",
+            "temporal_batch=lots",
+        ] {
+            let refused = filter(text).unwrap_err();
+            assert!(
+                refused.contains("error, warn, info, debug, trace"),
+                "{text}: {refused}"
+            );
+        }
     }
 }

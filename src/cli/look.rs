@@ -14,6 +14,7 @@ use super::{
     output::{count, duration, note, number, one_line, time},
     reduced,
     repair::Repair,
+    web_ui,
 };
 use crate::{
     BatchState,
@@ -42,6 +43,8 @@ pub(crate) struct Look {
     percent: Option<f64>,
     /// The command that helps with what holds it, where there is one.
     next: Option<String>,
+    /// Where it is on Temporal's own web page.
+    ui_url: Option<String>,
     progress: Option<Progress>,
     /// Where the progress comes from.
     source: Option<ProgressSource>,
@@ -115,6 +118,7 @@ impl Look {
             ended_at: None,
             percent: None,
             next: None,
+            ui_url: web_ui::link(batch_id),
             progress: None,
             source: None,
             workers: None,
@@ -213,6 +217,9 @@ impl Look {
             table.row("reason", reason);
         }
         table.row("batch", &self.batch_id);
+        if let Some(url) = &self.ui_url {
+            table.row("web UI", url);
+        }
         if let Some(progress) = &self.progress {
             table.row("processor", &progress.processor);
             if let Some(redrive_of) = &progress.redrive_of {
@@ -262,9 +269,7 @@ impl Look {
                 let _ = write!(items, ", {} {what}", number(n));
             }
         }
-        if let (Some(expected), Some(percent)) = (p.items_expected, self.percent) {
-            let _ = write!(items, " of {} ({percent:.1} %)", number(expected));
-        }
+        items.push_str(&facts::share(p));
         table.row("items", items);
         if self.ended_at.is_none()
             && let Some(left) = p.time_left.and_then(facts::time_left)
@@ -490,7 +495,7 @@ mod tests {
             fields,
             [
                 "batch_id", "ended_at", "next", "outcome", "percent", "progress", "reason",
-                "repair", "schema", "source", "state", "strides", "workers"
+                "repair", "schema", "source", "state", "strides", "ui_url", "workers"
             ]
         );
         assert_eq!(json["schema"], 1);

@@ -33,8 +33,8 @@
 //!
 //! # Commands
 //!
-//! `worker`, `start`, `list`, `status`, `watch`, `failures`, `redrive`, `pause`, `resume`, `approve`,
-//! `set`, `cancel`, `recover`, `verify`, `ensure-complete`, `dev-server`; the binary `temporal-batch` also has `demo`. `docs/cli.md` in the repository lists every flag.
+//! `worker`, `backfill`, `import`, `export`, `start`, `list`, `status`, `watch`, `failures`, `redrive`, `pause`, `resume`, `approve`,
+//! `set`, `cancel`, `recover`, `verify`, `ensure-complete`, `schema`, `dev-server`; the binary `temporal-batch` also has `demo`. `docs/cli.md` in the repository lists every flag.
 //!
 //! # Exit status
 //!
@@ -61,7 +61,8 @@
 //! | `outcome` | string or null | once it has ended: `completed`, `completed_with_failures`, `failed`, `stopped`, `cancelled` |
 //! | `reason` | string or null | why it ended, unless it completed |
 //! | `ended_at` | number or null | milliseconds since 1970 |
-//! | `percent` | number or null | share of the items that are done, where their number is known |
+//! | `percent` | number or null | share of the items that are done, where their number is known; 100 once the batch has completed, and not before; `progress.items_expected_is` says whether that number is `exact`, an `estimate` or `unknown` |
+//! | `ui_url` | string or null | the batch on Temporal's own web page, where that is known |
 //! | `next` | string or null | the command that helps with what holds the batch, where there is one; `status` only |
 //! | `source` | string or null | where the progress comes from: `live`, `snapshot`, `report` |
 //! | `workers` | object or null | who polls the task queue, while the batch runs: [`Workers`](crate::Workers); `status` only |
@@ -127,11 +128,13 @@ mod sql_processors;
 mod stages;
 mod start;
 mod status;
+mod steady;
 #[cfg(feature = "postgres")]
 mod throttle;
 mod tuning;
 mod verify;
 mod watch;
+mod web_ui;
 mod worker;
 
 pub use app::App;

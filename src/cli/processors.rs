@@ -5,7 +5,7 @@ use std::{fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 use serde_json::Value;
 
 use super::{
-    exit::{CliError, CliResult, with_causes},
+    exit::{CliError, CliResult},
     output::note,
 };
 use crate::{
@@ -15,6 +15,7 @@ use crate::{
     processor::PageProcessor,
     redrive::letters_of,
     registry::{Refused, RegisterError, Registry, check},
+    words::{with_causes, words},
 };
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -191,7 +192,7 @@ impl Processors {
             let built = (entry.build)().await;
             let built = match built {
                 Err(error) if entry.kind == Kind::Sample && has_sql => {
-                    note(format_args!("left out: {what}: {error}"));
+                    note(format_args!("left out: {what}: {}", words(&*error)));
                     continue;
                 }
                 built => built.map_err(|e| CliError::caused(what, &*e))?,

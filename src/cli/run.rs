@@ -11,6 +11,7 @@ use crate::{
         follow::{Followed, Style, follow},
         look::Look,
         output::{self, note},
+        web_ui,
         worker::serve,
     },
     client::{AcceptError, BatchClient, BatchHandle, ProgressError, StartError},
@@ -106,6 +107,7 @@ impl Run<'_> {
                 }
                 false => {
                     output::result(id);
+                    web_ui::tell(id);
                 }
             }
             note(format_args!(
@@ -191,6 +193,9 @@ impl Run<'_> {
             () = &mut stop => return Ok(None),
         };
         note(format_args!("batch \"{}\" runs", handle.id()));
+        if !self.json {
+            web_ui::tell(handle.id());
+        }
         let accepted = tokio::select! {
             accepted = handle.accepted() => accepted,
             () = &mut stop => return Ok(None),

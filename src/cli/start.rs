@@ -14,6 +14,7 @@ use super::{
     stages::StageArgs,
     status::show,
     watch::to_the_end,
+    web_ui,
     worker::task_queue,
 };
 use crate::{
@@ -24,6 +25,7 @@ use crate::{
     hooks::Hooks,
     page::PageToken,
     small_file,
+    words::words,
 };
 
 #[derive(Args, Debug)]
@@ -110,7 +112,7 @@ pub(crate) fn json_or_file(text: &str) -> Result<Value, String> {
         None => json(text),
         Some(path) => {
             let text = small_file::read_text(path);
-            json(&text.map_err(|e| format!("cannot read {path}: {e}"))?)
+            json(&text.map_err(|e| format!("cannot read {path}: {}", words(&e)))?)
         }
     }
 }
@@ -261,6 +263,7 @@ impl Launch<'_> {
             show(handle, true, program).await?;
         } else {
             output::result(id);
+            web_ui::tell(id);
         }
         note(format_args!(
             "`{program} watch {id}` follows it, `{program} cancel {id}` ends it"

@@ -16,6 +16,7 @@ use crate::{
     batch::validate_id,
     client::{BatchClient, BatchHandle},
     dead_letter::LetterFilter,
+    words::words,
 };
 
 #[derive(Args, Debug)]
@@ -103,7 +104,7 @@ async fn repair(
 async fn look(handle: &BatchHandle) -> CliResult<Look> {
     let look = Look::at(handle).await?;
     if let Some(trouble) = look.trouble() {
-        output::note(format_args!("its progress is unknown: {trouble}"));
+        output::note(format_args!("its progress is unknown: {}", words(trouble)));
     }
     Ok(look)
 }

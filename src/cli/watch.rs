@@ -10,9 +10,9 @@ use super::{
     follow::{Followed, Style, follow},
     look::Look,
     output::{self, note},
-    screen,
+    screen, web_ui,
 };
-use crate::{batch::validate_id, client::BatchHandle, worker::shutdown_signal};
+use crate::{batch::validate_id, client::BatchHandle, words::words, worker::shutdown_signal};
 
 #[derive(Args, Debug)]
 pub(crate) struct WatchArgs {
@@ -76,12 +76,18 @@ async fn follow_as(handle: &BatchHandle, view: View, no_worker: &str, program: &
     let stop =
         shutdown_signal().map_err(|e| CliError::caused("signals cannot be listened for", &e))?;
     let mut stop = pin!(stop);
+    if view != View::Flow(Style::Json) {
+        web_ui::tell(handle.id());
+    }
     let followed = match view {
         View::Flow(style) => follow(handle, style, no_worker, stop).await,
         View::Screen => match screen::follow(handle, no_worker, stop.as_mut()).await {
             Ok(followed) => followed,
             Err(error) => {
-                note(format_args!("the screen cannot be drawn: {error}"));
+                note(format_args!(
+                    "the screen cannot be drawn: {}",
+                    words(&error)
+                ));
                 follow(handle, Style::Lines, no_worker, stop).await
             }
         },

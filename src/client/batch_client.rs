@@ -359,6 +359,9 @@ fn this_user() -> String {
     let user = ["USER", "LOGNAME", "USERNAME"]
         .into_iter()
         .find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()));
+    // Cron, containers and services often have none of these, and the system knows whom they run as.
+    let of_the_process = || uzers::get_effective_username()?.into_string().ok();
+    let user = user.or_else(of_the_process);
     let host = gethostname::gethostname();
     format!(
         "{}@{}",

@@ -134,7 +134,11 @@ impl BatchHandle {
     /// The end, with what it takes to go on.
     pub(super) async fn ended(&self) -> Result<EndDetails, ResultError> {
         loop {
-            let ended = self.run_ended().await;
+            let mut ended = self.run_ended().await;
+            if let Ok(ended) = &mut ended {
+                // A controller of an older version left its estimate there.
+                ended.report.settle();
+            }
             let Err(ResultError::NoReport { state }) = ended else {
                 return ended;
             };

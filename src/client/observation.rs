@@ -23,6 +23,7 @@ use crate::{
     controller::Controller,
     progress::{Progress, Timestamp, by_age},
     protocol::{ClientLooks, MEMO_FULL, MEMO_PROGRESS},
+    size::Stand,
 };
 
 /// Longest wait for the controller to show its progress, where an older one is at hand.
@@ -212,8 +213,11 @@ impl BatchHandle {
             }
         }
         if !seen.state.is_open() {
-            // It was ended from outside; nobody is missing.
+            // It was ended from outside; nobody is missing, and nothing is left to come.
             seen.workers = None;
+            if let Some(progress) = &mut seen.progress {
+                progress.settle(Stand::Over);
+            }
         }
         seen.explain(self.looks.server_time());
         Ok(seen)
@@ -397,5 +401,7 @@ fn progress_in(description: &WorkflowExecutionDescription) -> Option<Progress> {
     if let Ok(Some(full)) = memo.get::<Progress>(MEMO_FULL) {
         progress.lengthen(full);
     }
+    // A controller of an older version left more there.
+    progress.settle(Stand::Underway);
     Some(progress)
 }

@@ -116,7 +116,7 @@ pub(crate) fn is_outage(error: &(dyn Error + 'static)) -> bool {
 }
 
 /// Some errors of the SDK keep what the server said to themselves.
-fn status_of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Status> {
+pub(crate) fn status_of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Status> {
     if let Some(WorkflowInteractionError::Rpc(status)) = error.downcast_ref() {
         return Some(status);
     }

@@ -11,4 +11,6 @@ mod tls;
 
 pub use error::ConnectError;
 pub use options::ConnectOptions;
+#[cfg(feature = "cli")]
+pub(crate) use target::address_of;
 pub use target::connect;

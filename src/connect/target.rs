@@ -43,6 +43,12 @@ pub async fn connect(options: &ConnectOptions) -> Result<Client, ConnectError> {
     }
 }
 
+/// The address that these options lead to, as it was written.
+#[cfg(feature = "cli")]
+pub(crate) fn address_of(options: &ConnectOptions) -> Result<String, ConnectError> {
+    Ok(options.resolve(&temporal_variables())?.address)
+}
+
 /// The settings once everything is read and checked, ready to connect with.
 #[derive(Clone)]
 pub(super) struct Target {

@@ -83,8 +83,8 @@ pub(super) async fn end(
 
 fn finish(ctx: &WorkflowContext<Controller>, ending: Ending) -> WorkflowResult<BatchReport> {
     ctx.state_mut(|s| s.closing = Some(Phase::Ended));
-    ctx.set_current_details(details(&ctx.state(Controller::look)));
     let report = || ctx.state(|s| s.report(&ending));
+    ctx.set_current_details(details(&report().progress));
     let end_details = || ctx.state(|s| s.fitting_details(&ending));
     let reason = || ending.reason.clone().unwrap_or_default();
     match ending.outcome {

@@ -7,8 +7,10 @@ use crate::{
     error::truncate,
     pace::{StrideLength, Terms, advice},
     progress::{BatchReport, HeldBy, Phase, Progress, by_age},
+    protocol::Prepared,
     reduce::Fold,
     scheduler::{self, Ending, Situation},
+    size::{Stand, percent_text},
     stages::Stages,
 };
 
@@ -65,8 +67,9 @@ impl Controller {
             true => limit,
             false => scheduler::because(&situation),
         });
-        let items_expected = self.prepared.as_ref().and_then(|p| p.items_expected);
-        let items_left = items_expected.map(|n| n.saturating_sub(totals.items.total()));
+        let size = self.prepared.as_ref().map(Prepared::size);
+        let size = size.unwrap_or_default();
+        let items_left = size.items().map(|n| n.saturating_sub(totals.items.total()));
         let pacing = &self.pacing;
         let ramp = pacing.ramp();
         let length = self.stride_length();
@@ -86,7 +89,8 @@ impl Controller {
             strides_waiting: self.ledger.ready(),
             items: totals.items,
             skip_reasons: totals.skip_reasons.clone(),
-            items_expected,
+            items_expected: size.items(),
+            items_expected_is: size.certainty(),
             retries: totals.retries,
             max_parallelism: self.controls.max_parallelism,
             max_parallelism_achieved: totals.max_parallelism_achieved,
@@ -148,6 +152,7 @@ impl Controller {
             partitions: Vec::new(),
         };
         self.show_partitions(&mut progress, pace.held.is_some());
+        progress.settle(Stand::Underway);
         progress
     }
 
@@ -175,12 +180,14 @@ impl Controller {
             progress.output = None;
             progress.output_error = Some(NOT_COMBINED.to_owned());
         }
-        BatchReport {
+        let mut report = BatchReport {
             outcome: ending.outcome,
             reason: ending.reason.clone(),
             progress,
             ended_at: self.now,
-        }
+        };
+        report.settle();
+        report
     }
 }
 
@@ -193,9 +200,9 @@ pub(super) fn details(p: &Progress) -> String {
         .or(p.pause_reason.as_ref())
         .or(explained);
     let why = reason.map_or_else(String::new, |reason| format!(": {reason}"));
-    let share = p
-        .percent()
-        .map_or_else(String::new, |percent| format!(" ({percent:.0} %)"));
+    let share = p.percent().map_or_else(String::new, |percent| {
+        format!(" ({})", percent_text(percent))
+    });
     let mark = p.low_water_mark.as_ref().map_or_else(
         || "the beginning".to_owned(),
         |token| {

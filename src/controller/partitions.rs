@@ -43,6 +43,7 @@ use crate::{
         PartitionNews, PartitionsOrder, Prepared, Settled, ShareOrder, SplitAnswer, SplitOrder,
     },
     scheduler::{EagerStrides, Ending, earliest},
+    words::words,
 };
 
 /// Partitions that are listed in an answer or a report.
@@ -194,7 +195,10 @@ fn child<'a>(
                     ctx.timer(wait.cancellation_token(own).build()).await;
                 }
                 Err(error) => {
-                    return ChildEnd::Lost(format!("could not be started as \"{id}\": {error}"));
+                    return ChildEnd::Lost(format!(
+                        "could not be started as \"{id}\": {}",
+                        words(&error)
+                    ));
                 }
             }
         };
@@ -224,7 +228,7 @@ fn end_of(error: &ChildWorkflowExecutionError) -> ChildEnd {
             ChildEnd::Lost("was terminated from outside".to_owned())
         }
         Some(IncomingError::Timeout(_)) => ChildEnd::Lost("was timed out from outside".to_owned()),
-        _ => ChildEnd::Lost(format!("is gone: {error}")),
+        _ => ChildEnd::Lost(format!("is gone: {}", words(error))),
     }
 }
 
@@ -465,6 +469,7 @@ impl Controller {
             ledger: parked.ledger,
             prepared: Prepared {
                 items_expected: partition.items,
+                items_exact: false,
                 ..prepared
             },
             controls: Controls {

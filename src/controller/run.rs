@@ -121,7 +121,10 @@ fn take_partitions(prepared: &mut Prepared) -> Option<Partitions> {
         return None;
     }
     let items: Option<u64> = named.iter().map(|partition| partition.items).sum();
-    prepared.items_expected = prepared.items_expected.or(items);
+    if prepared.items_expected.is_none() {
+        prepared.items_expected = items;
+        prepared.items_exact = false;
+    }
     Some(Partitions::new(named))
 }
 

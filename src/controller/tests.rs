@@ -36,6 +36,7 @@ fn controller(part: Option<PartOf>) -> Controller {
         page_timeout: Duration::from_secs(300),
         heartbeat_timeout: Duration::from_secs(15),
         items_expected: None,
+        items_exact: false,
         dead_letters: true,
         once_per_page: false,
         args: None,

@@ -16,6 +16,7 @@ use crate::{
     error::PageError,
     page::{Page, PageRange},
     processor::{PageContext, PageProcessor, SkipAhead},
+    size::Size,
 };
 
 /// A CSV file as the source of a batch; part of the batch's arguments, or all of them.
@@ -217,11 +218,20 @@ impl CsvSource {
         .await
     }
 
-    /// About how many records there are: as many as the length of the first ones suggests.
+    /// The number in [`size`](Self::size), exact or not.
     ///
     /// # Errors
     /// As of [`fetch`](Self::fetch).
     pub async fn size_hint(&self) -> Result<Option<u64>, PageError> {
+        self.size().await.map(Size::items)
+    }
+
+    /// How many records there are: exactly in a small file, which is read; in a larger one as many as the length of
+    /// the first ones suggests.
+    ///
+    /// # Errors
+    /// As of [`fetch`](Self::fetch).
+    pub async fn size(&self) -> Result<Size, PageError> {
         let source = self.clone();
         blocking(move || {
             source.check_format()?;
@@ -230,7 +240,7 @@ impl CsvSource {
                 let mut scanner = source.scanner(&look.file, look.data);
                 reading::guess_count(&look.file, &mut scanner, look.data)
             };
-            guess().map(Some).map_err(FileError::into_page_error)
+            guess().map_err(FileError::into_page_error)
         })
         .await
     }

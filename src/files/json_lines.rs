@@ -20,6 +20,7 @@ use crate::{
     error::PageError,
     page::{Page, PageRange},
     processor::{PageContext, PageProcessor, SkipAhead},
+    size::Size,
 };
 
 /// A JSON Lines file (one JSON value a line) as the source of a batch; part of the batch's arguments, or all
@@ -184,11 +185,20 @@ impl JsonLinesSource {
         .await
     }
 
-    /// About how many records there are: as many as the length of the first ones suggests.
+    /// The number in [`size`](Self::size), exact or not.
     ///
     /// # Errors
     /// As of [`fetch`](Self::fetch).
     pub async fn size_hint(&self) -> Result<Option<u64>, PageError> {
+        self.size().await.map(Size::items)
+    }
+
+    /// How many records there are: exactly in a small file, which is read; in a larger one as many as the length of
+    /// the first ones suggests.
+    ///
+    /// # Errors
+    /// As of [`fetch`](Self::fetch).
+    pub async fn size(&self) -> Result<Size, PageError> {
         let source = self.clone();
         blocking(move || {
             let guess = || {
@@ -196,7 +206,7 @@ impl JsonLinesSource {
                 let mut scanner = source.scanner(&file, file.text);
                 reading::guess_count(&file, &mut scanner, file.text)
             };
-            guess().map(Some).map_err(FileError::into_page_error)
+            guess().map_err(FileError::into_page_error)
         })
         .await
     }

@@ -11,7 +11,10 @@ use super::{
     BadRecord, FilePosition, FileRecord, bad_record::MAX_KEPT, error::FileError,
     line_number::lines, source_file::OpenFile,
 };
-use crate::page::{PAGE_BYTES, PageRange};
+use crate::{
+    page::{PAGE_BYTES, PageRange},
+    size::Size,
+};
 
 const BUFFER: usize = 128 * 1024;
 
@@ -234,15 +237,16 @@ pub(super) fn guess_count<S: Scan>(
     file: &OpenFile,
     scanner: &mut S,
     start: u64,
-) -> Result<u64, FileError> {
+) -> Result<Size, FileError> {
     let mut records = 0u64;
     while scanner.offset() - start < GUESS_FROM {
         if next(file, scanner)?.is_none() {
-            return Ok(records);
+            return Ok(Size::Exact(records));
         }
         records += 1;
     }
     let looked_at = u128::from(scanner.offset() - start);
     let all = u128::from(file.size.saturating_sub(start));
-    Ok(u64::try_from(u128::from(records) * all / looked_at).unwrap_or(u64::MAX))
+    let records = u128::from(records) * all / looked_at;
+    Ok(Size::Estimate(u64::try_from(records).unwrap_or(u64::MAX)))
 }

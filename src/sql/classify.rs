@@ -1,7 +1,7 @@
 //! What an error of a database says: about the page, about everybody's pages, or about the moment.
 //! The codes are listed in `docs/errors.md`, and a test compares the two.
 
-use std::{borrow::Cow, error::Error as StdError, io::ErrorKind};
+use std::{error::Error as StdError, io::ErrorKind};
 
 use sqlx::error::DatabaseError;
 
@@ -328,7 +328,6 @@ fn without_values(error: &sqlx::Error, class: Class, message: &str) -> String {
     match error {
         sqlx::Error::Database(error) => {
             let said = error.message();
-            let message = without_line(&**error, said, message);
             let redacted = redacted(&**error, class, said);
             let message = message.replace(said, &redacted);
             match place(&**error, class) {
@@ -373,19 +372,6 @@ fn place(error: &dyn DatabaseError, class: Class) -> Option<String> {
     }
     let _ = (error, class);
     None
-}
-
-/// `sqlx` adds at which line of its own sources PostgreSQL has found the error, which reads as if it were one
-/// of the statement.
-fn without_line<'a>(error: &dyn DatabaseError, said: &str, message: &'a str) -> Cow<'a, str> {
-    #[cfg(feature = "postgres")]
-    if let Some(error) = error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>()
-        && let Some(line) = error.line()
-    {
-        return Cow::Owned(message.replace(&format!("{said} at line {line}"), said));
-    }
-    let _ = (error, said);
-    Cow::Borrowed(message)
 }
 
 fn redacted(error: &dyn DatabaseError, class: Class, said: &str) -> String {

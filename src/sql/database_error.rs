@@ -2,6 +2,8 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
+use crate::words::words;
+
 /// Why a database cannot be reached, or what is wrong with how it was named. No variant shows a password or
 /// a whole URL: a database is told as scheme, user, host and name.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -136,15 +138,7 @@ pub struct Reason(String);
 impl Reason {
     /// Takes out whatever is secret, should it be there.
     pub(super) fn of(error: &(dyn std::error::Error + 'static), secrets: &[String]) -> Self {
-        let mut text = error.to_string();
-        let mut cause = error.source();
-        while let Some(source) = cause {
-            let more = source.to_string();
-            if !text.contains(&more) {
-                text = format!("{text}: {more}");
-            }
-            cause = source.source();
-        }
+        let mut text = words(error);
         for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
             text = text.replace(secret.as_str(), "[hidden]");
         }

@@ -22,6 +22,7 @@ use crate::{
     page::PageToken,
     page_ledger::{OpenStride, PageClaim, PageLedger, PageTransaction, StrideId},
     progress::{BatchReport, Timestamp},
+    words::words,
 };
 
 /// The [`PageLedger`] in PostgreSQL, MySQL, MariaDB or SQLite: pages, dead letters, reports, outputs and what redrives settled in five
@@ -289,7 +290,8 @@ pub(super) fn failed<DB: Dialect>(error: sqlx::Error) -> PageError {
         return error.into();
     }
     PageError::retryable(format_args!(
-        "the tables of the page ledger are missing; make them with `SqlLedger::apply_schema`: {error}"
+        "the tables of the page ledger are missing; make them with `SqlLedger::apply_schema`: {}",
+        words(&error)
     ))
     .with_type("LedgerTablesMissing")
 }

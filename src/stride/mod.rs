@@ -53,6 +53,7 @@ use crate::{
         AcceptedEnd, FailedAttempt, Prepared, RunningPage, StrideOrder, StrideReport, Timing,
     },
     redrive::letters_of,
+    size::Size,
 };
 use running::Running;
 
@@ -355,11 +356,7 @@ pub(crate) async fn run_stride<P: PageProcessor>(
 }
 
 /// What a controller needs to know of a processor before the first page.
-pub(crate) fn prepared<P: PageProcessor>(
-    processor: &P,
-    args: &P::Args,
-    items_expected: Option<u64>,
-) -> Prepared {
+pub(crate) fn prepared<P: PageProcessor>(processor: &P, args: &P::Args, size: Size) -> Prepared {
     let ProcessorSettings {
         retry_mode,
         retry,
@@ -374,7 +371,8 @@ pub(crate) fn prepared<P: PageProcessor>(
         retry,
         page_timeout,
         heartbeat_timeout,
-        items_expected,
+        items_expected: size.items(),
+        items_exact: matches!(size, Size::Exact(_)),
         dead_letters: letters_of(processor, args).is_some(),
         once_per_page: processor.ledger(args).is_some(),
         args: None,

@@ -17,7 +17,7 @@ use super::{
     Throttle, Verdict,
     standing::{Event, Said, Standing},
 };
-use crate::{error::PageError, metrics::Metrics};
+use crate::{error::PageError, metrics::Metrics, words::words};
 
 /// A registered throttle and what is known of it in this process.
 pub(super) struct Asked {
@@ -103,7 +103,7 @@ impl Asked {
                 let ask = async {
                     let _only = asked.one_at_a_time.lock().await;
                     let answer = asked.throttle.ask().await;
-                    answer.map_err(|error| with_causes(&*error))
+                    answer.map_err(|error| words(&*error))
                 };
                 tokio::select! {
                     biased;
@@ -202,18 +202,4 @@ async fn keep_asking(asked: Arc<Asked>, due: Duration) {
         asked.take(answer);
         due = Instant::now() + asked.interval;
     }
-}
-
-fn with_causes(error: &(dyn std::error::Error + Send + Sync + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let message = error.to_string();
-        if !text.ends_with(&message) {
-            text.push_str(": ");
-            text.push_str(&message);
-        }
-        cause = error.source();
-    }
-    text
 }

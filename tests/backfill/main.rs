@@ -16,6 +16,7 @@ mod refusals;
 mod repaired;
 mod rows;
 mod sessions;
+mod totals;
 
 #[path = "../fixtures/mariadb.rs"]
 mod mariadb;

@@ -37,6 +37,7 @@ mod steering;
 mod stride_length;
 mod support;
 mod tolerance;
+mod totals;
 mod unknown;
 
 #[path = "../fixtures/proxy.rs"]

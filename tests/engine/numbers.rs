@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use temporal_batch::{
-    Page, PageContext, PageError, PageProcessor, PageReport, ProcessorSettings, RetryPolicy,
+    Page, PageContext, PageError, PageProcessor, PageReport, ProcessorSettings, RetryPolicy, Size,
     SkipAhead,
 };
 use tokio::sync::{Semaphore, watch};
@@ -67,7 +67,7 @@ pub struct Numbers {
     record: Arc<watch::Sender<Record>>,
     settings: ProcessorSettings,
     skips_ahead: bool,
-    size_hint: bool,
+    size_hint: Option<fn(u64) -> Size>,
     says_end: bool,
     process: Arc<Hook<PageReport>>,
     fetch: Arc<Hook<()>>,
@@ -82,7 +82,7 @@ impl Numbers {
                 ..ProcessorSettings::default()
             },
             skips_ahead: false,
-            size_hint: false,
+            size_hint: None,
             says_end: false,
             process: Arc::new(|_| Box::pin(async { Ok(PageReport::all_processed()) })),
             fetch: Arc::new(|_| Box::pin(async { Ok(()) })),
@@ -94,8 +94,13 @@ impl Numbers {
         self
     }
 
-    pub fn with_size_hint(mut self) -> Self {
-        self.size_hint = true;
+    pub fn with_size_hint(self) -> Self {
+        self.sized(Size::Estimate)
+    }
+
+    /// What it says of a size that is so.
+    pub fn sized(mut self, size: fn(u64) -> Size) -> Self {
+        self.size_hint = Some(size);
         self
     }
 
@@ -227,8 +232,8 @@ impl PageProcessor for Numbers {
         })
     }
 
-    async fn size_hint(&self, args: &UpTo) -> Result<Option<u64>, PageError> {
-        Ok(self.size_hint.then_some(args.n))
+    async fn size(&self, args: &UpTo) -> Result<Size, PageError> {
+        Ok(self.size_hint.map_or(Size::Unknown, |size| size(args.n)))
     }
 
     fn settings(&self) -> ProcessorSettings {

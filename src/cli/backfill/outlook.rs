@@ -5,10 +5,7 @@ use std::time::Duration;
 use super::refused;
 use crate::{
     BackfillArgs, HighWaterMark, SqlBackfill,
-    cli::{
-        exit::CliResult,
-        output::{note, number},
-    },
+    cli::{exit::CliResult, facts, output::note},
     processor::PageProcessor as _,
     sql::backfill::Work,
 };
@@ -39,14 +36,9 @@ impl Outlook {
         if let Some(filter) = &table.spec().filter {
             lines.push(("where", filter.clone()));
         }
-        let rows = processor.size_hint(args).await;
+        let rows = processor.size(args).await;
         let rows = rows.map_err(|e| refused(&e))?;
-        let about = if args.exact_count { "" } else { "about " };
-        let unknown = || "unknown".to_owned();
-        lines.push((
-            "rows",
-            rows.map_or_else(unknown, |n| format!("{about}{}", number(n))),
-        ));
+        lines.push(("rows", facts::size(rows)));
         let keys = table.keys(None, None, page_size as usize).await;
         let keys = keys.map_err(|e| refused(&e))?;
         let range = match (keys.first(), keys.last()) {

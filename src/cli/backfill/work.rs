@@ -12,6 +12,7 @@ use crate::{
     },
     small_file,
     sql::backfill::{Syntax, parse_assignments, split_statements},
+    words::words,
 };
 
 #[derive(Args, Debug)]
@@ -107,7 +108,11 @@ impl WorkArgs {
         }
         if let Some(path) = &self.statement_file {
             let text = small_file::read_text(path).map_err(|e| {
-                CliError::usage(format_args!("cannot read {}: {e}", path.display()))
+                CliError::usage(format_args!(
+                    "cannot read {}: {}",
+                    path.display(),
+                    words(&e)
+                ))
             })?;
             args.statements = split_statements(&text, syntax).map_err(CliError::usage)?;
         }

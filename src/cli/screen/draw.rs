@@ -20,6 +20,7 @@ use crate::{
         output::{count, duration, number, one_line, rate, time},
     },
     progress::{FailureState, HeldBy, PageFailure, Phase, Progress},
+    size::percent_text,
 };
 
 /// Below this a frame is only its five most important lines.
@@ -272,13 +273,13 @@ impl Look<'_> {
 
     fn gauge(&self, frame: &mut Frame<'_>, area: Rect, p: &Progress) {
         let done = number(p.items.total());
-        let (Some(percent), Some(expected)) = (p.percent(), p.items_expected) else {
+        let (Some(percent), Some(total)) = (p.percent(), facts::total(p)) else {
             let pages = count(p.pages_completed, "page");
             let text = format!("{done} items in {pages}");
             frame.render_widget(Line::from(text), area);
             return;
         };
-        let label = format!("{percent:.1} %  {done} of {} items", number(expected));
+        let label = format!("{}  {done} of {total} items", percent_text(percent));
         if area.is_empty() || usize::from(area.width) < label.len() + 4 {
             frame.render_widget(Line::from(label), area);
             return;
@@ -311,6 +312,9 @@ impl Look<'_> {
             left.map(|left| format!("{} left at this pace", facts::roughly(left)))
         };
         parts.extend(p.time_left.and_then(facts::time_left).or_else(own));
+        if self.model.again > 0 {
+            parts.push(facts::again(self.model.again));
+        }
         Line::from(parts.join("   "))
     }
 
@@ -630,7 +634,7 @@ mod tests {
         let lines = screen(&watching(&full()), 100, 30);
         assert!(lines[0].starts_with(" running  prices-2026  inflate-prices  1m 10s  run 1"));
         assert!(lines[1].starts_with("rate limit 5,000 items/s"));
-        assert!(lines[2].starts_with("25.4 %  50,900 of 200,000 items ━"));
+        assert!(lines[2].starts_with("25.4 %  50,900 of about 200,000 items ━"));
         assert!(lines[3].starts_with("now 100/s   last minute 4,980/s   between 12m and 18m left"));
         assert_shows(
             &lines,
@@ -657,7 +661,7 @@ mod tests {
         assert_shows(
             &lines,
             &[
-                "50,900 of 200,000",
+                "50,900 of about 200,000",
                 "at most 100",
                 "12 of 32 in flight",
                 "after 1",
@@ -697,7 +701,7 @@ mod tests {
         model.trouble("no worker answers");
         let lines = screen(&model, 80, 24);
         assert!(lines[1].starts_with("no worker answers"), "{lines:?}");
-        assert_shows(&lines, &["50,900 of 200,000"]);
+        assert_shows(&lines, &["50,900 of about 200,000"]);
     }
 
     #[test]

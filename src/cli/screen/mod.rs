@@ -12,7 +12,6 @@ mod samples;
 mod terminal;
 
 use std::{
-    error::Error as _,
     future::Future,
     io,
     pin::pin,
@@ -33,13 +32,13 @@ use self::{
     terminal::{Input, Screen},
 };
 use super::{
-    exit::with_causes,
     follow::Followed,
     output::{self, one_line},
 };
 use crate::{
     client::{BatchHandle, ControlError, ProgressError},
     progress::Progress,
+    words::words,
 };
 
 /// Every look costs the controller one query.
@@ -123,7 +122,7 @@ pub(crate) async fn follow(
                     model.trouble(no_worker);
                 }
                 // If it is for good, `result` will know.
-                Told::Look { look: Err(error), .. } => model.trouble(&error.to_string()),
+                Told::Look { look: Err(error), .. } => model.trouble(&words(&error)),
                 Told::Answer(request, answer) => {
                     let answer = answer.map_err(|error| told_of(&error));
                     model.answered(request, answer, moment(clock));
@@ -158,7 +157,7 @@ async fn look_again_and_again(handle: BatchHandle, clock: Instant, tell: mpsc::S
 }
 
 fn told_of(error: &ControlError) -> String {
-    one_line(&with_causes(error.to_string(), error.source()))
+    one_line(&words(error))
 }
 
 /// What to say of a request that has not taken effect.

@@ -7,7 +7,7 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use super::samples::Samples;
 use crate::{
     batch::MAX_PARALLELISM,
-    cli::pace::Pace,
+    cli::{pace::Pace, steady::Steady},
     progress::{HeldBy, Phase, Progress, Timestamp},
 };
 
@@ -116,6 +116,9 @@ pub(super) struct Model {
     /// Why the progress is old or unknown.
     pub trouble: Option<String>,
     pub pace: Pace,
+    steady: Steady,
+    /// Items that are being done again.
+    pub again: u64,
     pub samples: Samples,
     pub help: bool,
     notice: Option<Notice>,
@@ -138,6 +141,8 @@ impl Model {
             progress: None,
             trouble: None,
             pace: Pace::new(),
+            steady: Steady::default(),
+            again: 0,
             samples: Samples::default(),
             help: false,
             notice: None,
@@ -156,8 +161,9 @@ impl Model {
     /// A look at the batch, which `began` so long after the screen came up.
     pub(super) fn look(&mut self, mut progress: Progress, began: Duration, now: Moment) {
         let at = now.elapsed.as_millis() as u64;
-        self.pace.add(at, progress.items.total());
-        self.samples.add(at, progress.items.total());
+        self.pace.add(at, progress.items.total(), progress.rate);
+        self.samples.add(at, self.pace.items_per_second());
+        (progress, self.again) = self.steady.show(&progress);
         self.trouble = None;
         match &self.progress {
             Some(known) if began < self.answered_at => {

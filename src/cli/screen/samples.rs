@@ -9,36 +9,31 @@ const MAX_SAMPLES: usize = 600;
 #[derive(Debug, Default)]
 pub(super) struct Samples {
     ring: VecDeque<f64>,
-    /// The look at which the last sample ended: milliseconds, and the items that were done.
-    last: Option<(u64, u64)>,
+    /// When the last sample ended, in milliseconds.
+    last: Option<u64>,
 }
 
 impl Samples {
-    /// A look that was taken `at` so many milliseconds. Seconds without a look get the mean of the time that
-    /// passed.
-    pub(super) fn add(&mut self, at: u64, items: u64) {
-        let Some((from, before)) = self.last else {
-            self.last = Some((at, items));
+    /// The pace by a look that was taken `at` so many milliseconds. Seconds without a look get that of the next one. A pace
+    /// that is not known begins again.
+    pub(super) fn add(&mut self, at: u64, per_second: Option<f64>) {
+        let Some(per_second) = per_second else {
+            self.ring.clear();
+            self.last = Some(at);
             return;
         };
-        if items < before {
-            // Another batch run.
-            self.ring.clear();
-            self.last = Some((at, items));
-            return;
-        }
+        let from = *self.last.get_or_insert(at);
         let seconds = (at / 1_000).saturating_sub(from / 1_000);
         if seconds == 0 {
             return;
         }
-        let per_second = (items - before) as f64 * 1_000.0 / (at - from) as f64;
         for _ in 0..seconds.min(MAX_SAMPLES as u64) {
             if self.ring.len() == MAX_SAMPLES {
                 self.ring.pop_front();
             }
             self.ring.push_back(per_second);
         }
-        self.last = Some((at, items));
+        self.last = Some(at);
     }
 
     /// The latest samples, the newest first.
@@ -62,12 +57,13 @@ mod tests {
     #[test]
     fn there_is_one_sample_for_each_second() {
         let mut samples = Samples::default();
+        samples.add(0, None);
         assert_eq!(samples.mean(60), None);
-        for half in 0..=20 {
-            samples.add(half * 500, half * 50);
+        for half in 1..=20 {
+            samples.add(half * 500, Some(100.0));
         }
         assert_eq!(samples.latest(99).collect::<Vec<_>>(), [100.0; 10]);
-        samples.add(13_000, 1_000 + 600);
+        samples.add(13_000, Some(200.0));
         assert_eq!(
             samples.latest(4).collect::<Vec<_>>(),
             [200.0, 200.0, 200.0, 100.0]
@@ -78,27 +74,26 @@ mod tests {
     #[test]
     fn a_rerun_begins_anew() {
         let mut samples = Samples::default();
-        samples.add(0, 0);
-        samples.add(1_000, 500);
-        samples.add(2_000, 0);
+        samples.add(0, None);
+        samples.add(1_000, Some(500.0));
+        samples.add(2_000, None);
         assert_eq!(samples.mean(60), None);
-        samples.add(3_000, 10);
+        samples.add(3_000, Some(10.0));
         assert_eq!(samples.mean(60), Some(10.0));
     }
 
     proptest! {
         #[test]
         fn every_second_has_a_sample_until_the_ring_is_full(
-            looks in prop::collection::vec((1_u64..5_000_000, 0_u64..10_000), 1..50)
+            looks in prop::collection::vec((1_u64..5_000_000, 0_u32..10_000), 1..50)
         ) {
             let mut samples = Samples::default();
-            samples.add(0, 0);
-            let (mut at, mut items) = (0, 0);
-            for (wait, more) in looks {
-                (at, items) = (at + wait, items + more);
-                samples.add(at, items);
+            samples.add(0, None);
+            let mut at = 0;
+            for (wait, rate) in looks {
+                at += wait;
+                samples.add(at, Some(f64::from(rate)));
                 prop_assert!(samples.ring.len() <= MAX_SAMPLES);
-                prop_assert!(samples.latest(MAX_SAMPLES).all(|rate| rate.is_finite() && rate >= 0.0));
             }
             prop_assert!(samples.ring.len() as u64 == (at / 1_000).min(MAX_SAMPLES as u64)
                 || samples.ring.len() == MAX_SAMPLES);

@@ -24,6 +24,7 @@ use crate::{
     page::{Page, PageRange},
     page_ledger::PageLedger,
     processor::{PageContext, PageProcessor, PageReport, ProcessorSettings, SkipAhead},
+    size::Size,
     sql::{
         Connections, Key, LedgerDatabase, RangeCheck, RangeCheckError, SqlLedger, Table,
         TableDatabase, TableError, blockers,
@@ -299,17 +300,17 @@ impl PageProcessor for SqlBackfill {
         }
     }
 
-    async fn size_hint(&self, args: &BackfillArgs) -> Result<Option<u64>, PageError> {
+    async fn size(&self, args: &BackfillArgs) -> Result<Size, PageError> {
         if args.high_water_mark == HighWaterMark::NoRows {
-            return Ok(Some(0));
+            return Ok(Size::Exact(0));
         }
         let work = self.work(args).await?;
         match args.exact_count {
             true => {
                 let end = args.high_water_mark.key();
-                work.table().count(None, end).await.map(Some)
+                work.table().count(None, end).await.map(Size::Exact)
             }
-            false => work.table().size_hint().await,
+            false => work.table().size().await,
         }
     }
 

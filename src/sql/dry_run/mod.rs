@@ -27,6 +27,7 @@ pub use self::{
 };
 use crate::{
     error::PageError,
+    size::Certainty,
     sql::{
         BackfillArgs, Database, Key, RangeCheck, RangeCheckError, Table, TableError,
         backfill::{Rows, Work},
@@ -158,7 +159,10 @@ impl DryRun {
         }
         let (rows, rows_are_exact) = match args.exact_count {
             true => (Some(work.table().count(None, None).await?), true),
-            false => (work.table().size_hint().await?, false),
+            false => {
+                let size = work.table().size().await?;
+                (size.items(), size.certainty() == Certainty::Exact)
+            }
         };
         let (sample, pages, keys) = self.try_pages(&work, rows).await?;
         let failed = pages.iter().any(|page| page.error.is_some());

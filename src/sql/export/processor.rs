@@ -18,6 +18,7 @@ use crate::{
     files::PartSink,
     page::Page,
     processor::{PageContext, PageProcessor, PageReport, ProcessorSettings, SkipAhead},
+    size::Size,
     sql::{Column, Connections, HighWaterMark, Key, Table, TableError},
 };
 
@@ -304,11 +305,11 @@ impl PageProcessor for SqlExport {
         self.sink(ctx.args())?.finish(ctx).await
     }
 
-    async fn size_hint(&self, args: &ExportArgs) -> Result<Option<u64>, PageError> {
+    async fn size(&self, args: &ExportArgs) -> Result<Size, PageError> {
         if args.high_water_mark == HighWaterMark::NoRows {
-            return Ok(Some(0));
+            return Ok(Size::Exact(0));
         }
-        self.table(args).await?.size_hint().await
+        self.table(args).await?.size().await
     }
 
     fn settings(&self) -> ProcessorSettings {

@@ -20,6 +20,7 @@ use crate::{
     page::{Next, Page, PageRange},
     page_ledger::PageLedger,
     processor::{PageContext, PageProcessor, PageReport, SkipAhead},
+    size::Size,
     sql::{
         Connections, Database, blockers,
         dialect::Dialect,
@@ -412,10 +413,13 @@ impl PageProcessor for SqlImport {
         }
     }
 
-    async fn size_hint(&self, args: &ImportArgs) -> Result<Option<u64>, PageError> {
+    async fn size(&self, args: &ImportArgs) -> Result<Size, PageError> {
+        if let Some(records) = written_by_an_export(args).await? {
+            return Ok(Size::Exact(records));
+        }
         match &args.file {
-            ImportFile::Csv(source) => source.size_hint().await,
-            ImportFile::JsonLines(source) => source.size_hint().await,
+            ImportFile::Csv(source) => source.size().await,
+            ImportFile::JsonLines(source) => source.size().await,
         }
     }
 
@@ -431,6 +435,22 @@ impl PageProcessor for SqlImport {
     fn dead_letters(&self, _: &ImportArgs) -> Option<Arc<dyn DeadLetters>> {
         self.letters.clone()
     }
+}
+
+/// How many records the manifest says are in the file, unless it has got another size since.
+async fn written_by_an_export(args: &ImportArgs) -> Result<Option<u64>, PageError> {
+    let (_, Some(manifest)) = manifest(args).await? else {
+        return Ok(None);
+    };
+    let path = match &args.file {
+        ImportFile::Csv(source) => source.file.path.clone(),
+        ImportFile::JsonLines(source) => source.file.path.clone(),
+    };
+    let bytes = tokio::fs::metadata(&path).await.map(|file| file.len()).ok();
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let parts = || manifest.parts.iter().map(|part| &part.file);
+    let written = parts().find(|file| file.file == name && Some(file.bytes) == bytes);
+    Ok(written.map(|file| file.records))
 }
 
 /// Which manifest says how the values of the file are written, from now on, and what it says.

@@ -1,11 +1,12 @@
 //! How many rows there are, about.
 
 use super::{Table, inspect::Identity};
-use crate::{error::PageError, sql::Database};
+use crate::{error::PageError, size::Size, sql::Database};
 
 /// # Estimate
 impl Table {
-    /// About how many rows match the filter, from the statistics of the database. `None` where it has none.
+    /// How many rows match the filter: as the statistics of the database say, or exactly where it is small.
+    /// Unknown where there are no statistics.
     ///
     /// | database | without a filter | with one |
     /// |---|---|---|
@@ -17,33 +18,43 @@ impl Table {
     ///
     /// # Errors
     /// Those of the database, retryable.
-    pub async fn size_hint(&self) -> Result<Option<u64>, PageError> {
+    pub async fn size(&self) -> Result<Size, PageError> {
         let statements = &self.inner.statements;
         match (&self.inner.database, &self.inner.identity) {
             #[cfg(feature = "postgres")]
             (Database::Postgres(pool), _) => postgres::rows(pool, statements).await,
             #[cfg(feature = "mysql")]
             (Database::MySql(pool), Identity::MySql { schema, table }) => {
-                mysql::rows(pool, statements, schema, table).await
+                let rows = mysql::rows(pool, statements, schema, table).await?;
+                Ok(Size::from_hint(rows))
             }
             #[cfg(feature = "sqlite")]
-            (Database::Sqlite(_), _) if statements.filter.is_some() => Ok(None),
+            (Database::Sqlite(_), _) if statements.filter.is_some() => Ok(Size::Unknown),
             #[cfg(feature = "sqlite")]
             (Database::Sqlite(pool), Identity::Sqlite { table, integer_key }) => {
                 if let Some(rows) = sqlite::few(pool, statements).await? {
-                    return Ok(Some(rows));
+                    return Ok(Size::Exact(rows));
                 }
                 if let Some(rows) = sqlite::analyzed(pool, table).await? {
-                    return Ok(Some(rows));
+                    return Ok(Size::Estimate(rows));
                 }
                 if !integer_key {
-                    return Ok(None);
+                    return Ok(Size::Unknown);
                 }
-                sqlite::distance(pool, statements).await
+                let most = sqlite::distance(pool, statements).await?;
+                Ok(Size::Estimate(most))
             }
             #[allow(unreachable_patterns, reason = "depends on the features")]
-            _ => Ok(None),
+            _ => Ok(Size::Unknown),
         }
+    }
+
+    /// The number in [`size`](Self::size), exact or not.
+    ///
+    /// # Errors
+    /// As of [`size`](Self::size).
+    pub async fn size_hint(&self) -> Result<Option<u64>, PageError> {
+        self.size().await.map(Size::items)
     }
 }
 
@@ -53,6 +64,7 @@ mod postgres {
 
     use crate::{
         error::PageError,
+        size::Size,
         sql::{pooled::rows_of, table::statements::Statements},
     };
 
@@ -61,7 +73,7 @@ mod postgres {
             AND pg_catalog.pg_relation_size(oid) <= 64 * 1024 * 1024
         FROM pg_catalog.pg_class WHERE oid = $1::text::regclass";
 
-    pub async fn rows(pool: &PgPool, statements: &Statements) -> Result<Option<u64>, PageError> {
+    pub async fn rows(pool: &PgPool, statements: &Statements) -> Result<Size, PageError> {
         let condition = statements.range(None, None, 1).sql;
         let table = &statements.table;
         // The planner takes a table that it knows nothing of for a much larger one.
@@ -70,16 +82,15 @@ mod postgres {
             let count = format!("SELECT count(*) FROM {table} WHERE {condition}");
             let rows = rows_of(pool, &count, Vec::new()).await?;
             let rows: i64 = rows.first().ok_or(sqlx::Error::RowNotFound)?.try_get(0)?;
-            return Ok(u64::try_from(rows).ok());
+            return Ok(u64::try_from(rows).map_or(Size::Unknown, Size::Exact));
         }
         let explain = format!("EXPLAIN (FORMAT JSON) SELECT 1 FROM {table} WHERE {condition}");
         let rows = rows_of(pool, &explain, Vec::new()).await?;
         let row = rows.first().ok_or(sqlx::Error::RowNotFound)?;
         let plan: serde_json::Value = serde_json::from_str(row.try_get_unchecked::<&str, _>(0)?)?;
         let rows = plan.pointer("/0/Plan/Plan Rows");
-        Ok(rows
-            .and_then(serde_json::Value::as_f64)
-            .map(|rows| rows as u64))
+        let rows = rows.and_then(serde_json::Value::as_f64);
+        Ok(Size::from_hint(rows.map(|rows| rows as u64)))
     }
 }
 
@@ -116,10 +127,7 @@ mod sqlite {
         Ok(most.and_then(|rows| u64::try_from(rows).ok()))
     }
 
-    pub async fn distance(
-        pool: &SqlitePool,
-        statements: &Statements,
-    ) -> Result<Option<u64>, PageError> {
+    pub async fn distance(pool: &SqlitePool, statements: &Statements) -> Result<u64, PageError> {
         let (table, key) = (&statements.table, &statements.key[0].quoted);
         // One after the other, since SQLite finds both ends in the index only when asked for one.
         let ends =
@@ -134,7 +142,7 @@ mod sqlite {
         let bytes = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size";
         let bytes: i64 = sqlx::query_scalar(bytes).fetch_one(pool).await?;
         let most = u64::try_from(bytes / 4).unwrap_or(u64::MAX);
-        Ok(Some(distance.min(most)))
+        Ok(distance.min(most))
     }
 }
 
