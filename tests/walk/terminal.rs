@@ -1,0 +1,360 @@
+//! Terminals in which a stranger types what a document says, and what the product prints as the next command.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead as _, BufReader, Read},
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Arc, Mutex},
+    thread::{self, JoinHandle},
+    time::{Duration, Instant},
+};
+
+use tempfile::TempDir;
+
+/// Longest wait for anything but a build; what takes longer hangs.
+pub const LIMIT: Duration = Duration::from_secs(180);
+/// A command that cargo has to build first.
+const BUILD_LIMIT: Duration = Duration::from_secs(1_200);
+
+/// Terminals in one working folder, with the same variables.
+pub struct Terminals {
+    folder: TempDir,
+    programs: PathBuf,
+    variables: BTreeMap<String, String>,
+}
+
+/// How a command ended.
+#[derive(Debug)]
+pub struct Ended {
+    pub command: String,
+    pub status: Option<i32>,
+    /// Standard output and standard error, each in its own order.
+    pub said: String,
+}
+
+impl Ended {
+    #[track_caller]
+    pub fn exits(self, status: i32) -> Self {
+        assert_eq!(
+            self.status,
+            Some(status),
+            "`{}` said: {}",
+            self.command,
+            self.said
+        );
+        self
+    }
+}
+
+impl Terminals {
+    /// An empty folder, and no settings but those that find programs.
+    pub fn open() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let programs = folder.path().join(".programs");
+        std::fs::create_dir(&programs).unwrap();
+        std::fs::create_dir(folder.path().join("work")).unwrap();
+        let terminals = Self {
+            folder,
+            programs,
+            variables: BTreeMap::new(),
+        };
+        terminals.link(
+            "temporal-batch",
+            Path::new(env!("CARGO_BIN_EXE_temporal-batch")),
+        );
+        terminals.cargo();
+        // Not every machine has it; python3 is there.
+        terminals.script(
+            "sqlite3",
+            "#!/bin/sh\nexec python3 -c 'import sqlite3, sys\n\
+             db = sqlite3.connect(sys.argv[1])\n\
+             for row in db.execute(sys.argv[2]):\n    \
+                 print(*row, sep=\"|\")\n\
+             db.commit()' \"$@\"\n",
+        );
+        terminals
+    }
+
+    /// Where commands are typed.
+    pub fn folder(&self) -> PathBuf {
+        self.folder.path().join("work")
+    }
+
+    /// A program that is found by this name.
+    pub fn link(&self, name: &str, program: &Path) {
+        std::os::unix::fs::symlink(program, self.programs.join(name)).unwrap();
+    }
+
+    /// Cargo as if the working folder were the top of the repository, with what is built already.
+    fn cargo(&self) {
+        let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+        let script = format!(
+            "#!/bin/sh\nverb=$1\nshift\nexec '{cargo}' \"$verb\" --quiet --locked --manifest-path '{}/Cargo.toml' \
+             --target-dir '{}' \"$@\"\n",
+            env!("CARGO_MANIFEST_DIR"),
+            target.display(),
+        );
+        self.script("cargo", &script);
+    }
+
+    fn script(&self, name: &str, script: &str) {
+        let path = self.programs.join(name);
+        std::fs::write(&path, script).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    /// A program of this source, which knows the library by name and nothing else, as a user's does.
+    pub fn program(&self, name: &str, source: &str) {
+        let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+        let mut build = Command::new(cargo);
+        build
+            .args([
+                "build",
+                "--lib",
+                "--locked",
+                "--offline",
+                "--message-format=json",
+                "--target-dir",
+            ])
+            .arg(target)
+            .current_dir(env!("CARGO_MANIFEST_DIR"));
+        without_settings(&mut build);
+        let built = build.output().unwrap();
+        assert!(
+            built.status.success(),
+            "{}",
+            String::from_utf8_lossy(&built.stderr)
+        );
+        let library = String::from_utf8(built.stdout).unwrap();
+        let library = library
+            .lines()
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+            .filter(|message| message["target"]["name"] == "temporal_batch")
+            .find_map(|message| {
+                let files = message["filenames"].as_array()?.clone();
+                files
+                    .iter()
+                    .find_map(|file| file.as_str()?.ends_with(".rlib").then(|| file.clone()))
+            });
+        let library = library.expect("a library").as_str().unwrap().to_owned();
+        let file = self.folder.path().join(format!("{name}.rs"));
+        std::fs::write(&file, source).unwrap();
+        let program = self.programs.join(name);
+        let rustc = std::env::var("RUSTC").unwrap_or_else(|_| "rustc".to_owned());
+        let compiled = Command::new(rustc)
+            .args(["--edition", "2024", "--extern"])
+            .arg(format!("temporal_batch={library}"))
+            .arg("-L")
+            .arg(format!(
+                "dependency={}",
+                target.join("debug/deps").display()
+            ))
+            .arg("-o")
+            .args([&program, &file])
+            .output()
+            .unwrap();
+        assert!(
+            compiled.status.success(),
+            "{}",
+            String::from_utf8_lossy(&compiled.stderr)
+        );
+    }
+
+    /// A local server, as a document starts it; all terminals know its address.
+    #[track_caller]
+    pub fn dev_server(&mut self, line: &str) -> Running {
+        // Ports of its own: a server of the machine's user may have the usual ones.
+        let mut server = self.begin(&format!("{line} --port 0 --ui-port 0"));
+        let address = server.until(
+            |said| {
+                let (_, rest) = said.split_once("Temporal dev server at ")?;
+                Some(rest.split_once('\n')?.0.to_owned())
+            },
+            "its address",
+        );
+        self.export("TEMPORAL_ADDRESS", &address);
+        server
+    }
+
+    /// A variable of all terminals, as `export` sets it.
+    pub fn export(&mut self, name: &str, value: &str) {
+        self.variables.insert(name.to_owned(), value.to_owned());
+    }
+
+    /// Types a line and waits for its end. An `export` is one for all terminals.
+    #[track_caller]
+    pub fn run(&mut self, line: &str) -> Ended {
+        if let Some((name, value)) = line
+            .strip_prefix("export ")
+            .and_then(|set| set.split_once('='))
+        {
+            self.export(name, value);
+            return Ended {
+                command: line.to_owned(),
+                status: Some(0),
+                said: String::new(),
+            };
+        }
+        self.begin(line).ended()
+    }
+
+    /// Types a line in a terminal of its own.
+    #[track_caller]
+    pub fn begin(&self, line: &str) -> Running {
+        let mut command = Command::new("sh");
+        without_settings(&mut command);
+        let path = std::env::var("PATH").unwrap_or_default();
+        // The shell is replaced by the command, so that a signal reaches it.
+        let sets_variables = line
+            .split(' ')
+            .next()
+            .is_some_and(|word| word.contains('='));
+        let typed = format!("exec {}{line}", if sets_variables { "env " } else { "" });
+        let child = command
+            .args(["-c", &typed])
+            .env("PATH", format!("{}:{path}", self.programs.display()))
+            .env("TEMPORAL_CONFIG_FILE", "/dev/null")
+            .envs(&self.variables)
+            .current_dir(self.folder())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn();
+        let mut child = child.unwrap();
+        let said = Arc::new(Mutex::new(String::new()));
+        let reading = [
+            read(child.stdout.take().unwrap(), &said),
+            read(child.stderr.take().unwrap(), &said),
+        ];
+        Running {
+            command: line.to_owned(),
+            limit: if line.contains("cargo") {
+                BUILD_LIMIT
+            } else {
+                LIMIT
+            },
+            child,
+            said,
+            reading: Some(reading),
+        }
+    }
+}
+
+/// Takes away what cargo tells its tests, and the settings of the machine's user.
+fn without_settings(command: &mut Command) {
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        // Where the Temporal CLI is found stays known.
+        let kept = matches!(&*text, "TEMPORAL_CLI_PATH" | "TEMPORAL_BATCH_CACHE_DIR");
+        let ours = [
+            "TEMPORAL_",
+            "PG",
+            "CARGO_PKG_",
+            "CARGO_MANIFEST_",
+            "CARGO_BIN_EXE_",
+        ];
+        let named = [
+            "RUST_LOG",
+            "DATABASE_URL",
+            "PRODUCTS_DB",
+            "USERS_DB",
+            "ORDERS_DB",
+        ];
+        if !kept && (ours.iter().any(|ours| text.starts_with(ours)) || named.contains(&&*text)) {
+            command.env_remove(&name);
+        }
+    }
+}
+
+fn read(from: impl Read + Send + 'static, said: &Arc<Mutex<String>>) -> JoinHandle<()> {
+    let said = Arc::clone(said);
+    thread::spawn(move || {
+        for line in BufReader::new(from).lines().map_while(Result::ok) {
+            let mut said = said.lock().unwrap();
+            said.push_str(&line);
+            said.push('\n');
+        }
+    })
+}
+
+/// A process that does not outlive its test.
+pub struct Running {
+    command: String,
+    limit: Duration,
+    child: Child,
+    said: Arc<Mutex<String>>,
+    reading: Option<[JoinHandle<()>; 2]>,
+}
+
+impl Running {
+    pub fn said(&self) -> String {
+        self.said.lock().unwrap().clone()
+    }
+
+    /// Waits until what it has said passes.
+    #[track_caller]
+    pub fn until<T>(&mut self, passes: impl Fn(&str) -> Option<T>, called: &str) -> T {
+        let deadline = Instant::now() + self.limit;
+        loop {
+            // Looked at before: the end of a process comes after its last word.
+            let ended = self.child.try_wait().unwrap();
+            let said = self.said();
+            if let Some(found) = passes(&said) {
+                return found;
+            }
+            assert!(
+                ended.is_none() && Instant::now() < deadline,
+                "`{}` ({ended:?}) does not say {called}: {said}",
+                self.command
+            );
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    #[track_caller]
+    pub fn says(&mut self, part: &str) {
+        self.until(|said| said.contains(part).then_some(()), part);
+    }
+
+    /// As Ctrl-C does.
+    pub fn interrupt(&self) {
+        let kill = format!("kill -INT {}", self.child.id());
+        let _ = Command::new("sh").args(["-c", &kill]).status();
+    }
+
+    #[track_caller]
+    pub fn ended(mut self) -> Ended {
+        let deadline = Instant::now() + self.limit;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "`{}` does not end: {}",
+                self.command,
+                self.said()
+            );
+            thread::sleep(Duration::from_millis(10));
+        };
+        for reading in self.reading.take().unwrap() {
+            reading.join().unwrap();
+        }
+        Ended {
+            command: self.command.clone(),
+            status: status.code(),
+            said: self.said(),
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
