@@ -11,12 +11,14 @@ pub(crate) struct Told {
     pub stop_now: bool,
     /// The batch is cancelled, or the worker must end.
     pub cancelled: bool,
+    /// The batch run is over, or another one has its id: no page may be processed any more.
+    pub gone: bool,
 }
 
 impl Told {
     /// Whether no further page may begin.
     pub fn must_stop(self) -> bool {
-        self.stop || self.stop_now || self.cancelled
+        self.stop || self.stop_now || self.cancelled || self.gone
     }
 }
 
@@ -51,7 +53,7 @@ impl Interruption {
     }
 
     fn means(&self, told: Told) -> bool {
-        told.cancelled || (self.heeds_stop_now && told.stop_now)
+        told.cancelled || told.gone || (self.heeds_stop_now && told.stop_now)
     }
 
     /// Resolves when it has come.

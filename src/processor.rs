@@ -55,6 +55,7 @@ use crate::{
 /// | pause, hand-over, new limits, a worker that drains | `fetch` finishes; a wait ends | finishes | finishes |
 /// | pause at once | dropped | dropped, and its transaction is rolled back | is told, and finishes or returns early |
 /// | cancellation; a worker that must end | is told; a wait ends | is told | is told |
+/// | the batch was terminated, deleted or run again by another batch run | is told, and `process` is not called | is told | is told |
 /// | [`page_timeout`](ProcessorSettings::page_timeout), which leaves waits out | dropped | dropped | dropped |
 ///
 /// To be told means that [`PageContext::is_cancelled`] becomes true and [`PageContext::cancelled`] resolves;
@@ -806,7 +807,8 @@ impl<P: PageProcessor> PageContext<P> {
         }
     }
 
-    /// Whether the page should end early: the batch is cancelled or paused at once, or its worker must end.
+    /// Whether the page should end early: the batch is cancelled, paused at once or gone, or its worker must
+    /// end.
     /// See [what a page sees](PageProcessor#being-interrupted) of that. Once true, it stays true.
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.has_come()

@@ -105,6 +105,16 @@ pub(super) enum Found {
 pub(super) struct Orders {
     pub stop: bool,
     pub stop_now: bool,
+    /// Nothing of the stride is wanted any more.
+    pub gone: bool,
+}
+
+impl Orders {
+    const GONE: Self = Self {
+        stop: true,
+        stop_now: false,
+        gone: true,
+    };
 }
 
 impl Found {
@@ -115,23 +125,18 @@ impl Found {
         let forgotten = |known: &[String]| bridge.is_some_and(|id| known.iter().all(|k| k != id));
         match self {
             Self::Nothing => Orders::default(),
-            Self::Gone => Orders {
-                stop: true,
-                stop_now: false,
-            },
-            Self::BatchRun(other) => Orders {
-                stop: other != batch_run || forgotten(&[]),
-                stop_now: false,
-            },
-            Self::Control(state) if state.batch_run != batch_run => Orders {
-                stop: true,
-                stop_now: false,
+            Self::Gone => Orders::GONE,
+            Self::BatchRun(other) if other != batch_run || forgotten(&[]) => Orders::GONE,
+            Self::BatchRun(_) => Orders::default(),
+            Self::Control(state) if state.batch_run != batch_run => Orders::GONE,
+            Self::Control(state) if forgotten(&state.bridges) => Orders {
+                stop_now: state.stop_now,
+                ..Orders::GONE
             },
             Self::Control(state) => Orders {
-                stop: state.stop_at_page_boundary
-                    || state.yields.contains(&dispatch)
-                    || forgotten(&state.bridges),
+                stop: state.stop_at_page_boundary || state.yields.contains(&dispatch),
                 stop_now: state.stop_now,
+                gone: false,
             },
         }
     }
@@ -380,30 +385,35 @@ mod tests {
 
     #[test]
     fn a_stride_stops_only_when_it_is_meant() {
+        const STOP: [bool; 3] = [true, false, false];
+        const GONE: [bool; 3] = [true, false, true];
         let none = |_: &mut ControlState| {};
         let cases = [
-            (Found::Nothing, false, false),
-            (Found::Gone, true, false),
-            (Found::BatchRun("mine".to_owned()), false, false),
-            (Found::BatchRun("another".to_owned()), true, false),
-            (state(none), false, false),
-            (state(|s| s.stop_at_page_boundary = true), true, false),
-            (state(|s| s.stop_now = true), false, true),
-            (state(|s| s.yields = vec![6, 8]), false, false),
-            (state(|s| s.yields = vec![6, 7]), true, false),
-            (state(|s| s.batch_run = "another".to_owned()), true, false),
+            (Found::Nothing, [false; 3]),
+            (Found::Gone, GONE),
+            (Found::BatchRun("mine".to_owned()), [false; 3]),
+            (Found::BatchRun("another".to_owned()), GONE),
+            (state(none), [false; 3]),
+            (state(|s| s.stop_at_page_boundary = true), STOP),
+            (state(|s| s.stop_now = true), [false, true, false]),
+            (state(|s| s.yields = vec![6, 8]), [false; 3]),
+            (state(|s| s.yields = vec![6, 7]), STOP),
+            (state(|s| s.batch_run = "another".to_owned()), GONE),
             (
                 // What another batch run pauses is not this one's.
                 state(|s| {
                     s.batch_run = "another".to_owned();
                     s.stop_now = true;
                 }),
-                true,
-                false,
+                GONE,
             ),
         ];
-        for (found, stop, stop_now) in cases {
-            let expected = Orders { stop, stop_now };
+        for (found, [stop, stop_now, gone]) in cases {
+            let expected = Orders {
+                stop,
+                stop_now,
+                gone,
+            };
             assert_eq!(found.orders("mine", 7, None), expected, "{found:?}");
         }
     }
@@ -421,7 +431,7 @@ mod tests {
         ];
         for (found, stop) in cases {
             let orders = found.orders("mine", 7, Some("b1"));
-            assert_eq!(orders.stop, stop, "{found:?}");
+            assert_eq!((orders.stop, orders.gone), (stop, stop), "{found:?}");
         }
     }
 

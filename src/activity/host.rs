@@ -222,6 +222,7 @@ impl ActivityHost {
             stop: *draining.borrow(),
             stop_now: false,
             cancelled: ctx.is_cancelled(),
+            gone: false,
         });
         let tasks = [
             tokio::spawn(heartbeat(
@@ -448,6 +449,7 @@ async fn listen(
                     let before = *told;
                     told.stop = drains || orders.stop;
                     told.stop_now |= orders.stop_now;
+                    told.gone |= orders.gone;
                     before != *told
                 });
             }
@@ -581,7 +583,7 @@ impl StrideHost for ActivityHost {
             // The bridge goes on without asking; the batch may not.
             let batch = found_in(&described(&self.controller).await?);
             let orders = batch.orders(&self.batch_run, mine.dispatch, mine.bridge.as_deref());
-            if orders.stop {
+            if orders.gone {
                 return Err(HostError::Gone);
             }
         }

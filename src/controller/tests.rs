@@ -66,6 +66,53 @@ fn told(parallelism: u32) -> Told {
     }
 }
 
+/// Temporal ends a run at 51,200 events, 10,000 signals or 2,000 updates.
+#[test]
+fn each_limit_of_a_run_makes_a_hand_over_due_and_in_the_end_urgent() {
+    let at = |suggested, events, signals, updates| (suggested, events, signals, updates, None);
+    let pages = |pages| (false, 0, 0, 0, Some(pages));
+    // With each: whether a continue-as-new is due, and whether it cannot wait any longer.
+    let cases = [
+        (at(false, 19_999, 3_999, 999), [false, false]),
+        (at(true, 0, 0, 0), [true, false]),
+        (at(false, 20_000, 0, 0), [false, true]),
+        (at(false, 0, 4_000, 0), [true, false]),
+        (at(false, 0, 7_999, 0), [true, false]),
+        (at(false, 0, 8_000, 0), [true, true]),
+        (at(false, 0, 0, 1_000), [true, false]),
+        (at(false, 0, 0, 1_499), [true, false]),
+        (at(false, 0, 0, 1_500), [true, true]),
+        (pages(1), [false, false]),
+        (pages(0), [true, false]),
+    ];
+    let wrong = cases.into_iter().filter(|(case, expected)| {
+        let (suggested, events, signals, updates, pages) = *case;
+        let mut controller = controller(None);
+        controller.input.spec.pages_per_run = pages;
+        (controller.signals, controller.updates) = (signals, updates);
+        controller.refresh(Timestamp(1), suggested, events);
+        let due = controller.ledger.hand_over_due().is_some();
+        [due, controller.must_hand_over] != *expected
+    });
+    let wrong: Vec<_> = wrong.collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// The next run begins to count anew, or it would hand over at once.
+#[test]
+fn the_next_run_has_its_limits_to_itself() {
+    let mut last = controller(None);
+    (last.signals, last.updates) = (8_000, 1_500);
+    last.refresh(Timestamp(1), true, 20_000);
+    let sent = serde_json::to_string(&last.fitting_input()).unwrap();
+    let mut next = Controller::of(serde_json::from_str(&sent).unwrap());
+    next.refresh(Timestamp(2), false, 1);
+    assert_eq!(
+        (next.ledger.hand_over_due(), next.must_hand_over),
+        (None, false)
+    );
+}
+
 #[test]
 fn no_notice_of_a_partition_has_the_number_of_another_or_of_the_batch() {
     let named = ["a", "b", "c"].map(Partition::<u64>::named);

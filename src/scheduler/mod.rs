@@ -536,14 +536,22 @@ mod tests {
 
     /// Dispatches the first stride, which fails.
     fn fail(ledger: &mut Ledger, not_the_page: bool) {
+        fail_under(ledger, 0, not_the_page, &RetryPolicy::default());
+    }
+
+    fn begin(ledger: &mut Ledger, stride: u64) {
         let dispatched = Event::Dispatched {
-            stride: 0,
+            stride,
             rate_share: None,
             page_share: None,
             items: None,
             now: NOW,
         };
         ledger.record(dispatched).unwrap();
+    }
+
+    fn fail_under(ledger: &mut Ledger, stride: u64, not_the_page: bool, policy: &RetryPolicy) {
+        begin(ledger, stride);
         let failure = FailedAttempt {
             page_end: None,
             last_page: false,
@@ -558,13 +566,13 @@ mod tests {
             blame: crate::error::Blame::Moment,
         };
         let reported = Event::Reported {
-            stride: 0,
+            stride,
             report: Box::new(StrideReport {
                 failure: Some(failure),
                 ..StrideReport::default()
             }),
             dead_letters: false,
-            policy: &RetryPolicy::default(),
+            policy,
             now: NOW,
         };
         ledger.record(reported).unwrap();
@@ -680,6 +688,42 @@ mod tests {
             assert_eq!(ending.outcome, Outcome::Stopped);
             let reason = ending.reason.unwrap();
             assert!(reason.starts_with(why), "{reason}");
+        }
+    }
+
+    /// 003-15c.
+    #[test]
+    fn slow_retries_begin_in_a_quarter_of_the_slots_at_most() {
+        for (max_parallelism, quarter) in [(1, 1), (3, 1), (4, 1), (8, 2), (11, 2), (40, 10)] {
+            let limits = Limits {
+                max_parallelism,
+                ..Limits::default()
+            };
+            let mut ledger = Ledger::new(None, 1);
+            let starts: Vec<_> = (1..3 * u64::from(max_parallelism))
+                .map(|n| PageToken::encode(&n).unwrap())
+                .collect();
+            let announced = Event::Announced {
+                by: 0,
+                starts: &starts,
+            };
+            ledger.record(announced).unwrap();
+            let policy = RetryPolicy::default().max_attempts(1);
+            let stuck = 2 * u64::from(max_parallelism);
+            for stride in 0..stuck {
+                fail_under(&mut ledger, stride, false, &policy);
+            }
+            assert_eq!(u64::from(ledger.stuck()), stuck);
+            let mut running = [0, 0];
+            let due = NOW.plus(Duration::from_secs(3_600));
+            while let Decision::Dispatch(dispatch) = decide(&ledger, &limits, due) {
+                let is_slow = dispatch.stride < stuck;
+                running[usize::from(is_slow)] += 1;
+                begin(&mut ledger, dispatch.stride);
+            }
+            let [others, slow] = running;
+            assert_eq!(slow, quarter, "of {max_parallelism}");
+            assert_eq!(others, max_parallelism - slow, "of {max_parallelism}");
         }
     }
 

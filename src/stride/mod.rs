@@ -80,7 +80,8 @@ pub(crate) trait StrideHost: Send + Sync {
     fn page_ends(&self, _end: Option<&PageToken>, _is_last: bool) {}
     /// Notes what is finished, for an attempt after a lost worker.
     fn checkpoint(&self, report: &StrideReport);
-    /// What the stride is told while it runs. `stop_now` and `cancelled` are never taken back.
+    /// What the stride is told while it runs. `stop_now`, `cancelled` and `gone` are never taken
+    /// back.
     fn told(&self) -> watch::Receiver<Told>;
     /// For metrics.
     fn observe(&self, event: PageEvent);

@@ -291,7 +291,8 @@ impl<P: PageProcessor> Running<'_, P> {
         if self.settings.permits == Permits::PerPage {
             Result::from(self.host.rate_permits(items.len()).await)?;
         }
-        if self.is_told_to_stop_now() {
+        let told = *self.told.borrow();
+        if told.stop_now || told.gone {
             return Err(Trouble::Told);
         }
         let part = Part {

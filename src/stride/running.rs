@@ -55,7 +55,7 @@ pub(super) struct Running<'a, P: PageProcessor> {
     pub items_left: Option<u64>,
     /// Items of the next page at most, while one that cannot be read is taken apart.
     pub smaller: Option<u32>,
-    told: watch::Receiver<Told>,
+    pub told: watch::Receiver<Told>,
     /// What the controller counts for the page that is next.
     pub attempt: u32,
     /// Time for the pages that this attempt has finished.
@@ -432,11 +432,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
     /// Whether user code was told to end early, so that its errors do not count.
     pub fn is_interrupted(&self) -> bool {
         let told = *self.told.borrow();
-        self.may_repeat() && (told.stop_now || told.cancelled)
-    }
-
-    pub fn is_told_to_stop_now(&self) -> bool {
-        self.told.borrow().stop_now
+        self.may_repeat() && (told.stop_now || told.cancelled || told.gone)
     }
 
     /// Work that can be dropped without harm. What is finished counts, even if it comes at the same moment.

@@ -211,6 +211,17 @@ struct Script {
     events: Mutex<Vec<PageEvent>>,
     pages: Mutex<Vec<Option<RunningPage>>>,
     announced: Mutex<Vec<PageToken>>,
+    /// Says that the batch run is gone, when it is asked this.
+    gone_at: Option<Asked>,
+    /// Tells that it is gone after the page was read.
+    gone_while_waiting: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Asked {
+    Announce,
+    AcceptedEnd,
+    StillCounts,
 }
 
 impl Script {
@@ -224,6 +235,15 @@ impl Script {
             events: Mutex::default(),
             pages: Mutex::default(),
             announced: Mutex::default(),
+            gone_at: None,
+            gone_while_waiting: false,
+        }
+    }
+
+    fn asked(&self, what: Asked) -> Result<(), HostError> {
+        match self.gone_at == Some(what) {
+            true => Err(HostError::Gone),
+            false => Ok(()),
         }
     }
 
@@ -237,14 +257,15 @@ impl Script {
 impl StrideHost for Script {
     async fn announce(&self, starts: &[PageToken]) -> Result<(), HostError> {
         self.announced.lock().unwrap().extend_from_slice(starts);
-        Ok(())
+        self.asked(Asked::Announce)
     }
 
     fn is_repeat(&self) -> bool {
-        false
+        self.gone_at == Some(Asked::AcceptedEnd)
     }
 
     async fn accepted_end(&self) -> Result<AcceptedEnd, HostError> {
+        self.asked(Asked::AcceptedEnd)?;
         Ok(AcceptedEnd {
             open: true,
             end: None,
@@ -252,7 +273,7 @@ impl StrideHost for Script {
     }
 
     async fn still_counts(&self) -> Result<(), HostError> {
-        Ok(())
+        self.asked(Asked::StillCounts)
     }
 
     async fn clear_to_go(&self) -> Go {
@@ -266,6 +287,9 @@ impl StrideHost for Script {
     async fn rate_permits(&self, _: usize) -> Go {
         let started = std::time::Instant::now();
         tokio::time::sleep(self.wait).await;
+        if self.gone_while_waiting {
+            self.told.send_replace(GONE);
+        }
         *self.waited.lock().unwrap() += started.elapsed();
         let n = self.rates.fetch_add(1, Ordering::Relaxed) + 1;
         if self.stop_at_rate == Some(n) {
@@ -348,21 +372,31 @@ const STOP: Told = Told {
     stop: true,
     stop_now: false,
     cancelled: false,
+    gone: false,
 };
 const STOP_NOW: Told = Told {
     stop: false,
     stop_now: true,
     cancelled: false,
+    gone: false,
 };
 const CANCELLED: Told = Told {
     stop: false,
     stop_now: false,
     cancelled: true,
+    gone: false,
+};
+const GONE: Told = Told {
+    stop: true,
+    stop_now: false,
+    cancelled: false,
+    gone: true,
 };
 const NOTHING: Told = Told {
     stop: false,
     stop_now: false,
     cancelled: false,
+    gone: false,
 };
 
 #[tokio::test]
@@ -422,7 +456,7 @@ async fn an_attempt_that_failed_is_in_no_timing() {
 
 #[tokio::test]
 async fn a_stride_that_is_stopped_before_its_first_page_has_done_nothing_and_has_not_failed() {
-    for told in [STOP, STOP_NOW, CANCELLED] {
+    for told in [STOP, STOP_NOW, CANCELLED, GONE] {
         let numbers = Numbers::that(Does::Work, NOTHING);
         let host = Script::of(&numbers);
         host.told.send_replace(told);
@@ -461,10 +495,47 @@ async fn told_at_its_boundary_a_page_knows_nothing_and_is_the_last() {
     assert_eq!(*numbers.saw_it.lock().unwrap(), [false]);
 }
 
+/// G2: whoever says it.
+#[tokio::test]
+async fn a_stride_that_finds_its_batch_run_gone_stops_before_process() {
+    for asked in [Asked::Announce, Asked::AcceptedEnd, Asked::StillCounts] {
+        let numbers = Numbers::that(Does::Work, NOTHING);
+        let host = Script {
+            gone_at: Some(asked),
+            ..Script::of(&numbers)
+        };
+        // The first page finds where the next stride starts.
+        let open = StrideOrder {
+            end: None,
+            pages: 1,
+            ..order()
+        };
+        let ended = run_stride(&numbers, &open, StrideReport::default(), &host).await;
+        assert!(ended.is_err(), "{asked:?}");
+        assert_eq!(numbers.done(), 0, "{asked:?}");
+    }
+}
+
+/// The page has been read when the stride hears of it.
+#[tokio::test]
+async fn a_page_whose_batch_run_is_gone_while_it_is_read_is_not_processed() {
+    let numbers = Numbers::that(Does::Work, NOTHING);
+    let host = Script {
+        wait: Duration::from_millis(1),
+        gone_while_waiting: true,
+        ..Script::of(&numbers)
+    };
+    let report = run(&numbers, &host).await;
+    assert_eq!((report.pages, report.failure), (0, None));
+    assert_eq!(numbers.fetched.load(Ordering::Relaxed), 1);
+    assert_eq!(numbers.done(), 0);
+    assert_eq!(host.events(|e| matches!(e, PageEvent::Stopped)), 1);
+}
+
 /// Whatever its code makes of it, and however little it says that the page can be tried again.
 #[tokio::test]
 async fn a_page_that_gives_up_because_it_was_told_to_has_not_failed() {
-    for told in [STOP_NOW, CANCELLED] {
+    for told in [STOP_NOW, CANCELLED, GONE] {
         let numbers = Numbers::that(Does::GiveUpWhenTold, told);
         let report = run(&numbers, &Script::of(&numbers)).await;
         assert_eq!((report.pages, report.failure), (0, None), "{told:?}");

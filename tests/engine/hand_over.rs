@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 use futures::future::BoxFuture;
 use temporal_batch::{
     BatchClient, ConnectOptions, ExtendedRetries, Outcome, PageError, PageReport, Worker,
+    dev_server::DevServerOptions,
 };
 use temporalio_common::{
     data_converters::{
@@ -35,6 +36,33 @@ async fn a_batch_continues_as_new_and_carries_its_counts() {
     assert_eq!(report.progress.pages_completed, 10);
     assert!(report.progress.runs >= 3, "{} runs", report.progress.runs);
     assert_eq!(numbers.record().processed(), (1..=100).collect::<Vec<_>>());
+}
+
+/// Whatever the server thinks is long: the suggestion comes with each workflow task. Nothing else makes a run of so few
+/// pages end.
+#[tokio::test]
+async fn a_batch_continues_as_new_when_the_server_suggests_it() {
+    let server = DevServerOptions::new()
+        .dynamic_config("limit.historyCount.suggestContinueAsNew=60")
+        .start()
+        .await
+        .unwrap();
+    let bed = Bed::at(&server.address(), "can-suggested").await;
+    let numbers = Numbers::new();
+    let worker = bed.worker(numbers.clone()).await;
+    let batch = bed.batch::<Numbers>(UpTo { n: 40 }).page_size(1);
+    let report = bed.run(&batch).await;
+    assert_eq!(report.outcome, Outcome::Completed);
+    assert_eq!(numbers.record().processed(), (1..=40).collect::<Vec<_>>());
+    assert!(report.progress.runs >= 2, "{} runs", report.progress.runs);
+    for history in bed.histories(batch.id()).await {
+        let history: serde_json::Value = serde_json::from_slice(&history).unwrap();
+        let events = history["events"].as_array().unwrap().len();
+        // What runs ends first, and what comes meanwhile is dealt with.
+        assert!(events < 120, "{events} events");
+    }
+    worker.stop().await.unwrap();
+    server.stop().await.unwrap();
 }
 
 /// 2.1a-3.

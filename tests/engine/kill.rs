@@ -30,6 +30,7 @@ pub struct Diary {
     mode: RetryMode,
     /// Keeps dead letters, can skip ahead, and has one attempt.
     letters: bool,
+    heartbeat_timeout: Duration,
 }
 
 impl Diary {
@@ -39,6 +40,7 @@ impl Diary {
             dir: dir.into(),
             mode,
             letters: false,
+            heartbeat_timeout: HEARTBEAT_TIMEOUT,
         }
     }
 
@@ -144,7 +146,7 @@ impl PageProcessor for Diary {
             RetryMode::AtMostOnce => RetryPolicy::never(),
         };
         ProcessorSettings {
-            heartbeat_timeout: HEARTBEAT_TIMEOUT,
+            heartbeat_timeout: self.heartbeat_timeout,
             retry_mode: self.mode,
             retry,
             ..ProcessorSettings::default()
@@ -170,6 +172,10 @@ async fn was_a_worker_process() -> bool {
         dir: dir.into(),
         mode,
         letters: std::env::var_os("DIARY_LETTERS").is_some(),
+        heartbeat_timeout: match std::env::var_os("DIARY_DEFAULT_HEARTBEAT") {
+            Some(_) => ProcessorSettings::default().heartbeat_timeout,
+            None => HEARTBEAT_TIMEOUT,
+        },
     };
     let worker = Worker::new(bed.client.temporal().clone(), queue.unwrap());
     worker.processor(diary).run().await.unwrap();
@@ -187,6 +193,9 @@ impl WorkerProcess {
         }
         if diary.letters {
             command.env("DIARY_LETTERS", "");
+        }
+        if diary.heartbeat_timeout != HEARTBEAT_TIMEOUT {
+            command.env("DIARY_DEFAULT_HEARTBEAT", "");
         }
         let child = command
             .args(["--exact", WORKER_PROCESS])
@@ -270,6 +279,48 @@ async fn a_worker_killed_in_a_page_costs_about_its_heartbeat_timeout() {
     // Not a limit on speed, but on what was waited for: the default page timeout is five minutes.
     assert!(recovered < Duration::from_secs(30), "{recovered:?}");
     println!("recovered {recovered:?} after kill -9, heartbeat timeout {HEARTBEAT_TIMEOUT:?}");
+}
+
+/// G6: a processor that says nothing of heartbeats waits for 15 s, and not for the page timeout of five minutes. Temporal
+/// keeps the limit of each attempt in the history.
+#[tokio::test(flavor = "multi_thread")]
+async fn by_default_a_lost_worker_costs_fifteen_seconds() {
+    let bed = Bed::new("kill-default").await;
+    let dir = tempfile::tempdir().unwrap();
+    let mut diary = Diary::new(dir.path(), RetryMode::AtLeastOnce);
+    diary.heartbeat_timeout = ProcessorSettings::default().heartbeat_timeout;
+    let first = WorkerProcess::start(&bed, &diary);
+    let batch = bed.batch::<Diary>(()).max_parallelism(1);
+    let handle = bed.start(&batch).await;
+    diary.shows_times("begin 3", 1).await;
+    first.kill();
+    diary.quicken();
+    let _second = WorkerProcess::start(&bed, &diary);
+    diary.shows_times("end 3", 1).await;
+    assert_eq!(report(&handle).await.outcome, Outcome::Completed);
+    assert_eq!((diary.count("begin 3"), diary.count("end 3")), (2, 1));
+    let limits = heartbeat_timeouts_of_strides(&bed, batch.id()).await;
+    // A stride for each page, and the one that finds nothing more.
+    assert!(limits.len() >= PAGES as usize, "{limits:?}");
+    assert!(
+        limits.iter().all(|limit| limit == "15.000000000s"),
+        "{limits:?}"
+    );
+}
+
+/// As the history has them, of each activity of pages that a batch has scheduled.
+async fn heartbeat_timeouts_of_strides(bed: &Bed, batch_id: &str) -> Vec<serde_json::Value> {
+    let mut limits = Vec::new();
+    for history in bed.histories(batch_id).await {
+        let history: serde_json::Value = serde_json::from_slice(&history).unwrap();
+        for event in history["events"].as_array().unwrap() {
+            let scheduled = &event["attributes"]["ActivityTaskScheduledEventAttributes"];
+            if scheduled["activity_type"]["name"] == "temporal-batch.stride" {
+                limits.push(scheduled["heartbeat_timeout"].clone());
+            }
+        }
+    }
+    limits
 }
 
 /// Signs of life are the engine's business, also while user code does nothing but wait.

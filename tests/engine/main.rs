@@ -13,6 +13,7 @@ mod deploys;
 mod eager;
 mod ends;
 mod fairness;
+mod gone;
 mod hand_over;
 mod hooks;
 mod item_pace;

@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use temporal_batch::{
-    ExtendedRetries, FailureState, Outcome, PageError, PageReport, Phase, RetryMode, RetryPolicy,
+    ExtendedRetries, FailureState, Outcome, PageError, PageFailure, PageReport, Phase, RetryMode,
+    RetryPolicy,
 };
 
 use crate::{
-    numbers::{Numbers, Seen, Shared, UpTo, quick_retries},
+    numbers::{Gate, Numbers, Record, Seen, Shared, UpTo, quick_retries},
     replay::replays,
     support::{Bed, progress_shows, report},
 };
@@ -83,6 +84,64 @@ async fn a_stuck_page_completes_in_the_slow_lane_while_others_go_on() {
     assert_eq!(report.progress.pages_completed, 5);
     assert_eq!(numbers.record().times_begun(10), 4);
     replays(&bed, handle.id(), "stuck").await;
+}
+
+/// 003-15c: eight pages are stuck and due, and six of eight slots are free.
+#[tokio::test]
+async fn slow_retries_hold_a_quarter_of_the_slots_at_most_while_others_go_on() {
+    const STUCK: u64 = 8;
+    const PAGES: u64 = 24;
+    let bed = Bed::new("slow-lane").await;
+    let gate = Gate::closed();
+    let held = gate.clone();
+    let numbers = Numbers::new()
+        .skipping_ahead()
+        .settings(|s| {
+            s.retry = quick_retries()
+                .max_attempts(1)
+                .extended(extended_every_second());
+        })
+        .on_process(move |seen| {
+            let held = held.clone();
+            async move {
+                if seen.start < STUCK && seen.times == 1 {
+                    return Err(PageError::retryable("made to fail").with_type("Flaky"));
+                }
+                if seen.start < STUCK {
+                    held.pass().await;
+                }
+                Ok(PageReport::all_processed())
+            }
+        });
+    let _worker = bed.worker(numbers.clone()).await;
+    let batch = bed
+        .batch::<Numbers>(UpTo { n: PAGES })
+        .page_size(1)
+        .stride(1)
+        .max_parallelism(8);
+    let handle = bed.start(&batch).await;
+    let progress = progress_shows(
+        &handle,
+        "only what was stuck is left, and all of it is due",
+        |p| {
+            let due =
+                |failing: &PageFailure| p.as_of.since(failing.last_at) > Duration::from_secs(3);
+            p.pages_completed == PAGES - STUCK
+                && p.failing.len() as u64 == STUCK
+                && p.failing.iter().all(due)
+        },
+    );
+    let progress = progress.await;
+    assert_eq!(progress.pages_in_flight, 2, "a quarter of eight");
+    let slow = |r: &Record| r.begun.iter().filter(|s| s.times > 1).count();
+    assert_eq!(slow(&numbers.record()), 2);
+    // Each that ends makes room for one more.
+    gate.let_through(1);
+    numbers.shows("the next one begins", |r| slow(r) == 3).await;
+    gate.open();
+    let report = report(&handle).await;
+    assert_eq!(report.outcome, Outcome::Completed);
+    assert_eq!(report.progress.pages_completed, PAGES);
 }
 
 /// 2.1a-11.

@@ -1,11 +1,13 @@
 //! Once per page, and nothing lost, under faults: on a real PostgreSQL, a real MariaDB and a real Temporal
 //! server.
 
+mod asleep;
 mod chaos;
 mod comebacks;
 mod crew;
 mod ids;
 mod increment;
+mod late;
 mod limits;
 #[path = "../fixtures/mariadb.rs"]
 mod mariadb;
@@ -13,6 +15,8 @@ mod on_mariadb;
 mod poison;
 #[path = "../fixtures/postgres.rs"]
 mod postgres;
+#[path = "../fixtures/proxy.rs"]
+mod proxy;
 mod ranges;
 mod reduce;
 mod reset;

@@ -102,11 +102,16 @@ impl WorkerProcess {
 
     /// As a deploy does: it is told to stop, ends when its pages have, and another process takes its place.
     pub async fn restart(&mut self) {
+        self.drain().await;
+        self.child = spawn(&self.place, self.test);
+    }
+
+    /// It is told to stop, and ends when its pages have.
+    pub async fn drain(&mut self) {
         signal(self.pid(), "TERM");
         while self.child.try_wait().unwrap().is_none() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        self.child = spawn(&self.place, self.test);
     }
 
     /// What a service manager does: a worker that ended by itself is started again. Says whether it had.

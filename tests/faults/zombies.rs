@@ -1,123 +1,178 @@
-//! A worker that is stopped in the transaction of a page, for longer than its heartbeat timeout.
+//! A worker that Temporal has lost and that goes on all the same: it is cut off from the server, and its database is
+//! there. Another worker has its stride meanwhile.
 
-use std::time::Duration;
-
-use temporal_batch::{Batch, BatchHandle, Outcome};
+use sqlx::{MySql, Postgres, Sqlite};
+use temporal_batch::{Batch, BatchHandle, Outcome, RunningWorker, Worker, metrics::Metrics};
+use temporalio_client::{UntypedWorkflow, WorkflowDescribeOptions};
 
 use crate::{
-    increment::{HEARTBEAT_TIMEOUT, Hold, Increment},
-    postgres::Postgres,
-    support::{Bed, eventually, report, server_address},
-    worker_process::{self, Place, WorkerProcess, signal},
+    late::{Hold, Home, Late, LateDatabase, PAGE, Place, ROWS},
+    proxy::Proxy,
+    support::{Bed, eventually, report, server_address, within},
+    worker_process::connect,
 };
 
-const ROWS: i64 = 2_000;
-/// A row of the third page of 100.
-const HELD: i64 = 2_500;
-const WORKER: &str = "zombies::the_effects_of_a_late_attempt_are_fenced_off";
+/// The page in the middle of its stride that begins after this row is held.
+const HELD_AFTER: i64 = 20;
 
-struct Night {
-    pool: sqlx::PgPool,
-    place: Place,
+/// A batch whose only worker has lost the server in the middle of a page. The server has noticed.
+struct Night<DB: LateDatabase> {
+    home: Home<DB>,
+    bed: Bed,
     handle: BatchHandle,
-    zombie: WorkerProcess,
-    folder: tempfile::TempDir,
+    zombie: RunningWorker,
+    hold: Hold,
+    metrics: Metrics,
+    proxy: Proxy,
 }
 
-/// A batch whose only worker is stopped in the middle of a page.
-async fn worker_asleep_in_a_page(name: &str) -> Option<Night> {
-    let postgres = Postgres::shared()?;
-    let database = postgres.database(name).await;
-    let pool = sqlx::PgPool::connect(&database).await.unwrap();
-    Increment::new(pool.clone(), None).create_tables(ROWS).await;
-    let bed = Bed::new(name).await;
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("hold"), "").unwrap();
-    let place = Place {
-        address: server_address().to_owned(),
-        queue: bed.queue.clone(),
-        database,
-        hold: Some(Hold {
-            folder: folder.path().into(),
-            row: HELD,
-        }),
-        slots: None,
-    };
-    let zombie = WorkerProcess::start(&place, WORKER);
-    let batch = Batch::of::<Increment>(bed.new_id(), ()).task_queue(&bed.queue);
-    let handle = bed.start(&batch.page_size(100).max_parallelism(2)).await;
-    let held = folder.path().join("held");
-    eventually("the page is held", || async { held.exists().then_some(()) }).await;
-    signal(zombie.pid(), "STOP");
-    Some(Night {
-        pool,
-        place,
-        handle,
-        zombie,
-        folder,
-    })
-}
-
-impl Night {
-    fn wake(&self) {
-        std::fs::remove_file(self.folder.path().join("hold")).unwrap();
-        signal(self.zombie.pid(), "CONT");
+impl<DB: LateDatabase> Night<DB> {
+    async fn falls(name: &str, place: Place) -> Option<Self> {
+        let home = DB::home(name).await?;
+        let bed = Bed::new(name).await;
+        let proxy = Proxy::before(server_address());
+        let client = connect(&proxy.address()).await;
+        let metrics = Metrics::new();
+        let hold = Hold::at(place, HELD_AFTER);
+        let zombie = Worker::new(client.temporal().clone(), &bed.queue)
+            .processor(Late::new(&home, "zombie", &hold))
+            .metrics(metrics.clone())
+            .start()
+            .unwrap();
+        let batch = Batch::of::<Late<DB>>(bed.new_id(), ()).task_queue(&bed.queue);
+        let batch = batch.page_size(PAGE).stride(6).max_parallelism(1);
+        let handle = bed.start(&batch).await;
+        within("the page is held", hold.is_held()).await;
+        proxy.refuse();
+        let night = Self {
+            home,
+            bed,
+            handle,
+            zombie,
+            hold,
+            metrics,
+            proxy,
+        };
+        night.is_noticed().await;
+        Some(night)
     }
 
-    async fn count(&self, what: &'static str) -> i64 {
-        sqlx::query_scalar(what)
-            .fetch_one(&self.pool)
-            .await
-            .unwrap()
+    /// Waits until Temporal would give the stride to another worker.
+    async fn is_noticed(&self) {
+        let temporal = self.bed.client.temporal();
+        let workflow = temporal.get_workflow_handle::<UntypedWorkflow>(self.handle.id());
+        eventually("the worker is given up", || async {
+            let description = workflow.describe(WorkflowDescribeOptions::default()).await;
+            let description = description.unwrap();
+            let pending = &description.raw().pending_activities;
+            pending.iter().any(|p| p.attempt == 2).then_some(())
+        })
+        .await;
     }
 
-    async fn every_row_is_one(&self) {
+    async fn second_worker(&self, hold: &Hold) -> RunningWorker {
+        self.bed.worker(Late::new(&self.home, "second", hold)).await
+    }
+
+    /// Claims of pages by the worker that was lost, with this outcome.
+    fn claims(&self, outcome: &str) -> u64 {
+        let name = format!(
+            "temporal_batch_ledger_claims_total{{outcome=\"{outcome}\",processor=\"late\"}} "
+        );
+        let text = self.metrics.render();
+        let line = text.lines().find_map(|line| line.strip_prefix(&name));
+        line.map_or(0, |value| value.parse().unwrap())
+    }
+
+    /// The batch ends, and every row was changed once.
+    async fn ends(&self) {
         let report = report(&self.handle).await;
         assert_eq!(report.outcome, Outcome::Completed, "{:?}", report.reason);
-        assert_eq!(report.progress.items.processed, ROWS as u64);
-        let wrong = "SELECT count(*) FROM counters WHERE x <> 1";
-        assert_eq!(self.count(wrong).await, 0);
+        assert_eq!(report.progress.items.processed, ROWS.unsigned_abs());
+        assert_eq!(self.home.count("x <> 1").await, 0);
+    }
+
+    /// The worker that was lost finds the server again, and has nothing left to do.
+    async fn is_over(self) {
+        self.proxy.pass();
+        within("the worker stops", self.zombie.stop())
+            .await
+            .unwrap();
+        assert_eq!(self.home.count("x <> 1").await, 0);
     }
 }
 
-/// The second attempt comes first: the transaction of the stopped one has lost its claim.
-#[tokio::test(flavor = "multi_thread")]
-async fn the_effects_of_a_late_attempt_are_fenced_off() {
-    if worker_process::was_one().await {
-        return;
-    }
-    let Some(night) = worker_asleep_in_a_page("late-after").await else {
+/// The other attempt has begun, and has not applied anything yet: where the stride is applied to is the same for both.
+async fn a_late_attempt_is_fenced_off<DB: LateDatabase>(name: &str) {
+    let Some(night) = Night::<DB>::falls(name, Place::Fetch).await else {
         return;
     };
-    let place = Place {
-        hold: None,
-        ..night.place.clone()
-    };
-    let _second = WorkerProcess::start(&place, WORKER);
-    let applied = "SELECT count(*) FROM counters WHERE id = 2500 AND x = 1";
-    eventually("the second attempt has done the page", || async {
-        (night.count(applied).await == 1).then_some(())
+    let second = Hold::at(Place::Fetch, HELD_AFTER);
+    let worker = night.second_worker(&second).await;
+    within("the second attempt is at the page", second.is_held()).await;
+    let committed = night.claims("committed");
+    night.hold.let_go();
+    eventually("the late attempt has come to the ledger", || async {
+        let came = night.claims("fenced") > 0 || night.claims("committed") > committed;
+        came.then_some(())
     })
     .await;
-    night.wake();
-    night.every_row_is_one().await;
-    // Once more after the late one had every chance: its pool hands out connections again within this.
-    tokio::time::sleep(Duration::from_secs(2)).await;
-    assert_eq!(
-        night
-            .count("SELECT count(*) FROM counters WHERE x <> 1")
-            .await,
-        0
-    );
+    assert_eq!(night.claims("fenced"), 1, "it was not fenced off");
+    assert_eq!(night.claims("committed"), committed);
+    assert_eq!(night.home.count("id > 20 AND x <> 0").await, 0);
+    second.let_go();
+    night.ends().await;
+    assert_eq!(night.home.count("id > 20 AND worker = 'zombie'").await, 0);
+    night.is_over().await;
+    worker.stop().await.unwrap();
 }
 
-/// Nobody else came meanwhile: what the late attempt commits counts, and is not done again.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_attempt_after_a_late_one_goes_on_where_that_ended() {
-    let Some(night) = worker_asleep_in_a_page("late-before").await else {
+async fn a_late_attempt_is_fenced_off_in_postgresql() {
+    a_late_attempt_is_fenced_off::<Postgres>("fenced").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_attempt_is_fenced_off_in_mariadb() {
+    a_late_attempt_is_fenced_off::<MySql>("fenced").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_attempt_is_fenced_off_in_sqlite() {
+    a_late_attempt_is_fenced_off::<Sqlite>("fenced").await;
+}
+
+/// Nobody has begun meanwhile: what the late attempt commits counts, and is not done again.
+async fn an_attempt_after_a_late_one_goes_on_where_that_ended<DB: LateDatabase>(name: &str) {
+    let Some(night) = Night::<DB>::falls(name, Place::Transaction).await else {
         return;
     };
-    tokio::time::sleep(HEARTBEAT_TIMEOUT + Duration::from_secs(1)).await;
-    night.wake();
-    night.every_row_is_one().await;
+    assert_eq!(night.home.count("id > 20 AND x <> 0").await, 0, "not yet");
+    night.hold.let_go();
+    // It is the last stride, and nobody can tell its attempt to end.
+    eventually("the late attempt has committed", || async {
+        (night.home.count("x = 0").await == 0).then_some(())
+    })
+    .await;
+    let nowhere = Hold::at(Place::Fetch, -1);
+    let worker = night.second_worker(&nowhere).await;
+    night.ends().await;
+    assert_eq!(night.home.count("worker <> 'zombie'").await, 0);
+    night.is_over().await;
+    worker.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_after_a_late_one_goes_on_where_that_ended_in_postgresql() {
+    an_attempt_after_a_late_one_goes_on_where_that_ended::<Postgres>("late").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_after_a_late_one_goes_on_where_that_ended_in_mariadb() {
+    an_attempt_after_a_late_one_goes_on_where_that_ended::<MySql>("late").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_attempt_after_a_late_one_goes_on_where_that_ended_in_sqlite() {
+    an_attempt_after_a_late_one_goes_on_where_that_ended::<Sqlite>("late").await;
 }

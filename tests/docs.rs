@@ -1,0 +1,140 @@
+//! The tests that the documentation gives as proof are there.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// The names of the tests of each module.
+type Tests = BTreeMap<String, BTreeSet<String>>;
+
+fn files(folder: &Path, extension: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path, extension));
+        } else if path.extension().is_some_and(|e| e == extension) {
+            found.push(path);
+        }
+    }
+    found
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Of the main file of a folder, the folder is the module.
+fn module_of(file: &Path) -> String {
+    let stem = |path: &Path| path.file_stem().unwrap().to_str().unwrap().to_owned();
+    match &*stem(file) {
+        "main" | "mod" | "tests" => stem(file.parent().unwrap()),
+        name => name.to_owned(),
+    }
+}
+
+fn all_tests() -> Tests {
+    let mut tests = Tests::new();
+    let code = ["tests", "src"].map(|folder| files(&root().join(folder), "rs"));
+    for file in code.into_iter().flatten() {
+        let names = tests.entry(module_of(&file)).or_default();
+        let mut is_test = false;
+        for line in fs::read_to_string(file).unwrap().lines().map(str::trim) {
+            is_test |= line == "#[test]" || line.starts_with("#[tokio::test");
+            let line = line.strip_prefix("async ").unwrap_or(line);
+            if let Some(function) = line.strip_prefix("fn ") {
+                let name = function.split(['(', '<']).next().unwrap();
+                if is_test {
+                    names.insert(name.to_owned());
+                }
+                is_test = false;
+            }
+        }
+    }
+    tests
+}
+
+/// The spans of code in a text, without those that go over a line.
+fn spans(text: &str) -> impl Iterator<Item = &str> {
+    text.lines()
+        .flat_map(|line| line.split('`').skip(1).step_by(2))
+}
+
+/// A module and the name of a test, or a part of one before a `*`. Names of tests are sentences, so that paths of the
+/// API are told from them.
+fn cited(span: &str) -> Option<(&str, &str)> {
+    let plain = |text: &str| {
+        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_*".contains(c);
+        !text.is_empty() && text.chars().all(allowed)
+    };
+    let (module, name) = span.split_once("::")?;
+    let is_sentence = name.ends_with('*') || name.matches('_').count() >= 3;
+    (plain(module) && plain(name) && is_sentence).then_some((module, name))
+}
+
+fn is_there(tests: &Tests, (module, name): (&str, &str)) -> bool {
+    tests
+        .get(module)
+        .is_some_and(|names| match name.strip_suffix('*') {
+            Some(beginning) => names.iter().any(|name| name.starts_with(beginning)),
+            None => names.contains(name),
+        })
+}
+
+fn documents() -> Vec<PathBuf> {
+    let mut documents = files(&root().join("docs"), "md");
+    documents.extend(files(&root().join("samples"), "md"));
+    documents.extend(["README.md", "CONTRIBUTING.md"].map(|name| root().join(name)));
+    documents
+}
+
+#[test]
+fn every_test_that_the_documentation_cites_is_there() {
+    let tests = all_tests();
+    let (mut citations, mut missing) = (0, Vec::new());
+    for document in documents() {
+        for citation in spans(&fs::read_to_string(&document).unwrap()).filter_map(cited) {
+            citations += 1;
+            if !is_there(&tests, citation) {
+                missing.push((
+                    document.clone(),
+                    citation.0.to_owned(),
+                    citation.1.to_owned(),
+                ));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+    assert!(citations >= 80, "only {citations} citations were found");
+}
+
+#[test]
+fn every_folder_of_tests_that_the_documentation_names_is_there() {
+    let mut named = 0;
+    for document in documents() {
+        let text = fs::read_to_string(&document).unwrap();
+        for span in spans(&text).filter(|span| span.starts_with("tests/")) {
+            named += 1;
+            let path = root().join(span);
+            assert!(path.exists(), "{} names {span}", document.display());
+        }
+    }
+    assert!(named >= 10, "only {named} were found");
+}
+
+#[test]
+fn a_citation_that_leads_nowhere_is_noticed() {
+    let names = ["a_page_is_done", "a_page_is_lost"].map(str::to_owned);
+    let tests = Tests::from([("pages".to_owned(), names.into())]);
+    for there in ["pages::*", "pages::a_page_is_*", "pages::a_page_is_done"] {
+        assert!(is_there(&tests, cited(there).unwrap()), "{there}");
+    }
+    for nowhere in ["page::*", "pages::no_*", "pages::a_page_is_don"] {
+        assert!(!is_there(&tests, cited(nowhere).unwrap()), "{nowhere}");
+    }
+    for other in ["Page::keyset", "testing::run_page", "file::name"] {
+        assert_eq!(cited(other), None);
+    }
+}
