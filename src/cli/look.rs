@@ -481,6 +481,7 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{PageToken, cli::facts::tests::progress, client::RunningPage};
 
     #[test]
     fn a_batch_without_progress_still_has_every_field() {
@@ -500,5 +501,63 @@ mod tests {
         );
         assert_eq!(json["schema"], 1);
         assert_eq!(json["state"], "running");
+    }
+
+    fn in_hand(stride: u64, worked_for: Option<u64>) -> RunningStride {
+        let now = Timestamp::from(SystemTime::now());
+        let ago = |seconds: u64| Timestamp(now.0 - seconds * 1_000);
+        RunningStride {
+            stride,
+            attempt: 1,
+            worker: Some("7@host".to_owned()),
+            dispatched_at: Some(ago(500)),
+            started_at: worked_for.map(|_| ago(500)),
+            heartbeat_at: worked_for.map(|_| ago(1)),
+            heartbeat_timeout: None,
+            pages_finished: 9,
+            page: worked_for.map(|seconds| RunningPage {
+                start: Some(PageToken::encode(&stride).unwrap()),
+                since: ago(seconds),
+                said_for: Duration::ZERO,
+                attempt: 1,
+            }),
+        }
+    }
+
+    /// The controller decided last when all of them had just been dispatched.
+    #[test]
+    fn the_ages_of_pages_and_the_oldest_of_them_are_one_fact() {
+        let mut progress = progress();
+        (progress.pages_in_flight, progress.in_flight_by_age) = (3, [3, 0, 0, 0]);
+        let mut look = Look::running(progress);
+        look.strides = vec![
+            in_hand(4, Some(2)),
+            in_hand(7, Some(53)),
+            in_hand(9, Some(5)),
+        ];
+        let rows = look.table();
+        let row = |name: &str| rows.lines().find(|row| row.starts_with(name)).unwrap();
+        assert_eq!(row("in flight"), "in flight    2 under 10 s, 1 under 1 min");
+        let oldest = row("oldest page");
+        assert!(
+            oldest.starts_with("oldest page  page after 7, for 53"),
+            "{oldest}"
+        );
+        assert!(!rows.contains("longest"), "{rows}");
+        // One that no worker has taken yet.
+        look.strides[1] = in_hand(8, None);
+        let rows = look.table();
+        assert!(
+            rows.contains("oldest page  of stride 8, which waits for a worker for 8m"),
+            "{rows}"
+        );
+        // Not all of them are to be seen: what the controller has counted, by another name.
+        look.strides.pop();
+        let rows = look.table();
+        assert!(
+            rows.contains("in flight    3 under 10 s since its dispatch"),
+            "{rows}"
+        );
+        assert!(!rows.contains("oldest page"), "{rows}");
     }
 }

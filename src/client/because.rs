@@ -123,7 +123,8 @@ fn takes_long(f: &Facts<'_>) -> Option<(HeldBy, String)> {
         return None;
     }
     let mut oldest: Option<(Duration, &RunningStride, Option<&PageToken>)> = None;
-    for stride in f.strides {
+    let started = started(f.strides);
+    for stride in &started {
         let page = stride.page.as_ref()?;
         let age = page.said_for + f.now.since(stride.heartbeat_at?);
         if page.said_for < SAID_LONG || age < LONG {
@@ -148,7 +149,7 @@ fn takes_long(f: &Facts<'_>) -> Option<(HeldBy, String)> {
     };
     let who = names(&[stride]);
     let mut text = format!("{place} has been worked on for {} at {who}", about(age));
-    match f.strides.len() - 1 {
+    match started.len() - 1 {
         0 => {}
         1 => text.push_str(", and the other one takes long too"),
         others => text.push_str(&format!(", and the other {others} take long too")),
@@ -442,6 +443,13 @@ mod tests {
             true,
             None,
         );
+        // One that its worker has no slot for changes nothing.
+        let waits = [long[0].clone(), long[1].clone(), waiting(3, 70)];
+        let three = Progress {
+            pages_in_flight: 3,
+            ..limited.clone()
+        };
+        says(&three, &polled, &waits, true, Some((HeldBy::Pages, text)));
         // Not all that is in flight is to be seen.
         says(&progress(None, 3), &polled, &long, true, None);
     }

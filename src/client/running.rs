@@ -36,7 +36,7 @@ pub struct RunningStride {
     pub heartbeat_at: Option<Timestamp>,
     /// How long it may give none before it counts as lost.
     #[serde(skip)]
-    pub(super) heartbeat_timeout: Option<Duration>,
+    pub(crate) heartbeat_timeout: Option<Duration>,
     /// Pages that it has finished, by its last sign of life.
     pub pages_finished: u32,
     /// The page that it works on, by its last sign of life.
@@ -53,7 +53,7 @@ pub struct RunningPage {
     pub since: Timestamp,
     /// For how long at the last sign of life, so that no clock is compared with another one.
     #[serde(skip)]
-    pub(super) said_for: Duration,
+    pub(crate) said_for: Duration,
     /// The attempt at the page, from 1.
     pub attempt: u32,
 }

@@ -205,7 +205,7 @@ fn phase_label(phase: Phase) -> &'static str {
     }
 }
 
-/// `NoWorker` is not among them: who tells it is a worker.
+/// `NoWorker`, `Workers` and `Pages` are not among them: only clients tell them.
 const HELD_BY: [HeldBy; 13] = [
     HeldBy::Preparing,
     HeldBy::Lock,

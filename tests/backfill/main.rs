@@ -2,6 +2,7 @@
 
 mod apart;
 mod archive;
+mod because;
 mod checked;
 mod command;
 mod database;
