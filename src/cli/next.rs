@@ -16,6 +16,8 @@ pub(crate) fn step(p: &Progress, task_queue: Option<&str>, program: &str) -> Opt
         return of_batch("failures");
     }
     match p.held_by? {
+        // Perhaps another program has it.
+        HeldBy::NoWorker if p.explanation.starts_with("no worker with processor") => None,
         HeldBy::NoWorker | HeldBy::Workers => {
             let sql = SQL_PROCESSORS.contains(&p.processor.as_str());
             let sql = if sql { " --allow-sql" } else { "" };
