@@ -40,9 +40,17 @@ fn all_tests() -> Tests {
     let code = ["tests", "src"].map(|folder| files(&root().join(folder), "rs"));
     for file in code.into_iter().flatten() {
         let names = tests.entry(module_of(&file)).or_default();
-        let mut is_test = false;
+        let (mut is_test, mut on_each) = (false, false);
         for line in fs::read_to_string(file).unwrap().lines().map(str::trim) {
             is_test |= line == "#[test]" || line.starts_with("#[tokio::test");
+            // The claims that a macro makes tests of, on each database.
+            on_each = match on_each {
+                true => !line.starts_with(['}', ')']),
+                false => line.starts_with("on_each!"),
+            };
+            if on_each && let Some(name) = line.strip_suffix(',') {
+                names.insert(name.to_owned());
+            }
             let line = line.strip_prefix("async ").unwrap_or(line);
             if let Some(function) = line.strip_prefix("fn ") {
                 let name = function.split(['(', '<']).next().unwrap();
