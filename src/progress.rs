@@ -379,6 +379,10 @@ pub struct Progress {
     /// Dead letters that were kept: items and pages.
     #[serde(default)]
     pub dead_letters: u64,
+    /// Whether the processor keeps dead letters. Where it does not, what fails is listed here only, the first of it.
+    /// `None`: not known yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keeps_dead_letters: Option<bool>,
     /// The batch began after this cursor, if not at the beginning of the data.
     #[serde(default)]
     pub first_cursor: Option<PageToken>,

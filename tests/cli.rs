@@ -67,6 +67,31 @@ fn command_of(binary: &Path, args: &[&str]) -> Command {
     command
 }
 
+/// The line that a program has printed between backticks and that begins with these words, as a shell takes it that finds
+/// the program by its name.
+fn printed(binary: &Path, name: &str, said: &Output, words: &str) -> Command {
+    let begins = format!("{name} {words}");
+    let said = stderr(said);
+    let line = said.split('`').find(|part| part.starts_with(&begins));
+    let line = line.unwrap_or_else(|| panic!("{begins}: {said}"));
+    let bin = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bin");
+    std::fs::create_dir_all(&bin).unwrap();
+    // Several tests make the same one.
+    let _ = std::os::unix::fs::symlink(binary, bin.join(name));
+    let mut command = command_of(Path::new("sh"), &["-c", line]);
+    let path = std::env::var("PATH").unwrap();
+    command
+        .env("PATH", format!("{}:{path}", bin.display()))
+        .env("TEMPORAL_ADDRESS", SERVER.address());
+    command
+}
+
+/// Runs it.
+fn stock_as_printed(said: &Output, words: &str) -> Output {
+    let binary = Path::new(env!("CARGO_BIN_EXE_temporal-batch"));
+    finish(&mut printed(binary, "temporal-batch", said, words))
+}
+
 /// A command that needs no server.
 fn offline(args: &[&str]) -> Output {
     finish(command(args).stdin(Stdio::null()))
@@ -944,6 +969,17 @@ fn a_second_start_attaches_to_the_batch_that_runs() {
         let steered = online(args);
         assert_eq!(status(&steered), 0, "{}", stderr(&steered));
     }
+    let running = start(&["--detach"]);
+    let printed = stock_as_printed(&running, "watch");
+    assert_eq!(status(&printed), 0, "{}", stderr(&printed));
+    let over = start(&["--detach"]);
+    let printed = stock_as_printed(&over, "status");
+    assert_eq!(status(&printed), 0, "{}", stderr(&printed));
+    assert!(
+        stdout(&printed).contains("completed"),
+        "{}",
+        stdout(&printed)
+    );
     let watched = online(&["watch", "shared", "--json"]);
     assert_eq!(status(&watched), 0, "{}", stderr(&watched));
     assert_eq!(run(&first), run(&watched));
@@ -1482,22 +1518,9 @@ impl Emails {
         finish(&mut self.command(args))
     }
 
-    /// Runs the line that was printed between backticks and begins with these words, as a shell takes it.
     fn as_printed(&self, said: &Output, words: &str) -> Output {
-        let begins = format!("fix-emails {words}");
-        let said = stderr(said);
-        let line = said.split('`').find(|part| part.starts_with(&begins));
-        let line = line.unwrap_or_else(|| panic!("{begins}: {said}"));
-        let bin = self.folder.path().join("bin");
-        let _ = std::fs::create_dir(&bin);
-        let _ = std::os::unix::fs::symlink(&*FIX_EMAILS, bin.join("fix-emails"));
-        let mut command = command_of(Path::new("sh"), &["-c", line]);
-        let path = std::env::var("PATH").unwrap();
-        command
-            .env("PATH", format!("{}:{path}", bin.display()))
-            .env("USERS_DB", self.database())
-            .env("TEMPORAL_ADDRESS", SERVER.address());
-        finish(&mut command)
+        let mut command = printed(&FIX_EMAILS, "fix-emails", said, words);
+        finish(command.env("USERS_DB", self.database()))
     }
 
     fn worker(&self, lenient: bool) -> Worker {
@@ -1573,10 +1596,13 @@ fn dead_letters_are_listed_and_redriven_until_none_is_left() {
         assert_eq!(failures[empty], Value::Array(Vec::new()), "{empty}");
     }
     let letters = failures["dead_letters"].as_array().unwrap();
-    let mut keys: Vec<_> = letters.iter().map(|l| l["key"].as_str().unwrap()).collect();
-    keys.sort_unstable();
-    let spelled_out = ["1000", "1250", "1500", "1750", "2000", "250", "500", "750"];
+    let keys: Vec<_> = letters.iter().map(|l| l["key"].as_str().unwrap()).collect();
+    let spelled_out = ["250", "500", "750", "1000", "1250", "1500", "1750", "2000"];
     assert_eq!(keys, spelled_out);
+    let errors = failures["errors"].as_array().unwrap();
+    assert_eq!(errors.len(), 1);
+    assert_eq!(errors[0]["error_type"], "NotAnAddress");
+    assert_eq!(errors[0]["count"], SPELLED_OUT);
     for letter in letters {
         assert_eq!(letter["error_type"], "NotAnAddress");
         let record = format!("user{} at example dot org", letter["key"].as_str().unwrap());
@@ -1585,7 +1611,7 @@ fn dead_letters_are_listed_and_redriven_until_none_is_left() {
     let documented = include_str!("../docs/cli.md");
     let documented = documented.split("## failures").nth(1).unwrap();
     let documented = documented.split("\n## ").next().unwrap();
-    for object in [&failures, &letters[0]] {
+    for object in [&failures, &letters[0], &errors[0]] {
         for field in object.as_object().unwrap().keys() {
             assert!(
                 documented.contains(&format!("`{field}`")),
@@ -1595,7 +1621,10 @@ fn dead_letters_are_listed_and_redriven_until_none_is_left() {
     }
     let output = emails.run(&["failures", "letters"]);
     let text = stdout(&output);
-    assert!(text.starts_with("dead letters: 8\n"), "{text}");
+    assert!(
+        text.starts_with("dead letters: 8\n  8 NotAnAddress, the first: "),
+        "{text}"
+    );
     let record = "      record: user250 at example dot org";
     assert!(text.lines().any(|line| line == record), "{text}");
     let redrives = "`fix-emails redrive letters` tries the dead letters again";
@@ -1675,6 +1704,9 @@ fn dead_letters_are_listed_and_redriven_until_none_is_left() {
         "{}",
         stderr(&output)
     );
+    let left = emails.as_printed(&output, "failures letters");
+    assert_eq!(status(&left), 0, "{}", stderr(&left));
+    assert!(stderr(&left).contains("no failures to show"));
     refused(
         &emails.run(&["redrive", "letters-again"]),
         2,
@@ -1778,6 +1810,18 @@ fn what_a_program_cannot_look_into_is_said() {
     let id = ["--task-queue", "no-letters", "--batch-id", "no-letters"];
     let output = online(&[&["start", "inflate-prices"], &id[..]].concat());
     assert_eq!(status(&output), 0, "{}", stderr(&output));
+    // It is said at the start what will not be kept, and by whoever looks later.
+    let not_kept = "the batch lists the first 20 items and the first 50 pages";
+    assert_eq!(
+        stderr(&output).matches(not_kept).count(),
+        1,
+        "{}",
+        stderr(&output)
+    );
+    let looked = stdout(&online(&["status", "no-letters"]));
+    assert!(looked.contains(not_kept), "{looked}");
+    let progress = &json(&online(&["status", "no-letters", "--json"]))["progress"];
+    assert_eq!(progress["keeps_dead_letters"], false);
     let ask = |asked, database: &Path| {
         let mut command = command(&[asked, "no-letters"]);
         command.args((asked == "failures").then_some("--json"));

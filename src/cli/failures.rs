@@ -10,6 +10,7 @@ use super::{
     connection::ConnectionArgs,
     exit::{CliError, CliResult, Exit},
     filter::{FilterArgs, means_item, means_page},
+    letters::{Letters, LettersOfError},
     look::{Look, SCHEMA},
     output::{self, count, duration, note, number, one_line, time},
     processors::{Processors, STORE_TIMEOUT},
@@ -71,8 +72,12 @@ struct Failures {
     failing: Option<Vec<PageFailure>>,
     failed_pages: Option<Vec<PageFailure>>,
     failed_items: Option<Vec<FailedItem>>,
+    /// All dead letters, by error.
+    errors: Option<Vec<LettersOfError>>,
     dead_letters: Option<Vec<DeadLetter>>,
     more: bool,
+    #[serde(skip)]
+    letters: u64,
     /// Now, or when the batch ended.
     #[serde(skip)]
     now: Timestamp,
@@ -190,21 +195,19 @@ impl FailuresArgs {
         self.filter.of(&self.batch_id, processor, processors)
     }
 
-    /// One more than is shown, where there is one.
     async fn letters(
         &self,
         store: &dyn DeadLetters,
         filter: &LetterFilter,
-    ) -> Result<Vec<DeadLetter>, StoreError> {
-        let limit = self.limit as usize;
-        in_time(store.list(filter, None, limit.saturating_add(1))).await
+    ) -> Result<Letters, StoreError> {
+        Letters::of(store, filter, self.limit as usize).await
     }
 
     fn failures(
         &self,
         filter: &LetterFilter,
         progress: Option<&Progress>,
-        letters: Option<Vec<DeadLetter>>,
+        letters: Option<Letters>,
         now: Timestamp,
     ) -> Failures {
         let pages = |pages: &[PageFailure]| -> Vec<_> {
@@ -228,9 +231,8 @@ impl FailuresArgs {
                 .iter_mut()
                 .for_each(|items| items.retain(|item| !item.dead_letter));
         }
-        let limit = self.limit as usize;
         let more = match &letters {
-            Some(letters) => letters.len() > limit,
+            Some(letters) => letters.total > letters.first.len() as u64,
             None => progress.is_some_and(|p| {
                 p.pages_failed > p.failed.len() as u64
                     || p.items.failed > p.failed_items.len() as u64
@@ -244,10 +246,9 @@ impl FailuresArgs {
             failing: progress.map(|p| pages(&p.failing)),
             failed_pages,
             failed_items,
-            dead_letters: letters.map(|mut letters| {
-                letters.truncate(limit);
-                letters
-            }),
+            errors: letters.as_ref().map(|letters| letters.errors.clone()),
+            letters: letters.as_ref().map_or(0, |letters| letters.total),
+            dead_letters: letters.map(|letters| letters.first),
             more,
             now,
         }
@@ -338,7 +339,9 @@ impl Failures {
         }
         if self.more {
             note(match self.dead_letters {
-                Some(_) => "there are more dead letters; --limit shows more of them",
+                Some(_) => {
+                    "these are the first dead letters by their keys; --limit shows more of them"
+                }
                 None => "there are more; a batch describes only the first of them",
             });
         }
@@ -357,7 +360,7 @@ impl Failures {
     fn text(&self) -> String {
         let mut list = List::default();
         let failing = self.failing.as_deref().unwrap_or_default();
-        list.title("failing", failing.len());
+        list.title("failing", failing.len() as u64);
         for page in failing {
             let PageFailure {
                 state,
@@ -377,7 +380,7 @@ impl Failures {
             list.error(&page.error_type, &page.message);
         }
         let pages = self.failed_pages.as_deref().unwrap_or_default();
-        list.title("pages given up", pages.len());
+        list.title("pages given up", pages.len() as u64);
         for page in pages {
             let place = place(page.start.as_ref(), page.end.as_ref());
             let attempts = count(u64::from(page.attempts), "attempt");
@@ -385,13 +388,22 @@ impl Failures {
             list.error(&page.error_type, &page.message);
         }
         let items = self.failed_items.as_deref().unwrap_or_default();
-        list.title("items given up", items.len());
+        list.title("items given up", items.len() as u64);
         for item in items {
             list.head(&item.key);
             list.error(&item.error_type, &item.message);
         }
+        list.title("dead letters", self.letters);
+        for of_error in self.errors.as_deref().unwrap_or_default() {
+            let LettersOfError {
+                error_type,
+                count,
+                message,
+            } = of_error;
+            let count = number(*count);
+            list.head(format_args!("{count} {error_type}, the first: {message}"));
+        }
         let letters = self.dead_letters.as_deref().unwrap_or_default();
-        list.title("dead letters", letters.len());
         for letter in letters {
             let what = match &letter.key {
                 Some(key) => key.clone(),
@@ -424,9 +436,9 @@ struct List {
 }
 
 impl List {
-    fn title(&mut self, title: &str, n: usize) {
+    fn title(&mut self, title: &str, n: u64) {
         if n > 0 {
-            self.line("", format_args!("{title}: {}", number(n as u64)));
+            self.line("", format_args!("{title}: {}", number(n)));
         }
     }
 
@@ -500,7 +512,13 @@ mod tests {
             failing: Some(vec![page(FailureState::Stuck)]),
             failed_pages: None,
             failed_items: None,
+            errors: Some(vec![LettersOfError {
+                error_type: "Broken".to_owned(),
+                count: 2,
+                message: "two\nlines".to_owned(),
+            }]),
             dead_letters: Some(vec![letter(Some(&long)), letter(None)]),
+            letters: 2,
             more: false,
             now: Timestamp(193_000),
         };
@@ -509,6 +527,7 @@ mod tests {
   the page after 1200: stuck for 3m 12s, 12 attempts, gives up at 1970-01-01T00:15:00Z
       Busy: the database is locked
 dead letters: 2
+  2 Broken, the first: two\\nlines
   {long}: 1 attempt, 1970-01-01T00:00:00Z
       Broken: two\\nlines \\u{{1b}}[2J
   everything up to 7: 1 attempt, 1970-01-01T00:00:00Z

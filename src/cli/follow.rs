@@ -52,6 +52,11 @@ impl Style {
 
 /// The length of the bar.
 const PERMILLE: u64 = 1_000;
+/// What becomes of failures without a store of dead letters.
+pub(super) const NOT_KEPT: &str = "of what fails, the batch lists the first 20 items and the first 50 pages, and the \
+                                   rest is in the logs of its workers only; it cannot be redriven";
+
+>>>>>>> c32b4b7 (Dead letters are counted by error, and what a batch does not keep is said at its start)
 /// A line every so often; a change of phase is told at once.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
@@ -126,6 +131,8 @@ struct View {
     last_step: Option<Step>,
     last_trouble: Option<Instant>,
     warned: BTreeSet<String>,
+    /// It was told what the batch does not keep, or that there is nothing to tell.
+    told_what_is_lost: bool,
 }
 
 impl View {
@@ -145,6 +152,7 @@ impl View {
             last_step: None,
             last_trouble: None,
             warned: BTreeSet::new(),
+            told_what_is_lost: style == Style::Json,
         }
     }
 
@@ -158,6 +166,7 @@ impl View {
                 note(format_args!("warning: {warning}"));
             }
         }
+        self.tell_what_is_lost(&progress);
         match (self.style, &self.bar) {
             (Style::Json, _) => return output::json(&Look::running(progress)),
             (_, Some(bar)) => {
@@ -185,6 +194,21 @@ impl View {
         true
     }
 
+    /// Once, at the start.
+    fn tell_what_is_lost(&mut self, progress: &Progress) {
+        if !self.told_what_is_lost
+            && let Some(keeps) = progress.keeps_dead_letters
+        {
+            self.told_what_is_lost = true;
+            if !keeps && progress.redrive_of.is_none() {
+                note(format_args!(
+                    "processor \"{}\" keeps no dead letters: {NOT_KEPT}",
+                    progress.processor
+                ));
+            }
+        }
+    }
+
     fn line(&mut self, progress: &Progress, time: Duration, again: u64) {
         self.last_line = Some(Instant::now());
         let time = duration(time);
@@ -200,6 +224,7 @@ impl View {
 
     /// The state at the end, so that a short batch leaves a trace too.
     fn last(&mut self, report: &BatchReport) {
+        self.tell_what_is_lost(&report.progress);
         if self.style == Style::Lines {
             self.pace.record(&report.progress);
             self.line(&report.progress, report.duration(), 0);

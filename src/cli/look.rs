@@ -10,6 +10,7 @@ use serde::Serialize;
 use super::{
     exit::CliResult,
     facts::{self, Fact},
+    follow::NOT_KEPT,
     next,
     output::{count, duration, note, number, one_line, time},
     reduced,
@@ -373,6 +374,9 @@ impl Look {
             if n > 0 {
                 table.row(name, number(n));
             }
+        }
+        if p.keeps_dead_letters == Some(false) && p.redrive_of.is_none() {
+            table.row("dead letters", format_args!("none are kept: {NOT_KEPT}"));
         }
     }
 

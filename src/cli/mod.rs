@@ -106,6 +106,7 @@ mod follow;
 ))]
 mod import;
 mod json_lines;
+mod letters;
 mod limits;
 mod list;
 mod logging;

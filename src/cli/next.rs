@@ -5,7 +5,7 @@
 use crate::progress::{HeldBy, Phase, Progress, StageState};
 
 /// Those of this program that work on a database.
-const SQL_PROCESSORS: [&str; 3] = ["sql-backfill", "sql-import", "sql-export"];
+pub(super) const SQL_PROCESSORS: [&str; 3] = ["sql-backfill", "sql-import", "sql-export"];
 
 /// What to run next, where a command helps. `task_queue` is that of the batch, where it is known.
 pub(crate) fn step(p: &Progress, task_queue: Option<&str>, program: &str) -> Option<String> {

@@ -10,6 +10,7 @@ use crate::{
         exit::{CliError, CliResult, Exit},
         follow::{Followed, Style, follow},
         look::Look,
+        next::SQL_PROCESSORS,
         output::{self, note},
         web_ui,
         worker::serve,
@@ -68,7 +69,7 @@ const DEFAULT: &str = "default";
 /// The connection of a batch whose processor runs SQL that comes with it.
 fn of_sql(batch: &Batch) -> Option<&str> {
     let name = batch.spec.processor.as_str();
-    if !["sql-backfill", "sql-import", "sql-export"].contains(&name) {
+    if !SQL_PROCESSORS.contains(&name) {
         return None;
     }
     let args = &batch.spec.args;

@@ -143,6 +143,7 @@ impl Controller {
             oldest_in_flight: ages().min(),
             in_flight_by_age: by_age(ages().map(|since| self.now.since(since))),
             dead_letters: totals.dead_letters,
+            keeps_dead_letters: self.prepared.as_ref().map(|p| p.dead_letters),
             first_cursor: spec.first_cursor.clone(),
             stage: self.stages.as_ref().map(Stages::progress),
             check: self.checked.clone(),

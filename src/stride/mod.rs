@@ -27,6 +27,7 @@
 //! [`StrideHost`].
 
 mod give_up;
+mod given_up_log;
 mod keeping;
 mod page;
 mod running;

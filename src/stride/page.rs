@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::{
     Failure, PageEvent, Stop, Trouble,
+    given_up_log::item_given_up,
     keeping::{FENCED_OFF, Part},
     running::{Running, limited},
 };
@@ -435,13 +436,18 @@ impl<P: PageProcessor> Running<'_, P> {
     pub fn describe(&self, report: &mut StrideReport, key: &str, error_type: &str, message: &str) {
         // A key may be personal; people find the whole of it where failures are kept.
         let shown = truncate(key, 24);
-        tracing::warn!(key = shown, error_type, message, "item given up");
+        let kept = self.keeping.keeps_letters();
+        match kept {
+            true => item_given_up(&shown, error_type, message),
+            // Beyond the first ones this line is all that is left of it.
+            false => tracing::warn!(key = shown, error_type, message, "item given up"),
+        }
         if report.failed_items.len() < MAX_DESCRIBED {
             report.failed_items.push(FailedItem {
                 key: truncate(key, MAX_KEY_CHARS),
                 error_type: error_type.to_owned(),
                 message: truncate(message, MAX_DESCRIPTION_CHARS),
-                dead_letter: self.keeping.keeps_letters(),
+                dead_letter: kept,
             });
         }
     }
