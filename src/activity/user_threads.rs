@@ -195,7 +195,7 @@ impl UserThreads {
                     return pool;
                 }
                 Err(error) => {
-                    tracing::warn!(error = words(&error), "no more threads for user code")
+                    tracing::warn!(error = words(&error), "no more threads for user code");
                 }
             }
         }

@@ -56,7 +56,6 @@ const PERMILLE: u64 = 1_000;
 pub(super) const NOT_KEPT: &str = "of what fails, the batch lists the first 20 items and the first 50 pages, and the \
                                    rest is in the logs of its workers only; it cannot be redriven";
 
->>>>>>> c32b4b7 (Dead letters are counted by error, and what a batch does not keep is said at its start)
 /// A line every so often; a change of phase is told at once.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 

@@ -134,7 +134,7 @@ impl Letters {
             message: least.0.message,
         };
         let mut errors: Vec<_> = errors.into_iter().map(of_error).collect();
-        errors.sort_by(|a, b| b.count.cmp(&a.count));
+        errors.sort_by_key(|error| std::cmp::Reverse(error.count));
         Ok(Self {
             total,
             errors,

@@ -83,7 +83,7 @@ mod tests {
             of("shop worker --task-queue q")
         );
         let sql = held(HeldBy::NoWorker, |p| {
-            p.processor = "sql-backfill".to_owned()
+            p.processor = "sql-backfill".to_owned();
         });
         assert_eq!(sql, of("shop worker --task-queue q --allow-sql"));
         let lock = held(HeldBy::Lock, |p| p.lock_held_by = Some("other".to_owned()));

@@ -125,7 +125,7 @@ mod tests {
         };
         assert_eq!(excerpt.copy_header(&mut write).unwrap(), 1);
         // From the end of the first record on, with the empty line.
-        let copied = excerpt.copy(at("\r\n2").map(|a| a), at("3,"), &mut write);
+        let copied = excerpt.copy(at("\r\n2"), at("3,"), &mut write);
         let copied = copied.unwrap();
         assert_eq!((copied.lines, copied.line_ends), (4..=5, 2));
         let copied = excerpt.copy(at("3,"), None, &mut write).unwrap();

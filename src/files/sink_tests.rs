@@ -344,7 +344,10 @@ async fn what_the_file_system_refuses_can_be_tried_again() {
     let ctx = context("run", 1, (0, 10));
     let refused = sink.write(&ctx, &records((0, 10), 1)).await.unwrap_err();
     assert!(refused.is_retryable());
-    assert!(refused.message().contains("/file: not a directory"), "{refused}");
+    assert!(
+        refused.message().contains("/file: not a directory"),
+        "{refused}"
+    );
     for (kind, error_type) in [
         (io::ErrorKind::StorageFull, "DiskFull"),
         (io::ErrorKind::QuotaExceeded, "DiskFull"),
