@@ -21,11 +21,11 @@ impl Api {
         };
         tokio::time::sleep(Duration::from_millis(20)).await;
         match order {
-            _ if order % 777 == 0 => Err(PageError::non_retryable(
+            _ if order.is_multiple_of(777) => Err(PageError::non_retryable(
                 "NoSuchCustomer",
                 "422: the customer has moved away",
             )),
-            _ if order % 100 == 0 && times == 1 => {
+            _ if order.is_multiple_of(100) && times == 1 => {
                 Err(PageError::retryable("503: try again later").with_type("Unavailable"))
             }
             _ => Ok(()),

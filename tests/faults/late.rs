@@ -139,7 +139,7 @@ pub struct Hold {
 enum Held {
     #[default]
     NotYet,
-    Held,
+    There,
     LetGo,
 }
 
@@ -156,7 +156,7 @@ impl Hold {
     /// Resolves when the page waits.
     pub async fn is_held(&self) {
         let mut state = self.state.subscribe();
-        state.wait_for(|s| *s == Held::Held).await.unwrap();
+        state.wait_for(|s| *s == Held::There).await.unwrap();
     }
 
     pub fn let_go(&self) {
@@ -166,7 +166,7 @@ impl Hold {
     async fn wait(&self) {
         let hold = |state: &mut Held| {
             if *state == Held::NotYet {
-                *state = Held::Held;
+                *state = Held::There;
             }
         };
         self.state.send_modify(hold);

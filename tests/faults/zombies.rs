@@ -93,7 +93,7 @@ impl<DB: LateDatabase> Night<DB> {
     }
 
     /// The worker that was lost finds the server again, and has nothing left to do.
-    async fn is_over(self) {
+    async fn ends(self) {
         self.proxy.pass();
         within("the worker stops", self.zombie.stop())
             .await
@@ -123,7 +123,7 @@ async fn a_late_attempt_is_fenced_off<DB: LateDatabase>(name: &str) {
     second.let_go();
     night.ends().await;
     assert_eq!(night.home.count("id > 20 AND worker = 'zombie'").await, 0);
-    night.is_over().await;
+    night.ends().await;
     worker.stop().await.unwrap();
 }
 
@@ -158,7 +158,7 @@ async fn an_attempt_after_a_late_one_goes_on_where_that_ended<DB: LateDatabase>(
     let worker = night.second_worker(&nowhere).await;
     night.ends().await;
     assert_eq!(night.home.count("worker <> 'zombie'").await, 0);
-    night.is_over().await;
+    night.ends().await;
     worker.stop().await.unwrap();
 }
 
