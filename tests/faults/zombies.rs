@@ -93,7 +93,7 @@ impl<DB: LateDatabase> Night<DB> {
     }
 
     /// The worker that was lost finds the server again, and has nothing left to do.
-    async fn ends(self) {
+    async fn passes(self) {
         self.proxy.pass();
         within("the worker stops", self.zombie.stop())
             .await
@@ -121,9 +121,9 @@ async fn a_late_attempt_is_fenced_off<DB: LateDatabase>(name: &str) {
     assert_eq!(night.claims("committed"), committed);
     assert_eq!(night.home.count("id > 20 AND x <> 0").await, 0);
     second.let_go();
-    night.ends().await;
+    night.passes().await;
     assert_eq!(night.home.count("id > 20 AND worker = 'zombie'").await, 0);
-    night.ends().await;
+    night.passes().await;
     worker.stop().await.unwrap();
 }
 
@@ -156,9 +156,9 @@ async fn an_attempt_after_a_late_one_goes_on_where_that_ended<DB: LateDatabase>(
     .await;
     let nowhere = Hold::at(Place::Fetch, -1);
     let worker = night.second_worker(&nowhere).await;
-    night.ends().await;
+    night.passes().await;
     assert_eq!(night.home.count("worker <> 'zombie'").await, 0);
-    night.ends().await;
+    night.passes().await;
     worker.stop().await.unwrap();
 }
 
