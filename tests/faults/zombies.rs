@@ -121,7 +121,7 @@ async fn a_late_attempt_is_fenced_off<DB: LateDatabase>(name: &str) {
     assert_eq!(night.claims("committed"), committed);
     assert_eq!(night.home.count("id > 20 AND x <> 0").await, 0);
     second.let_go();
-    night.passes().await;
+    night.ends().await;
     assert_eq!(night.home.count("id > 20 AND worker = 'zombie'").await, 0);
     night.passes().await;
     worker.stop().await.unwrap();
@@ -156,7 +156,7 @@ async fn an_attempt_after_a_late_one_goes_on_where_that_ended<DB: LateDatabase>(
     .await;
     let nowhere = Hold::at(Place::Fetch, -1);
     let worker = night.second_worker(&nowhere).await;
-    night.passes().await;
+    night.ends().await;
     assert_eq!(night.home.count("worker <> 'zombie'").await, 0);
     night.passes().await;
     worker.stop().await.unwrap();
