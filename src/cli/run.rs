@@ -84,6 +84,7 @@ fn of_sql(batch: &Batch) -> Option<&str> {
 
 impl Run<'_> {
     /// Starts the batch and leaves it to other workers.
+    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
     pub async fn detached(&self, connection: &ConnectionArgs) -> CliResult {
         let connected = connection.connect().await?;
         let client = &connected.client;

@@ -229,10 +229,7 @@ impl BatchClient {
     }
 
     /// In what a batch differs from the one that has its id.
-    #[cfg(all(
-        feature = "cli",
-        any(feature = "sqlite", feature = "postgres", feature = "mysql")
-    ))]
+    #[cfg(feature = "cli")]
     pub(crate) async fn differs(
         &self,
         batch: &Batch,

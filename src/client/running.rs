@@ -61,6 +61,7 @@ pub struct RunningPage {
 impl RunningStride {
     /// Since when its page has been worked on; since when its worker has it, where it has not said yet what it works
     /// on; and since its dispatch while no worker has it.
+    #[cfg(feature = "cli")]
     pub(crate) fn at_work_since(&self) -> Option<Timestamp> {
         let page = self.page.as_ref().map(|page| page.since);
         page.or(self.started_at).or(self.dispatched_at)
