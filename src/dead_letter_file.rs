@@ -1284,7 +1284,7 @@ mod tests {
         assert_eq!(settled().await, Some(100));
         assert!(all(&store).await.is_empty());
         assert!(folder.text().contains(r#"{"settled":"run","letters":"#));
-        // Nothing is left to write anew.
+        // The file has no letter left that would be written again.
         let other = DeadLetter {
             batch_run: "other".to_owned(),
             ..letter("z")

@@ -16,7 +16,7 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
     )
 }
 
-/// What the system said; where a disk has no room, also how much is free and where.
+/// The system's own message; where a disk has no room, also how much is free and where.
 pub(crate) fn with_free_space(error: &io::Error, path: &Path) -> String {
     match free(path).filter(|_| is_full(error)) {
         Some((free, size, place)) => format!(

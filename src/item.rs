@@ -1,4 +1,4 @@
-//! What a page does item by item: permits of the rate, and further tries of one item.
+//! The work of a page item by item: permits of the rate, and further tries of one item.
 
 use std::{
     sync::{

@@ -627,7 +627,7 @@ impl<P: PageProcessor> PageContext<P> {
     /// beginning of the data; `end` is `None` where the data ends with the page and its source gives out tokens of its
     /// own.
     ///
-    /// `None` while nobody knows yet where the page ends: in [`fetch`](PageProcessor::fetch) and
+    /// `None` while it is not known yet where the page ends: in [`fetch`](PageProcessor::fetch) and
     /// [`skip_ahead`](PageProcessor::skip_ahead).
     pub fn page(&self) -> Option<&PageRange<P::Cursor>> {
         self.bounds.as_ref()

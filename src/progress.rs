@@ -503,8 +503,8 @@ pub enum HeldBy {
     Retries,
     /// The start of the next run of the controller.
     ContinueAsNew,
-    /// Nobody polls the task queue, or whoever has the pages in flight gives no sign of life. Only a client can know
-    /// that.
+    /// No worker polls the task queue, or the worker that has the pages in flight gives no sign of life. Only a client
+    /// can know that.
     NoWorker,
     /// Pages wait for a worker that has a free slot. Only a client can know that.
     Workers,
@@ -797,7 +797,7 @@ impl BatchReport {
         let unread = self.progress.pages_failed > 0;
         self.progress.settle(match self.outcome {
             Outcome::Completed => Stand::Complete,
-            // Nobody knows how many items are in pages that were given up.
+            // The number of items in pages that were given up is not known.
             Outcome::CompletedWithFailures if !unread => Stand::Complete,
             Outcome::CompletedWithFailures
             | Outcome::Failed

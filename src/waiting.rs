@@ -1,4 +1,4 @@
-//! What code of a processor waits for, told to whoever runs it.
+//! The event that code of a processor waits for, told to the activity that runs it.
 
 use tokio::sync::watch;
 
@@ -6,7 +6,7 @@ tokio::task_local! {
     static TELLS: watch::Sender<Option<String>>;
 }
 
-/// Says what is waited for, in words for people; `None`: nothing any more. Nobody need listen.
+/// Says what is waited for, in words for people; `None`: it waits no longer. Outside of such an activity it does nothing.
 #[cfg_attr(
     not(any(feature = "postgres", feature = "mysql")),
     allow(
@@ -15,7 +15,7 @@ tokio::task_local! {
     )
 )]
 pub(crate) fn tell(what: Option<String>) {
-    // Outside of a task that is told nobody wants to know.
+    // Outside of a task that is told there is no listener.
     let _ = TELLS.try_with(|tells| tells.send_replace(what));
 }
 

@@ -136,7 +136,7 @@ fn of_io(error: &std::io::Error) -> Said<'_> {
     })
 }
 
-/// JSON of one line was made by a program, so that nobody can look up a column of it.
+/// JSON of one line was made by a program, and a column of it cannot be looked up by its reader.
 fn without_place(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let place = format!(" at line {} column {}", error.line(), error.column());

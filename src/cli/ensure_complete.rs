@@ -206,7 +206,7 @@ impl EnsureCompleteArgs {
         Ok(processors.check(&report.progress.processor, given, None)?.0)
     }
 
-    /// What a check finds that is made from here; `None`: interrupted.
+    /// The result of a check that is made from here; `None`: interrupted.
     async fn check_now(
         &self,
         report: &BatchReport,
@@ -264,7 +264,7 @@ struct Verdict {
     complete: bool,
     outcome: Outcome,
     because: String,
-    /// What the check found that counts.
+    /// The result of the check that counts.
     check: Option<String>,
     repair: Option<Repair>,
     #[serde(skip)]

@@ -263,7 +263,7 @@ fn percent_bar() -> ProgressStyle {
         .progress_chars("━╸─")
 }
 
-/// Somebody may have to do something about what holds it.
+/// An operator may have to act on the cause that holds the batch.
 fn is_wrong(p: &Progress) -> bool {
     use HeldBy::{NoWorker, Pages, Retries, Workers};
     let wrong = [NoWorker, Pages, Retries, Workers];

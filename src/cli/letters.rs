@@ -13,7 +13,7 @@ use crate::dead_letter::{DeadLetter, DeadLetters, LetterFilter};
 /// Letters that are read at once.
 const READ_AT_ONCE: usize = 10_000;
 
-/// What a store has for a filter. All of it is counted, and a part of it is kept.
+/// The letters of a store for a filter. All of them are counted, and a part is kept.
 pub(super) struct Letters {
     pub total: u64,
     /// The most frequent error first.
@@ -83,7 +83,7 @@ fn natural(a: &str, b: &str) -> Ordering {
     }
 }
 
-/// What a text begins with: digits, or anything else.
+/// The beginning of a text: digits, or anything else.
 fn run(text: &str) -> &str {
     let digits = text.starts_with(|c: char| c.is_ascii_digit());
     let end = text.find(|c: char| c.is_ascii_digit() != digits);

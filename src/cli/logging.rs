@@ -51,7 +51,7 @@ fn filter(text: &str) -> Result<String, String> {
 }
 
 /// A word without a level. The filter takes it for a module, of which it lets everything through, and of all others nothing:
-/// somebody who has misspelt a level would see no log at all.
+/// an operator who has misspelt a level would see no log at all.
 fn bare_name(text: &str) -> Option<&str> {
     let words = text.split(',').map(str::trim);
     words

@@ -7,7 +7,7 @@ use crate::progress::{HeldBy, Phase, Progress, StageState};
 /// Those of this program that work on a database.
 pub(super) const SQL_PROCESSORS: [&str; 3] = ["sql-backfill", "sql-import", "sql-export"];
 
-/// What to run next, where a command helps. `task_queue` is that of the batch, where it is known.
+/// The command to run next, where one helps. `task_queue` is that of the batch, where it is known.
 pub(crate) fn step(p: &Progress, task_queue: Option<&str>, program: &str) -> Option<String> {
     let id = &p.batch_id;
     let of_batch = |command: &str| Some(format!("{program} {command} {id}"));

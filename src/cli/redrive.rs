@@ -228,7 +228,7 @@ impl RedriveArgs {
         }
         match processors.one(processor).await {
             Ok(registry) => Ok(Some(registry)),
-            // The queue of such a batch was its own, and nobody polls it any more.
+            // The queue of such a batch was its own, and no worker polls it any more.
             Err(why) if processors.runs_sql(processor) => {
                 Err(CliError::usage(why).hint(OTHER_WORKERS))
             }

@@ -24,7 +24,7 @@ const MAX_REDRIVES: usize = 20;
 /// Letters that are counted at once.
 const COUNTED_AT_ONCE: usize = 10_000;
 
-/// What became of what a batch gave up. Its JSON is documented in `docs/cli.md`.
+/// The repair of the pages and items that a batch gave up. Its JSON is documented in `docs/cli.md`.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Repair {
     /// Pages and items that were given up.
@@ -103,7 +103,7 @@ impl Repair {
         Ok(())
     }
 
-    /// What was given up and cannot be redriven.
+    /// Pages and items that were given up and cannot be redriven.
     fn without_letter(&self) -> u64 {
         self.failures.saturating_sub(self.dead_letters)
     }
@@ -112,7 +112,7 @@ impl Repair {
         self.all_settled
     }
 
-    /// What is left, in a sentence.
+    /// The part that is left, in a sentence.
     pub(crate) fn summary(&self) -> String {
         let of_all = format!("of {}", count(self.dead_letters, "dead letter"));
         let without = self.without_letter();

@@ -36,11 +36,11 @@ pub struct Run<'a> {
     pub drain_timeout: Duration,
     /// The batch run, once it has been told how it ended.
     pub ended_run: OnceLock<String>,
-    /// It has been started already, by this program, and has nobody else to work for it.
+    /// This program has started the batch before, and no other worker works for it.
     pub joins: bool,
 }
 
-/// What works on it in this process.
+/// The parts of the worker that runs in this process.
 pub struct Crew {
     /// With the processor of the batch.
     pub registry: Registry,
@@ -50,7 +50,7 @@ pub struct Crew {
     pub max_pages: u32,
 }
 
-/// What to say while nobody works for a batch.
+/// The advice for a batch that no worker works for.
 pub fn no_worker(batch: &Batch, program: &str) -> String {
     let queue = &batch.task_queue;
     let sql = match of_sql(batch) {

@@ -1,6 +1,6 @@
 //! Temporal's own web page, and where a batch is on it.
 //!
-//! A server does not tell where its web page is. It is known where somebody says it (`--ui-address`,
+//! A server does not tell where its web page is. It is known where the operator names it (`--ui-address`,
 //! `TEMPORAL_UI_ADDRESS`), and of dev servers that this program has started on this machine: each leaves a note of it
 //! for the other commands of the same user.
 

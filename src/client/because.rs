@@ -25,7 +25,7 @@ const SAID_LONG: Duration = Duration::from_secs(7);
 const UNUSUAL: f64 = 3.0;
 const MAX_TOKEN_CHARS: usize = 24;
 
-/// What a look at the server has found.
+/// The facts that a look at the server has found.
 pub(super) struct Facts<'a> {
     pub progress: &'a Progress,
     pub workers: Option<&'a Workers>,
@@ -40,19 +40,19 @@ pub(super) struct Facts<'a> {
 
 /// The cause that the controller cannot know, if it is one of those.
 pub(super) fn because(f: &Facts<'_>) -> Option<(HeldBy, String)> {
-    nobody_polls(f)
+    no_worker_polls(f)
         .or_else(|| silent(f))
-        .or_else(|| nobody_answers(f))
+        .or_else(|| no_worker_answers(f))
         .or_else(|| waits_for_slots(f))
         .or_else(|| takes_long(f))
 }
 
-/// The sentence for a task queue that nobody polls.
+/// The sentence for a task queue that no worker polls.
 pub(super) fn no_worker(task_queue: &str) -> String {
     format!("no worker is polling task queue \"{task_queue}\"")
 }
 
-fn nobody_polls(f: &Facts<'_>) -> Option<(HeldBy, String)> {
+fn no_worker_polls(f: &Facts<'_>) -> Option<(HeldBy, String)> {
     let workers = f.workers.filter(|workers| !workers.any())?;
     let mut text = no_worker(&workers.task_queue);
     let started = started(f.strides);
@@ -83,7 +83,7 @@ fn silent(f: &Facts<'_>) -> Option<(HeldBy, String)> {
 }
 
 /// Workers are listed, but none takes what there is to do.
-fn nobody_answers(f: &Facts<'_>) -> Option<(HeldBy, String)> {
+fn no_worker_answers(f: &Facts<'_>) -> Option<(HeldBy, String)> {
     let (untaken, workers) = (about(f.untaken?), f.workers?);
     let mut text = format!(
         "no worker has answered on task queue \"{}\" for {untaken}",
@@ -157,7 +157,7 @@ fn takes_long(f: &Facts<'_>) -> Option<(HeldBy, String)> {
     Some((HeldBy::Pages, text))
 }
 
-/// What the controller has named is a limit on what it begins, or nothing.
+/// The cause that the controller has named is a limit on the pages that it begins, or there is none.
 fn is_limited(p: &Progress) -> bool {
     use HeldBy::{Discovery, Parallelism, Ramp, Rate, Tuning};
     let limits = [Discovery, Parallelism, Ramp, Rate, Tuning];
@@ -335,13 +335,13 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_that_nobody_polls_says_what_becomes_of_its_pages() {
+    fn a_queue_that_no_worker_polls_says_what_becomes_of_its_pages() {
         let limited = progress(Some(HeldBy::Parallelism), 1);
-        let nobody = workers(None);
+        let absent = workers(None);
         let text = "no worker is polling task queue \"q\"";
         says(
             &limited,
-            &nobody,
+            &absent,
             &[],
             false,
             Some((HeldBy::NoWorker, text)),
@@ -351,7 +351,7 @@ mod tests {
         let dead = [stride(1, 80, 30, 4)];
         says(
             &limited,
-            &nobody,
+            &absent,
             &dead,
             false,
             Some((HeldBy::NoWorker, text)),
@@ -361,7 +361,7 @@ mod tests {
         let drains = [stride(1, 80, 2, 4)];
         says(
             &limited,
-            &nobody,
+            &absent,
             &drains,
             false,
             Some((HeldBy::NoWorker, text)),

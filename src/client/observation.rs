@@ -213,7 +213,7 @@ impl BatchHandle {
             }
         }
         if !seen.state.is_open() {
-            // It was ended from outside; nobody is missing, and nothing is left to come.
+            // The batch was ended from outside: it needs no worker any more.
             seen.workers = None;
             if let Some(progress) = &mut seen.progress {
                 progress.settle(Stand::Over);

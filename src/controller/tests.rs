@@ -98,7 +98,7 @@ fn each_limit_of_a_run_makes_a_hand_over_due_and_in_the_end_urgent() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
-/// The next run begins to count anew, or it would hand over at once.
+/// The next run begins to count at zero, or it would hand over at once.
 #[test]
 fn the_next_run_has_its_limits_to_itself() {
     let mut last = controller(None);

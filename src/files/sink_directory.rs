@@ -401,7 +401,7 @@ impl SinkDirectory {
 /// Makes a directory, unless it is there. It lasts once the one around it is on the disk.
 ///
 /// # Errors
-/// The one around it is missing: a path with a mistake in it would make directories that nobody looks for.
+/// The directory around it is missing. With a mistake in the path, directories would be made that no reader looks for.
 fn create_directory(path: &Path) -> Result<(), SinkError> {
     if path.is_dir() {
         return Ok(());

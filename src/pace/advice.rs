@@ -8,10 +8,10 @@ use crate::figures::grouped;
 
 /// A page that waits longer for its share of the rate looks as if it hung.
 const LONG: f64 = 30.0;
-/// What is proposed makes pages wait about so long.
+/// The proposed settings make pages wait about so long.
 const GOOD: f64 = 5.0;
 
-/// What advice is made from.
+/// The facts that advice is made from.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Terms {
     pub rate: Option<f64>,
@@ -215,7 +215,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whoever does what is advised is not advised the same again.
+        /// An operator who follows the advice does not get the same advice again.
         #[test]
         fn what_is_proposed_helps(rate in 0.001..1e6f64, size in 1u32..1_000_000, slots in 0u32..500) {
             let given = terms(rate, size, slots);

@@ -1,10 +1,10 @@
-//! What a batch may begin at once under its rate, beside what its strides earn.
+//! The permits with which a batch may begin at once under its rate, beside those that its strides earn.
 //!
 //! A stride that is dispatched has earned nothing yet, so with pages that are large for the rate it would stand for a
-//! long time before its first page. The controller keeps what has been earned and not used: by strides that came back
-//! before they used it, and by nobody while a part of the rate was not given out. The next stride begins with that.
+//! long time before its first page. The controller keeps the permits that were earned and not used: those of strides that came
+//! back early, and those of a part of the rate that was not given out. The next stride begins with them.
 //!
-//! What is kept here and what running strides may have kept is never more than one page for each page in flight. So the
+//! The permits here and those that running strides have kept are never more than one page for each page in flight. So the
 //! bound of the rate stays what it is without this: in any window of w seconds rate x w items, and one page for each
 //! page in flight.
 
@@ -46,7 +46,7 @@ impl Credit {
         }
     }
 
-    /// Takes note of the time. What is earned by nobody is at most one unit, so that a batch which stood still does not
+    /// Takes note of the time. The part of the rate that is not given out earns at most one unit, so that a batch which stood still does not
     /// begin with a burst.
     pub fn mind(&mut self, standing: &Standing, now: Timestamp) {
         let earned = self.free * now.since(self.at).as_secs_f64();

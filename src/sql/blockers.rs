@@ -1,7 +1,7 @@
 //! Names in the error of a page who had the rows or the file that it waited for.
 //!
-//! Who blocks a session can only be asked while it waits, and only by another session. So somebody looks now and then
-//! while the statements of a page run. A look takes a connection that the pool can spare, or one of its own for a
+//! A database can tell who blocks a session only while that session waits, and only to another session. So the worker
+//! looks now and then while the statements of a page run. A look takes a connection that the pool can spare, or one of its own for a
 //! moment; nothing depends on its success.
 
 use std::{pin::pin, time::Duration};
@@ -18,7 +18,7 @@ use crate::error::{PageError, truncate, without_quoted};
 const PATIENCE: Duration = Duration::from_secs(2);
 /// A page that waits for so long for a lock has been looked at.
 const SOON: Duration = Duration::from_secs(3);
-/// The part of the longest wait for a lock after which somebody looks, so that no wait ends without a look.
+/// The part of the longest wait for a lock after which the worker looks, so that no wait ends without a look.
 const OF_A_WAIT: f64 = 0.6;
 /// The statement of another session, in an error.
 const MAX_STATEMENT_CHARS: usize = 60;

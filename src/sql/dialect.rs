@@ -165,13 +165,13 @@ pub trait Dialect: Database<Connection: 'static> {
     const MESSAGE_LIMIT: Option<(&'static str, &'static str)> = None;
 
     /// Asks who has a lock on the table `$1` that sessions like the one that asks wait for, as far as its account may
-    /// see it: who it is, what it does and for how long, and the statement that it runs or ran last. `None`: there is nobody to ask.
+    /// see it: who it is, what it does and for how long, and the statement that it runs or ran last. `None`: the database cannot be asked.
     const BLOCKERS: Option<&'static str> = None;
 
     /// How its statements are taken apart.
     const SYNTAX: Syntax;
 
-    /// The only file of the database, where it is one. Whoever writes locks all of it.
+    /// The only file of the database, where it is one. A session that writes locks all of it.
     fn file(_pool: &Pool<Self>) -> Option<PathBuf> {
         None
     }
@@ -394,7 +394,7 @@ impl Dialect for sqlx::Postgres {
     /// `CREATE TABLE IF NOT EXISTS` fails when two of them meet. The number means nothing.
     const LOCK_SCHEMA: Option<&'static str> = Some("SELECT pg_advisory_xact_lock(7309448826142)");
     const IN_TRANSACTION: &'static str = "SAVEPOINT temporal_batch";
-    // Pages that wait for the same rows wait for each other too; what they all wait for is somebody else.
+    // Pages that wait for the same rows wait for each other too; the cause is the session that they all wait for.
     const BLOCKERS: Option<&'static str> = Some(
         "WITH waiting AS (
             SELECT w.pid FROM pg_catalog.pg_stat_activity w

@@ -5,7 +5,7 @@ use sqlx::Database;
 use super::dialect::{Dialect, Fields};
 
 /// `temporal_batch_settled`: one row for each batch run whose dead letters were redriven. A letter that is gone says
-/// nothing of itself; this count tells a letter that was settled from one that somebody deleted, and the store of a batch
+/// nothing of itself; this count tells a letter that was settled from one that was deleted, and the store of a batch
 /// from another one that is empty.
 pub(super) struct SettledTable {
     name: String,

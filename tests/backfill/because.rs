@@ -18,7 +18,7 @@ use crate::{
 };
 
 on_each!(
-    whoever_has_the_rows_is_named_with_the_statement,
+    the_session_that_has_the_rows_is_named_with_the_statement,
     an_older_transaction_is_named_before_the_start,
     a_table_that_is_gone_is_named,
 );
@@ -99,7 +99,7 @@ macro_rules! in_another_session {
     }};
 }
 
-async fn whoever_has_the_rows_is_named_with_the_statement(home: Home) {
+async fn the_session_that_has_the_rows_is_named_with_the_statement(home: Home) {
     home.numbers(200).await;
     let id = id();
     let held = "UPDATE t SET name = 'the secret 4711' WHERE x < 5";

@@ -56,7 +56,7 @@ pub fn offline(args: &[&str]) -> Command {
     command
 }
 
-/// Without the settings of whoever runs the tests.
+/// Without the settings of the user who runs the tests.
 fn clean(mut command: Command) -> Command {
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy().into_owned();

@@ -386,7 +386,7 @@ async fn a_worker_that_stops_is_named_with_what_it_still_has() {
     assert_eq!(report(&handle).await.outcome, Outcome::Completed);
 }
 
-/// Whatever it is limited by: as long as its pages get through nobody is alarmed.
+/// Whatever it is limited by: as long as its pages get through it is no cause for alarm.
 #[tokio::test]
 async fn a_healthy_batch_is_never_told_that_something_is_wrong() {
     let bed = Bed::new("because-healthy").await;

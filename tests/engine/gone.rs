@@ -19,7 +19,7 @@ use crate::{
 
 const PAGES: u32 = 4;
 
-/// Two pages a stride. The second page of the first batch run is read for as long as nobody tells it to end: where it
+/// Two pages a stride. The second page of the first batch run is read until it is told to end: where it
 /// ends is known by then, so nothing of it has to be announced.
 #[derive(Clone, Default)]
 struct LongRead {

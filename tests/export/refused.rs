@@ -55,7 +55,7 @@ async fn what_cannot_be_is_refused_at_the_start() {
     assert_eq!(fs::read_dir(&full).unwrap().count(), 1);
 }
 
-/// Tests run as root, who may write wherever somebody may.
+/// Tests may run as root, for whom permissions are no hindrance.
 #[tokio::test]
 async fn a_directory_that_cannot_be_written_to_is_refused_before_anything_starts() {
     let source = Source::sqlite().await;

@@ -79,7 +79,7 @@ impl Night {
     }
 }
 
-/// PostgreSQL has ended the session when the next attempt has the page: nothing of it is there, whoever wakes up.
+/// PostgreSQL has ended the session when the next attempt has the page: nothing of it is there, whichever attempt wakes up.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_transaction_of_a_stopped_worker_is_gone_before_the_next_attempt_has_its_page() {
     if worker_process::was_one().await {

@@ -142,14 +142,14 @@ async fn a_late_attempt_is_fenced_off_in_sqlite() {
     a_late_attempt_is_fenced_off::<Sqlite>("fenced").await;
 }
 
-/// Nobody has begun meanwhile: what the late attempt commits counts, and is not done again.
+/// No other attempt has begun meanwhile: the pages that the late attempt commits count, and are not done again.
 async fn an_attempt_after_a_late_one_goes_on_where_that_ended<DB: LateDatabase>(name: &str) {
     let Some(night) = Night::<DB>::falls(name, Place::Transaction).await else {
         return;
     };
     assert_eq!(night.home.count("id > 20 AND x <> 0").await, 0, "not yet");
     night.hold.let_go();
-    // It is the last stride, and nobody can tell its attempt to end.
+    // It is the last stride, and no signal can tell its attempt to end.
     eventually("the late attempt has committed", || async {
         (night.home.count("x = 0").await == 0).then_some(())
     })

@@ -1,4 +1,4 @@
-//! What stands between the fields of a CSV file, where nobody has said it.
+//! The delimiter of a CSV file for which the command names none.
 
 use std::{
     fs::File,
