@@ -1039,7 +1039,7 @@ mod tests {
             (first.to_owned(), second.to_owned())
         };
         let odd = first.replace(r#""stride":7"#, r#""stride":"secret""#);
-        for (bad, what) in [("{\"id\":\"x", "not JSON"), (&odd, "neither")] {
+        for (bad, what) in [("{\"id\":\"x", "not JSON"), (&odd, "no removal")] {
             fs::write(folder.file(), format!("{first}\n{bad}\n{second}")).unwrap();
             let filter = LetterFilter::of("nightly");
             let listed = store.list(&filter, None, 10).await.unwrap_err();

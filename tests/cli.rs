@@ -760,7 +760,7 @@ fn a_running_batch_can_be_looked_at_and_steered() {
         let mut watch = command(args);
         let (mut watch, _, err) = spawn(watch.env("TEMPORAL_ADDRESS", SERVER.address()));
         let lines = Lines::of(err);
-        let line = lines.until("items");
+        let line = lines.until("] ");
         assert!(line.starts_with('[') && !line.contains('\u{1b}'), "{line}");
         watch.interrupt();
         assert_eq!(watch.wait().code(), Some(130));

@@ -155,7 +155,7 @@ mod tests {
         ];
         keys.sort_by(|a, b| natural(a, b));
         let sorted = [
-            "", "[009]", "[9]", "[9,2]", "[10]", "a9z", "a10", "a10b", "b",
+            "", "[009]", "[9,2]", "[9]", "[10]", "a9z", "a10", "a10b", "b",
         ];
         assert_eq!(keys, sorted);
     }

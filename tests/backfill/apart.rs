@@ -145,7 +145,11 @@ async fn a_record_longer_than_the_server_takes_is_the_only_one_left_out() {
     let ended = run(import);
     exits(&ended, 3);
     assert!(ended.out.contains("299 processed"), "{}", ended.out);
-    assert!(ended.out.contains("max_allowed_packet"), "{}", ended.out);
+    let mut failures = online(&["failures", &id]);
+    failures.env("DATABASE_URL", &url);
+    let failures = run(failures);
+    let limit = "max_allowed_packet";
+    assert!(failures.out.contains(limit), "{}", failures.out);
     let count = sqlx::query_scalar::<_, i64>("SELECT count(*) FROM t WHERE id <> 150");
     assert_eq!(count.fetch_one(&mut root).await.unwrap(), 299);
 }

@@ -216,7 +216,7 @@ async fn a_schema_is_one_of_postgresql_and_must_be_there() {
     );
     let database = connect(&url).await.unwrap();
     script(&database, "CREATE SCHEMA \"Ops \"\"2\"\"\"".to_owned()).await;
-    assert_eq!(done(&run(&apply, &named).await).matches("made").count(), 4);
+    assert_eq!(done(&run(&apply, &named).await).matches("made").count(), 5);
     assert_eq!(
         done(&run(&apply, &named).await)
             .matches("there already")
@@ -264,7 +264,7 @@ async fn libpqs_variables_and_password_file_are_read() {
         ("PGPASSFILE", file.path().to_str().unwrap()),
     ];
     let applied = run(&["schema", "apply"], &variables).await;
-    assert_eq!(done(&applied).matches("made").count(), 4);
+    assert_eq!(done(&applied).matches("made").count(), 5);
     let shown = format!("postgres://keeper@127.0.0.1:{port}/kept");
     assert!(err(&applied).contains(&shown), "{}", err(&applied));
     let given = run(&["schema", "apply", "--connection", "any=env"], &variables).await;

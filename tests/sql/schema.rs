@@ -162,7 +162,7 @@ async fn the_defaults_of_a_mysql_database_do_not_matter() {
     .fetch_one(&pool)
     .await
     .unwrap();
-    assert_eq!(of_innodb, 4);
+    assert_eq!(of_innodb, 5);
     let awkward = PageToken::encode(&"東京 \u{1f680} ß").unwrap();
     let found = ledger.open(&stride(0), Some(&awkward), None).await.unwrap();
     assert_eq!(found.applied_to, Some(awkward));

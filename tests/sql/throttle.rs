@@ -325,7 +325,7 @@ async fn a_query_that_is_none_fails_and_says_why() {
         ),
         ("SELECT 'NaN'::float8", "the query returned NaN"),
         ("SELECT 'NaN'::numeric", "the query returned NaN"),
-        ("SELEC 1", "the query failed: syntax error"),
+        ("SELEC 1", "syntax error at or near \"SELEC\""),
         ("SELECT 1; SELECT 2", "cannot insert multiple commands"),
         ("CREATE TABLE evil ()", "read-only transaction"),
         ("SELECT pg_sleep(60)", "statement timeout"),

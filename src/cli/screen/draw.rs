@@ -7,9 +7,7 @@ use ratatui::{
     layout::{Constraint, Flex, Layout, Rect},
     style::{Color, Modifier, Style},
     text::{Line, Span},
-    widgets::{
-        Block, Clear, LineGauge, Paragraph, RenderDirection, Row, Sparkline, Table, Widget, Wrap,
-    },
+    widgets::{Block, Clear, LineGauge, Paragraph, RenderDirection, Row, Sparkline, Table, Widget},
 };
 
 use super::model::{Model, Moment};
@@ -129,6 +127,44 @@ impl Lines {
     }
 }
 
+/// A line of one style in lines of at most so many columns. The wrapping of [`Paragraph`] panics where a wide character
+/// does not fit into the rest of a line.
+fn wrapped(line: &Line<'_>, columns: u16) -> Vec<Line<'static>> {
+    let columns = usize::from(columns);
+    let text: String = line.spans.iter().map(|span| &*span.content).collect();
+    let mut lines = vec![String::new()];
+    let mut used = 0;
+    for word in text.split_whitespace() {
+        if used > 0 {
+            let fits = used + 1 + Span::raw(word).width() <= columns;
+            match (fits, lines.last_mut()) {
+                (true, Some(line)) => {
+                    line.push(' ');
+                    used += 1;
+                }
+                _ => {
+                    lines.push(String::new());
+                    used = 0;
+                }
+            }
+        }
+        for c in word.chars() {
+            let wide = Span::raw(c.to_string()).width();
+            if used > 0 && used + wide > columns {
+                lines.push(String::new());
+                used = 0;
+            }
+            if let Some(line) = lines.last_mut().filter(|_| used + wide <= columns) {
+                line.push(c);
+                used += wide;
+            }
+        }
+    }
+    let style = line.style;
+    let lines = lines.into_iter();
+    lines.map(|text| Line::styled(text, style)).collect()
+}
+
 struct Look<'a> {
     model: &'a Model,
     now: Moment,
@@ -140,12 +176,12 @@ impl Look<'_> {
         let facts = p.map_or_else(Vec::new, |p| self.facts(p));
         let failing = p.map_or(0, |p| p.failing.len());
         let audit = p.map_or(0, |p| p.audit.len());
-        let because = self.because();
+        let because = wrapped(&self.because(), area.width);
         let rows = |n: usize| u16::try_from(n).unwrap_or(u16::MAX);
         let lines = Lines::of(
             area.height,
             Wanted {
-                because: rows(because.width().div_ceil(usize::from(area.width))),
+                because: rows(because.len()),
                 facts: rows(facts.len()),
                 failing: if failing > 0 { rows(failing + 1) } else { 0 },
                 audit: if audit > 0 {
@@ -193,7 +229,7 @@ impl Look<'_> {
         let [_, warning, footer] = Layout::vertical(bottom).areas(area);
 
         frame.render_widget(self.header(header.width), header);
-        frame.render_widget(Paragraph::new(because).wrap(Wrap { trim: true }), reason);
+        frame.render_widget(Paragraph::new(because), reason);
         frame.render_widget(self.warning(), warning);
         frame.render_widget(self.footer(footer.width), footer);
         let Some(p) = p else {
@@ -678,6 +714,22 @@ mod tests {
         assert!(lines[2].starts_with("25.4 %  50,900"), "{lines:?}");
         assert!(lines[3].starts_with("now 100/s"), "{lines:?}");
         assert!(lines[4].starts_with("p ? q"), "{lines:?}");
+    }
+
+    #[test]
+    fn words_are_wrapped_and_wide_characters_stay_whole() {
+        let lines = |text: &'static str, columns| {
+            let lines = wrapped(&Line::raw(text), columns);
+            lines.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            lines("rate limit 5 items/s", 10),
+            ["rate limit", "5 items/s"]
+        );
+        assert_eq!(lines("abcdefg h", 3), ["abc", "def", "g h"]);
+        assert_eq!(lines("A\u{2e80}0", 2), ["A", "\u{2e80}", "0"]);
+        assert_eq!(lines("\u{2e80}", 1), [""]);
+        assert_eq!(lines("", 5), [""]);
     }
 
     #[test]
