@@ -267,7 +267,8 @@ fn a_page_that_hangs_is_dropped_by_a_pause_at_once_and_rolled_back() {
             ..over
         };
         let batch = Batch::of::<Increment>("b", ()).page_size(10);
-        let simulator = Simulator::new().pause_now_every(2, Duration::from_millis(20));
+        // Each order, and late: on a busy machine an early one would come before the call that hangs.
+        let simulator = Simulator::new().pause_now_every(1, Duration::from_millis(500));
         let running = simulator.run(&processor, &batch);
         let run = tokio::time::timeout(Duration::from_secs(60), running).await;
         let run = run.expect("the page is not waited for").unwrap();
