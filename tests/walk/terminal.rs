@@ -89,8 +89,9 @@ impl Terminals {
 
     /// Cargo as if the working folder were the top of the repository, with what is built already.
     fn cargo(&self) {
-        let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+        // By its path: the name leads back here.
+        let cargo = env!("CARGO");
         let script = format!(
             "#!/bin/sh\nverb=$1\nshift\nexec '{cargo}' \"$verb\" --quiet --locked --manifest-path '{}/Cargo.toml' \
              --target-dir '{}' \"$@\"\n",
