@@ -221,11 +221,11 @@ async fn a_schema_is_one_of_postgresql_and_must_be_there() {
         done(&run(&apply, &named).await)
             .matches("there already")
             .count(),
-        4
+        5
     );
     // Those of the search path are others.
     let elsewhere = done(&run(&["schema", "apply", "--connection", "shop"], &named).await);
-    assert_eq!(elsewhere.matches("made").count(), 4);
+    assert_eq!(elsewhere.matches("made").count(), 5);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -268,7 +268,7 @@ async fn libpqs_variables_and_password_file_are_read() {
     let shown = format!("postgres://keeper@127.0.0.1:{port}/kept");
     assert!(err(&applied).contains(&shown), "{}", err(&applied));
     let given = run(&["schema", "apply", "--connection", "any=env"], &variables).await;
-    assert_eq!(done(&given).matches("there already").count(), 4);
+    assert_eq!(done(&given).matches("there already").count(), 5);
     let without = run(&["schema", "apply"], &variables[..4]).await;
     refused(&without, 1, &["refuses access", "user, password"]);
     refused(

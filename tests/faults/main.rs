@@ -12,6 +12,7 @@ mod limits;
 #[path = "../fixtures/mariadb.rs"]
 mod mariadb;
 mod on_mariadb;
+mod planted;
 mod poison;
 #[path = "../fixtures/postgres.rs"]
 mod postgres;
