@@ -24,7 +24,7 @@ use crate::{
 /// | `page_rate` | more than 0 pages per second, or `None` for no limit |
 /// | `page_pause` | 1 ms to 1 h, or `None` for no pause |
 /// | `page_size`, `auto_page_size` | 1 to 1,000,000 items; see [`AutoPageSize`] |
-/// | `stride`, `auto_stride` | 1 to 10,000 pages; see [`AutoStride`] |
+/// | `stride`, `auto_stride` | 1 to 10,000 pages; see [`AutoStride`](crate::AutoStride) |
 /// | `auto_parallelism`, `ramp` | see [`AutoParallelism`], [`Ramp`] |
 /// | `windows` | up to 20, see [`Window`] |
 #[derive(Clone, Debug, Default, PartialEq)]
