@@ -21,7 +21,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 
 use crate::{
     dead_letter::{DeadLetter, DeadLetters, LetterFilter},
-    disk::with_free_space,
+    disk::{directory_of, with_free_space},
     error::PageError,
     page_ledger::PageTransaction,
     private,
@@ -389,9 +389,9 @@ impl Contents {
             Line::Removal(Removal { removed, letters }) => {
                 let comes_back = letters.iter().any(|letter| letter.id == removed);
                 if let Some(taken) = self.letters.get(&removed) {
-                    let taken = (taken.batch_run.clone(), i64::from(!comes_back));
-                    let settled = taken.1 - self.missing(&letters);
-                    *self.settled.entry(taken.0).or_default() += settled;
+                    let batch_run = taken.batch_run.clone();
+                    let settled = i64::from(!comes_back) - self.missing(&letters);
+                    *self.settled.entry(batch_run).or_default() += settled;
                 }
                 for letter in letters {
                     self.keep(letter);
@@ -442,10 +442,7 @@ impl Place {
                 "{shown:?} does not name a file for dead letters"
             )));
         };
-        let parent = path
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty())
-            .unwrap_or(Path::new("."));
+        let parent = directory_of(path);
         let named = match fs::canonicalize(parent) {
             Ok(folder) => folder.join(name),
             Err(error) if error.kind() == ErrorKind::NotFound => {

@@ -1,4 +1,4 @@
-//! A disk without room.
+//! Directories, and disks without room.
 
 use std::{
     fs,
@@ -7,6 +7,13 @@ use std::{
 };
 
 use crate::words::words;
+
+/// The directory that a file of this path is in.
+pub(crate) fn directory_of(path: &Path) -> &Path {
+    let around = path.parent();
+    let around = around.filter(|around| !around.as_os_str().is_empty());
+    around.unwrap_or(Path::new("."))
+}
 
 /// Whether there is no room on a disk, or in what a user may have of it.
 pub(crate) fn is_full(error: &io::Error) -> bool {

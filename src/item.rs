@@ -125,7 +125,7 @@ pub enum InvalidItemRetry {
         /// The number that was given.
         given: u32,
     },
-    /// What may have been done must not be done again.
+    /// An item whose work may have been done must not be tried again.
     #[error("items are tried again, but the retry mode is AtMostOnce; give an item 1 attempt")]
     AtMostOnce,
     /// The waits are out of range.
@@ -150,7 +150,7 @@ pub(crate) trait ItemHost: Send + Sync {
     async fn back_off(&self, wait: Duration);
 }
 
-/// Where there is no rate and time does not pass.
+/// A host without a rate, in which time does not pass.
 pub(crate) struct Timeless;
 
 #[async_trait]
@@ -167,7 +167,7 @@ pub(crate) struct ItemWork {
     permits_taken: AtomicU64,
 }
 
-/// What a processor says of its items.
+/// The settings of a processor for its items.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ItemTerms {
     pub permits: Permits,
@@ -176,7 +176,7 @@ pub(crate) struct ItemTerms {
 }
 
 impl ItemWork {
-    /// Of a page that may take so long, waits for permits not included.
+    /// The items of a page that may take so long, waits for permits not included.
     pub fn new(host: Arc<dyn ItemHost>, terms: ItemTerms, limit: Duration) -> Self {
         Self {
             host,
@@ -186,7 +186,7 @@ impl ItemWork {
         }
     }
 
-    /// Of what is no page.
+    /// The items of a context that has no page.
     pub fn none() -> Arc<Self> {
         let terms = ItemTerms::default();
         Arc::new(Self::new(Arc::new(Timeless), terms, Duration::MAX))

@@ -116,6 +116,7 @@ mod small_file;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 mod sql;
 mod stages;
+mod stored;
 mod stride;
 pub mod testing;
 mod throttle;

@@ -576,7 +576,7 @@ pub struct PageContext<P: PageProcessor> {
     pub(crate) cancelled: Interruption,
     pub(crate) transaction: Option<SharedTransaction>,
     pub(crate) partition: Option<Arc<str>>,
-    /// The same as `page`, for the processor.
+    /// The cursors of `page`, for the processor.
     pub(crate) bounds: Option<PageRange<P::Cursor>>,
     pub(crate) items: Arc<ItemWork>,
 }

@@ -302,7 +302,7 @@ pub struct Progress {
     /// What the explanation is about.
     #[serde(default)]
     pub held_by: Option<HeldBy>,
-    /// What would limit the batch if its pages got through. The controller goes by it when it publishes.
+    /// The limit that would hold the batch if its pages got through. It decides when the controller publishes.
     #[serde(skip)]
     pub(crate) limited_by: Option<HeldBy>,
     /// Settings that are allowed and cannot work well, one sentence each with the flag that mends it: a page that is too
@@ -379,7 +379,7 @@ pub struct Progress {
     /// Dead letters that were kept: items and pages.
     #[serde(default)]
     pub dead_letters: u64,
-    /// Whether the processor keeps dead letters. Where it does not, what fails is listed here only, the first of it.
+    /// Whether the processor keeps dead letters. Where it does not, only the first failures are listed, here.
     /// `None`: not known yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keeps_dead_letters: Option<bool>,
@@ -683,7 +683,7 @@ impl Progress {
 }
 
 impl PartitionProgress {
-    /// The same for a partition of a batch that stands so.
+    /// Leaves what may be shown of the size of a partition of a batch that stands so.
     fn settle(&mut self, batch: Stand) {
         let size = Size::from_hint(self.items_expected);
         self.items_expected = size.shown(self.items.total(), self.stand(batch)).items();

@@ -33,6 +33,7 @@ use crate::{
     scheduler::EagerStrides,
     size::{Certainty, Size},
     stages::Stages,
+    stored::is_default,
     throttle::Verdict,
     tolerance::Tally,
 };
@@ -515,15 +516,11 @@ pub(crate) struct StrideOrder {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bridge: Option<String>,
     /// Items that have been earned under the rate before, so that they may begin at once.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub rate_ready: u32,
-    /// The same for pages.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    /// Pages that have been earned before in the same way.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub page_rate_ready: u32,
-}
-
-fn is_zero(n: &u32) -> bool {
-    *n == 0
 }
 
 impl StrideOrder {
@@ -575,7 +572,7 @@ pub(crate) struct StrideReport {
     #[serde(default)]
     pub dead_letters: u64,
     /// Items at most that the pages had which the stride gave up as a whole, where a stage limits its items.
-    #[serde(default, skip_serializing_if = "is_none")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub items_aside: u64,
     /// What the pages have put out, where the batch has a reducer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -587,19 +584,11 @@ pub(crate) struct StrideReport {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub eager: Option<u32>,
     /// Items that it has earned under the rate and not begun.
-    #[serde(default, skip_serializing_if = "is_nothing")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub rate_left: f64,
-    /// The same for pages.
-    #[serde(default, skip_serializing_if = "is_nothing")]
+    /// Pages that it has earned and not begun.
+    #[serde(default, skip_serializing_if = "is_default")]
     pub page_rate_left: f64,
-}
-
-fn is_nothing(permits: &f64) -> bool {
-    *permits == 0.0
-}
-
-fn is_none(items: &u64) -> bool {
-    *items == 0
 }
 
 /// How long pages took: unless said otherwise from the begin of `fetch` to the end of `process`, without the waits
@@ -970,7 +959,7 @@ pub(crate) struct WaitNews {
     /// Why the last attempt failed; the next one follows. Absent: the processor takes its time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// What it waits for, in words for people, where it has said so.
+    /// The event that the processor waits for, in words for people, where it has told it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub doing: Option<String>,
     /// No worker has been found that has the processor; the error says that.

@@ -234,7 +234,7 @@ impl Registry {
         Ok(prepared)
     }
 
-    /// What is said of a batch whose processor this worker does not have: another one may have it.
+    /// The error of a batch whose processor this worker does not have. Another worker may have it.
     pub(crate) fn lacks(&self, name: &str, task_queue: &str) -> Option<PageError> {
         let registered = match self.find(name) {
             Err(Refused::UnknownProcessor { registered, .. }) => registered,

@@ -83,7 +83,7 @@ impl Size {
         }
     }
 
-    /// What may be shown as the total once so many items are done: none that was passed, and no estimate of a batch
+    /// The total that may be shown once so many items are done: none that was passed, and no estimate of a batch
     /// that is over.
     pub(crate) fn shown(self, done: u64, stand: Stand) -> Self {
         match (stand, self) {

@@ -30,7 +30,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_is_waited_for_reaches_whoever_runs_the_work() {
+    async fn what_is_waited_for_reaches_the_code_that_runs_the_work() {
         tell(Some("unheard".to_owned()));
         let (tells, told_of) = watch::channel(None);
         let work = async {

@@ -6,7 +6,7 @@
 
 use std::error::Error;
 
-/// What an error says, and what its causes say, each once.
+/// The messages of an error and of its causes, each once.
 pub(crate) fn words(error: &(dyn Error + 'static)) -> String {
     let said = said(error);
     match (said.text, said.cause) {
@@ -18,7 +18,7 @@ pub(crate) fn words(error: &(dyn Error + 'static)) -> String {
     }
 }
 
-/// A message and what the causes say. Many messages hold the text of their cause already.
+/// A message with those of its causes. Many messages hold the text of their cause already.
 pub(crate) fn with_causes(text: String, cause: Option<&(dyn Error + 'static)>) -> String {
     let Some(cause) = cause else {
         return text;
@@ -60,13 +60,13 @@ fn tidy(text: String) -> String {
 
 const NO_SERVER: &str = "no connection to the Temporal server";
 
-/// What one error says of itself.
+/// The message of one error without its causes.
 enum Text {
-    /// In our words.
+    /// A message in our words.
     Own(String),
-    /// Nothing that its cause does not say better.
+    /// The cause says it better.
     Nothing,
-    /// In its own.
+    /// The error's own message.
     Theirs,
 }
 
@@ -201,7 +201,7 @@ fn of_sqlx(error: &sqlx::Error) -> Said<'_> {
     }
 }
 
-/// What the database said. The library adds at which line of its own sources PostgreSQL found the error, which reads as if
+/// The message of a database. The library adds at which line of its own sources PostgreSQL found the error, which reads as if
 /// it were one of the statement.
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 fn of_database(error: &dyn sqlx::error::DatabaseError) -> String {
@@ -234,7 +234,7 @@ mod tests {
         Layer { text, source }
     }
 
-    /// What no message may hold.
+    /// Parts that no message may hold.
     pub(crate) fn assert_no_insides(text: &str) {
         for inside in [
             "tonic::",

@@ -567,7 +567,7 @@ impl Halves {
     }
 }
 
-/// What it takes to ask the server whether a worker polls.
+/// The client and the names for asking the server whether a worker polls.
 struct Polls {
     client: Client,
     task_queue: String,

@@ -1810,7 +1810,7 @@ fn what_a_program_cannot_look_into_is_said() {
     let id = ["--task-queue", "no-letters", "--batch-id", "no-letters"];
     let output = online(&[&["start", "inflate-prices"], &id[..]].concat());
     assert_eq!(status(&output), 0, "{}", stderr(&output));
-    // It is said at the start what will not be kept, and by whoever looks later.
+    // The start tells what will not be kept, and so does a later look.
     let not_kept = "the batch lists the first 20 items and the first 50 pages";
     assert_eq!(
         stderr(&output).matches(not_kept).count(),
@@ -1980,7 +1980,7 @@ fn a_web_page_is_linked_to_where_it_is_known() {
         "start",
         "inflate-prices",
         "--task-queue",
-        "nobody-links",
+        "no-worker-links",
         "--batch-id",
         "linked",
         "--detach",
@@ -2025,7 +2025,7 @@ fn an_operator_is_named_by_the_system_where_no_variable_does() {
         "start",
         "inflate-prices",
         "--task-queue",
-        "nobody-names",
+        "no-worker-names",
         "--batch-id",
         "named",
         "--detach",
@@ -2040,7 +2040,7 @@ fn an_operator_is_named_by_the_system_where_no_variable_does() {
             .env_remove("USERNAME"),
     );
     assert_eq!(status(&paused), 0, "{}", stderr(&paused));
-    let _worker = Worker::on("nobody-names", &[]).ready();
+    let _worker = Worker::on("no-worker-names", &[]).ready();
     let audited = look_until("named", |look| {
         look["progress"]["audit"]
             .as_array()
@@ -2051,7 +2051,7 @@ fn an_operator_is_named_by_the_system_where_no_variable_does() {
     assert_eq!(who.split('@').next(), Some(user.trim()), "{who}");
 }
 
-/// What no message may hold.
+/// Parts that no message may hold.
 #[track_caller]
 fn assert_no_insides(message: &str) {
     for inside in [
@@ -2080,12 +2080,14 @@ fn messages_hold_no_insides_of_libraries() {
     )
     .unwrap();
     let url = format!("sqlite:{}", text(&no_database));
-    let nobody = "127.0.0.1:1";
+    let closed = "127.0.0.1:1";
+    let table = ["backfill", "--table", "t", "--set", "x = 1"];
+    let backfill = |url| [&table[..], &["--database-url", url]].concat();
     for args in [
-        &["list", "--address", nobody][..],
-        &["status", "b", "--address", nobody],
-        &["list", "--address", nobody, "--tls"],
-        &["list", "--address", nobody, "--config-file", text(&missing)],
+        &["list", "--address", closed][..],
+        &["status", "b", "--address", closed],
+        &["list", "--address", closed, "--tls"],
+        &["list", "--address", closed, "--config-file", text(&missing)],
         &["start", "inflate-prices", "--args", "@/nowhere/args.json"],
         &[
             "import",
@@ -2104,33 +2106,9 @@ fn messages_hold_no_insides_of_libraries() {
             "--database-url",
             &url,
         ],
-        &[
-            "backfill",
-            "--table",
-            "t",
-            "--set",
-            "x = 1",
-            "--database-url",
-            &url,
-        ],
-        &[
-            "backfill",
-            "--table",
-            "t",
-            "--set",
-            "x = 1",
-            "--database-url",
-            "postgres://u@127.0.0.1:1/d",
-        ],
-        &[
-            "backfill",
-            "--table",
-            "t",
-            "--set",
-            "x = 1",
-            "--database-url",
-            "mysql://u@127.0.0.1:1/d",
-        ],
+        &backfill(&url),
+        &backfill("postgres://u@127.0.0.1:1/d"),
+        &backfill("mysql://u@127.0.0.1:1/d"),
         &["schema", "apply", "--database-url", &url],
     ] {
         let output = offline(args);

@@ -26,7 +26,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Of the main file of a folder, the folder is the module.
+/// The module of a file. For the main file of a folder that is the folder.
 fn module_of(file: &Path) -> String {
     let stem = |path: &Path| path.file_stem().unwrap().to_str().unwrap().to_owned();
     match &*stem(file) {

@@ -105,7 +105,7 @@ pub(super) enum Found {
 pub(super) struct Orders {
     pub stop: bool,
     pub stop_now: bool,
-    /// Nothing of the stride is wanted any more.
+    /// The batch run is gone, so no page of the stride may be processed.
     pub gone: bool,
 }
 

@@ -299,7 +299,7 @@ impl ActivityHost {
         Some(report)
     }
 
-    /// What the stride has earned under its rates and not used: items, and pages. Nothing is left of it then.
+    /// Takes the permits that the stride has earned under its rates and not used: of items, and of pages.
     pub fn rates_left(&self) -> (f64, f64) {
         let items = self.rate.as_ref().map_or(0.0, |rate| rate.take_rest());
         let pages = self.page_rate.as_ref().map_or(0.0, RateShare::take_rest);

@@ -9,6 +9,7 @@ use temporalio_client::NamespacedClient as _;
 use super::{
     exit::{CliError, CliResult},
     output::note,
+    shell::quoted,
     web_ui::{self, Noted, WebUi},
 };
 use crate::{
@@ -128,7 +129,7 @@ impl ConnectionArgs {
         .find_map(|(flag, given)| given.then_some(flag))
     }
 
-    /// The same for a program of this name.
+    /// These arguments for a program of this name.
     pub(crate) fn of(self, program: &str) -> Self {
         Self {
             program: program.to_owned(),
@@ -244,19 +245,10 @@ fn local_port(address: &str) -> Option<u16> {
     port.parse().ok().filter(|port| *port != 0)
 }
 
-/// What is kept of dev servers. `None` for a user without a home.
+/// The directory with the state of dev servers. `None` for a user without a home.
 pub(crate) fn state_directory() -> Option<PathBuf> {
     let directory = dirs::state_dir().or_else(dirs::data_local_dir)?;
     Some(directory.join("temporal-batch"))
-}
-
-/// A word of a shell's command line.
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@".contains(c);
-    match !word.is_empty() && word.chars().all(plain) {
-        true => word.to_owned(),
-        false => format!("'{}'", word.replace('\'', r"'\''")),
-    }
 }
 
 /// One file for each port: two servers cannot share one.

@@ -326,7 +326,7 @@ impl SqlConnections {
         }
     }
 
-    /// Those of the variables, and the database of the flag as the one without a name.
+    /// The connections of the variables, and the database of the flag as the one without a name.
     pub(crate) fn of_command(default: DatabaseArgs) -> Self {
         Self {
             opened: Arc::default(),
@@ -482,7 +482,7 @@ mod tests {
         assert_eq!(default(&[flag], &[url, own]), given("sqlite:flag.db"));
         assert_eq!(default(&[], &[shop]), None);
         assert!(default(&[], &[libpq]).unwrap().starts_with("postgres://"));
-        // One that is not meant need not be of a kind that is known here.
+        // A variable that is not meant need not name a database of a known kind.
         let strange = ("DATABASE_URL", "oracle://h/d");
         assert_eq!(default(&[flag], &[strange]), given("sqlite:flag.db"));
         assert!(options(&[], &[strange]).is_err());

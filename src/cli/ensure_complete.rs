@@ -154,18 +154,14 @@ impl EnsureCompleteArgs {
         }
         let at_end = report.progress.check.as_ref().filter(|check| check.at_end);
         let at_end = at_end.and_then(|check| check.found.as_ref());
+        let before_redrives = at_end.filter(|found| !found.holds() && verdict.repair.is_some());
         let (holds, summary) = match at_end {
-            // It was made before the redrives.
-            Some(found) if !found.holds() && verdict.repair.is_some() => {
+            _ if self.check_now || before_redrives.is_some() => {
                 match self.check_now(report, args, processors).await? {
                     Some(found) => found,
                     None => return Ok(Exit::Interrupted),
                 }
             }
-            _ if self.check_now => match self.check_now(report, args, processors).await? {
-                Some(found) => found,
-                None => return Ok(Exit::Interrupted),
-            },
             Some(found) => (found.holds(), found.summary()),
             None => {
                 return Err(CliError::failure(format_args!(

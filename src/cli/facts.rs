@@ -300,7 +300,7 @@ pub(crate) fn steering(p: &Progress, now: Timestamp) -> Vec<Fact> {
     facts
 }
 
-/// What runs, by how long ago it was dispatched: a stride may have had many pages since.
+/// Strides in flight by how long ago each was dispatched. A stride may have had many pages since.
 pub(crate) fn in_flight(p: &Progress, now: Timestamp) -> Vec<Fact> {
     let since = |text: String| format!("{text} since its dispatch");
     said([

@@ -52,7 +52,7 @@ impl Style {
 
 /// The length of the bar.
 const PERMILLE: u64 = 1_000;
-/// What becomes of failures without a store of dead letters.
+/// The fate of failures without a store of dead letters.
 pub(super) const NOT_KEPT: &str = "of what fails, the batch lists the first 20 items and the first 50 pages, and the \
                                    rest is in the logs of its workers only; it cannot be redriven";
 
@@ -130,7 +130,7 @@ struct View {
     last_step: Option<Step>,
     last_trouble: Option<Instant>,
     warned: BTreeSet<String>,
-    /// It was told what the batch does not keep, or that there is nothing to tell.
+    /// The view has told that the batch keeps no dead letters, or has found that it keeps them.
     told_what_is_lost: bool,
 }
 

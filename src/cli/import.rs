@@ -120,7 +120,7 @@ struct ReadingArgs {
     #[arg(long, requires = "columns")]
     no_header: bool,
 
-    /// What stands between two CSV fields: a character, or tab [default: tab in .tsv, else a comma; where the first
+    /// The delimiter of CSV fields: a character, or tab [default: tab in .tsv, else a comma; where the first
     /// record is one column with that, the ; tab or | in it]
     #[arg(long, value_name = "CHARACTER", value_parser = character)]
     delimiter: Option<char>,
@@ -322,8 +322,7 @@ impl ImportCommand {
     }
 
     fn args(&self) -> CliResult<ImportArgs> {
-        let path = std::path::absolute(&self.file);
-        let path = path.map_err(|e| CliError::caused("this is no path", &e))?;
+        let path = absolute(&self.file)?;
         let mut file = self.reading.file(&path, self.columns.as_deref())?;
         if let (ImportFile::Csv(source), None) = (&mut file, self.reading.delimiter)
             && let Some(found) = delimiter::recognise(&path, &source.format)?
@@ -356,21 +355,16 @@ impl ImportCommand {
         Ok(args)
     }
 
-    /// Where records go that cannot be imported; `None`: nowhere.
+    /// The file for records that cannot be imported; `None`: they go to no file.
     fn rejected(&self) -> CliResult<Option<RejectedFile>> {
         let masked = self.mask_values;
         match &self.rejected {
-            None => {
-                let file = std::path::absolute(&self.file);
-                let file = file.map_err(|e| CliError::caused("this is no path", &e))?;
-                Ok(Some(RejectedFile::beside(&file, masked)))
-            }
+            None => Ok(Some(RejectedFile::beside(&absolute(&self.file)?, masked))),
             Some(none) if none == Path::new("none") => Ok(None),
-            Some(path) => {
-                let path = std::path::absolute(path);
-                let path = path.map_err(|e| CliError::caused("this is no path", &e))?;
-                Ok(Some(RejectedFile { path, masked }))
-            }
+            Some(path) => Ok(Some(RejectedFile {
+                path: absolute(path)?,
+                masked,
+            })),
         }
     }
 
@@ -393,13 +387,9 @@ impl ImportCommand {
         if let (ImportFile::Csv(source), None) = (&args.file, self.reading.delimiter)
             && source.format.delimiter != named_delimiter(&rejected.path)
         {
-            let delimiter = match source.format.delimiter {
-                '\t' => "tab".to_owned(),
-                other => other.to_string(),
-            };
-            added.push(("--delimiter", delimiter));
+            added.push(("--delimiter", delimiter::value(source.format.delimiter)));
         }
-        // One beside the file that was imported lists that file.
+        // A manifest beside the file that was imported lists that file.
         if let (ManifestChoice::At(manifest), None) = (&args.manifest, &self.manifest) {
             added.push(("--manifest", shown(manifest)));
         }
@@ -484,25 +474,34 @@ fn format_of(args: &ImportArgs) -> Format {
     }
 }
 
-/// The name of a file in small letters, without that it is compressed.
+fn absolute(path: &Path) -> CliResult<PathBuf> {
+    std::path::absolute(path).map_err(|e| CliError::caused("this is no path", &e))
+}
+
+/// The name of a file, without the `.gz` of one that is compressed.
 fn plain_name(path: &Path) -> String {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let name = name.to_ascii_lowercase();
-    name.strip_suffix(".gz").unwrap_or(&name).to_owned()
+    let stem = match name.len().checked_sub(3) {
+        Some(at) if name.is_char_boundary(at) && name[at..].eq_ignore_ascii_case(".gz") => {
+            &name[..at]
+        }
+        _ => &name,
+    };
+    stem.to_owned()
 }
 
 /// How a file of this name is written.
 fn named_format(path: &Path) -> Format {
-    let name = plain_name(path);
+    let name = plain_name(path).to_ascii_lowercase();
     match Path::new(&name).extension().and_then(|e| e.to_str()) {
         Some("jsonl" | "ndjson") => Format::Jsonl,
         _ => Format::Csv,
     }
 }
 
-/// What stands between the fields of a CSV file of this name.
+/// The delimiter of a CSV file of this name.
 fn named_delimiter(path: &Path) -> char {
-    match plain_name(path).ends_with(".tsv") {
+    match plain_name(path).to_ascii_lowercase().ends_with(".tsv") {
         true => '\t',
         false => ',',
     }

@@ -13,6 +13,24 @@ use crate::dead_letter::{DeadLetter, DeadLetters, LetterFilter};
 /// Letters that are read at once.
 const READ_AT_ONCE: usize = 10_000;
 
+/// Hands out the letters of a store for a filter, in the order of their ids.
+pub(super) async fn each(
+    store: &dyn DeadLetters,
+    filter: &LetterFilter,
+    mut letter: impl FnMut(DeadLetter),
+) -> Result<(), StoreError> {
+    let mut after = None::<String>;
+    loop {
+        let letters = in_time(store.list(filter, after.as_deref(), READ_AT_ONCE)).await?;
+        let is_last = letters.len() < READ_AT_ONCE;
+        after = letters.last().map(|letter| letter.id.clone());
+        letters.into_iter().for_each(&mut letter);
+        if is_last {
+            return Ok(());
+        }
+    }
+}
+
 /// The letters of a store for a filter. All of them are counted, and a part is kept.
 pub(super) struct Letters {
     pub total: u64,
@@ -31,7 +49,7 @@ pub(super) struct LettersOfError {
     pub message: String,
 }
 
-/// In the order in which people look keys up.
+/// A letter, ordered as people look keys up.
 struct ByKey(DeadLetter);
 
 impl Ord for ByKey {
@@ -100,34 +118,26 @@ impl Letters {
         let mut total = 0;
         let mut errors = BTreeMap::<String, (u64, ByKey)>::new();
         let mut first = BTreeSet::new();
-        let mut after = None::<String>;
-        loop {
-            let letters = in_time(store.list(filter, after.as_deref(), READ_AT_ONCE)).await?;
-            after = letters.last().map(|letter| letter.id.clone());
-            let last = letters.len() < READ_AT_ONCE;
-            for letter in letters {
-                total += 1;
-                let one = ByKey(letter.clone());
-                match errors.get_mut(&letter.error_type) {
-                    Some((count, least)) => {
-                        *count += 1;
-                        if one < *least {
-                            *least = one;
-                        }
-                    }
-                    None => {
-                        errors.insert(letter.error_type.clone(), (1, one));
+        let count = |letter: DeadLetter| {
+            total += 1;
+            let one = ByKey(letter.clone());
+            match errors.get_mut(&letter.error_type) {
+                Some((count, least)) => {
+                    *count += 1;
+                    if one < *least {
+                        *least = one;
                     }
                 }
-                first.insert(ByKey(letter));
-                if first.len() > limit {
-                    first.pop_last();
+                None => {
+                    errors.insert(letter.error_type.clone(), (1, one));
                 }
             }
-            if last {
-                break;
+            first.insert(ByKey(letter));
+            if first.len() > limit {
+                first.pop_last();
             }
-        }
+        };
+        each(store, filter, count).await?;
         let of_error = |(error_type, (count, least)): (String, (u64, ByKey))| LettersOfError {
             error_type,
             count,

@@ -44,7 +44,7 @@ pub(crate) struct Look {
     percent: Option<f64>,
     /// The command that helps with what holds it, where there is one.
     next: Option<String>,
-    /// Where it is on Temporal's own web page.
+    /// The link to the batch on Temporal's own web page.
     ui_url: Option<String>,
     progress: Option<Progress>,
     /// Where the progress comes from.
@@ -53,7 +53,7 @@ pub(crate) struct Look {
     workers: Option<Workers>,
     /// What the workers have in hand.
     strides: Vec<RunningStride>,
-    /// What became of what it gave up, where that was looked for.
+    /// The repair of the pages and items that it gave up, where that was looked for.
     repair: Option<Repair>,
     /// Why nobody could say how far it is.
     #[serde(skip)]
@@ -171,7 +171,7 @@ impl Look {
         self.ended_at.is_some()
     }
 
-    /// Adds what became of what the batch gave up.
+    /// Adds the repair of the pages and items that the batch gave up.
     pub(crate) fn with_repair(self, repair: Option<Repair>) -> Self {
         Self { repair, ..self }
     }
@@ -331,8 +331,8 @@ impl Look {
         }
     }
 
-    /// What the workers have in hand, by how long they have been at it, and the oldest of it. `None` where not all of it
-    /// is to be seen.
+    /// Strides in flight by how long workers have been at their pages, and the oldest page. `None` where some strides
+    /// are not to be seen.
     fn pages(&self) -> Option<Vec<Fact>> {
         let in_flight = self.progress.as_ref()?.pages_in_flight;
         if self.strides.is_empty() || self.strides.len() != in_flight as usize {
@@ -555,7 +555,7 @@ mod tests {
             rows.contains("oldest page  of stride 8, which waits for a worker for 8m"),
             "{rows}"
         );
-        // Not all of them are to be seen: what the controller has counted, by another name.
+        // Some strides are not to be seen: the controller's own counts are shown, by another name.
         look.strides.pop();
         let rows = look.table();
         assert!(

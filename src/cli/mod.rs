@@ -124,6 +124,7 @@ mod run;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 mod schema;
 mod screen;
+mod shell;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 mod sql_processors;
 mod stages;

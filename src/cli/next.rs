@@ -2,9 +2,10 @@
 //!
 //! Pure. It works as it is printed, in the environment of the command that prints it.
 
+use super::shell::{DEFAULT_CONNECTION, worker};
 use crate::progress::{HeldBy, Phase, Progress, StageState};
 
-/// Those of this program that work on a database.
+/// The processors of this program that work on a database.
 pub(super) const SQL_PROCESSORS: [&str; 3] = ["sql-backfill", "sql-import", "sql-export"];
 
 /// The command to run next, where one helps. `task_queue` is that of the batch, where it is known.
@@ -20,9 +21,8 @@ pub(crate) fn step(p: &Progress, task_queue: Option<&str>, program: &str) -> Opt
         HeldBy::NoWorker if p.explanation.starts_with("no worker with processor") => None,
         HeldBy::NoWorker | HeldBy::Workers => {
             let sql = SQL_PROCESSORS.contains(&p.processor.as_str());
-            let sql = if sql { " --allow-sql" } else { "" };
-            let queue = quoted(task_queue?);
-            Some(format!("{program} worker --task-queue {queue}{sql}"))
+            let connection = sql.then_some(DEFAULT_CONNECTION);
+            Some(worker(program, task_queue?, connection))
         }
         HeldBy::Lock => Some(format!("{program} watch {}", p.lock_held_by.as_ref()?)),
         HeldBy::Stage => {
@@ -37,22 +37,13 @@ pub(crate) fn step(p: &Progress, task_queue: Option<&str>, program: &str) -> Opt
             set(format!("--max-parallelism {before}"))
         }
         HeldBy::Rate => {
-            // It is in the sentence where pages are too large for their rate.
+            // Where pages are too large for their rate the sentence proposes a size.
             let (_, size) = p.explanation.split_once("--page-size ")?;
             let size = size.split(' ').next()?;
             set(format!("--page-size {size}"))
         }
         HeldBy::Retries => of_batch("failures"),
         _ => None,
-    }
-}
-
-/// A name as a shell takes it.
-fn quoted(name: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@%+,=".contains(c);
-    match name.chars().all(plain) {
-        true => name.to_owned(),
-        false => format!("'{}'", name.replace('\'', "'\\''")),
     }
 }
 
@@ -108,11 +99,5 @@ mod tests {
         ] {
             assert_eq!(held(by, |_| {}), None, "{by:?}");
         }
-    }
-
-    #[test]
-    fn the_name_of_a_queue_is_quoted_where_a_shell_would_read_it_otherwise() {
-        assert_eq!(quoted("a-b.c"), "a-b.c");
-        assert_eq!(quoted("it's mine"), r"'it'\''s mine'");
     }
 }

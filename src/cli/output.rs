@@ -12,7 +12,8 @@ use indicatif::MultiProgress;
 use serde::Serialize;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::{figures::grouped, progress::Timestamp};
+pub(crate) use crate::figures::{count, number};
+use crate::progress::Timestamp;
 
 /// Every bar of the process. Other lines on standard error are written while the bars are taken away, or
 /// the two would run into each other.
@@ -221,17 +222,6 @@ impl<'a> MakeWriter<'a> for LogWriter {
     fn make_writer(&'a self) -> Self {
         *self
     }
-}
-
-/// `1234567` as `1,234,567`.
-pub(crate) fn number(n: u64) -> String {
-    grouped(&n.to_string())
-}
-
-/// `1 page`, `2 pages`.
-pub(crate) fn count(n: u64, one: &str) -> String {
-    let s = if n == 1 { "" } else { "s" };
-    format!("{} {one}{s}", number(n))
 }
 
 /// Rows in columns that are as wide as they need to be.

@@ -158,7 +158,7 @@ mod tests {
             for (wait, part) in reports {
                 at += wait;
                 done += limit as f64 * wait as f64 / 1_000.0;
-                // Of what is done, a part is reported, and at most half a minute late.
+                // A part of the finished items is reported, at most half a minute late.
                 let late = (limit * 30) as f64;
                 let some = reported + (done as u64).saturating_sub(reported) * part / 20;
                 reported = some.max((done - late).max(0.0) as u64);

@@ -16,7 +16,7 @@ use super::{
     output::note,
     pacing::PacingArgs,
     processors::{NoStore, Processors},
-    repair::{Broken, Repair},
+    repair::{Broken, MAX_REDRIVES, Repair},
     run::{Crew, Run},
     start::{LaunchArgs, json_or_file},
     worker::task_queue,
@@ -76,13 +76,10 @@ pub(crate) struct RedriveArgs {
     pub(super) database: super::connections::DatabaseArgs,
 }
 
-/// Redrives that are looked through for one that was interrupted.
-const MAX_REDRIVES: usize = 20;
-
 const OTHER_WORKERS: &str =
     "with --task-queue QUEUE the workers of that queue redrive it, where they run with --allow-sql";
 
-/// What the program's workers have beside their processors.
+/// The hooks and throttles of the program's workers.
 #[derive(Clone, Copy)]
 pub(crate) struct Help<'a> {
     pub hooks: &'a Hooks,
@@ -192,7 +189,7 @@ impl RedriveArgs {
         Ok(exit)
     }
 
-    /// What became of the letters of the batch altogether, where that can be known.
+    /// Tells how far all letters of the batch are settled, where that can be known.
     async fn tell_what_is_left(
         &self,
         client: &BatchClient,
@@ -217,7 +214,7 @@ impl RedriveArgs {
         Ok(())
     }
 
-    /// What works on the letters in this process; `None` where they are left to other workers.
+    /// The processor for the letters in this process; `None` where they are left to other workers.
     async fn works_itself(
         &self,
         processor: &str,

@@ -1,4 +1,4 @@
-//! How far what a batch has given up is repaired: dead letters that redrives have settled, and those that are open.
+//! How far the failures of a batch are repaired: dead letters that redrives have settled, and those that are open.
 //!
 //! The truth is in the store of the dead letters. It has the letters that are open, and counts those that redrives have
 //! settled, so it does not matter whether Temporal still remembers the redrives. The report of the batch says how many
@@ -10,32 +10,31 @@ use serde_json::Value;
 use super::{
     exit::{CliError, CliResult},
     failures::in_time,
+    letters::each,
     output::{count, number},
     processors::Processors,
 };
 use crate::{
     client::{BatchClient, BatchState},
-    dead_letter::{DeadLetters, LetterFilter},
+    dead_letter::{DeadLetter, DeadLetters, LetterFilter},
     progress::{Outcome, Progress, Timestamp},
 };
 
-/// Redrives whose outcome is asked for.
-const MAX_REDRIVES: usize = 20;
-/// Letters that are counted at once.
-const COUNTED_AT_ONCE: usize = 10_000;
+/// Redrives of a batch that are looked at.
+pub(super) const MAX_REDRIVES: usize = 20;
 
 /// The repair of the pages and items that a batch gave up. Its JSON is documented in `docs/cli.md`.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Repair {
     /// Pages and items that were given up.
     failures: u64,
-    /// Those of them that became dead letters.
+    /// Failures that became dead letters.
     dead_letters: u64,
     /// Dead letters that redrives have settled; `None` is not known.
     settled: Option<u64>,
     /// Dead letters that are left; `None` is not known.
     open: Option<u64>,
-    /// Nothing that was given up is left.
+    /// Redrives have settled every failure.
     all_settled: bool,
     /// Why it is not known.
     unknown_because: Option<String>,
@@ -96,11 +95,15 @@ impl Repair {
 
     async fn look_into(&mut self, store: &dyn DeadLetters, progress: &Progress) -> CliResult<()> {
         let open = open(store, progress).await?;
-        self.settled = in_time(store.settled(&progress.batch_run)).await?;
-        self.open = Some(open);
-        let accounted_for = self.settled.is_none_or(|n| n >= self.dead_letters);
-        self.all_settled = open == 0 && accounted_for && self.without_letter() == 0;
+        let settled = in_time(store.settled(&progress.batch_run)).await?;
+        self.found(open, settled);
         Ok(())
+    }
+
+    fn found(&mut self, open: u64, settled: Option<u64>) {
+        (self.open, self.settled) = (Some(open), settled);
+        let accounted_for = settled.is_none_or(|n| n >= self.dead_letters);
+        self.all_settled = open == 0 && accounted_for && self.without_letter() == 0;
     }
 
     /// Pages and items that were given up and cannot be redriven.
@@ -166,18 +169,10 @@ impl Repair {
 /// Letters of the batch run that are left.
 async fn open(store: &dyn DeadLetters, progress: &Progress) -> CliResult<u64> {
     let filter = LetterFilter::of(&progress.batch_id);
-    let (mut open, mut after) = (0, None::<String>);
-    loop {
-        let letters = in_time(store.list(&filter, after.as_deref(), COUNTED_AT_ONCE)).await?;
-        let of_run = letters
-            .iter()
-            .filter(|letter| letter.batch_run == progress.batch_run);
-        open += of_run.count() as u64;
-        match letters.last() {
-            Some(last) if letters.len() == COUNTED_AT_ONCE => after = Some(last.id.clone()),
-            _ => return Ok(open),
-        }
-    }
+    let mut open = 0;
+    let count = |letter: DeadLetter| open += u64::from(letter.batch_run == progress.batch_run);
+    each(store, &filter, count).await?;
+    Ok(open)
 }
 
 async fn redrives(client: &BatchClient, progress: &Progress) -> CliResult<Vec<Redriven>> {
@@ -188,7 +183,7 @@ async fn redrives(client: &BatchClient, progress: &Progress) -> CliResult<Vec<Re
     for redrive in listed {
         let mut report = None;
         if !redrive.state.is_open() {
-            // One that was terminated has none.
+            // A redrive that was terminated has no report.
             let handle = client.handle(&redrive.batch_id).map_err(CliError::from)?;
             report = handle.result().await.ok();
         }
@@ -214,13 +209,13 @@ mod tests {
         let mut repair = Repair {
             failures,
             dead_letters,
-            settled: Some(settled),
-            open: Some(open),
+            settled: None,
+            open: None,
             all_settled: false,
             unknown_because: None,
             redrives: Vec::new(),
         };
-        repair.all_settled = open == 0 && settled >= dead_letters && failures == dead_letters;
+        repair.found(open, Some(settled));
         repair
     }
 

@@ -12,6 +12,7 @@ use crate::{
         look::Look,
         next::SQL_PROCESSORS,
         output::{self, note},
+        shell::{self, DEFAULT_CONNECTION},
         web_ui,
         worker::serve,
     },
@@ -53,18 +54,9 @@ pub struct Crew {
 /// The advice for a batch that no worker works for.
 pub fn no_worker(batch: &Batch, program: &str) -> String {
     let queue = &batch.task_queue;
-    let sql = match of_sql(batch) {
-        // Without the name it is the database of the environment.
-        Some(DEFAULT) => " --allow-sql".to_owned(),
-        Some(connection) => format!(" --allow-sql --connection {connection}"),
-        None => String::new(),
-    };
-    format!(
-        "no worker answers on task queue \"{queue}\"; start one with `{program} worker --task-queue {queue}{sql}`"
-    )
+    let worker = shell::worker(program, queue, of_sql(batch));
+    format!("no worker answers on task queue \"{queue}\"; start one with `{worker}`")
 }
-
-const DEFAULT: &str = "default";
 
 /// The connection of a batch whose processor runs SQL that comes with it.
 fn of_sql(batch: &Batch) -> Option<&str> {
@@ -79,7 +71,7 @@ fn of_sql(batch: &Batch) -> Option<&str> {
         None => args,
     };
     let connection = args.get("connection").and_then(|name| name.as_str());
-    Some(connection.unwrap_or(DEFAULT))
+    Some(connection.unwrap_or(DEFAULT_CONNECTION))
 }
 
 impl Run<'_> {

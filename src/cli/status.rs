@@ -79,7 +79,7 @@ fn tell(look: Look, json: bool, program: &str) {
     }
 }
 
-/// What became of what a batch gave up that has ended.
+/// The repair of the failures of a batch that has ended.
 async fn repair(
     client: &BatchClient,
     look: &Look,

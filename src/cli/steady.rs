@@ -19,7 +19,7 @@ pub(crate) struct Steady {
 }
 
 impl Steady {
-    /// What to show of a look, and how many of its items are being done again.
+    /// The progress to show for a look, and how many of its items are being done again.
     pub(crate) fn show(&mut self, look: &Progress) -> (Progress, u64) {
         let mut shown = look.clone();
         let before = self.furthest.take();
@@ -30,7 +30,7 @@ impl Steady {
     }
 }
 
-/// What is held. Counts that belong together are held together: an item that failed before may be processed now.
+/// The counts that are held. Counts that belong together are held together: an item that failed before may be processed now.
 #[derive(Debug)]
 struct Furthest {
     batch_run: String,

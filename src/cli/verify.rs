@@ -122,7 +122,7 @@ pub(crate) async fn verify(
     verify_known(outcome, &progress, args, processors).await
 }
 
-/// The same for a batch of which everything is known.
+/// Verifies a batch of which everything is known.
 pub(crate) async fn verify_known(
     outcome: Option<Outcome>,
     progress: &Progress,

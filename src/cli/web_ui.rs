@@ -81,7 +81,7 @@ pub(crate) fn address(text: &str) -> Result<String, String> {
     }
 }
 
-/// What the variable says.
+/// The address in the variable.
 pub(crate) fn of_variable() -> Result<Option<String>, String> {
     match std::env::var(VARIABLE) {
         Ok(text) if !text.trim().is_empty() => address(&text)
@@ -91,7 +91,7 @@ pub(crate) fn of_variable() -> Result<Option<String>, String> {
     }
 }
 
-/// In a path of a URL.
+/// A segment of the path of a URL.
 fn encoded(text: &str) -> String {
     text.bytes()
         .map(|byte| match byte {

@@ -1,19 +1,19 @@
-//! What only a client can know of why a batch is not faster: who polls, and what is heard of the pages in flight.
+//! The causes of a slow batch that only a client can know: who polls, and the last signs of life of pages in flight.
 //!
-//! Pure. What the controller says stays, unless something here is the cause of it.
+//! Pure. The controller's own explanation stays, unless one of these is the cause.
 
 use std::{collections::BTreeSet, time::Duration};
 
 use super::{RunningStride, Workers};
 use crate::{
-    error::truncate,
     page::PageToken,
     progress::{HeldBy, Progress, Timestamp},
+    scheduler::page_after,
 };
 
 /// After this long without a sign of life, of which a worker gives five in a heartbeat timeout, its pages are in danger.
 const SILENT: Duration = Duration::from_secs(8);
-/// The same, as a part of a heartbeat timeout that is longer than the usual one.
+/// The same limit as a part of the heartbeat timeout, where that is longer than the usual one.
 const SILENT_PART: f64 = 0.55;
 /// A stride that waits for so long waits for a slot. A worker takes one that it has room for at once.
 const NOT_TAKEN: Duration = Duration::from_secs(5);
@@ -23,7 +23,6 @@ const LONG: Duration = Duration::from_secs(10);
 const SAID_LONG: Duration = Duration::from_secs(7);
 /// But not while it takes less than so many times what pages take otherwise.
 const UNUSUAL: f64 = 3.0;
-const MAX_TOKEN_CHARS: usize = 24;
 
 /// The facts that a look at the server has found.
 pub(super) struct Facts<'a> {
@@ -34,7 +33,7 @@ pub(super) struct Facts<'a> {
     pub answered: bool,
     /// No worker has taken a workflow task of the batch for so long.
     pub untaken: Option<Duration>,
-    /// In the time of the server.
+    /// The moment of the look, in the time of the server.
     pub now: Timestamp,
 }
 
@@ -69,7 +68,7 @@ fn no_worker_polls(f: &Facts<'_>) -> Option<(HeldBy, String)> {
     Some((HeldBy::NoWorker, text))
 }
 
-/// Nothing is heard any more of what is in flight.
+/// No sign of life comes from the pages in flight any more.
 fn silent(f: &Facts<'_>) -> Option<(HeldBy, String)> {
     let started = started(f.strides);
     let silence = about(silence(&started, f.now)?);
@@ -140,15 +139,9 @@ fn takes_long(f: &Facts<'_>) -> Option<(HeldBy, String)> {
     if usual.is_finite() && age.as_secs_f64() < usual * UNUSUAL {
         return None;
     }
-    let place = match start {
-        Some(token) => format!(
-            "the page after {}",
-            truncate(token.as_str(), MAX_TOKEN_CHARS)
-        ),
-        None => "the first page".to_owned(),
-    };
+    let page = page_after(start);
     let who = names(&[stride]);
-    let mut text = format!("{place} has been worked on for {} at {who}", about(age));
+    let mut text = format!("{page} has been worked on for {} at {who}", about(age));
     match started.len() - 1 {
         0 => {}
         1 => text.push_str(", and the other one takes long too"),
@@ -443,7 +436,7 @@ mod tests {
             true,
             None,
         );
-        // One that its worker has no slot for changes nothing.
+        // A page that its worker has no slot for changes nothing.
         let waits = [long[0].clone(), long[1].clone(), waiting(3, 70)];
         let three = Progress {
             pages_in_flight: 3,

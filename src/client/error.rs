@@ -84,7 +84,7 @@ pub enum AcceptError {
     /// has.
     #[error("the batch waits: {reason}")]
     NoProcessor {
-        /// What was asked, and what is missing.
+        /// The processor that is missing, and the processors of the worker that was asked.
         reason: String,
     },
 }

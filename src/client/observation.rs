@@ -373,7 +373,7 @@ impl Looks {
         (waits >= UNTAKEN).then_some(waits)
     }
 
-    /// By the clock of the server, as far as it is known: this machine's may be another.
+    /// The time of the server's clock, as far as it is known. This machine's clock may differ.
     fn server_time(&self) -> Timestamp {
         match &*self.lock() {
             Some(last) => last.as_of.plus(last.known_since.elapsed()),

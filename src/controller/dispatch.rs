@@ -161,16 +161,16 @@ impl Controller {
         let before = Before::of(&self.ledger, stride);
         self.pacing.reported(&report, self.ledger.running(), now);
         self.eager.allow(report.eager);
-        let report = Box::new(report);
+        let left = [report.rate_left, report.page_rate_left];
         self.record(Event::Reported {
             stride,
-            report: report.clone(),
+            report: Box::new(report),
             policy: &prepared.retry,
             dead_letters: prepared.dead_letters,
             now,
         });
         if prepared.rate_at_once {
-            self.pacing.rates_given_back(self.rates(), &report);
+            self.pacing.rates_given_back(self.rates(), left);
         }
         if self.input.spec.hooks.failure_handler.is_some() {
             self.notices.compare(&before, &self.ledger, stride);

@@ -65,7 +65,7 @@ impl Controller {
         let (held_by, explanation) = explained(match self.is_part() {
             // Its batch goes by what limits it.
             true => limit,
-            false => scheduler::because(&situation),
+            false => scheduler::because(&situation, limit),
         });
         let size = self.prepared.as_ref().map(Prepared::size);
         let size = size.unwrap_or_default();

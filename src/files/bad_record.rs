@@ -30,7 +30,7 @@ pub struct BadRecord {
     pub(crate) text: String,
     /// Where it is in the file.
     pub(crate) lines: Option<RangeInclusive<u64>>,
-    /// What of it is at fault, where that is one column.
+    /// The column that is at fault, where there is one.
     pub(crate) fault: Option<Box<Fault>>,
 }
 
@@ -38,7 +38,7 @@ pub struct BadRecord {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Fault {
     column: String,
-    /// What stands in it.
+    /// The value of the column.
     value: Option<String>,
 }
 
@@ -67,7 +67,7 @@ impl BadRecord {
         }
     }
 
-    /// Names the column that is at fault, and what stands in it.
+    /// Names the column that is at fault, and its value.
     #[allow(dead_code, reason = "for `import`, which needs a database")]
     pub(crate) fn in_column(mut self, column: &str, value: Option<String>) -> Self {
         let column = column.to_owned();
@@ -85,7 +85,7 @@ impl BadRecord {
         self
     }
 
-    /// As a dead letter keeps it.
+    /// The record as a dead letter keeps it.
     pub(crate) fn kept(self, record: u64, bytes: Range<u64>) -> KeptRecord {
         let (column, value) = match self.fault.map(|fault| *fault) {
             Some(Fault { column, value }) => (Some(column), value),

@@ -1,6 +1,14 @@
 //! Files whose first bytes say that they cannot be read as they are.
 
-/// What a file begins with.
+use std::{
+    fs::File,
+    io::{self, BufReader, ErrorKind, Read, Seek},
+    path::Path,
+};
+
+use flate2::read::MultiGzDecoder;
+
+/// The kind of a file, as its first bytes tell it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Beginning {
     /// Text, as far as one can see; its first record begins after so many bytes.
@@ -42,4 +50,30 @@ impl Beginning {
             None => Self::Text { skip: 0 },
         }
     }
+}
+
+/// At most so many bytes of text from the beginning of a file, which may be gzip, and whether they are all of it. A byte
+/// order mark is left out.
+#[cfg(feature = "cli")]
+#[allow(dead_code, reason = "for `import`, which needs a database")]
+pub(crate) fn text_from(path: &Path, most: u64) -> io::Result<(Vec<u8>, bool)> {
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(ErrorKind::InvalidInput.into());
+    }
+    let mut file = File::open(path)?;
+    let mut first = Vec::new();
+    file.by_ref().take(MAGIC as u64).read_to_end(&mut first)?;
+    file.rewind()?;
+    let file = BufReader::new(file);
+    let input: Box<dyn Read> = match Beginning::of(&first) {
+        Beginning::Gzip => Box::new(MultiGzDecoder::new(file)),
+        _ => Box::new(file),
+    };
+    let mut text = Vec::new();
+    let read = input.take(most).read_to_end(&mut text)?;
+    let skip = match Beginning::of(&text) {
+        Beginning::Text { skip } => skip as usize,
+        _ => 0,
+    };
+    Ok((text.split_off(skip), (read as u64) < most))
 }

@@ -15,6 +15,7 @@ use super::{
     sink_directory::{sync_directory, write_file},
     sink_error::SinkError,
 };
+use crate::disk::directory_of;
 
 /// Writes the parts of a finished result into one file, in the order of the data: a CSV header comes once,
 /// and the file is compressed if the parts are. It is there as a whole or not at all, and replaces a file of
@@ -48,10 +49,7 @@ pub(super) fn write_concatenation<'a, P: AsRef<Path>>(
     file: &Path,
 ) -> Result<ManifestFile, SinkError> {
     let (format, gzip) = (&manifest.format, manifest.gzip);
-    let parent = match file.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+    let parent = directory_of(file);
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     let mut of_parts = Ok(());
     let mut records = 0;

@@ -17,14 +17,14 @@ const BUFFER: usize = 64 * 1024;
 /// A file of which records are copied.
 pub(crate) struct Excerpt {
     file: OpenFile,
-    /// Where the first record begins, after a header.
+    /// The offset of the first record, after a header.
     data: u64,
 }
 
-/// What was copied.
+/// The place of the copied bytes, and their line ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Copied {
-    /// Where it is in the file that it comes from.
+    /// Lines of the file that the copy comes from.
     pub lines: RangeInclusive<u64>,
     /// Line ends that were written.
     pub line_ends: u64,
@@ -35,7 +35,7 @@ pub(crate) struct Copied {
 pub(crate) enum CopyError {
     /// The file cannot be read any more, or is another one.
     Source(FileError),
-    /// What was read cannot be written.
+    /// The copy cannot be written.
     Target(std::io::Error),
 }
 

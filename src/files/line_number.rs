@@ -69,7 +69,7 @@ impl LineEnds {
     }
 }
 
-/// Those between two offsets.
+/// The line ends between two offsets.
 fn line_ends(file: &OpenFile, from: u64, to: u64) -> io::Result<LineEnds> {
     let mut input = part(file, from, to);
     let mut buffer = vec![0; BUFFER];

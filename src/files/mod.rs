@@ -103,6 +103,13 @@ pub use source_file::SourceFile;
 
 pub use crate::cell::{EncodedColumn, Encoding};
 
+#[cfg(feature = "cli")]
+#[allow(unused_imports, reason = "for `export`, which needs a database")]
+pub(crate) use {
+    compression::text_from,
+    sink_directory::{Standing, check_writable, check_writable_file, standing, try_file},
+    spool::remove_copies,
+};
 #[allow(unused_imports, reason = "for `import`, which needs a database")]
 pub(crate) use {
     csv_scanner::Fields,
@@ -110,10 +117,4 @@ pub(crate) use {
     error::FileError,
     excerpt::{CopyError, Excerpt},
     record::{KeptRecord, shown_lines},
-};
-#[cfg(feature = "cli")]
-#[allow(unused_imports, reason = "for `export`, which needs a database")]
-pub(crate) use {
-    sink_directory::{Standing, check_writable, check_writable_file, standing},
-    spool::remove_copies,
 };

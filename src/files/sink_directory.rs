@@ -32,14 +32,14 @@ use super::{
     part_chain::Link,
     sink_error::SinkError,
 };
-use crate::page::PageToken;
+use crate::{disk::directory_of, page::PageToken};
 
 const WORKING: &str = ".temporal-batch";
 const OWNER: &str = "owner.json";
 const PLAN: &str = "plan";
 const RANGE: &str = "range";
 const EMPTY: &str = "empty";
-/// What a file is called that is not whole yet.
+/// The beginning of the name of a file that is not whole yet.
 const HALF: &str = ".tmp-";
 
 /// Whose parts they are.
@@ -417,10 +417,7 @@ fn create_directory(path: &Path) -> Result<(), SinkError> {
 
 /// The directory around a path.
 fn existing_parent(path: &Path) -> Result<&Path, SinkError> {
-    let around = path
-        .parent()
-        .filter(|around| !around.as_os_str().is_empty());
-    let around = around.unwrap_or(Path::new("."));
+    let around = directory_of(path);
     let failed = SinkError::io("create anything in", around);
     match fs::metadata(around) {
         Ok(found) if found.is_dir() => Ok(around),
@@ -436,11 +433,13 @@ fn existing_parent(path: &Path) -> Result<&Path, SinkError> {
 /// Sees to it that files can be written into a directory, or that it can be made. Leaves nothing behind.
 ///
 /// # Errors
-/// It is no directory, it or the one around it cannot be written to, or the disk has no room.
+/// The path is no directory, the directory or the one around it cannot be written to, or the disk has no room.
 #[cfg(feature = "cli")]
 pub(crate) fn check_writable(directory: &Path) -> Result<(), SinkError> {
     match fs::metadata(directory) {
-        Ok(found) if found.is_dir() => try_file(directory),
+        Ok(found) if found.is_dir() => {
+            try_file(directory).map_err(SinkError::io("write into", directory))
+        }
         Ok(_) => Err(SinkError::io("write into", directory)(
             ErrorKind::NotADirectory.into(),
         )),
@@ -448,27 +447,27 @@ pub(crate) fn check_writable(directory: &Path) -> Result<(), SinkError> {
             let around = existing_parent(directory)?;
             let tried = tempfile::Builder::new().prefix(HALF).tempdir_in(around);
             tried.map_err(SinkError::io("create a directory in", around))?;
-            try_file(around)
+            try_file(around).map_err(SinkError::io("write into", around))
         }
         Err(e) => Err(SinkError::io("look at", directory)(e)),
     }
 }
 
-/// The same for a file.
+/// Sees to it that a file of this path can be written.
 #[cfg(feature = "cli")]
 pub(crate) fn check_writable_file(file: &Path) -> Result<(), SinkError> {
-    try_file(existing_parent(file)?)
+    let around = existing_parent(file)?;
+    try_file(around).map_err(SinkError::io("write into", around))
 }
 
+/// Writes a file into a directory, and removes it.
 #[cfg(feature = "cli")]
-fn try_file(directory: &Path) -> Result<(), SinkError> {
+pub(crate) fn try_file(directory: &Path) -> io::Result<()> {
     let file = tempfile::Builder::new().prefix(HALF).tempfile_in(directory);
-    let tried = file.and_then(|mut file| {
-        // A disk without room takes the name of a file, and nothing that is in it.
-        file.write_all(&[0; 4_096])?;
-        file.as_file().sync_all()
-    });
-    tried.map_err(SinkError::io("write into", directory))
+    let mut file = file?;
+    // A disk without room takes the name of a file, and nothing that is in it.
+    file.write_all(&[0; 4_096])?;
+    file.as_file().sync_all()
 }
 
 #[cfg(unix)]

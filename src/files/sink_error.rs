@@ -60,9 +60,9 @@ pub enum SinkError {
         directory.display()
     )]
     NoParent {
-        /// What was named.
+        /// The directory that was named.
         directory: PathBuf,
-        /// What is missing.
+        /// The directory that is missing.
         parent: PathBuf,
     },
     /// A file that belongs to the parts cannot be understood.
@@ -85,7 +85,7 @@ pub enum SinkError {
     },
 }
 
-/// Where a disk has no room that comes first: listings cut long messages.
+/// A full disk is told first, since listings cut long messages.
 fn of_file_system(action: &str, path: &Path, error: &io::Error) -> String {
     let why = with_free_space(error, path);
     match is_full(error) {

@@ -76,7 +76,7 @@ impl SourceFile {
         self
     }
 
-    /// What people call it: the name of the file, of the gzip file where it is read from a copy.
+    /// The name of the file for people; that of the gzip file, where the file is read from a copy.
     #[allow(dead_code, reason = "for `import`, which needs a database")]
     pub(crate) fn name(&self) -> String {
         let path = self.original();

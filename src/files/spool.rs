@@ -33,7 +33,7 @@ pub(super) fn copy_of(
         to: folder.to_owned(),
         source,
     };
-    // Only the last directory of a path is made: one with a mistake in it would be filled without anybody looking there.
+    // Only the last directory of a path is made: a path with a mistake in it would be filled where no reader looks.
     let made = match fs::create_dir(folder) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
         made => made,

@@ -37,6 +37,7 @@ use crate::{
     protocol::{FailedAttempt, StrideReport, UNKNOWN_PROCESSOR},
     reduce::{Fold, Output, Plan},
     retry::RetryPolicy,
+    stored::is_default,
     tolerance::Tally,
 };
 use bridges::Bridges;
@@ -126,12 +127,8 @@ pub(crate) struct Totals {
     pub dead_letters: u64,
     /// Items at most that pages had which a stage was given and that were given up as a whole. Some of them may
     /// have been processed.
-    #[serde(default, skip_serializing_if = "is_none")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub items_aside: u64,
-}
-
-fn is_none(items: &u64) -> bool {
-    *items == 0
 }
 
 impl Totals {

@@ -11,6 +11,7 @@ use crate::{
     progress::Timestamp,
     protocol::{FailedAttempt, GiveUp, MOST_READS},
     retry::RetryPolicy,
+    stored::is_default,
 };
 
 /// Messages of pages that will be tried again are kept shorter than those of failed ones, because there
@@ -36,7 +37,7 @@ pub(crate) struct Stride {
     pub done: StrideTotals,
     /// Items of a stage that it was given and has not counted yet. It keeps them over failures, so this is also
     /// the most that any attempt can have processed after `at` unknown to the controller.
-    #[serde(default, skip_serializing_if = "is_none_left")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub reserved: u64,
     /// It was given less than it is expected to have, because no more was left.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -47,10 +48,6 @@ pub(crate) struct Stride {
     /// The activity that has it announced that the data ends with the page that it was about to process.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ends_data: bool,
-}
-
-fn is_default(done: &StrideTotals) -> bool {
-    *done == StrideTotals::default()
 }
 
 /// What a stride is doing.
@@ -111,10 +108,10 @@ pub(crate) struct Trouble {
     pub first_at: Timestamp,
     pub last_at: Timestamp,
     /// Nothing is wrong with the page; so often in a row the attempt was not even made.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub not_the_page: u32,
     /// Failures in a row from which on the page itself is to blame.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub against: u32,
     /// Another one takes it apart.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -123,7 +120,7 @@ pub(crate) struct Trouble {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub blocked: bool,
     /// Pages of the batch that were finished when it failed last.
-    #[serde(default, skip_serializing_if = "is_none_left")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub others: u64,
 }
 
@@ -153,14 +150,6 @@ pub(crate) struct Moment {
     pub now: Timestamp,
     /// Pages of the batch that are finished.
     pub finished: u64,
-}
-
-fn is_none_left(items: &u64) -> bool {
-    *items == 0
-}
-
-fn is_zero(n: &u32) -> bool {
-    *n == 0
 }
 
 impl Stride {

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::figures::grouped;
+use crate::figures::{count, grouped};
 
 /// A page that waits longer for its share of the rate looks as if it hung.
 const LONG: f64 = 30.0;
@@ -21,7 +21,7 @@ pub(crate) struct Terms {
     pub tuned_size: bool,
     pub max_parallelism: u32,
     pub permit_per_item: bool,
-    /// The length of strides, where it is no setting of the tuning.
+    /// The length of strides, where it is fixed.
     pub stride: Option<u32>,
     pub cannot_skip: bool,
 }
@@ -65,8 +65,8 @@ fn of_rate(terms: &Terms) -> Option<String> {
     Some(format!(
         "at {} items/s with {} in flight a page of {} {what} {}{hint}; {} would make that {}",
         per_second(rate),
-        counted(slots, "page"),
-        counted(size, "item"),
+        count(slots.into(), "page"),
+        count(size.into(), "item"),
         about(takes(size, slots)),
         flags.join(" "),
         about(takes(better_size, better_slots)),
@@ -84,7 +84,7 @@ fn of_page_rate(terms: &Terms) -> Option<String> {
     Some(format!(
         "at {} pages/s with {} in flight a page waits {}; --max-parallelism {better} would make that {}",
         per_second(rate),
-        counted(slots, "page"),
+        count(slots.into(), "page"),
         about(takes(slots)),
         about(takes(better)),
     ))
@@ -100,14 +100,9 @@ fn of_stride(terms: &Terms) -> Option<String> {
     })
 }
 
-/// As many as fit, at least one and no more than there are.
+/// The largest whole number that fits, at least 1 and no more than `most`.
 fn fits(room: f64, most: u32) -> u32 {
     (room.floor().clamp(1.0, f64::from(u32::MAX)) as u32).min(most)
-}
-
-fn counted(n: u32, what: &str) -> String {
-    let plural = if n == 1 { "" } else { "s" };
-    format!("{} {what}{plural}", grouped(&n.to_string()))
 }
 
 fn per_second(rate: f64) -> String {

@@ -23,12 +23,12 @@ pub(crate) struct Credit {
     at: Timestamp,
 }
 
-/// What a batch has under its limit at one moment.
+/// The use of a batch's limit at one moment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Standing {
     /// Permits per second of the whole batch; `None` is no limit.
     pub limit: Option<f64>,
-    /// What running strides have of that.
+    /// The part of the limit that running strides have.
     pub given_out: f64,
     /// Permits that are taken at once: those of a page, or one.
     pub unit: u32,
@@ -37,7 +37,7 @@ pub(crate) struct Standing {
 }
 
 impl Credit {
-    /// Of a batch that begins: its first page need not wait.
+    /// The credit of a batch that begins: its first page need not wait.
     pub fn of_first(unit: u32, now: Timestamp) -> Self {
         Self {
             permits: f64::from(unit),
@@ -64,7 +64,7 @@ impl Credit {
         self.permits = self.permits.min(unit * f64::from(standing.free_slots));
     }
 
-    /// What the stride that is dispatched now begins with.
+    /// Takes the permits that the stride begins with which is dispatched now.
     pub fn take(&mut self, unit: u32) -> u32 {
         let ready = self.permits.min(f64::from(unit)).floor().max(0.0);
         self.permits -= ready;
@@ -154,7 +154,7 @@ mod tests {
         ) {
             let share = limit / slots as f64;
             let mut credit = Credit::of_first(UNIT, START);
-            // What each running stride has.
+            // The permits of each running stride.
             let mut running: Vec<Option<f64>> = vec![None; slots];
             let mut used: Vec<(f64, f64)> = Vec::new();
             let mut at = 0.0;

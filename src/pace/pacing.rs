@@ -293,11 +293,11 @@ impl Pacing {
         self.page_credit.mind(&pages, now);
     }
 
-    /// A stride came back with what it had earned.
-    pub fn rates_given_back(&mut self, rates: [Standing; 2], report: &StrideReport) {
+    /// A stride came back with permits that it had earned and not used: of items, and of pages.
+    pub fn rates_given_back(&mut self, rates: [Standing; 2], left: [f64; 2]) {
         let [items, pages] = rates;
-        self.credit.give_back(report.rate_left, &items);
-        self.page_credit.give_back(report.page_rate_left, &pages);
+        self.credit.give_back(left[0], &items);
+        self.page_credit.give_back(left[1], &pages);
     }
 
     /// The items and pages that the stride may begin at once which is dispatched now.

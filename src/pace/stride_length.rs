@@ -150,7 +150,7 @@ impl AutoStride {
         }
     }
 
-    /// What the strides of a new batch have before anything is measured. A batch that runs begins with what it has.
+    /// The pages of the strides of a new batch before any page was timed. A batch that runs keeps the length that it has.
     #[must_use]
     pub fn beginning_with(mut self, pages: u32) -> Self {
         self.first = Some(pages);

@@ -27,6 +27,7 @@ use crate::{
     progress::{BatchReport, Outcome, Timestamp},
     protocol::PageSizeSetting,
     reduce::Output,
+    stored::is_default,
 };
 
 pub(crate) use self::{
@@ -56,7 +57,7 @@ pub(crate) struct Partitions {
     #[serde(default)]
     most_in_flight: u32,
     /// Pages that had been given up when somebody let the batch go on.
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     given_up_before: u64,
     /// Pages of all of them when this run of the parent began.
     #[serde(skip)]
@@ -142,10 +143,6 @@ pub(crate) struct Told {
     /// As the batch was started, where it is absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stride: Option<Stride>,
-}
-
-fn is_zero(n: &u64) -> bool {
-    *n == 0
 }
 
 /// # Construct

@@ -5,39 +5,39 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{
-    Situation, explain,
-    explain::{RATE_IS_USED, about, is_over, per_second, short, stands_still},
+    Situation,
+    explain::{RATE_IS_USED, about, is_over, page_after, per_second, stands_still},
 };
 use crate::{
-    figures::grouped,
-    ledger::{Run, Stride},
+    figures::number,
+    ledger::Run,
     progress::{HeldBy, Timestamp},
 };
 
 /// A rate that makes a page wait for less is nothing that a page waits for.
 const SHORTEST_WAIT: Duration = Duration::from_secs(1);
-/// From here on a page is too large for its share of the rate, and it is said which size would not be.
+/// A page that waits for longer is too large for its share of the rate, and a size that fits is proposed.
 const LONG_WAIT: Duration = Duration::from_secs(5);
 /// Below this part of the time that a page takes it is not the pause before it that holds the batch.
 const PAUSE_IS_USED: f64 = 0.5;
 
-/// What keeps the batch from being faster, in one sentence for people. `None` where nothing does.
+/// The cause that keeps the batch from being faster, in one sentence for people. `None` where there is none.
 ///
 /// | in this order | |
 /// |---|---|
 /// | nothing may begin | paused, a stage, windows, a throttle, no parallelism, a hand-over |
 /// | pages fail and none gets through | their error |
 /// | pages keep to a rate or a pause | with the page size that fits, if theirs does not |
-/// | everything else | what [`explain`] says |
-pub(crate) fn because(s: &Situation<'_>) -> Option<(HeldBy, String)> {
+/// | everything else | `limit`, the answer of [`explain`](super::explain) |
+pub(crate) fn because(
+    s: &Situation<'_>,
+    limit: Option<(HeldBy, String)>,
+) -> Option<(HeldBy, String)> {
     if is_over(s) {
         return None;
     }
     let still = stands_still(s).or_else(|| failing(s));
-    still.or_else(|| {
-        let limit = explain(s);
-        paced(s, limit.as_ref().map(|(by, _)| *by)).or(limit)
-    })
+    still.or_else(|| paced(s, limit.as_ref().map(|(by, _)| *by)).or(limit))
 }
 
 /// The error of pages that fail while none gets through.
@@ -80,18 +80,12 @@ fn failing(s: &Situation<'_>) -> Option<(HeldBy, String)> {
         let wait = about(due.since(s.now));
         format!("every page that is left has failed and waits for its next attempt, in {wait}")
     } else if failing.len() == 1 {
-        format!("{} fails, and no other gets through", named(first))
+        let page = page_after(first.at.as_ref());
+        format!("{page} fails, and no other gets through")
     } else {
         format!("{} pages fail, and no other gets through", failing.len())
     };
     Some((HeldBy::Retries, format!("{what}: {error_type}: {message}")))
-}
-
-fn named(stride: &Stride) -> String {
-    match &stride.at {
-        Some(token) => format!("the page after {}", short(token)),
-        None => "the first page".to_owned(),
-    }
 }
 
 /// The rate, or the pause before each page, where pages keep to it; `limit` is what limits them otherwise.
@@ -119,7 +113,7 @@ fn by_rate(s: &Situation<'_>, runs: &[Run], limit: Option<HeldBy>) -> Option<(He
     }
     let text = format!("rate limit {} items/s", per_second(rate));
     if wait >= LONG_WAIT {
-        let items = grouped(&page_size.to_string());
+        let items = number(page_size.into());
         let fits = share.floor().max(1.0);
         let text = format!(
             "{text}: a page of {items} items takes {} at its share of {} items/s; --page-size {fits:.0} makes it {}",
@@ -165,8 +159,15 @@ mod tests {
         page::PageToken,
         protocol::{FailedAttempt, StrideReport},
         retry::RetryPolicy,
-        scheduler::explain::tests::{Case, NOW, batch},
+        scheduler::explain::{
+            explain,
+            tests::{Case, NOW, batch},
+        },
     };
+
+    fn because(s: &Situation<'_>) -> Option<(HeldBy, String)> {
+        super::because(s, explain(s))
+    }
 
     fn after(seconds: u64) -> Timestamp {
         NOW.plus(Duration::from_secs(seconds))
@@ -307,7 +308,7 @@ mod tests {
         );
     }
 
-    /// Whatever runs without a failure gets no sentence about failures, and none about a rate that it does not have.
+    /// A batch that runs without a failure gets no sentence about failures, nor about a rate that it does not have.
     #[test]
     fn a_batch_that_simply_runs_is_told_nothing_that_alarms() {
         let ramp = || "2..32/10m".parse().unwrap();

@@ -1,4 +1,4 @@
-//! Which of its limits keeps a batch from being faster, in one sentence.
+//! The limit that keeps a batch from being faster, in one sentence.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -44,7 +44,7 @@ pub(crate) fn explain(s: &Situation<'_>) -> Option<(HeldBy, String)> {
         .or_else(|| limited(s))
 }
 
-/// Nothing more is to begin.
+/// No page of the batch is to begin any more.
 pub(super) fn is_over(s: &Situation<'_>) -> bool {
     s.ledger.is_complete() || s.ledger.broken().is_some() || s.limits.cancelled
 }
@@ -122,11 +122,8 @@ fn nothing_to_do(s: &Situation<'_>) -> Option<(HeldBy, String)> {
     let frontier = s.ledger.frontier()?;
     let stride = s.ledger.stride(frontier)?;
     stride.is_running().then(|| {
-        let place = match &stride.at {
-            Some(token) => format!("the page after {}", short(token)),
-            None => "the first page".to_owned(),
-        };
-        let text = format!("waiting for {place} to tell where the next one starts");
+        let page = page_after(stride.at.as_ref());
+        let text = format!("waiting for {page} to tell where the next one starts");
         (HeldBy::Discovery, text)
     })
 }
@@ -188,7 +185,7 @@ pub(super) fn per_second(rate: f64) -> String {
     }
 }
 
-/// A length of time without what nobody cares for.
+/// A length of time, as precise as a reader needs it.
 pub(super) fn about(time: Duration) -> String {
     let seconds = time.as_secs() + u64::from(time.subsec_millis() >= 500);
     let seconds = if seconds >= 600 {
@@ -199,9 +196,15 @@ pub(super) fn about(time: Duration) -> String {
     humantime::format_duration(Duration::from_secs(seconds.max(1))).to_string()
 }
 
-/// Tokens can hold keys, and a sentence is not long.
-pub(super) fn short(token: &PageToken) -> String {
-    truncate(token.as_str(), MAX_TOKEN_CHARS)
+/// The page that begins there. Tokens can hold keys, and a sentence is not long.
+pub(crate) fn page_after(start: Option<&PageToken>) -> String {
+    match start {
+        Some(token) => {
+            let token = truncate(token.as_str(), MAX_TOKEN_CHARS);
+            format!("the page after {token}")
+        }
+        None => "the first page".to_owned(),
+    }
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ use crate::{
 pub(crate) use because::because;
 pub(crate) use cohort::Cohort;
 pub(crate) use eager::EagerStrides;
-pub(crate) use explain::{Situation, explain};
+pub(crate) use explain::{Situation, explain, page_after};
 pub(crate) use shares::given_out as rates_given_out;
 pub(crate) use stage::{StageLimit, stage_is_done};
 

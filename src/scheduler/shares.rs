@@ -80,7 +80,7 @@ fn runnable(ledger: &Ledger, limits: &Limits, now: Timestamp) -> u32 {
     }
     let due = due(ledger, limits, now);
     let known = ledger.running() + due;
-    // Where one page tells of the next, all that is known may run, and still be few.
+    // Where one page tells of the next, all known pages may run and still be few.
     let more_to_come = limits.shares_ahead && due <= 1 && is_at_frontier(ledger, due);
     let expected = if more_to_come { known * 2 } else { known };
     expected.clamp(1, most)
@@ -218,7 +218,7 @@ mod tests {
                         prop_assert_eq!(shares.len(), ledger.running() as usize);
                         let sum: f64 = shares.iter().sum();
                         prop_assert!(sum <= limit * (1.0 + 1e-6), "{} > {}", sum, limit);
-                        // What can run has most of the rate, but for what is left for pages that are found one by one.
+                        // Pages that can run have most of the rate; a part is left for pages that are found one by one.
                         let part = if after.shares_ahead { 0.2 } else { 0.4 };
                         prop_assert!(sum >= limit * part, "{} of {}", sum, limit);
                     }

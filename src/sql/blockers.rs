@@ -1,4 +1,4 @@
-//! Names in the error of a page who had the rows or the file that it waited for.
+//! Names, in the error of a page, the session that had the rows or the file that the page waited for.
 //!
 //! A database can tell who blocks a session only while that session waits, and only to another session. So the worker
 //! looks now and then while the statements of a page run. A look takes a connection that the pool can spare, or one of its own for a
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::error::{PageError, truncate, without_quoted};
 
-/// What a look may take.
+/// The longest time of a look.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// A page that waits for so long for a lock has been looked at.
 const SOON: Duration = Duration::from_secs(3);
@@ -57,7 +57,7 @@ pub(super) fn of_file<DB: Dialect>(pool: &Pool<DB>, error: PageError) -> PageErr
         _ => None,
     };
     match file {
-        // It is named already.
+        // The message names the file already.
         Some(file) if !error.message().contains(&*file.to_string_lossy()) => {
             error.redacted(|said| {
                 format!(

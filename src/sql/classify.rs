@@ -444,7 +444,7 @@ fn postgres_values(said: &str) -> String {
     between(said, '"', said.rfind('"'))
 }
 
-/// What MySQL says of a record, without what stands in the record.
+/// A message of MySQL about a record, without the values of the record.
 #[cfg(feature = "mysql")]
 pub(super) fn without_mysql_values(number: u16, said: &str) -> String {
     // Their quotes hold names only.

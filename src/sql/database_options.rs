@@ -84,7 +84,7 @@ impl DatabaseOptions {
         Self::from_variables(&|name| std::env::var(name).ok())
     }
 
-    /// The same with a choice of variables. What a URL leaves out comes from the environment all the same.
+    /// The database of a choice of variables. Parts that a URL leaves out come from the environment all the same.
     pub(crate) fn from_variables(
         variables: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, DatabaseError> {

@@ -14,7 +14,7 @@ use crate::{
 use async_trait::async_trait;
 use serde_json::Value;
 
-/// What a transaction has claimed.
+/// The claim of a transaction.
 pub(super) enum Claim {
     /// A page of a stride.
     Page(Applied),
@@ -55,7 +55,7 @@ impl<DB: Dialect> SqlTransaction<DB> {
         }
     }
 
-    /// Finds out whether the transaction is still the one that it was, where anybody else has had the connection.
+    /// Finds out whether the transaction is still the one that it was, where other code has had the connection.
     async fn check(&mut self) -> Result<(), PageError> {
         if self.sound {
             return Ok(());

@@ -40,7 +40,7 @@ struct Counted {
 #[derive(Debug, PartialEq, Eq)]
 enum Next {
     Line,
-    /// It is told with those that follow.
+    /// The item is told with those that follow.
     FirstCounted,
     Counted,
 }

@@ -71,7 +71,7 @@ pub(crate) trait StrideHost: Send + Sync {
     async fn still_counts(&self) -> Result<(), HostError>;
     /// Waits until the next page may begin.
     async fn clear_to_go(&self) -> Go;
-    /// What items wait for that take permits by themselves.
+    /// The permits and waits of items that take their permits by themselves.
     fn item_host(&self) -> Arc<dyn ItemHost>;
     /// Waits until so many items may be processed.
     async fn rate_permits(&self, items: usize) -> Go;
@@ -81,7 +81,7 @@ pub(crate) trait StrideHost: Send + Sync {
     fn page_ends(&self, _end: Option<&PageToken>, _is_last: bool) {}
     /// Notes what is finished, for an attempt after a lost worker.
     fn checkpoint(&self, report: &StrideReport);
-    /// What the stride is told while it runs. `stop_now`, `cancelled` and `gone` are never taken
+    /// The orders that the stride gets while it runs. `stop_now`, `cancelled` and `gone` are never taken
     /// back.
     fn told(&self) -> watch::Receiver<Told>;
     /// For metrics.

@@ -37,7 +37,7 @@ pub(super) struct Running<'a, P: PageProcessor> {
     pub order: &'a StrideOrder,
     pub host: &'a dyn StrideHost,
     pub settings: &'a ProcessorSettings,
-    /// Those of the settings, for items.
+    /// The types of errors of the settings that no retry cures, for items.
     non_retryable: Arc<[String]>,
     pub keeping: Keeping,
     /// Folds what the pages put out, where the batch has a reducer.
@@ -484,7 +484,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
         self.guarded_by(items.clock(), work).await
     }
 
-    /// The same with a clock that waits for permits stop.
+    /// Guards work with a clock that waits for permits stop.
     pub async fn guarded_by<T>(
         &self,
         clock: &WorkClock,

@@ -1,4 +1,4 @@
-//! What keeps a batch from being faster where its database is the cause, planted for real, and the sentence that must
+//! Causes in a database that keep a batch from being faster, planted for real, and the sentence that must
 //! come for it; and the commands that are printed as the next step. Other causes are in `tests/engine/because.rs`.
 
 use std::{
@@ -221,7 +221,7 @@ async fn the_next_step_after_the_loss_of_the_only_worker_starts_one() {
         }
         assert!(
             Instant::now() < deadline,
-            "nobody misses the worker: {seen}"
+            "the worker is not missed: {seen}"
         );
     };
     exits(&run(online(&["set", &id, "--page-pause", "none"])), 0);

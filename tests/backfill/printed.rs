@@ -51,13 +51,13 @@ async fn a_batch_that_is_left_to_workers_gets_one_by_the_command_that_is_named(h
     worker.says("polls task queue");
     exits(&as_printed(&home, &left, "watch"), 0);
     assert_eq!(home.number("SELECT count(*) FROM t WHERE x = 1").await, 100);
-    // It has ended meanwhile, so there is nothing to cancel any more.
+    // The batch has ended meanwhile, so there is nothing to cancel any more.
     let cancel = as_printed(&home, &left, "cancel");
     assert_ne!(cancel.status, Some(2), "{cancel:#?}");
     worker.signal("TERM");
     exits(&worker.ended(), 0);
 
-    // One that is interrupted.
+    // A command that is interrupted.
     let id = format!("{id}-interrupted");
     let slow = [
         "--page-size",

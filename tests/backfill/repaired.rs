@@ -1,4 +1,4 @@
-//! What became of rows that a batch gave up: repaired, redriven by one command, and the gate that opens then.
+//! Rows that a batch gave up are repaired and redriven by one command, and the gate opens then.
 
 use std::{
     process::Command,
@@ -72,7 +72,7 @@ async fn a_batch_that_is_repaired_and_redriven_is_complete(home: Home) {
     let look = is_left(&run(with(url, &status)), 0, 3);
     assert_eq!(look["repair"]["all_settled"], false);
 
-    // It fails again with the rows as they are.
+    // The redrive fails again with the rows as they are.
     let again = as_printed(&home, &failures, "redrive");
     exits(&again, 3);
     assert!(again.err.contains("3 of 3 dead letters open"), "{again:#?}");

@@ -1,4 +1,4 @@
-//! What is said of the number of rows while they are changed, and once they are.
+//! The number of rows that is shown while they are changed, and afterwards.
 
 use serde_json::Value;
 

@@ -1,4 +1,4 @@
-//! What keeps a batch from being faster, planted for real, and the sentence that must come for it. Causes in a database
+//! Causes that keep a batch from being faster, planted for real, and the sentence that must come for each. Causes in a database
 //! are in `tests/backfill/because.rs`.
 
 use std::time::{Duration, SystemTime};
@@ -39,6 +39,11 @@ fn window_that_is_closed() -> Window {
 }
 
 /// One batch, moved from cause to cause.
+async fn seen_enough(handle: &BatchHandle) -> Outcome {
+    handle.cancel("seen enough").await.unwrap();
+    report(handle).await.outcome
+}
+
 #[tokio::test]
 async fn limits_that_operators_set_are_named() {
     let bed = Bed::new("because-limits").await;
@@ -102,8 +107,7 @@ async fn limits_that_operators_set_are_named() {
     set(Settings::new().auto_parallelism(AutoParallelism::new(2, 3))).await;
     says(&handle, HeldBy::Tuning, "parallelism is tuned to").await;
 
-    handle.cancel("seen enough").await.unwrap();
-    assert_eq!(report(&handle).await.outcome, Outcome::Cancelled);
+    assert_eq!(seen_enough(&handle).await, Outcome::Cancelled);
 }
 
 #[tokio::test]
@@ -133,8 +137,7 @@ async fn throttles_are_named_with_their_reason() {
         p.held_by != Some(HeldBy::Throttle)
     })
     .await;
-    handle.cancel("seen enough").await.unwrap();
-    report(&handle).await;
+    seen_enough(&handle).await;
 }
 
 #[tokio::test]
@@ -199,8 +202,7 @@ async fn pages_that_all_fail_are_named_with_their_error() {
     let handle = bed.start(&batch).await;
     let sentence = "pages fail, and no other gets through: NoRoom: no space left on device";
     says(&handle, HeldBy::Retries, sentence).await;
-    handle.cancel("seen enough").await.unwrap();
-    report(&handle).await;
+    seen_enough(&handle).await;
 }
 
 #[tokio::test]
@@ -227,8 +229,7 @@ async fn slow_retries_that_are_all_that_is_left_say_when_and_why() {
     let sentence = "every page that is left has failed and waits for its next attempt, in ";
     let said = says(&handle, HeldBy::Retries, sentence).await;
     assert!(said.ends_with(": Away: the vendor is away"), "{said}");
-    handle.cancel("seen enough").await.unwrap();
-    report(&handle).await;
+    seen_enough(&handle).await;
 }
 
 #[tokio::test]
@@ -326,8 +327,7 @@ async fn a_processor_that_the_workers_of_the_queue_do_not_know_blocks_with_its_n
     let (numbers, gate) = gated();
     gate.open();
     let _worker = bed.worker(numbers).await;
-    handle.cancel("seen enough").await.unwrap();
-    report(&handle).await;
+    seen_enough(&handle).await;
 }
 
 #[tokio::test]
@@ -386,7 +386,7 @@ async fn a_worker_that_stops_is_named_with_what_it_still_has() {
     assert_eq!(report(&handle).await.outcome, Outcome::Completed);
 }
 
-/// Whatever it is limited by: as long as its pages get through it is no cause for alarm.
+/// A batch whose pages get through is no cause for alarm, whichever limit it has.
 #[tokio::test]
 async fn a_healthy_batch_is_never_told_that_something_is_wrong() {
     let bed = Bed::new("because-healthy").await;

@@ -38,7 +38,7 @@ async fn a_batch_continues_as_new_and_carries_its_counts() {
     assert_eq!(numbers.record().processed(), (1..=100).collect::<Vec<_>>());
 }
 
-/// Whatever the server thinks is long: the suggestion comes with each workflow task. Nothing else makes a run of so few
+/// The server decides which history is long: the suggestion comes with each workflow task. Nothing else makes a run of so few
 /// pages end.
 #[tokio::test]
 async fn a_batch_continues_as_new_when_the_server_suggests_it() {
@@ -58,7 +58,7 @@ async fn a_batch_continues_as_new_when_the_server_suggests_it() {
     for history in bed.histories(batch.id()).await {
         let history: serde_json::Value = serde_json::from_slice(&history).unwrap();
         let events = history["events"].as_array().unwrap().len();
-        // What runs ends first, and what comes meanwhile is dealt with.
+        // Running pages end first, and signals that come meanwhile are dealt with.
         assert!(events < 120, "{events} events");
     }
     worker.stop().await.unwrap();

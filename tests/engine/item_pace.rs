@@ -15,7 +15,7 @@ use temporal_batch::{
 use tokio::{sync::watch, time::sleep};
 
 use crate::{
-    numbers::{Numbers, UpTo, quick_retries},
+    numbers::{Numbers, UpTo, page_of, quick_retries},
     support::{Bed, progress_shows, report, within},
 };
 
@@ -25,7 +25,7 @@ type Attempt = dyn Fn(u64, u32) -> Result<(), PageError> + Send + Sync;
 #[derive(Clone)]
 struct Api {
     settings: ProcessorSettings,
-    /// What the nth call for a number comes to.
+    /// The result of the nth call for a number.
     answers: Arc<Attempt>,
     /// When it was called, and for which number.
     calls: Arc<Mutex<Vec<(Instant, u64)>>>,
@@ -87,9 +87,7 @@ impl PageProcessor for Api {
     type Item = u64;
 
     async fn fetch(&self, ctx: &PageContext<Self>) -> Result<Page<u64, u64>, PageError> {
-        let first = ctx.range().start().copied().unwrap_or(0) + 1;
-        let last = ctx.range().end().copied().unwrap_or(ctx.args().n);
-        Page::keyset((first..=last).take(ctx.page_size()).collect(), |n| *n)
+        page_of(ctx)
     }
 
     async fn process(

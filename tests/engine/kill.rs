@@ -308,7 +308,7 @@ async fn by_default_a_lost_worker_costs_fifteen_seconds() {
     );
 }
 
-/// As the history has them, of each activity of pages that a batch has scheduled.
+/// The heartbeat timeouts in the history, one for each activity of pages that a batch has scheduled.
 async fn heartbeat_timeouts_of_strides(bed: &Bed, batch_id: &str) -> Vec<serde_json::Value> {
     let mut limits = Vec::new();
     for history in bed.histories(batch_id).await {

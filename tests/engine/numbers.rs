@@ -98,7 +98,7 @@ impl Numbers {
         self.sized(Size::Estimate)
     }
 
-    /// What it says of a size that is so.
+    /// The size that the processor tells, from the real number.
     pub fn sized(mut self, size: fn(u64) -> Size) -> Self {
         self.size_hint = Some(size);
         self
@@ -188,6 +188,16 @@ pub fn quick_retries() -> RetryPolicy {
         .initial_interval(Duration::from_millis(20))
         .max_interval(Duration::from_millis(200))
         .extended(None)
+}
+
+/// The numbers of the page that is asked for.
+pub fn page_of<P>(ctx: &PageContext<P>) -> Result<Page<u64, u64>, PageError>
+where
+    P: PageProcessor<Args = UpTo, Cursor = u64, Item = u64>,
+{
+    let first = ctx.range().start().copied().unwrap_or(0) + 1;
+    let last = ctx.range().end().copied().unwrap_or(ctx.args().n);
+    Page::keyset((first..=last).take(ctx.page_size()).collect(), |n| *n)
 }
 
 #[async_trait]

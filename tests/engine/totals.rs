@@ -1,29 +1,51 @@
-//! What is said of how many items there are: none that is wrong, and no estimate once a batch is over.
+//! The number of items that is shown: never a wrong one, and no estimate once a batch is over.
 
-use temporal_batch::{Certainty, Outcome, Size};
+use temporal_batch::{BatchHandle, Certainty, Outcome, Progress, RunningWorker, Size};
 
 use crate::{
-    numbers::{Numbers, UpTo, gated_where},
+    numbers::{Gate, Numbers, UpTo, gated_where},
     support::{Bed, progress_shows, report},
 };
+
+/// A batch of 40 items of which 20 are done, and the others wait at a gate.
+struct Half {
+    worker: RunningWorker,
+    handle: BatchHandle,
+    gate: Gate,
+    looked: Progress,
+}
+
+impl Half {
+    /// `size`: the number of items that the processor tells, from the real one.
+    async fn of(bed: &Bed, size: fn(u64) -> Size) -> Self {
+        let (numbers, gate) = gated_where(|seen| seen.start >= 20);
+        let worker = bed.worker(numbers.skipping_ahead().sized(size)).await;
+        let batch = bed
+            .batch::<Numbers>(UpTo { n: 40 })
+            .page_size(5)
+            .max_parallelism(1);
+        let handle = bed.start(&batch).await;
+        let looked = progress_shows(&handle, "20 items are done", |p| p.items.processed == 20);
+        let looked = looked.await;
+        Self {
+            worker,
+            handle,
+            gate,
+            looked,
+        }
+    }
+}
 
 #[tokio::test]
 async fn an_estimate_that_was_passed_is_not_shown_and_a_completed_batch_is_whole() {
     let bed = Bed::new("total-passed").await;
-    let (numbers, gate) = gated_where(|seen| seen.start >= 20);
-    let numbers = numbers.skipping_ahead().sized(|n| Size::Estimate(n / 4));
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 40 })
-        .page_size(5)
-        .max_parallelism(1);
-    let handle = bed.start(&batch).await;
-    let looked = progress_shows(&handle, "20 items are done", |p| p.items.processed == 20).await;
+    let half = Half::of(&bed, |n| Size::Estimate(n / 4)).await;
+    let looked = &half.looked;
     assert_eq!((looked.items_expected, looked.percent()), (None, None));
     assert_eq!(looked.items_expected_is, Certainty::Unknown);
     assert_eq!(looked.time_left, None);
-    gate.open();
-    let report = report(&handle).await;
+    half.gate.open();
+    let report = report(&half.handle).await;
     assert_eq!(report.outcome, Outcome::Completed);
     assert_eq!(report.progress.size(), Size::Exact(40));
     assert_eq!(report.progress.percent(), Some(100.0));
@@ -32,19 +54,11 @@ async fn an_estimate_that_was_passed_is_not_shown_and_a_completed_batch_is_whole
 #[tokio::test]
 async fn a_batch_that_is_complete_but_for_its_end_is_not_at_a_hundred_percent() {
     let bed = Bed::new("total-near").await;
-    let (numbers, gate) = gated_where(|seen| seen.start >= 20);
-    let numbers = numbers.skipping_ahead().sized(|n| Size::Estimate(n / 2));
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 40 })
-        .page_size(5)
-        .max_parallelism(1);
-    let handle = bed.start(&batch).await;
-    let looked = progress_shows(&handle, "20 items are done", |p| p.items.processed == 20).await;
-    assert_eq!(looked.size(), Size::Estimate(20));
-    assert_eq!(looked.percent(), Some(99.9));
-    gate.open();
-    let report = report(&handle).await;
+    let half = Half::of(&bed, |n| Size::Estimate(n / 2)).await;
+    assert_eq!(half.looked.size(), Size::Estimate(20));
+    assert_eq!(half.looked.percent(), Some(99.9));
+    half.gate.open();
+    let report = report(&half.handle).await;
     assert_eq!(report.progress.size(), Size::Exact(40));
 }
 
@@ -55,24 +69,17 @@ async fn a_batch_that_was_cancelled_shows_what_was_counted_and_no_estimate() {
         (Size::Exact as fn(u64) -> Size, Size::Exact(40)),
         (Size::Estimate as fn(u64) -> Size, Size::Unknown),
     ] {
-        let (numbers, gate) = gated_where(|seen| seen.start >= 20);
-        let numbers = numbers.skipping_ahead().sized(size);
-        let worker = bed.worker(numbers.clone()).await;
-        let batch = bed
-            .batch::<Numbers>(UpTo { n: 40 })
-            .page_size(5)
-            .max_parallelism(1);
-        let handle = bed.start(&batch).await;
-        let half = progress_shows(&handle, "20 items are done", |p| p.items.processed == 20).await;
-        assert_eq!(half.size(), size(40));
+        let half = Half::of(&bed, size).await;
+        let handle = &half.handle;
+        assert_eq!(half.looked.size(), size(40));
         handle.cancel("enough").await.unwrap();
-        gate.open();
-        let report = report(&handle).await;
+        half.gate.open();
+        let report = report(handle).await;
         assert_eq!(report.outcome, Outcome::Cancelled);
         assert!(report.progress.items.processed < 40);
         assert_eq!(report.progress.size(), shown);
         assert_eq!(report.progress.percent().is_some(), shown != Size::Unknown);
         assert_eq!(handle.progress().await.unwrap().size(), shown);
-        worker.stop().await.unwrap();
+        half.worker.stop().await.unwrap();
     }
 }

@@ -6,11 +6,11 @@ use temporal_batch::{
 };
 
 use crate::{
-    numbers::{Numbers, UpTo},
+    numbers::{Numbers, UpTo, page_of},
     support::{Bed, progress_shows, report, within},
 };
 
-/// The same as `Numbers`, in another program.
+/// Does the work of `Numbers` in another program.
 #[derive(Clone)]
 struct Letters(Numbers);
 
@@ -22,9 +22,7 @@ impl PageProcessor for Letters {
     type Item = u64;
 
     async fn fetch(&self, ctx: &PageContext<Self>) -> Result<Page<u64, u64>, PageError> {
-        let first = ctx.range().start().copied().unwrap_or(0) + 1;
-        let last = ctx.range().end().copied().unwrap_or(ctx.args().n);
-        Page::keyset((first..=last).take(ctx.page_size()).collect(), |n| *n)
+        page_of(ctx)
     }
 
     async fn process(
@@ -132,14 +130,16 @@ async fn a_batch_that_runs_waits_for_its_processor() {
 #[tokio::test]
 async fn a_worker_tells_when_it_polls() {
     let bed = Bed::new("polling").await;
-    let numbers = Numbers::new();
+    // Only a batch that runs is asked for its workers.
+    let (numbers, gate) = crate::numbers::gated();
     let worker = bed.worker_named("tells", numbers).await;
     assert!(within("it polls", worker.polling()).await);
     // From here on the server knows, without a batch that would have had to wait for it.
-    let handle = bed.start(&bed.batch::<Numbers>(UpTo { n: 0 })).await;
+    let handle = bed.start(&bed.batch::<Numbers>(UpTo { n: 1 })).await;
     let seen = handle.look().await.unwrap().workers.unwrap();
     let tells = seen.polling.iter().find(|w| w.identity == "tells").unwrap();
     assert!(tells.workflows && tells.pages, "{seen:?}");
+    gate.open();
     assert_eq!(report(&handle).await.outcome, Outcome::Completed);
     worker.stop().await.unwrap();
 }

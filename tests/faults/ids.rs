@@ -1,7 +1,7 @@
 //! Pages of a table with the key `id`.
 
 use sqlx::PgPool;
-use temporal_batch::{Page, PageContext, PageError, PageProcessor};
+use temporal_batch::{Page, PageContext, PageError, PageProcessor, SkipAhead};
 
 /// The ids that the page has. `select` takes a lower bound, an upper bound and a limit.
 pub async fn page_of<P>(
@@ -19,4 +19,17 @@ where
         .fetch_all(pool)
         .await?;
     Page::keyset(ids, |id| *id)
+}
+
+/// Jumps so many pages on where the ids are the numbers from 1 to `last`.
+pub fn skip<P>(ctx: &PageContext<P>, pages: u32, last: i64) -> SkipAhead<i64>
+where
+    P: PageProcessor<Cursor = i64>,
+{
+    let start = ctx.range().start().copied().unwrap_or(0);
+    let to = start + i64::from(pages) * i64::try_from(ctx.page_size()).unwrap();
+    match to <= last {
+        true => SkipAhead::To(to),
+        false => SkipAhead::PastEnd,
+    }
 }

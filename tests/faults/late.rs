@@ -10,7 +10,9 @@ use temporal_batch::{
 };
 use tokio::sync::watch;
 
-use crate::{increment::HEARTBEAT_TIMEOUT, mariadb::MariaDb, postgres::Postgres as PostgresServer};
+use crate::{
+    ids::skip, increment::HEARTBEAT_TIMEOUT, mariadb::MariaDb, postgres::Postgres as PostgresServer,
+};
 
 pub const ROWS: i64 = 60;
 pub const PAGE: u32 = 10;
@@ -23,7 +25,7 @@ pub struct Home<DB: LateDatabase> {
     _folder: Option<tempfile::TempDir>,
 }
 
-/// What these tests need of a database.
+/// The parts of a database that these tests need.
 #[async_trait]
 pub trait LateDatabase: LedgerDatabase {
     /// `None` where it is not installed.
@@ -118,12 +120,12 @@ impl<DB: LateDatabase> Home<DB> {
     }
 }
 
-/// Where a page waits.
+/// The place at which a page waits.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Place {
-    /// It is read, and its transaction has not begun.
+    /// The page is read, and its transaction has not begun.
     Fetch,
-    /// It has written.
+    /// The page has written.
     Transaction,
 }
 
@@ -230,12 +232,7 @@ impl<DB: LateDatabase> PageProcessor for Late<DB> {
         ctx: &PageContext<Self>,
         pages: u32,
     ) -> Result<SkipAhead<i64>, PageError> {
-        let start = ctx.range().start().copied().unwrap_or(0);
-        let to = start + i64::from(pages) * ctx.page_size() as i64;
-        Ok(match to <= ROWS {
-            true => SkipAhead::To(to),
-            false => SkipAhead::PastEnd,
-        })
+        Ok(skip(ctx, pages, ROWS))
     }
 
     fn ledger(&self, (): &()) -> Option<Arc<dyn PageLedger>> {

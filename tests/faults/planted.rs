@@ -152,7 +152,7 @@ impl Home {
         });
     }
 
-    /// What the database says of the failing expression.
+    /// The database's message about the failing expression.
     async fn message(&self) -> String {
         let statement = sqlx::AssertSqlSafe(format!("UPDATE t SET n = {}", self.fails));
         with_pool!(&self.database, pool => {
@@ -164,7 +164,7 @@ impl Home {
         Connections::new().with(DEFAULT_CONNECTION, self.database.clone())
     }
 
-    /// Of the same columns, with a number that is none, a key that is there already and a record that is too short.
+    /// A file of the same columns, with a number that is none, a key that is there already and a record that is too short.
     fn csv(&self) -> std::path::PathBuf {
         let Planted { value, key, .. } = &self.planted;
         let mut text = "id,secret,n\n".to_owned();

@@ -16,7 +16,7 @@ use temporal_batch::{
 };
 
 use crate::{
-    ids::page_of,
+    ids::{page_of, skip},
     postgres,
     support::{Bed, report},
 };
@@ -117,13 +117,7 @@ impl PageProcessor for ParseAmounts {
         ctx: &PageContext<Self>,
         pages: u32,
     ) -> Result<SkipAhead<i64>, PageError> {
-        let start = ctx.range().start().copied().unwrap_or(0);
-        let to = start + i64::from(pages) * ctx.page_size() as i64;
-        Ok(if to <= ROWS {
-            SkipAhead::To(to)
-        } else {
-            SkipAhead::PastEnd
-        })
+        Ok(skip(ctx, pages, ROWS))
     }
 
     fn ledger(&self, _: &Self::Args) -> Option<Arc<dyn PageLedger>> {

@@ -9,7 +9,7 @@ use temporal_batch::{
     Page, PageContext, PageError, PageProcessor, PageReport, ProcessorSettings, SkipAhead,
 };
 
-use crate::sink::Sink;
+use crate::{ids::skip, sink::Sink};
 
 /// Long enough that a busy machine does not look like a lost worker.
 pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(6);
@@ -77,14 +77,7 @@ impl PageProcessor for Visitor {
         ctx: &PageContext<Self>,
         pages: u32,
     ) -> Result<SkipAhead<i64>, PageError> {
-        let start = ctx.range().start().copied().unwrap_or(0);
-        let to = start + i64::from(pages) * i64::try_from(ctx.page_size()).unwrap();
-        let last = ctx.args().numbers;
-        Ok(if to <= last {
-            SkipAhead::To(to)
-        } else {
-            SkipAhead::PastEnd
-        })
+        Ok(skip(ctx, pages, ctx.args().numbers))
     }
 
     fn settings(&self) -> ProcessorSettings {

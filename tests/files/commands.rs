@@ -10,7 +10,7 @@ use std::{
 use temporal_batch::dev_server::DevServerOptions;
 
 use crate::{
-    imports::{Home, awkward, csv},
+    imports::{Home, awkward, csv, on_each},
     written::{Written, named},
 };
 
@@ -121,7 +121,12 @@ async fn rows(home: &Home) -> usize {
     home.texts("SELECT body FROM t").await.len()
 }
 
-async fn an_import_killed_in_the_middle_goes_on_when_it_is_repeated(home: Home, url: String) {
+on_each! {
+    an_import_killed_in_the_middle_goes_on_when_it_is_repeated,
+}
+
+async fn an_import_killed_in_the_middle_goes_on_when_it_is_repeated(home: Home) {
+    let url = home.url.clone();
     let text = home.text();
     let create =
         format!("CREATE TABLE t (id BIGINT NOT NULL PRIMARY KEY CHECK (id > 0), body {text})");
@@ -195,35 +200,6 @@ const ERRORS: &str = "awkward.rejected.csv.errors.jsonl";
 
 fn in_json(line: &str) -> serde_json::Value {
     serde_json::from_str(line).unwrap()
-}
-
-mod on_sqlite {
-    #[tokio::test]
-    async fn an_import_killed_in_the_middle_goes_on_when_it_is_repeated() {
-        let home = super::Home::sqlite().await;
-        let url = home.url.clone();
-        super::an_import_killed_in_the_middle_goes_on_when_it_is_repeated(home, url).await;
-    }
-}
-
-mod on_postgres {
-    #[tokio::test]
-    async fn an_import_killed_in_the_middle_goes_on_when_it_is_repeated() {
-        if let Some(home) = super::Home::postgres("killed").await {
-            let url = home.url.clone();
-            super::an_import_killed_in_the_middle_goes_on_when_it_is_repeated(home, url).await;
-        }
-    }
-}
-
-mod on_mariadb {
-    #[tokio::test]
-    async fn an_import_killed_in_the_middle_goes_on_when_it_is_repeated() {
-        if let Some(home) = super::Home::mariadb("killed").await {
-            let url = home.url.clone();
-            super::an_import_killed_in_the_middle_goes_on_when_it_is_repeated(home, url).await;
-        }
-    }
 }
 
 #[tokio::test]

@@ -2,7 +2,14 @@
 
 use temporal_batch::{ImportArgs, OnConflict, Outcome, files::CsvSource};
 
-use crate::{imports::Home, written::written};
+use crate::{
+    imports::{Home, on_each},
+    written::written,
+};
+
+on_each! {
+    only_the_named_key_is_updated,
+}
 
 fn update(key: &str) -> OnConflict {
     OnConflict::Update(vec![key.to_owned()])
@@ -41,25 +48,6 @@ async fn only_the_named_key_is_updated(home: Home) {
         .await;
     let rows: Vec<_> = rows.into_iter().flatten().flatten().collect();
     assert_eq!(rows, ["3 bing 30", "4 new 4", "9 google 13"]);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn only_the_named_key_is_updated_on_sqlite() {
-    only_the_named_key_is_updated(Home::sqlite().await).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn only_the_named_key_is_updated_on_postgres() {
-    if let Some(home) = Home::postgres("named_key").await {
-        only_the_named_key_is_updated(home).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn only_the_named_key_is_updated_on_mariadb() {
-    if let Some(home) = Home::mariadb("named_key").await {
-        only_the_named_key_is_updated(home).await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,4 +1,4 @@
-//! Where a record is that a file or a database refuses: file, line, column and value.
+//! The place of a record that a file or a database refuses: file, line, column and value.
 
 use temporal_batch::{
     BytesForm, ImportArgs, OnConflict, Outcome,
@@ -6,11 +6,15 @@ use temporal_batch::{
 };
 
 use crate::{
-    imports::Home,
+    imports::{Home, on_each},
     written::{Written, named},
 };
 
-/// A record that is given up, and what its dead letter says.
+on_each! {
+    each_refused_record_is_led_back_to_file_line_column_and_value,
+}
+
+/// A record that is given up, and the contents of its dead letter.
 struct Bad {
     csv: &'static [u8],
     json: &'static str,
@@ -79,7 +83,7 @@ const BAD: [Bad; 8] = [
     },
 ];
 
-/// Those that no database gets to see.
+/// Bad records that no database gets to see.
 const UNREADABLE_CSV: [Bad; 2] = [
     Bad {
         csv: b"10,20",
@@ -114,7 +118,7 @@ const UNREADABLE_JSON: [Bad; 2] = [
     },
 ];
 
-/// What a dead letter says.
+/// The contents of a dead letter.
 #[derive(Debug)]
 struct Letter {
     error_type: String,
@@ -255,25 +259,6 @@ async fn each_refused_record_is_led_back_to_file_line_column_and_value(home: Hom
     let args = ImportArgs::new(CsvSource::new(&file.path), "t").on_conflict(update);
     let found = imported(&home, args, bad.len()).await;
     check(&found, &bad, "people.csv", 3, sqlite);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn each_refused_record_is_led_back_to_its_place_on_sqlite() {
-    each_refused_record_is_led_back_to_file_line_column_and_value(Home::sqlite().await).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn each_refused_record_is_led_back_to_its_place_on_postgres() {
-    if let Some(home) = Home::postgres("errors").await {
-        each_refused_record_is_led_back_to_file_line_column_and_value(home).await;
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn each_refused_record_is_led_back_to_its_place_on_mariadb() {
-    if let Some(home) = Home::mariadb("errors").await {
-        each_refused_record_is_led_back_to_file_line_column_and_value(home).await;
-    }
 }
 
 /// Constraints without a column of their own in the error: of several columns, of an index, checked at the end of the

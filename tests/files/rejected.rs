@@ -9,11 +9,15 @@ use std::{
 use crate::{
     commands::{Running, import, server, status, told},
     disk::SmallDisk,
-    imports::Home,
+    imports::{Home, on_each},
     written::{Written, named},
 };
 
-/// Exit status, and what was told.
+on_each! {
+    a_corrected_file_of_rejected_records_is_imported_as_printed,
+}
+
+/// Exit status and messages of a command.
 struct Said {
     exit: i32,
     told: String,
@@ -97,7 +101,7 @@ async fn ids(home: &Home) -> Vec<String> {
         .collect()
 }
 
-/// With semicolons, as spreadsheets write it, and without a last line end.
+/// A file with semicolons, as spreadsheets write it, and without a last line end.
 const PEOPLE: &str =
     "id;age;name\n1;30;Ann\n2;-4;Bob\n\n3;50;\"a;b\"\n1;60;again\n4;70;Dan;more\n5;80;\n6;90;Eve";
 
@@ -189,25 +193,6 @@ async fn a_corrected_file_of_rejected_records_is_imported_as_printed(home: Home)
 }
 
 #[tokio::test]
-async fn a_corrected_file_is_imported_as_printed_on_sqlite() {
-    a_corrected_file_of_rejected_records_is_imported_as_printed(Home::sqlite().await).await;
-}
-
-#[tokio::test]
-async fn a_corrected_file_is_imported_as_printed_on_postgres() {
-    if let Some(home) = Home::postgres("rejected").await {
-        a_corrected_file_of_rejected_records_is_imported_as_printed(home).await;
-    }
-}
-
-#[tokio::test]
-async fn a_corrected_file_is_imported_as_printed_on_mariadb() {
-    if let Some(home) = Home::mariadb("rejected").await {
-        a_corrected_file_of_rejected_records_is_imported_as_printed(home).await;
-    }
-}
-
-#[tokio::test]
 async fn masked_values_are_only_in_the_file_of_the_records() {
     let home = Home::sqlite().await;
     people(&home).await;
@@ -243,7 +228,7 @@ async fn masked_values_are_only_in_the_file_of_the_records() {
     }
 }
 
-/// Of a packed file, without a page ledger.
+/// The rejected records of a packed file, without a page ledger.
 #[tokio::test]
 async fn lines_of_json_are_rejected_as_they_are() {
     use std::io::Write as _;

@@ -22,7 +22,7 @@ const PROGRAMS: [&str; 8] = [
 
 #[derive(Debug)]
 pub struct Step {
-    /// As a reader copies it.
+    /// The command as a reader copies it.
     pub command: String,
     /// The lines that are shown below it.
     pub shown: Vec<String>,

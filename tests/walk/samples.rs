@@ -23,7 +23,7 @@ pub fn walk(terminals: &mut Terminals, steps: Vec<Step>, statuses: Statuses<'_>)
             let server = terminals.dev_server(&line);
             staying.push((server, step));
         } else if line.ends_with(" worker") {
-            // One at a time: the next one is deployed in its place.
+            // One worker at a time: the next one is deployed in its place.
             if let Some(at) = staying
                 .iter()
                 .position(|(_, step)| step.command.ends_with(" worker"))
@@ -48,7 +48,7 @@ pub fn walk(terminals: &mut Terminals, steps: Vec<Step>, statuses: Statuses<'_>)
                     .iter()
                     .position(|(_, step)| step.command.ends_with("--approve"))
             {
-                // It is for what comes after a batch.
+                // The gate is for steps that come after a batch.
                 staying.remove(at).0.ended().exits(0);
             }
             let status = statuses.iter().find(|(part, _)| line.contains(part));

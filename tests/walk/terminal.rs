@@ -77,7 +77,7 @@ impl Terminals {
         terminals
     }
 
-    /// Where commands are typed.
+    /// The folder in which commands are typed.
     pub fn folder(&self) -> PathBuf {
         self.folder.path().join("work")
     }
@@ -90,7 +90,7 @@ impl Terminals {
     /// Cargo as if the working folder were the top of the repository, with what is built already.
     fn cargo(&self) {
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
-        // By its path: the name leads back here.
+        // Cargo is named by its path, since the name leads back here.
         let cargo = env!("CARGO");
         let script = format!(
             "#!/bin/sh\nverb=$1\nshift\nexec '{cargo}' \"$verb\" --quiet --locked --manifest-path '{}/Cargo.toml' \
@@ -249,7 +249,7 @@ impl Terminals {
 fn without_settings(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
-        // Where the Temporal CLI is found stays known.
+        // The place of the Temporal CLI stays known.
         let kept = matches!(&*text, "TEMPORAL_CLI_PATH" | "TEMPORAL_BATCH_CACHE_DIR");
         let ours = [
             "TEMPORAL_",
@@ -321,7 +321,7 @@ impl Running {
         self.until(|said| said.contains(part).then_some(()), part);
     }
 
-    /// As Ctrl-C does.
+    /// Interrupts it as Ctrl-C does.
     pub fn interrupt(&self) {
         let kill = format!("kill -INT {}", self.child.id());
         let _ = Command::new("sh").args(["-c", &kill]).status();

@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
+use crate::cli::shell::quoted;
+
 /// Flags with a value that are about this import only.
 const ITS_OWN: [&str; 2] = ["--batch-id", "--rejected"];
-/// The same without a value.
+/// Flags without a value that are about this import only.
 const ITS_OWN_ALONE: [&str; 3] = ["--rerun", "--continue", "--create-ledger-tables"];
 
-/// What is said otherwise.
+/// The parts of the command that are other ones.
 pub(super) struct Changes<'a> {
     /// The file that was imported, as it was written.
     pub file: &'a Path,
@@ -44,14 +46,6 @@ pub(super) fn command(program: &str, args: &[String], changes: &Changes<'_>) -> 
         words.extend([(*flag).to_owned(), quoted(value)]);
     }
     words.join(" ")
-}
-
-fn quoted(word: &str) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
-    match !word.is_empty() && word.chars().all(plain) {
-        true => word.to_owned(),
-        false => format!("'{}'", word.replace('\'', "'\\''")),
-    }
 }
 
 #[cfg(test)]

@@ -1,16 +1,13 @@
 //! The delimiter of a CSV file for which the command names none.
 
-use std::{
-    fs::File,
-    io::{self, BufReader, Read},
-    path::Path,
-};
-
-use flate2::read::MultiGzDecoder;
+use std::path::Path;
 
 use crate::{
-    cli::exit::{CliError, CliResult},
-    files::{CsvFormat, Header},
+    cli::{
+        exit::{CliError, CliResult},
+        shell::quoted,
+    },
+    files::{CsvFormat, Header, text_from},
 };
 
 /// Bytes that are looked at.
@@ -25,8 +22,8 @@ const CANDIDATES: [char; 3] = [';', '\t', '|'];
 /// # Errors
 /// There are several, or the records do not agree.
 pub(super) fn recognise(path: &Path, format: &CsvFormat) -> CliResult<Option<char>> {
-    // What is wrong with the file is told when it is opened for its records.
-    let Ok((text, whole)) = beginning(path) else {
+    // A fault of the file is told when it is opened for its records.
+    let Ok((text, whole)) = text_from(path, LOOK_AT) else {
         return Ok(None);
     };
     let expected = match &format.header {
@@ -83,34 +80,17 @@ fn ambiguous(path: &Path, format: &CsvFormat, column: &str, possible: &[char]) -
     ))
 }
 
-/// A delimiter as the flag takes it in a shell.
-pub(super) fn flag(delimiter: char) -> String {
+/// A delimiter as the flag takes it.
+pub(super) fn value(delimiter: char) -> String {
     match delimiter {
         '\t' => "tab".to_owned(),
-        ',' | ':' => delimiter.to_string(),
-        other => format!("'{other}'"),
+        other => other.to_string(),
     }
 }
 
-/// Text from the beginning of a file, and whether that is all of it.
-fn beginning(path: &Path) -> io::Result<(Vec<u8>, bool)> {
-    if !std::fs::metadata(path)?.is_file() {
-        return Err(io::ErrorKind::InvalidInput.into());
-    }
-    let open = || File::open(path).map(BufReader::new);
-    let mut magic = Vec::new();
-    open()?.take(2).read_to_end(&mut magic)?;
-    let input: Box<dyn Read> = match magic == b"\x1f\x8b" {
-        true => Box::new(MultiGzDecoder::new(open()?)),
-        false => Box::new(open()?),
-    };
-    let mut text = Vec::new();
-    let read = input.take(LOOK_AT).read_to_end(&mut text)?;
-    let mark = text.starts_with(b"\xef\xbb\xbf");
-    Ok((
-        text.split_off(if mark { 3 } else { 0 }),
-        (read as u64) < LOOK_AT,
-    ))
+/// The value of the flag as a shell takes it.
+pub(super) fn flag(delimiter: char) -> String {
+    quoted(&value(delimiter))
 }
 
 /// The fields of the first records, each with one field at least. One that is cut is left out.
@@ -173,7 +153,7 @@ mod tests {
             (b"id|name\n", Some('|')),
             // With a record that is wrong.
             (b"id;name\n1;a\n2;b;c\n3;c\n", Some(';')),
-            // In the header only by the way.
+            // The other character is in the header only by the way.
             (b"id;a|b\n1;x\n2;y\n", Some(';')),
         ];
         for (text, delimiter) in expected {

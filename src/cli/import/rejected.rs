@@ -14,27 +14,26 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tempfile::NamedTempFile;
 
+use super::plain_name;
 use crate::{
     ImportFile,
     cli::{
         exit::{CliError, CliResult},
-        failures::in_time,
+        letters::each,
         output::{count, note},
     },
     dead_letter::{DeadLetter, DeadLetters, LetterFilter},
-    disk::with_free_space,
-    files::{CopyError, FileError, FilePosition, KeptRecord, shown_lines},
+    disk::{directory_of, with_free_space},
+    files::{CopyError, FileError, FilePosition, KeptRecord, shown_lines, try_file},
     page::PageToken,
 };
 
-/// Letters that are asked for at once.
-const LETTERS: usize = 1_000;
 /// Rejected records that are told on the terminal.
 const TOLD: usize = 10;
-/// What is added to the name of the file for the one that says why.
+/// The file that says why has the name of the file of records, with this added.
 const ERRORS: &str = ".errors.jsonl";
 
-/// Where the records go.
+/// The file that rejected records go to.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct RejectedFile {
     pub path: PathBuf,
@@ -48,9 +47,9 @@ struct Owner {
     batch_run: String,
     file: PathBuf,
     records: u64,
-    /// Of the file of records, as `sha256sum` shows it.
+    /// The hash of the file of records, as `sha256sum` shows it.
     sha256: String,
-    /// The same of the file that this one takes the place of, in case only one of the two could be written.
+    /// The hash of the file that this one takes the place of, in case only one of the two could be written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     replaces: Option<String>,
 }
@@ -60,7 +59,7 @@ struct Owner {
 struct Why<'a> {
     /// The line of the rejected file that it begins on.
     line: u64,
-    /// Where it comes from.
+    /// The file that the record comes from.
     file: &'a Path,
     source_lines: (u64, u64),
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -97,7 +96,7 @@ impl Rejected {
     }
 }
 
-/// What was written.
+/// The records that were written.
 pub(super) struct Written {
     pub records: u64,
     /// The first of them, for people.
@@ -107,13 +106,7 @@ pub(super) struct Written {
 impl RejectedFile {
     /// Beside the file that is imported, or where that cannot be written to, in the working directory.
     pub fn beside(file: &Path, masked: bool) -> Self {
-        let name = file.file_name().unwrap_or_default().to_string_lossy();
-        let name = match name.len().checked_sub(3) {
-            Some(at) if name.is_char_boundary(at) && name[at..].eq_ignore_ascii_case(".gz") => {
-                &name[..at]
-            }
-            _ => &name,
-        };
+        let name = plain_name(file);
         let rejected = match name.rsplit_once('.') {
             Some((stem, extension)) if !stem.is_empty() => format!("{stem}.rejected.{extension}"),
             _ => format!("{name}.rejected"),
@@ -136,7 +129,7 @@ impl RejectedFile {
         name.into()
     }
 
-    /// Where the dead letters are kept, if the database keeps none.
+    /// The file of the dead letters, if the database keeps none.
     pub fn letters(&self) -> PathBuf {
         self.with(".letters.jsonl")
     }
@@ -194,17 +187,12 @@ impl RejectedFile {
         batch_run: &str,
     ) -> CliResult<Option<Written>> {
         let mut rejected = Vec::new();
-        let filter = LetterFilter::of(batch_id);
-        let mut after: Option<String> = None;
-        loop {
-            let listed = in_time(letters.list(&filter, after.as_deref(), LETTERS)).await?;
-            let Some(last) = listed.last() else { break };
-            after = Some(last.id.clone());
-            let of_run = listed
-                .into_iter()
-                .filter(|letter| letter.batch_run == batch_run);
-            rejected.extend(of_run.map(Rejected::of));
-        }
+        let keep = |letter: DeadLetter| {
+            if letter.batch_run == batch_run {
+                rejected.push(Rejected::of(letter));
+            }
+        };
+        each(letters, &LetterFilter::of(batch_id), keep).await?;
         if rejected.is_empty() {
             return Ok(None);
         }
@@ -301,8 +289,8 @@ impl RejectedFile {
         })
     }
 
-    /// The hash of the file that is there, if it may be replaced: what this batch run has put there, and nobody has
-    /// changed.
+    /// The hash of the file that is there, if it may be replaced: this batch run has put it there, and it is as it was
+    /// then.
     fn replaced(&self, new: &Owner) -> CliResult<Option<String>> {
         let there = match File::open(&self.path) {
             Ok(file) => file,
@@ -396,7 +384,7 @@ pub(super) fn shown(path: &Path) -> String {
 }
 
 impl Owner {
-    /// What the file of errors says; `None` where there is none.
+    /// The owner that the file of errors names; `None` where there is no such file.
     fn of(errors: &Path) -> io::Result<Option<Self>> {
         let file = match File::open(errors) {
             Ok(file) => file,
@@ -448,13 +436,6 @@ impl Half {
     }
 }
 
-fn directory_of(path: &Path) -> &Path {
-    let parent = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty());
-    parent.unwrap_or(Path::new("."))
-}
-
 /// Whether a file can be put there.
 fn probe(path: &Path) -> io::Result<()> {
     if path.is_dir() {
@@ -464,10 +445,7 @@ fn probe(path: &Path) -> io::Result<()> {
     if !fs::metadata(directory)?.is_dir() {
         return Err(ErrorKind::NotADirectory.into());
     }
-    let mut probe = Half::new(directory)?;
-    // A disk without room takes the name of a file, and nothing that is in it.
-    probe.0.write_all(&[0; 4_096])?;
-    probe.0.flush()
+    try_file(directory)
 }
 
 fn same_file(one: &Path, other: &Path) -> bool {

@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::is_zero;
 use crate::{
     ledger::{MAX_FAILED, MAX_FAILED_ITEMS},
     page::PageToken,
     processor::count_reason,
     progress::{FailedItem, HeldBy, ItemCounts, PageFailure, Phase, Progress},
+    stored::is_default,
 };
 
 /// Failing pages of one partition that are kept.
@@ -26,21 +26,21 @@ pub(crate) struct Look {
     pub pages_failed: u64,
     #[serde(default)]
     pub items: ItemCounts,
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub retries: u64,
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub dead_letters: u64,
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub announcements_dropped: u64,
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub hooks_failed: u64,
-    #[serde(default, skip_serializing_if = "is_zero")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub notices_dropped: u64,
-    #[serde(default, skip_serializing_if = "is_nought")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub in_flight: u32,
-    #[serde(default, skip_serializing_if = "is_nought")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub stuck: u32,
-    #[serde(default, skip_serializing_if = "is_nought")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub waiting: u32,
     /// For a while it had nothing to give to pages that it may have in flight.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -53,10 +53,6 @@ pub(crate) struct Look {
     pub failing: Vec<PageFailure>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub blocked_reason: Option<String>,
-}
-
-fn is_nought(n: &u32) -> bool {
-    *n == 0
 }
 
 impl Look {

@@ -30,7 +30,7 @@ impl Refusal<'_> {
         })
     }
 
-    /// What stands in a column; `None` for NULL, and for a column that is not filled.
+    /// The value of a column; `None` for NULL, and for a column that is not filled.
     fn value(&self, column: &str) -> Option<String> {
         let plan = self.filled.plan();
         let place = plan.iter().position(|assigned| assigned.column == column)?;
@@ -57,7 +57,7 @@ pub(super) const BEFORE_ONE: &str = "SAVEPOINT temporal_batch_one_record";
 #[cfg(feature = "postgres")]
 const BACK_TO_IT: &str = "ROLLBACK TO SAVEPOINT temporal_batch_one_record";
 
-/// In a transaction with [`BEFORE_ONE`]. What cannot be found out is left out: the error itself matters more.
+/// Needs a transaction with [`BEFORE_ONE`]. Columns that cannot be found out are left out: the error itself matters more.
 #[cfg(feature = "postgres")]
 pub(super) async fn of_postgres(
     connection: &mut sqlx::PgConnection,
@@ -117,7 +117,7 @@ fn column_of_copy(refusal: &Refusal<'_>, error: &sqlx::Error) -> Option<String> 
     found.into_iter().max_by_key(String::len)
 }
 
-/// Those of a constraint, or of a unique index.
+/// The columns of a constraint, or of a unique index.
 #[cfg(feature = "postgres")]
 async fn columns_of_constraint(
     connection: &mut sqlx::PgConnection,
@@ -142,7 +142,7 @@ async fn columns_of_constraint(
     query.fetch_all(connection).await
 }
 
-/// In a transaction that goes on after an error.
+/// Needs a transaction that goes on after an error.
 #[cfg(feature = "mysql")]
 pub(super) async fn of_mysql(
     connection: &mut sqlx::MySqlConnection,
@@ -151,7 +151,7 @@ pub(super) async fn of_mysql(
     const DUPLICATE: [u16; 3] = [1062, 1169, 1586];
     const NO_PARENT: [u16; 2] = [1216, 1452];
     const CHECK: [u16; 2] = [3819, 4025];
-    // Of the subquery by which an update finds that a record collides on another key than the one it is to update by.
+    // The error of the subquery by which an update finds that a record collides on another key than its own.
     const COLLISION: u16 = 1242;
     let error = refusal.error.as_database_error();
     let Some(error) =
@@ -184,7 +184,7 @@ pub(super) async fn of_mysql(
         };
         Ok(columns.into_iter().max_by_key(place).into_iter().collect())
     };
-    // What cannot be found out is left out: the error itself matters more.
+    // Columns that cannot be found out are left out: the error itself matters more.
     let columns = found.unwrap_or_default();
     refusal.in_order(columns)
 }
@@ -273,7 +273,7 @@ async fn columns_of_check(
     })
 }
 
-/// In a transaction that goes on after an error.
+/// Needs a transaction that goes on after an error.
 #[cfg(feature = "sqlite")]
 pub(super) async fn of_sqlite(
     connection: &mut sqlx::SqliteConnection,
@@ -292,7 +292,7 @@ pub(super) async fn of_sqlite(
     } else {
         Ok(named_by_sqlite(refusal, said))
     };
-    // What cannot be found out is left out: the error itself matters more.
+    // Columns that cannot be found out are left out: the error itself matters more.
     found.unwrap_or_default()
 }
 
@@ -347,7 +347,7 @@ async fn columns_of_sqlite_check(
     Ok(refusal.columns_where(|column| has_word(condition, column)))
 }
 
-/// What stands in the parentheses of `CONSTRAINT name CHECK (..)`.
+/// The condition in the parentheses of `CONSTRAINT name CHECK (..)`.
 #[cfg(feature = "sqlite")]
 fn condition_of<'a>(definition: &'a str, name: &str) -> Option<&'a str> {
     let mut rest = definition;
@@ -417,7 +417,7 @@ async fn columns_without_parent(
             let Some(to) = to.as_ref().or_else(|| own_key.get(number)) else {
                 continue;
             };
-            // One that is NULL needs no parent.
+            // A column that is NULL needs no parent.
             let Some(value) = refusal.value(from) else {
                 continue;
             };

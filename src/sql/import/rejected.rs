@@ -1,4 +1,4 @@
-//! A record that is given up: its place in the file, and what of it is at fault.
+//! A record that is given up: its place in the file, and the columns that are at fault.
 
 use std::ops::Range;
 
@@ -30,7 +30,7 @@ pub(super) struct Alone {
 }
 
 impl Alone {
-    /// Of a page with one record.
+    /// The record of a page that has only one.
     pub fn of(records: &[FileRecord<ImportRow>]) -> Option<Self> {
         let [record] = records else { return None };
         Some(Self {

@@ -163,7 +163,7 @@ fn named(bad: BadRecord, names: &csv::StringRecord) -> BadRecord {
     bad.renamed(name, message)
 }
 
-/// Where a line stops being JSON, which is said without a word of the line.
+/// Names the byte at which a line stops being JSON, without a word of the line.
 fn invalid(line: &str) -> BadRecord {
     let error = serde_json::from_str::<serde::de::IgnoredAny>(line).err();
     let place = error.map(|error| format!("no JSON from byte {} on", error.column()));

@@ -302,7 +302,7 @@ pub(super) async fn postgres(
         .await?;
     let written = async {
         let written = postgres_rows(&mut *connection, filled, rows).await?;
-        // What is checked when the transaction commits is checked now, while the record is known.
+        // Constraints that wait for the commit are checked now, while the record is known.
         let check = sqlx::raw_sql("SET CONSTRAINTS ALL IMMEDIATE");
         check.execute(&mut *connection).await?;
         Ok(written)
