@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     dead_letter::LetterFilter,
+    figures::exactly,
     large_args::MAX_ARGS_BYTES,
     lock::{self, InvalidLockName},
     pace::{
@@ -822,7 +823,7 @@ pub enum InvalidBatch {
         given: f64,
     },
     /// A duration is outside of its range.
-    #[error("{what} is {given:?}; it must be from {min:?} to {max:?}")]
+    #[error("{what} is {}; it must be from {} to {}", exactly(*given), exactly(*min), exactly(*max))]
     Lasts {
         /// The setting.
         what: &'static str,
@@ -951,11 +952,11 @@ mod tests {
         }
         let deadline = message(batch().deadline(Duration::ZERO));
         assert!(
-            deadline.contains("deadline is 0ns; it must be from 1s"),
+            deadline.contains("deadline is 0s; it must be from 1s"),
             "{deadline}"
         );
-        assert!(message(batch().track_every(Duration::ZERO)).contains("track interval is 0ns"));
-        assert!(message(batch().hook_timeout(Duration::ZERO)).contains("hook timeout is 0ns"));
+        assert!(message(batch().track_every(Duration::ZERO)).contains("track interval is 0s"));
+        assert!(message(batch().hook_timeout(Duration::ZERO)).contains("hook timeout is 0s"));
         let none = Tolerance::new().consecutive(0);
         assert!(message(batch().tolerate(none)).contains("at least 1"));
         assert!(message(batch().task_queue(" ")).contains("task queue"));

@@ -5,7 +5,10 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    figures::grouped, interruption::Interruption, page::PageToken, processor::PageProcessor,
+    figures::{count, number},
+    interruption::Interruption,
+    page::PageToken,
+    processor::PageProcessor,
     progress::Timestamp,
 };
 
@@ -156,17 +159,13 @@ impl Checked {
 impl Check {
     /// In one line, for people: `2 of 10 ranges do not hold, 17 items: first message`.
     pub fn summary(&self) -> String {
-        let counted = |n: u64, what: &str| {
-            let n_grouped = grouped(&n.to_string());
-            format!("{n_grouped} {what}{}", if n == 1 { "" } else { "s" })
-        };
         let items = match self.items {
-            Some(items) => format!(" with {}", counted(items, "item")),
+            Some(items) => format!(" with {}", count(items, "item")),
             None => String::new(),
         };
         if self.holds() {
             let verb = if self.ranges == 1 { "holds" } else { "hold" };
-            return format!("{}{items} {verb}", counted(self.ranges, "range"));
+            return format!("{}{items} {verb}", count(self.ranges, "range"));
         }
         let verb = if self.failed_ranges == 1 {
             "does"
@@ -175,9 +174,9 @@ impl Check {
         };
         let mut text = format!(
             "{} of {} {verb} not hold, {}",
-            grouped(&self.failed_ranges.to_string()),
-            counted(self.ranges, "range"),
-            counted(self.failed_items, "item"),
+            number(self.failed_ranges),
+            count(self.ranges, "range"),
+            count(self.failed_items, "item"),
         );
         if let Some(first) = self.failed.first() {
             text.push_str(": ");

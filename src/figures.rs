@@ -1,5 +1,7 @@
 //! Figures as people write them.
 
+use std::time::Duration;
+
 /// `1234567` as `1,234,567`.
 pub(crate) fn number(n: u64) -> String {
     grouped(&n.to_string())
@@ -9,6 +11,12 @@ pub(crate) fn number(n: u64) -> String {
 pub(crate) fn count(n: u64, one: &str) -> String {
     let s = if n == 1 { "" } else { "s" };
     format!("{} {one}{s}", number(n))
+}
+
+/// A length of time that a person chose, to the millisecond: `1m 30s`.
+pub(crate) fn exactly(time: Duration) -> String {
+    let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    humantime::format_duration(Duration::from_millis(millis)).to_string()
 }
 
 /// `1234567` as `1,234,567`.

@@ -10,7 +10,7 @@ use std::{
 
 use async_trait::async_trait;
 
-use crate::{error::PageError, retry::RetryMode};
+use crate::{error::PageError, figures::exactly, retry::RetryMode};
 
 /// How the items of a processor take their permits, where the batch has a rate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -130,8 +130,8 @@ pub enum InvalidItemRetry {
     AtMostOnce,
     /// The waits are out of range.
     #[error(
-        "the first backoff of an item is {first:?} and the longest {max:?}; the longest must be from the first to \
-         {LONGEST_BACKOFF:?}"
+        "the first backoff of an item is {} and the longest {}; the longest must be from the first to {}",
+        exactly(*first), exactly(*max), exactly(LONGEST_BACKOFF)
     )]
     Backoff {
         /// The first wait.

@@ -15,6 +15,7 @@ use crate::{
     check::{Check, CheckContext},
     dead_letter::{DeadLetters, MAX_LETTER_CHARS, stable_id},
     error::PageError,
+    figures::exactly,
     interruption::Interruption,
     item::{InvalidItemRetry, ItemRetry, ItemWork, Permits},
     page::{Page, PageRange, PageToken},
@@ -346,13 +347,13 @@ pub enum InvalidSettings {
     #[error(transparent)]
     ItemRetry(#[from] InvalidItemRetry),
     /// A page needs time.
-    #[error("page_timeout is {given:?}; it must be at least 1 ms")]
+    #[error("page_timeout is {}; it must be at least 1ms", exactly(*given))]
     PageTimeout {
         /// The timeout that was given.
         given: Duration,
     },
     /// Too short a timeout takes a busy worker for a lost one.
-    #[error("heartbeat_timeout is {given:?}; it must be at least 1 s")]
+    #[error("heartbeat_timeout is {}; it must be at least 1s", exactly(*given))]
     HeartbeatTimeout {
         /// The timeout that was given.
         given: Duration,

@@ -15,6 +15,7 @@ use tokio::sync::Mutex;
 use crate::{
     dead_letter::{DeadLetter, DeadLetters, LetterFilter, MAX_LETTER_CHARS},
     error::{PageError, truncate},
+    figures::exactly,
     page::{Keys, Page, PageRange, PageToken},
     page_ledger::PageTransaction,
     processor::{
@@ -208,7 +209,7 @@ impl<P: PageProcessor> Redriving<'_, P> {
             Ok(Ok(Ok(redriven))) => return Ok(redriven),
             Ok(Ok(Err(error))) => error,
             Ok(Err(panic)) => PageError::panicked(&*panic),
-            Err(_) => PageError::retryable(format_args!("it took longer than {limit:?}"))
+            Err(_) => PageError::retryable(format_args!("it took longer than {}", exactly(limit)))
                 .with_type("PageTimeout"),
         };
         let error = error.redacted(|message| self.processor.redact(message));

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::figures::exactly;
+
 /// What a failed or lost attempt may have left behind decides whether another one is allowed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -126,7 +128,7 @@ pub enum RetryPolicyError {
     #[error("max_attempts is 0; the first attempt counts, so it must be at least 1")]
     NoAttempts,
     /// Retrying without waiting hammers whatever is ill.
-    #[error("initial_interval is {given:?}; it must be at least 1 ms")]
+    #[error("initial_interval is {}; it must be at least 1ms", exactly(*given))]
     NoInterval {
         /// The interval that was given.
         given: Duration,
@@ -138,7 +140,7 @@ pub enum RetryPolicyError {
         given: f64,
     },
     /// The extended lane is the slow one.
-    #[error("the interval of the extended retries is {given:?}; it must be at least 1 s")]
+    #[error("the interval of the extended retries is {}; it must be at least 1s", exactly(*given))]
     ExtendedInterval {
         /// The interval that was given.
         given: Duration,

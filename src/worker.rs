@@ -33,6 +33,7 @@ use crate::{
     batch::MAX_PARALLELISM,
     client::{WorkerSeen, Workers, outage::Outages},
     controller::{Bridge, Controller},
+    figures::exactly,
     hooks::{CompletionHook, FailureHandler, Hooks, RegisterHookError, Tracker},
     metrics::Metrics,
     processor::PageProcessor,
@@ -148,8 +149,9 @@ pub enum WorkerError {
     },
     /// It was told to stop, and some pages did not end although they were cancelled.
     #[error(
-        "{pages} {} abandoned, still at work after {after:?}; other workers run {} again",
+        "{pages} {} abandoned, still at work after {}; other workers run {} again",
         if *pages == 1 { "page was" } else { "pages were" },
+        exactly(*after),
         if *pages == 1 { "it" } else { "them" }
     )]
     Abandoned {

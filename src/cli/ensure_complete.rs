@@ -17,10 +17,11 @@ use super::{
     redrive::args_of,
     repair::{Broken, Repair},
     start::json_or_file,
-    verify::verify_known,
+    verify::{Certificate, verify_known},
 };
 use crate::{
     batch::validate_id,
+    check::Check,
     client::{BatchClient, BatchHandle, BatchState, ProgressError, RedriveError},
     dead_letter::LetterFilter,
     progress::{BatchReport, Outcome},
@@ -155,23 +156,24 @@ impl EnsureCompleteArgs {
         let at_end = report.progress.check.as_ref().filter(|check| check.at_end);
         let at_end = at_end.and_then(|check| check.found.as_ref());
         let before_redrives = at_end.filter(|found| !found.holds() && verdict.repair.is_some());
-        let (holds, summary) = match at_end {
+        let found = match at_end {
             _ if self.check_now || before_redrives.is_some() => {
                 match self.check_now(report, args, processors).await? {
                     Some(found) => found,
                     None => return Ok(Exit::Interrupted),
                 }
             }
-            Some(found) => (found.holds(), found.summary()),
+            Some(found) => found.clone(),
             None => {
                 return Err(CliError::failure(format_args!(
-                    "batch \"{id}\" is completed, but nobody has checked what it did"
+                    "batch \"{id}\" is completed, but its result was never checked"
                 ))
                 .hint("--check-now does; with `start --check` or `backfill --verify` a batch is checked at its end"));
             }
         };
+        let summary = found.summary();
         verdict.check = Some(summary.clone());
-        if !holds {
+        if !found.holds() {
             let why =
                 format!("batch \"{id}\" is completed, but the check does not hold: {summary}");
             return Ok(self.tell(verdict.not(Exit::WithFailures, why)));
@@ -202,16 +204,17 @@ impl EnsureCompleteArgs {
         Ok(processors.check(&report.progress.processor, given, None)?.0)
     }
 
-    /// The result of a check that is made from here; `None`: interrupted.
+    /// A check that is made from here; `None`: interrupted.
     async fn check_now(
         &self,
         report: &BatchReport,
         args: CliResult<Value>,
         processors: &Processors,
-    ) -> CliResult<Option<(bool, String)>> {
-        let verifying = verify_known(Some(report.outcome), &report.progress, args?, processors);
+    ) -> CliResult<Option<Check>> {
+        let progress = &report.progress;
+        let verifying = verify_known(Some(report.outcome), progress, None, args?, processors);
         let certificate = Box::pin(verifying).await?;
-        Ok(certificate.map(|certificate| (certificate.holds(), certificate.summary())))
+        Ok(certificate.map(Certificate::into_check))
     }
 
     /// The report of a batch that the server has forgotten, where its processor keeps it.

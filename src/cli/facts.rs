@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::output::{count, duration, number, rate, time};
 use crate::{
+    figures::exactly,
     progress::{PartitionProgress, PauseNote, Phase, Progress, StageState, TimeLeft, Timestamp},
     size::{Size, percent_text},
 };
@@ -190,15 +191,10 @@ pub(crate) fn limits(p: &Progress) -> Option<String> {
         p.rate.map(|rate| format!("{rate} items/s at most")),
         p.page_rate.map(|rate| format!("{rate} pages/s at most")),
         p.page_pause
-            .map(|pause| format!("a pause of {} before each page", short(pause))),
+            .map(|pause| format!("a pause of {} before each page", exactly(pause))),
     ];
     let limits: Vec<_> = limits.into_iter().flatten().collect();
     (!limits.is_empty()).then(|| limits.join(", "))
-}
-
-/// A length that somebody chose, so to the millisecond.
-fn short(d: Duration) -> String {
-    humantime::format_duration(Duration::from_millis(d.as_millis() as u64)).to_string()
 }
 
 pub(crate) fn throttle(p: &Progress, now: Timestamp) -> Option<String> {

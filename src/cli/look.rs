@@ -23,7 +23,9 @@ use crate::{
         BatchHandle, Observation, ProgressError, ProgressSource, ResultError, RunningStride,
         Workers,
     },
-    progress::{BatchReport, FailureState, Outcome, PageFailure, Progress, Timestamp, by_age},
+    progress::{
+        BatchReport, FailureState, Outcome, PageFailure, Phase, Progress, Timestamp, by_age,
+    },
 };
 
 /// Raised when a field changes its meaning or goes away; see the docs of [`cli`](super).
@@ -375,7 +377,9 @@ impl Look {
                 table.row(name, number(n));
             }
         }
-        if p.keeps_dead_letters == Some(false) && p.redrive_of.is_none() {
+        // An end without failures has nothing to keep.
+        let may_fail = p.phase != Phase::Ended || p.pages_failed + p.items.failed > 0;
+        if p.keeps_dead_letters == Some(false) && p.redrive_of.is_none() && may_fail {
             table.row("dead letters", format_args!("none are kept: {NOT_KEPT}"));
         }
     }

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{
     dead_letter::DeadLetters,
+    figures::exactly,
     known_fields::ignored,
     page::PageToken,
     processor::PageProcessor,
@@ -234,7 +235,7 @@ impl Processors {
             Ok(Ok(built)) => Ok(built),
             Ok(Err(error)) => Err(NoStore::NotBuilt(with_causes(what, Some(&*error)))),
             Err(_) => {
-                let late = format!("{what}: it took longer than {STORE_TIMEOUT:?}");
+                let late = format!("{what}: it took longer than {}", exactly(STORE_TIMEOUT));
                 Err(NoStore::NotBuilt(late))
             }
         }

@@ -16,6 +16,7 @@ use super::{
     output::{self, count, note, number},
     processors::Processors,
     redrive::args_of,
+    repair::{Broken, Repair},
     start::json_or_file,
 };
 use crate::{
@@ -67,6 +68,8 @@ pub(crate) struct Certificate {
     pages_failed: u64,
     items: ItemCounts,
     check: Check,
+    /// The pages and items that the batch gave up, as far as they are settled; absent where it gave up none.
+    repair: Option<Repair>,
     holds: bool,
     verified_at: Timestamp,
     version: &'static str,
@@ -119,13 +122,19 @@ pub(crate) async fn verify(
         }
         (None, Err(error)) => return Err(error.into()),
     };
-    verify_known(outcome, &progress, args, processors).await
+    let broken = Broken {
+        progress: &progress,
+        args: &args,
+    };
+    let repair = Repair::of(client, broken, processors).await?;
+    verify_known(outcome, &progress, repair, args, processors).await
 }
 
 /// Verifies a batch of which everything is known.
 pub(crate) async fn verify_known(
     outcome: Option<Outcome>,
     progress: &Progress,
+    repair: Option<Repair>,
     args: Value,
     processors: &Processors,
 ) -> CliResult<Option<Certificate>> {
@@ -180,7 +189,7 @@ pub(crate) async fn verify_known(
             order.processor
         )));
     };
-    Certificate::of(order, outcome, progress, check).map(Some)
+    Certificate::of(order, outcome, progress, (check, repair)).map(Some)
 }
 
 /// How a batch ended, if it did, and how far it is.
@@ -208,7 +217,7 @@ impl Certificate {
         order: CheckOrder,
         outcome: Option<Outcome>,
         progress: &Progress,
-        check: Check,
+        (check, repair): (Check, Option<Repair>),
     ) -> CliResult<Self> {
         let mut certificate = Self {
             schema: SCHEMA,
@@ -223,8 +232,9 @@ impl Certificate {
             pages: progress.pages_completed,
             pages_failed: progress.pages_failed,
             items: progress.items,
-            holds: check.holds(),
+            holds: check.holds() && repair.as_ref().is_none_or(Repair::all_settled),
             check,
+            repair,
             verified_at: SystemTime::now().into(),
             version: env!("CARGO_PKG_VERSION"),
             digest: String::new(),
@@ -238,12 +248,16 @@ impl Certificate {
         Ok(certificate)
     }
 
-    pub(crate) fn holds(&self) -> bool {
-        self.holds
+    pub(crate) fn into_check(self) -> Check {
+        self.check
     }
 
-    pub(crate) fn summary(&self) -> String {
-        self.check.summary()
+    fn summary(&self) -> String {
+        let check = self.check.summary();
+        match &self.repair {
+            Some(repair) => format!("{check}; {}", repair.summary()),
+            None => check,
+        }
     }
 
     fn exit(&self) -> Exit {

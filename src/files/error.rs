@@ -8,7 +8,7 @@ use crate::{disk::with_free_space, error::PageError};
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FileError {
     /// Another worker may have it.
-    #[error("this worker has no file {path}; it must be at the same path on every worker")]
+    #[error("there is no file {path} on this machine; every worker needs it at this path")]
     NotHere { path: PathBuf },
     #[error("{path} cannot be read: {source}")]
     NotReadable { path: PathBuf, source: io::Error },

@@ -8,7 +8,7 @@ use std::{fmt, str::FromStr, time::Duration};
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
-use crate::progress::Timestamp;
+use crate::{figures::exactly, progress::Timestamp};
 
 /// Items per page at most, tuned or not.
 const MAX_ITEMS: u32 = 1_000_000;
@@ -185,8 +185,8 @@ pub enum InvalidAutoPageSize {
     },
     /// The target is outside of its range.
     #[error(
-        "the target for a page is {given:?}; it must be from {:?} to {:?}",
-        TARGETS.start(), TARGETS.end()
+        "the target for a page is {}; it must be from {} to {}",
+        exactly(*given), exactly(*TARGETS.start()), exactly(*TARGETS.end())
     )]
     Target {
         /// The target that was given.

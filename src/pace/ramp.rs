@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::running_time::RunningTime;
-use crate::{batch::MAX_PARALLELISM, error::truncate, progress::Timestamp};
+use crate::{batch::MAX_PARALLELISM, error::truncate, figures::exactly, progress::Timestamp};
 
 const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(30 * 86_400);
@@ -150,7 +150,7 @@ pub enum InvalidRamp {
         given: u32,
     },
     /// The ramp is too short or too long.
-    #[error("the ramp takes {given:?}; it must take from one second to 30 days")]
+    #[error("the ramp takes {}; it must take from 1s to 30days", exactly(*given))]
     Lasts {
         /// The time that was given.
         given: Duration,

@@ -10,7 +10,7 @@ use std::{fmt, str::FromStr, time::Duration};
 use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
-use crate::batch::MAX_STRIDE;
+use crate::{batch::MAX_STRIDE, figures::exactly};
 
 const TARGETS: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(100)..=Duration::from_secs(600);
@@ -220,8 +220,8 @@ pub enum InvalidAutoStride {
     },
     /// The target is outside of its range.
     #[error(
-        "the target for a stride is {given:?}; it must be from {:?} to {:?}",
-        TARGETS.start(), TARGETS.end()
+        "the target for a stride is {}; it must be from {} to {}",
+        exactly(*given), exactly(*TARGETS.start()), exactly(*TARGETS.end())
     )]
     Target {
         /// The target that was given.

@@ -290,7 +290,7 @@ pub(super) fn failed<DB: Dialect>(error: sqlx::Error) -> PageError {
         return error.into();
     }
     PageError::retryable(format_args!(
-        "the tables of the page ledger are missing; make them with `SqlLedger::apply_schema`: {}",
+        "the tables of the page ledger are missing; `schema apply` makes them, as `SqlLedger::apply_schema` does in Rust: {}",
         words(&error)
     ))
     .with_type("LedgerTablesMissing")

@@ -10,7 +10,7 @@ use super::{
     dialect::{Dialect, Value},
     lease::LeasedTransaction,
 };
-use crate::error::PageError;
+use crate::{error::PageError, figures::exactly};
 
 /// How a transaction begins in which nothing can be written.
 fn begin(database: &Database, timeout: Duration) -> String {
@@ -81,7 +81,10 @@ async fn limited<T>(
 ) -> Result<T, PageError> {
     let limited = tokio::time::timeout(timeout.saturating_add(GRACE), reading).await;
     limited.unwrap_or_else(|_| {
-        let error = PageError::retryable(format_args!("a query took longer than {timeout:?}"));
+        let error = PageError::retryable(format_args!(
+            "a query took longer than {}",
+            exactly(timeout)
+        ));
         Err(error.with_type("QueryTimeout"))
     })
 }

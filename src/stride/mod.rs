@@ -43,6 +43,7 @@ use tokio::sync::watch;
 use crate::{
     dead_letter::MAX_LETTER_CHARS,
     error::{Blame, MAX_MESSAGE_CHARS, PageError, truncate},
+    figures::exactly,
     interruption::Told,
     item::{ItemHost, Permits},
     known_fields::explain,
@@ -310,7 +311,10 @@ impl Failure {
 /// Of a page whose code never let its time limit act.
 #[cfg(feature = "temporal")]
 pub(crate) fn page_blocked(limit: Duration) -> FailedAttempt {
-    let message = format_args!("the page blocks its thread, and took longer than {limit:?}");
+    let message = format_args!(
+        "the page blocks its thread, and took longer than {}",
+        exactly(limit)
+    );
     let error = PageError::retryable(message)
         .with_type(PAGE_TIMEOUT)
         .blaming(Blame::Unknown);

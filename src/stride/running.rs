@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     error::{Blame, PageError},
+    figures::exactly,
     interruption::{Interruption, Told},
     item::{ItemTerms, ItemWork, WorkClock},
     page::{PageRange, PageToken},
@@ -495,8 +496,8 @@ impl<'a, P: PageProcessor> Running<'a, P> {
             Some(Ok(result)) => result,
             Some(Err(panic)) => Err(PageError::panicked(&*panic)),
             None => Err(PageError::retryable(format_args!(
-                "the page took longer than {:?}",
-                self.order.page_timeout
+                "the page took longer than {}",
+                exactly(self.order.page_timeout)
             ))
             .with_type(PAGE_TIMEOUT)
             .blaming(Blame::Unknown)),

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{Throttle, asked::Asked, monitor::ThrottleMonitor};
-use crate::metrics::Metrics;
+use crate::{figures::exactly, metrics::Metrics};
 
 /// A throttle that cannot be registered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -22,7 +22,7 @@ pub enum RegisterThrottleError {
         name: String,
     },
     /// The interval or the timeout is too short or too long.
-    #[error("the {what} of throttle \"{name}\" is {given:?}; allowed is {MIN_TIME:?} to 1h")]
+    #[error("the {what} of throttle \"{name}\" is {}; allowed is {} to 1h", exactly(*given), exactly(MIN_TIME))]
     Time {
         /// The name of the throttle.
         name: String,
@@ -165,7 +165,7 @@ mod tests {
         let mut throttles = Throttles::default();
         let none = Duration::ZERO;
         let interval = throttles.add(Named("a", none, MIN_TIME)).unwrap_err();
-        let expected = "the interval of throttle \"a\" is 0ns; allowed is 10ms to 1h";
+        let expected = "the interval of throttle \"a\" is 0s; allowed is 10ms to 1h";
         assert_eq!(interval.to_string(), expected);
         let timeout = throttles
             .add(Named("a", MIN_TIME, Duration::MAX))

@@ -17,6 +17,7 @@ use crate::{
 
 on_each!(
     a_batch_that_is_repaired_and_redriven_is_complete,
+    rows_that_were_given_up_do_not_hold_without_a_condition_either,
     what_was_deleted_is_not_repaired,
     an_interrupted_redrive_goes_on_with_the_same_command,
 );
@@ -68,6 +69,14 @@ async fn a_batch_that_is_repaired_and_redriven_is_complete(home: Home) {
         closed.err.contains("3 of 3 dead letters open"),
         "{closed:#?}"
     );
+    // The certificate does not vouch for rows that were given up.
+    let verify = ["verify", id.as_str()];
+    let unverified = run(with(url, &verify));
+    exits(&unverified, 3);
+    assert!(
+        unverified.out.contains("3 of 3 dead letters open"),
+        "{unverified:#?}"
+    );
     let status = ["status", id.as_str(), "--json"];
     let look = is_left(&run(with(url, &status)), 0, 3);
     assert_eq!(look["repair"]["all_settled"], false);
@@ -95,7 +104,9 @@ async fn a_batch_that_is_repaired_and_redriven_is_complete(home: Home) {
         "{last:#?}"
     );
     assert_eq!(home.number("SELECT count(*) FROM t WHERE x = 1").await, 300);
-    exits(&run(with(url, &["verify", &id])), 0);
+    exits(&run(with(url, &verify)), 0);
+    let certificate = run(with(url, &[&verify[..], &["--json"]].concat()));
+    assert_eq!(is_left(&certificate, 3, 0)["holds"], true);
     let open = run(with(url, &gate));
     exits(&open, 0);
     for part in [
@@ -134,6 +145,36 @@ async fn a_batch_that_is_repaired_and_redriven_is_complete(home: Home) {
     let nothing = run(with(url, &["redrive", &id]));
     exits(&nothing, 0);
     assert!(nothing.err.contains("nothing to redrive"), "{nothing:#?}");
+}
+
+/// Without a condition only the ledger is checked, and rows that were given up are in it.
+async fn rows_that_were_given_up_do_not_hold_without_a_condition_either(home: Home) {
+    let id = id();
+    poisoned(&home, &[44, 45, 261]).await;
+    home.ledger_tables().await;
+    let work = ["backfill", "--table", "t", "--set", "x = x + 1", "--once"];
+    let broken = run(with(&home.url, &[&work[..], &["--batch-id", &id]].concat()));
+    exits(&broken, 3);
+    let gave_up = "the batch run gave up 3 items";
+    let status = run(with(&home.url, &["status", &id]));
+    assert!(status.out.contains("297 items hold"), "{status:#?}");
+    assert!(status.out.contains(gave_up), "{status:#?}");
+    let verified = run(with(&home.url, &["verify", &id]));
+    exits(&verified, 3);
+    for part in [
+        "does not hold",
+        "297 items",
+        "3 of 3 dead letters open",
+        gave_up,
+    ] {
+        assert!(verified.out.contains(part), "{part}: {verified:#?}");
+    }
+    home.script("UPDATE t SET most = 9").await;
+    exits(&run(with(&home.url, &["redrive", &id])), 0);
+    let verified = run(with(&home.url, &["verify", &id]));
+    exits(&verified, 0);
+    let settled = "all 3 dead letters are settled";
+    assert!(verified.out.contains(settled), "{verified:#?}");
 }
 
 async fn what_was_deleted_is_not_repaired(home: Home) {

@@ -519,7 +519,7 @@ async fn bad_pace_is_refused_before_anything_starts() {
         ),
         (
             batch().ramp(Ramp::new(1, 5, Duration::ZERO)),
-            "ramp takes 0ns",
+            "ramp takes 0s",
         ),
         (
             batch().auto_page_size(AutoPageSize::new(10, 5)),

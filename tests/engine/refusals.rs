@@ -168,7 +168,7 @@ async fn a_worker_that_could_not_work_does_not_start() {
     let message = error(worker().processor(extended));
     assert!(message.contains("extended retries are on"), "{message}");
     let impatient = Numbers::new().settings(|s| s.heartbeat_timeout = Duration::from_millis(1));
-    assert!(error(worker().processor(impatient)).contains("at least 1 s"));
+    assert!(error(worker().processor(impatient)).contains("at least 1s"));
     let idle = worker().processor(Numbers::new()).max_pages(0);
     assert!(error(idle).contains("max pages is 0"));
 }

@@ -44,7 +44,7 @@ const BAD: [Bad; 8] = [
         json: r#"{"id":4,"name":"eve","owner":1,"mail":"d@x","born":"2000-01-01"}"#,
         error_type: "NotNullViolation",
         column: Some("age"),
-        value: Some("NULL"),
+        value: None,
     },
     Bad {
         csv: b"1,41,dup,1,e@x,2000-01-01",

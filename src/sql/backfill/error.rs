@@ -1,7 +1,10 @@
 //! What is wrong with a backfill, found before anything is changed.
 
 use super::tokens::SyntaxError;
-use crate::error::{PageError, truncate};
+use crate::{
+    error::{PageError, truncate},
+    figures::exactly,
+};
 
 /// Characters of a statement that are shown.
 const MAX_SHOWN: usize = 400;
@@ -121,7 +124,7 @@ pub enum InvalidBackfill {
         number: usize,
     },
     /// A timeout of nothing, or one that no database takes.
-    #[error("{what} is {given:?}; allowed are 1 ms to 10 min")]
+    #[error("{what} is {}; allowed are 1ms to 10m", exactly(*given))]
     Timeout {
         /// Which timeout.
         what: &'static str,

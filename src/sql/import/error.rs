@@ -30,8 +30,8 @@ pub enum InvalidImport {
     },
     /// Fields of the file have no place in the table.
     #[error(
-        "table {table:?} has no columns for these fields of the file: {fields}; say where they go \
-         (map), or which columns are to be filled"
+        "table {table:?} has no columns for these fields of the file: {fields}; name the column of \
+         each (--map FIELD=COLUMN, `ImportArgs::map`), or the columns to fill (--columns, `ImportArgs::columns`)"
     )]
     NoPlace {
         /// The table.

@@ -8,6 +8,7 @@ use super::{
     write::Refused,
 };
 use crate::{
+    cell::Cell,
     dead_letter::MAX_LETTER_CHARS,
     error::{PageError, truncate},
     files::{FileRecord, KeptRecord, SourceFile, shown_lines},
@@ -93,15 +94,27 @@ impl Rejecting<'_> {
             let place = plan
                 .iter()
                 .position(|assigned| assigned.column == *column)?;
-            row.0.get(place).map(shown)
+            row.0.get(place)
         };
         let values: Vec<_> = columns.iter().filter_map(value).collect();
+        let value = match values[..] {
+            // The text `NULL` would be a value.
+            [] | [Cell::Null] => None,
+            _ => Some(
+                values
+                    .iter()
+                    .copied()
+                    .map(shown)
+                    .collect::<Vec<_>>()
+                    .join(", "),
+            ),
+        };
         let kept = KeptRecord {
             record: number,
             lines,
             bytes,
             column: (!columns.is_empty()).then(|| columns.join(", ")),
-            value: (!values.is_empty()).then(|| values.join(", ")),
+            value,
             text,
             ..KeptRecord::default()
         };

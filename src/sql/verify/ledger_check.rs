@@ -2,7 +2,9 @@
 
 use crate::{
     error::PageError,
+    figures::count,
     page::PageToken,
+    progress::ItemCounts,
     sql::{
         Key, SqlLedger, Table,
         coverage::{Chain, Hole, KeptStride},
@@ -41,11 +43,25 @@ pub(super) struct RowsInHole {
 
 /// What was found.
 pub(super) struct Holes {
-    /// Strides in the ledger, as far as they had to be looked at, and the items that they count.
+    /// Strides in the ledger, as far as they had to be looked at.
     pub strides: u64,
+    /// Items that the batch run has applied or left alone on purpose.
     pub items: u64,
     pub holes: Vec<RowsInHole>,
     pub notes: Vec<String>,
+}
+
+/// Rows that the batch run has left as they were. A redrive may have done them since.
+fn given_up(items: u64, pages: u64) -> Option<String> {
+    let given_up = [(items, "item"), (pages, "page")];
+    let given_up = given_up.into_iter().filter(|(n, _)| *n > 0);
+    let given_up: Vec<_> = given_up.map(|(n, what)| count(n, what)).collect();
+    (!given_up.is_empty()).then(|| {
+        format!(
+            "the batch run gave up {}, which the items counted here leave out",
+            given_up.join(" and ")
+        )
+    })
 }
 
 /// Ranges whose numbers of rows differ from what was applied. On a live table that proves nothing: rows come
@@ -70,7 +86,8 @@ impl LedgerCheck<'_> {
             start: self.covered_from.cloned(),
             ..Counts::default()
         };
-        let (mut followed, mut items, mut counting) = (0, 0, true);
+        let (mut followed, mut counting) = (0, true);
+        let (mut items, mut pages_failed) = (ItemCounts::default(), 0);
         while let Some(next) = chain.next() {
             let strides = self.strides(next).await?;
             for stride in &strides {
@@ -78,7 +95,8 @@ impl LedgerCheck<'_> {
                     break;
                 }
                 followed += 1;
-                items += stride.totals.items.total();
+                items += stride.totals.items;
+                pages_failed += stride.totals.pages_failed;
                 found.extend(chain.follow(stride));
                 if counting {
                     self.count(&mut counts, stride).await?;
@@ -97,6 +115,7 @@ impl LedgerCheck<'_> {
         }
         let mut holes = Vec::new();
         let mut notes: Vec<_> = counts.note().into_iter().collect();
+        notes.extend(given_up(items.failed, pages_failed));
         for hole in found.into_iter().take(MAX_HOLES) {
             let found_end = hole.found_end;
             if found_end && self.end.is_none() && hole.end.is_none() && self.covered_to.is_none() {
@@ -117,7 +136,7 @@ impl LedgerCheck<'_> {
         }
         Ok(Holes {
             strides: followed,
-            items,
+            items: items.processed + items.skipped,
             holes,
             notes,
         })
