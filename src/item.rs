@@ -343,7 +343,7 @@ mod tests {
         assert!(message(ItemRetry::attempts(0), once).contains("1 to 100"));
         assert!(message(ItemRetry::attempts(101), once).contains("1 to 100"));
         let long = ItemRetry::attempts(2).first_backoff(SECOND * 3_601);
-        assert!(message(long, once).contains("to 3600s"));
+        assert!(message(long, once).contains("to 1h"));
         let short = ItemRetry::attempts(2).max_backoff(SECOND / 10);
         assert!(message(short, once).contains("from the first"));
         let again = message(ItemRetry::attempts(2), RetryMode::AtMostOnce);

@@ -332,7 +332,7 @@ fn settings_out_of_range_are_refused_with_what_is_allowed() {
         (&["set", "any", "--rate", "0"], "more than 0"),
         (&["set", "any", "--rate", "fast"], "or none"),
         (&["set", "any", "--page-rate", "-1"], "more than 0"),
-        (&["set", "any", "--page-pause", "2h"], "to 3600s"),
+        (&["set", "any", "--page-pause", "2h"], "to 1h"),
         (&["set", "any"], "at least one setting"),
         (&["pause", "any", "--for", "0s"], "from 1s"),
         (&["pause", "any", "--until", "tomorrow"], "Europe/Berlin"),

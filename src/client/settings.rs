@@ -157,9 +157,9 @@ mod tests {
         }
         assert!(message(new().stride(0)).contains("stride is 0; it must be from 1 to 10000"));
         let auto = AutoStride::of(Duration::from_secs(601));
-        assert!(message(new().stride(auto)).contains("from 100ms to 600s"));
+        assert!(message(new().stride(auto)).contains("from 100ms to 10m"));
         for bad in [Duration::ZERO, Duration::from_secs(3_601)] {
-            assert!(message(new().page_pause(bad)).contains("from 1ms to 3600s"));
+            assert!(message(new().page_pause(bad)).contains("from 1ms to 1h"));
         }
     }
 

@@ -521,7 +521,7 @@ mod tests {
         }
         assert_eq!(
             "auto@1ms".parse::<AutoPageSize>().unwrap_err().to_string(),
-            "the target for a page is 1ms; it must be from 10ms to 600s"
+            "the target for a page is 1ms; it must be from 10ms to 10m"
         );
     }
 

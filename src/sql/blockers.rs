@@ -24,14 +24,14 @@ const OF_A_WAIT: f64 = 0.6;
 const MAX_STATEMENT_CHARS: usize = 60;
 
 /// Runs the statements of a page on a table. If they fail because they waited for too long, the error names whom they
-/// waited for. `longest`: how long they may wait for a lock, where that is limited.
+/// waited for. `longest`: how long they may wait for a lock.
 pub(super) async fn named<DB: Dialect, T>(
     pool: &Pool<DB>,
     table: &str,
-    longest: Option<Duration>,
+    longest: Duration,
     statements: impl Future<Output = Result<T, PageError>>,
 ) -> Result<T, PageError> {
-    let every = longest.map_or(SOON, |longest| longest.mul_f64(OF_A_WAIT).min(SOON));
+    let every = longest.mul_f64(OF_A_WAIT).min(SOON);
     let mut seen = None;
     let done = {
         let statements = pin!(statements);

@@ -45,8 +45,8 @@ impl Database {
     ///
     /// Every connection has, whatever the server's own settings are:
     ///
-    /// | PostgreSQL | the `application_name`, UTC, `DateStyle` ISO |
-    /// | MySQL | strict mode that takes zero dates, UTC, `utf8mb4`, `autocommit`, a `lock_wait_timeout` of 60 s |
+    /// | PostgreSQL | the `application_name`, UTC, `DateStyle` ISO, a `lock_timeout` of 5 s |
+    /// | MySQL | strict mode that takes zero dates, UTC, `utf8mb4`, `autocommit`, waits for locks of up to 5 s |
     /// | SQLite | `foreign_keys = ON`, a `busy_timeout` of 60 s; the journal mode stays as it is |
     ///
     /// # Errors
@@ -176,6 +176,15 @@ impl Database {
             #[cfg(feature = "sqlite")]
             Target::Sqlite(connect) => {
                 let pool = pool!(sqlx::sqlite::SqlitePoolOptions, pool_size::MOST_OF_SQLITE);
+                // Pages of a backfill have another one.
+                let pool = pool.before_acquire(|connection, _| {
+                    Box::pin(async move {
+                        let millis = SQLITE_LOCK_TIMEOUT.as_millis();
+                        let patience = format!("PRAGMA busy_timeout = {millis}");
+                        let patience = sqlx::raw_sql(AssertSqlSafe(patience));
+                        patience.execute(connection).await.map(|_| true)
+                    })
+                });
                 pool.connect_lazy_with(connect.as_ref().clone()).into()
             }
         }
@@ -186,16 +195,19 @@ impl Database {
 async fn open(options: &DatabaseOptions) -> Result<Database, sqlx::Error> {
     use sqlx::{ConnectOptions as _, Connection as _};
 
+    #[cfg(feature = "postgres")]
+    let mut options = options.clone();
     let allows = match &options.target {
         #[cfg(feature = "postgres")]
         Target::Postgres(connect) => {
-            let mut first = connect.connect().await?;
+            let (mut first, limited) = with_lock_timeout(connect).await?;
             let session = sqlx::raw_sql(AssertSqlSafe(set_session(&options.session)));
             session.execute(&mut first).await?;
             let allows = sqlx::raw_sql(POSTGRES_ALLOWS).fetch_one(&mut first).await;
             let allows = allows.and_then(|row| row.try_get(0));
             warn_of_settings(&mut first, &options.session).await?;
             first.close().await?;
+            options.target = Target::Postgres(Box::new(limited));
             bound(allows)
         }
         #[cfg(feature = "mysql")]
@@ -212,7 +224,28 @@ async fn open(options: &DatabaseOptions) -> Result<Database, sqlx::Error> {
             None
         }
     };
-    Ok(Database::unconnected(options, allows))
+    Ok(Database::unconnected(&options, allows))
+}
+
+/// With [`LOCK_TIMEOUT`], unless the URL has another one. It is a parameter of the start and not a `SET`, which a
+/// proxy would leave with a connection that others get after this client.
+#[cfg(feature = "postgres")]
+async fn with_lock_timeout(
+    connect: &sqlx::postgres::PgConnectOptions,
+) -> Result<(sqlx::PgConnection, sqlx::postgres::PgConnectOptions), sqlx::Error> {
+    use sqlx::ConnectOptions as _;
+
+    let given = connect.get_options().unwrap_or_default();
+    if !given.contains("lock_timeout") && !super::pooled::is_proxied(connect) {
+        let millis = LOCK_TIMEOUT.as_millis();
+        let limited = connect.clone().options([("lock_timeout", millis)]);
+        match limited.connect().await {
+            // Of a proxy that takes no `options`.
+            Err(sqlx::Error::Database(error)) if error.message().contains("startup parameter") => {}
+            connected => return Ok((connected?, limited)),
+        }
+    }
+    Ok((connect.connect().await?, connect.clone()))
 }
 
 /// What is left for ordinary users, of the server, of the role and of the database.
@@ -271,10 +304,20 @@ const MYSQL_ALLOWS: &str = "SELECT CAST(least(
         if(@@max_user_connections > 0, @@max_user_connections, @@max_connections)
     ) AS SIGNED)";
 
-/// Longest wait for a lock of a table ("metadata lock") that a change of its schema holds or waits for. The
-/// server's own default is a year.
+/// Longest wait for another page, or another program, that writes to the file.
+#[cfg(feature = "sqlite")]
+pub(super) const SQLITE_LOCK_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Longest wait for the lock of a row or of a table, which a change of its schema holds or waits for. PostgreSQL has no
+/// limit of its own, and that of MySQL for tables is a year: a batch would not say why it stands still.
+pub(super) const LOCK_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Locks of rows and locks of tables ("metadata") have a limit each.
 #[cfg(feature = "mysql")]
-pub(super) const MYSQL_TABLE_LOCK_SECONDS: u32 = 60;
+pub(super) fn mysql_lock_timeout(longest: Duration) -> String {
+    let seconds = longest.as_millis().div_ceil(1_000).max(1);
+    format!("SESSION innodb_lock_wait_timeout = {seconds}, SESSION lock_wait_timeout = {seconds}")
+}
 
 /// Values that do not fit are errors and are not cut off; so is a division by zero. Zero dates are values like
 /// others: with `NO_ZERO_DATE` a comparison with one is NULL, and a walk over a key with such dates would end
@@ -293,7 +336,8 @@ fn mysql_session() -> String {
     });
     format!(
         "SET SESSION sql_mode = concat({kept}, ',STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_AUTO_VALUE_ON_ZERO'), \
-         SESSION autocommit = 1, SESSION lock_wait_timeout = {MYSQL_TABLE_LOCK_SECONDS}"
+         SESSION autocommit = 1, {}",
+        mysql_lock_timeout(LOCK_TIMEOUT)
     )
 }
 

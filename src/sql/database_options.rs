@@ -623,8 +623,8 @@ fn sqlite(url: &str) -> Result<DatabaseOptions, DatabaseError> {
 
     use sqlx::{ConnectOptions as _, sqlite::SqliteConnectOptions};
 
-    /// A page waits for so long until another one, or another program, has written.
-    const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
+    use crate::sql::database::SQLITE_LOCK_TIMEOUT;
+
     let path = url.split_once(':').map_or("", |(_, path)| path);
     let path = path.trim_start_matches("//");
     if path.split('?').next().unwrap_or_default().is_empty() {
@@ -637,7 +637,7 @@ fn sqlite(url: &str) -> Result<DatabaseOptions, DatabaseError> {
             .to_owned(),
     })?;
     let options = options
-        .busy_timeout(BUSY_TIMEOUT)
+        .busy_timeout(SQLITE_LOCK_TIMEOUT)
         .foreign_keys(true)
         .disable_statement_logging();
     Ok(DatabaseOptions::of(

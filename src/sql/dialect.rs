@@ -478,9 +478,9 @@ impl Dialect for sqlx::MySql {
     const SAME_AS: &'static str = "<=>";
     // MariaDB could.
     const RETURNING: bool = false;
-    // MariaDB's; MySQL has other tables for it. Who has the lock of a whole table neither of them shows.
+    // MariaDB's; MySQL has other tables for it. Neither shows who has the lock of a whole table, only who waits for it, too.
     const BLOCKERS: Option<&'static str> = Some(
-        "SELECT CAST(concat('thread ', b.trx_mysql_thread_id) AS CHAR),
+        "(SELECT CAST(concat('thread ', b.trx_mysql_thread_id) AS CHAR),
             CAST(concat('open for ', TIMESTAMPDIFF(SECOND, b.trx_started, NOW()), ' s') AS CHAR),
             CAST(max(coalesce(b.trx_query, p.info)) AS CHAR)
         FROM information_schema.innodb_lock_waits w
@@ -492,7 +492,17 @@ impl Dialect for sqlx::MySql {
         WHERE rp.user = SUBSTRING_INDEX(USER(), '@', 1) AND instr(l.lock_table, $1) > 0
             AND b.trx_state <> 'LOCK WAIT'
         GROUP BY b.trx_id, b.trx_mysql_thread_id, b.trx_started
-        ORDER BY b.trx_started LIMIT 3",
+        ORDER BY b.trx_started LIMIT 3)
+        UNION ALL
+        (SELECT CAST(coalesce(concat('a session that thread ', d.id, ' waits for, too,'),
+                'a session with a lock of the whole table') AS CHAR),
+            CAST(concat('for ', d.time, ' s') AS CHAR), CAST(d.info AS CHAR)
+        FROM (SELECT DISTINCT state, db FROM information_schema.processlist
+            WHERE user = SUBSTRING_INDEX(USER(), '@', 1) AND db = DATABASE()
+                AND state = 'Waiting for table metadata lock' AND instr(info, $1) > 0) w
+        LEFT JOIN information_schema.processlist d ON d.state = w.state AND d.db = w.db
+            AND d.info REGEXP '^[[:space:]]*(ALTER|CREATE|DROP|LOCK|OPTIMIZE|RENAME|TRUNCATE)[[:space:]]'
+        ORDER BY d.time DESC LIMIT 1)",
     );
     const MESSAGE_LIMIT: Option<(&'static str, &'static str)> = Some((
         "SELECT CAST(@@max_allowed_packet AS SIGNED)",

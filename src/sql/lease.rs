@@ -46,6 +46,23 @@ struct Idle<DB: Database> {
     given_back: Instant,
 }
 
+/// Statements that limit how long those of a transaction take and wait.
+#[derive(Clone, Default)]
+pub(super) struct Limits {
+    /// They go before the statement that begins it, which waits itself.
+    pub before: Option<String>,
+    /// They hold within the transaction, and end with it.
+    pub within: Option<String>,
+}
+
+impl Limits {
+    /// Begins a transaction that has them, in one round trip.
+    pub fn begin(&self, begin: String) -> String {
+        let parts = [self.before.clone(), Some(begin), self.within.clone()];
+        parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
+    }
+}
+
 /// The connections of a database, whichever that is.
 pub(super) enum LeasesOf {
     #[cfg(feature = "postgres")]

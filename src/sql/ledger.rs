@@ -8,7 +8,7 @@ use sqlx::Pool;
 use super::{
     blockers,
     dialect::{Dialect, LedgerDatabase},
-    lease::{LeasedTransaction, Leases},
+    lease::{LeasedTransaction, Leases, Limits},
     letter_table::LetterTable,
     output_table::OutputTable,
     report_table::ReportTable,
@@ -64,8 +64,8 @@ use crate::{
 pub struct SqlLedger<DB: LedgerDatabase> {
     pub(super) leases: Leases<DB>,
     idle_timeout: Duration,
-    /// What limits the statements of the transaction of a page.
-    limits: Option<String>,
+    /// Those of the transaction of a page.
+    limits: Limits,
     pub(super) tables: Arc<Tables>,
 }
 
@@ -104,7 +104,7 @@ impl<DB: LedgerDatabase> SqlLedger<DB> {
         Self {
             leases: Leases::of(pool),
             idle_timeout: IDLE_TIMEOUT,
-            limits: None,
+            limits: Limits::default(),
             tables: Arc::new(Tables::new("")),
         }
     }
@@ -182,7 +182,7 @@ impl<DB: LedgerDatabase> SqlLedger<DB> {
     /// # Errors
     /// What the database says, for instance that a role may not create tables.
     pub async fn apply_schema(&self) -> Result<(), PageError> {
-        let mut transaction = self.transaction().await?;
+        let mut transaction = self.transaction(&Limits::default()).await?;
         if let Some(lock) = DB::LOCK_SCHEMA {
             DB::script(&mut transaction, lock.to_owned()).await?;
         }
@@ -251,7 +251,7 @@ impl<DB: LedgerDatabase> SqlLedger<DB> {
     }
 
     /// On leases that somebody else has, too, with statements that limit those of a page's transaction.
-    pub(super) fn on(leases: Leases<DB>, limits: Option<String>) -> Self {
+    pub(super) fn on(leases: Leases<DB>, limits: Limits) -> Self {
         Self {
             leases,
             limits,
@@ -260,17 +260,8 @@ impl<DB: LedgerDatabase> SqlLedger<DB> {
         }
     }
 
-    async fn transaction(&self) -> Result<LeasedTransaction<DB>, PageError> {
-        let begin = DB::begin(self.idle_timeout);
-        Ok(LeasedTransaction::begin(&self.leases, begin).await?)
-    }
-
-    /// With the limits, in the same round trip.
-    async fn limited_transaction(&self) -> Result<LeasedTransaction<DB>, PageError> {
-        let Some(limits) = &self.limits else {
-            return self.transaction().await;
-        };
-        let begin = format!("{}; {limits}", DB::begin(self.idle_timeout));
+    async fn transaction(&self, limits: &Limits) -> Result<LeasedTransaction<DB>, PageError> {
+        let begin = limits.begin(DB::begin(self.idle_timeout));
         Ok(LeasedTransaction::begin(&self.leases, begin).await?)
     }
 }
@@ -370,7 +361,7 @@ impl<DB: LedgerDatabase> PageLedger for SqlLedger<DB> {
                 "a page has no end, but the data does not end with it",
             ));
         }
-        let transaction = self.limited_transaction().await;
+        let transaction = self.transaction(&self.limits).await;
         let mut transaction = transaction.map_err(|e| blockers::of_file(self.leases.pool(), e))?;
         let strides = &self.tables.strides;
         let claimed = strides
@@ -419,7 +410,7 @@ impl<DB: LedgerDatabase> SqlLedger<DB> {
             let opened = strides.open::<DB>(&mut connection, stride, start, end, now());
             return opened.await.map_err(failed::<DB>);
         }
-        let mut transaction = self.transaction().await?;
+        let mut transaction = self.transaction(&Limits::default()).await?;
         let opened = strides.open::<DB>(&mut transaction, stride, start, end, now());
         let opened = opened.await.map_err(failed::<DB>)?;
         transaction.commit().await?;
@@ -443,7 +434,7 @@ impl<DB: LedgerDatabase> SqlLedger<DB> {
             let cut = DB::execute(&mut connection, first, values).await;
             return Ok(cut.map_err(failed::<DB>)? == 1);
         }
-        let mut transaction = self.transaction().await?;
+        let mut transaction = self.transaction(&Limits::default()).await?;
         let cut = DB::execute(&mut transaction, first, values).await;
         if cut.map_err(failed::<DB>)? == 0 {
             transaction.rollback().await?;
@@ -472,7 +463,7 @@ impl<DB: LedgerDatabase> DeadLetters for SqlLedger<DB> {
         if letters.is_empty() {
             return Ok(());
         }
-        let mut transaction = self.transaction().await?;
+        let mut transaction = self.transaction(&Limits::default()).await?;
         let table = &self.tables.letters;
         table
             .put::<DB>(&mut transaction, letters)
@@ -500,7 +491,12 @@ impl<DB: LedgerDatabase> DeadLetters for SqlLedger<DB> {
         &self,
         letter: &DeadLetter,
     ) -> Result<Option<Box<dyn PageTransaction>>, PageError> {
-        let mut transaction = self.transaction().await?;
+        let (before, within) = (self.limits.before.clone(), self.limits.within.clone());
+        let waits = Limits {
+            before,
+            within: None,
+        };
+        let mut transaction = self.transaction(&waits).await?;
         let table = &self.tables.letters;
         let taken = table
             .take::<DB>(&mut transaction, &letter.id)
@@ -510,9 +506,9 @@ impl<DB: LedgerDatabase> DeadLetters for SqlLedger<DB> {
             transaction.rollback().await?;
             return Ok(None);
         }
-        if let Some(limits) = &self.limits {
+        if let Some(limits) = within {
             // Not before: another redrive may have had the letter for as long as its page takes.
-            DB::script(&mut transaction, limits.clone()).await?;
+            DB::script(&mut transaction, limits).await?;
         }
         Ok(Some(
             self.page_transaction(transaction, Claim::of_letter(letter)),

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use futures::future::BoxFuture;
 use sqlx::{
     ConnectOptions as _, Connection as _, PgConnection, PgPool,
-    postgres::{PgRow, PgTransactionManager},
+    postgres::{PgConnectOptions, PgRow, PgTransactionManager},
 };
 use sqlx_core::transaction::TransactionManager as _;
 
@@ -20,15 +20,20 @@ use super::dialect::{Value, bound};
 /// only costs the time to prepare it.
 static ANY: AtomicBool = AtomicBool::new(false);
 
-/// Looks whether a pool is behind such a proxy: it has no cache for statements then.
+/// Looks whether a pool is behind such a proxy.
 pub(super) fn note(pool: &PgPool) {
-    // The capacity is told in a URL only, which cannot be made of every name of a host or user.
-    let options = pool.connect_options().as_ref().clone();
-    let url = options.host("localhost").username("any").to_url_lossy();
-    let capacity = |(name, value)| name == "statement-cache-capacity" && value == "0";
-    if url.query_pairs().any(capacity) {
+    if is_proxied(&pool.connect_options()) {
         ANY.store(true, Ordering::Relaxed);
     }
+}
+
+/// There is no cache for statements then.
+pub(super) fn is_proxied(options: &PgConnectOptions) -> bool {
+    // The capacity is told in a URL only, which cannot be made of every name of a host or user.
+    let options = options.clone();
+    let url = options.host("localhost").username("any").to_url_lossy();
+    let capacity = |(name, value)| name == "statement-cache-capacity" && value == "0";
+    url.query_pairs().any(capacity)
 }
 
 /// Whether statements may have names.
@@ -87,7 +92,7 @@ pub(super) async fn rows_of(
 
 #[cfg(test)]
 mod tests {
-    use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+    use sqlx::postgres::PgPoolOptions;
 
     use super::*;
 

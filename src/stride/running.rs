@@ -99,24 +99,29 @@ impl<'a, P: PageProcessor> Running<'a, P> {
         let kept_end = match open {
             Some(open) => {
                 let done = &order.done;
+                let covered_to = open.applied_to;
+                let covered_to = covered_to.filter(|at| Some(at) != order.start.as_ref());
+                let applied = covered_to.is_some() || open.ends_data;
+                let output = match &reducer {
+                    // Pages whose output cannot be read now are not reported yet: they would never have one.
+                    Some(reducer) => {
+                        let output = outputs(&keeping, reducer, order, applied).await;
+                        Some(output.map_err(|e| failed(&e))?)
+                    }
+                    None => None,
+                };
                 *report = StrideReport {
-                    covered_to: open
-                        .applied_to
-                        .filter(|at| Some(at) != order.start.as_ref()),
+                    covered_to,
                     end_of_data: open.ends_data,
                     pages: count(open.totals.pages.saturating_sub(done.pages)),
                     pages_failed: count(open.totals.pages_failed.saturating_sub(done.pages_failed)),
                     items: open.totals.items.since(&done.items),
                     timing: report.timing,
+                    output,
                     ..StrideReport::default()
                 };
                 // A ledger keeps a letter for each of these.
                 report.dead_letters = report.items.failed + u64::from(report.pages_failed);
-                if let Some(reducer) = &reducer {
-                    let applied = report.covered_to.is_some() || report.end_of_data;
-                    let output = outputs(&keeping, reducer, order, applied).await;
-                    report.output = Some(output.map_err(|e| failed(&e))?);
-                }
                 if let Some(max) = order.max_items {
                     let aside = u64::from(report.pages_failed) * u64::from(order.page_size);
                     let left = max.saturating_sub(report.items.total());

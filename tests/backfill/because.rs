@@ -19,6 +19,7 @@ use crate::{
 
 on_each!(
     the_session_that_has_the_rows_is_named_with_the_statement,
+    a_lock_of_the_whole_table_is_named,
     an_older_transaction_is_named_before_the_start,
     a_table_that_is_gone_is_named,
 );
@@ -29,9 +30,9 @@ fn status(id: &str) -> Value {
     serde_json::from_str(&ended.out).unwrap_or(Value::Null)
 }
 
-/// Looks until the batch says so. In SQLite a page waits for 60 s before it says that the file is locked.
+/// Looks until the batch says so.
 fn says(id: &str, part: &str) -> Value {
-    let deadline = Instant::now() + 2 * process::LIMIT;
+    let deadline = Instant::now() + process::LIMIT;
     loop {
         let status = status(id);
         let said = status["progress"]["explanation"].as_str();
@@ -139,6 +140,62 @@ async fn the_session_that_has_the_rows_is_named_with_the_statement(home: Home) {
     exits(&run(run_next(&seen, online)), 0);
     exits(&running.ended(), 0);
     assert_eq!(home.number("SELECT count(*) FROM t WHERE x = 1").await, 200);
+}
+
+async fn a_lock_of_the_whole_table_is_named(home: Home) {
+    let lock = match &home.database {
+        Database::Postgres(_) => "LOCK TABLE t IN ACCESS EXCLUSIVE MODE",
+        Database::MySql(_) => "LOCK TABLES t WRITE",
+        // Every lock is one of the whole file there.
+        _ => return,
+    };
+    home.numbers(400).await;
+    let id = id();
+    let work = [
+        "--set",
+        "x = 1",
+        "--lock-timeout",
+        "1s",
+        "--page-pause",
+        "300ms",
+    ];
+    let running = slow(&home, &id, &work);
+    wait_for_rows(&home, 20).await;
+    let seen = in_another_session!(home, lock, says(&id, "holds the lock"));
+    let said = sentence(&seen);
+    let named = match home.is_mysql() {
+        true => "a session with a lock of the whole table holds the lock",
+        false => ": LOCK TABLE t IN ACCESS EXCLUSIVE MODE) holds the lock",
+    };
+    assert!(said.contains(named), "{said}");
+    if home.is_mysql() {
+        // The usual way there: a change of the schema waits for a long transaction, and everything waits behind it.
+        let seen = in_another_session!(home, "SELECT count(*) FROM t", {
+            let url = home.url.clone();
+            // A look occupies the thread of the test.
+            let change = thread::spawn(move || {
+                let runtime = tokio::runtime::Runtime::new().unwrap();
+                runtime.block_on(async {
+                    let mut session = sqlx::MySqlConnection::connect(&url).await.unwrap();
+                    let change = sqlx::raw_sql("ALTER TABLE t ADD COLUMN y INT");
+                    change.execute(&mut session).await.unwrap();
+                });
+            });
+            let seen = says(&id, "waits for, too, (for ");
+            (seen, change)
+        });
+        let (seen, change) = seen;
+        let said = sentence(&seen);
+        assert!(said.contains("a session that thread "), "{said}");
+        assert!(
+            said.contains(": ALTER TABLE t ADD COLUMN y INT) holds the lock"),
+            "{said}"
+        );
+        change.join().unwrap();
+    }
+    exits(&run(online(&["set", &id, "--page-pause", "none"])), 0);
+    exits(&running.ended(), 0);
+    assert_eq!(home.number("SELECT count(*) FROM t WHERE x = 1").await, 400);
 }
 
 async fn an_older_transaction_is_named_before_the_start(home: Home) {

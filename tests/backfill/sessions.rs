@@ -137,8 +137,8 @@ async fn the_lock_timeout_bounds_a_wait_for_a_change_of_the_table() {
         .await
         .unwrap();
     drop(holder);
-    let limits = "SELECT CAST(@@innodb_lock_wait_timeout = @@global.innodb_lock_wait_timeout
-        AND @@lock_wait_timeout = 60 AS SIGNED)";
+    let limits =
+        "SELECT CAST(@@innodb_lock_wait_timeout = 5 AND @@lock_wait_timeout = 5 AS SIGNED)";
     for _ in 0..10 {
         let undone: i64 = sqlx::query_scalar(limits).fetch_one(pool).await.unwrap();
         assert_eq!(undone, 1);

@@ -230,5 +230,5 @@ async fn bad_targets_are_refused_before_anything_starts() {
         matches!(refused, StartError::Invalid(InvalidBatch::AutoStride(_))),
         "{text}"
     );
-    assert!(text.contains("from 100ms to 600s"), "{text}");
+    assert!(text.contains("from 100ms to 10m"), "{text}");
 }

@@ -53,8 +53,21 @@ async fn pages_that_were_applied_and_not_reported_are_in_the_result_once() {
         .await
         .unwrap();
     assert_eq!(applied, 100, "two pages are applied");
+    // For a while the next attempt can read the strides and not what they have put out.
+    let rename = async |statement: &'static str| {
+        sqlx::query(statement).execute(&pool).await.unwrap();
+    };
+    rename("ALTER TABLE temporal_batch_output RENAME TO away").await;
     worker.kill_and_replace();
     std::fs::remove_file(folder.path().join("hold")).unwrap();
+    eventually("an attempt misses the table", || async {
+        let progress = handle.progress().await.unwrap();
+        assert_eq!(progress.items.total(), 0, "{progress:?}");
+        let misses = progress.explanation.contains("LedgerTablesMissing");
+        misses.then_some(())
+    })
+    .await;
+    rename("ALTER TABLE away RENAME TO temporal_batch_output").await;
 
     let report = report(&handle).await;
     assert_eq!(report.outcome, Outcome::Completed, "{:?}", report.reason);

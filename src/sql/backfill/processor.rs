@@ -28,6 +28,7 @@ use crate::{
     sql::{
         Connections, Key, LedgerDatabase, RangeCheck, RangeCheckError, SqlLedger, Table,
         TableDatabase, TableError, blockers,
+        database::LOCK_TIMEOUT,
         engine::{Untransactional, untransactional},
         lease::{LeasedTransaction, Leases, LeasesOf},
         no_ledger::NoLedger,
@@ -338,7 +339,7 @@ impl PageProcessor for SqlBackfill {
 /// The ledger on the connections that the pages have, so that each page needs only one.
 fn ledger(leases: &LeasesOf, args: &BackfillArgs) -> Arc<dyn PageLedger> {
     fn on<DB: LedgerDatabase + Session>(leases: &Leases<DB>, args: &BackfillArgs) -> SqlLedger<DB> {
-        SqlLedger::on(leases.clone(), Work::limits_at_begin::<DB>(args))
+        SqlLedger::on(leases.clone(), Work::limits::<DB>(args))
     }
     match leases {
         #[cfg(feature = "postgres")]
@@ -359,20 +360,23 @@ async fn read<DB: Session + TableDatabase>(
     range: (Option<&Key>, Option<&Key>),
 ) -> Result<Page<Key, Option<Key>>, PageError> {
     let rows = ctx.page_size();
-    let mut lease = leases.take().await?;
-    if !ctx.wants_keys() {
-        let before = rows.saturating_sub(1) as u64;
-        let last = table.keys_on::<DB>(&mut lease, range, 1, before).await?;
-        if let Some(last) = last.into_iter().next() {
-            lease.give_back();
-            return Ok(Page::not_read(vec![None; rows], last));
+    let reading = async {
+        let mut lease = leases.take().await?;
+        if !ctx.wants_keys() {
+            let before = rows.saturating_sub(1) as u64;
+            let last = table.keys_on::<DB>(&mut lease, range, 1, before).await?;
+            if let Some(last) = last.into_iter().next() {
+                lease.give_back();
+                return Ok(Page::not_read(vec![None; rows], last));
+            }
         }
-    }
-    let keys = table
-        .keys_on::<DB>(&mut lease, range, rows as u64, 0)
-        .await?;
-    lease.give_back();
-    Ok(Page::sorted(keys, Key::clone)?.map(Some))
+        let keys = table
+            .keys_on::<DB>(&mut lease, range, rows as u64, 0)
+            .await?;
+        lease.give_back();
+        Ok(Page::sorted(keys, Key::clone)?.map(Some))
+    };
+    blockers::named(leases.pool(), table.quoted_name(), LOCK_TIMEOUT, reading).await
 }
 
 /// The rows that a page works on; `None` where it has none.
@@ -419,7 +423,7 @@ async fn page<DB: Session + TableDatabase>(
         Ok(changed)
     };
     let table = work.table().quoted_name();
-    blockers::named(leases.pool(), table, Some(args.lock_timeout), changing).await
+    blockers::named(leases.pool(), table, args.lock_timeout, changing).await
 }
 
 impl fmt::Debug for SqlBackfill {

@@ -7,7 +7,7 @@ use sqlx::Row as _;
 
 use super::args::BackfillArgs;
 #[cfg(feature = "mysql")]
-use crate::sql::database::MYSQL_TABLE_LOCK_SECONDS;
+use crate::sql::database::{LOCK_TIMEOUT, mysql_lock_timeout};
 use crate::sql::dialect::Dialect;
 
 /// A database in which pages of a backfill run.
@@ -20,6 +20,13 @@ pub trait Session: Dialect {
 
     /// Holds for a row that the transaction has not written, where the database can tell.
     const UNTOUCHED: Option<&'static str> = None;
+
+    /// What limits the wait of the statement that begins the transaction, where that one takes the lock. The
+    /// connection keeps it; the pool of [`Database::connect`](crate::sql::Database::connect) undoes it when the connection is taken again.
+    fn limit_beginning(args: &BackfillArgs) -> Option<String> {
+        let _ = args;
+        None
+    }
 
     /// What limits the statements that follow in the transaction.
     fn limit(args: &BackfillArgs) -> Option<String>;
@@ -75,20 +82,18 @@ impl Session for sqlx::MySql {
     }
 
     fn limit(args: &BackfillArgs) -> Option<String> {
-        // MySQL limits only how long a SELECT takes, and takes for a comment what only MariaDB has. Locks of
-        // rows and locks of tables ("metadata") have a limit each.
-        let lock_timeout = args.lock_timeout.as_millis().div_ceil(1_000).max(1);
+        // MySQL limits only how long a SELECT takes, and takes for a comment what only MariaDB has.
         Some(format!(
-            "SET SESSION innodb_lock_wait_timeout = {lock_timeout}, SESSION lock_wait_timeout = {lock_timeout} \
-             /*M!100101 , SESSION max_statement_time = {} */",
+            "SET {} /*M!100101 , SESSION max_statement_time = {} */",
+            mysql_lock_timeout(args.lock_timeout),
             args.statement_timeout.as_secs_f64(),
         ))
     }
 
     fn unlimit() -> Option<String> {
         Some(format!(
-            "SET SESSION innodb_lock_wait_timeout = DEFAULT, SESSION lock_wait_timeout = {MYSQL_TABLE_LOCK_SECONDS} \
-             /*M!100101 , SESSION max_statement_time = DEFAULT */"
+            "SET {} /*M!100101 , SESSION max_statement_time = DEFAULT */",
+            mysql_lock_timeout(LOCK_TIMEOUT)
         ))
     }
 }
@@ -105,5 +110,10 @@ impl Session for sqlx::Sqlite {
         // It has no limit for statements, and locks the whole file when the transaction begins.
         let _ = args;
         None
+    }
+
+    fn limit_beginning(args: &BackfillArgs) -> Option<String> {
+        let millis = args.lock_timeout.as_millis().clamp(1, i32::MAX as u128);
+        Some(format!("PRAGMA busy_timeout = {millis}"))
     }
 }

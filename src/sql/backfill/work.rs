@@ -19,7 +19,7 @@ use crate::{
         classify::{Class, classify},
         database::on_pool,
         dialect::{Dialect, Fields, Value},
-        lease::LeasedTransaction,
+        lease::{LeasedTransaction, Limits},
     },
 };
 
@@ -332,16 +332,15 @@ impl Work {
     pub fn begin<DB: Session>(args: &BackfillArgs) -> String {
         // A statement and a wait for a lock are over by then.
         let silent = args.statement_timeout.saturating_add(args.lock_timeout);
-        let begin = DB::begin(silent.saturating_add(SILENCE));
-        match Self::limits_at_begin::<DB>(args) {
-            Some(limits) => format!("{begin}; {limits}"),
-            None => begin,
-        }
+        Self::limits::<DB>(args).begin(DB::begin(silent.saturating_add(SILENCE)))
     }
 
-    /// What a transaction for [`apply`](Self::apply) has to begin with, where somebody else begins it.
-    pub fn limits_at_begin<DB: Session>(args: &BackfillArgs) -> Option<String> {
-        DB::limit(args).filter(|_| DB::LIMIT_AT_BEGIN)
+    /// Those of a transaction for [`apply`](Self::apply) that are part of its beginning.
+    pub(in crate::sql) fn limits<DB: Session>(args: &BackfillArgs) -> Limits {
+        Limits {
+            before: DB::limit_beginning(args),
+            within: DB::limit(args).filter(|_| DB::LIMIT_AT_BEGIN),
+        }
     }
 
     /// Does it to those of the rows that match the filter, in the transaction of the connection, which

@@ -23,6 +23,7 @@ use crate::{
     size::Size,
     sql::{
         Connections, Database, blockers,
+        database::LOCK_TIMEOUT,
         dialect::Dialect,
         engine::{Untransactional, untransactional},
         lease::LeasedTransaction,
@@ -383,7 +384,7 @@ impl PageProcessor for SqlImport {
                     transaction.commit().await?;
                     Ok(written)
                 };
-                blockers::named($pool, &target.quoted(), None, writing).await?
+                blockers::named($pool, &target.quoted(), LOCK_TIMEOUT, writing).await?
             }};
         }
         let written = match database {
