@@ -510,7 +510,10 @@ mod tests {
         while threads.beside("tracker", async {}).await.is_err() {
             tokio::task::yield_now().await;
         }
-        assert!(lock(&threads.0.left_behind).is_empty());
+        // The first that has ended makes room; the others end by themselves.
+        while !lock(&threads.0.left_behind).is_empty() {
+            tokio::task::yield_now().await;
+        }
     }
 
     #[tokio::test]
