@@ -302,6 +302,12 @@ pub struct Progress {
     /// What the explanation is about.
     #[serde(default)]
     pub held_by: Option<HeldBy>,
+    /// The page size that fits the rate, where pages are too large for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fitting_page_size: Option<u32>,
+    /// The workers of the task queue do not have the processor.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lacks_processor: bool,
     /// The limit that would hold the batch if its pages got through. It decides when the controller publishes.
     #[serde(skip)]
     pub(crate) limited_by: Option<HeldBy>,

@@ -149,6 +149,8 @@ pub(crate) const WATCH_BRIDGES: &str = "temporal-batch.watch_bridges";
 
 /// Change: a run that is about to continue as new gives its strides to a bridge.
 pub(crate) const BRIDGED: &str = "bridged";
+/// Change: the outcome is in the memo.
+pub(crate) const TELLS_OUTCOME: &str = "tells-outcome";
 /// Change: pace, slots of their own for what is beside the pages, control in the memo.
 pub(crate) const PACED: &str = "paced";
 
@@ -164,6 +166,8 @@ pub(crate) const MEMO_LISTED: usize = 3;
 pub(crate) const MEMO_ARGS: &str = "args";
 /// The memo field with the arguments as the processor completed them, where it changed them.
 pub(crate) const MEMO_PREPARED_ARGS: &str = "prepared_args";
+/// The memo field with the outcome of a batch that has ended.
+pub(crate) const MEMO_OUTCOME: &str = "outcome";
 /// The memo field with the batch run.
 pub(crate) const MEMO_BATCH_RUN: &str = "batch_run";
 

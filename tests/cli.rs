@@ -1333,7 +1333,33 @@ fn status_json_has_the_documented_fields() {
 }
 
 #[test]
+fn a_listing_tells_the_start_of_a_batch_that_was_handed_over_and_how_it_ended() {
+    let _worker = Worker::on("listed", &[]).ready();
+    let batch = ["--task-queue", "listed", "--batch-id", "listed"];
+    let how = ["--page-size", "100", "--pages-per-run", "10"];
+    let output = online(&[&["start", "inflate-prices"], &batch[..], &how].concat());
+    assert_eq!(status(&output), 0, "{}", stderr(&output));
+    let progress = look("listed")["progress"].clone();
+    assert!(progress["runs"].as_u64().unwrap() > 1, "{progress}");
+    let deadline = Instant::now() + LIMIT;
+    // An end is listed a moment later.
+    let listed = loop {
+        let all = json(&online(&["list", "--json", "--limit", "1000"]));
+        let batches = all["batches"].as_array().unwrap();
+        let mut listed = batches.iter().filter(|batch| batch["batch_id"] == "listed");
+        let listed = listed.next().cloned().unwrap_or_default();
+        if listed["state"] == "completed" {
+            break listed;
+        }
+        assert!(Instant::now() < deadline, "it does not end: {listed}");
+    };
+    assert_eq!(listed["started_at"], progress["started_at"]);
+    assert_eq!(listed["outcome"], "completed");
+}
+
+#[test]
 fn without_a_worker_the_state_is_still_known() {
+    const WORKER: &str = "next: `temporal-batch worker --task-queue nobody-polls`";
     let args = [
         "--task-queue",
         "nobody-polls",
@@ -1368,6 +1394,22 @@ fn without_a_worker_the_state_is_still_known() {
             "batch \"alone\": no worker is polling task queue \"nobody-polls\": the request is kept and \
              takes effect when one is back\n"
         );
+        assert!(stderr(&output).contains(WORKER), "{}", stderr(&output));
+    }
+
+    let output = online(&["cancel", "alone"]);
+    assert_eq!(status(&output), 0);
+    let kept =
+        "batch \"alone\": the cancellation is kept, and waits for a worker that ends the batch\n";
+    assert_eq!(stdout(&output), kept);
+    assert!(stderr(&output).contains(WORKER), "{}", stderr(&output));
+    let output = online(&["status", "alone"]);
+    let told = stdout(&output);
+    for part in [
+        "\ncancelled    requested at ",
+        "\nnext         `temporal-batch worker ",
+    ] {
+        assert!(told.contains(part), "{part}: {told}");
     }
 }
 
@@ -1945,7 +1987,14 @@ fn the_dev_server_says_where_it_is_and_ends_with_its_owner() {
 fn as_printed(line: &str, state: &Path) -> Output {
     let words: Vec<_> = line.split('#').next().unwrap().split_whitespace().collect();
     assert_eq!(words[0], "temporal-batch", "{line}");
-    finish(command(&words[1..]).env("XDG_STATE_HOME", state))
+    // The environment of somebody who uses another server.
+    let elsewhere = [
+        ("TEMPORAL_ADDRESS", "127.0.0.1:9"),
+        ("TEMPORAL_NAMESPACE", "elsewhere"),
+        ("TEMPORAL_API_KEY", "key"),
+    ];
+    let mut command = command(&words[1..]);
+    finish(command.envs(elsewhere).env("XDG_STATE_HOME", state))
 }
 
 #[test]

@@ -123,7 +123,7 @@ enum Task {
 
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 impl Task {
-    /// The database that it is given for batches that name none.
+    /// The database that it is given by a flag, for batches that name none.
     fn database(&self) -> DatabaseArgs {
         match self {
             Self::Failures(args) => args.database.clone(),
@@ -131,6 +131,11 @@ impl Task {
             Self::Status(args) => args.database.clone(),
             Self::Verify(args) => args.database.clone(),
             Self::EnsureComplete(args) => args.database.clone(),
+            Self::Backfill(args) => args.database.clone(),
+            #[cfg(feature = "files")]
+            Self::Export(args) => args.database.clone(),
+            #[cfg(feature = "files")]
+            Self::Import(args) => args.database.clone(),
             _ => DatabaseArgs::default(),
         }
     }
@@ -322,6 +327,11 @@ impl App {
         let connection = connection.of(&self.name);
         logging.start(QUIET)?;
         #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+        let program = connection.program(command.database().printable());
+        #[cfg(not(any(feature = "sqlite", feature = "postgres", feature = "mysql")))]
+        let program = connection.program(None);
+        let program = &program;
+        #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
         match &command {
             // It adds them itself, where that is allowed.
             Task::Worker(_) => {}
@@ -331,7 +341,6 @@ impl App {
             }
         }
         let processors = std::mem::take(&mut self.processors);
-        let program = self.name.as_str();
         // Each in a box: all of them in one future would take half of a thread's stack.
         match command {
             Task::DevServer(args) => Box::pin(args.run(&connection)).await,
@@ -373,10 +382,10 @@ impl App {
                 let help = Help { hooks, throttles };
                 Box::pin(args.run(&connection, &processors, help, program)).await
             }
-            Task::Pause(args) => Box::pin(args.run(&connection)).await,
-            Task::Resume(args) => Box::pin(args.run(&connection)).await,
-            Task::Approve(args) => Box::pin(args.run(&connection)).await,
-            Task::Set(args) => Box::pin(args.run(&connection)).await,
+            Task::Pause(args) => Box::pin(args.run(&connection, program)).await,
+            Task::Resume(args) => Box::pin(args.run(&connection, program)).await,
+            Task::Approve(args) => Box::pin(args.run(&connection, program)).await,
+            Task::Set(args) => Box::pin(args.run(&connection, program)).await,
             Task::Cancel(args) => Box::pin(args.run(&connection, program)).await,
             Task::Recover(args) => Box::pin(args.run(&connection)).await,
             #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]

@@ -7,6 +7,7 @@ use super::{
     control::told,
     exit::{CliResult, Exit},
     output,
+    shell::Program,
 };
 use crate::batch::validate_id;
 
@@ -22,12 +23,12 @@ pub(crate) struct ApproveArgs {
 }
 
 impl ApproveArgs {
-    pub(crate) async fn run(&self, connection: &ConnectionArgs) -> CliResult {
+    pub(crate) async fn run(&self, connection: &ConnectionArgs, program: &Program) -> CliResult {
         validate_id(&self.batch_id)?;
         let connected = connection.connect().await?;
         let handle = connected.client.handle(&self.batch_id)?;
         let steered = handle.because(&self.reason).approve().await?;
-        if told(&self.batch_id, &steered) {
+        if told(&handle, &steered, program).await {
             output::result(format_args!(
                 "batch \"{}\" goes on with its next stage",
                 self.batch_id

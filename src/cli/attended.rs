@@ -10,6 +10,7 @@ use super::{
     limits::LimitArgs,
     pacing::PacingArgs,
     run::{Crew, Run},
+    shell::Program,
     stages::StageArgs,
     worker::{listen_address, task_queue},
 };
@@ -77,7 +78,7 @@ impl AttendedArgs {
     }
 
     /// How the batch is told of.
-    pub fn run<'a>(&self, batch: Batch, program: &'a str) -> Run<'a> {
+    pub fn run<'a>(&self, batch: Batch, program: &'a Program) -> Run<'a> {
         Run {
             batch,
             program,
@@ -85,6 +86,7 @@ impl AttendedArgs {
             drain_timeout: self.drain_timeout,
             ended_run: OnceLock::new(),
             joins: false,
+            letters: None,
         }
     }
 

@@ -18,16 +18,17 @@ use super::{
     dry_run::DryRunArgs,
     exit::{CliError, CliResult},
     output::note,
+    shell::Program,
 };
 use crate::{
     Connections, Database, PageError, SqlBackfill, batch::IfRunning, hooks::Hooks,
-    processor::PageProcessor as _, sql::LedgerSchema, throttle::Throttles,
+    processor::PageProcessor as _, redrive::letters_of, sql::LedgerSchema, throttle::Throttles,
 };
 
 #[derive(Args, Debug)]
 pub(crate) struct BackfillCommand {
     #[command(flatten)]
-    database: DatabaseArgs,
+    pub(super) database: DatabaseArgs,
 
     #[command(flatten)]
     work: WorkArgs,
@@ -62,12 +63,13 @@ pub(super) fn refused(error: &PageError) -> CliError {
 }
 
 /// The same, with what to do where the ledger has no tables.
-pub(super) fn refused_with_hint(error: &PageError, program: &str) -> CliError {
+pub(super) fn refused_with_hint(error: &PageError, program: &Program) -> CliError {
     let refused = refused(error);
     match is_about_ledger_tables(error) {
         true => refused.hint(format!(
-            "`{program} schema apply` makes them, `{program} schema print` shows the statements; \
-             --create-ledger-tables makes them here"
+            "`{}` makes them, `{}` shows the statements; --create-ledger-tables makes them here",
+            program.command("schema apply"),
+            program.command("schema print"),
         )),
         false => refused,
     }
@@ -79,7 +81,7 @@ impl BackfillCommand {
         connection: &ConnectionArgs,
         hooks: &Hooks,
         throttles: &Throttles,
-        program: &str,
+        program: &Program,
     ) -> CliResult {
         // What is wrong with the flags is told before anybody is asked.
         let batch = self.attended.nameless(SqlBackfill::NAME)?;
@@ -124,7 +126,10 @@ impl BackfillCommand {
             let page_size = batch.spec.page_size;
             let outlook = Outlook::of(&processor, &args, &work, page_size).await?;
             outlook.tell(&shown);
-            let run = self.attended.run(batch, program);
+            let run = self
+                .attended
+                .run(batch, program)
+                .letters(letters_of(&processor, &args));
             match self.detach {
                 Some(_) => run.detached(connection).await,
                 None => {
@@ -161,7 +166,7 @@ impl BackfillCommand {
 pub(super) async fn with_ledger_tables<T>(
     database: &Database,
     make: bool,
-    program: &str,
+    program: &Program,
     check: impl AsyncFn() -> Result<T, PageError>,
 ) -> CliResult<T> {
     let refused = |error| refused_with_hint(&error, program);

@@ -9,7 +9,7 @@ use temporalio_client::NamespacedClient as _;
 use super::{
     exit::{CliError, CliResult},
     output::note,
-    shell::quoted,
+    shell::{Program, quoted},
     web_ui::{self, Noted, WebUi},
 };
 use crate::{
@@ -108,25 +108,51 @@ impl Connected {
 }
 
 impl ConnectionArgs {
-    /// The flag that was given although the command has a server of its own.
-    pub(crate) fn first_given(&self) -> Option<&'static str> {
+    /// The flags that were given, with their values; `--dev` has an empty one.
+    fn given(&self) -> impl Iterator<Item = (&'static str, String)> {
+        let path = |path: &Option<PathBuf>| Some(path.as_ref()?.display().to_string());
+        let outage_timeout = self.outage_timeout.map(humantime::format_duration);
         [
-            ("--address", self.address.is_some()),
-            ("--namespace", self.namespace.is_some()),
-            ("--api-key", self.api_key.is_some()),
-            ("--tls", self.tls.is_some()),
-            ("--tls-ca-path", self.tls_ca_path.is_some()),
-            ("--tls-cert-path", self.tls_cert_path.is_some()),
-            ("--tls-key-path", self.tls_key_path.is_some()),
-            ("--tls-server-name", self.tls_server_name.is_some()),
-            ("--profile", self.profile.is_some()),
-            ("--config-file", self.config_file.is_some()),
-            ("--outage-timeout", self.outage_timeout.is_some()),
-            ("--ui-address", self.ui_address.is_some()),
-            ("--dev", self.dev),
+            ("--address", self.address.clone()),
+            ("--namespace", self.namespace.clone()),
+            ("--api-key", self.api_key.clone()),
+            ("--tls", self.tls.map(|tls| tls.to_string())),
+            ("--tls-ca-path", path(&self.tls_ca_path)),
+            ("--tls-cert-path", path(&self.tls_cert_path)),
+            ("--tls-key-path", path(&self.tls_key_path)),
+            ("--tls-server-name", self.tls_server_name.clone()),
+            ("--profile", self.profile.clone()),
+            ("--config-file", path(&self.config_file)),
+            (
+                "--outage-timeout",
+                outage_timeout.map(|time| time.to_string()),
+            ),
+            ("--ui-address", self.ui_address.clone()),
+            ("--dev", self.dev.then(String::new)),
         ]
         .into_iter()
-        .find_map(|(flag, given)| given.then_some(flag))
+        .filter_map(|(flag, value)| Some((flag, value?)))
+    }
+
+    /// The first flag that was given, although the command has a server of its own.
+    pub(crate) fn first_given(&self) -> Option<&'static str> {
+        self.given().next().map(|(flag, _)| flag)
+    }
+
+    /// The program, whose commands are printed with the flags that were given here. An API key is left to the
+    /// environment.
+    pub(crate) fn program(&self, database: Option<String>) -> Program {
+        let flags = self.given().filter(|(flag, _)| *flag != "--api-key");
+        let flags = flags.map(|(flag, value)| match flag {
+            "--dev" => format!(" {flag}"),
+            "--tls" => format!(" {flag}={value}"),
+            flag => format!(" {flag} {}", quoted(&value)),
+        });
+        Program {
+            name: self.program.clone(),
+            server: flags.collect(),
+            database,
+        }
     }
 
     /// These arguments for a program of this name.
@@ -225,13 +251,9 @@ impl ConnectionArgs {
             server.ui_url().unwrap_or_default(),
             state.display(),
         ));
-        let namespace = self.namespace.as_ref();
-        let namespace =
-            namespace.map_or_else(String::new, |name| format!(" --namespace {}", quoted(name)));
         note(format_args!(
-            "next: {} list --address {}{namespace}",
-            self.program,
-            server.address()
+            "next: `{}`",
+            self.program(None).command("list")
         ));
         Ok(server)
     }
@@ -268,6 +290,53 @@ fn state_file(port: u16) -> CliResult<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        connection: ConnectionArgs,
+    }
+
+    #[test]
+    fn commands_that_are_printed_repeat_the_connection_without_its_secret() {
+        use clap::Parser as _;
+        let printed = |given: &[&str]| {
+            let line = Line::try_parse_from([&["shop"], given].concat()).unwrap();
+            line.connection
+                .of("shop")
+                .program(None)
+                .of_batch("watch", "b")
+        };
+        assert_eq!(printed(&[]), "shop watch b");
+        let given = [
+            "--address=h:1",
+            "--namespace",
+            "n s",
+            "--api-key",
+            "secret",
+            "--tls=false",
+            "--tls-ca-path=ca.pem",
+            "--tls-cert-path=c.pem",
+            "--tls-key-path=k.pem",
+            "--tls-server-name=s",
+            "--profile=p",
+            "--config-file=f.toml",
+            "--outage-timeout=90s",
+            "--ui-address=h:2",
+            "--dev",
+        ];
+        let line = printed(&given);
+        assert_eq!(
+            line,
+            "shop watch b --address h:1 --namespace 'n s' --tls=false --tls-ca-path ca.pem --tls-cert-path c.pem \
+             --tls-key-path k.pem --tls-server-name s --profile p --config-file f.toml --outage-timeout '1m 30s' \
+             --ui-address http://h:2 --dev"
+        );
+        // It is read as it is printed.
+        let words = line.replace("'n s'", "n_s").replace("'1m 30s'", "90s");
+        let words: Vec<_> = words.split(' ').skip(3).collect();
+        assert_eq!(printed(&words), line.replace("'n s'", "n_s"));
+    }
 
     #[test]
     fn a_dev_server_is_started_on_this_machine_only() {

@@ -293,6 +293,13 @@ impl DatabaseArgs {
         }
     }
 
+    /// The URL of the flag as it may be printed: not with a password in it.
+    pub(crate) fn printable(&self) -> Option<String> {
+        let url = &self.database_url.as_ref()?.0;
+        let options = DatabaseOptions::from_url(url).ok()?;
+        (!options.has_password()).then(|| url.clone())
+    }
+
     fn given(&self) -> CliResult<Option<DatabaseOptions>> {
         let Some(url) = &self.database_url else {
             return Ok(None);
@@ -486,6 +493,19 @@ mod tests {
         let strange = ("DATABASE_URL", "oracle://h/d");
         assert_eq!(default(&[flag], &[strange]), given("sqlite:flag.db"));
         assert!(options(&[], &[strange]).is_err());
+    }
+
+    #[test]
+    fn a_url_with_a_password_is_not_printed() {
+        let printable = |url: &str| {
+            let database_url = Some(Hidden(url.to_owned()));
+            DatabaseArgs { database_url }.printable()
+        };
+        let url = "postgres://u@h/d";
+        assert_eq!(printable(url).as_deref(), Some(url));
+        assert_eq!(printable("postgres://u:p@h/d"), None);
+        assert_eq!(printable("postgres://h/d?password=p"), None);
+        assert_eq!(DatabaseArgs::default().printable(), None);
     }
 
     #[test]

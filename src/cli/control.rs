@@ -8,9 +8,11 @@ use super::{
     connection::{Connected, ConnectionArgs},
     exit::{CliError, CliResult, Exit},
     limits::length,
+    look::Look,
     moment::moment,
     output::{self, note},
     pacing::{PacingArgs, in_force},
+    shell::Program,
     watch::to_the_end,
 };
 use crate::{
@@ -110,11 +112,21 @@ async fn open(connection: &ConnectionArgs, id: &str) -> CliResult<(Connected, Ba
 }
 
 /// Tells what became of a request; whether it is in force.
-pub(super) fn told(batch_id: &str, steered: &Steered) -> bool {
+pub(super) async fn told(handle: &BatchHandle, steered: &Steered, program: &Program) -> bool {
     if !steered.is_applied() {
-        output::result(format_args!("batch \"{batch_id}\": {steered}"));
+        output::result(format_args!("batch \"{}\": {steered}", handle.id()));
+        // The request is kept, whatever the server says now.
+        if let Ok(look) = Look::at(handle, program).await {
+            tell_next(&look);
+        }
     }
     steered.is_applied()
+}
+
+fn tell_next(look: &Look) {
+    if let Some(next) = look.next() {
+        note(format_args!("next: `{next}`"));
+    }
 }
 
 impl PauseArgs {
@@ -132,13 +144,13 @@ impl PauseArgs {
         options
     }
 
-    pub(crate) async fn run(&self, connection: &ConnectionArgs) -> CliResult {
+    pub(crate) async fn run(&self, connection: &ConnectionArgs, program: &Program) -> CliResult {
         let options = self.options();
         options.validate()?;
         let (connected, handle) = open(connection, &self.batch_id).await?;
         let asked = Instant::now();
         let steered = handle.pause_with(options).await?;
-        if told(&self.batch_id, &steered) {
+        if told(&handle, &steered, program).await {
             let pages = match self.now {
                 true => "running ones stop where that is safe",
                 false => "running ones are finished",
@@ -182,10 +194,10 @@ impl PauseArgs {
 }
 
 impl ResumeArgs {
-    pub(crate) async fn run(&self, connection: &ConnectionArgs) -> CliResult {
+    pub(crate) async fn run(&self, connection: &ConnectionArgs, program: &Program) -> CliResult {
         let (connected, handle) = open(connection, &self.batch_id).await?;
         let steered = handle.because(&self.reason).resume().await?;
-        if told(&self.batch_id, &steered) {
+        if told(&handle, &steered, program).await {
             output::result(format_args!("batch \"{}\" goes on", self.batch_id));
         }
         connected.close().await?;
@@ -194,16 +206,16 @@ impl ResumeArgs {
 }
 
 impl SetArgs {
-    pub(crate) async fn run(&self, connection: &ConnectionArgs) -> CliResult {
+    pub(crate) async fn run(&self, connection: &ConnectionArgs, program: &Program) -> CliResult {
         let settings = self.pacing.settings();
         if settings.is_empty() {
             let error = CliError::from(ControlError::NothingToSet);
-            return Err(error.hint("`set --help` lists them"));
+            return Err(error.hint(format!("`{} set --help` lists them", program.name)));
         }
         settings.validate()?;
         let (connected, handle) = open(connection, &self.batch_id).await?;
         let steered = handle.because(&self.reason).set(settings).await?;
-        if told(&self.batch_id, &steered) {
+        if told(&handle, &steered, program).await {
             let limits = match handle.progress().await {
                 Ok(progress) => in_force(&progress),
                 // It is set all the same.
@@ -220,7 +232,7 @@ impl SetArgs {
 }
 
 impl CancelArgs {
-    pub(crate) async fn run(&self, connection: &ConnectionArgs, program: &str) -> CliResult {
+    pub(crate) async fn run(&self, connection: &ConnectionArgs, program: &Program) -> CliResult {
         let (connected, handle) = open(connection, &self.batch_id).await?;
         handle.cancel(&self.reason).await?;
         let exit = if self.wait {
@@ -231,14 +243,29 @@ impl CancelArgs {
                 exit => exit,
             }
         } else {
-            output::result(format_args!(
-                "batch \"{}\" is being cancelled: it ends as soon as its running pages have",
-                self.batch_id
-            ));
+            self.tell(&handle, program).await;
             Exit::Done
         };
         connected.close().await?;
         Ok(exit)
+    }
+
+    /// Tells when the batch ends. The cancellation is kept, whatever the server says now.
+    async fn tell(&self, handle: &BatchHandle, program: &Program) {
+        let id = &self.batch_id;
+        match Look::at(handle, program).await {
+            Ok(look) if look.lets_cancellation_wait() => {
+                output::result(format_args!(
+                    "batch \"{id}\": the cancellation is kept, and waits for a worker that ends the batch"
+                ));
+                tell_next(&look);
+            }
+            Ok(_) | Err(_) => {
+                output::result(format_args!(
+                    "batch \"{id}\" is being cancelled: it ends as soon as its running pages have"
+                ));
+            }
+        }
     }
 
     async fn was_cancelled(&self, handle: &BatchHandle) -> bool {

@@ -22,6 +22,7 @@ use super::{
     follow::{Followed, Style, follow},
     look::SCHEMA,
     output::{self, BARS, count, duration, has_terminal, note, number, rate},
+    shell::{Program, quoted},
     web_ui::{Noted, WebUi},
     worker::{listen_address, serve},
 };
@@ -269,7 +270,14 @@ impl Stage {
         }
         let handle = client.start(&batch).await?;
         self.handle = Some(handle.clone());
-        let report = watch(&handle).await?;
+        // The environment speaks of another server.
+        let namespace = quoted(server.namespace());
+        let program = Program {
+            name: program.to_owned(),
+            server: format!(" --address {address} --namespace {namespace} --tls=false"),
+            database: None,
+        };
+        let report = watch(&handle, &program).await?;
 
         let spinner = Spinner::new("checking every row");
         let verdict = data.verify().await;
@@ -284,7 +292,7 @@ impl Stage {
         if args.json {
             output::json(&summary);
         } else {
-            output::result(summary.text(&verdict, &data.how_to_look(&database), args, program));
+            output::result(summary.text(&verdict, &data.how_to_look(&database), args, &program));
         }
         if !verdict.is_right() {
             let bad = verdict.unmigrated + verdict.wrong;
@@ -419,10 +427,11 @@ async fn connect(address: &str, metrics: &Metrics) -> CliResult<BatchClient> {
     Ok(BatchClient::connect(&options).await?)
 }
 
-async fn watch(handle: &BatchHandle) -> CliResult<BatchReport> {
+async fn watch(handle: &BatchHandle, program: &Program) -> CliResult<BatchReport> {
     // JSON is for the summary: progress is for people in any case.
     let never = std::future::pending();
-    match follow(handle, Style::new(false), "the worker is busy", never).await {
+    let style = Style::new(false);
+    match follow(handle, style, "the worker is busy", program, never).await {
         Followed::Ended(report) => Ok(*report),
         Followed::Lost(error) => Err(error.into()),
         Followed::Detached => Err(CliError::failure("the batch was not followed to its end")),
@@ -462,7 +471,8 @@ fn summarize(
 }
 
 impl Summary {
-    fn text(&self, verdict: &Verdict, look: &str, args: &DemoArgs, program: &str) -> String {
+    fn text(&self, verdict: &Verdict, look: &str, args: &DemoArgs, program: &Program) -> String {
+        let name = &program.name;
         let verified = match verdict.is_right() {
             true => "every row checked and right".to_owned(),
             false => format!("{} right", number(self.rows_right)),
@@ -475,14 +485,14 @@ impl Summary {
         let ui = self.ui_url.as_deref().unwrap_or("none");
         let look = match (&self.database, args.keep) {
             (None, false) => {
-                format!("{program} demo --keep          # look at batch and rows yourself")
+                format!("{name} demo --keep          # look at batch and rows yourself")
             }
             _ => format!("{look}  # look at the rows yourself"),
         };
         let elsewhere = match args.keep {
             true => format!(
-                "\n  {program} status {} --address {}   # in another terminal",
-                self.batch_id, self.address
+                "\n  {}   # in another terminal",
+                program.of_batch("status", &self.batch_id)
             ),
             false => String::new(),
         };
@@ -500,8 +510,8 @@ impl Summary {
              {:<9}{ui}{kept}\n\
              next:{elsewhere}\n  \
                {look}\n  \
-               {program} demo --fail-rate 0.5 --max-parallelism 2   # make it harder\n  \
-               {program} dev-server           # then: {program} worker, {program} start PROCESSOR",
+               {name} demo --fail-rate 0.5 --max-parallelism 2   # make it harder\n  \
+               {name} dev-server           # then: {name} worker, {name} start PROCESSOR",
             outcome,
             "rows",
             number(self.rows - self.rows_unmigrated),

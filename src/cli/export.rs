@@ -16,6 +16,7 @@ use super::{
     exit::{CliError, CliResult, Exit},
     facts,
     output::{note, number},
+    shell::Program,
 };
 use crate::{
     Connections, Database, ExportArgs, ExportFormat, HighWaterMark, SqlExport, Table, TableSpec,
@@ -23,6 +24,7 @@ use crate::{
     files::{Manifest, SinkError, Standing, check_writable, check_writable_file, standing},
     hooks::Hooks,
     processor::PageProcessor as _,
+    redrive::letters_of,
     size::Size,
     throttle::Throttles,
     words::words,
@@ -31,7 +33,7 @@ use crate::{
 #[derive(Args, Debug)]
 pub(crate) struct ExportCommand {
     #[command(flatten)]
-    database: DatabaseArgs,
+    pub(super) database: DatabaseArgs,
 
     /// The table, also as schema.table
     #[arg(long, value_name = "TABLE")]
@@ -105,7 +107,7 @@ impl ExportCommand {
         connection: &ConnectionArgs,
         hooks: &Hooks,
         throttles: &Throttles,
-        program: &str,
+        program: &Program,
     ) -> CliResult {
         let batch = self.attended.nameless(SqlExport::NAME)?;
         let options = self.database.options()?;
@@ -137,7 +139,10 @@ impl ExportCommand {
             batch.spec.args = serde_json::to_value(&args)
                 .map_err(|e| CliError::failure(format_args!("the arguments have no JSON: {e}")))?;
             batch.validate()?;
-            let run = self.attended.run(batch, program);
+            let run = self
+                .attended
+                .run(batch, program)
+                .letters(letters_of(&processor, &args));
             let throttles = throttles.clone();
             let crew = self.attended.crew(processor, hooks, throttles, &database)?;
             match run.attended(connection, crew).await? {
@@ -259,7 +264,7 @@ fn tell(args: &ExportArgs, table: &Table, database: &str, rows: Size) {
 }
 
 /// Tells what came of it: the check at the end of the batch has put the parts together.
-fn finish(args: &ExportArgs, id: &str, program: &str) -> CliResult {
+fn finish(args: &ExportArgs, id: &str, program: &Program) -> CliResult {
     match standing(&args.to).map_err(failed)? {
         Standing::Finished(manifest) => Ok(told(args, &manifest)),
         // Somebody started it otherwise than with this command.
@@ -267,7 +272,7 @@ fn finish(args: &ExportArgs, id: &str, program: &str) -> CliResult {
             "the batch is done, but nobody has put the parts in {} together",
             args.to.display()
         ))
-        .hint(format!("`{program} verify {id}` does"))),
+        .hint(format!("`{}` does", program.of_batch("verify", id)))),
         Standing::Free => Err(CliError::failure(format_args!(
             "the batch is done, but {} is empty; --rerun writes it again",
             args.to.display()

@@ -15,6 +15,8 @@ use super::{
     output::{self, count, duration, note, number, one_line, time},
     processors::{Processors, STORE_TIMEOUT},
     redrive::args_of,
+    repair::{Broken, check_store},
+    shell::Program,
     start::json_or_file,
 };
 use crate::{
@@ -88,11 +90,12 @@ impl FailuresArgs {
         &self,
         connection: &ConnectionArgs,
         processors: &Processors,
-        program: &str,
+        program: &Program,
     ) -> CliResult {
         validate_id(&self.batch_id)?;
         let connected = connection.connect().await?;
-        let failures = self.find(&connected.client, processors).await?;
+        let around = (processors, program);
+        let failures = self.find(&connected.client, around).await?;
         if self.json {
             output::json(&failures);
         } else {
@@ -102,11 +105,15 @@ impl FailuresArgs {
         Ok(Exit::Done)
     }
 
-    async fn find(&self, client: &BatchClient, processors: &Processors) -> CliResult<Failures> {
+    async fn find(
+        &self,
+        client: &BatchClient,
+        around: (&Processors, &Program),
+    ) -> CliResult<Failures> {
         let handle = client.handle(&self.batch_id)?;
         match handle.state().await {
-            Ok(_) => self.remembered(client, &handle, processors).await,
-            Err(ProgressError::NotFound { .. }) => self.forgotten(processors).await,
+            Ok(_) => self.remembered(client, &handle, around).await,
+            Err(ProgressError::NotFound { .. }) => self.forgotten(around.0).await,
             Err(error) => Err(error.into()),
         }
     }
@@ -115,9 +122,9 @@ impl FailuresArgs {
         &self,
         client: &BatchClient,
         handle: &BatchHandle,
-        processors: &Processors,
+        (processors, program): (&Processors, &Program),
     ) -> CliResult<Failures> {
-        let look = Look::at(handle).await?;
+        let look = Look::at(handle, program).await?;
         if let Some(trouble) = look.trouble() {
             note(format_args!("its pages are unknown: {trouble}"));
         }
@@ -141,7 +148,13 @@ impl FailuresArgs {
             // A redrive has none of its own.
             Some(name) if redrive_of.is_none() => match processors.letters(name, &args).await {
                 Ok(store) => match self.letters(&*store, &filter).await {
-                    Ok(letters) => Some(letters),
+                    Ok(letters) => {
+                        if let (0, Some(progress)) = (letters.total, look.progress()) {
+                            let args = &args;
+                            check_store(&*store, Broken { progress, args }, processors).await?;
+                        }
+                        Some(letters)
+                    }
                     Err(error) => {
                         note(CliError::from(error));
                         None
@@ -323,8 +336,14 @@ pub(crate) async fn in_time<T>(
     }
 }
 
+/// The next step where dead letters are left.
+pub(super) fn redrive_hint(batch_id: &str, program: &Program) -> String {
+    let redrive = program.of_batch("redrive", batch_id);
+    format!("`{redrive}` tries the dead letters again")
+}
+
 impl Failures {
-    fn tell(&self, program: &str) {
+    fn tell(&self, program: &Program) {
         let text = self.text();
         let id = &self.batch_id;
         if text.is_empty() {
@@ -334,7 +353,8 @@ impl Failures {
         }
         if let Some(redrive_of) = &self.redrive_of {
             note(format_args!(
-                "it redrives \"{redrive_of}\"; `{program} failures {redrive_of}` lists the dead letters that are left"
+                "it redrives \"{redrive_of}\"; `{}` lists the dead letters that are left",
+                program.of_batch("failures", redrive_of)
             ));
         }
         if self.more {
@@ -350,9 +370,7 @@ impl Failures {
             .as_ref()
             .is_some_and(|letters| !letters.is_empty())
         {
-            note(format_args!(
-                "`{program} redrive {id}` tries the dead letters again"
-            ));
+            note(redrive_hint(id, program));
         }
     }
 

@@ -13,8 +13,10 @@ use tokio::time::MissedTickBehavior;
 use super::{
     facts::{self, because, phase},
     look::{Look, age},
+    next,
     output::{self, BARS, count, duration, note, number, rate},
     pace::Pace,
+    shell::Program,
     steady::Steady,
 };
 use crate::{
@@ -75,6 +77,7 @@ pub(crate) async fn follow(
     handle: &BatchHandle,
     style: Style,
     no_worker: &str,
+    program: &Program,
     stop: impl Future<Output = ()>,
 ) -> Followed {
     let mut view = View::new(style);
@@ -85,7 +88,10 @@ pub(crate) async fn follow(
     let followed = loop {
         let look = async {
             ticks.tick().await;
-            handle.progress().await
+            handle.look().await.map(|seen| {
+                let next = next::after(&seen, program);
+                (seen.told(), next)
+            })
         };
         tokio::select! {
             biased;
@@ -95,14 +101,17 @@ pub(crate) async fn follow(
             },
             () = &mut stop => break Followed::Detached,
             look = look => match look {
-                Ok(progress) => {
-                    if !view.show(&progress) {
+                Ok((Ok(progress), next)) => {
+                    if !view.show(&progress, next) {
                         break Followed::Detached;
                     }
                 }
-                Err(ProgressError::NoWorker { .. }) => view.trouble(no_worker),
+                Ok((Err(ProgressError::NoWorker { .. }), next)) => {
+                    view.trouble(no_worker);
+                    view.tell_next(next);
+                }
                 // If it is for good, `result` will know.
-                Err(error) => view.trouble(&words(&error)),
+                Ok((Err(error), _)) | Err(error) => view.trouble(&words(&error)),
             },
         }
     };
@@ -129,6 +138,8 @@ struct View {
     last_line: Option<Instant>,
     last_step: Option<Step>,
     last_trouble: Option<Instant>,
+    /// The command that was told last.
+    next: Option<String>,
     warned: BTreeSet<String>,
     /// The view has told that the batch keeps no dead letters, or has found that it keeps them.
     told_what_is_lost: bool,
@@ -150,13 +161,14 @@ impl View {
             last_line: None,
             last_step: None,
             last_trouble: None,
+            next: None,
             warned: BTreeSet::new(),
             told_what_is_lost: style == Style::Json,
         }
     }
 
     /// Says whether somebody still looks.
-    fn show(&mut self, look: &Progress) -> bool {
+    fn show(&mut self, look: &Progress, next: Option<String>) -> bool {
         self.pace.record(look);
         let (progress, again) = self.steady.show(look);
         self.last_trouble = None;
@@ -166,8 +178,11 @@ impl View {
             }
         }
         self.tell_what_is_lost(&progress);
+        let due = self.last_line.is_none_or(|at| at.elapsed() >= LINE_EVERY)
+            || self.last_step != Some(step(&progress));
+        self.last_step = Some(step(&progress));
         match (self.style, &self.bar) {
-            (Style::Json, _) => return output::json(&Look::running(progress)),
+            (Style::Json, _) => return output::json(&Look::running(progress, next)),
             (_, Some(bar)) => {
                 let mut message = describe(&progress, &self.pace, again);
                 match progress.percent() {
@@ -182,15 +197,25 @@ impl View {
                 }
                 bar.set_message(message);
             }
-            (_, None) => {
-                let due = self.last_line.is_none_or(|at| at.elapsed() >= LINE_EVERY);
-                if due || self.last_step != Some(step(&progress)) {
-                    self.line(&progress, age(&progress), again);
-                }
-            }
+            (_, None) if due => self.line(&progress, age(&progress), again),
+            (_, None) => {}
         }
-        self.last_step = Some(step(&progress));
+        if due {
+            self.last_line = Some(Instant::now());
+            self.tell_next(next);
+        }
         true
+    }
+
+    /// The command that helps with what holds the batch, when it is another one than before.
+    fn tell_next(&mut self, next: Option<String>) {
+        if let Some(next) = next
+            .as_ref()
+            .filter(|next| self.next.as_ref() != Some(next))
+        {
+            note(format_args!("next: `{next}`"));
+        }
+        self.next = next;
     }
 
     /// Once, at the start.
@@ -208,8 +233,7 @@ impl View {
         }
     }
 
-    fn line(&mut self, progress: &Progress, time: Duration, again: u64) {
-        self.last_line = Some(Instant::now());
+    fn line(&self, progress: &Progress, time: Duration, again: u64) {
         let time = duration(time);
         let percent = match progress.percent() {
             Some(percent) => format!("{}, ", percent_text(percent)),

@@ -26,6 +26,7 @@ use super::{
     exit::{CliError, CliResult},
     facts,
     output::note,
+    shell::Program,
 };
 use crate::{
     BytesForm, Connections, DEFAULT_CONNECTION, Database, DatabaseOptions, ImportArgs, ImportFile,
@@ -51,7 +52,7 @@ pub(crate) struct ImportCommand {
     table: String,
 
     #[command(flatten)]
-    database: DatabaseArgs,
+    pub(super) database: DatabaseArgs,
 
     #[command(flatten)]
     reading: ReadingArgs,
@@ -257,7 +258,7 @@ impl ImportCommand {
         connection: &ConnectionArgs,
         hooks: &Hooks,
         throttles: &Throttles,
-        program: &str,
+        program: &Program,
     ) -> CliResult {
         // What is wrong with the flags is told before anybody is asked.
         let batch = self.attended.nameless(SqlImport::NAME)?;
@@ -305,7 +306,8 @@ impl ImportCommand {
             };
             batch.spec.args = json(&args)?;
             batch.validate()?;
-            let run = self.attended.run(batch, program);
+            let of_ledger = letters.clone().filter(|_| args.once);
+            let run = self.attended.run(batch, program).letters(of_ledger);
             let throttles = throttles.clone();
             let crew = self.attended.crew(processor, hooks, throttles, &database)?;
             let exit = run.attended(connection, crew).await?;
@@ -371,7 +373,7 @@ impl ImportCommand {
     /// The command that imports the rejected records.
     fn next(
         &self,
-        program: &str,
+        program: &Program,
         rejected: &RejectedFile,
         options: &DatabaseOptions,
         args: &ImportArgs,
@@ -403,7 +405,7 @@ impl ImportCommand {
         let given: Vec<_> = given
             .map(|arg| arg.to_string_lossy().into_owned())
             .collect();
-        again::command(program, &given, &changes)
+        again::command(&program.name, &given, &changes)
     }
 
     /// What is about to happen, for the person who starts it.

@@ -69,7 +69,10 @@ fn table(batches: &[ListedBatch]) -> String {
         [
             batch.batch_id.clone(),
             batch.processor.clone().unwrap_or_else(|| "?".to_owned()),
-            batch.state.to_string(),
+            match batch.outcome {
+                Some(outcome) => outcome.to_string(),
+                None => batch.state.to_string(),
+            },
             batch.started_at.map_or_else(|| "?".to_owned(), time),
             batch.task_queue.clone(),
             batch.redrive_of.clone().unwrap_or_default(),

@@ -10,11 +10,13 @@ use serde::Serialize;
 use super::{
     exit::CliResult,
     facts::{self, Fact},
+    failures::redrive_hint,
     follow::NOT_KEPT,
     next,
     output::{count, duration, note, number, one_line, time},
     reduced,
     repair::Repair,
+    shell::Program,
     web_ui,
 };
 use crate::{
@@ -44,6 +46,8 @@ pub(crate) struct Look {
     reason: Option<String>,
     ended_at: Option<Timestamp>,
     percent: Option<f64>,
+    /// When its cancellation was requested, where no worker has taken the request yet.
+    cancel_waits_since: Option<Timestamp>,
     /// The command that helps with what holds it, where there is one.
     next: Option<String>,
     /// The link to the batch on Temporal's own web page.
@@ -64,7 +68,7 @@ pub(crate) struct Look {
 
 impl Look {
     /// Asks the server, and a worker if the batch runs.
-    pub(crate) async fn at(handle: &BatchHandle) -> CliResult<Self> {
+    pub(crate) async fn at(handle: &BatchHandle, program: &Program) -> CliResult<Self> {
         let state = handle.state().await?;
         if !state.is_open() {
             return match handle.result().await {
@@ -77,22 +81,12 @@ impl Look {
                 Err(error) => Err(error.into()),
             };
         }
-        Ok(Self::seen(handle.look().await?))
-    }
-
-    /// Says which command of this program helps with what holds it.
-    pub(crate) fn with_next(mut self, program: &str) -> Self {
-        let running = self.progress.as_ref().filter(|_| self.ended_at.is_none());
-        let queue = self
-            .workers
-            .as_ref()
-            .map(|workers| workers.task_queue.as_str());
-        self.next = running.and_then(|progress| next::step(progress, queue, program));
-        self
+        Ok(Self::seen(handle.look().await?, program))
     }
 
     /// A batch that runs, or did a moment ago.
-    pub(crate) fn seen(seen: Observation) -> Self {
+    pub(crate) fn seen(seen: Observation, program: &Program) -> Self {
+        let next = next::after(&seen, program).filter(|_| seen.state.is_open());
         let no_worker = || ProgressError::NoWorker {
             batch_id: seen.batch_id.clone(),
         };
@@ -105,6 +99,8 @@ impl Look {
             source: seen.source,
             workers: seen.workers,
             strides: seen.strides,
+            cancel_waits_since: seen.cancel_waits_since,
+            next,
             trouble,
             ..Self::unknown(&batch_id, seen.state)
         }
@@ -120,6 +116,7 @@ impl Look {
             reason: None,
             ended_at: None,
             percent: None,
+            cancel_waits_since: None,
             next: None,
             ui_url: web_ui::link(batch_id),
             progress: None,
@@ -131,8 +128,9 @@ impl Look {
         }
     }
 
-    pub(crate) fn running(progress: Progress) -> Self {
+    pub(crate) fn running(progress: Progress, next: Option<String>) -> Self {
         Self {
+            next,
             percent: progress.percent(),
             progress: Some(progress.clone()),
             ..Self::unknown(&progress.batch_id, BatchState::Running)
@@ -152,13 +150,22 @@ impl Look {
             reason: report.reason,
             ended_at: Some(report.ended_at),
             source: Some(ProgressSource::Report),
-            ..Self::running(report.progress)
+            ..Self::running(report.progress, None)
         }
     }
 
     /// Why nobody could say how far the batch is, if it runs.
     pub(crate) fn trouble(&self) -> Option<&ProgressError> {
         self.trouble.as_ref()
+    }
+
+    pub(crate) fn next(&self) -> Option<&str> {
+        self.next.as_deref()
+    }
+
+    /// Whether a cancellation waits for a worker.
+    pub(crate) fn lets_cancellation_wait(&self) -> bool {
+        self.cancel_waits_since.is_some()
     }
 
     pub(crate) fn batch_id(&self) -> &str {
@@ -183,17 +190,22 @@ impl Look {
         self.ended_at.unwrap_or_else(|| SystemTime::now().into())
     }
 
-    /// Says where failures are listed, if there are any: those of a redrive stay with the batch that it
+    /// Says where failures are listed and tried again, if some are left: those of a redrive stay with the batch that it
     /// redrives.
-    pub(crate) fn hint(&self, program: &str) {
+    pub(crate) fn hint(&self, program: &Program) {
         let failed = self
             .progress
             .as_ref()
             .is_some_and(|p| !p.failing.is_empty() || p.pages_failed > 0 || p.items.failed > 0);
-        if failed {
+        let repair = self.repair.as_ref();
+        if failed && !repair.is_some_and(Repair::all_settled) {
             let redrive_of = self.progress.as_ref().and_then(|p| p.redrive_of.as_ref());
             let id = redrive_of.unwrap_or(&self.batch_id);
-            note(format_args!("`{program} failures {id}` lists what failed"));
+            let failures = program.of_batch("failures", id);
+            note(format_args!("`{failures}` lists what failed"));
+        }
+        if repair.is_some_and(Repair::has_open) {
+            note(redrive_hint(&self.batch_id, program));
         }
     }
 
@@ -209,6 +221,12 @@ impl Look {
         let running = self.progress.as_ref().filter(|_| self.ended_at.is_none());
         if let Some(because) = running.and_then(facts::because) {
             table.row("because", because);
+        } else if let Some(since) = self.cancel_waits_since {
+            let since = time(since);
+            table.row(
+                "cancelled",
+                format_args!("requested at {since}, which waits for a worker"),
+            );
         }
         if let Some(next) = &self.next {
             table.row("next", format_args!("`{next}`"));
@@ -503,8 +521,21 @@ mod tests {
         assert_eq!(
             fields,
             [
-                "batch_id", "ended_at", "next", "outcome", "percent", "progress", "reason",
-                "repair", "schema", "source", "state", "strides", "ui_url", "workers"
+                "batch_id",
+                "cancel_waits_since",
+                "ended_at",
+                "next",
+                "outcome",
+                "percent",
+                "progress",
+                "reason",
+                "repair",
+                "schema",
+                "source",
+                "state",
+                "strides",
+                "ui_url",
+                "workers"
             ]
         );
         assert_eq!(json["schema"], 1);
@@ -537,7 +568,7 @@ mod tests {
     fn the_ages_of_pages_and_the_oldest_of_them_are_one_fact() {
         let mut progress = progress();
         (progress.pages_in_flight, progress.in_flight_by_age) = (3, [3, 0, 0, 0]);
-        let mut look = Look::running(progress);
+        let mut look = Look::running(progress, None);
         look.strides = vec![
             in_hand(4, Some(2)),
             in_hand(7, Some(53)),

@@ -63,7 +63,8 @@
 //! | `ended_at` | number or null | milliseconds since 1970 |
 //! | `percent` | number or null | share of the items that are done, where their number is known; 100 once the batch has completed, and not before; `progress.items_expected_is` says whether that number is `exact`, an `estimate` or `unknown` |
 //! | `ui_url` | string or null | the batch on Temporal's own web page, where that is known |
-//! | `next` | string or null | the command that helps with what holds the batch, where there is one; `status` only |
+//! | `next` | string or null | the command that helps with what holds the batch, where there is one |
+//! | `cancel_waits_since` | number or null | when its cancellation was requested, where no worker has taken the request yet; `status` only |
 //! | `source` | string or null | where the progress comes from: `live`, `snapshot`, `report` |
 //! | `workers` | object or null | who polls the task queue, while the batch runs: [`Workers`](crate::Workers); `status` only |
 //! | `strides` | array | what the workers have in hand: [`RunningStride`](crate::RunningStride)s; `status` only |

@@ -2,29 +2,47 @@
 //!
 //! Pure. It works as it is printed, in the environment of the command that prints it.
 
-use super::shell::{DEFAULT_CONNECTION, worker};
-use crate::progress::{HeldBy, Phase, Progress, StageState};
+use super::shell::{DEFAULT_CONNECTION, Program};
+use crate::{
+    client::Observation,
+    progress::{HeldBy, Phase, Progress, StageState},
+};
 
 /// The processors of this program that work on a database.
 pub(super) const SQL_PROCESSORS: [&str; 3] = ["sql-backfill", "sql-import", "sql-export"];
 
+/// The command to run after a look, where one helps.
+pub(crate) fn after(seen: &Observation, program: &Program) -> Option<String> {
+    let workers = seen.workers.as_ref();
+    match (&seen.progress, &seen.processor) {
+        (Some(p), _) => step(p, workers.map(|w| w.task_queue.as_str()), program),
+        // No worker has ever begun with it.
+        (None, Some(processor)) => {
+            let absent = workers.filter(|workers| !workers.any())?;
+            Some(worker(processor, &absent.task_queue, program))
+        }
+        (None, None) => None,
+    }
+}
+
+fn worker(processor: &str, task_queue: &str, program: &Program) -> String {
+    let sql = SQL_PROCESSORS.contains(&processor);
+    program.worker(task_queue, sql.then_some(DEFAULT_CONNECTION))
+}
+
 /// The command to run next, where one helps. `task_queue` is that of the batch, where it is known.
-pub(crate) fn step(p: &Progress, task_queue: Option<&str>, program: &str) -> Option<String> {
+fn step(p: &Progress, task_queue: Option<&str>, program: &Program) -> Option<String> {
     let id = &p.batch_id;
-    let of_batch = |command: &str| Some(format!("{program} {command} {id}"));
-    let set = |settings: String| Some(format!("{program} set {id} {settings}"));
+    let of_batch = |command: &str| Some(program.of_batch(command, id));
+    let set = |settings: String| Some(format!("{} {settings}", program.of_batch("set", id)));
     if p.phase == Phase::Blocked {
         return of_batch("failures");
     }
     match p.held_by? {
         // Perhaps another program has it.
-        HeldBy::NoWorker if p.explanation.starts_with("no worker with processor") => None,
-        HeldBy::NoWorker | HeldBy::Workers => {
-            let sql = SQL_PROCESSORS.contains(&p.processor.as_str());
-            let connection = sql.then_some(DEFAULT_CONNECTION);
-            Some(worker(program, task_queue?, connection))
-        }
-        HeldBy::Lock => Some(format!("{program} watch {}", p.lock_held_by.as_ref()?)),
+        HeldBy::NoWorker if p.lacks_processor => None,
+        HeldBy::NoWorker | HeldBy::Workers => Some(worker(&p.processor, task_queue?, program)),
+        HeldBy::Lock => Some(program.of_batch("watch", p.lock_held_by.as_ref()?)),
         HeldBy::Stage => {
             let state = p.stage.as_ref()?.state;
             let waits = matches!(state, StageState::WaitingForApproval | StageState::Failed);
@@ -36,12 +54,7 @@ pub(crate) fn step(p: &Progress, task_queue: Option<&str>, program: &str) -> Opt
             let before = p.max_parallelism_achieved.max(1);
             set(format!("--max-parallelism {before}"))
         }
-        HeldBy::Rate => {
-            // Where pages are too large for their rate the sentence proposes a size.
-            let (_, size) = p.explanation.split_once("--page-size ")?;
-            let size = size.split(' ').next()?;
-            set(format!("--page-size {size}"))
-        }
+        HeldBy::Rate => set(format!("--page-size {}", p.fitting_page_size?)),
         HeldBy::Retries => of_batch("failures"),
         _ => None,
     }
@@ -50,13 +63,13 @@ pub(crate) fn step(p: &Progress, task_queue: Option<&str>, program: &str) -> Opt
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::facts::tests::progress;
+    use crate::cli::{facts::tests::progress, shell::tests::program};
 
     fn held(by: HeldBy, change: impl FnOnce(&mut Progress)) -> Option<String> {
         let mut p = progress();
         p.held_by = Some(by);
         change(&mut p);
-        step(&p, Some("q"), "shop")
+        step(&p, Some("q"), &program("shop"))
     }
 
     #[test]
@@ -81,9 +94,9 @@ mod tests {
         assert_eq!(lock, of("shop watch other"));
         let none = held(HeldBy::Parallelism, |p| p.max_parallelism = 0);
         assert_eq!(none, of("shop set ID --max-parallelism 16"));
-        let large = held(HeldBy::Rate, |p| {
-            p.explanation = "rate limit 2 items/s: .. --page-size 20 makes it 1s".to_owned();
-        });
+        let lacks = held(HeldBy::NoWorker, |p| p.lacks_processor = true);
+        assert_eq!(lacks, None);
+        let large = held(HeldBy::Rate, |p| p.fitting_page_size = Some(20));
         assert_eq!(large, of("shop set ID --page-size 20"));
         let blocked = held(HeldBy::Pages, |p| p.phase = Phase::Blocked);
         assert_eq!(blocked, of("shop failures ID"));

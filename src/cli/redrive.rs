@@ -13,11 +13,13 @@ use super::{
     exit::{CliError, CliResult, Exit},
     failures::{agree, in_time, known_to, no_such_batch},
     filter::FilterArgs,
+    look::Look,
     output::note,
     pacing::PacingArgs,
     processors::{NoStore, Processors},
-    repair::{Broken, MAX_REDRIVES, Repair},
+    repair::{Broken, MAX_REDRIVES, Repair, check_store},
     run::{Crew, Run},
+    shell::Program,
     start::{LaunchArgs, json_or_file},
     worker::task_queue,
 };
@@ -110,7 +112,7 @@ impl RedriveArgs {
         connection: &ConnectionArgs,
         processors: &Processors,
         help: Help<'_>,
-        program: &str,
+        program: &Program,
     ) -> CliResult {
         validate_id(&self.batch_id)?;
         let around = (processors, help, program);
@@ -138,10 +140,11 @@ impl RedriveArgs {
         connection: &ConnectionArgs,
         client: &BatchClient,
         (source, filter): (Source, LetterFilter),
-        (processors, help, program): (&Processors, Help<'_>, &str),
+        (processors, help, program): (&Processors, Help<'_>, &Program),
     ) -> CliResult {
         let id = &self.batch_id;
-        if !self.has_letters(&source, &filter, processors).await? {
+        let has_letters = self.has_letters(client, &source, &filter, (processors, program));
+        if !has_letters.await? {
             note(format_args!(
                 "nothing to redrive: batch \"{id}\" has no such dead letters"
             ));
@@ -180,6 +183,7 @@ impl RedriveArgs {
             drain_timeout: self.drain_timeout,
             ended_run: OnceLock::new(),
             joins: interrupted.is_some(),
+            letters: None,
         };
         let exit = run.attended(connection, crew).await?;
         if !self.launch.is_json() {
@@ -276,9 +280,10 @@ impl RedriveArgs {
     /// Whether there is anything to redrive, as far as this program can see.
     async fn has_letters(
         &self,
+        client: &BatchClient,
         source: &Source,
         filter: &LetterFilter,
-        processors: &Processors,
+        (processors, program): (&Processors, &Program),
     ) -> CliResult<bool> {
         let name = &source.processor;
         let store = match processors.letters(name, &source.args).await {
@@ -297,12 +302,26 @@ impl RedriveArgs {
             known_to(&*store, &self.batch_id, name).await?;
         }
         match in_time(store.list(filter, None, 1)).await {
-            Ok(letters) if letters.is_empty() => Ok(false),
+            Ok(letters) if letters.is_empty() => {
+                if source.remembered {
+                    let look = Look::at(&client.handle(&self.batch_id)?, program).await?;
+                    if let Some(progress) = look.progress() {
+                        let broken = Broken {
+                            progress,
+                            args: &source.args,
+                        };
+                        check_store(&*store, broken, processors).await?;
+                    }
+                }
+                Ok(false)
+            }
             // A ledger of an earlier version has no table for it, and every letter would fail.
             Ok(_) => match in_time(store.settled(&self.batch_id)).await {
                 Ok(_) => Ok(true),
-                Err(error) => Err(CliError::from(error)
-                    .hint("`schema apply` makes the tables of the page ledger that are missing")),
+                Err(error) => Err(CliError::from(error).hint(format!(
+                    "`{}` makes the tables of the page ledger that are missing",
+                    program.command("schema apply")
+                ))),
             },
             Err(error) if processors.runs_sql(name) => Err(error.into()),
             Err(error) => {

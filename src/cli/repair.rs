@@ -4,6 +4,8 @@
 //! settled, so it does not matter whether Temporal still remembers the redrives. The report of the batch says how many
 //! letters there were: all of them have to be accounted for, or the store is another one, or only a part.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 use serde_json::Value;
 
@@ -13,6 +15,7 @@ use super::{
     letters::each,
     output::{count, number},
     processors::Processors,
+    shell::DEFAULT_CONNECTION,
 };
 use crate::{
     client::{BatchClient, BatchState},
@@ -69,7 +72,20 @@ impl Repair {
         broken: Broken<'_>,
         processors: &Processors,
     ) -> CliResult<Option<Self>> {
-        let progress = broken.progress;
+        let Broken { progress, args } = broken;
+        let store = async || {
+            let letters = processors.letters(&progress.processor, args).await;
+            letters.map_err(|why| why.to_string())
+        };
+        Self::in_store(client, progress, store).await
+    }
+
+    /// The same where the store is at hand.
+    pub(super) async fn in_store(
+        client: &BatchClient,
+        progress: &Progress,
+        store: impl AsyncFnOnce() -> Result<Arc<dyn DeadLetters>, String>,
+    ) -> CliResult<Option<Self>> {
         let failures = progress.pages_failed + progress.items.failed;
         if failures == 0 || progress.redrive_of.is_some() {
             return Ok(None);
@@ -83,12 +99,12 @@ impl Repair {
             unknown_because: None,
             redrives: redrives(client, progress).await?,
         };
-        match processors.letters(&progress.processor, broken.args).await {
+        match store().await {
             Ok(store) => match repair.look_into(&*store, progress).await {
                 Ok(()) => {}
                 Err(error) => repair.unknown_because = Some(error.text().to_owned()),
             },
-            Err(why) => repair.unknown_because = Some(why.to_string()),
+            Err(why) => repair.unknown_because = Some(why),
         }
         Ok(Some(repair))
     }
@@ -113,6 +129,11 @@ impl Repair {
 
     pub(crate) fn all_settled(&self) -> bool {
         self.all_settled
+    }
+
+    /// Whether a redrive has something to do, as far as is known.
+    pub(crate) fn has_open(&self) -> bool {
+        self.open.is_some_and(|open| open > 0)
     }
 
     /// The part that is left, in a sentence.
@@ -163,6 +184,52 @@ impl Repair {
             format!("{}: {state}{done}", redrive.batch_id)
         };
         self.redrives.iter().map(line).collect()
+    }
+}
+
+/// Refuses a store without any trace of the dead letters of a batch that counts some.
+pub(super) async fn check_store(
+    store: &dyn DeadLetters,
+    broken: Broken<'_>,
+    processors: &Processors,
+) -> CliResult<()> {
+    let Broken { progress, args } = broken;
+    if progress.dead_letters == 0
+        || progress.redrive_of.is_some()
+        || open(store, progress).await? > 0
+    {
+        return Ok(());
+    }
+    let settled = in_time(store.settled(&progress.batch_run)).await?;
+    if settled != Some(0) {
+        return Ok(());
+    }
+    let (what, remedy) = match processors.runs_sql(&progress.processor) {
+        true => ("database", database_of(args)),
+        false => (
+            "store",
+            "start this command with the settings of the workers of the batch".to_owned(),
+        ),
+    };
+    Err(CliError::failure(format_args!(
+        "batch \"{}\" counts {}, and the {what} that is looked at holds none of them: it is another one, or they were \
+         deleted",
+        progress.batch_id,
+        count(progress.dead_letters, "dead letter"),
+    ))
+    .hint(remedy))
+}
+
+/// How to name the database of a batch with these arguments.
+fn database_of(args: &Value) -> String {
+    match args.get("connection").and_then(Value::as_str) {
+        None | Some(DEFAULT_CONNECTION) => {
+            "--database-url or DATABASE_URL names the database of the batch".to_owned()
+        }
+        Some(name) => format!(
+            "TEMPORAL_BATCH_CONNECTION_{} names the database of the batch",
+            name.to_ascii_uppercase()
+        ),
     }
 }
 
@@ -228,5 +295,16 @@ mod tests {
         assert!(elsewhere.starts_with("27 of 30 dead letters settled here"));
         let without = repair(30, 25, 25, 0).summary();
         assert!(without.starts_with("5 failures without a dead letter"));
+    }
+
+    #[test]
+    fn the_database_is_named_as_the_batch_names_it() {
+        let of = |args| database_of(&args);
+        assert!(of(serde_json::json!({})).starts_with("--database-url or DATABASE_URL"));
+        let named = of(serde_json::json!({"connection": "shop"}));
+        assert!(
+            named.starts_with("TEMPORAL_BATCH_CONNECTION_SHOP names"),
+            "{named}"
+        );
     }
 }

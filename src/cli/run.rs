@@ -1,6 +1,12 @@
 //! A batch and a worker for it in one process, from its start to its end, or until it is interrupted.
 
-use std::{future::Future, net::SocketAddr, pin::pin, sync::OnceLock, time::Duration};
+use std::{
+    future::Future,
+    net::SocketAddr,
+    pin::pin,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use crate::{
     BatchState,
@@ -12,11 +18,13 @@ use crate::{
         look::Look,
         next::SQL_PROCESSORS,
         output::{self, note},
-        shell::{self, DEFAULT_CONNECTION},
+        repair::Repair,
+        shell::{DEFAULT_CONNECTION, Program},
         web_ui,
         worker::serve,
     },
     client::{AcceptError, BatchClient, BatchHandle, ProgressError, StartError},
+    dead_letter::DeadLetters,
     hooks::Hooks,
     metrics::Metrics,
     progress::BatchReport,
@@ -32,13 +40,15 @@ const EAGER_STRIDES: u32 = 100;
 /// The batch, and how it is told of.
 pub struct Run<'a> {
     pub batch: Batch,
-    pub program: &'a str,
+    pub program: &'a Program,
     pub json: bool,
     pub drain_timeout: Duration,
     /// The batch run, once it has been told how it ended.
     pub ended_run: OnceLock<String>,
     /// This program has started the batch before, and no other worker works for it.
     pub joins: bool,
+    /// The dead letters of the batch, where it keeps them.
+    pub letters: Option<Arc<dyn DeadLetters>>,
 }
 
 /// The parts of the worker that runs in this process.
@@ -52,10 +62,19 @@ pub struct Crew {
 }
 
 /// The advice for a batch that no worker works for.
-pub fn no_worker(batch: &Batch, program: &str) -> String {
+pub fn no_worker(batch: &Batch, program: &Program) -> String {
     let queue = &batch.task_queue;
-    let worker = shell::worker(program, queue, of_sql(batch));
+    let worker = program.worker(queue, of_sql(batch));
     format!("no worker answers on task queue \"{queue}\"; start one with `{worker}`")
+}
+
+/// The commands for a batch that is left to workers.
+pub fn followed_by(batch_id: &str, program: &Program) -> String {
+    format!(
+        "`{}` follows it, `{}` ends it",
+        program.of_batch("watch", batch_id),
+        program.of_batch("cancel", batch_id)
+    )
 }
 
 /// The connection of a batch whose processor runs SQL that comes with it.
@@ -75,6 +94,10 @@ fn of_sql(batch: &Batch) -> Option<&str> {
 }
 
 impl Run<'_> {
+    pub fn letters(self, letters: Option<Arc<dyn DeadLetters>>) -> Self {
+        Self { letters, ..self }
+    }
+
     /// Starts the batch and leaves it to other workers.
     #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
     pub async fn detached(&self, connection: &ConnectionArgs) -> CliResult {
@@ -97,16 +120,14 @@ impl Run<'_> {
             let (id, program) = (handle.id(), self.program);
             match self.json {
                 true => {
-                    output::json(&Look::at(&handle).await?);
+                    output::json(&Look::at(&handle, program).await?);
                 }
                 false => {
                     output::result(id);
                     web_ui::tell(id);
                 }
             }
-            note(format_args!(
-                "`{program} watch {id}` follows it, `{program} cancel {id}` ends it"
-            ));
+            note(followed_by(id, program));
             Ok(Exit::Done)
         };
         let exit = exit.await;
@@ -159,7 +180,7 @@ impl Run<'_> {
         match followed {
             Ok(Some(report)) => {
                 worker.stop().await?;
-                self.tell(*report)
+                self.tell(*report, None)
             }
             Ok(None) => self.leave(worker).await,
             Err(error) => {
@@ -213,7 +234,8 @@ impl Run<'_> {
             }
         };
         let busy = "the worker is busy";
-        let followed = follow(&handle, Style::new(self.json), busy, until).await;
+        let style = Style::new(self.json);
+        let followed = follow(&handle, style, busy, self.program, until).await;
         match (followed, broken) {
             (Followed::Ended(report), _) => Ok(Some(report)),
             (Followed::Lost(error), _) => Err(error.into()),
@@ -225,10 +247,10 @@ impl Run<'_> {
         }
     }
 
-    fn tell(&self, report: BatchReport) -> CliResult {
+    fn tell(&self, report: BatchReport, repair: Option<Repair>) -> CliResult {
         let exit = Exit::of(&report);
         let _ = self.ended_run.set(report.progress.batch_run.clone());
-        let look = Look::ended(report);
+        let look = Look::ended(report).with_repair(repair);
         if self.json {
             output::json(&look);
         } else {
@@ -251,7 +273,8 @@ impl Run<'_> {
         }
         let (id, program) = (self.batch.id(), self.program);
         note(format_args!(
-            "batch \"{id}\" stays where it is: the same command goes on with it, `{program} cancel {id}` ends it"
+            "batch \"{id}\" stays where it is: the same command goes on with it, `{}` ends it",
+            program.of_batch("cancel", id)
         ));
         Ok(Exit::Interrupted)
     }
@@ -301,9 +324,16 @@ impl Run<'_> {
             .hint("--batch-id names another batch, --rerun uses the id again"));
         }
         let report = handle.result().await?;
+        let repair = match &self.letters {
+            Some(letters) => {
+                let store = async || Ok(Arc::clone(letters));
+                Repair::in_store(client, &report.progress, store).await?
+            }
+            None => None,
+        };
         note(format_args!(
             "batch \"{id}\" is done already, and nothing is done twice; --rerun does it again"
         ));
-        self.tell(report).map(Some)
+        self.tell(report, repair).map(Some)
     }
 }

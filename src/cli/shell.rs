@@ -1,5 +1,64 @@
 //! Commands as a person types them into a shell.
 
+/// The connection of a batch that names none.
+pub(super) const DEFAULT_CONNECTION: &str = "default";
+/// The commands that take `--database-url`.
+const OF_DATABASE: [&str; 6] = [
+    "ensure-complete",
+    "failures",
+    "redrive",
+    "schema",
+    "status",
+    "verify",
+];
+
+/// The program, with the flags by which its other commands reach what this one reaches. What comes from the environment
+/// or holds a secret is left to the environment.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Program {
+    pub name: String,
+    /// The flags of the connection to Temporal, each with a space before it.
+    pub server: String,
+    /// The URL of the database.
+    pub database: Option<String>,
+}
+
+impl Program {
+    /// A command in the environment of this one. It begins with the name of the command.
+    pub fn command(&self, command: &str) -> String {
+        let (name, server) = (&self.name, &self.server);
+        let of_database = command
+            .split(' ')
+            .next()
+            .is_some_and(|first| OF_DATABASE.contains(&first));
+        let database = self.database.as_ref().filter(|_| of_database);
+        let database = database.map_or_else(String::new, |url| {
+            format!(" --database-url {}", quoted(url))
+        });
+        format!("{name} {command}{database}{server}")
+    }
+
+    /// A command about a batch.
+    pub fn of_batch(&self, command: &str, batch_id: &str) -> String {
+        self.command(&format!("{command} {}", quoted(batch_id)))
+    }
+
+    /// Starts a worker on a task queue. `connection`: that of the batch, where its processor runs the SQL that comes with it.
+    pub fn worker(&self, task_queue: &str, connection: Option<&str>) -> String {
+        let sql = match (connection, &self.database) {
+            (None, _) => String::new(),
+            (Some(name @ DEFAULT_CONNECTION), Some(url)) => {
+                let source = format!("{name}=url:{url}");
+                format!(" --allow-sql --connection {}", quoted(&source))
+            }
+            // Without the name it is the database of the environment.
+            (Some(DEFAULT_CONNECTION), None) => " --allow-sql".to_owned(),
+            (Some(name), _) => format!(" --allow-sql --connection {}", quoted(name)),
+        };
+        self.command(&format!("worker --task-queue {}{sql}", quoted(task_queue)))
+    }
+}
+
 /// A word of a command line.
 pub(super) fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
@@ -9,23 +68,16 @@ pub(super) fn quoted(word: &str) -> String {
     }
 }
 
-/// Starts a worker on a task queue. `connection`: that of the batch, where its processor runs the SQL that comes with it.
-pub(super) fn worker(program: &str, task_queue: &str, connection: Option<&str>) -> String {
-    let sql = match connection {
-        // Without the name it is the database of the environment.
-        Some(DEFAULT_CONNECTION) => " --allow-sql".to_owned(),
-        Some(name) => format!(" --allow-sql --connection {}", quoted(name)),
-        None => String::new(),
-    };
-    format!("{program} worker --task-queue {}{sql}", quoted(task_queue))
-}
-
-/// The connection of a batch that names none.
-pub(super) const DEFAULT_CONNECTION: &str = "default";
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
+
+    pub fn program(name: &str) -> Program {
+        Program {
+            name: name.to_owned(),
+            ..Program::default()
+        }
+    }
 
     #[test]
     fn a_word_is_quoted_where_a_shell_would_read_it_otherwise() {
@@ -35,14 +87,34 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_for_sql_is_allowed_it() {
-        let none = worker("shop", "q", None);
-        assert_eq!(none, "shop worker --task-queue q");
-        let default = worker("shop", "a b", Some(DEFAULT_CONNECTION));
-        assert_eq!(default, "shop worker --task-queue 'a b' --allow-sql");
-        let named = worker("shop", "q", Some("stock"));
+    fn a_command_reaches_the_server_and_the_database_of_this_one() {
+        let shop = Program {
+            name: "shop".to_owned(),
+            server: " --address h:1".to_owned(),
+            database: Some("sqlite:a b.db".to_owned()),
+        };
         assert_eq!(
-            named,
+            shop.of_batch("watch", "b$1"),
+            "shop watch 'b$1' --address h:1"
+        );
+        assert_eq!(
+            shop.of_batch("failures", "b"),
+            "shop failures b --database-url 'sqlite:a b.db' --address h:1"
+        );
+        assert_eq!(
+            shop.worker("q", Some(DEFAULT_CONNECTION)),
+            "shop worker --task-queue q --allow-sql --connection 'default=url:sqlite:a b.db' --address h:1"
+        );
+    }
+
+    #[test]
+    fn a_worker_for_sql_is_allowed_it() {
+        let shop = program("shop");
+        assert_eq!(shop.worker("q", None), "shop worker --task-queue q");
+        let default = shop.worker("a b", Some(DEFAULT_CONNECTION));
+        assert_eq!(default, "shop worker --task-queue 'a b' --allow-sql");
+        assert_eq!(
+            shop.worker("q", Some("stock")),
             "shop worker --task-queue q --allow-sql --connection stock"
         );
     }

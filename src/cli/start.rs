@@ -10,7 +10,8 @@ use super::{
     output::{self, note},
     pacing::PacingArgs,
     processors::Processors,
-    run::no_worker,
+    run::{followed_by, no_worker},
+    shell::Program,
     stages::StageArgs,
     status::show,
     watch::to_the_end,
@@ -123,7 +124,7 @@ impl StartArgs {
         connection: &ConnectionArgs,
         processors: &Processors,
         hooks: &Hooks,
-        program: &str,
+        program: &Program,
     ) -> CliResult {
         let batch = self.batch(processors)?;
         // A program without processors can only leave it to the worker.
@@ -180,7 +181,7 @@ impl LaunchArgs {
         self.json
     }
 
-    pub(crate) fn of(self, program: &str) -> Launch<'_> {
+    pub(crate) fn of(self, program: &Program) -> Launch<'_> {
         Launch {
             program,
             detach: self.detach,
@@ -191,7 +192,7 @@ impl LaunchArgs {
 
 /// Starts a batch and follows it to its end, or leaves it to itself.
 pub(crate) struct Launch<'a> {
-    program: &'a str,
+    program: &'a Program,
     detach: bool,
     json: bool,
 }
@@ -228,25 +229,29 @@ impl Launch<'_> {
         let program = self.program;
         client.start(batch).await.map_err(|error| {
             let redrives = batch.spec.redrive_of.is_some();
+            let watch = |id: &str| format!("`{}` follows it", program.of_batch("watch", id));
+            let status = |id: &str| format!("`{}` shows it", program.of_batch("status", id));
             let hint = match &error {
-                StartError::AlreadyRunning { batch_id } if redrives => Some(format!(
-                    "`{program} watch {batch_id}` follows it; --batch-id names another"
-                )),
+                StartError::AlreadyRunning { batch_id } if redrives => {
+                    Some(format!("{}; --batch-id names another", watch(batch_id)))
+                }
                 StartError::AlreadyRunning { batch_id } => Some(format!(
-                    "`{program} watch {batch_id}` follows it, and so does --attach; --batch-id names another"
+                    "{}, and so does --attach; --batch-id names another",
+                    watch(batch_id)
                 )),
-                StartError::AlreadyEnded { batch_id, .. } if redrives => Some(format!(
-                    "`{program} status {batch_id}` shows it; --batch-id names another"
-                )),
+                StartError::AlreadyEnded { batch_id, .. } if redrives => {
+                    Some(format!("{}; --batch-id names another", status(batch_id)))
+                }
                 StartError::AlreadyEnded {
                     batch_id,
                     state: BatchState::Failed | BatchState::Cancelled,
                 } => Some(format!(
-                    "`{program} status {batch_id}` shows it; --continue goes on where it stood, --rerun runs \
-                     everything again"
+                    "{}; --continue goes on where it stood, --rerun runs everything again",
+                    status(batch_id)
                 )),
                 StartError::AlreadyEnded { batch_id, .. } => Some(format!(
-                    "`{program} status {batch_id}` shows it; --rerun runs everything again"
+                    "{}; --rerun runs everything again",
+                    status(batch_id)
                 )),
                 _ => None,
             };
@@ -265,9 +270,7 @@ impl Launch<'_> {
             output::result(id);
             web_ui::tell(id);
         }
-        note(format_args!(
-            "`{program} watch {id}` follows it, `{program} cancel {id}` ends it"
-        ));
+        note(followed_by(id, program));
         Ok(Exit::Done)
     }
 }

@@ -11,6 +11,7 @@ use super::{
     processors::Processors,
     redrive::args_of,
     repair::{Broken, Repair},
+    shell::Program,
 };
 use crate::{
     batch::validate_id,
@@ -43,21 +44,17 @@ impl StatusArgs {
         &self,
         connection: &ConnectionArgs,
         processors: &Processors,
-        program: &str,
+        program: &Program,
     ) -> CliResult {
         validate_id(&self.batch_id)?;
         let connected = connection.connect().await?;
         let handle = connected.client.handle(&self.batch_id)?;
         if self.audit {
-            audit::show(&look(&handle).await?, self.json);
+            audit::show(&look(&handle, program).await?, self.json);
         } else {
-            let look = look(&handle).await?;
+            let look = look(&handle, program).await?;
             let repair = repair(&connected.client, &look, processors).await?;
-            tell(
-                look.with_repair(repair).with_next(program),
-                self.json,
-                program,
-            );
+            tell(look.with_repair(repair), self.json, program);
         }
         connected.close().await?;
         Ok(Exit::Done)
@@ -65,12 +62,12 @@ impl StatusArgs {
 }
 
 /// Prints one look. Without a worker it is what the server knows.
-pub(crate) async fn show(handle: &BatchHandle, json: bool, program: &str) -> CliResult<()> {
-    tell(look(handle).await?.with_next(program), json, program);
+pub(crate) async fn show(handle: &BatchHandle, json: bool, program: &Program) -> CliResult<()> {
+    tell(look(handle, program).await?, json, program);
     Ok(())
 }
 
-fn tell(look: Look, json: bool, program: &str) {
+fn tell(look: Look, json: bool, program: &Program) {
     if json {
         output::json(&look);
     } else {
@@ -101,8 +98,8 @@ async fn repair(
 }
 
 /// Takes one look, and says why the progress is unknown if it is.
-async fn look(handle: &BatchHandle) -> CliResult<Look> {
-    let look = Look::at(handle).await?;
+async fn look(handle: &BatchHandle, program: &Program) -> CliResult<Look> {
+    let look = Look::at(handle, program).await?;
     if let Some(trouble) = look.trouble() {
         output::note(format_args!("its progress is unknown: {}", words(trouble)));
     }

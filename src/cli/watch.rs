@@ -10,7 +10,10 @@ use super::{
     follow::{Followed, Style, follow},
     look::Look,
     output::{self, note},
-    screen, web_ui,
+    run::followed_by,
+    screen,
+    shell::Program,
+    web_ui,
 };
 use crate::{batch::validate_id, client::BatchHandle, words::words, worker::shutdown_signal};
 
@@ -30,7 +33,7 @@ pub(crate) struct WatchArgs {
 }
 
 impl WatchArgs {
-    pub(crate) async fn run(&self, connection: &ConnectionArgs, program: &str) -> CliResult {
+    pub(crate) async fn run(&self, connection: &ConnectionArgs, program: &Program) -> CliResult {
         validate_id(&self.batch_id)?;
         let connected = connection.connect().await?;
         let handle = connected.client.handle(&self.batch_id)?;
@@ -67,12 +70,17 @@ pub(crate) async fn to_the_end(
     handle: &BatchHandle,
     json: bool,
     no_worker: &str,
-    program: &str,
+    program: &Program,
 ) -> CliResult {
     follow_as(handle, View::Flow(Style::new(json)), no_worker, program).await
 }
 
-async fn follow_as(handle: &BatchHandle, view: View, no_worker: &str, program: &str) -> CliResult {
+async fn follow_as(
+    handle: &BatchHandle,
+    view: View,
+    no_worker: &str,
+    program: &Program,
+) -> CliResult {
     let stop =
         shutdown_signal().map_err(|e| CliError::caused("signals cannot be listened for", &e))?;
     let mut stop = pin!(stop);
@@ -80,7 +88,7 @@ async fn follow_as(handle: &BatchHandle, view: View, no_worker: &str, program: &
         web_ui::tell(handle.id());
     }
     let followed = match view {
-        View::Flow(style) => follow(handle, style, no_worker, stop).await,
+        View::Flow(style) => follow(handle, style, no_worker, program, stop).await,
         View::Screen => match screen::follow(handle, no_worker, stop.as_mut()).await {
             Ok(followed) => followed,
             Err(error) => {
@@ -88,7 +96,7 @@ async fn follow_as(handle: &BatchHandle, view: View, no_worker: &str, program: &
                     "the screen cannot be drawn: {}",
                     words(&error)
                 ));
-                follow(handle, Style::Lines, no_worker, stop).await
+                follow(handle, Style::Lines, no_worker, program, stop).await
             }
         },
     };
@@ -109,8 +117,8 @@ async fn follow_as(handle: &BatchHandle, view: View, no_worker: &str, program: &
         Followed::Detached => {
             let id = handle.id();
             note(format_args!(
-                "detached; batch \"{id}\" goes on: `{program} watch {id}` follows it again, \
-                 `{program} cancel {id}` ends it"
+                "detached; batch \"{id}\" goes on: {}",
+                followed_by(id, program)
             ));
             Ok(Exit::Interrupted)
         }

@@ -17,7 +17,7 @@ use crate::{
     connect::{ConnectError, ConnectOptions, connect},
     controller::Controller,
     large_args::carried,
-    progress::Timestamp,
+    progress::{Progress, Timestamp},
     protocol::{self, Begun, ControllerInput},
 };
 
@@ -310,13 +310,17 @@ impl BatchClient {
                 continue;
             }
             let state = BatchState::from(status);
+            let progress = execution.memo().get::<Progress>(protocol::MEMO_PROGRESS);
+            let begun = progress.ok().flatten().map(|progress| progress.started_at);
+            let outcome = execution.memo().get(protocol::MEMO_OUTCOME).ok().flatten();
             let batch = ListedBatch {
                 batch_id: execution.id().to_owned(),
                 processor: execution.memo().get(MEMO_PROCESSOR).ok().flatten(),
                 redrive_of: execution.memo().get(MEMO_REDRIVE_OF).ok().flatten(),
                 state,
+                outcome: outcome.filter(|_| !state.is_open()),
                 task_queue: execution.task_queue().to_owned(),
-                started_at: execution.start_time().map(Timestamp::from),
+                started_at: begun.or_else(|| execution.start_time().map(Timestamp::from)),
                 ended_at: execution.close_time().map(Timestamp::from),
             };
             if wanted(&batch) {

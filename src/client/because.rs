@@ -2,7 +2,10 @@
 //!
 //! Pure. The controller's own explanation stays, unless one of these is the cause.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, UNIX_EPOCH},
+};
 
 use super::{RunningStride, Workers};
 use crate::{
@@ -49,6 +52,13 @@ pub(super) fn because(f: &Facts<'_>) -> Option<(HeldBy, String)> {
 /// The sentence for a task queue that no worker polls.
 pub(super) fn no_worker(task_queue: &str) -> String {
     format!("no worker is polling task queue \"{task_queue}\"")
+}
+
+/// The beginning of the sentence where no worker has taken a cancellation yet.
+pub(super) fn cancellation_waits(since: Timestamp) -> String {
+    let since = UNIX_EPOCH + Duration::from_millis(since.0);
+    let since = humantime::format_rfc3339_seconds(since);
+    format!("a cancellation was requested at {since} and waits for a worker")
 }
 
 fn no_worker_polls(f: &Facts<'_>) -> Option<(HeldBy, String)> {

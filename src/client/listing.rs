@@ -2,7 +2,7 @@
 
 use temporalio_common::protos::temporal::api::enums::v1::WorkflowExecutionStatus as TemporalStatus;
 
-use crate::progress::Timestamp;
+use crate::progress::{Outcome, Timestamp};
 
 /// A batch in a listing.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
@@ -15,9 +15,11 @@ pub struct ListedBatch {
     pub redrive_of: Option<String>,
     /// Whether it runs, and how it ended.
     pub state: BatchState,
+    /// How it ended, where its controller has told it.
+    pub outcome: Option<Outcome>,
     /// The queue on which its workers poll.
     pub task_queue: String,
-    /// When its latest Temporal run started; the start of the batch itself is in its progress.
+    /// When the batch run started; of a batch that no worker has begun with, when it was left with the server.
     pub started_at: Option<Timestamp>,
     /// When it ended.
     pub ended_at: Option<Timestamp>,

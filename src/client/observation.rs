@@ -14,14 +14,15 @@ use temporalio_common::protos::temporal::api::enums::v1::PendingWorkflowTaskStat
 use super::{
     BatchHandle, BatchState, ProgressError, Remedy, ResultError, RunningPage, RunningStride,
     Workers,
-    because::{Facts, because},
+    batch_client::MEMO_PROCESSOR,
+    because::{Facts, because, cancellation_waits},
     handle::state_of,
     recovery::{failing_task, repeats_task},
     running::{running_strides, time},
 };
 use crate::{
     controller::Controller,
-    progress::{Progress, Timestamp, by_age},
+    progress::{Phase, Progress, Timestamp, by_age},
     protocol::{ClientLooks, MEMO_FULL, MEMO_PROGRESS},
     size::Stand,
 };
@@ -47,6 +48,10 @@ pub struct Observation {
     pub batch_id: String,
     /// What Temporal knows without asking a worker.
     pub state: BatchState,
+    /// Its processor, where the server knows it.
+    pub processor: Option<String>,
+    /// When its cancellation was requested, where no worker has taken the request yet.
+    pub cancel_waits_since: Option<Timestamp>,
     /// How far it is; `None` where nobody could tell.
     pub progress: Option<Progress>,
     /// Where the progress comes from, if there is one.
@@ -86,6 +91,17 @@ impl Observation {
         self.workers.as_ref().is_some_and(|workers| !workers.any())
     }
 
+    /// How far it is, or why that is unknown.
+    pub(crate) fn told(self) -> Result<Progress, ProgressError> {
+        match (self.task_fails(), self.progress) {
+            (Some(error), _) => Err(error),
+            (None, Some(progress)) => Ok(progress),
+            (None, None) => Err(ProgressError::NoWorker {
+                batch_id: self.batch_id,
+            }),
+        }
+    }
+
     /// That its workflow task fails for good, if it does.
     pub(crate) fn task_fails(&self) -> Option<ProgressError> {
         Some(ProgressError::TaskFails {
@@ -102,6 +118,13 @@ impl Observation {
             .iter()
             .filter_map(|stride| stride.page.as_ref());
         pages.min_by_key(|page| page.since)
+    }
+
+    /// Whether no worker is there that could take a cancellation, nor has one taken it before.
+    fn lets_cancellation_wait(&self) -> bool {
+        let phase = self.progress.as_ref().map(|progress| progress.phase);
+        let taken = phase.is_some_and(|phase| phase == Phase::Cancelling);
+        self.state.is_open() && !taken && (self.no_worker() || self.untaken.is_some())
     }
 
     /// Says first what only a client can know.
@@ -127,6 +150,11 @@ impl Observation {
         } else if let Some((held_by, text)) = because(&facts) {
             progress.explanation = text;
             progress.held_by = Some(held_by);
+            progress.lacks_processor = false;
+        }
+        if let Some(since) = self.cancel_waits_since {
+            let waits = cancellation_waits(since);
+            progress.explanation = format!("{waits}: {}", progress.explanation);
         }
         // The controller has counted them when it decided last, which can be long ago.
         if self.strides.len() == progress.pages_in_flight as usize {
@@ -166,6 +194,8 @@ impl BatchHandle {
         let mut seen = Observation {
             batch_id: self.batch_id.clone(),
             state: state_of(&description),
+            processor: description.memo().get(MEMO_PROCESSOR).ok().flatten(),
+            cancel_waits_since: None,
             progress: None,
             source: None,
             workers: None,
@@ -181,6 +211,7 @@ impl BatchHandle {
             seen.source = Some(ProgressSource::Report);
             return Ok(seen);
         }
+        let cancelled = is_cancelled(&description).then(|| description.run_id().to_owned());
         let workers = Workers::of(&self.client, description.task_queue()).await;
         seen.workers = match workers {
             Ok(workers) => Some(workers),
@@ -219,6 +250,11 @@ impl BatchHandle {
                 progress.settle(Stand::Over);
             }
         }
+        if let Some(run_id) = cancelled.filter(|_| seen.lets_cancellation_wait()) {
+            let since = self.cancelled_at(&run_id).await;
+            seen.cancel_waits_since =
+                since.map_err(|e| ProgressError::Server { source: e.into() })?;
+        }
         seen.explain(self.looks.server_time());
         Ok(seen)
     }
@@ -230,11 +266,7 @@ impl BatchHandle {
     /// When there is no such batch, when no worker answers and there is no snapshot, when none can go on with
     /// the history of the batch, or when the server does not answer.
     pub async fn progress(&self) -> Result<Progress, ProgressError> {
-        let seen = self.look().await?;
-        if let Some(error) = seen.task_fails() {
-            return Err(error);
-        }
-        seen.progress.ok_or_else(|| self.no_answer())
+        self.look().await?.told()
     }
 
     /// The last progress of a batch that has ended, if it left a report.
@@ -384,6 +416,12 @@ impl Looks {
     fn lock(&self) -> MutexGuard<'_, Option<Looked>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether its cancellation was requested.
+fn is_cancelled(description: &WorkflowExecutionDescription) -> bool {
+    let info = description.raw().workflow_extended_info.as_ref();
+    info.is_some_and(|info| info.cancel_requested)
 }
 
 /// Since when a workflow task has waited for a worker, if one does.

@@ -29,6 +29,7 @@ use super::{
 use crate::{
     audit::Given,
     controller::Controller,
+    progress::Timestamp,
     protocol::{ControllerInput, Prepared, RecoverNote, Steer, SteerRequest},
     retry::RetryMode,
 };
@@ -248,8 +249,8 @@ impl BatchHandle {
         Ok(Some((standstill, beginning)))
     }
 
-    /// The failures since the last workflow task that succeeded, as the history has them.
-    async fn latest_failures(&self, run_id: &str) -> Result<(u32, Cause), RecoverError> {
+    /// The events of a run, the latest first.
+    async fn latest_events(&self, run_id: &str) -> Result<Vec<HistoryEvent>, RecoverError> {
         let request = GetWorkflowExecutionHistoryReverseRequest {
             namespace: self.client.namespace(),
             execution: Some(self.execution(run_id)),
@@ -259,7 +260,29 @@ impl BatchHandle {
         let mut service = self.client.connection().workflow_service();
         let page = service.get_workflow_execution_history_reverse(request.into_request());
         let page = page.await.map_err(|status| self.failed(status))?;
-        let events = page.into_inner().history.unwrap_or_default().events;
+        Ok(page.into_inner().history.unwrap_or_default().events)
+    }
+
+    /// When the cancellation of a run was requested, if it was.
+    pub(super) async fn cancelled_at(
+        &self,
+        run_id: &str,
+    ) -> Result<Option<Timestamp>, RecoverError> {
+        let events = self.latest_events(run_id).await?;
+        let requested = events.into_iter().find(|event| {
+            matches!(
+                event.attributes,
+                Some(Attributes::WorkflowExecutionCancelRequestedEventAttributes(
+                    _
+                ))
+            )
+        });
+        Ok(requested.and_then(|event| time(event.event_time)))
+    }
+
+    /// The failures since the last workflow task that succeeded, as the history has them.
+    async fn latest_failures(&self, run_id: &str) -> Result<(u32, Cause), RecoverError> {
+        let events = self.latest_events(run_id).await?;
         let (mut failures, mut cause) = (0, None);
         for event in events {
             match event.attributes {

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use temporalio_common::MemoValue;
 use temporalio_sdk::{ApplicationFailure, WorkflowContext, WorkflowResult, WorkflowTermination};
 
 use super::{
@@ -13,6 +14,7 @@ use super::{
     look::details,
     now,
     part::not_done,
+    publish,
 };
 use crate::{
     audit::Given,
@@ -81,10 +83,21 @@ pub(super) async fn end(
     finish(ctx, ending)
 }
 
+/// Listings are made of memos, and Temporal's own status of a workflow does not know that something was given up.
+fn tell_outcome(ctx: &WorkflowContext<Controller>, outcome: Outcome) {
+    if !ctx.state(Controller::is_part) && ctx.patched(protocol::TELLS_OUTCOME) {
+        publish::write(
+            ctx,
+            vec![(protocol::MEMO_OUTCOME, Some(MemoValue::new(outcome)))],
+        );
+    }
+}
+
 fn finish(ctx: &WorkflowContext<Controller>, ending: Ending) -> WorkflowResult<BatchReport> {
     ctx.state_mut(|s| s.closing = Some(Phase::Ended));
     let report = || ctx.state(|s| s.report(&ending));
     ctx.set_current_details(details(&report().progress));
+    tell_outcome(ctx, ending.outcome);
     let end_details = || ctx.state(|s| s.fitting_details(&ending));
     let reason = || ending.reason.clone().unwrap_or_default();
     match ending.outcome {

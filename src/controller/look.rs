@@ -62,11 +62,16 @@ impl Controller {
         };
         let limit = scheduler::explain(&situation);
         let (limited_by, _) = explained(limit.clone());
-        let (held_by, explanation) = explained(match self.is_part() {
+        let because = match self.is_part() {
             // Its batch goes by what limits it.
-            true => limit,
+            true => limit.map(scheduler::Because::from),
             false => scheduler::because(&situation, limit),
-        });
+        };
+        let fitting_page_size = because
+            .as_ref()
+            .and_then(|because| because.fitting_page_size);
+        let (held_by, explanation) =
+            explained(because.map(|because| (because.held_by, because.explanation)));
         let size = self.prepared.as_ref().map(Prepared::size);
         let size = size.unwrap_or_default();
         let items_left = size.items().map(|n| n.saturating_sub(totals.items.total()));
@@ -118,6 +123,9 @@ impl Controller {
             audit_older: self.audit.older(),
             explanation,
             held_by,
+            fitting_page_size: fitting_page_size.filter(|_| held_by == Some(HeldBy::Rate)),
+            // Every other cause of that kind is one that only a client can know.
+            lacks_processor: held_by == Some(HeldBy::NoWorker),
             limited_by,
             pause: self.controls.pause.clone(),
             parallelism_now: pace.parallelism,

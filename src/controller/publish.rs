@@ -230,7 +230,7 @@ pub(super) fn show_who_looks(ctx: &WorkflowContext<Controller>) {
     }
 }
 
-fn write(ctx: &WorkflowContext<Controller>, news: Vec<News>) {
+pub(super) fn write(ctx: &WorkflowContext<Controller>, news: Vec<News>) {
     if news.is_empty() {
         return;
     }

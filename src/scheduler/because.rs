@@ -21,7 +21,27 @@ const LONG_WAIT: Duration = Duration::from_secs(5);
 /// Below this part of the time that a page takes it is not the pause before it that holds the batch.
 const PAUSE_IS_USED: f64 = 0.5;
 
-/// The cause that keeps the batch from being faster, in one sentence for people. `None` where there is none.
+/// The cause that keeps a batch from being faster.
+#[derive(Debug, PartialEq)]
+pub(crate) struct Because {
+    pub held_by: HeldBy,
+    /// In one sentence for people.
+    pub explanation: String,
+    /// The page size that fits the rate, where pages are too large for it.
+    pub fitting_page_size: Option<u32>,
+}
+
+impl From<(HeldBy, String)> for Because {
+    fn from((held_by, explanation): (HeldBy, String)) -> Self {
+        Self {
+            held_by,
+            explanation,
+            fitting_page_size: None,
+        }
+    }
+}
+
+/// The cause that keeps the batch from being faster, for people. `None` where there is none.
 ///
 /// | in this order | |
 /// |---|---|
@@ -29,15 +49,15 @@ const PAUSE_IS_USED: f64 = 0.5;
 /// | pages fail and none gets through | their error |
 /// | pages keep to a rate or a pause | with the page size that fits, if theirs does not |
 /// | everything else | `limit`, the answer of [`explain`](super::explain) |
-pub(crate) fn because(
-    s: &Situation<'_>,
-    limit: Option<(HeldBy, String)>,
-) -> Option<(HeldBy, String)> {
+pub(crate) fn because(s: &Situation<'_>, limit: Option<(HeldBy, String)>) -> Option<Because> {
     if is_over(s) {
         return None;
     }
-    let still = stands_still(s).or_else(|| failing(s));
-    still.or_else(|| paced(s, limit.as_ref().map(|(by, _)| *by)).or(limit))
+    let still = stands_still(s).or_else(|| failing(s)).map(Because::from);
+    still.or_else(|| {
+        let paced = paced(s, limit.as_ref().map(|(by, _)| *by));
+        paced.or_else(|| limit.map(Because::from))
+    })
 }
 
 /// The error of pages that fail while none gets through.
@@ -89,17 +109,18 @@ fn failing(s: &Situation<'_>) -> Option<(HeldBy, String)> {
 }
 
 /// The rate, or the pause before each page, where pages keep to it; `limit` is what limits them otherwise.
-fn paced(s: &Situation<'_>, limit: Option<HeldBy>) -> Option<(HeldBy, String)> {
+fn paced(s: &Situation<'_>, limit: Option<HeldBy>) -> Option<Because> {
     use HeldBy::{Discovery, Parallelism, Ramp, Rate, Tuning};
     let runs: Vec<Run> = s.ledger.runs().map(|(_, run)| run).collect();
     let of_pages = [Discovery, Parallelism, Ramp, Tuning, Rate];
     if runs.is_empty() || limit.is_some_and(|by| !of_pages.contains(&by)) {
         return None;
     }
-    by_rate(s, &runs, limit).or_else(|| by_pause(s, &runs).filter(|_| limit != Some(Rate)))
+    let by_pause = || by_pause(s, &runs).filter(|_| limit != Some(Rate));
+    by_rate(s, &runs, limit).or_else(|| by_pause().map(Because::from))
 }
 
-fn by_rate(s: &Situation<'_>, runs: &[Run], limit: Option<HeldBy>) -> Option<(HeldBy, String)> {
+fn by_rate(s: &Situation<'_>, runs: &[Run], limit: Option<HeldBy>) -> Option<Because> {
     let rate = s.limits.rate?;
     let share = runs.iter().filter_map(|run| run.rate_share);
     let share = share.fold(0.0_f64, f64::max);
@@ -114,16 +135,20 @@ fn by_rate(s: &Situation<'_>, runs: &[Run], limit: Option<HeldBy>) -> Option<(He
     let text = format!("rate limit {} items/s", per_second(rate));
     if wait >= LONG_WAIT {
         let items = number(page_size.into());
-        let fits = share.floor().max(1.0);
-        let text = format!(
-            "{text}: a page of {items} items takes {} at its share of {} items/s; --page-size {fits:.0} makes it {}",
+        let fits = share.clamp(1.0, f64::from(u32::MAX)) as u32;
+        let explanation = format!(
+            "{text}: a page of {items} items takes {} at its share of {} items/s; --page-size {fits} makes it {}",
             about(wait),
             per_second(share),
-            about(seconds(fits / share)?),
+            about(seconds(f64::from(fits) / share)?),
         );
-        return Some((HeldBy::Rate, text));
+        return Some(Because {
+            held_by: HeldBy::Rate,
+            explanation,
+            fitting_page_size: Some(fits),
+        });
     }
-    (limit != Some(HeldBy::Rate)).then_some((HeldBy::Rate, text))
+    (limit != Some(HeldBy::Rate)).then(|| (HeldBy::Rate, text).into())
 }
 
 fn by_pause(s: &Situation<'_>, runs: &[Run]) -> Option<(HeldBy, String)> {
@@ -165,7 +190,7 @@ mod tests {
         },
     };
 
-    fn because(s: &Situation<'_>) -> Option<(HeldBy, String)> {
+    fn because(s: &Situation<'_>) -> Option<Because> {
         super::because(s, explain(s))
     }
 
@@ -208,8 +233,9 @@ mod tests {
     #[track_caller]
     fn says(case: &Case, now: Timestamp, by: HeldBy, part: &str) {
         let said = case.seen_at(now, because);
-        let (held_by, text) = said.unwrap_or_else(|| panic!("nothing is said; wanted {part}"));
-        assert!(held_by == by && text.contains(part), "{held_by:?}: {text}");
+        let said = said.unwrap_or_else(|| panic!("nothing is said; wanted {part}"));
+        let fits = said.held_by == by && said.explanation.contains(part);
+        assert!(fits, "{said:?}");
     }
 
     #[test]
@@ -276,6 +302,9 @@ mod tests {
         let sentence = "rate limit 200 items/s: a page of 1,000 items takes 5s at its share of 200 items/s; \
                         --page-size 200 makes it 1s";
         says(&case, after(4), HeldBy::Rate, sentence);
+        let fits = |case: &Case, now| case.seen_at(now, because).and_then(|b| b.fitting_page_size);
+        assert_eq!(fits(&case, after(4)), Some(200));
+        assert_eq!(fits(&case, after(40)), None);
         says(
             &case,
             after(40),
@@ -325,7 +354,7 @@ mod tests {
                 let mut case = Case::of(batch.clone(), strides);
                 for second in 0..8 {
                     let said = case.seen_at(after(second), because);
-                    let expected = case.seen_at(after(second), explain);
+                    let expected = case.seen_at(after(second), explain).map(Because::from);
                     assert_eq!(said, expected, "{strides} strides, {second} s");
                     let running = case.ledger.runs().map(|(number, _)| number).next();
                     if let Some(stride) = running.filter(|stride| *stride + 1 < strides) {

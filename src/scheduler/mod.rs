@@ -17,7 +17,7 @@ use crate::{
     progress::{Outcome, Phase, Timestamp},
 };
 
-pub(crate) use because::because;
+pub(crate) use because::{Because, because};
 pub(crate) use cohort::Cohort;
 pub(crate) use eager::EagerStrides;
 pub(crate) use explain::{Situation, explain, page_after};

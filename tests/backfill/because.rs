@@ -263,6 +263,30 @@ async fn the_next_step_of_a_pause_is_the_command_that_ends_it() {
 }
 
 #[tokio::test]
+async fn a_cancellation_that_no_worker_takes_is_told_with_the_command_that_starts_one() {
+    let home = database::sqlite().await;
+    home.numbers(300).await;
+    let id = id();
+    let mut running = slow(&home, &id, &["--set", "x = 1", "--page-pause", "2s"]);
+    wait_for_rows(&home, 10).await;
+    running.kill();
+    let cancelled = run(online(&["cancel", &id]));
+    exits(&cancelled, 0);
+    let seen = says(&id, "a cancellation was requested at ");
+    assert!(
+        sentence(&seen).contains(" and waits for a worker: no "),
+        "{seen}"
+    );
+    assert!(seen["cancel_waits_since"].is_u64(), "{seen}");
+    let mut worker = run_next(&seen, online);
+    worker.env("DATABASE_URL", &home.url);
+    let worker = start(worker);
+    exits(&run(online(&["watch", &id, "--plain"])), 4);
+    worker.signal("TERM");
+    exits(&worker.ended(), 0);
+}
+
+#[tokio::test]
 async fn the_next_step_after_the_loss_of_the_only_worker_starts_one() {
     let home = database::sqlite().await;
     home.numbers(300).await;

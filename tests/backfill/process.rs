@@ -130,6 +130,16 @@ impl Running {
         }
     }
 
+    /// What it has said so far.
+    pub fn said(&self) -> Ended {
+        let err = self.err.lock().unwrap().clone();
+        Ended {
+            status: None,
+            out: String::new(),
+            err,
+        }
+    }
+
     pub fn signal(&self, name: &str) {
         let kill = format!("kill -{name} {}", self.child.id());
         let killed = Command::new("sh").args(["-c", &kill]).status().unwrap();

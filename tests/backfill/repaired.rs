@@ -32,13 +32,33 @@ fn json(ended: &Ended) -> Value {
     serde_json::from_str(&ended.out).unwrap_or_else(|e| panic!("{e}: {ended:#?}"))
 }
 
+/// The batch in a listing, where one that has just ended comes a moment later.
+fn listed(id: &str) -> Value {
+    let deadline = Instant::now() + LIMIT;
+    loop {
+        let all = json(&run(online(&["list", "--json", "--limit", "1000"])));
+        let batch = all["batches"].as_array().unwrap().iter();
+        let mut ended =
+            batch.filter(|batch| batch["batch_id"] == id && batch["state"] != "running");
+        if let Some(batch) = ended.next() {
+            return batch.clone();
+        }
+        assert!(Instant::now() < deadline, "{id} is not listed as ended");
+    }
+}
+
+/// The command that has begun the batch.
+fn repeat(home: &Home, id: &str) -> Ended {
+    let work = ["backfill", "--table", "t", "--set", "x = x + 1", "--once"];
+    let how = ["--verify", "x = 1", "--batch-id", id, "--page-size", "50"];
+    run(with(&home.url, &[&work[..], &how].concat()))
+}
+
 /// 300 rows of which these are given up.
 async fn begin(home: &Home, ids: &[i32], id: &str) -> Ended {
     poisoned(home, ids).await;
     home.ledger_tables().await;
-    let work = ["backfill", "--table", "t", "--set", "x = x + 1", "--once"];
-    let how = ["--verify", "x = 1", "--batch-id", id, "--page-size", "50"];
-    let ended = run(with(&home.url, &[&work[..], &how].concat()));
+    let ended = repeat(home, id);
     exits(&ended, 3);
     ended
 }
@@ -81,8 +101,18 @@ async fn a_batch_that_is_repaired_and_redriven_is_complete(home: Home) {
     let look = is_left(&run(with(url, &status)), 0, 3);
     assert_eq!(look["repair"]["all_settled"], false);
 
+    let listed = listed(&id);
+    assert_eq!(listed["outcome"], "completed_with_failures", "{listed}");
+    let repeated = repeat(&home, &id);
+    exits(&repeated, 3);
+    assert!(repeated.err.contains("is done already"), "{repeated:#?}");
+    assert!(
+        repeated.out.contains("3 of 3 dead letters open"),
+        "{repeated:#?}"
+    );
+
     // The redrive fails again with the rows as they are.
-    let again = as_printed(&home, &failures, "redrive");
+    let again = as_printed(&home, &repeated, "redrive");
     exits(&again, 3);
     assert!(again.err.contains("3 of 3 dead letters open"), "{again:#?}");
     is_left(&run(with(url, &status)), 0, 3);
@@ -129,6 +159,16 @@ async fn a_batch_that_is_repaired_and_redriven_is_complete(home: Home) {
         for field in object.as_object().unwrap().keys() {
             let named = documented.contains(&format!("`{field}`"));
             assert!(named, "{field} is not documented");
+        }
+    }
+    let settled = [run(with(url, &["status", &id])), repeat(&home, &id)];
+    for settled in settled {
+        assert!(
+            settled.out.contains("all 3 dead letters are settled"),
+            "{settled:#?}"
+        );
+        for step in ["temporal-batch failures", "temporal-batch redrive"] {
+            assert!(!settled.err.contains(step), "{step}: {settled:#?}");
         }
     }
     let look = is_left(&run(with(url, &status)), 3, 0);
@@ -197,6 +237,19 @@ async fn what_was_deleted_is_not_repaired(home: Home) {
     exits(&closed, 3);
     let why = "0 of 3 dead letters settled here";
     assert!(closed.err.contains(why), "{closed:#?}");
+    for command in ["failures", "redrive"] {
+        let refused = run(with(&other.url, &[command, &id]));
+        exits(&refused, 1);
+        for part in [
+            "counts 3 dead letters, and the database that is looked at holds none of them",
+            "hint: --database-url or DATABASE_URL names the database of the batch",
+        ] {
+            assert!(refused.err.contains(part), "{part}: {refused:#?}");
+        }
+    }
+    // This one has a trace of the batch.
+    exits(&run(with(&home.url, &["failures", &id])), 0);
+    exits(&run(with(&home.url, &["redrive", &id])), 0);
     let blind = run(online(&gate));
     exits(&blind, 3);
     let why = "cannot be looked at from here";

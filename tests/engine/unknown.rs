@@ -49,6 +49,7 @@ async fn a_batch_waits_for_a_worker_that_has_its_processor_and_says_so() {
     })
     .await;
     assert_eq!(waits.phase, Phase::Preparing);
+    assert!(waits.lacks_processor);
     let queue = &bed.queue;
     assert_eq!(
         waits.explanation,

@@ -96,9 +96,20 @@ impl Rejected {
     }
 }
 
-/// The records that were written.
+/// What is where the file goes.
+enum Place {
+    Free,
+    /// A file of this batch run, with its hash.
+    Ours(String),
+    /// One that was corrected meanwhile.
+    Changed,
+}
+
+/// The records that were written, or were before.
 pub(super) struct Written {
     pub records: u64,
+    /// The file that is there was changed since it was written, so it stays.
+    stays: bool,
     /// The first of them, for people.
     told: Vec<String>,
 }
@@ -275,7 +286,16 @@ impl RejectedFile {
         }
         owner.records = whys.len() as u64;
         owner.sha256 = hex::encode(hash.finalize());
-        owner.replaces = self.replaced(&owner)?;
+        let mut written = Written {
+            records: owner.records,
+            stays: true,
+            told,
+        };
+        match self.place(&owner)? {
+            Place::Changed => return Ok(written),
+            Place::Free => {}
+            Place::Ours(hash) => owner.replaces = Some(hash),
+        }
         let first = serde_json::to_string(&owner).map_err(|e| self.unwritten(&e.into()))?;
         for line in std::iter::once(&first).chain(&whys) {
             writeln!(errors.0, "{line}").map_err(failed)?;
@@ -283,18 +303,16 @@ impl RejectedFile {
         // The file of errors says whose the other one is, so it comes first.
         errors.put_at(&self.errors()).map_err(failed)?;
         records.put_at(&self.path).map_err(failed)?;
-        Ok(Written {
-            records: owner.records,
-            told,
-        })
+        written.stays = false;
+        Ok(written)
     }
 
-    /// The hash of the file that is there, if it may be replaced: this batch run has put it there, and it is as it was
-    /// then.
-    fn replaced(&self, new: &Owner) -> CliResult<Option<String>> {
+    /// Whether the file may be put there: it takes the place of one that this batch run has put there, if that is as it
+    /// was then.
+    fn place(&self, new: &Owner) -> CliResult<Place> {
         let there = match File::open(&self.path) {
             Ok(file) => file,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Place::Free),
             Err(error) => return Err(self.unwritten(&error)),
         };
         let hash = hash_of(there).map_err(|error| self.unwritten(&error))?;
@@ -317,10 +335,10 @@ impl RejectedFile {
                     owner.replaces.as_ref(),
                     Some(&new.sha256),
                 ];
-                match known.contains(&Some(&hash)) {
-                    true => Ok(Some(hash)),
-                    false => stays("was changed since it was written"),
-                }
+                Ok(match known.contains(&Some(&hash)) {
+                    true => Place::Ours(hash),
+                    false => Place::Changed,
+                })
             }
             Ok(None) | Err(_) => stays("is no file of rejected records"),
         }
@@ -356,6 +374,16 @@ impl RejectedFile {
         }
         let records = count(written.records, "record");
         let (path, errors) = (shown(&self.path), shown(&self.errors()));
+        if written.stays {
+            note(format_args!(
+                "{path} was changed since the {records} were written to it, so it stays as it is; --rejected and the \
+                 name of another file writes them again"
+            ));
+            note(format_args!(
+                "next: `{next}`, unless its records are imported; the dead letters of this batch stay open all the same"
+            ));
+            return;
+        }
         note(format_args!(
             "{:<11}{records} in {path}; {errors} says why",
             "rejected"
