@@ -1,7 +1,11 @@
 //! The flags of the commands that start a batch and work for it in the same process: `backfill`, `import`
 //! and `export`.
 
-use std::{net::SocketAddr, sync::OnceLock, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use clap::Args;
 
@@ -17,6 +21,7 @@ use super::{
 use crate::{
     Database, PageProcessor,
     batch::{Batch, validate_id},
+    dead_letter::DeadLetters,
     hooks::Hooks,
     registry::Registry,
     throttle::Throttles,
@@ -78,7 +83,12 @@ impl AttendedArgs {
     }
 
     /// How the batch is told of.
-    pub fn run<'a>(&self, batch: Batch, program: &'a Program) -> Run<'a> {
+    pub fn run<'a>(
+        &self,
+        batch: Batch,
+        program: &'a Program,
+        letters: Option<Arc<dyn DeadLetters>>,
+    ) -> Run<'a> {
         Run {
             batch,
             program,
@@ -86,7 +96,7 @@ impl AttendedArgs {
             drain_timeout: self.drain_timeout,
             ended_run: OnceLock::new(),
             joins: false,
-            letters: None,
+            letters,
         }
     }
 

@@ -126,10 +126,8 @@ impl BackfillCommand {
             let page_size = batch.spec.page_size;
             let outlook = Outlook::of(&processor, &args, &work, page_size).await?;
             outlook.tell(&shown);
-            let run = self
-                .attended
-                .run(batch, program)
-                .letters(letters_of(&processor, &args));
+            let letters = letters_of(&processor, &args);
+            let run = self.attended.run(batch, program, letters);
             match self.detach {
                 Some(_) => run.detached(connection).await,
                 None => {

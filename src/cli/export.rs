@@ -139,10 +139,8 @@ impl ExportCommand {
             batch.spec.args = serde_json::to_value(&args)
                 .map_err(|e| CliError::failure(format_args!("the arguments have no JSON: {e}")))?;
             batch.validate()?;
-            let run = self
-                .attended
-                .run(batch, program)
-                .letters(letters_of(&processor, &args));
+            let letters = letters_of(&processor, &args);
+            let run = self.attended.run(batch, program, letters);
             let throttles = throttles.clone();
             let crew = self.attended.crew(processor, hooks, throttles, &database)?;
             match run.attended(connection, crew).await? {

@@ -307,7 +307,7 @@ impl ImportCommand {
             batch.spec.args = json(&args)?;
             batch.validate()?;
             let of_ledger = letters.clone().filter(|_| args.once);
-            let run = self.attended.run(batch, program).letters(of_ledger);
+            let run = self.attended.run(batch, program, of_ledger);
             let throttles = throttles.clone();
             let crew = self.attended.crew(processor, hooks, throttles, &database)?;
             let exit = run.attended(connection, crew).await?;

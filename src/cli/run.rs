@@ -94,10 +94,6 @@ fn of_sql(batch: &Batch) -> Option<&str> {
 }
 
 impl Run<'_> {
-    pub fn letters(self, letters: Option<Arc<dyn DeadLetters>>) -> Self {
-        Self { letters, ..self }
-    }
-
     /// Starts the batch and leaves it to other workers.
     #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
     pub async fn detached(&self, connection: &ConnectionArgs) -> CliResult {

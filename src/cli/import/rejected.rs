@@ -380,7 +380,7 @@ impl RejectedFile {
                  name of another file writes them again"
             ));
             note(format_args!(
-                "next: `{next}`, unless its records are imported; the dead letters of this batch stay open all the same"
+                "next: `{next}`, unless that file is imported already; the dead letters of this batch stay open either way"
             ));
             return;
         }
