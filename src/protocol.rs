@@ -27,7 +27,9 @@ use crate::{
     page::PageToken,
     page_ledger::StrideTotals,
     partition::{Look, PartitionSpec, Partitions, Told},
-    progress::{BatchReport, FailedItem, ItemCounts, PageFailure, PauseNote, Progress, Timestamp},
+    progress::{
+        BatchReport, FailedItem, ItemCounts, Outcome, PageFailure, PauseNote, Progress, Timestamp,
+    },
     reduce::{Output, Plan},
     retry::{RetryMode, RetryPolicy},
     scheduler::EagerStrides,
@@ -149,8 +151,8 @@ pub(crate) const WATCH_BRIDGES: &str = "temporal-batch.watch_bridges";
 
 /// Change: a run that is about to continue as new gives its strides to a bridge.
 pub(crate) const BRIDGED: &str = "bridged";
-/// Change: the outcome is in the memo.
-pub(crate) const TELLS_OUTCOME: &str = "tells-outcome";
+/// Change: the end is told in the memo.
+pub(crate) const TELLS_END: &str = "tells-end";
 /// Change: pace, slots of their own for what is beside the pages, control in the memo.
 pub(crate) const PACED: &str = "paced";
 
@@ -166,10 +168,18 @@ pub(crate) const MEMO_LISTED: usize = 3;
 pub(crate) const MEMO_ARGS: &str = "args";
 /// The memo field with the arguments as the processor completed them, where it changed them.
 pub(crate) const MEMO_PREPARED_ARGS: &str = "prepared_args";
-/// The memo field with the outcome of a batch that has ended.
-pub(crate) const MEMO_OUTCOME: &str = "outcome";
+/// The memo field with the [`EndNote`] of a batch that has ended.
+pub(crate) const MEMO_ENDED: &str = "ended";
 /// The memo field with the batch run.
 pub(crate) const MEMO_BATCH_RUN: &str = "batch_run";
+
+/// The end of a batch, for listings. The last run may be over before it has told its progress.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct EndNote {
+    pub outcome: Outcome,
+    /// Of the batch run.
+    pub started_at: Timestamp,
+}
 
 /// What is added to the name of a task queue for the work beside the pages: hooks, throttles, locks. Its
 /// slots are its own, so that pages cannot starve it.

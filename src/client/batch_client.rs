@@ -18,7 +18,7 @@ use crate::{
     controller::Controller,
     large_args::carried,
     progress::{Progress, Timestamp},
-    protocol::{self, Begun, ControllerInput},
+    protocol::{self, Begun, ControllerInput, EndNote},
 };
 
 use super::{
@@ -310,15 +310,18 @@ impl BatchClient {
                 continue;
             }
             let state = BatchState::from(status);
-            let progress = execution.memo().get::<Progress>(protocol::MEMO_PROGRESS);
-            let begun = progress.ok().flatten().map(|progress| progress.started_at);
-            let outcome = execution.memo().get(protocol::MEMO_OUTCOME).ok().flatten();
+            let memo = execution.memo();
+            let progress = memo.get::<Progress>(protocol::MEMO_PROGRESS);
+            let progress = progress.ok().flatten();
+            let ended = memo.get::<EndNote>(protocol::MEMO_ENDED).ok().flatten();
+            let begun = ended.as_ref().map(|ended| ended.started_at);
+            let begun = begun.or(progress.map(|progress| progress.started_at));
             let batch = ListedBatch {
                 batch_id: execution.id().to_owned(),
-                processor: execution.memo().get(MEMO_PROCESSOR).ok().flatten(),
-                redrive_of: execution.memo().get(MEMO_REDRIVE_OF).ok().flatten(),
+                processor: memo.get(MEMO_PROCESSOR).ok().flatten(),
+                redrive_of: memo.get(MEMO_REDRIVE_OF).ok().flatten(),
                 state,
-                outcome: outcome.filter(|_| !state.is_open()),
+                outcome: ended.map(|ended| ended.outcome),
                 task_queue: execution.task_queue().to_owned(),
                 started_at: begun.or_else(|| execution.start_time().map(Timestamp::from)),
                 ended_at: execution.close_time().map(Timestamp::from),

@@ -20,7 +20,7 @@ use crate::{
     audit::Given,
     batch::HOOK_TIMEOUT,
     progress::{BatchReport, Outcome, Phase},
-    protocol::{self, HookOrder},
+    protocol::{self, EndNote, HookOrder},
     scheduler::Ending,
 };
 
@@ -84,12 +84,14 @@ pub(super) async fn end(
 }
 
 /// Listings are made of memos, and Temporal's own status of a workflow does not know that something was given up.
-fn tell_outcome(ctx: &WorkflowContext<Controller>, outcome: Outcome) {
-    if !ctx.state(Controller::is_part) && ctx.patched(protocol::TELLS_OUTCOME) {
-        publish::write(
-            ctx,
-            vec![(protocol::MEMO_OUTCOME, Some(MemoValue::new(outcome)))],
-        );
+fn tell_end(ctx: &WorkflowContext<Controller>, outcome: Outcome) {
+    if !ctx.state(Controller::is_part) && ctx.patched(protocol::TELLS_END) {
+        let started_at = ctx.state(|s| s.started_at);
+        let end = EndNote {
+            outcome,
+            started_at,
+        };
+        publish::write(ctx, vec![(protocol::MEMO_ENDED, Some(MemoValue::new(end)))]);
     }
 }
 
@@ -97,7 +99,7 @@ fn finish(ctx: &WorkflowContext<Controller>, ending: Ending) -> WorkflowResult<B
     ctx.state_mut(|s| s.closing = Some(Phase::Ended));
     let report = || ctx.state(|s| s.report(&ending));
     ctx.set_current_details(details(&report().progress));
-    tell_outcome(ctx, ending.outcome);
+    tell_end(ctx, ending.outcome);
     let end_details = || ctx.state(|s| s.fitting_details(&ending));
     let reason = || ending.reason.clone().unwrap_or_default();
     match ending.outcome {

@@ -29,7 +29,7 @@ pub(super) fn command(program: &str, args: &[String], changes: &Changes<'_>) -> 
     while let Some(arg) = args.next() {
         let name = arg.split_once('=').map_or(arg.as_str(), |(name, _)| name);
         let has_value = name.len() < arg.len();
-        let hidden = changes.hides_url && name == "--database-url";
+        let hidden = name == "--api-key" || (changes.hides_url && name == "--database-url");
         let alone = ITS_OWN_ALONE.contains(&arg.as_str());
         if hidden || alone || ITS_OWN.contains(&name) {
             if !alone && !has_value {
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_is_not_printed() {
+    fn a_password_and_an_api_key_are_not_printed() {
         let args = [
             "import",
             "--database-url",
@@ -104,6 +104,11 @@ mod tests {
         let joined = ["import", "--database-url=postgres://u:p@h/d", "users.csv"];
         assert_eq!(
             said(&joined, true, Vec::new()),
+            "temporal-batch import users.rejected.csv"
+        );
+        let keys = ["--api-key", "k", "import", "users.csv", "--api-key=k"];
+        assert_eq!(
+            said(&keys, false, Vec::new()),
             "temporal-batch import users.rejected.csv"
         );
     }
