@@ -8,7 +8,7 @@ use std::{
 };
 
 use futures::future::FusedFuture;
-use temporalio_common::{MemoValue, RetryPolicy as TemporalRetryPolicy};
+use temporalio_common::{MemoValue, MemoValues, RetryPolicy as TemporalRetryPolicy};
 use temporalio_sdk::{
     ActivityOptions, ApplicationFailure, ContinueAsNewOptions, WaitConditionOptions,
     WorkflowCancellationToken, WorkflowContext, WorkflowResult, WorkflowTermination,
@@ -471,6 +471,27 @@ impl Controller {
 pub(super) fn hand_over(ctx: &WorkflowContext<Controller>) -> WorkflowResult<()> {
     let input = ctx.state(Controller::fitting_input);
     log(ctx, "continuing as new");
-    ctx.continue_as_new(input, ContinueAsNewOptions::default())?;
+    let mut options = ContinueAsNewOptions::default();
+    options.memo = Some(lasting_memo(ctx));
+    ctx.continue_as_new(input, options)?;
     Ok(())
+}
+
+/// The memo for the next run. Left to itself, the SDK gives it the memo of the start, without the arguments that the processor
+/// completed. Facts of the moment are published by the next run itself.
+fn lasting_memo(ctx: &WorkflowContext<Controller>) -> MemoValues {
+    const OF_THE_MOMENT: [&str; 4] = [
+        protocol::MEMO_CONTROL,
+        protocol::MEMO_PROGRESS,
+        protocol::MEMO_FULL,
+        protocol::MEMO_ENDED,
+    ];
+    let memo = ctx.memo();
+    let mut lasting = MemoValues::new();
+    for field in memo.keys().filter(|field| !OF_THE_MOMENT.contains(field)) {
+        if let Ok(Some(value)) = memo.get::<serde_json::Value>(field) {
+            lasting.insert(field, value);
+        }
+    }
+    lasting
 }

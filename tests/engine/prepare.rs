@@ -160,6 +160,23 @@ async fn a_batch_that_is_continued_keeps_its_completed_arguments() {
     assert_eq!(numbers.prepared.load(Ordering::SeqCst), 1);
 }
 
+/// A redrive has to have them, and so has a worker that is started later, where orders only name them.
+#[tokio::test]
+async fn completed_arguments_outlive_a_hand_over() {
+    let bed = Bed::new("prepared-handed-over").await;
+    let numbers = UpToNow::new(20);
+    numbers.gate.open();
+    let _worker = bed.worker(numbers.clone()).await;
+    let batch = bed.batch::<UpToNow>(Mark { high_water: None });
+    let handle = bed.start(&batch.page_size(5).pages_per_run(1)).await;
+    let report = report(&handle).await;
+    assert_eq!(report.outcome, Outcome::Completed);
+    assert!(report.progress.runs > 2, "{}", report.progress.runs);
+    let redrive = bed.client.redrive_of(LetterFilter::of(handle.id())).await;
+    let redrive = format!("{:?}", redrive.unwrap());
+    assert!(redrive.contains("\"high_water\": Number(20)"), "{redrive}");
+}
+
 #[tokio::test]
 async fn what_cannot_be_prepared_yet_is_tried_again_and_status_says_why() {
     let bed = Bed::new("prepared-late").await;
