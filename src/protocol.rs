@@ -521,6 +521,12 @@ pub(crate) struct StrideOrder {
     /// Pages that have been earned before in the same way.
     #[serde(default, skip_serializing_if = "is_default")]
     pub page_rate_ready: u32,
+    /// Items that have to be earned under the rate and not used: once those that are ready are begun, or before any.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub rate_owed: u32,
+    /// Pages that are owed in the same way.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub page_rate_owed: u32,
 }
 
 impl StrideOrder {

@@ -21,7 +21,7 @@ use super::{
     exit::{CliError, CliResult, Exit},
     follow::{Followed, Style, follow},
     look::SCHEMA,
-    output::{self, BARS, count, duration, has_terminal, note, number, rate},
+    output::{self, BARS, count, duration, has_terminal, note, number, per_second},
     web_ui::{Noted, WebUi},
     worker::{listen_address, serve},
 };
@@ -512,7 +512,7 @@ impl Summary {
             number(u64::from(self.stride)),
             "time",
             duration(Duration::from_secs_f64(self.seconds)),
-            rate(self.rows_per_second),
+            per_second(self.rows_per_second),
             "retries",
             number(self.retries),
             "runs",

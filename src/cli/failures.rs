@@ -91,6 +91,8 @@ impl FailuresArgs {
         program: &str,
     ) -> CliResult {
         validate_id(&self.batch_id)?;
+        // Everything that can be checked without a server is checked first.
+        self.filter(self.processor.as_deref(), processors)?;
         let connected = connection.connect().await?;
         let failures = self.find(&connected.client, processors).await?;
         if self.json {

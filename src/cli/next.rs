@@ -20,6 +20,9 @@ pub(crate) fn step(p: &Progress, task_queue: Option<&str>, program: &str) -> Opt
         // Perhaps another program has it.
         HeldBy::NoWorker if p.explanation.starts_with("no worker with processor") => None,
         HeldBy::NoWorker | HeldBy::Workers => {
+            if let Some(fewer) = proposed(p, "--max-parallelism") {
+                return set(fewer);
+            }
             let sql = SQL_PROCESSORS.contains(&p.processor.as_str());
             let connection = sql.then_some(DEFAULT_CONNECTION);
             Some(worker(program, task_queue?, connection))
@@ -36,15 +39,17 @@ pub(crate) fn step(p: &Progress, task_queue: Option<&str>, program: &str) -> Opt
             let before = p.max_parallelism_achieved.max(1);
             set(format!("--max-parallelism {before}"))
         }
-        HeldBy::Rate => {
-            // Where pages are too large for their rate the sentence proposes a size.
-            let (_, size) = p.explanation.split_once("--page-size ")?;
-            let size = size.split(' ').next()?;
-            set(format!("--page-size {size}"))
-        }
+        HeldBy::Rate => set(proposed(p, "--page-size")?),
         HeldBy::Retries => of_batch("failures"),
         _ => None,
     }
+}
+
+/// The flag, with its value, that the sentence proposes.
+fn proposed(p: &Progress, flag: &str) -> Option<String> {
+    let (_, value) = p.explanation.split_once(&format!("{flag} "))?;
+    let value = value.split(' ').next()?;
+    Some(format!("{flag} {value}"))
 }
 
 #[cfg(test)]
@@ -85,6 +90,10 @@ mod tests {
             p.explanation = "rate limit 2 items/s: .. --page-size 20 makes it 1s".to_owned();
         });
         assert_eq!(large, of("shop set ID --page-size 20"));
+        let slots = held(HeldBy::Workers, |p| {
+            p.explanation = "7 of 10 pages wait; --max-parallelism 3 leaves it to those".to_owned();
+        });
+        assert_eq!(slots, of("shop set ID --max-parallelism 3"));
         let blocked = held(HeldBy::Pages, |p| p.phase = Phase::Blocked);
         assert_eq!(blocked, of("shop failures ID"));
     }

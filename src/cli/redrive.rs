@@ -151,7 +151,11 @@ impl RedriveArgs {
         let source_args = source.args.clone();
         let mut batch = self.batch(source, filter)?;
         let Some(registry) = self.works_itself(&processor, processors).await? else {
-            return self.launch.of(program).run(client, &batch).await;
+            return self
+                .launch
+                .of(program)
+                .run(client, &batch, &self.pacing)
+                .await;
         };
         let interrupted = match self.new_id {
             Some(_) => None,
@@ -176,6 +180,7 @@ impl RedriveArgs {
         let run = Run {
             batch,
             program,
+            pacing: &self.pacing,
             json: self.launch.is_json(),
             drain_timeout: self.drain_timeout,
             ended_run: OnceLock::new(),

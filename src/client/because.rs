@@ -6,6 +6,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use super::{RunningStride, Workers};
 use crate::{
+    figures::{about, per_second},
     page::PageToken,
     progress::{HeldBy, Progress, Timestamp},
     scheduler::page_after,
@@ -96,22 +97,34 @@ fn no_worker_answers(f: &Facts<'_>) -> Option<(HeldBy, String)> {
     Some((HeldBy::NoWorker, text))
 }
 
-/// Pages could run, but no worker takes them.
+/// Pages could run, but no worker takes them. Each of them holds a part of the rate, if there is one, so that a single one
+/// matters then.
 fn waits_for_slots(f: &Facts<'_>) -> Option<(HeldBy, String)> {
     let waits = |stride: &&RunningStride| {
         let since = stride.dispatched_at.unwrap_or(f.now);
         stride.started_at.is_none() && f.now.since(since) >= NOT_TAKEN
     };
     let waiting = f.strides.iter().filter(waits).count();
-    if waiting == 0 || waiting * 2 < f.strides.len() || !is_limited(f.progress) {
+    let (all, rate) = (f.strides.len(), rate(f.progress));
+    let few = waiting * 2 < all && rate.is_none();
+    if waiting == 0 || few || !is_limited(f.progress) {
         return None;
     }
-    let all = f.strides.len();
-    let text = match waiting == all {
-        true => "all pages wait for a worker that has a free slot".to_owned(),
-        false => format!("{waiting} of {all} pages wait for a worker that has a free slot"),
+    let text = match (all - waiting, rate) {
+        (0, _) => "all pages wait for a worker that has a free slot".to_owned(),
+        (_, None) => format!("{waiting} of {all} pages wait for a worker that has a free slot"),
+        (slots, Some(rate)) => format!(
+            "{waiting} of {all} pages wait for a worker that has a free slot, and hold part of the rate of {rate} \
+             meanwhile; --max-parallelism {slots} leaves it to those that run"
+        ),
     };
     Some((HeldBy::Workers, text))
+}
+
+/// The limit that the pages in flight share.
+fn rate(p: &Progress) -> Option<String> {
+    let of = |rate: Option<f64>, what| Some(format!("{} {what}/s", per_second(rate?)));
+    of(p.rate, "items").or_else(|| of(p.page_rate, "pages"))
 }
 
 /// The pages in flight take long, and none of them is finished.
@@ -198,10 +211,6 @@ fn pages(pages: usize) -> String {
         1 => "1 page is".to_owned(),
         _ => format!("{pages} pages are"),
     }
-}
-
-fn about(time: Duration) -> String {
-    humantime::format_duration(Duration::from_secs(time.as_secs())).to_string()
 }
 
 #[cfg(test)]

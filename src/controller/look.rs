@@ -138,7 +138,7 @@ impl Controller {
             warnings: self.warnings(),
             lock: spec.lock.clone(),
             lock_held_by: self.lock_held_by.clone(),
-            items_per_second: pacing.items_per_second(self.now),
+            items_per_second: pacing.items_per_second_shown(self.now),
             time_left: items_left.and_then(|left| pacing.time_left(self.now, left)),
             oldest_in_flight: ages().min(),
             in_flight_by_age: by_age(ages().map(|since| self.now.since(since))),

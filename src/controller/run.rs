@@ -99,7 +99,7 @@ pub(super) async fn prepare(ctx: &WorkflowContext<Controller>) -> WorkflowResult
             ctx.state_mut(|s| {
                 // A partition may be one of very many that begin one after the other.
                 if prepared.rate_at_once && !s.is_part() {
-                    s.pacing.begins_at_once(prepared.permit_per_item, s.now);
+                    s.pacing.begins_at_once(s.now);
                 }
                 s.prepared = Some(prepared);
                 s.begin_to_reduce();

@@ -6,18 +6,17 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     Situation,
-    explain::{RATE_IS_USED, about, is_over, page_after, per_second, stands_still},
+    explain::{RATE_IS_USED, is_over, page_after, stands_still},
 };
 use crate::{
-    figures::number,
+    figures::{about, number, per_second},
     ledger::Run,
+    pace::fitting_page,
     progress::{HeldBy, Timestamp},
 };
 
 /// A rate that makes a page wait for less is nothing that a page waits for.
 const SHORTEST_WAIT: Duration = Duration::from_secs(1);
-/// A page that waits for longer is too large for its share of the rate, and a size that fits is proposed.
-const LONG_WAIT: Duration = Duration::from_secs(5);
 /// Below this part of the time that a page takes it is not the pause before it that holds the batch.
 const PAUSE_IS_USED: f64 = 0.5;
 
@@ -112,14 +111,14 @@ fn by_rate(s: &Situation<'_>, runs: &[Run], limit: Option<HeldBy>) -> Option<(He
         return None;
     }
     let text = format!("rate limit {} items/s", per_second(rate));
-    if wait >= LONG_WAIT {
+    let tuned = s.pacing.auto_page_size().is_some();
+    if let Some(fits) = fitting_page(page_size, share).filter(|_| !tuned) {
         let items = number(page_size.into());
-        let fits = share.floor().max(1.0);
         let text = format!(
-            "{text}: a page of {items} items takes {} at its share of {} items/s; --page-size {fits:.0} makes it {}",
+            "{text}: a page of {items} items takes {} at its share of {} items/s; --page-size {fits} makes it {}",
             about(wait),
             per_second(share),
-            about(seconds(fits / share)?),
+            about(seconds(f64::from(fits) / share)?),
         );
         return Some((HeldBy::Rate, text));
     }
@@ -273,18 +272,24 @@ mod tests {
     fn a_page_that_waits_for_its_rate_is_held_by_the_rate() {
         let large = batch().rate(200.0).page_size(1_000).max_parallelism(10);
         let case = Case::of(large.clone(), 1);
-        let sentence = "rate limit 200 items/s: a page of 1,000 items takes 5s at its share of 200 items/s; \
-                        --page-size 200 makes it 1s";
-        says(&case, after(4), HeldBy::Rate, sentence);
+        says(&case, after(4), HeldBy::Rate, "rate limit 200 items/s");
         says(
             &case,
             after(40),
             HeldBy::Discovery,
             "waiting for the first page",
         );
-        let case = Case::of(large, 50);
-        let sentence = "takes 50s at its share of 20 items/s; --page-size 20 makes it 1s";
+        let case = Case::of(large.clone(), 50);
+        let sentence = "rate limit 200 items/s: a page of 1,000 items takes 50s at its share of 20 items/s; \
+                        --page-size 100 makes it 5s";
         says(&case, after(30), HeldBy::Rate, sentence);
+        // A wait of 20 s is not long.
+        let fits = Case::of(batch().rate(50.0).page_size(1_000), 1);
+        let plain = |rate: u32| Some((HeldBy::Rate, format!("rate limit {rate} items/s")));
+        assert_eq!(fits.seen_at(after(4), because), plain(50));
+        let tuned = large.auto_page_size(crate::AutoPageSize::default());
+        let said = Case::of(tuned, 50).seen_at(after(30), because);
+        assert_eq!(said, plain(200));
         let fits = batch().rate(5_000.0).page_size(1_000);
         let case = Case::of(fits, 1);
         says(

@@ -120,11 +120,19 @@ pub fn run(command: Command) -> Ended {
 }
 
 impl Running {
+    /// What it has said so far.
+    pub fn said(&self) -> String {
+        self.err.lock().unwrap().clone()
+    }
+
     /// Waits until it has said something.
     pub fn says(&self, part: &str) {
         let deadline = Instant::now() + LIMIT;
-        while !self.err.lock().unwrap().contains(part) {
-            let said = self.err.lock().unwrap().clone();
+        loop {
+            let said = self.said();
+            if said.contains(part) {
+                return;
+            }
             assert!(Instant::now() < deadline, "it never says {part:?}: {said}");
             thread::sleep(Duration::from_millis(5));
         }
