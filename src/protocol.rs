@@ -35,7 +35,7 @@ use crate::{
     stages::Stages,
     stored::is_default,
     throttle::Verdict,
-    tolerance::Tally,
+    tolerance::{StrideTolerance, Tally},
 };
 
 /// The latest version that is known here.
@@ -527,6 +527,22 @@ pub(crate) struct StrideOrder {
     /// Pages that are owed in the same way.
     #[serde(default, skip_serializing_if = "is_default")]
     pub page_rate_owed: u32,
+    /// The failures with which the rest is given back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerance: Option<StrideTolerance>,
+}
+
+impl StrideReport {
+    /// What the stride has done and what failed of it.
+    pub fn tally(&self) -> Tally {
+        let pages_failed = u64::from(self.pages_failed);
+        Tally {
+            items: self.items.total(),
+            items_failed: self.items.failed,
+            pages: u64::from(self.pages) + pages_failed,
+            pages_failed,
+        }
+    }
 }
 
 impl StrideOrder {

@@ -540,6 +540,7 @@ fn order(
         page_rate_ready: 0,
         rate_owed: 0,
         page_rate_owed: 0,
+        tolerance: None,
     }
 }
 

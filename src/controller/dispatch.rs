@@ -148,6 +148,7 @@ impl Controller {
             page_rate_ready: 0,
             rate_owed: 0,
             page_rate_owed: 0,
+            tolerance: self.stride_tolerance(),
         })
     }
 

@@ -14,6 +14,7 @@ use crate::{
     progress::Timestamp,
     protocol::GiveUp,
     retry::RetryMode,
+    tolerance::{Limit, StrideTolerance, Tally, Tolerance},
 };
 
 /// What `process` does with a page.
@@ -26,6 +27,8 @@ enum Does {
     Fail,
     /// Works, and fails with an error of this type.
     FailAs(&'static str),
+    /// Works, but for the first item of each page.
+    FailItems,
     /// Works, and reports more items than there are.
     Misreport,
     /// Never comes back.
@@ -169,6 +172,11 @@ impl PageProcessor for Numbers {
             }
             Does::FailAs(error_type) => {
                 return Err(PageError::retryable("made to fail").with_type(error_type));
+            }
+            Does::FailItems => {
+                let mut report = PageReport::all_processed();
+                report.fail(0, "Unlucky", "the first of its page");
+                return Ok(report);
             }
             Does::Misreport => {
                 let mut report = PageReport::all_processed();
@@ -362,6 +370,7 @@ fn order() -> StrideOrder {
         page_rate_ready: 0,
         rate_owed: 0,
         page_rate_owed: 0,
+        tolerance: None,
     }
 }
 
@@ -861,5 +870,24 @@ async fn a_record_that_cannot_be_read_is_found_by_halves_and_the_rest_of_its_pag
         assert_eq!(keys, [Some(unreadable.to_string())]);
         let read = numbers.fetched.load(Ordering::Relaxed);
         assert_eq!(read, reads, "{unreadable} up to {end}: {error_type}");
+    }
+}
+
+#[tokio::test]
+async fn a_stride_tells_of_its_failures_before_the_page_that_would_be_too_much() {
+    let tolerance = |items| StrideTolerance {
+        tolerance: Tolerance::new().items(Limit::count(items)),
+        tally: Tally::default(),
+        strides: 1,
+    };
+    for (tolerated, pages) in [(Some(0), 1), (Some(1), 2), (Some(2), 3), (None, 3)] {
+        let numbers = Numbers::that(Does::FailItems, NOTHING);
+        let order = StrideOrder {
+            tolerance: tolerated.map(tolerance),
+            ..order()
+        };
+        let report = run_order(&numbers, &Script::of(&numbers), order).await;
+        assert_eq!((report.pages, report.failure), (pages, None));
+        assert_eq!(report.items.failed, u64::from(pages));
     }
 }
