@@ -608,6 +608,12 @@ pub(crate) struct StrideReport {
     /// Items that it has earned under the rate and not begun.
     #[serde(default, skip_serializing_if = "is_default")]
     pub rate_left: f64,
+    /// It was to begin the first page of the batch, and has not.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub rate_untouched: bool,
+    /// The same under the limit of pages.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub page_rate_untouched: bool,
     /// Pages that it has earned and not begun.
     #[serde(default, skip_serializing_if = "is_default")]
     pub page_rate_left: f64,

@@ -71,7 +71,7 @@ impl<C: Clock + Clone> RateShare<C> {
             bucket: Mutex::new(Bucket {
                 limiter: holding(ready, quota, &clock),
                 owed,
-                in_advance: ready > 0,
+                in_advance: ready > 0 && owed > 0,
             }),
             quota,
             clock,
@@ -88,8 +88,9 @@ impl<C: Clock + Clone> RateShare<C> {
         self.bucket().limiter = holding(0, self.quota, &self.clock);
     }
 
-    /// Takes everything that has been earned, and tells how much that was: less than nothing where more is owed.
-    pub fn take_rest(&self) -> f64 {
+    /// Takes everything that has been earned, and tells how much that was: less than nothing where more is owed. Tells also
+    /// whether what it began with in advance was never taken.
+    pub fn take_rest(&self) -> (f64, bool) {
         let mut bucket = self.bucket();
         let most = self.quota.burst_size();
         let all = f64::from(most.get());
@@ -102,7 +103,8 @@ impl<C: Clock + Clone> RateShare<C> {
             Err(_) => 0.0,
         };
         bucket.limiter = holding(0, self.quota, &self.clock);
-        rest.clamp(0.0, all) - f64::from(std::mem::take(&mut bucket.owed))
+        let owed = std::mem::take(&mut bucket.owed);
+        (rest.clamp(0.0, all) - f64::from(owed), bucket.in_advance)
     }
 
     /// Waits until so many permits are earned, and takes them. Dropped before that, it has taken none of
@@ -303,7 +305,7 @@ mod tests {
                 let items = (f64::from(page) * part).ceil() as u32;
                 take(&limit, &clock, items);
                 let_through.push((seconds(&clock), items));
-                let rest = limit.take_rest();
+                let (rest, _) = limit.take_rest();
                 prop_assert!(rest <= f64::from(page));
                 prop_assert!(limit.try_take(NonZeroU32::MIN).is_err(), "it was handed on");
                 // A fraction of an item is lost when all slots are taken.
@@ -384,7 +386,9 @@ mod tests {
         let limit = Fake::with_clock(20.0, 1_000, Earned { ready, owed }, clock.clone());
         take(&limit, &clock, 1_000);
         clock.advance(Duration::from_secs(10));
-        assert_near(limit.take_rest(), -800.0);
+        let (rest, untouched) = limit.take_rest();
+        assert_near(rest, -800.0);
+        assert!(!untouched);
         let next = Fake::with_clock(
             20.0,
             1_000,
@@ -396,6 +400,18 @@ mod tests {
         );
         take(&next, &clock, 1_000);
         assert_near(seconds(&clock), 100.0);
+    }
+
+    #[test]
+    fn a_stride_that_comes_back_before_its_first_page_says_so() {
+        for (owed, untouched) in [(1_000, true), (0, false)] {
+            let clock = FakeRelativeClock::default();
+            let ready = 1_000;
+            let limit = Fake::with_clock(20.0, 1_000, Earned { ready, owed }, clock);
+            let (rest, said) = limit.take_rest();
+            assert_near(rest, f64::from(ready - owed));
+            assert_eq!(said, untouched);
+        }
     }
 
     #[test]

@@ -305,11 +305,14 @@ impl ActivityHost {
         Some(report)
     }
 
-    /// Takes the permits that the stride has earned under its rates and not used: of items, and of pages.
-    pub fn rates_left(&self) -> (f64, f64) {
-        let items = self.rate.as_ref().map_or(0.0, |rate| rate.take_rest());
-        let pages = self.page_rate.as_ref().map_or(0.0, RateShare::take_rest);
-        (items, pages)
+    /// Takes the permits that the stride has earned under its rates and not used, and notes them in its report.
+    pub fn give_back_rates(&self, report: &mut StrideReport) {
+        if let Some(rate) = &self.rate {
+            (report.rate_left, report.rate_untouched) = rate.take_rest();
+        }
+        if let Some(rate) = &self.page_rate {
+            (report.page_rate_left, report.page_rate_untouched) = rate.take_rest();
+        }
     }
 
     /// Waits, unless the stride is told to stop.

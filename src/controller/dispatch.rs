@@ -166,7 +166,10 @@ impl Controller {
         let before = Before::of(&self.ledger, stride);
         self.pacing.reported(&report, self.ledger.running(), now);
         self.eager.allow(report.eager);
-        let left = [report.rate_left, report.page_rate_left];
+        let left = [
+            (report.rate_left, report.rate_untouched),
+            (report.page_rate_left, report.page_rate_untouched),
+        ];
         self.record(Event::Reported {
             stride,
             report: Box::new(report),

@@ -100,7 +100,10 @@ impl Credit {
     }
 
     /// A stride came back with permits that it had earned, or with fewer than none: what it owes.
-    pub fn give_back(&mut self, permits: f64, standing: &Standing) {
+    ///
+    /// `untouched`: it was to begin the first page of the batch, and another one is to do that at once.
+    pub fn give_back(&mut self, permits: f64, untouched: bool, standing: &Standing) {
+        self.first |= untouched;
         let unit = f64::from(standing.unit);
         if permits.is_finite() {
             self.permits += permits.max(-unit);
@@ -161,11 +164,20 @@ mod tests {
     }
 
     #[test]
+    fn a_first_page_that_its_stride_has_not_begun_does_not_wait_in_the_next_one() {
+        let mut credit = Credit::of_first(START);
+        credit.mind(&standing(10.0, 0.0, 4), START);
+        let first = credit.take(UNIT);
+        credit.give_back(0.0, true, &standing(10.0, 0.0, 4));
+        assert_eq!((credit.take(UNIT), credit.take(UNIT)), (first, ready(0)));
+    }
+
+    #[test]
     fn what_a_stride_comes_back_owing_is_earned_before_the_next_one_has_anything() {
         let mut credit = Credit::of_first(START);
         credit.mind(&standing(10.0, 0.0, 4), START);
         credit.take(UNIT);
-        credit.give_back(-70.0, &standing(10.0, 0.0, 4));
+        credit.give_back(-70.0, false, &standing(10.0, 0.0, 4));
         credit.mind(&standing(10.0, 0.0, 4), START);
         credit.mind(&standing(10.0, 0.0, 4), after(2.0));
         assert_eq!(credit.take(UNIT), Earned { ready: 0, owed: 50 });
@@ -188,9 +200,9 @@ mod tests {
     #[test]
     fn what_strides_come_back_with_is_kept_up_to_a_page_for_each_free_slot() {
         let mut credit = Credit::default();
-        credit.give_back(80.0, &standing(10.0, 0.0, 2));
-        credit.give_back(80.0, &standing(10.0, 0.0, 2));
-        credit.give_back(80.0, &standing(10.0, 0.0, 2));
+        credit.give_back(80.0, false, &standing(10.0, 0.0, 2));
+        credit.give_back(80.0, false, &standing(10.0, 0.0, 2));
+        credit.give_back(80.0, false, &standing(10.0, 0.0, 2));
         assert_eq!(
             (credit.take(UNIT), credit.take(UNIT)),
             (ready(UNIT), ready(UNIT))
@@ -201,7 +213,7 @@ mod tests {
     #[test]
     fn what_was_kept_for_slots_that_are_gone_is_dropped() {
         let mut credit = Credit::default();
-        credit.give_back(300.0, &standing(10.0, 0.0, 3));
+        credit.give_back(300.0, false, &standing(10.0, 0.0, 3));
         credit.mind(&standing(10.0, 0.0, 1), START);
         assert_eq!(
             (credit.take(UNIT), credit.take(UNIT)),
@@ -302,9 +314,10 @@ mod tests {
                     }
                     (2, Some(holds)) => {
                         let left = holds.has - holds.owes;
+                        let untouched = holds.first && holds.owes > 0.0;
                         running[slot] = None;
                         let standing = mind(&mut credit, &running, at);
-                        credit.give_back(left, &standing);
+                        credit.give_back(left, untouched, &standing);
                     }
                     _ => {}
                 }

@@ -306,10 +306,10 @@ impl Pacing {
     }
 
     /// A stride came back with permits that it had earned and not used: of items, and of pages.
-    pub fn rates_given_back(&mut self, rates: [Standing; 2], left: [f64; 2]) {
+    pub fn rates_given_back(&mut self, rates: [Standing; 2], left: [(f64, bool); 2]) {
         let [items, pages] = rates;
-        self.credit.give_back(left[0], &items);
-        self.page_credit.give_back(left[1], &pages);
+        self.credit.give_back(left[0].0, left[0].1, &items);
+        self.page_credit.give_back(left[1].0, left[1].1, &pages);
     }
 
     /// The items and pages that the stride begins with which is dispatched now.

@@ -178,6 +178,26 @@ async fn from_its_start_a_batch_keeps_to_its_rate_on_average() {
     }
 }
 
+/// Its stride has half of the rate, and is told to come back when there are others. At this rate the permits of a page are
+/// earned in a quarter of an hour.
+#[tokio::test]
+async fn a_first_page_does_not_wait_where_its_stride_has_to_share_the_rate() {
+    let bed = Bed::new("rate-shared").await;
+    let numbers = Numbers::new().skipping_ahead();
+    let _worker = bed.worker(numbers.clone()).await;
+    let batch = bed
+        .batch::<Numbers>(UpTo { n: 30_000 })
+        .page_size(1_000)
+        .max_parallelism(3)
+        .rate(1.0);
+    let handle = bed.start(&batch).await;
+    numbers
+        .shows("a page is done", |r| !r.done.is_empty())
+        .await;
+    handle.cancel("seen enough").await.unwrap();
+    assert_eq!(report(&handle).await.outcome, Outcome::Cancelled);
+}
+
 #[tokio::test]
 async fn taking_the_rate_away_lets_strides_in_flight_go_faster() {
     let bed = Bed::new("rate-off").await;
