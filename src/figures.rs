@@ -30,3 +30,55 @@ pub(crate) fn grouped(digits: &str) -> String {
     }
     text
 }
+
+/// A rate in three digits, and whole from 100 on: `1,235`, `12.5`, `0.05`.
+pub(crate) fn per_second(rate: f64) -> String {
+    let decimals = (2.0 - rate.log10().floor()).clamp(0.0, 9.0) as usize;
+    let text = format!("{rate:.decimals$}");
+    match text.split_once('.') {
+        Some(_) => text.trim_end_matches('0').trim_end_matches('.').to_owned(),
+        None => grouped(&text),
+    }
+}
+
+/// A length of time, as precise as a reader needs it.
+pub(crate) fn about(time: Duration) -> String {
+    let unit = match time.as_secs() {
+        0..600 => 1,
+        600..86_400 => 60,
+        _ => 3_600,
+    };
+    let units = (time.as_secs_f64() / unit as f64).round() as u64;
+    humantime::format_duration(Duration::from_secs((units * unit).max(1))).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_and_times_are_written_as_people_write_them() {
+        for (rate, text) in [
+            (0.0, "0"),
+            (0.001, "0.001"),
+            (0.5, "0.5"),
+            (2.0, "2"),
+            (1.234, "1.23"),
+            (12.5, "12.5"),
+            (100.0, "100"),
+            (1_234_567.0, "1,234,567"),
+        ] {
+            assert_eq!(per_second(rate), text);
+        }
+        for (seconds, text) in [
+            (0, "1s"),
+            (59, "59s"),
+            (290, "4m 50s"),
+            (3_725, "1h 2m"),
+            (200_000, "2days 8h"),
+        ] {
+            assert_eq!(about(Duration::from_secs(seconds)), text);
+        }
+        assert_eq!(about(Duration::from_millis(1_700)), "2s");
+    }
+}

@@ -305,6 +305,9 @@ pub struct Progress {
     /// The page size that fits the rate, where pages are too large for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fitting_page_size: Option<u32>,
+    /// The parallelism that workers have slots for, where pages without a slot hold part of the rate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fitting_parallelism: Option<u32>,
     /// The workers of the task queue do not have the processor.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lacks_processor: bool,

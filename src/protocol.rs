@@ -37,7 +37,7 @@ use crate::{
     stages::Stages,
     stored::is_default,
     throttle::Verdict,
-    tolerance::Tally,
+    tolerance::{StrideTolerance, Tally},
 };
 
 /// The latest version that is known here.
@@ -535,6 +535,28 @@ pub(crate) struct StrideOrder {
     /// Pages that have been earned before in the same way.
     #[serde(default, skip_serializing_if = "is_default")]
     pub page_rate_ready: u32,
+    /// Items that have to be earned under the rate and not used: once those that are ready are begun, or before any.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub rate_owed: u32,
+    /// Pages that are owed in the same way.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub page_rate_owed: u32,
+    /// The failures with which the rest is given back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerance: Option<StrideTolerance>,
+}
+
+impl StrideReport {
+    /// What the stride has done and what failed of it.
+    pub fn tally(&self) -> Tally {
+        let pages_failed = u64::from(self.pages_failed);
+        Tally {
+            items: self.items.total(),
+            items_failed: self.items.failed,
+            pages: u64::from(self.pages) + pages_failed,
+            pages_failed,
+        }
+    }
 }
 
 impl StrideOrder {
@@ -600,6 +622,12 @@ pub(crate) struct StrideReport {
     /// Items that it has earned under the rate and not begun.
     #[serde(default, skip_serializing_if = "is_default")]
     pub rate_left: f64,
+    /// It was to begin the first page of the batch, and has not.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub rate_untouched: bool,
+    /// The same under the limit of pages.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub page_rate_untouched: bool,
     /// Pages that it has earned and not begun.
     #[serde(default, skip_serializing_if = "is_default")]
     pub page_rate_left: f64,

@@ -2,7 +2,7 @@
 
 use std::{
     num::NonZeroU32,
-    sync::{Mutex, PoisonError},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -12,6 +12,8 @@ use governor::{
     middleware::NoOpMiddleware,
     state::{InMemoryState, NotKeyed},
 };
+
+use crate::pace::Earned;
 
 /// No page waits longer, however small the share is. It keeps the sums of governor within their type.
 const LONGEST_WAIT_SECONDS: f64 = 1e9;
@@ -32,24 +34,31 @@ type Limiter<C> = RateLimiter<NotKeyed, InMemoryState, C, NoOpMiddleware<<C as C
 /// held up together is not followed by everything that was earned meanwhile.
 ///
 /// A page with more items than a page was to have takes them in portions.
+///
+/// What it owes is earned before a page has anything. Only the permits that it begins with come before that.
 pub(crate) struct RateShare<C: Clock = DefaultClock> {
-    limiter: Mutex<Limiter<C>>,
+    bucket: Mutex<Bucket<C>>,
     quota: Quota,
     clock: C,
+}
+
+struct Bucket<C: Clock> {
+    limiter: Limiter<C>,
+    owed: u32,
+    /// The permits that it began with are taken before anything that is owed is earned.
+    in_advance: bool,
 }
 
 impl RateShare {
     /// So many per second, of which a page takes at most `per_page` at once. The share must be positive and
     /// finite, which the batch has checked.
-    ///
-    /// `ready` of them have been earned before.
-    pub fn new(per_second: f64, per_page: u32, ready: u32) -> Self {
-        Self::with_clock(per_second, per_page, ready, DefaultClock::default())
+    pub fn new(per_second: f64, per_page: u32, earned: Earned) -> Self {
+        Self::with_clock(per_second, per_page, earned, DefaultClock::default())
     }
 }
 
 impl<C: Clock + Clone> RateShare<C> {
-    fn with_clock(per_second: f64, per_page: u32, ready: u32, clock: C) -> Self {
+    fn with_clock(per_second: f64, per_page: u32, earned: Earned, clock: C) -> Self {
         let per_page = NonZeroU32::new(per_page).unwrap_or(NonZeroU32::MIN);
         let longest = LONGEST_WAIT_SECONDS / f64::from(per_page.get());
         // In whole nanoseconds, and rather too slow than too fast.
@@ -57,8 +66,13 @@ impl<C: Clock + Clone> RateShare<C> {
         let quota = Quota::with_period(Duration::from_nanos(nanos as u64))
             .unwrap_or_else(|| Quota::per_second(NonZeroU32::MAX))
             .allow_burst(per_page);
+        let Earned { ready, owed } = earned;
         Self {
-            limiter: Mutex::new(holding(ready, quota, &clock)),
+            bucket: Mutex::new(Bucket {
+                limiter: holding(ready, quota, &clock),
+                owed,
+                in_advance: ready > 0 && owed > 0,
+            }),
             quota,
             clock,
         }
@@ -71,16 +85,16 @@ impl<C: Clock + Clone> RateShare<C> {
         if took.as_secs_f64() <= to_earn_a_page * HELD_UP {
             return;
         }
-        let mut limiter = self.limiter.lock().unwrap_or_else(PoisonError::into_inner);
-        *limiter = holding(0, self.quota, &self.clock);
+        self.bucket().limiter = holding(0, self.quota, &self.clock);
     }
 
-    /// Takes everything that has been earned, and tells how much that was.
-    pub fn take_rest(&self) -> f64 {
-        let mut limiter = self.limiter.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Takes everything that has been earned, and tells how much that was: less than nothing where more is owed. Tells also
+    /// whether what it began with in advance was never taken.
+    pub fn take_rest(&self) -> (f64, bool) {
+        let mut bucket = self.bucket();
         let most = self.quota.burst_size();
         let all = f64::from(most.get());
-        let rest = match limiter.check_n(most) {
+        let rest = match bucket.limiter.check_n(most) {
             Ok(Ok(())) => all,
             Ok(Err(not_until)) => {
                 let wait = not_until.wait_time_from(self.clock.now()).as_secs_f64();
@@ -88,8 +102,9 @@ impl<C: Clock + Clone> RateShare<C> {
             }
             Err(_) => 0.0,
         };
-        *limiter = holding(0, self.quota, &self.clock);
-        rest.clamp(0.0, all)
+        bucket.limiter = holding(0, self.quota, &self.clock);
+        let owed = std::mem::take(&mut bucket.owed);
+        (rest.clamp(0.0, all) - f64::from(owed), bucket.in_advance)
     }
 
     /// Waits until so many permits are earned, and takes them. Dropped before that, it has taken none of
@@ -104,9 +119,25 @@ impl<C: Clock + Clone> RateShare<C> {
         }
     }
 
-    /// Takes all of them, or tells when they will have been earned.
+    /// Takes all of them, or tells when to ask again: when they will have been earned, or what is owed before them.
     fn try_take(&self, permits: NonZeroU32) -> Result<(), Duration> {
-        let limiter = self.limiter.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bucket = self.bucket();
+        while let Some(owed) = NonZeroU32::new(bucket.owed.min(self.quota.burst_size().get()))
+            && !bucket.in_advance
+        {
+            self.check(&bucket.limiter, owed)?;
+            bucket.owed -= owed.get();
+        }
+        self.check(&bucket.limiter, permits)?;
+        bucket.in_advance = false;
+        Ok(())
+    }
+
+    fn bucket(&self) -> MutexGuard<'_, Bucket<C>> {
+        self.bucket.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn check(&self, limiter: &Limiter<C>, permits: NonZeroU32) -> Result<(), Duration> {
         match limiter.check_n(permits) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(not_until)) => Err(not_until.wait_time_from(self.clock.now())),
@@ -135,6 +166,10 @@ mod tests {
     use super::*;
 
     type Fake = RateShare<FakeRelativeClock>;
+
+    fn ready(ready: u32) -> Earned {
+        Earned { ready, owed: 0 }
+    }
 
     /// Lets the clock run until the permits are there.
     fn take(share: &Fake, clock: &FakeRelativeClock, permits: u32) {
@@ -187,7 +222,7 @@ mod tests {
             pages in prop::collection::vec((0.01..1.0f64, 0.0..3.0f64), 1..30),
         ) {
             let clock = FakeRelativeClock::default();
-            let limit = Fake::with_clock(share, page, 0, clock.clone());
+            let limit = Fake::with_clock(share, page, ready(0), clock.clone());
             let mut let_through = Vec::new();
             for (part, pause) in pages {
                 // The pause is in pages: so long does it take to earn them.
@@ -215,7 +250,7 @@ mod tests {
             pages in prop::collection::vec((0.01..2.0f64, 0.0..3.0f64, 0.0..3.0f64), 1..30),
         ) {
             let clock = FakeRelativeClock::default();
-            let limit = Fake::with_clock(share, page, 0, clock.clone());
+            let limit = Fake::with_clock(share, page, ready(0), clock.clone());
             let to_earn_a_page = f64::from(page) / share;
             let mut ended = Vec::new();
             for (part, reads, runs) in pages {
@@ -238,7 +273,7 @@ mod tests {
             pages in 1u32..20,
         ) {
             let clock = FakeRelativeClock::default();
-            let limit = Fake::with_clock(share, page, 0, clock.clone());
+            let limit = Fake::with_clock(share, page, ready(0), clock.clone());
             for _ in 0..pages {
                 take(&limit, &clock, page);
             }
@@ -264,13 +299,13 @@ mod tests {
             let mut let_through = vec![(0.0, 0)];
             let mut kept = f64::from(page);
             for (part, pause) in turns {
-                let ready = kept.min(f64::from(page)).floor();
-                let limit = Fake::with_clock(share, page, ready as u32, clock.clone());
+                let has = kept.min(f64::from(page)).floor();
+                let limit = Fake::with_clock(share, page, ready(has as u32), clock.clone());
                 clock.advance(Duration::from_secs_f64(f64::from(page) / share * pause));
                 let items = (f64::from(page) * part).ceil() as u32;
                 take(&limit, &clock, items);
                 let_through.push((seconds(&clock), items));
-                let rest = limit.take_rest();
+                let (rest, _) = limit.take_rest();
                 prop_assert!(rest <= f64::from(page));
                 prop_assert!(limit.try_take(NonZeroU32::MIN).is_err(), "it was handed on");
                 // A fraction of an item is lost when all slots are taken.
@@ -290,18 +325,18 @@ mod tests {
         #[test]
         fn item_by_item_there_is_no_burst(
             share in shares(),
-            ready in 0u32..2,
+            begins_with in 0u32..2,
             pauses in prop::collection::vec(0.0..3.0f64, 2..40),
         ) {
             let clock = FakeRelativeClock::default();
-            let limit = Fake::with_clock(share, 1, ready, clock.clone());
+            let limit = Fake::with_clock(share, 1, ready(begins_with), clock.clone());
             let mut calls = Vec::new();
             for pause in pauses {
                 take(&limit, &clock, 1);
                 calls.push(seconds(&clock));
                 clock.advance(Duration::from_secs_f64(pause / share));
             }
-            prop_assert!(ready == 0 || calls[0] == 0.0, "the first call waits {} s", calls[0]);
+            prop_assert!(begins_with == 0 || calls[0] == 0.0, "the first call waits {} s", calls[0]);
             for first in 0..calls.len() {
                 for last in first..calls.len() {
                     let allowed = share * (calls[last] - calls[first]) + 2.0;
@@ -315,7 +350,7 @@ mod tests {
     #[test]
     fn a_first_page_that_is_ready_begins_at_once() {
         let clock = FakeRelativeClock::default();
-        let limit = Fake::with_clock(20.0, 1_000, 1_000, clock.clone());
+        let limit = Fake::with_clock(20.0, 1_000, ready(1_000), clock.clone());
         take(&limit, &clock, 1_000);
         assert_eq!(seconds(&clock), 0.0);
         take(&limit, &clock, 1_000);
@@ -326,10 +361,63 @@ mod tests {
         );
     }
 
+    fn assert_near(value: f64, expected: f64) {
+        assert!((value - expected).abs() < 0.01, "{value}, not {expected}");
+    }
+
+    #[test]
+    fn what_a_first_page_owes_is_earned_before_the_second_one() {
+        let clock = FakeRelativeClock::default();
+        let (ready, owed) = (1_000, 1_000);
+        let limit = Fake::with_clock(20.0, 1_000, Earned { ready, owed }, clock.clone());
+        take(&limit, &clock, 400);
+        assert_near(seconds(&clock), 0.0);
+        // 600 of those that were ready are left, and 400 more are earned for what is owed.
+        take(&limit, &clock, 1_000);
+        assert_near(seconds(&clock), 70.0);
+        take(&limit, &clock, 1_000);
+        assert_near(seconds(&clock), 120.0);
+    }
+
+    #[test]
+    fn a_stride_that_comes_back_before_it_has_paid_says_how_much_is_owed() {
+        let clock = FakeRelativeClock::default();
+        let (ready, owed) = (1_000, 1_000);
+        let limit = Fake::with_clock(20.0, 1_000, Earned { ready, owed }, clock.clone());
+        take(&limit, &clock, 1_000);
+        clock.advance(Duration::from_secs(10));
+        let (rest, untouched) = limit.take_rest();
+        assert_near(rest, -800.0);
+        assert!(!untouched);
+        let next = Fake::with_clock(
+            20.0,
+            1_000,
+            Earned {
+                ready: 0,
+                owed: 800,
+            },
+            clock.clone(),
+        );
+        take(&next, &clock, 1_000);
+        assert_near(seconds(&clock), 100.0);
+    }
+
+    #[test]
+    fn a_stride_that_comes_back_before_its_first_page_says_so() {
+        for (owed, untouched) in [(1_000, true), (0, false)] {
+            let clock = FakeRelativeClock::default();
+            let ready = 1_000;
+            let limit = Fake::with_clock(20.0, 1_000, Earned { ready, owed }, clock);
+            let (rest, said) = limit.take_rest();
+            assert_near(rest, f64::from(ready - owed));
+            assert_eq!(said, untouched);
+        }
+    }
+
     #[test]
     fn the_largest_page_at_the_smallest_share_can_be_waited_for() {
         let clock = FakeRelativeClock::default();
-        let limit = Fake::with_clock(f64::MIN_POSITIVE, 1_000_000, 0, clock.clone());
+        let limit = Fake::with_clock(f64::MIN_POSITIVE, 1_000_000, ready(0), clock.clone());
         take(&limit, &clock, 1_000_000);
         take(&limit, &clock, 1_000_000);
         assert!(seconds(&clock) >= 2e9 * 0.99, "{}", seconds(&clock));
@@ -338,7 +426,7 @@ mod tests {
     #[tokio::test]
     async fn a_page_waits_until_its_items_are_earned() {
         for (rate, items) in [(1_000.0, 100), (20.0, 2), (3.0, 1), (1e6, 50_000)] {
-            let share = RateShare::new(rate, 1_000, 0);
+            let share = RateShare::new(rate, 1_000, ready(0));
             let started = Instant::now();
             share.take(items).await;
             let earned = started.elapsed().as_secs_f64() * rate;
@@ -348,7 +436,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_wait_that_is_given_up_has_taken_nothing() {
-        let share = RateShare::new(100.0, 10, 0);
+        let share = RateShare::new(100.0, 10, ready(0));
         let started = Instant::now();
         let never = tokio::time::timeout(Duration::from_millis(5), share.take(10)).await;
         assert!(never.is_err(), "ten take a tenth of a second");

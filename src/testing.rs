@@ -538,6 +538,9 @@ fn order(
         bridge: None,
         rate_ready: 0,
         page_rate_ready: 0,
+        rate_owed: 0,
+        page_rate_owed: 0,
+        tolerance: None,
     }
 }
 

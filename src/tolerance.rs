@@ -179,6 +179,44 @@ impl Tally {
     }
 }
 
+/// The tolerance of a batch as one of its strides sees it, which knows of its own failures only.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct StrideTolerance {
+    pub tolerance: Tolerance,
+    /// At the dispatch of the stride, without what is forgiven.
+    #[serde(default)]
+    pub tally: Tally,
+    /// Strides that may run at the same time.
+    pub strides: u32,
+}
+
+impl StrideTolerance {
+    /// Whether more than is tolerated would have failed if all strides that may run did as this one, which has to tell
+    /// of it then. So they never keep failures to themselves that are too many together.
+    pub(crate) fn is_exceeded_by(&self, own: Tally) -> bool {
+        let Tally {
+            items,
+            items_failed,
+            pages,
+            pages_failed,
+        } = self.tally;
+        let all =
+            |before: u64, own: u64| before.saturating_add(own.saturating_mul(self.strides.into()));
+        let tally = Tally {
+            items: all(items, own.items),
+            items_failed: all(items_failed, own.items_failed),
+            pages: all(pages, own.pages),
+            pages_failed: all(pages_failed, own.pages_failed),
+        };
+        let fails = own.items_failed > 0 || own.pages_failed > 0;
+        fails
+            && self
+                .tolerance
+                .exceeded(tally, &Tally::default(), 0)
+                .is_some()
+    }
+}
+
 /// # Decide
 impl Tolerance {
     /// What to do when a limit is exceeded.
@@ -294,6 +332,40 @@ mod tests {
     }
 
     #[test]
+    fn a_stride_tells_of_its_share_of_what_is_tolerated() {
+        let seen_by = |strides, tally| StrideTolerance {
+            tolerance: Tolerance::new().items(Limit::count(10)),
+            tally,
+            strides,
+        };
+        for (strides, before, own, tells) in [
+            (1, 0, 10, false),
+            (1, 0, 11, true),
+            (1, 9, 1, false),
+            (1, 9, 2, true),
+            (4, 0, 2, false),
+            (4, 0, 3, true),
+            (4, 9, 1, true),
+            (4, 11, 0, false),
+        ] {
+            let stride = seen_by(strides, tally(1_000, before));
+            let said = stride.is_exceeded_by(tally(100, own));
+            assert_eq!(said, tells, "{own} after {before} in one of {strides}");
+        }
+        let pages = StrideTolerance {
+            tolerance: Tolerance::new().pages(Limit::count(0)),
+            ..seen_by(4, Tally::default())
+        };
+        assert!(!pages.is_exceeded_by(tally(100, 9)), "no page has failed");
+        let failed = Tally {
+            pages: 1,
+            pages_failed: 1,
+            ..Tally::default()
+        };
+        assert!(pages.is_exceeded_by(failed));
+    }
+
+    #[test]
     fn limits_that_mean_nothing_are_refused() {
         for percent in [-0.1, 100.1, f64::NAN, f64::INFINITY] {
             let tolerance = Tolerance::new().pages(Limit::percent(percent));
@@ -329,6 +401,19 @@ mod tests {
             let tripped = says(&Tolerance::new().items(limit), tally(all, failed)).is_some();
             let above = failed * 100 > u64::from(percent) * all;
             prop_assert_eq!(tripped, all >= sample && above);
+        }
+
+        /// Strides that keep their failures to themselves for as long as they may.
+        #[test]
+        fn what_strides_have_not_told_of_is_tolerated(
+            count in 0u64..100, before in 0u64..100, strides in 1u32..20, own in prop::collection::vec(0u64..50, 20),
+        ) {
+            let tolerance = Tolerance::new().items(Limit::count(count));
+            let before = tally(1_000, before.min(count));
+            let stride = StrideTolerance { tolerance: tolerance.clone(), tally: before, strides };
+            let own = own.iter().take(strides as usize).filter(|own| !stride.is_exceeded_by(tally(50, **own)));
+            let all = tally(10_000, before.items_failed + own.sum::<u64>());
+            prop_assert_eq!(says(&tolerance, all), None);
         }
 
         #[test]

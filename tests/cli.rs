@@ -343,6 +343,13 @@ fn settings_out_of_range_are_refused_with_what_is_allowed() {
     ] {
         refused(&offline(args), 2, &[allowed]);
     }
+    for command in ["failures", "redrive"] {
+        let time = "2026-01-01T00:00:00Z";
+        for (since, until) in [("1h", "2h"), (time, time)] {
+            let output = offline(&[command, "any", "--since", since, "--until", until]);
+            refused(&output, 2, &["--since has to be before --until"]);
+        }
+    }
     let both = ["--until", "2030-01-01 00:00", "--for", "1h"];
     let output = offline(&[&["pause", "any"], &both[..]].concat());
     refused(&output, 2, &["--until", "--for"]);
@@ -947,8 +954,11 @@ fn a_second_start_attaches_to_the_batch_that_runs() {
     let first = start(&["--detach", "--attach"]);
     assert_eq!(status(&first), 0, "{}", stderr(&first));
     refused(&start(&["--detach"]), 1, &["running already", "--attach"]);
-    let second = start(&["--detach", "--attach"]);
+    let second = start(&["--detach", "--attach", "--rate", "7"]);
     assert_eq!(status(&second), 0, "{}", stderr(&second));
+    let left = "without --rate 7; `temporal-batch set shared --rate 7` applies that";
+    assert!(stderr(&second).contains(left), "{}", stderr(&second));
+    assert!(!stderr(&first).contains("warning: "), "{}", stderr(&first));
     let run = |output: &Output| json(output)["progress"]["batch_run"].clone();
     assert_eq!(run(&first), run(&second));
     let other = ["--attach", "--args", r#"{"percent":7}"#];

@@ -30,6 +30,7 @@ use crate::{
     interruption::Told,
     item::{ItemHost, Permits},
     metrics::{PageInFlight, ProcessorMetrics},
+    pace::Earned,
     page::PageToken,
     protocol::{
         AcceptedEnd, AcceptedEndRequest, Checkpoint, NextPage, RunningPage, StrideOrder,
@@ -233,8 +234,11 @@ impl ActivityHost {
             )),
             tokio::spawn(listen(ctx.clone(), draining, control, tell.clone())),
         ];
-        // A worker that was lost may have used it.
-        let ready = |permits| if info.attempt > 1 { 0 } else { permits };
+        let earned = |ready, owed| Earned {
+            // A worker that was lost may have used it.
+            ready: if info.attempt > 1 { 0 } else { ready },
+            owed,
+        };
         let unit = match permits {
             Permits::PerPage => order.page_size,
             Permits::PerItem => 1,
@@ -244,12 +248,14 @@ impl ActivityHost {
             batch_run: order.batch_run.clone(),
             stride: order.stride,
             repeat: ctx.info().attempt > 1 || order.attempt > 1,
-            rate: order
-                .rate_share
-                .map(|share| Arc::new(RateShare::new(share, unit, ready(order.rate_ready)))),
-            page_rate: order
-                .page_share
-                .map(|share| RateShare::new(share, 1, ready(order.page_rate_ready))),
+            rate: order.rate_share.map(|share| {
+                let earned = earned(order.rate_ready, order.rate_owed);
+                Arc::new(RateShare::new(share, unit, earned))
+            }),
+            page_rate: order.page_share.map(|share| {
+                let earned = earned(order.page_rate_ready, order.page_rate_owed);
+                RateShare::new(share, 1, earned)
+            }),
             page_pause: order.page_pause.filter(|pause| !pause.is_zero()),
             gate,
             held_for: Mutex::default(),
@@ -299,11 +305,14 @@ impl ActivityHost {
         Some(report)
     }
 
-    /// Takes the permits that the stride has earned under its rates and not used: of items, and of pages.
-    pub fn rates_left(&self) -> (f64, f64) {
-        let items = self.rate.as_ref().map_or(0.0, |rate| rate.take_rest());
-        let pages = self.page_rate.as_ref().map_or(0.0, RateShare::take_rest);
-        (items, pages)
+    /// Takes the permits that the stride has earned under its rates and not used, and notes them in its report.
+    pub fn give_back_rates(&self, report: &mut StrideReport) {
+        if let Some(rate) = &self.rate {
+            (report.rate_left, report.rate_untouched) = rate.take_rest();
+        }
+        if let Some(rate) = &self.page_rate {
+            (report.page_rate_left, report.page_rate_untouched) = rate.take_rest();
+        }
     }
 
     /// Waits, unless the stride is told to stop.

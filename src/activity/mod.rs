@@ -185,7 +185,7 @@ impl PageActivities {
         let report = stride.ended(|trouble| host.gives_up(trouble).map(Ok)).await;
         match report {
             Ok(mut report) => {
-                (report.rate_left, report.page_rate_left) = host.rates_left();
+                host.give_back_rates(&mut report);
                 log_end(&order, &report, started.elapsed());
                 metrics.stride_ended(outcome(&order, &report));
                 Ok(report)

@@ -82,9 +82,19 @@ impl AttendedArgs {
         Ok(self.stages.apply(batch))
     }
 
+    /// Where nothing is said of the parallelism, no page is in flight that this process has no slot for: it would only hold
+    /// its part of the rate.
+    pub fn fitted(&self, batch: Batch, database: &Database) -> Batch {
+        if self.pacing.says_parallelism() {
+            return batch;
+        }
+        let pages = batch.spec.max_parallelism.min(slots(database));
+        batch.max_parallelism(pages)
+    }
+
     /// How the batch is told of.
     pub fn run<'a>(
-        &self,
+        &'a self,
         batch: Batch,
         program: &'a Program,
         letters: Option<Arc<dyn DeadLetters>>,
@@ -92,6 +102,7 @@ impl AttendedArgs {
         Run {
             batch,
             program,
+            pacing: &self.pacing,
             json: self.json,
             drain_timeout: self.drain_timeout,
             ended_run: OnceLock::new(),
@@ -117,8 +128,12 @@ impl AttendedArgs {
             hooks: hooks.clone(),
             throttles,
             metrics_address: self.metrics_address,
-            // A page that has begun must not wait for a connection that others have.
-            max_pages: database.max_connections().saturating_sub(1).max(1),
+            max_pages: slots(database),
         })
     }
+}
+
+/// The pages that this process works on at once. One that has begun must not wait for a connection that others have.
+fn slots(database: &Database) -> u32 {
+    database.max_connections().saturating_sub(1).max(1)
 }

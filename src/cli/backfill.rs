@@ -91,8 +91,12 @@ impl BackfillCommand {
         let shown = options.redacted();
         let done = async {
             let args = self.work.args(&database).await?;
+            let batch = match self.detach {
+                Some(_) => batch,
+                None => self.attended.fitted(batch, &database),
+            };
             if self.dry_run.is_wanted() {
-                let pages = (batch.spec.page_size, slots);
+                let pages = (batch.spec.page_size, batch.spec.max_parallelism);
                 return self
                     .dry_run
                     .run(&database, args, pages, self.attended.json)

@@ -113,6 +113,7 @@ impl ExportCommand {
         let options = self.database.options()?;
         let slots = batch.spec.max_parallelism;
         let database = Database::connect(&options.clone().pages(slots)).await?;
+        let batch = self.attended.fitted(batch, &database);
         let shown = options.redacted();
         let done = async {
             let args = self.args(&database).await?;

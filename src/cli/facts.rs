@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::output::{count, duration, number, rate, time};
+use super::output::{about, count, duration, number, per_second, time};
 use crate::{
     figures::exactly,
     progress::{PartitionProgress, PauseNote, Phase, Progress, StageState, TimeLeft, Timestamp},
@@ -39,24 +39,13 @@ pub(crate) fn because(p: &Progress) -> Option<String> {
 
 /// `between 12m and 18m left`.
 pub(crate) fn time_left(left: TimeLeft) -> Option<String> {
-    let length = |seconds| Duration::try_from_secs_f64(seconds).ok().map(roughly);
+    let length = |seconds| Duration::try_from_secs_f64(seconds).ok().map(about);
     let at_least = length(left.at_least)?;
     Some(match length(left.at_most) {
         Some(at_most) if at_most == at_least => format!("about {at_least} left"),
         Some(at_most) => format!("between {at_least} and {at_most} left"),
         None => format!("more than {at_least} left"),
     })
-}
-
-/// A length that nobody knows to the second.
-pub(crate) fn roughly(d: Duration) -> String {
-    let unit = match d.as_secs() {
-        0..120 => 1,
-        120..86_400 => 60,
-        _ => 3_600,
-    };
-    let seconds = (d.as_secs() + unit / 2) / unit * unit;
-    humantime::format_duration(Duration::from_secs(seconds)).to_string()
 }
 
 /// How much runs, and how much may: limit, ramp, tuning.
@@ -75,7 +64,7 @@ pub(crate) fn parallelism(p: &Progress) -> String {
         let left = Duration::try_from_secs_f64(left).unwrap_or_default();
         parts.push(match left.is_zero() {
             true => format!("ramp {ramp}"),
-            false => format!("ramp {ramp}, {} left", roughly(left)),
+            false => format!("ramp {ramp}, {} left", about(left)),
         });
     }
     if let Some(bounds) = &p.auto_parallelism {
@@ -188,8 +177,10 @@ pub(crate) fn stride(p: &Progress) -> Option<String> {
 /// Limits on items and pages per second, and the pause before a page.
 pub(crate) fn limits(p: &Progress) -> Option<String> {
     let limits = [
-        p.rate.map(|rate| format!("{rate} items/s at most")),
-        p.page_rate.map(|rate| format!("{rate} pages/s at most")),
+        p.rate
+            .map(|rate| format!("{} items/s at most", per_second(rate))),
+        p.page_rate
+            .map(|rate| format!("{} pages/s at most", per_second(rate))),
         p.page_pause
             .map(|pause| format!("a pause of {} before each page", exactly(pause))),
     ];
@@ -220,7 +211,7 @@ pub(crate) fn windows(p: &Progress, now: Timestamp) -> Option<String> {
     let windows = p.windows.join(", ");
     Some(match p.window_opens_at {
         Some(at) => {
-            let wait = roughly(at.since(now));
+            let wait = about(at.since(now));
             format!("{windows}; closed, opens at {} (in {wait})", time(at))
         }
         None if p.phase == Phase::Ended => windows,
@@ -273,7 +264,7 @@ pub(crate) fn pause(note: &PauseNote, now: Timestamp) -> String {
         text.push_str(why);
     }
     if let Some(until) = note.until {
-        let left = roughly(until.since(now));
+        let left = about(until.since(now));
         text.push_str(&format!("; until {} (in {left})", time(until)));
     }
     text
@@ -343,8 +334,8 @@ pub(crate) fn share(p: &Progress) -> String {
 }
 
 /// `4,980 items/s`.
-pub(crate) fn items_per_second(per_second: f64) -> String {
-    format!("{} items/s", rate(per_second.max(0.0)))
+pub(crate) fn items_per_second(rate: f64) -> String {
+    format!("{} items/s", per_second(rate.max(0.0)))
 }
 
 #[cfg(test)]
@@ -453,10 +444,10 @@ pub(crate) mod tests {
         assert_eq!(
             said,
             [
-                "parallelism: 12 of 32 in flight; 12 allowed now; ramp 1..32/10m, 4m left; at most 16 so far",
+                "parallelism: 12 of 32 in flight; 12 allowed now; ramp 1..32/10m, 4m 2s left; at most 16 so far",
                 "page size: 2,500 items; tuned between 100..10000 at 1s",
                 "stride: 104 pages; tuned to 5s: a page takes about 48ms",
-                "rate: 5000 items/s at most, 2.5 pages/s at most, a pause of 250ms before each page",
+                "rate: 5,000 items/s at most, 2.5 pages/s at most, a pause of 250ms before each page",
                 "throttle: replica holds the batch for 30s: replica lag 3.2 s > 2 s",
                 "window: 22:00..06:00; closed, opens at 2023-11-15T00:14:20Z (in 2h)",
                 "lock: waits for products, which emails-2026 holds",

@@ -93,6 +93,8 @@ impl FailuresArgs {
         program: &Program,
     ) -> CliResult {
         validate_id(&self.batch_id)?;
+        // Everything that can be checked without a server is checked first.
+        self.filter(self.processor.as_deref(), processors)?;
         let connected = connection.connect().await?;
         let around = (processors, program);
         let failures = self.find(&connected.client, around).await?;

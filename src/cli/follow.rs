@@ -14,7 +14,7 @@ use super::{
     facts::{self, because, phase},
     look::{Look, age},
     next,
-    output::{self, BARS, count, duration, note, number, rate},
+    output::{self, BARS, count, duration, note, number, per_second},
     pace::Pace,
     shell::Program,
     steady::Steady,
@@ -304,9 +304,9 @@ fn describe(p: &Progress, pace: &Pace, again: u64) -> String {
         ),
     }];
     if matches!(p.phase, Phase::Running | Phase::Ended)
-        && let Some(per_second) = pace.items_per_second()
+        && let Some(rate) = pace.items_per_second()
     {
-        parts.push(format!("{} items/s", rate(per_second)));
+        parts.push(format!("{} items/s", per_second(rate)));
     }
     if p.phase == Phase::Running
         && let Some(left) = pace.time_left(p).filter(|left| !left.is_zero())

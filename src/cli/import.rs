@@ -267,6 +267,7 @@ impl ImportCommand {
         let options = self.database.options()?;
         let slots = batch.spec.max_parallelism;
         let database = Database::connect(&options.clone().pages(slots)).await?;
+        let batch = self.attended.fitted(batch, &database);
         let shown = options.redacted();
         let done = async {
             let target = target(&shown);

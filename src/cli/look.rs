@@ -13,7 +13,7 @@ use super::{
     failures::redrive_hint,
     follow::NOT_KEPT,
     next,
-    output::{count, duration, note, number, one_line, time},
+    output::{about, count, duration, note, number, one_line, time},
     reduced,
     repair::Repair,
     shell::Program,
@@ -414,7 +414,7 @@ impl Look {
             None => table.row("started", format!("{started} ({} ago)", duration(age(p)))),
         }
         if let Some(deadline) = p.deadline.filter(|_| self.ended_at.is_none()) {
-            let left = facts::roughly(deadline.since(self.now()));
+            let left = about(deadline.since(self.now()));
             table.row("deadline", format!("{} (in {left})", time(deadline)));
         }
         if let Some(note) = p.pause.as_ref().filter(|_| self.ended_at.is_none()) {

@@ -106,6 +106,7 @@ mod follow;
     any(feature = "sqlite", feature = "postgres", feature = "mysql")
 ))]
 mod import;
+mod joined;
 mod json_lines;
 mod letters;
 mod limits;

@@ -41,6 +41,9 @@ fn step(p: &Progress, task_queue: Option<&str>, program: &Program) -> Option<Str
     match p.held_by? {
         // Perhaps another program has it.
         HeldBy::NoWorker if p.lacks_processor => None,
+        HeldBy::Workers if p.fitting_parallelism.is_some() => {
+            set(format!("--max-parallelism {}", p.fitting_parallelism?))
+        }
         HeldBy::NoWorker | HeldBy::Workers => Some(worker(&p.processor, task_queue?, program)),
         HeldBy::Lock => Some(program.of_batch("watch", p.lock_held_by.as_ref()?)),
         HeldBy::Stage => {
@@ -98,6 +101,10 @@ mod tests {
         assert_eq!(lacks, None);
         let large = held(HeldBy::Rate, |p| p.fitting_page_size = Some(20));
         assert_eq!(large, of("shop set ID --page-size 20"));
+        let slots = held(HeldBy::Workers, |p| {
+            p.fitting_parallelism = Some(3);
+        });
+        assert_eq!(slots, of("shop set ID --max-parallelism 3"));
         let blocked = held(HeldBy::Pages, |p| p.phase = Phase::Blocked);
         assert_eq!(blocked, of("shop failures ID"));
     }

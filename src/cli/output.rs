@@ -12,7 +12,7 @@ use indicatif::MultiProgress;
 use serde::Serialize;
 use tracing_subscriber::fmt::MakeWriter;
 
-pub(crate) use crate::figures::{count, number};
+pub(crate) use crate::figures::{about, count, number, per_second};
 use crate::progress::Timestamp;
 
 /// Every bar of the process. Other lines on standard error are written while the bars are taken away, or
@@ -238,16 +238,6 @@ pub(crate) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// A rate without decimals that say nothing.
-pub(crate) fn rate(per_second: f64) -> String {
-    if per_second >= 10.0 {
-        // A rate is far below 2^64, and never negative.
-        number(per_second.round() as u64)
-    } else {
-        format!("{per_second:.1}")
-    }
-}
-
 /// As precise as people care for.
 pub(crate) fn duration(d: Duration) -> String {
     if d < Duration::from_millis(9_950) {
@@ -292,8 +282,6 @@ mod tests {
         }
         assert_eq!(count(1, "page"), "1 page");
         assert_eq!(count(2_000, "page"), "2,000 pages");
-        assert_eq!(rate(12_345.6), "12,346");
-        assert_eq!(rate(1.25), "1.2");
     }
 
     #[test]

@@ -9,9 +9,35 @@ use crate::progress::Progress;
 
 /// Long enough to even out pages, short enough to show a change of parallelism.
 const WINDOW: Duration = Duration::from_secs(10);
-/// A stride reports the items of all of its time at once. One that took longer than this is shown as the peak that
-/// it is in the reports.
+/// A stride reports the items of all of its time at once. Those of a longer time than this, and of more than a page for each
+/// page in flight, are shown as the peak that they are in the reports.
 const LONGEST_STRIDE: Duration = Duration::from_secs(60);
+
+/// A limit on items per second.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Limit {
+    per_second: f64,
+    /// Items that pages which kept to it may report at once.
+    at_once: f64,
+}
+
+impl Limit {
+    pub(crate) fn of(progress: &Progress) -> Option<Self> {
+        let per_second = progress.rate?;
+        let pages = f64::from(progress.page_size) * f64::from(progress.max_parallelism);
+        Some(Self {
+            per_second,
+            at_once: pages.max(per_second * LONGEST_STRIDE.as_secs_f64()),
+        })
+    }
+
+    fn max(self, other: Self) -> Self {
+        Self {
+            per_second: self.per_second.max(other.per_second),
+            at_once: self.at_once.max(other.at_once),
+        }
+    }
+}
 
 /// How fast a batch is right now. The time of a look is this machine's: the controller's own clock stands
 /// still while nothing happens.
@@ -21,7 +47,7 @@ pub(crate) struct Pace {
     /// When a look was taken, in milliseconds, and how many items were done.
     looks: VecDeque<(u64, f64)>,
     /// Items that had been reported at the last look, and the limit on items per second that held.
-    reported: Option<(u64, Option<f64>)>,
+    reported: Option<(u64, Option<Limit>)>,
 }
 
 impl Pace {
@@ -35,11 +61,11 @@ impl Pace {
 
     pub(crate) fn record(&mut self, progress: &Progress) {
         let now = self.since.elapsed().as_millis() as u64;
-        self.add(now, progress.items.total(), progress.rate);
+        self.add(now, progress.items.total(), Limit::of(progress));
     }
 
-    /// A look that was taken `at` so many milliseconds, under a limit of so many items per second.
-    pub(crate) fn add(&mut self, at: u64, items: u64, limit: Option<f64>) {
+    /// A look that was taken `at` so many milliseconds, under a limit.
+    pub(crate) fn add(&mut self, at: u64, items: u64, limit: Option<Limit>) {
         let last = self.reported.replace((items, limit));
         if last.is_some_and(|(last, _)| items < last) {
             // Another batch run, or one that was recovered.
@@ -69,26 +95,26 @@ impl Pace {
         (millis > 0).then(|| (now - before) * 1_000.0 / millis as f64)
     }
 
-    /// `None` where the end or the pace is unknown.
+    /// `None` where the end or the pace is unknown. Never less than the rate allows.
     pub(crate) fn time_left(&self, progress: &Progress) -> Option<Duration> {
         let left = progress
             .items_expected?
             .saturating_sub(progress.items.total());
         let rate = self.items_per_second().filter(|rate| *rate > 0.0)?;
+        let rate = rate.min(progress.rate.unwrap_or(f64::INFINITY));
         Duration::try_from_secs_f64(left as f64 / rate).ok()
     }
 }
 
 /// How many items to count as done. Those that several strides report at once were done before, and not faster than the
 /// limit allows: so many as it does are counted in each second, until none is left over.
-fn evened(before: f64, reported: f64, limit: Option<f64>, seconds: f64) -> f64 {
-    let Some(limit) = limit.filter(|limit| limit.is_finite() && *limit > 0.0) else {
+fn evened(before: f64, reported: f64, limit: Option<Limit>, seconds: f64) -> f64 {
+    let Some(limit) = limit else {
         return reported;
     };
-    let left_over = limit * LONGEST_STRIDE.as_secs_f64();
     reported
-        .min(before + limit * seconds)
-        .max(reported - left_over)
+        .min(before + limit.per_second * seconds)
+        .max(reported - limit.at_once)
 }
 
 #[cfg(test)]
@@ -96,6 +122,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::cli::facts::tests::progress;
+
+    fn limit(per_second: f64) -> Option<Limit> {
+        Limit::of(&Progress {
+            rate: Some(per_second),
+            ..progress()
+        })
+    }
 
     #[test]
     fn the_pace_is_that_of_the_last_seconds() {
@@ -124,10 +158,10 @@ mod tests {
     #[test]
     fn reports_that_come_together_are_no_peak_above_the_limit() {
         let mut pace = Pace::new();
-        pace.add(0, 0, Some(5_000.0));
-        // Four strides of five seconds end in the same second, and again five seconds later.
+        pace.add(0, 0, limit(5_000.0));
+        // Strides of four seconds end in the same second, and again four seconds later: three times in ten seconds.
         for second in 1..=20 {
-            pace.add(second * 1_000, second / 5 * 25_000, Some(5_000.0));
+            pace.add(second * 1_000, second / 4 * 20_000, limit(5_000.0));
             let now = pace.items_per_second().unwrap();
             assert!(now <= 5_000.0, "{now} after {second} s");
         }
@@ -139,10 +173,35 @@ mod tests {
     }
 
     #[test]
+    fn a_page_that_is_worth_many_minutes_of_its_rate_is_no_peak_and_promises_no_early_end() {
+        let slow = |items: u64| Progress {
+            rate: Some(1.0),
+            page_size: 1_000,
+            items: crate::ItemCounts {
+                processed: items,
+                ..crate::ItemCounts::default()
+            },
+            items_expected: Some(5_000),
+            ..progress()
+        };
+        let mut pace = Pace::new();
+        for (at, items) in [(0, 0), (1_000, 0), (2_000, 1_000), (3_000, 1_000)] {
+            pace.add(at, items, Limit::of(&slow(items)));
+            let now = pace.items_per_second().unwrap_or_default();
+            assert!(now <= 1.0, "{now} after {at} ms");
+        }
+        let mut unlimited = Pace::new();
+        unlimited.add(0, 0, None);
+        unlimited.add(1_000, 1_000, None);
+        let left = unlimited.time_left(&slow(1_000));
+        assert_eq!(left, Some(Duration::from_secs(4_000)));
+    }
+
+    #[test]
     fn a_batch_that_does_not_keep_its_limit_is_seen() {
         let mut pace = Pace::new();
         for second in 0..=600 {
-            pace.add(second * 1_000, second * 9_000, Some(5_000.0));
+            pace.add(second * 1_000, second * 9_000, limit(5_000.0));
         }
         assert_eq!(pace.items_per_second(), Some(9_000.0));
     }
@@ -154,7 +213,7 @@ mod tests {
         ) {
             let mut pace = Pace::new();
             let (mut at, mut done, mut reported) = (0, 0.0, 0);
-            pace.add(0, 0, Some(limit as f64));
+            pace.add(0, 0, Limit::of(&Progress { rate: Some(limit as f64), ..progress() }));
             for (wait, part) in reports {
                 at += wait;
                 done += limit as f64 * wait as f64 / 1_000.0;
@@ -162,7 +221,7 @@ mod tests {
                 let late = (limit * 30) as f64;
                 let some = reported + (done as u64).saturating_sub(reported) * part / 20;
                 reported = some.max((done - late).max(0.0) as u64);
-                pace.add(at, reported, Some(limit as f64));
+                pace.add(at, reported, Limit::of(&Progress { rate: Some(limit as f64), ..progress() }));
                 let now = pace.items_per_second().unwrap();
                 prop_assert!(now <= limit as f64 * 1.000_001, "{} of {}", now, limit);
                 prop_assert!(now >= 0.0);

@@ -4,7 +4,7 @@ use std::{str::FromStr, time::Duration};
 
 use clap::Args;
 
-use super::{exit::CliResult, limits::length, output::rate};
+use super::{exit::CliResult, limits::length, output, shell::quoted};
 use crate::{
     batch::Batch,
     client::Settings,
@@ -213,10 +213,107 @@ impl PacingArgs {
     }
 }
 
+/// # Compare
+impl PacingArgs {
+    /// Whether anything is said of the pages in flight.
+    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+    pub(crate) fn says_parallelism(&self) -> bool {
+        self.max_parallelism.is_some() || self.ramp.is_some()
+    }
+
+    /// The flags that say something else than what is in force, as they are typed.
+    pub(crate) fn not_in_force(&self, p: &Progress) -> Vec<String> {
+        let or_none = |limit: Option<String>| limit.unwrap_or_else(|| NONE.to_owned());
+        let per_second = |limit: Option<f64>| or_none(limit.map(|limit| limit.to_string()));
+        let pause = |pause: Option<Duration>| {
+            or_none(pause.map(|pause| humantime::format_duration(pause).to_string()))
+        };
+        let auto =
+            |bounds: &dyn ToString| format!("auto:{}", bounds.to_string().replace(" at ", "@"));
+        let auto_stride = |target: &dyn ToString| format!("auto@{}", target.to_string());
+        let parallelism = self.max_parallelism.as_ref().map(|given| match given {
+            Parallelism::Fixed(pages) => pages.to_string(),
+            Parallelism::Auto(bounds) => auto(bounds),
+        });
+        let page_size = self.page_size.as_ref().map(|given| match given {
+            PageSizeSetting::Fixed(items) => items.to_string(),
+            PageSizeSetting::Auto(bounds) => auto(bounds),
+        });
+        let stride = self.stride.as_ref().map(|given| match given {
+            Stride::Pages(pages) => pages.to_string(),
+            Stride::Auto(target) => auto_stride(target),
+        });
+        // One that is over has left its last number.
+        let is_over = |ramp: &&Ramp| p.ramp.is_none() && p.max_parallelism == ramp.to();
+        let ramp = self.ramp.as_ref().filter(|ramp| !is_over(ramp));
+        let flags = [
+            (
+                "--max-parallelism",
+                parallelism,
+                match (&p.ramp, &p.auto_parallelism) {
+                    (Some(ramp), _) => ramp.clone(),
+                    (None, Some(bounds)) => auto(bounds),
+                    (None, None) => p.max_parallelism.to_string(),
+                },
+            ),
+            (
+                "--ramp",
+                ramp.map(Ramp::to_string),
+                p.ramp.clone().unwrap_or_default(),
+            ),
+            (
+                "--page-size",
+                page_size,
+                p.auto_page_size
+                    .as_ref()
+                    .map_or_else(|| p.page_size.to_string(), |bounds| auto(bounds)),
+            ),
+            (
+                "--stride",
+                stride,
+                p.auto_stride
+                    .as_ref()
+                    .map_or_else(|| p.stride.to_string(), |target| auto_stride(target)),
+            ),
+            (
+                "--rate",
+                self.rate.map(|Limit(rate)| per_second(rate)),
+                per_second(p.rate),
+            ),
+            (
+                "--page-rate",
+                self.page_rate.map(|Limit(rate)| per_second(rate)),
+                per_second(p.page_rate),
+            ),
+            (
+                "--page-pause",
+                self.page_pause.map(|Limit(given)| pause(given)),
+                pause(p.page_pause),
+            ),
+        ];
+        let mut differ: Vec<String> = flags
+            .into_iter()
+            .filter_map(|(flag, given, in_force)| {
+                let given = given.filter(|given| *given != in_force)?;
+                Some(format!("{flag} {}", quoted(&given)))
+            })
+            .collect();
+        let windows: Vec<_> = self.windows().iter().map(ToString::to_string).collect();
+        if !self.window.is_empty() && windows != p.windows {
+            let given = self
+                .window
+                .iter()
+                .map(|Limit(window)| or_none(window.as_ref().map(ToString::to_string)));
+            differ.extend(given.map(|window| format!("--window {}", quoted(&window))));
+        }
+        differ
+    }
+}
+
 /// The limits that are in force, in one line.
 pub(crate) fn in_force(progress: &Progress) -> String {
     let per_second = |limit: Option<f64>, what: &str| match limit {
-        Some(limit) => format!("{} {what}/s", rate(limit)),
+        Some(limit) => format!("{} {what}/s", output::per_second(limit)),
         None => NONE.to_owned(),
     };
     let pause = match progress.page_pause {

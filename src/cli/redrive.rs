@@ -154,7 +154,11 @@ impl RedriveArgs {
         let source_args = source.args.clone();
         let mut batch = self.batch(source, filter)?;
         let Some(registry) = self.works_itself(&processor, processors).await? else {
-            return self.launch.of(program).run(client, &batch).await;
+            return self
+                .launch
+                .of(program)
+                .run(client, &batch, &self.pacing)
+                .await;
         };
         let interrupted = match self.new_id {
             Some(_) => None,
@@ -179,6 +183,7 @@ impl RedriveArgs {
         let run = Run {
             batch,
             program,
+            pacing: &self.pacing,
             json: self.launch.is_json(),
             drain_timeout: self.drain_timeout,
             ended_run: OnceLock::new(),

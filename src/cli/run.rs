@@ -15,9 +15,11 @@ use crate::{
         connection::ConnectionArgs,
         exit::{CliError, CliResult, Exit},
         follow::{Followed, Style, follow},
+        joined,
         look::Look,
         next::SQL_PROCESSORS,
         output::{self, note},
+        pacing::PacingArgs,
         repair::Repair,
         shell::{DEFAULT_CONNECTION, Program},
         web_ui,
@@ -41,6 +43,8 @@ const EAGER_STRIDES: u32 = 100;
 pub struct Run<'a> {
     pub batch: Batch,
     pub program: &'a Program,
+    /// The limits that were given.
+    pub pacing: &'a PacingArgs,
     pub json: bool,
     pub drain_timeout: Duration,
     /// The batch run, once it has been told how it ended.
@@ -114,6 +118,7 @@ impl Run<'_> {
                 Ok(()) => {}
             }
             let (id, program) = (handle.id(), self.program);
+            joined::tell(&handle, self.pacing, None, program).await;
             match self.json {
                 true => {
                     output::json(&Look::at(&handle, program).await?);
@@ -163,6 +168,7 @@ impl Run<'_> {
         if let Some(exit) = done {
             return Ok(exit);
         }
+        let slots = crew.max_pages;
         let mut worker = Worker::new(client.temporal().clone(), &self.batch.task_queue)
             .registry(crew.registry)
             .hooks(crew.hooks)
@@ -172,7 +178,7 @@ impl Run<'_> {
             .eager_strides(EAGER_STRIDES)
             .drain_timeout(self.drain_timeout)
             .start()?;
-        let followed = self.see_through(client, &mut worker, stop).await;
+        let followed = self.see_through(client, (&mut worker, slots), stop).await;
         match followed {
             Ok(Some(report)) => {
                 worker.stop().await?;
@@ -195,7 +201,7 @@ impl Run<'_> {
     async fn see_through(
         &self,
         client: &BatchClient,
-        worker: &mut RunningWorker,
+        (worker, slots): (&mut RunningWorker, u32),
         stop: impl Future<Output = ()>,
     ) -> CliResult<Option<Box<BatchReport>>> {
         let mut stop = pin!(stop);
@@ -221,6 +227,10 @@ impl Run<'_> {
             Err(waits @ AcceptError::NoProcessor { .. }) => note(waits),
             Err(AcceptError::Unknown(error)) => note(CliError::from(error)),
             Ok(()) => {}
+        }
+        tokio::select! {
+            () = joined::tell(&handle, self.pacing, Some(slots), self.program) => {}
+            () = &mut stop => return Ok(None),
         }
         let mut broken = None;
         let until = async {

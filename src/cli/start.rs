@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::{
     connection::ConnectionArgs,
     exit::{CliError, CliResult, Exit},
+    joined,
     limits::LimitArgs,
     output::{self, note},
     pacing::PacingArgs,
@@ -133,7 +134,7 @@ impl StartArgs {
         }
         let connected = connection.connect().await?;
         let launch = self.launch.of(program);
-        let exit = launch.run(&connected.client, &batch).await?;
+        let exit = launch.run(&connected.client, &batch, &self.pacing).await?;
         connected.close().await?;
         Ok(exit)
     }
@@ -198,7 +199,12 @@ pub(crate) struct Launch<'a> {
 }
 
 impl Launch<'_> {
-    pub(crate) async fn run(&self, client: &BatchClient, batch: &Batch) -> CliResult {
+    pub(crate) async fn run(
+        &self,
+        client: &BatchClient,
+        batch: &Batch,
+        given: &PacingArgs,
+    ) -> CliResult {
         let program = self.program;
         let handle = self.start(client, batch).await?;
         let id = handle.id();
@@ -218,6 +224,7 @@ impl Launch<'_> {
             Err(waits @ AcceptError::NoProcessor { .. }) => note(waits),
             Err(AcceptError::Unknown(error)) => note(CliError::from(error)),
         }
+        joined::tell(&handle, given, None, program).await;
         if self.detach {
             self.leave(&handle).await
         } else {

@@ -9,9 +9,10 @@ use std::{
 
 use super::{RunningStride, Workers};
 use crate::{
+    figures::{about, per_second},
     page::PageToken,
     progress::{HeldBy, Progress, Timestamp},
-    scheduler::page_after,
+    scheduler::{Because, page_after},
 };
 
 /// After this long without a sign of life, of which a worker gives five in a heartbeat timeout, its pages are in danger.
@@ -41,12 +42,14 @@ pub(super) struct Facts<'a> {
 }
 
 /// The cause that the controller cannot know, if it is one of those.
-pub(super) fn because(f: &Facts<'_>) -> Option<(HeldBy, String)> {
-    no_worker_polls(f)
+pub(super) fn because(f: &Facts<'_>) -> Option<Because> {
+    let no_worker = no_worker_polls(f)
         .or_else(|| silent(f))
-        .or_else(|| no_worker_answers(f))
+        .or_else(|| no_worker_answers(f));
+    let no_worker = no_worker.map(Because::from);
+    no_worker
         .or_else(|| waits_for_slots(f))
-        .or_else(|| takes_long(f))
+        .or_else(|| takes_long(f).map(Because::from))
 }
 
 /// The sentence for a task queue that no worker polls.
@@ -106,22 +109,39 @@ fn no_worker_answers(f: &Facts<'_>) -> Option<(HeldBy, String)> {
     Some((HeldBy::NoWorker, text))
 }
 
-/// Pages could run, but no worker takes them.
-fn waits_for_slots(f: &Facts<'_>) -> Option<(HeldBy, String)> {
+/// Pages could run, but no worker takes them. Each of them holds a part of the rate, if there is one, so that a single one
+/// matters then.
+fn waits_for_slots(f: &Facts<'_>) -> Option<Because> {
     let waits = |stride: &&RunningStride| {
         let since = stride.dispatched_at.unwrap_or(f.now);
         stride.started_at.is_none() && f.now.since(since) >= NOT_TAKEN
     };
     let waiting = f.strides.iter().filter(waits).count();
-    if waiting == 0 || waiting * 2 < f.strides.len() || !is_limited(f.progress) {
+    let (all, rate) = (f.strides.len(), rate(f.progress));
+    let few = waiting * 2 < all && rate.is_none();
+    if waiting == 0 || few || !is_limited(f.progress) {
         return None;
     }
-    let all = f.strides.len();
-    let text = match waiting == all {
-        true => "all pages wait for a worker that has a free slot".to_owned(),
-        false => format!("{waiting} of {all} pages wait for a worker that has a free slot"),
+    let fitting_parallelism = u32::try_from(all - waiting).ok();
+    let fitting_parallelism = fitting_parallelism.filter(|slots| *slots > 0 && rate.is_some());
+    let text = match (all - waiting, rate) {
+        (0, _) => "all pages wait for a worker that has a free slot".to_owned(),
+        (_, None) => format!("{waiting} of {all} pages wait for a worker that has a free slot"),
+        (slots, Some(rate)) => format!(
+            "{waiting} of {all} pages wait for a worker that has a free slot, and hold part of the rate of {rate} \
+             meanwhile; --max-parallelism {slots} leaves it to those that run"
+        ),
     };
-    Some((HeldBy::Workers, text))
+    Some(Because {
+        fitting_parallelism,
+        ..(HeldBy::Workers, text).into()
+    })
+}
+
+/// The limit that the pages in flight share.
+fn rate(p: &Progress) -> Option<String> {
+    let of = |rate: Option<f64>, what| Some(format!("{} {what}/s", per_second(rate?)));
+    of(p.rate, "items").or_else(|| of(p.page_rate, "pages"))
 }
 
 /// The pages in flight take long, and none of them is finished.
@@ -210,10 +230,6 @@ fn pages(pages: usize) -> String {
     }
 }
 
-fn about(time: Duration) -> String {
-    humantime::format_duration(Duration::from_secs(time.as_secs())).to_string()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -300,7 +316,9 @@ mod tests {
             now: NOW,
         };
         let said = because(&facts);
-        let said = said.as_ref().map(|(by, text)| (*by, text.as_str()));
+        let said = said
+            .as_ref()
+            .map(|said| (said.held_by, said.explanation.as_str()));
         assert_eq!(said, expected);
     }
 
@@ -383,6 +401,7 @@ mod tests {
                 untaken: Some(Duration::from_millis(6_400)),
                 now: NOW,
             })
+            .map(|said| (said.held_by, said.explanation))
         };
         let text = "no worker has answered on task queue \"q\" for 6s";
         assert_eq!(said(&[]), Some((HeldBy::NoWorker, text.to_owned())));

@@ -147,9 +147,10 @@ impl Observation {
                 progress.explanation = format!("{}: {remedy}", progress.explanation);
             }
             progress.held_by = None;
-        } else if let Some((held_by, text)) = because(&facts) {
-            progress.explanation = text;
-            progress.held_by = Some(held_by);
+        } else if let Some(because) = because(&facts) {
+            progress.explanation = because.explanation;
+            progress.held_by = Some(because.held_by);
+            progress.fitting_parallelism = because.fitting_parallelism;
             progress.lacks_processor = false;
         }
         if let Some(since) = self.cancel_waits_since {

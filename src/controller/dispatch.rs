@@ -70,7 +70,9 @@ impl Controller {
         let mut order = self.order(dispatch, bridge)?;
         if self.rate_at_once() {
             let by_item = self.permit_per_item();
-            (order.rate_ready, order.page_rate_ready) = self.pacing.take_ready(by_item);
+            let [items, pages] = self.pacing.take_earned(by_item);
+            (order.rate_ready, order.rate_owed) = (items.ready, items.owed);
+            (order.page_rate_ready, order.page_rate_owed) = (pages.ready, pages.owed);
         }
         self.note_cut(&order);
         self.record(Event::Dispatched {
@@ -144,6 +146,9 @@ impl Controller {
             bridge: bridge.map(ToOwned::to_owned),
             rate_ready: 0,
             page_rate_ready: 0,
+            rate_owed: 0,
+            page_rate_owed: 0,
+            tolerance: self.stride_tolerance(),
         })
     }
 
@@ -161,7 +166,10 @@ impl Controller {
         let before = Before::of(&self.ledger, stride);
         self.pacing.reported(&report, self.ledger.running(), now);
         self.eager.allow(report.eager);
-        let left = [report.rate_left, report.page_rate_left];
+        let left = [
+            (report.rate_left, report.rate_untouched),
+            (report.page_rate_left, report.page_rate_untouched),
+        ];
         self.record(Event::Reported {
             stride,
             report: Box::new(report),

@@ -124,6 +124,8 @@ impl Controller {
             explanation,
             held_by,
             fitting_page_size: fitting_page_size.filter(|_| held_by == Some(HeldBy::Rate)),
+            // Only a client knows how many pages have a slot.
+            fitting_parallelism: None,
             // Every other cause of that kind is one that only a client can know.
             lacks_processor: held_by == Some(HeldBy::NoWorker),
             limited_by,
@@ -146,7 +148,7 @@ impl Controller {
             warnings: self.warnings(),
             lock: spec.lock.clone(),
             lock_held_by: self.lock_held_by.clone(),
-            items_per_second: pacing.items_per_second(self.now),
+            items_per_second: pacing.items_per_second_shown(self.now),
             time_left: items_left.and_then(|left| pacing.time_left(self.now, left)),
             oldest_in_flight: ages().min(),
             in_flight_by_age: by_age(ages().map(|since| self.now.since(since))),

@@ -38,7 +38,7 @@ use crate::{
     protocol::{self, Carry, ControllerInput, PrepareInput, Prepared},
     scheduler::{Decision, Ending, earliest},
     stages::Stages,
-    tolerance::{OnExceeded, Tally},
+    tolerance::{OnExceeded, StrideTolerance, Tally},
 };
 
 /// Longest time for a processor to complete its arguments in one attempt; it may wait for older transactions.
@@ -99,7 +99,7 @@ pub(super) async fn prepare(ctx: &WorkflowContext<Controller>) -> WorkflowResult
             ctx.state_mut(|s| {
                 // A partition may be one of very many that begin one after the other.
                 if prepared.rate_at_once && !s.is_part() {
-                    s.pacing.begins_at_once(prepared.permit_per_item, s.now);
+                    s.pacing.begins_at_once(s.now);
                 }
                 s.prepared = Some(prepared);
                 s.begin_to_reduce();
@@ -420,6 +420,17 @@ impl Controller {
             Some(prepared) => self.ledger.tally(prepared, in_partitions),
             None => self.ledger.totals.tally(),
         }
+    }
+
+    /// What a stride that is dispatched now has to know of it.
+    pub(super) fn stride_tolerance(&self) -> Option<StrideTolerance> {
+        let tolerance = self.input.spec.tolerance.clone()?;
+        let forgiven = self.controls.forgiven.unwrap_or_default();
+        Some(StrideTolerance {
+            tolerance,
+            tally: self.tally().since(&forgiven),
+            strides: self.pace().parallelism,
+        })
     }
 
     /// The part of them that is forgiven when the batch goes on.

@@ -195,7 +195,7 @@ impl Controller {
             done.push(format!("set max_parallelism to {pages}"));
         }
         if let Some(rate) = request.rate {
-            pacing.rate = rate.into_option();
+            pacing.set_rate(rate.into_option(), at);
             done.push(format!("set rate to {}", named(pacing.rate)));
         }
         if let Some(rate) = request.page_rate {

@@ -1006,6 +1006,39 @@ fn the_snapshot_is_bounded_with_the_longest_tokens_in_every_slot() {
     assert_eq!(running, 500);
 }
 
+/// Pages that their stride itself has given up.
+#[test]
+fn as_many_given_up_pages_as_can_be_listed_end_no_batch_and_one_more_does() {
+    for dead_letters in [false, true] {
+        let mut ledger = Ledger::new(None, 1);
+        for (at, pages_failed) in [(1, MAX_FAILED as u32), (2, 1)] {
+            assert_eq!(ledger.broken(), None, "before page {at}");
+            let dispatched = Event::Dispatched {
+                stride: 0,
+                rate_share: None,
+                page_share: None,
+                items: None,
+                now: Timestamp(0),
+            };
+            ledger.record(dispatched).unwrap();
+            let reported = Event::Reported {
+                stride: 0,
+                report: Box::new(StrideReport {
+                    covered_to: Some(PageToken::encode(&at).unwrap()),
+                    pages_failed,
+                    ..StrideReport::default()
+                }),
+                policy: &RetryPolicy::default(),
+                dead_letters,
+                now: Timestamp(0),
+            };
+            ledger.record(reported).unwrap();
+        }
+        let broken = (!dead_letters).then_some(&Broken::TooManyFailures);
+        assert_eq!(ledger.broken(), broken);
+    }
+}
+
 #[test]
 fn a_batch_whose_place_is_not_known_is_not_revived() {
     let circle = Broken::CursorDidNotAdvance { token: token(5) };

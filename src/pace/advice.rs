@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::figures::{count, grouped};
+use crate::figures::{about, count, per_second};
 
 /// A page that waits longer for its share of the rate looks as if it hung.
 const LONG: f64 = 30.0;
@@ -30,6 +30,12 @@ pub(crate) struct Terms {
 pub(crate) fn advice(terms: &Terms) -> Vec<String> {
     let all = [of_rate(terms), of_page_rate(terms), of_stride(terms)];
     all.into_iter().flatten().collect()
+}
+
+/// The page size that fits a share of the rate, where a page of `page_size` items waits too long for its permits.
+pub(crate) fn fitting_page(page_size: u32, share: f64) -> Option<u32> {
+    let fits = fits(share * GOOD, page_size);
+    (f64::from(page_size) / share > LONG && fits < page_size).then_some(fits)
 }
 
 fn of_rate(terms: &Terms) -> Option<String> {
@@ -67,9 +73,9 @@ fn of_rate(terms: &Terms) -> Option<String> {
         per_second(rate),
         count(slots.into(), "page"),
         count(size.into(), "item"),
-        about(takes(size, slots)),
+        about(seconds(takes(size, slots))),
         flags.join(" "),
-        about(takes(better_size, better_slots)),
+        about(seconds(takes(better_size, better_slots))),
     ))
 }
 
@@ -85,8 +91,8 @@ fn of_page_rate(terms: &Terms) -> Option<String> {
         "at {} pages/s with {} in flight a page waits {}; --max-parallelism {better} would make that {}",
         per_second(rate),
         count(slots.into(), "page"),
-        about(takes(slots)),
-        about(takes(better)),
+        about(seconds(takes(slots))),
+        about(seconds(takes(better))),
     ))
 }
 
@@ -105,25 +111,8 @@ fn fits(room: f64, most: u32) -> u32 {
     (room.floor().clamp(1.0, f64::from(u32::MAX)) as u32).min(most)
 }
 
-fn per_second(rate: f64) -> String {
-    let text = format!("{rate:.3}");
-    let text = text.trim_end_matches('0').trim_end_matches('.');
-    match text.split_once('.') {
-        Some((whole, part)) => format!("{}.{part}", grouped(whole)),
-        None => grouped(text),
-    }
-}
-
-/// A length of time to about a tenth.
-fn about(seconds: f64) -> String {
-    let unit = match seconds {
-        s if s < 10.0 => 0.1,
-        s if s < 600.0 => 1.0,
-        _ => 60.0,
-    };
-    let seconds = ((seconds / unit).round() * unit).clamp(0.001, 1e10);
-    let millis = (seconds * 1_000.0).round() as u64;
-    humantime::format_duration(Duration::from_millis(millis)).to_string()
+fn seconds(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
 }
 
 #[cfg(test)]

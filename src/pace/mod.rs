@@ -17,8 +17,8 @@ mod throughput;
 mod window;
 
 pub(crate) use self::{
-    advice::{Terms, advice},
-    credit::{Credit, Standing},
+    advice::{Terms, advice, fitting_page},
+    credit::{Credit, Earned, Standing},
     pacing::{PaceNow, Pacing},
     page_size::{PageSample, PageSizer},
     parallelism::{PaceSample, ParallelismTuner},

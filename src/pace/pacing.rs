@@ -7,8 +7,9 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AutoPageSize, AutoParallelism, AutoStride, Credit, Openings, PaceSample, PageSample, PageSizer,
-    ParallelismTuner, Ramp, RampState, Standing, StrideLength, StrideSample, Throughput, Window,
+    AutoPageSize, AutoParallelism, AutoStride, Credit, Earned, Openings, PaceSample, PageSample,
+    PageSizer, ParallelismTuner, Ramp, RampState, Standing, StrideLength, StrideSample, Throughput,
+    Window,
 };
 use crate::{
     batch::{BatchSpec, MAX_STRIDE},
@@ -29,6 +30,8 @@ const LONGEST_IDLE: Duration = Duration::from_secs(30);
 const TOLERABLE: f64 = 0.02;
 /// Pages over which failures are counted.
 const LATELY: u32 = 500;
+/// What [`Pacing::items_per_second`] looks back on.
+const LOOKS_BACK: Duration = Duration::from_secs(60);
 /// An attempt that failed like this was too slow for its page size.
 const PAGE_TIMEOUT: &str = "PageTimeout";
 
@@ -37,6 +40,9 @@ const PAGE_TIMEOUT: &str = "PageTimeout";
 pub(crate) struct Pacing {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate: Option<f64>,
+    /// What it was before, and until when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    rate_before: Option<(Option<f64>, Timestamp)>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub page_rate: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -180,9 +186,15 @@ impl Pacing {
     }
 
     /// The first page need not wait for the rate.
-    pub fn begins_at_once(&mut self, by_item: bool, now: Timestamp) {
-        self.credit = Credit::of_first(self.unit(by_item), now);
-        self.page_credit = Credit::of_first(1, now);
+    pub fn begins_at_once(&mut self, now: Timestamp) {
+        self.credit = Credit::of_first(now);
+        self.page_credit = Credit::of_first(now);
+    }
+
+    /// What was allowed before stays known for as long as throughput looks back on it.
+    pub fn set_rate(&mut self, rate: Option<f64>, now: Timestamp) {
+        self.rate_before = Some((self.rate, now));
+        self.rate = rate;
     }
 
     /// Somebody else asks the throttles.
@@ -294,16 +306,16 @@ impl Pacing {
     }
 
     /// A stride came back with permits that it had earned and not used: of items, and of pages.
-    pub fn rates_given_back(&mut self, rates: [Standing; 2], left: [f64; 2]) {
+    pub fn rates_given_back(&mut self, rates: [Standing; 2], left: [(f64, bool); 2]) {
         let [items, pages] = rates;
-        self.credit.give_back(left[0], &items);
-        self.page_credit.give_back(left[1], &pages);
+        self.credit.give_back(left[0].0, left[0].1, &items);
+        self.page_credit.give_back(left[1].0, left[1].1, &pages);
     }
 
-    /// The items and pages that the stride may begin at once which is dispatched now.
-    pub fn take_ready(&mut self, by_item: bool) -> (u32, u32) {
+    /// The items and pages that the stride begins with which is dispatched now.
+    pub fn take_earned(&mut self, by_item: bool) -> [Earned; 2] {
         let unit = self.unit(by_item);
-        (self.credit.take(unit), self.page_credit.take(1))
+        [self.credit.take(unit), self.page_credit.take(1)]
     }
 
     /// The throttles say something.
@@ -487,8 +499,35 @@ impl Pacing {
         self.throughput.per_second(now)
     }
 
+    /// The same as it is shown: reports that come together look faster than the rate that all their pages kept to.
+    pub fn items_per_second_shown(&self, now: Timestamp) -> Option<f64> {
+        let lately = self
+            .rate_before
+            .filter(|(_, at)| now.since(*at) < LOOKS_BACK);
+        let before = lately.map_or(Some(0.0), |(before, _)| before);
+        let most = self.rate.zip(before).map(|(rate, before)| rate.max(before));
+        let shown = self.items_per_second(now)?;
+        Some(most.map_or(shown, |most| shown.min(most)))
+    }
+
+    /// Never less than the limits allow.
     pub fn time_left(&self, now: Timestamp, items_left: u64) -> Option<TimeLeft> {
-        self.throughput.time_left(now, items_left)
+        let of_pages = self
+            .page_rate
+            .map(|pages| pages * f64::from(self.largest_page()));
+        let most = [self.rate, of_pages].into_iter().flatten();
+        let shortest = most.map(|most| items_left as f64 / most);
+        let shortest = shortest.fold(0.0, f64::max);
+        let left = self.throughput.time_left(now, items_left)?;
+        Some(TimeLeft {
+            at_least: left.at_least.max(shortest),
+            at_most: left.at_most.max(shortest),
+        })
+    }
+
+    fn largest_page(&self) -> u32 {
+        let tuned = self.sizer.as_ref().map(|sizer| sizer.settings().max());
+        tuned.unwrap_or(self.page_size)
     }
 }
 
@@ -569,6 +608,53 @@ mod tests {
         pacing.throttle("db", &Verdict::Go, after(62));
         assert_eq!(pacing.now(8, after(62)).held, None);
         assert_eq!(pacing.throttled(), None);
+    }
+
+    /// A batch of 1,000 items a second until `seconds`, as its reports say.
+    fn fast(batch: &Batch, seconds: u64) -> Pacing {
+        let mut pacing = Pacing::of(&batch.spec, START);
+        for second in 0..=seconds {
+            pacing.mind(after(second), true, second * 1_000);
+        }
+        pacing
+    }
+
+    #[test]
+    fn the_time_left_promises_no_more_than_the_limits_allow() {
+        let left = |batch: Batch| {
+            let left = fast(&batch, 20).time_left(after(20), 29_000).unwrap();
+            (left.at_least, left.at_most)
+        };
+        let (at_least, _) = left(batch());
+        assert!(at_least < 29.0, "{at_least}");
+        assert_eq!(left(batch().rate(100.0)), (290.0, 290.0));
+        assert_eq!(left(batch().page_rate(2.0).page_size(50)), (290.0, 290.0));
+        let tuned = batch()
+            .page_rate(2.0)
+            .auto_page_size(AutoPageSize::new(10, 100));
+        assert_eq!(left(tuned), (145.0, 145.0));
+        let slow = batch().rate(1e6);
+        assert_eq!(left(slow), left(batch()));
+    }
+
+    #[test]
+    fn no_throughput_is_shown_that_was_not_allowed_in_its_minute() {
+        let shown = |pacing: &Pacing, at| pacing.items_per_second_shown(after(at)).unwrap();
+        assert_eq!(shown(&fast(&batch(), 20), 20), 1_000.0);
+        let mut limited = fast(&batch().rate(900.0), 20);
+        assert_eq!(shown(&limited, 20), 900.0);
+        limited.set_rate(Some(100.0), after(20));
+        for second in 21..=80 {
+            limited.mind(after(second), true, second * 1_000);
+        }
+        assert_eq!(shown(&limited, 79), 900.0);
+        assert_eq!(shown(&limited, 80), 100.0);
+        let mut unlimited = fast(&batch(), 20);
+        unlimited.set_rate(Some(100.0), after(20));
+        assert_eq!(shown(&unlimited, 20), 1_000.0);
+        limited.set_rate(None, after(81));
+        limited.mind(after(81), true, 900_000);
+        assert!(shown(&limited, 81) > 900.0);
     }
 
     #[test]

@@ -6,18 +6,17 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     Situation,
-    explain::{RATE_IS_USED, about, is_over, page_after, per_second, stands_still},
+    explain::{RATE_IS_USED, is_over, page_after, stands_still},
 };
 use crate::{
-    figures::number,
+    figures::{about, number, per_second},
     ledger::Run,
+    pace::fitting_page,
     progress::{HeldBy, Timestamp},
 };
 
 /// A rate that makes a page wait for less is nothing that a page waits for.
 const SHORTEST_WAIT: Duration = Duration::from_secs(1);
-/// A page that waits for longer is too large for its share of the rate, and a size that fits is proposed.
-const LONG_WAIT: Duration = Duration::from_secs(5);
 /// Below this part of the time that a page takes it is not the pause before it that holds the batch.
 const PAUSE_IS_USED: f64 = 0.5;
 
@@ -29,6 +28,8 @@ pub(crate) struct Because {
     pub explanation: String,
     /// The page size that fits the rate, where pages are too large for it.
     pub fitting_page_size: Option<u32>,
+    /// The parallelism that workers have slots for, where pages without a slot hold part of the rate.
+    pub fitting_parallelism: Option<u32>,
 }
 
 impl From<(HeldBy, String)> for Because {
@@ -37,6 +38,7 @@ impl From<(HeldBy, String)> for Because {
             held_by,
             explanation,
             fitting_page_size: None,
+            fitting_parallelism: None,
         }
     }
 }
@@ -133,9 +135,9 @@ fn by_rate(s: &Situation<'_>, runs: &[Run], limit: Option<HeldBy>) -> Option<Bec
         return None;
     }
     let text = format!("rate limit {} items/s", per_second(rate));
-    if wait >= LONG_WAIT {
+    let tuned = s.pacing.auto_page_size().is_some();
+    if let Some(fits) = fitting_page(page_size, share).filter(|_| !tuned) {
         let items = number(page_size.into());
-        let fits = share.clamp(1.0, f64::from(u32::MAX)) as u32;
         let explanation = format!(
             "{text}: a page of {items} items takes {} at its share of {} items/s; --page-size {fits} makes it {}",
             about(wait),
@@ -143,9 +145,8 @@ fn by_rate(s: &Situation<'_>, runs: &[Run], limit: Option<HeldBy>) -> Option<Bec
             about(seconds(f64::from(fits) / share)?),
         );
         return Some(Because {
-            held_by: HeldBy::Rate,
-            explanation,
             fitting_page_size: Some(fits),
+            ..(HeldBy::Rate, explanation).into()
         });
     }
     (limit != Some(HeldBy::Rate)).then(|| (HeldBy::Rate, text).into())
@@ -299,21 +300,29 @@ mod tests {
     fn a_page_that_waits_for_its_rate_is_held_by_the_rate() {
         let large = batch().rate(200.0).page_size(1_000).max_parallelism(10);
         let case = Case::of(large.clone(), 1);
-        let sentence = "rate limit 200 items/s: a page of 1,000 items takes 5s at its share of 200 items/s; \
-                        --page-size 200 makes it 1s";
-        says(&case, after(4), HeldBy::Rate, sentence);
+        says(&case, after(4), HeldBy::Rate, "rate limit 200 items/s");
         let fits = |case: &Case, now| case.seen_at(now, because).and_then(|b| b.fitting_page_size);
-        assert_eq!(fits(&case, after(4)), Some(200));
-        assert_eq!(fits(&case, after(40)), None);
+        assert_eq!(fits(&case, after(4)), None);
         says(
             &case,
             after(40),
             HeldBy::Discovery,
             "waiting for the first page",
         );
-        let case = Case::of(large, 50);
-        let sentence = "takes 50s at its share of 20 items/s; --page-size 20 makes it 1s";
+        let case = Case::of(large.clone(), 50);
+        let sentence = "rate limit 200 items/s: a page of 1,000 items takes 50s at its share of 20 items/s; \
+                        --page-size 100 makes it 5s";
         says(&case, after(30), HeldBy::Rate, sentence);
+        // A wait of 20 s is not long.
+        let fits = Case::of(batch().rate(50.0).page_size(1_000), 1);
+        let plain = |rate: u32| {
+            let sentence = format!("rate limit {rate} items/s");
+            Some(Because::from((HeldBy::Rate, sentence)))
+        };
+        assert_eq!(fits.seen_at(after(4), because), plain(50));
+        let tuned = large.auto_page_size(crate::AutoPageSize::default());
+        let said = Case::of(tuned, 50).seen_at(after(30), because);
+        assert_eq!(said, plain(200));
         let fits = batch().rate(5_000.0).page_size(1_000);
         let case = Case::of(fits, 1);
         says(

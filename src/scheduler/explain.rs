@@ -2,12 +2,10 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use std::time::Duration;
-
 use super::{Limits, is_draining, shares, stage};
 use crate::{
     error::truncate,
-    figures::grouped,
+    figures::{about, per_second},
     ledger::Ledger,
     pace::{PaceNow, Pacing},
     page::PageToken,
@@ -173,27 +171,6 @@ fn by_parallelism(s: &Situation<'_>) -> Option<(HeldBy, String)> {
         _ => format!("max parallelism {now} is used up"),
     };
     Some((s.pace.parallelism_by, text))
-}
-
-/// A rate as people write it.
-pub(super) fn per_second(rate: f64) -> String {
-    if rate >= 10.0 {
-        grouped(&format!("{rate:.0}"))
-    } else {
-        let text = format!("{rate:.2}");
-        text.trim_end_matches('0').trim_end_matches('.').to_owned()
-    }
-}
-
-/// A length of time, as precise as a reader needs it.
-pub(super) fn about(time: Duration) -> String {
-    let seconds = time.as_secs() + u64::from(time.subsec_millis() >= 500);
-    let seconds = if seconds >= 600 {
-        seconds / 60 * 60
-    } else {
-        seconds
-    };
-    humantime::format_duration(Duration::from_secs(seconds.max(1))).to_string()
 }
 
 /// The page that begins there. Tokens can hold keys, and a sentence is not long.
@@ -386,20 +363,5 @@ pub(super) mod tests {
             HeldBy::Discovery,
             "waiting for the page after 2 to tell where the next one starts",
         );
-    }
-
-    #[test]
-    fn rates_and_times_are_written_as_people_write_them() {
-        for (rate, text) in [
-            (0.5, "0.5"),
-            (2.0, "2"),
-            (12.0, "12"),
-            (1_234_567.0, "1,234,567"),
-        ] {
-            assert_eq!(per_second(rate), text);
-        }
-        for (seconds, text) in [(0, "1s"), (59, "59s"), (3_725, "1h 2m")] {
-            assert_eq!(about(Duration::from_secs(seconds)), text);
-        }
     }
 }

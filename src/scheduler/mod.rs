@@ -578,6 +578,78 @@ mod tests {
         ledger.record(reported).unwrap();
     }
 
+    fn ends(ledger: &mut Ledger, stride: u64, report: StrideReport) {
+        let reported = Event::Reported {
+            stride,
+            report: Box::new(report),
+            dead_letters: false,
+            policy: &RetryPolicy::default(),
+            now: NOW,
+        };
+        ledger.record(reported).unwrap();
+    }
+
+    /// Strides 0 and 1, after which the data ends.
+    fn two_closed_strides() -> Ledger {
+        let mut ledger = Ledger::new(None, 1);
+        let starts = [1, 2].map(|n| PageToken::encode(&n).unwrap());
+        let announced = Event::Announced {
+            by: 0,
+            starts: &starts,
+        };
+        ledger.record(announced).unwrap();
+        begin(&mut ledger, 2);
+        let end = StrideReport {
+            end_of_data: true,
+            ..StrideReport::default()
+        };
+        ends(&mut ledger, 2, end);
+        ledger
+    }
+
+    #[test]
+    fn a_batch_waits_for_stuck_pages_once_no_other_one_is_left() {
+        let mut ledger = two_closed_strides();
+        let stuck = RetryPolicy::default().max_attempts(1);
+        fail_under(&mut ledger, 0, false, &stuck);
+        assert_eq!(phase(&ledger, &limits(), NOW), Phase::Running);
+        fail_under(&mut ledger, 1, false, &RetryPolicy::default());
+        assert_eq!(phase(&ledger, &limits(), NOW), Phase::Running);
+        fail_under(&mut ledger, 1, false, &stuck);
+        assert_eq!(phase(&ledger, &limits(), NOW), Phase::WaitingForStuckPages);
+    }
+
+    #[test]
+    fn a_batch_is_paused_once_its_last_running_page_has_ended() {
+        let mut ledger = Ledger::new(None, 1);
+        let paused = Limits {
+            paused: true,
+            ..limits()
+        };
+        let none = Limits::default();
+        for limits in [&paused, &none] {
+            begin(&mut ledger, 0);
+            assert_eq!(phase(&ledger, limits, NOW), Phase::Pausing);
+            ends(&mut ledger, 0, StrideReport::default());
+            assert_eq!(phase(&ledger, limits, NOW), Phase::Paused);
+        }
+    }
+
+    #[test]
+    fn a_batch_that_has_ended_early_is_not_of_all_pages() {
+        use Outcome::{Cancelled, Completed, CompletedWithFailures, Failed, Stopped};
+        for (outcome, of_all) in [
+            (Completed, true),
+            (CompletedWithFailures, true),
+            (Failed, false),
+            (Stopped, false),
+            (Cancelled, false),
+        ] {
+            let reason = None;
+            assert_eq!(Ending { outcome, reason }.is_of_all(), of_all, "{outcome}");
+        }
+    }
+
     #[test]
     fn what_was_given_up_is_named_without_zeros() {
         assert_eq!(given_up(0, 8), "8 items were given up");

@@ -229,3 +229,34 @@ impl PageTransaction for Watched {
         self.inner.commit().await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_work_that_was_done_has_to_be_in_the_transaction() {
+        let items = |processed| ItemCounts {
+            processed,
+            skipped: 3,
+            ..ItemCounts::default()
+        };
+        for (ledger, used, processed, is_fine) in [
+            (true, false, 1, false),
+            (true, true, 1, true),
+            (true, false, 0, true),
+            (false, false, 1, true),
+        ] {
+            let applying = Applying {
+                transaction: ledger.then(|| Arc::new(Mutex::new(None))),
+                used: Arc::new(AtomicBool::new(used)),
+            };
+            let checked = applying.check_used(&items(processed));
+            assert_eq!(
+                checked.is_ok(),
+                is_fine,
+                "{processed} processed, used: {used}"
+            );
+        }
+    }
+}

@@ -365,11 +365,18 @@ impl<'a, P: PageProcessor> Running<'a, P> {
             self.next_page(report).instrument(span).await?;
             self.host.checkpoint(report);
             self.page_is_over();
-            if self.until.is_some_and(|until| Instant::now() >= until) {
+            let late = self.until.is_some_and(|until| Instant::now() >= until);
+            if late || self.fails_too_often(report) {
                 break;
             }
         }
         Ok(())
+    }
+
+    /// Whether the controller has to know of what has failed before anything else is done.
+    fn fails_too_often(&self, report: &StrideReport) -> bool {
+        let tolerance = self.order.tolerance.as_ref();
+        tolerance.is_some_and(|tolerance| tolerance.is_exceeded_by(report.tally()))
     }
 
     /// Runs a page, when its time has come, or gives it up.

@@ -14,6 +14,7 @@ use crate::{
     progress::Timestamp,
     protocol::GiveUp,
     retry::RetryMode,
+    tolerance::{Limit, StrideTolerance, Tally, Tolerance},
 };
 
 /// What `process` does with a page.
@@ -26,6 +27,8 @@ enum Does {
     Fail,
     /// Works, and fails with an error of this type.
     FailAs(&'static str),
+    /// Works, but for the first item of each page.
+    FailItems,
     /// Works, and reports more items than there are.
     Misreport,
     /// Never comes back.
@@ -84,6 +87,8 @@ struct Numbers {
     hangs_in_fetch: bool,
     /// The type of the error of whatever reads.
     reading_fails: Option<&'static str>,
+    /// A number with which no page can be read, and the type of that error.
+    unreadable: Option<(u64, &'static str)>,
     skips_ahead: bool,
     mode: RetryMode,
     letters: Option<Arc<Store>>,
@@ -100,6 +105,7 @@ impl Numbers {
             does,
             hangs_in_fetch: false,
             reading_fails: None,
+            unreadable: None,
             skips_ahead: false,
             mode: RetryMode::AtLeastOnce,
             letters: None,
@@ -138,7 +144,15 @@ impl PageProcessor for Numbers {
             return Err(PageError::retryable("made to fail").with_type(error_type));
         }
         let first = ctx.range().start().map_or(1, |last| last + 1);
-        Page::keyset((first..=25).take(ctx.page_size()).collect(), |n| *n)
+        let last = ctx.range().end().copied().unwrap_or(25);
+        let numbers: Vec<u64> = (first..=last).take(ctx.page_size()).collect();
+        if let Some((number, error_type)) = self.unreadable
+            && numbers.contains(&number)
+        {
+            let error = PageError::retryable("made to fail").with_type(error_type);
+            return Err(error.blaming(Blame::Page));
+        }
+        Page::keyset(numbers, |n| *n)
     }
 
     async fn process(
@@ -158,6 +172,11 @@ impl PageProcessor for Numbers {
             }
             Does::FailAs(error_type) => {
                 return Err(PageError::retryable("made to fail").with_type(error_type));
+            }
+            Does::FailItems => {
+                let mut report = PageReport::all_processed();
+                report.fail(0, "Unlucky", "the first of its page");
+                return Ok(report);
             }
             Does::Misreport => {
                 let mut report = PageReport::all_processed();
@@ -349,6 +368,9 @@ fn order() -> StrideOrder {
         bridge: None,
         rate_ready: 0,
         page_rate_ready: 0,
+        rate_owed: 0,
+        page_rate_owed: 0,
+        tolerance: None,
     }
 }
 
@@ -809,4 +831,63 @@ async fn a_line_of_user_code_says_which_page_and_which_attempt() {
         .collect();
     let expected = ["beginning", "10", "20"].map(|page| (page.into(), 1.into()));
     assert_eq!(pages, expected);
+}
+
+/// Each read is counted, so that nothing is read again that is known already.
+#[tokio::test]
+async fn a_record_that_cannot_be_read_is_found_by_halves_and_the_rest_of_its_page_is_read_at_once()
+{
+    // Reads of the page: 10 items, 5, 2, 1, and the 7 that are left. A connection is lost three times before a record
+    // is to blame.
+    for (unreadable, end, error_type, reads) in [
+        (13, 25, "NotANumber", 7),
+        (13, 25, "ConnectionLost", 9),
+        // Where the range ends before the page would, nothing is read after it.
+        (22, 22, "NotANumber", 7),
+    ] {
+        let store = Store::down_for(0);
+        let numbers = Numbers {
+            letters: Some(Arc::clone(&store)),
+            unreadable: Some((unreadable, error_type)),
+            skips_ahead: true,
+            ..Numbers::that(Does::Work, NOTHING)
+        };
+        let order = StrideOrder {
+            end: token(end),
+            attempts_allowed: Some(1),
+            ..order()
+        };
+        let report = run_order(&numbers, &Script::of(&numbers), order).await;
+        assert_eq!((report.failure, report.covered_to), (None, token(end)));
+        let done = ItemCounts {
+            processed: end - 1,
+            failed: 1,
+            ..ItemCounts::default()
+        };
+        assert_eq!(report.items, done);
+        let kept = store.kept.lock().unwrap();
+        let keys: Vec<_> = kept.iter().map(|letter| letter.key.clone()).collect();
+        assert_eq!(keys, [Some(unreadable.to_string())]);
+        let read = numbers.fetched.load(Ordering::Relaxed);
+        assert_eq!(read, reads, "{unreadable} up to {end}: {error_type}");
+    }
+}
+
+#[tokio::test]
+async fn a_stride_tells_of_its_failures_before_the_page_that_would_be_too_much() {
+    let tolerance = |items| StrideTolerance {
+        tolerance: Tolerance::new().items(Limit::count(items)),
+        tally: Tally::default(),
+        strides: 1,
+    };
+    for (tolerated, pages) in [(Some(0), 1), (Some(1), 2), (Some(2), 3), (None, 3)] {
+        let numbers = Numbers::that(Does::FailItems, NOTHING);
+        let order = StrideOrder {
+            tolerance: tolerated.map(tolerance),
+            ..order()
+        };
+        let report = run_order(&numbers, &Script::of(&numbers), order).await;
+        assert_eq!((report.pages, report.failure), (pages, None));
+        assert_eq!(report.items.failed, u64::from(pages));
+    }
 }

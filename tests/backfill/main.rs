@@ -10,6 +10,7 @@ mod database_url;
 mod engines;
 mod killed;
 mod outages;
+mod pace;
 mod passed_over;
 mod printed;
 mod process;

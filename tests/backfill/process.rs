@@ -123,8 +123,11 @@ impl Running {
     /// Waits until it has said something.
     pub fn says(&self, part: &str) {
         let deadline = Instant::now() + LIMIT;
-        while !self.err.lock().unwrap().contains(part) {
-            let said = self.err.lock().unwrap().clone();
+        loop {
+            let said = self.said().err;
+            if said.contains(part) {
+                return;
+            }
             assert!(Instant::now() < deadline, "it never says {part:?}: {said}");
             thread::sleep(Duration::from_millis(5));
         }

@@ -303,8 +303,10 @@ async fn an_interrupted_redrive_goes_on_with_the_same_command(home: Home) {
         interrupted.err.contains("the same command goes on with it"),
         "{interrupted:#?}"
     );
-    let rest = run(with(&home.url, &["redrive", &id]));
+    let rest = run(with(&home.url, &["redrive", &id, "--page-size", "5"]));
     exits(&rest, 0);
+    let left = "goes on with the limits that it has, without --page-size 5; `temporal-batch set ";
+    assert!(rest.err.contains(left), "{rest:#?}");
     assert!(
         rest.err.contains("was interrupted, and goes on now"),
         "{rest:#?}"

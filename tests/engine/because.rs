@@ -286,6 +286,33 @@ async fn a_page_that_does_not_come_back_is_named_with_its_worker() {
 }
 
 #[tokio::test]
+async fn a_page_without_a_slot_that_holds_part_of_the_rate_is_said_to() {
+    let bed = Bed::new("because-rate-slots").await;
+    let numbers = Numbers::new().skipping_ahead();
+    let _worker = bed.worker_with(numbers, |worker| worker.max_pages(2)).await;
+    // A page takes 3 s at its share, and a stride 18 s. What has no slot comes back when one of the others ends.
+    let batch = bed
+        .batch::<Numbers>(UpTo { n: 100_000 })
+        .page_size(10)
+        .stride(6)
+        .max_parallelism(3)
+        .rate(10.0);
+    let handle = bed.start(&batch).await;
+    let said = says(&handle, HeldBy::Workers, "1 of 3 pages wait").await;
+    assert_eq!(
+        said,
+        "1 of 3 pages wait for a worker that has a free slot, and hold part of the rate of 10 items/s meanwhile; \
+         --max-parallelism 2 leaves it to those that run"
+    );
+    handle
+        .set(Settings::new().max_parallelism(2))
+        .await
+        .unwrap();
+    says(&handle, HeldBy::Rate, "rate limit 10 items/s").await;
+    seen_enough(&handle).await;
+}
+
+#[tokio::test]
 async fn pages_that_no_worker_has_a_slot_for_say_so() {
     let bed = Bed::new("because-slots").await;
     let (numbers, gate) = gated();

@@ -145,6 +145,59 @@ async fn a_rate_holds_over_its_changes_and_over_continue_as_new() {
     replays(&bed, handle.id(), "rate").await;
 }
 
+/// The first page does not wait, and is paid for before the second one.
+#[tokio::test]
+async fn from_its_start_a_batch_keeps_to_its_rate_on_average() {
+    const PAGE: u32 = 50;
+    let bed = Bed::new("rate-average").await;
+    // One stride has all pages, or each page comes back with what is owed.
+    for stride in [6, 1] {
+        let begun: Arc<std::sync::Mutex<Vec<Instant>>> = Arc::default();
+        let seen = Arc::clone(&begun);
+        let numbers = Numbers::new().skipping_ahead().on_process(move |_| {
+            seen.lock().unwrap().push(Instant::now());
+            async { Ok(PageReport::all_processed()) }
+        });
+        let worker = bed.worker(numbers).await;
+        let batch = bed
+            .batch::<Numbers>(UpTo { n: 300 })
+            .page_size(PAGE)
+            .stride(stride)
+            .max_parallelism(1)
+            .rate(100.0);
+        assert_eq!(bed.run(&batch).await.outcome, Outcome::Completed);
+        let begun = begun.lock().unwrap().clone();
+        assert_eq!(begun.len(), 6);
+        for (n, at) in (1..).zip(&begun).skip(1) {
+            let earned = at.duration_since(begun[0]).as_secs_f64() * 100.0;
+            // The clock of the controller, which counts what is owed between strides, is that of the server.
+            let items = f64::from(n * PAGE) - 10.0;
+            assert!(earned >= items, "page {n} after {earned} items");
+        }
+        worker.stop().await.unwrap();
+    }
+}
+
+/// Its stride has half of the rate, and is told to come back when there are others. At this rate the permits of a page are
+/// earned in a quarter of an hour.
+#[tokio::test]
+async fn a_first_page_does_not_wait_where_its_stride_has_to_share_the_rate() {
+    let bed = Bed::new("rate-shared").await;
+    let numbers = Numbers::new().skipping_ahead();
+    let _worker = bed.worker(numbers.clone()).await;
+    let batch = bed
+        .batch::<Numbers>(UpTo { n: 30_000 })
+        .page_size(1_000)
+        .max_parallelism(3)
+        .rate(1.0);
+    let handle = bed.start(&batch).await;
+    numbers
+        .shows("a page is done", |r| !r.done.is_empty())
+        .await;
+    handle.cancel("seen enough").await.unwrap();
+    assert_eq!(report(&handle).await.outcome, Outcome::Cancelled);
+}
+
 #[tokio::test]
 async fn taking_the_rate_away_lets_strides_in_flight_go_faster() {
     let bed = Bed::new("rate-off").await;

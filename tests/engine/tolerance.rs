@@ -133,6 +133,37 @@ async fn a_share_of_failed_items_counts_once_enough_is_done() {
     assert_eq!(report(&handle).await.outcome, Outcome::Cancelled);
 }
 
+/// Each page has an item that fails, and each stride hundreds of pages.
+#[tokio::test]
+async fn long_strides_tell_of_failures_so_soon_that_only_pages_in_flight_go_beyond() {
+    let bed = Bed::new("long-strides").await;
+    let numbers = Numbers::new().skipping_ahead().on_process(|_| async {
+        let mut report = PageReport::all_processed();
+        report.fail(0, "Unlucky", "the first of its page");
+        Ok(report)
+    });
+    let _worker = bed.worker(numbers.clone()).await;
+    for tolerated in [1, 9] {
+        let tolerance = Tolerance::new()
+            .items(Limit::count(tolerated))
+            .then(OnExceeded::Stop);
+        let batch = bed
+            .batch::<Numbers>(UpTo { n: 10_000 })
+            .page_size(10)
+            .stride(250)
+            .max_parallelism(3)
+            .tolerate(tolerance);
+        let report = bed.run(&batch).await;
+        assert_eq!(report.outcome, Outcome::Stopped);
+        let reason = report.reason.unwrap();
+        assert!(reason.contains("items failed, tolerated are"), "{reason}");
+        let failed = report.progress.items.failed;
+        let in_flight = tolerated + 1..=tolerated + 3;
+        assert!(in_flight.contains(&failed), "{failed} of {tolerated}");
+        replays(&bed, &report.progress.batch_id, "long-strides").await;
+    }
+}
+
 #[tokio::test]
 async fn exactly_the_tolerated_pages_may_fail() {
     let bed = Bed::new("pages").await;

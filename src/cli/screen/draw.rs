@@ -15,7 +15,7 @@ use crate::{
     audit::AuditEntry,
     cli::{
         facts,
-        output::{count, duration, number, one_line, rate, time},
+        output::{about, count, duration, number, one_line, per_second, time},
     },
     progress::{FailureState, HeldBy, PageFailure, Phase, Progress},
     size::percent_text,
@@ -331,7 +331,7 @@ impl Look<'_> {
     }
 
     fn pace(&self, p: &Progress) -> Line<'static> {
-        let told = |per_second: f64| format!("{}/s", rate(per_second.max(0.0)));
+        let told = |rate: f64| format!("{}/s", per_second(rate.max(0.0)));
         let mut parts = Vec::new();
         if let Some(now) = self.model.pace.items_per_second() {
             parts.push(format!("now {}", told(now)));
@@ -345,7 +345,7 @@ impl Look<'_> {
                 .pace
                 .time_left(p)
                 .filter(|_| p.phase == Phase::Running);
-            left.map(|left| format!("{} left at this pace", facts::roughly(left)))
+            left.map(|left| format!("{} left at this pace", about(left)))
         };
         parts.extend(p.time_left.and_then(facts::time_left).or_else(own));
         if self.model.again > 0 {
@@ -678,7 +678,7 @@ mod tests {
                 "items/s, last 9 s, at most 100",
                 "parallelism 12 of 32 in flight",
                 "page size   1,000 items",
-                "rate        5000 items/s at most",
+                "rate        5,000 items/s at most",
                 "in flight   3 under 10 s, 1 under 1 min",
                 "longest     50s",
                 "failures    4 retries",

@@ -7,7 +7,10 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 use super::samples::Samples;
 use crate::{
     batch::MAX_PARALLELISM,
-    cli::{pace::Pace, steady::Steady},
+    cli::{
+        pace::{Limit, Pace},
+        steady::Steady,
+    },
     progress::{HeldBy, Phase, Progress, Timestamp},
 };
 
@@ -161,7 +164,8 @@ impl Model {
     /// A look at the batch, which `began` so long after the screen came up.
     pub(super) fn look(&mut self, mut progress: Progress, began: Duration, now: Moment) {
         let at = now.elapsed.as_millis() as u64;
-        self.pace.add(at, progress.items.total(), progress.rate);
+        self.pace
+            .add(at, progress.items.total(), Limit::of(&progress));
         self.samples.add(at, self.pace.items_per_second());
         (progress, self.again) = self.steady.show(&progress);
         self.trouble = None;
