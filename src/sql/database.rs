@@ -2,7 +2,7 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-#[cfg(any(feature = "postgres", feature = "mysql"))]
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
 use sqlx::AssertSqlSafe;
 #[cfg(feature = "postgres")]
 use sqlx::Row as _;
@@ -195,9 +195,7 @@ impl Database {
 async fn open(options: &DatabaseOptions) -> Result<Database, sqlx::Error> {
     use sqlx::{ConnectOptions as _, Connection as _};
 
-    #[cfg(feature = "postgres")]
-    let mut options = options.clone();
-    let allows = match &options.target {
+    let (allows, options) = match &options.target {
         #[cfg(feature = "postgres")]
         Target::Postgres(connect) => {
             let (mut first, limited) = with_lock_timeout(connect).await?;
@@ -207,8 +205,9 @@ async fn open(options: &DatabaseOptions) -> Result<Database, sqlx::Error> {
             let allows = allows.and_then(|row| row.try_get(0));
             warn_of_settings(&mut first, &options.session).await?;
             first.close().await?;
+            let mut options = options.clone();
             options.target = Target::Postgres(Box::new(limited));
-            bound(allows)
+            (bound(allows), options)
         }
         #[cfg(feature = "mysql")]
         Target::MySql(connect) => {
@@ -216,12 +215,12 @@ async fn open(options: &DatabaseOptions) -> Result<Database, sqlx::Error> {
             let allows = sqlx::query_scalar(MYSQL_ALLOWS).fetch_one(&mut first);
             let allows = bound(allows.await);
             first.close().await?;
-            allows
+            (allows, options.clone())
         }
         #[cfg(feature = "sqlite")]
         Target::Sqlite(connect) => {
             connect.connect().await?.close().await?;
-            None
+            (None, options.clone())
         }
     };
     Ok(Database::unconnected(&options, allows))
