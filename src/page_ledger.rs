@@ -131,6 +131,18 @@ pub trait PageLedger: DeadLetters {
         claim: PageClaim<'_>,
     ) -> Result<Option<Box<dyn PageTransaction>>, PageError>;
 
+    /// Strides of batches of this id of which pages are applied. A command asks before it starts a batch that Temporal does
+    /// not know.
+    ///
+    /// The default knows of none.
+    ///
+    /// # Errors
+    /// The ledger could not be asked.
+    async fn strides_of(&self, batch_id: &str) -> Result<u64, PageError> {
+        let _ = batch_id;
+        Ok(0)
+    }
+
     /// Why a connection may break whenever a record is sent, in words for its dead letter: the longest message that
     /// the server takes, say.
     ///

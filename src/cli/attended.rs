@@ -23,6 +23,7 @@ use crate::{
     batch::{Batch, validate_id},
     dead_letter::DeadLetters,
     hooks::Hooks,
+    page_ledger::PageLedger,
     registry::Registry,
     throttle::Throttles,
     worker::WorkerError,
@@ -97,6 +98,7 @@ impl AttendedArgs {
         &'a self,
         batch: Batch,
         program: &'a Program,
+        ledger: Option<Arc<dyn PageLedger>>,
         letters: Option<Arc<dyn DeadLetters>>,
     ) -> Run<'a> {
         Run {
@@ -107,6 +109,7 @@ impl AttendedArgs {
             drain_timeout: self.drain_timeout,
             ended_run: OnceLock::new(),
             joins: false,
+            ledger,
             letters,
         }
     }

@@ -130,8 +130,9 @@ impl BackfillCommand {
             let page_size = batch.spec.page_size;
             let outlook = Outlook::of(&processor, &args, &work, page_size).await?;
             outlook.tell(&shown);
+            let ledger = args.once.then(|| database.ledger());
             let letters = letters_of(&processor, &args);
-            let run = self.attended.run(batch, program, letters);
+            let run = self.attended.run(batch, program, ledger, letters);
             match self.detach {
                 Some(_) => run.detached(connection).await,
                 None => {

@@ -141,7 +141,7 @@ impl ExportCommand {
                 .map_err(|e| CliError::failure(format_args!("the arguments have no JSON: {e}")))?;
             batch.validate()?;
             let letters = letters_of(&processor, &args);
-            let run = self.attended.run(batch, program, letters);
+            let run = self.attended.run(batch, program, None, letters);
             let throttles = throttles.clone();
             let crew = self.attended.crew(processor, hooks, throttles, &database)?;
             match run.attended(connection, crew).await? {
@@ -205,7 +205,14 @@ impl ExportCommand {
             let file = args.concatenate.as_deref();
             file.map_or(Ok(()), |file| check_writable_file(file).map_err(refused))
         };
+        let taken = args.concatenate.as_deref().filter(|file| file.exists());
         match standing(&args.to).map_err(refused)? {
+            // A batch that goes on may have written it.
+            Standing::Free if let Some(file) = taken => Err(CliError::usage(format_args!(
+                "{} is there already, and an export overwrites no file; name another one with --concatenate, or \
+                 remove it",
+                file.display()
+            ))),
             Standing::Free => writable(),
             Standing::Unfinished(owner) if owner.batch_id == id && !self.attended.rerun => {
                 writable()

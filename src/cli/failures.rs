@@ -339,9 +339,15 @@ pub(crate) async fn in_time<T>(
 }
 
 /// The next step where dead letters are left.
-pub(super) fn redrive_hint(batch_id: &str, program: &Program) -> String {
+pub(super) fn redrive_hint(batch_id: &str, processor: Option<&str>, program: &Program) -> String {
     let redrive = program.of_batch("redrive", batch_id);
-    format!("`{redrive}` tries the dead letters again")
+    let hint = format!("`{redrive}` tries the dead letters again");
+    match processor {
+        Some("sql-import") => format!(
+            "{hint}, as their records stand in the file; a record whose corrected copy was imported would come twice"
+        ),
+        _ => hint,
+    }
 }
 
 impl Failures {
@@ -372,7 +378,7 @@ impl Failures {
             .as_ref()
             .is_some_and(|letters| !letters.is_empty())
         {
-            note(redrive_hint(id, program));
+            note(redrive_hint(id, self.processor.as_deref(), program));
         }
     }
 

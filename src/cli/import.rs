@@ -307,8 +307,9 @@ impl ImportCommand {
             };
             batch.spec.args = json(&args)?;
             batch.validate()?;
+            let ledger = args.once.then(|| database.ledger());
             let of_ledger = letters.clone().filter(|_| args.once);
-            let run = self.attended.run(batch, program, of_ledger);
+            let run = self.attended.run(batch, program, ledger, of_ledger);
             let throttles = throttles.clone();
             let crew = self.attended.crew(processor, hooks, throttles, &database)?;
             let exit = run.attended(connection, crew).await?;
@@ -525,11 +526,15 @@ fn without_copy(mut file: ImportFile) -> ImportFile {
     file
 }
 
-/// The id of the batch that puts this file into that table.
+/// The id of the batch that puts this file into that table, however its records are read.
 fn batch_id(target: &str, args: &ImportArgs) -> String {
     let plain = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
     let table: String = args.table.chars().filter(plain).take(60).collect();
-    let work = serde_json::json!([target, args]);
+    let file = match &args.file {
+        ImportFile::Csv(source) => &source.file,
+        ImportFile::JsonLines(source) => &source.file,
+    };
+    let work = serde_json::json!([target, args.table, file.path]);
     format!("import-{table}-{}", short(&work))
 }
 

@@ -205,7 +205,8 @@ impl Look {
             note(format_args!("`{failures}` lists what failed"));
         }
         if repair.is_some_and(Repair::has_open) {
-            note(redrive_hint(&self.batch_id, program));
+            let processor = self.progress().map(|p| p.processor.as_str());
+            note(redrive_hint(&self.batch_id, processor, program));
         }
     }
 

@@ -188,6 +188,7 @@ impl RedriveArgs {
             drain_timeout: self.drain_timeout,
             ended_run: OnceLock::new(),
             joins: interrupted.is_some(),
+            ledger: None,
             letters: None,
         };
         let exit = run.attended(connection, crew).await?;

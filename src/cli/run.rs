@@ -18,7 +18,7 @@ use crate::{
         joined,
         look::Look,
         next::SQL_PROCESSORS,
-        output::{self, note},
+        output::{self, count, note},
         pacing::PacingArgs,
         repair::Repair,
         shell::{DEFAULT_CONNECTION, Program},
@@ -29,6 +29,7 @@ use crate::{
     dead_letter::DeadLetters,
     hooks::Hooks,
     metrics::Metrics,
+    page_ledger::PageLedger,
     progress::BatchReport,
     registry::Registry,
     throttle::Throttles,
@@ -51,6 +52,8 @@ pub struct Run<'a> {
     pub ended_run: OnceLock<String>,
     /// This program has started the batch before, and no other worker works for it.
     pub joins: bool,
+    /// The ledger of a batch that is applied once per page.
+    pub ledger: Option<Arc<dyn PageLedger>>,
     /// The dead letters of the batch, where it keeps them.
     pub letters: Option<Arc<dyn DeadLetters>>,
 }
@@ -310,6 +313,27 @@ impl Run<'_> {
         })
     }
 
+    /// Temporal does not know the batch, but the database may: a new one would apply the pages once more.
+    async fn is_new(&self) -> CliResult<()> {
+        let Some(ledger) = &self.ledger else {
+            return Ok(());
+        };
+        let id = self.batch.id();
+        let strides = ledger.strides_of(id).await;
+        let strides = strides.map_err(|error| {
+            CliError::failure(format_args!("the ledger cannot be looked at: {error}"))
+        })?;
+        if strides == 0 {
+            return Ok(());
+        }
+        Err(CliError::failure(format_args!(
+            "Temporal does not know batch \"{id}\", and the ledger of the database has pages that it has applied, in \
+             {}: Temporal has forgotten it, or is another server",
+            count(strides, "stride")
+        ))
+        .hint("a new batch of this id does all rows again, also those that are done: --rerun starts it"))
+    }
+
     /// A batch that has come to its end is told of, and not run again.
     async fn done_already(&self, client: &BatchClient) -> CliResult<Option<Exit>> {
         let batch = &self.batch;
@@ -319,7 +343,8 @@ impl Run<'_> {
         let handle = client.handle(batch.id())?;
         match handle.state().await {
             Ok(BatchState::Completed) => {}
-            Ok(_) | Err(ProgressError::NotFound { .. }) => return Ok(None),
+            Ok(_) => return Ok(None),
+            Err(ProgressError::NotFound { .. }) => return self.is_new().await.map(|()| None),
             Err(error) => return Err(error.into()),
         }
         let id = batch.id();
@@ -338,7 +363,7 @@ impl Run<'_> {
             None => None,
         };
         note(format_args!(
-            "batch \"{id}\" is done already, and nothing is done twice; --rerun does it again"
+            "batch \"{id}\" is done already, and nothing was changed now; --rerun runs it once more"
         ));
         self.tell(report, repair).map(Some)
     }

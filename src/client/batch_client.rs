@@ -1,6 +1,6 @@
 //! Starts batches and finds them again.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use futures::TryStreamExt as _;
 use temporalio_client::{
@@ -219,7 +219,7 @@ impl BatchClient {
             state if !state.is_open() && batch.continues => self.continue_as(batch).await,
             state if !state.is_open() => Err(StartError::AlreadyEnded { batch_id, state }),
             _ if batch.if_running == IfRunning::Attach => {
-                match difference(batch, &description.memo()) {
+                match difference(batch, &description.memo(), description.task_queue()) {
                     None => Ok(handle),
                     Some(differs) => Err(StartError::RunsDifferently { batch_id, differs }),
                 }
@@ -235,7 +235,9 @@ impl BatchClient {
         batch: &Batch,
     ) -> Result<Option<String>, super::ProgressError> {
         let handle = self.handle_unchecked(batch.id().to_owned());
-        Ok(difference(batch, &handle.describe().await?.memo()))
+        let description = handle.describe().await?;
+        let task_queue = description.task_queue();
+        Ok(difference(batch, &description.memo(), task_queue))
     }
 
     /// A batch by its id, running or ended. Nothing is asked of the server yet.
@@ -342,7 +344,7 @@ pub(super) struct KeptArgs {
 }
 
 /// What keeps a batch from being the one with this memo.
-fn difference(batch: &Batch, memo: &Memo) -> Option<String> {
+fn difference(batch: &Batch, memo: &Memo, task_queue: &str) -> Option<String> {
     let processor = memo.get::<String>(MEMO_PROCESSOR).ok().flatten();
     let args = memo
         .get::<serde_json::Value>(protocol::MEMO_ARGS)
@@ -353,10 +355,30 @@ fn difference(batch: &Batch, memo: &Memo) -> Option<String> {
             "its processor is \"{processor}\" rather than \"{}\"",
             batch.processor()
         )),
-        (Some(_), Some(args)) if args == batch.spec.args => None,
-        (Some(_), Some(_)) => Some("its arguments are different".to_owned()),
+        (Some(_), Some(args)) if args != batch.spec.args => {
+            let fields = differing(&args, &batch.spec.args).join(", ");
+            Some(format!("its arguments are different ({fields})"))
+        }
+        // The commands that work for their batch name the queue after the database.
+        (Some(_), Some(_)) if task_queue != batch.task_queue => Some(format!(
+            "its task queue is \"{task_queue}\" rather than \"{}\"",
+            batch.task_queue
+        )),
+        (Some(_), Some(_)) => None,
         _ => Some("it was started by something else, so it cannot be compared".to_owned()),
     }
+}
+
+/// The fields in which arguments differ; values are not for messages.
+fn differing(kept: &serde_json::Value, given: &serde_json::Value) -> Vec<String> {
+    let (Some(kept), Some(given)) = (kept.as_object(), given.as_object()) else {
+        return vec!["as a whole".to_owned()];
+    };
+    let names: BTreeSet<_> = kept.keys().chain(given.keys()).collect();
+    let differ = names
+        .into_iter()
+        .filter(|name| kept.get(*name) != given.get(*name));
+    differ.cloned().collect()
 }
 
 fn this_user() -> String {

@@ -3,7 +3,7 @@
 use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use sqlx::Pool;
+use sqlx::{Pool, pool::PoolConnection};
 
 use super::{
     blockers,
@@ -260,6 +260,15 @@ impl<DB: LedgerDatabase> SqlLedger<DB> {
         }
     }
 
+    /// For a statement that writes by itself.
+    async fn connection(&self) -> Result<PoolConnection<DB>, PageError> {
+        let mut connection = self.leases.pool().acquire().await?;
+        if let Some(limit) = &self.limits.before {
+            DB::script(&mut connection, limit.clone()).await?;
+        }
+        Ok(connection)
+    }
+
     async fn transaction(&self, limits: &Limits) -> Result<LeasedTransaction<DB>, PageError> {
         let begin = limits.begin(DB::begin(self.idle_timeout));
         Ok(LeasedTransaction::begin(&self.leases, begin).await?)
@@ -307,7 +316,8 @@ impl<DB: LedgerDatabase> PageLedger for SqlLedger<DB> {
         start: Option<&PageToken>,
         end: Option<&PageToken>,
     ) -> Result<OpenStride, PageError> {
-        let opened = self.raise_fence(stride, start, end).await?;
+        let opened = self.raise_fence(stride, start, end).await;
+        let opened = opened.map_err(|e| blockers::of_file(self.leases.pool(), e))?;
         if let (Some(given), Some(kept)) = (end, &opened.end)
             && given != kept
         {
@@ -386,6 +396,15 @@ impl<DB: LedgerDatabase> PageLedger for SqlLedger<DB> {
         table.after::<DB>(&mut connection, stride, after).await
     }
 
+    async fn strides_of(&self, batch_id: &str) -> Result<u64, PageError> {
+        let mut connection = self.leases.pool().acquire().await?;
+        let strides = self
+            .tables
+            .strides
+            .of_batch::<DB>(&mut connection, batch_id);
+        strides.await.map_err(failed::<DB>)
+    }
+
     async fn message_limit(&self) -> Option<String> {
         let (query, name) = DB::MESSAGE_LIMIT?;
         let mut connection = self.leases.pool().acquire().await.ok()?;
@@ -406,7 +425,7 @@ impl<DB: LedgerDatabase> SqlLedger<DB> {
     ) -> Result<OpenStride, PageError> {
         let strides = &self.tables.strides;
         if DB::RETURNING {
-            let mut connection = self.leases.pool().acquire().await?;
+            let mut connection = self.connection().await?;
             let opened = strides.open::<DB>(&mut connection, stride, start, end, now());
             return opened.await.map_err(failed::<DB>);
         }
@@ -430,7 +449,7 @@ impl<DB: LedgerDatabase> SqlLedger<DB> {
             return Ok(false);
         };
         if statements.len() == 0 {
-            let mut connection = self.leases.pool().acquire().await?;
+            let mut connection = self.connection().await?;
             let cut = DB::execute(&mut connection, first, values).await;
             return Ok(cut.map_err(failed::<DB>)? == 1);
         }

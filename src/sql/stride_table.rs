@@ -255,6 +255,23 @@ impl StrideTable {
         Ok(DB::execute(connection, statement, values).await? == 1)
     }
 
+    /// Strides with applied pages of all batch runs of an id.
+    pub async fn of_batch<DB: Dialect>(
+        &self,
+        connection: &mut <DB as Database>::Connection,
+        batch_id: &str,
+    ) -> Result<u64, sqlx::Error> {
+        let statement = format!(
+            "SELECT count(*) FROM {} WHERE batch_id = $1 AND pages + pages_failed > 0",
+            self.name
+        );
+        let rows = DB::rows(connection, statement, vec![batch_id.into()]).await?;
+        let strides = rows.first().map(|row| DB::number(row, 0)).transpose()?;
+        Ok(strides
+            .and_then(|n| u64::try_from(n).ok())
+            .unwrap_or_default())
+    }
+
     /// The batch runs after one, in their order, whose report says that they ended earlier and of which
     /// there are strides.
     ///

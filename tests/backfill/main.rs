@@ -1,5 +1,6 @@
 //! Backfills: what the processor does to the rows of real databases, and the command as its users meet it.
 
+mod again;
 mod apart;
 mod archive;
 mod because;

@@ -57,7 +57,7 @@ async fn what_cannot_work_is_refused_with_its_reason(home: Home) {
         ),
         (
             set("x", "1").lock_timeout(Duration::from_secs(3_600)),
-            "10 min",
+            "10m",
         ),
     ] {
         let message = refused(&home, args).await;

@@ -38,6 +38,10 @@ async fn what_cannot_be_is_refused_at_the_start() {
             "is a directory",
         ),
         (
+            vec!["--table", "users", "--to", &free, "--concatenate", &file],
+            "an export overwrites no file",
+        ),
+        (
             vec!["--table", "users", "--to", &free, "--stride", "0"],
             "stride is 0",
         ),
@@ -53,6 +57,7 @@ async fn what_cannot_be_is_refused_at_the_start() {
     assert!(said.err.contains("JSON has null"), "{}", said.err);
     assert!(!source.path("free").exists());
     assert_eq!(fs::read_dir(&full).unwrap().count(), 1);
+    assert_eq!(fs::read_to_string(&file).unwrap(), "mine");
 }
 
 /// Tests may run as root, for whom permissions are no hindrance.

@@ -18,7 +18,8 @@ pub fn target(redacted_url: &str) -> String {
     short(&serde_json::json!([scheme, place]))
 }
 
-/// The id of the batch that does this to that database.
+/// The id of the batch that does this to that database. It is made from the table, the rows and the work. A command that
+/// is repeated with another limit or another check is about the same batch, and must not do the work once more.
 pub fn batch_id(target: &str, args: &BackfillArgs) -> String {
     let table: String = args
         .table
@@ -27,7 +28,17 @@ pub fn batch_id(target: &str, args: &BackfillArgs) -> String {
         .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
         .take(60)
         .collect();
-    let work = serde_json::json!([target, args]);
+    let set = args.set.iter();
+    let set: Vec<_> = set
+        .map(|set| {
+            (
+                &set.column,
+                set.expression.split_whitespace().collect::<String>(),
+            )
+        })
+        .collect();
+    let (table_name, filter) = (&args.table.table, &args.table.filter);
+    let work = serde_json::json!([target, table_name, filter, set, args.statements]);
     format!("backfill-{table}-{}", short(&work))
 }
 
@@ -55,6 +66,12 @@ mod tests {
         assert!(id.starts_with("backfill-myshop.users-"), "{id}");
         assert_eq!(id, batch_id(&here, &args("1")));
         assert_ne!(id, batch_id(&here, &args("2")));
+        let checked = args("1").verify("a = 1").once(true);
+        assert_eq!(id, batch_id(&here, &checked));
+        assert_eq!(
+            batch_id(&here, &args("a + 1")),
+            batch_id(&here, &args("a+1"))
+        );
         assert_ne!(id, batch_id(&target("sqlite:a.db"), &args("1")));
     }
 }

@@ -140,12 +140,19 @@ pub enum TableError {
     /// The database could not be asked.
     #[error("the database could not be asked about the table")]
     Database(#[from] sqlx::Error),
+    /// The first row was not read in time, or the database refused it.
+    #[error("the first row of the table cannot be read: {0}")]
+    FirstRow(PageError),
 }
 
 impl TableError {
     /// Whether asking again may help: only where the database could not be asked.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Database(_))
+        match self {
+            Self::Database(_) => true,
+            Self::FirstRow(error) => error.is_retryable(),
+            _ => false,
+        }
     }
 
     /// The error of a page, of a type of its own for each variant, such as `TableNotUnique`. Only one of
@@ -168,10 +175,11 @@ impl TableError {
             Self::KeyType { .. } => "TableKeyType",
             Self::Filter { .. } => "TableFilter",
             Self::SlowPages { .. } => "TableSlowPages",
-            Self::Database(_) => "",
+            Self::Database(_) | Self::FirstRow(_) => "",
         };
         match self {
             Self::Database(error) => error.into(),
+            Self::FirstRow(error) => error,
             refused => PageError::non_retryable(error_type, refused),
         }
     }

@@ -1,7 +1,7 @@
 //! How the database would find a page.
 
 use super::{Table, error::TableError, inspect::Identity, statements::Bound};
-use crate::{error::PageError, sql::Database};
+use crate::sql::Database;
 
 /// The statements whose plans are looked at: the first page, and one from the middle on.
 const PAGE_ROWS: u64 = 1_000;
@@ -19,7 +19,10 @@ impl Table {
     pub async fn check_plan(&self) -> Result<(), TableError> {
         let statements = &self.inner.statements;
         let mut starts = vec![None];
-        let first = self.keys(None, None, 1).await.map_err(unreadable)?;
+        let first = self
+            .keys(None, None, 1)
+            .await
+            .map_err(TableError::FirstRow)?;
         starts.extend(first.into_iter().map(Some));
         for start in starts {
             let page = statements.page(Vec::new(), start.as_ref(), None, PAGE_ROWS, 0);
@@ -84,11 +87,6 @@ impl Table {
         let name: String = name.join("_").chars().take(64).collect();
         self.quote(&name)
     }
-}
-
-/// The first key could not be read; the table is refused for it later, with the page that meets it.
-fn unreadable(error: PageError) -> TableError {
-    TableError::Database(sqlx::Error::Decode(error.to_string().into()))
 }
 
 #[cfg(feature = "sqlite")]

@@ -114,6 +114,20 @@ impl LedgerCheck<'_> {
             self.compare(&mut counts, end).await?;
         }
         let mut holes = Vec::new();
+        if followed == 0 {
+            // Whatever the table has now, this is not where the batch run has applied its pages.
+            let (start, end) = (self.covered_from.cloned(), self.end.cloned());
+            holes.push(RowsInHole {
+                rows: self.table.count(start.as_ref(), end.as_ref()).await?,
+                start,
+                end,
+                what: "the ledger of this database has no stride of the batch run; it is another database, or they \
+                       were pruned"
+                    .to_owned(),
+                may_be_new: false,
+            });
+            found.clear();
+        }
         let mut notes: Vec<_> = counts.note().into_iter().collect();
         notes.extend(given_up(items.failed, pages_failed));
         for hole in found.into_iter().take(MAX_HOLES) {

@@ -252,6 +252,14 @@ mod tests {
         }
         run(&pool, "DELETE FROM temporal_batch_stride").await;
         assert!(!check(&table, &args(&table), None).await.holds());
+        // Nor is a database without the rows one where the batch has done them.
+        run(&pool, "DELETE FROM t").await;
+        for args in [args(&table), args(&table).verify("done = 1")] {
+            let found = check(&table, &args, None).await;
+            assert!(!found.holds(), "{found:?}");
+            let why = "the ledger of this database has no stride of the batch run";
+            assert!(found.failed[0].message.starts_with(why), "{found:?}");
+        }
     }
 
     #[tokio::test]
