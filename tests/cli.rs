@@ -1862,7 +1862,7 @@ fn what_a_program_cannot_look_into_is_said() {
     let id = ["--task-queue", "no-letters", "--batch-id", "no-letters"];
     let output = online(&[&["start", "inflate-prices"], &id[..]].concat());
     assert_eq!(status(&output), 0, "{}", stderr(&output));
-    // The start tells what will not be kept, and so does a later look.
+    // The start tells what will not be kept, and so does a look while something may fail.
     let not_kept = "the batch lists the first 20 items and the first 50 pages";
     assert_eq!(
         stderr(&output).matches(not_kept).count(),
@@ -1871,7 +1871,20 @@ fn what_a_program_cannot_look_into_is_said() {
         stderr(&output)
     );
     let looked = stdout(&online(&["status", "no-letters"]));
+    assert!(!looked.contains(not_kept), "{looked}");
+    let slow = [
+        "--task-queue",
+        "no-letters",
+        "--batch-id",
+        "slow-letters",
+        "--page-pause",
+        "1m",
+    ];
+    let slow = online(&[&["start", "inflate-prices", "--detach"], &slow[..]].concat());
+    assert_eq!(status(&slow), 0, "{}", stderr(&slow));
+    let looked = stdout(&online(&["status", "slow-letters"]));
     assert!(looked.contains(not_kept), "{looked}");
+    assert_eq!(status(&online(&["cancel", "slow-letters", "--wait"])), 0);
     let progress = &json(&online(&["status", "no-letters", "--json"]))["progress"];
     assert_eq!(progress["keeps_dead_letters"], false);
     let ask = |asked, database: &Path| {
