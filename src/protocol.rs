@@ -177,7 +177,7 @@ pub(crate) const MEMO_BATCH_RUN: &str = "batch_run";
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct EndNote {
     pub outcome: Outcome,
-    /// Of the batch run.
+    /// The start of the batch run.
     pub started_at: Timestamp,
 }
 
@@ -547,7 +547,7 @@ pub(crate) struct StrideOrder {
 }
 
 impl StrideReport {
-    /// What the stride has done and what failed of it.
+    /// The items and pages that the stride has done, and those of them that failed.
     pub fn tally(&self) -> Tally {
         let pages_failed = u64::from(self.pages_failed);
         Tally {
@@ -622,7 +622,7 @@ pub(crate) struct StrideReport {
     /// Items that it has earned under the rate and not begun.
     #[serde(default, skip_serializing_if = "is_default")]
     pub rate_left: f64,
-    /// It was to begin the first page of the batch, and has not.
+    /// The stride was to begin the first page of the batch, and has not.
     #[serde(default, skip_serializing_if = "is_default")]
     pub rate_untouched: bool,
     /// The same under the limit of pages.

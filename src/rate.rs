@@ -35,7 +35,7 @@ type Limiter<C> = RateLimiter<NotKeyed, InMemoryState, C, NoOpMiddleware<<C as C
 ///
 /// A page with more items than a page was to have takes them in portions.
 ///
-/// What it owes is earned before a page has anything. Only the permits that it begins with come before that.
+/// Permits that are owed are earned before a page has any. Only the permits that the share begins with come before that.
 pub(crate) struct RateShare<C: Clock = DefaultClock> {
     bucket: Mutex<Bucket<C>>,
     quota: Quota,

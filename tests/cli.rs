@@ -2010,7 +2010,7 @@ fn the_dev_server_says_where_it_is_and_ends_with_its_owner() {
 fn as_printed(line: &str, state: &Path) -> Output {
     let words: Vec<_> = line.split('#').next().unwrap().split_whitespace().collect();
     assert_eq!(words[0], "temporal-batch", "{line}");
-    // The environment of somebody who uses another server.
+    // The environment of a user of another server.
     let elsewhere = [
         ("TEMPORAL_ADDRESS", "127.0.0.1:9"),
         ("TEMPORAL_NAMESPACE", "elsewhere"),

@@ -422,7 +422,7 @@ impl Controller {
         }
     }
 
-    /// What a stride that is dispatched now has to know of it.
+    /// The part of the tolerance that a stride is told of when it is dispatched.
     pub(super) fn stride_tolerance(&self) -> Option<StrideTolerance> {
         let tolerance = self.input.spec.tolerance.clone()?;
         let forgiven = self.controls.forgiven.unwrap_or_default();

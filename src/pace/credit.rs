@@ -4,7 +4,7 @@
 //! long time before its first page. The controller keeps the permits that were earned and not used: those of strides that came
 //! back early, and those of a part of the rate that was not given out. The next stride begins with them.
 //!
-//! The first page of a batch begins with permits that nobody has earned, so that it need not wait. They are owed: as many are
+//! The first page of a batch begins with permits that are not earned yet, so that it need not wait. They are owed: as many are
 //! earned before its stride has another page, or by the next stride where it comes back before. So from the start of the
 //! batch no more is begun on average than the rate allows, once that is paid.
 //!
@@ -23,7 +23,7 @@ use crate::progress::Timestamp;
 pub(crate) struct Credit {
     /// Fewer than none are owed.
     permits: f64,
-    /// Nothing has begun yet, and what begins need not wait.
+    /// No page has begun yet, and the first one need not wait.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     first: bool,
     /// Earned per second since then.
@@ -34,7 +34,7 @@ pub(crate) struct Credit {
 /// The permits that a stride begins with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Earned {
-    /// For its first page.
+    /// Permits for its first page.
     pub ready: u32,
     /// To be earned and not used: once those that are ready are taken, or before anything else.
     pub owed: u32,

@@ -30,7 +30,7 @@ const LONGEST_IDLE: Duration = Duration::from_secs(30);
 const TOLERABLE: f64 = 0.02;
 /// Pages over which failures are counted.
 const LATELY: u32 = 500;
-/// What [`Pacing::items_per_second`] looks back on.
+/// The time that [`Pacing::items_per_second`] looks back on.
 const LOOKS_BACK: Duration = Duration::from_secs(60);
 /// An attempt that failed like this was too slow for its page size.
 const PAGE_TIMEOUT: &str = "PageTimeout";
@@ -40,7 +40,7 @@ const PAGE_TIMEOUT: &str = "PageTimeout";
 pub(crate) struct Pacing {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate: Option<f64>,
-    /// What it was before, and until when.
+    /// The rate before that, and the moment of the change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     rate_before: Option<(Option<f64>, Timestamp)>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -191,7 +191,7 @@ impl Pacing {
         self.page_credit = Credit::of_first(now);
     }
 
-    /// What was allowed before stays known for as long as throughput looks back on it.
+    /// The rate before stays known for as long as throughput looks back on it.
     pub fn set_rate(&mut self, rate: Option<f64>, now: Timestamp) {
         self.rate_before = Some((self.rate, now));
         self.rate = rate;

@@ -24,7 +24,7 @@ const PAUSE_IS_USED: f64 = 0.5;
 #[derive(Debug, PartialEq)]
 pub(crate) struct Because {
     pub held_by: HeldBy,
-    /// In one sentence for people.
+    /// One sentence for people.
     pub explanation: String,
     /// The page size that fits the rate, where pages are too large for it.
     pub fitting_page_size: Option<u32>,

@@ -226,7 +226,7 @@ async fn open(options: &DatabaseOptions) -> Result<Database, sqlx::Error> {
     Ok(Database::unconnected(&options, allows))
 }
 
-/// With [`LOCK_TIMEOUT`], unless the URL has another one. It is a parameter of the start and not a `SET`, which a
+/// Connects with [`LOCK_TIMEOUT`], unless the URL has another one. The limit is a parameter of the start and not a `SET`, which a
 /// proxy would leave with a connection that others get after this client.
 #[cfg(feature = "postgres")]
 async fn with_lock_timeout(

@@ -49,9 +49,9 @@ struct Idle<DB: Database> {
 /// Statements that limit how long those of a transaction take and wait.
 #[derive(Clone, Default)]
 pub(super) struct Limits {
-    /// They go before the statement that begins it, which waits itself.
+    /// Statements before the one that begins the transaction, which waits itself.
     pub before: Option<String>,
-    /// They hold within the transaction, and end with it.
+    /// Statements within the transaction, whose limits end with it.
     pub within: Option<String>,
 }
 

@@ -260,7 +260,7 @@ impl<DB: LedgerDatabase> SqlLedger<DB> {
         }
     }
 
-    /// For a statement that writes by itself.
+    /// A connection for one statement that writes by itself.
     async fn connection(&self) -> Result<PoolConnection<DB>, PageError> {
         let mut connection = self.leases.pool().acquire().await?;
         if let Some(limit) = &self.limits.before {

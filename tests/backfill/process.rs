@@ -133,7 +133,7 @@ impl Running {
         }
     }
 
-    /// What it has said so far.
+    /// Its output so far.
     pub fn said(&self) -> Ended {
         let err = self.err.lock().unwrap().clone();
         Ended {

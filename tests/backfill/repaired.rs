@@ -187,7 +187,7 @@ async fn a_batch_that_is_repaired_and_redriven_is_complete(home: Home) {
     assert!(nothing.err.contains("nothing to redrive"), "{nothing:#?}");
 }
 
-/// Without a condition only the ledger is checked, and rows that were given up are in it.
+/// The ledger alone is checked where no condition is given, and it has the rows that were given up.
 async fn rows_that_were_given_up_do_not_hold_without_a_condition_either(home: Home) {
     let id = id();
     poisoned(&home, &[44, 45, 261]).await;

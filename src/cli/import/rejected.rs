@@ -96,7 +96,7 @@ impl Rejected {
     }
 }
 
-/// What is where the file goes.
+/// Files that are where the file goes.
 enum Place {
     Free,
     /// A file of this batch run, with its hash.

@@ -21,7 +21,7 @@ pub trait Session: Dialect {
     /// Holds for a row that the transaction has not written, where the database can tell.
     const UNTOUCHED: Option<&'static str> = None;
 
-    /// What limits the wait of the statement that begins the transaction, where that one takes the lock. The
+    /// A limit for the wait of the statement that begins the transaction, where that one takes the lock. The
     /// connection keeps it; the pool of [`Database::connect`](crate::sql::Database::connect) undoes it when the connection is taken again.
     fn limit_beginning(args: &BackfillArgs) -> Option<String> {
         let _ = args;
