@@ -34,8 +34,9 @@ const USED: f64 = 0.7;
 /// After so much work a batch continues as new.
 const SECONDS_PER_RUN: f64 = 12.0;
 /// For so long the database holds all pages up, once. What they could have done meanwhile must not be made
-/// up for.
-const HELD_UP: Duration = Duration::from_secs(2);
+/// up for. A stride gives up what it has earned once its page took longer than twice the time of earning one, here 1 s at
+/// most, and a page may come to the lock when that time has passed once: so 3 s and more.
+const HELD_UP: Duration = Duration::from_secs(4);
 
 /// How long a limit is watched.
 fn watched() -> f64 {
