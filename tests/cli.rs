@@ -963,6 +963,7 @@ fn a_second_start_attaches_to_the_batch_that_runs() {
     assert_eq!(run(&first), run(&second));
     let other = ["--attach", "--args", r#"{"percent":7}"#];
     refused(&start(&other), 1, &["its arguments are different"]);
+    let running = start(&["--detach"]);
 
     for args in [
         &["recover", "shared", "--reason", "to try it"][..],
@@ -979,7 +980,6 @@ fn a_second_start_attaches_to_the_batch_that_runs() {
         let steered = online(args);
         assert_eq!(status(&steered), 0, "{}", stderr(&steered));
     }
-    let running = start(&["--detach"]);
     let printed = stock_as_printed(&running, "watch");
     assert_eq!(status(&printed), 0, "{}", stderr(&printed));
     let over = start(&["--detach"]);

@@ -850,6 +850,8 @@ mod on_sqlite {
                 "--spool",
                 &spool,
                 "--create-ledger-tables",
+                // The same file and table, however it is read, are the same batch.
+                "--rerun",
             ];
             let said = run(&source.url, &[&import, flags].concat()).exits_with(0);
             assert!(
