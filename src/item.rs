@@ -176,7 +176,7 @@ pub(crate) struct ItemTerms {
 }
 
 impl ItemWork {
-    /// The items of a page that may take so long, waits for permits not included.
+    /// The items of one page. The page may take `limit`, to which waits for permits do not count.
     pub fn new(host: Arc<dyn ItemHost>, terms: ItemTerms, limit: Duration) -> Self {
         Self {
             host,

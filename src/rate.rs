@@ -25,7 +25,7 @@ type Limiter<C> = RateLimiter<NotKeyed, InMemoryState, C, NoOpMiddleware<<C as C
 
 /// Lets what is counted through at a share of a rate: items, or pages.
 ///
-/// It begins with the permits that the controller gives it, at most one page, and a page takes all of its permits at once, when they
+/// The share begins with the permits that the controller gives it, at most one page. A page takes all of its permits at once, when they
 /// have been earned. What is earned while nothing is taken is kept up to one page, so in any window of w seconds pages
 /// are let through with at most share x w items plus one page. Where a page is one item, that is a share which is kept
 /// item by item. A page earns for the next one while it runs, or the

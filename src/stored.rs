@@ -1,6 +1,6 @@
 //! Fields of stored values that are left out where they say nothing.
 
-/// For `skip_serializing_if`, beside `#[serde(default)]`.
+/// Whether a field says nothing. Fields that have `#[serde(default)]` name it in `skip_serializing_if`.
 pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }

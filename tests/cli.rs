@@ -1369,10 +1369,10 @@ fn a_listing_tells_the_start_of_a_batch_that_was_handed_over_and_how_it_ended() 
 
 #[test]
 fn without_a_worker_the_state_is_still_known() {
-    const WORKER: &str = "next: `temporal-batch worker --task-queue nobody-polls`";
+    const WORKER: &str = "next: `temporal-batch worker --task-queue unpolled`";
     let args = [
         "--task-queue",
-        "nobody-polls",
+        "unpolled",
         "--batch-id",
         "alone",
         "--detach",
@@ -1381,7 +1381,7 @@ fn without_a_worker_the_state_is_still_known() {
     assert_eq!(status(&output), 0);
     let told = stderr(&output);
     assert!(
-        told.contains("no worker answers on task queue \"nobody-polls\""),
+        told.contains("no worker answers on task queue \"unpolled\""),
         "{told}"
     );
 
@@ -1401,7 +1401,7 @@ fn without_a_worker_the_state_is_still_known() {
         assert_eq!(status(&output), 0, "{}", stderr(&output));
         assert_eq!(
             stdout(&output),
-            "batch \"alone\": no worker is polling task queue \"nobody-polls\": the request is kept and \
+            "batch \"alone\": no worker is polling task queue \"unpolled\": the request is kept and \
              takes effect when one is back\n"
         );
         assert!(stderr(&output).contains(WORKER), "{}", stderr(&output));

@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use super::{
     attended::AttendedArgs,
     backfill::{
-        identity::{short, target},
+        identity::{named, target},
         refused,
         work::primary_key,
     },
@@ -241,15 +241,8 @@ fn absolute(path: &Path) -> CliResult<PathBuf> {
 
 /// The id of the batch that writes this from that database to there.
 fn batch_id(target: &str, args: &ExportArgs) -> String {
-    let name = args.table.table.chars();
-    let name: String = name
-        .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
-        .take(60)
-        .collect();
-    format!(
-        "export-{name}-{}",
-        short(&serde_json::json!([target, args]))
-    )
+    let work = serde_json::json!([target, args]);
+    named("export", &args.table.table, &work)
 }
 
 fn tell(args: &ExportArgs, table: &Table, database: &str, rows: Size) {

@@ -18,7 +18,7 @@ use self::{
 use super::{
     attended::AttendedArgs,
     backfill::{
-        identity::{short, target},
+        identity::{named, target},
         refused_with_hint, with_ledger_tables,
     },
     connection::ConnectionArgs,
@@ -528,14 +528,12 @@ fn without_copy(mut file: ImportFile) -> ImportFile {
 
 /// The id of the batch that puts this file into that table, however its records are read.
 fn batch_id(target: &str, args: &ImportArgs) -> String {
-    let plain = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
-    let table: String = args.table.chars().filter(plain).take(60).collect();
     let file = match &args.file {
         ImportFile::Csv(source) => &source.file,
         ImportFile::JsonLines(source) => &source.file,
     };
     let work = serde_json::json!([target, args.table, file.path]);
-    format!("import-{table}-{}", short(&work))
+    named("import", &args.table, &work)
 }
 
 #[cfg(test)]

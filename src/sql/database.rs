@@ -179,10 +179,9 @@ impl Database {
                 // Pages of a backfill have another one.
                 let pool = pool.before_acquire(|connection, _| {
                     Box::pin(async move {
-                        let millis = SQLITE_LOCK_TIMEOUT.as_millis();
-                        let patience = format!("PRAGMA busy_timeout = {millis}");
-                        let patience = sqlx::raw_sql(AssertSqlSafe(patience));
-                        patience.execute(connection).await.map(|_| true)
+                        let limit = sqlite_lock_timeout(SQLITE_LOCK_TIMEOUT);
+                        let limit = sqlx::raw_sql(AssertSqlSafe(limit));
+                        limit.execute(connection).await.map(|_| true)
                     })
                 });
                 pool.connect_lazy_with(connect.as_ref().clone()).into()
@@ -306,6 +305,12 @@ const MYSQL_ALLOWS: &str = "SELECT CAST(least(
 /// Longest wait for another page, or another program, that writes to the file.
 #[cfg(feature = "sqlite")]
 pub(super) const SQLITE_LOCK_TIMEOUT: Duration = Duration::from_secs(60);
+
+#[cfg(feature = "sqlite")]
+pub(super) fn sqlite_lock_timeout(longest: Duration) -> String {
+    let millis = longest.as_millis().clamp(1, i32::MAX as u128);
+    format!("PRAGMA busy_timeout = {millis}")
+}
 
 /// Longest wait for the lock of a row or of a table, which a change of its schema holds or waits for. PostgreSQL has no
 /// limit of its own, and that of MySQL for tables is a year: a batch would not say why it stands still.

@@ -231,7 +231,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
         }
     }
 
-    /// The items of a page that may take so long.
+    /// The items of one page, which may take `limit`.
     pub fn item_work(&self, limit: Duration) -> ItemWork {
         let terms = ItemTerms {
             permits: self.settings.permits,

@@ -262,14 +262,20 @@ async fn the_next_step_of_a_pause_is_the_command_that_ends_it() {
     exits(&running.ended(), 0);
 }
 
-#[tokio::test]
-async fn a_cancellation_that_no_worker_takes_is_told_with_the_command_that_starts_one() {
+/// A batch that runs, and whose only worker was killed.
+async fn without_worker() -> (Home, String) {
     let home = database::sqlite().await;
     home.numbers(300).await;
     let id = id();
     let mut running = slow(&home, &id, &["--set", "x = 1", "--page-pause", "2s"]);
     wait_for_rows(&home, 10).await;
     running.kill();
+    (home, id)
+}
+
+#[tokio::test]
+async fn a_cancellation_that_no_worker_takes_is_told_with_the_command_that_starts_one() {
+    let (home, id) = without_worker().await;
     let cancelled = run(online(&["cancel", &id]));
     exits(&cancelled, 0);
     let seen = says(&id, "a cancellation was requested at ");
@@ -288,12 +294,7 @@ async fn a_cancellation_that_no_worker_takes_is_told_with_the_command_that_start
 
 #[tokio::test]
 async fn the_next_step_after_the_loss_of_the_only_worker_starts_one() {
-    let home = database::sqlite().await;
-    home.numbers(300).await;
-    let id = id();
-    let mut running = slow(&home, &id, &["--set", "x = 1", "--page-pause", "2s"]);
-    wait_for_rows(&home, 10).await;
-    running.kill();
+    let (home, id) = without_worker().await;
     let deadline = Instant::now() + process::LIMIT;
     let seen = loop {
         let seen = status(&id);

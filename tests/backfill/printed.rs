@@ -63,26 +63,31 @@ async fn a_batch_that_is_left_to_workers_gets_one_by_the_command_that_is_named(h
 
     // A command that is interrupted.
     let id = format!("{id}-interrupted");
-    let slow = [
-        "--page-size",
-        "1",
-        "--page-pause",
-        "1s",
-        "--max-parallelism",
-        "1",
-    ];
-    let work = ["--set", "x = x + 1", "--batch-id", &id];
-    let running = start(backfill(&home, &[&work[..], &slow].concat()));
+    let running = start(slow(&home, &id, "1", "1s"));
     running.says("runs");
     running.signal("INT");
     let interrupted = running.ended();
     exits(&interrupted, 130);
     let cancelled = as_printed(&home, &interrupted, "cancel");
     exits(&cancelled, 0);
-    exits(&run(backfill(&home, &[&work[..], &slow].concat())), 4);
+    exits(&run(slow(&home, &id, "1", "1s")), 4);
 }
 
-/// Without anything in the environment.
+/// A backfill of one page after the other, with a pause before each.
+fn slow(home: &Home, id: &str, page_size: &str, pause: &str) -> Command {
+    let work = [
+        "--set",
+        "x = x + 1",
+        "--batch-id",
+        id,
+        "--max-parallelism",
+        "1",
+    ];
+    let pace = ["--page-size", page_size, "--page-pause", pause];
+    backfill(home, &[&work[..], &pace].concat())
+}
+
+/// The printed command, in an environment that names no server and no database.
 fn bare(home: &Home, said: &Ended, words: &str) -> Command {
     let mut command = printed(home, said, words);
     command
@@ -142,16 +147,7 @@ async fn what_was_given_by_flags_is_given_by_the_commands_that_are_named(home: H
 async fn a_paused_batch_goes_on_by_the_command_that_is_named(home: Home) {
     home.numbers(60).await;
     let id = id();
-    let slow = [
-        "--page-size",
-        "10",
-        "--page-pause",
-        "500ms",
-        "--max-parallelism",
-        "1",
-    ];
-    let work = ["--set", "x = x + 1", "--batch-id", &id];
-    let running = start(backfill(&home, &[&work[..], &slow].concat()));
+    let running = start(slow(&home, &id, "10", "500ms"));
     wait_for_rows(&home, 10).await;
     exits(&run(online(&["pause", &id])), 0);
     let next = format!("next: `temporal-batch resume {id}`");

@@ -1,4 +1,4 @@
-//! What a backfill is called, so that the same command means the same batch.
+//! The ids of batches that commands work for themselves, so that the same command means the same batch.
 
 use crate::{BackfillArgs, dead_letter::stable_id};
 
@@ -21,13 +21,6 @@ pub fn target(redacted_url: &str) -> String {
 /// The id of the batch that does this to that database. It is made from the table, the rows and the work. A command that
 /// is repeated with another limit or another check is about the same batch, and must not do the work once more.
 pub fn batch_id(target: &str, args: &BackfillArgs) -> String {
-    let table: String = args
-        .table
-        .table
-        .chars()
-        .filter(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-'))
-        .take(60)
-        .collect();
     let set = args.set.iter();
     let set: Vec<_> = set
         .map(|set| {
@@ -37,13 +30,20 @@ pub fn batch_id(target: &str, args: &BackfillArgs) -> String {
             )
         })
         .collect();
-    let (table_name, filter) = (&args.table.table, &args.table.filter);
-    let work = serde_json::json!([target, table_name, filter, set, args.statements]);
-    format!("backfill-{table}-{}", short(&work))
+    let (table, filter) = (&args.table.table, &args.table.filter);
+    let work = serde_json::json!([target, table, filter, set, args.statements]);
+    named("backfill", table, &work)
+}
+
+/// The id for a command, a table and everything else that tells one batch from another.
+pub fn named(command: &str, table: &str, work: &serde_json::Value) -> String {
+    let plain = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
+    let table: String = table.chars().filter(plain).take(60).collect();
+    format!("{command}-{table}-{}", short(work))
 }
 
 /// Ten letters that stand for a value.
-pub fn short(value: &serde_json::Value) -> String {
+fn short(value: &serde_json::Value) -> String {
     let id = stable_id(value);
     id.chars().filter(|c| *c != '-').take(10).collect()
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 use sqlx::Row as _;
 
 use super::args::BackfillArgs;
+#[cfg(feature = "sqlite")]
+use crate::sql::database::sqlite_lock_timeout;
 #[cfg(feature = "mysql")]
 use crate::sql::database::{LOCK_TIMEOUT, mysql_lock_timeout};
 use crate::sql::dialect::Dialect;
@@ -113,7 +115,6 @@ impl Session for sqlx::Sqlite {
     }
 
     fn limit_beginning(args: &BackfillArgs) -> Option<String> {
-        let millis = args.lock_timeout.as_millis().clamp(1, i32::MAX as u128);
-        Some(format!("PRAGMA busy_timeout = {millis}"))
+        Some(sqlite_lock_timeout(args.lock_timeout))
     }
 }
