@@ -51,9 +51,7 @@
 #[doc = include_str!("../README.md")]
 struct ExamplesOfTheReadme;
 
-#[cfg(feature = "temporal")]
-mod activity;
-mod audit;
+pub(crate) mod base;
 mod batch;
 #[cfg(any(
     feature = "files",
@@ -62,69 +60,25 @@ mod batch;
     feature = "mysql"
 ))]
 mod cell;
-mod check;
 #[cfg(feature = "cli")]
 pub mod cli;
-#[cfg(feature = "temporal")]
-mod client;
-#[cfg(feature = "temporal")]
-pub mod connect;
-#[cfg(feature = "temporal")]
-mod controller;
-mod dead_letter;
-mod dead_letter_file;
+pub(crate) mod decisions;
 #[cfg(feature = "dev-server")]
 pub mod dev_server;
-mod disk;
-mod error;
-mod figures;
+#[cfg(feature = "temporal")]
+pub(crate) mod engine;
 #[cfg(feature = "files")]
 pub mod files;
-mod hooks;
-mod interruption;
-mod item;
-mod known_fields;
-mod large_args;
-mod ledger;
-mod lock;
+mod jsonl_store;
 pub mod metrics;
-mod notices;
-mod pace;
 mod page;
-mod page_ledger;
-mod partition;
-mod private;
 mod processor;
 mod progress;
 mod protocol;
-mod rate;
-#[cfg(feature = "temporal")]
-mod readiness;
-mod redrive;
-mod reduce;
-mod registry;
-#[cfg(feature = "temporal")]
-mod replay;
-mod retry;
-mod scheduler;
-mod size;
-#[allow(
-    dead_code,
-    reason = "which of its functions are used depends on the features"
-)]
-mod small_file;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 mod sql;
-mod stages;
-mod stored;
 mod stride;
 pub mod testing;
-mod throttle;
-mod tolerance;
-mod waiting;
-mod words;
-#[cfg(feature = "temporal")]
-mod worker;
 
 /// For [`PageProcessor`] and the other traits: the version that they were written with.
 pub use async_trait::async_trait;
@@ -133,40 +87,50 @@ pub use async_trait::async_trait;
 pub use sqlx;
 
 pub use crate::{
-    audit::AuditEntry,
-    batch::{Batch, IfRunning, InvalidBatch, default_task_queue},
-    check::{Check, CheckContext, Checked, FailedRange},
-    dead_letter::{DeadLetter, DeadLetters, LetterFilter},
-    dead_letter_file::JsonlDeadLetters,
-    error::PageError,
-    hooks::{
-        CompletionHook, Failure, FailureHandler, FailureNotice, HookResult, RegisterHookError,
-        Tracker,
+    base::error::PageError,
+    batch::{
+        Batch, IfRunning, InvalidBatch, default_task_queue,
+        lock_name::InvalidLockName,
+        retry::{ExtendedRetries, RetryMode, RetryPolicy, RetryPolicyError},
+        stage::{InvalidStages, Stage},
+        tolerance::{Limit, OnExceeded, Tolerance},
     },
-    item::{InvalidItemRetry, ItemRetry, Permits},
-    lock::InvalidLockName,
-    pace::{
-        AutoPageSize, AutoParallelism, AutoStride, InvalidAutoPageSize, InvalidAutoParallelism,
-        InvalidAutoStride, InvalidRamp, InvalidWindow, Opening, Ramp, Stride, Window,
+    decisions::{
+        pacing::{
+            AutoPageSize, AutoParallelism, AutoStride, InvalidAutoPageSize, InvalidAutoParallelism,
+            InvalidAutoStride, InvalidRamp, InvalidWindow, Opening, Ramp, Stride, Window,
+        },
+        partitions::{InvalidPartitions, Partition},
     },
-    page::{Next, PAGE_BYTES, Page, PageRange, PageToken},
-    page_ledger::{OpenStride, PageClaim, PageLedger, PageTransaction, StrideId, StrideTotals},
-    partition::{InvalidPartitions, Partition},
+    jsonl_store::JsonlDeadLetters,
+    page::{
+        Next, PAGE_BYTES, Page, PageRange, PageToken,
+        size::{Certainty, Size},
+    },
     processor::{
         InvalidSettings, PageContext, PageProcessor, PageReport, ProcessorSettings, SkipAhead,
+        hooks::{
+            CompletionHook, Failure, FailureHandler, FailureNotice, HookResult, RegisterHookError,
+            Tracker,
+        },
+        item::{InvalidItemRetry, ItemRetry, Permits},
+        reducer::{InvalidReducer, MAX_OUTPUT_BYTES, Reduce, Reducer},
+        store::{
+            dead_letter::{DeadLetter, DeadLetters, LetterFilter},
+            page_ledger::{
+                OpenStride, PageClaim, PageLedger, PageTransaction, StrideId, StrideTotals,
+            },
+        },
+        throttle::{RegisterThrottleError, Throttle, Verdict},
     },
     progress::{
         BatchReport, FailedItem, FailureState, HeldBy, ItemCounts, Outcome, PageFailure,
         PartitionCounts, PartitionProgress, PartitionState, PauseNote, Phase, Progress,
         StageProgress, StageState, Throttled, TimeLeft, Timestamp,
+        audit::AuditEntry,
+        check::{Check, CheckContext, Checked, FailedRange},
     },
-    reduce::{InvalidReducer, MAX_OUTPUT_BYTES, Reduce, Reducer},
-    registry::{Refused, RegisterError, Registry},
-    retry::{ExtendedRetries, RetryMode, RetryPolicy, RetryPolicyError},
-    size::{Certainty, Size},
-    stages::{InvalidStages, Stage},
-    throttle::{RegisterThrottleError, Throttle, Verdict},
-    tolerance::{Limit, OnExceeded, Tolerance},
+    stride::registry::{Refused, RegisterError, Registry},
 };
 
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
@@ -200,7 +164,7 @@ pub use crate::sql::{
 };
 
 #[cfg(feature = "temporal")]
-pub use crate::{
+pub use crate::engine::{
     client::{
         AcceptError, BatchClient, BatchHandle, BatchState, Continuation, ControlError, ListError,
         ListedBatch, Observation, PauseOptions, PauseWaitError, ProgressError, ProgressSource,

@@ -8,39 +8,42 @@ use clap::{ArgMatches, Args as _, Command, FromArgMatches, Parser, Subcommand};
     feature = "files",
     any(feature = "sqlite", feature = "postgres", feature = "mysql")
 ))]
-use super::import::ImportCommand;
-use super::{
-    approve::ApproveArgs,
-    connection::ConnectionArgs,
-    control::{CancelArgs, PauseArgs, RecoverArgs, ResumeArgs, SetArgs},
-    demo::{Demo, DemoArgs},
-    dev_server::DevServerArgs,
-    ensure_complete::EnsureCompleteArgs,
-    exit::{CliError, CliResult, Exit},
-    failures::FailuresArgs,
-    list::ListArgs,
-    logging::LogArgs,
-    output::note,
-    processors::Processors,
-    redrive::{Help, RedriveArgs},
-    start::StartArgs,
-    status::StatusArgs,
-    verify::VerifyArgs,
-    watch::WatchArgs,
-    worker::WorkerArgs,
-};
+use super::commands::import::ImportCommand;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 use super::{
-    backfill::BackfillCommand,
-    connections::{DatabaseArgs, SqlConnections},
-    schema::SchemaArgs,
+    args::databases::{DatabaseArgs, SqlConnections},
+    commands::{backfill::BackfillCommand, schema::SchemaArgs},
     sql_processors::add_sql_processors,
 };
+use super::{
+    args::temporal_server::ConnectionArgs,
+    commands::{
+        approve::ApproveArgs,
+        control::{CancelArgs, PauseArgs, RecoverArgs, ResumeArgs, SetArgs},
+        demo::{Demo, DemoArgs},
+        dev_server::DevServerArgs,
+        ensure_complete::EnsureCompleteArgs,
+        failures::FailuresArgs,
+        list::ListArgs,
+        redrive::{Help, RedriveArgs},
+        start::StartArgs,
+        status::StatusArgs,
+        verify::VerifyArgs,
+        watch::WatchArgs,
+        worker::WorkerArgs,
+    },
+    exit::{CliError, CliResult, Exit},
+    logging::LogArgs,
+    processors::Processors,
+    render::output::note,
+};
 use crate::{
-    hooks::{CompletionHook, FailureHandler, Hooks, RegisterHookError, Tracker},
-    processor::PageProcessor,
-    throttle::{RegisterThrottleError, Throttle, Throttles},
-    worker::WorkerError,
+    engine::worker::WorkerError,
+    processor::{
+        PageProcessor,
+        hooks::{CompletionHook, FailureHandler, Hooks, RegisterHookError, Tracker},
+        throttle::{RegisterThrottleError, Throttle, Throttles},
+    },
 };
 
 /// A program with every command for its processors: worker, starter and operator in one binary.
@@ -81,7 +84,7 @@ enum Task {
         feature = "files",
         any(feature = "sqlite", feature = "postgres", feature = "mysql")
     ))]
-    Export(Box<super::export::ExportCommand>),
+    Export(Box<super::commands::export::ExportCommand>),
     /// Put the records of a CSV or JSON Lines file into a table
     #[cfg(all(
         feature = "files",

@@ -3,19 +3,21 @@
 use std::{error::Error, fmt, process::ExitCode};
 
 use crate::{
-    BatchState, InvalidBatch,
-    client::{
-        AcceptError, ControlError, ListError, PauseWaitError, ProgressError, RecoverError,
-        RedriveError, ResultError, StartError, outage::is_outage,
-    },
-    connect::ConnectError,
+    base::error_text::{with_causes, words},
+    batch::InvalidBatch,
     dev_server::DevServerError,
-    hooks::UnknownHook,
+    engine::{
+        client::{
+            AcceptError, BatchState, ControlError, ListError, PauseWaitError, ProgressError,
+            RecoverError, RedriveError, ResultError, StartError, outage::is_outage,
+        },
+        connect::ConnectError,
+        worker::WorkerError,
+    },
     metrics::MetricsServerError,
+    processor::hooks::UnknownHook,
     progress::{BatchReport, Outcome},
-    registry::Refused,
-    words::{with_causes, words},
-    worker::WorkerError,
+    stride::registry::Refused,
 };
 
 /// The exit status of a command; the table is in the docs of [`cli`](super).

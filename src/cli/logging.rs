@@ -14,8 +14,8 @@ use tracing_subscriber::{
 
 use super::{
     exit::{CliError, CliResult},
-    json_lines::JsonLines,
-    output::{LogWriter, note, wants_color},
+    log_format::JsonLines,
+    render::output::{LogWriter, note, wants_color},
 };
 
 #[derive(Args, Debug)]

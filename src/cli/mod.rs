@@ -76,71 +76,18 @@
 //! `list --json` prints `{"schema": 1, "batches": [..]}` with [`ListedBatch`](crate::ListedBatch)es.
 
 mod app;
-mod approve;
-#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
-mod attended;
-mod audit;
-#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
-mod backfill;
-mod connection;
-#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
-mod connections;
-mod control;
-mod demo;
-mod dev_server;
-#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
-mod dry_run;
-mod ensure_complete;
+pub(crate) mod args;
+pub(crate) mod commands;
 mod exit;
-#[cfg(all(
-    feature = "files",
-    any(feature = "sqlite", feature = "postgres", feature = "mysql")
-))]
-mod export;
-mod facts;
-mod failures;
-mod filter;
-mod follow;
-#[cfg(all(
-    feature = "files",
-    any(feature = "sqlite", feature = "postgres", feature = "mysql")
-))]
-mod import;
-mod joined;
-mod json_lines;
-mod letters;
-mod limits;
-mod list;
+mod log_format;
 mod logging;
-mod look;
-mod moment;
-mod next;
-mod output;
-mod pace;
-mod pacing;
 mod processors;
-mod redrive;
-mod reduced;
-mod repair;
-mod run;
-#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
-mod schema;
-mod screen;
+pub(crate) mod render;
+pub(crate) mod session;
 mod shell;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 mod sql_processors;
-mod stages;
-mod start;
-mod status;
-mod steady;
-#[cfg(feature = "postgres")]
-mod throttle;
-mod tuning;
-mod verify;
-mod watch;
-mod web_ui;
-mod worker;
 
 pub use app::App;
 #[doc(hidden)]
-pub use demo::{Demo, DemoData, Verdict};
+pub use commands::demo::{Demo, DemoData, Verdict};

@@ -6,17 +6,20 @@ use serde_json::Value;
 
 use super::{
     exit::{CliError, CliResult},
-    output::note,
+    render::output::note,
 };
 use crate::{
-    dead_letter::DeadLetters,
-    figures::exactly,
-    known_fields::ignored,
+    base::{
+        error_text::{with_causes, words},
+        known_fields::ignored,
+        text::exactly,
+    },
     page::PageToken,
-    processor::PageProcessor,
-    redrive::letters_of,
-    registry::{Refused, RegisterError, Registry, check},
-    words::{with_causes, words},
+    processor::{PageProcessor, store::dead_letter::DeadLetters},
+    stride::{
+        redrive::letters_of,
+        registry::{Refused, RegisterError, Registry, check},
+    },
 };
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -332,7 +335,11 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{Page, PageContext, PageError, PageReport};
+    use crate::{
+        base::error::PageError,
+        page::Page,
+        processor::{PageContext, PageReport},
+    };
 
     #[derive(Serialize, Deserialize, Clone, PartialEq)]
     struct Key {

@@ -7,7 +7,7 @@ use url::Url;
 use super::{
     DevServerError, DevServerOptions, TemporalCli, output::Output, ports::Ports, watchdog::Watchdog,
 };
-use crate::private;
+use crate::base::private_files;
 
 /// The bound of the wait for a server that starts; it usually needs less than one second.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -156,7 +156,7 @@ impl Starting {
         let log = options
             .log_path()
             .map(|path| {
-                private::file()
+                private_files::file()
                     .create(true)
                     .append(true)
                     .open(path)

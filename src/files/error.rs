@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use crate::{disk::with_free_space, error::PageError};
+use crate::base::{disk::with_free_space, error::PageError};
 
 /// A file cannot be read, or not by this worker, or is not what it was.
 #[derive(Debug, thiserror::Error)]

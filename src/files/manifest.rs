@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{
+use super::sink::{
     concatenate::{Copied, copy_part},
+    directory::{SinkDirectory, read_json, write_json},
+    error::SinkError,
     part_format::PartFormat,
-    sink_directory::{SinkDirectory, read_json, write_json},
-    sink_error::SinkError,
 };
 use crate::{cell::EncodedColumn, page::PageToken};
 

@@ -62,44 +62,24 @@
 //! # }
 //! ```
 
-mod bad_record;
 mod compression;
-mod concatenate;
-mod csv_format;
-mod csv_scanner;
-mod csv_source;
 mod error;
-mod excerpt;
-mod fingerprint;
-mod json_lines;
-mod line_number;
 mod manifest;
-mod part_chain;
-mod part_format;
-mod position;
-mod quotes;
-mod reading;
-mod record;
 mod sink;
-mod sink_directory;
-mod sink_error;
-mod sink_finish;
-mod source_file;
-mod spool;
+pub(crate) mod source;
 
-pub use bad_record::BadRecord;
-pub use concatenate::concatenate;
-pub use csv_format::{CsvFormat, Header, InvalidCsvFormat};
-pub use csv_source::CsvSource;
-pub use fingerprint::Fingerprint;
-pub use json_lines::JsonLinesSource;
 pub use manifest::{BadPart, Manifest, ManifestFile, ManifestPart};
-pub use part_format::PartFormat;
-pub use position::FilePosition;
-pub use record::FileRecord;
-pub use sink::PartSink;
-pub use sink_error::SinkError;
-pub use source_file::SourceFile;
+pub use sink::{PartSink, concatenate::concatenate, error::SinkError, part_format::PartFormat};
+pub use source::{
+    bad_record::BadRecord,
+    csv_format::{CsvFormat, Header, InvalidCsvFormat},
+    csv_source::CsvSource,
+    fingerprint::Fingerprint,
+    json_lines::JsonLinesSource,
+    position::FilePosition,
+    record::FileRecord,
+    source_file::SourceFile,
+};
 
 pub use crate::cell::{EncodedColumn, Encoding};
 
@@ -107,14 +87,18 @@ pub use crate::cell::{EncodedColumn, Encoding};
 #[allow(unused_imports, reason = "for `export`, which needs a database")]
 pub(crate) use {
     compression::text_from,
-    sink_directory::{Standing, check_writable, check_writable_file, standing, try_file},
-    spool::remove_copies,
+    sink::{
+        directory::{Standing, check_writable, check_writable_file, standing, try_file},
+        spool::remove_copies,
+    },
 };
 #[allow(unused_imports, reason = "for `import`, which needs a database")]
 pub(crate) use {
-    csv_scanner::Fields,
-    csv_source::strings,
     error::FileError,
-    excerpt::{CopyError, Excerpt},
-    record::{KeptRecord, shown_lines},
+    source::{
+        csv_scanner::Fields,
+        csv_source::strings,
+        excerpt::{CopyError, Excerpt},
+        record::{KeptRecord, shown_lines},
+    },
 };

@@ -26,11 +26,14 @@
 //! Everything here is typed; there is no Temporal in it. What the outside world does is behind
 //! [`StrideHost`].
 
-mod give_up;
+mod bisect;
 mod given_up_log;
-mod keeping;
 mod page;
-mod running;
+pub(crate) mod rate_share;
+pub(crate) mod redrive;
+pub(crate) mod registry;
+mod runner;
+mod stores;
 #[cfg(test)]
 mod tests;
 
@@ -41,23 +44,26 @@ use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use crate::{
-    dead_letter::MAX_LETTER_CHARS,
-    error::{Blame, MAX_MESSAGE_CHARS, PageError, truncate},
-    figures::exactly,
-    interruption::Told,
-    item::{ItemHost, Permits},
-    known_fields::explain,
+    base::{
+        error::{Blame, MAX_MESSAGE_CHARS, PageError, truncate},
+        known_fields::explain,
+        text::exactly,
+    },
     metrics::ClaimOutcome,
-    page::PageToken,
-    processor::{PageProcessor, ProcessorSettings},
+    page::{PageToken, size::Size},
+    processor::{
+        PageProcessor, ProcessorSettings,
+        item::{ItemHost, Permits},
+        stop_signal::Told,
+        store::dead_letter::MAX_LETTER_CHARS,
+    },
     progress::ItemCounts,
     protocol::{
         AcceptedEnd, FailedAttempt, Prepared, RunningPage, StrideOrder, StrideReport, Timing,
     },
-    redrive::letters_of,
-    size::Size,
+    stride::redrive::letters_of,
 };
-use running::Running;
+use runner::Running;
 
 /// The outside world of a stride.
 #[async_trait]
@@ -243,7 +249,7 @@ const NOT_THE_PAGE: &[&str] = &[
     "DiskFull",
     "FileNotHere",
     "FileChanged",
-    keeping::FENCED_OFF,
+    stores::FENCED_OFF,
     "LedgerTablesMissing",
     "PageReportMismatch",
     "OutputNotKept",

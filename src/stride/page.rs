@@ -10,17 +10,19 @@ use serde_json::Value;
 use super::{
     Failure, PageEvent, Stop, Trouble,
     given_up_log::item_given_up,
-    keeping::{FENCED_OFF, Part},
-    running::{Running, limited},
+    runner::{Running, limited},
+    stores::{FENCED_OFF, Part},
 };
 use crate::{
-    dead_letter::{DeadLetter, position_name},
-    error::{Blame, PageError, truncate},
-    item::{ItemWork, Permits},
+    base::error::{Blame, PageError, truncate},
+    decisions::partitions::scope_of,
     metrics::ClaimOutcome,
     page::{Keys, Page, PageRange, PageToken},
-    partition::scope_of,
-    processor::{PageContext, PageProcessor, PageReport, PageTokens, SkipAhead, count_reason},
+    processor::{
+        PageContext, PageProcessor, PageReport, PageTokens, SkipAhead, count_reason,
+        item::{ItemWork, Permits},
+        store::dead_letter::{DeadLetter, position_name},
+    },
     progress::{FailedItem, ItemCounts, Timestamp},
     protocol::{StrideReport, Timing},
 };

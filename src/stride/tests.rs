@@ -7,14 +7,20 @@ use std::sync::{
 
 use super::*;
 use crate::{
-    dead_letter::{DeadLetter, DeadLetters, LetterFilter},
+    batch::{
+        retry::RetryMode,
+        tolerance::{Limit, StrideTolerance, Tally, Tolerance},
+    },
     page::Page,
-    page_ledger::{PageTransaction, StrideTotals},
-    processor::{PageContext, PageReport, SkipAhead},
+    processor::{
+        PageContext, PageReport, SkipAhead,
+        store::{
+            dead_letter::{DeadLetter, DeadLetters, LetterFilter},
+            page_ledger::{PageTransaction, StrideTotals},
+        },
+    },
     progress::Timestamp,
     protocol::GiveUp,
-    retry::RetryMode,
-    tolerance::{Limit, StrideTolerance, Tally, Tolerance},
 };
 
 /// What `process` does with a page.
@@ -299,8 +305,8 @@ impl StrideHost for Script {
         Go::On
     }
 
-    fn item_host(&self) -> std::sync::Arc<dyn crate::item::ItemHost> {
-        std::sync::Arc::new(crate::item::Timeless)
+    fn item_host(&self) -> std::sync::Arc<dyn crate::processor::item::ItemHost> {
+        std::sync::Arc::new(crate::processor::item::Timeless)
     }
 
     async fn rate_permits(&self, _: usize) -> Go {

@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::error::InvalidBackfill;
 use crate::{
-    known_fields,
+    base::known_fields,
     sql::{DEFAULT_CONNECTION, Key, TableSpec},
 };
 

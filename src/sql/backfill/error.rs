@@ -1,9 +1,9 @@
 //! What is wrong with a backfill, found before anything is changed.
 
 use super::tokens::SyntaxError;
-use crate::{
+use crate::base::{
     error::{PageError, truncate},
-    figures::exactly,
+    text::exactly,
 };
 
 /// Characters of a statement that are shown.

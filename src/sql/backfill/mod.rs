@@ -17,12 +17,12 @@ mod statement;
 pub(super) mod tokens;
 mod work;
 
-pub(crate) use self::work::{Rows, Work};
-#[cfg(feature = "cli")]
-pub(crate) use self::{
-    assignment::parse as parse_assignments, statement::split as split_statements, tokens::Syntax,
-};
 pub use args::{Assignment, BackfillArgs, HighWaterMark};
 pub use error::InvalidBackfill;
 pub use processor::SqlBackfill;
 pub(super) use session::Session;
+pub(crate) use work::{Rows, Work};
+#[cfg(feature = "cli")]
+pub(crate) use {
+    assignment::parse as parse_assignments, statement::split as split_statements, tokens::Syntax,
+};

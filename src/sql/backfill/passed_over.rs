@@ -8,8 +8,8 @@ use super::{
     work::Rows,
 };
 use crate::{
-    error::PageError,
-    sql::{Table, dialect::Fields},
+    base::error::PageError,
+    sql::{Table, backend::dialect::Fields},
 };
 
 /// How many rows a statement must affect.

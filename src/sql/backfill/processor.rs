@@ -18,20 +18,25 @@ use super::{
     work::{Rows, Work},
 };
 use crate::{
-    check::{Check, CheckContext},
-    dead_letter::DeadLetters,
-    error::PageError,
-    page::{Page, PageRange},
-    page_ledger::PageLedger,
-    processor::{PageContext, PageProcessor, PageReport, ProcessorSettings, SkipAhead},
-    size::Size,
+    base::error::PageError,
+    page::{Page, PageRange, size::Size},
+    processor::{
+        PageContext, PageProcessor, PageReport, ProcessorSettings, SkipAhead,
+        store::{dead_letter::DeadLetters, page_ledger::PageLedger},
+    },
+    progress::check::{Check, CheckContext},
     sql::{
         Connections, Key, LedgerDatabase, RangeCheck, RangeCheckError, SqlLedger, Table,
-        TableDatabase, TableError, blockers,
-        database::LOCK_TIMEOUT,
-        engine::{Untransactional, untransactional},
-        lease::{LeasedTransaction, Leases, LeasesOf},
-        no_ledger::NoLedger,
+        TableDatabase, TableError,
+        backend::{
+            blockers,
+            table_engine::{Untransactional, untransactional},
+        },
+        connection::{
+            lease::{LeasedTransaction, Leases, LeasesOf},
+            pool::LOCK_TIMEOUT,
+        },
+        ledger::missing::NoLedger,
         verify::{Checked, check_backfill},
     },
 };

@@ -6,11 +6,11 @@ use std::time::Duration;
 use sqlx::Row as _;
 
 use super::args::BackfillArgs;
+use crate::sql::backend::dialect::Dialect;
 #[cfg(feature = "sqlite")]
-use crate::sql::database::sqlite_lock_timeout;
+use crate::sql::connection::pool::sqlite_lock_timeout;
 #[cfg(feature = "mysql")]
-use crate::sql::database::{LOCK_TIMEOUT, mysql_lock_timeout};
-use crate::sql::dialect::Dialect;
+use crate::sql::connection::pool::{LOCK_TIMEOUT, mysql_lock_timeout};
 
 /// A database in which pages of a backfill run.
 pub trait Session: Dialect {

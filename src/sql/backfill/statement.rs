@@ -4,7 +4,7 @@ use super::{
     error::InvalidBackfill,
     tokens::{Kind, Syntax, Token, tokens},
 };
-use crate::sql::dialect::Value;
+use crate::sql::backend::dialect::Value;
 
 /// What a statement may begin with. What ends the page's transaction, or changes tables, is not among it.
 const ALLOWED: [&str; 7] = [

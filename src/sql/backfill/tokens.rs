@@ -228,7 +228,7 @@ fn span(text: &str, like: impl Fn(char) -> bool) -> usize {
 }
 
 fn no_end(what: &'static str, rest: &str) -> SyntaxError {
-    let rest = crate::error::truncate(rest, 30);
+    let rest = crate::base::error::truncate(rest, 30);
     SyntaxError::NoEnd { what, rest }
 }
 

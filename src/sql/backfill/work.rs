@@ -13,13 +13,17 @@ use super::{
     tokens::Syntax,
 };
 use crate::{
-    error::PageError,
+    base::error::PageError,
     sql::{
         Database, Key, Table, TableDatabase,
-        classify::{Class, classify},
-        database::on_pool,
-        dialect::{Dialect, Fields, Value},
-        lease::{LeasedTransaction, Limits},
+        backend::{
+            dialect::{Dialect, Fields, Value},
+            error_class::{Class, classify},
+        },
+        connection::{
+            lease::{LeasedTransaction, Limits},
+            pool::on_pool,
+        },
     },
 };
 
@@ -245,7 +249,7 @@ impl Work {
     pub async fn try_out(&self, args: &BackfillArgs) -> Result<(), PageError> {
         for (statement, _) in &self.statements {
             let statement = statement.render(|_| ("FALSE".to_owned(), Vec::new()));
-            let shown = crate::error::truncate(&statement.0, SHOWN_CHARS);
+            let shown = crate::base::error::truncate(&statement.0, SHOWN_CHARS);
             self.explain(args, statement).await.map_err(|error| {
                 match error.as_database_error() {
                     // The session that has the lock of the table will let it go.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::truncate;
+use crate::base::error::truncate;
 
 /// Values are shown up to here, in characters.
 const MAX_VALUE_CHARS: usize = 60;

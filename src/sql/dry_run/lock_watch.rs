@@ -9,7 +9,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::sql::{backfill::Session, dialect::Value};
+use crate::sql::{backend::dialect::Value, backfill::Session};
 
 /// Between two looks; shorter waits are not seen.
 const INTERVAL: Duration = Duration::from_millis(20);

@@ -19,23 +19,21 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-pub use self::{
-    diff::{ChangeKind, ColumnChange, RowChange},
-    estimate::Estimate,
-    plan::Plan,
-    report::{DryRunReport, PageTrial},
-};
 use crate::{
-    error::PageError,
-    size::Certainty,
+    base::error::PageError,
+    page::size::Certainty,
     sql::{
         BackfillArgs, Database, Key, RangeCheck, RangeCheckError, Table, TableError,
+        backend::table_engine::{Untransactional, untransactional},
         backfill::{Rows, Work},
-        database::on_pool,
-        engine::{Untransactional, untransactional},
+        connection::pool::on_pool,
         table::Spread,
     },
 };
+pub use diff::{ChangeKind, ColumnChange, RowChange};
+pub use estimate::Estimate;
+pub use plan::Plan;
+pub use report::{DryRunReport, PageTrial};
 
 /// Rows of a page that are looked at for differences.
 const ROWS_LOOKED_AT: usize = 200;

@@ -9,7 +9,7 @@ use super::{
     estimate::Estimate,
     plan::Plan,
 };
-use crate::{figures::grouped, sql::Key};
+use crate::{base::text::grouped, sql::Key};
 
 /// What a [`DryRun`](crate::DryRun) found. Printed, it is a report for people; as JSON, `dry-run --json`.
 ///

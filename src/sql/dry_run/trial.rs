@@ -10,12 +10,12 @@ use super::{
     lock_watch::{LockWait, Watch, Watched, watcher},
 };
 use crate::{
-    error::PageError,
+    base::error::PageError,
     sql::{
         BackfillArgs, Database, Key, Table, TableDatabase,
+        backend::dialect::Dialect,
         backfill::{Rows, Work},
-        dialect::Dialect,
-        lease::LeasedTransaction,
+        connection::lease::LeasedTransaction,
     },
 };
 

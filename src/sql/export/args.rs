@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::{
+    base::known_fields,
     files::{EncodedColumn, Encoding, PartFormat, PartSink},
-    known_fields,
     sql::{DEFAULT_CONNECTION, HighWaterMark, TableSpec},
 };
 

@@ -12,13 +12,12 @@ use tokio::sync::OnceCell;
 
 use super::args::{ExportArgs, ExportFormat};
 use crate::{
+    base::error::PageError,
     cell::Cell,
-    check::{Check, CheckContext},
-    error::PageError,
     files::PartSink,
-    page::Page,
+    page::{Page, size::Size},
     processor::{PageContext, PageProcessor, PageReport, ProcessorSettings, SkipAhead},
-    size::Size,
+    progress::check::{Check, CheckContext},
     sql::{Column, Connections, HighWaterMark, Key, Table, TableError},
 };
 
@@ -334,7 +333,7 @@ mod tests {
         std::os::unix::fs::symlink(&base, folder.path().join("way")).unwrap();
         let refused = |base: &Path, to: PathBuf, concatenate: Option<PathBuf>| {
             let export = SqlExport::new(Connections::new()).within(base);
-            let mut args = ExportArgs::new(crate::TableSpec::new("t", ["id"]), to);
+            let mut args = ExportArgs::new(crate::sql::TableSpec::new("t", ["id"]), to);
             args.concatenate = concatenate;
             let refused = export.check_paths(&args).err();
             refused.map(|error| error.message().to_owned())

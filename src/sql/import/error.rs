@@ -1,6 +1,6 @@
 //! What is wrong with an import, found before anything is changed.
 
-use crate::error::PageError;
+use crate::base::error::PageError;
 
 /// An import that cannot work.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -11,7 +11,7 @@ use super::{
     write::Filled,
 };
 #[cfg(feature = "mysql")]
-use crate::sql::classify::without_mysql_values;
+use crate::sql::backend::error_class::without_mysql_values;
 
 /// A record that was sent alone, and refused.
 pub(super) struct Refusal<'a> {
@@ -137,7 +137,8 @@ async fn columns_of_constraint(
         )
         SELECT attname::text FROM pg_catalog.pg_attribute JOIN refused ON attrelid = id
             JOIN numbers USING (attnum) ORDER BY attnum";
-    let query = sqlx::query_scalar(statement).persistent(crate::sql::pooled::may_be_named());
+    let query =
+        sqlx::query_scalar(statement).persistent(crate::sql::connection::proxied::may_be_named());
     let query = query.bind(name).bind(schema).bind(table);
     query.fetch_all(connection).await
 }

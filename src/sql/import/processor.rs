@@ -14,20 +14,22 @@ use super::{
     write::{self, Filled},
 };
 use crate::{
-    dead_letter::DeadLetters,
-    error::PageError,
+    base::error::PageError,
     files::{BadRecord, FilePosition, FileRecord, JsonLinesSource, Manifest, SinkError},
-    page::{Next, Page, PageRange},
-    page_ledger::PageLedger,
-    processor::{PageContext, PageProcessor, PageReport, SkipAhead},
-    size::Size,
+    page::{Next, Page, PageRange, size::Size},
+    processor::{
+        PageContext, PageProcessor, PageReport, SkipAhead,
+        store::{dead_letter::DeadLetters, page_ledger::PageLedger},
+    },
     sql::{
-        Connections, Database, blockers,
-        database::LOCK_TIMEOUT,
-        dialect::Dialect,
-        engine::{Untransactional, untransactional},
-        lease::LeasedTransaction,
-        no_ledger::NoLedger,
+        Connections, Database,
+        backend::{
+            blockers,
+            dialect::Dialect,
+            table_engine::{Untransactional, untransactional},
+        },
+        connection::{lease::LeasedTransaction, pool::LOCK_TIMEOUT},
+        ledger::missing::NoLedger,
     },
 };
 

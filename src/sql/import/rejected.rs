@@ -8,11 +8,10 @@ use super::{
     write::Refused,
 };
 use crate::{
+    base::error::{PageError, truncate},
     cell::Cell,
-    dead_letter::MAX_LETTER_CHARS,
-    error::{PageError, truncate},
     files::{FileRecord, KeptRecord, SourceFile, shown_lines},
-    processor::PageReport,
+    processor::{PageReport, store::dead_letter::MAX_LETTER_CHARS},
 };
 
 /// Tells of records that are given up. The message names the file, the line and the column; it is stored in histories

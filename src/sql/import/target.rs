@@ -7,8 +7,8 @@ use sqlx::Row as _;
 
 use super::{InvalidImport, args::ColumnKind, mapping::Column};
 #[cfg(feature = "postgres")]
-use crate::sql::pooled::rows_of;
-use crate::{error::PageError, sql::Database};
+use crate::sql::connection::proxied::rows_of;
+use crate::{base::error::PageError, sql::Database};
 
 /// Whether a column of this declared type is meant for bytes.
 #[cfg(feature = "sqlite")]

@@ -12,8 +12,8 @@ use super::{
 #[cfg(feature = "sqlite")]
 use crate::sql::table::makes_texts;
 #[cfg(feature = "postgres")]
-use crate::sql::{pooled::may_be_named, table::POSTGRES_TEXTS};
-use crate::{cell::Cell, error::PageError, sql::Database};
+use crate::sql::{connection::proxied::may_be_named, table::POSTGRES_TEXTS};
+use crate::{base::error::PageError, cell::Cell, sql::Database};
 
 /// The table and the columns that are filled, as they stand in statements.
 pub(super) struct Filled<'a> {

@@ -1,6 +1,6 @@
 //! Why a table cannot be paged through.
 
-use crate::error::PageError;
+use crate::base::error::PageError;
 
 /// A table cannot be paged through as it was asked. Found before anything starts.
 #[derive(Debug, thiserror::Error)]

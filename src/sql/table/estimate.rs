@@ -1,7 +1,7 @@
 //! How many rows there are, about.
 
 use super::{Table, inspect::Identity};
-use crate::{error::PageError, size::Size, sql::Database};
+use crate::{base::error::PageError, page::size::Size, sql::Database};
 
 /// # Estimate
 impl Table {
@@ -63,9 +63,9 @@ mod postgres {
     use sqlx::{PgPool, Row as _};
 
     use crate::{
-        error::PageError,
-        size::Size,
-        sql::{pooled::rows_of, table::statements::Statements},
+        base::error::PageError,
+        page::size::Size,
+        sql::{connection::proxied::rows_of, table::statements::Statements},
     };
 
     /// A partitioned table has no size of its own.
@@ -98,7 +98,7 @@ mod postgres {
 mod sqlite {
     use sqlx::{AssertSqlSafe, Row as _, SqlitePool};
 
-    use crate::{error::PageError, sql::table::statements::Statements};
+    use crate::{base::error::PageError, sql::table::statements::Statements};
 
     /// The number of rows of a small table.
     pub async fn few(pool: &SqlitePool, statements: &Statements) -> Result<Option<u64>, PageError> {
@@ -150,7 +150,7 @@ mod sqlite {
 mod mysql {
     use sqlx::{AssertSqlSafe, MySqlPool, Row as _};
 
-    use crate::{error::PageError, sql::table::statements::Statements};
+    use crate::{base::error::PageError, sql::table::statements::Statements};
 
     pub async fn rows(
         pool: &MySqlPool,

@@ -8,8 +8,11 @@ use super::{
     key::Key,
     read::{Reading as _, key_of},
 };
-use crate::sql::database::on_pool;
-use crate::{error::PageError, sql::Database, waiting};
+use crate::{
+    base::error::PageError,
+    processor::waiting,
+    sql::{Database, connection::pool::on_pool},
+};
 
 /// Longest wait for older transactions; then it is said which they are, and the attempt is repeated later.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
@@ -140,7 +143,7 @@ mod postgres {
     use sqlx::{PgPool, Row as _};
 
     use super::Writer;
-    use crate::sql::pooled::rows_of;
+    use crate::sql::connection::proxied::rows_of;
 
     /// Every role can see locks and process ids. Whoever writes holds `RowExclusiveLock` on the table that
     /// was named and on the partition that is written, until its transaction ends.
@@ -201,7 +204,7 @@ mod mysql {
     use sqlx::{AssertSqlSafe, MySqlPool, Row as _, mysql::MySqlRow};
 
     use super::Writer;
-    use crate::{error::PageError, sql::lease::LeasedTransaction};
+    use crate::{base::error::PageError, sql::connection::lease::LeasedTransaction};
 
     /// It shows this transaction itself as well.
     const BEGIN: &str = "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY";

@@ -7,8 +7,8 @@ use super::{
     read::{TableDatabase, key_of},
 };
 use crate::{
-    error::PageError,
-    sql::dialect::{Dialect, Value},
+    base::error::PageError,
+    sql::backend::dialect::{Dialect, Value},
 };
 
 /// # Hold rows

@@ -27,20 +27,20 @@ mod walk;
 
 use std::sync::Arc;
 
-#[cfg(all(feature = "sqlite", feature = "files"))]
-pub(super) use self::inspect::makes_texts;
-#[cfg(all(feature = "postgres", feature = "files"))]
-pub(super) use self::read::POSTGRES_TEXTS;
-pub(super) use self::spread::Spread;
-pub use self::{
-    column::Column,
-    error::TableError,
-    key::{Key, KeyPart},
-    read::TableDatabase,
-    spec::TableSpec,
-};
-use self::{filter::Syntax, name::Quotes, statements::Statements};
 use crate::sql::Database;
+pub use column::Column;
+pub use error::TableError;
+use filter::Syntax;
+#[cfg(all(feature = "sqlite", feature = "files"))]
+pub(super) use inspect::makes_texts;
+pub use key::{Key, KeyPart};
+use name::Quotes;
+#[cfg(all(feature = "postgres", feature = "files"))]
+pub(super) use read::POSTGRES_TEXTS;
+pub use read::TableDatabase;
+pub use spec::TableSpec;
+pub(super) use spread::Spread;
+use statements::Statements;
 
 /// A table that was looked at: its columns, the types of its key, and the statements that go through it.
 /// Cloning it is cheap.

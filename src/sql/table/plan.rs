@@ -98,7 +98,7 @@ mod postgres {
     use sqlx::{AssertSqlSafe, Connection as _, PgPool, Postgres, Row as _, postgres::PgRow};
 
     use super::Bound;
-    use crate::sql::dialect::bound;
+    use crate::sql::backend::dialect::bound;
 
     /// With these, the planner sorts only where there is no index to use.
     const INDEX_IF_ANY: &str = "SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = off; \
@@ -153,7 +153,7 @@ mod sqlite {
     use sqlx::{Row as _, Sqlite, SqlitePool, pool::PoolConnection, sqlite::SqliteRow};
 
     use super::Bound;
-    use crate::sql::dialect::bound;
+    use crate::sql::backend::dialect::bound;
 
     pub async fn slow_part(pool: &SqlitePool, page: Bound) -> Result<Option<String>, sqlx::Error> {
         let explain = format!("EXPLAIN QUERY PLAN {}", page.sql);
@@ -191,7 +191,7 @@ mod mysql {
 
     use super::Bound;
     use crate::sql::{
-        dialect::bound,
+        backend::dialect::bound,
         table::{inspect::ordered_index, statements::Statements},
     };
 
@@ -234,7 +234,10 @@ mod tests {
 
     use crate::{
         processor::SkipAhead,
-        sql::{Database, Table, TableSpec, table::statements::Bound},
+        sql::{
+            Database, Table, TableSpec, backend::dialect::bound, table::statements::Bound,
+            test_server::Postgres,
+        },
     };
 
     const ROWS: &str = "WITH RECURSIVE numbers (n) AS (
@@ -270,8 +273,6 @@ mod tests {
     #[cfg(feature = "postgres")]
     #[tokio::test]
     async fn keys_and_jumps_read_nothing_but_an_index_in_postgresql() {
-        use crate::sql::{dialect::bound, test_server::Postgres};
-
         let Some(server) = Postgres::shared() else {
             return;
         };
@@ -300,8 +301,6 @@ mod tests {
     #[cfg(feature = "sqlite")]
     #[tokio::test]
     async fn keys_and_jumps_read_nothing_but_an_index_in_sqlite() {
-        use crate::sql::dialect::bound;
-
         let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1);
         let pool = pool.connect("sqlite::memory:").await.unwrap();
         for statement in [

@@ -3,7 +3,7 @@
 use super::{Table, TableError, name::TableName};
 use crate::sql::{
     Database,
-    dialect::{Dialect, Value},
+    backend::dialect::{Dialect, Value},
 };
 
 /// # Look for it

@@ -9,13 +9,13 @@ use super::{
     statements::Bound,
 };
 #[cfg(feature = "postgres")]
-use crate::sql::lease::LeasedTransaction;
+use crate::sql::connection::lease::LeasedTransaction;
 use crate::{
+    base::error::PageError,
     cell::{Cell, Encoding},
-    error::PageError,
     sql::{
         Database,
-        dialect::{Dialect, bound},
+        backend::dialect::{Dialect, bound},
     },
 };
 

@@ -70,7 +70,7 @@ mod tests {
         let spec = read(r#"{"table":"t","key":["id"],"where":"id < 3"}"#).unwrap();
         assert_eq!(spec, TableSpec::new("t", ["id"]).filter("id < 3"));
         let error = read(r#"{"table":"t","key":["id"],"were":"id < 3"}"#).unwrap_err();
-        let text = crate::known_fields::explain(&error);
+        let text = crate::base::known_fields::explain(&error);
         assert!(text.contains("did you mean `where`?"), "{text}");
     }
 

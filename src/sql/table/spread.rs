@@ -6,11 +6,14 @@ use super::{
     read::{Reading as _, key_of},
     statements::Bound,
 };
-use crate::sql::database::on_pool;
 use crate::{
-    error::PageError,
+    base::error::PageError,
     processor::SkipAhead,
-    sql::{Database, dialect::Value, reading},
+    sql::{
+        Database,
+        backend::dialect::Value,
+        connection::{pool::on_pool, read_only},
+    },
 };
 
 /// Sampled rows for each key: those of a block lie together, and the more blocks the better the spread.
@@ -134,7 +137,7 @@ impl Table {
         let statements = &self.inner.statements;
         let Bound { sql, values }: Bound = statements.page(Vec::new(), start, None, limit, 0);
         let values: Vec<Value> = values;
-        let plan = reading::plan(&self.inner.database, (sql.clone(), values)).await?;
+        let plan = read_only::plan(&self.inner.database, (sql.clone(), values)).await?;
         Ok((sql, plan))
     }
 }

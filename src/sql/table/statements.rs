@@ -5,7 +5,7 @@ use super::{
     filter::Syntax,
     key::{Key, KeyPart},
 };
-use crate::sql::dialect::Value;
+use crate::sql::backend::dialect::Value;
 
 /// All that the statements on a table are made of. Every name is quoted, every type comes from the catalog,
 /// the filter was checked.

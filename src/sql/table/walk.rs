@@ -9,13 +9,15 @@ use super::{
     read::{Reading as _, TableDatabase, key_of},
     statements::Bound,
 };
-use crate::sql::database::on_pool;
 use crate::{
+    base::error::PageError,
     cell::{Cell, write_object},
-    error::PageError,
     page::{PAGE_BYTES, Page},
     processor::{PageContext, PageProcessor, SkipAhead},
-    sql::dialect::{self, Value},
+    sql::{
+        backend::dialect::{self, Value},
+        connection::pool::on_pool,
+    },
 };
 
 /// # Find keys

@@ -52,7 +52,7 @@ pub enum InvalidThrottle {
 
 impl PostgresThrottleBuilder {
     pub(super) fn new(pool: PgPool) -> Self {
-        crate::sql::pooled::note(&pool);
+        crate::sql::connection::proxied::note(&pool);
         Self {
             pool,
             name: "database".to_owned(),

@@ -3,7 +3,7 @@
 use sqlx::{Row as _, postgres::PgRow};
 
 use super::threshold::Threshold;
-use crate::throttle::Verdict;
+use crate::processor::throttle::Verdict;
 
 /// How far a replica may be behind of which PostgreSQL knows no time: a segment of WAL.
 const MAX_BYTES_BEHIND: f64 = 16.0 * 1024.0 * 1024.0;

@@ -23,16 +23,12 @@ use std::{
 use async_trait::async_trait;
 use sqlx::{AssertSqlSafe, PgConnection, PgPool, Postgres, pool::PoolConnection};
 
-pub use self::{
-    builder::{InvalidThrottle, PostgresThrottleBuilder},
-    threshold::Threshold,
-};
+pub use builder::{InvalidThrottle, PostgresThrottleBuilder};
+pub use threshold::Threshold;
 
-use self::{
-    checks::{Checks, Figures, WalSample},
-    own_query::{NotOneNumber, OwnQuery},
-};
-use crate::throttle::{Throttle, Verdict};
+use crate::processor::throttle::{Throttle, Verdict};
+use checks::{Checks, Figures, WalSample};
+use own_query::{NotOneNumber, OwnQuery};
 
 /// Holds a batch, or slows it down, while a PostgreSQL server has too much to do: replicas lag, transactions
 /// grow old, sessions wait for locks, or whatever a query of yours measures.

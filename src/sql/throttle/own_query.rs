@@ -7,7 +7,7 @@ use sqlx::{
 };
 
 use super::{AskError, checks::figure, threshold::Threshold};
-use crate::{sql::pooled::may_be_named, throttle::Verdict};
+use crate::{processor::throttle::Verdict, sql::connection::proxied::may_be_named};
 
 #[derive(Debug)]
 pub(super) struct OwnQuery {

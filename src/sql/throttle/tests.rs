@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::*;
 use crate::{
+    processor::throttle::Throttles,
     sql::test_server::{Postgres, Stop, skip},
-    throttle::Throttles,
 };
 
 async fn soon<F: Future>(what: &str, event: F) -> F::Output {

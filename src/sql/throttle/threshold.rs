@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::throttle::Verdict;
+use crate::processor::throttle::Verdict;
 
 /// The factor at the limit, just before it holds.
 const SLOWEST: f64 = 0.1;

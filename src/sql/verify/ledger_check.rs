@@ -1,14 +1,13 @@
 //! Compares the ledger of a batch run with its table.
 
 use crate::{
-    error::PageError,
-    figures::count,
+    base::{error::PageError, text::count},
     page::PageToken,
     progress::ItemCounts,
     sql::{
         Key, SqlLedger, Table,
-        coverage::{Chain, Hole, KeptStride},
-        database::on_pool,
+        connection::pool::on_pool,
+        ledger::coverage::{Chain, Hole, KeptStride},
     },
 };
 

@@ -1,11 +1,11 @@
 //! Dead letters of a batch, to tell rows that are known to be undone from those that nobody knows of.
 
 use crate::{
-    check::Check,
-    dead_letter::{DeadLetters, LetterFilter},
-    error::PageError,
+    base::error::PageError,
     page::PageToken,
-    sql::{Key, Table, dialect::Value, reading},
+    processor::store::dead_letter::{DeadLetters, LetterFilter},
+    progress::check::Check,
+    sql::{Key, Table, backend::dialect::Value, connection::read_only},
 };
 
 /// Letters that are looked for in the ranges; of more, only their number is told.
@@ -99,6 +99,6 @@ async fn rows_among(
     );
     let values: Vec<Value> = values;
     let timeout = super::STATEMENT_TIMEOUT;
-    let found = reading::numbers(table.database(), timeout, (sql, values), 1).await?;
+    let found = read_only::numbers(table.database(), timeout, (sql, values), 1).await?;
     Ok(u64::try_from(found[0]).unwrap_or_default())
 }

@@ -2,7 +2,7 @@
 
 use async_trait::async_trait;
 
-use crate::error::PageError;
+use crate::base::error::PageError;
 
 /// What was found in a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -8,10 +8,10 @@ use super::{
     letters::KnownLetters,
 };
 use crate::{
-    check::{Check, FailedRange},
-    dead_letter::DeadLetters,
-    error::PageError,
+    base::error::PageError,
     page::PageToken,
+    processor::store::dead_letter::DeadLetters,
+    progress::check::{Check, FailedRange},
     sql::{BackfillArgs, HighWaterMark, Key, Table},
 };
 
@@ -120,7 +120,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        dead_letter::DeadLetter,
+        processor::store::dead_letter::DeadLetter,
         progress::Timestamp,
         sql::{Database, SqlLedger, TableSpec},
     };

@@ -11,13 +11,13 @@ use super::{
     query::{Answer, InvalidVerify, VerifyQuery},
 };
 use crate::{
-    check::{Check, FailedRange},
-    error::{PageError, truncate},
+    base::error::{PageError, truncate},
     page::PageToken,
     processor::SkipAhead,
+    progress::check::{Check, FailedRange},
     sql::{
-        Database, Key, Table, TableError, TableSpec, backfill::tokens::Syntax, dialect::Value,
-        reading,
+        Database, Key, Table, TableError, TableSpec, backend::dialect::Value,
+        backfill::tokens::Syntax, connection::read_only,
     },
 };
 
@@ -171,7 +171,7 @@ impl RangeCheck {
     /// `InvalidVerify`, non-retryable, with what the database says. Anything else could not be found out.
     pub async fn try_out(&self) -> Result<(), PageError> {
         let (sql, values) = self.query_in(None, None);
-        let planned = reading::plan(self.table.database(), (sql, values)).await;
+        let planned = read_only::plan(self.table.database(), (sql, values)).await;
         match planned {
             Err(sqlx::Error::Database(refusal)) => Err(PageError::non_retryable(
                 "InvalidVerify",
@@ -345,7 +345,7 @@ impl RangeCheck {
         columns: usize,
         timeout: Duration,
     ) -> Result<Vec<u64>, PageError> {
-        let numbers = reading::numbers(self.table.database(), timeout, query, columns).await?;
+        let numbers = read_only::numbers(self.table.database(), timeout, query, columns).await?;
         // A query that answers with a negative number is as wrong as the rows.
         Ok(numbers.into_iter().map(i64::unsigned_abs).collect())
     }

@@ -24,8 +24,7 @@ use super::{
     spec::TableSpec,
     statements::Statements,
 };
-use crate::sql::Database;
-use crate::sql::database::on_pool;
+use crate::sql::{Database, connection::pool::on_pool};
 
 /// As many columns as a key may have; every database allows more in an index, and cursors have to be small.
 const MAX_KEY_COLUMNS: usize = 8;

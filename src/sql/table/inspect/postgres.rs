@@ -3,14 +3,17 @@
 use sqlx::{PgPool, Row as _, postgres::PgRow};
 
 use super::{Found, Identity, UniqueIndex, check_unique, key_columns};
-use crate::sql::{dialect::Value, pooled::rows_of};
 use crate::{
     cell::Encoding,
-    sql::table::{
-        column::{Column, KeyColumn, KeyForm},
-        error::TableError,
-        name::{Quotes, TableName},
-        spec::TableSpec,
+    sql::{
+        backend::dialect::Value,
+        connection::proxied::rows_of,
+        table::{
+            column::{Column, KeyColumn, KeyForm},
+            error::TableError,
+            name::{Quotes, TableName},
+            spec::TableSpec,
+        },
     },
 };
 

@@ -1,0 +1,336 @@
+//! Why a page failed: the error values of user code and of the page contract.
+
+use std::{error::Error as StdError, fmt, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::base::error_text::words;
+
+/// Longest error message that is kept in a history, in characters.
+pub(crate) const MAX_MESSAGE_CHARS: usize = 200;
+
+/// Whom an error speaks against.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Blame {
+    /// The moment: an outage, a lock, code that does not fit the batch. Time or a deploy cures it. The default, also
+    /// of failures that were stored before errors were told apart.
+    #[default]
+    Moment,
+    /// Unknown. It speaks against the page if other pages go through meanwhile.
+    Unknown,
+    /// The data of the page.
+    Page,
+}
+
+impl Blame {
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+    pub(crate) fn is_moment(&self) -> bool {
+        *self == Self::Moment
+    }
+}
+
+/// A page could not be fetched or processed.
+///
+/// What the engine does with it:
+///
+/// | built with | the page is |
+/// |---|---|
+/// | `?` on any [`std::error::Error`], [`PageError::retryable`] | tried again after the backoff of its [`RetryPolicy`](crate::RetryPolicy) |
+/// | [`PageError::retry_after`] | tried again after exactly that delay |
+/// | [`PageError::non_retryable`] | given up at once and listed among the failures |
+///
+/// What `?` makes of an error of `sqlx`, or of one that has it as its cause, depends on what the database
+/// said:
+///
+/// | the database says | type | the page is |
+/// |---|---|---|
+/// | a row breaks a rule, or an expression fails on it | `UniqueViolation`, `ForeignKeyViolation`, `NotNullViolation`, `CheckViolation`, `ExclusionViolation`, `InvalidData` | bisected at once, until the row is alone |
+/// | another session had the rows, or it took too long | `Deadlock`, `LockTimeout`, `SerializationFailure`, `StatementTimeout`, `OutOfMemory` | tried again |
+/// | no, for a reason of its own, such as that of a trigger | `RaisedException`, `DatabaseError`, `UnreadableValue` | tried three times, then bisected |
+/// | nothing, or that it stops or starts | `ConnectionLost` | tried again |
+/// | nothing: no connection of the pool was free in time | `PoolTimedOut` | tried again, and has lost no attempt |
+/// | that it takes no writes | `ReadOnlyDatabase` | tried again, and has lost no attempt |
+/// | that the statement, the schema or a grant is wrong | `SqlStatement` | tried again, and has lost no attempt: it concerns every page |
+///
+/// In [`RetryMode::AtMostOnce`](crate::RetryMode::AtMostOnce) a page is not tried again, whatever its `process` returned.
+///
+/// `docs/errors.md` lists the codes of each, and what happens where the same page fails again and again while others are
+/// finished.
+///
+/// Values of rows are left out of the message, where the database puts them into it. Messages of a processor's own go
+/// through [`PageProcessor::redact`](crate::PageProcessor::redact).
+///
+/// An error whose type name is among the
+/// [`non_retryable_types`](crate::ProcessorSettings::non_retryable_types) of the processor is treated as
+/// non-retryable however it was built.
+///
+/// Like `anyhow::Error` it does not implement [`std::error::Error`] itself, so that `?` can convert every
+/// other error into it.
+///
+/// ```
+/// use temporal_batch::PageError;
+///
+/// fn parse(s: &str) -> Result<i64, PageError> {
+///     Ok(s.parse()?) // retryable; its type is "ParseIntError"
+/// }
+/// assert_eq!(parse("x").unwrap_err().error_type(), "ParseIntError");
+///
+/// let gone = PageError::non_retryable("TableDropped", "relation \"users\" does not exist");
+/// assert!(!gone.is_retryable());
+/// ```
+pub struct PageError {
+    error_type: String,
+    message: String,
+    retry: Retry,
+    blame: Blame,
+    /// For the dead letter of the one record that failed.
+    record: Option<Box<str>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Retry {
+    Backoff,
+    After(Duration),
+    Never,
+}
+
+/// # Construct
+impl PageError {
+    /// A failure that another attempt may not meet. Its type is `"Retryable"`;
+    /// see [`with_type`](Self::with_type).
+    pub fn retryable(message: impl fmt::Display) -> Self {
+        Self::new("Retryable", message, Retry::Backoff)
+    }
+
+    /// A failure that comes with its own waiting time, such as an HTTP `Retry-After`.
+    /// Its type is `"RetryAfter"`.
+    pub fn retry_after(delay: Duration, message: impl fmt::Display) -> Self {
+        Self::new("RetryAfter", message, Retry::After(delay))
+    }
+
+    /// A failure that no other attempt will cure.
+    pub fn non_retryable(error_type: impl Into<String>, message: impl fmt::Display) -> Self {
+        Self::new(error_type, message, Retry::Never)
+    }
+
+    /// Names the type of the failure, as shown in listings and matched by
+    /// [`non_retryable_types`](crate::ProcessorSettings::non_retryable_types).
+    #[must_use]
+    pub fn with_type(mut self, error_type: impl Into<String>) -> Self {
+        self.error_type = error_type.into();
+        self
+    }
+
+    fn new(error_type: impl Into<String>, message: impl fmt::Display, retry: Retry) -> Self {
+        Self {
+            error_type: error_type.into(),
+            message: message.to_string(),
+            retry,
+            blame: Blame::default(),
+            record: None,
+        }
+    }
+
+    pub(crate) fn blaming(mut self, blame: Blame) -> Self {
+        self.blame = blame;
+        self
+    }
+
+    /// Keeps the one record of the page in its dead letter. A record goes into no message: messages are stored in
+    /// histories and logged.
+    #[cfg_attr(
+        not(all(
+            feature = "files",
+            any(feature = "sqlite", feature = "postgres", feature = "mysql")
+        )),
+        allow(dead_code, reason = "for `SqlImport`")
+    )]
+    pub(crate) fn with_record(mut self, record: String) -> Self {
+        self.record = Some(record.into());
+        self
+    }
+
+    pub(crate) fn record(&self) -> Option<&str> {
+        self.record.as_deref()
+    }
+
+    /// Says the same in other words.
+    pub(crate) fn redacted(self, redact: impl FnOnce(String) -> String) -> Self {
+        Self {
+            message: redact(self.message),
+            ..self
+        }
+    }
+
+    pub(crate) fn panicked(panic: &(dyn std::any::Any + Send)) -> Self {
+        let message = panic
+            .downcast_ref::<&str>()
+            .map(|s| (*s).to_owned())
+            .or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "a value that is not a string".to_owned());
+        Self::new("Panic", format_args!("panicked: {message}"), Retry::Backoff)
+            .blaming(Blame::Unknown)
+    }
+}
+
+/// # Inspect
+impl PageError {
+    /// The name of the kind of failure.
+    pub fn error_type(&self) -> &str {
+        &self.error_type
+    }
+
+    /// The whole message, causes included. Histories and listings keep its first 200 characters.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// Whether another attempt may succeed.
+    pub fn is_retryable(&self) -> bool {
+        self.retry != Retry::Never
+    }
+
+    pub(crate) fn blame(&self) -> Blame {
+        self.blame
+    }
+
+    /// The waiting time that the failure itself asked for.
+    pub fn delay(&self) -> Option<Duration> {
+        match self.retry {
+            Retry::After(delay) => Some(delay),
+            Retry::Backoff | Retry::Never => None,
+        }
+    }
+}
+
+impl fmt::Debug for PageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl fmt::Display for PageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.error_type, self.message)
+    }
+}
+
+/// So that `?` takes it where any error will do, as in the function that builds a processor.
+impl From<PageError> for Box<dyn StdError + Send + Sync> {
+    fn from(error: PageError) -> Self {
+        error.to_string().into()
+    }
+}
+
+impl<E: StdError + 'static> From<E> for PageError {
+    fn from(error: E) -> Self {
+        let message = words(&error);
+        #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+        if let Some(of_database) = crate::sql::page_error(&error, &message) {
+            return of_database;
+        }
+        let error_type = short_type_name(std::any::type_name::<E>());
+        match is_of_a_value(&error) {
+            true => {
+                Self::new(error_type, without_quoted(&message), Retry::Backoff).blaming(Blame::Page)
+            }
+            false => Self::new(error_type, message, Retry::Backoff).blaming(Blame::Unknown),
+        }
+    }
+}
+
+/// Whether an error says that a value cannot be read. One that has it as its cause may be of anything, such as an
+/// answer of a service that is down.
+fn is_of_a_value(error: &(dyn StdError + 'static)) -> bool {
+    let of_json = error.downcast_ref::<serde_json::Error>();
+    of_json.is_some_and(|error| !error.is_io())
+        || error.is::<std::num::ParseIntError>()
+        || error.is::<std::num::ParseFloatError>()
+        || error.is::<std::num::TryFromIntError>()
+        || error.is::<std::str::Utf8Error>()
+        || error.is::<std::string::FromUtf8Error>()
+}
+
+/// Leaves out what stands in quotes: a value, as far as this crate can know.
+pub(crate) fn without_quoted(message: &str) -> String {
+    let mut left = String::with_capacity(message.len());
+    let mut rest = message;
+    while let Some(start) = rest.find(['"', '\'', '`']) {
+        let (before, quoted) = rest.split_at(start);
+        let quote = &quoted[..1];
+        // An apostrophe inside of a word opens nothing.
+        let inside = quote == "'" && before.ends_with(char::is_alphanumeric);
+        left.push_str(before);
+        rest = &quoted[1..];
+        left.push_str(quote);
+        if inside {
+            continue;
+        }
+        // Up to the last one: a value may hold quotes of its own. One that is not closed was cut.
+        left.push('…');
+        match rest.rfind(quote) {
+            Some(end) => rest = &rest[end..][1..],
+            None => return left,
+        }
+        left.push_str(quote);
+    }
+    left.push_str(rest);
+    left
+}
+
+/// `core::num::error::ParseIntError` becomes `ParseIntError`; a bare `Error` keeps its crate, as in
+/// `sqlx_core::Error`.
+fn short_type_name(full: &str) -> String {
+    let path = full.split('<').next().unwrap_or(full);
+    let last = path.rsplit("::").next().unwrap_or(path);
+    match path.split("::").next() {
+        Some(krate) if last == "Error" && krate != last => format!("{krate}::{last}"),
+        _ => last.to_owned(),
+    }
+}
+
+/// Cuts a text to `max` characters and marks the cut.
+pub(crate) fn truncate(text: &str, max: usize) -> String {
+    if text.chars().count() <= max {
+        return text.to_owned();
+    }
+    let mut cut: String = text.chars().take(max.saturating_sub(1)).collect();
+    cut.push('…');
+    cut
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bare_error_type_keeps_its_crate() {
+        assert_eq!(
+            short_type_name("sqlx_core::error::Error"),
+            "sqlx_core::Error"
+        );
+        assert_eq!(
+            short_type_name("core::num::error::ParseIntError"),
+            "ParseIntError"
+        );
+        assert_eq!(short_type_name("my::Wrapper<a::B>"), "Wrapper");
+    }
+
+    #[test]
+    fn truncation_counts_characters_and_marks_the_cut() {
+        assert_eq!(truncate("äöü", 3), "äöü");
+        assert_eq!(truncate("äöüß", 3), "äö…");
+    }
+
+    #[test]
+    fn causes_are_part_of_the_message_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("outer")]
+        struct Outer(#[source] std::num::ParseIntError);
+        let cause = "x".parse::<i32>().unwrap_err();
+        let error = PageError::from(Outer(cause));
+        assert_eq!(error.message(), "outer: invalid digit found in string");
+        assert_eq!(error.error_type(), "Outer");
+    }
+}

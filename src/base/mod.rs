@@ -1,0 +1,14 @@
+//! Parts without any knowledge of batches: errors, text, small files, stored fields.
+
+pub(crate) mod disk;
+pub(crate) mod error;
+pub(crate) mod error_text;
+pub(crate) mod known_fields;
+pub(crate) mod private_files;
+#[allow(
+    dead_code,
+    reason = "which of its functions are used depends on the features"
+)]
+pub(crate) mod small_file;
+pub(crate) mod stored;
+pub(crate) mod text;

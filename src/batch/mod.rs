@@ -1,0 +1,985 @@
+//! What a user starts: a processor, its arguments and the limits to begin with.
+
+pub(crate) mod lock_name;
+pub(crate) mod retry;
+pub(crate) mod stage;
+pub(crate) mod tolerance;
+
+use std::{ffi::OsStr, path::Path, sync::LazyLock, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    base::text::exactly,
+    batch::{
+        lock_name::InvalidLockName,
+        stage::{InvalidStages, Stage},
+        tolerance::Tolerance,
+    },
+    decisions::pacing::{
+        AutoPageSize, AutoParallelism, InvalidAutoPageSize, InvalidAutoParallelism,
+        InvalidAutoStride, InvalidRamp, PaceSpec, Ramp, Stride, Window,
+    },
+    page::PageToken,
+    processor::{PageProcessor, store::dead_letter::LetterFilter},
+    protocol::large_args::MAX_ARGS_BYTES,
+    stride::redrive::{LETTERS_PER_PAGE, RedriveArgs},
+};
+
+/// A batch that can be started: one processor over one data set.
+///
+/// | setting | default | allowed |
+/// |---|---|---|
+/// | `page_size` | 1,000 items | 1 to 1,000,000 |
+/// | `max_parallelism` | 10 pages in flight | 0 (starts without dispatching) to 500 |
+/// | `stride` | 1 page per activity | 1 to 10,000, or tuned: see [`Stride`] |
+/// | `rate` | unlimited | more than 0 items per second |
+/// | `page_rate` | unlimited | more than 0 pages per second |
+/// | `page_pause` | none | up to 1 h before each page |
+/// | `auto_page_size`, `auto_parallelism` | off | see [`AutoPageSize`], [`AutoParallelism`] |
+/// | `ramp` | none | see [`Ramp`] |
+/// | `window` | always open | up to 20, see [`Window`] |
+/// | `throttle` | none | up to 20 names that the workers have registered |
+/// | `pages_per_run` | Temporal decides | at least 1 |
+/// | `first_cursor` | the beginning of the data | any cursor; the data after it is processed |
+/// | `tolerate` | any number of failures | see [`Tolerance`] |
+/// | `deadline` | none | at least 1 s after the start |
+/// | `on_failure`, `track`, `on_completion` | nobody is told | names that the workers have registered |
+/// | `hook_timeout` | 30 s for each attempt of these | 100 ms to 10 min |
+/// | `stages` | none: everything at once | up to 20 that grow, see [`Stage`] |
+/// | `approve_stages` | off: what holds goes on by itself | |
+/// | `check_at_end` | on with stages, off without | |
+/// | `lock` | none | 1 to 200 characters without white space |
+/// | `wait_for_lock` | off: the batch is refused while another one has the lock | |
+/// | `weight` | 1 | 0.001 to 1,000 |
+/// | `partitioned` | as the processor says | not with `stages`, `first_cursor`, `auto_parallelism`, a redrive, or tolerated consecutive failures |
+/// | `task_queue` | [the name of the program](default_task_queue) | |
+/// | `if_running` | [`IfRunning::Refuse`] | whether to attach to a batch of this id that runs |
+/// | `rerun` | off | whether an id may be used again after its batch ended |
+/// | `continues` | off | whether a batch that ended before its end goes on where it stood |
+///
+/// Nothing is checked until the batch is started; see [`InvalidBatch`].
+#[derive(Clone, Debug)]
+pub struct Batch {
+    pub(crate) spec: BatchSpec,
+    pub(crate) task_queue: String,
+    pub(crate) rerun: bool,
+    pub(crate) continues: bool,
+    pub(crate) if_running: IfRunning,
+    pub(crate) defect: Option<InvalidBatch>,
+}
+
+/// The part of a [`Batch`] that is stored in its history.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct BatchSpec {
+    pub batch_id: String,
+    pub processor: String,
+    #[serde(default)]
+    pub args: serde_json::Value,
+    pub page_size: u32,
+    pub max_parallelism: u32,
+    pub stride: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rate: Option<f64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_cursor: Option<PageToken>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pages_per_run: Option<u32>,
+    /// The batch whose dead letters this one redrives.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redrive_of: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tolerance: Option<Tolerance>,
+    /// From the start of the batch run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deadline: Option<Duration>,
+    #[serde(default, skip_serializing_if = "HookNames::is_empty")]
+    pub hooks: HookNames,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub track_every: Option<Duration>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hook_timeout: Option<Duration>,
+    #[serde(default, skip_serializing_if = "PaceSpec::is_default")]
+    pub pace: PaceSpec,
+    /// Batches with the same lock do not run together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lock: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub wait_for_lock: bool,
+    /// What is looked at before the rest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<Stage>,
+    /// Somebody has to approve each stage.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub approve_stages: bool,
+    /// Everything is checked after the last page; with stages that is so unless told otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check_at_end: Option<bool>,
+    /// Share of the workers' slots, next to the other batches of the task queue.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub weight: Option<f32>,
+    /// The processor names partitions.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub partitioned: bool,
+}
+
+/// The hooks that a batch names.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct HookNames {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub failure_handler: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tracker: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completion_hook: Option<String>,
+}
+
+impl BatchSpec {
+    /// Whether everything is checked after the last page.
+    pub fn checks_at_end(&self) -> bool {
+        self.check_at_end.unwrap_or(!self.stages.is_empty())
+    }
+}
+
+impl HookNames {
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What starting a batch does when a batch of the same id is running.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum IfRunning {
+    /// It is refused.
+    #[default]
+    Refuse,
+    /// Gives a handle to the one that runs, if that has the same processor and arguments; refused else.
+    /// Its limits stay as they are.
+    Attach,
+}
+
+/// What a tracker is called after, unless told otherwise.
+pub(crate) const TRACK_EVERY: Duration = Duration::from_secs(300);
+const SHORTEST_TRACK_EVERY: Duration = Duration::from_secs(1);
+const SHORTEST_DEADLINE: Duration = Duration::from_secs(1);
+/// What one attempt of a hook may take, unless told otherwise.
+pub(crate) const HOOK_TIMEOUT: Duration = Duration::from_secs(30);
+const PAGE_PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(3_600));
+const HOOK_TIMEOUTS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(600));
+
+/// Highest number of pages in flight. Temporal allows 2,000 pending activities in a workflow and advises
+/// to stay under 500 (Temporal Cloud limits page, "per Workflow Execution callback limits").
+pub(crate) const MAX_PARALLELISM: u32 = 500;
+const DEFAULT_PAGE_SIZE: u32 = 1_000;
+const MAX_PAGE_SIZE: u32 = 1_000_000;
+pub(crate) const MAX_STRIDE: u32 = 10_000;
+/// A redrive has the arguments of another batch in its own, and which letters.
+const OF_A_REDRIVE_BYTES: usize = 16 * 1024;
+/// What Temporal takes.
+const WEIGHTS: std::ops::RangeInclusive<f32> = 0.001..=1_000.0;
+const MAX_ID_CHARS: usize = 200;
+
+/// The task queue used when none is named: the name of the program, which is that of its file without the folder and the
+/// extension. So two programs on one server do not get each other's pages, and `temporal-batch` is that of the program
+/// of this name. Name a queue where one program starts batches for another, or where the name of the file changes from
+/// release to release.
+pub fn default_task_queue() -> &'static str {
+    static QUEUE: LazyLock<String> = LazyLock::new(|| {
+        let program = std::env::current_exe().ok();
+        program.as_deref().map_or_else(fallback, queue_of_program)
+    });
+    &QUEUE
+}
+
+fn queue_of_program(path: &Path) -> String {
+    let stem = path.file_stem().map(OsStr::to_string_lossy);
+    // Linux says so of a file that was replaced while it runs.
+    let stem = stem
+        .as_deref()
+        .map(|stem| stem.trim_end_matches(" (deleted)").trim());
+    stem.filter(|stem| !stem.is_empty())
+        .map_or_else(fallback, ToOwned::to_owned)
+}
+
+fn fallback() -> String {
+    "temporal-batch".to_owned()
+}
+
+/// # Construct
+impl Batch {
+    /// A batch of processor `P`. The id is also the workflow id: it must be unique among running batches.
+    pub fn of<P: PageProcessor>(batch_id: impl Into<String>, args: P::Args) -> Self {
+        let mut batch = Self::named(batch_id, P::NAME, serde_json::Value::Null);
+        batch.spec.partitioned = P::PARTITIONED;
+        match serde_json::to_value(args) {
+            Ok(value) => batch.spec.args = value,
+            Err(e) => {
+                batch.defect = Some(InvalidBatch::Args {
+                    message: e.to_string(),
+                });
+            }
+        }
+        batch
+    }
+
+    /// A batch of a processor that is only known by name, with its arguments as JSON. The worker checks
+    /// both before the first page.
+    pub fn named(
+        batch_id: impl Into<String>,
+        processor: impl Into<String>,
+        args: serde_json::Value,
+    ) -> Self {
+        Self {
+            spec: BatchSpec {
+                batch_id: batch_id.into(),
+                processor: processor.into(),
+                args,
+                page_size: DEFAULT_PAGE_SIZE,
+                max_parallelism: 10,
+                stride: 1,
+                rate: None,
+                first_cursor: None,
+                pages_per_run: None,
+                redrive_of: None,
+                tolerance: None,
+                deadline: None,
+                hooks: HookNames::default(),
+                track_every: None,
+                hook_timeout: None,
+                pace: PaceSpec::default(),
+                lock: None,
+                wait_for_lock: false,
+                stages: Vec::new(),
+                approve_stages: false,
+                check_at_end: None,
+                weight: None,
+                partitioned: false,
+            },
+            task_queue: default_task_queue().to_owned(),
+            rerun: false,
+            continues: false,
+            if_running: IfRunning::default(),
+            defect: None,
+        }
+    }
+
+    /// A batch that tries dead letters again: those that `filter` names, of a batch of `processor` that was
+    /// started with `args`. Its pages have 20 letters, and each letter can stand for a whole page. The
+    /// processor [completes](PageProcessor::prepare) the arguments anew.
+    ///
+    /// `BatchClient::redrive` finds out the processor and the arguments by
+    /// itself, as long as the server remembers the batch.
+    pub fn redrive(
+        batch_id: impl Into<String>,
+        processor: impl Into<String>,
+        args: serde_json::Value,
+        filter: LetterFilter,
+    ) -> Self {
+        Self::redriving(batch_id.into(), processor.into(), args, filter, false)
+    }
+
+    /// The same, with arguments that the processor has completed already.
+    #[cfg(feature = "temporal")]
+    pub(crate) fn redrive_completed(
+        batch_id: impl Into<String>,
+        processor: impl Into<String>,
+        args: serde_json::Value,
+        filter: LetterFilter,
+    ) -> Self {
+        Self::redriving(batch_id.into(), processor.into(), args, filter, true)
+    }
+
+    fn redriving(
+        batch_id: String,
+        processor: String,
+        args: serde_json::Value,
+        filter: LetterFilter,
+        completed: bool,
+    ) -> Self {
+        let redrive_of = filter.batch_id.clone();
+        let args = RedriveArgs {
+            filter,
+            args,
+            page_size: DEFAULT_PAGE_SIZE,
+            completed,
+        };
+        let (args, defect) = match serde_json::to_value(args) {
+            Ok(args) => (args, None),
+            Err(e) => {
+                let message = e.to_string();
+                (
+                    serde_json::Value::Null,
+                    Some(InvalidBatch::Args { message }),
+                )
+            }
+        };
+        let mut batch = Self::named(batch_id, processor, args).page_size(LETTERS_PER_PAGE);
+        batch.defect = defect;
+        batch.spec.redrive_of = Some(redrive_of);
+        batch
+    }
+
+    /// Items that a page should have.
+    #[must_use]
+    pub fn page_size(mut self, items: u32) -> Self {
+        self.spec.page_size = items;
+        self
+    }
+
+    /// Pages in flight at most, over all workers. With 0 the batch waits until an operator raises it.
+    #[must_use]
+    pub fn max_parallelism(mut self, pages: u32) -> Self {
+        self.spec.max_parallelism = pages;
+        self
+    }
+
+    /// Pages that one activity processes in a row: a number, or an [`AutoStride`](crate::AutoStride); see [`Stride`].
+    #[must_use]
+    pub fn stride(mut self, stride: impl Into<Stride>) -> Self {
+        let (pages, auto) = match stride.into() {
+            Stride::Pages(pages) => (pages, None),
+            Stride::Auto(auto) => (auto.first(), Some(auto)),
+        };
+        self.spec.stride = pages;
+        self.spec.pace.auto_stride = auto;
+        self
+    }
+
+    /// Items per second at most, over all workers.
+    #[must_use]
+    pub fn rate(mut self, items_per_second: f64) -> Self {
+        self.spec.rate = Some(items_per_second);
+        self
+    }
+
+    /// Pages per second at most, over all workers.
+    #[must_use]
+    pub fn page_rate(mut self, pages_per_second: f64) -> Self {
+        self.spec.pace.page_rate = Some(pages_per_second);
+        self
+    }
+
+    /// A pause before each page, in which the page holds its place among those in flight; at most 1 h.
+    #[must_use]
+    pub fn page_pause(mut self, pause: Duration) -> Self {
+        self.spec.pace.page_pause = Some(pause);
+        self
+    }
+
+    /// Tunes the page size while the batch runs, so that a page takes as long as is aimed at. It begins
+    /// with [`page_size`](Self::page_size).
+    #[must_use]
+    pub fn auto_page_size(mut self, auto: AutoPageSize) -> Self {
+        self.spec.pace.auto_page_size = Some(auto);
+        self
+    }
+
+    /// Tunes the parallelism while the batch runs: up by one while that helps, down by half when pages
+    /// fail or a throttle says so. [`max_parallelism`](Self::max_parallelism) becomes the upper bound.
+    #[must_use]
+    pub fn auto_parallelism(mut self, auto: AutoParallelism) -> Self {
+        self.spec.max_parallelism = auto.max();
+        self.spec.pace.auto_parallelism = Some(auto);
+        self
+    }
+
+    /// Raises the parallelism step by step, in the time in which the batch runs.
+    /// [`max_parallelism`](Self::max_parallelism) becomes what the ramp ends at.
+    #[must_use]
+    pub fn ramp(mut self, ramp: Ramp) -> Self {
+        self.spec.max_parallelism = ramp.to();
+        self.spec.pace.ramp = Some(ramp);
+        self
+    }
+
+    /// Runs within this window, and within others that are added; holds outside of all of them.
+    #[must_use]
+    pub fn window(mut self, window: Window) -> Self {
+        self.spec.pace.windows.push(window);
+        self
+    }
+
+    /// Asks the [`Throttle`](crate::Throttle) of this name, and others that are added. The strictest of
+    /// them counts.
+    #[must_use]
+    pub fn throttle(mut self, name: impl Into<String>) -> Self {
+        self.spec.pace.throttles.push(name.into());
+        self
+    }
+
+    /// Continue-as-new after about this many pages, instead of when Temporal suggests it.
+    #[must_use]
+    pub fn pages_per_run(mut self, pages: u32) -> Self {
+        self.spec.pages_per_run = Some(pages);
+        self
+    }
+
+    /// Process only what comes after this cursor.
+    #[must_use]
+    pub fn first_cursor<C: Serialize>(mut self, cursor: &C) -> Self {
+        match PageToken::encode(cursor) {
+            Ok(token) => self.spec.first_cursor = Some(token),
+            Err(e) => {
+                self.defect = Some(InvalidBatch::FirstCursor {
+                    message: e.to_string(),
+                });
+            }
+        }
+        self
+    }
+
+    /// Failures beyond these pause or stop the batch.
+    #[must_use]
+    pub fn tolerate(mut self, tolerance: Tolerance) -> Self {
+        self.spec.tolerance = Some(tolerance);
+        self
+    }
+
+    /// Ends the batch as [`Outcome::Stopped`](crate::Outcome::Stopped) when it is not done after this
+    /// long, pauses included: no new page is started then, and running strides end at their page.
+    #[must_use]
+    pub fn deadline(mut self, after: Duration) -> Self {
+        self.spec.deadline = Some(after);
+        self
+    }
+
+    /// Tells the [`FailureHandler`](crate::FailureHandler) of this name of failures.
+    #[must_use]
+    pub fn on_failure(mut self, handler: impl Into<String>) -> Self {
+        self.spec.hooks.failure_handler = Some(handler.into());
+        self
+    }
+
+    /// Tells the [`Tracker`](crate::Tracker) of this name of the progress: at the start, every so often (5
+    /// min unless [`track_every`](Self::track_every) says otherwise), and at the end.
+    #[must_use]
+    pub fn track(mut self, tracker: impl Into<String>) -> Self {
+        self.spec.hooks.tracker = Some(tracker.into());
+        self
+    }
+
+    /// How often the tracker is called; at least 1 s.
+    #[must_use]
+    pub fn track_every(mut self, interval: Duration) -> Self {
+        self.spec.track_every = Some(interval);
+        self
+    }
+
+    /// Tells the [`CompletionHook`](crate::CompletionHook) of this name how the batch ended.
+    #[must_use]
+    pub fn on_completion(mut self, hook: impl Into<String>) -> Self {
+        self.spec.hooks.completion_hook = Some(hook.into());
+        self
+    }
+
+    /// What one attempt of a hook may take. A call has three attempts.
+    #[must_use]
+    pub fn hook_timeout(mut self, timeout: Duration) -> Self {
+        self.spec.hook_timeout = Some(timeout);
+        self
+    }
+
+    /// Batches with the same lock do not run together, whatever their task queues: one that is started while
+    /// another has the lock is refused, or [waits](Self::wait_for_lock). A batch has its lock from before its
+    /// first page until its last hook was called, continue-as-new included.
+    #[must_use]
+    pub fn lock(mut self, name: impl Into<String>) -> Self {
+        self.spec.lock = Some(name.into());
+        self
+    }
+
+    /// Waits for the lock while another batch has it. Of several that wait any may get it next. A deadline
+    /// counts from the start, so it bounds the wait too.
+    #[must_use]
+    pub fn wait_for_lock(mut self, wait: bool) -> Self {
+        self.spec.wait_for_lock = wait;
+        self
+    }
+
+    /// Goes no further than each of these before it was looked at. At the end of a stage nothing is in flight,
+    /// [`PageProcessor::check`] looks at everything up to the low-water mark, and what failed is compared with
+    /// what is [tolerated](Self::tolerate), whatever the size of the sample; without a tolerance any
+    /// failure counts. The batch goes on by itself if all is well. Otherwise it holds until somebody
+    /// approves it: `BatchHandle::approve`.
+    ///
+    /// A stage ends exact to the item: its last page is smaller than the others. A share needs
+    /// [`PageProcessor::size_hint`]; a batch that has one without is refused.
+    ///
+    /// ```
+    /// # use temporal_batch::{Batch, Stage};
+    /// let stages = [Stage::Items(100), Stage::Percent(1.0), Stage::Percent(10.0), Stage::All];
+    /// let batch = Batch::named("b", "p", serde_json::Value::Null).stages(stages);
+    /// assert!(batch.validate().is_ok());
+    /// ```
+    #[must_use]
+    pub fn stages(mut self, stages: impl IntoIterator<Item = Stage>) -> Self {
+        self.spec.stages = stages.into_iter().collect();
+        self
+    }
+
+    /// Holds at the end of each stage until somebody approves it, also where all is well.
+    #[must_use]
+    pub fn approve_stages(mut self, ask: bool) -> Self {
+        self.spec.approve_stages = ask;
+        self
+    }
+
+    /// Has [`PageProcessor::check`] look at everything after the last page. Where that does not hold the batch
+    /// ends as [`Outcome::CompletedWithFailures`](crate::Outcome::CompletedWithFailures).
+    #[must_use]
+    pub fn check_at_end(mut self, check: bool) -> Self {
+        self.spec.check_at_end = Some(check);
+        self
+    }
+
+    /// The share of this batch where the pages of several batches wait for the same workers: one of weight 3
+    /// gets three times what one of weight 1 gets. Without waiting pages it changes nothing. The server must
+    /// have fairness switched on (`matching.enableFairness`); [the dev server](crate::dev_server) has.
+    #[must_use]
+    pub fn weight(mut self, weight: f32) -> Self {
+        self.spec.weight = Some(weight);
+        self
+    }
+
+    /// Whether the processor names [partitions](PageProcessor::partitions). [`Batch::of`] knows it by itself; a
+    /// batch of a processor that is only known by name has to say it, and is refused by the worker otherwise.
+    #[must_use]
+    pub fn partitioned(mut self, partitioned: bool) -> Self {
+        self.spec.partitioned = partitioned;
+        self
+    }
+
+    /// The queue on which a worker with the processor polls. A batch whose processor no worker of the queue has waits for
+    /// one, and says so.
+    #[must_use]
+    pub fn task_queue(mut self, queue: impl Into<String>) -> Self {
+        self.task_queue = queue.into();
+        self
+    }
+
+    /// Allows an id whose earlier batch has ended to be used again: everything is run again, as a new
+    /// batch run.
+    #[must_use]
+    pub fn rerun(mut self, allow: bool) -> Self {
+        self.rerun = allow;
+        self
+    }
+
+    /// What starting does when a batch of this id is running.
+    #[must_use]
+    pub fn if_running(mut self, then: IfRunning) -> Self {
+        self.if_running = then;
+        self
+    }
+
+    /// Where a batch of this id has ended failed, stopped or cancelled, go on exactly where it stood, in
+    /// the same batch run, with this batch's limits. Processor and arguments must be the same. Where there
+    /// is no such batch, it is started.
+    #[must_use]
+    pub fn continues(mut self, go_on: bool) -> Self {
+        self.continues = go_on;
+        self
+    }
+}
+
+/// # Inspect
+impl Batch {
+    /// The id.
+    pub fn id(&self) -> &str {
+        &self.spec.batch_id
+    }
+
+    /// The name of the processor.
+    pub fn processor(&self) -> &str {
+        &self.spec.processor
+    }
+
+    /// Checks every setting.
+    ///
+    /// # Errors
+    /// The first setting that is not allowed, and what would be.
+    pub fn validate(&self) -> Result<(), InvalidBatch> {
+        if let Some(defect) = &self.defect {
+            return Err(defect.clone());
+        }
+        let spec = &self.spec;
+        validate_id(&spec.batch_id)?;
+        if spec.processor.is_empty() {
+            return Err(InvalidBatch::NoProcessor);
+        }
+        if self.task_queue.trim().is_empty() {
+            return Err(InvalidBatch::NoTaskQueue);
+        }
+        validate_page_size(spec.page_size)?;
+        validate_max_parallelism(spec.max_parallelism)?;
+        validate_stride(spec.stride)?;
+        if let Some(pages) = spec.pages_per_run {
+            within("pages per run", pages, 1, u32::MAX)?;
+        }
+        validate_rate(spec.rate)?;
+        spec.pace.validate()?;
+        if let Some(tolerance) = &spec.tolerance {
+            tolerance.validate()?;
+        }
+        validate_deadline(spec.deadline)?;
+        let longest = Duration::from_secs(366 * 86_400);
+        lasts(
+            "track interval",
+            spec.track_every,
+            SHORTEST_TRACK_EVERY,
+            longest,
+        )?;
+        lasts(
+            "hook timeout",
+            spec.hook_timeout,
+            HOOK_TIMEOUTS.0,
+            HOOK_TIMEOUTS.1,
+        )?;
+        if let Some(lock) = &spec.lock {
+            lock_name::validate(lock)?;
+        }
+        stage::validate(&spec.stages)?;
+        if spec.partitioned {
+            validate_partitioned(spec)?;
+        }
+        if spec.approve_stages && spec.stages.is_empty() {
+            return Err(InvalidBatch::NoStages);
+        }
+        if spec.wait_for_lock && spec.lock.is_none() {
+            return Err(InvalidBatch::NoLock);
+        }
+        if let Some(weight) = spec.weight
+            && !WEIGHTS.contains(&weight)
+        {
+            return Err(InvalidBatch::Weight { given: weight });
+        }
+        let bytes = spec.args.to_string().len();
+        // Those of a redrive hold those of another batch, which its processor has completed.
+        let redrives = spec.redrive_of.is_some();
+        if bytes > MAX_ARGS_BYTES + if redrives { OF_A_REDRIVE_BYTES } else { 0 } {
+            return Err(InvalidBatch::ArgsTooLarge { bytes });
+        }
+        Ok(())
+    }
+}
+
+/// What is not built for batches with partitions.
+fn validate_partitioned(spec: &BatchSpec) -> Result<(), InvalidBatch> {
+    let consecutive = spec.tolerance.as_ref();
+    let consecutive = consecutive.is_some_and(Tolerance::counts_consecutive);
+    let cannot = [
+        (!spec.stages.is_empty(), "stages"),
+        (spec.first_cursor.is_some(), "a first cursor"),
+        (spec.pace.auto_parallelism.is_some(), "auto_parallelism"),
+        (spec.redrive_of.is_some(), "a redrive"),
+        (consecutive, "tolerated consecutive failures"),
+    ];
+    match cannot.into_iter().find(|(is_set, _)| *is_set) {
+        Some((_, what)) => Err(InvalidBatch::Partitioned { what }),
+        None => Ok(()),
+    }
+}
+
+pub(crate) fn validate_max_parallelism(given: u32) -> Result<(), InvalidBatch> {
+    within("max parallelism", given, 0, MAX_PARALLELISM)
+}
+
+pub(crate) fn validate_stride(given: u32) -> Result<(), InvalidBatch> {
+    within("stride", given, 1, MAX_STRIDE)
+}
+
+pub(crate) fn validate_page_size(given: u32) -> Result<(), InvalidBatch> {
+    within("page size", given, 1, MAX_PAGE_SIZE)
+}
+
+pub(crate) fn validate_deadline(given: Option<Duration>) -> Result<(), InvalidBatch> {
+    let longest = Duration::from_secs(366 * 86_400);
+    lasts("deadline", given, SHORTEST_DEADLINE, longest)
+}
+
+pub(crate) fn validate_rate(given: Option<f64>) -> Result<(), InvalidBatch> {
+    match given {
+        Some(given) if !is_rate(given) => Err(InvalidBatch::Rate { given }),
+        _ => Ok(()),
+    }
+}
+
+pub(crate) fn validate_page_rate(given: Option<f64>) -> Result<(), InvalidBatch> {
+    match given {
+        Some(given) if !is_rate(given) => Err(InvalidBatch::PageRate { given }),
+        _ => Ok(()),
+    }
+}
+
+fn is_rate(given: f64) -> bool {
+    given.is_finite() && given > 0.0
+}
+
+pub(crate) fn validate_page_pause(given: Option<Duration>) -> Result<(), InvalidBatch> {
+    lasts("page pause", given, PAGE_PAUSES.0, PAGE_PAUSES.1)
+}
+
+fn lasts(
+    what: &'static str,
+    given: Option<Duration>,
+    min: Duration,
+    max: Duration,
+) -> Result<(), InvalidBatch> {
+    match given {
+        Some(given) if !(min..=max).contains(&given) => Err(InvalidBatch::Lasts {
+            what,
+            given,
+            min,
+            max,
+        }),
+        _ => Ok(()),
+    }
+}
+
+pub(crate) fn validate_id(id: &str) -> Result<(), InvalidBatch> {
+    let printable = id.chars().all(|c| !c.is_whitespace() && !c.is_control());
+    if id.is_empty() || id.chars().count() > MAX_ID_CHARS || !printable {
+        return Err(InvalidBatch::Id {
+            given: crate::base::error::truncate(&id.escape_debug().to_string(), 60),
+        });
+    }
+    Ok(())
+}
+
+fn within(what: &'static str, given: u32, min: u32, max: u32) -> Result<(), InvalidBatch> {
+    if (min..=max).contains(&given) {
+        Ok(())
+    } else {
+        Err(InvalidBatch::OutOfRange {
+            what,
+            given,
+            min,
+            max,
+        })
+    }
+}
+
+/// A setting of a batch that is not allowed. Nothing was started.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidBatch {
+    /// The batch id cannot be a workflow id.
+    #[error(
+        "batch id \"{given}\" is not allowed; use 1 to {MAX_ID_CHARS} characters without white space"
+    )]
+    Id {
+        /// The id, shortened.
+        given: String,
+    },
+    /// No processor was named.
+    #[error("no processor is named")]
+    NoProcessor,
+    /// No task queue was named.
+    #[error("the task queue is empty")]
+    NoTaskQueue,
+    /// A whole number is outside of its range.
+    #[error("{what} is {given}; it must be from {min} to {max}")]
+    OutOfRange {
+        /// The setting.
+        what: &'static str,
+        /// The value that was given.
+        given: u32,
+        /// Lowest allowed value.
+        min: u32,
+        /// Highest allowed value.
+        max: u32,
+    },
+    /// The name of the lock is not allowed.
+    #[error(transparent)]
+    Lock(#[from] InvalidLockName),
+    /// The stages cannot follow each other.
+    #[error(transparent)]
+    Stages(#[from] InvalidStages),
+    /// Stages are to be approved, but there are none.
+    #[error("stages are to be approved, but there are none")]
+    NoStages,
+    /// The batch is to wait for a lock, but has none.
+    #[error("the batch is to wait for its lock, but no lock is named")]
+    NoLock,
+    /// The weight is out of its range.
+    #[error("weight is {given}; it must be from {} to {}", WEIGHTS.start(), WEIGHTS.end())]
+    Weight {
+        /// The weight that was given.
+        given: f32,
+    },
+    /// A setting does not go together with partitions.
+    #[error("{what} cannot be had with partitions; leave it out")]
+    Partitioned {
+        /// The setting.
+        what: &'static str,
+    },
+    /// The rate is not a positive number.
+    #[error("rate is {given} items per second; it must be more than 0 (leave it out for no limit)")]
+    Rate {
+        /// The rate that was given.
+        given: f64,
+    },
+    /// The rate of pages is not a positive number.
+    #[error(
+        "page rate is {given} pages per second; it must be more than 0 (leave it out for no limit)"
+    )]
+    PageRate {
+        /// The rate that was given.
+        given: f64,
+    },
+    /// A duration is outside of its range.
+    #[error("{what} is {}; it must be from {} to {}", exactly(*given), exactly(*min), exactly(*max))]
+    Lasts {
+        /// The setting.
+        what: &'static str,
+        /// The value that was given.
+        given: Duration,
+        /// Shortest allowed value.
+        min: Duration,
+        /// Longest allowed value.
+        max: Duration,
+    },
+    /// A tolerated share is not a share.
+    #[error("the tolerated share is {given} %; it must be from 0 to 100")]
+    TolerancePercent {
+        /// The share that was given.
+        given: f64,
+    },
+    /// No failure in a row would be tolerated.
+    #[error(
+        "tolerated consecutive failures are 0; it must be at least 1 (leave it out for no limit)"
+    )]
+    ToleranceConsecutive,
+    /// Too many of something are listed.
+    #[error("{given} {what} are named; at most {max} are allowed")]
+    TooMany {
+        /// What.
+        what: &'static str,
+        /// How many were given.
+        given: usize,
+        /// How many are allowed.
+        max: usize,
+    },
+    /// The ramp cannot work.
+    #[error(transparent)]
+    Ramp(#[from] InvalidRamp),
+    /// The bounds of the page size cannot work.
+    #[error(transparent)]
+    AutoPageSize(#[from] InvalidAutoPageSize),
+    /// The target of the strides cannot work.
+    #[error(transparent)]
+    AutoStride(#[from] InvalidAutoStride),
+    /// The bounds of the parallelism cannot work.
+    #[error(transparent)]
+    AutoParallelism(#[from] InvalidAutoParallelism),
+    /// There is no such setting.
+    #[error(
+        "there is no setting `{name}`{}",
+        meant.map(|name| format!("; did you mean `{name}`?")).unwrap_or_default()
+    )]
+    UnknownSetting {
+        /// The value that was given.
+        name: String,
+        /// The setting that is most like it.
+        meant: Option<&'static str>,
+    },
+    /// The arguments do not serialize.
+    #[error("the arguments do not serialize to JSON: {message}")]
+    Args {
+        /// What the serializer said.
+        message: String,
+    },
+    /// The arguments are too large to be kept with the batch.
+    #[error(
+        "the arguments are {bytes} bytes of JSON; at most {MAX_ARGS_BYTES} are allowed (pass a reference to large data instead)"
+    )]
+    ArgsTooLarge {
+        /// Their size.
+        bytes: usize,
+    },
+    /// The processor could not prepare the batch. Only [`testing`](crate::testing) finds out before the start.
+    #[error("the batch cannot be prepared: {message}")]
+    Prepare {
+        /// What the processor said.
+        message: String,
+    },
+    /// The first cursor is unusable.
+    #[error("the first cursor is not usable: {message}")]
+    FirstCursor {
+        /// Why.
+        message: String,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn batch() -> Batch {
+        Batch::named("b", "p", serde_json::Value::Null)
+    }
+
+    #[test]
+    fn the_defaults_are_allowed() {
+        assert_eq!(batch().validate(), Ok(()));
+        assert_eq!(batch().max_parallelism(0).validate(), Ok(()));
+    }
+
+    #[test]
+    fn the_default_queue_is_the_name_of_the_program_wherever_it_lies() {
+        for (path, queue) in [
+            ("/usr/bin/shop-batches", "shop-batches"),
+            ("target/release/examples/fix_emails", "fix_emails"),
+            ("C/shop.exe", "shop"),
+            ("/srv/shop-batches (deleted)", "shop-batches"),
+            ("/", "temporal-batch"),
+        ] {
+            assert_eq!(queue_of_program(Path::new(path)), queue);
+        }
+        assert_eq!(batch().task_queue, default_task_queue());
+    }
+
+    #[test]
+    fn bad_settings_are_refused_with_what_is_allowed() {
+        let message = |b: Batch| b.validate().unwrap_err().to_string();
+        assert_eq!(
+            message(batch().page_size(0)),
+            "page size is 0; it must be from 1 to 1000000"
+        );
+        assert_eq!(
+            message(batch().max_parallelism(501)),
+            "max parallelism is 501; it must be from 0 to 500"
+        );
+        assert!(message(batch().stride(0)).contains("stride is 0"));
+        assert!(message(batch().pages_per_run(0)).contains("pages per run is 0"));
+        for rate in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            assert!(message(batch().rate(rate)).contains("more than 0"));
+        }
+        let deadline = message(batch().deadline(Duration::ZERO));
+        assert!(
+            deadline.contains("deadline is 0s; it must be from 1s"),
+            "{deadline}"
+        );
+        assert!(message(batch().track_every(Duration::ZERO)).contains("track interval is 0s"));
+        assert!(message(batch().hook_timeout(Duration::ZERO)).contains("hook timeout is 0s"));
+        let none = Tolerance::new().consecutive(0);
+        assert!(message(batch().tolerate(none)).contains("at least 1"));
+        assert!(message(batch().task_queue(" ")).contains("task queue"));
+        assert!(message(batch().lock("a b")).contains("lock name \"a b\""));
+        assert!(message(batch().wait_for_lock(true)).contains("no lock is named"));
+        assert!(message(batch().approve_stages(true)).contains("there are none"));
+        let shrinking = [Stage::Items(5), Stage::Items(4)];
+        assert!(message(batch().stages(shrinking)).contains("have to grow"));
+        for weight in [0.0, -1.0, 1_001.0, f32::NAN] {
+            let message = message(batch().weight(weight));
+            assert!(message.contains("from 0.001 to 1000"), "{message}");
+        }
+        for id in ["", "a b", "a\n", &"x".repeat(201)] {
+            let named = Batch::named(id, "p", serde_json::Value::Null);
+            assert!(message(named).contains("batch id"), "{id:?}");
+        }
+        let large = serde_json::Value::String("x".repeat(600_000));
+        assert!(message(Batch::named("b", "p", large)).contains("at most 524288"));
+    }
+}

@@ -1,0 +1,298 @@
+//! `ensure-complete`: for deploy scripts that must not go on before a batch is done and found right.
+
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::{
+    batch::validate_id,
+    cli::{
+        args::{temporal_server::ConnectionArgs, tolerance::length},
+        commands::{
+            failures::{known_to, no_such_batch},
+            redrive::args_of,
+            start::json_or_file,
+            verify::{Certificate, verify_known},
+        },
+        exit::{CliError, CliResult, Exit},
+        processors::Processors,
+        render::{
+            batch_view::SCHEMA,
+            output::{self, note},
+            repair::{Broken, Repair},
+        },
+    },
+    engine::{
+        client::{BatchClient, BatchHandle, BatchState, ProgressError, RedriveError},
+        worker::shutdown_signal,
+    },
+    processor::store::dead_letter::LetterFilter,
+    progress::{BatchReport, Outcome, check::Check},
+};
+
+#[derive(Args, Debug)]
+pub(crate) struct EnsureCompleteArgs {
+    /// The batch
+    #[arg(value_name = "ID")]
+    batch_id: String,
+
+    /// Check now and from here, as `verify` does, rather than trusting the check at the end of the batch
+    #[arg(long)]
+    check_now: bool,
+
+    /// Wait for a batch that still runs
+    #[arg(long)]
+    wait: bool,
+
+    /// Wait no longer than this
+    #[arg(long, value_name = "DURATION", value_parser = length, requires = "wait")]
+    timeout: Option<Duration>,
+
+    /// The processor, for a batch that the server has forgotten
+    #[arg(long, value_name = "PROCESSOR")]
+    processor: Option<String>,
+
+    /// The arguments of the processor as JSON, or @FILE [default: those that the batch had]
+    #[arg(long, value_name = "JSON|@FILE", value_parser = json_or_file, allow_hyphen_values = true)]
+    args: Option<Value>,
+
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+
+    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+    #[command(flatten)]
+    pub(crate) database: crate::cli::args::databases::DatabaseArgs,
+}
+
+impl EnsureCompleteArgs {
+    pub(crate) async fn run(
+        &self,
+        connection: &ConnectionArgs,
+        processors: &Processors,
+    ) -> CliResult {
+        validate_id(&self.batch_id)?;
+        let connected = connection.connect().await?;
+        let handle = connected.client.handle(&self.batch_id)?;
+        let ended = match handle.state().await {
+            Err(ProgressError::NotFound { .. }) => Some(self.forgotten(processors).await?),
+            state => self.ended(&handle, state?).await?,
+        };
+        let exit = match ended {
+            Some(report) => self.judge(&connected.client, &report, processors).await?,
+            None => Exit::Interrupted,
+        };
+        connected.close().await?;
+        Ok(exit)
+    }
+
+    /// `None`: interrupted.
+    async fn ended(
+        &self,
+        handle: &BatchHandle,
+        state: BatchState,
+    ) -> CliResult<Option<BatchReport>> {
+        let id = &self.batch_id;
+        if state.is_open() && !self.wait {
+            return Err(
+                CliError::failure(format_args!("batch \"{id}\" is not complete: it runs"))
+                    .hint("--wait waits for its end"),
+            );
+        }
+        if state.is_open() {
+            note(format_args!(
+                "batch \"{id}\" runs, and its end is waited for"
+            ));
+        }
+        let stop = shutdown_signal()
+            .map_err(|e| CliError::caused("signals cannot be listened for", &e))?;
+        let late = async {
+            match self.timeout {
+                Some(timeout) => tokio::time::sleep(timeout).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            report = handle.result() => Ok(Some(report?)),
+            () = late => Err(CliError::failure(format_args!(
+                "batch \"{id}\" is not complete: it still runs after the time that it was waited for"
+            ))),
+            () = stop => {
+                note("not waited for any longer; the batch goes on");
+                Ok(None)
+            }
+        }
+    }
+
+    async fn judge(
+        &self,
+        client: &BatchClient,
+        report: &BatchReport,
+        processors: &Processors,
+    ) -> CliResult {
+        let id = &self.batch_id;
+        let reason = report.reason.as_ref();
+        let why = reason.map_or_else(String::new, |reason| format!(": {reason}"));
+        let outcome = format!("batch \"{id}\" is not complete: {}{why}", report.outcome);
+        let mut verdict = Verdict::of(report);
+        let ended = [Outcome::Completed, Outcome::CompletedWithFailures];
+        if !ended.contains(&report.outcome) {
+            return Ok(self.tell(verdict.not(Exit::of(report), outcome)));
+        }
+        let args = self.args(client, processors, report).await;
+        if report.outcome == Outcome::CompletedWithFailures {
+            let broken = Broken {
+                progress: &report.progress,
+                args: args.as_ref().unwrap_or(&Value::Null),
+            };
+            verdict.repair = Repair::of(client, broken, processors).await?;
+            match &verdict.repair {
+                Some(repair) if repair.all_settled() => {}
+                Some(repair) => {
+                    let why = format!("{outcome}; {}", repair.summary());
+                    return Ok(self.tell(verdict.not(Exit::WithFailures, why)));
+                }
+                None => return Ok(self.tell(verdict.not(Exit::WithFailures, outcome))),
+            }
+        }
+        let at_end = report.progress.check.as_ref().filter(|check| check.at_end);
+        let at_end = at_end.and_then(|check| check.found.as_ref());
+        let before_redrives = at_end.filter(|found| !found.holds() && verdict.repair.is_some());
+        let found = match at_end {
+            _ if self.check_now || before_redrives.is_some() => {
+                match self.check_now(report, args, processors).await? {
+                    Some(found) => found,
+                    None => return Ok(Exit::Interrupted),
+                }
+            }
+            Some(found) => found.clone(),
+            None => {
+                return Err(CliError::failure(format_args!(
+                    "batch \"{id}\" is completed, but its result was never checked"
+                ))
+                .hint("--check-now does; with `start --check` or `backfill --verify` a batch is checked at its end"));
+            }
+        };
+        let summary = found.summary();
+        verdict.check = Some(summary.clone());
+        if !found.holds() {
+            let why =
+                format!("batch \"{id}\" is completed, but the check does not hold: {summary}");
+            return Ok(self.tell(verdict.not(Exit::WithFailures, why)));
+        }
+        let repaired = match &verdict.repair {
+            Some(repair) => format!("; {}", repair.summary()),
+            None => String::new(),
+        };
+        verdict.complete = true;
+        verdict.because = format!("batch \"{id}\" is complete and checked: {summary}{repaired}");
+        Ok(self.tell(verdict))
+    }
+
+    /// The arguments of the batch, from the server or else from the command line.
+    async fn args(
+        &self,
+        client: &BatchClient,
+        processors: &Processors,
+        report: &BatchReport,
+    ) -> CliResult<Value> {
+        match client.redrive_of(LetterFilter::of(&self.batch_id)).await {
+            _ if self.args.is_some() => {}
+            Ok(batch) => return args_of(&batch),
+            Err(RedriveError::NotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let given = self.args.clone();
+        Ok(processors.check(&report.progress.processor, given, None)?.0)
+    }
+
+    /// A check that is made from here; `None`: interrupted.
+    async fn check_now(
+        &self,
+        report: &BatchReport,
+        args: CliResult<Value>,
+        processors: &Processors,
+    ) -> CliResult<Option<Check>> {
+        let progress = &report.progress;
+        let verifying = verify_known(Some(report.outcome), progress, None, args?, processors);
+        let certificate = Box::pin(verifying).await?;
+        Ok(certificate.map(Certificate::into_check))
+    }
+
+    /// The report of a batch that the server has forgotten, where its processor keeps it.
+    async fn forgotten(&self, processors: &Processors) -> CliResult<BatchReport> {
+        let id = &self.batch_id;
+        let Some(name) = &self.processor else {
+            return Err(no_such_batch(id));
+        };
+        let (args, _) = processors.check(name, self.args.clone(), None)?;
+        let store = processors.letters(name, &args).await.map_err(|why| {
+            CliError::failure(format_args!(
+                "the server remembers no batch \"{id}\", and its dead letters cannot be looked at: {why}"
+            ))
+        })?;
+        known_to(&*store, id, name).await?.ok_or_else(|| {
+            CliError::failure(format_args!(
+                "the server remembers no batch \"{id}\", and processor \"{name}\" keeps no report of it"
+            ))
+        })
+    }
+
+    fn tell(&self, verdict: Verdict) -> Exit {
+        let exit = verdict.exit;
+        if self.json {
+            output::json(&verdict);
+            return exit;
+        }
+        match verdict.complete {
+            true => {
+                output::result(&verdict.because);
+            }
+            false => note(&verdict.because),
+        }
+        for redrive in verdict.repair.iter().flat_map(Repair::redrives) {
+            note(format_args!("redrive {redrive}"));
+        }
+        exit
+    }
+}
+
+/// Whether a batch is complete. Its JSON is documented in `docs/cli.md`.
+#[derive(Debug, Serialize)]
+struct Verdict {
+    schema: u32,
+    batch_id: String,
+    complete: bool,
+    outcome: Outcome,
+    because: String,
+    /// The result of the check that counts.
+    check: Option<String>,
+    repair: Option<Repair>,
+    #[serde(skip)]
+    exit: Exit,
+}
+
+impl Verdict {
+    fn of(report: &BatchReport) -> Self {
+        Self {
+            schema: SCHEMA,
+            batch_id: report.progress.batch_id.clone(),
+            complete: false,
+            outcome: report.outcome,
+            because: String::new(),
+            check: None,
+            repair: None,
+            exit: Exit::Done,
+        }
+    }
+
+    fn not(self, exit: Exit, because: String) -> Self {
+        Self {
+            exit,
+            because,
+            ..self
+        }
+    }
+}

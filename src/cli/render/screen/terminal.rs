@@ -1,0 +1,140 @@
+//! The terminal: taken, read, and always given back.
+
+use std::{
+    io::{self, BufWriter, Stderr, Write as _},
+    sync::{
+        Arc, Once,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use ratatui::{
+    Frame, Terminal,
+    backend::CrosstermBackend,
+    crossterm::{
+        cursor::{Hide, Show},
+        event::{self, Event},
+        execute,
+        terminal::{EnterAlternateScreen, LeaveAlternateScreen, disable_raw_mode, enable_raw_mode},
+    },
+};
+use tokio::sync::mpsc;
+
+use crate::cli::render::output;
+
+/// Whether the terminal is ours. A panic anywhere gives it back.
+static UP: AtomicBool = AtomicBool::new(false);
+static HOOK: Once = Once::new();
+
+/// The terminal in raw mode, with a screen of its own. Dropping it gives the terminal back.
+pub(super) struct Screen {
+    // Results go to standard output, so the screen does not.
+    terminal: Terminal<CrosstermBackend<BufWriter<Stderr>>>,
+}
+
+impl Screen {
+    pub(super) fn enter() -> io::Result<Self> {
+        HOOK.call_once(|| {
+            let before = std::panic::take_hook();
+            std::panic::set_hook(Box::new(move |panic| {
+                give_back();
+                before(panic);
+            }));
+        });
+        let backend = CrosstermBackend::new(BufWriter::new(io::stderr()));
+        let terminal = Terminal::new(backend)?;
+        UP.store(true, Ordering::SeqCst);
+        // From here on dropping undoes what was done.
+        let screen = Self { terminal };
+        output::hold();
+        enable_raw_mode()?;
+        execute!(io::stderr(), EnterAlternateScreen, Hide)?;
+        Ok(screen)
+    }
+
+    /// Draws one frame, in the size that the terminal has now.
+    ///
+    /// # Errors
+    /// When the terminal takes no output, or a panic elsewhere has given it back.
+    pub(super) fn draw(&mut self, frame: impl FnOnce(&mut Frame<'_>)) -> io::Result<()> {
+        if !UP.load(Ordering::SeqCst) {
+            return Err(io::Error::other(
+                "the terminal was given back after a panic",
+            ));
+        }
+        self.terminal.draw(frame)?;
+        Ok(())
+    }
+
+    pub(super) fn leave(self) {}
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        give_back();
+    }
+}
+
+/// Leaves raw mode and the screen, and writes what was held back. The second call does nothing.
+fn give_back() {
+    if UP.swap(false, Ordering::SeqCst) {
+        // Whatever fails here, the rest is worth trying.
+        let _ = disable_raw_mode();
+        let _ = execute!(io::stderr(), LeaveAlternateScreen, Show);
+        let _ = io::stderr().flush();
+        output::release();
+    }
+}
+
+/// How long the end of [`Input`] takes at most.
+const READ_FOR: Duration = Duration::from_millis(50);
+
+/// The thread that reads keys and resizes.
+pub(super) struct Input {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Input {
+    pub(super) fn start() -> (Self, mpsc::UnboundedReceiver<io::Result<Event>>) {
+        let (send, events) = mpsc::unbounded_channel();
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let read = move || {
+            while !stopped.load(Ordering::SeqCst) {
+                let event = match event::poll(READ_FOR) {
+                    Ok(false) => continue,
+                    Ok(true) => event::read(),
+                    Err(error) => Err(error),
+                };
+                let failed = event.is_err();
+                if send.send(event).is_err() || failed {
+                    return;
+                }
+            }
+        };
+        let thread = std::thread::spawn(read);
+        let input = Self {
+            stop,
+            thread: Some(thread),
+        };
+        (input, events)
+    }
+
+    /// Returns when nobody reads the terminal any more.
+    pub(super) fn stop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        if let Some(thread) = self.thread.take() {
+            // A panic there was told by the hook.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Input {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

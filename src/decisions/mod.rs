@@ -1,0 +1,7 @@
+//! The decisions of a batch, pure: no clock, no I/O, no Temporal.
+
+pub(crate) mod chain;
+pub(crate) mod pacing;
+pub(crate) mod partitions;
+pub(crate) mod scheduler;
+pub(crate) mod state;

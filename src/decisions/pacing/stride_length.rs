@@ -1,0 +1,891 @@
+//! Stride lengths that follow the time that pages take.
+//!
+//! A stride costs the server and the controller about the same however long it is, so it should be long; and
+//! what is cut into strides can only be shared out as strides, so it should not be too long. The target is
+//! the time that an activity takes. Mistakes are cheap, since a stride gives back what is left of it when it
+//! takes much longer than that: so lengths follow what is seen at once, up and down.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use jiff::SignedDuration;
+use serde::{Deserialize, Serialize};
+
+use crate::{base::text::exactly, batch::MAX_STRIDE};
+
+const TARGETS: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(600);
+const DEFAULT_TARGET: Duration = Duration::from_secs(5);
+/// A stride gives the rest of it back at a page boundary after so many targets.
+const TIME_LIMIT: u32 = 2;
+/// Strides that every slot gets of what is not cut yet, where that is known: the last ones are short then,
+/// so that all slots end at about the same time.
+const ROUNDS: f64 = 2.0;
+/// The same where nobody knows how much is left, which is taken to be as much as has been found.
+const ROUNDS_UNKNOWN: f64 = 2.0;
+/// And no stride is longer than this part of the target there, since any of them may turn out to be the last.
+const LONGEST_UNKNOWN: f64 = 1.0 / 4.0;
+/// How far data may go beyond what was expected, as a part of what has been found.
+const BEYOND: f64 = 1.0 / 16.0;
+/// Strides are not cut shorter than this part of the target to have them end together: an activity costs more
+/// than what that would save. And as long as no page has been timed, strides give back what is left of them
+/// after this part of it.
+const SHORTEST: f64 = 1.0 / 20.0;
+/// Pages of the first strides, where every slot can have so many several times.
+const FIRST: u32 = 16;
+/// Strides are at most this many times as long as what their length is made from.
+const GROWTH: f64 = 32.0;
+/// What remains of older reports with each new one.
+const FADES: f64 = 7.0 / 8.0;
+/// The same when pages have become faster or slower by more than `CHANGED`.
+const FADES_FAST: f64 = 1.0 / 4.0;
+const CHANGED: f64 = 2.0;
+const ROUNDING: f64 = 1e-9;
+/// Lengths of open strides that are remembered.
+const MAX_CUTS: usize = 16;
+
+/// How many pages one activity processes in a row: a number, or one that is found while the batch runs.
+///
+/// More than 1 needs a source that can [skip ahead](crate::PageProcessor::skip_ahead). With any other, each activity has
+/// one page whatever is asked, and [`Progress::warnings`](crate::Progress::warnings) says so.
+///
+/// As text: `8`, `auto`, `auto@10s`.
+///
+/// ```
+/// use std::time::Duration;
+/// use temporal_batch::{AutoStride, Batch, Stride};
+///
+/// let batch = || Batch::named("emails", "hash-emails", serde_json::Value::Null);
+/// let _ = batch().stride(8);
+/// let _ = batch().stride(AutoStride::of(Duration::from_secs(10)));
+/// assert_eq!("auto@10s".parse(), Ok(Stride::Auto(AutoStride::of(Duration::from_secs(10)))));
+/// assert_eq!("8".parse(), Ok(Stride::Pages(8)));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stride {
+    /// So many, from 1 to 10,000.
+    #[serde(rename = "fixed")]
+    Pages(u32),
+    /// As many as take about the target time.
+    Auto(AutoStride),
+}
+
+impl From<u32> for Stride {
+    fn from(pages: u32) -> Self {
+        Self::Pages(pages)
+    }
+}
+
+impl From<AutoStride> for Stride {
+    fn from(auto: AutoStride) -> Self {
+        Self::Auto(auto)
+    }
+}
+
+impl FromStr for Stride {
+    type Err = InvalidAutoStride;
+
+    fn from_str(given: &str) -> Result<Self, Self::Err> {
+        match given.parse() {
+            Ok(pages) => Ok(Self::Pages(pages)),
+            Err(_) => given.parse().map(Self::Auto),
+        }
+    }
+}
+
+/// Lets a batch find the length of its strides: as many pages as take about the target time.
+///
+/// | setting | default | allowed |
+/// |---|---|---|
+/// | `target` | 5 s for an activity | 100 ms to 10 min |
+/// | `beginning_with` | 1 page in the first strides | 1 to 10,000 |
+///
+/// The time counts from the first page of a stride to its last one, with the waits for the rate and between
+/// pages.
+///
+/// - The first strides have up to 16 pages (or what they are to [begin with](Self::beginning_with), if that is more), but give back
+///   what they have left after a twentieth of the target, at the end of a page, until the first of them has told how
+///   long its pages took.
+/// - From then on a stride has at most 32 times the pages that were seen lately, never more than 10,000, and gives
+///   back what it has left after twice the target.
+/// - All pages in flight end together: towards the end of the data no stride has more than half of what each slot has
+///   left, but strides of less than a twentieth of the target are not made for that.
+/// - All this where [`PageProcessor::size_hint`](crate::PageProcessor::size_hint) tells how much there is. Where it
+///   does not, the first strides have one page, none has more than half of what was found so far for each slot, and
+///   none takes more than a quarter of the target.
+///
+/// A source that cannot [skip ahead](crate::PageProcessor::skip_ahead) has strides of one page all the same.
+///
+/// As text: `auto`, `auto@10s`.
+///
+/// ```
+/// use std::time::Duration;
+/// use temporal_batch::AutoStride;
+///
+/// let stride: AutoStride = "auto@10s".parse()?;
+/// assert_eq!(stride, AutoStride::of(Duration::from_secs(10)));
+/// assert_eq!(stride.to_string(), "10s");
+/// # Ok::<(), temporal_batch::InvalidAutoStride>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AutoStride {
+    target: Duration,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first: Option<u32>,
+}
+
+impl Default for AutoStride {
+    fn default() -> Self {
+        Self::of(DEFAULT_TARGET)
+    }
+}
+
+impl AutoStride {
+    /// Aims at strides that take this long. Nothing is checked before the batch is started.
+    pub fn of(target: Duration) -> Self {
+        Self {
+            target,
+            first: None,
+        }
+    }
+
+    /// The pages of the strides of a new batch before any page was timed. A batch that runs keeps the length that it has.
+    #[must_use]
+    pub fn beginning_with(mut self, pages: u32) -> Self {
+        self.first = Some(pages);
+        self
+    }
+
+    pub(crate) fn first(&self) -> u32 {
+        self.first.unwrap_or(1)
+    }
+
+    /// How long a stride should take.
+    pub fn target_duration(&self) -> Duration {
+        self.target
+    }
+
+    pub(crate) fn validate(&self) -> Result<(), InvalidAutoStride> {
+        let given = self.target;
+        if !TARGETS.contains(&given) {
+            return Err(InvalidAutoStride::Target { given });
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for AutoStride {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match SignedDuration::try_from(self.target) {
+            Ok(target) => write!(f, "{target:#}"),
+            Err(_) => write!(f, "{:?}", self.target),
+        }
+    }
+}
+
+impl FromStr for AutoStride {
+    type Err = InvalidAutoStride;
+
+    fn from_str(given: &str) -> Result<Self, Self::Err> {
+        let parsed = parse(given).ok_or_else(|| InvalidAutoStride::Syntax {
+            given: given.chars().take(60).collect(),
+        })?;
+        parsed.validate()?;
+        Ok(parsed)
+    }
+}
+
+fn parse(given: &str) -> Option<AutoStride> {
+    match given.strip_prefix("auto")? {
+        "" => Some(AutoStride::default()),
+        rest => {
+            let target = rest.strip_prefix('@')?.parse::<SignedDuration>().ok()?;
+            Some(AutoStride::of(target.try_into().ok()?))
+        }
+    }
+}
+
+/// What is wrong with an [`AutoStride`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidAutoStride {
+    /// The text is not one that stands for a target.
+    #[error(
+        "automatic stride \"{given}\" is not understood; write it like \"auto\" or \"auto@10s\""
+    )]
+    Syntax {
+        /// The text, shortened.
+        given: String,
+    },
+    /// The target is outside of its range.
+    #[error(
+        "the target for a stride is {}; it must be from {} to {}",
+        exactly(*given), exactly(*TARGETS.start()), exactly(*TARGETS.end())
+    )]
+    Target {
+        /// The target that was given.
+        given: Duration,
+    },
+}
+
+/// What one stride says of its pages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct StrideSample {
+    pub pages: u32,
+    /// Items that each page was asked for.
+    pub page_size: u32,
+    /// All these pages together, with their waits.
+    pub took: Duration,
+    /// The source cannot skip ahead.
+    pub cannot_skip: bool,
+}
+
+/// The data that the next strides are cut from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Uncut {
+    /// Pages that are in no stride yet, where their number is expected.
+    pub left: Option<u64>,
+    /// Pages that are in a stride, finished ones included.
+    pub found: u64,
+    /// Pages in flight at most.
+    pub slots: u32,
+    pub page_size: u32,
+}
+
+/// Pages of the next strides, and what makes them so many.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct Length {
+    pub pages: u32,
+    pub by: LengthBy,
+}
+
+/// What decides how long strides are.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum LengthBy {
+    Setting,
+    /// The source cannot skip ahead.
+    Source,
+    /// No page has been timed yet.
+    Beginning,
+    /// Longer ones are tried next.
+    Growth,
+    /// What a page takes.
+    PageTime(Duration),
+    /// All slots should end together.
+    Rest,
+    /// Nobody knows how much is left.
+    Unknown,
+    /// No stride may be longer.
+    Longest,
+}
+
+impl fmt::Display for LengthBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Setting => "as set",
+            Self::Source => "the source cannot skip ahead",
+            Self::Beginning => "no page has been timed yet",
+            Self::Growth => "longer ones are tried next",
+            Self::PageTime(each) => return write!(f, "a page takes about {}", about(*each)),
+            Self::Rest => "what is left is divided among the slots",
+            Self::Unknown => "nobody knows how much is left",
+            Self::Longest => "no stride may be longer",
+        })
+    }
+}
+
+/// A length of time in about three digits.
+fn about(time: Duration) -> String {
+    let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX).max(1);
+    let digits = 10u64.pow(nanos.ilog10().saturating_sub(2));
+    let time = Duration::from_nanos(nanos / digits * digits);
+    humantime::format_duration(time).to_string()
+}
+
+/// Decides how many pages the next strides have, and remembers how many those have that are open.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct StrideLength {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    auto: Option<AutoStride>,
+    /// As set; what a tuned length begins with.
+    pages: u32,
+    #[serde(default)]
+    seen: Seen,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    cannot_skip: bool,
+    /// By the number of the first stride of a length.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    cuts: Vec<(u64, u32)>,
+}
+
+/// What was seen lately, older reports for less: pages, the items that they were asked for, microseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Seen(f64, f64, f64);
+
+impl Seen {
+    /// Microseconds of a page that is asked for so many items.
+    fn micros(&self, page_size: u32) -> Option<f64> {
+        let Self(_, items, micros) = *self;
+        (items > 0.0).then(|| (micros / items * f64::from(page_size.max(1))).max(1.0))
+    }
+
+    fn add(&mut self, new: Self, part: f64) {
+        self.0 = self.0 * part + new.0;
+        self.1 = self.1 * part + new.1;
+        self.2 = self.2 * part + new.2;
+    }
+}
+
+/// # Construct and change
+impl StrideLength {
+    /// Tuned from the beginning.
+    pub fn tuned(auto: AutoStride, initial: u32) -> Self {
+        Self {
+            auto: Some(auto),
+            ..Self::fixed(initial)
+        }
+    }
+
+    /// Of a batch whose strides have had so many pages so far.
+    pub fn fixed(pages: u32) -> Self {
+        Self {
+            auto: None,
+            pages,
+            seen: Seen::default(),
+            cannot_skip: false,
+            cuts: vec![(0, pages)],
+        }
+    }
+
+    /// Strides of so many pages from here on.
+    pub fn fix(&mut self, pages: u32) {
+        self.auto = None;
+        self.pages = pages;
+    }
+
+    /// Tunes the length from here on.
+    pub fn tune(&mut self, auto: AutoStride) {
+        self.auto = Some(auto);
+    }
+}
+
+/// # What happens
+impl StrideLength {
+    /// Learns what a stride says of its pages.
+    pub fn observe(&mut self, sample: &StrideSample) {
+        self.cannot_skip |= sample.cannot_skip;
+        if sample.pages == 0 {
+            return;
+        }
+        let pages = f64::from(sample.pages);
+        let items = pages * f64::from(sample.page_size.max(1));
+        let new = Seen(pages, items, (sample.took.as_micros() as f64).max(1.0));
+        let before = self.seen.micros(1).zip(new.micros(1));
+        let part = match before {
+            None => 0.0,
+            // A few slow pages are reason enough to share out the others.
+            Some((before, now)) if now > before * CHANGED => 0.0,
+            Some((before, now)) if now * CHANGED < before => FADES_FAST,
+            Some(_) => FADES,
+        };
+        self.seen.add(new, part);
+    }
+
+    /// The stride of this number, and those that it announces, are cut to so many pages. No stride before
+    /// `oldest` is open.
+    pub fn cut(&mut self, stride: u64, pages: u32, oldest: u64) {
+        let cuts = &mut self.cuts;
+        cuts.retain(|(from, _)| *from < stride);
+        if cuts.last().is_none_or(|(_, last)| *last != pages) {
+            cuts.push((stride, pages));
+        }
+        while cuts.len() > 1 && cuts[1].0 <= oldest {
+            cuts.remove(0);
+        }
+        while cuts.len() > MAX_CUTS {
+            // The longer one, since what is too long only costs time.
+            let (from, pages) = cuts.remove(0);
+            cuts[0] = (from, cuts[0].1.max(pages));
+        }
+    }
+}
+
+/// # Look
+impl StrideLength {
+    /// What was asked for.
+    pub fn setting(&self) -> Stride {
+        match self.auto {
+            Some(auto) => Stride::Auto(auto),
+            None => Stride::Pages(self.pages),
+        }
+    }
+
+    pub fn auto(&self) -> Option<&AutoStride> {
+        self.auto.as_ref()
+    }
+
+    /// After this time a stride gives the rest of it back.
+    pub fn time_limit(&self) -> Option<Duration> {
+        let target = self.auto?.target;
+        Some(match self.seen.micros(1) {
+            Some(_) => target * TIME_LIMIT,
+            None => target.mul_f64(SHORTEST),
+        })
+    }
+
+    /// Fewer pages are not worth a stride of their own.
+    pub fn shortest(&self, page_size: u32) -> u32 {
+        let pages = self.auto.zip(self.seen.micros(page_size));
+        let pages = pages.map(|(auto, micros)| shortest(&auto, micros) as u32);
+        pages.map_or(1, |pages| pages.clamp(1, MAX_STRIDE))
+    }
+
+    /// Longer strides are worth waiting for: too few pages have been timed yet. This is asked before each
+    /// decision, so `uncut` is only looked at where it matters.
+    pub fn is_growing(&self, page_size: u32, uncut: impl FnOnce() -> Uncut) -> bool {
+        let Some(auto) = self.auto.filter(|_| !self.cannot_skip) else {
+            return false;
+        };
+        let grown = |micros: f64| self.seen.0 * GROWTH >= auto.target.as_micros() as f64 / micros;
+        if self.seen.micros(page_size).is_some_and(grown) {
+            return false;
+        }
+        let by = self.next(&uncut()).by;
+        matches!(by, LengthBy::Beginning | LengthBy::Growth)
+    }
+
+    /// Pages that this open stride was cut to.
+    pub fn of(&self, stride: u64) -> u32 {
+        let cut = self.cuts.iter().rev().find(|(from, _)| *from <= stride);
+        cut.or(self.cuts.first()).map_or(self.pages, |cut| cut.1)
+    }
+
+    /// Pages of the strides that are cut next.
+    pub fn next(&self, uncut: &Uncut) -> Length {
+        let Some(auto) = &self.auto else {
+            return Length {
+                pages: self.pages,
+                by: LengthBy::Setting,
+            };
+        };
+        if self.cannot_skip {
+            return Length {
+                pages: 1,
+                by: LengthBy::Source,
+            };
+        }
+        let most = f64::from(MAX_STRIDE);
+        let (share, by_share) = share(uncut);
+        let Some(micros) = self.seen.micros(uncut.page_size) else {
+            let (begun, known) = match uncut.left {
+                Some(_) => (self.pages.max(FIRST), share),
+                // Somebody has set it; nothing better is known of the rest.
+                None => (self.pages, f64::MAX),
+            };
+            let begun = (f64::from(begun), LengthBy::Beginning);
+            return lowest([begun, (known, by_share), (most, LengthBy::Longest)]);
+        };
+        let target = auto.target.as_micros() as f64;
+        let mut share = share.max(shortest(auto, micros));
+        if uncut.left.is_none() {
+            share = share.min(target * LONGEST_UNKNOWN / micros);
+        }
+        let each = Duration::from_micros(micros as u64);
+        lowest([
+            (target / micros, LengthBy::PageTime(each)),
+            (share, by_share),
+            (self.seen.0 * GROWTH, LengthBy::Growth),
+            (most, LengthBy::Longest),
+        ])
+    }
+}
+
+/// Pages that take as long as a stride should at least, if one takes so many microseconds.
+fn shortest(auto: &AutoStride, micros: f64) -> f64 {
+    auto.target.as_micros() as f64 * SHORTEST / micros
+}
+
+/// What one stride may have of what is left.
+fn share(uncut: &Uncut) -> (f64, LengthBy) {
+    let slots = f64::from(uncut.slots.max(1));
+    let found = uncut.found as f64;
+    match uncut.left {
+        Some(left) => {
+            let left = (left as f64).max(found * BEYOND);
+            (left / (ROUNDS * slots), LengthBy::Rest)
+        }
+        None => (found / (ROUNDS_UNKNOWN * slots), LengthBy::Unknown),
+    }
+}
+
+/// The first of the lowest limits, and at least one page.
+fn lowest<const N: usize>(limits: [(f64, LengthBy); N]) -> Length {
+    let first = limits
+        .into_iter()
+        .reduce(|a, b| if b.0 < a.0 { b } else { a });
+    let (pages, by) = first.unwrap_or((1.0, LengthBy::Beginning));
+    // Sums of reports differ from what they are made of by rounding.
+    let pages = (pages * (1.0 + ROUNDING)).clamp(1.0, f64::from(MAX_STRIDE));
+    Length {
+        pages: pages as u32,
+        by,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TARGET_MS: u64 = 5_000;
+
+    fn tuned() -> StrideLength {
+        StrideLength::tuned(AutoStride::default(), 1)
+    }
+
+    /// Much more data than matters.
+    fn plenty(page_size: u32) -> Uncut {
+        Uncut {
+            left: Some(u64::MAX / 2),
+            found: 0,
+            slots: 10,
+            page_size,
+        }
+    }
+
+    fn sample(pages: u32, page_size: u32, each: Duration) -> StrideSample {
+        StrideSample {
+            pages,
+            page_size,
+            took: each * pages,
+            cannot_skip: false,
+        }
+    }
+
+    fn next(length: &StrideLength) -> u32 {
+        length.next(&plenty(100)).pages
+    }
+
+    /// As many as fit into the target, where there is plenty of data.
+    fn fit(each: Duration) -> u32 {
+        let pages = Duration::from_millis(TARGET_MS).as_micros() / each.as_micros().max(1);
+        u32::try_from(pages)
+            .unwrap_or(u32::MAX)
+            .clamp(1, MAX_STRIDE)
+    }
+
+    #[test]
+    fn text_stands_for_a_target() {
+        let parsed = |text: &str| text.parse::<AutoStride>();
+        assert_eq!(parsed("auto"), Ok(AutoStride::default()));
+        assert_eq!(
+            parsed("auto@1m"),
+            Ok(AutoStride::of(Duration::from_secs(60)))
+        );
+        for bad in [
+            "", "5", "auto10s", "auto@", "auto@5", "auto@1ms", "auto@11m", "auto@-1s",
+        ] {
+            let error = parsed(bad).unwrap_err().to_string();
+            let helps = error.contains("auto@10s") || error.contains("from 100ms to 10m");
+            assert!(helps, "{error}");
+        }
+    }
+
+    #[test]
+    fn it_begins_short_and_stays_so_for_a_source_that_cannot_skip() {
+        let mut length = tuned();
+        assert!(length.is_growing(100, || plenty(100)));
+        assert_eq!(next(&length), FIRST);
+        let nobody_knows = Uncut {
+            left: None,
+            ..plenty(100)
+        };
+        assert_eq!(length.next(&nobody_knows).pages, 1);
+        assert_eq!(length.time_limit(), Some(Duration::from_millis(250)));
+        assert_eq!(length.shortest(100), 1);
+        length.observe(&StrideSample {
+            cannot_skip: true,
+            ..sample(1, 100, Duration::from_millis(1))
+        });
+        assert!(!length.is_growing(100, || plenty(100)));
+        let Length { pages, by } = length.next(&plenty(100));
+        assert_eq!((pages, by), (1, LengthBy::Source));
+        assert_eq!(by.to_string(), "the source cannot skip ahead");
+    }
+
+    #[test]
+    fn a_page_that_takes_minutes_is_alone_at_once() {
+        let mut length = tuned();
+        for _ in 0..20 {
+            let pages = next(&length);
+            length.observe(&sample(pages, 100, Duration::from_millis(5)));
+        }
+        assert_eq!(next(&length), 1_000);
+        // It gave the rest back after its first page.
+        length.observe(&sample(1, 100, Duration::from_secs(120)));
+        let Length { pages, by } = length.next(&plenty(100));
+        assert_eq!(pages, 1);
+        assert_eq!(by.to_string(), "a page takes about 2m");
+    }
+
+    #[test]
+    fn a_setting_is_kept_to_and_can_be_tuned_again() {
+        let mut length = StrideLength::fixed(20);
+        length.observe(&sample(20, 100, Duration::from_millis(50)));
+        assert_eq!(length.next(&plenty(100)).pages, 20);
+        assert_eq!(length.time_limit(), None);
+        length.tune(AutoStride::default());
+        assert_eq!(length.time_limit(), Some(Duration::from_secs(10)));
+        // What was seen meanwhile counts.
+        assert_eq!(length.next(&plenty(100)).pages, 100);
+        assert_eq!((length.shortest(100), length.shortest(50)), (5, 10));
+        length.fix(7);
+        assert_eq!(
+            length.next(&plenty(100)),
+            Length {
+                pages: 7,
+                by: LengthBy::Setting
+            }
+        );
+    }
+
+    #[test]
+    fn page_sizes_change_the_length_at_once() {
+        let mut length = tuned();
+        for _ in 0..20 {
+            length.observe(&sample(next(&length), 100, Duration::from_millis(50)));
+        }
+        assert_eq!(length.next(&plenty(100)).pages, 100);
+        assert_eq!(length.next(&plenty(200)).pages, 50);
+        assert_eq!(length.next(&plenty(50)).pages, 200);
+    }
+
+    #[test]
+    fn more_data_than_expected_is_no_reason_for_single_pages() {
+        let mut length = tuned();
+        for _ in 0..20 {
+            length.observe(&sample(next(&length), 100, Duration::from_millis(500)));
+        }
+        let beyond = Uncut {
+            left: Some(0),
+            found: 6_400,
+            slots: 10,
+            page_size: 100,
+        };
+        assert_eq!(length.next(&beyond).pages, 10);
+        let Length { pages, by } = length.next(&Uncut {
+            found: 1_280,
+            ..beyond
+        });
+        assert_eq!((pages, by), (4, LengthBy::Rest));
+    }
+
+    /// Runs pages one after the other in each slot, as decided; tells when the last slot ends, and how many
+    /// strides that took.
+    fn run(
+        pages: u64,
+        slots: u32,
+        known: bool,
+        mut takes: impl FnMut(u64) -> Duration,
+    ) -> (Duration, u64) {
+        let mut length = tuned();
+        let mut slots_end = vec![Duration::ZERO; slots as usize];
+        let mut reports: Vec<(Duration, StrideSample)> = Vec::new();
+        let mut ready: VecDeque<std::ops::Range<u64>> = VecDeque::new();
+        let (mut cut, mut strides) = (0, 0);
+        while cut < pages || !ready.is_empty() {
+            // The slot that is free first takes the next stride. What is known by then is in the length.
+            let slot = (0..slots_end.len())
+                .min_by_key(|slot| slots_end[*slot])
+                .unwrap();
+            let now = slots_end[slot];
+            reports.sort_by_key(|(at, _)| *at);
+            while reports.first().is_some_and(|(at, _)| *at <= now) {
+                length.observe(&reports.remove(0).1);
+            }
+            if ready.is_empty() {
+                let uncut = Uncut {
+                    left: known.then_some(pages - cut),
+                    found: cut,
+                    slots,
+                    page_size: 100,
+                };
+                let next = u64::from(length.next(&uncut).pages);
+                // One announcement is for many strides.
+                for _ in 0..slots {
+                    let end = (cut + next).min(pages);
+                    ready.extend((end > cut).then_some(cut..end));
+                    cut = end;
+                }
+            }
+            let stride = ready.pop_front().unwrap();
+            let limit = length.time_limit().unwrap();
+            let (mut took, mut at) = (Duration::ZERO, stride.start);
+            while at < stride.end && took < limit {
+                took += takes(at);
+                at += 1;
+            }
+            if at < stride.end {
+                ready.push_front(at..stride.end);
+            }
+            strides += 1;
+            slots_end[slot] += took;
+            let report = StrideSample {
+                took,
+                ..sample((at - stride.start) as u32, 100, Duration::ZERO)
+            };
+            reports.push((slots_end[slot], report));
+        }
+        (slots_end.into_iter().max().unwrap(), strides)
+    }
+
+    proptest! {
+        /// Whatever a page takes, after a few reports strides take the target.
+        #[test]
+        fn it_finds_the_length_in_a_few_reports(micros in 1u64..600_000_000, initial in 1u32..200) {
+            let each = Duration::from_micros(micros);
+            let mut length = StrideLength::tuned(AutoStride::default(), initial);
+            for _ in 0..6 {
+                length.observe(&sample(next(&length), 100, each));
+            }
+            prop_assert_eq!(next(&length), fit(each));
+        }
+
+        /// The same after any past, up or down.
+        #[test]
+        fn it_follows_a_change_in_a_few_reports(before in 1u64..100_000_000, after in 1u64..100_000_000) {
+            let mut length = tuned();
+            let (before, after) = (Duration::from_micros(before), Duration::from_micros(after));
+            for _ in 0..20 {
+                length.observe(&sample(next(&length), 100, before));
+            }
+            for _ in 0..40 {
+                length.observe(&sample(next(&length), 100, after));
+            }
+            let (found, fit) = (f64::from(next(&length)), f64::from(fit(after)));
+            prop_assert!((found - fit).abs() <= fit * 0.05 + 1.0, "{} for {}", found, fit);
+        }
+
+        /// Pages that take from 1/f to f times as long make strides that are from 1/f to f times as long.
+        #[test]
+        fn noise_is_not_amplified(
+            micros in 5_000u64..500_000,
+            times in prop::collection::vec(0.25f64..4.0, 20..100),
+        ) {
+            let each = Duration::from_micros(micros);
+            let mut length = tuned();
+            for (n, times) in times.iter().enumerate() {
+                length.observe(&sample(next(&length), 100, each.mul_f64(*times)));
+                if n >= 10 {
+                    let (found, fit) = (f64::from(next(&length)), f64::from(fit(each)));
+                    prop_assert!(found >= (fit / 4.0).floor().max(1.0) - 1.0, "{} for {}", found, fit);
+                    prop_assert!(found <= (fit * 4.0).ceil() + 4.0, "{} for {}", found, fit);
+                }
+            }
+        }
+
+        /// From 1 page to the most that is allowed, whatever is reported and left.
+        #[test]
+        fn it_is_always_a_length(
+            reports in prop::collection::vec((0u32..20_000, 0u32..2_000_000, 0u64..u64::MAX), 0..20),
+            left in prop::option::of(any::<u64>()),
+            found in any::<u64>(),
+            slots in 0u32..500,
+            page_size in 0u32..1_000_000,
+            initial in 0u32..20_000,
+        ) {
+            let mut length = StrideLength::tuned(AutoStride::default(), initial);
+            for (pages, page_size, micros) in reports {
+                let took = Duration::from_micros(micros);
+                let sample = StrideSample { pages, page_size, took, cannot_skip: false };
+                length.observe(&sample);
+                let uncut = Uncut { left, found, slots, page_size };
+                let Length { pages: next, by } = length.next(&uncut);
+                prop_assert!((1..=MAX_STRIDE).contains(&next), "{}", next);
+                let grows = matches!(by, LengthBy::Beginning | LengthBy::Growth);
+                prop_assert_eq!(length.is_growing(page_size, || uncut), grows);
+            }
+            let next = length.next(&Uncut { left, found, slots, page_size }).pages;
+            prop_assert!((1..=MAX_STRIDE).contains(&next), "{}", next);
+            // What is carried over a continue-as-new is the same afterwards.
+            let stored = serde_json::to_string(&length).unwrap();
+            prop_assert_eq!(serde_json::from_str::<StrideLength>(&stored).unwrap(), length);
+        }
+
+        /// Where it is known how much is left, every slot gets several strides of it, unless these would be
+        /// very short.
+        #[test]
+        fn every_slot_gets_enough_of_what_is_left(
+            micros in 1_000u64..1_000_000,
+            left in 0u64..1_000_000,
+            slots in 1u32..500,
+        ) {
+            let mut length = tuned();
+            for _ in 0..20 {
+                length.observe(&sample(next(&length), 100, Duration::from_micros(micros)));
+            }
+            let uncut = Uncut { left: Some(left), found: 0, slots, page_size: 100 };
+            let next = u64::from(length.next(&uncut).pages);
+            let short = TARGET_MS * 1_000 / 20 / micros;
+            let part = left / (ROUNDS as u64 * u64::from(slots));
+            prop_assert!(next <= part.max(short).max(1), "{}", next);
+        }
+
+        /// The slots end together: the whole takes little longer than when each page could be given to any of
+        /// them at any time.
+        #[test]
+        fn the_last_slot_does_not_end_much_later_than_the_others(
+            pages in 1u64..20_000,
+            slots in 1u32..60,
+            micros in 1_000u64..2_000_000,
+            known in any::<bool>(),
+            seed in any::<u64>(),
+        ) {
+            // From half to one and a half times as long.
+            let takes = |page: u64| {
+                let random = page.wrapping_add(seed).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
+                Duration::from_micros(micros / 2 + micros * random / (1 << 24))
+            };
+            let (took, strides) = run(pages, slots, known, takes);
+            let all: Duration = (0..pages).map(takes).sum();
+            let ideal = all / slots;
+            let page = Duration::from_micros(micros * 3 / 2);
+            let late = match known {
+                true => Duration::from_millis(TARGET_MS / 20 * 2) + page * 2,
+                // One more stride than the others, which is as long as the target at most.
+                false => Duration::from_millis(TARGET_MS / 20 * 2) + page * 2
+                    + Duration::from_millis(TARGET_MS / 2).min(ideal),
+            };
+            prop_assert!(
+                took <= ideal.mul_f64(1.1) + late,
+                "{:?} instead of {:?}, {} strides", took, ideal, strides
+            );
+        }
+
+        /// The length of an open stride is known, or taken to be longer than it is; and little is remembered.
+        #[test]
+        fn the_lengths_of_open_strides_are_remembered(
+            cuts in prop::collection::vec((1u32..50, 1u64..100), 1..60),
+            open in 0usize..60,
+        ) {
+            let mut length = tuned();
+            let mut at = 0;
+            let mut starts = Vec::new();
+            for (n, (pages, strides)) in cuts.iter().enumerate() {
+                starts.push((at, *pages));
+                let oldest = starts[n.saturating_sub(open)].0;
+                length.cut(at, *pages, oldest);
+                at += strides;
+                for (from, pages) in starts.iter().filter(|(from, _)| *from >= oldest) {
+                    prop_assert!(length.of(*from) >= *pages);
+                }
+                prop_assert_eq!(length.of(at), *pages);
+            }
+            prop_assert!(length.cuts.len() <= MAX_CUTS);
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! What is known of a partition, and what finished ones leave.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    base::stored::is_default,
+    decisions::chain::{MAX_FAILED, MAX_FAILED_ITEMS},
+    page::PageToken,
+    processor::count_reason,
+    progress::{FailedItem, HeldBy, ItemCounts, PageFailure, Phase, Progress},
+};
+
+/// Failing pages of one partition that are kept.
+const MAX_FAILING: usize = 3;
+
+/// The latest that is known of a partition.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Look {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<Phase>,
+    #[serde(default)]
+    pub pages_completed: u64,
+    #[serde(default)]
+    pub pages_failed: u64,
+    #[serde(default)]
+    pub items: ItemCounts,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub retries: u64,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub dead_letters: u64,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub announcements_dropped: u64,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub hooks_failed: u64,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub notices_dropped: u64,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub in_flight: u32,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub stuck: u32,
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub waiting: u32,
+    /// For a while it had nothing to give to pages that it may have in flight.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub idle: bool,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub skip_reasons: BTreeMap<String, u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub low_water_mark: Option<PageToken>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failing: Vec<PageFailure>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub blocked_reason: Option<String>,
+}
+
+impl Look {
+    pub fn of(progress: &Progress, idle: bool) -> Self {
+        let failing = progress.failing.iter().take(MAX_FAILING).cloned();
+        Self {
+            phase: Some(progress.phase),
+            pages_completed: progress.pages_completed,
+            pages_failed: progress.pages_failed,
+            items: progress.items,
+            retries: progress.retries,
+            dead_letters: progress.dead_letters,
+            announcements_dropped: progress.announcements_dropped,
+            hooks_failed: progress.hooks_failed,
+            notices_dropped: progress.notices_dropped,
+            in_flight: progress.pages_in_flight,
+            stuck: progress.pages_stuck,
+            waiting: progress.strides_waiting,
+            idle,
+            skip_reasons: progress.skip_reasons.clone(),
+            low_water_mark: progress.low_water_mark.clone(),
+            failing: failing.collect(),
+            blocked_reason: progress.blocked_reason.clone(),
+        }
+    }
+
+    /// Whether `later` is worth telling at once.
+    pub fn differs_much(&self, later: &Self) -> bool {
+        self.phase != later.phase
+            || self.idle != later.idle
+            || self.pages_failed != later.pages_failed
+            || self.items.failed != later.items.failed
+            || self.stuck != later.stuck
+    }
+
+    /// Whether the child cannot use all of its share until a page was read.
+    pub fn is_discovering(progress: &Progress) -> bool {
+        progress.held_by == Some(HeldBy::Discovery)
+    }
+
+    /// Nothing runs in it any more.
+    pub fn end(&mut self) {
+        self.in_flight = 0;
+        self.stuck = 0;
+        self.waiting = 0;
+        self.idle = false;
+        self.phase = None;
+        self.failing.clear();
+        self.blocked_reason = None;
+    }
+}
+
+/// What partitions leave that are finished or stand still, within the bounds of a batch.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Merged {
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failed: Vec<PageFailure>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub failed_items: Vec<FailedItem>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub skip_reasons: BTreeMap<String, u64>,
+}
+
+impl Merged {
+    pub fn take(
+        &mut self,
+        failed: &[PageFailure],
+        failed_items: &[FailedItem],
+        reasons: &BTreeMap<String, u64>,
+    ) {
+        let room = MAX_FAILED.saturating_sub(self.failed.len());
+        self.failed.extend(failed.iter().take(room).cloned());
+        let room = MAX_FAILED_ITEMS.saturating_sub(self.failed_items.len());
+        self.failed_items
+            .extend(failed_items.iter().take(room).cloned());
+        for (reason, items) in reasons {
+            count_reason(&mut self.skip_reasons, reason, *items);
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! Which strides are asked to end early so that a continue-as-new need not wait for them.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::Limits;
+use crate::{decisions::chain::Ledger, progress::Timestamp};
+
+/// Strides that end by themselves within this time are not asked.
+const BY_THEMSELVES: Duration = Duration::from_secs(5);
+/// A stride that was asked and has not ended after this long is in a long page: others need not wait for it.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// One of so many pages in flight is asked at a time, so that few slots are empty at once.
+const PART: u32 = 10;
+
+/// The dispatches that were asked to end, and when.
+#[derive(Debug, Default)]
+pub(crate) struct Cohort {
+    asked: BTreeMap<u64, Timestamp>,
+}
+
+impl Cohort {
+    /// Asks who is next, while a continue-as-new is due.
+    pub fn mind(&mut self, ledger: &Ledger, limits: &Limits, now: Timestamp) {
+        let Some(since) = ledger.hand_over_due().filter(|_| limits.bridged) else {
+            return;
+        };
+        let here = here(ledger);
+        self.asked.retain(|dispatch, _| here.contains(dispatch));
+        let due = now.since(since) >= BY_THEMSELVES;
+        let room = match limits.must_hand_over {
+            true => here.len(),
+            false if due => self.room(limits, now),
+            false => 0,
+        };
+        // The latest would last the longest.
+        let next: Vec<u64> = here
+            .into_iter()
+            .rev()
+            .filter(|dispatch| !self.asked.contains_key(dispatch))
+            .take(room)
+            .collect();
+        self.asked
+            .extend(next.into_iter().map(|dispatch| (dispatch, now)));
+    }
+
+    fn room(&self, limits: &Limits, now: Timestamp) -> usize {
+        let most = (limits.max_parallelism / PART).max(1) as usize;
+        let recent = |at: &&Timestamp| now.since(**at) < PATIENCE;
+        most.saturating_sub(self.asked.values().filter(recent).count())
+    }
+
+    /// Those that were asked.
+    pub fn asked(&self) -> impl Iterator<Item = u64> {
+        self.asked.keys().copied()
+    }
+
+    /// When the next ones are asked, should none of the others end before.
+    pub fn next_change(
+        &self,
+        ledger: &Ledger,
+        limits: &Limits,
+        now: Timestamp,
+    ) -> Option<Timestamp> {
+        let since = ledger.hand_over_due().filter(|_| limits.bridged)?;
+        let waiting = here(ledger).len() > self.asked.len();
+        let begin = since.plus(BY_THEMSELVES);
+        let patient_until = self.asked.values().map(|at| at.plus(PATIENCE));
+        let next = match begin > now {
+            true => Some(begin),
+            false => patient_until.filter(|at| *at > now).min(),
+        };
+        next.filter(|_| waiting)
+    }
+}
+
+/// Dispatches of this run, in their order.
+fn here(ledger: &Ledger) -> Vec<u64> {
+    let here = ledger.runs().filter(|(_, run)| run.bridge.is_none());
+    let mut here: Vec<u64> = here.map(|(_, run)| run.dispatch).collect();
+    here.sort_unstable();
+    here
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        batch::retry::RetryPolicy, decisions::chain::Event, page::PageToken, protocol::StrideReport,
+    };
+
+    fn running(strides: u64) -> Ledger {
+        let mut ledger = Ledger::new(None, 1);
+        let starts: Vec<_> = (1..strides)
+            .map(|n| PageToken::encode(&n).unwrap())
+            .collect();
+        let announced = Event::Announced {
+            by: 0,
+            starts: &starts,
+        };
+        ledger.record(announced).unwrap();
+        for stride in 0..strides {
+            let dispatched = Event::Dispatched {
+                stride,
+                rate_share: None,
+                page_share: None,
+                items: None,
+                now: Timestamp(0),
+            };
+            ledger.record(dispatched).unwrap();
+        }
+        ledger
+    }
+
+    fn comes_back(ledger: &mut Ledger, dispatch: u64) {
+        let (stride, _) = ledger
+            .runs()
+            .find(|(_, run)| run.dispatch == dispatch)
+            .unwrap();
+        let reported = Event::Reported {
+            stride,
+            report: Box::new(StrideReport::default()),
+            policy: &RetryPolicy::default(),
+            dead_letters: false,
+            now: Timestamp(0),
+        };
+        ledger.record(reported).unwrap();
+    }
+
+    proptest! {
+        /// However long pages last and however strides end, few are asked at a time, and in the end all.
+        #[test]
+        fn few_are_asked_at_once_and_all_in_the_end(
+            strides in 1u64..60,
+            parallelism in 1u32..60,
+            steps in prop::collection::vec((0u64..7_000, any::<bool>()), 0..60),
+        ) {
+            let mut ledger = running(strides);
+            let limits = Limits {
+                max_parallelism: parallelism,
+                bridged: true,
+                ..Limits::default()
+            };
+            let due = Timestamp(1_000);
+            ledger.record(Event::HandOverDue { now: due }).unwrap();
+            let mut cohort = Cohort::default();
+            let mut now = due;
+            for (later, ends) in steps {
+                let before: Vec<u64> = cohort.asked().collect();
+                cohort.mind(&ledger, &limits, now);
+                let new = cohort.asked().filter(|dispatch| !before.contains(dispatch)).count();
+                prop_assert!(new <= (parallelism / PART).max(1) as usize);
+                prop_assert!(now.since(due) >= BY_THEMSELVES || new == 0);
+                if let Some(first) = cohort.asked().next().filter(|_| ends) {
+                    comes_back(&mut ledger, first);
+                }
+                now = now.plus(Duration::from_millis(later));
+            }
+            for _ in 0..1_000 {
+                cohort.mind(&ledger, &limits, now);
+                let Some(next) = cohort.next_change(&ledger, &limits, now) else {
+                    break;
+                };
+                prop_assert!(next > now, "waits for the past");
+                now = next;
+            }
+            prop_assert_eq!(cohort.asked().count(), ledger.running_here() as usize);
+        }
+    }
+
+    #[test]
+    fn near_the_limits_of_a_run_all_are_asked_at_once() {
+        let mut ledger = running(30);
+        ledger
+            .record(Event::HandOverDue { now: Timestamp(0) })
+            .unwrap();
+        let limits = Limits {
+            max_parallelism: 30,
+            bridged: true,
+            must_hand_over: true,
+            ..Limits::default()
+        };
+        let mut cohort = Cohort::default();
+        cohort.mind(&ledger, &limits, Timestamp(0));
+        assert_eq!(cohort.asked().count(), 30);
+    }
+}

@@ -1,0 +1,850 @@
+//! What to do next, given the facts.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+mod because;
+mod eager;
+mod explain;
+mod hand_over_yields;
+mod shares;
+mod stage;
+
+use std::time::Duration;
+
+use crate::{
+    decisions::chain::{Allotment, Broken, Ledger, MAX_STUCK, STRIDE_BYTES, Stride},
+    page::PageToken,
+    progress::{Outcome, Phase, Timestamp},
+};
+
+pub(crate) use because::{Because, because};
+pub(crate) use eager::EagerStrides;
+pub(crate) use explain::{Situation, explain, page_after};
+pub(crate) use hand_over_yields::Cohort;
+pub(crate) use shares::given_out as rates_given_out;
+pub(crate) use stage::{StageLimit, stage_is_done};
+
+/// How long dispatching stops, at a time, for a continue-as-new that is due. With bridges it does not stop; so
+/// long nothing else begins that would hold the hand-over up.
+const DRAIN: Duration = Duration::from_secs(10);
+/// How long dispatching goes on after a drain in which some page did not finish.
+const POSTPONE: Duration = Duration::from_secs(20);
+/// Strides whose starts are found ahead of processing, per page in flight.
+const LOOK_AHEAD: u32 = 2;
+/// Most starts in one announcement, which is one history event.
+const MAX_ANNOUNCED: u32 = 100;
+/// Bytes of open strides beyond which nothing new is discovered: all of them are in what one run hands to the next.
+/// Only long tokens get there.
+const OPEN_BYTES: usize = 800_000;
+/// The same for a partition, and for each page that it may have in flight. Those of 50 partitions go into one payload.
+const OPEN_BYTES_OF_PART: (usize, usize) = (4_000, 700);
+
+/// The limits under which a decision is taken.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Limits {
+    pub max_parallelism: u32,
+    pub paused: bool,
+    pub cancelled: bool,
+    /// Items per second for the whole batch.
+    pub rate: Option<f64>,
+    /// Pages per second for the whole batch.
+    pub page_rate: Option<f64>,
+    /// A throttle or the operating windows hold the batch.
+    pub held: bool,
+    /// The rate is divided among the strides that can run, rather than among all that would be allowed to.
+    /// Off for batches that began before it was so.
+    pub shares_by_need: bool,
+    /// A source that tells of one page at a time has a share left for the next one.
+    pub shares_ahead: bool,
+    /// Temporal's own limits are near: drain now, however long it takes.
+    pub must_hand_over: bool,
+    /// When the batch stops itself.
+    pub deadline: Option<Timestamp>,
+    /// The batch stops itself now, for this reason.
+    pub stopping: Option<String>,
+    /// What a stage leaves. `None`: everything.
+    pub stage: Option<StageLimit>,
+    /// What waits to be combined is as much as may be kept.
+    pub outputs_full: bool,
+    /// Hooks are being called. They do not outlive a run either.
+    pub hooks_running: bool,
+    /// The length of strides is tuned, and too few pages have been timed: what is cut now is short.
+    pub strides_grow: bool,
+    /// While a continue-as-new is due, strides are given to bridges, which outlive the run.
+    pub bridged: bool,
+    /// Orders are on their way to a bridge. What becomes of them is only told to this run.
+    pub delivering: bool,
+    /// They are those of one partition of a batch.
+    pub of_part: bool,
+}
+
+/// What to do.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) enum Decision {
+    /// Give a stride to an activity, record it, and decide again.
+    Dispatch(Dispatch),
+    /// Nothing until something happens, or until then.
+    WaitUntil(Option<Timestamp>),
+    /// Continue as new.
+    HandOver,
+    /// The batch is over.
+    Finish(Ending),
+}
+
+/// A stride to give to an activity.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Dispatch {
+    pub stride: u64,
+    /// Starts of further strides that the activity should look for.
+    pub look_ahead: u32,
+    pub rate_share: Option<f64>,
+    pub page_share: Option<f64>,
+    /// Items that the stride may go through, where a stage limits them.
+    pub items: Option<Allotment>,
+    /// It goes to a bridge, since this run is about to end.
+    pub by_bridge: bool,
+}
+
+/// How a batch is over.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Ending {
+    pub outcome: Outcome,
+    pub reason: Option<String>,
+}
+
+impl Ending {
+    /// Whether every page is finished or listed as failed.
+    pub fn is_of_all(&self) -> bool {
+        use Outcome::{Completed, CompletedWithFailures};
+        matches!(self.outcome, Completed | CompletedWithFailures)
+    }
+
+    /// Of a batch that ended early, in the middle of what comes after its last page.
+    pub fn after_the_last_page(self, what: &str) -> Self {
+        let why = self.reason.unwrap_or_default();
+        Self {
+            reason: Some(format!("{why} {what}; every page is finished")),
+            ..self
+        }
+    }
+}
+
+/// Decides. Pure: the same arguments always give the same answer.
+pub(crate) fn decide(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Decision {
+    let until_deadline = |until| {
+        let deadline = limits.deadline.filter(|deadline| *deadline > now);
+        Decision::WaitUntil(earliest(until, deadline))
+    };
+    let idle = ledger.running() == 0;
+    if let Some(ending) = ending(ledger, limits, now) {
+        return if idle {
+            Decision::Finish(ending)
+        } else {
+            Decision::WaitUntil(None)
+        };
+    }
+    let nothing_here = ledger.running_here() == 0;
+    let nothing_lost = nothing_here && !limits.hooks_running && !limits.delivering;
+    let by_bridge = match draining(ledger, limits, now) {
+        Drain::Now { .. } | Drain::Bridged if nothing_lost => return Decision::HandOver,
+        Drain::Now { until } => return until_deadline(until),
+        // Limits of the batch come first: what may not begin need not go to a bridge.
+        Drain::Bridged => true,
+        Drain::Later | Drain::No => false,
+    };
+    let next_drain = next_drain(ledger, limits, now);
+    let stands = limits.paused || limits.held || limits.outputs_full;
+    if stands || ledger.running() >= limits.max_parallelism {
+        return until_deadline(next_drain);
+    }
+    let next_due = earliest(next_due(ledger, now), next_drain);
+    let Some([rate_share, page_share]) = shares::next(ledger, limits, now) else {
+        // A retry that becomes due has running strides give back some of their shares.
+        return until_deadline(next_due);
+    };
+    match pick(ledger, limits, now) {
+        Some(stride) => Decision::Dispatch(Dispatch {
+            stride,
+            look_ahead: look_ahead(ledger, limits, stride),
+            rate_share,
+            page_share,
+            items: stage::allotment(ledger, limits, stride),
+            by_bridge,
+        }),
+        None => until_deadline(next_due),
+    }
+}
+
+/// Whether all running strides should end at their next page boundary.
+pub(crate) fn stop_at_page_boundary(ledger: &Ledger, limits: &Limits, now: Timestamp) -> bool {
+    limits.paused
+        || limits.held
+        || limits.max_parallelism == 0
+        || ending(ledger, limits, now).is_some()
+        || (is_draining(ledger, limits, now) && !limits.bridged)
+}
+
+/// The dispatches that should end at their next page boundary while others go on: more strides run than
+/// are allowed now, or their shares of the rate are out of date.
+pub(crate) fn yields(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Vec<u64> {
+    let excess = ledger.running().saturating_sub(limits.max_parallelism) as usize;
+    // The highest numbers are given back, so that the low-water mark goes on.
+    let mut runs: Vec<_> = ledger.runs().map(|(_, run)| run.dispatch).collect();
+    let kept = runs.len().saturating_sub(excess);
+    let mut yields = runs.split_off(kept);
+    if excess == 0 {
+        yields = shares::out_of_date(ledger, limits, now);
+    }
+    yields.sort_unstable();
+    yields
+}
+
+/// Whether nothing new is begun because this run of the controller is about to end.
+pub(crate) fn is_draining(ledger: &Ledger, limits: &Limits, now: Timestamp) -> bool {
+    matches!(draining(ledger, limits, now), Drain::Now { .. })
+}
+
+/// Whether nothing begins beside the pages either, because it would hold a continue-as-new up.
+pub(crate) fn makes_way(ledger: &Ledger, limits: &Limits, now: Timestamp) -> bool {
+    match draining(ledger, limits, now) {
+        Drain::Now { .. } => true,
+        Drain::Bridged => {
+            let since = ledger.hand_over_due().unwrap_or(now);
+            ledger.running_here() == 0 || now.since(since) < DRAIN
+        }
+        Drain::Later | Drain::No => false,
+    }
+}
+
+/// What the batch is doing, for people.
+pub(crate) fn phase(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Phase {
+    let running = ledger.running();
+    match ending(ledger, limits, now).map(|ending| ending.outcome) {
+        Some(Outcome::Cancelled) => return Phase::Cancelling,
+        Some(Outcome::Failed | Outcome::Stopped) => return Phase::Stopping,
+        Some(Outcome::Completed | Outcome::CompletedWithFailures) | None => {}
+    }
+    if limits.held && !limits.paused {
+        return Phase::Held;
+    }
+    if limits.paused || limits.max_parallelism == 0 {
+        return if running > 0 {
+            Phase::Pausing
+        } else {
+            Phase::Paused
+        };
+    }
+    let troubled = ledger.in_trouble();
+    let all_in_trouble = troubled > 0 && ledger.open().all(|(_, s)| s.trouble.is_some());
+    if !all_in_trouble {
+        Phase::Running
+    } else if ledger.open().any(|(n, stride)| blocks(ledger, n, stride)) {
+        Phase::Blocked
+    } else if ledger.stuck() == troubled {
+        Phase::WaitingForStuckPages
+    } else {
+        Phase::Running
+    }
+}
+
+/// Whether this stride keeps a batch in which nothing else can go on from going on.
+fn blocks(ledger: &Ledger, number: u64, stride: &Stride) -> bool {
+    let undiscovered = ledger.frontier() == Some(number) && stride.end.is_none();
+    let misunderstood = stride.trouble.as_ref().is_some_and(|t| t.not_the_page > 0);
+    misunderstood || (undiscovered && stride.is_stuck())
+}
+
+/// Where a batch that is blocked cannot go on, and why.
+pub(crate) fn blocked(ledger: &Ledger) -> (Option<PageToken>, Option<String>) {
+    let mut open = ledger.open();
+    let number = open.find(|(number, stride)| blocks(ledger, *number, stride));
+    let page = number.and_then(|(number, _)| ledger.failing(None).find(|p| p.stride == number));
+    match page {
+        Some(page) => {
+            let message = ledger.message_of(&page.error_type);
+            let message = message.unwrap_or(&page.message);
+            let why = format!("{}: {message}", page.error_type);
+            (page.start, Some(why))
+        }
+        None => (None, None),
+    }
+}
+
+fn ending(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Option<Ending> {
+    if let Some(broken) = ledger.broken() {
+        return Some(Ending {
+            outcome: Outcome::Failed,
+            reason: Some(why_broken(broken)),
+        });
+    }
+    if ledger.is_complete() {
+        let spotless = ledger.totals.pages_failed == 0 && ledger.totals.items.failed == 0;
+        return Some(if spotless {
+            Ending {
+                outcome: Outcome::Completed,
+                reason: None,
+            }
+        } else {
+            Ending {
+                outcome: Outcome::CompletedWithFailures,
+                reason: Some(given_up(
+                    ledger.totals.pages_failed,
+                    ledger.totals.items.failed,
+                )),
+            }
+        });
+    }
+    let so_far = || {
+        let mark = position(ledger.low_water_mark());
+        format!("everything up to {mark} is finished")
+    };
+    if limits.cancelled {
+        return Some(Ending {
+            outcome: Outcome::Cancelled,
+            reason: Some(format!("cancelled; {}", so_far())),
+        });
+    }
+    let late = || {
+        let deadline = limits.deadline.filter(|deadline| *deadline <= now);
+        deadline.map(|_| "the deadline is over".to_owned())
+    };
+    let why = limits.stopping.clone().or_else(late)?;
+    Some(Ending {
+        outcome: Outcome::Stopped,
+        reason: Some(format!("{why}; {}", so_far())),
+    })
+}
+
+/// "2 pages and 1 item were given up"; what there is none of is not named.
+pub(crate) fn given_up(pages: u64, items: u64) -> String {
+    let counted = [(pages, "page"), (items, "item")];
+    let named = counted.into_iter().filter(|(n, _)| *n > 0);
+    let named: Vec<String> = named
+        .map(|(n, what)| format!("{n} {what}{}", if n == 1 { "" } else { "s" }))
+        .collect();
+    let verb = if pages + items == 1 { "was" } else { "were" };
+    format!("{} {verb} given up", named.join(" and "))
+}
+
+fn why_broken(broken: &Broken) -> String {
+    match broken {
+        Broken::CoverageStops {
+            at,
+            error_type,
+            message,
+        } => format!(
+            "coverage stops at {}: the page there was given up before the start of the next one was \
+             known ({error_type}: {message})",
+            position(at.as_ref())
+        ),
+        Broken::CursorDidNotAdvance { token } => {
+            format!("CursorDidNotAdvance: the page token {token} came up a second time")
+        }
+        Broken::Blocked {
+            at,
+            error_type,
+            message,
+        } => format!(
+            "blocked for too long at {} ({error_type}: {message}); nothing is given up, and the batch can be \
+             continued once that is repaired",
+            position(at.as_ref())
+        ),
+        Broken::TooManyFailures => format!(
+            "more than {} pages were given up, which is the most that can be listed",
+            crate::decisions::chain::MAX_FAILED
+        ),
+        Broken::Impossible { what } => format!("internal error: {what}"),
+    }
+}
+
+fn position(token: Option<&PageToken>) -> String {
+    token.map_or_else(|| "the beginning".to_owned(), |t| t.as_str().to_owned())
+}
+
+enum Drain {
+    No,
+    /// Due, but dispatching goes on for a while because a page would not finish.
+    Later,
+    /// Dispatching stops, until then at most.
+    Now {
+        until: Option<Timestamp>,
+    },
+    /// Due, and dispatching goes on by way of a bridge until no activity of this run is left.
+    Bridged,
+}
+
+/// Running activities do not outlive a run, so it has to drain first. Others take their place on a bridge
+/// meanwhile; near Temporal's limits nothing does. Without bridges a long page must not stop the whole batch, so
+/// drains and dispatching alternate.
+fn draining(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Drain {
+    if limits.must_hand_over {
+        return Drain::Now { until: None };
+    }
+    let Some(since) = ledger.hand_over_due() else {
+        return Drain::No;
+    };
+    if limits.bridged {
+        return Drain::Bridged;
+    }
+    let round = DRAIN + POSTPONE;
+    let into_round = millis(now.since(since)) % millis(round);
+    if into_round < millis(DRAIN) {
+        let left = millis(DRAIN) - into_round;
+        Drain::Now {
+            until: Some(now.plus(Duration::from_millis(left))),
+        }
+    } else {
+        Drain::Later
+    }
+}
+
+/// When the next drain begins, while one is postponed.
+fn next_drain(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Option<Timestamp> {
+    let since = ledger.hand_over_due().filter(|_| !limits.bridged)?;
+    let round = millis(DRAIN + POSTPONE);
+    let left = round - millis(now.since(since)) % round;
+    Some(now.plus(Duration::from_millis(left)))
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// In this order: the slow lane's share, a stuck frontier first; a frontier that holds up discovery; the
+/// lowest number.
+fn pick(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Option<u64> {
+    let due = |stride: &Stride| stride.due().is_some_and(|at| at <= now);
+    let frontier = ledger.frontier();
+    let may_discover = || {
+        (ledger.in_trouble() as usize) < MAX_STUCK
+            // With nothing else to work on there is always room for one more.
+            && (ledger.open().nth(1).is_none() || room(ledger, limits) > 0)
+    };
+    let left = stage::left(ledger, limits);
+    let leaves = stage::leaves(ledger, left);
+    let allowed = |number: u64, stride: &Stride| {
+        due(stride)
+            && leaves(number, stride)
+            && (Some(number) != frontier || stride.trouble.is_some() || may_discover())
+    };
+
+    // A stage is filled in order, so that what is finished at its end has no holes.
+    let frontier_first = frontier.filter(|_| left.is_none());
+    let frontier_first = frontier_first.filter(|number| {
+        ledger.stride(*number).is_some_and(|stride| {
+            // What is found now is cut into strides that are too short.
+            let enough = match limits.strides_grow {
+                true => limits.max_parallelism / 2,
+                false => limits.max_parallelism,
+            };
+            let needed = stride.trouble.is_some() || ledger.ready() <= enough;
+            needed && !stride.is_stuck() && allowed(*number, stride)
+        })
+    });
+    let main = frontier_first.or_else(|| {
+        ledger
+            .open()
+            .find(|(number, stride)| !stride.is_stuck() && allowed(*number, stride))
+            .map(|(number, _)| number)
+    });
+
+    let stuck_running = ledger
+        .open()
+        .filter(|(_, stride)| stride.is_stuck() && stride.is_running())
+        .count();
+    let stuck_slots = (limits.max_parallelism / 4).max(1) as usize;
+    // With a single slot, a slow lane that is always due would otherwise take every turn.
+    let yields = limits.max_parallelism == 1 && main.is_some() && ledger.extended_had_last_turn();
+    if stuck_running < stuck_slots && !yields {
+        // A stuck frontier holds up everything behind it.
+        let stuck = frontier
+            .and_then(|number| Some((number, ledger.stride(number)?)))
+            .into_iter()
+            .chain(ledger.open())
+            .find(|(number, stride)| stride.is_stuck() && due(stride) && leaves(*number, stride));
+        if let Some((number, _)) = stuck {
+            return Some(number);
+        }
+    }
+    main
+}
+
+fn look_ahead(ledger: &Ledger, limits: &Limits, stride: u64) -> u32 {
+    if ledger.frontier() != Some(stride) {
+        return 0;
+    }
+    let ahead = if limits.strides_grow { 1 } else { LOOK_AHEAD };
+    let wanted = limits.max_parallelism * ahead;
+    // Two tokens each, about as long as the latest one; the first one may be of any length.
+    let at = ledger.stride(stride).and_then(|stride| stride.at.as_ref());
+    let each = STRIDE_BYTES + 2 * at.map_or(PageToken::MAX_BYTES, PageToken::stored_bytes);
+    let fit = room(ledger, limits) / each;
+    wanted
+        .saturating_sub(ledger.ready())
+        .min(u32::try_from(fit).unwrap_or(u32::MAX))
+        .clamp(1, MAX_ANNOUNCED)
+}
+
+/// Bytes that are left for further strides.
+fn room(ledger: &Ledger, limits: &Limits) -> usize {
+    let most = match (limits.of_part, OPEN_BYTES_OF_PART) {
+        (false, _) => OPEN_BYTES,
+        (true, (least, each)) => least + each * limits.max_parallelism as usize,
+    };
+    most.saturating_sub(ledger.open_bytes())
+}
+
+fn next_due(ledger: &Ledger, now: Timestamp) -> Option<Timestamp> {
+    ledger
+        .open()
+        .filter_map(|(_, stride)| stride.due())
+        .filter(|at| *at > now)
+        .min()
+}
+
+pub(crate) fn earliest(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
+    match (a, b) {
+        (Some(a), Some(b)) => Some(a.min(b)),
+        (one, other) => one.or(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        batch::retry::RetryPolicy,
+        decisions::chain::Event,
+        protocol::{FailedAttempt, StrideReport, UNKNOWN_PROCESSOR},
+    };
+
+    const NOW: Timestamp = Timestamp(1_000_000);
+
+    fn limits() -> Limits {
+        Limits {
+            max_parallelism: 2,
+            ..Limits::default()
+        }
+    }
+
+    /// A ledger whose only stride has failed once.
+    fn after_a_failure(not_the_page: bool) -> Ledger {
+        let mut ledger = Ledger::new(None, 1);
+        fail(&mut ledger, not_the_page);
+        ledger
+    }
+
+    /// Dispatches the first stride, which fails.
+    fn fail(ledger: &mut Ledger, not_the_page: bool) {
+        fail_under(ledger, 0, not_the_page, &RetryPolicy::default());
+    }
+
+    fn begin(ledger: &mut Ledger, stride: u64) {
+        let dispatched = Event::Dispatched {
+            stride,
+            rate_share: None,
+            page_share: None,
+            items: None,
+            now: NOW,
+        };
+        ledger.record(dispatched).unwrap();
+    }
+
+    fn fail_under(ledger: &mut Ledger, stride: u64, not_the_page: bool, policy: &RetryPolicy) {
+        begin(ledger, stride);
+        let failure = FailedAttempt {
+            page_end: None,
+            last_page: false,
+            error_type: "ArgsNotReadable".to_owned(),
+            message: "missing field `table`".to_owned(),
+            retryable: true,
+            retry_after: None,
+            not_the_page,
+            coverage_stops: false,
+            lost: false,
+            unread: false,
+            blame: crate::base::error::Blame::Moment,
+        };
+        let reported = Event::Reported {
+            stride,
+            report: Box::new(StrideReport {
+                failure: Some(failure),
+                ..StrideReport::default()
+            }),
+            dead_letters: false,
+            policy,
+            now: NOW,
+        };
+        ledger.record(reported).unwrap();
+    }
+
+    fn ends(ledger: &mut Ledger, stride: u64, report: StrideReport) {
+        let reported = Event::Reported {
+            stride,
+            report: Box::new(report),
+            dead_letters: false,
+            policy: &RetryPolicy::default(),
+            now: NOW,
+        };
+        ledger.record(reported).unwrap();
+    }
+
+    /// Strides 0 and 1, after which the data ends.
+    fn two_closed_strides() -> Ledger {
+        let mut ledger = Ledger::new(None, 1);
+        let starts = [1, 2].map(|n| PageToken::encode(&n).unwrap());
+        let announced = Event::Announced {
+            by: 0,
+            starts: &starts,
+        };
+        ledger.record(announced).unwrap();
+        begin(&mut ledger, 2);
+        let end = StrideReport {
+            end_of_data: true,
+            ..StrideReport::default()
+        };
+        ends(&mut ledger, 2, end);
+        ledger
+    }
+
+    #[test]
+    fn a_batch_waits_for_stuck_pages_once_no_other_one_is_left() {
+        let mut ledger = two_closed_strides();
+        let stuck = RetryPolicy::default().max_attempts(1);
+        fail_under(&mut ledger, 0, false, &stuck);
+        assert_eq!(phase(&ledger, &limits(), NOW), Phase::Running);
+        fail_under(&mut ledger, 1, false, &RetryPolicy::default());
+        assert_eq!(phase(&ledger, &limits(), NOW), Phase::Running);
+        fail_under(&mut ledger, 1, false, &stuck);
+        assert_eq!(phase(&ledger, &limits(), NOW), Phase::WaitingForStuckPages);
+    }
+
+    #[test]
+    fn a_batch_is_paused_once_its_last_running_page_has_ended() {
+        let mut ledger = Ledger::new(None, 1);
+        let paused = Limits {
+            paused: true,
+            ..limits()
+        };
+        let none = Limits::default();
+        for limits in [&paused, &none] {
+            begin(&mut ledger, 0);
+            assert_eq!(phase(&ledger, limits, NOW), Phase::Pausing);
+            ends(&mut ledger, 0, StrideReport::default());
+            assert_eq!(phase(&ledger, limits, NOW), Phase::Paused);
+        }
+    }
+
+    #[test]
+    fn a_batch_that_has_ended_early_is_not_of_all_pages() {
+        use Outcome::{Cancelled, Completed, CompletedWithFailures, Failed, Stopped};
+        for (outcome, of_all) in [
+            (Completed, true),
+            (CompletedWithFailures, true),
+            (Failed, false),
+            (Stopped, false),
+            (Cancelled, false),
+        ] {
+            let reason = None;
+            assert_eq!(Ending { outcome, reason }.is_of_all(), of_all, "{outcome}");
+        }
+    }
+
+    #[test]
+    fn what_was_given_up_is_named_without_zeros() {
+        assert_eq!(given_up(0, 8), "8 items were given up");
+        assert_eq!(given_up(1, 0), "1 page was given up");
+        assert_eq!(given_up(2, 1), "2 pages and 1 item were given up");
+    }
+
+    #[test]
+    fn a_batch_that_no_worker_understands_is_blocked_with_the_reason() {
+        let ledger = after_a_failure(true);
+        assert_eq!(phase(&ledger, &limits(), NOW), Phase::Blocked);
+        let why = "ArgsNotReadable: missing field `table`".to_owned();
+        assert_eq!(blocked(&ledger), (None, Some(why)));
+        assert_eq!(ledger.totals.consecutive_failures, 0);
+
+        let ledger = after_a_failure(false);
+        assert_eq!(phase(&ledger, &limits(), NOW), Phase::Running);
+        assert_eq!(ledger.totals.consecutive_failures, 1);
+    }
+
+    /// A worker that has the processor may come at any time, however short the retries of a page are.
+    #[test]
+    fn a_batch_whose_processor_no_worker_has_is_never_given_up() {
+        // So few attempts fit into the time for which a batch may be blocked.
+        let policy = RetryPolicy::default()
+            .max_interval(Duration::from_secs(86_400))
+            .extended(None);
+        for (error_type, ends) in [("ArgsNotReadable", true), (UNKNOWN_PROCESSOR, false)] {
+            let mut ledger = Ledger::new(None, 1);
+            for _ in 0..50 {
+                if ledger.broken().is_some() {
+                    break;
+                }
+                let dispatched = Event::Dispatched {
+                    stride: 0,
+                    rate_share: None,
+                    page_share: None,
+                    items: None,
+                    now: NOW,
+                };
+                ledger.record(dispatched).unwrap();
+                let failure = FailedAttempt {
+                    not_the_page: true,
+                    lost: false,
+                    ..FailedAttempt::lost(error_type.to_owned(), "not here")
+                };
+                let reported = Event::Reported {
+                    stride: 0,
+                    report: Box::new(StrideReport {
+                        failure: Some(failure),
+                        ..StrideReport::default()
+                    }),
+                    dead_letters: false,
+                    policy: &policy,
+                    now: NOW,
+                };
+                ledger.record(reported).unwrap();
+            }
+            assert_eq!(ledger.broken().is_some(), ends, "{error_type}");
+        }
+    }
+
+    #[test]
+    fn waiting_never_goes_past_the_deadline() {
+        let ledger = after_a_failure(false);
+        let due = |deadline| match decide(
+            &ledger,
+            &Limits {
+                deadline,
+                ..limits()
+            },
+            NOW,
+        ) {
+            Decision::WaitUntil(until) => until.unwrap(),
+            other => panic!("{other:?}"),
+        };
+        let soon = NOW.plus(Duration::from_millis(10));
+        assert_eq!(due(Some(soon)), soon);
+        let late = NOW.plus(Duration::from_secs(600));
+        assert_eq!(due(Some(late)), due(None));
+        let full = Limits {
+            deadline: Some(late),
+            outputs_full: true,
+            ..limits()
+        };
+        assert_eq!(decide(&ledger, &full, NOW), Decision::WaitUntil(Some(late)));
+    }
+
+    #[test]
+    fn at_the_deadline_or_told_to_stop_a_batch_is_stopped_with_the_reason() {
+        let ledger = after_a_failure(false);
+        let late = Limits {
+            deadline: Some(NOW),
+            ..limits()
+        };
+        let told = Limits {
+            stopping: Some("too much failed".to_owned()),
+            // A pause does not keep it from ending.
+            paused: true,
+            ..limits()
+        };
+        for (limits, why) in [(late, "the deadline is over"), (told, "too much failed")] {
+            assert_eq!(phase(&ledger, &limits, NOW), Phase::Stopping);
+            assert!(stop_at_page_boundary(&ledger, &limits, NOW));
+            let Decision::Finish(ending) = decide(&ledger, &limits, NOW) else {
+                panic!("it does not end");
+            };
+            assert_eq!(ending.outcome, Outcome::Stopped);
+            let reason = ending.reason.unwrap();
+            assert!(reason.starts_with(why), "{reason}");
+        }
+    }
+
+    /// 003-15c.
+    #[test]
+    fn slow_retries_begin_in_a_quarter_of_the_slots_at_most() {
+        for (max_parallelism, quarter) in [(1, 1), (3, 1), (4, 1), (8, 2), (11, 2), (40, 10)] {
+            let limits = Limits {
+                max_parallelism,
+                ..Limits::default()
+            };
+            let mut ledger = Ledger::new(None, 1);
+            let starts: Vec<_> = (1..3 * u64::from(max_parallelism))
+                .map(|n| PageToken::encode(&n).unwrap())
+                .collect();
+            let announced = Event::Announced {
+                by: 0,
+                starts: &starts,
+            };
+            ledger.record(announced).unwrap();
+            let policy = RetryPolicy::default().max_attempts(1);
+            let stuck = 2 * u64::from(max_parallelism);
+            for stride in 0..stuck {
+                fail_under(&mut ledger, stride, false, &policy);
+            }
+            assert_eq!(u64::from(ledger.stuck()), stuck);
+            let mut running = [0, 0];
+            let due = NOW.plus(Duration::from_secs(3_600));
+            while let Decision::Dispatch(dispatch) = decide(&ledger, &limits, due) {
+                let is_slow = dispatch.stride < stuck;
+                running[usize::from(is_slow)] += 1;
+                begin(&mut ledger, dispatch.stride);
+            }
+            let [others, slow] = running;
+            assert_eq!(slow, quarter, "of {max_parallelism}");
+            assert_eq!(others, max_parallelism - slow, "of {max_parallelism}");
+        }
+    }
+
+    /// One stride has the whole rate when the retry of another one becomes due.
+    #[test]
+    fn a_retry_has_its_timer_while_the_whole_rate_is_given_out() {
+        let limits = Limits {
+            rate: Some(100.0),
+            shares_by_need: true,
+            ..limits()
+        };
+        let mut ledger = Ledger::new(None, 1);
+        let start = PageToken::encode(&1).unwrap();
+        let announced = Event::Announced {
+            by: 0,
+            starts: &[start],
+        };
+        ledger.record(announced).unwrap();
+        fail(&mut ledger, false);
+        let Decision::Dispatch(alone) = decide(&ledger, &limits, NOW) else {
+            panic!("the other stride does not run");
+        };
+        let dispatched = Event::Dispatched {
+            stride: alone.stride,
+            rate_share: alone.rate_share,
+            page_share: None,
+            items: None,
+            now: NOW,
+        };
+        ledger.record(dispatched).unwrap();
+        let Decision::WaitUntil(Some(due)) = decide(&ledger, &limits, NOW) else {
+            panic!("the retry has no timer");
+        };
+        assert!(yields(&ledger, &limits, NOW).is_empty());
+        assert_eq!(yields(&ledger, &limits, due).len(), 1);
+    }
+
+    #[test]
+    fn a_hand_over_waits_for_hooks() {
+        let ledger = after_a_failure(false);
+        let draining = Limits {
+            must_hand_over: true,
+            ..limits()
+        };
+        assert_eq!(decide(&ledger, &draining, NOW), Decision::HandOver);
+        let hooks = Limits {
+            hooks_running: true,
+            ..draining
+        };
+        assert_eq!(decide(&ledger, &hooks, NOW), Decision::WaitUntil(None));
+    }
+}

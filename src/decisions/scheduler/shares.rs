@@ -1,0 +1,273 @@
+//! How the limits on items and pages per second are divided among running strides.
+//!
+//! A worker keeps a stride to its share without asking anybody, so the shares of all that run never add up
+//! to more than the limit. A share is given away again when its stride has come back.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use super::{Limits, stage};
+use crate::{
+    decisions::chain::{Ledger, Run},
+    progress::Timestamp,
+};
+
+/// A share that is smaller than this part of an even one is not worth a slot.
+const SMALLEST: f64 = 0.05;
+/// Shares this many times as large as an even one are given back when others wait for theirs.
+const TOO_LARGE: f64 = 1.25;
+/// Shares smaller than this part of an even one are exchanged for larger ones when there is enough left.
+const TOO_SMALL: f64 = 0.5;
+/// Sums of shares differ from the limit by rounding.
+const ROUNDING: f64 = 1e-9;
+
+type ShareOf = fn(&Run) -> Option<f64>;
+
+fn kinds(limits: &Limits) -> [(Option<f64>, ShareOf); 2] {
+    [
+        (limits.rate, |run| run.rate_share),
+        (limits.page_rate, |run| run.page_share),
+    ]
+}
+
+/// The shares of items and pages per second for the stride that is dispatched next; `None` inside is
+/// without limit, `None` outside when there is nothing left to give away.
+pub(super) fn next(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Option<[Option<f64>; 2]> {
+    let mut shares = [None; 2];
+    for (share, (limit, of)) in shares.iter_mut().zip(kinds(limits)) {
+        if let Some(limit) = limit {
+            let even = limit / f64::from(runnable(ledger, limits, now));
+            let left = limit - in_use(ledger, of);
+            if left < even * SMALLEST {
+                return None;
+            }
+            *share = Some(even.min(left));
+        }
+    }
+    Some(shares)
+}
+
+/// The dispatches whose strides should come back for other shares.
+pub(super) fn out_of_date(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Vec<u64> {
+    let waiting = due(ledger, limits, now) > 0 && ledger.running() < limits.max_parallelism;
+    let mut dispatches = Vec::new();
+    for (limit, of) in kinds(limits) {
+        let even = limit.map(|limit| limit / f64::from(runnable(ledger, limits, now)));
+        let left = limit.map_or(0.0, |limit| limit - in_use(ledger, of));
+        let out_of_date = |run: &Run| match (even, of(run)) {
+            (None, None) => false,
+            (Some(_), None) | (None, Some(_)) => true,
+            (Some(even), Some(share)) => {
+                let starves = waiting && left < even * SMALLEST;
+                let exceeds = left < -ROUNDING * even;
+                ((starves || exceeds) && share > even * TOO_LARGE)
+                    || (exceeds && share > even * (1.0 + ROUNDING))
+                    || (!waiting && left >= even * TOO_SMALL && share < even * TOO_SMALL)
+            }
+        };
+        let runs = ledger.runs().map(|(_, run)| run);
+        dispatches.extend(runs.filter(out_of_date).map(|run| run.dispatch));
+    }
+    dispatches.sort_unstable();
+    dispatches.dedup();
+    dispatches
+}
+
+/// Strides that run or could, at most as many as may run.
+fn runnable(ledger: &Ledger, limits: &Limits, now: Timestamp) -> u32 {
+    let most = limits.max_parallelism.max(1);
+    if !limits.shares_by_need {
+        return most;
+    }
+    let due = due(ledger, limits, now);
+    let known = ledger.running() + due;
+    // Where one page tells of the next, all known pages may run and still be few.
+    let more_to_come = limits.shares_ahead && due <= 1 && is_at_frontier(ledger, due);
+    let expected = if more_to_come { known * 2 } else { known };
+    expected.clamp(1, most)
+}
+
+/// Whether the stride that finds the next ones runs, or is the one that is due.
+fn is_at_frontier(ledger: &Ledger, due: u32) -> bool {
+    let frontier = ledger.frontier().and_then(|number| ledger.stride(number));
+    frontier.is_some_and(|stride| stride.end.is_none() && (stride.is_running() || due == 1))
+}
+
+/// Strides that nobody has and that could be dispatched.
+fn due(ledger: &Ledger, limits: &Limits, now: Timestamp) -> u32 {
+    stage::dispatchable(ledger, limits, now)
+}
+
+/// Items and pages per second that running strides have.
+pub(crate) fn given_out(ledger: &Ledger) -> [f64; 2] {
+    [
+        in_use(ledger, |run| run.rate_share),
+        in_use(ledger, |run| run.page_share),
+    ]
+}
+
+/// What running strides hold.
+fn in_use(ledger: &Ledger, of: ShareOf) -> f64 {
+    ledger.runs().filter_map(|(_, run)| of(&run)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::{Decision, decide, yields};
+    use super::*;
+    use crate::{
+        batch::retry::RetryPolicy, decisions::chain::Event, page::PageToken, protocol::StrideReport,
+    };
+
+    const NOW: Timestamp = Timestamp(1_000_000);
+
+    fn announced(strides: u64) -> Ledger {
+        let mut ledger = Ledger::new(None, 1);
+        let token = |n| PageToken::encode(&n).unwrap();
+        let starts: Vec<_> = (1..strides).map(token).collect();
+        let announced = Event::Announced {
+            by: 0,
+            starts: &starts,
+        };
+        ledger.record(announced).unwrap();
+        ledger
+    }
+
+    fn dispatch_all(ledger: &mut Ledger, limits: &Limits) {
+        while let Decision::Dispatch(dispatch) = decide(ledger, limits, NOW) {
+            let dispatched = Event::Dispatched {
+                stride: dispatch.stride,
+                rate_share: dispatch.rate_share,
+                page_share: dispatch.page_share,
+                items: dispatch.items,
+                now: NOW,
+            };
+            ledger.record(dispatched).unwrap();
+        }
+    }
+
+    /// Strides that were told to come back do so at their next page boundary, with nothing done.
+    fn come_back(ledger: &mut Ledger, dispatches: &[u64]) {
+        let strides: Vec<_> = ledger
+            .runs()
+            .filter(|(_, run)| dispatches.contains(&run.dispatch))
+            .map(|(stride, _)| stride)
+            .collect();
+        assert_eq!(strides.len(), dispatches.len(), "only what runs is told");
+        for stride in strides {
+            let reported = Event::Reported {
+                stride,
+                report: Box::new(StrideReport::default()),
+                policy: &RetryPolicy::default(),
+                dead_letters: false,
+                now: NOW,
+            };
+            ledger.record(reported).unwrap();
+        }
+    }
+
+    fn limits(max_parallelism: u32, rate: Option<f64>, page_rate: Option<f64>) -> Limits {
+        Limits {
+            max_parallelism,
+            rate,
+            page_rate,
+            shares_by_need: true,
+            ..Limits::default()
+        }
+    }
+
+    fn any_limits() -> impl Strategy<Value = Limits> {
+        let rate = || prop::option::of(0.5f64..10_000.0);
+        (1u32..40, rate(), rate(), any::<bool>()).prop_map(|(p, rate, pages, ahead)| Limits {
+            shares_ahead: ahead,
+            ..limits(p, rate, pages)
+        })
+    }
+
+    fn shares_of(ledger: &Ledger, of: ShareOf) -> Vec<f64> {
+        ledger.runs().filter_map(|(_, run)| of(&run)).collect()
+    }
+
+    proptest! {
+        /// In a bounded number of rounds every running stride has a share that fits, nobody is told to come
+        /// back any more, and all that may run does.
+        #[test]
+        fn after_a_change_the_shares_settle(
+            strides in 1u64..60,
+            before in any_limits(),
+            after in any_limits(),
+        ) {
+            let mut ledger = announced(strides);
+            dispatch_all(&mut ledger, &before);
+            let mut rounds = 0;
+            loop {
+                dispatch_all(&mut ledger, &after);
+                let told = yields(&ledger, &after, NOW);
+                if told.is_empty() {
+                    break;
+                }
+                come_back(&mut ledger, &told);
+                rounds += 1;
+                prop_assert!(rounds <= 5, "still {told:?}");
+            }
+            prop_assert!(ledger.running() <= after.max_parallelism);
+            for (limit, of) in kinds(&after) {
+                let shares = shares_of(&ledger, of);
+                match limit {
+                    None => prop_assert!(shares.is_empty()),
+                    Some(limit) => {
+                        prop_assert_eq!(shares.len(), ledger.running() as usize);
+                        let sum: f64 = shares.iter().sum();
+                        prop_assert!(sum <= limit * (1.0 + 1e-6), "{} > {}", sum, limit);
+                        // Pages that can run have most of the rate; a part is left for pages that are found one by one.
+                        let part = if after.shares_ahead { 0.2 } else { 0.4 };
+                        prop_assert!(sum >= limit * part, "{} of {}", sum, limit);
+                    }
+                }
+            }
+        }
+
+        /// A lower limit takes back as many as are too many, those with the highest numbers.
+        #[test]
+        fn a_lower_parallelism_takes_back_just_enough(strides in 2u64..60, p in 1u32..40, less in 0u32..40) {
+            let mut ledger = announced(strides);
+            dispatch_all(&mut ledger, &limits(p, None, None));
+            let running = ledger.running();
+            let told = yields(&ledger, &limits(less, None, None), NOW);
+            prop_assert_eq!(told.len() as u32, running.saturating_sub(less));
+            let (_, lowest) = ledger.runs().next().unwrap();
+            prop_assert!(less == 0 || !told.contains(&lowest.dispatch));
+        }
+    }
+
+    /// Each page tells of the next one as it begins.
+    #[test]
+    fn pages_that_are_found_one_by_one_leave_a_share_for_the_next() {
+        let limits = Limits {
+            shares_ahead: true,
+            ..limits(10, Some(100.0), None)
+        };
+        let mut ledger = Ledger::new(None, 1);
+        for n in 0..4u64 {
+            dispatch_all(&mut ledger, &limits);
+            assert_eq!(u64::from(ledger.running()), n + 1, "nothing is left for it");
+            let starts = [PageToken::encode(&n).unwrap()];
+            let announced = Event::Announced {
+                by: n,
+                starts: &starts,
+            };
+            ledger.record(announced).unwrap();
+        }
+        let shares = shares_of(&ledger, |run| run.rate_share);
+        assert!(shares.iter().sum::<f64>() <= 100.0 + 1e-9, "{shares:?}");
+    }
+
+    #[test]
+    fn few_strides_share_the_whole_rate() {
+        let mut ledger = announced(2);
+        dispatch_all(&mut ledger, &limits(10, Some(100.0), None));
+        let shares = shares_of(&ledger, |run| run.rate_share);
+        assert_eq!(shares, [50.0, 50.0]);
+    }
+}

@@ -1,0 +1,3 @@
+//! The state of a batch and everything that changes it.
+
+pub(crate) mod pending_notices;

@@ -1,0 +1,155 @@
+//! The failures that a handler has not been told of yet.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    decisions::chain::Ledger,
+    page::PageToken,
+    processor::hooks::Failure,
+    progress::{PageFailure, Timestamp},
+};
+
+/// Notices that wait. More are counted only.
+const MAX_WAITING: usize = 20;
+
+/// The notices of a batch run, in the order of events.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Notices {
+    #[serde(default, skip_serializing_if = "VecDeque::is_empty")]
+    waiting: VecDeque<(u64, Failure)>,
+    /// Notices so far, dropped ones included.
+    #[serde(default)]
+    noted: u64,
+    #[serde(default)]
+    dropped: u64,
+    /// Calls of hooks of any kind that failed for good.
+    #[serde(default)]
+    pub hooks_failed: u64,
+    /// When the tracker is due.
+    #[serde(default)]
+    pub track_at: Timestamp,
+}
+
+/// What of a ledger can make a page worth a notice.
+pub(crate) struct Before {
+    stuck_at: Option<Option<PageToken>>,
+    listed: usize,
+    failed: u64,
+}
+
+impl Before {
+    /// Looks at a ledger before a stride reports.
+    pub fn of(ledger: &Ledger, stride: u64) -> Self {
+        Self {
+            stuck_at: stuck_at(ledger, stride),
+            listed: ledger.failed().len(),
+            failed: ledger.totals.pages_failed,
+        }
+    }
+}
+
+fn stuck_at(ledger: &Ledger, stride: u64) -> Option<Option<PageToken>> {
+    let stride = ledger.stride(stride)?;
+    stride.is_stuck().then(|| stride.at.clone())
+}
+
+impl Notices {
+    /// Of a partition: every notice of a batch run has a number of its own, whichever controller tells it.
+    #[cfg_attr(
+        not(feature = "temporal"),
+        allow(dead_code, reason = "for the controller")
+    )]
+    pub fn numbered_from(number: u64) -> Self {
+        Self {
+            noted: number,
+            ..Self::default()
+        }
+    }
+
+    /// Compares a ledger with what it was before a stride reported.
+    pub fn compare(&mut self, before: &Before, ledger: &Ledger, stride: u64) {
+        let failed = ledger.failed();
+        let listed: Vec<PageFailure> = failed.iter().skip(before.listed).cloned().collect();
+        // Failures that the ledger counts without listing them.
+        let unlisted = (ledger.totals.pages_failed - before.failed)
+            .saturating_sub(u64::try_from(listed.len()).unwrap_or(u64::MAX));
+        for page in listed {
+            self.note(Failure::PageFailed(page));
+        }
+        self.noted += unlisted;
+        self.dropped += unlisted;
+        let now = stuck_at(ledger, stride);
+        if now.is_some()
+            && now != before.stuck_at
+            && let Some(page) = ledger.failing(None).find(|page| page.stride == stride)
+        {
+            self.note(Failure::PageStuck(page));
+        }
+    }
+
+    /// Keeps a failure for the handler.
+    pub fn note(&mut self, failure: Failure) {
+        if self.waiting.len() >= MAX_WAITING {
+            self.noted += 1;
+            self.dropped += 1;
+        } else {
+            let number = self.number();
+            self.waiting.push_back((number, failure));
+        }
+    }
+
+    /// The next one to tell.
+    pub fn next(&mut self) -> Option<(u64, Failure)> {
+        self.waiting.pop_front()
+    }
+
+    /// The number of a notice that does not wait.
+    pub fn number(&mut self) -> u64 {
+        self.noted += 1;
+        self.noted
+    }
+
+    /// Gives up on everything that waits.
+    pub fn drop_waiting(&mut self) {
+        self.dropped += u64::try_from(self.waiting.len()).unwrap_or(u64::MAX);
+        self.waiting.clear();
+    }
+
+    /// Whether something waits.
+    pub fn is_waiting(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Notices that nobody was or will be told.
+    pub fn dropped(&self) -> u64 {
+        self.dropped
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_queue_is_bounded_and_what_is_dropped_leaves_a_gap() {
+        let mut notices = Notices::default();
+        let failure = |n: u64| Failure::ToleranceExceeded {
+            reason: n.to_string(),
+            paused: true,
+        };
+        for n in 1..=25 {
+            notices.note(failure(n));
+        }
+        assert_eq!(notices.dropped(), 5);
+        for n in 1..=20 {
+            assert_eq!(notices.next(), Some((n, failure(n))));
+        }
+        assert_eq!(notices.next(), None);
+        notices.note(failure(26));
+        assert_eq!(notices.next(), Some((26, failure(26))));
+    }
+}

@@ -1,0 +1,254 @@
+//! The activities of a worker: strides of pages, and everything beside the pages.
+//!
+//! | file | what is in it |
+//! |---|---|
+//! | here | the activity that runs a stride |
+//! | `host`, `control_watch` | the outside world of a stride |
+//! | `arguments` | arguments that an order has a reference to |
+//! | `aside` | the activities beside the pages, which have slots of their own |
+//! | `bridges` | noticing bridges that are gone |
+//! | `combining` | combining what pages have put out, on threads of its own |
+//! | `lock` | taking a named lock and giving it back |
+//! | `partitions` | looking at the partitions of a batch |
+//! | `throttling` | telling a batch what its throttles say |
+//! | `waits` | telling a batch what it waits for beside its pages |
+//! | `abandon` | giving up what does not end when the worker does |
+//! | `user_threads` | threads that user code may block |
+
+mod abandon;
+mod arguments;
+mod bridges;
+mod combining;
+mod lock;
+mod memo_watch;
+mod partitions;
+mod side;
+mod stride_host;
+mod throttle_gate;
+mod throttles;
+mod user_threads;
+mod waiting;
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use temporalio_sdk::{
+    ApplicationFailure,
+    activities::{ActivityContext, ActivityError},
+};
+use tokio::sync::watch;
+use tracing::Instrument as _;
+
+use crate::{
+    base::error::{PageError, truncate},
+    batch::retry::RetryMode,
+    engine::{controller::StrideActivity, worker::Company},
+    metrics::{Metrics, StrideOutcome},
+    page::PageToken,
+    processor::throttle::Throttles,
+    protocol::{Checkpoint, StrideOrder, StrideReport, UNKNOWN_PROCESSOR},
+    stride::registry::Registry,
+};
+use side::retry;
+use stride_host::{ActivityHost, Surroundings};
+use throttle_gate::{AlwaysOpen, Gate, Throttled};
+
+pub(crate) use abandon::Abandonment;
+pub(crate) use memo_watch::ControlWatches;
+pub(crate) use side::{ASIDE_HEARTBEAT_TIMEOUT, AsideActivities};
+pub(crate) use user_threads::UserThreads;
+
+/// What a log line shows of a token.
+const MAX_TOKEN_CHARS: usize = 24;
+
+/// Signs of life per heartbeat timeout.
+pub(crate) const HEARTBEATS_PER_TIMEOUT: u32 = 5;
+
+/// The activity of the pages, with what it needs.
+pub(crate) struct PageActivities {
+    pub registry: Registry,
+    pub throttles: Throttles,
+    pub metrics: Metrics,
+    pub watches: Arc<ControlWatches>,
+    pub draining: watch::Receiver<bool>,
+    pub abandonment: Abandonment,
+    pub company: Arc<Company>,
+    pub threads: UserThreads,
+}
+
+#[temporalio_macros::activities]
+impl PageActivities {
+    /// Runs the pages of a stride. A page that fails is part of a normal result; only a worker that
+    /// cannot do the work at all fails the activity.
+    #[activity(definition = StrideActivity)]
+    async fn stride(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        order: StrideOrder,
+    ) -> Result<StrideReport, ActivityError> {
+        let span = tracing::info_span!(
+            "stride",
+            batch = order.batch_id,
+            batch_run = order.batch_run,
+            processor = order.processor,
+            stride = order.stride,
+            attempt = order.attempt,
+            workflow_run = ctx.info().workflow_run_id.as_deref().unwrap_or_default(),
+        );
+        let occupied = self.company.occupy();
+        let run = self.run(ctx, order).instrument(span);
+        let mut ended = self.abandonment.unless_abandoned(run).await;
+        drop(occupied);
+        if let Ok(report) = &mut ended {
+            report.eager = self.company.eager_strides();
+        }
+        ended
+    }
+}
+
+// The controller calls the activity by its definition, so nobody else needs this constant.
+const _: () = {
+    let _ = PageActivities::stride;
+};
+
+impl PageActivities {
+    /// What the pages of a batch with these throttles wait for.
+    fn gate(&self, throttles: &[String]) -> Arc<dyn Gate> {
+        if throttles.is_empty() {
+            return Arc::new(AlwaysOpen);
+        }
+        // They are asked where they cannot block anybody.
+        let _beside = self.threads.enter();
+        match Throttled::by(&self.throttles, throttles) {
+            Ok(gate) => Arc::new(gate),
+            Err(unknown) => {
+                // Another worker asks it for the batch, so that the batch is held all the same.
+                tracing::debug!(%unknown, "pages are not held here");
+                Arc::new(AlwaysOpen)
+            }
+        }
+    }
+
+    async fn run(
+        &self,
+        ctx: ActivityContext,
+        mut order: StrideOrder,
+    ) -> Result<StrideReport, ActivityError> {
+        arguments::fetch(&ctx.client(), &mut order.args).await?;
+        // Retryable: another worker on the queue may know it.
+        if let Some(lacks) = self
+            .registry
+            .lacks(&order.processor, &ctx.info().task_queue)
+        {
+            return Err(elsewhere(&lacks, ctx.info().attempt));
+        }
+        let processor = self.registry.of_batch(&order.processor, order.redrive);
+        let processor = processor.map_err(|refused| retry(refused, UNKNOWN_PROCESSOR))?;
+        let resume = if ctx.info().attempt > 1 {
+            let hint = ctx.heartbeat_details().deserialize::<Checkpoint>();
+            hint.ok().flatten().unwrap_or_default().done
+        } else {
+            StrideReport::default()
+        };
+        let metrics = self.metrics.for_processor(&order.processor);
+        let settings = processor.settings();
+        let (host, _attended) = ActivityHost::new(
+            &ctx,
+            &order,
+            resume.clone(),
+            Surroundings {
+                metrics: metrics.clone(),
+                draining: self.draining.clone(),
+                control: self.watches.watch(&ctx.client(), &order),
+                gate: self.gate(&order.throttles),
+                may_repeat: settings.retry_mode == RetryMode::AtLeastOnce,
+                permits: settings.permits,
+            },
+        );
+        let (host, order) = (Arc::new(host), Arc::new(order));
+        let started = Instant::now();
+        tracing::debug!(
+            start = shown(order.start.as_ref()),
+            end = shown(order.end.as_ref()),
+            "stride started"
+        );
+        let stride = {
+            let (host, order) = (Arc::clone(&host), Arc::clone(&order));
+            async move { processor.run(&order, resume, &*host).await }
+        };
+        let stride = self.threads.run(stride);
+        let report = stride.ended(|trouble| host.gives_up(trouble).map(Ok)).await;
+        match report {
+            Ok(mut report) => {
+                host.give_back_rates(&mut report);
+                log_end(&order, &report, started.elapsed());
+                metrics.stride_ended(outcome(&order, &report));
+                Ok(report)
+            }
+            Err(_) => {
+                tracing::info!("the batch run is gone; nothing more is done for it");
+                metrics.stride_ended(StrideOutcome::Yielded);
+                Err(ActivityError::from(
+                    ApplicationFailure::builder("the batch run is gone")
+                        .type_name("BatchRunGone".to_owned())
+                        .non_retryable(true)
+                        .build(),
+                ))
+            }
+        }
+    }
+}
+
+fn outcome(order: &StrideOrder, report: &StrideReport) -> StrideOutcome {
+    if report.failure.is_some() {
+        StrideOutcome::Failed
+    } else if report.end_of_data
+        || (order.end.is_some() && report.covered_to == order.end)
+        || (order.end.is_none() && report.pages >= order.pages)
+    {
+        StrideOutcome::Completed
+    } else {
+        StrideOutcome::Yielded
+    }
+}
+
+/// Longest wait before another worker is asked for a processor that this one does not have.
+const ASK_ELSEWHERE: Duration = Duration::from_secs(5);
+
+/// Temporal asks again, and the queue gives the task to any worker of it.
+fn elsewhere(lacks: &PageError, attempt: u32) -> ActivityError {
+    let doubled = Duration::from_millis(100) * 2u32.pow(attempt.min(8));
+    ActivityError::from(
+        ApplicationFailure::builder(lacks.message().to_owned())
+            .type_name(UNKNOWN_PROCESSOR.to_owned())
+            .next_retry_delay(doubled.min(ASK_ELSEWHERE))
+            .build(),
+    )
+}
+
+/// Tokens can hold keys of a user's data.
+fn shown(token: Option<&PageToken>) -> String {
+    token.map_or_else(String::new, |token| {
+        truncate(token.as_str(), MAX_TOKEN_CHARS)
+    })
+}
+
+fn log_end(order: &StrideOrder, report: &StrideReport, took: Duration) {
+    match &report.failure {
+        Some(failure) => tracing::warn!(
+            error_type = failure.error_type,
+            error = failure.message,
+            retryable = failure.retryable,
+            start = shown(report.covered_to.as_ref().or(order.start.as_ref())),
+            "page failed"
+        ),
+        None => tracing::debug!(
+            pages = report.pages,
+            items = report.items.total(),
+            took_ms = took.as_millis(),
+            "stride ended"
+        ),
+    }
+}

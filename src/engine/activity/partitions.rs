@@ -1,0 +1,137 @@
+//! Looking at the partitions of a batch, and telling the batch.
+//!
+//! Each partition writes its progress into the memo of its workflow; reading that leaves nothing in a history.
+//! The batch is told by a signal, which does, so figures that merely go up wait for a while.
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use temporalio_client::{
+    Client, WorkflowHandle, WorkflowSignalOptions, errors::WorkflowInteractionError,
+};
+use temporalio_sdk::activities::ActivityError;
+
+use super::{
+    memo_watch::{ControlWatches, Found},
+    side::retry,
+};
+use crate::{
+    decisions::partitions::Look,
+    engine::controller::Controller,
+    progress::Progress,
+    protocol::{PartitionNews, PartitionsOrder},
+};
+
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Looks in a row at a partition that could use more pages in flight, before that is believed.
+const BELIEVED_AFTER: u32 = 3;
+/// How long figures that merely go up may wait.
+const TELL_EVERY: Duration = Duration::from_secs(10);
+
+/// Looks until the batch is over. What strides in this worker have read is not read again.
+pub(super) async fn relay(
+    client: &Client,
+    order: &PartitionsOrder,
+    watches: &Arc<ControlWatches>,
+) -> Result<(), ActivityError> {
+    // The activity's own handle is pinned to one run; the batch may continue as new at any time.
+    let batch: WorkflowHandle<_, Controller> = client.get_workflow_handle(order.batch_id.clone());
+    let (batch_run, batch_id) = (&order.batch_run, &order.batch_id);
+    let mut of_batch = watches.read(client, batch_run, batch_id, Some(batch_id));
+    let mut of_partitions = BTreeMap::new();
+    let mut looker = Looker::default();
+    let mut told_at = Instant::now();
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        let Some(reading) = of_batch.borrow_and_update().clone() else {
+            continue;
+        };
+        if reading.found == Found::Gone {
+            return Ok(());
+        }
+        let running = &reading.partitions;
+        looker.keep(running);
+        of_partitions.retain(|number, _| running.contains_key(number));
+        for (number, workflow) in running.iter() {
+            let readings = of_partitions
+                .entry(*number)
+                .or_insert_with(|| watches.read(client, batch_run, workflow, None));
+            if readings.has_changed().unwrap_or(false)
+                && let Some(reading) = readings.borrow_and_update().as_ref()
+                && let Some(progress) = &reading.progress
+                && progress.batch_run == *batch_run
+            {
+                looker.saw(*number, progress);
+            }
+        }
+        let looks = looker.news(told_at.elapsed() >= TELL_EVERY);
+        if looks.is_empty() {
+            continue;
+        }
+        told_at = Instant::now();
+        let news = PartitionNews {
+            batch_run: order.batch_run.clone(),
+            looks,
+        };
+        let told = batch.signal(
+            Controller::partition_news,
+            news,
+            WorkflowSignalOptions::default(),
+        );
+        match told.await {
+            Ok(()) => {}
+            Err(WorkflowInteractionError::NotFound(_)) => return Ok(()),
+            Err(error) => return Err(retry(error, "PartitionNewsNotSent")),
+        }
+    }
+}
+
+/// What is known, and what of it has been told.
+#[derive(Default)]
+struct Looker {
+    known: BTreeMap<u32, Known>,
+}
+
+struct Known {
+    look: Look,
+    /// Looks in a row in which it could not use its share.
+    idle: u32,
+    told: Option<Look>,
+}
+
+impl Looker {
+    /// The others have ended; the batch hears of that from them.
+    fn keep(&mut self, running: &BTreeMap<u32, String>) {
+        self.known.retain(|number, _| running.contains_key(number));
+    }
+
+    fn saw(&mut self, number: u32, progress: &Progress) {
+        let before = self.known.remove(&number);
+        let (idle, told) = before.map_or((0, None), |known| (known.idle, known.told));
+        let idle = match Look::is_discovering(progress) {
+            true => idle + 1,
+            false => 0,
+        };
+        let look = Look::of(progress, idle >= BELIEVED_AFTER);
+        self.known.insert(number, Known { look, idle, told });
+    }
+
+    /// What has to be told: much that has changed, or when it is time everything that has.
+    fn news(&mut self, is_time: bool) -> Vec<(u32, Look)> {
+        let mut news = Vec::new();
+        for (number, known) in &mut self.known {
+            let due = match &known.told {
+                None => true,
+                Some(told) => told.differs_much(&known.look) || (is_time && *told != known.look),
+            };
+            if due {
+                known.told = Some(known.look.clone());
+                news.push((*number, known.look.clone()));
+            }
+        }
+        news
+    }
+}

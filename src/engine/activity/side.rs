@@ -1,0 +1,511 @@
+//! The activities beside the pages. They have a task queue and slots of their own, so that pages which take
+//! every slot of a worker hold none of them up.
+
+use std::{sync::Arc, time::Duration};
+
+use temporalio_sdk::{
+    ApplicationFailure,
+    activities::{ActivityContext, ActivityError},
+};
+use tokio::{sync::watch, task::JoinHandle};
+
+use super::{
+    HEARTBEATS_PER_TIMEOUT, arguments, bridges, combining::Combining, elsewhere, lock,
+    memo_watch::ControlWatches, partitions, throttles, user_threads::UserThreads,
+    waiting::WaitTeller,
+};
+use crate::{
+    base::{
+        error::{MAX_MESSAGE_CHARS, PageError, truncate},
+        error_text::words,
+    },
+    decisions::pacing::{Openings, openings},
+    engine::controller::{
+        CheckActivity, CombineActivity, HookActivity, KeepReportActivity, LockActivity,
+        PartitionsActivity, PrepareActivity, SplitActivity, ThrottleActivity, UnlockActivity,
+        WatchBridgesActivity, WindowsActivity,
+    },
+    metrics::Metrics,
+    processor::{
+        hooks::{Hooks, UNKNOWN_HOOK},
+        stop_signal::{Interruption, Told},
+        throttle::Throttles,
+        waiting,
+    },
+    progress::check::Check,
+    protocol::{
+        ASIDE_SUFFIX, BridgeWatch, CheckAnswer, CheckOrder, CombineOrder, Combined, HookOrder,
+        KeepReport, LockOrder, PartitionsOrder, PrepareInput, Prepared, REFUSED, SplitAnswer,
+        SplitOrder, ThrottleOrder, UNKNOWN_PROCESSOR, WaitsFor, WindowsOrder,
+    },
+    stride::registry::{NotPrepared, Registry},
+};
+
+/// Heartbeat timeout of the activities that last: after it another worker goes on with them.
+pub(crate) const ASIDE_HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// What a check that is told to end early may take for it.
+const CHECK_GRACE: Duration = Duration::from_secs(5);
+
+/// Workers that are asked for a processor before the batch says that it waits for one. Two programs may share a queue.
+const ASKED_OFTEN: u32 = 4;
+
+/// Openings of operating windows that are worked out at a time.
+const OPENINGS: usize = 50;
+
+/// The activities beside the pages, with what they need.
+pub(crate) struct AsideActivities {
+    registry: Registry,
+    hooks: Hooks,
+    throttles: Throttles,
+    metrics: Metrics,
+    watches: Arc<ControlWatches>,
+    draining: watch::Receiver<bool>,
+    threads: UserThreads,
+    combining: Combining,
+}
+
+impl AsideActivities {
+    pub fn new(
+        registry: Registry,
+        hooks: Hooks,
+        throttles: Throttles,
+        metrics: Metrics,
+        watches: Arc<ControlWatches>,
+        draining: watch::Receiver<bool>,
+        threads: UserThreads,
+    ) -> Self {
+        Self {
+            registry,
+            hooks,
+            throttles,
+            metrics,
+            watches,
+            draining,
+            threads,
+            combining: Combining::default(),
+        }
+    }
+}
+
+#[temporalio_macros::activities]
+impl AsideActivities {
+    /// Says what this worker knows of a processor, or why it refuses the batch, and has the processor
+    /// complete the arguments, which may take long.
+    #[activity(definition = PrepareActivity)]
+    async fn prepare(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        mut input: PrepareInput,
+    ) -> Result<Prepared, ActivityError> {
+        arguments::fetch(&ctx.client(), &mut input.args).await?;
+        let batch = (input.batch_id.clone(), input.batch_run.clone());
+        let news = WaitTeller::of(&ctx, (&batch.0, &batch.1), WaitsFor::Prepare);
+        // First: a worker without the processor is another program, and has other hooks, too.
+        if let Some(lacks) = self.registry.lacks(&input.processor, queue_of(&ctx)) {
+            let attempt = ctx.info().attempt;
+            if attempt >= ASKED_OFTEN {
+                news.tell_unknown(&lacks).await;
+            }
+            return Err(elsewhere(&lacks, attempt));
+        }
+        self.hooks.check(&input.hooks).map_err(refuse)?;
+        self.throttles.check(&input.throttles).map_err(refuse)?;
+        let (says, doing) = watch::channel(None);
+        let preparing = async {
+            let registry = self.registry.clone();
+            let name = format!("prepare {}", input.processor);
+            let prepared = self.threads.beside(&name, async move {
+                waiting::told(says, registry.prepare(&input)).await
+            });
+            match prepared.await.map_err(NotPrepared::Retry).flatten() {
+                Ok(prepared) => Ok(prepared),
+                Err(NotPrepared::Refused(refused)) => Err(refuse(refused)),
+                Err(NotPrepared::Retry(error)) => {
+                    news.tell_error(&error).await;
+                    Err(retry(error.message().to_owned(), error.error_type()))
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            prepared = preparing => prepared,
+            never = news.tell_of_wait(doing) => match never {},
+            () = ctx.cancelled() => Err(ActivityError::cancelled()),
+            () = self.stops(&ctx) => Err(retry(STOPS, WORKER_STOPS)),
+        }
+    }
+
+    /// Calls a hook of the user's. A worker that ends does not wait for it.
+    #[activity(definition = HookActivity)]
+    async fn hook(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        order: HookOrder,
+    ) -> Result<(), ActivityError> {
+        let attempt = ctx.info().attempt;
+        let order = Arc::new(order);
+        let calling = {
+            let (hooks, order) = (self.hooks.clone(), Arc::clone(&order));
+            async move { hooks.call(&order.name, &order.call).await }
+        };
+        let name = format!("hook {}", order.name);
+        let calling = self.threads.beside(&name, calling);
+        let called = tokio::select! {
+            called = tokio::time::timeout(order.timeout, calling) => match called {
+                Ok(called) => called.flatten(),
+                Err(_) => {
+                    let limit = order.timeout;
+                    let late = PageError::retryable(format_args!("not done after {limit:?}"));
+                    Err(late.with_type("HookTimeout"))
+                }
+            },
+            () = ctx.cancelled() => Err(PageError::retryable(STOPS).with_type(WORKER_STOPS)),
+        };
+        called.map_err(|error| {
+            // Names come from batches; only registered ones become labels.
+            let known = error.error_type() != UNKNOWN_HOOK;
+            self.metrics
+                .hook_failed(if known { &order.name } else { "unknown" });
+            not_told(&order.name, attempt, error)
+        })
+    }
+
+    /// Keeps the final report of a batch with its dead letters.
+    #[activity(definition = KeepReportActivity)]
+    async fn keep_report(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        mut order: KeepReport,
+    ) -> Result<(), ActivityError> {
+        arguments::fetch(&ctx.client(), &mut order.args).await?;
+        let attempt = ctx.info().attempt;
+        let failed = |error| not_told(&order.processor, attempt, error);
+        let unknown = |refused| failed(PageError::retryable(refused));
+        let processor = self.registry.of_batch(&order.processor, false);
+        let processor = processor.map_err(unknown)?;
+        let name = format!("keep the report of {}", order.processor);
+        let (args, report) = (order.args.clone(), order.report.clone());
+        let keeping = async move { processor.keep_report(&args, &report).await };
+        let kept = self.threads.beside(&name, keeping).await;
+        kept.flatten().map_err(failed)
+    }
+
+    /// Has the processor look at what was done, which may take long.
+    #[activity(definition = CheckActivity)]
+    async fn check(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        mut order: CheckOrder,
+    ) -> Result<CheckAnswer, ActivityError> {
+        arguments::fetch(&ctx.client(), &mut order.args).await?;
+        let batch = (order.batch_id.clone(), order.batch_run.clone());
+        let news = WaitTeller::of(&ctx, (&batch.0, &batch.1), WaitsFor::Check);
+        let (told, interruption) = watch::channel(Told::default());
+        let (_says, doing) = watch::channel(None);
+        let checking = async {
+            // Another worker may know it.
+            let processor = self.registry.of_batch(&order.processor, order.redrive);
+            let processor = processor.map_err(|unknown| retry(unknown, UNKNOWN_PROCESSOR))?;
+            let interruption = Interruption::new(interruption, false);
+            let name = format!("check of {}", order.processor);
+            let check = async move { processor.check(&order, interruption).await };
+            match self.threads.beside(&name, check).await.flatten() {
+                Ok(found) => Ok(CheckAnswer {
+                    found: found.map(Check::shortened),
+                }),
+                Err(error) if error.is_retryable() => {
+                    news.tell_error(&error).await;
+                    Err(retry(error.message().to_owned(), error.error_type()))
+                }
+                Err(error) => Err(for_good(&error)),
+            }
+        };
+        let mut checking = std::pin::pin!(checking);
+        let ended = tokio::select! {
+            biased;
+            answer = &mut checking => return answer,
+            never = news.tell_of_wait(doing) => match never {},
+            () = ctx.cancelled() => ActivityError::cancelled(),
+            () = self.stops(&ctx) => retry(STOPS, WORKER_STOPS),
+        };
+        told.send_modify(|told| told.cancelled = true);
+        // It can end what it has begun; nobody wants its answer any more.
+        let _ = tokio::time::timeout(CHECK_GRACE, checking).await;
+        Err(ended)
+    }
+
+    /// Combines what pages have put out. What fails once fails always, but for code that does not come back, and for a
+    /// worker that has other code.
+    #[activity(definition = CombineActivity)]
+    async fn combine(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        mut order: CombineOrder,
+    ) -> Result<Combined, ActivityError> {
+        arguments::fetch(&ctx.client(), &mut order.args).await?;
+        let processor = self.registry.of_batch(&order.processor, false);
+        let processor = processor.map_err(|unknown| retry(unknown, UNKNOWN_PROCESSOR))?;
+        let name = order.processor.clone();
+        let workflow = ctx.info().workflow_id.clone().unwrap_or_default();
+        let combining = self
+            .combining
+            .run((&name, &workflow), move || processor.combine(order));
+        let combined = tokio::select! {
+            combined = combining => combined,
+            () = self.stops(&ctx) => return Err(retry(STOPS, WORKER_STOPS)),
+        };
+        match combined {
+            Ok(part) => Ok(Combined { part }),
+            Err(error) if error.is_retryable() => {
+                Err(retry(error.message().to_owned(), error.error_type()))
+            }
+            Err(error) => Err(for_good(&error)),
+        }
+    }
+
+    /// Tells the batch what its throttles say, for as long as it runs and this worker does.
+    #[activity(definition = ThrottleActivity)]
+    async fn throttle(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        order: ThrottleOrder,
+    ) -> Result<(), ActivityError> {
+        let _heartbeats = Heartbeats::of(&ctx);
+        let client = ctx.client();
+        let told = async {
+            let monitor = {
+                // They are asked where they cannot block anybody.
+                let _beside = self.threads.enter();
+                self.throttles.monitor(&order.throttles)
+            };
+            match monitor {
+                Ok(monitor) => throttles::relay(&client, &order, monitor).await,
+                Err(unknown) => throttles::relay_unknown(&client, &order, &unknown).await,
+            }
+        };
+        tokio::select! {
+            told = told => told,
+            never = throttles::observe(&client, &order, &self.metrics) => match never {},
+            () = self.stops(&ctx) => Ok(()),
+        }
+    }
+
+    /// Tells the batch how far its partitions are, for as long as it runs and this worker does.
+    #[activity(definition = PartitionsActivity)]
+    async fn partitions(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        order: PartitionsOrder,
+    ) -> Result<(), ActivityError> {
+        let _heartbeats = Heartbeats::of(&ctx);
+        let client = ctx.client();
+        tokio::select! {
+            told = partitions::relay(&client, &order, &self.watches) => told,
+            () = self.stops(&ctx) => Ok(()),
+        }
+    }
+
+    /// Asks the processor where a range can be split.
+    #[activity(definition = SplitActivity)]
+    async fn split(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        mut order: SplitOrder,
+    ) -> Result<SplitAnswer, ActivityError> {
+        arguments::fetch(&ctx.client(), &mut order.args).await?;
+        let _heartbeats = Heartbeats::of(&ctx);
+        // Another worker may know it.
+        let processor = self.registry.of_batch(&order.processor, false);
+        let processor = processor.map_err(|unknown| retry(unknown, UNKNOWN_PROCESSOR))?;
+        let name = format!("split of {}", order.processor);
+        let splitting = async move { processor.split(&order).await };
+        tokio::select! {
+            at = self.threads.beside(&name, splitting) => match at.flatten() {
+                Ok(at) => Ok(SplitAnswer { at }),
+                Err(error) => Err(split_failed(&error)),
+            },
+            () = self.stops(&ctx) => Err(retry(STOPS, WORKER_STOPS)),
+        }
+    }
+
+    /// Works out when operating windows open and close.
+    #[activity(definition = WindowsActivity)]
+    async fn windows(
+        self: Arc<Self>,
+        _ctx: ActivityContext,
+        order: WindowsOrder,
+    ) -> Result<Openings, ActivityError> {
+        for window in &order.windows {
+            // Retryable: another worker may have newer data on time zones.
+            let known = window.validate();
+            known.map_err(|unknown| retry(unknown, UNKNOWN_WINDOW))?;
+        }
+        let found = openings(&order.windows, order.from, OPENINGS);
+        Ok(Openings::new(found))
+    }
+
+    /// Takes a named lock for a batch, and waits for it if told to.
+    #[activity(definition = LockActivity)]
+    async fn lock(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        order: LockOrder,
+    ) -> Result<(), ActivityError> {
+        let _heartbeats = Heartbeats::of(&ctx);
+        let client = ctx.client();
+        tokio::select! {
+            biased;
+            taken = lock::take(&client, &order, &ctx.info().task_queue) => taken,
+            () = ctx.cancelled() => Err(ActivityError::cancelled()),
+            () = self.stops(&ctx) => Err(retry(STOPS, WORKER_STOPS)),
+        }
+    }
+
+    /// Gives a named lock back, if the batch has it.
+    #[activity(definition = UnlockActivity)]
+    async fn unlock(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        order: LockOrder,
+    ) -> Result<(), ActivityError> {
+        lock::give_back(&ctx.client(), &order).await
+    }
+
+    /// Waits until bridges are gone, and tells which.
+    #[activity(definition = WatchBridgesActivity)]
+    async fn watch_bridges(
+        self: Arc<Self>,
+        ctx: ActivityContext,
+        order: BridgeWatch,
+    ) -> Result<Vec<String>, ActivityError> {
+        let _heartbeats = Heartbeats::of(&ctx);
+        let client = ctx.client();
+        tokio::select! {
+            biased;
+            gone = bridges::gone(&client, &order) => Ok(gone),
+            () = ctx.cancelled() => Err(ActivityError::cancelled()),
+            () = self.stops(&ctx) => Err(retry(STOPS, WORKER_STOPS)),
+        }
+    }
+}
+
+// The controller calls the activities by their definitions, so nobody else needs these constants.
+const _: () = {
+    let _ = (AsideActivities::prepare, AsideActivities::hook);
+    let _ = (AsideActivities::keep_report, AsideActivities::throttle);
+    let _ = (AsideActivities::check, AsideActivities::combine);
+    let _ = (AsideActivities::partitions, AsideActivities::split);
+    let _ = (
+        AsideActivities::lock,
+        AsideActivities::unlock,
+        AsideActivities::windows,
+        AsideActivities::watch_bridges,
+    );
+};
+
+/// Error type where the data on time zones does not know the zone of a window.
+const UNKNOWN_WINDOW: &str = "UnknownTimeZone";
+const WORKER_STOPS: &str = "WorkerStops";
+const STOPS: &str = "its worker stops";
+
+/// The queue of the pages.
+fn queue_of(ctx: &ActivityContext) -> &str {
+    let own = &ctx.info().task_queue;
+    own.strip_suffix(ASIDE_SUFFIX).unwrap_or(own)
+}
+
+impl AsideActivities {
+    /// Resolves when the worker drains, or when the activity is told to end.
+    async fn stops(&self, ctx: &ActivityContext) {
+        let mut draining = self.draining.clone();
+        tokio::select! {
+            // A worker that is gone without a word ends it too.
+            _ = draining.wait_for(|draining| *draining) => {}
+            () = ctx.cancelled() => {}
+        }
+    }
+}
+
+/// Sends signs of life until it is dropped.
+pub(super) struct Heartbeats(JoinHandle<()>);
+
+impl Heartbeats {
+    pub(super) fn of(ctx: &ActivityContext) -> Self {
+        let ctx = ctx.clone();
+        let timeout = ctx.info().heartbeat_timeout;
+        let interval = timeout.unwrap_or(ASIDE_HEARTBEAT_TIMEOUT) / HEARTBEATS_PER_TIMEOUT;
+        Self(tokio::spawn(async move {
+            let mut tick = tokio::time::interval(interval);
+            loop {
+                tick.tick().await;
+                if let Err(error) = ctx.record_heartbeat(()).await {
+                    tracing::warn!(error = words(&error), "heartbeat not sent");
+                }
+            }
+        }))
+    }
+}
+
+impl Drop for Heartbeats {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// The batch ends before its first page.
+fn refuse(reason: impl std::error::Error + Send + Sync + 'static) -> ActivityError {
+    ActivityError::from(
+        ApplicationFailure::builder(reason)
+            .type_name(REFUSED.to_owned())
+            .non_retryable(true)
+            .build(),
+    )
+}
+
+/// Nobody tries again.
+fn for_good(error: &PageError) -> ActivityError {
+    ActivityError::from(
+        ApplicationFailure::builder(truncate(error.message(), MAX_MESSAGE_CHARS))
+            .type_name(error.error_type().to_owned())
+            .non_retryable(true)
+            .build(),
+    )
+}
+
+/// A partition that cannot be split goes on as it is.
+fn split_failed(error: &PageError) -> ActivityError {
+    let (message, error_type) = (error.message().to_owned(), error.error_type());
+    tracing::warn!(error_type, error = message, "no place to split at");
+    ActivityError::from(
+        ApplicationFailure::builder(truncate(&message, MAX_MESSAGE_CHARS))
+            .type_name(error_type.to_owned())
+            .non_retryable(!error.is_retryable())
+            .build(),
+    )
+}
+
+/// Temporal tries again, here or on another worker.
+pub(super) fn retry(
+    reason: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    error_type: &str,
+) -> ActivityError {
+    let message = reason.into().to_string();
+    ActivityError::from(
+        ApplicationFailure::builder(message)
+            .type_name(error_type.to_owned())
+            .build(),
+    )
+}
+
+/// Says what went wrong beside the pages. The controller tries again a few times and goes on.
+fn not_told(name: &str, attempt: u32, error: PageError) -> ActivityError {
+    tracing::warn!(
+        name,
+        attempt,
+        error_type = error.error_type(),
+        error = error.message(),
+        "not told"
+    );
+    retry(error.message().to_owned(), error.error_type())
+}

@@ -1,0 +1,726 @@
+//! The outside world of a stride that runs as an activity.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use async_trait::async_trait;
+use temporalio_client::{
+    Client, WorkflowDescribeOptions, WorkflowExecuteUpdateOptions, WorkflowExecutionDescription,
+    WorkflowHandle, WorkflowSignalOptions,
+    errors::{WorkflowInteractionError, WorkflowUpdateError},
+    tonic::{IntoRequest as _, Status},
+};
+use temporalio_common::protos::temporal::api::{
+    common::v1::WorkflowExecution, workflowservice::v1::ResetStickyTaskQueueRequest,
+};
+use temporalio_sdk::activities::ActivityContext;
+use tokio::{sync::watch, task::JoinHandle};
+
+use super::{
+    HEARTBEATS_PER_TIMEOUT,
+    memo_watch::{ControlWatch, Found, found_in},
+    throttle_gate::Gate,
+    user_threads::Trouble,
+};
+use crate::{
+    base::error_text::words,
+    decisions::pacing::Earned,
+    engine::{client::is_unanswered, controller::Controller},
+    metrics::{PageInFlight, ProcessorMetrics},
+    page::PageToken,
+    processor::{
+        item::{ItemHost, Permits},
+        stop_signal::Told,
+    },
+    protocol::{
+        AcceptedEnd, AcceptedEndRequest, Checkpoint, NextPage, RunningPage, StrideOrder,
+        StrideReport,
+    },
+    stride::{Go, HostError, PageEvent, StrideHost, WaitFor, page_blocked, rate_share::RateShare},
+};
+
+/// Longest wait for the controller to say where a stride ends.
+const ASK_FOR: Duration = Duration::from_secs(30);
+/// How soon to ask again, where a continue-as-new came between, or the answer got lost.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+const FALLBACK_HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(15);
+/// How soon to look again whether a throttle still holds, should nobody say so.
+const LOOK_AT_GATE: Duration = Duration::from_secs(1);
+/// After being held for so long in all, a stride gives its slot back and is dispatched again when the
+/// controller finds that it may.
+const HELD_AT_MOST: Duration = Duration::from_secs(30);
+
+/// What a page whose time is over may take to let go of its thread.
+const BLOCKED_FOR: Duration = Duration::from_secs(1);
+
+/// The first sign of life comes after this long at most.
+const FIRST_HEARTBEAT: Duration = Duration::from_secs(1);
+
+pub(super) struct ActivityHost {
+    controller: WorkflowHandle<Client, Controller>,
+    batch_run: String,
+    stride: u64,
+    repeat: bool,
+    rate: Option<Arc<RateShare>>,
+    page_rate: Option<RateShare>,
+    page_pause: Option<Duration>,
+    gate: Arc<dyn Gate>,
+    held_for: Mutex<Duration>,
+    metrics: ProcessorMetrics,
+    checkpoint: Arc<Mutex<Checkpoint>>,
+    told: watch::Receiver<Told>,
+    in_flight: Mutex<Option<PageInFlight>>,
+    in_hand: Mutex<Option<InHand>>,
+    page_timeout: Duration,
+    may_repeat: bool,
+    attendance: Arc<Mutex<Attendance>>,
+    /// Which attempt this is to Temporal: the run, the activity and the number.
+    identity: Identity,
+}
+
+/// As long as this lives, signs of life are sent and the stride is told what there is to be told. A stride whose
+/// code blocks its thread may outlive it, and is told to end.
+pub(super) struct Attended {
+    tasks: [JoinHandle<()>; 2],
+    tell: watch::Sender<Told>,
+}
+
+impl Drop for Attended {
+    fn drop(&mut self) {
+        for task in &self.tasks {
+            task.abort();
+        }
+        self.tell.send_modify(|told| {
+            told.stop = true;
+            told.cancelled = true;
+        });
+    }
+}
+
+/// The page that is being worked on.
+struct InHand {
+    since: Instant,
+    /// Where it ends, once that is known.
+    end: Option<PageToken>,
+    is_last: bool,
+}
+
+/// What surrounds a stride in its worker.
+pub(super) struct Surroundings {
+    pub metrics: ProcessorMetrics,
+    pub draining: watch::Receiver<bool>,
+    pub control: ControlWatch,
+    /// The throttles of the order.
+    pub gate: Arc<dyn Gate>,
+    /// A page may be run again although an attempt at it has begun.
+    pub may_repeat: bool,
+    pub permits: Permits,
+}
+
+struct Identity {
+    /// The workflow that scheduled it: the controller, or a bridge.
+    workflow: WorkflowHandle<Client, Controller>,
+    run_id: String,
+    dispatch: u64,
+    bridge: Option<String>,
+    activity_id: String,
+    /// Tells attempts apart also when the controller has dispatched the stride again: their numbers begin
+    /// anew then.
+    started: Option<SystemTime>,
+}
+
+/// Whether this process was asleep, and for how long: a virtual machine that was moved, a stopped process.
+/// After a heartbeat timeout Temporal gives its work to another worker.
+struct Attendance {
+    last_seen: Seen,
+    timeout: Duration,
+    overslept: bool,
+}
+
+/// A moment by both clocks.
+#[derive(Clone, Copy)]
+struct Seen {
+    monotonic: Instant,
+    wall: SystemTime,
+}
+
+impl Seen {
+    fn now() -> Self {
+        Self {
+            monotonic: Instant::now(),
+            wall: SystemTime::now(),
+        }
+    }
+
+    /// The time since an earlier moment. The monotonic clock stands still while a machine is suspended, and the
+    /// wall clock can be set back, so the larger difference counts. A wall clock that is set forward costs a
+    /// question.
+    fn since(&self, earlier: &Self) -> Duration {
+        let wall = self.wall.duration_since(earlier.wall).unwrap_or_default();
+        self.monotonic
+            .saturating_duration_since(earlier.monotonic)
+            .max(wall)
+    }
+}
+
+impl Attendance {
+    /// A task can be taken by a process that is stopped before it can begin with it: `started` is when the
+    /// server gave it away. If the clocks differ, that only costs a question.
+    fn new(timeout: Duration, started: Option<SystemTime>) -> Self {
+        let age = started.and_then(|started| started.elapsed().ok());
+        Self {
+            last_seen: Seen::now(),
+            timeout,
+            overslept: age.is_some_and(|age| age > timeout),
+        }
+    }
+
+    fn notice(&mut self, now: Seen) -> bool {
+        self.overslept |= now.since(&self.last_seen) > self.timeout;
+        self.last_seen = now;
+        self.overslept
+    }
+}
+
+impl ActivityHost {
+    pub fn new(
+        ctx: &ActivityContext,
+        order: &StrideOrder,
+        resume: StrideReport,
+        surroundings: Surroundings,
+    ) -> (Self, Attended) {
+        let Surroundings {
+            metrics,
+            draining,
+            control,
+            gate,
+            may_repeat,
+            permits,
+        } = surroundings;
+        // The activity's own handle is pinned to one run; the batch may continue as new at any time.
+        let client = ctx.client();
+        let controller = client.get_workflow_handle::<Controller>(order.controller());
+        let checkpoint = Arc::new(Mutex::new(Checkpoint {
+            done: resume,
+            ..Checkpoint::default()
+        }));
+        let info = ctx.info();
+        let timeout = info.heartbeat_timeout.unwrap_or(FALLBACK_HEARTBEAT_TIMEOUT);
+        let attendance = Arc::new(Mutex::new(Attendance::new(timeout, info.started_time)));
+        let workflow_id = info.workflow_id.clone();
+        let workflow_id = workflow_id.unwrap_or_else(|| order.batch_id.clone());
+        let identity = Identity {
+            workflow: client.get_workflow_handle(workflow_id),
+            dispatch: order.dispatch,
+            bridge: order.bridge.clone(),
+            run_id: info.workflow_run_id.clone().unwrap_or_default(),
+            activity_id: info.activity_id.clone(),
+            started: info.started_time,
+        };
+        let (tell, told) = watch::channel(Told {
+            stop: *draining.borrow(),
+            stop_now: false,
+            cancelled: ctx.is_cancelled(),
+            gone: false,
+        });
+        let tasks = [
+            tokio::spawn(heartbeat(
+                ctx.clone(),
+                timeout,
+                Arc::clone(&checkpoint),
+                Arc::clone(&attendance),
+            )),
+            tokio::spawn(listen(ctx.clone(), draining, control, tell.clone())),
+        ];
+        let earned = |ready, owed| Earned {
+            // A worker that was lost may have used it.
+            ready: if info.attempt > 1 { 0 } else { ready },
+            owed,
+        };
+        let unit = match permits {
+            Permits::PerPage => order.page_size,
+            Permits::PerItem => 1,
+        };
+        let host = Self {
+            controller,
+            batch_run: order.batch_run.clone(),
+            stride: order.stride,
+            repeat: ctx.info().attempt > 1 || order.attempt > 1,
+            rate: order.rate_share.map(|share| {
+                let earned = earned(order.rate_ready, order.rate_owed);
+                Arc::new(RateShare::new(share, unit, earned))
+            }),
+            page_rate: order.page_share.map(|share| {
+                let earned = earned(order.page_rate_ready, order.page_rate_owed);
+                RateShare::new(share, 1, earned)
+            }),
+            page_pause: order.page_pause.filter(|pause| !pause.is_zero()),
+            gate,
+            held_for: Mutex::default(),
+            metrics,
+            checkpoint,
+            told,
+            in_flight: Mutex::default(),
+            in_hand: Mutex::default(),
+            page_timeout: order.page_timeout,
+            may_repeat,
+            attendance,
+            identity,
+        };
+        (host, Attended { tasks, tell })
+    }
+
+    /// The report of a stride that does not get on because threads are blocked, if it is time to give it up. Whoever
+    /// has the stride next goes on after what is finished.
+    pub fn gives_up(&self, trouble: Trouble) -> Option<StrideReport> {
+        let in_hand = lock(&self.in_hand);
+        let in_hand = in_hand.as_ref();
+        let limit = self.page_timeout.saturating_add(BLOCKED_FOR);
+        let is_over = match trouble {
+            Trouble::Blocks(lasts) => lasts >= limit,
+            // What has begun must not begin again, and may still go on.
+            Trouble::Starves => match in_hand {
+                Some(page) if !self.may_repeat => page.since.elapsed() >= limit,
+                _ => {
+                    tracing::info!("given back, as others block all of its threads");
+                    self.observe(PageEvent::Stopped);
+                    return Some(lock(&self.checkpoint).done.clone());
+                }
+            },
+        };
+        if !is_over {
+            return None;
+        }
+        let took = in_hand.map_or(limit, |page| page.since.elapsed());
+        self.observe(PageEvent::Failed { took });
+        let mut failure = page_blocked(self.page_timeout);
+        if let Some(page) = in_hand {
+            failure.page_end.clone_from(&page.end);
+            failure.last_page = page.is_last;
+        }
+        let mut report = lock(&self.checkpoint).done.clone();
+        report.failure = Some(failure);
+        Some(report)
+    }
+
+    /// Takes the permits that the stride has earned under its rates and not used, and notes them in its report.
+    pub fn give_back_rates(&self, report: &mut StrideReport) {
+        if let Some(rate) = &self.rate {
+            (report.rate_left, report.rate_untouched) = rate.take_rest();
+        }
+        if let Some(rate) = &self.page_rate {
+            (report.page_rate_left, report.page_rate_untouched) = rate.take_rest();
+        }
+    }
+
+    /// Waits, unless the stride is told to stop.
+    async fn wait<T>(&self, wait: impl Future<Output = T>) -> Result<T, Go> {
+        let mut told = self.told.clone();
+        let stopped = async {
+            if told.wait_for(|told| told.must_stop()).await.is_err() {
+                // Nobody is left who could tell.
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            waited = wait => Ok(waited),
+            () = stopped => Err(Go::Stop),
+        }
+    }
+
+    fn timed(&self, for_what: WaitFor) -> Waiting<'_> {
+        Waiting {
+            host: self,
+            for_what,
+            since: Instant::now(),
+        }
+    }
+
+    async fn page_may_begin(&self) -> Go {
+        if let Some(pause) = self.page_pause {
+            let _waiting = self.timed(WaitFor::Pause);
+            tokio::time::sleep(pause).await;
+        }
+        if let Some(rate) = &self.page_rate {
+            let _waiting = self.timed(WaitFor::PageRate);
+            rate.take(1).await;
+        }
+        // Last, so that its answer is no older than the page.
+        self.gate_opens().await
+    }
+
+    /// Waits while a throttle holds.
+    async fn gate_opens(&self) -> Go {
+        let Some(held) = self.gate.held() else {
+            return Go::On;
+        };
+        tracing::info!(throttle = held.by, reason = held.reason, "held");
+        let waiting = self.timed(WaitFor::Throttle);
+        let patience = HELD_AT_MOST.saturating_sub(*lock(&self.held_for));
+        let opened = async {
+            while self.gate.held().is_some() {
+                // A change between the look and the wait may go unnoticed.
+                let _ = tokio::time::timeout(LOOK_AT_GATE, self.gate.changed()).await;
+            }
+        };
+        let opened = tokio::time::timeout(patience, opened).await;
+        *lock(&self.held_for) += waiting.since.elapsed();
+        match opened {
+            Ok(()) => Go::On,
+            Err(_) => Go::Stop,
+        }
+    }
+}
+
+/// Keeps the items of a stride to its rate.
+struct Paced {
+    rate: Option<Arc<RateShare>>,
+    metrics: ProcessorMetrics,
+}
+
+#[async_trait]
+impl ItemHost for Paced {
+    async fn permit(&self) {
+        if let Some(rate) = &self.rate {
+            let since = Instant::now();
+            rate.take(1).await;
+            self.metrics.rate_waited(since.elapsed());
+        }
+    }
+
+    async fn back_off(&self, wait: Duration) {
+        tokio::time::sleep(wait).await;
+    }
+}
+
+/// A wait that goes on; dropped when it ends, or is given up.
+struct Waiting<'a> {
+    host: &'a ActivityHost,
+    for_what: WaitFor,
+    since: Instant,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.host.observe(PageEvent::Waited {
+            for_what: self.for_what,
+            took: self.since.elapsed(),
+        });
+    }
+}
+
+/// Sends signs of life beside the user's code.
+async fn heartbeat(
+    ctx: ActivityContext,
+    timeout: Duration,
+    checkpoint: Arc<Mutex<Checkpoint>>,
+    attendance: Arc<Mutex<Attendance>>,
+) {
+    let period = timeout / HEARTBEATS_PER_TIMEOUT;
+    // A short stride is over before anybody would want to know of it, and each sign is a call that is billed.
+    let first = tokio::time::Instant::now() + period.min(FIRST_HEARTBEAT);
+    let mut tick = tokio::time::interval_at(first, period);
+    loop {
+        tick.tick().await;
+        lock(&attendance).notice(Seen::now());
+        let mut checkpoint = lock(&checkpoint).clone();
+        checkpoint.at = SystemTime::now().into();
+        if let Err(error) = ctx.record_heartbeat(checkpoint).await {
+            tracing::warn!(error = words(&error), "heartbeat not sent");
+        }
+    }
+}
+
+/// Brings together what the stride is told from different sides. A pause at once is never taken back: the
+/// page may have seen it already.
+async fn listen(
+    ctx: ActivityContext,
+    mut draining: watch::Receiver<bool>,
+    mut control: ControlWatch,
+    tell: watch::Sender<Told>,
+) {
+    let mut drains = *draining.borrow_and_update();
+    loop {
+        tokio::select! {
+            () = ctx.cancelled(), if !tell.borrow().cancelled => {
+                tracing::debug!("told to stop at the end of the page");
+                tell.send_modify(|told| told.cancelled = true);
+            }
+            Ok(()) = draining.changed(), if !drains => {
+                drains = *draining.borrow_and_update();
+                tell.send_modify(|told| told.stop |= drains);
+            }
+            orders = control.next() => {
+                tell.send_if_modified(|told| {
+                    let before = *told;
+                    told.stop = drains || orders.stop;
+                    told.stop_now |= orders.stop_now;
+                    told.gone |= orders.gone;
+                    before != *told
+                });
+            }
+        }
+    }
+}
+
+async fn described(
+    workflow: &WorkflowHandle<Client, Controller>,
+) -> Result<WorkflowExecutionDescription, HostError> {
+    let description = workflow.describe(WorkflowDescribeOptions::default());
+    description.await.map_err(|error| match error {
+        WorkflowInteractionError::NotFound(_) => HostError::Gone,
+        error => HostError::Unavailable(format!(
+            "the server did not say whether this attempt still counts: {}",
+            words(&error)
+        )),
+    })
+}
+
+/// Has the server forget which worker has a controller in memory. What comes next would wait a second for that
+/// worker first, even if it is gone.
+async fn forget_worker(controller: &WorkflowHandle<Client, Controller>) -> Result<(), Status> {
+    let info = controller.info();
+    let request = ResetStickyTaskQueueRequest {
+        namespace: info.namespace.clone(),
+        execution: Some(WorkflowExecution {
+            workflow_id: info.workflow_id.clone(),
+            run_id: info.run_id.clone().unwrap_or_default(),
+        }),
+    };
+    let mut service = controller.client().connection().workflow_service();
+    let reset = service.reset_sticky_task_queue(request.into_request());
+    reset.await.map(|_| ())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[async_trait]
+impl StrideHost for ActivityHost {
+    async fn announce(&self, starts: &[PageToken]) -> Result<(), HostError> {
+        let next = NextPage {
+            batch_run: self.batch_run.clone(),
+            stride: self.stride,
+            starts: starts.to_vec(),
+        };
+        let options = WorkflowSignalOptions::default();
+        let sent = self
+            .controller
+            .signal(Controller::next_page, next, options)
+            .await;
+        self.metrics.announced();
+        sent.map_err(|error| match error {
+            WorkflowInteractionError::NotFound(_) => HostError::Gone,
+            other => HostError::Unavailable(format!("the next page was not announced: {other}")),
+        })
+    }
+
+    fn is_repeat(&self) -> bool {
+        self.repeat
+    }
+
+    async fn accepted_end(&self) -> Result<AcceptedEnd, HostError> {
+        let request = AcceptedEndRequest {
+            batch_run: self.batch_run.clone(),
+            stride: self.stride,
+        };
+        // Only asked after a worker was lost, which probably had the controller, too.
+        if let Err(error) = forget_worker(&self.controller).await {
+            tracing::debug!(%error, "the controller is asked through the worker that had it");
+        }
+        let asking = async {
+            loop {
+                let options = WorkflowExecuteUpdateOptions::default();
+                let answer = self
+                    .controller
+                    .execute_update(Controller::accepted_end, request.clone(), options)
+                    .await;
+                match answer {
+                    Ok(accepted) => return Ok(accepted),
+                    // Also the answer of a run that continues as new before it could say.
+                    Err(WorkflowUpdateError::NotFound(_)) => {
+                        let found = found_in(&described(&self.controller).await?);
+                        if found == Found::Gone {
+                            return Err(HostError::Gone);
+                        }
+                        tokio::time::sleep(ASK_AGAIN).await;
+                    }
+                    Err(error) if is_unanswered(&error) => tokio::time::sleep(ASK_AGAIN).await,
+                    Err(error) => {
+                        return Err(HostError::Unavailable(format!(
+                            "the controller did not say where the stride ends: {}",
+                            words(&error)
+                        )));
+                    }
+                }
+            }
+        };
+        let unavailable = || {
+            Err(HostError::Unavailable(format!(
+                "the controller did not say within {ASK_FOR:?} where the stride ends"
+            )))
+        };
+        let answer = tokio::time::timeout(ASK_FOR, asking).await;
+        answer.unwrap_or_else(|_| unavailable())
+    }
+
+    async fn still_counts(&self) -> Result<(), HostError> {
+        if !lock(&self.attendance).notice(Seen::now()) {
+            return Ok(());
+        }
+        let mine = &self.identity;
+        let description = described(&mine.workflow).await?;
+        let description = description.raw();
+        let info = description.workflow_execution_info.as_ref();
+        let run = info.and_then(|info| info.execution.as_ref());
+        let same_run = run.is_some_and(|run| run.run_id == mine.run_id);
+        let counts = same_run
+            && description.pending_activities.iter().any(|pending| {
+                let started = pending.last_started_time;
+                let started = started.and_then(|time| SystemTime::try_from(time).ok());
+                pending.activity_id == mine.activity_id && started == mine.started
+            });
+        if !counts {
+            tracing::warn!("this attempt was asleep for too long, and another one has its work");
+            return Err(HostError::Gone);
+        }
+        if mine.bridge.is_some() {
+            // The bridge goes on without asking; the batch may not.
+            let batch = found_in(&described(&self.controller).await?);
+            let orders = batch.orders(&self.batch_run, mine.dispatch, mine.bridge.as_deref());
+            if orders.gone {
+                return Err(HostError::Gone);
+            }
+        }
+        lock(&self.attendance).overslept = false;
+        Ok(())
+    }
+
+    async fn clear_to_go(&self) -> Go {
+        match self.wait(self.page_may_begin()).await {
+            Ok(go) | Err(go) => go,
+        }
+    }
+
+    fn item_host(&self) -> Arc<dyn ItemHost> {
+        Arc::new(Paced {
+            rate: self.rate.clone(),
+            metrics: self.metrics.clone(),
+        })
+    }
+
+    async fn rate_permits(&self, items: usize) -> Go {
+        let Some(rate) = &self.rate else {
+            return Go::On;
+        };
+        let _waiting = self.timed(WaitFor::Rate);
+        match self.wait(rate.take(items)).await {
+            Ok(()) => Go::On,
+            Err(go) => go,
+        }
+    }
+
+    fn works_on(&self, page: Option<RunningPage>) {
+        *lock(&self.in_hand) = page.as_ref().map(|_| InHand {
+            since: Instant::now(),
+            end: None,
+            is_last: false,
+        });
+        lock(&self.checkpoint).page = page;
+    }
+
+    fn page_ends(&self, end: Option<&PageToken>, is_last: bool) {
+        if let Some(page) = &mut *lock(&self.in_hand) {
+            page.end = end.cloned();
+            page.is_last = is_last;
+        }
+    }
+
+    fn checkpoint(&self, report: &StrideReport) {
+        lock(&self.checkpoint).done.clone_from(report);
+    }
+
+    fn told(&self) -> watch::Receiver<Told> {
+        self.told.clone()
+    }
+
+    fn observe(&self, event: PageEvent) {
+        match event {
+            PageEvent::Started { attempt } => {
+                *lock(&self.in_flight) = Some(self.metrics.page_started());
+                if attempt > 1 {
+                    self.metrics.page_retried();
+                }
+            }
+            PageEvent::Completed { took, items } => {
+                lock(&self.in_flight).take();
+                let (processed, skipped) = (items.processed, items.skipped);
+                self.metrics
+                    .page_completed(took, processed, skipped, items.failed);
+            }
+            PageEvent::Failed { took } => {
+                lock(&self.in_flight).take();
+                self.metrics.page_failed(took);
+            }
+            PageEvent::DeadLetters { letters } => self.metrics.dead_letters_kept(letters),
+            PageEvent::NoPage | PageEvent::Stopped => {
+                lock(&self.in_flight).take();
+            }
+            PageEvent::Fetched { took } => self.metrics.page_fetched(took),
+            PageEvent::Claimed(outcome) => self.metrics.ledger_claim(outcome),
+            PageEvent::Processed { took } => {
+                self.metrics.page_processed(took);
+                let rates = [self.rate.as_deref(), self.page_rate.as_ref()];
+                for rate in rates.into_iter().flatten() {
+                    rate.page_took(took);
+                }
+            }
+            PageEvent::Waited { for_what, took } => match for_what {
+                WaitFor::Rate | WaitFor::PageRate => self.metrics.rate_waited(took),
+                WaitFor::Throttle => self.metrics.throttle_waited(took),
+                WaitFor::Pause => {}
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(15);
+    const LONG: Duration = Duration::from_secs(3_600);
+
+    /// Whether an attempt finds that it was asleep when the clocks have gone on like this.
+    fn overslept(monotonic: Duration, wall: impl FnOnce(SystemTime) -> SystemTime) -> bool {
+        let mut attendance = Attendance::new(TIMEOUT, None);
+        let before = attendance.last_seen;
+        attendance.notice(Seen {
+            monotonic: before.monotonic + monotonic,
+            wall: wall(before.wall),
+        })
+    }
+
+    #[test]
+    fn a_machine_that_was_suspended_is_noticed_by_the_wall_clock() {
+        assert!(overslept(Duration::from_millis(5), |wall| wall + LONG));
+    }
+
+    #[test]
+    fn a_process_that_was_stopped_is_noticed_whatever_the_wall_clock_says() {
+        assert!(overslept(LONG, |wall| wall + LONG));
+        assert!(overslept(LONG, |wall| wall - LONG));
+    }
+
+    #[test]
+    fn a_wall_clock_that_is_set_back_is_no_sleep() {
+        let second = Duration::from_secs(1);
+        assert!(!overslept(second, |wall| wall - LONG));
+        assert!(!overslept(second, |wall| wall + second));
+        assert!(!overslept(TIMEOUT, |wall| wall + TIMEOUT));
+    }
+}

@@ -1,0 +1,128 @@
+//! Telling a batch what its throttles say.
+
+use std::{convert::Infallible, time::Duration};
+
+use temporalio_client::{
+    Client, WorkflowDescribeOptions, WorkflowHandle, WorkflowSignalOptions,
+    errors::WorkflowInteractionError,
+};
+use temporalio_sdk::activities::ActivityError;
+
+use super::{memo_watch::progress_in, side::retry};
+use crate::{
+    engine::controller::Controller,
+    metrics::Metrics,
+    processor::throttle::{Reading, ThrottleMonitor, UnknownThrottle, Verdict},
+    protocol::{ThrottleNews, ThrottleOrder},
+};
+
+/// A worker without the throttle holds the batch for so long, and looks for another one after so long.
+const HOLD_FOR_UNKNOWN: Duration = Duration::from_secs(60);
+const LOOK_FOR_OTHERS: Duration = Duration::from_secs(600);
+const OBSERVE_EVERY: Duration = Duration::from_secs(10);
+
+/// Tells the batch the first reading, and every change. Ends when the batch has.
+pub(super) async fn relay(
+    client: &Client,
+    order: &ThrottleOrder,
+    mut monitor: ThrottleMonitor,
+) -> Result<(), ActivityError> {
+    // The activity's own handle is pinned to one run; the batch may continue as new at any time.
+    let controller: WorkflowHandle<_, Controller> =
+        client.get_workflow_handle(order.batch_id.clone());
+    let mut reading = monitor.first().await;
+    loop {
+        log(&reading);
+        if tell(&controller, order, reading).await? == Told::Gone {
+            return Ok(());
+        }
+        reading = monitor.changed().await;
+    }
+}
+
+/// A throttle that this worker does not have is one that fails: it holds the batch for a while, and then it
+/// does not. Another worker may have it, so that the activity is to be tried again later.
+pub(super) async fn relay_unknown(
+    client: &Client,
+    order: &ThrottleOrder,
+    unknown: &UnknownThrottle,
+) -> Result<(), ActivityError> {
+    let controller: WorkflowHandle<_, Controller> =
+        client.get_workflow_handle(order.batch_id.clone());
+    let reason = format!("a throttle fails: {unknown}");
+    for (verdict, lasts) in [
+        (Verdict::Hold { reason }, HOLD_FOR_UNKNOWN),
+        (Verdict::Go, LOOK_FOR_OTHERS),
+    ] {
+        let reading = Reading {
+            verdict,
+            by: order.throttles.first().cloned().unwrap_or_default(),
+            failing: true,
+        };
+        log(&reading);
+        if tell(&controller, order, reading).await? == Told::Gone {
+            return Ok(());
+        }
+        tokio::time::sleep(lasts).await;
+    }
+    Err(retry(unknown.clone(), "UnknownThrottle"))
+}
+
+#[derive(PartialEq)]
+enum Told {
+    Yes,
+    /// The batch has ended.
+    Gone,
+}
+
+async fn tell(
+    controller: &WorkflowHandle<Client, Controller>,
+    order: &ThrottleOrder,
+    reading: Reading,
+) -> Result<Told, ActivityError> {
+    let news = ThrottleNews {
+        batch_run: order.batch_run.clone(),
+        verdict: reading.verdict,
+        by: reading.by,
+    };
+    let options = WorkflowSignalOptions::default();
+    match controller
+        .signal(Controller::throttled, news, options)
+        .await
+    {
+        Ok(()) => Ok(Told::Yes),
+        Err(WorkflowInteractionError::NotFound(_)) => Ok(Told::Gone),
+        Err(error) => Err(retry(error, "ThrottleNewsNotSent")),
+    }
+}
+
+/// Keeps the metrics of a batch alive: one that is held has no strides whose workers would.
+pub(super) async fn observe(
+    client: &Client,
+    order: &ThrottleOrder,
+    metrics: &Metrics,
+) -> Infallible {
+    let controller: WorkflowHandle<_, Controller> =
+        client.get_workflow_handle(order.batch_id.clone());
+    loop {
+        tokio::time::sleep(OBSERVE_EVERY).await;
+        let options = WorkflowDescribeOptions::default();
+        if let Ok(description) = controller.describe(options).await
+            && let Some(progress) = progress_in(&description)
+        {
+            metrics.batch_seen(&progress);
+        }
+    }
+}
+
+fn log(together: &Reading) {
+    let throttle = together.by.as_str();
+    let factor = together.verdict.factor();
+    match together.verdict.reason() {
+        None if together.failing => {
+            tracing::warn!(throttle, "goes on although a throttle fails");
+        }
+        None => tracing::debug!("the throttles let the batch go"),
+        Some(reason) => tracing::warn!(throttle, factor, reason, "the batch is throttled"),
+    }
+}

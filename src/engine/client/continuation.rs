@@ -1,0 +1,262 @@
+//! Goes on with a batch that ended before its end.
+
+use std::time::Duration;
+
+use temporalio_client::WorkflowIdReusePolicy;
+use temporalio_common::Memo;
+
+use crate::{
+    batch::{
+        Batch, BatchSpec, InvalidBatch, tolerance::Tolerance, validate_deadline, validate_id,
+        validate_max_parallelism,
+    },
+    protocol::{
+        ControllerInput, MEMO_ARGS,
+        large_args::{Reference, carried},
+        version_of,
+    },
+};
+
+use super::{
+    BatchClient, BatchHandle, BatchState, ResultError, StartError, batch_client::KeptArgs,
+};
+
+/// Going on with a batch that failed, stopped or was cancelled: in the same batch run, exactly where it
+/// stood, with what is deployed now.
+///
+/// Pages that were given up stay given up, except the one where coverage stopped: it is tried again with
+/// fresh attempts. What has failed so far is forgiven, and a deadline counts from now.
+///
+/// | setting | default |
+/// |---|---|
+/// | `max_parallelism` | as it was |
+/// | `tolerate` | as it was |
+/// | `deadline` | as long as it was, counted from now |
+#[derive(Clone, Debug, PartialEq)]
+pub struct Continuation {
+    batch_id: String,
+    max_parallelism: Option<u32>,
+    deadline: Option<Duration>,
+    tolerance: Option<Tolerance>,
+    reason: Option<String>,
+}
+
+/// # Construct
+impl Continuation {
+    /// Goes on with this batch.
+    pub fn of(batch_id: impl Into<String>) -> Self {
+        Self {
+            batch_id: batch_id.into(),
+            max_parallelism: None,
+            deadline: None,
+            tolerance: None,
+            reason: None,
+        }
+    }
+
+    /// Pages in flight at most, over all workers.
+    #[must_use]
+    pub fn max_parallelism(mut self, pages: u32) -> Self {
+        self.max_parallelism = Some(pages);
+        self
+    }
+
+    /// Stops the batch when it is not done after this long from now.
+    #[must_use]
+    pub fn deadline(mut self, after: Duration) -> Self {
+        self.deadline = Some(after);
+        self
+    }
+
+    /// Failures beyond these pause or stop the batch.
+    #[must_use]
+    pub fn tolerate(mut self, tolerance: Tolerance) -> Self {
+        self.tolerance = Some(tolerance);
+        self
+    }
+
+    /// Why; kept in the audit of the batch.
+    #[must_use]
+    pub fn because(mut self, reason: impl Into<String>) -> Self {
+        self.reason = Some(reason.into());
+        self
+    }
+
+    fn validate(&self) -> Result<(), InvalidBatch> {
+        validate_id(&self.batch_id)?;
+        if let Some(pages) = self.max_parallelism {
+            validate_max_parallelism(pages)?;
+        }
+        validate_deadline(self.deadline)?;
+        self.tolerance.as_ref().map_or(Ok(()), Tolerance::validate)
+    }
+
+    fn apply(&self, input: &mut ControllerInput) {
+        if let Some(pages) = self.max_parallelism {
+            input.spec.max_parallelism = pages;
+            if let Some(carry) = &mut input.carry {
+                carry.controls.max_parallelism = pages;
+                if let Some(pacing) = &mut carry.pacing {
+                    pacing.end_ramp();
+                    pacing.fix_parallelism();
+                }
+            }
+        }
+        if self.deadline.is_some() {
+            input.spec.deadline = self.deadline;
+        }
+        if self.tolerance.is_some() {
+            input.spec.tolerance.clone_from(&self.tolerance);
+        }
+    }
+}
+
+/// # Go on
+impl BatchClient {
+    /// Goes on with a batch that ended failed, stopped or cancelled.
+    ///
+    /// # Errors
+    /// When a setting is not allowed; when the batch runs, came to its end, or left nothing to go on from;
+    /// when the server does not take it.
+    pub async fn continue_batch(
+        &self,
+        continuation: &Continuation,
+    ) -> Result<BatchHandle, StartError> {
+        continuation.validate()?;
+        let reason = continuation.reason.clone();
+        self.go_on(&continuation.batch_id, reason, |input| {
+            continuation.apply(input);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Goes on with the limits of this batch.
+    pub(super) async fn continue_as(&self, batch: &Batch) -> Result<BatchHandle, StartError> {
+        self.go_on(batch.id(), None, |input| {
+            let (old, new) = (&input.spec, &batch.spec);
+            let args = carried(&new.args, &new.batch_id, MEMO_ARGS);
+            if old.processor != new.processor || old.args != args {
+                return Err("its processor or its arguments were different".to_owned());
+            }
+            // Where it began is a fact of the batch run, and so is what is looked at before the rest.
+            input.spec = BatchSpec {
+                first_cursor: old.first_cursor.clone(),
+                stages: old.stages.clone(),
+                approve_stages: old.approve_stages,
+                ..new.clone()
+            };
+            input.version = input.version.max(version_of(&input.spec));
+            if let Some(carry) = &mut input.carry {
+                carry.controls.max_parallelism = new.max_parallelism;
+                // The pace that is asked for now, from its beginning.
+                carry.pacing = None;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    async fn go_on(
+        &self,
+        batch_id: &str,
+        reason: Option<String>,
+        change: impl FnOnce(&mut ControllerInput) -> Result<(), String>,
+    ) -> Result<BatchHandle, StartError> {
+        let cannot = |why: String| StartError::CannotContinue {
+            batch_id: batch_id.to_owned(),
+            why,
+        };
+        let server = |source| StartError::Server { source };
+        let handle = self.handle_unchecked(batch_id.to_owned());
+        let description = match handle.describe().await {
+            Ok(description) => description,
+            Err(super::ProgressError::NotFound { .. }) => {
+                return Err(cannot("there is no such batch".to_owned()));
+            }
+            Err(error) => return Err(server(error.into())),
+        };
+        if super::handle::state_of(&description).is_open() {
+            let batch_id = batch_id.to_owned();
+            return Err(StartError::AlreadyRunning { batch_id });
+        }
+        let ended = match handle.ended().await {
+            Ok(ended) => ended,
+            Err(error) => return Err(left_nothing(error).map_or_else(server, cannot)),
+        };
+        let Some(mut input) = ended.continuation else {
+            return Err(cannot(format!(
+                "it is {}; allow a rerun to run everything again",
+                ended.report.outcome
+            )));
+        };
+        input.revive().map_err(cannot)?;
+        change(&mut input).map_err(cannot)?;
+        input.begun = Some(self.begun("continue", reason));
+        let info = description.raw().workflow_execution_info.as_ref();
+        let queue = info.map_or("", |info| info.task_queue.as_str());
+        // Not when another one was quicker and its batch is complete by now.
+        let reuse = WorkflowIdReusePolicy::AllowDuplicateFailedOnly;
+        let of_prepared = input.carry.as_ref().map(|carry| &carry.prepared);
+        let of_prepared = of_prepared.and_then(|prepared| prepared.args.as_ref());
+        let memo = description.memo();
+        let args = KeptArgs {
+            given: meant(&input.spec.args, &memo).map_err(cannot)?,
+            prepared: of_prepared
+                .map(|args| meant(args, &memo))
+                .transpose()
+                .map_err(cannot)?,
+        };
+        let started = self.start_controller(*input, args, queue, reuse).await;
+        self.started(batch_id, started)
+    }
+}
+
+/// The arguments of the batch that ended, which may be in its memo only.
+fn meant(carried: &serde_json::Value, memo: &Memo) -> Result<serde_json::Value, String> {
+    let Some(reference) = Reference::of(carried) else {
+        return Ok(carried.clone());
+    };
+    let kept = memo.get::<serde_json::Value>(&reference.field);
+    let kept = kept.ok().flatten().filter(|kept| reference.means(kept));
+    kept.ok_or_else(|| "its arguments are not in its memo any more".to_owned())
+}
+
+/// Why a batch without a report cannot go on; or else what the server said.
+fn left_nothing(error: ResultError) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
+    match error {
+        ResultError::Refused { reason } => Ok(format!(
+            "it was refused before its first page ({reason}); allow a rerun to start it"
+        )),
+        ResultError::NoReport {
+            state: state @ (BatchState::Terminated | BatchState::TimedOut),
+        } => Ok(format!(
+            "it was {state} from outside and left no report; allow a rerun to run everything again, or \
+             reset its workflow with Temporal to a point before that"
+        )),
+        error => Err(error.into()),
+    }
+}
+
+impl ControllerInput {
+    /// What is left of the batch, ready to go on.
+    fn revive(&mut self) -> Result<(), String> {
+        let Some(carry) = &mut self.carry else {
+            return Ok(());
+        };
+        carry.ledger.revive()?;
+        if let Some(partitions) = &mut carry.partitions {
+            partitions.revive()?;
+        }
+        let controls = &mut carry.controls;
+        controls.paused = false;
+        controls.pause_reason = None;
+        controls.pause = None;
+        controls.stop_now = false;
+        controls.tripped = None;
+        controls.stopping = None;
+        controls.forgiven = Some(carry.ledger.forgiven(&carry.prepared, 0));
+        carry.notices.track_at = crate::progress::Timestamp::default();
+        Ok(())
+    }
+}

@@ -1,0 +1,446 @@
+//! One look at a batch: its progress, and who works on it.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use temporalio_client::{
+    NamespacedClient as _, WorkflowExecutionDescription, WorkflowSignalOptions,
+    errors::WorkflowInteractionError,
+};
+use temporalio_common::protos::temporal::api::enums::v1::PendingWorkflowTaskState;
+
+use super::{
+    BatchHandle, BatchState, ProgressError, Remedy, ResultError, RunningPage, RunningStride,
+    Workers,
+    batch_client::MEMO_PROCESSOR,
+    because::{Facts, because, cancellation_waits},
+    handle::state_of,
+    recovery::{failing_task, repeats_task},
+    running::{running_strides, time},
+};
+use crate::{
+    engine::controller::Controller,
+    page::size::Stand,
+    progress::{Phase, Progress, Timestamp, by_age},
+    protocol::{ClientLooks, MEMO_FULL, MEMO_PROGRESS},
+};
+
+/// Longest wait for the controller to show its progress, where an older one is at hand.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// The same where there is nothing else to show.
+const PATIENCE_AT_FIRST: Duration = Duration::from_secs(5);
+/// A worker takes a workflow task within moments. Where none has for so long, none is there to take it.
+const UNTAKEN: Duration = Duration::from_secs(5);
+/// How soon to look again whether it has.
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// After a look the controller keeps its progress fresh by itself: for 15 s, and a look takes a while.
+const FRESH_FOR: Duration = Duration::from_secs(10);
+/// But where pages are in flight and the progress does not change for so long, a worker is asked whether it is there.
+const STILL_FOR: Duration = Duration::from_secs(5);
+
+/// One look at a batch.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+#[non_exhaustive]
+pub struct Observation {
+    /// The batch.
+    pub batch_id: String,
+    /// What Temporal knows without asking a worker.
+    pub state: BatchState,
+    /// Its processor, where the server knows it.
+    pub processor: Option<String>,
+    /// When its cancellation was requested, where no worker has taken the request yet.
+    pub cancel_waits_since: Option<Timestamp>,
+    /// How far it is; `None` where nobody could tell.
+    pub progress: Option<Progress>,
+    /// Where the progress comes from, if there is one.
+    pub source: Option<ProgressSource>,
+    /// Who polls its task queue. `None` once it has ended, and where the server does not say.
+    pub workers: Option<Workers>,
+    /// The strides that were dispatched and have not ended, by their numbers.
+    pub strides: Vec<RunningStride>,
+    /// How often its workflow task has failed in a row, where it fails for good while workers poll; see
+    /// [`ProgressError::TaskFails`].
+    pub task_failures: Option<u32>,
+    /// What ends that.
+    pub remedy: Option<Remedy>,
+    /// For how long a workflow task of it has waited for a worker, if that is longer than one takes to ask for it.
+    #[serde(skip)]
+    untaken: Option<Duration>,
+}
+
+/// Where a progress comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum ProgressSource {
+    /// The controller, asked for it by a client within the last 10 s. Of what has happened since, nothing is older
+    /// than a second.
+    Live,
+    /// What the controller left with the server a while ago, without its longer lists.
+    /// [`Progress::as_of`] says when.
+    Snapshot,
+    /// The final report of the batch.
+    Report,
+}
+
+impl Observation {
+    /// Whether the server says that nobody polls the task queue who could go on with the batch.
+    pub fn no_worker(&self) -> bool {
+        self.workers.as_ref().is_some_and(|workers| !workers.any())
+    }
+
+    /// How far it is, or why that is unknown.
+    pub(crate) fn told(self) -> Result<Progress, ProgressError> {
+        match (self.task_fails(), self.progress) {
+            (Some(error), _) => Err(error),
+            (None, Some(progress)) => Ok(progress),
+            (None, None) => Err(ProgressError::NoWorker {
+                batch_id: self.batch_id,
+            }),
+        }
+    }
+
+    /// That its workflow task fails for good, if it does.
+    pub(crate) fn task_fails(&self) -> Option<ProgressError> {
+        Some(ProgressError::TaskFails {
+            batch_id: self.batch_id.clone(),
+            times: self.task_failures?,
+            remedy: self.remedy.unwrap_or(Remedy::Deploy),
+        })
+    }
+
+    /// The page that has been worked on for longest, as far as the workers have said.
+    pub fn oldest_page(&self) -> Option<&RunningPage> {
+        let pages = self
+            .strides
+            .iter()
+            .filter_map(|stride| stride.page.as_ref());
+        pages.min_by_key(|page| page.since)
+    }
+
+    /// Whether no worker is there that could take a cancellation, nor has one taken it before.
+    fn lets_cancellation_wait(&self) -> bool {
+        let phase = self.progress.as_ref().map(|progress| progress.phase);
+        let taken = phase.is_some_and(|phase| phase == Phase::Cancelling);
+        self.state.is_open() && !taken && (self.no_worker() || self.untaken.is_some())
+    }
+
+    /// Says first what only a client can know.
+    fn explain(&mut self, now: Timestamp) {
+        let Some(progress) = &mut self.progress else {
+            return;
+        };
+        let facts = Facts {
+            progress,
+            workers: self.workers.as_ref(),
+            strides: &self.strides,
+            answered: self.source == Some(ProgressSource::Live),
+            untaken: self.untaken,
+            now,
+        };
+        let absent = self.workers.as_ref().is_some_and(|workers| !workers.any());
+        if let Some(times) = self.task_failures.filter(|_| !absent) {
+            progress.explanation = format!("the workflow task has failed {times} times in a row");
+            if let Some(remedy) = self.remedy {
+                progress.explanation = format!("{}: {remedy}", progress.explanation);
+            }
+            progress.held_by = None;
+        } else if let Some(because) = because(&facts) {
+            progress.explanation = because.explanation;
+            progress.held_by = Some(because.held_by);
+            progress.fitting_parallelism = because.fitting_parallelism;
+            progress.lacks_processor = false;
+        }
+        if let Some(since) = self.cancel_waits_since {
+            let waits = cancellation_waits(since);
+            progress.explanation = format!("{waits}: {}", progress.explanation);
+        }
+        // The controller has counted them when it decided last, which can be long ago.
+        if self.strides.len() == progress.pages_in_flight as usize {
+            let since = || {
+                self.strides
+                    .iter()
+                    .filter_map(|stride| stride.dispatched_at)
+            };
+            progress.in_flight_by_age = by_age(since().map(|since| now.since(since)));
+            progress.oldest_in_flight = since().min();
+        }
+    }
+}
+
+/// # Look
+impl BatchHandle {
+    /// Takes a look: whether the batch runs, how far it is, and who works on it. Needs no worker.
+    ///
+    /// | the batch | where the progress comes from |
+    /// |---|---|
+    /// | has ended | its report |
+    /// | runs, and workers poll its task queue | the controller, which is told with a signal that a client looks; if it does not react within 2 s, the snapshot. Where no worker has even begun to tell it, this waits for 5 s, and the explanation says so |
+    /// | runs, and no worker polls | the snapshot; its explanation says so |
+    ///
+    /// The snapshot is what the controller has left with the server. Where there is none, because no worker has begun
+    /// with the batch, and workers poll, this waits for up to 5 s.
+    ///
+    /// A handle, together with its clones, signals once in 10 s at most, however often it looks: the controller keeps
+    /// its progress fresh for that long. While pages are in flight and the progress does not change it signals once in
+    /// 5 s, so that a worker that is gone is missed.
+    ///
+    /// # Errors
+    /// When there is no such batch, or the server does not answer.
+    pub async fn look(&self) -> Result<Observation, ProgressError> {
+        let description = self.describe().await?;
+        let converter = self.client.data_converter().payload_converter();
+        let mut seen = Observation {
+            batch_id: self.batch_id.clone(),
+            state: state_of(&description),
+            processor: description.memo().get(MEMO_PROCESSOR).ok().flatten(),
+            cancel_waits_since: None,
+            progress: None,
+            source: None,
+            workers: None,
+            strides: running_strides(&description, converter),
+            task_failures: None,
+            remedy: None,
+            untaken: None,
+        };
+        if !seen.state.is_open()
+            && let Some(report) = self.final_progress().await?
+        {
+            seen.progress = Some(report);
+            seen.source = Some(ProgressSource::Report);
+            return Ok(seen);
+        }
+        let cancelled = is_cancelled(&description).then(|| description.run_id().to_owned());
+        let workers = Workers::of(&self.client, description.task_queue()).await;
+        seen.workers = match workers {
+            Ok(workers) => Some(workers),
+            Err(error) => {
+                tracing::debug!(%error, "the server does not say who polls the task queue");
+                None
+            }
+        };
+        if seen.no_worker() {
+            seen.progress = progress_in(&description);
+            seen.source = seen.progress.is_some().then_some(ProgressSource::Snapshot);
+        } else {
+            match self.shown(description).await? {
+                Shown::Ended => return Box::pin(self.look()).await,
+                Shown::TaskFails(times, remedy, progress) => {
+                    seen.task_failures = Some(times);
+                    seen.remedy = Some(remedy);
+                    seen.progress = progress;
+                    seen.source = seen.progress.is_some().then_some(ProgressSource::Snapshot);
+                }
+                Shown::Untaken(untaken, progress) => {
+                    seen.untaken = Some(untaken);
+                    seen.source = progress.is_some().then_some(ProgressSource::Snapshot);
+                    seen.progress = progress;
+                }
+                Shown::Progress(progress, source) => {
+                    seen.progress = progress;
+                    seen.source = seen.progress.is_some().then_some(source);
+                }
+            }
+        }
+        if !seen.state.is_open() {
+            // The batch was ended from outside: it needs no worker any more.
+            seen.workers = None;
+            if let Some(progress) = &mut seen.progress {
+                progress.settle(Stand::Over);
+            }
+        }
+        if let Some(run_id) = cancelled.filter(|_| seen.lets_cancellation_wait()) {
+            let since = self.cancelled_at(&run_id).await;
+            seen.cancel_waits_since =
+                since.map_err(|e| ProgressError::Server { source: e.into() })?;
+        }
+        seen.explain(self.looks.server_time());
+        Ok(seen)
+    }
+
+    /// Progress, while the batch runs and for as long as the server remembers it: see [`look`](Self::look),
+    /// which also says where it comes from.
+    ///
+    /// # Errors
+    /// When there is no such batch, when no worker answers and there is no snapshot, when none can go on with
+    /// the history of the batch, or when the server does not answer.
+    pub async fn progress(&self) -> Result<Progress, ProgressError> {
+        self.look().await?.told()
+    }
+
+    /// The last progress of a batch that has ended, if it left a report.
+    async fn final_progress(&self) -> Result<Option<Progress>, ProgressError> {
+        match self.result().await {
+            Ok(report) => Ok(Some(report.progress)),
+            Err(ResultError::Refused { .. } | ResultError::NoReport { .. }) => Ok(None),
+            Err(ResultError::NotFound { .. }) => Err(self.not_found()),
+            Err(ResultError::Server { source }) => Err(ProgressError::Server { source }),
+        }
+    }
+
+    /// Tells the controller that a client looks, and waits for what it shows.
+    async fn shown(
+        &self,
+        mut description: WorkflowExecutionDescription,
+    ) -> Result<Shown, ProgressError> {
+        if let Some(times) = failing_task(&description) {
+            let remedy = self.remedy(&description).await;
+            return Ok(Shown::TaskFails(times, remedy, progress_in(&description)));
+        }
+        let before = progress_in(&description);
+        let run_id = description.run_id().to_owned();
+        let fresh = before
+            .as_ref()
+            .is_some_and(|p| self.looks.is_fresh(&run_id, p));
+        if fresh || !state_of(&description).is_open() {
+            return Ok(Shown::Progress(before, ProgressSource::Live));
+        }
+        let looking = Instant::now();
+        if let Some(waits) = self.looks.known_to_wait(&description) {
+            return Ok(Shown::Untaken(waits, before));
+        }
+        if !repeats_task(&description) {
+            let workflow = self.workflow();
+            let look = || {
+                let options = WorkflowSignalOptions::default();
+                workflow.signal(Controller::client_looks, ClientLooks {}, options)
+            };
+            match self.outages.through(look).await {
+                Ok(()) => {}
+                Err(WorkflowInteractionError::NotFound(_)) => return Ok(Shown::Ended),
+                Err(source) => {
+                    return Err(ProgressError::Server {
+                        source: source.into(),
+                    });
+                }
+            }
+        }
+        let patience = match before {
+            Some(_) => PATIENCE,
+            None => PATIENCE_AT_FIRST,
+        };
+        let as_of = before.map(|progress| progress.as_of);
+        loop {
+            description = self.describe().await?;
+            if !state_of(&description).is_open() {
+                return Ok(Shown::Ended);
+            }
+            let progress = progress_in(&description);
+            if let Some(shown) = progress.as_ref().map(|progress| progress.as_of)
+                && as_of.is_none_or(|as_of| shown > as_of)
+            {
+                self.looks.note(run_id, looking, shown);
+                return Ok(Shown::Progress(progress, ProgressSource::Live));
+            }
+            if let Some(times) = failing_task(&description) {
+                let remedy = self.remedy(&description).await;
+                return Ok(Shown::TaskFails(times, remedy, progress));
+            }
+            let waited = looking.elapsed();
+            if waited > patience && waits_for_worker(&description).is_some() {
+                if waited >= UNTAKEN {
+                    return Ok(Shown::Untaken(waited, progress));
+                }
+            } else if waited > patience {
+                return Ok(Shown::Progress(progress, ProgressSource::Snapshot));
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+}
+
+/// What came of a look.
+enum Shown {
+    Progress(Option<Progress>, ProgressSource),
+    /// The batch, or this run of it, has ended meanwhile.
+    Ended,
+    TaskFails(u32, Remedy, Option<Progress>),
+    /// No worker has taken the workflow task for so long.
+    Untaken(Duration, Option<Progress>),
+}
+
+/// When a controller was last seen to react to a client, and in which of its runs: the next one knows nothing of it.
+#[derive(Clone, Default)]
+pub(super) struct Looks(Arc<Mutex<Option<Looked>>>);
+
+struct Looked {
+    run_id: String,
+    at: Instant,
+    /// The progress that is known, in the time of the server, and since when.
+    as_of: Timestamp,
+    known_since: Instant,
+}
+
+impl Looks {
+    /// Whether the progress need not be asked for again.
+    fn is_fresh(&self, run_id: &str, progress: &Progress) -> bool {
+        let mut last = self.lock();
+        let Some(last) = last.as_mut().filter(|last| last.run_id == run_id) else {
+            return false;
+        };
+        if progress.as_of > last.as_of {
+            (last.as_of, last.known_since) = (progress.as_of, Instant::now());
+        }
+        let still = progress.pages_in_flight > 0 && last.known_since.elapsed() >= STILL_FOR;
+        last.at.elapsed() < FRESH_FOR && !still
+    }
+
+    fn note(&self, run_id: String, at: Instant, as_of: Timestamp) {
+        *self.lock() = Some(Looked {
+            run_id,
+            at,
+            as_of,
+            known_since: Instant::now(),
+        });
+    }
+
+    /// For how long a workflow task has waited for a worker, if that is too long and the time of the server is known.
+    fn known_to_wait(&self, description: &WorkflowExecutionDescription) -> Option<Duration> {
+        let since = waits_for_worker(description)?;
+        if self.lock().is_none() {
+            return None;
+        }
+        let waits = self.server_time().since(since);
+        (waits >= UNTAKEN).then_some(waits)
+    }
+
+    /// The time of the server's clock, as far as it is known. This machine's clock may differ.
+    fn server_time(&self) -> Timestamp {
+        match &*self.lock() {
+            Some(last) => last.as_of.plus(last.known_since.elapsed()),
+            None => SystemTime::now().into(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Looked>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether its cancellation was requested.
+fn is_cancelled(description: &WorkflowExecutionDescription) -> bool {
+    let info = description.raw().workflow_extended_info.as_ref();
+    info.is_some_and(|info| info.cancel_requested)
+}
+
+/// Since when a workflow task has waited for a worker, if one does.
+fn waits_for_worker(description: &WorkflowExecutionDescription) -> Option<Timestamp> {
+    let task = description.raw().pending_workflow_task.as_ref()?;
+    let waits = task.state() == PendingWorkflowTaskState::Scheduled;
+    let since = task.original_scheduled_time.or(task.scheduled_time);
+    time(since).filter(|_| waits)
+}
+
+/// The progress in the memo, with its longer lists where they are there.
+fn progress_in(description: &WorkflowExecutionDescription) -> Option<Progress> {
+    let memo = description.memo();
+    let mut progress = memo.get::<Progress>(MEMO_PROGRESS).ok().flatten()?;
+    if let Ok(Some(full)) = memo.get::<Progress>(MEMO_FULL) {
+        progress.lengthen(full);
+    }
+    // A controller of an older version left more there.
+    progress.settle(Stand::Underway);
+    Some(progress)
+}

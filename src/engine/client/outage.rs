@@ -1,0 +1,239 @@
+//! Calls go on through an outage of the server: the one place that says what an outage is, and the one loop
+//! that waits for its end.
+
+use std::{
+    error::Error,
+    future::Future,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant, SystemTime},
+};
+
+use temporalio_client::{
+    errors::{WorkflowGetResultError, WorkflowInteractionError},
+    tonic::{Code, Status},
+};
+
+/// Long enough for a server that is replaced or restored, and short enough for a script that nobody watches.
+pub(crate) const OUTAGE_TIMEOUT: Duration = Duration::from_secs(30 * 60);
+
+/// The SDK has tried for up to 10 s by itself before the first wait.
+const FIRST_WAIT: Duration = Duration::from_millis(500);
+const LONGEST_WAIT: Duration = Duration::from_secs(10);
+
+/// What a client and the handles made by it know of an outage, so that it is told of once.
+#[derive(Clone, Debug)]
+pub(crate) struct Outages {
+    timeout: Duration,
+    /// Since when no call was answered.
+    since: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Default for Outages {
+    fn default() -> Self {
+        Self::new(OUTAGE_TIMEOUT)
+    }
+}
+
+impl Outages {
+    pub(crate) fn new(timeout: Duration) -> Self {
+        Self {
+            timeout,
+            since: Arc::default(),
+        }
+    }
+
+    /// Makes a call until the server answers, whatever it says, or the outage has lasted too long.
+    pub(crate) async fn through<T, E, C>(&self, mut call: impl FnMut() -> C) -> Result<T, E>
+    where
+        E: Error + 'static,
+        C: Future<Output = Result<T, E>>,
+    {
+        let mut wait = FIRST_WAIT;
+        loop {
+            let answer = call().await;
+            if !answer.as_ref().is_err_and(|error| is_outage(error)) {
+                self.answered();
+                return answer;
+            }
+            let Some(left) = self.left() else {
+                return answer;
+            };
+            drop(answer);
+            // Followers of many batches are not to come back all at once.
+            tokio::time::sleep(wait.mul_f64(jitter()).min(left)).await;
+            wait = (wait * 2).min(LONGEST_WAIT);
+        }
+    }
+
+    /// What is left of the time in which calls are made again.
+    fn left(&self) -> Option<Duration> {
+        let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        let began = *since.get_or_insert_with(|| {
+            tracing::warn!(
+                "Temporal has not answered since {}; trying again, giving up after {}",
+                humantime::format_rfc3339_seconds(SystemTime::now()),
+                humantime::format_duration(self.timeout)
+            );
+            Instant::now()
+        });
+        let left = self.timeout.checked_sub(began.elapsed());
+        left.filter(|left| !left.is_zero())
+    }
+
+    /// The server has answered some call.
+    pub(crate) fn answered(&self) {
+        let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(began) = since.take() {
+            let away = Duration::from_secs(began.elapsed().as_secs());
+            let away = humantime::format_duration(away);
+            tracing::warn!("Temporal answers again, after {away}");
+        }
+    }
+}
+
+/// From 0.5 to 1.
+fn jitter() -> f64 {
+    let random = uuid::Uuid::new_v4().as_bytes()[0];
+    0.5 + f64::from(random) / 510.0
+}
+
+/// Whether an error says that the server cannot be reached or does not answer, as opposed to its answer.
+pub(crate) fn is_outage(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(status) = status_of(error) {
+            return match status.code() {
+                // Nobody else cancels a call or gives it a time limit.
+                Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => true,
+                // A status of the server has no source; one that has was made of a broken connection.
+                Code::Unknown | Code::Internal => status.source().is_some(),
+                _ => false,
+            };
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// Some errors of the SDK keep what the server said to themselves.
+pub(crate) fn status_of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Status> {
+    if let Some(WorkflowInteractionError::Rpc(status)) = error.downcast_ref() {
+        return Some(status);
+    }
+    if let Some(WorkflowGetResultError::Rpc(status)) = error.downcast_ref() {
+        return Some(status);
+    }
+    error.downcast_ref()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use temporalio_client::errors::WorkflowStartError;
+
+    use super::*;
+    use crate::engine::client::{ProgressError, ResultError, StartError};
+
+    fn broken(code: Code) -> Status {
+        let mut status = Status::new(code, "the connection broke");
+        status.set_source(Arc::new(std::io::Error::other("reset")));
+        status
+    }
+
+    #[test]
+    fn an_outage_is_known_from_an_answer_in_every_error_that_has_one() {
+        for (status, outage) in [
+            (Status::unavailable("refused"), true),
+            (Status::deadline_exceeded("stalled"), true),
+            (Status::cancelled("going away"), true),
+            (broken(Code::Unknown), true),
+            (broken(Code::Internal), true),
+            (Status::unknown("a fault of the server"), false),
+            (Status::internal("a fault of the server"), false),
+            (Status::not_found("no such batch"), false),
+            (Status::permission_denied("not yours"), false),
+            (Status::resource_exhausted("too large"), false),
+        ] {
+            let described = ProgressError::Server {
+                source: WorkflowInteractionError::Rpc(status.clone()).into(),
+            };
+            let ended = ResultError::Server {
+                source: WorkflowGetResultError::Rpc(status.clone()).into(),
+            };
+            let started = StartError::Server {
+                source: WorkflowStartError::Rpc(status.clone()).into(),
+            };
+            let errors: [&(dyn Error + 'static); 4] = [&status, &described, &ended, &started];
+            for error in errors {
+                assert_eq!(is_outage(error), outage, "{error:?}");
+            }
+        }
+        assert!(!is_outage(&std::io::Error::other("not of the server")));
+    }
+
+    #[tokio::test]
+    async fn waits_grow_and_end_with_the_answer_whatever_it_is() {
+        let outages = Outages::default();
+        let tried = Cell::new(Vec::new());
+        let began = tokio::time::Instant::now();
+        let answer = outages.through(|| {
+            let mut times = tried.take();
+            times.push(began.elapsed());
+            let away = times.len() < 4;
+            tried.set(times);
+            async move {
+                match away {
+                    true => Err::<(), _>(Status::unavailable("refused")),
+                    false => Err(Status::not_found("no such batch")),
+                }
+            }
+        });
+        assert_eq!(answer.await.unwrap_err().code(), Code::NotFound);
+        let times = tried.take();
+        for (n, pair) in times.windows(2).enumerate() {
+            let longest = FIRST_WAIT * 2_u32.pow(n.try_into().unwrap());
+            let waited = pair[1] - pair[0];
+            assert!(waited >= longest / 2, "{times:?}");
+        }
+        assert!(outages.since.lock().unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn after_one_call_gave_up_the_others_do_not_wait_until_one_is_answered() {
+        let outages = Outages::new(Duration::ZERO);
+        let tries = Cell::new(0);
+        let away = || {
+            tries.set(tries.get() + 1);
+            async { Err::<(), _>(Status::unavailable("refused")) }
+        };
+        assert!(outages.through(away).await.is_err());
+        assert!(outages.clone().through(away).await.is_err());
+        assert_eq!(tries.get(), 2);
+        let answer = outages.through(|| async { Ok::<_, Status>(1) }).await;
+        assert_eq!(answer.unwrap(), 1);
+        assert!(outages.since.lock().unwrap().is_none());
+    }
+
+    #[tokio::test]
+    async fn an_outage_counts_from_the_last_answer_to_any_call() {
+        let outages = Outages::new(Duration::from_millis(600));
+        let tries = Cell::new(0);
+        let answer = outages.through(|| {
+            tries.set(tries.get() + 1);
+            let (tries, outages) = (tries.get(), &outages);
+            async move {
+                if tries == 2 {
+                    // As long as the whole time, with what was waited for before.
+                    tokio::time::sleep(Duration::from_millis(600)).await;
+                    outages.answered();
+                }
+                match tries {
+                    1 | 2 => Err(Status::unavailable("refused")),
+                    _ => Ok(()),
+                }
+            }
+        });
+        assert!(answer.await.is_ok());
+    }
+}

@@ -1,0 +1,103 @@
+//! Starts redrives.
+
+use temporalio_client::{WorkflowDescribeOptions, errors::WorkflowInteractionError};
+
+use super::{
+    BatchClient, BatchHandle, StartError,
+    batch_client::{MEMO_PROCESSOR, MEMO_REDRIVE_OF},
+};
+use crate::{
+    batch::Batch,
+    processor::store::dead_letter::LetterFilter,
+    protocol::{MEMO_ARGS, MEMO_PREPARED_ARGS},
+};
+
+/// A redrive could not be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RedriveError {
+    /// The server does not know the batch, or not any more. Name its processor and its arguments:
+    /// [`Batch::redrive`].
+    #[error(
+        "the server remembers no batch \"{batch_id}\"; name its processor and its arguments to redrive its \
+         dead letters all the same"
+    )]
+    NotFound {
+        /// The id.
+        batch_id: String,
+    },
+    /// What a redrive cannot process stays a dead letter of the batch that it redrives.
+    #[error(
+        "batch \"{batch_id}\" has no dead letters of its own: it redrives \"{redrive_of}\", so redrive that one"
+    )]
+    OfRedrive {
+        /// The id.
+        batch_id: String,
+        /// The batch whose dead letters they are.
+        redrive_of: String,
+    },
+    /// It was not started.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// The server did not answer.
+    #[error("the server did not answer")]
+    Server {
+        /// What it said.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}
+
+impl BatchClient {
+    /// Prepares the redrive of a batch that the server remembers: with the same processor and task queue, the
+    /// arguments that its processor [completed](crate::PageProcessor::prepare), under the id of the batch with `.redrive-` and eight random characters. Start it with
+    /// [`start`](Self::start).
+    ///
+    /// # Errors
+    /// When the server does not know the batch, or does not answer, or when the batch is a redrive itself.
+    pub async fn redrive_of(&self, filter: LetterFilter) -> Result<Batch, RedriveError> {
+        let batch_id = filter.batch_id.clone();
+        let workflow = self
+            .temporal()
+            .get_workflow_handle::<crate::engine::controller::Controller>(batch_id.clone());
+        let describe = || workflow.describe(WorkflowDescribeOptions::default());
+        let description = self.outages.through(describe).await;
+        let description = description.map_err(|error| match error {
+            WorkflowInteractionError::NotFound(_) => RedriveError::NotFound {
+                batch_id: batch_id.clone(),
+            },
+            source => RedriveError::Server {
+                source: source.into(),
+            },
+        })?;
+        let memo = description.memo();
+        let processor = memo.get::<String>(MEMO_PROCESSOR).ok().flatten();
+        let said = |field| memo.get::<serde_json::Value>(field).ok().flatten();
+        // What no memo has was not changed by the processor.
+        let args = said(MEMO_PREPARED_ARGS).or_else(|| said(MEMO_ARGS));
+        let Some(processor) = processor else {
+            return Err(RedriveError::NotFound { batch_id });
+        };
+        if let Ok(Some(redrive_of)) = memo.get::<String>(MEMO_REDRIVE_OF) {
+            return Err(RedriveError::OfRedrive {
+                batch_id,
+                redrive_of,
+            });
+        }
+        let random = uuid::Uuid::new_v4().simple().to_string();
+        let id = format!("{batch_id}.redrive-{}", &random[..8]);
+        let batch = Batch::redrive_completed(id, processor, args.unwrap_or_default(), filter);
+        Ok(batch.task_queue(description.task_queue()))
+    }
+
+    /// Tries dead letters of a batch again, as a batch of its own, with the code that is deployed now.
+    ///
+    /// A letter of a page that fails again is split, and its parts may come up once more in the same
+    /// redrive; [`LetterFilter::until`] with the present time keeps them for the next one.
+    ///
+    /// # Errors
+    /// When the server does not know the batch, or does not start another one.
+    pub async fn redrive(&self, filter: LetterFilter) -> Result<BatchHandle, RedriveError> {
+        let batch = self.redrive_of(filter).await?;
+        Ok(self.start(&batch).await?)
+    }
+}

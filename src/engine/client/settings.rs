@@ -1,0 +1,181 @@
+//! What can be changed while a batch runs.
+
+use std::time::Duration;
+
+use crate::{
+    batch::InvalidBatch,
+    decisions::pacing::{AutoPageSize, AutoParallelism, Ramp, Stride, Window},
+    protocol::{PageSizeSetting, SetRequest, Setting},
+};
+
+/// What [`BatchHandle::set`](super::BatchHandle::set) changes; everything else stays as it is.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use temporal_batch::Settings;
+/// let night = Settings::new().max_parallelism(40).rate(None).page_pause(Duration::from_millis(20));
+/// assert!(night.validate().is_ok());
+/// ```
+///
+/// | setting | allowed |
+/// |---|---|
+/// | `max_parallelism` | 0 (starts no further pages) to 500 |
+/// | `rate` | more than 0 items per second, or `None` for no limit |
+/// | `page_rate` | more than 0 pages per second, or `None` for no limit |
+/// | `page_pause` | 1 ms to 1 h, or `None` for no pause |
+/// | `page_size`, `auto_page_size` | 1 to 1,000,000 items; see [`AutoPageSize`] |
+/// | `stride`, `auto_stride` | 1 to 10,000 pages; see [`AutoStride`](crate::AutoStride) |
+/// | `auto_parallelism`, `ramp` | see [`AutoParallelism`], [`Ramp`] |
+/// | `windows` | up to 20, see [`Window`] |
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Settings {
+    request: SetRequest,
+}
+
+/// # Construct
+impl Settings {
+    /// Changes nothing yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Pages in flight at most, over all workers.
+    #[must_use]
+    pub fn max_parallelism(mut self, pages: u32) -> Self {
+        self.request.max_parallelism = Some(pages);
+        self
+    }
+
+    /// Items per second at most, over all workers.
+    #[must_use]
+    pub fn rate(mut self, items_per_second: impl Into<Option<f64>>) -> Self {
+        self.request.rate = Some(items_per_second.into().into());
+        self
+    }
+
+    /// Pages per second at most, over all workers.
+    #[must_use]
+    pub fn page_rate(mut self, pages_per_second: impl Into<Option<f64>>) -> Self {
+        self.request.page_rate = Some(pages_per_second.into().into());
+        self
+    }
+
+    /// A pause before each page of a stride.
+    #[must_use]
+    pub fn page_pause(mut self, pause: impl Into<Option<Duration>>) -> Self {
+        self.request.page_pause = Some(pause.into().into());
+        self
+    }
+
+    /// Items that a page should have. Pages whose start is known already keep their place, so that they may
+    /// be cut into smaller ones but never grow together.
+    #[must_use]
+    pub fn page_size(mut self, items: u32) -> Self {
+        self.request.page_size = Some(PageSizeSetting::Fixed(items));
+        self
+    }
+
+    /// Tunes the page size from here on.
+    #[must_use]
+    pub fn auto_page_size(mut self, auto: AutoPageSize) -> Self {
+        self.request.page_size = Some(PageSizeSetting::Auto(auto));
+        self
+    }
+
+    /// Pages of a stride, or how they are tuned from here on. Strides that are known already keep their length.
+    #[must_use]
+    pub fn stride(mut self, stride: impl Into<Stride>) -> Self {
+        self.request.stride = Some(stride.into());
+        self
+    }
+
+    /// Tunes the parallelism from here on, beginning at the lower bound.
+    #[must_use]
+    pub fn auto_parallelism(mut self, auto: AutoParallelism) -> Self {
+        self.request.auto_parallelism = Some(auto);
+        self
+    }
+
+    /// Begins a ramp; the parallelism becomes what it ends at.
+    #[must_use]
+    pub fn ramp(mut self, ramp: Ramp) -> Self {
+        self.request.ramp = Some(ramp);
+        self
+    }
+
+    /// The operating windows, in place of those so far; none of them means always open.
+    #[must_use]
+    pub fn windows(mut self, windows: impl IntoIterator<Item = Window>) -> Self {
+        self.request.windows = Some(windows.into_iter().collect());
+        self
+    }
+}
+
+/// # Inspect
+impl Settings {
+    /// Whether nothing would be changed.
+    pub fn is_empty(&self) -> bool {
+        self.request == SetRequest::default()
+    }
+
+    /// Checks every setting.
+    ///
+    /// # Errors
+    /// The first setting that is not allowed, and what would be.
+    pub fn validate(&self) -> Result<(), InvalidBatch> {
+        self.request.validate()
+    }
+
+    pub(super) fn into_request(self) -> SetRequest {
+        self.request
+    }
+}
+
+impl<T> From<Option<T>> for Setting<T> {
+    fn from(value: Option<T>) -> Self {
+        value.map_or(Self::Off, Self::To)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decisions::pacing::AutoStride;
+
+    #[test]
+    fn bad_settings_are_refused_with_what_is_allowed() {
+        let message = |settings: Settings| settings.validate().unwrap_err().to_string();
+        let new = Settings::new;
+        assert!(message(new().max_parallelism(501)).contains("from 0 to 500"));
+        for bad in [0.0, -1.0, f64::NAN, f64::INFINITY] {
+            assert!(message(new().rate(bad)).contains("items per second; it must be more than 0"));
+            let pages = message(new().page_rate(bad));
+            assert!(
+                pages.contains("pages per second; it must be more than 0"),
+                "{pages}"
+            );
+        }
+        assert!(message(new().stride(0)).contains("stride is 0; it must be from 1 to 10000"));
+        let auto = AutoStride::of(Duration::from_secs(601));
+        assert!(message(new().stride(auto)).contains("from 100ms to 10m"));
+        for bad in [Duration::ZERO, Duration::from_secs(3_601)] {
+            assert!(message(new().page_pause(bad)).contains("from 1ms to 1h"));
+        }
+    }
+
+    #[test]
+    fn taking_a_limit_away_is_a_change() {
+        assert!(Settings::new().is_empty());
+        for settings in [
+            Settings::new().max_parallelism(0),
+            Settings::new().rate(None),
+            Settings::new().page_rate(None),
+            Settings::new().page_pause(None),
+        ] {
+            assert!(!settings.is_empty());
+            assert_eq!(settings.validate(), Ok(()));
+        }
+        let both = Settings::new().rate(5.0).rate(None).into_request();
+        assert_eq!(both.rate, Some(Setting::Off), "the last one counts");
+    }
+}

@@ -1,0 +1,115 @@
+//! The end of a batch: everybody is told, then the workflow ends.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::time::Duration;
+
+use temporalio_common::MemoValue;
+use temporalio_sdk::{ApplicationFailure, WorkflowContext, WorkflowResult, WorkflowTermination};
+
+use super::{
+    Controller, Orders, lock, log, now,
+    partition_child::not_done,
+    publish,
+    side_calls::{Calls, aside, call, count_failure},
+    view::details,
+};
+use crate::{
+    batch::HOOK_TIMEOUT,
+    decisions::scheduler::Ending,
+    progress::{BatchReport, Outcome, Phase, audit::Given},
+    protocol::{self, EndNote, HookOrder},
+};
+
+/// How long the end of a batch waits for a handler to be told everything that it has not heard of yet.
+const TELL_AT_THE_END: Duration = Duration::from_secs(300);
+
+/// Tells everybody who has to be told, and ends the workflow. None of the hooks can change how it ends;
+/// their number of attempts and their time limits bound how long this takes.
+pub(super) async fn end(
+    ctx: &WorkflowContext<Controller>,
+    ending: Ending,
+    calls: Calls<'_>,
+) -> WorkflowResult<BatchReport> {
+    log(ctx, &format!("batch {}", ending.outcome));
+    let report = ctx.state_mut(|s| {
+        s.closing = Some(Phase::Finishing);
+        if ending.outcome == Outcome::Stopped && s.controls.stopping.is_none() {
+            let why = ending.reason.clone().unwrap_or_default();
+            s.audit.note(s.now, "stop", &Given::by_itself(why));
+        }
+        s.report(&ending)
+    });
+    ctx.set_current_details(details(&ctx.state(Controller::look)));
+    let tell = async |order: Option<HookOrder>| {
+        if let Some(order) = order {
+            count_failure(ctx, call(ctx, order).await);
+        }
+    };
+    let failures = async {
+        if let Some(running) = calls.handler {
+            count_failure(ctx, running.await);
+        }
+        let long_enough = now(ctx).plus(TELL_AT_THE_END);
+        while ctx.state(|s| s.notices.is_waiting()) {
+            tell(ctx.state_mut(Controller::next_notice)).await;
+            if now(ctx) >= long_enough {
+                ctx.state_mut(|s| s.notices.drop_waiting());
+            }
+        }
+        tell(ctx.state_mut(|s| s.last_notice(&report))).await;
+    };
+    let progress = async {
+        if let Some(running) = calls.tracker {
+            count_failure(ctx, running.await);
+        }
+        tell(ctx.state(|s| s.last_progress(&report))).await;
+    };
+    let completion = tell(ctx.state(|s| s.completion(&report)));
+    let kept = async {
+        if let Some(order) = ctx.state(|s| s.report_to_keep(&report)) {
+            let options = aside(ctx, HOOK_TIMEOUT, "keep the report".to_owned());
+            let kept = ctx.execute_activity(Orders::keep_report, order, options);
+            count_failure(ctx, kept.await);
+        }
+    };
+    // Polled in this order at every turn, so that a replay is the same.
+    futures::join!(failures, progress, completion, kept);
+    // The hooks belong to the work that the lock is for.
+    lock::give_back(ctx).await;
+    finish(ctx, ending)
+}
+
+/// Listings are made of memos, and Temporal's own status of a workflow does not know that something was given up.
+fn tell_end(ctx: &WorkflowContext<Controller>, outcome: Outcome) {
+    if !ctx.state(Controller::is_part) && ctx.patched(protocol::TELLS_END) {
+        let started_at = ctx.state(|s| s.started_at);
+        let end = EndNote {
+            outcome,
+            started_at,
+        };
+        publish::write(ctx, vec![(protocol::MEMO_ENDED, Some(MemoValue::new(end)))]);
+    }
+}
+
+fn finish(ctx: &WorkflowContext<Controller>, ending: Ending) -> WorkflowResult<BatchReport> {
+    ctx.state_mut(|s| s.closing = Some(Phase::Ended));
+    let report = || ctx.state(|s| s.report(&ending));
+    ctx.set_current_details(details(&report().progress));
+    tell_end(ctx, ending.outcome);
+    let end_details = || ctx.state(|s| s.fitting_details(&ending));
+    let reason = || ending.reason.clone().unwrap_or_default();
+    match ending.outcome {
+        Outcome::Completed | Outcome::CompletedWithFailures => Ok(report()),
+        outcome if ctx.state(Controller::is_part) => {
+            Err(not_done(outcome, reason(), end_details()))
+        }
+        Outcome::Cancelled => Err(WorkflowTermination::cancelled_with_details(end_details())),
+        Outcome::Failed | Outcome::Stopped => Err(ApplicationFailure::builder(reason())
+            .type_name(protocol::BATCH_FAILED.to_owned())
+            .non_retryable(true)
+            .details(end_details())
+            .build()
+            .into()),
+    }
+}

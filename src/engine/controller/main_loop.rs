@@ -1,0 +1,512 @@
+//! The main loop: prepare, decide, act, wait.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::{
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures::future::FusedFuture;
+use temporalio_common::{MemoValue, MemoValues, RetryPolicy as TemporalRetryPolicy};
+use temporalio_sdk::{
+    ActivityOptions, ApplicationFailure, ContinueAsNewOptions, WaitConditionOptions,
+    WorkflowCancellationToken, WorkflowContext, WorkflowResult, WorkflowTermination,
+};
+
+use super::{
+    Controller, Orders,
+    bridge::outbox::{self, Bridges},
+    dispatch::{Activity, StrideResult, describe, report_of, start},
+    ending::end,
+    log, now,
+    publish::publish,
+    reduce::combine_rest,
+    side_calls::Calls,
+    stages::check_at_end,
+    timer::Alarm,
+    view::details,
+};
+use crate::{
+    batch::{
+        stage::Stages,
+        tolerance::{OnExceeded, StrideTolerance, Tally},
+    },
+    decisions::{
+        chain::{Broken, Event},
+        partitions::Partitions,
+        scheduler::{Decision, Ending, earliest},
+    },
+    processor::hooks::Failure,
+    progress::{BatchReport, Outcome, PauseNote, Timestamp, audit::Given},
+    protocol::{
+        self, Carry, ControllerInput, PrepareInput, Prepared,
+        large_args::{carried, is_large},
+    },
+};
+
+/// Longest time for a processor to complete its arguments in one attempt; it may wait for older transactions.
+const PREPARE_TIMEOUT: Duration = Duration::from_secs(24 * 3_600);
+/// After this without a heartbeat another worker prepares the batch.
+const PREPARE_HEARTBEAT: Duration = Duration::from_secs(15);
+/// Limits of a Temporal run are 51,200 events, 10,000 signals and 2,000 updates (Temporal Cloud limits,
+/// the defaults of a self-hosted server). A continue-as-new is due at the first figure of each pair, and
+/// dispatching stops at the second.
+const SIGNALS: (u32, u32) = (4_000, 8_000);
+const UPDATES: (u32, u32) = (1_000, 1_500);
+/// With the largest arguments and tokens this many events still fit into 50 MB.
+const MUST_HAND_OVER_EVENTS: u32 = 20_000;
+
+/// Asks a worker about the processor, once per batch run. Tells how the batch ended, if it did.
+pub(super) async fn prepare(ctx: &WorkflowContext<Controller>) -> WorkflowResult<Option<Ending>> {
+    if ctx.state(|s| s.prepared.is_some()) {
+        return Ok(None);
+    }
+    let input = ctx.state(|s| PrepareInput {
+        processor: s.input.spec.processor.clone(),
+        args: s.input.spec.args.clone(),
+        first_cursor: s.input.spec.first_cursor.clone(),
+        redrive: s.input.spec.redrive_of.is_some(),
+        hooks: s.input.spec.hooks.clone(),
+        throttles: s.input.spec.pace.throttles.clone(),
+        batch_id: s.input.spec.batch_id.clone(),
+        batch_run: s.input.batch_run.clone(),
+        partitioned: s.input.spec.partitioned,
+    });
+    let retry = TemporalRetryPolicy::builder()
+        .initial_interval(Duration::from_secs(1))
+        .maximum_interval(Duration::from_secs(60))
+        .build();
+    let own = WorkflowCancellationToken::new();
+    let options = ActivityOptions::with_start_to_close_timeout(PREPARE_TIMEOUT)
+        .heartbeat_timeout(PREPARE_HEARTBEAT)
+        .retry_policy(retry)
+        .cancellation_token(own.clone())
+        .task_queue(protocol::aside_queue(ctx.task_queue()))
+        .summary("look up the processor")
+        .build();
+    let deadline = ctx.state(|s| s.deadline);
+    let preparing = ctx.execute_activity(Orders::prepare, input, options);
+    match in_time(ctx, deadline, own, preparing).await {
+        Ok(Ok(mut prepared)) => {
+            let partitions = take_partitions(&mut prepared);
+            let spec = ctx.state(|s| s.input.spec.clone());
+            if let Some(args) = &mut prepared.args
+                && tell_args(ctx, args.clone())
+            {
+                *args = carried(args, &spec.batch_id, protocol::MEMO_PREPARED_ARGS);
+            }
+            let expected = prepared.items_expected;
+            let approve = spec.approve_stages;
+            let stages = Stages::plan(&spec.stages, approve, &spec.processor, expected);
+            let stages = stages.map_err(|unknown| refused(unknown.to_string()))?;
+            ctx.state_mut(|s| {
+                // A partition may be one of very many that begin one after the other.
+                if prepared.rate_at_once && !s.is_part() {
+                    s.pacing.begins_at_once(s.now);
+                }
+                s.prepared = Some(prepared);
+                s.begin_to_reduce();
+                s.stages = stages;
+                s.partitions = partitions;
+                s.waits = None;
+            });
+            Ok(None)
+        }
+        Ok(Err(error)) => Err(refused(describe(&error).1)),
+        Err(early) => Ok(Some(before_a_page(ctx, early))),
+    }
+}
+
+/// The partitions that were named; their items are those of the batch, where nobody knows better.
+fn take_partitions(prepared: &mut Prepared) -> Option<Partitions> {
+    let named = std::mem::take(&mut prepared.partitions);
+    if named.is_empty() {
+        return None;
+    }
+    let items: Option<u64> = named.iter().map(|partition| partition.items).sum();
+    if prepared.items_expected.is_none() {
+        prepared.items_expected = items;
+        prepared.items_exact = false;
+    }
+    Some(Partitions::new(named))
+}
+
+/// Completed arguments go into the memo, where a redrive finds them after the batch, and orders where they are large. Says
+/// whether they are there.
+fn tell_args(ctx: &WorkflowContext<Controller>, args: serde_json::Value) -> bool {
+    let memo = [(protocol::MEMO_PREPARED_ARGS, Some(MemoValue::new(args)))];
+    let told = ctx.upsert_memo(memo);
+    if let Err(error) = &told {
+        tracing::warn!(%error, "the memo was not written");
+    }
+    told.is_ok()
+}
+
+/// How a batch ends whose run has not come to its pages.
+pub(super) fn before_a_page(ctx: &WorkflowContext<Controller>, mut early: Ending) -> Ending {
+    if early.outcome == Outcome::Cancelled && ctx.state(|s| s.runs == 0) {
+        early.reason = Some("cancelled before the first page".to_owned());
+    }
+    early
+}
+
+pub(super) fn refused(message: String) -> WorkflowTermination {
+    ApplicationFailure::builder(message)
+        .type_name(protocol::BATCH_REFUSED.to_owned())
+        .non_retryable(true)
+        .build()
+        .into()
+}
+
+/// Decides and acts until the batch is over.
+pub(super) async fn run_batch(ctx: &WorkflowContext<Controller>) -> WorkflowResult<BatchReport> {
+    // In the order of their dispatch; a set that is polled in the order of wake-ups would not replay.
+    let mut running: Vec<(u64, Activity<'_>)> = Vec::new();
+    let mut alarm = Alarm::default();
+    let mut calls = Calls::default();
+    let mut bridges = Bridges::default();
+    loop {
+        let (suggested, events) = (ctx.continue_as_new_suggested(), ctx.history_length());
+        let now = now(ctx);
+        ctx.state_mut(|s| s.refresh(now, suggested, events));
+        calls.begin(ctx);
+        match ctx.state(Controller::decide) {
+            Decision::Dispatch(dispatch) => {
+                let stride = dispatch.stride;
+                let dispatched = if dispatch.by_bridge {
+                    outbox::order(ctx, &dispatch)
+                } else {
+                    let activity = start(ctx, &dispatch);
+                    activity.map(|a| running.push((stride, a))).is_some()
+                };
+                if !dispatched {
+                    ctx.state_mut(|s| {
+                        s.ledger.break_off(Broken::Impossible {
+                            what: format!("stride {stride} cannot be dispatched"),
+                        });
+                    });
+                }
+            }
+            Decision::WaitUntil(until) => {
+                let progress = ctx.state(Controller::look);
+                ctx.set_current_details(details(&progress));
+                publish(ctx, progress);
+                // After the memo: a stride of a bridge that is not in it ends.
+                bridges.send(ctx);
+                bridges.cancel(ctx);
+                let until = earliest(until, ctx.state(Controller::next_change));
+                alarm.set(ctx, calls.until(ctx, until), now);
+                let under_way = (&mut calls, &mut bridges, &mut alarm);
+                for (stride, result) in something_happens(ctx, &mut running, under_way).await {
+                    ctx.state_mut(|s| s.reported(stride, report_of(result)));
+                }
+            }
+            Decision::HandOver => hand_over(ctx)?,
+            Decision::Finish(ending) => {
+                bridges.close(ctx).await;
+                let ending = combine_rest(ctx, &mut calls, ending).await;
+                let ending = check_at_end(ctx, ending).await;
+                return end(ctx, ending, calls).await;
+            }
+        }
+    }
+}
+
+/// Waits for results, or for anything else that calls for a decision.
+async fn something_happens<'a>(
+    ctx: &'a WorkflowContext<Controller>,
+    running: &mut Vec<(u64, Activity<'a>)>,
+    (calls, bridges, alarm): (&mut Calls<'a>, &mut Bridges<'a>, &mut Alarm<'a>),
+) -> Vec<(u64, StrideResult)> {
+    let mut results = Vec::new();
+    until_awake(ctx, |cx| {
+        let mut i = 0;
+        while i < running.len() {
+            match running[i].1.as_mut().poll(cx) {
+                Poll::Ready(result) => {
+                    let (stride, _) = running.remove(i);
+                    results.push((stride, result));
+                }
+                Poll::Pending => i += 1,
+            }
+        }
+        let mut awake = !results.is_empty();
+        awake |= calls.poll(ctx, cx);
+        awake |= bridges.poll(ctx, cx);
+        awake |= alarm.poll(cx).is_ready();
+        awake
+    })
+    .await;
+    results
+}
+
+/// Waits until one of the `others` has come, for a change of the state or for a cancellation. The others are polled
+/// each time, before these two.
+pub(super) async fn until_awake(
+    ctx: &WorkflowContext<Controller>,
+    mut others: impl FnMut(&mut Context<'_>) -> bool,
+) {
+    let (seen, cancelled) = ctx.state(|s| (s.version, s.cancelled));
+    // Its own token: a cancelled batch still waits for its last pages.
+    let options = WaitConditionOptions::builder()
+        .cancellation_token(WorkflowCancellationToken::new())
+        .build();
+    let mut change =
+        std::pin::pin!(ctx.wait_condition_with_options(|s| s.version != seen, options));
+    let mut cancel = std::pin::pin!(ctx.cancelled());
+    std::future::poll_fn(|cx| {
+        let mut awake = others(cx);
+        awake |= change.as_mut().poll(cx).is_ready();
+        if !cancelled
+            && !cancel.is_terminated()
+            && let Poll::Ready(reason) = cancel.as_mut().poll(cx)
+        {
+            let now = now(ctx);
+            ctx.state_mut(|s| s.cancel(now, reason.as_deref()));
+            awake = true;
+        }
+        match awake {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    })
+    .await;
+}
+
+/// Waits for something beside the pages, until the batch is cancelled or told to stop, or until that time, its deadline.
+/// Then what is waited for is cancelled by its own token, and this tells how the batch ends.
+pub(super) async fn in_time<T>(
+    ctx: &WorkflowContext<Controller>,
+    until: Option<Timestamp>,
+    own: WorkflowCancellationToken,
+    work: impl Future<Output = T>,
+) -> Result<T, Ending> {
+    let mut work = std::pin::pin!(work);
+    let mut alarm = Alarm::default();
+    // A batch that ends already only has its time.
+    let known = ctx.state(Controller::told_to_end).is_some();
+    loop {
+        let publication = ctx.state(|s| s.published.due(s.now));
+        alarm.set(ctx, earliest(until, publication), now(ctx));
+        let mut done = None;
+        until_awake(ctx, |cx| {
+            if let Poll::Ready(value) = work.as_mut().poll(cx) {
+                done = Some(value);
+            }
+            alarm.poll(cx).is_ready() || done.is_some()
+        })
+        .await;
+        let now = now(ctx);
+        ctx.state_mut(|s| s.now = now);
+        if let Some(done) = done {
+            alarm.off();
+            return Ok(done);
+        }
+        let late = until.filter(|until| *until <= now).map(|_| Ending {
+            outcome: Outcome::Stopped,
+            reason: Some("the deadline is over".to_owned()),
+        });
+        let told = ctx.state(Controller::told_to_end).filter(|_| !known);
+        if let Some(ending) = told.or(late) {
+            own.cancel();
+            return Err(ending);
+        }
+        if ctx.state(|s| s.published.is_watched(now)) {
+            publish(ctx, ctx.state(Controller::look));
+        }
+    }
+}
+
+impl Controller {
+    fn told_to_end(&self) -> Option<Ending> {
+        let (outcome, reason) = match &self.controls.stopping {
+            _ if self.cancelled => (Outcome::Cancelled, "cancelled".to_owned()),
+            Some(why) => (Outcome::Stopped, why.clone()),
+            None => return None,
+        };
+        let reason = Some(reason);
+        Some(Ending { outcome, reason })
+    }
+
+    /// Stops the batch, in the name of the batch.
+    pub(super) fn stop_itself(&mut self, reason: String) {
+        let given = Given::by_itself(reason.clone());
+        self.audit.note(self.now, "stop", &given);
+        self.controls.stopping = Some(reason);
+    }
+
+    /// Takes note of the time and of how near the limits of a run are.
+    pub(super) fn refresh(&mut self, now: Timestamp, suggested: bool, events: u32) {
+        self.now = now;
+        self.mind_pause();
+        let going = !self.controls.paused && !self.limits().held;
+        let items = self.ledger.totals.items.total();
+        self.pacing.mind(now, going, items);
+        if self.rate_at_once() {
+            self.pacing.mind_rates(self.rates(), now);
+        }
+        let pages = self.input.spec.pages_per_run.map(u64::from);
+        let due = suggested
+            || pages.is_some_and(|pages| self.ledger.pages_this_run() >= pages)
+            || self.signals >= SIGNALS.0
+            || self.updates >= UPDATES.0;
+        if due {
+            self.record(Event::HandOverDue { now });
+        }
+        self.must_hand_over = events >= MUST_HAND_OVER_EVENTS
+            || self.signals >= SIGNALS.1
+            || self.updates >= UPDATES.1;
+        self.mind_failures();
+        self.mind_stage();
+        let limits = self.limits();
+        self.bridging.cohort.mind(&self.ledger, &limits, now);
+    }
+
+    /// When the limits change without anybody's doing.
+    pub(super) fn next_change(&self) -> Option<Timestamp> {
+        let pause = self.controls.pause.as_ref().and_then(|pause| pause.until);
+        let pace = match self.controls.paused {
+            true => pause,
+            false => self.pacing.next_change(self.now),
+        };
+        let cohort = &self.bridging.cohort;
+        let asked = cohort.next_change(&self.ledger, &self.limits(), self.now);
+        let watch = self.watch_due().filter(|at| *at > self.now);
+        let publication = self.published.due(self.now);
+        earliest(pace, earliest(asked, earliest(watch, publication)))
+    }
+
+    /// Pauses or stops the batch when more has failed than is tolerated.
+    fn mind_failures(&mut self) {
+        let tally = self.tally();
+        let Some(tolerance) = &self.input.spec.tolerance else {
+            return;
+        };
+        let (controls, totals) = (&mut self.controls, &self.ledger.totals);
+        let known = controls.tripped.is_some() || controls.stopping.is_some();
+        let partitions = self.partitions.as_ref();
+        let over = self.cancelled
+            || self.ledger.is_complete()
+            || self.ledger.broken().is_some()
+            || partitions.is_some_and(Partitions::is_over);
+        if known || over {
+            return;
+        }
+        let forgiven = controls.forgiven.unwrap_or_default();
+        let exceeded = tolerance.exceeded(tally, &forgiven, totals.consecutive_failures);
+        let Some(reason) = exceeded else {
+            return;
+        };
+        let paused = tolerance.reaction() == OnExceeded::Pause;
+        if paused {
+            let given = Given::by_itself(reason.clone());
+            self.audit.note(self.now, "pause", &given);
+            controls.tripped = Some(reason.clone());
+            controls.pause = Some(PauseNote {
+                who: given.who,
+                why: Some(reason.clone()),
+                at: self.now,
+                until: None,
+            });
+            controls.paused = true;
+            controls.pause_reason = Some(reason.clone());
+        } else {
+            self.stop_itself(reason.clone());
+        }
+        self.note(Failure::ToleranceExceeded { reason, paused });
+    }
+
+    /// The failures so far, as tolerated failures are counted.
+    fn tally(&self) -> Tally {
+        let in_partitions = self.partitions.as_ref().map_or(0, Partitions::stuck);
+        match &self.prepared {
+            Some(prepared) => self.ledger.tally(prepared, in_partitions),
+            None => self.ledger.totals.tally(),
+        }
+    }
+
+    /// The part of the tolerance that a stride is told of when it is dispatched.
+    pub(super) fn stride_tolerance(&self) -> Option<StrideTolerance> {
+        let tolerance = self.input.spec.tolerance.clone()?;
+        let forgiven = self.controls.forgiven.unwrap_or_default();
+        Some(StrideTolerance {
+            tolerance,
+            tally: self.tally().since(&forgiven),
+            strides: self.pace().parallelism,
+        })
+    }
+
+    /// The part of them that is forgiven when the batch goes on.
+    pub(super) fn forgiven(&self) -> Tally {
+        let in_partitions = self.partitions.as_ref().map_or(0, Partitions::stuck);
+        match &self.prepared {
+            Some(prepared) => self.ledger.forgiven(prepared, in_partitions),
+            None => self.ledger.totals.tally(),
+        }
+    }
+
+    /// What a controller needs to go on where this one stands.
+    pub(super) fn next_input(&self) -> ControllerInput {
+        let needed = [
+            (
+                self.ledger.bridges().next().is_some(),
+                protocol::VERSION_WITH_BRIDGES,
+            ),
+            (self.ledger.fold().is_some(), protocol::REDUCES),
+            (is_large(self.args()), protocol::LARGE_ARGS),
+            (self.pacing.stride().is_some(), protocol::TUNED_STRIDES),
+        ];
+        let needed = needed.into_iter().filter(|(is, _)| *is);
+        let version = needed.map(|(_, version)| version).max();
+        ControllerInput {
+            version: protocol::version_of(&self.input.spec).max(version.unwrap_or_default()),
+            carry: self.prepared.clone().map(|prepared| Carry {
+                ledger: self.ledger.clone(),
+                prepared,
+                controls: self.controls.clone(),
+                started_at: self.started_at,
+                runs: self.runs + 1,
+                deadline: self.deadline,
+                notices: self.notices.clone(),
+                audit: self.audit.clone(),
+                pacing: Some(self.pacing.clone()),
+                published: self.published.control.clone(),
+                stages: self.stages.clone(),
+                checked: self.checked.clone(),
+                partitions: self.partitions.clone(),
+                eager: self.eager,
+            }),
+            ..self.input.clone()
+        }
+    }
+}
+
+/// Ends this run and begins the next with the same batch run.
+pub(super) fn hand_over(ctx: &WorkflowContext<Controller>) -> WorkflowResult<()> {
+    let input = ctx.state(Controller::fitting_input);
+    log(ctx, "continuing as new");
+    let mut options = ContinueAsNewOptions::default();
+    options.memo = Some(lasting_memo(ctx));
+    ctx.continue_as_new(input, options)?;
+    Ok(())
+}
+
+/// The memo for the next run. Left to itself, the SDK gives it the memo of the start, without the arguments that the processor
+/// completed. Facts of the moment are published by the next run itself.
+fn lasting_memo(ctx: &WorkflowContext<Controller>) -> MemoValues {
+    const OF_THE_MOMENT: [&str; 4] = [
+        protocol::MEMO_CONTROL,
+        protocol::MEMO_PROGRESS,
+        protocol::MEMO_FULL,
+        protocol::MEMO_ENDED,
+    ];
+    let memo = ctx.memo();
+    let mut lasting = MemoValues::new();
+    for field in memo.keys().filter(|field| !OF_THE_MOMENT.contains(field)) {
+        if let Ok(Some(value)) = memo.get::<serde_json::Value>(field) {
+            lasting.insert(field, value);
+        }
+    }
+    lasting
+}

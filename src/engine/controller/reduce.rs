@@ -1,0 +1,126 @@
+//! What the pages put out, where only the processor can combine it: partial results are gathered, and an activity
+//! makes one of several.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::time::Duration;
+
+use temporalio_common::{RetryPolicy as TemporalRetryPolicy, error::IncomingError};
+use temporalio_sdk::{
+    ActivityExecutionError, TimerOptions, WorkflowCancellationToken, WorkflowContext,
+};
+
+use super::{
+    Controller, Orders,
+    dispatch::describe,
+    main_loop::in_time,
+    now,
+    side_calls::{Call, Calls, standing},
+};
+use crate::{
+    decisions::scheduler::Ending,
+    processor::reducer::Plan,
+    protocol::{COMBINE_TIMED_OUT, CombineOrder},
+};
+
+/// What one attempt at combining may take: the worker ends it before, unless it is lost.
+const COMBINE_TIMEOUT: Duration = Duration::from_secs(14);
+/// After so many attempts in which the code of the processor does not answer there is no result.
+const COMBINE_ATTEMPTS: u32 = 5;
+/// Where the workers have other code, or cannot run it, they are asked again after this.
+const COMBINE_AGAIN_AFTER: Duration = Duration::from_secs(60);
+
+impl Controller {
+    fn parts_to_combine(&self, at_end: bool) -> Option<CombineOrder> {
+        let fold = self
+            .ledger
+            .fold()
+            .filter(|fold| *fold.plan() == Plan::Custom)?;
+        let handing_over = self.makes_way() && self.ledger.running_here() == 0;
+        let parts = fold.to_combine(at_end || handing_over)?;
+        Some(CombineOrder {
+            processor: self.input.spec.processor.clone(),
+            args: self.args().clone(),
+            parts: parts.to_vec(),
+        })
+    }
+}
+
+/// Has the oldest partial results combined, if there are enough.
+pub(super) fn combine(ctx: &WorkflowContext<Controller>, at_end: bool) -> Option<Call<'_>> {
+    let order = ctx.state(|s| s.parts_to_combine(at_end))?;
+    let parts = order.parts.len();
+    ctx.state_mut(|s| s.combining = true);
+    let mut options = standing(ctx, COMBINE_TIMEOUT, format!("combine {parts} outputs"));
+    let retry = TemporalRetryPolicy::builder()
+        .initial_interval(Duration::from_secs(1))
+        .maximum_attempts(COMBINE_ATTEMPTS)
+        .build();
+    options.retry_policy = Some(retry);
+    Some(Box::pin(async move {
+        let combined = ctx.execute_activity(Orders::combine, order, options).await;
+        ctx.state_mut(|s| {
+            s.combining = false;
+            s.version += 1;
+        });
+        if let Err(error) = &combined
+            && is_of_the_worker(error)
+        {
+            let own = WorkflowCancellationToken::new();
+            let wait = TimerOptions::builder(COMBINE_AGAIN_AFTER);
+            ctx.timer(wait.cancellation_token(own).build()).await;
+            return Ok(());
+        }
+        ctx.state_mut(|s| {
+            let Some(fold) = s.ledger.fold_mut() else {
+                return;
+            };
+            match combined {
+                Ok(combined) => fold.combined(parts, combined.part),
+                Err(error) if error.as_timeout().is_some() => fold.fail(format!(
+                    "{COMBINE_TIMED_OUT}: every worker that combined was lost"
+                )),
+                Err(error) => {
+                    let (error_type, message) = describe(&error);
+                    fold.fail(format!("{error_type}: {message}"));
+                }
+            }
+        });
+        Ok(())
+    }))
+}
+
+/// Whether the code of the processor was not even called; another deploy or another worker helps.
+fn is_of_the_worker(error: &ActivityExecutionError) -> bool {
+    match error.reason() {
+        Some(IncomingError::Application(failure)) => {
+            !failure.is_non_retryable() && failure.type_name() != Some(COMBINE_TIMED_OUT)
+        }
+        _ => false,
+    }
+}
+
+/// Has everything combined that is left, before the batch ends. What cannot be combined is noted, and changes nothing
+/// else. A batch that ends early only has the time of one attempt for it. Tells how the batch ends.
+pub(super) async fn combine_rest<'a>(
+    ctx: &'a WorkflowContext<Controller>,
+    calls: &mut Calls<'a>,
+    ending: Ending,
+) -> Ending {
+    let enough = now(ctx).plus(COMBINE_TIMEOUT);
+    let until = match ending.is_of_all() {
+        true => ctx.state(|s| s.deadline).map(|late| late.max(enough)),
+        false => Some(enough),
+    };
+    while let Some(call) = calls.combine.take().or_else(|| combine(ctx, true)) {
+        // It need not hear that the batch has ended: its attempts are few and short.
+        let own = WorkflowCancellationToken::new();
+        if let Err(early) = in_time(ctx, until, own, call).await {
+            return match ending.is_of_all() {
+                true => early.after_the_last_page("while its result was combined"),
+                false => ending,
+            };
+        }
+    }
+    ending
+}

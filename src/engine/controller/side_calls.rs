@@ -1,0 +1,365 @@
+//! Telling others: who is to be told what, and the calls that are under way.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::{future::Future, pin::Pin, task::Poll, time::Duration};
+
+use temporalio_common::{ActivityCloseTimeouts, Priority, RetryPolicy as TemporalRetryPolicy};
+use temporalio_sdk::{
+    ActivityExecutionError, ActivityOptions, WorkflowCancellationToken, WorkflowContext,
+};
+
+use super::{
+    Controller, Orders, dispatch::describe, partition_child::say_when_settled,
+    partition_parent::look_at_partitions, reduce::combine, stages::check_stage,
+};
+use crate::{
+    batch::{HOOK_TIMEOUT, TRACK_EVERY},
+    decisions::scheduler,
+    processor::hooks::{Failure, FailureNotice},
+    progress::{BatchReport, Outcome, Timestamp},
+    protocol::{self, BridgeWatch, HookCall, HookOrder, KeepReport, ThrottleOrder, WindowsOrder},
+};
+
+/// Attempts of a hook, and of keeping the final report.
+const HOOK_ATTEMPTS: u32 = 3;
+/// What a call of a hook may take beyond its attempts and the wait for a worker: the waits between them.
+const HOOK_SLACK: Duration = Duration::from_secs(30);
+/// One activity asks the throttles for so long at most; then another does.
+const THROTTLES_ARE_ASKED_FOR: Duration = Duration::from_secs(24 * 3_600);
+const BRIDGES_ARE_WATCHED_FOR: Duration = Duration::from_secs(24 * 3_600);
+const STANDING_HEARTBEAT: Duration = Duration::from_secs(15);
+
+impl Controller {
+    /// Keeps a failure for the handler, if there is one.
+    pub(super) fn note(&mut self, failure: Failure) {
+        if self.input.spec.hooks.failure_handler.is_some() {
+            self.notices.note(failure);
+        }
+    }
+
+    /// The throttles that have to be asked.
+    fn throttles_to_ask(&self) -> Option<ThrottleOrder> {
+        let throttles = self.pacing.throttles();
+        let wanted = self.paced && !throttles.is_empty() && !self.is_part();
+        wanted.then(|| ThrottleOrder {
+            batch_id: self.input.spec.batch_id.clone(),
+            batch_run: self.input.batch_run.clone(),
+            throttles: throttles.to_vec(),
+        })
+    }
+
+    fn windows_to_work_out(&self) -> Option<WindowsOrder> {
+        let windows = self.pacing.windows_to_work_out(self.now)?;
+        Some(WindowsOrder {
+            windows: windows.to_vec(),
+            from: self.now,
+        })
+    }
+
+    fn hook(&self, name: &str, call: HookCall) -> HookOrder {
+        HookOrder {
+            name: name.to_owned(),
+            call,
+            timeout: self.input.spec.hook_timeout.unwrap_or(HOOK_TIMEOUT),
+        }
+    }
+
+    fn notice(&self, number: u64, failure: Failure) -> Option<HookOrder> {
+        let spec = &self.input.spec;
+        let handler = spec.hooks.failure_handler.as_deref()?;
+        let notice = FailureNotice {
+            batch_id: spec.batch_id.clone(),
+            batch_run: self.input.batch_run.clone(),
+            processor: spec.processor.clone(),
+            number,
+            failure,
+        };
+        Some(self.hook(handler, HookCall::Failure(Box::new(notice))))
+    }
+
+    /// The failure that the handler has to be told next.
+    pub(super) fn next_notice(&mut self) -> Option<HookOrder> {
+        let (number, failure) = self.notices.next()?;
+        self.notice(number, failure)
+    }
+
+    /// What the handler is told of the end, unless everything went well.
+    pub(super) fn last_notice(&mut self, report: &BatchReport) -> Option<HookOrder> {
+        // How a partition ends is for the batch to tell.
+        if report.outcome == Outcome::Completed || self.is_part() {
+            return None;
+        }
+        self.input.spec.hooks.failure_handler.as_ref()?;
+        let number = self.notices.number();
+        self.notice(number, Failure::Ended(Box::new(report.clone())))
+    }
+
+    /// The progress that the tracker has to be told now.
+    fn next_progress(&mut self) -> Option<HookOrder> {
+        let spec = &self.input.spec;
+        let tracker = spec.hooks.tracker.as_deref()?;
+        if self.notices.track_at > self.now {
+            return None;
+        }
+        let every = spec.track_every.unwrap_or(TRACK_EVERY);
+        self.notices.track_at = self.now.plus(every);
+        Some(self.hook(tracker, HookCall::Progress(Box::new(self.look()))))
+    }
+
+    pub(super) fn last_progress(&self, report: &BatchReport) -> Option<HookOrder> {
+        let tracker = self.input.spec.hooks.tracker.as_deref()?;
+        let progress = Box::new(report.progress.clone());
+        Some(self.hook(tracker, HookCall::Progress(progress)))
+    }
+
+    pub(super) fn completion(&self, report: &BatchReport) -> Option<HookOrder> {
+        let hook = self.input.spec.hooks.completion_hook.as_deref()?;
+        let report = Box::new(report.clone());
+        let call = match report.outcome {
+            Outcome::Completed | Outcome::CompletedWithFailures => HookCall::Completed(report),
+            Outcome::Failed | Outcome::Stopped | Outcome::Cancelled => HookCall::Failed(report),
+        };
+        Some(self.hook(hook, call))
+    }
+
+    pub(super) fn report_to_keep(&self, report: &BatchReport) -> Option<KeepReport> {
+        let keeps = self.prepared.as_ref().is_some_and(|p| p.dead_letters) && !self.is_part();
+        keeps.then(|| KeepReport {
+            processor: self.input.spec.processor.clone(),
+            args: self.args().clone(),
+            report: report.clone(),
+        })
+    }
+}
+
+pub(super) type Call<'a> = Pin<Box<dyn Future<Output = Result<(), ActivityExecutionError>> + 'a>>;
+
+/// The calls of hooks that are under way: one of each kind at a time. They hold no slot of the batch's.
+#[derive(Default)]
+pub(super) struct Calls<'a> {
+    pub(super) handler: Option<Call<'a>>,
+    pub(super) tracker: Option<Call<'a>>,
+    /// Not waited for at the end of a run: the next one begins them anew.
+    throttle: Option<Call<'a>>,
+    windows: Option<Call<'a>>,
+    check: Option<Call<'a>>,
+    pub(super) combine: Option<Call<'a>>,
+    partitions: Option<Call<'a>>,
+    settled: Option<Call<'a>>,
+    bridges: Option<Call<'a>>,
+}
+
+impl<'a> Calls<'a> {
+    /// Calls who has to be called. A run that is about to end begins nothing that would hold it up.
+    pub(super) fn begin(&mut self, ctx: &'a WorkflowContext<Controller>) {
+        if self.throttle.is_none() {
+            let order = ctx.state(Controller::throttles_to_ask);
+            self.throttle = order.map(|order| throttle(ctx, order));
+        }
+        if self.windows.is_none() {
+            let order = ctx.state(Controller::windows_to_work_out);
+            self.windows = order.map(|order| windows(ctx, order));
+        }
+        if self.combine.is_none() {
+            // Also in a drain: what is handed over is short.
+            self.combine = combine(ctx, false);
+        }
+        if self.partitions.is_none() {
+            self.partitions = look_at_partitions(ctx);
+        }
+        if self.settled.is_none() {
+            self.settled = say_when_settled(ctx);
+        }
+        if self.bridges.is_none() {
+            let order = ctx.state(Controller::bridges_to_watch);
+            self.bridges = order.map(|order| watch_bridges(ctx, order));
+        }
+        if ctx.state(Controller::makes_way) {
+            self.tell_running(ctx);
+            return;
+        }
+        if self.check.is_none() {
+            self.check = check_stage(ctx);
+        }
+        if self.handler.is_none() {
+            let order = ctx.state_mut(Controller::next_notice);
+            self.handler = order.map(|order| call(ctx, order));
+        }
+        if self.tracker.is_none() {
+            let order = ctx.state_mut(Controller::next_progress);
+            self.tracker = order.map(|order| call(ctx, order));
+        }
+        self.tell_running(ctx);
+    }
+
+    /// The tracker may be due before anything else.
+    pub(super) fn until(
+        &self,
+        ctx: &WorkflowContext<Controller>,
+        until: Option<Timestamp>,
+    ) -> Option<Timestamp> {
+        let due = ctx.state(|s| {
+            let tracked = s.input.spec.hooks.tracker.is_some() && self.tracker.is_none();
+            (tracked && !s.makes_way()).then_some(s.notices.track_at)
+        });
+        scheduler::earliest(until, due)
+    }
+
+    /// Whether a call came back.
+    pub(super) fn poll(
+        &mut self,
+        ctx: &WorkflowContext<Controller>,
+        cx: &mut std::task::Context<'_>,
+    ) -> bool {
+        let mut awake = false;
+        for call in [&mut self.handler, &mut self.tracker] {
+            if let Some(running) = call
+                && let Poll::Ready(result) = running.as_mut().poll(cx)
+            {
+                *call = None;
+                count_failure(ctx, result);
+                awake = true;
+            }
+        }
+        let standing = [
+            &mut self.throttle,
+            &mut self.windows,
+            &mut self.check,
+            &mut self.bridges,
+            &mut self.partitions,
+            &mut self.settled,
+            &mut self.combine,
+        ];
+        for call in standing {
+            if let Some(running) = call
+                && running.as_mut().poll(cx).is_ready()
+            {
+                *call = None;
+                awake = true;
+            }
+        }
+        self.tell_running(ctx);
+        awake
+    }
+
+    fn tell_running(&self, ctx: &WorkflowContext<Controller>) {
+        let told = self.handler.is_some() || self.tracker.is_some();
+        let running = told || ctx.state(|s| s.combining);
+        if ctx.state(|s| s.hooks_running != running) {
+            ctx.state_mut(|s| s.hooks_running = running);
+        }
+    }
+}
+
+/// Has the throttles asked for as long as this run lasts. The activity also comes back when its worker
+/// stops; another worker goes on then.
+fn throttle<'a>(ctx: &'a WorkflowContext<Controller>, order: ThrottleOrder) -> Call<'a> {
+    let options = standing(ctx, THROTTLES_ARE_ASKED_FOR, "ask the throttles".to_owned());
+    Box::pin(ctx.execute_activity(Orders::throttle, order, options))
+}
+
+/// Has the operating windows worked out, which needs data on time zones that changes from deployment to
+/// deployment.
+fn windows<'a>(ctx: &'a WorkflowContext<Controller>, order: WindowsOrder) -> Call<'a> {
+    let options = standing(
+        ctx,
+        HOOK_TIMEOUT,
+        "work out the operating windows".to_owned(),
+    );
+    Box::pin(async move {
+        let openings = ctx
+            .execute_activity(Orders::windows, order, options)
+            .await?;
+        ctx.state_mut(|s| s.pacing.opened(openings, s.now));
+        Ok(())
+    })
+}
+
+/// Has the bridges of earlier runs watched, until one is gone.
+fn watch_bridges<'a>(ctx: &'a WorkflowContext<Controller>, order: BridgeWatch) -> Call<'a> {
+    let options = standing(ctx, BRIDGES_ARE_WATCHED_FOR, "watch bridges".to_owned());
+    Box::pin(async move {
+        let gone = ctx.execute_activity(Orders::watch_bridges, order, options);
+        let gone = gone.await?;
+        ctx.state_mut(|s| s.bridges_are_gone(&gone));
+        Ok(())
+    })
+}
+
+/// Options of an activity that the batch cannot do without: tried until it succeeds.
+pub(super) fn standing(
+    ctx: &WorkflowContext<Controller>,
+    start_to_close: Duration,
+    summary: String,
+) -> ActivityOptions {
+    let retry = TemporalRetryPolicy::builder()
+        .initial_interval(Duration::from_secs(1))
+        .maximum_interval(Duration::from_secs(10))
+        .build();
+    ActivityOptions::with_start_to_close_timeout(start_to_close)
+        .heartbeat_timeout(STANDING_HEARTBEAT)
+        .retry_policy(retry)
+        .cancellation_token(WorkflowCancellationToken::new())
+        .task_queue(protocol::aside_queue(ctx.task_queue()))
+        .summary(summary)
+        .build()
+}
+
+/// Schedules the activity that calls a hook.
+pub(super) fn call<'a>(ctx: &'a WorkflowContext<Controller>, order: HookOrder) -> Call<'a> {
+    let options = aside(ctx, order.timeout, format!("tell {}", order.name));
+    Box::pin(ctx.execute_activity(Orders::hook, order, options))
+}
+
+/// Options of an activity beside the pages. It has its own cancellation: who is told of the end of a
+/// cancelled batch must not be cancelled with it.
+pub(super) fn aside(
+    ctx: &WorkflowContext<Controller>,
+    timeout: Duration,
+    summary: String,
+) -> ActivityOptions {
+    let retry = TemporalRetryPolicy::builder()
+        .initial_interval(Duration::from_secs(1))
+        .maximum_attempts(HOOK_ATTEMPTS)
+        .build();
+    let mut priority = Priority::default();
+    // Ahead of the pages in the queue.
+    priority.priority_key = Some(1);
+    priority.fairness_key = Some(ctx.state(|s| s.input.batch_run.clone()));
+    // Where every slot of the workers has a page, one is free at the latest when a page is over.
+    let for_a_worker = ctx.state(|s| {
+        s.prepared
+            .as_ref()
+            .map_or(Duration::ZERO, |p| p.page_timeout)
+    });
+    ActivityOptions::with_close_timeouts(ActivityCloseTimeouts::ScheduleAndStartToClose {
+        // The worker ends the attempt itself and says so.
+        start_to_close: timeout + Duration::from_secs(5),
+        schedule_to_close: timeout * HOOK_ATTEMPTS + HOOK_SLACK + for_a_worker,
+    })
+    .retry_policy(retry)
+    .task_queue(protocol::aside_queue(ctx.task_queue()))
+    .cancellation_token(WorkflowCancellationToken::new())
+    .priority(priority)
+    .summary(summary)
+    .build()
+}
+
+pub(super) fn count_failure(
+    ctx: &WorkflowContext<Controller>,
+    result: Result<(), ActivityExecutionError>,
+) {
+    let Err(error) = result else {
+        return;
+    };
+    ctx.state_mut(|s| s.notices.hooks_failed += 1);
+    if !ctx.is_replaying() {
+        let (error_type, error) = describe(&error);
+        tracing::warn!(
+            error_type,
+            error,
+            "given up telling; the batch is not harmed"
+        );
+    }
+}

@@ -1,0 +1,82 @@
+//! The one place that looks at how large a payload is. What goes into it is bounded where it comes from; should that
+//! fail, a batch that can end or go on without a list is better than one that can do neither.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use serde::Serialize;
+
+use super::Controller;
+use crate::{
+    decisions::scheduler::Ending,
+    progress::BatchReport,
+    protocol::{ControllerInput, EndDetails},
+};
+
+/// What one payload may have. Temporal refuses 2 MiB; a codec that encrypts may add to it.
+pub(super) const MAX_BYTES: usize = 1_800_000;
+/// Entries of a list that was cut.
+const MAX_LISTED: usize = 3;
+
+pub(super) fn bytes(payload: &impl Serialize) -> usize {
+    serde_json::to_string(payload).map_or(usize::MAX, |json| json.len())
+}
+
+fn is_too_large(payload: &impl Serialize) -> bool {
+    bytes(payload) > MAX_BYTES
+}
+
+impl Controller {
+    /// The input of the next run, small enough to be kept.
+    pub(super) fn fitting_input(&self) -> ControllerInput {
+        fitting(self.next_input())
+    }
+
+    /// The report of the batch with what it takes to go on, small enough to be kept.
+    pub(super) fn fitting_details(&self, ending: &Ending) -> EndDetails {
+        with_continuation(self.report(ending), self.next_input())
+    }
+}
+
+/// Notices that wait are given up first: they are counted, and what they tell of is in the progress as well.
+fn fitting(mut input: ControllerInput) -> ControllerInput {
+    if let Some(carry) = input.carry.as_mut().filter(is_too_large) {
+        carry.notices.drop_waiting();
+    }
+    if let Some(carry) = input.carry.as_mut().filter(is_too_large)
+        && let Some(fold) = carry.ledger.fold_mut()
+    {
+        fold.fail("the outputs that wait to be combined are more than can be kept".to_owned());
+    }
+    input
+}
+
+fn with_continuation(report: BatchReport, input: ControllerInput) -> EndDetails {
+    let mut details = EndDetails {
+        report,
+        continuation: Some(Box::new(input)),
+    };
+    if is_too_large(&details) {
+        details.report = shortened(details.report);
+        details.continuation = details.continuation.map(|input| Box::new(fitting(*input)));
+    }
+    if is_too_large(&details) {
+        let bytes = bytes(&details.continuation);
+        let why = format!(
+            "it cannot be continued, because its state of {bytes} bytes is too large to be kept"
+        );
+        let before = details.report.reason.take();
+        details.report.reason = Some(before.map_or_else(|| why.clone(), |r| format!("{r}; {why}")));
+        details.continuation = None;
+    }
+    details
+}
+
+/// The counts say how many entries are left out.
+fn shortened(mut report: BatchReport) -> BatchReport {
+    let progress = &mut report.progress;
+    progress.failing.truncate(MAX_LISTED);
+    progress.failed.truncate(MAX_LISTED);
+    progress.failed_items.truncate(MAX_LISTED);
+    progress.partitions.truncate(MAX_LISTED);
+    report
+}

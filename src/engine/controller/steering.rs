@@ -1,0 +1,316 @@
+//! What operators ask for, by update or by signal.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use super::Controller;
+use crate::{
+    base::{error::truncate, known_fields::meant},
+    batch::{
+        InvalidBatch, validate_max_parallelism, validate_page_pause, validate_page_rate,
+        validate_page_size, validate_rate, validate_stride,
+    },
+    decisions::pacing::{Stride, validate_windows},
+    progress::{PauseNote, Timestamp, audit::Given},
+    protocol::{
+        self, ApproveRequest, PageSizeSetting, PauseRequest, RecoverNote, ResumeRequest,
+        SetRequest, Setting,
+    },
+};
+
+/// Characters that are shown of a name that is not known.
+const MAX_NAME_CHARS: usize = 80;
+/// A pause reason is shown in one line.
+const MAX_REASON_CHARS: usize = 500;
+
+impl SetRequest {
+    /// Checks every setting.
+    pub(crate) fn validate(&self) -> Result<(), InvalidBatch> {
+        if let Some(name) = self.other.keys().next() {
+            return Err(InvalidBatch::UnknownSetting {
+                name: truncate(name, MAX_NAME_CHARS),
+                meant: meant(name, protocol::SETTINGS),
+            });
+        }
+        if let Some(pages) = self.max_parallelism {
+            validate_max_parallelism(pages)?;
+        }
+        validate_rate(self.rate.and_then(Setting::into_option))?;
+        validate_page_rate(self.page_rate.and_then(Setting::into_option))?;
+        validate_page_pause(self.page_pause.and_then(Setting::into_option))?;
+        match &self.page_size {
+            Some(PageSizeSetting::Fixed(items)) => validate_page_size(*items)?,
+            Some(PageSizeSetting::Auto(auto)) => auto.validate()?,
+            None => {}
+        }
+        match &self.stride {
+            Some(Stride::Pages(pages)) => validate_stride(*pages)?,
+            Some(Stride::Auto(auto)) => auto.validate()?,
+            None => {}
+        }
+        if let Some(auto) = &self.auto_parallelism {
+            auto.validate()?;
+        }
+        if let Some(ramp) = &self.ramp {
+            ramp.validate()?;
+        }
+        if let Some(windows) = &self.windows {
+            validate_windows(windows)?;
+        }
+        Ok(())
+    }
+}
+
+impl Controller {
+    pub(super) fn do_pause(&mut self, at: Timestamp, request: PauseRequest) {
+        if !self.controls.is_new(request.id.as_deref()) {
+            return;
+        }
+        let given = Given {
+            who: request.who,
+            why: request.reason,
+        };
+        let until = request.until.or(request.lasting.map(|for_| at.plus(for_)));
+        let action = match (request.now, until) {
+            (true, _) => "pause now",
+            (false, Some(_)) => "pause for a time",
+            (false, None) => "pause",
+        };
+        self.steered(at, action, &given);
+        let why = given.why.map(|r| truncate(&r, MAX_REASON_CHARS));
+        self.controls.paused = true;
+        self.controls.stop_now = request.now;
+        self.controls.pause_reason.clone_from(&why);
+        let before = self.controls.pause.take();
+        self.controls.pause = Some(PauseNote {
+            who: given.who,
+            why,
+            at: before.map_or(at, |pause| pause.at),
+            until,
+        });
+    }
+
+    pub(super) fn do_resume(&mut self, at: Timestamp, request: &ResumeRequest) {
+        if !self.controls.is_new(request.id.as_deref()) {
+            return;
+        }
+        self.steered(at, "resume", &request.given);
+        self.go_on();
+    }
+
+    /// What keeps an approval from meaning anything now.
+    pub(super) fn waits_for_approval(&self) -> Result<(), String> {
+        match &self.stages {
+            Some(stages) => stages.waits(),
+            None => Err("the batch has no stages".to_owned()),
+        }
+    }
+
+    pub(super) fn do_approve(&mut self, at: Timestamp, request: &ApproveRequest) {
+        if !self.controls.is_new(request.id.as_deref()) {
+            return;
+        }
+        let approved = match &mut self.stages {
+            Some(stages) => stages.approve(),
+            None => Err("the batch has no stages".to_owned()),
+        };
+        match approved {
+            Ok(stage) => {
+                // What failed up to here was looked at.
+                self.controls.forgiven = Some(self.forgiven());
+                self.steered(at, format!("approve {stage}"), &request.given);
+            }
+            // A signal has no other answer.
+            Err(why) => self.steered(at, format!("approve refused: {why}"), &request.given),
+        }
+    }
+
+    /// Every worker that sees the batch stand still may send it.
+    pub(super) fn note_recovery(&mut self, at: Timestamp, id: &str, note: &RecoverNote) {
+        if self.controls.is_new(Some(id)) {
+            let action = match note.partition {
+                Some(number) => format!("recover partition {number}"),
+                None => "recover".to_owned(),
+            };
+            self.steered(at, action, &note.given);
+        }
+    }
+
+    /// Ends a pause. What failed is forgiven, if the batch paused itself for it.
+    fn go_on(&mut self) {
+        self.controls.paused = false;
+        self.controls.stop_now = false;
+        self.controls.pause_reason = None;
+        self.controls.pause = None;
+        if self.controls.tripped.take().is_some() {
+            self.controls.forgiven = Some(self.forgiven());
+            self.ledger.totals.consecutive_failures = 0;
+        }
+    }
+
+    /// Ends a pause that was to last until now.
+    pub(super) fn mind_pause(&mut self) {
+        let until = self.controls.pause.as_ref().and_then(|pause| pause.until);
+        if self.controls.paused && until.is_some_and(|until| until <= self.now) {
+            let given = Given::by_itself("the time of the pause is over");
+            self.audit.note(self.now, "resume", &given);
+            self.go_on();
+        }
+    }
+
+    pub(super) fn do_set(&mut self, at: Timestamp, request: &SetRequest) {
+        if !self.controls.is_new(request.id.as_deref()) {
+            return;
+        }
+        for action in self.apply(at, request) {
+            self.steered(at, action, &request.given);
+        }
+    }
+
+    /// Says what was done, for the audit.
+    fn apply(&mut self, at: Timestamp, request: &SetRequest) -> Vec<String> {
+        let mut done = Vec::new();
+        let (controls, pacing) = (&mut self.controls, &mut self.pacing);
+        if let Some(ramp) = &request.ramp {
+            controls.max_parallelism = ramp.to();
+            pacing.begin_ramp(ramp.clone(), at);
+            done.push(format!("set ramp to {ramp}"));
+        }
+        if let Some(auto) = &request.auto_parallelism {
+            controls.max_parallelism = auto.max();
+            pacing.end_ramp();
+            pacing.tune_parallelism(*auto, at);
+            done.push(format!("set max_parallelism to auto {auto}"));
+        }
+        if let Some(pages) = request.max_parallelism {
+            controls.max_parallelism = pages;
+            // What somebody says now counts more than what was planned before.
+            if request.ramp.is_none() {
+                pacing.end_ramp();
+            }
+            if request.auto_parallelism.is_none() {
+                pacing.fix_parallelism();
+            }
+            done.push(format!("set max_parallelism to {pages}"));
+        }
+        if let Some(rate) = request.rate {
+            pacing.set_rate(rate.into_option(), at);
+            done.push(format!("set rate to {}", named(pacing.rate)));
+        }
+        if let Some(rate) = request.page_rate {
+            pacing.page_rate = rate.into_option();
+            done.push(format!("set page_rate to {}", named(pacing.page_rate)));
+        }
+        if let Some(pause) = request.page_pause {
+            pacing.page_pause = pause.into_option();
+            let pause = pacing.page_pause.map(humantime::format_duration);
+            done.push(format!("set page_pause to {}", named(pause)));
+        }
+        match &request.page_size {
+            Some(PageSizeSetting::Fixed(items)) => {
+                pacing.fix_page_size(*items);
+                done.push(format!("set page_size to {items}"));
+            }
+            Some(PageSizeSetting::Auto(auto)) => {
+                pacing.tune_page_size(*auto);
+                done.push(format!("set page_size to auto {auto}"));
+            }
+            None => {}
+        }
+        let before = self.input.spec.stride;
+        match &request.stride {
+            Some(Stride::Pages(pages)) => {
+                pacing.fix_stride(*pages, before);
+                done.push(format!("set stride to {pages}"));
+            }
+            Some(Stride::Auto(auto)) => {
+                pacing.tune_stride(*auto, before);
+                done.push(format!("set stride to auto {auto}"));
+            }
+            None => {}
+        }
+        if let Some(windows) = &request.windows {
+            pacing.set_windows(windows.clone(), at);
+            let names: Vec<_> = windows.iter().map(ToString::to_string).collect();
+            let names = (!names.is_empty()).then(|| names.join("; "));
+            done.push(format!("set window to {}", named(names)));
+        }
+        done
+    }
+}
+
+fn named(value: Option<impl std::fmt::Display>) -> String {
+    value.map_or_else(|| "none".to_owned(), |value| value.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{
+        batch::{Batch, tolerance::Tolerance},
+        protocol::ControllerInput,
+    };
+
+    const NOW: Timestamp = Timestamp(1_000_000);
+
+    #[test]
+    fn every_setting_is_known_and_any_other_is_refused() {
+        let request = |json: serde_json::Value| serde_json::from_value::<SetRequest>(json).unwrap();
+        let known = request(serde_json::json!({"max_parallelism": 3, "who": "ann", "id": "1"}));
+        assert_eq!(known.validate(), Ok(()));
+        assert_eq!(known.given.who.as_deref(), Some("ann"));
+        assert_eq!(
+            serde_json::to_value(&known)
+                .unwrap()
+                .as_object()
+                .unwrap()
+                .len(),
+            3
+        );
+        for name in protocol::SETTINGS {
+            // Something that no setting takes.
+            let wrong = serde_json::json!({name: [true, {}]});
+            assert!(
+                serde_json::from_value::<SetRequest>(wrong).is_err(),
+                "{name}"
+            );
+        }
+        let wrong = request(serde_json::json!({"max_paralelism": 3})).validate();
+        assert_eq!(
+            wrong.unwrap_err().to_string(),
+            "there is no setting `max_paralelism`; did you mean `max_parallelism`?"
+        );
+    }
+
+    #[test]
+    fn a_pause_with_an_end_forgives_like_a_resume_and_the_next_failures_count() {
+        let batch = Batch::named("batch", "processor", serde_json::Value::Null)
+            .tolerate(Tolerance::new().consecutive(3));
+        let mut controller = Controller::of(ControllerInput {
+            version: 1,
+            batch_run: "run".to_owned(),
+            spec: batch.spec,
+            begun: None,
+            carry: None,
+            part: None,
+        });
+        let fail = |controller: &mut Controller, at| {
+            controller.ledger.totals.consecutive_failures += 4;
+            controller.refresh(at, false, 0);
+            assert!(controller.controls.paused);
+            assert!(controller.controls.tripped.is_some());
+        };
+        fail(&mut controller, NOW);
+        let lasting = Some(Duration::from_secs(1_800));
+        let request = PauseRequest {
+            lasting,
+            ..PauseRequest::default()
+        };
+        controller.do_pause(NOW, request);
+        let later = NOW.plus(Duration::from_secs(1_800));
+        controller.refresh(later, false, 0);
+        assert!(!controller.controls.paused, "it goes on by itself");
+        fail(&mut controller, later);
+    }
+}

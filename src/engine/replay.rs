@@ -1,0 +1,35 @@
+//! Replays recorded histories.
+
+use temporalio_client::WorkflowHistory;
+use temporalio_sdk::workflow_replayer::{WorkflowReplayer, WorkflowReplayerOptions};
+
+use crate::engine::controller::{Bridge, Controller};
+
+/// A history that this version of the crate would not have made.
+#[derive(Debug, thiserror::Error)]
+#[error("the history does not replay")]
+pub struct ReplayError {
+    #[source]
+    source: Box<dyn std::error::Error + Send + Sync>,
+}
+
+/// Replays the history of one run of a batch with this version of the crate; no server is needed. Worth
+/// doing with the histories of batches that are running before a new version is deployed.
+/// [`BatchHandle::history`](crate::BatchHandle::history) fetches them in the form that is read here, which
+/// is not the one that Temporal's own tools write.
+///
+/// # Errors
+/// When the history cannot be read, or the controller would have decided otherwise.
+pub async fn replay_history(json: &[u8]) -> Result<(), ReplayError> {
+    async fn replay(json: &[u8]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        let history = WorkflowHistory::from_json(json)?;
+        let options = WorkflowReplayerOptions::new()
+            .register_workflow::<Controller>()?
+            .register_workflow::<Bridge>()?
+            .build();
+        Ok(WorkflowReplayer::new(options)?
+            .replay_workflow(history)
+            .await?)
+    }
+    replay(json).await.map_err(|source| ReplayError { source })
+}

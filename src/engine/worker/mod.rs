@@ -1,0 +1,728 @@
+//! A worker: polls a task queue and runs batches and their pages.
+
+mod queue_sharing;
+pub(crate) mod readiness;
+mod recovering;
+pub(crate) mod tuning;
+
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use temporalio_client::{Client, NamespacedClient as _};
+use temporalio_sdk::{
+    Runtime, WorkerOptions,
+    runtime::{
+        PollerBehavior, RuntimeOptions,
+        worker_tuner::{FixedSizeSlotSupplier, TunerHolder, WorkerTuner},
+    },
+};
+use tokio::{
+    sync::{oneshot, watch},
+    task::JoinHandle,
+};
+
+use crate::{
+    base::text::exactly,
+    batch::MAX_PARALLELISM,
+    engine::{
+        activity::{
+            ASIDE_HEARTBEAT_TIMEOUT, Abandonment, AsideActivities, ControlWatches,
+            HEARTBEATS_PER_TIMEOUT, PageActivities, UserThreads,
+        },
+        client::{WorkerSeen, Workers, outage::Outages},
+        controller::{Bridge, Controller},
+    },
+    metrics::Metrics,
+    processor::{
+        PageProcessor,
+        hooks::{CompletionHook, FailureHandler, Hooks, RegisterHookError, Tracker},
+        throttle::{RegisterThrottleError, Throttle, Throttles},
+    },
+    protocol::aside_queue,
+    stride::registry::{RegisterError, Registry},
+};
+pub(crate) use queue_sharing::Company;
+use tuning::Tuning;
+
+/// A workflow task or a query that waits on the queue of a killed worker moves to another one after this
+/// long. The SDK's 10 s would make every recovery that much slower. A worker that is merely too busy to
+/// answer in time costs a replay of the history.
+const STICKY_TIMEOUT: Duration = Duration::from_secs(1);
+const WORKFLOW_SLOTS: usize = 100;
+/// Hooks, throttles and locks, of all batches together. Those that last only wait.
+const ASIDE_SLOTS: usize = 100;
+/// Little goes on beside the pages, and each poll is a call that waits at the server.
+const ASIDE_POLLERS: usize = 2;
+/// What pages have to end in once they are cancelled.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// Polls a task queue and runs the batches and pages of its processors.
+///
+/// Everything beside the pages (looking up processors, hooks, throttles, locks) has a task queue of its own,
+/// named like the other with `.aside` behind it, and slots of its own: pages cannot hold it up.
+///
+/// | setting | default |
+/// |---|---|
+/// | `max_pages` | 500 pages at once |
+/// | `drain_timeout` | 30 s, and 5 s more for pages to notice that they are cancelled |
+/// | `queue_rate` | no limit |
+/// | `workflow_pollers`, `stride_pollers` | 5 each |
+/// | `eager_strides` | 100 while nobody else polls, else none |
+/// | `cached_batches` | 1,000 |
+/// | `metrics` | collected, not served |
+///
+/// ```no_run
+/// # use async_trait::async_trait;
+/// # use temporal_batch::*;
+/// # struct HashEmails;
+/// # #[async_trait]
+/// # impl PageProcessor for HashEmails {
+/// #     const NAME: &'static str = "hash-emails";
+/// #     type Args = ();
+/// #     type Cursor = i64;
+/// #     type Item = i64;
+/// #     async fn fetch(&self, _: &PageContext<Self>) -> Result<Page<i64, i64>, PageError> { Ok(Page::empty()) }
+/// #     async fn process(&self, _: &PageContext<Self>, _: Vec<i64>) -> Result<PageReport, PageError> {
+/// #         Ok(PageReport::all_processed())
+/// #     }
+/// # }
+/// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+/// let client = connect(&ConnectOptions::new()).await?;
+/// Worker::new(client, "migrations").processor(HashEmails).run().await?;
+/// # Ok(())
+/// # }
+/// ```
+#[must_use]
+pub struct Worker {
+    client: Client,
+    task_queue: String,
+    registry: Result<Registry, RegisterError>,
+    hooks: Result<Hooks, RegisterHookError>,
+    throttles: Result<Throttles, RegisterThrottleError>,
+    metrics: Metrics,
+    max_pages: u32,
+    drain_timeout: Duration,
+    queue_rate: Option<f64>,
+    tuning: Tuning,
+}
+
+/// Why a worker did not start, or stopped by itself.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WorkerError {
+    /// A processor could not be registered.
+    #[error(transparent)]
+    Register(#[from] RegisterError),
+    /// A failure handler, tracker or completion hook could not be registered.
+    #[error(transparent)]
+    RegisterHook(#[from] RegisterHookError),
+    /// A throttle could not be registered.
+    #[error(transparent)]
+    RegisterThrottle(#[from] RegisterThrottleError),
+    /// There is nothing that it could do.
+    #[error("no processor is registered; add one with `Worker::processor`")]
+    NoProcessor,
+    /// It cannot hold so many pages.
+    #[error("max pages is {given}; it must be from 1 to {MAX_PARALLELISM}")]
+    MaxPages {
+        /// The number that was given.
+        given: u32,
+    },
+    /// The limit on strides per second is no limit.
+    #[error(
+        "queue rate is {given} strides per second; it must be more than 0 (leave it out for no limit)"
+    )]
+    QueueRate {
+        /// The rate that was given.
+        given: f64,
+    },
+    /// A setting of how it works is out of range.
+    #[error("{setting} is {given}; it must be from {lowest} to {highest}")]
+    Tuning {
+        /// Which one.
+        setting: &'static str,
+        /// The number that was given.
+        given: u32,
+        /// The least that is allowed.
+        lowest: u32,
+        /// The most that is allowed.
+        highest: u32,
+    },
+    /// It was told to stop, and some pages did not end although they were cancelled.
+    #[error(
+        "{pages} {} abandoned, still at work after {}; other workers run {} again",
+        if *pages == 1 { "page was" } else { "pages were" },
+        exactly(*after),
+        if *pages == 1 { "it" } else { "them" }
+    )]
+    Abandoned {
+        /// How many.
+        pages: u32,
+        /// Time since the worker was told to stop: the drain timeout and 5 s, unless it was told twice.
+        after: Duration,
+    },
+    /// The Temporal SDK could not set itself up.
+    #[error("the Temporal worker could not be created")]
+    Create(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The Temporal SDK gave up.
+    #[error("the Temporal worker stopped by itself")]
+    Run(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The program could not listen for the signals that stop it.
+    #[error("signals cannot be listened for")]
+    Signals(#[source] std::io::Error),
+}
+
+/// # Construct
+impl Worker {
+    /// A worker that polls `task_queue`.
+    pub fn new(client: Client, task_queue: impl Into<String>) -> Self {
+        Self {
+            client,
+            task_queue: task_queue.into(),
+            registry: Ok(Registry::new()),
+            hooks: Ok(Hooks::default()),
+            throttles: Ok(Throttles::default()),
+            metrics: Metrics::new(),
+            max_pages: MAX_PARALLELISM,
+            drain_timeout: Duration::from_secs(30),
+            queue_rate: None,
+            tuning: Tuning::default(),
+        }
+    }
+
+    /// Adds a processor. A mistake in its settings is reported when the worker is started.
+    pub fn processor<P: PageProcessor>(mut self, processor: P) -> Self {
+        self.registry = self.registry.and_then(|mut registry| {
+            registry.register(processor)?;
+            Ok(registry)
+        });
+        self
+    }
+
+    /// Takes over a whole registry in place of the processors so far.
+    pub fn registry(mut self, registry: Registry) -> Self {
+        self.registry = Ok(registry);
+        self
+    }
+
+    /// Takes over hooks in place of those so far.
+    #[cfg(feature = "cli")]
+    pub(crate) fn hooks(mut self, hooks: Hooks) -> Self {
+        self.hooks = Ok(hooks);
+        self
+    }
+
+    /// Adds a failure handler, which batches ask for by its name. A mistake in the name is reported when the
+    /// worker is started.
+    pub fn failure_handler<H: FailureHandler>(mut self, handler: H) -> Self {
+        self.hooks = self.hooks.and_then(|mut hooks| {
+            hooks.failure_handler(handler)?;
+            Ok(hooks)
+        });
+        self
+    }
+
+    /// Adds a tracker, which batches ask for by its name.
+    pub fn tracker<T: Tracker>(mut self, tracker: T) -> Self {
+        self.hooks = self.hooks.and_then(|mut hooks| {
+            hooks.tracker(tracker)?;
+            Ok(hooks)
+        });
+        self
+    }
+
+    /// Adds a completion hook, which batches ask for by its name.
+    pub fn completion_hook<C: CompletionHook>(mut self, hook: C) -> Self {
+        self.hooks = self.hooks.and_then(|mut hooks| {
+            hooks.completion_hook(hook)?;
+            Ok(hooks)
+        });
+        self
+    }
+
+    /// Adds a throttle, which batches ask for by its name. Every worker of a task queue should have the same
+    /// throttles: pages are held where they run. A mistake in the name is reported when the worker is
+    /// started.
+    pub fn throttle<T: Throttle>(mut self, throttle: T) -> Self {
+        self.throttles = self.throttles.and_then(|mut throttles| {
+            throttles.add(throttle)?;
+            Ok(throttles)
+        });
+        self
+    }
+
+    /// Takes over throttles in place of those so far.
+    #[cfg(feature = "cli")]
+    pub(crate) fn throttles(mut self, throttles: Throttles) -> Self {
+        self.throttles = Ok(throttles);
+        self
+    }
+
+    /// Collects into these metrics, for instance to serve them with a
+    /// [`MetricsServer`](crate::metrics::MetricsServer).
+    pub fn metrics(mut self, metrics: Metrics) -> Self {
+        self.metrics = metrics;
+        self
+    }
+
+    /// Pages that this worker runs at once. How many a batch runs over all workers is up to the batch.
+    pub fn max_pages(mut self, pages: u32) -> Self {
+        self.max_pages = pages;
+        self
+    }
+
+    /// How long a stopping worker waits for its pages. After it they are cancelled
+    /// ([`PageContext::is_cancelled`](crate::PageContext::is_cancelled)). A page that has not ended 5 s later is
+    /// abandoned: it is dropped where it stands, nothing is reported of it, and another worker runs it again
+    /// after the heartbeat timeout. A page that blocks its thread cannot be dropped; it goes on until the
+    /// process ends.
+    pub fn drain_timeout(mut self, timeout: Duration) -> Self {
+        self.drain_timeout = timeout;
+        self
+    }
+
+    /// Strides per second that the server hands out on this task queue at most, to all workers and for all
+    /// batches together: an outer fence, behind the rates of the batches. It counts strides, not items or
+    /// pages. Give the same to every worker of the queue; the server keeps to what it was told last.
+    pub fn queue_rate(mut self, strides_per_second: f64) -> Self {
+        self.queue_rate = Some(strides_per_second);
+        self
+    }
+}
+
+/// # Tune
+///
+/// The defaults are those of the SDK. What follows is for workers with hundreds of batches, or with a server
+/// that is far away; `cargo bench --bench engine -- tuning` compares settings.
+impl Worker {
+    /// Requests for workflow tasks that wait at the server at once, from 2 to 100. The default is 5, and
+    /// where the server supports it the SDK finds the number by itself.
+    pub fn workflow_pollers(mut self, pollers: u32) -> Self {
+        self.tuning.workflow_pollers = Some(pollers);
+        self
+    }
+
+    /// Requests for strides that wait at the server at once, from 1 to 100. The default is 5, and where the
+    /// server supports it the SDK finds the number by itself. A poll brings one stride, so a worker begins at
+    /// most pollers / (time to the server and back) strides a second.
+    pub fn stride_pollers(mut self, pollers: u32) -> Self {
+        self.tuning.stride_pollers = Some(pollers);
+        self
+    }
+
+    /// Strides that a controller gives to its own worker with each workflow task, past the task queue, while
+    /// slots are free; from 0 to 100. They are faster, and all of them go to that worker. So the default is 100
+    /// while nobody else is seen to poll the queue and at least half of the slots are free, 3 with fewer, and none
+    /// where there are other workers. Workers that call themselves the same count as one, and one that was killed
+    /// as there for up to 75 s more.
+    /// With a [`queue_rate`](Self::queue_rate) there are none.
+    pub fn eager_strides(mut self, strides: u32) -> Self {
+        self.tuning.eager_strides = Some(strides);
+        self
+    }
+
+    /// Controllers that are kept in memory, from 1 to 10,000. The default is 1,000. A batch that is not kept
+    /// costs a replay of its history for each of its workflow tasks.
+    pub fn cached_batches(mut self, batches: u32) -> Self {
+        self.tuning.cached_batches = Some(batches);
+        self
+    }
+}
+
+/// # Run
+impl Worker {
+    /// Runs until SIGTERM or Ctrl-C, then drains: pages that run are finished, nothing new is begun. A second signal
+    /// ends it at once.
+    ///
+    /// # Errors
+    /// When it cannot start, the connection is lost for good, or pages had to be
+    /// [abandoned](WorkerError::Abandoned).
+    pub async fn run(self) -> Result<(), WorkerError> {
+        let stop = shutdown_signal().map_err(WorkerError::Signals)?;
+        let mut worker = self.start()?;
+        tokio::select! {
+            ended = worker.ended() => return ended,
+            () = stop => {}
+        }
+        tracing::info!("draining: pages that run are finished, nothing new is begun");
+        let again = shutdown_signal().map_err(WorkerError::Signals)?;
+        let (abandonment, began) = (worker.abandonment.clone(), Instant::now());
+        tokio::select! {
+            stopped = worker.stop() => stopped,
+            () = again => Err(WorkerError::Abandoned {
+                pages: abandonment.abandon(),
+                after: began.elapsed(),
+            }),
+        }
+    }
+
+    /// Runs until `stop` resolves, then drains.
+    ///
+    /// # Errors
+    /// See [`run`](Self::run).
+    pub async fn run_until(self, stop: impl Future<Output = ()> + Send) -> Result<(), WorkerError> {
+        let mut worker = self.start()?;
+        tokio::select! {
+            ended = worker.ended() => ended,
+            () = stop => {
+                tracing::info!("draining: pages that run are finished, nothing new is begun");
+                worker.stop().await
+            }
+        }
+    }
+
+    /// Starts it beside the caller.
+    ///
+    /// # Errors
+    /// When a processor, a setting or the SDK's set-up is at fault.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn start(self) -> Result<RunningWorker, WorkerError> {
+        let (registry, hooks, throttles) = (self.registry?, self.hooks?, self.throttles?);
+        if registry.names().is_empty() {
+            return Err(WorkerError::NoProcessor);
+        }
+        if self.max_pages == 0 || self.max_pages > MAX_PARALLELISM {
+            return Err(WorkerError::MaxPages {
+                given: self.max_pages,
+            });
+        }
+        if let Some(given) = self.queue_rate
+            && !(given.is_finite() && given > 0.0)
+        {
+            return Err(WorkerError::QueueRate { given });
+        }
+        self.tuning.check()?;
+        for name in hooks.names() {
+            self.metrics.hook_registered(name);
+        }
+        throttles.measure(&self.metrics);
+        let create = |e: Box<dyn std::error::Error + Send + Sync>| WorkerError::Create(e);
+        let (drain, draining) = watch::channel(false);
+        let drained = draining.clone();
+        let abandonment = Abandonment::default();
+        let threads = UserThreads::of_process().map_err(|e| create(e.into()))?;
+        let heartbeats = registry.shortest_heartbeat_timeout() / HEARTBEATS_PER_TIMEOUT;
+        let watches = ControlWatches::new({
+            let metrics = self.metrics.clone();
+            move |progress| metrics.batch_seen(progress)
+        });
+        let aside = AsideActivities::new(
+            registry.clone(),
+            hooks,
+            throttles.clone(),
+            self.metrics.clone(),
+            Arc::clone(&watches),
+            draining.clone(),
+            threads,
+        );
+        let aside = WorkerOptions::new(aside_queue(&self.task_queue))
+            .register_activities(aside)
+            .tuner(slots(ASIDE_SLOTS))
+            .activity_task_poller_behavior(PollerBehavior::SimpleMaximum(ASIDE_POLLERS))
+            .max_heartbeat_throttle_interval(ASIDE_HEARTBEAT_TIMEOUT / HEARTBEATS_PER_TIMEOUT)
+            .graceful_shutdown_period(self.drain_timeout)
+            .build();
+        let company = Company::new(self.tuning.eager_strides, self.max_pages);
+        let pages = PageActivities {
+            registry,
+            throttles,
+            metrics: self.metrics.clone(),
+            watches,
+            draining,
+            abandonment: abandonment.clone(),
+            company: Arc::clone(&company),
+            threads,
+        };
+        let looks = queue_sharing::watch(
+            company,
+            self.client.clone(),
+            self.task_queue.clone(),
+            drained.clone(),
+        );
+        let (sightings, made) = recovering::sightings();
+        let recovering = recovering::watch(
+            self.client.clone(),
+            self.metrics.clone(),
+            made,
+            drained.clone(),
+        );
+        let task_queue = self.task_queue.clone();
+        let pages = WorkerOptions::new(self.task_queue)
+            .workflow_interceptor(sightings)
+            .register_workflow::<Controller>()
+            .map_err(|e| create(e.into()))?
+            .register_workflow::<Bridge>()
+            .map_err(|e| create(e.into()))?
+            .register_activities(pages)
+            .tuner(slots(self.max_pages as usize))
+            .maybe_workflow_task_poller_behavior(self.tuning.workflow_polling())
+            .maybe_activity_task_poller_behavior(self.tuning.stride_polling())
+            .max_eager_activity_reservations_per_workflow_task(self.tuning.eager())
+            .max_cached_workflows(self.tuning.cached())
+            .sticky_queue_schedule_to_start_timeout(STICKY_TIMEOUT)
+            .max_heartbeat_throttle_interval(heartbeats)
+            .maybe_max_task_queue_activities_per_second(self.queue_rate)
+            .graceful_shutdown_period(self.drain_timeout)
+            .build();
+        let runtime = RuntimeOptions::builder()
+            .telemetry_options(self.metrics.telemetry_options())
+            .build()
+            .map_err(|e| create(e.into()))?;
+        let runtime = Runtime::from_current_tokio(runtime).map_err(|e| create(e.into()))?;
+        let worker = |options| {
+            temporalio_sdk::Worker::new(&runtime, self.client.clone(), options)
+                .map_err(|e| create(e.into()))
+        };
+        let halves = Halves {
+            client: self.client.clone(),
+            pages: worker(pages)?,
+            aside: worker(aside)?,
+            drain,
+            abandonment,
+            give_up_after: self.drain_timeout.saturating_add(GRACE),
+        };
+        let health = self.metrics.health();
+        let polls = Polls {
+            client: self.client.clone(),
+            task_queue,
+            stops: drained.clone(),
+        };
+        tokio::spawn(readiness::watch(self.client.clone(), health, drained));
+        tokio::spawn(looks);
+        tokio::spawn(recovering);
+        Ok(RunningWorker::spawn(runtime, halves, polls))
+    }
+}
+
+fn slots(activities: usize) -> WorkerTuner {
+    let fixed = FixedSizeSlotSupplier::new;
+    TunerHolder::builder()
+        .workflow_task_slot_supplier(fixed(WORKFLOW_SLOTS))
+        .activity_task_slot_supplier(fixed(activities))
+        .local_activity_task_slot_supplier(fixed(1))
+        .nexus_task_slot_supplier(fixed(1))
+        .build()
+        .into()
+}
+
+/// The two SDK workers of one worker: for pages and workflows, and for everything else. They end together.
+struct Halves {
+    client: Client,
+    pages: temporalio_sdk::Worker,
+    aside: temporalio_sdk::Worker,
+    drain: watch::Sender<bool>,
+    abandonment: Abandonment,
+    give_up_after: Duration,
+}
+
+impl Halves {
+    /// What stops both.
+    fn stop(&self) -> impl Fn() + Send + Sync + use<> {
+        let (pages, aside) = (self.pages.shutdown_handle(), self.aside.shutdown_handle());
+        let drain = self.drain.clone();
+        move || {
+            // Told once: a second shutdown of a core is not for us to rely on.
+            if !drain.send_replace(true) {
+                pages();
+                aside();
+            }
+        }
+    }
+
+    async fn run(&mut self, stop: &(dyn Fn() + Send + Sync)) -> Result<(), WorkerError> {
+        let mut draining = self.drain.subscribe();
+        // The first call of the SDK is the only one that it does not repeat for as long as an outage lasts.
+        let outages = Outages::default();
+        tokio::select! {
+            // An error is the SDK's to tell.
+            _ = outages.through(|| readiness::answers(&self.client)) => {}
+            // So is how a worker ends that never began. The sender is `self`'s.
+            _ = draining.wait_for(|draining| *draining) => {}
+        }
+        let both = async {
+            futures::join!(
+                async {
+                    let ended = self.pages.run().await;
+                    stop();
+                    ended
+                },
+                async {
+                    let ended = self.aside.run().await;
+                    stop();
+                    ended
+                },
+            )
+        };
+        let too_long = async {
+            // The sender is `self`'s.
+            let _ = draining.wait_for(|draining| *draining).await;
+            tokio::time::sleep(self.give_up_after).await;
+        };
+        tokio::select! {
+            (pages, aside) = both => pages.and(aside).map_err(|e| WorkerError::Run(e.into())),
+            () = too_long => Err(WorkerError::Abandoned {
+                pages: self.abandonment.abandon(),
+                after: self.give_up_after,
+            }),
+        }
+    }
+}
+
+/// The client and the names for asking the server whether a worker polls.
+struct Polls {
+    client: Client,
+    task_queue: String,
+    stops: watch::Receiver<bool>,
+}
+
+/// How soon the server is asked again.
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+
+impl Polls {
+    async fn are_known(&self) {
+        let aside = aside_queue(&self.task_queue);
+        loop {
+            let asked = futures::future::try_join(
+                Workers::of(&self.client, &self.task_queue),
+                Workers::of(&self.client, &aside),
+            );
+            if let Ok((pages, aside)) = asked.await
+                && self.sees(&pages, |seen| seen.workflows && seen.pages)
+                && self.sees(&aside, |seen| seen.pages)
+            {
+                return;
+            }
+            tokio::time::sleep(ASK_AGAIN).await;
+        }
+    }
+
+    fn sees(&self, workers: &Workers, polls: impl Fn(&WorkerSeen) -> bool) -> bool {
+        let mine = self.client.identity();
+        let mut seen = workers.polling.iter();
+        seen.any(|worker| worker.identity == mine && polls(worker))
+    }
+}
+
+/// A worker that runs beside its owner. Dropping it stops polling but waits for nothing.
+pub struct RunningWorker {
+    begin_stop: Arc<dyn Fn() + Send + Sync>,
+    abandonment: Abandonment,
+    polls: Polls,
+    /// `None` once it was told how it ended.
+    ended: Option<JoinHandle<Result<(), WorkerError>>>,
+}
+
+impl RunningWorker {
+    /// The SDK's workers are not `Send`, so they get a thread; their activities run on the tokio runtime of
+    /// the caller.
+    fn spawn(runtime: Runtime, mut halves: Halves, polls: Polls) -> Self {
+        let begin_stop: Arc<dyn Fn() + Send + Sync> = Arc::new(halves.stop());
+        let stop = Arc::clone(&begin_stop);
+        let abandonment = halves.abandonment.clone();
+        let (sender, receiver) = oneshot::channel();
+        let tokio = tokio::runtime::Handle::current();
+        let spawned = std::thread::Builder::new()
+            .name("temporal-batch-worker".to_owned())
+            .spawn(move || {
+                let result = tokio.block_on(halves.run(&*stop));
+                let _tokio = tokio.enter();
+                drop(halves);
+                drop(runtime);
+                // Nobody waits for it when the owner was dropped.
+                let _ = sender.send(result);
+            });
+        let ended = tokio::spawn(async move {
+            spawned.map_err(|e| WorkerError::Create(e.into()))?;
+            match receiver.await {
+                Ok(result) => result,
+                Err(_) => Err(WorkerError::Run("its thread panicked".into())),
+            }
+        });
+        Self {
+            begin_stop,
+            abandonment,
+            polls,
+            ended: Some(ended),
+        }
+    }
+
+    /// Resolves once the server knows that this worker polls, for batches, for pages and for what is beside them: from then
+    /// on a batch that is started finds it. `false` where the worker is told to stop, or ends, before that.
+    ///
+    /// The server knows workers by what they [call themselves](crate::ConnectOptions::identity); where several on one
+    /// queue have the same name, the first of them answers for all.
+    pub async fn polling(&self) -> bool {
+        let mut stops = self.polls.stops.clone();
+        tokio::select! {
+            biased;
+            // An error means that the worker is gone.
+            _ = stops.wait_for(|stops| *stops) => false,
+            () = self.polls.are_known() => true,
+        }
+    }
+
+    /// Drains and stops: strides end at their next page boundary, nothing new is begun.
+    ///
+    /// # Errors
+    /// When pages had to be [abandoned](WorkerError::Abandoned), or the worker had already stopped because
+    /// of an error that [`ended`](Self::ended) has not told.
+    pub async fn stop(mut self) -> Result<(), WorkerError> {
+        (self.begin_stop)();
+        self.ended().await
+    }
+
+    /// Resolves when the worker has ended, which by itself it only does on an error.
+    ///
+    /// # Errors
+    /// The error that ended the worker. Only the first call returns it; later calls return `Ok` at once.
+    pub async fn ended(&mut self) -> Result<(), WorkerError> {
+        let Some(ended) = &mut self.ended else {
+            return Ok(());
+        };
+        let result = ended.await;
+        self.ended = None;
+        result.map_err(|e| WorkerError::Run(e.into()))?
+    }
+}
+
+impl Drop for RunningWorker {
+    fn drop(&mut self) {
+        (self.begin_stop)();
+    }
+}
+
+/// Resolves at the first SIGTERM or Ctrl-C.
+pub(crate) fn shutdown_signal() -> std::io::Result<impl Future<Output = ()> + Send> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn abandoned_pages_are_named_by_their_number() {
+        let message = |pages| {
+            let after = Duration::from_secs(35);
+            WorkerError::Abandoned { pages, after }.to_string()
+        };
+        assert_eq!(
+            message(1),
+            "1 page was abandoned, still at work after 35s; other workers run it again"
+        );
+        assert!(message(7).starts_with("7 pages were abandoned"));
+    }
+}

@@ -1,0 +1,386 @@
+//! Files as the result of a batch.
+
+pub(crate) mod concatenate;
+pub(crate) mod directory;
+pub(crate) mod error;
+pub(crate) mod finish;
+pub(crate) mod part_chain;
+pub(crate) mod part_format;
+pub(crate) mod spool;
+
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use flate2::{Compression, write::GzEncoder};
+use serde::Serialize;
+
+use crate::{
+    base::error::PageError,
+    cell::{Cell, EncodedColumn},
+    page::{Page, PageToken},
+    processor::{PageContext, PageProcessor, store::dead_letter::stable_id},
+    progress::check::{Check, CheckContext},
+};
+use directory::{Owner, RangeNote, SinkDirectory};
+use error::SinkError;
+use finish::{Finishing, NotFinished, part_extension};
+use part_format::PartFormat;
+
+/// Writes what a batch makes of its records into a directory: a file for each page, a part, and once all of
+/// them are there a [`Manifest`](super::Manifest).
+///
+/// # In which order
+///
+/// 1. `fetch` hands every page that it is about to return to [`fetched`](Self::fetched). The first time
+///    this makes the directory the batch run's own.
+/// 2. `process` gives the records of the page to [`write`](Self::write), once, as the last thing that it
+///    does. The records need not be as many as the items.
+/// 3. `check` returns what [`finish`](Self::finish) says, for which the batch has to be
+///    [checked at its end](crate::Batch::check_at_end). After the last page it sees to it that the parts
+///    are all of the data without a gap, names them in the order of the data, and writes the manifest.
+///
+/// ```
+/// use async_trait::async_trait;
+/// use serde::Serialize;
+/// use temporal_batch::files::{PartFormat, PartSink};
+/// use temporal_batch::{Check, CheckContext, Page, PageContext, PageError, PageProcessor, PageReport};
+///
+/// #[derive(Serialize)]
+/// struct Square {
+///     n: u32,
+///     square: u32,
+/// }
+///
+/// /// Writes the squares of the numbers from 1 to 100.
+/// struct Squares(PartSink);
+///
+/// #[async_trait]
+/// impl PageProcessor for Squares {
+///     const NAME: &'static str = "squares";
+///     type Args = ();
+///     type Cursor = u32;
+///     type Item = u32;
+///
+///     async fn fetch(&self, ctx: &PageContext<Self>) -> Result<Page<u32, u32>, PageError> {
+///         let first = ctx.range().start().map_or(1, |last| last + 1);
+///         let last = ctx.range().end().copied().unwrap_or(100);
+///         let page = Page::keyset((first..=last).take(ctx.page_size()).collect(), |n| *n)?;
+///         self.0.fetched(ctx, &page).await?;
+///         Ok(page)
+///     }
+///
+///     async fn process(&self, ctx: &PageContext<Self>, items: Vec<u32>) -> Result<PageReport, PageError> {
+///         let squares: Vec<_> = items.iter().map(|n| Square { n: *n, square: n * n }).collect();
+///         self.0.write(ctx, &squares).await?;
+///         Ok(PageReport::all_processed())
+///     }
+///
+///     async fn check(&self, ctx: &CheckContext<Self>) -> Result<Option<Check>, PageError> {
+///         self.0.finish(ctx).await
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let directory = tempfile::tempdir().unwrap();
+/// let sink = PartSink::new(directory.path().join("squares"), PartFormat::csv(["n", "square"]));
+/// let run = temporal_batch::testing::run_page(&Squares(sink), (), None).await.unwrap();
+/// assert_eq!(run.counts.processed, 100);
+/// # }
+/// ```
+///
+/// # What is safe
+///
+/// A part has a name of its own for its range, and is written to the disk before it gets it. A page that is
+/// tried again writes the same file anew. No half-written file is ever seen, whenever a process or the
+/// machine is lost.
+///
+/// Attempts at the same records may cut them into different pages, and one that comes late may write when
+/// everything is finished. So parts overlap while the batch runs. At its end those are taken that are an
+/// unbroken chain from the beginning to the end of the data, each record once; of several such chains the one
+/// that was written last. The others are removed, and counted in the manifest. A part that has its last name is never
+/// written again.
+///
+/// # The directory
+///
+/// It must be new or empty, and one that all workers of the batch reach under the same path. It belongs to
+/// one batch run; another one is refused, and so is a rerun, until it is removed. While the batch runs the parts
+/// are in `.temporal-batch` in it. A manifest in it means that everything is there.
+///
+/// # Records that fail
+///
+/// A page without a part is a gap, so a batch with pages that were given up has no manifest. A record that
+/// cannot be written is an error of its page: with [dead letters](PageProcessor::dead_letters) the page is then
+/// split, the other records get their parts, and the record gets its own when it is redriven; the command
+/// `verify` writes the manifest afterwards. Do not report it with [`PageReport::fail`](crate::PageReport::fail):
+/// the part of its page is then whole without it, and once the manifest is written it cannot be added.
+///
+/// # Errors of all methods
+///
+/// | type | retryable | what is wrong |
+/// |---|---|---|
+/// | `DiskFull` | yes, and the page loses no attempt | the disk, or what the user may have of it; the message says how much is free and where |
+/// | `PermissionDenied`, `FileError` | yes | the file system; nothing of the page is there |
+/// | `NoDirectory` | no | the directory around the one of the parts is missing; only that one is made |
+/// | `DirectoryTaken`, `DirectoryNotEmpty`, `DirectoryFinished` | no | the directory is not this batch run's |
+/// | `RecordNotWritable` | no | a record does not fit the format |
+/// | `PartUnreadable` | no | somebody else wrote into the directory |
+#[derive(Clone, Debug)]
+pub struct PartSink {
+    directory: SinkDirectory,
+    format: PartFormat,
+    gzip: bool,
+    concatenate: Option<PathBuf>,
+    start: Option<PageToken>,
+    encodings: Vec<EncodedColumn>,
+}
+
+/// # Construct
+impl PartSink {
+    /// A sink that writes into this directory, which is created. Not compressed.
+    pub fn new(directory: impl Into<PathBuf>, format: PartFormat) -> Self {
+        Self {
+            directory: SinkDirectory::new(directory.into()),
+            format,
+            gzip: false,
+            concatenate: None,
+            start: None,
+            encodings: Vec::new(),
+        }
+    }
+
+    /// The entry of the manifest about the columns of a table, whose rows are [written as they
+    /// are](Self::write_cells).
+    #[allow(dead_code, reason = "for an export, which needs a database")]
+    pub(crate) fn encodings(mut self, columns: Vec<EncodedColumn>) -> Self {
+        self.encodings = columns;
+        self
+    }
+
+    /// Compresses every part, and what they are concatenated to.
+    #[must_use]
+    pub fn gzip(mut self, gzip: bool) -> Self {
+        self.gzip = gzip;
+        self
+    }
+
+    /// Also writes all records into this one file, before the manifest. It replaces a file of that name.
+    #[must_use]
+    pub fn concatenate(mut self, file: impl Into<PathBuf>) -> Self {
+        self.concatenate = Some(file.into());
+        self
+    }
+
+    /// For a batch with a [first cursor](crate::Batch): its data begins after it.
+    ///
+    /// # Errors
+    /// It is no cursor; see [`PageToken::encode`].
+    pub fn begins_after<C: Serialize>(mut self, cursor: &C) -> Result<Self, PageError> {
+        self.start = Some(PageToken::encode(cursor)?);
+        Ok(self)
+    }
+}
+
+/// # Write
+impl PartSink {
+    /// Takes note of a page that `fetch` returns. Writes a file only where the page is empty or the last.
+    ///
+    /// # Errors
+    /// See [the type](Self).
+    pub async fn fetched<P: PageProcessor>(
+        &self,
+        ctx: &PageContext<P>,
+        page: &Page<P::Cursor, P::Item>,
+    ) -> Result<(), PageError> {
+        let open = ctx.range().end().is_none();
+        let after = if page.items().is_empty() {
+            Some(ctx.range().start())
+        } else {
+            // Where items have no cursors, the range of the last part itself ends with the data.
+            let ends = open && page.next_token()?.is_none();
+            page.last_key().filter(|_| ends).map(Some)
+        };
+        let nothing = match after {
+            None => None,
+            Some(after) => {
+                let start = after.map(PageToken::encode).transpose()?;
+                let end = ctx.range().end().map(PageToken::encode).transpose()?;
+                let note = note(ctx, start, end);
+                Some((name(ctx, &note), note))
+            }
+        };
+        let (directory, owner) = (self.directory.clone(), owner(ctx));
+        blocking(move || {
+            directory.claim(&owner)?;
+            match nothing {
+                Some((name, note)) => directory.put_empty(&name, &note),
+                None => Ok(()),
+            }
+        })
+        .await
+    }
+
+    /// Writes the part of the page that is processed. When it returns, the part is on the disk.
+    ///
+    /// # Errors
+    /// See [the type](Self). A non-retryable one of type `NotInProcess` where it is not called in `process`.
+    pub async fn write<P: PageProcessor, R: Serialize>(
+        &self,
+        ctx: &PageContext<P>,
+        records: &[R],
+    ) -> Result<(), PageError> {
+        let add = |record: &R, to: &mut Vec<u8>| self.format.write(record, to);
+        self.write_each(ctx, records, add).await
+    }
+
+    /// The same with rows of a table.
+    #[allow(dead_code, reason = "for an export, which needs a database")]
+    pub(crate) async fn write_cells<P: PageProcessor>(
+        &self,
+        ctx: &PageContext<P>,
+        rows: &[Vec<Cell>],
+    ) -> Result<(), PageError> {
+        let encodings: Vec<_> = self.encodings.iter().map(|c| c.encoding).collect();
+        let add = |row: &Vec<Cell>, to: &mut Vec<u8>| self.format.write_cells(row, &encodings, to);
+        self.write_each(ctx, rows, add).await
+    }
+
+    async fn write_each<P: PageProcessor, R>(
+        &self,
+        ctx: &PageContext<P>,
+        records: &[R],
+        add: impl Fn(&R, &mut Vec<u8>) -> Result<(), PageError>,
+    ) -> Result<(), PageError> {
+        let Some(page) = &ctx.page else {
+            return Err(PageError::non_retryable(
+                "NotInProcess",
+                "PartSink::write was called where no page is processed; fetch only reads",
+            ));
+        };
+        let note = note(ctx, page.start.clone(), page.end.clone());
+        let name = name(ctx, &note);
+        let mut lines = self.format.header();
+        for record in records {
+            add(record, &mut lines)?;
+        }
+        let (directory, owner) = (self.directory.clone(), owner(ctx));
+        let extension = part_extension(&self.format, self.gzip);
+        let gzip = self.gzip;
+        blocking(move || {
+            directory.claim(&owner)?;
+            directory.put_part(&name, &extension, &note, |to| write_lines(&lines, gzip, to))
+        })
+        .await
+    }
+
+    /// Finishes the result after the last page, or reads a finished one again and says whether it is still
+    /// as it was written. Between stages there is nothing to say. What is missing fails the check.
+    ///
+    /// # Errors
+    /// See [the type](Self).
+    pub async fn finish<P: PageProcessor>(
+        &self,
+        ctx: &CheckContext<P>,
+    ) -> Result<Option<Check>, PageError> {
+        if ctx.covered_to().is_some() {
+            return Ok(None);
+        }
+        let finishing = Finishing {
+            directory: self.directory.clone(),
+            format: self.format.clone(),
+            gzip: self.gzip,
+            concatenate: self.concatenate.clone(),
+            start: self.start.clone(),
+            encodings: self.encodings.clone(),
+            owner: Owner {
+                batch_id: ctx.batch_id().to_owned(),
+                batch_run: ctx.batch_run().to_owned(),
+            },
+        };
+        let stop = StopWhenDropped(Arc::new(AtomicBool::new(false)));
+        let told = Arc::clone(&stop.0);
+        let finish = tokio::task::spawn_blocking(move || finishing.run(&told));
+        let finished = tokio::select! {
+            finished = finish => joined(finished)?,
+            () = ctx.cancelled() => Err(NotFinished::Stopped),
+        };
+        match finished {
+            Ok(check) => Ok(Some(check)),
+            Err(NotFinished::Error(error)) => Err(error.into_page_error()),
+            #[cfg(test)]
+            Err(NotFinished::Crashed) => unreachable!("nothing crashes here"),
+            Err(NotFinished::Stopped) => {
+                Err(PageError::retryable("the check was told to end").with_type("Cancelled"))
+            }
+        }
+    }
+}
+
+/// A thread cannot be dropped; it looks here.
+struct StopWhenDropped(Arc<AtomicBool>);
+
+impl Drop for StopWhenDropped {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn owner<P: PageProcessor>(ctx: &PageContext<P>) -> Owner {
+    Owner {
+        batch_id: ctx.batch_id().to_owned(),
+        batch_run: ctx.batch_run().to_owned(),
+    }
+}
+
+fn note<P: PageProcessor>(
+    ctx: &PageContext<P>,
+    start: Option<PageToken>,
+    end: Option<PageToken>,
+) -> RangeNote {
+    RangeNote {
+        start,
+        end,
+        stride: ctx.stride(),
+        alone: ctx.alone,
+    }
+}
+
+/// The same for the same range of the same batch run, in every attempt.
+fn name<P: PageProcessor>(ctx: &PageContext<P>, note: &RangeNote) -> String {
+    let range = serde_json::json!([ctx.batch_run(), note.start, note.end, note.alone]);
+    format!("{:08}-{}", note.stride, stable_id(&range))
+}
+
+fn write_lines(lines: &[u8], gzip: bool, to: &mut dyn Write) -> io::Result<()> {
+    if !gzip {
+        return to.write_all(lines);
+    }
+    // Without a time in it, so that the same records are the same bytes.
+    let mut encoder = GzEncoder::new(to, Compression::default());
+    encoder.write_all(lines)?;
+    encoder.finish()?;
+    Ok(())
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, SinkError> + Send + 'static,
+) -> Result<T, PageError> {
+    let worked = joined(tokio::task::spawn_blocking(work).await)?;
+    worked.map_err(SinkError::into_page_error)
+}
+
+fn joined<T>(joined: Result<T, tokio::task::JoinError>) -> Result<T, PageError> {
+    joined.map_err(|error| match error.try_into_panic() {
+        Ok(panic) => PageError::panicked(&*panic),
+        Err(error) => error.into(),
+    })
+}
+
+#[cfg(test)]
+mod tests;

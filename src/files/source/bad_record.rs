@@ -1,0 +1,159 @@
+//! A record that cannot be read.
+
+use std::ops::{Range, RangeInclusive};
+
+use crate::files::source::record::KeptRecord;
+
+/// Bytes of a bad record that are kept.
+pub(crate) const MAX_KEPT: usize = 4 * 1024;
+
+/// Why one record of a file cannot be read. The others can.
+///
+/// | `error_type` | the record |
+/// |---|---|
+/// | `WrongColumnCount` | has more or fewer columns than the header, or than the first record where there is none |
+/// | `InvalidUtf8` | is not UTF-8 |
+/// | `UnclosedQuote` | has a quote that is never closed: everything to the end of the file is this record |
+/// | `StrayQuote` | has a quote inside of a field that does not begin with one, or text after a closing quote |
+/// | `RecordTooLarge` | is longer than allowed |
+/// | `InvalidJson` | is no JSON |
+/// | `RecordNotReadable` | is not what the processor expects |
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct BadRecord {
+    pub(crate) error_type: &'static str,
+    /// Nothing of the record is in it: it goes to histories and logs.
+    pub(crate) message: String,
+    /// The whole story, for those who may see the record.
+    pub(crate) detail: Option<String>,
+    /// The beginning of the record, as it is in the file.
+    pub(crate) text: String,
+    /// Where it is in the file.
+    pub(crate) lines: Option<RangeInclusive<u64>>,
+    /// The column that is at fault, where there is one.
+    pub(crate) fault: Option<Box<Fault>>,
+}
+
+/// A column of a record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Fault {
+    column: String,
+    /// The value of the column.
+    value: Option<String>,
+}
+
+impl BadRecord {
+    pub(crate) fn new(error_type: &'static str, message: impl Into<String>) -> Self {
+        Self {
+            error_type,
+            message: message.into(),
+            detail: None,
+            text: String::new(),
+            lines: None,
+            fault: None,
+        }
+    }
+
+    /// Of an error whose own text may show what is in the record.
+    pub(crate) fn not_readable(detail: String, place: Option<String>) -> Self {
+        let what = safe_part(&detail).unwrap_or("a value is not what is expected");
+        let message = match place {
+            Some(place) => format!("{place}: {what}"),
+            None => what.to_owned(),
+        };
+        Self {
+            detail: Some(detail),
+            ..Self::new("RecordNotReadable", message)
+        }
+    }
+
+    /// Names the column that is at fault, and its value.
+    #[allow(dead_code, reason = "for `import`, which needs a database")]
+    pub(crate) fn in_column(mut self, column: &str, value: Option<String>) -> Self {
+        let column = column.to_owned();
+        self.fault = Some(Box::new(Fault { column, value }));
+        self
+    }
+
+    /// Calls the column otherwise, in a message that says so.
+    #[allow(dead_code, reason = "for `import`, which needs a database")]
+    pub(crate) fn renamed(mut self, column: &str, message: String) -> Self {
+        self.message = message;
+        if let Some(fault) = &mut self.fault {
+            column.clone_into(&mut fault.column);
+        }
+        self
+    }
+
+    /// The record as a dead letter keeps it.
+    pub(crate) fn kept(self, record: u64, bytes: Range<u64>) -> KeptRecord {
+        let (column, value) = match self.fault.map(|fault| *fault) {
+            Some(Fault { column, value }) => (Some(column), value),
+            None => (None, None),
+        };
+        KeptRecord {
+            file: None,
+            record,
+            lines: self.lines,
+            bytes,
+            column,
+            value,
+            error: self.detail,
+            text: Some(self.text),
+        }
+    }
+
+    /// The kind of failure.
+    pub fn error_type(&self) -> &str {
+        self.error_type
+    }
+
+    /// What is wrong, without anything that is in the record.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The lines that the record is on, counted from 1.
+    pub fn lines(&self) -> Option<RangeInclusive<u64>> {
+        self.lines.clone()
+    }
+
+    /// The column that is at fault, as far as one is known to be.
+    pub fn column(&self) -> Option<&str> {
+        self.fault.as_ref().map(|fault| fault.column.as_str())
+    }
+
+    /// The record as it is in the file, its first 4 KiB; bytes that are not UTF-8 are replaced.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+}
+
+/// What serde says of a field that is missing, or is there twice, names only the field.
+fn safe_part(detail: &str) -> Option<&str> {
+    let from = ["missing field `", "duplicate field `"]
+        .iter()
+        .find_map(|known| detail.find(known))?;
+    let part = &detail[from..];
+    let name = part.find('`')? + 1;
+    let end = name + part[name..].find('`')? + 1;
+    Some(&part[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_names_a_missing_field_and_never_a_value() {
+        let missing = "CSV deserialize error: record 0: missing field `email`";
+        let bad = BadRecord::not_readable(missing.to_owned(), None);
+        assert_eq!(bad.message(), "missing field `email`");
+        let value = "invalid type: string \"secret\", expected u64";
+        let bad = BadRecord::not_readable(value.to_owned(), Some("column `age`".to_owned()));
+        assert_eq!(
+            bad.message(),
+            "column `age`: a value is not what is expected"
+        );
+    }
+}

@@ -1,0 +1,256 @@
+//! Which file, and whether it is still that one.
+
+use std::{
+    fs::{File, Metadata},
+    io::Read,
+    ops::{Range, RangeInclusive},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::files::{
+    Fingerprint,
+    compression::{Beginning, MAGIC},
+    error::FileError,
+    sink::spool,
+    source::{fingerprint::Identity, line_number::lines, reading::text},
+};
+
+/// Which file a source reads: part of the arguments of a batch.
+///
+/// A file is on one machine. Every worker that may get a page must have it at the same path, unchanged, with
+/// the same time of last change (a shared folder, `cp -p`, `rsync -t`); a worker without it, or with another
+/// one, fails the page with the retryable error `FileNotHere` or `FileChanged`, which uses up no attempts, and
+/// reads nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceFile {
+    /// Where it is. Preparing makes the path absolute.
+    pub path: PathBuf,
+    /// Records may be appended while the batch runs. Those that are there at the start are processed; the
+    /// last line only if it had its line end.
+    #[serde(default)]
+    pub may_grow: bool,
+    /// A folder for a decompressed copy of a gzip file; without one such a file is refused. The copy is made when the
+    /// batch is prepared, and again by a worker that finds none. Only the user of the worker can read it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spool: Option<PathBuf>,
+    /// What the file was when the batch was prepared. Without it changes are not noticed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<Fingerprint>,
+    /// The gzip file of which `path` is the copy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) packed: Option<Packed>,
+}
+
+/// A gzip file that is read from a copy.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Packed {
+    path: PathBuf,
+    fingerprint: Fingerprint,
+}
+
+impl SourceFile {
+    /// The file at a path. It need not exist yet.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            may_grow: false,
+            spool: None,
+            fingerprint: None,
+            packed: None,
+        }
+    }
+
+    /// The same file without the place of its copy, which is another one each time.
+    #[allow(dead_code, reason = "for `import`, which needs a database")]
+    pub(crate) fn without_copy(mut self) -> Self {
+        if let Some(packed) = &self.packed {
+            self.path.clone_from(&packed.path);
+        }
+        self
+    }
+
+    /// The name of the file for people; that of the gzip file, where the file is read from a copy.
+    #[allow(dead_code, reason = "for `import`, which needs a database")]
+    pub(crate) fn name(&self) -> String {
+        let path = self.original();
+        let name = path.file_name().unwrap_or(path.as_os_str());
+        name.to_string_lossy().into_owned()
+    }
+
+    /// The file that was named, of which `path` may be a decompressed copy.
+    #[allow(dead_code, reason = "for `import`, which needs a database")]
+    pub(crate) fn original(&self) -> &Path {
+        let packed = self.packed.as_ref().map(|packed| &packed.path);
+        packed.unwrap_or(&self.path)
+    }
+
+    /// The lines of a record, and its first 4 KiB.
+    #[allow(dead_code, reason = "for `import`, which needs a database")]
+    pub(crate) fn record_at(
+        &self,
+        bytes: &Range<u64>,
+    ) -> Result<(RangeInclusive<u64>, String), FileError> {
+        let file = self.open()?;
+        let lines = lines(&file, bytes).map_err(|e| file.not_readable(e))?;
+        Ok((lines, text(&file, bytes)?))
+    }
+
+    /// Fixes which file it is; decompresses it where that is asked for.
+    pub(crate) fn prepared(mut self) -> Result<Self, FileError> {
+        if let Some(copy) = self.copy()? {
+            self.path = copy;
+        }
+        if self.fingerprint.is_some() {
+            self.open()?;
+            return Ok(self);
+        }
+        let path = std::fs::canonicalize(&self.path);
+        self.path = path.map_err(|e| unreadable(&self.path, e))?;
+        if let Some(folder) = &self.spool {
+            let (handle, _) = regular_file(&self.path)?;
+            if beginning(&self.path, &handle)? == Beginning::Gzip {
+                let fingerprint = Fingerprint::of(&self.path, &handle);
+                let fingerprint = fingerprint.map_err(|e| unreadable(&self.path, e))?;
+                let copy = spool::copy_of(&self.path, &fingerprint, folder)?;
+                let path = std::mem::replace(&mut self.path, copy);
+                self.packed = Some(Packed { path, fingerprint });
+            }
+        }
+        let file = self.open()?;
+        let fingerprint = Fingerprint::of(&self.path, &file.handle);
+        self.fingerprint = Some(fingerprint.map_err(|e| file.not_readable(e))?);
+        Ok(self)
+    }
+
+    /// The copy in the spool, if the file is read from one.
+    fn copy(&self) -> Result<Option<PathBuf>, FileError> {
+        match (&self.packed, &self.spool) {
+            (Some(packed), Some(folder)) => {
+                spool::copy_of(&packed.path, &packed.fingerprint, folder).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Opens the file and sees to it that it is the right one.
+    pub(crate) fn open(&self) -> Result<OpenFile, FileError> {
+        let path = self.copy()?.unwrap_or_else(|| self.path.clone());
+        let (handle, metadata) = regular_file(&path)?;
+        let mut size = metadata.len();
+        if let Some(fingerprint) = &self.fingerprint {
+            let difference = fingerprint.difference(&path, &handle, self.may_grow);
+            if let Some(what) = difference.map_err(|e| unreadable(&path, e))? {
+                return Err(FileError::Changed { path, what });
+            }
+            size = fingerprint.size;
+        }
+        let text = match beginning(&path, &handle)? {
+            Beginning::Text { skip } => skip,
+            Beginning::Utf16 => return Err(FileError::Utf16 { path }),
+            Beginning::Gzip => {
+                return Err(FileError::Compressed {
+                    path,
+                    with: "gzip",
+                    advice: ", or name a folder to decompress it into (a spool)",
+                });
+            }
+            Beginning::Other(with) => {
+                return Err(FileError::Compressed {
+                    path,
+                    with,
+                    advice: "",
+                });
+            }
+        };
+        Ok(OpenFile {
+            identity: Identity::of(&path, &metadata),
+            path,
+            handle: Arc::new(handle),
+            size,
+            text,
+            may_grow: self.may_grow,
+        })
+    }
+}
+
+/// A file that is open and is the right one.
+pub(crate) struct OpenFile {
+    path: PathBuf,
+    pub(crate) handle: Arc<File>,
+    /// Nothing after this is read.
+    pub(crate) size: u64,
+    /// Where its text begins, after a byte order mark.
+    pub(crate) text: u64,
+    pub(crate) may_grow: bool,
+    identity: Identity,
+}
+
+impl OpenFile {
+    pub(crate) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
+    /// Refuses what was read while somebody wrote to the file.
+    pub(crate) fn still_the_same(&self) -> Result<(), FileError> {
+        let metadata = self.handle.metadata().map_err(|e| self.not_readable(e))?;
+        if !self.may_grow && Identity::of(&self.path, &metadata) != self.identity {
+            return Err(self.changed("it was written to since"));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn changed(&self, what: &'static str) -> FileError {
+        let path = self.path.clone();
+        FileError::Changed { path, what }
+    }
+
+    pub(crate) fn not_readable(&self, source: std::io::Error) -> FileError {
+        unreadable(&self.path, source)
+    }
+
+    pub(crate) fn bad_header(&self, what: impl Into<String>) -> FileError {
+        FileError::BadHeader {
+            path: self.path.clone(),
+            what: what.into(),
+        }
+    }
+}
+
+fn unreadable(path: &Path, source: std::io::Error) -> FileError {
+    let path = path.to_owned();
+    match source.kind() {
+        std::io::ErrorKind::NotFound => FileError::NotHere { path },
+        _ => FileError::NotReadable { path, source },
+    }
+}
+
+fn regular_file(path: &Path) -> Result<(File, Metadata), FileError> {
+    // Before it is opened, which would wait for the writer of a pipe.
+    let metadata = std::fs::metadata(path).map_err(|e| unreadable(path, e))?;
+    if !metadata.is_file() {
+        let path = path.to_owned();
+        return Err(FileError::NotAFile { path });
+    }
+    let open = || {
+        let file = File::open(path)?;
+        let metadata = file.metadata()?;
+        Ok((file, metadata))
+    };
+    open().map_err(|e| unreadable(path, e))
+}
+
+fn beginning(path: &Path, mut handle: &File) -> Result<Beginning, FileError> {
+    use std::io::{Seek, SeekFrom};
+    let mut first = Vec::new();
+    let mut read = || {
+        handle.seek(SeekFrom::Start(0))?;
+        handle.take(MAGIC as u64).read_to_end(&mut first)
+    };
+    read().map_err(|e| unreadable(path, e))?;
+    Ok(Beginning::of(&first))
+}

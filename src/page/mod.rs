@@ -1,0 +1,545 @@
+//! Pages: what a fetch returns, the range it was asked for, and page tokens.
+
+pub(crate) mod size;
+
+use std::{cmp::Ordering, fmt};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::base::{error::PageError, known_fields::explain};
+
+/// A cursor in its serialized form, as it travels in signals, activity inputs and histories.
+///
+/// Its text is the JSON of the cursor. Two tokens are the same position exactly when their texts are equal.
+/// `Display` and `Debug` shorten it, since a cursor may hold a key that does not belong in a log.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PageToken(String);
+
+impl PageToken {
+    /// Longest accepted token. Tokens are part of every history of the batch, so they must stay small.
+    pub const MAX_BYTES: usize = 1_024;
+
+    /// Serializes a cursor.
+    ///
+    /// # Errors
+    /// A non-retryable [`PageError`] when the cursor does not serialize to JSON or is longer than
+    /// [`MAX_BYTES`](Self::MAX_BYTES).
+    pub fn encode<C: Serialize>(cursor: &C) -> Result<Self, PageError> {
+        let text = serde_json::to_string(cursor).map_err(|e| {
+            PageError::non_retryable(
+                "CursorNotSerializable",
+                format_args!("cursor does not serialize to JSON: {e}"),
+            )
+        })?;
+        if text.len() > Self::MAX_BYTES {
+            return Err(PageError::non_retryable(
+                "CursorTooLarge",
+                format_args!(
+                    "a cursor of {} bytes is over the {} that a page token may have",
+                    text.len(),
+                    Self::MAX_BYTES
+                ),
+            ));
+        }
+        Ok(Self(text))
+    }
+
+    /// Reads the cursor back.
+    ///
+    /// # Errors
+    /// A retryable [`PageError`] of type `CursorNotReadable` when the token is not a `C`: it was written by
+    /// other code, and a worker with the right code can still go on from it.
+    pub fn decode<C: DeserializeOwned>(&self) -> Result<C, PageError> {
+        serde_json::from_str(&self.0).map_err(|e| {
+            PageError::retryable(format_args!(
+                "page token {self} is not a cursor of this processor: {}",
+                explain(&e)
+            ))
+            .with_type("CursorNotReadable")
+        })
+    }
+
+    /// The JSON text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Bytes of the token where it is stored: a text in JSON, and most tokens are JSON with quotes of its own.
+    pub(crate) fn stored_bytes(&self) -> usize {
+        let escaped = self.0.bytes().filter(|b| matches!(b, b'"' | b'\\'));
+        2 + self.0.len() + escaped.count()
+    }
+}
+
+impl fmt::Display for PageToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&crate::base::error::truncate(&self.0, 24))
+    }
+}
+
+impl fmt::Debug for PageToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The part of the data that a fetch may read: everything after `start`, up to and including `end`.
+///
+/// `start` is `None` at the beginning of the data. `end` is `None` while nobody knows where the next page
+/// begins; once that is known, the range is closed for every later attempt, and rows outside of it belong
+/// to other pages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PageRange<C> {
+    start: Option<C>,
+    end: Option<C>,
+}
+
+impl<C> PageRange<C> {
+    /// The range `(start, end]`.
+    pub fn new(start: Option<C>, end: Option<C>) -> Self {
+        Self { start, end }
+    }
+
+    /// Read only what comes after this; `None` means from the beginning.
+    pub fn start(&self) -> Option<&C> {
+        self.start.as_ref()
+    }
+
+    /// Read nothing that comes after this; `None` means there is no bound yet.
+    pub fn end(&self) -> Option<&C> {
+        self.end.as_ref()
+    }
+}
+
+/// Bytes of values after which the sources of this crate end a page, however many items it may have: 16 MiB. A
+/// worker holds the items of each page in flight in memory, so a source of your own does well to end its pages
+/// there, too.
+pub const PAGE_BYTES: usize = 16 * 1024 * 1024;
+
+/// Where the page after this one begins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Next<C> {
+    /// After this cursor, if there is more data.
+    At(C),
+    /// Nowhere: the source itself says that the data ends with this page.
+    End,
+}
+
+/// What is known of the order of a page's cursors.
+#[derive(Debug)]
+enum Order<C> {
+    /// Nothing: they are tokens of the source.
+    None,
+    /// The source sorts by them, in an order of its own.
+    OfTheSource,
+    /// They can be compared here.
+    By(fn(&C, &C) -> Ordering),
+}
+
+/// What a fetch found: the items of one page, and where the next page begins.
+///
+/// An open range ends only with an empty page or with the source's own word ([`Next::End`]). A page that
+/// is merely short ends nothing: rows may have been deleted, or an API may cap its pages.
+#[derive(Debug)]
+pub struct Page<C, I> {
+    items: Vec<I>,
+    next: Next<C>,
+    keys: Keys<C>,
+    order: Order<C>,
+}
+
+/// What the items of a page are called, in their order.
+#[derive(Debug)]
+pub(crate) enum Keys<C> {
+    Unknown,
+    /// The cursors that end at each item.
+    Cursors(Vec<C>),
+    /// Each has one, but they were not read; a fetch that is asked for them does that.
+    NotRead,
+    Names(Vec<String>),
+}
+
+impl<C> Keys<C> {
+    /// The cursor of each item, where the page is ordered by them.
+    pub fn cursors(&self) -> &[C] {
+        match self {
+            Self::Cursors(cursors) => cursors,
+            Self::Unknown | Self::NotRead | Self::Names(_) => &[],
+        }
+    }
+
+    /// Whether a part of the page can be processed by itself.
+    pub fn can_be_split(&self) -> bool {
+        match self {
+            Self::Cursors(cursors) => !cursors.is_empty(),
+            Self::NotRead => true,
+            Self::Unknown | Self::Names(_) => false,
+        }
+    }
+}
+
+impl<C: Serialize> Keys<C> {
+    /// What an item is called.
+    pub fn name(&self, position: usize) -> Option<String> {
+        match self {
+            Self::Unknown | Self::NotRead => None,
+            Self::Names(names) => names.get(position).cloned(),
+            Self::Cursors(cursors) => {
+                let token = PageToken::encode(cursors.get(position)?).ok()?;
+                Some(token.0)
+            }
+        }
+    }
+}
+
+/// # Construct
+impl<C, I> Page<C, I> {
+    /// No items: there is nothing more in the range.
+    pub fn empty() -> Self {
+        Self {
+            items: Vec::new(),
+            next: Next::End,
+            keys: Keys::Unknown,
+            order: Order::None,
+        }
+    }
+
+    /// A page of a source ordered by a unique key. The next page begins after the key of the last item.
+    ///
+    /// The keys must be strictly ascending; for a descending scan wrap them in [`std::cmp::Reverse`].
+    /// The engine also checks that the page lies inside the range that was asked for.
+    ///
+    /// ```
+    /// use temporal_batch::Page;
+    ///
+    /// let page = Page::keyset(vec![(1, "a"), (4, "b")], |row| row.0).unwrap();
+    /// assert_eq!(page.next(), &temporal_batch::Next::At(4));
+    ///
+    /// // Two rows with one key: the second could be lost between two pages.
+    /// assert!(Page::keyset(vec![(4, "a"), (4, "b")], |row| row.0).is_err());
+    /// ```
+    ///
+    /// # Errors
+    /// A non-retryable [`PageError`] of type `CursorDidNotAdvance` when two neighbouring keys are equal or
+    /// go backwards.
+    pub fn keyset(items: Vec<I>, key: impl Fn(&I) -> C) -> Result<Self, PageError>
+    where
+        C: Ord + Clone + Serialize,
+    {
+        let keys: Vec<C> = items.iter().map(key).collect();
+        for pair in keys.windows(2) {
+            if pair[1] <= pair[0] {
+                return Err(did_not_advance(&pair[0], &pair[1]));
+            }
+        }
+        let next = keys.last().cloned().map_or(Next::End, Next::At);
+        Ok(Self {
+            items,
+            next,
+            keys: Keys::Cursors(keys),
+            order: Order::By(C::cmp),
+        })
+    }
+
+    /// A page of a source that sorts by a unique key in an order of its own, such as a database with the
+    /// collation of a column. The next page begins after the key of the last item.
+    ///
+    /// That the keys ascend and lie in the range that was asked for cannot be checked here: the source has to
+    /// see to it.
+    ///
+    /// # Errors
+    /// A non-retryable [`PageError`] of type `CursorDidNotAdvance` when two neighbouring keys are equal.
+    pub fn sorted(items: Vec<I>, key: impl Fn(&I) -> C) -> Result<Self, PageError>
+    where
+        C: PartialEq + Clone + Serialize,
+    {
+        let keys: Vec<C> = items.iter().map(key).collect();
+        for pair in keys.windows(2) {
+            if pair[1] == pair[0] {
+                return Err(did_not_advance(&pair[0], &pair[1]));
+            }
+        }
+        let next = keys.last().cloned().map_or(Next::End, Next::At);
+        Ok(Self {
+            items,
+            next,
+            keys: Keys::Cursors(keys),
+            order: Order::OfTheSource,
+        })
+    }
+
+    /// A page of a source that sorts by a unique key, of which only the number of its items and the last key are known:
+    /// for work on ranges, such as `UPDATE ... WHERE id > $1 AND id <= $2`, which need not read what it changes.
+    /// [`PageContext::page`](crate::PageContext::page) has the range for `process`.
+    ///
+    /// - `items` has one for each record, so that progress, the rate and the report of `process` count records. With
+    ///   `type Item = ()` that is `vec![(); n]`, which takes no memory.
+    /// - `last` is the key of the last record of the page. The source sees to it that the keys ascend.
+    /// - When [`PageContext::wants_keys`](crate::PageContext::wants_keys) says so, the page is to be taken apart to find
+    ///   the record that fails. Then `fetch` returns a page with keys, [`sorted`](Self::sorted) or
+    ///   [`keyset`](Self::keyset), of the same range. A source that does not is believed to be unable to, and the page
+    ///   is given up as a whole.
+    ///
+    /// ```
+    /// use temporal_batch::{Page, PageContext, PageError, PageProcessor, PageReport, async_trait};
+    ///
+    /// /// Adds one to each of a million counters.
+    /// struct AddOne(std::sync::Mutex<Vec<u64>>);
+    ///
+    /// #[async_trait]
+    /// impl PageProcessor for AddOne {
+    ///     const NAME: &'static str = "add-one";
+    ///     type Args = ();
+    ///     type Cursor = usize;
+    ///     type Item = usize; // the counter, where it has to be named; else anything
+    ///
+    ///     async fn fetch(&self, ctx: &PageContext<Self>) -> Result<Page<usize, usize>, PageError> {
+    ///         let first = ctx.range().start().copied().unwrap_or(0);
+    ///         let end = ctx.range().end().copied().unwrap_or(1_000_000);
+    ///         let last = end.min(first + ctx.page_size());
+    ///         Ok(match last - first {
+    ///             0 => Page::empty(),
+    ///             _ if ctx.wants_keys() => Page::sorted((first + 1..=last).collect(), |n| *n)?,
+    ///             n => Page::not_read(vec![0; n], last),
+    ///         })
+    ///     }
+    ///
+    ///     async fn process(&self, ctx: &PageContext<Self>, items: Vec<usize>) -> Result<PageReport, PageError> {
+    ///         let page = ctx.page().expect("it is being processed");
+    ///         let (first, last) = (page.start().copied().unwrap_or(0), page.end().copied().unwrap_or(1_000_000));
+    ///         let mut counters = self.0.lock().unwrap();
+    ///         counters[first..last].iter_mut().for_each(|counter| *counter += 1);
+    ///         Ok(PageReport::all_processed().changed(items.len() as u64))
+    ///     }
+    /// }
+    ///
+    /// # #[tokio::main(flavor = "current_thread")]
+    /// # async fn main() {
+    /// let counters = AddOne(vec![0; 1_000_000].into());
+    /// let run = temporal_batch::testing::run_page(&counters, (), Some(5_000)).await.unwrap();
+    /// assert_eq!((run.counts.changed, run.next), (1_000, Some(6_000)));
+    /// assert_eq!(counters.0.lock().unwrap().iter().sum::<u64>(), 1_000);
+    /// # }
+    /// ```
+    pub fn not_read(items: Vec<I>, last: C) -> Self {
+        Self {
+            items,
+            next: Next::At(last),
+            keys: Keys::NotRead,
+            order: Order::OfTheSource,
+        }
+    }
+
+    /// A page of a source that gives out its own "next page" tokens. `None` is the source's word that the
+    /// data ends here.
+    pub fn opaque(items: Vec<I>, next: Option<C>) -> Self {
+        Self {
+            items,
+            next: next.map_or(Next::End, Next::At),
+            keys: Keys::Unknown,
+            order: Order::None,
+        }
+    }
+
+    /// Names the items of a page without keys of its own, so that a dead letter can say which item it is
+    /// about and a redrive can find it again. The names must be unique in the data.
+    #[must_use]
+    pub fn with_names(mut self, name: impl Fn(&I) -> String) -> Self {
+        self.keys = Keys::Names(self.items.iter().map(name).collect());
+        self
+    }
+
+    /// Adds the source's own word that no data follows, which saves one empty fetch at the end.
+    #[must_use]
+    pub fn last(mut self) -> Self {
+        self.next = Next::End;
+        self
+    }
+}
+
+/// # Inspect
+impl<C, I> Page<C, I> {
+    /// The items.
+    pub fn items(&self) -> &[I] {
+        &self.items
+    }
+
+    /// Where the next page begins.
+    pub fn next(&self) -> &Next<C> {
+        &self.next
+    }
+
+    /// Where the next page begins, as a token; `None` where nothing follows.
+    pub(crate) fn next_token(&self) -> Result<Option<PageToken>, PageError>
+    where
+        C: Serialize,
+    {
+        match &self.next {
+            Next::At(cursor) => PageToken::encode(cursor).map(Some),
+            Next::End => Ok(None),
+        }
+    }
+
+    /// The same page with something else for each item.
+    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+    pub(crate) fn map<J>(self, item: impl FnMut(I) -> J) -> Page<C, J> {
+        Page {
+            items: self.items.into_iter().map(item).collect(),
+            next: self.next,
+            keys: self.keys,
+            order: self.order,
+        }
+    }
+
+    pub(crate) fn into_parts(self) -> (Vec<I>, Keys<C>) {
+        (self.items, self.keys)
+    }
+
+    /// The key of the last item, where items have keys.
+    pub(crate) fn last_key(&self) -> Option<&C> {
+        self.keys.cursors().last()
+    }
+
+    /// Keeps the one item of that name, if it is there.
+    pub(crate) fn only(mut self, name: &str) -> Result<Self, PageError>
+    where
+        C: Serialize,
+    {
+        let position = match &self.keys {
+            Keys::Names(names) => names.iter().position(|n| n == name),
+            Keys::Cursors(cursors) => {
+                let mut tokens = cursors.iter().map(PageToken::encode);
+                tokens.position(|token| token.is_ok_and(|token| token.as_str() == name))
+            }
+            Keys::Unknown | Keys::NotRead => {
+                return Err(PageError::non_retryable(
+                    "ItemsWithoutNames",
+                    "the items of this source have no names, so one of them cannot be found again; \
+                     give its pages names (Page::with_names)",
+                ));
+            }
+        };
+        self.items = match position {
+            Some(position) => self.items.into_iter().skip(position).take(1).collect(),
+            None => Vec::new(),
+        };
+        self.keys = Keys::Names(self.items.iter().map(|_| name.to_owned()).collect());
+        Ok(self)
+    }
+
+    /// Whether its cursors can be compared for more than equality.
+    pub(crate) fn is_ordered(&self) -> bool {
+        !matches!(self.order, Order::None)
+    }
+}
+
+impl<C: Serialize + PartialEq, I> Page<C, I> {
+    /// Checks that the page lies in the range it was fetched for and goes forward.
+    pub(crate) fn check_within(&self, range: &PageRange<C>) -> Result<(), PageError> {
+        let Next::At(next) = &self.next else {
+            return Ok(());
+        };
+        if let Some(start) = range.start() {
+            let advances = match &self.order {
+                Order::By(order) => order(next, start) == Ordering::Greater,
+                Order::None | Order::OfTheSource => next != start,
+            };
+            if !advances {
+                return Err(did_not_advance(start, next));
+            }
+        }
+        if let (Order::By(order), Some(end)) = (&self.order, range.end())
+            && order(next, end) == Ordering::Greater
+        {
+            return Err(PageError::non_retryable(
+                "PageOutsideRange",
+                format_args!(
+                    "fetch returned items up to {}, but its range ends at {}",
+                    shown(next),
+                    shown(end)
+                ),
+            ));
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn did_not_advance<C: Serialize>(from: &C, to: &C) -> PageError {
+    PageError::non_retryable(
+        "CursorDidNotAdvance",
+        format_args!("cursor went from {} to {}", shown(from), shown(to)),
+    )
+}
+
+fn shown<C: Serialize>(cursor: &C) -> String {
+    PageToken::encode(cursor).map_or_else(|_| "?".to_owned(), |token| token.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_keyset_page_ends_at_its_last_key() {
+        let page = Page::keyset(vec![3, 5, 9], |i| *i).unwrap();
+        assert_eq!(page.next(), &Next::At(9));
+        assert_eq!(page.last().next(), &Next::End);
+    }
+
+    #[test]
+    fn keys_that_repeat_or_go_back_are_refused() {
+        for items in [vec![1, 1], vec![1, 3, 2]] {
+            let error = Page::keyset(items, |i| *i).unwrap_err();
+            assert_eq!(error.error_type(), "CursorDidNotAdvance");
+            assert!(!error.is_retryable());
+        }
+    }
+
+    #[test]
+    fn a_page_outside_its_range_is_refused() {
+        let page = Page::keyset(vec![3, 5, 9], |i| *i).unwrap();
+        assert!(page.check_within(&PageRange::new(Some(2), Some(9))).is_ok());
+        let behind = page.check_within(&PageRange::new(Some(9), None));
+        assert_eq!(behind.unwrap_err().error_type(), "CursorDidNotAdvance");
+        let beyond = page.check_within(&PageRange::new(Some(2), Some(8)));
+        assert_eq!(beyond.unwrap_err().error_type(), "PageOutsideRange");
+    }
+
+    #[test]
+    fn opaque_cursors_are_only_compared_for_equality() {
+        let page = Page::opaque(vec![1], Some("b".to_owned()));
+        let from = |start: &str| PageRange::new(Some(start.to_owned()), Some("a".to_owned()));
+        assert!(page.check_within(&from("z")).is_ok());
+        assert!(page.check_within(&from("b")).is_err());
+    }
+
+    #[test]
+    fn tokens_round_trip_and_are_shortened_when_shown() {
+        let cursor = ("x".repeat(40), 7_i64);
+        let token = PageToken::encode(&cursor).unwrap();
+        assert_eq!(token.decode::<(String, i64)>().unwrap(), cursor);
+        assert_eq!(token.to_string().chars().count(), 24);
+        let wrong = token.decode::<i64>().unwrap_err();
+        assert_eq!(wrong.error_type(), "CursorNotReadable");
+        assert!(wrong.is_retryable());
+    }
+
+    #[test]
+    fn a_page_whose_keys_were_not_read_ends_at_the_last_one_and_can_be_split() {
+        let page = Page::not_read(vec![(); 3], 9);
+        assert_eq!((page.items().len(), page.next()), (3, &Next::At(9)));
+        assert!(page.is_ordered());
+        assert!(page.check_within(&PageRange::new(Some(9), None)).is_err());
+        let (_, keys) = page.into_parts();
+        assert!(keys.can_be_split() && keys.cursors().is_empty());
+        let error = Page::not_read(vec![(); 3], 9).only("9").unwrap_err();
+        assert_eq!(error.error_type(), "ItemsWithoutNames");
+    }
+
+    #[test]
+    fn an_oversized_cursor_is_refused() {
+        let error = PageToken::encode(&"x".repeat(2_000)).unwrap_err();
+        assert_eq!(error.error_type(), "CursorTooLarge");
+    }
+}

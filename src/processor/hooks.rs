@@ -1,0 +1,372 @@
+//! What users are told while a batch runs and when it ends: failures, progress, the end.
+//!
+//! A hook is registered by name at the worker and named by the batch. Each call is an activity of its own
+//! with three attempts, so a hook may be called again for what it has seen: see the traits on how to tell.
+//! Whatever a hook does, the batch goes on as if there were none: an error, a panic or a call that
+//! takes too long is logged and counted (`Progress::hooks_failed`), never passed on. Code that blocks its
+//! thread cannot be stopped and keeps that thread. While four calls of a hook do, further ones fail.
+
+use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc};
+
+use async_trait::async_trait;
+use futures::{FutureExt as _, future::BoxFuture};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    base::error::PageError,
+    batch::HookNames,
+    progress::{BatchReport, PageFailure, Progress},
+    protocol::HookCall,
+};
+
+/// What a hook returns. An error is logged and the call is tried again, three times in all.
+pub type HookResult = Result<(), Box<dyn std::error::Error + Send + Sync>>;
+
+/// Is told of failures: called once for each page that becomes stuck or is given up, for each tolerance that
+/// is exceeded, and at the end of a batch that did not complete without failures.
+///
+/// # When it is called
+///
+/// One call after the other, in the order of events, while pages go on. What happens faster than the handler
+/// works is kept in a queue of 20; more are counted (`Progress::notices_dropped`) and are in the lists of
+/// the progress all the same.
+///
+/// # Twice for one notice
+///
+/// A call that failed or was lost is repeated with the same [`number`](FailureNotice::number). With
+/// the batch run it makes a key that is good for telling repetitions apart.
+///
+/// ```
+/// use temporal_batch::{FailureHandler, FailureNotice, HookResult};
+///
+/// struct Mail;
+///
+/// #[async_trait::async_trait]
+/// impl FailureHandler for Mail {
+///     const NAME: &'static str = "mail";
+///
+///     async fn on_failure(&self, notice: &FailureNotice) -> HookResult {
+///         println!("batch {}: {:?}", notice.batch_id, notice.failure);
+///         Ok(())
+///     }
+/// }
+/// ```
+#[async_trait]
+pub trait FailureHandler: Send + Sync + 'static {
+    /// The name by which batches ask for it. Stored in histories.
+    const NAME: &'static str;
+
+    /// Takes note of a failure.
+    async fn on_failure(&self, notice: &FailureNotice) -> HookResult;
+}
+
+/// Is told of the progress: at the start, every interval, and once after the end without waiting for the
+/// interval ([`phase`](Progress::phase) is `Ended` then). Calls do not overlap; one that is still
+/// running when the next is due delays it.
+#[async_trait]
+pub trait Tracker: Send + Sync + 'static {
+    /// The name by which batches ask for it. Stored in histories.
+    const NAME: &'static str;
+
+    /// Takes note of the progress.
+    async fn track(&self, progress: &Progress) -> HookResult;
+}
+
+/// Is told once how a batch ended. A batch that was refused, terminated or timed out by Temporal tells
+/// nobody.
+#[async_trait]
+pub trait CompletionHook: Send + Sync + 'static {
+    /// The name by which batches ask for it. Stored in histories.
+    const NAME: &'static str;
+
+    /// The batch came to the end of its data; what was given up is in the report.
+    async fn completed(&self, report: &BatchReport) -> HookResult;
+
+    /// It failed, stopped or was cancelled.
+    async fn failed(&self, report: &BatchReport) -> HookResult;
+}
+
+/// A failure that a [`FailureHandler`] is told of.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FailureNotice {
+    /// The batch.
+    pub batch_id: String,
+    /// The execution of it.
+    pub batch_run: String,
+    /// Its processor.
+    pub processor: String,
+    /// Counts the notices of a batch run from 1; those that were dropped leave gaps. The notices of each partition
+    /// are counted from a number of its own, so that no two notices of a batch run have the same number.
+    pub number: u64,
+    /// What happened.
+    pub failure: Failure,
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Failure {
+    /// The quick attempts at a page are spent; it is tried again in the slow lane.
+    PageStuck(PageFailure),
+    /// A page was given up.
+    PageFailed(PageFailure),
+    /// More has failed than is tolerated.
+    ToleranceExceeded {
+        /// What, and what would be tolerated.
+        reason: String,
+        /// The batch paused itself and waits for a person; it stopped otherwise.
+        paused: bool,
+    },
+    /// A stage is done, but its check does not hold, or more failed than is tolerated. The batch waits for
+    /// somebody to approve it.
+    StageFailed {
+        /// Which stage, and what is wrong.
+        reason: String,
+    },
+    /// The batch ended, and not as `Completed`.
+    Ended(Box<BatchReport>),
+}
+
+/// A hook that cannot be registered.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum RegisterHookError {
+    /// Two of a kind have one name.
+    #[error("two {kind}s are named \"{name}\"; batches could not tell them apart")]
+    Duplicate {
+        /// What it is.
+        kind: &'static str,
+        /// The name.
+        name: &'static str,
+    },
+    /// The name cannot be used in commands.
+    #[error("{kind} name \"{name}\" is not allowed; use 1 to 100 letters, digits and . _ / : -")]
+    Name {
+        /// What it is.
+        kind: &'static str,
+        /// The name.
+        name: &'static str,
+    },
+}
+
+/// A hook that nobody knows.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{kind} \"{name}\" is not registered; registered are: {registered}")]
+pub(crate) struct UnknownHook {
+    kind: &'static str,
+    name: String,
+    registered: String,
+}
+
+/// Error type of a call to a hook that the worker does not have.
+pub(crate) const UNKNOWN_HOOK: &str = "UnknownHook";
+
+const FAILURE_HANDLER: &str = "failure handler";
+const TRACKER: &str = "tracker";
+const COMPLETION_HOOK: &str = "completion hook";
+
+type ByName<T> = BTreeMap<&'static str, Arc<T>>;
+
+/// The hooks of a worker.
+#[derive(Clone, Default)]
+pub(crate) struct Hooks {
+    failure_handlers: ByName<dyn ErasedFailureHandler>,
+    trackers: ByName<dyn ErasedTracker>,
+    completion_hooks: ByName<dyn ErasedCompletionHook>,
+}
+
+/// # Register
+impl Hooks {
+    pub fn failure_handler<H: FailureHandler>(&mut self, hook: H) -> Result<(), RegisterHookError> {
+        add(
+            &mut self.failure_handlers,
+            FAILURE_HANDLER,
+            H::NAME,
+            Arc::new(hook),
+        )
+    }
+
+    pub fn tracker<T: Tracker>(&mut self, hook: T) -> Result<(), RegisterHookError> {
+        add(&mut self.trackers, TRACKER, T::NAME, Arc::new(hook))
+    }
+
+    pub fn completion_hook<C: CompletionHook>(&mut self, hook: C) -> Result<(), RegisterHookError> {
+        add(
+            &mut self.completion_hooks,
+            COMPLETION_HOOK,
+            C::NAME,
+            Arc::new(hook),
+        )
+    }
+}
+
+fn add<T: ?Sized>(
+    hooks: &mut ByName<T>,
+    kind: &'static str,
+    name: &'static str,
+    hook: Arc<T>,
+) -> Result<(), RegisterHookError> {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || "._/:-".contains(c);
+    if name.is_empty() || name.len() > 100 || !name.chars().all(allowed) {
+        return Err(RegisterHookError::Name { kind, name });
+    }
+    if hooks.contains_key(name) {
+        return Err(RegisterHookError::Duplicate { kind, name });
+    }
+    hooks.insert(name, hook);
+    Ok(())
+}
+
+fn find<'a, T: ?Sized>(
+    hooks: &'a ByName<T>,
+    kind: &'static str,
+    name: &str,
+) -> Result<&'a Arc<T>, UnknownHook> {
+    hooks.get(name).ok_or_else(|| {
+        let names: Vec<_> = hooks.keys().copied().collect();
+        UnknownHook {
+            kind,
+            name: name.to_owned(),
+            registered: if names.is_empty() {
+                "none".to_owned()
+            } else {
+                names.join(", ")
+            },
+        }
+    })
+}
+
+/// # Call
+impl Hooks {
+    /// The names of all of them; one name can stand for several kinds.
+    pub fn names(&self) -> impl Iterator<Item = &'static str> + '_ {
+        let handlers = self.failure_handlers.keys();
+        let others = self.trackers.keys().chain(self.completion_hooks.keys());
+        handlers.chain(others).copied()
+    }
+
+    /// Whether all of these are there.
+    pub fn check(&self, names: &HookNames) -> Result<(), UnknownHook> {
+        if let Some(name) = &names.failure_handler {
+            find(&self.failure_handlers, FAILURE_HANDLER, name)?;
+        }
+        if let Some(name) = &names.tracker {
+            find(&self.trackers, TRACKER, name)?;
+        }
+        if let Some(name) = &names.completion_hook {
+            find(&self.completion_hooks, COMPLETION_HOOK, name)?;
+        }
+        Ok(())
+    }
+
+    /// Calls a hook. An error and a panic are one and the same to the caller: an error with a message.
+    pub async fn call(&self, name: &str, call: &HookCall) -> Result<(), PageError> {
+        let failed = |error: &dyn std::fmt::Display| PageError::retryable(error);
+        let called = match call {
+            HookCall::Failure(notice) => find(&self.failure_handlers, FAILURE_HANDLER, name)
+                .map(|hook| hook.on_failure(notice)),
+            HookCall::Progress(progress) => {
+                find(&self.trackers, TRACKER, name).map(|hook| hook.track(progress))
+            }
+            HookCall::Completed(report) => find(&self.completion_hooks, COMPLETION_HOOK, name)
+                .map(|hook| hook.completed(report)),
+            HookCall::Failed(report) => {
+                find(&self.completion_hooks, COMPLETION_HOOK, name).map(|hook| hook.failed(report))
+            }
+        };
+        let called = called.map_err(|unknown| failed(&unknown).with_type(UNKNOWN_HOOK))?;
+        match AssertUnwindSafe(called).catch_unwind().await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(failed(&error).with_type("HookFailed")),
+            Err(panic) => Err(PageError::panicked(&*panic)),
+        }
+    }
+}
+
+// A panic while the future is made is caught with those in it, so the traits' futures are wrapped.
+trait ErasedFailureHandler: Send + Sync {
+    fn on_failure<'a>(&'a self, notice: &'a FailureNotice) -> BoxFuture<'a, HookResult>;
+}
+
+impl<H: FailureHandler> ErasedFailureHandler for H {
+    fn on_failure<'a>(&'a self, notice: &'a FailureNotice) -> BoxFuture<'a, HookResult> {
+        Box::pin(async move { FailureHandler::on_failure(self, notice).await })
+    }
+}
+
+trait ErasedTracker: Send + Sync {
+    fn track<'a>(&'a self, progress: &'a Progress) -> BoxFuture<'a, HookResult>;
+}
+
+impl<T: Tracker> ErasedTracker for T {
+    fn track<'a>(&'a self, progress: &'a Progress) -> BoxFuture<'a, HookResult> {
+        Box::pin(async move { Tracker::track(self, progress).await })
+    }
+}
+
+trait ErasedCompletionHook: Send + Sync {
+    fn completed<'a>(&'a self, report: &'a BatchReport) -> BoxFuture<'a, HookResult>;
+    fn failed<'a>(&'a self, report: &'a BatchReport) -> BoxFuture<'a, HookResult>;
+}
+
+impl<C: CompletionHook> ErasedCompletionHook for C {
+    fn completed<'a>(&'a self, report: &'a BatchReport) -> BoxFuture<'a, HookResult> {
+        Box::pin(async move { CompletionHook::completed(self, report).await })
+    }
+
+    fn failed<'a>(&'a self, report: &'a BatchReport) -> BoxFuture<'a, HookResult> {
+        Box::pin(async move { CompletionHook::failed(self, report).await })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    struct Named<const BAD: bool>;
+
+    #[async_trait]
+    impl<const BAD: bool> FailureHandler for Named<BAD> {
+        const NAME: &'static str = if BAD { "a b" } else { "mail" };
+
+        async fn on_failure(&self, _: &FailureNotice) -> HookResult {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn names_are_checked_and_unique() {
+        let mut hooks = Hooks::default();
+        hooks.failure_handler(Named::<false>).unwrap();
+        let twice = hooks.failure_handler(Named::<false>).unwrap_err();
+        assert!(
+            twice.to_string().contains("two failure handlers"),
+            "{twice}"
+        );
+        let bad = hooks.failure_handler(Named::<true>).unwrap_err();
+        assert!(bad.to_string().contains("not allowed"), "{bad}");
+    }
+
+    #[test]
+    fn an_unknown_hook_is_refused_with_the_names_that_are_known() {
+        let mut hooks = Hooks::default();
+        hooks.failure_handler(Named::<false>).unwrap();
+        let mut names = HookNames {
+            failure_handler: Some("mail".to_owned()),
+            ..HookNames::default()
+        };
+        assert_eq!(hooks.check(&names), Ok(()));
+        names.failure_handler = Some("x".to_owned());
+        assert_eq!(
+            hooks.check(&names).unwrap_err().to_string(),
+            "failure handler \"x\" is not registered; registered are: mail"
+        );
+        names.failure_handler = None;
+        names.tracker = Some("y".to_owned());
+        assert_eq!(
+            hooks.check(&names).unwrap_err().to_string(),
+            "tracker \"y\" is not registered; registered are: none"
+        );
+    }
+}

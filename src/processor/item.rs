@@ -1,0 +1,496 @@
+//! The work of a page item by item: permits of the rate, and further tries of one item.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+
+use crate::{
+    base::{error::PageError, text::exactly},
+    batch::retry::RetryMode,
+};
+
+/// How the items of a processor take their permits, where the batch has a rate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Permits {
+    /// A page takes those of all its items before it is processed. In any window of w seconds the work on at most rate ×
+    /// w items begins, and on one page for each page in flight.
+    #[default]
+    PerPage,
+    /// `process` takes one for each item, with [`PageContext::permit`](crate::PageContext::permit) or
+    /// [`PageContext::try_item`](crate::PageContext::try_item). In any window of w seconds at most rate × w of them are
+    /// given, and one for each page in flight. A page whose `process` takes none pays for the items it has processed
+    /// when it ends.
+    PerItem,
+}
+
+/// How often one item is tried inside of its page, before it is given up; see
+/// [`PageContext::try_item`](crate::PageContext::try_item).
+///
+/// | setting | default | allowed |
+/// |---|---|---|
+/// | attempts | 1: an item is tried once | 1 to 100 |
+/// | `first_backoff`, before the second attempt | 200 ms | up to 1 h |
+/// | `max_backoff`; each wait is twice as long as the one before, up to this | 5 s | `first_backoff` to 1 h |
+///
+/// ```
+/// use std::time::Duration;
+/// use temporal_batch::{ItemRetry, ProcessorSettings};
+///
+/// let settings = ProcessorSettings {
+///     item_retry: ItemRetry::attempts(4).first_backoff(Duration::from_millis(100)),
+///     ..ProcessorSettings::default()
+/// };
+/// assert_eq!(settings.validate(), Ok(()));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct ItemRetry {
+    attempts: u32,
+    first_backoff: Duration,
+    max_backoff: Duration,
+}
+
+impl Default for ItemRetry {
+    fn default() -> Self {
+        Self::attempts(1)
+    }
+}
+
+const MOST_ATTEMPTS: u32 = 100;
+const LONGEST_BACKOFF: Duration = Duration::from_secs(3_600);
+
+impl ItemRetry {
+    /// So many attempts at each item, the first one included. Nothing is checked before the processor is registered.
+    pub fn attempts(attempts: u32) -> Self {
+        Self {
+            attempts,
+            first_backoff: Duration::from_millis(200),
+            max_backoff: Duration::from_secs(5),
+        }
+    }
+
+    /// The wait before the second attempt.
+    pub fn first_backoff(mut self, wait: Duration) -> Self {
+        self.first_backoff = wait;
+        self.max_backoff = self.max_backoff.max(wait);
+        self
+    }
+
+    /// The longest wait between two attempts. An error that says [how long to wait](PageError::retry_after) is obeyed
+    /// beyond it.
+    pub fn max_backoff(mut self, wait: Duration) -> Self {
+        self.max_backoff = wait;
+        self
+    }
+
+    pub(crate) fn validate(&self, mode: RetryMode) -> Result<(), InvalidItemRetry> {
+        if !(1..=MOST_ATTEMPTS).contains(&self.attempts) {
+            return Err(InvalidItemRetry::Attempts {
+                given: self.attempts,
+            });
+        }
+        if self.attempts > 1 && mode == RetryMode::AtMostOnce {
+            return Err(InvalidItemRetry::AtMostOnce);
+        }
+        if self.max_backoff > LONGEST_BACKOFF || self.first_backoff > self.max_backoff {
+            return Err(InvalidItemRetry::Backoff {
+                first: self.first_backoff,
+                max: self.max_backoff,
+            });
+        }
+        Ok(())
+    }
+
+    /// The wait after so many attempts that failed; `None` when that was the last.
+    fn wait_after(&self, attempts: u32) -> Option<Duration> {
+        if attempts >= self.attempts {
+            return None;
+        }
+        let doubled = 1u32.checked_shl(attempts.saturating_sub(1));
+        let wait = doubled.and_then(|factor| self.first_backoff.checked_mul(factor));
+        Some(wait.map_or(self.max_backoff, |wait| wait.min(self.max_backoff)))
+    }
+}
+
+/// An [`ItemRetry`] that cannot work.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidItemRetry {
+    /// The number of attempts is out of range.
+    #[error("an item has {given} attempts; it must be 1 to {MOST_ATTEMPTS}")]
+    Attempts {
+        /// The number that was given.
+        given: u32,
+    },
+    /// An item whose work may have been done must not be tried again.
+    #[error("items are tried again, but the retry mode is AtMostOnce; give an item 1 attempt")]
+    AtMostOnce,
+    /// The waits are out of range.
+    #[error(
+        "the first backoff of an item is {} and the longest {}; the longest must be from the first to {}",
+        exactly(*first), exactly(*max), exactly(LONGEST_BACKOFF)
+    )]
+    Backoff {
+        /// The first wait.
+        first: Duration,
+        /// The longest wait.
+        max: Duration,
+    },
+}
+
+/// The outside world of an item.
+#[async_trait]
+pub(crate) trait ItemHost: Send + Sync {
+    /// Waits until one more item may begin.
+    async fn permit(&self);
+    /// Waits before an item is tried again.
+    async fn back_off(&self, wait: Duration);
+}
+
+/// A host without a rate, in which time does not pass.
+pub(crate) struct Timeless;
+
+#[async_trait]
+impl ItemHost for Timeless {
+    async fn permit(&self) {}
+    async fn back_off(&self, _wait: Duration) {}
+}
+
+/// The items of one page, while it is processed.
+pub(crate) struct ItemWork {
+    host: Arc<dyn ItemHost>,
+    terms: ItemTerms,
+    clock: WorkClock,
+    permits_taken: AtomicU64,
+}
+
+/// The settings of a processor for its items.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ItemTerms {
+    pub permits: Permits,
+    pub retry: ItemRetry,
+    pub non_retryable: Arc<[String]>,
+}
+
+impl ItemWork {
+    /// The items of one page. The page may take `limit`, to which waits for permits do not count.
+    pub fn new(host: Arc<dyn ItemHost>, terms: ItemTerms, limit: Duration) -> Self {
+        Self {
+            host,
+            terms,
+            clock: WorkClock::new(limit),
+            permits_taken: AtomicU64::new(0),
+        }
+    }
+
+    /// The items of a context that has no page.
+    pub fn none() -> Arc<Self> {
+        let terms = ItemTerms::default();
+        Arc::new(Self::new(Arc::new(Timeless), terms, Duration::MAX))
+    }
+
+    pub fn clock(&self) -> &WorkClock {
+        &self.clock
+    }
+
+    /// Items that have taken no permit, of a page that has processed so many.
+    pub fn unpaid(&self, processed: u64) -> u64 {
+        let took_none = self.permits_taken.load(Ordering::Relaxed) == 0;
+        match self.terms.permits {
+            Permits::PerItem if took_none => processed,
+            Permits::PerItem | Permits::PerPage => 0,
+        }
+    }
+
+    pub async fn permit(&self) {
+        if self.terms.permits == Permits::PerItem {
+            let _waiting = self.clock.waits();
+            self.host.permit().await;
+            self.permits_taken.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// How long to wait for the next attempt at an item that has failed so many times; `None` if there is none. The
+    /// page must not fail for the wait.
+    pub fn next_try(&self, attempts: u32, error: &PageError) -> Option<Duration> {
+        let wait = self.terms.retry.wait_after(attempts)?;
+        let listed = &self.terms.non_retryable;
+        if !error.is_retryable() || listed.iter().any(|t| t == error.error_type()) {
+            return None;
+        }
+        let wait = error.delay().unwrap_or(wait);
+        (wait < self.clock.left()).then_some(wait)
+    }
+
+    pub async fn back_off(&self, wait: Duration) {
+        self.host.back_off(wait).await;
+    }
+}
+
+/// How exactly a page keeps to its time.
+const TICK: Duration = Duration::from_millis(5);
+
+/// How long a page may still work. Waits for permits stop it.
+pub(crate) struct WorkClock {
+    limit: Duration,
+    since: Instant,
+    waits: Mutex<Waits>,
+}
+
+#[derive(Default)]
+struct Waits {
+    /// Items that wait now.
+    waiting: u32,
+    /// Since when at least one of them does.
+    since: Option<Instant>,
+    over: Duration,
+}
+
+impl WorkClock {
+    fn new(limit: Duration) -> Self {
+        Self {
+            limit,
+            since: Instant::now(),
+            waits: Mutex::default(),
+        }
+    }
+
+    /// Time in which items have waited for permits.
+    pub fn waited(&self) -> Duration {
+        let waits = self.waits.lock().unwrap_or_else(PoisonError::into_inner);
+        waits.over + waits.since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    pub fn left(&self) -> Duration {
+        let busy = self.since.elapsed().saturating_sub(self.waited());
+        self.limit.saturating_sub(busy)
+    }
+
+    /// Does the work, unless it takes longer than it may.
+    pub async fn limits<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let mut work = std::pin::pin!(work);
+        loop {
+            let left = self.left();
+            tokio::select! {
+                biased;
+                done = &mut work => return Some(done),
+                // Not for less than a timer can tell apart, while the next permit is waited for.
+                () = tokio::time::sleep(left.max(TICK)) => {
+                    if self.left().is_zero() {
+                        return None;
+                    }
+                }
+            }
+        }
+    }
+
+    fn waits(&self) -> Waiting<'_> {
+        let mut waits = self.waits.lock().unwrap_or_else(PoisonError::into_inner);
+        waits.waiting += 1;
+        waits.since.get_or_insert_with(Instant::now);
+        Waiting(self)
+    }
+}
+
+/// An item that waits for its permit.
+struct Waiting<'a>(&'a WorkClock);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let mut waits = self.0.waits.lock().unwrap_or_else(PoisonError::into_inner);
+        waits.waiting -= 1;
+        if waits.waiting == 0
+            && let Some(since) = waits.since.take()
+        {
+            waits.over += since.elapsed();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        batch::Batch,
+        page::Page,
+        processor::{PageContext, PageProcessor, PageReport, ProcessorSettings},
+        testing::{Simulator, run_page},
+    };
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn waits_double_up_to_the_longest_and_end_with_the_attempts() {
+        let retry = ItemRetry::attempts(6)
+            .first_backoff(SECOND)
+            .max_backoff(SECOND * 5);
+        let waits: Vec<_> = (1..=6).map(|n| retry.wait_after(n)).collect();
+        let seconds = |n: u32| Some(SECOND * n);
+        let expected = [1, 2, 4, 5, 5].map(seconds);
+        assert_eq!(waits[..5], expected);
+        assert_eq!(waits[5], None);
+        assert_eq!(ItemRetry::attempts(100).wait_after(99), Some(SECOND * 5));
+        assert_eq!(ItemRetry::default().wait_after(1), None, "once by default");
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused() {
+        let once = RetryMode::AtLeastOnce;
+        let message = |retry: ItemRetry, mode| retry.validate(mode).unwrap_err().to_string();
+        assert!(message(ItemRetry::attempts(0), once).contains("1 to 100"));
+        assert!(message(ItemRetry::attempts(101), once).contains("1 to 100"));
+        let long = ItemRetry::attempts(2).first_backoff(SECOND * 3_601);
+        assert!(message(long, once).contains("to 1h"));
+        let short = ItemRetry::attempts(2).max_backoff(SECOND / 10);
+        assert!(message(short, once).contains("from the first"));
+        let again = message(ItemRetry::attempts(2), RetryMode::AtMostOnce);
+        assert!(again.contains("AtMostOnce"), "{again}");
+        assert_eq!(ItemRetry::default().validate(RetryMode::AtMostOnce), Ok(()));
+    }
+
+    fn work(retry: ItemRetry, limit: Duration) -> ItemWork {
+        let terms = ItemTerms {
+            permits: Permits::PerItem,
+            retry,
+            non_retryable: vec!["Gone".to_owned()].into(),
+        };
+        ItemWork::new(Arc::new(SlowPermits), terms, limit)
+    }
+
+    /// A permit takes longer than the page may.
+    struct SlowPermits;
+
+    const PERMIT: Duration = Duration::from_millis(1_500);
+
+    #[async_trait]
+    impl ItemHost for SlowPermits {
+        async fn permit(&self) {
+            tokio::time::sleep(PERMIT).await;
+        }
+        async fn back_off(&self, wait: Duration) {
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    #[test]
+    fn an_item_is_not_tried_again_for_longer_than_its_page_may_take() {
+        let work = work(ItemRetry::attempts(3).first_backoff(SECOND), SECOND * 100);
+        let failed = PageError::retryable("500");
+        assert_eq!(work.next_try(1, &failed), Some(SECOND));
+        assert_eq!(work.next_try(3, &failed), None);
+        let asked = PageError::retry_after(SECOND * 4, "429");
+        assert_eq!(work.next_try(1, &asked), Some(SECOND * 4));
+        let long = PageError::retry_after(SECOND * 101, "429");
+        assert_eq!(work.next_try(1, &long), None);
+        for never in [
+            PageError::non_retryable("Refused", "422"),
+            PageError::retryable("410").with_type("Gone"),
+        ] {
+            assert_eq!(work.next_try(1, &never), None);
+        }
+    }
+
+    #[tokio::test]
+    async fn waits_for_permits_are_not_part_of_the_time_of_a_page() {
+        let work = work(ItemRetry::default(), SECOND);
+        // Several at a time wait together.
+        let page = async { tokio::join!(work.permit(), work.permit()) };
+        assert!(work.clock().limits(page).await.is_some());
+        let waited = work.clock().waited();
+        assert!(waited >= PERMIT, "{waited:?}");
+        let hangs = work.clock().limits(std::future::pending::<()>());
+        assert_eq!(hangs.await, None);
+        assert_eq!(work.clock().waited(), waited);
+    }
+
+    #[tokio::test]
+    async fn a_page_that_takes_no_permit_pays_for_all_of_its_items() {
+        let work = work(ItemRetry::default(), SECOND * 10);
+        assert_eq!(work.unpaid(7), 7);
+        work.permit().await;
+        assert_eq!(work.unpaid(7), 0);
+        assert_eq!(ItemWork::none().unpaid(7), 0);
+    }
+
+    /// An API that fails for every third number, the first two times.
+    struct Fickle {
+        calls: AtomicU64,
+        attempts: u32,
+    }
+
+    #[async_trait]
+    impl PageProcessor for Fickle {
+        const NAME: &'static str = "fickle";
+        type Args = ();
+        type Cursor = u64;
+        type Item = u64;
+
+        async fn fetch(&self, ctx: &PageContext<Self>) -> Result<Page<u64, u64>, PageError> {
+            let first = ctx.range().start().copied().unwrap_or(0) + 1;
+            let last = ctx.range().end().copied().unwrap_or(30);
+            Page::keyset((first..=last).take(ctx.page_size()).collect(), |n| *n)
+        }
+
+        async fn process(
+            &self,
+            ctx: &PageContext<Self>,
+            items: Vec<u64>,
+        ) -> Result<PageReport, PageError> {
+            let page = ctx.page().expect("it is processed");
+            assert_eq!(page.end(), items.last());
+            let mut report = PageReport::all_processed();
+            for (position, number) in items.into_iter().enumerate() {
+                let mut times = 0;
+                let called = ctx.try_item(|| {
+                    times += 1;
+                    self.calls.fetch_add(1, Ordering::Relaxed);
+                    let fails = number % 3 == 0 && times < 3;
+                    async move {
+                        match fails {
+                            true => Err(PageError::retryable("500").with_type("ServerError")),
+                            false => Ok(()),
+                        }
+                    }
+                });
+                if let Err(error) = called.await? {
+                    report.fail(position, error.error_type(), error.message());
+                }
+            }
+            Ok(report)
+        }
+
+        fn settings(&self) -> ProcessorSettings {
+            ProcessorSettings {
+                permits: Permits::PerItem,
+                // Without a server nothing waits.
+                item_retry: ItemRetry::attempts(self.attempts).first_backoff(SECOND * 250),
+                ..ProcessorSettings::default()
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn without_a_server_items_are_tried_again_at_once() {
+        let calls = AtomicU64::new(0);
+        let fickle = Fickle { calls, attempts: 3 };
+        let page = run_page(&fickle, (), None).await.unwrap();
+        assert_eq!((page.counts.processed, page.counts.failed), (30, 0));
+        assert_eq!(fickle.calls.swap(0, Ordering::Relaxed), 50);
+        let batch = Batch::of::<Fickle>("fickle", ()).page_size(10).rate(1.0);
+        let simulator = Simulator::new().stop_before_every(2);
+        let run = simulator.run(&fickle, &batch).await.unwrap();
+        assert_eq!((run.items.processed, run.retries), (30, 0));
+        let once = Fickle {
+            calls: AtomicU64::new(0),
+            attempts: 1,
+        };
+        let run = Simulator::new().run(&once, &batch).await.unwrap();
+        assert_eq!((run.items.processed, run.items.failed), (20, 10));
+    }
+}

@@ -1,0 +1,170 @@
+//! Who did what to a batch, when and why.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::collections::VecDeque;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{base::error::truncate, progress::Timestamp};
+
+/// Entries that are kept.
+const MAX_ENTRIES: usize = 50;
+const MAX_WHO_CHARS: usize = 100;
+const MAX_WHY_CHARS: usize = 200;
+
+/// Who acts when a batch does something to itself.
+const ITSELF: &str = "the batch itself";
+
+/// Something that was done to a batch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuditEntry {
+    /// When the batch took note of it.
+    pub at: Timestamp,
+    /// What was done, such as `pause` or `set max_parallelism to 5`.
+    pub action: String,
+    /// The operator, as their client called itself; `None` where it did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub who: Option<String>,
+    /// The reason that was given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+/// An operator and a reason, as they come with a request.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Given {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub who: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
+}
+
+impl Given {
+    /// The batch acts on its own.
+    pub fn by_itself(why: impl Into<String>) -> Self {
+        Self {
+            who: Some(ITSELF.to_owned()),
+            why: Some(why.into()),
+        }
+    }
+
+    /// The text that goes with a cancellation through Temporal, which has room for one text only.
+    pub fn to_text(&self) -> String {
+        match (&self.why, &self.who) {
+            (Some(why), Some(who)) => format!("{why} (by {who})"),
+            (None, Some(who)) => format!("(by {who})"),
+            (Some(why), None) => why.clone(),
+            (None, None) => String::new(),
+        }
+    }
+
+    /// Reads such a text; one from elsewhere is a reason.
+    pub fn from_text(text: &str) -> Self {
+        let told = |text: &str| {
+            let text = text.trim();
+            (!text.is_empty()).then(|| text.to_owned())
+        };
+        let parts = text
+            .strip_suffix(')')
+            .and_then(|text| text.rsplit_once("(by "));
+        match parts {
+            Some((why, who)) => Self {
+                who: told(who),
+                why: told(why),
+            },
+            None => Self {
+                who: None,
+                why: told(text),
+            },
+        }
+    }
+}
+
+/// The latest entries, and how many there were before them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Audit {
+    entries: VecDeque<AuditEntry>,
+    #[serde(default)]
+    older: u64,
+}
+
+impl Audit {
+    /// Keeps what was done.
+    pub fn note(&mut self, at: Timestamp, action: impl Into<String>, given: &Given) {
+        let short = |text: &Option<String>, max| text.as_deref().map(|text| truncate(text, max));
+        if self.entries.len() == MAX_ENTRIES {
+            self.entries.pop_front();
+            self.older += 1;
+        }
+        self.entries.push_back(AuditEntry {
+            at,
+            action: action.into(),
+            who: short(&given.who, MAX_WHO_CHARS),
+            why: short(&given.why, MAX_WHY_CHARS),
+        });
+    }
+
+    /// Keeps how the batch began, before the entries of signals that came with its first task and were handled earlier.
+    pub fn begin(&mut self, at: Timestamp, action: impl Into<String>, given: &Given) {
+        self.note(at, action, given);
+        let before = self.entries.partition_point(|entry| entry.at < at);
+        let later = self.entries.make_contiguous();
+        later[before..].rotate_right(1);
+    }
+
+    /// The latest entries, oldest first.
+    pub fn entries(&self) -> Vec<AuditEntry> {
+        self.entries.iter().cloned().collect()
+    }
+
+    /// Entries that are not kept any more.
+    pub fn older(&self) -> u64 {
+        self.older
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_latest_are_kept_and_the_others_counted() {
+        let mut audit = Audit::default();
+        for n in 0..120 {
+            audit.note(Timestamp(n), format!("act {n}"), &Given::default());
+        }
+        assert_eq!((audit.entries().len(), audit.older()), (50, 70));
+        assert_eq!(audit.entries()[0].action, "act 70");
+        assert_eq!(audit.entries()[49].action, "act 119");
+    }
+
+    #[test]
+    fn what_came_with_the_first_task_follows_the_beginning() {
+        let mut audit = Audit::default();
+        audit.note(Timestamp(1), "stop", &Given::default());
+        audit.note(Timestamp(7), "recover", &Given::default());
+        audit.note(Timestamp(7), "pause", &Given::default());
+        audit.begin(Timestamp(7), "continue", &Given::default());
+        let actions: Vec<_> = audit.entries().into_iter().map(|e| e.action).collect();
+        assert_eq!(actions, ["stop", "continue", "recover", "pause"]);
+    }
+
+    #[test]
+    fn operator_and_reason_survive_a_text() {
+        for (who, why) in [
+            (Some("ann@db1"), Some("wrong table (users)")),
+            (Some("ann@db1"), None),
+            (None, Some("because")),
+            (None, None),
+        ] {
+            let given = Given {
+                who: who.map(str::to_owned),
+                why: why.map(str::to_owned),
+            };
+            assert_eq!(Given::from_text(&given.to_text()), given);
+        }
+        let foreign = Given::from_text("from Temporal's own command line");
+        assert_eq!(foreign.who, None);
+    }
+}

@@ -1,0 +1,948 @@
+//! What a batch tells about itself: progress while it runs, a report when it ends.
+
+pub(crate) mod audit;
+pub(crate) mod check;
+
+use std::{collections::BTreeMap, fmt, time::Duration};
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
+
+use crate::{
+    page::{
+        PageToken,
+        size::{Certainty, Size, Stand},
+    },
+    progress::{audit::AuditEntry, check::Checked},
+    protocol::MEMO_LISTED,
+};
+
+/// Milliseconds since the Unix epoch, in the time of the Temporal server.
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+)]
+#[serde(transparent)]
+pub struct Timestamp(pub u64);
+
+impl Timestamp {
+    /// How long after `earlier` this is; zero when it is not.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+
+    pub(crate) fn plus(self, wait: Duration) -> Self {
+        let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_add(millis))
+    }
+}
+
+impl From<std::time::SystemTime> for Timestamp {
+    fn from(time: std::time::SystemTime) -> Self {
+        let since = time.duration_since(std::time::UNIX_EPOCH);
+        Self(since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)))
+    }
+}
+
+/// Items by outcome.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ItemCounts {
+    /// Items whose work was done.
+    pub processed: u64,
+    /// Of these, the items that were different afterwards, where the processor tells.
+    #[serde(default)]
+    pub changed: u64,
+    /// Items left alone on purpose.
+    pub skipped: u64,
+    /// Items given up on.
+    pub failed: u64,
+}
+
+impl ItemCounts {
+    /// All of them.
+    pub fn total(&self) -> u64 {
+        self.processed + self.skipped + self.failed
+    }
+
+    /// What is left of this without `earlier`.
+    pub(crate) fn since(&self, earlier: &Self) -> Self {
+        Self {
+            processed: self.processed.saturating_sub(earlier.processed),
+            changed: self.changed.saturating_sub(earlier.changed),
+            skipped: self.skipped.saturating_sub(earlier.skipped),
+            failed: self.failed.saturating_sub(earlier.failed),
+        }
+    }
+}
+
+impl std::ops::AddAssign for ItemCounts {
+    fn add_assign(&mut self, other: Self) {
+        self.processed += other.processed;
+        self.changed += other.changed;
+        self.skipped += other.skipped;
+        self.failed += other.failed;
+    }
+}
+
+/// What a batch is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Phase {
+    /// Asking a worker whether it knows the processor and understands the arguments.
+    Preparing,
+    /// Dispatching pages.
+    Running,
+    /// No new pages; some are still running.
+    Pausing,
+    /// No pages are running and none will be started.
+    Paused,
+    /// A throttle or the operating windows hold it; some pages may still be running.
+    Held,
+    /// Nothing can go on: the page keeps failing behind which nothing has been discovered, or no worker
+    /// understands the arguments or cursors of the batch. See [`Progress::blocked_reason`].
+    Blocked,
+    /// Only stuck pages are left.
+    WaitingForStuckPages,
+    /// Cancelled; the last pages are finishing.
+    Cancelling,
+    /// Too much failed, the deadline is over or the batch cannot go on; the last pages are finishing.
+    Stopping,
+    /// No page is left; hooks are told.
+    Finishing,
+    /// Over; see the report.
+    Ended,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Preparing => "preparing",
+            Self::Running => "running",
+            Self::Pausing => "pausing",
+            Self::Paused => "paused",
+            Self::Held => "held",
+            Self::Blocked => "blocked",
+            Self::WaitingForStuckPages => "waiting for stuck pages",
+            Self::Cancelling => "cancelling",
+            Self::Stopping => "stopping",
+            Self::Finishing => "finishing",
+            Self::Ended => "ended",
+        })
+    }
+}
+
+/// What is being done about a page that fails.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum FailureState {
+    /// It has quick attempts left.
+    Retrying,
+    /// Its quick attempts are spent: it is in the slow lane.
+    Stuck,
+    /// The same, and nobody knows where the next page begins.
+    Blocked,
+    /// It was given up and is a dead letter; a redrive tries it again.
+    DeadLetter,
+    /// It was given up, and nothing but the batch remembers it.
+    #[default]
+    GivenUp,
+}
+
+impl fmt::Display for FailureState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Retrying => "retrying",
+            Self::Stuck => "stuck",
+            Self::Blocked => "blocked",
+            Self::DeadLetter => "dead letter",
+            Self::GivenUp => "given up",
+        })
+    }
+}
+
+/// A page that is failing or was given up.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PageFailure {
+    /// The stride that the page belongs to.
+    pub stride: u64,
+    /// The page begins after this; `None` is the beginning of the data.
+    pub start: Option<PageToken>,
+    /// The page ends here, where that is known.
+    pub end: Option<PageToken>,
+    /// The kind of the last error.
+    pub error_type: String,
+    /// The last error's message, shortened.
+    pub message: String,
+    /// Attempts so far.
+    pub attempts: u32,
+    /// When the page failed first.
+    pub first_at: Timestamp,
+    /// When it failed last.
+    pub last_at: Timestamp,
+    /// When its extended retries end if it goes on to fail and the batch is not paused meanwhile. `None` while it has
+    /// quick attempts, and where they have no end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gives_up_at: Option<Timestamp>,
+    /// What is being done about it.
+    #[serde(default)]
+    pub state: FailureState,
+}
+
+/// An item that its processor gave up on. The page it belongs to counts as done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FailedItem {
+    /// What the processor calls the item.
+    pub key: String,
+    /// The kind of error.
+    pub error_type: String,
+    /// The message, shortened.
+    pub message: String,
+    /// Whether it is a dead letter, which a redrive tries again.
+    #[serde(default)]
+    pub dead_letter: bool,
+}
+
+/// A consistent look at a batch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct Progress {
+    /// The batch.
+    pub batch_id: String,
+    /// This execution of it.
+    pub batch_run: String,
+    /// The processor.
+    pub processor: String,
+    /// The batch whose dead letters this one redrives, if it does.
+    #[serde(default)]
+    pub redrive_of: Option<String>,
+    /// What it is doing.
+    pub phase: Phase,
+    /// Why it was paused, as its operator said.
+    #[serde(default)]
+    pub pause_reason: Option<String>,
+    /// Pages finished.
+    pub pages_completed: u64,
+    /// Pages given up.
+    pub pages_failed: u64,
+    /// Pages in flight.
+    pub pages_in_flight: u32,
+    /// Pages in the slow retry lane.
+    pub pages_stuck: u32,
+    /// Strides whose start is known and that nobody has been given yet.
+    pub strides_waiting: u32,
+    /// Items by outcome.
+    pub items: ItemCounts,
+    /// Why items were skipped, how often; at most ten different reasons.
+    #[serde(default)]
+    pub skip_reasons: BTreeMap<String, u64>,
+    /// Items in the whole data set, where that is known: those that are done, once the batch has completed. Never
+    /// less than what is done, and never an estimate in a report.
+    #[serde(default)]
+    pub items_expected: Option<u64>,
+    /// Whether that number is exact or an estimate.
+    #[serde(default)]
+    pub items_expected_is: Certainty,
+    /// Attempts that failed and were followed, or will be followed, by another.
+    pub retries: u64,
+    /// Limit on pages in flight.
+    pub max_parallelism: u32,
+    /// Most pages that were in flight at once.
+    pub max_parallelism_achieved: u32,
+    /// Items per second at most.
+    #[serde(default)]
+    pub rate: Option<f64>,
+    /// Everything up to here is finished; `None` before the first page.
+    #[serde(default)]
+    pub low_water_mark: Option<PageToken>,
+    /// Whether the end of the data has been seen.
+    pub end_of_data: bool,
+    /// Pages that are waiting for another attempt, oldest stride first, at most 20.
+    #[serde(default)]
+    pub failing: Vec<PageFailure>,
+    /// The first 50 pages that were given up, in the order in which that happened.
+    #[serde(default)]
+    pub failed: Vec<PageFailure>,
+    /// The first items that were given up.
+    #[serde(default)]
+    pub failed_items: Vec<FailedItem>,
+    /// When the batch run started, whatever the number of continue-as-new since.
+    pub started_at: Timestamp,
+    /// The server's time of the controller's last decision. It stands still while nothing happens.
+    pub as_of: Timestamp,
+    /// Temporal runs of this batch run: 1 plus the number of continue-as-new.
+    pub runs: u32,
+    /// Announcements that were dropped because they belonged to another batch run, came too late, or did
+    /// not fit what was known.
+    pub announcements_dropped: u64,
+    /// Attempts at pages that failed one after the other, without a finished page since.
+    #[serde(default)]
+    pub consecutive_failures: u64,
+    /// When the batch stops itself, if it has a deadline.
+    #[serde(default)]
+    pub deadline: Option<Timestamp>,
+    /// Where discovery cannot go on, while the batch is [`Phase::Blocked`].
+    #[serde(default)]
+    pub blocked_at: Option<PageToken>,
+    /// Why the batch is blocked.
+    #[serde(default)]
+    pub blocked_reason: Option<String>,
+    /// Calls of hooks that failed for good, and final reports that could not be kept.
+    #[serde(default)]
+    pub hooks_failed: u64,
+    /// Failures that the failure handler was not told, because too many came at once.
+    #[serde(default)]
+    pub notices_dropped: u64,
+    /// What was done to the batch, the latest 50 in order.
+    #[serde(default)]
+    pub audit: Vec<AuditEntry>,
+    /// What was done before these.
+    #[serde(default)]
+    pub audit_older: u64,
+    /// Why the batch is not faster, in one sentence such as `rate limit 5,000 items/s`; empty where nothing
+    /// holds it.
+    #[serde(default)]
+    pub explanation: String,
+    /// What the explanation is about.
+    #[serde(default)]
+    pub held_by: Option<HeldBy>,
+    /// The page size that fits the rate, where pages are too large for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fitting_page_size: Option<u32>,
+    /// The parallelism that workers have slots for, where pages without a slot hold part of the rate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fitting_parallelism: Option<u32>,
+    /// The workers of the task queue do not have the processor.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lacks_processor: bool,
+    /// The limit that would hold the batch if its pages got through. It decides when the controller publishes.
+    #[serde(skip)]
+    pub(crate) limited_by: Option<HeldBy>,
+    /// Settings that are allowed and cannot work well, one sentence each with the flag that mends it: a page that is too
+    /// large for the rate, a stride that its source makes nothing of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+    /// Who paused the batch, when, and until when, while it is paused.
+    #[serde(default)]
+    pub pause: Option<PauseNote>,
+    /// Pages in flight that the limit, the ramp, the tuning and the throttles together leave right now.
+    #[serde(default)]
+    pub parallelism_now: u32,
+    /// The planned increase of parallelism that is under way, as it was given: `1..32/10m`.
+    #[serde(default)]
+    pub ramp: Option<String>,
+    /// How long the ramp still takes, in seconds of running.
+    #[serde(default)]
+    pub ramp_seconds_left: Option<f64>,
+    /// Bounds between which the parallelism is tuned, `2..16`, if it is.
+    #[serde(default)]
+    pub auto_parallelism: Option<String>,
+    /// Items per page right now.
+    #[serde(default)]
+    pub page_size: u32,
+    /// Bounds and target of the page size, `100..10000 at 1s`, if it is tuned.
+    #[serde(default)]
+    pub auto_page_size: Option<String>,
+    /// Pages of the strides that are cut next.
+    #[serde(default)]
+    pub stride: u32,
+    /// The target of the strides, `5s`, if their length is tuned.
+    #[serde(default)]
+    pub auto_stride: Option<String>,
+    /// What makes a tuned stride as long as it is.
+    #[serde(default)]
+    pub stride_because: Option<String>,
+    /// Pages per second at most.
+    #[serde(default)]
+    pub page_rate: Option<f64>,
+    /// Pause before each page.
+    #[serde(default)]
+    pub page_pause: Option<Duration>,
+    /// The throttles of the batch, by name.
+    #[serde(default)]
+    pub throttles: Vec<String>,
+    /// What the throttles say, unless they let everything go.
+    #[serde(default)]
+    pub throttled: Option<Throttled>,
+    /// The operating windows, as they were given.
+    #[serde(default)]
+    pub windows: Vec<String>,
+    /// Outside of every window: when the next one opens.
+    #[serde(default)]
+    pub window_opens_at: Option<Timestamp>,
+    /// The lock that the batch holds or waits for.
+    #[serde(default)]
+    pub lock: Option<String>,
+    /// Who holds the lock that the batch waits for.
+    #[serde(default)]
+    pub lock_held_by: Option<String>,
+    /// Items per second over the last minute of the controller's time.
+    #[serde(default)]
+    pub items_per_second: Option<f64>,
+    /// How long the rest may take, where the number of items is known.
+    #[serde(default)]
+    pub time_left: Option<TimeLeft>,
+    /// When the activity that has been running longest was dispatched.
+    #[serde(default)]
+    pub oldest_in_flight: Option<Timestamp>,
+    /// Pages in flight by how long ago their activity was dispatched: under 10 s, under 1 min, under 10 min,
+    /// longer.
+    #[serde(default)]
+    pub in_flight_by_age: [u32; 4],
+    /// Dead letters that were kept: items and pages.
+    #[serde(default)]
+    pub dead_letters: u64,
+    /// Whether the processor keeps dead letters. Where it does not, only the first failures are listed, here.
+    /// `None`: not known yet.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keeps_dead_letters: Option<bool>,
+    /// The batch began after this cursor, if not at the beginning of the data.
+    #[serde(default)]
+    pub first_cursor: Option<PageToken>,
+    /// The stage that it is in, if it has stages.
+    #[serde(default)]
+    pub stage: Option<StageProgress>,
+    /// The latest check: at the end of a stage, or after the last page.
+    #[serde(default)]
+    pub check: Option<Checked>,
+    /// What the processor's [reducer](crate::PageProcessor::reducer) has made of the finished pages so far. Of a [custom
+    /// one](crate::Reducer::custom), what has been combined so far; all of it at the end.
+    #[serde(default)]
+    pub output: Option<Value>,
+    /// Why there is no output, although the processor has a reducer. The pages are not harmed by it.
+    #[serde(default)]
+    pub output_error: Option<String>,
+    /// How many partitions the batch has, if it has any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub partition_counts: Option<PartitionCounts>,
+    /// Partitions: those that run, those that wait, those that are finished, of each the largest first. At most
+    /// 100, in the memo of the workflow 10.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub partitions: Vec<PartitionProgress>,
+}
+
+/// How many [partitions](crate::PageProcessor::partitions) a batch has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionCounts {
+    /// All of them. It grows when one is split.
+    pub total: u32,
+    /// Those whose controller runs.
+    pub running: u32,
+    /// Those that are done.
+    pub finished: u32,
+}
+
+/// Where a [partition](crate::PageProcessor::partitions) stands. Counts of one that runs are some seconds old.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PartitionProgress {
+    /// What the processor calls it. The rest of one that was split is called `name/number`.
+    pub name: String,
+    /// What it is doing.
+    pub state: PartitionState,
+    /// Pages finished.
+    pub pages_completed: u64,
+    /// Pages given up.
+    pub pages_failed: u64,
+    /// Pages in flight.
+    pub pages_in_flight: u32,
+    /// Its share of the limit on pages in flight.
+    pub max_parallelism: u32,
+    /// Items by outcome.
+    pub items: ItemCounts,
+    /// Items that it has, where that is known: about as many as its processor said, and those that are done once it
+    /// is finished. Never less than what is done.
+    #[serde(default)]
+    pub items_expected: Option<u64>,
+    /// Everything of it up to here is finished. `None` where nothing is yet, and where everything is.
+    #[serde(default)]
+    pub low_water_mark: Option<PageToken>,
+}
+
+/// What a partition is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum PartitionState {
+    /// Its controller runs.
+    Running,
+    /// It has not begun, or has stopped before its end.
+    Waiting,
+    /// Its controller was ended from outside.
+    Lost,
+    /// It is done.
+    Finished,
+}
+
+impl fmt::Display for PartitionState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Running => "running",
+            Self::Waiting => "waiting",
+            Self::Lost => "lost",
+            Self::Finished => "finished",
+        })
+    }
+}
+
+/// What keeps a batch from being faster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum HeldBy {
+    /// The processor is still completing the arguments.
+    Preparing,
+    /// Another batch has the lock.
+    Lock,
+    /// A stage is done, and waits for its check or for somebody to approve it; or nothing more may begin
+    /// before it is done.
+    Stage,
+    /// Somebody paused it.
+    Pause,
+    /// It is outside of its operating windows.
+    Window,
+    /// A throttle holds it or slows it down.
+    Throttle,
+    /// Its limit on items or pages per second, or the pause before each page.
+    Rate,
+    /// The ramp has not reached the limit on parallelism yet.
+    Ramp,
+    /// The tuning of the parallelism.
+    Tuning,
+    /// Its limit on pages in flight.
+    Parallelism,
+    /// Nothing else is known to be done until a page is read that tells where the next one starts.
+    Discovery,
+    /// Pages fail, and no other gets through; or every page that is left waits for another attempt.
+    Retries,
+    /// The start of the next run of the controller.
+    ContinueAsNew,
+    /// No worker polls the task queue, or the worker that has the pages in flight gives no sign of life. Only a client
+    /// can know that.
+    NoWorker,
+    /// Pages wait for a worker that has a free slot. Only a client can know that.
+    Workers,
+    /// The pages in flight take long, and none is finished meanwhile. Only a client can know that.
+    Pages,
+}
+
+impl HeldBy {
+    /// The word that stands for it in metrics and JSON.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Preparing => "preparing",
+            Self::Lock => "lock",
+            Self::Stage => "stage",
+            Self::Pause => "pause",
+            Self::Window => "window",
+            Self::Throttle => "throttle",
+            Self::Rate => "rate",
+            Self::Ramp => "ramp",
+            Self::Tuning => "tuning",
+            Self::Parallelism => "parallelism",
+            Self::Discovery => "discovery",
+            Self::Retries => "retries",
+            Self::ContinueAsNew => "continue_as_new",
+            Self::NoWorker => "no_worker",
+            Self::Workers => "workers",
+            Self::Pages => "pages",
+        }
+    }
+}
+
+/// Where a batch with [stages](crate::Batch::stages) stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StageProgress {
+    /// The number of the current stage, from 1.
+    pub number: u32,
+    /// How many there are, the last one, which is everything, included.
+    pub of: u32,
+    /// What it was called when the batch was started, `100items`, `1%` or `all`.
+    pub stage: String,
+    /// Items in all at which it is over; absent for the last one.
+    #[serde(default)]
+    pub items: Option<u64>,
+    /// What it is doing.
+    pub state: StageState,
+    /// Why it waits.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
+/// What a stage is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum StageState {
+    /// Its items are being processed.
+    #[default]
+    Running,
+    /// They are done, and looked at.
+    Checking,
+    /// It was asked that somebody approves it.
+    WaitingForApproval,
+    /// Its check does not hold, or more failed than is tolerated. Somebody can approve it all the same.
+    Failed,
+}
+
+impl fmt::Display for StageState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Running => "running",
+            Self::Checking => "checking",
+            Self::WaitingForApproval => "waiting for approval",
+            Self::Failed => "failed",
+        })
+    }
+}
+
+/// Who paused a batch, when, and until when.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PauseNote {
+    /// The operator, or the batch itself.
+    #[serde(default)]
+    pub who: Option<String>,
+    /// The reason that was given.
+    #[serde(default)]
+    pub why: Option<String>,
+    /// When.
+    pub at: Timestamp,
+    /// When it goes on by itself.
+    #[serde(default)]
+    pub until: Option<Timestamp>,
+}
+
+/// What the throttles of a batch say.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Throttled {
+    /// The throttle that says it.
+    pub by: String,
+    /// 0 holds the batch; anything else is the part of its limits that is left.
+    pub factor: f64,
+    /// Why.
+    pub reason: String,
+    /// Since when.
+    pub since: Timestamp,
+}
+
+/// How long the rest of a batch may take: between these, if it goes on as it did.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TimeLeft {
+    /// Seconds at the fastest of the last minutes.
+    pub at_least: f64,
+    /// Seconds at the slowest.
+    pub at_most: f64,
+}
+
+impl Progress {
+    /// Takes the longer lists of another look at the same batch run, for those that were cut.
+    #[cfg_attr(not(feature = "temporal"), allow(dead_code, reason = "for the engine"))]
+    pub(crate) fn lengthen(&mut self, full: Self) {
+        fn take<T>(list: &mut Vec<T>, full: Vec<T>) {
+            if list.len() == MEMO_LISTED && full.len() > list.len() {
+                *list = full;
+            }
+        }
+        if full.batch_run != self.batch_run {
+            return;
+        }
+        take(&mut self.failing, full.failing);
+        take(&mut self.failed, full.failed);
+        take(&mut self.failed_items, full.failed_items);
+        if full.partitions.len() > self.partitions.len() {
+            self.partitions = full.partitions;
+        }
+        if let Some(found) = self.check.as_mut().and_then(|check| check.found.as_mut())
+            && let Some(full) = full.check.and_then(|check| check.found)
+        {
+            take(&mut found.failed, full.failed);
+        }
+        let actions = |listed: usize, older: u64| older + listed as u64;
+        let known = actions(full.audit.len(), full.audit_older);
+        if actions(self.audit.len(), self.audit_older) == known {
+            self.audit = full.audit;
+            self.audit_older = full.audit_older;
+        }
+    }
+
+    /// Share of the items that are done, from 0 to 100, where their number is known. 100 only in the report of a
+    /// batch that completed.
+    pub fn percent(&self) -> Option<f64> {
+        let done = self.items.total();
+        let stand = match (self.phase, self.size()) {
+            (Phase::Ended, Size::Exact(items)) if items == done => Stand::Complete,
+            (Phase::Ended, _) => Stand::Over,
+            _ => Stand::Underway,
+        };
+        self.size().percent(done, stand)
+    }
+
+    /// How many items the batch has.
+    pub fn size(&self) -> Size {
+        Size::of(self.items_expected, self.items_expected_is)
+    }
+
+    /// Leaves what may be shown of the size where the batch stands so. Workers of other versions may have left more.
+    pub(crate) fn settle(&mut self, stand: Stand) {
+        let size = self.size().shown(self.items.total(), stand);
+        self.items_expected = size.items();
+        self.items_expected_is = size.certainty();
+        if stand != Stand::Underway || size == Size::Unknown {
+            self.time_left = None;
+        }
+        for partition in &mut self.partitions {
+            partition.settle(stand);
+        }
+    }
+}
+
+impl PartitionProgress {
+    /// Leaves what may be shown of the size of a partition of a batch that stands so.
+    fn settle(&mut self, batch: Stand) {
+        let size = Size::from_hint(self.items_expected);
+        self.items_expected = size.shown(self.items.total(), self.stand(batch)).items();
+    }
+
+    fn stand(&self, batch: Stand) -> Stand {
+        match (self.state, batch) {
+            (PartitionState::Finished, _) if self.pages_failed == 0 => Stand::Complete,
+            (PartitionState::Finished, _) | (_, Stand::Complete | Stand::Over) => Stand::Over,
+            (_, Stand::Underway) => Stand::Underway,
+        }
+    }
+
+    /// Share of its items that are done, from 0 to 100, where their number is known.
+    pub fn percent(&self) -> Option<f64> {
+        let size = Size::from_hint(self.items_expected);
+        size.percent(self.items.total(), self.stand(Stand::Underway))
+    }
+}
+
+/// Up to which age each group of what is in flight goes; the last one has no upper bound.
+const AGES: [Duration; 3] = [
+    Duration::from_secs(10),
+    Duration::from_secs(60),
+    Duration::from_secs(600),
+];
+
+/// How many there are in each age group.
+pub(crate) fn by_age(ages: impl Iterator<Item = Duration>) -> [u32; 4] {
+    let mut groups = [0; 4];
+    for age in ages {
+        let group = AGES.iter().position(|limit| age < *limit);
+        groups[group.unwrap_or(AGES.len())] += 1;
+    }
+    groups
+}
+
+/// How a batch ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Outcome {
+    /// Every page from the first cursor to the end of the data is finished, and what was to be
+    /// [checked](crate::Batch::check_at_end) holds.
+    Completed,
+    /// Every page is finished but for the pages and items that are listed as failed, or what was checked does
+    /// not hold; the reason says which.
+    CompletedWithFailures,
+    /// It could not go on; the report says why and where coverage stops.
+    Failed,
+    /// It stopped itself, because more failed than is tolerated or because of its deadline; the report
+    /// says which.
+    Stopped,
+    /// It was cancelled; the report says where it stood.
+    Cancelled,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Completed => "completed",
+            Self::CompletedWithFailures => "completed with failures",
+            Self::Failed => "failed",
+            Self::Stopped => "stopped",
+            Self::Cancelled => "cancelled",
+        })
+    }
+}
+
+/// The end of a batch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BatchReport {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Why it stopped, unless it completed.
+    #[serde(default)]
+    pub reason: Option<String>,
+    /// Its last state. `low_water_mark` says how far the data is covered without a gap.
+    pub progress: Progress,
+    /// When it ended.
+    pub ended_at: Timestamp,
+}
+
+impl BatchReport {
+    /// Whether everything was done, nothing was given up, and a check after the last page found it as it
+    /// should be.
+    pub fn is_verified(&self) -> bool {
+        let check = self.progress.check.as_ref();
+        let checked = check.is_some_and(|check| check.at_end && check.passed());
+        self.outcome == Outcome::Completed && checked
+    }
+
+    /// The result that the processor's [reducer](crate::PageProcessor::reducer) made of all finished pages. `None`
+    /// without a reducer, where a custom one was given nothing, and where there is an
+    /// [`output_error`](Progress::output_error).
+    pub fn output(&self) -> Option<&Value> {
+        self.progress.output.as_ref()
+    }
+
+    /// The same as a type of yours.
+    ///
+    /// # Errors
+    /// When the result is not one.
+    pub fn output_as<T: DeserializeOwned>(&self) -> Result<Option<T>, serde_json::Error> {
+        self.output().map(T::deserialize).transpose()
+    }
+
+    /// Leaves what may be shown of the size of a batch that ended so.
+    pub(crate) fn settle(&mut self) {
+        self.progress.phase = Phase::Ended;
+        let unread = self.progress.pages_failed > 0;
+        self.progress.settle(match self.outcome {
+            Outcome::Completed => Stand::Complete,
+            // The number of items in pages that were given up is not known.
+            Outcome::CompletedWithFailures if !unread => Stand::Complete,
+            Outcome::CompletedWithFailures
+            | Outcome::Failed
+            | Outcome::Stopped
+            | Outcome::Cancelled => Stand::Over,
+        });
+    }
+
+    /// From start to end, pauses included.
+    pub fn duration(&self) -> Duration {
+        self.ended_at.since(self.progress.started_at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn progress(phase: Phase, processed: u64, size: Size) -> Progress {
+        serde_json::from_value(serde_json::json!({
+            "batch_id": "b", "batch_run": "r", "processor": "p", "phase": phase, "pages_completed": 1,
+            "pages_failed": 0, "pages_in_flight": 0, "pages_stuck": 0, "strides_waiting": 0,
+            "items": {"processed": processed, "skipped": 0, "failed": 0}, "retries": 0,
+            "items_expected": size.items(), "items_expected_is": size.certainty(),
+            "max_parallelism": 1, "max_parallelism_achieved": 1, "end_of_data": true, "started_at": 0,
+            "as_of": 0, "runs": 1, "announcements_dropped": 0,
+            "time_left": {"at_least": 1.0, "at_most": 2.0},
+        }))
+        .unwrap()
+    }
+
+    fn report(outcome: Outcome, processed: u64, size: Size) -> BatchReport {
+        let mut report = BatchReport {
+            outcome,
+            reason: None,
+            progress: progress(Phase::Ended, processed, size),
+            ended_at: Timestamp(1),
+        };
+        report.settle();
+        report
+    }
+
+    #[test]
+    fn a_report_shows_no_estimate() {
+        for (outcome, size, percent, expected) in [
+            (
+                Outcome::Completed,
+                Size::Estimate(90),
+                Some(100.0),
+                Some(40),
+            ),
+            (Outcome::Completed, Size::Estimate(3), Some(100.0), Some(40)),
+            (Outcome::Completed, Size::Unknown, Some(100.0), Some(40)),
+            (Outcome::Completed, Size::Exact(41), Some(100.0), Some(40)),
+            (Outcome::Stopped, Size::Estimate(90), None, None),
+            (Outcome::Cancelled, Size::Exact(80), Some(50.0), Some(80)),
+            (Outcome::Failed, Size::Exact(40), None, None),
+        ] {
+            let report = report(outcome, 40, size);
+            let p = &report.progress;
+            assert_eq!(p.percent(), percent, "{outcome}, {size:?}");
+            assert_eq!(p.items_expected, expected, "{outcome}, {size:?}");
+            assert_eq!(p.time_left, None, "{outcome}, {size:?}");
+            let exact = p.items_expected.is_some();
+            assert_eq!(p.items_expected_is == Certainty::Exact, exact);
+        }
+    }
+
+    #[test]
+    fn items_in_pages_that_were_given_up_are_not_known() {
+        let mut report = report(Outcome::CompletedWithFailures, 40, Size::Estimate(90));
+        assert_eq!(
+            report.progress.percent(),
+            Some(100.0),
+            "items failed, not pages"
+        );
+        report.progress.pages_failed = 1;
+        report.progress.items_expected = Some(90);
+        report.progress.items_expected_is = Certainty::Estimate;
+        report.settle();
+        assert_eq!(report.progress.percent(), None);
+    }
+
+    #[test]
+    fn an_estimate_that_was_passed_is_gone_while_the_batch_runs() {
+        let mut running = progress(Phase::Running, 6_666, Size::Estimate(100));
+        running.settle(Stand::Underway);
+        assert_eq!(running.size(), Size::Unknown);
+        assert_eq!((running.percent(), running.time_left), (None, None));
+        let mut running = progress(Phase::Running, 100, Size::Estimate(100));
+        running.settle(Stand::Underway);
+        assert_eq!(
+            running.percent(),
+            Some(99.9),
+            "the end of the data was not seen"
+        );
+        assert!(running.time_left.is_some());
+    }
+
+    #[test]
+    fn a_partition_that_is_done_has_all_of_its_items() {
+        let partition = |state, pages_failed| PartitionProgress {
+            name: "p".to_owned(),
+            state,
+            pages_completed: 1,
+            pages_failed,
+            pages_in_flight: 0,
+            max_parallelism: 0,
+            items: ItemCounts {
+                processed: 40,
+                ..ItemCounts::default()
+            },
+            items_expected: Some(90),
+            low_water_mark: None,
+        };
+        let mut running = progress(Phase::Running, 40, Size::Unknown);
+        running.partitions = vec![
+            partition(PartitionState::Finished, 0),
+            partition(PartitionState::Running, 0),
+            partition(PartitionState::Finished, 1),
+        ];
+        running.settle(Stand::Underway);
+        let shown = |p: &Progress| {
+            let shown = p.partitions.iter().map(|p| (p.items_expected, p.percent()));
+            shown.collect::<Vec<_>>()
+        };
+        let share = Some(40.0 / 90.0 * 100.0);
+        assert_eq!(
+            shown(&running),
+            [(Some(40), Some(100.0)), (Some(90), share), (None, None)]
+        );
+        running.settle(Stand::Over);
+        assert_eq!(shown(&running)[1], (None, None));
+    }
+}

@@ -1,0 +1,721 @@
+//! What an error of a database says: about the page, about everybody's pages, or about the moment.
+//! The codes are listed in `docs/errors.md`, and a test compares the two.
+
+use std::{error::Error as StdError, io::ErrorKind};
+
+use sqlx::error::DatabaseError;
+
+use crate::base::error::{Blame, PageError, without_quoted};
+
+/// Whose fault a failure is. `docs/errors.md` lists the codes of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// The server cannot be reached, stops, starts, has no room, or takes no more connections. Time cures it.
+    Environment,
+    /// The connection broke while it was in use: the server went away, or what was sent is more than it takes.
+    Broken,
+    /// Somebody else had the rows. Another attempt may cure it.
+    Conflict,
+    /// It took too long, or needed more than there is.
+    Limit,
+    /// The server takes no writes, as a replica does while it is about to become the primary.
+    ReadOnly,
+    /// Some of the rows break a rule of the table, or an expression. No other attempt cures it, and the
+    /// others could go on without them.
+    Records,
+    /// The statement, the schema or a grant: concerns every page, and is cured by whoever changes that.
+    Statement,
+    /// The server refused the page for a reason that only its author knows, such as the one of a trigger.
+    Refused,
+    /// Nothing that is known.
+    Unknown,
+}
+
+impl Class {
+    fn blame(self) -> Blame {
+        match self {
+            Self::Environment | Self::Conflict | Self::ReadOnly => Blame::Moment,
+            Self::Broken | Self::Limit | Self::Statement | Self::Unknown => Blame::Unknown,
+            Self::Records | Self::Refused => Blame::Page,
+        }
+    }
+}
+
+/// A class and the name under which it is listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Failure {
+    pub class: Class,
+    pub error_type: &'static str,
+}
+
+const fn failure(class: Class, error_type: &'static str) -> Failure {
+    Failure { class, error_type }
+}
+
+const CONNECTION_LOST: Failure = failure(Class::Environment, "ConnectionLost");
+const BROKEN: Failure = failure(Class::Broken, "ConnectionLost");
+const POOL_TIMED_OUT: Failure = failure(Class::Environment, "PoolTimedOut");
+const NO_ROOM: Failure = failure(Class::Environment, "NoRoom");
+const LOCK_TIMEOUT: Failure = failure(Class::Conflict, "LockTimeout");
+const SERIALIZATION: Failure = failure(Class::Conflict, "SerializationFailure");
+const STATEMENT_TIMEOUT: Failure = failure(Class::Limit, "StatementTimeout");
+const OUT_OF_MEMORY: Failure = failure(Class::Limit, "OutOfMemory");
+const READ_ONLY: Failure = failure(Class::ReadOnly, "ReadOnlyDatabase");
+const UNIQUE: Failure = failure(Class::Records, "UniqueViolation");
+const FOREIGN_KEY: Failure = failure(Class::Records, "ForeignKeyViolation");
+const NOT_NULL: Failure = failure(Class::Records, "NotNullViolation");
+const CHECK: Failure = failure(Class::Records, "CheckViolation");
+const INVALID_DATA: Failure = failure(Class::Records, "InvalidData");
+const STATEMENT: Failure = failure(Class::Statement, "SqlStatement");
+const RAISED: Failure = failure(Class::Refused, "RaisedException");
+const REFUSED: Failure = failure(Class::Refused, "DatabaseError");
+const UNREADABLE: Failure = failure(Class::Refused, "UnreadableValue");
+const UNKNOWN: Failure = failure(Class::Unknown, "sqlx::Error");
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+const DEADLOCK: Failure = failure(Class::Conflict, "Deadlock");
+
+/// What an error of `sqlx` says.
+pub(crate) fn classify(error: &sqlx::Error) -> Failure {
+    match error {
+        sqlx::Error::Database(error) => of_database(&**error),
+        sqlx::Error::Io(error) => of_io(error.kind()),
+        sqlx::Error::Protocol(_) => BROKEN,
+        sqlx::Error::Tls(_) | sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => {
+            CONNECTION_LOST
+        }
+        sqlx::Error::PoolTimedOut => POOL_TIMED_OUT,
+        sqlx::Error::TypeNotFound { .. }
+        | sqlx::Error::ColumnNotFound(_)
+        | sqlx::Error::ColumnIndexOutOfBounds { .. } => STATEMENT,
+        sqlx::Error::ColumnDecode { .. } | sqlx::Error::Decode(_) | sqlx::Error::Encode(_) => {
+            UNREADABLE
+        }
+        _ => UNKNOWN,
+    }
+}
+
+/// A session that could not connect has sent nothing.
+fn of_io(kind: ErrorKind) -> Failure {
+    match kind {
+        ErrorKind::ConnectionReset
+        | ErrorKind::ConnectionAborted
+        | ErrorKind::BrokenPipe
+        | ErrorKind::UnexpectedEof => BROKEN,
+        _ => CONNECTION_LOST,
+    }
+}
+
+/// The error of a page whose cause is, or has among its causes, one of a database; `message` is what it
+/// says with its causes. `None`: nothing is known about it.
+pub(crate) fn page_error(error: &(dyn StdError + 'static), message: &str) -> Option<PageError> {
+    let mut cause = error;
+    let error = loop {
+        match cause.downcast_ref::<sqlx::Error>() {
+            Some(error) => break error,
+            None => cause = cause.source()?,
+        }
+    };
+    let failure = classify(error);
+    let message = without_values(error, failure.class, message);
+    let page = match failure.class {
+        Class::Unknown => return None,
+        Class::Records => PageError::non_retryable(failure.error_type, message),
+        _ => PageError::retryable(message).with_type(failure.error_type),
+    };
+    Some(page.blaming(failure.class.blame()))
+}
+
+fn of_database(error: &dyn DatabaseError) -> Failure {
+    #[cfg(feature = "postgres")]
+    if let Some(error) = error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>() {
+        return of_postgres(error.code(), error.routine());
+    }
+    #[cfg(feature = "mysql")]
+    if let Some(error) = error.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>() {
+        return of_mysql(
+            error.number(),
+            error.code().unwrap_or_default(),
+            error.message(),
+        );
+    }
+    #[cfg(feature = "sqlite")]
+    if let Some(error) = error.try_downcast_ref::<sqlx::sqlite::SqliteError>() {
+        let code = DatabaseError::code(error).and_then(|code| code.parse().ok());
+        return code.map_or(REFUSED, |code| {
+            of_sqlite(code, DatabaseError::message(error))
+        });
+    }
+    let _ = error;
+    REFUSED
+}
+
+/// By SQLSTATE; `routine` is the function of the server that found the error.
+#[cfg(feature = "postgres")]
+fn of_postgres(code: &str, routine: Option<&str>) -> Failure {
+    match code {
+        // Not of the class that they are in.
+        "42501" if routine == Some("ExecWithCheckOptions") => CHECK,
+        "25P03" | "25P04" | "53300" | "HV00N" => CONNECTION_LOST,
+        "25006" => READ_ONLY,
+        "40002" => failure(Class::Records, "ConstraintViolation"),
+        "40003" => CONNECTION_LOST,
+        "40P01" => DEADLOCK,
+        "53200" | "54001" => OUT_OF_MEMORY,
+        "55006" | "55P03" => LOCK_TIMEOUT,
+        "55P04" => SERIALIZATION,
+        "57014" => STATEMENT_TIMEOUT,
+        "57P04" => STATEMENT,
+        // A row too long for an index, say.
+        "54000" => INVALID_DATA,
+        _ => match code.get(..2).unwrap_or_default() {
+            // No row of a CASE, a query for XML that a row gives.
+            "10" | "20" => INVALID_DATA,
+            "53" => NO_ROOM,
+            "55" => STATEMENT,
+            "57" => CONNECTION_LOST,
+            "72" => SERIALIZATION,
+            "F0" => CONNECTION_LOST,
+            "P0" => RAISED,
+            _ => of_sqlstate(code),
+        },
+    }
+}
+
+/// What the standard says, and both PostgreSQL and MySQL keep to.
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+fn of_sqlstate(code: &str) -> Failure {
+    match code {
+        "23502" => return NOT_NULL,
+        "23503" | "23001" => return FOREIGN_KEY,
+        "23505" => return UNIQUE,
+        "23514" => return CHECK,
+        "23P01" => return failure(Class::Records, "ExclusionViolation"),
+        _ => {}
+    }
+    match code.get(..2).unwrap_or_default() {
+        "08" => CONNECTION_LOST,
+        "21" | "22" | "23" => INVALID_DATA,
+        // A row that was changed twice by one statement.
+        "27" => failure(Class::Records, "TriggeredDataChange"),
+        // A check of a view.
+        "44" => CHECK,
+        "40" => SERIALIZATION,
+        // Raised by SIGNAL and its like.
+        "45" => RAISED,
+        // What is not supported, who may not come in, what is not there.
+        "03" | "0A" | "0B" | "0L" | "0P" | "24" | "26" | "28" | "2B" | "2D" | "34" | "3B"
+        | "3D" | "3F" | "42" | "54" => STATEMENT,
+        _ => REFUSED,
+    }
+}
+
+/// By number: to MySQL a SQLSTATE is only a rough category.
+#[cfg(feature = "mysql")]
+fn of_mysql(number: u16, state: &str, message: &str) -> Failure {
+    match number {
+        // Too many connections or errors, shutdown, network, killed, silent for too long, no cluster.
+        1040
+        | 1042
+        | 1043
+        | 1047
+        | 1053
+        | 1077..=1080
+        | 1129
+        | 1152
+        | 1154..=1161
+        | 1184
+        | 1203
+        | 1226
+        | 1927
+        | 3169
+        | 4031 => CONNECTION_LOST,
+        // No room on disk, in a table, for a thread or a prepared statement.
+        1021 | 1023 | 1026 | 1114 | 1135 | 1461 => NO_ROOM,
+        1037 | 1038 | 1041 | 1119 | 1436 => OUT_OF_MEMORY,
+        1213 => DEADLOCK,
+        1205 | 1206 | 1689 | 3572 => LOCK_TIMEOUT,
+        // Killed by hand, or by a time limit.
+        1317 | 1969 | 3024 => STATEMENT_TIMEOUT,
+        // Changed since it was read, or since it was prepared.
+        1020 | 1412 | 1615 | 3101 => SERIALIZATION,
+        // Several options share a number.
+        1290 if message.contains("read") => READ_ONLY,
+        1792 | 1836 | 1874 => READ_ONLY,
+        1022 | 1062 | 1169 | 1586 | 1859 => UNIQUE,
+        1216 | 1217 | 1451 | 1452 => FOREIGN_KEY,
+        1048 | 1263 => NOT_NULL,
+        3819 => CHECK,
+        // Of MySQL it is something else.
+        4025 if state == "23000" => CHECK,
+        // Division, ranges, dates, characters, JSON, length of a row and of a message.
+        1118
+        | 1139
+        | 1153
+        | 1242
+        | 1264
+        | 1265
+        | 1292
+        | 1300
+        | 1301
+        | 1365..=1367
+        | 1406
+        | 1411
+        | 1416
+        | 1441
+        | 1525
+        | 1690
+        | 3140..=3158
+        | 4037..=4040 => INVALID_DATA,
+        1136 | 1193 | 1290 | 1364 | 1665 => STATEMENT,
+        1643..=1645 => RAISED,
+        _ => of_sqlstate(state),
+    }
+}
+
+/// By extended result code.
+#[cfg(feature = "sqlite")]
+fn of_sqlite(code: i32, message: &str) -> Failure {
+    match code {
+        275 => return CHECK,
+        787 => return FOREIGN_KEY,
+        1299 => return NOT_NULL,
+        1555 | 2067 | 2579 => return UNIQUE,
+        // What a trigger raises is the word of whoever wrote it.
+        1811 => return RAISED,
+        _ => {}
+    }
+    // The lowest byte is what the extended code is a case of.
+    match code & 0xff {
+        4 | 15 | 17 => SERIALIZATION,
+        5 | 6 => LOCK_TIMEOUT,
+        7 => OUT_OF_MEMORY,
+        8 => READ_ONLY,
+        9 => STATEMENT_TIMEOUT,
+        10 | 13 | 22 => NO_ROOM,
+        14 => CONNECTION_LOST,
+        18..=20 => INVALID_DATA,
+        3 | 12 | 21 | 23 | 25 => STATEMENT,
+        1 => {
+            let of_records = ["integer overflow", "malformed JSON"];
+            let of_statement = [
+                "no such ",
+                "syntax error",
+                "incomplete input",
+                "unrecognized token",
+                "no column named",
+                "ambiguous column name",
+                "wrong number of arguments",
+                "misuse of aggregate",
+                "no query solution",
+                "values for ",
+                " columns but ",
+            ];
+            if of_records.iter().any(|part| message.contains(part)) {
+                INVALID_DATA
+            } else if of_statement.iter().any(|part| message.contains(part)) {
+                STATEMENT
+            } else {
+                REFUSED
+            }
+        }
+        _ => REFUSED,
+    }
+}
+
+/// The message without the values that the server has put into its own. A history keeps messages, but no
+/// records.
+fn without_values(error: &sqlx::Error, class: Class, message: &str) -> String {
+    match error {
+        sqlx::Error::Database(error) => {
+            let said = error.message();
+            let redacted = redacted(&**error, class, said);
+            let message = message.replace(said, &redacted);
+            match place(&**error, class) {
+                Some(place) => format!("{message} ({place})"),
+                None => message,
+            }
+        }
+        sqlx::Error::ColumnDecode { source, .. }
+        | sqlx::Error::Decode(source)
+        | sqlx::Error::Encode(source) => {
+            let said = source.to_string();
+            message.replace(&said, &without_quoted(&said))
+        }
+        _ => message.to_owned(),
+    }
+}
+
+/// Where the server found an error that says no more by itself.
+fn place(error: &dyn DatabaseError, class: Class) -> Option<String> {
+    #[cfg(feature = "postgres")]
+    if let Some(error) = error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>()
+        && class == Class::Refused
+    {
+        let names = [
+            ("schema", error.schema()),
+            ("table", error.table()),
+            ("column", error.column()),
+            ("type", error.data_type()),
+            ("constraint", error.constraint()),
+        ];
+        let names = names.into_iter();
+        let names = names.filter_map(|(what, name)| Some(format!("{what} {}", name?)));
+        let function = error.r#where().and_then(|place| place.lines().next());
+        // Anything else, such as a line of `COPY`, may hold values.
+        let function = function.filter(|place| place.starts_with("PL/pgSQL function "));
+        let place = [format!("SQLSTATE {}", error.code())].into_iter();
+        let place: Vec<_> = place
+            .chain(names)
+            .chain(function.map(ToOwned::to_owned))
+            .collect();
+        return Some(place.join(", "));
+    }
+    let _ = (error, class);
+    None
+}
+
+fn redacted(error: &dyn DatabaseError, class: Class, said: &str) -> String {
+    if class == Class::Refused {
+        return words(said);
+    }
+    #[cfg(feature = "postgres")]
+    if let Some(error) = error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>() {
+        // A function may raise whatever it likes with any code.
+        if error.routine() == Some("exec_stmt_raise") {
+            return words(said);
+        }
+        return match error.code().get(..2).unwrap_or_default() {
+            "22" => without_bytes(&postgres_values(said)),
+            // The name of something that the text of the statement does not name comes from a row.
+            "42" if error.position().is_none() && error.code() != "42501" => without_quoted(said),
+            _ => said.to_owned(),
+        };
+    }
+    #[cfg(feature = "mysql")]
+    if let Some(error) = error.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>()
+        && class == Class::Records
+    {
+        return without_mysql_values(error.number(), said);
+    }
+    let _ = error;
+    said.to_owned()
+}
+
+/// The words of a text that any author may have written, with `…` for everything that may be a value: what stands in
+/// quotes or after a colon, and what is not all small letters.
+fn words(said: &str) -> String {
+    let said = without_quoted(said);
+    let mut words: Vec<String> = Vec::new();
+    let mut names_a_value = false;
+    for (position, word) in said.split_whitespace().enumerate() {
+        let bare = word.trim_matches(|c: char| ".,:;!?()[]{}<>".contains(c));
+        let small = |c: char| c.is_lowercase() || "-'…\"`".contains(c);
+        let first = |c: char| position == 0 && c.is_alphabetic();
+        let is_word = !names_a_value && bare.chars().all(|c| small(c) || first(c));
+        names_a_value = word.ends_with([':', '=']);
+        match is_word {
+            true => words.push(word.to_owned()),
+            false => {
+                let tail = word.trim_end_matches(|c: char| ".,:;!?".contains(c));
+                let tail = &word[tail.len()..];
+                match words.last_mut() {
+                    Some(last) if last == "…" => last.push_str(tail),
+                    Some(_) | None => words.push(format!("…{tail}")),
+                }
+            }
+        }
+    }
+    words.join(" ")
+}
+
+/// `invalid byte sequence for encoding "UTF8": 0xe4 0x73`.
+#[cfg(feature = "postgres")]
+fn without_bytes(said: &str) -> String {
+    let hidden = |word: &str| match word.strip_prefix("0x") {
+        Some(_) => "0x…".to_owned(),
+        None => word.to_owned(),
+    };
+    said.split(' ').map(hidden).collect::<Vec<_>>().join(" ")
+}
+
+/// `invalid input syntax for type integer: "seven"`: a value may have quotes of its own.
+#[cfg(feature = "postgres")]
+fn postgres_values(said: &str) -> String {
+    between(said, '"', said.rfind('"'))
+}
+
+/// A message of MySQL about a record, without the values of the record.
+#[cfg(feature = "mysql")]
+pub(crate) fn without_mysql_values(number: u16, said: &str) -> String {
+    // Their quotes hold names only.
+    const NAMES_ONLY: [u16; 12] = [
+        1048, 1153, 1216, 1217, 1264, 1265, 1364, 1406, 1451, 1452, 3819, 4025,
+    ];
+    match NAMES_ONLY.contains(&number) {
+        true => said.to_owned(),
+        false => mysql_values(said),
+    }
+}
+
+/// `Duplicate entry 'x' for key 'y'`, `Incorrect integer value: 'x' for column 'y' at row 1`.
+#[cfg(feature = "mysql")]
+fn mysql_values(said: &str) -> String {
+    let ends = ["' for key ", "' for column ", "' for function "];
+    let end = ends.iter().filter_map(|end| said.rfind(end)).max();
+    between(said, '\'', end.or_else(|| said.rfind('\'')))
+}
+
+/// Leaves out what stands between the first quote and the one at `end`.
+#[cfg(any(feature = "postgres", feature = "mysql"))]
+fn between(said: &str, quote: char, end: Option<usize>) -> String {
+    match (said.find(quote), end) {
+        (Some(start), Some(end)) if start < end => {
+            format!("{}{quote}…{}", &said[..start], &said[end..])
+        }
+        _ => said.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The tables of `docs/errors.md` under that heading: codes and kinds.
+    fn documented(heading: &str) -> Vec<(String, Class)> {
+        let text = include_str!("../../../docs/errors.md");
+        let (_, text) = text.split_once(&format!("## {heading}\n")).expect(heading);
+        let text = text.split("\n## ").next().unwrap_or_default();
+        let rows = text.lines().filter_map(|line| {
+            let mut cells = line.strip_prefix("| ")?.split(" | ");
+            let (codes, kind) = (cells.next()?, cells.next()?);
+            Some((codes, kind_named(kind)?))
+        });
+        rows.flat_map(|(codes, class)| {
+            let codes = codes.split(", ").map(|code| code.trim_matches('`'));
+            codes.map(move |code| (code.to_owned(), class))
+        })
+        .collect()
+    }
+
+    fn kind_named(kind: &str) -> Option<Class> {
+        Some(match kind {
+            "environment" => Class::Environment,
+            "conflict" => Class::Conflict,
+            "limit" => Class::Limit,
+            "read-only" => Class::ReadOnly,
+            "record" => Class::Records,
+            "statement" => Class::Statement,
+            "refused" => Class::Refused,
+            _ => return None,
+        })
+    }
+
+    /// The class of the longest documented prefix.
+    #[cfg(any(feature = "postgres", feature = "mysql"))]
+    fn by_prefix(table: &[(String, Class)], code: &str) -> Class {
+        let known = table.iter().filter(|(prefix, _)| code.starts_with(prefix));
+        let longest = known.max_by_key(|(prefix, _)| prefix.len());
+        longest.map_or(Class::Refused, |(_, class)| *class)
+    }
+
+    /// Every class of SQLSTATE, with subclasses that servers use.
+    #[cfg(any(feature = "postgres", feature = "mysql"))]
+    fn sqlstates() -> impl Iterator<Item = String> {
+        let signs = || ('0'..='9').chain('A'..='Z');
+        let classes = signs().flat_map(move |a| signs().map(move |b| format!("{a}{b}")));
+        let subclasses = signs().flat_map(move |a| signs().map(move |b| format!("{a}0{b}")));
+        let subclasses: Vec<_> = subclasses
+            .chain(["501", "502", "503", "505", "514"].map(String::from))
+            .collect();
+        classes.flat_map(move |class| {
+            let of_class = subclasses.clone().into_iter();
+            of_class.map(move |subclass| format!("{class}{subclass}"))
+        })
+    }
+
+    #[cfg(feature = "postgres")]
+    #[test]
+    fn each_sqlstate_of_postgresql_is_classified_as_documented() {
+        let table = documented("SQLSTATE");
+        assert!(table.len() > 40, "{table:?}");
+        for code in sqlstates().chain(table.iter().map(|(code, _)| format!("{code:0<5}"))) {
+            let expected = by_prefix(&table, &code);
+            assert_eq!(of_postgres(&code, None).class, expected, "{code}");
+        }
+        let by_row_security = of_postgres("42501", Some("ExecWithCheckOptions"));
+        assert_eq!(by_row_security.class, Class::Records);
+        for nonsense in ["", "4", "nonsense", "ÄÖ"] {
+            assert_eq!(of_postgres(nonsense, None), REFUSED);
+        }
+    }
+
+    #[cfg(feature = "mysql")]
+    #[test]
+    fn each_number_of_mysql_is_classified_as_documented() {
+        let mut of_states = documented("SQLSTATE");
+        // The first table only: the second one is of PostgreSQL.
+        let of_postgres = of_states.iter().position(|(code, _)| code == "10");
+        of_states.truncate(of_postgres.expect("there are two tables"));
+        let ranges = documented("Numbers of MySQL and MariaDB");
+        let ranges: Vec<(u16, u16, Class)> = ranges
+            .iter()
+            .map(|(range, class)| {
+                let (first, last) = range.split_once('-').unwrap_or((range, range));
+                (first.parse().unwrap(), last.parse().unwrap(), *class)
+            })
+            .collect();
+        let states: Vec<_> = sqlstates().filter(|state| state.ends_with("000")).collect();
+        for number in 0..6_000 {
+            let named = ranges
+                .iter()
+                .find(|(first, last, _)| (first..=last).contains(&&number));
+            for state in &states {
+                let expected = match named {
+                    Some((_, _, class)) => *class,
+                    None if number == 4025 && state == "23000" => Class::Records,
+                    None => by_prefix(&of_states, state),
+                };
+                let found = of_mysql(number, state, "a message").class;
+                assert_eq!(found, expected, "{number} {state}");
+            }
+        }
+        let failover = "The MariaDB server is running with the --read-only option";
+        assert_eq!(of_mysql(1290, "HY000", failover), READ_ONLY);
+    }
+
+    #[cfg(feature = "sqlite")]
+    #[test]
+    fn each_result_code_of_sqlite_is_classified_as_documented() {
+        let table = documented("Result codes of SQLite");
+        for code in 1..=8_191 {
+            let of = |code: i32| table.iter().find(|(known, _)| *known == code.to_string());
+            let expected = of(code).or_else(|| of(code & 0xff));
+            let expected = expected.map_or(Class::Refused, |(_, class)| *class);
+            assert_eq!(of_sqlite(code, "a message").class, expected, "{code}");
+        }
+        let by_message = [
+            ("integer overflow", Class::Records),
+            ("malformed JSON", Class::Records),
+            ("no such table: t", Class::Statement),
+            ("near \"SELEC\": syntax error", Class::Statement),
+            ("table t has no column named x", Class::Statement),
+        ];
+        for (message, class) in by_message {
+            assert_eq!(of_sqlite(1, message).class, class, "{message}");
+        }
+    }
+
+    #[test]
+    fn of_a_text_of_any_author_only_words_stay() {
+        let kept = [
+            ("row 7 is locked, card 4111-1111", "row … is locked, card …"),
+            ("Row 7: locked by Bob Smith.", "Row …: … by …."),
+            ("user ann@example.org has it", "user … has it"),
+            (
+                "value \"it\"s mine\" is not allowed",
+                "value \"…\" is not allowed",
+            ),
+            ("code=gold, don't", "…, don't"),
+            ("", ""),
+        ];
+        for (said, expected) in kept {
+            assert_eq!(words(said), expected);
+        }
+    }
+
+    #[cfg(feature = "mysql")]
+    #[test]
+    fn values_of_mysql_are_left_out_and_names_kept() {
+        let kept = [
+            (
+                "Duplicate entry 'x' for key 'email'",
+                "Duplicate entry '…' for key 'email'",
+            ),
+            (
+                "Duplicate entry 'it's' for key 'no' for key 'email'",
+                "Duplicate entry '…' for key 'email'",
+            ),
+            (
+                "Incorrect integer value: 'x' for column `d`.`t`.`c` at row 1",
+                "Incorrect integer value: '…' for column `d`.`t`.`c` at row 1",
+            ),
+            (
+                "Truncated incorrect DOUBLE value: 'x'y'",
+                "Truncated incorrect DOUBLE value: '…'",
+            ),
+            ("Division by 0", "Division by 0"),
+        ];
+        for (said, expected) in kept {
+            assert_eq!(mysql_values(said), expected);
+        }
+    }
+
+    #[cfg(feature = "postgres")]
+    #[test]
+    fn values_of_postgresql_are_left_out() {
+        let kept = [
+            (
+                "invalid input syntax for type integer: \"a\"b\"",
+                "invalid input syntax for type integer: \"…\"",
+            ),
+            (
+                "value \"99\" is out of range for type smallint",
+                "value \"…\" is out of range for type smallint",
+            ),
+            ("division by zero", "division by zero"),
+        ];
+        for (said, expected) in kept {
+            assert_eq!(postgres_values(said), expected);
+        }
+    }
+
+    #[cfg(any(feature = "postgres", feature = "mysql"))]
+    proptest::proptest! {
+        #[test]
+        fn no_value_stays_in_a_message(value in "[^\"]*x[^\"]*") {
+            let value = value.replace('x', "SECRET");
+            #[cfg(feature = "mysql")]
+            for end in ["' for key 'k'", "' for column 'c' at row 1", "'"] {
+                let said = format!("Some value: '{value}{end}");
+                proptest::prop_assert!(!mysql_values(&said).contains("SECRET"));
+            }
+            #[cfg(feature = "postgres")]
+            {
+                let said = format!("some value: \"{value}\" of type t");
+                proptest::prop_assert!(!postgres_values(&said).contains("SECRET"));
+            }
+        }
+    }
+
+    #[test]
+    fn errors_without_a_database_behind_them() {
+        assert_eq!(classify(&sqlx::Error::PoolTimedOut), POOL_TIMED_OUT);
+        let io = std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+        assert_eq!(classify(&sqlx::Error::Io(io)), CONNECTION_LOST);
+        let io = std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        assert_eq!(classify(&sqlx::Error::Io(io)), BROKEN);
+        let column = sqlx::Error::ColumnNotFound("x".to_owned());
+        assert_eq!(classify(&column), STATEMENT);
+        assert_eq!(classify(&sqlx::Error::RowNotFound), UNKNOWN);
+        let decode = sqlx::Error::Decode("bad value \"s3cret\"".into());
+        let error = PageError::from(decode);
+        assert_eq!(error.blame(), Blame::Page);
+        assert!(!error.message().contains("s3cret"), "{error}");
+    }
+
+    #[test]
+    fn a_cause_counts_as_the_error_itself() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("users cannot be read")]
+        struct Wrapped(#[source] sqlx::Error);
+        let error = PageError::from(Wrapped(sqlx::Error::PoolTimedOut));
+        assert_eq!(error.error_type(), "PoolTimedOut");
+        assert!(
+            error
+                .message()
+                .starts_with("users cannot be read: pool timed out")
+        );
+        let error = PageError::from(Wrapped(sqlx::Error::RowNotFound));
+        assert_eq!(error.error_type(), "Wrapped");
+    }
+}

@@ -1,0 +1,8 @@
+//! Differences between the databases: statements, placeholders, error codes, lock owners.
+
+pub(crate) mod blockers;
+pub(crate) mod dialect;
+pub(crate) mod error_class;
+#[cfg(feature = "mysql")]
+pub(crate) mod placeholders;
+pub(crate) mod table_engine;

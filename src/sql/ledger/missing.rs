@@ -1,0 +1,97 @@
+//! The ledger of a database that a worker does not have.
+
+use std::fmt;
+
+use async_trait::async_trait;
+
+use crate::{
+    base::error::PageError,
+    page::PageToken,
+    processor::store::{
+        dead_letter::{DeadLetter, DeadLetters, LetterFilter},
+        page_ledger::{OpenStride, PageClaim, PageLedger, PageTransaction, StrideId},
+    },
+    progress::BatchReport,
+    sql::Connections,
+};
+
+/// Answers everything with the error that there is no such connection, so that nothing runs without the
+/// ledger that a batch asked for.
+pub struct NoLedger {
+    connections: Connections,
+    name: String,
+}
+
+impl NoLedger {
+    /// For a connection that is not among these.
+    pub fn of(connections: Connections, name: &str) -> Self {
+        Self {
+            connections,
+            name: name.to_owned(),
+        }
+    }
+
+    fn refuse<T>(&self) -> Result<T, PageError> {
+        let _ = self.connections.get(&self.name)?;
+        Err(PageError::retryable("there is no ledger").with_type("UnknownConnection"))
+    }
+}
+
+impl fmt::Debug for NoLedger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NoLedger({:?})", self.name)
+    }
+}
+
+#[async_trait]
+impl DeadLetters for NoLedger {
+    async fn put(&self, _: &[DeadLetter]) -> Result<(), PageError> {
+        self.refuse()
+    }
+
+    async fn list(
+        &self,
+        _: &LetterFilter,
+        _: Option<&str>,
+        _: usize,
+    ) -> Result<Vec<DeadLetter>, PageError> {
+        self.refuse()
+    }
+
+    async fn take(&self, _: &DeadLetter) -> Result<Option<Box<dyn PageTransaction>>, PageError> {
+        self.refuse()
+    }
+
+    async fn keep_report(&self, _: &BatchReport) -> Result<(), PageError> {
+        self.refuse()
+    }
+
+    async fn reports(&self, _: &str) -> Result<Vec<BatchReport>, PageError> {
+        self.refuse()
+    }
+}
+
+#[async_trait]
+impl PageLedger for NoLedger {
+    async fn open(
+        &self,
+        _: &StrideId,
+        _: Option<&PageToken>,
+        _: Option<&PageToken>,
+    ) -> Result<OpenStride, PageError> {
+        self.refuse()
+    }
+
+    async fn cut(
+        &self,
+        _: &StrideId,
+        _: i64,
+        _: &[PageToken],
+    ) -> Result<Vec<PageToken>, PageError> {
+        self.refuse()
+    }
+
+    async fn begin(&self, _: PageClaim<'_>) -> Result<Option<Box<dyn PageTransaction>>, PageError> {
+        self.refuse()
+    }
+}

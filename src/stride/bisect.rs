@@ -1,0 +1,611 @@
+//! What happens to a page whose attempts are spent.
+//!
+//! Where its items can be told apart by their cursors it is split in halves, which are processed each for
+//! itself, until every record that cannot be processed is alone. With k such records among n that takes at
+//! most 1 + 2 k log2(n) attempts, log2 rounded up, and never more than 2 n. Every part that succeeds is
+//! finished for good, so a stride that is interrupted here goes on after it.
+//!
+//! A page that cannot be split is put aside as a whole.
+
+use serde_json::Value;
+
+use super::{
+    Failure, Stop, Trouble,
+    page::{Applied, Cut, PageClock},
+    runner::{Running, limited},
+    stores::Part,
+};
+use crate::{
+    base::error::{Blame, MAX_MESSAGE_CHARS, truncate},
+    page::PageToken,
+    processor::{PageProcessor, SkipAhead, store::dead_letter::DeadLetter},
+    progress::{FailureState, ItemCounts},
+    protocol::{FailedAttempt, GiveUp, MOST_READS, StrideReport},
+};
+
+/// Failed pages of one stride that are described in its report; all are dead letters.
+const MAX_DESCRIBED: usize = 5;
+
+/// Workers that may be lost over finding its end, where only reading it tells. Most of them may be lost by chance.
+const MOST_LOST: u32 = 6;
+
+/// Connections that a record loses, alone, before it is given up. One may be lost by chance.
+const MOST_BROKEN: u32 = 3;
+
+/// Records in a row that are given up for an error that may not be theirs.
+const MOST_SUSPECTS: u32 = 3;
+
+/// How far a page goes that is given up.
+enum Extent {
+    To(Option<PageToken>, bool),
+    /// There is nothing any more.
+    Nothing,
+    Unknown,
+}
+
+/// A range that is left of a page.
+struct Rest {
+    to: Option<PageToken>,
+    ends_data: bool,
+    /// It has been processed as a whole already, and failed like this.
+    failed: Option<Failure>,
+    /// Connections that its one record has lost.
+    tries: u32,
+}
+
+impl Rest {
+    fn of(to: Option<PageToken>, ends_data: bool) -> Self {
+        Self {
+            to,
+            ends_data,
+            failed: None,
+            tries: 0,
+        }
+    }
+}
+
+/// The rest of a page that cannot be read as a whole.
+struct Unread {
+    /// Items.
+    left: u32,
+    /// The next so many of them cannot be read together; 0 where nothing is known.
+    together: u32,
+    /// The page is at fault, whatever it fails with.
+    convicted: bool,
+    /// Connections that the next record has lost, alone.
+    tries: u32,
+}
+
+impl Unread {
+    /// Items to read next.
+    fn next(&self) -> u32 {
+        match self.together {
+            0 => self.left,
+            1 => 1,
+            together => together / 2,
+        }
+    }
+
+    fn is_past(&mut self, items: u32) {
+        self.left = self.left.saturating_sub(items);
+        self.together = self.together.saturating_sub(items);
+        self.tries = 0;
+    }
+
+    fn is_to_blame(&self, failure: &Failure) -> bool {
+        match failure.attempt.blame {
+            Blame::Page => true,
+            Blame::Unknown => self.convicted,
+            Blame::Moment => false,
+        }
+    }
+}
+
+impl<P: PageProcessor> Running<'_, P> {
+    /// Whether a failed page is to be given up here. Without a store that is up to the controller, unless its own data
+    /// is at fault: then its other records need not be given up.
+    pub fn is_spent(&self, failure: &Failure) -> bool {
+        let FailedAttempt {
+            retryable,
+            not_the_page,
+            unread,
+            blame,
+            ..
+        } = failure.attempt;
+        let allowed = match unread {
+            true => Some(MOST_READS),
+            false => self.order.attempts_allowed,
+        };
+        let spent = !retryable || allowed.is_some_and(|n| self.attempt >= n);
+        let spent = (spent && !not_the_page) || self.is_convicted(failure);
+        match self.keeping.keeps_letters() {
+            true => spent,
+            false => spent && blame == Blame::Page && self.may_repeat(),
+        }
+    }
+
+    /// Whether this failure is one too many for a page that others speak against.
+    fn is_convicted(&self, failure: &Failure) -> bool {
+        let first = self.order.take_apart && self.at == self.order.start;
+        first && failure.attempt.blame != Blame::Moment
+    }
+
+    pub async fn give_up(
+        &mut self,
+        failure: Failure,
+        report: &mut StrideReport,
+    ) -> Result<(), Stop> {
+        let convicted = self.is_convicted(&failure);
+        if failure.can_be_split && self.may_repeat() {
+            return self.isolate(failure, report).await;
+        }
+        let unread = failure.attempt.known_end().is_none();
+        if unread && self.may_repeat() && (convicted || failure.attempt.blame == Blame::Page) {
+            return self.read_in_parts(failure, report).await;
+        }
+        self.give_up_whole(failure, report).await
+    }
+
+    /// Gives the page up in one piece.
+    async fn give_up_whole(
+        &mut self,
+        mut failure: Failure,
+        report: &mut StrideReport,
+    ) -> Result<(), Stop> {
+        if !self.keeping.keeps_letters() {
+            return Err(failure.into());
+        }
+        let known = failure.attempt.known_end();
+        let (to, ends_data) = match known {
+            Some(known) => known,
+            None => match self.end_of_unread_page(true).await {
+                Ok(Some(to)) => (Some(to), false),
+                Ok(None) if !failure.attempt.retryable => return Err(coverage_stops(failure)),
+                // The controller has the end looked for again, in other activities.
+                Ok(None) | Err(Stop::Failed(_)) => return Err(failure.into()),
+                Err(stop) => return Err(stop),
+            },
+        };
+        let put = self.put_page_aside(to.clone(), ends_data, &failure, report);
+        match put.await {
+            Err(Stop::Failed(store)) if self.runs_once() => {
+                let (error_type, error) = (&store.attempt.error_type, &store.message);
+                tracing::warn!(error_type, error, "the dead letter of a page was not kept");
+                // The controller has it put aside by another activity, and knows how it failed.
+                failure.attempt.page_end = to;
+                failure.attempt.last_page = ends_data;
+                Err(failure.into())
+            }
+            put => put,
+        }
+    }
+
+    /// Puts a page aside whose attempts are spent, and tells whether there was one. It is not processed again: it may
+    /// be what its workers die of, and they may have processed it.
+    pub async fn put_given_up_aside(
+        &mut self,
+        given_up: &GiveUp,
+        report: &mut StrideReport,
+    ) -> Result<bool, Stop> {
+        let failure = Failure {
+            attempt: given_up.failure.clone(),
+            message: given_up.failure.message.clone(),
+            can_be_split: false,
+            record: None,
+        };
+        // The controller counts the attempt that this one would have been.
+        self.attempt = self.attempt.saturating_sub(1).max(1);
+        let (to, ends_data) = match self.end_of_given_up(given_up).await? {
+            Extent::To(to, ends_data) => (to, ends_data),
+            Extent::Nothing => return Ok(false),
+            Extent::Unknown => return Err(coverage_stops(failure)),
+        };
+        self.put_page_aside(to, ends_data, &failure, report).await?;
+        Ok(true)
+    }
+
+    async fn end_of_given_up(&self, given_up: &GiveUp) -> Result<Extent, Stop> {
+        let GiveUp {
+            failure,
+            failed,
+            lost,
+        } = given_up;
+        if let Some((to, ends_data)) = failure.known_end() {
+            return Ok(Extent::To(to, ends_data));
+        }
+        if failure.lost && self.runs_once() && self.end.is_some() {
+            // Its later pages may have been processed too: the last sign of life is not the last deed.
+            return Ok(Extent::To(self.end.clone(), false));
+        }
+        let patient = *failed < MOST_READS;
+        if *lost == 0
+            && patient
+            && let Some(extent) = self.read_given_up().await?
+        {
+            return Ok(extent);
+        }
+        let end = match lost {
+            0 | 1 => self.end_of_unread_page(patient).await?,
+            // Looking for the end is what they die of, too.
+            _ => self.end.clone(),
+        };
+        if let Some(to) = end {
+            return Ok(Extent::To(Some(to), false));
+        }
+        let read = match (1..MOST_LOST).contains(lost) && patient {
+            true => self.read_given_up().await?,
+            false => None,
+        };
+        Ok(read.unwrap_or(Extent::Unknown))
+    }
+
+    /// `None` where it cannot be read.
+    async fn read_given_up(&self) -> Result<Option<Extent>, Stop> {
+        match self.read_to_its_end().await {
+            Err(Stop::Failed(read)) if !read.attempt.retryable => Ok(None),
+            read => read.map(Some),
+        }
+    }
+
+    async fn read_to_its_end(&self) -> Result<Extent, Stop> {
+        let mut clock = PageClock::new(self.order.page_timeout);
+        let page = self.fetch(self.range()?, &mut clock).await?;
+        let next = page.next_token().map_err(|e| self.failed(&e))?;
+        let ends_data = next.is_none() && self.end.is_none();
+        let cut = self.cut(page, next.or_else(|| self.end.clone()), ends_data)?;
+        Ok(match cut.items.is_empty() {
+            true => Extent::Nothing,
+            false => Extent::To(cut.to, cut.ends_data),
+        })
+    }
+
+    /// Where a page ends that could not be read: one page on, if the source can jump, or else at the end
+    /// of the stride. `patient`: an error that may pass is one.
+    async fn end_of_unread_page(&self, patient: bool) -> Result<Option<PageToken>, Stop> {
+        let jump = match self.skip_ahead(self.range()?, 1).await? {
+            Ok(SkipAhead::To(cursor)) => PageToken::encode(&cursor).ok(),
+            Ok(SkipAhead::PastEnd | SkipAhead::Unsupported) => None,
+            Err(error) => {
+                let failure = Failure::of(&error, &self.settings.non_retryable_types);
+                if patient && failure.attempt.retryable {
+                    return Err(failure.into());
+                }
+                None
+            }
+        };
+        Ok(jump.or_else(|| self.end.clone()))
+    }
+
+    /// Keeps one letter for a whole range, and goes on after it.
+    async fn put_page_aside(
+        &mut self,
+        to: Option<PageToken>,
+        ends_data: bool,
+        failure: &Failure,
+        report: &mut StrideReport,
+    ) -> Result<(), Stop> {
+        let error_type = &failure.attempt.error_type;
+        let letter = self.letter(self.at.clone(), to.clone(), error_type, &failure.message);
+        let part = Part {
+            from: self.at.as_ref(),
+            to: to.as_ref(),
+            ends_data,
+            pages: 0,
+            pages_failed: 1,
+        };
+        let letters = [letter];
+        self.keep(part, &ItemCounts::default(), &letters).await?;
+        let [letter] = letters;
+        tracing::warn!(
+            start = ?letter.start,
+            end = ?letter.end,
+            error_type = letter.error_type,
+            error = letter.message,
+            "page given up"
+        );
+        report.pages_failed += 1;
+        report.dead_letters += u64::from(self.keeping.keeps_letters());
+        self.put_aside(report);
+        if report.failed_pages.len() < MAX_DESCRIBED {
+            let mut listed = letter.as_page_failure();
+            if !self.keeping.keeps_letters() {
+                listed.state = FailureState::GivenUp;
+            }
+            report.failed_pages.push(listed);
+        }
+        self.advance(report, to, ends_data);
+        Ok(())
+    }
+
+    async fn keep(
+        &self,
+        part: Part<'_>,
+        items: &ItemCounts,
+        letters: &[DeadLetter],
+    ) -> Result<(), Stop> {
+        let keep = async {
+            let applying = self.keeping.begin(part).await?;
+            self.keeping
+                .finish(applying, items, letters, &Value::Null)
+                .await
+        };
+        limited(keep, self.order.page_timeout)
+            .await
+            .map_err(|e| Stop::from(Failure::while_giving_up(&e)))?;
+        if self.keeping.keeps_letters() {
+            self.kept(letters);
+        }
+        Ok(())
+    }
+
+    /// Splits the page until every record that cannot be processed is alone.
+    async fn isolate(&mut self, failure: Failure, report: &mut StrideReport) -> Result<(), Stop> {
+        // All its attempts are spent, whatever they failed for.
+        let allowed = self.order.attempts_allowed;
+        let exhausted = allowed.is_some_and(|n| self.attempt >= n);
+        let convicted = self.is_convicted(&failure);
+        let mut suspects = 0;
+        let mut rest = vec![Rest {
+            to: failure.attempt.page_end.clone(),
+            ends_data: failure.attempt.last_page,
+            failed: Some(failure),
+            tries: 0,
+        }];
+        while let Some(next) = rest.pop() {
+            let Rest {
+                to,
+                ends_data,
+                failed,
+                tries,
+            } = next;
+            // Anything less is not worth the attempts that the rest would have to spend again.
+            if self.is_interrupted() {
+                return Err(Stop::Told);
+            }
+            let cut = self.read_part(to.as_ref(), ends_data).await?;
+            if cut.to != to {
+                // What was its last row is gone, or rows came in between and did not fit into one page.
+                rest.push(Rest::of(to, ends_data));
+            }
+            let pages = u32::from(rest.is_empty());
+            let until = (cut.to.clone(), cut.ends_data);
+            let failed = match failed {
+                Some(failed) if !cut.items.is_empty() => failed,
+                _ => {
+                    let mut clock = PageClock::new(self.order.page_timeout);
+                    let work = self.apply(cut.items, &cut.keys, until.clone(), pages, &mut clock);
+                    match work.await {
+                        Ok(applied) => {
+                            let Applied { items, done, .. } = &applied;
+                            self.finished(report, items, done, &cut.keys);
+                            self.put_out(report, applied.output);
+                            report.pages += pages;
+                            self.advance(report, until.0, until.1);
+                            self.host.checkpoint(report);
+                            suspects = 0;
+                            continue;
+                        }
+                        Err(Trouble::Told) => return Err(Stop::Told),
+                        // It may have failed because it was told to end early.
+                        Err(Trouble::Error(_)) if self.is_interrupted() => return Err(Stop::Told),
+                        Err(Trouble::Error(error)) => {
+                            Failure::of(&error, &self.settings.non_retryable_types)
+                        }
+                    }
+                }
+            };
+            let FailedAttempt {
+                retryable,
+                not_the_page,
+                blame,
+                ..
+            } = failed.attempt;
+            let passes = match blame {
+                Blame::Page => not_the_page,
+                Blame::Unknown => not_the_page && !convicted,
+                Blame::Moment => not_the_page || (retryable && !exhausted),
+            };
+            if passes {
+                return Err(failed.into());
+            }
+            let cursors = cut.keys.cursors();
+            if cursors.len() > 1 {
+                let middle = PageToken::encode(&cursors[cursors.len() / 2 - 1]);
+                let middle = middle.map_err(|e| self.failed(&e))?;
+                rest.push(Rest::of(until.0, until.1));
+                rest.push(Rest::of(Some(middle), false));
+                continue;
+            }
+            if failed.is_broken() && tries + 1 < MOST_BROKEN {
+                rest.push(Rest {
+                    tries: tries + 1,
+                    ..Rest::of(until.0, until.1)
+                });
+                continue;
+            }
+            if blame == Blame::Unknown && convicted && !exhausted {
+                suspects += 1;
+                if suspects > MOST_SUSPECTS {
+                    return Err(failed.into());
+                }
+            }
+            let failed = self.with_message_limit(failed).await;
+            if let Some(name) = cut.keys.name(0).filter(|_| cursors.len() == 1) {
+                self.put_item_aside(name, until, pages, &failed, report)
+                    .await?;
+            } else {
+                self.put_page_aside(until.0, until.1, &failed, report)
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads a page in smaller ones until the record that cannot be read is alone, and goes on to where it ended.
+    async fn read_in_parts(
+        &mut self,
+        failure: Failure,
+        report: &mut StrideReport,
+    ) -> Result<(), Stop> {
+        let mut unread = Unread {
+            left: self.page_size(),
+            together: self.page_size(),
+            convicted: self.is_convicted(&failure),
+            tries: 0,
+        };
+        let mut failed = failure;
+        loop {
+            if unread.together == 1 {
+                match self.end_of_record().await? {
+                    Some(end) => self.put_unread_aside(end, failed.clone(), report).await?,
+                    None => return self.give_up_whole(failed, report).await,
+                }
+                unread.is_past(1);
+            }
+            match self.read_on(&mut unread, report).await? {
+                Some(again) => failed = again,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Goes on until something cannot be read again; `None` when the page that is taken apart has been gone through.
+    async fn read_on(
+        &mut self,
+        unread: &mut Unread,
+        report: &mut StrideReport,
+    ) -> Result<Option<Failure>, Stop> {
+        while unread.left > 0 && !self.at_end() && !report.end_of_data && self.items_left != Some(0)
+        {
+            if self.is_interrupted() {
+                return Err(Stop::Told);
+            }
+            let size = unread.next();
+            self.smaller = Some(size);
+            let ran = self.run_page(report).await;
+            self.smaller = None;
+            match ran {
+                Ok(_) => {
+                    self.host.checkpoint(report);
+                    unread.is_past(size);
+                }
+                Err(Stop::Failed(again)) if unread.is_to_blame(&again) => {
+                    if !again.can_be_split {
+                        unread.together = size;
+                        unread.tries += 1;
+                        if size == 1 && again.is_broken() && unread.tries < MOST_BROKEN {
+                            continue;
+                        }
+                        return Ok(Some(*again));
+                    }
+                    self.isolate(*again, report).await?;
+                    unread.is_past(size);
+                }
+                Err(stop) => return Err(stop),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Where the next record ends, if the source can tell without reading it.
+    async fn end_of_record(&self) -> Result<Option<PageToken>, Stop> {
+        match self.skip_pages(self.range()?, 1, 1).await? {
+            Ok(SkipAhead::To(cursor)) => {
+                let end = PageToken::encode(&cursor).map_err(|e| self.failed(&e))?;
+                Ok(Some(end))
+            }
+            Ok(SkipAhead::PastEnd | SkipAhead::Unsupported) => Ok(None),
+            Err(error) => Err(self.failed(&error)),
+        }
+    }
+
+    /// Puts the one record aside that ends at `end` and cannot be read.
+    async fn put_unread_aside(
+        &mut self,
+        end: PageToken,
+        failure: Failure,
+        report: &mut StrideReport,
+    ) -> Result<(), Stop> {
+        let name = end.as_str().to_owned();
+        let failure = self.with_message_limit(failure).await;
+        self.put_item_aside(name, (Some(end), false), 0, &failure, report)
+            .await
+    }
+
+    /// Names what the server takes at most, where that may be why the connection breaks.
+    async fn with_message_limit(&self, mut failure: Failure) -> Failure {
+        if failure.is_broken()
+            && let Some(limit) = self.keeping.message_limit().await
+        {
+            let message = format!("{}; {limit}", failure.message);
+            failure.attempt.message = truncate(&message, MAX_MESSAGE_CHARS);
+            failure.message = message;
+        }
+        failure
+    }
+
+    /// Reads what is in `(at, to]`.
+    async fn read_part(&self, to: Option<&PageToken>, ends_data: bool) -> Result<Cut<P>, Stop> {
+        let giving_up = |stop| match stop {
+            Stop::Failed(mut failure) => {
+                failure.beside_the_page();
+                Stop::Failed(failure)
+            }
+            stop => stop,
+        };
+        let mut clock = PageClock::new(self.order.page_timeout);
+        let range = self.range_to(to)?;
+        let page = self
+            .fetch_keys(range, &mut clock)
+            .await
+            .map_err(giving_up)?;
+        let next = page.next_token().map_err(|e| self.failed(&e))?;
+        let (to, ends_data) = match next {
+            Some(next) if Some(&next) != to => (Some(next), false),
+            _ => (to.cloned(), ends_data),
+        };
+        self.cut(page, to, ends_data)
+    }
+
+    /// Keeps the letter of the one record in `(at, to]`, and goes on after it.
+    async fn put_item_aside(
+        &mut self,
+        name: String,
+        (to, ends_data): (Option<PageToken>, bool),
+        pages: u32,
+        failure: &Failure,
+        report: &mut StrideReport,
+    ) -> Result<(), Stop> {
+        let error_type = &failure.attempt.error_type;
+        let mut letter = self.letter(self.at.clone(), to.clone(), error_type, &failure.message);
+        letter.id = DeadLetter::id_of(&letter.scope(), None, None, Some(&name));
+        letter.key = Some(name.clone());
+        letter.record.clone_from(&failure.record);
+        let items = ItemCounts {
+            failed: 1,
+            ..ItemCounts::default()
+        };
+        let part = Part {
+            from: self.at.as_ref(),
+            to: to.as_ref(),
+            ends_data,
+            pages,
+            pages_failed: 0,
+        };
+        self.keep(part, &items, &[letter]).await?;
+        report.items += items;
+        report.pages += pages;
+        report.dead_letters += u64::from(self.keeping.keeps_letters());
+        self.describe(report, &name, error_type, &failure.message);
+        self.advance(report, to, ends_data);
+        self.host.checkpoint(report);
+        Ok(())
+    }
+}
+
+/// Nobody knows where the page ends, so nobody can go on after it.
+fn coverage_stops(mut failure: Failure) -> Stop {
+    failure.attempt.retryable = false;
+    failure.attempt.coverage_stops = true;
+    failure.into()
+}

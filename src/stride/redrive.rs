@@ -1,0 +1,354 @@
+//! Redrive: dead letters are tried again, with the code that is deployed now.
+//!
+//! A redrive is a batch of its own whose items are the dead letters of another one. Each letter is taken
+//! out of its store in the transaction in which its records are processed, so it is gone exactly when that
+//! succeeded, and two redrives never do a record twice. A letter of a whole page that fails again is split,
+//! like a page.
+
+use std::{panic::AssertUnwindSafe, sync::Arc, time::SystemTime};
+
+use async_trait::async_trait;
+use futures::FutureExt;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
+
+use crate::{
+    base::{
+        error::{PageError, truncate},
+        text::exactly,
+    },
+    batch::retry::RetryMode,
+    page::{Keys, Page, PageRange, PageToken},
+    processor::{
+        PageContext, PageProcessor, PageReport, PageTokens, ProcessorSettings, SharedTransaction,
+        store::{
+            dead_letter::{DeadLetter, DeadLetters, LetterFilter, MAX_LETTER_CHARS},
+            page_ledger::PageTransaction,
+        },
+    },
+    progress::{ItemCounts, Timestamp},
+    stride::{read_args, registry::complete},
+};
+
+/// Quick attempts at a page of letters; the letters themselves stay for another redrive.
+const ATTEMPTS: u32 = 3;
+/// Letters that a page of a redrive has, unless it is told otherwise. Each may stand for a whole page.
+pub(crate) const LETTERS_PER_PAGE: u32 = 20;
+
+/// The arguments of a redrive.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct RedriveArgs {
+    pub filter: LetterFilter,
+    /// The arguments of the batch that gave up.
+    #[serde(default)]
+    pub args: serde_json::Value,
+    /// Items per page of that batch.
+    pub page_size: u32,
+    /// They are as that batch had them completed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub completed: bool,
+}
+
+/// Processes the dead letters of `P`.
+pub(crate) struct Redrive<P>(pub Arc<P>);
+
+/// Where a processor keeps its dead letters.
+pub(crate) fn letters_of<P: PageProcessor>(
+    processor: &P,
+    args: &P::Args,
+) -> Option<Arc<dyn DeadLetters>> {
+    match processor.ledger(args) {
+        Some(ledger) => Some(ledger),
+        None => processor.dead_letters(args),
+    }
+}
+
+#[async_trait]
+impl<P: PageProcessor> PageProcessor for Redrive<P> {
+    const NAME: &'static str = "temporal-batch.redrive";
+    type Args = RedriveArgs;
+    /// The id of a letter.
+    type Cursor = String;
+    type Item = DeadLetter;
+
+    async fn fetch(&self, ctx: &PageContext<Self>) -> Result<Page<String, DeadLetter>, PageError> {
+        let after = ctx.range().start().map(String::as_str);
+        let store = self.store(ctx)?;
+        let mut letters = store
+            .list(&ctx.args().filter, after, ctx.page_size())
+            .await?;
+        if let Some(end) = ctx.range().end() {
+            letters.retain(|letter| letter.id <= *end);
+        }
+        Page::keyset(letters, |letter| letter.id.clone())
+    }
+
+    async fn process(
+        &self,
+        ctx: &PageContext<Self>,
+        letters: Vec<DeadLetter>,
+    ) -> Result<PageReport, PageError> {
+        let args = read_args::<P::Args>(&ctx.args().args)?;
+        let args = Arc::new(args);
+        let store = self.store(ctx)?;
+        let last_attempt = ctx.attempt() >= ATTEMPTS;
+        let mut report = PageReport::all_processed();
+        let mut to_retry = None;
+        for (position, letter) in letters.into_iter().enumerate() {
+            if ctx.is_cancelled() {
+                return Err(PageError::retryable("the redrive was cancelled"));
+            }
+            let redriving = Redriving {
+                processor: &*self.0,
+                store: &*store,
+                args: &args,
+                ctx,
+                last_attempt,
+            };
+            match redriving.letter(letter).await? {
+                Redriven::Done => {}
+                Redriven::Gone => report.skip("gone meanwhile"),
+                Redriven::Failed(error) => {
+                    report.fail(position, error.error_type(), error.message());
+                }
+                Redriven::Retry(error) => to_retry = Some(error),
+            }
+        }
+        match to_retry {
+            Some(error) => Err(error),
+            None => Ok(report),
+        }
+    }
+
+    /// Nobody may know how the batch had its arguments completed; then they are completed anew.
+    async fn prepare(&self, mut args: RedriveArgs) -> Result<RedriveArgs, PageError> {
+        if !args.completed {
+            let given = read_args::<P::Args>(&args.args)?;
+            if let (_, Some(completed)) = complete(&*self.0, given).await? {
+                args.args = completed;
+            }
+            args.completed = true;
+        }
+        Ok(args)
+    }
+
+    fn settings(&self) -> ProcessorSettings {
+        let of_processor = self.0.settings();
+        ProcessorSettings {
+            retry: of_processor.retry.max_attempts(ATTEMPTS).extended(None),
+            retry_mode: RetryMode::AtLeastOnce,
+            // Each letter has the time of a page.
+            page_timeout: of_processor.page_timeout.saturating_mul(LETTERS_PER_PAGE),
+            heartbeat_timeout: of_processor.heartbeat_timeout,
+            non_retryable_types: Vec::new(),
+            permits: of_processor.permits,
+            item_retry: of_processor.item_retry,
+        }
+    }
+}
+
+impl<P: PageProcessor> Redrive<P> {
+    fn store(&self, ctx: &PageContext<Self>) -> Result<Arc<dyn DeadLetters>, PageError> {
+        let args = read_args::<P::Args>(&ctx.args().args)?;
+        letters_of(&*self.0, &args).ok_or_else(|| {
+            PageError::non_retryable(
+                "NoDeadLetters",
+                format_args!("processor \"{}\" keeps no dead letters", P::NAME),
+            )
+        })
+    }
+}
+
+/// What became of a letter.
+enum Redriven {
+    /// Its records are processed, or have letters of their own.
+    Done,
+    /// There is nothing left of it.
+    Gone,
+    /// It stays.
+    Failed(PageError),
+    /// It stays, and another attempt may get through.
+    Retry(PageError),
+}
+
+struct Redriving<'a, P: PageProcessor> {
+    processor: &'a P,
+    store: &'a dyn DeadLetters,
+    args: &'a Arc<P::Args>,
+    ctx: &'a PageContext<Redrive<P>>,
+    last_attempt: bool,
+}
+
+impl<P: PageProcessor> Redriving<'_, P> {
+    /// Tries a letter, and what it is split into.
+    async fn letter(&self, letter: DeadLetter) -> Result<Redriven, PageError> {
+        let mut parts = vec![letter];
+        let mut outcome = Redriven::Gone;
+        while let Some(letter) = parts.pop() {
+            match self.part(letter, &mut parts).await? {
+                Redriven::Gone => {}
+                Redriven::Done if matches!(outcome, Redriven::Gone) => outcome = Redriven::Done,
+                Redriven::Done => {}
+                failed => outcome = failed,
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// Tries one letter. What is left of it, or what it was split into, goes onto `parts`.
+    async fn part(
+        &self,
+        letter: DeadLetter,
+        parts: &mut Vec<DeadLetter>,
+    ) -> Result<Redriven, PageError> {
+        let Some(transaction) = self.store.take(&letter).await? else {
+            return Ok(Redriven::Gone);
+        };
+        let mut keys = Keys::Unknown;
+        let limit = self.processor.settings().page_timeout;
+        let work = AssertUnwindSafe(self.process(&letter, transaction, &mut keys, parts));
+        let error = match tokio::time::timeout(limit, work.catch_unwind()).await {
+            Ok(Ok(Ok(redriven))) => return Ok(redriven),
+            Ok(Ok(Err(error))) => error,
+            Ok(Err(panic)) => PageError::panicked(&*panic),
+            Err(_) => PageError::retryable(format_args!("it took longer than {}", exactly(limit)))
+                .with_type("PageTimeout"),
+        };
+        let error = error.redacted(|message| self.processor.redact(message));
+        // The transaction was dropped, so the letter is back in its store.
+        let types = self.processor.settings().non_retryable_types;
+        let for_good = !error.is_retryable() || types.iter().any(|t| t == error.error_type());
+        if !for_good && !self.last_attempt {
+            return Ok(Redriven::Retry(error));
+        }
+        let failed = DeadLetter {
+            error_type: truncate(error.error_type(), 60),
+            message: truncate(error.message(), MAX_LETTER_CHARS),
+            attempts: letter.attempts.saturating_add(1),
+            last_at: Timestamp::from(SystemTime::now()),
+            ..letter
+        };
+        let cursors = keys.cursors();
+        if cursors.len() > 1 && failed.key.is_none() {
+            let middle = PageToken::encode(&cursors[cursors.len() / 2 - 1])?;
+            let halves = halves(&failed, middle);
+            if let Some(mut transaction) = self.store.take(&failed).await? {
+                transaction.record(&ItemCounts::default(), &halves).await?;
+                transaction.commit().await?;
+                parts.extend(halves);
+            }
+            return Ok(Redriven::Done);
+        }
+        self.store.put(&[failed]).await?;
+        Ok(Redriven::Failed(error))
+    }
+
+    async fn process(
+        &self,
+        letter: &DeadLetter,
+        transaction: Box<dyn PageTransaction>,
+        keys: &mut Keys<P::Cursor>,
+        parts: &mut Vec<DeadLetter>,
+    ) -> Result<Redriven, PageError> {
+        let start = letter.start.as_ref().map(PageToken::decode).transpose()?;
+        let end = letter.end.as_ref().map(PageToken::decode).transpose()?;
+        let shared: SharedTransaction = Arc::new(Mutex::new(Some(transaction)));
+        let mut ctx = PageContext {
+            args: Arc::clone(self.args),
+            bounds: Some(PageRange::new(start.clone(), end.clone())),
+            range: PageRange::new(start, end),
+            page: Some(PageTokens {
+                start: letter.start.clone(),
+                end: letter.end.clone(),
+            }),
+            alone: letter.key.is_some(),
+            with_keys: true,
+            page_size: self.ctx.args().page_size,
+            attempt: letter.attempts.saturating_add(1),
+            stride: letter.stride,
+            batch_id: letter.batch_id.as_str().into(),
+            batch_run: letter.batch_run.as_str().into(),
+            cancelled: self.ctx.cancelled.clone(),
+            transaction: None,
+            partition: None,
+            items: Arc::clone(&self.ctx.items),
+        };
+        let mut page = self.processor.fetch(&ctx).await?;
+        page.check_within(ctx.range())?;
+        let mut left = Vec::new();
+        match &letter.key {
+            Some(key) => page = page.only(key)?,
+            None => {
+                let next = page.next_token()?.filter(|_| page.is_ordered());
+                if let Some(next) = next.filter(|next| Some(next) != letter.end.as_ref()) {
+                    if let Some(page) = &mut ctx.page {
+                        page.end = Some(next.clone());
+                    }
+                    let start = ctx.range.start().cloned();
+                    ctx.bounds = Some(PageRange::new(start, Some(next.decode()?)));
+                    left.push(rest_of(letter, next));
+                }
+            }
+        }
+        let (items, found) = page.into_parts();
+        *keys = found;
+        let count = items.len();
+        let mut counts = ItemCounts::default();
+        if count > 0 {
+            ctx.transaction = Some(Arc::clone(&shared));
+            let mut done = self.processor.process(&ctx, items).await?;
+            done.redact(|message| self.processor.redact(message));
+            counts = done.counts(count)?;
+            if letter.key.is_some()
+                && let Some(failure) = done.failures().first()
+            {
+                // The one record: its letter stays as it is, with the new error.
+                return Err(PageError::non_retryable(
+                    failure.error_type.clone(),
+                    &failure.message,
+                ));
+            }
+            let page = DeadLetter {
+                attempts: letter.attempts.saturating_add(1),
+                last_at: Timestamp::from(SystemTime::now()),
+                ..letter.clone()
+            };
+            left.extend(done.failures().iter().map(|f| page.of_item(keys, f)));
+        }
+        let transaction = shared.lock().await.take();
+        let mut transaction = transaction.expect("nobody else takes the transaction");
+        transaction.record(&counts, &left).await?;
+        transaction.commit().await?;
+        parts.extend(left.into_iter().filter(|left| left.key.is_none()));
+        Ok(match count {
+            0 => Redriven::Gone,
+            _ if counts.failed > 0 => Redriven::Failed(PageError::non_retryable(
+                "ItemsFailed",
+                format_args!("{} items have dead letters of their own now", counts.failed),
+            )),
+            _ => Redriven::Done,
+        })
+    }
+}
+
+/// What is left of a letter's page after `from`.
+fn rest_of(letter: &DeadLetter, from: PageToken) -> DeadLetter {
+    range(letter, Some(from), letter.end.clone())
+}
+
+fn halves(letter: &DeadLetter, middle: PageToken) -> [DeadLetter; 2] {
+    [
+        range(letter, Some(middle.clone()), letter.end.clone()),
+        range(letter, letter.start.clone(), Some(middle)),
+    ]
+}
+
+fn range(letter: &DeadLetter, start: Option<PageToken>, end: Option<PageToken>) -> DeadLetter {
+    DeadLetter {
+        id: DeadLetter::id_of(&letter.scope(), start.as_ref(), end.as_ref(), None),
+        start,
+        end,
+        ..letter.clone()
+    }
+}

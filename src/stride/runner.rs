@@ -1,0 +1,577 @@
+//! From page to page through a stride.
+
+use std::{
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use futures::FutureExt;
+use tokio::sync::watch;
+use tracing::Instrument as _;
+
+use super::{
+    CONNECTION_LOST, Failure, Go, PAGE_TIMEOUT, PageEvent, Stop, StrideHost, Trouble, read_args,
+    stores::Keeping,
+};
+use crate::{
+    base::{
+        error::{Blame, PageError},
+        text::exactly,
+    },
+    batch::retry::RetryMode,
+    page::{PageRange, PageToken},
+    processor::{
+        PageContext, PageProcessor, PageTokens, ProcessorSettings, SkipAhead,
+        item::{ItemTerms, ItemWork, WorkClock},
+        reducer::{Output, Reducer},
+        stop_signal::{Interruption, Told},
+    },
+    progress::Timestamp,
+    protocol::{RunningPage, StrideOrder, StrideReport},
+};
+
+/// Looking ahead ends after this long with what it has found; the first page must not wait for more.
+const LOOK_AHEAD_TIME: Duration = Duration::from_secs(2);
+
+/// Where the data ends, what is left of it is cut into strides that are so many times shorter.
+const FINER: u32 = 8;
+
+pub(super) struct Running<'a, P: PageProcessor> {
+    pub processor: &'a P,
+    pub order: &'a StrideOrder,
+    pub host: &'a dyn StrideHost,
+    pub settings: &'a ProcessorSettings,
+    /// The types of errors of the settings that no retry cures, for items.
+    non_retryable: Arc<[String]>,
+    pub keeping: Keeping,
+    /// Folds what the pages put out, where the batch has a reducer.
+    pub reducer: Option<Reducer>,
+    args: Arc<P::Args>,
+    batch_id: Arc<str>,
+    batch_run: Arc<str>,
+    /// Everything up to here is finished.
+    pub at: Option<PageToken>,
+    pub end: Option<PageToken>,
+    /// Pages until the rest is handed over, while the end is open; pages that the range may still hold,
+    /// where it is closed and only equality tells that its end is reached.
+    pub pages_left: u32,
+    /// Items that a stage leaves, where it limits them.
+    pub items_left: Option<u64>,
+    /// Items of the next page at most, while one that cannot be read is taken apart.
+    pub smaller: Option<u32>,
+    pub told: watch::Receiver<Told>,
+    /// What the controller counts for the page that is next.
+    pub attempt: u32,
+    /// Time for the pages that this attempt has finished.
+    pub busy: Duration,
+    /// The same for those of them that were full.
+    pub busy_full: Duration,
+    /// The same for all of them, with their waits.
+    took: Duration,
+    /// When this attempt gives the rest of the stride back.
+    until: Option<Instant>,
+}
+
+impl<'a, P: PageProcessor> Running<'a, P> {
+    /// Finds out where to begin. What the ledger says counts more than `report`, which is the last sign of
+    /// life of an attempt before this one.
+    pub async fn prepare(
+        processor: &'a P,
+        order: &'a StrideOrder,
+        report: &mut StrideReport,
+        host: &'a dyn StrideHost,
+        settings: &'a ProcessorSettings,
+    ) -> Result<Self, Stop> {
+        let failed = |error: &PageError| Failure::of(error, &settings.non_retryable_types);
+        let args = read_args(&order.args).map_err(|e| failed(&e))?;
+        let mut end = order.end.clone();
+        if end.is_none() && host.is_repeat() {
+            end = accepted_end(host).await?;
+        }
+        let opening = Keeping::open(processor, &args, order, end.as_ref());
+        let opened = limited(opening, order.page_timeout).await;
+        let (keeping, open) = opened.map_err(|e| failed(&e))?;
+        let reducer = order.reducer.as_ref();
+        let reducer = reducer.map(|plan| Reducer::stored(plan, processor.reducer(&args)));
+        let reducer = reducer.transpose().map_err(|e| failed(&e))?;
+        if reducer.is_some() {
+            // Also where nothing is put out: without it, the worker would be one that knows no reducers.
+            let known = Output::reported(report.output.take(), report.items.total());
+            report.output = Some(known);
+        }
+        let kept_end = match open {
+            Some(open) => {
+                let done = &order.done;
+                let covered_to = open.applied_to;
+                let covered_to = covered_to.filter(|at| Some(at) != order.start.as_ref());
+                let applied = covered_to.is_some() || open.ends_data;
+                let output = match &reducer {
+                    // Pages whose output cannot be read now are not reported yet: they would never have one.
+                    Some(reducer) => {
+                        let output = outputs(&keeping, reducer, order, applied).await;
+                        Some(output.map_err(|e| failed(&e))?)
+                    }
+                    None => None,
+                };
+                *report = StrideReport {
+                    covered_to,
+                    end_of_data: open.ends_data,
+                    pages: count(open.totals.pages.saturating_sub(done.pages)),
+                    pages_failed: count(open.totals.pages_failed.saturating_sub(done.pages_failed)),
+                    items: open.totals.items.since(&done.items),
+                    timing: report.timing,
+                    output,
+                    ..StrideReport::default()
+                };
+                // A ledger keeps a letter for each of these.
+                report.dead_letters = report.items.failed + u64::from(report.pages_failed);
+                if let Some(max) = order.max_items {
+                    let aside = u64::from(report.pages_failed) * u64::from(order.page_size);
+                    let left = max.saturating_sub(report.items.total());
+                    report.items_aside = aside.min(left);
+                }
+                open.end
+            }
+            None => None,
+        };
+        let at = report.covered_to.clone().or_else(|| order.start.clone());
+        let untouched = at == order.start;
+        let mut stride = Self {
+            processor,
+            order,
+            host,
+            settings,
+            non_retryable: settings.non_retryable_types.as_slice().into(),
+            keeping,
+            reducer,
+            args: Arc::new(args),
+            batch_id: order.batch_id.as_str().into(),
+            batch_run: order.batch_run.as_str().into(),
+            at,
+            end,
+            pages_left: order.pages.saturating_sub(report.pages).max(1),
+            items_left: None,
+            smaller: None,
+            told: host.told(),
+            attempt: if untouched { order.attempt } else { 1 },
+            busy: Duration::ZERO,
+            busy_full: Duration::ZERO,
+            took: Duration::ZERO,
+            until: order
+                .time_limit
+                .and_then(|limit| Instant::now().checked_add(limit)),
+        };
+        stride.count_items(report);
+        // Both must be cursors of this processor before anything is done.
+        stride.range()?;
+        if let (None, Some(kept)) = (&stride.end, kept_end) {
+            // It was decided before a reset of the batch, which does not know of it any more.
+            stride.announce(vec![kept]).await?;
+        }
+        Ok(stride)
+    }
+
+    pub async fn run(&mut self, report: &mut StrideReport) -> Result<(), Stop> {
+        match self.run_all(report).await {
+            Err(Stop::Failed(failure)) if self.is_interrupted() => {
+                let (error_type, error) = (&failure.attempt.error_type, &failure.message);
+                tracing::debug!(error_type, error, "ended early, as it was told to");
+                Err(Stop::Told)
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn run_all(&mut self, report: &mut StrideReport) -> Result<(), Stop> {
+        if let Some(given_up) = &self.order.give_up
+            && self.at == self.order.start
+            && !report.end_of_data
+            && self.put_given_up_aside(given_up, report).await?
+        {
+            // What follows is another order, for which Temporal finds another worker where one is lost.
+            return Ok(());
+        }
+        self.find_end(report).await?;
+        self.run_pages(report).await
+    }
+
+    pub fn failed(&self, error: &PageError) -> Stop {
+        Failure::of(error, &self.settings.non_retryable_types).into()
+    }
+
+    fn decode(&self, token: Option<&PageToken>) -> Result<Option<P::Cursor>, Stop> {
+        let cursor = token.map(PageToken::decode).transpose();
+        cursor.map_err(|e| self.failed(&e))
+    }
+
+    /// Everything that is left of the stride, or of its partition while nobody knows where the stride ends.
+    pub fn range(&self) -> Result<PageRange<P::Cursor>, Stop> {
+        self.range_to(self.end.as_ref().or(self.order.last.as_ref()))
+    }
+
+    pub fn range_to(&self, end: Option<&PageToken>) -> Result<PageRange<P::Cursor>, Stop> {
+        let start = self.decode(self.at.as_ref())?;
+        Ok(PageRange::new(start, self.decode(end)?))
+    }
+
+    pub fn context(&self, range: PageRange<P::Cursor>, page: Option<PageTokens>) -> PageContext<P> {
+        PageContext {
+            args: Arc::clone(&self.args),
+            range,
+            page,
+            alone: false,
+            with_keys: false,
+            page_size: self.page_size(),
+            attempt: self.attempt,
+            stride: self.order.stride,
+            batch_id: Arc::clone(&self.batch_id),
+            batch_run: Arc::clone(&self.batch_run),
+            cancelled: Interruption::new(self.told.clone(), self.may_repeat()),
+            transaction: None,
+            partition: self.order.partition.as_deref().map(Into::into),
+            bounds: None,
+            items: ItemWork::none(),
+        }
+    }
+
+    /// The items of one page, which may take `limit`.
+    pub fn item_work(&self, limit: Duration) -> ItemWork {
+        let terms = ItemTerms {
+            permits: self.settings.permits,
+            retry: self.settings.item_retry,
+            non_retryable: Arc::clone(&self.non_retryable),
+        };
+        ItemWork::new(self.host.item_host(), terms, limit)
+    }
+
+    /// Items that the next page may have. Never 0, which a source would answer as if there were no more data.
+    pub fn page_size(&self) -> u32 {
+        let left = self.items_left.unwrap_or(u64::MAX).max(1);
+        let left = u32::try_from(left).unwrap_or(u32::MAX);
+        let most = self.smaller.unwrap_or(u32::MAX);
+        self.order.page_size.min(left).min(most)
+    }
+
+    /// Takes note of a page that is put aside as a whole.
+    pub fn put_aside(&self, report: &mut StrideReport) {
+        if let Some(left) = self.items_left {
+            report.items_aside += left.min(u64::from(self.page_size()));
+        }
+    }
+
+    fn count_items(&mut self, report: &StrideReport) {
+        let max = self.order.max_items;
+        let spent = report.items.total().saturating_add(report.items_aside);
+        self.items_left = max.map(|max| max.saturating_sub(spent));
+    }
+
+    /// Looks for the starts of the following strides, where the source can.
+    async fn find_end(&mut self, report: &mut StrideReport) -> Result<(), Stop> {
+        if self.end.is_some() || report.end_of_data || self.order.look_ahead == 0 {
+            return Ok(());
+        }
+        // From where this attempt begins: seen from the start of the stride, rows inserted meanwhile could
+        // put its end before what is finished already.
+        let mut range = self.range()?;
+        let mut starts = Vec::new();
+        let mut pages = self.order.pages;
+        let shortest = self.order.shortest.max(1);
+        let looking = Instant::now();
+        while starts.len() < self.order.look_ahead as usize
+            && (starts.is_empty() || looking.elapsed() < LOOK_AHEAD_TIME)
+        {
+            let from = range.start().cloned();
+            match self.skip_ahead(range.clone(), pages).await? {
+                Ok(SkipAhead::To(cursor)) => {
+                    if let Some(from) = from.as_ref().filter(|from| **from == cursor) {
+                        return Err(self.failed(&crate::page::did_not_advance(from, &cursor)));
+                    }
+                    let start = PageToken::encode(&cursor).map_err(|e| self.failed(&e))?;
+                    let ends = self.order.last.as_ref() == Some(&start);
+                    starts.push(start);
+                    if ends {
+                        break;
+                    }
+                    range = PageRange::new(Some(cursor), self.decode(self.order.last.as_ref())?);
+                }
+                // Nobody else could help with what is left.
+                Ok(SkipAhead::PastEnd) if self.order.time_limit.is_some() && pages > shortest => {
+                    pages = pages.div_ceil(FINER).max(shortest);
+                }
+                Ok(SkipAhead::PastEnd) => {
+                    // Where a partition ends is known.
+                    starts.extend(self.order.last.clone());
+                    break;
+                }
+                Ok(SkipAhead::Unsupported) => {
+                    report.cannot_skip = true;
+                    self.pages_left = 1;
+                    break;
+                }
+                Err(error) => return Err(self.failed(&error)),
+            }
+        }
+        if starts.is_empty() {
+            return Ok(());
+        }
+        self.announce(starts).await
+    }
+
+    pub async fn skip_ahead(
+        &self,
+        range: PageRange<P::Cursor>,
+        pages: u32,
+    ) -> Result<Result<SkipAhead<P::Cursor>, PageError>, Stop> {
+        // Strides are as long as ever.
+        self.skip_pages(range, self.order.page_size, pages).await
+    }
+
+    /// Skips pages of that size.
+    pub async fn skip_pages(
+        &self,
+        range: PageRange<P::Cursor>,
+        page_size: u32,
+        pages: u32,
+    ) -> Result<Result<SkipAhead<P::Cursor>, PageError>, Stop> {
+        let mut ctx = self.context(range, None);
+        ctx.page_size = page_size;
+        let looking = self.guarded(
+            self.processor.skip_ahead(&ctx, pages),
+            self.order.page_timeout,
+        );
+        match self.unless_stopped_now(looking).await {
+            Ok(found) => Ok(Ok(found)),
+            Err(Trouble::Error(error)) => Ok(Err(error)),
+            Err(Trouble::Told) => Err(Stop::Told),
+        }
+    }
+
+    /// Announces; a repeated attempt then takes the end that was accepted instead of its own.
+    pub async fn announce(&mut self, starts: Vec<PageToken>) -> Result<(), Stop> {
+        let cut = limited(self.keeping.cut(starts), self.order.page_timeout).await;
+        let starts = cut.map_err(|e| self.failed(&e))?;
+        self.host.announce(&starts).await?;
+        self.end = if self.host.is_repeat() {
+            accepted_end(self.host).await?
+        } else {
+            starts.into_iter().next()
+        };
+        Ok(())
+    }
+
+    async fn run_pages(&mut self, report: &mut StrideReport) -> Result<(), Stop> {
+        while !report.end_of_data && !self.at_end() && self.items_left != Some(0) {
+            let attempt = self.attempt;
+            let page = self.at.as_ref().map(PageToken::to_string);
+            let page = page.as_deref().unwrap_or("beginning");
+            let span = tracing::info_span!("page", page, attempt);
+            self.next_page(report).instrument(span).await?;
+            self.host.checkpoint(report);
+            self.page_is_over();
+            let late = self.until.is_some_and(|until| Instant::now() >= until);
+            if late || self.fails_too_often(report) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the controller has to know of what has failed before anything else is done.
+    fn fails_too_often(&self, report: &StrideReport) -> bool {
+        let tolerance = self.order.tolerance.as_ref();
+        tolerance.is_some_and(|tolerance| tolerance.is_exceeded_by(report.tally()))
+    }
+
+    /// Runs a page, when its time has come, or gives it up.
+    async fn next_page(&mut self, report: &mut StrideReport) -> Result<(), Stop> {
+        let turn = Instant::now();
+        self.clear_to_go().await?;
+        let attempt = self.attempt;
+        let started = Instant::now();
+        self.host.works_on(Some(RunningPage {
+            start: self.at.clone(),
+            since: Timestamp::from(SystemTime::now()),
+            attempt,
+        }));
+        self.host.observe(PageEvent::Started { attempt });
+        match self.run_page(report).await {
+            Ok(Some(items)) => {
+                self.took += turn.elapsed();
+                report.timing.took_us = u64::try_from(self.took.as_micros()).unwrap_or(u64::MAX);
+                self.host.observe(PageEvent::Completed {
+                    took: started.elapsed(),
+                    items,
+                });
+            }
+            Ok(None) => self.host.observe(PageEvent::NoPage),
+            Err(Stop::Told) => return Err(self.stopped()),
+            Err(Stop::Failed(_)) if self.is_interrupted() => return Err(self.stopped()),
+            Err(stop) => {
+                self.host.observe(PageEvent::Failed {
+                    took: started.elapsed(),
+                });
+                match stop {
+                    Stop::Failed(failure) if self.is_spent(&failure) => {
+                        self.give_up(*failure, report).await?;
+                    }
+                    stop => return Err(stop),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn stopped(&self) -> Stop {
+        tracing::debug!("told to stop; nothing of this page is done");
+        self.host.observe(PageEvent::Stopped);
+        Stop::Told
+    }
+
+    /// Waits until the next page, or the next part of one, may begin.
+    pub async fn clear_to_go(&self) -> Result<(), Stop> {
+        if self.told.borrow().must_stop() || self.host.clear_to_go().await == Go::Stop {
+            return Err(Stop::Told);
+        }
+        Ok(())
+    }
+
+    /// Whether a page whose fate is not known may be run again.
+    pub fn may_repeat(&self) -> bool {
+        self.settings.retry_mode == RetryMode::AtLeastOnce
+    }
+
+    /// Whether a page is spent as soon as its `process` has begun.
+    pub fn runs_once(&self) -> bool {
+        !self.may_repeat() && !self.keeping.is_ledger()
+    }
+
+    /// Whether user code was told to end early, so that its errors do not count.
+    pub fn is_interrupted(&self) -> bool {
+        let told = *self.told.borrow();
+        self.may_repeat() && (told.stop_now || told.cancelled || told.gone)
+    }
+
+    /// Work that can be dropped without harm. What is finished counts, even if it comes at the same moment.
+    pub async fn unless_stopped_now<T>(
+        &self,
+        work: impl Future<Output = Result<T, PageError>>,
+    ) -> Result<T, Trouble> {
+        let mut told = self.told.clone();
+        let stop_now = async {
+            if told.wait_for(|told| told.stop_now).await.is_err() {
+                // Nobody is left who could tell.
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            result = work => Ok(result?),
+            () = stop_now => Err(Trouble::Told),
+        }
+    }
+
+    pub fn at_end(&self) -> bool {
+        self.end.is_some() && self.at == self.end
+    }
+
+    fn page_is_over(&mut self) {
+        self.host.works_on(None);
+        self.attempt = 1;
+        self.pages_left = self.pages_left.saturating_sub(1).max(1);
+    }
+
+    /// Notes that everything up to `to` is finished.
+    pub fn advance(&mut self, report: &mut StrideReport, to: Option<PageToken>, ends_data: bool) {
+        if let Some(to) = to {
+            self.at = Some(to.clone());
+            report.covered_to = Some(to);
+        }
+        report.end_of_data = ends_data;
+        self.count_items(report);
+    }
+
+    /// User code with a time limit, whose panics are errors.
+    pub async fn guarded<T>(
+        &self,
+        work: impl Future<Output = Result<T, PageError>>,
+        limit: Duration,
+    ) -> Result<T, PageError> {
+        let items = self.item_work(limit);
+        self.guarded_by(items.clock(), work).await
+    }
+
+    /// Guards work with a clock that waits for permits stop.
+    pub async fn guarded_by<T>(
+        &self,
+        clock: &WorkClock,
+        work: impl Future<Output = Result<T, PageError>>,
+    ) -> Result<T, PageError> {
+        let work = AssertUnwindSafe(work).catch_unwind();
+        let result = match clock.limits(work).await {
+            Some(Ok(result)) => result,
+            Some(Err(panic)) => Err(PageError::panicked(&*panic)),
+            None => Err(PageError::retryable(format_args!(
+                "the page took longer than {}",
+                exactly(self.order.page_timeout)
+            ))
+            .with_type(PAGE_TIMEOUT)
+            .blaming(Blame::Unknown)),
+        };
+        result.map_err(|error| error.redacted(|message| self.processor.redact(message)))
+    }
+
+    /// The meaning of an error for a page that has come to its statements. The database was there, since the ledger has
+    /// just been asked: a connection that is lost then is lost by the page.
+    pub fn of_page(&self, error: PageError) -> PageError {
+        match error.error_type() == CONNECTION_LOST && error.blame() == Blame::Unknown {
+            true if self.keeping.is_ledger() => error.blaming(Blame::Page),
+            _ => error,
+        }
+    }
+}
+
+/// What the stride has put out and the controller has not counted: of pages that were applied before this attempt,
+/// if there are any.
+async fn outputs(
+    keeping: &Keeping,
+    reducer: &Reducer,
+    order: &StrideOrder,
+    applied: bool,
+) -> Result<Output, PageError> {
+    let mut output = Output::default();
+    if applied {
+        let kept = keeping.outputs(order.done.extent());
+        for page in limited(kept, order.page_timeout).await? {
+            reducer.add(&mut output, page);
+        }
+    }
+    Ok(output)
+}
+
+/// What the controller accepted counts, whoever announced it.
+async fn accepted_end(host: &dyn StrideHost) -> Result<Option<PageToken>, Stop> {
+    let accepted = host.accepted_end().await?;
+    if !accepted.open {
+        return Err(Stop::Gone);
+    }
+    Ok(accepted.end)
+}
+
+/// A store that does not answer must not hold a page for ever.
+pub(super) async fn limited<T>(
+    work: impl Future<Output = Result<T, PageError>>,
+    limit: Duration,
+) -> Result<T, PageError> {
+    match tokio::time::timeout(limit, work).await {
+        Ok(result) => result,
+        Err(_) => Err(PageError::retryable(format_args!(
+            "the ledger or the dead-letter store did not answer within {limit:?}"
+        ))
+        .with_type("StoreTimeout")),
+    }
+}
+
+fn count(n: u64) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX)
+}

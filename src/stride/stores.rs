@@ -1,0 +1,266 @@
+//! What a stride keeps outside of the controller: which pages it applied, and what it gave up.
+
+use std::{
+    any::Any,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use serde_json::Value;
+use tokio::sync::Mutex;
+
+use crate::{
+    base::error::PageError,
+    page::PageToken,
+    processor::{
+        PageProcessor, SharedTransaction,
+        store::{
+            dead_letter::{DeadLetter, DeadLetters},
+            page_ledger::{OpenStride, PageClaim, PageLedger, PageTransaction, StrideId},
+        },
+    },
+    progress::ItemCounts,
+    protocol::StrideOrder,
+};
+
+/// The stores of a processor, for one attempt at a stride.
+pub(super) enum Keeping {
+    /// None: a failed page is for the controller to list.
+    Nothing,
+    /// Dead letters only.
+    Letters(Arc<dyn DeadLetters>),
+    /// Everything.
+    Ledger {
+        ledger: Arc<dyn PageLedger>,
+        stride: StrideId,
+        fence: i64,
+    },
+}
+
+/// The transaction of a page, as far as the processor has a ledger.
+pub(super) struct Applying {
+    transaction: Option<SharedTransaction>,
+    used: Arc<AtomicBool>,
+}
+
+impl Keeping {
+    /// Begins an attempt, and tells what the ledger knows of the stride.
+    pub async fn open<P: PageProcessor>(
+        processor: &P,
+        args: &P::Args,
+        order: &StrideOrder,
+        end: Option<&PageToken>,
+    ) -> Result<(Self, Option<OpenStride>), PageError> {
+        let Some(ledger) = processor.ledger(args) else {
+            let letters = processor.dead_letters(args);
+            return Ok((letters.map_or(Self::Nothing, Self::Letters), None));
+        };
+        let stride = StrideId {
+            batch_run: order.batch_run.clone(),
+            batch_id: order.batch_id.clone(),
+            stride: order.stride,
+        };
+        let open = ledger.open(&stride, order.start.as_ref(), end).await?;
+        let fence = open.fence;
+        let keeping = Self::Ledger {
+            ledger,
+            stride,
+            fence,
+        };
+        Ok((keeping, Some(open)))
+    }
+
+    /// What the ledger keeps of what the stride has put out after that extent.
+    pub async fn outputs(&self, after: u64) -> Result<Vec<Value>, PageError> {
+        match self {
+            Self::Ledger { ledger, stride, .. } => ledger.outputs(stride, after).await,
+            Self::Nothing | Self::Letters(_) => Ok(Vec::new()),
+        }
+    }
+
+    pub fn keeps_letters(&self) -> bool {
+        !matches!(self, Self::Nothing)
+    }
+
+    /// See [`PageLedger::message_limit`].
+    pub async fn message_limit(&self) -> Option<String> {
+        match self {
+            Self::Ledger { ledger, .. } => ledger.message_limit().await,
+            Self::Nothing | Self::Letters(_) => None,
+        }
+    }
+
+    pub fn is_ledger(&self) -> bool {
+        matches!(self, Self::Ledger { .. })
+    }
+
+    /// Where this stride and the following ones end: as asked, unless it was decided before.
+    pub async fn cut(&self, ends: Vec<PageToken>) -> Result<Vec<PageToken>, PageError> {
+        match self {
+            Self::Ledger {
+                ledger,
+                stride,
+                fence,
+            } => ledger.cut(stride, *fence, &ends).await,
+            Self::Nothing | Self::Letters(_) => Ok(ends),
+        }
+    }
+
+    /// Begins to apply the pages from `from` to `to`.
+    pub async fn begin(&self, part: Part<'_>) -> Result<Applying, PageError> {
+        let used = Arc::new(AtomicBool::new(false));
+        let Self::Ledger {
+            ledger,
+            stride,
+            fence,
+        } = self
+        else {
+            return Ok(Applying {
+                transaction: None,
+                used,
+            });
+        };
+        let claim = PageClaim {
+            stride,
+            fence: *fence,
+            from: part.from,
+            to: part.to,
+            ends_data: part.ends_data,
+            pages: part.pages,
+            pages_failed: part.pages_failed,
+        };
+        let Some(inner) = ledger.begin(claim).await? else {
+            return Err(PageError::retryable(
+                "another attempt at the stride has begun since; this one may not write any more",
+            )
+            .with_type(FENCED_OFF));
+        };
+        let watched = Watched {
+            inner,
+            used: Arc::clone(&used),
+        };
+        Ok(Applying {
+            transaction: Some(Arc::new(Mutex::new(Some(Box::new(watched))))),
+            used,
+        })
+    }
+
+    /// Keeps what became of the items, together with their effects where there is a transaction.
+    pub async fn finish(
+        &self,
+        applying: Applying,
+        items: &ItemCounts,
+        letters: &[DeadLetter],
+        output: &Value,
+    ) -> Result<(), PageError> {
+        if let Some(transaction) = applying.transaction {
+            let transaction = transaction.lock().await.take();
+            let mut transaction = transaction.expect("nobody else takes the transaction");
+            transaction.record(items, letters).await?;
+            if !output.is_null() {
+                transaction.keep_output(output).await?;
+            }
+            return transaction.commit().await;
+        }
+        match self {
+            Self::Letters(store) if !letters.is_empty() => store.put(letters).await,
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The type of the error of an attempt that came too late.
+pub(super) const FENCED_OFF: &str = "FencedOff";
+
+/// A page, or a part of one, about to be applied.
+#[derive(Clone, Copy)]
+pub(super) struct Part<'a> {
+    pub from: Option<&'a PageToken>,
+    pub to: Option<&'a PageToken>,
+    pub ends_data: bool,
+    pub pages: u32,
+    pub pages_failed: u32,
+}
+
+impl Applying {
+    /// For the context of `process`.
+    pub fn shared(&self) -> Option<SharedTransaction> {
+        self.transaction.clone()
+    }
+
+    /// Work that is not in the transaction would be done again by a retry, or not at all.
+    pub fn check_used(&self, items: &ItemCounts) -> Result<(), PageError> {
+        if self.transaction.is_none() || items.processed == 0 || self.used.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        Err(PageError::non_retryable(
+            "TransactionNotUsed",
+            "the processor has a ledger, but process reported items as processed without writing in \
+             the transaction of the page (PageContext::transaction)",
+        ))
+    }
+}
+
+/// A transaction that notices whether it is used.
+struct Watched {
+    inner: Box<dyn PageTransaction>,
+    used: Arc<AtomicBool>,
+}
+
+#[async_trait]
+impl PageTransaction for Watched {
+    fn connection(&mut self) -> Option<&mut (dyn Any + Send)> {
+        self.used.store(true, Ordering::Relaxed);
+        self.inner.connection()
+    }
+
+    async fn record(
+        &mut self,
+        items: &ItemCounts,
+        letters: &[DeadLetter],
+    ) -> Result<(), PageError> {
+        self.inner.record(items, letters).await
+    }
+
+    async fn keep_output(&mut self, output: &Value) -> Result<(), PageError> {
+        self.inner.keep_output(output).await
+    }
+
+    async fn commit(self: Box<Self>) -> Result<(), PageError> {
+        self.inner.commit().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_work_that_was_done_has_to_be_in_the_transaction() {
+        let items = |processed| ItemCounts {
+            processed,
+            skipped: 3,
+            ..ItemCounts::default()
+        };
+        for (ledger, used, processed, is_fine) in [
+            (true, false, 1, false),
+            (true, true, 1, true),
+            (true, false, 0, true),
+            (false, false, 1, true),
+        ] {
+            let applying = Applying {
+                transaction: ledger.then(|| Arc::new(Mutex::new(None))),
+                used: Arc::new(AtomicBool::new(used)),
+            };
+            let checked = applying.check_used(&items(processed));
+            assert_eq!(
+                checked.is_ok(),
+                is_fine,
+                "{processed} processed, used: {used}"
+            );
+        }
+    }
+}

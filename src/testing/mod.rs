@@ -1,0 +1,691 @@
+//! Tries a processor without any server, and replays recorded histories.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use tokio::sync::{Mutex, Notify, watch};
+
+use crate::{
+    base::error::PageError,
+    batch::{Batch, BatchSpec, InvalidBatch},
+    decisions::{
+        chain::{Event, Ledger},
+        scheduler::{self, Decision, Dispatch, Limits},
+    },
+    page::{PageToken, size::Size},
+    processor::{
+        PageProcessor, ProcessorSettings,
+        item::{ItemHost, Timeless},
+        reducer::{Fold, Reducer},
+        stop_signal::Told,
+        store::page_ledger::StrideTotals,
+    },
+    progress::{ItemCounts, Outcome, PageFailure, Timestamp},
+    protocol::{AcceptedEnd, FailedAttempt, RunningPage, StrideOrder, StrideReport},
+    stride::{Go, HostError, PageEvent, StrideHost, prepared, registry::complete, run_stride},
+};
+
+#[cfg(feature = "temporal")]
+pub use crate::engine::replay::{ReplayError, replay_history};
+
+/// What became of one page.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PageRun<C> {
+    /// Items that were fetched.
+    pub items: u64,
+    /// Items by outcome.
+    pub counts: ItemCounts,
+    /// Where the next page starts; `None` at the end of the data.
+    pub next: Option<C>,
+    /// What the processor's reducer makes of this page, if it has one.
+    pub output: Option<Value>,
+}
+
+/// Prepares a batch and runs one page of 1,000 items after `start`: `fetch`, the engine's checks, `process`.
+///
+/// # Errors
+/// What made the page fail, with the type and the message that a listing would show.
+pub async fn run_page<P: PageProcessor>(
+    processor: &P,
+    args: P::Args,
+    start: Option<P::Cursor>,
+) -> Result<PageRun<P::Cursor>, PageError> {
+    let mut batch = Batch::of::<P>("test", args);
+    if let Some(cursor) = &start {
+        batch = batch.first_cursor(cursor);
+    }
+    let args = P::Args::deserialize(&batch.spec.args).map_err(|e| {
+        let message = format_args!("the arguments do not survive being stored: {e}");
+        PageError::non_retryable("ArgsNotReadable", message)
+    })?;
+    let (args, completed) = complete(processor, args).await?;
+    if let Some(completed) = completed {
+        batch.spec.args = completed;
+    }
+    let mut order = order(
+        &batch.spec,
+        &new_batch_run(),
+        &processor.settings(),
+        0,
+        start_token(&start)?,
+    );
+    let mut fold = fold(processor, &args)?;
+    order.reducer = fold.as_ref().map(|fold| fold.plan().clone());
+    let host = InMemory::default();
+    let report = run_stride(processor, &order, StrideReport::default(), &host)
+        .await
+        .map_err(|_| PageError::retryable("the batch run is gone"))?;
+    if let Some(failure) = report.failure {
+        let error = if failure.retryable {
+            PageError::retryable(failure.message).with_type(failure.error_type)
+        } else {
+            PageError::non_retryable(failure.error_type, failure.message)
+        };
+        return Err(error);
+    }
+    if let Some(fold) = &mut fold {
+        fold.add(report.output, report.items.total());
+    }
+    let next = report.covered_to.filter(|_| !report.end_of_data);
+    Ok(PageRun {
+        output: fold.as_ref().and_then(Fold::so_far).cloned(),
+        items: report.items.total(),
+        counts: report.items,
+        next: next.map(|token| token.decode()).transpose()?,
+    })
+}
+
+/// The result of a batch without pages, where the processor has a reducer.
+fn fold<P: PageProcessor>(processor: &P, args: &P::Args) -> Result<Option<Fold>, PageError> {
+    let reducer = processor.reducer(args);
+    let plan = reducer.map(|reducer| reducer.validate().map(|()| reducer.plan().clone()));
+    let plan = plan.transpose().map_err(|invalid| {
+        PageError::non_retryable(
+            "InvalidReducer",
+            format_args!("the reducer cannot work: {invalid}"),
+        )
+    })?;
+    Ok(plan.map(Fold::new))
+}
+
+fn start_token<C: Serialize>(start: &Option<C>) -> Result<Option<PageToken>, PageError> {
+    start.as_ref().map(PageToken::encode).transpose()
+}
+
+/// Runs a whole batch in memory: the engine's own decisions and page loop, one page at a time, with a
+/// virtual clock, so that hours of waiting between retries take no time. The arguments are completed; stages and
+/// checks are left out.
+///
+/// ```
+/// # use async_trait::async_trait;
+/// # use temporal_batch::*;
+/// # struct Greet;
+/// # #[async_trait]
+/// # impl PageProcessor for Greet {
+/// #     const NAME: &'static str = "greet";
+/// #     type Args = ();
+/// #     type Cursor = u32;
+/// #     type Item = u32;
+/// #     async fn fetch(&self, ctx: &PageContext<Self>) -> Result<Page<u32, u32>, PageError> {
+/// #         let first = ctx.range().start().map_or(1, |last| last + 1);
+/// #         let last = ctx.range().end().copied().unwrap_or(100);
+/// #         Page::keyset((first..=last).take(ctx.page_size()).collect(), |n| *n)
+/// #     }
+/// #     async fn process(&self, _: &PageContext<Self>, _: Vec<u32>) -> Result<PageReport, PageError> {
+/// #         Ok(PageReport::all_processed())
+/// #     }
+/// # }
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// let batch = Batch::of::<Greet>("greet-all", ()).page_size(10);
+/// let run = testing::Simulator::new().lose_worker_every(3).run(&Greet, &batch).await.unwrap();
+/// assert_eq!(run.outcome, Outcome::Completed);
+/// assert_eq!((run.pages, run.items.processed), (10, 100));
+/// assert!(run.lost_workers > 0);
+/// # }
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Simulator {
+    lose_every: Option<u64>,
+    duplicate_announcements: bool,
+    interruptions: Interruptions,
+}
+
+/// A real batch goes on trying to prepare.
+const MOST_PREPARATIONS: u32 = 100;
+/// Interruptions of one kind in a simulated batch. Where everything is counted, failures and interruptions
+/// can come in step, so that some page never gets on.
+const MOST_INTERRUPTIONS: u64 = 200;
+
+/// What a simulated operator does to every nth page.
+#[derive(Clone, Copy, Debug, Default)]
+struct Interruptions {
+    stop_before: Option<u64>,
+    stop_while_waiting: Option<u64>,
+    pause_now: Option<(u64, Duration)>,
+}
+
+/// The end of a simulated batch.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SimulatedRun {
+    /// How it ended.
+    pub outcome: Outcome,
+    /// Why it stopped, unless it completed.
+    pub reason: Option<String>,
+    /// Pages finished.
+    pub pages: u64,
+    /// Items by outcome.
+    pub items: ItemCounts,
+    /// Attempts that failed and were followed by another.
+    pub retries: u64,
+    /// Pages given up.
+    pub failed: Vec<PageFailure>,
+    /// Workers that were lost.
+    pub lost_workers: u64,
+    /// Strides that ended early because they were told to.
+    pub told_to_stop: u64,
+    /// Virtual time from start to end.
+    pub duration: Duration,
+    /// What the processor's reducer made of all finished pages, if it has one.
+    pub output: Option<Value>,
+    /// Why there is no output, although the processor has a reducer.
+    pub output_error: Option<String>,
+}
+
+impl Simulator {
+    /// A simulator in which nothing goes wrong but what the processor itself does.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Loses the worker of every nth stride after its work is done but before anybody hears of it, so that
+    /// the stride runs again, or is given up in [`RetryMode::AtMostOnce`](crate::RetryMode::AtMostOnce); 200 times
+    /// at most, as all interruptions.
+    #[must_use]
+    pub fn lose_worker_every(mut self, strides: u64) -> Self {
+        self.lose_every = Some(strides.max(1));
+        self
+    }
+
+    /// Delivers every announcement twice.
+    #[must_use]
+    pub fn duplicate_announcements(mut self) -> Self {
+        self.duplicate_announcements = true;
+        self
+    }
+
+    /// Tells a stride to stop before every nth page begins, and lets it go on later: as a pause does, or a
+    /// continue-as-new. `pages` is at least 2, so that there is progress.
+    #[must_use]
+    pub fn stop_before_every(mut self, pages: u64) -> Self {
+        self.interruptions.stop_before = Some(pages.max(2));
+        self
+    }
+
+    /// Tells a stride to stop while every nth page has been fetched and waits for the rate. `pages` is at
+    /// least 2.
+    #[must_use]
+    pub fn stop_while_every_waits(mut self, pages: u64) -> Self {
+        self.interruptions.stop_while_waiting = Some(pages.max(2));
+        self
+    }
+
+    /// Pauses the batch at once, `after` so much real time in `process` of every nth page, and resumes it
+    /// when its stride has ended. `pages` is at least 2. A page that is done sooner is done.
+    #[must_use]
+    pub fn pause_now_every(mut self, pages: u64, after: Duration) -> Self {
+        self.interruptions.pause_now = Some((pages.max(2), after));
+        self
+    }
+
+    /// Runs the batch to its end.
+    ///
+    /// # Errors
+    /// When the batch itself is not allowed.
+    pub async fn run<P: PageProcessor>(
+        &self,
+        processor: &P,
+        batch: &Batch,
+    ) -> Result<SimulatedRun, InvalidBatch> {
+        batch.validate()?;
+        if batch.spec.partitioned {
+            let what = "the simulator";
+            return Err(InvalidBatch::Partitioned { what });
+        }
+        let settings = processor.settings();
+        let args = P::Args::deserialize(&batch.spec.args).map_err(|e| InvalidBatch::Args {
+            message: e.to_string(),
+        })?;
+        let mut now = Timestamp(0);
+        let (args, completed) = self.prepare(processor, batch, args, &mut now).await?;
+        let prepared = prepared(processor, &args, Size::Unknown);
+        let spec = &BatchSpec {
+            args: completed.unwrap_or_else(|| batch.spec.args.clone()),
+            ..batch.spec.clone()
+        };
+        let limits = Limits {
+            max_parallelism: spec.max_parallelism.max(1),
+            paused: false,
+            cancelled: false,
+            rate: None,
+            must_hand_over: false,
+            ..Limits::default()
+        };
+        let batch_run = new_batch_run();
+        let mut ledger = Ledger::new(spec.first_cursor.clone(), 0);
+        let reducer = processor.reducer(&args);
+        if let Some(fold) = fold(processor, &args).map_err(|invalid| InvalidBatch::Prepare {
+            message: invalid.to_string(),
+        })? {
+            ledger.reduce_by(fold.plan().clone());
+        }
+        let (mut strides, mut lost_workers, mut told_to_stop) = (0u64, 0u64, 0u64);
+        let pages = Arc::default();
+        loop {
+            match scheduler::decide(&ledger, &limits, now) {
+                Decision::Dispatch(dispatch) => {
+                    strides += 1;
+                    let lose = lost_workers < MOST_INTERRUPTIONS
+                        && self.lose_every.is_some_and(|n| strides.is_multiple_of(n));
+                    let mut order =
+                        self.dispatch(&mut ledger, &dispatch, spec, &batch_run, &settings);
+                    let attempts = order.attempts_at_lost_workers(settings.retry_mode);
+                    let mut attempt = 1;
+                    let (report, told) = loop {
+                        let repeat = attempt > 1;
+                        let ran = self
+                            .run_order(processor, &mut ledger, &order, repeat, &pages)
+                            .await;
+                        let seen = match ran {
+                            Ok(ran) if repeat || !lose => break ran,
+                            Ok(_) => StrideReport::default(),
+                            Err(seen) => seen,
+                        };
+                        lost_workers += 1;
+                        if attempt == attempts {
+                            break (lost(seen), false);
+                        }
+                        attempt += 1;
+                        order.end = None;
+                    };
+                    told_to_stop += u64::from(told);
+                    let reported = Event::Reported {
+                        stride: dispatch.stride,
+                        report: Box::new(report),
+                        policy: &settings.retry,
+                        dead_letters: prepared.dead_letters,
+                        now,
+                    };
+                    ledger.record(reported).expect("the stride runs");
+                }
+                Decision::WaitUntil(until) => {
+                    now = until.expect("an idle batch waits for a time");
+                }
+                Decision::HandOver => unreachable!("a continue-as-new is never due here"),
+                Decision::Finish(ending) => {
+                    combine_rest(&mut ledger, reducer.as_ref());
+                    let fold = ledger.fold();
+                    return Ok(SimulatedRun {
+                        output: fold.and_then(Fold::so_far).cloned(),
+                        output_error: fold.and_then(Fold::error).map(str::to_owned),
+                        outcome: ending.outcome,
+                        reason: ending.reason,
+                        pages: ledger.totals.pages_completed,
+                        items: ledger.totals.items,
+                        retries: ledger.totals.retries,
+                        failed: ledger.failed().to_vec(),
+                        lost_workers,
+                        told_to_stop,
+                        duration: now.since(Timestamp(0)),
+                    });
+                }
+            }
+        }
+    }
+
+    /// Has the arguments completed, like a batch does before its first page.
+    async fn prepare<P: PageProcessor>(
+        &self,
+        processor: &P,
+        batch: &Batch,
+        args: P::Args,
+        now: &mut Timestamp,
+    ) -> Result<(P::Args, Option<serde_json::Value>), InvalidBatch> {
+        let read = || P::Args::deserialize(&batch.spec.args);
+        let mut args = Some(args);
+        let mut attempts = 0;
+        loop {
+            let given = match args.take() {
+                Some(args) => args,
+                None => read().expect("they could be read before"),
+            };
+            match complete(processor, given).await {
+                Ok(completed) => return Ok(completed),
+                Err(error) if error.is_retryable() && attempts < MOST_PREPARATIONS => {
+                    attempts += 1;
+                    *now = now.plus(Duration::from_secs(60));
+                }
+                Err(error) => {
+                    return Err(InvalidBatch::Prepare {
+                        message: error.to_string(),
+                    });
+                }
+            }
+        }
+    }
+
+    fn dispatch(
+        &self,
+        ledger: &mut Ledger,
+        dispatch: &Dispatch,
+        spec: &BatchSpec,
+        batch_run: &str,
+        settings: &ProcessorSettings,
+    ) -> StrideOrder {
+        let stride = ledger.stride(dispatch.stride).expect("it is open");
+        let mut order = order(
+            spec,
+            batch_run,
+            settings,
+            dispatch.stride,
+            stride.at.clone(),
+        );
+        order.end.clone_from(&stride.end);
+        order.look_ahead = dispatch.look_ahead;
+        order.reducer = ledger.fold().map(|fold| fold.plan().clone());
+        order.attempt = stride.next_attempt();
+        order.done = stride.done;
+        order.attempts_allowed = settings.retry.attempts_allowed();
+        order.failing_since = stride.trouble.as_ref().map(|t| t.first_at);
+        order.take_apart = stride.trouble.as_ref().is_some_and(|t| t.take_apart);
+        order.give_up = stride.give_up.as_deref().cloned();
+        let event = Event::Dispatched {
+            stride: dispatch.stride,
+            rate_share: None,
+            page_share: None,
+            items: None,
+            now: Timestamp(0),
+        };
+        ledger.record(event).expect("it does not run");
+        order
+    }
+
+    /// What a stride came back with, and whether it was told to stop; or the last sign of life of a worker that was
+    /// lost.
+    async fn run_order<P: PageProcessor>(
+        &self,
+        processor: &P,
+        ledger: &mut Ledger,
+        order: &StrideOrder,
+        repeat: bool,
+        pages: &Arc<Pages>,
+    ) -> Result<(StrideReport, bool), StrideReport> {
+        let host = InMemory {
+            ledger: Mutex::new(ledger.clone()),
+            stride: order.stride,
+            repeat,
+            twice: self.duplicate_announcements,
+            // Or a batch whose every worker is lost might never get on.
+            interruptions: if repeat {
+                Interruptions::default()
+            } else {
+                self.interruptions
+            },
+            pages: Arc::clone(pages),
+            told: watch::Sender::default(),
+            checkpoint: Mutex::default(),
+        };
+        let crash = Arc::new(Notify::new());
+        let running = run_stride(processor, order, StrideReport::default(), &host);
+        let running = CRASH.scope(Arc::clone(&crash), running);
+        let report = tokio::select! {
+            biased;
+            () = crash.notified() => Err(host.checkpoint.lock().await.clone()),
+            report = running => Ok(report.expect("the batch run is never gone")),
+        };
+        let told = host.told.borrow().must_stop();
+        *ledger = host.ledger.into_inner();
+        report.map(|report| (report, told))
+    }
+}
+
+tokio::task_local! {
+    /// The worker of the stride that runs in this task, in a simulator.
+    static CRASH: Arc<Notify>;
+}
+
+/// Loses the worker, when it is called in `fetch`, `process` or `skip_ahead` of a processor that runs in a
+/// [`Simulator`]: what runs there goes no further, and nobody hears of what it has done of its page. Anywhere else it
+/// waits for ever.
+pub async fn lose_worker() -> std::convert::Infallible {
+    // Outside of a simulator there is no worker to be lost.
+    let _ = CRASH.try_with(|crash| crash.notify_one());
+    std::future::pending().await
+}
+
+/// What the controller hears of a stride whose worker was lost after that sign of life.
+fn lost(seen: StrideReport) -> StrideReport {
+    let failure = FailedAttempt::lost("WorkerLost".to_owned(), "its worker was lost");
+    StrideReport {
+        failure: Some(failure),
+        ..seen
+    }
+}
+
+/// What an activity does in a real batch.
+fn combine_rest(ledger: &mut Ledger, reducer: Option<&Reducer>) {
+    let (Some(fold), Some(reducer)) = (ledger.fold_mut(), reducer) else {
+        return;
+    };
+    while let Some(parts) = fold.to_combine(true) {
+        let parts = parts.to_vec();
+        match (parts.len(), reducer.all(parts)) {
+            (parts, Ok(one)) => fold.combined(parts, one),
+            (_, Err(error)) => fold.fail(error.of_page().to_string()),
+        }
+    }
+}
+
+/// A ledger remembers what was applied, so every run is its own.
+fn new_batch_run() -> String {
+    format!("test-{}", uuid::Uuid::new_v4())
+}
+
+fn order(
+    spec: &BatchSpec,
+    batch_run: &str,
+    settings: &ProcessorSettings,
+    stride: u64,
+    start: Option<PageToken>,
+) -> StrideOrder {
+    StrideOrder {
+        batch_run: batch_run.to_owned(),
+        batch_id: spec.batch_id.clone(),
+        processor: spec.processor.clone(),
+        args: spec.args.clone(),
+        stride,
+        start,
+        end: None,
+        pages: spec.stride,
+        look_ahead: 0,
+        page_size: spec.page_size,
+        attempt: 1,
+        rate_share: None,
+        page_timeout: settings.page_timeout,
+        done: StrideTotals::default(),
+        attempts_allowed: None,
+        failing_since: None,
+        take_apart: false,
+        give_up: None,
+        redrive: false,
+        dispatch: 1,
+        page_share: None,
+        page_pause: None,
+        throttles: Vec::new(),
+        max_items: None,
+        reducer: None,
+        time_limit: None,
+        shortest: 1,
+        controller: None,
+        partition: None,
+        last: None,
+        bridge: None,
+        rate_ready: 0,
+        page_rate_ready: 0,
+        rate_owed: 0,
+        page_rate_owed: 0,
+        tolerance: None,
+    }
+}
+
+/// A controller that is a ledger in memory.
+struct InMemory {
+    ledger: Mutex<Ledger>,
+    stride: u64,
+    repeat: bool,
+    twice: bool,
+    interruptions: Interruptions,
+    pages: Arc<Pages>,
+    told: watch::Sender<Told>,
+    checkpoint: Mutex<StrideReport>,
+}
+
+/// Pages that were interrupted in one way or might have been. The parts into which a page is split are not
+/// counted: if every second one were interrupted, a page that has to be split would never be done.
+#[derive(Default)]
+struct Pages {
+    stopped_before: AtomicU64,
+    stopped_in_wait: AtomicU64,
+    paused: AtomicU64,
+    /// What is to happen to the page that has begun, or to the next one if this one is empty.
+    stop_in_wait: AtomicBool,
+    pause_in_process: AtomicBool,
+}
+
+/// Counts, and tells whether it is an nth one.
+fn is_due(counter: &AtomicU64, every: Option<u64>) -> bool {
+    let n = counter.fetch_add(1, Ordering::Relaxed) + 1;
+    every.is_some_and(|every| {
+        n.is_multiple_of(every) && n <= every.saturating_mul(MOST_INTERRUPTIONS)
+    })
+}
+
+impl InMemory {
+    fn stop(&self) -> Go {
+        self.told.send_modify(|told| told.stop = true);
+        Go::Stop
+    }
+}
+
+impl Default for InMemory {
+    fn default() -> Self {
+        Self {
+            ledger: Mutex::new(Ledger::new(None, 0)),
+            stride: 0,
+            repeat: false,
+            twice: false,
+            interruptions: Interruptions::default(),
+            pages: Arc::default(),
+            told: watch::Sender::default(),
+            checkpoint: Mutex::default(),
+        }
+    }
+}
+
+#[async_trait]
+impl StrideHost for InMemory {
+    async fn announce(&self, starts: &[PageToken]) -> Result<(), HostError> {
+        let mut ledger = self.ledger.lock().await;
+        for _ in 0..=u32::from(self.twice) {
+            let by = self.stride;
+            ledger
+                .record(Event::Announced { by, starts })
+                .map_err(|e| HostError::Unavailable(e.to_string()))?;
+        }
+        Ok(())
+    }
+
+    fn is_repeat(&self) -> bool {
+        self.repeat
+    }
+
+    async fn accepted_end(&self) -> Result<AcceptedEnd, HostError> {
+        let ledger = self.ledger.lock().await;
+        let stride = ledger.stride(self.stride);
+        Ok(AcceptedEnd {
+            open: stride.is_some(),
+            end: stride.and_then(|s| s.end.clone()),
+        })
+    }
+
+    async fn still_counts(&self) -> Result<(), HostError> {
+        Ok(())
+    }
+
+    async fn clear_to_go(&self) -> Go {
+        let Interruptions {
+            stop_before,
+            stop_while_waiting,
+            pause_now,
+        } = self.interruptions;
+        let pages = &self.pages;
+        if is_due(&pages.stopped_before, stop_before) {
+            return self.stop();
+        }
+        if is_due(&pages.stopped_in_wait, stop_while_waiting) {
+            pages.stop_in_wait.store(true, Ordering::Relaxed);
+        }
+        if is_due(&pages.paused, pause_now.map(|(every, _)| every)) {
+            pages.pause_in_process.store(true, Ordering::Relaxed);
+        }
+        Go::On
+    }
+
+    fn item_host(&self) -> Arc<dyn ItemHost> {
+        Arc::new(Timeless)
+    }
+
+    async fn rate_permits(&self, _items: usize) -> Go {
+        if self.repeat {
+            return Go::On;
+        }
+        if self.pages.stop_in_wait.swap(false, Ordering::Relaxed) {
+            return self.stop();
+        }
+        if let Some((_, after)) = self.interruptions.pause_now
+            && self.pages.pause_in_process.swap(false, Ordering::Relaxed)
+        {
+            let told = self.told.clone();
+            let started = Instant::now();
+            tokio::spawn(async move {
+                // Timers are too coarse for a page in memory.
+                while started.elapsed() < after {
+                    tokio::task::yield_now().await;
+                }
+                told.send_modify(|told| told.stop_now = true);
+            });
+        }
+        Go::On
+    }
+
+    fn works_on(&self, _page: Option<RunningPage>) {}
+
+    fn checkpoint(&self, report: &StrideReport) {
+        let checkpoint = self.checkpoint.try_lock();
+        *checkpoint.expect("it is read when the stride has ended") = report.clone();
+    }
+
+    fn told(&self) -> watch::Receiver<Told> {
+        self.told.subscribe()
+    }
+
+    fn observe(&self, _event: PageEvent) {}
+}
