@@ -87,36 +87,45 @@ pub use async_trait::async_trait;
 pub use sqlx;
 
 pub use crate::{
-    base::error::PageError,
+    base::{error::PageError, time::Timestamp},
     batch::{
-        Batch, IfRunning, InvalidBatch, default_task_queue,
+        Batch, IfRunning, default_task_queue,
+        letter_filter::LetterFilter,
         lock_name::InvalidLockName,
+        pace_settings::{
+            page_size::{AutoPageSize, InvalidAutoPageSize},
+            parallelism::{AutoParallelism, InvalidAutoParallelism},
+            ramp::{InvalidRamp, Ramp},
+            stride::{AutoStride, InvalidAutoStride, Stride},
+            window::{InvalidWindow, Opening, Window},
+        },
+        partition_spec::{InvalidPartitions, Partition},
         retry::{ExtendedRetries, RetryMode, RetryPolicy, RetryPolicyError},
         stage::{InvalidStages, Stage},
         tolerance::{Limit, OnExceeded, Tolerance},
-    },
-    decisions::{
-        pacing::{
-            AutoPageSize, AutoParallelism, AutoStride, InvalidAutoPageSize, InvalidAutoParallelism,
-            InvalidAutoStride, InvalidRamp, InvalidWindow, Opening, Ramp, Stride, Window,
-        },
-        partitions::{InvalidPartitions, Partition},
+        validate::InvalidBatch,
     },
     jsonl_store::JsonlDeadLetters,
     page::{
-        Next, PAGE_BYTES, Page, PageRange, PageToken,
+        Next, PAGE_BYTES, Page,
+        range::PageRange,
         size::{Certainty, Size},
+        token::PageToken,
     },
     processor::{
-        InvalidSettings, PageContext, PageProcessor, PageReport, ProcessorSettings, SkipAhead,
+        PageProcessor, SkipAhead,
+        check_context::CheckContext,
+        context::PageContext,
         hooks::{
             CompletionHook, Failure, FailureHandler, FailureNotice, HookResult, RegisterHookError,
             Tracker,
         },
         item::{InvalidItemRetry, ItemRetry, Permits},
         reducer::{InvalidReducer, MAX_OUTPUT_BYTES, Reduce, Reducer},
+        report::PageReport,
+        settings::{InvalidSettings, ProcessorSettings},
         store::{
-            dead_letter::{DeadLetter, DeadLetters, LetterFilter},
+            dead_letter::{DeadLetter, DeadLetters},
             page_ledger::{
                 OpenStride, PageClaim, PageLedger, PageTransaction, StrideId, StrideTotals,
             },
@@ -124,11 +133,13 @@ pub use crate::{
         throttle::{RegisterThrottleError, Throttle, Verdict},
     },
     progress::{
-        BatchReport, FailedItem, FailureState, HeldBy, ItemCounts, Outcome, PageFailure,
-        PartitionCounts, PartitionProgress, PartitionState, PauseNote, Phase, Progress,
-        StageProgress, StageState, Throttled, TimeLeft, Timestamp,
+        ItemCounts, PauseNote, Progress, Throttled, TimeLeft,
         audit::AuditEntry,
-        check::{Check, CheckContext, Checked, FailedRange},
+        check::{Check, Checked, FailedRange},
+        failures::{FailedItem, FailureState, PageFailure},
+        parts::{PartitionCounts, PartitionProgress, PartitionState, StageProgress, StageState},
+        phase::{HeldBy, Outcome, Phase},
+        report::BatchReport,
     },
     stride::registry::{Refused, RegisterError, Registry},
 };

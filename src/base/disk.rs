@@ -6,7 +6,7 @@ use std::{
     path::Path,
 };
 
-use crate::base::error_text::words;
+use crate::base::error::text::words;
 
 /// The directory that a file of this path is in.
 pub(crate) fn directory_of(path: &Path) -> &Path {

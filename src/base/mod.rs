@@ -2,7 +2,6 @@
 
 pub(crate) mod disk;
 pub(crate) mod error;
-pub(crate) mod error_text;
 pub(crate) mod known_fields;
 pub(crate) mod private_files;
 #[allow(
@@ -12,3 +11,4 @@ pub(crate) mod private_files;
 pub(crate) mod small_file;
 pub(crate) mod stored;
 pub(crate) mod text;
+pub(crate) mod time;

@@ -1,29 +1,37 @@
 //! What a user starts: a processor, its arguments and the limits to begin with.
 
+pub(crate) mod letter_filter;
 pub(crate) mod lock_name;
+pub(crate) mod pace_settings;
+pub(crate) mod partition_spec;
+pub(crate) mod redrive_args;
 pub(crate) mod retry;
+pub(crate) mod spec;
 pub(crate) mod stage;
 pub(crate) mod tolerance;
+pub(crate) mod validate;
 
 use std::{ffi::OsStr, path::Path, sync::LazyLock, time::Duration};
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::{
-    base::text::exactly,
     batch::{
-        lock_name::InvalidLockName,
-        stage::{InvalidStages, Stage},
+        letter_filter::LetterFilter,
+        pace_settings::{
+            PaceSpec, page_size::AutoPageSize, parallelism::AutoParallelism, ramp::Ramp,
+            stride::Stride, window::Window,
+        },
+        redrive_args::{LETTERS_PER_PAGE, RedriveArgs},
+        spec::{BatchSpec, HookNames, MAX_ARGS_BYTES},
+        stage::Stage,
         tolerance::Tolerance,
+        validate::{
+            InvalidBatch, lasts, validate_deadline, validate_id, validate_max_parallelism,
+            validate_page_size, validate_partitioned, validate_rate, validate_stride, within,
+        },
     },
-    decisions::pacing::{
-        AutoPageSize, AutoParallelism, InvalidAutoPageSize, InvalidAutoParallelism,
-        InvalidAutoStride, InvalidRamp, PaceSpec, Ramp, Stride, Window,
-    },
-    page::PageToken,
-    processor::{PageProcessor, store::dead_letter::LetterFilter},
-    protocol::large_args::MAX_ARGS_BYTES,
-    stride::redrive::{LETTERS_PER_PAGE, RedriveArgs},
+    page::token::PageToken,
 };
 
 /// A batch that can be started: one processor over one data set.
@@ -69,84 +77,6 @@ pub struct Batch {
     pub(crate) defect: Option<InvalidBatch>,
 }
 
-/// The part of a [`Batch`] that is stored in its history.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct BatchSpec {
-    pub batch_id: String,
-    pub processor: String,
-    #[serde(default)]
-    pub args: serde_json::Value,
-    pub page_size: u32,
-    pub max_parallelism: u32,
-    pub stride: u32,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rate: Option<f64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub first_cursor: Option<PageToken>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pages_per_run: Option<u32>,
-    /// The batch whose dead letters this one redrives.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub redrive_of: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tolerance: Option<Tolerance>,
-    /// From the start of the batch run.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub deadline: Option<Duration>,
-    #[serde(default, skip_serializing_if = "HookNames::is_empty")]
-    pub hooks: HookNames,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub track_every: Option<Duration>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hook_timeout: Option<Duration>,
-    #[serde(default, skip_serializing_if = "PaceSpec::is_default")]
-    pub pace: PaceSpec,
-    /// Batches with the same lock do not run together.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub lock: Option<String>,
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub wait_for_lock: bool,
-    /// What is looked at before the rest.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub stages: Vec<Stage>,
-    /// Somebody has to approve each stage.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub approve_stages: bool,
-    /// Everything is checked after the last page; with stages that is so unless told otherwise.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub check_at_end: Option<bool>,
-    /// Share of the workers' slots, next to the other batches of the task queue.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub weight: Option<f32>,
-    /// The processor names partitions.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub partitioned: bool,
-}
-
-/// The hooks that a batch names.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct HookNames {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub failure_handler: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub tracker: Option<String>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub completion_hook: Option<String>,
-}
-
-impl BatchSpec {
-    /// Whether everything is checked after the last page.
-    pub fn checks_at_end(&self) -> bool {
-        self.check_at_end.unwrap_or(!self.stages.is_empty())
-    }
-}
-
-impl HookNames {
-    pub fn is_empty(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
 /// What starting a batch does when a batch of the same id is running.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -172,7 +102,7 @@ const HOOK_TIMEOUTS: (Duration, Duration) = (Duration::from_millis(100), Duratio
 /// to stay under 500 (Temporal Cloud limits page, "per Workflow Execution callback limits").
 pub(crate) const MAX_PARALLELISM: u32 = 500;
 const DEFAULT_PAGE_SIZE: u32 = 1_000;
-const MAX_PAGE_SIZE: u32 = 1_000_000;
+pub(crate) const MAX_PAGE_SIZE: u32 = 1_000_000;
 pub(crate) const MAX_STRIDE: u32 = 10_000;
 /// A redrive has the arguments of another batch in its own, and which letters.
 const OF_A_REDRIVE_BYTES: usize = 16 * 1024;
@@ -208,21 +138,6 @@ fn fallback() -> String {
 
 /// # Construct
 impl Batch {
-    /// A batch of processor `P`. The id is also the workflow id: it must be unique among running batches.
-    pub fn of<P: PageProcessor>(batch_id: impl Into<String>, args: P::Args) -> Self {
-        let mut batch = Self::named(batch_id, P::NAME, serde_json::Value::Null);
-        batch.spec.partitioned = P::PARTITIONED;
-        match serde_json::to_value(args) {
-            Ok(value) => batch.spec.args = value,
-            Err(e) => {
-                batch.defect = Some(InvalidBatch::Args {
-                    message: e.to_string(),
-                });
-            }
-        }
-        batch
-    }
-
     /// A batch of a processor that is only known by name, with its arguments as JSON. The worker checks
     /// both before the first page.
     pub fn named(
@@ -662,254 +577,6 @@ impl Batch {
         }
         Ok(())
     }
-}
-
-/// What is not built for batches with partitions.
-fn validate_partitioned(spec: &BatchSpec) -> Result<(), InvalidBatch> {
-    let consecutive = spec.tolerance.as_ref();
-    let consecutive = consecutive.is_some_and(Tolerance::counts_consecutive);
-    let cannot = [
-        (!spec.stages.is_empty(), "stages"),
-        (spec.first_cursor.is_some(), "a first cursor"),
-        (spec.pace.auto_parallelism.is_some(), "auto_parallelism"),
-        (spec.redrive_of.is_some(), "a redrive"),
-        (consecutive, "tolerated consecutive failures"),
-    ];
-    match cannot.into_iter().find(|(is_set, _)| *is_set) {
-        Some((_, what)) => Err(InvalidBatch::Partitioned { what }),
-        None => Ok(()),
-    }
-}
-
-pub(crate) fn validate_max_parallelism(given: u32) -> Result<(), InvalidBatch> {
-    within("max parallelism", given, 0, MAX_PARALLELISM)
-}
-
-pub(crate) fn validate_stride(given: u32) -> Result<(), InvalidBatch> {
-    within("stride", given, 1, MAX_STRIDE)
-}
-
-pub(crate) fn validate_page_size(given: u32) -> Result<(), InvalidBatch> {
-    within("page size", given, 1, MAX_PAGE_SIZE)
-}
-
-pub(crate) fn validate_deadline(given: Option<Duration>) -> Result<(), InvalidBatch> {
-    let longest = Duration::from_secs(366 * 86_400);
-    lasts("deadline", given, SHORTEST_DEADLINE, longest)
-}
-
-pub(crate) fn validate_rate(given: Option<f64>) -> Result<(), InvalidBatch> {
-    match given {
-        Some(given) if !is_rate(given) => Err(InvalidBatch::Rate { given }),
-        _ => Ok(()),
-    }
-}
-
-pub(crate) fn validate_page_rate(given: Option<f64>) -> Result<(), InvalidBatch> {
-    match given {
-        Some(given) if !is_rate(given) => Err(InvalidBatch::PageRate { given }),
-        _ => Ok(()),
-    }
-}
-
-fn is_rate(given: f64) -> bool {
-    given.is_finite() && given > 0.0
-}
-
-pub(crate) fn validate_page_pause(given: Option<Duration>) -> Result<(), InvalidBatch> {
-    lasts("page pause", given, PAGE_PAUSES.0, PAGE_PAUSES.1)
-}
-
-fn lasts(
-    what: &'static str,
-    given: Option<Duration>,
-    min: Duration,
-    max: Duration,
-) -> Result<(), InvalidBatch> {
-    match given {
-        Some(given) if !(min..=max).contains(&given) => Err(InvalidBatch::Lasts {
-            what,
-            given,
-            min,
-            max,
-        }),
-        _ => Ok(()),
-    }
-}
-
-pub(crate) fn validate_id(id: &str) -> Result<(), InvalidBatch> {
-    let printable = id.chars().all(|c| !c.is_whitespace() && !c.is_control());
-    if id.is_empty() || id.chars().count() > MAX_ID_CHARS || !printable {
-        return Err(InvalidBatch::Id {
-            given: crate::base::error::truncate(&id.escape_debug().to_string(), 60),
-        });
-    }
-    Ok(())
-}
-
-fn within(what: &'static str, given: u32, min: u32, max: u32) -> Result<(), InvalidBatch> {
-    if (min..=max).contains(&given) {
-        Ok(())
-    } else {
-        Err(InvalidBatch::OutOfRange {
-            what,
-            given,
-            min,
-            max,
-        })
-    }
-}
-
-/// A setting of a batch that is not allowed. Nothing was started.
-#[derive(Clone, Debug, PartialEq, thiserror::Error)]
-#[non_exhaustive]
-pub enum InvalidBatch {
-    /// The batch id cannot be a workflow id.
-    #[error(
-        "batch id \"{given}\" is not allowed; use 1 to {MAX_ID_CHARS} characters without white space"
-    )]
-    Id {
-        /// The id, shortened.
-        given: String,
-    },
-    /// No processor was named.
-    #[error("no processor is named")]
-    NoProcessor,
-    /// No task queue was named.
-    #[error("the task queue is empty")]
-    NoTaskQueue,
-    /// A whole number is outside of its range.
-    #[error("{what} is {given}; it must be from {min} to {max}")]
-    OutOfRange {
-        /// The setting.
-        what: &'static str,
-        /// The value that was given.
-        given: u32,
-        /// Lowest allowed value.
-        min: u32,
-        /// Highest allowed value.
-        max: u32,
-    },
-    /// The name of the lock is not allowed.
-    #[error(transparent)]
-    Lock(#[from] InvalidLockName),
-    /// The stages cannot follow each other.
-    #[error(transparent)]
-    Stages(#[from] InvalidStages),
-    /// Stages are to be approved, but there are none.
-    #[error("stages are to be approved, but there are none")]
-    NoStages,
-    /// The batch is to wait for a lock, but has none.
-    #[error("the batch is to wait for its lock, but no lock is named")]
-    NoLock,
-    /// The weight is out of its range.
-    #[error("weight is {given}; it must be from {} to {}", WEIGHTS.start(), WEIGHTS.end())]
-    Weight {
-        /// The weight that was given.
-        given: f32,
-    },
-    /// A setting does not go together with partitions.
-    #[error("{what} cannot be had with partitions; leave it out")]
-    Partitioned {
-        /// The setting.
-        what: &'static str,
-    },
-    /// The rate is not a positive number.
-    #[error("rate is {given} items per second; it must be more than 0 (leave it out for no limit)")]
-    Rate {
-        /// The rate that was given.
-        given: f64,
-    },
-    /// The rate of pages is not a positive number.
-    #[error(
-        "page rate is {given} pages per second; it must be more than 0 (leave it out for no limit)"
-    )]
-    PageRate {
-        /// The rate that was given.
-        given: f64,
-    },
-    /// A duration is outside of its range.
-    #[error("{what} is {}; it must be from {} to {}", exactly(*given), exactly(*min), exactly(*max))]
-    Lasts {
-        /// The setting.
-        what: &'static str,
-        /// The value that was given.
-        given: Duration,
-        /// Shortest allowed value.
-        min: Duration,
-        /// Longest allowed value.
-        max: Duration,
-    },
-    /// A tolerated share is not a share.
-    #[error("the tolerated share is {given} %; it must be from 0 to 100")]
-    TolerancePercent {
-        /// The share that was given.
-        given: f64,
-    },
-    /// No failure in a row would be tolerated.
-    #[error(
-        "tolerated consecutive failures are 0; it must be at least 1 (leave it out for no limit)"
-    )]
-    ToleranceConsecutive,
-    /// Too many of something are listed.
-    #[error("{given} {what} are named; at most {max} are allowed")]
-    TooMany {
-        /// What.
-        what: &'static str,
-        /// How many were given.
-        given: usize,
-        /// How many are allowed.
-        max: usize,
-    },
-    /// The ramp cannot work.
-    #[error(transparent)]
-    Ramp(#[from] InvalidRamp),
-    /// The bounds of the page size cannot work.
-    #[error(transparent)]
-    AutoPageSize(#[from] InvalidAutoPageSize),
-    /// The target of the strides cannot work.
-    #[error(transparent)]
-    AutoStride(#[from] InvalidAutoStride),
-    /// The bounds of the parallelism cannot work.
-    #[error(transparent)]
-    AutoParallelism(#[from] InvalidAutoParallelism),
-    /// There is no such setting.
-    #[error(
-        "there is no setting `{name}`{}",
-        meant.map(|name| format!("; did you mean `{name}`?")).unwrap_or_default()
-    )]
-    UnknownSetting {
-        /// The value that was given.
-        name: String,
-        /// The setting that is most like it.
-        meant: Option<&'static str>,
-    },
-    /// The arguments do not serialize.
-    #[error("the arguments do not serialize to JSON: {message}")]
-    Args {
-        /// What the serializer said.
-        message: String,
-    },
-    /// The arguments are too large to be kept with the batch.
-    #[error(
-        "the arguments are {bytes} bytes of JSON; at most {MAX_ARGS_BYTES} are allowed (pass a reference to large data instead)"
-    )]
-    ArgsTooLarge {
-        /// Their size.
-        bytes: usize,
-    },
-    /// The processor could not prepare the batch. Only [`testing`](crate::testing) finds out before the start.
-    #[error("the batch cannot be prepared: {message}")]
-    Prepare {
-        /// What the processor said.
-        message: String,
-    },
-    /// The first cursor is unusable.
-    #[error("the first cursor is not usable: {message}")]
-    FirstCursor {
-        /// Why.
-        message: String,
-    },
 }
 
 #[cfg(test)]

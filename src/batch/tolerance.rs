@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::batch::InvalidBatch;
+use crate::batch::validate::InvalidBatch;
 
 /// The failures that a batch tolerates. One more, and it pauses itself or stops.
 ///

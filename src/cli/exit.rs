@@ -3,8 +3,8 @@
 use std::{error::Error, fmt, process::ExitCode};
 
 use crate::{
-    base::error_text::{with_causes, words},
-    batch::InvalidBatch,
+    base::error::text::{with_causes, words},
+    batch::validate::InvalidBatch,
     dev_server::DevServerError,
     engine::{
         client::{
@@ -16,7 +16,7 @@ use crate::{
     },
     metrics::MetricsServerError,
     processor::hooks::UnknownHook,
-    progress::{BatchReport, Outcome},
+    progress::{phase::Outcome, report::BatchReport},
     stride::registry::Refused,
 };
 

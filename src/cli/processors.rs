@@ -10,11 +10,11 @@ use super::{
 };
 use crate::{
     base::{
-        error_text::{with_causes, words},
+        error::text::{with_causes, words},
         known_fields::ignored,
         text::exactly,
     },
-    page::PageToken,
+    page::token::PageToken,
     processor::{PageProcessor, store::dead_letter::DeadLetters},
     stride::{
         redrive::letters_of,
@@ -338,7 +338,7 @@ mod tests {
     use crate::{
         base::error::PageError,
         page::Page,
-        processor::{PageContext, PageReport},
+        processor::{context::PageContext, report::PageReport},
     };
 
     #[derive(Serialize, Deserialize, Clone, PartialEq)]

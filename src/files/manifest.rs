@@ -10,7 +10,7 @@ use super::sink::{
     error::SinkError,
     part_format::PartFormat,
 };
-use crate::{cell::EncodedColumn, page::PageToken};
+use crate::{cell::EncodedColumn, page::token::PageToken};
 
 /// The name of a manifest in its directory.
 pub(super) const MANIFEST: &str = "manifest.json";

@@ -25,8 +25,9 @@ use crate::{
         error::PageError,
         private_files,
     },
+    batch::letter_filter::LetterFilter,
     processor::store::{
-        dead_letter::{DeadLetter, DeadLetters, LetterFilter},
+        dead_letter::{DeadLetter, DeadLetters},
         page_ledger::PageTransaction,
     },
     progress::ItemCounts,
@@ -742,7 +743,7 @@ fn cannot(what: &str, path: &Path) -> impl FnOnce(io::Error) -> PageError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{page::PageToken, progress::Timestamp};
+    use crate::{base::time::Timestamp, page::token::PageToken};
 
     /// Longer than anything here takes, unless it hangs.
     const BOUND: Duration = Duration::from_secs(60);

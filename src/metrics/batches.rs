@@ -19,7 +19,13 @@ use prometheus::{
 };
 
 use super::recorder::opts;
-use crate::progress::{HeldBy, Phase, Progress, Timestamp};
+use crate::{
+    base::time::Timestamp,
+    progress::{
+        Progress,
+        phase::{HeldBy, Phase},
+    },
+};
 
 /// Batches with series at once. Each has about 50, and batch ids come from users.
 const MAX_BATCHES: usize = 50;
@@ -440,7 +446,7 @@ pub(super) mod tests {
     use super::*;
     use crate::{
         metrics::{Metrics, recorder::tests::value_of},
-        page::PageToken,
+        page::token::PageToken,
         progress::{ItemCounts, Throttled, TimeLeft},
     };
 

@@ -1,116 +1,22 @@
 //! Pages: what a fetch returns, the range it was asked for, and page tokens.
 
+pub(crate) mod keys;
+pub(crate) mod range;
 pub(crate) mod size;
+pub(crate) mod token;
 
-use std::{cmp::Ordering, fmt};
+use std::cmp::Ordering;
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::Serialize;
 
-use crate::base::{error::PageError, known_fields::explain};
-
-/// A cursor in its serialized form, as it travels in signals, activity inputs and histories.
-///
-/// Its text is the JSON of the cursor. Two tokens are the same position exactly when their texts are equal.
-/// `Display` and `Debug` shorten it, since a cursor may hold a key that does not belong in a log.
-#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct PageToken(String);
-
-impl PageToken {
-    /// Longest accepted token. Tokens are part of every history of the batch, so they must stay small.
-    pub const MAX_BYTES: usize = 1_024;
-
-    /// Serializes a cursor.
-    ///
-    /// # Errors
-    /// A non-retryable [`PageError`] when the cursor does not serialize to JSON or is longer than
-    /// [`MAX_BYTES`](Self::MAX_BYTES).
-    pub fn encode<C: Serialize>(cursor: &C) -> Result<Self, PageError> {
-        let text = serde_json::to_string(cursor).map_err(|e| {
-            PageError::non_retryable(
-                "CursorNotSerializable",
-                format_args!("cursor does not serialize to JSON: {e}"),
-            )
-        })?;
-        if text.len() > Self::MAX_BYTES {
-            return Err(PageError::non_retryable(
-                "CursorTooLarge",
-                format_args!(
-                    "a cursor of {} bytes is over the {} that a page token may have",
-                    text.len(),
-                    Self::MAX_BYTES
-                ),
-            ));
-        }
-        Ok(Self(text))
-    }
-
-    /// Reads the cursor back.
-    ///
-    /// # Errors
-    /// A retryable [`PageError`] of type `CursorNotReadable` when the token is not a `C`: it was written by
-    /// other code, and a worker with the right code can still go on from it.
-    pub fn decode<C: DeserializeOwned>(&self) -> Result<C, PageError> {
-        serde_json::from_str(&self.0).map_err(|e| {
-            PageError::retryable(format_args!(
-                "page token {self} is not a cursor of this processor: {}",
-                explain(&e)
-            ))
-            .with_type("CursorNotReadable")
-        })
-    }
-
-    /// The JSON text.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// Bytes of the token where it is stored: a text in JSON, and most tokens are JSON with quotes of its own.
-    pub(crate) fn stored_bytes(&self) -> usize {
-        let escaped = self.0.bytes().filter(|b| matches!(b, b'"' | b'\\'));
-        2 + self.0.len() + escaped.count()
-    }
-}
-
-impl fmt::Display for PageToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&crate::base::error::truncate(&self.0, 24))
-    }
-}
-
-impl fmt::Debug for PageToken {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-/// The part of the data that a fetch may read: everything after `start`, up to and including `end`.
-///
-/// `start` is `None` at the beginning of the data. `end` is `None` while nobody knows where the next page
-/// begins; once that is known, the range is closed for every later attempt, and rows outside of it belong
-/// to other pages.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PageRange<C> {
-    start: Option<C>,
-    end: Option<C>,
-}
-
-impl<C> PageRange<C> {
-    /// The range `(start, end]`.
-    pub fn new(start: Option<C>, end: Option<C>) -> Self {
-        Self { start, end }
-    }
-
-    /// Read only what comes after this; `None` means from the beginning.
-    pub fn start(&self) -> Option<&C> {
-        self.start.as_ref()
-    }
-
-    /// Read nothing that comes after this; `None` means there is no bound yet.
-    pub fn end(&self) -> Option<&C> {
-        self.end.as_ref()
-    }
-}
+use crate::{
+    base::error::PageError,
+    page::{
+        keys::Keys,
+        range::PageRange,
+        token::{PageToken, shown},
+    },
+};
 
 /// Bytes of values after which the sources of this crate end a page, however many items it may have: 16 MiB. A
 /// worker holds the items of each page in flight in memory, so a source of your own does well to end its pages
@@ -147,50 +53,6 @@ pub struct Page<C, I> {
     next: Next<C>,
     keys: Keys<C>,
     order: Order<C>,
-}
-
-/// What the items of a page are called, in their order.
-#[derive(Debug)]
-pub(crate) enum Keys<C> {
-    Unknown,
-    /// The cursors that end at each item.
-    Cursors(Vec<C>),
-    /// Each has one, but they were not read; a fetch that is asked for them does that.
-    NotRead,
-    Names(Vec<String>),
-}
-
-impl<C> Keys<C> {
-    /// The cursor of each item, where the page is ordered by them.
-    pub fn cursors(&self) -> &[C] {
-        match self {
-            Self::Cursors(cursors) => cursors,
-            Self::Unknown | Self::NotRead | Self::Names(_) => &[],
-        }
-    }
-
-    /// Whether a part of the page can be processed by itself.
-    pub fn can_be_split(&self) -> bool {
-        match self {
-            Self::Cursors(cursors) => !cursors.is_empty(),
-            Self::NotRead => true,
-            Self::Unknown | Self::Names(_) => false,
-        }
-    }
-}
-
-impl<C: Serialize> Keys<C> {
-    /// What an item is called.
-    pub fn name(&self, position: usize) -> Option<String> {
-        match self {
-            Self::Unknown | Self::NotRead => None,
-            Self::Names(names) => names.get(position).cloned(),
-            Self::Cursors(cursors) => {
-                let token = PageToken::encode(cursors.get(position)?).ok()?;
-                Some(token.0)
-            }
-        }
-    }
 }
 
 /// # Construct
@@ -470,10 +332,6 @@ pub(crate) fn did_not_advance<C: Serialize>(from: &C, to: &C) -> PageError {
         "CursorDidNotAdvance",
         format_args!("cursor went from {} to {}", shown(from), shown(to)),
     )
-}
-
-fn shown<C: Serialize>(cursor: &C) -> String {
-    PageToken::encode(cursor).map_or_else(|_| "?".to_owned(), |token| token.to_string())
 }
 
 #[cfg(test)]

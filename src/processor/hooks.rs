@@ -14,9 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     base::error::PageError,
-    batch::HookNames,
-    progress::{BatchReport, PageFailure, Progress},
-    protocol::HookCall,
+    batch::spec::HookNames,
+    progress::{Progress, failures::PageFailure, report::BatchReport},
 };
 
 /// What a hook returns. An error is logged and the call is tried again, three times in all.
@@ -318,6 +317,16 @@ impl<C: CompletionHook> ErasedCompletionHook for C {
     fn failed<'a>(&'a self, report: &'a BatchReport) -> BoxFuture<'a, HookResult> {
         Box::pin(async move { CompletionHook::failed(self, report).await })
     }
+}
+
+/// What a hook is told.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", content = "call", rename_all = "snake_case")]
+pub(crate) enum HookCall {
+    Failure(Box<FailureNotice>),
+    Progress(Box<Progress>),
+    Completed(Box<BatchReport>),
+    Failed(Box<BatchReport>),
 }
 
 #[cfg(test)]

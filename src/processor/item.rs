@@ -319,7 +319,9 @@ mod tests {
     use crate::{
         batch::Batch,
         page::Page,
-        processor::{PageContext, PageProcessor, PageReport, ProcessorSettings},
+        processor::{
+            PageProcessor, context::PageContext, report::PageReport, settings::ProcessorSettings,
+        },
         testing::{Simulator, run_page},
     };
 

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{base::error::truncate, progress::Timestamp};
+use crate::base::{error::truncate, time::Timestamp};
 
 /// Entries that are kept.
 const MAX_ENTRIES: usize = 50;

@@ -1,61 +1,14 @@
 //! Looking at what a batch did: between its stages, at its end, and later.
 
-use std::sync::Arc;
-
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    base::text::{count, number},
-    page::PageToken,
-    processor::{PageProcessor, stop_signal::Interruption},
-    progress::Timestamp,
+    base::{
+        text::{count, number},
+        time::Timestamp,
+    },
+    page::token::PageToken,
 };
-
-/// What [`PageProcessor::check`] looks at.
-pub struct CheckContext<P: PageProcessor> {
-    pub(crate) args: Arc<P::Args>,
-    pub(crate) batch_id: Arc<str>,
-    pub(crate) batch_run: Arc<str>,
-    /// `None`: from the beginning of the data.
-    pub(crate) covered_from: Option<P::Cursor>,
-    /// `None`: up to the end of the data.
-    pub(crate) covered_to: Option<P::Cursor>,
-    pub(crate) cancelled: Interruption,
-}
-
-impl<P: PageProcessor> CheckContext<P> {
-    /// The arguments of the batch, as [`prepare`](PageProcessor::prepare) completed them.
-    pub fn args(&self) -> &P::Args {
-        &self.args
-    }
-
-    /// The id of the batch.
-    pub fn batch_id(&self) -> &str {
-        &self.batch_id
-    }
-
-    /// The execution of the batch; see [`PageContext::batch_run`](crate::PageContext::batch_run).
-    pub fn batch_run(&self) -> &str {
-        &self.batch_run
-    }
-
-    /// The batch began after this cursor; what comes before it is none of its business. `None` where it began
-    /// at the beginning of the data.
-    pub fn covered_from(&self) -> Option<&P::Cursor> {
-        self.covered_from.as_ref()
-    }
-
-    /// Everything up to and including this cursor is finished, and what comes after it need not be. `None`
-    /// once the last page is finished.
-    pub fn covered_to(&self) -> Option<&P::Cursor> {
-        self.covered_to.as_ref()
-    }
-
-    /// Resolves when the check should end early: the batch is cancelled, or the worker stops.
-    pub async fn cancelled(&self) {
-        self.cancelled.comes().await;
-    }
-}
 
 /// Ranges that are described in a [`Check`], and notes that are kept of it.
 const MAX_DESCRIBED: usize = 20;

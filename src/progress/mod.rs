@@ -2,46 +2,30 @@
 
 pub(crate) mod audit;
 pub(crate) mod check;
+pub(crate) mod failures;
+pub(crate) mod parts;
+pub(crate) mod phase;
+pub(crate) mod report;
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::{
+    base::time::Timestamp,
     page::{
-        PageToken,
         size::{Certainty, Size, Stand},
+        token::PageToken,
     },
-    progress::{audit::AuditEntry, check::Checked},
-    protocol::MEMO_LISTED,
+    progress::{
+        audit::AuditEntry,
+        check::Checked,
+        failures::{FailedItem, PageFailure},
+        parts::{PartitionCounts, PartitionProgress, StageProgress},
+        phase::{HeldBy, Phase},
+    },
 };
-
-/// Milliseconds since the Unix epoch, in the time of the Temporal server.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-)]
-#[serde(transparent)]
-pub struct Timestamp(pub u64);
-
-impl Timestamp {
-    /// How long after `earlier` this is; zero when it is not.
-    pub fn since(self, earlier: Self) -> Duration {
-        Duration::from_millis(self.0.saturating_sub(earlier.0))
-    }
-
-    pub(crate) fn plus(self, wait: Duration) -> Self {
-        let millis = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
-        Self(self.0.saturating_add(millis))
-    }
-}
-
-impl From<std::time::SystemTime> for Timestamp {
-    fn from(time: std::time::SystemTime) -> Self {
-        let since = time.duration_since(std::time::UNIX_EPOCH);
-        Self(since.map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)))
-    }
-}
 
 /// Items by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,126 +65,6 @@ impl std::ops::AddAssign for ItemCounts {
         self.skipped += other.skipped;
         self.failed += other.failed;
     }
-}
-
-/// What a batch is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Phase {
-    /// Asking a worker whether it knows the processor and understands the arguments.
-    Preparing,
-    /// Dispatching pages.
-    Running,
-    /// No new pages; some are still running.
-    Pausing,
-    /// No pages are running and none will be started.
-    Paused,
-    /// A throttle or the operating windows hold it; some pages may still be running.
-    Held,
-    /// Nothing can go on: the page keeps failing behind which nothing has been discovered, or no worker
-    /// understands the arguments or cursors of the batch. See [`Progress::blocked_reason`].
-    Blocked,
-    /// Only stuck pages are left.
-    WaitingForStuckPages,
-    /// Cancelled; the last pages are finishing.
-    Cancelling,
-    /// Too much failed, the deadline is over or the batch cannot go on; the last pages are finishing.
-    Stopping,
-    /// No page is left; hooks are told.
-    Finishing,
-    /// Over; see the report.
-    Ended,
-}
-
-impl fmt::Display for Phase {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Preparing => "preparing",
-            Self::Running => "running",
-            Self::Pausing => "pausing",
-            Self::Paused => "paused",
-            Self::Held => "held",
-            Self::Blocked => "blocked",
-            Self::WaitingForStuckPages => "waiting for stuck pages",
-            Self::Cancelling => "cancelling",
-            Self::Stopping => "stopping",
-            Self::Finishing => "finishing",
-            Self::Ended => "ended",
-        })
-    }
-}
-
-/// What is being done about a page that fails.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum FailureState {
-    /// It has quick attempts left.
-    Retrying,
-    /// Its quick attempts are spent: it is in the slow lane.
-    Stuck,
-    /// The same, and nobody knows where the next page begins.
-    Blocked,
-    /// It was given up and is a dead letter; a redrive tries it again.
-    DeadLetter,
-    /// It was given up, and nothing but the batch remembers it.
-    #[default]
-    GivenUp,
-}
-
-impl fmt::Display for FailureState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Retrying => "retrying",
-            Self::Stuck => "stuck",
-            Self::Blocked => "blocked",
-            Self::DeadLetter => "dead letter",
-            Self::GivenUp => "given up",
-        })
-    }
-}
-
-/// A page that is failing or was given up.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct PageFailure {
-    /// The stride that the page belongs to.
-    pub stride: u64,
-    /// The page begins after this; `None` is the beginning of the data.
-    pub start: Option<PageToken>,
-    /// The page ends here, where that is known.
-    pub end: Option<PageToken>,
-    /// The kind of the last error.
-    pub error_type: String,
-    /// The last error's message, shortened.
-    pub message: String,
-    /// Attempts so far.
-    pub attempts: u32,
-    /// When the page failed first.
-    pub first_at: Timestamp,
-    /// When it failed last.
-    pub last_at: Timestamp,
-    /// When its extended retries end if it goes on to fail and the batch is not paused meanwhile. `None` while it has
-    /// quick attempts, and where they have no end.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub gives_up_at: Option<Timestamp>,
-    /// What is being done about it.
-    #[serde(default)]
-    pub state: FailureState,
-}
-
-/// An item that its processor gave up on. The page it belongs to counts as done.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FailedItem {
-    /// What the processor calls the item.
-    pub key: String,
-    /// The kind of error.
-    pub error_type: String,
-    /// The message, shortened.
-    pub message: String,
-    /// Whether it is a dead letter, which a redrive tries again.
-    #[serde(default)]
-    pub dead_letter: bool,
 }
 
 /// A consistent look at a batch.
@@ -421,180 +285,6 @@ pub struct Progress {
     pub partitions: Vec<PartitionProgress>,
 }
 
-/// How many [partitions](crate::PageProcessor::partitions) a batch has.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PartitionCounts {
-    /// All of them. It grows when one is split.
-    pub total: u32,
-    /// Those whose controller runs.
-    pub running: u32,
-    /// Those that are done.
-    pub finished: u32,
-}
-
-/// Where a [partition](crate::PageProcessor::partitions) stands. Counts of one that runs are some seconds old.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct PartitionProgress {
-    /// What the processor calls it. The rest of one that was split is called `name/number`.
-    pub name: String,
-    /// What it is doing.
-    pub state: PartitionState,
-    /// Pages finished.
-    pub pages_completed: u64,
-    /// Pages given up.
-    pub pages_failed: u64,
-    /// Pages in flight.
-    pub pages_in_flight: u32,
-    /// Its share of the limit on pages in flight.
-    pub max_parallelism: u32,
-    /// Items by outcome.
-    pub items: ItemCounts,
-    /// Items that it has, where that is known: about as many as its processor said, and those that are done once it
-    /// is finished. Never less than what is done.
-    #[serde(default)]
-    pub items_expected: Option<u64>,
-    /// Everything of it up to here is finished. `None` where nothing is yet, and where everything is.
-    #[serde(default)]
-    pub low_water_mark: Option<PageToken>,
-}
-
-/// What a partition is doing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum PartitionState {
-    /// Its controller runs.
-    Running,
-    /// It has not begun, or has stopped before its end.
-    Waiting,
-    /// Its controller was ended from outside.
-    Lost,
-    /// It is done.
-    Finished,
-}
-
-impl fmt::Display for PartitionState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Running => "running",
-            Self::Waiting => "waiting",
-            Self::Lost => "lost",
-            Self::Finished => "finished",
-        })
-    }
-}
-
-/// What keeps a batch from being faster.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum HeldBy {
-    /// The processor is still completing the arguments.
-    Preparing,
-    /// Another batch has the lock.
-    Lock,
-    /// A stage is done, and waits for its check or for somebody to approve it; or nothing more may begin
-    /// before it is done.
-    Stage,
-    /// Somebody paused it.
-    Pause,
-    /// It is outside of its operating windows.
-    Window,
-    /// A throttle holds it or slows it down.
-    Throttle,
-    /// Its limit on items or pages per second, or the pause before each page.
-    Rate,
-    /// The ramp has not reached the limit on parallelism yet.
-    Ramp,
-    /// The tuning of the parallelism.
-    Tuning,
-    /// Its limit on pages in flight.
-    Parallelism,
-    /// Nothing else is known to be done until a page is read that tells where the next one starts.
-    Discovery,
-    /// Pages fail, and no other gets through; or every page that is left waits for another attempt.
-    Retries,
-    /// The start of the next run of the controller.
-    ContinueAsNew,
-    /// No worker polls the task queue, or the worker that has the pages in flight gives no sign of life. Only a client
-    /// can know that.
-    NoWorker,
-    /// Pages wait for a worker that has a free slot. Only a client can know that.
-    Workers,
-    /// The pages in flight take long, and none is finished meanwhile. Only a client can know that.
-    Pages,
-}
-
-impl HeldBy {
-    /// The word that stands for it in metrics and JSON.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Preparing => "preparing",
-            Self::Lock => "lock",
-            Self::Stage => "stage",
-            Self::Pause => "pause",
-            Self::Window => "window",
-            Self::Throttle => "throttle",
-            Self::Rate => "rate",
-            Self::Ramp => "ramp",
-            Self::Tuning => "tuning",
-            Self::Parallelism => "parallelism",
-            Self::Discovery => "discovery",
-            Self::Retries => "retries",
-            Self::ContinueAsNew => "continue_as_new",
-            Self::NoWorker => "no_worker",
-            Self::Workers => "workers",
-            Self::Pages => "pages",
-        }
-    }
-}
-
-/// Where a batch with [stages](crate::Batch::stages) stands.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StageProgress {
-    /// The number of the current stage, from 1.
-    pub number: u32,
-    /// How many there are, the last one, which is everything, included.
-    pub of: u32,
-    /// What it was called when the batch was started, `100items`, `1%` or `all`.
-    pub stage: String,
-    /// Items in all at which it is over; absent for the last one.
-    #[serde(default)]
-    pub items: Option<u64>,
-    /// What it is doing.
-    pub state: StageState,
-    /// Why it waits.
-    #[serde(default)]
-    pub reason: Option<String>,
-}
-
-/// What a stage is doing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum StageState {
-    /// Its items are being processed.
-    #[default]
-    Running,
-    /// They are done, and looked at.
-    Checking,
-    /// It was asked that somebody approves it.
-    WaitingForApproval,
-    /// Its check does not hold, or more failed than is tolerated. Somebody can approve it all the same.
-    Failed,
-}
-
-impl fmt::Display for StageState {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Running => "running",
-            Self::Checking => "checking",
-            Self::WaitingForApproval => "waiting for approval",
-            Self::Failed => "failed",
-        })
-    }
-}
-
 /// Who paused a batch, when, and until when.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PauseNote {
@@ -695,28 +385,6 @@ impl Progress {
     }
 }
 
-impl PartitionProgress {
-    /// Leaves what may be shown of the size of a partition of a batch that stands so.
-    fn settle(&mut self, batch: Stand) {
-        let size = Size::from_hint(self.items_expected);
-        self.items_expected = size.shown(self.items.total(), self.stand(batch)).items();
-    }
-
-    fn stand(&self, batch: Stand) -> Stand {
-        match (self.state, batch) {
-            (PartitionState::Finished, _) if self.pages_failed == 0 => Stand::Complete,
-            (PartitionState::Finished, _) | (_, Stand::Complete | Stand::Over) => Stand::Over,
-            (_, Stand::Underway) => Stand::Underway,
-        }
-    }
-
-    /// Share of its items that are done, from 0 to 100, where their number is known.
-    pub fn percent(&self) -> Option<f64> {
-        let size = Size::from_hint(self.items_expected);
-        size.percent(self.items.total(), self.stand(Stand::Underway))
-    }
-}
-
 /// Up to which age each group of what is in flight goes; the last one has no upper bound.
 const AGES: [Duration; 3] = [
     Duration::from_secs(10),
@@ -734,100 +402,13 @@ pub(crate) fn by_age(ages: impl Iterator<Item = Duration>) -> [u32; 4] {
     groups
 }
 
-/// How a batch ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[non_exhaustive]
-pub enum Outcome {
-    /// Every page from the first cursor to the end of the data is finished, and what was to be
-    /// [checked](crate::Batch::check_at_end) holds.
-    Completed,
-    /// Every page is finished but for the pages and items that are listed as failed, or what was checked does
-    /// not hold; the reason says which.
-    CompletedWithFailures,
-    /// It could not go on; the report says why and where coverage stops.
-    Failed,
-    /// It stopped itself, because more failed than is tolerated or because of its deadline; the report
-    /// says which.
-    Stopped,
-    /// It was cancelled; the report says where it stood.
-    Cancelled,
-}
-
-impl fmt::Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Completed => "completed",
-            Self::CompletedWithFailures => "completed with failures",
-            Self::Failed => "failed",
-            Self::Stopped => "stopped",
-            Self::Cancelled => "cancelled",
-        })
-    }
-}
-
-/// The end of a batch.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct BatchReport {
-    /// How it ended.
-    pub outcome: Outcome,
-    /// Why it stopped, unless it completed.
-    #[serde(default)]
-    pub reason: Option<String>,
-    /// Its last state. `low_water_mark` says how far the data is covered without a gap.
-    pub progress: Progress,
-    /// When it ended.
-    pub ended_at: Timestamp,
-}
-
-impl BatchReport {
-    /// Whether everything was done, nothing was given up, and a check after the last page found it as it
-    /// should be.
-    pub fn is_verified(&self) -> bool {
-        let check = self.progress.check.as_ref();
-        let checked = check.is_some_and(|check| check.at_end && check.passed());
-        self.outcome == Outcome::Completed && checked
-    }
-
-    /// The result that the processor's [reducer](crate::PageProcessor::reducer) made of all finished pages. `None`
-    /// without a reducer, where a custom one was given nothing, and where there is an
-    /// [`output_error`](Progress::output_error).
-    pub fn output(&self) -> Option<&Value> {
-        self.progress.output.as_ref()
-    }
-
-    /// The same as a type of yours.
-    ///
-    /// # Errors
-    /// When the result is not one.
-    pub fn output_as<T: DeserializeOwned>(&self) -> Result<Option<T>, serde_json::Error> {
-        self.output().map(T::deserialize).transpose()
-    }
-
-    /// Leaves what may be shown of the size of a batch that ended so.
-    pub(crate) fn settle(&mut self) {
-        self.progress.phase = Phase::Ended;
-        let unread = self.progress.pages_failed > 0;
-        self.progress.settle(match self.outcome {
-            Outcome::Completed => Stand::Complete,
-            // The number of items in pages that were given up is not known.
-            Outcome::CompletedWithFailures if !unread => Stand::Complete,
-            Outcome::CompletedWithFailures
-            | Outcome::Failed
-            | Outcome::Stopped
-            | Outcome::Cancelled => Stand::Over,
-        });
-    }
-
-    /// From start to end, pauses included.
-    pub fn duration(&self) -> Duration {
-        self.ended_at.since(self.progress.started_at)
-    }
-}
+/// Entries of each list of [`MEMO_PROGRESS`].
+pub(crate) const MEMO_LISTED: usize = 3;
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::progress::{parts::PartitionState, phase::Outcome, report::BatchReport};
 
     fn progress(phase: Phase, processed: u64, size: Size) -> Progress {
         serde_json::from_value(serde_json::json!({

@@ -9,9 +9,6 @@ use uuid::Uuid;
 
 /// Largest arguments that are written into every order; those of redrives were, before there were references.
 const MOST_INLINE: usize = 16 * 1024;
-/// Most bytes of arguments. The memo has them as they were given and as the processor completed them, and Temporal
-/// takes 2 MiB.
-pub(crate) const MAX_ARGS_BYTES: usize = 512 * 1024;
 
 /// The reference that stands for arguments that are somewhere else.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -20,34 +20,42 @@ use crate::{
     base::{
         error::{Blame, MAX_MESSAGE_CHARS, truncate},
         stored::is_default,
+        time::Timestamp,
     },
     batch::{
-        BatchSpec, HookNames,
+        pace_settings::{
+            page_size::AutoPageSize, parallelism::AutoParallelism, ramp::Ramp, stride::Stride,
+            window::Window,
+        },
+        partition_spec::PartitionSpec,
         retry::{RetryMode, RetryPolicy},
-        stage::Stages,
+        spec::{BatchSpec, HookNames},
         tolerance::{StrideTolerance, Tally},
     },
     decisions::{
         chain::Ledger,
-        pacing::{AutoPageSize, AutoParallelism, Pacing, Ramp, Stride, Window},
-        partitions::{Look, PartitionSpec, Partitions, Told},
+        pacing::Pacing,
+        partitions::{Look, Partitions, Told},
         scheduler::EagerStrides,
-        state::pending_notices::Notices,
+        state::{pending_notices::Notices, stages::Stages},
     },
     page::{
-        PageToken,
         size::{Certainty, Size},
+        token::PageToken,
     },
     processor::{
-        hooks::FailureNotice,
+        hooks::HookCall,
         reducer::{Output, Plan},
         store::page_ledger::StrideTotals,
         throttle::Verdict,
     },
     progress::{
-        BatchReport, FailedItem, ItemCounts, Outcome, PageFailure, PauseNote, Progress, Timestamp,
+        ItemCounts, PauseNote,
         audit::{Audit, Given},
         check::{Check, Checked},
+        failures::{FailedItem, PageFailure},
+        phase::Outcome,
+        report::BatchReport,
     },
 };
 
@@ -173,8 +181,7 @@ pub(crate) const MEMO_CONTROL: &str = "control";
 pub(crate) const MEMO_PROGRESS: &str = "progress";
 /// The memo field with the [`Progress`] at the time when a client last asked for one, with its longer lists.
 pub(crate) const MEMO_FULL: &str = "progress_full";
-/// Entries of each list of [`MEMO_PROGRESS`].
-pub(crate) const MEMO_LISTED: usize = 3;
+
 /// The memo field with the arguments as they were given.
 pub(crate) const MEMO_ARGS: &str = "args";
 /// The memo field with the arguments as the processor completed them, where it changed them.
@@ -380,16 +387,6 @@ pub(crate) struct HookOrder {
     pub call: HookCall,
     /// What one attempt may take.
     pub timeout: Duration,
-}
-
-/// What a hook is told.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", content = "call", rename_all = "snake_case")]
-pub(crate) enum HookCall {
-    Failure(Box<FailureNotice>),
-    Progress(Box<Progress>),
-    Completed(Box<BatchReport>),
-    Failed(Box<BatchReport>),
 }
 
 /// Input of the activity that keeps the final report.

@@ -30,7 +30,6 @@ mod throttle;
 mod verify;
 
 pub use backend::dialect::{LedgerDatabase, Value};
-pub(crate) use backend::error_class::page_error;
 pub use backfill::{Assignment, BackfillArgs, HighWaterMark, InvalidBackfill, SqlBackfill};
 pub use connection::{
     error::DatabaseError,

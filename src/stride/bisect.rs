@@ -17,9 +17,9 @@ use super::{
 };
 use crate::{
     base::error::{Blame, MAX_MESSAGE_CHARS, truncate},
-    page::PageToken,
+    page::token::PageToken,
     processor::{PageProcessor, SkipAhead, store::dead_letter::DeadLetter},
-    progress::{FailureState, ItemCounts},
+    progress::{ItemCounts, failures::FailureState},
     protocol::{FailedAttempt, GiveUp, MOST_READS, StrideReport},
 };
 

@@ -50,10 +50,11 @@ use crate::{
         text::exactly,
     },
     metrics::ClaimOutcome,
-    page::{PageToken, size::Size},
+    page::{size::Size, token::PageToken},
     processor::{
-        PageProcessor, ProcessorSettings,
+        PageProcessor,
         item::{ItemHost, Permits},
+        settings::ProcessorSettings,
         stop_signal::Told,
         store::dead_letter::MAX_LETTER_CHARS,
     },

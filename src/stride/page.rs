@@ -14,16 +14,21 @@ use super::{
     stores::{FENCED_OFF, Part},
 };
 use crate::{
-    base::error::{Blame, PageError, truncate},
-    decisions::partitions::scope_of,
+    base::{
+        error::{Blame, PageError, truncate},
+        time::Timestamp,
+    },
+    batch::partition_spec::scope_of,
     metrics::ClaimOutcome,
-    page::{Keys, Page, PageRange, PageToken},
+    page::{Page, keys::Keys, range::PageRange, token::PageToken},
     processor::{
-        PageContext, PageProcessor, PageReport, PageTokens, SkipAhead, count_reason,
+        PageProcessor, SkipAhead,
+        context::{PageContext, PageTokens},
         item::{ItemWork, Permits},
+        report::{PageReport, count_reason},
         store::dead_letter::{DeadLetter, position_name},
     },
-    progress::{FailedItem, ItemCounts, Timestamp},
+    progress::{ItemCounts, failures::FailedItem},
     protocol::{StrideReport, Timing},
 };
 

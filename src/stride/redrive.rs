@@ -9,46 +9,35 @@ use std::{panic::AssertUnwindSafe, sync::Arc, time::SystemTime};
 
 use async_trait::async_trait;
 use futures::FutureExt;
-use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
 use crate::{
     base::{
         error::{PageError, truncate},
         text::exactly,
+        time::Timestamp,
     },
-    batch::retry::RetryMode,
-    page::{Keys, Page, PageRange, PageToken},
+    batch::{
+        redrive_args::{LETTERS_PER_PAGE, RedriveArgs},
+        retry::RetryMode,
+    },
+    page::{Page, keys::Keys, range::PageRange, token::PageToken},
     processor::{
-        PageContext, PageProcessor, PageReport, PageTokens, ProcessorSettings, SharedTransaction,
+        PageProcessor,
+        context::{PageContext, PageTokens, SharedTransaction},
+        report::PageReport,
+        settings::ProcessorSettings,
         store::{
-            dead_letter::{DeadLetter, DeadLetters, LetterFilter, MAX_LETTER_CHARS},
+            dead_letter::{DeadLetter, DeadLetters, MAX_LETTER_CHARS},
             page_ledger::PageTransaction,
         },
     },
-    progress::{ItemCounts, Timestamp},
+    progress::ItemCounts,
     stride::{read_args, registry::complete},
 };
 
 /// Quick attempts at a page of letters; the letters themselves stay for another redrive.
 const ATTEMPTS: u32 = 3;
-/// Letters that a page of a redrive has, unless it is told otherwise. Each may stand for a whole page.
-pub(crate) const LETTERS_PER_PAGE: u32 = 20;
-
-/// The arguments of a redrive.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct RedriveArgs {
-    pub filter: LetterFilter,
-    /// The arguments of the batch that gave up.
-    #[serde(default)]
-    pub args: serde_json::Value,
-    /// Items per page of that batch.
-    pub page_size: u32,
-    /// They are as that batch had them completed.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub completed: bool,
-}
 
 /// Processes the dead letters of `P`.
 pub(crate) struct Redrive<P>(pub Arc<P>);

@@ -10,24 +10,28 @@ use crate::{
         error::PageError,
         known_fields::{explain, ignored},
     },
-    decisions::partitions::{self, InvalidPartitions, PartitionSpec},
-    page::{PageRange, PageToken, size::Size},
+    batch::{
+        partition_spec::{InvalidPartitions, PartitionSpec, stored},
+        redrive_args::RedriveArgs,
+        spec::MAX_ARGS_BYTES,
+    },
+    page::{range::PageRange, size::Size, token::PageToken},
     processor::{
-        InvalidSettings, PageContext, PageProcessor, ProcessorSettings,
+        PageProcessor,
+        check_context::CheckContext,
+        context::PageContext,
         reducer::{Plan, Reducer},
+        settings::{InvalidSettings, ProcessorSettings},
         stop_signal::Interruption,
     },
-    progress::{
-        BatchReport,
-        check::{Check, CheckContext},
-    },
+    progress::{check::Check, report::BatchReport},
     protocol::{
         CheckOrder, CombineOrder, PrepareInput, Prepared, SplitOrder, StrideOrder, StrideReport,
-        UNKNOWN_PROCESSOR, large_args::MAX_ARGS_BYTES,
+        UNKNOWN_PROCESSOR,
     },
     stride::{
         Gone, StrideHost, prepared, read_args,
-        redrive::{Redrive, RedriveArgs, letters_of},
+        redrive::{Redrive, letters_of},
         run_stride,
     },
 };
@@ -500,7 +504,7 @@ impl<P: PageProcessor> Typed<P> {
             .await
             .unwrap_or_else(|panic| Err(PageError::panicked(&*panic)));
         let named = named.map_err(|error| self.not_prepared(self.redacted(error)))?;
-        let stored = partitions::stored(named);
+        let stored = stored(named);
         stored.map_err(|source| {
             let name = P::NAME.to_owned();
             Refused::Partitions { name, source }.into()

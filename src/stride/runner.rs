@@ -18,16 +18,18 @@ use crate::{
     base::{
         error::{Blame, PageError},
         text::exactly,
+        time::Timestamp,
     },
     batch::retry::RetryMode,
-    page::{PageRange, PageToken},
+    page::{range::PageRange, token::PageToken},
     processor::{
-        PageContext, PageProcessor, PageTokens, ProcessorSettings, SkipAhead,
+        PageProcessor, SkipAhead,
+        context::{PageContext, PageTokens},
         item::{ItemTerms, ItemWork, WorkClock},
         reducer::{Output, Reducer},
+        settings::ProcessorSettings,
         stop_signal::{Interruption, Told},
     },
-    progress::Timestamp,
     protocol::{RunningPage, StrideOrder, StrideReport},
 };
 

@@ -14,9 +14,10 @@ use tokio::sync::Mutex;
 
 use crate::{
     base::error::PageError,
-    page::PageToken,
+    page::token::PageToken,
     processor::{
-        PageProcessor, SharedTransaction,
+        PageProcessor,
+        context::SharedTransaction,
         store::{
             dead_letter::{DeadLetter, DeadLetters},
             page_ledger::{OpenStride, PageClaim, PageLedger, PageTransaction, StrideId},

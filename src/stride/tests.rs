@@ -7,19 +7,22 @@ use std::sync::{
 
 use super::*;
 use crate::{
+    base::time::Timestamp,
     batch::{
+        letter_filter::LetterFilter,
         retry::RetryMode,
         tolerance::{Limit, StrideTolerance, Tally, Tolerance},
     },
     page::Page,
     processor::{
-        PageContext, PageReport, SkipAhead,
+        SkipAhead,
+        context::PageContext,
+        report::PageReport,
         store::{
-            dead_letter::{DeadLetter, DeadLetters, LetterFilter},
+            dead_letter::{DeadLetter, DeadLetters},
             page_ledger::{PageTransaction, StrideTotals},
         },
     },
-    progress::Timestamp,
     protocol::GiveUp,
 };
 

@@ -14,21 +14,22 @@ use serde_json::Value;
 use tokio::sync::{Mutex, Notify, watch};
 
 use crate::{
-    base::error::PageError,
-    batch::{Batch, BatchSpec, InvalidBatch},
+    base::{error::PageError, time::Timestamp},
+    batch::{Batch, spec::BatchSpec, validate::InvalidBatch},
     decisions::{
         chain::{Event, Ledger},
         scheduler::{self, Decision, Dispatch, Limits},
     },
-    page::{PageToken, size::Size},
+    page::{size::Size, token::PageToken},
     processor::{
-        PageProcessor, ProcessorSettings,
+        PageProcessor,
         item::{ItemHost, Timeless},
         reducer::{Fold, Reducer},
+        settings::ProcessorSettings,
         stop_signal::Told,
         store::page_ledger::StrideTotals,
     },
-    progress::{ItemCounts, Outcome, PageFailure, Timestamp},
+    progress::{ItemCounts, failures::PageFailure, phase::Outcome},
     protocol::{AcceptedEnd, FailedAttempt, RunningPage, StrideOrder, StrideReport},
     stride::{Go, HostError, PageEvent, StrideHost, prepared, registry::complete, run_stride},
 };

@@ -72,7 +72,7 @@ impl From<DatabaseError> for CliError {
 }
 
 fn failed(what: String, error: &DatabaseError) -> CliError {
-    let message = crate::base::error_text::with_causes(
+    let message = crate::base::error::text::with_causes(
         format!("{what}{error}"),
         std::error::Error::source(error),
     );

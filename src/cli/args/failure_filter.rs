@@ -6,14 +6,15 @@ use clap::Args;
 use serde_json::Value;
 
 use crate::{
+    base::time::Timestamp,
+    batch::letter_filter::LetterFilter,
     cli::{
         commands::start::json,
         exit::{CliError, CliResult},
         processors::Processors,
     },
-    page::PageToken,
-    processor::store::dead_letter::LetterFilter,
-    progress::{FailedItem, PageFailure, Timestamp},
+    page::token::PageToken,
+    progress::failures::{FailedItem, PageFailure},
 };
 
 #[derive(Args, Debug)]
@@ -111,7 +112,7 @@ mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
-    use crate::progress::FailureState;
+    use crate::progress::failures::FailureState;
 
     #[test]
     fn a_time_is_absolute_or_ago() {

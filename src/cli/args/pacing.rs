@@ -5,12 +5,17 @@ use std::{str::FromStr, time::Duration};
 use clap::Args;
 
 use crate::{
-    batch::Batch,
-    cli::{args::tolerance::length, exit::CliResult, render::output, shell::quoted},
-    decisions::pacing::{
-        AutoParallelism, InvalidAutoPageSize, InvalidAutoParallelism, InvalidAutoStride,
-        InvalidWindow, Ramp, Stride, Window,
+    batch::{
+        Batch,
+        pace_settings::{
+            page_size::InvalidAutoPageSize,
+            parallelism::{AutoParallelism, InvalidAutoParallelism},
+            ramp::Ramp,
+            stride::{InvalidAutoStride, Stride},
+            window::{InvalidWindow, Window},
+        },
     },
+    cli::{args::tolerance::length, exit::CliResult, render::output, shell::quoted},
     engine::client::Settings,
     progress::Progress,
     protocol::PageSizeSetting,

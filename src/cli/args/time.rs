@@ -2,7 +2,7 @@
 
 use jiff::{Timestamp as Instant, civil::DateTime, tz::TimeZone};
 
-use crate::progress::Timestamp;
+use crate::base::time::Timestamp;
 
 /// Reads a time with an offset (`2026-11-22T06:00:00+01:00`), with a named zone
 /// (`2026-11-22 06:00 Europe/Berlin`), or without either, which is UTC as everywhere else in this program.

@@ -3,7 +3,7 @@
 use clap::Args;
 
 use crate::{
-    batch::validate_id,
+    batch::validate::validate_id,
     cli::{
         args::temporal_server::ConnectionArgs,
         commands::control::told,

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use clap::Args;
 
 use crate::{
-    batch::validate_id,
+    base::time::Timestamp,
+    batch::validate::validate_id,
     cli::{
         args::{
             pacing::{PacingArgs, in_force},
@@ -25,7 +26,7 @@ use crate::{
         client::{BatchHandle, ControlError, PauseOptions, Steered},
         worker::shutdown_signal,
     },
-    progress::{Outcome, Timestamp},
+    progress::phase::Outcome,
 };
 
 #[derive(Args, Debug)]

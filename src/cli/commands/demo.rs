@@ -37,7 +37,7 @@ use crate::{
         worker::{RunningWorker, Worker, WorkerError, shutdown_signal},
     },
     metrics::{Metrics, MetricsServer},
-    progress::{BatchReport, Outcome},
+    progress::{phase::Outcome, report::BatchReport},
     stride::registry::{RegisterError, Registry},
 };
 

@@ -7,7 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
-    batch::validate_id,
+    batch::{letter_filter::LetterFilter, validate::validate_id},
     cli::{
         args::{temporal_server::ConnectionArgs, tolerance::length},
         commands::{
@@ -28,8 +28,7 @@ use crate::{
         client::{BatchClient, BatchHandle, BatchState, ProgressError, RedriveError},
         worker::shutdown_signal,
     },
-    processor::store::dead_letter::LetterFilter,
-    progress::{BatchReport, Outcome, check::Check},
+    progress::{check::Check, phase::Outcome, report::BatchReport},
 };
 
 #[derive(Args, Debug)]

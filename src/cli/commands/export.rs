@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, ValueEnum};
 
 use crate::{
-    base::error_text::words,
+    base::error::text::words,
     batch::IfRunning,
     cli::{
         args::{databases::DatabaseArgs, temporal_server::ConnectionArgs},

@@ -7,8 +7,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
-    base::error::PageError,
-    batch::validate_id,
+    base::{error::PageError, time::Timestamp},
+    batch::{letter_filter::LetterFilter, validate::validate_id},
     cli::{
         args::{
             failure_filter::{FilterArgs, means_item, means_page},
@@ -26,9 +26,12 @@ use crate::{
         shell::Program,
     },
     engine::client::{BatchClient, BatchHandle, ProgressError, RedriveError},
-    page::PageToken,
-    processor::store::dead_letter::{DeadLetter, DeadLetters, LetterFilter},
-    progress::{FailedItem, FailureState, PageFailure, Progress, Timestamp},
+    page::token::PageToken,
+    processor::store::dead_letter::{DeadLetter, DeadLetters},
+    progress::{
+        Progress,
+        failures::{FailedItem, FailureState, PageFailure},
+    },
     stride::registry::Refused,
 };
 
@@ -305,7 +308,7 @@ pub(crate) async fn known_to(
     store: &dyn DeadLetters,
     batch_id: &str,
     processor: &str,
-) -> CliResult<Option<crate::progress::BatchReport>> {
+) -> CliResult<Option<crate::progress::report::BatchReport>> {
     let report = in_time(store.reports(batch_id)).await?.into_iter().next();
     let of_batch = LetterFilter::of(batch_id);
     if report.is_none() && in_time(store.list(&of_batch, None, 1)).await?.is_empty() {

@@ -9,7 +9,10 @@ use clap::Args;
 use serde_json::Value;
 
 use crate::{
-    batch::{Batch, default_task_queue, validate_id},
+    base::time::Timestamp,
+    batch::{
+        Batch, default_task_queue, letter_filter::LetterFilter, redrive_args, validate::validate_id,
+    },
     cli::{
         args::{failure_filter::FilterArgs, pacing::PacingArgs, temporal_server::ConnectionArgs},
         commands::{
@@ -28,12 +31,8 @@ use crate::{
         shell::Program,
     },
     engine::client::{BatchClient, BatchState, RedriveError},
-    processor::{hooks::Hooks, store::dead_letter::LetterFilter, throttle::Throttles},
-    progress::Timestamp,
-    stride::{
-        redrive,
-        registry::{Refused, Registry},
-    },
+    processor::{hooks::Hooks, throttle::Throttles},
+    stride::registry::{Refused, Registry},
 };
 
 #[derive(Args, Debug)]
@@ -90,7 +89,7 @@ pub(crate) struct Help<'a> {
 
 /// The arguments of the batch that a redrive redrives.
 pub(crate) fn args_of(redrive: &Batch) -> CliResult<Value> {
-    let args = serde_json::from_value::<redrive::RedriveArgs>(redrive.spec.args.clone());
+    let args = serde_json::from_value::<redrive_args::RedriveArgs>(redrive.spec.args.clone());
     let args = args.map_err(|e| CliError::caused("the batch's arguments are not readable", &e))?;
     Ok(args.args)
 }

@@ -4,7 +4,7 @@ use clap::Args;
 use serde_json::Value;
 
 use crate::{
-    base::{error_text::words, small_file},
+    base::{error::text::words, small_file},
     batch::{Batch, IfRunning, default_task_queue},
     cli::{
         args::{
@@ -27,7 +27,7 @@ use crate::{
     engine::client::{
         AcceptError, BatchClient, BatchHandle, BatchState, ProgressError, StartError,
     },
-    page::PageToken,
+    page::token::PageToken,
     processor::hooks::Hooks,
 };
 

@@ -3,8 +3,8 @@
 use clap::Args;
 
 use crate::{
-    base::error_text::words,
-    batch::validate_id,
+    base::error::text::words,
+    batch::{letter_filter::LetterFilter, validate::validate_id},
     cli::{
         args::temporal_server::ConnectionArgs,
         commands::redrive::args_of,
@@ -19,7 +19,6 @@ use crate::{
         shell::Program,
     },
     engine::client::{BatchClient, BatchHandle},
-    processor::store::dead_letter::LetterFilter,
 };
 
 #[derive(Args, Debug)]

@@ -9,7 +9,8 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
 
 use crate::{
-    batch::validate_id,
+    base::time::Timestamp,
+    batch::{letter_filter::LetterFilter, validate::validate_id},
     cli::{
         args::temporal_server::ConnectionArgs,
         commands::{failures::no_such_batch, redrive::args_of, start::json_or_file},
@@ -25,12 +26,9 @@ use crate::{
         client::{BatchClient, BatchHandle, ProgressError, RedriveError},
         worker::shutdown_signal,
     },
-    page::PageToken,
-    processor::{
-        stop_signal::{Interruption, Told},
-        store::dead_letter::LetterFilter,
-    },
-    progress::{ItemCounts, Outcome, Progress, Timestamp, check::Check},
+    page::token::PageToken,
+    processor::stop_signal::{Interruption, Told},
+    progress::{ItemCounts, Progress, check::Check, phase::Outcome},
     protocol::CheckOrder,
 };
 

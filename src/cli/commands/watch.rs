@@ -5,8 +5,8 @@ use std::pin::pin;
 use clap::Args;
 
 use crate::{
-    base::error_text::words,
-    batch::validate_id,
+    base::error::text::words,
+    batch::validate::validate_id,
     cli::{
         args::temporal_server::ConnectionArgs,
         exit::{CliError, CliResult, Exit},

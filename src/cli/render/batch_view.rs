@@ -8,6 +8,7 @@ use std::{
 use serde::Serialize;
 
 use crate::{
+    base::time::Timestamp,
     cli::{
         commands::failures::redrive_hint,
         exit::CliResult,
@@ -27,7 +28,10 @@ use crate::{
         RunningStride, Workers,
     },
     progress::{
-        BatchReport, FailureState, Outcome, PageFailure, Phase, Progress, Timestamp, by_age,
+        Progress, by_age,
+        failures::{FailureState, PageFailure},
+        phase::{Outcome, Phase},
+        report::BatchReport,
     },
 };
 
@@ -510,7 +514,8 @@ impl Table {
 mod tests {
     use super::*;
     use crate::{
-        cli::render::sentences::tests::progress, engine::client::RunningPage, page::PageToken,
+        cli::render::sentences::tests::progress, engine::client::RunningPage,
+        page::token::PageToken,
     };
 
     #[test]

@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::MissedTickBehavior;
 
 use crate::{
-    base::error_text::words,
+    base::error::text::words,
     cli::{
         render::{
             batch_view::{Look, age},
@@ -25,7 +25,12 @@ use crate::{
     },
     engine::client::{BatchHandle, ProgressError, ResultError},
     page::size::percent_text,
-    progress::{BatchReport, HeldBy, Phase, Progress, StageState},
+    progress::{
+        Progress,
+        parts::StageState,
+        phase::{HeldBy, Phase},
+        report::BatchReport,
+    },
 };
 
 /// How progress is shown.

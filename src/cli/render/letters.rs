@@ -8,8 +8,9 @@ use std::{
 use serde::Serialize;
 
 use crate::{
+    batch::letter_filter::LetterFilter,
     cli::commands::failures::{StoreError, in_time},
-    processor::store::dead_letter::{DeadLetter, DeadLetters, LetterFilter},
+    processor::store::dead_letter::{DeadLetter, DeadLetters},
 };
 
 /// Letters that are read at once.
@@ -158,7 +159,7 @@ impl Letters {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{jsonl_store::JsonlDeadLetters, progress::Timestamp};
+    use crate::{base::time::Timestamp, jsonl_store::JsonlDeadLetters};
 
     #[test]
     fn keys_are_in_the_order_in_which_people_look_them_up() {

@@ -5,7 +5,11 @@
 use crate::{
     cli::shell::{DEFAULT_CONNECTION, Program},
     engine::client::Observation,
-    progress::{HeldBy, Phase, Progress, StageState},
+    progress::{
+        Progress,
+        parts::StageState,
+        phase::{HeldBy, Phase},
+    },
 };
 
 /// The processors of this program that work on a database.

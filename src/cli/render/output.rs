@@ -12,8 +12,9 @@ use indicatif::MultiProgress;
 use serde::Serialize;
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::base::time::Timestamp;
+
 pub(crate) use crate::base::text::{about, count, number, per_second};
-use crate::progress::Timestamp;
 
 /// Every bar of the process. Other lines on standard error are written while the bars are taken away, or
 /// the two would run into each other.

@@ -10,6 +10,8 @@ use serde::Serialize;
 use serde_json::Value;
 
 use crate::{
+    base::time::Timestamp,
+    batch::letter_filter::LetterFilter,
     cli::{
         commands::failures::in_time,
         exit::{CliError, CliResult},
@@ -21,8 +23,8 @@ use crate::{
         shell::DEFAULT_CONNECTION,
     },
     engine::client::{BatchClient, BatchState},
-    processor::store::dead_letter::{DeadLetter, DeadLetters, LetterFilter},
-    progress::{Outcome, Progress, Timestamp},
+    processor::store::dead_letter::{DeadLetter, DeadLetters},
+    progress::{Progress, phase::Outcome},
 };
 
 /// Redrives of a batch that are looked at.

@@ -5,10 +5,14 @@
 use std::time::Duration;
 
 use crate::{
-    base::text::exactly,
+    base::{text::exactly, time::Timestamp},
     cli::render::output::{about, count, duration, number, per_second, time},
     page::size::{Size, percent_text},
-    progress::{PartitionProgress, PauseNote, Phase, Progress, StageState, TimeLeft, Timestamp},
+    progress::{
+        PauseNote, Progress, TimeLeft,
+        parts::{PartitionProgress, StageState},
+        phase::Phase,
+    },
 };
 
 /// Partitions that are shown.
@@ -341,7 +345,7 @@ pub(crate) fn items_per_second(rate: f64) -> String {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::progress::{HeldBy, Throttled};
+    use crate::progress::{Throttled, phase::HeldBy};
 
     const START: u64 = 1_700_000_000_000;
 
@@ -377,7 +381,7 @@ pub(crate) mod tests {
     fn partitions_are_counted_and_the_first_ones_shown() {
         let partition = |n: u64| PartitionProgress {
             name: format!("tenant-{n}"),
-            state: crate::progress::PartitionState::Running,
+            state: crate::progress::parts::PartitionState::Running,
             pages_completed: 3,
             pages_failed: 0,
             pages_in_flight: 2,
@@ -390,7 +394,7 @@ pub(crate) mod tests {
             low_water_mark: None,
         };
         let p = Progress {
-            partition_counts: Some(crate::progress::PartitionCounts {
+            partition_counts: Some(crate::progress::parts::PartitionCounts {
                 total: 40,
                 running: 12,
                 finished: 3,

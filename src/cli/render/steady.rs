@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    page::{PageToken, size::Stand},
+    page::{size::Stand, token::PageToken},
     progress::{ItemCounts, Progress},
 };
 

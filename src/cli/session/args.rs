@@ -10,7 +10,7 @@ use std::{
 use clap::Args;
 
 use crate::{
-    batch::{Batch, validate_id},
+    batch::{Batch, validate::validate_id},
     cli::{
         args::{pacing::PacingArgs, stages::StageArgs, tolerance::LimitArgs},
         commands::worker::{listen_address, task_queue},

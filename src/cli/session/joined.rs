@@ -5,7 +5,7 @@
 use crate::{
     cli::{args::pacing::PacingArgs, render::output::note, shell::Program},
     engine::client::BatchHandle,
-    progress::{Phase, Progress},
+    progress::{Progress, phase::Phase},
 };
 
 /// Tells in a line each what is not as the command says. `slots` are the pages that its worker takes at once, if it has one.

@@ -35,7 +35,7 @@ use crate::{
         store::{dead_letter::DeadLetters, page_ledger::PageLedger},
         throttle::Throttles,
     },
-    progress::BatchReport,
+    progress::report::BatchReport,
     stride::registry::Registry,
 };
 

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::page::PageToken;
+use crate::page::token::PageToken;
 
 /// R. P. Brent's cycle finding (BIT 20, 1980): remembers one token and moves it forward at every power of
 /// two, so a circle of length n is noticed after at most about 3n tokens from where it begins.

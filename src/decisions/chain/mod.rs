@@ -28,23 +28,27 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-#[cfg(feature = "temporal")]
-use crate::protocol::Prepared;
 use crate::{
-    base::stored::is_default,
+    base::{stored::is_default, time::Timestamp},
     batch::{retry::RetryPolicy, tolerance::Tally},
-    page::PageToken,
+    page::token::PageToken,
     processor::{
-        count_reason,
         reducer::{Fold, Output, Plan},
+        report::count_reason,
     },
-    progress::{FailedItem, FailureState, ItemCounts, PageFailure, Timestamp},
+    progress::{
+        ItemCounts,
+        failures::{FailedItem, FailureState, PageFailure},
+    },
     protocol::{FailedAttempt, StrideReport, UNKNOWN_PROCESSOR},
 };
 use bridges::Bridges;
 use cycle::CycleDetector;
-pub(crate) use stride::{Allotment, Run, STRIDE_BYTES, State, Stride};
 use stride::{Moment, Trouble};
+
+#[cfg(feature = "temporal")]
+use crate::protocol::Prepared;
+pub(crate) use stride::{Allotment, Run, STRIDE_BYTES, State, Stride};
 
 /// Pages given up that are listed. Without dead letters one more ends the batch, because it could not be
 /// accounted for.

@@ -11,13 +11,13 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    batch::{
-        retry::ExtendedRetries,
-        stage::{Stage, Stages},
+    batch::{retry::ExtendedRetries, stage::Stage},
+    decisions::{
+        scheduler::{self, Decision, Dispatch, Limits, StageLimit},
+        state::stages::Stages,
     },
-    decisions::scheduler::{self, Decision, Dispatch, Limits, StageLimit},
     processor::reducer::{MAX_OUTPUT_BYTES, Output, Reducer},
-    progress::{Outcome, check::Checked},
+    progress::{check::Checked, phase::Outcome},
 };
 
 /// Where the random choices come from, and what kind of world it is.

@@ -8,11 +8,11 @@ use crate::{
     base::{
         error::{Blame, truncate},
         stored::is_default,
+        time::Timestamp,
     },
     batch::retry::RetryPolicy,
-    page::PageToken,
+    page::token::PageToken,
     processor::store::page_ledger::StrideTotals,
-    progress::Timestamp,
     protocol::{FailedAttempt, GiveUp, MOST_READS},
 };
 

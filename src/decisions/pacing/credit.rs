@@ -16,7 +16,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::progress::Timestamp;
+use crate::base::time::Timestamp;
 
 /// Permits that have been earned and that no stride has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -7,15 +7,21 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    AutoPageSize, AutoParallelism, AutoStride, Credit, Earned, Openings, PaceSample, PageSample,
-    PageSizer, ParallelismTuner, Ramp, RampState, Standing, StrideLength, StrideSample, Throughput,
-    Window,
+    Credit, Earned, Openings, PaceSample, PageSample, PageSizer, ParallelismTuner, RampState,
+    Standing, StrideLength, StrideSample, Throughput,
 };
 use crate::{
-    batch::{BatchSpec, MAX_STRIDE},
-    decisions::scheduler::earliest,
+    base::time::{Timestamp, earliest},
+    batch::{
+        MAX_STRIDE,
+        pace_settings::{
+            page_size::AutoPageSize, parallelism::AutoParallelism, ramp::Ramp, stride::AutoStride,
+            window::Window,
+        },
+        spec::BatchSpec,
+    },
     processor::throttle::Verdict,
-    progress::{HeldBy, Throttled, TimeLeft, Timestamp},
+    progress::{Throttled, TimeLeft, phase::HeldBy},
     protocol::StrideReport,
 };
 
@@ -540,7 +546,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{batch::Batch, decisions::pacing::Opening, protocol::Timing};
+    use crate::{
+        batch::{Batch, pace_settings::window::Opening},
+        protocol::Timing,
+    };
 
     const START: Timestamp = Timestamp(1_000_000);
 

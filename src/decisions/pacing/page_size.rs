@@ -3,17 +3,14 @@
 //! Short pages say nothing about size, so only full ones are measured. They make pages larger slowly, on
 //! much evidence, and smaller at once.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::time::Duration;
 
-use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
-use crate::{base::text::exactly, progress::Timestamp};
-
-/// Items per page at most, tuned or not.
-const MAX_ITEMS: u32 = 1_000_000;
-const TARGETS: std::ops::RangeInclusive<Duration> =
-    Duration::from_millis(10)..=Duration::from_secs(600);
+use crate::{
+    base::time::Timestamp,
+    batch::{MAX_PAGE_SIZE, pace_settings::page_size::AutoPageSize},
+};
 
 /// Time between a change and the next growth.
 const GROWTH_INTERVAL: Duration = Duration::from_secs(10);
@@ -37,162 +34,6 @@ const SHRINK_ALONE: f64 = 4.0;
 const CEILING_FOR: Duration = Duration::from_secs(600);
 /// Reports that are remembered of the current size.
 const REPORTS: usize = 10;
-
-/// Lets a batch find its page size: the largest within the bounds whose pages take about the target time.
-///
-/// | setting | default | allowed |
-/// |---|---|---|
-/// | `min` | 100 items | 1 to `max` |
-/// | `max` | 10,000 items | `min` to 1,000,000 |
-/// | `target` | 1 s to fetch and process a page | 10 ms to 10 min |
-///
-/// Pages grow by at most a half every 10 s, and only after eight full pages of the same size were clearly
-/// faster than the target. A page with fewer items than were asked for counts for nothing, so a gap in the
-/// data does not make pages larger. When pages are too slow they shrink at once, to no less than a half at a
-/// time. A page that times out halves the size, which then stays below three quarters of what timed out for
-/// ten minutes.
-///
-/// As text: `auto`, `auto:100..5000`, `auto:100..5000@500ms`, `auto@500ms`.
-///
-/// ```
-/// use std::time::Duration;
-/// use temporal_batch::AutoPageSize;
-///
-/// let size: AutoPageSize = "auto:100..5000@500ms".parse()?;
-/// assert_eq!(size, AutoPageSize::new(100, 5_000).target(Duration::from_millis(500)));
-/// assert_eq!(size.to_string(), "100..5000 at 500ms");
-/// # Ok::<(), temporal_batch::InvalidAutoPageSize>(())
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct AutoPageSize {
-    min: u32,
-    max: u32,
-    target: Duration,
-}
-
-impl Default for AutoPageSize {
-    fn default() -> Self {
-        Self::new(100, 10_000)
-    }
-}
-
-impl AutoPageSize {
-    /// Bounds in items per page; the target is 1 s. Nothing is checked before the batch is started.
-    pub fn new(min: u32, max: u32) -> Self {
-        Self {
-            min,
-            max,
-            target: Duration::from_secs(1),
-        }
-    }
-
-    /// How long it should take to fetch and process a page.
-    #[must_use]
-    pub fn target(mut self, target: Duration) -> Self {
-        self.target = target;
-        self
-    }
-
-    /// Items per page at least.
-    pub fn min(&self) -> u32 {
-        self.min
-    }
-
-    /// Items per page at most.
-    pub fn max(&self) -> u32 {
-        self.max
-    }
-
-    /// How long it should take to fetch and process a page.
-    pub fn target_duration(&self) -> Duration {
-        self.target
-    }
-
-    pub(crate) fn validate(&self) -> Result<(), InvalidAutoPageSize> {
-        let Self { min, max, target } = *self;
-        if min < 1 || max < min || max > MAX_ITEMS {
-            return Err(InvalidAutoPageSize::Bounds { min, max });
-        }
-        if !TARGETS.contains(&target) {
-            return Err(InvalidAutoPageSize::Target { given: target });
-        }
-        Ok(())
-    }
-}
-
-impl fmt::Display for AutoPageSize {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}..{} at ", self.min, self.max)?;
-        match SignedDuration::try_from(self.target) {
-            Ok(target) => write!(f, "{target:#}"),
-            Err(_) => write!(f, "{:?}", self.target),
-        }
-    }
-}
-
-impl FromStr for AutoPageSize {
-    type Err = InvalidAutoPageSize;
-
-    fn from_str(given: &str) -> Result<Self, Self::Err> {
-        let parsed = parse(given).ok_or_else(|| InvalidAutoPageSize::Syntax {
-            given: given.chars().take(60).collect(),
-        })?;
-        parsed.validate()?;
-        Ok(parsed)
-    }
-}
-
-fn parse(given: &str) -> Option<AutoPageSize> {
-    let rest = given.strip_prefix("auto")?;
-    let (bounds, target) = match rest.split_once('@') {
-        Some((bounds, target)) => (bounds, Some(target)),
-        None => (rest, None),
-    };
-    let mut parsed = AutoPageSize::default();
-    if !bounds.is_empty() {
-        let (min, max) = bounds.strip_prefix(':')?.split_once("..")?;
-        parsed.min = min.parse().ok()?;
-        parsed.max = max.parse().ok()?;
-    }
-    if let Some(target) = target {
-        parsed.target = target.parse::<SignedDuration>().ok()?.try_into().ok()?;
-    }
-    Some(parsed)
-}
-
-/// What is wrong with an [`AutoPageSize`].
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum InvalidAutoPageSize {
-    /// The text is not one that stands for bounds and a target.
-    #[error(
-        "automatic page size \"{given}\" is not understood; write it like \"auto\" or \"auto:100..5000@500ms\""
-    )]
-    Syntax {
-        /// The text, shortened.
-        given: String,
-    },
-    /// The bounds are outside of their range or the wrong way round.
-    #[error(
-        "page sizes from {min} to {max} are not allowed; they must go up and be from 1 to {MAX_ITEMS}"
-    )]
-    Bounds {
-        /// The lower bound that was given.
-        min: u32,
-        /// The upper bound that was given.
-        max: u32,
-    },
-    /// The target is outside of its range.
-    #[error(
-        "the target for a page is {}; it must be from {} to {}",
-        exactly(*given), exactly(*TARGETS.start()), exactly(*TARGETS.end())
-    )]
-    Target {
-        /// The target that was given.
-        given: Duration,
-    },
-}
 
 /// What one stride says of its full pages: those with as many items as were asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -434,7 +275,7 @@ fn smaller(size: u32, part: f64) -> u32 {
 
 /// The next number below that has no more than two digits before its zeros; at least 1.
 fn readable_below(size: f64) -> u32 {
-    let whole = size.clamp(1.0, f64::from(MAX_ITEMS)) as u32;
+    let whole = size.clamp(1.0, f64::from(MAX_PAGE_SIZE)) as u32;
     whole - whole % digit(whole)
 }
 
@@ -450,7 +291,7 @@ mod tests {
     use super::*;
 
     fn bounds() -> AutoPageSize {
-        AutoPageSize::new(1, MAX_ITEMS)
+        AutoPageSize::new(1, MAX_PAGE_SIZE)
     }
 
     fn sample(page_size: u32, pages: u32, each: Duration) -> PageSample {
@@ -464,65 +305,6 @@ mod tests {
 
     fn at(seconds: u64) -> Timestamp {
         Timestamp(1_000_000 + seconds * 1_000)
-    }
-
-    #[test]
-    fn text_stands_for_bounds_and_target() {
-        let parsed = |text: &str| text.parse::<AutoPageSize>();
-        assert_eq!(parsed("auto"), Ok(AutoPageSize::default()));
-        assert_eq!(parsed("auto:1..1000000"), Ok(bounds()));
-        let half = Duration::from_millis(500);
-        assert_eq!(
-            parsed("auto@500ms"),
-            Ok(AutoPageSize::default().target(half))
-        );
-        let all = parsed("auto:100..5000@500ms").unwrap();
-        assert_eq!(all, AutoPageSize::new(100, 5_000).target(half));
-        assert_eq!(all.to_string(), "100..5000 at 500ms");
-        assert_eq!(AutoPageSize::default().to_string(), "100..10000 at 1s");
-        let minutes = parsed("auto@1m 30s").unwrap();
-        assert_eq!(minutes.to_string(), "100..10000 at 1m 30s");
-    }
-
-    #[test]
-    fn text_that_means_nothing_is_refused() {
-        for text in [
-            "",
-            "1000",
-            "Auto",
-            "auto:",
-            "auto:5",
-            "auto:1..",
-            "auto:-1..5",
-            "auto@",
-            "auto@5",
-            "auto@-1s",
-            "auto5",
-        ] {
-            let error = text.parse::<AutoPageSize>().unwrap_err();
-            assert!(
-                matches!(error, InvalidAutoPageSize::Syntax { .. }),
-                "{text}: {error}"
-            );
-        }
-        for text in ["auto:0..5", "auto:9..8", "auto:1..1000001"] {
-            let error = text.parse::<AutoPageSize>().unwrap_err();
-            assert!(
-                matches!(error, InvalidAutoPageSize::Bounds { .. }),
-                "{text}: {error}"
-            );
-        }
-        for text in ["auto@9ms", "auto@601s"] {
-            let error = text.parse::<AutoPageSize>().unwrap_err();
-            assert!(
-                matches!(error, InvalidAutoPageSize::Target { .. }),
-                "{text}: {error}"
-            );
-        }
-        assert_eq!(
-            "auto@1ms".parse::<AutoPageSize>().unwrap_err().to_string(),
-            "the target for a page is 1ms; it must be from 10ms to 10m"
-        );
     }
 
     #[test]

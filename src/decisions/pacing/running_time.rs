@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::progress::Timestamp;
+use crate::base::time::Timestamp;
 
 /// Counts the time in which a batch runs. It is stored, so it goes on after a continue-as-new.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::running_time::RunningTime;
-use crate::progress::{TimeLeft, Timestamp};
+use crate::{base::time::Timestamp, progress::TimeLeft};
 
 /// A rate from less than this is chance.
 const YOUNGEST: u64 = 2_000;

@@ -15,19 +15,16 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    PartitionSpec, Share,
+    Share,
     share::{is_within, most},
 };
 use crate::{
-    base::stored::is_default,
-    decisions::{
-        chain::Ledger,
-        pacing::{Pacing, Stride},
-        state::pending_notices::Notices,
-    },
-    page::PageToken,
+    base::{stored::is_default, time::Timestamp},
+    batch::{pace_settings::stride::Stride, partition_spec::PartitionSpec},
+    decisions::{chain::Ledger, pacing::Pacing, state::pending_notices::Notices},
+    page::token::PageToken,
     processor::reducer::Output,
-    progress::{BatchReport, Outcome, Timestamp},
+    progress::{phase::Outcome, report::BatchReport},
     protocol::PageSizeSetting,
 };
 use look::Merged;

@@ -6,12 +6,19 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::{
-    batch::retry::RetryPolicy,
+    base::time::Timestamp,
+    batch::{
+        partition_spec::{
+            MAX_PARTITIONS, Partition, PartitionSpec, first_stride, partition_of, stored,
+        },
+        retry::RetryPolicy,
+    },
     decisions::{
         chain::{Event, Ledger},
         scheduler::{self, Decision, Limits},
     },
-    progress::{BatchReport, Outcome, Timestamp},
+    page::token::PageToken,
+    progress::{phase::Outcome, report::BatchReport},
     protocol::{PageSizeSetting, StrideReport},
 };
 

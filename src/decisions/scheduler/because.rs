@@ -9,9 +9,12 @@ use super::{
     explain::{RATE_IS_USED, is_over, page_after, stands_still},
 };
 use crate::{
-    base::text::{about, number, per_second},
+    base::{
+        text::{about, number, per_second},
+        time::Timestamp,
+    },
     decisions::{chain::Run, pacing::fitting_page},
-    progress::{HeldBy, Timestamp},
+    progress::phase::HeldBy,
 };
 
 /// A rate that makes a page wait for less is nothing that a page waits for.
@@ -188,7 +191,7 @@ mod tests {
                 tests::{Case, NOW, batch},
             },
         },
-        page::PageToken,
+        page::token::PageToken,
         protocol::{FailedAttempt, StrideReport},
     };
 
@@ -321,7 +324,8 @@ mod tests {
             Some(Because::from((HeldBy::Rate, sentence)))
         };
         assert_eq!(fits.seen_at(after(4), because), plain(50));
-        let tuned = large.auto_page_size(crate::decisions::pacing::AutoPageSize::default());
+        let tuned =
+            large.auto_page_size(crate::batch::pace_settings::page_size::AutoPageSize::default());
         let said = Case::of(tuned, 50).seen_at(after(30), because);
         assert_eq!(said, plain(200));
         let fits = batch().rate(5_000.0).page_size(1_000);

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::progress::Timestamp;
+use crate::base::time::Timestamp;
 
 /// As many as the SDK asks for unless told otherwise: what counts until a worker has said something.
 const EAGER_STRIDES: u32 = 3;

@@ -7,14 +7,15 @@ use crate::{
     base::{
         error::truncate,
         text::{about, per_second},
+        time::Timestamp,
     },
-    batch::stage::Stages,
     decisions::{
         chain::Ledger,
         pacing::{PaceNow, Pacing},
+        state::stages::Stages,
     },
-    page::PageToken,
-    progress::{HeldBy, PauseNote, Timestamp},
+    page::token::PageToken,
+    progress::{PauseNote, phase::HeldBy},
 };
 
 /// Below this part of a rate that is given out it is not the rate that holds the batch.

@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::Limits;
-use crate::{decisions::chain::Ledger, progress::Timestamp};
+use crate::{base::time::Timestamp, decisions::chain::Ledger};
 
 /// Strides that end by themselves within this time are not asked.
 const BY_THEMSELVES: Duration = Duration::from_secs(5);
@@ -89,7 +89,8 @@ mod tests {
 
     use super::*;
     use crate::{
-        batch::retry::RetryPolicy, decisions::chain::Event, page::PageToken, protocol::StrideReport,
+        batch::retry::RetryPolicy, decisions::chain::Event, page::token::PageToken,
+        protocol::StrideReport,
     };
 
     fn running(strides: u64) -> Ledger {

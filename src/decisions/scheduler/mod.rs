@@ -12,9 +12,10 @@ mod stage;
 use std::time::Duration;
 
 use crate::{
+    base::time::{Timestamp, earliest},
     decisions::chain::{Allotment, Broken, Ledger, MAX_STUCK, STRIDE_BYTES, Stride},
-    page::PageToken,
-    progress::{Outcome, Phase, Timestamp},
+    page::token::PageToken,
+    progress::phase::{Outcome, Phase},
 };
 
 pub(crate) use because::{Because, because};
@@ -500,13 +501,6 @@ fn next_due(ledger: &Ledger, now: Timestamp) -> Option<Timestamp> {
         .filter_map(|(_, stride)| stride.due())
         .filter(|at| *at > now)
         .min()
-}
-
-pub(crate) fn earliest(a: Option<Timestamp>, b: Option<Timestamp>) -> Option<Timestamp> {
-    match (a, b) {
-        (Some(a), Some(b)) => Some(a.min(b)),
-        (one, other) => one.or(other),
-    }
 }
 
 #[cfg(test)]

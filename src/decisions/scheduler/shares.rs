@@ -7,8 +7,8 @@
 
 use super::{Limits, stage};
 use crate::{
+    base::time::Timestamp,
     decisions::chain::{Ledger, Run},
-    progress::Timestamp,
 };
 
 /// A share that is smaller than this part of an even one is not worth a slot.
@@ -117,7 +117,8 @@ mod tests {
     use super::super::{Decision, decide, yields};
     use super::*;
     use crate::{
-        batch::retry::RetryPolicy, decisions::chain::Event, page::PageToken, protocol::StrideReport,
+        batch::retry::RetryPolicy, decisions::chain::Event, page::token::PageToken,
+        protocol::StrideReport,
     };
 
     const NOW: Timestamp = Timestamp(1_000_000);

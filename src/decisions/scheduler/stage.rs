@@ -8,8 +8,8 @@
 
 use super::Limits;
 use crate::{
+    base::time::Timestamp,
     decisions::chain::{Allotment, Ledger, Stride},
-    progress::Timestamp,
 };
 
 /// The limit of a stage.

@@ -7,10 +7,8 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    decisions::chain::Ledger,
-    page::PageToken,
-    processor::hooks::Failure,
-    progress::{PageFailure, Timestamp},
+    base::time::Timestamp, decisions::chain::Ledger, page::token::PageToken,
+    processor::hooks::Failure, progress::failures::PageFailure,
 };
 
 /// Notices that wait. More are counted only.

@@ -10,7 +10,7 @@ use std::{
 use tokio::{sync::oneshot, time::Instant};
 
 use crate::{
-    base::{error::PageError, error_text::words},
+    base::error::{PageError, text::words},
     protocol::COMBINE_TIMED_OUT,
 };
 

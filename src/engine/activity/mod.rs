@@ -46,7 +46,7 @@ use crate::{
     batch::retry::RetryMode,
     engine::{controller::StrideActivity, worker::Company},
     metrics::{Metrics, StrideOutcome},
-    page::PageToken,
+    page::token::PageToken,
     processor::throttle::Throttles,
     protocol::{Checkpoint, StrideOrder, StrideReport, UNKNOWN_PROCESSOR},
     stride::registry::Registry,

@@ -15,10 +15,7 @@ use super::{
     waiting::WaitTeller,
 };
 use crate::{
-    base::{
-        error::{MAX_MESSAGE_CHARS, PageError, truncate},
-        error_text::words,
-    },
+    base::error::{MAX_MESSAGE_CHARS, PageError, text::words, truncate},
     decisions::pacing::{Openings, openings},
     engine::controller::{
         CheckActivity, CombineActivity, HookActivity, KeepReportActivity, LockActivity,

@@ -25,11 +25,11 @@ use super::{
     user_threads::Trouble,
 };
 use crate::{
-    base::error_text::words,
+    base::error::text::words,
     decisions::pacing::Earned,
     engine::{client::is_unanswered, controller::Controller},
     metrics::{PageInFlight, ProcessorMetrics},
-    page::PageToken,
+    page::token::PageToken,
     processor::{
         item::{ItemHost, Permits},
         stop_signal::Told,

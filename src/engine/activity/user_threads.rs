@@ -26,7 +26,7 @@ use tokio::{
 };
 use tracing::Instrument as _;
 
-use crate::base::{error::PageError, error_text::words};
+use crate::base::error::{PageError, text::words};
 
 /// How long code may have a thread before the thread counts as blocked.
 const BLOCKED_AFTER: Duration = Duration::from_secs(5);

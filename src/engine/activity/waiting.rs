@@ -12,10 +12,7 @@ use tokio::{sync::watch, task::JoinHandle};
 
 use super::{HEARTBEATS_PER_TIMEOUT, side::ASIDE_HEARTBEAT_TIMEOUT};
 use crate::{
-    base::{
-        error::{MAX_MESSAGE_CHARS, PageError, truncate},
-        error_text::words,
-    },
+    base::error::{MAX_MESSAGE_CHARS, PageError, text::words, truncate},
     engine::controller::Controller,
     protocol::{WaitNews, WaitsFor},
 };

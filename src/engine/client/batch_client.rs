@@ -11,19 +11,22 @@ use temporalio_common::{
     Memo, MemoValues, protos::temporal::api::enums::v1::WorkflowExecutionStatus as TemporalStatus,
 };
 
+use super::{
+    BatchHandle, BatchState, ListError, ListedBatch, StartError, handle::state_of,
+    observation::Looks, outage::Outages,
+};
 use crate::{
-    batch::{Batch, IfRunning, InvalidBatch, validate_id},
+    base::time::Timestamp,
+    batch::{
+        Batch, IfRunning,
+        validate::{InvalidBatch, validate_id},
+    },
     engine::{
         connect::{ConnectError, ConnectOptions, connect},
         controller::Controller,
     },
-    progress::{Progress, Timestamp, audit::Given},
+    progress::{Progress, audit::Given},
     protocol::{self, Begun, ControllerInput, EndNote, large_args::carried},
-};
-
-use super::{
-    BatchHandle, BatchState, ListError, ListedBatch, StartError, handle::state_of,
-    observation::Looks, outage::Outages,
 };
 
 /// The memo field that holds the processor's name, for listings.

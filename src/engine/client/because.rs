@@ -9,10 +9,13 @@ use std::{
 
 use super::{RunningStride, Workers};
 use crate::{
-    base::text::{about, per_second},
+    base::{
+        text::{about, per_second},
+        time::Timestamp,
+    },
     decisions::scheduler::{Because, page_after},
-    page::PageToken,
-    progress::{HeldBy, Progress, Timestamp},
+    page::token::PageToken,
+    progress::{Progress, phase::HeldBy},
 };
 
 /// After this long without a sign of life, of which a worker gives five in a heartbeat timeout, its pages are in danger.

@@ -5,20 +5,21 @@ use std::time::Duration;
 use temporalio_client::WorkflowIdReusePolicy;
 use temporalio_common::Memo;
 
+use super::{
+    BatchClient, BatchHandle, BatchState, ResultError, StartError, batch_client::KeptArgs,
+};
 use crate::{
     batch::{
-        Batch, BatchSpec, InvalidBatch, tolerance::Tolerance, validate_deadline, validate_id,
-        validate_max_parallelism,
+        Batch,
+        spec::BatchSpec,
+        tolerance::Tolerance,
+        validate::{InvalidBatch, validate_deadline, validate_id, validate_max_parallelism},
     },
     protocol::{
         ControllerInput, MEMO_ARGS,
         large_args::{Reference, carried},
         version_of,
     },
-};
-
-use super::{
-    BatchClient, BatchHandle, BatchState, ResultError, StartError, batch_client::KeptArgs,
 };
 
 /// Going on with a batch that failed, stopped or was cancelled: in the same batch run, exactly where it
@@ -256,7 +257,7 @@ impl ControllerInput {
         controls.tripped = None;
         controls.stopping = None;
         controls.forgiven = Some(carry.ledger.forgiven(&carry.prepared, 0));
-        carry.notices.track_at = crate::progress::Timestamp::default();
+        carry.notices.track_at = crate::base::time::Timestamp::default();
         Ok(())
     }
 }

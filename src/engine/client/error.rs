@@ -3,7 +3,7 @@
 use temporalio_client::errors::ClientError;
 
 use super::{BatchState, Remedy};
-use crate::{batch::InvalidBatch, progress::Timestamp};
+use crate::{base::time::Timestamp, batch::validate::InvalidBatch};
 
 type Source = Box<dyn std::error::Error + Send + Sync>;
 

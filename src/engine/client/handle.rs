@@ -9,14 +9,16 @@ use temporalio_client::{
 };
 use temporalio_common::{error::IncomingError, protos::temporal::api::history::v1::History};
 
-use crate::{
-    engine::controller::Controller,
-    progress::{BatchReport, HeldBy, Phase},
-    protocol::{self, EndDetails},
-};
-
 use super::{
     AcceptError, BatchState, ProgressError, ResultError, observation::Looks, outage::Outages,
+};
+use crate::{
+    engine::controller::Controller,
+    progress::{
+        phase::{HeldBy, Phase},
+        report::BatchReport,
+    },
+    protocol::{self, EndDetails},
 };
 
 /// Longest wait for a worker to accept a batch.

@@ -2,7 +2,7 @@
 
 use temporalio_common::protos::temporal::api::enums::v1::WorkflowExecutionStatus as TemporalStatus;
 
-use crate::progress::{Outcome, Timestamp};
+use crate::{base::time::Timestamp, progress::phase::Outcome};
 
 /// A batch in a listing.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]

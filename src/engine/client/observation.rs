@@ -21,9 +21,10 @@ use super::{
     running::{running_strides, time},
 };
 use crate::{
+    base::time::Timestamp,
     engine::controller::Controller,
     page::size::Stand,
-    progress::{Phase, Progress, Timestamp, by_age},
+    progress::{Progress, by_age, phase::Phase},
     protocol::{ClientLooks, MEMO_FULL, MEMO_PROGRESS},
 };
 

@@ -8,10 +8,9 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use temporalio_client::{
-    errors::{WorkflowGetResultError, WorkflowInteractionError},
-    tonic::{Code, Status},
-};
+use temporalio_client::tonic::Code;
+
+use crate::base::error::text::status_of;
 
 /// Long enough for a server that is replaced or restored, and short enough for a script that nobody watches.
 pub(crate) const OUTAGE_TIMEOUT: Duration = Duration::from_secs(30 * 60);
@@ -115,20 +114,13 @@ pub(crate) fn is_outage(error: &(dyn Error + 'static)) -> bool {
     false
 }
 
-/// Some errors of the SDK keep what the server said to themselves.
-pub(crate) fn status_of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Status> {
-    if let Some(WorkflowInteractionError::Rpc(status)) = error.downcast_ref() {
-        return Some(status);
-    }
-    if let Some(WorkflowGetResultError::Rpc(status)) = error.downcast_ref() {
-        return Some(status);
-    }
-    error.downcast_ref()
-}
-
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use temporalio_client::{
+        errors::{WorkflowGetResultError, WorkflowInteractionError},
+        tonic::Status,
+    };
 
     use temporalio_client::errors::WorkflowStartError;
 

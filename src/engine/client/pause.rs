@@ -4,8 +4,9 @@ use std::time::{Duration, SystemTime};
 
 use super::{BatchHandle, BatchState, ControlError, ProgressError, ProgressSource};
 use crate::{
-    batch::InvalidBatch,
-    progress::{Phase, Progress, Timestamp},
+    base::time::Timestamp,
+    batch::validate::InvalidBatch,
+    progress::{Progress, phase::Phase},
     protocol::PauseRequest,
 };
 

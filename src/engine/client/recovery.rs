@@ -27,9 +27,10 @@ use super::{
     standstill::{Cause, Next, Recovered, Repeat, Standstill},
 };
 use crate::{
+    base::time::Timestamp,
     batch::retry::RetryMode,
     engine::controller::Controller,
-    progress::{Timestamp, audit::Given},
+    progress::audit::Given,
     protocol::{ControllerInput, Prepared, RecoverNote, Steer, SteerRequest},
 };
 

@@ -7,8 +7,7 @@ use super::{
     batch_client::{MEMO_PROCESSOR, MEMO_REDRIVE_OF},
 };
 use crate::{
-    batch::Batch,
-    processor::store::dead_letter::LetterFilter,
+    batch::{Batch, letter_filter::LetterFilter},
     protocol::{MEMO_ARGS, MEMO_PREPARED_ARGS},
 };
 

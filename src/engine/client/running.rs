@@ -12,8 +12,8 @@ use temporalio_common::{
 };
 
 use crate::{
-    page::PageToken,
-    progress::Timestamp,
+    base::time::Timestamp,
+    page::token::PageToken,
     protocol::{self, Checkpoint},
 };
 

@@ -3,8 +3,13 @@
 use std::time::Duration;
 
 use crate::{
-    batch::InvalidBatch,
-    decisions::pacing::{AutoPageSize, AutoParallelism, Ramp, Stride, Window},
+    batch::{
+        pace_settings::{
+            page_size::AutoPageSize, parallelism::AutoParallelism, ramp::Ramp, stride::Stride,
+            window::Window,
+        },
+        validate::InvalidBatch,
+    },
     protocol::{PageSizeSetting, SetRequest, Setting},
 };
 
@@ -140,7 +145,7 @@ impl<T> From<Option<T>> for Setting<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decisions::pacing::AutoStride;
+    use crate::batch::pace_settings::stride::AutoStride;
 
     #[test]
     fn bad_settings_are_refused_with_what_is_allowed() {

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use crate::{base::error::truncate, progress::Timestamp};
+use crate::base::{error::truncate, time::Timestamp};
 
 /// Temporal tries again when a worker was lost or slow, so the first failures say nothing.
 const TELLING: u32 = 3;

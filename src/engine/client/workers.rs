@@ -12,7 +12,7 @@ use temporalio_common::protos::temporal::api::{
     workflowservice::v1::{DescribeTaskQueueRequest, DescribeTaskQueueResponse},
 };
 
-use crate::progress::Timestamp;
+use crate::base::time::Timestamp;
 
 /// A worker asks for work with a call that lasts up to 60 s, and the server lists it for minutes after its
 /// last one. Who has not asked for longer than this is gone.

@@ -15,12 +15,11 @@ use temporalio_sdk::{
 use super::{Controller, Orders};
 use crate::{
     base::error::Blame,
-    batch::stage::Stages,
     decisions::{
         chain::Event,
         pacing::{Length, LengthBy, Standing, StrideLength, Uncut},
         scheduler::{self, Dispatch},
-        state::pending_notices::Before,
+        state::{pending_notices::Before, stages::Stages},
     },
     protocol::{self, Checkpoint, FailedAttempt, StrideOrder, StrideReport, StrideTerms},
 };

@@ -17,7 +17,11 @@ use super::{
 use crate::{
     batch::HOOK_TIMEOUT,
     decisions::scheduler::Ending,
-    progress::{BatchReport, Outcome, Phase, audit::Given},
+    progress::{
+        audit::Given,
+        phase::{Outcome, Phase},
+        report::BatchReport,
+    },
     protocol::{self, EndNote, HookOrder},
 };
 

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     decisions::scheduler::Ending,
-    progress::{HeldBy, Outcome},
+    progress::phase::{HeldBy, Outcome},
     protocol::{LockOrder, aside_queue},
 };
 

@@ -28,17 +28,16 @@ use super::{
     view::details,
 };
 use crate::{
-    batch::{
-        stage::Stages,
-        tolerance::{OnExceeded, StrideTolerance, Tally},
-    },
+    base::time::{Timestamp, earliest},
+    batch::tolerance::{OnExceeded, StrideTolerance, Tally},
     decisions::{
         chain::{Broken, Event},
         partitions::Partitions,
-        scheduler::{Decision, Ending, earliest},
+        scheduler::{Decision, Ending},
+        state::stages::Stages,
     },
     processor::hooks::Failure,
-    progress::{BatchReport, Outcome, PauseNote, Timestamp, audit::Given},
+    progress::{PauseNote, audit::Given, phase::Outcome, report::BatchReport},
     protocol::{
         self, Carry, ControllerInput, PrepareInput, Prepared,
         large_args::{carried, is_large},

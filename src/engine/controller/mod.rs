@@ -64,28 +64,24 @@ pub(crate) use activity_defs::{
 pub(crate) use bridge::workflow::Bridge;
 pub(crate) use optional::Optional;
 
-use bridge::outbox::Bridging;
-use ending::end;
-use main_loop::{prepare, run_batch};
-use partition_parent::run_partitions;
-use publish::{Published, show_who_looks};
-use side_calls::Calls;
 use temporalio_sdk::{SyncWorkflowContext, WorkflowContext, WorkflowContextView, WorkflowResult};
 
 use crate::{
-    batch::stage::Stages,
+    base::time::Timestamp,
     decisions::{
         chain::{Broken, Event, Ledger},
         pacing::{PaceNow, Pacing},
         partitions::Partitions,
         scheduler::{self, Decision, EagerStrides, Limits, decide},
-        state::pending_notices::Notices,
+        state::{pending_notices::Notices, stages::Stages},
     },
     processor::reducer::Fold,
     progress::{
-        BatchReport, Phase, Progress, Timestamp,
+        Progress,
         audit::{Audit, Given},
         check::Checked,
+        phase::Phase,
+        report::BatchReport,
     },
     protocol::{
         self, AcceptedEnd, AcceptedEndRequest, ApproveRequest, BridgeResults, ClientLooks,
@@ -94,6 +90,13 @@ use crate::{
         WaitNews,
     },
 };
+use bridge::outbox::Bridging;
+use ending::end;
+use main_loop::{prepare, run_batch};
+use partition_parent::run_partitions;
+use publish::{Published, show_who_looks};
+use side_calls::Calls;
+
 /// See the [module documentation](self).
 #[temporalio_macros::workflow]
 pub(crate) struct Controller {

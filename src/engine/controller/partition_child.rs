@@ -10,12 +10,9 @@ use temporalio_sdk::{
 
 use super::{Controller, side_calls::Call};
 use crate::{
-    decisions::{
-        pacing::{Stride, StrideLength},
-        partitions::Told,
-        scheduler::Limits,
-    },
-    progress::Outcome,
+    batch::pace_settings::stride::Stride,
+    decisions::{pacing::StrideLength, partitions::Told, scheduler::Limits},
+    progress::phase::Outcome,
     protocol::{self, EndDetails, PageSizeSetting, Settled, ShareOrder},
 };
 

@@ -31,17 +31,28 @@ use super::{
     view::details,
 };
 use crate::{
-    base::error_text::words,
-    batch::{BatchSpec, HookNames},
+    base::{
+        error::text::words,
+        time::{Timestamp, earliest},
+    },
+    batch::{
+        pace_settings::PaceSpec,
+        partition_spec::first_stride,
+        spec::{BatchSpec, HookNames},
+    },
     decisions::{
         chain::Event,
-        pacing::{PaceSpec, Pacing, StrideLength},
-        partitions::{Next, Parked, PartLimits, Partitions, Share, Step, Told, first_stride},
-        scheduler::{EagerStrides, Ending, earliest},
+        pacing::{Pacing, StrideLength},
+        partitions::{Next, Parked, PartLimits, Partitions, Share, Step, Told},
+        scheduler::{EagerStrides, Ending},
         state::pending_notices::Notices,
     },
-    page::PageToken,
-    progress::{BatchReport, HeldBy, Outcome, Phase, Progress, Timestamp},
+    page::token::PageToken,
+    progress::{
+        Progress,
+        phase::{HeldBy, Outcome, Phase},
+        report::BatchReport,
+    },
     protocol::{
         self, Carry, ControlState, ControllerInput, Controls, EndDetails, PageSizeSetting, PartOf,
         PartitionNews, PartitionsOrder, Prepared, Settled, ShareOrder, SplitAnswer, SplitOrder,

@@ -9,8 +9,12 @@ use temporalio_sdk::WorkflowContext;
 
 use super::{Controller, now, size};
 use crate::{
+    base::time::Timestamp,
     decisions::scheduler,
-    progress::{HeldBy, Phase, Progress, Timestamp},
+    progress::{
+        MEMO_LISTED, Progress,
+        phase::{HeldBy, Phase},
+    },
     protocol::{self, ControlState},
 };
 
@@ -95,7 +99,7 @@ fn shorten(progress: &mut Progress, entries: usize) {
 
 /// With its longer lists, as far as there is room for them.
 fn full(mut progress: Progress) -> Progress {
-    for entries in [10, protocol::MEMO_LISTED] {
+    for entries in [10, MEMO_LISTED] {
         if size::bytes(&progress) <= MAX_FULL_BYTES {
             break;
         }
@@ -184,7 +188,7 @@ impl Controller {
     }
 
     fn take_progress(&mut self, mut progress: Progress) -> News {
-        shorten(&mut progress, protocol::MEMO_LISTED);
+        shorten(&mut progress, MEMO_LISTED);
         self.published.progress = Some((self.now, progress.phase, progress.limited_by));
         self.published.failed = failed(&progress);
         self.published.steered = false;

@@ -14,11 +14,11 @@ use super::{
     partition_parent::look_at_partitions, reduce::combine, stages::check_stage,
 };
 use crate::{
+    base::time::Timestamp,
     batch::{HOOK_TIMEOUT, TRACK_EVERY},
-    decisions::scheduler,
-    processor::hooks::{Failure, FailureNotice},
-    progress::{BatchReport, Outcome, Timestamp},
-    protocol::{self, BridgeWatch, HookCall, HookOrder, KeepReport, ThrottleOrder, WindowsOrder},
+    processor::hooks::{Failure, FailureNotice, HookCall},
+    progress::{phase::Outcome, report::BatchReport},
+    protocol::{self, BridgeWatch, HookOrder, KeepReport, ThrottleOrder, WindowsOrder},
 };
 
 /// Attempts of a hook, and of keeping the final report.
@@ -203,7 +203,7 @@ impl<'a> Calls<'a> {
             let tracked = s.input.spec.hooks.tracker.is_some() && self.tracker.is_none();
             (tracked && !s.makes_way()).then_some(s.notices.track_at)
         });
-        scheduler::earliest(until, due)
+        crate::base::time::earliest(until, due)
     }
 
     /// Whether a call came back.

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::Controller;
 use crate::{
     decisions::scheduler::Ending,
-    progress::BatchReport,
+    progress::report::BatchReport,
     protocol::{ControllerInput, EndDetails},
 };
 

@@ -20,10 +20,16 @@ use super::{
     view::details,
 };
 use crate::{
-    batch::stage::Judged,
-    decisions::scheduler::{self, Ending, StageLimit},
+    decisions::{
+        scheduler::{self, Ending, StageLimit},
+        state::stages::Judged,
+    },
     processor::hooks::Failure,
-    progress::{HeldBy, Outcome, Phase, audit::Given, check::Checked},
+    progress::{
+        audit::Given,
+        check::Checked,
+        phase::{HeldBy, Outcome, Phase},
+    },
     protocol::{self, CheckAnswer, CheckOrder, WaitsFor},
 };
 
@@ -97,7 +103,7 @@ impl Controller {
         let (action, why) = match judged {
             Judged::GoesOn => ("go on", format!("{stage} is done; {found}")),
             Judged::Holds(reason) => {
-                if stages.progress().state == crate::progress::StageState::Failed {
+                if stages.progress().state == crate::progress::parts::StageState::Failed {
                     let reason = format!("{stage}: {reason}");
                     self.note(Failure::StageFailed { reason });
                 }

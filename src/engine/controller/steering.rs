@@ -4,13 +4,15 @@
 
 use super::Controller;
 use crate::{
-    base::{error::truncate, known_fields::meant},
+    base::{error::truncate, known_fields::meant, time::Timestamp},
     batch::{
-        InvalidBatch, validate_max_parallelism, validate_page_pause, validate_page_rate,
-        validate_page_size, validate_rate, validate_stride,
+        pace_settings::{stride::Stride, validate_windows},
+        validate::{
+            InvalidBatch, validate_max_parallelism, validate_page_pause, validate_page_rate,
+            validate_page_size, validate_rate, validate_stride,
+        },
     },
-    decisions::pacing::{Stride, validate_windows},
-    progress::{PauseNote, Timestamp, audit::Given},
+    progress::{PauseNote, audit::Given},
     protocol::{
         self, ApproveRequest, PageSizeSetting, PauseRequest, RecoverNote, ResumeRequest,
         SetRequest, Setting,

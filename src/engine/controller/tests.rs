@@ -12,19 +12,23 @@ use super::{
 use crate::{
     batch::{
         Batch,
+        partition_spec::{Partition, stored},
         retry::{RetryMode, RetryPolicy},
     },
     decisions::{
         chain::properties::worst_at_rest,
-        partitions::{Look, Partition, Partitions, Share, Told, properties::worst, stored},
+        partitions::{Look, Partitions, Share, Told, properties::worst},
         scheduler::Ending,
     },
-    page::PageToken,
+    page::token::PageToken,
     processor::{
         hooks::Failure,
         reducer::{MAX_OUTPUT_BYTES, Output, Plan},
     },
-    progress::{FailedItem, FailureState, Outcome, PageFailure},
+    progress::{
+        failures::{FailedItem, FailureState, PageFailure},
+        phase::Outcome,
+    },
     protocol::{
         BridgeOrders, BridgeResult, FailedAttempt, GiveUp, PageSizeSetting, PartOf, StrideOrder,
         StrideReport,

@@ -9,7 +9,7 @@ use temporalio_sdk::{
 };
 
 use super::Controller;
-use crate::progress::Timestamp;
+use crate::base::time::Timestamp;
 
 type Timer<'a> = Pin<Box<dyn CancellableFuture<Output = TimerResult> + 'a>>;
 

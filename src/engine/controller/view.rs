@@ -5,14 +5,18 @@
 use super::Controller;
 use crate::{
     base::error::truncate,
-    batch::stage::Stages,
     decisions::{
         pacing::{StrideLength, Terms, advice},
         scheduler::{self, Ending, Situation},
+        state::stages::Stages,
     },
     page::size::{Stand, percent_text},
     processor::reducer::Fold,
-    progress::{BatchReport, HeldBy, Phase, Progress, by_age},
+    progress::{
+        Progress, by_age,
+        phase::{HeldBy, Phase},
+        report::BatchReport,
+    },
     protocol::Prepared,
 };
 

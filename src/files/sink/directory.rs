@@ -33,7 +33,7 @@ use crate::{
         manifest::{MANIFEST, Manifest},
         sink::{error::SinkError, part_chain::Link},
     },
-    page::PageToken,
+    page::token::PageToken,
 };
 
 const WORKING: &str = ".temporal-batch";

@@ -24,7 +24,7 @@ use crate::{
             part_format::PartFormat,
         },
     },
-    page::PageToken,
+    page::token::PageToken,
     progress::check::{Check, FailedRange},
 };
 

@@ -23,9 +23,12 @@ use serde::Serialize;
 use crate::{
     base::error::PageError,
     cell::{Cell, EncodedColumn},
-    page::{Page, PageToken},
-    processor::{PageContext, PageProcessor, store::dead_letter::stable_id},
-    progress::check::{Check, CheckContext},
+    page::{Page, token::PageToken},
+    processor::{
+        PageProcessor, check_context::CheckContext, context::PageContext,
+        store::dead_letter::stable_id,
+    },
+    progress::check::Check,
 };
 use directory::{Owner, RangeNote, SinkDirectory};
 use error::SinkError;

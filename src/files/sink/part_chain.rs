@@ -12,7 +12,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::page::PageToken;
+use crate::page::token::PageToken;
 
 /// A range of the data that was read and written.
 #[derive(Clone, Debug, PartialEq, Eq)]

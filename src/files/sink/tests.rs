@@ -12,8 +12,10 @@ use crate::{
         Manifest,
         sink::{concatenate::concatenate, finish::Step},
     },
-    page::PageRange,
-    processor::{PageReport, PageTokens, item::ItemWork, stop_signal::Interruption},
+    page::range::PageRange,
+    processor::{
+        context::PageTokens, item::ItemWork, report::PageReport, stop_signal::Interruption,
+    },
 };
 
 /// Numbers; only its contexts are used.

@@ -16,8 +16,8 @@ use crate::{
             source_file::OpenFile,
         },
     },
-    page::{Page, PageRange, size::Size},
-    processor::{PageContext, PageProcessor, SkipAhead},
+    page::{Page, range::PageRange, size::Size},
+    processor::{PageProcessor, SkipAhead, context::PageContext},
 };
 
 /// A CSV file as the source of a batch; part of the batch's arguments, or all of them.

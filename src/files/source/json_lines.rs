@@ -20,8 +20,8 @@ use crate::{
             source_file::OpenFile,
         },
     },
-    page::{Page, PageRange, size::Size},
-    processor::{PageContext, PageProcessor, SkipAhead},
+    page::{Page, range::PageRange, size::Size},
+    processor::{PageProcessor, SkipAhead, context::PageContext},
 };
 
 /// A JSON Lines file (one JSON value a line) as the source of a batch; part of the batch's arguments, or all

@@ -13,7 +13,7 @@ use crate::{
         error::FileError,
         source::{bad_record::MAX_KEPT, line_number::lines, source_file::OpenFile},
     },
-    page::{PAGE_BYTES, PageRange, size::Size},
+    page::{PAGE_BYTES, range::PageRange, size::Size},
 };
 
 const BUFFER: usize = 128 * 1024;

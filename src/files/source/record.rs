@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     files::{BadRecord, FilePosition},
-    processor::PageReport,
+    processor::report::PageReport,
 };
 
 /// A record of a file: what was read, or why it could not be.

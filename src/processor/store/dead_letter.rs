@@ -6,11 +6,14 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    base::error::PageError,
-    decisions::partitions::scope_of,
-    page::{Keys, PageToken},
-    processor::{ItemFailure, store::page_ledger::PageTransaction},
-    progress::{BatchReport, FailureState, PageFailure, Timestamp},
+    base::{error::PageError, time::Timestamp},
+    batch::{letter_filter::LetterFilter, partition_spec::scope_of},
+    page::{keys::Keys, token::PageToken},
+    processor::{report::ItemFailure, store::page_ledger::PageTransaction},
+    progress::{
+        failures::{FailureState, PageFailure},
+        report::BatchReport,
+    },
 };
 
 /// Longest error message of a dead letter, in characters.
@@ -126,51 +129,6 @@ pub(crate) fn stable_id(name: &serde_json::Value) -> String {
     uuid::Uuid::new_v5(&namespace, name.to_string().as_bytes()).to_string()
 }
 
-/// Which dead letters of a batch. What is `None` excludes nothing.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct LetterFilter {
-    /// The batch.
-    pub batch_id: String,
-    /// Only with this error type.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub error_type: Option<String>,
-    /// Only whose range, or whose page's range, starts after exactly this cursor.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub page_start: Option<PageToken>,
-    /// Only what failed last at this time or later.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub since: Option<Timestamp>,
-    /// Only what failed last before this time.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub until: Option<Timestamp>,
-}
-
-impl LetterFilter {
-    /// All letters of a batch.
-    pub fn of(batch_id: impl Into<String>) -> Self {
-        Self {
-            batch_id: batch_id.into(),
-            ..Self::default()
-        }
-    }
-
-    /// Whether a letter is meant.
-    pub fn matches(&self, letter: &DeadLetter) -> bool {
-        self.batch_id == letter.batch_id
-            && self
-                .error_type
-                .as_ref()
-                .is_none_or(|t| *t == letter.error_type)
-            && self
-                .page_start
-                .as_ref()
-                .is_none_or(|start| letter.start.as_ref() == Some(start))
-            && self.since.is_none_or(|since| letter.last_at >= since)
-            && self.until.is_none_or(|until| letter.last_at < until)
-    }
-}
-
 /// Where dead letters are kept.
 ///
 /// Two stores come with this crate: the SQL table of a `SqlLedger`, and [`JsonlDeadLetters`], a file.
@@ -221,5 +179,22 @@ pub trait DeadLetters: Send + Sync + 'static {
 impl fmt::Debug for dyn DeadLetters {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("DeadLetters")
+    }
+}
+
+impl LetterFilter {
+    /// Whether a letter is meant.
+    pub fn matches(&self, letter: &DeadLetter) -> bool {
+        self.batch_id == letter.batch_id
+            && self
+                .error_type
+                .as_ref()
+                .is_none_or(|t| *t == letter.error_type)
+            && self
+                .page_start
+                .as_ref()
+                .is_none_or(|start| letter.start.as_ref() == Some(start))
+            && self.since.is_none_or(|since| letter.last_at >= since)
+            && self.until.is_none_or(|until| letter.last_at < until)
     }
 }

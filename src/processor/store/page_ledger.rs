@@ -26,7 +26,7 @@ use serde_json::Value;
 
 use crate::{
     base::error::PageError,
-    page::PageToken,
+    page::token::PageToken,
     processor::store::dead_letter::{DeadLetter, DeadLetters},
     progress::ItemCounts,
 };

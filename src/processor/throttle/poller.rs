@@ -18,7 +18,7 @@ use super::{
     state::{Event, Said, Standing},
 };
 use crate::{
-    base::{error::PageError, error_text::words},
+    base::error::{PageError, text::words},
     metrics::Metrics,
 };
 

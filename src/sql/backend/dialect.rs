@@ -10,7 +10,7 @@ use sqlx::{
 };
 
 use crate::{
-    page::PageToken, processor::store::page_ledger::StrideId, progress::Timestamp,
+    base::time::Timestamp, page::token::PageToken, processor::store::page_ledger::StrideId,
     sql::backfill::tokens::Syntax,
 };
 

@@ -2,7 +2,6 @@
 
 pub(crate) mod blockers;
 pub(crate) mod dialect;
-pub(crate) mod error_class;
 #[cfg(feature = "mysql")]
 pub(crate) mod placeholders;
 pub(crate) mod table_engine;

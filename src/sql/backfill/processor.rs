@@ -19,12 +19,16 @@ use super::{
 };
 use crate::{
     base::error::PageError,
-    page::{Page, PageRange, size::Size},
+    page::{Page, range::PageRange, size::Size},
     processor::{
-        PageContext, PageProcessor, PageReport, ProcessorSettings, SkipAhead,
+        PageProcessor, SkipAhead,
+        check_context::CheckContext,
+        context::PageContext,
+        report::PageReport,
+        settings::ProcessorSettings,
         store::{dead_letter::DeadLetters, page_ledger::PageLedger},
     },
-    progress::check::{Check, CheckContext},
+    progress::check::Check,
     sql::{
         Connections, Key, LedgerDatabase, RangeCheck, RangeCheckError, SqlLedger, Table,
         TableDatabase, TableError,

@@ -13,13 +13,13 @@ use super::{
     tokens::Syntax,
 };
 use crate::{
-    base::error::PageError,
+    base::error::{
+        PageError,
+        of_database::{Class, classify},
+    },
     sql::{
         Database, Key, Table, TableDatabase,
-        backend::{
-            dialect::{Dialect, Fields, Value},
-            error_class::{Class, classify},
-        },
+        backend::dialect::{Dialect, Fields, Value},
         connection::{
             lease::{LeasedTransaction, Limits},
             pool::on_pool,

@@ -2,7 +2,7 @@
 
 use std::{fmt, path::PathBuf, time::Duration};
 
-use crate::base::error_text::words;
+use crate::base::error::text::words;
 
 /// Why a database cannot be reached, or what is wrong with how it was named. No variant shows a password or
 /// a whole URL: a database is told as scheme, user, host and name.

@@ -5,7 +5,7 @@ use std::{fmt, time::Duration};
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 use url::Url;
 
-use crate::sql::connection::{error::DatabaseError, pool::SQLITE_LOCK_TIMEOUT};
+use crate::sql::connection::error::DatabaseError;
 
 /// The name that connections have on a PostgreSQL server.
 const APPLICATION_NAME: &str = "temporal-batch";
@@ -622,6 +622,8 @@ fn sqlite(url: &str) -> Result<DatabaseOptions, DatabaseError> {
     use std::str::FromStr as _;
 
     use sqlx::{ConnectOptions as _, sqlite::SqliteConnectOptions};
+
+    use crate::sql::connection::pool::SQLITE_LOCK_TIMEOUT;
 
     let path = url.split_once(':').map_or("", |(_, path)| path);
     let path = path.trim_start_matches("//");

@@ -10,7 +10,7 @@ use tokio::sync::{MappedMutexGuard, MutexGuard};
 
 use crate::{
     base::error::PageError,
-    processor::{PageContext, PageProcessor},
+    processor::{PageProcessor, context::PageContext},
 };
 
 /// The connection in the transaction of a page, from [`PageContext::transaction`]. Dereferences to the
@@ -112,10 +112,11 @@ mod tests {
 
     use super::*;
     use crate::{
-        page::{Page, PageRange, PageToken},
+        page::{Page, range::PageRange, token::PageToken},
         processor::{
-            PageReport, SharedTransaction,
+            context::SharedTransaction,
             item::ItemWork,
+            report::PageReport,
             stop_signal::Interruption,
             store::{
                 dead_letter::DeadLetter,

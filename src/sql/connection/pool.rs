@@ -2,14 +2,10 @@
 
 use std::{fmt, sync::Arc, time::Duration};
 
-#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
-use sqlx::AssertSqlSafe;
-#[cfg(feature = "postgres")]
-use sqlx::Row as _;
-
 use crate::{
     base::error::PageError,
-    processor::store::{dead_letter::LetterFilter, page_ledger::PageLedger},
+    batch::letter_filter::LetterFilter,
+    processor::store::page_ledger::PageLedger,
     sql::{
         SqlLedger,
         connection::{
@@ -19,6 +15,11 @@ use crate::{
         },
     },
 };
+
+#[cfg(any(feature = "postgres", feature = "mysql", feature = "sqlite"))]
+use sqlx::AssertSqlSafe;
+#[cfg(feature = "postgres")]
+use sqlx::Row as _;
 
 /// A pool of connections to a database, for code that works with any of them. Cloning it shares the pool.
 #[derive(Clone)]

@@ -16,8 +16,11 @@ use crate::{
     cell::Cell,
     files::PartSink,
     page::{Page, size::Size},
-    processor::{PageContext, PageProcessor, PageReport, ProcessorSettings, SkipAhead},
-    progress::check::{Check, CheckContext},
+    processor::{
+        PageProcessor, SkipAhead, check_context::CheckContext, context::PageContext,
+        report::PageReport, settings::ProcessorSettings,
+    },
+    progress::check::Check,
     sql::{Column, Connections, HighWaterMark, Key, Table, TableError},
 };
 

@@ -10,8 +10,9 @@ use super::{
     row::{ImportRow, into_text},
     write::Filled,
 };
+
 #[cfg(feature = "mysql")]
-use crate::sql::backend::error_class::without_mysql_values;
+use crate::base::error::of_database::without_mysql_values;
 
 /// A record that was sent alone, and refused.
 pub(super) struct Refusal<'a> {

@@ -16,9 +16,11 @@ use super::{
 use crate::{
     base::error::PageError,
     files::{BadRecord, FilePosition, FileRecord, JsonLinesSource, Manifest, SinkError},
-    page::{Next, Page, PageRange, size::Size},
+    page::{Next, Page, range::PageRange, size::Size},
     processor::{
-        PageContext, PageProcessor, PageReport, SkipAhead,
+        PageProcessor, SkipAhead,
+        context::PageContext,
+        report::PageReport,
         store::{dead_letter::DeadLetters, page_ledger::PageLedger},
     },
     sql::{

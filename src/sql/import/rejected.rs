@@ -11,7 +11,7 @@ use crate::{
     base::error::{PageError, truncate},
     cell::Cell,
     files::{FileRecord, KeptRecord, SourceFile, shown_lines},
-    processor::{PageReport, store::dead_letter::MAX_LETTER_CHARS},
+    processor::{report::PageReport, store::dead_letter::MAX_LETTER_CHARS},
 };
 
 /// Tells of records that are given up. The message names the file, the line and the column; it is stored in histories

@@ -5,7 +5,7 @@
 
 use crate::{
     base::error::PageError,
-    page::PageToken,
+    page::token::PageToken,
     processor::store::page_ledger::StrideTotals,
     progress::ItemCounts,
     sql::{

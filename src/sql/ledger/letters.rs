@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use sqlx::Database;
 
 use crate::{
-    processor::store::dead_letter::{DeadLetter, LetterFilter},
+    batch::letter_filter::LetterFilter,
+    processor::store::dead_letter::DeadLetter,
     sql::backend::dialect::{Dialect, Fields, Index},
 };
 

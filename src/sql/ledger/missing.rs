@@ -6,12 +6,13 @@ use async_trait::async_trait;
 
 use crate::{
     base::error::PageError,
-    page::PageToken,
+    batch::letter_filter::LetterFilter,
+    page::token::PageToken,
     processor::store::{
-        dead_letter::{DeadLetter, DeadLetters, LetterFilter},
+        dead_letter::{DeadLetter, DeadLetters},
         page_ledger::{OpenStride, PageClaim, PageLedger, PageTransaction, StrideId},
     },
-    progress::BatchReport,
+    progress::report::BatchReport,
     sql::Connections,
 };
 

@@ -24,13 +24,17 @@ use super::{
     connection::lease::{LeasedTransaction, Leases, Limits},
 };
 use crate::{
-    base::{error::PageError, error_text::words},
-    page::PageToken,
+    base::{
+        error::{PageError, text::words},
+        time::Timestamp,
+    },
+    batch::letter_filter::LetterFilter,
+    page::token::PageToken,
     processor::store::{
-        dead_letter::{DeadLetter, DeadLetters, LetterFilter},
+        dead_letter::{DeadLetter, DeadLetters},
         page_ledger::{OpenStride, PageClaim, PageLedger, PageTransaction, StrideId},
     },
-    progress::{BatchReport, Timestamp},
+    progress::report::BatchReport,
 };
 use letters::LetterTable;
 use outputs::OutputTable;

@@ -4,7 +4,7 @@ use sqlx::Database;
 
 use crate::{
     base::error::PageError,
-    progress::BatchReport,
+    progress::report::BatchReport,
     sql::backend::dialect::{Dialect, Fields, Index},
 };
 

@@ -3,8 +3,7 @@
 use sqlx::Row as _;
 
 use crate::{
-    base::error::PageError,
-    progress::Timestamp,
+    base::{error::PageError, time::Timestamp},
     sql::{Database, DatabaseOptions, SqlLedger},
 };
 

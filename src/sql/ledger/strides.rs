@@ -3,9 +3,10 @@
 use sqlx::Database;
 
 use crate::{
-    page::PageToken,
+    base::time::Timestamp,
+    page::token::PageToken,
     processor::store::page_ledger::{OpenStride, PageClaim, StrideId, StrideTotals},
-    progress::{ItemCounts, Outcome, Timestamp},
+    progress::{ItemCounts, phase::Outcome},
     sql::backend::dialect::{Cut, Dialect, Fields, Statement},
 };
 

@@ -13,7 +13,7 @@ use crate::{
     base::error::PageError,
     cell::{Cell, write_object},
     page::{PAGE_BYTES, Page},
-    processor::{PageContext, PageProcessor, SkipAhead},
+    processor::{PageProcessor, SkipAhead, context::PageContext},
     sql::{
         backend::dialect::{self, Value},
         connection::pool::on_pool,

@@ -2,7 +2,7 @@
 
 use crate::{
     base::{error::PageError, text::count},
-    page::PageToken,
+    page::token::PageToken,
     progress::ItemCounts,
     sql::{
         Key, SqlLedger, Table,

@@ -2,8 +2,9 @@
 
 use crate::{
     base::error::PageError,
-    page::PageToken,
-    processor::store::dead_letter::{DeadLetters, LetterFilter},
+    batch::letter_filter::LetterFilter,
+    page::token::PageToken,
+    processor::store::dead_letter::DeadLetters,
     progress::check::Check,
     sql::{Key, Table, backend::dialect::Value, connection::read_only},
 };

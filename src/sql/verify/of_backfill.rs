@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     base::error::PageError,
-    page::PageToken,
+    page::token::PageToken,
     processor::store::dead_letter::DeadLetters,
     progress::check::{Check, FailedRange},
     sql::{BackfillArgs, HighWaterMark, Key, Table},
@@ -120,8 +120,8 @@ mod tests {
 
     use super::*;
     use crate::{
+        base::time::Timestamp,
         processor::store::dead_letter::DeadLetter,
-        progress::Timestamp,
         sql::{Database, SqlLedger, TableSpec},
     };
 

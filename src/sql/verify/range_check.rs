@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     base::error::{PageError, truncate},
-    page::PageToken,
+    page::token::PageToken,
     processor::SkipAhead,
     progress::check::{Check, FailedRange},
     sql::{

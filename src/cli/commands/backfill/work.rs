@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{ArgGroup, Args};
 
 use crate::{
-    base::{error_text::words, small_file},
+    base::{error::text::words, small_file},
     cli::{
         args::tolerance::length,
         exit::{CliError, CliResult},

@@ -17,6 +17,7 @@ use tempfile::NamedTempFile;
 use super::plain_name;
 use crate::{
     base::disk::{directory_of, with_free_space},
+    batch::letter_filter::LetterFilter,
     cli::{
         exit::{CliError, CliResult},
         render::{
@@ -25,8 +26,8 @@ use crate::{
         },
     },
     files::{CopyError, FileError, FilePosition, KeptRecord, shown_lines, try_file},
-    page::PageToken,
-    processor::store::dead_letter::{DeadLetter, DeadLetters, LetterFilter},
+    page::token::PageToken,
+    processor::store::dead_letter::{DeadLetter, DeadLetters},
     sql::ImportFile,
 };
 

@@ -17,7 +17,12 @@ use crate::{
         sentences,
     },
     page::size::percent_text,
-    progress::{FailureState, HeldBy, PageFailure, Phase, Progress, audit::AuditEntry},
+    progress::{
+        Progress,
+        audit::AuditEntry,
+        failures::{FailureState, PageFailure},
+        phase::{HeldBy, Phase},
+    },
 };
 
 /// Below this a frame is only its five most important lines.
@@ -579,7 +584,7 @@ mod tests {
     use super::*;
     use crate::{
         cli::render::sentences::tests::{at, progress},
-        page::PageToken,
+        page::token::PageToken,
         progress::{PauseNote, TimeLeft},
     };
 

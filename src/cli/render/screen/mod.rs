@@ -27,7 +27,7 @@ use tokio::{
 };
 
 use crate::{
-    base::error_text::words,
+    base::error::text::words,
     cli::render::{
         follow::Followed,
         output::{self, one_line},

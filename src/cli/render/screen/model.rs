@@ -6,12 +6,16 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyEventKind, KeyModifiers};
 
 use super::samples::Samples;
 use crate::{
+    base::time::Timestamp,
     batch::MAX_PARALLELISM,
     cli::render::{
         speed::{Limit, Pace},
         steady::Steady,
     },
-    progress::{HeldBy, Phase, Progress, Timestamp},
+    progress::{
+        Progress,
+        phase::{HeldBy, Phase},
+    },
 };
 
 /// How long the answer to a key is shown.

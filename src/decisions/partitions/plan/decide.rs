@@ -2,16 +2,18 @@
 
 use super::{HandOver, Part, Partitions, State, Told};
 use crate::{
+    base::time::Timestamp,
+    batch::partition_spec::{MAX_PARTITIONS, MAX_PARTITIONS_BYTES, PartitionSpec},
     decisions::{
         chain::MAX_FAILED,
         partitions::{
-            MAX_PARTITIONS, MAX_PARTITIONS_BYTES, MAX_RUNNING, PartitionSpec,
+            MAX_RUNNING,
             share::{Division, Holder, divide},
         },
         scheduler::{self, Ending},
     },
-    page::PageToken,
-    progress::{Outcome, Phase, Timestamp},
+    page::token::PageToken,
+    progress::phase::{Outcome, Phase},
 };
 
 /// Partitions of a batch, with those that came from a split.

@@ -7,9 +7,13 @@ use serde::{Deserialize, Serialize};
 use crate::{
     base::stored::is_default,
     decisions::chain::{MAX_FAILED, MAX_FAILED_ITEMS},
-    page::PageToken,
-    processor::count_reason,
-    progress::{FailedItem, HeldBy, ItemCounts, PageFailure, Phase, Progress},
+    page::token::PageToken,
+    processor::report::count_reason,
+    progress::{
+        ItemCounts, Progress,
+        failures::{FailedItem, PageFailure},
+        phase::{HeldBy, Phase},
+    },
 };
 
 /// Failing pages of one partition that are kept.

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use super::{Part, Partitions, State};
 use crate::{
-    decisions::{
-        chain::{Ledger, Totals},
-        partitions::{PartitionSpec, first_stride},
+    batch::partition_spec::{PartitionSpec, first_stride},
+    decisions::chain::{Ledger, Totals},
+    processor::report::count_reason,
+    progress::{
+        Progress,
+        parts::{PartitionCounts, PartitionProgress, PartitionState},
     },
-    processor::count_reason,
-    progress::{PartitionCounts, PartitionProgress, PartitionState, Progress},
 };
 
 /// # Look

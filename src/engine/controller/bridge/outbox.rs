@@ -10,13 +10,13 @@ use temporalio_sdk::{
 };
 
 use crate::{
+    base::time::Timestamp,
     decisions::scheduler::{Cohort, Dispatch},
     engine::controller::{
         Controller,
         bridge::workflow::{Bridge, own_signal},
         dispatch::worker_lost,
     },
-    progress::Timestamp,
     protocol::{BridgeInput, BridgeOrders, BridgeResults, BridgeWatch, StrideOrder, StrideReport},
 };
 

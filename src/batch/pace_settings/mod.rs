@@ -1,11 +1,22 @@
-//! The pace that a batch begins with.
+//! Settings of the pace that a batch begins with.
+
+pub(crate) mod page_size;
+pub(crate) mod parallelism;
+pub(crate) mod ramp;
+pub(crate) mod stride;
+pub(crate) mod window;
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::{AutoPageSize, AutoParallelism, AutoStride, Ramp, Window};
-use crate::batch::{InvalidBatch, validate_page_pause, validate_page_rate};
+use crate::batch::{
+    pace_settings::{
+        page_size::AutoPageSize, parallelism::AutoParallelism, ramp::Ramp, stride::AutoStride,
+        window::Window,
+    },
+    validate::{InvalidBatch, validate_page_pause, validate_page_rate},
+};
 
 /// Throttles and windows that one batch can have.
 const MAX_LISTED: usize = 20;

@@ -6,6 +6,12 @@
 
 use std::error::Error;
 
+#[cfg(feature = "temporal")]
+use temporalio_client::{
+    errors::{WorkflowGetResultError, WorkflowInteractionError},
+    tonic::Status,
+};
+
 /// The messages of an error and of its causes, each once.
 pub(crate) fn words(error: &(dyn Error + 'static)) -> String {
     let said = said(error);
@@ -156,7 +162,7 @@ fn of_temporal<'a>(error: &'a (dyn Error + 'static)) -> Option<Said<'a>> {
             cause: error.source(),
         });
     }
-    let status = crate::engine::client::outage::status_of(error)?;
+    let status = crate::base::error::text::status_of(error)?;
     let message = status.message();
     Some(match status.source() {
         // It was made by the client, and its message repeats the source.
@@ -214,6 +220,18 @@ fn of_database(error: &dyn sqlx::error::DatabaseError) -> String {
         return error.to_string();
     }
     error.message().to_owned()
+}
+
+/// The answer of the server, which some errors of the SDK keep to themselves.
+#[cfg(feature = "temporal")]
+pub(crate) fn status_of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Status> {
+    if let Some(WorkflowInteractionError::Rpc(status)) = error.downcast_ref() {
+        return Some(status);
+    }
+    if let Some(WorkflowGetResultError::Rpc(status)) = error.downcast_ref() {
+        return Some(status);
+    }
+    error.downcast_ref()
 }
 
 #[cfg(test)]

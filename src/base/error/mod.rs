@@ -1,10 +1,14 @@
 //! Why a page failed: the error values of user code and of the page contract.
 
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+pub(crate) mod of_database;
+pub(crate) mod text;
+
 use std::{error::Error as StdError, fmt, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::error_text::words;
+use crate::base::error::text::words;
 
 /// Longest error message that is kept in a history, in characters.
 pub(crate) const MAX_MESSAGE_CHARS: usize = 200;
@@ -227,7 +231,7 @@ impl<E: StdError + 'static> From<E> for PageError {
     fn from(error: E) -> Self {
         let message = words(&error);
         #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
-        if let Some(of_database) = crate::sql::page_error(&error, &message) {
+        if let Some(of_database) = crate::base::error::of_database::page_error(&error, &message) {
             return of_database;
         }
         let error_type = short_type_name(std::any::type_name::<E>());

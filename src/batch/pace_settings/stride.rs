@@ -1,0 +1,221 @@
+//! Setting: pages of a stride, a number or found by the batch.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use jiff::SignedDuration;
+use serde::{Deserialize, Serialize};
+
+use crate::base::text::exactly;
+
+const TARGETS: std::ops::RangeInclusive<Duration> =
+    Duration::from_millis(100)..=Duration::from_secs(600);
+
+const DEFAULT_TARGET: Duration = Duration::from_secs(5);
+
+/// How many pages one activity processes in a row: a number, or one that is found while the batch runs.
+///
+/// More than 1 needs a source that can [skip ahead](crate::PageProcessor::skip_ahead). With any other, each activity has
+/// one page whatever is asked, and [`Progress::warnings`](crate::Progress::warnings) says so.
+///
+/// As text: `8`, `auto`, `auto@10s`.
+///
+/// ```
+/// use std::time::Duration;
+/// use temporal_batch::{AutoStride, Batch, Stride};
+///
+/// let batch = || Batch::named("emails", "hash-emails", serde_json::Value::Null);
+/// let _ = batch().stride(8);
+/// let _ = batch().stride(AutoStride::of(Duration::from_secs(10)));
+/// assert_eq!("auto@10s".parse(), Ok(Stride::Auto(AutoStride::of(Duration::from_secs(10)))));
+/// assert_eq!("8".parse(), Ok(Stride::Pages(8)));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stride {
+    /// So many, from 1 to 10,000.
+    #[serde(rename = "fixed")]
+    Pages(u32),
+    /// As many as take about the target time.
+    Auto(AutoStride),
+}
+
+impl From<u32> for Stride {
+    fn from(pages: u32) -> Self {
+        Self::Pages(pages)
+    }
+}
+
+impl From<AutoStride> for Stride {
+    fn from(auto: AutoStride) -> Self {
+        Self::Auto(auto)
+    }
+}
+
+impl FromStr for Stride {
+    type Err = InvalidAutoStride;
+
+    fn from_str(given: &str) -> Result<Self, Self::Err> {
+        match given.parse() {
+            Ok(pages) => Ok(Self::Pages(pages)),
+            Err(_) => given.parse().map(Self::Auto),
+        }
+    }
+}
+
+/// Lets a batch find the length of its strides: as many pages as take about the target time.
+///
+/// | setting | default | allowed |
+/// |---|---|---|
+/// | `target` | 5 s for an activity | 100 ms to 10 min |
+/// | `beginning_with` | 1 page in the first strides | 1 to 10,000 |
+///
+/// The time counts from the first page of a stride to its last one, with the waits for the rate and between
+/// pages.
+///
+/// - The first strides have up to 16 pages (or what they are to [begin with](Self::beginning_with), if that is more), but give back
+///   what they have left after a twentieth of the target, at the end of a page, until the first of them has told how
+///   long its pages took.
+/// - From then on a stride has at most 32 times the pages that were seen lately, never more than 10,000, and gives
+///   back what it has left after twice the target.
+/// - All pages in flight end together: towards the end of the data no stride has more than half of what each slot has
+///   left, but strides of less than a twentieth of the target are not made for that.
+/// - All this where [`PageProcessor::size_hint`](crate::PageProcessor::size_hint) tells how much there is. Where it
+///   does not, the first strides have one page, none has more than half of what was found so far for each slot, and
+///   none takes more than a quarter of the target.
+///
+/// A source that cannot [skip ahead](crate::PageProcessor::skip_ahead) has strides of one page all the same.
+///
+/// As text: `auto`, `auto@10s`.
+///
+/// ```
+/// use std::time::Duration;
+/// use temporal_batch::AutoStride;
+///
+/// let stride: AutoStride = "auto@10s".parse()?;
+/// assert_eq!(stride, AutoStride::of(Duration::from_secs(10)));
+/// assert_eq!(stride.to_string(), "10s");
+/// # Ok::<(), temporal_batch::InvalidAutoStride>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct AutoStride {
+    pub(crate) target: Duration,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first: Option<u32>,
+}
+
+impl Default for AutoStride {
+    fn default() -> Self {
+        Self::of(DEFAULT_TARGET)
+    }
+}
+
+impl AutoStride {
+    /// Aims at strides that take this long. Nothing is checked before the batch is started.
+    pub fn of(target: Duration) -> Self {
+        Self {
+            target,
+            first: None,
+        }
+    }
+
+    /// The pages of the strides of a new batch before any page was timed. A batch that runs keeps the length that it has.
+    #[must_use]
+    pub fn beginning_with(mut self, pages: u32) -> Self {
+        self.first = Some(pages);
+        self
+    }
+
+    pub(crate) fn first(&self) -> u32 {
+        self.first.unwrap_or(1)
+    }
+
+    /// How long a stride should take.
+    pub fn target_duration(&self) -> Duration {
+        self.target
+    }
+
+    pub(crate) fn validate(&self) -> Result<(), InvalidAutoStride> {
+        let given = self.target;
+        if !TARGETS.contains(&given) {
+            return Err(InvalidAutoStride::Target { given });
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for AutoStride {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match SignedDuration::try_from(self.target) {
+            Ok(target) => write!(f, "{target:#}"),
+            Err(_) => write!(f, "{:?}", self.target),
+        }
+    }
+}
+
+impl FromStr for AutoStride {
+    type Err = InvalidAutoStride;
+
+    fn from_str(given: &str) -> Result<Self, Self::Err> {
+        let parsed = parse(given).ok_or_else(|| InvalidAutoStride::Syntax {
+            given: given.chars().take(60).collect(),
+        })?;
+        parsed.validate()?;
+        Ok(parsed)
+    }
+}
+
+fn parse(given: &str) -> Option<AutoStride> {
+    match given.strip_prefix("auto")? {
+        "" => Some(AutoStride::default()),
+        rest => {
+            let target = rest.strip_prefix('@')?.parse::<SignedDuration>().ok()?;
+            Some(AutoStride::of(target.try_into().ok()?))
+        }
+    }
+}
+
+/// What is wrong with an [`AutoStride`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidAutoStride {
+    /// The text is not one that stands for a target.
+    #[error(
+        "automatic stride \"{given}\" is not understood; write it like \"auto\" or \"auto@10s\""
+    )]
+    Syntax {
+        /// The text, shortened.
+        given: String,
+    },
+    /// The target is outside of its range.
+    #[error(
+        "the target for a stride is {}; it must be from {} to {}",
+        exactly(*given), exactly(*TARGETS.start()), exactly(*TARGETS.end())
+    )]
+    Target {
+        /// The target that was given.
+        given: Duration,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_stands_for_a_target() {
+        let parsed = |text: &str| text.parse::<AutoStride>();
+        assert_eq!(parsed("auto"), Ok(AutoStride::default()));
+        assert_eq!(
+            parsed("auto@1m"),
+            Ok(AutoStride::of(Duration::from_secs(60)))
+        );
+        for bad in [
+            "", "5", "auto10s", "auto@", "auto@5", "auto@1ms", "auto@11m", "auto@-1s",
+        ] {
+            let error = parsed(bad).unwrap_err().to_string();
+            let helps = error.contains("auto@10s") || error.contains("from 100ms to 10m");
+            assert!(helps, "{error}");
+        }
+    }
+}

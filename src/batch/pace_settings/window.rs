@@ -1,0 +1,433 @@
+//! Operating windows: the times of the week in which a batch may run.
+
+use std::{fmt, str::FromStr};
+
+use jiff::{
+    civil::{Date, Weekday},
+    tz::TimeZone,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::base::{error::truncate, time::Timestamp};
+
+const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
+const EVERY_DAY: u8 = 0b111_1111;
+const HOUR: u16 = 60;
+const DAY: u16 = 24 * HOUR;
+const UTC: &str = "UTC";
+
+const MAX_SHOWN: usize = 60;
+
+/// Times of the week in which a batch may run, such as `Mon-Fri 22:00-06:00 Europe/Berlin`.
+///
+/// | part | what it says | left out |
+/// |---|---|---|
+/// | days | the days on which the window opens: `Mon-Fri`, `Sat,Sun`, `Mon,Wed-Fri`, `Fri-Mon` | every day |
+/// | times | `HH:MM-HH:MM`; an end that is not after the beginning is one of the next day; `00:00-24:00` is the whole day | not allowed |
+/// | time zone | a name of the IANA database, such as `Europe/Berlin` | UTC |
+///
+/// The times are those of the clocks on the wall. Where these are changed, a window is longer or shorter
+/// than on other days. A time that the clocks skip is taken as far behind the change as it would have
+/// been without it; of a time that comes twice, the first one counts. A window of which nothing is left
+/// then does not open on that day.
+///
+/// It is stored as its text. Reading it back does not ask for the time zone, so a history can be read
+/// whatever time zones the reader knows.
+///
+/// ```
+/// use temporal_batch::Window;
+///
+/// let window: Window = "mon-fri 22:00-06:00 europe/berlin".parse().unwrap();
+/// assert_eq!(window.to_string(), "Mon-Fri 22:00-06:00 Europe/Berlin");
+/// assert!("Mon-Fri".parse::<Window>().is_err());
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Window {
+    /// A bit for each day, the lowest is Monday.
+    days: u8,
+    /// Minutes of the day.
+    pub(crate) begin: u16,
+    /// Minutes of the same day, or of the next one where this is not after the beginning.
+    pub(crate) end: u16,
+    pub(crate) zone: String,
+}
+
+impl Window {
+    /// Whether its time zone is known here. What was parsed is valid; what was stored need not be.
+    pub(crate) fn validate(&self) -> Result<(), InvalidWindow> {
+        time_zone(&self.zone).map(drop)
+    }
+
+    /// Everything but the time zone, which is taken as it is written.
+    fn read(text: &str) -> Result<Self, InvalidWindow> {
+        let syntax = || InvalidWindow::Syntax {
+            given: shown(text.trim()),
+        };
+        let words: Vec<&str> = text.split_whitespace().collect();
+        let (days, times, zone) = match words[..] {
+            [times] => (None, times, None),
+            [times, zone] if times.contains(':') => (None, times, Some(zone)),
+            [days, times] => (Some(days), times, None),
+            [days, times, zone] => (Some(days), times, Some(zone)),
+            _ => return Err(syntax()),
+        };
+        if !times.contains(':') {
+            return Err(syntax());
+        }
+        let (begin, end) = times.split_once('-').ok_or_else(syntax)?;
+        let begin = minutes(begin, DAY - 1)?;
+        Ok(Self {
+            days: days.map_or(Ok(EVERY_DAY), days_of)?,
+            begin,
+            end: minutes(end, DAY)?,
+            zone: zone.unwrap_or(UTC).to_owned(),
+        })
+    }
+
+    pub(crate) fn opens_on(&self, day: Weekday) -> bool {
+        self.days & (1 << day.to_monday_zero_offset()) != 0
+    }
+
+    /// The opening that begins on a date; `None` where the clocks leave nothing of it.
+    fn opening(&self, date: Date, zone: &TimeZone) -> Option<Opening> {
+        let opens = instant(date, self.begin, zone)?;
+        let closes = match self.end {
+            end if end > self.begin && end < DAY => instant(date, end, zone)?,
+            end => instant(date.tomorrow().ok()?, end % DAY, zone)?,
+        };
+        (opens < closes).then_some(Opening { opens, closes })
+    }
+
+    /// Openings that begin on the dates from two days before `from` to so many days after it.
+    pub(crate) fn openings(&self, from: Timestamp, days: u32) -> Vec<Opening> {
+        let begin = i64::try_from(from.0).ok();
+        let begin = begin.and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
+        let (Some(begin), Ok(zone)) = (begin, time_zone(&self.zone)) else {
+            return Vec::new();
+        };
+        let today = zone.to_datetime(begin).date();
+        (-2..=i64::from(days))
+            .filter_map(|day| today.checked_add(jiff::Span::new().days(day)).ok())
+            .filter(|date| self.opens_on(date.weekday()))
+            .filter_map(|date| self.opening(date, &zone))
+            .collect()
+    }
+}
+
+impl fmt::Display for Window {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.days != EVERY_DAY {
+            write!(f, "{} ", days_text(self.days))?;
+        }
+        let clock = |minutes: u16| format!("{:02}:{:02}", minutes / HOUR, minutes % HOUR);
+        write!(f, "{}-{}", clock(self.begin), clock(self.end))?;
+        if self.zone != UTC {
+            write!(f, " {}", self.zone)?;
+        }
+        Ok(())
+    }
+}
+
+impl FromStr for Window {
+    type Err = InvalidWindow;
+
+    fn from_str(text: &str) -> Result<Self, InvalidWindow> {
+        let mut window = Self::read(text)?;
+        let zone = time_zone(&window.zone)?;
+        // The name as its database spells it.
+        if let Some(name) = zone.iana_name() {
+            name.clone_into(&mut window.zone);
+        }
+        Ok(window)
+    }
+}
+
+impl TryFrom<String> for Window {
+    type Error = InvalidWindow;
+
+    fn try_from(text: String) -> Result<Self, InvalidWindow> {
+        Self::read(&text)
+    }
+}
+
+impl From<Window> for String {
+    fn from(window: Window) -> Self {
+        window.to_string()
+    }
+}
+
+fn days_of(text: &str) -> Result<u8, InvalidWindow> {
+    let day = |name: &str| {
+        let found = DAYS.iter().position(|day| day.eq_ignore_ascii_case(name));
+        found.ok_or_else(|| InvalidWindow::Day { given: shown(name) })
+    };
+    let mut days = 0;
+    for part in text.split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last) = (day(first)?, day(last)?);
+        let more = (last + 7 - first) % 7;
+        for n in 0..=more {
+            days |= 1 << ((first + n) % 7);
+        }
+    }
+    Ok(days)
+}
+
+/// Runs of three and more as `Mon-Fri`, over the end of the week as well.
+fn days_text(days: u8) -> String {
+    let has = |day: usize| days & (1 << (day % 7)) != 0;
+    let mut parts = Vec::new();
+    for first in (0..7).filter(|day| has(*day) && !has(day + 6)) {
+        let length = (1..7).take_while(|n| has(first + n)).count() + 1;
+        let last = DAYS[(first + length - 1) % 7];
+        match length {
+            1 => parts.push(last.to_owned()),
+            2 => parts.push(format!("{},{last}", DAYS[first])),
+            _ => parts.push(format!("{}-{last}", DAYS[first])),
+        }
+    }
+    parts.join(",")
+}
+
+fn minutes(text: &str, latest: u16) -> Result<u16, InvalidWindow> {
+    let number = |digits: &str| {
+        let two = digits.len() == 2 && digits.bytes().all(|b| b.is_ascii_digit());
+        two.then(|| digits.parse::<u16>().ok()).flatten()
+    };
+    let read = || {
+        let (hours, minutes) = text.split_once(':')?;
+        let (hours, minutes) = (number(hours)?, number(minutes)?);
+        let all = hours * HOUR + minutes;
+        (minutes < HOUR && all <= latest).then_some(all)
+    };
+    read().ok_or_else(|| InvalidWindow::Time { given: shown(text) })
+}
+
+fn time_zone(name: &str) -> Result<TimeZone, InvalidWindow> {
+    match TimeZone::get(name) {
+        Ok(zone) if !zone.is_unknown() => Ok(zone),
+        _ => Err(InvalidWindow::TimeZone { given: shown(name) }),
+    }
+}
+
+fn instant(date: Date, minutes: u16, zone: &TimeZone) -> Option<Timestamp> {
+    let hours = i8::try_from(minutes / HOUR).ok()?;
+    let minutes = i8::try_from(minutes % HOUR).ok()?;
+    let instant = zone.to_timestamp(date.at(hours, minutes, 0, 0)).ok()?;
+    u64::try_from(instant.as_millisecond()).ok().map(Timestamp)
+}
+
+fn shown(text: &str) -> String {
+    truncate(&text.escape_debug().to_string(), MAX_SHOWN)
+}
+
+/// A window that is not allowed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InvalidWindow {
+    /// The text is not one of a window.
+    #[error(
+        "\"{given}\" is not an operating window; write [DAYS] HH:MM-HH:MM [TIME ZONE], such as \
+         Mon-Fri 22:00-06:00 Europe/Berlin"
+    )]
+    Syntax {
+        /// The text, shortened.
+        given: String,
+    },
+    /// A day is none.
+    #[error(
+        "\"{given}\" is not a day of the week; days are Mon, Tue, Wed, Thu, Fri, Sat and Sun, as in Mon-Fri or \
+         Sat,Sun"
+    )]
+    Day {
+        /// The day, shortened.
+        given: String,
+    },
+    /// A time is none.
+    #[error("\"{given}\" is not a time of day; times are 00:00 to 23:59, and an end may be 24:00")]
+    Time {
+        /// The time, shortened.
+        given: String,
+    },
+    /// Nobody knows the time zone.
+    #[error(
+        "time zone \"{given}\" is not known; use a name of the IANA database such as Europe/Berlin, or leave it \
+         out for UTC"
+    )]
+    TimeZone {
+        /// The name, shortened.
+        given: String,
+    },
+}
+
+/// A time in which a batch may run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Opening {
+    /// From here on, this moment included.
+    pub opens: Timestamp,
+    /// Up to here, this moment excluded.
+    pub closes: Timestamp,
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    pub(crate) fn window(text: &str) -> Window {
+        text.parse().unwrap_or_else(|e| panic!("{text}: {e}"))
+    }
+
+    #[test]
+    fn texts_have_one_way_to_be_written() {
+        for (text, written) in [
+            ("22:00-06:00", "22:00-06:00"),
+            ("Mon-Sun 22:00-06:00 UTC", "22:00-06:00"),
+            ("  MON-fri   08:00-18:00\tutc ", "Mon-Fri 08:00-18:00"),
+            ("Sat,Sun 00:00-24:00", "Sat,Sun 00:00-24:00"),
+            ("Sun,Sat 00:00-24:00", "Sat,Sun 00:00-24:00"),
+            (
+                "Fri-Mon 22:00-22:00 Asia/Tokyo",
+                "Fri-Mon 22:00-22:00 Asia/Tokyo",
+            ),
+            ("Mon,Wed-Fri 01:02-03:04", "Mon,Wed-Fri 01:02-03:04"),
+            ("Sun-Mon 01:02-03:04", "Sun,Mon 01:02-03:04"),
+            (
+                "Tue,Tue-Wed 01:02-03:04 america/new_york",
+                "Tue,Wed 01:02-03:04 America/New_York",
+            ),
+            ("Tue-Mon 00:00-00:00", "00:00-00:00"),
+        ] {
+            assert_eq!(window(text).to_string(), written);
+        }
+    }
+
+    #[test]
+    fn a_text_that_is_no_window_says_what_is_allowed() {
+        for text in [
+            "",
+            "Mon-Fri",
+            "Mon-Fri Europe/Berlin",
+            "Mon 08:00",
+            "08:00",
+            "Mon Tue 08:00-09:00 UTC",
+            "08:00-09:00 UTC please now",
+            "Mon 08:00-09:00 Europe / Berlin",
+        ] {
+            let error = text.parse::<Window>().unwrap_err();
+            assert!(
+                matches!(error, InvalidWindow::Syntax { .. }),
+                "{text}: {error}"
+            );
+            assert!(
+                error
+                    .to_string()
+                    .contains("Mon-Fri 22:00-06:00 Europe/Berlin"),
+                "{error}"
+            );
+        }
+        for text in [
+            "Monday 08:00-09:00",
+            "Mo-Fr 08:00-09:00",
+            "Mon, 08:00-09:00",
+            "Mon-Wed-Fri 08:00-09:00",
+            "- 08:00-09:00",
+        ] {
+            let error = text.parse::<Window>().unwrap_err();
+            assert!(
+                matches!(error, InvalidWindow::Day { .. }),
+                "{text}: {error}"
+            );
+            assert!(error.to_string().contains("Mon, Tue"), "{error}");
+        }
+        for text in [
+            "8:00-09:00",
+            "08:00-24:01",
+            "24:00-08:00",
+            "08:60-09:00",
+            "08:00-9",
+            "08:00:00-09:00",
+            "+8:00-09:00",
+            "08:00-09:00-10:00",
+            "08:00-",
+        ] {
+            let error = text.parse::<Window>().unwrap_err();
+            assert!(
+                matches!(error, InvalidWindow::Time { .. }),
+                "{text}: {error}"
+            );
+            assert!(error.to_string().contains("00:00 to 23:59"), "{error}");
+        }
+        for text in [
+            "08:00-09:00 Berlin",
+            "08:00-09:00 CEST",
+            "08:00-09:00 +02:00",
+            "08:00-09:00 Etc/Unknown",
+        ] {
+            let error = text.parse::<Window>().unwrap_err();
+            assert!(
+                matches!(error, InvalidWindow::TimeZone { .. }),
+                "{text}: {error}"
+            );
+            assert!(error.to_string().contains("Europe/Berlin"), "{error}");
+        }
+        let long = format!("08:00-09:00 {}", "x".repeat(10_000));
+        assert!(long.parse::<Window>().unwrap_err().to_string().len() < 250);
+    }
+
+    #[test]
+    fn a_stored_window_is_read_even_where_its_time_zone_is_unknown() {
+        let json = "\"Mon 08:00-09:00 Mars/Olympus\"";
+        let stored: Window = serde_json::from_str(json).unwrap();
+        assert_eq!(serde_json::to_string(&stored).unwrap(), json);
+        assert!(matches!(
+            stored.validate(),
+            Err(InvalidWindow::TimeZone { .. })
+        ));
+        assert!(serde_json::from_str::<Window>("\"Mon 08:00\"").is_err());
+    }
+
+    const ZONES: [&str; 9] = [
+        "UTC",
+        "Europe/Berlin",
+        "America/New_York",
+        "Asia/Kolkata",
+        "Asia/Tokyo",
+        "Australia/Lord_Howe",
+        "Pacific/Chatham",
+        "America/Sao_Paulo",
+        "Africa/Casablanca",
+    ];
+
+    pub(crate) fn windows() -> impl Strategy<Value = Window> {
+        let end = prop_oneof![0..=DAY, Just(DAY), Just(0)];
+        (1..=EVERY_DAY, 0..DAY, end, prop::sample::select(&ZONES[..])).prop_map(
+            |(days, begin, end, zone)| Window {
+                days,
+                begin,
+                end,
+                zone: zone.to_owned(),
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn every_window_is_read_as_it_is_written(window in windows()) {
+            let text = window.to_string();
+            prop_assert_eq!(text.parse(), Ok(window.clone()));
+            let json = serde_json::to_string(&window).unwrap();
+            prop_assert_eq!(&json, &format!("\"{text}\""));
+            prop_assert_eq!(serde_json::from_str::<Window>(&json).unwrap(), window);
+        }
+
+        #[test]
+        fn no_text_makes_it_panic(text in "[MonFri0-9:, /A-Z-]{0,24}") {
+            let _ = text.parse::<Window>();
+        }
+
+    }
+}

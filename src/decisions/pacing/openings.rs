@@ -1,0 +1,409 @@
+//! Openings of operating windows, worked out and kept.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    base::time::Timestamp,
+    batch::pace_settings::window::{Opening, Window},
+};
+
+/// How many days ahead openings are looked for. The shorter ones are enough for most windows.
+const AHEAD: [u32; 3] = [10, 60, 366];
+
+const DAY_LENGTH: Duration = Duration::from_secs(86_400);
+
+/// The next openings of several windows taken together, in order and apart from each other: the first
+/// `count` that close after `from`. The first one may be open already, and then it says when it opened,
+/// as far as two days back. About a year ahead is looked at: an opening that lasts longer is said to close
+/// then.
+///
+/// Only an activity may call this. The rules of time zones change from one deployment to the next, so
+/// workflow code would not find on a replay what it found before; it keeps [`Openings`] instead.
+///
+/// A window whose time zone is not known here adds nothing; [`Window::validate`] finds it.
+pub(crate) fn openings(windows: &[Window], from: Timestamp, count: usize) -> Vec<Opening> {
+    let mut found = Vec::new();
+    for days in AHEAD {
+        let all = windows.iter().flat_map(|w| w.openings(from, days));
+        found = merged(all.collect());
+        // Days begin at other times elsewhere: what opens before this was found for every window.
+        let seen = from.plus(DAY_LENGTH * (days - 1));
+        found.retain(|opening| opening.closes > from && opening.opens < seen);
+        // The last one may go on behind it.
+        if found.len() > count {
+            break;
+        }
+    }
+    found.truncate(count);
+    found
+}
+
+fn merged(mut all: Vec<Opening>) -> Vec<Opening> {
+    all.sort_by_key(|opening| opening.opens);
+    let mut merged: Vec<Opening> = Vec::new();
+    for opening in all {
+        match merged.last_mut() {
+            Some(last) if opening.opens <= last.closes => {
+                last.closes = last.closes.max(opening.closes);
+            }
+            _ => merged.push(opening),
+        }
+    }
+    merged
+}
+
+/// Openings that were worked out, in order. Without time zones, so the workflow can keep it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(crate) struct Openings(Vec<Opening>);
+
+impl Openings {
+    /// Takes what [`openings`] gave.
+    pub fn new(openings: Vec<Opening>) -> Self {
+        Self(openings)
+    }
+
+    pub fn is_open(&self, now: Timestamp) -> bool {
+        self.closes_at(now).is_some()
+    }
+
+    /// When the window that is open now closes.
+    pub fn closes_at(&self, now: Timestamp) -> Option<Timestamp> {
+        let open = self.0.iter().find(|o| o.opens <= now && now < o.closes)?;
+        Some(open.closes)
+    }
+
+    /// When the next window opens that is not open yet.
+    pub fn opens_at(&self, now: Timestamp) -> Option<Timestamp> {
+        let next = self.0.iter().find(|opening| opening.opens > now)?;
+        Some(next.opens)
+    }
+
+    /// Whether nothing is known of the time from `margin` after `now` on, so more should be asked for.
+    pub fn runs_out(&self, now: Timestamp, margin: Duration) -> bool {
+        let then = now.plus(margin);
+        self.0.last().is_none_or(|last| last.closes <= then)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::batch::pace_settings::window::tests::{window, windows};
+    use jiff::Zoned;
+    use proptest::prelude::*;
+
+    const HOUR_MS: u64 = 3_600_000;
+
+    /// An instant such as `2025-03-28T22:00+01:00`.
+    fn at(text: &str) -> Timestamp {
+        let instant: jiff::Timestamp = text.parse().unwrap();
+        Timestamp(u64::try_from(instant.as_millisecond()).unwrap())
+    }
+
+    fn opening(opens: &str, closes: &str) -> Opening {
+        Opening {
+            opens: at(opens),
+            closes: at(closes),
+        }
+    }
+
+    fn hours(opening: &Opening) -> u64 {
+        let millis = opening.closes.0 - opening.opens.0;
+        assert_eq!(millis % HOUR_MS, 0);
+        millis / HOUR_MS
+    }
+
+    #[test]
+    fn a_night_belongs_to_the_day_on_which_it_begins() {
+        let windows = [window("Mon-Fri 22:00-06:00 Europe/Berlin")];
+        // A Friday.
+        let found = openings(&windows, at("2025-01-10T12:00+01:00"), 3);
+        let expected = [
+            opening("2025-01-10T22:00+01:00", "2025-01-11T06:00+01:00"),
+            opening("2025-01-13T22:00+01:00", "2025-01-14T06:00+01:00"),
+            opening("2025-01-14T22:00+01:00", "2025-01-15T06:00+01:00"),
+        ];
+        assert_eq!(found, expected);
+        // Saturday morning is still Friday's night.
+        assert_eq!(
+            openings(&windows, at("2025-01-11T05:59+01:00"), 3),
+            expected
+        );
+        assert_eq!(
+            openings(&windows, at("2025-01-11T06:00+01:00"), 2),
+            expected[1..]
+        );
+    }
+
+    #[test]
+    fn a_night_is_shorter_in_spring_and_longer_in_autumn() {
+        let windows = [window("22:00-06:00 Europe/Berlin")];
+        let spring = openings(&windows, at("2025-03-29T12:00+01:00"), 2);
+        assert_eq!(
+            spring[0],
+            opening("2025-03-29T22:00+01:00", "2025-03-30T06:00+02:00")
+        );
+        assert_eq!(spring.iter().map(hours).collect::<Vec<_>>(), [7, 8]);
+        let autumn = openings(&windows, at("2025-10-25T12:00+02:00"), 2);
+        assert_eq!(
+            autumn[0],
+            opening("2025-10-25T22:00+02:00", "2025-10-26T06:00+01:00")
+        );
+        assert_eq!(autumn.iter().map(hours).collect::<Vec<_>>(), [9, 8]);
+    }
+
+    #[test]
+    fn times_that_do_not_exist_or_come_twice_are_settled() {
+        let first = |text: &str, from: &str| openings(&[window(text)], at(from), 1)[0];
+        let spring = "2025-03-30T00:30+01:00";
+        // From 02:00 the clocks go to 03:00.
+        assert_eq!(
+            first("02:30-05:00 Europe/Berlin", spring),
+            opening("2025-03-30T03:30+02:00", "2025-03-30T05:00+02:00")
+        );
+        assert_eq!(
+            first("01:00-02:30 Europe/Berlin", spring),
+            opening("2025-03-30T01:00+01:00", "2025-03-30T03:30+02:00")
+        );
+        assert_eq!(
+            first("02:30-03:00 Europe/Berlin", spring),
+            opening("2025-03-31T02:30+02:00", "2025-03-31T03:00+02:00"),
+            "nothing is left of it on the day of the change"
+        );
+        let autumn = "2025-10-26T00:30+02:00";
+        // From 03:00 the clocks go to 02:00.
+        assert_eq!(
+            first("02:30-04:00 Europe/Berlin", autumn),
+            opening("2025-10-26T02:30+02:00", "2025-10-26T04:00+01:00")
+        );
+        assert_eq!(
+            first("01:00-02:30 Europe/Berlin", autumn),
+            opening("2025-10-26T01:00+02:00", "2025-10-26T02:30+02:00")
+        );
+    }
+
+    #[test]
+    fn a_day_that_a_zone_left_out_is_no_day() {
+        // Samoa went from the 29th to the 31st.
+        let found = openings(
+            &[window("12:00-13:00 Pacific/Apia")],
+            at("2011-12-29T00:00-10:00"),
+            2,
+        );
+        let expected = [
+            opening("2011-12-29T12:00-10:00", "2011-12-29T13:00-10:00"),
+            opening("2011-12-31T12:00+14:00", "2011-12-31T13:00+14:00"),
+        ];
+        assert_eq!(found, expected);
+        // The night of the 29th ends on the 31st.
+        let from = at("2011-12-31T03:00+14:00");
+        let night = openings(&[window("22:00-06:00 Pacific/Apia")], from, 1);
+        let expected = opening("2011-12-29T22:00-10:00", "2011-12-31T06:00+14:00");
+        assert_eq!(night, [expected]);
+        assert_eq!(hours(&expected), 8);
+    }
+
+    #[test]
+    fn windows_that_overlap_or_touch_are_one_opening() {
+        let windows = [
+            window("Mon-Fri 22:00-24:00 Europe/Berlin"),
+            window("Tue-Sat 00:00-06:00 Europe/Berlin"),
+            window("Mon 20:00-22:30 UTC"),
+        ];
+        // A Monday.
+        let found = openings(&windows, at("2025-01-13T12:00Z"), 2);
+        let expected = [
+            opening("2025-01-13T20:00Z", "2025-01-14T06:00+01:00"),
+            opening("2025-01-14T22:00+01:00", "2025-01-15T06:00+01:00"),
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn an_opening_is_whole_where_the_days_that_were_looked_at_end() {
+        let windows = [
+            window("Thu,Fri 00:00-24:00"),
+            // Friday already, in UTC.
+            window("Thu 20:01-23:00 America/New_York"),
+        ];
+        // A Monday; on the second Thursday the first look ahead ends.
+        let found = openings(&windows, at("2025-06-02T12:00Z"), 2);
+        let expected = [
+            opening("2025-06-05T00:00Z", "2025-06-07T00:00Z"),
+            opening("2025-06-12T00:00Z", "2025-06-14T00:00Z"),
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn a_whole_week_is_one_opening_of_a_year() {
+        for text in [
+            "00:00-24:00",
+            "00:00-00:00 Europe/Berlin",
+            "09:00-09:00 America/New_York",
+        ] {
+            let from = at("2025-01-13T12:00Z");
+            let found = openings(&[window(text)], from, 5);
+            assert_eq!(found.len(), 1, "{text}");
+            assert_eq!(openings(&[window(text)], from, 1), found, "{text}");
+            assert!(found[0].opens <= from);
+            let days = found[0].closes.since(from).as_secs() / 86_400;
+            assert!((364..=368).contains(&days), "{text}: {days}");
+            assert!(!Openings::new(found).runs_out(from, Duration::from_secs(86_400)));
+        }
+    }
+
+    #[test]
+    fn a_weekend_is_one_opening() {
+        let windows = [window("Sat,Sun 00:00-24:00 Europe/Berlin")];
+        let found = openings(&windows, at("2025-01-13T12:00Z"), 60);
+        assert!(found.len() >= 51, "{}", found.len());
+        assert_eq!(
+            found[0],
+            opening("2025-01-18T00:00+01:00", "2025-01-20T00:00+01:00")
+        );
+        assert_eq!(hours(&found[10]), 47, "30 March is an hour shorter");
+    }
+
+    #[test]
+    fn a_window_whose_time_zone_is_unknown_never_opens() {
+        let stored = serde_json::from_str("\"Mon 08:00-09:00 Mars/Olympus\"").unwrap();
+        assert_eq!(openings(&[stored], at("2025-01-01T00:00Z"), 3), []);
+    }
+
+    #[test]
+    fn nothing_opens_where_there_is_nothing_to_open() {
+        assert_eq!(openings(&[], at("2025-01-13T12:00Z"), 5), []);
+        assert_eq!(
+            openings(&[window("08:00-09:00")], at("2025-01-13T12:00Z"), 0),
+            []
+        );
+        assert_eq!(
+            openings(&[window("08:00-09:00")], Timestamp(u64::MAX), 5),
+            []
+        );
+        assert!(!openings(&[window("08:00-09:00 Asia/Tokyo")], Timestamp(0), 5).is_empty());
+    }
+
+    #[test]
+    pub(crate) fn openings_tell_what_is_open_and_what_comes_next() {
+        let known = Openings::new(vec![
+            Opening {
+                opens: Timestamp(10),
+                closes: Timestamp(20),
+            },
+            Opening {
+                opens: Timestamp(30),
+                closes: Timestamp(40),
+            },
+        ]);
+        let (t, ms) = (Timestamp, Duration::from_millis);
+        for (now, closes, opens) in [
+            (9, None, Some(t(10))),
+            (10, Some(t(20)), Some(t(30))),
+            (19, Some(t(20)), Some(t(30))),
+            (20, None, Some(t(30))),
+            (30, Some(t(40)), None),
+            (40, None, None),
+        ] {
+            assert_eq!(known.closes_at(t(now)), closes, "{now}");
+            assert_eq!(known.opens_at(t(now)), opens, "{now}");
+            assert_eq!(known.is_open(t(now)), closes.is_some(), "{now}");
+        }
+        assert!(!known.runs_out(t(34), ms(5)));
+        assert!(known.runs_out(t(35), ms(5)));
+        assert!(known.runs_out(t(50), ms(0)));
+        assert!(Openings::default().runs_out(t(0), ms(0)));
+        let json = serde_json::to_string(&known).unwrap();
+        assert_eq!(serde_json::from_str::<Openings>(&json).unwrap(), known);
+    }
+
+    /// Whole minutes from 2000 to 2060.
+    fn moments() -> impl Strategy<Value = Timestamp> {
+        (15_778_080u64..47_335_680).prop_map(|minute| Timestamp(minute * 60_000))
+    }
+
+    fn civil(now: Timestamp, zone: &str) -> Zoned {
+        let now = jiff::Timestamp::from_millisecond(i64::try_from(now.0).unwrap()).unwrap();
+        now.in_tz(zone).unwrap()
+    }
+
+    /// What the clock on the wall says. Clocks that are changed nearby do not count: see the examples.
+    fn open_by_the_clock(window: &Window, now: Timestamp) -> Option<bool> {
+        let day = Duration::from_secs(26 * 3_600);
+        let clock = civil(now, &window.zone);
+        let before = civil(Timestamp(now.0 - 26 * HOUR_MS), &window.zone);
+        let after = civil(now.plus(day), &window.zone);
+        if clock.offset() != before.offset() || clock.offset() != after.offset() {
+            return None;
+        }
+        let minute =
+            u16::try_from(clock.hour()).unwrap() * 60 + u16::try_from(clock.minute()).unwrap();
+        let (today, yesterday) = (clock.weekday(), clock.weekday().previous());
+        Some(if window.begin < window.end {
+            window.opens_on(today) && (window.begin..window.end).contains(&minute)
+        } else {
+            window.opens_on(today) && minute >= window.begin
+                || window.opens_on(yesterday) && minute < window.end
+        })
+    }
+
+    proptest! {
+    #[test]
+            fn openings_are_what_the_clocks_on_the_wall_say(
+                windows in prop::collection::vec(windows(), 1..4), from in moments(),
+                minutes in prop::collection::vec(0u64..14 * 1_440, 30),
+            ) {
+                let known = openings(&windows, from, 60);
+                let known_until = known.last().unwrap().closes;
+                let known = Openings::new(known);
+                for minute in minutes {
+                    let now = Timestamp(from.0 + minute * 60_000);
+                    if now >= known_until {
+                        continue;
+                    }
+                    let by_clock: Option<Vec<bool>> = windows.iter().map(|w| open_by_the_clock(w, now)).collect();
+                    if let Some(by_clock) = by_clock {
+                        let expected = by_clock.contains(&true);
+                        prop_assert_eq!(known.is_open(now), expected, "{}", now.0);
+                        let last = Timestamp(now.0 + 59_999);
+                        prop_assert_eq!(known.is_open(last), expected, "{}", last.0);
+                    }
+                }
+            }
+
+    #[test]
+            fn openings_are_in_order_apart_and_as_many_as_asked_for(
+                windows in prop::collection::vec(windows(), 0..4), from in moments(), count in 0usize..12,
+            ) {
+                let found = openings(&windows, from, count);
+                prop_assert!(found.len() <= count);
+                for opening in &found {
+                    prop_assert!(opening.opens < opening.closes);
+                    prop_assert!(opening.closes > from);
+                }
+                for pair in found.windows(2) {
+                    prop_assert!(pair[0].closes < pair[1].opens);
+                }
+                let more = openings(&windows, from, count + 7);
+                prop_assert!(more.starts_with(&found));
+                if more.len() > count {
+                    prop_assert_eq!(found.len(), count);
+                }
+            }
+
+    #[test]
+            fn asking_later_continues_where_it_was_left(
+                windows in prop::collection::vec(windows(), 1..4), from in moments(), taken in 0usize..8,
+            ) {
+                let found = openings(&windows, from, 9);
+                if let Some(next) = found.get(taken + 1) {
+                    let later = openings(&windows, found[taken].closes, 1);
+                    prop_assert_eq!(later, vec![*next]);
+                }
+            }
+        }
+}

@@ -1,0 +1,29 @@
+//! The range of a page.
+
+/// The part of the data that a fetch may read: everything after `start`, up to and including `end`.
+///
+/// `start` is `None` at the beginning of the data. `end` is `None` while nobody knows where the next page
+/// begins; once that is known, the range is closed for every later attempt, and rows outside of it belong
+/// to other pages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PageRange<C> {
+    start: Option<C>,
+    end: Option<C>,
+}
+
+impl<C> PageRange<C> {
+    /// The range `(start, end]`.
+    pub fn new(start: Option<C>, end: Option<C>) -> Self {
+        Self { start, end }
+    }
+
+    /// Read only what comes after this; `None` means from the beginning.
+    pub fn start(&self) -> Option<&C> {
+        self.start.as_ref()
+    }
+
+    /// Read nothing that comes after this; `None` means there is no bound yet.
+    pub fn end(&self) -> Option<&C> {
+        self.end.as_ref()
+    }
+}

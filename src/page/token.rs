@@ -1,0 +1,87 @@
+//! Page tokens: cursors as they are stored.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+
+use crate::base::{error::PageError, known_fields::explain};
+
+/// A cursor in its serialized form, as it travels in signals, activity inputs and histories.
+///
+/// Its text is the JSON of the cursor. Two tokens are the same position exactly when their texts are equal.
+/// `Display` and `Debug` shorten it, since a cursor may hold a key that does not belong in a log.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct PageToken(pub(crate) String);
+
+impl PageToken {
+    /// Longest accepted token. Tokens are part of every history of the batch, so they must stay small.
+    pub const MAX_BYTES: usize = 1_024;
+
+    /// Serializes a cursor.
+    ///
+    /// # Errors
+    /// A non-retryable [`PageError`] when the cursor does not serialize to JSON or is longer than
+    /// [`MAX_BYTES`](Self::MAX_BYTES).
+    pub fn encode<C: Serialize>(cursor: &C) -> Result<Self, PageError> {
+        let text = serde_json::to_string(cursor).map_err(|e| {
+            PageError::non_retryable(
+                "CursorNotSerializable",
+                format_args!("cursor does not serialize to JSON: {e}"),
+            )
+        })?;
+        if text.len() > Self::MAX_BYTES {
+            return Err(PageError::non_retryable(
+                "CursorTooLarge",
+                format_args!(
+                    "a cursor of {} bytes is over the {} that a page token may have",
+                    text.len(),
+                    Self::MAX_BYTES
+                ),
+            ));
+        }
+        Ok(Self(text))
+    }
+
+    /// Reads the cursor back.
+    ///
+    /// # Errors
+    /// A retryable [`PageError`] of type `CursorNotReadable` when the token is not a `C`: it was written by
+    /// other code, and a worker with the right code can still go on from it.
+    pub fn decode<C: DeserializeOwned>(&self) -> Result<C, PageError> {
+        serde_json::from_str(&self.0).map_err(|e| {
+            PageError::retryable(format_args!(
+                "page token {self} is not a cursor of this processor: {}",
+                explain(&e)
+            ))
+            .with_type("CursorNotReadable")
+        })
+    }
+
+    /// The JSON text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// Bytes of the token where it is stored: a text in JSON, and most tokens are JSON with quotes of its own.
+    pub(crate) fn stored_bytes(&self) -> usize {
+        let escaped = self.0.bytes().filter(|b| matches!(b, b'"' | b'\\'));
+        2 + self.0.len() + escaped.count()
+    }
+}
+
+impl fmt::Display for PageToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&crate::base::error::truncate(&self.0, 24))
+    }
+}
+
+impl fmt::Debug for PageToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+pub(crate) fn shown<C: Serialize>(cursor: &C) -> String {
+    PageToken::encode(cursor).map_or_else(|_| "?".to_owned(), |token| token.to_string())
+}

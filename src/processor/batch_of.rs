@@ -1,0 +1,24 @@
+//! Batches of a processor that is known by type.
+
+use crate::{
+    batch::{Batch, validate::InvalidBatch},
+    processor::PageProcessor,
+};
+
+/// # Construct
+impl Batch {
+    /// A batch of processor `P`. The id is also the workflow id: it must be unique among running batches.
+    pub fn of<P: PageProcessor>(batch_id: impl Into<String>, args: P::Args) -> Self {
+        let mut batch = Self::named(batch_id, P::NAME, serde_json::Value::Null);
+        batch.spec.partitioned = P::PARTITIONED;
+        match serde_json::to_value(args) {
+            Ok(value) => batch.spec.args = value,
+            Err(e) => {
+                batch.defect = Some(InvalidBatch::Args {
+                    message: e.to_string(),
+                });
+            }
+        }
+        batch
+    }
+}
