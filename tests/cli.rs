@@ -1022,7 +1022,7 @@ fn a_batch_that_no_worker_can_go_on_with_is_told_with_what_helps() {
             "version": 99,
             "batch_run": "by-hand",
             "spec": {
-                "batch_id": "newer", "processor": "inflate-prices",
+                "batch_id": "newer", "processor": "inflate-prices", "args": null,
                 "page_size": 5, "max_parallelism": 0, "stride": 1,
             },
         });

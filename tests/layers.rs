@@ -42,13 +42,12 @@ const APART: [(&str, &[&str]); 3] = [
 ];
 
 /// Imports against the order that are still to be removed: file and imported path. It only gets shorter.
-const TO_BE_REMOVED: [(&str, &str); 8] = [
+const TO_BE_REMOVED: [(&str, &str); 7] = [
     ("protocol/mod.rs", "decisions::chain::Ledger"),
     ("protocol/mod.rs", "decisions::pacing::Pacing"),
     ("protocol/mod.rs", "decisions::partitions::Look"),
     ("protocol/mod.rs", "decisions::partitions::Partitions"),
     ("protocol/mod.rs", "decisions::partitions::Told"),
-    ("protocol/mod.rs", "decisions::scheduler::EagerStrides"),
     (
         "protocol/mod.rs",
         "decisions::state::pending_notices::Notices",

@@ -110,7 +110,7 @@ impl BareChain {
 #[derive(Clone, Copy, Debug)]
 pub enum Peer {
     Known,
-    /// With as many eager activities as a batch takes at most.
+    /// With as many eager activities as a worker may take at most.
     KnownEager,
     Chain,
 }

@@ -18,7 +18,6 @@ pub(crate) const MAX_ARGS_BYTES: usize = 512 * 1024;
 pub(crate) struct BatchSpec {
     pub batch_id: String,
     pub processor: String,
-    #[serde(default)]
     pub args: serde_json::Value,
     pub page_size: u32,
     pub max_parallelism: u32,

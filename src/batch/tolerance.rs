@@ -184,7 +184,6 @@ impl Tally {
 pub(crate) struct StrideTolerance {
     pub tolerance: Tolerance,
     /// At the dispatch of the stride, without what is forgiven.
-    #[serde(default)]
     pub tally: Tally,
     /// Strides that may run at the same time.
     pub strides: u32,

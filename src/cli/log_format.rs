@@ -162,7 +162,7 @@ mod tests {
         assert_eq!(lines.len(), 1);
         assert!(text.starts_with("{\"timestamp\":\""), "{text}");
         assert_eq!(line["level"], "WARN");
-        assert_eq!(line["target"], "temporal_batch::cli::json_lines::tests");
+        assert_eq!(line["target"], "temporal_batch::cli::log_format::tests");
         assert_eq!(line["message"], "page failed");
         assert_eq!(line["span"], "stride:page");
         assert_eq!((&line["batch"], &line["stride"]), (&"b".into(), &7.into()));

@@ -74,7 +74,7 @@ impl Size {
         }
     }
 
-    /// A number of which a version that did not tell more is an estimate.
+    /// An amount is an estimate unless it is known to be exact.
     pub(crate) fn of(items: Option<u64>, certainty: Certainty) -> Self {
         match (items, certainty) {
             (None, _) => Self::Unknown,
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_older_version_left_is_an_estimate() {
+    fn an_amount_that_is_not_known_to_be_exact_is_an_estimate() {
         assert_eq!(Size::of(Some(7), Certainty::Unknown), Size::Estimate(7));
         assert_eq!(Size::of(None, Certainty::Exact), Size::Unknown);
     }

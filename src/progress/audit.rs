@@ -85,7 +85,6 @@ impl Given {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Audit {
     entries: VecDeque<AuditEntry>,
-    #[serde(default)]
     older: u64,
 }
 

@@ -371,7 +371,7 @@ impl Progress {
         Size::of(self.items_expected, self.items_expected_is)
     }
 
-    /// Leaves what may be shown of the size where the batch stands so. Workers of other versions may have left more.
+    /// Leaves what may be shown of the size where the batch stands so.
     pub(crate) fn settle(&mut self, stand: Stand) {
         let size = self.size().shown(self.items.total(), stand);
         self.items_expected = size.items();

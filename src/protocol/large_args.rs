@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-/// Largest arguments that are written into every order; those of redrives were, before there were references.
+/// Largest arguments that are written into every order.
 const MOST_INLINE: usize = 16 * 1024;
 
 /// The reference that stands for arguments that are somewhere else.
@@ -40,11 +40,6 @@ fn id(args: &Value) -> String {
     Uuid::new_v5(&namespace, args.to_string().as_bytes()).to_string()
 }
 
-/// Whether arguments are carried by reference, or are one.
-pub(crate) fn is_large(args: &Value) -> bool {
-    args.to_string().len() > MOST_INLINE || Reference::of(args).is_some()
-}
-
 /// The part of orders that names arguments: the arguments themselves, or where they are.
 pub(crate) fn carried(args: &Value, batch_id: &str, field: &str) -> Value {
     if args.to_string().len() <= MOST_INLINE {
@@ -69,9 +64,7 @@ mod tests {
         let small = json!({"text": "x".repeat(MOST_INLINE - 100)});
         assert_eq!(carried(&small, "b", "args"), small);
         assert_eq!(Reference::of(&small), None);
-        assert!(!is_large(&small));
         let large = json!({"text": "x".repeat(MOST_INLINE)});
-        assert!(is_large(&large) && is_large(&carried(&large, "b", "args")));
         let reference = Reference::of(&carried(&large, "b", "args")).unwrap();
         assert_eq!((&*reference.batch_id, &*reference.field), ("b", "args"));
         assert!(reference.means(&large) && !reference.means(&small));

@@ -1,7 +1,7 @@
 //! Every name and payload that is stored in a history.
 //!
-//! Histories outlive deployments: a name here never changes, a field never changes its meaning, and a new
-//! field has a serde default. The state carried over a continue-as-new is [`Carry`], with the
+//! Histories outlive deployments: from the first release on a name here never changes, a field never changes its
+//! meaning, and a new field has a serde default. The state carried over a continue-as-new is [`Carry`], with the
 //! [`Ledger`] in it under the same rules. Histories recorded by every released version are replayed in
 //! the tests.
 
@@ -36,7 +36,6 @@ use crate::{
         chain::Ledger,
         pacing::Pacing,
         partitions::{Look, Partitions, Told},
-        scheduler::EagerStrides,
         state::{pending_notices::Notices, stages::Stages},
     },
     page::{
@@ -59,39 +58,9 @@ use crate::{
     },
 };
 
-/// The latest version that is known here.
-pub(crate) const VERSION: u32 = 4;
-
-/// Version of what is handed over while strides are on a bridge. A controller that knows no bridges would wait for
-/// them for ever.
-pub(crate) const VERSION_WITH_BRIDGES: u32 = 3;
-
-/// Came with reducers: a worker that would not fold what the pages put out must not go on with the batch. Which
-/// processors have one is known when the batch is prepared, so it is what a continue-as-new says.
-pub(crate) const REDUCES: u32 = 3;
-/// Strides whose length is tuned.
-pub(crate) const TUNED_STRIDES: u32 = 3;
-/// Partitions.
-const PARTITIONED: u32 = 3;
-/// Arguments that are carried by reference: a worker that knows none would refuse the batch.
-pub(crate) const LARGE_ARGS: u32 = 4;
-
-/// Version written into a new history: the oldest that can run the batch. Stages and checks came with 2, partitions
-/// with 3, and a worker that would ignore them must not run the batch. Tuned strides came with 3: they are
-/// dispatched in another order while nothing is known of page times, and what was learnt is in the carry.
-pub(crate) fn version_of(spec: &BatchSpec) -> u32 {
-    if large_args::is_large(&spec.args) {
-        LARGE_ARGS
-    } else if spec.partitioned {
-        PARTITIONED
-    } else if spec.pace.auto_stride.is_some() {
-        TUNED_STRIDES
-    } else if spec.stages.is_empty() && !spec.checks_at_end() {
-        1
-    } else {
-        2
-    }
-}
+/// The version of the protocol. It is written into the input of every controller. It rises when a worker of the version
+/// before must not go on with the batch, and such a worker refuses it.
+pub(crate) const VERSION: u32 = 1;
 
 /// A worker that stops can take a workflow task along; another one gets it after this long. The server's 10 s
 /// would make every such stop twice as long. What a task itself takes is milliseconds, and a replay of the
@@ -167,13 +136,6 @@ pub(crate) const BRIDGE_ORDERS: &str = "orders";
 pub(crate) const BRIDGE_RESULTS: &str = "bridge_results";
 /// Activity that notices bridges which are gone.
 pub(crate) const WATCH_BRIDGES: &str = "temporal-batch.watch_bridges";
-
-/// Change: a run that is about to continue as new gives its strides to a bridge.
-pub(crate) const BRIDGED: &str = "bridged";
-/// Change: the end is told in the memo.
-pub(crate) const TELLS_END: &str = "tells-end";
-/// Change: pace, slots of their own for what is beside the pages, control in the memo.
-pub(crate) const PACED: &str = "paced";
 
 /// The memo field with the latest [`ControlState`], which running strides read.
 pub(crate) const MEMO_CONTROL: &str = "control";
@@ -282,14 +244,10 @@ pub(crate) struct Carry {
     pub runs: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Timestamp>,
-    #[serde(default)]
     pub notices: Notices,
-    #[serde(default)]
     pub audit: Audit,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pacing: Option<Pacing>,
+    pub pacing: Pacing,
     /// What is in the memo.
-    #[serde(default)]
     pub published: ControlState,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stages: Option<Stages>,
@@ -298,17 +256,13 @@ pub(crate) struct Carry {
     pub checked: Option<Checked>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partitions: Option<Partitions>,
-    #[serde(default)]
-    pub eager: EagerStrides,
 }
 
 /// What operators can change while the batch runs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Controls {
     pub max_parallelism: u32,
-    #[serde(default)]
     pub paused: bool,
-    #[serde(default)]
     pub pause_reason: Option<String>,
     /// More failed than is tolerated; until somebody resumes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -323,7 +277,6 @@ pub(crate) struct Controls {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pause: Option<PauseNote>,
     /// Running pages should not be waited for where that is safe.
-    #[serde(default)]
     pub stop_now: bool,
     /// The latest requests, so that one that comes a second time is not applied again.
     #[serde(default, skip_serializing_if = "VecDeque::is_empty")]
@@ -360,19 +313,15 @@ impl Controls {
 pub(crate) struct PrepareInput {
     pub processor: String,
     pub args: serde_json::Value,
-    #[serde(default)]
     pub first_cursor: Option<PageToken>,
     /// The batch is a redrive: its items are the dead letters of the processor.
-    #[serde(default)]
     pub redrive: bool,
     #[serde(default, skip_serializing_if = "HookNames::is_empty")]
     pub hooks: HookNames,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub throttles: Vec<String>,
-    /// Who is told what is waited for; empty in histories from before anybody was.
-    #[serde(default)]
+    /// The batch that is told what is waited for.
     pub batch_id: String,
-    #[serde(default)]
     pub batch_run: String,
     /// The processor is to name the partitions.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -393,7 +342,6 @@ pub(crate) struct HookOrder {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct KeepReport {
     pub processor: String,
-    #[serde(default)]
     pub args: serde_json::Value,
     pub report: BatchReport,
 }
@@ -406,16 +354,13 @@ pub(crate) struct Prepared {
     pub retry: RetryPolicy,
     pub page_timeout: Duration,
     pub heartbeat_timeout: Duration,
-    #[serde(default)]
     pub items_expected: Option<u64>,
-    /// That number was counted. Off for batches that began when it was always an estimate.
+    /// That number was counted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub items_exact: bool,
     /// The processor keeps dead letters, so that its strides give failed pages up themselves.
-    #[serde(default)]
     pub dead_letters: bool,
     /// The processor keeps a ledger of the pages that it applied.
-    #[serde(default)]
     pub once_per_page: bool,
     /// The arguments as the processor completed them, where it changed them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -426,20 +371,12 @@ pub(crate) struct Prepared {
     /// The partitions that the processor named. They are kept elsewhere from then on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub partitions: Vec<PartitionSpec>,
-    /// Failures are told apart by [whom they speak against](FailedAttempt::blame). Off for batches that began before
-    /// they were.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub by_blame: bool,
     /// The processor can split a range.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub splits: bool,
     /// The processor takes a permit of the rate for each item.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub permit_per_item: bool,
-    /// The first page need not wait for the rate, and pages that are not known yet have a share of it left. Off for
-    /// batches that began before that was so.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub rate_at_once: bool,
 }
 
 impl Prepared {
@@ -471,7 +408,6 @@ pub(crate) struct StrideOrder {
     /// Pages to process before the rest is handed over, where `end` is not known.
     pub pages: u32,
     /// Starts of further strides to announce, where `end` is not known and the source can skip ahead.
-    #[serde(default)]
     pub look_ahead: u32,
     pub page_size: u32,
     /// Attempt at the first page of the order, as the controller counts them.
@@ -481,7 +417,6 @@ pub(crate) struct StrideOrder {
     pub rate_share: Option<f64>,
     pub page_timeout: Duration,
     /// What the controller has counted of this stride already.
-    #[serde(default)]
     pub done: StrideTotals,
     /// Attempts that a page has in all, extended ones included; `None` is without limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -496,11 +431,9 @@ pub(crate) struct StrideOrder {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub give_up: Option<GiveUp>,
     /// The items are dead letters of the processor.
-    #[serde(default)]
     pub redrive: bool,
     /// Counts the dispatches of the batch run from 1, so that a stride that was told to yield is not told
     /// again when it is dispatched anew.
-    #[serde(default)]
     pub dispatch: u64,
     /// Pages per second that this stride may start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -523,7 +456,6 @@ pub(crate) struct StrideOrder {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_limit: Option<Duration>,
     /// But not finer than into strides of so many pages.
-    #[serde(default)]
     pub shortest: u32,
     /// The workflow that has the stride, where it is not the one of the batch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -590,7 +522,6 @@ pub(crate) struct StrideReport {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub covered_to: Option<PageToken>,
     /// The data ends at `covered_to` (or at the start of the order).
-    #[serde(default)]
     pub end_of_data: bool,
     pub pages: u32,
     pub items: ItemCounts,
@@ -601,7 +532,6 @@ pub(crate) struct StrideReport {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failed_items: Vec<FailedItem>,
     /// Pages that the stride itself gave up, as a whole, and kept as dead letters.
-    #[serde(default)]
     pub pages_failed: u32,
     /// The first of these.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -610,10 +540,8 @@ pub(crate) struct StrideReport {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub skip_reasons: BTreeMap<String, u64>,
     /// How long the pages of this attempt took.
-    #[serde(default)]
     pub timing: Timing,
     /// Dead letters that were kept, of items and of pages.
-    #[serde(default)]
     pub dead_letters: u64,
     /// Items at most that the pages had which the stride gave up as a whole, where a stage limits its items.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -624,9 +552,6 @@ pub(crate) struct StrideReport {
     /// The source was asked to skip ahead, and cannot.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cannot_skip: bool,
-    /// Strides that a workflow task may hand to the worker past the queue, if not as many as usual.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub eager: Option<u32>,
     /// Items that it has earned under the rate and not begun.
     #[serde(default, skip_serializing_if = "is_default")]
     pub rate_left: f64,
@@ -646,23 +571,15 @@ pub(crate) struct StrideReport {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Timing {
     /// What the pages were to have.
-    #[serde(default)]
     pub page_size: u32,
-    #[serde(default)]
     pub pages: u32,
-    #[serde(default)]
     pub items: u64,
-    #[serde(default)]
     pub busy_ms: u64,
     /// Pages with as many items as they were to have; the others say nothing of the page size.
-    #[serde(default)]
     pub full_pages: u32,
-    #[serde(default)]
     pub full_busy_ms: u64,
-    #[serde(default)]
     pub full_slowest_ms: u64,
     /// All pages together, in microseconds, with their waits.
-    #[serde(default)]
     pub took_us: u64,
 }
 
@@ -673,7 +590,6 @@ pub(crate) struct FailedAttempt {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub page_end: Option<PageToken>,
     /// The failed page is the last: the source said so.
-    #[serde(default)]
     pub last_page: bool,
     pub error_type: String,
     pub message: String,
@@ -682,10 +598,8 @@ pub(crate) struct FailedAttempt {
     pub retry_after: Option<Duration>,
     /// Nothing is wrong with the page: the worker's code does not fit the batch, or the engine could not
     /// do its part. Such attempts are not counted against the page.
-    #[serde(default)]
     pub not_the_page: bool,
     /// The page was given up, and nobody knows where the next one starts.
-    #[serde(default)]
     pub coverage_stops: bool,
     /// Its worker was lost, so that it is not known how far the attempt came.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -733,10 +647,8 @@ pub(crate) struct GiveUp {
     /// How its last attempt failed.
     pub failure: FailedAttempt,
     /// Times that it could not be put aside for a reason that may be its own.
-    #[serde(default)]
     pub failed: u32,
     /// Workers that were lost while they put it aside.
-    #[serde(default)]
     pub lost: u32,
 }
 
@@ -769,18 +681,14 @@ pub(crate) struct Checkpoint {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub page: Option<RunningPage>,
     /// When this was said, by the clock of the worker.
-    #[serde(default)]
     pub at: Timestamp,
 }
 
 /// A page that is being worked on.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct RunningPage {
-    #[serde(default)]
     pub start: Option<PageToken>,
-    #[serde(default)]
     pub since: Timestamp,
-    #[serde(default)]
     pub attempt: u32,
 }
 
@@ -800,7 +708,6 @@ pub(crate) struct AcceptedEndRequest {
 pub(crate) struct AcceptedEnd {
     /// Whether the batch run is still the one that was asked about, and the stride is still open.
     pub open: bool,
-    #[serde(default)]
     pub end: Option<PageToken>,
 }
 
@@ -811,7 +718,6 @@ pub(crate) struct ControlState {
     /// Strides should end at the next page boundary: paused, cancelled, or a continue-as-new is due.
     pub stop_at_page_boundary: bool,
     /// Pages should not be finished either, where that is safe.
-    #[serde(default)]
     pub stop_now: bool,
     /// The strides of these dispatches should end at their next page boundary: there are more than the
     /// limit allows, or their shares of the rate are out of date.
@@ -825,12 +731,11 @@ pub(crate) struct ControlState {
 /// Argument of the `pause` update.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct PauseRequest {
-    #[serde(default)]
     pub reason: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub who: Option<String>,
     /// Do not wait for running pages where it is safe not to.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub now: bool,
     /// Go on by itself then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -843,7 +748,7 @@ pub(crate) struct PauseRequest {
     pub id: Option<String>,
 }
 
-/// Argument of the `resume` update, which may be left out.
+/// Argument of the `resume` update.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ResumeRequest {
     #[serde(flatten)]
@@ -989,7 +894,6 @@ pub(crate) struct LockOrder {
     pub batch_id: String,
     pub batch_run: String,
     /// Wait for it; refused otherwise.
-    #[serde(default)]
     pub wait: bool,
 }
 
@@ -1032,7 +936,6 @@ pub(crate) struct CheckOrder {
     pub batch_run: String,
     pub processor: String,
     pub args: serde_json::Value,
-    #[serde(default)]
     pub redrive: bool,
     /// Where the batch began.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -1096,7 +999,6 @@ pub(crate) struct ShareOrder {
     pub seq: u64,
     pub told: Told,
     /// Say when it is kept to.
-    #[serde(default)]
     pub say_when_settled: bool,
 }
 
@@ -1150,8 +1052,6 @@ pub(crate) struct StrideTerms {
     pub heartbeat_timeout: Duration,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<f32>,
-    #[serde(default)]
-    pub eager: EagerStrides,
 }
 
 /// Payload of the `orders` signal.

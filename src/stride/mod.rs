@@ -393,9 +393,7 @@ pub(crate) fn prepared<P: PageProcessor>(processor: &P, args: &P::Args, size: Si
             .reducer(args)
             .map(|reducer| reducer.plan().clone()),
         partitions: Vec::new(),
-        by_blame: true,
         splits: P::SPLITS,
         permit_per_item: permits == Permits::PerItem,
-        rate_at_once: true,
     }
 }

@@ -97,11 +97,6 @@ impl<'a, P: PageProcessor> Running<'a, P> {
         let reducer = order.reducer.as_ref();
         let reducer = reducer.map(|plan| Reducer::stored(plan, processor.reducer(&args)));
         let reducer = reducer.transpose().map_err(|e| failed(&e))?;
-        if reducer.is_some() {
-            // Also where nothing is put out: without it, the worker would be one that knows no reducers.
-            let known = Output::reported(report.output.take(), report.items.total());
-            report.output = Some(known);
-        }
         let kept_end = match open {
             Some(open) => {
                 let done = &order.done;

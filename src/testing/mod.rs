@@ -92,8 +92,8 @@ pub async fn run_page<P: PageProcessor>(
         };
         return Err(error);
     }
-    if let Some(fold) = &mut fold {
-        fold.add(report.output, report.items.total());
+    if let (Some(fold), Some(output)) = (&mut fold, report.output) {
+        fold.merge(output);
     }
     let next = report.covered_to.filter(|_| !report.end_of_data);
     Ok(PageRun {

@@ -158,7 +158,7 @@ async fn a_history_that_no_worker_can_go_on_with_is_told_apart_from_no_worker() 
         "version": 99,
         "batch_run": "by-hand",
         "spec": {
-            "batch_id": batch_id, "processor": "numbers",
+            "batch_id": batch_id, "processor": "numbers", "args": {"n": 5},
             "page_size": 5, "max_parallelism": 0, "stride": 1,
         },
     });

@@ -197,6 +197,11 @@ async fn results_that_come_twice_or_from_elsewhere_change_nothing() {
                 "pages": 1,
                 "items": {"processed": 10, "skipped": 0, "failed": 0},
                 "covered_to": ((stride + 1) * 10).to_string(),
+                "end_of_data": false, "pages_failed": 0, "dead_letters": 0,
+                "timing": {
+                    "page_size": 10, "pages": 0, "items": 0, "busy_ms": 0, "full_pages": 0,
+                    "full_busy_ms": 0, "full_slowest_ms": 0, "took_us": 0,
+                },
             });
             serde_json::json!({"stride": stride, "dispatch": stride + 1, "report": report})
         })

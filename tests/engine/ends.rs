@@ -66,7 +66,7 @@ async fn a_batch_that_ran_out_of_temporals_time_says_so() {
     );
 }
 
-/// While a deploy is under way, a worker that is still old meets what a new one wrote.
+/// During a deploy an old worker meets batches that a new one has written.
 #[tokio::test]
 async fn a_batch_of_a_newer_protocol_waits_for_a_worker_that_knows_it() {
     let bed = Bed::new("newer").await;
@@ -79,7 +79,7 @@ async fn a_batch_of_a_newer_protocol_waits_for_a_worker_that_knows_it() {
         let history = String::from_utf8(handle.history().await.unwrap()).unwrap();
         history.contains("protocol version 99").then_some(history)
     });
-    assert!(refused.await.contains("this worker knows up to 4"));
+    assert!(refused.await.contains("this worker knows up to 1"));
     assert_eq!(handle.state().await.unwrap(), BatchState::Running);
     assert!(numbers.record().fetches.is_empty());
     let told = eventually("it is told from a batch without a worker", || async {

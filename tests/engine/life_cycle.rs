@@ -7,16 +7,14 @@ use temporal_batch::{
     OnExceeded, Outcome, Page, PageContext, PageError, PageProcessor, PageReport, PageTransaction,
     RecoverError, RetryMode, RetryPolicy, StartError, Tolerance,
 };
-use temporalio_client::{
-    UntypedQuery, UntypedWorkflow, WorkflowQueryOptions, WorkflowStartOptions,
-};
-use temporalio_common::data_converters::{PayloadConverter, RawValue};
+use temporalio_client::{UntypedQuery, UntypedWorkflow, WorkflowQueryOptions};
+use temporalio_common::data_converters::RawValue;
 
 use crate::{
     control::Patient,
     numbers::{Numbers, Shared, UpTo, gated, gated_where},
     replay::replays,
-    support::{Bed, eventually, progress_shows, report, within},
+    support::{Bed, eventually, progress_shows, report},
 };
 
 fn rows(n: u64) -> Vec<u64> {
@@ -267,28 +265,6 @@ async fn every_control_action_is_kept_with_who_when_and_why() {
     assert!(audit[0].at >= report.progress.started_at);
 }
 
-/// The operator of an older client, and of Temporal's own command line, says nothing of itself.
-#[tokio::test]
-async fn a_resume_without_an_argument_is_understood() {
-    use temporalio_client::{UntypedUpdate, WorkflowExecuteUpdateOptions};
-    let bed = Bed::new("old-resume").await;
-    let _worker = bed.worker(Numbers::new()).await;
-    let batch = bed.batch::<Numbers>(UpTo { n: 10 }).max_parallelism(0);
-    let handle = bed.start(&batch).await;
-    handle.pause("").await.unwrap();
-    let temporal = bed.client.temporal();
-    let workflow = temporal.get_workflow_handle::<UntypedWorkflow>(batch.id());
-    let resume = UntypedUpdate::new("resume");
-    let options = WorkflowExecuteUpdateOptions::default();
-    let update = workflow.execute_update(resume, RawValue::new(Vec::new()), options);
-    within("the update is answered", update).await.unwrap();
-    handle.set_max_parallelism(1).await.unwrap();
-    let report = report(&handle).await;
-    assert_eq!(report.outcome, Outcome::Completed);
-    assert_eq!(report.progress.audit[2].action, "resume");
-    assert_eq!(report.progress.audit[2].who, None);
-}
-
 #[tokio::test]
 async fn temporals_own_interface_shows_where_a_batch_stands() {
     let bed = Bed::new("details").await;
@@ -509,45 +485,14 @@ async fn the_final_report_is_kept_with_the_dead_letters() {
     let bed = Bed::new("kept").await;
     let reports = Reports::default();
     let _worker = bed.worker(Kept(reports.clone())).await;
-    let id = bed.new_id();
-    let seconds = |secs: u64| serde_json::json!({"secs": secs, "nanos": 0});
-    // The second run of a batch whose processor was found to have a store.
-    let input = serde_json::json!({
-        "version": 1,
-        "batch_run": "kept-by-hand",
-        "spec": {
-            "batch_id": id, "processor": "kept",
-            "page_size": 5, "max_parallelism": 1, "stride": 1,
-        },
-        "carry": {
-            "ledger": {
-                "open": {"0": {"at": null, "state": "ready"}},
-                "next_number": 1, "end_of_data": false, "tail": null,
-                "cycle": {"remembered": null, "steps": 0, "limit": 1},
-            },
-            "prepared": {
-                "retry_mode": RetryMode::AtLeastOnce, "retry": RetryPolicy::default(),
-                "page_timeout": seconds(60), "heartbeat_timeout": seconds(15),
-                "dead_letters": true,
-            },
-            "controls": {"max_parallelism": 1},
-            "started_at": 0,
-            "runs": 1,
-        },
-    });
-    let raw = RawValue::from_value(&input, &PayloadConverter::default());
-    let controller = UntypedWorkflow::new("temporal-batch.controller");
-    let options = WorkflowStartOptions::new(&*bed.queue, &*id).build();
-    let temporal = bed.client.temporal();
-    let started = temporal.start_workflow(controller, raw, options);
-    started.await.unwrap();
-    let report = report(&bed.client.handle(&*id).unwrap()).await;
+    let batch = bed.batch::<Kept>(());
+    let report = bed.run(&batch).await;
     assert_eq!(report.outcome, Outcome::Completed);
     assert_eq!(report.progress.hooks_failed, 0);
     assert_eq!(*reports.asked.lock(), 2, "it is asked until it works");
     let kept = reports.kept.lock().clone();
     assert_eq!(kept.len(), 1);
     assert_eq!(kept[0].outcome, Outcome::Completed);
-    assert_eq!(kept[0].progress.batch_run, "kept-by-hand");
-    replays(&bed, &id, "kept").await;
+    assert_eq!(kept[0].progress.batch_run, report.progress.batch_run);
+    replays(&bed, batch.id(), "kept").await;
 }

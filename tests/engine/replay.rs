@@ -1,12 +1,18 @@
 //! Recorded histories are replayed with the code as it is now: a change that would confuse a running
 //! batch fails here.
 //!
-//! Tests of the engine end with [`replays`]. After a change that is meant (behind `patched`), record new
-//! histories beside the old: `RECORD_HISTORIES=$PWD/tests/histories/NAME cargo test --test engine`, and name them in
-//! `tests/histories/list.txt`.
+//! Tests of the engine end with [`replays`]. `tests/histories/list.txt` says which of these histories are kept, and
+//! `RECORD_HISTORIES=v1 cargo test --test engine` records those of the folder `v1` again: the first, the second and the
+//! last run of each batch, since the runs between are like them.
 
-use std::{collections::BTreeSet, path::Path, time::Duration};
+use std::{
+    collections::BTreeSet,
+    io::{Read as _, Write as _},
+    path::PathBuf,
+    time::Duration,
+};
 
+use flate2::{Compression, read::GzDecoder, write::GzEncoder};
 use temporal_batch::{ExtendedRetries, PageError, PageReport, testing::replay_history};
 
 use crate::{
@@ -17,29 +23,45 @@ use crate::{
 /// The histories that are kept, one a line. A history that is lost would be a promise that nothing tests any more.
 const KEPT: &str = include_str!("../histories/list.txt");
 
+fn folder() -> PathBuf {
+    PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/histories"))
+}
+
+/// The folder whose histories are recorded, if any are.
+fn recorded() -> Option<String> {
+    std::env::var("RECORD_HISTORIES").ok()
+}
+
 #[tokio::test]
 async fn recorded_histories_replay() {
-    let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/histories"));
+    if recorded().is_some() {
+        // They are being written.
+        return;
+    }
     let mut found = BTreeSet::new();
     let mut failed = Vec::new();
-    for version in std::fs::read_dir(folder).unwrap() {
+    for version in std::fs::read_dir(folder()).unwrap() {
         let version = version.unwrap().path();
         if !version.is_dir() {
             continue;
         }
         for file in std::fs::read_dir(version).unwrap() {
             let path = file.unwrap().path();
-            let history = std::fs::read(&path).unwrap();
-            let name = path.strip_prefix(folder).unwrap();
+            let mut history = Vec::new();
+            let file = std::fs::File::open(&path).unwrap();
+            GzDecoder::new(file).read_to_end(&mut history).unwrap();
+            let name = path.strip_prefix(folder()).unwrap();
             let name = name.to_str().unwrap().replace('\\', "/");
             if let Err(error) = replay_history(&history).await {
                 failed.push(format!("{name}: {error}"));
             }
-            found.insert(name);
+            let (name, _run) = name.rsplit_once('-').unwrap();
+            found.insert(name.to_owned());
         }
     }
     assert!(failed.is_empty(), "these do not replay: {failed:#?}");
     let kept: BTreeSet<_> = KEPT.lines().map(str::to_owned).collect();
+    assert!(!kept.is_empty(), "there are no histories");
     let lost: Vec<_> = kept.difference(&found).collect();
     assert!(lost.is_empty(), "these histories are gone: {lost:#?}");
     let unlisted: Vec<_> = found.difference(&kept).collect();
@@ -93,21 +115,37 @@ async fn a_fresh_history_of_an_eventful_batch_replays() {
     );
 }
 
-/// Replays what a test's batch has just left behind, and counts its runs. With `RECORD_HISTORIES` the
-/// histories are kept under this name.
+/// Replays what a test's batch has just left behind, and counts its runs. While histories are recorded, those with a name
+/// that is listed are kept.
 pub async fn replays(bed: &Bed, batch_id: &str, name: &str) -> usize {
     let histories = bed.histories(batch_id).await;
-    let keep = std::env::var_os("RECORD_HISTORIES").map(std::path::PathBuf::from);
     for (i, history) in histories.iter().enumerate() {
-        if let Some(folder) = &keep {
-            std::fs::create_dir_all(folder).unwrap();
-            std::fs::write(folder.join(format!("{name}-{i}.json")), history).unwrap();
-        }
         if let Err(error) = replay_history(history).await {
             panic!("run {i} of {name} does not replay: {error:?}");
         }
     }
+    if let Some(version) = recorded() {
+        let name = format!("{version}/{name}");
+        if KEPT.lines().any(|kept| kept == name) {
+            keep(&histories, &name);
+        }
+    }
     histories.len()
+}
+
+fn keep(histories: &[Vec<u8>], name: &str) {
+    for i in 0..1_000 {
+        let path = folder().join(format!("{name}-{i}.json.gz"));
+        // From the last time, when there may have been more runs.
+        let _ = std::fs::remove_file(&path);
+        if i < histories.len() && (i < 2 || i + 1 == histories.len()) {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let file = std::fs::File::create(path).unwrap();
+            let mut gzip = GzEncoder::new(file, Compression::best());
+            gzip.write_all(&histories[i]).unwrap();
+            gzip.finish().unwrap();
+        }
+    }
 }
 
 #[tokio::test]

@@ -171,7 +171,7 @@ impl Bed {
         counted.sum()
     }
 
-    /// The histories of all runs of a batch, as JSON, in no particular order.
+    /// The histories of all runs of a batch in their order, as JSON.
     pub async fn histories(&self, batch_id: &str) -> Vec<Vec<u8>> {
         use futures::TryStreamExt as _;
         use temporalio_client::{
@@ -190,7 +190,8 @@ impl Bed {
             let all_closed = runs.iter().all(|run| run.close_time().is_some());
             (!runs.is_empty() && all_closed).then_some(runs)
         };
-        let runs = eventually("all runs of the batch are listed as closed", closed).await;
+        let mut runs = eventually("all runs of the batch are listed as closed", closed).await;
+        runs.sort_by_key(|run| run.start_time());
         let mut histories = Vec::new();
         for run in runs {
             let info = WorkflowExecutionInfo::builder()

@@ -7,7 +7,7 @@ use crate::{
     options::Options,
     pages::PagesArgs,
     report::{Table, Target},
-    worker_process::{Work, WorkerProcess},
+    worker_process::{Setting, Work, WorkerProcess},
 };
 
 pub async fn run(bed: &Bed, options: &Options, table: &mut Table) -> Result<(), Error> {
@@ -15,7 +15,7 @@ pub async fn run(bed: &Bed, options: &Options, table: &mut Table) -> Result<(), 
     for (parallelism, peer) in [(10, Peer::Known), (50, Peer::Known), (50, Peer::KnownEager)] {
         let eager = peer.eager();
         let case = format!(
-            "{} pages, parallelism {parallelism}, bare with {eager} eager activities",
+            "{} pages, parallelism {parallelism}, {eager} eager activities",
             args.pages
         );
         beside(bed, options, table, &case, &args, parallelism, peer).await?;
@@ -36,13 +36,15 @@ pub async fn beside(
     parallelism: u32,
     peer: Peer,
 ) -> Result<(), Error> {
-    let ours = WorkerProcess::start(bed, Work::pages())?;
-    let bare = WorkerProcess::start(
+    let eager = peer.eager();
+    let ours = WorkerProcess::start(
         bed,
-        Work::Bare {
-            eager: peer.eager(),
+        Work::Pages {
+            heartbeat_timeout: None,
+            settings: vec![(Setting::EagerStrides, eager as u32)],
         },
     )?;
+    let bare = WorkerProcess::start(bed, Work::Bare { eager })?;
     let batch = async |args: &PagesArgs| {
         let batch = args
             .batch(unique("batch"), ours.queue())

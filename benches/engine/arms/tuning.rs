@@ -29,15 +29,17 @@ const VARIANTS: [(&str, Setting, u32, u32); 10] = [
 
 pub async fn run(bed: &Bed, options: &Options, table: &mut Table) -> Result<(), Error> {
     let args = PagesArgs::no_op(options.size(200, 1_500));
-    let default = WorkerProcess::start(bed, Work::pages())?;
+    let work = |changed: &[(Setting, u32)]| {
+        // There is one worker, and strides are short.
+        let alone = [(Setting::EagerStrides, 100)];
+        Work::Pages {
+            heartbeat_timeout: None,
+            settings: [&alone, changed].concat(),
+        }
+    };
+    let default = WorkerProcess::start(bed, work(&[]))?;
     for (case, setting, value, batches) in VARIANTS {
-        let variant = WorkerProcess::start(
-            bed,
-            Work::Pages {
-                heartbeat_timeout: None,
-                settings: vec![(setting, value)],
-            },
-        )?;
+        let variant = WorkerProcess::start(bed, work(&[(setting, value)]))?;
         let speed = async |worker: &WorkerProcess, pages| {
             let each = pages / u64::from(batches);
             let args = PagesArgs {

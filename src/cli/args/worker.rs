@@ -18,7 +18,7 @@ pub(crate) struct TuningArgs {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(STRIDE_POLLERS.range()))]
     stride_pollers: Option<u32>,
 
-    /// Strides that a controller gives to its own worker at a time, past the task queue [default: 100 while nobody else polls, else none]
+    /// Strides that a controller gives to its own worker at a time, past the task queue [default: 3]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(EAGER_STRIDES.range()))]
     eager_strides: Option<u32>,
 

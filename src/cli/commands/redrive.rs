@@ -320,7 +320,7 @@ impl RedriveArgs {
                 }
                 Ok(false)
             }
-            // A ledger of an earlier version has no table for it, and every letter would fail.
+            // Without the table for it every letter would fail.
             Ok(_) => match in_time(store.settled(&self.batch_id)).await {
                 Ok(_) => Ok(true),
                 Err(error) => Err(CliError::from(error).hint(format!(

@@ -353,7 +353,7 @@ pub(crate) mod tests {
         Timestamp(START + seconds * 1_000)
     }
 
-    /// A batch that has been running for a minute, as a worker that knows no new field tells it.
+    /// A batch that has been running for a minute, with what every batch has.
     pub(crate) fn progress() -> Progress {
         serde_json::from_value(serde_json::json!({
             "batch_id": "prices-2026", "batch_run": "r", "processor": "inflate-prices",
@@ -368,7 +368,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_an_old_worker_does_not_know_is_not_claimed() {
+    fn facts_that_are_not_known_are_not_claimed() {
         let p = progress();
         let names: Vec<_> = steering(&p, at(60)).into_iter().map(|(n, _)| n).collect();
         assert_eq!(names, ["parallelism"]);

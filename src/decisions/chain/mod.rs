@@ -46,8 +46,6 @@ use bridges::Bridges;
 use cycle::CycleDetector;
 use stride::{Moment, Trouble};
 
-#[cfg(feature = "temporal")]
-use crate::protocol::Prepared;
 pub(crate) use stride::{Allotment, Run, STRIDE_BYTES, State, Stride};
 
 /// Pages given up that are listed. Without dead letters one more ends the batch, because it could not be
@@ -68,22 +66,15 @@ pub(crate) struct Ledger {
     /// Where the data ended; meaningful once nothing is open.
     tail: Option<PageToken>,
     cycle: CycleDetector,
-    #[serde(default)]
     pub totals: Totals,
-    #[serde(default)]
     failed: Vec<PageFailure>,
-    #[serde(default)]
     failed_items: Vec<FailedItem>,
-    #[serde(default)]
     broken: Option<Broken>,
     /// Spreads the waits of pages that failed together.
-    #[serde(default)]
     seed: u64,
     /// Whether the slow lane had the last turn on a batch with a single slot.
-    #[serde(default)]
     extended_had_last_turn: bool,
     /// Strides that were given to activities, every time counted.
-    #[serde(default)]
     dispatches: u64,
     /// What the pages have put out, where the batch has a reducer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -125,10 +116,8 @@ pub(crate) struct Totals {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub skip_reasons: BTreeMap<String, u64>,
     /// Attempts at pages that failed since a page was finished.
-    #[serde(default)]
     pub consecutive_failures: u64,
     /// Dead letters that were kept.
-    #[serde(default)]
     pub dead_letters: u64,
     /// Items at most that pages had which a stage was given and that were given up as a whole. Some of them may
     /// have been processed.
@@ -563,8 +552,8 @@ impl Ledger {
         self.totals.pages_failed += u64::from(report.pages_failed);
         self.pages_this_run += u64::from(report.pages) + u64::from(report.pages_failed);
         self.totals.items += report.items;
-        if let Some(fold) = &mut self.fold {
-            fold.add(report.output, report.items.total());
+        if let (Some(fold), Some(output)) = (&mut self.fold, report.output) {
+            fold.merge(output);
         }
         self.totals.items_aside += report.items_aside;
         self.totals.dead_letters += report.dead_letters;
@@ -830,25 +819,23 @@ impl Ledger {
     }
 
     /// The failures, as tolerated failures are counted. A page that only retries counts as one that is given up until it
-    /// is finished, unless the batch is from before that was so; there are some in its partitions, too.
+    /// is finished; there are some in its partitions, too.
     #[cfg(feature = "temporal")]
-    pub fn tally(&self, prepared: &Prepared, in_partitions: u32) -> Tally {
-        self.tally_with(prepared, self.spent() + in_partitions)
+    pub fn tally(&self, in_partitions: u32) -> Tally {
+        self.tally_with(self.spent() + in_partitions)
     }
 
     /// The part of them that is forgiven: also pages that have failed and have quick attempts left.
     #[cfg(feature = "temporal")]
-    pub fn forgiven(&self, prepared: &Prepared, in_partitions: u32) -> Tally {
-        self.tally_with(prepared, self.in_trouble() + in_partitions)
+    pub fn forgiven(&self, in_partitions: u32) -> Tally {
+        self.tally_with(self.in_trouble() + in_partitions)
     }
 
     #[cfg(feature = "temporal")]
-    fn tally_with(&self, prepared: &Prepared, failing: u32) -> Tally {
+    fn tally_with(&self, failing: u32) -> Tally {
         let mut tally = self.totals.tally();
-        if prepared.by_blame {
-            tally.pages += u64::from(failing);
-            tally.pages_failed += u64::from(failing);
-        }
+        tally.pages += u64::from(failing);
+        tally.pages_failed += u64::from(failing);
         tally
     }
 

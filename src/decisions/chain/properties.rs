@@ -152,7 +152,6 @@ impl World {
                 cancelled: false,
                 rate: plan.rate,
                 page_rate: plan.page_rate,
-                shares_by_need: plan.rows.is_multiple_of(2),
                 bridged: plan.page_size.is_multiple_of(2),
                 must_hand_over: false,
                 ..Limits::default()
@@ -670,7 +669,7 @@ proptest! {
                 ..world.limits.clone()
             };
             let decided = scheduler::decide(&due, &limits, world.now);
-            assert!(!scheduler::is_draining(&due, &limits, world.now));
+            assert!(!scheduler::is_draining(&due, &limits));
             if due.running_here() == 0 && decided == Decision::HandOver {
                 return;
             }

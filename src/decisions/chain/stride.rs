@@ -65,11 +65,9 @@ pub(crate) enum State {
         /// Pages per second that it may start.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         page_share: Option<f64>,
-        /// Counts the dispatches of the batch run; 0 from before they were counted.
-        #[serde(default)]
+        /// Counts the dispatches of the batch run.
         dispatch: u64,
         /// When it was dispatched.
-        #[serde(default)]
         since: Timestamp,
         /// The bridge that has it, by its number in the ledger; `None`: the controller's own run.
         #[serde(default, skip_serializing_if = "Option::is_none")]

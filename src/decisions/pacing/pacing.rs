@@ -13,7 +13,6 @@ use super::{
 use crate::{
     base::time::{Timestamp, earliest},
     batch::{
-        MAX_STRIDE,
         pace_settings::{
             page_size::AutoPageSize, parallelism::AutoParallelism, ramp::Ramp, stride::AutoStride,
             window::Window,
@@ -65,34 +64,27 @@ pub(crate) struct Pacing {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     openings: Option<Openings>,
     /// When they were worked out last.
-    #[serde(default)]
     worked_out_at: Timestamp,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     throttles: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     throttled: Option<Throttled>,
     /// The throttles have answered.
-    #[serde(default)]
     throttles_known: bool,
     /// Since when answers are waited for.
-    #[serde(default)]
     waiting_since: Timestamp,
-    #[serde(default)]
     throughput: Throughput,
     /// What a page takes lately, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     page_ms: Option<u64>,
     /// Lately, and halved now and then: pages that were done, and attempts that failed.
-    #[serde(default)]
     lately: (u32, u32),
     /// The source was asked to skip ahead, and cannot.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cannot_skip: bool,
     /// Items that may begin at once.
-    #[serde(default)]
     credit: Credit,
     /// Pages that may begin at once.
-    #[serde(default)]
     page_credit: Credit,
     /// Absent while all strides have the length that the batch was started with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -140,6 +132,21 @@ impl Pacing {
         pacing
     }
 
+    /// The pace that `spec` asks for, from its beginning. Strides that are open keep the length that they were cut to, which
+    /// is `before` where none was tuned.
+    #[cfg(feature = "temporal")]
+    pub fn begun_again(&self, spec: &BatchSpec, before: u32) -> Self {
+        let mut pacing = Self::of(spec, Timestamp(0));
+        let lengths = pacing.stride.take();
+        let mut lengths = lengths.unwrap_or_else(|| StrideLength::fixed(spec.stride));
+        match &self.stride {
+            Some(known) => lengths.follow(known),
+            None => lengths.follow(&StrideLength::fixed(before)),
+        }
+        pacing.stride = Some(lengths);
+        pacing
+    }
+
     pub fn fix_page_size(&mut self, items: u32) {
         self.page_size = items;
         self.sizer = None;
@@ -162,13 +169,6 @@ impl Pacing {
         stride
             .get_or_insert_with(|| StrideLength::fixed(before))
             .tune(auto);
-    }
-
-    /// How long the strides are that are known already was in a pace that is not known.
-    pub fn forget_lengths(&mut self) {
-        if let Some(stride) = &mut self.stride {
-            stride.cut(0, MAX_STRIDE, 0);
-        }
     }
 
     pub fn fix_parallelism(&mut self) {
@@ -253,12 +253,10 @@ impl Pacing {
             self.page_ms = Some(self.page_ms.map_or(took, |before| (3 * before + took) / 4));
         }
         if let Some(stride) = &mut self.stride {
-            // From an older worker there is only the time without waits.
-            let took = timing.took_us.max(timing.busy_ms.saturating_mul(1_000));
             stride.observe(&StrideSample {
                 pages: timing.pages,
                 page_size: timing.page_size,
-                took: Duration::from_micros(took),
+                took: Duration::from_micros(timing.took_us),
                 cannot_skip: report.cannot_skip,
             });
         }
@@ -602,6 +600,27 @@ mod tests {
                 took_us: 0,
             },
             ..StrideReport::default()
+        }
+    }
+
+    /// A stride that was cut long and is taken for a short one would have too little time.
+    #[cfg(feature = "temporal")]
+    #[test]
+    fn strides_that_are_cut_keep_their_length_when_the_pace_begins_again() {
+        let before = batch().stride(AutoStride::default()).spec;
+        let mut tuned = Pacing::of(&before, START);
+        tuned.stride_mut().unwrap().cut(3, 70, 0);
+        let fixed = Pacing::of(&batch().stride(40).spec, START);
+        for (pacing, stride_before, lengths) in [(tuned, 1, [1, 70]), (fixed, 40, [40, 40])] {
+            for asked in [before.clone(), batch().stride(2).spec] {
+                let again = pacing.begun_again(&asked, stride_before);
+                let known = again.stride().unwrap();
+                assert_eq!([known.of(0), known.of(3)], lengths);
+                let pages = known
+                    .next(&crate::decisions::pacing::Uncut::default())
+                    .pages;
+                assert_eq!(pages, asked.stride);
+            }
         }
     }
 

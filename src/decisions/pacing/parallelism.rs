@@ -48,54 +48,38 @@ pub(crate) struct PaceSample {
 /// Decides how many pages may be in flight.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ParallelismTuner {
-    #[serde(default)]
     settings: AutoParallelism,
     limit: u32,
     /// When the period began.
     began: Timestamp,
     next_tick: Timestamp,
-    #[serde(default)]
     seen: Seen,
     /// The shortest time per item, in microseconds.
-    #[serde(default)]
     baseline: Option<f64>,
     /// How it goes with the limit as it is.
-    #[serde(default)]
     speed: Option<Speed>,
     /// When the last stride of the last period reported.
-    #[serde(default)]
     reported_before: Option<Timestamp>,
-    #[serde(default)]
     probe: Option<Probe>,
     /// When the limit is probed again, and how.
-    #[serde(default)]
     rest: Rest,
-    #[serde(default)]
     cut_at: Option<Timestamp>,
-    #[serde(default)]
     trouble: Option<Trouble>,
     /// Where the limit began to fall because items took too long.
-    #[serde(default)]
     easing: Option<Easing>,
 }
 
 /// What was reported in a period.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Seen {
-    #[serde(default)]
     reports: u32,
-    #[serde(default)]
     items: u64,
-    #[serde(default)]
     busy_micros: u64,
     /// The last report.
-    #[serde(default)]
     reported: Timestamp,
     /// As many pages were in flight as may be.
-    #[serde(default)]
     used: bool,
     /// Something failed, or a throttle began.
-    #[serde(default)]
     troubled: bool,
 }
 
@@ -125,21 +109,17 @@ struct Probe {
     from: u32,
     speed: Speed,
     /// A first period has spoken.
-    #[serde(default)]
     tried: bool,
 }
 
 /// Periods between two probes.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 struct Rest {
-    #[serde(default)]
     left: u32,
     next: u32,
     /// The next probe goes down.
-    #[serde(default)]
     down: bool,
     /// Its first period is still to come.
-    #[serde(default)]
     fresh: bool,
 }
 
@@ -602,16 +582,6 @@ mod tests {
             run_period(&mut tuner, &sample);
             assert_eq!(tuner.limit(), limit, "{slower} times as long");
         }
-    }
-
-    #[test]
-    fn what_a_history_holds_may_leave_almost_everything_out() {
-        let text = r#"{"limit":1,"began":7,"next_tick":10007}"#;
-        let tuner: ParallelismTuner = serde_json::from_str(text).unwrap();
-        assert_eq!(
-            tuner,
-            ParallelismTuner::new(AutoParallelism::default(), Timestamp(7))
-        );
     }
 
     /// A system with cores: pages take longer when more are in flight than it has. It may fail every page

@@ -13,7 +13,6 @@ pub(crate) struct RunningTime {
     ran: u64,
     /// When the clock was last started or stopped.
     since: Timestamp,
-    #[serde(default)]
     halted: bool,
 }
 

@@ -123,7 +123,6 @@ pub(crate) struct StrideLength {
     auto: Option<AutoStride>,
     /// As set; what a tuned length begins with.
     pages: u32,
-    #[serde(default)]
     seen: Seen,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     cannot_skip: bool,
@@ -175,6 +174,12 @@ impl StrideLength {
     pub fn fix(&mut self, pages: u32) {
         self.auto = None;
         self.pages = pages;
+    }
+
+    /// The strides that are open were cut by this one.
+    #[cfg(feature = "temporal")]
+    pub fn follow(&mut self, before: &Self) {
+        self.cuts.clone_from(&before.cuts);
     }
 
     /// Tunes the length from here on.

@@ -46,12 +46,10 @@ pub(crate) struct Partitions {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     broken: Option<String>,
     /// What is left of those that are finished, beside their counts.
-    #[serde(default)]
     merged: Merged,
     /// How this run of the parent comes to its end.
     #[serde(skip)]
     hand_over: HandOver,
-    #[serde(default)]
     most_in_flight: u32,
     /// Pages that had been given up when somebody let the batch go on.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -67,7 +65,6 @@ struct Part {
     state: State,
     look: Look,
     /// Counts what its controllers are told.
-    #[serde(default)]
     seq: u64,
     /// Found to use no more pages in flight than this, and when.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -117,9 +114,7 @@ enum State {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Parked {
     pub ledger: Ledger,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pacing: Option<Pacing>,
-    #[serde(default)]
+    pub pacing: Pacing,
     pub notices: Notices,
 }
 
@@ -127,12 +122,9 @@ pub(crate) struct Parked {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Told {
     pub share: Share,
-    #[serde(default)]
     pub paused: bool,
-    #[serde(default)]
     pub stop_now: bool,
     /// Stop, and come back with what is left.
-    #[serde(default)]
     pub stop: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub page_pause: Option<Duration>,

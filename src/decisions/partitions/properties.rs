@@ -15,6 +15,7 @@ use crate::{
     },
     decisions::{
         chain::{Event, Ledger},
+        pacing::Pacing,
         scheduler::{self, Decision, Limits},
     },
     page::token::PageToken,
@@ -280,7 +281,7 @@ impl World {
                 let child = self.children.remove(&number).unwrap();
                 let parked = (ending.outcome == Outcome::Stopped).then_some(Parked {
                     ledger: child.ledger,
-                    pacing: None,
+                    pacing: Pacing::default(),
                     notices: crate::decisions::state::pending_notices::Notices::default(),
                 });
                 self.partitions
@@ -431,7 +432,7 @@ pub(crate) fn worst() -> Partitions {
                 let ledger = Partitions::ledger(&spec, number, 7);
                 let parked = Parked {
                     ledger: crate::decisions::chain::properties::worst_at_rest(ledger, &of_part),
-                    pacing: None,
+                    pacing: Pacing::default(),
                     notices: crate::decisions::state::pending_notices::Notices::default(),
                 };
                 (Outcome::Stopped, Some(parked))

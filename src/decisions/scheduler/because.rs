@@ -318,12 +318,12 @@ mod tests {
                         --page-size 100 makes it 5s";
         says(&case, after(30), HeldBy::Rate, sentence);
         // A wait of 20 s is not long.
-        let fits = Case::of(batch().rate(50.0).page_size(1_000), 1);
+        let fits = Case::of(batch().rate(100.0).page_size(1_000), 1);
         let plain = |rate: u32| {
             let sentence = format!("rate limit {rate} items/s");
             Some(Because::from((HeldBy::Rate, sentence)))
         };
-        assert_eq!(fits.seen_at(after(4), because), plain(50));
+        assert_eq!(fits.seen_at(after(4), because), plain(100));
         let tuned =
             large.auto_page_size(crate::batch::pace_settings::page_size::AutoPageSize::default());
         let said = Case::of(tuned, 50).seen_at(after(30), because);

@@ -82,7 +82,7 @@ pub(super) fn stands_still(s: &Situation<'_>) -> Option<(HeldBy, String)> {
     if s.max_parallelism == 0 {
         return Some((HeldBy::Parallelism, "max parallelism is 0".to_owned()));
     }
-    is_draining(s.ledger, s.limits, s.now).then(|| {
+    is_draining(s.ledger, s.limits).then(|| {
         let why = "its controller is about to continue as new".to_owned();
         (HeldBy::ContinueAsNew, why)
     })
@@ -258,7 +258,6 @@ pub(super) mod tests {
                 held: pace.held.is_some(),
                 rate: pace.rate,
                 page_rate: pace.page_rate,
-                shares_by_need: true,
                 ..Limits::default()
             }
         }

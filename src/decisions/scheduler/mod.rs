@@ -3,7 +3,6 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod because;
-mod eager;
 mod explain;
 mod hand_over_yields;
 mod shares;
@@ -19,17 +18,14 @@ use crate::{
 };
 
 pub(crate) use because::{Because, because};
-pub(crate) use eager::EagerStrides;
 pub(crate) use explain::{Situation, explain, page_after};
 pub(crate) use hand_over_yields::Cohort;
 pub(crate) use shares::given_out as rates_given_out;
 pub(crate) use stage::{StageLimit, stage_is_done};
 
-/// How long dispatching stops, at a time, for a continue-as-new that is due. With bridges it does not stop; so
-/// long nothing else begins that would hold the hand-over up.
-const DRAIN: Duration = Duration::from_secs(10);
-/// How long dispatching goes on after a drain in which some page did not finish.
-const POSTPONE: Duration = Duration::from_secs(20);
+/// How long hooks and other calls wait for a continue-as-new that is due. A page that takes longer than this holds up
+/// nothing but the continue-as-new.
+const MAKE_WAY: Duration = Duration::from_secs(10);
 /// Strides whose starts are found ahead of processing, per page in flight.
 const LOOK_AHEAD: u32 = 2;
 /// Most starts in one announcement, which is one history event.
@@ -52,12 +48,7 @@ pub(crate) struct Limits {
     pub page_rate: Option<f64>,
     /// A throttle or the operating windows hold the batch.
     pub held: bool,
-    /// The rate is divided among the strides that can run, rather than among all that would be allowed to.
-    /// Off for batches that began before it was so.
-    pub shares_by_need: bool,
-    /// A source that tells of one page at a time has a share left for the next one.
-    pub shares_ahead: bool,
-    /// Temporal's own limits are near: drain now, however long it takes.
+    /// Temporal's own limits are near: nothing more begins in this run.
     pub must_hand_over: bool,
     /// When the batch stops itself.
     pub deadline: Option<Timestamp>,
@@ -71,7 +62,8 @@ pub(crate) struct Limits {
     pub hooks_running: bool,
     /// The length of strides is tuned, and too few pages have been timed: what is cut now is short.
     pub strides_grow: bool,
-    /// While a continue-as-new is due, strides are given to bridges, which outlive the run.
+    /// While a continue-as-new is due, strides are given to bridges, which outlive the run. Off where none could be
+    /// started.
     pub bridged: bool,
     /// Orders are on their way to a bridge. What becomes of them is only told to this run.
     pub delivering: bool,
@@ -146,19 +138,21 @@ pub(crate) fn decide(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Decisi
     }
     let nothing_here = ledger.running_here() == 0;
     let nothing_lost = nothing_here && !limits.hooks_running && !limits.delivering;
-    let by_bridge = match draining(ledger, limits, now) {
-        Drain::Now { .. } | Drain::Bridged if nothing_lost => return Decision::HandOver,
-        Drain::Now { until } => return until_deadline(until),
+    let hand_over = hand_over(ledger, limits);
+    if hand_over.is_some() && nothing_lost {
+        return Decision::HandOver;
+    }
+    let by_bridge = match hand_over {
+        Some(HandOver::Draining) => return until_deadline(None),
         // Limits of the batch come first: what may not begin need not go to a bridge.
-        Drain::Bridged => true,
-        Drain::Later | Drain::No => false,
+        Some(HandOver::Bridging { .. }) => true,
+        None => false,
     };
-    let next_drain = next_drain(ledger, limits, now);
     let stands = limits.paused || limits.held || limits.outputs_full;
     if stands || ledger.running() >= limits.max_parallelism {
-        return until_deadline(next_drain);
+        return until_deadline(None);
     }
-    let next_due = earliest(next_due(ledger, now), next_drain);
+    let next_due = next_due(ledger, now);
     let Some([rate_share, page_share]) = shares::next(ledger, limits, now) else {
         // A retry that becomes due has running strides give back some of their shares.
         return until_deadline(next_due);
@@ -182,7 +176,7 @@ pub(crate) fn stop_at_page_boundary(ledger: &Ledger, limits: &Limits, now: Times
         || limits.held
         || limits.max_parallelism == 0
         || ending(ledger, limits, now).is_some()
-        || (is_draining(ledger, limits, now) && !limits.bridged)
+        || (is_draining(ledger, limits) && !limits.bridged)
 }
 
 /// The dispatches that should end at their next page boundary while others go on: more strides run than
@@ -201,19 +195,18 @@ pub(crate) fn yields(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Vec<u6
 }
 
 /// Whether nothing new is begun because this run of the controller is about to end.
-pub(crate) fn is_draining(ledger: &Ledger, limits: &Limits, now: Timestamp) -> bool {
-    matches!(draining(ledger, limits, now), Drain::Now { .. })
+pub(crate) fn is_draining(ledger: &Ledger, limits: &Limits) -> bool {
+    hand_over(ledger, limits) == Some(HandOver::Draining)
 }
 
 /// Whether nothing begins beside the pages either, because it would hold a continue-as-new up.
 pub(crate) fn makes_way(ledger: &Ledger, limits: &Limits, now: Timestamp) -> bool {
-    match draining(ledger, limits, now) {
-        Drain::Now { .. } => true,
-        Drain::Bridged => {
-            let since = ledger.hand_over_due().unwrap_or(now);
-            ledger.running_here() == 0 || now.since(since) < DRAIN
+    match hand_over(ledger, limits) {
+        Some(HandOver::Draining) => true,
+        Some(HandOver::Bridging { since }) => {
+            ledger.running_here() == 0 || now.since(since) < MAKE_WAY
         }
-        Drain::Later | Drain::No => false,
+        None => false,
     }
 }
 
@@ -362,53 +355,24 @@ fn position(token: Option<&PageToken>) -> String {
     token.map_or_else(|| "the beginning".to_owned(), |t| t.as_str().to_owned())
 }
 
-enum Drain {
-    No,
-    /// Due, but dispatching goes on for a while because a page would not finish.
-    Later,
-    /// Dispatching stops, until then at most.
-    Now {
-        until: Option<Timestamp>,
-    },
-    /// Due, and dispatching goes on by way of a bridge until no activity of this run is left.
-    Bridged,
+/// How a run of the controller comes to its end, once a continue-as-new is due. The activities of a run end with it, so it
+/// has to wait for them.
+#[derive(PartialEq)]
+enum HandOver {
+    /// Other strides take their place on a bridge meanwhile.
+    Bridging { since: Timestamp },
+    /// Nothing takes their place: Temporal's limits are near, or no bridge can be used.
+    Draining,
 }
 
-/// Running activities do not outlive a run, so it has to drain first. Others take their place on a bridge
-/// meanwhile; near Temporal's limits nothing does. Without bridges a long page must not stop the whole batch, so
-/// drains and dispatching alternate.
-fn draining(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Drain {
-    if limits.must_hand_over {
-        return Drain::Now { until: None };
+fn hand_over(ledger: &Ledger, limits: &Limits) -> Option<HandOver> {
+    let due = ledger.hand_over_due();
+    match due {
+        _ if limits.must_hand_over => Some(HandOver::Draining),
+        Some(since) if limits.bridged => Some(HandOver::Bridging { since }),
+        Some(_) => Some(HandOver::Draining),
+        None => None,
     }
-    let Some(since) = ledger.hand_over_due() else {
-        return Drain::No;
-    };
-    if limits.bridged {
-        return Drain::Bridged;
-    }
-    let round = DRAIN + POSTPONE;
-    let into_round = millis(now.since(since)) % millis(round);
-    if into_round < millis(DRAIN) {
-        let left = millis(DRAIN) - into_round;
-        Drain::Now {
-            until: Some(now.plus(Duration::from_millis(left))),
-        }
-    } else {
-        Drain::Later
-    }
-}
-
-/// When the next drain begins, while one is postponed.
-fn next_drain(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Option<Timestamp> {
-    let since = ledger.hand_over_due().filter(|_| !limits.bridged)?;
-    let round = millis(DRAIN + POSTPONE);
-    let left = round - millis(now.since(since)) % round;
-    Some(now.plus(Duration::from_millis(left)))
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// In this order: the slow lane's share, a stuck frontier first; a frontier that holds up discovery; the
@@ -798,16 +762,9 @@ mod tests {
     fn a_retry_has_its_timer_while_the_whole_rate_is_given_out() {
         let limits = Limits {
             rate: Some(100.0),
-            shares_by_need: true,
             ..limits()
         };
-        let mut ledger = Ledger::new(None, 1);
-        let start = PageToken::encode(&1).unwrap();
-        let announced = Event::Announced {
-            by: 0,
-            starts: &[start],
-        };
-        ledger.record(announced).unwrap();
+        let mut ledger = two_closed_strides();
         fail(&mut ledger, false);
         let Decision::Dispatch(alone) = decide(&ledger, &limits, NOW) else {
             panic!("the other stride does not run");
@@ -825,6 +782,28 @@ mod tests {
         };
         assert!(yields(&ledger, &limits, NOW).is_empty());
         assert_eq!(yields(&ledger, &limits, due).len(), 1);
+    }
+
+    #[test]
+    fn where_no_bridge_can_be_used_a_run_ends_with_what_it_has_begun() {
+        for (bridged, must_hand_over) in [(false, false), (false, true), (true, true)] {
+            let mut ledger = two_closed_strides();
+            begin(&mut ledger, 0);
+            ledger.record(Event::HandOverDue { now: NOW }).unwrap();
+            let limits = Limits {
+                bridged,
+                must_hand_over,
+                ..limits()
+            };
+            let late = NOW.plus(Duration::from_secs(3_600));
+            for now in [NOW, late] {
+                assert_eq!(decide(&ledger, &limits, now), Decision::WaitUntil(None));
+                // With bridges a few strides at a time are asked to end.
+                assert_eq!(stop_at_page_boundary(&ledger, &limits, now), !bridged);
+            }
+            ends(&mut ledger, 0, StrideReport::default());
+            assert_eq!(decide(&ledger, &limits, late), Decision::HandOver);
+        }
     }
 
     #[test]

@@ -75,13 +75,10 @@ pub(super) fn out_of_date(ledger: &Ledger, limits: &Limits, now: Timestamp) -> V
 /// Strides that run or could, at most as many as may run.
 fn runnable(ledger: &Ledger, limits: &Limits, now: Timestamp) -> u32 {
     let most = limits.max_parallelism.max(1);
-    if !limits.shares_by_need {
-        return most;
-    }
     let due = due(ledger, limits, now);
     let known = ledger.running() + due;
     // Where one page tells of the next, all known pages may run and still be few.
-    let more_to_come = limits.shares_ahead && due <= 1 && is_at_frontier(ledger, due);
+    let more_to_come = due <= 1 && is_at_frontier(ledger, due);
     let expected = if more_to_come { known * 2 } else { known };
     expected.clamp(1, most)
 }
@@ -173,17 +170,13 @@ mod tests {
             max_parallelism,
             rate,
             page_rate,
-            shares_by_need: true,
             ..Limits::default()
         }
     }
 
     fn any_limits() -> impl Strategy<Value = Limits> {
         let rate = || prop::option::of(0.5f64..10_000.0);
-        (1u32..40, rate(), rate(), any::<bool>()).prop_map(|(p, rate, pages, ahead)| Limits {
-            shares_ahead: ahead,
-            ..limits(p, rate, pages)
-        })
+        (1u32..40, rate(), rate()).prop_map(|(p, rate, pages)| limits(p, rate, pages))
     }
 
     fn shares_of(ledger: &Ledger, of: ShareOf) -> Vec<f64> {
@@ -221,9 +214,8 @@ mod tests {
                         prop_assert_eq!(shares.len(), ledger.running() as usize);
                         let sum: f64 = shares.iter().sum();
                         prop_assert!(sum <= limit * (1.0 + 1e-6), "{} > {}", sum, limit);
-                        // Pages that can run have most of the rate; a part is left for pages that are found one by one.
-                        let part = if after.shares_ahead { 0.2 } else { 0.4 };
-                        prop_assert!(sum >= limit * part, "{} of {}", sum, limit);
+                        // A part is left for pages that are found one by one.
+                        prop_assert!(sum >= limit * 0.2, "{} of {}", sum, limit);
                     }
                 }
             }
@@ -245,10 +237,7 @@ mod tests {
     /// Each page tells of the next one as it begins.
     #[test]
     fn pages_that_are_found_one_by_one_leave_a_share_for_the_next() {
-        let limits = Limits {
-            shares_ahead: true,
-            ..limits(10, Some(100.0), None)
-        };
+        let limits = limits(10, Some(100.0), None);
         let mut ledger = Ledger::new(None, 1);
         for n in 0..4u64 {
             dispatch_all(&mut ledger, &limits);
@@ -266,7 +255,22 @@ mod tests {
 
     #[test]
     fn few_strides_share_the_whole_rate() {
-        let mut ledger = announced(2);
+        let mut ledger = announced(3);
+        dispatch_all(&mut ledger, &limits(10, None, None));
+        // The last one finds the end of the data, so that no further page is to be expected.
+        for stride in 0..3 {
+            let reported = Event::Reported {
+                stride,
+                report: Box::new(StrideReport {
+                    end_of_data: stride == 2,
+                    ..StrideReport::default()
+                }),
+                policy: &RetryPolicy::default(),
+                dead_letters: false,
+                now: NOW,
+            };
+            ledger.record(reported).unwrap();
+        }
         dispatch_all(&mut ledger, &limits(10, Some(100.0), None));
         let shares = shares_of(&ledger, |run| run.rate_share);
         assert_eq!(shares, [50.0, 50.0]);

@@ -20,15 +20,11 @@ pub(crate) struct Notices {
     #[serde(default, skip_serializing_if = "VecDeque::is_empty")]
     waiting: VecDeque<(u64, Failure)>,
     /// Notices so far, dropped ones included.
-    #[serde(default)]
     noted: u64,
-    #[serde(default)]
     dropped: u64,
     /// Calls of hooks of any kind that failed for good.
-    #[serde(default)]
     pub hooks_failed: u64,
     /// When the tracker is due.
-    #[serde(default)]
     pub track_at: Timestamp,
 }
 

@@ -28,12 +28,9 @@ pub(crate) struct Stages {
     /// Those that have a mark; after them comes everything.
     marks: Vec<Mark>,
     /// An operator has to approve each.
-    #[serde(default)]
     approve: bool,
     /// The place of the current one.
-    #[serde(default)]
     current: usize,
-    #[serde(default)]
     state: StageState,
     /// Why it does not go on.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -44,7 +44,7 @@ use tracing::Instrument as _;
 use crate::{
     base::error::{PageError, truncate},
     batch::retry::RetryMode,
-    engine::{controller::StrideActivity, worker::Company},
+    engine::controller::StrideActivity,
     metrics::{Metrics, StrideOutcome},
     page::token::PageToken,
     processor::throttle::Throttles,
@@ -74,7 +74,6 @@ pub(crate) struct PageActivities {
     pub watches: Arc<ControlWatches>,
     pub draining: watch::Receiver<bool>,
     pub abandonment: Abandonment,
-    pub company: Arc<Company>,
     pub threads: UserThreads,
 }
 
@@ -97,14 +96,8 @@ impl PageActivities {
             attempt = order.attempt,
             workflow_run = ctx.info().workflow_run_id.as_deref().unwrap_or_default(),
         );
-        let occupied = self.company.occupy();
         let run = self.run(ctx, order).instrument(span);
-        let mut ended = self.abandonment.unless_abandoned(run).await;
-        drop(occupied);
-        if let Ok(report) = &mut ended {
-            report.eager = self.company.eager_strides();
-        }
-        ended
+        self.abandonment.unless_abandoned(run).await
     }
 }
 

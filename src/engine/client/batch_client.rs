@@ -118,7 +118,7 @@ impl BatchClient {
     pub async fn start(&self, batch: &Batch) -> Result<BatchHandle, StartError> {
         batch.validate()?;
         let input = ControllerInput {
-            version: protocol::version_of(&batch.spec),
+            version: protocol::VERSION,
             batch_run: uuid::Uuid::new_v4().to_string(),
             spec: batch.spec.clone(),
             begun: Some(self.begun("start", None)),

@@ -18,7 +18,6 @@ use crate::{
     protocol::{
         ControllerInput, MEMO_ARGS,
         large_args::{Reference, carried},
-        version_of,
     },
 };
 
@@ -97,10 +96,8 @@ impl Continuation {
             input.spec.max_parallelism = pages;
             if let Some(carry) = &mut input.carry {
                 carry.controls.max_parallelism = pages;
-                if let Some(pacing) = &mut carry.pacing {
-                    pacing.end_ramp();
-                    pacing.fix_parallelism();
-                }
+                carry.pacing.end_ramp();
+                carry.pacing.fix_parallelism();
             }
         }
         if self.deadline.is_some() {
@@ -140,6 +137,7 @@ impl BatchClient {
             if old.processor != new.processor || old.args != args {
                 return Err("its processor or its arguments were different".to_owned());
             }
+            let stride_before = old.stride;
             // Where it began is a fact of the batch run, and so is what is looked at before the rest.
             input.spec = BatchSpec {
                 first_cursor: old.first_cursor.clone(),
@@ -147,11 +145,9 @@ impl BatchClient {
                 approve_stages: old.approve_stages,
                 ..new.clone()
             };
-            input.version = input.version.max(version_of(&input.spec));
             if let Some(carry) = &mut input.carry {
                 carry.controls.max_parallelism = new.max_parallelism;
-                // The pace that is asked for now, from its beginning.
-                carry.pacing = None;
+                carry.pacing = carry.pacing.begun_again(&input.spec, stride_before);
             }
             Ok(())
         })
@@ -256,7 +252,7 @@ impl ControllerInput {
         controls.stop_now = false;
         controls.tripped = None;
         controls.stopping = None;
-        controls.forgiven = Some(carry.ledger.forgiven(&carry.prepared, 0));
+        controls.forgiven = Some(carry.ledger.forgiven(0));
         carry.notices.track_at = crate::base::time::Timestamp::default();
         Ok(())
     }

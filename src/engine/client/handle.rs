@@ -136,11 +136,7 @@ impl BatchHandle {
     /// The end, with what it takes to go on.
     pub(super) async fn ended(&self) -> Result<EndDetails, ResultError> {
         loop {
-            let mut ended = self.run_ended().await;
-            if let Ok(ended) = &mut ended {
-                // A controller of an older version left its estimate there.
-                ended.report.settle();
-            }
+            let ended = self.run_ended().await;
             let Err(ResultError::NoReport { state }) = ended else {
                 return ended;
             };

@@ -441,7 +441,5 @@ fn progress_in(description: &WorkflowExecutionDescription) -> Option<Progress> {
     if let Ok(Some(full)) = memo.get::<Progress>(MEMO_FULL) {
         progress.lengthen(full);
     }
-    // A controller of an older version left more there.
-    progress.settle(Stand::Underway);
     Some(progress)
 }

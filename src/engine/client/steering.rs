@@ -14,7 +14,7 @@ use super::{
     because::no_worker, handle::state_of, recovery::failing_task,
 };
 use crate::{
-    engine::controller::{Controller, Optional},
+    engine::controller::Controller,
     progress::audit::Given,
     protocol::{ApproveRequest, ResumeRequest, Steer, SteerRequest},
 };
@@ -152,7 +152,6 @@ impl BatchHandle {
         };
         let workflow = self.workflow();
         let what = Steer::Resume(request.clone());
-        let request = Optional(request);
         let update = workflow.execute_update(Controller::resume, request, update_of(&id));
         self.steer(id, what, update).await
     }

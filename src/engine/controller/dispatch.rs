@@ -14,7 +14,6 @@ use temporalio_sdk::{
 
 use super::{Controller, Orders};
 use crate::{
-    base::error::Blame,
     decisions::{
         chain::Event,
         pacing::{Length, LengthBy, Standing, StrideLength, Uncut},
@@ -37,8 +36,7 @@ pub(super) fn start<'a>(
 ) -> Option<Activity<'a>> {
     let (order, options) = ctx.state_mut(|s| {
         let order = s.dispatched(dispatch, None)?;
-        let now = s.now;
-        let options = activity_options(&s.terms()?, &order, s.eager.take(now));
+        let options = activity_options(&s.terms()?, &order);
         Some((order, options))
     })?;
     let schedule = |options| ctx.execute_activity(Orders::stride, order, options);
@@ -69,12 +67,10 @@ impl Controller {
         bridge: Option<&str>,
     ) -> Option<StrideOrder> {
         let mut order = self.order(dispatch, bridge)?;
-        if self.rate_at_once() {
-            let by_item = self.permit_per_item();
-            let [items, pages] = self.pacing.take_earned(by_item);
-            (order.rate_ready, order.rate_owed) = (items.ready, items.owed);
-            (order.page_rate_ready, order.page_rate_owed) = (pages.ready, pages.owed);
-        }
+        let by_item = self.permit_per_item();
+        let [items, pages] = self.pacing.take_earned(by_item);
+        (order.rate_ready, order.rate_owed) = (items.ready, items.owed);
+        (order.page_rate_ready, order.page_rate_owed) = (pages.ready, pages.owed);
         self.note_cut(&order);
         self.record(Event::Dispatched {
             stride: dispatch.stride,
@@ -96,7 +92,6 @@ impl Controller {
             retry_mode: prepared.retry_mode,
             heartbeat_timeout: prepared.heartbeat_timeout,
             weight: self.input.spec.weight,
-            eager: self.eager,
         })
     }
 
@@ -154,19 +149,13 @@ impl Controller {
     }
 
     /// Keeps what a stride came back with.
-    pub(super) fn reported(&mut self, stride: u64, mut report: StrideReport) {
+    pub(super) fn reported(&mut self, stride: u64, report: StrideReport) {
         let Some(prepared) = self.prepared.clone() else {
             return;
         };
-        if let Some(failure) = &mut report.failure
-            && !prepared.by_blame
-        {
-            failure.blame = Blame::Moment;
-        }
         let now = self.now;
         let before = Before::of(&self.ledger, stride);
         self.pacing.reported(&report, self.ledger.running(), now);
-        self.eager.allow(report.eager);
         let left = [
             (report.rate_left, report.rate_untouched),
             (report.page_rate_left, report.page_rate_untouched),
@@ -178,9 +167,7 @@ impl Controller {
             dead_letters: prepared.dead_letters,
             now,
         });
-        if prepared.rate_at_once {
-            self.pacing.rates_given_back(self.rates(), left);
-        }
+        self.pacing.rates_given_back(self.rates(), left);
         if self.input.spec.hooks.failure_handler.is_some() {
             self.notices.compare(&before, &self.ledger, stride);
         }
@@ -189,10 +176,6 @@ impl Controller {
 
 /// # Rates
 impl Controller {
-    pub(super) fn rate_at_once(&self) -> bool {
-        self.prepared.as_ref().is_some_and(|p| p.rate_at_once)
-    }
-
     pub(super) fn permit_per_item(&self) -> bool {
         self.prepared.as_ref().is_some_and(|p| p.permit_per_item)
     }
@@ -284,12 +267,7 @@ impl Controller {
     }
 }
 
-/// `eager`: it may go past the task queue.
-pub(super) fn activity_options(
-    terms: &StrideTerms,
-    order: &StrideOrder,
-    eager: bool,
-) -> ActivityOptions {
+pub(super) fn activity_options(terms: &StrideTerms, order: &StrideOrder) -> ActivityOptions {
     let retry = TemporalRetryPolicy::builder()
         .initial_interval(Duration::from_millis(200))
         .maximum_interval(Duration::from_secs(10))
@@ -315,7 +293,6 @@ pub(super) fn activity_options(
         .retry_policy(retry)
         .summary(format!("stride {} attempt {}", order.stride, order.attempt))
         .priority(priority)
-        .do_not_eagerly_execute(!eager)
         .build()
 }
 

@@ -86,7 +86,7 @@ pub(super) async fn end(
 
 /// Listings are made of memos, and Temporal's own status of a workflow does not know that something was given up.
 fn tell_end(ctx: &WorkflowContext<Controller>, outcome: Outcome) {
-    if !ctx.state(Controller::is_part) && ctx.patched(protocol::TELLS_END) {
+    if !ctx.state(Controller::is_part) {
         let started_at = ctx.state(|s| s.started_at);
         let end = EndNote {
             outcome,

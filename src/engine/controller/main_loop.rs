@@ -38,10 +38,7 @@ use crate::{
     },
     processor::hooks::Failure,
     progress::{PauseNote, audit::Given, phase::Outcome, report::BatchReport},
-    protocol::{
-        self, Carry, ControllerInput, PrepareInput, Prepared,
-        large_args::{carried, is_large},
-    },
+    protocol::{self, Carry, ControllerInput, PrepareInput, Prepared, large_args::carried},
 };
 
 /// Longest time for a processor to complete its arguments in one attempt; it may wait for older transactions.
@@ -101,7 +98,7 @@ pub(super) async fn prepare(ctx: &WorkflowContext<Controller>) -> WorkflowResult
             let stages = stages.map_err(|unknown| refused(unknown.to_string()))?;
             ctx.state_mut(|s| {
                 // A partition may be one of very many that begin one after the other.
-                if prepared.rate_at_once && !s.is_part() {
+                if !s.is_part() {
                     s.pacing.begins_at_once(s.now);
                 }
                 s.prepared = Some(prepared);
@@ -342,9 +339,7 @@ impl Controller {
         let going = !self.controls.paused && !self.limits().held;
         let items = self.ledger.totals.items.total();
         self.pacing.mind(now, going, items);
-        if self.rate_at_once() {
-            self.pacing.mind_rates(self.rates(), now);
-        }
+        self.pacing.mind_rates(self.rates(), now);
         let pages = self.input.spec.pages_per_run.map(u64::from);
         let due = suggested
             || pages.is_some_and(|pages| self.ledger.pages_this_run() >= pages)
@@ -419,10 +414,7 @@ impl Controller {
     /// The failures so far, as tolerated failures are counted.
     fn tally(&self) -> Tally {
         let in_partitions = self.partitions.as_ref().map_or(0, Partitions::stuck);
-        match &self.prepared {
-            Some(prepared) => self.ledger.tally(prepared, in_partitions),
-            None => self.ledger.totals.tally(),
-        }
+        self.ledger.tally(in_partitions)
     }
 
     /// The part of the tolerance that a stride is told of when it is dispatched.
@@ -439,27 +431,12 @@ impl Controller {
     /// The part of them that is forgiven when the batch goes on.
     pub(super) fn forgiven(&self) -> Tally {
         let in_partitions = self.partitions.as_ref().map_or(0, Partitions::stuck);
-        match &self.prepared {
-            Some(prepared) => self.ledger.forgiven(prepared, in_partitions),
-            None => self.ledger.totals.tally(),
-        }
+        self.ledger.forgiven(in_partitions)
     }
 
     /// What a controller needs to go on where this one stands.
     pub(super) fn next_input(&self) -> ControllerInput {
-        let needed = [
-            (
-                self.ledger.bridges().next().is_some(),
-                protocol::VERSION_WITH_BRIDGES,
-            ),
-            (self.ledger.fold().is_some(), protocol::REDUCES),
-            (is_large(self.args()), protocol::LARGE_ARGS),
-            (self.pacing.stride().is_some(), protocol::TUNED_STRIDES),
-        ];
-        let needed = needed.into_iter().filter(|(is, _)| *is);
-        let version = needed.map(|(_, version)| version).max();
         ControllerInput {
-            version: protocol::version_of(&self.input.spec).max(version.unwrap_or_default()),
             carry: self.prepared.clone().map(|prepared| Carry {
                 ledger: self.ledger.clone(),
                 prepared,
@@ -469,12 +446,11 @@ impl Controller {
                 deadline: self.deadline,
                 notices: self.notices.clone(),
                 audit: self.audit.clone(),
-                pacing: Some(self.pacing.clone()),
+                pacing: self.pacing.clone(),
                 published: self.published.control.clone(),
                 stages: self.stages.clone(),
                 checked: self.checked.clone(),
                 partitions: self.partitions.clone(),
-                eager: self.eager,
             }),
             ..self.input.clone()
         }

@@ -29,7 +29,6 @@
 //! | `stages` | what is looked at before the batch goes on, and after its last page |
 //! | `partitions` | the loop of a batch with partitions, in place of the one in `run` |
 //! | `part` | what the controller of one partition does differently |
-//! | `optional` | an argument that older clients leave out |
 //! | `reduce` | combining what the pages put out, where only the processor can |
 //! | `publish` | the memo: what running strides should do, and the progress for when no worker answers |
 //! | `steer` | what operators ask for |
@@ -42,7 +41,6 @@ mod dispatch;
 mod ending;
 mod lock;
 mod main_loop;
-mod optional;
 mod partition_child;
 mod partition_parent;
 mod publish;
@@ -62,7 +60,6 @@ pub(crate) use activity_defs::{
     UnlockActivity, WatchBridgesActivity, WindowsActivity,
 };
 pub(crate) use bridge::workflow::Bridge;
-pub(crate) use optional::Optional;
 
 use temporalio_sdk::{SyncWorkflowContext, WorkflowContext, WorkflowContextView, WorkflowResult};
 
@@ -72,7 +69,7 @@ use crate::{
         chain::{Broken, Event, Ledger},
         pacing::{PaceNow, Pacing},
         partitions::Partitions,
-        scheduler::{self, Decision, EagerStrides, Limits, decide},
+        scheduler::{self, Decision, Limits, decide},
         state::{pending_notices::Notices, stages::Stages},
     },
     processor::reducer::Fold,
@@ -125,11 +122,7 @@ pub(crate) struct Controller {
     taking_lock: bool,
     lock_held_by: Option<String>,
     published: Published,
-    /// The batch has a pace that changes, work beside the pages on slots of its own, and its control in the
-    /// memo. Off for batches that began before there were these.
-    paced: bool,
     bridging: Bridging,
-    eager: EagerStrides,
     started_at: Timestamp,
     /// Server time of the last decision.
     now: Timestamp,
@@ -314,10 +307,10 @@ impl Controller {
     pub(crate) fn resume(
         &mut self,
         ctx: &mut SyncWorkflowContext<Self>,
-        request: Optional<ResumeRequest>,
+        request: ResumeRequest,
     ) -> Controls {
         self.updates += 1;
-        self.do_resume(time(ctx.workflow_time()), &request.0);
+        self.do_resume(time(ctx.workflow_time()), &request);
         self.controls.clone()
     }
 
@@ -372,11 +365,8 @@ impl Controller {
     async fn run_in_step(ctx: &WorkflowContext<Self>) -> WorkflowResult<BatchReport> {
         refuse_newer(ctx).await;
         let now = now(ctx);
-        let paced = ctx.patched(protocol::PACED);
-        let bridged = ctx.patched(protocol::BRIDGED);
         ctx.state_mut(|s| {
-            s.paced = paced;
-            s.bridging.begin(bridged, now, &s.published.control.bridges);
+            s.bridging.begin(now, &s.published.control.bridges);
             // Nobody else has to be told of those that have nothing.
             let ledger = &s.ledger;
             let known = &mut s.published.control.bridges;
@@ -426,9 +416,7 @@ impl Controller {
             taking_lock: false,
             lock_held_by: None,
             published: Published::default(),
-            paced: false,
             bridging: Bridging::default(),
-            eager: EagerStrides::default(),
             started_at: Timestamp(0),
             now: Timestamp(0),
             runs: 0,
@@ -452,11 +440,7 @@ impl Controller {
             controller.stages = carry.stages;
             controller.checked = carry.checked;
             controller.partitions = carry.partitions;
-            controller.eager = carry.eager;
-            match carry.pacing {
-                Some(pacing) => controller.pacing = pacing,
-                None => controller.pacing.forget_lengths(),
-            }
+            controller.pacing = carry.pacing;
         }
         controller
     }
@@ -525,8 +509,6 @@ impl Controller {
             cancelled: self.cancelled,
             rate: pace.rate,
             page_rate: pace.page_rate,
-            shares_by_need: self.paced,
-            shares_ahead: self.rate_at_once(),
             must_hand_over: self.must_hand_over,
             deadline: self.deadline,
             stopping: self.controls.stopping.clone(),

@@ -44,7 +44,7 @@ use crate::{
         chain::Event,
         pacing::{Pacing, StrideLength},
         partitions::{Next, Parked, PartLimits, Partitions, Share, Step, Told},
-        scheduler::{EagerStrides, Ending},
+        scheduler::Ending,
         state::pending_notices::Notices,
     },
     page::token::PageToken,
@@ -460,17 +460,16 @@ impl Controller {
         let prepared = self.prepared.clone()?;
         let (partition, seq, parked) = self.partitions.as_mut()?.begin(number, told.clone())?;
         let spec = self.spec_of_part(partition.start.clone());
-        let parked = parked.unwrap_or_else(|| Parked {
-            ledger: Partitions::ledger(&partition, number, seed(&self.input.batch_run)),
-            pacing: None,
-            // Those of the batch itself begin with 1.
-            notices: Notices::numbered_from(first_stride(number + 1)),
-        });
-        let pacing = parked.pacing.unwrap_or_else(|| {
+        let parked = parked.unwrap_or_else(|| {
             let mut pacing = Pacing::of(&spec, self.now);
             // The parent asks the throttles, and holds its partitions.
             pacing.hears_of_throttles();
-            pacing
+            Parked {
+                ledger: Partitions::ledger(&partition, number, seed(&self.input.batch_run)),
+                pacing,
+                // Those of the batch itself begin with 1.
+                notices: Notices::numbered_from(first_stride(number + 1)),
+            }
         });
         let part = PartOf {
             number,
@@ -494,12 +493,11 @@ impl Controller {
             deadline: None,
             notices: parked.notices,
             audit: crate::progress::audit::Audit::default(),
-            pacing: Some(pacing),
+            pacing: parked.pacing,
             published: ControlState::default(),
             stages: None,
             checked: None,
             partitions: None,
-            eager: EagerStrides::default(),
         };
         let input = ControllerInput {
             version: self.input.version,

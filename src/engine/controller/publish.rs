@@ -200,7 +200,7 @@ impl Controller {
     fn news_for_who_looks(&mut self, now: Timestamp) -> Vec<News> {
         let looked = std::mem::take(&mut self.published.looked);
         let shown = self.published.progress.is_some_and(|(at, ..)| at == now);
-        if !looked || !self.paced || shown {
+        if !looked || shown {
             return Vec::new();
         }
         self.now = now;
@@ -218,9 +218,6 @@ fn failed(progress: &Progress) -> u64 {
 
 /// Writes to the memo what has changed enough.
 pub(super) fn publish(ctx: &WorkflowContext<Controller>, progress: Progress) {
-    if !ctx.state(|s| s.paced) {
-        return;
-    }
     let news = ctx.state_mut(|s| s.take_news(progress));
     write(ctx, news);
 }

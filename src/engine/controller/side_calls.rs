@@ -41,7 +41,7 @@ impl Controller {
     /// The throttles that have to be asked.
     fn throttles_to_ask(&self) -> Option<ThrottleOrder> {
         let throttles = self.pacing.throttles();
-        let wanted = self.paced && !throttles.is_empty() && !self.is_part();
+        let wanted = !throttles.is_empty() && !self.is_part();
         wanted.then(|| ThrottleOrder {
             batch_id: self.input.spec.batch_id.clone(),
             batch_run: self.input.batch_run.clone(),

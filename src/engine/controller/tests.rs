@@ -24,6 +24,7 @@ use crate::{
     processor::{
         hooks::Failure,
         reducer::{MAX_OUTPUT_BYTES, Output, Plan},
+        store::page_ledger::StrideTotals,
     },
     progress::{
         failures::{FailedItem, FailureState, PageFailure},
@@ -56,10 +57,8 @@ fn controller(part: Option<PartOf>) -> Controller {
         args: None,
         reducer: None,
         partitions: Vec::new(),
-        by_blame: true,
         splits: false,
         permit_per_item: false,
-        rate_at_once: false,
     });
     controller
 }
@@ -292,7 +291,8 @@ fn every_signal_is_small_enough_at_its_bounds() {
         "args": "a".repeat(16 * 1024), "stride": u64::MAX, "pages": 10_000, "page_size": 1_000_000,
         "attempt": u32::MAX, "page_timeout": Duration::from_secs(1), "start": token(), "end": token(),
         "last": token(), "give_up": GiveUp::from(failure.clone()), "partition": "n".repeat(100),
-        "throttles": vec!["t".repeat(60); 20], "bridge": "b".repeat(250),
+        "throttles": vec!["t".repeat(60); 20], "bridge": "b".repeat(250), "look_ahead": 0,
+        "done": StrideTotals::default(), "redrive": false, "dispatch": u64::MAX, "shortest": 1,
     }))
     .unwrap();
     let orders = BridgeOrders {

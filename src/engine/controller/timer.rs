@@ -37,9 +37,8 @@ impl<'a> Alarm<'a> {
         }
         let wait = until.since(now).max(Duration::from_millis(1));
         // Its own token: in a cancelled workflow every other timer is over at once, and the next one too.
-        let own = ctx.state(|s| s.paced).then(WorkflowCancellationToken::new);
         let options = TimerOptions::builder(wait)
-            .maybe_cancellation_token(own)
+            .cancellation_token(WorkflowCancellationToken::new())
             .build();
         self.timer = Some((until, Box::pin(ctx.timer(options))));
     }

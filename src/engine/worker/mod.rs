@@ -1,6 +1,5 @@
 //! A worker: polls a task queue and runs batches and their pages.
 
-mod queue_sharing;
 pub(crate) mod readiness;
 mod recovering;
 pub(crate) mod tuning;
@@ -44,7 +43,6 @@ use crate::{
     protocol::aside_queue,
     stride::registry::{RegisterError, Registry},
 };
-pub(crate) use queue_sharing::Company;
 use tuning::Tuning;
 
 /// A workflow task or a query that waits on the queue of a killed worker moves to another one after this
@@ -70,7 +68,7 @@ const GRACE: Duration = Duration::from_secs(5);
 /// | `drain_timeout` | 30 s, and 5 s more for pages to notice that they are cancelled |
 /// | `queue_rate` | no limit |
 /// | `workflow_pollers`, `stride_pollers` | 5 each |
-/// | `eager_strides` | 100 while nobody else polls, else none |
+/// | `eager_strides` | 3 |
 /// | `cached_batches` | 1,000 |
 /// | `metrics` | collected, not served |
 ///
@@ -314,11 +312,9 @@ impl Worker {
     }
 
     /// Strides that a controller gives to its own worker with each workflow task, past the task queue, while
-    /// slots are free; from 0 to 100. They are faster, and all of them go to that worker. So the default is 100
-    /// while nobody else is seen to poll the queue and at least half of the slots are free, 3 with fewer, and none
-    /// where there are other workers. Workers that call themselves the same count as one, and one that was killed
-    /// as there for up to 75 s more.
-    /// With a [`queue_rate`](Self::queue_rate) there are none.
+    /// slots are free; from 0 to 100. The default is 3, as in the SDK. Such strides begin sooner, and all of them go to the
+    /// worker that has the controller: 100 makes short strides two to three times as fast where a queue has one worker, and
+    /// with 0 several workers share the strides evenly. With a [`queue_rate`](Self::queue_rate) there are none.
     pub fn eager_strides(mut self, strides: u32) -> Self {
         self.tuning.eager_strides = Some(strides);
         self
@@ -427,7 +423,6 @@ impl Worker {
             .max_heartbeat_throttle_interval(ASIDE_HEARTBEAT_TIMEOUT / HEARTBEATS_PER_TIMEOUT)
             .graceful_shutdown_period(self.drain_timeout)
             .build();
-        let company = Company::new(self.tuning.eager_strides, self.max_pages);
         let pages = PageActivities {
             registry,
             throttles,
@@ -435,15 +430,8 @@ impl Worker {
             watches,
             draining,
             abandonment: abandonment.clone(),
-            company: Arc::clone(&company),
             threads,
         };
-        let looks = queue_sharing::watch(
-            company,
-            self.client.clone(),
-            self.task_queue.clone(),
-            drained.clone(),
-        );
         let (sightings, made) = recovering::sightings();
         let recovering = recovering::watch(
             self.client.clone(),
@@ -462,7 +450,7 @@ impl Worker {
             .tuner(slots(self.max_pages as usize))
             .maybe_workflow_task_poller_behavior(self.tuning.workflow_polling())
             .maybe_activity_task_poller_behavior(self.tuning.stride_polling())
-            .max_eager_activity_reservations_per_workflow_task(self.tuning.eager())
+            .maybe_max_eager_activity_reservations_per_workflow_task(self.tuning.eager())
             .max_cached_workflows(self.tuning.cached())
             .sticky_queue_schedule_to_start_timeout(STICKY_TIMEOUT)
             .max_heartbeat_throttle_interval(heartbeats)
@@ -493,7 +481,6 @@ impl Worker {
             stops: drained.clone(),
         };
         tokio::spawn(readiness::watch(self.client.clone(), health, drained));
-        tokio::spawn(looks);
         tokio::spawn(recovering);
         Ok(RunningWorker::spawn(runtime, halves, polls))
     }

@@ -2,7 +2,7 @@
 
 use temporalio_sdk::runtime::PollerBehavior;
 
-use super::{WorkerError, queue_sharing::EAGER_ALONE};
+use super::WorkerError;
 
 pub(crate) const WORKFLOW_POLLERS: Setting = Setting::new("workflow pollers", 2, 100);
 pub(crate) const STRIDE_POLLERS: Setting = Setting::new("stride pollers", 1, 100);
@@ -37,9 +37,8 @@ impl Tuning {
         self.stride_pollers.map(at_most)
     }
 
-    /// Most that there can be; the controller asks for fewer of them while others are there.
-    pub fn eager(self) -> usize {
-        self.eager_strides.unwrap_or(EAGER_ALONE) as usize
+    pub fn eager(self) -> Option<usize> {
+        self.eager_strides.map(|strides| strides as usize)
     }
 
     pub fn cached(self) -> usize {

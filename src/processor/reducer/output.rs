@@ -23,21 +23,6 @@ pub(crate) struct Output {
 }
 
 impl Output {
-    /// What somebody reports to have put out who has been through so many items.
-    pub fn reported(output: Option<Self>, items: u64) -> Self {
-        let mut missing = Self::default();
-        match output {
-            Some(output) => return output,
-            None if items == 0 => {}
-            // It must not look as if the pages had put out nothing.
-            None => missing.fail(
-                "OutputMissing: pages were finished by a worker whose code knows no reducers"
-                    .to_owned(),
-            ),
-        }
-        missing
-    }
-
     /// What a batch has ended with that is a part of another one: its `output` and its `output_error`.
     pub fn of_part(result: Option<&Value>, error: Option<&str>) -> Self {
         Self {
@@ -88,11 +73,6 @@ impl Fold {
 
 /// # Add
 impl Fold {
-    /// Adds what a stride reports, which has been through so many items.
-    pub fn add(&mut self, output: Option<Output>, items: u64) {
-        self.merge(Output::reported(output, items));
-    }
-
     /// Adds the result of another part of the same batch. Pure, and the same in whichever order: a parent does this with
     /// what its partitions come back with.
     pub fn merge(&mut self, other: Output) {

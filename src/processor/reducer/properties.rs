@@ -108,7 +108,7 @@ fn as_a_batch(reducer: &Reducer, values: &[Value], cuts: &[(usize, u8)]) -> Fold
     reports.sort_by_key(|(detail, _)| detail.wrapping_mul(37));
     for (detail, output) in reports {
         let output = serde_json::from_str(&serde_json::to_string(&output).unwrap()).unwrap();
-        fold.add(Some(output), 1);
+        fold.merge(output);
         if detail.is_multiple_of(3) {
             fold = stored_and_read(&fold);
         }
@@ -217,7 +217,7 @@ proptest! {
         for key in &keys {
             let mut output = Output::default();
             reducer.add(&mut output, reducer.page(&[json!({"key": key})]).unwrap());
-            fold.add(Some(output), 1);
+            fold.merge(output);
             let bytes = serde_json::to_string(&fold).unwrap().len();
             prop_assert!(bytes <= MAX_OUTPUT_BYTES + 200, "{}", bytes);
         }
@@ -292,7 +292,7 @@ fn a_sum_beyond_its_range_is_no_result_rather_than_a_wrong_one() {
     fold.merge(Output::of_part(Some(&json!(1)), None));
     assert_eq!(fold.so_far(), None);
     assert!(fold.error().unwrap().contains("OutputOverflow"));
-    fold.add(Some(Output::default()), 1);
+    fold.merge(Output::default());
     assert!(stored_and_read(&fold).error().is_some(), "it stays so");
     let floats = Reducer::sum_of_floats("").page(&[json!(1e308), json!(1e308)]);
     assert_eq!(floats.unwrap_err(), ReduceError::Overflow);
@@ -318,16 +318,6 @@ fn a_custom_reducer_that_panics_is_an_error() {
         (changed.error_type(), changed.is_retryable()),
         ("ReducerChanged", true)
     );
-}
-
-#[test]
-fn pages_of_a_worker_that_knows_no_reducers_are_not_passed_over() {
-    let mut fold = Fold::new(Plan::Count);
-    fold.add(None, 0);
-    assert_eq!(fold.so_far(), Some(&json!(0)));
-    fold.add(None, 3);
-    assert_eq!(fold.so_far(), None);
-    assert!(fold.error().unwrap().contains("OutputMissing"));
 }
 
 #[test]

@@ -48,7 +48,6 @@ pub struct StrideTotals {
     /// Pages finished.
     pub pages: u64,
     /// Pages given up as a whole.
-    #[serde(default)]
     pub pages_failed: u64,
     /// Items by outcome.
     pub items: ItemCounts,

@@ -319,9 +319,7 @@ impl Model {
 /// Whether somebody paused the batch, or it paused itself. A limit of 0 and a closed window only look like it.
 fn is_paused(p: &Progress) -> bool {
     let still = matches!(p.phase, Phase::Pausing | Phase::Paused);
-    // Workers of older versions do not say what holds a batch.
-    let by_phase = p.held_by.is_none() && (p.pause_reason.is_some() || p.max_parallelism > 0);
-    p.pause.is_some() || (still && (p.held_by == Some(HeldBy::Pause) || by_phase))
+    p.pause.is_some() || (still && p.held_by == Some(HeldBy::Pause))
 }
 
 #[cfg(test)]
@@ -451,12 +449,13 @@ mod tests {
     fn only_a_batch_that_was_paused_is_resumed() {
         let paused = Progress {
             phase: Phase::Paused,
+            held_by: Some(HeldBy::Pause),
             ..progress()
         };
         assert!(is_paused(&paused));
         assert!(!is_paused(&progress()));
         let limit = Progress {
-            max_parallelism: 0,
+            held_by: Some(HeldBy::Parallelism),
             ..paused.clone()
         };
         assert!(!is_paused(&limit));

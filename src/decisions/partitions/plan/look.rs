@@ -24,11 +24,8 @@ const MAX_FAILING: usize = 3;
 pub(crate) struct Look {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
-    #[serde(default)]
     pub pages_completed: u64,
-    #[serde(default)]
     pub pages_failed: u64,
-    #[serde(default)]
     pub items: ItemCounts,
     #[serde(default, skip_serializing_if = "is_default")]
     pub retries: u64,

@@ -28,9 +28,8 @@ pub(crate) const ORDERS_AT_ONCE: usize = 50;
 const WATCH_AFTER: Duration = Duration::from_secs(10);
 
 /// The bridges of this run.
-#[derive(Default)]
 pub(crate) struct Bridging {
-    /// Off for runs that began before there were bridges, and where they cannot be started.
+    /// Off once a bridge could not be started.
     pub on: bool,
     pub cohort: Cohort,
     /// Where the next stride goes.
@@ -64,10 +63,24 @@ enum State {
 /// A dispatch of a stride.
 type Sent = (u64, u64);
 
+impl Default for Bridging {
+    fn default() -> Self {
+        Self {
+            on: true,
+            cohort: Cohort::default(),
+            current: None,
+            bridges: BTreeMap::new(),
+            waiting: Vec::new(),
+            retired: Vec::new(),
+            sending: 0,
+            run_began: Timestamp::default(),
+        }
+    }
+}
+
 impl Bridging {
     /// Begins a run. The bridges of the runs before it get nothing more.
-    pub fn begin(&mut self, on: bool, now: Timestamp, earlier: &[String]) {
-        self.on = on;
+    pub fn begin(&mut self, now: Timestamp, earlier: &[String]) {
         self.run_began = now;
         self.retired = earlier.to_vec();
     }
@@ -353,7 +366,7 @@ impl Controller {
             return;
         }
         self.bridging.close(bridge);
-        // This run drains as it would without bridges.
+        // Nothing more begins in this run, and the next one is handed what is left.
         self.bridging.on = false;
         self.take_back(bridge, orders);
     }

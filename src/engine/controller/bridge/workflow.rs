@@ -21,7 +21,6 @@ use crate::{
         controller::{
             Controller, Orders,
             dispatch::{Activity, activity_options, cancelled_with_workflow, report_of},
-            time,
         },
         query_safety::in_step,
     },
@@ -112,11 +111,9 @@ impl<'a> Work<'a> {
         if ctx.state(|s| s.orders.is_empty()) {
             return;
         }
-        let now = time(ctx.workflow_time());
         let (orders, terms) = ctx.state_mut(|s| (std::mem::take(&mut s.orders), s.terms));
         for order in orders {
-            let eager = ctx.state_mut(|s| s.terms.eager.take(now));
-            let options = activity_options(&terms, &order, eager);
+            let options = activity_options(&terms, &order);
             let (stride, dispatch) = (order.stride, order.dispatch);
             let schedule = |options| ctx.execute_activity(Orders::stride, order, options);
             let activity = cancelled_with_workflow(ctx, options, schedule);
