@@ -432,6 +432,9 @@ pub(crate) struct StrideOrder {
     pub give_up: Option<GiveUp>,
     /// The items are dead letters of the processor.
     pub redrive: bool,
+    /// The page ledger of the batch has this stride, or the one before it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_kept: bool,
     /// Counts the dispatches of the batch run from 1, so that a stride that was told to yield is not told
     /// again when it is dispatched anew.
     pub dispatch: u64,
@@ -669,6 +672,9 @@ pub(crate) struct NextPage {
     pub batch_run: String,
     /// The stride that announces; the first token starts the stride after it.
     pub stride: u64,
+    /// The dispatch whose activity announces. Absent in what workers sent before there was this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dispatch: Option<u64>,
     pub starts: Vec<PageToken>,
 }
 

@@ -64,7 +64,9 @@ impl Keeping {
             batch_id: order.batch_id.clone(),
             stride: order.stride,
         };
-        let open = ledger.open(&stride, order.start.as_ref(), end).await?;
+        let open = ledger
+            .open(&stride, order.start.as_ref(), end, order.is_kept)
+            .await?;
         let fence = open.fence;
         let keeping = Self::Ledger {
             ledger,

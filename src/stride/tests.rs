@@ -363,6 +363,7 @@ fn order() -> StrideOrder {
         take_apart: false,
         give_up: None,
         redrive: false,
+        is_kept: false,
         dispatch: 1,
         page_share: None,
         page_pause: None,

@@ -404,6 +404,7 @@ impl Simulator {
         order.reducer = ledger.fold().map(|fold| fold.plan().clone());
         order.attempt = stride.next_attempt();
         order.done = stride.done;
+        order.is_kept = ledger.is_kept(dispatch.stride);
         order.attempts_allowed = settings.retry.attempts_allowed();
         order.failing_since = stride.trouble.as_ref().map(|t| t.first_at);
         order.take_apart = stride.trouble.as_ref().is_some_and(|t| t.take_apart);
@@ -416,6 +417,7 @@ impl Simulator {
             now: Timestamp(0),
         };
         ledger.record(event).expect("it does not run");
+        order.dispatch = ledger.dispatches();
         order
     }
 
@@ -432,6 +434,7 @@ impl Simulator {
         let host = InMemory {
             ledger: Mutex::new(ledger.clone()),
             stride: order.stride,
+            dispatch: Some(order.dispatch),
             repeat,
             twice: self.duplicate_announcements,
             // Or a batch whose every worker is lost might never get on.
@@ -527,6 +530,7 @@ fn order(
         take_apart: false,
         give_up: None,
         redrive: false,
+        is_kept: false,
         dispatch: 1,
         page_share: None,
         page_pause: None,
@@ -551,6 +555,7 @@ fn order(
 struct InMemory {
     ledger: Mutex<Ledger>,
     stride: u64,
+    dispatch: Option<u64>,
     repeat: bool,
     twice: bool,
     interruptions: Interruptions,
@@ -591,6 +596,7 @@ impl Default for InMemory {
         Self {
             ledger: Mutex::new(Ledger::new(None, 0)),
             stride: 0,
+            dispatch: None,
             repeat: false,
             twice: false,
             interruptions: Interruptions::default(),
@@ -606,9 +612,13 @@ impl StrideHost for InMemory {
     async fn announce(&self, starts: &[PageToken]) -> Result<(), HostError> {
         let mut ledger = self.ledger.lock().await;
         for _ in 0..=u32::from(self.twice) {
-            let by = self.stride;
+            let (by, dispatch) = (self.stride, self.dispatch);
             ledger
-                .record(Event::Announced { by, starts })
+                .record(Event::Announced {
+                    by,
+                    dispatch,
+                    starts,
+                })
                 .map_err(|e| HostError::Unavailable(e.to_string()))?;
         }
         Ok(())

@@ -17,6 +17,7 @@ on_each!(
     what_a_check_notes_is_shown,
     stages_hold_for_approval_and_where_a_row_is_wrong,
     a_dry_run_on_the_command_line_writes_nothing,
+    a_worker_of_another_database_writes_nothing_there,
 );
 
 /// A command that reaches the database by the name of its connection.
@@ -252,6 +253,65 @@ async fn a_dry_run_on_the_command_line_writes_nothing(home: Home) {
         home.number("SELECT count(*) FROM t WHERE x = 0").await,
         1_000
     );
+}
+
+/// Another database of the same kind, with the same table.
+async fn another(home: &Home) -> Home {
+    let another = if home.is_sqlite() {
+        database::sqlite().await
+    } else if home.is_mysql() {
+        database::mariadb("another").await.unwrap()
+    } else {
+        database::postgres("another").await.unwrap()
+    };
+    another.numbers(500).await;
+    another.ledger_tables().await;
+    another
+}
+
+async fn a_worker_of_another_database_writes_nothing_there(home: Home) {
+    home.numbers(500).await;
+    home.ledger_tables().await;
+    let wrong = another(&home).await;
+    let (id, queue) = (id(), format!("sql-{}", id()));
+    let worker = |home: &Home| {
+        let mut command = online(&["worker", "--task-queue", &queue, "--allow-sql"]);
+        command.env("DATABASE_URL", &home.url);
+        let worker = start(command);
+        worker.says("polls task queue");
+        worker
+    };
+    let stop = |worker: Running| {
+        worker.signal("TERM");
+        exits(&worker.ended(), 0);
+    };
+    let args = r#"{"table": "t", "key": ["id"], "set": [{"column": "x", "expression": "x + 1"}], "once": true}"#;
+    let begin = ["start", "sql-backfill", "--args", args, "--batch-id", &id];
+    let how = ["--task-queue", &queue, "--page-size", "10", "--stride", "1"];
+    let pace = ["--max-parallelism", "2", "--rate", "100", "--detach"];
+    let right = worker(&home);
+    exits(&run(online(&[&begin[..], &how, &pace].concat())), 0);
+    look_until(&home, &id, |look| {
+        look["progress"]["pages_completed"].as_u64() >= Some(3)
+    });
+    exits(&run(online(&["pause", &id])), 0);
+    look_until(&home, &id, |look| look["progress"]["phase"] == "paused");
+    stop(right);
+    let at_work = worker(&wrong);
+    exits(&run(online(&["resume", &id])), 0);
+    look_until(&home, &id, |look| {
+        let why = look["progress"]["explanation"].as_str();
+        why.is_some_and(|why| why.contains("WrongDatabase"))
+    });
+    stop(at_work);
+    assert_eq!(wrong.number("SELECT count(*) FROM t WHERE x <> 0").await, 0);
+    let strides = "SELECT count(*) FROM temporal_batch_stride";
+    assert_eq!(wrong.number(strides).await, 0);
+    let right = worker(&home);
+    exits(&run(online(&["set", &id, "--rate", "100000"])), 0);
+    exits(&run(online(&["watch", &id])), 0);
+    assert_eq!(home.number("SELECT count(*) FROM t WHERE x = 1").await, 500);
+    stop(right);
 }
 
 #[tokio::test]

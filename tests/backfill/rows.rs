@@ -247,6 +247,6 @@ async fn a_connection_that_a_worker_does_not_have_is_no_reason_to_go_on_without_
         batch_id: "b".to_owned(),
         stride: 0,
     };
-    let error = ledger.open(&stride, None, None).await.unwrap_err();
+    let error = ledger.open(&stride, None, None, false).await.unwrap_err();
     assert_eq!(error.error_type(), "UnknownConnection");
 }

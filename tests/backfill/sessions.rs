@@ -28,7 +28,7 @@ async fn give_up_a_beginning<DB: LedgerDatabase>(pool: sqlx::Pool<DB>, proxy: &P
         batch_id: "batch".to_owned(),
         stride: 0,
     };
-    let fence = ledger.open(&stride, None, None).await.unwrap().fence;
+    let fence = ledger.open(&stride, None, None, false).await.unwrap().fence;
     let to = PageToken::encode(&1).unwrap();
     let claim = PageClaim {
         stride: &stride,

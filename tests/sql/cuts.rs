@@ -22,7 +22,7 @@ fn tokens(cursors: impl IntoIterator<Item = i64>) -> Vec<PageToken> {
 
 async fn fence_of<D: TestDatabase>(home: &Home<D>, number: u64) -> i64 {
     home.ledger
-        .open(&stride(number), None, None)
+        .open(&stride(number), None, None, false)
         .await
         .unwrap()
         .fence
@@ -40,7 +40,7 @@ async fn the_first_word_about_an_end_counts<D: TestDatabase>(home: Home<D>) {
         .await
         .unwrap();
     assert_eq!(again, tokens([10]));
-    let found = home.ledger.open(&id, None, None).await.unwrap();
+    let found = home.ledger.open(&id, None, None, false).await.unwrap();
     assert_eq!(found.end, Some(token(10)));
 }
 
@@ -54,7 +54,7 @@ async fn the_ends_of_the_strides_that_follow_are_kept_too<D: TestDatabase>(home:
     // They are opened as they were cut, and may be cut no more.
     let fifth = home
         .ledger
-        .open(&stride(5), Some(&token(10)), None)
+        .open(&stride(5), Some(&token(10)), None, false)
         .await
         .unwrap();
     assert_eq!(
@@ -63,7 +63,7 @@ async fn the_ends_of_the_strides_that_follow_are_kept_too<D: TestDatabase>(home:
     );
     let sixth = home
         .ledger
-        .open(&stride(6), Some(&token(20)), Some(&token(30)))
+        .open(&stride(6), Some(&token(20)), Some(&token(30)), false)
         .await
         .unwrap();
     assert_eq!(sixth.applied_to, Some(token(20)));
@@ -75,7 +75,7 @@ async fn the_ends_of_the_strides_that_follow_are_kept_too<D: TestDatabase>(home:
     // The seventh starts at 30; nobody knows where it ends.
     let seventh = home
         .ledger
-        .open(&stride(7), Some(&token(30)), None)
+        .open(&stride(7), Some(&token(30)), None, false)
         .await
         .unwrap();
     assert_eq!((seventh.applied_to, seventh.end), (Some(token(30)), None));

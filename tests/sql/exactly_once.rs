@@ -56,7 +56,10 @@ impl Attempt {
         page_size: i64,
     ) -> Option<Self> {
         // An impatient connection may be turned away while a page is being applied.
-        let opened = ledger.open(id, None, Some(&token(ROWS))).await.ok()?;
+        let opened = ledger
+            .open(id, None, Some(&token(ROWS)), false)
+            .await
+            .ok()?;
         Some(Self {
             fence: opened.fence,
             at: opened.applied_to.map_or(0, |t| t.decode().unwrap()),
@@ -120,7 +123,7 @@ async fn finish<D: TestDatabase>(home: &Home<D>, id: &StrideId) {
     }
     let once = home.number("SELECT count(*) FROM data WHERE x = 1").await;
     assert_eq!(once, ROWS);
-    let found = home.ledger.open(id, None, None).await.unwrap();
+    let found = home.ledger.open(id, None, None, false).await.unwrap();
     assert_eq!(found.totals.items.processed, ROWS as u64);
 }
 

@@ -33,13 +33,13 @@ async fn a_worker_that_stands_still_does_not_hold_its_stride_for_ever_in_mariadb
 async fn stand_still<D: TestDatabase>(home: &Home<D>, ledger: SqlLedger<D>) {
     home.fill(10).await;
     let (id, to) = (stride(0), token(10));
-    let late = ledger.open(&id, None, Some(&to)).await.unwrap();
+    let late = ledger.open(&id, None, Some(&to), false).await.unwrap();
     let page = ledger.begin(claim(&id, late.fence, None, &to)).await;
     let mut page = page.unwrap().unwrap();
     touch::<D>(page.as_mut(), 0, 10).await.unwrap();
 
     // It says nothing more; the next attempt waits for its row.
-    let next = tokio::time::timeout(SOON, ledger.open(&id, None, Some(&to))).await;
+    let next = tokio::time::timeout(SOON, ledger.open(&id, None, Some(&to), false)).await;
     let next = next.unwrap().unwrap();
     assert_eq!((next.fence, next.applied_to), (late.fence + 1, None));
     let woken = page.record(&ItemCounts::default(), &[]).await;
@@ -76,7 +76,11 @@ async fn crash<D: TestDatabase>(home: &Home<D>, crash: impl FnOnce()) {
     home.fill(20).await;
     let ledger = &home.ledger;
     let (id, middle, end) = (stride(0), token(10), token(20));
-    let fence = ledger.open(&id, None, Some(&end)).await.unwrap().fence;
+    let fence = ledger
+        .open(&id, None, Some(&end), false)
+        .await
+        .unwrap()
+        .fence;
     let page = ledger.begin(claim(&id, fence, None, &middle)).await;
     let mut page = page.unwrap().unwrap();
     touch::<D>(page.as_mut(), 0, 10).await.unwrap();
@@ -88,7 +92,7 @@ async fn crash<D: TestDatabase>(home: &Home<D>, crash: impl FnOnce()) {
     crash();
     let lost = page.commit().await.unwrap_err();
     assert!(lost.is_retryable(), "{lost}");
-    let found = ledger.open(&id, None, Some(&end)).await.unwrap();
+    let found = ledger.open(&id, None, Some(&end), false).await.unwrap();
     assert_eq!(found.applied_to, Some(middle));
     let first = "SELECT count(*) FROM data WHERE id <= 10 AND x = 1";
     let second = "SELECT count(*) FROM data WHERE id > 10 AND x = 0";
@@ -139,7 +143,12 @@ async fn a_page_that_was_rolled_back_by_a_deadlock_cannot_be_committed_in_mariad
     };
     home.fill(2).await;
     let (id, to) = (stride(0), token(2));
-    let fence = home.ledger.open(&id, None, Some(&to)).await.unwrap().fence;
+    let fence = home
+        .ledger
+        .open(&id, None, Some(&to), false)
+        .await
+        .unwrap()
+        .fence;
     let page = home.ledger.begin(claim(&id, fence, None, &to)).await;
     let mut page = page.unwrap().unwrap();
     touch::<MySql>(page.as_mut(), 0, 1).await.unwrap();
@@ -169,6 +178,6 @@ async fn a_page_that_was_rolled_back_by_a_deadlock_cannot_be_committed_in_mariad
         home.number("SELECT count(*) FROM data WHERE x = 0").await,
         2
     );
-    let found = home.ledger.open(&id, None, None).await.unwrap();
+    let found = home.ledger.open(&id, None, None, false).await.unwrap();
     assert_eq!(found.applied_to, None);
 }

@@ -201,7 +201,12 @@ async fn a_redrive_that_fails_puts_its_letter_back_changed<D: TestDatabase>(home
 async fn letters_and_effects_of_a_page_are_committed_together<D: TestDatabase>(home: Home<D>) {
     home.fill(10).await;
     let (id, to) = (stride(0), token(10));
-    let fence = home.ledger.open(&id, None, Some(&to)).await.unwrap().fence;
+    let fence = home
+        .ledger
+        .open(&id, None, Some(&to), false)
+        .await
+        .unwrap()
+        .fence;
     let items = ItemCounts {
         processed: 9,
         changed: 9,
@@ -225,7 +230,12 @@ async fn letters_and_effects_of_a_page_are_committed_together<D: TestDatabase>(h
             9 * done
         );
     }
-    let totals = home.ledger.open(&id, None, None).await.unwrap().totals;
+    let totals = home
+        .ledger
+        .open(&id, None, None, false)
+        .await
+        .unwrap()
+        .totals;
     assert_eq!((totals.pages, totals.items), (1, items));
 }
 

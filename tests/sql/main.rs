@@ -4,6 +4,7 @@
 mod classify;
 mod cuts;
 mod database;
+mod elsewhere;
 mod exactly_once;
 mod faults;
 mod fixture;

@@ -25,7 +25,12 @@ fn items(processed: u64) -> ItemCounts {
 /// Applies the rows up to `to`, ten at a time, and puts something out for each page.
 async fn apply<D: TestDatabase>(home: &Home<D>, from: i64, to: i64) {
     let id = stride(0);
-    let fence = home.ledger.open(&id, None, None).await.unwrap().fence;
+    let fence = home
+        .ledger
+        .open(&id, None, None, false)
+        .await
+        .unwrap()
+        .fence;
     for at in (from..to).step_by(10) {
         let (start, end) = (token(at), token(at + 10));
         let start = (at > 0).then_some(&start);
@@ -76,7 +81,12 @@ async fn what_a_page_puts_out_is_kept_with_it_and_found_by_its_extent<D: TestDat
 
 async fn what_a_page_puts_out_is_rolled_back_with_it<D: TestDatabase>(home: Home<D>) {
     let id = stride(0);
-    let fence = home.ledger.open(&id, None, None).await.unwrap().fence;
+    let fence = home
+        .ledger
+        .open(&id, None, None, false)
+        .await
+        .unwrap()
+        .fence;
     let to = token(10);
     let page = home.ledger.begin(claim(&id, fence, None, &to)).await;
     let mut page = page.unwrap().unwrap();
@@ -93,7 +103,12 @@ async fn a_ledger_from_before_there_were_outputs_is_needed_for_nothing_else<D: T
 ) {
     home.script("DROP TABLE temporal_batch_output").await;
     let id = stride(0);
-    let fence = home.ledger.open(&id, None, None).await.unwrap().fence;
+    let fence = home
+        .ledger
+        .open(&id, None, None, false)
+        .await
+        .unwrap()
+        .fence;
     let to = token(10);
     let page = home.ledger.begin(claim(&id, fence, None, &to)).await;
     let mut page = page.unwrap().unwrap();

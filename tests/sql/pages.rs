@@ -48,14 +48,18 @@ pub fn claim<'a>(
 async fn opened<D: TestDatabase>(home: &Home<D>) -> OpenStride {
     let end = token(HUNDRED);
     home.ledger
-        .open(&stride(0), None, Some(&end))
+        .open(&stride(0), None, Some(&end), false)
         .await
         .unwrap()
 }
 
 async fn opening_a_stride_raises_its_fence_and_keeps_the_rest<D: TestDatabase>(home: Home<D>) {
     let id = stride(7);
-    let first = home.ledger.open(&id, Some(&token(3)), None).await.unwrap();
+    let first = home
+        .ledger
+        .open(&id, Some(&token(3)), None, false)
+        .await
+        .unwrap();
     let unknown = OpenStride {
         fence: 1,
         applied_to: Some(token(3)),
@@ -66,19 +70,22 @@ async fn opening_a_stride_raises_its_fence_and_keeps_the_rest<D: TestDatabase>(h
     assert_eq!(first, unknown);
     let second = home
         .ledger
-        .open(&id, Some(&token(4)), Some(&token(9)))
+        .open(&id, Some(&token(4)), Some(&token(9)), false)
         .await;
     let second = second.unwrap();
     assert_eq!(second.fence, 2);
     assert_eq!(second.applied_to, Some(token(3)), "the start counts once");
     assert_eq!(second.end, Some(token(9)), "the first end that is known");
-    let third = home.ledger.open(&id, None, None).await.unwrap();
+    let third = home.ledger.open(&id, None, None, false).await.unwrap();
     assert_eq!((third.fence, third.end), (3, Some(token(9))));
 }
 
 async fn an_end_that_is_kept_cannot_change<D: TestDatabase>(home: Home<D>) {
     opened(&home).await;
-    let other = home.ledger.open(&stride(0), None, Some(&token(99))).await;
+    let other = home
+        .ledger
+        .open(&stride(0), None, Some(&token(99)), false)
+        .await;
     let error = other.unwrap_err();
     assert_eq!(error.error_type(), "LedgerConflict");
     assert!(!error.is_retryable());
@@ -195,7 +202,12 @@ async fn tokens_are_told_apart_by_their_bytes<D: TestDatabase>(home: Home<D>) {
     let to = token(HUNDRED);
     for (number, at) in (0..).zip(&alike) {
         let id = stride(number);
-        let fence = home.ledger.open(&id, Some(at), None).await.unwrap().fence;
+        let fence = home
+            .ledger
+            .open(&id, Some(at), None, false)
+            .await
+            .unwrap()
+            .fence;
         for from in alike.iter().filter(|from| *from != at) {
             let none = home.ledger.begin(claim(&id, fence, Some(from), &to)).await;
             assert!(none.unwrap().is_none(), "{from} is not {at}");
@@ -215,7 +227,7 @@ async fn a_token_may_be_as_long_as_a_token_can_be<D: TestDatabase>(home: Home<D>
     let id = stride(0);
     let fence = home
         .ledger
-        .open(&id, Some(&from), None)
+        .open(&id, Some(&from), None, false)
         .await
         .unwrap()
         .fence;
@@ -223,7 +235,7 @@ async fn a_token_may_be_as_long_as_a_token_can_be<D: TestDatabase>(home: Home<D>
     assert_eq!(cut.unwrap(), [to.clone(), token(1)]);
     let page = home.ledger.begin(claim(&id, fence, Some(&from), &to)).await;
     page.unwrap().unwrap().commit().await.unwrap();
-    let found = home.ledger.open(&id, None, None).await.unwrap();
+    let found = home.ledger.open(&id, None, None, false).await.unwrap();
     assert_eq!((found.applied_to, found.end), (Some(to.clone()), Some(to)));
 }
 
@@ -231,7 +243,7 @@ async fn after_the_end_of_the_data_nothing_is_applied<D: TestDatabase>(home: Hom
     let id = stride(0);
     let fence = home
         .ledger
-        .open(&id, Some(&token(5)), None)
+        .open(&id, Some(&token(5)), None, false)
         .await
         .unwrap()
         .fence;
@@ -252,7 +264,11 @@ async fn after_the_end_of_the_data_nothing_is_applied<D: TestDatabase>(home: Hom
     let to = token(9);
     let more = home.ledger.begin(claim(&id, fence, Some(&from), &to)).await;
     assert!(more.unwrap().is_none());
-    let found = home.ledger.open(&id, Some(&from), None).await.unwrap();
+    let found = home
+        .ledger
+        .open(&id, Some(&from), None, false)
+        .await
+        .unwrap();
     assert!(found.ends_data);
     assert_eq!(
         found.applied_to,

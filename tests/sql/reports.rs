@@ -16,7 +16,7 @@ on_each! {
 }
 
 /// As Temporal hands it out; what a later version adds has a default.
-fn report(batch_run: &str, ended_at: u64) -> BatchReport {
+pub fn report(batch_run: &str, ended_at: u64) -> BatchReport {
     let report = serde_json::json!({
         "outcome": "completed_with_failures",
         "progress": {
@@ -64,7 +64,7 @@ async fn strides_of_batch_runs_that_ended_long_ago_can_be_forgotten<D: TestDatab
                 batch_id: "batch".to_owned(),
                 stride,
             };
-            home.ledger.open(&id, None, None).await.unwrap();
+            home.ledger.open(&id, None, None, false).await.unwrap();
         }
     }
     home.ledger.keep_report(&report("old", 10)).await.unwrap();
@@ -88,7 +88,7 @@ async fn strides_of_a_batch_that_may_be_continued_are_kept<D: TestDatabase>(home
             batch_id: "batch".to_owned(),
             stride: 0,
         };
-        home.ledger.open(&id, None, None).await.unwrap();
+        home.ledger.open(&id, None, None, false).await.unwrap();
         let mut report = report(outcome, 10);
         report.outcome = serde_json::from_value(outcome.into()).unwrap();
         home.ledger.keep_report(&report).await.unwrap();
@@ -121,7 +121,7 @@ async fn many_strides_of_many_batch_runs_can_be_forgotten<D: TestDatabase>(home:
             batch_id: "batch".to_owned(),
             stride: 0,
         };
-        home.ledger.open(&id, None, None).await.unwrap();
+        home.ledger.open(&id, None, None, false).await.unwrap();
         let report = report(&batch_run, 10);
         home.ledger.keep_report(&report).await.unwrap();
     }

@@ -46,7 +46,7 @@ async fn everything_says_that_the_tables_are_missing<D: TestDatabase>(home: Home
     .unwrap();
     let both = [to.clone(), token(2)];
     let errors: [Option<PageError>; 10] = [
-        ledger.open(&id, None, None).await.err(),
+        ledger.open(&id, None, None, false).await.err(),
         ledger.cut(&id, 1, &both[..1]).await.err(),
         ledger.cut(&id, 1, &both).await.err(),
         ledger.begin(claim).await.err(),
@@ -70,7 +70,7 @@ async fn everything_says_that_the_tables_are_missing<D: TestDatabase>(home: Home
     let error = ledger.reports("b").await.unwrap_err();
     assert_eq!(error.error_type(), "LedgerTablesMissing");
     ledger.apply_schema().await.unwrap();
-    ledger.open(&id, None, None).await.unwrap();
+    ledger.open(&id, None, None, false).await.unwrap();
 }
 
 async fn the_schema_can_be_applied_by_several_at_once<D: TestDatabase>(home: Home<D>) {
@@ -88,7 +88,10 @@ async fn the_schema_is_what_schema_sql_says<D: TestDatabase>(home: Home<D>) {
     let statements: &'static str = home.ledger.schema_sql().leak();
     home.script(statements).await;
     home.script(statements).await;
-    home.ledger.open(&stride(0), None, None).await.unwrap();
+    home.ledger
+        .open(&stride(0), None, None, false)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -99,10 +102,13 @@ async fn the_tables_can_be_in_a_schema_of_postgresql() {
     home.script("CREATE SCHEMA \"Ops \"\"2\"\"\"").await;
     let ledger = SqlLedger::<Postgres>::new(home.pool.clone());
     let ledger = ledger.schema("Ops \"2\"").unwrap();
-    let missing = ledger.open(&stride(0), None, None).await.unwrap_err();
+    let missing = ledger
+        .open(&stride(0), None, None, false)
+        .await
+        .unwrap_err();
     assert_eq!(missing.error_type(), "LedgerTablesMissing");
     ledger.apply_schema().await.unwrap();
-    ledger.open(&stride(0), None, None).await.unwrap();
+    ledger.open(&stride(0), None, None, false).await.unwrap();
     let there = "SELECT count(*) FROM \"Ops \"\"2\"\"\".temporal_batch_stride";
     assert_eq!(home.number(there).await, 1);
     let elsewhere = "SELECT count(*) FROM temporal_batch_stride";
@@ -130,7 +136,7 @@ async fn an_error_shows_no_connection_string() {
     let shown = [
         format!("{ledger:?}"),
         ledger
-            .open(&stride(0), None, None)
+            .open(&stride(0), None, None, false)
             .await
             .unwrap_err()
             .to_string(),
@@ -164,6 +170,9 @@ async fn the_defaults_of_a_mysql_database_do_not_matter() {
     .unwrap();
     assert_eq!(of_innodb, 5);
     let awkward = PageToken::encode(&"東京 \u{1f680} ß").unwrap();
-    let found = ledger.open(&stride(0), Some(&awkward), None).await.unwrap();
+    let found = ledger
+        .open(&stride(0), Some(&awkward), None, false)
+        .await
+        .unwrap();
     assert_eq!(found.applied_to, Some(awkward));
 }

@@ -35,6 +35,7 @@ use crate::{
     processor::{
         reducer::{Fold, Output, Plan},
         report::count_reason,
+        store::page_ledger::StrideTotals,
     },
     progress::{
         ItemCounts,
@@ -82,6 +83,9 @@ pub(crate) struct Ledger {
     /// Where a partition ends. Announced like any other token, it closes the chain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     last: Option<PageToken>,
+    /// The stride that no other one has announced. `None`: the ledger is from before this was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    first: Option<u64>,
     /// The bridges that have strides.
     #[serde(default, skip_serializing_if = "Bridges::is_empty")]
     bridges: Bridges,
@@ -177,7 +181,12 @@ pub(crate) enum Broken {
 #[derive(Clone, Debug)]
 pub(crate) enum Event<'a> {
     /// A running stride told where its successors start; none: the data ends with its page.
-    Announced { by: u64, starts: &'a [PageToken] },
+    Announced {
+        by: u64,
+        /// The dispatch whose activity says so; `None`: its worker is of a version that does not tell.
+        dispatch: Option<u64>,
+        starts: &'a [PageToken],
+    },
     /// A stride was given to an activity.
     Dispatched {
         stride: u64,
@@ -235,6 +244,7 @@ impl Ledger {
         Self {
             open: BTreeMap::from([(number, Stride::starting_at(first.clone()))]),
             next_number: number + 1,
+            first: Some(number),
             last,
             end_of_data: false,
             tail: first.clone(),
@@ -282,7 +292,11 @@ impl Ledger {
     /// Keeps a fact.
     pub fn record(&mut self, event: Event<'_>) -> Result<Recorded, Impossible> {
         match event {
-            Event::Announced { by, starts } => Ok(self.announced(by, starts)),
+            Event::Announced {
+                by,
+                dispatch,
+                starts,
+            } => Ok(self.announced(by, dispatch, starts)),
             Event::Dispatched {
                 stride,
                 rate_share,
@@ -331,6 +345,7 @@ impl Ledger {
         self.open.remove(&frontier)?;
         self.open.insert(frontier + 1, Stride::starting_at(start));
         self.next_number = frontier + 2;
+        self.first = Some(frontier + 1);
         Some(self.last.replace(at))
     }
 
@@ -398,21 +413,31 @@ impl Ledger {
     /// Tokens are compared in order. As soon as one differs from what is known, or cannot be compared
     /// because its stride is finished, it and all that follow are dropped: they belong to another way of
     /// cutting the data.
-    fn announced(&mut self, by: u64, starts: &[PageToken]) -> Recorded {
+    ///
+    /// A stride gets its end from the dispatch that has it, and strides that nobody has begun come with it. An attempt
+    /// that was lost can be heard late, when the stride has gone on beyond the end that it found, or when another
+    /// attempt works towards an end of its own. Nothing that it says is new then.
+    fn announced(&mut self, by: u64, dispatch: Option<u64>, starts: &[PageToken]) -> Recorded {
         let mut result = Recorded::Duplicate;
+        let run = self.open.get(&by).and_then(Stride::run);
+        let current = dispatch.is_none_or(|said| run.is_some_and(|run| run.dispatch == said));
         if starts.is_empty()
+            && current
             && let Some(stride) = self.open.get_mut(&by)
         {
             stride.ends_data |= stride.is_running() && stride.end.is_none();
         }
         for (number, token) in (by..).zip(starts) {
             let frontier = number + 1 == self.next_number && !self.end_of_data;
+            let just_added = result == Recorded::Applied;
+            let closes = current && (number == by || just_added || dispatch.is_none());
             let Some(stride) = self.open.get_mut(&number) else {
                 return self.dropped();
             };
             match &stride.end {
                 Some(known) if known == token => {}
                 Some(_) => return self.dropped(),
+                None if !closes => return self.dropped(),
                 // The range ends here, so nothing follows.
                 None if frontier && self.last.as_ref() == Some(token) => {
                     stride.end = Some(token.clone());
@@ -689,6 +714,13 @@ impl Ledger {
     /// One open stride.
     pub fn stride(&self, number: u64) -> Option<&Stride> {
         self.open.get(&number)
+    }
+
+    /// Whether a page ledger must have heard of a stride: it has applied some of it, or an activity has kept the end of the
+    /// stride before it there, before it announced it.
+    pub fn is_kept(&self, number: u64) -> bool {
+        let began = |stride: &Stride| stride.done != StrideTotals::default();
+        self.stride(number).is_some_and(began) || self.first.is_some_and(|first| number > first)
     }
 
     /// Strides that are known, finished ones included.

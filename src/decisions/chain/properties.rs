@@ -64,7 +64,7 @@ fn plans(permanent: bool) -> impl Strategy<Value = Plan> {
             Plan {
                 rows,
                 page_size,
-                stride: if can_skip_ahead { stride } else { 1 },
+                stride,
                 can_skip_ahead,
                 says_end,
                 max_parallelism: limits.0,
@@ -90,6 +90,8 @@ fn plans(permanent: bool) -> impl Strategy<Value = Plan> {
 #[derive(Clone, Debug)]
 struct Activity {
     dispatch: Dispatch,
+    /// Which dispatch of the batch it is.
+    number: u64,
     start: u64,
     end: Option<u64>,
     announced: bool,
@@ -102,6 +104,9 @@ struct Activity {
     bridged: bool,
 }
 
+/// Starts of strides, with the stride and the dispatch that told them.
+type Announcement = (u64, u64, Vec<PageToken>);
+
 struct World {
     plan: Plan,
     ledger: Ledger,
@@ -109,7 +114,9 @@ struct World {
     now: Timestamp,
     running: Vec<Activity>,
     /// Announcements that were sent, for sending them again late.
-    sent: Vec<(u64, Vec<PageToken>)>,
+    sent: Vec<Announcement>,
+    /// Announcements of attempts that were lost before they were heard, for when they wake up.
+    unheard: Vec<Announcement>,
     /// Times that each row's page was finished.
     finished: Vec<u32>,
     /// Rows that somebody processed, whether anybody heard of it or not.
@@ -159,6 +166,7 @@ impl World {
             now: Timestamp(1_000),
             running: Vec::new(),
             sent: Vec::new(),
+            unheard: Vec::new(),
             finished: vec![0; usize::try_from(plan.rows).unwrap()],
             touched: BTreeSet::new(),
             stages: Stages::plan(&plan.stages, plan.approve, "p", None).unwrap(),
@@ -212,10 +220,14 @@ impl World {
         match &decision {
             Decision::Dispatch(dispatch) => {
                 let stride = self.ledger.stride(dispatch.stride).unwrap();
+                let end = stride.end.as_ref().map(|t| position(Some(t)));
+                let start = position(stride.at.as_ref());
+                assert!(end.is_none_or(|end| start < end), "{start} is past {end:?}");
                 self.running.push(Activity {
                     dispatch: dispatch.clone(),
-                    start: position(stride.at.as_ref()),
-                    end: stride.end.as_ref().map(|t| position(Some(t))),
+                    number: self.ledger.dispatches() + 1,
+                    start,
+                    end,
                     announced: false,
                     attempt: stride.next_attempt(),
                     give_up: stride.give_up.is_some(),
@@ -259,6 +271,15 @@ impl World {
         }
         activity.announced = true;
         let activity = activity.clone();
+        let starts = self.starts_after(&activity);
+        if let Some(first) = starts.first() {
+            self.running[index].end = Some(position(Some(first)));
+            self.send(activity.dispatch.stride, activity.number, starts);
+        }
+    }
+
+    /// Where the strides start that follow an activity.
+    fn starts_after(&self, activity: &Activity) -> Vec<PageToken> {
         let mut starts = Vec::new();
         let jump = self.plan.page_size * self.plan.stride;
         if self.plan.can_skip_ahead {
@@ -268,32 +289,50 @@ impl World {
                 next += jump;
             }
         } else {
-            let end = self
-                .page_end(activity.start)
-                .min(activity.start.saturating_add(activity.items_left));
+            let end = activity
+                .start
+                .saturating_add(jump.min(activity.items_left))
+                .min(self.plan.rows);
             let last = self.plan.says_end && end == self.plan.rows;
             if end > activity.start && !last {
                 starts.push(token(end));
             }
         }
-        if let Some(first) = starts.first() {
-            self.running[index].end = Some(position(Some(first)));
-            self.send(activity.dispatch.stride, starts);
-        }
+        starts
     }
 
-    fn send(&mut self, by: u64, starts: Vec<PageToken>) -> Recorded {
+    fn send(&mut self, by: u64, dispatch: u64, starts: Vec<PageToken>) -> Recorded {
         let recorded = self.ledger.record(Event::Announced {
             by,
+            dispatch: Some(dispatch),
             starts: &starts,
         });
-        self.sent.push((by, starts));
+        self.sent.push((by, dispatch, starts));
         recorded.unwrap()
+    }
+
+    /// An attempt is lost that has found the starts after it and was not heard. `moved`: rows have come or gone since.
+    fn lose_unheard(&mut self, index: usize, moved: u64) {
+        let activity = &self.running[index];
+        if activity.announced || activity.end.is_some() || activity.give_up {
+            return;
+        }
+        let starts = self.starts_after(activity);
+        let starts = starts.iter().map(|t| position(Some(t)) + moved);
+        let starts: Vec<_> = starts
+            .filter(|start| *start < self.plan.rows)
+            .map(token)
+            .collect();
+        let announcement = (activity.dispatch.stride, activity.number, starts);
+        self.unheard.push(announcement);
     }
 
     /// Ends an activity after at most `pages` pages; then its page fails, if `fail` says how.
     fn finish(&mut self, index: usize, pages: u64, fail: Option<FailedAttempt>) {
-        if pages > 0 {
+        // A page that is put aside is the only one of its activity, and its end is reported, not announced. What cannot
+        // jump announces with the last page of the stride.
+        let reaches_last_page = self.plan.can_skip_ahead || pages >= self.plan.stride;
+        if pages > 0 && reaches_last_page && !self.running[index].give_up {
             self.announce(index);
         }
         let activity = self.running.swap_remove(index);
@@ -301,6 +340,7 @@ impl World {
         let mut items_left = activity.items_left;
         let mut report = StrideReport::default();
         let mut at = activity.start;
+        let mut pages = pages;
         if activity.give_up && pages > 0 {
             let page_end = self.page_end(at).min(end.unwrap_or(u64::MAX));
             let page_end = page_end.min(at.saturating_add(items_left));
@@ -312,6 +352,7 @@ impl World {
                 }
                 self.put_aside(&mut report, at, page_end);
                 at = page_end;
+                pages = 0;
             }
         }
         while u64::from(report.pages) < pages && items_left > 0 {
@@ -427,6 +468,10 @@ impl World {
                     end.min(activity.end.unwrap_or(u64::MAX)).min(most)
                 });
                 let page_end = page_end.filter(|end| *end > self.running[i].start);
+                let announces = self.plan.can_skip_ahead || pages >= self.plan.stride;
+                if page_end.is_none() && (pages == 0 || !announces) {
+                    self.lose_unheard(i, u64::from(detail / 64));
+                }
                 self.fail(i, pages, page_end, self.plan.permanent && detail > 200);
             }
             (11, _) => self.limits.paused = detail.is_multiple_of(3),
@@ -441,8 +486,14 @@ impl World {
                 let event = Event::HandOverDue { now: self.now };
                 self.ledger.record(event).unwrap();
             }
+            (15, _) if detail % 4 == 3 && !self.unheard.is_empty() => {
+                let index = usize::from(detail) % self.unheard.len();
+                let (by, dispatch, starts) = self.unheard.swap_remove(index);
+                self.send(by, dispatch, starts);
+            }
             (15, _) if !self.sent.is_empty() => {
-                let (by, mut starts) = self.sent[usize::from(detail) % self.sent.len()].clone();
+                let (by, dispatch, mut starts) =
+                    self.sent[usize::from(detail) % self.sent.len()].clone();
                 if detail.is_multiple_of(2) {
                     // Another way of cutting the data: never taken over.
                     starts = starts
@@ -451,7 +502,7 @@ impl World {
                         .collect();
                 }
                 let known = self.ledger.known();
-                self.send(by, starts);
+                self.send(by, dispatch, starts);
                 assert_eq!(
                     self.ledger.known(),
                     known,
@@ -592,8 +643,8 @@ proptest! {
     fn announcing_is_idempotent_and_a_different_token_is_never_applied(plan in plans(true)) {
         let mut world = play(plan, |_| {});
         let before = world.ledger.clone();
-        for (by, starts) in world.sent.clone() {
-            world.send(by, starts);
+        for (by, dispatch, starts) in world.sent.clone() {
+            world.send(by, dispatch, starts);
         }
         world.ledger.totals.announcements_dropped = before.totals.announcements_dropped;
         prop_assert_eq!(&world.ledger, &before);
@@ -606,7 +657,7 @@ proptest! {
             let closed = ledger.open().find(|(_, s)| s.end.is_some()).map(|(n, _)| n);
             if let Some(number) = closed {
                 let other = [token(5_000_000)];
-                let event = Event::Announced { by: number, starts: &other };
+                let event = Event::Announced { by: number, dispatch: None, starts: &other };
                 assert_eq!(ledger.record(event), Ok(Recorded::Dropped));
                 assert_eq!(
                     ledger.totals.announcements_dropped,
@@ -622,6 +673,17 @@ proptest! {
         play(plan, |world| {
             let open = world.ledger.open().count() as u64;
             assert_eq!(world.ledger.known(), world.ledger.totals.strides_finished + open);
+        });
+    }
+
+    /// Of the first stride it has a row once some of it is applied; the others were announced.
+    #[test]
+    fn a_page_ledger_has_heard_of_every_stride_but_one_that_nobody_began(plan in plans(true)) {
+        play(plan, |world| {
+            for (number, stride) in world.ledger.open() {
+                let began = stride.done != StrideTotals::default();
+                assert_eq!(world.ledger.is_kept(number), number > 0 || began);
+            }
         });
     }
 
@@ -909,6 +971,7 @@ fn worst(
                 .collect();
             let event = Event::Announced {
                 by: number,
+                dispatch: None,
                 starts: &starts,
             };
             ledger.record(event).unwrap();
@@ -1061,6 +1124,7 @@ fn one_stride(end: Option<u64>) -> Ledger {
         let starts = [token(end)];
         let event = Event::Announced {
             by: 0,
+            dispatch: None,
             starts: &starts,
         };
         ledger.record(event).unwrap();
@@ -1126,8 +1190,7 @@ fn a_worker_that_is_lost_when_nothing_is_left_to_do_has_failed_nothing() {
 fn the_last_page_of_a_lost_worker_is_given_up_as_the_end_of_the_data() {
     for dead_letters in [true, false] {
         let mut ledger = one_stride(None);
-        let ends = Event::Announced { by: 0, starts: &[] };
-        ledger.record(ends).unwrap();
+        announce(&mut ledger, 0, 1, &[]);
         fail(&mut ledger, lost(), dead_letters);
         if dead_letters {
             let give_up = ledger.stride(0).unwrap().give_up.as_ref().unwrap();
@@ -1136,17 +1199,62 @@ fn the_last_page_of_a_lost_worker_is_given_up_as_the_end_of_the_data() {
             assert!(ledger.is_complete());
             assert_eq!((ledger.failed().len(), ledger.broken()), (1, None));
         }
-        // What an attempt before has said says nothing of this one.
+        // What an attempt before has said says nothing of this one, also if it is heard late.
         let mut ledger = one_stride(None);
-        ledger
-            .record(Event::Announced { by: 0, starts: &[] })
-            .unwrap();
+        announce(&mut ledger, 0, 1, &[]);
         report(&mut ledger, StrideReport::default(), dead_letters);
         dispatch(&mut ledger);
+        announce(&mut ledger, 0, 1, &[]);
         fail(&mut ledger, lost(), dead_letters);
         assert!(!ledger.is_complete());
         assert_eq!(ledger.broken().is_some(), !dead_letters);
     }
+}
+
+fn announce(ledger: &mut Ledger, by: u64, dispatch: u64, starts: &[u64]) -> Recorded {
+    let starts: Vec<_> = starts.iter().copied().map(token).collect();
+    let event = Event::Announced {
+        by,
+        dispatch: Some(dispatch),
+        starts: &starts,
+    };
+    ledger.record(event).unwrap()
+}
+
+/// The worker stood still while it announced, and another one has put the page aside.
+#[test]
+fn an_end_that_is_heard_after_its_page_was_put_aside_is_no_circle() {
+    for (late, aside) in [(10, 10), (9, 10), (11, 10)] {
+        let mut ledger = one_stride(None);
+        fail(&mut ledger, lost(), true);
+        dispatch(&mut ledger);
+        let put_aside = StrideReport {
+            covered_to: Some(token(aside)),
+            pages_failed: 1,
+            ..StrideReport::default()
+        };
+        report(&mut ledger, put_aside, true);
+        assert_eq!(announce(&mut ledger, 0, 1, &[late]), Recorded::Dropped);
+        assert_eq!(ledger.broken(), None);
+        assert_eq!((ledger.known(), ledger.frontier()), (1, Some(0)));
+        dispatch(&mut ledger);
+        assert_eq!(announce(&mut ledger, 0, 1, &[late]), Recorded::Dropped);
+        assert_eq!(announce(&mut ledger, 0, 3, &[20]), Recorded::Applied);
+        assert_eq!(announce(&mut ledger, 0, 1, &[20]), Recorded::Duplicate);
+    }
+}
+
+/// The stride after it may be at work by then, towards an end of its own.
+#[test]
+fn a_stride_gets_no_end_from_the_one_before_it_once_it_is_there() {
+    let mut ledger = one_stride(None);
+    assert_eq!(announce(&mut ledger, 0, 1, &[10]), Recorded::Applied);
+    assert_eq!(announce(&mut ledger, 0, 1, &[10, 20]), Recorded::Dropped);
+    assert_eq!((ledger.known(), ledger.frontier()), (2, Some(1)));
+    let mut ledger = one_stride(None);
+    assert_eq!(announce(&mut ledger, 0, 1, &[10, 20]), Recorded::Applied);
+    assert_eq!(announce(&mut ledger, 0, 1, &[10, 20]), Recorded::Duplicate);
+    assert_eq!(ledger.known(), 3);
 }
 
 #[test]

@@ -258,6 +258,7 @@ impl World {
                         .ledger
                         .record(Event::Announced {
                             by: dispatch.stride,
+                            dispatch: Some(child.ledger.dispatches()),
                             starts,
                         })
                         .unwrap();
@@ -387,8 +388,10 @@ proptest! {
         let frontier = ledger.frontier().unwrap();
         prop_assert_eq!(ledger.split_at(token(at)), Some(Some(token(rows))));
         let starts = [token(late)];
-        ledger.record(Event::Announced { by: frontier, starts: &starts }).unwrap();
+        ledger.record(Event::Announced { by: frontier, dispatch: None, starts: &starts }).unwrap();
         prop_assert_eq!(ledger.last(), Some(&token(at)));
+        // No row of a page ledger tells of it.
+        prop_assert!(!ledger.is_kept(frontier + 1));
         let (start, end) = ledger.undiscovered().unwrap();
         prop_assert_eq!((start, end), (None, Some(token(at))));
     }

@@ -219,6 +219,7 @@ pub(super) mod tests {
                 .collect();
             let announced = Event::Announced {
                 by: 0,
+                dispatch: None,
                 starts: &starts,
             };
             ledger.record(announced).unwrap();

@@ -100,6 +100,7 @@ mod tests {
             .collect();
         let announced = Event::Announced {
             by: 0,
+            dispatch: None,
             starts: &starts,
         };
         ledger.record(announced).unwrap();

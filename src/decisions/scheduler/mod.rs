@@ -553,6 +553,7 @@ mod tests {
         let starts = [1, 2].map(|n| PageToken::encode(&n).unwrap());
         let announced = Event::Announced {
             by: 0,
+            dispatch: None,
             starts: &starts,
         };
         ledger.record(announced).unwrap();
@@ -735,6 +736,7 @@ mod tests {
                 .collect();
             let announced = Event::Announced {
                 by: 0,
+                dispatch: None,
                 starts: &starts,
             };
             ledger.record(announced).unwrap();

@@ -126,6 +126,7 @@ mod tests {
         let starts: Vec<_> = (1..strides).map(token).collect();
         let announced = Event::Announced {
             by: 0,
+            dispatch: None,
             starts: &starts,
         };
         ledger.record(announced).unwrap();
@@ -245,6 +246,7 @@ mod tests {
             let starts = [PageToken::encode(&n).unwrap()];
             let announced = Event::Announced {
                 by: n,
+                dispatch: None,
                 starts: &starts,
             };
             ledger.record(announced).unwrap();

@@ -505,6 +505,7 @@ impl StrideHost for ActivityHost {
         let next = NextPage {
             batch_run: self.batch_run.clone(),
             stride: self.stride,
+            dispatch: Some(self.identity.dispatch),
             starts: starts.to_vec(),
         };
         let options = WorkflowSignalOptions::default();

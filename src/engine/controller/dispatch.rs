@@ -123,6 +123,7 @@ impl Controller {
             take_apart: stride.trouble.as_ref().is_some_and(|t| t.take_apart),
             give_up: stride.give_up.as_deref().cloned(),
             redrive: spec.redrive_of.is_some(),
+            is_kept: prepared.once_per_page && self.ledger.is_kept(dispatch.stride),
             dispatch: self.ledger.dispatches() + 1,
             page_share: dispatch.page_share,
             page_pause: self

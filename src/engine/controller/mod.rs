@@ -163,6 +163,7 @@ impl Controller {
         }
         let event = Event::Announced {
             by: next.stride,
+            dispatch: next.dispatch,
             starts: &next.starts,
         };
         self.record(event);

@@ -106,11 +106,15 @@ pub trait PageLedger: DeadLetters {
     /// Begins an attempt: raises the fence, so that no earlier attempt can apply anything more, and tells
     /// how far the stride is applied. A stride that is not known yet is applied up to `start`. `end`, where
     /// it is known, is kept if no end was.
+    ///
+    /// `is_kept`: the ledger of the batch has this stride or the one before it. Where it has neither it is that of
+    /// another database, and nothing may be written: a retryable error of type `WrongDatabase`.
     async fn open(
         &self,
         stride: &StrideId,
         start: Option<&PageToken>,
         end: Option<&PageToken>,
+        is_kept: bool,
     ) -> Result<OpenStride, PageError>;
 
     /// Keeps where a stride and those after it end, before that is announced, so that a batch that is

@@ -185,7 +185,7 @@ mod tests {
         let to = PageToken::encode(&1).unwrap();
         let claim = PageClaim {
             stride: &stride,
-            fence: ledger.open(&stride, None, None).await.unwrap().fence,
+            fence: ledger.open(&stride, None, None, false).await.unwrap().fence,
             from: None,
             to: Some(&to),
             ends_data: false,

@@ -79,6 +79,7 @@ impl PageLedger for NoLedger {
         _: &StrideId,
         _: Option<&PageToken>,
         _: Option<&PageToken>,
+        _: bool,
     ) -> Result<OpenStride, PageError> {
         self.refuse()
     }

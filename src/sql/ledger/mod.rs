@@ -318,6 +318,15 @@ fn now() -> Timestamp {
     std::time::SystemTime::now().into()
 }
 
+fn not_its_database(stride: &StrideId) -> PageError {
+    PageError::retryable(format_args!(
+        "this database has no trace of the batch, which has come to stride {} with the ledger of another one: compare \
+         the database of this worker with that of the others",
+        stride.stride
+    ))
+    .with_type("WrongDatabase")
+}
+
 fn fenced_off(stride: &StrideId) -> PageError {
     PageError::retryable(format_args!(
         "a later attempt at stride {} has begun",
@@ -333,9 +342,11 @@ impl<DB: LedgerDatabase> PageLedger for SqlLedger<DB> {
         stride: &StrideId,
         start: Option<&PageToken>,
         end: Option<&PageToken>,
+        is_kept: bool,
     ) -> Result<OpenStride, PageError> {
-        let opened = self.raise_fence(stride, start, end).await;
+        let opened = self.raise_fence(stride, start, end, is_kept).await;
         let opened = opened.map_err(|e| blockers::of_file(self.leases.pool(), e))?;
+        let opened = opened.ok_or_else(|| not_its_database(stride))?;
         if let (Some(given), Some(kept)) = (end, &opened.end)
             && given != kept
         {
@@ -440,15 +451,19 @@ impl<DB: LedgerDatabase> SqlLedger<DB> {
         stride: &StrideId,
         start: Option<&PageToken>,
         end: Option<&PageToken>,
-    ) -> Result<OpenStride, PageError> {
-        let strides = &self.tables.strides;
+        is_kept: bool,
+    ) -> Result<Option<OpenStride>, PageError> {
+        let Tables {
+            strides, reports, ..
+        } = &*self.tables;
+        let kept = is_kept.then_some(reports.name.as_str());
         if DB::RETURNING {
             let mut connection = self.connection().await?;
-            let opened = strides.open::<DB>(&mut connection, stride, start, end, now());
+            let opened = strides.open::<DB>(&mut connection, stride, (start, end), kept, now());
             return opened.await.map_err(failed::<DB>);
         }
         let mut transaction = self.transaction(&Limits::default()).await?;
-        let opened = strides.open::<DB>(&mut transaction, stride, start, end, now());
+        let opened = strides.open::<DB>(&mut transaction, stride, (start, end), kept, now());
         let opened = opened.await.map_err(failed::<DB>)?;
         transaction.commit().await?;
         Ok(opened)

@@ -85,22 +85,36 @@ impl StrideTable {
 
     /// Raises the fence of a stride, whose row is made where there is none. In a transaction, unless
     /// [`Dialect::RETURNING`].
+    ///
+    /// `kept`, the table of the reports: there must be a row of this stride or of the one before it. A report stands
+    /// for them, since strides of batches that have ended may be forgotten. `None`: there is none of these, and
+    /// nothing is written.
     pub async fn open<DB: Dialect>(
         &self,
         connection: &mut <DB as Database>::Connection,
         id: &StrideId,
-        start: Option<&PageToken>,
-        end: Option<&PageToken>,
+        (start, end): (Option<&PageToken>, Option<&PageToken>),
+        kept: Option<&str>,
         now: Timestamp,
-    ) -> Result<OpenStride, sqlx::Error> {
+    ) -> Result<Option<OpenStride>, sqlx::Error> {
         const FOUND: &str = "fence, applied_to, stride_end, ends_data, pages, pages_failed, \
              processed, changed, skipped, failed";
         let or_update = DB::or_update("batch_run, stride");
         let (end_given, time_given) = (DB::given("stride_end"), DB::given("updated_at"));
+        let row = "$1, $2, $3, 1, $4, $5, FALSE, 0, 0, 0, 0, 0, 0, $6";
+        let row = match kept {
+            None => format!("VALUES ({row})"),
+            Some(reports) => format!(
+                "SELECT {row} FROM (SELECT 1 AS one) AS one
+                WHERE EXISTS (SELECT 1 FROM {} AS kept WHERE kept.batch_run = $1 AND kept.stride IN ($2, $2 - 1))
+                    OR EXISTS (SELECT 1 FROM {reports} AS ended WHERE ended.batch_run = $1)",
+                self.name
+            ),
+        };
         let mut statement = format!(
             "INSERT INTO {} (batch_run, stride, batch_id, fence, applied_to, stride_end,
                 ends_data, pages, pages_failed, processed, changed, skipped, failed, updated_at)
-            VALUES ($1, $2, $3, 1, $4, $5, FALSE, 0, 0, 0, 0, 0, 0, $6)
+            {row}
             {or_update} fence = {STRIDES}.fence + 1,
                 stride_end = coalesce({STRIDES}.stride_end, {end_given}),
                 updated_at = {time_given}",
@@ -127,8 +141,11 @@ impl StrideTable {
             let values = vec![id.batch_run.as_str().into(), id.stride.into()];
             DB::rows(connection, found, values).await?
         };
-        let mut fields = Fields::<DB>::of(rows.first().ok_or(sqlx::Error::RowNotFound)?);
-        Ok(OpenStride {
+        let Some(row) = rows.first() else {
+            return Ok(None);
+        };
+        let mut fields = Fields::<DB>::of(row);
+        Ok(Some(OpenStride {
             fence: fields.number()?,
             applied_to: fields.token()?,
             end: fields.token()?,
@@ -143,7 +160,7 @@ impl StrideTable {
                     failed: fields.count()?,
                 },
             },
-        })
+        }))
     }
 
     /// The statements of [`Dialect::cut`].
