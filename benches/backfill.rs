@@ -18,8 +18,8 @@
 
 #[path = "backfill/cost.rs"]
 mod cost;
-#[path = "../tests/fixtures/postgres.rs"]
-mod postgres;
+#[path = "../tests/support/servers/mod.rs"]
+mod servers;
 
 use std::{
     process::ExitCode,
@@ -28,7 +28,7 @@ use std::{
 };
 
 use cost::{Cost, Processes};
-use postgres::Postgres;
+use servers::Postgres;
 use sqlx::{AssertSqlSafe, Executor as _, PgPool};
 use temporal_batch::{
     AutoStride, BackfillArgs, Batch, BatchClient, ConnectOptions, Connections, Outcome,
@@ -149,7 +149,7 @@ async fn main() -> Result<ExitCode, Error> {
         return Ok(ExitCode::SUCCESS);
     };
     let Some(postgres) = Postgres::launch(true) else {
-        postgres::skip();
+        Postgres::skip();
         return Ok(ExitCode::SUCCESS);
     };
     let pool = postgres.pool("bench", options.connections * 2 + 5).await;

@@ -25,12 +25,12 @@ mod arm;
 mod options;
 #[path = "foreground/pgbench.rs"]
 mod pgbench;
-#[path = "../tests/fixtures/postgres.rs"]
-mod postgres;
 #[path = "foreground/processor.rs"]
 mod processor;
 #[path = "foreground/report.rs"]
 mod report;
+#[path = "../tests/support/servers/mod.rs"]
+mod servers;
 
 use std::{
     io::Write as _,
@@ -59,9 +59,9 @@ use self::{
     arm::{Arm, THROTTLE},
     options::{Options, USAGE},
     pgbench::{Pgbench, Seen},
-    postgres::{Postgres, Stop},
     processor::{AddOne, PageDone, PageLog},
     report::{Report, found},
+    servers::{Postgres, Stop},
 };
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -125,8 +125,8 @@ async fn main() -> Result<ExitCode, Error> {
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
         .with_writer(std::io::stderr)
         .init();
-    let Some(executables) = postgres::executables() else {
-        postgres::skip();
+    let Some(executables) = Postgres::executables() else {
+        Postgres::skip();
         return Ok(ExitCode::SUCCESS);
     };
     let mut records = Vec::new();

@@ -17,7 +17,7 @@ use std::{
 use sqlx::PgPool;
 use tokio::process::{Child, Command};
 
-use super::{Error, postgres::Postgres};
+use super::{Error, servers::Postgres};
 
 /// How long it may take to end after its connections were ended.
 const END: Duration = Duration::from_secs(30);

@@ -23,7 +23,7 @@ mod table;
 pub(crate) mod backend;
 pub(crate) mod connection;
 #[cfg(all(test, feature = "postgres"))]
-#[path = "../../tests/fixtures/postgres.rs"]
+#[path = "../../tests/support/servers/mod.rs"]
 pub(crate) mod test_server;
 #[cfg(feature = "postgres")]
 mod throttle;

@@ -527,7 +527,7 @@ async fn told_at_its_boundary_a_page_knows_nothing_and_is_the_last() {
     assert_eq!(*numbers.saw_it.lock().unwrap(), [false]);
 }
 
-/// G2, at each place where the host can tell it.
+/// Tested at each place where the host can tell it.
 #[tokio::test]
 async fn a_stride_that_finds_its_batch_run_gone_stops_before_process() {
     for asked in [Asked::Announce, Asked::AcceptedEnd, Asked::StillCounts] {

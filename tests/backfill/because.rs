@@ -13,8 +13,10 @@ use temporal_batch::Database;
 use crate::{
     command::{backfill, exits, id, wait_for_rows},
     database::{self, Home},
-    on_each,
-    process::{self, Ended, Running, online, run, start},
+    support::{
+        command::{Ended, LIMIT, Running, online, run, start},
+        databases::on_each,
+    },
 };
 
 on_each!(
@@ -32,7 +34,7 @@ fn status(id: &str) -> Value {
 
 /// Looks until the batch says so.
 fn says(id: &str, part: &str) -> Value {
-    let deadline = Instant::now() + process::LIMIT;
+    let deadline = Instant::now() + LIMIT;
     loop {
         let status = status(id);
         let said = status["progress"]["explanation"].as_str();
@@ -295,7 +297,7 @@ async fn a_cancellation_that_no_worker_takes_is_told_with_the_command_that_start
 #[tokio::test]
 async fn the_next_step_after_the_loss_of_the_only_worker_starts_one() {
     let (home, id) = without_worker().await;
-    let deadline = Instant::now() + process::LIMIT;
+    let deadline = Instant::now() + LIMIT;
     let seen = loop {
         let seen = status(&id);
         if seen["progress"]["held_by"] == "no_worker" {

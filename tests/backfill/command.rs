@@ -4,8 +4,10 @@ use std::{net::TcpListener, process::Command, time::Duration};
 
 use crate::{
     database::{self, Home},
-    on_each,
-    process::{Ended, offline, online, run, start},
+    support::{
+        command::{Ended, LIMIT, offline, online, run, start},
+        databases::on_each,
+    },
 };
 
 on_each!(
@@ -164,7 +166,7 @@ pub async fn wait_for_rows(home: &Home, rows: i64) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    let changed = tokio::time::timeout(crate::process::LIMIT, changed).await;
+    let changed = tokio::time::timeout(LIMIT, changed).await;
     changed.expect("rows are changed");
 }
 

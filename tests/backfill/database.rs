@@ -1,78 +1,35 @@
 //! A database for one test, whichever it is.
 
-use sqlx::{
-    AssertSqlSafe,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions},
-};
+use sqlx::AssertSqlSafe;
 use temporal_batch::{
-    BackfillArgs, Batch, Connections, DEFAULT_CONNECTION, Database, SqlBackfill, SqlLedger,
+    BackfillArgs, Batch, Connections, DEFAULT_CONNECTION, Database, SqlBackfill,
     testing::{SimulatedRun, Simulator},
 };
+
+use crate::support::databases::{self, TestDatabase, on_test_databases, with_pool};
 
 /// A database with nothing in it.
 pub struct Home {
     pub database: Database,
     /// For commands.
     pub url: String,
-    _folder: Option<tempfile::TempDir>,
+    _place: TestDatabase,
 }
 
-pub async fn sqlite() -> Home {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("test.db");
-    let options = SqliteConnectOptions::new()
-        .filename(&path)
-        .create_if_missing(true)
-        .journal_mode(SqliteJournalMode::Wal);
-    let pool = SqlitePoolOptions::new().max_connections(4);
+async fn home(place: TestDatabase) -> Home {
     Home {
-        database: pool.connect_with(options).await.unwrap().into(),
-        url: format!("sqlite:{}", path.display()),
-        _folder: Some(folder),
+        database: place.pool().await,
+        url: place.url.clone(),
+        _place: place,
     }
 }
 
-pub async fn postgres(test: &str) -> Option<Home> {
-    let server = crate::postgres::Postgres::shared()?;
-    let url = server.database(test).await;
-    let pool = sqlx::PgPool::connect(&url).await.unwrap();
-    Some(Home {
-        database: pool.into(),
-        url,
-        _folder: None,
-    })
-}
-
-pub async fn mariadb(test: &str) -> Option<Home> {
-    let server = crate::mariadb::MariaDb::shared()?;
-    let url = server.database(test).await;
-    let pool = sqlx::MySqlPool::connect(&url).await.unwrap();
-    Some(Home {
-        database: pool.into(),
-        url,
-        _folder: None,
-    })
-}
-
-/// Runs code with the pool, whichever it is.
-macro_rules! with_pool {
-    ($database:expr, $pool:ident => $code:expr) => {
-        match $database {
-            Database::Postgres($pool) => $code,
-            Database::MySql($pool) => $code,
-            Database::Sqlite($pool) => $code,
-            _ => unreachable!("there is no other"),
-        }
-    };
-}
+on_test_databases! { Home: home }
 
 impl Home {
     /// Runs statements that take no values.
     pub async fn script(&self, statements: &str) {
-        let statements = AssertSqlSafe(statements.to_owned());
-        with_pool!(&self.database, pool => {
-            sqlx::raw_sql(statements).execute(pool).await.map(|_| ()).unwrap();
-        });
+        databases::script(&self.database, statements).await.unwrap();
     }
 
     /// The one number that a query gives.
@@ -84,9 +41,7 @@ impl Home {
     }
 
     pub async fn ledger_tables(&self) {
-        with_pool!(&self.database, pool => {
-            SqlLedger::new(pool.clone()).apply_schema().await.unwrap();
-        });
+        databases::make_ledger_tables(&self.database).await;
     }
 
     pub fn is_sqlite(&self) -> bool {

@@ -5,8 +5,10 @@ use serde_json::Value;
 use crate::{
     command::{exits, id, poisoned},
     database::Home,
-    on_each,
-    process::{Ended, online, run, start},
+    support::{
+        command::{Ended, online, run, start},
+        databases::on_each,
+    },
 };
 
 on_each!(

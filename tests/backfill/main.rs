@@ -1,66 +1,24 @@
 //! Backfills: what the processor does to the rows of real databases, and the command as its users meet it.
 
-mod again;
-mod apart;
-mod archive;
 mod because;
-mod checked;
+mod checks;
 mod command;
 mod database;
 mod database_url;
-mod engines;
-mod killed;
+mod killed_commands;
+mod moved_rows;
 mod outages;
 mod pace;
-mod passed_over;
-mod printed;
-mod process;
+mod printed_commands;
 mod refusals;
-mod repaired;
+mod refused_rows;
+mod repaired_rows;
+mod repeated_commands;
 mod rows;
+mod rows_left_unchanged;
 mod sessions;
+mod tables_without_transactions;
 mod totals;
 
-#[path = "../fixtures/mariadb.rs"]
-mod mariadb;
-#[path = "../fixtures/postgres.rs"]
-mod postgres;
-#[path = "../fixtures/proxy.rs"]
-mod proxy;
-
-/// Makes a test on SQLite, one on PostgreSQL and one on MariaDB of each function `async fn(Home)`.
-macro_rules! on_each {
-    ($($claim:ident,)*) => {
-        mod on_sqlite {
-            $(
-                #[tokio::test]
-                async fn $claim() {
-                    super::$claim(crate::database::sqlite().await).await;
-                }
-            )*
-        }
-
-        mod on_postgres {
-            $(
-                #[tokio::test]
-                async fn $claim() {
-                    if let Some(home) = crate::database::postgres(stringify!($claim)).await {
-                        super::$claim(home).await;
-                    }
-                }
-            )*
-        }
-
-        mod on_mariadb {
-            $(
-                #[tokio::test]
-                async fn $claim() {
-                    if let Some(home) = crate::database::mariadb(stringify!($claim)).await {
-                        super::$claim(home).await;
-                    }
-                }
-            )*
-        }
-    };
-}
-pub(crate) use on_each;
+#[path = "../support/mod.rs"]
+mod support;

@@ -7,8 +7,11 @@ use temporal_batch::dev_server::DevServerOptions;
 use crate::{
     command::{about, exits, id, wait_for_rows},
     database::{self, Home},
-    process::{Ended, Running, offline, online, run, server_address, start},
-    proxy::Proxy,
+    support::{
+        command::{Ended, Running, offline, online, run, start},
+        server_address,
+        servers::Proxy,
+    },
 };
 
 const AWAY: &str = "Temporal has not answered since";
@@ -43,7 +46,7 @@ async fn those_who_follow_a_batch_go_on_when_connections_are_refused_and_stalled
     let home = database::sqlite().await;
     home.numbers(20_000).await;
     home.ledger_tables().await;
-    let proxy = Proxy::before(&server_address());
+    let proxy = Proxy::before(server_address());
     let id = id();
     let address = proxy.address();
     let backfill = slow_backfill(&home, &address, &id, &["--once", "--verify", "x = 1"]);
@@ -82,7 +85,7 @@ async fn those_who_follow_a_batch_go_on_when_connections_are_refused_and_stalled
     let done = home.number("SELECT count(*) FROM t WHERE x > 0").await;
     wait_for_rows(&home, done + 20).await;
 
-    full_speed(&server_address(), &id);
+    full_speed(server_address(), &id);
     for ended in followers.map(Running::ended) {
         exits(&ended, 0);
         // Once for each time that it lasted.
@@ -105,7 +108,7 @@ async fn an_import_and_an_export_go_on_too() {
     std::fs::write(&file, format!("id\n{}", ids.concat())).unwrap();
     let to = folder.path().join("t");
     let (file, to) = (file.to_str().unwrap(), to.to_str().unwrap());
-    let proxy = Proxy::before(&server_address());
+    let proxy = Proxy::before(server_address());
     let address = proxy.address();
     let slow = |args: &[&str], id: &str| {
         let mut command = at(&address, offline(args));
@@ -131,7 +134,7 @@ async fn an_import_and_an_export_go_on_too() {
         command.says(BACK);
     }
     for id in &ids {
-        full_speed(&server_address(), id);
+        full_speed(server_address(), id);
     }
     for ended in both.map(Running::ended) {
         exits(&ended, 0);
@@ -176,7 +179,7 @@ async fn a_backfill_goes_on_when_the_temporal_server_is_restarted() {
 async fn an_outage_that_lasts_too_long_ends_the_command_and_not_the_batch() {
     let home = database::sqlite().await;
     home.numbers(10_000).await;
-    let proxy = Proxy::before(&server_address());
+    let proxy = Proxy::before(server_address());
     let (address, id) = (proxy.address(), id());
     let command = || slow_backfill(&home, &address, &id, &["--outage-timeout", "1s"]);
     let backfill = start(command());
@@ -204,7 +207,7 @@ async fn an_outage_that_lasts_too_long_ends_the_command_and_not_the_batch() {
     proxy.pass();
     let again = start(command());
     again.says("runs");
-    full_speed(&server_address(), &id);
+    full_speed(server_address(), &id);
     exits(&again.ended(), 0);
     assert_eq!(home.number("SELECT count(*) FROM t WHERE x = 0").await, 0);
 }
@@ -213,7 +216,7 @@ async fn an_outage_that_lasts_too_long_ends_the_command_and_not_the_batch() {
 async fn an_outage_can_be_left_with_ctrl_c() {
     let home = database::sqlite().await;
     home.numbers(10_000).await;
-    let proxy = Proxy::before(&server_address());
+    let proxy = Proxy::before(server_address());
     let (address, id) = (proxy.address(), id());
     let more = ["--drain-timeout", "1s"];
     let backfill = start(slow_backfill(&home, &address, &id, &more));

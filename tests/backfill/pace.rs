@@ -7,8 +7,10 @@ use serde_json::Value;
 use crate::{
     command::{backfill, exits, id},
     database::{self, Home},
-    on_each,
-    process::{Running, of_shell, online, run, start},
+    support::{
+        command::{Running, of_shell, online, run, start},
+        databases::on_each,
+    },
 };
 
 on_each!(
@@ -37,7 +39,7 @@ fn cancelled(id: &str, running: impl IntoIterator<Item = Running>) {
 
 /// Runs the command that a warning prints between backticks.
 fn run_printed(running: &Running) {
-    let said = running.said().err;
+    let said = running.said();
     let line = said.split('`').find(|part| part.contains(" set "));
     exits(&run(of_shell(line.expect("a command is printed"))), 0);
 }
@@ -52,7 +54,7 @@ async fn no_more_pages_are_in_flight_than_the_command_has_slots_for(home: Home) 
     ));
     running.says("in flight");
     assert_eq!(progress(&by_default)["max_parallelism"], fits);
-    let said = running.said().err;
+    let said = running.said();
     assert!(!said.contains("warning: "), "{said}");
     cancelled(&by_default, [running]);
     if !home.is_sqlite() {
@@ -110,11 +112,7 @@ async fn a_repeated_command_names_the_flags_that_the_batch_goes_on_without(home:
     // What is in force now is what this one says.
     let third = start(command(&["--page-size", "20", "--rate", "60"]));
     third.says("paused");
-    assert!(
-        !third.said().err.contains("warning: "),
-        "{:#?}",
-        third.said()
-    );
+    assert!(!third.said().contains("warning: "), "{:#?}", third.said());
     cancelled(&id, [first, second, third]);
 }
 

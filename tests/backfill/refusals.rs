@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use temporal_batch::{BackfillArgs, PageProcessor as _, TableSpec};
 
-use crate::{database::Home, on_each};
+use crate::{database::Home, support::databases::on_each};
 
 on_each!(
     what_cannot_work_is_refused_with_its_reason,

@@ -5,7 +5,7 @@ use temporal_batch::{
     testing::run_page,
 };
 
-use crate::{database::Home, on_each};
+use crate::{database::Home, support::databases::on_each};
 
 on_each!(
     set_changes_the_rows_of_the_filter_and_no_others,

@@ -9,7 +9,7 @@ use temporal_batch::{
     testing::run_page,
 };
 
-use crate::{mariadb::MariaDb, postgres::Postgres, proxy::Proxy};
+use crate::support::servers::{MariaDb, Postgres, Proxy};
 
 /// The URL of a database through a proxy.
 fn proxied(url: &str, proxy: &Proxy) -> String {

@@ -5,7 +5,7 @@ use serde_json::Value;
 use crate::{
     command::{backfill, exits},
     database::postgres,
-    process::run,
+    support::command::run,
 };
 
 /// Rows that the planner of PostgreSQL takes for a quarter of what they are, because it does not know that two columns

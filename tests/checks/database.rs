@@ -1,46 +1,24 @@
 //! A database for one test, of whatever kind.
 
-use sqlx::{
-    AssertSqlSafe, Executor, Row, TypeInfo, ValueRef,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions},
-};
+use sqlx::{AssertSqlSafe, Row, TypeInfo, ValueRef};
 use temporal_batch::Database;
+
+use crate::support::databases::{self, TestDatabase, on_test_databases, with_pool};
 
 /// A database of one test.
 pub struct Home {
     pub database: Database,
-    /// Where it is, while it is a file.
-    _folder: Option<tempfile::TempDir>,
+    _place: TestDatabase,
 }
 
-pub async fn sqlite() -> Home {
-    let folder = tempfile::tempdir().unwrap();
-    let options = SqliteConnectOptions::new()
-        .filename(folder.path().join("test.db"))
-        .create_if_missing(true)
-        .journal_mode(SqliteJournalMode::Wal);
-    let pool = SqlitePoolOptions::new().max_connections(4);
+async fn home(place: TestDatabase) -> Home {
     Home {
-        database: pool.connect_with(options).await.unwrap().into(),
-        _folder: Some(folder),
+        database: place.pool().await,
+        _place: place,
     }
 }
 
-pub async fn postgres(test: &str) -> Option<Home> {
-    let server = crate::postgres::Postgres::shared()?;
-    Some(Home {
-        database: server.pool(test, 4).await.into(),
-        _folder: None,
-    })
-}
-
-pub async fn mariadb(test: &str) -> Option<Home> {
-    let server = crate::mariadb::MariaDb::shared()?;
-    Some(Home {
-        database: server.pool(test, 4).await.into(),
-        _folder: None,
-    })
-}
+on_test_databases! { Home: home }
 
 /// Any value as a text.
 fn text<'r, R>(row: &'r R, at: usize) -> String
@@ -67,38 +45,21 @@ impl Home {
     /// Runs statements that are the same in every database.
     pub async fn run(&self, statements: &[&str]) {
         for statement in statements {
-            let statement = AssertSqlSafe(*statement);
-            match &self.database {
-                Database::Postgres(pool) => drop(pool.execute(statement).await.unwrap()),
-                Database::MySql(pool) => drop(pool.execute(statement).await.unwrap()),
-                Database::Sqlite(pool) => drop(pool.execute(statement).await.unwrap()),
-                other => panic!("{other:?}"),
-            }
+            databases::script(&self.database, statement).await.unwrap();
         }
     }
 
     /// The rows of a query, each as a text.
     pub async fn rows(&self, query: &str) -> Vec<String> {
-        macro_rules! all {
-            ($pool:expr) => {{
-                let rows = sqlx::query(AssertSqlSafe(query))
-                    .fetch_all($pool)
-                    .await
-                    .unwrap();
-                let mut texts = Vec::new();
-                for row in &rows {
-                    let values: Vec<_> = (0..row.len()).map(|at| text(row, at)).collect();
-                    texts.push(values.join("|"));
-                }
-                texts
-            }};
-        }
-        match &self.database {
-            Database::Postgres(pool) => all!(pool),
-            Database::MySql(pool) => all!(pool),
-            Database::Sqlite(pool) => all!(pool),
-            other => panic!("{other:?}"),
-        }
+        with_pool!(&self.database, pool => {
+            let query = sqlx::query(AssertSqlSafe(query.to_owned()));
+            let rows = query.fetch_all(pool).await.unwrap();
+            let texts = rows.iter().map(|row| {
+                let values: Vec<_> = (0..row.len()).map(|at| text(row, at)).collect();
+                values.join("|")
+            });
+            texts.collect()
+        })
     }
 
     /// Makes `users (id, name, country)` with ids 1, 2, .. and names `User 1`, `User 2`, ..

@@ -2,7 +2,7 @@
 
 use temporal_batch::{BackfillArgs, ChangeKind, DryRun, DryRunReport, TableSpec};
 
-use crate::{database::Home, on_each};
+use crate::{database::Home, support::databases::on_each};
 
 on_each! {
     nothing_is_changed_by_a_dry_run,

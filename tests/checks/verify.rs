@@ -2,7 +2,7 @@
 
 use temporal_batch::{Check, Key, KeyPart, PageToken, RangeCheck, Table, TableSpec};
 
-use crate::{database::Home, on_each};
+use crate::{database::Home, support::databases::on_each};
 
 on_each! {
     a_table_as_it_should_be_holds,

@@ -1,80 +1,33 @@
 //! The commands that reach databases, as their users meet them.
 
-use std::{
-    process::{Command, Output, Stdio},
-    time::{Duration, SystemTime},
-};
+use std::time::SystemTime;
 
-use sqlx::{AssertSqlSafe, Connection as _, Executor as _};
+use sqlx::{Connection as _, Executor as _};
 use temporal_batch::{Database, DatabaseOptions};
 
-use crate::{connect, mariadb::MariaDb, postgres::Postgres};
+use crate::{
+    connect,
+    support::{
+        command::{Ended, offline, run_aside},
+        databases,
+        servers::{MariaDb, Postgres},
+    },
+};
 
-/// A temporal-batch without the settings of whoever runs the tests.
-pub fn command(arguments: &[&str], variables: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_temporal-batch"));
-    for (name, _) in std::env::vars_os() {
-        let name = name.to_string_lossy().into_owned();
-        let ours = [
-            "RUST_LOG",
-            "PRODUCTS_DB",
-            "DATABASE_URL",
-            "MYSQL_PWD",
-            "THROTTLE_DATABASE_URL",
-        ];
-        if name.starts_with("TEMPORAL_") || name.starts_with("PG") || ours.contains(&name.as_str())
-        {
-            command.env_remove(name);
-        }
-    }
-    command
-        .env("TEMPORAL_CONFIG_FILE", "/dev/null")
-        .envs(variables.iter().copied())
-        .args(arguments)
-        .stdin(Stdio::null());
-    command
-}
-
-pub async fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Output {
-    let mut command = command(arguments, variables);
-    let running = tokio::task::spawn_blocking(move || command.output().unwrap());
-    let ended = tokio::time::timeout(Duration::from_secs(60), running).await;
-    ended.expect("the command ends").unwrap()
-}
-
-pub fn out(output: &Output) -> String {
-    String::from_utf8(output.stdout.clone()).unwrap()
-}
-
-pub fn err(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
+/// Runs a command that knows of no server, with these variables.
+pub async fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Ended {
+    let mut command = offline(arguments);
+    command.envs(variables.iter().copied());
+    run_aside(command).await
 }
 
 #[track_caller]
-fn done(output: &Output) -> String {
-    assert_eq!(output.status.code(), Some(0), "{}", err(output));
-    out(output)
-}
-
-#[track_caller]
-fn refused(output: &Output, code: i32, parts: &[&str]) {
-    let message = err(output);
-    assert_eq!(output.status.code(), Some(code), "{message}");
-    for part in parts {
-        assert!(message.contains(part), "{part:?} is missing in {message}");
-    }
-    assert_eq!(out(output), "");
+fn done(ended: &Ended) -> String {
+    ended.clone().exits_with(0).out
 }
 
 async fn script(database: &Database, statements: String) {
-    let statements = AssertSqlSafe(statements);
-    match database {
-        Database::Postgres(pool) => sqlx::raw_sql(statements).execute(pool).await.map(|_| ()),
-        Database::MySql(pool) => sqlx::raw_sql(statements).execute(pool).await.map(|_| ()),
-        Database::Sqlite(pool) => sqlx::raw_sql(statements).execute(pool).await.map(|_| ()),
-        other => panic!("{other:?}"),
-    }
-    .unwrap();
+    databases::script(database, &statements).await.unwrap();
 }
 
 /// The URL of a new database of each system that there is.
@@ -137,7 +90,9 @@ async fn the_strides_of_runs_that_ended_long_ago_are_forgotten() {
     for (system, url) in databases(&folder, "schema_prune").await {
         let named = [("DATABASE_URL", url.as_str())];
         let prune = ["schema", "prune", "--older-than", "30d"];
-        refused(&run(&prune, &named).await, 1, &["cannot prune", "tables"]);
+        run(&prune, &named)
+            .await
+            .refused(1, &["cannot prune", "tables"]);
         done(&run(&["schema", "apply"], &named).await);
         let database = connect(&url).await.unwrap();
         for (batch_run, ended, strides) in [
@@ -175,9 +130,11 @@ async fn the_strides_of_runs_that_ended_long_ago_are_forgotten() {
             "what runs stays, {system}: {all}"
         );
     }
-    refused(&run(&["schema", "prune"], &[]).await, 2, &["--older-than"]);
+    run(&["schema", "prune"], &[])
+        .await
+        .refused(2, &["--older-than"]);
     let ages = ["schema", "prune", "--older-than", "1000years"];
-    refused(&run(&ages, &[]).await, 2, &["before 1970"]);
+    run(&ages, &[]).await.refused(2, &["before 1970"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -188,14 +145,14 @@ async fn a_schema_is_one_of_postgresql_and_must_be_there() {
             &[],
         )
         .await;
-        refused(&output, 2, &["no schemas", "leave --schema out"]);
+        output.refused(2, &["no schemas", "leave --schema out"]);
     }
     let empty = run(
         &["schema", "print", "--for", "postgres", "--schema", ""],
         &[],
     )
     .await;
-    refused(&empty, 2, &["1 to 63 bytes"]);
+    empty.refused(2, &["1 to 63 bytes"]);
     let Some(server) = Postgres::shared() else {
         return;
     };
@@ -209,11 +166,9 @@ async fn a_schema_is_one_of_postgresql_and_must_be_there() {
         "--schema",
         "Ops \"2\"",
     ];
-    refused(
-        &run(&apply, &named).await,
-        1,
-        &["cannot make the tables", "does not exist"],
-    );
+    run(&apply, &named)
+        .await
+        .refused(1, &["cannot make the tables", "does not exist"]);
     let database = connect(&url).await.unwrap();
     script(&database, "CREATE SCHEMA \"Ops \"\"2\"\"\"".to_owned()).await;
     assert_eq!(done(&run(&apply, &named).await).matches("made").count(), 5);
@@ -231,7 +186,7 @@ async fn a_schema_is_one_of_postgresql_and_must_be_there() {
 #[tokio::test(flavor = "multi_thread")]
 async fn libpqs_variables_and_password_file_are_read() {
     let Some(server) = Postgres::launch(false) else {
-        crate::postgres::skip();
+        Postgres::skip();
         return;
     };
     let mut admin = sqlx::PgConnection::connect(&server.url("postgres"))
@@ -248,7 +203,7 @@ async fn libpqs_variables_and_password_file_are_read() {
     admin.close().await.unwrap();
     let rules = "host all postgres all trust\nhost all all all scram-sha-256\n";
     std::fs::write(server.folder().join("data/pg_hba.conf"), rules).unwrap();
-    server.restart(crate::postgres::Stop::Fast);
+    server.restart(crate::support::servers::Stop::Fast);
     let port = server.port().to_string();
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(
@@ -266,16 +221,14 @@ async fn libpqs_variables_and_password_file_are_read() {
     let applied = run(&["schema", "apply"], &variables).await;
     assert_eq!(done(&applied).matches("made").count(), 5);
     let shown = format!("postgres://keeper@127.0.0.1:{port}/kept");
-    assert!(err(&applied).contains(&shown), "{}", err(&applied));
+    assert!(applied.err.contains(&shown), "{}", applied.err);
     let given = run(&["schema", "apply", "--connection", "any=env"], &variables).await;
     assert_eq!(done(&given).matches("there already").count(), 5);
     let without = run(&["schema", "apply"], &variables[..4]).await;
-    refused(&without, 1, &["refuses access", "user, password"]);
-    refused(
-        &run(&["schema", "apply"], &[]).await,
-        2,
-        &["set DATABASE_URL to a URL"],
-    );
+    without.refused(1, &["refuses access", "user, password"]);
+    run(&["schema", "apply"], &[])
+        .await
+        .refused(2, &["set DATABASE_URL to a URL"]);
 }
 
 /// Whatever is logged.
@@ -298,8 +251,8 @@ async fn a_password_is_in_no_log_either() {
         let worker = ["worker", "--allow-sql", "--address", "127.0.0.1:1"];
         let of_worker = run(&[&worker, &all[..]].concat(), &named).await;
         for output in [by_flag, by_variable, of_worker] {
-            let shown = err(&output) + &out(&output);
-            assert_eq!(output.status.code(), Some(code), "{shown}");
+            let shown = format!("{}{}", output.err, output.out);
+            assert_eq!(output.status, Some(code), "{shown}");
             assert!(!shown.contains("s3cret"), "{shown}");
         }
     }
@@ -321,7 +274,7 @@ async fn a_password_is_in_no_log_either() {
         &[],
     )
     .await;
-    let shown = err(&output);
+    let shown = &output.err;
     done(&output);
     assert!(
         shown.contains("everybody on this machine can see the password in --database-url"),
@@ -337,15 +290,14 @@ async fn a_worker_tells_what_is_wrong_with_its_connections_before_it_starts() {
         run(&[&worker[..], flags].concat(), variables).await
     };
     let none = run(&["--allow-sql"], &[]).await;
-    refused(
-        &none,
+    none.refused(
         2,
         &["--allow-sql needs a database", "default=env:DATABASE_URL"],
     );
     let not_allowed = run(&["--connection", "default=env:DATABASE_URL"], &[]).await;
-    refused(&not_allowed, 2, &["add --allow-sql"]);
+    not_allowed.refused(2, &["add --allow-sql"]);
     let unset = run(&["--allow-sql", "--connection", "shop=env:SHOP_URL"], &[]).await;
-    refused(&unset, 2, &["connection \"shop\"", "set SHOP_URL"]);
+    unset.refused(2, &["connection \"shop\"", "set SHOP_URL"]);
     let down = [("SHOP_URL", "postgres://u:s3cret@127.0.0.1:1/d")];
     let unreachable = run(&["--allow-sql", "--connection", "shop=env:SHOP_URL"], &down).await;
     let parts = [
@@ -353,9 +305,9 @@ async fn a_worker_tells_what_is_wrong_with_its_connections_before_it_starts() {
         "cannot reach postgres://u@127.0.0.1:1/d",
         "refused",
     ];
-    refused(&unreachable, 1, &parts);
+    unreachable.refused(1, &parts);
     let zero = run(&["--allow-sql", "--max-connections", "0"], &[]).await;
-    refused(&zero, 2, &["1..=10000"]);
+    zero.refused(2, &["1..=10000"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -376,7 +328,7 @@ async fn a_worker_says_how_many_pages_a_connection_is_for() {
         "127.0.0.1:1",
     ];
     let output = run(&flags, &variables).await;
-    let shown = err(&output);
+    let shown = output.err;
     let expected = format!(
         "connection \"default\": {}, for 4 of 10 pages at once; further ones wait",
         options.redacted()

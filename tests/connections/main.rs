@@ -1,15 +1,14 @@
 //! How databases are reached: what is refused, what is told and what is not, pools, and TLS.
 
 mod commands;
-#[path = "../fixtures/mariadb.rs"]
-mod mariadb;
 mod pools;
-#[path = "../fixtures/postgres.rs"]
-mod postgres;
 mod secrets;
 mod sessions;
 mod tls;
 mod urls;
+
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::{error::Error, time::Duration};
 

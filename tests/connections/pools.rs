@@ -6,10 +6,8 @@ use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use temporal_batch::{Database, DatabaseOptions};
 
 use crate::{
-    SOON,
-    mariadb::MariaDb,
-    pg,
-    postgres::{Postgres, Stop},
+    SOON, pg,
+    support::servers::{MariaDb, Postgres, Stop},
 };
 
 async fn size(options: DatabaseOptions) -> u32 {
@@ -114,7 +112,7 @@ async fn connections_come_back_after_the_server_was_away() {
     });
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert!(!asking.is_finished(), "it waits for the server");
-    on_server(Postgres::start).await;
+    on_server(|server| server.start()).await;
     let answer = tokio::time::timeout(SOON, asking).await;
     assert_eq!(answer.expect("it was answered").unwrap().unwrap(), 1);
 }

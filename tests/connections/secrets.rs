@@ -3,7 +3,10 @@
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use temporal_batch::{Database, DatabaseError, DatabaseOptions};
 
-use crate::{chain, mariadb::MariaDb, postgres::Postgres};
+use crate::{
+    chain,
+    support::servers::{MariaDb, Postgres},
+};
 
 /// Ordinary and awkward ones.
 const PASSWORDS: [&str; 5] = [

@@ -2,7 +2,10 @@
 
 use temporal_batch::{Database, DatabaseOptions};
 
-use crate::{connect, mariadb::MariaDb, pg, postgres::Postgres, sqlite};
+use crate::{
+    connect, pg, sqlite,
+    support::servers::{MariaDb, Postgres},
+};
 
 #[tokio::test]
 async fn postgresql_knows_whose_connections_they_are() {

@@ -11,9 +11,9 @@ use temporal_batch::{Database, DatabaseError, DatabaseOptions};
 
 use crate::{
     chain,
-    commands::{err, run},
+    commands::run,
     connect, pg,
-    postgres::{Postgres, Stop},
+    support::servers::{Postgres, Stop, skip},
 };
 
 /// A server that is known as `localhost` and wants TLS of everybody but the superuser. The user `holder` must
@@ -37,8 +37,16 @@ fn openssl(folder: &Path, arguments: &str) {
 }
 
 impl Secure {
+    /// `None` where something is not installed, which is said.
     async fn launch() -> Option<Self> {
-        let server = Postgres::launch(false)?;
+        if Command::new("openssl").arg("version").output().is_err() {
+            skip("OpenSSL", "openssl");
+            return None;
+        }
+        let Some(server) = Postgres::launch(false) else {
+            Postgres::skip();
+            return None;
+        };
         let certificates = tempfile::tempdir().unwrap();
         let folder = certificates.path();
         let ec = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
@@ -125,12 +133,7 @@ async fn over_tls(database: &Database) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn modes_mean_what_they_mean_to_libpq() {
-    if Command::new("openssl").arg("version").output().is_err() {
-        crate::postgres::skip();
-        return;
-    }
     let Some(secure) = Secure::launch().await else {
-        crate::postgres::skip();
         return;
     };
     let ca = secure.file("ca.crt").display().to_string();
@@ -233,12 +236,7 @@ async fn modes_mean_what_they_mean_to_libpq() {
 /// A worker whose throttle was asked goes on to its processor, whose database is not there.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_throttle_looks_over_tls() {
-    if Command::new("openssl").arg("version").output().is_err() {
-        crate::postgres::skip();
-        return;
-    }
     let Some(secure) = Secure::launch().await else {
-        crate::postgres::skip();
         return;
     };
     for (name, told) in [
@@ -260,7 +258,7 @@ async fn a_throttle_looks_over_tls() {
             ("PRODUCTS_DB", "/no/such/products.db"),
         ];
         let output = run(&flags, &variables).await;
-        assert!(err(&output).contains(told), "{}", err(&output));
+        assert!(output.err.contains(told), "{}", output.err);
     }
 }
 

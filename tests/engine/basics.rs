@@ -8,8 +8,8 @@ use temporal_batch::{
 };
 
 use crate::{
-    numbers::{Numbers, UpTo, gated, gated_where},
-    support::{Bed, logged, progress_shows, report},
+    numbers_processor::{NumbersProcessor, UpTo, gated, gated_where},
+    support::{TestEnv, logged, progress_shows, report},
 };
 
 fn all(n: u64) -> Vec<u64> {
@@ -18,11 +18,11 @@ fn all(n: u64) -> Vec<u64> {
 
 #[tokio::test]
 async fn one_page_completes() {
-    let bed = Bed::new("one-page").await;
-    let numbers = Numbers::new().saying_where_it_ends();
-    let _worker = bed.worker(numbers.clone()).await;
+    let env = TestEnv::new("one-page").await;
+    let numbers = NumbersProcessor::new().saying_where_it_ends();
+    let _worker = env.worker(numbers.clone()).await;
     let before = Timestamp::from(SystemTime::now());
-    let report = bed.run(&bed.batch::<Numbers>(UpTo { n: 3 })).await;
+    let report = env.run(&env.batch::<NumbersProcessor>(UpTo { n: 3 })).await;
     let after = Timestamp::from(SystemTime::now());
 
     assert_eq!(report.outcome, Outcome::Completed);
@@ -43,24 +43,23 @@ async fn one_page_completes() {
 
 #[tokio::test]
 async fn an_empty_source_completes_with_no_pages() {
-    let bed = Bed::new("empty").await;
-    let numbers = Numbers::new().skipping_ahead().with_size_hint();
-    let _worker = bed.worker(numbers.clone()).await;
-    let report = bed.run(&bed.batch::<Numbers>(UpTo { n: 0 })).await;
+    let env = TestEnv::new("empty").await;
+    let numbers = NumbersProcessor::new().skipping_ahead().with_size_hint();
+    let _worker = env.worker(numbers.clone()).await;
+    let report = env.run(&env.batch::<NumbersProcessor>(UpTo { n: 0 })).await;
     assert_eq!(report.outcome, Outcome::Completed);
     assert_eq!(report.progress.pages_completed, 0);
     assert_eq!(report.progress.percent(), Some(100.0));
     assert!(numbers.record().begun.is_empty());
 }
 
-/// 003-04, 2.1a-2 and -7.
 #[tokio::test]
 async fn pages_are_even_and_the_data_is_read_once() {
-    let bed = Bed::new("even").await;
-    let numbers = Numbers::new();
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed.batch::<Numbers>(UpTo { n: 49 }).page_size(5);
-    let report = bed.run(&batch).await;
+    let env = TestEnv::new("even").await;
+    let numbers = NumbersProcessor::new();
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env.batch::<NumbersProcessor>(UpTo { n: 49 }).page_size(5);
+    let report = env.run(&batch).await;
 
     let record = numbers.record();
     assert_eq!(record.processed(), all(49));
@@ -78,18 +77,17 @@ async fn pages_are_even_and_the_data_is_read_once() {
     assert_eq!(record.fetches.len(), 11);
     assert_eq!(report.progress.pages_completed, 10);
     // One signal a page, sent by the engine.
-    let signals = bed.signals(batch.id(), "next_page");
+    let signals = env.signals(batch.id(), "next_page");
     assert_eq!(signals.await, 10);
 }
 
-/// 003-03.
 #[tokio::test]
 async fn the_next_page_starts_before_the_current_one_is_finished() {
-    let bed = Bed::new("token-first").await;
+    let env = TestEnv::new("token-first").await;
     let (numbers, gate) = gated_where(|seen| seen.start == 0);
-    let _worker = bed.worker(numbers.clone()).await;
-    let handle = bed
-        .start(&bed.batch::<Numbers>(UpTo { n: 20 }).page_size(10))
+    let _worker = env.worker(numbers.clone()).await;
+    let handle = env
+        .start(&env.batch::<NumbersProcessor>(UpTo { n: 20 }).page_size(10))
         .await;
     let record = numbers
         .shows("page 2 is done while page 1 runs", |r| r.done.len() == 1)
@@ -100,19 +98,18 @@ async fn the_next_page_starts_before_the_current_one_is_finished() {
     assert_eq!(report(&handle).await.outcome, Outcome::Completed);
 }
 
-/// 003-01, 2.1a-6.
 #[tokio::test]
 async fn max_parallelism_holds_over_three_workers() {
-    let bed = Bed::new("parallelism").await;
+    let env = TestEnv::new("parallelism").await;
     let (numbers, gate) = gated();
     let numbers = numbers.skipping_ahead();
-    let worker = || bed.worker(numbers.clone());
+    let worker = || env.worker(numbers.clone());
     let _workers = (worker().await, worker().await, worker().await);
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 60 })
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 60 })
         .page_size(2)
         .max_parallelism(3);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     numbers
         .shows("three pages are in flight", |r| r.in_flight == 3)
         .await;
@@ -124,18 +121,17 @@ async fn max_parallelism_holds_over_three_workers() {
     assert_eq!(report.progress.max_parallelism_achieved, 3);
 }
 
-/// 003-02.
 #[tokio::test]
 async fn two_hundred_pages_run_at_once() {
-    let bed = Bed::new("wide").await;
+    let env = TestEnv::new("wide").await;
     let (numbers, gate) = gated();
     let numbers = numbers.skipping_ahead();
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 400 })
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 400 })
         .page_size(1)
         .max_parallelism(200);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     let shows = numbers.shows("200 pages are in flight", |r| r.in_flight == 200);
     assert_eq!(shows.await.most_in_flight, 200);
     gate.open();
@@ -147,46 +143,48 @@ async fn two_hundred_pages_run_at_once() {
 
 #[tokio::test]
 async fn a_stride_takes_several_pages_in_one_activity() {
-    let bed = Bed::new("stride").await;
-    let numbers = Numbers::new().skipping_ahead();
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 403 })
+    let env = TestEnv::new("stride").await;
+    let numbers = NumbersProcessor::new().skipping_ahead();
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 403 })
         .page_size(10)
         .stride(8);
-    let report = bed.run(&batch).await;
+    let report = env.run(&batch).await;
     assert_eq!(report.outcome, Outcome::Completed);
     assert_eq!(numbers.record().processed(), all(403));
     assert_eq!(report.progress.pages_completed, 41);
     // Six strides and the look-up of the processor.
-    let activities = bed.events(batch.id(), "ActivityTaskScheduled").await;
+    let activities = env.events(batch.id(), "ActivityTaskScheduled").await;
     assert_eq!(activities, 7);
 }
 
 #[tokio::test]
 async fn a_source_that_cannot_skip_ahead_gets_one_page_per_activity() {
-    let bed = Bed::new("no-skip").await;
-    let numbers = Numbers::new();
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed.batch::<Numbers>(UpTo { n: 20 }).page_size(5).stride(3);
-    let report = bed.run(&batch).await;
+    let env = TestEnv::new("no-skip").await;
+    let numbers = NumbersProcessor::new();
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 20 })
+        .page_size(5)
+        .stride(3);
+    let report = env.run(&batch).await;
     assert_eq!(report.outcome, Outcome::Completed);
     assert_eq!(numbers.record().processed(), all(20));
-    let activities = bed.events(batch.id(), "ActivityTaskScheduled").await;
+    let activities = env.events(batch.id(), "ActivityTaskScheduled").await;
     assert_eq!(activities, 6, "the look-up, four pages and the empty end");
 }
 
-/// 2.1a-24 and -30, 004-20.
 #[tokio::test]
 async fn arguments_first_cursor_and_batch_id_reach_the_processor() {
-    let bed = Bed::new("args").await;
-    let numbers = Numbers::new();
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 30 })
+    let env = TestEnv::new("args").await;
+    let numbers = NumbersProcessor::new();
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 30 })
         .page_size(4)
         .first_cursor(&20u64);
-    let report = bed.run(&batch).await;
+    let report = env.run(&batch).await;
     assert_eq!(report.outcome, Outcome::Completed);
     let record = numbers.record();
     assert_eq!(record.processed(), (21..=30).collect::<Vec<_>>());
@@ -194,18 +192,17 @@ async fn arguments_first_cursor_and_batch_id_reach_the_processor() {
     assert_eq!(report.progress.low_water_mark.unwrap().as_str(), "30");
 }
 
-/// 2.1a-21, 003-11.
 #[tokio::test]
 async fn progress_can_be_read_while_the_batch_runs() {
-    let bed = Bed::new("progress").await;
+    let env = TestEnv::new("progress").await;
     let (numbers, gate) = gated_where(|seen| seen.start >= 20);
     let numbers = numbers.skipping_ahead().with_size_hint();
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 40 })
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 40 })
         .page_size(10)
         .max_parallelism(2);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     let progress = progress_shows(&handle, "two pages are done and two run", |p| {
         p.pages_completed == 2 && p.pages_in_flight == 2
     });
@@ -250,24 +247,24 @@ impl PageProcessor for Tokens {
 
 #[tokio::test]
 async fn opaque_tokens_are_followed_to_the_sources_own_end() {
-    let bed = Bed::new("opaque").await;
+    let env = TestEnv::new("opaque").await;
     let next = |at| (at < 9).then_some(at + 1);
-    let _worker = bed.worker(Tokens { next }).await;
-    let report = bed.run(&bed.batch::<Tokens>(()).stride(4)).await;
+    let _worker = env.worker(Tokens { next }).await;
+    let report = env.run(&env.batch::<Tokens>(()).stride(4)).await;
     assert_eq!(report.outcome, Outcome::Completed);
     assert_eq!(report.progress.pages_completed, 10);
 }
 
-/// 2.1a-10: the Python library ends such a batch quietly.
+/// A batch that ended quietly here would leave out the rest of its data.
 #[tokio::test]
 async fn a_token_that_repeats_ends_the_batch_as_failed() {
-    let bed = Bed::new("repeats").await;
-    let _worker = bed
+    let env = TestEnv::new("repeats").await;
+    let _worker = env
         .worker(Tokens {
             next: |at| Some(at.min(1) + u32::from(at == 0)),
         })
         .await;
-    let report = bed.run(&bed.batch::<Tokens>(())).await;
+    let report = env.run(&env.batch::<Tokens>(())).await;
     assert_eq!(report.outcome, Outcome::Failed);
     let reason = report.reason.unwrap();
     assert!(reason.contains("CursorDidNotAdvance"), "{reason}");
@@ -276,14 +273,14 @@ async fn a_token_that_repeats_ends_the_batch_as_failed() {
 
 #[tokio::test]
 async fn tokens_that_run_in_a_circle_end_the_batch_as_failed() {
-    let bed = Bed::new("circle").await;
-    let _worker = bed
+    let env = TestEnv::new("circle").await;
+    let _worker = env
         .worker(Tokens {
             next: |at| Some(if at == 6 { 3 } else { at + 1 }),
         })
         .await;
-    let batch: Batch = bed.batch::<Tokens>(()).max_parallelism(2);
-    let report = bed.run(&batch).await;
+    let batch: Batch = env.batch::<Tokens>(()).max_parallelism(2);
+    let report = env.run(&batch).await;
     assert_eq!(report.outcome, Outcome::Failed);
     let reason = report.reason.unwrap();
     assert!(reason.contains("CursorDidNotAdvance"), "{reason}");
@@ -292,35 +289,35 @@ async fn tokens_that_run_in_a_circle_end_the_batch_as_failed() {
 
 #[tokio::test]
 async fn the_rate_holds_for_the_whole_batch() {
-    let bed = Bed::new("rate").await;
-    let numbers = Numbers::new().skipping_ahead();
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 100 })
+    let env = TestEnv::new("rate").await;
+    let numbers = NumbersProcessor::new().skipping_ahead();
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 100 })
         .page_size(5)
         .max_parallelism(4)
         .rate(50.0);
-    let report = bed.run(&batch).await;
+    let report = env.run(&batch).await;
     assert_eq!(numbers.record().processed(), all(100));
     // All items at the rate, but for one page for each page in flight.
     let fastest = Duration::from_secs_f64((100.0 - 4.0 * 5.0) / 50.0);
     assert!(report.duration() >= fastest, "{:?}", report.duration());
 }
 
-/// 2.1a-20: also what the user's own code logs.
+/// So do the lines that the user's own code logs.
 #[tokio::test]
 async fn every_line_of_the_log_says_which_batch_it_belongs_to() {
-    let bed = Bed::new("logs").await;
-    let numbers = Numbers::new().on_process(|seen| async move {
+    let env = TestEnv::new("logs").await;
+    let numbers = NumbersProcessor::new().on_process(|seen| async move {
         if seen.times == 1 {
             return Err(PageError::retryable("first attempt"));
         }
         tracing::info!("a line of the user's own");
         Ok(PageReport::all_processed())
     });
-    let _worker = bed.worker(numbers).await;
-    let batch = bed.batch::<Numbers>(UpTo { n: 3 });
-    bed.run(&batch).await;
+    let _worker = env.worker(numbers).await;
+    let batch = env.batch::<NumbersProcessor>(UpTo { n: 3 });
+    env.run(&batch).await;
     let log = logged();
     let lines: Vec<&str> = log
         .lines()

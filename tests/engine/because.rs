@@ -3,16 +3,17 @@
 
 use std::time::{Duration, SystemTime};
 
+use futures::future::join_all;
 use temporal_batch::{
-    AutoParallelism, BatchHandle, ExtendedRetries, HeldBy, Outcome, PageError, PageReport, Phase,
-    Ramp, RetryMode, RetryPolicy, Settings, Stage, Timestamp, Window,
+    AutoParallelism, Batch, BatchHandle, ExtendedRetries, HeldBy, Outcome, PageError, PageReport,
+    Phase, Ramp, RetryMode, RetryPolicy, Settings, Stage, Timestamp, Window,
 };
 
 use crate::{
-    kill::{Diary, WorkerProcess},
-    numbers::{Numbers, UpTo, gated, gated_where},
+    killed_workers::{Diary, WorkerProcess},
+    numbers_processor::{NumbersProcessor, UpTo, gated, gated_where},
     pace::{GO, HOLD, SLOW, Switch},
-    support::{Bed, progress_shows, report},
+    support::{TestEnv, progress_shows, report},
 };
 
 /// Waits until the batch says so.
@@ -46,18 +47,20 @@ async fn seen_enough(handle: &BatchHandle) -> Outcome {
 
 #[tokio::test]
 async fn limits_that_operators_set_are_named() {
-    let bed = Bed::new("because-limits").await;
-    let numbers = Numbers::new().skipping_ahead().on_process(|_| async {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        Ok(PageReport::all_processed())
-    });
-    let _worker = bed.worker(numbers).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 100_000_000 })
+    let env = TestEnv::new("because-limits").await;
+    let numbers = NumbersProcessor::new()
+        .skipping_ahead()
+        .on_process(|_| async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            Ok(PageReport::all_processed())
+        });
+    let _worker = env.worker(numbers).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 100_000_000 })
         .page_size(10)
         .stride(2)
         .max_parallelism(2);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     let set = async |settings: Settings| {
         handle.set(settings).await.unwrap();
     };
@@ -112,18 +115,18 @@ async fn limits_that_operators_set_are_named() {
 
 #[tokio::test]
 async fn throttles_are_named_with_their_reason() {
-    let bed = Bed::new("because-throttle").await;
+    let env = TestEnv::new("because-throttle").await;
     let switch = Switch::default();
     switch.set(HOLD);
     let throttle = switch.clone();
-    let numbers = Numbers::new().skipping_ahead();
-    let _worker = bed
+    let numbers = NumbersProcessor::new().skipping_ahead();
+    let _worker = env
         .worker_with(numbers, |worker| worker.throttle(throttle))
         .await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 100_000_000 })
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 100_000_000 })
         .throttle("switch");
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     says(&handle, HeldBy::Throttle, "held: replica lag 3.2 s > 2 s").await;
     switch.set(SLOW);
     says(
@@ -142,14 +145,14 @@ async fn throttles_are_named_with_their_reason() {
 
 #[tokio::test]
 async fn another_batch_that_has_the_lock_is_named() {
-    let bed = Bed::new("because-lock").await;
+    let env = TestEnv::new("because-lock").await;
     let (numbers, gate) = gated();
-    let _worker = bed.worker(numbers).await;
-    let name = bed.new_id();
-    let batch = || bed.batch::<Numbers>(UpTo { n: 10 }).lock(&name);
-    let first = bed.start(&batch()).await;
+    let _worker = env.worker(numbers).await;
+    let name = env.new_id();
+    let batch = || env.batch::<NumbersProcessor>(UpTo { n: 10 }).lock(&name);
+    let first = env.start(&batch()).await;
     progress_shows(&first, "it runs", |p| p.pages_in_flight > 0).await;
-    let second = bed.start(&batch().wait_for_lock(true)).await;
+    let second = env.start(&batch().wait_for_lock(true)).await;
     let sentence = format!(
         "waiting for the lock \"{name}\", which batch \"{}\" has",
         first.id()
@@ -161,14 +164,14 @@ async fn another_batch_that_has_the_lock_is_named() {
 
 #[tokio::test]
 async fn a_stage_that_waits_for_approval_says_so() {
-    let bed = Bed::new("because-stage").await;
-    let _worker = bed.worker(Numbers::new()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 40 })
+    let env = TestEnv::new("because-stage").await;
+    let _worker = env.worker(NumbersProcessor::new()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 40 })
         .page_size(5)
         .stages([Stage::Items(10), Stage::All])
         .approve_stages(true);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     says(
         &handle,
         HeldBy::Stage,
@@ -181,25 +184,25 @@ async fn a_stage_that_waits_for_approval_says_so() {
 
 #[tokio::test]
 async fn pages_that_all_fail_are_named_with_their_error() {
-    let bed = Bed::new("because-fail").await;
+    let env = TestEnv::new("because-fail").await;
     let retry = RetryPolicy::default()
         .initial_interval(Duration::from_millis(500))
         .max_interval(Duration::from_millis(500))
         .max_attempts(1_000);
-    let numbers = Numbers::new()
+    let numbers = NumbersProcessor::new()
         .skipping_ahead()
         .settings(|settings| settings.retry = retry)
         .on_process(|_| async {
             tokio::time::sleep(Duration::from_millis(500)).await;
             Err(PageError::retryable("no space left on device").with_type("NoRoom"))
         });
-    let _worker = bed.worker(numbers).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 1_000 })
+    let _worker = env.worker(numbers).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 1_000 })
         .page_size(10)
         .stride(1)
         .max_parallelism(4);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     let sentence = "pages fail, and no other gets through: NoRoom: no space left on device";
     says(&handle, HeldBy::Retries, sentence).await;
     seen_enough(&handle).await;
@@ -207,14 +210,14 @@ async fn pages_that_all_fail_are_named_with_their_error() {
 
 #[tokio::test]
 async fn slow_retries_that_are_all_that_is_left_say_when_and_why() {
-    let bed = Bed::new("because-slow-retries").await;
+    let env = TestEnv::new("because-slow-retries").await;
     let retry = RetryPolicy::default()
         .max_attempts(1)
         .extended(Some(ExtendedRetries {
             interval: Duration::from_secs(3_600),
             ..ExtendedRetries::default()
         }));
-    let numbers = Numbers::new()
+    let numbers = NumbersProcessor::new()
         .skipping_ahead()
         .settings(|settings| settings.retry = retry)
         .on_process(|page| async move {
@@ -223,9 +226,12 @@ async fn slow_retries_that_are_all_that_is_left_say_when_and_why() {
                 _ => Ok(PageReport::all_processed()),
             }
         });
-    let _worker = bed.worker(numbers).await;
-    let batch = bed.batch::<Numbers>(UpTo { n: 50 }).page_size(10).stride(1);
-    let handle = bed.start(&batch).await;
+    let _worker = env.worker(numbers).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 50 })
+        .page_size(10)
+        .stride(1);
+    let handle = env.start(&batch).await;
     let sentence = "every page that is left has failed and waits for its next attempt, in ";
     let said = says(&handle, HeldBy::Retries, sentence).await;
     assert!(said.ends_with(": Away: the vendor is away"), "{said}");
@@ -234,10 +240,10 @@ async fn slow_retries_that_are_all_that_is_left_say_when_and_why() {
 
 #[tokio::test]
 async fn a_page_that_keeps_others_from_being_found_is_named() {
-    let bed = Bed::new("because-discovery").await;
+    let env = TestEnv::new("because-discovery").await;
     let (_, gate) = gated();
     let held = gate.clone();
-    let numbers = Numbers::new().on_fetch(move |page| {
+    let numbers = NumbersProcessor::new().on_fetch(move |page| {
         let gate = held.clone();
         async move {
             if page.start == 20 {
@@ -246,9 +252,12 @@ async fn a_page_that_keeps_others_from_being_found_is_named() {
             Ok(())
         }
     });
-    let _worker = bed.worker(numbers).await;
-    let batch = bed.batch::<Numbers>(UpTo { n: 50 }).page_size(10).stride(1);
-    let handle = bed.start(&batch).await;
+    let _worker = env.worker(numbers).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 50 })
+        .page_size(10)
+        .stride(1);
+    let handle = env.start(&batch).await;
     let sentence = "waiting for the page after 20 to tell where the next one starts";
     says(&handle, HeldBy::Discovery, sentence).await;
     // It takes longer than pages do.
@@ -264,16 +273,16 @@ async fn a_page_that_keeps_others_from_being_found_is_named() {
 
 #[tokio::test]
 async fn a_page_that_does_not_come_back_is_named_with_its_worker() {
-    let bed = Bed::new("because-long").await;
+    let env = TestEnv::new("because-long").await;
     let (numbers, gate) = gated_where(|page| page.start == 30);
-    let worker = bed.worker_named("the-slow-one", numbers.skipping_ahead());
+    let worker = env.worker_named("the-slow-one", numbers.skipping_ahead());
     let _worker = worker.await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 100 })
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 100 })
         .page_size(10)
         .stride(1)
         .max_parallelism(1);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     let said = says(
         &handle,
         HeldBy::Pages,
@@ -287,17 +296,17 @@ async fn a_page_that_does_not_come_back_is_named_with_its_worker() {
 
 #[tokio::test]
 async fn a_page_without_a_slot_that_holds_part_of_the_rate_is_said_to() {
-    let bed = Bed::new("because-rate-slots").await;
-    let numbers = Numbers::new().skipping_ahead();
-    let _worker = bed.worker_with(numbers, |worker| worker.max_pages(2)).await;
+    let env = TestEnv::new("because-rate-slots").await;
+    let numbers = NumbersProcessor::new().skipping_ahead();
+    let _worker = env.worker_with(numbers, |worker| worker.max_pages(2)).await;
     // A page takes 3 s at its share, and a stride 18 s. What has no slot comes back when one of the others ends.
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 100_000 })
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 100_000 })
         .page_size(10)
         .stride(6)
         .max_parallelism(3)
         .rate(10.0);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     let said = says(&handle, HeldBy::Workers, "1 of 3 pages wait").await;
     assert_eq!(
         said,
@@ -314,16 +323,16 @@ async fn a_page_without_a_slot_that_holds_part_of_the_rate_is_said_to() {
 
 #[tokio::test]
 async fn pages_that_no_worker_has_a_slot_for_say_so() {
-    let bed = Bed::new("because-slots").await;
+    let env = TestEnv::new("because-slots").await;
     let (numbers, gate) = gated();
     let numbers = numbers.skipping_ahead();
-    let _worker = bed.worker_with(numbers, |worker| worker.max_pages(1)).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 1_000 })
+    let _worker = env.worker_with(numbers, |worker| worker.max_pages(1)).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 1_000 })
         .page_size(10)
         .stride(1)
         .max_parallelism(4);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     let sentence = "3 of 4 pages wait for a worker that has a free slot";
     says(&handle, HeldBy::Workers, sentence).await;
     gate.open();
@@ -332,17 +341,17 @@ async fn pages_that_no_worker_has_a_slot_for_say_so() {
 
 #[tokio::test]
 async fn a_processor_that_the_workers_of_the_queue_do_not_know_blocks_with_its_name() {
-    let bed = Bed::new("because-unknown").await;
+    let env = TestEnv::new("because-unknown").await;
     let (numbers, gate) = gated();
-    let worker = bed.worker(numbers.clone()).await;
-    let handle = bed
-        .start(&bed.batch::<Numbers>(UpTo { n: 50 }).page_size(10))
+    let worker = env.worker(numbers.clone()).await;
+    let handle = env
+        .start(&env.batch::<NumbersProcessor>(UpTo { n: 50 }).page_size(10))
         .await;
     numbers.shows("a page runs", |r| r.in_flight > 0).await;
     gate.let_through(1);
     worker.stop().await.unwrap();
     let dir = tempfile::tempdir().unwrap();
-    let other = bed
+    let other = env
         .worker(Diary::new(dir.path(), RetryMode::AtLeastOnce))
         .await;
     let blocked = progress_shows(&handle, "it is blocked by the name", |p| {
@@ -353,35 +362,35 @@ async fn a_processor_that_the_workers_of_the_queue_do_not_know_blocks_with_its_n
     other.stop().await.unwrap();
     let (numbers, gate) = gated();
     gate.open();
-    let _worker = bed.worker(numbers).await;
+    let _worker = env.worker(numbers).await;
     seen_enough(&handle).await;
 }
 
 #[tokio::test]
 async fn a_worker_that_takes_nothing_new_is_missed() {
-    let bed = Bed::new("because-no-worker").await;
+    let env = TestEnv::new("because-no-worker").await;
     let (numbers, gate) = gated();
-    let worker = bed.worker(numbers).await;
-    let handle = bed
-        .start(&bed.batch::<Numbers>(UpTo { n: 50 }).page_size(10))
+    let worker = env.worker(numbers).await;
+    let handle = env
+        .start(&env.batch::<NumbersProcessor>(UpTo { n: 50 }).page_size(10))
         .await;
     progress_shows(&handle, "it runs", |p| p.pages_in_flight > 0).await;
     gate.open();
     worker.stop().await.unwrap();
-    let sentence = format!("on task queue \"{}\" for ", bed.queue);
+    let sentence = format!("on task queue \"{}\" for ", env.queue);
     says(&handle, HeldBy::NoWorker, &sentence).await;
-    let _worker = bed.worker(Numbers::new()).await;
+    let _worker = env.worker(NumbersProcessor::new()).await;
     report(&handle).await;
 }
 
 #[tokio::test]
 async fn a_worker_that_dies_is_missed_while_the_server_still_lists_it() {
-    let bed = Bed::new("because-dead").await;
+    let env = TestEnv::new("because-dead").await;
     let dir = tempfile::tempdir().unwrap();
     let diary = Diary::new(dir.path(), RetryMode::AtLeastOnce);
-    let worker = WorkerProcess::start(&bed, &diary);
-    let batch = bed.batch::<Diary>(()).page_size(1).rate(10_000.0);
-    let handle = bed.start(&batch).await;
+    let worker = WorkerProcess::start(&env, &diary);
+    let batch = env.batch::<Diary>(()).page_size(1).rate(10_000.0);
+    let handle = env.start(&batch).await;
     diary.shows_times("begin 3", 1).await;
     progress_shows(&handle, "it runs", |p| p.pages_in_flight > 0).await;
     worker.kill();
@@ -393,62 +402,68 @@ async fn a_worker_that_dies_is_missed_while_the_server_still_lists_it() {
         "it was missed because the server has forgotten it"
     );
     diary.quicken();
-    let _worker = WorkerProcess::start(&bed, &diary);
+    let _worker = WorkerProcess::start(&env, &diary);
     assert_eq!(report(&handle).await.outcome, Outcome::Completed);
 }
 
 #[tokio::test]
 async fn a_worker_that_stops_is_named_with_what_it_still_has() {
-    let bed = Bed::new("because-drains").await;
+    let env = TestEnv::new("because-drains").await;
     let dir = tempfile::tempdir().unwrap();
     let diary = Diary::new(dir.path(), RetryMode::AtLeastOnce);
-    let worker = WorkerProcess::start(&bed, &diary);
-    let handle = bed.start(&bed.batch::<Diary>(()).page_size(1)).await;
+    let worker = WorkerProcess::start(&env, &diary);
+    let handle = env.start(&env.batch::<Diary>(()).page_size(1)).await;
     diary.shows_times("begin 3", 1).await;
     progress_shows(&handle, "it runs", |p| p.pages_in_flight > 0).await;
     worker.terminate();
     says(&handle, HeldBy::NoWorker, "1 page is still in flight at ").await;
     diary.quicken();
-    let _worker = WorkerProcess::start(&bed, &diary);
+    let _worker = WorkerProcess::start(&env, &diary);
     assert_eq!(report(&handle).await.outcome, Outcome::Completed);
 }
 
-/// A batch whose pages get through is no cause for alarm, whichever limit it has.
+/// A batch whose pages get through is no cause for alarm, whichever limit it has. Each has a worker of its own.
 #[tokio::test]
 async fn a_healthy_batch_is_never_told_that_something_is_wrong() {
-    let bed = Bed::new("because-healthy").await;
-    let numbers = Numbers::new().skipping_ahead().on_process(|_| async {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        Ok(PageReport::all_processed())
-    });
-    let _worker = bed.worker(numbers).await;
-    let batch = |n| {
-        bed.batch::<Numbers>(UpTo { n })
-            .page_size(10)
-            .max_parallelism(4)
-    };
-    let ramp = Ramp::new(1, 8, Duration::from_secs(60));
-    for batch in [
-        batch(3_000),
-        batch(300).rate(200.0),
-        batch(200).page_rate(10.0),
-        batch(2_000).ramp(ramp),
-        batch(2_000).auto_parallelism(AutoParallelism::new(2, 6)),
-        batch(500).page_pause(Duration::from_millis(300)),
-        batch(1_000).stride(1),
-        batch(0),
-    ] {
-        let handle = bed.start(&batch).await;
-        loop {
-            let seen = handle.look().await.unwrap();
-            if let Some(p) = &seen.progress {
-                assert!(!alarms(p.held_by), "{}: {p:#?}", p.explanation);
-            }
-            if !seen.state.is_open() {
-                break;
-            }
+    let limits: [(u64, fn(Batch) -> Batch); 8] = [
+        (3_000, |batch| batch),
+        (300, |batch| batch.rate(200.0)),
+        (200, |batch| batch.page_rate(10.0)),
+        (2_000, |batch| {
+            batch.ramp(Ramp::new(1, 8, Duration::from_secs(60)))
+        }),
+        (2_000, |batch| {
+            batch.auto_parallelism(AutoParallelism::new(2, 6))
+        }),
+        (500, |batch| batch.page_pause(Duration::from_millis(300))),
+        (1_000, |batch| batch.stride(1)),
+        (0, |batch| batch),
+    ];
+    join_all(limits.map(|(n, limit)| is_never_alarming(n, limit))).await;
+}
+
+async fn is_never_alarming(n: u64, limit: fn(Batch) -> Batch) {
+    let env = TestEnv::new("because-healthy").await;
+    let numbers = NumbersProcessor::new()
+        .skipping_ahead()
+        .on_process(|_| async {
             tokio::time::sleep(Duration::from_millis(100)).await;
+            Ok(PageReport::all_processed())
+        });
+    let _worker = env.worker(numbers).await;
+    let batch = env.batch::<NumbersProcessor>(UpTo { n });
+    let handle = env
+        .start(&limit(batch.page_size(10).max_parallelism(4)))
+        .await;
+    loop {
+        let seen = handle.look().await.unwrap();
+        if let Some(p) = &seen.progress {
+            assert!(!alarms(p.held_by), "{}: {p:#?}", p.explanation);
         }
-        assert_eq!(report(&handle).await.outcome, Outcome::Completed);
+        if !seen.state.is_open() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
+    assert_eq!(report(&handle).await.outcome, Outcome::Completed);
 }

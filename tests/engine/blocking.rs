@@ -16,8 +16,8 @@ use temporal_batch::{
 };
 
 use crate::{
-    numbers::{Numbers, UpTo},
-    support::{Bed, eventually, within},
+    numbers_processor::{NumbersProcessor, UpTo},
+    support::{TestEnv, eventually, within},
 };
 
 const PAGE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -44,9 +44,9 @@ impl Drop for LetGo {
 }
 
 /// Pages that block their thread when they are processed for the first time.
-fn blocking(mode: RetryMode) -> (Numbers, LetGo) {
+fn blocking(mode: RetryMode) -> (NumbersProcessor, LetGo) {
     let block = Block::default();
-    let numbers = Numbers::new().settings(|s| {
+    let numbers = NumbersProcessor::new().settings(|s| {
         s.page_timeout = PAGE_TIMEOUT;
         s.heartbeat_timeout = Duration::from_secs(3);
         s.retry_mode = mode;
@@ -70,11 +70,11 @@ fn blocking(mode: RetryMode) -> (Numbers, LetGo) {
 /// More pages than threads; the runtime of the worker has only this one.
 #[tokio::test]
 async fn pages_that_block_their_threads_are_over_with_their_time_and_run_again() {
-    let bed = Bed::new("blocking").await;
+    let env = TestEnv::new("blocking").await;
     let (numbers, _let_go) = blocking(RetryMode::AtLeastOnce);
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed.batch::<Numbers>(UpTo { n: 60 }).page_size(10);
-    let report = bed.run(&batch.max_parallelism(6)).await;
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env.batch::<NumbersProcessor>(UpTo { n: 60 }).page_size(10);
+    let report = env.run(&batch.max_parallelism(6)).await;
     assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
     assert_eq!(report.progress.items.processed, 60);
     // All other attempts that do not count were given back.
@@ -83,11 +83,11 @@ async fn pages_that_block_their_threads_are_over_with_their_time_and_run_again()
 
 #[tokio::test]
 async fn at_most_once_a_page_that_blocks_its_thread_is_given_up_with_its_place() {
-    let bed = Bed::new("blocking-once").await;
+    let env = TestEnv::new("blocking-once").await;
     let (numbers, _let_go) = blocking(RetryMode::AtMostOnce);
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed.batch::<Numbers>(UpTo { n: 20 }).page_size(10);
-    let report = bed.run(&batch.max_parallelism(1)).await;
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env.batch::<NumbersProcessor>(UpTo { n: 20 }).page_size(10);
+    let report = env.run(&batch.max_parallelism(1)).await;
     assert_eq!(
         report.outcome,
         Outcome::CompletedWithFailures,
@@ -102,13 +102,15 @@ async fn at_most_once_a_page_that_blocks_its_thread_is_given_up_with_its_place()
 
 #[tokio::test]
 async fn a_deadline_ends_a_batch_whose_pages_block_their_threads() {
-    let bed = Bed::new("blocking-deadline").await;
+    let env = TestEnv::new("blocking-deadline").await;
     let (numbers, _let_go) = blocking(RetryMode::AtLeastOnce);
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed.batch::<Numbers>(UpTo { n: 1_000_000 }).page_size(10);
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 1_000_000 })
+        .page_size(10);
     let deadline = Duration::from_secs(4);
     let batch = batch.max_parallelism(3).deadline(deadline);
-    let report = bed.run(&batch).await;
+    let report = env.run(&batch).await;
     assert_eq!(report.outcome, Outcome::Stopped, "{report:#?}");
     // A look a second, and 5 s for code that had begun with other pages.
     let late = report.duration().saturating_sub(deadline);
@@ -129,18 +131,18 @@ impl Tracker for BlocksAll {
 
 #[tokio::test]
 async fn a_tracker_that_blocks_its_thread_holds_up_neither_pages_nor_the_end() {
-    let bed = Bed::new("blocking-tracker").await;
+    let env = TestEnv::new("blocking-tracker").await;
     let let_go = LetGo(Block::default());
     let tracker = BlocksAll(let_go.0.clone());
-    let worker = bed
-        .worker_with(Numbers::new(), |worker| worker.tracker(tracker))
+    let worker = env
+        .worker_with(NumbersProcessor::new(), |worker| worker.tracker(tracker))
         .await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 300 })
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 300 })
         .page_size(10)
         .track(BlocksAll::NAME)
         .hook_timeout(Duration::from_millis(300));
-    let report = bed.run(&batch).await;
+    let report = env.run(&batch).await;
     assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
     assert!(report.progress.hooks_failed > 0, "{report:#?}");
     within("the worker stops", worker.stop()).await.unwrap();
@@ -155,10 +157,10 @@ async fn was_a_worker_process() -> bool {
         return false;
     };
     let variable = |name| std::env::var(name).unwrap();
-    let bed = Bed::at(&variable("BLOCKING_ADDRESS"), "worker").await;
+    let env = TestEnv::at(&variable("BLOCKING_ADDRESS"), "worker").await;
     let drain = Duration::from_millis(variable("BLOCKING_DRAIN").parse().unwrap());
     let begun = PathBuf::from(variable("BLOCKING_BEGUN"));
-    let numbers = Numbers::new().on_process(move |seen| {
+    let numbers = NumbersProcessor::new().on_process(move |seen| {
         std::fs::write(begun.join(seen.start.to_string()), "").unwrap();
         async {
             loop {
@@ -166,7 +168,7 @@ async fn was_a_worker_process() -> bool {
             }
         }
     });
-    let worker = Worker::new(bed.client.temporal().clone(), queue).processor(numbers);
+    let worker = Worker::new(env.client.temporal().clone(), queue).processor(numbers);
     let ended = worker.drain_timeout(drain).run().await;
     assert!(
         matches!(ended, Err(WorkerError::Abandoned { pages: 6, .. })),
@@ -179,19 +181,19 @@ struct WorkerProcess(Child);
 
 impl WorkerProcess {
     /// Has six pages that block as many threads.
-    async fn blocked(bed: &Bed, drain: Duration, begun: &Path) -> Self {
+    async fn blocked(env: &TestEnv, drain: Duration, begun: &Path) -> Self {
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", WORKER_PROCESS])
             .env("BLOCKING_ADDRESS", crate::support::server_address())
-            .env("BLOCKING_QUEUE", &bed.queue)
+            .env("BLOCKING_QUEUE", &env.queue)
             .env("BLOCKING_DRAIN", drain.as_millis().to_string())
             .env("BLOCKING_BEGUN", begun)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn();
         let worker = Self(child.unwrap());
-        let batch = bed.batch::<Numbers>(UpTo { n: 60 }).page_size(10);
-        bed.start(&batch.max_parallelism(6)).await;
+        let batch = env.batch::<NumbersProcessor>(UpTo { n: 60 }).page_size(10);
+        env.start(&batch.max_parallelism(6)).await;
         eventually("all pages have begun", || async {
             (std::fs::read_dir(begun).unwrap().count() == 6).then_some(())
         })
@@ -226,9 +228,9 @@ async fn a_worker_whose_pages_block_ends_after_its_drain_timeout() {
     if was_a_worker_process().await {
         return;
     }
-    let bed = Bed::new("blocking-drain").await;
+    let env = TestEnv::new("blocking-drain").await;
     let begun = tempfile::tempdir().unwrap();
-    let mut worker = WorkerProcess::blocked(&bed, Duration::from_millis(100), begun.path()).await;
+    let mut worker = WorkerProcess::blocked(&env, Duration::from_millis(100), begun.path()).await;
     let told = Instant::now();
     worker.terminate();
     assert!(worker.ends().await.success());
@@ -238,9 +240,9 @@ async fn a_worker_whose_pages_block_ends_after_its_drain_timeout() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_whose_pages_block_ends_at_once_when_it_is_told_twice() {
-    let bed = Bed::new("blocking-twice").await;
+    let env = TestEnv::new("blocking-twice").await;
     let begun = tempfile::tempdir().unwrap();
-    let mut worker = WorkerProcess::blocked(&bed, Duration::from_secs(600), begun.path()).await;
+    let mut worker = WorkerProcess::blocked(&env, Duration::from_secs(600), begun.path()).await;
     worker.terminate();
     // Two signals of one kind at the same moment are one, so it is told until it listens again.
     let ended = eventually("the worker ends by itself", || {

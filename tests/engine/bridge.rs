@@ -10,9 +10,9 @@ use temporalio_client::{
 use temporalio_common::data_converters::{PayloadConverter, RawValue};
 
 use crate::{
-    numbers::{Gate, Numbers, Record, UpTo},
+    numbers_processor::{Gate, NumbersProcessor as Numbers, Record, UpTo},
     replay::replays,
-    support::{Bed, eventually, progress_shows, report},
+    support::{TestEnv as Bed, eventually, progress_shows, report},
 };
 
 const ROWS: u64 = 400;

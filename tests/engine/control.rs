@@ -3,23 +3,22 @@
 use temporal_batch::{ControlError, Outcome, PageReport, Phase};
 
 use crate::{
-    numbers::{Numbers, UpTo, gated},
+    numbers_processor::{NumbersProcessor, UpTo, gated},
     replay::replays,
-    support::{Bed, progress_shows, report},
+    support::{TestEnv, progress_shows, report},
 };
 
-/// 003-08.
 #[tokio::test]
 async fn pausing_drains_and_resuming_goes_on() {
-    let bed = Bed::new("pause").await;
+    let env = TestEnv::new("pause").await;
     let (numbers, gate) = gated();
     let numbers = numbers.skipping_ahead();
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 40 })
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 40 })
         .page_size(10)
         .max_parallelism(2);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     numbers
         .shows("two pages are in flight", |r| r.in_flight == 2)
         .await;
@@ -38,20 +37,19 @@ async fn pausing_drains_and_resuming_goes_on() {
     assert_eq!(report.outcome, Outcome::Completed);
     assert_eq!(report.progress.pages_completed, 4);
     assert_eq!(report.progress.pause_reason, None);
-    replays(&bed, handle.id(), "paused").await;
+    replays(&env, handle.id(), "paused").await;
 }
 
-/// Acceptance 3.3-7.
 #[tokio::test]
 async fn pausing_twice_and_resuming_once_means_running() {
-    let bed = Bed::new("pause-twice").await;
-    let numbers = Numbers::new();
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 20 })
+    let env = TestEnv::new("pause-twice").await;
+    let numbers = NumbersProcessor::new();
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 20 })
         .page_size(10)
         .max_parallelism(0);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     handle.pause("first").await.unwrap();
     handle.pause("second").await.unwrap();
     handle.set_max_parallelism(3).await.unwrap();
@@ -65,17 +63,16 @@ async fn pausing_twice_and_resuming_once_means_running() {
     assert_eq!(report(&handle).await.outcome, Outcome::Completed);
 }
 
-/// 2.1a-5.
 #[tokio::test]
 async fn a_batch_that_starts_with_no_parallelism_waits_for_it() {
-    let bed = Bed::new("start-paused").await;
-    let numbers = Numbers::new();
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 50 })
+    let env = TestEnv::new("start-paused").await;
+    let numbers = NumbersProcessor::new();
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 50 })
         .page_size(10)
         .max_parallelism(0);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     handle.accepted().await.unwrap();
     let progress = progress_shows(&handle, "paused", |p| p.phase == Phase::Paused).await;
     assert_eq!(progress.pages_completed, 0);
@@ -86,18 +83,17 @@ async fn a_batch_that_starts_with_no_parallelism_waits_for_it() {
     assert_eq!(report.progress.pages_completed, 5);
 }
 
-/// 003-07.
 #[tokio::test]
 async fn parallelism_changes_up_and_down_while_the_batch_runs() {
-    let bed = Bed::new("up-down").await;
+    let env = TestEnv::new("up-down").await;
     let (numbers, gate) = gated();
     let numbers = numbers.skipping_ahead();
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 100 })
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 100 })
         .page_size(5)
         .max_parallelism(2);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     numbers.shows("two in flight", |r| r.in_flight == 2).await;
     handle.set_max_parallelism(5).await.unwrap();
     numbers.shows("five in flight", |r| r.in_flight == 5).await;
@@ -121,18 +117,20 @@ async fn parallelism_changes_up_and_down_while_the_batch_runs() {
 
 #[tokio::test]
 async fn a_pause_stops_a_long_stride_at_a_page_boundary() {
-    let bed = Bed::new("pause-stride").await;
-    let numbers = Numbers::new().skipping_ahead().on_process(|_| async {
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
-        Ok(PageReport::all_processed())
-    });
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 10_000 })
+    let env = TestEnv::new("pause-stride").await;
+    let numbers = NumbersProcessor::new()
+        .skipping_ahead()
+        .on_process(|_| async {
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+            Ok(PageReport::all_processed())
+        });
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 10_000 })
         .page_size(10)
         .stride(500)
         .max_parallelism(1);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     numbers
         .shows("the stride is under way", |r| r.done.len() >= 3)
         .await;
@@ -148,19 +146,18 @@ async fn a_pause_stops_a_long_stride_at_a_page_boundary() {
     assert_eq!(report(&handle).await.outcome, Outcome::Cancelled);
 }
 
-/// 003-16.
 #[tokio::test]
 async fn cancelling_lets_running_pages_finish_and_says_where_it_stood() {
-    let bed = Bed::new("cancel").await;
+    let env = TestEnv::new("cancel").await;
     let (numbers, gate) = gated();
     let numbers = numbers.skipping_ahead();
     let numbers = numbers.settings(|s| s.heartbeat_timeout = std::time::Duration::from_secs(2));
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 100 })
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 100 })
         .page_size(10)
         .max_parallelism(2);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     numbers.shows("two in flight", |r| r.in_flight == 2).await;
     handle.cancel("wrong table").await.unwrap();
     let progress = progress_shows(&handle, "cancelling", |p| p.phase == Phase::Cancelling).await;
@@ -175,7 +172,7 @@ async fn cancelling_lets_running_pages_finish_and_says_where_it_stood() {
     );
     assert_eq!(report.progress.pages_completed, 2);
     assert_eq!(numbers.record().begun.len(), 2, "nothing new was begun");
-    replays(&bed, handle.id(), "cancelled").await;
+    replays(&env, handle.id(), "cancelled").await;
     let late = handle.pause("too late").await.unwrap_err();
     assert!(matches!(late, ControlError::NotRunning { .. }), "{late}");
     let late = handle.cancel("too late").await.unwrap_err();
@@ -184,11 +181,11 @@ async fn cancelling_lets_running_pages_finish_and_says_where_it_stood() {
 
 #[tokio::test]
 async fn a_processor_can_see_the_cancellation() {
-    let bed = Bed::new("cancel-seen").await;
+    let env = TestEnv::new("cancel-seen").await;
     let numbers = Patient;
-    let _worker = bed.worker(numbers).await;
-    let handle = bed
-        .start(&bed.batch::<Patient>(()).max_parallelism(1))
+    let _worker = env.worker(numbers).await;
+    let handle = env
+        .start(&env.batch::<Patient>(()).max_parallelism(1))
         .await;
     progress_shows(&handle, "the page runs", |p| p.pages_in_flight == 1).await;
     handle.cancel("").await.unwrap();

@@ -9,8 +9,8 @@ use temporal_batch::{
 };
 
 use crate::{
-    numbers::{Numbers, UpTo, gated_where, quick_retries},
-    support::{Bed, eventually, progress_shows, report},
+    numbers_processor::{NumbersProcessor as Numbers, UpTo, gated_where, quick_retries},
+    support::{TestEnv as Bed, eventually, progress_shows, report},
 };
 
 /// 003-12: nobody has to do anything but to deploy.

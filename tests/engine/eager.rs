@@ -5,8 +5,8 @@ use std::time::Duration;
 use temporal_batch::{Outcome, PageReport};
 
 use crate::{
-    numbers::{Numbers, UpTo},
-    support::Bed,
+    numbers_processor::{NumbersProcessor as Numbers, UpTo},
+    support::TestEnv as Bed,
 };
 
 const PAGES: usize = 40;

@@ -6,8 +6,8 @@ use temporal_batch::{BatchHandle, PageReport, Progress};
 use tokio::sync::{Semaphore, watch};
 
 use crate::{
-    numbers::{Numbers, Seen, UpTo},
-    support::{Bed, eventually, progress_shows, report},
+    numbers_processor::{NumbersProcessor, Seen, UpTo},
+    support::{TestEnv, eventually, progress_shows, report},
 };
 
 /// Pages of the early batch in flight at most.
@@ -25,12 +25,12 @@ const LOOKED_AT: usize = 40;
 /// The share, in percent, that a batch gets of the pages that begin next, when it comes late to a worker that
 /// has more than enough to do with another one.
 async fn share_of_late(weight: Option<f32>) -> usize {
-    let bed = Bed::new("fair").await;
+    let env = TestEnv::new("fair").await;
     // Each page of the early batch takes a permit; those of the late one wait for the gate.
     let early_may = Arc::new(Semaphore::new(0));
     let (gate, at_gate) = watch::channel(false);
-    let mut late = bed
-        .batch::<Numbers>(UpTo { n: 50_000 })
+    let mut late = env
+        .batch::<NumbersProcessor>(UpTo { n: 50_000 })
         .page_size(10)
         .max_parallelism(QUEUE);
     if let Some(weight) = weight {
@@ -38,26 +38,28 @@ async fn share_of_late(weight: Option<f32>) -> usize {
     }
     let late_id = late.id().to_owned();
     let permits = Arc::clone(&early_may);
-    let numbers = Numbers::new().skipping_ahead().on_process(move |seen| {
-        let (mut at_gate, permits) = (at_gate.clone(), Arc::clone(&permits));
-        let is_late = seen.batch_id == late_id;
-        async move {
-            if is_late {
-                at_gate.wait_for(|open| *open).await.unwrap();
-            } else {
-                permits.acquire().await.unwrap().forget();
+    let numbers = NumbersProcessor::new()
+        .skipping_ahead()
+        .on_process(move |seen| {
+            let (mut at_gate, permits) = (at_gate.clone(), Arc::clone(&permits));
+            let is_late = seen.batch_id == late_id;
+            async move {
+                if is_late {
+                    at_gate.wait_for(|open| *open).await.unwrap();
+                } else {
+                    permits.acquire().await.unwrap().forget();
+                }
+                Ok(PageReport::all_processed())
             }
-            Ok(PageReport::all_processed())
-        }
-    });
-    let _worker = bed
+        });
+    let _worker = env
         .worker_with(numbers.clone(), |worker| worker.max_pages(SLOTS))
         .await;
-    let early = bed
-        .batch::<Numbers>(UpTo { n: 50_000 })
+    let early = env
+        .batch::<NumbersProcessor>(UpTo { n: 50_000 })
         .page_size(10)
         .max_parallelism(LONG_QUEUE);
-    let early = bed.start(&early).await;
+    let early = env.start(&early).await;
     let is_long = |p: &Progress| p.pages_in_flight == LONG_QUEUE;
     progress_shows(&early, "it has a long queue", is_long).await;
     // What waits at the server: everything but the pages in the slots.
@@ -65,7 +67,7 @@ async fn share_of_late(weight: Option<f32>) -> usize {
     let queue = u64::from(LONG_QUEUE - SLOTS);
     let all_wait = async || waiting().await.filter(|waiting| *waiting >= queue);
     let before = eventually("the early batch waits at the server", all_wait).await;
-    let late = bed.start(&late).await;
+    let late = env.start(&late).await;
     let begun_by = |handle: &BatchHandle, begun: &[Seen]| {
         begun.iter().filter(|s| s.batch_id == handle.id()).count()
     };

@@ -16,9 +16,11 @@ use temporalio_common::{
 };
 
 use crate::{
-    numbers::{Numbers, Shared, UpTo, gated, gated_where, quick_retries},
+    numbers_processor::{
+        NumbersProcessor as Numbers, Shared, UpTo, gated, gated_where, quick_retries,
+    },
     replay::replays,
-    support::{Bed, eventually, progress_shows, report, server_address},
+    support::{TestEnv as Bed, eventually, progress_shows, report, server_address},
 };
 
 /// 2.1a-4.

@@ -10,9 +10,9 @@ use temporal_batch::{
 };
 
 use crate::{
-    numbers::{Gate, Numbers, Seen, Shared, UpTo, gated, quick_retries},
+    numbers_processor::{Gate, NumbersProcessor, Seen, Shared, UpTo, gated, quick_retries},
     replay::replays,
-    support::{Bed, progress_shows, report},
+    support::{TestEnv, progress_shows, report},
 };
 
 /// Keeps everything that it is told.
@@ -119,7 +119,7 @@ impl<const HOW: char> CompletionHook for Bad<HOW> {
 }
 
 /// The page after 10 gets stuck and recovers, the one after 30 is given up.
-fn troubled() -> Numbers {
+fn troubled() -> NumbersProcessor {
     let act = |seen: Seen| async move {
         match seen.start {
             10 if seen.times <= 3 => Err(PageError::retryable("slow").with_type("Slow")),
@@ -127,7 +127,7 @@ fn troubled() -> Numbers {
             _ => Ok(PageReport::all_processed()),
         }
     };
-    Numbers::new()
+    NumbersProcessor::new()
         .settings(|s| {
             s.retry = quick_retries()
                 .max_attempts(2)
@@ -149,19 +149,18 @@ fn start_of(failure: &Failure) -> String {
     }
 }
 
-/// 003-14.
 #[tokio::test]
 async fn a_handler_hears_once_of_each_failure_over_all_runs() {
-    let bed = Bed::new("handler").await;
+    let env = TestEnv::new("handler").await;
     let told = Told::default();
     let numbers = troubled();
-    let _worker = bed.worker_with(numbers, |w| told.register(w)).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 200 })
+    let _worker = env.worker_with(numbers, |w| told.register(w)).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 200 })
         .page_size(10)
         .pages_per_run(2)
         .on_failure("told");
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     let report = report(&handle).await;
     assert_eq!(report.outcome, Outcome::CompletedWithFailures);
     assert!(report.progress.runs >= 4, "{} runs", report.progress.runs);
@@ -180,21 +179,21 @@ async fn a_handler_hears_once_of_each_failure_over_all_runs() {
             .all(|n| n.batch_run == report.progress.batch_run)
     );
     assert!(failures.iter().all(|n| n.processor == "numbers"));
-    replays(&bed, handle.id(), "told").await;
+    replays(&env, handle.id(), "told").await;
 }
 
 #[tokio::test]
 async fn a_handler_hears_when_more_fails_than_is_tolerated() {
-    let bed = Bed::new("handler-trip").await;
+    let env = TestEnv::new("handler-trip").await;
     let told = Told::default();
-    let _worker = bed.worker_with(troubled(), |w| told.register(w)).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 100 })
+    let _worker = env.worker_with(troubled(), |w| told.register(w)).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 100 })
         .page_size(10)
         .max_parallelism(1)
         .tolerate(Tolerance::new().pages(Limit::count(0)))
         .on_failure("told");
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     progress_shows(&handle, "it paused itself", |p| p.phase == Phase::Paused).await;
     handle.resume().await.unwrap();
     report(&handle).await;
@@ -219,19 +218,19 @@ impl FailureHandler for Slow {
 
 #[tokio::test]
 async fn a_slow_handler_holds_up_no_page_but_the_end_waits_for_it() {
-    let bed = Bed::new("slow-hook").await;
+    let env = TestEnv::new("slow-hook").await;
     let gate = Gate::closed();
     let slow = Slow(gate.clone());
     let numbers = troubled();
-    let _worker = bed
+    let _worker = env
         .worker_with(numbers.clone(), |w| w.failure_handler(slow))
         .await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 100 })
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 100 })
         .page_size(10)
         .max_parallelism(1)
         .on_failure("slow");
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     let finishing = progress_shows(&handle, "only the handler is left", |p| {
         p.phase == Phase::Finishing
     });
@@ -243,29 +242,28 @@ async fn a_slow_handler_holds_up_no_page_but_the_end_waits_for_it() {
     assert_eq!(report.progress.phase, Phase::Ended);
 }
 
-async fn a_bad_hook_is_harmless<const HOW: char>(bed: &Bed) {
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 100 })
+async fn a_bad_hook_is_harmless<const HOW: char>(env: &TestEnv) {
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 100 })
         .page_size(10)
         .pages_per_run(3)
         .hook_timeout(Duration::from_millis(300))
         .on_failure(Bad::<HOW>::NAME)
         .track(Bad::<HOW>::NAME)
         .on_completion(Bad::<HOW>::NAME);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     let report = report(&handle).await;
     assert_eq!(report.outcome, Outcome::CompletedWithFailures);
     assert_eq!(report.progress.pages_completed, 9);
     assert_eq!(report.progress.pages_failed, 1);
     // Two pages and the end; the start and the end; the end.
     assert_eq!(report.progress.hooks_failed, 6, "{}", Bad::<HOW>::NAME);
-    replays(bed, handle.id(), Bad::<HOW>::NAME).await;
+    replays(env, handle.id(), Bad::<HOW>::NAME).await;
 }
 
-/// G7.
 #[tokio::test]
 async fn hooks_that_panic_hang_or_fail_change_nothing_but_a_counter() {
-    let bed = Bed::new("bad-hooks").await;
+    let env = TestEnv::new("bad-hooks").await;
     let metrics = Metrics::new();
     let collected = metrics.clone();
     let register = |worker: Worker| {
@@ -281,11 +279,11 @@ async fn hooks_that_panic_hang_or_fail_change_nothing_but_a_counter() {
             .completion_hook(Bad::<'h'>)
             .completion_hook(Bad::<'f'>)
     };
-    let _worker = bed.worker_with(troubled_anew(), register).await;
+    let _worker = env.worker_with(troubled_anew(), register).await;
     tokio::join!(
-        a_bad_hook_is_harmless::<'p'>(&bed),
-        a_bad_hook_is_harmless::<'h'>(&bed),
-        a_bad_hook_is_harmless::<'f'>(&bed),
+        a_bad_hook_is_harmless::<'p'>(&env),
+        a_bad_hook_is_harmless::<'h'>(&env),
+        a_bad_hook_is_harmless::<'f'>(&env),
     );
     let metrics = metrics.render();
     for name in ["panics", "hangs", "fails"] {
@@ -298,7 +296,7 @@ async fn hooks_that_panic_hang_or_fail_change_nothing_but_a_counter() {
 }
 
 /// The same for every batch of a worker: stuck by the number of the attempt.
-fn troubled_anew() -> Numbers {
+fn troubled_anew() -> NumbersProcessor {
     troubled().on_process(|seen| async move {
         match seen.start {
             10 if seen.attempt <= 3 => Err(PageError::retryable("slow")),
@@ -310,15 +308,17 @@ fn troubled_anew() -> Numbers {
 
 #[tokio::test]
 async fn a_tracker_hears_of_start_and_end_without_delaying_the_end() {
-    let bed = Bed::new("tracker").await;
+    let env = TestEnv::new("tracker").await;
     let told = Told::default();
-    let _worker = bed.worker_with(Numbers::new(), |w| told.register(w)).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 50 })
+    let _worker = env
+        .worker_with(NumbersProcessor::new(), |w| told.register(w))
+        .await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 50 })
         .page_size(10)
         .track("told")
         .track_every(Duration::from_secs(60));
-    let report = bed.run(&batch).await;
+    let report = env.run(&batch).await;
     assert_eq!(report.outcome, Outcome::Completed);
     assert!(report.duration() < Duration::from_secs(20));
     let progress = told.progress.lock().clone();
@@ -331,26 +331,26 @@ async fn a_tracker_hears_of_start_and_end_without_delaying_the_end() {
         (progress[1].pages_completed, progress[1].phase),
         (5, Phase::Ended)
     );
-    replays(&bed, batch.id(), "tracked").await;
+    replays(&env, batch.id(), "tracked").await;
 }
 
 #[tokio::test]
 async fn a_tracker_is_called_every_interval_over_all_runs_and_in_pauses() {
-    let bed = Bed::new("tracker-often").await;
+    let env = TestEnv::new("tracker-often").await;
     let told = Told::default();
-    let numbers = Numbers::new().on_process(|_| async {
+    let numbers = NumbersProcessor::new().on_process(|_| async {
         tokio::time::sleep(Duration::from_millis(200)).await;
         Ok(PageReport::all_processed())
     });
-    let _worker = bed.worker_with(numbers, |w| told.register(w)).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 100 })
+    let _worker = env.worker_with(numbers, |w| told.register(w)).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 100 })
         .page_size(10)
         .max_parallelism(1)
         .pages_per_run(3)
         .track("told")
         .track_every(Duration::from_secs(1));
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     progress_shows(&handle, "half is done", |p| p.pages_completed >= 5).await;
     handle.pause("to see it wait").await.unwrap();
     let paused = progress_shows(&handle, "paused", |p| p.phase == Phase::Paused).await;
@@ -381,7 +381,7 @@ async fn a_tracker_is_called_every_interval_over_all_runs_and_in_pauses() {
 
 #[tokio::test]
 async fn a_completion_hook_hears_once_how_the_batch_ended() {
-    let bed = Bed::new("completion").await;
+    let env = TestEnv::new("completion").await;
     let told = Told::default();
     let (numbers, gate) = gated();
     let numbers = numbers
@@ -392,16 +392,16 @@ async fn a_completion_hook_hears_once_how_the_batch_ended() {
             Ok(())
         })
         .settings(|s| s.heartbeat_timeout = Duration::from_secs(2));
-    let _worker = bed.worker_with(numbers.clone(), |w| told.register(w)).await;
+    let _worker = env.worker_with(numbers.clone(), |w| told.register(w)).await;
     let batch = |n| {
-        bed.batch::<Numbers>(UpTo { n })
+        env.batch::<NumbersProcessor>(UpTo { n })
             .page_size(500)
             .on_completion("told")
             .on_failure("told")
     };
 
     let cancelled = batch(50).max_parallelism(1);
-    let handle = bed.start(&cancelled).await;
+    let handle = env.start(&cancelled).await;
     numbers
         .shows("a page is in flight", |r| r.in_flight == 1)
         .await;
@@ -410,11 +410,11 @@ async fn a_completion_hook_hears_once_how_the_batch_ended() {
     gate.open();
     let end = report(&handle).await;
     assert_eq!(end.outcome, Outcome::Cancelled);
-    replays(&bed, handle.id(), "told-cancelled").await;
+    replays(&env, handle.id(), "told-cancelled").await;
 
-    let completed = bed.run(&batch(50)).await;
+    let completed = env.run(&batch(50)).await;
     assert_eq!(completed.outcome, Outcome::Completed);
-    let failed = bed.run(&batch(2_000)).await;
+    let failed = env.run(&batch(2_000)).await;
     assert_eq!(failed.outcome, Outcome::Failed);
 
     let outcomes = |reports: &Shared<Vec<BatchReport>>| {
@@ -437,13 +437,15 @@ async fn a_completion_hook_hears_once_how_the_batch_ended() {
 
 #[tokio::test]
 async fn a_hook_that_no_worker_knows_is_refused_before_the_first_page() {
-    let bed = Bed::new("unknown-hook").await;
-    let numbers = Numbers::new();
-    let _worker = bed
+    let env = TestEnv::new("unknown-hook").await;
+    let numbers = NumbersProcessor::new();
+    let _worker = env
         .worker_with(numbers.clone(), |w| Told::default().register(w))
         .await;
-    let batch = bed.batch::<Numbers>(UpTo { n: 5 }).on_failure("mail");
-    let handle = bed.start(&batch).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 5 })
+        .on_failure("mail");
+    let handle = env.start(&batch).await;
     let refused = handle.accepted().await.unwrap_err();
     let AcceptError::Refused { reason } = refused else {
         panic!("{refused}");

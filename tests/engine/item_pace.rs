@@ -15,8 +15,8 @@ use temporal_batch::{
 use tokio::{sync::watch, time::sleep};
 
 use crate::{
-    numbers::{Numbers, UpTo, page_of, quick_retries},
-    support::{Bed, progress_shows, report, within},
+    numbers_processor::{NumbersProcessor, UpTo, page_of, quick_retries},
+    support::{TestEnv, progress_shows, report, within},
 };
 
 type Attempt = dyn Fn(u64, u32) -> Result<(), PageError> + Send + Sync;
@@ -136,16 +136,16 @@ fn most_in_a_second(calls: &[(Instant, u64)]) -> usize {
 async fn item_by_item_no_second_has_more_calls_than_the_rate_and_those_in_flight() {
     const RATE: usize = 150;
     const SLOTS: usize = 4;
-    let bed = Bed::new("permits").await;
+    let env = TestEnv::new("permits").await;
     let api = Api::new(Permits::PerItem);
-    let (_one, _two) = (bed.worker(api.clone()).await, bed.worker(api.clone()).await);
+    let (_one, _two) = (env.worker(api.clone()).await, env.worker(api.clone()).await);
     // Each page tells of the next one, and is as much as the rate allows in more than half a second.
-    let batch = bed
+    let batch = env
         .batch::<Api>(UpTo { n: 1_200 })
         .page_size(100)
         .max_parallelism(SLOTS as u32)
         .rate(RATE as f64);
-    let report = bed.run(&batch).await;
+    let report = env.run(&batch).await;
     assert_eq!(report.outcome, Outcome::Completed);
     let mut calls = api.calls.lock().unwrap().clone();
     calls.sort_unstable();
@@ -163,16 +163,16 @@ async fn item_by_item_no_second_has_more_calls_than_the_rate_and_those_in_flight
 /// At this rate the permits of a page are earned in three hours.
 #[tokio::test]
 async fn the_first_page_does_not_wait_for_all_its_permits_and_the_settings_are_warned_about() {
-    let bed = Bed::new("first-page").await;
+    let env = TestEnv::new("first-page").await;
     for permits in [Permits::PerPage, Permits::PerItem] {
         let api = Api::new(permits);
-        let worker = bed.worker(api.clone()).await;
-        let batch = bed
+        let worker = env.worker(api.clone()).await;
+        let batch = env
             .batch::<Api>(UpTo { n: 5_000 })
             .page_size(1_000)
             .max_parallelism(10)
             .rate(1.0);
-        let handle = bed.start(&batch).await;
+        let handle = env.start(&batch).await;
         let mut pages = api.pages.subscribe();
         let begun = pages.wait_for(|pages| *pages > 0);
         within("the first page begins", begun).await.unwrap();
@@ -190,7 +190,7 @@ async fn the_first_page_does_not_wait_for_all_its_permits_and_the_settings_are_w
 
 #[tokio::test]
 async fn an_item_that_fails_twice_is_tried_again_alone() {
-    let bed = Bed::new("item-retry").await;
+    let env = TestEnv::new("item-retry").await;
     let api = Api::new(Permits::PerPage)
         .trying(ItemRetry::attempts(3).first_backoff(Duration::from_millis(10)))
         .answering(|number, times| match (number, times) {
@@ -198,9 +198,9 @@ async fn an_item_that_fails_twice_is_tried_again_alone() {
             (30, _) => Err(PageError::non_retryable("BadRequest", "422")),
             _ => Ok(()),
         });
-    let _worker = bed.worker(api.clone()).await;
-    let batch = bed.batch::<Api>(UpTo { n: 100 }).page_size(50);
-    let report = bed.run(&batch).await;
+    let _worker = env.worker(api.clone()).await;
+    let batch = env.batch::<Api>(UpTo { n: 100 }).page_size(50);
+    let report = env.run(&batch).await;
     assert_eq!(report.outcome, Outcome::CompletedWithFailures);
     let items = report.progress.items;
     assert_eq!((items.processed, items.failed), (98, 2));
@@ -211,7 +211,7 @@ async fn an_item_that_fails_twice_is_tried_again_alone() {
 
 #[tokio::test]
 async fn a_pause_at_once_ends_the_wait_for_the_next_try_and_nothing_counts_as_failed() {
-    let bed = Bed::new("item-pause").await;
+    let env = TestEnv::new("item-pause").await;
     let hour = Duration::from_secs(3_600);
     let mut api = Api::new(Permits::PerPage)
         .trying(ItemRetry::attempts(2).first_backoff(hour))
@@ -221,9 +221,9 @@ async fn a_pause_at_once_ends_the_wait_for_the_next_try_and_nothing_counts_as_fa
         });
     // The wait must fit into what is left of the page.
     api.settings.page_timeout = 2 * hour;
-    let _worker = bed.worker(api.clone()).await;
-    let batch = bed.batch::<Api>(UpTo { n: 10 }).page_size(5);
-    let handle = bed.start(&batch).await;
+    let _worker = env.worker(api.clone()).await;
+    let batch = env.batch::<Api>(UpTo { n: 10 }).page_size(5);
+    let handle = env.start(&batch).await;
     let failed = || async { (api.times_called(3) == 1).then_some(()) };
     crate::support::eventually("item 3 has failed", failed).await;
     handle.pause_with(PauseOptions::new().now()).await.unwrap();
@@ -238,15 +238,15 @@ async fn a_pause_at_once_ends_the_wait_for_the_next_try_and_nothing_counts_as_fa
 
 #[tokio::test]
 async fn a_stride_on_a_source_that_cannot_skip_is_said_to_be_ignored() {
-    let bed = Bed::new("stride-ignored").await;
+    let env = TestEnv::new("stride-ignored").await;
     for skips in [false, true] {
         let numbers = match skips {
-            true => Numbers::new().skipping_ahead(),
-            false => Numbers::new(),
+            true => NumbersProcessor::new().skipping_ahead(),
+            false => NumbersProcessor::new(),
         };
-        let worker = bed.worker(numbers).await;
-        let batch = bed.batch::<Numbers>(UpTo { n: 100 });
-        let ended = bed.run(&batch.page_size(10).stride(8)).await;
+        let worker = env.worker(numbers).await;
+        let batch = env.batch::<NumbersProcessor>(UpTo { n: 100 });
+        let ended = env.run(&batch.page_size(10).stride(8)).await;
         let warnings = ended.progress.warnings;
         match skips {
             true => assert!(warnings.is_empty(), "{warnings:?}"),

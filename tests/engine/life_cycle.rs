@@ -12,9 +12,9 @@ use temporalio_common::data_converters::RawValue;
 
 use crate::{
     control::Patient,
-    numbers::{Numbers, Shared, UpTo, gated, gated_where},
+    numbers_processor::{NumbersProcessor, Shared, UpTo, gated, gated_where},
     replay::replays,
-    support::{Bed, eventually, progress_shows, report},
+    support::{TestEnv, eventually, progress_shows, report},
 };
 
 fn rows(n: u64) -> Vec<u64> {
@@ -23,30 +23,30 @@ fn rows(n: u64) -> Vec<u64> {
 
 #[tokio::test]
 async fn starting_attaches_only_to_the_same_batch() {
-    let bed = Bed::new("attach").await;
+    let env = TestEnv::new("attach").await;
     let (numbers, gate) = gated_where(|seen| seen.start >= 60);
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 100 })
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 100 })
         .page_size(10)
         .pages_per_run(2);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     // What is compared is still there after a continue-as-new.
     progress_shows(&handle, "a later run", |p| p.runs > 1).await;
 
-    let refused = bed.client.start(&batch).await.unwrap_err();
+    let refused = env.client.start(&batch).await.unwrap_err();
     assert!(
         matches!(refused, StartError::AlreadyRunning { .. }),
         "{refused}"
     );
     let attaching = batch.clone().if_running(IfRunning::Attach);
-    let attached = bed.client.start(&attaching).await.unwrap();
+    let attached = env.client.start(&attaching).await.unwrap();
     let run = |handle: BatchHandle| async move { handle.progress().await.unwrap().batch_run };
     assert_eq!(run(attached).await, run(handle.clone()).await);
-    let other = temporal_batch::Batch::of::<Numbers>(batch.id(), UpTo { n: 99 })
-        .task_queue(&bed.queue)
+    let other = temporal_batch::Batch::of::<NumbersProcessor>(batch.id(), UpTo { n: 99 })
+        .task_queue(&env.queue)
         .if_running(IfRunning::Attach);
-    let refused = bed.client.start(&other).await.unwrap_err();
+    let refused = env.client.start(&other).await.unwrap_err();
     assert!(
         refused.to_string().contains("its arguments are different"),
         "{refused}"
@@ -58,17 +58,17 @@ async fn starting_attaches_only_to_the_same_batch() {
 
 #[tokio::test]
 async fn a_cancelled_batch_goes_on_exactly_where_it_stood() {
-    let bed = Bed::new("continue").await;
+    let env = TestEnv::new("continue").await;
     let (numbers, gate) = gated();
     let numbers = numbers
         .skipping_ahead()
         .settings(|s| s.heartbeat_timeout = Duration::from_secs(2));
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 200 })
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 200 })
         .page_size(10)
         .max_parallelism(3);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     gate.let_through(4);
     numbers
         .shows("four are done, three run", |r| {
@@ -88,7 +88,7 @@ async fn a_cancelled_batch_goes_on_exactly_where_it_stood() {
     let continuation = Continuation::of(batch.id())
         .max_parallelism(5)
         .because("lunch is over");
-    let handle = bed.client.continue_batch(&continuation).await.unwrap();
+    let handle = env.client.continue_batch(&continuation).await.unwrap();
     let second = report(&handle).await;
     assert_eq!(second.outcome, Outcome::Completed);
     assert_eq!(second.progress.batch_run, first.progress.batch_run);
@@ -102,19 +102,19 @@ async fn a_cancelled_batch_goes_on_exactly_where_it_stood() {
     assert_eq!(actions, ["start", "cancel", "continue"]);
     assert_eq!(audit[1].why.as_deref(), Some("lunch"));
     assert_eq!(audit[2].why.as_deref(), Some("lunch is over"));
-    replays(&bed, batch.id(), "continued").await;
+    replays(&env, batch.id(), "continued").await;
 
-    let again = bed.client.continue_batch(&continuation).await.unwrap_err();
+    let again = env.client.continue_batch(&continuation).await.unwrap_err();
     assert!(again.to_string().contains("it is completed"), "{again}");
 }
 
 #[tokio::test]
 async fn a_batch_whose_coverage_stopped_goes_on_once_the_cause_is_gone() {
-    let bed = Bed::new("continue-failed").await;
+    let env = TestEnv::new("continue-failed").await;
     let gone = Shared::<bool>::default();
     *gone.lock() = true;
     let is_gone = gone.clone();
-    let numbers = Numbers::new().on_fetch(move |seen| {
+    let numbers = NumbersProcessor::new().on_fetch(move |seen| {
         let gone = *is_gone.lock();
         async move {
             if gone && seen.start == 20 {
@@ -123,12 +123,12 @@ async fn a_batch_whose_coverage_stopped_goes_on_once_the_cause_is_gone() {
             Ok(())
         }
     });
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed.batch::<Numbers>(UpTo { n: 50 }).page_size(10);
-    let first = bed.run(&batch).await;
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env.batch::<NumbersProcessor>(UpTo { n: 50 }).page_size(10);
+    let first = env.run(&batch).await;
     assert_eq!(first.outcome, Outcome::Failed);
     assert_eq!(first.progress.pages_failed, 1);
-    let refused = bed.client.start(&batch).await.unwrap_err().to_string();
+    let refused = env.client.start(&batch).await.unwrap_err().to_string();
     assert!(
         refused.contains("has ended already (failed); continue it"),
         "{refused}"
@@ -136,54 +136,56 @@ async fn a_batch_whose_coverage_stopped_goes_on_once_the_cause_is_gone() {
 
     // Still gone: it fails at the same place, and nothing is counted twice.
     let continues = batch.clone().continues(true);
-    let second = bed.run(&continues).await;
+    let second = env.run(&continues).await;
     assert_eq!(second.outcome, Outcome::Failed);
     assert_eq!(second.progress.pages_failed, 1);
     assert_eq!(second.progress.pages_completed, 2);
 
     *gone.lock() = false;
-    let third = bed.run(&continues).await;
+    let third = env.run(&continues).await;
     assert_eq!(third.outcome, Outcome::Completed, "{third:#?}");
     assert_eq!(third.progress.batch_run, first.progress.batch_run);
     assert_eq!(third.progress.pages_completed, 5);
     assert_eq!(third.progress.pages_failed, 0);
     assert_eq!(numbers.record().processed(), rows(50));
-    let refused = bed.client.start(&continues).await.unwrap_err();
+    let refused = env.client.start(&continues).await.unwrap_err();
     assert!(refused.to_string().contains("it is completed"), "{refused}");
 }
 
 #[tokio::test]
 async fn a_stopped_batch_goes_on_with_limits_given_anew() {
-    let bed = Bed::new("continue-stopped").await;
+    let env = TestEnv::new("continue-stopped").await;
     let down = Shared::<bool>::default();
     *down.lock() = true;
     let is_down = down.clone();
-    let numbers = Numbers::new().skipping_ahead().on_process(move |seen| {
-        let down = *is_down.lock();
-        async move {
-            if down && seen.start >= 500 {
-                return Err(PageError::retryable("503"));
+    let numbers = NumbersProcessor::new()
+        .skipping_ahead()
+        .on_process(move |seen| {
+            let down = *is_down.lock();
+            async move {
+                if down && seen.start >= 500 {
+                    return Err(PageError::retryable("503"));
+                }
+                Ok(PageReport::all_processed())
             }
-            Ok(PageReport::all_processed())
-        }
-    });
-    let _worker = bed.worker(numbers.clone()).await;
+        });
+    let _worker = env.worker(numbers.clone()).await;
     let strict = Tolerance::new().consecutive(1).then(OnExceeded::Stop);
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 1_000 })
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 1_000 })
         .page_size(10)
         .stride(5)
         .max_parallelism(1)
         .deadline(Duration::from_secs(600))
         .tolerate(strict);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     let first = report(&handle).await;
     assert_eq!(first.outcome, Outcome::Stopped, "{first:#?}");
     *down.lock() = false;
     let lenient = Continuation::of(batch.id())
         .tolerate(Tolerance::new().consecutive(50))
         .deadline(Duration::from_secs(300));
-    let handle = bed.client.continue_batch(&lenient).await.unwrap();
+    let handle = env.client.continue_batch(&lenient).await.unwrap();
     let second = report(&handle).await;
     assert_eq!(second.outcome, Outcome::Completed);
     assert_eq!(second.progress.pages_completed, 100);
@@ -194,44 +196,46 @@ async fn a_stopped_batch_goes_on_with_limits_given_anew() {
 
 #[tokio::test]
 async fn what_left_nothing_to_go_on_from_is_refused_with_the_ways() {
-    let bed = Bed::new("continue-not").await;
-    let _worker = bed.worker(Numbers::new()).await;
-    let batch = bed.batch::<Numbers>(UpTo { n: 5 }).max_parallelism(0);
-    let handle = bed.start(&batch).await;
+    let env = TestEnv::new("continue-not").await;
+    let _worker = env.worker(NumbersProcessor::new()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 5 })
+        .max_parallelism(0);
+    let handle = env.start(&batch).await;
     handle.accepted().await.unwrap();
     let continuation = Continuation::of(batch.id());
-    let running = bed.client.continue_batch(&continuation).await.unwrap_err();
+    let running = env.client.continue_batch(&continuation).await.unwrap_err();
     assert!(
         matches!(running, StartError::AlreadyRunning { .. }),
         "{running}"
     );
-    let temporal = bed.client.temporal();
+    let temporal = env.client.temporal();
     let workflow = temporal.get_workflow_handle::<UntypedWorkflow>(batch.id());
     workflow.terminate(Default::default()).await.unwrap();
-    let refused = bed.client.continue_batch(&continuation).await.unwrap_err();
+    let refused = env.client.continue_batch(&continuation).await.unwrap_err();
     let refused = refused.to_string();
     for part in ["terminated", "left no report", "rerun", "reset"] {
         assert!(refused.contains(part), "{refused}");
     }
-    let unknown = Continuation::of(bed.new_id());
-    let unknown = bed.client.continue_batch(&unknown).await.unwrap_err();
+    let unknown = Continuation::of(env.new_id());
+    let unknown = env.client.continue_batch(&unknown).await.unwrap_err();
     assert!(unknown.to_string().contains("no such batch"), "{unknown}");
     let bad = Continuation::of(batch.id()).max_parallelism(5_000);
-    let bad = bed.client.continue_batch(&bad).await.unwrap_err();
+    let bad = env.client.continue_batch(&bad).await.unwrap_err();
     assert!(matches!(bad, StartError::Invalid(_)), "{bad}");
 }
 
 #[tokio::test]
 async fn every_control_action_is_kept_with_who_when_and_why() {
-    let bed = Bed::new("audit").await;
-    let _worker = bed.worker(Numbers::new()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 100 })
+    let env = TestEnv::new("audit").await;
+    let _worker = env.worker(NumbersProcessor::new()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 100 })
         .page_size(10)
         .max_parallelism(0)
         .pages_per_run(2);
-    let ann = bed.client.clone().operator("ann@db1");
-    let bob = bed
+    let ann = env.client.clone().operator("ann@db1");
+    let bob = env
         .client
         .clone()
         .operator("bob")
@@ -267,12 +271,12 @@ async fn every_control_action_is_kept_with_who_when_and_why() {
 
 #[tokio::test]
 async fn temporals_own_interface_shows_where_a_batch_stands() {
-    let bed = Bed::new("details").await;
+    let env = TestEnv::new("details").await;
     let (numbers, gate) = gated_where(|seen| seen.start >= 30);
-    let _worker = bed.worker(numbers).await;
-    let batch = bed.batch::<Numbers>(UpTo { n: 100 }).page_size(10);
-    let handle = bed.start(&batch).await;
-    let temporal = bed.client.temporal();
+    let _worker = env.worker(numbers).await;
+    let batch = env.batch::<NumbersProcessor>(UpTo { n: 100 }).page_size(10);
+    let handle = env.start(&batch).await;
+    let temporal = env.client.temporal();
     let workflow = temporal.get_workflow_handle::<UntypedWorkflow>(batch.id());
     let shown = eventually("the details show three pages", || async {
         let query = UntypedQuery::new("__temporal_workflow_metadata");
@@ -293,16 +297,16 @@ async fn temporals_own_interface_shows_where_a_batch_stands() {
 /// done again, and counted once.
 #[tokio::test]
 async fn a_recovered_batch_starts_its_run_again_and_counts_right() {
-    let bed = Bed::new("recover").await;
+    let env = TestEnv::new("recover").await;
     let (numbers, gate) = gated_where(|seen| seen.start >= 50);
     let numbers = numbers.settings(|s| s.heartbeat_timeout = Duration::from_secs(2));
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 100 })
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 100 })
         .page_size(10)
         .max_parallelism(2)
         .pages_per_run(3);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     let half = |p: &temporal_batch::Progress| p.pages_completed == 5 && p.pages_in_flight == 2;
     let before = progress_shows(&handle, "half is done", half).await;
     assert!(before.runs > 1, "some of it was handed over");
@@ -336,7 +340,7 @@ async fn a_recovered_batch_starts_its_run_again_and_counts_right() {
 
     let ended = handle.recover("too late").await.unwrap_err();
     assert!(matches!(ended, RecoverError::NotRunning { .. }), "{ended}");
-    let unknown = bed.client.handle(bed.new_id()).unwrap();
+    let unknown = env.client.handle(env.new_id()).unwrap();
     let unknown = unknown.recover("").await.unwrap_err();
     assert!(
         matches!(unknown, RecoverError::NotFound { .. }),
@@ -348,29 +352,29 @@ async fn a_recovered_batch_starts_its_run_again_and_counts_right() {
 async fn pages_that_may_run_once_only_are_recovered_by_force_only() {
     // The mode is known from the first look at the processor, or from what the run was handed.
     for (name, pages_per_run) in [("recover-once", 100), ("recover-once-handed", 1)] {
-        recovered_by_force_only(&Bed::new(name).await, pages_per_run).await;
+        recovered_by_force_only(&TestEnv::new(name).await, pages_per_run).await;
     }
 }
 
-async fn recovered_by_force_only(bed: &Bed, pages_per_run: u32) {
+async fn recovered_by_force_only(env: &TestEnv, pages_per_run: u32) {
     let (numbers, gate) = gated_where(|seen| seen.start >= 20);
     let once = numbers.clone().settings(|s| {
         s.retry_mode = RetryMode::AtMostOnce;
         s.retry = RetryPolicy::never();
         s.heartbeat_timeout = Duration::from_secs(2);
     });
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 50 })
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 50 })
         .page_size(10)
         .max_parallelism(1)
         .pages_per_run(pages_per_run);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     let not_yet = handle.recover("").await.unwrap_err();
     assert!(
         matches!(not_yet, RecoverError::NotBegun { .. }),
         "{not_yet}"
     );
-    let _worker = bed.worker(once).await;
+    let _worker = env.worker(once).await;
     let waits = |p: &temporal_batch::Progress| p.pages_completed == 2 && p.pages_in_flight == 1;
     progress_shows(&handle, "two pages are done", waits).await;
     let refused = handle.recover("").await.unwrap_err();
@@ -397,11 +401,11 @@ async fn a_paused_activity_ends_at_its_page_and_the_batch_goes_on() {
         common::v1::WorkflowExecution,
         workflowservice::v1::{PauseActivityRequest, pause_activity_request::Activity},
     };
-    let bed = Bed::new("pause-activity").await;
+    let env = TestEnv::new("pause-activity").await;
     // Its only page takes until it is told to stop.
-    let _worker = bed.worker(Patient).await;
-    let batch = bed.batch::<Patient>(()).max_parallelism(1);
-    let handle = bed.start(&batch).await;
+    let _worker = env.worker(Patient).await;
+    let batch = env.batch::<Patient>(()).max_parallelism(1);
+    let handle = env.start(&batch).await;
     progress_shows(&handle, "the page runs", |p| p.pages_in_flight == 1).await;
     let pause = PauseActivityRequest {
         namespace: "default".to_owned(),
@@ -412,7 +416,7 @@ async fn a_paused_activity_ends_at_its_page_and_the_batch_goes_on() {
         activity: Some(Activity::Id("stride-0".to_owned())),
         ..Default::default()
     };
-    let mut service = bed.client.temporal().connection().workflow_service();
+    let mut service = env.client.temporal().connection().workflow_service();
     service.pause_activity(pause.into_request()).await.unwrap();
     let report = report(&handle).await;
     assert_eq!(report.outcome, Outcome::Completed);
@@ -482,11 +486,11 @@ impl PageProcessor for Kept {
 /// Temporal forgets a batch after its retention; the user's store does not.
 #[tokio::test]
 async fn the_final_report_is_kept_with_the_dead_letters() {
-    let bed = Bed::new("kept").await;
+    let env = TestEnv::new("kept").await;
     let reports = Reports::default();
-    let _worker = bed.worker(Kept(reports.clone())).await;
-    let batch = bed.batch::<Kept>(());
-    let report = bed.run(&batch).await;
+    let _worker = env.worker(Kept(reports.clone())).await;
+    let batch = env.batch::<Kept>(());
+    let report = env.run(&batch).await;
     assert_eq!(report.outcome, Outcome::Completed);
     assert_eq!(report.progress.hooks_failed, 0);
     assert_eq!(*reports.asked.lock(), 2, "it is asked until it works");
@@ -494,5 +498,5 @@ async fn the_final_report_is_kept_with_the_dead_letters() {
     assert_eq!(kept.len(), 1);
     assert_eq!(kept[0].outcome, Outcome::Completed);
     assert_eq!(kept[0].progress.batch_run, report.progress.batch_run);
-    replays(&bed, batch.id(), "kept").await;
+    replays(&env, batch.id(), "kept").await;
 }

@@ -9,9 +9,9 @@ use temporalio_client::{UntypedWorkflow, WorkflowExecutionStatus};
 
 use crate::{
     bridge::{HandOver, LATE},
-    numbers::{Numbers, UpTo, gated, gated_where},
+    numbers_processor::{NumbersProcessor, UpTo, gated, gated_where},
     replay::replays,
-    support::{Bed, progress_shows, report, within},
+    support::{TestEnv, progress_shows, report, within},
 };
 
 /// Waits until the batch waits for the one that has the lock.
@@ -23,9 +23,9 @@ async fn waits_for(handle: &BatchHandle, holder: &BatchHandle) {
 }
 
 /// The Temporal run that is a lock, while it is taken.
-async fn lock_run(bed: &Bed, name: &str) -> Option<String> {
+async fn lock_run(env: &TestEnv, name: &str) -> Option<String> {
     let id = format!("temporal-batch.lock/{name}");
-    let lock = bed
+    let lock = env
         .client
         .temporal()
         .get_workflow_handle::<UntypedWorkflow>(id);
@@ -38,16 +38,16 @@ async fn lock_run(bed: &Bed, name: &str) -> Option<String> {
 
 #[tokio::test]
 async fn a_second_batch_is_refused_with_the_name_of_the_first() {
-    let bed = Bed::new("lock").await;
+    let env = TestEnv::new("lock").await;
     let (numbers, gate) = gated();
-    let _worker = bed.worker(numbers.clone()).await;
-    let name = bed.new_id();
-    let batch = || bed.batch::<Numbers>(UpTo { n: 10 }).lock(&name);
-    let first = bed.start(&batch()).await;
+    let _worker = env.worker(numbers.clone()).await;
+    let name = env.new_id();
+    let batch = || env.batch::<NumbersProcessor>(UpTo { n: 10 }).lock(&name);
+    let first = env.start(&batch()).await;
     numbers
         .shows("the first batch runs", |r| r.in_flight == 1)
         .await;
-    let second = bed.start(&batch()).await;
+    let second = env.start(&batch()).await;
     let Err(AcceptError::Refused { reason }) = second.accepted().await else {
         panic!("it was not refused");
     };
@@ -65,20 +65,24 @@ async fn a_second_batch_is_refused_with_the_name_of_the_first() {
     assert_eq!(progress.lock, Some(name.clone()));
     assert_eq!(progress.lock_held_by, None);
     // Another lock is none of its business.
-    let other = bed.batch::<Numbers>(UpTo { n: 0 }).lock(bed.new_id());
-    assert_eq!(bed.run(&other).await.outcome, Outcome::Completed);
+    let other = env
+        .batch::<NumbersProcessor>(UpTo { n: 0 })
+        .lock(env.new_id());
+    assert_eq!(env.run(&other).await.outcome, Outcome::Completed);
     gate.open();
     assert_eq!(report(&first).await.outcome, Outcome::Completed);
     // Given back before the first batch ended.
-    assert_eq!(lock_run(&bed, &name).await, None);
-    assert_eq!(bed.run(&batch()).await.outcome, Outcome::Completed);
+    assert_eq!(lock_run(&env, &name).await, None);
+    assert_eq!(env.run(&batch()).await.outcome, Outcome::Completed);
 }
 
 #[tokio::test]
 async fn a_name_that_cannot_be_a_lock_is_refused_by_the_client() {
-    let bed = Bed::new("lock-name").await;
-    let batch = bed.batch::<Numbers>(UpTo { n: 1 }).lock("two words");
-    let Err(StartError::Invalid(error)) = bed.client.start(&batch).await else {
+    let env = TestEnv::new("lock-name").await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 1 })
+        .lock("two words");
+    let Err(StartError::Invalid(error)) = env.client.start(&batch).await else {
         panic!("it was started");
     };
     assert!(error.to_string().contains("1 to 200 characters"), "{error}");
@@ -95,15 +99,15 @@ enum End {
 
 /// A second batch waits for a first one that ends in this way.
 async fn starts_when_the_first_ends(end: End) {
-    let bed = Bed::new("lock-wait").await;
-    let first_id = bed.new_id();
+    let env = TestEnv::new("lock-wait").await;
+    let first_id = env.new_id();
     let held = first_id.clone();
     let (numbers, gate) = gated_where(move |seen| seen.batch_id == held);
-    let _worker = bed.worker(numbers.clone()).await;
-    let name = bed.new_id();
+    let _worker = env.worker(numbers.clone()).await;
+    let name = env.new_id();
     let named = |id: &str| {
-        temporal_batch::Batch::of::<Numbers>(id, UpTo { n: 20 })
-            .task_queue(&bed.queue)
+        temporal_batch::Batch::of::<NumbersProcessor>(id, UpTo { n: 20 })
+            .task_queue(&env.queue)
             .page_size(10)
             .lock(&name)
     };
@@ -111,11 +115,11 @@ async fn starts_when_the_first_ends(end: End) {
     if end == End::Stopped {
         first = first.deadline(Duration::from_secs(2));
     }
-    let first = bed.start(&first).await;
+    let first = env.start(&first).await;
     numbers
         .shows("the first batch runs", |r| r.in_flight > 0)
         .await;
-    let second = bed.start(&named(&bed.new_id()).wait_for_lock(true)).await;
+    let second = env.start(&named(&env.new_id()).wait_for_lock(true)).await;
     waits_for(&second, &first).await;
     let progress = second.progress().await.unwrap();
     assert_eq!(progress.phase, Phase::Preparing);
@@ -131,7 +135,7 @@ async fn starts_when_the_first_ends(end: End) {
             gate.open();
         }
         End::Terminated => {
-            let temporal = bed.client.temporal();
+            let temporal = env.client.temporal();
             let workflow = temporal.get_workflow_handle::<UntypedWorkflow>(&*first_id);
             workflow.terminate(Default::default()).await.unwrap();
         }
@@ -141,16 +145,16 @@ async fn starts_when_the_first_ends(end: End) {
     assert_eq!(report.outcome, Outcome::Completed, "{end:?}");
     assert_eq!(report.progress.lock_held_by, None);
     assert_eq!(report.progress.items.processed, 20);
-    assert_eq!(lock_run(&bed, &name).await, None, "{end:?}");
+    assert_eq!(lock_run(&env, &name).await, None, "{end:?}");
     let done = numbers.record();
     if end != End::Terminated {
         let begun = done.begun.iter().position(|s| s.batch_id == second.id());
-        let of_first = |s: &crate::numbers::Seen| s.batch_id == first_id;
+        let of_first = |s: &crate::numbers_processor::Seen| s.batch_id == first_id;
         let last = done.begun.iter().rposition(of_first);
         assert!(last < begun, "{end:?}");
     }
     gate.open();
-    replays(&bed, second.id(), "waited").await;
+    replays(&env, second.id(), "waited").await;
 }
 
 #[tokio::test]
@@ -175,22 +179,22 @@ async fn a_batch_that_waits_starts_when_the_first_is_terminated() {
 
 #[tokio::test]
 async fn a_lock_is_held_over_continue_as_new() {
-    let bed = Bed::new("lock-runs").await;
+    let env = TestEnv::new("lock-runs").await;
     let (numbers, gate) = gated();
-    let _worker = bed.worker(numbers.clone()).await;
-    let name = bed.new_id();
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 60 })
+    let _worker = env.worker(numbers.clone()).await;
+    let name = env.new_id();
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 60 })
         .page_size(10)
         .max_parallelism(1)
         .pages_per_run(1)
         .lock(&name);
-    let first = bed.start(&batch).await;
+    let first = env.start(&batch).await;
     numbers.shows("it runs", |r| r.in_flight == 1).await;
-    let lock = lock_run(&bed, &name).await;
+    let lock = lock_run(&env, &name).await;
     assert!(lock.is_some());
-    let waiting = bed.batch::<Numbers>(UpTo { n: 20 }).lock(&name);
-    let second = bed.start(&waiting.wait_for_lock(true)).await;
+    let waiting = env.batch::<NumbersProcessor>(UpTo { n: 20 }).lock(&name);
+    let second = env.start(&waiting.wait_for_lock(true)).await;
     waits_for(&second, &first).await;
     for page in 1..=5 {
         gate.let_through(1);
@@ -199,7 +203,7 @@ async fn a_lock_is_held_over_continue_as_new() {
                 r.done.len() == page && r.in_flight == 1
             })
             .await;
-        assert_eq!(lock_run(&bed, &name).await, lock, "after page {page}");
+        assert_eq!(lock_run(&env, &name).await, lock, "after page {page}");
     }
     assert!(
         numbers
@@ -212,66 +216,66 @@ async fn a_lock_is_held_over_continue_as_new() {
     let first = report(&first).await;
     assert!(first.progress.runs > 3, "{} runs", first.progress.runs);
     assert_eq!(report(&second).await.outcome, Outcome::Completed);
-    replays(&bed, batch.id(), "locked").await;
+    replays(&env, batch.id(), "locked").await;
 }
 
 #[tokio::test]
 async fn a_batch_that_waits_for_a_lock_is_cancelled_at_once() {
-    let bed = Bed::new("lock-cancel").await;
+    let env = TestEnv::new("lock-cancel").await;
     let (numbers, gate) = gated();
-    let _worker = bed.worker(numbers.clone()).await;
-    let name = bed.new_id();
-    let batch = || bed.batch::<Numbers>(UpTo { n: 10 }).lock(&name);
-    let first = bed.start(&batch()).await;
+    let _worker = env.worker(numbers.clone()).await;
+    let name = env.new_id();
+    let batch = || env.batch::<NumbersProcessor>(UpTo { n: 10 }).lock(&name);
+    let first = env.start(&batch()).await;
     numbers
         .shows("the first batch runs", |r| r.in_flight == 1)
         .await;
-    let lock = lock_run(&bed, &name).await;
-    let waiting = bed.start(&batch().wait_for_lock(true)).await;
+    let lock = lock_run(&env, &name).await;
+    let waiting = env.start(&batch().wait_for_lock(true)).await;
     waits_for(&waiting, &first).await;
     waiting.cancel("enough").await.unwrap();
     let ended = report(&waiting).await;
     assert_eq!(ended.outcome, Outcome::Cancelled);
     assert_eq!(ended.progress.pages_completed, 0);
     assert_eq!(
-        lock_run(&bed, &name).await,
+        lock_run(&env, &name).await,
         lock,
         "it was not its lock to give back"
     );
-    replays(&bed, waiting.id(), "waiting-cancelled").await;
+    replays(&env, waiting.id(), "waiting-cancelled").await;
     // A deadline ends the waiting too.
     let late = batch().wait_for_lock(true).deadline(Duration::from_secs(1));
-    let late = bed.start(&late).await;
+    let late = env.start(&late).await;
     let ended = report(&late).await;
     assert_eq!(ended.outcome, Outcome::Stopped);
     assert_eq!(ended.reason.unwrap(), "the deadline is over");
-    replays(&bed, late.id(), "waiting-late").await;
+    replays(&env, late.id(), "waiting-late").await;
     gate.open();
     assert_eq!(report(&first).await.outcome, Outcome::Completed);
 }
 
 #[tokio::test]
 async fn batches_that_contend_for_a_lock_never_overlap_and_all_complete() {
-    let bed = Bed::new("lock-five").await;
-    let numbers = Numbers::new().on_process(|_| async {
+    let env = TestEnv::new("lock-five").await;
+    let numbers = NumbersProcessor::new().on_process(|_| async {
         tokio::time::sleep(Duration::from_millis(10)).await;
         Ok(PageReport::all_processed())
     });
-    let _worker = bed.worker(numbers.clone()).await;
+    let _worker = env.worker(numbers.clone()).await;
     // The lock does not care for queues.
-    let elsewhere = Bed::new("lock-five-elsewhere").await;
+    let elsewhere = TestEnv::new("lock-five-elsewhere").await;
     let _other = elsewhere.worker(numbers.clone()).await;
-    let name = bed.new_id();
+    let name = env.new_id();
     let mut handles = Vec::new();
     for n in 0..5 {
-        let bed = if n % 2 == 0 { &bed } else { &elsewhere };
-        let batch = bed
-            .batch::<Numbers>(UpTo { n: 60 })
+        let env = if n % 2 == 0 { &env } else { &elsewhere };
+        let batch = env
+            .batch::<NumbersProcessor>(UpTo { n: 60 })
             .page_size(10)
             .pages_per_run(3)
             .lock(&name)
             .wait_for_lock(true);
-        handles.push(bed.start(&batch).await);
+        handles.push(env.start(&batch).await);
     }
     for handle in &handles {
         let report = report(handle).await;
@@ -287,49 +291,51 @@ async fn batches_that_contend_for_a_lock_never_overlap_and_all_complete() {
     order.dedup();
     assert_eq!(order.len(), 5, "batches overlapped: {order:?}");
     assert_eq!(record.done.len(), 30);
-    assert_eq!(lock_run(&bed, &name).await, None);
+    assert_eq!(lock_run(&env, &name).await, None);
 }
 
 /// A batch that was terminated gave nothing back; what comes next finds that out, without waiting.
 #[tokio::test]
 async fn a_terminated_batch_can_be_run_again_with_its_lock() {
-    let bed = Bed::new("lock-again").await;
+    let env = TestEnv::new("lock-again").await;
     let (numbers, gate) = gated();
-    let _worker = bed.worker(numbers.clone()).await;
-    let name = bed.new_id();
-    let batch = bed.batch::<Numbers>(UpTo { n: 10 }).lock(&name);
-    bed.start(&batch).await;
+    let _worker = env.worker(numbers.clone()).await;
+    let name = env.new_id();
+    let batch = env.batch::<NumbersProcessor>(UpTo { n: 10 }).lock(&name);
+    env.start(&batch).await;
     numbers.shows("it runs", |r| r.in_flight == 1).await;
-    let lock = lock_run(&bed, &name).await;
-    let temporal = bed.client.temporal();
+    let lock = lock_run(&env, &name).await;
+    let temporal = env.client.temporal();
     let workflow = temporal.get_workflow_handle::<UntypedWorkflow>(batch.id());
     workflow.terminate(Default::default()).await.unwrap();
-    assert_eq!(lock_run(&bed, &name).await, lock, "it is left behind");
+    assert_eq!(lock_run(&env, &name).await, lock, "it is left behind");
     gate.open();
-    let report = bed.run(&batch.rerun(true)).await;
+    let report = env.run(&batch.rerun(true)).await;
     assert_eq!(report.outcome, Outcome::Completed);
-    assert_eq!(lock_run(&bed, &name).await, None);
+    assert_eq!(lock_run(&env, &name).await, None);
 }
 
 /// The worker on which a batch waits may stop: another one goes on waiting.
 #[tokio::test]
 async fn waiting_outlives_the_worker() {
-    let bed = Bed::new("lock-worker").await;
-    let elsewhere = Bed::new("lock-holder").await;
+    let env = TestEnv::new("lock-worker").await;
+    let elsewhere = TestEnv::new("lock-holder").await;
     let (numbers, gate) = gated();
     let _worker = elsewhere.worker(numbers.clone()).await;
-    let name = bed.new_id();
-    let first = elsewhere.batch::<Numbers>(UpTo { n: 10 }).lock(&name);
+    let name = env.new_id();
+    let first = elsewhere
+        .batch::<NumbersProcessor>(UpTo { n: 10 })
+        .lock(&name);
     let first = elsewhere.start(&first).await;
     numbers
         .shows("the first batch runs", |r| r.in_flight == 1)
         .await;
-    let worker = bed.worker(Numbers::new()).await;
-    let waiting = bed.batch::<Numbers>(UpTo { n: 10 }).lock(&name);
-    let waiting = bed.start(&waiting.wait_for_lock(true)).await;
+    let worker = env.worker(NumbersProcessor::new()).await;
+    let waiting = env.batch::<NumbersProcessor>(UpTo { n: 10 }).lock(&name);
+    let waiting = env.start(&waiting.wait_for_lock(true)).await;
     waits_for(&waiting, &first).await;
     within("the worker stops", worker.stop()).await.unwrap();
-    let _worker = bed.worker(Numbers::new()).await;
+    let _worker = env.worker(NumbersProcessor::new()).await;
     gate.open();
     assert_eq!(report(&waiting).await.outcome, Outcome::Completed);
     assert_eq!(report(&first).await.outcome, Outcome::Completed);
@@ -351,10 +357,12 @@ async fn ends_while_it_takes_its_lock_again(end: End) {
     let lock =
         temporal.get_workflow_handle::<UntypedWorkflow>(format!("temporal-batch.lock/{name}"));
     lock.terminate(Default::default()).await.unwrap();
-    let elsewhere = Bed::new("lock-bridge-elsewhere").await;
+    let elsewhere = TestEnv::new("lock-bridge-elsewhere").await;
     let (others, gate) = gated();
     let _other = elsewhere.worker(others.clone()).await;
-    let other = elsewhere.batch::<Numbers>(UpTo { n: 10 }).lock(&name);
+    let other = elsewhere
+        .batch::<NumbersProcessor>(UpTo { n: 10 })
+        .lock(&name);
     let other = elsewhere.start(&other).await;
     others.shows("it has the lock", |r| r.in_flight == 1).await;
     t.first.open();

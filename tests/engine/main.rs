@@ -1,9 +1,8 @@
 //! The engine against a real Temporal dev server: one server for this binary, and for every test its own
 //! task queue, workers and batch ids.
 
-mod abandon;
-mod absent;
-mod aside;
+mod abandoned_pages;
+mod absent_workers;
 mod basics;
 mod because;
 mod blocking;
@@ -11,17 +10,15 @@ mod bridge;
 mod control;
 mod deploys;
 mod eager;
-mod ends;
+mod ends_from_outside;
 mod fairness;
-mod gone;
 mod hand_over;
 mod hooks;
 mod item_pace;
-mod kill;
+mod killed_workers;
 mod life_cycle;
 mod locks;
-mod looks;
-mod numbers;
+mod numbers_processor;
 mod outages;
 mod pace;
 mod partitions;
@@ -31,15 +28,17 @@ mod reduce;
 mod refusals;
 mod replay;
 mod retries;
+mod server_requests;
+mod side_activities;
 mod sizes;
 mod stages;
 mod standstill;
 mod steering;
 mod stride_length;
-mod support;
+mod terminated_runs;
 mod tolerance;
 mod totals;
-mod unknown;
+mod unknown_processors;
 
-#[path = "../fixtures/proxy.rs"]
-mod proxy;
+#[path = "../support/mod.rs"]
+mod support;

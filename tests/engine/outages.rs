@@ -6,9 +6,8 @@ use temporal_batch::{BatchClient, BatchHandle, ConnectOptions, Outcome, Worker};
 use temporalio_client::{UntypedWorkflow, WorkflowTerminateOptions};
 
 use crate::{
-    numbers::{Numbers, UpTo, gated},
-    proxy::Proxy,
-    support::{Bed, progress_shows, report, server_address, within},
+    numbers_processor::{NumbersProcessor, UpTo, gated},
+    support::{TestEnv, progress_shows, report, server_address, servers::Proxy, within},
 };
 
 async fn proxy() -> Proxy {
@@ -34,11 +33,11 @@ async fn follower(handle: &BatchHandle) -> tokio::task::JoinHandle<Outcome> {
 
 #[tokio::test]
 async fn a_follower_of_a_batch_that_is_reset_follows_its_new_run() {
-    let bed = Bed::new("reset-followed").await;
+    let env = TestEnv::new("reset-followed").await;
     let (numbers, gate) = gated();
-    let _worker = bed.worker(numbers).await;
-    let batch = bed.batch::<Numbers>(UpTo { n: 100 }).page_size(10);
-    let handle = bed.start(&batch).await;
+    let _worker = env.worker(numbers).await;
+    let batch = env.batch::<NumbersProcessor>(UpTo { n: 100 }).page_size(10);
+    let handle = env.start(&batch).await;
     gate.let_through(2);
     let following = follower(&handle).await;
     let reset = within(
@@ -52,22 +51,22 @@ async fn a_follower_of_a_batch_that_is_reset_follows_its_new_run() {
 
 #[tokio::test]
 async fn a_follower_of_a_batch_that_is_terminated_follows_the_rerun_that_is_there_by_then() {
-    let bed = Bed::new("rerun-followed").await;
+    let env = TestEnv::new("rerun-followed").await;
     let (numbers, gate) = gated();
-    let _worker = bed.worker(numbers).await;
-    let batch = bed.batch::<Numbers>(UpTo { n: 100 }).page_size(10);
-    bed.start(&batch).await;
+    let _worker = env.worker(numbers).await;
+    let batch = env.batch::<NumbersProcessor>(UpTo { n: 100 }).page_size(10);
+    env.start(&batch).await;
     gate.let_through(2);
     let proxy = proxy().await;
     let far = through(&proxy).await.handle(batch.id()).unwrap();
     let following = follower(&far).await;
     // What it is told of the first run waits until there is a second one.
     proxy.stall();
-    let temporal = bed.client.temporal();
+    let temporal = env.client.temporal();
     let workflow = temporal.get_workflow_handle::<UntypedWorkflow>(batch.id());
     let options = WorkflowTerminateOptions::default();
     workflow.terminate(options).await.unwrap();
-    bed.start(&batch.clone().rerun(true)).await;
+    env.start(&batch.clone().rerun(true)).await;
     gate.open();
     proxy.pass();
     assert_eq!(following.await.unwrap(), Outcome::Completed);
@@ -76,17 +75,20 @@ async fn a_follower_of_a_batch_that_is_terminated_follows_the_rerun_that_is_ther
 /// The SDK alone gives up after 10 s.
 #[tokio::test]
 async fn a_worker_that_begins_during_an_outage_works_after_it() {
-    let bed = Bed::new("begun-away").await;
+    let env = TestEnv::new("begun-away").await;
     let proxy = proxy().await;
     let client = through(&proxy).await;
     proxy.refuse();
-    let worker = Worker::new(client.temporal().clone(), &bed.queue).processor(Numbers::new());
+    let worker =
+        Worker::new(client.temporal().clone(), &env.queue).processor(NumbersProcessor::new());
     let mut worker = worker.start().unwrap();
     let outage = Duration::from_secs(15);
     let ended = tokio::time::timeout(outage, worker.ended()).await;
     assert!(ended.is_err(), "{ended:?}");
     proxy.pass();
-    let done = bed.run(&bed.batch::<Numbers>(UpTo { n: 100 })).await;
+    let done = env
+        .run(&env.batch::<NumbersProcessor>(UpTo { n: 100 }))
+        .await;
     assert_eq!(done.outcome, Outcome::Completed);
     within("it drains", worker.stop()).await.unwrap();
 }

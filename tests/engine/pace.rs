@@ -16,14 +16,14 @@ use temporal_batch::{
 use tokio::time::sleep;
 
 use crate::{
-    numbers::{Numbers, UpTo, gated},
+    numbers_processor::{NumbersProcessor, UpTo, gated},
     replay::replays,
-    support::{Bed, progress_shows, report},
+    support::{TestEnv, progress_shows, report},
 };
 
 /// Pages that take a while, each on its own.
-fn slow(page: Duration) -> Numbers {
-    Numbers::new()
+fn slow(page: Duration) -> NumbersProcessor {
+    NumbersProcessor::new()
         .skipping_ahead()
         .with_size_hint()
         .on_process(move |_| async move {
@@ -92,24 +92,26 @@ fn most_in_a_second(begun: &[(Instant, usize)]) -> usize {
 
 #[tokio::test]
 async fn a_rate_holds_over_its_changes_and_over_continue_as_new() {
-    let bed = Bed::new("rate-live").await;
+    let env = TestEnv::new("rate-live").await;
     let begun: Arc<std::sync::Mutex<Vec<(Instant, usize)>>> = Arc::default();
     let seen = Arc::clone(&begun);
-    let numbers = Numbers::new().skipping_ahead().on_process(move |page| {
-        seen.lock()
-            .unwrap()
-            .push((Instant::now(), page.items.len()));
-        async { Ok(PageReport::all_processed()) }
-    });
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 6_000 })
+    let numbers = NumbersProcessor::new()
+        .skipping_ahead()
+        .on_process(move |page| {
+            seen.lock()
+                .unwrap()
+                .push((Instant::now(), page.items.len()));
+            async { Ok(PageReport::all_processed()) }
+        });
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 6_000 })
         .page_size(10)
         .stride(20)
         .max_parallelism(4)
         .pages_per_run(100)
         .rate(400.0);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     numbers
         .shows("some pages are done", |r| r.done.len() >= 80)
         .await;
@@ -126,7 +128,7 @@ async fn a_rate_holds_over_its_changes_and_over_continue_as_new() {
         numbers.record().processed(),
         (1..=6_000).collect::<Vec<_>>()
     );
-    // Design section 4: rate x window, and one page for each page in flight.
+    // The rate times the window, and one page more for each page in flight.
     assert!(
         most_in_a_second(&slow) <= 400 + 4 * 10,
         "{}",
@@ -142,30 +144,32 @@ async fn a_rate_holds_over_its_changes_and_over_continue_as_new() {
         most_in_a_second(&all[changed..]) > 440,
         "the higher rate is used"
     );
-    replays(&bed, handle.id(), "rate").await;
+    replays(&env, handle.id(), "rate").await;
 }
 
 /// The first page does not wait, and is paid for before the second one.
 #[tokio::test]
 async fn from_its_start_a_batch_keeps_to_its_rate_on_average() {
     const PAGE: u32 = 50;
-    let bed = Bed::new("rate-average").await;
+    let env = TestEnv::new("rate-average").await;
     // One stride has all pages, or each page comes back with what is owed.
     for stride in [6, 1] {
         let begun: Arc<std::sync::Mutex<Vec<Instant>>> = Arc::default();
         let seen = Arc::clone(&begun);
-        let numbers = Numbers::new().skipping_ahead().on_process(move |_| {
-            seen.lock().unwrap().push(Instant::now());
-            async { Ok(PageReport::all_processed()) }
-        });
-        let worker = bed.worker(numbers).await;
-        let batch = bed
-            .batch::<Numbers>(UpTo { n: 300 })
+        let numbers = NumbersProcessor::new()
+            .skipping_ahead()
+            .on_process(move |_| {
+                seen.lock().unwrap().push(Instant::now());
+                async { Ok(PageReport::all_processed()) }
+            });
+        let worker = env.worker(numbers).await;
+        let batch = env
+            .batch::<NumbersProcessor>(UpTo { n: 300 })
             .page_size(PAGE)
             .stride(stride)
             .max_parallelism(1)
             .rate(100.0);
-        assert_eq!(bed.run(&batch).await.outcome, Outcome::Completed);
+        assert_eq!(env.run(&batch).await.outcome, Outcome::Completed);
         let begun = begun.lock().unwrap().clone();
         assert_eq!(begun.len(), 6);
         for (n, at) in (1..).zip(&begun).skip(1) {
@@ -182,15 +186,15 @@ async fn from_its_start_a_batch_keeps_to_its_rate_on_average() {
 /// earned in a quarter of an hour.
 #[tokio::test]
 async fn a_first_page_does_not_wait_where_its_stride_has_to_share_the_rate() {
-    let bed = Bed::new("rate-shared").await;
-    let numbers = Numbers::new().skipping_ahead();
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 30_000 })
+    let env = TestEnv::new("rate-shared").await;
+    let numbers = NumbersProcessor::new().skipping_ahead();
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 30_000 })
         .page_size(1_000)
         .max_parallelism(3)
         .rate(1.0);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     numbers
         .shows("a page is done", |r| !r.done.is_empty())
         .await;
@@ -200,16 +204,16 @@ async fn a_first_page_does_not_wait_where_its_stride_has_to_share_the_rate() {
 
 #[tokio::test]
 async fn taking_the_rate_away_lets_strides_in_flight_go_faster() {
-    let bed = Bed::new("rate-off").await;
-    let numbers = Numbers::new().skipping_ahead();
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 100_000 })
+    let env = TestEnv::new("rate-off").await;
+    let numbers = NumbersProcessor::new().skipping_ahead();
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 100_000 })
         .page_size(10)
         .stride(1_000)
         .max_parallelism(2)
         .rate(100.0);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     let progress = progress_shows(&handle, "the rate holds it", |p| {
         p.held_by == Some(HeldBy::Rate)
     });
@@ -223,46 +227,45 @@ async fn taking_the_rate_away_lets_strides_in_flight_go_faster() {
 
 #[tokio::test]
 async fn pages_per_second_and_a_pause_between_pages_hold() {
-    let bed = Bed::new("page-rate").await;
-    let numbers = Numbers::new().skipping_ahead();
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 300 })
+    let env = TestEnv::new("page-rate").await;
+    let numbers = NumbersProcessor::new().skipping_ahead();
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 300 })
         .page_size(10)
         .stride(5)
         .max_parallelism(3)
         .page_rate(10.0);
     let started = Instant::now();
-    let ended = bed.run(&batch).await;
+    let ended = env.run(&batch).await;
     assert_eq!(ended.outcome, Outcome::Completed);
     assert_eq!(ended.progress.pages_completed, 30);
     // 30 pages less one for each in flight; waits are at least as long as they should be.
     assert!(started.elapsed() >= Duration::from_millis(2_700));
 
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 100 })
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 100 })
         .page_size(10)
         .stride(5)
         .max_parallelism(1)
         .page_pause(Duration::from_millis(200));
     let started = Instant::now();
-    assert_eq!(bed.run(&batch).await.outcome, Outcome::Completed);
+    assert_eq!(env.run(&batch).await.outcome, Outcome::Completed);
     assert!(started.elapsed() >= Duration::from_millis(2_000));
 }
 
-/// 003-09.
 #[tokio::test]
 async fn a_ramp_goes_on_over_pauses_and_continue_as_new_and_says_where_it_is() {
-    let bed = Bed::new("ramp").await;
+    let env = TestEnv::new("ramp").await;
     let numbers = slow(Duration::from_millis(20));
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 30_000 })
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 30_000 })
         .page_size(10)
         .stride(10)
         .pages_per_run(200)
         .ramp(Ramp::new(1, 9, Duration::from_secs(8)));
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     let first = progress_shows(&handle, "the ramp has begun", |p| {
         p.held_by == Some(HeldBy::Ramp) && p.parallelism_now >= 2
     })
@@ -289,19 +292,19 @@ async fn a_ramp_goes_on_over_pauses_and_continue_as_new_and_says_where_it_is() {
     let report = report(&handle).await;
     assert_eq!(report.outcome, Outcome::Completed);
     assert!(numbers.record().most_in_flight <= 9);
-    replays(&bed, handle.id(), "ramp").await;
+    replays(&env, handle.id(), "ramp").await;
 }
 
 #[tokio::test]
 async fn a_pause_until_a_time_ends_by_itself_and_says_who_and_why() {
-    let bed = Bed::new("until").await;
+    let env = TestEnv::new("until").await;
     let numbers = slow(Duration::from_millis(20));
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 2_000 })
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 2_000 })
         .page_size(10)
         .max_parallelism(2);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     numbers.shows("pages are done", |r| r.done.len() > 5).await;
     let options = PauseOptions::new()
         .reason("backup")
@@ -327,23 +330,23 @@ async fn a_pause_until_a_time_ends_by_itself_and_says_who_and_why() {
         ("resume", Some("the time of the pause is over"))
     );
     assert!(last.at >= until);
-    replays(&bed, handle.id(), "pause-for-a-time").await;
+    replays(&env, handle.id(), "pause-for-a-time").await;
 }
 
 #[tokio::test]
 async fn outside_of_its_windows_a_batch_holds_until_they_are_changed() {
-    let bed = Bed::new("window").await;
+    let env = TestEnv::new("window").await;
     let numbers = slow(Duration::from_millis(5));
-    let _worker = bed.worker(numbers.clone()).await;
+    let _worker = env.worker(numbers.clone()).await;
     // It opens in six hours, for one.
     let in_six_hours = Timestamp::from(SystemTime::now() + Duration::from_secs(6 * 3_600));
     let hour = in_six_hours.0 / 3_600_000 % 24;
     let window = format!("{hour:02}:00-{:02}:00", (hour + 1) % 24);
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 200 })
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 200 })
         .page_size(10)
         .window(window.parse().unwrap());
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     let held = progress_shows(&handle, "it is held", |p| {
         p.phase == Phase::Held && p.window_opens_at.is_some()
     })
@@ -359,27 +362,27 @@ async fn outside_of_its_windows_a_batch_holds_until_they_are_changed() {
     let always: Window = "00:00-24:00".parse().unwrap();
     handle.set(Settings::new().windows([always])).await.unwrap();
     assert_eq!(report(&handle).await.outcome, Outcome::Completed);
-    replays(&bed, handle.id(), "window").await;
+    replays(&env, handle.id(), "window").await;
 }
 
 #[tokio::test]
 async fn a_throttle_holds_slows_and_lets_go_with_its_reason() {
-    let bed = Bed::new("throttle").await;
+    let env = TestEnv::new("throttle").await;
     let switch = Switch::default();
     switch.set(HOLD);
     let numbers = slow(Duration::from_millis(20));
     let throttle = switch.clone();
-    let _worker = bed
+    let _worker = env
         .worker_with(numbers.clone(), move |worker| worker.throttle(throttle))
         .await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 20_000 })
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 20_000 })
         .page_size(10)
         .stride(50)
         .pages_per_run(400)
         .max_parallelism(8)
         .throttle("switch");
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     let held = progress_shows(&handle, "it is held", |p| {
         p.throttled.as_ref().is_some_and(|t| t.factor == 0.0)
     })
@@ -428,17 +431,19 @@ async fn a_throttle_holds_slows_and_lets_go_with_its_reason() {
     );
     assert!(report.progress.runs > 1);
     let asked = switch.asked.load(Ordering::SeqCst);
-    replays(&bed, handle.id(), "throttle").await;
+    replays(&env, handle.id(), "throttle").await;
     assert!(asked > 10, "{asked}");
 }
 
 #[tokio::test]
 async fn a_throttle_that_no_worker_has_is_refused_before_the_first_page() {
-    let bed = Bed::new("no-throttle").await;
-    let numbers = Numbers::new();
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed.batch::<Numbers>(UpTo { n: 10 }).throttle("databse");
-    let handle = bed.start(&batch).await;
+    let env = TestEnv::new("no-throttle").await;
+    let numbers = NumbersProcessor::new();
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 10 })
+        .throttle("databse");
+    let handle = env.start(&batch).await;
     let refused = handle.accepted().await.unwrap_err().to_string();
     assert!(
         refused.contains("throttle \"databse\" is not registered; registered are: none"),
@@ -449,9 +454,9 @@ async fn a_throttle_that_no_worker_has_is_refused_before_the_first_page() {
 
 #[tokio::test]
 async fn page_sizes_follow_the_time_that_pages_take_and_halve_after_a_timeout() {
-    let bed = Bed::new("auto-size").await;
+    let env = TestEnv::new("auto-size").await;
     // 100 µs an item: 100 ms are 1,000 items.
-    let numbers = Numbers::new()
+    let numbers = NumbersProcessor::new()
         .skipping_ahead()
         .settings(|s| s.page_timeout = Duration::from_secs(1))
         .on_process(|page| async move {
@@ -460,15 +465,15 @@ async fn page_sizes_follow_the_time_that_pages_take_and_halve_after_a_timeout() 
             sleep(Duration::from_micros(per_item * page.items.len() as u64)).await;
             Ok(PageReport::all_processed())
         });
-    let _worker = bed.worker(numbers.clone()).await;
+    let _worker = env.worker(numbers.clone()).await;
     let auto = AutoPageSize::new(50, 5_000).target(Duration::from_millis(100));
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 400_000 })
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 400_000 })
         .page_size(400)
         .auto_page_size(auto)
         .stride(5)
         .max_parallelism(2);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     let halved = progress_shows(&handle, "the page size was halved", |p| p.page_size == 200);
     assert_eq!(
         halved.await.auto_page_size.as_deref(),
@@ -484,31 +489,33 @@ async fn page_sizes_follow_the_time_that_pages_take_and_halve_after_a_timeout() 
         numbers.record().processed(),
         (1..=400_000).collect::<Vec<_>>()
     );
-    replays(&bed, handle.id(), "page-size").await;
+    replays(&env, handle.id(), "page-size").await;
 }
 
 #[tokio::test]
 async fn parallelism_is_tuned_up_while_it_helps_and_down_when_pages_fail() {
-    let bed = Bed::new("auto-parallel").await;
+    let env = TestEnv::new("auto-parallel").await;
     let failing = Arc::new(AtomicU8::new(0));
     let fails = Arc::clone(&failing);
-    let numbers = Numbers::new().skipping_ahead().on_process(move |page| {
-        let fail = fails.load(Ordering::SeqCst) == 1 && page.times == 1;
-        async move {
-            sleep(Duration::from_millis(50)).await;
-            match fail {
-                true => Err(PageError::retryable("too many connections")),
-                false => Ok(PageReport::all_processed()),
+    let numbers = NumbersProcessor::new()
+        .skipping_ahead()
+        .on_process(move |page| {
+            let fail = fails.load(Ordering::SeqCst) == 1 && page.times == 1;
+            async move {
+                sleep(Duration::from_millis(50)).await;
+                match fail {
+                    true => Err(PageError::retryable("too many connections")),
+                    false => Ok(PageReport::all_processed()),
+                }
             }
-        }
-    });
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 1_000_000 })
+        });
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 1_000_000 })
         .page_size(10)
         .stride(5)
         .auto_parallelism(AutoParallelism::new(2, 6));
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     let tuned = progress_shows(&handle, "tuning holds it", |p| {
         p.held_by == Some(HeldBy::Tuning)
     });
@@ -529,7 +536,7 @@ async fn parallelism_is_tuned_up_while_it_helps_and_down_when_pages_fail() {
 
 #[tokio::test]
 async fn a_batch_without_a_limit_says_what_it_waits_for() {
-    let bed = Bed::new("discovery").await;
+    let env = TestEnv::new("discovery").await;
     let (numbers, gate) = gated();
     let fetch_gate = gate.clone();
     // The first page cannot be read, so nobody knows where the second one starts.
@@ -540,9 +547,9 @@ async fn a_batch_without_a_limit_says_what_it_waits_for() {
             Ok(())
         }
     });
-    let _worker = bed.worker(numbers.clone()).await;
-    let handle = bed
-        .start(&bed.batch::<Numbers>(UpTo { n: 30 }).page_size(10))
+    let _worker = env.worker(numbers.clone()).await;
+    let handle = env
+        .start(&env.batch::<NumbersProcessor>(UpTo { n: 30 }).page_size(10))
         .await;
     let waiting = progress_shows(&handle, "it waits for the first page", |p| {
         p.held_by == Some(HeldBy::Discovery)
@@ -562,8 +569,8 @@ async fn a_batch_without_a_limit_says_what_it_waits_for() {
 
 #[tokio::test]
 async fn bad_pace_is_refused_before_anything_starts() {
-    let bed = Bed::new("bad-pace").await;
-    let batch = || bed.batch::<Numbers>(UpTo { n: 10 });
+    let env = TestEnv::new("bad-pace").await;
+    let batch = || env.batch::<NumbersProcessor>(UpTo { n: 10 });
     for (bad, said) in [
         (batch().page_rate(0.0), "must be more than 0"),
         (
@@ -584,7 +591,7 @@ async fn bad_pace_is_refused_before_anything_starts() {
         ),
         (batch().page_pause(Duration::from_secs(7_200)), "page pause"),
     ] {
-        match bed.client.start(&bad).await {
+        match env.client.start(&bad).await {
             Err(StartError::Invalid(invalid)) => {
                 let text = invalid.to_string();
                 assert!(text.contains(said), "{text}");

@@ -17,9 +17,13 @@ use temporalio_client::{UntypedWorkflow, WorkflowHandle, WorkflowTerminateOption
 
 use crate::{
     hooks::Told,
-    numbers::{Gate, quick_retries},
+    numbers_processor::{Gate, quick_retries},
     replay::replays,
-    support::{Bed, eventually, progress_shows, report},
+    support::{
+        TestEnv, eventually,
+        number_pages::{numbers_of, skip},
+        progress_shows, report,
+    },
 };
 
 /// Tenants with so many records each, numbered from 1; or the same as ranges of one numbering.
@@ -178,10 +182,8 @@ impl PageProcessor for Mail {
         if args.slow {
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
-        let start = ctx.range().start().copied().unwrap_or(0);
-        let last = args.last_of(&tenant(ctx));
-        let end = ctx.range().end().copied().unwrap_or(u64::MAX).min(last);
-        Page::keyset((start + 1..=end).take(ctx.page_size()).collect(), |n| *n)
+        let numbers = numbers_of(ctx, args.last_of(&tenant(ctx)));
+        Page::keyset(numbers, |n| *n)
     }
 
     async fn process(
@@ -220,15 +222,9 @@ impl PageProcessor for Mail {
         if !ctx.args().skips {
             return Ok(SkipAhead::Unsupported);
         }
-        let start = ctx.range().start().copied().unwrap_or(0);
         let last = ctx.args().last_of(&tenant(ctx));
         let end = ctx.range().end().copied().unwrap_or(last);
-        let to = start + u64::from(pages) * ctx.page_size() as u64;
-        Ok(if to <= end {
-            SkipAhead::To(to)
-        } else {
-            SkipAhead::PastEnd
-        })
+        Ok(skip(ctx, pages, end))
     }
 
     async fn split(&self, ctx: &PageContext<Self>) -> Result<Option<u64>, PageError> {
@@ -257,11 +253,11 @@ fn four() -> Tenants {
 
 #[tokio::test]
 async fn every_record_of_every_tenant_is_processed_once_and_counted() {
-    let bed = Bed::new("parts-tenants").await;
+    let env = TestEnv::new("parts-tenants").await;
     let mail = Mail::new();
-    let _worker = bed.worker(mail.clone()).await;
-    let batch = bed.batch::<Mail>(four()).page_size(10);
-    let report = bed.run(&batch).await;
+    let _worker = env.worker(mail.clone()).await;
+    let batch = env.batch::<Mail>(four()).page_size(10);
+    let report = env.run(&batch).await;
     assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
     mail.assert_each_once(&four());
     assert_result(&report, &four());
@@ -277,21 +273,21 @@ async fn every_record_of_every_tenant_is_processed_once_and_counted() {
         .collect();
     listed.sort_unstable();
     assert_eq!(listed, [("ada", 95), ("bob", 0), ("cyd", 7), ("dan", 40)]);
-    assert_eq!(replays(&bed, batch.id(), "tenants").await, 1);
-    replays(&bed, &format!("{}.p0", batch.id()), "tenant-of-many").await;
-    let listed = bed.client.list(1_000).await.unwrap();
+    assert_eq!(replays(&env, batch.id(), "tenants").await, 1);
+    replays(&env, &format!("{}.p0", batch.id()), "tenant-of-many").await;
+    let listed = env.client.list(1_000).await.unwrap();
     let own = listed.iter().filter(|b| b.batch_id.starts_with(batch.id()));
     assert_eq!(own.count(), 1, "partitions are no batches");
 }
 
 #[tokio::test]
 async fn key_ranges_end_exactly_where_the_next_one_begins() {
-    let bed = Bed::new("parts-ranges").await;
+    let env = TestEnv::new("parts-ranges").await;
     for tenants in [four().ranges(), four().ranges().skipping()] {
         let mail = Mail::new();
-        let worker = bed.worker(mail.clone()).await;
-        let batch = bed.batch::<Mail>(tenants.clone()).page_size(10).stride(3);
-        let report = bed.run(&batch).await;
+        let worker = env.worker(mail.clone()).await;
+        let batch = env.batch::<Mail>(tenants.clone()).page_size(10).stride(3);
+        let report = env.run(&batch).await;
         assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
         mail.assert_each_once(&tenants);
         assert_eq!(
@@ -305,16 +301,16 @@ async fn key_ranges_end_exactly_where_the_next_one_begins() {
 
 #[tokio::test]
 async fn each_partition_tunes_its_strides_as_the_batch_is_told_to() {
-    let bed = Bed::new("parts-strides").await;
+    let env = TestEnv::new("parts-strides").await;
     let tenants = Tenants::of(&[("a", 6_000), ("b", 4_000)]).skipping();
     let mail = Mail::new();
-    let _worker = bed.worker(mail.clone()).await;
-    let batch = bed
+    let _worker = env.worker(mail.clone()).await;
+    let batch = env
         .batch::<Mail>(tenants.clone())
         .page_size(10)
         .stride(AutoStride::default())
         .max_parallelism(4);
-    let report = bed.run(&batch).await;
+    let report = env.run(&batch).await;
     assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
     mail.assert_each_once(&tenants);
     let because = report.progress.stride_because.as_deref();
@@ -322,7 +318,7 @@ async fn each_partition_tunes_its_strides_as_the_batch_is_told_to() {
     let mut strides = 0;
     for number in 0..2 {
         let partition = format!("{}.p{number}", batch.id());
-        for history in bed.histories(&partition).await {
+        for history in env.histories(&partition).await {
             strides += String::from_utf8_lossy(&history)
                 .matches("\"stride-")
                 .count();
@@ -332,21 +328,21 @@ async fn each_partition_tunes_its_strides_as_the_batch_is_told_to() {
         (2..250).contains(&strides),
         "{strides} strides for 1,000 pages"
     );
-    replays(&bed, batch.id(), "strides").await;
+    replays(&env, batch.id(), "strides").await;
 }
 
 #[tokio::test]
 async fn the_limits_hold_over_all_partitions_and_follow_the_operator() {
-    let bed = Bed::new("parts-limits").await;
+    let env = TestEnv::new("parts-limits").await;
     let tenants = Tenants::of(&[("a", 1_000), ("b", 1_000), ("c", 1_000), ("d", 1_000)]).skipping();
     let (mail, gate) = Mail::gated();
-    let _worker = bed.worker(mail.clone()).await;
-    let batch = bed
+    let _worker = env.worker(mail.clone()).await;
+    let batch = env
         .batch::<Mail>(tenants.clone())
         .page_size(10)
         .stride(5)
         .max_parallelism(3);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     eventually("three pages are in flight", || async {
         (mail.begun() == 3).then_some(())
     })
@@ -369,20 +365,20 @@ async fn the_limits_hold_over_all_partitions_and_follow_the_operator() {
     assert_eq!(report.outcome, Outcome::Completed);
     mail.assert_each_once(&tenants);
     assert!(mail.seen.lock().unwrap().most_in_flight <= 2);
-    replays(&bed, batch.id(), "limits").await;
+    replays(&env, batch.id(), "limits").await;
 }
 
 #[tokio::test]
 async fn what_a_finished_partition_had_goes_to_the_others() {
-    let bed = Bed::new("parts-rebalance").await;
+    let env = TestEnv::new("parts-rebalance").await;
     let tenants = Tenants::of(&[("small", 10), ("large", 2_000)]).skipping();
     let (mail, gate) = Mail::gated();
-    let _worker = bed.worker(mail.clone()).await;
-    let batch = bed
+    let _worker = env.worker(mail.clone()).await;
+    let batch = env
         .batch::<Mail>(tenants.clone())
         .page_size(10)
         .max_parallelism(4);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     eventually("both have begun", || async {
         (mail.begun() >= 3).then_some(())
     })
@@ -406,17 +402,17 @@ async fn what_a_finished_partition_had_goes_to_the_others() {
 
 #[tokio::test]
 async fn parent_and_partitions_continue_as_new() {
-    let bed = Bed::new("parts-can").await;
+    let env = TestEnv::new("parts-can").await;
     let tenants = Tenants::of(&[("a", 300), ("b", 200), ("c", 100)]).skipping();
     let mail = Mail::new().taking(Duration::from_millis(30));
-    let _worker = bed.worker(mail.clone()).await;
-    let batch = bed
+    let _worker = env.worker(mail.clone()).await;
+    let batch = env
         .batch::<Mail>(tenants.clone())
         .page_size(5)
         .pages_per_run(3)
         .max_parallelism(4)
         .rate(1e6);
-    let report = bed.run(&batch).await;
+    let report = env.run(&batch).await;
     assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
     mail.assert_each_once(&tenants);
     assert_result(&report, &tenants);
@@ -425,28 +421,28 @@ async fn parent_and_partitions_continue_as_new() {
         report.progress.runs > 1,
         "the parent did not continue as new"
     );
-    let runs = replays(&bed, batch.id(), "parent-over-runs").await;
+    let runs = replays(&env, batch.id(), "parent-over-runs").await;
     assert_eq!(runs, report.progress.runs as usize);
-    let children = replays(&bed, &format!("{}.p0", batch.id()), "partition-over-runs").await;
+    let children = replays(&env, &format!("{}.p0", batch.id()), "partition-over-runs").await;
     assert!(children > 2, "{children}");
 }
 
 #[tokio::test]
 async fn a_long_page_of_one_partition_holds_up_no_other_at_a_hand_over() {
-    let bed = Bed::new("parts-long-page").await;
+    let env = TestEnv::new("parts-long-page").await;
     let tenants = Tenants::of(&[("a", 100), ("b", 1_000)]).skipping();
     let (mail, gate) = Mail::gated();
     let mail = Mail {
         gated: Some("a"),
         ..mail.taking(Duration::from_millis(400))
     };
-    let _worker = bed.worker(mail.clone()).await;
-    let batch = bed
+    let _worker = env.worker(mail.clone()).await;
+    let batch = env
         .batch::<Mail>(tenants.clone())
         .page_size(5)
         .pages_per_run(5)
         .max_parallelism(8);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     eventually("the other partition is done", || async {
         let seen = mail.seen.lock().unwrap();
         (seen.records.len() == 1_000).then_some(())
@@ -458,21 +454,21 @@ async fn a_long_page_of_one_partition_holds_up_no_other_at_a_hand_over() {
     mail.assert_each_once(&tenants);
     assert_result(&report, &tenants);
     assert!(report.progress.runs > 1, "there was no hand-over");
-    replays(&bed, batch.id(), "partitions-that-go-on").await;
+    replays(&env, batch.id(), "partitions-that-go-on").await;
 }
 
 #[tokio::test]
 async fn notices_of_partitions_and_of_the_batch_have_different_numbers() {
-    let bed = Bed::new("parts-notices").await;
+    let env = TestEnv::new("parts-notices").await;
     let mail = Mail {
         fails: true,
         ..Mail::new()
     };
     let told = Told::default();
-    let _worker = bed.worker_with(mail, |worker| told.register(worker)).await;
+    let _worker = env.worker_with(mail, |worker| told.register(worker)).await;
     let tenants = Tenants::of(&[("a", 20), ("b", 20)]);
-    let batch = bed.batch::<Mail>(tenants).page_size(5).on_failure("told");
-    let report = bed.run(&batch).await;
+    let batch = env.batch::<Mail>(tenants).page_size(5).on_failure("told");
+    let report = env.run(&batch).await;
     assert_eq!(report.outcome, Outcome::CompletedWithFailures);
     let failures = told.failures.lock().clone();
     let mut numbers: Vec<_> = failures.iter().map(|notice| notice.number).collect();
@@ -489,15 +485,15 @@ async fn notices_of_partitions_and_of_the_batch_have_different_numbers() {
 
 #[tokio::test]
 async fn a_cancelled_batch_goes_on_where_its_partitions_stood() {
-    let bed = Bed::new("parts-cancel").await;
+    let env = TestEnv::new("parts-cancel").await;
     let tenants = Tenants::of(&[("a", 100), ("b", 60), ("c", 50)]).skipping();
     let (mail, gate) = Mail::gated();
-    let _worker = bed.worker(mail.clone()).await;
-    let batch = bed
+    let _worker = env.worker(mail.clone()).await;
+    let batch = env
         .batch::<Mail>(tenants.clone())
         .page_size(10)
         .max_parallelism(2);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     eventually("two pages are in flight", || async {
         (mail.begun() == 2).then_some(())
     })
@@ -517,7 +513,7 @@ async fn a_cancelled_batch_goes_on_where_its_partitions_stood() {
             .contains("of 3 partitions are finished")
     );
     let going_on = Continuation::of(batch.id());
-    let handle = bed.client.continue_batch(&going_on).await.unwrap();
+    let handle = env.client.continue_batch(&going_on).await.unwrap();
     let ended = report(&handle).await;
     assert_eq!(ended.outcome, Outcome::Completed, "{ended:#?}");
     mail.assert_each_once(&tenants);
@@ -527,15 +523,15 @@ async fn a_cancelled_batch_goes_on_where_its_partitions_stood() {
 
 #[tokio::test]
 async fn at_its_deadline_a_batch_stops_its_partitions() {
-    let bed = Bed::new("parts-deadline").await;
+    let env = TestEnv::new("parts-deadline").await;
     let tenants = Tenants::of(&[("a", 1_000_000), ("b", 1_000_000)]).skipping();
     let mail = Mail::new().taking(Duration::from_millis(50));
-    let _worker = bed.worker(mail.clone()).await;
-    let batch = bed
+    let _worker = env.worker(mail.clone()).await;
+    let batch = env
         .batch::<Mail>(tenants)
         .page_size(10)
         .deadline(Duration::from_secs(4));
-    let ended = bed.run(&batch).await;
+    let ended = env.run(&batch).await;
     assert_eq!(ended.outcome, Outcome::Stopped, "{ended:#?}");
     assert!(ended.reason.unwrap().contains("the deadline is over"));
     assert_eq!(
@@ -554,17 +550,17 @@ async fn at_its_deadline_a_batch_stops_its_partitions() {
 
 #[tokio::test]
 async fn a_partition_whose_workflow_was_terminated_ends_the_batch_with_its_name() {
-    let bed = Bed::new("parts-terminated").await;
+    let env = TestEnv::new("parts-terminated").await;
     let tenants = Tenants::of(&[("a", 100), ("b", 100)]).skipping();
     let (mail, gate) = Mail::gated();
-    let _worker = bed.worker(mail.clone()).await;
-    let batch = bed.batch::<Mail>(tenants).page_size(10).max_parallelism(2);
-    let handle = bed.start(&batch).await;
+    let _worker = env.worker(mail.clone()).await;
+    let batch = env.batch::<Mail>(tenants).page_size(10).max_parallelism(2);
+    let handle = env.start(&batch).await;
     eventually("both have begun", || async {
         (mail.begun() == 2).then_some(())
     })
     .await;
-    let child: WorkflowHandle<_, UntypedWorkflow> = bed
+    let child: WorkflowHandle<_, UntypedWorkflow> = env
         .client
         .temporal()
         .get_workflow_handle(format!("{}.p1", batch.id()));
@@ -586,7 +582,7 @@ async fn a_partition_whose_workflow_was_terminated_ends_the_batch_with_its_name(
         .iter()
         .find(|p| p.state == PartitionState::Lost);
     assert_eq!(lost.unwrap().name, "b");
-    let refused = bed
+    let refused = env
         .client
         .continue_batch(&Continuation::of(batch.id()))
         .await;
@@ -596,24 +592,24 @@ async fn a_partition_whose_workflow_was_terminated_ends_the_batch_with_its_name(
 
 #[tokio::test]
 async fn terminating_a_batch_terminates_its_partitions() {
-    let bed = Bed::new("parts-end").await;
+    let env = TestEnv::new("parts-end").await;
     let (mail, gate) = Mail::gated();
-    let _worker = bed.worker(mail.clone()).await;
-    let batch = bed.batch::<Mail>(Tenants::of(&[("a", 100)])).page_size(10);
-    bed.start(&batch).await;
+    let _worker = env.worker(mail.clone()).await;
+    let batch = env.batch::<Mail>(Tenants::of(&[("a", 100)])).page_size(10);
+    env.start(&batch).await;
     eventually("it has begun", || async {
         (mail.begun() >= 1).then_some(())
     })
     .await;
     let workflow = |id: String| -> WorkflowHandle<_, UntypedWorkflow> {
-        bed.client.temporal().get_workflow_handle(id)
+        env.client.temporal().get_workflow_handle(id)
     };
     let parent = workflow(batch.id().to_owned());
     parent
         .terminate(WorkflowTerminateOptions::default())
         .await
         .unwrap();
-    let child = bed.client.handle(format!("{}.p0", batch.id())).unwrap();
+    let child = env.client.handle(format!("{}.p0", batch.id())).unwrap();
     eventually("its partition has ended", || async {
         (!child.state().await.unwrap().is_open()).then_some(())
     })
@@ -623,51 +619,51 @@ async fn terminating_a_batch_terminates_its_partitions() {
     let tenants = Tenants::of(&[("a", 100)]);
     mail.seen.lock().unwrap().records.clear();
     let again = Batch::of::<Mail>(batch.id(), tenants)
-        .task_queue(&bed.queue)
+        .task_queue(&env.queue)
         .page_size(10)
         .rerun(true);
-    assert_eq!(bed.run(&again).await.outcome, Outcome::Completed);
+    assert_eq!(env.run(&again).await.outcome, Outcome::Completed);
 }
 
 #[tokio::test]
 async fn the_rest_of_a_straggler_is_split() {
-    let bed = Bed::new("parts-split").await;
+    let env = TestEnv::new("parts-split").await;
     let tenants = Tenants {
         slow: true,
         ..Tenants::of(&[("long", 1_000)])
     };
     let mail = Mail::new();
-    let _worker = bed.worker(mail.clone()).await;
-    let batch = bed
+    let _worker = env.worker(mail.clone()).await;
+    let batch = env
         .batch::<Mail>(tenants.clone())
         .page_size(10)
         .max_parallelism(4);
-    let report = bed.run(&batch).await;
+    let report = env.run(&batch).await;
     assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
     mail.assert_each_once(&tenants);
     assert_result(&report, &tenants);
     assert_eq!(report.progress.items.processed, 1_000);
     let counts = report.progress.partition_counts.unwrap();
     assert!(counts.total > 1, "{:#?}", report.progress.partitions);
-    replays(&bed, batch.id(), "split").await;
+    replays(&env, batch.id(), "split").await;
 }
 
 #[tokio::test]
 async fn a_batch_that_does_not_say_that_it_has_partitions_is_refused() {
-    let bed = Bed::new("parts-refused").await;
-    let _worker = bed.worker(Mail::new()).await;
+    let env = TestEnv::new("parts-refused").await;
+    let _worker = env.worker(Mail::new()).await;
     let args = serde_json::to_value(four()).unwrap();
-    let batch = Batch::named(bed.new_id(), "mail", args).task_queue(&bed.queue);
-    let refused = bed.start(&batch).await.accepted().await.unwrap_err();
+    let batch = Batch::named(env.new_id(), "mail", args).task_queue(&env.queue);
+    let refused = env.start(&batch).await.accepted().await.unwrap_err();
     assert!(
         refused.to_string().contains("Batch::partitioned"),
         "{refused}"
     );
     let said = batch.rerun(true).partitioned(true);
-    assert_eq!(bed.run(&said).await.outcome, Outcome::Completed);
+    assert_eq!(env.run(&said).await.outcome, Outcome::Completed);
     let twice = Tenants::of(&[("a", 1), ("a", 2)]);
-    let twice = bed
-        .start(&bed.batch::<Mail>(twice))
+    let twice = env
+        .start(&env.batch::<Mail>(twice))
         .await
         .accepted()
         .await

@@ -17,9 +17,9 @@ use temporal_batch::{
 };
 
 use crate::{
-    numbers::Gate,
+    numbers_processor::Gate,
     replay::replays,
-    support::{Bed, progress_shows, report, within},
+    support::{TestEnv, progress_shows, report, within},
 };
 
 /// The numbers up to a mark that is found out when the batch is prepared.
@@ -110,20 +110,20 @@ impl PageProcessor for UpToNow {
 
 #[tokio::test]
 async fn arguments_are_completed_once_and_kept_over_continue_as_new() {
-    let bed = Bed::new("prepared").await;
+    let env = TestEnv::new("prepared").await;
     let numbers = UpToNow::new(25);
     numbers.gate.let_through(2);
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env
         .batch::<UpToNow>(Mark { high_water: None })
         .page_size(5)
         .pages_per_run(2)
         .max_parallelism(1)
         .if_running(IfRunning::Attach);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     progress_shows(&handle, "it has begun", |p| p.pages_completed == 2).await;
     // The same arguments as the user gave them, though they were completed meanwhile.
-    let again = bed.start(&batch).await;
+    let again = env.start(&batch).await;
     assert_eq!(again.id(), handle.id());
     numbers.gate.open();
     let report = report(&handle).await;
@@ -132,25 +132,25 @@ async fn arguments_are_completed_once_and_kept_over_continue_as_new() {
     assert_eq!(report.progress.items_expected, Some(25));
     assert!(report.progress.runs > 1);
     assert_eq!(numbers.prepared.load(Ordering::SeqCst), 1);
-    replays(&bed, handle.id(), "prepared").await;
+    replays(&env, handle.id(), "prepared").await;
 }
 
 #[tokio::test]
 async fn a_batch_that_is_continued_keeps_its_completed_arguments() {
-    let bed = Bed::new("prepared-continued").await;
+    let env = TestEnv::new("prepared-continued").await;
     let numbers = UpToNow::new(20);
     numbers.gate.let_through(1);
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed.batch::<UpToNow>(Mark { high_water: None });
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env.batch::<UpToNow>(Mark { high_water: None });
     let batch = batch.page_size(5).max_parallelism(1);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     progress_shows(&handle, "it has begun", |p| p.pages_completed == 1).await;
     handle.cancel("for now").await.unwrap();
     numbers.gate.let_through(1);
     assert_eq!(report(&handle).await.outcome, Outcome::Cancelled);
     numbers.gate.open();
     let continuation = Continuation::of(handle.id());
-    let continued = bed.client.continue_batch(&continuation).await.unwrap();
+    let continued = env.client.continue_batch(&continuation).await.unwrap();
     let report = report(&continued).await;
     assert_eq!(report.outcome, Outcome::Completed);
     assert_eq!(
@@ -163,23 +163,23 @@ async fn a_batch_that_is_continued_keeps_its_completed_arguments() {
 /// A redrive has to have them, and so has a worker that is started later, where orders only name them.
 #[tokio::test]
 async fn completed_arguments_outlive_a_hand_over() {
-    let bed = Bed::new("prepared-handed-over").await;
+    let env = TestEnv::new("prepared-handed-over").await;
     let numbers = UpToNow::new(20);
     numbers.gate.open();
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed.batch::<UpToNow>(Mark { high_water: None });
-    let handle = bed.start(&batch.page_size(5).pages_per_run(1)).await;
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env.batch::<UpToNow>(Mark { high_water: None });
+    let handle = env.start(&batch.page_size(5).pages_per_run(1)).await;
     let report = report(&handle).await;
     assert_eq!(report.outcome, Outcome::Completed);
     assert!(report.progress.runs > 2, "{}", report.progress.runs);
-    let redrive = bed.client.redrive_of(LetterFilter::of(handle.id())).await;
+    let redrive = env.client.redrive_of(LetterFilter::of(handle.id())).await;
     let redrive = format!("{:?}", redrive.unwrap());
     assert!(redrive.contains("\"high_water\": Number(20)"), "{redrive}");
 }
 
 #[tokio::test]
 async fn what_cannot_be_prepared_yet_is_tried_again_and_status_says_why() {
-    let bed = Bed::new("prepared-late").await;
+    let env = TestEnv::new("prepared-late").await;
     let numbers = UpToNow::new(5).first(|attempt| async move {
         match attempt {
             1 => Err(PageError::retryable("7 transactions are older").with_type("OldTransactions")),
@@ -189,9 +189,9 @@ async fn what_cannot_be_prepared_yet_is_tried_again_and_status_says_why() {
         }
     });
     numbers.gate.open();
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed.batch::<UpToNow>(Mark { high_water: None });
-    let handle = bed.start(&batch).await;
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env.batch::<UpToNow>(Mark { high_water: None });
+    let handle = env.start(&batch).await;
     let waiting = progress_shows(&handle, "it is waited for", |p| {
         p.held_by == Some(HeldBy::Preparing)
     });
@@ -206,19 +206,19 @@ async fn what_cannot_be_prepared_yet_is_tried_again_and_status_says_why() {
     let report = report(&handle).await;
     assert_eq!(report.outcome, Outcome::Completed);
     assert_eq!(numbers.prepared.load(Ordering::SeqCst), 3);
-    let signals = bed.signals(handle.id(), "waits").await;
+    let signals = env.signals(handle.id(), "waits").await;
     assert_eq!(signals, 1, "said once, not at every attempt");
-    replays(&bed, handle.id(), "prepared-late").await;
+    replays(&env, handle.id(), "prepared-late").await;
 }
 
 #[tokio::test]
 async fn a_processor_can_refuse_a_batch() {
-    let bed = Bed::new("prepared-not").await;
+    let env = TestEnv::new("prepared-not").await;
     let numbers = UpToNow::new(5)
         .first(|_| async { Err(PageError::non_retryable("NoTable", "there is no table t")) });
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed.batch::<UpToNow>(Mark { high_water: None });
-    let refused = bed.start(&batch).await.accepted().await.unwrap_err();
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env.batch::<UpToNow>(Mark { high_water: None });
+    let refused = env.start(&batch).await.accepted().await.unwrap_err();
     assert!(matches!(refused, AcceptError::Refused { .. }), "{refused}");
     let message = refused.to_string();
     assert!(message.contains("there is no table t"), "{message}");
@@ -234,11 +234,11 @@ async fn a_processor_can_refuse_a_batch() {
 
 #[tokio::test]
 async fn a_batch_can_be_cancelled_or_late_while_it_is_prepared() {
-    let bed = Bed::new("prepared-never").await;
+    let env = TestEnv::new("prepared-never").await;
     let numbers = UpToNow::new(5).first(|_| std::future::pending());
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed.batch::<UpToNow>(Mark { high_water: None });
-    let handle = bed.start(&batch).await;
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env.batch::<UpToNow>(Mark { high_water: None });
+    let handle = env.start(&batch).await;
     let begun = async {
         while numbers.prepared.load(Ordering::SeqCst) == 0 {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -248,21 +248,21 @@ async fn a_batch_can_be_cancelled_or_late_while_it_is_prepared() {
     handle.cancel("").await.unwrap();
     assert_eq!(report(&handle).await.outcome, Outcome::Cancelled);
 
-    let batch = bed.batch::<UpToNow>(Mark { high_water: None });
-    let late = bed.run(&batch.deadline(Duration::from_secs(2))).await;
+    let batch = env.batch::<UpToNow>(Mark { high_water: None });
+    let late = env.run(&batch.deadline(Duration::from_secs(2))).await;
     assert_eq!(late.outcome, Outcome::Stopped);
     assert_eq!(late.reason.as_deref(), Some("the deadline is over"));
 }
 
 #[tokio::test]
 async fn a_batch_that_is_recovered_keeps_its_completed_arguments() {
-    let bed = Bed::new("prepared-recovered").await;
+    let env = TestEnv::new("prepared-recovered").await;
     let numbers = UpToNow::new(20);
     numbers.gate.let_through(2);
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed.batch::<UpToNow>(Mark { high_water: None });
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env.batch::<UpToNow>(Mark { high_water: None });
     let batch = batch.page_size(5).max_parallelism(1);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     progress_shows(&handle, "it has begun", |p| p.pages_completed == 2).await;
     handle.recover("for the test").await.unwrap();
     numbers.gate.open();
@@ -277,7 +277,7 @@ async fn a_batch_that_is_recovered_keeps_its_completed_arguments() {
 
 #[tokio::test]
 async fn a_redrive_gets_the_arguments_that_the_batch_had_completed() {
-    let bed = Bed::new("prepared-redriven").await;
+    let env = TestEnv::new("prepared-redriven").await;
     let dir = tempfile::tempdir().unwrap();
     let mut numbers = UpToNow::new(20);
     numbers.letters = Some(Arc::new(JsonlDeadLetters::new(
@@ -285,13 +285,13 @@ async fn a_redrive_gets_the_arguments_that_the_batch_had_completed() {
     )));
     numbers.fails_at = Some(7);
     numbers.gate.open();
-    let worker = bed.worker(numbers.clone()).await;
-    let batch = bed.batch::<UpToNow>(Mark { high_water: None }).page_size(5);
-    assert_eq!(bed.run(&batch).await.progress.items.failed, 1);
+    let worker = env.worker(numbers.clone()).await;
+    let batch = env.batch::<UpToNow>(Mark { high_water: None }).page_size(5);
+    assert_eq!(env.run(&batch).await.progress.items.failed, 1);
     worker.stop().await.unwrap();
     numbers.fails_at = None;
-    let _worker = bed.worker(numbers.clone()).await;
-    let redrive = bed
+    let _worker = env.worker(numbers.clone()).await;
+    let redrive = env
         .client
         .redrive(LetterFilter::of(batch.id()))
         .await
@@ -304,12 +304,12 @@ async fn a_redrive_gets_the_arguments_that_the_batch_had_completed() {
     // Of a batch that nobody remembers only what was given is known.
     let given = serde_json::to_value(Mark { high_water: None }).unwrap();
     let forgotten = Batch::redrive(
-        bed.new_id(),
+        env.new_id(),
         "up-to-now",
         given,
         LetterFilter::of(batch.id()),
     );
-    let report = bed.run(&forgotten.task_queue(&bed.queue)).await;
+    let report = env.run(&forgotten.task_queue(&env.queue)).await;
     assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
     assert_eq!(numbers.prepared.load(Ordering::SeqCst), 2);
 }

@@ -12,7 +12,7 @@ use temporal_batch::{
     PageProcessor, PageReport, ProcessorSettings, ResultError, RetryPolicy,
 };
 
-use crate::support::{Bed, report};
+use crate::support::{TestEnv, number_pages::numbers_of, report};
 
 /// The numbers from 1 to 40. The first code cannot do those that divide by 7, and gives up on page 31 to 40.
 #[derive(Clone)]
@@ -46,9 +46,7 @@ impl PageProcessor for Sevens {
     type Item = u64;
 
     async fn fetch(&self, ctx: &PageContext<Self>) -> Result<Page<u64, u64>, PageError> {
-        let first = ctx.range().start().map_or(1, |last| last + 1);
-        let last = ctx.range().end().copied().unwrap_or(40);
-        Page::keyset((first..=last).take(ctx.page_size()).collect(), |n| *n)
+        Page::keyset(numbers_of(ctx, 40), |n| *n)
     }
 
     async fn process(
@@ -85,11 +83,11 @@ impl PageProcessor for Sevens {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn letters_in_a_file_are_redriven_by_type_and_each_record_once() {
-    let bed = Bed::new("jsonl").await;
+    let env = TestEnv::new("jsonl").await;
     let dir = tempfile::tempdir().unwrap();
     let sevens = Sevens::new(dir.path());
-    let worker = bed.worker(sevens.clone()).await;
-    let first = bed.start(&bed.batch::<Sevens>(()).page_size(10)).await;
+    let worker = env.worker(sevens.clone()).await;
+    let first = env.start(&env.batch::<Sevens>(()).page_size(10)).await;
     let progress = report(&first).await.progress;
     assert_eq!((progress.items.processed, progress.items.failed), (26, 14));
     let letters = sevens.letters(first.id()).await;
@@ -102,17 +100,17 @@ async fn letters_in_a_file_are_redriven_by_type_and_each_record_once() {
         repaired: true,
         ..sevens.clone()
     };
-    let _worker = bed.worker(repaired).await;
+    let _worker = env.worker(repaired).await;
     let only_sevens = LetterFilter {
         error_type: Some("Seven".to_owned()),
         ..LetterFilter::of(first.id())
     };
-    let redrive = bed.client.redrive(only_sevens).await.unwrap();
+    let redrive = env.client.redrive(only_sevens).await.unwrap();
     assert_eq!(report(&redrive).await.progress.items.processed, 4);
     assert_eq!(sevens.letters(first.id()).await.len(), 10);
 
     let rest = || LetterFilter::of(first.id());
-    let (one, other) = tokio::join!(bed.client.redrive(rest()), bed.client.redrive(rest()));
+    let (one, other) = tokio::join!(env.client.redrive(rest()), env.client.redrive(rest()));
     let (one, other) = (report(&one.unwrap()).await, report(&other.unwrap()).await);
     assert_eq!(one.outcome, Outcome::Completed);
     assert_eq!(other.outcome, Outcome::Completed);
@@ -131,12 +129,12 @@ async fn letters_in_a_file_are_redriven_by_type_and_each_record_once() {
 
 #[tokio::test]
 async fn a_processor_without_dead_letters_has_nothing_to_redrive() {
-    use crate::numbers::{Numbers, UpTo};
-    let bed = Bed::new("no-letters").await;
-    let _worker = bed.worker(Numbers::new()).await;
-    let batch = bed.batch::<Numbers>(UpTo { n: 5 });
-    bed.run(&batch).await;
-    let redrive = bed
+    use crate::numbers_processor::{NumbersProcessor, UpTo};
+    let env = TestEnv::new("no-letters").await;
+    let _worker = env.worker(NumbersProcessor::new()).await;
+    let batch = env.batch::<NumbersProcessor>(UpTo { n: 5 });
+    env.run(&batch).await;
+    let redrive = env
         .client
         .redrive(LetterFilter::of(batch.id()))
         .await
@@ -152,17 +150,17 @@ async fn a_processor_without_dead_letters_has_nothing_to_redrive() {
 /// The same attempt after attempt, whatever page the item is part of; R1.
 #[tokio::test]
 async fn idempotency_keys_stay_the_same_over_attempts_and_redrives() {
-    let bed = Bed::new("keys").await;
+    let env = TestEnv::new("keys").await;
     let dir = tempfile::tempdir().unwrap();
     let keys: Arc<Mutex<Vec<(String, String)>>> = Arc::default();
     let keeper = KeyKeeper {
         store: Arc::new(JsonlDeadLetters::new(dir.path().join("letters.jsonl"))),
         keys: Arc::clone(&keys),
     };
-    let _worker = bed.worker(keeper).await;
-    let first = bed.start(&bed.batch::<KeyKeeper>(())).await;
+    let _worker = env.worker(keeper).await;
+    let first = env.start(&env.batch::<KeyKeeper>(())).await;
     assert_eq!(report(&first).await.progress.items.failed, 1);
-    let redrive = bed
+    let redrive = env
         .client
         .redrive(LetterFilter::of(first.id()))
         .await

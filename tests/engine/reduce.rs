@@ -17,9 +17,13 @@ use temporal_batch::{
 };
 
 use crate::{
-    numbers::{Gate, quick_retries},
+    numbers_processor::{Gate, quick_retries},
     replay::replays,
-    support::{Bed, eventually, progress_shows, report, within},
+    support::{
+        TestEnv, eventually,
+        number_pages::{numbers_of, skip},
+        progress_shows, report, within,
+    },
 };
 
 /// What is made of the numbers.
@@ -125,10 +129,7 @@ impl PageProcessor for Tally {
     type Item = u64;
 
     async fn fetch(&self, ctx: &PageContext<Self>) -> Result<Page<u64, u64>, PageError> {
-        let first = ctx.range().start().map_or(1, |last| last + 1);
-        let last = ctx.range().end().copied().unwrap_or(u64::MAX);
-        let last = last.min(ctx.args().0);
-        Page::keyset((first..=last).take(ctx.page_size()).collect(), |n| *n)
+        Page::keyset(numbers_of(ctx, ctx.args().0), |n| *n)
     }
 
     async fn process(
@@ -167,13 +168,7 @@ impl PageProcessor for Tally {
         ctx: &PageContext<Self>,
         pages: u32,
     ) -> Result<SkipAhead<u64>, PageError> {
-        let start = ctx.range().start().copied().unwrap_or(0);
-        let to = start + u64::from(pages) * ctx.page_size() as u64;
-        Ok(if to <= ctx.args().0 {
-            SkipAhead::To(to)
-        } else {
-            SkipAhead::PastEnd
-        })
+        Ok(skip(ctx, pages, ctx.args().0))
     }
 
     fn reducer(&self, args: &(u64, Kind)) -> Option<Reducer> {
@@ -225,44 +220,44 @@ struct Counted {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_page_counts_once_over_failures_and_continue_as_new() {
-    let bed = Bed::new("reduce").await;
+    let env = TestEnv::new("reduce").await;
     let tally = Tally {
         fails_every: 5,
         ..Tally::new()
     };
-    let _worker = bed.worker(tally).await;
-    let batch = bed.batch::<Tally>((400, Kind::Ready));
+    let _worker = env.worker(tally).await;
+    let batch = env.batch::<Tally>((400, Kind::Ready));
     let batch = batch
         .page_size(10)
         .stride(3)
         .max_parallelism(4)
         .pages_per_run(12);
-    let report = bed.run(&batch).await;
+    let report = env.run(&batch).await;
     assert_exact(&report, 400);
     assert!(report.progress.retries > 0);
     assert!(report.progress.runs > 1, "it continued as new");
     assert_eq!(report.output_as::<Counted>().unwrap().unwrap().count, 400);
-    for history in bed.histories(batch.id()).await {
+    for history in env.histories(batch.id()).await {
         let history = String::from_utf8(history).unwrap();
         assert!(!history.contains("temporal-batch.combine"));
     }
-    replays(&bed, batch.id(), "reduced").await;
+    replays(&env, batch.id(), "reduced").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_result_so_far_is_seen_while_the_batch_runs() {
-    let bed = Bed::new("reduce-seen").await;
+    let env = TestEnv::new("reduce-seen").await;
     let gate = Gate::closed();
     let tally = Tally {
         gate: Some(gate.clone()),
         ..Tally::new()
     };
-    let _worker = bed.worker(tally).await;
-    let batch = bed
+    let _worker = env.worker(tally).await;
+    let batch = env
         .batch::<Tally>((40, Kind::Ready))
         .page_size(10)
         .stride(1);
-    let handle = bed.start(&batch.max_parallelism(1)).await;
+    let handle = env.start(&batch.max_parallelism(1)).await;
     progress_shows(&handle, "nothing is counted", |p| {
         p.output.as_ref().is_some_and(|output| output["count"] == 0)
     })
@@ -280,36 +275,36 @@ async fn the_result_so_far_is_seen_while_the_batch_runs() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_not_combined_before_the_end_is_combined_then() {
-    let bed = Bed::new("reduce-few").await;
-    let _worker = bed.worker(Tally::new()).await;
-    let batch = bed.batch::<Tally>((20, Kind::Own));
-    let report = bed.run(&batch.page_size(2).max_parallelism(4)).await;
+    let env = TestEnv::new("reduce-few").await;
+    let _worker = env.worker(Tally::new()).await;
+    let batch = env.batch::<Tally>((20, Kind::Own));
+    let report = env.run(&batch.page_size(2).max_parallelism(4)).await;
     let all: BTreeSet<u64> = (1..=20).collect();
     assert_eq!(report.output_as().unwrap(), Some(all));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn code_of_ones_own_combines_in_activities() {
-    let bed = Bed::new("reduce-own").await;
+    let env = TestEnv::new("reduce-own").await;
     let tally = Tally {
         fails_every: 7,
         ..Tally::new()
     };
-    let _worker = bed.worker(tally).await;
-    let batch = bed.batch::<Tally>((200, Kind::Own));
+    let _worker = env.worker(tally).await;
+    let batch = env.batch::<Tally>((200, Kind::Own));
     let batch = batch
         .page_size(2)
         .stride(2)
         .max_parallelism(8)
         .pages_per_run(60);
-    let report = bed.run(&batch).await;
+    let report = env.run(&batch).await;
     assert_eq!(report.outcome, Outcome::Completed);
     assert_eq!(report.progress.output_error, None);
     assert!(report.progress.runs > 1, "it continued as new");
     let all: BTreeSet<u64> = (1..=200).collect();
     assert_eq!(report.output_as().unwrap(), Some(all));
     let mut combined = 0;
-    for history in bed.histories(batch.id()).await {
+    for history in env.histories(batch.id()).await {
         let history: serde_json::Value = serde_json::from_slice(&history).unwrap();
         for event in history["events"].as_array().unwrap() {
             let scheduled = &event["attributes"]["ActivityTaskScheduledEventAttributes"];
@@ -320,19 +315,19 @@ async fn code_of_ones_own_combines_in_activities() {
         }
     }
     assert!(combined >= 2, "{combined} times");
-    replays(&bed, batch.id(), "reduced-own").await;
+    replays(&env, batch.id(), "reduced-own").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_result_that_cannot_be_is_said_and_harms_no_page() {
-    let bed = Bed::new("reduce-error").await;
-    let _worker = bed.worker(Tally::new()).await;
+    let env = TestEnv::new("reduce-error").await;
+    let _worker = env.worker(Tally::new()).await;
     for (kind, says) in [
         (Kind::Panics, "made to panic"),
         (Kind::Large, "OutputTooLarge"),
     ] {
-        let batch = bed.batch::<Tally>((400, kind));
-        let report = bed
+        let batch = env.batch::<Tally>((400, kind));
+        let report = env
             .run(&batch.page_size(20).stride(1).max_parallelism(4))
             .await;
         assert_eq!(report.outcome, Outcome::Completed, "{kind:?}");
@@ -346,15 +341,15 @@ async fn a_result_that_cannot_be_is_said_and_harms_no_page() {
 /// A reducer that hangs costs the batch its result, after some attempts, and no other batch anything.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reducer_that_hangs_leaves_the_batch_without_a_result_and_others_alone() {
-    let bed = Bed::new("reduce-hangs").await;
-    let worker = bed.worker(Tally::new()).await;
+    let env = TestEnv::new("reduce-hangs").await;
+    let worker = env.worker(Tally::new()).await;
     let batch = |kind| {
-        let batch = bed.batch::<Tally>((400, kind)).page_size(20).stride(1);
+        let batch = env.batch::<Tally>((400, kind)).page_size(20).stride(1);
         batch.max_parallelism(4)
     };
-    let handle = bed.start(&batch(Kind::Hangs)).await;
+    let handle = env.start(&batch(Kind::Hangs)).await;
     progress_shows(&handle, "its pages are done", |p| p.pages_completed == 20).await;
-    let other = bed.run(&batch(Kind::Own)).await;
+    let other = env.run(&batch(Kind::Own)).await;
     let all: BTreeSet<u64> = (1..=400).collect();
     assert_eq!(other.output_as().unwrap(), Some(all));
     let report = tokio::time::timeout(Duration::from_secs(240), handle.result());
@@ -364,22 +359,22 @@ async fn a_reducer_that_hangs_leaves_the_batch_without_a_result_and_others_alone
     assert_eq!(report.output(), None);
     let error = report.progress.output_error.unwrap();
     assert!(error.starts_with("CombineTimeout: "), "{error}");
-    replays(&bed, handle.id(), "reduce-hangs").await;
+    replays(&env, handle.id(), "reduce-hangs").await;
     within("the worker stops", worker.stop()).await.unwrap();
 }
 
 /// Whatever a batch waits for: its last partial results, or room for more of them.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_whose_reducer_hangs_can_be_ended_and_goes_on_with_its_result() {
-    let bed = Bed::new("reduce-held").await;
-    let _worker = bed.worker(Tally::new()).await;
-    let bed = &bed;
+    let env = TestEnv::new("reduce-held").await;
+    let _worker = env.worker(Tally::new()).await;
+    let env = &env;
     let ended = |n: u64, outcome: Outcome| async move {
-        let mut batch = bed.batch::<Tally>((n, Kind::Held)).page_size(20).stride(1);
+        let mut batch = env.batch::<Tally>((n, Kind::Held)).page_size(20).stride(1);
         if outcome == Outcome::Stopped {
             batch = batch.deadline(Duration::from_secs(20));
         }
-        let handle = bed.start(&batch.max_parallelism(16)).await;
+        let handle = env.start(&batch.max_parallelism(16)).await;
         if outcome == Outcome::Cancelled {
             progress_shows(&handle, "no more is begun", |p| {
                 p.pages_completed >= 128u64.min(n / 20) && p.pages_in_flight == 0
@@ -392,7 +387,7 @@ async fn a_batch_whose_reducer_hangs_can_be_ended_and_goes_on_with_its_result() 
         assert_eq!(report.output(), None, "it would not be the whole");
         let error = report.progress.output_error.unwrap();
         assert!(error.starts_with("NotCombined: "), "{error}");
-        replays(bed, handle.id(), "reduce-held").await;
+        replays(env, handle.id(), "reduce-held").await;
         (handle, n)
     };
     let ended = [
@@ -405,7 +400,7 @@ async fn a_batch_whose_reducer_hangs_can_be_ended_and_goes_on_with_its_result() 
     for (handle, n) in ended {
         let continuation = Continuation::of(handle.id());
         let continuation = continuation.deadline(Duration::from_secs(3_600));
-        let handle = bed.client.continue_batch(&continuation).await.unwrap();
+        let handle = env.client.continue_batch(&continuation).await.unwrap();
         let report = report(&handle).await;
         assert_eq!(report.outcome, Outcome::Completed);
         assert_eq!(report.progress.output_error, None);
@@ -417,10 +412,10 @@ async fn a_batch_whose_reducer_hangs_can_be_ended_and_goes_on_with_its_result() 
 /// What one page puts out has to fit: here 400 values at once do not.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_that_puts_out_too_much_fails_and_a_reducer_that_cannot_work_is_refused() {
-    let bed = Bed::new("reduce-refused").await;
-    let _worker = bed.worker(Tally::new()).await;
-    let batch = bed.batch::<Tally>((400, Kind::Large)).page_size(400);
-    let report = bed.run(&batch).await;
+    let env = TestEnv::new("reduce-refused").await;
+    let _worker = env.worker(Tally::new()).await;
+    let batch = env.batch::<Tally>((400, Kind::Large)).page_size(400);
+    let report = env.run(&batch).await;
     assert_eq!(report.outcome, Outcome::CompletedWithFailures);
     let failed = &report.progress.failed[0];
     assert_eq!(
@@ -438,7 +433,7 @@ async fn a_page_that_puts_out_too_much_fails_and_a_reducer_that_cannot_work_is_r
         "a page that is given up counts not at all"
     );
 
-    let handle = bed.start(&bed.batch::<Tally>((1, Kind::Invalid))).await;
+    let handle = env.start(&env.batch::<Tally>((1, Kind::Invalid))).await;
     let refused = handle.result().await.unwrap_err().to_string();
     assert!(
         refused.contains("the reducer of processor \"tally\" cannot work"),
@@ -454,12 +449,12 @@ const WORKER_PROCESS: &str = "reduce::what_a_killed_worker_has_finished_counts_o
 struct WorkerProcess(Child);
 
 impl WorkerProcess {
-    fn start(bed: &Bed, folder: &std::path::Path) -> Self {
+    fn start(env: &TestEnv, folder: &std::path::Path) -> Self {
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", WORKER_PROCESS])
             .env("TALLY_FOLDER", folder)
             .env("TALLY_ADDRESS", crate::support::server_address())
-            .env("TALLY_QUEUE", &bed.queue)
+            .env("TALLY_QUEUE", &env.queue)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn();
@@ -479,12 +474,12 @@ async fn was_a_worker_process() -> bool {
         return false;
     };
     let (address, queue) = (std::env::var("TALLY_ADDRESS"), std::env::var("TALLY_QUEUE"));
-    let bed = Bed::at(&address.unwrap(), "worker").await;
+    let env = TestEnv::at(&address.unwrap(), "worker").await;
     let tally = Tally {
         folder: Some(folder.into()),
         ..Tally::new()
     };
-    let worker = Worker::new(bed.client.temporal().clone(), queue.unwrap());
+    let worker = Worker::new(env.client.temporal().clone(), queue.unwrap());
     worker.processor(tally).run().await.unwrap();
     true
 }
@@ -495,12 +490,12 @@ async fn what_a_killed_worker_has_finished_counts_once() {
     if was_a_worker_process().await {
         return;
     }
-    let bed = Bed::new("reduce-killed").await;
+    let env = TestEnv::new("reduce-killed").await;
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("hold"), "").unwrap();
-    let first = WorkerProcess::start(&bed, folder.path());
-    let batch = bed.batch::<Tally>((100, Kind::Ready));
-    let handle = bed
+    let first = WorkerProcess::start(&env, folder.path());
+    let batch = env.batch::<Tally>((100, Kind::Ready));
+    let handle = env
         .start(&batch.page_size(10).stride(10).max_parallelism(1))
         .await;
     // Its sign of life says that the page with 51 is worked on, so it also says what was finished before.
@@ -512,7 +507,7 @@ async fn what_a_killed_worker_has_finished_counts_once() {
     .await;
     drop(first);
     std::fs::remove_file(folder.path().join("hold")).unwrap();
-    let _second = WorkerProcess::start(&bed, folder.path());
+    let _second = WorkerProcess::start(&env, folder.path());
     assert_exact(&report(&handle).await, 100);
     let begun = |first: u64| {
         let files = std::fs::read_dir(folder.path()).unwrap();

@@ -8,17 +8,17 @@ use temporal_batch::{
 };
 
 use crate::{
-    numbers::{Numbers, UpTo, gated},
-    support::{Bed, eventually, report, within},
+    numbers_processor::{NumbersProcessor, UpTo, gated},
+    support::{TestEnv, eventually, report, within},
 };
 
 #[tokio::test]
 async fn arguments_and_first_cursors_that_do_not_fit_are_refused() {
-    let bed = Bed::new("args-refused").await;
-    let numbers = Numbers::new();
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = Batch::named(bed.new_id(), "numbers", serde_json::json!({"n": "many"}));
-    let handle = bed.start(&batch.task_queue(&bed.queue)).await;
+    let env = TestEnv::new("args-refused").await;
+    let numbers = NumbersProcessor::new();
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = Batch::named(env.new_id(), "numbers", serde_json::json!({"n": "many"}));
+    let handle = env.start(&batch.task_queue(&env.queue)).await;
     let message = handle.accepted().await.unwrap_err().to_string();
     assert!(
         message.contains("the arguments do not fit processor \"numbers\""),
@@ -26,8 +26,10 @@ async fn arguments_and_first_cursors_that_do_not_fit_are_refused() {
     );
     assert!(message.contains("expected u64"), "{message}");
 
-    let batch = bed.batch::<Numbers>(UpTo { n: 1 }).first_cursor(&"one");
-    let message = bed
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 1 })
+        .first_cursor(&"one");
+    let message = env
         .start(&batch)
         .await
         .accepted()
@@ -43,28 +45,28 @@ async fn arguments_and_first_cursors_that_do_not_fit_are_refused() {
 
 #[tokio::test]
 async fn a_batch_with_a_bad_setting_is_not_started() {
-    let bed = Bed::new("invalid").await;
-    let batch = bed.batch::<Numbers>(UpTo { n: 1 }).page_size(0);
-    let error = bed.client.start(&batch).await.err().unwrap();
+    let env = TestEnv::new("invalid").await;
+    let batch = env.batch::<NumbersProcessor>(UpTo { n: 1 }).page_size(0);
+    let error = env.client.start(&batch).await.err().unwrap();
     assert_eq!(
         error.to_string(),
         "page size is 0; it must be from 1 to 1000000"
     );
-    let handle = bed.client.handle(batch.id()).unwrap();
+    let handle = env.client.handle(batch.id()).unwrap();
     let error = handle.progress().await.unwrap_err();
     assert!(matches!(error, ProgressError::NotFound { .. }), "{error}");
-    let spaces = bed.client.handle("a b").err().unwrap();
+    let spaces = env.client.handle("a b").err().unwrap();
     assert!(matches!(spaces, InvalidBatch::Id { .. }));
 }
 
 #[tokio::test]
 async fn a_batch_id_that_runs_or_has_ended_is_refused_unless_rerun() {
-    let bed = Bed::new("taken").await;
+    let env = TestEnv::new("taken").await;
     let (numbers, gate) = gated();
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed.batch::<Numbers>(UpTo { n: 5 });
-    let handle = bed.start(&batch).await;
-    let error = bed.client.start(&batch).await.err().unwrap();
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env.batch::<NumbersProcessor>(UpTo { n: 5 });
+    let handle = env.start(&batch).await;
+    let error = env.client.start(&batch).await.err().unwrap();
     assert!(
         matches!(error, StartError::AlreadyRunning { .. }),
         "{error}"
@@ -72,18 +74,18 @@ async fn a_batch_id_that_runs_or_has_ended_is_refused_unless_rerun() {
     gate.open();
     let first = report(&handle).await;
 
-    let error = bed.client.start(&batch).await.err().unwrap();
+    let error = env.client.start(&batch).await.err().unwrap();
     assert!(matches!(error, StartError::AlreadyEnded { .. }), "{error}");
     assert!(
         error.to_string().contains("has ended already (completed)"),
         "{error}"
     );
-    let second = bed.run(&batch.clone().rerun(true)).await;
+    let second = env.run(&batch.clone().rerun(true)).await;
     assert_eq!(second.outcome, Outcome::Completed);
     assert_ne!(second.progress.batch_run, first.progress.batch_run);
     assert_eq!(numbers.record().done.len(), 2);
     let listed = eventually("the rerun is listed as ended", || async {
-        let mut batches = bed.client.list(100).await.unwrap();
+        let mut batches = env.client.list(100).await.unwrap();
         batches.retain(|b| b.batch_id == batch.id());
         batches
             .iter()
@@ -95,10 +97,12 @@ async fn a_batch_id_that_runs_or_has_ended_is_refused_unless_rerun() {
 
 #[tokio::test]
 async fn limits_out_of_range_are_refused_and_change_nothing() {
-    let bed = Bed::new("limits").await;
-    let _worker = bed.worker(Numbers::new()).await;
-    let batch = bed.batch::<Numbers>(UpTo { n: 5 }).max_parallelism(0);
-    let handle = bed.start(&batch).await;
+    let env = TestEnv::new("limits").await;
+    let _worker = env.worker(NumbersProcessor::new()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 5 })
+        .max_parallelism(0);
+    let handle = env.start(&batch).await;
     let error = handle.set_max_parallelism(501).await.unwrap_err();
     assert_eq!(
         error.to_string(),
@@ -112,7 +116,7 @@ async fn limits_out_of_range_are_refused_and_change_nothing() {
         &serde_json::json!({"max_parallelism": 501}),
         &PayloadConverter::default(),
     );
-    let temporal = bed.client.temporal();
+    let temporal = env.client.temporal();
     let workflow = temporal.get_workflow_handle::<UntypedWorkflow>(batch.id());
     let update = workflow.execute_update(
         UntypedUpdate::new("set"),
@@ -131,8 +135,8 @@ async fn limits_out_of_range_are_refused_and_change_nothing() {
 
 #[tokio::test]
 async fn a_batch_that_does_not_exist_cannot_be_steered() {
-    let bed = Bed::new("nobody").await;
-    let handle = bed.client.handle(bed.new_id()).unwrap();
+    let env = TestEnv::new("nobody").await;
+    let handle = env.client.handle(env.new_id()).unwrap();
     for error in [
         handle.pause("").await.unwrap_err(),
         handle.cancel("").await.unwrap_err(),
@@ -142,17 +146,18 @@ async fn a_batch_that_does_not_exist_cannot_be_steered() {
     }
 }
 
-/// 2.1a-32 to -34.
 #[tokio::test]
 async fn a_worker_that_could_not_work_does_not_start() {
-    let bed = Bed::new("bad-worker").await;
-    let worker = || Worker::new(bed.client.temporal().clone(), &bed.queue);
+    let env = TestEnv::new("bad-worker").await;
+    let worker = || Worker::new(env.client.temporal().clone(), &env.queue);
     let error = |worker: Worker| worker.start().err().unwrap().to_string();
 
     assert!(matches!(worker().start(), Err(WorkerError::NoProcessor)));
-    let twice = worker().processor(Numbers::new()).processor(Numbers::new());
+    let twice = worker()
+        .processor(NumbersProcessor::new())
+        .processor(NumbersProcessor::new());
     assert!(error(twice).contains("two processors are named \"numbers\""));
-    let attempts = Numbers::new().settings(|s| {
+    let attempts = NumbersProcessor::new().settings(|s| {
         s.retry_mode = RetryMode::AtMostOnce;
         s.retry = RetryPolicy::never().max_attempts(2);
     });
@@ -161,14 +166,15 @@ async fn a_worker_that_could_not_work_does_not_start() {
         message.contains("AtMostOnce needs max_attempts 1"),
         "{message}"
     );
-    let extended = Numbers::new().settings(|s| {
+    let extended = NumbersProcessor::new().settings(|s| {
         s.retry_mode = RetryMode::AtMostOnce;
         s.retry = RetryPolicy::default().max_attempts(1);
     });
     let message = error(worker().processor(extended));
     assert!(message.contains("extended retries are on"), "{message}");
-    let impatient = Numbers::new().settings(|s| s.heartbeat_timeout = Duration::from_millis(1));
+    let impatient =
+        NumbersProcessor::new().settings(|s| s.heartbeat_timeout = Duration::from_millis(1));
     assert!(error(worker().processor(impatient)).contains("at least 1s"));
-    let idle = worker().processor(Numbers::new()).max_pages(0);
+    let idle = worker().processor(NumbersProcessor::new()).max_pages(0);
     assert!(error(idle).contains("max pages is 0"));
 }

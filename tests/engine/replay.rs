@@ -16,8 +16,8 @@ use flate2::{Compression, read::GzDecoder, write::GzEncoder};
 use temporal_batch::{ExtendedRetries, PageError, PageReport, testing::replay_history};
 
 use crate::{
-    numbers::{Numbers, UpTo, quick_retries},
-    support::{Bed, report},
+    numbers_processor::{NumbersProcessor as Numbers, UpTo, quick_retries},
+    support::{TestEnv as Bed, report},
 };
 
 /// The histories that are kept, one a line. A history that is lost would be a promise that nothing tests any more.

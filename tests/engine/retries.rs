@@ -8,9 +8,9 @@ use temporal_batch::{
 };
 
 use crate::{
-    numbers::{Gate, Numbers, Record, Seen, Shared, UpTo, quick_retries},
+    numbers_processor::{Gate, NumbersProcessor, Record, Seen, Shared, UpTo, quick_retries},
     replay::replays,
-    support::{Bed, progress_shows, report},
+    support::{TestEnv, progress_shows, report},
 };
 
 fn extended_every_second() -> Option<ExtendedRetries> {
@@ -21,8 +21,8 @@ fn extended_every_second() -> Option<ExtendedRetries> {
 }
 
 /// Fails the page that starts after 10 the first `times` times.
-fn failing(times: usize) -> Numbers {
-    Numbers::new().on_process(move |seen| async move { fail_at_10(&seen, times) })
+fn failing(times: usize) -> NumbersProcessor {
+    NumbersProcessor::new().on_process(move |seen| async move { fail_at_10(&seen, times) })
 }
 
 fn fail_at_10(seen: &Seen, times: usize) -> Result<PageReport, PageError> {
@@ -34,11 +34,11 @@ fn fail_at_10(seen: &Seen, times: usize) -> Result<PageReport, PageError> {
 
 #[tokio::test]
 async fn a_transient_failure_is_retried_to_completion() {
-    let bed = Bed::new("transient").await;
+    let env = TestEnv::new("transient").await;
     let numbers = failing(3);
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed.batch::<Numbers>(UpTo { n: 50 }).page_size(10);
-    let report = bed.run(&batch).await;
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env.batch::<NumbersProcessor>(UpTo { n: 50 }).page_size(10);
+    let report = env.run(&batch).await;
     assert_eq!(report.outcome, Outcome::Completed);
     assert_eq!(report.progress.pages_completed, 5);
     assert_eq!(report.progress.retries, 3);
@@ -51,26 +51,25 @@ async fn a_transient_failure_is_retried_to_completion() {
     );
     // Once the next page is known the range is closed: a retry sees its end.
     assert!(attempts.iter().skip(1).all(|s| s.end == Some(20)));
-    // 2.1a-13: a retry does not announce again.
-    let signals = bed.signals(batch.id(), "next_page");
+    // A retry does not announce again.
+    let signals = env.signals(batch.id(), "next_page");
     assert_eq!(signals.await, 5);
 }
 
-/// 2.1a-9 and -22.
 #[tokio::test]
 async fn a_stuck_page_completes_in_the_slow_lane_while_others_go_on() {
-    let bed = Bed::new("stuck").await;
+    let env = TestEnv::new("stuck").await;
     let numbers = failing(3).settings(|s| {
         s.retry = quick_retries()
             .max_attempts(2)
             .extended(extended_every_second());
     });
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 50 })
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 50 })
         .page_size(10)
         .max_parallelism(1);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     let progress = progress_shows(&handle, "only the stuck page is left", |p| {
         p.pages_stuck == 1 && p.pages_completed == 4
     });
@@ -83,18 +82,18 @@ async fn a_stuck_page_completes_in_the_slow_lane_while_others_go_on() {
     assert_eq!(report.outcome, Outcome::Completed);
     assert_eq!(report.progress.pages_completed, 5);
     assert_eq!(numbers.record().times_begun(10), 4);
-    replays(&bed, handle.id(), "stuck").await;
+    replays(&env, handle.id(), "stuck").await;
 }
 
-/// 003-15c: eight pages are stuck and due, and six of eight slots are free.
+/// Eight pages are stuck and due, and six of eight slots are free.
 #[tokio::test]
 async fn slow_retries_hold_a_quarter_of_the_slots_at_most_while_others_go_on() {
     const STUCK: u64 = 8;
     const PAGES: u64 = 24;
-    let bed = Bed::new("slow-lane").await;
+    let env = TestEnv::new("slow-lane").await;
     let gate = Gate::closed();
     let held = gate.clone();
-    let numbers = Numbers::new()
+    let numbers = NumbersProcessor::new()
         .skipping_ahead()
         .settings(|s| {
             s.retry = quick_retries()
@@ -113,13 +112,13 @@ async fn slow_retries_hold_a_quarter_of_the_slots_at_most_while_others_go_on() {
                 Ok(PageReport::all_processed())
             }
         });
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: PAGES })
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: PAGES })
         .page_size(1)
         .stride(1)
         .max_parallelism(8);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     let progress = progress_shows(
         &handle,
         "only what was stuck is left, and all of it is due",
@@ -144,13 +143,12 @@ async fn slow_retries_hold_a_quarter_of_the_slots_at_most_while_others_go_on() {
     assert_eq!(report.progress.pages_completed, PAGES);
 }
 
-/// 2.1a-11.
 #[tokio::test]
 async fn a_fetch_that_fails_once_announces_when_it_succeeds() {
-    let bed = Bed::new("fetch-fails").await;
+    let env = TestEnv::new("fetch-fails").await;
     let calls = Shared::<u32>::default();
     let counted = calls.clone();
-    let numbers = Numbers::new().on_fetch(move |_| {
+    let numbers = NumbersProcessor::new().on_fetch(move |_| {
         let calls = counted.clone();
         async move {
             *calls.lock() += 1;
@@ -161,26 +159,25 @@ async fn a_fetch_that_fails_once_announces_when_it_succeeds() {
             Ok(())
         }
     });
-    let _worker = bed.worker(numbers.clone()).await;
-    let report = bed
-        .run(&bed.batch::<Numbers>(UpTo { n: 20 }).page_size(10))
+    let _worker = env.worker(numbers.clone()).await;
+    let report = env
+        .run(&env.batch::<NumbersProcessor>(UpTo { n: 20 }).page_size(10))
         .await;
     assert_eq!(report.outcome, Outcome::Completed);
     assert_eq!(report.progress.pages_completed, 2);
     assert_eq!(report.progress.retries, 1);
 }
 
-/// 2.1a-12.
 #[tokio::test]
 async fn at_most_once_gives_a_failed_page_up_and_goes_on() {
-    let bed = Bed::new("at-most-once").await;
+    let env = TestEnv::new("at-most-once").await;
     let numbers = failing(usize::MAX).settings(|s| {
         s.retry_mode = RetryMode::AtMostOnce;
         s.retry = RetryPolicy::never();
     });
-    let _worker = bed.worker(numbers.clone()).await;
-    let report = bed
-        .run(&bed.batch::<Numbers>(UpTo { n: 30 }).page_size(10))
+    let _worker = env.worker(numbers.clone()).await;
+    let report = env
+        .run(&env.batch::<NumbersProcessor>(UpTo { n: 30 }).page_size(10))
         .await;
     assert_eq!(report.outcome, Outcome::CompletedWithFailures);
     assert_eq!(report.progress.pages_completed, 2);
@@ -195,8 +192,8 @@ async fn at_most_once_gives_a_failed_page_up_and_goes_on() {
 /// Whatever the error says of its cause, the effects of the page may be there.
 #[tokio::test]
 async fn at_most_once_an_error_that_is_not_the_fault_of_the_page_does_not_repeat_it_either() {
-    let bed = Bed::new("at-most-once-ever").await;
-    let numbers = Numbers::new()
+    let env = TestEnv::new("at-most-once-ever").await;
+    let numbers = NumbersProcessor::new()
         .settings(|s| {
             s.retry_mode = RetryMode::AtMostOnce;
             s.retry = RetryPolicy::never();
@@ -210,9 +207,9 @@ async fn at_most_once_an_error_that_is_not_the_fault_of_the_page_does_not_repeat
             }
             Ok(report)
         });
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed.batch::<Numbers>(UpTo { n: 40 }).page_size(10);
-    let report = bed.run(&batch).await;
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env.batch::<NumbersProcessor>(UpTo { n: 40 }).page_size(10);
+    let report = env.run(&batch).await;
     assert_eq!(report.outcome, Outcome::CompletedWithFailures);
     assert_eq!(report.progress.pages_completed, 2);
     let record = numbers.record();
@@ -223,11 +220,10 @@ async fn at_most_once_an_error_that_is_not_the_fault_of_the_page_does_not_repeat
     assert_eq!(failed, [("PageReportMismatch", 1), ("PoolTimedOut", 1)]);
 }
 
-/// 003-10, 2.1a-14 and -15.
 #[tokio::test]
 async fn non_retryable_failures_are_given_up_at_once() {
-    let bed = Bed::new("non-retryable").await;
-    let numbers = Numbers::new()
+    let env = TestEnv::new("non-retryable").await;
+    let numbers = NumbersProcessor::new()
         .settings(|s| s.non_retryable_types = vec!["BadRow".to_owned()])
         .on_process(|seen| async move {
             match seen.start {
@@ -236,9 +232,9 @@ async fn non_retryable_failures_are_given_up_at_once() {
                 _ => Ok(PageReport::all_processed()),
             }
         });
-    let _worker = bed.worker(numbers.clone()).await;
-    let report = bed
-        .run(&bed.batch::<Numbers>(UpTo { n: 40 }).page_size(10))
+    let _worker = env.worker(numbers.clone()).await;
+    let report = env
+        .run(&env.batch::<NumbersProcessor>(UpTo { n: 40 }).page_size(10))
         .await;
     assert_eq!(report.outcome, Outcome::CompletedWithFailures);
     assert_eq!(report.progress.pages_failed, 2);
@@ -255,19 +251,19 @@ async fn non_retryable_failures_are_given_up_at_once() {
     assert_eq!(types, ["BadRow", "Flagged"]);
 }
 
-/// 2.1a-14 changed: where the next page is not known, the rest of the data is not passed over in silence.
+/// Where the next page is not known, the rest of the data is not passed over in silence.
 #[tokio::test]
 async fn a_page_given_up_before_its_successor_is_known_fails_the_batch_with_its_place() {
-    let bed = Bed::new("coverage").await;
-    let numbers = Numbers::new().on_fetch(|seen| async move {
+    let env = TestEnv::new("coverage").await;
+    let numbers = NumbersProcessor::new().on_fetch(|seen| async move {
         if seen.start == 20 {
             return Err(PageError::non_retryable("Gone", "the table is gone"));
         }
         Ok(())
     });
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed.batch::<Numbers>(UpTo { n: 50 }).page_size(10);
-    let report = bed.run(&batch).await;
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env.batch::<NumbersProcessor>(UpTo { n: 50 }).page_size(10);
+    let report = env.run(&batch).await;
     assert_eq!(report.outcome, Outcome::Failed);
     let reason = report.reason.unwrap();
     assert!(reason.contains("coverage stops at 20"), "{reason}");
@@ -275,17 +271,16 @@ async fn a_page_given_up_before_its_successor_is_known_fails_the_batch_with_its_
     assert!(!report.progress.end_of_data);
     assert_eq!(report.progress.pages_failed, 1);
     assert_eq!(report.progress.low_water_mark.unwrap().as_str(), "20");
-    replays(&bed, batch.id(), "failed").await;
+    replays(&env, batch.id(), "failed").await;
 }
 
-/// 2.1a-17.
 #[tokio::test]
 async fn without_a_slow_lane_a_page_is_given_up_when_its_attempts_are_spent() {
-    let bed = Bed::new("spent").await;
+    let env = TestEnv::new("spent").await;
     let numbers = failing(usize::MAX).settings(|s| s.retry = quick_retries().max_attempts(2));
-    let _worker = bed.worker(numbers.clone()).await;
-    let report = bed
-        .run(&bed.batch::<Numbers>(UpTo { n: 20 }).page_size(10))
+    let _worker = env.worker(numbers.clone()).await;
+    let report = env
+        .run(&env.batch::<NumbersProcessor>(UpTo { n: 20 }).page_size(10))
         .await;
     assert_eq!(report.outcome, Outcome::CompletedWithFailures);
     assert_eq!(report.progress.pages_failed, 1);
@@ -293,18 +288,18 @@ async fn without_a_slow_lane_a_page_is_given_up_when_its_attempts_are_spent() {
     assert_eq!(numbers.record().times_begun(10), 2);
 }
 
-/// 2.1a-18: as long as nobody gives up, the slow lane does not.
+/// The slow lane retries a page for as long as the batch runs.
 #[tokio::test]
 async fn the_slow_lane_goes_on_until_the_batch_is_cancelled() {
-    let bed = Bed::new("for-ever").await;
+    let env = TestEnv::new("for-ever").await;
     let numbers = failing(usize::MAX).settings(|s| {
         s.retry = quick_retries()
             .max_attempts(1)
             .extended(extended_every_second());
     });
-    let _worker = bed.worker(numbers.clone()).await;
-    let handle = bed
-        .start(&bed.batch::<Numbers>(UpTo { n: 30 }).page_size(10))
+    let _worker = env.worker(numbers.clone()).await;
+    let handle = env
+        .start(&env.batch::<NumbersProcessor>(UpTo { n: 30 }).page_size(10))
         .await;
     numbers
         .shows("four attempts at the page", |r| r.times_begun(10) >= 4)
@@ -320,11 +315,11 @@ async fn the_slow_lane_goes_on_until_the_batch_is_cancelled() {
     assert_eq!(report.progress.pages_completed, 2);
 }
 
-/// 2.1a-8 and -16: the limit is the page's, enforced in the worker.
+/// The limit is the page's, and the worker enforces it.
 #[tokio::test]
 async fn a_page_that_takes_too_long_fails_and_is_retried() {
-    let bed = Bed::new("timeout").await;
-    let numbers = Numbers::new()
+    let env = TestEnv::new("timeout").await;
+    let numbers = NumbersProcessor::new()
         .settings(|s| {
             s.page_timeout = Duration::from_millis(300);
             s.retry = quick_retries()
@@ -337,9 +332,9 @@ async fn a_page_that_takes_too_long_fails_and_is_retried() {
             }
             Ok(PageReport::all_processed())
         });
-    let _worker = bed.worker(numbers.clone()).await;
-    let handle = bed
-        .start(&bed.batch::<Numbers>(UpTo { n: 20 }).page_size(10))
+    let _worker = env.worker(numbers.clone()).await;
+    let handle = env
+        .start(&env.batch::<NumbersProcessor>(UpTo { n: 20 }).page_size(10))
         .await;
     let progress = progress_shows(&handle, "the page is stuck", |p| p.pages_stuck == 1).await;
     assert_eq!(progress.failing[0].error_type, "PageTimeout");
@@ -351,16 +346,16 @@ async fn a_page_that_takes_too_long_fails_and_is_retried() {
 
 #[tokio::test]
 async fn a_panic_is_a_failure_with_its_message() {
-    let bed = Bed::new("panic").await;
-    let numbers = Numbers::new()
+    let env = TestEnv::new("panic").await;
+    let numbers = NumbersProcessor::new()
         .settings(|s| s.retry = quick_retries().max_attempts(2))
         .on_process(|seen| async move {
             assert!(seen.start != 10, "number {} is unlucky", seen.start);
             Ok(PageReport::all_processed())
         });
-    let _worker = bed.worker(numbers.clone()).await;
-    let report = bed
-        .run(&bed.batch::<Numbers>(UpTo { n: 30 }).page_size(10))
+    let _worker = env.worker(numbers.clone()).await;
+    let report = env
+        .run(&env.batch::<NumbersProcessor>(UpTo { n: 30 }).page_size(10))
         .await;
     assert_eq!(report.outcome, Outcome::CompletedWithFailures);
     let failed = &report.progress.failed[0];
@@ -371,8 +366,8 @@ async fn a_panic_is_a_failure_with_its_message() {
 
 #[tokio::test]
 async fn items_given_up_are_counted_and_listed() {
-    let bed = Bed::new("items").await;
-    let numbers = Numbers::new().on_process(|seen| async move {
+    let env = TestEnv::new("items").await;
+    let numbers = NumbersProcessor::new().on_process(|seen| async move {
         let mut report = PageReport::all_processed();
         for (position, n) in seen.items.iter().enumerate() {
             match n % 10 {
@@ -383,9 +378,9 @@ async fn items_given_up_are_counted_and_listed() {
         }
         Ok(report)
     });
-    let _worker = bed.worker(numbers.clone()).await;
-    let report = bed
-        .run(&bed.batch::<Numbers>(UpTo { n: 40 }).page_size(10))
+    let _worker = env.worker(numbers.clone()).await;
+    let report = env
+        .run(&env.batch::<NumbersProcessor>(UpTo { n: 40 }).page_size(10))
         .await;
     assert_eq!(report.outcome, Outcome::CompletedWithFailures);
     let items = report.progress.items;
@@ -404,10 +399,10 @@ async fn items_given_up_are_counted_and_listed() {
 
 #[tokio::test]
 async fn an_error_can_say_when_to_come_back() {
-    let bed = Bed::new("retry-after").await;
+    let env = TestEnv::new("retry-after").await;
     let began = Shared::<Vec<std::time::Instant>>::default();
     let times = began.clone();
-    let numbers = Numbers::new().on_process(move |_| {
+    let numbers = NumbersProcessor::new().on_process(move |_| {
         let began = times.clone();
         async move {
             began.lock().push(std::time::Instant::now());
@@ -421,8 +416,8 @@ async fn an_error_can_say_when_to_come_back() {
             Ok(PageReport::all_processed())
         }
     });
-    let _worker = bed.worker(numbers.clone()).await;
-    let report = bed.run(&bed.batch::<Numbers>(UpTo { n: 5 })).await;
+    let _worker = env.worker(numbers.clone()).await;
+    let report = env.run(&env.batch::<NumbersProcessor>(UpTo { n: 5 })).await;
     assert_eq!(report.outcome, Outcome::Completed);
     let began = began.lock();
     assert!(began[1] - began[0] >= Duration::from_millis(950));
@@ -430,14 +425,14 @@ async fn an_error_can_say_when_to_come_back() {
 
 #[tokio::test]
 async fn a_failure_in_a_stride_costs_only_its_own_page() {
-    let bed = Bed::new("stride-fails").await;
+    let env = TestEnv::new("stride-fails").await;
     let numbers = failing(2).skipping_ahead();
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 100 })
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 100 })
         .page_size(10)
         .stride(5);
-    let report = bed.run(&batch).await;
+    let report = env.run(&batch).await;
     assert_eq!(report.outcome, Outcome::Completed);
     assert_eq!(report.progress.pages_completed, 10);
     let record = numbers.record();

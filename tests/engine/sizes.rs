@@ -12,7 +12,7 @@ use temporal_batch::{
     PageProcessor, PageReport,
 };
 
-use crate::support::{Bed, report};
+use crate::support::{TestEnv, report};
 
 const MB: usize = 1_000_000;
 
@@ -101,24 +101,24 @@ impl PageProcessor for Large {
 }
 
 /// Bytes of all histories of a batch.
-async fn history(bed: &Bed, batch_id: &str) -> usize {
-    bed.histories(batch_id).await.iter().map(Vec::len).sum()
+async fn history(env: &TestEnv, batch_id: &str) -> usize {
+    env.histories(batch_id).await.iter().map(Vec::len).sum()
 }
 
 #[tokio::test]
 async fn items_of_five_megabytes_do_not_travel_and_their_records_are_kept_whole() {
     let folder = tempfile::tempdir().unwrap();
-    let bed = Bed::new("large-items").await;
+    let env = TestEnv::new("large-items").await;
     let large = Large::new(folder.path());
-    let _worker = bed.worker(large.clone()).await;
+    let _worker = env.worker(large.clone()).await;
     let sizes = Sizes {
         items: 8,
         item: 5 * MB,
         fails: 3,
         ..Sizes::default()
     };
-    let batch = bed.batch::<Large>(sizes).page_size(2);
-    let report = bed.run(&batch).await;
+    let batch = env.batch::<Large>(sizes).page_size(2);
+    let report = env.run(&batch).await;
     assert_eq!(
         report.outcome,
         Outcome::CompletedWithFailures,
@@ -131,21 +131,21 @@ async fn items_of_five_megabytes_do_not_travel_and_their_records_are_kept_whole(
     let records: BTreeSet<_> = letters.iter().map(|l| l.record.clone()).collect();
     let expected = [3, 6].map(|n| Some(padded(n, 5 * MB)));
     assert!(records == BTreeSet::from(expected));
-    let history = history(&bed, batch.id()).await;
+    let history = history(&env, batch.id()).await;
     assert!(history < MB, "{history} bytes of history");
 }
 
 #[tokio::test]
 async fn a_cursor_of_64_kib_is_refused_with_the_limit() {
     let folder = tempfile::tempdir().unwrap();
-    let bed = Bed::new("large-cursors").await;
-    let _worker = bed.worker(Large::new(folder.path())).await;
+    let env = TestEnv::new("large-cursors").await;
+    let _worker = env.worker(Large::new(folder.path())).await;
     let sizes = Sizes {
         cursor: 64 * 1024,
         ..Sizes::default()
     };
-    let batch = bed.batch::<Large>(sizes).page_size(2);
-    let report = bed.run(&batch).await;
+    let batch = env.batch::<Large>(sizes).page_size(2);
+    let report = env.run(&batch).await;
     assert_eq!(report.outcome, Outcome::Failed, "{report:#?}");
     let reason = report.reason.unwrap_or_default();
     assert!(reason.contains("CursorTooLarge"), "{reason}");
@@ -153,13 +153,13 @@ async fn a_cursor_of_64_kib_is_refused_with_the_limit() {
 
 #[tokio::test]
 async fn arguments_of_two_megabytes_are_refused_before_the_start() {
-    let bed = Bed::new("large-args").await;
+    let env = TestEnv::new("large-args").await;
     let sizes = Sizes {
         padding: "x".repeat(2 * MB),
         ..Sizes::default()
     };
-    let batch = bed.batch::<Large>(sizes);
-    let error = bed.client.start(&batch).await.err().unwrap().to_string();
+    let batch = env.batch::<Large>(sizes);
+    let error = env.client.start(&batch).await.err().unwrap().to_string();
     assert!(error.contains("at most 524288 are allowed"), "{error}");
     assert!(error.len() < 500, "{} bytes of message", error.len());
 }
@@ -167,21 +167,21 @@ async fn arguments_of_two_megabytes_are_refused_before_the_start() {
 #[tokio::test]
 async fn arguments_of_400_kilobytes_are_in_the_history_a_few_times_and_not_with_every_page() {
     let folder = tempfile::tempdir().unwrap();
-    let bed = Bed::new("kept-args").await;
-    let _worker = bed.worker(Large::new(folder.path())).await;
+    let env = TestEnv::new("kept-args").await;
+    let _worker = env.worker(Large::new(folder.path())).await;
     let sizes = Sizes {
         items: 60,
         fails: 50,
         padding: "x".repeat(400_000),
         ..Sizes::default()
     };
-    let batch = bed.batch::<Large>(sizes).page_size(1);
-    let report = bed.run(&batch).await;
+    let batch = env.batch::<Large>(sizes).page_size(1);
+    let report = env.run(&batch).await;
     let items = report.progress.items;
     assert_eq!((items.processed, items.failed), (59, 1), "{report:#?}");
-    let bytes = history(&bed, batch.id()).await;
+    let bytes = history(&env, batch.id()).await;
     assert!(bytes < 8 * MB, "{bytes} bytes of history");
-    let redrive = bed.client.redrive(LetterFilter::of(batch.id())).await;
+    let redrive = env.client.redrive(LetterFilter::of(batch.id())).await;
     let again = crate::support::report(&redrive.unwrap()).await;
     assert_eq!(again.progress.items.failed, 1, "{again:#?}");
 }
@@ -190,17 +190,17 @@ async fn arguments_of_400_kilobytes_are_in_the_history_a_few_times_and_not_with_
 #[tokio::test]
 async fn of_a_hundred_thousand_items_that_fail_each_is_kept_once() {
     let folder = tempfile::tempdir().unwrap();
-    let bed = Bed::new("many-failures").await;
+    let env = TestEnv::new("many-failures").await;
     let large = Large::new(folder.path());
     let other = Large::new(folder.path());
-    let _workers = [bed.worker(large.clone()).await, bed.worker(other).await];
+    let _workers = [env.worker(large.clone()).await, env.worker(other).await];
     let sizes = Sizes {
         items: 100_000,
         fails: 1,
         ..Sizes::default()
     };
-    let batch = bed.batch::<Large>(sizes).page_size(500).max_parallelism(8);
-    let report = bed.run(&batch).await;
+    let batch = env.batch::<Large>(sizes).page_size(500).max_parallelism(8);
+    let report = env.run(&batch).await;
     assert_eq!(
         report.outcome,
         Outcome::CompletedWithFailures,
@@ -229,12 +229,12 @@ async fn of_a_hundred_thousand_items_that_fail_each_is_kept_once() {
 async fn many_batches_on_one_worker_all_end() {
     let count = std::env::var("MANY_BATCHES").map_or(100, |n| n.parse().unwrap());
     let folder = tempfile::tempdir().unwrap();
-    let bed = Bed::new("many-batches").await;
-    let worker = bed.worker(Large::new(folder.path())).await;
+    let env = TestEnv::new("many-batches").await;
+    let worker = env.worker(Large::new(folder.path())).await;
     let began = Instant::now();
     let handles = futures::stream::iter(0..count).map(async |_| {
-        let batch = bed.batch::<Large>(Sizes::default()).page_size(2);
-        bed.start(&batch).await
+        let batch = env.batch::<Large>(Sizes::default()).page_size(2);
+        env.start(&batch).await
     });
     let handles: Vec<_> = handles.buffer_unordered(16).collect().await;
     println!("{count} batches started within {:?}", began.elapsed());

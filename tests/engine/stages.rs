@@ -16,15 +16,15 @@ use temporal_batch::{
 };
 
 use crate::{
-    numbers::{Numbers, Shared, UpTo, gated_where},
+    numbers_processor::{NumbersProcessor, Shared, UpTo, gated_where, page_of},
     replay::replays,
-    support::{Bed, progress_shows, report},
+    support::{TestEnv, number_pages::skip, progress_shows, report},
 };
 
 /// Numbers with a check that finds those that a test says are wrong.
 #[derive(Clone)]
 struct Checked {
-    numbers: Numbers,
+    numbers: NumbersProcessor,
     wrong: Shared<Vec<u64>>,
     /// Up to where each check looked.
     looked: Shared<Vec<Option<u64>>>,
@@ -33,7 +33,7 @@ struct Checked {
 }
 
 impl Checked {
-    fn new(numbers: Numbers) -> Self {
+    fn new(numbers: NumbersProcessor) -> Self {
         Self {
             numbers,
             wrong: Shared::default(),
@@ -52,10 +52,7 @@ impl PageProcessor for Checked {
     type Item = u64;
 
     async fn fetch(&self, ctx: &PageContext<Self>) -> Result<Page<u64, u64>, PageError> {
-        let start = ctx.range().start().copied().unwrap_or(0);
-        let end = ctx.range().end().copied().unwrap_or(u64::MAX);
-        let numbers = start + 1..=ctx.args().n.min(end);
-        Page::keyset(numbers.take(ctx.page_size()).collect(), |n| *n)
+        page_of(ctx)
     }
 
     async fn process(
@@ -71,12 +68,7 @@ impl PageProcessor for Checked {
         ctx: &PageContext<Self>,
         pages: u32,
     ) -> Result<SkipAhead<u64>, PageError> {
-        let start = ctx.range().start().copied().unwrap_or(0);
-        let to = start + u64::from(pages) * ctx.page_size() as u64;
-        Ok(match to <= ctx.args().n {
-            true => SkipAhead::To(to),
-            false => SkipAhead::PastEnd,
-        })
+        Ok(skip(ctx, pages, ctx.args().n))
     }
 
     async fn size_hint(&self, args: &UpTo) -> Result<Option<u64>, PageError> {
@@ -129,40 +121,40 @@ fn processed(checked: &Checked) -> Vec<u64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn stages_are_exact_to_the_item_and_go_on_by_themselves_where_all_is_well() {
-    let bed = Bed::new("stages").await;
-    let checked = Checked::new(Numbers::new());
+    let env = TestEnv::new("stages").await;
+    let checked = Checked::new(NumbersProcessor::new());
     checked.errors.store(1, Ordering::SeqCst);
-    let _worker = bed.worker(checked.clone()).await;
-    let batch = bed
+    let _worker = env.worker(checked.clone()).await;
+    let batch = env
         .batch::<Checked>(UpTo { n: 1_000 })
         .page_size(30)
         .stride(2)
         .max_parallelism(4)
         .stages([Stage::Items(47), Stage::Percent(10.0), Stage::All]);
-    let report = bed.run(&batch).await;
+    let report = env.run(&batch).await;
     assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
     assert_eq!(processed(&checked), (1..=1_000).collect::<Vec<_>>());
     assert_eq!(*checked.looked.lock(), [Some(47), Some(100), None]);
     assert!(report.is_verified());
     let stage = report.progress.stage.unwrap();
     assert_eq!((stage.number, stage.of), (3, 3));
-    replays(&bed, batch.id(), "stages").await;
+    replays(&env, batch.id(), "stages").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_check_that_does_not_hold_holds_the_batch_until_somebody_approves() {
-    let bed = Bed::new("stage-fails").await;
+    let env = TestEnv::new("stage-fails").await;
     // The last stage waits at the gate.
     let (numbers, gate) = gated_where(|seen| seen.start >= 80);
     let checked = Checked::new(numbers);
     checked.wrong.lock().push(20);
-    let worker = bed.worker(checked.clone()).await;
-    let batch = bed
+    let worker = env.worker(checked.clone()).await;
+    let batch = env
         .batch::<Checked>(UpTo { n: 200 })
         .page_size(15)
         .stages([Stage::Items(40), Stage::Items(80)])
         .pages_per_run(2);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     let held = progress_shows(&handle, "the stage failed", |p| {
         p.stage
             .as_ref()
@@ -184,7 +176,7 @@ async fn a_check_that_does_not_hold_holds_the_batch_until_somebody_approves() {
 
     // Another worker, and everything still holds.
     worker.stop().await.unwrap();
-    let _worker = bed.worker(checked.clone()).await;
+    let _worker = env.worker(checked.clone()).await;
     checked.wrong.lock().clear();
     handle.because("looked at it").approve().await.unwrap();
     progress_shows(&handle, "the last stage runs", |p| {
@@ -208,20 +200,20 @@ async fn a_check_that_does_not_hold_holds_the_batch_until_somebody_approves() {
         audit.contains(&"approve stage 1 of 3 (40items)"),
         "{audit:?}"
     );
-    replays(&bed, batch.id(), "stage-fails").await;
+    replays(&env, batch.id(), "stage-fails").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_stage_can_wait_for_approval_and_be_cancelled_there() {
-    let bed = Bed::new("stage-approved").await;
-    let checked = Checked::new(Numbers::new());
-    let _worker = bed.worker(checked.clone()).await;
-    let batch = bed
+    let env = TestEnv::new("stage-approved").await;
+    let checked = Checked::new(NumbersProcessor::new());
+    let _worker = env.worker(checked.clone()).await;
+    let batch = env
         .batch::<Checked>(UpTo { n: 200 })
         .page_size(15)
         .stages([Stage::Items(10), Stage::Items(20)])
         .approve_stages(true);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     let waits = |number| {
         move |p: &temporal_batch::Progress| {
             p.stage
@@ -237,11 +229,11 @@ async fn each_stage_can_wait_for_approval_and_be_cancelled_there() {
     let report = report(&handle).await;
     assert_eq!(report.outcome, Outcome::Cancelled);
     assert_eq!(processed(&checked).len(), 20);
-    replays(&bed, batch.id(), "stage-cancelled").await;
+    replays(&env, batch.id(), "stage-cancelled").await;
 
     // It goes on where it stood, and still waits.
     let continuation = temporal_batch::Continuation::of(handle.id());
-    let handle = bed.client.continue_batch(&continuation).await.unwrap();
+    let handle = env.client.continue_batch(&continuation).await.unwrap();
     progress_shows(&handle, "stage 2 waits again", waits(2)).await;
     handle.approve().await.unwrap();
     assert_eq!(
@@ -253,8 +245,8 @@ async fn each_stage_can_wait_for_approval_and_be_cancelled_there() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_fails_in_a_stage_is_compared_with_what_is_tolerated() {
-    let bed = Bed::new("stage-tolerance").await;
-    let numbers = Numbers::new().on_process(|seen| async move {
+    let env = TestEnv::new("stage-tolerance").await;
+    let numbers = NumbersProcessor::new().on_process(|seen| async move {
         let mut report = PageReport::all_processed();
         if seen.items.contains(&3) {
             report.fail(0, "Bad", "made to fail");
@@ -262,16 +254,16 @@ async fn what_fails_in_a_stage_is_compared_with_what_is_tolerated() {
         Ok(report)
     });
     let checked = Checked::new(numbers);
-    let _worker = bed.worker(checked).await;
+    let _worker = env.worker(checked).await;
     for tolerance in [None, Some(Limit::percent(5.0))] {
-        let mut batch = bed
+        let mut batch = env
             .batch::<Checked>(UpTo { n: 100 })
             .page_size(5)
             .stages([Stage::Items(10)]);
         if let Some(items) = tolerance {
             batch = batch.tolerate(Tolerance::new().items(items));
         }
-        let handle = bed.start(&batch).await;
+        let handle = env.start(&batch).await;
         let failed = progress_shows(&handle, "the stage failed", |p| {
             p.stage
                 .as_ref()
@@ -294,19 +286,19 @@ async fn what_fails_in_a_stage_is_compared_with_what_is_tolerated() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_check_after_the_last_page_decides_how_the_batch_ends() {
-    let bed = Bed::new("check-at-end").await;
-    let checked = Checked::new(Numbers::new());
-    let _worker = bed.worker(checked.clone()).await;
+    let env = TestEnv::new("check-at-end").await;
+    let checked = Checked::new(NumbersProcessor::new());
+    let _worker = env.worker(checked.clone()).await;
     let batch = || {
-        bed.batch::<Checked>(UpTo { n: 20 })
+        env.batch::<Checked>(UpTo { n: 20 })
             .page_size(15)
             .check_at_end(true)
     };
-    let good = bed.run(&batch()).await;
+    let good = env.run(&batch()).await;
     assert!(good.is_verified(), "{good:#?}");
     checked.wrong.lock().push(7);
     let wrong = batch();
-    let report = bed.run(&wrong).await;
+    let report = env.run(&wrong).await;
     assert_eq!(report.outcome, Outcome::CompletedWithFailures);
     assert!(!report.is_verified());
     let reason = report.reason.unwrap();
@@ -314,17 +306,17 @@ async fn a_check_after_the_last_page_decides_how_the_batch_ends() {
         reason,
         "the check does not hold: 1 of 1 range does not hold, 1 item: 7 is wrong"
     );
-    replays(&bed, wrong.id(), "check-fails").await;
+    replays(&env, wrong.id(), "check-fails").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_is_cancelled_while_it_is_checked() {
-    let bed = Bed::new("check-cancelled").await;
-    let mut checked = Checked::new(Numbers::new());
+    let env = TestEnv::new("check-cancelled").await;
+    let mut checked = Checked::new(NumbersProcessor::new());
     checked.never = true;
-    let worker = bed.worker(checked.clone()).await;
-    let batch = bed.batch::<Checked>(UpTo { n: 20 }).check_at_end(true);
-    let handle = bed.start(&batch).await;
+    let worker = env.worker(checked.clone()).await;
+    let batch = env.batch::<Checked>(UpTo { n: 20 }).check_at_end(true);
+    let handle = env.start(&batch).await;
     progress_shows(&handle, "it is checked", |p| {
         p.explanation
             .contains("every page is finished, and being checked")
@@ -334,13 +326,13 @@ async fn a_batch_is_cancelled_while_it_is_checked() {
     let cancelled = report(&handle).await;
     assert_eq!(cancelled.outcome, Outcome::Cancelled);
     assert!(cancelled.reason.unwrap().contains("every page is finished"));
-    replays(&bed, batch.id(), "check-cancelled").await;
+    replays(&env, batch.id(), "check-cancelled").await;
     worker.stop().await.unwrap();
 
     checked.never = false;
-    let _worker = bed.worker(checked.clone()).await;
+    let _worker = env.worker(checked.clone()).await;
     let continuation = temporal_batch::Continuation::of(handle.id());
-    let handle = bed.client.continue_batch(&continuation).await.unwrap();
+    let handle = env.client.continue_batch(&continuation).await.unwrap();
     assert!(report(&handle).await.is_verified());
 }
 
@@ -348,13 +340,13 @@ async fn a_batch_is_cancelled_while_it_is_checked() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deadline_ends_the_check_after_the_last_page() {
     for (never, errors) in [(true, 0), (false, u32::MAX)] {
-        let bed = Bed::new("check-late").await;
-        let mut checked = Checked::new(Numbers::new());
+        let env = TestEnv::new("check-late").await;
+        let mut checked = Checked::new(NumbersProcessor::new());
         checked.never = never;
         checked.errors.store(errors, Ordering::SeqCst);
-        let worker = bed.worker(checked.clone()).await;
-        let batch = bed.batch::<Checked>(UpTo { n: 20 }).check_at_end(true);
-        let handle = bed.start(&batch.deadline(Duration::from_secs(8))).await;
+        let worker = env.worker(checked.clone()).await;
+        let batch = env.batch::<Checked>(UpTo { n: 20 }).check_at_end(true);
+        let handle = env.start(&batch.deadline(Duration::from_secs(8))).await;
         let late = report(&handle).await;
         assert_eq!(late.outcome, Outcome::Stopped);
         assert_eq!(
@@ -363,35 +355,38 @@ async fn a_deadline_ends_the_check_after_the_last_page() {
         );
         assert_eq!(late.progress.items.processed, 20);
         assert_eq!(late.progress.audit.last().unwrap().action, "stop");
-        replays(&bed, handle.id(), "check-late").await;
+        replays(&env, handle.id(), "check-late").await;
         worker.stop().await.unwrap();
 
         checked.never = false;
         checked.errors.store(0, Ordering::SeqCst);
-        let _worker = bed.worker(checked.clone()).await;
+        let _worker = env.worker(checked.clone()).await;
         let continuation = temporal_batch::Continuation::of(handle.id());
         let continuation = continuation.deadline(Duration::from_secs(3_600));
-        let handle = bed.client.continue_batch(&continuation).await.unwrap();
+        let handle = env.client.continue_batch(&continuation).await.unwrap();
         assert!(report(&handle).await.is_verified());
     }
 }
 
 #[tokio::test]
 async fn shares_of_what_nobody_has_counted_are_refused() {
-    let bed = Bed::new("stage-unknown").await;
-    let _worker = bed.worker(Numbers::new()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 20 })
+    let env = TestEnv::new("stage-unknown").await;
+    let _worker = env.worker(NumbersProcessor::new()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 20 })
         .stages([Stage::Percent(1.0)]);
-    let refused = bed.start(&batch).await.accepted().await.unwrap_err();
+    let refused = env.start(&batch).await.accepted().await.unwrap_err();
     assert!(matches!(refused, AcceptError::Refused { .. }), "{refused}");
     let message = refused.to_string();
     assert!(
         message.contains("does not say how many there are"),
         "{message}"
     );
-    let handle = bed
-        .start(&bed.batch::<Numbers>(UpTo { n: 5 }).max_parallelism(0))
+    let handle = env
+        .start(
+            &env.batch::<NumbersProcessor>(UpTo { n: 5 })
+                .max_parallelism(0),
+        )
         .await;
     let refused = handle.approve().await.unwrap_err().to_string();
     assert!(refused.contains("the batch has no stages"), "{refused}");
@@ -400,20 +395,20 @@ async fn shares_of_what_nobody_has_counted_are_refused() {
 /// The source gives each page its successor, some pages fail, and stages are exact all the same.
 #[tokio::test]
 async fn pages_that_fail_keep_their_place_in_the_stage() {
-    let bed = Bed::new("stage-retries").await;
-    let numbers = Numbers::new().on_process(|seen| async move {
+    let env = TestEnv::new("stage-retries").await;
+    let numbers = NumbersProcessor::new().on_process(|seen| async move {
         match seen.start % 3 == 0 && seen.times == 1 {
             true => Err(PageError::retryable("made to fail")),
             false => Ok(PageReport::all_processed()),
         }
     });
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 100 })
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 100 })
         .page_size(7)
         .stages([Stage::Items(24), Stage::Items(60)])
         .approve_stages(true);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     for (number, mark) in [(1, 24), (2, 60)] {
         progress_shows(&handle, "the stage waits", |p| {
             let stage = p.stage.as_ref();

@@ -13,8 +13,8 @@ use temporalio_sdk::{
 };
 
 use crate::{
-    numbers::{Numbers, UpTo},
-    support::{Bed, eventually, report, server_address},
+    numbers_processor::{NumbersProcessor, UpTo},
+    support::{TestEnv, eventually, report, server_address},
 };
 
 /// A controller of other code: a timer where the real one does not have any.
@@ -64,7 +64,7 @@ impl Prepare {
 const ONCE: u64 = 30;
 
 /// Has the batch begin with other code, which is gone afterwards.
-async fn begin_with_other_code(bed: &Bed, handle: &BatchHandle) {
+async fn begin_with_other_code(env: &TestEnv, handle: &BatchHandle) {
     let options = ConnectOptions::new()
         .address(server_address())
         .disable_env(true)
@@ -72,7 +72,7 @@ async fn begin_with_other_code(bed: &Bed, handle: &BatchHandle) {
     let client = BatchClient::connect(&options).await.unwrap();
     let runtime = RuntimeOptions::builder().build().unwrap();
     let runtime = Runtime::from_current_tokio(runtime).unwrap();
-    let options = WorkerOptions::new(&*bed.queue)
+    let options = WorkerOptions::new(&*env.queue)
         .register_workflow::<Changed>()
         .unwrap()
         .register_activities(Prepare)
@@ -106,17 +106,17 @@ fn counted(metrics: &Metrics, outcome: &str) -> u32 {
 /// Two workers see it, and one run follows.
 #[tokio::test]
 async fn a_history_that_no_worker_can_replay_is_recovered_from_without_a_command() {
-    let bed = Bed::new("standstill").await;
-    let batch = bed.batch::<Numbers>(UpTo { n: 50 }).page_size(10);
-    let handle = bed.start(&batch).await;
-    begin_with_other_code(&bed, &handle).await;
+    let env = TestEnv::new("standstill").await;
+    let batch = env.batch::<NumbersProcessor>(UpTo { n: 50 }).page_size(10);
+    let handle = env.start(&batch).await;
+    begin_with_other_code(&env, &handle).await;
 
-    let numbers = Numbers::new();
+    let numbers = NumbersProcessor::new();
     let metrics = [Metrics::new(), Metrics::new()];
     let _workers = [
-        bed.worker_with(numbers.clone(), |w| w.metrics(metrics[0].clone()))
+        env.worker_with(numbers.clone(), |w| w.metrics(metrics[0].clone()))
             .await,
-        bed.worker_with(numbers.clone(), |w| w.metrics(metrics[1].clone()))
+        env.worker_with(numbers.clone(), |w| w.metrics(metrics[1].clone()))
             .await,
     ];
     let report = report(&handle).await;
@@ -130,23 +130,25 @@ async fn a_history_that_no_worker_can_replay_is_recovered_from_without_a_command
     assert!(why.contains("TMPRL1100"), "{why}");
     let recovered: u32 = metrics.iter().map(|m| counted(m, "recovered")).sum();
     assert!(recovered >= 1);
-    let runs = bed.histories(handle.id()).await.len();
+    let runs = env.histories(handle.id()).await.len();
     assert_eq!(runs, 2, "the first, and one that made up for it");
 }
 
 #[tokio::test]
 async fn pages_that_may_run_once_only_are_not_run_again_without_a_command() {
-    let bed = Bed::new("standstill-once").await;
-    let batch = bed.batch::<Numbers>(UpTo { n: ONCE }).page_size(10);
-    let handle = bed.start(&batch).await;
-    begin_with_other_code(&bed, &handle).await;
+    let env = TestEnv::new("standstill-once").await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: ONCE })
+        .page_size(10);
+    let handle = env.start(&batch).await;
+    begin_with_other_code(&env, &handle).await;
 
-    let numbers = Numbers::new().settings(|s| {
+    let numbers = NumbersProcessor::new().settings(|s| {
         s.retry_mode = RetryMode::AtMostOnce;
         s.retry = RetryPolicy::never();
     });
     let metrics = Metrics::new();
-    let _worker = bed
+    let _worker = env
         .worker_with(numbers.clone(), |w| w.metrics(metrics.clone()))
         .await;
     eventually("the worker leaves it", || async {

@@ -8,8 +8,8 @@ use temporal_batch::{
 };
 
 use crate::{
-    numbers::{Numbers, UpTo, gated},
-    support::{Bed, progress_shows, report, within},
+    numbers_processor::{NumbersProcessor, UpTo, gated},
+    support::{TestEnv, progress_shows, report, within},
 };
 
 /// What operators did after the start, in order. What was kept for the first worker is noted before it.
@@ -20,15 +20,15 @@ fn audited(report: &BatchReport) -> Vec<&str> {
 
 #[tokio::test]
 async fn a_pause_without_a_worker_takes_effect_before_the_first_page() {
-    let bed = Bed::new("queued").await;
-    let batch = bed.batch::<Numbers>(UpTo { n: 50 }).page_size(10);
-    let handle = bed.start(&batch).await;
+    let env = TestEnv::new("queued").await;
+    let batch = env.batch::<NumbersProcessor>(UpTo { n: 50 }).page_size(10);
+    let handle = env.start(&batch).await;
     let queued = within("the pause is taken", handle.pause("not yet")).await;
     let queued = queued.unwrap();
     assert_eq!(
         queued,
         Steered::Queued {
-            task_queue: bed.queue.clone(),
+            task_queue: env.queue.clone(),
             polling: false,
         }
     );
@@ -36,12 +36,12 @@ async fn a_pause_without_a_worker_takes_effect_before_the_first_page() {
         queued.to_string(),
         format!(
             "no worker is polling task queue \"{}\": the request is kept and takes effect when one is back",
-            bed.queue
+            env.queue
         )
     );
 
-    let numbers = Numbers::new();
-    let _worker = bed.worker(numbers.clone()).await;
+    let numbers = NumbersProcessor::new();
+    let _worker = env.worker(numbers.clone()).await;
     let paused = within("the batch is paused", handle.wait_until_paused()).await;
     let paused = paused.unwrap();
     assert_eq!(paused.pause_reason.as_deref(), Some("not yet"));
@@ -56,9 +56,11 @@ async fn a_pause_without_a_worker_takes_effect_before_the_first_page() {
 
 #[tokio::test]
 async fn requests_that_are_kept_are_applied_in_their_order() {
-    let bed = Bed::new("order").await;
-    let batch = bed.batch::<Numbers>(UpTo { n: 20 }).max_parallelism(1);
-    let handle = bed.start(&batch).await;
+    let env = TestEnv::new("order").await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 20 })
+        .max_parallelism(1);
+    let handle = env.start(&batch).await;
     let limit = |pages| Settings::new().max_parallelism(pages);
     for steered in [
         handle.set(limit(3)).await,
@@ -69,8 +71,8 @@ async fn requests_that_are_kept_are_applied_in_their_order() {
     ] {
         assert!(!steered.unwrap().is_applied());
     }
-    let numbers = Numbers::new();
-    let _worker = bed.worker(numbers.clone()).await;
+    let numbers = NumbersProcessor::new();
+    let _worker = env.worker(numbers.clone()).await;
     let paused = within("the batch is paused", handle.wait_until_paused()).await;
     let paused = paused.unwrap();
     assert_eq!(paused.pause_reason.as_deref(), Some("last"));
@@ -94,14 +96,14 @@ async fn requests_that_are_kept_are_applied_in_their_order() {
 /// The server still lists a worker that has just gone, so the controller is asked first.
 #[tokio::test]
 async fn a_pause_after_the_worker_has_gone_holds_when_one_is_back() {
-    let bed = Bed::new("gone").await;
+    let env = TestEnv::new("gone").await;
     let (numbers, gate) = gated();
-    let worker = bed.worker(numbers.clone()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 100 })
+    let worker = env.worker(numbers.clone()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 100 })
         .page_size(10)
         .max_parallelism(1);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     numbers.shows("a page runs", |r| r.in_flight == 1).await;
     gate.let_through(1);
     worker.stop().await.unwrap();
@@ -110,7 +112,7 @@ async fn a_pause_after_the_worker_has_gone_holds_when_one_is_back() {
     let steered = within("the pause is taken", handle.pause("")).await;
     assert!(matches!(steered.unwrap(), Steered::Queued { .. }));
     gate.open();
-    let _worker = bed.worker(numbers.clone()).await;
+    let _worker = env.worker(numbers.clone()).await;
     within("the batch is paused", handle.wait_until_paused())
         .await
         .unwrap();
@@ -122,11 +124,13 @@ async fn a_pause_after_the_worker_has_gone_holds_when_one_is_back() {
 
 #[tokio::test]
 async fn a_request_that_went_both_ways_is_applied_once() {
-    let bed = Bed::new("both-ways").await;
-    let numbers = Numbers::new();
-    let worker = bed.worker(numbers.clone()).await;
-    let batch = bed.batch::<Numbers>(UpTo { n: 100 }).max_parallelism(0);
-    let handle = bed.start(&batch).await;
+    let env = TestEnv::new("both-ways").await;
+    let numbers = NumbersProcessor::new();
+    let worker = env.worker(numbers.clone()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 100 })
+        .max_parallelism(0);
+    let handle = env.start(&batch).await;
     handle.accepted().await.unwrap();
     worker.stop().await.unwrap();
     // The worker is still listed, so that the update is sent; without an answer the signal follows.
@@ -135,7 +139,7 @@ async fn a_request_that_went_both_ways_is_applied_once() {
         matches!(paused, Steered::Queued { polling: true, .. }),
         "{paused:?}"
     );
-    let _worker = bed.worker(numbers.clone()).await;
+    let _worker = env.worker(numbers.clone()).await;
     let progress = progress_shows(&handle, "the pause is applied", |p| p.audit.len() > 1);
     progress.await;
     // What was sent before an answered request has arrived when that is answered.
@@ -148,10 +152,12 @@ async fn a_request_that_went_both_ways_is_applied_once() {
 
 #[tokio::test]
 async fn with_a_worker_requests_are_applied_and_answered_without_a_signal() {
-    let bed = Bed::new("applied").await;
-    let _worker = bed.worker(Numbers::new()).await;
-    let batch = bed.batch::<Numbers>(UpTo { n: 10 }).max_parallelism(0);
-    let handle = bed.start(&batch).await;
+    let env = TestEnv::new("applied").await;
+    let _worker = env.worker(NumbersProcessor::new()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 10 })
+        .max_parallelism(0);
+    let handle = env.start(&batch).await;
     handle.accepted().await.unwrap();
     for steered in [
         handle.pause("").await,
@@ -167,14 +173,14 @@ async fn with_a_worker_requests_are_applied_and_answered_without_a_signal() {
     );
     let why = report.progress.audit.last().unwrap().why.as_deref();
     assert_eq!(why, Some("it is time"));
-    assert_eq!(bed.signals(batch.id(), "steer").await, 0);
+    assert_eq!(env.signals(batch.id(), "steer").await, 0);
 }
 
 /// There is no such batch: had anything been sent, that would be the error.
 #[tokio::test]
 async fn bad_values_are_refused_before_anything_is_sent() {
-    let bed = Bed::new("bad-values").await;
-    let handle = bed.client.handle(bed.new_id()).unwrap();
+    let env = TestEnv::new("bad-values").await;
+    let handle = env.client.handle(env.new_id()).unwrap();
     for settings in [
         Settings::new().max_parallelism(501),
         Settings::new().rate(0.0),
@@ -203,14 +209,14 @@ async fn bad_values_are_refused_before_anything_is_sent() {
 
 #[tokio::test]
 async fn waiting_for_a_pause_ends_with_the_last_page_or_without_a_pause() {
-    let bed = Bed::new("wait").await;
+    let env = TestEnv::new("wait").await;
     let (numbers, gate) = gated();
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 30 })
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 30 })
         .page_size(10)
         .max_parallelism(1);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     numbers.shows("a page runs", |r| r.in_flight == 1).await;
 
     handle.pause("").await.unwrap();

@@ -9,9 +9,9 @@ use temporal_batch::{
 use tokio::time::sleep;
 
 use crate::{
-    numbers::{Gate, Numbers, UpTo, gated, gated_where},
+    numbers_processor::{Gate, NumbersProcessor, UpTo, gated, gated_where},
     replay::replays,
-    support::{Bed, progress_shows, report},
+    support::{TestEnv, progress_shows, report},
 };
 
 /// Never reached in a test, so that only what is told ends a stride early.
@@ -22,9 +22,9 @@ fn all(n: u64) -> Vec<u64> {
 }
 
 /// The ids of the activities that were given a stride.
-async fn dispatched(bed: &Bed, batch: &Batch) -> Vec<String> {
+async fn dispatched(env: &TestEnv, batch: &Batch) -> Vec<String> {
     let mut ids = Vec::new();
-    for history in bed.histories(batch.id()).await {
+    for history in env.histories(batch.id()).await {
         let history: serde_json::Value = serde_json::from_slice(&history).unwrap();
         for event in history["events"].as_array().unwrap() {
             let scheduled = &event["attributes"]["ActivityTaskScheduledEventAttributes"];
@@ -39,34 +39,34 @@ async fn dispatched(bed: &Bed, batch: &Batch) -> Vec<String> {
 
 #[tokio::test]
 async fn strides_of_short_pages_become_long_and_stay_so_over_continue_as_new() {
-    let bed = Bed::new("stride-auto").await;
+    let env = TestEnv::new("stride-auto").await;
     // The rest waits for another run, and no stride that begins before one is due comes to it.
     let (numbers, gate) = gated_where(|page| page.start >= 6_000);
     let numbers = numbers.skipping_ahead().with_size_hint();
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 8_000 })
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 8_000 })
         .page_size(10)
         .max_parallelism(2)
         .pages_per_run(30)
         .stride(AutoStride::default());
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     progress_shows(&handle, "it has continued as new", |p| p.runs > 1).await;
     gate.open();
     let report = report(&handle).await;
     assert_eq!(report.outcome, Outcome::Completed);
     assert_eq!(numbers.record().processed(), all(8_000));
     assert_eq!(report.progress.auto_stride.as_deref(), Some("5s"));
-    let strides = dispatched(&bed, &batch).await.len();
+    let strides = dispatched(&env, &batch).await.len();
     assert!(strides < 200, "{strides} strides for 800 pages");
-    replays(&bed, batch.id(), "stride_auto").await;
+    replays(&env, batch.id(), "stride_auto").await;
 }
 
 #[tokio::test]
 async fn a_stride_whose_pages_became_slow_gives_the_rest_back() {
-    let bed = Bed::new("stride-slow").await;
+    let env = TestEnv::new("stride-slow").await;
     let target = Duration::from_millis(100);
-    let numbers = Numbers::new()
+    let numbers = NumbersProcessor::new()
         .skipping_ahead()
         .on_process(move |page| async move {
             if page.start >= 200 {
@@ -74,17 +74,17 @@ async fn a_stride_whose_pages_became_slow_gives_the_rest_back() {
             }
             Ok(PageReport::all_processed())
         });
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 250 })
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 250 })
         .page_size(10)
         .max_parallelism(1)
         .stride(AutoStride::of(target).beginning_with(25));
-    let report = bed.run(&batch).await;
+    let report = env.run(&batch).await;
     assert_eq!(report.outcome, Outcome::Completed);
     assert_eq!(numbers.record().processed(), all(250));
     let slow = 5;
-    let strides = dispatched(&bed, &batch).await;
+    let strides = dispatched(&env, &batch).await;
     assert!(strides.len() >= slow, "{strides:?}");
     let mut numbers = strides.clone();
     numbers.sort();
@@ -92,19 +92,19 @@ async fn a_stride_whose_pages_became_slow_gives_the_rest_back() {
     assert!(numbers.len() < strides.len(), "none twice: {strides:?}");
     let because = report.progress.stride_because.unwrap();
     assert_eq!(report.progress.stride, 1, "{because}");
-    replays(&bed, batch.id(), "stride_given_back").await;
+    replays(&env, batch.id(), "stride_given_back").await;
 }
 
 #[tokio::test]
 async fn a_source_that_cannot_skip_ahead_has_strides_of_one_page_and_it_is_said() {
-    let bed = Bed::new("stride-opaque").await;
+    let env = TestEnv::new("stride-opaque").await;
     let (numbers, gate) = gated();
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 100 })
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 100 })
         .page_size(10)
         .stride(AutoStride::default().beginning_with(5));
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     progress_shows(&handle, "it begins as set", |p| p.stride == 5).await;
     gate.open();
     let report = report(&handle).await;
@@ -114,20 +114,20 @@ async fn a_source_that_cannot_skip_ahead_has_strides_of_one_page_and_it_is_said(
     let because = report.progress.stride_because.as_deref();
     assert_eq!(because, Some("the source cannot skip ahead"));
     // The last one finds that there is nothing more.
-    assert_eq!(dispatched(&bed, &batch).await.len(), 11);
+    assert_eq!(dispatched(&env, &batch).await.len(), 11);
 }
 
 #[tokio::test]
 async fn the_length_is_set_and_tuned_while_the_batch_runs() {
-    let bed = Bed::new("stride-set").await;
+    let env = TestEnv::new("stride-set").await;
     let (numbers, gate) = gated();
     let numbers = numbers.skipping_ahead();
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 1_000 })
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 1_000 })
         .page_size(10)
         .max_parallelism(2);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     numbers
         .shows("two pages are in flight", |r| r.in_flight == 2)
         .await;
@@ -157,9 +157,9 @@ async fn the_length_is_set_and_tuned_while_the_batch_runs() {
     let report = report(&handle).await;
     assert_eq!(report.outcome, Outcome::Completed);
     assert_eq!(numbers.record().processed(), all(1_000));
-    let strides = dispatched(&bed, &batch).await.len();
+    let strides = dispatched(&env, &batch).await.len();
     assert!(strides < 60, "{strides} strides for 100 pages");
-    replays(&bed, batch.id(), "stride_set").await;
+    replays(&env, batch.id(), "stride_set").await;
 }
 
 /// Lets pages through one by one until something is so.
@@ -172,16 +172,16 @@ async fn until(gate: &Gate, so: impl AsyncFn() -> bool) {
 
 #[tokio::test]
 async fn long_strides_hear_of_a_pause_of_less_parallelism_and_of_the_end_at_their_page() {
-    let bed = Bed::new("stride-yield").await;
+    let env = TestEnv::new("stride-yield").await;
     let (numbers, gate) = gated();
     let numbers = numbers.skipping_ahead();
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 10_000 })
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 10_000 })
         .page_size(10)
         .max_parallelism(2)
         .stride(AutoStride::of(LONG).beginning_with(200));
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     let in_flight = |n| numbers.shows("pages are in flight", move |r| r.in_flight == n);
     in_flight(2).await;
 
@@ -212,19 +212,19 @@ async fn long_strides_hear_of_a_pause_of_less_parallelism_and_of_the_end_at_thei
     // Nothing of what was given back is lost or done twice.
     gate.open();
     let again = batch.clone().continues(true);
-    let report = bed.run(&again).await;
+    let report = env.run(&again).await;
     assert_eq!(report.outcome, Outcome::Completed);
     assert_eq!(numbers.record().processed(), all(10_000));
-    replays(&bed, batch.id(), "stride_yield").await;
+    replays(&env, batch.id(), "stride_yield").await;
 }
 
 #[tokio::test]
 async fn bad_targets_are_refused_before_anything_starts() {
-    let bed = Bed::new("stride-refused").await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 1 })
+    let env = TestEnv::new("stride-refused").await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 1 })
         .stride(AutoStride::of(Duration::from_millis(1)));
-    let refused = bed.client.start(&batch).await.unwrap_err();
+    let refused = env.client.start(&batch).await.unwrap_err();
     let text = refused.to_string();
     assert!(
         matches!(refused, StartError::Invalid(InvalidBatch::AutoStride(_))),

@@ -14,39 +14,40 @@ use temporal_batch::{
 };
 
 use crate::{
-    numbers::{Numbers, UpTo, quick_retries},
+    numbers_processor::{NumbersProcessor, UpTo, quick_retries},
     replay::replays,
-    support::{Bed, progress_shows, report},
+    support::{TestEnv, progress_shows, report},
 };
 
 /// Numbers behind a service that can be down.
-fn behind_a_service() -> (Numbers, Arc<AtomicBool>) {
+fn behind_a_service() -> (NumbersProcessor, Arc<AtomicBool>) {
     let down = Arc::new(AtomicBool::new(true));
     let is_down = Arc::clone(&down);
-    let numbers = Numbers::new().skipping_ahead().on_process(move |_| {
-        let down = is_down.load(Ordering::SeqCst);
-        async move {
-            if down {
-                return Err(PageError::retryable("503").with_type("Unavailable"));
+    let numbers = NumbersProcessor::new()
+        .skipping_ahead()
+        .on_process(move |_| {
+            let down = is_down.load(Ordering::SeqCst);
+            async move {
+                if down {
+                    return Err(PageError::retryable("503").with_type("Unavailable"));
+                }
+                Ok(PageReport::all_processed())
             }
-            Ok(PageReport::all_processed())
-        }
-    });
+        });
     (numbers, down)
 }
 
-/// 002-13.
 #[tokio::test]
 async fn a_service_that_is_down_pauses_the_batch_before_any_page_is_given_up() {
-    let bed = Bed::new("down").await;
+    let env = TestEnv::new("down").await;
     let (numbers, down) = behind_a_service();
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 400 })
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 400 })
         .page_size(10)
         .max_parallelism(4)
         .tolerate(Tolerance::new().consecutive(10));
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     let paused = progress_shows(&handle, "it paused itself", |p| p.phase == Phase::Paused).await;
     let reason = paused.pause_reason.unwrap();
     // Pages that ran beside each other may fail together.
@@ -71,21 +72,21 @@ async fn a_service_that_is_down_pauses_the_batch_before_any_page_is_given_up() {
     assert_eq!(report.outcome, Outcome::Completed);
     assert_eq!(report.progress.consecutive_failures, 0);
     assert_eq!(numbers.record().processed(), (1..=400).collect::<Vec<_>>());
-    replays(&bed, handle.id(), "tripped").await;
+    replays(&env, handle.id(), "tripped").await;
 }
 
 #[tokio::test]
 async fn a_batch_may_stop_itself_instead() {
-    let bed = Bed::new("down-stop").await;
+    let env = TestEnv::new("down-stop").await;
     let (numbers, _down) = behind_a_service();
-    let _worker = bed.worker(numbers.clone()).await;
+    let _worker = env.worker(numbers.clone()).await;
     let tolerance = Tolerance::new().consecutive(3).then(OnExceeded::Stop);
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 400 })
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 400 })
         .page_size(10)
         .max_parallelism(4)
         .tolerate(tolerance);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     let report = report(&handle).await;
     assert_eq!(report.outcome, Outcome::Stopped);
     let reason = report.reason.unwrap();
@@ -99,25 +100,25 @@ async fn a_batch_may_stop_itself_instead() {
     );
     assert_eq!(report.progress.pages_in_flight, 0);
     assert_eq!(handle.state().await.unwrap(), BatchState::Failed);
-    replays(&bed, handle.id(), "stopped").await;
+    replays(&env, handle.id(), "stopped").await;
 }
 
 #[tokio::test]
 async fn a_share_of_failed_items_counts_once_enough_is_done() {
-    let bed = Bed::new("share").await;
-    let numbers = Numbers::new().on_process(|_| async move {
+    let env = TestEnv::new("share").await;
+    let numbers = NumbersProcessor::new().on_process(|_| async move {
         let mut report = PageReport::all_processed();
         report.fail(0, "Unlucky", "the first of its page");
         Ok(report)
     });
-    let _worker = bed.worker(numbers.clone()).await;
+    let _worker = env.worker(numbers.clone()).await;
     let tolerance = Tolerance::new().items(Limit::percent(9.5).min_sample(50));
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 200 })
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 200 })
         .page_size(10)
         .max_parallelism(1)
         .tolerate(tolerance);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     let paused = progress_shows(&handle, "it paused itself", |p| p.phase == Phase::Paused).await;
     assert_eq!(
         paused.pause_reason.as_deref(),
@@ -136,57 +137,59 @@ async fn a_share_of_failed_items_counts_once_enough_is_done() {
 /// Each page has an item that fails, and each stride hundreds of pages.
 #[tokio::test]
 async fn long_strides_tell_of_failures_so_soon_that_only_pages_in_flight_go_beyond() {
-    let bed = Bed::new("long-strides").await;
-    let numbers = Numbers::new().skipping_ahead().on_process(|_| async {
-        let mut report = PageReport::all_processed();
-        report.fail(0, "Unlucky", "the first of its page");
-        Ok(report)
-    });
-    let _worker = bed.worker(numbers.clone()).await;
+    let env = TestEnv::new("long-strides").await;
+    let numbers = NumbersProcessor::new()
+        .skipping_ahead()
+        .on_process(|_| async {
+            let mut report = PageReport::all_processed();
+            report.fail(0, "Unlucky", "the first of its page");
+            Ok(report)
+        });
+    let _worker = env.worker(numbers.clone()).await;
     for tolerated in [1, 9] {
         let tolerance = Tolerance::new()
             .items(Limit::count(tolerated))
             .then(OnExceeded::Stop);
-        let batch = bed
-            .batch::<Numbers>(UpTo { n: 10_000 })
+        let batch = env
+            .batch::<NumbersProcessor>(UpTo { n: 10_000 })
             .page_size(10)
             .stride(250)
             .max_parallelism(3)
             .tolerate(tolerance);
-        let report = bed.run(&batch).await;
+        let report = env.run(&batch).await;
         assert_eq!(report.outcome, Outcome::Stopped);
         let reason = report.reason.unwrap();
         assert!(reason.contains("items failed, tolerated are"), "{reason}");
         let failed = report.progress.items.failed;
         let in_flight = tolerated + 1..=tolerated + 3;
         assert!(in_flight.contains(&failed), "{failed} of {tolerated}");
-        replays(&bed, &report.progress.batch_id, "long-strides").await;
+        replays(&env, &report.progress.batch_id, "long-strides").await;
     }
 }
 
 #[tokio::test]
 async fn exactly_the_tolerated_pages_may_fail() {
-    let bed = Bed::new("pages").await;
-    let numbers = Numbers::new().on_process(|seen| async move {
+    let env = TestEnv::new("pages").await;
+    let numbers = NumbersProcessor::new().on_process(|seen| async move {
         if [10, 30].contains(&seen.start) {
             return Err(PageError::non_retryable("Poison", "never"));
         }
         Ok(PageReport::all_processed())
     });
-    let _worker = bed.worker(numbers.clone()).await;
+    let _worker = env.worker(numbers.clone()).await;
     let tolerating = |pages| {
         let tolerance = Tolerance::new()
             .pages(Limit::count(pages))
             .then(OnExceeded::Stop);
-        bed.batch::<Numbers>(UpTo { n: 100 })
+        env.batch::<NumbersProcessor>(UpTo { n: 100 })
             .page_size(10)
             .max_parallelism(1)
             .tolerate(tolerance)
     };
-    let enough = bed.run(&tolerating(2)).await;
+    let enough = env.run(&tolerating(2)).await;
     assert_eq!(enough.outcome, Outcome::CompletedWithFailures);
     assert_eq!(enough.progress.pages_failed, 2);
-    let stopped = bed.run(&tolerating(1)).await;
+    let stopped = env.run(&tolerating(1)).await;
     assert_eq!(stopped.outcome, Outcome::Stopped);
     assert_eq!(stopped.progress.pages_failed, 2);
     assert_eq!(stopped.progress.low_water_mark.unwrap().as_str(), "40");
@@ -194,20 +197,22 @@ async fn exactly_the_tolerated_pages_may_fail() {
 
 #[tokio::test]
 async fn a_deadline_stops_running_strides_at_their_page() {
-    let bed = Bed::new("deadline").await;
-    let numbers = Numbers::new().skipping_ahead().on_process(|_| async {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        Ok(PageReport::all_processed())
-    });
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 100_000 })
+    let env = TestEnv::new("deadline").await;
+    let numbers = NumbersProcessor::new()
+        .skipping_ahead()
+        .on_process(|_| async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            Ok(PageReport::all_processed())
+        });
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 100_000 })
         .page_size(10)
         .stride(20)
         .pages_per_run(10)
         .max_parallelism(1)
         .deadline(Duration::from_secs(4));
-    let report = bed.run(&batch).await;
+    let report = env.run(&batch).await;
     assert_eq!(report.outcome, Outcome::Stopped);
     let reason = report.reason.as_ref().unwrap();
     assert!(
@@ -223,27 +228,27 @@ async fn a_deadline_stops_running_strides_at_their_page() {
 
 #[tokio::test]
 async fn a_deadline_ends_a_pause_and_a_wait() {
-    let bed = Bed::new("deadline-paused").await;
-    let numbers = Numbers::new();
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 100 })
+    let env = TestEnv::new("deadline-paused").await;
+    let numbers = NumbersProcessor::new();
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 100 })
         .max_parallelism(0)
         .deadline(Duration::from_secs(2));
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     handle.pause("for ever").await.unwrap();
     let report = report(&handle).await;
     assert_eq!(report.outcome, Outcome::Stopped);
     assert!(numbers.record().fetches.is_empty());
     let last = report.progress.audit.last().unwrap();
     assert_eq!(last.action, "stop");
-    replays(&bed, handle.id(), "late").await;
+    replays(&env, handle.id(), "late").await;
 }
 
 #[tokio::test]
 async fn a_page_that_only_retries_counts_as_failed() {
-    let bed = Bed::new("only-retries").await;
-    let numbers = Numbers::new()
+    let env = TestEnv::new("only-retries").await;
+    let numbers = NumbersProcessor::new()
         .skipping_ahead()
         .on_process(|seen| async move {
             match seen.start {
@@ -255,15 +260,15 @@ async fn a_page_that_only_retries_counts_as_failed() {
             let extended = Some(ExtendedRetries::default());
             s.retry = quick_retries().max_attempts(2).extended(extended);
         });
-    let _worker = bed.worker(numbers.clone()).await;
+    let _worker = env.worker(numbers.clone()).await;
     let tolerance = Tolerance::new()
         .pages(Limit::count(0))
         .then(OnExceeded::Stop);
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 40 })
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 40 })
         .page_size(10)
         .tolerate(tolerance);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     let report = report(&handle).await;
     assert_eq!(report.outcome, Outcome::Stopped);
     let reason = report.reason.unwrap();
@@ -276,17 +281,17 @@ async fn a_page_that_only_retries_counts_as_failed() {
     let gives_up_at = failing.gives_up_at.expect("its retries have an end");
     let week = Duration::from_secs(7 * 86_400);
     assert_eq!(gives_up_at.since(failing.last_at), week);
-    replays(&bed, handle.id(), "only-retries").await;
+    replays(&env, handle.id(), "only-retries").await;
 }
 
 #[tokio::test]
 async fn a_batch_that_is_done_before_its_deadline_does_not_wait_for_it() {
-    let bed = Bed::new("deadline-far").await;
-    let _worker = bed.worker(Numbers::new()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 100 })
+    let env = TestEnv::new("deadline-far").await;
+    let _worker = env.worker(NumbersProcessor::new()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 100 })
         .deadline(Duration::from_secs(3_600));
-    let report = bed.run(&batch).await;
+    let report = env.run(&batch).await;
     assert_eq!(report.outcome, Outcome::Completed);
     assert_eq!(
         report

@@ -3,8 +3,8 @@
 use temporal_batch::{BatchHandle, Certainty, Outcome, Progress, RunningWorker, Size};
 
 use crate::{
-    numbers::{Gate, Numbers, UpTo, gated_where},
-    support::{Bed, progress_shows, report},
+    numbers_processor::{Gate, NumbersProcessor, UpTo, gated_where},
+    support::{TestEnv, progress_shows, report},
 };
 
 /// A batch of 40 items of which 20 are done, and the others wait at a gate.
@@ -17,14 +17,14 @@ struct Half {
 
 impl Half {
     /// `size`: the number of items that the processor tells, from the real one.
-    async fn of(bed: &Bed, size: fn(u64) -> Size) -> Self {
+    async fn of(env: &TestEnv, size: fn(u64) -> Size) -> Self {
         let (numbers, gate) = gated_where(|seen| seen.start >= 20);
-        let worker = bed.worker(numbers.skipping_ahead().sized(size)).await;
-        let batch = bed
-            .batch::<Numbers>(UpTo { n: 40 })
+        let worker = env.worker(numbers.skipping_ahead().sized(size)).await;
+        let batch = env
+            .batch::<NumbersProcessor>(UpTo { n: 40 })
             .page_size(5)
             .max_parallelism(1);
-        let handle = bed.start(&batch).await;
+        let handle = env.start(&batch).await;
         let looked = progress_shows(&handle, "20 items are done", |p| p.items.processed == 20);
         let looked = looked.await;
         Self {
@@ -38,8 +38,8 @@ impl Half {
 
 #[tokio::test]
 async fn an_estimate_that_was_passed_is_not_shown_and_a_completed_batch_is_whole() {
-    let bed = Bed::new("total-passed").await;
-    let half = Half::of(&bed, |n| Size::Estimate(n / 4)).await;
+    let env = TestEnv::new("total-passed").await;
+    let half = Half::of(&env, |n| Size::Estimate(n / 4)).await;
     let looked = &half.looked;
     assert_eq!((looked.items_expected, looked.percent()), (None, None));
     assert_eq!(looked.items_expected_is, Certainty::Unknown);
@@ -53,8 +53,8 @@ async fn an_estimate_that_was_passed_is_not_shown_and_a_completed_batch_is_whole
 
 #[tokio::test]
 async fn a_batch_that_is_complete_but_for_its_end_is_not_at_a_hundred_percent() {
-    let bed = Bed::new("total-near").await;
-    let half = Half::of(&bed, |n| Size::Estimate(n / 2)).await;
+    let env = TestEnv::new("total-near").await;
+    let half = Half::of(&env, |n| Size::Estimate(n / 2)).await;
     assert_eq!(half.looked.size(), Size::Estimate(20));
     assert_eq!(half.looked.percent(), Some(99.9));
     half.gate.open();
@@ -64,12 +64,12 @@ async fn a_batch_that_is_complete_but_for_its_end_is_not_at_a_hundred_percent() 
 
 #[tokio::test]
 async fn a_batch_that_was_cancelled_shows_what_was_counted_and_no_estimate() {
-    let bed = Bed::new("total-cancelled").await;
+    let env = TestEnv::new("total-cancelled").await;
     for (size, shown) in [
         (Size::Exact as fn(u64) -> Size, Size::Exact(40)),
         (Size::Estimate as fn(u64) -> Size, Size::Unknown),
     ] {
-        let half = Half::of(&bed, size).await;
+        let half = Half::of(&env, size).await;
         let handle = &half.handle;
         assert_eq!(half.looked.size(), size(40));
         handle.cancel("enough").await.unwrap();

@@ -7,11 +7,15 @@ use std::{fs, path::Path};
 use temporal_batch::files::Manifest;
 
 #[cfg(target_os = "linux")]
-use crate::program::with_server;
 use crate::{
-    disk::SmallDisk,
-    program::{command, eventually, run, start},
-    source::Source,
+    commands::{command, run},
+    database,
+    database::Source,
+    support::{
+        command::{binary, of_shell, start},
+        servers::SmallDisk,
+        wait_for,
+    },
 };
 
 fn parts(directory: &Path) -> usize {
@@ -58,10 +62,11 @@ async fn killed(source: &Source) {
         let args: Vec<_> = args.iter().map(String::as_str).collect();
         let mut running = start(command(&source.url, &args));
         let wanted = seen + 10;
-        seen = eventually("parts", || Some(parts(&directory)).filter(|n| *n >= wanted));
+        seen = wait_for("there are more parts", || {
+            Some(parts(&directory)).filter(|n| *n >= wanted)
+        });
         // SIGKILL.
-        running.child.kill().unwrap();
-        running.child.wait().unwrap();
+        running.kill();
         assert!(!Path::new(&all).exists());
         assert_eq!(Manifest::read(&directory).unwrap(), None);
     }
@@ -112,12 +117,12 @@ async fn killed(source: &Source) {
 
 #[tokio::test]
 async fn a_killed_export_goes_on_when_its_command_is_repeated() {
-    killed(&Source::sqlite().await).await;
+    killed(&database::sqlite().await).await;
 }
 
 #[tokio::test]
 async fn a_killed_export_goes_on_when_its_command_is_repeated_on_postgres() {
-    if let Some(source) = Source::postgres("killed_export").await {
+    if let Some(source) = database::postgres("killed_export").await {
         killed(&source).await;
     }
 }
@@ -126,19 +131,14 @@ async fn a_killed_export_goes_on_when_its_command_is_repeated_on_postgres() {
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_write_that_fails_is_told_and_tried_again() {
-    let source = Source::sqlite().await;
+    let source = database::sqlite().await;
     source.make_users(400).await;
     let to = source.text("users");
     let name = source.folder.path().file_name().unwrap().to_string_lossy();
     let id = format!("full{name}");
-    let mut limited = Command::new("sh");
-    let binary = env!("CARGO_BIN_EXE_temporal-batch");
+    let binary = binary().to_str().unwrap();
     // Without the signal that would end the process.
-    limited.args([
-        "-c",
-        "trap '' XFSZ; ulimit -S -f 8; exec \"$0\" \"$@\"",
-        binary,
-    ]);
+    let limit = "trap '' XFSZ; ulimit -S -f 8; exec \"$0\" \"$@\"";
     let args = [
         "export",
         "--table",
@@ -152,20 +152,25 @@ async fn a_write_that_fails_is_told_and_tried_again() {
         "--page-size",
         "200",
     ];
-    let running = start(with_server(limited, &source.url, &args));
-    let told = eventually("the failure", || {
+    let mut limited = of_shell(limit);
+    limited
+        .arg(binary)
+        .args(args)
+        .env("DATABASE_URL", &source.url);
+    let running = start(limited);
+    let told = wait_for("the failure is told", || {
         let told = run(&source.url, &["failures", &id]);
         told.out.contains("FileError").then_some(told.out)
     });
     assert!(told.contains("cannot write"), "{told}");
     // Nothing half-written is left.
     assert_eq!(parts(&source.path("users")), 0);
-    let pid = running.child.id().to_string();
+    let pid = running.pid().to_string();
     let freed = Command::new("prlimit")
         .args(["--pid", &pid, "--fsize=unlimited"])
         .status();
     assert!(freed.unwrap().success());
-    running.ends().exits_with(0);
+    running.ended().exits_with(0);
     let manifest = Manifest::read(&to).unwrap().unwrap();
     assert_eq!(manifest.records, 400);
 }
@@ -176,7 +181,7 @@ async fn an_export_waits_for_room_on_its_disk() {
     let Some(disk) = SmallDisk::of(48) else {
         return;
     };
-    let source = Source::sqlite().await;
+    let source = database::sqlite().await;
     source.make_users(3_000).await;
     let to = disk.file("users");
     let name = source.folder.path().file_name().unwrap().to_string_lossy();
@@ -195,14 +200,14 @@ async fn an_export_waits_for_room_on_its_disk() {
         "300",
     ];
     let running = start(command(&source.url, &args));
-    let told = eventually("the failure", || {
+    let told = wait_for("the failure is told", || {
         let told = run(&source.url, &["failures", &id]);
         told.out.contains("DiskFull").then_some(told.out)
     });
     for words in ["not enough disk: ", " of 48 KiB are free at "] {
         assert!(told.contains(words), "{words}: {told}");
     }
-    eventually("tries that are no attempts", || {
+    wait_for("there were tries that are no attempts", || {
         let told = run(&source.url, &["status", &id, "--json"]);
         let look: serde_json::Value = serde_json::from_str(&told.out).ok()?;
         let progress = &look["progress"];
@@ -212,7 +217,7 @@ async fn an_export_waits_for_room_on_its_disk() {
         (progress["retries"].as_u64()? > 20).then_some(())
     });
     disk.remount("size=16m");
-    let ended = running.ends().exits_with(0);
+    let ended = running.ended().exits_with(0);
     assert!(ended.err.contains("3,000 rows"), "{}", ended.err);
     let manifest = Manifest::read(&to).unwrap().unwrap();
     assert_eq!(manifest.records, 3_000);

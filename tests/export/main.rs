@@ -1,18 +1,12 @@
 //! `export`: the rows of a table in files, with the real server and real databases.
 
+mod commands;
+mod database;
 mod interrupted;
-mod program;
-mod proxied;
-mod refused;
+mod pooled_transactions;
+mod refusals;
 mod round_trip;
 mod rows;
-mod source;
 
-#[path = "../fixtures/disk.rs"]
-mod disk;
-#[path = "../fixtures/mariadb.rs"]
-mod mariadb;
-#[path = "../fixtures/pgbouncer.rs"]
-mod pgbouncer;
-#[path = "../fixtures/postgres.rs"]
-mod postgres;
+#[path = "../support/mod.rs"]
+mod support;

@@ -10,7 +10,11 @@ use temporal_batch::{
     testing::Simulator,
 };
 
-use crate::{program::run, source::Source};
+use crate::{
+    commands::{command, run},
+    database::Source,
+    support::{command::start, databases::on_each},
+};
 
 /// Without showing all of both.
 #[track_caller]
@@ -26,7 +30,7 @@ fn same(found: &str, expected: &str) {
     );
 }
 
-async fn equals_a_plain_select(source: &Source) {
+async fn equals_a_plain_select(source: Source) {
     source.make_users(1_000).await;
     let (to, all) = (source.text("csv"), source.text("all.csv"));
     let said = run(
@@ -89,7 +93,7 @@ async fn equals_a_plain_select(source: &Source) {
     assert_eq!(fs::metadata(&part).unwrap().modified().unwrap(), before);
 }
 
-async fn only_what_is_asked_for(source: &Source) {
+async fn only_what_is_asked_for(source: Source) {
     source.make_users(50).await;
     let to = source.text("some");
     let said = run(
@@ -129,7 +133,7 @@ async fn only_what_is_asked_for(source: &Source) {
     assert_eq!((manifest.records, manifest.parts.len()), (0, 0));
 }
 
-async fn what_is_exported_can_be_imported(source: &Source) {
+async fn what_is_exported_can_be_imported(source: Source) {
     source.make_users(300).await;
     match &source.database {
         Database::Postgres(pool) => SqlLedger::new(pool.clone()).apply_schema().await,
@@ -185,41 +189,6 @@ async fn what_is_exported_can_be_imported(source: &Source) {
     }
 }
 
-macro_rules! on_each {
-    ($($claim:ident,)*) => {
-        mod on_sqlite {
-            $(
-                #[tokio::test]
-                async fn $claim() {
-                    super::$claim(&crate::source::Source::sqlite().await).await;
-                }
-            )*
-        }
-
-        mod on_postgres {
-            $(
-                #[tokio::test]
-                async fn $claim() {
-                    if let Some(source) = crate::source::Source::postgres(stringify!($claim)).await {
-                        super::$claim(&source).await;
-                    }
-                }
-            )*
-        }
-
-        mod on_mariadb {
-            $(
-                #[tokio::test]
-                async fn $claim() {
-                    if let Some(source) = crate::source::Source::mariadb(stringify!($claim)).await {
-                        super::$claim(&source).await;
-                    }
-                }
-            )*
-        }
-    };
-}
-
 on_each! {
     equals_a_plain_select,
     only_what_is_asked_for,
@@ -242,7 +211,7 @@ fn peak(process: u32) -> Option<u64> {
 async fn large_rows_do_not_fill_the_memory() {
     use sqlx::{Connection as _, Executor as _};
 
-    let Some(server) = crate::postgres::Postgres::shared() else {
+    let Some(server) = crate::support::servers::Postgres::shared() else {
         return;
     };
     let url = server.database("large_rows").await;
@@ -275,8 +244,8 @@ async fn large_rows_do_not_fill_the_memory() {
             "--batch-id",
             &format!("large-rows-{name}"),
         ];
-        let running = crate::program::start(crate::program::command(&url, &args));
-        let process = running.child.id();
+        let running = start(command(&url, &args));
+        let process = running.pid();
         let watched = std::thread::spawn(move || {
             let mut most = 0;
             // A process that has ended has no memory.
@@ -286,7 +255,7 @@ async fn large_rows_do_not_fill_the_memory() {
             }
             most
         });
-        running.ends().exits_with(0);
+        running.ended().exits_with(0);
         peaks.push(watched.join().unwrap());
     }
     let more = peaks[1].saturating_sub(peaks[0]);

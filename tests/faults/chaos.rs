@@ -16,11 +16,13 @@ use temporal_batch::{
 
 use crate::{
     increment::{HEARTBEAT_TIMEOUT, Increment, PartitionedIncrement},
-    postgres::{Postgres, Stop},
-    setting::setting,
-    support::eventually,
+    support::{
+        connect, eventually,
+        servers::{Postgres, Stop},
+        settings::setting,
+    },
     unfenced::{AtLeastOnce, AtMostOnce},
-    worker_process::{self, Place, WorkerProcess, connect, signal},
+    worker_process::{self, Place, WorkerProcess, signal},
 };
 
 const WORKERS: usize = 3;
@@ -243,7 +245,7 @@ async fn fault_run<P: PageProcessor<Args = ()>>(
     let seconds: i64 = setting("FAULTS_SECONDS", 20);
     let seed: u64 = setting("FAULTS_SEED", 1);
     let Some(postgres) = Postgres::launch(false) else {
-        crate::postgres::skip();
+        Postgres::skip();
         return None;
     };
     let database = postgres.database("faults").await;

@@ -9,7 +9,7 @@ use temporal_batch::{
     Partition, ProcessorSettings, Reducer, RetryPolicy, SkipAhead, SqlLedger,
 };
 
-use crate::ids::page_of;
+use crate::id_pages::page_of;
 
 pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(3);
 

@@ -15,12 +15,12 @@ use std::time::{Duration, Instant};
 use temporal_batch::{BatchHandle, Outcome, PauseOptions, Progress, Settings};
 
 use crate::{
-    comebacks::comeback,
-    crew::Crew,
-    setting::setting,
-    sink::{Moment, Unit},
+    page_log::{Moment, Unit},
+    recorded_pages::{HEARTBEAT_TIMEOUT, RecordedArgs, RecordedPages},
     slow_rows::SlowRows,
-    visitor::{HEARTBEAT_TIMEOUT, Stay, Visitor},
+    stride_returns::stride_return,
+    support::{servers::Postgres, settings::setting},
+    worker_group::WorkerGroup,
     worker_process,
 };
 
@@ -54,21 +54,21 @@ fn slots(max_parallelism: u32) -> u32 {
     max_parallelism.div_ceil(2)
 }
 
-async fn crew(name: &str, max_parallelism: u32) -> Option<Crew> {
+async fn group(name: &str, max_parallelism: u32) -> Option<WorkerGroup> {
     let patience = Duration::from_secs_f64(90.0 + 4.0 * watched());
-    let crew = Crew::launch((name, WORKER), slots(max_parallelism), patience).await;
-    if crew.is_none() {
-        crate::postgres::skip();
+    let group = WorkerGroup::launch((name, WORKER), slots(max_parallelism), patience).await;
+    if group.is_none() {
+        Postgres::skip();
     }
-    crew
+    group
 }
 
-impl Crew {
+impl WorkerGroup {
     /// Waits until pages have been seen for so long.
     async fn seen_for(&self, batch: &str, seconds: f64) {
         let what = format!("pages began over {seconds} s");
         self.eventually(&what, || async {
-            let (first, last) = self.sink.span(batch).await?;
+            let (first, last) = self.log.span(batch).await?;
             (last - first >= seconds).then_some(())
         })
         .await;
@@ -79,7 +79,7 @@ impl Crew {
         let enough = (f64::from(pages) * 0.9).ceil() as i64;
         let what = format!("{enough} pages are in flight");
         self.eventually(&what, || async {
-            let most = self.sink.most_in_flight(batch, (from, f64::INFINITY));
+            let most = self.log.most_in_flight(batch, (from, f64::INFINITY));
             (most.await >= enough).then_some(())
         })
         .await;
@@ -108,47 +108,48 @@ async fn max_parallelism_holds_up_and_down_and_over_a_killed_worker() {
     if worker_process::was_one().await {
         return;
     }
-    let Some(mut crew) = crew("limits-parallelism", 12).await else {
+    let Some(mut group) = group("limits-parallelism", 12).await else {
         return;
     };
     let page = Duration::from_millis(300);
-    let batch = crew
-        .bed
-        .batch::<Visitor>(Stay::endless(page))
+    let batch = group
+        .env
+        .batch::<RecordedPages>(RecordedArgs::endless(page))
         .page_size(PAGE)
         .stride(5)
         .max_parallelism(12);
-    let handle = crew.bed.start(&batch).await;
+    let handle = group.env.start(&batch).await;
     let id = handle.id();
     // So many pages fit into a phase.
     let phase = |pages: u32| (f64::from(pages) * watched() / 4.0 / page.as_secs_f64()) as i64;
 
-    let begin = crew.sink.now().await;
-    crew.reaches(id, 12, begin).await;
-    crew.pages_begin(id, phase(12), begin).await;
-    crew.kill_one(id).await;
-    let killed = crew.sink.now().await;
-    crew.pages_begin(id, phase(12), killed).await;
-    crew.reaches(id, 12, killed).await;
+    let begin = group.log.now().await;
+    group.reaches(id, 12, begin).await;
+    group.pages_begin(id, phase(12), begin).await;
+    group.kill_one(id).await;
+    let killed = group.log.now().await;
+    group.pages_begin(id, phase(12), killed).await;
+    group.reaches(id, 12, killed).await;
 
-    let asked = crew.sink.now().await;
+    let asked = group.log.now().await;
     handle.set_max_parallelism(3).await.unwrap();
-    // A stride that has reported is not in flight at the sink either.
-    crew.shows(&handle, "the excess has ended", |p| {
-        p.max_parallelism == 3 && p.pages_in_flight <= 3
-    })
-    .await;
-    let down = crew.sink.now().await;
-    crew.pages_begin(id, phase(3), down).await;
-    let raised = crew.sink.now().await;
+    // A stride that has reported is not in flight at the log either.
+    group
+        .shows(&handle, "the excess has ended", |p| {
+            p.max_parallelism == 3 && p.pages_in_flight <= 3
+        })
+        .await;
+    let down = group.log.now().await;
+    group.pages_begin(id, phase(3), down).await;
+    let raised = group.log.now().await;
     handle.set_max_parallelism(8).await.unwrap();
-    crew.reaches(id, 8, raised).await;
-    crew.pages_begin(id, phase(8), raised).await;
-    let end = crew.sink.now().await;
-    let workers = crew.sink.workers(id).await;
-    crew.cancel(&handle).await;
+    group.reaches(id, 8, raised).await;
+    group.pages_begin(id, phase(8), raised).await;
+    let end = group.log.now().await;
+    let workers = group.log.workers(id).await;
+    group.cancel(&handle).await;
 
-    let most = async |from, to| crew.sink.most_in_flight(id, (from, to)).await;
+    let most = async |from, to| group.log.most_in_flight(id, (from, to)).await;
     let phases = [
         (12, most(begin, asked).await),
         (3, most(down, raised).await),
@@ -225,14 +226,14 @@ impl PerSecond {
 
     /// In a batch that continues as new, loses a worker, and is held up by its database.
     async fn holds(&self) {
-        let Some(mut crew) = crew(&format!("limits-{}", self.name), self.max_parallelism).await
+        let Some(mut group) = group(&format!("limits-{}", self.name), self.max_parallelism).await
         else {
             return;
         };
         let per_run = self.limit / self.page() * SECONDS_PER_RUN;
-        let batch = crew
-            .bed
-            .batch::<Visitor>(Stay::endless(page_time()))
+        let batch = group
+            .env
+            .batch::<RecordedPages>(RecordedArgs::endless(page_time()))
             .page_size(PAGE)
             .stride(self.stride)
             .max_parallelism(self.max_parallelism)
@@ -241,29 +242,30 @@ impl PerSecond {
             Unit::Items => batch.rate(self.limit),
             Unit::Pages => batch.page_rate(self.limit),
         };
-        let handle = crew.bed.start(&batch).await;
+        let handle = group.env.start(&batch).await;
         let id = handle.id();
-        crew.seen_for(id, watched() / 4.0).await;
+        group.seen_for(id, watched() / 4.0).await;
         match self.fault {
-            Some(Fault::Kill) => crew.kill_one(id).await,
-            Some(Fault::Deploy) => crew.restart_one().await,
+            Some(Fault::Kill) => group.kill_one(id).await,
+            Some(Fault::Deploy) => group.restart_one().await,
             None => {}
         }
-        crew.seen_for(id, watched() * 0.65).await;
-        crew.sink.hold_up(HELD_UP).await;
-        crew.seen_for(id, watched()).await;
-        crew.shows(&handle, "it has continued as new", |p| p.runs >= 2)
+        group.seen_for(id, watched() * 0.65).await;
+        group.log.hold_up(HELD_UP).await;
+        group.seen_for(id, watched()).await;
+        group
+            .shows(&handle, "it has continued as new", |p| p.runs >= 2)
             .await;
-        let report = crew.cancel(&handle).await;
-        self.check(&crew, id, (0.0, f64::INFINITY), report.progress.runs)
+        let report = group.cancel(&handle).await;
+        self.check(&group, id, (0.0, f64::INFINITY), report.progress.runs)
             .await;
     }
 
     /// Everything that began in `[from, to)`.
-    async fn check(&self, crew: &Crew, id: &str, during: (Moment, Moment), runs: u32) {
-        let (first, last) = crew.sink.span(id).await.unwrap();
+    async fn check(&self, group: &WorkerGroup, id: &str, during: (Moment, Moment), runs: u32) {
+        let (first, last) = group.log.span(id).await.unwrap();
         let (from, to) = (during.0.max(first), during.1.min(last));
-        let (pages, items) = crew.sink.begun(id, (from, to)).await;
+        let (pages, items) = group.log.begun(id, (from, to)).await;
         let begun = match self.unit {
             Unit::Items => items,
             Unit::Pages => pages,
@@ -271,11 +273,11 @@ impl PerSecond {
         let used = begun as f64 / self.expected(to - from);
         let mut most = Vec::new();
         for window in WINDOWS {
-            let seen = crew.sink.most_in_a_window(id, self.unit, window, during);
+            let seen = group.log.most_in_a_window(id, self.unit, window, during);
             most.push(seen.await);
         }
-        let in_flight = crew.sink.most_in_flight(id, during).await;
-        let (gap, at) = crew.sink.longest_gap(id, during).await;
+        let in_flight = group.log.most_in_flight(id, during).await;
+        let (gap, at) = group.log.longest_gap(id, during).await;
         eprintln!(
             "{}: limit {} per s; most in 1 s {} (bound {}), in 5 s {} (bound {}); {:.0} % used over \
              {:.1} s; nothing began for {gap:.1} s after {:.1} s; most in flight {in_flight} of {}; \
@@ -367,7 +369,7 @@ async fn pages_per_second_hold_with_one_page_a_stride() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lowered_rate_holds_when_strides_with_old_shares_have_come_back() {
-    let Some(crew) = crew("limits-lowered", 6).await else {
+    let Some(group) = group("limits-lowered", 6).await else {
         return;
     };
     let of = |name, limit| PerSecond {
@@ -379,24 +381,24 @@ async fn a_lowered_rate_holds_when_strides_with_old_shares_have_come_back() {
         fault: None,
     };
     let (high, low) = (of("rate-before", 300.0), of("rate-lowered", 100.0));
-    let batch = crew
-        .bed
-        .batch::<Visitor>(Stay::endless(page_time()))
+    let batch = group
+        .env
+        .batch::<RecordedPages>(RecordedArgs::endless(page_time()))
         .page_size(PAGE)
         .stride(high.stride)
         .max_parallelism(high.max_parallelism)
         .rate(high.limit);
-    let handle = crew.bed.start(&batch).await;
+    let handle = group.env.start(&batch).await;
     let id = handle.id();
-    crew.seen_for(id, watched() / 3.0).await;
+    group.seen_for(id, watched() / 3.0).await;
     handle.set(Settings::new().rate(low.limit)).await.unwrap();
-    let (first, last) = crew.sink.span(id).await.unwrap();
-    crew.seen_for(id, last - first + watched()).await;
-    let end = crew.sink.now().await;
-    crew.cancel(&handle).await;
+    let (first, last) = group.log.span(id).await.unwrap();
+    group.seen_for(id, last - first + watched()).await;
+    let end = group.log.now().await;
+    group.cancel(&handle).await;
 
-    let histories = crew.bed.histories(id).await;
-    let back = histories.iter().find_map(|history| comeback(history));
+    let histories = group.env.histories(id).await;
+    let back = histories.iter().find_map(|history| stride_return(history));
     let back = back.expect("strides with old shares have come back");
     eprintln!(
         "rate-lowered: {:.2} s until all strides with old shares were back",
@@ -404,16 +406,16 @@ async fn a_lowered_rate_holds_when_strides_with_old_shares_have_come_back() {
     );
     assert!(back.last < end, "they came back before the batch ended");
     // Nobody has gone faster than the old rate on the way.
-    high.check_bounds(&crew, id).await;
-    high.check(&crew, id, (0.0, back.update), 1).await;
-    low.check(&crew, id, (back.last, end), 1).await;
+    high.check_bounds(&group, id).await;
+    high.check(&group, id, (0.0, back.update), 1).await;
+    low.check(&group, id, (back.last, end), 1).await;
 }
 
 impl PerSecond {
-    async fn check_bounds(&self, crew: &Crew, id: &str) {
+    async fn check_bounds(&self, group: &WorkerGroup, id: &str) {
         for window in WINDOWS {
             let always = (0.0, f64::INFINITY);
-            let seen = crew.sink.most_in_a_window(id, self.unit, window, always);
+            let seen = group.log.most_in_a_window(id, self.unit, window, always);
             let (seen, bound) = (seen.await, self.bound(window));
             assert!(
                 seen as f64 <= bound,
@@ -425,31 +427,31 @@ impl PerSecond {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn nothing_begins_after_paused() {
-    let Some(crew) = crew("limits-pause", 6).await else {
+    let Some(group) = group("limits-pause", 6).await else {
         return;
     };
     for stride in [1, 1_000] {
-        let batch = crew
-            .bed
-            .batch::<Visitor>(Stay::endless(Duration::from_millis(200)))
+        let batch = group
+            .env
+            .batch::<RecordedPages>(RecordedArgs::endless(Duration::from_millis(200)))
             .page_size(PAGE)
             .stride(stride)
             .max_parallelism(6);
-        let handle = crew.bed.start(&batch).await;
+        let handle = group.env.start(&batch).await;
         let id = handle.id();
-        crew.reaches(id, 6, 0.0).await;
-        crew.pages_begin(id, 60, 0.0).await;
-        let asked = crew.sink.now().await;
+        group.reaches(id, 6, 0.0).await;
+        group.pages_begin(id, 60, 0.0).await;
+        let asked = group.log.now().await;
         let since = Instant::now();
         handle.pause("to count").await.unwrap();
-        crew.paused(&handle).await;
+        group.paused(&handle).await;
         let took = since.elapsed();
-        let paused = crew.sink.now().await;
-        assert_eq!(crew.sink.in_flight(id).await, 0, "all pages have ended");
-        let last = crew.sink.last_end(id).await;
+        let paused = group.log.now().await;
+        assert_eq!(group.log.in_flight(id).await, 0, "all pages have ended");
+        let last = group.log.last_end(id).await;
         // Nothing tells that nothing happens. Pages would begin at once.
         tokio::time::sleep(Duration::from_secs(3)).await;
-        let (begun, _) = crew.sink.begun(id, (paused, f64::INFINITY)).await;
+        let (begun, _) = group.log.begun(id, (paused, f64::INFINITY)).await;
         eprintln!(
             "pause with strides of {stride}: paused after {:.2} s, the last page ended after {:.2} s; \
              {begun} pages began later",
@@ -458,8 +460,8 @@ async fn nothing_begins_after_paused() {
         );
         assert_eq!(begun, 0, "pages that began after it was paused");
         handle.resume().await.unwrap();
-        crew.pages_begin(id, 10, paused).await;
-        crew.cancel(&handle).await;
+        group.pages_begin(id, 10, paused).await;
+        group.cancel(&handle).await;
     }
 }
 
@@ -467,26 +469,26 @@ async fn nothing_begins_after_paused() {
 async fn a_pause_at_once_drops_ledger_pages_and_resume_does_every_row_once() {
     const ROWS: i64 = 30;
     let long = Duration::from_secs(20);
-    let Some(crew) = crew("limits-pause-now", 3).await else {
+    let Some(group) = group("limits-pause-now", 3).await else {
         return;
     };
-    let rows = SlowRows::new(crew.pool.clone());
+    let rows = SlowRows::new(group.pool.clone());
     rows.create_tables(ROWS, long).await;
-    let batch = crew
-        .bed
+    let batch = group
+        .env
         .batch::<SlowRows>(())
         .page_size(PAGE)
         .max_parallelism(3);
-    let handle = crew.bed.start(&batch).await;
+    let handle = group.env.start(&batch).await;
     let id = handle.id();
-    crew.reaches(id, 3, 0.0).await;
-    let (first, _) = crew.sink.span(id).await.unwrap();
+    group.reaches(id, 3, 0.0).await;
+    let (first, _) = group.log.span(id).await.unwrap();
     let since = Instant::now();
     let options = PauseOptions::new().now().reason("incident");
     handle.pause_with(options).await.unwrap();
-    let progress = crew.paused(&handle).await;
+    let progress = group.paused(&handle).await;
     let took = since.elapsed();
-    let paused = crew.sink.now().await;
+    let paused = group.log.now().await;
     eprintln!(
         "pause at once with pages of {long:?}: paused after {:.2} s",
         took.as_secs_f64()
@@ -498,12 +500,12 @@ async fn a_pause_at_once_drops_ledger_pages_and_resume_does_every_row_once() {
     );
     assert_eq!(rows.rows_with(0).await, ROWS, "nothing is applied");
     assert_eq!(progress.items.processed, 0);
-    let (begun, _) = crew.sink.begun(id, (0.0, f64::INFINITY)).await;
+    let (begun, _) = group.log.begun(id, (0.0, f64::INFINITY)).await;
     assert_eq!(begun, 3);
 
     rows.take(Duration::ZERO).await;
     handle.resume().await.unwrap();
-    let report = crew.ends(&handle).await;
+    let report = group.ends(&handle).await;
     assert_eq!(report.outcome, Outcome::Completed, "{:?}", report.reason);
     assert_eq!(report.progress.items.processed, ROWS as u64);
     assert_eq!(rows.rows_with(1).await, ROWS, "every row exactly once");
@@ -512,7 +514,7 @@ async fn a_pause_at_once_drops_ledger_pages_and_resume_does_every_row_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_batches_on_one_queue_keep_their_own_limits() {
-    let Some(crew) = crew("limits-two", 9).await else {
+    let Some(group) = group("limits-two", 9).await else {
         return;
     };
     let by_items = PerSecond {
@@ -533,9 +535,9 @@ async fn two_batches_on_one_queue_keep_their_own_limits() {
     };
     let mut handles = Vec::new();
     for of in [&by_items, &by_pages] {
-        let batch = crew
-            .bed
-            .batch::<Visitor>(Stay::endless(page_time()))
+        let batch = group
+            .env
+            .batch::<RecordedPages>(RecordedArgs::endless(page_time()))
             .page_size(PAGE)
             .stride(of.stride)
             .max_parallelism(of.max_parallelism);
@@ -543,15 +545,15 @@ async fn two_batches_on_one_queue_keep_their_own_limits() {
             Unit::Items => batch.rate(of.limit),
             Unit::Pages => batch.page_rate(of.limit),
         };
-        handles.push(crew.bed.start(&batch).await);
+        handles.push(group.env.start(&batch).await);
     }
     for handle in &handles {
-        crew.seen_for(handle.id(), watched()).await;
+        group.seen_for(handle.id(), watched()).await;
     }
-    let end = crew.sink.now().await;
+    let end = group.log.now().await;
     for (of, handle) in [&by_items, &by_pages].into_iter().zip(&handles) {
-        let report = crew.cancel(handle).await;
-        of.check(&crew, handle.id(), (0.0, end), report.progress.runs)
+        let report = group.cancel(handle).await;
+        of.check(&group, handle.id(), (0.0, end), report.progress.runs)
             .await;
     }
 }

@@ -1,33 +1,27 @@
 //! Once per page, and nothing lost, under faults: on a real PostgreSQL, a real MariaDB and a real Temporal
 //! server.
 
-mod asleep;
 mod chaos;
-mod comebacks;
-mod crew;
-mod ids;
+mod confidential_values;
+mod cut_off_workers;
+mod held_pages;
+mod id_pages;
 mod increment;
-mod late;
 mod limits;
-#[path = "../fixtures/mariadb.rs"]
-mod mariadb;
 mod on_mariadb;
-mod planted;
-mod poison;
-#[path = "../fixtures/postgres.rs"]
-mod postgres;
-#[path = "../fixtures/proxy.rs"]
-mod proxy;
-mod ranges;
+mod page_log;
+mod poison_records;
+mod recorded_pages;
 mod reduce;
 mod reset;
 mod restarts;
-mod setting;
-mod sink;
+mod shifting_rows;
 mod slow_rows;
-#[path = "../engine/support.rs"]
-mod support;
+mod stopped_workers;
+mod stride_returns;
 mod unfenced;
-mod visitor;
+mod worker_group;
 mod worker_process;
-mod zombies;
+
+#[path = "../support/mod.rs"]
+mod support;

@@ -17,10 +17,12 @@ use temporal_batch::{
 
 use crate::{
     increment::HEARTBEAT_TIMEOUT,
-    mariadb::{MariaDb, Stop, skip},
-    setting::setting,
-    support::{Bed, eventually, server_address},
-    worker_process::{self, Place, WorkerProcess, connect, signal},
+    support::{
+        TestEnv, connect, eventually, server_address,
+        servers::{MariaDb, Stop},
+        settings::setting,
+    },
+    worker_process::{self, Place, WorkerProcess, signal},
 };
 
 const TEST: &str = "on_mariadb::every_row_is_incremented_exactly_once_in_mariadb";
@@ -117,7 +119,7 @@ async fn every_row_is_incremented_exactly_once_in_mariadb() {
         return;
     }
     let Some(mariadb) = MariaDb::launch(false) else {
-        skip();
+        MariaDb::skip();
         return;
     };
     let rows: i64 = setting("FAULTS_ROWS", 20_000);
@@ -141,18 +143,18 @@ async fn every_row_is_incremented_exactly_once_in_mariadb() {
         sqlx::query_scalar(what).fetch_one(&pool).await.unwrap()
     };
 
-    let bed = Bed::new("on-mariadb").await;
+    let env = TestEnv::new("on-mariadb").await;
     let place = Place {
         address: server_address().to_owned(),
-        queue: bed.queue.clone(),
+        queue: env.queue.clone(),
         database,
         hold: None,
         slots: Some(4),
     };
     let mut workers: Vec<_> = (0..2).map(|_| WorkerProcess::start(&place, TEST)).collect();
-    let batch = Batch::of::<IncrementMySql>(bed.new_id(), ()).task_queue(&bed.queue);
+    let batch = Batch::of::<IncrementMySql>(env.new_id(), ()).task_queue(&env.queue);
     let batch = batch.page_size(PAGE).stride(5).max_parallelism(6);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
 
     let applied = "SELECT CAST(coalesce(sum(pages), 0) AS SIGNED) FROM temporal_batch_stride";
     let things = rows / i64::from(PAGE) * 2 / 3 / PAGES_BETWEEN;

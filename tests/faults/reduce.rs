@@ -4,8 +4,7 @@ use temporal_batch::{Batch, Outcome};
 
 use crate::{
     increment::{Hold, Increment},
-    postgres::Postgres,
-    support::{Bed, eventually, report, server_address},
+    support::{TestEnv, eventually, report, server_address, servers::Postgres},
     worker_process::{Place, WorkerProcess, was_one},
 };
 
@@ -26,10 +25,10 @@ async fn pages_that_were_applied_and_not_reported_are_in_the_result_once() {
     Increment::new(pool.clone(), None).create_tables(ROWS).await;
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("hold"), "").unwrap();
-    let bed = Bed::new("reduce-killed").await;
+    let env = TestEnv::new("reduce-killed").await;
     let place = Place {
         address: server_address().to_owned(),
-        queue: bed.queue.clone(),
+        queue: env.queue.clone(),
         database,
         // In the third page of the first stride.
         hold: Some(Hold {
@@ -39,9 +38,9 @@ async fn pages_that_were_applied_and_not_reported_are_in_the_result_once() {
         slots: None,
     };
     let mut worker = WorkerProcess::start(&place, TEST);
-    let batch = Batch::of::<Increment>(bed.new_id(), ()).task_queue(&bed.queue);
+    let batch = Batch::of::<Increment>(env.new_id(), ()).task_queue(&env.queue);
     let batch = batch.page_size(50).stride(5).max_parallelism(1);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     eventually("the third page is held", || async {
         folder.path().join("held").exists().then_some(())
     })

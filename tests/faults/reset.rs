@@ -12,15 +12,13 @@ use temporalio_common::protos::temporal::api::{
 
 use crate::{
     increment::Increment,
-    postgres::Postgres,
-    support::{Bed, progress_shows, report, server_address},
-    worker_process::connect,
+    support::{TestEnv, connect, progress_shows, report, server_address, servers::Postgres},
 };
 
 const ROWS: i64 = 3_000;
 
 /// To its first workflow task; not even the announcements of before are applied again.
-async fn reset(bed: &Bed, handle: &BatchHandle) {
+async fn reset(env: &TestEnv, handle: &BatchHandle) {
     let history: serde_json::Value =
         serde_json::from_slice(&handle.history().await.unwrap()).unwrap();
     let events = history["events"].as_array().unwrap();
@@ -37,11 +35,11 @@ async fn reset(bed: &Bed, handle: &BatchHandle) {
         }),
         reason: "to see what happens".to_owned(),
         workflow_task_finish_event_id: first["event_id"].as_i64().unwrap(),
-        request_id: bed.new_id(),
+        request_id: env.new_id(),
         reset_reapply_exclude_types: vec![ResetReapplyExcludeType::Signal.into()],
         ..Default::default()
     };
-    let mut service = bed.client.temporal().connection().workflow_service();
+    let mut service = env.client.temporal().connection().workflow_service();
     let reset = service.reset_workflow_execution(request.into_request());
     reset.await.unwrap();
 }
@@ -58,26 +56,26 @@ async fn a_reset_batch_finds_what_was_applied_and_cuts_in_the_same_places() {
     };
     let pool = postgres.pool("reset", 20).await;
     Increment::new(pool.clone(), None).create_tables(ROWS).await;
-    let bed = Bed::new("reset").await;
+    let env = TestEnv::new("reset").await;
     let client = connect(server_address()).await;
-    let _worker = Worker::new(client.temporal().clone(), &bed.queue)
+    let _worker = Worker::new(client.temporal().clone(), &env.queue)
         .processor(Increment::new(pool.clone(), None))
         .drain_timeout(Duration::from_secs(5))
         .start()
         .unwrap();
-    let batch = Batch::of::<Increment>(bed.new_id(), ()).task_queue(&bed.queue);
+    let batch = Batch::of::<Increment>(env.new_id(), ()).task_queue(&env.queue);
     let batch = batch
         .page_size(100)
         .stride(2)
         .max_parallelism(3)
         .rate(600.0);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     let before = progress_shows(&handle, "a third is done", |p| p.items.processed >= 1_000).await;
     sqlx::raw_sql("INSERT INTO counters (id) SELECT n * 10 + 5 FROM generate_series(1, 60) AS n")
         .execute(&pool)
         .await
         .unwrap();
-    reset(&bed, &handle).await;
+    reset(&env, &handle).await;
 
     let report = report(&handle).await;
     assert_eq!(report.outcome, Outcome::Completed, "{:?}", report.reason);

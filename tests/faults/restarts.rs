@@ -9,15 +9,16 @@ use temporal_batch::{
 
 use crate::{
     increment::Increment,
-    postgres::{Postgres, Stop},
-    support::{Bed, progress_shows, report, server_address},
-    worker_process::connect,
+    support::{
+        TestEnv, connect, progress_shows, report, server_address,
+        servers::{Postgres, Stop},
+    },
 };
 
 const ROWS: i64 = 3_000;
 
 struct Scene {
-    _bed: Bed,
+    _env: TestEnv,
     pool: PgPool,
     _worker: RunningWorker,
 }
@@ -29,22 +30,22 @@ impl Scene {
             panic!("no PostgreSQL");
         };
         Increment::new(pool.clone(), None).create_tables(ROWS).await;
-        let bed = Bed::new(name).await;
+        let env = TestEnv::new(name).await;
         let client = connect(server_address()).await;
-        let worker = Worker::new(client.temporal().clone(), &bed.queue)
+        let worker = Worker::new(client.temporal().clone(), &env.queue)
             .processor(Increment::new(pool.clone(), None))
             .drain_timeout(Duration::from_secs(5))
             .start()
             .unwrap();
-        let batch = Batch::of::<Increment>(bed.new_id(), ()).task_queue(&bed.queue);
+        let batch = Batch::of::<Increment>(env.new_id(), ()).task_queue(&env.queue);
         let batch = batch
             .page_size(50)
             .stride(4)
             .max_parallelism(4)
             .rate(1_000.0);
-        let handle = bed.start(&batch).await;
+        let handle = env.start(&batch).await;
         let scene = Self {
-            _bed: bed,
+            _env: env,
             pool,
             _worker: worker,
         };
@@ -81,7 +82,7 @@ async fn a_third_is_done(handle: &BatchHandle) {
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_go_on_after_their_database_was_restarted() {
     let Some(postgres) = Postgres::launch(false) else {
-        crate::postgres::skip();
+        Postgres::skip();
         return;
     };
     let postgres = Arc::new(postgres);
@@ -108,7 +109,7 @@ async fn pages_go_on_after_their_database_was_restarted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_wait_while_their_database_takes_no_writes() {
     let Some(postgres) = Postgres::launch(false) else {
-        crate::postgres::skip();
+        Postgres::skip();
         return;
     };
     let url = postgres.database("read_only").await;

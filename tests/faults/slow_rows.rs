@@ -9,20 +9,20 @@ use temporal_batch::{
     SqlLedger,
 };
 
-use crate::{ids::page_of, sink::Sink, visitor::HEARTBEAT_TIMEOUT};
+use crate::{id_pages::page_of, page_log::PageLog, recorded_pages::HEARTBEAT_TIMEOUT};
 
 /// Adds one to every row of the table `slow_row`, and then takes its time before it commits.
 pub struct SlowRows {
     pool: PgPool,
     ledger: Arc<SqlLedger<Postgres>>,
-    sink: Sink,
+    log: PageLog,
 }
 
 impl SlowRows {
     pub fn new(pool: PgPool) -> Self {
         Self {
             ledger: Arc::new(SqlLedger::new(pool.clone())),
-            sink: Sink::new(pool.clone()),
+            log: PageLog::new(pool.clone()),
             pool,
         }
     }
@@ -84,9 +84,9 @@ impl PageProcessor for SlowRows {
             .bind(&ids)
             .execute(&mut *transaction)
             .await?;
-        let visit = self.sink.enter(ctx, (ids[0] - 1, ids.len())).await?;
+        let visit = self.log.enter(ctx, (ids[0] - 1, ids.len())).await?;
         tokio::time::sleep(Duration::from_secs_f64(seconds)).await;
-        self.sink.leave(visit).await?;
+        self.log.leave(visit).await?;
         Ok(PageReport::all_processed())
     }
 

@@ -10,7 +10,7 @@ use temporal_batch::{
 };
 
 use crate::{
-    ids::page_of,
+    id_pages::page_of,
     increment::{dawdle, increment_settings, report_of},
 };
 

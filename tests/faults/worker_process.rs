@@ -6,13 +6,14 @@ use std::{
 };
 
 use sqlx::postgres::PgPoolOptions;
-use temporal_batch::{BatchClient, ConnectOptions, Worker};
+use temporal_batch::Worker;
 
 use crate::{
     increment::{Hold, Increment, PartitionedIncrement},
+    recorded_pages::RecordedPages,
     slow_rows::SlowRows,
+    support::connect,
     unfenced::{AtLeastOnce, AtMostOnce},
-    visitor::Visitor,
 };
 
 /// Where a worker belongs.
@@ -27,14 +28,6 @@ pub struct Place {
 }
 
 const VARIABLES: [&str; 3] = ["FAULTS_ADDRESS", "FAULTS_QUEUE", "FAULTS_DATABASE"];
-
-pub async fn connect(address: &str) -> BatchClient {
-    let options = ConnectOptions::new()
-        .address(address)
-        .disable_env(true)
-        .disable_config_file(true);
-    BatchClient::connect(&options).await.unwrap()
-}
 
 /// Whether this process is a worker; if so it has been one until it was told to stop.
 pub async fn was_one() -> bool {
@@ -64,7 +57,7 @@ pub async fn was_one() -> bool {
         .processor(PartitionedIncrement::new(pool.clone(), None))
         .processor(AtMostOnce::new(pool.clone()))
         .processor(AtLeastOnce::new(pool.clone()))
-        .processor(Visitor::new(pool.clone()))
+        .processor(RecordedPages::new(pool.clone()))
         .processor(SlowRows::new(pool))
         .run()
         .await

@@ -2,102 +2,28 @@
 
 use std::{
     path::Path,
-    process::{Child, Command, Output, Stdio},
-    sync::OnceLock,
+    process::Command,
     time::{Duration, Instant},
 };
 
-use temporal_batch::dev_server::DevServerOptions;
-
 use crate::{
-    imports::{Home, awkward, csv, on_each},
-    written::{Written, named},
+    database,
+    database::Home,
+    imports::{awkward, csv},
+    sample_files::{Written, named},
+    support::{
+        command::{LIMIT, online, run_aside, start},
+        databases::on_each,
+    },
 };
-
-/// A hang fails after this long.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// The address of a server that lives and dies with this process.
-pub fn server() -> &'static str {
-    static ADDRESS: OnceLock<String> = OnceLock::new();
-    ADDRESS.get_or_init(|| {
-        let (sender, receiver) = std::sync::mpsc::channel();
-        std::thread::spawn(move || {
-            let runtime = tokio::runtime::Runtime::new().unwrap();
-            runtime.block_on(async move {
-                let server = DevServerOptions::new().start().await.unwrap();
-                sender.send(server.address()).unwrap();
-                std::future::pending::<()>().await;
-                drop(server);
-            });
-        });
-        receiver.recv().expect("the dev server starts")
-    })
-}
 
 /// `import` of a file into the database behind a URL.
 pub fn import(file: &Path, url: &str, flags: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_temporal-batch"));
+    let file = file.to_str().unwrap();
+    let import = ["import", file, "--table", "t", "--create-ledger-tables"];
+    let mut command = online(&[&import[..], flags].concat());
+    command.env("DATABASE_URL", url);
     command
-        .args(["--address", server(), "import"])
-        .arg(file)
-        .args(["--table", "t", "--create-ledger-tables"])
-        .args(flags)
-        .env("DATABASE_URL", url)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    command
-}
-
-/// Killed when a test fails while it runs.
-pub struct Running(Option<Child>);
-
-impl Running {
-    pub fn start(command: &mut Command) -> Self {
-        Self(Some(command.spawn().unwrap()))
-    }
-
-    /// As `kill -9` does.
-    fn kill(mut self) {
-        let mut child = self.0.take().unwrap();
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-
-    pub fn output(mut self) -> Output {
-        let child = self.0.take().unwrap();
-        let pid = child.id();
-        let (done, waits) = std::sync::mpsc::channel();
-        let waiting = std::thread::spawn(move || {
-            let output = child.wait_with_output().unwrap();
-            let _ = done.send(());
-            output
-        });
-        if waits.recv_timeout(PATIENCE).is_err() {
-            let _ = Command::new("kill").args(["-9", &pid.to_string()]).status();
-            let output = waiting.join().unwrap();
-            panic!("import hangs: {}", String::from_utf8_lossy(&output.stderr));
-        }
-        waiting.join().unwrap()
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        if let Some(child) = &mut self.0 {
-            let _ = child.kill();
-            let _ = child.wait();
-        }
-    }
-}
-
-pub fn status(output: &Output) -> i32 {
-    output.status.code().unwrap_or(-1)
-}
-
-pub fn told(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// A file whose records 100 and 200 the table refuses, and whose record 300 cannot be read; the others, and the file of
@@ -145,21 +71,20 @@ async fn an_import_killed_in_the_middle_goes_on_when_it_is_repeated(home: Home) 
     let mut least = 0;
     for kill in 1..=kills {
         let flags = [&flags[..], &slow].concat();
-        let running = Running::start(&mut import(&file.path, &url, &flags));
+        let mut running = start(import(&file.path, &url, &flags));
         let since = Instant::now();
         // Some more rows than there were, and by far not all.
         let enough = least + 150;
         while rows(&home).await < enough {
-            assert!(since.elapsed() < PATIENCE, "no progress before kill {kill}");
+            assert!(since.elapsed() < LIMIT, "no progress before kill {kill}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         running.kill();
         least = rows(&home).await;
         assert!(least < expected.len(), "all was done before kill {kill}");
     }
-    let set = Running::start(&mut import(&file.path, &url, &flags));
-    let output = tokio::task::spawn_blocking(|| set.output()).await.unwrap();
-    assert_eq!(status(&output), 3, "{}", told(&output));
+    let output = run_aside(import(&file.path, &url, &flags)).await;
+    assert_eq!(output.status, Some(3), "{}", output.err);
     assert_eq!(home.rows().await, crate::imports::expected(&expected));
     let rejected = file.path.with_file_name("awkward.rejected.csv");
     assert_eq!(
@@ -168,16 +93,9 @@ async fn an_import_killed_in_the_middle_goes_on_when_it_is_repeated(home: Home) 
     );
 
     // Done is done.
-    let again = Running::start(&mut import(&file.path, &url, &flags));
-    let output = tokio::task::spawn_blocking(|| again.output())
-        .await
-        .unwrap();
-    assert_eq!(status(&output), 3, "{}", told(&output));
-    assert!(
-        told(&output).contains("is done already"),
-        "{}",
-        told(&output)
-    );
+    let output = run_aside(import(&file.path, &url, &flags)).await;
+    assert_eq!(output.status, Some(3), "{}", output.err);
+    assert!(output.err.contains("is done already"), "{}", output.err);
     assert_eq!(rows(&home).await, expected.len());
     let letters = home.letter_types().await;
     assert_eq!(letters.values().sum::<u32>(), 3, "{letters:?}");
@@ -204,17 +122,14 @@ fn in_json(line: &str) -> serde_json::Value {
 
 #[tokio::test]
 async fn what_cannot_be_imported_is_refused_with_status_2() {
-    let home = Home::sqlite().await;
+    let home = database::sqlite().await;
     home.run("CREATE TABLE t (id BIGINT NOT NULL, body TEXT)")
         .await;
     let url = home.url.clone();
     let refused = async |file: &Written, flags: &[&str], words: &str| {
-        let running = Running::start(&mut import(&file.path, &url, flags));
-        let output = tokio::task::spawn_blocking(|| running.output())
-            .await
-            .unwrap();
-        assert_eq!(status(&output), 2, "{}", told(&output));
-        assert!(told(&output).contains(words), "{}", told(&output));
+        let output = run_aside(import(&file.path, &url, flags)).await;
+        assert_eq!(output.status, Some(2), "{}", output.err);
+        assert!(output.err.contains(words), "{}", output.err);
     };
     let good = named("good.csv", b"id,body\n1,a\n");
     let extra = named("extra.csv", b"id,body,phone\n1,a,b\n");
@@ -231,28 +146,25 @@ async fn what_cannot_be_imported_is_refused_with_status_2() {
 
 #[tokio::test]
 async fn another_file_at_the_same_path_is_not_taken_for_the_one_that_was_imported() {
-    let home = Home::sqlite().await;
+    let home = database::sqlite().await;
     home.run("CREATE TABLE t (id BIGINT NOT NULL, body TEXT)")
         .await;
     let url = home.url.clone();
     let file = named("daily.csv", b"id,body\n1,monday\n");
     let run = async |flags: &[&str]| {
-        let running = Running::start(&mut import(&file.path, &url, flags));
-        let output = tokio::task::spawn_blocking(|| running.output())
-            .await
-            .unwrap();
-        (status(&output), told(&output))
+        let output = run_aside(import(&file.path, &url, flags)).await;
+        (output.status, output.err)
     };
     let (exit, notes) = run(&[]).await;
-    assert_eq!(exit, 0, "{notes}");
+    assert_eq!(exit, Some(0), "{notes}");
     std::fs::write(&file.path, b"id,body\n2,tuesday\n").unwrap();
     let (exit, notes) = run(&[]).await;
-    assert_eq!(exit, 1, "{notes}");
+    assert_eq!(exit, Some(1), "{notes}");
     assert!(
         notes.contains("is not the same") && notes.contains("--rerun"),
         "{notes}"
     );
     let (exit, notes) = run(&["--rerun"]).await;
-    assert_eq!(exit, 0, "{notes}");
+    assert_eq!(exit, Some(0), "{notes}");
     assert_eq!(rows(&home).await, 2);
 }

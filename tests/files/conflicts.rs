@@ -2,10 +2,7 @@
 
 use temporal_batch::{ImportArgs, OnConflict, Outcome, files::CsvSource};
 
-use crate::{
-    imports::{Home, on_each},
-    written::written,
-};
+use crate::{database, database::Home, sample_files::written, support::databases::on_each};
 
 on_each! {
     only_the_named_key_is_updated,
@@ -52,7 +49,7 @@ async fn only_the_named_key_is_updated(home: Home) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn identity_columns_take_the_values_of_the_file() {
-    let Some(home) = Home::postgres("identity").await else {
+    let Some(home) = database::postgres("identity").await else {
         return;
     };
     home.run(
@@ -79,7 +76,7 @@ async fn identity_columns_take_the_values_of_the_file() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_table_without_transactions_is_refused() {
-    let Some(home) = Home::mariadb("import_engines").await else {
+    let Some(home) = database::mariadb("import_engines").await else {
         return;
     };
     let file = written(b"id,n\n1,2\n");
@@ -134,7 +131,7 @@ async fn records_that_a_trigger_keeps_out_fail(home: Home, trigger: &[&str]) {
 async fn records_that_a_trigger_keeps_out_fail_on_sqlite() {
     let trigger =
         "CREATE TRIGGER keep BEFORE INSERT ON t WHEN new.id = 7 BEGIN SELECT RAISE(IGNORE); END";
-    records_that_a_trigger_keeps_out_fail(Home::sqlite().await, &[trigger]).await;
+    records_that_a_trigger_keeps_out_fail(database::sqlite().await, &[trigger]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -144,7 +141,7 @@ async fn records_that_a_trigger_keeps_out_fail_on_postgres() {
             IF new.id = 7 THEN RETURN NULL; END IF; RETURN new; END $$",
         "CREATE TRIGGER keep BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION keep()",
     ];
-    if let Some(home) = Home::postgres("kept_out").await {
+    if let Some(home) = database::postgres("kept_out").await {
         records_that_a_trigger_keeps_out_fail(home, &trigger).await;
     }
 }
@@ -152,7 +149,7 @@ async fn records_that_a_trigger_keeps_out_fail_on_postgres() {
 /// What the table says of conflicts would remove the row of another key, or pass over the record.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_conflict_of_sqlite_is_an_error_whatever_the_table_says() {
-    let home = Home::sqlite().await;
+    let home = database::sqlite().await;
     for clause in ["REPLACE", "IGNORE", "ROLLBACK", "FAIL"] {
         home.run(&format!(
             "CREATE TABLE t (id INT PRIMARY KEY, name TEXT UNIQUE ON CONFLICT {clause})"

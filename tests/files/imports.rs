@@ -1,184 +1,16 @@
 //! Records of a file in a table, once each, on every database.
 
-use std::collections::BTreeMap;
-
-use sqlx::{AssertSqlSafe, Row as _};
-use tempfile::TempDir;
 use temporal_batch::{
-    Batch, BytesForm, Connections, DEFAULT_CONNECTION, Database, DatabaseOptions, ImportArgs,
-    OnConflict, Outcome, PageError, PageProcessor, SqlImport,
+    Batch, BytesForm, Database, ImportArgs, OnConflict, Outcome, SqlImport,
     files::{CsvSource, JsonLinesSource},
-    testing::{SimulatedRun, Simulator},
+    testing::Simulator,
 };
 
-use crate::written::{Written, written};
-
-/// A database of a test, with the tables of the ledger.
-pub struct Home {
-    pub database: Database,
-    pub url: String,
-    _folder: TempDir,
-}
-
-impl Home {
-    pub async fn sqlite() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("test.db");
-        std::fs::write(&path, b"").unwrap();
-        Self::of(&format!("sqlite:{}", path.display()), folder).await
-    }
-
-    pub async fn postgres(test: &str) -> Option<Self> {
-        let url = crate::postgres::Postgres::shared()?.database(test).await;
-        Some(Self::of(&url, tempfile::tempdir().unwrap()).await)
-    }
-
-    pub async fn mariadb(test: &str) -> Option<Self> {
-        let url = crate::mariadb::MariaDb::shared()?.database(test).await;
-        Some(Self::of(&url, tempfile::tempdir().unwrap()).await)
-    }
-
-    async fn of(url: &str, folder: TempDir) -> Self {
-        let options = DatabaseOptions::from_url(url).unwrap();
-        let database = Database::connect(&options).await.unwrap();
-        let home = Self {
-            database,
-            url: url.to_owned(),
-            _folder: folder,
-        };
-        home.schema().await;
-        home
-    }
-
-    async fn schema(&self) {
-        use temporal_batch::SqlLedger;
-        match &self.database {
-            Database::Postgres(pool) => SqlLedger::new(pool.clone()).apply_schema().await,
-            Database::MySql(pool) => SqlLedger::new(pool.clone()).apply_schema().await,
-            Database::Sqlite(pool) => SqlLedger::new(pool.clone()).apply_schema().await,
-            _ => unreachable!("there are no others"),
-        }
-        .unwrap();
-    }
-
-    /// Runs one statement.
-    pub async fn run(&self, statement: &str) {
-        let statement = AssertSqlSafe(statement.to_owned());
-        match &self.database {
-            Database::Postgres(pool) => drop(sqlx::query(statement).execute(pool).await.unwrap()),
-            Database::MySql(pool) => drop(sqlx::query(statement).execute(pool).await.unwrap()),
-            Database::Sqlite(pool) => drop(sqlx::query(statement).execute(pool).await.unwrap()),
-            _ => unreachable!("there are no others"),
-        }
-    }
-
-    /// The rows of a query, all columns as texts.
-    pub async fn texts(&self, query: &str) -> Vec<Vec<Option<String>>> {
-        match &self.database {
-            Database::Postgres(pool) => {
-                let text =
-                    |row: sqlx::postgres::PgRow| (0..row.len()).map(|i| row.get(i)).collect();
-                let rows = sqlx::query(AssertSqlSafe(query.to_owned())).fetch_all(pool);
-                rows.await.unwrap().into_iter().map(text).collect()
-            }
-            Database::MySql(pool) => {
-                let text =
-                    |row: sqlx::mysql::MySqlRow| (0..row.len()).map(|i| row.get(i)).collect();
-                let rows = sqlx::query(AssertSqlSafe(query.to_owned())).fetch_all(pool);
-                rows.await.unwrap().into_iter().map(text).collect()
-            }
-            Database::Sqlite(pool) => {
-                let text =
-                    |row: sqlx::sqlite::SqliteRow| (0..row.len()).map(|i| row.get(i)).collect();
-                let rows = sqlx::query(AssertSqlSafe(query.to_owned())).fetch_all(pool);
-                rows.await.unwrap().into_iter().map(text).collect()
-            }
-            _ => unreachable!("there are no others"),
-        }
-    }
-
-    pub fn import(&self) -> SqlImport {
-        SqlImport::new(Connections::new().with(DEFAULT_CONNECTION, self.database.clone()))
-    }
-
-    pub async fn prepare(&self, args: ImportArgs) -> Result<ImportArgs, PageError> {
-        self.import().prepare(args).await
-    }
-
-    /// Runs an import to its end, losing workers on the way.
-    pub async fn imported(&self, args: ImportArgs) -> SimulatedRun {
-        let batch = Batch::of::<SqlImport>("import", args)
-            .page_size(16)
-            .stride(3);
-        let simulator = Simulator::new()
-            .lose_worker_every(2)
-            .duplicate_announcements();
-        simulator.run(&self.import(), &batch).await.unwrap()
-    }
-
-    /// Dead letters of all batches, by type.
-    pub async fn letter_types(&self) -> BTreeMap<String, u32> {
-        let types = self
-            .texts("SELECT error_type FROM temporal_batch_dead_letter")
-            .await;
-        let mut counted = BTreeMap::new();
-        for error_type in types.into_iter().flatten().flatten() {
-            *counted.entry(error_type).or_default() += 1;
-        }
-        counted
-    }
-
-    fn is_sqlite(&self) -> bool {
-        self.database.system() == "SQLite"
-    }
-
-    fn is_mysql(&self) -> bool {
-        matches!(self.database, Database::MySql(_))
-    }
-
-    /// The type of a text of any length.
-    pub fn text(&self) -> &'static str {
-        if self.is_mysql() { "LONGTEXT" } else { "TEXT" }
-    }
-}
-
-/// Makes a test on each database of each function `async fn(Home)`.
-macro_rules! on_each {
-    ($($claim:ident,)*) => {
-        mod on_sqlite {
-            $(
-                #[tokio::test]
-                async fn $claim() {
-                    super::$claim(super::Home::sqlite().await).await;
-                }
-            )*
-        }
-
-        mod on_postgres {
-            $(
-                #[tokio::test]
-                async fn $claim() {
-                    if let Some(home) = super::Home::postgres(stringify!($claim)).await {
-                        super::$claim(home).await;
-                    }
-                }
-            )*
-        }
-
-        mod on_mariadb {
-            $(
-                #[tokio::test]
-                async fn $claim() {
-                    if let Some(home) = super::Home::mariadb(stringify!($claim)).await {
-                        super::$claim(home).await;
-                    }
-                }
-            )*
-        }
-    };
-}
-
-pub(crate) use on_each;
+use crate::{
+    database::{self, Home},
+    sample_files::{Written, written},
+    support::databases::on_each,
+};
 
 on_each! {
     awkward_text_arrives_as_it_is_in_a_csv_file,
@@ -565,7 +397,7 @@ fn numbered(rows: usize) -> Written {
 
 #[tokio::test]
 async fn numbers_are_numbers_for_bits_and_years_of_mariadb() {
-    let Some(home) = Home::mariadb("bits").await else {
+    let Some(home) = database::mariadb("bits").await else {
         return;
     };
     home.run("CREATE TABLE t (id INT NOT NULL PRIMARY KEY, b BIT(9), y YEAR)")

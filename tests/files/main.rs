@@ -2,19 +2,16 @@
 
 mod commands;
 mod conflicts;
-mod door;
-mod errors;
+mod database;
+mod error_places;
 mod imports;
+mod large_arguments;
 mod pages;
 mod quotes;
 mod refusals;
-mod rejected;
-mod runs;
-mod written;
+mod rejected_records;
+mod sample_files;
+mod whole_batches;
 
-#[path = "../fixtures/disk.rs"]
-mod disk;
-#[path = "../fixtures/mariadb.rs"]
-mod mariadb;
-#[path = "../fixtures/postgres.rs"]
-mod postgres;
+#[path = "../support/mod.rs"]
+mod support;

@@ -7,7 +7,7 @@ use temporal_batch::{
     files::{CsvFormat, CsvSource, FilePosition, Header, JsonLinesSource},
 };
 
-use crate::written::{Found, Source, all, everything, found, written};
+use crate::sample_files::{Found, Source, all, everything, found, written};
 
 /// Runs a future to its end.
 fn wait<F: Future>(future: F) -> F::Output {

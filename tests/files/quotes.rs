@@ -6,8 +6,9 @@ use flate2::{Compression, write::GzEncoder};
 use temporal_batch::{ImportArgs, Outcome, files::CsvSource};
 
 use crate::{
-    imports::{Home, on_each},
-    written::{everything, named, written},
+    database::Home,
+    sample_files::{everything, named, written},
+    support::databases::on_each,
 };
 
 on_each! {
@@ -127,7 +128,7 @@ async fn lines_are_counted_from_the_beginning_whatever_the_page_begins_with() {
         1 + before.matches(['\n', '\r']).count() as u64
     };
     for pages in [1_usize, 7, 1000] {
-        let records = crate::written::all(&source, everything(), &[pages]).await;
+        let records = crate::sample_files::all(&source, everything(), &[pages]).await;
         assert_eq!(records.len(), 500);
         let bad = records
             .iter()

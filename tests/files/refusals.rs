@@ -8,7 +8,7 @@ use temporal_batch::{
     files::{CsvFormat, CsvSource, FilePosition, Header, JsonLinesSource},
 };
 
-use crate::written::{Written, all, everything, found, named, written};
+use crate::sample_files::{Written, all, everything, found, named, written};
 
 fn refused(result: Result<CsvSource, PageError>, error_type: &str, retryable: bool) -> String {
     let error = result.unwrap_err();

@@ -1,15 +1,18 @@
 //! What a worker tells its operators: metrics that a real Prometheus scrapes, the alerts and the dashboard in
 //! `docs` that are made of them, its health, and its log lines.
 
+mod alert_rules;
 mod dashboard;
-mod fed;
+mod fed_metrics;
 mod health;
 mod logs;
-mod names;
+mod metric_names;
 mod prometheus;
-mod rules;
-mod scraped;
+mod scraped_batch;
 mod worker;
+
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::path::PathBuf;
 

@@ -12,7 +12,8 @@ use url::form_urlencoded::byte_serialize;
 
 use crate::{
     file,
-    worker::{LIMIT, request},
+    support::{command::LIMIT, servers::skip},
+    worker::request,
 };
 
 /// Runs its arguments until they end or its standard input does. The operating system closes that for a killed test
@@ -27,10 +28,6 @@ wait "$server"
 
 /// Whether a program of the package is there. If not, that is written to standard error as `SKIPPED:`, which
 /// `.ci/run` counts.
-#[expect(
-    clippy::explicit_write,
-    reason = "the harness would keep what a macro prints to itself"
-)]
 pub fn is_installed(program: &str) -> bool {
     let there = Command::new(program)
         .arg("--version")
@@ -39,8 +36,7 @@ pub fn is_installed(program: &str) -> bool {
         .status()
         .is_ok_and(|status| status.success());
     if !there {
-        let skipped = format!("SKIPPED: {program} is not installed (Debian package `prometheus`)");
-        writeln!(std::io::stderr(), "{skipped}").unwrap();
+        skip(program, "prometheus");
     }
     there
 }

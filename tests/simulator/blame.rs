@@ -14,8 +14,12 @@ use temporal_batch::{
     PageError, PageProcessor, PageReport, SkipAhead, testing::Simulator,
 };
 
+use crate::support::number_pages::{numbers_of, skip};
+
+const LAST: u64 = 30;
+
 /// The numbers from 1 to 30. It cannot do what its hook refuses, and cannot read what the other one does.
-struct Numbers {
+struct RefusedNumbers {
     letters: Arc<JsonlDeadLetters>,
     refuses: fn(u64) -> Result<(), PageError>,
     unreadable: fn(u64) -> Result<(), PageError>,
@@ -23,7 +27,7 @@ struct Numbers {
     _folder: tempfile::TempDir,
 }
 
-impl Numbers {
+impl RefusedNumbers {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         Self {
@@ -42,16 +46,14 @@ impl Numbers {
 }
 
 #[async_trait]
-impl PageProcessor for Numbers {
+impl PageProcessor for RefusedNumbers {
     const NAME: &'static str = "numbers";
     type Args = ();
     type Cursor = u64;
     type Item = u64;
 
     async fn fetch(&self, ctx: &PageContext<Self>) -> Result<Page<u64, u64>, PageError> {
-        let start = ctx.range().start().copied().unwrap_or(0);
-        let end = ctx.range().end().copied().unwrap_or(30);
-        let numbers: Vec<_> = (start + 1..=end).take(ctx.page_size()).collect();
+        let numbers = numbers_of(ctx, LAST);
         numbers.iter().copied().try_for_each(self.unreadable)?;
         Page::keyset(numbers, |n| *n)
     }
@@ -71,12 +73,7 @@ impl PageProcessor for Numbers {
         ctx: &PageContext<Self>,
         pages: u32,
     ) -> Result<SkipAhead<u64>, PageError> {
-        let start = ctx.range().start().copied().unwrap_or(0);
-        let to = start + u64::from(pages) * ctx.page_size() as u64;
-        Ok(match to <= ctx.range().end().copied().unwrap_or(30) {
-            true => SkipAhead::To(to),
-            false => SkipAhead::PastEnd,
-        })
+        Ok(skip(ctx, pages, ctx.range().end().copied().unwrap_or(LAST)))
     }
 
     fn dead_letters(&self, (): &()) -> Option<Arc<dyn DeadLetters>> {
@@ -89,7 +86,7 @@ impl PageProcessor for Numbers {
 }
 
 fn batch() -> Batch {
-    Batch::of::<Numbers>("numbers", ())
+    Batch::of::<RefusedNumbers>("numbers", ())
         .page_size(10)
         .max_parallelism(2)
 }
@@ -99,7 +96,7 @@ fn no_number() -> PageError {
     PageError::from("x".parse::<u64>().unwrap_err())
 }
 
-async fn assert_13_is_the_only_one(numbers: &Numbers) -> Duration {
+async fn assert_13_is_the_only_one(numbers: &RefusedNumbers) -> Duration {
     let run = Simulator::new().run(numbers, &batch()).await.unwrap();
     assert_eq!(run.outcome, Outcome::CompletedWithFailures, "{run:?}");
     assert_eq!((run.items.processed, run.items.failed), (29, 1));
@@ -112,9 +109,9 @@ async fn assert_13_is_the_only_one(numbers: &Numbers) -> Duration {
 
 #[tokio::test]
 async fn a_value_that_cannot_be_read_has_three_attempts() {
-    let numbers = Numbers {
+    let numbers = RefusedNumbers {
         refuses: |n| if n == 13 { Err(no_number()) } else { Ok(()) },
-        ..Numbers::new()
+        ..RefusedNumbers::new()
     };
     let took = assert_13_is_the_only_one(&numbers).await;
     assert!(took < Duration::from_secs(10), "{took:?}");
@@ -122,9 +119,9 @@ async fn a_value_that_cannot_be_read_has_three_attempts() {
 
 #[tokio::test]
 async fn a_page_that_cannot_be_read_is_read_in_parts() {
-    let numbers = Numbers {
+    let numbers = RefusedNumbers {
         unreadable: |n| if n == 13 { Err(no_number()) } else { Ok(()) },
-        ..Numbers::new()
+        ..RefusedNumbers::new()
     };
     let took = assert_13_is_the_only_one(&numbers).await;
     assert!(took < Duration::from_secs(10), "{took:?}");
@@ -132,12 +129,12 @@ async fn a_page_that_cannot_be_read_is_read_in_parts() {
 
 #[tokio::test]
 async fn an_error_of_the_moment_has_seven_days() {
-    let numbers = Numbers {
+    let numbers = RefusedNumbers {
         refuses: |n| match n {
             13 => Err(PageError::retryable("busy")),
             _ => Ok(()),
         },
-        ..Numbers::new()
+        ..RefusedNumbers::new()
     };
     let took = assert_13_is_the_only_one(&numbers).await;
     let day = Duration::from_secs(86_400);
@@ -156,9 +153,9 @@ async fn a_processor_redacts_what_it_says_and_what_it_panics_with() {
             _ => Ok(()),
         },
     ] {
-        let numbers = Numbers {
+        let numbers = RefusedNumbers {
             refuses,
-            ..Numbers::new()
+            ..RefusedNumbers::new()
         };
         assert_13_is_the_only_one(&numbers).await;
         let [letter] = &numbers.letters().await[..] else {

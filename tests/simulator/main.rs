@@ -1,10 +1,13 @@
 //! The page loop and the decisions together, without a server.
 
 mod blame;
-mod letters;
-mod lost;
+mod dead_letters;
+mod lost_workers;
 #[cfg(feature = "sqlite")]
-mod once;
+mod once_per_page;
+
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -16,14 +19,16 @@ use temporal_batch::{
     testing::{Simulator, run_page},
 };
 
+use crate::support::number_pages::{numbers_of, skip};
+
 /// The numbers from 1 to n; the pages whose last number is listed fail so often.
-struct Numbers {
+struct FailingNumbers {
     skips_ahead: bool,
     failures: Vec<(u64, AtomicU32)>,
     processed: std::sync::Mutex<Vec<u64>>,
 }
 
-impl Numbers {
+impl FailingNumbers {
     fn new(skips_ahead: bool, failures: &[(u64, u32)]) -> Self {
         let failures = failures
             .iter()
@@ -50,19 +55,14 @@ impl Numbers {
 }
 
 #[async_trait]
-impl PageProcessor for Numbers {
+impl PageProcessor for FailingNumbers {
     const NAME: &'static str = "numbers";
     type Args = u64;
     type Cursor = u64;
     type Item = u64;
 
     async fn fetch(&self, ctx: &PageContext<Self>) -> Result<Page<u64, u64>, PageError> {
-        let first = ctx.range().start().map_or(1, |last| last + 1);
-        let last = ctx
-            .range()
-            .end()
-            .map_or(*ctx.args(), |end| *end.min(ctx.args()));
-        Page::keyset((first..=last).take(ctx.page_size()).collect(), |n| *n)
+        Page::keyset(numbers_of(ctx, *ctx.args()), |n| *n)
     }
 
     async fn process(
@@ -88,12 +88,10 @@ impl PageProcessor for Numbers {
         ctx: &PageContext<Self>,
         pages: u32,
     ) -> Result<SkipAhead<u64>, PageError> {
-        let start = ctx.range().start().copied().unwrap_or(0);
-        let to = start + u64::from(pages) * ctx.page_size() as u64;
-        Ok(match (self.skips_ahead, to <= *ctx.args()) {
-            (false, _) => SkipAhead::Unsupported,
-            (true, true) => SkipAhead::To(to),
-            (true, false) => SkipAhead::PastEnd,
+        Ok(if self.skips_ahead {
+            skip(ctx, pages, *ctx.args())
+        } else {
+            SkipAhead::Unsupported
         })
     }
 }
@@ -116,8 +114,8 @@ proptest! {
         lose_every in prop::option::of(1u64..5),
         failures in prop::collection::vec((1u64..300, 1u32..5), 0..4),
     ) {
-        let numbers = Numbers::new(skips_ahead, &failures);
-        let batch = Batch::of::<Numbers>("b", n).page_size(page_size).stride(stride);
+        let numbers = FailingNumbers::new(skips_ahead, &failures);
+        let batch = Batch::of::<FailingNumbers>("b", n).page_size(page_size).stride(stride);
         let mut simulator = Simulator::new().duplicate_announcements();
         if let Some(every) = lose_every {
             simulator = simulator.lose_worker_every(every);
@@ -141,8 +139,8 @@ proptest! {
         stop_before in prop::option::of(2u64..7),
         stop_while_waiting in prop::option::of(2u64..7),
     ) {
-        let numbers = Numbers::new(skips_ahead, &[]);
-        let batch = Batch::of::<Numbers>("b", n).page_size(page_size).stride(stride);
+        let numbers = FailingNumbers::new(skips_ahead, &[]);
+        let batch = Batch::of::<FailingNumbers>("b", n).page_size(page_size).stride(stride);
         let mut simulator = Simulator::new().duplicate_announcements();
         if let Some(every) = stop_before {
             simulator = simulator.stop_before_every(every);
@@ -165,8 +163,8 @@ proptest! {
 
 #[test]
 fn hours_of_waiting_take_no_time() {
-    let numbers = Numbers::new(false, &[(15, 14)]);
-    let batch = Batch::of::<Numbers>("b", 30).page_size(10);
+    let numbers = FailingNumbers::new(false, &[(15, 14)]);
+    let batch = Batch::of::<FailingNumbers>("b", 30).page_size(10);
     let run = block_on(Simulator::new().run(&numbers, &batch)).unwrap();
     assert_eq!(run.outcome, Outcome::Completed);
     assert_eq!(run.retries, 14);
@@ -175,10 +173,10 @@ fn hours_of_waiting_take_no_time() {
 
 #[test]
 fn one_page_can_be_tried_alone() {
-    let numbers = Numbers::new(false, &[]);
+    let numbers = FailingNumbers::new(false, &[]);
     let run = block_on(run_page(&numbers, 1_500, Some(20))).unwrap();
     assert_eq!((run.items, run.next), (1_000, Some(1_020)));
-    let broken = Numbers::new(false, &[(5, 1)]);
+    let broken = FailingNumbers::new(false, &[(5, 1)]);
     let error = block_on(run_page(&broken, 10, None)).unwrap_err();
     assert_eq!(error.message(), "made to fail");
 }

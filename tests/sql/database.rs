@@ -122,13 +122,13 @@ pub async fn sqlite() -> Home<Sqlite> {
 
 /// A PostgreSQL database of the shared cluster; `None` where there is no PostgreSQL.
 pub async fn postgres(test: &str) -> Option<Home<Postgres>> {
-    let server = crate::postgres::Postgres::shared()?;
+    let server = crate::support::servers::Postgres::shared()?;
     Some(home(server.pool(test, 20).await, None).await)
 }
 
 /// A database of the shared MariaDB; `None` where there is none.
 pub async fn mariadb(test: &str) -> Option<Home<MySql>> {
-    let server = crate::mariadb::MariaDb::shared()?;
+    let server = crate::support::servers::MariaDb::shared()?;
     Some(home(server.pool(test, 20).await, None).await)
 }
 

@@ -6,9 +6,9 @@ use temporal_batch::{BatchReport, DeadLetters, Outcome, PageLedger, PageToken, T
 
 use crate::{
     database::{Home, SOON, TestDatabase, stride, token, touch},
-    on_each,
     pages::claim,
     reports::report,
+    support::databases::on_each,
 };
 
 on_each! {

@@ -10,8 +10,8 @@ use temporal_batch::{ItemCounts, PageLedger, PageTransaction, SqlLedger, StrideI
 
 use crate::{
     database::{Home, SOON, TestDatabase, mariadb, postgres, sqlite, token, touch},
-    on_each,
     pages::claim,
+    support::databases::on_each,
 };
 
 const ROWS: i64 = 30;

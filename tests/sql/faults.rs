@@ -9,9 +9,8 @@ use crate::{
     database::{
         Home, SOON, TestDatabase, connection, home, mariadb, postgres, stride, token, touch,
     },
-    mariadb as mariadb_server, on_each,
     pages::claim,
-    postgres as postgres_server,
+    support::{databases::on_each, servers},
 };
 
 #[tokio::test]
@@ -58,17 +57,17 @@ async fn stand_still<D: TestDatabase>(home: &Home<D>, ledger: SqlLedger<D>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_of_postgresql_loses_the_page_or_keeps_all_of_it() {
     // Told by the tests that share a cluster.
-    if let Some(server) = postgres_server::Postgres::launch(false) {
+    if let Some(server) = servers::Postgres::launch(false) {
         let home = home(server.pool("crash", 5).await, None).await;
-        crash(&home, || server.restart(postgres_server::Stop::Immediate)).await;
+        crash(&home, || server.restart(servers::Stop::Immediate)).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_of_mariadb_loses_the_page_or_keeps_all_of_it() {
-    if let Some(server) = mariadb_server::MariaDb::launch(false) {
+    if let Some(server) = servers::MariaDb::launch(false) {
         let home = home(server.pool("crash", 5).await, None).await;
-        crash(&home, || server.restart(mariadb_server::Stop::Immediate)).await;
+        crash(&home, || server.restart(servers::Stop::Immediate)).await;
     }
 }
 

@@ -5,8 +5,8 @@ use temporal_batch::{ItemCounts, PageLedger, StrideTotals, Timestamp};
 
 use crate::{
     database::{Home, TestDatabase, stride, token},
-    on_each,
     pages::claim,
+    support::databases::on_each,
 };
 
 on_each! {

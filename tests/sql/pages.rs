@@ -6,7 +6,7 @@ use temporal_batch::{
 
 use crate::{
     database::{Home, SOON, TestDatabase, connection, stride, token, touch},
-    on_each,
+    support::databases::on_each,
 };
 
 on_each! {

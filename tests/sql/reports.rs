@@ -4,7 +4,7 @@ use temporal_batch::{BatchReport, DeadLetters, Outcome, PageLedger, StrideId, Ti
 
 use crate::{
     database::{Home, TestDatabase, token},
-    on_each,
+    support::databases::on_each,
 };
 
 on_each! {

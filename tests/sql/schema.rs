@@ -8,7 +8,7 @@ use temporal_batch::{
 
 use crate::{
     database::{Home, TestDatabase, postgres, stride, token},
-    on_each,
+    support::databases::on_each,
 };
 
 on_each! {
@@ -126,7 +126,7 @@ async fn a_schema_that_is_no_name_is_refused() {
 
 #[tokio::test]
 async fn an_error_shows_no_connection_string() {
-    let Some(server) = crate::postgres::Postgres::shared() else {
+    let Some(server) = crate::support::servers::Postgres::shared() else {
         return;
     };
     let port = server.port();
@@ -151,7 +151,7 @@ async fn an_error_shows_no_connection_string() {
 
 #[tokio::test]
 async fn the_defaults_of_a_mysql_database_do_not_matter() {
-    let Some(server) = crate::mariadb::MariaDb::shared() else {
+    let Some(server) = crate::support::servers::MariaDb::shared() else {
         return;
     };
     let pool = server.pool("defaults", 1).await;

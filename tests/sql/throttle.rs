@@ -14,7 +14,7 @@ use sqlx::{
 use temporal_batch::{PostgresThrottle, PostgresThrottleBuilder, Throttle, Verdict};
 use tokio::sync::{Mutex, MutexGuard};
 
-use crate::postgres::{Postgres, Stop, skip};
+use crate::support::servers::{Postgres, Stop};
 
 /// A server of which nobody else is a client: what is counted is counted for the whole server.
 async fn quiet() -> Option<(&'static Postgres, MutexGuard<'static, ()>)> {
@@ -23,7 +23,7 @@ async fn quiet() -> Option<(&'static Postgres, MutexGuard<'static, ()>)> {
     let turn = TURN.lock().await;
     let server = SERVER.get_or_init(|| Postgres::launch(false)).as_ref();
     if server.is_none() {
-        skip();
+        Postgres::skip();
     }
     Some((server?, turn))
 }
@@ -434,7 +434,7 @@ async fn the_hardest_verdict_counts() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replica_that_lags_or_is_missing_holds() {
     let Some(primary) = Postgres::launch(false) else {
-        return skip();
+        return Postgres::skip();
     };
     let replica = primary.replica();
     let pool = pool_of(&primary.url("postgres")).await;
@@ -498,7 +498,7 @@ async fn a_replica_that_lags_or_is_missing_holds() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_is_gone_is_an_error_in_time_and_answers_when_it_is_back() {
     let Some(server) = Postgres::launch(false) else {
-        return skip();
+        return Postgres::skip();
     };
     let pool = server.pool("gone", 2).await;
     let all = throttle(&pool, |t| {

@@ -1,15 +1,19 @@
 //! Whatever the key is made of, and however the table is cut: every row comes once, in the database's own
 //! order.
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
 
 use proptest::{
     prelude::*,
     test_runner::{Config, TestCaseError, TestRunner},
 };
 use temporal_batch::{Key, SkipAhead, Table, TableSpec};
+use tokio::{runtime::Handle, task::JoinSet};
 
-use crate::home::{Home, mariadb, numbered, postgres, sqlite};
+use crate::database::{Home, mariadb, numbered, postgres, sqlite};
 
 /// A type of a key column: how it is declared, and values of it as they are written in SQL.
 #[derive(Clone, Debug)]
@@ -482,26 +486,35 @@ fn keys(types: &[KeyType], case: u32) -> Vec<KeyType> {
     (0..columns).map(|n| at(case + n * step)).collect()
 }
 
-/// As many cases as it takes for each type to come `rounds` times at each length of a key.
+/// As many cases as it takes for each type to come `rounds` times at each length of a key; some at a time, since a mark
+/// mostly waits.
 async fn each_once_in_order(home: Home, types: fn() -> Vec<KeyType>, rounds: u32) {
-    let handle = tokio::runtime::Handle::current();
-    let run = move || {
-        let types = types();
-        for number in 0..types.len() as u32 * 3 * rounds {
-            let config = Config {
-                cases: 1,
-                failure_persistence: None,
-                max_shrink_iters: 50,
-                ..Config::default()
-            };
-            TestRunner::new(config)
-                .run(&case(keys(&types, number)), |case| {
-                    handle.block_on(check(&home, &case))
-                })
-                .unwrap();
-        }
-    };
-    tokio::task::spawn_blocking(run).await.unwrap();
+    const AT_ONCE: usize = 4;
+    let home = Arc::new(home);
+    let mut lanes = JoinSet::new();
+    for lane in 0..AT_ONCE {
+        let (home, handle) = (Arc::clone(&home), Handle::current());
+        lanes.spawn_blocking(move || {
+            let types = types();
+            for number in (0..types.len() as u32 * 3 * rounds)
+                .skip(lane)
+                .step_by(AT_ONCE)
+            {
+                let config = Config {
+                    cases: 1,
+                    failure_persistence: None,
+                    max_shrink_iters: 50,
+                    ..Config::default()
+                };
+                TestRunner::new(config)
+                    .run(&case(keys(&types, number)), |case| {
+                        handle.block_on(check(&home, &case))
+                    })
+                    .unwrap();
+            }
+        });
+    }
+    lanes.join_all().await;
 }
 
 const TYPES: &str = "

@@ -7,7 +7,7 @@ use temporal_batch::{
     testing::Simulator,
 };
 
-use crate::home::sqlite;
+use crate::database::sqlite;
 
 /// The columns that are read; a struct with `#[derive(sqlx::FromRow)]` would do as well.
 type User = (String,);

@@ -3,8 +3,8 @@
 use temporal_batch::{Database, Table, TableError, TableSpec};
 
 use crate::{
-    home::{Home, mariadb, postgres, sqlite},
-    on_each,
+    database::{Home, mariadb, postgres, sqlite},
+    support::databases::on_each,
 };
 
 on_each! {

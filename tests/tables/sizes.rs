@@ -2,7 +2,7 @@
 
 use temporal_batch::{Table, TableSpec};
 
-use crate::{home::Home, on_each};
+use crate::{database::Home, support::databases::on_each};
 
 on_each! {
     statistics_tell_the_size,
@@ -36,7 +36,7 @@ async fn statistics_tell_the_size(home: Home) {
 /// Keys at both ends of the numbers say nothing of how many there are.
 #[tokio::test]
 async fn few_rows_of_sqlite_are_counted() {
-    let home = crate::home::sqlite().await;
+    let home = crate::database::sqlite().await;
     home.script(
         "CREATE TABLE t (id INTEGER PRIMARY KEY);
         INSERT INTO t VALUES (-9223372036854775808), (9223372036854775807);
@@ -51,7 +51,7 @@ async fn few_rows_of_sqlite_are_counted() {
 
 #[tokio::test]
 async fn without_statistics_sqlite_tells_the_distance_of_its_ids() {
-    let home = crate::home::sqlite().await;
+    let home = crate::database::sqlite().await;
     home.script(
         "CREATE TABLE t (id INTEGER PRIMARY KEY);
         WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 100001)
@@ -71,7 +71,7 @@ async fn without_statistics_sqlite_tells_the_distance_of_its_ids() {
 
 #[tokio::test]
 async fn a_small_table_of_postgresql_without_statistics_is_counted() {
-    let Some(home) = crate::home::postgres("never_analyzed").await else {
+    let Some(home) = crate::database::postgres("never_analyzed").await else {
         return;
     };
     home.script(

@@ -8,5 +8,5 @@ mod readme;
 mod samples;
 mod terminal;
 
-#[path = "../fixtures/postgres.rs"]
-mod postgres;
+#[path = "../support/mod.rs"]
+mod support;

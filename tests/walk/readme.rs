@@ -4,17 +4,12 @@ use std::{fmt::Write as _, path::Path};
 
 use sqlx::{Connection as _, Executor as _, PgConnection};
 
-use crate::{
-    document::steps,
-    postgres::{self, Postgres},
-    samples::walk,
-    terminal::Terminals,
-};
+use crate::{document::steps, samples::walk, support::servers::Postgres, terminal::Terminals};
 
 /// A database with 20,000 users.
 fn users(test: &str) -> Option<String> {
     let Some(server) = Postgres::shared() else {
-        postgres::skip();
+        Postgres::skip();
         return None;
     };
     let runtime = tokio::runtime::Runtime::new().unwrap();

@@ -2,21 +2,19 @@
 
 use std::{
     collections::BTreeMap,
-    io::{BufRead as _, BufReader, Read},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
-    thread::{self, JoinHandle},
+    process::Command,
+    thread,
     time::{Duration, Instant},
 };
 
 use tempfile::TempDir;
 
+use crate::support::command::{self, BUILD_LIMIT, binary, of_binary, without_settings};
+
 /// Longest wait for anything but a build; what takes longer hangs.
 pub const LIMIT: Duration = Duration::from_secs(180);
-/// A command that cargo has to build first.
-const BUILD_LIMIT: Duration = Duration::from_secs(1_200);
 
 /// Terminals in one working folder, with the same variables.
 pub struct Terminals {
@@ -60,10 +58,7 @@ impl Terminals {
             programs,
             variables: BTreeMap::new(),
         };
-        terminals.link(
-            "temporal-batch",
-            Path::new(env!("CARGO_BIN_EXE_temporal-batch")),
-        );
+        terminals.link("temporal-batch", binary());
         terminals.cargo();
         // Not every machine has it; python3 is there.
         terminals.script(
@@ -206,31 +201,18 @@ impl Terminals {
     /// Types a line in a terminal of its own.
     #[track_caller]
     pub fn begin(&self, line: &str) -> Running {
-        let mut command = Command::new("sh");
-        without_settings(&mut command);
-        let path = std::env::var("PATH").unwrap_or_default();
         // The shell is replaced by the command, so that a signal reaches it.
         let sets_variables = line
             .split(' ')
             .next()
             .is_some_and(|word| word.contains('='));
         let typed = format!("exec {}{line}", if sets_variables { "env " } else { "" });
-        let child = command
-            .args(["-c", &typed])
+        let mut command = of_binary(Path::new("sh"), &["-c", &typed]);
+        let path = std::env::var("PATH").unwrap_or_default();
+        command
             .env("PATH", format!("{}:{path}", self.programs.display()))
-            .env("TEMPORAL_CONFIG_FILE", "/dev/null")
             .envs(&self.variables)
-            .current_dir(self.folder())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn();
-        let mut child = child.unwrap();
-        let said = Arc::new(Mutex::new(String::new()));
-        let reading = [
-            read(child.stdout.take().unwrap(), &said),
-            read(child.stderr.take().unwrap(), &said),
-        ];
+            .current_dir(self.folder());
         Running {
             command: line.to_owned(),
             limit: if line.contains("cargo") {
@@ -238,62 +220,21 @@ impl Terminals {
             } else {
                 LIMIT
             },
-            child,
-            said,
-            reading: Some(reading),
+            running: command::start(command),
         }
     }
-}
-
-/// Takes away what cargo tells its tests, and the settings of the machine's user.
-fn without_settings(command: &mut Command) {
-    for (name, _) in std::env::vars_os() {
-        let text = name.to_string_lossy();
-        // The place of the Temporal CLI stays known.
-        let kept = matches!(&*text, "TEMPORAL_CLI_PATH" | "TEMPORAL_BATCH_CACHE_DIR");
-        let ours = [
-            "TEMPORAL_",
-            "PG",
-            "CARGO_PKG_",
-            "CARGO_MANIFEST_",
-            "CARGO_BIN_EXE_",
-        ];
-        let named = [
-            "RUST_LOG",
-            "DATABASE_URL",
-            "PRODUCTS_DB",
-            "USERS_DB",
-            "ORDERS_DB",
-        ];
-        if !kept && (ours.iter().any(|ours| text.starts_with(ours)) || named.contains(&&*text)) {
-            command.env_remove(&name);
-        }
-    }
-}
-
-fn read(from: impl Read + Send + 'static, said: &Arc<Mutex<String>>) -> JoinHandle<()> {
-    let said = Arc::clone(said);
-    thread::spawn(move || {
-        for line in BufReader::new(from).lines().map_while(Result::ok) {
-            let mut said = said.lock().unwrap();
-            said.push_str(&line);
-            said.push('\n');
-        }
-    })
 }
 
 /// A process that does not outlive its test.
 pub struct Running {
     command: String,
     limit: Duration,
-    child: Child,
-    said: Arc<Mutex<String>>,
-    reading: Option<[JoinHandle<()>; 2]>,
+    running: command::Running,
 }
 
 impl Running {
     pub fn said(&self) -> String {
-        self.said.lock().unwrap().clone()
+        self.running.out.so_far() + &self.running.err.so_far()
     }
 
     /// Waits until what it has said passes.
@@ -302,14 +243,14 @@ impl Running {
         let deadline = Instant::now() + self.limit;
         loop {
             // Looked at before: the end of a process comes after its last word.
-            let ended = self.child.try_wait().unwrap();
+            let ended = self.running.has_ended();
             let said = self.said();
             if let Some(found) = passes(&said) {
                 return found;
             }
             assert!(
-                ended.is_none() && Instant::now() < deadline,
-                "`{}` ({ended:?}) does not say {called}: {said}",
+                !ended && Instant::now() < deadline,
+                "`{}` (ended: {ended}) does not say {called}: {said}",
                 self.command
             );
             thread::sleep(Duration::from_millis(20));
@@ -323,39 +264,16 @@ impl Running {
 
     /// Interrupts it as Ctrl-C does.
     pub fn interrupt(&self) {
-        let kill = format!("kill -INT {}", self.child.id());
-        let _ = Command::new("sh").args(["-c", &kill]).status();
+        self.running.signal("INT");
     }
 
     #[track_caller]
-    pub fn ended(mut self) -> Ended {
-        let deadline = Instant::now() + self.limit;
-        let status = loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                break status;
-            }
-            assert!(
-                Instant::now() < deadline,
-                "`{}` does not end: {}",
-                self.command,
-                self.said()
-            );
-            thread::sleep(Duration::from_millis(10));
-        };
-        for reading in self.reading.take().unwrap() {
-            reading.join().unwrap();
-        }
+    pub fn ended(self) -> Ended {
+        let ended = self.running.ended_within(self.limit);
         Ended {
-            command: self.command.clone(),
-            status: status.code(),
-            said: self.said(),
+            command: self.command,
+            status: ended.status,
+            said: ended.out + &ended.err,
         }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }

@@ -722,7 +722,6 @@ mod tests {
         }
     }
 
-    /// 003-15c.
     #[test]
     fn slow_retries_begin_in_a_quarter_of_the_slots_at_most() {
         for (max_parallelism, quarter) in [(1, 1), (3, 1), (4, 1), (8, 2), (11, 2), (40, 10)] {

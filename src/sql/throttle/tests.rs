@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::{
     processor::throttle::Throttles,
-    sql::test_server::{Postgres, Stop, skip},
+    sql::test_server::{Postgres, Stop},
 };
 
 async fn soon<F: Future>(what: &str, event: F) -> F::Output {
@@ -17,7 +17,7 @@ async fn soon<F: Future>(what: &str, event: F) -> F::Output {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_stops_holds_for_a_bounded_time_and_counts_again_when_it_is_back() {
     let Some(server) = Postgres::launch(false) else {
-        return skip();
+        return Postgres::skip();
     };
     let throttle = PostgresThrottle::builder(server.pool("stops", 2).await)
         .max_waiting(4)

@@ -1,0 +1,136 @@
+//! A batch that runs, watched by a real Prometheus.
+
+use serde_json::Value;
+
+use crate::{
+    dashboard,
+    metric_names::metrics_in,
+    prometheus::{Prometheus, is_installed, promtool},
+    support::wait_for_ok,
+    worker::{Worker, get, products, run},
+};
+
+/// Metrics that cannot have data in this run, and why.
+const WITHOUT_DATA: &[(&str, &str)] = &[
+    (
+        "temporal_batch_hook_failures_total",
+        "the stock binary has no hooks",
+    ),
+    (
+        "temporal_batch_throttle_factor",
+        "the stock binary has no throttles",
+    ),
+    (
+        "temporal_batch_throttle_failures_total",
+        "the stock binary has no throttles",
+    ),
+    (
+        "temporal_workflow_task_execution_failed_total",
+        "the SDK has no series before the first failure",
+    ),
+];
+
+fn is_expected(metric: &str) -> bool {
+    !WITHOUT_DATA.iter().any(|(name, _)| *name == metric)
+}
+
+/// A sample that is a number: a quantile of nothing is none.
+pub fn has_data(result: &[Value]) -> bool {
+    result
+        .iter()
+        .any(|sample| sample["value"][1].as_str().is_some_and(|v| v != "NaN"))
+}
+
+/// What Grafana makes of an expression.
+pub fn queried(expression: &str) -> String {
+    expression
+        .replace("$__rate_interval", "10s")
+        .replace("$batch", "monitored")
+        .replace("$processor", "inflate-prices|other")
+}
+
+#[test]
+fn prometheus_has_data_for_all_that_dashboard_and_alerts_ask() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = products(folder.path(), 5_000);
+    let worker = Worker::start("monitoring-scraped", &database, &[]);
+    // 100 s of work, with a limit for each of its kinds; cancelled when everything has been seen.
+    let settings = [
+        "--batch-id",
+        "monitored",
+        "--task-queue",
+        "monitoring-scraped",
+        "--page-size",
+        "10",
+        "--stride",
+        "2",
+        "--rate",
+        "50",
+        "--max-parallelism",
+        "3",
+        "--deadline",
+        "1h",
+        "--detach",
+    ];
+    run(&[&["start", "inflate-prices"], &settings[..]].concat());
+
+    let (status, metrics) = get(&worker.metrics, "/metrics");
+    assert_eq!(status, 200);
+    if is_installed("promtool") {
+        let output = promtool(folder.path(), &["check", "metrics"], &metrics);
+        let told = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(output.status.success(), "{told}");
+    }
+
+    if let Some(prometheus) = Prometheus::scraping(&worker.metrics) {
+        dashboard_has_data(&prometheus);
+        alerts_are_evaluated(&prometheus);
+    }
+    run(&["cancel", "monitored"]);
+}
+
+fn dashboard_has_data(prometheus: &Prometheus) {
+    for expression in dashboard::expressions() {
+        let expected = metrics_in(&expression).iter().all(|m| is_expected(m));
+        let query = queried(&expression);
+        wait_for_ok(&expression, || {
+            let result = prometheus.query(&query)?;
+            if has_data(&result) || !expected {
+                Ok(())
+            } else {
+                Err(format!("no data: {result:?}"))
+            }
+        });
+    }
+    for (name, metric, label) in dashboard::variables() {
+        if is_expected(&metric) {
+            let values = prometheus.label_values(&metric, &label).unwrap();
+            assert!(!values.is_empty(), "nothing to choose for {name}");
+        }
+    }
+}
+
+fn alerts_are_evaluated(prometheus: &Prometheus) {
+    let rules = wait_for_ok("each alert is evaluated", || {
+        let rules = prometheus.rules()?;
+        match rules.iter().find(|rule| rule["health"] != "ok") {
+            Some(rule) => Err(rule.to_string()),
+            None => Ok(rules),
+        }
+    });
+    assert!(!rules.is_empty());
+    for rule in rules {
+        let (name, expression) = (&rule["name"], rule["query"].as_str().unwrap());
+        let metrics = metrics_in(expression);
+        assert!(!metrics.is_empty(), "{name}: {expression}");
+        for metric in metrics.iter().filter(|metric| is_expected(metric)) {
+            wait_for_ok(&format!("{name} is about {metric}"), || {
+                let result = prometheus.query(metric)?;
+                has_data(&result)
+                    .then_some(())
+                    .ok_or_else(|| "no data".to_owned())
+            });
+        }
+        assert_eq!(rule["state"], "inactive", "{rule}");
+    }
+}
