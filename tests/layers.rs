@@ -41,20 +41,6 @@ const APART: [(&str, &[&str]); 3] = [
     ("engine", &["cell", "files", "sql", "jsonl_store"]),
 ];
 
-/// Imports against the order that are still to be removed: file and imported path. It only gets shorter.
-const TO_BE_REMOVED: [(&str, &str); 7] = [
-    ("protocol/mod.rs", "decisions::chain::Ledger"),
-    ("protocol/mod.rs", "decisions::pacing::Pacing"),
-    ("protocol/mod.rs", "decisions::partitions::Look"),
-    ("protocol/mod.rs", "decisions::partitions::Partitions"),
-    ("protocol/mod.rs", "decisions::partitions::Told"),
-    (
-        "protocol/mod.rs",
-        "decisions::state::pending_notices::Notices",
-    ),
-    ("protocol/mod.rs", "decisions::state::stages::Stages"),
-];
-
 #[test]
 fn no_file_imports_from_a_later_layer() {
     let mut wrong = Vec::new();
@@ -70,12 +56,8 @@ fn no_file_imports_from_a_later_layer() {
         for path in paths_from_the_root(&text) {
             let head = path.split("::").next().unwrap_or_default();
             let allowed = place(head).is_some_and(|place| place <= own) && !apart.contains(&head);
-            let known = TO_BE_REMOVED.contains(&(&*file, &*path));
-            if !allowed && !known {
+            if !allowed {
                 wrong.push(format!("src/{file}: crate::{path}"));
-            }
-            if allowed && known {
-                wrong.push(format!("{path} in {file} is allowed: take it off the list"));
             }
         }
     }
@@ -84,18 +66,6 @@ fn no_file_imports_from_a_later_layer() {
         "imports against the order of the layers:\n{}",
         wrong.join("\n")
     );
-}
-
-#[test]
-fn imports_to_be_removed_are_still_there() {
-    for (file, path) in TO_BE_REMOVED {
-        let text = fs::read_to_string(Path::new("src").join(file)).unwrap_or_default();
-        let found = paths_from_the_root(&code_of(&text)).contains(&path.to_owned());
-        assert!(
-            found,
-            "{path} is gone from src/{file}: take it off the list"
-        );
-    }
 }
 
 #[test]

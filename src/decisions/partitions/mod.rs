@@ -15,8 +15,7 @@ mod plan;
 pub(crate) mod properties;
 mod share;
 
-pub(crate) use plan::{Look, Next, Parked, PartLimits, Partitions, Step, Told};
-pub(crate) use share::Share;
+pub(crate) use plan::{Next, Parked, PartLimits, Partitions, Step};
 
 /// Controllers of partitions that run at the same time.
 pub(crate) const MAX_RUNNING: u32 = 50;

@@ -14,23 +14,20 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    Share,
-    share::{is_within, most},
-};
+use super::share::{is_within, most};
 use crate::{
     base::{stored::is_default, time::Timestamp},
-    batch::{pace_settings::stride::Stride, partition_spec::PartitionSpec},
+    batch::partition_spec::PartitionSpec,
     decisions::{chain::Ledger, pacing::Pacing, state::pending_notices::Notices},
     page::token::PageToken,
     processor::reducer::Output,
     progress::{phase::Outcome, report::BatchReport},
-    protocol::PageSizeSetting,
+    protocol::partition::{Share, Told},
 };
 use look::Merged;
 
+pub(crate) use crate::protocol::partition::Look;
 pub(crate) use decide::{Next, PartLimits, Step};
-pub(crate) use look::Look;
 
 /// How long it is believed that a partition cannot use more pages in flight than it used.
 const BELIEVED_FOR: Duration = Duration::from_secs(60);
@@ -116,22 +113,6 @@ pub(crate) struct Parked {
     pub ledger: Ledger,
     pub pacing: Pacing,
     pub notices: Notices,
-}
-
-/// What a partition is told to keep to.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Told {
-    pub share: Share,
-    pub paused: bool,
-    pub stop_now: bool,
-    /// Stop, and come back with what is left.
-    pub stop: bool,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub page_pause: Option<Duration>,
-    pub page_size: PageSizeSetting,
-    /// As the batch was started, where it is absent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stride: Option<Stride>,
 }
 
 /// # Construct

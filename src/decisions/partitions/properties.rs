@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::protocol::partition::{Look, Share, Told};
 use crate::{
     base::time::Timestamp,
     batch::{

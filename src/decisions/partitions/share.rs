@@ -6,19 +6,8 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use serde::{Deserialize, Serialize};
-
 use super::MAX_RUNNING;
-
-/// What one partition may have of the limits, or all together. Absent rates are without limit.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Share {
-    pub parallelism: u32,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rate: Option<f64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub page_rate: Option<f64>,
-}
+use crate::protocol::partition::Share;
 
 impl Share {
     /// What is left of it beside what another one has. Where nothing is left of a rate, no page can run.

@@ -19,10 +19,9 @@ use super::{
     side::retry,
 };
 use crate::{
-    decisions::partitions::Look,
     engine::controller::Controller,
     progress::Progress,
-    protocol::{PartitionNews, PartitionsOrder},
+    protocol::{PartitionNews, PartitionsOrder, partition::Look},
 };
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);

@@ -21,12 +21,13 @@ use crate::{
         Batch, IfRunning,
         validate::{InvalidBatch, validate_id},
     },
+    decisions::carry::{Begun, ControllerInput},
     engine::{
         connect::{ConnectError, ConnectOptions, connect},
         controller::Controller,
     },
     progress::{Progress, audit::Given},
-    protocol::{self, Begun, ControllerInput, EndNote, large_args::carried},
+    protocol::{self, EndNote, large_args::carried},
 };
 
 /// The memo field that holds the processor's name, for listings.

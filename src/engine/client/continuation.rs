@@ -15,8 +15,9 @@ use crate::{
         tolerance::Tolerance,
         validate::{InvalidBatch, validate_deadline, validate_id, validate_max_parallelism},
     },
+    decisions::carry::ControllerInput,
     protocol::{
-        ControllerInput, MEMO_ARGS,
+        MEMO_ARGS,
         large_args::{Reference, carried},
     },
 };

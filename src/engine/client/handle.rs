@@ -13,12 +13,13 @@ use super::{
     AcceptError, BatchState, ProgressError, ResultError, observation::Looks, outage::Outages,
 };
 use crate::{
+    decisions::carry::EndDetails,
     engine::controller::Controller,
     progress::{
         phase::{HeldBy, Phase},
         report::BatchReport,
     },
-    protocol::{self, EndDetails},
+    protocol,
 };
 
 /// Longest wait for a worker to accept a batch.

@@ -29,9 +29,10 @@ use super::{
 use crate::{
     base::time::Timestamp,
     batch::retry::RetryMode,
+    decisions::carry::ControllerInput,
     engine::controller::Controller,
     progress::audit::Given,
-    protocol::{ControllerInput, Prepared, RecoverNote, Steer, SteerRequest},
+    protocol::{Prepared, RecoverNote, Steer, SteerRequest},
 };
 
 /// From this attempt on a workflow task fails for a reason that stays. Temporal tries again when a worker

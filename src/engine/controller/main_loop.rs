@@ -31,6 +31,7 @@ use crate::{
     base::time::{Timestamp, earliest},
     batch::tolerance::{OnExceeded, StrideTolerance, Tally},
     decisions::{
+        carry::{Carry, ControllerInput},
         chain::{Broken, Event},
         partitions::Partitions,
         scheduler::{Decision, Ending},
@@ -38,7 +39,7 @@ use crate::{
     },
     processor::hooks::Failure,
     progress::{PauseNote, audit::Given, phase::Outcome, report::BatchReport},
-    protocol::{self, Carry, ControllerInput, PrepareInput, Prepared, large_args::carried},
+    protocol::{self, PrepareInput, Prepared, large_args::carried},
 };
 
 /// Longest time for a processor to complete its arguments in one attempt; it may wait for older transactions.

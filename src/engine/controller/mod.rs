@@ -66,6 +66,7 @@ use temporalio_sdk::{SyncWorkflowContext, WorkflowContext, WorkflowContextView, 
 use crate::{
     base::time::Timestamp,
     decisions::{
+        carry::ControllerInput,
         chain::{Broken, Event, Ledger},
         pacing::{PaceNow, Pacing},
         partitions::Partitions,
@@ -82,9 +83,8 @@ use crate::{
     },
     protocol::{
         self, AcceptedEnd, AcceptedEndRequest, ApproveRequest, BridgeResults, ClientLooks,
-        ControllerInput, Controls, LockHeld, NextPage, PartitionNews, PauseRequest, Prepared,
-        ResumeRequest, SetRequest, Settled, ShareOrder, Steer, SteerRequest, ThrottleNews,
-        WaitNews,
+        Controls, LockHeld, NextPage, PartitionNews, PauseRequest, Prepared, ResumeRequest,
+        SetRequest, Settled, ShareOrder, Steer, SteerRequest, ThrottleNews, WaitNews,
     },
 };
 use bridge::outbox::Bridging;

@@ -11,9 +11,9 @@ use temporalio_sdk::{
 use super::{Controller, side_calls::Call};
 use crate::{
     batch::pace_settings::stride::Stride,
-    decisions::{pacing::StrideLength, partitions::Told, scheduler::Limits},
+    decisions::{carry::EndDetails, pacing::StrideLength, scheduler::Limits},
     progress::phase::Outcome,
-    protocol::{self, EndDetails, PageSizeSetting, Settled, ShareOrder},
+    protocol::{self, PageSizeSetting, Settled, ShareOrder, partition::Told},
 };
 
 /// A rate of nothing cannot be divided. It goes with a parallelism of 0.

@@ -41,9 +41,10 @@ use crate::{
         spec::{BatchSpec, HookNames},
     },
     decisions::{
+        carry::{Carry, ControllerInput, EndDetails},
         chain::Event,
         pacing::{Pacing, StrideLength},
-        partitions::{Next, Parked, PartLimits, Partitions, Share, Step, Told},
+        partitions::{Next, Parked, PartLimits, Partitions, Step},
         scheduler::Ending,
         state::pending_notices::Notices,
     },
@@ -54,8 +55,9 @@ use crate::{
         report::BatchReport,
     },
     protocol::{
-        self, Carry, ControlState, ControllerInput, Controls, EndDetails, PageSizeSetting, PartOf,
-        PartitionNews, PartitionsOrder, Prepared, Settled, ShareOrder, SplitAnswer, SplitOrder,
+        self, ControlState, Controls, PageSizeSetting, PartOf, PartitionNews, PartitionsOrder,
+        Prepared, Settled, ShareOrder, SplitAnswer, SplitOrder,
+        partition::{Share, Told},
     },
 };
 

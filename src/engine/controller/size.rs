@@ -7,9 +7,11 @@ use serde::Serialize;
 
 use super::Controller;
 use crate::{
-    decisions::scheduler::Ending,
+    decisions::{
+        carry::{ControllerInput, EndDetails},
+        scheduler::Ending,
+    },
     progress::report::BatchReport,
-    protocol::{ControllerInput, EndDetails},
 };
 
 /// What one payload may have. Temporal refuses 2 MiB; a codec that encrypts may add to it.

@@ -251,7 +251,7 @@ mod tests {
     use super::*;
     use crate::{
         batch::{Batch, tolerance::Tolerance},
-        protocol::ControllerInput,
+        decisions::carry::ControllerInput,
     };
 
     const NOW: Timestamp = Timestamp(1_000_000);

@@ -17,7 +17,7 @@ use crate::{
     },
     decisions::{
         chain::properties::worst_at_rest,
-        partitions::{Look, Partitions, Share, Told, properties::worst},
+        partitions::{Partitions, properties::worst},
         scheduler::Ending,
     },
     page::token::PageToken,
@@ -33,6 +33,7 @@ use crate::{
     protocol::{
         BridgeOrders, BridgeResult, FailedAttempt, GiveUp, PageSizeSetting, PartOf, StrideOrder,
         StrideReport,
+        partition::{Look, Share, Told},
     },
 };
 

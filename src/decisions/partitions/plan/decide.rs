@@ -1,6 +1,6 @@
 //! What is to be done next.
 
-use super::{HandOver, Part, Partitions, State, Told};
+use super::{HandOver, Part, Partitions, State};
 use crate::{
     base::time::Timestamp,
     batch::partition_spec::{MAX_PARTITIONS, MAX_PARTITIONS_BYTES, PartitionSpec},
@@ -14,6 +14,7 @@ use crate::{
     },
     page::token::PageToken,
     progress::phase::{Outcome, Phase},
+    protocol::partition::Told,
 };
 
 /// Partitions of a batch, with those that came from a split.

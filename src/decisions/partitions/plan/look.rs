@@ -5,56 +5,18 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    base::stored::is_default,
     decisions::chain::{MAX_FAILED, MAX_FAILED_ITEMS},
-    page::token::PageToken,
     processor::report::count_reason,
     progress::{
-        ItemCounts, Progress,
+        Progress,
         failures::{FailedItem, PageFailure},
-        phase::{HeldBy, Phase},
+        phase::HeldBy,
     },
+    protocol::partition::Look,
 };
 
 /// Failing pages of one partition that are kept.
 const MAX_FAILING: usize = 3;
-
-/// The latest that is known of a partition.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Look {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub phase: Option<Phase>,
-    pub pages_completed: u64,
-    pub pages_failed: u64,
-    pub items: ItemCounts,
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub retries: u64,
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub dead_letters: u64,
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub announcements_dropped: u64,
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub hooks_failed: u64,
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub notices_dropped: u64,
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub in_flight: u32,
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub stuck: u32,
-    #[serde(default, skip_serializing_if = "is_default")]
-    pub waiting: u32,
-    /// For a while it had nothing to give to pages that it may have in flight.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub idle: bool,
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub skip_reasons: BTreeMap<String, u64>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub low_water_mark: Option<PageToken>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub failing: Vec<PageFailure>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub blocked_reason: Option<String>,
-}
 
 impl Look {
     pub fn of(progress: &Progress, idle: bool) -> Self {
