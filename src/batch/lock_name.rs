@@ -20,7 +20,6 @@ pub struct InvalidLockName {
 }
 
 /// The workflow whose existence is the lock.
-#[cfg(feature = "temporal")]
 pub(crate) fn workflow_id(name: &str) -> String {
     format!("temporal-batch.lock/{name}")
 }

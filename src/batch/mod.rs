@@ -195,7 +195,6 @@ impl Batch {
     }
 
     /// The same, with arguments that the processor has completed already.
-    #[cfg(feature = "temporal")]
     pub(crate) fn redrive_completed(
         batch_id: impl Into<String>,
         processor: impl Into<String>,

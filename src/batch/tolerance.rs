@@ -250,7 +250,6 @@ impl Tolerance {
 
     /// The same for what a stage has shown: it is the sample, however small. Failures in a row say nothing of
     /// what is finished.
-    #[cfg(feature = "temporal")]
     pub(crate) fn exceeded_by_sample(&self, tally: Tally, forgiven: &Tally) -> Option<String> {
         let whatever_size = |limit: Option<Limit>| limit.map(|limit| limit.min_sample(0));
         let stage = Self {

@@ -138,7 +138,6 @@ impl Check {
     }
 
     /// Messages of users are kept short: a check is stored in a history.
-    #[cfg(feature = "temporal")]
     pub(crate) fn shortened(mut self) -> Self {
         self.failed.truncate(MAX_DESCRIBED);
         for failed in &mut self.failed {
@@ -153,5 +152,4 @@ impl Check {
 }
 
 /// What is kept of the message of a range, and of a note.
-#[cfg(feature = "temporal")]
 const MAX_CHECK_MESSAGE_CHARS: usize = 200;

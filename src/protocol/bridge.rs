@@ -61,3 +61,6 @@ pub(crate) struct BridgeResult {
 pub(crate) struct BridgeWatch {
     pub bridges: Vec<String>,
 }
+
+/// Results in one signal. A report can have some kilobytes.
+pub(crate) const RESULTS_AT_ONCE: usize = 20;

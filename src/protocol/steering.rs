@@ -8,13 +8,17 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    base::time::Timestamp,
+    base::{error::truncate, known_fields::meant, time::Timestamp},
     batch::{
         pace_settings::{
             page_size::AutoPageSize, parallelism::AutoParallelism, ramp::Ramp, stride::Stride,
-            window::Window,
+            validate_windows, window::Window,
         },
         tolerance::Tally,
+        validate::{
+            InvalidBatch, validate_max_parallelism, validate_page_pause, validate_page_rate,
+            validate_page_size, validate_rate, validate_stride,
+        },
     },
     progress::{PauseNote, audit::Given},
 };
@@ -216,4 +220,79 @@ pub(crate) struct ApproveRequest {
     /// See [`PauseRequest::id`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
+}
+
+/// Characters that are shown of a name that is not known.
+const MAX_NAME_CHARS: usize = 80;
+
+impl SetRequest {
+    /// Checks every setting.
+    pub(crate) fn validate(&self) -> Result<(), InvalidBatch> {
+        if let Some(name) = self.other.keys().next() {
+            return Err(InvalidBatch::UnknownSetting {
+                name: truncate(name, MAX_NAME_CHARS),
+                meant: meant(name, SETTINGS),
+            });
+        }
+        if let Some(pages) = self.max_parallelism {
+            validate_max_parallelism(pages)?;
+        }
+        validate_rate(self.rate.and_then(Setting::into_option))?;
+        validate_page_rate(self.page_rate.and_then(Setting::into_option))?;
+        validate_page_pause(self.page_pause.and_then(Setting::into_option))?;
+        match &self.page_size {
+            Some(PageSizeSetting::Fixed(items)) => validate_page_size(*items)?,
+            Some(PageSizeSetting::Auto(auto)) => auto.validate()?,
+            None => {}
+        }
+        match &self.stride {
+            Some(Stride::Pages(pages)) => validate_stride(*pages)?,
+            Some(Stride::Auto(auto)) => auto.validate()?,
+            None => {}
+        }
+        if let Some(auto) = &self.auto_parallelism {
+            auto.validate()?;
+        }
+        if let Some(ramp) = &self.ramp {
+            ramp.validate()?;
+        }
+        if let Some(windows) = &self.windows {
+            validate_windows(windows)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_setting_is_known_and_any_other_is_refused() {
+        let request = |json: serde_json::Value| serde_json::from_value::<SetRequest>(json).unwrap();
+        let known = request(serde_json::json!({"max_parallelism": 3, "who": "ann", "id": "1"}));
+        assert_eq!(known.validate(), Ok(()));
+        assert_eq!(known.given.who.as_deref(), Some("ann"));
+        assert_eq!(
+            serde_json::to_value(&known)
+                .unwrap()
+                .as_object()
+                .unwrap()
+                .len(),
+            3
+        );
+        for name in SETTINGS {
+            // Something that no setting takes.
+            let wrong = serde_json::json!({name: [true, {}]});
+            assert!(
+                serde_json::from_value::<SetRequest>(wrong).is_err(),
+                "{name}"
+            );
+        }
+        let wrong = request(serde_json::json!({"max_paralelism": 3})).validate();
+        assert_eq!(
+            wrong.unwrap_err().to_string(),
+            "there is no setting `max_paralelism`; did you mean `max_parallelism`?"
+        );
+    }
 }

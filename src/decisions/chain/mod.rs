@@ -852,18 +852,15 @@ impl Ledger {
 
     /// The failures, as tolerated failures are counted. A page that only retries counts as one that is given up until it
     /// is finished; there are some in its partitions, too.
-    #[cfg(feature = "temporal")]
     pub fn tally(&self, in_partitions: u32) -> Tally {
         self.tally_with(self.spent() + in_partitions)
     }
 
     /// The part of them that is forgiven: also pages that have failed and have quick attempts left.
-    #[cfg(feature = "temporal")]
     pub fn forgiven(&self, in_partitions: u32) -> Tally {
         self.tally_with(self.in_trouble() + in_partitions)
     }
 
-    #[cfg(feature = "temporal")]
     fn tally_with(&self, failing: u32) -> Tally {
         let mut tally = self.totals.tally();
         tally.pages += u64::from(failing);

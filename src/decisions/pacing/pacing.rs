@@ -134,7 +134,6 @@ impl Pacing {
 
     /// The pace that `spec` asks for, from its beginning. Strides that are open keep the length that they were cut to, which
     /// is `before` where none was tuned.
-    #[cfg(feature = "temporal")]
     pub fn begun_again(&self, spec: &BatchSpec, before: u32) -> Self {
         let mut pacing = Self::of(spec, Timestamp(0));
         let lengths = pacing.stride.take();
@@ -604,7 +603,6 @@ mod tests {
     }
 
     /// A stride that was cut long and is taken for a short one would have too little time.
-    #[cfg(feature = "temporal")]
     #[test]
     fn strides_that_are_cut_keep_their_length_when_the_pace_begins_again() {
         let before = batch().stride(AutoStride::default()).spec;

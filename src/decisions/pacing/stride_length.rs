@@ -177,7 +177,6 @@ impl StrideLength {
     }
 
     /// The strides that are open were cut by this one.
-    #[cfg(feature = "temporal")]
     pub fn follow(&mut self, before: &Self) {
         self.cuts.clone_from(&before.cuts);
     }

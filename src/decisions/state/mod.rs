@@ -1,4 +1,256 @@
-//! The state of a batch and everything that changes it.
+//! The state of a batch, and everything that changes it. Pure: no clock, no I/O, no Temporal.
+//!
+//! | file | content |
+//! |---|---|
+//! | here | [`BatchState`]: the fields, the limits, the next decision |
+//! | `events` | signals and updates, as they change the state |
+//! | `steering` | requests of operators, applied |
+//! | `run` | changes that are due before a decision; the beginning of the next run; tolerance |
+//! | `strides` | orders for strides, and their reports |
+//! | `side_calls` | calls that are due: notices, progress, throttles, windows |
+//! | `stages`, `checks` | stages, and the checks between them and at the end |
+//! | `lock`, `reduce`, `bridges` | the named lock, outputs to combine, strides on bridges |
+//! | `partition_parent`, `partition_child` | partitions of a batch, and the controller of one of them |
+//! | `publish`, `view`, `size` | the memo, the progress and report, and their sizes |
+//! | `pending_notices` | failures that the handler has not been told of yet |
 
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+pub(crate) mod bridges;
+pub(crate) mod checks;
+pub(crate) mod events;
+pub(crate) mod lock;
+pub(crate) mod partition_child;
+pub(crate) mod partition_parent;
 pub(crate) mod pending_notices;
+pub(crate) mod publish;
+pub(crate) mod reduce;
+pub(crate) mod run;
+pub(crate) mod side_calls;
+pub(crate) mod size;
 pub(crate) mod stages;
+pub(crate) mod steering;
+pub(crate) mod strides;
+#[cfg(test)]
+mod tests;
+pub(crate) mod view;
+
+use crate::{
+    base::time::Timestamp,
+    decisions::{
+        carry::ControllerInput,
+        chain::{Broken, Event, Ledger},
+        pacing::{PaceNow, Pacing},
+        partitions::Partitions,
+        scheduler::{self, Decision, Limits, decide},
+        state::{pending_notices::Notices, stages::Stages},
+    },
+    processor::reducer::Fold,
+    progress::{
+        audit::{Audit, Given},
+        check::Checked,
+        phase::Phase,
+    },
+    protocol::{Controls, Prepared, WaitNews},
+};
+use bridges::Bridging;
+use publish::Published;
+
+/// The state of a batch, with everything that changes it. No clock, no I/O, no Temporal: events come in as arguments, and
+/// the same calls always give the same answers.
+pub(crate) struct BatchState {
+    pub(crate) input: ControllerInput,
+    pub(crate) prepared: Option<Prepared>,
+    pub(crate) ledger: Ledger,
+    pub(crate) controls: Controls,
+    pub(crate) notices: Notices,
+    pub(crate) audit: Audit,
+    pub(crate) deadline: Option<Timestamp>,
+    pub(crate) cancelled: bool,
+    /// Set once the batch is over: first while hooks are told, then when they are.
+    pub(crate) closing: Option<Phase>,
+    pub(crate) must_hand_over: bool,
+    pub(crate) hooks_running: bool,
+    /// An activity combines what pages have put out.
+    pub(crate) combining: bool,
+    pub(crate) pacing: Pacing,
+    /// What is waited for beside the pages.
+    pub(crate) waits: Option<WaitNews>,
+    pub(crate) stages: Option<Stages>,
+    pub(crate) checked: Option<Checked>,
+    pub(crate) partitions: Option<Partitions>,
+    /// Everything is being checked, after the last page.
+    pub(crate) checking_at_end: bool,
+    pub(crate) taking_lock: bool,
+    pub(crate) lock_held_by: Option<String>,
+    pub(crate) published: Published,
+    pub(crate) bridging: Bridging,
+    pub(crate) started_at: Timestamp,
+    /// Server time of the last decision.
+    pub(crate) now: Timestamp,
+    /// Continue-as-new before this run.
+    pub(crate) runs: u32,
+    pub(crate) signals: u32,
+    pub(crate) updates: u32,
+    /// Counts changes, so that the main loop notices them.
+    pub(crate) version: u64,
+}
+
+impl BatchState {
+    pub(crate) fn of(mut input: ControllerInput) -> Self {
+        let carry = input.carry.take();
+        let spec = &input.spec;
+        let mut state = Self {
+            prepared: None,
+            ledger: Ledger::new(spec.first_cursor.clone(), seed(&input.batch_run)),
+            controls: Controls {
+                max_parallelism: spec.max_parallelism,
+                ..Controls::default()
+            },
+            notices: Notices::default(),
+            audit: Audit::default(),
+            deadline: None,
+            cancelled: false,
+            closing: None,
+            must_hand_over: false,
+            hooks_running: false,
+            combining: false,
+            pacing: Pacing::of(spec, Timestamp(0)),
+            waits: None,
+            stages: None,
+            checked: None,
+            partitions: None,
+            checking_at_end: false,
+            taking_lock: false,
+            lock_held_by: None,
+            published: Published::default(),
+            bridging: Bridging::default(),
+            started_at: Timestamp(0),
+            now: Timestamp(0),
+            runs: 0,
+            signals: 0,
+            updates: 0,
+            version: 0,
+            input,
+        };
+        if let Some(carry) = carry {
+            state.ledger = carry.ledger;
+            state.prepared = Some(carry.prepared);
+            state.begin_to_reduce();
+            state.controls = carry.controls;
+            state.notices = carry.notices;
+            state.audit = carry.audit;
+            state.deadline = carry.deadline;
+            state.started_at = carry.started_at;
+            state.now = carry.started_at;
+            state.runs = carry.runs;
+            state.published = Published::before(carry.published);
+            state.stages = carry.stages;
+            state.checked = carry.checked;
+            state.partitions = carry.partitions;
+            state.pacing = carry.pacing;
+        }
+        state
+    }
+
+    /// Begins a run of the controller; tells whether it is the first of its batch run.
+    pub(crate) fn begin(&mut self, now: Timestamp) -> bool {
+        self.now = now;
+        let first = self.runs == 0;
+        if first {
+            self.started_at = now;
+        }
+        let begun = self.input.begun.take();
+        if first || begun.is_some() {
+            self.pacing.begins(now);
+            self.deadline = self.input.spec.deadline.map(|after| now.plus(after));
+        }
+        if let Some(begun) = begun {
+            self.audit.begin(now, begun.action, &begun.given);
+        }
+        first
+    }
+
+    /// Gives the ledger the reducer of the processor, if it has one and the ledger has none yet.
+    pub(crate) fn begin_to_reduce(&mut self) {
+        let prepared = self.prepared.as_ref();
+        if let Some(plan) = prepared.and_then(|prepared| prepared.reducer.clone()) {
+            self.ledger.reduce_by(plan);
+        }
+    }
+
+    /// The arguments of the batch, as its processor completed them.
+    pub(crate) fn args(&self) -> &serde_json::Value {
+        let completed = self.prepared.as_ref().and_then(|p| p.args.as_ref());
+        completed.unwrap_or(&self.input.spec.args)
+    }
+
+    /// Takes note of an operator's request.
+    pub(crate) fn steered(&mut self, at: Timestamp, action: impl Into<String>, given: &Given) {
+        self.published.steered();
+        self.version += 1;
+        self.audit.note(at, action, given);
+    }
+
+    pub(crate) fn cancel(&mut self, at: Timestamp, reason: Option<&str>) {
+        if !self.cancelled {
+            self.cancelled = true;
+            let given = Given::from_text(reason.unwrap_or_default());
+            self.audit.note(at, "cancel", &given);
+        }
+    }
+
+    pub(crate) fn pace(&self) -> PaceNow {
+        self.pacing.now(self.controls.max_parallelism, self.now)
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        self.limits_at(&self.pace())
+    }
+
+    pub(crate) fn limits_at(&self, pace: &PaceNow) -> Limits {
+        Limits {
+            max_parallelism: pace.parallelism,
+            paused: self.controls.paused,
+            held: pace.held.is_some() || self.stages.as_ref().is_some_and(Stages::holds),
+            stage: self.stage_limit(),
+            cancelled: self.cancelled,
+            rate: pace.rate,
+            page_rate: pace.page_rate,
+            must_hand_over: self.must_hand_over,
+            deadline: self.deadline,
+            stopping: self.controls.stopping.clone(),
+            outputs_full: self.ledger.fold().is_some_and(Fold::is_full),
+            hooks_running: self.hooks_running,
+            strides_grow: self.strides_grow(),
+            bridged: self.bridging.on,
+            delivering: self.bridging.is_delivering(),
+            of_part: self.is_part(),
+        }
+    }
+
+    pub(crate) fn decide(&self) -> Decision {
+        decide(&self.ledger, &self.limits(), self.now)
+    }
+
+    pub(crate) fn makes_way(&self) -> bool {
+        scheduler::makes_way(&self.ledger, &self.limits(), self.now)
+    }
+
+    /// Keeps a fact; one that cannot be ends the batch rather than being ignored.
+    pub(crate) fn record(&mut self, event: Event<'_>) {
+        if let Err(e) = self.ledger.record(event) {
+            self.ledger.break_off(Broken::Impossible {
+                what: e.to_string(),
+            });
+        }
+    }
+}
+
+/// The same for every run of a batch run, and different for others.
+pub(crate) fn seed(batch_run: &str) -> u64 {
+    // FNV-1a (Fowler, Noll and Vo).
+    batch_run.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Notices that wait. More are counted only.
-const MAX_WAITING: usize = 20;
+pub(crate) const MAX_WAITING: usize = 20;
 
 /// The notices of a batch run, in the order of events.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -46,7 +46,7 @@ impl Before {
     }
 }
 
-fn stuck_at(ledger: &Ledger, stride: u64) -> Option<Option<PageToken>> {
+pub(crate) fn stuck_at(ledger: &Ledger, stride: u64) -> Option<Option<PageToken>> {
     let stride = ledger.stride(stride)?;
     stride.is_stuck().then(|| stride.at.clone())
 }

@@ -38,7 +38,7 @@ pub(crate) struct Stages {
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct Mark {
+pub(crate) struct Mark {
     stage: Stage,
     /// Items in all at which it is over.
     items: u64,

@@ -12,11 +12,10 @@ use super::{
     partition_child::not_done,
     publish,
     side_calls::{Calls, aside, call, count_failure},
-    view::details,
 };
 use crate::{
     batch::HOOK_TIMEOUT,
-    decisions::scheduler::Ending,
+    decisions::{scheduler::Ending, state::view::details},
     progress::{
         audit::Given,
         phase::{Outcome, Phase},
@@ -36,7 +35,7 @@ pub(super) async fn end(
     calls: Calls<'_>,
 ) -> WorkflowResult<BatchReport> {
     log(ctx, &format!("batch {}", ending.outcome));
-    let report = ctx.state_mut(|s| {
+    let report = ctx.state_mut(|Controller(s)| {
         s.closing = Some(Phase::Finishing);
         if ending.outcome == Outcome::Stopped && s.controls.stopping.is_none() {
             let why = ending.reason.clone().unwrap_or_default();
@@ -44,7 +43,7 @@ pub(super) async fn end(
         }
         s.report(&ending)
     });
-    ctx.set_current_details(details(&ctx.state(Controller::look)));
+    ctx.set_current_details(details(&ctx.state(|Controller(s)| s.look())));
     let tell = async |order: Option<HookOrder>| {
         if let Some(order) = order {
             count_failure(ctx, call(ctx, order).await);
@@ -55,23 +54,23 @@ pub(super) async fn end(
             count_failure(ctx, running.await);
         }
         let long_enough = now(ctx).plus(TELL_AT_THE_END);
-        while ctx.state(|s| s.notices.is_waiting()) {
-            tell(ctx.state_mut(Controller::next_notice)).await;
+        while ctx.state(|Controller(s)| s.notices.is_waiting()) {
+            tell(ctx.state_mut(|Controller(s)| s.next_notice())).await;
             if now(ctx) >= long_enough {
-                ctx.state_mut(|s| s.notices.drop_waiting());
+                ctx.state_mut(|Controller(s)| s.notices.drop_waiting());
             }
         }
-        tell(ctx.state_mut(|s| s.last_notice(&report))).await;
+        tell(ctx.state_mut(|Controller(s)| s.last_notice(&report))).await;
     };
     let progress = async {
         if let Some(running) = calls.tracker {
             count_failure(ctx, running.await);
         }
-        tell(ctx.state(|s| s.last_progress(&report))).await;
+        tell(ctx.state(|Controller(s)| s.last_progress(&report))).await;
     };
-    let completion = tell(ctx.state(|s| s.completion(&report)));
+    let completion = tell(ctx.state(|Controller(s)| s.completion(&report)));
     let kept = async {
-        if let Some(order) = ctx.state(|s| s.report_to_keep(&report)) {
+        if let Some(order) = ctx.state(|Controller(s)| s.report_to_keep(&report)) {
             let options = aside(ctx, HOOK_TIMEOUT, "keep the report".to_owned());
             let kept = ctx.execute_activity(Orders::keep_report, order, options);
             count_failure(ctx, kept.await);
@@ -86,8 +85,8 @@ pub(super) async fn end(
 
 /// Listings are made of memos, and Temporal's own status of a workflow does not know that something was given up.
 fn tell_end(ctx: &WorkflowContext<Controller>, outcome: Outcome) {
-    if !ctx.state(Controller::is_part) {
-        let started_at = ctx.state(|s| s.started_at);
+    if !ctx.state(|Controller(s)| s.is_part()) {
+        let started_at = ctx.state(|Controller(s)| s.started_at);
         let end = EndNote {
             outcome,
             started_at,
@@ -97,15 +96,15 @@ fn tell_end(ctx: &WorkflowContext<Controller>, outcome: Outcome) {
 }
 
 fn finish(ctx: &WorkflowContext<Controller>, ending: Ending) -> WorkflowResult<BatchReport> {
-    ctx.state_mut(|s| s.closing = Some(Phase::Ended));
-    let report = || ctx.state(|s| s.report(&ending));
+    ctx.state_mut(|Controller(s)| s.closing = Some(Phase::Ended));
+    let report = || ctx.state(|Controller(s)| s.report(&ending));
     ctx.set_current_details(details(&report().progress));
     tell_end(ctx, ending.outcome);
-    let end_details = || ctx.state(|s| s.fitting_details(&ending));
+    let end_details = || ctx.state(|Controller(s)| s.fitting_details(&ending));
     let reason = || ending.reason.clone().unwrap_or_default();
     match ending.outcome {
         Outcome::Completed | Outcome::CompletedWithFailures => Ok(report()),
-        outcome if ctx.state(Controller::is_part) => {
+        outcome if ctx.state(|Controller(s)| s.is_part()) => {
             Err(not_done(outcome, reason(), end_details()))
         }
         Outcome::Cancelled => Err(WorkflowTermination::cancelled_with_details(end_details())),

@@ -13,11 +13,7 @@ use super::{
     main_loop::{before_a_page, in_time, refused},
     side_calls::aside,
 };
-use crate::{
-    decisions::scheduler::Ending,
-    progress::phase::{HeldBy, Outcome},
-    protocol::{LockOrder, aside_queue},
-};
+use crate::{decisions::scheduler::Ending, progress::phase::Outcome, protocol::aside_queue};
 
 /// What a batch may wait for a lock.
 const LONGEST_WAIT: Duration = Duration::from_secs(10 * 366 * 86_400);
@@ -26,39 +22,14 @@ const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(15);
 /// What one attempt at giving a lock back may take. Whoever wants the lock next can do without it.
 const GIVE_BACK_TIMEOUT: Duration = Duration::from_secs(10);
 
-impl Controller {
-    fn lock_order(&self) -> Option<LockOrder> {
-        let spec = &self.input.spec;
-        Some(LockOrder {
-            name: spec.lock.clone()?,
-            batch_id: spec.batch_id.clone(),
-            batch_run: self.input.batch_run.clone(),
-            wait: spec.wait_for_lock,
-        })
-    }
-
-    pub(super) fn lock_explained(&self) -> Option<(HeldBy, String)> {
-        let name = self.input.spec.lock.as_ref();
-        let name = name.filter(|_| self.taking_lock)?;
-        let by = self.lock_held_by.as_ref();
-        let by = by.map_or_else(String::new, |by| format!(", which batch \"{by}\" has"));
-        Some((HeldBy::Lock, format!("waiting for the lock \"{name}\"{by}")))
-    }
-
-    /// Whether the batch stands still before its first page because of its lock.
-    pub(super) fn waits_for_lock(&self) -> bool {
-        self.taking_lock && self.runs == 0
-    }
-}
-
 /// Takes the lock of the batch, if it has one. Every run of the controller does: for a batch that has it
 /// already this changes nothing, and one that was terminated and reset finds out whether it still has it.
 /// Tells how the batch ended, if it did.
 pub(super) async fn take(ctx: &WorkflowContext<Controller>) -> WorkflowResult<Option<Ending>> {
-    let Some(order) = ctx.state(Controller::lock_order) else {
+    let Some(order) = ctx.state(|Controller(s)| s.lock_order()) else {
         return Ok(None);
     };
-    ctx.state_mut(|s| s.taking_lock = true);
+    ctx.state_mut(|Controller(s)| s.taking_lock = true);
     let retry = TemporalRetryPolicy::builder()
         .initial_interval(Duration::from_millis(200))
         .maximum_interval(Duration::from_secs(10))
@@ -71,10 +42,10 @@ pub(super) async fn take(ctx: &WorkflowContext<Controller>) -> WorkflowResult<Op
         .cancellation_token(own.clone())
         .summary(format!("take the lock {}", order.name))
         .build();
-    let deadline = ctx.state(|s| s.deadline);
+    let deadline = ctx.state(|Controller(s)| s.deadline);
     let taking = ctx.execute_activity(Orders::lock, order, options);
     let taken = in_time(ctx, deadline, own, taking).await;
-    ctx.state_mut(|s| {
+    ctx.state_mut(|Controller(s)| {
         s.taking_lock = false;
         s.lock_held_by = None;
     });
@@ -83,10 +54,10 @@ pub(super) async fn take(ctx: &WorkflowContext<Controller>) -> WorkflowResult<Op
         Ok(Err(error)) => {
             let (_, message) = describe(&error);
             // Only a batch without a page can be refused; others can be continued.
-            if ctx.state(|s| s.runs == 0) {
+            if ctx.state(|Controller(s)| s.runs == 0) {
                 return Err(refused(message));
             }
-            ctx.state_mut(|s| s.stop_itself(message.clone()));
+            ctx.state_mut(|Controller(s)| s.stop_itself(message.clone()));
             Ok(Some(Ending {
                 outcome: Outcome::Stopped,
                 reason: Some(message),
@@ -99,7 +70,7 @@ pub(super) async fn take(ctx: &WorkflowContext<Controller>) -> WorkflowResult<Op
 /// Gives the lock back, if the batch has one. A failure does no harm: who wants the lock next sees that the
 /// batch has ended.
 pub(super) async fn give_back(ctx: &WorkflowContext<Controller>) {
-    let Some(order) = ctx.state(Controller::lock_order) else {
+    let Some(order) = ctx.state(|Controller(s)| s.lock_order()) else {
         return;
     };
     let options = aside(

@@ -25,20 +25,16 @@ use super::{
     side_calls::Calls,
     stages::check_at_end,
     timer::Alarm,
-    view::details,
 };
 use crate::{
     base::time::{Timestamp, earliest},
-    batch::tolerance::{OnExceeded, StrideTolerance, Tally},
     decisions::{
-        carry::{Carry, ControllerInput},
-        chain::{Broken, Event},
+        chain::Broken,
         partitions::Partitions,
         scheduler::{Decision, Ending},
-        state::stages::Stages,
+        state::{stages::Stages, view::details},
     },
-    processor::hooks::Failure,
-    progress::{PauseNote, audit::Given, phase::Outcome, report::BatchReport},
+    progress::{phase::Outcome, report::BatchReport},
     protocol::{self, PrepareInput, Prepared, large_args::carried},
 };
 
@@ -46,20 +42,13 @@ use crate::{
 const PREPARE_TIMEOUT: Duration = Duration::from_secs(24 * 3_600);
 /// After this without a heartbeat another worker prepares the batch.
 const PREPARE_HEARTBEAT: Duration = Duration::from_secs(15);
-/// Limits of a Temporal run are 51,200 events, 10,000 signals and 2,000 updates (Temporal Cloud limits,
-/// the defaults of a self-hosted server). A continue-as-new is due at the first figure of each pair, and
-/// dispatching stops at the second.
-const SIGNALS: (u32, u32) = (4_000, 8_000);
-const UPDATES: (u32, u32) = (1_000, 1_500);
-/// With the largest arguments and tokens this many events still fit into 50 MB.
-const MUST_HAND_OVER_EVENTS: u32 = 20_000;
 
 /// Asks a worker about the processor, once per batch run. Tells how the batch ended, if it did.
 pub(super) async fn prepare(ctx: &WorkflowContext<Controller>) -> WorkflowResult<Option<Ending>> {
-    if ctx.state(|s| s.prepared.is_some()) {
+    if ctx.state(|Controller(s)| s.prepared.is_some()) {
         return Ok(None);
     }
-    let input = ctx.state(|s| PrepareInput {
+    let input = ctx.state(|Controller(s)| PrepareInput {
         processor: s.input.spec.processor.clone(),
         args: s.input.spec.args.clone(),
         first_cursor: s.input.spec.first_cursor.clone(),
@@ -82,12 +71,12 @@ pub(super) async fn prepare(ctx: &WorkflowContext<Controller>) -> WorkflowResult
         .task_queue(protocol::aside_queue(ctx.task_queue()))
         .summary("look up the processor")
         .build();
-    let deadline = ctx.state(|s| s.deadline);
+    let deadline = ctx.state(|Controller(s)| s.deadline);
     let preparing = ctx.execute_activity(Orders::prepare, input, options);
     match in_time(ctx, deadline, own, preparing).await {
         Ok(Ok(mut prepared)) => {
             let partitions = take_partitions(&mut prepared);
-            let spec = ctx.state(|s| s.input.spec.clone());
+            let spec = ctx.state(|Controller(s)| s.input.spec.clone());
             if let Some(args) = &mut prepared.args
                 && tell_args(ctx, args.clone())
             {
@@ -97,7 +86,7 @@ pub(super) async fn prepare(ctx: &WorkflowContext<Controller>) -> WorkflowResult
             let approve = spec.approve_stages;
             let stages = Stages::plan(&spec.stages, approve, &spec.processor, expected);
             let stages = stages.map_err(|unknown| refused(unknown.to_string()))?;
-            ctx.state_mut(|s| {
+            ctx.state_mut(|Controller(s)| {
                 // A partition may be one of very many that begin one after the other.
                 if !s.is_part() {
                     s.pacing.begins_at_once(s.now);
@@ -142,7 +131,7 @@ fn tell_args(ctx: &WorkflowContext<Controller>, args: serde_json::Value) -> bool
 
 /// How a batch ends whose run has not come to its pages.
 pub(super) fn before_a_page(ctx: &WorkflowContext<Controller>, mut early: Ending) -> Ending {
-    if early.outcome == Outcome::Cancelled && ctx.state(|s| s.runs == 0) {
+    if early.outcome == Outcome::Cancelled && ctx.state(|Controller(s)| s.runs == 0) {
         early.reason = Some("cancelled before the first page".to_owned());
     }
     early
@@ -166,9 +155,9 @@ pub(super) async fn run_batch(ctx: &WorkflowContext<Controller>) -> WorkflowResu
     loop {
         let (suggested, events) = (ctx.continue_as_new_suggested(), ctx.history_length());
         let now = now(ctx);
-        ctx.state_mut(|s| s.refresh(now, suggested, events));
+        ctx.state_mut(|Controller(s)| s.refresh(now, suggested, events));
         calls.begin(ctx);
-        match ctx.state(Controller::decide) {
+        match ctx.state(|Controller(s)| s.decide()) {
             Decision::Dispatch(dispatch) => {
                 let stride = dispatch.stride;
                 let dispatched = if dispatch.by_bridge {
@@ -178,7 +167,7 @@ pub(super) async fn run_batch(ctx: &WorkflowContext<Controller>) -> WorkflowResu
                     activity.map(|a| running.push((stride, a))).is_some()
                 };
                 if !dispatched {
-                    ctx.state_mut(|s| {
+                    ctx.state_mut(|Controller(s)| {
                         s.ledger.break_off(Broken::Impossible {
                             what: format!("stride {stride} cannot be dispatched"),
                         });
@@ -186,17 +175,17 @@ pub(super) async fn run_batch(ctx: &WorkflowContext<Controller>) -> WorkflowResu
                 }
             }
             Decision::WaitUntil(until) => {
-                let progress = ctx.state(Controller::look);
+                let progress = ctx.state(|Controller(s)| s.look());
                 ctx.set_current_details(details(&progress));
                 publish(ctx, progress);
                 // After the memo: a stride of a bridge that is not in it ends.
                 bridges.send(ctx);
                 bridges.cancel(ctx);
-                let until = earliest(until, ctx.state(Controller::next_change));
+                let until = earliest(until, ctx.state(|Controller(s)| s.next_change()));
                 alarm.set(ctx, calls.until(ctx, until), now);
                 let under_way = (&mut calls, &mut bridges, &mut alarm);
                 for (stride, result) in something_happens(ctx, &mut running, under_way).await {
-                    ctx.state_mut(|s| s.reported(stride, report_of(result)));
+                    ctx.state_mut(|Controller(s)| s.reported(stride, report_of(result)));
                 }
             }
             Decision::HandOver => hand_over(ctx)?,
@@ -244,13 +233,13 @@ pub(super) async fn until_awake(
     ctx: &WorkflowContext<Controller>,
     mut others: impl FnMut(&mut Context<'_>) -> bool,
 ) {
-    let (seen, cancelled) = ctx.state(|s| (s.version, s.cancelled));
+    let (seen, cancelled) = ctx.state(|Controller(s)| (s.version, s.cancelled));
     // Its own token: a cancelled batch still waits for its last pages.
     let options = WaitConditionOptions::builder()
         .cancellation_token(WorkflowCancellationToken::new())
         .build();
     let mut change =
-        std::pin::pin!(ctx.wait_condition_with_options(|s| s.version != seen, options));
+        std::pin::pin!(ctx.wait_condition_with_options(|Controller(s)| s.version != seen, options));
     let mut cancel = std::pin::pin!(ctx.cancelled());
     std::future::poll_fn(|cx| {
         let mut awake = others(cx);
@@ -260,7 +249,7 @@ pub(super) async fn until_awake(
             && let Poll::Ready(reason) = cancel.as_mut().poll(cx)
         {
             let now = now(ctx);
-            ctx.state_mut(|s| s.cancel(now, reason.as_deref()));
+            ctx.state_mut(|Controller(s)| s.cancel(now, reason.as_deref()));
             awake = true;
         }
         match awake {
@@ -282,9 +271,9 @@ pub(super) async fn in_time<T>(
     let mut work = std::pin::pin!(work);
     let mut alarm = Alarm::default();
     // A batch that ends already only has its time.
-    let known = ctx.state(Controller::told_to_end).is_some();
+    let known = ctx.state(|Controller(s)| s.told_to_end()).is_some();
     loop {
-        let publication = ctx.state(|s| s.published.due(s.now));
+        let publication = ctx.state(|Controller(s)| s.published.due(s.now));
         alarm.set(ctx, earliest(until, publication), now(ctx));
         let mut done = None;
         until_awake(ctx, |cx| {
@@ -295,7 +284,7 @@ pub(super) async fn in_time<T>(
         })
         .await;
         let now = now(ctx);
-        ctx.state_mut(|s| s.now = now);
+        ctx.state_mut(|Controller(s)| s.now = now);
         if let Some(done) = done {
             alarm.off();
             return Ok(done);
@@ -304,163 +293,22 @@ pub(super) async fn in_time<T>(
             outcome: Outcome::Stopped,
             reason: Some("the deadline is over".to_owned()),
         });
-        let told = ctx.state(Controller::told_to_end).filter(|_| !known);
+        let told = ctx
+            .state(|Controller(s)| s.told_to_end())
+            .filter(|_| !known);
         if let Some(ending) = told.or(late) {
             own.cancel();
             return Err(ending);
         }
-        if ctx.state(|s| s.published.is_watched(now)) {
-            publish(ctx, ctx.state(Controller::look));
-        }
-    }
-}
-
-impl Controller {
-    fn told_to_end(&self) -> Option<Ending> {
-        let (outcome, reason) = match &self.controls.stopping {
-            _ if self.cancelled => (Outcome::Cancelled, "cancelled".to_owned()),
-            Some(why) => (Outcome::Stopped, why.clone()),
-            None => return None,
-        };
-        let reason = Some(reason);
-        Some(Ending { outcome, reason })
-    }
-
-    /// Stops the batch, in the name of the batch.
-    pub(super) fn stop_itself(&mut self, reason: String) {
-        let given = Given::by_itself(reason.clone());
-        self.audit.note(self.now, "stop", &given);
-        self.controls.stopping = Some(reason);
-    }
-
-    /// Takes note of the time and of how near the limits of a run are.
-    pub(super) fn refresh(&mut self, now: Timestamp, suggested: bool, events: u32) {
-        self.now = now;
-        self.mind_pause();
-        let going = !self.controls.paused && !self.limits().held;
-        let items = self.ledger.totals.items.total();
-        self.pacing.mind(now, going, items);
-        self.pacing.mind_rates(self.rates(), now);
-        let pages = self.input.spec.pages_per_run.map(u64::from);
-        let due = suggested
-            || pages.is_some_and(|pages| self.ledger.pages_this_run() >= pages)
-            || self.signals >= SIGNALS.0
-            || self.updates >= UPDATES.0;
-        if due {
-            self.record(Event::HandOverDue { now });
-        }
-        self.must_hand_over = events >= MUST_HAND_OVER_EVENTS
-            || self.signals >= SIGNALS.1
-            || self.updates >= UPDATES.1;
-        self.mind_failures();
-        self.mind_stage();
-        let limits = self.limits();
-        self.bridging.cohort.mind(&self.ledger, &limits, now);
-    }
-
-    /// When the limits change without anybody's doing.
-    pub(super) fn next_change(&self) -> Option<Timestamp> {
-        let pause = self.controls.pause.as_ref().and_then(|pause| pause.until);
-        let pace = match self.controls.paused {
-            true => pause,
-            false => self.pacing.next_change(self.now),
-        };
-        let cohort = &self.bridging.cohort;
-        let asked = cohort.next_change(&self.ledger, &self.limits(), self.now);
-        let watch = self.watch_due().filter(|at| *at > self.now);
-        let publication = self.published.due(self.now);
-        earliest(pace, earliest(asked, earliest(watch, publication)))
-    }
-
-    /// Pauses or stops the batch when more has failed than is tolerated.
-    fn mind_failures(&mut self) {
-        let tally = self.tally();
-        let Some(tolerance) = &self.input.spec.tolerance else {
-            return;
-        };
-        let (controls, totals) = (&mut self.controls, &self.ledger.totals);
-        let known = controls.tripped.is_some() || controls.stopping.is_some();
-        let partitions = self.partitions.as_ref();
-        let over = self.cancelled
-            || self.ledger.is_complete()
-            || self.ledger.broken().is_some()
-            || partitions.is_some_and(Partitions::is_over);
-        if known || over {
-            return;
-        }
-        let forgiven = controls.forgiven.unwrap_or_default();
-        let exceeded = tolerance.exceeded(tally, &forgiven, totals.consecutive_failures);
-        let Some(reason) = exceeded else {
-            return;
-        };
-        let paused = tolerance.reaction() == OnExceeded::Pause;
-        if paused {
-            let given = Given::by_itself(reason.clone());
-            self.audit.note(self.now, "pause", &given);
-            controls.tripped = Some(reason.clone());
-            controls.pause = Some(PauseNote {
-                who: given.who,
-                why: Some(reason.clone()),
-                at: self.now,
-                until: None,
-            });
-            controls.paused = true;
-            controls.pause_reason = Some(reason.clone());
-        } else {
-            self.stop_itself(reason.clone());
-        }
-        self.note(Failure::ToleranceExceeded { reason, paused });
-    }
-
-    /// The failures so far, as tolerated failures are counted.
-    fn tally(&self) -> Tally {
-        let in_partitions = self.partitions.as_ref().map_or(0, Partitions::stuck);
-        self.ledger.tally(in_partitions)
-    }
-
-    /// The part of the tolerance that a stride is told of when it is dispatched.
-    pub(super) fn stride_tolerance(&self) -> Option<StrideTolerance> {
-        let tolerance = self.input.spec.tolerance.clone()?;
-        let forgiven = self.controls.forgiven.unwrap_or_default();
-        Some(StrideTolerance {
-            tolerance,
-            tally: self.tally().since(&forgiven),
-            strides: self.pace().parallelism,
-        })
-    }
-
-    /// The part of them that is forgiven when the batch goes on.
-    pub(super) fn forgiven(&self) -> Tally {
-        let in_partitions = self.partitions.as_ref().map_or(0, Partitions::stuck);
-        self.ledger.forgiven(in_partitions)
-    }
-
-    /// What a controller needs to go on where this one stands.
-    pub(super) fn next_input(&self) -> ControllerInput {
-        ControllerInput {
-            carry: self.prepared.clone().map(|prepared| Carry {
-                ledger: self.ledger.clone(),
-                prepared,
-                controls: self.controls.clone(),
-                started_at: self.started_at,
-                runs: self.runs + 1,
-                deadline: self.deadline,
-                notices: self.notices.clone(),
-                audit: self.audit.clone(),
-                pacing: self.pacing.clone(),
-                published: self.published.control.clone(),
-                stages: self.stages.clone(),
-                checked: self.checked.clone(),
-                partitions: self.partitions.clone(),
-            }),
-            ..self.input.clone()
+        if ctx.state(|Controller(s)| s.published.is_watched(now)) {
+            publish(ctx, ctx.state(|Controller(s)| s.look()));
         }
     }
 }
 
 /// Ends this run and begins the next with the same batch run.
 pub(super) fn hand_over(ctx: &WorkflowContext<Controller>) -> WorkflowResult<()> {
-    let input = ctx.state(Controller::fitting_input);
+    let input = ctx.state(|Controller(s)| s.fitting_input());
     log(ctx, "continuing as new");
     let mut options = ContinueAsNewOptions::default();
     options.memo = Some(lasting_memo(ctx));

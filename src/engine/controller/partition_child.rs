@@ -10,119 +10,16 @@ use temporalio_sdk::{
 
 use super::{Controller, side_calls::Call};
 use crate::{
-    batch::pace_settings::stride::Stride,
-    decisions::{carry::EndDetails, pacing::StrideLength, scheduler::Limits},
+    decisions::carry::EndDetails,
     progress::phase::Outcome,
-    protocol::{self, PageSizeSetting, Settled, ShareOrder, partition::Told},
+    protocol::{self},
 };
-
-/// A rate of nothing cannot be divided. It goes with a parallelism of 0.
-const LOWEST_RATE: f64 = 1e-6;
-/// Rates are sums of shares.
-const ROUNDING: f64 = 1.0 + 1e-9;
-
-impl Controller {
-    /// Whether it has only one partition of the batch.
-    pub(super) fn is_part(&self) -> bool {
-        self.input.part.is_some()
-    }
-
-    /// The workflow that this is, where it is not the one of the batch.
-    pub(super) fn own_id(&self) -> Option<String> {
-        let part = self.input.part.as_ref()?;
-        let batch_id = &self.input.spec.batch_id;
-        Some(protocol::partition_id(batch_id, part.number))
-    }
-
-    /// Takes a new share, unless a later one has come before.
-    pub(super) fn take_share(&mut self, order: ShareOrder) {
-        if order.batch_run != self.input.batch_run {
-            return;
-        }
-        let Some(part) = self.input.part.as_mut().filter(|part| part.seq < order.seq) else {
-            return;
-        };
-        part.seq = order.seq;
-        part.says_when_settled = order.say_when_settled;
-        self.version += 1;
-        self.keep_to(&order.told);
-    }
-
-    pub(super) fn keep_to(&mut self, told: &Told) {
-        let controls = &mut self.controls;
-        controls.max_parallelism = told.share.parallelism;
-        controls.paused = told.paused;
-        controls.stop_now = told.stop_now;
-        if told.stop {
-            controls.stopping = Some("its batch stops it".to_owned());
-        }
-        let pacing = &mut self.pacing;
-        let rate = |rate: Option<f64>| rate.map(|rate| rate.max(LOWEST_RATE));
-        pacing.rate = rate(told.share.rate);
-        pacing.page_rate = rate(told.share.page_rate);
-        pacing.page_pause = told.page_pause;
-        match &told.page_size {
-            PageSizeSetting::Fixed(items) => pacing.fix_page_size(*items),
-            PageSizeSetting::Auto(auto) if pacing.auto_page_size() != Some(auto) => {
-                pacing.tune_page_size(*auto);
-            }
-            PageSizeSetting::Auto(_) => {}
-        }
-        let before = self.input.spec.stride;
-        let known = pacing.stride().map(StrideLength::setting);
-        match told
-            .stride
-            .as_ref()
-            .filter(|told| Some(*told) != known.as_ref())
-        {
-            Some(Stride::Pages(pages)) => pacing.fix_stride(*pages, before),
-            Some(Stride::Auto(auto)) => pacing.tune_stride(*auto, before),
-            None => {}
-        }
-    }
-
-    /// Whether what runs keeps to the limits.
-    fn is_settled(&self, limits: &Limits) -> bool {
-        let runs = || self.ledger.runs().map(|(_, run)| run);
-        let within =
-            |sum: f64, limit: Option<f64>| limit.is_none_or(|limit| sum <= limit * ROUNDING);
-        let unlimited = |share: Option<f64>| share.unwrap_or(f64::INFINITY);
-        self.ledger.running() <= limits.max_parallelism
-            && within(
-                runs().map(|run| unlimited(run.rate_share)).sum(),
-                limits.rate,
-            )
-            && within(
-                runs().map(|run| unlimited(run.page_share)).sum(),
-                limits.page_rate,
-            )
-    }
-
-    /// What the parent waits to hear.
-    pub(super) fn settled_now(&self) -> Option<Settled> {
-        let part = self.input.part.as_ref();
-        let part = part.filter(|part| part.says_when_settled)?;
-        self.is_settled(&self.limits()).then(|| Settled {
-            batch_run: self.input.batch_run.clone(),
-            number: part.number,
-            seq: part.seq,
-        })
-    }
-
-    /// The parent has heard it. Until then it is still to be said: a signal of a run that continues as new in the
-    /// same task is never sent, so the next run says it again.
-    pub(super) fn said_settled(&mut self, seq: u64) {
-        if let Some(part) = self.input.part.as_mut().filter(|part| part.seq == seq) {
-            part.says_when_settled = false;
-        }
-    }
-}
 
 /// Tells the parent that this partition keeps to a smaller share, which is for others from then on.
 pub(super) fn say_when_settled<'a>(ctx: &'a WorkflowContext<Controller>) -> Option<Call<'a>> {
-    let settled = ctx.state(Controller::settled_now)?;
+    let settled = ctx.state(|Controller(s)| s.settled_now())?;
     let seq = settled.seq;
-    let parent = ctx.state(|s| s.input.spec.batch_id.clone());
+    let parent = ctx.state(|Controller(s)| s.input.spec.batch_id.clone());
     let told = ctx.external_workflow(parent, None).signal(
         Controller::settled,
         settled,
@@ -131,7 +28,7 @@ pub(super) fn say_when_settled<'a>(ctx: &'a WorkflowContext<Controller>) -> Opti
     Some(Box::pin(async move {
         // A parent that has ended gives nothing away.
         let _ = told.await;
-        ctx.state_mut(|s| s.said_settled(seq));
+        ctx.state_mut(|Controller(s)| s.said_settled(seq));
         Ok(())
     }))
 }

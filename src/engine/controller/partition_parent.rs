@@ -24,49 +24,24 @@ use super::{
     partition_child::own_cancellation,
     publish::publish,
     reduce::combine_rest,
-    seed,
     side_calls::{Call, Calls, aside, standing},
     stages::check_at_end,
     timer::Alarm,
-    view::details,
 };
 use crate::{
-    base::{
-        error::text::words,
-        time::{Timestamp, earliest},
-    },
-    batch::{
-        pace_settings::PaceSpec,
-        partition_spec::first_stride,
-        spec::{BatchSpec, HookNames},
-    },
+    base::{error::text::words, time::earliest},
     decisions::{
-        carry::{Carry, ControllerInput, EndDetails},
-        chain::Event,
-        pacing::{Pacing, StrideLength},
-        partitions::{Next, Parked, PartLimits, Partitions, Step},
-        scheduler::Ending,
-        state::pending_notices::Notices,
+        carry::{ControllerInput, EndDetails},
+        partitions::{Next, Step},
+        state::{
+            partition_parent::{ChildEnd, LOOKED_AT_FOR},
+            view::details,
+        },
     },
-    page::token::PageToken,
-    progress::{
-        Progress,
-        phase::{HeldBy, Outcome, Phase},
-        report::BatchReport,
-    },
-    protocol::{
-        self, ControlState, Controls, PageSizeSetting, PartOf, PartitionNews, PartitionsOrder,
-        Prepared, Settled, ShareOrder, SplitAnswer, SplitOrder,
-        partition::{Share, Told},
-    },
+    progress::report::BatchReport,
+    protocol::{self, PartitionsOrder, SplitAnswer},
 };
 
-/// Partitions that are listed in an answer or a report.
-const MAX_LISTED: usize = 100;
-/// The parent continues as new after this many times the pages of a run: it has few events for each of them.
-const PAGES_PER_RUN: u64 = 10;
-/// How long one activity looks at partitions; then another does.
-const LOOKED_AT_FOR: Duration = Duration::from_secs(24 * 3_600);
 /// What one attempt at finding the middle of a range may take.
 const SPLIT_TIMEOUT: Duration = Duration::from_secs(60);
 /// As long as the children of a batch run before this one are being terminated, their ids are taken.
@@ -75,13 +50,6 @@ const STARTS: u32 = 30;
 
 type Child<'a> = Pin<Box<dyn Future<Output = ChildEnd> + 'a>>;
 type Split<'a> = Pin<Box<dyn Future<Output = Result<SplitAnswer, ActivityExecutionError>> + 'a>>;
-
-/// How the workflow of a partition ended.
-enum ChildEnd {
-    Report(Box<EndDetails>),
-    /// Without a report.
-    Lost(String),
-}
 
 /// What is under way.
 #[derive(Default)]
@@ -102,9 +70,9 @@ pub(super) async fn run_partitions(
     loop {
         let (suggested, events) = (ctx.continue_as_new_suggested(), ctx.history_length());
         let now = now(ctx);
-        ctx.state_mut(|s| s.refresh_partitions(now, suggested, events));
+        ctx.state_mut(|Controller(s)| s.refresh_partitions(now, suggested, events));
         calls.begin(ctx);
-        let steps = match ctx.state(Controller::next_of_partitions) {
+        let steps = match ctx.state(|Controller(s)| s.next_of_partitions()) {
             Next::Steps(steps) => steps,
             Next::HandOver => {
                 hand_over(ctx)?;
@@ -119,10 +87,10 @@ pub(super) async fn run_partitions(
         if carry_out(ctx, steps, &mut under_way) {
             continue;
         }
-        let progress = ctx.state(Controller::look);
+        let progress = ctx.state(|Controller(s)| s.look());
         ctx.set_current_details(details(&progress));
         publish(ctx, progress);
-        let until = ctx.state(|s| {
+        let until = ctx.state(|Controller(s)| {
             let partitions = s.partitions.as_ref();
             let due = partitions.and_then(|partitions| partitions.next_change(now));
             let deadline = s.deadline.filter(|at| *at > now);
@@ -143,7 +111,7 @@ fn carry_out<'a>(
     for step in steps {
         match step {
             Step::Begin { number, told } => {
-                let started = ctx.state_mut(|s| s.part_input(number, &told));
+                let started = ctx.state_mut(|Controller(s)| s.part_input(number, &told));
                 if let Some(input) = started {
                     under_way.children.push((number, child(ctx, number, input)));
                     done = true;
@@ -154,7 +122,7 @@ fn carry_out<'a>(
                 told,
                 split,
             } => {
-                let order = ctx.state_mut(|s| s.share_order(number, told, split));
+                let order = ctx.state_mut(|Controller(s)| s.share_order(number, told, split));
                 if let Some((id, order)) = order {
                     let sent = ctx.external_workflow(id, None);
                     let sent = sent.signal(Controller::share, order, own_cancellation());
@@ -167,7 +135,7 @@ fn carry_out<'a>(
                 }
             }
             Step::Split { number, start, end } if under_way.split.is_none() => {
-                let order = ctx.state(|s| s.split_order(number, start, end));
+                let order = ctx.state(|Controller(s)| s.split_order(number, start, end));
                 // After a few attempts it goes on as it is.
                 let options = aside(ctx, SPLIT_TIMEOUT, format!("split partition {number}"));
                 let split = ctx.execute_activity(Orders::split, order, options);
@@ -217,7 +185,7 @@ fn child<'a>(
                 }
             }
         };
-        ctx.state_mut(|s| {
+        ctx.state_mut(|Controller(s)| {
             s.version += 1;
             if let Some(partitions) = &mut s.partitions {
                 partitions.started(number);
@@ -273,7 +241,7 @@ impl UnderWay<'_> {
             let Poll::Ready(ended) = child.as_mut().poll(cx) else {
                 return true;
             };
-            ctx.state_mut(|s| s.partition_ended(*number, ended));
+            ctx.state_mut(|Controller(s)| s.partition_ended(*number, ended));
             awake = true;
             false
         });
@@ -284,7 +252,7 @@ impl UnderWay<'_> {
             self.split = None;
             // What cannot be asked is not split.
             let at = answer.unwrap_or_default().at;
-            ctx.state_mut(|s| {
+            ctx.state_mut(|Controller(s)| {
                 if let Some(partitions) = &mut s.partitions {
                     partitions.split(number, at);
                 }
@@ -297,7 +265,7 @@ impl UnderWay<'_> {
 
 /// Has the partitions looked at for as long as this run lasts.
 pub(super) fn look_at_partitions<'a>(ctx: &'a WorkflowContext<Controller>) -> Option<Call<'a>> {
-    let order = ctx.state(|s| {
+    let order = ctx.state(|Controller(s)| {
         s.partitions.as_ref()?;
         Some(PartitionsOrder {
             batch_id: s.input.spec.batch_id.clone(),
@@ -310,275 +278,4 @@ pub(super) fn look_at_partitions<'a>(ctx: &'a WorkflowContext<Controller>) -> Op
         order,
         options,
     )))
-}
-
-/// # Decide and record
-impl Controller {
-    fn next_of_partitions(&self) -> Next {
-        match &self.partitions {
-            Some(partitions) => partitions.next(&self.part_limits(), self.now),
-            None => Next::Finish(Ending {
-                outcome: Outcome::Failed,
-                reason: Some("internal error: there are no partitions".to_owned()),
-            }),
-        }
-    }
-
-    /// The limits of the batch, as its partitions are told them.
-    fn part_limits(&self) -> PartLimits {
-        let pace = self.pace();
-        let prepared = self.prepared.as_ref();
-        let max_parallelism = self.controls.max_parallelism;
-        let page_size = match self.pacing.auto_page_size() {
-            Some(auto) => PageSizeSetting::Auto(*auto),
-            None => PageSizeSetting::Fixed(self.pacing.page_size()),
-        };
-        let stride = self.pacing.stride().map(StrideLength::setting);
-        PartLimits {
-            all: Told {
-                share: Share {
-                    parallelism: pace.parallelism,
-                    rate: pace.rate,
-                    page_rate: pace.page_rate,
-                },
-                paused: self.controls.paused || pace.held.is_some(),
-                stop_now: self.controls.paused && self.controls.stop_now,
-                stop: false,
-                page_pause: self.pacing.page_pause_now(max_parallelism, self.now),
-                page_size,
-                stride,
-            },
-            cancelled: self.cancelled,
-            stopping: self.controls.stopping.clone(),
-            deadline: self.deadline,
-            hand_over: self.must_hand_over || self.ledger.hand_over_due().is_some(),
-            must_hand_over: self.must_hand_over,
-            hooks_running: self.hooks_running,
-            dead_letters: prepared.is_some_and(|prepared| prepared.dead_letters),
-            splits: prepared.is_some_and(|prepared| prepared.splits),
-        }
-    }
-
-    /// Takes note of the time and of what the partitions have done.
-    fn refresh_partitions(&mut self, now: Timestamp, suggested: bool, events: u32) {
-        let mut pages = 0;
-        if let Some(partitions) = &mut self.partitions {
-            self.ledger.totals = partitions.totals();
-            pages = partitions.pages_this_run();
-        }
-        self.refresh(now, suggested, events);
-        let due = self.input.spec.pages_per_run.map(u64::from);
-        if due.is_some_and(|due| pages >= due.saturating_mul(PAGES_PER_RUN)) {
-            self.record(Event::HandOverDue { now });
-        }
-        let limits = self.part_limits();
-        if let Some(partitions) = &mut self.partitions {
-            partitions.mind_hand_over(&limits, now);
-        }
-    }
-
-    fn partition_ended(&mut self, number: u32, ended: ChildEnd) {
-        let Some(partitions) = &mut self.partitions else {
-            return;
-        };
-        match ended {
-            ChildEnd::Report(details) => {
-                let carry = details.continuation.and_then(|input| input.carry);
-                let parked = carry.map(|carry| Parked {
-                    ledger: carry.ledger,
-                    pacing: carry.pacing,
-                    notices: carry.notices,
-                });
-                let output = partitions.ended(number, &details.report, parked);
-                if let (Some(output), Some(fold)) = (output, self.ledger.fold_mut()) {
-                    fold.merge(output);
-                }
-            }
-            ChildEnd::Lost(why) => partitions.lost(number, &why),
-        }
-    }
-
-    pub(super) fn partition_settled(&mut self, settled: &Settled) {
-        if settled.batch_run != self.input.batch_run {
-            return;
-        }
-        if let Some(partitions) = &mut self.partitions {
-            self.version += 1;
-            partitions.settled(settled.number, settled.seq);
-        }
-    }
-
-    pub(super) fn partitions_looked(&mut self, news: PartitionNews, at: Timestamp) {
-        if news.batch_run != self.input.batch_run {
-            return;
-        }
-        if let Some(partitions) = &mut self.partitions {
-            self.version += 1;
-            for (number, look) in news.looks {
-                partitions.looked(number, look, at);
-            }
-        }
-    }
-}
-
-/// # What children are given
-impl Controller {
-    fn share_order(
-        &mut self,
-        number: u32,
-        told: Told,
-        split: bool,
-    ) -> Option<(String, ShareOrder)> {
-        let partitions = self.partitions.as_mut()?;
-        let (seq, say_when_settled) = partitions.tell(number, told.clone(), split)?;
-        let order = ShareOrder {
-            batch_run: self.input.batch_run.clone(),
-            seq,
-            told,
-            say_when_settled,
-        };
-        let id = protocol::partition_id(&self.input.spec.batch_id, number);
-        Some((id, order))
-    }
-
-    fn split_order(
-        &self,
-        number: u32,
-        start: Option<PageToken>,
-        end: Option<PageToken>,
-    ) -> SplitOrder {
-        let name = self.partitions.as_ref().and_then(|p| p.own_name(number));
-        SplitOrder {
-            processor: self.input.spec.processor.clone(),
-            args: self.args().clone(),
-            partition: name.unwrap_or_default().to_owned(),
-            start,
-            end,
-        }
-    }
-
-    /// What the controller of a partition begins with, or goes on with.
-    pub(super) fn part_input(&mut self, number: u32, told: &Told) -> Option<ControllerInput> {
-        let prepared = self.prepared.clone()?;
-        let (partition, seq, parked) = self.partitions.as_mut()?.begin(number, told.clone())?;
-        let spec = self.spec_of_part(partition.start.clone());
-        let parked = parked.unwrap_or_else(|| {
-            let mut pacing = Pacing::of(&spec, self.now);
-            // The parent asks the throttles, and holds its partitions.
-            pacing.hears_of_throttles();
-            Parked {
-                ledger: Partitions::ledger(&partition, number, seed(&self.input.batch_run)),
-                pacing,
-                // Those of the batch itself begin with 1.
-                notices: Notices::numbered_from(first_stride(number + 1)),
-            }
-        });
-        let part = PartOf {
-            number,
-            name: partition.own_name().to_owned(),
-            seq,
-            says_when_settled: false,
-        };
-        let carry = Carry {
-            ledger: parked.ledger,
-            prepared: Prepared {
-                items_expected: partition.items,
-                items_exact: false,
-                ..prepared
-            },
-            controls: Controls {
-                max_parallelism: told.share.parallelism,
-                ..Controls::default()
-            },
-            started_at: self.now,
-            runs: 0,
-            deadline: None,
-            notices: parked.notices,
-            audit: crate::progress::audit::Audit::default(),
-            pacing: parked.pacing,
-            published: ControlState::default(),
-            stages: None,
-            checked: None,
-            partitions: None,
-        };
-        let input = ControllerInput {
-            version: self.input.version,
-            batch_run: self.input.batch_run.clone(),
-            spec,
-            begun: None,
-            carry: Some(carry),
-            part: Some(part),
-        };
-        Some(input.keeping_to(told))
-    }
-
-    /// The batch as one partition sees it: what is for the whole of it is the parent's.
-    fn spec_of_part(&self, start: Option<PageToken>) -> BatchSpec {
-        let spec = &self.input.spec;
-        BatchSpec {
-            first_cursor: start,
-            hooks: HookNames {
-                failure_handler: spec.hooks.failure_handler.clone(),
-                ..HookNames::default()
-            },
-            pace: PaceSpec {
-                auto_page_size: spec.pace.auto_page_size,
-                throttles: spec.pace.throttles.clone(),
-                ..PaceSpec::default()
-            },
-            rate: None,
-            tolerance: None,
-            deadline: None,
-            lock: None,
-            wait_for_lock: false,
-            check_at_end: None,
-            partitioned: false,
-            ..spec.clone()
-        }
-    }
-}
-
-impl ControllerInput {
-    /// The share that a partition begins with is in what it carries, like one that it was told later.
-    fn keeping_to(self, told: &Told) -> Self {
-        let mut controller = Controller::of(self);
-        controller.keep_to(told);
-        let runs = controller.runs;
-        let mut input = controller.next_input();
-        if let Some(carry) = &mut input.carry {
-            carry.runs = runs;
-        }
-        input
-    }
-}
-
-/// # Look
-impl Controller {
-    /// Writes the partitions into the progress of the batch, if it has any.
-    pub(super) fn show_partitions(&self, progress: &mut Progress, held: bool) {
-        let Some(partitions) = &self.partitions else {
-            return;
-        };
-        partitions.show(progress, MAX_LISTED);
-        if self.closing.is_some() || self.waits_for_lock() {
-            return;
-        }
-        let held = held && !self.controls.paused;
-        progress.phase = partitions.phase(&self.part_limits(), held, self.now);
-        if progress.phase == Phase::Blocked {
-            progress.blocked_reason = partitions.blocked_reason();
-        }
-        // These would be about the pages of the parent, which has none.
-        let of_pages = [
-            HeldBy::Discovery,
-            HeldBy::Retries,
-            HeldBy::Parallelism,
-            HeldBy::ContinueAsNew,
-        ];
-        if progress.held_by.is_some_and(|by| of_pages.contains(&by)) {
-            progress.held_by = None;
-            progress.explanation.clear();
-        }
-        progress.limited_by = progress.limited_by.filter(|by| !of_pages.contains(by));
-    }
 }

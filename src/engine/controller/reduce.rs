@@ -17,11 +17,7 @@ use super::{
     now,
     side_calls::{Call, Calls, standing},
 };
-use crate::{
-    decisions::scheduler::Ending,
-    processor::reducer::Plan,
-    protocol::{COMBINE_TIMED_OUT, CombineOrder},
-};
+use crate::{decisions::scheduler::Ending, protocol::COMBINE_TIMED_OUT};
 
 /// What one attempt at combining may take: the worker ends it before, unless it is lost.
 const COMBINE_TIMEOUT: Duration = Duration::from_secs(14);
@@ -30,27 +26,11 @@ const COMBINE_ATTEMPTS: u32 = 5;
 /// Where the workers have other code, or cannot run it, they are asked again after this.
 const COMBINE_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
-impl Controller {
-    fn parts_to_combine(&self, at_end: bool) -> Option<CombineOrder> {
-        let fold = self
-            .ledger
-            .fold()
-            .filter(|fold| *fold.plan() == Plan::Custom)?;
-        let handing_over = self.makes_way() && self.ledger.running_here() == 0;
-        let parts = fold.to_combine(at_end || handing_over)?;
-        Some(CombineOrder {
-            processor: self.input.spec.processor.clone(),
-            args: self.args().clone(),
-            parts: parts.to_vec(),
-        })
-    }
-}
-
 /// Has the oldest partial results combined, if there are enough.
 pub(super) fn combine(ctx: &WorkflowContext<Controller>, at_end: bool) -> Option<Call<'_>> {
-    let order = ctx.state(|s| s.parts_to_combine(at_end))?;
+    let order = ctx.state(|Controller(s)| s.parts_to_combine(at_end))?;
     let parts = order.parts.len();
-    ctx.state_mut(|s| s.combining = true);
+    ctx.state_mut(|Controller(s)| s.combining = true);
     let mut options = standing(ctx, COMBINE_TIMEOUT, format!("combine {parts} outputs"));
     let retry = TemporalRetryPolicy::builder()
         .initial_interval(Duration::from_secs(1))
@@ -59,7 +39,7 @@ pub(super) fn combine(ctx: &WorkflowContext<Controller>, at_end: bool) -> Option
     options.retry_policy = Some(retry);
     Some(Box::pin(async move {
         let combined = ctx.execute_activity(Orders::combine, order, options).await;
-        ctx.state_mut(|s| {
+        ctx.state_mut(|Controller(s)| {
             s.combining = false;
             s.version += 1;
         });
@@ -71,7 +51,7 @@ pub(super) fn combine(ctx: &WorkflowContext<Controller>, at_end: bool) -> Option
             ctx.timer(wait.cancellation_token(own).build()).await;
             return Ok(());
         }
-        ctx.state_mut(|s| {
+        ctx.state_mut(|Controller(s)| {
             let Some(fold) = s.ledger.fold_mut() else {
                 return;
             };
@@ -109,7 +89,9 @@ pub(super) async fn combine_rest<'a>(
 ) -> Ending {
     let enough = now(ctx).plus(COMBINE_TIMEOUT);
     let until = match ending.is_of_all() {
-        true => ctx.state(|s| s.deadline).map(|late| late.max(enough)),
+        true => ctx
+            .state(|Controller(s)| s.deadline)
+            .map(|late| late.max(enough)),
         false => Some(enough),
     };
     while let Some(call) = calls.combine.take().or_else(|| combine(ctx, true)) {

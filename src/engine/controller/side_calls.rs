@@ -15,123 +15,15 @@ use super::{
 };
 use crate::{
     base::time::Timestamp,
-    batch::{HOOK_TIMEOUT, TRACK_EVERY},
-    processor::hooks::{Failure, FailureNotice, HookCall},
-    progress::{phase::Outcome, report::BatchReport},
-    protocol::{self, BridgeWatch, HookOrder, KeepReport, ThrottleOrder, WindowsOrder},
+    batch::HOOK_TIMEOUT,
+    decisions::state::side_calls::{HOOK_ATTEMPTS, HOOK_SLACK},
+    protocol::{self, BridgeWatch, HookOrder, ThrottleOrder, WindowsOrder},
 };
 
-/// Attempts of a hook, and of keeping the final report.
-const HOOK_ATTEMPTS: u32 = 3;
-/// What a call of a hook may take beyond its attempts and the wait for a worker: the waits between them.
-const HOOK_SLACK: Duration = Duration::from_secs(30);
 /// One activity asks the throttles for so long at most; then another does.
 const THROTTLES_ARE_ASKED_FOR: Duration = Duration::from_secs(24 * 3_600);
 const BRIDGES_ARE_WATCHED_FOR: Duration = Duration::from_secs(24 * 3_600);
 const STANDING_HEARTBEAT: Duration = Duration::from_secs(15);
-
-impl Controller {
-    /// Keeps a failure for the handler, if there is one.
-    pub(super) fn note(&mut self, failure: Failure) {
-        if self.input.spec.hooks.failure_handler.is_some() {
-            self.notices.note(failure);
-        }
-    }
-
-    /// The throttles that have to be asked.
-    fn throttles_to_ask(&self) -> Option<ThrottleOrder> {
-        let throttles = self.pacing.throttles();
-        let wanted = !throttles.is_empty() && !self.is_part();
-        wanted.then(|| ThrottleOrder {
-            batch_id: self.input.spec.batch_id.clone(),
-            batch_run: self.input.batch_run.clone(),
-            throttles: throttles.to_vec(),
-        })
-    }
-
-    fn windows_to_work_out(&self) -> Option<WindowsOrder> {
-        let windows = self.pacing.windows_to_work_out(self.now)?;
-        Some(WindowsOrder {
-            windows: windows.to_vec(),
-            from: self.now,
-        })
-    }
-
-    fn hook(&self, name: &str, call: HookCall) -> HookOrder {
-        HookOrder {
-            name: name.to_owned(),
-            call,
-            timeout: self.input.spec.hook_timeout.unwrap_or(HOOK_TIMEOUT),
-        }
-    }
-
-    fn notice(&self, number: u64, failure: Failure) -> Option<HookOrder> {
-        let spec = &self.input.spec;
-        let handler = spec.hooks.failure_handler.as_deref()?;
-        let notice = FailureNotice {
-            batch_id: spec.batch_id.clone(),
-            batch_run: self.input.batch_run.clone(),
-            processor: spec.processor.clone(),
-            number,
-            failure,
-        };
-        Some(self.hook(handler, HookCall::Failure(Box::new(notice))))
-    }
-
-    /// The failure that the handler has to be told next.
-    pub(super) fn next_notice(&mut self) -> Option<HookOrder> {
-        let (number, failure) = self.notices.next()?;
-        self.notice(number, failure)
-    }
-
-    /// What the handler is told of the end, unless everything went well.
-    pub(super) fn last_notice(&mut self, report: &BatchReport) -> Option<HookOrder> {
-        // How a partition ends is for the batch to tell.
-        if report.outcome == Outcome::Completed || self.is_part() {
-            return None;
-        }
-        self.input.spec.hooks.failure_handler.as_ref()?;
-        let number = self.notices.number();
-        self.notice(number, Failure::Ended(Box::new(report.clone())))
-    }
-
-    /// The progress that the tracker has to be told now.
-    fn next_progress(&mut self) -> Option<HookOrder> {
-        let spec = &self.input.spec;
-        let tracker = spec.hooks.tracker.as_deref()?;
-        if self.notices.track_at > self.now {
-            return None;
-        }
-        let every = spec.track_every.unwrap_or(TRACK_EVERY);
-        self.notices.track_at = self.now.plus(every);
-        Some(self.hook(tracker, HookCall::Progress(Box::new(self.look()))))
-    }
-
-    pub(super) fn last_progress(&self, report: &BatchReport) -> Option<HookOrder> {
-        let tracker = self.input.spec.hooks.tracker.as_deref()?;
-        let progress = Box::new(report.progress.clone());
-        Some(self.hook(tracker, HookCall::Progress(progress)))
-    }
-
-    pub(super) fn completion(&self, report: &BatchReport) -> Option<HookOrder> {
-        let hook = self.input.spec.hooks.completion_hook.as_deref()?;
-        let report = Box::new(report.clone());
-        let call = match report.outcome {
-            Outcome::Completed | Outcome::CompletedWithFailures => HookCall::Completed(report),
-            Outcome::Failed | Outcome::Stopped | Outcome::Cancelled => HookCall::Failed(report),
-        };
-        Some(self.hook(hook, call))
-    }
-
-    pub(super) fn report_to_keep(&self, report: &BatchReport) -> Option<KeepReport> {
-        let keeps = self.prepared.as_ref().is_some_and(|p| p.dead_letters) && !self.is_part();
-        keeps.then(|| KeepReport {
-            processor: self.input.spec.processor.clone(),
-            args: self.args().clone(),
-            report: report.clone(),
-        })
-    }
-}
 
 pub(super) type Call<'a> = Pin<Box<dyn Future<Output = Result<(), ActivityExecutionError>> + 'a>>;
 
@@ -154,11 +46,11 @@ impl<'a> Calls<'a> {
     /// Calls who has to be called. A run that is about to end begins nothing that would hold it up.
     pub(super) fn begin(&mut self, ctx: &'a WorkflowContext<Controller>) {
         if self.throttle.is_none() {
-            let order = ctx.state(Controller::throttles_to_ask);
+            let order = ctx.state(|Controller(s)| s.throttles_to_ask());
             self.throttle = order.map(|order| throttle(ctx, order));
         }
         if self.windows.is_none() {
-            let order = ctx.state(Controller::windows_to_work_out);
+            let order = ctx.state(|Controller(s)| s.windows_to_work_out());
             self.windows = order.map(|order| windows(ctx, order));
         }
         if self.combine.is_none() {
@@ -172,10 +64,10 @@ impl<'a> Calls<'a> {
             self.settled = say_when_settled(ctx);
         }
         if self.bridges.is_none() {
-            let order = ctx.state(Controller::bridges_to_watch);
+            let order = ctx.state(|Controller(s)| s.bridges_to_watch());
             self.bridges = order.map(|order| watch_bridges(ctx, order));
         }
-        if ctx.state(Controller::makes_way) {
+        if ctx.state(|Controller(s)| s.makes_way()) {
             self.tell_running(ctx);
             return;
         }
@@ -183,11 +75,11 @@ impl<'a> Calls<'a> {
             self.check = check_stage(ctx);
         }
         if self.handler.is_none() {
-            let order = ctx.state_mut(Controller::next_notice);
+            let order = ctx.state_mut(|Controller(s)| s.next_notice());
             self.handler = order.map(|order| call(ctx, order));
         }
         if self.tracker.is_none() {
-            let order = ctx.state_mut(Controller::next_progress);
+            let order = ctx.state_mut(|Controller(s)| s.next_progress());
             self.tracker = order.map(|order| call(ctx, order));
         }
         self.tell_running(ctx);
@@ -199,7 +91,7 @@ impl<'a> Calls<'a> {
         ctx: &WorkflowContext<Controller>,
         until: Option<Timestamp>,
     ) -> Option<Timestamp> {
-        let due = ctx.state(|s| {
+        let due = ctx.state(|Controller(s)| {
             let tracked = s.input.spec.hooks.tracker.is_some() && self.tracker.is_none();
             (tracked && !s.makes_way()).then_some(s.notices.track_at)
         });
@@ -245,9 +137,9 @@ impl<'a> Calls<'a> {
 
     fn tell_running(&self, ctx: &WorkflowContext<Controller>) {
         let told = self.handler.is_some() || self.tracker.is_some();
-        let running = told || ctx.state(|s| s.combining);
-        if ctx.state(|s| s.hooks_running != running) {
-            ctx.state_mut(|s| s.hooks_running = running);
+        let running = told || ctx.state(|Controller(s)| s.combining);
+        if ctx.state(|Controller(s)| s.hooks_running != running) {
+            ctx.state_mut(|Controller(s)| s.hooks_running = running);
         }
     }
 }
@@ -271,7 +163,7 @@ fn windows<'a>(ctx: &'a WorkflowContext<Controller>, order: WindowsOrder) -> Cal
         let openings = ctx
             .execute_activity(Orders::windows, order, options)
             .await?;
-        ctx.state_mut(|s| s.pacing.opened(openings, s.now));
+        ctx.state_mut(|Controller(s)| s.pacing.opened(openings, s.now));
         Ok(())
     })
 }
@@ -282,7 +174,7 @@ fn watch_bridges<'a>(ctx: &'a WorkflowContext<Controller>, order: BridgeWatch) -
     Box::pin(async move {
         let gone = ctx.execute_activity(Orders::watch_bridges, order, options);
         let gone = gone.await?;
-        ctx.state_mut(|s| s.bridges_are_gone(&gone));
+        ctx.state_mut(|Controller(s)| s.bridges_are_gone(&gone));
         Ok(())
     })
 }
@@ -326,9 +218,9 @@ pub(super) fn aside(
     let mut priority = Priority::default();
     // Ahead of the pages in the queue.
     priority.priority_key = Some(1);
-    priority.fairness_key = Some(ctx.state(|s| s.input.batch_run.clone()));
+    priority.fairness_key = Some(ctx.state(|Controller(s)| s.input.batch_run.clone()));
     // Where every slot of the workers has a page, one is free at the latest when a page is over.
-    let for_a_worker = ctx.state(|s| {
+    let for_a_worker = ctx.state(|Controller(s)| {
         s.prepared
             .as_ref()
             .map_or(Duration::ZERO, |p| p.page_timeout)
@@ -353,7 +245,7 @@ pub(super) fn count_failure(
     let Err(error) = result else {
         return;
     };
-    ctx.state_mut(|s| s.notices.hooks_failed += 1);
+    ctx.state_mut(|Controller(s)| s.notices.hooks_failed += 1);
     if !ctx.is_replaying() {
         let (error_type, error) = describe(&error);
         tracing::warn!(

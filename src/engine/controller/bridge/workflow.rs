@@ -16,6 +16,7 @@ use temporalio_sdk::{
     WorkflowSignalError,
 };
 
+use crate::protocol::RESULTS_AT_ONCE;
 use crate::{
     engine::{
         controller::{
@@ -33,8 +34,6 @@ use crate::{
 const IDLE: Duration = Duration::from_secs(10);
 /// How soon a signal that was refused is sent again.
 const SEND_AGAIN: Duration = Duration::from_secs(2);
-/// Results in one signal. A report can have some kilobytes.
-pub(crate) const RESULTS_AT_ONCE: usize = 20;
 
 /// See the [module documentation](self).
 #[temporalio_macros::workflow]

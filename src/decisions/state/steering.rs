@@ -1,69 +1,22 @@
-//! What operators ask for, by update or by signal.
+//! Requests of operators, applied.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use super::Controller;
 use crate::{
-    base::{error::truncate, known_fields::meant, time::Timestamp},
-    batch::{
-        pace_settings::{stride::Stride, validate_windows},
-        validate::{
-            InvalidBatch, validate_max_parallelism, validate_page_pause, validate_page_rate,
-            validate_page_size, validate_rate, validate_stride,
-        },
-    },
+    base::{error::truncate, time::Timestamp},
+    batch::pace_settings::stride::Stride,
+    decisions::state::BatchState,
     progress::{PauseNote, audit::Given},
     protocol::{
-        self, ApproveRequest, PageSizeSetting, PauseRequest, RecoverNote, ResumeRequest,
-        SetRequest, Setting,
+        ApproveRequest, PageSizeSetting, PauseRequest, RecoverNote, ResumeRequest, SetRequest,
     },
 };
 
-/// Characters that are shown of a name that is not known.
-const MAX_NAME_CHARS: usize = 80;
 /// A pause reason is shown in one line.
-const MAX_REASON_CHARS: usize = 500;
+pub(crate) const MAX_REASON_CHARS: usize = 500;
 
-impl SetRequest {
-    /// Checks every setting.
-    pub(crate) fn validate(&self) -> Result<(), InvalidBatch> {
-        if let Some(name) = self.other.keys().next() {
-            return Err(InvalidBatch::UnknownSetting {
-                name: truncate(name, MAX_NAME_CHARS),
-                meant: meant(name, protocol::SETTINGS),
-            });
-        }
-        if let Some(pages) = self.max_parallelism {
-            validate_max_parallelism(pages)?;
-        }
-        validate_rate(self.rate.and_then(Setting::into_option))?;
-        validate_page_rate(self.page_rate.and_then(Setting::into_option))?;
-        validate_page_pause(self.page_pause.and_then(Setting::into_option))?;
-        match &self.page_size {
-            Some(PageSizeSetting::Fixed(items)) => validate_page_size(*items)?,
-            Some(PageSizeSetting::Auto(auto)) => auto.validate()?,
-            None => {}
-        }
-        match &self.stride {
-            Some(Stride::Pages(pages)) => validate_stride(*pages)?,
-            Some(Stride::Auto(auto)) => auto.validate()?,
-            None => {}
-        }
-        if let Some(auto) = &self.auto_parallelism {
-            auto.validate()?;
-        }
-        if let Some(ramp) = &self.ramp {
-            ramp.validate()?;
-        }
-        if let Some(windows) = &self.windows {
-            validate_windows(windows)?;
-        }
-        Ok(())
-    }
-}
-
-impl Controller {
-    pub(super) fn do_pause(&mut self, at: Timestamp, request: PauseRequest) {
+impl BatchState {
+    pub(crate) fn do_pause(&mut self, at: Timestamp, request: PauseRequest) {
         if !self.controls.is_new(request.id.as_deref()) {
             return;
         }
@@ -91,7 +44,7 @@ impl Controller {
         });
     }
 
-    pub(super) fn do_resume(&mut self, at: Timestamp, request: &ResumeRequest) {
+    pub(crate) fn do_resume(&mut self, at: Timestamp, request: &ResumeRequest) {
         if !self.controls.is_new(request.id.as_deref()) {
             return;
         }
@@ -100,14 +53,14 @@ impl Controller {
     }
 
     /// What keeps an approval from meaning anything now.
-    pub(super) fn waits_for_approval(&self) -> Result<(), String> {
+    pub(crate) fn waits_for_approval(&self) -> Result<(), String> {
         match &self.stages {
             Some(stages) => stages.waits(),
             None => Err("the batch has no stages".to_owned()),
         }
     }
 
-    pub(super) fn do_approve(&mut self, at: Timestamp, request: &ApproveRequest) {
+    pub(crate) fn do_approve(&mut self, at: Timestamp, request: &ApproveRequest) {
         if !self.controls.is_new(request.id.as_deref()) {
             return;
         }
@@ -127,7 +80,7 @@ impl Controller {
     }
 
     /// Every worker that sees the batch stand still may send it.
-    pub(super) fn note_recovery(&mut self, at: Timestamp, id: &str, note: &RecoverNote) {
+    pub(crate) fn note_recovery(&mut self, at: Timestamp, id: &str, note: &RecoverNote) {
         if self.controls.is_new(Some(id)) {
             let action = match note.partition {
                 Some(number) => format!("recover partition {number}"),
@@ -138,7 +91,7 @@ impl Controller {
     }
 
     /// Ends a pause. What failed is forgiven, if the batch paused itself for it.
-    fn go_on(&mut self) {
+    pub(crate) fn go_on(&mut self) {
         self.controls.paused = false;
         self.controls.stop_now = false;
         self.controls.pause_reason = None;
@@ -150,7 +103,7 @@ impl Controller {
     }
 
     /// Ends a pause that was to last until now.
-    pub(super) fn mind_pause(&mut self) {
+    pub(crate) fn mind_pause(&mut self) {
         let until = self.controls.pause.as_ref().and_then(|pause| pause.until);
         if self.controls.paused && until.is_some_and(|until| until <= self.now) {
             let given = Given::by_itself("the time of the pause is over");
@@ -159,7 +112,7 @@ impl Controller {
         }
     }
 
-    pub(super) fn do_set(&mut self, at: Timestamp, request: &SetRequest) {
+    pub(crate) fn do_set(&mut self, at: Timestamp, request: &SetRequest) {
         if !self.controls.is_new(request.id.as_deref()) {
             return;
         }
@@ -169,7 +122,7 @@ impl Controller {
     }
 
     /// Says what was done, for the audit.
-    fn apply(&mut self, at: Timestamp, request: &SetRequest) -> Vec<String> {
+    pub(crate) fn apply(&mut self, at: Timestamp, request: &SetRequest) -> Vec<String> {
         let mut done = Vec::new();
         let (controls, pacing) = (&mut self.controls, &mut self.pacing);
         if let Some(ramp) = &request.ramp {
@@ -240,7 +193,7 @@ impl Controller {
     }
 }
 
-fn named(value: Option<impl std::fmt::Display>) -> String {
+pub(crate) fn named(value: Option<impl std::fmt::Display>) -> String {
     value.map_or_else(|| "none".to_owned(), |value| value.to_string())
 }
 
@@ -257,39 +210,10 @@ mod tests {
     const NOW: Timestamp = Timestamp(1_000_000);
 
     #[test]
-    fn every_setting_is_known_and_any_other_is_refused() {
-        let request = |json: serde_json::Value| serde_json::from_value::<SetRequest>(json).unwrap();
-        let known = request(serde_json::json!({"max_parallelism": 3, "who": "ann", "id": "1"}));
-        assert_eq!(known.validate(), Ok(()));
-        assert_eq!(known.given.who.as_deref(), Some("ann"));
-        assert_eq!(
-            serde_json::to_value(&known)
-                .unwrap()
-                .as_object()
-                .unwrap()
-                .len(),
-            3
-        );
-        for name in protocol::SETTINGS {
-            // Something that no setting takes.
-            let wrong = serde_json::json!({name: [true, {}]});
-            assert!(
-                serde_json::from_value::<SetRequest>(wrong).is_err(),
-                "{name}"
-            );
-        }
-        let wrong = request(serde_json::json!({"max_paralelism": 3})).validate();
-        assert_eq!(
-            wrong.unwrap_err().to_string(),
-            "there is no setting `max_paralelism`; did you mean `max_parallelism`?"
-        );
-    }
-
-    #[test]
     fn a_pause_with_an_end_forgives_like_a_resume_and_the_next_failures_count() {
         let batch = Batch::named("batch", "processor", serde_json::Value::Null)
             .tolerate(Tolerance::new().consecutive(3));
-        let mut controller = Controller::of(ControllerInput {
+        let mut batch_state = BatchState::of(ControllerInput {
             version: 1,
             batch_run: "run".to_owned(),
             spec: batch.spec,
@@ -297,22 +221,22 @@ mod tests {
             carry: None,
             part: None,
         });
-        let fail = |controller: &mut Controller, at| {
-            controller.ledger.totals.consecutive_failures += 4;
-            controller.refresh(at, false, 0);
-            assert!(controller.controls.paused);
-            assert!(controller.controls.tripped.is_some());
+        let fail = |batch_state: &mut BatchState, at| {
+            batch_state.ledger.totals.consecutive_failures += 4;
+            batch_state.refresh(at, false, 0);
+            assert!(batch_state.controls.paused);
+            assert!(batch_state.controls.tripped.is_some());
         };
-        fail(&mut controller, NOW);
+        fail(&mut batch_state, NOW);
         let lasting = Some(Duration::from_secs(1_800));
         let request = PauseRequest {
             lasting,
             ..PauseRequest::default()
         };
-        controller.do_pause(NOW, request);
+        batch_state.do_pause(NOW, request);
         let later = NOW.plus(Duration::from_secs(1_800));
-        controller.refresh(later, false, 0);
-        assert!(!controller.controls.paused, "it goes on by itself");
-        fail(&mut controller, later);
+        batch_state.refresh(later, false, 0);
+        assert!(!batch_state.controls.paused, "it goes on by itself");
+        fail(&mut batch_state, later);
     }
 }

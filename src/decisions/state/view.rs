@@ -1,14 +1,13 @@
-//! What the controller says of the batch: its progress, its report, and a line for Temporal.
+//! The progress and the report of a batch.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
-use super::Controller;
 use crate::{
     base::error::truncate,
     decisions::{
         pacing::{StrideLength, Terms, advice},
         scheduler::{self, Ending, Situation},
-        state::stages::Stages,
+        state::{BatchState, stages::Stages},
     },
     page::size::{Stand, percent_text},
     processor::reducer::Fold,
@@ -21,15 +20,16 @@ use crate::{
 };
 
 /// Tokens are shown in one line.
-const MAX_TOKEN_CHARS: usize = 60;
+pub(crate) const MAX_TOKEN_CHARS: usize = 60;
+
 /// Failing pages that a progress query lists.
-const MAX_FAILING_SHOWN: usize = 20;
+pub(crate) const MAX_FAILING_SHOWN: usize = 20;
 
 /// In place of a result that a batch which ended early has not combined.
-const NOT_COMBINED: &str = "NotCombined: the batch ended before everything was combined; a batch that is continued combines the rest";
+pub(crate) const NOT_COMBINED: &str = "NotCombined: the batch ended before everything was combined; a batch that is continued combines the rest";
 
-impl Controller {
-    pub(super) fn look(&self) -> Progress {
+impl BatchState {
+    pub(crate) fn look(&self) -> Progress {
         let pace = self.pace();
         let limits = self.limits_at(&pace);
         let spec = &self.input.spec;
@@ -174,7 +174,7 @@ impl Controller {
     }
 
     /// Settings that should be others.
-    fn warnings(&self) -> Vec<String> {
+    pub(crate) fn warnings(&self) -> Vec<String> {
         let pacing = &self.pacing;
         let tuned = pacing.stride().and_then(StrideLength::auto).is_some();
         advice(&Terms {
@@ -189,7 +189,7 @@ impl Controller {
         })
     }
 
-    pub(super) fn report(&self, ending: &Ending) -> BatchReport {
+    pub(crate) fn report(&self, ending: &Ending) -> BatchReport {
         let mut progress = self.look();
         progress.phase = Phase::Ended;
         if self.ledger.fold().is_some_and(|fold| !fold.is_whole()) {
@@ -209,7 +209,7 @@ impl Controller {
 }
 
 /// A line or two of Markdown for Temporal's own user interface.
-pub(super) fn details(p: &Progress) -> String {
+pub(crate) fn details(p: &Progress) -> String {
     let explained = (!p.explanation.is_empty()).then_some(&p.explanation);
     let reason = p
         .blocked_reason

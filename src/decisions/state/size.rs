@@ -1,46 +1,46 @@
-//! The one place that looks at how large a payload is. What goes into it is bounded where it comes from; should that
-//! fail, a batch that can end or go on without a list is better than one that can do neither.
+//! Payloads that fit into what Temporal takes.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use serde::Serialize;
 
-use super::Controller;
 use crate::{
     decisions::{
         carry::{ControllerInput, EndDetails},
         scheduler::Ending,
+        state::BatchState,
     },
     progress::report::BatchReport,
 };
 
 /// What one payload may have. Temporal refuses 2 MiB; a codec that encrypts may add to it.
-pub(super) const MAX_BYTES: usize = 1_800_000;
-/// Entries of a list that was cut.
-const MAX_LISTED: usize = 3;
+pub(crate) const MAX_BYTES: usize = 1_800_000;
 
-pub(super) fn bytes(payload: &impl Serialize) -> usize {
+/// Entries of a list that was cut.
+pub(crate) const MAX_LISTED: usize = 3;
+
+pub(crate) fn bytes(payload: &impl Serialize) -> usize {
     serde_json::to_string(payload).map_or(usize::MAX, |json| json.len())
 }
 
-fn is_too_large(payload: &impl Serialize) -> bool {
+pub(crate) fn is_too_large(payload: &impl Serialize) -> bool {
     bytes(payload) > MAX_BYTES
 }
 
-impl Controller {
+impl BatchState {
     /// The input of the next run, small enough to be kept.
-    pub(super) fn fitting_input(&self) -> ControllerInput {
+    pub(crate) fn fitting_input(&self) -> ControllerInput {
         fitting(self.next_input())
     }
 
     /// The report of the batch with what it takes to go on, small enough to be kept.
-    pub(super) fn fitting_details(&self, ending: &Ending) -> EndDetails {
+    pub(crate) fn fitting_details(&self, ending: &Ending) -> EndDetails {
         with_continuation(self.report(ending), self.next_input())
     }
 }
 
 /// Notices that wait are given up first: they are counted, and what they tell of is in the progress as well.
-fn fitting(mut input: ControllerInput) -> ControllerInput {
+pub(crate) fn fitting(mut input: ControllerInput) -> ControllerInput {
     if let Some(carry) = input.carry.as_mut().filter(is_too_large) {
         carry.notices.drop_waiting();
     }
@@ -52,7 +52,7 @@ fn fitting(mut input: ControllerInput) -> ControllerInput {
     input
 }
 
-fn with_continuation(report: BatchReport, input: ControllerInput) -> EndDetails {
+pub(crate) fn with_continuation(report: BatchReport, input: ControllerInput) -> EndDetails {
     let mut details = EndDetails {
         report,
         continuation: Some(Box::new(input)),
@@ -74,7 +74,7 @@ fn with_continuation(report: BatchReport, input: ControllerInput) -> EndDetails 
 }
 
 /// The counts say how many entries are left out.
-fn shortened(mut report: BatchReport) -> BatchReport {
+pub(crate) fn shortened(mut report: BatchReport) -> BatchReport {
     let progress = &mut report.progress;
     progress.failing.truncate(MAX_LISTED);
     progress.failed.truncate(MAX_LISTED);

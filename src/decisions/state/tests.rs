@@ -4,11 +4,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::json;
 
-use super::{
-    bridge::{outbox::ORDERS_AT_ONCE, workflow::RESULTS_AT_ONCE},
-    size::MAX_BYTES,
-    *,
-};
+use super::{bridges::ORDERS_AT_ONCE, *};
 use crate::{
     batch::{
         Batch,
@@ -19,6 +15,7 @@ use crate::{
         chain::properties::worst_at_rest,
         partitions::{Partitions, properties::worst},
         scheduler::Ending,
+        state::size::MAX_BYTES,
     },
     page::token::PageToken,
     processor::{
@@ -31,14 +28,14 @@ use crate::{
         phase::Outcome,
     },
     protocol::{
-        BridgeOrders, BridgeResult, FailedAttempt, GiveUp, PageSizeSetting, PartOf, StrideOrder,
-        StrideReport,
+        self, BridgeOrders, BridgeResult, BridgeResults, FailedAttempt, GiveUp, NextPage,
+        PageSizeSetting, PartOf, PartitionNews, RESULTS_AT_ONCE, StrideOrder, StrideReport,
         partition::{Look, Share, Told},
     },
 };
 
-fn controller(part: Option<PartOf>) -> Controller {
-    let mut controller = Controller::of(ControllerInput {
+fn controller(part: Option<PartOf>) -> BatchState {
+    let mut controller = BatchState::of(ControllerInput {
         version: protocol::VERSION,
         batch_run: "run".to_owned(),
         spec: Batch::named("batch", "processor", json!({})).spec,
@@ -119,7 +116,7 @@ fn the_next_run_has_its_limits_to_itself() {
     (last.signals, last.updates) = (8_000, 1_500);
     last.refresh(Timestamp(1), true, 20_000);
     let sent = serde_json::to_string(&last.fitting_input()).unwrap();
-    let mut next = Controller::of(serde_json::from_str(&sent).unwrap());
+    let mut next = BatchState::of(serde_json::from_str(&sent).unwrap());
     next.refresh(Timestamp(2), false, 1);
     assert_eq!(
         (next.ledger.hand_over_due(), next.must_hand_over),
@@ -135,7 +132,7 @@ fn no_notice_of_a_partition_has_the_number_of_another_or_of_the_batch() {
     let mut all = vec![];
     for number in 0..3 {
         let input = parent.part_input(number, &told(1)).unwrap();
-        all.push(Controller::of(input));
+        all.push(BatchState::of(input));
     }
     all.push(parent);
     let mut numbers = BTreeSet::new();
@@ -162,14 +159,14 @@ fn a_partition_that_continues_as_new_before_it_was_heard_says_again_that_it_has_
     let settled = part.settled_now().expect("nothing runs");
     assert_eq!((settled.number, settled.seq), (3, 7));
     // Its run ends in the same task, so that the signal is never sent.
-    let next = Controller::of(part.fitting_input());
+    let next = BatchState::of(part.fitting_input());
     assert_eq!(next.settled_now(), Some(settled));
     // What was heard of an earlier share does not count for a later one.
     part.said_settled(6);
     assert!(part.settled_now().is_some());
     part.said_settled(7);
     assert_eq!(part.settled_now(), None);
-    assert_eq!(Controller::of(part.fitting_input()).settled_now(), None);
+    assert_eq!(BatchState::of(part.fitting_input()).settled_now(), None);
 }
 
 fn bytes(payload: &impl serde::Serialize) -> usize {
@@ -203,7 +200,7 @@ fn page_failure() -> PageFailure {
     }
 }
 
-fn with_notices(mut controller: Controller) -> Controller {
+fn with_notices(mut controller: BatchState) -> BatchState {
     for _ in 0..30 {
         let failure = Failure::PageFailed(page_failure());
         controller.notices.note(failure);

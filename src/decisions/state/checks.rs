@@ -1,0 +1,130 @@
+//! Checks between the stages and at the end.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use crate::{
+    decisions::{
+        scheduler::{self, StageLimit},
+        state::{BatchState, stages::Judged},
+    },
+    processor::hooks::Failure,
+    progress::{audit::Given, check::Checked, phase::HeldBy},
+    protocol::{CheckOrder, WaitsFor},
+};
+
+impl BatchState {
+    /// What the stage leaves to the strides.
+    pub(crate) fn stage_limit(&self) -> Option<StageLimit> {
+        let items = self.stages.as_ref()?.limit()?;
+        let pages = u64::from(self.stride_length().pages);
+        Some(StageLimit {
+            items,
+            stride_items: pages * u64::from(self.pacing.page_size()),
+        })
+    }
+
+    /// Notices that a stage is done.
+    pub(crate) fn mind_stage(&mut self) {
+        let done = scheduler::stage_is_done(&self.ledger, &self.limits());
+        if let Some(stages) = self.stages.as_mut().filter(|_| done && !self.cancelled) {
+            stages.reached();
+        }
+    }
+
+    pub(crate) fn check_order(&self, at_end: bool) -> CheckOrder {
+        let spec = &self.input.spec;
+        CheckOrder {
+            batch_id: spec.batch_id.clone(),
+            batch_run: self.input.batch_run.clone(),
+            processor: spec.processor.clone(),
+            args: self.args().clone(),
+            redrive: spec.redrive_of.is_some(),
+            covered_from: spec.first_cursor.clone(),
+            covered_to: match at_end {
+                true => None,
+                false => self.ledger.low_water_mark().cloned(),
+            },
+        }
+    }
+
+    /// The check that has to be made now.
+    pub(crate) fn stage_to_check(&self) -> Option<CheckOrder> {
+        let stages = self.stages.as_ref()?;
+        let wanted = stages.is_checking() && !self.cancelled;
+        wanted.then(|| self.check_order(false))
+    }
+
+    /// Nothing is covered before the first page, and no cursor means everything.
+    pub(crate) fn covers_nothing(&self) -> bool {
+        self.ledger.low_water_mark() == self.input.spec.first_cursor.as_ref()
+    }
+
+    pub(crate) fn checked(&mut self, checked: Checked) {
+        self.waits = None;
+        self.version += 1;
+        let exceeded = self.exceeded_in_stage();
+        let now = self.now;
+        let Some(stages) = &mut self.stages else {
+            return;
+        };
+        let stage = stages.called();
+        let judged = stages.judge(&checked, exceeded);
+        let found = match &checked.found {
+            Some(found) if checked.error.is_none() => found.summary(),
+            _ => "nothing was checked".to_owned(),
+        };
+        self.checked = Some(checked);
+        let (action, why) = match judged {
+            Judged::GoesOn => ("go on", format!("{stage} is done; {found}")),
+            Judged::Holds(reason) => {
+                if stages.progress().state == crate::progress::parts::StageState::Failed {
+                    let reason = format!("{stage}: {reason}");
+                    self.note(Failure::StageFailed { reason });
+                }
+                ("hold", format!("{stage} is done; {reason}"))
+            }
+        };
+        self.audit.note(now, action, &Given::by_itself(why));
+    }
+
+    /// Says when more failed than is tolerated, however little was done. Without a tolerance nothing is.
+    pub(crate) fn exceeded_in_stage(&self) -> Option<String> {
+        let totals = &self.ledger.totals;
+        let forgiven = self.controls.forgiven.unwrap_or_default();
+        match &self.input.spec.tolerance {
+            Some(tolerance) => tolerance.exceeded_by_sample(totals.tally(), &forgiven),
+            None => {
+                let failed = totals.tally().since(&forgiven);
+                (failed.items_failed + failed.pages_failed > 0)
+                    .then(|| scheduler::given_up(failed.pages_failed, failed.items_failed))
+            }
+        }
+    }
+
+    pub(crate) fn waits_explained(&self) -> Option<(HeldBy, String)> {
+        let news = self.waits.as_ref();
+        let (for_what, held_by, waits) = if self.prepared.is_none() {
+            let doing = news.and_then(|news| news.doing.clone());
+            let waits = doing.unwrap_or_else(|| {
+                "waiting for the processor to complete its arguments".to_owned()
+            });
+            (WaitsFor::Prepare, HeldBy::Preparing, waits)
+        } else if self.checking_at_end {
+            let waits = "every page is finished, and being checked".to_owned();
+            (WaitsFor::Check, HeldBy::Stage, waits)
+        } else {
+            let stages = self.stages.as_ref().filter(|stages| stages.is_checking())?;
+            (WaitsFor::Check, HeldBy::Stage, stages.explained())
+        };
+        let news = news.filter(|news| news.for_what == for_what);
+        if for_what == WaitsFor::Prepare && news.is_none() {
+            return None;
+        }
+        let error = news.and_then(|news| news.error.as_ref());
+        if let Some(news) = news.filter(|news| news.unknown) {
+            return Some((HeldBy::NoWorker, news.error.clone().unwrap_or_default()));
+        }
+        let again = error.map_or_else(String::new, |e| format!("; tried again after {e}"));
+        Some((held_by, format!("{waits}{again}")))
+    }
+}

@@ -1,0 +1,224 @@
+//! What is published in the memo, and when.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use std::time::Duration;
+
+use crate::{
+    base::time::Timestamp,
+    decisions::{
+        scheduler,
+        state::{BatchState, size},
+    },
+    progress::{
+        MEMO_LISTED, Progress,
+        phase::{HeldBy, Phase},
+    },
+    protocol::ControlState,
+};
+
+/// How old the progress in the memo may become while something happens. Each is an event in the history.
+pub(crate) const EVERY: Duration = Duration::from_secs(10);
+
+/// A change that people wait for is published sooner, but not more often than this.
+pub(crate) const AT_MOST_EVERY: Duration = Duration::from_secs(1);
+
+/// How long the progress is kept fresh after a client has looked.
+pub(crate) const WATCHED_FOR: Duration = Duration::from_secs(15);
+
+/// Partitions in the memo.
+pub(crate) const MAX_PARTITIONS: usize = 10;
+
+/// The size of a progress with its longer lists. A batch that is watched for hours writes hundreds of them.
+pub(crate) const MAX_FULL_BYTES: usize = 64 * 1024;
+
+/// A field of the memo with its new value.
+pub(crate) enum News {
+    Control(ControlState),
+    Progress(Box<Progress>),
+    Full(Box<Progress>),
+}
+
+/// What is in the memo.
+#[derive(Default)]
+pub(crate) struct Published {
+    pub control: ControlState,
+    /// When, the phase, and what limited the batch.
+    pub(crate) progress: Option<(Timestamp, Phase, Option<HeldBy>)>,
+    /// Items and pages given up, as published.
+    pub(crate) failed: u64,
+    pub(crate) watched_until: Option<Timestamp>,
+    /// A client looks, and was shown nothing yet.
+    pub(crate) looked: bool,
+    /// An operator has changed something since.
+    pub(crate) steered: bool,
+    /// Something has happened since.
+    pub(crate) behind: bool,
+}
+
+impl Published {
+    /// What the run before this one has left there.
+    pub fn before(control: ControlState) -> Self {
+        Self {
+            control,
+            ..Self::default()
+        }
+    }
+
+    /// Whoever has asked for a change sees it at once.
+    pub fn steered(&mut self) {
+        self.steered = true;
+    }
+
+    /// A client looks.
+    pub fn looks(&mut self, now: Timestamp) {
+        self.looked = true;
+        self.watched_until = Some(now.plus(WATCHED_FOR));
+    }
+
+    /// Whether a client has looked a short while ago.
+    pub fn is_watched(&self, now: Timestamp) -> bool {
+        self.watched_until.is_some_and(|until| now < until)
+    }
+
+    /// When a client that watches has to be shown what has happened since the last time.
+    pub fn due(&self, now: Timestamp) -> Option<Timestamp> {
+        let (at, ..) = self
+            .progress
+            .filter(|_| self.behind && self.is_watched(now))?;
+        Some(at.plus(AT_MOST_EVERY))
+    }
+}
+
+/// Leaves the first entries of each list, and the last ones of the audit.
+pub(crate) fn shorten(progress: &mut Progress, entries: usize) {
+    progress.failing.truncate(entries);
+    progress.failed.truncate(entries);
+    progress.failed_items.truncate(entries);
+    progress.partitions.truncate(entries.max(MAX_PARTITIONS));
+    if let Some(found) = progress.check.as_mut().and_then(|c| c.found.as_mut()) {
+        found.failed.truncate(entries);
+    }
+    let older = progress.audit.len().saturating_sub(entries);
+    progress.audit_older += u64::try_from(older).unwrap_or(u64::MAX);
+    progress.audit.drain(..older);
+}
+
+/// With its longer lists, as far as there is room for them.
+pub(crate) fn full(mut progress: Progress) -> Progress {
+    for entries in [10, MEMO_LISTED] {
+        if size::bytes(&progress) <= MAX_FULL_BYTES {
+            break;
+        }
+        shorten(&mut progress, entries);
+    }
+    progress
+}
+
+impl BatchState {
+    pub(crate) fn control_state(&self) -> ControlState {
+        let limits = self.limits();
+        let asked = || self.bridging.cohort.asked();
+        let all = scheduler::stop_at_page_boundary(&self.ledger, &limits, self.now);
+        ControlState {
+            batch_run: self.input.batch_run.clone(),
+            stop_at_page_boundary: all,
+            stop_now: limits.paused && self.controls.stop_now,
+            yields: match all {
+                true => Vec::new(),
+                false => {
+                    let mut yields = scheduler::yields(&self.ledger, &limits, self.now);
+                    yields.extend(asked());
+                    yields.sort_unstable();
+                    yields.dedup();
+                    yields
+                }
+            },
+            bridges: self.bridges_in_use(),
+        }
+    }
+
+    /// The control that has to be written, if any: nobody reads it while no stride runs, and a dispatch that
+    /// has come back does no harm in it.
+    pub(crate) fn control_to_publish(&self) -> Option<ControlState> {
+        if self.ledger.running() == 0 {
+            return None;
+        }
+        let (new, old) = (self.control_state(), &self.published.control);
+        let yields_known = new
+            .yields
+            .iter()
+            .all(|dispatch| old.yields.contains(dispatch));
+        let bridges_known = new.bridges.iter().all(|id| old.bridges.contains(id));
+        let same = new.stop_at_page_boundary == old.stop_at_page_boundary
+            && new.stop_now == old.stop_now
+            && yields_known
+            && bridges_known;
+        let untouched = *old == ControlState::default() && !new.stop_at_page_boundary;
+        let nobody_is_named = new.yields.is_empty() && new.bridges.is_empty();
+        let nothing_new = same || (untouched && nobody_is_named);
+        (!nothing_new).then_some(new)
+    }
+
+    pub(crate) fn progress_is_due(&self, progress: &Progress) -> bool {
+        let Some((at, phase, limited_by)) = &self.published.progress else {
+            return true;
+        };
+        // What fails in a partition is counted by its parent, which reads of it here.
+        let failed = self.is_part() && self.published.failed != failed(progress);
+        let changed = *phase != progress.phase || *limited_by != progress.limited_by || failed;
+        let age = self.now.since(*at);
+        // What is left as it is would look to the parent as if slots could not be used.
+        let used_again = self.is_part() && *limited_by == Some(HeldBy::Discovery);
+        // A client waits for the batch to be accepted. While nothing runs there may be no later moment.
+        let awaited = *phase == Phase::Preparing || self.ledger.running() == 0 || used_again;
+        let watched = self.published.behind || self.published.is_watched(self.now);
+        self.published.steered
+            || age >= EVERY
+            || (age >= AT_MOST_EVERY && (changed || watched))
+            || (changed && awaited)
+    }
+
+    /// What is new for the memo, taken note of as published.
+    pub(crate) fn take_news(&mut self, progress: Progress) -> Vec<News> {
+        let mut updates = Vec::new();
+        if let Some(control) = self.control_to_publish() {
+            self.published.control = control.clone();
+            updates.push(News::Control(control));
+        }
+        if self.progress_is_due(&progress) {
+            updates.push(self.take_progress(progress));
+        } else {
+            self.published.behind = self.published.is_watched(self.now);
+        }
+        updates
+    }
+
+    pub(crate) fn take_progress(&mut self, mut progress: Progress) -> News {
+        shorten(&mut progress, MEMO_LISTED);
+        self.published.progress = Some((self.now, progress.phase, progress.limited_by));
+        self.published.failed = failed(&progress);
+        self.published.steered = false;
+        self.published.behind = false;
+        News::Progress(Box::new(progress))
+    }
+
+    /// The fields of the memo for a client that looks. There are none if the memo has the latest progress already.
+    pub(crate) fn news_for_who_looks(&mut self, now: Timestamp) -> Vec<News> {
+        let looked = std::mem::take(&mut self.published.looked);
+        let shown = self.published.progress.is_some_and(|(at, ..)| at == now);
+        if !looked || shown {
+            return Vec::new();
+        }
+        self.now = now;
+        let progress = self.look();
+        vec![
+            self.take_progress(progress.clone()),
+            News::Full(Box::new(full(progress))),
+        ]
+    }
+}
+
+pub(crate) fn failed(progress: &Progress) -> u64 {
+    progress.pages_failed + progress.items.failed
+}

@@ -1,0 +1,170 @@
+//! A run of the controller: what is due before each decision, and what the next run begins with.
+
+#![deny(clippy::disallowed_methods, clippy::disallowed_types)]
+
+use crate::{
+    base::time::{Timestamp, earliest},
+    batch::tolerance::{OnExceeded, StrideTolerance, Tally},
+    decisions::{
+        carry::{Carry, ControllerInput},
+        chain::Event,
+        partitions::Partitions,
+        scheduler::Ending,
+        state::BatchState,
+    },
+    processor::hooks::Failure,
+    progress::{PauseNote, audit::Given, phase::Outcome},
+};
+
+/// Limits of a Temporal run are 51,200 events, 10,000 signals and 2,000 updates (Temporal Cloud limits,
+/// the defaults of a self-hosted server). A continue-as-new is due at the first figure of each pair, and
+/// dispatching stops at the second.
+pub(crate) const SIGNALS: (u32, u32) = (4_000, 8_000);
+
+pub(crate) const UPDATES: (u32, u32) = (1_000, 1_500);
+
+/// With the largest arguments and tokens this many events still fit into 50 MB.
+pub(crate) const MUST_HAND_OVER_EVENTS: u32 = 20_000;
+
+impl BatchState {
+    pub(crate) fn told_to_end(&self) -> Option<Ending> {
+        let (outcome, reason) = match &self.controls.stopping {
+            _ if self.cancelled => (Outcome::Cancelled, "cancelled".to_owned()),
+            Some(why) => (Outcome::Stopped, why.clone()),
+            None => return None,
+        };
+        let reason = Some(reason);
+        Some(Ending { outcome, reason })
+    }
+
+    /// Stops the batch, in the name of the batch.
+    pub(crate) fn stop_itself(&mut self, reason: String) {
+        let given = Given::by_itself(reason.clone());
+        self.audit.note(self.now, "stop", &given);
+        self.controls.stopping = Some(reason);
+    }
+
+    /// Takes note of the time and of how near the limits of a run are.
+    pub(crate) fn refresh(&mut self, now: Timestamp, suggested: bool, events: u32) {
+        self.now = now;
+        self.mind_pause();
+        let going = !self.controls.paused && !self.limits().held;
+        let items = self.ledger.totals.items.total();
+        self.pacing.mind(now, going, items);
+        self.pacing.mind_rates(self.rates(), now);
+        let pages = self.input.spec.pages_per_run.map(u64::from);
+        let due = suggested
+            || pages.is_some_and(|pages| self.ledger.pages_this_run() >= pages)
+            || self.signals >= SIGNALS.0
+            || self.updates >= UPDATES.0;
+        if due {
+            self.record(Event::HandOverDue { now });
+        }
+        self.must_hand_over = events >= MUST_HAND_OVER_EVENTS
+            || self.signals >= SIGNALS.1
+            || self.updates >= UPDATES.1;
+        self.mind_failures();
+        self.mind_stage();
+        let limits = self.limits();
+        self.bridging.cohort.mind(&self.ledger, &limits, now);
+    }
+
+    /// When the limits change without anybody's doing.
+    pub(crate) fn next_change(&self) -> Option<Timestamp> {
+        let pause = self.controls.pause.as_ref().and_then(|pause| pause.until);
+        let pace = match self.controls.paused {
+            true => pause,
+            false => self.pacing.next_change(self.now),
+        };
+        let cohort = &self.bridging.cohort;
+        let asked = cohort.next_change(&self.ledger, &self.limits(), self.now);
+        let watch = self.watch_due().filter(|at| *at > self.now);
+        let publication = self.published.due(self.now);
+        earliest(pace, earliest(asked, earliest(watch, publication)))
+    }
+
+    /// Pauses or stops the batch when more has failed than is tolerated.
+    pub(crate) fn mind_failures(&mut self) {
+        let tally = self.tally();
+        let Some(tolerance) = &self.input.spec.tolerance else {
+            return;
+        };
+        let (controls, totals) = (&mut self.controls, &self.ledger.totals);
+        let known = controls.tripped.is_some() || controls.stopping.is_some();
+        let partitions = self.partitions.as_ref();
+        let over = self.cancelled
+            || self.ledger.is_complete()
+            || self.ledger.broken().is_some()
+            || partitions.is_some_and(Partitions::is_over);
+        if known || over {
+            return;
+        }
+        let forgiven = controls.forgiven.unwrap_or_default();
+        let exceeded = tolerance.exceeded(tally, &forgiven, totals.consecutive_failures);
+        let Some(reason) = exceeded else {
+            return;
+        };
+        let paused = tolerance.reaction() == OnExceeded::Pause;
+        if paused {
+            let given = Given::by_itself(reason.clone());
+            self.audit.note(self.now, "pause", &given);
+            controls.tripped = Some(reason.clone());
+            controls.pause = Some(PauseNote {
+                who: given.who,
+                why: Some(reason.clone()),
+                at: self.now,
+                until: None,
+            });
+            controls.paused = true;
+            controls.pause_reason = Some(reason.clone());
+        } else {
+            self.stop_itself(reason.clone());
+        }
+        self.note(Failure::ToleranceExceeded { reason, paused });
+    }
+
+    /// The failures so far, as tolerated failures are counted.
+    pub(crate) fn tally(&self) -> Tally {
+        let in_partitions = self.partitions.as_ref().map_or(0, Partitions::stuck);
+        self.ledger.tally(in_partitions)
+    }
+
+    /// The part of the tolerance that a stride is told of when it is dispatched.
+    pub(crate) fn stride_tolerance(&self) -> Option<StrideTolerance> {
+        let tolerance = self.input.spec.tolerance.clone()?;
+        let forgiven = self.controls.forgiven.unwrap_or_default();
+        Some(StrideTolerance {
+            tolerance,
+            tally: self.tally().since(&forgiven),
+            strides: self.pace().parallelism,
+        })
+    }
+
+    /// The part of them that is forgiven when the batch goes on.
+    pub(crate) fn forgiven(&self) -> Tally {
+        let in_partitions = self.partitions.as_ref().map_or(0, Partitions::stuck);
+        self.ledger.forgiven(in_partitions)
+    }
+
+    /// What a controller needs to go on where this one stands.
+    pub(crate) fn next_input(&self) -> ControllerInput {
+        ControllerInput {
+            carry: self.prepared.clone().map(|prepared| Carry {
+                ledger: self.ledger.clone(),
+                prepared,
+                controls: self.controls.clone(),
+                started_at: self.started_at,
+                runs: self.runs + 1,
+                deadline: self.deadline,
+                notices: self.notices.clone(),
+                audit: self.audit.clone(),
+                pacing: self.pacing.clone(),
+                published: self.published.control.clone(),
+                stages: self.stages.clone(),
+                checked: self.checked.clone(),
+                partitions: self.partitions.clone(),
+            }),
+            ..self.input.clone()
+        }
+    }
+}
