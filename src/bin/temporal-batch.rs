@@ -13,7 +13,7 @@ use inflate_prices::{Args, InflatePrices};
 use sqlx::SqlitePool;
 use temporal_batch::{
     Batch, RegisterError, Registry,
-    cli::{App, Demo, DemoData, Verdict},
+    cli::{App, Demo, DemoData, DemoVerdict},
 };
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -27,7 +27,7 @@ fn main() -> ExitCode {
         .main()
 }
 
-/// The sample works on the database that `PRODUCTS_DB` names, or else on `products.db`.
+/// The sample processor, on the database that `PRODUCTS_DB` names, or else on `products.db`.
 async fn sample() -> Result<InflatePrices, BoxError> {
     let path = env::var_os("PRODUCTS_DB").unwrap_or_else(|| "products.db".into());
     let path = Path::new(&path);
@@ -74,9 +74,9 @@ impl DemoData for Prices {
         Batch::of::<InflatePrices>("inflate-prices-demo", Args { percent: PERCENT })
     }
 
-    async fn verify(&self) -> Result<Verdict, BoxError> {
+    async fn verify(&self) -> Result<DemoVerdict, BoxError> {
         let found = products::verify(&self.pool, PERCENT).await?;
-        Ok(Verdict {
+        Ok(DemoVerdict {
             right: found.right,
             unmigrated: found.unmigrated,
             wrong: found.wrong,

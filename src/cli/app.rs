@@ -8,36 +8,41 @@ use clap::{ArgMatches, Args as _, Command, FromArgMatches, Parser, Subcommand};
     feature = "files",
     any(feature = "sqlite", feature = "postgres", feature = "mysql")
 ))]
-use super::commands::import::ImportCommand;
+use crate::cli::commands::{export::ExportCommand, import::ImportCommand};
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
-use super::{
-    args::databases::{DatabaseArgs, SqlConnections},
+use crate::cli::{
+    args::databases::{database::DatabaseArgs, sql_connections::SqlConnections},
     commands::{backfill::BackfillCommand, schema::SchemaArgs},
-    sql_processors::add_sql_processors,
-};
-use super::{
-    args::temporal_server::ConnectionArgs,
-    commands::{
-        approve::ApproveArgs,
-        control::{CancelArgs, PauseArgs, RecoverArgs, ResumeArgs, SetArgs},
-        demo::{Demo, DemoArgs},
-        dev_server::DevServerArgs,
-        ensure_complete::EnsureCompleteArgs,
-        failures::FailuresArgs,
-        list::ListArgs,
-        redrive::{Help, RedriveArgs},
-        start::StartArgs,
-        status::StatusArgs,
-        verify::VerifyArgs,
-        watch::WatchArgs,
-        worker::WorkerArgs,
-    },
-    exit::{CliError, CliResult, Exit},
-    logging::LogArgs,
-    processors::Processors,
-    render::output::note,
 };
 use crate::{
+    cli::{
+        args::temporal_server::ConnectionArgs,
+        commands::{
+            approve::ApproveArgs,
+            cancel::CancelArgs,
+            demo::{Demo, DemoArgs},
+            dev_server::DevServerArgs,
+            ensure_complete::EnsureCompleteArgs,
+            failures::FailuresArgs,
+            list::ListArgs,
+            pause::PauseArgs,
+            recover::RecoverArgs,
+            redrive::RedriveArgs,
+            resume::ResumeArgs,
+            set::SetArgs,
+            start::StartArgs,
+            status::StatusArgs,
+            verify::VerifyArgs,
+            watch::WatchArgs,
+            worker::WorkerArgs,
+        },
+        exit::{CliError, CliResult, Exit},
+        logging::LogArgs,
+        output::note,
+        processors::Processors,
+        session::CommandContext,
+        shell::Program,
+    },
     engine::worker::WorkerError,
     processor::{
         PageProcessor,
@@ -84,7 +89,7 @@ enum Task {
         feature = "files",
         any(feature = "sqlite", feature = "postgres", feature = "mysql")
     ))]
-    Export(Box<super::commands::export::ExportCommand>),
+    Export(Box<ExportCommand>),
     /// Put the records of a CSV or JSON Lines file into a table
     #[cfg(all(
         feature = "files",
@@ -95,38 +100,38 @@ enum Task {
     Start(Box<StartArgs>),
     /// List batches
     List(ListArgs),
-    /// Show how far a batch is
+    /// Show the progress of a batch
     Status(StatusArgs),
     /// Follow a batch to its end
     Watch(WatchArgs),
-    /// List what fails or was given up: pages, and dead letters
+    /// List the pages that fail or were given up, and the dead letters
     Failures(FailuresArgs),
     /// Try the dead letters of a batch again, as a batch of its own
     Redrive(Box<RedriveArgs>),
     /// Start no further pages of a batch; running ones are finished
     Pause(PauseArgs),
-    /// Go on with a paused batch
+    /// Continue a paused batch
     Resume(ResumeArgs),
-    /// Let a batch go on after a stage that waits for it
+    /// Let a batch continue after a stage that waits for approval
     Approve(ApproveArgs),
     /// Change the limits of a running batch
     Set(SetArgs),
-    /// End a batch; running pages are told
+    /// End a batch; its running pages are asked to stop
     Cancel(CancelArgs),
-    /// Have the processor of a batch check what is finished, from here and now
+    /// Have the processor of a batch check its finished pages, here and now
     Verify(VerifyArgs),
     /// Succeed only if a batch is completed, with nothing failed, and checked
     EnsureComplete(EnsureCompleteArgs),
-    /// Start the current run of a batch again whose workflow task fails and fails
+    /// Restart the current run of a batch whose workflow task keeps failing
     Recover(RecoverArgs),
-    /// Print, make or tidy the tables of the page ledger in a database
+    /// Print, create or prune the tables of the page ledger in a database
     #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
     Schema(SchemaArgs),
 }
 
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 impl Task {
-    /// The database that it is given by a flag, for batches that name none.
+    /// The database of the flag, for batches that do not name a connection.
     fn database(&self) -> DatabaseArgs {
         match self {
             Self::Failures(args) => args.database.clone(),
@@ -144,16 +149,16 @@ impl Task {
     }
 }
 
-/// Logs of a command that people look at. What it says of an outage by itself is enough.
+/// The log filter of most commands. They report an outage themselves, so the log lines of the client about it are left out.
 const QUIET: &str =
     "warn,temporalio_sdk_core=error,temporalio_client=error,temporalio_client::retry=off";
-/// Failures are part of the demo, and counted in its summary.
+/// The log filter of the demo. Its failures are made on purpose and counted in the summary.
 const QUIETER: &str = "error";
 
 /// # Construct
 impl App {
-    /// A program without processors of its own: it can start, look at and steer batches, but not work on
-    /// them. `name` is what users type.
+    /// A program without processors of its own: it can start, watch and steer batches, but not work on them. `name` is the
+    /// name that users type.
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -166,21 +171,21 @@ impl App {
         }
     }
 
-    /// One line for the help.
+    /// Sets the line that describes the program in its help.
     pub fn about(mut self, about: impl Into<String>) -> Self {
         self.about = about.into();
         self
     }
 
-    /// What `--version` says; without it there is no such flag.
+    /// Sets the text of `--version`. Without it there is no such flag.
     pub fn version(mut self, version: impl Into<String>) -> Self {
         self.version = Some(version.into());
         self
     }
 
-    /// Adds a processor. `factory` builds it, with its database connections and the like. It runs where a
-    /// worker starts, and where `failures` and `redrive` look into the dead letters of the processor, and where `verify` has it check; the
-    /// other commands know it by its types.
+    /// Adds a processor. `factory` builds it, with its database connections and the like. The factory runs when a worker
+    /// starts, when `failures` and `redrive` read the dead letters of the processor, and when `verify` has it check. The
+    /// other commands need only the types of the processor.
     pub fn processor<F, Fut, P, E>(mut self, factory: F) -> Self
     where
         F: Fn() -> Fut + Send + Sync + 'static,
@@ -192,7 +197,7 @@ impl App {
         self
     }
 
-    /// Adds a sample: a processor that a worker started with `--allow-sql` can do without.
+    /// Adds a sample: a processor without which a worker with `--allow-sql` starts, too.
     #[doc(hidden)]
     pub fn sample<F, Fut, P, E>(mut self, factory: F) -> Self
     where
@@ -205,8 +210,8 @@ impl App {
         self
     }
 
-    /// Adds a failure handler to the program's workers; `start --on-failure` names it. A mistake in its name
-    /// is told when a worker or a batch is started.
+    /// Adds a failure handler to the program's workers; `start --on-failure` names it. An invalid name is reported when a
+    /// worker or a batch is started.
     pub fn failure_handler<H: FailureHandler>(self, handler: H) -> Self {
         self.hook(|hooks| hooks.failure_handler(handler))
     }
@@ -257,7 +262,7 @@ impl App {
         match runtime {
             Ok(runtime) => {
                 let code = runtime.block_on(self.run_from(std::env::args_os()));
-                // Whatever still runs was told to stop, and must not keep the process.
+                // The tasks that still run were asked to stop, and must not keep the process alive.
                 runtime.shutdown_background();
                 code
             }
@@ -317,7 +322,7 @@ impl App {
             let connection = parsed::<ConnectionArgs>(given)?;
             if let Some(flag) = connection.first_given() {
                 return Err(CliError::usage(format_args!(
-                    "{flag} says how to reach a server, but demo has one of its own; leave it out"
+                    "{flag} describes a server to connect to, but demo has one of its own; leave it out"
                 )));
             }
             return args.run(demo.as_ref(), &self.name).await;
@@ -336,15 +341,15 @@ impl App {
         let program = &program;
         #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
         match &command {
-            // It adds them itself, where that is allowed.
+            // A worker adds them itself if --allow-sql is given.
             Task::Worker(_) => {}
             task => {
                 let connections = SqlConnections::of_command(task.database());
-                add_sql_processors(&mut self.processors, &connections);
+                connections.add_processors(&mut self.processors);
             }
         }
         let processors = std::mem::take(&mut self.processors);
-        // Each in a box: all of them in one future would take half of a thread's stack.
+        // Each command has a box: all of them in one future would take half of a thread's stack.
         match command {
             Task::DevServer(args) => Box::pin(args.run(&connection)).await,
             Task::Worker(args) => {
@@ -352,26 +357,17 @@ impl App {
                 Box::pin(args.run(&connection, processors, hooks, throttles)).await
             }
             #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
-            Task::Backfill(args) => {
-                let (hooks, throttles) = (self.hooks()?, self.throttles()?);
-                Box::pin(args.run(&connection, hooks, throttles, program)).await
-            }
+            Task::Backfill(args) => Box::pin(args.run(&self.context(&connection, program)?)).await,
             #[cfg(all(
                 feature = "files",
                 any(feature = "sqlite", feature = "postgres", feature = "mysql")
             ))]
-            Task::Import(args) => {
-                let (hooks, throttles) = (self.hooks()?, self.throttles()?);
-                Box::pin(args.run(&connection, hooks, throttles, program)).await
-            }
+            Task::Import(args) => Box::pin(args.run(&self.context(&connection, program)?)).await,
             #[cfg(all(
                 feature = "files",
                 any(feature = "sqlite", feature = "postgres", feature = "mysql")
             ))]
-            Task::Export(args) => {
-                let (hooks, throttles) = (self.hooks()?, self.throttles()?);
-                Box::pin(args.run(&connection, hooks, throttles, program)).await
-            }
+            Task::Export(args) => Box::pin(args.run(&self.context(&connection, program)?)).await,
             Task::Start(args) => {
                 let hooks = self.hooks()?;
                 Box::pin(args.run(&connection, &processors, hooks, program)).await
@@ -381,9 +377,8 @@ impl App {
             Task::Watch(args) => Box::pin(args.run(&connection, program)).await,
             Task::Failures(args) => Box::pin(args.run(&connection, &processors, program)).await,
             Task::Redrive(args) => {
-                let (hooks, throttles) = (self.hooks()?, self.throttles()?);
-                let help = Help { hooks, throttles };
-                Box::pin(args.run(&connection, &processors, help, program)).await
+                let context = self.context(&connection, program)?;
+                Box::pin(args.run(&context, &processors)).await
             }
             Task::Pause(args) => Box::pin(args.run(&connection, program)).await,
             Task::Resume(args) => Box::pin(args.run(&connection, program)).await,
@@ -400,6 +395,19 @@ impl App {
 }
 
 impl App {
+    fn context<'a>(
+        &'a self,
+        connection: &'a ConnectionArgs,
+        program: &'a Program,
+    ) -> CliResult<CommandContext<'a>> {
+        Ok(CommandContext {
+            connection,
+            hooks: self.hooks()?,
+            throttles: self.throttles()?,
+            program,
+        })
+    }
+
     fn throttles(&self) -> CliResult<&Throttles> {
         let throttles = self.throttles.as_ref();
         Ok(throttles.map_err(|error| WorkerError::RegisterThrottle(error.clone()))?)
@@ -411,7 +419,7 @@ impl App {
     }
 }
 
-/// A command with a server of its own still knows the flags, so that it can say why it does not take them.
+/// Adds the connection flags, hidden, to a command with a server of its own, so that it can explain why it refuses them.
 fn without_connection(command: Command) -> Command {
     let own: Vec<_> = command
         .get_arguments()
@@ -427,10 +435,10 @@ fn parsed<A: FromArgMatches>(matches: &ArgMatches) -> CliResult<A> {
     A::from_arg_matches(matches).map_err(|e| CliError::usage(e.render()))
 }
 
-/// Help and version are answers, everything else that clap says is bad usage.
+/// Prints an answer of clap. Help and version are results, everything else is bad usage.
 fn refused(error: &clap::Error) -> ExitCode {
     if error.use_stderr() {
-        // It repeats what was given.
+        // The message may repeat arguments, so it is escaped.
         note(error.render().to_string().trim_end());
         return Exit::Usage.into();
     }

@@ -1,9 +1,12 @@
-//! How a command ends: exit status and error message.
+//! The end of a command: exit status and error message.
 
 use std::{error::Error, fmt, process::ExitCode};
 
 use crate::{
-    base::error::text::{with_causes, words},
+    base::error::{
+        PageError,
+        text::{with_causes, words},
+    },
     batch::validate::InvalidBatch,
     dev_server::DevServerError,
     engine::{
@@ -32,7 +35,7 @@ pub(crate) enum Exit {
 }
 
 impl Exit {
-    /// What a batch that has ended means for a script.
+    /// The status for a batch that has ended.
     pub(crate) fn of(report: &BatchReport) -> Self {
         match report.outcome {
             Outcome::Completed => Self::Done,
@@ -56,7 +59,7 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Why a command did not do what it was asked to.
+/// The error of a command.
 #[derive(Debug)]
 pub(crate) struct CliError {
     exit: Exit,
@@ -67,14 +70,22 @@ pub(crate) struct CliError {
 pub(crate) type CliResult<T = Exit> = Result<T, CliError>;
 
 impl CliError {
-    /// The command line asks for something that is not allowed.
+    /// An error in the command line.
     pub(crate) fn usage(message: impl fmt::Display) -> Self {
         Self::new(Exit::Usage, message.to_string())
     }
 
-    /// Something else went wrong.
+    /// Any other error.
     pub(crate) fn failure(message: impl fmt::Display) -> Self {
         Self::new(Exit::Error, message.to_string())
+    }
+
+    /// A check that failed before anything started: bad usage, unless the error may be temporary.
+    pub(crate) fn refused(error: &PageError) -> Self {
+        match error.is_retryable() {
+            true => Self::failure(error.message()),
+            false => Self::usage(error.message()),
+        }
     }
 
     /// An error in its own words, followed by its causes.
@@ -94,7 +105,7 @@ impl CliError {
         Self::new(exit, words(error))
     }
 
-    /// What to do about it.
+    /// Adds advice on what to do.
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
         self
@@ -104,7 +115,7 @@ impl CliError {
         self.exit
     }
 
-    /// What it says, without the word that it begins with on a terminal.
+    /// The message without the prefix `error:`.
     pub(crate) fn text(&self) -> &str {
         &self.message
     }
@@ -120,9 +131,9 @@ impl fmt::Display for CliError {
     }
 }
 
-/// What to do after an outage of the server that a command has not waited for any longer.
+/// The advice after an outage that outlasted the patience of the command.
 const UNHARMED: &str = "the batch is unharmed: once Temporal answers, `watch` follows it again, and a `backfill`, \
-                        `import` or `export` goes on with the same command";
+                        `import` or `export` continues with the same command";
 
 /// An error of the library, with the exit status that it means.
 trait Status: Error + Sized + 'static {
@@ -160,12 +171,12 @@ impl Status for ConnectError {
             | Self::AccessDenied { .. }
             | Self::NamespaceNotFound { .. }
             | Self::ServerFailed { .. } => Exit::Error,
-            // Everything that was refused before anything was sent.
+            // Refused before anything was sent.
             _ => Exit::Usage,
         }
     }
 
-    /// No batch is known of yet.
+    /// `None`: no batch is involved yet.
     fn advice(&self) -> Option<&'static str> {
         None
     }

@@ -1,6 +1,6 @@
 //! The command line, for `temporal-batch` itself and for any binary with processors of its own.
 //!
-//! One call gives a binary every command: it is then worker, starter and operator of its processors.
+//! A single call gives a binary every command. The binary can then work on, start and operate the batches of its processors.
 //!
 //! ```no_run
 //! # use async_trait::async_trait;
@@ -26,7 +26,7 @@
 //! fn main() -> ExitCode {
 //!     App::new("shop-batches")
 //!         .about("Batches of the shop")
-//!         .processor(HashEmails::connect) // runs where a worker starts
+//!         .processor(HashEmails::connect) // runs when a worker starts
 //!         .main()
 //! }
 //! ```
@@ -45,7 +45,7 @@
 //! | 2 | bad usage: a flag, a setting, an unknown processor, arguments that it does not take |
 //! | 3 | the batch completed, but pages or items were given up, or what was checked does not hold |
 //! | 4 | the batch was cancelled, or stopped itself: more failed than is tolerated, or its deadline was over |
-//! | 130 | interrupted; a batch that was merely followed goes on |
+//! | 130 | interrupted; a batch that was only followed continues |
 //!
 //! # JSON
 //!
@@ -59,15 +59,15 @@
 //! | `batch_id` | string | the batch |
 //! | `state` | string | `running`, `completed`, `failed`, `cancelled`, `terminated`, `timed_out`, `unknown` |
 //! | `outcome` | string or null | once it has ended: `completed`, `completed_with_failures`, `failed`, `stopped`, `cancelled` |
-//! | `reason` | string or null | why it ended, unless it completed |
+//! | `reason` | string or null | the reason of the end, unless the batch completed |
 //! | `ended_at` | number or null | milliseconds since 1970 |
 //! | `percent` | number or null | share of the items that are done, where their number is known; 100 once the batch has completed, and not before; `progress.items_expected_is` says whether that number is `exact`, an `estimate` or `unknown` |
-//! | `ui_url` | string or null | the batch on Temporal's own web page, where that is known |
-//! | `next` | string or null | the command that helps with what holds the batch, where there is one |
-//! | `cancel_waits_since` | number or null | when its cancellation was requested, where no worker has taken the request yet; `status` only |
-//! | `source` | string or null | where the progress comes from: `live`, `snapshot`, `report` |
-//! | `workers` | object or null | who polls the task queue, while the batch runs: [`Workers`](crate::Workers); `status` only |
-//! | `strides` | array | what the workers have in hand: [`RunningStride`](crate::RunningStride)s; `status` only |
+//! | `ui_url` | string or null | the batch in Temporal's web UI, if its address is known |
+//! | `next` | string or null | the command that helps with what holds the batch, if there is one |
+//! | `cancel_waits_since` | number or null | the time of a cancellation request that no worker has taken yet; `status` only |
+//! | `source` | string or null | the source of the progress: `live`, `snapshot`, `report` |
+//! | `workers` | object or null | the workers that poll the task queue, while the batch runs: [`Workers`](crate::Workers); `status` only |
+//! | `strides` | array | the strides that workers are processing: [`RunningStride`](crate::RunningStride)s; `status` only |
 //! | `progress` | object or null | [`Progress`](crate::Progress), with every field; null where no worker answered and the batch left no report |
 //!
 //! `status --audit --json` prints `schema`, `batch_id`, `audit` and `audit_older` alone, the latter two as in the
@@ -75,19 +75,22 @@
 //!
 //! `list --json` prints `{"schema": 1, "batches": [..]}` with [`ListedBatch`](crate::ListedBatch)es.
 
+// Imports point from the end of this line to its begin: exit, shell, output, processors, logging, state_directory <
+// dead_letters < render < args < session < commands < app.
+
 mod app;
 pub(crate) mod args;
 pub(crate) mod commands;
+pub(crate) mod dead_letters;
 mod exit;
-mod log_format;
 mod logging;
+mod output;
 mod processors;
 pub(crate) mod render;
 pub(crate) mod session;
 mod shell;
-#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
-mod sql_processors;
+mod state_directory;
 
 pub use app::App;
 #[doc(hidden)]
-pub use commands::demo::{Demo, DemoData, Verdict};
+pub use commands::demo::{Demo, DemoData, DemoVerdict};

@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::{
     exit::{CliError, CliResult},
-    render::output::note,
+    output::note,
 };
 use crate::{
     base::{
@@ -24,27 +24,27 @@ use crate::{
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 type Register = Box<dyn FnOnce(&mut Registry) -> Result<(), RegisterError> + Send>;
-/// The store of the dead letters of a batch with these arguments.
+/// Opens the store of the dead letters of a batch with the given arguments.
 type Letters = Box<dyn FnOnce(&Value) -> Result<Option<Arc<dyn DeadLetters>>, Refused> + Send>;
 type Building = Pin<Box<dyn Future<Output = Result<Built, BoxError>> + Send>>;
 
-/// Longest wait for a processor of which only the dead letters are wanted.
+/// The longest wait for a processor that is built only for its dead letters, and for an answer of their store.
 pub(crate) const STORE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A processor that is there.
+/// A processor that has been built.
 struct Built {
     register: Register,
     letters: Letters,
 }
 
-/// Why this program cannot look into the dead letters of a processor.
+/// The reason why this program cannot read the dead letters of a processor.
 #[derive(Debug)]
 pub(crate) enum NoStore {
-    /// It does not have the processor.
+    /// The program does not have the processor.
     NotHere { name: String, names: String },
     /// The processor could not be built.
     NotBuilt(String),
-    /// The processor keeps none.
+    /// The processor keeps no dead letters.
     KeepsNone { name: String },
 }
 
@@ -63,7 +63,7 @@ impl fmt::Display for NoStore {
     }
 }
 
-/// The processors in the order in which they were named.
+/// The processors of the program, in the order in which they were added.
 #[derive(Default)]
 pub(crate) struct Processors(Vec<Entry>);
 
@@ -76,22 +76,22 @@ struct Entry {
     build: Box<dyn Fn() -> Building + Send + Sync>,
 }
 
-/// Arguments and a first cursor that a processor takes.
+/// The result of a check: the processor accepts the arguments and the first cursor.
 struct Fit {
-    /// As the processor itself would write it.
+    /// The first cursor as the processor itself would write it.
     first_cursor: Option<PageToken>,
-    /// Fields that its types let fall.
+    /// Fields that the types of the processor ignore.
     ignored: Vec<String>,
 }
 
-/// Whose a processor is.
+/// The origin of a processor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
-    /// The program's own.
+    /// Added by the program.
     Own,
-    /// A sample of the program, which its worker can do without where there is something else to do.
+    /// A sample of the program. A worker that also runs SQL starts without a sample that cannot be built.
     Sample,
-    /// One that comes with this crate and works on named connections.
+    /// A processor of this crate that works on named connections.
     Sql,
 }
 
@@ -106,7 +106,7 @@ impl Processors {
         self.add_as(Kind::Own, factory);
     }
 
-    /// Adds a sample: a worker that has SQL to run starts without it where it cannot be built.
+    /// Adds a sample. A worker that also runs SQL starts without it if it cannot be built.
     pub(crate) fn add_sample<F, Fut, P, E>(&mut self, factory: F)
     where
         F: Fn() -> Fut + Send + Sync + 'static,
@@ -117,7 +117,7 @@ impl Processors {
         self.add_as(Kind::Sample, factory);
     }
 
-    /// Adds a processor of this crate, which a program does not count as one of its own.
+    /// Adds a processor of this crate. It does not count as a processor of the program.
     #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
     pub(crate) fn add_of_sql<F, Fut, P, E>(&mut self, factory: F)
     where
@@ -159,18 +159,18 @@ impl Processors {
         });
     }
 
-    /// Whether it is known here that this processor has partitions.
+    /// `true` if this program knows the processor and the processor has partitions.
     pub(crate) fn has_partitions(&self, name: &str) -> bool {
         self.entry(name).is_some_and(|entry| entry.partitioned)
     }
 
-    /// Whether a processor runs SQL that comes with its batches.
+    /// `true` if the processor runs SQL that comes with its batches.
     pub(crate) fn runs_sql(&self, name: &str) -> bool {
         self.entry(name)
             .is_some_and(|entry| entry.kind == Kind::Sql)
     }
 
-    /// Whether the program has none of its own.
+    /// `true` if the program has no processor of its own.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.iter().all(|entry| entry.kind == Kind::Sql)
     }
@@ -180,11 +180,11 @@ impl Processors {
         names.join(", ")
     }
 
-    /// Builds all of them, and gives their names.
+    /// Builds all processors. Returns them with their names.
     pub(crate) async fn build(&self) -> CliResult<(Registry, String)> {
         if self.0.is_empty() {
             return Err(CliError::usage(
-                "this program has no processor, so its worker had nothing to do; add one with \
+                "this program has no processor, so its worker would have nothing to do; add one with \
                  `App::processor`, or let it run SQL with --allow-sql",
             ));
         }
@@ -207,7 +207,7 @@ impl Processors {
         Ok((registry, names.join(", ")))
     }
 
-    /// Builds one of them, like a worker would.
+    /// Builds one processor, as a worker would.
     pub(crate) async fn one(&self, name: &str) -> Result<Registry, NoStore> {
         let built = self.built(name).await?;
         let mut registry = Registry::new();
@@ -215,7 +215,7 @@ impl Processors {
         Ok(registry)
     }
 
-    /// Builds one of them, like a worker would, and gives the store of its dead letters.
+    /// Builds one processor, as a worker would, and opens the store of its dead letters.
     pub(crate) async fn letters(
         &self,
         name: &str,
@@ -244,7 +244,7 @@ impl Processors {
         }
     }
 
-    /// A cursor as its processor itself would write it, where this program has that.
+    /// The cursor as its processor would write it, if this program has the processor.
     pub(crate) fn rewrite(&self, name: &str, cursor: PageToken) -> CliResult<PageToken> {
         let Some(entry) = self.entry(name) else {
             return Ok(cursor);
@@ -260,11 +260,11 @@ impl Processors {
         self.0.iter().find(|entry| entry.name == name)
     }
 
-    /// Refuses what the worker would refuse, and warns of fields that the processor ignores. A program without
-    /// processors can only leave it to the worker.
+    /// Refuses what the worker would refuse, and warns about fields that the processor ignores. A program without
+    /// processors leaves the check to the worker.
     ///
-    /// Where no arguments were given, both of JSON's ways to say "nothing" are tried. Gives back the
-    /// arguments, and the first cursor as the processor itself would write it.
+    /// Tries `null` and `{}` if no arguments are given. Returns the arguments, and the first cursor as the processor itself
+    /// would write it.
     pub(crate) fn check(
         &self,
         name: &str,
@@ -290,8 +290,8 @@ impl Processors {
                 Ok(fit) => {
                     for field in fit.ignored {
                         note(format_args!(
-                            "warning: processor \"{name}\" ignores the field {field}: its type does not know it, and \
-                             does not refuse it either (`#[serde(deny_unknown_fields)]` would)"
+                            "warning: processor \"{name}\" ignores the field {field}: its type does not have it, and \
+                             does not refuse it (`#[serde(deny_unknown_fields)]` would)"
                         ));
                     }
                     return Ok((args, fit.first_cursor));
@@ -320,8 +320,8 @@ fn fit<P: PageProcessor>(args: &Value, first_cursor: Option<&PageToken>) -> Resu
     })
 }
 
-/// Two tokens are one position only where their texts are the same, so the cursor is written anew: the
-/// order of its fields and its spaces were the user's.
+/// Rewrites a cursor as the processor would write it. Tokens are compared as text, and the user chose the order of the
+/// fields and the spaces.
 fn rewrite<P: PageProcessor>(cursor: &PageToken) -> Result<PageToken, String> {
     let cursor = cursor.decode::<P::Cursor>();
     let rewritten = cursor.and_then(|cursor| PageToken::encode(&cursor));

@@ -1,6 +1,6 @@
-//! Commands as a person types them into a shell.
+//! Commands in the form in which a person types them into a shell.
 
-/// The connection of a batch that names none.
+/// The connection of a batch that does not name one.
 pub(super) const DEFAULT_CONNECTION: &str = "default";
 /// The commands that take `--database-url`.
 const OF_DATABASE: [&str; 6] = [
@@ -12,8 +12,8 @@ const OF_DATABASE: [&str; 6] = [
     "verify",
 ];
 
-/// The program, with the flags by which its other commands reach what this one reaches. What comes from the environment
-/// or holds a secret is left to the environment.
+/// The program, with the flags that let its other commands reach the same server and database. Settings from the environment
+/// and secrets are left to the environment.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Program {
     pub name: String,
@@ -24,7 +24,7 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// A command in the environment of this one. It begins with the name of the command.
+    /// A command line for the environment of this command. `command` begins with the name of the subcommand.
     pub fn command(&self, command: &str) -> String {
         let (name, server) = (&self.name, &self.server);
         let of_database = command
@@ -43,7 +43,7 @@ impl Program {
         self.command(&format!("{command} {}", quoted(batch_id)))
     }
 
-    /// Starts a worker on a task queue. `connection`: that of the batch, where its processor runs the SQL that comes with it.
+    /// The command that starts a worker on a task queue. `connection` is the connection of a batch that brings its own SQL.
     pub fn worker(&self, task_queue: &str, connection: Option<&str>) -> String {
         let sql = match (connection, &self.database) {
             (None, _) => String::new(),
@@ -51,7 +51,7 @@ impl Program {
                 let source = format!("{name}=url:{url}");
                 format!(" --allow-sql --connection {}", quoted(&source))
             }
-            // Without the name it is the database of the environment.
+            // Without a name, the worker takes the database of the environment.
             (Some(DEFAULT_CONNECTION), None) => " --allow-sql".to_owned(),
             (Some(name), _) => format!(" --allow-sql --connection {}", quoted(name)),
         };
@@ -59,7 +59,7 @@ impl Program {
     }
 }
 
-/// A word of a command line.
+/// A word of a command line, quoted if the shell needs it.
 pub(super) fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
     match !word.is_empty() && word.chars().all(plain) {

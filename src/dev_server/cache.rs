@@ -1,3 +1,5 @@
+//! The cache of the fetched Temporal CLI, shared by all processes of the user.
+
 use std::{
     fs::{self, File, TryLockError},
     io,
@@ -9,14 +11,14 @@ use tokio::time::sleep;
 
 use super::{
     CliOrigin,
-    cli::{executable_name, is_executable},
     download::{self, CLI_VERSION},
     error::in_one_line,
+    temporal_cli::{executable_name, is_executable},
 };
 
 const STAGING_PREFIX: &str = ".fetch-";
-/// Longer than a fetch can take. Afterwards the process that holds the lock is taken to be stopped, and both
-/// go on side by side: the last step is atomic.
+/// The longest wait for the lock, which is longer than a fetch can take. Afterwards the owner of the lock counts as stopped, and this
+/// process fetches too: the last step is atomic.
 const LOCK_LIMIT: Duration = Duration::from_secs(20 * 60);
 
 /// The directory that keeps the fetched Temporal CLI of one version.
@@ -37,7 +39,7 @@ impl CliCache {
         self.dir.join(executable_name())
     }
 
-    /// Whether only its user, or a group of theirs, can have changed what is in it.
+    /// `true` if only the user or the user's groups can have changed the content.
     pub(super) fn is_safe(&self) -> bool {
         #[cfg(unix)]
         {
@@ -53,7 +55,7 @@ impl CliCache {
         true
     }
 
-    /// Fetches the Temporal CLI into the cache, or tells what was tried and why it failed, one line each.
+    /// Fetches the Temporal CLI into the cache. The error has one line for each attempt, with its reason.
     pub(super) async fn fetch(&self) -> Result<(PathBuf, CliOrigin), Vec<String>> {
         let not_writable = |error: io::Error| {
             vec![format!(
@@ -107,8 +109,8 @@ impl CliCache {
         Err(reasons)
     }
 
-    /// Waits for other processes that fetch the same thing. `None` where files cannot be locked or the wait
-    /// is too long: then it is fetched more than once, which costs time and nothing else.
+    /// Waits for other processes that fetch the same version. `None` if files cannot be locked or the wait is too long: then the
+    /// version is fetched more than once, which only costs time.
     async fn lock(&self) -> io::Result<Option<File>> {
         let file = File::create(self.dir.join(".lock"))?;
         let started = Instant::now();
@@ -123,7 +125,7 @@ impl CliCache {
         }
     }
 
-    /// Removes what fetches that were killed left behind; only for the holder of the lock.
+    /// Removes the leftovers of fetches that were killed. Only the holder of the lock may call it.
     fn remove_leftovers(&self) {
         for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
             if is_leftover(&entry.path()) {
@@ -139,7 +141,7 @@ fn is_leftover(path: &Path) -> bool {
         .is_some_and(|name| name.starts_with(STAGING_PREFIX))
 }
 
-/// Tries the fetched executable and moves it to its place in one step, so that nobody ever sees half a file.
+/// Tries the fetched executable and moves it to its place in one step, so that no process ever sees half a file.
 async fn install(
     fetched: Result<PathBuf, String>,
     executable: &Path,

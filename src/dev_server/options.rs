@@ -1,3 +1,5 @@
+//! The options of the dev server, and the arguments that they become.
+
 use std::{
     ffi::OsString,
     path::{Path, PathBuf},
@@ -5,7 +7,7 @@ use std::{
 
 use super::{DevServer, DevServerError, ports::Ports};
 
-/// How to run the local Temporal dev server.
+/// Options of the local Temporal dev server.
 ///
 /// # Default
 ///
@@ -65,8 +67,8 @@ impl DevServerOptions {
         self
     }
 
-    /// Keeps all state in this SQLite file, which is made where it does not exist, for its user alone; its directory must. No
-    /// two servers may use one file at the same time.
+    /// Keeps all state in this SQLite file. A missing file is created, readable by its user only; its directory must exist. No two
+    /// servers may use one file at the same time.
     pub fn db_filename(mut self, path: impl Into<PathBuf>) -> Self {
         self.db_filename = Some(path.into());
         self
@@ -97,14 +99,14 @@ impl DevServerOptions {
     ///
     /// # Errors
     ///
-    /// A port in use, a missing directory and the like are found before anything is fetched or started.
+    /// A port in use, a missing directory and similar errors are found before anything is fetched or started.
     pub async fn start(self) -> Result<DevServer, DevServerError> {
         DevServer::start(self).await
     }
 }
 
 impl DevServerOptions {
-    /// Refuses what cannot work, before anything is fetched or started.
+    /// Refuses invalid options before anything is fetched or started.
     pub(super) fn check(&self) -> Result<(), DevServerError> {
         if let Some(key_value) = self.dynamic_config.iter().find(|v| !is_key_and_json(v)) {
             return Err(DevServerError::InvalidDynamicConfig {
@@ -146,12 +148,12 @@ impl DevServerOptions {
         flag("--port", ports.server.to_string().into());
         flag("--log-level", "warn".into());
         flag("--namespace", self.namespace_name().into());
-        // Otherwise the server asks its makers for updates.
+        // Otherwise the server contacts its vendor to check for updates.
         flag(
             "--dynamic-config-value",
             "frontend.enableServerVersionCheck=false".into(),
         );
-        // Batches share their workers by their weights. It can be switched off again below.
+        // Fairness lets batches share workers by their weights. The dynamic configuration below can switch it off.
         flag(
             "--dynamic-config-value",
             "matching.enableFairness=true".into(),

@@ -1,16 +1,18 @@
+//! The output of the server, of which a bounded part is kept.
+
 use std::collections::VecDeque;
 
-/// Lines of the server's output kept for error messages.
+/// The number of lines that are kept for error messages.
 const RECENT_LINES: usize = 12;
-/// Lines that name an error are kept apart: the stack trace of a server that panics pushes out all others.
+/// The number of lines with errors that are kept. They are kept separately, because the stack trace of a panic would push them out.
 const ERROR_LINES: usize = 4;
-/// Longer lines are cut, counted in characters.
+/// The number of characters after which a line is cut.
 const LINE_LENGTH: usize = 400;
 
-/// What is remembered of the server's output, a bounded part of it.
+/// The part of the server's output that is kept.
 #[derive(Debug)]
 pub(super) struct Output {
-    /// The server announces itself with a line that ends in this.
+    /// The end of the line with which the server announces itself.
     announcement: String,
     announced: bool,
     address_in_use: bool,
@@ -49,17 +51,17 @@ impl Output {
         self.recent.push_back(kept);
     }
 
-    /// Whether the server said that it is up. Until then, whoever answers on its port may be another one.
+    /// `true` once the server has announced itself. Before that, an answer on its port may come from another server.
     pub(super) fn announced(&self) -> bool {
         self.announced
     }
 
-    /// Whether somebody else was quicker to take one of the server's ports.
+    /// `true` if another process has taken one of the server's ports.
     pub(super) fn address_in_use(&self) -> bool {
         self.address_in_use
     }
 
-    /// The lines that name an error, or the last lines where none does.
+    /// The lines that name an error, or else the last lines.
     pub(super) fn excerpt(&self) -> String {
         if self.errors.is_empty() {
             Vec::from(self.recent.clone()).join("\n")

@@ -1,3 +1,5 @@
+//! The ports of the server.
+
 use std::{
     io::{self, ErrorKind},
     net::{Ipv4Addr, TcpListener},
@@ -5,7 +7,7 @@ use std::{
 
 use super::DevServerError;
 
-/// The ports of one server, all different and free a moment ago.
+/// The ports of a server. They are different, and were free when they were chosen.
 ///
 /// The server picks further ports for its own services at random among the free ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,13 +18,13 @@ pub(super) struct Ports {
 }
 
 impl Ports {
-    /// Checks the ports that were asked for, where 0 asks for any free one.
+    /// Checks the given ports. 0 stands for any free port.
     pub(super) fn choose(
         server: u16,
         ui: Option<u16>,
         metrics: Option<u16>,
     ) -> Result<Self, DevServerError> {
-        // All listeners live until the end, so that no port is given out twice.
+        // All listeners live until the end, so that no port is chosen twice.
         let server = bind("dev server", server)?;
         let ui = ui.map(|port| bind("web UI", port)).transpose()?;
         let metrics = metrics.map(|port| bind("metrics", port)).transpose()?;
@@ -61,9 +63,9 @@ fn bind(service: &'static str, port: u16) -> Result<Claim, DevServerError> {
     })
 }
 
-/// Keeps Linux, which picks free ports at random, from giving this one to somebody else between now and
-/// the server's start: a connection closed from the listening side stays in `TIME_WAIT` for a minute, in
-/// which the port can be bound by number but is not picked.
+/// Keeps Linux, which picks free ports at random, from giving this port to another process before the server starts. A
+/// connection that is closed from the listening side stays in `TIME_WAIT` for a minute. During that time the port can be bound by
+/// its number, but is not picked.
 fn keep_from_reuse(listener: &TcpListener) -> io::Result<()> {
     if cfg!(target_os = "linux") {
         let _client = std::net::TcpStream::connect(listener.local_addr()?)?;

@@ -1,3 +1,5 @@
+//! The running server, from its start to its end.
+
 use std::time::{Duration, Instant};
 
 use temporalio_client::{Connection, ConnectionOptions};
@@ -9,13 +11,13 @@ use super::{
 };
 use crate::base::private_files;
 
-/// The bound of the wait for a server that starts; it usually needs less than one second.
+/// The longest wait for a server that starts, which usually needs less than one second.
 const START_LIMIT: Duration = Duration::from_secs(30);
-/// The bound of the wait for a server that stops: the watchdog kills it after 5 s.
+/// The longest wait for a server that stops. The watchdog kills it after 5 s.
 const STOP_LIMIT: Duration = Duration::from_secs(10);
-/// How often a start is repeated because another process took one of the server's ports.
+/// The number of attempts to start a server when another process takes one of its ports.
 const START_TRIES: usize = 3;
-/// How long an answer may come from somebody else on the port; see [`Starting::ready`].
+/// The time during which an answer may come from another server on the port; see [`Starting::ready`].
 const ANNOUNCEMENT_LIMIT: Duration = Duration::from_secs(1);
 
 /// A running dev server, which stops with its owner.
@@ -45,7 +47,7 @@ impl DevServer {
         self.ports.ui.map(|port| format!("http://127.0.0.1:{port}"))
     }
 
-    /// Where the server's metrics can be scraped, if a port was set for them.
+    /// The URL of the server's metrics, if a port was set for them.
     #[must_use]
     pub fn metrics_url(&self) -> Option<String> {
         self.ports
@@ -77,12 +79,11 @@ impl DevServer {
 
 /// # End
 impl DevServer {
-    /// Ends the server: it is asked to, and killed where it has not ended after 5 s. A server that has
-    /// already ended is fine.
+    /// Ends the server. The server is asked to end, and killed after 5 s. A server that has already ended is no error.
     ///
     /// # Errors
     ///
-    /// [`DevServerError::NotStopped`] where the process outlives even that.
+    /// [`DevServerError::NotStopped`] if the process outlives even that.
     pub async fn stop(mut self) -> Result<(), DevServerError> {
         self.watchdog.let_go();
         match timeout(STOP_LIMIT, self.watchdog.exit()).await {
@@ -94,8 +95,8 @@ impl DevServer {
         }
     }
 
-    /// Resolves when the server ends by itself, or was ended by somebody else. Cancel safe, so it can wait
-    /// side by side with Ctrl-C.
+    /// Resolves when the server ends by itself or is stopped from outside. Cancel safe, so it can be awaited together with
+    /// Ctrl-C.
     ///
     /// # Errors
     ///
@@ -114,7 +115,7 @@ impl DevServer {
 impl DevServer {
     pub(super) async fn start(options: DevServerOptions) -> Result<Self, DevServerError> {
         options.check()?;
-        // Nobody should wait for a download to learn that a port is in use.
+        // A port in use is reported before a long download.
         options.choose_ports()?;
         let cli = TemporalCli::find_or_fetch().await?;
         tracing::debug!(path = %cli.path().display(), origin = %cli.origin(), "found the Temporal CLI");
@@ -122,7 +123,7 @@ impl DevServer {
         let mut tries = 0;
         loop {
             tries += 1;
-            // Chosen anew each time: a port that was asked for and has been taken meanwhile is named here.
+            // The ports are chosen again each time, so that a given port that has been taken meanwhile is reported.
             let ports = options.choose_ports()?;
             let mut starting = Starting::launch(&options, ports, &cli).await?;
             match starting.ready().await {
@@ -180,9 +181,9 @@ impl Starting {
 
     /// Waits until the server answers a client.
     ///
-    /// Another server may have taken the port after it was checked, and then it is that one which answers,
-    /// for the moment until ours ends with an error. So an answer counts once ours has announced itself, or,
-    /// where it words that in another way, after a second in which it did not end.
+    /// Another server may have taken the port after the check. Then that server answers, until ours ends with an error. An answer
+    /// therefore counts only once our server has announced itself, or, in case its announcement is worded differently, after a
+    /// second in which it did not end.
     async fn ready(&mut self) -> Result<(), DevServerError> {
         let url = Url::parse(&format!("http://127.0.0.1:{}", self.ports.server))
             .expect("an address and a port make a valid URL");

@@ -6,7 +6,7 @@
 //!         ◀─stderr: all output of the server───────────────────
 //! ```
 //!
-//! The pipe closes with its owner, however that ends: the operating system does it for a killed process.
+//! The pipe closes when its owner ends: the operating system closes it even for a killed process.
 
 use std::{
     ffi::OsString,
@@ -55,8 +55,8 @@ kill "$watchdog" 2>/dev/null
 exit "$status"
 "#;
 
-/// After the server's end its last output is waited for this long: a process that the server left behind
-/// may hold the pipe open.
+/// The longest wait for the last output after the server's end: a process that the server left behind may keep the pipe
+/// open.
 const LAST_OUTPUT: Duration = Duration::from_millis(500);
 
 /// A running server. Dropping it ends the server soon after, without waiting for that.
@@ -65,7 +65,7 @@ const LAST_OUTPUT: Duration = Duration::from_millis(500);
 /// have one runtime each.
 #[derive(Debug)]
 pub(super) struct Watchdog {
-    /// While this is open, the server lives.
+    /// The pipe that keeps the server alive.
     owner: Option<ChildStdin>,
     pid: u32,
     exit: watch::Receiver<Option<i32>>,
@@ -73,7 +73,7 @@ pub(super) struct Watchdog {
 }
 
 impl Watchdog {
-    /// Blocks for the few milliseconds that a shell needs to start.
+    /// Starts the server. Blocks for the few milliseconds that a shell needs to start.
     pub(super) fn launch(
         executable: &Path,
         args: &[OsString],
@@ -147,7 +147,7 @@ impl Watchdog {
         self.output.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks the server to end; [`Watchdog::exit`] tells when it has.
+    /// Asks the server to end; [`Watchdog::exit`] resolves when it has.
     pub(super) fn let_go(&mut self) {
         self.owner = None;
     }
@@ -167,7 +167,7 @@ impl Watchdog {
     }
 }
 
-/// Reported where the operating system does not tell.
+/// The exit status if the operating system does not report one.
 const UNKNOWN_STATUS: i32 = -1;
 
 fn exit_status(child: &mut Child) -> i32 {

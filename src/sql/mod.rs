@@ -52,7 +52,10 @@ pub use ledger::InvalidSchema;
 pub use ledger::SqlLedger;
 pub use ledger::coverage::KeptStride;
 #[cfg(feature = "cli")]
-pub(crate) use ledger::schema::{LedgerSchema, TABLES};
+pub(crate) use ledger::{
+    lacks_tables,
+    schema::{LedgerSchema, TABLES},
+};
 pub use table::{Column, Key, KeyPart, Table, TableDatabase, TableError, TableSpec};
 #[cfg(feature = "postgres")]
 pub use throttle::{InvalidThrottle, PostgresThrottle, PostgresThrottleBuilder, Threshold};

@@ -147,7 +147,7 @@ async fn an_interrupted_command_is_gone_on_with_by_repeating_it(home: Home) {
     let first = first.ended();
     exits(&first, 130);
     assert!(
-        first.err.contains("the same command goes on"),
+        first.err.contains("the same command continues"),
         "{}",
         first.err
     );

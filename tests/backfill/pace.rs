@@ -82,7 +82,7 @@ async fn no_more_pages_are_in_flight_than_the_command_has_slots_for(home: Home) 
 
 fn names_what_it_leaves(id: &str, second: &Running) {
     second.says(&format!(
-        "warning: batch \"{id}\" goes on with the limits that it has, without --page-size 20 --rate 60; "
+        "warning: batch \"{id}\" continues with the limits that it has, without --page-size 20 --rate 60; "
     ));
     let before = progress(id);
     assert_eq!(

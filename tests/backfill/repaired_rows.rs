@@ -243,7 +243,7 @@ async fn what_was_deleted_is_not_repaired(home: Home) {
         let refused = run(with(&other.url, &[command, &id]));
         exits(&refused, 1);
         for part in [
-            "counts 3 dead letters, and the database that is looked at holds none of them",
+            "counts 3 dead letters, but this database holds none of them",
             "hint: --database-url or DATABASE_URL names the database of the batch",
         ] {
             assert!(refused.err.contains(part), "{part}: {refused:#?}");
@@ -254,7 +254,7 @@ async fn what_was_deleted_is_not_repaired(home: Home) {
     exits(&run(with(&home.url, &["redrive", &id])), 0);
     let blind = run(online(&gate));
     exits(&blind, 3);
-    let why = "cannot be looked at from here";
+    let why = "cannot be read from here";
     assert!(blind.err.contains(why), "{blind:#?}");
     // A ledger without the table cannot count, and a redrive says so before it begins.
     home.script("UPDATE t SET most = 0, x = 0 WHERE id = 46")
@@ -302,15 +302,15 @@ async fn an_interrupted_redrive_goes_on_with_the_same_command(home: Home) {
     let interrupted = redrive.ended();
     exits(&interrupted, 130);
     assert!(
-        interrupted.err.contains("the same command goes on with it"),
+        interrupted.err.contains("the same command continues it"),
         "{interrupted:#?}"
     );
     let rest = run(with(&home.url, &["redrive", &id, "--page-size", "5"]));
     exits(&rest, 0);
-    let left = "goes on with the limits that it has, without --page-size 5; `temporal-batch set ";
+    let left = "continues with the limits that it has, without --page-size 5; `temporal-batch set ";
     assert!(rest.err.contains(left), "{rest:#?}");
     assert!(
-        rest.err.contains("was interrupted, and goes on now"),
+        rest.err.contains("was interrupted, and continues now"),
         "{rest:#?}"
     );
     assert!(

@@ -260,11 +260,11 @@ fn values_that_mean_nothing_are_refused_with_what_is_allowed() {
         (&["failures", "b", "--limit", "0"], &["--limit", "1.."]),
         (
             &["list", "--log-level", "lots"],
-            &["`lots` is no level", "error, warn, info, debug, trace"],
+            &["`lots` is not a level", "error, warn, info, debug, trace"],
         ),
         (
             &["list", "--log-level", "warn,lots"],
-            &["`lots` is no level"],
+            &["`lots` is not a level"],
         ),
         (&["failures", "b", "--error-type", ""], &["--error-type"]),
     ] {
@@ -276,7 +276,7 @@ fn values_that_mean_nothing_are_refused_with_what_is_allowed() {
         .env("RUST_LOG", "lots"));
     assert_eq!(listed.status, Some(0), "{}", listed.err);
     assert!(
-        listed.err.contains("`lots` in RUST_LOG is no level"),
+        listed.err.contains("`lots` in RUST_LOG is not a level"),
         "{}",
         listed.err
     );

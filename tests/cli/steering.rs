@@ -88,7 +88,7 @@ fn a_running_batch_can_be_looked_at_and_steered() {
         assert!(line.starts_with('[') && !line.contains('\u{1b}'), "{line}");
         watch.signal("INT");
         let ended = watch.ended().exits_with(130);
-        let goes_on = "batch \"steered\" goes on";
+        let goes_on = "batch \"steered\" continues";
         assert!(ended.err.contains(goes_on), "{}", ended.err);
     }
     assert_eq!(look("steered")["state"], "running");
@@ -193,8 +193,8 @@ fn on_a_terminal_watch_is_a_screen_whose_keys_steer_and_that_leaves_no_trace() {
     let all = watch.ended().exits_with(130).out;
     let (_, screen) = all.split_once(ENTER).expect("a screen is entered");
     let (screen, after) = screen.split_once(LEAVE).expect("and left");
-    assert!(!screen.contains("goes on:"), "{screen}");
-    assert!(after.contains("batch \"on-screen\" goes on"), "{after}");
+    assert!(!screen.contains("continues:"), "{screen}");
+    assert!(after.contains("batch \"on-screen\" continues"), "{after}");
     assert_eq!(
         run(online(&["cancel", "on-screen", "--wait"])).status,
         Some(0)

@@ -304,7 +304,7 @@ async fn a_place_that_cannot_be_written_to_is_refused_at_the_start() {
         ),
         (as_flag(folder(&file)), "cannot be written to"),
         (as_flag(&file.path), "the file that is imported"),
-        (as_flag(&mine), "is no file of rejected records"),
+        (as_flag(&mine), "is not a file of rejected records"),
         (
             as_flag(&taken),
             "holds the rejected records of batch \"first\"",

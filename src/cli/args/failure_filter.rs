@@ -1,4 +1,4 @@
-//! Which failures are meant: the flags of `failures` and `redrive`.
+//! The selection of failures: flags of `failures` and `redrive`.
 
 use std::time::SystemTime;
 
@@ -9,7 +9,7 @@ use crate::{
     base::time::Timestamp,
     batch::letter_filter::LetterFilter,
     cli::{
-        commands::start::json,
+        args::values::json,
         exit::{CliError, CliResult},
         processors::Processors,
     },
@@ -23,20 +23,20 @@ pub(crate) struct FilterArgs {
     #[arg(long, value_name = "TYPE", value_parser = clap::builder::NonEmptyStringValueParser::new())]
     error_type: Option<String>,
 
-    /// Only what begins right after this cursor
+    /// Only the page that begins right after this cursor
     #[arg(long, value_name = "CURSOR", value_parser = json, allow_hyphen_values = true)]
     page: Option<Value>,
 
-    /// Only what failed last at this time or later: a UTC time such as 2026-11-21T07:00:00Z, or how long ago
+    /// Only failures of this time or later: a UTC time such as 2026-11-21T07:00:00Z, or an age such as 2h
     #[arg(long, value_name = "TIME", value_parser = time)]
     since: Option<Timestamp>,
 
-    /// Only what failed last before this time
+    /// Only failures before this time
     #[arg(long, value_name = "TIME", value_parser = time)]
     until: Option<Timestamp>,
 }
 
-/// A time, or how long ago it was.
+/// A point in time, or an age.
 fn time(text: &str) -> Result<Timestamp, String> {
     time_before(text, SystemTime::now())
 }
@@ -54,7 +54,7 @@ fn time_before(text: &str, now: SystemTime) -> Result<Timestamp, String> {
 }
 
 impl FilterArgs {
-    /// The filter for a batch of a processor. The cursor is written as the processor would.
+    /// The filter for a batch of a processor, with the cursor as the processor would write it.
     pub(crate) fn of(
         &self,
         batch_id: &str,
@@ -65,7 +65,7 @@ impl FilterArgs {
             && since >= until
         {
             return Err(CliError::usage(
-                "nothing can be meant: --since has to be before --until",
+                "no failure can match: --since has to be before --until",
             ));
         }
         let page_start = match &self.page {
@@ -88,7 +88,7 @@ impl FilterArgs {
     }
 }
 
-/// Whether a page is meant.
+/// `true` if the filter selects a page.
 pub(crate) fn means_page(filter: &LetterFilter, page: &PageFailure) -> bool {
     let wanted_type = filter.error_type.as_ref();
     let wanted_start = filter.page_start.as_ref();
@@ -98,7 +98,7 @@ pub(crate) fn means_page(filter: &LetterFilter, page: &PageFailure) -> bool {
         && filter.until.is_none_or(|until| page.last_at < until)
 }
 
-/// Whether an item is meant. Its place and its time are not known, so nothing that asks for them means it.
+/// `true` if the filter selects an item. The place and the time of an item are unknown, so a filter on either selects no item.
 pub(crate) fn means_item(filter: &LetterFilter, item: &FailedItem) -> bool {
     let wanted_type = filter.error_type.as_ref();
     wanted_type.is_none_or(|wanted| *wanted == item.error_type)

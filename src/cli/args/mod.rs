@@ -1,13 +1,15 @@
 //! Flags that several commands share.
 
+pub(crate) mod batch_options;
+pub(crate) mod database_throttle;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 pub(crate) mod databases;
 pub(crate) mod failure_filter;
+pub(crate) mod metrics;
 pub(crate) mod pacing;
 pub(crate) mod stages;
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+pub(crate) mod table;
 pub(crate) mod temporal_server;
-#[cfg(feature = "postgres")]
-pub(crate) mod throttle;
-pub(crate) mod time;
-pub(crate) mod tolerance;
-pub(crate) mod worker;
+pub(crate) mod values;
+pub(crate) mod worker_tuning;

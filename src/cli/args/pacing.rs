@@ -1,4 +1,4 @@
-//! How fast a batch goes: flags of `start`, `redrive` and `set`.
+//! The speed of a batch: flags of `start`, `redrive` and `set`.
 
 use std::{str::FromStr, time::Duration};
 
@@ -15,15 +15,15 @@ use crate::{
             window::{InvalidWindow, Window},
         },
     },
-    cli::{args::tolerance::length, exit::CliResult, render::output, shell::quoted},
+    cli::{args::values::length, exit::CliResult, output, shell::quoted},
     engine::client::Settings,
     progress::Progress,
-    protocol::PageSizeSetting,
+    protocol::steering::PageSizeSetting,
 };
 
-/// Where the help lists these flags. A heading for the whole struct would go on after it.
+/// The heading of these flags in the help. A heading for the whole struct would also apply to the flags after it.
 const HEADING: &str = "Pace";
-/// The word that takes a limit away.
+/// The word that removes a limit.
 const NONE: &str = "none";
 
 #[derive(Args, Clone, Debug)]
@@ -59,7 +59,7 @@ pub(crate) struct PacingArgs {
     #[arg(long, help_heading = HEADING, value_name = "DURATION", value_parser = pause)]
     page_pause: Option<Limit<Duration>>,
 
-    /// Run within this window only, such as "Mon-Fri 22:00-06:00 Europe/Berlin"; can be given again; none is
+    /// Run only within this window, such as "Mon-Fri 22:00-06:00 Europe/Berlin"; can be given again; none is
     /// always [a new batch: always]
     #[arg(long, help_heading = HEADING, value_name = "WINDOW", value_parser = window)]
     window: Vec<Limit<Window>>,
@@ -111,7 +111,7 @@ fn window(text: &str) -> Result<Limit<Window>, String> {
     })
 }
 
-/// A limit that can be taken away.
+/// A limit that can be removed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 struct Limit<T>(Option<T>);
 
@@ -133,7 +133,7 @@ fn limit<T>(text: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Result
 }
 
 impl PacingArgs {
-    /// What is to be set on a batch that runs. Values are not checked yet.
+    /// The settings for a running batch. Values are not checked yet.
     pub(crate) fn settings(&self) -> Settings {
         let mut settings = Settings::new();
         match &self.max_parallelism {
@@ -175,7 +175,7 @@ impl PacingArgs {
         given.cloned().collect()
     }
 
-    /// Has strides tuned where nothing is said of them.
+    /// Tunes strides automatically unless a flag sets them.
     #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
     pub(crate) fn or_auto_stride(mut self) -> Self {
         let auto = Stride::Auto(Default::default());
@@ -183,7 +183,7 @@ impl PacingArgs {
         self
     }
 
-    /// What a new batch begins with. Values are checked here, and again with the batch.
+    /// Applies the flags to a new batch. Values are checked here, and again with the batch.
     pub(crate) fn apply(&self, mut batch: Batch) -> CliResult<Batch> {
         self.settings().validate()?;
         match &self.max_parallelism {
@@ -220,13 +220,13 @@ impl PacingArgs {
 
 /// # Compare
 impl PacingArgs {
-    /// Whether anything is said of the pages in flight.
+    /// `true` if a flag sets the pages in flight.
     #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
     pub(crate) fn says_parallelism(&self) -> bool {
         self.max_parallelism.is_some() || self.ramp.is_some()
     }
 
-    /// The flags that say something else than what is in force, as they are typed.
+    /// The flags that differ from the limits in force, as they are typed.
     pub(crate) fn not_in_force(&self, p: &Progress) -> Vec<String> {
         let or_none = |limit: Option<String>| limit.unwrap_or_else(|| NONE.to_owned());
         let per_second = |limit: Option<f64>| or_none(limit.map(|limit| limit.to_string()));
@@ -248,7 +248,7 @@ impl PacingArgs {
             Stride::Pages(pages) => pages.to_string(),
             Stride::Auto(target) => auto_stride(target),
         });
-        // One that is over has left its last number.
+        // A finished ramp leaves its last number as the limit.
         let is_over = |ramp: &&Ramp| p.ramp.is_none() && p.max_parallelism == ramp.to();
         let ramp = self.ramp.as_ref().filter(|ramp| !is_over(ramp));
         let flags = [

@@ -1,4 +1,4 @@
-//! What is looked at before a batch goes on: flags of `start` and of other commands that start one.
+//! The stages after which a batch is checked: flags of the commands that start a batch.
 
 use clap::Args;
 
@@ -6,7 +6,7 @@ use crate::batch::{Batch, stage::Stage};
 
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct StageArgs {
-    /// Look at the batch after so many items, such as 100rows,1%,10%,all, and hold if something is wrong
+    /// Check the batch after these numbers of items, such as 100rows,1%,10%,all, and hold if something is wrong
     #[arg(
         long,
         value_name = "STAGES",
@@ -15,7 +15,7 @@ pub(crate) struct StageArgs {
     )]
     stages: Vec<Stage>,
 
-    /// Hold at the end of each stage until somebody approves it with `approve`
+    /// Hold at the end of each stage until `approve` lets the batch continue
     #[arg(long, requires = "stages")]
     approve: bool,
 }

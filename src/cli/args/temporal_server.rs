@@ -1,4 +1,4 @@
-//! Where the Temporal server is, and the embedded one that `--dev` starts.
+//! The Temporal server of a command, and the dev server that `--dev` starts.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -8,24 +8,24 @@ use temporalio_client::NamespacedClient as _;
 
 use crate::{
     base::private_files,
+    batch::validate::validate_id,
     cli::{
         exit::{CliError, CliResult},
-        render::{
-            output::note,
-            web_ui::{self, Noted, WebUi},
-        },
+        output::note,
+        render::web_ui::{self, Noted, WebUi},
         shell::{Program, quoted},
+        state_directory::state_directory,
     },
     dev_server::{DevServer, DevServerOptions},
     engine::{
-        client::{BatchClient, outage::OUTAGE_TIMEOUT},
+        client::{BatchClient, BatchHandle, outage::OUTAGE_TIMEOUT},
         connect::{ConnectError, ConnectOptions, address_of},
     },
     metrics::Metrics,
 };
 
-// A doc comment would become the help of the commands. What is not given here comes from the `TEMPORAL_*`
-// variables and the profile in `temporal.toml`: see `ConnectOptions`.
+// A doc comment would become the help of the commands. Settings without a flag come from the `TEMPORAL_*` variables and the
+// profile in `temporal.toml`: see `ConnectOptions`.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Connection (also TEMPORAL_* variables and temporal.toml)")]
 pub(crate) struct ConnectionArgs {
@@ -76,11 +76,11 @@ pub(crate) struct ConnectionArgs {
     #[arg(long, global = true, value_name = "FILE")]
     config_file: Option<PathBuf>,
 
-    /// How long to go on trying when the server stops answering [default: 30m]
+    /// Keep trying for this long when the server stops answering [default: 30m]
     #[arg(long, global = true, value_name = "DURATION", value_parser = humantime::parse_duration)]
     outage_timeout: Option<Duration>,
 
-    /// Temporal's own web page, for links to batches; also TEMPORAL_UI_ADDRESS [default: that of a dev server on this machine]
+    /// Temporal's web UI, for links to batches; also TEMPORAL_UI_ADDRESS [default: that of a dev server on this machine]
     #[arg(long, global = true, value_name = "URL", value_parser = web_ui::address)]
     ui_address: Option<String>,
 
@@ -93,7 +93,7 @@ pub(crate) struct ConnectionArgs {
     program: String,
 }
 
-/// A connection, and the dev server behind it if it had to be started.
+/// A connection, and the dev server behind it if `--dev` had to start one.
 pub(crate) struct Connected {
     pub(crate) client: BatchClient,
     pub(crate) server: Option<DevServer>,
@@ -101,7 +101,7 @@ pub(crate) struct Connected {
 }
 
 impl Connected {
-    /// Stops the dev server, if there is one.
+    /// Stops the dev server that `--dev` started.
     pub(crate) async fn close(self) -> CliResult<()> {
         drop(self.web_ui);
         match self.server {
@@ -138,12 +138,12 @@ impl ConnectionArgs {
         .filter_map(|(flag, value)| Some((flag, value?)))
     }
 
-    /// The first flag that was given, although the command has a server of its own.
+    /// The first flag that was given, for the error of a command with a server of its own.
     pub(crate) fn first_given(&self) -> Option<&'static str> {
         self.given().next().map(|(flag, _)| flag)
     }
 
-    /// The program, whose commands are printed with the flags that were given here. An API key is left to the
+    /// The program, which prints its commands with the flags that were given here. An API key is left to the
     /// environment.
     pub(crate) fn program(&self, database: Option<String>) -> Program {
         let flags = self.given().filter(|(flag, _)| *flag != "--api-key");
@@ -196,9 +196,17 @@ impl ConnectionArgs {
         self.open(self.options()).await
     }
 
-    /// Connects for a worker, which counts its requests.
+    /// Connects for a worker, and counts its requests in the metrics.
     pub(crate) async fn connect_with(&self, metrics: &Metrics) -> CliResult<Connected> {
         self.open(self.options().metrics(metrics)).await
+    }
+
+    /// Connects for a command about one batch, after a check of its id.
+    pub(crate) async fn open_batch(&self, id: &str) -> CliResult<(Connected, BatchHandle)> {
+        validate_id(id)?;
+        let connected = self.connect().await?;
+        let handle = connected.client.handle(id)?;
+        Ok((connected, handle))
     }
 
     async fn open(&self, options: ConnectOptions) -> CliResult<Connected> {
@@ -263,7 +271,7 @@ impl ConnectionArgs {
     }
 }
 
-/// The port, if the address is this machine's.
+/// The port of an address on this machine.
 fn local_port(address: &str) -> Option<u16> {
     let rest = address.strip_prefix("http://").unwrap_or(address);
     let (host, port) = rest.trim_end_matches('/').rsplit_once(':')?;
@@ -271,13 +279,7 @@ fn local_port(address: &str) -> Option<u16> {
     port.parse().ok().filter(|port| *port != 0)
 }
 
-/// The directory with the state of dev servers. `None` for a user without a home.
-pub(crate) fn state_directory() -> Option<PathBuf> {
-    let directory = dirs::state_dir().or_else(dirs::data_local_dir)?;
-    Some(directory.join("temporal-batch"))
-}
-
-/// One file for each port: two servers cannot share one.
+/// The state file of a dev server. Each port has its own file, because two servers cannot share one.
 fn state_file(port: u16) -> CliResult<PathBuf> {
     let directory =
         state_directory().unwrap_or_else(|| std::env::temp_dir().join("temporal-batch"));
@@ -336,7 +338,7 @@ mod tests {
              --tls-key-path k.pem --tls-server-name s --profile p --config-file f.toml --outage-timeout '1m 30s' \
              --ui-address http://h:2 --dev"
         );
-        // It is read as it is printed.
+        // The printed flags are read back.
         let words = line.replace("'n s'", "n_s").replace("'1m 30s'", "90s");
         let words: Vec<_> = words.split(' ').skip(3).collect();
         assert_eq!(printed(&words), line.replace("'n s'", "n_s"));

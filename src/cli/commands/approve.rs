@@ -1,16 +1,13 @@
-//! `approve`: lets a batch go on after a stage.
+//! `approve`: lets a batch continue after a stage.
 
 use clap::Args;
 
-use crate::{
-    batch::validate::validate_id,
-    cli::{
-        args::temporal_server::ConnectionArgs,
-        commands::control::told,
-        exit::{CliResult, Exit},
-        render::output,
-        shell::Program,
-    },
+use crate::cli::{
+    args::temporal_server::ConnectionArgs,
+    exit::{CliResult, Exit},
+    output,
+    render::steered::tell_unless_applied,
+    shell::Program,
 };
 
 #[derive(Args, Debug)]
@@ -19,20 +16,18 @@ pub(crate) struct ApproveArgs {
     #[arg(value_name = "ID")]
     batch_id: String,
 
-    /// Why, for the audit of the batch
+    /// The reason, for the audit of the batch
     #[arg(long, default_value = "")]
     reason: String,
 }
 
 impl ApproveArgs {
     pub(crate) async fn run(&self, connection: &ConnectionArgs, program: &Program) -> CliResult {
-        validate_id(&self.batch_id)?;
-        let connected = connection.connect().await?;
-        let handle = connected.client.handle(&self.batch_id)?;
+        let (connected, handle) = connection.open_batch(&self.batch_id).await?;
         let steered = handle.because(&self.reason).approve().await?;
-        if told(&handle, &steered, program).await {
+        if tell_unless_applied(&handle, &steered, program).await {
             output::result(format_args!(
-                "batch \"{}\" goes on with its next stage",
+                "batch \"{}\" continues with its next stage",
                 self.batch_id
             ));
         }

@@ -1,4 +1,4 @@
-//! `dev-server`: the local Temporal server in the foreground.
+//! `dev-server`: runs a local Temporal server in the foreground.
 
 use std::path::PathBuf;
 
@@ -8,10 +8,8 @@ use crate::{
     cli::{
         args::temporal_server::ConnectionArgs,
         exit::{CliError, CliResult, Exit},
-        render::{
-            output::{note, result},
-            web_ui::Noted,
-        },
+        output::{note, result},
+        render::web_ui::Noted,
     },
     dev_server::DevServerOptions,
     engine::worker::shutdown_signal,
@@ -27,11 +25,11 @@ pub(crate) struct DevServerArgs {
     #[arg(long, default_value_t = 8233, conflicts_with = "headless")]
     ui_port: u16,
 
-    /// No web UI
+    /// Run without a web UI
     #[arg(long)]
     headless: bool,
 
-    /// Keep all state in this SQLite file; without it everything is lost at the end
+    /// Keep all state in this SQLite file; without it, all state is lost at the end
     #[arg(long, value_name = "FILE")]
     db_filename: Option<PathBuf>,
 
@@ -44,11 +42,11 @@ impl DevServerArgs {
     pub(crate) async fn run(&self, connection: &ConnectionArgs) -> CliResult {
         if let Some(flag) = connection.first_given() {
             return Err(CliError::usage(format_args!(
-                "{flag} says how to reach a server, but dev-server is one; leave it out"
+                "{flag} describes a server to connect to, but dev-server starts one; leave it out"
             )));
         }
-        let stop = shutdown_signal()
-            .map_err(|e| CliError::caused("signals cannot be listened for", &e))?;
+        let stop =
+            shutdown_signal().map_err(|e| CliError::caused("cannot listen for signals", &e))?;
         let mut options = DevServerOptions::new().port(self.port);
         if !self.headless {
             options = options.ui_port(self.ui_port);
@@ -82,7 +80,7 @@ impl DevServerArgs {
         tokio::select! {
             ended = server.wait() => {
                 ended?;
-                Err(CliError::failure("the dev server was ended by somebody else"))
+                Err(CliError::failure("the dev server was stopped from outside"))
             }
             () = stop => {
                 server.stop().await?;

@@ -1,4 +1,4 @@
-//! `ensure-complete`: for deploy scripts that must not go on before a batch is done and found right.
+//! `ensure-complete`: lets a deploy script continue only if a batch is complete and checked.
 
 use std::time::Duration;
 
@@ -9,20 +9,19 @@ use serde_json::Value;
 use crate::{
     batch::{letter_filter::LetterFilter, validate::validate_id},
     cli::{
-        args::{temporal_server::ConnectionArgs, tolerance::length},
-        commands::{
-            failures::{known_to, no_such_batch},
-            redrive::args_of,
-            start::json_or_file,
-            verify::{Certificate, verify_known},
+        args::{
+            temporal_server::ConnectionArgs,
+            values::{json_or_file, length},
+        },
+        commands::verify::{Certificate, verify_known},
+        dead_letters::{
+            known_batch::{args_of, known_to, no_such_batch},
+            repair::{FailedBatch, Repair},
         },
         exit::{CliError, CliResult, Exit},
+        output::{self, note},
         processors::Processors,
-        render::{
-            batch_view::SCHEMA,
-            output::{self, note},
-            repair::{Broken, Repair},
-        },
+        render::batch_view::SCHEMA,
     },
     engine::{
         client::{BatchClient, BatchHandle, BatchState, ProgressError, RedriveError},
@@ -37,7 +36,7 @@ pub(crate) struct EnsureCompleteArgs {
     #[arg(value_name = "ID")]
     batch_id: String,
 
-    /// Check now and from here, as `verify` does, rather than trusting the check at the end of the batch
+    /// Check here and now, as `verify` does, instead of trusting the check at the end of the batch
     #[arg(long)]
     check_now: bool,
 
@@ -63,7 +62,7 @@ pub(crate) struct EnsureCompleteArgs {
 
     #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
     #[command(flatten)]
-    pub(crate) database: crate::cli::args::databases::DatabaseArgs,
+    pub(crate) database: crate::cli::args::databases::database::DatabaseArgs,
 }
 
 impl EnsureCompleteArgs {
@@ -87,7 +86,7 @@ impl EnsureCompleteArgs {
         Ok(exit)
     }
 
-    /// `None`: interrupted.
+    /// The report of a batch that has ended, after a wait if asked for. `None`: interrupted.
     async fn ended(
         &self,
         handle: &BatchHandle,
@@ -101,12 +100,10 @@ impl EnsureCompleteArgs {
             );
         }
         if state.is_open() {
-            note(format_args!(
-                "batch \"{id}\" runs, and its end is waited for"
-            ));
+            note(format_args!("batch \"{id}\" runs; waiting for its end"));
         }
-        let stop = shutdown_signal()
-            .map_err(|e| CliError::caused("signals cannot be listened for", &e))?;
+        let stop =
+            shutdown_signal().map_err(|e| CliError::caused("cannot listen for signals", &e))?;
         let late = async {
             match self.timeout {
                 Some(timeout) => tokio::time::sleep(timeout).await,
@@ -116,10 +113,10 @@ impl EnsureCompleteArgs {
         tokio::select! {
             report = handle.result() => Ok(Some(report?)),
             () = late => Err(CliError::failure(format_args!(
-                "batch \"{id}\" is not complete: it still runs after the time that it was waited for"
+                "batch \"{id}\" is not complete: it still runs after --timeout"
             ))),
             () = stop => {
-                note("not waited for any longer; the batch goes on");
+                note("stopped waiting; the batch continues");
                 Ok(None)
             }
         }
@@ -135,14 +132,14 @@ impl EnsureCompleteArgs {
         let reason = report.reason.as_ref();
         let why = reason.map_or_else(String::new, |reason| format!(": {reason}"));
         let outcome = format!("batch \"{id}\" is not complete: {}{why}", report.outcome);
-        let mut verdict = Verdict::of(report);
+        let mut verdict = Completeness::of(report);
         let ended = [Outcome::Completed, Outcome::CompletedWithFailures];
         if !ended.contains(&report.outcome) {
             return Ok(self.tell(verdict.not(Exit::of(report), outcome)));
         }
         let args = self.args(client, processors, report).await;
         if report.outcome == Outcome::CompletedWithFailures {
-            let broken = Broken {
+            let broken = FailedBatch {
                 progress: &report.progress,
                 args: args.as_ref().unwrap_or(&Value::Null),
             };
@@ -190,7 +187,7 @@ impl EnsureCompleteArgs {
         Ok(self.tell(verdict))
     }
 
-    /// The arguments of the batch, from the server or else from the command line.
+    /// The arguments of the batch, from the command line or else from the server.
     async fn args(
         &self,
         client: &BatchClient,
@@ -207,7 +204,7 @@ impl EnsureCompleteArgs {
         Ok(processors.check(&report.progress.processor, given, None)?.0)
     }
 
-    /// A check that is made from here; `None`: interrupted.
+    /// Checks here and now. `None`: interrupted.
     async fn check_now(
         &self,
         report: &BatchReport,
@@ -220,7 +217,7 @@ impl EnsureCompleteArgs {
         Ok(certificate.map(Certificate::into_check))
     }
 
-    /// The report of a batch that the server has forgotten, where its processor keeps it.
+    /// The report of a batch that the server has forgotten, from the store of its processor.
     async fn forgotten(&self, processors: &Processors) -> CliResult<BatchReport> {
         let id = &self.batch_id;
         let Some(name) = &self.processor else {
@@ -229,17 +226,17 @@ impl EnsureCompleteArgs {
         let (args, _) = processors.check(name, self.args.clone(), None)?;
         let store = processors.letters(name, &args).await.map_err(|why| {
             CliError::failure(format_args!(
-                "the server remembers no batch \"{id}\", and its dead letters cannot be looked at: {why}"
+                "the server does not remember batch \"{id}\", and its dead letters cannot be read: {why}"
             ))
         })?;
         known_to(&*store, id, name).await?.ok_or_else(|| {
             CliError::failure(format_args!(
-                "the server remembers no batch \"{id}\", and processor \"{name}\" keeps no report of it"
+                "the server does not remember batch \"{id}\", and processor \"{name}\" keeps no report of it"
             ))
         })
     }
 
-    fn tell(&self, verdict: Verdict) -> Exit {
+    fn tell(&self, verdict: Completeness) -> Exit {
         let exit = verdict.exit;
         if self.json {
             output::json(&verdict);
@@ -258,9 +255,9 @@ impl EnsureCompleteArgs {
     }
 }
 
-/// Whether a batch is complete. Its JSON is documented in `docs/cli.md`.
+/// The answer. Its JSON is documented in `docs/cli.md`.
 #[derive(Debug, Serialize)]
-struct Verdict {
+struct Completeness {
     schema: u32,
     batch_id: String,
     complete: bool,
@@ -273,7 +270,7 @@ struct Verdict {
     exit: Exit,
 }
 
-impl Verdict {
+impl Completeness {
     fn of(report: &BatchReport) -> Self {
         Self {
             schema: SCHEMA,

@@ -1,4 +1,4 @@
-//! `export`: the rows of a table into files, with worker and batch in one process.
+//! `export`: writes the rows of a table into files, with worker and batch in one process.
 
 use std::path::{Path, PathBuf};
 
@@ -6,28 +6,19 @@ use clap::{Args, ValueEnum};
 
 use crate::{
     base::error::text::words,
-    batch::IfRunning,
+    batch::Batch,
     cli::{
-        args::{databases::DatabaseArgs, temporal_server::ConnectionArgs},
-        commands::backfill::{
-            identity::{named, target},
-            refused,
-            work::primary_key,
-        },
+        args::{databases::database::DatabaseArgs, table::table_spec},
         exit::{CliError, CliResult, Exit},
-        render::{
-            output::{note, number},
-            sentences,
-        },
-        session::args::AttendedArgs,
+        output::{note, number},
+        render::sentences,
+        session::{CommandContext, args::SessionArgs, batch_id::named, database::SessionDatabase},
         shell::Program,
     },
     files::{Manifest, SinkError, Standing, check_writable, check_writable_file, standing},
     page::size::Size,
-    processor::{PageProcessor as _, hooks::Hooks, throttle::Throttles},
-    sql::{
-        Connections, Database, ExportArgs, ExportFormat, HighWaterMark, SqlExport, Table, TableSpec,
-    },
+    processor::PageProcessor as _,
+    sql::{Database, ExportArgs, ExportFormat, HighWaterMark, SqlExport, Table},
     stride::redrive::letters_of,
 };
 
@@ -56,11 +47,11 @@ pub(crate) struct ExportCommand {
     #[arg(long, value_name = "DIR")]
     to: PathBuf,
 
-    /// How the rows are written
+    /// The format of the rows
     #[arg(long, value_name = "FORMAT")]
     format: Format,
 
-    /// What stands for NULL in CSV [default: nothing, and an empty text is ""]
+    /// The text that stands for NULL in CSV [default: nothing, and an empty text is ""]
     #[arg(
         long,
         value_name = "TEXT",
@@ -73,108 +64,86 @@ pub(crate) struct ExportCommand {
     #[arg(long)]
     gzip: bool,
 
-    /// Also write all rows into this one file, in their order
+    /// Write all rows also into this single file, in their order
     #[arg(long, value_name = "FILE")]
     concatenate: Option<PathBuf>,
 
-    /// Go on while there are rows, instead of ending at the highest key of the start
+    /// Continue while there are rows, instead of ending at the highest key of the start
     #[arg(long)]
     no_high_water_mark: bool,
 
-    /// Take a table of which the database would read or sort more than a page for each page
+    /// Accept a table for which the database would read or sort more than one page for each page
     #[arg(long)]
     allow_slow_pages: bool,
 
-    /// Take a table with row security that is active for the role: rows that a policy hides are left out
-    /// (PostgreSQL)
+    /// Accept a table with active row security: rows that a policy hides are left out (PostgreSQL)
     #[arg(long)]
     allow_row_security: bool,
 
     #[command(flatten)]
-    attended: AttendedArgs,
+    session: SessionArgs,
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Format {
     /// Comma-separated values with a header
     Csv,
-    /// One JSON object a line
+    /// A JSON object on each line
     Jsonl,
 }
 
 impl ExportCommand {
-    pub(crate) async fn run(
-        &self,
-        connection: &ConnectionArgs,
-        hooks: &Hooks,
-        throttles: &Throttles,
-        program: &Program,
-    ) -> CliResult {
-        let batch = self.attended.nameless(SqlExport::NAME)?;
-        let options = self.database.options()?;
-        let slots = batch.spec.max_parallelism;
-        let database = Database::connect(&options.clone().pages(slots)).await?;
-        let batch = self.attended.fitted(batch, &database);
-        let shown = options.redacted();
-        let done = async {
-            let args = self.args(&database).await?;
-            let connections = Connections::new().with(&args.connection, database.clone());
-            let processor = SqlExport::new(connections);
-            let checked = processor.check_args(&args).await;
-            let table = checked.map_err(|e| refused(&e))?;
-            let rows = processor.size(&args).await;
-            let rows = rows.map_err(|e| refused(&e))?;
-            let target = target(&shown);
-            let id = self.attended.batch_id.clone();
-            let id = id.unwrap_or_else(|| batch_id(&target, &args));
-            self.check_directory(&args, &id)?;
-            tell(&args, &table, &shown, rows);
-            let queue = self.attended.task_queue.clone();
-            let mut batch = batch
-                .task_queue(queue.unwrap_or_else(|| format!("export-{target}-{id}")))
-                .rerun(self.attended.rerun)
-                .continues(self.attended.continues)
-                // It puts the parts together.
-                .check_at_end(true)
-                .if_running(IfRunning::Attach);
-            batch.spec.batch_id.clone_from(&id);
-            batch.spec.args = serde_json::to_value(&args)
-                .map_err(|e| CliError::failure(format_args!("the arguments have no JSON: {e}")))?;
-            batch.validate()?;
-            let letters = letters_of(&processor, &args);
-            let run = self.attended.run(batch, program, None, letters);
-            let throttles = throttles.clone();
-            let crew = self.attended.crew(processor, hooks, throttles, &database)?;
-            match run.attended(connection, crew).await? {
-                Exit::Done => finish(&args, &id, program),
-                exit => {
-                    if exit == Exit::WithFailures {
-                        note("the result is not whole, so it has no manifest");
-                    }
-                    Ok(exit)
-                }
-            }
-        };
-        let exit = done.await;
+    pub(crate) async fn run(&self, context: &CommandContext<'_>) -> CliResult {
+        let limits = self.session.limits(SqlExport::NAME)?;
+        let database = SessionDatabase::connect(&self.database, &limits).await?;
+        let exit = self.export(limits, &database, context).await;
         database.close().await;
         exit
     }
 
-    async fn args(&self, database: &Database) -> CliResult<ExportArgs> {
-        let key = match self.key.is_empty() {
-            false => self.key.clone(),
-            true => primary_key(database, &self.table).await?,
-        };
-        let mut table =
-            TableSpec::new(&self.table, key).allow_row_security(self.allow_row_security);
-        if let Some(filter) = &self.filter {
-            table = table.filter(filter);
+    async fn export(
+        &self,
+        limits: Batch,
+        database: &SessionDatabase,
+        context: &CommandContext<'_>,
+    ) -> CliResult {
+        let limits = self.session.fitted(limits, database);
+        let args = self.args(&database.database).await?;
+        let processor = SqlExport::new(database.connections(&args.connection));
+        let refused = |error| CliError::refused(&error);
+        let table = processor.check_args(&args).await.map_err(refused)?;
+        let rows = processor.size(&args).await.map_err(refused)?;
+        let id = self.session.batch_id(|| batch_id(&database.target, &args));
+        self.check_directory(&args, &id)?;
+        tell(&args, &table, &database.shown, rows);
+        let batch = self
+            .session
+            .batch(limits, &id, &args, ("export", database))?;
+        // The check puts the parts together.
+        let batch = batch.check_at_end(true);
+        batch.validate()?;
+        let letters = letters_of(&processor, &args);
+        let session = self.session.session(batch, context, None, letters);
+        let worker = self.session.worker(processor, database, context)?;
+        match session.attended(context.connection, worker).await? {
+            Exit::Done => finish(&args, &id, context.program),
+            exit => {
+                if exit == Exit::WithFailures {
+                    note("the result is not complete, so it has no manifest");
+                }
+                Ok(exit)
+            }
         }
+    }
+
+    async fn args(&self, database: &Database) -> CliResult<ExportArgs> {
+        let table = table_spec(database, &self.table, &self.key, self.filter.as_deref()).await?;
+        let table = table.allow_row_security(self.allow_row_security);
         let format = match self.format {
             Format::Csv => ExportFormat::Csv,
             Format::Jsonl => ExportFormat::JsonL,
         };
-        // The worker is this process, but one that goes on with the batch may be started elsewhere.
+        // Paths are absolute, because a command that continues the batch may run in another directory.
         let mut args = ExportArgs::new(table, absolute(&self.to)?)
             .columns(&self.columns)
             .format(format)
@@ -197,7 +166,7 @@ impl ExportCommand {
         Ok(args)
     }
 
-    /// Tells at the start what the first page would be refused for.
+    /// Refuses at the start what the first page would be refused for.
     fn check_directory(&self, args: &ExportArgs, id: &str) -> CliResult<()> {
         let refused = |error: SinkError| CliError::usage(words(&error));
         let directory = || args.to.clone();
@@ -208,17 +177,17 @@ impl ExportCommand {
         };
         let taken = args.concatenate.as_deref().filter(|file| file.exists());
         match standing(&args.to).map_err(refused)? {
-            // A batch that goes on may have written it.
+            // A batch that is continued may have written the file itself.
             Standing::Free if let Some(file) = taken => Err(CliError::usage(format_args!(
-                "{} is there already, and an export overwrites no file; name another one with --concatenate, or \
+                "{} exists already, and an export overwrites no file; name another one with --concatenate, or \
                  remove it",
                 file.display()
             ))),
             Standing::Free => writable(),
-            Standing::Unfinished(owner) if owner.batch_id == id && !self.attended.rerun => {
+            Standing::Unfinished(owner) if owner.batch_id == id && !self.session.rerun => {
                 writable()
             }
-            Standing::Finished(manifest) if manifest.batch_id == id && !self.attended.rerun => {
+            Standing::Finished(manifest) if manifest.batch_id == id && !self.session.rerun => {
                 Ok(())
             }
             Standing::Unfinished(owner) => Err(refused(SinkError::Taken {
@@ -236,11 +205,16 @@ impl ExportCommand {
 }
 
 fn absolute(path: &Path) -> CliResult<PathBuf> {
-    std::path::absolute(path)
-        .map_err(|e| CliError::usage(format_args!("{} is no path: {}", path.display(), words(&e))))
+    std::path::absolute(path).map_err(|e| {
+        CliError::usage(format_args!(
+            "{} is not a path: {}",
+            path.display(),
+            words(&e)
+        ))
+    })
 }
 
-/// The id of the batch that writes this from that database to there.
+/// The id of the batch with these arguments on that database.
 fn batch_id(target: &str, args: &ExportArgs) -> String {
     let work = serde_json::json!([target, args]);
     named("export", &args.table.table, &work)
@@ -259,17 +233,17 @@ fn tell(args: &ExportArgs, table: &Table, database: &str, rows: Size) {
     line("to", args.to.display().to_string());
     line(
         "shows",
-        "each page as it is when it is read, not the table at one moment".to_owned(),
+        "each page as of its read, not the table at a single moment".to_owned(),
     );
 }
 
-/// Tells what came of it: the check at the end of the batch has put the parts together.
+/// Prints the result, which the check at the end of the batch has put together.
 fn finish(args: &ExportArgs, id: &str, program: &Program) -> CliResult {
     match standing(&args.to).map_err(failed)? {
         Standing::Finished(manifest) => Ok(told(args, &manifest)),
-        // Somebody started it otherwise than with this command.
+        // The batch was started by other means, without a check at its end.
         Standing::Unfinished(_) => Err(CliError::failure(format_args!(
-            "the batch is done, but nobody has put the parts in {} together",
+            "the batch is done, but the parts in {} have not been put together",
             args.to.display()
         ))
         .hint(format!("`{}` does", program.of_batch("verify", id)))),

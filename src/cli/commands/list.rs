@@ -1,4 +1,4 @@
-//! `list`: the batches that the server remembers.
+//! `list`: lists the batches that the server remembers.
 
 use clap::Args;
 use serde::Serialize;
@@ -7,10 +7,8 @@ use crate::{
     cli::{
         args::temporal_server::ConnectionArgs,
         exit::{CliResult, Exit},
-        render::{
-            batch_view::SCHEMA,
-            output::{self, columns, time},
-        },
+        output::{self, columns, time},
+        render::batch_view::SCHEMA,
     },
     engine::client::ListedBatch,
 };

@@ -1,9 +1,9 @@
-//! The commands, one file each.
+//! The commands, one file each, or a folder if the command has parts.
 
 pub(crate) mod approve;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 pub(crate) mod backfill;
-pub(crate) mod control;
+pub(crate) mod cancel;
 pub(crate) mod demo;
 pub(crate) mod dev_server;
 pub(crate) mod ensure_complete;
@@ -19,9 +19,13 @@ pub(crate) mod failures;
 ))]
 pub(crate) mod import;
 pub(crate) mod list;
+pub(crate) mod pause;
+pub(crate) mod recover;
 pub(crate) mod redrive;
+pub(crate) mod resume;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 pub(crate) mod schema;
+pub(crate) mod set;
 pub(crate) mod start;
 pub(crate) mod status;
 pub(crate) mod verify;

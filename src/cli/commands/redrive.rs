@@ -10,28 +10,27 @@ use serde_json::Value;
 
 use crate::{
     base::time::Timestamp,
-    batch::{
-        Batch, default_task_queue, letter_filter::LetterFilter, redrive_args, validate::validate_id,
-    },
+    batch::{Batch, default_task_queue, letter_filter::LetterFilter, validate::validate_id},
     cli::{
-        args::{failure_filter::FilterArgs, pacing::PacingArgs, temporal_server::ConnectionArgs},
-        commands::{
-            failures::{agree, in_time, known_to, no_such_batch},
-            start::{LaunchArgs, json_or_file},
-            worker::task_queue,
+        args::{
+            failure_filter::FilterArgs,
+            metrics::MetricsArgs,
+            pacing::PacingArgs,
+            values::{json_or_file, task_queue},
+        },
+        dead_letters::{
+            known_batch::{agree, args_of, known_to, no_such_batch},
+            repair::{FailedBatch, MAX_REDRIVES, Repair, check_store},
+            store::in_time,
         },
         exit::{CliError, CliResult, Exit},
+        output::note,
         processors::{NoStore, Processors},
-        render::{
-            batch_view::Look,
-            output::note,
-            repair::{Broken, MAX_REDRIVES, Repair, check_store},
-        },
-        session::run::{Crew, Run},
+        render::batch_view::BatchView,
+        session::{CommandContext, Session, SessionWorker, launch::LaunchArgs},
         shell::Program,
     },
     engine::client::{BatchClient, BatchState, RedriveError},
-    processor::{hooks::Hooks, throttle::Throttles},
     stride::registry::{Refused, Registry},
 };
 
@@ -56,16 +55,16 @@ pub(crate) struct RedriveArgs {
     #[arg(long = "batch-id", value_name = "NEW_ID")]
     new_id: Option<String>,
 
-    /// Leave it to the workers of this task queue [default: this command works on it itself; with --detach, or where it
-    /// does not have the processor, the workers of the batch's task queue do]
+    /// Leave the redrive to the workers of this task queue [default: this command redrives by itself; with --detach or
+    /// without the processor, the workers of the batch's task queue do]
     #[arg(long, value_name = "QUEUE", value_parser = task_queue)]
     task_queue: Option<String>,
 
-    /// How long the command waits for running pages when it is stopped, before it cancels them
+    /// Wait this long for running pages when stopped, before they are cancelled
     #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = humantime::parse_duration)]
     drain_timeout: Duration,
 
-    /// Items are dead letters here, 20 per page unless told otherwise; each may stand for a whole page.
+    /// The pace, in which items are dead letters: 20 per page by default, each of which may stand for a whole page.
     #[command(flatten)]
     pacing: PacingArgs,
 
@@ -74,74 +73,57 @@ pub(crate) struct RedriveArgs {
 
     #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
     #[command(flatten)]
-    pub(crate) database: crate::cli::args::databases::DatabaseArgs,
+    pub(crate) database: crate::cli::args::databases::database::DatabaseArgs,
 }
 
 const OTHER_WORKERS: &str =
     "with --task-queue QUEUE the workers of that queue redrive it, where they run with --allow-sql";
 
-/// The hooks and throttles of the program's workers.
-#[derive(Clone, Copy)]
-pub(crate) struct Help<'a> {
-    pub hooks: &'a Hooks,
-    pub throttles: &'a Throttles,
-}
-
-/// The arguments of the batch that a redrive redrives.
-pub(crate) fn args_of(redrive: &Batch) -> CliResult<Value> {
-    let args = serde_json::from_value::<redrive_args::RedriveArgs>(redrive.spec.args.clone());
-    let args = args.map_err(|e| CliError::caused("the batch's arguments are not readable", &e))?;
-    Ok(args.args)
-}
-
-/// What has to be known of a batch to redrive it.
+/// The facts about a batch that its redrive needs.
 struct Source {
     processor: String,
     args: Value,
-    /// The processor has completed them.
+    /// The processor has already filled in the arguments.
     completed: bool,
     task_queue: String,
-    /// Whether the server knows it.
+    /// `true` if the server still knows the batch.
     remembered: bool,
 }
 
 impl RedriveArgs {
     pub(crate) async fn run(
         &self,
-        connection: &ConnectionArgs,
+        context: &CommandContext<'_>,
         processors: &Processors,
-        help: Help<'_>,
-        program: &Program,
     ) -> CliResult {
         validate_id(&self.batch_id)?;
-        let around = (processors, help, program);
-        // Everything that can be checked without a server is checked first.
+        // Flags are checked before the server is asked.
         let name = self.processor.as_deref();
         let filter = self.filter.of(&self.batch_id, name, processors)?;
         self.adapted(Batch::redrive("id", "name", Value::Null, filter))?
             .validate()?;
 
-        let connected = connection.connect().await?;
+        let connected = context.connection.connect().await?;
         let source = self.source(&connected.client, processors).await?;
         let mut filter = self
             .filter
             .of(&self.batch_id, Some(&source.processor), processors)?;
-        // What fails again during the redrive is not tried a second time by it.
+        // The redrive does not retry letters that fail again while it runs.
         filter.until = filter.until.or_else(|| Some(SystemTime::now().into()));
-        let exit = Box::pin(self.redrive(connection, &connected.client, (source, filter), around));
-        let exit = exit.await;
+        let redrive = self.redrive(context, &connected.client, (source, filter), processors);
+        let exit = Box::pin(redrive).await;
         connected.close().await?;
         exit
     }
 
     async fn redrive(
         &self,
-        connection: &ConnectionArgs,
+        context: &CommandContext<'_>,
         client: &BatchClient,
         (source, filter): (Source, LetterFilter),
-        (processors, help, program): (&Processors, Help<'_>, &Program),
+        processors: &Processors,
     ) -> CliResult {
-        let id = &self.batch_id;
+        let (id, program) = (&self.batch_id, context.program);
         let has_letters = self.has_letters(client, &source, &filter, (processors, program));
         if !has_letters.await? {
             note(format_args!(
@@ -165,21 +147,21 @@ impl RedriveArgs {
         };
         if let Some(redrive) = &interrupted {
             note(format_args!(
-                "redrive \"{redrive}\" was interrupted, and goes on now"
+                "redrive \"{redrive}\" was interrupted, and continues now"
             ));
             batch.spec.batch_id.clone_from(redrive);
         }
         let own_queue = batch.spec.batch_id.clone();
         let batch = batch.task_queue(own_queue);
         batch.validate()?;
-        let crew = Crew {
+        let worker = SessionWorker {
             registry,
-            hooks: help.hooks.clone(),
-            throttles: help.throttles.clone(),
-            metrics_address: None,
+            hooks: context.hooks.clone(),
+            throttles: context.throttles.clone(),
+            metrics: MetricsArgs::default(),
             max_pages: batch.spec.max_parallelism,
         };
-        let run = Run {
+        let session = Session {
             batch,
             program,
             pacing: &self.pacing,
@@ -190,7 +172,7 @@ impl RedriveArgs {
             ledger: None,
             letters: None,
         };
-        let exit = run.attended(connection, crew).await?;
+        let exit = session.attended(context.connection, worker).await?;
         if !self.launch.is_json() {
             self.tell_what_is_left(client, &source_args, processors)
                 .await?;
@@ -198,7 +180,7 @@ impl RedriveArgs {
         Ok(exit)
     }
 
-    /// Tells how far all letters of the batch are settled, where that can be known.
+    /// Prints how many letters of the batch are settled, if that can be found out.
     async fn tell_what_is_left(
         &self,
         client: &BatchClient,
@@ -212,7 +194,7 @@ impl RedriveArgs {
         let Ok(report) = handle.result().await else {
             return Ok(());
         };
-        let broken = Broken {
+        let broken = FailedBatch {
             progress: &report.progress,
             args,
         };
@@ -223,7 +205,7 @@ impl RedriveArgs {
         Ok(())
     }
 
-    /// The processor for the letters in this process; `None` where they are left to other workers.
+    /// The processor for a redrive in this process; `None` if other workers do the redrive.
     async fn works_itself(
         &self,
         processor: &str,
@@ -234,7 +216,7 @@ impl RedriveArgs {
         }
         match processors.one(processor).await {
             Ok(registry) => Ok(Some(registry)),
-            // The queue of such a batch was its own, and no worker polls it any more.
+            // Such a batch had a task queue of its own, which no worker polls any more.
             Err(why) if processors.runs_sql(processor) => {
                 Err(CliError::usage(why).hint(OTHER_WORKERS))
             }
@@ -247,7 +229,7 @@ impl RedriveArgs {
         }
     }
 
-    /// A redrive of the batch that had its worker in a process that is gone.
+    /// An open redrive of the batch whose worker was in a process that is gone.
     async fn interrupted(&self, client: &BatchClient) -> CliResult<Option<String>> {
         let redrives = client.redrives(&self.batch_id, Timestamp(0), MAX_REDRIVES);
         let mut redrives = redrives.await?.into_iter();
@@ -256,7 +238,7 @@ impl RedriveArgs {
         Ok(own.map(|redrive| redrive.batch_id))
     }
 
-    /// What the server remembers of the batch, or what the user says.
+    /// The facts from the server, or else from the user.
     async fn source(&self, client: &BatchClient, processors: &Processors) -> CliResult<Source> {
         let given = self.processor.as_deref();
         let known = match client.redrive_of(LetterFilter::of(&self.batch_id)).await {
@@ -282,7 +264,7 @@ impl RedriveArgs {
         })
     }
 
-    /// Whether there is anything to redrive, as far as this program can see.
+    /// `true` if there may be something to redrive.
     async fn has_letters(
         &self,
         client: &BatchClient,
@@ -294,11 +276,11 @@ impl RedriveArgs {
         let store = match processors.letters(name, &source.args).await {
             Ok(store) => store,
             Err(NoStore::KeepsNone { name }) => return Err(Refused::NoDeadLetters { name }.into()),
-            // The worker will know.
+            // The worker of the redrive has the processor.
             Err(NoStore::NotHere { .. }) => return Ok(true),
             Err(NoStore::NotBuilt(why)) => {
                 note(format_args!(
-                    "the dead letters cannot be looked at from here: {why}"
+                    "the dead letters cannot be read from here: {why}"
                 ));
                 return Ok(true);
             }
@@ -309,9 +291,9 @@ impl RedriveArgs {
         match in_time(store.list(filter, None, 1)).await {
             Ok(letters) if letters.is_empty() => {
                 if source.remembered {
-                    let look = Look::at(&client.handle(&self.batch_id)?, program).await?;
+                    let look = BatchView::at(&client.handle(&self.batch_id)?, program).await?;
                     if let Some(progress) = look.progress() {
-                        let broken = Broken {
+                        let broken = FailedBatch {
                             progress,
                             args: &source.args,
                         };
@@ -320,7 +302,7 @@ impl RedriveArgs {
                 }
                 Ok(false)
             }
-            // Without the table for it every letter would fail.
+            // A ledger of an earlier version lacks the table for settled letters, and every letter would fail.
             Ok(_) => match in_time(store.settled(&self.batch_id)).await {
                 Ok(_) => Ok(true),
                 Err(error) => Err(CliError::from(error).hint(format!(

@@ -1,4 +1,4 @@
-//! `schema`: the tables of the page ledger, printed, made or tidied.
+//! `schema`: prints, creates or prunes the tables of the page ledger.
 
 use std::time::{Duration, SystemTime};
 
@@ -6,9 +6,9 @@ use clap::{Args, Subcommand, ValueEnum};
 
 use crate::{
     cli::{
-        args::databases::{self, DatabaseArgs, Hidden},
+        args::databases::{Hidden, connections, database::DatabaseArgs},
         exit::{CliError, CliResult, Exit},
-        render::output::{self, count, note},
+        output::{self, count, note},
     },
     sql::{Database, DatabaseOptions, LedgerSchema, TABLES},
 };
@@ -46,7 +46,7 @@ struct WhereArgs {
 
 #[derive(Args, Debug)]
 struct PrintArgs {
-    /// For this database system, without connecting to anything
+    /// The database system to print for, without a connection
     #[arg(long = "for", value_name = "SYSTEM", conflicts_with_all = ["database_url", "connection"])]
     system: Option<System>,
 
@@ -59,12 +59,12 @@ struct PruneArgs {
     #[command(flatten)]
     place: WhereArgs,
 
-    /// How long ago a batch run must have ended: longer than a batch is ever reset or an attempt comes late
+    /// The age of the batch runs, counted from their end: longer than any reset of a batch or late attempt
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     older_than: Duration,
 
-    /// Also those that failed, stopped or were cancelled, if they applied no page since: they must never be
-    /// continued, or pages that were in hand then are applied again
+    /// Include batch runs that failed, stopped or were cancelled and have applied no page since; they must never be continued,
+    /// or pages that were running at their end are applied again
     #[arg(long)]
     unfinished: bool,
 }
@@ -80,7 +80,7 @@ enum System {
 }
 
 impl System {
-    /// A URL with nothing behind it.
+    /// A URL to no server.
     fn url(self) -> &'static str {
         match self {
             #[cfg(feature = "postgres")]
@@ -119,14 +119,14 @@ impl PrintArgs {
 impl WhereArgs {
     fn options(&self) -> CliResult<DatabaseOptions> {
         match &self.connection {
-            Some(connection) => databases::connection(connection),
+            Some(connection) => connections::connection(connection),
             None => self.database.options(),
         }
     }
 
     async fn connect(&self) -> CliResult<(Database, LedgerSchema)> {
         let options = self.options()?.max_connections(2);
-        // A name that is none is told before anybody is bothered.
+        // An invalid name is refused before the database is asked.
         LedgerSchema::unconnected(&options, self.schema.as_deref()).map_err(CliError::usage)?;
         let database = Database::connect(&options).await?;
         let ledger = LedgerSchema::of(&database, self.schema.as_deref());
@@ -156,7 +156,7 @@ impl PruneArgs {
         let before = SystemTime::now().checked_sub(self.older_than);
         let before = before.filter(|before| *before >= SystemTime::UNIX_EPOCH);
         let before = before.ok_or_else(|| {
-            CliError::usage("--older-than reaches back to before 1970; write one such as 30d")
+            CliError::usage("--older-than reaches back to before 1970; write an age such as 30d")
         })?;
         let (database, schema) = self.place.connect().await?;
         let failed = |e| CliError::failure(format_args!("cannot prune: {e}"));

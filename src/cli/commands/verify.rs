@@ -1,4 +1,4 @@
-//! `verify`: has the processor of a batch look at what was done, from here and now, and makes out a certificate.
+//! `verify`: has the processor of a batch check the finished pages, here and now, and issues a certificate.
 
 use std::time::SystemTime;
 
@@ -12,15 +12,15 @@ use crate::{
     base::time::Timestamp,
     batch::{letter_filter::LetterFilter, validate::validate_id},
     cli::{
-        args::temporal_server::ConnectionArgs,
-        commands::{failures::no_such_batch, redrive::args_of, start::json_or_file},
-        exit::{CliError, CliResult, Exit},
-        processors::Processors,
-        render::{
-            batch_view::SCHEMA,
-            output::{self, count, note, number},
-            repair::{Broken, Repair},
+        args::{temporal_server::ConnectionArgs, values::json_or_file},
+        dead_letters::{
+            known_batch::{args_of, no_such_batch},
+            repair::{FailedBatch, Repair},
         },
+        exit::{CliError, CliResult, Exit},
+        output::{self, count, note, number},
+        processors::Processors,
+        render::batch_view::SCHEMA,
     },
     engine::{
         client::{BatchClient, BatchHandle, ProgressError, RedriveError},
@@ -29,7 +29,7 @@ use crate::{
     page::token::PageToken,
     processor::stop_signal::{Interruption, Told},
     progress::{ItemCounts, Progress, check::Check, phase::Outcome},
-    protocol::CheckOrder,
+    protocol::side::CheckOrder,
 };
 
 #[derive(Args, Debug)]
@@ -48,33 +48,33 @@ pub(crate) struct VerifyArgs {
 
     #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
     #[command(flatten)]
-    pub(crate) database: crate::cli::args::databases::DatabaseArgs,
+    pub(crate) database: crate::cli::args::databases::database::DatabaseArgs,
 }
 
-/// What was found, of which batch, when. Its JSON is documented in `docs/cli.md`.
+/// The result of a verification. Its JSON is documented in `docs/cli.md`.
 #[derive(Debug, Serialize)]
 pub(crate) struct Certificate {
     schema: u32,
     batch_id: String,
     batch_run: String,
     processor: String,
-    /// The arguments themselves may be nobody's business.
+    /// A hash, because the arguments may be confidential.
     args_sha256: String,
     outcome: Option<Outcome>,
     covered_from: Option<PageToken>,
     covered_to: Option<PageToken>,
-    /// Everything from the first cursor to the end of the data was looked at.
+    /// `true` if everything from the first cursor to the end of the data was checked.
     covers_all: bool,
     pages: u64,
     pages_failed: u64,
     items: ItemCounts,
     check: Check,
-    /// The pages and items that the batch gave up, as far as they are settled; absent where it gave up none.
+    /// The repair of the pages and items that the batch gave up; absent if it gave nothing up.
     repair: Option<Repair>,
     holds: bool,
     verified_at: Timestamp,
     version: &'static str,
-    /// Over all other fields.
+    /// The hash of all other fields.
     digest: String,
 }
 
@@ -106,7 +106,7 @@ impl VerifyArgs {
     }
 }
 
-/// Looks at everything of a batch that is finished. `None`: interrupted.
+/// Verifies the finished part of a batch. `None`: interrupted.
 pub(crate) async fn verify(
     client: &BatchClient,
     batch_id: &str,
@@ -123,7 +123,7 @@ pub(crate) async fn verify(
         }
         (None, Err(error)) => return Err(error.into()),
     };
-    let broken = Broken {
+    let broken = FailedBatch {
         progress: &progress,
         args: &args,
     };
@@ -131,7 +131,7 @@ pub(crate) async fn verify(
     verify_known(outcome, &progress, repair, args, processors).await
 }
 
-/// Verifies a batch of which everything is known.
+/// Verifies a batch whose progress, arguments and repair are known.
 pub(crate) async fn verify_known(
     outcome: Option<Outcome>,
     progress: &Progress,
@@ -167,13 +167,12 @@ pub(crate) async fn verify_known(
     })?;
     let processor = registry.of_batch(&order.processor, false)?;
     let (told, interruption) = watch::channel(Told::default());
-    let stop =
-        shutdown_signal().map_err(|e| CliError::caused("signals cannot be listened for", &e))?;
+    let stop = shutdown_signal().map_err(|e| CliError::caused("cannot listen for signals", &e))?;
     let found = tokio::select! {
         found = processor.check(&order, Interruption::new(interruption, false)) => found,
         () = stop => {
             told.send_modify(|told| told.cancelled = true);
-            note("interrupted; nothing was found out");
+            note("interrupted; the check was not finished");
             return Ok(None);
         }
     };
@@ -193,7 +192,7 @@ pub(crate) async fn verify_known(
     Certificate::of(order, outcome, progress, (check, repair)).map(Some)
 }
 
-/// How a batch ended, if it did, and how far it is.
+/// The outcome of a batch, if it has ended, and its progress.
 async fn standing(handle: &BatchHandle) -> CliResult<(Option<Outcome>, Progress)> {
     let state = match handle.state().await {
         Err(ProgressError::NotFound { .. }) => return Err(no_such_batch(handle.id())),
@@ -206,7 +205,7 @@ async fn standing(handle: &BatchHandle) -> CliResult<(Option<Outcome>, Progress)
     let seen = handle.look().await?;
     let progress = seen.progress.ok_or_else(|| {
         CliError::failure(format_args!(
-            "nobody can say how far batch \"{}\" is; start a worker, or wait for its end",
+            "the progress of batch \"{}\" is unknown, because no worker answers; start a worker, or wait for its end",
             handle.id()
         ))
     })?;
@@ -300,13 +299,13 @@ impl Certificate {
     }
 }
 
-/// Over JSON without spaces whose fields are in the order of their names.
+/// The hash of JSON without spaces and with sorted fields.
 fn sha256(json: &Value) -> String {
     let digest = Sha256::digest(canonical(json).to_string());
     digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Whether maps keep their order is up to other crates of the program.
+/// Sorts the fields, because other crates of the program decide whether maps keep their order.
 fn canonical(json: &Value) -> Value {
     match json {
         Value::Object(fields) => {

@@ -1,26 +1,29 @@
-//! `worker`: runs batches until it is told to stop.
+//! `worker`: runs batches until it is stopped.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use clap::Args;
 
 use crate::{
     batch::{MAX_PARALLELISM, default_task_queue},
     cli::{
-        args::{temporal_server::ConnectionArgs, worker::TuningArgs},
+        args::{
+            database_throttle::ThrottleArgs, metrics::MetricsArgs, temporal_server::ConnectionArgs,
+            values::task_queue, worker_tuning::TuningArgs,
+        },
         exit::{CliError, CliResult, Exit},
+        output::note,
         processors::Processors,
-        render::output::note,
     },
     engine::worker::{Worker, WorkerError, shutdown_signal},
-    metrics::{Metrics, MetricsServer},
+    metrics::Metrics,
     processor::{hooks::Hooks, throttle::Throttles},
 };
 
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 use crate::sql::Connections;
 
-/// A program without any database has none to name.
+/// A stand-in for a program that is built without databases.
 #[cfg(not(any(feature = "sqlite", feature = "postgres", feature = "mysql")))]
 struct Connections;
 
@@ -49,83 +52,39 @@ pub(crate) struct WorkerArgs {
     )]
     max_pages: u32,
 
-    /// Strides per second that the server hands out on the task queue at most, to all workers together
+    /// The most strides per second that the server hands out on the task queue, to all workers together
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     queue_rate: Option<f64>,
 
-    /// How long a stopping worker waits for its pages before it cancels them
+    /// Wait this long for running pages when stopped, before they are cancelled
     #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = humantime::parse_duration)]
     drain_timeout: Duration,
 
-    /// Serve Prometheus metrics here, for example at 127.0.0.1:9464
-    #[arg(long, value_name = "IP:PORT", value_parser = listen_address)]
-    metrics_address: Option<SocketAddr>,
+    #[command(flatten)]
+    metrics: MetricsArgs,
 
     #[command(flatten)]
     tuning: TuningArgs,
 
     #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
     #[command(flatten)]
-    connections: crate::cli::args::databases::ConnectionsArgs,
+    connections: crate::cli::args::databases::connections::ConnectionsArgs,
 
-    #[cfg(feature = "postgres")]
     #[command(flatten)]
-    throttle: crate::cli::args::throttle::ThrottleArgs,
-}
-
-pub(crate) fn task_queue(text: &str) -> Result<String, String> {
-    match text.trim() {
-        "" => Err("the task queue is empty".to_owned()),
-        _ => Ok(text.to_owned()),
-    }
-}
-
-pub(crate) fn listen_address(text: &str) -> Result<SocketAddr, String> {
-    let wanted = "write an IP address and a port, such as 127.0.0.1:9464";
-    text.parse().map_err(|_| wanted.to_owned())
-}
-
-/// Serves metrics, if that was asked for.
-pub(crate) async fn serve(
-    address: Option<SocketAddr>,
-    metrics: &Metrics,
-) -> CliResult<Option<MetricsServer>> {
-    let Some(address) = address else {
-        return Ok(None);
-    };
-    let server = MetricsServer::bind(address, metrics.clone()).await?;
-    note(format_args!(
-        "metrics at http://{}/metrics",
-        server.address()
-    ));
-    Ok(Some(server))
+    throttle: ThrottleArgs,
 }
 
 impl WorkerArgs {
-    /// Those of the program, and the one that was asked for here.
-    #[cfg(feature = "postgres")]
-    async fn throttles(&self, of_the_program: &Throttles) -> CliResult<Throttles> {
-        let mut throttles = of_the_program.clone();
-        if let Some(database) = self.throttle.build().await? {
-            throttles.add(database).map_err(WorkerError::from)?;
-        }
-        Ok(throttles)
-    }
-
-    #[cfg(not(feature = "postgres"))]
-    #[allow(clippy::unused_async, reason = "it has to ask a database elsewhere")]
-    async fn throttles(&self, of_the_program: &Throttles) -> CliResult<Throttles> {
-        Ok(of_the_program.clone())
-    }
-
-    /// Opens the connections that batches may name, and adds what works on them.
+    /// Opens the connections that batches may name, and adds the processors that work on them.
     #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
     async fn open(&self, processors: &mut Processors) -> CliResult<Connections> {
         let Some(connections) = self.connections.open(self.max_pages).await? else {
             return Ok(Connections::new());
         };
-        let opened = crate::cli::args::databases::SqlConnections::opened(connections.clone());
-        crate::cli::sql_processors::add_sql_processors(processors, &opened);
+        let opened = crate::cli::args::databases::sql_connections::SqlConnections::opened(
+            connections.clone(),
+        );
+        opened.add_processors(processors);
         Ok(connections)
     }
 
@@ -145,12 +104,12 @@ impl WorkerArgs {
         let stop = shutdown_signal().map_err(WorkerError::Signals)?;
         let mut stop = std::pin::pin!(stop);
         let start = async {
-            // What is wrong on this machine is told before anybody else is bothered.
+            // Mistakes on this machine are reported before the server is asked.
             let connections = self.open(&mut processors).await?;
-            let throttles = self.throttles(throttles).await?;
+            let throttles = self.throttle.added_to(throttles).await?;
             let (registry, names) = processors.build().await?;
             let metrics = Metrics::new();
-            let serving = serve(self.metrics_address, &metrics).await?;
+            let serving = self.metrics.serve(&metrics).await?;
             let connected = connection.connect_with(&metrics).await?;
             let client = connected.client.temporal().clone();
             let mut worker = Worker::new(client, &self.task_queue)
@@ -184,7 +143,7 @@ impl WorkerArgs {
             () = stop => {}
         }
         note(format_args!(
-            "draining: running pages are finished, for at most {}; a second Ctrl-C stops at once",
+            "draining: waiting up to {} for running pages; a second Ctrl-C stops at once",
             humantime::format_duration(self.drain_timeout)
         ));
         let again = shutdown_signal().map_err(WorkerError::Signals)?;
@@ -200,7 +159,7 @@ impl WorkerArgs {
                 Ok(Exit::Done)
             }
             () = again => {
-                note("stopped without waiting; pages that ran are run again by another worker");
+                note("stopped without waiting; interrupted pages are run again by another worker");
                 Ok(Exit::Interrupted)
             }
         }

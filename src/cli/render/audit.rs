@@ -1,11 +1,11 @@
-//! What was done to a batch, for `status --audit`.
+//! The audit of a batch, for `status --audit`.
 
 use serde::Serialize;
 
 use crate::{
-    cli::render::{
-        batch_view::{Look, SCHEMA},
+    cli::{
         output::{self, note, number, one_line, time},
+        render::batch_view::{BatchView, SCHEMA},
     },
     progress::audit::AuditEntry,
 };
@@ -14,13 +14,13 @@ use crate::{
 struct Audit<'a> {
     schema: u32,
     batch_id: &'a str,
-    /// Unknown where the progress is.
+    /// `None` if the progress is unknown.
     audit: Option<&'a [AuditEntry]>,
     audit_older: Option<u64>,
 }
 
-/// Prints who did what, when and why, the latest last.
-pub(crate) fn show(look: &Look, json: bool) {
+/// Prints who did what, when and why, with the latest entry last.
+pub(crate) fn show(look: &BatchView, json: bool) {
     let progress = look.progress();
     if json {
         output::json(&Audit {

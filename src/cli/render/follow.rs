@@ -1,4 +1,4 @@
-//! Follows a batch to its end: a bar on a terminal, lines elsewhere, or JSON.
+//! Shows the progress of a batch until its end: a bar on a terminal, lines elsewhere, or JSON.
 
 use std::{
     collections::BTreeSet,
@@ -13,13 +13,13 @@ use tokio::time::MissedTickBehavior;
 use crate::{
     base::error::text::words,
     cli::{
+        output::{self, BARS, count, duration, note, number, per_second},
         render::{
-            batch_view::{Look, age},
-            next,
-            output::{self, BARS, count, duration, note, number, per_second},
-            sentences::{self, because, phase},
+            batch_view::{BatchView, age},
+            monotonic::MonotonicCounts,
+            next_command,
+            sentences::{self, NOT_KEPT, because, phase},
             speed::Pace,
-            steady::Steady,
         },
         shell::Program,
     },
@@ -33,7 +33,7 @@ use crate::{
     },
 };
 
-/// How progress is shown.
+/// The form in which progress is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Style {
     Bar,
@@ -50,7 +50,7 @@ impl Style {
         }
     }
 
-    /// Every look costs the controller one query.
+    /// The interval between two looks. Each look costs the controller one query.
     fn look_every(self) -> Duration {
         match self {
             Self::Bar => Duration::from_millis(250),
@@ -61,25 +61,21 @@ impl Style {
 
 /// The length of the bar.
 const PERMILLE: u64 = 1_000;
-/// The fate of failures without a store of dead letters.
-pub(crate) const NOT_KEPT: &str = "of what fails, the batch lists the first 20 items and the first 50 pages, and the \
-                                   rest is in the logs of its workers only; it cannot be redriven";
-
-/// A line every so often; a change of phase is told at once.
+/// The interval between two lines. A change of phase is printed at once.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
-/// How following ended.
+/// The way in which following ended.
 #[derive(Debug)]
 pub(crate) enum Followed {
     /// The batch has a report.
     Ended(Box<BatchReport>),
-    /// The batch has ended without one, or the server cannot tell.
+    /// The batch has ended without a report, or the server does not know.
     Lost(ResultError),
-    /// `stop` resolved, or nobody reads any more.
+    /// `stop` resolved, or standard output is closed.
     Detached,
 }
 
-/// Shows progress until the batch ends or `stop` resolves. `no_worker` is what to say while nobody answers.
+/// Shows progress until the batch ends or `stop` resolves. `no_worker` is the text while no worker answers.
 pub(crate) async fn follow(
     handle: &BatchHandle,
     style: Style,
@@ -96,7 +92,7 @@ pub(crate) async fn follow(
         let look = async {
             ticks.tick().await;
             handle.look().await.map(|seen| {
-                let next = next::after(&seen, program);
+                let next = next_command::after(&seen, program);
                 (seen.told(), next)
             })
         };
@@ -117,7 +113,7 @@ pub(crate) async fn follow(
                     view.trouble(no_worker);
                     view.tell_next(next);
                 }
-                // If it is for good, `result` will know.
+                // `result` reports a permanent error.
                 Ok((Err(error), _)) | Err(error) => view.trouble(&words(&error)),
             },
         }
@@ -129,7 +125,7 @@ pub(crate) async fn follow(
     followed
 }
 
-/// What is told at once when it changes.
+/// The state whose change is printed at once.
 type Step = (Phase, Option<(u32, StageState)>);
 
 fn step(p: &Progress) -> Step {
@@ -141,14 +137,14 @@ struct View {
     style: Style,
     bar: Option<ProgressBar>,
     pace: Pace,
-    steady: Steady,
+    steady: MonotonicCounts,
     last_line: Option<Instant>,
     last_step: Option<Step>,
     last_trouble: Option<Instant>,
-    /// The command that was told last.
+    /// The last command that was suggested.
     next: Option<String>,
     warned: BTreeSet<String>,
-    /// The view has told that the batch keeps no dead letters, or has found that it keeps them.
+    /// The view has printed that the batch keeps no dead letters, or found that it keeps them.
     told_what_is_lost: bool,
 }
 
@@ -164,7 +160,7 @@ impl View {
             style,
             bar,
             pace: Pace::new(),
-            steady: Steady::default(),
+            steady: MonotonicCounts::default(),
             last_line: None,
             last_step: None,
             last_trouble: None,
@@ -174,7 +170,7 @@ impl View {
         }
     }
 
-    /// Says whether somebody still looks.
+    /// Shows one look. `false` if standard output is closed.
     fn show(&mut self, look: &Progress, next: Option<String>) -> bool {
         self.pace.record(look);
         let (progress, again) = self.steady.show(look);
@@ -189,7 +185,7 @@ impl View {
             || self.last_step != Some(step(&progress));
         self.last_step = Some(step(&progress));
         match (self.style, &self.bar) {
-            (Style::Json, _) => return output::json(&Look::running(progress, next)),
+            (Style::Json, _) => return output::json(&BatchView::running(progress, next)),
             (_, Some(bar)) => {
                 let mut message = describe(&progress, &self.pace, again);
                 match progress.percent() {
@@ -199,7 +195,7 @@ impl View {
                         bar.set_position((percent * 10.0) as u64);
                         message = format!("{}  {message}", percent_text(percent));
                     }
-                    // An estimate that was passed.
+                    // The estimate has been exceeded.
                     None => bar.set_style(spinner()),
                 }
                 bar.set_message(message);
@@ -214,7 +210,7 @@ impl View {
         true
     }
 
-    /// The command that helps with what holds the batch, when it is another one than before.
+    /// Suggests the command that helps with what holds the batch, unless the last suggestion was the same.
     fn tell_next(&mut self, next: Option<String>) {
         if let Some(next) = next
             .as_ref()
@@ -225,7 +221,7 @@ impl View {
         self.next = next;
     }
 
-    /// Once, at the start.
+    /// Warns once, at the start, that failures are lost.
     fn tell_what_is_lost(&mut self, progress: &Progress) {
         if !self.told_what_is_lost
             && let Some(keeps) = progress.keeps_dead_letters
@@ -252,7 +248,7 @@ impl View {
         ));
     }
 
-    /// The state at the end, so that a short batch leaves a trace too.
+    /// Prints the final state, so that a short batch leaves a trace too.
     fn last(&mut self, report: &BatchReport) {
         self.tell_what_is_lost(&report.progress);
         if self.style == Style::Lines {
@@ -261,7 +257,7 @@ impl View {
         }
     }
 
-    /// Said once, and again every now and then while it lasts.
+    /// Reports trouble once, and every 30 s while it lasts.
     fn trouble(&mut self, text: &str) {
         match &self.bar {
             Some(bar) => bar.set_message(output::one_line(text)),
@@ -294,7 +290,7 @@ fn percent_bar() -> ProgressStyle {
         .progress_chars("━╸─")
 }
 
-/// An operator may have to act on the cause that holds the batch.
+/// `true` if an operator may have to act on the cause that holds the batch.
 fn is_wrong(p: &Progress) -> bool {
     use HeldBy::{NoWorker, Pages, Retries, Workers};
     let wrong = [NoWorker, Pages, Retries, Workers];
@@ -337,7 +333,7 @@ fn describe(p: &Progress, pace: &Pace, again: u64) -> String {
     match (p.phase, because(p)) {
         (Phase::Running, Some(why)) if is_wrong(p) => parts.push(why),
         (Phase::Running, _) => {}
-        // Somebody may have to do something about it.
+        // An operator may have to act.
         (Phase::Preparing | Phase::Held | Phase::Blocked, Some(why)) => {
             parts.push(format!("{}: {why}", phase(p)));
         }

@@ -1,13 +1,13 @@
-//! The result that a reducer made, in words. Pure.
+//! The result of a reducer in words. Pure.
 
 use serde_json::Value;
 
 use crate::{base::text::grouped, cli::render::sentences::Fact, progress::Progress};
 
-/// Entries of a list or keys of an object that are shown.
+/// The number of entries of a list, or keys of an object, that are shown.
 const MAX_SHOWN: usize = 10;
 
-/// One row for each result; a list of records has one for each of these.
+/// One row for each result. A list of records has one row for each record.
 pub(crate) fn rows(p: &Progress) -> Vec<Fact> {
     if let Some(error) = &p.output_error {
         return vec![("result", format!("there is none: {error}"))];
@@ -52,7 +52,7 @@ fn named(name: &str, result: &Value, lines: &mut Vec<String>) {
     }
 }
 
-/// In one line.
+/// A value on one line.
 fn short(value: &Value) -> String {
     match value {
         Value::Null => "none".to_owned(),

@@ -1,12 +1,12 @@
-//! What a progress says, in words: the same for `status` and for the screen of `watch`.
+//! Progress in words, the same for `status` and for the screen of `watch`.
 //!
-//! Pure. Each function is `None` where there is nothing to say.
+//! Pure. Each function returns `None` if there is nothing to say.
 
 use std::time::Duration;
 
 use crate::{
     base::{text::exactly, time::Timestamp},
-    cli::render::output::{about, count, duration, number, per_second, time},
+    cli::output::{about, count, duration, number, per_second, time},
     page::size::{Size, percent_text},
     progress::{
         PauseNote, Progress, TimeLeft,
@@ -15,13 +15,17 @@ use crate::{
     },
 };
 
-/// Partitions that are shown.
+/// The number of partitions that are shown.
 const MAX_PARTITIONS: usize = 8;
 
-/// What a row is called, and what it says.
+/// The name of a row and its text.
 pub(crate) type Fact = (&'static str, String);
 
-/// The phase, with the reason where somebody gave one.
+/// The fate of failures without a store for dead letters.
+pub(crate) const NOT_KEPT: &str = "of what fails, the batch lists the first 20 items and the first 50 pages, and the \
+                                   rest is in the logs of its workers only; it cannot be redriven";
+
+/// The phase, with the reason if one was given.
 pub(crate) fn phase(progress: &Progress) -> String {
     match (progress.phase, &progress.pause_reason) {
         (phase @ (Phase::Pausing | Phase::Paused), Some(reason)) => format!("{phase} ({reason})"),
@@ -32,7 +36,7 @@ pub(crate) fn phase(progress: &Progress) -> String {
     }
 }
 
-/// Why the batch is not faster, or cannot go on.
+/// The reason why the batch is not faster or cannot continue.
 pub(crate) fn because(p: &Progress) -> Option<String> {
     let blocked = p.blocked_reason.as_deref().unwrap_or_default();
     [p.explanation.as_str(), blocked]
@@ -52,13 +56,13 @@ pub(crate) fn time_left(left: TimeLeft) -> Option<String> {
     })
 }
 
-/// How much runs, and how much may: limit, ramp, tuning.
+/// The pages in flight and their limits: maximum, ramp, tuning.
 pub(crate) fn parallelism(p: &Progress) -> String {
     let mut parts = vec![match p.phase {
         Phase::Ended => p.max_parallelism.to_string(),
         _ => format!("{} of {} in flight", p.pages_in_flight, p.max_parallelism),
     }];
-    // A worker that does not know the field leaves it 0, and knows nothing that could hold the batch.
+    // An older worker leaves the field 0 and does not say what holds the batch.
     let told = p.parallelism_now > 0 || p.held_by.is_some();
     if told && p.parallelism_now < p.max_parallelism && p.phase != Phase::Ended {
         parts.push(format!("{} allowed now", p.parallelism_now));
@@ -78,7 +82,7 @@ pub(crate) fn parallelism(p: &Progress) -> String {
     parts.join("; ")
 }
 
-/// Which stage it is in, and what that waits for.
+/// The current stage, and the event that it waits for.
 pub(crate) fn stage(p: &Progress) -> Option<String> {
     let stage = p.stage.as_ref()?;
     let mut text = format!("{} of {} ({})", stage.number, stage.of, stage.stage);
@@ -98,7 +102,7 @@ pub(crate) fn stage(p: &Progress) -> Option<String> {
     Some(text)
 }
 
-/// How many partitions there are, and the first of them: those that run, the largest first.
+/// The number of partitions, and the largest running ones.
 fn partitions(p: &Progress) -> Vec<Fact> {
     let Some(counts) = &p.partition_counts else {
         return Vec::new();
@@ -135,7 +139,7 @@ fn of_partition(p: &PartitionProgress) -> String {
     format!("{}: {}, {items}{share}{in_flight}{failed}", p.name, p.state)
 }
 
-/// What the latest check found.
+/// The result of the latest check.
 pub(crate) fn check(p: &Progress) -> Option<String> {
     let check = p.check.as_ref()?;
     let found = match (&check.found, &check.error) {
@@ -149,7 +153,7 @@ pub(crate) fn check(p: &Progress) -> Option<String> {
     })
 }
 
-/// What else is worth knowing of the latest check; nothing in it is wrong.
+/// Notes of the latest check, which are no failures.
 fn check_notes(p: &Progress) -> impl Iterator<Item = Fact> {
     let found = p.check.as_ref().and_then(|check| check.found.as_ref());
     let notes = found.into_iter().flat_map(|found| &found.notes);
@@ -157,7 +161,7 @@ fn check_notes(p: &Progress) -> impl Iterator<Item = Fact> {
 }
 
 pub(crate) fn page_size(p: &Progress) -> Option<String> {
-    // 0 comes from a worker that does not know the field.
+    // An older worker leaves the field 0.
     (p.page_size > 0).then(|| {
         let size = count(u64::from(p.page_size), "item");
         match &p.auto_page_size {
@@ -168,7 +172,7 @@ pub(crate) fn page_size(p: &Progress) -> Option<String> {
 }
 
 pub(crate) fn stride(p: &Progress) -> Option<String> {
-    // 0 comes from a worker that does not know the field.
+    // An older worker leaves the field 0.
     (p.stride > 0).then(|| {
         let length = count(u64::from(p.stride), "page");
         match (&p.auto_stride, &p.stride_because) {
@@ -243,7 +247,7 @@ pub(crate) fn age_groups(groups: [u32; 4]) -> Option<String> {
     (!known.is_empty()).then(|| known.join(", "))
 }
 
-/// How long ago the oldest of what is in flight was dispatched.
+/// The time since the dispatch of the oldest stride in flight.
 fn longest(p: &Progress, now: Timestamp) -> Option<String> {
     p.oldest_in_flight
         .map(|since| duration(now.since(since)))
@@ -258,9 +262,9 @@ pub(crate) fn runs(p: &Progress) -> String {
     }
 }
 
-/// Who paused the batch, when, why, until when.
+/// The author, time, reason and end of a pause.
 pub(crate) fn pause(note: &PauseNote, now: Timestamp) -> String {
-    let who = note.who.as_deref().unwrap_or("somebody");
+    let who = note.who.as_deref().unwrap_or("an unknown user");
     let ago = duration(now.since(note.at));
     let mut text = format!("by {who} at {} ({ago} ago)", time(note.at));
     if let Some(why) = &note.why {
@@ -274,7 +278,7 @@ pub(crate) fn pause(note: &PauseNote, now: Timestamp) -> String {
     text
 }
 
-/// What sets how fast the batch may go.
+/// The settings and limits that determine the speed of the batch.
 pub(crate) fn steering(p: &Progress, now: Timestamp) -> Vec<Fact> {
     let mut facts = said([("stage", stage(p)), ("check", check(p))]);
     facts.extend(check_notes(p));
@@ -291,7 +295,7 @@ pub(crate) fn steering(p: &Progress, now: Timestamp) -> Vec<Fact> {
     facts
 }
 
-/// Strides in flight by how long ago each was dispatched. A stride may have had many pages since.
+/// Strides in flight by the time since their dispatch. A stride may have finished many pages since.
 pub(crate) fn in_flight(p: &Progress, now: Timestamp) -> Vec<Fact> {
     let since = |text: String| format!("{text} since its dispatch");
     said([
@@ -307,7 +311,7 @@ fn said<const N: usize>(facts: [(&'static str, Option<String>); N]) -> Vec<Fact>
         .collect()
 }
 
-/// How many items there are, where that may be said: `10,000`, and `about 10,000` of an estimate.
+/// The number of items, if known: `10,000`, or `about 10,000` for an estimate.
 pub(crate) fn total(p: &Progress) -> Option<String> {
     (p.size() != Size::Unknown).then(|| size(p.size()))
 }
@@ -321,12 +325,12 @@ pub(crate) fn size(size: Size) -> String {
     }
 }
 
-/// Items that were counted, and are counted again after a recovery.
+/// The items that are counted again after a recovery.
 pub(crate) fn again(items: u64) -> String {
     format!("{} done again after a recovery", count(items, "item"))
 }
 
-/// How much of the items is done: ` of about 10,000 (46.0 %)`, ` (100.0 %)`, or nothing.
+/// The share of items done: ` of about 10,000 (46.0 %)`, ` (100.0 %)`, or an empty text.
 pub(crate) fn share(p: &Progress) -> String {
     match (p.percent(), total(p)) {
         (Some(percent), Some(total)) if percent < 100.0 => {
@@ -353,7 +357,7 @@ pub(crate) mod tests {
         Timestamp(START + seconds * 1_000)
     }
 
-    /// A batch that has been running for a minute, with what every batch has.
+    /// A batch that has been running for a minute, in the words of a worker that knows no newer field.
     pub(crate) fn progress() -> Progress {
         serde_json::from_value(serde_json::json!({
             "batch_id": "prices-2026", "batch_run": "r", "processor": "inflate-prices",
@@ -490,7 +494,7 @@ pub(crate) mod tests {
         (note.who, note.why, note.until) = (None, None, None);
         assert_eq!(
             pause(&note, at(1)),
-            "by somebody at 2023-11-14T22:13:20Z (1.0s ago)"
+            "by an unknown user at 2023-11-14T22:13:20Z (1.0s ago)"
         );
     }
 }

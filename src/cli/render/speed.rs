@@ -1,4 +1,4 @@
-//! Items per second over the last seconds, and the time that is left.
+//! Items per second over the last seconds, and the time left.
 
 use std::{
     collections::VecDeque,
@@ -7,17 +7,17 @@ use std::{
 
 use crate::progress::Progress;
 
-/// Long enough to even out pages, short enough to show a change of parallelism.
+/// The time over which the pace is measured: long enough to even out pages, short enough to show a change of parallelism.
 const WINDOW: Duration = Duration::from_secs(10);
-/// A stride reports the items of all of its time at once. Those of a longer time than this, and of more than a page for each
-/// page in flight, are shown as the peak that they are in the reports.
+/// The longest stride whose report is spread over its time. A stride reports all its items at once. The items of a longer
+/// stride that exceed one page for each page in flight are shown as the peak that they form in the reports.
 const LONGEST_STRIDE: Duration = Duration::from_secs(60);
 
 /// A limit on items per second.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Limit {
     per_second: f64,
-    /// Items that pages which kept to it may report at once.
+    /// The items that pages within the limit may report at once.
     at_once: f64,
 }
 
@@ -39,14 +39,14 @@ impl Limit {
     }
 }
 
-/// How fast a batch is right now. The time of a look is this machine's: the controller's own clock stands
-/// still while nothing happens.
+/// The current speed of a batch, measured with the clock of this machine: the controller's own clock stands still while
+/// nothing happens.
 #[derive(Debug)]
 pub(crate) struct Pace {
     since: Instant,
-    /// When a look was taken, in milliseconds, and how many items were done.
+    /// The time of each look in milliseconds, with the number of items done.
     looks: VecDeque<(u64, f64)>,
-    /// Items that had been reported at the last look, and the limit on items per second that held.
+    /// The items reported at the last look, and the limit on items per second at that time.
     reported: Option<(u64, Option<Limit>)>,
 }
 
@@ -64,11 +64,11 @@ impl Pace {
         self.add(now, progress.items.total(), Limit::of(progress));
     }
 
-    /// A look that was taken `at` so many milliseconds, under a limit.
+    /// Records a look at the time `at`, in milliseconds, under a limit.
     pub(crate) fn add(&mut self, at: u64, items: u64, limit: Option<Limit>) {
         let last = self.reported.replace((items, limit));
         if last.is_some_and(|(last, _)| items < last) {
-            // Another batch run, or one that was recovered.
+            // This is another batch run, or a recovered one.
             self.looks.clear();
         }
         let done = match (self.looks.back(), last) {
@@ -81,13 +81,13 @@ impl Pace {
         };
         self.looks.push_back((at, done));
         let oldest = at.saturating_sub(WINDOW.as_millis() as u64);
-        // The last look before the window stays: without it a window with one look had no rate.
+        // The last look before the window stays: without it, a window with one look would have no rate.
         while self.looks.get(1).is_some_and(|(at, _)| *at <= oldest) {
             self.looks.pop_front();
         }
     }
 
-    /// `None` before the second look.
+    /// The rate over the window; `None` before the second look.
     pub(crate) fn items_per_second(&self) -> Option<f64> {
         let (from, before) = self.looks.front()?;
         let (to, now) = self.looks.back()?;
@@ -95,7 +95,7 @@ impl Pace {
         (millis > 0).then(|| (now - before) * 1_000.0 / millis as f64)
     }
 
-    /// `None` where the end or the pace is unknown. Never less than the rate allows.
+    /// The time left at this pace, never less than the rate limit allows; `None` if the end or the pace is unknown.
     pub(crate) fn time_left(&self, progress: &Progress) -> Option<Duration> {
         let left = progress
             .items_expected?
@@ -106,8 +106,8 @@ impl Pace {
     }
 }
 
-/// How many items to count as done. Those that several strides report at once were done before, and not faster than the
-/// limit allows: so many as it does are counted in each second, until none is left over.
+/// The number of items to count as done. Items that several strides report at once were processed earlier and no faster than
+/// the limit allows, so each second counts as many items as the limit allows until all reported items are counted.
 fn evened(before: f64, reported: f64, limit: Option<Limit>, seconds: f64) -> f64 {
     let Some(limit) = limit else {
         return reported;
@@ -147,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rerun_begins_anew() {
+    fn a_rerun_begins_at_zero() {
         let mut pace = Pace::new();
         pace.add(0, 0, None);
         pace.add(1_000, 500, None);

@@ -1,8 +1,7 @@
-//! Temporal's own web page, and where a batch is on it.
+//! Temporal's web UI, and the page of a batch in it.
 //!
-//! A server does not tell where its web page is. It is known where the operator names it (`--ui-address`,
-//! `TEMPORAL_UI_ADDRESS`), and of dev servers that this program has started on this machine: each leaves a note of it
-//! for the other commands of the same user.
+//! A server does not tell the address of its web UI. The operator can name it (`--ui-address`, `TEMPORAL_UI_ADDRESS`). A dev
+//! server that this program starts on this machine leaves a note with its address for the other commands of the same user.
 
 use std::{
     fs,
@@ -13,14 +12,18 @@ use std::{
     time::Duration,
 };
 
-use crate::{base::private_files, cli::render::output::note, dev_server::DevServer};
+use crate::{
+    base::private_files,
+    cli::{output::note, state_directory::state_directory},
+    dev_server::DevServer,
+};
 
 /// The variable that stands for `--ui-address`.
 pub(crate) const VARIABLE: &str = "TEMPORAL_UI_ADDRESS";
-/// A web page on this machine answers at once.
+/// The wait for a web UI on this machine, which answers at once.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// The web page of the server that this process is connected to.
+/// The web UI of the server that this process is connected to.
 static KNOWN: Mutex<Option<WebUi>> = Mutex::new(None);
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -37,18 +40,18 @@ impl WebUi {
     }
 }
 
-/// Takes note of the page of the server that is talked to from now on, if it is known.
+/// Records the web UI of the server that the process uses from now on.
 pub(crate) fn is_at(web_ui: Option<WebUi>) {
     *KNOWN.lock().unwrap_or_else(PoisonError::into_inner) = web_ui;
 }
 
-/// The page of a batch, where there is one.
+/// The page of a batch, if the web UI is known.
 pub(crate) fn link(batch_id: &str) -> Option<String> {
     let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     known.as_ref().map(|web_ui| web_ui.of_batch(batch_id))
 }
 
-/// Tells a person the page of a batch.
+/// Prints the page of a batch for people.
 pub(crate) fn tell(batch_id: &str) {
     if let Some(link) = link(batch_id) {
         note(format_args!("web UI: {link}"));
@@ -59,7 +62,7 @@ pub(crate) fn tell(batch_id: &str) {
 pub(crate) fn address(text: &str) -> Result<String, String> {
     let wrong = || {
         format!(
-            "`{text}` is no address of a web page; write one such as http://localhost:8233 or https://temporal.example.com"
+            "`{text}` is not the address of a web UI; write one such as http://localhost:8233 or https://temporal.example.com"
         )
     };
     let text = text.trim();
@@ -80,7 +83,7 @@ pub(crate) fn address(text: &str) -> Result<String, String> {
     }
 }
 
-/// The address in the variable.
+/// The address in the environment variable.
 pub(crate) fn of_variable() -> Result<Option<String>, String> {
     match std::env::var(VARIABLE) {
         Ok(text) if !text.trim().is_empty() => address(&text)
@@ -102,12 +105,12 @@ fn encoded(text: &str) -> String {
         .collect()
 }
 
-/// The note of a dev server's web page, which goes with the server.
+/// The note with the address of a dev server's web UI. It is removed when the server stops.
 #[derive(Debug)]
 pub(crate) struct Noted(PathBuf);
 
 impl Noted {
-    /// Leaves it for commands that connect to this server. Without it they show no link.
+    /// Leaves a note for commands that connect to this server. Without the note they show no link.
     pub(crate) fn of_server(server: &DevServer) -> Option<Self> {
         let address = server.address();
         let (_, port) = address.rsplit_once(':')?;
@@ -133,19 +136,19 @@ impl Drop for Noted {
     }
 }
 
-/// The web page of the dev server at this port of this machine, if it left a note and the page is still there.
+/// The web UI of the dev server on this port, if the server left a note and the page still answers.
 pub(crate) fn noted(port: u16) -> Option<String> {
     let text = fs::read_to_string(file(port)?).ok()?;
     let url = address(&text).ok()?;
     let ui_port = url::Url::parse(&url).ok()?.port()?;
-    // A server that was killed has left its note.
+    // A server that was killed could not remove its note.
     let there = SocketAddr::from(([127, 0, 0, 1], ui_port));
     TcpStream::connect_timeout(&there, PATIENCE).ok()?;
     Some(url)
 }
 
 fn file(port: u16) -> Option<PathBuf> {
-    Some(crate::cli::args::temporal_server::state_directory()?.join(format!("web-ui-{port}")))
+    Some(state_directory()?.join(format!("web-ui-{port}")))
 }
 
 #[cfg(test)]

@@ -1,67 +1,63 @@
-//! The flags of the commands that start a batch and work for it in the same process: `backfill`, `import`
-//! and `export`.
+//! The flags that `backfill`, `import` and `export` share, and the session that they describe.
 
 use std::{
-    net::SocketAddr,
     sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use clap::Args;
+use serde::Serialize;
 
 use crate::{
-    batch::{Batch, validate::validate_id},
+    batch::{Batch, IfRunning, validate::validate_id},
     cli::{
-        args::{pacing::PacingArgs, stages::StageArgs, tolerance::LimitArgs},
-        commands::worker::{listen_address, task_queue},
-        exit::CliResult,
-        session::run::{Crew, Run},
-        shell::Program,
+        args::{
+            batch_options::BatchOptionArgs, metrics::MetricsArgs, pacing::PacingArgs,
+            stages::StageArgs, values::task_queue,
+        },
+        exit::{CliError, CliResult},
+        session::{CommandContext, Session, SessionWorker, database::SessionDatabase},
     },
     engine::worker::WorkerError,
     processor::{
         PageProcessor,
-        hooks::Hooks,
         store::{dead_letter::DeadLetters, page_ledger::PageLedger},
-        throttle::Throttles,
     },
-    sql::Database,
     stride::registry::Registry,
 };
 
 #[derive(Args, Debug)]
-pub(crate) struct AttendedArgs {
-    /// The id of the batch; the same command with the same id goes on with it [default: made from the database,
-    /// the table and what is done, so that repeating the command is enough]
+pub(crate) struct SessionArgs {
+    /// The id of the batch; the same command with the same id continues it [default: made from the database, the table
+    /// and the work, so that repeating the command is enough]
     #[arg(long, value_name = "ID")]
-    pub batch_id: Option<String>,
+    batch_id: Option<String>,
 
-    /// Do it again although it is done
+    /// Run a batch again that has ended
     #[arg(long, conflicts_with = "continues")]
-    pub rerun: bool,
+    pub(crate) rerun: bool,
 
-    /// Go on where the batch stood if it failed, stopped or was cancelled, with the limits given here
+    /// Continue where the batch stood if it failed, stopped or was cancelled, with the limits given here
     #[arg(long = "continue")]
-    pub continues: bool,
+    continues: bool,
 
     /// The task queue of the batch [default: one of its own]
     #[arg(long, value_name = "QUEUE", value_parser = task_queue)]
-    pub task_queue: Option<String>,
+    task_queue: Option<String>,
 
-    /// How long the command waits for running pages when it is stopped, before it cancels them
+    /// Wait this long for running pages when stopped, before they are cancelled
     #[arg(long, default_value = "30s", value_name = "DURATION", value_parser = humantime::parse_duration)]
-    pub drain_timeout: Duration,
+    drain_timeout: Duration,
 
-    /// Serve Prometheus metrics here, for example at 127.0.0.1:9464
-    #[arg(long, value_name = "IP:PORT", value_parser = listen_address)]
-    pub metrics_address: Option<SocketAddr>,
+    #[command(flatten)]
+    metrics: MetricsArgs,
 
     /// Print JSON: one line per second, and a last one when the batch has ended
     #[arg(long)]
-    pub json: bool,
+    pub(crate) json: bool,
 
     #[command(flatten)]
-    limits: LimitArgs,
+    limits: BatchOptionArgs,
 
     #[command(flatten)]
     pacing: PacingArgs,
@@ -70,9 +66,9 @@ pub(crate) struct AttendedArgs {
     stages: StageArgs,
 }
 
-impl AttendedArgs {
-    /// The batch, of which only the limits are known. What is wrong with the flags is told here.
-    pub fn nameless(&self, processor: &str) -> CliResult<Batch> {
+impl SessionArgs {
+    /// A batch with the given limits and nothing else yet. Refuses wrong flags before the database and the server are asked.
+    pub(crate) fn limits(&self, processor: &str) -> CliResult<Batch> {
         if let Some(id) = &self.batch_id {
             validate_id(id)?;
         }
@@ -83,27 +79,52 @@ impl AttendedArgs {
         Ok(self.stages.apply(batch))
     }
 
-    /// Where nothing is said of the parallelism, no page is in flight that this process has no slot for: it would only hold
-    /// its part of the rate.
-    pub fn fitted(&self, batch: Batch, database: &Database) -> Batch {
+    /// Caps the parallelism at the slots of this process, unless a flag sets it: a page without a slot would only hold its
+    /// part of the rate.
+    pub(crate) fn fitted(&self, batch: Batch, database: &SessionDatabase) -> Batch {
         if self.pacing.says_parallelism() {
             return batch;
         }
-        let pages = batch.spec.max_parallelism.min(slots(database));
+        let pages = batch.spec.max_parallelism.min(database.slots());
         batch.max_parallelism(pages)
     }
 
-    /// How the batch is told of.
-    pub fn run<'a>(
+    /// The given id, or else one that the same command makes again.
+    pub(crate) fn batch_id(&self, made: impl FnOnce() -> String) -> String {
+        self.batch_id.clone().unwrap_or_else(made)
+    }
+
+    /// Completes the batch of a command: its id, its arguments and its task queue.
+    pub(crate) fn batch(
+        &self,
+        limits: Batch,
+        id: &str,
+        args: &impl Serialize,
+        (command, database): (&str, &SessionDatabase),
+    ) -> CliResult<Batch> {
+        let queue = self.task_queue.clone();
+        let queue = queue.unwrap_or_else(|| format!("{command}-{}-{id}", database.target));
+        let mut batch = limits
+            .task_queue(queue)
+            .rerun(self.rerun)
+            .continues(self.continues)
+            .if_running(IfRunning::Attach);
+        batch.spec.batch_id = id.to_owned();
+        batch.spec.args = serde_json::to_value(args)
+            .map_err(|e| CliError::failure(format_args!("the arguments have no JSON: {e}")))?;
+        Ok(batch)
+    }
+
+    pub(crate) fn session<'a>(
         &'a self,
         batch: Batch,
-        program: &'a Program,
+        context: &CommandContext<'a>,
         ledger: Option<Arc<dyn PageLedger>>,
         letters: Option<Arc<dyn DeadLetters>>,
-    ) -> Run<'a> {
-        Run {
+    ) -> Session<'a> {
+        Session {
             batch,
-            program,
+            program: context.program,
             pacing: &self.pacing,
             json: self.json,
             drain_timeout: self.drain_timeout,
@@ -114,29 +135,22 @@ impl AttendedArgs {
         }
     }
 
-    /// What works on it here.
-    pub fn crew(
+    pub(crate) fn worker(
         &self,
         processor: impl PageProcessor,
-        hooks: &Hooks,
-        throttles: Throttles,
-        database: &Database,
-    ) -> CliResult<Crew> {
+        database: &SessionDatabase,
+        context: &CommandContext<'_>,
+    ) -> CliResult<SessionWorker> {
         let mut registry = Registry::new();
         registry
             .register(processor)
             .map_err(WorkerError::Register)?;
-        Ok(Crew {
+        Ok(SessionWorker {
             registry,
-            hooks: hooks.clone(),
-            throttles,
-            metrics_address: self.metrics_address,
-            max_pages: slots(database),
+            hooks: context.hooks.clone(),
+            throttles: context.throttles.clone(),
+            metrics: self.metrics,
+            max_pages: database.slots(),
         })
     }
-}
-
-/// The pages that this process works on at once. One that has begun must not wait for a connection that others have.
-fn slots(database: &Database) -> u32 {
-    database.max_connections().saturating_sub(1).max(1)
 }

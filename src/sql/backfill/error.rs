@@ -5,6 +5,7 @@ use crate::base::{
     error::{PageError, truncate},
     text::exactly,
 };
+use crate::sql::ledger::NEEDS_TABLES;
 
 /// Characters of a statement that are shown.
 const MAX_SHOWN: usize = 400;
@@ -159,9 +160,7 @@ pub enum InvalidBackfill {
         repeatable: bool,
     },
     /// The tables of the page ledger are not there.
-    #[error(
-        "once per page needs the tables of the page ledger in the database, and they are missing"
-    )]
+    #[error("{}", NEEDS_TABLES)]
     LedgerTablesMissing,
 }
 

@@ -13,6 +13,7 @@ use crate::{
             options::{DatabaseOptions, Target},
             pool_size::{self, pool_size},
         },
+        ledger::TABLES_MISSING,
     },
 };
 
@@ -140,7 +141,7 @@ impl Database {
     pub(crate) async fn has_ledger_tables(&self) -> Result<bool, PageError> {
         let letters = self.ledger();
         match letters.list(&LetterFilter::of(""), None, 1).await {
-            Err(error) if error.error_type() == "LedgerTablesMissing" => Ok(false),
+            Err(error) if error.error_type() == TABLES_MISSING => Ok(false),
             looked => looked.map(|_| true),
         }
     }

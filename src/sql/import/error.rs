@@ -1,6 +1,7 @@
 //! What is wrong with an import, found before anything is changed.
 
 use crate::base::error::PageError;
+use crate::sql::ledger::NEEDS_TABLES;
 
 /// An import that cannot work.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -116,9 +117,7 @@ pub enum InvalidImport {
         engine: String,
     },
     /// The tables of the page ledger are not there.
-    #[error(
-        "once per page needs the tables of the page ledger in the database, and they are missing"
-    )]
+    #[error("{}", NEEDS_TABLES)]
     LedgerTablesMissing,
     /// What to do on a conflict cannot be done with this table.
     #[error("the database refuses what is to be done on conflict: {message}; {remedy}")]

@@ -311,7 +311,20 @@ pub(super) fn failed<DB: Dialect>(error: sqlx::Error) -> PageError {
         "the tables of the page ledger are missing; `schema apply` makes them, as `SqlLedger::apply_schema` does in Rust: {}",
         words(&error)
     ))
-    .with_type("LedgerTablesMissing")
+    .with_type(TABLES_MISSING)
+}
+
+/// The type of the errors of a ledger without its tables.
+pub(crate) const TABLES_MISSING: &str = "LedgerTablesMissing";
+
+/// The refusal of a batch that needs the tables.
+pub(crate) const NEEDS_TABLES: &str =
+    "once per page needs the tables of the page ledger in the database, and they are missing";
+
+/// `true` if the tables of the ledger would help.
+#[cfg(feature = "cli")]
+pub(crate) fn lacks_tables(error: &PageError) -> bool {
+    error.error_type() == TABLES_MISSING || error.message() == NEEDS_TABLES
 }
 
 fn now() -> Timestamp {

@@ -1,12 +1,11 @@
-//! `backfill --dry-run`: what a backfill would do, tried on a few pages that are rolled back.
+//! `backfill --dry-run`: tries a few pages of a backfill and rolls them back.
 
 use clap::Args;
 
 use crate::{
-    base::error::PageError,
     cli::{
         exit::{CliError, CliResult, Exit},
-        render::output,
+        output,
     },
     sql::{BackfillArgs, Database, DryRun},
 };
@@ -37,7 +36,7 @@ impl DryRunArgs {
         self.dry_run
     }
 
-    /// Ctrl-C ends it, and with it the page that is being tried.
+    /// Tries the pages. Ctrl-C ends the dry run together with the page that is being tried.
     pub(crate) async fn run(
         &self,
         database: &Database,
@@ -51,7 +50,7 @@ impl DryRunArgs {
             .rows_shown(self.dry_run_rows)
             .parallelism(parallelism);
         let report = tokio::select! {
-            report = dry_run.run(database) => report.map_err(|error| refused(&error))?,
+            report = dry_run.run(database) => report.map_err(|error| CliError::refused(&error))?,
             _ = tokio::signal::ctrl_c() => return Ok(Exit::Interrupted),
         };
         match json {
@@ -62,12 +61,5 @@ impl DryRunArgs {
             true => Exit::Done,
             false => Exit::Error,
         })
-    }
-}
-
-fn refused(error: &PageError) -> CliError {
-    match error.is_retryable() {
-        true => CliError::failure(error.message()),
-        false => CliError::usage(error.message()),
     }
 }

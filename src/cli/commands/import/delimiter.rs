@@ -1,4 +1,4 @@
-//! The delimiter of a CSV file for which the command names none.
+//! The delimiter of a CSV file, recognised from its first records.
 
 use std::path::Path;
 
@@ -10,19 +10,19 @@ use crate::{
     files::{CsvFormat, Header, text_from},
 };
 
-/// Bytes that are looked at.
+/// The number of bytes that are read.
 const LOOK_AT: u64 = 64 * 1024;
-/// Records of which three quarters must agree.
+/// The number of records that are compared. Three quarters of them must agree.
 const RECORDS: usize = 100;
 const CANDIDATES: [char; 3] = [';', '\t', '|'];
 
-/// The delimiter of a file whose first record is one column with the delimiter of its format, if the file tells
-/// another one. `None`: the one of the format is as good as any.
+/// Another delimiter for a file whose first record is a single column with the delimiter of the format. `None`: the delimiter of
+/// the format is as good as any.
 ///
 /// # Errors
-/// There are several, or the records do not agree.
+/// Several delimiters are possible, or the records do not agree.
 pub(super) fn recognise(path: &Path, format: &CsvFormat) -> CliResult<Option<char>> {
-    // A fault of the file is told when it is opened for its records.
+    // An unreadable file is reported when its records are read.
     let Ok((text, whole)) = text_from(path, LOOK_AT) else {
         return Ok(None);
     };
@@ -48,7 +48,7 @@ pub(super) fn recognise(path: &Path, format: &CsvFormat) -> CliResult<Option<cha
         let named = format.header != Header::FirstRecord || !first.iter().any(String::is_empty);
         let columns = expected.unwrap_or(first.len());
         let agree = records.iter().filter(|record| record.len() == columns);
-        // Some may be as bad as records are.
+        // A few records may be malformed.
         named && columns > 1 && agree.count() * 4 >= records.len() * 3
     };
     let fitting: Vec<char> = possible.iter().copied().filter(fits).collect();
@@ -68,19 +68,19 @@ fn ambiguous(path: &Path, format: &CsvFormat, column: &str, possible: &[char]) -
         .file_name()
         .unwrap_or(path.as_os_str())
         .to_string_lossy();
-    // A record is not printed, a header is.
+    // A header may be printed, a record may not: it is data.
     let what = match format.header {
         Header::FirstRecord => format!("the header of {name} is one column, {column:?}"),
         _ => format!("the first record of {name} is one column"),
     };
     CliError::usage(format_args!(
-        "{what}, and its records do not tell what stands between two fields; say it with {}. {} takes each line for one column",
+        "{what}, and its records do not show which delimiter is right; give it with {}. {} takes each line as one column",
         flags.join(" or "),
         format_args!("--delimiter {}", flag(format.delimiter)),
     ))
 }
 
-/// A delimiter as the flag takes it.
+/// A delimiter in the form that the flag takes.
 pub(super) fn value(delimiter: char) -> String {
     match delimiter {
         '\t' => "tab".to_owned(),
@@ -88,12 +88,12 @@ pub(super) fn value(delimiter: char) -> String {
     }
 }
 
-/// The value of the flag as a shell takes it.
+/// The same, quoted for a shell.
 pub(super) fn flag(delimiter: char) -> String {
     quoted(&value(delimiter))
 }
 
-/// The fields of the first records, each with one field at least. One that is cut is left out.
+/// The fields of the first records. A record that is cut off is left out.
 fn records(text: &[u8], whole: bool, format: &CsvFormat, delimiter: char) -> Vec<Vec<String>> {
     let byte = |c: char| u8::try_from(c).unwrap_or(b',');
     let mut builder = csv::ReaderBuilder::new();

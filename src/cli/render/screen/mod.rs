@@ -1,4 +1,4 @@
-//! The screen of `watch`: a batch on a whole terminal, with keys that steer it.
+//! The full screen of `watch`: a batch, with keys that steer it.
 //!
 //! ```text
 //!   keys, resizes ─┐                      ┌─▶ draw: model ─▶ frame
@@ -7,9 +7,15 @@
 //! ```
 
 mod draw;
+mod failing_table;
+mod keys;
+mod layout;
+mod line_fitting;
 mod model;
 mod samples;
 mod terminal;
+#[cfg(test)]
+mod tests;
 
 use std::{
     future::Future,
@@ -28,9 +34,9 @@ use tokio::{
 
 use crate::{
     base::error::text::words,
-    cli::render::{
-        follow::Followed,
+    cli::{
         output::{self, one_line},
+        render::follow::Followed,
     },
     engine::client::{BatchHandle, ControlError, ProgressError},
     progress::Progress,
@@ -39,28 +45,30 @@ use draw::draw;
 use model::{Model, Moment, Pressed, Request};
 use terminal::{Input, Screen};
 
-/// Every look costs the controller one query.
+/// The interval between two looks. Each look costs the controller one query.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
-/// Ages and notices change without an event.
+/// The interval between two frames, because ages and notices change without an event.
 const DRAW_EVERY: Duration = Duration::from_millis(250);
-/// What is asked for by a key.
+/// The reason of requests that a key makes.
 const REASON: &str = "from watch";
 
-/// What a task of the screen brings back.
-enum Told {
-    Look {
+/// The result of a background task of the screen.
+enum Update {
+    Progress {
         began: Duration,
-        look: Result<Box<Progress>, ProgressError>,
+        progress: Result<Box<Progress>, ProgressError>,
     },
-    /// With what to say of a request that has not taken effect yet.
-    Answer(Request, Result<Option<String>, ControlError>),
+    KeyResult(Request, KeyResult),
 }
 
-/// Shows the batch until it ends, `stop` resolves or a key leaves. `no_worker` is what to say while nobody
-/// answers. The terminal is as before afterwards.
+/// The answer to the request that a key made. `Some`: the fate of a request that has not taken effect yet.
+type KeyResult = Result<Option<String>, ControlError>;
+
+/// Shows the batch until it ends, `stop` resolves or a key leaves the screen. `no_worker` is the text while no worker
+/// answers. The terminal is restored afterwards.
 ///
 /// # Errors
-/// When the terminal cannot be read or drawn on; the batch can be followed in another way.
+/// Fails if the terminal cannot be read or drawn on. The batch can be followed in another way.
 pub(crate) async fn follow(
     handle: &BatchHandle,
     no_worker: &str,
@@ -69,8 +77,8 @@ pub(crate) async fn follow(
     let mut hangup = signal(SignalKind::hangup())?;
     let mut screen = Screen::enter()?;
     let (mut input, mut events) = Input::start();
-    let (tell, mut told) = mpsc::channel(16);
-    // Ended with this function.
+    let (tell, mut updates) = mpsc::channel(16);
+    // These tasks end with this function.
     let mut tasks = JoinSet::new();
     let clock = Instant::now();
     tasks.spawn(look_again_and_again(handle.clone(), clock, tell.clone()));
@@ -84,8 +92,8 @@ pub(crate) async fn follow(
             let (handle, tell) = (handle.clone(), tell.clone());
             tasks.spawn(async move {
                 let answer = ask(&handle, request).await;
-                // Nobody wants to know once the screen is left.
-                let _ = tell.send(Told::Answer(request, answer)).await;
+                // The receiver is gone once the screen is left.
+                let _ = tell.send(Update::KeyResult(request, answer)).await;
             });
         }
         let now = moment(clock);
@@ -107,21 +115,21 @@ pub(crate) async fn follow(
                         break Ok(Followed::Detached);
                     }
                 }
-                // A resize only has to be drawn.
+                // A resize needs no more than a redraw.
                 Some(Ok(_)) => {}
                 Some(Err(error)) => break Err(error),
                 None => break Err(io::ErrorKind::UnexpectedEof.into()),
             },
-            Some(told) = told.recv() => match told {
-                Told::Look { began, look: Ok(progress) } => {
+            Some(update) = updates.recv() => match update {
+                Update::Progress { began, progress: Ok(progress) } => {
                     model.look(*progress, began, moment(clock));
                 }
-                Told::Look { look: Err(ProgressError::NoWorker { .. }), .. } => {
+                Update::Progress { progress: Err(ProgressError::NoWorker { .. }), .. } => {
                     model.trouble(no_worker);
                 }
-                // If it is for good, `result` will know.
-                Told::Look { look: Err(error), .. } => model.trouble(&words(&error)),
-                Told::Answer(request, answer) => {
+                // `result` reports a permanent error.
+                Update::Progress { progress: Err(error), .. } => model.trouble(&words(&error)),
+                Update::KeyResult(request, answer) => {
                     let answer = answer.map_err(|error| told_of(&error));
                     model.answered(request, answer, moment(clock));
                 }
@@ -141,14 +149,18 @@ fn moment(clock: Instant) -> Moment {
     }
 }
 
-async fn look_again_and_again(handle: BatchHandle, clock: Instant, tell: mpsc::Sender<Told>) {
+async fn look_again_and_again(handle: BatchHandle, clock: Instant, tell: mpsc::Sender<Update>) {
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         let began = clock.elapsed();
-        let look = handle.progress().await.map(Box::new);
-        if tell.send(Told::Look { began, look }).await.is_err() {
+        let progress = handle.progress().await.map(Box::new);
+        if tell
+            .send(Update::Progress { began, progress })
+            .await
+            .is_err()
+        {
             return;
         }
     }
@@ -158,8 +170,8 @@ fn told_of(error: &ControlError) -> String {
     one_line(&words(error))
 }
 
-/// What to say of a request that has not taken effect.
-async fn ask(handle: &BatchHandle, request: Request) -> Result<Option<String>, ControlError> {
+/// Sends a request. Returns the fate of a request that has not taken effect.
+async fn ask(handle: &BatchHandle, request: Request) -> KeyResult {
     let steered = match request {
         Request::Pause => handle.pause(REASON).await,
         Request::Resume => handle.because(REASON).resume().await,

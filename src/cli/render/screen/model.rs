@@ -1,4 +1,4 @@
-//! What the screen knows, and what a key means. Pure: time comes in as an argument.
+//! The state of the screen, and the meaning of each key. Pure: time is an argument.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use crate::{
     base::time::Timestamp,
     batch::MAX_PARALLELISM,
     cli::render::{
+        monotonic::MonotonicCounts,
         speed::{Limit, Pace},
-        steady::Steady,
     },
     progress::{
         Progress,
@@ -18,21 +18,21 @@ use crate::{
     },
 };
 
-/// How long the answer to a key is shown.
+/// The time for which the answer to a key is shown.
 const NOTICE_FOR: Duration = Duration::from_secs(6);
-/// How long a log line is shown.
+/// The time for which a log line is shown.
 const WARNING_FOR: Duration = Duration::from_secs(30);
 
 /// Now, on two clocks.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Moment {
-    /// Since the screen came up.
+    /// The time since the screen was opened.
     pub elapsed: Duration,
-    /// To compare with times of the batch.
+    /// The wall clock, for comparison with times of the batch.
     pub wall: Timestamp,
 }
 
-/// What the batch is asked for.
+/// A request to the batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Request {
     Pause,
@@ -41,7 +41,7 @@ pub(super) enum Request {
 }
 
 impl Request {
-    /// What to say while it is under way.
+    /// The text while the request is under way.
     pub(super) fn asking(self) -> String {
         match self {
             Self::Pause => "pausing ...".to_owned(),
@@ -53,7 +53,7 @@ impl Request {
     fn done(self) -> String {
         match self {
             Self::Pause => "paused: no new pages, running ones are finished".to_owned(),
-            Self::Resume => "the batch goes on".to_owned(),
+            Self::Resume => "the batch continues".to_owned(),
             Self::Parallelism(pages) => format!("max parallelism is {pages}"),
         }
     }
@@ -67,7 +67,7 @@ impl Request {
     }
 }
 
-/// What a key asks for.
+/// The action of a key.
 #[derive(Clone, Copy, Debug)]
 enum Intent {
     Leave,
@@ -99,14 +99,14 @@ fn intent(key: KeyEvent) -> Option<Intent> {
     })
 }
 
-/// Whether a key leaves the screen.
+/// The effect of a key on the screen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pressed {
     Stay,
     Leave,
 }
 
-/// A line about something that happened.
+/// A line about an event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Notice {
     pub text: String,
@@ -114,29 +114,29 @@ pub(super) struct Notice {
     until: Duration,
 }
 
-/// What the screen knows.
+/// The state of the screen.
 #[derive(Debug)]
 pub(super) struct Model {
     pub batch_id: String,
     pub colors: bool,
     pub progress: Option<Progress>,
-    /// Why the progress is old or unknown.
+    /// The reason why the progress is old or unknown.
     pub trouble: Option<String>,
     pub pace: Pace,
-    steady: Steady,
-    /// Items that are being done again.
+    steady: MonotonicCounts,
+    /// The number of items that are being processed again.
     pub again: u64,
     pub samples: Samples,
     pub help: bool,
     notice: Option<Notice>,
     warning: Option<(String, Duration)>,
     under_way: Option<Request>,
-    /// What is asked for next; a later key replaces an earlier one.
+    /// The next request; a later key replaces an earlier one.
     wanted_pause: Option<Request>,
     wanted_parallelism: Option<u32>,
-    /// When the last request was answered. A look that began before may not know of it.
+    /// The time of the last answer. A look that began before it may show the state from before the request.
     answered_at: Duration,
-    /// What was answered since the last look that knows of it.
+    /// The answer to a pause or resume, until a look shows it.
     paused_since: Option<bool>,
 }
 
@@ -148,7 +148,7 @@ impl Model {
             progress: None,
             trouble: None,
             pace: Pace::new(),
-            steady: Steady::default(),
+            steady: MonotonicCounts::default(),
             again: 0,
             samples: Samples::default(),
             help: false,
@@ -165,7 +165,7 @@ impl Model {
 
 /// # What comes in
 impl Model {
-    /// A look at the batch, which `began` so long after the screen came up.
+    /// Takes in a look that began at `began`, counted from the opening of the screen.
     pub(super) fn look(&mut self, mut progress: Progress, began: Duration, now: Moment) {
         let at = now.elapsed.as_millis() as u64;
         self.pace
@@ -182,12 +182,12 @@ impl Model {
         self.progress = Some(progress);
     }
 
-    /// Nobody could say how far the batch is.
+    /// Takes in a look that failed.
     pub(super) fn trouble(&mut self, text: &str) {
         self.trouble = Some(text.to_owned());
     }
 
-    /// The latest log line.
+    /// Takes in the latest log line.
     pub(super) fn warn(&mut self, line: Option<String>, now: Moment) {
         let known = self.warning.as_ref().map(|(line, _)| line);
         if let Some(line) = line
@@ -212,7 +212,7 @@ impl Model {
 
     fn toggle_pause(&mut self, now: Moment) {
         let Some(progress) = &self.progress else {
-            return self.say("nobody has told yet what the batch does", true, now);
+            return self.say("no worker has answered yet", true, now);
         };
         let asked = match (self.wanted_pause, self.under_way) {
             (Some(request), _) | (None, Some(request @ (Request::Pause | Request::Resume))) => {
@@ -234,7 +234,7 @@ impl Model {
         };
         let known = self.progress.as_ref().map(|p| p.max_parallelism);
         let Some(from) = self.wanted_parallelism.or(under_way).or(known) else {
-            return self.say("nobody has told yet what the limit is", true, now);
+            return self.say("no worker has answered yet", true, now);
         };
         let to = change(from).min(MAX_PARALLELISM);
         if to == from {
@@ -256,7 +256,7 @@ impl Model {
         self.under_way
     }
 
-    /// The batch has answered the request that was under way, or could not.
+    /// Takes in the answer to the request that was under way.
     pub(super) fn answered(
         &mut self,
         request: Request,
@@ -266,7 +266,7 @@ impl Model {
         self.under_way = None;
         match answer {
             Ok(None) => {}
-            // It is kept by the server, so nothing has changed yet.
+            // The server keeps the request, so nothing has changed yet.
             Ok(Some(kept)) => return self.say(kept, true, now),
             Err(error) => return self.say(request.failed(&error), true, now),
         }
@@ -309,14 +309,15 @@ impl Model {
         warning.map(|(line, _)| line.as_str())
     }
 
-    /// Whether the key that pauses would resume.
+    /// `true` if the pause key would resume the batch.
     pub(super) fn is_paused(&self) -> bool {
         let known = || self.progress.as_ref().is_some_and(is_paused);
         self.paused_since.unwrap_or_else(known)
     }
 }
 
-/// Whether somebody paused the batch, or it paused itself. A limit of 0 and a closed window only look like it.
+/// `true` if an operator paused the batch or the batch paused itself. A limit of 0 or a closed window only looks like a
+/// pause.
 fn is_paused(p: &Progress) -> bool {
     let still = matches!(p.phase, Phase::Pausing | Phase::Paused);
     p.pause.is_some() || (still && p.held_by == Some(HeldBy::Pause))
@@ -426,7 +427,7 @@ mod tests {
         assert_eq!(model.next_request(), Some(Request::Resume));
         model.answered(Request::Resume, Ok(None), moment(6));
         assert_eq!(model.next_request(), Some(Request::Parallelism(34)));
-        // What a later look says is so, whoever did it.
+        // A later look is always right.
         model.look(progress(), Duration::from_secs(7), moment(8));
         assert_eq!(model.progress.as_ref().unwrap().max_parallelism, 32);
     }

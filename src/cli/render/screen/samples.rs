@@ -2,20 +2,20 @@
 
 use std::collections::VecDeque;
 
-/// More than a terminal is wide.
+/// The most samples, which is more than the width of a terminal.
 const MAX_SAMPLES: usize = 600;
 
 /// The latest samples, oldest first.
 #[derive(Debug, Default)]
 pub(super) struct Samples {
     ring: VecDeque<f64>,
-    /// When the last sample ended, in milliseconds.
+    /// The end of the last sample, in milliseconds.
     last: Option<u64>,
 }
 
 impl Samples {
-    /// The pace by a look that was taken `at` so many milliseconds. Seconds without a look get that of the next one. A pace
-    /// that is not known begins again.
+    /// Adds the pace of a look at the time `at`, in milliseconds. Seconds without a look get the pace of the next look. An
+    /// unknown pace clears the samples.
     pub(super) fn add(&mut self, at: u64, per_second: Option<f64>) {
         let Some(per_second) = per_second else {
             self.ring.clear();
@@ -41,7 +41,7 @@ impl Samples {
         self.ring.iter().rev().take(n).copied()
     }
 
-    /// The mean of the latest `seconds`, or of those that there are.
+    /// The mean of the latest `seconds`, or of fewer if there are no more.
     pub(super) fn mean(&self, seconds: usize) -> Option<f64> {
         let n = self.ring.len().min(seconds);
         (n > 0).then(|| self.latest(n).sum::<f64>() / n as f64)
@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rerun_begins_anew() {
+    fn a_rerun_begins_at_zero() {
         let mut samples = Samples::default();
         samples.add(0, None);
         samples.add(1_000, Some(500.0));

@@ -22,15 +22,15 @@ use ratatui::{
 };
 use tokio::sync::mpsc;
 
-use crate::cli::render::output;
+use crate::cli::output;
 
-/// Whether the terminal is ours. A panic anywhere gives it back.
+/// `true` while the screen owns the terminal. A panic anywhere gives it back.
 static UP: AtomicBool = AtomicBool::new(false);
 static HOOK: Once = Once::new();
 
 /// The terminal in raw mode, with a screen of its own. Dropping it gives the terminal back.
 pub(super) struct Screen {
-    // Results go to standard output, so the screen does not.
+    // Standard output is for results.
     terminal: Terminal<CrosstermBackend<BufWriter<Stderr>>>,
 }
 
@@ -46,7 +46,7 @@ impl Screen {
         let backend = CrosstermBackend::new(BufWriter::new(io::stderr()));
         let terminal = Terminal::new(backend)?;
         UP.store(true, Ordering::SeqCst);
-        // From here on dropping undoes what was done.
+        // From here on, dropping `screen` restores the terminal.
         let screen = Self { terminal };
         output::hold();
         enable_raw_mode()?;
@@ -57,7 +57,7 @@ impl Screen {
     /// Draws one frame, in the size that the terminal has now.
     ///
     /// # Errors
-    /// When the terminal takes no output, or a panic elsewhere has given it back.
+    /// Fails if the terminal takes no output, or if a panic elsewhere has given it back.
     pub(super) fn draw(&mut self, frame: impl FnOnce(&mut Frame<'_>)) -> io::Result<()> {
         if !UP.load(Ordering::SeqCst) {
             return Err(io::Error::other(
@@ -77,10 +77,10 @@ impl Drop for Screen {
     }
 }
 
-/// Leaves raw mode and the screen, and writes what was held back. The second call does nothing.
+/// Leaves raw mode and the screen, and writes the lines that were held back. A second call does nothing.
 fn give_back() {
     if UP.swap(false, Ordering::SeqCst) {
-        // Whatever fails here, the rest is worth trying.
+        // Each step is tried even if an earlier one fails.
         let _ = disable_raw_mode();
         let _ = execute!(io::stderr(), LeaveAlternateScreen, Show);
         let _ = io::stderr().flush();
@@ -88,7 +88,7 @@ fn give_back() {
     }
 }
 
-/// How long the end of [`Input`] takes at most.
+/// The longest read, which bounds the time that stopping [`Input`] takes.
 const READ_FOR: Duration = Duration::from_millis(50);
 
 /// The thread that reads keys and resizes.
@@ -123,11 +123,11 @@ impl Input {
         (input, events)
     }
 
-    /// Returns when nobody reads the terminal any more.
+    /// Returns once the thread has stopped reading the terminal.
     pub(super) fn stop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
         if let Some(thread) = self.thread.take() {
-            // A panic there was told by the hook.
+            // The panic hook has already reported a panic of the thread.
             let _ = thread.join();
         }
     }
