@@ -146,6 +146,12 @@ pub use crate::{
 
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 pub use crate::sql::{Assignment, BackfillArgs, HighWaterMark, InvalidBackfill, SqlBackfill};
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+pub use crate::sql::{
+    Backend, Column, Connections, DEFAULT_CONNECTION, Database, DatabaseError, DatabaseOptions,
+    InvalidConnectionName, Key, KeyPart, PageConnection, SqlLedger, Table, TableError, TableSpec,
+    Value as SqlValue, check_connection_name,
+};
 #[cfg(all(
     feature = "files",
     any(feature = "sqlite", feature = "postgres", feature = "mysql")
@@ -157,12 +163,6 @@ pub use crate::sql::{
 pub use crate::sql::{
     ChangeKind, ColumnChange, DryRun, DryRunReport, Estimate, InvalidVerify, KeptStride, PageTrial,
     Plan, RangeCheck, RangeCheckError, RowChange,
-};
-#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
-pub use crate::sql::{
-    Column, Connections, DEFAULT_CONNECTION, Database, DatabaseError, DatabaseOptions,
-    InvalidConnectionName, Key, KeyPart, LedgerDatabase, PageConnection, SqlLedger, Table,
-    TableDatabase, TableError, TableSpec, Value as SqlValue, check_connection_name,
 };
 #[cfg(all(
     feature = "files",

@@ -1,8 +1,8 @@
-//! How the values of a column stand in a file.
+//! The form of a column's values in a file.
 
 use serde::{Deserialize, Serialize};
 
-/// How the values of a column stand in the files of an export. [`Manifest`](crate::files::Manifest) says it for each
+/// The form of a column's values in the files of an export. [`Manifest`](crate::files::Manifest) holds it for each
 /// column, and an import reads the values by it.
 ///
 /// | | in JSON Lines | in CSV |
@@ -23,31 +23,31 @@ use serde::{Deserialize, Serialize};
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Encoding {
-    /// As the database writes the value, and reads it.
+    /// The text that the database writes and reads.
     Text,
     /// A number.
     Number,
-    /// A truth value.
+    /// A boolean.
     Boolean,
     /// JSON.
     Json,
     /// Bytes as hexadecimal digits.
     Hex,
-    /// Each value of the column has a storage class of its own, as in SQLite.
+    /// A column whose values have a storage class each, as in SQLite.
     Stored,
-    /// The same in a column that makes texts of numbers.
+    /// Like `Stored`, in a column that turns numbers into texts.
     StoredText,
 }
 
-/// How the values of one column stand in the files of an export.
+/// The form of one column's values in the files of an export.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct EncodedColumn {
-    /// Its name.
+    /// The name of the column.
     pub name: String,
-    /// How its values are written.
+    /// The form of the values.
     pub encoding: Encoding,
-    /// Whether the database computes it, so that an import leaves it out.
+    /// Tells whether the database computes the column, so that an import skips it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub generated: bool,
 }

@@ -1,22 +1,22 @@
-//! The fields of a JSON object as they are written, so that a number keeps every digit.
+//! The fields of a JSON object as they are written, so that numbers keep every digit.
 
 use serde::de::{DeserializeOwned, IgnoredAny};
 
-/// A name and the text of its value.
+/// A field: its name, and the text of its value.
 pub(crate) type Field<'a> = (String, &'a str);
 
-/// What a line is instead of an object.
+/// The reason why a line is not an object.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum NoObject {
-    /// Not JSON.
+    /// Text that is not JSON.
     Invalid,
-    /// JSON, but something else.
+    /// JSON of another type.
     Other,
-    /// One name comes twice.
+    /// A field occurs twice.
     Twice(String),
 }
 
-/// Takes an object apart.
+/// Splits an object into its fields.
 pub(crate) fn fields(line: &str) -> Result<Vec<Field<'_>>, NoObject> {
     let mut rest = Rest(line.trim_ascii());
     if !rest.takes('{') {
@@ -51,11 +51,11 @@ pub(crate) fn fields(line: &str) -> Result<Vec<Field<'_>>, NoObject> {
     }
 }
 
-/// What is left of a line; never begins with white space.
+/// The rest of a line; never begins with white space.
 struct Rest<'a>(&'a str);
 
 impl<'a> Rest<'a> {
-    /// The value that comes next, and where it ends.
+    /// The next value, and its end.
     fn value<T: DeserializeOwned>(&self) -> Result<(T, usize), NoObject> {
         let mut values = serde_json::Deserializer::from_str(self.0).into_iter();
         match values.next() {

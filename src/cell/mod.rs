@@ -1,4 +1,4 @@
-//! A value between a table and a file: nothing of it is lost on the way, whichever way it goes.
+//! A value between a table and a file, without loss in either direction.
 //!
 //! ```text
 //!   table --read--> Cell --write_json, csv--> file --of_json, of_csv--> Cell --bind--> table
@@ -14,12 +14,12 @@ use serde::de::IgnoredAny;
 
 pub use encoding::{EncodedColumn, Encoding};
 
-/// A value of a row. Numbers and JSON are as the database or the file writes them.
+/// A value of a row. Numbers and JSON are texts, as the database or the file writes them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Cell {
     Null,
     Text(String),
-    /// Also `NaN`, `Infinity` and `-Infinity`.
+    /// A number, `NaN`, `Infinity` or `-Infinity`.
     Number(String),
     Flag(bool),
     Json(String),
@@ -28,7 +28,7 @@ pub enum Cell {
     BrokenText(Vec<u8>),
 }
 
-/// Why a value of a file cannot be read. Says nothing of the value.
+/// The reason why a value of a file cannot be read. It does not show the value.
 pub(crate) type Unreadable = &'static str;
 
 const NO_HEX: Unreadable = "its bytes are not written as hexadecimal digits";
@@ -77,7 +77,7 @@ impl Cell {
         })
     }
 
-    /// An object that says which kind of value it is.
+    /// An object that tells the kind of its value.
     fn tagged(&self) -> String {
         let (tag, text) = match self {
             Self::Null => ("$json", Cow::Borrowed("null")),
@@ -120,7 +120,7 @@ impl Cell {
         })
     }
 
-    /// Reads a JSON value of which nothing is known. Lists and objects become their text.
+    /// Reads a JSON value of unknown form. Lists and objects become their text.
     pub fn of_any_json(json: &str) -> Result<Self, Unreadable> {
         Ok(match json.as_bytes().first() {
             Some(b'n') => Self::Null,
@@ -128,14 +128,14 @@ impl Cell {
             Some(b'f') => Self::Flag(false),
             Some(b'"') => {
                 let text: Result<String, _> = serde_json::from_str(json);
-                Self::Text(text.map_err(|_| "it is no text of Unicode")?)
+                Self::Text(text.map_err(|_| "it is not valid Unicode text")?)
             }
             Some(b'{' | b'[') => Self::Text(json.to_owned()),
             _ => Self::Number(json.to_owned()),
         })
     }
 
-    /// Reads a field of CSV that was written with this encoding, and is not NULL.
+    /// Reads a CSV field that was written with this encoding, and is not NULL.
     pub fn of_csv(text: &str, encoding: Encoding) -> Result<Self, Unreadable> {
         Ok(match encoding {
             Encoding::Hex => Self::Bytes(bytes_of_hex(text)?),
@@ -152,7 +152,7 @@ impl Cell {
     }
 
     fn of_tagged(json: &str) -> Result<Self, Unreadable> {
-        let unknown = "it is no value of the kinds that an export writes";
+        let unknown = "it is not a value that an export writes";
         let (tag, text) = tagged_value(json).ok_or(unknown)?;
         Ok(match tag.as_str() {
             "$text" => Self::Text(text),
@@ -164,7 +164,7 @@ impl Cell {
         })
     }
 
-    /// Bytes, about.
+    /// The approximate number of bytes.
     pub fn size(&self) -> usize {
         match self {
             Self::Null | Self::Flag(_) => 1,
@@ -191,12 +191,12 @@ pub(crate) fn write_object<'a>(
     to.push(b'}');
 }
 
-/// Reads hexadecimal digits, of which the first may have `\x` before them.
+/// Reads hexadecimal digits, with or without a leading `\x`.
 pub(crate) fn bytes_of_hex(text: &str) -> Result<Vec<u8>, Unreadable> {
     hex::decode(text.strip_prefix("\\x").unwrap_or(text)).map_err(|_| NO_HEX)
 }
 
-/// As PostgreSQL writes bytes.
+/// Bytes in the form of PostgreSQL.
 pub(crate) fn prefixed_hex(bytes: &[u8]) -> String {
     format!("\\x{}", hex::encode(bytes))
 }
@@ -215,7 +215,7 @@ fn is_json(text: &str) -> bool {
     serde_json::from_str::<IgnoredAny>(text).is_ok()
 }
 
-/// Whether JSON can stand as it is in a line, and is read from there as it is.
+/// Tells whether JSON can be embedded in a line, and is read back unchanged.
 fn is_plain(json: &str) -> bool {
     json != "null"
         && json.trim_ascii().len() == json.len()
@@ -224,9 +224,9 @@ fn is_plain(json: &str) -> bool {
         && tagged_value(json).is_none()
 }
 
-/// The one field of an object whose name begins with `$` and whose value is a text.
+/// The only field of an object, if its name begins with `$` and its value is a text.
 fn tagged_value(json: &str) -> Option<(String, String)> {
-    // Most objects are not looked at further.
+    // Most objects need no further look.
     let name = json.strip_prefix('{')?.trim_ascii_start();
     if !name.starts_with("\"$") && !name.starts_with("\"\\") {
         return None;

@@ -1,4 +1,4 @@
-//! Files whose first bytes say that they cannot be read as they are.
+//! Files that cannot be read as they are, recognized by their first bytes.
 
 use std::{
     fs::File,
@@ -8,20 +8,20 @@ use std::{
 
 use flate2::read::MultiGzDecoder;
 
-/// The kind of a file, as its first bytes tell it.
+/// The kind of a file, recognized by its first bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Beginning {
-    /// Text, as far as one can see; its first record begins after so many bytes.
+    /// Apparently text. The first record begins after `skip` bytes.
     Text {
         skip: u64,
     },
     Gzip,
-    /// Compressed in another way.
+    /// Compressed with another program.
     Other(&'static str),
     Utf16,
 }
 
-/// How many bytes tell.
+/// The number of bytes that identify the kind.
 pub(super) const MAGIC: usize = 6;
 
 const UTF_8: &[u8] = b"\xef\xbb\xbf";
@@ -52,8 +52,8 @@ impl Beginning {
     }
 }
 
-/// At most so many bytes of text from the beginning of a file, which may be gzip, and whether they are all of it. A byte
-/// order mark is left out.
+/// At most `most` bytes of text from the beginning of a file, which may be gzip, and whether they are all of it. A
+/// byte order mark is left out.
 #[cfg(feature = "cli")]
 #[allow(dead_code, reason = "for `import`, which needs a database")]
 pub(crate) fn text_from(path: &Path, most: u64) -> io::Result<(Vec<u8>, bool)> {

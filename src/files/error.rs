@@ -1,18 +1,18 @@
-//! What is wrong with a whole file.
+//! The errors of whole files.
 
 use std::{io, path::PathBuf};
 
 use crate::base::{disk::with_free_space, error::PageError};
 
-/// A file cannot be read, or not by this worker, or is not what it was.
+/// A file that cannot be read, or not by this worker, or that has changed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FileError {
-    /// Another worker may have it.
+    /// The file is missing on this machine. Another worker may have it.
     #[error("there is no file {path} on this machine; every worker needs it at this path")]
     NotHere { path: PathBuf },
     #[error("{path} cannot be read: {source}")]
     NotReadable { path: PathBuf, source: io::Error },
-    #[error("{path:?} is no regular file; only those can be read from the middle")]
+    #[error("{path:?} is not a regular file, so it cannot be read from the middle")]
     NotAFile { path: PathBuf },
     #[error("{path:?} is not the file that the batch began with: {what}")]
     Changed { path: PathBuf, what: &'static str },
@@ -40,7 +40,7 @@ pub(crate) enum FileError {
 }
 
 impl FileError {
-    /// What becomes of a page, or of the start of a batch, that meets it.
+    /// The error of a page, or of the start of a batch.
     pub fn into_page_error(self) -> PageError {
         let (error_type, retryable) = match &self {
             Self::NotHere { .. } => ("FileNotHere", true),

@@ -1,4 +1,4 @@
-//! What a finished result consists of.
+//! The contents of a finished result.
 
 use std::path::{Path, PathBuf};
 
@@ -6,17 +6,18 @@ use serde::{Deserialize, Serialize};
 
 use super::sink::{
     concatenate::{Copied, copy_part},
-    directory::{SinkDirectory, read_json, write_json},
+    directory::SinkDirectory,
     error::SinkError,
     part_format::PartFormat,
+    whole_file::{read_json, write_json},
 };
 use crate::{cell::EncodedColumn, page::token::PageToken};
 
 /// The name of a manifest in its directory.
 pub(super) const MANIFEST: &str = "manifest.json";
 
-/// The parts of a finished result, in the order of the data. It is written once all of them are there, so
-/// whoever finds it may take them.
+/// The parts of a finished result, in the order of the data. It is written after all parts, so its presence means
+/// that the result is complete.
 ///
 /// ```no_run
 /// use temporal_batch::files::Manifest;
@@ -31,32 +32,32 @@ pub(super) const MANIFEST: &str = "manifest.json";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Manifest {
-    /// Of this form: 1.
+    /// The version of the manifest's form: 1.
     pub version: u32,
     /// The batch whose result it is.
     pub batch_id: String,
-    /// Its execution.
+    /// The execution of the batch.
     pub batch_run: String,
-    /// How the records are written.
+    /// The format of the records.
     #[serde(flatten)]
     pub format: PartFormat,
-    /// Whether the parts are compressed.
+    /// Tells whether the parts are compressed.
     #[serde(default)]
     pub gzip: bool,
-    /// Records of all parts.
+    /// The number of records in all parts.
     pub records: u64,
-    /// Bytes of all parts, as they are on the disk.
+    /// The number of bytes in all parts, as they are on the disk.
     pub bytes: u64,
-    /// Files of attempts that did not count, which were removed.
+    /// The number of removed files, written by attempts that did not count.
     #[serde(default)]
     pub orphans: u64,
-    /// The one file with everything, if that was asked for.
+    /// The file with all records, if it was requested.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concatenated: Option<ManifestFile>,
-    /// How the values of each column are written, where the records are rows of a table.
+    /// The encoding of each column, if the records are rows of a table.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub encodings: Vec<EncodedColumn>,
-    /// The parts. Together they are all of the data: each begins where the one before it ends.
+    /// The parts, which together are all of the data: each begins where the previous one ends.
     pub parts: Vec<ManifestPart>,
 }
 
@@ -64,10 +65,10 @@ pub struct Manifest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ManifestPart {
-    /// The records come after this cursor; absent: from the beginning of the data.
+    /// The cursor after which the records begin; absent for the beginning of the data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<PageToken>,
-    /// Up to this one; absent: to the end of the data.
+    /// The cursor of the last record; absent for the end of the data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<PageToken>,
     /// The file.
@@ -79,33 +80,32 @@ pub struct ManifestPart {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ManifestFile {
-    /// Its name in the directory, or the path that was asked for.
+    /// The name in the directory, or the path that was requested.
     pub file: String,
-    /// Records in it.
+    /// The number of records.
     pub records: u64,
-    /// Its size, in bytes.
+    /// The size in bytes.
     pub bytes: u64,
-    /// Of its bytes, as `sha256sum` shows it.
+    /// The SHA-256 checksum, as `sha256sum` shows it.
     pub sha256: String,
 }
 
 impl Manifest {
-    /// Reads the manifest of a directory; `None`: its result is not finished.
+    /// Reads the manifest of a directory. `None` if its result is not finished.
     ///
     /// # Errors
-    /// It cannot be read, or is none.
+    /// The manifest cannot be read, or is not one.
     pub fn read(directory: impl AsRef<Path>) -> Result<Option<Self>, SinkError> {
         SinkDirectory::new(directory.as_ref().to_path_buf()).manifest()
     }
 
-    /// The path of the manifest that has a file among its parts: `FILE.manifest.json`, or `manifest.json` in the
-    /// same directory.
+    /// The path of the manifest that lists a file: `FILE.manifest.json`, or `manifest.json` in the same directory.
     pub fn beside(file: impl AsRef<Path>) -> Option<PathBuf> {
         let file = file.as_ref();
         let name = file.file_name().unwrap_or_default().to_string_lossy();
         let lists = |path: &PathBuf| match read_json::<Parts>(path) {
             Ok(Some(Parts { parts })) => parts.iter().any(|part| part.file == name),
-            // Other programs have files of that name, too.
+            // Other programs use this file name, too.
             _ => false,
         };
         let manifests = [of_one_file(&name), MANIFEST.to_owned()];
@@ -115,10 +115,10 @@ impl Manifest {
         paths.find(lists)
     }
 
-    /// Reads a manifest, whatever its name.
+    /// Reads a manifest with any name.
     ///
     /// # Errors
-    /// The file is not there, cannot be read, or is no manifest.
+    /// The file is missing, cannot be read, or is not a manifest.
     pub fn at(path: impl AsRef<Path>) -> Result<Self, SinkError> {
         let path = path.as_ref();
         read_json(path)?.ok_or_else(|| SinkError::Unreadable {
@@ -127,7 +127,7 @@ impl Manifest {
         })
     }
 
-    /// The same for all of its records in one file.
+    /// The manifest of a file with all records.
     pub(super) fn of_one_file(&self, file: &ManifestFile, name: &str) -> Self {
         let part = ManifestPart {
             start: self.parts.first().and_then(|part| part.start.clone()),
@@ -146,15 +146,15 @@ impl Manifest {
         }
     }
 
-    /// Writes it beside the file of this name, which it describes.
+    /// Writes the manifest beside the file that it describes.
     pub(super) fn write_beside(&self, directory: &Path, name: &str) -> Result<(), SinkError> {
         write_json(directory, &of_one_file(name), self)
     }
 
-    /// Reads all parts in the directory, and tells those that are not as they were written.
+    /// Reads all parts in the directory, and returns those that have changed.
     ///
     /// # Errors
-    /// A part that is there cannot be read.
+    /// An existing part cannot be read.
     pub fn verify(&self, directory: impl AsRef<Path>) -> Result<Vec<BadPart>, SinkError> {
         let mut bad = Vec::new();
         for part in &self.parts {
@@ -204,7 +204,7 @@ fn of_one_file(name: &str) -> String {
     format!("{name}.{MANIFEST}")
 }
 
-/// The field that tells a manifest from other files.
+/// The field that distinguishes a manifest from other files.
 #[derive(Deserialize)]
 struct Parts {
     parts: Vec<PartName>,
@@ -215,12 +215,12 @@ struct PartName {
     file: String,
 }
 
-/// A part that is not as it was written.
+/// A part that has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BadPart {
     /// The part.
     pub part: ManifestPart,
-    /// What is wrong, for people.
+    /// The difference, for people.
     pub message: String,
 }

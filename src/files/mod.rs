@@ -1,8 +1,7 @@
 //! Files of records: CSV and JSON Lines as sources of a batch, and files as its result.
 //!
-//! A [`CsvSource`] or a [`JsonLinesSource`] is part of the arguments of a batch: it names a file and says how
-//! to read it. Its pages begin at byte offsets, so that a page at the end of a file costs as much as one at
-//! its beginning.
+//! A [`CsvSource`] or a [`JsonLinesSource`] is part of the arguments of a batch: it names a file and its format. Its
+//! pages begin at byte offsets, so that a page at the end of a file costs as much as one at its beginning.
 //!
 //! ```
 //! use async_trait::async_trait;
@@ -75,7 +74,7 @@ pub use source::{
     csv_format::{CsvFormat, Header, InvalidCsvFormat},
     csv_source::CsvSource,
     fingerprint::Fingerprint,
-    json_lines::JsonLinesSource,
+    json_lines_source::JsonLinesSource,
     position::FilePosition,
     record::FileRecord,
     source_file::SourceFile,
@@ -88,9 +87,10 @@ pub use crate::cell::{EncodedColumn, Encoding};
 pub(crate) use {
     compression::text_from,
     sink::{
-        directory::{Standing, check_writable, check_writable_file, standing, try_file},
-        spool::remove_copies,
+        directory::{SinkState, sink_state},
+        writable::{check_writable, check_writable_file, try_file},
     },
+    source::spool::remove_copies,
 };
 #[allow(unused_imports, reason = "for `import`, which needs a database")]
 pub(crate) use {

@@ -1,15 +1,15 @@
-//! Tables to page through, the page ledger in PostgreSQL, MySQL and SQLite, and a throttle that looks at a
-//! PostgreSQL server.
+//! Databases: tables to page through, processors for them, the page ledger, and a throttle.
 //!
-//! ```text
-//!   SqlLedger ---> StrideTable, LetterTable, ReportTable      the statements, one type a table
-//!       |                          |
-//!       v                          v
-//!   SqlTransaction            Dialect                         what differs between the databases
-//!       |
-//!       v
-//!   PageConnection                                            what `process` writes with
-//! ```
+//! | folder | contents |
+//! |---|---|
+//! | `connection/` | connections and pools |
+//! | `backend/` | the differences between the databases |
+//! | `syntax/` | the lexer |
+//! | `ledger/` | the page ledger in a database |
+//! | `table/` | tables to page through |
+//! | `backfill/`, `dry_run/`, `verify/` | changes to a table, their trial, and their verification |
+//! | `export/`, `import/` | files from a table, and a table from files |
+//! | `throttle/` | a throttle by the state of a PostgreSQL server |
 
 pub(crate) mod backfill;
 mod dry_run;
@@ -19,9 +19,10 @@ mod export;
 mod import;
 mod ledger;
 mod table;
-// Once only: two copies in a process would name their folders alike.
+// Included once: two copies in a process would choose the same folder names.
 pub(crate) mod backend;
 pub(crate) mod connection;
+pub(crate) mod syntax;
 #[cfg(all(test, feature = "postgres"))]
 #[path = "../../tests/support/servers/mod.rs"]
 pub(crate) mod test_server;
@@ -29,7 +30,7 @@ pub(crate) mod test_server;
 mod throttle;
 mod verify;
 
-pub use backend::dialect::{LedgerDatabase, Value};
+pub use backend::{Backend, value::Value};
 pub use backfill::{Assignment, BackfillArgs, HighWaterMark, InvalidBackfill, SqlBackfill};
 pub use connection::{
     error::DatabaseError,
@@ -52,11 +53,8 @@ pub use ledger::InvalidSchema;
 pub use ledger::SqlLedger;
 pub use ledger::coverage::KeptStride;
 #[cfg(feature = "cli")]
-pub(crate) use ledger::{
-    lacks_tables,
-    schema::{LedgerSchema, TABLES},
-};
-pub use table::{Column, Key, KeyPart, Table, TableDatabase, TableError, TableSpec};
+pub(crate) use ledger::schema::{LedgerSchema, TABLES};
+pub use table::{Column, Key, KeyPart, Table, TableError, TableSpec};
 #[cfg(feature = "postgres")]
 pub use throttle::{InvalidThrottle, PostgresThrottle, PostgresThrottleBuilder, Threshold};
 pub use verify::{InvalidVerify, RangeCheck, RangeCheckError};

@@ -251,7 +251,7 @@ const NOT_THE_PAGE: &[&str] = &[
     "FileNotHere",
     "FileChanged",
     stores::FENCED_OFF,
-    "LedgerTablesMissing",
+    crate::processor::store::page_ledger::LEDGER_TABLES_MISSING,
     "PageReportMismatch",
     "OutputNotKept",
     "PoolTimedOut",

@@ -176,7 +176,7 @@ impl Keeping {
 }
 
 /// The type of the error of an attempt that came too late.
-pub(super) const FENCED_OFF: &str = "FencedOff";
+pub(super) use crate::processor::store::page_ledger::FENCED_OFF;
 
 /// A page, or a part of one, about to be applied.
 #[derive(Clone, Copy)]

@@ -4,9 +4,8 @@ use std::time::{Duration, Instant};
 
 use sqlx::{MySqlPool, PgPool, mysql::MySqlPoolOptions, postgres::PgPoolOptions};
 use temporal_batch::{
-    BackfillArgs, Connections, DEFAULT_CONNECTION, Database, DatabaseOptions, LedgerDatabase,
-    PageClaim, PageLedger as _, PageToken, SqlBackfill, SqlLedger, StrideId, TableSpec,
-    testing::run_page,
+    Backend, BackfillArgs, Connections, DEFAULT_CONNECTION, Database, DatabaseOptions, PageClaim,
+    PageLedger as _, PageToken, SqlBackfill, SqlLedger, StrideId, TableSpec, testing::run_page,
 };
 
 use crate::support::servers::{MariaDb, Postgres, Proxy};
@@ -20,7 +19,7 @@ fn proxied(url: &str, proxy: &Proxy) -> String {
 }
 
 /// Lets a transaction begin while the server is silent, and gives it up before there is an answer.
-async fn give_up_a_beginning<DB: LedgerDatabase>(pool: sqlx::Pool<DB>, proxy: &Proxy) {
+async fn give_up_a_beginning<DB: Backend>(pool: sqlx::Pool<DB>, proxy: &Proxy) {
     let ledger = SqlLedger::new(pool);
     ledger.apply_schema().await.unwrap();
     let stride = StrideId {

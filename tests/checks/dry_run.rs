@@ -255,7 +255,7 @@ async fn what_cannot_be_verified_is_refused(home: Home) {
     for (verify, why) in [
         ("nmae IS NOT NULL", "nmae"),
         ("DELETE FROM users", "begins with DELETE"),
-        ("name = 'x", "no end"),
+        ("name = 'x", "not closed"),
     ] {
         let refused = DryRun::of(args.clone().verify(verify))
             .run(&home.database)

@@ -89,7 +89,7 @@ async fn killed(source: &Source) {
         refused.err
     );
     assert!(
-        refused.err.contains("give another directory"),
+        refused.err.contains("choose another directory"),
         "{}",
         refused.err
     );

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use sqlx::{MySql, Pool, Postgres, Sqlite};
 use temporal_batch::{
-    LedgerDatabase, Page, PageContext, PageError, PageLedger, PageProcessor, PageReport,
+    Backend, Page, PageContext, PageError, PageLedger, PageProcessor, PageReport,
     ProcessorSettings, SkipAhead, SqlLedger,
 };
 use tokio::sync::watch;
@@ -29,7 +29,7 @@ pub struct Home<DB: LateDatabase> {
 
 /// The parts of a database that these tests need.
 #[async_trait]
-pub trait LateDatabase: LedgerDatabase {
+pub trait LateDatabase: Backend {
     /// `None` where it is not installed.
     async fn home(test: &str) -> Option<Home<Self>>;
     async fn run_script(pool: &Pool<Self>, statements: String);

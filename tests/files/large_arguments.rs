@@ -243,7 +243,7 @@ async fn a_json_lines_file_without_a_readable_line_says_why() {
     let home = database::sqlite().await;
     home.run("CREATE TABLE t (a INTEGER)").await;
     for (content, words) in [
-        ("{\"a\": 1, \"a\": 2}\n", "a field comes twice"),
+        ("{\"a\": 1, \"a\": 2}\n", "a field occurs twice"),
         ("not json\n", "no line of the file can be read"),
         ("{}\n", "no line of the file has a field"),
     ] {

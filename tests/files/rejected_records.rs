@@ -235,7 +235,11 @@ async fn lines_of_json_are_rejected_as_they_are() {
         "{}",
         first.err
     );
-    assert!(first.err.contains("no JSON from byte"), "{}", first.err);
+    assert!(
+        first.err.contains("invalid JSON from byte"),
+        "{}",
+        first.err
+    );
     let corrected = "{\"id\":2,\"age\":2,\"name\":\"b\"}\n{\"id\":3,\"age\":3,\"name\":\"c\"}\n";
     fs::write(&rejected, corrected).unwrap();
     let second = run_aside(as_printed(&first.err, &home.url, folder(&file))).await;

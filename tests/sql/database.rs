@@ -7,7 +7,7 @@ use sqlx::{
     pool::PoolOptions,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions},
 };
-use temporal_batch::{LedgerDatabase, PageToken, PageTransaction, SqlLedger, StrideId};
+use temporal_batch::{Backend, PageToken, PageTransaction, SqlLedger, StrideId};
 
 /// A database with the ledger's tables and a table `data (id, x)`.
 pub struct Home<D: TestDatabase> {
@@ -18,7 +18,7 @@ pub struct Home<D: TestDatabase> {
 }
 
 /// What the tests need of a database.
-pub trait TestDatabase: LedgerDatabase {
+pub trait TestDatabase: Backend {
     fn run(
         connection: &mut Self::Connection,
         statement: &'static str,

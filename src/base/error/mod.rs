@@ -2,6 +2,8 @@
 
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 pub(crate) mod of_database;
+#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+pub(crate) mod redaction;
 pub(crate) mod text;
 
 use std::{error::Error as StdError, fmt, time::Duration};

@@ -15,7 +15,7 @@ use crate::{
         session::{CommandContext, args::SessionArgs, batch_id::named, database::SessionDatabase},
         shell::Program,
     },
-    files::{Manifest, SinkError, Standing, check_writable, check_writable_file, standing},
+    files::{Manifest, SinkError, SinkState, check_writable, check_writable_file, sink_state},
     page::size::Size,
     processor::PageProcessor as _,
     sql::{Database, ExportArgs, ExportFormat, HighWaterMark, SqlExport, Table},
@@ -176,26 +176,26 @@ impl ExportCommand {
             file.map_or(Ok(()), |file| check_writable_file(file).map_err(refused))
         };
         let taken = args.concatenate.as_deref().filter(|file| file.exists());
-        match standing(&args.to).map_err(refused)? {
+        match sink_state(&args.to).map_err(refused)? {
             // A batch that is continued may have written the file itself.
-            Standing::Free if let Some(file) = taken => Err(CliError::usage(format_args!(
+            SinkState::Free if let Some(file) = taken => Err(CliError::usage(format_args!(
                 "{} exists already, and an export overwrites no file; name another one with --concatenate, or \
                  remove it",
                 file.display()
             ))),
-            Standing::Free => writable(),
-            Standing::Unfinished(owner) if owner.batch_id == id && !self.session.rerun => {
+            SinkState::Free => writable(),
+            SinkState::Unfinished(owner) if owner.batch_id == id && !self.session.rerun => {
                 writable()
             }
-            Standing::Finished(manifest) if manifest.batch_id == id && !self.session.rerun => {
+            SinkState::Finished(manifest) if manifest.batch_id == id && !self.session.rerun => {
                 Ok(())
             }
-            Standing::Unfinished(owner) => Err(refused(SinkError::Taken {
+            SinkState::Unfinished(owner) => Err(refused(SinkError::Taken {
                 directory: directory(),
                 batch_id: owner.batch_id,
                 batch_run: owner.batch_run,
             })),
-            Standing::Finished(manifest) => Err(refused(SinkError::Finished {
+            SinkState::Finished(manifest) => Err(refused(SinkError::Finished {
                 directory: directory(),
                 batch_id: manifest.batch_id,
                 batch_run: manifest.batch_run,
@@ -239,15 +239,15 @@ fn tell(args: &ExportArgs, table: &Table, database: &str, rows: Size) {
 
 /// Prints the result, which the check at the end of the batch has put together.
 fn finish(args: &ExportArgs, id: &str, program: &Program) -> CliResult {
-    match standing(&args.to).map_err(failed)? {
-        Standing::Finished(manifest) => Ok(told(args, &manifest)),
+    match sink_state(&args.to).map_err(failed)? {
+        SinkState::Finished(manifest) => Ok(told(args, &manifest)),
         // The batch was started by other means, without a check at its end.
-        Standing::Unfinished(_) => Err(CliError::failure(format_args!(
+        SinkState::Unfinished(_) => Err(CliError::failure(format_args!(
             "the batch is done, but the parts in {} have not been put together",
             args.to.display()
         ))
         .hint(format!("`{}` does", program.of_batch("verify", id)))),
-        Standing::Free => Err(CliError::failure(format_args!(
+        SinkState::Free => Err(CliError::failure(format_args!(
             "the batch is done, but {} is empty; --rerun writes it again",
             args.to.display()
         ))),

@@ -1,5 +1,6 @@
 //! The tables of the page ledger, made for a batch that needs them.
 
+use crate::processor::store::page_ledger::LEDGER_TABLES_MISSING;
 use crate::{
     base::error::PageError,
     cli::{
@@ -7,13 +8,13 @@ use crate::{
         output::note,
         shell::Program,
     },
-    sql::{Database, LedgerSchema, lacks_tables},
+    sql::{Database, LedgerSchema},
 };
 
 /// An error of a check. Missing tables come with the commands that make them.
 pub(crate) fn refused(error: &PageError, program: &Program) -> CliError {
     let refused = CliError::refused(error);
-    match lacks_tables(error) {
+    match error.error_type() == LEDGER_TABLES_MISSING {
         true => refused.hint(format!(
             "`{}` makes them, `{}` shows the statements; --create-ledger-tables makes them here",
             program.command("schema apply"),
@@ -33,7 +34,7 @@ pub(crate) async fn with_ledger_tables<T>(
 ) -> CliResult<T> {
     let refused = |error| refused(&error, program);
     match check().await {
-        Err(error) if make && lacks_tables(&error) => {
+        Err(error) if make && error.error_type() == LEDGER_TABLES_MISSING => {
             make_ledger_tables(database).await?;
             check().await.map_err(refused)
         }

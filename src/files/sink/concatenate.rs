@@ -1,4 +1,4 @@
-//! One file from all parts, in their order.
+//! One file with all parts, in order.
 
 use std::{
     fs::File,
@@ -14,20 +14,20 @@ use crate::{
     files::{
         manifest::{Manifest, ManifestFile},
         sink::{
-            directory::{sync_directory, write_file},
             error::SinkError,
             part_format::PartFormat,
+            whole_file::{sync_directory, write_file},
         },
     },
 };
 
-/// Writes the parts of a finished result into one file, in the order of the data: a CSV header comes once,
-/// and the file is compressed if the parts are. It is there as a whole or not at all, and replaces a file of
-/// that name. Needs memory for a buffer, whatever the size. Where the records are rows of a table, a manifest
-/// beside it (`FILE.manifest.json`) says how their values are written.
+/// Writes the parts of a finished result into one file, in the order of the data. A CSV header comes once, and the
+/// file is compressed if the parts are. The file appears as a whole or not at all, and replaces a file of that name.
+/// The memory for it does not depend on the size. If the records are rows of a table, a manifest beside the file
+/// (`FILE.manifest.json`) describes the encoding of their values.
 ///
 /// # Errors
-/// There is no finished result in the directory, a part is not as it was written, or the file system.
+/// The directory has no finished result, a part has changed, or the file system fails.
 pub fn concatenate(
     directory: impl AsRef<Path>,
     file: impl AsRef<Path>,
@@ -46,7 +46,7 @@ pub fn concatenate(
     write_concatenation(parts, &manifest, file.as_ref())
 }
 
-/// Sets parts, with the checksums that they should have, one after the other.
+/// Concatenates parts, and compares their checksums.
 pub(crate) fn write_concatenation<'a, P: AsRef<Path>>(
     parts: impl Iterator<Item = (P, &'a str)>,
     manifest: &Manifest,
@@ -67,7 +67,7 @@ pub(crate) fn write_concatenation<'a, P: AsRef<Path>>(
                     if sha256 != copied.sha256 {
                         return Err(SinkError::Unreadable {
                             path: path.to_path_buf(),
-                            message: "its checksum is another".to_owned(),
+                            message: "its checksum differs".to_owned(),
                         });
                     }
                     Ok(copied)
@@ -109,7 +109,7 @@ pub(crate) fn write_concatenation<'a, P: AsRef<Path>>(
     Ok(written)
 }
 
-/// What was read of a part.
+/// The totals of a part that was read.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Copied {
     pub records: u64,
@@ -117,7 +117,7 @@ pub(crate) struct Copied {
     pub sha256: String,
 }
 
-/// Reads a part, and writes its records, without the header.
+/// Reads a part, and writes its records without the header.
 pub(crate) fn copy_part(
     path: &Path,
     format: &PartFormat,
@@ -166,7 +166,7 @@ pub(crate) fn copy_part(
         if !header.is_empty() {
             let length = header.len().min(bytes.len());
             if header[..length] != bytes[..length] {
-                return Err(unreadable("it begins with another header"));
+                return Err(unreadable("it begins with a different header"));
             }
             header.drain(..length);
             bytes = &bytes[length..];
@@ -214,7 +214,7 @@ impl RecordCounter {
     fn count(&mut self, bytes: &[u8]) {
         for byte in bytes {
             match byte {
-                // A doubled quote ends and begins.
+                // A doubled quote ends one quoted part and begins another.
                 b'"' if self.csv => self.quoted = !self.quoted,
                 b'\n' if !self.quoted => self.records += 1,
                 _ => {}
@@ -226,7 +226,7 @@ impl RecordCounter {
     }
 }
 
-/// Counts bytes and sums them up, on their way.
+/// Counts the bytes that pass through, and computes their checksum.
 struct Summed<T> {
     inner: T,
     bytes: u64,

@@ -1,4 +1,4 @@
-//! The directory that parts are written into.
+//! The directory of the parts.
 //!
 //! ```text
 //! users/                         what is asked for
@@ -13,22 +13,26 @@
 //!     plan/plan.json             which of the parts count, once that is decided
 //! ```
 //!
-//! Every file comes into being by a rename of a finished one that is on the disk. The directory of the batch run and
-//! its plan come by the rename of a directory that is not empty, which fails where there is one already: so
-//! the first one counts.
+//! Every file appears by the rename of a complete file that is on the disk. The directory of the batch run and its
+//! plan appear by the rename of a directory that is not empty. Such a rename fails if the target exists, so the first
+//! one counts.
 
 use std::{
-    fs::{self, File},
-    io::{self, BufWriter, ErrorKind, Write},
+    fs,
+    io::{self, ErrorKind, Write},
     path::{Path, PathBuf},
-    time::{SystemTime, UNIX_EPOCH},
+    time::UNIX_EPOCH,
 };
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use tempfile::NamedTempFile;
+use serde::{Deserialize, Serialize};
 
+#[cfg(unix)]
+use super::whole_file::mode;
+use super::{
+    whole_file::{HALF, read_json, sync_directory, write_file, write_json},
+    writable::create_directory,
+};
 use crate::{
-    base::disk::directory_of,
     files::{
         manifest::{MANIFEST, Manifest},
         sink::{error::SinkError, part_chain::Link},
@@ -41,17 +45,15 @@ const OWNER: &str = "owner.json";
 const PLAN: &str = "plan";
 const RANGE: &str = "range";
 const EMPTY: &str = "empty";
-/// The beginning of the name of a file that is not whole yet.
-const HALF: &str = ".tmp-";
 
-/// Whose parts they are.
+/// The batch run that the parts belong to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Owner {
     pub batch_id: String,
     pub batch_run: String,
 }
 
-/// What a `.range` or `.empty` file says.
+/// The content of a `.range` or `.empty` file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct RangeNote {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -63,26 +65,26 @@ pub(crate) struct RangeNote {
     pub alone: bool,
 }
 
-/// A part that is there, or a range in which there was nothing.
+/// A part, or a range without records.
 #[derive(Debug)]
 pub(crate) struct Found {
     pub link: Link,
-    /// `None`: nothing was in the range.
+    /// The file of the part; `None` for a range without records.
     pub file: Option<String>,
 }
 
-/// Which parts count. Once it is there, it is not changed.
+/// The choice of the parts that count. Once written, it does not change.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Plan {
     pub parts: Vec<PlannedPart>,
-    /// Files of attempts that did not count.
+    /// The number of files by attempts that do not count.
     #[serde(default)]
     pub orphans: u64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct PlannedPart {
-    /// The name of the file while the batch ran.
+    /// The name of the file while the batch runs.
     pub from: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<PageToken>,
@@ -90,22 +92,22 @@ pub(crate) struct PlannedPart {
     pub end: Option<PageToken>,
 }
 
-/// What a directory is to a batch that would write into it.
+/// The state of a directory, for a batch that would write into it.
 #[derive(Debug)]
-pub(crate) enum Standing {
-    /// New, or empty.
+pub(crate) enum SinkState {
+    /// The directory is new, or empty.
     Free,
-    /// A batch run writes into it, or did not finish.
+    /// A batch run writes into the directory, or did not finish.
     Unfinished(Owner),
     Finished(Manifest),
 }
 
-/// Looks at a directory, and changes nothing.
+/// Looks at a directory without changing it.
 ///
 /// # Errors
-/// There are other files in it.
-pub(crate) fn standing(directory: &Path) -> Result<Standing, SinkError> {
-    SinkDirectory::new(directory.to_path_buf()).standing()
+/// The directory has other files in it.
+pub(crate) fn sink_state(directory: &Path) -> Result<SinkState, SinkError> {
+    SinkDirectory::new(directory.to_path_buf()).state()
 }
 
 #[derive(Clone, Debug)]
@@ -134,20 +136,20 @@ impl SinkDirectory {
         read_json(&self.working().join(OWNER))
     }
 
-    /// The manifest, if it is finished.
+    /// The manifest, if the result is finished.
     pub fn manifest(&self) -> Result<Option<Manifest>, SinkError> {
         read_json(&self.root.join(MANIFEST))
     }
 
-    fn standing(&self) -> Result<Standing, SinkError> {
+    fn state(&self) -> Result<SinkState, SinkError> {
         if let Some(manifest) = self.manifest()? {
-            return Ok(Standing::Finished(manifest));
+            return Ok(SinkState::Finished(manifest));
         }
         if let Some(owner) = self.owner()? {
-            return Ok(Standing::Unfinished(owner));
+            return Ok(SinkState::Unfinished(owner));
         }
         self.check_empty()?;
-        Ok(Standing::Free)
+        Ok(SinkState::Free)
     }
 
     fn check_empty(&self) -> Result<(), SinkError> {
@@ -170,7 +172,7 @@ impl SinkDirectory {
         Ok(())
     }
 
-    /// Sees to it that the directory is this batch run's.
+    /// Claims the directory for a batch run.
     pub fn claim(&self, by: &Owner) -> Result<(), SinkError> {
         if self.working().is_symlink() {
             return Err(SinkError::NotEmpty {
@@ -184,7 +186,7 @@ impl SinkDirectory {
         let root = &self.root;
         create_directory(root)?;
         if let Err(not_empty) = self.check_empty() {
-            // It may have been claimed and finished in between.
+            // The directory may have been claimed and finished in between.
             return match self.is_claimed(by)? {
                 true => Ok(()),
                 false => Err(not_empty),
@@ -199,10 +201,10 @@ impl SinkDirectory {
         Err(missing)
     }
 
-    /// Whether it is this batch run's already.
+    /// Tells whether the directory belongs to this batch run.
     ///
     /// # Errors
-    /// It is another's, or finished.
+    /// The directory belongs to another batch run, or is finished.
     pub fn is_claimed(&self, by: &Owner) -> Result<bool, SinkError> {
         if let Some(manifest) = self.manifest()? {
             return Err(SinkError::Finished {
@@ -221,7 +223,7 @@ impl SinkDirectory {
         }
     }
 
-    /// Writes a part under its name, over an earlier one of the same range.
+    /// Writes a part under its name, and replaces an earlier one of the same range.
     pub fn put_part(
         &self,
         name: &str,
@@ -231,7 +233,7 @@ impl SinkDirectory {
     ) -> Result<(), SinkError> {
         let working = self.working();
         let range = format!("{name}.{RANGE}");
-        // The name says it all: whoever wrote it wrote the same.
+        // The name determines the content, so an existing note is the same.
         if !working.join(&range).exists() {
             write_json(&working, &range, note)?;
         }
@@ -239,14 +241,14 @@ impl SinkDirectory {
         sync_directory(&working)
     }
 
-    /// Notes that there was nothing in a range.
+    /// Notes that a range has no records.
     pub fn put_empty(&self, name: &str, note: &RangeNote) -> Result<(), SinkError> {
         let working = self.working();
         write_json(&working, &format!("{name}.{EMPTY}"), note)?;
         sync_directory(&working)
     }
 
-    /// Every part that is whole, whoever wrote it.
+    /// All complete parts, by any attempt.
     pub fn parts(&self, extension: &str) -> Result<Vec<Found>, SinkError> {
         let working = self.working();
         let mut found = Vec::new();
@@ -268,7 +270,7 @@ impl SinkDirectory {
                     .duration_since(UNIX_EPOCH)
                     .unwrap_or_default()
                     .as_nanos(),
-                // The note of a part that was never finished.
+                // The note of a part that was never completed.
                 Err(e) if e.kind() == ErrorKind::NotFound => continue,
                 Err(e) => return Err(SinkError::io("look at", dated)(e)),
             };
@@ -293,7 +295,7 @@ impl SinkDirectory {
         read_json(&self.working().join(PLAN).join("plan.json"))
     }
 
-    /// Decides which parts count, unless that is decided.
+    /// Stores the plan, unless there is one, and returns the one that counts.
     pub fn put_plan(&self, plan: &Plan) -> Result<Plan, SinkError> {
         let name = format!("{WORKING}/{PLAN}");
         self.rename_new(&name, |new| write_json(new, "plan.json", plan))?;
@@ -303,8 +305,8 @@ impl SinkDirectory {
             .ok_or_else(|| missing(ErrorKind::NotFound.into()))
     }
 
-    /// Gives a part its last name. Where that is taken it is by the same part, and what an attempt wrote
-    /// since is not wanted.
+    /// Gives a part its final name. If the name is taken, it is taken by the same part, and the file of a later
+    /// attempt is not needed.
     pub fn publish(&self, from: &str, to: &str) -> Result<(), SinkError> {
         let (source, target) = (self.working().join(from), self.root.join(to));
         let there = || {
@@ -314,13 +316,13 @@ impl SinkDirectory {
         };
         match fs::hard_link(&source, &target) {
             Ok(()) => {
-                // What is left goes with the directory.
+                // The rest is removed with the directory.
                 let _ = fs::remove_file(&source);
                 Ok(())
             }
             Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(()),
             Err(_) if there()? => Ok(()),
-            // Not every file system has links.
+            // Some file systems have no hard links.
             Err(_) => match fs::rename(&source, &target) {
                 Err(_) if there()? => Ok(()),
                 renamed => renamed.map_err(SinkError::io("publish the part", &source)),
@@ -328,7 +330,7 @@ impl SinkDirectory {
         }
     }
 
-    /// After the last part is published.
+    /// Syncs the directory after the last part is published.
     pub fn sync(&self) -> Result<(), SinkError> {
         sync_directory(&self.root)
     }
@@ -351,8 +353,7 @@ impl SinkDirectory {
         Ok(())
     }
 
-    /// Removes what a process that was lost had begun to write beside the result. It harms nobody, so what
-    /// cannot be removed stays.
+    /// Removes files that a lost process began to write beside the result. They do no harm, so failures are ignored.
     fn clear_halves(&self) {
         let Ok(entries) = fs::read_dir(&self.root) else {
             return;
@@ -369,7 +370,7 @@ impl SinkDirectory {
         }
     }
 
-    /// Makes a directory with something in it, unless there is one of that name: then the answer is no.
+    /// Creates a directory with content. `false` if there is one of that name.
     fn rename_new(
         &self,
         name: &str,
@@ -389,7 +390,7 @@ impl SinkDirectory {
         sync_directory(new.path())?;
         match fs::rename(new.path(), &target) {
             Ok(()) => {
-                // It has another name now, so there is nothing to remove.
+                // The directory has another name now, so there is nothing to remove.
                 let _ = new.keep();
                 sync_directory(parent)?;
                 Ok(true)
@@ -398,146 +399,4 @@ impl SinkDirectory {
             Err(e) => Err(SinkError::io("create the directory", &target)(e)),
         }
     }
-}
-
-/// Makes a directory, unless it is there. It lasts once the one around it is on the disk.
-///
-/// # Errors
-/// The directory around it is missing. With a mistake in the path, directories would be made that no reader looks for.
-fn create_directory(path: &Path) -> Result<(), SinkError> {
-    if path.is_dir() {
-        return Ok(());
-    }
-    let around = existing_parent(path)?;
-    match fs::create_dir(path) {
-        Ok(()) => sync_directory(around),
-        // Another attempt has made it.
-        Err(e) if e.kind() == ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
-        Err(e) => Err(SinkError::io("create the directory", path)(e)),
-    }
-}
-
-/// The directory around a path.
-fn existing_parent(path: &Path) -> Result<&Path, SinkError> {
-    let around = directory_of(path);
-    let failed = SinkError::io("create anything in", around);
-    match fs::metadata(around) {
-        Ok(found) if found.is_dir() => Ok(around),
-        Ok(_) => Err(failed(ErrorKind::NotADirectory.into())),
-        Err(e) if e.kind() == ErrorKind::NotFound => Err(SinkError::NoParent {
-            directory: path.to_path_buf(),
-            parent: around.to_path_buf(),
-        }),
-        Err(e) => Err(failed(e)),
-    }
-}
-
-/// Sees to it that files can be written into a directory, or that it can be made. Leaves nothing behind.
-///
-/// # Errors
-/// The path is no directory, the directory or the one around it cannot be written to, or the disk has no room.
-#[cfg(feature = "cli")]
-pub(crate) fn check_writable(directory: &Path) -> Result<(), SinkError> {
-    match fs::metadata(directory) {
-        Ok(found) if found.is_dir() => {
-            try_file(directory).map_err(SinkError::io("write into", directory))
-        }
-        Ok(_) => Err(SinkError::io("write into", directory)(
-            ErrorKind::NotADirectory.into(),
-        )),
-        Err(e) if e.kind() == ErrorKind::NotFound => {
-            let around = existing_parent(directory)?;
-            let tried = tempfile::Builder::new().prefix(HALF).tempdir_in(around);
-            tried.map_err(SinkError::io("create a directory in", around))?;
-            try_file(around).map_err(SinkError::io("write into", around))
-        }
-        Err(e) => Err(SinkError::io("look at", directory)(e)),
-    }
-}
-
-/// Sees to it that a file of this path can be written.
-#[cfg(feature = "cli")]
-pub(crate) fn check_writable_file(file: &Path) -> Result<(), SinkError> {
-    let around = existing_parent(file)?;
-    try_file(around).map_err(SinkError::io("write into", around))
-}
-
-/// Writes a file into a directory, and removes it.
-#[cfg(feature = "cli")]
-pub(crate) fn try_file(directory: &Path) -> io::Result<()> {
-    let file = tempfile::Builder::new().prefix(HALF).tempfile_in(directory);
-    let mut file = file?;
-    // A disk without room takes the name of a file, and nothing that is in it.
-    file.write_all(&[0; 4_096])?;
-    file.as_file().sync_all()
-}
-
-#[cfg(unix)]
-fn mode(bits: u32) -> fs::Permissions {
-    std::os::unix::fs::PermissionsExt::from_mode(bits)
-}
-
-pub(crate) fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, SinkError> {
-    let text = match fs::read(path) {
-        Ok(text) => text,
-        Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            return Ok(None);
-        }
-        Err(e) => return Err(SinkError::io("read", path)(e)),
-    };
-    let read = serde_json::from_slice(&text).map_err(|e| SinkError::Unreadable {
-        path: path.to_path_buf(),
-        message: e.to_string(),
-    })?;
-    Ok(Some(read))
-}
-
-pub(crate) fn write_json(
-    directory: &Path,
-    name: &str,
-    value: &impl Serialize,
-) -> Result<(), SinkError> {
-    write_file(directory, name, |to| {
-        serde_json::to_writer_pretty(&mut *to, value)?;
-        to.write_all(b"\n")
-    })
-}
-
-/// Writes a file that is there as a whole or not at all. It lasts once its directory is synced.
-pub(crate) fn write_file<T>(
-    directory: &Path,
-    name: &str,
-    write: impl FnOnce(&mut dyn Write) -> io::Result<T>,
-) -> Result<T, SinkError> {
-    let target = directory.join(name);
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(HALF);
-    // As any other program would create it.
-    #[cfg(unix)]
-    builder.permissions(mode(0o666));
-    let failed = SinkError::io("write", &target);
-    let written = (|| -> io::Result<(T, NamedTempFile)> {
-        let mut file = builder.tempfile_in(directory)?;
-        let mut buffer = BufWriter::with_capacity(64 * 1_024, file.as_file_mut());
-        let written = write(&mut buffer)?;
-        buffer.flush()?;
-        drop(buffer);
-        // File systems date by ticks of milliseconds, in which a page can be written twice.
-        let _ = file.as_file().set_modified(SystemTime::now());
-        file.as_file().sync_all()?;
-        Ok((written, file))
-    })();
-    let (written, file) = written.map_err(failed)?;
-    file.persist(&target)
-        .map_err(|e| SinkError::io("write", &target)(e.error))?;
-    Ok(written)
-}
-
-/// A rename lasts once its directory is on the disk.
-pub(crate) fn sync_directory(path: &Path) -> Result<(), SinkError> {
-    if cfg!(unix) {
-        let synced = File::open(path).and_then(|directory| directory.sync_all());
-        synced.map_err(SinkError::io("sync the directory", path))?;
-    }
-    Ok(())
 }

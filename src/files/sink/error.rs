@@ -1,4 +1,4 @@
-//! What a directory of parts refuses, and what the file system does.
+//! The errors of a directory of parts, and of its file system.
 
 use std::{
     io::{self, ErrorKind},
@@ -10,13 +10,13 @@ use crate::base::{
     error::PageError,
 };
 
-/// A directory that parts cannot be written into, or whose parts cannot be put together.
+/// A directory that cannot be written into, or whose parts cannot be put together.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SinkError {
-    /// Its files are not known here.
+    /// The directory has files of another origin.
     #[error(
-        "{} is not empty: there is {found} in it; give a new or an empty directory",
+        "{} is not empty: it contains {found}; choose a new or an empty directory",
         directory.display()
     )]
     NotEmpty {
@@ -25,10 +25,10 @@ pub enum SinkError {
         /// One of the files in it.
         found: String,
     },
-    /// Another batch run writes into it, or did not finish.
+    /// Another batch run writes into the directory, or did not finish.
     #[error(
-        "{} holds unfinished parts of batch \"{batch_id}\" (batch run {batch_run}); let that one finish, \
-         or give another directory, or remove this one",
+        "{} holds unfinished parts of batch \"{batch_id}\" (batch run {batch_run}); let that batch \
+         finish, choose another directory, or remove this one",
         directory.display()
     )]
     Taken {
@@ -36,12 +36,12 @@ pub enum SinkError {
         directory: PathBuf,
         /// The batch that writes into it.
         batch_id: String,
-        /// Its execution.
+        /// The execution of the batch.
         batch_run: String,
     },
-    /// It has a manifest, so nothing is added any more.
+    /// The directory has a manifest, so nothing is added to it.
     #[error(
-        "{} holds the finished result of batch \"{batch_id}\" (batch run {batch_run}); give another \
+        "{} holds the finished result of batch \"{batch_id}\" (batch run {batch_run}); choose another \
          directory, or remove this one",
         directory.display()
     )]
@@ -50,42 +50,42 @@ pub enum SinkError {
         directory: PathBuf,
         /// The batch whose result it is.
         batch_id: String,
-        /// Its execution.
+        /// The execution of the batch.
         batch_run: String,
     },
-    /// Only the last directory of a path is made.
+    /// The parent directory is missing. Only the last directory of a path is created.
     #[error(
         "there is no directory {}, in which {} would be made; make it first, or check the path",
         parent.display(),
         directory.display()
     )]
     NoParent {
-        /// The directory that was named.
+        /// The given directory.
         directory: PathBuf,
-        /// The directory that is missing.
+        /// The missing directory.
         parent: PathBuf,
     },
-    /// A file that belongs to the parts cannot be understood.
-    #[error("{} is not what was written there: {message}", path.display())]
+    /// A file among the parts cannot be read.
+    #[error("{} is not as it was written: {message}", path.display())]
     Unreadable {
         /// The file.
         path: PathBuf,
-        /// What is wrong.
+        /// The problem.
         message: String,
     },
-    /// The file system.
+    /// The file system reports an error.
     #[error("{}", of_file_system(action, path, source))]
     Io {
-        /// What was tried.
+        /// The action that failed.
         action: &'static str,
-        /// With which file.
+        /// The file or directory.
         path: PathBuf,
-        /// Why not.
+        /// The error of the file system.
         source: io::Error,
     },
 }
 
-/// A full disk is told first, since listings cut long messages.
+/// Puts a full disk first, since listings truncate long messages.
 fn of_file_system(action: &str, path: &Path, error: &io::Error) -> String {
     let why = with_free_space(error, path);
     match is_full(error) {
@@ -106,8 +106,8 @@ impl SinkError {
         }
     }
 
-    /// What it means for a page. Errors of the file system are worth another try: a full disk can be
-    /// cleared, a permission given.
+    /// The error as that of a page. Errors of the file system are retryable: a full disk can be cleared, a permission
+    /// granted.
     pub(crate) fn into_page_error(self) -> PageError {
         let error_type = match &self {
             Self::NotEmpty { .. } => "DirectoryNotEmpty",

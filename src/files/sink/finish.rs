@@ -1,11 +1,11 @@
-//! From parts to a finished result.
+//! The steps from parts to a finished result.
 //!
 //! ```text
 //!   parts of all attempts ---> plan ---> published parts ---> one file ---> manifest ---> the rest is removed
 //! ```
 //!
-//! Every step can be done again after a crash, and by two at a time. The plan decides: which parts count is
-//! said once. A published part is never written to, so an attempt that comes late changes nothing.
+//! Every step can be repeated after a crash, and run twice at the same time. The plan fixes once which parts count. A
+//! published part is never written to, so a late attempt changes nothing.
 
 use std::{
     path::PathBuf,
@@ -28,24 +28,24 @@ use crate::{
     progress::check::{Check, FailedRange},
 };
 
-/// A result that is to be finished.
+/// A result to finish.
 #[derive(Clone, Debug)]
 pub(crate) struct Finishing {
     pub directory: SinkDirectory,
     pub format: PartFormat,
     pub gzip: bool,
     pub concatenate: Option<PathBuf>,
-    /// Where the data begins.
+    /// The beginning of the data.
     pub start: Option<PageToken>,
-    /// How the columns are encoded, where they are those of a table.
+    /// The encodings of the columns, if they are those of a table.
     pub encodings: Vec<EncodedColumn>,
     pub owner: Owner,
 }
 
-/// Why a result is not finished.
+/// The reason why a result is not finished.
 pub(crate) enum NotFinished {
     Error(SinkError),
-    /// Somebody does not want it any more.
+    /// The check was cancelled.
     Stopped,
     #[cfg(test)]
     Crashed,
@@ -57,7 +57,7 @@ impl From<SinkError> for NotFinished {
     }
 }
 
-/// Before it, a process may be lost.
+/// The steps before which a test loses the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[cfg_attr(not(test), allow(dead_code))]
 pub(crate) enum Step {
@@ -70,7 +70,7 @@ pub(crate) enum Step {
 }
 
 impl Finishing {
-    /// Finishes the result, or looks at it again if it is finished.
+    /// Finishes the result, or verifies it if it is finished.
     pub fn run(&self, stop: &AtomicBool) -> Result<Check, NotFinished> {
         self.run_observed(stop, &mut |_| Ok(()))
     }
@@ -169,7 +169,7 @@ impl Finishing {
         format!("part-{number:08}.{}", self.extension())
     }
 
-    /// Which parts count; or what is missing.
+    /// The plan, or a check that names the missing parts.
     fn decide(&self) -> Result<Result<Plan, Check>, SinkError> {
         let found = self.directory.parts(&self.extension())?;
         let links: Vec<_> = found.iter().map(|found| found.link.clone()).collect();
@@ -201,7 +201,7 @@ impl Finishing {
         }))
     }
 
-    /// The ranges in which there was nothing become part of the range before them.
+    /// The parts in order. Ranges without records become part of the previous range.
     fn in_order(&self, chain: &[usize], found: &[Found]) -> Vec<PlannedPart> {
         let mut parts: Vec<PlannedPart> = Vec::new();
         for found in chain.iter().map(|i| &found[*i]) {
@@ -303,7 +303,7 @@ impl Finishing {
     }
 }
 
-/// The end of the name of a part.
+/// The file extension of a part.
 pub(crate) fn part_extension(format: &PartFormat, gzip: bool) -> String {
     let extension = format.extension();
     if gzip {

@@ -1,4 +1,14 @@
 //! Files as the result of a batch.
+//!
+//! | file | contents |
+//! |---|---|
+//! | `mod.rs` | [`PartSink`] |
+//! | `part_format.rs` | the format of the records |
+//! | `directory.rs` | the directory of the parts |
+//! | `part_chain.rs` | the parts that make up the whole |
+//! | `finish.rs`, `concatenate.rs` | a finished result from parts, and one file from all parts |
+//! | `whole_file.rs`, `writable.rs` | files that appear as a whole, and directories to write into |
+//! | `error.rs` | [`SinkError`] |
 
 pub(crate) mod concatenate;
 pub(crate) mod directory;
@@ -6,7 +16,8 @@ pub(crate) mod error;
 pub(crate) mod finish;
 pub(crate) mod part_chain;
 pub(crate) mod part_format;
-pub(crate) mod spool;
+pub(crate) mod whole_file;
+pub(crate) mod writable;
 
 use std::{
     io::{self, Write},
@@ -35,8 +46,8 @@ use error::SinkError;
 use finish::{Finishing, NotFinished, part_extension};
 use part_format::PartFormat;
 
-/// Writes what a batch makes of its records into a directory: a file for each page, a part, and once all of
-/// them are there a [`Manifest`](super::Manifest).
+/// Writes the results of a batch into a directory: one file, a part, for each page, and after the last page a
+/// [`Manifest`](super::Manifest).
 ///
 /// # In which order
 ///
@@ -100,29 +111,27 @@ use part_format::PartFormat;
 ///
 /// # What is safe
 ///
-/// A part has a name of its own for its range, and is written to the disk before it gets it. A page that is
-/// tried again writes the same file anew. No half-written file is ever seen, whenever a process or the
-/// machine is lost.
+/// The name of a part follows from its range, and the part gets it after it is on the disk. A retried page writes the
+/// same file again. An incomplete file is never visible, even if a process or the machine is lost.
 ///
-/// Attempts at the same records may cut them into different pages, and one that comes late may write when
-/// everything is finished. So parts overlap while the batch runs. At its end those are taken that are an
-/// unbroken chain from the beginning to the end of the data, each record once; of several such chains the one
-/// that was written last. The others are removed, and counted in the manifest. A part that has its last name is never
-/// written again.
+/// Attempts at the same records may cut them into different pages, and a late attempt may write after the result is
+/// finished. So parts overlap while the batch runs. At its end, an unbroken chain of parts is chosen from the
+/// beginning to the end of the data, which has each record once; of several such chains, the one that was written
+/// last. The other parts are removed, and counted in the manifest. A part with its final name is never written again.
 ///
 /// # The directory
 ///
-/// It must be new or empty, and one that all workers of the batch reach under the same path. It belongs to
-/// one batch run; another one is refused, and so is a rerun, until it is removed. While the batch runs the parts
-/// are in `.temporal-batch` in it. A manifest in it means that everything is there.
+/// The directory must be new or empty, and reachable by all workers of the batch under the same path. It belongs to
+/// one batch run. Any other one, including a rerun, is refused until the directory is removed. While the batch runs,
+/// the parts are in `.temporal-batch` in it. A manifest in it means that the result is complete.
 ///
 /// # Records that fail
 ///
-/// A page without a part is a gap, so a batch with pages that were given up has no manifest. A record that
-/// cannot be written is an error of its page: with [dead letters](PageProcessor::dead_letters) the page is then
-/// split, the other records get their parts, and the record gets its own when it is redriven; the command
-/// `verify` writes the manifest afterwards. Do not report it with [`PageReport::fail`](crate::PageReport::fail):
-/// the part of its page is then whole without it, and once the manifest is written it cannot be added.
+/// A page without a part is a gap, so a batch with failed pages has no manifest. A record that cannot be written must
+/// be an error of its page. With [dead letters](PageProcessor::dead_letters) the page is then split, the other
+/// records get their parts, and the record gets its own when it is redriven; the command `verify` writes the manifest
+/// afterwards. Do not report it with [`PageReport::fail`](crate::PageReport::fail): the part of its page would then
+/// be complete without it, and the record could not be added later.
 ///
 /// # Errors of all methods
 ///
@@ -146,7 +155,7 @@ pub struct PartSink {
 
 /// # Construct
 impl PartSink {
-    /// A sink that writes into this directory, which is created. Not compressed.
+    /// A sink without compression that writes into this directory, which is created.
     pub fn new(directory: impl Into<PathBuf>, format: PartFormat) -> Self {
         Self {
             directory: SinkDirectory::new(directory.into()),
@@ -158,32 +167,32 @@ impl PartSink {
         }
     }
 
-    /// The entry of the manifest about the columns of a table, whose rows are [written as they
-    /// are](Self::write_cells).
+    /// Sets the entry of the manifest about the columns of a table, whose rows are [written
+    /// unchanged](Self::write_cells).
     #[allow(dead_code, reason = "for an export, which needs a database")]
     pub(crate) fn encodings(mut self, columns: Vec<EncodedColumn>) -> Self {
         self.encodings = columns;
         self
     }
 
-    /// Compresses every part, and what they are concatenated to.
+    /// Compresses every part, and the concatenation.
     #[must_use]
     pub fn gzip(mut self, gzip: bool) -> Self {
         self.gzip = gzip;
         self
     }
 
-    /// Also writes all records into this one file, before the manifest. It replaces a file of that name.
+    /// Also writes all records into this file, before the manifest. Replaces a file of that name.
     #[must_use]
     pub fn concatenate(mut self, file: impl Into<PathBuf>) -> Self {
         self.concatenate = Some(file.into());
         self
     }
 
-    /// For a batch with a [first cursor](crate::Batch): its data begins after it.
+    /// Sets the beginning of the data, for a batch with a [first cursor](crate::Batch).
     ///
     /// # Errors
-    /// It is no cursor; see [`PageToken::encode`].
+    /// The value is not a cursor; see [`PageToken::encode`].
     pub fn begins_after<C: Serialize>(mut self, cursor: &C) -> Result<Self, PageError> {
         self.start = Some(PageToken::encode(cursor)?);
         Ok(self)
@@ -192,7 +201,7 @@ impl PartSink {
 
 /// # Write
 impl PartSink {
-    /// Takes note of a page that `fetch` returns. Writes a file only where the page is empty or the last.
+    /// Takes note of a page that `fetch` returns. Writes a file only if the page is empty or the last one.
     ///
     /// # Errors
     /// See [the type](Self).
@@ -205,7 +214,7 @@ impl PartSink {
         let after = if page.items().is_empty() {
             Some(ctx.range().start())
         } else {
-            // Where items have no cursors, the range of the last part itself ends with the data.
+            // If items have no cursors, the range of the last part itself ends with the data.
             let ends = open && page.next_token()?.is_none();
             page.last_key().filter(|_| ends).map(Some)
         };
@@ -229,10 +238,10 @@ impl PartSink {
         .await
     }
 
-    /// Writes the part of the page that is processed. When it returns, the part is on the disk.
+    /// Writes the part of the current page. When it returns, the part is on the disk.
     ///
     /// # Errors
-    /// See [the type](Self). A non-retryable one of type `NotInProcess` where it is not called in `process`.
+    /// See [the type](Self). Outside of `process` it is a non-retryable one of type `NotInProcess`.
     pub async fn write<P: PageProcessor, R: Serialize>(
         &self,
         ctx: &PageContext<P>,
@@ -242,7 +251,7 @@ impl PartSink {
         self.write_each(ctx, records, add).await
     }
 
-    /// The same with rows of a table.
+    /// Like [`write`](Self::write), with rows of a table.
     #[allow(dead_code, reason = "for an export, which needs a database")]
     pub(crate) async fn write_cells<P: PageProcessor>(
         &self,
@@ -263,7 +272,7 @@ impl PartSink {
         let Some(page) = &ctx.page else {
             return Err(PageError::non_retryable(
                 "NotInProcess",
-                "PartSink::write was called where no page is processed; fetch only reads",
+                "PartSink::write was called outside of process; fetch only reads",
             ));
         };
         let note = note(ctx, page.start.clone(), page.end.clone());
@@ -282,8 +291,8 @@ impl PartSink {
         .await
     }
 
-    /// Finishes the result after the last page, or reads a finished one again and says whether it is still
-    /// as it was written. Between stages there is nothing to say. What is missing fails the check.
+    /// Finishes the result after the last page, or verifies a finished one. Returns `None` between stages. Missing
+    /// parts fail the check.
     ///
     /// # Errors
     /// See [the type](Self).
@@ -319,13 +328,13 @@ impl PartSink {
             #[cfg(test)]
             Err(NotFinished::Crashed) => unreachable!("nothing crashes here"),
             Err(NotFinished::Stopped) => {
-                Err(PageError::retryable("the check was told to end").with_type("Cancelled"))
+                Err(PageError::retryable("the check was cancelled").with_type("Cancelled"))
             }
         }
     }
 }
 
-/// A thread cannot be dropped; it looks here.
+/// A flag that tells a thread to stop, since a thread cannot be dropped.
 struct StopWhenDropped(Arc<AtomicBool>);
 
 impl Drop for StopWhenDropped {
@@ -354,7 +363,7 @@ fn note<P: PageProcessor>(
     }
 }
 
-/// The same for the same range of the same batch run, in every attempt.
+/// The name of a part, which is the same for the same range of the same batch run in every attempt.
 fn name<P: PageProcessor>(ctx: &PageContext<P>, note: &RangeNote) -> String {
     let range = serde_json::json!([ctx.batch_run(), note.start, note.end, note.alone]);
     format!("{:08}-{}", note.stride, stable_id(&range))
@@ -364,7 +373,7 @@ fn write_lines(lines: &[u8], gzip: bool, to: &mut dyn Write) -> io::Result<()> {
     if !gzip {
         return to.write_all(lines);
     }
-    // Without a time in it, so that the same records are the same bytes.
+    // Without a time stamp, so that the same records make the same bytes.
     let mut encoder = GzEncoder::new(to, Compression::default());
     encoder.write_all(lines)?;
     encoder.finish()?;

@@ -1,14 +1,14 @@
-//! Which of the parts that are there make up the whole.
+//! The choice of the parts that make up the whole.
 //!
-//! Attempts at one stride may cut it into different pages, a lost one leaves the parts it had written, and
-//! one that comes late adds more while others have long finished. So the parts in a directory overlap. Each
-//! holds what one page had, from its start to its end, and every page that the engine counted as finished
-//! left one: an unbroken chain from the beginning to the end of the data is always among them, and any such
-//! chain has every record once. Where there is a choice, the part that was written last counts, which is
-//! that of the attempt that counted, unless one came late.
+//! Attempts at one stride may cut it into different pages, a lost attempt leaves its parts behind, and a late one
+//! adds parts after others have finished. So the parts in a directory overlap. Each part holds the records of one
+//! page, from its start to its end, and every page that the engine counted as finished left a part. An unbroken chain
+//! from the beginning to the end of the data is therefore always among them, and any such chain has every record
+//! once. Where there is a choice, the part that was written last counts: it is that of the attempt that counted,
+//! unless another one came late.
 //!
-//! Nothing here knows the order of the cursors: a database may sort by a collation of its own. Two parts are
-//! neighbours exactly when the token that ends one begins the other.
+//! This file does not know the order of the cursors, since a database may sort by a collation of its own. Two parts
+//! are neighbours exactly if the token that ends one begins the other.
 
 use std::collections::{HashMap, HashSet};
 
@@ -17,43 +17,43 @@ use crate::page::token::PageToken;
 /// A range of the data that was read and written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Link {
-    /// `None`: it begins at the beginning of the data.
+    /// The beginning; `None` for the beginning of the data.
     pub start: Option<PageToken>,
-    /// `None`: it ends at the end of the data.
+    /// The end; `None` for the end of the data.
     pub end: Option<PageToken>,
-    /// The stride whose attempt wrote it.
+    /// The stride whose attempt wrote the part.
     pub stride: u64,
-    /// When it was written. Only a choice between chains that are all whole depends on it.
+    /// The time of writing. Only the choice between complete chains depends on it.
     pub written: u128,
-    /// Only one record of the range, redriven by itself.
+    /// Tells whether the part is only one record of the range, redriven by itself.
     pub alone: bool,
 }
 
-/// Positions in the links that were given.
+/// The chosen links, by their positions in the input.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Chain {
-    /// From the beginning to the end.
+    /// The links from the beginning to the end.
     pub links: Vec<usize>,
-    /// All others.
+    /// All other links.
     pub orphans: Vec<usize>,
 }
 
-/// A place where no link leads further.
+/// A position from which no link leads on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Hole {
-    /// What is before it ends here; `None`: the beginning of the data.
+    /// The end of the part before the hole; `None` for the beginning of the data.
     pub after: Option<PageToken>,
-    /// What is known to follow begins here; `None`: nothing does.
+    /// The beginning of the next known part; `None` if nothing follows.
     pub before: Option<PageToken>,
 }
 
-/// Holes that are described.
+/// The largest number of holes that are described.
 const MAX_HOLES: usize = 20;
 
 /// Finds the links that lead from `start` to the end of the data.
 ///
 /// # Errors
-/// Where none of them leads further.
+/// The positions from which no link leads on.
 pub(crate) fn chain(links: &[Link], start: Option<&PageToken>) -> Result<Chain, Vec<Hole>> {
     let mut walk = Walk::new(links);
     if let Some(path) = walk.walk_to_end(start) {
@@ -69,7 +69,7 @@ pub(crate) fn chain(links: &[Link], start: Option<&PageToken>) -> Result<Chain, 
 
 struct Walk<'a> {
     links: &'a [Link],
-    /// The links that begin somewhere, the one to be tried first last.
+    /// The links that begin at a position; the one to try first is the last.
     from: HashMap<Option<&'a PageToken>, Vec<usize>>,
     seen: HashSet<Option<&'a PageToken>>,
 }
@@ -78,7 +78,7 @@ impl<'a> Walk<'a> {
     fn new(links: &'a [Link]) -> Self {
         let mut best: HashMap<(Option<&PageToken>, Option<&PageToken>), usize> = HashMap::new();
         for (i, link) in links.iter().enumerate() {
-            // The whole page counts more than one record of it.
+            // A whole page comes before a single record of it.
             let rank = |i: usize| (!links[i].alone, links[i].written, links[i].stride);
             let kept = best
                 .entry((link.start.as_ref(), link.end.as_ref()))
@@ -92,7 +92,7 @@ impl<'a> Walk<'a> {
             from.entry(start).or_default().push(i);
         }
         for choices in from.values_mut() {
-            // The token only makes the choice the same every time.
+            // The token only makes the choice deterministic.
             choices.sort_by_key(|i| {
                 let link = &links[*i];
                 (
@@ -109,7 +109,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Goes as far as it can, back where it must, and nowhere twice.
+    /// Walks as far as possible, goes back where necessary, and visits no position twice.
     fn walk_to_end(&mut self, start: Option<&'a PageToken>) -> Option<Vec<usize>> {
         let mut path: Vec<usize> = Vec::new();
         let mut here = start;
@@ -135,7 +135,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// After a walk that did not reach the end.
+    /// The holes after a walk that did not reach the end.
     fn holes(&mut self, start: Option<&'a PageToken>) -> Vec<Hole> {
         let ends: HashSet<_> = self.links.iter().filter_map(|l| l.end.as_ref()).collect();
         let mut pieces: Vec<&Link> = self
@@ -172,7 +172,7 @@ impl<'a> Walk<'a> {
         holes
     }
 
-    /// The furthest of the places from which no link leads on.
+    /// The furthest position from which no link leads on.
     fn frontier(
         &self,
         places: &HashSet<Option<&'a PageToken>>,
@@ -198,7 +198,7 @@ mod tests {
         (n > 0).then(|| PageToken::encode(&n).unwrap())
     }
 
-    /// `end` 0 is the end of the data, `start` 0 its beginning.
+    /// A link. `end` 0 is the end of the data, `start` 0 its beginning.
     fn link(start: u32, end: u32, stride: u64, written: u128) -> Link {
         Link {
             start: token(start),
@@ -272,15 +272,15 @@ mod tests {
         assert_eq!(chain(&links, None).unwrap().links, [0, 2]);
     }
 
-    /// An attempt at a stride: where it begins, as an index into what is finished, and how it cuts.
+    /// An attempt at a stride: its beginning, as an index into the finished pages, and its cuts.
     #[derive(Clone, Debug)]
     struct Attempt {
-        /// How many of the pages that an attempt before it finished were never heard of.
+        /// The number of pages finished by the previous attempt that were never reported.
         lost: usize,
         cuts: Vec<u32>,
-        /// Pages before it is lost; the last attempt is not.
+        /// The number of pages before it is lost; the last attempt is not lost.
         pages: usize,
-        /// A lost one goes on later with so many pages more, inside of what it knew.
+        /// The number of pages that a lost attempt writes later, within the range that it knew.
         late: usize,
     }
 
@@ -302,9 +302,9 @@ mod tests {
         )
     }
 
-    /// Writes the pages of a stride `(start, end]` in the way of the engine: an attempt begins where the one
-    /// before it is known to have come, cuts as it likes, and its last page ends where the stride ends.
-    /// Returns what counts, and what comes late.
+    /// Writes the pages of a stride `(start, end]` like the engine: an attempt begins at the last reported position
+    /// of the previous one, cuts freely, and its last page ends where the stride ends. Returns the parts that count,
+    /// and the late ones.
     fn run(
         stride: u64,
         (start, end): (u32, u32),
@@ -356,13 +356,13 @@ mod tests {
                 at += length;
             }
             counted.push((at, 0));
-            // The order in which a directory lists its files says nothing.
+            // Directory listings have no particular order.
             fastrand::Rng::with_seed(order).shuffle(&mut links);
             let found = chain(&links, None).unwrap();
             prop_assert_eq!(&ranges(&links, &found.links), &counted);
             prop_assert_eq!(found.links.len() + found.orphans.len(), links.len());
 
-            // Those that come late change what is chosen, never that every record is there once.
+            // Late parts change the choice, but every record still occurs once.
             for (n, link) in late.iter_mut().enumerate() {
                 link.written = (links.len() + n) as u128;
             }
@@ -379,7 +379,7 @@ mod tests {
             prop_assert_eq!(tiles[tiles.len() - 1], (at, 0));
             prop_assert_eq!(next, at);
 
-            // Without one of them it is whole all the same, or the hole is named.
+            // Without one of them, the chain is complete all the same, or the hole is named.
             let gone = found.links[remove.index(found.links.len())];
             let gone = all.remove(gone);
             match chain(&all, None) {
@@ -390,7 +390,7 @@ mod tests {
                 }
                 Err(holes) => {
                     prop_assert!(!holes.is_empty());
-                    // Nothing leads from where the first one is said to begin.
+                    // No link leads from the beginning of the first one.
                     let after = &holes[0].after;
                     prop_assert!(!all.iter().any(|l| l.start == *after) || *after == gone.start);
                 }

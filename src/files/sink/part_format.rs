@@ -1,4 +1,4 @@
-//! How records are written into the parts of a result.
+//! The format of the records in the parts of a result.
 
 use std::borrow::Cow;
 
@@ -13,7 +13,7 @@ use crate::{
     },
 };
 
-/// How a [`PartSink`](crate::files::PartSink) writes records.
+/// The format in which a [`PartSink`](crate::files::PartSink) writes records.
 ///
 /// | | JSON Lines | CSV |
 /// |---|---|---|
@@ -51,12 +51,12 @@ enum Kind {
 
 /// # Construct
 impl PartFormat {
-    /// One JSON object a line, with the fields that a record has, in its order.
+    /// One JSON object a line, with the fields of the record, in the record's order.
     pub fn json_lines() -> Self {
         Self(Kind::JsonL { columns: None })
     }
 
-    /// One JSON object a line, with these fields in this order, whatever the order in the record.
+    /// One JSON object a line, with these fields in this order.
     pub fn json_lines_of(columns: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self(Kind::JsonL {
             columns: Some(columns.into_iter().map(Into::into).collect()),
@@ -71,7 +71,7 @@ impl PartFormat {
         })
     }
 
-    /// What stands for no value in CSV, instead of nothing. The same text as a value is written in quotes.
+    /// Sets the text for no value in CSV, in place of an empty field. An equal text as a value is written in quotes.
     #[must_use]
     pub fn null(mut self, text: impl Into<String>) -> Self {
         if let Kind::Csv { null, .. } = &mut self.0 {
@@ -83,7 +83,7 @@ impl PartFormat {
 
 /// # Inspect
 impl PartFormat {
-    /// The end of the names of files in it.
+    /// The file extension.
     pub fn extension(&self) -> &'static str {
         match &self.0 {
             Kind::JsonL { .. } => "jsonl",
@@ -91,7 +91,7 @@ impl PartFormat {
         }
     }
 
-    /// What every part begins with.
+    /// The beginning of every part.
     pub(crate) fn header(&self) -> Vec<u8> {
         let mut line = Vec::new();
         if let Kind::Csv { columns, null } = &self.0 {
@@ -101,7 +101,7 @@ impl PartFormat {
         line
     }
 
-    /// The text that stands for no value in CSV.
+    /// The text for no value in CSV.
     #[allow(dead_code, reason = "for an import, which needs a database")]
     pub(crate) fn null_text(&self) -> Option<&str> {
         match &self.0 {
@@ -117,7 +117,7 @@ impl PartFormat {
     /// Adds the line of a record.
     ///
     /// # Errors
-    /// Non-retryable: the record is no object, or has fields for which there is no column.
+    /// Non-retryable: the record is not an object, or has fields without a column.
     pub(crate) fn write(&self, record: &impl Serialize, to: &mut Vec<u8>) -> Result<(), PageError> {
         match &self.0 {
             Kind::JsonL { columns: None } => {
@@ -193,7 +193,7 @@ fn to_json(record: &impl Serialize) -> Result<String, PageError> {
     serde_json::to_string(record).map_err(|e| not_writable(&e))
 }
 
-/// The values of a record, as JSON, in the order of the columns.
+/// The values of a record as JSON, in the order of the columns.
 fn in_order<'a>(
     record: &'a str,
     columns: &'a [String],
@@ -215,7 +215,7 @@ fn in_order<'a>(
     Ok(columns.iter().map(value).collect())
 }
 
-/// A JSON value as the text of a field; `None`: there is none.
+/// A JSON value as the text of a field; `None` for no value.
 fn field(json: Option<&str>) -> Result<Option<Cow<'_, str>>, PageError> {
     Ok(match json {
         None | Some("null") => None,
@@ -242,8 +242,8 @@ fn write_line(
     Ok(())
 }
 
-/// One line. The `csv` crate quotes either all fields or those that have to be; here the quotes of an empty
-/// text say that it is one.
+/// One line. The `csv` crate quotes either all fields or only those that need it; here an empty text is quoted, too,
+/// to distinguish it from no value.
 fn write_fields<'a>(fields: impl Iterator<Item = Option<&'a str>>, null: &str, to: &mut Vec<u8>) {
     for (i, field) in fields.enumerate() {
         if i > 0 {

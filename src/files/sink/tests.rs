@@ -1,4 +1,4 @@
-//! The sink on real directories, with attempts that are lost, come late and cut as they like.
+//! The sink on real directories, with attempts that are lost, come late and cut freely.
 
 use std::{collections::BTreeMap, fs, path::Path, sync::Arc};
 
@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// Numbers; only its contexts are used.
+/// A processor of numbers, of which only the contexts are used.
 struct Numbers;
 
 #[async_trait]
@@ -41,7 +41,7 @@ fn token(n: u32) -> Option<PageToken> {
     (n > 0).then(|| PageToken::encode(&n).unwrap())
 }
 
-/// 0 stands for no bound.
+/// The bound of a range; 0 stands for none.
 fn context(run: &str, stride: u64, (start, end): (u32, u32)) -> PageContext<Numbers> {
     PageContext {
         args: Arc::new(()),
@@ -129,7 +129,7 @@ async fn a_finished_result_has_its_parts_in_order_and_says_so() {
     page(&sink, 2, (20, 40), 1).await;
     page(&sink, 1, (0, 10), 1).await;
     page(&sink, 1, (10, 20), 1).await;
-    // The same page again is the same file.
+    // The same page makes the same file.
     page(&sink, 1, (10, 20), 2).await;
     assert_eq!(files(&directory), [".temporal-batch"]);
     let working = directory.join(".temporal-batch");
@@ -178,7 +178,7 @@ async fn a_finished_result_has_its_parts_in_order_and_says_so() {
     let again = concatenate(&directory, root.path().join("again.csv")).unwrap();
     assert_eq!(again.sha256, concatenated.sha256);
 
-    // Nothing is added any more, and what changes is noticed.
+    // Nothing can be added, and changes are noticed.
     let ctx = context("run", 3, (40, 50));
     let late = sink.write(&ctx, &records((40, 50), 1)).await.unwrap_err();
     assert_eq!(
@@ -217,7 +217,7 @@ async fn nothing_half_written_is_left_beside_a_finished_result() {
     let sink = PartSink::new(&directory, format());
     page(&sink, 1, (0, 10), 1).await;
     end(&sink, 1, 10).await;
-    // As processes leave it that are lost while they claim the directory, or write the manifest.
+    // Leftovers of processes that were lost while they claimed the directory, or wrote the manifest.
     fs::create_dir(directory.join(".temporal-batch-abc")).unwrap();
     fs::write(directory.join(".temporal-batch-abc/owner.json"), "{").unwrap();
     fs::write(directory.join(".tmp-abc"), "{").unwrap();
@@ -278,7 +278,7 @@ async fn compressed_parts_are_the_same_bytes_every_time() {
                 .map(|p| p.file.sha256)
                 .collect::<Vec<_>>(),
         );
-        // Half of it is not taken for all of it.
+        // A half-written manifest does not count.
         let part = directory.join("part-00000001.csv.gz");
         let bytes = fs::read(&part).unwrap();
         fs::write(&part, &bytes[..bytes.len() - 9]).unwrap();
@@ -319,7 +319,7 @@ async fn a_directory_belongs_to_one_batch_run() {
     assert!(refused.message().contains("notes.txt"));
     assert_eq!(files(&full), ["notes.txt"]);
 
-    // Two that come at the same moment: one of them.
+    // Of two simultaneous claims, one succeeds.
     let raced = root.path().join("raced");
     let sink = PartSink::new(&raced, format());
     let runs: Vec<String> = (0..8).map(|n| format!("run-{n}")).collect();
@@ -377,7 +377,7 @@ async fn a_record_that_comes_after_the_part_of_its_page_is_not_lost_silently() {
     let sink = PartSink::new(root.path().join("parts"), format());
     page(&sink, 1, (0, 10), 1).await;
     end(&sink, 1, 10).await;
-    // Its page was written without it, and now it is redriven.
+    // The page was written without this record, which is now redriven.
     for range in [(0, 10), (3, 4)] {
         let mut ctx = context("run", 1, range);
         ctx.alone = true;
@@ -389,7 +389,7 @@ async fn a_record_that_comes_after_the_part_of_its_page_is_not_lost_silently() {
     assert_eq!(check.failed_ranges, 2);
     assert!(check.failed[0].message.contains("redriven"));
 
-    // One that was split off has a place of its own.
+    // A record that was split off has a place of its own.
     let sink = PartSink::new(root.path().join("split"), format());
     page(&sink, 1, (0, 3), 1).await;
     page(&sink, 1, (4, 10), 1).await;
@@ -424,7 +424,7 @@ async fn an_empty_result_is_a_result() {
     let check = sink.finish(&check_context("run")).await.unwrap().unwrap();
     assert!(check.holds());
     assert_eq!(fs::read_to_string(one_file).unwrap(), "n,attempt\n");
-    // A batch that never ran has none.
+    // A batch that never ran has no parts.
     let sink = PartSink::new(root.path().join("never"), format());
     assert!(
         !sink
@@ -436,8 +436,8 @@ async fn an_empty_result_is_a_result() {
     );
 }
 
-/// What an attempt at a stride does: pages finished, of these sizes, and how many of them are unknown to the
-/// attempt after it.
+/// An attempt at a stride: the sizes of its finished pages, and the number of them that the next attempt does not
+/// know.
 #[derive(Clone, Debug)]
 struct Attempt {
     cuts: Vec<u32>,
@@ -453,8 +453,8 @@ fn attempt() -> impl Strategy<Value = Attempt> {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
-    /// Attempts are lost, with temporary files left behind; late ones write what they had begun between any two
-    /// steps of finishing; finishing itself is lost, again and again.
+    /// Attempts are lost, with temporary files left behind. Late attempts write their pages between any two steps of
+    /// finishing. Finishing itself is lost, again and again.
     #[test]
     fn every_record_is_there_once_whatever_happened(
         strides in prop::collection::vec((1..30u32, prop::collection::vec(attempt(), 1..4)), 1..4),
@@ -517,17 +517,17 @@ proptest! {
             let mut left = crashes.next();
             let finished = finishing.run_observed(&stop, &mut |step| {
                 if step == Step::Plan {
-                    // What is decided now is what attempts left that were not late.
+                    // The plan is made of the parts of attempts that were not late.
                     clean = late.is_empty();
                 }
                 if let Some((index, length)) = late_writes.next() {
-                    // One that was begun long ago: it may end where no page ended.
+                    // A part that was begun long ago may end where no page ended.
                     let from = begun[index.index(begun.len())];
                     let range = (from, (from + length).min(at));
                     let ctx = context("run", 1, range);
                     let records = records(range, 1_000);
                     if !records.is_empty() {
-                        // Once there is a manifest it is refused.
+                        // Once there is a manifest, the part is refused.
                         let _ = runtime.block_on(sink.write(&ctx, &records));
                     }
                 }
@@ -571,7 +571,7 @@ proptest! {
                 prop_assert_eq!(last[&n.parse().unwrap()], attempt.parse::<usize>().unwrap());
             }
         }
-        // Ranges without records belong to the part before them, so nothing is left out.
+        // Ranges without records belong to the previous part, so nothing is left out.
         for pair in manifest.parts.windows(2) {
             prop_assert_eq!(&pair[0].end, &pair[1].start);
         }

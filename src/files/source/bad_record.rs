@@ -4,10 +4,10 @@ use std::ops::{Range, RangeInclusive};
 
 use crate::files::source::record::KeptRecord;
 
-/// Bytes of a bad record that are kept.
+/// The number of bytes of a bad record that are kept.
 pub(crate) const MAX_KEPT: usize = 4 * 1024;
 
-/// Why one record of a file cannot be read. The others can.
+/// A record of a file that cannot be read. The other records can.
 ///
 /// | `error_type` | the record |
 /// |---|---|
@@ -22,19 +22,19 @@ pub(crate) const MAX_KEPT: usize = 4 * 1024;
 #[error("{message}")]
 pub struct BadRecord {
     pub(crate) error_type: &'static str,
-    /// Nothing of the record is in it: it goes to histories and logs.
+    /// The message without any part of the record, since it goes to histories and logs.
     pub(crate) message: String,
-    /// The whole story, for those who may see the record.
+    /// The full error, for those who may see the record.
     pub(crate) detail: Option<String>,
     /// The beginning of the record, as it is in the file.
     pub(crate) text: String,
-    /// Where it is in the file.
+    /// The lines of the record in the file.
     pub(crate) lines: Option<RangeInclusive<u64>>,
-    /// The column that is at fault, where there is one.
+    /// The column at fault, if one is known.
     pub(crate) fault: Option<Box<Fault>>,
 }
 
-/// A column of a record.
+/// A column of a record, with its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Fault {
     column: String,
@@ -54,7 +54,7 @@ impl BadRecord {
         }
     }
 
-    /// Of an error whose own text may show what is in the record.
+    /// A record whose error may show a part of it.
     pub(crate) fn not_readable(detail: String, place: Option<String>) -> Self {
         let what = safe_part(&detail).unwrap_or("a value is not what is expected");
         let message = match place {
@@ -67,7 +67,7 @@ impl BadRecord {
         }
     }
 
-    /// Names the column that is at fault, and its value.
+    /// Sets the column at fault, and its value.
     #[allow(dead_code, reason = "for `import`, which needs a database")]
     pub(crate) fn in_column(mut self, column: &str, value: Option<String>) -> Self {
         let column = column.to_owned();
@@ -75,7 +75,7 @@ impl BadRecord {
         self
     }
 
-    /// Calls the column otherwise, in a message that says so.
+    /// Renames the column at fault, with a message that uses the new name.
     #[allow(dead_code, reason = "for `import`, which needs a database")]
     pub(crate) fn renamed(mut self, column: &str, message: String) -> Self {
         self.message = message;
@@ -85,7 +85,7 @@ impl BadRecord {
         self
     }
 
-    /// The record as a dead letter keeps it.
+    /// The part of the record that its dead letter keeps.
     pub(crate) fn kept(self, record: u64, bytes: Range<u64>) -> KeptRecord {
         let (column, value) = match self.fault.map(|fault| *fault) {
             Some(Fault { column, value }) => (Some(column), value),
@@ -103,33 +103,33 @@ impl BadRecord {
         }
     }
 
-    /// The kind of failure.
+    /// The type of the error.
     pub fn error_type(&self) -> &str {
         self.error_type
     }
 
-    /// What is wrong, without anything that is in the record.
+    /// The message, without any part of the record.
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// The lines that the record is on, counted from 1.
+    /// The lines of the record, counted from 1.
     pub fn lines(&self) -> Option<RangeInclusive<u64>> {
         self.lines.clone()
     }
 
-    /// The column that is at fault, as far as one is known to be.
+    /// The column at fault, if one is known.
     pub fn column(&self) -> Option<&str> {
         self.fault.as_ref().map(|fault| fault.column.as_str())
     }
 
-    /// The record as it is in the file, its first 4 KiB; bytes that are not UTF-8 are replaced.
+    /// The first 4 KiB of the record, as it is in the file; bytes that are not UTF-8 are replaced.
     pub fn text(&self) -> &str {
         &self.text
     }
 }
 
-/// What serde says of a field that is missing, or is there twice, names only the field.
+/// The part of a serde error that names only a field, for a missing or repeated field.
 fn safe_part(detail: &str) -> Option<&str> {
     let from = ["missing field `", "duplicate field `"]
         .iter()

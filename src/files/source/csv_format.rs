@@ -1,25 +1,25 @@
-//! How a CSV file is written.
+//! The format of a CSV file.
 
 use serde::{Deserialize, Serialize};
 
-/// Where the names of the columns come from.
+/// The source of the column names.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Header {
-    /// From the first record, which is none of the data.
+    /// The first record, which is not part of the data.
     #[default]
     FirstRecord,
-    /// There are none; the first record is data.
+    /// Absent names; the first record is data.
     None,
-    /// These; the first record is data.
+    /// The given names; the first record is data.
     Names(Vec<String>),
 }
 
-/// How a CSV file is written.
+/// The format of a CSV file.
 ///
-/// Records end with LF, CR LF or CR, whichever comes; empty lines are skipped; a quoted field may hold line
-/// ends, delimiters and quotes. A byte order mark of UTF-8 is skipped.
+/// Records end with LF, CR LF or CR. Empty lines are skipped. A quoted field may hold line ends, delimiters and
+/// quotes. A byte order mark of UTF-8 is skipped.
 ///
 /// | field | default |
 /// |---|---|
@@ -33,26 +33,26 @@ pub enum Header {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct CsvFormat {
-    /// Where the names of the columns come from.
+    /// The source of the column names.
     pub header: Header,
-    /// What stands between two fields, an ASCII character.
+    /// The character between two fields, in ASCII.
     pub delimiter: char,
-    /// What may stand around a field, an ASCII character.
+    /// The character around quoted fields, in ASCII.
     pub quote: Option<char>,
-    /// What stands before a quote in a quoted field, instead of another quote; an ASCII character.
+    /// The character before a quote in a quoted field, in place of another quote; in ASCII.
     pub escape: Option<char>,
-    /// Whether quotes may stand anywhere: one inside of a field that does not begin with one is a character, text after a
-    /// closing quote belongs to the field, and a quote that is never closed is closed by the end of the file.
-    /// Otherwise such a record is a failed record, since its fields are a guess.
+    /// Accepts quotes anywhere: a quote inside of a field that does not begin with one is an ordinary character, text
+    /// after a closing quote belongs to the field, and an unclosed quote ends with the file. Without this, such a
+    /// record fails, since its fields are a guess.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub lenient_quotes: bool,
-    /// Whether records may have different numbers of columns.
+    /// Accepts records with different numbers of columns.
     pub flexible: bool,
-    /// Most bytes of a record. A longer one is a failed record.
+    /// The longest record, in bytes. A longer one is a failed record.
     pub max_record_bytes: u64,
 }
 
-/// Most bytes of a record, unless told otherwise.
+/// The default for the longest record, in bytes.
 pub(crate) const MAX_RECORD_BYTES: u64 = 16 * 1024 * 1024;
 
 impl Default for CsvFormat {
@@ -73,30 +73,30 @@ impl Default for CsvFormat {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidCsvFormat {
-    /// A character cannot be what it is to be.
+    /// A character is not allowed in its role.
     #[error(
-        "{role} is {given:?}; allowed is one ASCII character that is no letter, digit or line end"
+        "{role} is {given:?}; allowed is one ASCII character that is not a letter, digit or line end"
     )]
     Character {
-        /// What it is to be.
+        /// The role of the character.
         role: &'static str,
-        /// What was given.
+        /// The given character.
         given: char,
     },
-    /// Two of them are one character.
+    /// Two roles have the same character.
     #[error("{first} and {second} are both {given:?}; they must differ")]
     Same {
-        /// What the character is to be.
+        /// One of the roles.
         first: &'static str,
-        /// What else it is to be.
+        /// The other role.
         second: &'static str,
         /// The character.
         given: char,
     },
-    /// No record could be read.
+    /// The limit allows no record.
     #[error("max_record_bytes is {given}; allowed is 1 to 1,073,741,824")]
     MaxRecordBytes {
-        /// What was given.
+        /// The given limit.
         given: u64,
     },
 }
@@ -105,7 +105,7 @@ impl CsvFormat {
     /// Checks every field.
     ///
     /// # Errors
-    /// The first field that cannot work, and what is allowed.
+    /// The first invalid field, and the allowed values.
     pub fn validate(&self) -> Result<(), InvalidCsvFormat> {
         let parts = [
             ("delimiter", Some(self.delimiter)),

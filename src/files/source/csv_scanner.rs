@@ -1,4 +1,4 @@
-//! From record to record through CSV.
+//! The scanner for CSV.
 
 use std::io::{self, BufRead};
 
@@ -8,14 +8,14 @@ use crate::files::{
     BadRecord, CsvFormat,
     source::{
         quotes::Quotes,
-        reading::{Extent, Scan, skip_line_ends},
+        scan::{Extent, Scan, skip_line_ends},
     },
 };
 
-/// Most columns of a record.
+/// The largest number of columns in a record.
 const MAX_COLUMNS: usize = 64 * 1024;
 
-/// Reads records one by one, in memory that depends on the longest one that is allowed.
+/// Reads records one by one. The memory depends on the longest allowed record.
 pub(crate) struct CsvScanner<R> {
     input: R,
     parser: Reader,
@@ -25,7 +25,7 @@ pub(crate) struct CsvScanner<R> {
     output: Vec<u8>,
     ends: Vec<usize>,
     columns: usize,
-    /// The record as it is in the file, where it is kept.
+    /// The record as it is in the file, if it is kept.
     raw: Option<Vec<u8>>,
 }
 
@@ -48,7 +48,7 @@ impl<'a> Fields<'a> {
         starts.zip(ends).map(|(start, end)| &output[start..*end])
     }
 
-    /// Which fields are in quotes, in a file with commas and double quotes.
+    /// Tells for each field whether it is quoted, in a file with commas and double quotes.
     #[allow(dead_code, reason = "for an import, which needs a database")]
     pub fn quoted(self) -> Vec<bool> {
         let (mut fields, mut quoted, mut begins) = (Vec::new(), false, true);
@@ -56,14 +56,14 @@ impl<'a> Fields<'a> {
             if begins {
                 fields.push(*byte == b'"');
             }
-            // A doubled quote ends and begins.
+            // A doubled quote ends one quoted part and begins another.
             quoted ^= *byte == b'"';
             begins = *byte == b',' && !quoted;
         }
         fields
     }
 
-    /// Everything one after the other, and where each field ends in it.
+    /// The content of all fields in a row, and the end of each field in it.
     pub fn parts(self) -> (&'a [u8], &'a [usize]) {
         let used = self.ends.last().copied().unwrap_or(0);
         (&self.output[..used], self.ends)
@@ -71,12 +71,12 @@ impl<'a> Fields<'a> {
 }
 
 impl<R: BufRead> CsvScanner<R> {
-    /// Reads what `input` gives, which begins at `offset` of the file: at its beginning, after a byte order
-    /// mark, or after a record.
+    /// Reads records from `input`, which begins at `offset` of the file: at the beginning of the file, after a byte
+    /// order mark, or after a record.
     pub fn new(input: R, format: &CsvFormat, offset: u64) -> Self {
         let mut parser = format.parser();
-        // An empty line, which is skipped. Only at its very first byte does the parser take what looks like a
-        // byte order mark for one, and that is not the beginning of the file.
+        // An empty line, which is skipped. The parser removes a byte order mark at its very first byte, which need
+        // not be the beginning of the file.
         let _ = parser.read_record(b"\n", &mut [0; 4], &mut [0; 4]);
         Self {
             input,
@@ -97,7 +97,7 @@ impl<R: BufRead> CsvScanner<R> {
         self
     }
 
-    /// The record that was read last. Not for one that is too large.
+    /// The latest record. Empty for one that is too large.
     pub fn fields(&self) -> Fields<'_> {
         Fields {
             output: &self.output,
@@ -106,12 +106,12 @@ impl<R: BufRead> CsvScanner<R> {
         }
     }
 
-    /// Whether its quotes are where they may be.
+    /// Checks that the quotes of the record are where they may be.
     pub fn check_quotes(&self) -> Result<(), BadRecord> {
         self.quotes.check()
     }
 
-    /// CR LF is one line end, of which the parser wants only the first half.
+    /// Reads the LF of a CR LF, of which the parser reads only the CR.
     fn finish_line_end(&mut self, last: Option<u8>) -> io::Result<()> {
         if last == Some(b'\r') && self.input.fill_buf()?.first() == Some(&b'\n') {
             self.input.consume(1);
@@ -123,7 +123,7 @@ impl<R: BufRead> CsvScanner<R> {
 
 impl<R: BufRead> Scan for CsvScanner<R> {
     fn advance(&mut self) -> io::Result<Option<Extent>> {
-        // The parser would skip empty lines, too, but not tell where the record begins.
+        // The parser would skip empty lines, too, but without telling where the record begins.
         self.offset += skip_line_ends(&mut self.input)?;
         let start = self.offset;
         self.quotes.begin();

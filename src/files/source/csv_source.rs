@@ -12,7 +12,8 @@ use crate::{
         source::{
             csv_scanner::{CsvScanner, Fields},
             excerpt::Excerpt,
-            reading::{self, Bounds, Extent, Input, Scan, input, input_of},
+            paging::{self, Opened, ScannedFile, blocking, too_large, with_file},
+            scan::{Input, Scan as _, input, input_of},
             source_file::OpenFile,
         },
     },
@@ -34,9 +35,9 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CsvSource {
-    /// Which file.
+    /// The file.
     pub file: SourceFile,
-    /// How it is written.
+    /// The format of the file.
     #[serde(default)]
     pub format: CsvFormat,
 }
@@ -51,21 +52,21 @@ impl CsvSource {
         }
     }
 
-    /// How it is written.
+    /// Sets the format of the file.
     #[must_use]
     pub fn format(mut self, format: CsvFormat) -> Self {
         self.format = format;
         self
     }
 
-    /// Where the names of the columns come from: the first record, unless told.
+    /// Sets the source of the column names, which is the first record by default.
     #[must_use]
     pub fn header(mut self, header: Header) -> Self {
         self.format.header = header;
         self
     }
 
-    /// What stands between two fields: a comma, unless told.
+    /// Sets the character between two fields, which is a comma by default.
     #[must_use]
     pub fn delimiter(mut self, delimiter: char) -> Self {
         self.format.delimiter = delimiter;
@@ -89,27 +90,26 @@ impl CsvSource {
 
 /// # Read
 impl CsvSource {
-    /// Looks at the file, and fixes which one it is, so that every later page reads exactly that one. A gzip
-    /// file is decompressed, where a [spool](Self::spool) is named.
+    /// Looks at the file and takes its fingerprint, so that every later page reads exactly this file. A gzip file is
+    /// decompressed, if there is a [spool](Self::spool).
     ///
     /// # Errors
     /// Non-retryable: `InvalidCsvFormat`, `BadHeader`, `CompressedFile`, `Utf16File`, `NotAFile`. Retryable:
-    /// `FileNotHere`, `FileNotReadable`, `FileChanged` (it had been prepared before), `FileNotSpooled`.
+    /// `FileNotHere`, `FileNotReadable`, `FileChanged` (if it was prepared before), `FileNotSpooled`.
     pub async fn prepare(mut self) -> Result<Self, PageError> {
         blocking(move || {
-            self.check_format()?;
+            self.check()?;
             self.file = self.file.prepared().map_err(FileError::into_page_error)?;
-            self.look().map_err(FileError::into_page_error)?;
+            self.open().map_err(FileError::into_page_error)?;
             Ok(self)
         })
         .await
     }
 
-    /// The page in the range of `ctx`. A record that is no `T` is an item that [says why
-    /// not](FileRecord::or_fail).
+    /// The page in the range of `ctx`. A record that cannot become a `T` is an item with the
+    /// [reason](FileRecord::or_fail).
     ///
-    /// `T` is a struct with fields named like the columns, or a tuple or `Vec<String>` where there are no
-    /// names.
+    /// `T` is a struct with fields named like the columns, or a tuple or `Vec<String>` if there are no names.
     ///
     /// # Errors
     /// As of [`prepare`](Self::prepare); all of them concern the whole file.
@@ -140,7 +140,7 @@ impl CsvSource {
             .await
     }
 
-    /// The same with fields as they are. `content` gets the names of the columns, if there are some.
+    /// Like [`page`](Self::page), with raw fields. `content` gets the names of the columns, if there are any.
     pub(crate) async fn page_with<T, F>(
         &self,
         range: &PageRange<FilePosition>,
@@ -151,34 +151,21 @@ impl CsvSource {
         T: Send + 'static,
         F: FnMut(Option<&csv::StringRecord>, Fields<'_>) -> Result<T, BadRecord> + Send + 'static,
     {
-        let (source, range) = (self.clone(), range.clone());
-        let records = blocking(move || {
-            source.check_format()?;
-            let mut read = || {
-                let look = source.look()?;
-                let bounds = Bounds::of(&range, look.data);
-                let scanner = source.scanner(&look.file, bounds.start.offset);
-                let mut scanner = scanner.keep_raw();
-                let of = |scanner: &CsvScanner<Input>, extent: Extent| {
-                    scanner.check_quotes()?;
-                    if extent.too_large {
-                        return Err(too_large(source.format.max_record_bytes));
-                    }
-                    let fields = scanner.fields();
-                    source.check_columns(&look, fields.len())?;
-                    content(look.names.as_ref(), fields)
-                };
-                reading::read(&look.file, &mut scanner, &bounds, limit, of)
-            };
-            read().map_err(FileError::into_page_error)
+        paging::page(self, range, limit, move |source, head, scanner, extent| {
+            scanner.check_quotes()?;
+            if extent.too_large {
+                return Err(too_large(source.format.max_record_bytes));
+            }
+            let fields = scanner.fields();
+            source.check_columns(head, fields.len())?;
+            content(head.names.as_ref(), fields)
         })
-        .await?;
-        page_of(records)
+        .await
     }
 
-    /// Where the page `pages` pages further on starts. The records in between are scanned, which costs about
-    /// as much as it takes to read them: a quoted field may hold what looks like the end of a record. Over a
-    /// whole batch every record is scanned once for this.
+    /// The start of the page that is `pages` pages further on. The records in between are scanned, which costs about
+    /// as much as reading them, since a quoted field may hold line ends. Over a whole batch, every record is scanned
+    /// once for this.
     ///
     /// # Errors
     /// As of [`fetch`](Self::fetch).
@@ -195,8 +182,8 @@ impl CsvSource {
         Ok(found.map_or(SkipAhead::PastEnd, SkipAhead::To))
     }
 
-    /// Where the record `records` records after the start of the range ends; `None` where the range has
-    /// fewer. For use without a processor.
+    /// The end of the record that is `records` records after the start of the range; `None` if the range has fewer.
+    /// For use without a processor.
     ///
     /// # Errors
     /// As of [`fetch`](Self::fetch).
@@ -205,21 +192,10 @@ impl CsvSource {
         range: &PageRange<FilePosition>,
         records: u64,
     ) -> Result<Option<FilePosition>, PageError> {
-        let (source, range) = (self.clone(), range.clone());
-        blocking(move || {
-            source.check_format()?;
-            let skip = || {
-                let look = source.look()?;
-                let bounds = Bounds::of(&range, look.data);
-                let mut scanner = source.scanner(&look.file, bounds.start.offset);
-                reading::skip(&look.file, &mut scanner, &bounds, records)
-            };
-            skip().map_err(FileError::into_page_error)
-        })
-        .await
+        paging::skip(self, range, records).await
     }
 
-    /// The number in [`size`](Self::size), exact or not.
+    /// The number in [`size`](Self::size), exact or estimated.
     ///
     /// # Errors
     /// As of [`fetch`](Self::fetch).
@@ -227,23 +203,13 @@ impl CsvSource {
         self.size().await.map(Size::items)
     }
 
-    /// How many records there are: exactly in a small file, which is read; in a larger one as many as the length of
-    /// the first ones suggests.
+    /// The number of records: exact for a small file, which is read, and otherwise estimated from the length of the
+    /// first records.
     ///
     /// # Errors
     /// As of [`fetch`](Self::fetch).
     pub async fn size(&self) -> Result<Size, PageError> {
-        let source = self.clone();
-        blocking(move || {
-            source.check_format()?;
-            let guess = || {
-                let look = source.look()?;
-                let mut scanner = source.scanner(&look.file, look.data);
-                reading::guess_count(&look.file, &mut scanner, look.data)
-            };
-            guess().map_err(FileError::into_page_error)
-        })
-        .await
+        paging::size(self).await
     }
 
     /// The names of the columns; `None` without a header.
@@ -251,11 +217,8 @@ impl CsvSource {
     /// # Errors
     /// As of [`prepare`](Self::prepare).
     pub async fn columns(&self) -> Result<Option<Vec<String>>, PageError> {
-        let source = self.clone();
-        blocking(move || {
-            source.check_format()?;
-            let look = source.look().map_err(FileError::into_page_error)?;
-            let names = look.names.as_ref();
+        with_file(self, |_, opened| {
+            let names = opened.head.names.as_ref();
             Ok(names.map(|names| names.iter().map(str::to_owned).collect()))
         })
         .await
@@ -264,51 +227,52 @@ impl CsvSource {
 
 /// # Copy
 impl CsvSource {
-    /// For a file of some of its records.
+    /// A copy of some of the records.
     #[allow(dead_code, reason = "for `import`, which needs a database")]
     pub(crate) fn excerpt(&self) -> Result<Excerpt, FileError> {
-        let look = self.look()?;
-        Ok(Excerpt::new(look.file, look.data))
+        let opened = self.open()?;
+        Ok(Excerpt::new(opened.file, opened.data))
     }
 }
 
-/// What the beginning of a file says of the rest.
-struct Look {
-    file: OpenFile,
+/// The facts about the columns from the beginning of a file.
+#[derive(Default)]
+pub(crate) struct Columns {
     names: Option<csv::StringRecord>,
-    /// Columns that every record has; `None` in an empty file.
-    columns: Option<usize>,
-    /// Where the first record begins.
-    data: u64,
+    /// The number of columns of every record; `None` in an empty file.
+    number: Option<usize>,
 }
 
-/// Enough for most headers.
+/// The size of the buffer for the header, enough for most.
 const HEADER_BUFFER: usize = 4 * 1024;
 
-impl CsvSource {
-    fn check_format(&self) -> Result<(), PageError> {
+impl ScannedFile for CsvSource {
+    type Scanner = CsvScanner<Input>;
+    type Head = Columns;
+
+    fn check(&self) -> Result<(), PageError> {
         let checked = self.format.validate();
         checked.map_err(|e| PageError::non_retryable("InvalidCsvFormat", e))
     }
 
-    fn look(&self) -> Result<Look, FileError> {
+    fn open(&self) -> Result<Opened<Columns>, FileError> {
         let file = self.file.open()?;
-        let first = input_of(&file, file.text, HEADER_BUFFER);
-        let mut scanner = CsvScanner::new(first, &self.format, file.text);
-        let mut look = Look {
-            names: None,
-            columns: None,
+        let mut opened = Opened {
             data: file.text,
+            head: Columns::default(),
             file,
         };
+        let (file, head) = (&opened.file, &mut opened.head);
         if let Header::Names(names) = &self.format.header {
-            look.columns = Some(names.len());
-            look.names = Some(names.iter().collect());
-            return Ok(look);
+            head.number = Some(names.len());
+            head.names = Some(names.iter().collect());
+            return Ok(opened);
         }
-        let first = scanner.advance();
-        let Some(first) = first.map_err(|e| look.file.not_readable(e))? else {
-            return Ok(look);
+        let first = input_of(file, file.text, HEADER_BUFFER);
+        let mut scanner = CsvScanner::new(first, &self.format, file.text);
+        let first = scanner.advance().map_err(|e| file.not_readable(e))?;
+        let Some(first) = first else {
+            return Ok(opened);
         };
         let header = self.format.header == Header::FirstRecord;
         let sound = match first.too_large {
@@ -317,56 +281,38 @@ impl CsvSource {
         };
         if let Err(bad) = sound {
             return match header {
-                true => Err(look.file.bad_header(bad.message)),
-                false => Ok(look),
+                true => Err(file.bad_header(bad.message)),
+                false => Ok(opened),
             };
         }
-        look.columns = Some(scanner.fields().len());
+        head.number = Some(scanner.fields().len());
         if header {
-            let names = strings(scanner.fields()).map_err(|bad| look.file.bad_header(bad.message));
-            look.names = Some(names?);
-            look.data = first.end;
+            let names = strings(scanner.fields()).map_err(|bad| file.bad_header(bad.message));
+            head.names = Some(names?);
+            opened.data = first.end;
         }
-        Ok(look)
+        Ok(opened)
     }
 
     fn scanner(&self, file: &OpenFile, offset: u64) -> CsvScanner<Input> {
         CsvScanner::new(input(file, offset), &self.format, offset)
     }
 
-    fn check_columns(&self, look: &Look, columns: usize) -> Result<(), BadRecord> {
-        match look.columns {
-            Some(expected) if expected != columns && !self.format.flexible => Err(BadRecord::new(
+    fn reader(&self, file: &OpenFile, offset: u64) -> CsvScanner<Input> {
+        self.scanner(file, offset).keep_raw()
+    }
+}
+
+impl CsvSource {
+    fn check_columns(&self, columns: &Columns, number: usize) -> Result<(), BadRecord> {
+        match columns.number {
+            Some(expected) if expected != number && !self.format.flexible => Err(BadRecord::new(
                 "WrongColumnCount",
-                format!("{columns} columns instead of {expected}"),
+                format!("{number} columns instead of {expected}"),
             )),
             _ => Ok(()),
         }
     }
-}
-
-/// File work, on a thread where it may wait for a disk.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, PageError> + Send + 'static,
-) -> Result<T, PageError> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(error) => Err(error.into()),
-        },
-    }
-}
-
-pub(crate) fn page_of<T>(
-    read: reading::Records<T>,
-) -> Result<Page<FilePosition, FileRecord<T>>, PageError> {
-    let page = Page::keyset(read.records, |record| record.end)?;
-    Ok(if read.at_end { page.last() } else { page })
-}
-
-pub(crate) fn too_large(most: u64) -> BadRecord {
-    BadRecord::new("RecordTooLarge", format!("longer than {most} bytes"))
 }
 
 /// The fields as text.

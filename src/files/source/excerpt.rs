@@ -1,4 +1,4 @@
-//! Some records of a file, as they are in it, for a file of the same form.
+//! A copy of some records of a file, in a file of the same form.
 
 use std::{
     io::{BufRead as _, Read as _},
@@ -9,14 +9,14 @@ use crate::files::{
     error::FileError,
     source::{
         line_number::{LineEnds, lines},
-        reading::{input_of, skip_line_ends},
+        scan::{input_of, skip_line_ends},
         source_file::OpenFile,
     },
 };
 
 const BUFFER: usize = 64 * 1024;
 
-/// A file of which records are copied.
+/// A file to copy records from.
 pub(crate) struct Excerpt {
     file: OpenFile,
     /// The offset of the first record, after a header.
@@ -26,16 +26,16 @@ pub(crate) struct Excerpt {
 /// The place of the copied bytes, and their line ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Copied {
-    /// Lines of the file that the copy comes from.
+    /// The lines in the original file.
     pub lines: RangeInclusive<u64>,
-    /// Line ends that were written.
+    /// The number of line ends that were written.
     pub line_ends: u64,
 }
 
-/// Why nothing was copied.
+/// The reason why the copy failed.
 #[derive(Debug)]
 pub(crate) enum CopyError {
-    /// The file cannot be read any more, or is another one.
+    /// The file cannot be read any more, or has changed.
     Source(FileError),
     /// The copy cannot be written.
     Target(std::io::Error),
@@ -52,18 +52,18 @@ impl Excerpt {
         Self { file, data }
     }
 
-    /// Copies the byte order mark and the header, and tells how many line ends those have.
+    /// Copies the byte order mark and the header, and returns their number of line ends.
     pub fn copy_header(
         &self,
         write: &mut dyn FnMut(&[u8]) -> std::io::Result<()>,
     ) -> Result<u64, CopyError> {
-        // A file with nothing but a byte order mark before its first record has no line there that could end.
+        // A byte order mark without a header is not a line.
         let ends = self.data > self.file.text;
         self.copy_bytes(0..self.data, ends, write)
     }
 
-    /// Copies what is between two offsets: a record, or several. Empty lines before it are left out. The last line
-    /// gets an end, where the file ends without one.
+    /// Copies the bytes between two offsets: one record, or several. Empty lines before them are left out. The last
+    /// line gets a line end if it has none.
     pub fn copy(
         &self,
         from: Option<u64>,
@@ -126,7 +126,7 @@ mod tests {
             Ok(())
         };
         assert_eq!(excerpt.copy_header(&mut write).unwrap(), 1);
-        // From the end of the first record on, with the empty line.
+        // The range includes the end of the first record, and the empty line.
         let copied = excerpt.copy(at("\r\n2"), at("3,"), &mut write);
         let copied = copied.unwrap();
         assert_eq!((copied.lines, copied.line_ends), (4..=5, 2));

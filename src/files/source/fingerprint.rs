@@ -1,4 +1,4 @@
-//! Whether a file is still the one that it was.
+//! The identity of a file, to notice changes.
 
 use std::{
     fs::{File, Metadata},
@@ -10,19 +10,19 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-/// Bytes at either end of a file that are looked at.
+/// The number of bytes at either end of a file that are hashed.
 const SAMPLE: u64 = 64 * 1024;
-/// Files whose ends are remembered by this process.
+/// The number of files whose hashes this process remembers.
 const MOST_REMEMBERED: usize = 32;
 
-/// What a file was when its batch began: its size, the time of its last change, and a hash of its first and
-/// last 64 KiB.
+/// The state of a file when its batch began: its size, the time of its last change, and a hash of its first and last
+/// 64 KiB.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fingerprint {
-    /// Bytes. Nothing beyond them is read.
+    /// The size in bytes. Later bytes are not read.
     pub size: u64,
-    /// When the file was last changed, in milliseconds since 1970.
+    /// The time of the last change, in milliseconds since 1970.
     #[serde(default)]
     pub modified_ms: u64,
     /// A hash of both ends.
@@ -30,7 +30,7 @@ pub struct Fingerprint {
 }
 
 impl Fingerprint {
-    /// Looks at an open file.
+    /// The fingerprint of an open file.
     pub(crate) fn of(path: &Path, file: &File) -> io::Result<Self> {
         let metadata = file.metadata()?;
         Ok(Self {
@@ -40,7 +40,7 @@ impl Fingerprint {
         })
     }
 
-    /// What of an open file is not as it was.
+    /// The difference between the fingerprint and an open file.
     pub(crate) fn difference(
         &self,
         path: &Path,
@@ -59,10 +59,10 @@ impl Fingerprint {
             }));
         }
         if !may_grow && modified_ms(&metadata) != self.modified_ms {
-            return Ok(Some("it was written to since"));
+            return Ok(Some("it has been written to since"));
         }
         let same = ends(path, file, &metadata, self.size)? == self.ends;
-        Ok((!same).then_some("its content is another"))
+        Ok((!same).then_some("its content differs"))
     }
 }
 
@@ -72,7 +72,7 @@ fn modified_ms(metadata: &Metadata) -> u64 {
     modified.map_or(0, |time| u64::try_from(time.as_millis()).unwrap_or(0))
 }
 
-/// What tells a file that was looked at from another, as far as the file system knows.
+/// The properties by which the file system identifies an unchanged file.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Identity {
     path: PathBuf,
@@ -101,7 +101,7 @@ impl Identity {
     }
 }
 
-/// The latest last. Hashing both ends for every page would cost as much as a page.
+/// The known hashes, the latest last. Hashing both ends for every page would cost as much as a page.
 static REMEMBERED: Mutex<Vec<(Identity, u64, String)>> = Mutex::new(Vec::new());
 
 /// The hash of both ends of the first `size` bytes.
@@ -166,7 +166,7 @@ mod tests {
         modified
             .set_modified(UNIX_EPOCH + std::time::Duration::from_millis(before.modified_ms))
             .unwrap();
-        let changed = Some("its content is another");
+        let changed = Some("its content differs");
         assert_eq!(difference(&before, &path, false), changed);
         assert_eq!(difference(&before, &path, true), changed);
 
@@ -185,6 +185,6 @@ mod tests {
         let later = UNIX_EPOCH + std::time::Duration::from_millis(before.modified_ms + 1);
         file.set_modified(later).unwrap();
         let seen = difference(&before, &path, false);
-        assert_eq!(seen, Some("it was written to since"));
+        assert_eq!(seen, Some("it has been written to since"));
     }
 }

@@ -1,4 +1,4 @@
-//! The number of a line, as an editor shows it.
+//! Line numbers, as an editor shows them.
 
 use std::{
     collections::BTreeMap,
@@ -9,13 +9,13 @@ use std::{
 
 use memchr::memchr2_iter;
 
-use crate::files::source::{fingerprint::Identity, reading::part, source_file::OpenFile};
+use crate::files::source::{fingerprint::Identity, scan::part, source_file::OpenFile};
 
 const BUFFER: usize = 128 * 1024;
-/// Places of one file whose lines are remembered.
+/// The number of positions of one file whose line numbers are remembered.
 const MOST_REMEMBERED: usize = 256;
 
-/// Lines before offsets of the file that was counted last: a page begins in the middle, and counting from the
+/// The numbers of lines before some offsets of the latest file. Pages begin in the middle, and counting from the
 /// beginning for every bad record would read the file again and again.
 static REMEMBERED: Mutex<Option<(Identity, BTreeMap<u64, u64>)>> = Mutex::new(None);
 
@@ -29,7 +29,7 @@ pub(crate) fn lines(file: &OpenFile, bytes: &Range<u64>) -> io::Result<RangeIncl
     }
     let nearest = known.range(..=bytes.start).next_back();
     let (from, before) = nearest.map_or((0, 0), |(offset, lines)| (*offset, *lines));
-    // A record does not begin between CR and LF, so neither does a place that is remembered.
+    // A record does not begin between CR and LF, and neither does a remembered position.
     let before = before + line_ends(file, from, bytes.start)?.count;
     if known.len() == MOST_REMEMBERED {
         known.pop_first();
@@ -38,7 +38,7 @@ pub(crate) fn lines(file: &OpenFile, bytes: &Range<u64>) -> io::Result<RangeIncl
     drop(remembered);
     let first = before + 1;
     let within = line_ends(file, bytes.start, bytes.end)?;
-    // Its own line end is still on its last line.
+    // The line end of the record belongs to its last line.
     Ok(first..=first + within.count - u64::from(within.at_end()))
 }
 
@@ -63,7 +63,7 @@ impl LineEnds {
         self.last = bytes.last().copied().or(self.last);
     }
 
-    /// Whether the last one is the last thing that there is.
+    /// Tells whether the bytes end with a line end.
     pub fn at_end(&self) -> bool {
         matches!(self.last, Some(b'\r' | b'\n'))
     }

@@ -1,8 +1,8 @@
-//! Where a record of a file ends.
+//! The position of a record in a file.
 
 use serde::{Deserialize, Serialize};
 
-/// A position in a file: after a record.
+/// A position in a file, after a record.
 ///
 /// The cursor of [`CsvSource`](crate::files::CsvSource) and [`JsonLinesSource`](crate::files::JsonLinesSource). Its JSON is
 /// `{"offset": 1024, "record": 7}`.

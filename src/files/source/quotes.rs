@@ -1,16 +1,16 @@
-//! Whether the quotes of a CSV record are where they may be.
+//! The check of the quotes in a CSV record.
 
 use memchr::{memchr, memchr2};
 
 use crate::files::{BadRecord, CsvFormat};
 
-/// Follows the quotes of one record. The parser takes them wherever they stand, without a word.
+/// Follows the quotes of one record. The parser silently accepts quotes anywhere.
 ///
 /// A quote opens a field as its first character. It ends the field where a delimiter, the end of the line or the
 /// end of the file follows. Inside it is doubled, or has the escape character before it.
 #[derive(Clone, Debug)]
 pub(crate) struct Quotes {
-    /// `None`: every quote is as good as any other character.
+    /// The quote; `None` if quotes are ordinary characters.
     quote: Option<u8>,
     delimiter: u8,
     escape: Option<u8>,
@@ -18,21 +18,21 @@ pub(crate) struct Quotes {
     stray: bool,
 }
 
-/// Between two bytes of a record.
+/// A place between two bytes of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
     FieldStart,
     Unquoted,
     Quoted,
-    /// The escape character has just been read.
+    /// After the escape character.
     Escaped,
-    /// A quote in a quoted field has just been read; the field ends there unless another quote follows.
+    /// After a quote in a quoted field, which ends there unless another quote follows.
     AfterQuote,
 }
 
 impl Quotes {
     pub fn of(format: &CsvFormat) -> Self {
-        // Validated: all of them are ASCII.
+        // The format is validated: all of them are ASCII.
         let byte = |c: char| c as u8;
         Self {
             quote: format.quote.filter(|_| !format.lenient_quotes).map(byte),
@@ -43,13 +43,13 @@ impl Quotes {
         }
     }
 
-    /// A record begins.
+    /// Begins a record.
     pub fn begin(&mut self) {
         self.place = Place::FieldStart;
         self.stray = false;
     }
 
-    /// Goes over bytes of the record, of which the line end may be the last.
+    /// Follows bytes of the record, which may end with the line end.
     pub fn follow(&mut self, bytes: &[u8]) {
         let Some(quote) = self.quote else { return };
         let mut rest = bytes;
@@ -65,7 +65,7 @@ impl Quotes {
                 }
                 Place::Unquoted => {
                     let Some(quote_at) = memchr(quote, rest) else {
-                        // Most records have no quote at all.
+                        // Most records have no quotes.
                         if rest.last() == Some(&self.delimiter) {
                             self.place = Place::FieldStart;
                         }
@@ -109,19 +109,19 @@ impl Quotes {
         }
     }
 
-    /// The record is over. A quote that is open then is open to the end of the file.
+    /// Checks the finished record. A quote that is still open is open to the end of the file.
     pub fn check(&self) -> Result<(), BadRecord> {
         if matches!(self.place, Place::Quoted | Place::Escaped) {
             return Err(BadRecord::new(
                 "UnclosedQuote",
-                "a quote is never closed, so that everything from here to the end of the file is one record, and lost",
+                "a quote is never closed, so everything from here to the end of the file is one lost record",
             ));
         }
         if self.stray {
             return Err(BadRecord::new(
                 "StrayQuote",
                 "a quote stands inside of a field that does not begin with one, or text follows a closing quote; \
-                 a field with quotes is put into quotes, and its own are doubled",
+                 a field that contains quotes must be quoted, with its own quotes doubled",
             ));
         }
         Ok(())
@@ -137,7 +137,7 @@ mod tests {
         whole.begin();
         whole.follow(record);
         let whole = whole.check().err().map(|bad| bad.error_type);
-        // In whatever pieces it comes.
+        // In any pieces.
         for cut in 0..=record.len() {
             let mut pieces = Quotes::of(format);
             pieces.follow(&record[..cut]);

@@ -1,4 +1,4 @@
-//! One record of a file, as a page has it.
+//! A record of a file, as an item of a page.
 
 use std::ops::{Range, RangeInclusive};
 
@@ -9,10 +9,10 @@ use crate::{
     processor::report::PageReport,
 };
 
-/// A record of a file: what was read, or why it could not be.
+/// A record of a file: its content, or the reason why it cannot be read.
 ///
-/// A record that cannot be read is an item like the others, so that it is counted, can be given up by itself
-/// and has a place where it is found again.
+/// A record that cannot be read is an item like the others, so that it is counted, can fail by itself, and has a
+/// position.
 #[derive(Clone, Debug, PartialEq)]
 pub struct FileRecord<T> {
     pub(crate) start: u64,
@@ -20,7 +20,7 @@ pub struct FileRecord<T> {
     pub(crate) content: Result<T, Box<BadRecord>>,
 }
 
-/// What is kept of a record in its dead letter.
+/// The part of a record that its dead letter keeps.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct KeptRecord {
@@ -47,7 +47,7 @@ impl KeptRecord {
     }
 }
 
-/// `line 8`, or `lines 8 to 9`.
+/// Shows `line 8`, or `lines 8 to 9`.
 pub(crate) fn shown_lines(lines: &RangeInclusive<u64>) -> String {
     match (lines.start(), lines.end()) {
         (first, last) if first == last => format!("line {first}"),
@@ -56,33 +56,33 @@ pub(crate) fn shown_lines(lines: &RangeInclusive<u64>) -> String {
 }
 
 impl<T> FileRecord<T> {
-    /// Where the record ends; the cursor of the item.
+    /// The end of the record, which is the cursor of the item.
     pub fn position(&self) -> FilePosition {
         self.end
     }
 
-    /// Its number in the file, from 1; a header is not counted.
+    /// The number in the file, from 1; a header is not counted.
     pub fn number(&self) -> u64 {
         self.end.record
     }
 
-    /// Its bytes in the file, the line end included.
+    /// The bytes in the file, including the line end.
     pub fn bytes(&self) -> Range<u64> {
         self.start..self.end.offset
     }
 
-    /// What was read.
+    /// The content, by reference.
     pub fn content(&self) -> Result<&T, &BadRecord> {
         self.content.as_ref().map_err(|bad| &**bad)
     }
 
-    /// What was read.
+    /// The content.
     pub fn into_content(self) -> Result<T, BadRecord> {
         self.content.map_err(|bad| *bad)
     }
 
-    /// What was read, or `None` for a record that cannot be: that one is given up in `report`, as the item at
-    /// `position` of the page. Its dead letter keeps the place in the file and the record's text.
+    /// The content. `None` for a record that cannot be read: it fails in `report`, as the item at `position` of the
+    /// page, and its dead letter keeps the place in the file and the record's text.
     pub fn or_fail(self, position: usize, report: &mut PageReport) -> Option<T> {
         let bytes = self.bytes();
         match self.content {

@@ -1,4 +1,4 @@
-//! Which file, and whether it is still that one.
+//! The file of a source, and its identity.
 
 use std::{
     fs::{File, Metadata},
@@ -14,33 +14,32 @@ use crate::files::{
     Fingerprint,
     compression::{Beginning, MAGIC},
     error::FileError,
-    sink::spool,
-    source::{fingerprint::Identity, line_number::lines, reading::text},
+    source::spool,
+    source::{fingerprint::Identity, line_number::lines, scan::text},
 };
 
-/// Which file a source reads: part of the arguments of a batch.
+/// The file of a source: part of the arguments of a batch.
 ///
-/// A file is on one machine. Every worker that may get a page must have it at the same path, unchanged, with
-/// the same time of last change (a shared folder, `cp -p`, `rsync -t`); a worker without it, or with another
-/// one, fails the page with the retryable error `FileNotHere` or `FileChanged`, which uses up no attempts, and
-/// reads nothing.
+/// A file is on one machine. Every worker that may get a page must have it at the same path, unchanged, with the same
+/// time of last change (a shared folder, `cp -p`, `rsync -t`). A worker without it, or with another one, reads
+/// nothing and fails the page with the retryable error `FileNotHere` or `FileChanged`, which uses up no attempts.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SourceFile {
-    /// Where it is. Preparing makes the path absolute.
+    /// The path. Preparing makes it absolute.
     pub path: PathBuf,
-    /// Records may be appended while the batch runs. Those that are there at the start are processed; the
-    /// last line only if it had its line end.
+    /// Allows records to be appended while the batch runs. Records that exist at the start are processed; the last
+    /// line only if it has a line end.
     #[serde(default)]
     pub may_grow: bool,
     /// A folder for a decompressed copy of a gzip file; without one such a file is refused. The copy is made when the
     /// batch is prepared, and again by a worker that finds none. Only the user of the worker can read it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spool: Option<PathBuf>,
-    /// What the file was when the batch was prepared. Without it changes are not noticed.
+    /// The state of the file when the batch was prepared. Without it, changes are not noticed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fingerprint: Option<Fingerprint>,
-    /// The gzip file of which `path` is the copy.
+    /// The gzip file whose copy is at `path`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) packed: Option<Packed>,
 }
@@ -65,7 +64,7 @@ impl SourceFile {
         }
     }
 
-    /// The same file without the place of its copy, which is another one each time.
+    /// The same file without the path of its copy, which differs each time.
     #[allow(dead_code, reason = "for `import`, which needs a database")]
     pub(crate) fn without_copy(mut self) -> Self {
         if let Some(packed) = &self.packed {
@@ -74,7 +73,7 @@ impl SourceFile {
         self
     }
 
-    /// The name of the file for people; that of the gzip file, where the file is read from a copy.
+    /// The name of the file for people; the name of the gzip file, if the file is read from a copy.
     #[allow(dead_code, reason = "for `import`, which needs a database")]
     pub(crate) fn name(&self) -> String {
         let path = self.original();
@@ -82,7 +81,7 @@ impl SourceFile {
         name.to_string_lossy().into_owned()
     }
 
-    /// The file that was named, of which `path` may be a decompressed copy.
+    /// The original file, of which `path` may be a decompressed copy.
     #[allow(dead_code, reason = "for `import`, which needs a database")]
     pub(crate) fn original(&self) -> &Path {
         let packed = self.packed.as_ref().map(|packed| &packed.path);
@@ -100,7 +99,7 @@ impl SourceFile {
         Ok((lines, text(&file, bytes)?))
     }
 
-    /// Fixes which file it is; decompresses it where that is asked for.
+    /// Takes the fingerprint, and decompresses the file if requested.
     pub(crate) fn prepared(mut self) -> Result<Self, FileError> {
         if let Some(copy) = self.copy()? {
             self.path = copy;
@@ -137,7 +136,7 @@ impl SourceFile {
         }
     }
 
-    /// Opens the file and sees to it that it is the right one.
+    /// Opens the file, and checks that it is the right one.
     pub(crate) fn open(&self) -> Result<OpenFile, FileError> {
         let path = self.copy()?.unwrap_or_else(|| self.path.clone());
         let (handle, metadata) = regular_file(&path)?;
@@ -178,13 +177,13 @@ impl SourceFile {
     }
 }
 
-/// A file that is open and is the right one.
+/// An open file that is the right one.
 pub(crate) struct OpenFile {
     path: PathBuf,
     pub(crate) handle: Arc<File>,
-    /// Nothing after this is read.
+    /// The end of the part that is read.
     pub(crate) size: u64,
-    /// Where its text begins, after a byte order mark.
+    /// The beginning of the text, after a byte order mark.
     pub(crate) text: u64,
     pub(crate) may_grow: bool,
     identity: Identity,
@@ -195,11 +194,11 @@ impl OpenFile {
         &self.identity
     }
 
-    /// Refuses what was read while somebody wrote to the file.
+    /// Refuses data that was read while another program wrote to the file.
     pub(crate) fn still_the_same(&self) -> Result<(), FileError> {
         let metadata = self.handle.metadata().map_err(|e| self.not_readable(e))?;
         if !self.may_grow && Identity::of(&self.path, &metadata) != self.identity {
-            return Err(self.changed("it was written to since"));
+            return Err(self.changed("it has been written to since"));
         }
         Ok(())
     }
@@ -230,7 +229,7 @@ fn unreadable(path: &Path, source: std::io::Error) -> FileError {
 }
 
 fn regular_file(path: &Path) -> Result<(File, Metadata), FileError> {
-    // Before it is opened, which would wait for the writer of a pipe.
+    // Checked before opening, which would wait for the writer of a pipe.
     let metadata = std::fs::metadata(path).map_err(|e| unreadable(path, e))?;
     if !metadata.is_file() {
         let path = path.to_owned();

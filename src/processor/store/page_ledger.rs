@@ -31,6 +31,12 @@ use crate::{
     progress::ItemCounts,
 };
 
+/// Error type of an attempt at a stride after a later attempt has begun.
+pub(crate) const FENCED_OFF: &str = "FencedOff";
+
+/// Error type of everything that needs the tables of a ledger while they are missing.
+pub(crate) const LEDGER_TABLES_MISSING: &str = "LedgerTablesMissing";
+
 /// Which stride.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StrideId {

@@ -1,8 +1,8 @@
-//! Names, in the error of a page, the session that had the rows or the file that the page waited for.
+//! The session or the file that a page waited for, named in the page's error.
 //!
-//! A database can tell who blocks a session only while that session waits, and only to another session. So the worker
-//! looks now and then while the statements of a page run. A look takes a connection that the pool can spare, or one of its own for a
-//! moment; nothing depends on its success.
+//! A database can tell which session blocks another one only while that one waits, and only to a third session. The
+//! worker therefore looks now and then while the statements of a page run. Each look takes an idle connection of the
+//! pool, or opens one for a moment. Nothing depends on its success.
 
 use std::{pin::pin, time::Duration};
 
@@ -11,22 +11,22 @@ use sqlx::{Connection as _, Pool};
 use crate::{
     base::error::{PageError, truncate, without_quoted},
     sql::{
-        backend::dialect::{Dialect, Value},
-        backfill::tokens::{Kind, Syntax, tokens},
+        backend::{dialect::Dialect, value::Value},
+        syntax::{Kind, Syntax, tokens},
     },
 };
 
-/// The longest time of a look.
+/// The longest time of one look.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// A page that waits for so long for a lock has been looked at.
+/// The longest time until the first look.
 const SOON: Duration = Duration::from_secs(3);
 /// The part of the longest wait for a lock after which the worker looks, so that no wait ends without a look.
 const OF_A_WAIT: f64 = 0.6;
-/// The statement of another session, in an error.
+/// The longest part of another session's statement that an error shows.
 const MAX_STATEMENT_CHARS: usize = 60;
 
-/// Runs the statements of a page on a table. If they fail because they waited for too long, the error names whom they
-/// waited for. `longest`: how long they may wait for a lock.
+/// Runs the statements of a page on a table. If they fail because they waited too long for a lock, the error names
+/// the sessions that held it. `longest` is the limit for one wait.
 pub(crate) async fn named<DB: Dialect, T>(
     pool: &Pool<DB>,
     table: &str,
@@ -52,7 +52,7 @@ pub(crate) async fn named<DB: Dialect, T>(
     })
 }
 
-/// Names the file of a database that is one, where it is locked.
+/// Names the database file in the error, where the database is a single file and that file was locked.
 pub(crate) fn of_file<DB: Dialect>(pool: &Pool<DB>, error: PageError) -> PageError {
     let file = match error.error_type() {
         "LockTimeout" => DB::file(pool),
@@ -86,8 +86,8 @@ async fn look_again_and_again<DB: Dialect>(
         match tokio::time::timeout(PATIENCE, ask(pool, question, table)).await {
             Ok(Ok(Some(who))) => *seen = Some(who),
             Ok(Ok(None)) => {}
-            Ok(Err(error)) => tracing::debug!(%error, "who blocks pages is not to be seen"),
-            Err(_) => tracing::debug!("who blocks pages was not told in time"),
+            Ok(Err(error)) => tracing::debug!(%error, "cannot see the sessions that block pages"),
+            Err(_) => tracing::debug!("the sessions that block pages were not found in time"),
         }
     }
 }
@@ -123,10 +123,10 @@ async fn ask<DB: Dialect>(
     Ok((!blockers.is_empty()).then(|| blockers.join(", ")))
 }
 
-/// A statement of another session in one line, with a question mark for each value and without comments.
+/// A statement of another session in one line, without comments, and with a question mark for each value.
 fn without_values(statement: &str, syntax: Syntax) -> String {
     let Ok(tokens) = tokens(statement, syntax) else {
-        // The server has cut it, perhaps within a value.
+        // The server cuts long statements, possibly within a value.
         let cut = without_quoted(statement);
         let masked = cut.replace(|c: char| c.is_ascii_digit(), "?");
         return truncate(&one_line(&masked), MAX_STATEMENT_CHARS);
@@ -152,7 +152,6 @@ fn one_line(text: &str) -> String {
 mod tests {
     use super::*;
 
-    #[cfg(feature = "postgres")]
     #[test]
     fn the_statement_of_another_session_shows_no_values() {
         for (statement, shown) in [

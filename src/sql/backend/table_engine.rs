@@ -1,17 +1,17 @@
-//! Tables of MySQL and MariaDB whose engine knows no transactions, such as MyISAM and Aria. Rows that a page wrote
-//! there stay when the page is rolled back, and are written again by its next attempt.
+//! Tables of MySQL and MariaDB whose engine has no transactions, such as MyISAM and Aria. Rows that a page wrote
+//! there remain when the page is rolled back, and the next attempt writes them again.
 
 use crate::{base::error::PageError, sql::Database};
 
-/// A table that keeps what is rolled back.
+/// A table whose changes cannot be rolled back.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Untransactional {
     pub table: String,
     pub engine: String,
 }
 
-/// The first table without transactions that one of the statements may write to, by itself or by a trigger of
-/// the tables that it names; with `ledger` also one of the page ledger.
+/// The first table without transactions that one of the statements may write to, directly or through a trigger of a
+/// table that it names; with `ledger`, also a table of the page ledger.
 pub(crate) async fn untransactional(
     database: &Database,
     statements: &[String],
@@ -37,7 +37,7 @@ mod mysql {
         base::error::PageError,
         sql::{
             backend::dialect::Dialect as _,
-            backfill::tokens::{Kind, Syntax, Token, tokens},
+            syntax::{Kind, Syntax, Token, tokens},
         },
     };
 
@@ -68,11 +68,11 @@ mod mysql {
         }))
     }
 
-    /// Where a table is.
+    /// The schema and the name of a table.
     struct Place {
         schema: String,
         table: String,
-        /// In the database of the connection.
+        /// Tells whether the schema is the database of the connection.
         current: bool,
     }
 
@@ -108,7 +108,7 @@ mod mysql {
             .collect::<Result<_, sqlx::Error>>()?)
     }
 
-    /// Those that the account may see.
+    /// The triggers that the account may see.
     async fn triggers(pool: &MySqlPool) -> Result<Vec<Trigger>, PageError> {
         let sql = "SELECT CAST(event_object_schema AS CHAR), CAST(event_object_table AS CHAR),
                 CAST(action_statement AS CHAR),
@@ -136,16 +136,16 @@ mod mysql {
         })
     }
 
-    /// A name in a statement that may be one of a table.
+    /// A name in a statement that may be a table.
     #[derive(Clone, Debug, PartialEq, Eq)]
     struct Named {
-        /// `None`: the database of the connection.
+        /// `None` stands for the database of the connection.
         schema: Option<String>,
         table: String,
     }
 
     impl Named {
-        /// Upper and lower case count on some systems only.
+        /// Compares without case, which matters on some systems only.
         fn is(&self, place: &Place) -> bool {
             let here = match &self.schema {
                 Some(schema) => schema.eq_ignore_ascii_case(&place.schema),
@@ -155,7 +155,7 @@ mod mysql {
         }
     }
 
-    /// The names in the part of a statement that says what is written: before the rows or values come.
+    /// The names in the part of a statement that names its target, before the rows or values.
     fn written(statement: &str) -> Vec<Named> {
         let all = tokens(statement, Syntax::MySql).unwrap_or_default();
         let word = |token: &Token| match token.kind {
@@ -167,7 +167,7 @@ mod mysql {
             Some("INSERT" | "REPLACE") => &["SELECT", "VALUES", "VALUE", "SET", "WITH"],
             Some("UPDATE") => &["SET"],
             Some("DELETE") => &["WHERE", "ORDER", "LIMIT"],
-            // Any part that follows a common table expression may write.
+            // Every part after a common table expression may write.
             _ => &[],
         };
         let head = all.iter().take_while(|t| !end.contains(&word(t).as_str()));
@@ -186,7 +186,7 @@ mod mysql {
         default: Option<&str>,
     ) -> Vec<Named> {
         let mut named = Vec::new();
-        // The name and the dot that may stand before the next name.
+        // The name and the dot that may come before the next name.
         let (mut before, mut dot) = (None::<String>, false);
         for token in tokens.filter(|token| !token.is_blank()) {
             let name = match &token.kind {

@@ -1,4 +1,4 @@
-//! What a backfill does, as it is stored with its batch.
+//! The arguments of a backfill, as they are stored with its batch.
 
 use std::time::Duration;
 
@@ -7,13 +7,13 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::error::InvalidBackfill;
 use crate::{
     base::known_fields,
-    sql::{DEFAULT_CONNECTION, Key, TableSpec},
+    sql::{DEFAULT_CONNECTION, Key, TableSpec, backend::dialect::Timeouts},
 };
 
-/// What a `SqlBackfill` does: to which rows, and what is done to them. The arguments of
-/// its batch, so they are stored in histories: no secrets, and at most 512 KiB of JSON.
+/// The arguments of a batch of `SqlBackfill`: the rows, and the work to do on them. They are stored in histories, so
+/// they must hold no secrets, and at most 512 KiB of JSON.
 ///
-/// As JSON every field but `table`, `key` and one of `set` and `statements` can be left out:
+/// In JSON every field but `table`, `key` and one of `set` and `statements` is optional:
 ///
 /// ```json
 /// {"table": "users", "key": ["id"], "filter": "email IS NOT NULL",
@@ -39,41 +39,41 @@ use crate::{
 #[serde(remote = "Self", deny_unknown_fields)]
 #[non_exhaustive]
 pub struct BackfillArgs {
-    /// The connection of the worker, by its name. A batch never carries a URL.
+    /// The name of a connection of the worker. A batch never carries a URL.
     #[serde(default = "default_connection")]
     pub connection: String,
-    /// Which rows.
+    /// The rows.
     #[serde(flatten)]
     pub table: TableSpec,
-    /// The columns that are set, and to what.
+    /// The columns to set, and their new values.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub set: Vec<Assignment>,
-    /// Instead of `set`: statements that run in one transaction for each page, with `{range}` where the
-    /// condition for the rows of the page belongs.
+    /// Statements in place of `set`. They run in one transaction for each page, with `{range}` where the condition
+    /// for the rows of the page belongs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub statements: Vec<String>,
-    /// Whether a page's changes and the record that it was applied commit together.
+    /// Tells whether a page's changes and the record that it was applied commit together.
     #[serde(default, skip_serializing_if = "is_false")]
     pub once: bool,
-    /// Where the batch ends in a table that grows.
+    /// The end of the batch in a growing table.
     #[serde(default, skip_serializing_if = "HighWaterMark::is_default")]
     pub high_water_mark: HighWaterMark,
-    /// Whether `set` also writes rows that have their new values already.
+    /// Tells whether `set` also writes rows that already have their new values.
     #[serde(default, skip_serializing_if = "is_false")]
     pub rewrite_unchanged: bool,
-    /// How long one statement may take.
+    /// The longest time of one statement.
     #[serde(default = "statement_timeout", with = "millis")]
     pub statement_timeout: Duration,
-    /// How long a statement may wait for a lock.
+    /// The longest wait of a statement for a lock.
     #[serde(default = "lock_timeout", with = "millis")]
     pub lock_timeout: Duration,
-    /// Whether pages may be read by a plan that scans or sorts the table.
+    /// Allows pages to be read by a plan that scans or sorts the table.
     #[serde(default, skip_serializing_if = "is_false")]
     pub allow_slow_pages: bool,
-    /// Whether the rows are counted before the start, instead of estimated.
+    /// Tells whether the rows are counted before the start, instead of estimated.
     #[serde(default, skip_serializing_if = "is_false")]
     pub exact_count: bool,
-    /// A query that says whether a range of rows is as it should be.
+    /// A query that verifies a range of rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verify: Option<String>,
 }
@@ -110,7 +110,7 @@ impl Serialize for BackfillArgs {
     }
 }
 
-/// A column and what it is set to: `column = expression`.
+/// A column and its new value: `column = expression`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Assignment {
@@ -120,19 +120,19 @@ pub struct Assignment {
     pub expression: String,
 }
 
-/// The last key that a batch goes to, so that it ends in a table that grows.
+/// The last key of a batch, which makes the batch end in a growing table.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum HighWaterMark {
-    /// The highest key that there is when the batch starts.
+    /// The highest key at the start of the batch.
     #[default]
     AtStart,
-    /// This key; what [`AtStart`](Self::AtStart) becomes when the batch starts.
+    /// This key. [`AtStart`](Self::AtStart) becomes one when the batch starts.
     At(Key),
-    /// There were no rows when the batch started.
+    /// The table had no rows when the batch started.
     NoRows,
-    /// None: the batch goes on while it finds rows.
+    /// An open end: the batch continues while it finds rows.
     Off,
 }
 
@@ -175,7 +175,7 @@ mod millis {
 
 /// # Construct
 impl BackfillArgs {
-    /// A backfill of these rows that does nothing yet.
+    /// A backfill of these rows, without any work yet.
     pub fn of(table: TableSpec) -> Self {
         Self {
             connection: default_connection(),
@@ -193,7 +193,7 @@ impl BackfillArgs {
         }
     }
 
-    /// In the database of this connection of the worker.
+    /// Selects a connection of the worker.
     pub fn connection(mut self, name: impl Into<String>) -> Self {
         self.connection = name.into();
         self
@@ -215,61 +215,68 @@ impl BackfillArgs {
         self
     }
 
-    /// Whether a page's changes and the record that it was applied commit together. Needs the tables of the
+    /// Commits a page's changes and the record that it was applied together. Needs the tables of the
     /// [ledger](crate::SqlLedger) in the database.
     pub fn once(mut self, once: bool) -> Self {
         self.once = once;
         self
     }
 
-    /// Where the batch ends in a table that grows.
+    /// Sets the end of the batch in a growing table.
     pub fn high_water_mark(mut self, mark: HighWaterMark) -> Self {
         self.high_water_mark = mark;
         self
     }
 
-    /// Whether [`set`](Self::set) also writes rows that have their new values already.
+    /// Makes [`set`](Self::set) also write rows that already have their new values.
     pub fn rewrite_unchanged(mut self, rewrite: bool) -> Self {
         self.rewrite_unchanged = rewrite;
         self
     }
 
-    /// How long one statement may take. Not in SQLite.
+    /// Sets the longest time of one statement. No effect in SQLite.
     pub fn statement_timeout(mut self, timeout: Duration) -> Self {
         self.statement_timeout = timeout;
         self
     }
 
-    /// How long a statement may wait for a lock.
+    /// Sets the longest wait of a statement for a lock.
     pub fn lock_timeout(mut self, timeout: Duration) -> Self {
         self.lock_timeout = timeout;
         self
     }
 
-    /// Whether pages may be read by a plan that scans or sorts the table.
+    /// Allows pages to be read by a plan that scans or sorts the table.
     pub fn allow_slow_pages(mut self, allow: bool) -> Self {
         self.allow_slow_pages = allow;
         self
     }
 
-    /// Whether the rows are counted before the start, instead of estimated from statistics.
+    /// Counts the rows before the start, instead of estimating them from statistics.
     pub fn exact_count(mut self, exact: bool) -> Self {
         self.exact_count = exact;
         self
     }
 
-    /// A query that says whether a range of rows is as it should be.
+    /// Sets a query that verifies a range of rows.
     pub fn verify(mut self, query: impl Into<String>) -> Self {
         self.verify = Some(query.into());
         self
     }
 }
 
-/// The longest that a statement may take or wait: a page ends after 15 min.
+/// The longest timeout of a statement or a wait. A page ends after 15 min.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(600);
 
 /// # Check
 impl BackfillArgs {
+    pub(crate) fn timeouts(&self) -> Timeouts {
+        Timeouts {
+            statement: self.statement_timeout,
+            lock: self.lock_timeout,
+        }
+    }
+
     pub(super) fn check_timeouts(&self) -> Result<(), InvalidBackfill> {
         let timeouts = [
             ("the statement timeout", self.statement_timeout),

@@ -1,12 +1,9 @@
-//! `column = expression`, as people write it.
+//! Assignments of the form `column = expression`.
 
-use super::{
-    args::Assignment,
-    error::InvalidBackfill,
-    tokens::{Kind, Syntax, Token, tokens},
-};
+use super::{args::Assignment, error::InvalidBackfill};
+use crate::sql::syntax::{Kind, Syntax, Token, tokens};
 
-/// Reads one or several assignments with commas between them.
+/// Reads one or several assignments, separated by commas.
 pub fn parse(text: &str, syntax: Syntax) -> Result<Vec<Assignment>, InvalidBackfill> {
     let tokens = tokens(text, syntax).map_err(|e| wrong(text, e))?;
     let assignments = split(&tokens, |kind| *kind == Kind::Symbol(','));
@@ -23,7 +20,7 @@ fn wrong(given: &str, why: impl ToString) -> InvalidBackfill {
     }
 }
 
-/// Cuts where a separator stands outside of parentheses and brackets.
+/// Splits where a separator stands outside of parentheses and brackets.
 fn split(tokens: &[Token], separates: impl Fn(&Kind) -> bool) -> Vec<&[Token]> {
     let mut depth = 0_i64;
     tokens
@@ -52,7 +49,7 @@ fn parse_one(text: &str, tokens: &[Token], syntax: Syntax) -> Result<Assignment,
             Kind::Name(name) => name.clone(),
             Kind::Symbol('(') => {
                 return Err(wrong(
-                    "several columns at once are not taken apart; set each by itself",
+                    "several columns at once are not supported; set each by itself",
                 ));
             }
             _ => return Err(wrong("it does not begin with the name of a column")),
@@ -78,7 +75,7 @@ fn parse_one(text: &str, tokens: &[Token], syntax: Syntax) -> Result<Assignment,
     Ok(assignment)
 }
 
-/// Checks that an expression stays one when it is put in parentheses.
+/// Checks that an expression in parentheses is still one expression.
 pub fn check_expression(assignment: &Assignment, syntax: Syntax) -> Result<(), InvalidBackfill> {
     let Assignment { column, expression } = assignment;
     let what = || format!("the expression of column {column:?}");
@@ -104,7 +101,9 @@ pub fn check_expression(assignment: &Assignment, syntax: Syntax) -> Result<(), I
             Kind::Symbol(';') => return Err(wrong("a ; ends it")),
             Kind::Symbol(',') if open.is_empty() => return Err(wrong("a , ends it")),
             Kind::Comment { of_line: true } => {
-                return Err(wrong("a comment to the end of the line; use /* and */"));
+                return Err(wrong(
+                    "a comment runs to the end of the line; use /* and */",
+                ));
             }
             Kind::Placeholder => {
                 return Err(InvalidBackfill::Placeholder {
@@ -127,7 +126,7 @@ pub fn check_expression(assignment: &Assignment, syntax: Syntax) -> Result<(), I
     }
 }
 
-/// The names that an expression mentions: columns, functions, keywords.
+/// Tells whether an expression mentions a column.
 pub fn mentions(expression: &str, column: &str, syntax: Syntax) -> bool {
     let tokens = tokens(expression, syntax).unwrap_or_default();
     tokens.iter().any(|token| match &token.kind {
@@ -137,7 +136,7 @@ pub fn mentions(expression: &str, column: &str, syntax: Syntax) -> bool {
     })
 }
 
-/// Whether it is the word that asks for the default of a column, which is no expression.
+/// Tells whether the expression is the keyword for the default of a column.
 pub fn is_default(expression: &str) -> bool {
     expression.trim().eq_ignore_ascii_case("default")
 }
@@ -148,17 +147,6 @@ mod tests {
 
     use super::*;
 
-    fn all() -> Vec<Syntax> {
-        vec![
-            #[cfg(feature = "postgres")]
-            Syntax::Postgres,
-            #[cfg(feature = "mysql")]
-            Syntax::MySql,
-            #[cfg(feature = "sqlite")]
-            Syntax::Sqlite,
-        ]
-    }
-
     fn parsed(text: &str, syntax: Syntax) -> Vec<(String, String)> {
         let assignments = parse(text, syntax).unwrap();
         let pair = |a: Assignment| (a.column, a.expression);
@@ -167,7 +155,7 @@ mod tests {
 
     #[test]
     fn an_assignment_is_a_column_and_an_expression() {
-        for syntax in all() {
+        for syntax in Syntax::ALL {
             for (text, expected) in [
                 ("a = 1", vec![("a", "1")]),
                 (" a=b = 'x = y, z' ", vec![("a", "b = 'x = y, z'")]),
@@ -188,7 +176,6 @@ mod tests {
     }
 
     #[test]
-    #[cfg(feature = "postgres")]
     fn postgresql_folds_names_without_quotes() {
         let folded = parsed(
             "Name = 1, \"Name\" = ARRAY[1, 2], \"a,b=\" = $$,$$",
@@ -201,7 +188,7 @@ mod tests {
 
     #[test]
     fn what_is_no_assignment_is_refused_with_a_reason() {
-        for syntax in all() {
+        for syntax in Syntax::ALL {
             for (text, why) in [
                 ("", "is empty"),
                 ("a", "not followed by ="),
@@ -215,7 +202,7 @@ mod tests {
                 ("a = (1", "a ( is not closed"),
                 ("a = 1; DROP TABLE t", "a ; ends it"),
                 ("a = 1 -- more", "end of the line"),
-                ("a = 'x", "no end"),
+                ("a = 'x", "not closed"),
                 ("a = {range}", "{range}"),
             ] {
                 let error = parse(text, syntax).unwrap_err().to_string();
@@ -226,12 +213,10 @@ mod tests {
 
     #[test]
     fn a_placeholder_has_no_value() {
-        for syntax in all() {
+        for syntax in Syntax::ALL {
             let text = match syntax {
-                #[cfg(feature = "postgres")]
                 Syntax::Postgres => "a = $1",
-                #[allow(unreachable_patterns, reason = "with one feature alone")]
-                _ => "a = ?",
+                Syntax::MySql | Syntax::Sqlite => "a = ?",
             };
             let error = parse(text, syntax).unwrap_err();
             assert!(
@@ -243,7 +228,7 @@ mod tests {
 
     #[test]
     fn an_expression_that_reads_a_column_is_recognized() {
-        for syntax in all() {
+        for syntax in Syntax::ALL {
             assert!(mentions("price * 2", "price", syntax));
             assert!(mentions("\"price\" * 2", "price", syntax) || syntax.quote("a") == "`a`");
             assert!(!mentions("'price' || prices", "price", syntax));
@@ -253,7 +238,7 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_accepted_is_one_expression_in_parentheses(text in r"[a-b ='(),;\[\]x/*-]{0,24}") {
-            for syntax in all() {
+            for syntax in Syntax::ALL {
                 let Ok(assignments) = parse(&text, syntax) else { continue };
                 for assignment in assignments {
                     let alone = format!("c = ({})", assignment.expression);

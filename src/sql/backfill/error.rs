@@ -1,34 +1,36 @@
-//! What is wrong with a backfill, found before anything is changed.
+//! The errors of backfills that cannot work, found before anything is changed.
 
-use super::tokens::SyntaxError;
-use crate::base::{
-    error::{PageError, truncate},
-    text::exactly,
+use crate::{
+    base::{
+        error::{PageError, truncate},
+        text::exactly,
+    },
+    processor::store::page_ledger::LEDGER_TABLES_MISSING,
+    sql::syntax::SyntaxError,
 };
-use crate::sql::ledger::NEEDS_TABLES;
 
-/// Characters of a statement that are shown.
+/// The longest part of a statement that an error shows, in characters.
 const MAX_SHOWN: usize = 400;
 
 /// A backfill that cannot work.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidBackfill {
-    /// Nothing is to be done.
+    /// The backfill has no work.
     #[error("there is nothing to do; give columns to set, or statements")]
     Nothing,
-    /// Two ways to say what is to be done.
-    #[error("there are columns to set and statements; give one of them")]
+    /// The backfill has two kinds of work.
+    #[error("there are both columns to set and statements; give only one of them")]
     SetAndStatements,
-    /// Not of the form `column = expression`.
+    /// An assignment is not of the form `column = expression`.
     #[error(
-        "{:?} is no assignment: {why}; write it as: column = expression",
+        "{:?} is not an assignment: {why}; write it as: column = expression",
         truncate(given, MAX_SHOWN)
     )]
     Assignment {
-        /// What was given.
+        /// The given assignment.
         given: String,
-        /// What is wrong.
+        /// The problem.
         why: String,
     },
     /// A column is set twice.
@@ -44,12 +46,12 @@ pub enum InvalidBackfill {
         table: String,
         /// The column.
         column: String,
-        /// Those that it has.
+        /// The columns of the table.
         columns: String,
     },
-    /// A page must find its rows again after it was processed.
+    /// The column is part of the key. A page must find its rows again after it was processed.
     #[error(
-        "column {column:?} is part of the key {key}; a key that changes would make rows be missed or changed twice"
+        "column {column:?} is part of the key {key}; if a key changes, rows can be missed or changed twice"
     )]
     KeyColumn {
         /// The column.
@@ -57,27 +59,28 @@ pub enum InvalidBackfill {
         /// The key.
         key: String,
     },
-    /// The database computes it.
+    /// The database computes the column.
     #[error("column {column:?} is computed by the database and cannot be set")]
     Generated {
         /// The column.
         column: String,
     },
-    /// A page must find its rows again after it was processed.
+    /// The database computes the key, perhaps from a column that is set. A page must find its rows again after it was
+    /// processed.
     #[error(
-        "key column {key:?} is computed by the database, perhaps from a column that is set; a key that changes would \
-         make rows be missed or changed twice, so choose another key"
+        "key column {key:?} is computed by the database, perhaps from a column that is set; if a key \
+         changes, rows can be missed or changed twice, so choose another key"
     )]
     GeneratedKey {
         /// The key column.
         key: String,
     },
-    /// A text that cannot be taken apart.
+    /// A text cannot be read as SQL.
     #[error("{what} cannot be read: {source}")]
     Syntax {
-        /// Which text.
+        /// The text.
         what: String,
-        /// What is wrong.
+        /// The problem.
         source: SyntaxError,
     },
     /// A statement that would change the whole table for every page.
@@ -85,54 +88,54 @@ pub enum InvalidBackfill {
         "statement {number} does not say which rows are the page's: it needs {{range}}, as in DELETE FROM t WHERE {{range}}"
     )]
     NoRange {
-        /// Which statement, from 1.
+        /// The number of the statement, from 1.
         number: usize,
     },
-    /// Braces with something else.
+    /// Braces hold something other than `range`.
     #[error(
         "{what} has {given}, which means nothing here; {{range}} is the condition for the rows of a page"
     )]
     Braces {
-        /// Which text.
+        /// The text.
         what: String,
-        /// What was given.
+        /// The given braces.
         given: String,
     },
-    /// A value that nobody gives.
+    /// A placeholder for which there is no value.
     #[error(
         "{what} has the placeholder {given}, but there are no values to bind; write the value itself"
     )]
     Placeholder {
-        /// Which text.
+        /// The text.
         what: String,
         /// The placeholder.
         given: String,
     },
-    /// It is no statement that changes rows.
+    /// The statement is not one that changes rows.
     #[error("statement {number} begins with {given}; allowed are {allowed}")]
     NotAllowed {
-        /// Which statement, from 1.
+        /// The number of the statement, from 1.
         number: usize,
-        /// Its first word.
+        /// The first word of the statement.
         given: String,
-        /// What is allowed.
+        /// The allowed first words.
         allowed: String,
     },
-    /// Several statements in one text of the arguments.
+    /// One text of the arguments holds several statements.
     #[error("statement {number} has a semicolon in it; give each statement by itself")]
     Semicolon {
-        /// Which statement, from 1.
+        /// The number of the statement, from 1.
         number: usize,
     },
-    /// A timeout of nothing, or one that no database takes.
+    /// A timeout is 0, or longer than any database accepts.
     #[error("{what} is {}; allowed are 1ms to 10m", exactly(*given))]
     Timeout {
-        /// Which timeout.
+        /// The timeout.
         what: &'static str,
-        /// What was given.
+        /// The given value.
         given: std::time::Duration,
     },
-    /// The database does not take a statement.
+    /// The database refuses a statement.
     #[error(
         "{system} refuses the statement for a page: {message}; the statement is: {}",
         truncate(statement, MAX_SHOWN)
@@ -140,33 +143,40 @@ pub enum InvalidBackfill {
     Refused {
         /// The database system.
         system: &'static str,
-        /// What it says.
+        /// The message of the database.
         message: String,
         /// The statement.
         statement: String,
     },
-    /// A page that fails leaves rows there that its next attempt changes again.
+    /// The table cannot roll back: rows that a failed page has written remain, and its next attempt changes them
+    /// again.
     #[error(
-        "table {table:?} has the engine {engine}, which has no transactions: what a page changed there would stay \
-         when the page fails, and be changed again by its next attempt; convert it (ALTER TABLE .. ENGINE = InnoDB){}",
+        "table {table:?} has the engine {engine}, which has no transactions: changes of a failed page would remain \
+         there, and its next attempt would change the rows again; convert it (ALTER TABLE .. ENGINE = InnoDB){}",
         if *repeatable { ", or leave out once per page, which this work does not need" } else { "" }
     )]
     NoTransactions {
         /// The table.
         table: String,
-        /// Its engine.
+        /// The engine of the table.
         engine: String,
-        /// The work may be done several times to a row.
+        /// Tells whether the work may be repeated for a row.
         repeatable: bool,
     },
-    /// The tables of the page ledger are not there.
-    #[error("{}", NEEDS_TABLES)]
+    /// The tables of the page ledger are missing.
+    #[error(
+        "once per page needs the tables of the page ledger in the database, and they are missing"
+    )]
     LedgerTablesMissing,
 }
 
 impl InvalidBackfill {
-    /// As the error that refuses a batch.
+    /// The error that refuses a batch.
     pub(super) fn into_page_error(self) -> PageError {
-        PageError::non_retryable("InvalidBackfill", self)
+        let error_type = match self {
+            Self::LedgerTablesMissing => LEDGER_TABLES_MISSING,
+            _ => "InvalidBackfill",
+        };
+        PageError::non_retryable(error_type, self)
     }
 }

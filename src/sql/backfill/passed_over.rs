@@ -1,32 +1,31 @@
-//! Rows of a page that a statement was to change and has left as they were: a trigger, a rule or a policy of the
-//! table can keep a row from being changed, and the database reports no error then.
+//! Rows of a page that a statement should have changed and did not: a trigger, a rule or a policy of the table can
+//! keep a row from being changed, without an error of the database.
 
-use super::{
-    session::Session,
-    statement::Statement,
-    tokens::{Kind, Syntax, Token, tokens},
-    work::Rows,
-};
+use super::{statement::Statement, work::Rows};
 use crate::{
     base::error::PageError,
-    sql::{Table, backend::dialect::Fields},
+    sql::{
+        Table,
+        backend::{dialect::Dialect, value::Fields},
+        syntax::{Kind, Syntax, Token, tokens},
+    },
 };
 
-/// How many rows a statement must affect.
+/// The number of rows that a statement must affect.
 #[derive(Clone, Debug)]
 pub enum Expected {
-    /// The number cannot be known.
+    /// The number is unknown.
     Unknown,
-    /// All that the page has in the table.
+    /// All rows that the page has in the table.
     EachRow,
-    /// As many as this statement counts: before the change, or, where the database tells which rows a
-    /// transaction has written, those that are left after it.
+    /// The number that this statement counts: before the change, or, where the database knows which rows a
+    /// transaction has written, the rows that are left after the change.
     Counted(Statement),
 }
 
 impl Expected {
-    /// The rows that the statement must affect, as far as they are counted before it runs.
-    pub async fn before<DB: Session>(
+    /// The number of rows that the statement must affect, if it is counted before the statement runs.
+    pub async fn before<DB: Dialect>(
         &self,
         connection: &mut DB::Connection,
         table: &Table,
@@ -49,8 +48,8 @@ impl Expected {
         }
     }
 
-    /// Fails where rows were passed over.
-    pub async fn after<DB: Session>(
+    /// Fails if rows were passed over.
+    pub async fn after<DB: Dialect>(
         &self,
         connection: &mut DB::Connection,
         table: &Table,
@@ -67,7 +66,7 @@ impl Expected {
     }
 }
 
-/// Fails where rows were passed over.
+/// Fails if rows were passed over.
 pub fn check(table: &Table, left: u64) -> Result<(), PageError> {
     if left == 0 {
         return Ok(());
@@ -85,8 +84,8 @@ pub fn check(table: &Table, left: u64) -> Result<(), PageError> {
     ))
 }
 
-/// The number that a statement for the rows of a page counts.
-async fn counted<DB: Session>(
+/// Runs a counting statement for the rows of a page.
+async fn counted<DB: Dialect>(
     connection: &mut DB::Connection,
     count: &Statement,
     table: &Table,
@@ -98,8 +97,8 @@ async fn counted<DB: Session>(
     Ok(Fields::<DB>::of(row).count()?)
 }
 
-/// Whether a statement affects one row for each row of its range: an `UPDATE` or `DELETE` of one table, or an
-/// `INSERT` of the rows of one, whose only condition is `{range}`.
+/// Tells whether a statement affects one row for each row of its range: an `UPDATE` or `DELETE` of one table, or an
+/// `INSERT` of the rows of one, with `{range}` as its only condition.
 pub fn affects_each_row(text: &str, syntax: Syntax) -> bool {
     let all = tokens(text, syntax).unwrap_or_default();
     let all: Vec<&Token> = all.iter().filter(|token| !token.is_blank()).collect();
@@ -123,7 +122,7 @@ pub fn affects_each_row(text: &str, syntax: Syntax) -> bool {
     let from = words.iter().rposition(|word| word == "FROM");
     let listed = |tokens: &[&Token]| tokens.iter().any(|t| t.kind == Kind::Symbol(','));
     match (words.first().map(String::as_str), from) {
-        // Of several tables, `UPDATE a, b SET` and `DELETE a, b FROM` among them.
+        // Statements with several tables, such as `UPDATE a, b SET` and `DELETE a, b FROM`, are excluded.
         (Some("UPDATE"), None) => {
             let set = words.iter().position(|word| word == "SET");
             set.is_some_and(|set| !listed(&head[..set]))
@@ -131,7 +130,7 @@ pub fn affects_each_row(text: &str, syntax: Syntax) -> bool {
         (Some("DELETE"), Some(1)) => !listed(head),
         (Some("INSERT"), Some(from)) => {
             let select = words.iter().position(|word| word == "SELECT");
-            // A value that is computed of all rows, such as a count, has parentheses.
+            // A value that is computed from all rows, such as a count, has parentheses.
             select.is_some_and(|select| {
                 let selected = head.get(select..from).unwrap_or_default();
                 let plain = selected.iter().all(|t| t.kind != Kind::Symbol('('));
@@ -147,7 +146,6 @@ mod tests {
     use super::*;
 
     #[test]
-    #[cfg(feature = "sqlite")]
     fn statements_for_each_row_of_a_range_are_known() {
         let each = |text| affects_each_row(text, Syntax::Sqlite);
         for text in [
@@ -155,7 +153,7 @@ mod tests {
             "UPDATE t SET a = (SELECT max(b) FROM c) WHERE {range}",
             "INSERT INTO a (x, y) SELECT x, y FROM t WHERE {range}",
         ] {
-            // A subquery has a FROM, and then nothing is known.
+            // With the FROM of a subquery, the number is unknown.
             assert_eq!(each(text), !text.contains("max"), "{text}");
         }
         for text in [

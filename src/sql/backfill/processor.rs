@@ -13,8 +13,6 @@ use tokio::sync::OnceCell;
 use super::{
     args::{BackfillArgs, HighWaterMark},
     error::InvalidBackfill,
-    session::Session,
-    tokens::Syntax,
     work::{Rows, Work},
 };
 use crate::{
@@ -30,23 +28,24 @@ use crate::{
     },
     progress::check::Check,
     sql::{
-        Connections, Key, LedgerDatabase, RangeCheck, RangeCheckError, SqlLedger, Table,
-        TableDatabase, TableError,
+        Connections, Key, RangeCheck, RangeCheckError, SqlLedger, Table, TableError,
         backend::{
             blockers,
+            dialect::Dialect,
             table_engine::{Untransactional, untransactional},
         },
         connection::{
             lease::{LeasedTransaction, Leases, LeasesOf},
-            pool::LOCK_TIMEOUT,
+            session::LOCK_TIMEOUT,
         },
-        ledger::missing::NoLedger,
+        ledger::no_ledger::NoLedger,
+        syntax::Syntax,
         verify::{Checked, check_backfill},
     },
 };
 
-/// Changes the rows of a table page by page, with the database's own statements: what `temporal-batch backfill`
-/// runs, for workers of your own.
+/// Changes the rows of a table page by page, with the database's own statements. This is the processor of
+/// `temporal-batch backfill`, for your own workers.
 ///
 /// ```no_run
 /// # #[cfg(feature = "sqlite")]
@@ -73,51 +72,50 @@ use crate::{
 ///    limits how long statements take and wait, runs the statements for the rows after the page before, up to
 ///    that key, that match the filter, and commits.
 ///
-/// A page hands its connection to the next one, as long as the pool has another one to spare; for longer than a
-/// quarter of a second nobody keeps one.
+/// A page hands its connection to the next one, as long as the pool has another one to spare, and a connection is
+/// kept for at most a quarter of a second.
 ///
-/// Several statements, or one that names its rows twice, work on rows that stand still: they are locked first,
-/// and `{range}` then means exactly the rows that are locked. So `INSERT INTO archive SELECT .. WHERE {range}`
-/// and `DELETE .. WHERE {range}` lose no row that comes or changes between the two.
+/// Several statements, or one that names its rows twice, work on locked rows: the rows are locked first, and
+/// `{range}` then means exactly the locked rows. So `INSERT INTO archive SELECT .. WHERE {range}` and `DELETE ..
+/// WHERE {range}` lose no row that is added or changed between the two.
 ///
 /// # What is reported
 ///
-/// Every row of the page counts as processed. Those that the statement with the most affected rows has
-/// affected count as changed; with [`set`](BackfillArgs::set) the others had their values already.
+/// Every row of the page counts as processed. The rows that the statement with the most affected rows has affected
+/// count as changed. With [`set`](BackfillArgs::set) the others already had their values.
 ///
 /// # What goes wrong
 ///
-/// A lost connection, a deadlock, a serialization failure and a lock that is not free in time are tried again.
-/// What a row is to blame for (a constraint, a value that does not fit) splits the page until the rows are
-/// found, where dead letters are kept: in the page ledger with `once`, otherwise in the
-/// [store](Self::dead_letters) that you give.
+/// A lost connection, a deadlock, a serialization failure and a lock timeout are retried. An error that a row causes
+/// (a constraint, a value that does not fit) splits the page until the rows are found, where dead letters are kept:
+/// in the page ledger with `once`, otherwise in your [store](Self::dead_letters).
 ///
 /// # What is refused before anything starts
 ///
-/// A table that cannot be paged through ([`TableError`]), work that cannot be done ([`InvalidBackfill`]), a
-/// statement that the database does not take, and `once` where the tables of the ledger are missing.
+/// A table that cannot be paged through ([`TableError`]), work that cannot be done ([`InvalidBackfill`]), a statement
+/// that the database refuses, and `once` while the tables of the ledger are missing.
 pub struct SqlBackfill {
     connections: Connections,
-    /// By the names of the connections.
+    /// The leases by the names of their connections.
     leases: HashMap<String, LeasesOf>,
     letters: Option<Arc<dyn DeadLetters>>,
-    /// By the arguments, as JSON.
+    /// The work by its arguments, as JSON.
     works: Mutex<HashMap<String, Known>>,
 }
 
-/// Work for a table that is looked at, or was.
+/// Work for a table that was inspected, or is being inspected.
 #[derive(Clone)]
 struct Known {
     since: Instant,
     work: Arc<OnceCell<Arc<Work>>>,
 }
 
-/// A table is looked at again after this long: it may be altered while a worker lives.
+/// The time after which a table is inspected again, since it may be altered while a worker lives.
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// # Construct
 impl SqlBackfill {
-    /// Works on these connections; a batch names one of them.
+    /// A processor for these connections; each batch names one of them.
     pub fn new(connections: Connections) -> Self {
         let leases = connections.iter();
         let leases = leases.map(|(name, database)| (name.to_owned(), LeasesOf::of(database)));
@@ -129,8 +127,8 @@ impl SqlBackfill {
         }
     }
 
-    /// Keeps the rows that are given up here, for batches without [`once`](BackfillArgs::once). Without it a
-    /// page that fails is given up as a whole.
+    /// Keeps the rows that are given up in a store, for batches without [`once`](BackfillArgs::once). Without a
+    /// store, a page that fails is given up as a whole.
     pub fn dead_letters(mut self, store: impl DeadLetters) -> Self {
         self.letters = Some(Arc::new(store));
         self
@@ -139,7 +137,7 @@ impl SqlBackfill {
 
 /// # Before the start
 impl SqlBackfill {
-    /// Checks everything that can be checked without changing anything, and gives what would be done.
+    /// Checks everything that can be checked without changing anything, and returns the work.
     pub(crate) async fn check_args(&self, args: &BackfillArgs) -> Result<Arc<Work>, PageError> {
         let database = self.connections.get(&args.connection)?;
         Work::check(args, Syntax::of(database)).map_err(InvalidBackfill::into_page_error)?;
@@ -184,7 +182,7 @@ impl SqlBackfill {
         Ok(Arc::new(Work::new(args, table).await?))
     }
 
-    /// What is done for these arguments. A table is looked at once for all pages of a while.
+    /// The work for these arguments. A table is inspected once for all pages of a while.
     pub(crate) async fn work(&self, args: &BackfillArgs) -> Result<Arc<Work>, PageError> {
         let name = serde_json::to_string(args)?;
         let known = {
@@ -197,13 +195,13 @@ impl SqlBackfill {
             known.clone()
         };
         let work = known.work.get_or_try_init(|| self.look(args)).await;
-        // It was as it should be when the batch began.
+        // The table was valid when the batch began.
         work.map(Arc::clone).map_err(TableError::since_the_start)
     }
 }
 
 impl HighWaterMark {
-    /// The highest key that there is.
+    /// The highest key of the table.
     pub(crate) async fn of(table: &Table) -> Result<Self, PageError> {
         Ok(table
             .high_water_mark()
@@ -211,7 +209,7 @@ impl HighWaterMark {
             .map_or(Self::NoRows, Self::At))
     }
 
-    /// The last key that may be read, where there is one.
+    /// The last key that may be read, if there is one.
     pub(crate) fn key(&self) -> Option<&Key> {
         match self {
             Self::At(key) => Some(key),
@@ -225,7 +223,7 @@ impl PageProcessor for SqlBackfill {
     const NAME: &'static str = "sql-backfill";
     type Args = BackfillArgs;
     type Cursor = Key;
-    /// The key of a row, where it was read.
+    /// The key of a row, if it was read.
     type Item = Option<Key>;
 
     async fn fetch(&self, ctx: &PageContext<Self>) -> Result<Page<Key, Option<Key>>, PageError> {
@@ -263,7 +261,7 @@ impl PageProcessor for SqlBackfill {
             #[cfg(feature = "sqlite")]
             LeasesOf::Sqlite(leases) => page(ctx, leases, &work, &rows).await?,
         };
-        // Rows that came meanwhile may have been changed too, and are not the page's.
+        // Rows that were added meanwhile may have been changed, too, but do not belong to the page.
         let changed = changed.min(items.len() as u64);
         Ok(PageReport::all_processed().changed(changed))
     }
@@ -305,7 +303,7 @@ impl PageProcessor for SqlBackfill {
         tokio::select! {
             check = check_backfill(work.table(), args, checked) => check,
             () = ctx.cancelled() => {
-                Err(PageError::retryable("the check was told to stop").with_type("Cancelled"))
+                Err(PageError::retryable("the check was cancelled").with_type("Cancelled"))
             }
         }
     }
@@ -345,9 +343,9 @@ impl PageProcessor for SqlBackfill {
     }
 }
 
-/// The ledger on the connections that the pages have, so that each page needs only one.
+/// The ledger on the connections of the pages, so that each page needs only one.
 fn ledger(leases: &LeasesOf, args: &BackfillArgs) -> Arc<dyn PageLedger> {
-    fn on<DB: LedgerDatabase + Session>(leases: &Leases<DB>, args: &BackfillArgs) -> SqlLedger<DB> {
+    fn on<DB: Dialect>(leases: &Leases<DB>, args: &BackfillArgs) -> SqlLedger<DB> {
         SqlLedger::on(leases.clone(), Work::limits::<DB>(args))
     }
     match leases {
@@ -360,9 +358,9 @@ fn ledger(leases: &LeasesOf, args: &BackfillArgs) -> Arc<dyn PageLedger> {
     }
 }
 
-/// Reads where the next page of a range ends, and the keys of its rows only where they are needed: the work is
-/// for a range.
-async fn read<DB: Session + TableDatabase>(
+/// Reads the end of the next page of a range. The keys of its rows are read only where they are needed, since the
+/// work is for a range.
+async fn read<DB: Dialect>(
     ctx: &PageContext<SqlBackfill>,
     leases: &Leases<DB>,
     table: &Table,
@@ -388,7 +386,7 @@ async fn read<DB: Session + TableDatabase>(
     blockers::named(leases.pool(), table.quoted_name(), LOCK_TIMEOUT, reading).await
 }
 
-/// The rows that a page works on; `None` where it has none.
+/// The rows of a page; `None` if it has no rows.
 fn rows_of(
     ctx: &PageContext<SqlBackfill>,
     items: &[Option<Key>],
@@ -405,16 +403,16 @@ fn rows_of(
             let start = page.and_then(PageRange::start).cloned();
             Ok(Some(Rows::UpTo(start, end.clone())))
         }
-        // Without it this would be the rest of the table.
+        // Without an end, this would be the rest of the table.
         None => Err(PageError::non_retryable(
             "PageWithoutEnd",
-            "the keys of the page were not read, and nobody knows where it ends",
+            "the keys of the page were not read, so its end is unknown",
         )),
     }
 }
 
-/// Changes the rows of a page, and tells how many.
-async fn page<DB: Session + TableDatabase>(
+/// Changes the rows of a page, and returns the number of changed rows.
+async fn page<DB: Dialect>(
     ctx: &PageContext<SqlBackfill>,
     leases: &Leases<DB>,
     work: &Work,
@@ -463,7 +461,7 @@ mod tests {
         let args = BackfillArgs::of(TableSpec::new("t", ["id"])).set("x", "1");
         let args = processor().prepare(args).await.unwrap();
 
-        // Somebody renames it, and it is looked at again.
+        // The table is renamed, and inspected again.
         script("ALTER TABLE t RENAME TO u").await;
         let error = processor().work(&args).await.unwrap_err();
         assert!(error.is_retryable(), "{error}");

@@ -1,20 +1,21 @@
 //! Statements for a page, with the place for its rows.
 
-use super::{
-    error::InvalidBackfill,
-    tokens::{Kind, Syntax, Token, tokens},
+use super::error::InvalidBackfill;
+use crate::sql::{
+    backend::value::Value,
+    syntax::{Kind, Syntax, Token, tokens},
 };
-use crate::sql::backend::dialect::Value;
 
-/// What a statement may begin with. What ends the page's transaction, or changes tables, is not among it.
+/// The allowed first words of a statement. Statements that end the page's transaction, or change tables, are not
+/// among them.
 const ALLOWED: [&str; 7] = [
     "UPDATE", "DELETE", "INSERT", "REPLACE", "MERGE", "WITH", "SELECT",
 ];
 
-/// Cuts the text of a file into its statements.
+/// Splits the text of a file into its statements.
 ///
-/// Statements end with a semicolon, by the rules of the database: one in a string, a quoted name or a comment
-/// ends nothing. What is only blanks and comments is no statement.
+/// Statements end with a semicolon, by the rules of the database: one in a string, a quoted name or a comment does
+/// not count. Parts with only white space and comments are left out.
 pub fn split(text: &str, syntax: Syntax) -> Result<Vec<String>, InvalidBackfill> {
     let all = tokens(text, syntax).map_err(|source| InvalidBackfill::Syntax {
         what: "the file".to_owned(),
@@ -31,15 +32,15 @@ pub fn split(text: &str, syntax: Syntax) -> Result<Vec<String>, InvalidBackfill>
         .collect())
 }
 
-/// A statement in which the rows of a page are still to be named.
+/// A statement whose rows are still open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Statement {
-    /// The parts around each `{range}`; one more than there are of those.
+    /// The parts around each `{range}`; their number is one more than that of the ranges.
     parts: Vec<String>,
 }
 
 impl Statement {
-    /// Reads the statement of that number, from 1.
+    /// Reads a statement. `number`, from 1, identifies it in errors.
     pub fn parse(text: &str, number: usize, syntax: Syntax) -> Result<Self, InvalidBackfill> {
         let what = || format!("statement {number}");
         let all = tokens(text, syntax).map_err(|source| InvalidBackfill::Syntax {
@@ -85,20 +86,20 @@ impl Statement {
         }
     }
 
-    /// From the parts around each range.
+    /// A statement of the parts around each range.
     pub fn of(parts: impl IntoIterator<Item = String>) -> Self {
         let parts: Vec<_> = parts.into_iter().collect();
         debug_assert!(parts.len() > 1);
         Self { parts }
     }
 
-    /// How often it names the rows.
+    /// The number of its ranges.
     pub fn ranges(&self) -> usize {
         self.parts.len() - 1
     }
 
-    /// The statement for some rows. `condition` is asked for the condition, told the number of its first
-    /// placeholder, from 1, and gives the values for it.
+    /// The statement for some rows. `condition` gets the number of its first placeholder, from 1, and returns the
+    /// condition with its values.
     pub fn render(
         &self,
         mut condition: impl FnMut(usize) -> (String, Vec<Value>),
@@ -124,22 +125,11 @@ mod tests {
 
     use super::*;
 
-    fn all() -> Vec<Syntax> {
-        vec![
-            #[cfg(feature = "postgres")]
-            Syntax::Postgres,
-            #[cfg(feature = "mysql")]
-            Syntax::MySql,
-            #[cfg(feature = "sqlite")]
-            Syntax::Sqlite,
-        ]
-    }
-
     #[test]
     fn a_file_is_cut_at_its_semicolons() {
         let file = "-- archive\nINSERT INTO a SELECT * FROM t WHERE {range} AND x <> ';';\n\n\
                     DELETE FROM t WHERE {range};\n-- that is all;\n";
-        for syntax in all() {
+        for syntax in Syntax::ALL {
             let statements = split(file, syntax).unwrap();
             assert_eq!(statements.len(), 2, "{syntax:?}");
             assert_eq!(statements[1], "DELETE FROM t WHERE {range}");
@@ -150,7 +140,7 @@ mod tests {
 
     #[test]
     fn every_range_gets_the_condition_and_its_values() {
-        for syntax in all() {
+        for syntax in Syntax::ALL {
             let text = "UPDATE t SET a = 1 WHERE {range} AND b IN (SELECT c FROM t WHERE {range})";
             let statement = Statement::parse(text, 1, syntax).unwrap();
             let (text, values) = statement.render(|first| {
@@ -168,7 +158,7 @@ mod tests {
 
     #[test]
     fn what_could_harm_is_refused() {
-        for syntax in all() {
+        for syntax in Syntax::ALL {
             for (text, why) in [
                 ("UPDATE t SET a = 1", "needs {range}"),
                 ("UPDATE t SET a = '{range}'", "needs {range}"),
@@ -178,7 +168,7 @@ mod tests {
                 ("DROP TABLE t", "begins with DROP"),
                 ("DELETE FROM t WHERE {range}; COMMIT", "semicolon"),
                 ("", "begins with nothing"),
-                ("DELETE FROM t WHERE {range} AND a = 'x", "no end"),
+                ("DELETE FROM t WHERE {range} AND a = 'x", "not closed"),
             ] {
                 let error = Statement::parse(text, 1, syntax).unwrap_err().to_string();
                 assert!(error.contains(why), "{syntax:?} {text}: {error}");
@@ -191,7 +181,7 @@ mod tests {
         fn statements_joined_and_cut_are_the_same(
             statements in prop::collection::vec(r"DELETE FROM t WHERE [a-z' ]{0,8}x", 1..5)
         ) {
-            for syntax in all() {
+            for syntax in Syntax::ALL {
                 let whole = statements.iter().all(|s| tokens(s, syntax).is_ok());
                 if whole {
                     let file = statements.join(";\n");

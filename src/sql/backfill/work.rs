@@ -1,4 +1,4 @@
-//! What is done to the rows of a page.
+//! The work on the rows of a page.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -7,10 +7,8 @@ use super::{
     assignment::{check_expression, mentions},
     error::InvalidBackfill,
     passed_over::{self, Expected, affects_each_row},
-    session::Session,
-    set::{TypedColumn, counted, update},
+    set_columns::{TypedColumn, counted, update},
     statement::Statement,
-    tokens::Syntax,
 };
 use crate::{
     base::error::{
@@ -18,12 +16,16 @@ use crate::{
         of_database::{Class, classify},
     },
     sql::{
-        Database, Key, Table, TableDatabase,
-        backend::dialect::{Dialect, Fields, Value},
+        Database, Key, Table,
+        backend::{
+            dialect::Dialect,
+            value::{Fields, Value},
+        },
         connection::{
             lease::{LeasedTransaction, Limits},
             pool::on_pool,
         },
+        syntax::Syntax,
     },
 };
 
@@ -31,21 +33,21 @@ use crate::{
 #[derive(Clone, Debug)]
 pub struct Work {
     table: Table,
-    /// Each with the rows that it must affect.
+    /// Each statement with the rows that it must affect.
     statements: Vec<(Statement, Expected)>,
 }
 
-/// Rows of a page.
+/// The rows of a page.
 #[derive(Clone, Debug)]
 pub enum Rows {
-    /// From one key to another, both with their rows.
+    /// The rows from one key to another, both included.
     Between(Key, Key),
-    /// Those after a key, where there is one, up to another.
+    /// The rows after a key, if there is one, up to another.
     UpTo(Option<Key>, Key),
 }
 
 impl Rows {
-    /// The condition for those that match the filter, with placeholders from that number on.
+    /// The condition for the rows that match the filter. Its placeholders begin with number `at`.
     pub fn condition(&self, table: &Table, at: usize) -> (String, Vec<Value>) {
         match self {
             Self::Between(first, last) => table.condition_of(first, last, at),
@@ -54,15 +56,15 @@ impl Rows {
     }
 }
 
-/// A transaction that is silent for longer than its statements may take, and for this, ends by itself.
+/// The extra silence after which a transaction ends by itself, beyond the time that its statements may take.
 const SILENCE: Duration = Duration::from_secs(30);
 
-/// What a statement is called in an error.
+/// The longest statement that an error shows, in characters.
 const SHOWN_CHARS: usize = 300;
 
 /// # Construct
 impl Work {
-    /// Checks what can be checked without the database.
+    /// Checks everything that needs no database.
     pub fn check(args: &BackfillArgs, syntax: Syntax) -> Result<(), InvalidBackfill> {
         args.check_timeouts()?;
         match (args.set.is_empty(), args.statements.is_empty()) {
@@ -77,7 +79,7 @@ impl Work {
         Ok(())
     }
 
-    /// Makes the statements for a table that was looked at.
+    /// Makes the statements for an inspected table.
     pub async fn new(args: &BackfillArgs, table: Table) -> Result<Self, PageError> {
         let syntax = Syntax::of(table.database());
         Self::check(args, syntax).map_err(InvalidBackfill::into_page_error)?;
@@ -118,7 +120,7 @@ impl Work {
 }
 
 fn untouched(database: &Database) -> Option<&'static str> {
-    on_pool!(database, _pool: Db => <Db as Session>::UNTOUCHED)
+    on_pool!(database, _pool: Db => Db::UNTOUCHED)
 }
 
 fn parse_all(statements: &[String], syntax: Syntax) -> Result<Vec<Statement>, InvalidBackfill> {
@@ -167,7 +169,7 @@ fn resolve(
     Ok(resolved)
 }
 
-/// A key column that the database computes. Of which columns it is computed the catalog tells as an expression only.
+/// A key column that the database computes. The catalog shows the source columns only as an expression.
 fn generated_key(table: &Table) -> Option<String> {
     let mut columns = table.columns().iter();
     let generated = columns.find(|c| c.generated && table.is_key_column(&c.name));
@@ -182,12 +184,12 @@ async fn types(table: &Table) -> Result<HashMap<String, TypedColumn>, PageError>
         reason = "with the features of other databases it is not"
     )]
     if let Database::Postgres(pool) = table.database() {
-        // -1: without its length, and for every type a name that means just that.
+        // -1: without the length, and with an unambiguous name for every type.
         let types = "SELECT attname, format_type(atttypid, -1) FROM pg_attribute \
                      WHERE attrelid = $1::text::regclass AND attnum > 0 AND NOT attisdropped";
         let mut connection = pool.acquire().await?;
         let name = vec![Value::from(table.quoted_name())];
-        let rows = <sqlx::Postgres as Dialect>::rows(&mut connection, types.to_owned(), name);
+        let rows = sqlx::Postgres::rows(&mut connection, types.to_owned(), name);
         let rows = rows.await?;
         let named = rows.iter().map(|row| {
             let mut fields = Fields::<sqlx::Postgres>::of(row);
@@ -210,14 +212,14 @@ async fn types(table: &Table) -> Result<HashMap<String, TypedColumn>, PageError>
     Ok(columns.collect())
 }
 
-/// # Look at it
+/// # Inspect
 impl Work {
     /// The table.
     pub fn table(&self) -> &Table {
         &self.table
     }
 
-    /// The columns whose new values are made from columns that are set.
+    /// The columns that are set and whose own or other new values are computed from columns that are set.
     pub fn read_by_themselves<'a>(&self, args: &'a BackfillArgs) -> Vec<&'a str> {
         let syntax = Syntax::of(self.table.database());
         let reads = |assignment: &&Assignment| {
@@ -228,7 +230,7 @@ impl Work {
         columns.map(|a| a.column.as_str()).collect()
     }
 
-    /// Whether the rows of a page must stand still between two looks at them.
+    /// Tells whether the rows of a page must stay unchanged between two statements.
     fn locks(&self) -> bool {
         let ranges = self
             .statements
@@ -244,7 +246,7 @@ impl Work {
         self.statements.iter().map(shown).collect()
     }
 
-    /// Has the database plan each statement for no rows at all, so that it can refuse what is wrong or not
+    /// Makes the database plan each statement for no rows, so that it can refuse statements that are wrong or not
     /// permitted.
     pub async fn try_out(&self, args: &BackfillArgs) -> Result<(), PageError> {
         for (statement, _) in &self.statements {
@@ -252,7 +254,7 @@ impl Work {
             let shown = crate::base::error::truncate(&statement.0, SHOWN_CHARS);
             self.explain(args, statement).await.map_err(|error| {
                 match error.as_database_error() {
-                    // The session that has the lock of the table will let it go.
+                    // The session that holds the lock of the table will release it.
                     _ if matches!(classify(&error).class, Class::Conflict | Class::Limit) => {
                         error.into()
                     }
@@ -271,7 +273,7 @@ impl Work {
         Ok(())
     }
 
-    /// How the database would find the rows from one key to another, for each statement, in its own words.
+    /// The plan of each statement for the rows from one key to another, in the words of the database.
     pub async fn plans(
         &self,
         args: &BackfillArgs,
@@ -302,14 +304,15 @@ impl Work {
     }
 }
 
-/// Planning takes the lock of a table that the statement itself takes, so it has the same limits.
-async fn explain<DB: Session>(
+/// Explains a statement. Planning takes the same lock of the table as the statement itself, so it has the same
+/// limits.
+async fn explain<DB: Dialect>(
     pool: &sqlx::Pool<DB>,
     args: &BackfillArgs,
     (statement, values): (String, Vec<Value>),
 ) -> Result<Vec<String>, sqlx::Error> {
     let statement = format!("{} {statement}", DB::EXPLAIN);
-    let rows = match DB::limit(args) {
+    let rows = match DB::limit(args.timeouts()) {
         None => {
             let mut connection = pool.acquire().await?;
             DB::rows(&mut connection, statement, values).await?
@@ -330,26 +333,26 @@ async fn explain<DB: Session>(
     Ok(rows.iter().filter_map(DB::plan_line).collect())
 }
 
-/// # Do it
+/// # Apply
 impl Work {
     /// Begins a transaction for [`apply`](Self::apply).
-    pub fn begin<DB: Session>(args: &BackfillArgs) -> String {
-        // A statement and a wait for a lock are over by then.
+    pub fn begin<DB: Dialect>(args: &BackfillArgs) -> String {
+        // Statements and waits for locks end within this time.
         let silent = args.statement_timeout.saturating_add(args.lock_timeout);
         Self::limits::<DB>(args).begin(DB::begin(silent.saturating_add(SILENCE)))
     }
 
-    /// Those of a transaction for [`apply`](Self::apply) that are part of its beginning.
-    pub(in crate::sql) fn limits<DB: Session>(args: &BackfillArgs) -> Limits {
+    /// The limits of a transaction for [`apply`](Self::apply) that are part of its beginning.
+    pub(in crate::sql) fn limits<DB: Dialect>(args: &BackfillArgs) -> Limits {
         Limits {
-            before: DB::limit_beginning(args),
-            within: DB::limit(args).filter(|_| DB::LIMIT_AT_BEGIN),
+            before: DB::limit_beginning(args.timeouts()),
+            within: DB::limit(args.timeouts()).filter(|_| DB::LIMIT_AT_BEGIN),
         }
     }
 
-    /// Does it to those of the rows that match the filter, in the transaction of the connection, which
-    /// [began](Self::begin) for it. Tells how many rows the statement that affected most has affected.
-    pub async fn apply<DB: Session + TableDatabase>(
+    /// Runs the statements for those of the rows that match the filter, in a transaction that [began](Self::begin)
+    /// for it. Returns the number of rows of the statement that affected most.
+    pub async fn apply<DB: Dialect>(
         &self,
         connection: &mut DB::Connection,
         args: &BackfillArgs,
@@ -358,7 +361,7 @@ impl Work {
         if DB::LIMIT_AT_BEGIN {
             return self.run::<DB>(connection, rows).await;
         }
-        if let Some(limit) = DB::limit(args) {
+        if let Some(limit) = DB::limit(args.timeouts()) {
             DB::script(connection, limit).await?;
         }
         let applied = self.run::<DB>(connection, rows).await;
@@ -371,7 +374,7 @@ impl Work {
         applied
     }
 
-    async fn run<DB: Session + TableDatabase>(
+    async fn run<DB: Dialect>(
         &self,
         connection: &mut DB::Connection,
         rows: &Rows,
@@ -388,8 +391,7 @@ impl Work {
             }
             return Ok(most);
         }
-        // What the first statement saw must be what the second one sees: neither a row that has come nor
-        // one that has changed meanwhile.
+        // All statements must see the same rows: neither rows that were added nor changes that were made meanwhile.
         let condition = rows.condition(&self.table, 1);
         let keys = self.table.lock::<DB>(connection, condition).await?;
         if keys.is_empty() {

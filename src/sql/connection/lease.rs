@@ -1,5 +1,5 @@
-//! Connections that pages hand to each other without a visit to the pool in between, which costs two round
-//! trips: it tests a connection when it comes back, and again when it goes out.
+//! Connections that pages hand to each other without a detour through the pool. The detour costs two round trips: the
+//! pool tests a connection when it comes back, and again when it goes out.
 //!
 //! ```text
 //!   take <--- kept (the last one given back) or the pool
@@ -9,7 +9,7 @@
 //!   dropped: to the pool, which tests it
 //! ```
 //!
-//! Nobody waits for a connection that is kept: it is only kept while the pool has another one to spare.
+//! A connection is kept only while the pool has another one to spare, so nothing ever waits for a kept connection.
 
 use std::{
     ops::{Deref, DerefMut},
@@ -20,12 +20,13 @@ use std::{
 use sqlx::{AssertSqlSafe, Database, Pool, SqlSafeStr as _, pool::PoolConnection};
 use sqlx_core::transaction::TransactionManager;
 
-/// A connection that nobody takes for so long goes back to the pool.
+/// The time after which an unused connection goes back to the pool.
 const KEEP_IDLE: Duration = Duration::from_millis(250);
-/// After so long it goes back in any case, so that what the pool does to old connections happens.
+/// The time after which a connection goes back in any case, so that the pool can apply its limits for old
+/// connections.
 const KEEP: Duration = Duration::from_secs(10);
 
-/// The connections of a pool, with those that are kept.
+/// The connections of a pool, together with the kept ones.
 pub(crate) struct Leases<DB: Database> {
     pool: Pool<DB>,
     kept: Arc<Kept<DB>>,
@@ -34,9 +35,9 @@ pub(crate) struct Leases<DB: Database> {
 struct Kept<DB: Database>(Mutex<State<DB>>);
 
 struct State<DB: Database> {
-    /// The one that was given back last is at the end.
+    /// The kept connections; the one that was given back last is at the end.
     connections: Vec<Idle<DB>>,
-    /// Somebody sees to it that they go back.
+    /// Tells whether a task is returning unused connections to the pool.
     swept: bool,
 }
 
@@ -46,24 +47,24 @@ struct Idle<DB: Database> {
     given_back: Instant,
 }
 
-/// Statements that limit how long those of a transaction take and wait.
+/// Statements that limit the time and the waits of the statements of a transaction.
 #[derive(Clone, Default)]
 pub(crate) struct Limits {
-    /// Statements before the one that begins the transaction, which waits itself.
+    /// Statements in front of the one that begins the transaction, which itself may wait.
     pub before: Option<String>,
     /// Statements within the transaction, whose limits end with it.
     pub within: Option<String>,
 }
 
 impl Limits {
-    /// Begins a transaction that has them, in one round trip.
+    /// Begins a transaction with these limits, in one round trip.
     pub fn begin(&self, begin: String) -> String {
         let parts = [self.before.clone(), Some(begin), self.within.clone()];
         parts.into_iter().flatten().collect::<Vec<_>>().join("; ")
     }
 }
 
-/// The connections of a database, whichever that is.
+/// The connections of a database of any kind.
 pub(crate) enum LeasesOf {
     #[cfg(feature = "postgres")]
     Postgres(Leases<sqlx::Postgres>),
@@ -86,11 +87,11 @@ impl LeasesOf {
     }
 }
 
-/// A connection of a pool. Dropped, it goes to the pool.
+/// A connection of a pool. When dropped, it goes back to the pool.
 pub(crate) struct Lease<DB: Database> {
     connection: PoolConnection<DB>,
     from: Leases<DB>,
-    /// From the pool.
+    /// The time at which it left the pool.
     taken: Instant,
 }
 
@@ -104,11 +105,11 @@ impl<DB: Database> Clone for Leases<DB> {
 }
 
 impl<DB: Database> Leases<DB> {
-    /// Those of this pool. Others that are made of the same pool keep their own.
+    /// The connections of this pool. Each `Leases` of a pool keeps its own.
     pub fn of(pool: Pool<DB>) -> Self {
         #[cfg(feature = "postgres")]
         if let Some(pool) = (&pool as &dyn std::any::Any).downcast_ref() {
-            crate::sql::connection::proxied::note(pool);
+            crate::sql::connection::pgbouncer::note(pool);
         }
         let state = State {
             connections: Vec::new(),
@@ -140,7 +141,7 @@ impl<DB: Database> Leases<DB> {
         })
     }
 
-    /// Another task may take a connection from the pool without waiting.
+    /// Tells whether another task could take a connection from the pool without waiting.
     fn can_be_kept(&self) -> bool {
         let idle = u32::try_from(self.pool.num_idle()).unwrap_or(u32::MAX);
         let in_use = self.pool.size().saturating_sub(idle);
@@ -149,7 +150,7 @@ impl<DB: Database> Leases<DB> {
 }
 
 impl<DB: Database> Lease<DB> {
-    /// For the next one who asks. Only a connection in the state in which it came may be given back.
+    /// Keeps the connection for the next page. Its state must be as it was when it was taken.
     pub fn give_back(self) {
         let Self {
             connection,
@@ -194,7 +195,8 @@ impl<DB: Database> Kept<DB> {
 
 impl<DB: Database> Drop for Kept<DB> {
     fn drop(&mut self) {
-        // Giving connections back takes a runtime. Where it has ended they end with their process.
+        // Returning a connection to its pool needs a runtime. Where the runtime has ended, the connections end with
+        // the process.
         if tokio::runtime::Handle::try_current().is_err() {
             std::mem::take(&mut self.state().connections)
                 .into_iter()
@@ -203,7 +205,7 @@ impl<DB: Database> Drop for Kept<DB> {
     }
 }
 
-/// Lets the pool have what nobody takes; ends when nothing is kept.
+/// Returns unused connections to the pool; ends once nothing is kept.
 async fn sweep<DB: Database>(kept: Weak<Kept<DB>>) {
     loop {
         tokio::time::sleep(KEEP_IDLE).await;
@@ -223,8 +225,8 @@ async fn sweep<DB: Database>(kept: Weak<Kept<DB>>) {
     }
 }
 
-/// `sqlx` counts the transactions of a connection, and forgets none whose `ROLLBACK` fails. SQLite refuses that
-/// statement after it has rolled back by itself (`RAISE(ROLLBACK)`, a full disk), and `sqlx` would refuse every
+/// `sqlx` counts the transactions of a connection, and keeps counting one whose `ROLLBACK` failed. SQLite refuses
+/// that statement after a rollback of its own (`RAISE(ROLLBACK)`, a full disk), and `sqlx` would then refuse every
 /// later `BEGIN` on the connection. A savepoint outside of a transaction begins one, which can be rolled back.
 async fn end_counted_transaction<DB: Database>(
     connection: &mut DB::Connection,
@@ -236,14 +238,14 @@ async fn end_counted_transaction<DB: Database>(
     Ok(())
 }
 
-/// A connection on which a transaction begins. Dropped before the server has answered, it is closed: whether
-/// the transaction has begun is not known then, so `sqlx` would not roll it back.
+/// A connection on which a transaction is being begun. If it is dropped before the server has answered, it is closed:
+/// `sqlx` does not know whether the transaction has begun, and would not roll it back.
 struct Beginning<DB: Database>(Option<Lease<DB>>);
 
 impl<DB: Database> Drop for Beginning<DB> {
     fn drop(&mut self) {
-        // The thread of an SQLite connection rolls back what begins after its caller has gone. A database in
-        // memory would be gone with its connection.
+        // The thread of an SQLite connection rolls back a transaction whose caller has gone. A database in memory
+        // would vanish with its connection.
         if DB::NAME != "SQLite"
             && let Some(lease) = &mut self.0
         {
@@ -252,20 +254,20 @@ impl<DB: Database> Drop for Beginning<DB> {
     }
 }
 
-/// A transaction on a lease. Dropped, it is rolled back, and its connection goes to the pool; one of MySQL is
-/// closed.
+/// A transaction on a lease. When dropped, it is rolled back and its connection goes back to the pool; a connection
+/// of MySQL is closed.
 pub(crate) struct LeasedTransaction<DB: Database> {
-    /// `None` once it is given back.
+    /// `None` once the lease is given back.
     lease: Option<Lease<DB>>,
 }
 
 impl<DB: Database> LeasedTransaction<DB> {
-    /// Begins it on a connection of the pool, where pages hand none to each other.
+    /// Begins the transaction on a connection of the pool, where pages do not hand over connections.
     pub async fn on(pool: &Pool<DB>, statement: String) -> Result<Self, sqlx::Error> {
         Self::begin(&Leases::of(pool.clone()), statement).await
     }
 
-    /// Begins it with a statement, or a script, of the database.
+    /// Begins the transaction with a statement, or a script, of the database.
     pub async fn begin(leases: &Leases<DB>, statement: String) -> Result<Self, sqlx::Error> {
         let mut beginning = Beginning(Some(leases.take().await?));
         let lease = beginning.0.as_mut().expect(THERE);
@@ -299,8 +301,8 @@ impl<DB: Database> Drop for LeasedTransaction<DB> {
     fn drop(&mut self) {
         if let Some(lease) = &mut self.lease {
             DB::TransactionManager::start_rollback(lease);
-            // A page that was interrupted leaves its limits with the session, and perhaps a statement that
-            // runs on. Other databases have their limits in the transaction.
+            // An interrupted page leaves its limits in the session, and possibly a running statement. In other
+            // databases the limits belong to the transaction.
             if DB::NAME == "MySQL" {
                 lease.connection.close_on_drop();
             }
@@ -402,7 +404,7 @@ mod tests {
         another.give_back();
         assert_eq!(leases.kept.state().connections.len(), 0);
         kept.give_back();
-        // Whoever asks the pool for all that it may have gets it.
+        // All connections of the pool can be taken.
         let all = [leases.pool().acquire().await, leases.pool().acquire().await];
         assert!(all.iter().all(Result::is_ok));
     }

@@ -7,15 +7,15 @@ use crate::{base::error::PageError, sql::Database};
 /// The name of the connection that a batch works on when it names none.
 pub const DEFAULT_CONNECTION: &str = "default";
 
-/// How often [`Connections::watch`] looks, and after how many looks it speaks.
+/// The interval of [`Connections::watch`], and the number of looks after which it warns.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const LOOKS: u32 = 5;
 
-/// Longest name of a connection, in characters.
+/// The longest name of a connection, in characters.
 const MAX_NAME: usize = 64;
 
-/// The databases of a worker by name. A batch names one of them; it never carries a URL, so that credentials
-/// stay with the worker. Cloning it is cheap and shares the pools.
+/// The databases of a worker by name. A batch names one of them; it never carries a URL, so that credentials stay
+/// with the worker. A clone is cheap and shares the pools.
 ///
 /// ```
 /// # #[cfg(feature = "sqlite")]
@@ -34,12 +34,12 @@ pub struct Connections(BTreeMap<String, Database>);
 
 /// # Construct
 impl Connections {
-    /// No database.
+    /// An empty set of databases.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Adds a database, in the place of one that had the name.
+    /// Adds a database, or replaces the one with that name.
     #[must_use]
     pub fn with(mut self, name: impl Into<String>, database: impl Into<Database>) -> Self {
         self.0.insert(name.into(), database.into());
@@ -49,11 +49,11 @@ impl Connections {
 
 /// # Inspect
 impl Connections {
-    /// The database of that name.
+    /// The database with a name.
     ///
     /// # Errors
-    /// There is none: a retryable error of type `UnknownConnection` that names those that there are. It never
-    /// uses up attempts of a page, because another worker, or this one started anew, may have it.
+    /// A retryable error of type `UnknownConnection`, which lists the names that exist. It never uses up attempts of
+    /// a page, because another worker, or this one after a restart, may have the database.
     pub fn get(&self, name: &str) -> Result<&Database, PageError> {
         self.0.get(name).ok_or_else(|| {
             let there = match self.0.is_empty() {
@@ -80,15 +80,15 @@ impl Connections {
             .map(|(name, database)| (name.as_str(), database))
     }
 
-    /// Whether there is no database at all.
+    /// Tells whether there are no databases.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
 
 impl Connections {
-    /// Watches the pools, and logs a warning when all connections of one have been in use for a while, so that
-    /// pages may wait for one, and again when that is over. Never returns.
+    /// Watches the pools. Logs a warning when all connections of a pool have been in use for a while, so that pages
+    /// may be waiting, and again when that is over. Never returns.
     pub async fn watch(&self) {
         self.watch_every(LOOK_EVERY).await;
     }
@@ -128,18 +128,18 @@ impl fmt::Debug for Connections {
     }
 }
 
-/// Why a name of a connection is none.
+/// A connection name is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "a connection is named with 1 to {MAX_NAME} of the characters a-z, A-Z, 0-9, `_` and `-`, the first of them a letter"
+    "a connection name has 1 to {MAX_NAME} of the characters a-z, A-Z, 0-9, `_` and `-`, and begins with a letter"
 )]
 #[non_exhaustive]
 pub struct InvalidConnectionName;
 
-/// Checks the name of a connection: 1 to 64 letters, digits, `_` and `-`, a letter first.
+/// Checks a connection name: 1 to 64 letters, digits, `_` and `-`, of which the first is a letter.
 ///
 /// # Errors
-/// [`InvalidConnectionName`]; what was given is not shown, since it may be a URL in the wrong place.
+/// [`InvalidConnectionName`]. The error does not show the name, since it may be a URL in the wrong place.
 pub fn check_connection_name(name: &str) -> Result<(), InvalidConnectionName> {
     let letter = name.starts_with(|c: char| c.is_ascii_alphabetic());
     let others = name

@@ -1,4 +1,4 @@
-//! What `process` writes with.
+//! The connection that `process` writes with.
 
 use std::{
     fmt,
@@ -13,8 +13,8 @@ use crate::{
     processor::{PageProcessor, context::PageContext},
 };
 
-/// The connection in the transaction of a page, from [`PageContext::transaction`]. Dereferences to the
-/// `sqlx` connection. Dropping it ends nothing: the engine commits, once `process` has returned.
+/// The connection in the transaction of a page, from [`PageContext::transaction`]. It dereferences to the `sqlx`
+/// connection. Dropping it ends nothing: the engine commits after `process` has returned.
 pub struct PageConnection<'c, DB: Database> {
     connection: MappedMutexGuard<'c, DB::Connection>,
 }
@@ -41,11 +41,11 @@ impl<DB: Database> fmt::Debug for PageConnection<'_, DB> {
 
 impl<P: PageProcessor> PageContext<P> {
     /// The transaction in which `process` makes its changes, for a processor with a
-    /// [`ledger`](PageProcessor::ledger). The engine commits it together with the record that the page is
-    /// applied, after `process` has returned; it rolls back when that fails. Do not end it yourself;
-    /// savepoints are fine.
+    /// [`ledger`](PageProcessor::ledger). After `process` has returned, the engine commits the transaction together
+    /// with the record that the page is applied, or rolls both back. Do not end the transaction yourself. Savepoints
+    /// are fine.
     ///
-    /// There is one for each page: a second call waits until what the first gave is dropped.
+    /// Each page has one transaction: a second call waits until the first connection is dropped.
     ///
     /// ```
     /// # #[cfg(feature = "sqlite")]
@@ -63,8 +63,8 @@ impl<P: PageProcessor> PageContext<P> {
     /// ```
     ///
     /// # Errors
-    /// All of them non-retryable: `NoLedger` when the processor has no ledger, `NoTransaction` outside of
-    /// `process`, `WrongDatabase` when the ledger is not in a `DB`.
+    /// All errors are non-retryable: `NoLedger` if the processor has no ledger, `NoTransaction` outside of `process`,
+    /// `WrongDatabase` if the ledger is not in a `DB`.
     pub async fn transaction<DB>(&self) -> Result<PageConnection<'_, DB>, PageError>
     where
         DB: Database<Connection: 'static>,

@@ -1,15 +1,15 @@
-//! How many connections a pool has.
+//! The number of connections of a pool.
 
-/// Connections that a pool has at most, unless told otherwise. More do not make a database faster.
+/// The largest number of connections of a pool by default. More do not make a database faster.
 pub(crate) const MOST: u32 = 64;
-/// For what a worker does beside its pages: looking for where the next ones start, keeping reports.
+/// Connections for the other work of a worker: finding the starts of later pages, keeping reports.
 const BESIDE: u32 = 2;
-/// SQLite has one writer; the others read.
+/// The same for SQLite, which has one writer; the other connections read.
 #[cfg(feature = "sqlite")]
 pub(crate) const MOST_OF_SQLITE: u32 = 4;
 
-/// One connection for each page and two beside them, but at most `most`, and at most three quarters of the
-/// connections that the server `allows` this user: the rest is for the server's other users. At least one.
+/// One connection for each page and two more, but at most `most`, and at most three quarters of the connections that
+/// the server `allows` this user. The rest is for the server's other users. The size is at least one.
 pub(crate) fn pool_size(pages: u32, most: u32, allows: Option<u32>) -> u32 {
     let share = allows.map_or(u32::MAX, |allows| allows - allows.div_ceil(4));
     pages.saturating_add(BESIDE).min(most).min(share).max(1)
@@ -31,7 +31,7 @@ mod tests {
     }
 
     proptest! {
-        /// Within every bound, and never empty.
+        /// The size is within every bound, and never 0.
         #[test]
         fn a_pool_is_never_empty_and_leaves_others_their_share(
             pages: u32,
@@ -45,7 +45,7 @@ mod tests {
             }
         }
 
-        /// More pages never have fewer connections.
+        /// More pages never get fewer connections.
         #[test]
         fn a_pool_grows_with_the_pages(pages in 0..1000u32, more in 0..1000u32, allows in 0..1000u32) {
             let few = pool_size(pages, MOST, Some(allows));

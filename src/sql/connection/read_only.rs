@@ -7,8 +7,7 @@ use sqlx::Pool;
 use crate::{
     base::{error::PageError, text::exactly},
     sql::{
-        backend::dialect::{Dialect, Value},
-        backfill::Session,
+        backend::{dialect::Dialect, value::Value},
         connection::{
             lease::LeasedTransaction,
             pool::{Database, on_pool},
@@ -16,7 +15,7 @@ use crate::{
     },
 };
 
-/// How a transaction begins in which nothing can be written.
+/// The statement that begins a transaction in which nothing can be written.
 fn begin(database: &Database, timeout: Duration) -> String {
     let _ = timeout;
     match database {
@@ -27,14 +26,14 @@ fn begin(database: &Database, timeout: Duration) -> String {
         ),
         #[cfg(feature = "mysql")]
         Database::MySql(_) => "START TRANSACTION READ ONLY".to_owned(),
-        // It has no such transactions; what runs here is a query around the user's, and so cannot write.
+        // SQLite has no read-only transactions. The statements that run here are queries around the user's, and so
+        // cannot write.
         #[cfg(feature = "sqlite")]
         Database::Sqlite(_) => "BEGIN".to_owned(),
     }
 }
 
-/// The numbers in the first row of a query. It is given up after `timeout`, and in PostgreSQL ended there
-/// too.
+/// The numbers in the first row of a query. The query is abandoned after `timeout`, and PostgreSQL ends it.
 pub(crate) async fn numbers(
     database: &Database,
     timeout: Duration,
@@ -63,20 +62,20 @@ async fn numbers_in<DB: Dialect>(
     Ok(numbers?)
 }
 
-/// How the database would run a query, in its own words.
+/// The plan of a query, in the words of the database.
 pub(crate) async fn plan(
     database: &Database,
     (sql, values): (String, Vec<Value>),
 ) -> Result<Vec<String>, sqlx::Error> {
     on_pool!(database, pool: Db => {
         let mut connection = pool.acquire().await?;
-        let explain = format!("{} {sql}", <Db as Session>::EXPLAIN);
-        let rows = <Db as Dialect>::rows(&mut connection, explain, values).await?;
-        Ok(rows.iter().filter_map(<Db as Session>::plan_line).collect())
+        let explain = format!("{} {sql}", Db::EXPLAIN);
+        let rows = Db::rows(&mut connection, explain, values).await?;
+        Ok(rows.iter().filter_map(Db::plan_line).collect())
     })
 }
 
-/// The database is told first; this is for those that cannot be told, and for connections that hang.
+/// The extra time for databases that cannot be told a limit, and for connections that hang.
 const GRACE: Duration = Duration::from_secs(5);
 
 async fn limited<T>(

@@ -1,4 +1,4 @@
-//! What a page did to its rows: their values before and after.
+//! The changes of a page to its rows: their values before and after.
 
 use std::collections::HashMap;
 
@@ -6,48 +6,48 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::error::truncate;
 
-/// Values are shown up to here, in characters.
+/// The longest value that is shown, in characters.
 const MAX_VALUE_CHARS: usize = 60;
-/// Characters of a value that are shown before the first that differs.
+/// The number of characters that are shown before the first difference.
 const CONTEXT: usize = 12;
 
 /// A row that a page changes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct RowChange {
-    /// Its key, one value for each key column.
+    /// The key, one value for each key column.
     pub key: Vec<String>,
-    /// What becomes of it.
+    /// The kind of change.
     pub kind: ChangeKind,
-    /// The columns whose values differ; none for a row that goes.
+    /// The columns whose values differ; empty for a row that is removed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub columns: Vec<ColumnChange>,
 }
 
-/// What becomes of a row.
+/// The kind of change to a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ChangeKind {
-    /// It has other values.
+    /// The row has other values.
     Changed,
-    /// It is gone, or has another key.
+    /// The row is removed, or has another key.
     Deleted,
 }
 
-/// A column of a row before and after. Long values are shortened around where they differ.
+/// A column of a row before and after. Long values are shortened around their difference.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ColumnChange {
-    /// Its name.
+    /// The name of the column.
     pub column: String,
-    /// As text; `None` is NULL.
+    /// The value before, as text; `None` is NULL.
     pub before: Option<String>,
-    /// As text; `None` is NULL.
+    /// The value after, as text; `None` is NULL.
     pub after: Option<String>,
 }
 
-/// Rows in their order: their keys and values, as texts.
+/// Rows in order: their keys and values, as texts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Snapshot {
     rows: Vec<(Vec<String>, Vec<Option<String>>)>,
@@ -58,7 +58,7 @@ impl Snapshot {
         self.rows.push((key, values));
     }
 
-    /// The first rows that have other values in `after`, or are gone.
+    /// The first rows that have other values in `after`, or are missing there.
     pub fn changes(&self, after: &Self, columns: &[String], most: usize) -> Vec<RowChange> {
         let after: HashMap<_, _> = after.rows.iter().map(|(key, row)| (key, row)).collect();
         let mut shown = Vec::new();
@@ -105,7 +105,7 @@ fn differing(
         .collect()
 }
 
-/// Cuts two values to the same window, which begins a little before they differ.
+/// Cuts two values to the same window, which begins shortly before their difference.
 fn shortened(before: Option<&str>, after: Option<&str>) -> (Option<String>, Option<String>) {
     let (Some(b), Some(a)) = (before, after) else {
         let cut = |value: Option<&str>| value.map(|v| truncate(v, MAX_VALUE_CHARS));

@@ -1,28 +1,28 @@
-//! How long a batch will take, from the times of a few of its pages.
+//! The duration of a batch, estimated from the times of a few of its pages.
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-/// How long a batch will take, as far as a sample can tell: so many pages, each as long as the sampled ones
-/// on average, so many at once. The interval is that of Student's t for the average; it holds the true
-/// average of 95 of 100 such samples, where page times are about normal. It knows nothing of a slower day.
+/// An estimate of the duration of a batch: its number of pages, with the average time of the sampled pages, at the
+/// given parallelism. The interval is that of Student's t for the average: it holds the true average of 95 of 100
+/// such samples, if page times are about normal. It does not account for changes in the load.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Estimate {
-    /// Pages that were timed.
+    /// The number of timed pages.
     pub sampled_pages: u32,
-    /// Pages that the batch has, as far as is known.
+    /// The number of pages of the batch, as far as is known.
     pub pages: u64,
-    /// Pages at once that it was computed for.
+    /// The number of pages that run at once.
     pub parallelism: u32,
-    /// Average time of a page, in seconds.
+    /// The average time of a page, in seconds.
     pub page_seconds: f64,
     /// The most likely time of the whole batch, in seconds.
     pub seconds: f64,
-    /// The interval begins here, in seconds.
+    /// The beginning of the interval, in seconds.
     pub low_seconds: f64,
-    /// The interval ends here, in seconds. Absent: a single page says nothing about how much they differ.
+    /// The end of the interval, in seconds. Absent for a single page, which shows no variation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub high_seconds: Option<f64>,
 }
@@ -33,11 +33,11 @@ const T: [f64; 30] = [
     2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056,
     2.052, 2.048, 2.045, 2.042,
 ];
-/// The same of the normal distribution, which Student's becomes.
+/// The same quantile of the normal distribution, which is the limit of Student's t.
 const NORMAL: f64 = 1.960;
 
 impl Estimate {
-    /// `None` without a page that was timed.
+    /// `None` without a timed page.
     pub(super) fn from_pages(times: &[Duration], pages: u64, parallelism: u32) -> Option<Self> {
         let count = times.len();
         let n = count as f64;
@@ -47,7 +47,7 @@ impl Estimate {
         let parallelism = parallelism.max(1);
         let average = times.iter().map(Duration::as_secs_f64).sum::<f64>() / n;
         let squares = times.iter().map(|t| (t.as_secs_f64() - average).powi(2));
-        // Pages that cannot run at once, because there are fewer, make nothing faster.
+        // Parallelism beyond the number of pages saves no time.
         let at_once = u64::from(parallelism).min(pages).max(1) as f64;
         let whole = |page: f64| page * pages as f64 / at_once;
         let half_width = (count > 1).then(|| {
@@ -120,7 +120,7 @@ mod tests {
         let half = 4.303 / 3.0_f64.sqrt();
         assert!(close(estimate.seconds, 50.0));
         assert!(close(estimate.high_seconds.unwrap(), 25.0 * (2.0 + half)));
-        // A page does not take less than no time.
+        // Times are not negative.
         assert!(close(estimate.low_seconds, 0.0));
     }
 

@@ -1,4 +1,4 @@
-//! Watches from another connection whether a session waits for a lock, and for whom.
+//! A watch from another connection over the lock waits of a session.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -9,61 +9,25 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-use crate::sql::{backend::dialect::Value, backfill::Session};
+use crate::sql::backend::{dialect::Dialect, value::Value};
 
-/// Between two looks; shorter waits are not seen.
+/// The time between two looks; shorter waits are not seen.
 const INTERVAL: Duration = Duration::from_millis(20);
-/// For the second connection. Without it the dry run goes on unwatched.
+/// The longest wait for the second connection. Without it, the dry run continues unwatched.
 const CONNECT: Duration = Duration::from_secs(5);
 
-/// What a page waited for.
+/// The lock wait of a page.
 #[derive(Clone, Debug, Default)]
 pub(super) struct LockWait {
     pub waited: Duration,
-    /// Who had the lock.
+    /// The sessions that had the lock.
     pub blockers: BTreeSet<String>,
 }
 
-/// A database that can say of a session that it waits.
-pub(super) trait Watched: Session {
-    /// The number of the session, and what is asked of it: a text if it waits, with who is waited for.
-    const QUESTIONS: Option<(&'static str, &'static str)>;
-}
-
-#[cfg(feature = "postgres")]
-impl Watched for sqlx::Postgres {
-    const QUESTIONS: Option<(&'static str, &'static str)> = Some((
-        "SELECT pg_backend_pid()::bigint",
-        "SELECT coalesce(string_agg(
-                format('process %s (%s)', blocker.pid,
-                    concat_ws(', ', nullif(blocker.application_name, ''), blocker.state)), '; '),
-                'an unknown process')
-            FROM pg_stat_activity waiting
-            LEFT JOIN pg_stat_activity blocker ON blocker.pid = ANY (pg_blocking_pids(waiting.pid))
-            WHERE waiting.pid = $1::bigint::int AND waiting.wait_event_type = 'Lock'
-            HAVING count(waiting.pid) > 0",
-    ));
-}
-
-#[cfg(feature = "mysql")]
-impl Watched for sqlx::MySql {
-    const QUESTIONS: Option<(&'static str, &'static str)> = Some((
-        "SELECT CAST(connection_id() AS SIGNED)",
-        "SELECT 'another transaction' FROM information_schema.innodb_trx
-            WHERE trx_mysql_thread_id = $1 AND trx_state = 'LOCK WAIT'",
-    ));
-}
-
-#[cfg(feature = "sqlite")]
-impl Watched for sqlx::Sqlite {
-    /// It has one writer, who waits when the transaction begins.
-    const QUESTIONS: Option<(&'static str, &'static str)> = None;
-}
-
-/// A connection to watch with. It must be had before the page's transaction, which could otherwise hold the
-/// last one of the pool.
-pub(super) async fn watcher<DB: Watched>(pool: &Pool<DB>) -> Option<PoolConnection<DB>> {
-    DB::QUESTIONS?;
+/// A connection to watch with. It must be taken before the page's transaction, which could otherwise hold the last
+/// one of the pool.
+pub(super) async fn watcher<DB: Dialect>(pool: &Pool<DB>) -> Option<PoolConnection<DB>> {
+    DB::WAITS?;
     timeout(CONNECT, pool.acquire()).await.ok()?.ok()
 }
 
@@ -75,11 +39,11 @@ pub(super) struct Watch {
 
 impl Watch {
     /// Begins to watch the session of a connection.
-    pub async fn begin<DB: Watched>(
+    pub async fn begin<DB: Dialect>(
         watcher: Option<PoolConnection<DB>>,
         session: &mut DB::Connection,
     ) -> Option<Self> {
-        let (who, waits) = DB::QUESTIONS?;
+        let (who, waits) = DB::WAITS?;
         let watcher = watcher?;
         let rows = DB::rows(session, who.to_owned(), Vec::new()).await.ok()?;
         let number = DB::number(rows.first()?, 0).ok()?;
@@ -88,15 +52,15 @@ impl Watch {
         Some(Self { stop, watching })
     }
 
-    /// `None`: the database would not say.
+    /// Ends the watch. `None` if the database did not answer.
     pub async fn end(self) -> Option<LockWait> {
         drop(self.stop);
         self.watching.await.ok()?
     }
 }
 
-/// Ends once the other half of `stopped` is gone, which it also is when the dry run is dropped.
-async fn watch<DB: Watched>(
+/// Watches until the sender of `stopped` is dropped, which also happens when the dry run is dropped.
+async fn watch<DB: Dialect>(
     mut connection: PoolConnection<DB>,
     waits: &'static str,
     session: i64,

@@ -1,12 +1,12 @@
-//! What a backfill would do, tried on a few pages that are rolled back.
+//! A trial of a backfill on a few pages that are rolled back.
 //!
-//! ```text
-//!   DryRun ---> Table::spread     where the pages of the sample begin
-//!      |------> trial ---> Work::apply, ROLLBACK      (lock_watch looks from another connection)
-//!      |          '------> diff                       rows before and after
-//!      |------> plan
-//!      '------> estimate ---> DryRunReport
-//! ```
+//! | file | contents |
+//! |---|---|
+//! | `mod.rs` | [`DryRun`] |
+//! | `trial.rs`, `lock_watch.rs` | a page that is rolled back, and its waits for locks |
+//! | `diff.rs` | rows before and after |
+//! | `plan.rs`, `estimate.rs` | the plans, and the duration of the batch |
+//! | `report.rs` | the report |
 
 mod diff;
 mod estimate;
@@ -27,7 +27,7 @@ use crate::{
         backend::table_engine::{Untransactional, untransactional},
         backfill::{Rows, Work},
         connection::pool::on_pool,
-        table::Spread,
+        table::KeySample,
     },
 };
 pub use diff::{ChangeKind, ColumnChange, RowChange};
@@ -35,15 +35,15 @@ pub use estimate::Estimate;
 pub use plan::Plan;
 pub use report::{DryRunReport, PageTrial};
 
-/// Rows of a page that are looked at for differences.
+/// The number of rows of a page that are compared for differences.
 const ROWS_LOOKED_AT: usize = 200;
-/// Pages that are looked at for differences, until there are enough.
+/// The number of pages that are compared for differences, until there are enough.
 const PAGES_LOOKED_AT: usize = 5;
-/// Once so many pages have failed there is no need for more.
+/// The number of failed pages after which the dry run stops.
 const MAX_FAILED: usize = 3;
 
-/// Tries a backfill on pages from all over its table, in transactions that are rolled back. It needs no
-/// Temporal server, and the table and all others are afterwards as they were.
+/// Tries a backfill on pages from all parts of its table, in transactions that are rolled back. Needs no Temporal
+/// server, and leaves all tables as they were.
 ///
 /// | setting | default |
 /// |---|---|
@@ -54,16 +54,15 @@ const MAX_FAILED: usize = 3;
 ///
 /// # What happens all the same
 ///
-/// - For the time of a page its rows are locked, as they will be in the batch; in SQLite the whole database is.
-///   The [lock timeout](BackfillArgs::lock_timeout) holds here too.
-/// - What a rollback does not take back: numbers of sequences, what a function or trigger does outside of the
-///   database. `NOTIFY` is not sent.
-/// - PostgreSQL keeps the row versions that were rolled back until the next vacuum: at most two times `pages`
-///   times `page_size`. Nothing of it can be seen.
-/// - No page is committed, so the time for that is in no estimate.
+/// - The rows of a page are locked while the page runs, as in the batch; in SQLite the whole database is locked. The
+/// [lock timeout](BackfillArgs::lock_timeout) applies here, too.
+/// - Some effects are not rolled back: numbers of sequences, and actions of functions and triggers outside of the
+/// database. `NOTIFY` is not sent.
+/// - PostgreSQL keeps the rolled-back row versions until the next vacuum: at most two times `pages` times
+/// `page_size`. They are invisible.
+/// - No page is committed, so estimates do not include the time of commits.
 ///
-/// Where a table that is named in the statements cannot roll back (MyISAM and the like in MySQL), the dry run
-/// is refused.
+/// The dry run is refused if a table in the statements cannot roll back (MyISAM and similar engines of MySQL).
 ///
 /// ```no_run
 /// # #[cfg(feature = "sqlite")]
@@ -89,7 +88,7 @@ pub struct DryRun {
 
 /// # Construct
 impl DryRun {
-    /// A dry run of a backfill. The connection that its arguments name plays no part.
+    /// A dry run of a backfill. The connection in its arguments is ignored.
     pub fn of(args: BackfillArgs) -> Self {
         Self {
             args,
@@ -100,25 +99,25 @@ impl DryRun {
         }
     }
 
-    /// Rows in a page; 0 counts as 1.
+    /// Sets the number of rows in a page; 0 counts as 1.
     pub fn page_size(mut self, rows: u32) -> Self {
         self.page_size = rows.max(1);
         self
     }
 
-    /// Pages that are tried; 0 counts as 1. A table that has fewer is tried as a whole.
+    /// Sets the number of pages to try; 0 counts as 1. A table with fewer pages is tried as a whole.
     pub fn pages(mut self, pages: u32) -> Self {
         self.pages = pages.max(1);
         self
     }
 
-    /// Rows whose values are shown before and after.
+    /// Sets the number of rows whose values are shown before and after.
     pub fn rows_shown(mut self, rows: usize) -> Self {
         self.rows_shown = rows;
         self
     }
 
-    /// Pages at once that the estimate is computed for. The dry run itself does one after the other.
+    /// Sets the parallelism for the estimate. The dry run itself runs one page after the other.
     pub fn parallelism(mut self, pages: u32) -> Self {
         self.parallelism = pages.max(1);
         self
@@ -127,11 +126,11 @@ impl DryRun {
 
 /// # Run
 impl DryRun {
-    /// Tries it. Dropping this rolls back the page that is being tried.
+    /// Runs the trial. Dropping the future rolls back the current page.
     ///
     /// # Errors
-    /// What the backfill would be refused for, apart from slow pages and missing tables of a ledger, which are
-    /// notes of the report. A page that fails is part of the report too.
+    /// The reasons to refuse the backfill, apart from slow pages and missing tables of a ledger, which are notes of
+    /// the report. A page that fails is part of the report, too.
     pub async fn run(&self, database: &Database) -> Result<DryRunReport, PageError> {
         let args = &self.args;
         let table = Table::inspect(database, &args.table).await;
@@ -165,7 +164,7 @@ impl DryRun {
         let (sample, pages, keys) = self.try_pages(&work, rows).await?;
         let failed = pages.iter().any(|page| page.error.is_some());
         let changes = match failed {
-            // What fails there fails here.
+            // A statement that fails in the batch fails here.
             true => Vec::new(),
             false => self.changes(&work, &keys).await?,
         };
@@ -179,7 +178,7 @@ impl DryRun {
         };
         let batch_pages = rows.map(|rows| rows.div_ceil(u64::from(self.page_size)));
         let parallelism = match database {
-            // It has one writer.
+            // SQLite has one writer.
             #[cfg(feature = "sqlite")]
             Database::Sqlite(_) => 1,
             #[allow(unreachable_patterns, reason = "SQLite may be all there is")]
@@ -209,7 +208,7 @@ impl DryRun {
         })
     }
 
-    /// Tries pages from all over the table, or all of a small one.
+    /// Tries pages from all parts of the table, or all pages of a small one.
     async fn try_pages(
         &self,
         work: &Work,
@@ -222,7 +221,7 @@ impl DryRun {
         };
         let (method, starts) = match spread {
             None => ("from the beginning on", None),
-            Some(Spread { keys, method }) => {
+            Some(KeySample { keys, method }) => {
                 let starts = std::iter::once(None).chain(keys.into_iter().map(Some));
                 let starts: Vec<_> = starts.take(self.pages as usize).collect();
                 (method, Some(starts))
@@ -240,8 +239,8 @@ impl DryRun {
                 },
                 None => last,
             };
-            // Gaps in the keys, and a filter, may lead to rows that are in the page before. Only the database
-            // knows which key comes first.
+            // Gaps in the keys, and a filter, may lead to rows of the previous page. Only the database knows which
+            // key comes first.
             let behind = match last {
                 Some(last) if starts.is_some() => {
                     !work.table().keys(start, Some(last), 1).await?.is_empty()
@@ -287,7 +286,7 @@ impl DryRun {
         Ok((sample, trials, pages))
     }
 
-    /// The keys of a page, and how long it took to find them.
+    /// The keys of a page, and the time it took to find them.
     async fn keys(
         &self,
         work: &Work,
@@ -301,7 +300,7 @@ impl DryRun {
         Ok((keys, began.elapsed()))
     }
 
-    /// Rows from the pages of the sample that change, as different as their places are.
+    /// Changed rows from the pages of the sample, from as many places as possible.
     async fn changes(&self, work: &Work, pages: &[Vec<Key>]) -> Result<Vec<RowChange>, PageError> {
         let mut changes = Vec::new();
         let apart = pages.len().div_ceil(PAGES_LOOKED_AT).max(1);
@@ -357,7 +356,7 @@ impl DryRun {
     }
 }
 
-/// All pages there are.
+/// The sample has all pages.
 const WHOLE: &str = "all of the table";
 
 /// The statements with their plans for a page from the middle of the sample.
@@ -379,15 +378,15 @@ async fn statements(
         .collect())
 }
 
-/// Refuses statements that write to a table whose changes stay whatever becomes of the transaction.
+/// Refuses statements that write to a table whose changes are not rolled back.
 async fn can_roll_back(database: &Database, work: &Work) -> Result<(), PageError> {
     match untransactional(database, &work.shown("TRUE"), false).await? {
         None => Ok(()),
         Some(Untransactional { table, engine }) => Err(PageError::non_retryable(
             "CannotRollBack",
             format_args!(
-                "a statement writes to the table {table}, whose engine {engine} has no transactions: what is \
-                 tried on it would stay, so there can be no dry run"
+                "a statement writes to the table {table}, whose engine {engine} has no transactions: changes \
+                 to it would remain, so there can be no dry run"
             ),
         )),
     }

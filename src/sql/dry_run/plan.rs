@@ -1,18 +1,18 @@
-//! How a database goes about a statement, and what in it is worth a warning.
+//! The plan of a statement, with warnings about slow parts.
 
 use serde::{Deserialize, Serialize};
 
 use crate::sql::Database;
 
-/// A statement with the plan that the database has for it.
+/// A statement with its plan in the database.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Plan {
     /// The statement, with placeholders for the values of the page.
     pub statement: String,
-    /// The plan, as the database words it.
+    /// The plan, in the words of the database.
     pub lines: Vec<String>,
-    /// What makes a page slow in a large table.
+    /// The parts that make a page slow in a large table.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
 }
@@ -35,7 +35,7 @@ impl Plan {
     }
 }
 
-/// Of a plan as PostgreSQL prints it.
+/// Warnings about a plan as PostgreSQL prints it.
 #[cfg(feature = "postgres")]
 fn postgres(lines: &[String]) -> Vec<String> {
     let mut warnings = Vec::new();
@@ -52,7 +52,7 @@ fn postgres(lines: &[String]) -> Vec<String> {
     warnings
 }
 
-/// Of `EXPLAIN QUERY PLAN`.
+/// Warnings about a result of `EXPLAIN QUERY PLAN`.
 #[cfg(feature = "sqlite")]
 fn sqlite(lines: &[String]) -> Vec<String> {
     let mut warnings = Vec::new();
@@ -61,7 +61,7 @@ fn sqlite(lines: &[String]) -> Vec<String> {
             let (table, how) = scan.split_once(' ').unwrap_or((scan, ""));
             let internal = table.starts_with('(') || scan == "CONSTANT ROW";
             match how.strip_prefix("USING ") {
-                // The keys of a page are given as a list.
+                // The list of the page's keys.
                 _ if internal || how.starts_with("VIRTUAL TABLE") => {}
                 Some(index) => warnings.push(format!("reads all of {table} by {index}")),
                 None => warnings.push(format!("reads the whole table {table}")),
@@ -73,7 +73,7 @@ fn sqlite(lines: &[String]) -> Vec<String> {
     warnings
 }
 
-/// Of `EXPLAIN`, as `access on table using key`.
+/// Warnings about a result of `EXPLAIN`, as `access on table using key`.
 #[cfg(feature = "mysql")]
 fn mysql(lines: &[String]) -> Vec<String> {
     let mut warnings = Vec::new();

@@ -1,4 +1,4 @@
-//! What a dry run found.
+//! The report of a dry run.
 
 use std::fmt;
 
@@ -11,9 +11,10 @@ use super::{
 };
 use crate::{base::text::grouped, sql::Key};
 
-/// What a [`DryRun`](crate::DryRun) found. Printed, it is a report for people; as JSON, `dry-run --json`.
+/// The result of a [`DryRun`](crate::DryRun). Its `Display` is a report for people; its JSON is that of `dry-run
+/// --json`.
 ///
-/// It has values of the table in it.
+/// The report holds values of the table.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct DryRunReport {
@@ -21,27 +22,27 @@ pub struct DryRunReport {
     pub table: String,
     /// The database system.
     pub system: String,
-    /// Rows that match, where that is known.
+    /// The number of matching rows, if it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows: Option<u64>,
-    /// They were counted, and not taken from statistics.
+    /// Tells whether the rows were counted, and not estimated from statistics.
     pub rows_are_exact: bool,
-    /// Rows in a page.
+    /// The number of rows in a page.
     pub page_size: u64,
-    /// How a page is found.
+    /// The statement that finds a page.
     pub page_query: Plan,
-    /// What is done to it, in this order.
+    /// The statements that change a page, in order.
     pub statements: Vec<Plan>,
-    /// Where the pages come from.
+    /// The choice of the pages.
     pub sample: String,
     /// The pages, in the order of the table.
     pub pages: Vec<PageTrial>,
-    /// What would become of a few rows.
+    /// Changes to a few rows.
     pub changes: Vec<RowChange>,
-    /// How long the batch would take. Absent where the number of rows is not known, or a page failed.
+    /// The estimated duration of the batch. Absent if the number of rows is unknown, or a page failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub estimate: Option<Estimate>,
-    /// What else is worth knowing.
+    /// Further notes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
 }
@@ -50,31 +51,31 @@ pub struct DryRunReport {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct PageTrial {
-    /// The key of its first row.
+    /// The key of the first row.
     pub first: Key,
-    /// The key of its last row.
+    /// The key of the last row.
     pub last: Key,
-    /// Its rows.
+    /// The number of rows.
     pub matched: u64,
-    /// Those of them that the statement which affected most rows has affected.
+    /// The number of rows that the statement with the most affected rows has affected.
     pub changed: u64,
-    /// The others.
+    /// The number of the other rows.
     pub unchanged: u64,
-    /// What it took to find the page and to run its statements, in seconds.
+    /// The time to find the page and to run its statements, in seconds.
     pub seconds: f64,
-    /// How much of that was waiting for locks, where the database says so.
+    /// The part of that time spent on waits for locks, if the database shows it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lock_wait_seconds: Option<f64>,
-    /// Who had these locks.
+    /// The sessions that had these locks.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub blocked_by: Vec<String>,
-    /// Why it failed.
+    /// The reason why the page failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
 }
 
 impl DryRunReport {
-    /// Whether every page that was tried went through.
+    /// Tells whether all pages succeeded.
     pub fn succeeded(&self) -> bool {
         self.pages.iter().all(|page| page.error.is_none())
     }
@@ -137,7 +138,7 @@ fn one_line(text: &str) -> String {
     printable(&text.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
-/// A value must not steer the terminal.
+/// Replaces control characters, since a value must not control the terminal.
 fn printable(text: &str) -> String {
     let plain = |c: char| if c.is_control() { '\u{fffd}' } else { c };
     text.chars().map(plain).collect()
@@ -178,7 +179,7 @@ impl DryRunReport {
         if self.changes.is_empty() {
             return Ok(());
         }
-        writeln!(f, "\nWhat becomes of a few rows")?;
+        writeln!(f, "\nChanges to a few rows")?;
         let mut rows = vec![["key", "column", "before", "after"].map(str::to_owned)];
         for change in &self.changes {
             let key = printable(&change.key.join(", "));
@@ -203,7 +204,7 @@ impl DryRunReport {
     }
 }
 
-/// Columns as wide as they must be; the first `right` of them are numbers.
+/// Aligns columns, of which the first `right` hold numbers.
 fn table<const N: usize>(
     f: &mut fmt::Formatter<'_>,
     rows: &[[String; N]],

@@ -7,12 +7,12 @@ use tokio::time::Instant;
 
 use super::{
     diff::{RowChange, Snapshot},
-    lock_watch::{LockWait, Watch, Watched, watcher},
+    lock_watch::{LockWait, Watch, watcher},
 };
 use crate::{
     base::error::PageError,
     sql::{
-        BackfillArgs, Database, Key, Table, TableDatabase,
+        BackfillArgs, Database, Key, Table,
         backend::dialect::Dialect,
         backfill::{Rows, Work},
         connection::lease::LeasedTransaction,
@@ -21,16 +21,16 @@ use crate::{
 
 /// A page that was tried.
 pub(super) struct Trial {
-    /// The statements, without the commit.
+    /// The time of the statements, without the commit.
     pub took: Duration,
-    /// Rows that were changed, or why the page failed.
+    /// The number of changed rows, or the reason why the page failed.
     pub changed: Result<u64, PageError>,
-    /// `None`: nobody could tell.
+    /// `None` if the database did not answer.
     pub lock_wait: Option<LockWait>,
 }
 
 /// Runs the statements for the rows, and rolls them back.
-pub(super) async fn page<DB: Watched + TableDatabase>(
+pub(super) async fn page<DB: Dialect>(
     pool: &Pool<DB>,
     work: &Work,
     args: &BackfillArgs,
@@ -45,18 +45,18 @@ pub(super) async fn page<DB: Watched + TableDatabase>(
     let began = Instant::now();
     let mut changed = work.apply::<DB>(&mut transaction, args, rows).await;
     if changed.is_ok()
-        && let Some(check) = deferred::<DB>()
+        && let Some(check) = DB::CHECK_DEFERRED
         && let Err(error) = DB::script(&mut transaction, check.to_owned()).await
     {
         changed = Err(error.into());
     }
     let took = begun + began.elapsed();
-    // A connection that is broken has nothing that could be rolled back.
+    // A broken connection has nothing to roll back.
     let rolled_back = transaction.rollback().await;
     let lock_wait = match watch {
         Some(watch) => watch.end().await,
-        // Its writers wait for each other when they begin.
-        None if DB::QUESTIONS.is_none() => Some(LockWait {
+        // In SQLite, writers wait when they begin.
+        None if DB::WAITS.is_none() => Some(LockWait {
             waited: begun,
             ..LockWait::default()
         }),
@@ -72,13 +72,8 @@ pub(super) async fn page<DB: Watched + TableDatabase>(
     })
 }
 
-/// Has constraints checked that would otherwise be checked by the commit that never comes.
-fn deferred<DB: Dialect>() -> Option<&'static str> {
-    (DB::NAME == "PostgreSQL").then_some("SET CONSTRAINTS ALL IMMEDIATE")
-}
-
-/// What a page does to some of its rows.
-pub(super) async fn changes<DB: Watched + TableDatabase>(
+/// The changes of a page to some of its rows.
+pub(super) async fn changes<DB: Dialect>(
     pool: &Pool<DB>,
     work: &Work,
     args: &BackfillArgs,
@@ -101,7 +96,7 @@ pub(super) async fn changes<DB: Watched + TableDatabase>(
 }
 
 /// The rows with these keys, whether they match the filter or not.
-async fn snapshot<DB: Watched>(
+async fn snapshot<DB: Dialect>(
     connection: &mut DB::Connection,
     table: &Table,
     keys: &[Key],
@@ -112,7 +107,7 @@ async fn snapshot<DB: Watched>(
     let (condition, values) = table.condition_among(keys, 1);
     let name = table.quoted_name();
     let key = table.spec().key.iter();
-    // With the table in front: a bare name would mean the text.
+    // The columns carry the table, since a bare name would mean the text.
     let key: Vec<_> = key
         .map(|column| format!("{name}.{}", table.quote(column)))
         .collect();

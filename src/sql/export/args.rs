@@ -1,4 +1,4 @@
-//! What an export reads and where it writes.
+//! The arguments of an export, as they are stored with its batch.
 
 use std::path::PathBuf;
 
@@ -10,9 +10,9 @@ use crate::{
     sql::{DEFAULT_CONNECTION, HighWaterMark, TableSpec},
 };
 
-/// What a [`SqlExport`](super::SqlExport) reads, and where and how it writes it.
+/// The arguments of a batch of [`SqlExport`](super::SqlExport): the rows to read, and the files to write.
 ///
-/// As JSON every field but `table`, `key` and `to` can be left out:
+/// In JSON every field but `table`, `key` and `to` is optional:
 ///
 /// ```json
 /// {"table": "users", "key": ["id"], "filter": "email IS NOT NULL", "to": "/srv/export/users",
@@ -36,39 +36,39 @@ use crate::{
 #[serde(remote = "Self", deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ExportArgs {
-    /// The connection of the worker, by its name. A batch never carries a URL.
+    /// The name of a connection of the worker. A batch never carries a URL.
     #[serde(default = "default_connection")]
     pub connection: String,
-    /// Which rows.
+    /// The rows.
     #[serde(flatten)]
     pub table: TableSpec,
-    /// Which columns, in this order; empty: all.
+    /// The columns, in this order; empty for all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub columns: Vec<String>,
     /// The directory of the parts, under the same path on every worker.
     pub to: PathBuf,
-    /// How the rows are written.
+    /// The format of the files.
     #[serde(default)]
     pub format: ExportFormat,
-    /// What stands for NULL in CSV; empty: nothing.
+    /// The text for NULL in CSV; empty for nothing.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub null: String,
-    /// Whether the files are compressed.
+    /// Tells whether the files are compressed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub gzip: bool,
     /// One file for all rows, beside the parts.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub concatenate: Option<PathBuf>,
-    /// Where the batch ends in a table that grows.
+    /// The end of the batch in a growing table.
     #[serde(default)]
     pub high_water_mark: HighWaterMark,
-    /// Whether pages may be read by a plan that scans or sorts the table.
+    /// Allows pages to be read by a plan that scans or sorts the table.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_slow_pages: bool,
-    /// How the values of each column are written: found out when the batch is prepared.
+    /// The encoding of each column, determined when the batch is prepared.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) encodings: Vec<Encoding>,
-    /// Those of the columns that the database computes.
+    /// The columns that the database computes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) generated: Vec<String>,
 }
@@ -105,7 +105,7 @@ impl Serialize for ExportArgs {
     }
 }
 
-/// How the rows of an export are written; see [`PartFormat`].
+/// The format of the files of an export; see [`PartFormat`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
@@ -140,7 +140,7 @@ impl ExportArgs {
         }
     }
 
-    /// Reads from this connection of the worker.
+    /// Selects a connection of the worker.
     #[must_use]
     pub fn connection(mut self, name: impl Into<String>) -> Self {
         self.connection = name.into();
@@ -175,7 +175,7 @@ impl ExportArgs {
         self
     }
 
-    /// Where its rows go.
+    /// The sink for the rows.
     pub(super) fn sink(&self) -> PartSink {
         let format = match self.format {
             ExportFormat::JsonL => PartFormat::json_lines_of(&self.columns),

@@ -1,4 +1,9 @@
-//! The rows of a table into files.
+//! A processor that writes the rows of a table into files.
+//!
+//! | file | contents |
+//! |---|---|
+//! | `args.rs` | the arguments |
+//! | `processor.rs` | [`SqlExport`] |
 
 mod args;
 mod processor;

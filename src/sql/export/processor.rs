@@ -24,8 +24,8 @@ use crate::{
     sql::{Column, Connections, HighWaterMark, Key, Table, TableError},
 };
 
-/// Writes the rows of a table into files, page by page: what `temporal-batch export` runs, for workers of
-/// your own. What comes of it, and what is safe, says [`PartSink`].
+/// Writes the rows of a table into files, page by page. This is the processor of `temporal-batch export`, for your
+/// own workers. [`PartSink`] describes the files, and what is safe.
 ///
 /// ```no_run
 /// # #[cfg(feature = "sqlite")]
@@ -43,42 +43,42 @@ use crate::{
 /// # }
 /// ```
 ///
-/// # Of which moment the rows are
+/// # Consistency
 ///
-/// Each page is read by a statement of its own, so each part shows the table at the moment of its page, and the
-/// export as a whole shows no single moment: a row that is changed while the export runs is in it once, in its
-/// old or its new form, and rows that belong together may be of different moments. Every row that was there
-/// when the batch started and is not deleted, nor moved to another key, is in it exactly once; later rows only
-/// up to the high-water mark, and at most once. One snapshot for all pages would have to be held by one transaction for hours,
-/// on one server, and would be gone with its connection; export from a standby that stands still, or a copy, where that is needed.
+/// Each page is read by a statement of its own, so each part shows the table at the time of its page, and the export
+/// as a whole shows no single point in time. A row that changes while the export runs is written once, in its old or
+/// its new form, and related rows may come from different times. Every row that exists when the batch starts, and is
+/// neither deleted nor moved to another key, is written exactly once. Later rows are written at most once, and only
+/// up to the high-water mark. One snapshot for all pages would need a transaction of hours on one server, and would
+/// be lost with its connection. Where you need one, export from a paused standby, or from a copy.
 ///
 /// # What is refused before anything starts
 ///
-/// A table that cannot be paged through ([`TableError`]), a column that is not there, two columns of one name, a
-/// column whose values the database writes but cannot read, and a directory that is not [`within`](Self::within)
-/// what is allowed.
+/// A table that cannot be paged through ([`TableError`]), a column that does not exist, two columns of one name, a
+/// column whose values the database writes but cannot read, and a directory outside of [`within`](Self::within).
 ///
-/// # What an import makes of it
+/// # Importing the files
 ///
-/// [`SqlImport`](crate::SqlImport) reads the manifest beside a file, which says how each column is written, and
-/// makes equal rows of it in a table with the same columns. Columns that the database computes are exported and
-/// left out by the import.
+/// [`SqlImport`](crate::SqlImport) reads the manifest beside a file, which describes the encoding of each column, and
+/// creates equal rows in a table with the same columns. Columns that the database computes are exported, and skipped
+/// by the import.
 #[derive(Debug)]
 pub struct SqlExport {
     connections: Connections,
     within: Option<PathBuf>,
-    /// By connection and table. It is looked at again after a while: it may be altered while a worker lives.
+    /// The tables by connection and spec. Each is inspected again after a while, since it may be altered while a
+    /// worker lives.
     tables: Mutex<HashMap<String, (Instant, KnownTable)>>,
 }
 
-/// A table that is looked at, or was.
+/// A table that was inspected, or is being inspected.
 type KnownTable = Arc<OnceCell<Table>>;
 
 const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// # Construct
 impl SqlExport {
-    /// Reads from these connections; a batch names one of them, and says where it writes.
+    /// A processor for these connections; each batch names one of them, and the directory to write into.
     pub fn new(connections: Connections) -> Self {
         Self {
             connections,
@@ -87,8 +87,7 @@ impl SqlExport {
         }
     }
 
-    /// Writes only below this directory, whatever a batch says: for workers whose batches are started by
-    /// others.
+    /// Restricts all batches to directories below this one, for workers whose batches are started by others.
     #[must_use]
     pub fn within(mut self, directory: impl Into<PathBuf>) -> Self {
         self.within = Some(directory.into());
@@ -96,7 +95,7 @@ impl SqlExport {
     }
 }
 
-/// A row that is to be written.
+/// A row to write.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ExportRow {
     key: Key,
@@ -191,7 +190,7 @@ impl SqlExport {
             Arc::clone(known)
         };
         let table = known.get_or_try_init(|| self.look(args)).await;
-        // It was as it should be when the batch began.
+        // The table was valid when the batch began.
         table.cloned().map_err(TableError::since_the_start)
     }
 
@@ -208,7 +207,7 @@ impl SqlExport {
     }
 }
 
-/// Types of PostgreSQL without an input.
+/// Types of PostgreSQL without an input function.
 const WRITE_ONLY: [&str; 7] = [
     "pg_brin_bloom_summary",
     "pg_brin_minmax_multi_summary",
@@ -223,7 +222,7 @@ fn selected<'t>(table: &'t Table, args: &ExportArgs) -> Result<Vec<&'t Column>, 
     table.selected(Some(args.columns.as_slice()).filter(|names| !names.is_empty()))
 }
 
-/// The first symbolic link on the way from a directory to what is below it.
+/// The first symbolic link on the path from a directory to one below it.
 fn symbolic_link(base: &Path, path: &Path) -> Option<PathBuf> {
     let path = std::path::absolute(path).ok()?;
     let mut at = base.to_path_buf();
@@ -343,7 +342,7 @@ mod tests {
         };
         assert_eq!(refused(&base, base.join("real/new"), None), None);
         assert_eq!(refused(&base, base.join("new/new"), None), None);
-        // The way to the directory itself is the worker's own business.
+        // The path to the directory itself is the worker's own choice.
         let way = folder.path().join("way");
         assert_eq!(refused(&way, way.join("new"), None), None);
         for (to, concatenate) in [

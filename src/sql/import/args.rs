@@ -1,4 +1,4 @@
-//! What an import does, as it is stored with its batch.
+//! The arguments of an import, as they are stored with its batch.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -9,8 +9,8 @@ use crate::{
     sql::DEFAULT_CONNECTION,
 };
 
-/// Which records go into which table. The arguments of a batch of [`SqlImport`](super::SqlImport), so they are
-/// stored in histories: no secrets.
+/// The arguments of a batch of [`SqlImport`](super::SqlImport): the records, and the table. They are stored in
+/// histories, so they must hold no secrets.
 ///
 /// ```
 /// use temporal_batch::{ImportArgs, files::CsvSource};
@@ -33,56 +33,55 @@ use crate::{
 #[serde(deny_unknown_fields)]
 #[non_exhaustive]
 pub struct ImportArgs {
-    /// The connection of the worker, by its name. A batch never carries a URL.
+    /// The name of a connection of the worker. A batch never carries a URL.
     #[serde(default = "default_connection")]
     pub connection: String,
-    /// The file, and how it is written.
+    /// The file, and its format.
     pub file: ImportFile,
-    /// The table, with its schema where it needs one: `table` or `schema.table`, spelled exactly as in the
-    /// database.
+    /// The table, with its schema if necessary: `table` or `schema.table`, spelled exactly as in the database.
     pub table: String,
-    /// Fields of the file that go to columns of another name.
+    /// The fields of the file that go to columns of another name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub map: BTreeMap<String, String>,
-    /// The columns that are filled; others get their default, and other fields of the file are left out.
-    /// Without it every field of the file, for which a JSON Lines file is read once from beginning to end; each
-    /// must then have its column.
+    /// The columns to fill. Other columns get their default, and other fields of the file are skipped. By default
+    /// every field of the file has a column; the fields of a JSON Lines file are found by reading the whole file
+    /// once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub columns: Option<Vec<String>>,
-    /// What stands for NULL in a CSV field: nothing at all, unless told.
+    /// The text for NULL in a CSV field; by default an empty field.
     #[serde(default)]
     pub null: String,
-    /// Which manifest says how the values of the file are written.
+    /// The manifest that describes the encoding of the values.
     #[serde(default, skip_serializing_if = "ManifestChoice::is_default")]
     pub manifest: ManifestChoice,
-    /// How the file writes bytes, where no manifest says it.
+    /// The encoding of bytes, where no manifest describes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<BytesForm>,
-    /// What happens to a record whose key is in the table.
+    /// The treatment of a record whose key is in the table.
     #[serde(default)]
     pub on_conflict: OnConflict,
-    /// Whether a page's rows and the record that it was applied commit together, so that a page that is tried
-    /// again never doubles them. Needs the tables of the [ledger](crate::SqlLedger) in the database. Without
-    /// it rows are doubled by a retry, unless a unique key and `on_conflict` prevent that, and records that
-    /// the database refuses fail their page.
+    /// Tells whether a page's rows and the record that it was applied commit together, so that a retried page never
+    /// duplicates rows. Needs the tables of the [ledger](crate::SqlLedger) in the database. Without it, a retry
+    /// duplicates rows unless a unique key and `on_conflict` prevent that, and a record that the database refuses
+    /// fails its page.
     #[serde(default = "yes")]
     pub once: bool,
-    /// The fields of a JSON Lines file, once somebody has looked for them.
+    /// The fields of a JSON Lines file, once they are known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) fields: Option<Vec<String>>,
-    /// What goes where, from the first to the last column: found out when the batch is prepared.
+    /// The assignment of fields to columns, in the order of the columns; determined when the batch is prepared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) plan: Option<Vec<Assigned>>,
-    /// Fields that are left out, since the database computes their columns.
+    /// The fields that are skipped, since the database computes their columns.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) computed: Vec<String>,
-    /// Whether a CSV field in quotes is never NULL.
+    /// Tells whether a quoted CSV field is never NULL.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) quoted_is_text: bool,
 }
 
-/// Which manifest of an export says how the values of a file are written. With one, an import makes rows that are
-/// equal to those that were exported.
+/// The manifest of an export that describes the encoding of a file's values. With one, an import creates rows equal
+/// to those that were exported.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -90,9 +89,9 @@ pub enum ManifestChoice {
     /// `FILE.manifest.json`, or the `manifest.json` in the directory of the file that lists the file.
     #[default]
     Beside,
-    /// None.
+    /// Ignores manifests.
     Ignored,
-    /// This one.
+    /// The manifest at this path.
     At(PathBuf),
 }
 
@@ -102,12 +101,12 @@ impl ManifestChoice {
     }
 }
 
-/// How a file writes bytes.
+/// The encoding of bytes in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum BytesForm {
-    /// Hexadecimal digits, with or without `\x` before them.
+    /// Hexadecimal digits, with or without a leading `\x`.
     Hex,
     /// Base64 with the characters `+` and `/`, padded.
     Base64,
@@ -120,45 +119,45 @@ pub enum BytesForm {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ImportFile {
-    /// CSV, with names of the columns.
+    /// CSV with column names.
     Csv(CsvSource),
-    /// JSON Lines with an object on each line. Numbers keep every digit; arrays and objects become JSON
-    /// texts; a column of JSON gets the value as it is; a field that a line does not have is NULL.
+    /// JSON Lines with an object on each line. Numbers keep every digit; arrays and objects become JSON texts; a
+    /// column of JSON gets the value unchanged; a missing field is NULL.
     JsonLines(JsonLinesSource),
 }
 
-/// What happens to a record whose unique key is in the table already.
+/// The treatment of a record whose unique key is in the table already.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum OnConflict {
-    /// It is given up, as a dead letter.
+    /// The record is given up, as a dead letter.
     #[default]
     Fail,
-    /// It is skipped, and counted as skipped.
+    /// The record is skipped, and counted as skipped.
     Nothing,
-    /// The row gets the values of the record. These columns are the unique key. A record that collides with a row
-    /// on another unique key is given up, as a dead letter.
+    /// The row gets the values of the record. These columns are the unique key. A record that collides with a row on
+    /// another unique key is given up, as a dead letter.
     Update(Vec<String>),
 }
 
-/// A field of the file and where it goes.
+/// A field of the file, and its column.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Assigned {
     pub field: String,
     pub column: String,
-    /// As the database writes it, without a length.
+    /// The type as the database writes it, without a length.
     pub type_name: String,
-    /// The kind of its values.
+    /// The kind of the values.
     #[serde(default, skip_serializing_if = "ColumnKind::is_plain")]
     pub kind: ColumnKind,
-    /// How the values are written, where a manifest says it.
+    /// The encoding of the values, if a manifest describes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub encoding: Option<Encoding>,
 }
 
-/// The kind of values of a column, as far as they are read or bound in another way.
+/// The kinds of values that are read or bound in different ways.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum ColumnKind {
@@ -166,9 +165,9 @@ pub(crate) enum ColumnKind {
     Plain,
     Json,
     Bytes,
-    /// The BIT of MySQL, for which a text is its bytes.
+    /// BIT of MySQL, where a text means its bytes.
     Bits,
-    /// The YEAR of MySQL, for which the text `0` is 2000.
+    /// YEAR of MySQL, where the text `0` means 2000.
     Year,
 }
 
@@ -200,7 +199,7 @@ impl From<JsonLinesSource> for ImportFile {
 
 /// # Construct
 impl ImportArgs {
-    /// Every record of the file as a row of the table.
+    /// An import of every record of the file as a row of the table.
     pub fn new(file: impl Into<ImportFile>, table: impl Into<String>) -> Self {
         Self {
             connection: default_connection(),
@@ -220,7 +219,7 @@ impl ImportArgs {
         }
     }
 
-    /// Into the database of this connection of the worker.
+    /// Selects a connection of the worker.
     #[must_use]
     pub fn connection(mut self, name: impl Into<String>) -> Self {
         self.connection = name.into();
@@ -241,35 +240,35 @@ impl ImportArgs {
         self
     }
 
-    /// What stands for NULL in a CSV field.
+    /// Sets the text for NULL in a CSV field.
     #[must_use]
     pub fn null(mut self, text: impl Into<String>) -> Self {
         self.null = text.into();
         self
     }
 
-    /// Which manifest says how the values of the file are written.
+    /// Selects the manifest that describes the encoding of the values.
     #[must_use]
     pub fn manifest(mut self, manifest: ManifestChoice) -> Self {
         self.manifest = manifest;
         self
     }
 
-    /// How the file writes bytes, where no manifest says it.
+    /// Sets the encoding of bytes, where no manifest describes it.
     #[must_use]
     pub fn bytes(mut self, form: BytesForm) -> Self {
         self.bytes = Some(form);
         self
     }
 
-    /// What happens to a record whose key is in the table.
+    /// Sets the treatment of a record whose key is in the table.
     #[must_use]
     pub fn on_conflict(mut self, on_conflict: OnConflict) -> Self {
         self.on_conflict = on_conflict;
         self
     }
 
-    /// Whether a page's rows and the record that it was applied commit together.
+    /// Commits a page's rows and the record that it was applied together.
     #[must_use]
     pub fn once(mut self, once: bool) -> Self {
         self.once = once;
@@ -278,7 +277,7 @@ impl ImportArgs {
 }
 
 impl ImportArgs {
-    /// Which field goes where, for people; nothing before the arguments are prepared.
+    /// The assignment of fields to columns, for people; empty before the arguments are prepared.
     #[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "for `import`"))]
     pub(crate) fn assignments(&self) -> Vec<String> {
         let assigned = |assigned: &Assigned| match assigned.field == assigned.column {
@@ -288,13 +287,13 @@ impl ImportArgs {
         self.plan.iter().flatten().map(assigned).collect()
     }
 
-    /// Fields that are left out, since the database computes their columns.
+    /// The fields that are skipped, since the database computes their columns.
     #[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "for `import`"))]
     pub(crate) fn computed(&self) -> &[String] {
         &self.computed
     }
 
-    /// Whether a manifest says how values are written.
+    /// Tells whether a manifest describes the encoding of the values.
     #[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "for `import`"))]
     pub(crate) fn has_manifest(&self) -> bool {
         self.plan

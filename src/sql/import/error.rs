@@ -1,22 +1,21 @@
-//! What is wrong with an import, found before anything is changed.
+//! The errors of imports that cannot work, found before anything is changed.
 
-use crate::base::error::PageError;
-use crate::sql::ledger::NEEDS_TABLES;
+use crate::{base::error::PageError, processor::store::page_ledger::LEDGER_TABLES_MISSING};
 
 /// An import that cannot work.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidImport {
-    /// Not of the form `table` or `schema.table`.
-    #[error("{given:?} is no name of a table; write table or schema.table")]
+    /// The name of the table is not of the form `table` or `schema.table`.
+    #[error("{given:?} is not the name of a table; write table or schema.table")]
     TableName {
-        /// What was given.
+        /// The given name.
         given: String,
     },
     /// The database has no such table.
     #[error("there is no table {table:?}")]
     NoTable {
-        /// What was given.
+        /// The given name.
         table: String,
     },
     /// A column that the table does not have.
@@ -26,10 +25,10 @@ pub enum InvalidImport {
         table: String,
         /// The column.
         column: String,
-        /// Those that it has.
+        /// The columns of the table.
         columns: String,
     },
-    /// Fields of the file have no place in the table.
+    /// Fields of the file have no column in the table.
     #[error(
         "table {table:?} has no columns for these fields of the file: {fields}; name the column of \
          each (--map FIELD=COLUMN, `ImportArgs::map`), or the columns to fill (--columns, `ImportArgs::columns`)"
@@ -40,101 +39,108 @@ pub enum InvalidImport {
         /// The fields.
         fields: String,
     },
-    /// Columns that no field goes to.
+    /// A column has no field.
     #[error("the file has no field for column {column:?}, only: {fields}")]
     NoField {
         /// The column.
         column: String,
-        /// The fields that there are.
+        /// The fields of the file.
         fields: String,
     },
-    /// A field that the file does not have.
+    /// The file has no such field.
     #[error("the file has no field {field:?}, only: {fields}")]
     UnknownField {
         /// The field.
         field: String,
-        /// The fields that there are.
+        /// The fields of the file.
         fields: String,
     },
-    /// Two fields go to one column, or two have one name.
+    /// Two fields go to one column, or have the same name.
     #[error("column {column:?} would be filled twice")]
     Twice {
         /// The column.
         column: String,
     },
-    /// The database computes it.
+    /// The database computes the column.
     #[error("column {column:?} is computed by the database and cannot be filled")]
     Generated {
         /// The column.
         column: String,
     },
-    /// Nothing says how the file writes bytes.
+    /// The encoding of bytes in the file is unknown.
     #[error(
-        "column {column:?} holds bytes ({type_name}), and nothing says how the file writes them; say \
+        "column {column:?} holds bytes ({type_name}), and nothing says how the file encodes them; use \
          --bytes hex, base64 or text (the text itself, in UTF-8), or keep the manifest of the export beside the file"
     )]
     Bytes {
         /// The column.
         column: String,
-        /// Its type.
+        /// The type of the column.
         type_name: String,
     },
-    /// There is nothing that names the columns of the file.
-    #[error("the file has no header, and nothing says what its columns are; name them")]
+    /// The columns of the file have no names.
+    #[error("the file has no header, so its columns have no names; name them")]
     NoNames,
-    /// The file is empty, so nothing says which fields it has.
+    /// The file is empty, so it names no fields.
     #[error("the file has no header and no records")]
     Empty,
-    /// No line of a JSON Lines file can be read, so nothing says which fields it has.
+    /// A JSON Lines file without a readable line, so that its fields are unknown.
     #[error("no line of the file can be read; the first: {message}")]
     NothingReadable {
-        /// The fault of the first one.
+        /// The problem with the first line.
         message: String,
     },
-    /// No line of a JSON Lines file has a field.
+    /// A JSON Lines file without any field.
     #[error("no line of the file has a field")]
     NoFields,
-    /// An update needs to know which row.
+    /// An update needs a key.
     #[error(
         "the key of an update has column {column:?}, which is not filled; filled are: {columns}"
     )]
     KeyNotFilled {
         /// The column.
         column: String,
-        /// Those that are filled.
+        /// The columns that are filled.
         columns: String,
     },
-    /// A page that fails leaves records there that its next attempt writes again.
+    /// The table cannot roll back: records that a failed page has written remain, and its next attempt writes them
+    /// again.
     #[error(
-        "table {table:?} has the engine {engine}, which has no transactions: what a page wrote there would stay when \
-         the page fails, and be written again by its next attempt; convert it (ALTER TABLE .. ENGINE = InnoDB), or \
+        "table {table:?} has the engine {engine}, which has no transactions: rows of a failed page would remain there, \
+         and its next attempt would write them again; convert it (ALTER TABLE .. ENGINE = InnoDB), or \
          update by a unique key (on conflict) and leave out once per page"
     )]
     NoTransactions {
         /// The table.
         table: String,
-        /// Its engine.
+        /// The engine of the table.
         engine: String,
     },
-    /// The tables of the page ledger are not there.
-    #[error("{}", NEEDS_TABLES)]
+    /// The tables of the page ledger are missing.
+    #[error(
+        "once per page needs the tables of the page ledger in the database, and they are missing"
+    )]
     LedgerTablesMissing,
-    /// What to do on a conflict cannot be done with this table.
-    #[error("the database refuses what is to be done on conflict: {message}; {remedy}")]
+    /// The table does not support the treatment of conflicts.
+    #[error("the database refuses the treatment of conflicts: {message}; {remedy}")]
     OnConflict {
-        /// What the database says.
+        /// The message of the database.
         message: String,
-        /// The way out.
+        /// The remedy.
         remedy: &'static str,
     },
-    /// An update without a key.
+    /// An update names no key.
     #[error("an update on conflict needs the columns of a unique key")]
     NoKey,
 }
 
 impl InvalidImport {
-    /// As the error that refuses a batch.
+    /// The error that refuses a batch.
     pub(super) fn into_page_error(self) -> PageError {
-        PageError::non_retryable("InvalidImport", self)
+        let error_type = match self {
+            Self::LedgerTablesMissing => LEDGER_TABLES_MISSING,
+            _ => "InvalidImport",
+        };
+        PageError::non_retryable(error_type, self)
     }
 }

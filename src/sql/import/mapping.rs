@@ -1,4 +1,4 @@
-//! Which field goes to which column. Pure.
+//! The assignment of fields to columns. Pure.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,7 +17,7 @@ pub(super) struct Column {
     pub kind: ColumnKind,
 }
 
-/// The fields that an export computed and that the table computes again.
+/// The fields of columns that an export's database computed and that the table computes again.
 pub(super) fn computed(
     args: &ImportArgs,
     exported: &[EncodedColumn],
@@ -32,8 +32,8 @@ pub(super) fn computed(
     computed.map(|field| field.name.clone()).collect()
 }
 
-/// Which field goes where, in the order of the columns that were asked for, or else of the fields. `exported`: what a
-/// manifest says of the fields.
+/// The assignment of fields to columns, in the order of the requested columns, or else of the fields. `exported`
+/// holds the manifest's encodings of the fields.
 pub(super) fn plan(
     args: &ImportArgs,
     fields: &[String],

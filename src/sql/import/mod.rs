@@ -1,4 +1,14 @@
-//! The records of a file into a table, page by page.
+//! A processor that puts the records of a file into a table.
+//!
+//! | file | contents |
+//! |---|---|
+//! | `args.rs`, `error.rs` | the arguments, and the reasons to refuse them |
+//! | `processor.rs` | [`SqlImport`] |
+//! | `target.rs`, `mapping.rs` | the table, and the assignment of fields to its columns |
+//! | `row.rs` | a record as a row |
+//! | `write/` | rows into the table, a file for each database |
+//! | `fault/` | the columns that a database refuses, a file for each database |
+//! | `rejected.rs` | the dead letter of a refused record |
 
 mod args;
 mod error;

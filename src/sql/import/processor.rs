@@ -30,20 +30,20 @@ use crate::{
             dialect::Dialect,
             table_engine::{Untransactional, untransactional},
         },
-        connection::{lease::LeasedTransaction, pool::LOCK_TIMEOUT},
-        ledger::missing::NoLedger,
+        connection::{lease::LeasedTransaction, session::LOCK_TIMEOUT},
+        ledger::no_ledger::NoLedger,
     },
 };
 
-/// A transaction that is silent for so long ends by itself.
+/// The silence after which a transaction ends by itself.
 const SILENCE: Duration = Duration::from_secs(60);
 
 /// Puts the records of a file into a table: by `COPY` in PostgreSQL, by `INSERT` with many rows elsewhere.
 ///
-/// Values are written as texts that the database converts by its own rules, as in `COPY`. A record that it
-/// refuses (a wrong type, a constraint) becomes a dead letter, alone: its page is split until it is found.
+/// Values are sent as texts that the database converts by its own rules, as in `COPY`. A record that the database
+/// refuses (a wrong type, a constraint) becomes a dead letter by itself: its page is split until the record is found.
 ///
-/// The files of a [`SqlExport`](crate::SqlExport) become rows that are equal to those that were exported, by the
+/// The files of a [`SqlExport`](crate::SqlExport) become rows equal to those that were exported, with the help of the
 /// [manifest](ManifestChoice) beside them.
 ///
 /// ```no_run
@@ -69,7 +69,7 @@ pub struct SqlImport {
     masked: bool,
 }
 
-/// JSON objects that are looked at where the columns are named, for the names of fields.
+/// The number of JSON objects that are searched for field names if the columns are named.
 const LOOK_AT: usize = 100;
 const LINES_AT_ONCE: usize = 10_000;
 
@@ -83,16 +83,16 @@ impl SqlImport {
         }
     }
 
-    /// Keeps values out of dead letters: these then name the file, the line and the column of a record that is given
-    /// up, and hold nothing of it. Messages, which are stored in histories and logged, never do.
+    /// Keeps values out of dead letters. These then name the file, the line and the column of a refused record, and
+    /// hold no part of it. Messages, which are stored in histories and logged, never hold values.
     #[must_use]
     pub fn mask_values(mut self, masked: bool) -> Self {
         self.masked = masked;
         self
     }
 
-    /// Keeps the records that are given up here, for batches without [`once`](ImportArgs::once). Without it a
-    /// page with a record that the database refuses is given up as a whole.
+    /// Keeps the refused records in a store, for batches without [`once`](ImportArgs::once). Without a store, a page
+    /// with a record that the database refuses is given up as a whole.
     #[must_use]
     pub fn dead_letters(mut self, store: impl DeadLetters) -> Self {
         self.letters = Some(Arc::new(store));
@@ -168,7 +168,7 @@ async fn fields_of_first(source: &JsonLinesSource) -> Result<Vec<String>, PageEr
     Ok(fields)
 }
 
-/// The fields that any line has. Reads the whole file: a field that comes late would be lost.
+/// The fields of all lines. Reads the whole file, since a field that first occurs late would be lost.
 async fn fields_of_all(source: &JsonLinesSource) -> Result<Vec<String>, PageError> {
     let mut fields = Vec::new();
     let mut start = None;
@@ -183,7 +183,7 @@ async fn fields_of_all(source: &JsonLinesSource) -> Result<Vec<String>, PageErro
     }
 }
 
-/// The fields of some lines that are not known yet, and where the next lines begin.
+/// The new fields of some lines, and the position of the next line.
 async fn new_fields(
     source: &JsonLinesSource,
     range: &PageRange<FilePosition>,
@@ -205,7 +205,7 @@ async fn new_fields(
     Ok((new.cloned().collect(), page.next().clone()))
 }
 
-/// Why no field was found.
+/// The reason why no field was found.
 async fn nothing_in(source: &JsonLinesSource) -> Result<InvalidImport, PageError> {
     let read = |line: &[u8]| row::fields_of(&String::from_utf8_lossy(line)).map(drop);
     let page = source
@@ -239,7 +239,7 @@ async fn fields(args: &ImportArgs) -> Result<Vec<String>, PageError> {
                 None => fields_of_all(source).await?,
             };
             if let Some(columns) = &args.columns {
-                // A field that comes late is as good as one that comes early.
+                // A field may occur late in the file.
                 let fed = |field: &String| args.map.get(field).unwrap_or(field).clone();
                 let known: Vec<_> = fields.iter().map(fed).collect();
                 let late = |column: &&String| {
@@ -271,7 +271,7 @@ impl PageProcessor for SqlImport {
 
     async fn prepare(&self, mut args: ImportArgs) -> Result<ImportArgs, PageError> {
         let database = self.database(&args)?;
-        // A file that is decompressed is another one then.
+        // A decompressed copy is another file then.
         let (choice, manifest) = manifest(&args).await?;
         args.manifest = choice;
         args.file = match args.file {
@@ -290,7 +290,7 @@ impl PageProcessor for SqlImport {
             None => fields(&args).await?,
         };
         let exported = match manifest {
-            // Of the rows of a table.
+            // Written by an export of a table.
             Some(manifest) if !manifest.encodings.is_empty() => {
                 let null = manifest.format.null_text();
                 if let Some(null) = null.filter(|null| args.null.is_empty() || args.null == *null) {
@@ -359,7 +359,7 @@ impl PageProcessor for SqlImport {
         let plan = plan_of(args)?;
         let filled = Filled::new(&target, plan, &args.on_conflict);
         let count = rows.len() as u64;
-        // Even without rows the transaction has to be looked at: it is the page's.
+        // Even without rows, the transaction has to be taken, since it is the page's.
         macro_rules! written {
             ($transaction:expr, $write:path) => {{
                 let written = $write($transaction, &filled, rows).await;
@@ -393,11 +393,13 @@ impl PageProcessor for SqlImport {
         }
         let written = match database {
             #[cfg(feature = "postgres")]
-            Database::Postgres(pool) => in_transaction!(sqlx::Postgres, pool, write::postgres),
+            Database::Postgres(pool) => {
+                in_transaction!(sqlx::Postgres, pool, write::postgres::write)
+            }
             #[cfg(feature = "mysql")]
-            Database::MySql(pool) => in_transaction!(sqlx::MySql, pool, write::mysql),
+            Database::MySql(pool) => in_transaction!(sqlx::MySql, pool, write::mysql::write),
             #[cfg(feature = "sqlite")]
-            Database::Sqlite(pool) => in_transaction!(sqlx::Sqlite, pool, write::sqlite),
+            Database::Sqlite(pool) => in_transaction!(sqlx::Sqlite, pool, write::sqlite::write),
         };
         if args.on_conflict == OnConflict::Nothing {
             for _ in written..count {
@@ -432,7 +434,7 @@ impl PageProcessor for SqlImport {
         args.once
             .then(|| match self.connections.get(&args.connection) {
                 Ok(database) => database.ledger(),
-                // Without a ledger its rows could be doubled.
+                // Without a ledger its rows could be duplicated.
                 Err(_) => Arc::new(NoLedger::of(self.connections.clone(), &args.connection)),
             })
     }
@@ -442,7 +444,7 @@ impl PageProcessor for SqlImport {
     }
 }
 
-/// How many records the manifest says are in the file, unless it has got another size since.
+/// The number of records according to the manifest, unless the size of the file has changed since.
 async fn written_by_an_export(args: &ImportArgs) -> Result<Option<u64>, PageError> {
     let (_, Some(manifest)) = manifest(args).await? else {
         return Ok(None);
@@ -458,7 +460,7 @@ async fn written_by_an_export(args: &ImportArgs) -> Result<Option<u64>, PageErro
     Ok(written.map(|file| file.records))
 }
 
-/// Which manifest says how the values of the file are written, from now on, and what it says.
+/// The manifest that describes the encoding of the file's values, fixed from now on, and its content.
 async fn manifest(args: &ImportArgs) -> Result<(ManifestChoice, Option<Manifest>), PageError> {
     let file = match &args.file {
         ImportFile::Csv(source) => source.file.path.clone(),

@@ -1,4 +1,4 @@
-//! A record that is given up: its place in the file, and the columns that are at fault.
+//! A refused record: its place in the file, and the columns at fault.
 
 use std::ops::Range;
 
@@ -14,15 +14,15 @@ use crate::{
     processor::{report::PageReport, store::dead_letter::MAX_LETTER_CHARS},
 };
 
-/// Tells of records that are given up. The message names the file, the line and the column; it is stored in histories
-/// and logged. The value and the record are only in the dead letter.
+/// Describes refused records. The message names the file, the line and the column; it is stored in histories and
+/// logged. The value and the record are only in the dead letter.
 pub(super) struct Rejecting<'a> {
     pub file: &'a SourceFile,
-    /// Values stay out of dead letters, too.
+    /// Tells whether values stay out of dead letters, too.
     pub masked: bool,
 }
 
-/// The only record of a page, as far as its refusal needs it.
+/// The only record of a page, for the description of its refusal.
 pub(super) struct Alone {
     bytes: Range<u64>,
     number: u64,
@@ -30,7 +30,7 @@ pub(super) struct Alone {
 }
 
 impl Alone {
-    /// The record of a page that has only one.
+    /// The record of a page with only one record.
     pub fn of(records: &[FileRecord<ImportRow>]) -> Option<Self> {
         let [record] = records else { return None };
         Some(Self {
@@ -51,7 +51,7 @@ impl ImportFile {
 }
 
 impl Rejecting<'_> {
-    /// Gives up a record that cannot be read, or hands out what it holds.
+    /// Gives up a record that cannot be read, or returns its content.
     pub fn row(
         &self,
         position: usize,
@@ -71,7 +71,7 @@ impl Rejecting<'_> {
         None
     }
 
-    /// The refusal of a page, with the place of its record where that is alone.
+    /// The refusal of a page, with the place of its record if it has only one.
     pub async fn refused(
         &self,
         refused: Refused,
@@ -84,7 +84,7 @@ impl Rejecting<'_> {
         };
         let (file, of) = (self.file.clone(), bytes.clone());
         let read = tokio::task::spawn_blocking(move || file.record_at(&of)).await;
-        // The error itself matters more than where the record is.
+        // The error itself matters more than the place of the record.
         let (lines, text) = match read {
             Ok(Ok((lines, text))) => (Some(lines), Some(text)),
             Ok(Err(_)) | Err(_) => (None, None),

@@ -12,24 +12,24 @@ use crate::{
     files::{BadRecord, Fields},
 };
 
-/// The values of a row, one for each column that is filled. Public only because it is the item of a processor.
+/// The values of a row, one for each filled column. Public only because it is the item of a processor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ImportRow(pub(super) Vec<Cell>);
 
-/// How values are read where no manifest says it, and what is NULL.
+/// The reading of values without a manifest, and of NULL.
 #[derive(Clone, Debug)]
 pub(super) struct Reading {
     pub plan: Vec<Assigned>,
     pub bytes: Option<BytesForm>,
-    /// The text that stands for NULL in CSV.
+    /// The text for NULL in CSV.
     pub null: String,
-    /// Whether a CSV field in quotes is never NULL.
+    /// Tells whether a quoted CSV field is never NULL.
     pub quoted_is_text: bool,
-    /// Whether a text may be something else than UTF-8.
+    /// Tells whether a text need not be UTF-8.
     pub any_text: bool,
 }
 
-/// Where in a CSV record the columns are found.
+/// The positions of the columns in a CSV record.
 pub(super) fn places(plan: &[Assigned], names: &csv::StringRecord) -> Result<Vec<usize>, String> {
     let place = |assigned: &Assigned| {
         let place = names.iter().position(|name| name == assigned.field);
@@ -39,7 +39,7 @@ pub(super) fn places(plan: &[Assigned], names: &csv::StringRecord) -> Result<Vec
 }
 
 impl Reading {
-    /// `names`: of the columns of the file.
+    /// Finds the columns by the `names` in the file.
     pub fn of_csv(
         &self,
         fields: Fields<'_>,
@@ -71,7 +71,7 @@ impl Reading {
         cells.collect::<Result<_, _>>().map(ImportRow)
     }
 
-    /// `dropped`: whether a field without a place is left out.
+    /// Reads a JSON object. `dropped` tells whether a field without a place is skipped.
     pub fn of_json(
         &self,
         line: &[u8],
@@ -128,7 +128,7 @@ impl Reading {
                     .map(Cell::Bytes)
                     .map_err(|_| "its bytes are not written as Base64")
             }
-            _ => Err("it holds bytes, and the value is no text"),
+            _ => Err("it holds bytes, but the value is not a text"),
         }
     }
 
@@ -153,7 +153,7 @@ impl Reading {
     }
 }
 
-/// A column that is known by its number gets its name.
+/// Gives a column that is known by its number its name.
 fn named(bad: BadRecord, names: &csv::StringRecord) -> BadRecord {
     let number: Option<usize> = bad.column().and_then(|number| number.parse().ok());
     let Some(name) = number.and_then(|number| names.get(number.checked_sub(1)?)) else {
@@ -163,20 +163,23 @@ fn named(bad: BadRecord, names: &csv::StringRecord) -> BadRecord {
     bad.renamed(name, message)
 }
 
-/// Names the byte at which a line stops being JSON, without a word of the line.
+/// Names the byte at which a line stops being JSON, without showing any of the line.
 fn invalid(line: &str) -> BadRecord {
     let error = serde_json::from_str::<serde::de::IgnoredAny>(line).err();
-    let place = error.map(|error| format!("no JSON from byte {} on", error.column()));
-    BadRecord::new("InvalidJson", place.unwrap_or_else(|| "no JSON".to_owned()))
+    let place = error.map(|error| format!("invalid JSON from byte {} on", error.column()));
+    BadRecord::new(
+        "InvalidJson",
+        place.unwrap_or_else(|| "invalid JSON".to_owned()),
+    )
 }
 
 pub(super) fn fields_of(line: &str) -> Result<Vec<json_object::Field<'_>>, BadRecord> {
     json_object::fields(line).map_err(|error| match error {
         NoObject::Invalid => invalid(line),
-        NoObject::Other => BadRecord::new("NoObject", "JSON, but no object"),
+        NoObject::Other => BadRecord::new("NoObject", "JSON, but not an object"),
         NoObject::Twice(name) => BadRecord {
-            detail: Some(format!("field {name:?} comes twice")),
-            ..BadRecord::new("InvalidJson", "a field comes twice")
+            detail: Some(format!("field {name:?} occurs twice")),
+            ..BadRecord::new("InvalidJson", "a field occurs twice")
         }
         .in_column(&name, None),
     })
@@ -219,7 +222,7 @@ fn escaped(text: &str, to: &mut Vec<u8>) {
     }
 }
 
-/// As a text that the database converts; bytes as PostgreSQL writes them.
+/// The value as a text that the database converts; bytes as PostgreSQL writes them.
 pub(super) fn into_text(cell: Cell) -> Option<String> {
     match cell {
         Cell::Null => None,

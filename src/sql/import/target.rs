@@ -7,10 +7,10 @@ use sqlx::Row as _;
 
 use super::{InvalidImport, args::ColumnKind, mapping::Column};
 #[cfg(feature = "postgres")]
-use crate::sql::connection::proxied::rows_of;
+use crate::sql::connection::pgbouncer::rows_of;
 use crate::{base::error::PageError, sql::Database};
 
-/// Whether a column of this declared type is meant for bytes.
+/// Tells whether a column of this declared type is meant for bytes.
 #[cfg(feature = "sqlite")]
 fn holds_bytes(type_name: &str) -> bool {
     let declared = type_name.to_uppercase();
@@ -18,7 +18,7 @@ fn holds_bytes(type_name: &str) -> bool {
     declared.contains("BLOB") && !other.into_iter().any(|part| declared.contains(part))
 }
 
-/// A table as it was named.
+/// The name of a table, as it was given.
 pub(super) struct Target {
     schema: Option<String>,
     table: String,
@@ -55,19 +55,19 @@ impl Target {
         })
     }
 
-    /// Its schema, where one was named, and its name.
+    /// The schema, if one was given, and the name.
     pub fn names(&self) -> (Option<&str>, &str) {
         (self.schema.as_deref(), &self.table)
     }
 
-    /// A name for statements.
+    /// A name, quoted for statements.
     pub fn quote(&self, name: &str) -> String {
         let mark = self.mark;
         let doubled = name.replace(mark, &format!("{mark}{mark}"));
         format!("{mark}{doubled}{mark}")
     }
 
-    /// The name of the table for statements.
+    /// The quoted name of the table.
     pub fn quoted(&self) -> String {
         let table = self.quote(&self.table);
         match &self.schema {
@@ -76,7 +76,7 @@ impl Target {
         }
     }
 
-    /// Whether these are exactly the columns of a unique key.
+    /// Tells whether these are exactly the columns of a unique key.
     #[cfg(feature = "mysql")]
     pub async fn is_unique_key(
         &self,
@@ -98,13 +98,13 @@ impl Target {
         Ok(keys.values().any(|columns| *columns == wanted))
     }
 
-    /// Its columns; none where there is no such table.
+    /// The columns; empty if the table does not exist.
     pub async fn columns(&self, database: &Database) -> Result<Vec<Column>, PageError> {
         match database {
             #[cfg(feature = "postgres")]
             Database::Postgres(pool) => {
-                // Without a length a cast does not cut what is too long.
-                // A domain counts as the type it is made of.
+                // Without a length, a cast does not truncate long values.
+                // A domain counts as its base type.
                 let columns =
                     "SELECT attname::text, pg_catalog.format_type(atttypid, -1), attgenerated <> '', (
                         WITH RECURSIVE chain (name, kind, base) AS (
@@ -136,7 +136,8 @@ impl Target {
             }
             #[cfg(feature = "mysql")]
             Database::MySql(pool) => {
-                // JSON is a text with this constraint in MariaDB; for MySQL, which has no such table, a comment.
+                // In MariaDB, JSON is a text with this constraint. MySQL has no such table, and reads this as a
+                // comment.
                 let columns = "SELECT CAST(column_name AS CHAR), CAST(data_type AS CHAR),
                         CAST(COALESCE(generation_expression, '') AS CHAR) <> '',
                         FALSE /*M! OR EXISTS (

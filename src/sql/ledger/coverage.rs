@@ -1,7 +1,7 @@
-//! Which part of its data a batch run has applied, as the page ledger has it.
+//! The part of its data that a batch run has applied, according to the page ledger.
 //!
-//! Strides are numbered from 0, and each begins where the one before ends. So a row that is missing, a
-//! stride that ends before its end, and one that begins elsewhere all leave a hole.
+//! Strides are numbered from 0, and each begins where the previous one ends. A missing row, a stride that is not
+//! applied to its end, and a stride that begins elsewhere all leave a hole.
 
 use crate::{
     base::error::PageError,
@@ -9,33 +9,33 @@ use crate::{
     processor::store::page_ledger::StrideTotals,
     progress::ItemCounts,
     sql::{
-        backend::dialect::{Dialect, Fields, LedgerDatabase},
+        backend::{Backend, dialect::Dialect, value::Fields},
         ledger::{SqlLedger, failed},
     },
 };
 
-/// A stride as the ledger has it.
+/// A stride, as the ledger has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct KeptStride {
-    /// Its number.
+    /// The number of the stride.
     pub stride: u64,
-    /// Everything of it up to here is applied; where it begins, if nothing is.
+    /// The position up to which the stride is applied; its beginning, if nothing is applied.
     pub applied_to: Option<PageToken>,
-    /// Where it ends, if that was ever decided.
+    /// The end of the stride, once it is decided.
     pub end: Option<PageToken>,
-    /// It was applied up to the end of the data.
+    /// Tells whether the stride is applied up to the end of the data.
     pub ends_data: bool,
-    /// What became of its pages and items.
+    /// The numbers of its pages and items by outcome.
     pub totals: StrideTotals,
 }
 
-/// # Looking at what was applied
-impl<DB: LedgerDatabase> SqlLedger<DB> {
-    /// The strides of a batch run from number `from` on, in their order, at most `limit`.
+/// # Look at the strides
+impl<DB: Backend> SqlLedger<DB> {
+    /// The strides of a batch run from number `from` on, in order, at most `limit`.
     ///
     /// # Errors
-    /// What the database says.
+    /// The error of the database.
     pub async fn strides(
         &self,
         batch_run: &str,
@@ -79,17 +79,19 @@ fn kept<DB: Dialect>(row: &DB::Row) -> Result<KeptStride, sqlx::Error> {
     })
 }
 
-/// A range of which the ledger does not say that it was applied.
+/// A range that the ledger does not have as applied.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Hole {
     pub start: Option<PageToken>,
-    /// `None`: the end of the data.
+    /// The end of the range; `None` for the end of the data.
     pub end: Option<PageToken>,
-    /// What the ledger says instead.
+    /// The state of the range according to the ledger.
     pub what: String,
-    /// Only rows can tell: the last page of a stride is not recorded when it is empty.
+    /// Only the rows can tell whether something is missing: the ledger has no record of an empty last page of a
+    /// stride.
     pub holds_if_empty: bool,
-    /// A read found the end of the data where it begins. Rows may have come there since, as they may anywhere.
+    /// A read found the end of the data at the beginning of the range. Rows may have been added since, as they may
+    /// anywhere.
     pub found_end: bool,
 }
 
@@ -97,16 +99,16 @@ pub(crate) struct Hole {
 #[derive(Debug)]
 pub(crate) struct Chain {
     next: u64,
-    /// Where the next stride begins.
+    /// The beginning of the next stride.
     at: Option<PageToken>,
-    /// `None`: all of the data.
+    /// The end of the covered part; `None` for all of the data.
     covered_to: Option<PageToken>,
-    /// Nothing that comes now has to be applied.
+    /// Everything after this point need not be applied.
     done: bool,
 }
 
 impl Chain {
-    /// `covered_from` is where the first stride begins; `None`: at the beginning of the data.
+    /// `covered_from` is the beginning of the first stride; `None` for the beginning of the data.
     pub fn new(covered_from: Option<PageToken>, covered_to: Option<PageToken>) -> Self {
         Self {
             next: 0,
@@ -116,12 +118,12 @@ impl Chain {
         }
     }
 
-    /// The number of the stride that comes next.
+    /// The number of the next stride.
     pub fn next(&self) -> Option<u64> {
         (!self.done).then_some(self.next)
     }
 
-    /// Goes on with the next stride that the ledger has.
+    /// Continues with the next stride that the ledger has.
     pub fn follow(&mut self, stride: &KeptStride) -> Vec<Hole> {
         let mut holes = Vec::new();
         if self.done {
@@ -138,7 +140,7 @@ impl Chain {
                 _ => format!("strides {} to {last} are not in the ledger", self.next),
             };
             let begins = match stride.totals.pages + stride.totals.pages_failed {
-                // Nothing of it is applied, so it still says where it begins.
+                // Nothing of the stride is applied, so `applied_to` is still its beginning.
                 0 => stride.applied_to.clone(),
                 _ => None,
             };
@@ -151,7 +153,7 @@ impl Chain {
                 what: match begins {
                     Some(_) => missing,
                     None => format!(
-                        "{missing}; the range also has stride {}, which is",
+                        "{missing}; the range includes stride {}, which is",
                         stride.stride
                     ),
                 },
@@ -173,7 +175,7 @@ impl Chain {
             });
         }
         if stride.ends_data {
-            // The walk met no row there. That is the word of one read, so the rows are counted.
+            // The walk found no row there. That is the result of one read, so the rows are counted again.
             holes.push(Hole {
                 start: stride.applied_to.clone().or_else(|| self.at.clone()),
                 end: None,
@@ -215,7 +217,7 @@ impl Chain {
         holes
     }
 
-    /// What is missing once the ledger has no more strides.
+    /// The hole at the end, once the ledger has no more strides.
     pub fn finish(self) -> Option<Hole> {
         if self.done {
             return None;
@@ -260,7 +262,7 @@ mod tests {
         }
     }
 
-    /// Three strides, the last of which reads up to the end of the data.
+    /// Three strides, of which the last one reads up to the end of the data.
     fn whole() -> Vec<KeptStride> {
         let mut last = stride(2, Some(27), None);
         last.ends_data = true;
@@ -283,7 +285,7 @@ mod tests {
         holes.into_iter().map(range).collect()
     }
 
-    /// After the end of the data that a read has found there must be no rows.
+    /// The hole after the end of the data that a read has found, in which there must be no rows.
     const END: (Option<u64>, Option<u64>, bool) = (Some(27), None, true);
 
     #[test]
@@ -332,7 +334,7 @@ mod tests {
         let mut strides = whole();
         strides[1].applied_to = Some(token(14));
         assert_eq!(holes(&strides, Some(10)), []);
-        // A stage ends within a stride.
+        // The end of a stage lies within a stride.
         assert_eq!(holes(&strides, Some(14)), []);
         assert_eq!(holes(&strides[..1], Some(20)), [(Some(10), Some(20), true)]);
     }

@@ -7,7 +7,10 @@ use sqlx::Database;
 use crate::{
     batch::letter_filter::LetterFilter,
     processor::store::dead_letter::DeadLetter,
-    sql::backend::dialect::{Dialect, Fields, Index},
+    sql::backend::{
+        dialect::{Dialect, Index},
+        value::Fields,
+    },
 };
 
 /// `temporal_batch_dead_letter`: one row for each dead letter.
@@ -15,7 +18,7 @@ pub(crate) struct LetterTable {
     name: String,
 }
 
-/// A NUL is a character that PostgreSQL cannot store; a broken record may well have one.
+/// Replaces NUL characters, which PostgreSQL cannot store and a broken record may have.
 fn storable(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }
@@ -54,7 +57,7 @@ impl LetterTable {
         DB::create_table(&self.name, &columns, Some(of_batch))
     }
 
-    /// Keeps letters; one that is there already keeps its `first_at`.
+    /// Stores letters; a letter that exists keeps its `first_at`.
     pub async fn put<DB: Dialect>(
         &self,
         connection: &mut <DB as Database>::Connection,
@@ -73,7 +76,7 @@ impl LetterTable {
             anew.collect::<Vec<_>>().join(", ")
         );
         let mut letters: Vec<_> = letters.iter().collect();
-        // Two writers of the same letters wait for each other only if they go the same way.
+        // A common order keeps two writers of the same letters from a deadlock.
         letters.sort_by(|a, b| a.id.cmp(&b.id));
         for letter in letters {
             let values = vec![
@@ -128,7 +131,7 @@ impl LetterTable {
         rows.iter().map(letter_of::<DB>).collect()
     }
 
-    /// How many of these letters are not there.
+    /// The number of these letters that do not exist.
     pub async fn missing<DB: Dialect>(
         &self,
         connection: &mut <DB as Database>::Connection,
@@ -144,7 +147,7 @@ impl LetterTable {
         Ok(missing)
     }
 
-    /// Deletes a letter. `false`: it is gone already.
+    /// Deletes a letter. `false` if it did not exist.
     pub async fn take<DB: Dialect>(
         &self,
         connection: &mut <DB as Database>::Connection,

@@ -1,8 +1,17 @@
-//! The ledger in a database.
+//! The page ledger in a database.
+//!
+//! | file | contents |
+//! |---|---|
+//! | `mod.rs` | [`SqlLedger`] |
+//! | `strides.rs`, `letters.rs`, `reports.rs`, `outputs.rs`, `settled.rs` | the statements of one table each |
+//! | `transaction.rs` | the transaction of a page, or of a letter that is redriven |
+//! | `coverage.rs` | holes in the chain of applied strides |
+//! | `schema.rs` | the tables for the command line |
+//! | `no_ledger.rs` | the ledger of a connection that the worker does not have |
 
 pub(crate) mod coverage;
 pub(crate) mod letters;
-pub(crate) mod missing;
+pub(crate) mod no_ledger;
 pub(crate) mod outputs;
 pub(crate) mod reports;
 #[cfg(feature = "cli")]
@@ -17,10 +26,7 @@ use async_trait::async_trait;
 use sqlx::{Pool, pool::PoolConnection};
 
 use super::{
-    backend::{
-        blockers,
-        dialect::{Dialect, LedgerDatabase},
-    },
+    backend::{Backend, blockers, dialect::Dialect},
     connection::lease::{LeasedTransaction, Leases, Limits},
 };
 use crate::{
@@ -32,7 +38,10 @@ use crate::{
     page::token::PageToken,
     processor::store::{
         dead_letter::{DeadLetter, DeadLetters},
-        page_ledger::{OpenStride, PageClaim, PageLedger, PageTransaction, StrideId},
+        page_ledger::{
+            FENCED_OFF, LEDGER_TABLES_MISSING, OpenStride, PageClaim, PageLedger, PageTransaction,
+            StrideId,
+        },
     },
     progress::report::BatchReport,
 };
@@ -43,8 +52,8 @@ use settled::SettledTable;
 use strides::{Applied, Ended, StrideTable};
 use transaction::{Claim, SqlTransaction};
 
-/// The [`PageLedger`] in PostgreSQL, MySQL, MariaDB or SQLite: pages, dead letters, reports, outputs and what redrives settled in five
-/// tables next to the data that the pages change.
+/// The [`PageLedger`] in PostgreSQL, MySQL, MariaDB or SQLite. Its five tables stand next to the data that the pages
+/// change.
 ///
 /// | table | one row for each |
 /// |---|---|
@@ -54,19 +63,19 @@ use transaction::{Claim, SqlTransaction};
 /// | `temporal_batch_output` | page that has [put something out](crate::PageReport::output) |
 /// | `temporal_batch_settled` | batch run whose dead letters were redriven |
 ///
-/// The tables are made by [`apply_schema`](Self::apply_schema), or by you with what
-/// [`schema_sql`](Self::schema_sql) gives, and never by anything else. While one is missing, everything
-/// fails with a retryable error of type `LedgerTablesMissing`.
+/// The tables are created by [`apply_schema`](Self::apply_schema), or by you with the statements of
+/// [`schema_sql`](Self::schema_sql), and never implicitly. While one is missing, everything fails with a retryable
+/// error of type `LedgerTablesMissing`.
 ///
 /// A page holds a connection of the pool from its claim to its commit, so the pool needs more connections
 /// than the worker has pages in flight. SQLite has one writer: there pages wait for each other, for as long
 /// as the `busy_timeout` of the pool allows.
 ///
-/// In MySQL and MariaDB the tables are InnoDB's, and so must be those that `process` writes to: other
-/// engines cannot roll back. The transactions are `READ COMMITTED`, which a server with
-/// `binlog_format = STATEMENT` refuses. Two more things are for `process` to know there. An error of a statement must be passed on: after a
-/// deadlock the whole transaction is rolled back, and what follows is committed by itself. A statement like
-/// `CREATE TABLE` or `TRUNCATE` commits the page before its time, so there must be none.
+/// In MySQL and MariaDB the tables use InnoDB, and so must the tables that `process` writes to: other engines cannot
+/// roll back. The transactions are `READ COMMITTED`, which a server with `binlog_format = STATEMENT` refuses.
+/// `process` has two duties there. It must pass on the error of a statement: after a deadlock the whole transaction
+/// is rolled back, and later statements would be committed one by one. And it must not run statements like `CREATE
+/// TABLE` or `TRUNCATE`, which commit the page too early.
 ///
 /// ```no_run
 /// # #[cfg(feature = "sqlite")]
@@ -79,10 +88,10 @@ use transaction::{Claim, SqlTransaction};
 /// # Ok(())
 /// # }
 /// ```
-pub struct SqlLedger<DB: LedgerDatabase> {
+pub struct SqlLedger<DB: Backend> {
     pub(super) leases: Leases<DB>,
     idle_timeout: Duration,
-    /// Those of the transaction of a page.
+    /// The limits of the transaction of a page.
     limits: Limits,
     pub(super) tables: Arc<Tables>,
 }
@@ -109,15 +118,15 @@ impl Tables {
     }
 }
 
-/// Strides that one statement forgets.
+/// The number of strides that one statement deletes.
 const FORGOTTEN_AT_ONCE: u64 = 1_000;
 
-/// Of a transaction whose owner is silent.
+/// The longest silence of the owner of a transaction.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// # Construct
-impl<DB: LedgerDatabase> SqlLedger<DB> {
-    /// A ledger in the database of a pool. Connects to nothing and makes no tables.
+impl<DB: Backend> SqlLedger<DB> {
+    /// A ledger in the database of a pool. Does not connect, and creates no tables.
     pub fn new(pool: Pool<DB>) -> Self {
         Self {
             leases: Leases::of(pool),
@@ -131,13 +140,13 @@ impl<DB: LedgerDatabase> SqlLedger<DB> {
 /// # Only in PostgreSQL
 #[cfg(feature = "postgres")]
 impl SqlLedger<sqlx::Postgres> {
-    /// Puts the tables into a schema, which must exist and is spelled exactly as given. The default is the
-    /// first schema of the search path that has them.
+    /// Puts the tables into a schema, which must exist and is spelled exactly as given. By default the tables are in
+    /// the first schema of the search path that has them.
     ///
     /// # Errors
-    /// When PostgreSQL would not take it for a name.
+    /// PostgreSQL would not accept the name.
     pub fn schema(mut self, schema: &str) -> Result<Self, InvalidSchema> {
-        // PostgreSQL would cut a longer name, and cannot store a NUL.
+        // PostgreSQL would truncate a longer name, and cannot store a NUL.
         if schema.is_empty() || schema.len() > 63 || schema.chars().any(char::is_control) {
             return Err(InvalidSchema {
                 given: schema.to_owned(),
@@ -148,9 +157,9 @@ impl SqlLedger<sqlx::Postgres> {
         Ok(self)
     }
 
-    /// How long a page's transaction may be silent before the server ends it: 60 s unless told, at least
-    /// 1 ms. A worker that stands still holds the row of its stride for so long at most. A page that does
-    /// something else than SQL for longer, between two statements, fails and is tried again.
+    /// Sets the longest silence of a page's transaction before the server ends it: 60 s by default, at least 1 ms. A
+    /// worker that is suspended holds the row of its stride for at most this long. A page that does other work for
+    /// longer, between two statements, fails and is retried.
     #[must_use]
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.idle_timeout = timeout;
@@ -161,10 +170,10 @@ impl SqlLedger<sqlx::Postgres> {
 /// # Only in MySQL and MariaDB
 #[cfg(feature = "mysql")]
 impl SqlLedger<sqlx::MySql> {
-    /// How long a page's transaction may be silent before MariaDB ends it: 60 s unless told, in whole
-    /// seconds, at least 1. It stays set on a connection that has applied a page. MySQL has no such limit:
-    /// there a worker that stands still holds the row of its stride until `wait_timeout`, eight hours
-    /// unless you set less for the connections of the pool.
+    /// Sets the longest silence of a page's transaction before MariaDB ends it: 60 s by default, in whole seconds, at
+    /// least 1. The setting stays with a connection that has applied a page. MySQL has no such limit: there a
+    /// suspended worker holds the row of its stride until `wait_timeout`, eight hours unless you set less for the
+    /// connections of the pool.
     #[must_use]
     pub fn idle_timeout(mut self, timeout: Duration) -> Self {
         self.idle_timeout = timeout;
@@ -172,18 +181,20 @@ impl SqlLedger<sqlx::MySql> {
     }
 }
 
-/// A schema that PostgreSQL would not take for a name.
+/// A schema name that PostgreSQL would not accept.
 #[cfg(feature = "postgres")]
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("schema {given:?} is no name; allowed are 1 to 63 bytes without control characters")]
+#[error(
+    "schema {given:?} is not a valid name; allowed are 1 to 63 bytes without control characters"
+)]
 pub struct InvalidSchema {
-    /// What was given.
+    /// The given name.
     pub given: String,
 }
 
 /// # Tables
-impl<DB: LedgerDatabase> SqlLedger<DB> {
-    /// The statements that make the tables and their indexes. They do nothing where these exist.
+impl<DB: Backend> SqlLedger<DB> {
+    /// The statements that create the tables and their indexes. They do nothing where these exist.
     pub fn schema_sql(&self) -> String {
         [
             self.tables.strides.schema_sql::<DB>(),
@@ -195,10 +206,10 @@ impl<DB: LedgerDatabase> SqlLedger<DB> {
         .concat()
     }
 
-    /// Makes the tables that are missing. Several processes may do it at once.
+    /// Creates the tables that are missing. Several processes may call it at once.
     ///
     /// # Errors
-    /// What the database says, for instance that a role may not create tables.
+    /// The error of the database, for instance if the role may not create tables.
     pub async fn apply_schema(&self) -> Result<(), PageError> {
         let mut transaction = self.transaction(&Limits::default()).await?;
         if let Some(lock) = DB::LOCK_SCHEMA {
@@ -209,25 +220,25 @@ impl<DB: LedgerDatabase> SqlLedger<DB> {
         Ok(())
     }
 
-    /// Forgets the strides of batch runs that completed before a time, with failures or without, where their
-    /// report is kept, and tells how many. Dead letters and reports stay. It goes by small statements, each by
-    /// itself, so that it locks nothing for long; a call that was interrupted can be repeated.
+    /// Deletes the strides of batch runs that completed before a time, with failures or without, and whose report is
+    /// kept. Returns the number of strides. Dead letters and reports stay. It uses small statements, each in a
+    /// transaction of its own, so that it locks nothing for long; an interrupted call can be repeated.
     ///
-    /// With them goes what keeps a late attempt, or a batch that is reset in Temporal, from applying a page
-    /// again: choose a time that neither can come from.
+    /// Without these strides, a late attempt or a batch that is reset in Temporal could apply a page again: choose a
+    /// time that neither can come from.
     ///
     /// # Errors
-    /// What the database says.
+    /// The error of the database.
     pub async fn prune(&self, ended_before: Timestamp) -> Result<u64, PageError> {
         self.forget(Ended::Completed, ended_before).await
     }
 
-    /// Like [`prune`](Self::prune), for batch runs that ended before that time as failed, stopped or cancelled,
-    /// and that have applied no page since. A batch that is [continued](crate::Continuation) after its strides
-    /// are forgotten applies pages again that were in hand when it ended.
+    /// Like [`prune`](Self::prune), for batch runs that ended before that time as failed, stopped or cancelled, and
+    /// that have applied no page since. If such a batch is [continued](crate::Continuation) afterwards, it applies
+    /// pages again that were in flight when it ended.
     ///
     /// # Errors
-    /// What the database says.
+    /// The error of the database.
     pub async fn prune_unfinished(&self, ended_before: Timestamp) -> Result<u64, PageError> {
         self.forget(Ended::Unfinished, ended_before).await
     }
@@ -268,7 +279,7 @@ impl<DB: LedgerDatabase> SqlLedger<DB> {
         }
     }
 
-    /// On leases that somebody else has, too, with statements that limit those of a page's transaction.
+    /// A ledger on leases that are shared, with limits for the transaction of a page.
     pub(super) fn on(leases: Leases<DB>, limits: Limits) -> Self {
         Self {
             leases,
@@ -278,7 +289,7 @@ impl<DB: LedgerDatabase> SqlLedger<DB> {
         }
     }
 
-    /// A connection for one statement that writes by itself.
+    /// A connection for a single statement that writes.
     async fn connection(&self) -> Result<PoolConnection<DB>, PageError> {
         let mut connection = self.leases.pool().acquire().await?;
         if let Some(limit) = &self.limits.before {
@@ -293,13 +304,13 @@ impl<DB: LedgerDatabase> SqlLedger<DB> {
     }
 }
 
-impl<DB: LedgerDatabase> fmt::Debug for SqlLedger<DB> {
+impl<DB: Backend> fmt::Debug for SqlLedger<DB> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "SqlLedger<{}>", DB::NAME)
     }
 }
 
-/// An error of a statement of the ledger's own.
+/// The page error of one of the ledger's own statements.
 pub(super) fn failed<DB: Dialect>(error: sqlx::Error) -> PageError {
     let missing = error
         .as_database_error()
@@ -308,23 +319,10 @@ pub(super) fn failed<DB: Dialect>(error: sqlx::Error) -> PageError {
         return error.into();
     }
     PageError::retryable(format_args!(
-        "the tables of the page ledger are missing; `schema apply` makes them, as `SqlLedger::apply_schema` does in Rust: {}",
+        "the tables of the page ledger are missing; create them with `schema apply`, or in Rust with `SqlLedger::apply_schema`: {}",
         words(&error)
     ))
-    .with_type(TABLES_MISSING)
-}
-
-/// The type of the errors of a ledger without its tables.
-pub(crate) const TABLES_MISSING: &str = "LedgerTablesMissing";
-
-/// The refusal of a batch that needs the tables.
-pub(crate) const NEEDS_TABLES: &str =
-    "once per page needs the tables of the page ledger in the database, and they are missing";
-
-/// `true` if the tables of the ledger would help.
-#[cfg(feature = "cli")]
-pub(crate) fn lacks_tables(error: &PageError) -> bool {
-    error.error_type() == TABLES_MISSING || error.message() == NEEDS_TABLES
+    .with_type(LEDGER_TABLES_MISSING)
 }
 
 fn now() -> Timestamp {
@@ -345,11 +343,11 @@ fn fenced_off(stride: &StrideId) -> PageError {
         "a later attempt at stride {} has begun",
         stride.stride
     ))
-    .with_type("FencedOff")
+    .with_type(FENCED_OFF)
 }
 
 #[async_trait]
-impl<DB: LedgerDatabase> PageLedger for SqlLedger<DB> {
+impl<DB: Backend> PageLedger for SqlLedger<DB> {
     async fn open(
         &self,
         stride: &StrideId,
@@ -384,7 +382,7 @@ impl<DB: LedgerDatabase> PageLedger for SqlLedger<DB> {
             return Ok(Vec::new());
         }
         let strides = &self.tables.strides;
-        // The end and the fence may change between the two looks at them, but never back.
+        // The end and the fence may change between the two queries, but never back.
         loop {
             if self.first_to_cut(stride, fence, ends).await? {
                 return Ok(ends.to_vec());
@@ -407,7 +405,7 @@ impl<DB: LedgerDatabase> PageLedger for SqlLedger<DB> {
         claim: PageClaim<'_>,
     ) -> Result<Option<Box<dyn PageTransaction>>, PageError> {
         if claim.to.is_none() && !claim.ends_data {
-            // It could be claimed again and again.
+            // Such a page could be claimed again and again.
             return Err(PageError::non_retryable(
                 "LedgerConflict",
                 "a page has no end, but the data does not end with it",
@@ -458,7 +456,7 @@ impl<DB: LedgerDatabase> PageLedger for SqlLedger<DB> {
     }
 }
 
-impl<DB: LedgerDatabase> SqlLedger<DB> {
+impl<DB: Backend> SqlLedger<DB> {
     async fn raise_fence(
         &self,
         stride: &StrideId,
@@ -482,7 +480,7 @@ impl<DB: LedgerDatabase> SqlLedger<DB> {
         Ok(opened)
     }
 
-    /// Keeps the ends if the stride has none and the fence is the attempt's.
+    /// Stores the ends if the stride has none and the fence is that of the attempt.
     async fn first_to_cut(
         &self,
         stride: &StrideId,
@@ -523,7 +521,7 @@ impl<DB: LedgerDatabase> SqlLedger<DB> {
 }
 
 #[async_trait]
-impl<DB: LedgerDatabase> DeadLetters for SqlLedger<DB> {
+impl<DB: Backend> DeadLetters for SqlLedger<DB> {
     async fn put(&self, letters: &[DeadLetter]) -> Result<(), PageError> {
         if letters.is_empty() {
             return Ok(());
@@ -572,7 +570,7 @@ impl<DB: LedgerDatabase> DeadLetters for SqlLedger<DB> {
             return Ok(None);
         }
         if let Some(limits) = within {
-            // Not before: another redrive may have had the letter for as long as its page takes.
+            // Set only now: another redrive may have held the letter for as long as its page takes.
             DB::script(&mut transaction, limits).await?;
         }
         Ok(Some(

@@ -1,15 +1,15 @@
-//! The table of what pages have put out.
+//! The table of the outputs of pages.
 
 use sqlx::Database;
 
 use crate::{
     base::error::PageError,
     processor::store::page_ledger::StrideId,
-    sql::backend::dialect::{Dialect, Fields},
+    sql::backend::{dialect::Dialect, value::Fields},
 };
 
-/// `temporal_batch_output`: one row for each page that has put something out. It is written in the transaction of
-/// the page, for an attempt after it that must not run the page again.
+/// `temporal_batch_output`: one row for each page with an output. The row is written in the transaction of the page,
+/// for a later attempt, which must not run the page again.
 pub(crate) struct OutputTable {
     pub name: String,
     strides: String,
@@ -35,7 +35,7 @@ impl OutputTable {
         DB::create_table(&self.name, &columns, None)
     }
 
-    /// Keeps what the page has put out that the row of the stride has just counted.
+    /// Stores the output of the page that the row of the stride has just counted.
     pub async fn keep<DB: Dialect>(
         &self,
         connection: &mut <DB as Database>::Connection,
@@ -57,7 +57,7 @@ impl OutputTable {
         Ok(())
     }
 
-    /// What the pages of a stride have put out that were applied after that extent, in order.
+    /// The outputs of the pages of a stride that were applied after an extent, in order.
     pub async fn after<DB: Dialect>(
         &self,
         connection: &mut <DB as Database>::Connection,
@@ -81,7 +81,7 @@ impl OutputTable {
             .collect()
     }
 
-    /// Forgets a batch run, by small statements. A table that was never made has nothing in it.
+    /// Deletes the outputs of a batch run in small statements. A missing table counts as empty.
     pub async fn forget<DB: Dialect>(
         &self,
         connection: &mut <DB as Database>::Connection,

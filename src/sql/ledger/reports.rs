@@ -5,7 +5,10 @@ use sqlx::Database;
 use crate::{
     base::error::PageError,
     progress::report::BatchReport,
-    sql::backend::dialect::{Dialect, Fields, Index},
+    sql::backend::{
+        dialect::{Dialect, Index},
+        value::Fields,
+    },
 };
 
 /// `temporal_batch_report`: one row for each batch run that has ended.
@@ -63,7 +66,7 @@ impl ReportTable {
         Ok(())
     }
 
-    /// The latest first.
+    /// The reports of a batch, the latest first.
     pub async fn of_batch<DB: Dialect>(
         &self,
         connection: &mut <DB as Database>::Connection,

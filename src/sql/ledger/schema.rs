@@ -1,4 +1,4 @@
-//! The tables of the ledger in whichever database, for people who look after it.
+//! The tables of the ledger in a database of any kind, for the command line.
 
 use sqlx::Row as _;
 
@@ -16,7 +16,7 @@ pub(crate) const TABLES: [&str; 5] = [
     "temporal_batch_settled",
 ];
 
-/// The ledger in any database, and where its tables are.
+/// The ledger in a database of any kind, and the schema of its tables.
 pub(crate) struct LedgerSchema {
     ledger: Ledger,
     #[cfg(feature = "postgres")]
@@ -32,7 +32,7 @@ enum Ledger {
     Sqlite(SqlLedger<sqlx::Sqlite>, sqlx::SqlitePool),
 }
 
-/// The same for the ledger of every database.
+/// Runs the same code with the ledger of each database.
 macro_rules! on_ledger {
     ($of:expr, $ledger:ident => $do:expr) => {
         match $of {
@@ -46,7 +46,7 @@ macro_rules! on_ledger {
     };
 }
 
-/// Why there is no such ledger.
+/// The database cannot have the ledger where it was asked for.
 #[derive(Clone, Debug, thiserror::Error)]
 pub(crate) enum NoLedgerSchema {
     #[error("{system} has no schemas like PostgreSQL; leave --schema out")]
@@ -57,7 +57,7 @@ pub(crate) enum NoLedgerSchema {
 }
 
 impl LedgerSchema {
-    /// The ledger in a database. `schema` is one of PostgreSQL, spelled exactly.
+    /// The ledger in a database. `schema` is a schema of PostgreSQL, spelled exactly.
     pub(crate) fn of(database: &Database, schema: Option<&str>) -> Result<Self, NoLedgerSchema> {
         if schema.is_some() && database.system() != "PostgreSQL" {
             let system = database.system();
@@ -85,7 +85,7 @@ impl LedgerSchema {
         })
     }
 
-    /// The same without a connection, to look at its statements.
+    /// The ledger without a connection, for its statements.
     pub(crate) fn unconnected(
         options: &DatabaseOptions,
         schema: Option<&str>,
@@ -93,12 +93,12 @@ impl LedgerSchema {
         Self::of(&Database::unconnected(options, None), schema)
     }
 
-    /// The statements that make the tables.
+    /// The statements that create the tables.
     pub(crate) fn statements(&self) -> String {
         on_ledger!(&self.ledger, ledger => ledger.schema_sql())
     }
 
-    /// Makes the tables that are missing.
+    /// Creates the tables that are missing.
     pub(crate) async fn apply(&self) -> Result<(), PageError> {
         on_ledger!(&self.ledger, ledger => ledger.apply_schema().await)
     }
@@ -113,7 +113,7 @@ impl LedgerSchema {
         on_ledger!(&self.ledger, ledger => ledger.prune_unfinished(ended_before).await)
     }
 
-    /// Whether each of [`TABLES`] is there.
+    /// Tells for each of [`TABLES`] whether it exists.
     pub(crate) async fn there(&self) -> Result<[bool; 5], sqlx::Error> {
         let mut there = [false; 5];
         for (table, there) in TABLES.iter().zip(&mut there) {
@@ -125,7 +125,7 @@ impl LedgerSchema {
                         None => (*table).to_owned(),
                     };
                     let there = "SELECT to_regclass($1) IS NOT NULL";
-                    let rows = crate::sql::connection::proxied::rows_of(
+                    let rows = crate::sql::connection::pgbouncer::rows_of(
                         pool,
                         there,
                         vec![name.as_str().into()],

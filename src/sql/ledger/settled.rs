@@ -1,17 +1,17 @@
-//! The table of what redrives have settled.
+//! The table of the dead letters that redrives have settled.
 
 use sqlx::Database;
 
-use crate::sql::backend::dialect::{Dialect, Fields};
+use crate::sql::backend::{dialect::Dialect, value::Fields};
 
-/// `temporal_batch_settled`: one row for each batch run whose dead letters were redriven. A letter that is gone says
-/// nothing of itself; this count tells a letter that was settled from one that was deleted, and the store of a batch
-/// from another one that is empty.
+/// `temporal_batch_settled`: one row for each batch run whose dead letters were redriven. A letter that is gone
+/// leaves no trace of its own. The count distinguishes a settled letter from a deleted one, and the store of a batch
+/// from another store that is empty.
 pub(crate) struct SettledTable {
     name: String,
 }
 
-/// The table's own name, by which its columns are told from those of the row that is given.
+/// The bare name of the table, which qualifies the columns of the existing row.
 const TABLE: &str = "temporal_batch_settled";
 
 impl SettledTable {
@@ -31,7 +31,7 @@ impl SettledTable {
         DB::create_table(&self.name, &columns, None)
     }
 
-    /// Counts letters that were taken out, and those that came in their place.
+    /// Counts letters that were taken out, and letters that replaced them.
     pub async fn count<DB: Dialect>(
         &self,
         connection: &mut <DB as Database>::Connection,
@@ -51,7 +51,7 @@ impl SettledTable {
         Ok(())
     }
 
-    /// Letters of a batch run that were taken out and have none in their place.
+    /// The number of letters of a batch run that were taken out and not replaced.
     pub async fn of_run<DB: Dialect>(
         &self,
         connection: &mut <DB as Database>::Connection,

@@ -1,4 +1,4 @@
-//! The table of the strides: how far each is applied, and whose attempt it is.
+//! The table of the strides: the applied part of each, and the attempt that owns it.
 
 use sqlx::Database;
 
@@ -7,10 +7,13 @@ use crate::{
     page::token::PageToken,
     processor::store::page_ledger::{OpenStride, PageClaim, StrideId, StrideTotals},
     progress::{ItemCounts, phase::Outcome},
-    sql::backend::dialect::{Cut, Dialect, Fields, Statement},
+    sql::backend::{
+        dialect::{Cut, Dialect},
+        value::{Fields, Statement},
+    },
 };
 
-/// Most ends that [`StrideTable::kept_ends`] gives.
+/// The largest number of ends that [`StrideTable::kept_ends`] returns.
 const MAX_KEPT_ENDS: u64 = 100;
 
 const STRIDES: &str = "temporal_batch_stride";
@@ -20,23 +23,23 @@ pub(crate) struct StrideTable {
     pub name: String,
 }
 
-/// The ends that are kept for a stride and those after it.
+/// The stored ends of a stride and of those after it.
 pub(crate) struct KeptEnds {
     pub fence: i64,
-    /// Without a gap; empty when the stride itself has none.
+    /// The ends without a gap; empty if the stride itself has none.
     pub ends: Vec<PageToken>,
 }
 
-/// How batch runs ended.
+/// The way in which batch runs ended.
 #[derive(Clone, Copy)]
 pub(crate) enum Ended {
-    /// At the end of their data: they cannot be continued.
+    /// Completed at the end of their data, so that they cannot be continued.
     Completed,
     /// Failed, stopped or cancelled.
     Unfinished,
 }
 
-/// What a transaction has made of its stride's row, and expects to find there.
+/// The state of its stride's row that a transaction has written, and expects to find.
 pub(crate) struct Applied {
     pub stride: StrideId,
     fence: i64,
@@ -83,7 +86,7 @@ impl StrideTable {
         DB::create_table(&self.name, &columns, None)
     }
 
-    /// Raises the fence of a stride, whose row is made where there is none. In a transaction, unless
+    /// Raises the fence of a stride, and creates its row if it has none. Needs a transaction, unless
     /// [`Dialect::RETURNING`].
     ///
     /// `kept`, the table of the reports: there must be a row of this stride or of the one before it. A report stands
@@ -180,7 +183,7 @@ impl StrideTable {
         DB::cut(&self.name, &cut)
     }
 
-    /// The ends from this stride on. `None`: the stride was never opened.
+    /// The ends from this stride on. `None` if the stride was never opened.
     pub async fn kept_ends<DB: Dialect>(
         &self,
         connection: &mut <DB as Database>::Connection,
@@ -213,8 +216,8 @@ impl StrideTable {
         Ok(kept)
     }
 
-    /// Moves the stride from a page's start to its end. `false`: it has another fence, or is applied up to
-    /// elsewhere.
+    /// Moves the stride from a page's start to its end. `false` if the stride has another fence, or is applied up to
+    /// another position.
     pub async fn claim<DB: Dialect>(
         &self,
         connection: &mut <DB as Database>::Connection,
@@ -222,7 +225,7 @@ impl StrideTable {
         now: Timestamp,
     ) -> Result<bool, sqlx::Error> {
         let same_as = DB::SAME_AS;
-        // Where the end of the data has no cursor, the last one that is known stays.
+        // Where the end of the data has no cursor, the last known one stays.
         let statement = format!(
             "UPDATE {} SET applied_to = coalesce($5, applied_to), ends_data = $6, pages = pages + $7,
                 pages_failed = pages_failed + $8, updated_at = $9
@@ -244,7 +247,7 @@ impl StrideTable {
         Ok(DB::execute(connection, statement, values).await? == 1)
     }
 
-    /// Adds to what became of the stride's items. `false`: the row is not as the transaction left it.
+    /// Adds to the counts of the stride's items. `false` if the row is not as the transaction left it.
     pub async fn count<DB: Dialect>(
         &self,
         connection: &mut <DB as Database>::Connection,
@@ -273,7 +276,7 @@ impl StrideTable {
         Ok(DB::execute(connection, statement, values).await? == 1)
     }
 
-    /// Strides with applied pages of all batch runs of an id.
+    /// The number of strides with applied pages, in all batch runs of a batch id.
     pub async fn of_batch<DB: Dialect>(
         &self,
         connection: &mut <DB as Database>::Connection,
@@ -290,11 +293,10 @@ impl StrideTable {
             .unwrap_or_default())
     }
 
-    /// The batch runs after one, in their order, whose report says that they ended earlier and of which
-    /// there are strides.
+    /// The batch runs after a given one, in order, whose report says that they ended earlier, and that have strides.
     ///
-    /// A batch that did not come to its end may have been continued since: in the same batch run, whose report
-    /// stays until the next end. Strides that were worked on later than `ended_before` tell that it was.
+    /// A batch that did not complete may have been continued since, in the same batch run, whose report stays until
+    /// the next end. Strides that were updated after `ended_before` show that.
     pub async fn ended_before<DB: Dialect>(
         &self,
         connection: &mut <DB as Database>::Connection,
@@ -325,7 +327,7 @@ impl StrideTable {
             .collect()
     }
 
-    /// Forgets the first `limit` strides of a batch run, and tells how many there were.
+    /// Deletes the first `limit` strides of a batch run, and returns their number.
     pub async fn forget<DB: Dialect>(
         &self,
         connection: &mut <DB as Database>::Connection,

@@ -19,9 +19,9 @@ use serde_json::Value;
 pub(crate) enum Claim {
     /// A page of a stride.
     Page(Applied),
-    /// A dead letter of a batch run, for a redrive, which applies nothing of a stride.
+    /// A dead letter of a batch run, for a redrive, which applies no part of a stride.
     Letter {
-        /// The batch run that gave up.
+        /// The batch run that gave the record up.
         batch_run: String,
     },
 }
@@ -39,9 +39,9 @@ pub(crate) struct SqlTransaction<DB: Dialect> {
     transaction: LeasedTransaction<DB>,
     tables: Arc<Tables>,
     claim: Claim,
-    /// The letter is counted as taken out.
+    /// Tells whether the letter is counted as taken out.
     counted: bool,
-    /// The row of the stride was found as the transaction left it since anybody else had the connection.
+    /// Tells whether the row of the stride was found unchanged since other code had the connection.
     sound: bool,
 }
 
@@ -56,13 +56,13 @@ impl<DB: Dialect> SqlTransaction<DB> {
         }
     }
 
-    /// Finds out whether the transaction is still the one that it was, where other code has had the connection.
+    /// Checks that the transaction is still open, where other code has had the connection.
     async fn check(&mut self) -> Result<(), PageError> {
         if self.sound {
             return Ok(());
         }
-        // After a failed statement PostgreSQL rolls back, but calls it a success to commit. After a
-        // deadlock MySQL has rolled back already, and commits by itself what follows.
+        // After a failed statement, PostgreSQL answers a commit with a rollback and reports success. After a
+        // deadlock, MySQL has already rolled back, and commits later statements one by one.
         let check = DB::script(&mut self.transaction, DB::IN_TRANSACTION.to_owned()).await;
         check.map_err(|error| match error {
             sqlx::Error::Database(_) => ended(),
@@ -72,7 +72,7 @@ impl<DB: Dialect> SqlTransaction<DB> {
         Ok(())
     }
 
-    /// Counts the letter as taken out, with those that come in its place.
+    /// Counts the letter as taken out, and the letters that replace it.
     async fn settle(&mut self, letters: &[DeadLetter]) -> Result<(), PageError> {
         let Claim::Letter { batch_run } = &self.claim else {
             return Ok(());
@@ -91,7 +91,7 @@ impl<DB: Dialect> SqlTransaction<DB> {
     }
 }
 
-/// By hand, by a statement that failed, or by one that commits by itself.
+/// The error of a transaction that was ended by hand, by a failed statement, or by one that commits implicitly.
 fn ended() -> PageError {
     PageError::retryable("the page's transaction was ended while the page was processed")
         .with_type("TransactionEnded")
@@ -151,7 +151,7 @@ impl<DB: Dialect> PageTransaction for SqlTransaction<DB> {
         }
         let committed = self.transaction.commit().await;
         committed.map_err(|error| match &error {
-            // SQLite notices it here.
+            // SQLite reports it in the commit.
             sqlx::Error::Database(said) if said.message().contains("no transaction is active") => {
                 ended()
             }

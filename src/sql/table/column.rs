@@ -2,38 +2,38 @@
 
 use crate::cell::Encoding;
 
-/// A column of a table that was looked at.
+/// A column of an inspected table.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Column {
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// Its type, as the database writes it.
+    /// The type, as the database writes it.
     pub type_name: String,
-    /// Whether it may hold NULL.
+    /// Tells whether the column may hold NULL.
     pub nullable: bool,
-    /// Whether the database computes it from other columns, so that it cannot be written.
+    /// Tells whether the database computes the column from others, so that it cannot be written.
     pub generated: bool,
-    /// How its values stand in a file, and in what `records` gives.
+    /// The form of the values in a file, and in the result of `records`.
     pub(crate) encoding: Encoding,
-    /// The expression that reads it for that.
+    /// The expression that reads the column in that form.
     pub(super) read: String,
 }
 
-/// What the values of a key column are.
+/// The type of the values of a key column.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum KeyForm {
+pub(crate) enum KeyForm {
     /// Read and bound as 64-bit integers.
     Int,
     /// Read and bound as texts.
     Text,
-    /// Of SQLite: bytes, as hexadecimal digits in the key.
+    /// SQLite only: bytes, as hexadecimal digits in the key.
     #[cfg_attr(
         not(feature = "sqlite"),
         allow(dead_code, reason = "only SQLite needs it")
     )]
     Blob,
-    /// Of SQLite: each value is an integer or a text.
+    /// SQLite only: each value is an integer or a text.
     #[cfg_attr(
         not(feature = "sqlite"),
         allow(dead_code, reason = "only SQLite does that")
@@ -41,15 +41,15 @@ pub(super) enum KeyForm {
     IntOrText,
 }
 
-/// A column of the key, and how it stands in statements.
+/// A column of the key, as it stands in statements.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct KeyColumn {
+pub(crate) struct KeyColumn {
     pub name: String,
-    /// For conditions.
+    /// The quoted name, for conditions.
     pub quoted: String,
-    /// The expression that reads it.
+    /// The expression that reads the column.
     pub read: String,
-    /// What goes before and after a placeholder.
+    /// The text before and after a placeholder.
     pub bind: (String, String),
     pub form: KeyForm,
 }

@@ -1,62 +1,62 @@
-//! Why a table cannot be paged through.
+//! The errors of tables that cannot be paged through.
 
 use crate::base::error::PageError;
 
-/// A table cannot be paged through as it was asked. Found before anything starts.
+/// A table that cannot be paged through as requested. Found before anything starts.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TableError {
     /// The name of the table cannot be read.
-    #[error("`{given}` is no name of a table: {reason}; write `table` or `schema.table`")]
+    #[error("`{given}` is not the name of a table: {reason}; write `table` or `schema.table`")]
     Name {
-        /// What was given.
+        /// The given name.
         given: String,
-        /// What is wrong with it.
+        /// The problem with the name.
         reason: &'static str,
     },
-    /// There is no key.
+    /// The key has no columns, or too many.
     #[error("the key has {given} columns; it must have 1 to {max}")]
     KeyLength {
-        /// How many were given.
+        /// The number of columns.
         given: usize,
-        /// How many there may be.
+        /// The largest number of columns.
         max: usize,
     },
-    /// A column is in the key twice.
+    /// A column occurs twice in the key.
     #[error("column `{column}` is in the key twice")]
     RepeatedColumn {
         /// The column.
         column: String,
     },
-    /// A key column was given with a direction.
+    /// A key column has a direction.
     #[error(
         "`{given}` in the key has a direction; give the bare names of the columns: pages go through all of them \
-         upwards, since a page's range is a single comparison with the whole key, which directions that are \
-         mixed do not allow"
+         in ascending order, since a page's range is a single comparison with the whole key, which mixed directions \
+         do not allow"
     )]
     Direction {
-        /// What was given.
+        /// The given column.
         given: String,
     },
-    /// There is no such table, or it cannot be seen.
+    /// The table does not exist, or the connection may not see it.
     #[error("there is no table `{table}`{}", but_there_is(.similar))]
     MissingTable {
         /// The table.
         table: String,
-        /// Tables that are called almost like that.
+        /// Tables with similar names.
         similar: Vec<String>,
     },
-    /// It is something else than a table with rows of its own.
+    /// The object is not a table with rows of its own.
     #[error("`{table}` is {what}, which cannot be paged through: {reason}")]
     NotATable {
-        /// Its name.
+        /// The name.
         table: String,
-        /// What it is.
+        /// The kind of object.
         what: &'static str,
-        /// Why that does not work.
+        /// The reason why it cannot be paged through.
         reason: &'static str,
     },
-    /// Rows that a policy hides would be left out without a word.
+    /// A policy may hide rows, which would be left out silently.
     #[error(
         "row security is active on {table} for the role {role}: rows that its policies hide would be left out; \
          use a role that has BYPASSRLS or owns the table without FORCE ROW LEVEL SECURITY, or allow it \
@@ -68,31 +68,31 @@ pub enum TableError {
         /// The role of the connection.
         role: String,
     },
-    /// There is no such column.
+    /// The table has no such column.
     #[error("table {table} has no column `{column}`; it has {}", listed(.columns))]
     MissingColumn {
         /// The table.
         table: String,
         /// The column.
         column: String,
-        /// Those there are.
+        /// The columns of the table.
         columns: Vec<String>,
     },
-    /// Rows without a key would be left out without a word.
+    /// Rows with NULL in the key would be left out silently.
     #[error("key column `{column}` of {table} {found}; {remedy}")]
     NullableKey {
         /// The table.
         table: String,
         /// The column.
         column: String,
-        /// What is the matter.
+        /// The problem.
         found: &'static str,
-        /// What helps.
+        /// The remedy.
         remedy: String,
     },
     /// Rows with equal keys would be lost between two pages.
     #[error(
-        "nothing says that no two rows of {table} have the same ({}): a primary key or a complete, valid unique \
+        "nothing guarantees that no two rows of {table} have the same ({}): a primary key or a complete, valid unique \
          index on these columns, or on some of them, is needed; {}",
         .key.join(", "), there_are(.unique)
     )]
@@ -101,7 +101,7 @@ pub enum TableError {
         table: String,
         /// The key columns.
         key: Vec<String>,
-        /// The unique indexes that are there, with their columns.
+        /// The existing unique indexes, with their columns.
         unique: Vec<String>,
     },
     /// The values of a key column cannot be cursors.
@@ -111,20 +111,20 @@ pub enum TableError {
         table: String,
         /// The column.
         column: String,
-        /// Its type.
+        /// The type of the column.
         type_name: String,
-        /// Why not.
+        /// The reason.
         reason: &'static str,
     },
-    /// The filter is no condition.
+    /// The filter is not a condition.
     #[error("the filter cannot be used: {reason}")]
     Filter {
-        /// What is wrong with it.
+        /// The problem with the filter.
         reason: String,
     },
     /// Every page would read or sort the whole table.
     #[error(
-        "a page of {table} in the order of ({}) would {plan}; make the index that is missing: {index}",
+        "a page of {table} in the order of ({}) would {plan}; create the missing index: {index}",
         .key.join(", ")
     )]
     SlowPages {
@@ -132,9 +132,9 @@ pub enum TableError {
         table: String,
         /// The key columns.
         key: Vec<String>,
-        /// What the database would do.
+        /// The slow part of the plan.
         plan: String,
-        /// A statement that makes the index.
+        /// A statement that creates the index.
         index: String,
     },
     /// The database could not be asked.
@@ -146,7 +146,7 @@ pub enum TableError {
 }
 
 impl TableError {
-    /// Whether asking again may help: only where the database could not be asked.
+    /// Tells whether another attempt may help, which is the case only where the database could not be asked.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Database(_) => true,
@@ -155,11 +155,10 @@ impl TableError {
         }
     }
 
-    /// The error of a page, of a type of its own for each variant, such as `TableNotUnique`. Only one of
-    /// the database can be retryable.
+    /// The error as that of a page, with an error type for each variant, such as `TableNotUnique`. Only errors of the
+    /// database can be retryable.
     ///
-    /// A bare `?` in a processor would make every one of them retryable; write
-    /// `.map_err(TableError::into_page_error)?`.
+    /// A bare `?` in a processor would make all of them retryable; write `.map_err(TableError::into_page_error)?`.
     pub fn into_page_error(self) -> PageError {
         let error_type = match &self {
             Self::Name { .. } => "TableName",
@@ -186,9 +185,9 @@ impl TableError {
 }
 
 impl TableError {
-    /// What is wrong with a table, or with what is done to it, that was right when the batch began: somebody has
-    /// renamed or altered it. That concerns every page and is cured by whoever did it, so no page is given up;
-    /// the database itself would say the same of a statement.
+    /// The error of a table that has become invalid since the batch began, because it was renamed or altered. It
+    /// concerns every page and is cured by another change, so no page is given up. The database would report the same
+    /// for a statement.
     pub(crate) fn since_the_start(error: PageError) -> PageError {
         if error.is_retryable() {
             return error;

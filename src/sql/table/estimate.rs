@@ -1,12 +1,12 @@
-//! How many rows there are, about.
+//! Estimates of the number of rows.
 
 use super::{Table, inspect::Identity};
 use crate::{base::error::PageError, page::size::Size, sql::Database};
 
 /// # Estimate
 impl Table {
-    /// How many rows match the filter: as the statistics of the database say, or exactly where it is small.
-    /// Unknown where there are no statistics.
+    /// The number of rows that match the filter: from the statistics of the database, or exact for a small table.
+    /// Unknown without statistics.
     ///
     /// | database | without a filter | with one |
     /// |---|---|---|
@@ -17,7 +17,7 @@ impl Table {
     /// [`count`](Self::count) is exact, and reads the table.
     ///
     /// # Errors
-    /// Those of the database, retryable.
+    /// The errors of the database, which are retryable.
     pub async fn size(&self) -> Result<Size, PageError> {
         let statements = &self.inner.statements;
         match (&self.inner.database, &self.inner.identity) {
@@ -49,7 +49,7 @@ impl Table {
         }
     }
 
-    /// The number in [`size`](Self::size), exact or not.
+    /// The number in [`size`](Self::size), exact or estimated.
     ///
     /// # Errors
     /// As of [`size`](Self::size).
@@ -65,10 +65,10 @@ mod postgres {
     use crate::{
         base::error::PageError,
         page::size::Size,
-        sql::{connection::proxied::rows_of, table::statements::Statements},
+        sql::{connection::pgbouncer::rows_of, table::statements::Statements},
     };
 
-    /// A partitioned table has no size of its own.
+    /// Selects tables without statistics that are small. A partitioned table has no size of its own.
     const UNKNOWN_AND_SMALL: &str = "SELECT relkind = 'r' AND (reltuples < 0 OR relpages = 0)
             AND pg_catalog.pg_relation_size(oid) <= 64 * 1024 * 1024
         FROM pg_catalog.pg_class WHERE oid = $1::text::regclass";
@@ -76,7 +76,7 @@ mod postgres {
     pub async fn rows(pool: &PgPool, statements: &Statements) -> Result<Size, PageError> {
         let condition = statements.range(None, None, 1).sql;
         let table = &statements.table;
-        // The planner takes a table that it knows nothing of for a much larger one.
+        // The planner assumes an unknown table to be much larger than it is.
         let small = rows_of(pool, UNKNOWN_AND_SMALL, vec![table.as_str().into()]).await?;
         if small.first().is_some_and(|row| row.get(0)) {
             let count = format!("SELECT count(*) FROM {table} WHERE {condition}");
@@ -120,8 +120,8 @@ mod sqlite {
         if !there {
             return Ok(None);
         }
-        // A list of numbers, the first of which is the number of rows in the index. A partial index has
-        // fewer than the table.
+        // The column is a list of numbers, of which the first is the number of rows in the index. A partial index has
+        // fewer rows than the table.
         let most = "SELECT max(CAST(stat AS INTEGER)) FROM main.sqlite_stat1 WHERE tbl = $1";
         let most: Option<i64> = sqlx::query_scalar(most).bind(table).fetch_one(pool).await?;
         Ok(most.and_then(|rows| u64::try_from(rows).ok()))
@@ -129,7 +129,7 @@ mod sqlite {
 
     pub async fn distance(pool: &SqlitePool, statements: &Statements) -> Result<u64, PageError> {
         let (table, key) = (&statements.table, &statements.key[0].quoted);
-        // One after the other, since SQLite finds both ends in the index only when asked for one.
+        // Two queries, since SQLite finds an end in the index only when a query asks for one end.
         let ends =
             format!("SELECT (SELECT min({key}) FROM {table}), (SELECT max({key}) FROM {table})");
         let row = sqlx::query(AssertSqlSafe(ends)).fetch_one(pool).await?;
@@ -138,7 +138,7 @@ mod sqlite {
             (Some(lowest), Some(highest)) => highest.abs_diff(lowest).saturating_add(1),
             _ => 0,
         };
-        // Keys may be far apart. A row takes four bytes at least.
+        // Keys may be far apart. A row takes at least four bytes.
         let bytes = "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size";
         let bytes: i64 = sqlx::query_scalar(bytes).fetch_one(pool).await?;
         let most = u64::try_from(bytes / 4).unwrap_or(u64::MAX);
@@ -167,9 +167,9 @@ mod mysql {
         };
         let table = &statements.table;
         let select = format!("SELECT 1 FROM {table} WHERE (\n{filter}\n)");
-        // Only so does MariaDB tell which part is left by the filter, and MySQL does not know the word.
+        // Only EXPLAIN EXTENDED of MariaDB shows the part that the filter leaves. MySQL does not know the word.
         let extended = format!("EXPLAIN EXTENDED {select}");
-        // As a script, since then every value comes as a text.
+        // As a script, which returns every value as a text.
         let row = match sqlx::raw_sql(AssertSqlSafe(extended)).fetch_one(pool).await {
             Err(sqlx::Error::Database(_)) => {
                 let explain = AssertSqlSafe(format!("EXPLAIN {select}"));
@@ -181,7 +181,7 @@ mod mysql {
             let text: Option<String> = row.try_get_unchecked(name)?;
             Ok(text.and_then(|text| text.parse().ok()))
         };
-        // Where it knows by itself that there are none, it tells no number.
+        // The plan has no number where the optimizer already knows that there are no rows.
         let rows = number("rows")?.unwrap_or_default();
         Ok(Some(
             (rows * number("filtered")?.unwrap_or(100.0) / 100.0) as u64,

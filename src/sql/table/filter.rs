@@ -1,170 +1,57 @@
-//! What a filter may look like, before the database is asked whether it understands it.
+//! The form of a filter, checked before the database is asked whether it understands it.
 
-/// How a database reads SQL, as far as it matters for where a text or a comment ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Syntax {
-    #[cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "of PostgreSQL"))]
-    Postgres,
-    #[cfg_attr(not(feature = "mysql"), allow(dead_code, reason = "of MySQL"))]
-    MySql,
-    #[cfg_attr(not(feature = "sqlite"), allow(dead_code, reason = "of SQLite"))]
-    Sqlite,
-}
+use crate::sql::syntax::{Kind, Syntax, SyntaxError, Token, tokens};
 
 /// Checks that a filter is one expression that stays inside of the parentheses around it: nothing is left
 /// open, nothing closes what it has not opened, and there is no second statement and no placeholder.
 ///
-/// Not against malice, since whoever gives a filter may run SQL anyway, but against what would change the
-/// meaning of the statement around it: `a) OR (b` would make every page the whole table.
-pub(super) fn check(filter: &str, syntax: Syntax) -> Result<(), &'static str> {
+/// The check is no defence against malice, since the author of a filter may run SQL anyway. It keeps a filter from
+/// changing the meaning of the statement around it: `a) OR (b` would make every page the whole table.
+pub(super) fn check(filter: &str, syntax: Syntax) -> Result<(), String> {
+    let tokens = tokens(filter, syntax).map_err(|error| match error {
+        SyntaxError::NoEnd { .. } => "a quote or a comment in it is not closed".to_owned(),
+        SyntaxError::ExecutableComment { .. } => error.to_string(),
+    })?;
     let mut depth = 0_u32;
-    let mut empty = true;
-    let mut rest = filter;
-    let mut before = None;
-    while let Some(c) = rest.chars().next() {
-        let after = &rest[c.len_utf8()..];
-        let next = after.chars().next();
-        let mut comment = false;
-        let end = match c {
-            '\'' => {
-                let escapes = match syntax {
-                    Syntax::MySql => true,
-                    Syntax::Postgres => is_escape_prefix(filter, filter.len() - rest.len()),
-                    Syntax::Sqlite => false,
-                };
-                Some(quoted_end(rest, '\'', escapes))
+    for token in &tokens {
+        depth = match token.kind {
+            Kind::Symbol('(') => depth + 1,
+            Kind::Symbol(')') => depth
+                .checked_sub(1)
+                .ok_or("it closes a parenthesis that it has not opened")?,
+            Kind::Symbol(';') => {
+                return Err("it has a semicolon in it; it must be a single expression".to_owned());
             }
-            '"' => Some(quoted_end(rest, '"', syntax == Syntax::MySql)),
-            '`' if syntax != Syntax::Postgres => Some(quoted_end(rest, '`', false)),
-            '[' if syntax == Syntax::Sqlite => Some(after.find(']').map(|at| at + 2)),
-            '$' if syntax == Syntax::Postgres && !before.is_some_and(is_word) => {
-                match dollar_quote(rest) {
-                    Some(mark) => Some(rest[mark.len()..].find(mark).map(|at| at + 2 * mark.len())),
-                    None => return Err(PLACEHOLDER),
-                }
+            Kind::Placeholder => return Err(PLACEHOLDER.to_owned()),
+            Kind::Symbol(mark) if begins_placeholder(mark, syntax) => {
+                return Err(PLACEHOLDER.to_owned());
             }
-            '-' if next == Some('-') && starts_comment(after, syntax) => {
-                comment = true;
-                Some(Some(line_end(rest)))
-            }
-            '#' if syntax == Syntax::MySql => {
-                comment = true;
-                Some(Some(line_end(rest)))
-            }
-            '/' if next == Some('*') => {
-                comment = true;
-                Some(comment_end(rest, syntax == Syntax::Postgres))
-            }
-            '(' => {
-                depth += 1;
-                None
-            }
-            ')' => {
-                depth = depth
-                    .checked_sub(1)
-                    .ok_or("it closes a parenthesis that it has not opened")?;
-                None
-            }
-            ';' => return Err("it has a semicolon in it; it must be a single expression"),
-            '?' if syntax != Syntax::Postgres => return Err(PLACEHOLDER),
-            '$' | '@' | ':' if syntax == Syntax::Sqlite && !before.is_some_and(is_word) => {
-                return Err(PLACEHOLDER);
-            }
-            _ => None,
+            _ => depth,
         };
-        let length = match end {
-            None => c.len_utf8(),
-            Some(Some(end)) => end,
-            Some(None) => return Err("a quote or a comment in it is not closed"),
-        };
-        empty &= comment || c.is_whitespace();
-        before = rest[..length].chars().next_back();
-        rest = &rest[length..];
     }
     if depth > 0 {
-        return Err("a parenthesis in it is not closed");
+        return Err("a parenthesis in it is not closed".to_owned());
     }
-    if empty {
-        return Err("it is empty");
+    if tokens.iter().all(Token::is_blank) {
+        return Err("it is empty".to_owned());
     }
     Ok(())
 }
 
 const PLACEHOLDER: &str = "it has a placeholder in it; write the value";
 
-fn is_word(c: char) -> bool {
-    c.is_alphanumeric() || c == '_'
-}
-
-/// Whether the quote at this place begins a text with backslashes, such as `E'it\'s'`.
-fn is_escape_prefix(filter: &str, quote: usize) -> bool {
-    let mut before = filter[..quote].chars().rev();
-    matches!(before.next(), Some('e' | 'E')) && !before.next().is_some_and(is_word)
-}
-
-/// How long a text that begins with its quote is. A doubled quote reads as the end of one text and the
-/// beginning of the next, which comes to the same.
-fn quoted_end(text: &str, mark: char, escapes: bool) -> Option<usize> {
-    let mut escaped = false;
-    for (at, c) in text.char_indices().skip(1) {
-        if escaped {
-            escaped = false;
-        } else if escapes && c == '\\' {
-            escaped = true;
-        } else if c == mark {
-            return Some(at + 1);
-        }
-    }
-    None
-}
-
-/// `$$` or `$tag$`, if the text begins with one.
-fn dollar_quote(text: &str) -> Option<&str> {
-    let end = text[1..].find('$')? + 2;
-    let tag = &text[1..end - 1];
-    let begins_well = !tag.starts_with(|c: char| c.is_ascii_digit());
-    (begins_well && tag.chars().all(is_word)).then(|| &text[..end])
-}
-
-/// In MySQL `--` begins a comment only before a space.
-fn starts_comment(second_dash: &str, syntax: Syntax) -> bool {
-    syntax != Syntax::MySql
-        || second_dash[1..]
-            .chars()
-            .next()
-            .is_none_or(|c| c.is_whitespace() || c.is_control())
-}
-
-fn line_end(text: &str) -> usize {
-    text.find('\n').map_or(text.len(), |at| at + 1)
-}
-
-fn comment_end(text: &str, nested: bool) -> Option<usize> {
-    let mut depth = 1;
-    let mut at = 2;
-    loop {
-        let close = text[at..].find("*/")? + at;
-        match text[at..close].find("/*") {
-            Some(open) if nested => {
-                depth += 1;
-                at += open + 2;
-            }
-            _ => {
-                depth -= 1;
-                at = close + 2;
-                if depth == 0 {
-                    return Some(at);
-                }
-            }
-        }
+/// Tells whether a character means nothing in the database except as the beginning of a placeholder.
+fn begins_placeholder(mark: char, syntax: Syntax) -> bool {
+    match syntax {
+        Syntax::Postgres => mark == '$',
+        Syntax::Sqlite => matches!(mark, '$' | '@' | ':'),
+        Syntax::MySql => false,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const ALL: [Syntax; 3] = [Syntax::Postgres, Syntax::MySql, Syntax::Sqlite];
 
     #[test]
     fn expressions_are_let_through() {
@@ -176,7 +63,7 @@ mod tests {
             "a = 1 /* ; ( */ AND b",
             "\"odd ) name\" = ''",
         ] {
-            for syntax in ALL {
+            for syntax in Syntax::ALL {
                 assert_eq!(check(filter, syntax), Ok(()), "{filter} {syntax:?}");
             }
         }
@@ -216,7 +103,7 @@ mod tests {
             "a = \"open",
             "a /* open",
         ] {
-            for syntax in ALL {
+            for syntax in Syntax::ALL {
                 assert!(check(filter, syntax).is_err(), "{filter} {syntax:?}");
             }
         }
@@ -228,6 +115,7 @@ mod tests {
             ("a = :a", Syntax::Sqlite),
             ("a = @a", Syntax::Sqlite),
             ("a = ?", Syntax::MySql),
+            ("a = $x", Syntax::Postgres),
             ("a = $$ open", Syntax::Postgres),
             ("a /* /* */", Syntax::Postgres),
             ("a = 'x\\'; b", Syntax::Sqlite),
@@ -236,6 +124,25 @@ mod tests {
             ("a = E'x\\'", Syntax::Postgres),
         ] {
             assert!(check(filter, syntax).is_err(), "{filter} {syntax:?}");
+        }
+    }
+
+    #[test]
+    fn where_the_rules_of_a_filter_and_of_a_statement_differed_the_stricter_one_holds() {
+        for (filter, syntax) in [
+            // Some servers execute the comment.
+            ("a = 1 /*! OR TRUE */", Syntax::MySql),
+            ("a = 1 /*M! OR TRUE */", Syntax::MySql),
+            // The placeholder would take the value of a key of the page.
+            ("a = $1", Syntax::MySql),
+            // SQLite reads a name and a placeholder.
+            ("a:b", Syntax::Sqlite),
+            ("a@b", Syntax::Sqlite),
+        ] {
+            assert!(check(filter, syntax).is_err(), "{filter} {syntax:?}");
+        }
+        for filter in ["a$1 = 1", "$x = 1", "$$1 = 1"] {
+            assert_eq!(check(filter, Syntax::MySql), Ok(()), "{filter}");
         }
     }
 }

@@ -4,12 +4,12 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The key of a row: a value for each key column, in their order. As a cursor it stands for the position
-/// right after that row, whether the row is still there or not.
+/// The key of a row: a value for each key column, in their order. As a cursor it stands for the position right after
+/// that row, whether the row still exists or not.
 ///
-/// It serializes as a JSON array such as `[12345]` or `["de",7]`. The texts are lossless and do not depend on
-/// the settings of a session: points in time are in UTC, bytes in hexadecimal digits. Two keys are equal
-/// when their parts are; how keys are sorted only the database knows.
+/// A key serializes as a JSON array such as `[12345]` or `["de",7]`. The texts are lossless and do not depend on the
+/// settings of a session: points in time are in UTC, bytes in hexadecimal digits. Two keys are equal if their parts
+/// are. Only the database knows the order of keys.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Key(Vec<KeyPart>);
@@ -20,7 +20,7 @@ pub struct Key(Vec<KeyPart>);
 pub enum KeyPart {
     /// An integer of at most 64 bits.
     Int(i64),
-    /// Anything else, as a text that the database reads back without loss.
+    /// A value of any other type, as a text that the database reads back without loss.
     Text(String),
 }
 
@@ -55,7 +55,7 @@ impl From<&str> for KeyPart {
 }
 
 impl fmt::Display for Key {
-    /// As JSON, and whole: a key can be a person's.
+    /// Writes the whole key as JSON. A key can be personal data.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&serde_json::to_string(self).map_err(|_| fmt::Error)?)
     }

@@ -1,49 +1,48 @@
 //! Tables to page through by a unique key, in PostgreSQL, MySQL and MariaDB, and SQLite.
 //!
-//! ```text
-//!   TableSpec ---> inspect (one file a database) ---> Table ---> keys, skip, rows, records, count
-//!                     |                                 |            |
-//!                  catalog: columns, types,          plan, horizon   statements ---> read
-//!                  NULLs, unique indexes             estimate
-//! ```
+//! | file | contents |
+//! |---|---|
+//! | `mod.rs` | [`Table`] |
+//! | `spec.rs`, `name.rs`, `filter.rs` | the requested rows, and the checks that need no database |
+//! | `inspect/` | the catalog's description of a table, a file for each database |
+//! | `column.rs`, `key.rs`, `primary_key.rs` | its columns, and its key |
+//! | `statements.rs` | the statements, as texts and values |
+//! | `walk.rs`, `row_locks.rs`, `row_bytes.rs` | keys and rows of a page |
+//! | `plan.rs`, `estimate.rs`, `sample.rs` | the plan of a page, the number of rows, and positions for a sample |
+//! | `high_water_mark.rs` | the end of a batch in a growing table |
+//! | `error.rs` | [`TableError`] |
 
 mod column;
 mod error;
 mod estimate;
 mod filter;
-mod horizon;
+mod high_water_mark;
 mod inspect;
 mod key;
-mod lock;
 mod name;
 mod plan;
 mod primary_key;
-mod read;
 mod row_bytes;
+mod row_locks;
+mod sample;
 mod spec;
-mod spread;
 mod statements;
 mod walk;
 
 use std::sync::Arc;
 
-use crate::sql::Database;
+use crate::sql::{Database, syntax::Syntax};
 pub use column::Column;
+pub(super) use column::{KeyColumn, KeyForm};
 pub use error::TableError;
-use filter::Syntax;
 #[cfg(all(feature = "sqlite", feature = "files"))]
 pub(super) use inspect::makes_texts;
 pub use key::{Key, KeyPart};
-use name::Quotes;
-#[cfg(all(feature = "postgres", feature = "files"))]
-pub(super) use read::POSTGRES_TEXTS;
-pub use read::TableDatabase;
+pub(super) use sample::KeySample;
 pub use spec::TableSpec;
-pub(super) use spread::Spread;
 use statements::Statements;
 
-/// A table that was looked at: its columns, the types of its key, and the statements that go through it.
-/// Cloning it is cheap.
+/// An inspected table: its columns, the types of its key, and the statements that go through it. A clone is cheap.
 ///
 /// # In which order
 ///
@@ -119,47 +118,47 @@ struct Inner {
     spec: TableSpec,
     columns: Vec<Column>,
     statements: Statements,
-    /// As the catalog identifies it.
+    /// The identity of the table in the catalog.
     identity: inspect::Identity,
     passes_over: bool,
-    /// Of what [`cells`](Self::cells) has read.
+    /// The size of the rows that [`cells`](Self::cells) has read.
     row_bytes: row_bytes::RowBytes,
 }
 
-/// # Look at it
+/// # Inspect
 impl Table {
-    /// The specification that it was made from, with the names of columns as the database spells them.
+    /// The specification of the table, with the column names as the database spells them.
     pub fn spec(&self) -> &TableSpec {
         &self.inner.spec
     }
 
-    /// Where it is.
+    /// The database of the table.
     pub fn database(&self) -> &Database {
         &self.inner.database
     }
 
-    /// Its columns, in the order of the table.
+    /// The columns, in the order of the table.
     pub fn columns(&self) -> &[Column] {
         &self.inner.columns
     }
 
-    /// Its name for statements: quoted, and with its schema where the database has them.
+    /// The name for statements: quoted, and with its schema where the database has schemas.
     pub fn quoted_name(&self) -> &str {
         &self.inner.statements.table
     }
 
     /// A name, such as that of a column, quoted for statements in this database.
     pub fn quote(&self, name: &str) -> String {
-        quotes(&self.inner.database).quote(name)
+        self.inner.statements.syntax.quote(name)
     }
 
-    /// Whether something of the table may keep a statement from changing a row without an error: a trigger, a
-    /// rule or a policy.
+    /// Tells whether a trigger, a rule or a policy of the table may keep a statement from changing a row without an
+    /// error.
     pub(in crate::sql) fn passes_over(&self) -> bool {
         self.inner.passes_over
     }
 
-    /// Whether a column is part of the key. Upper and lower case count only where they do for the database.
+    /// Tells whether a column is part of the key. Case counts only where it does for the database.
     pub fn is_key_column(&self, name: &str) -> bool {
         let same = |key: &String| match self.inner.statements.syntax {
             Syntax::Postgres => key == name,
@@ -175,16 +174,5 @@ impl std::fmt::Debug for Table {
             .field("database", &self.inner.database)
             .field("spec", &self.inner.spec)
             .finish_non_exhaustive()
-    }
-}
-
-fn quotes(database: &Database) -> Quotes {
-    match database {
-        #[cfg(feature = "postgres")]
-        Database::Postgres(_) => Quotes::Double,
-        #[cfg(feature = "mysql")]
-        Database::MySql(_) => Quotes::Back,
-        #[cfg(feature = "sqlite")]
-        Database::Sqlite(_) => Quotes::Double,
     }
 }

@@ -1,39 +1,8 @@
-//! Names of tables and columns: how they are written in a spec and in a statement.
+//! Names of tables and columns, in a spec and in a statement.
 
 use super::error::TableError;
 
-/// Which quotes a database puts around a name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Quotes {
-    Double,
-    #[cfg_attr(
-        not(feature = "mysql"),
-        allow(dead_code, reason = "only MySQL uses them")
-    )]
-    Back,
-}
-
-impl Quotes {
-    /// The name as one identifier of a statement.
-    pub fn quote(self, name: &str) -> String {
-        let mark = match self {
-            Self::Double => '"',
-            Self::Back => '`',
-        };
-        let mut quoted = String::with_capacity(name.len() + 2);
-        quoted.push(mark);
-        for c in name.chars() {
-            if c == mark {
-                quoted.push(mark);
-            }
-            quoted.push(c);
-        }
-        quoted.push(mark);
-        quoted
-    }
-}
-
-/// A table as it was named.
+/// The name of a table, as it was given.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct TableName {
     pub schema: Option<String>,
@@ -41,8 +10,8 @@ pub(super) struct TableName {
 }
 
 impl TableName {
-    /// Reads `table` or `schema.table`, either of them in double quotes or backticks where it has a dot or a
-    /// quote in it.
+    /// Reads `table` or `schema.table`. Either name is in double quotes or backticks if it has a dot or a quote in
+    /// it.
     pub fn parse(given: &str) -> Result<Self, TableError> {
         let invalid = |reason| TableError::Name {
             given: given.to_owned(),
@@ -83,7 +52,7 @@ impl TableName {
     }
 }
 
-/// The first of the names that are separated by dots, and what follows it.
+/// The first of the names that dots separate, and the rest.
 fn first_name(text: &str) -> Result<(String, &str), &'static str> {
     let Some(mark) = text.chars().next().filter(|c| matches!(c, '"' | '`')) else {
         let end = text.find('.').unwrap_or(text.len());
@@ -112,6 +81,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::sql::syntax::Syntax;
 
     fn parsed(given: &str) -> (Option<String>, String) {
         let name = TableName::parse(given).unwrap();
@@ -136,15 +106,15 @@ mod tests {
             "", ".t", "s.", "a.b.c", "\"a", "\"a\"b", "a\"b", "a\0b", "s.\"\"",
         ] {
             let refused = TableName::parse(given).unwrap_err().to_string();
-            assert!(refused.contains("no name of a table"), "{refused}");
+            assert!(refused.contains("not the name of a table"), "{refused}");
         }
     }
 
     proptest! {
         #[test]
         fn a_quoted_name_is_read_back(schema in "[^\\p{Cc}]{1,9}", table in "[^\\p{Cc}]{1,9}") {
-            for quotes in [Quotes::Double, Quotes::Back] {
-                let given = format!("{}.{}", quotes.quote(&schema), quotes.quote(&table));
+            for syntax in Syntax::ALL {
+                let given = format!("{}.{}", syntax.quote(&schema), syntax.quote(&table));
                 prop_assert_eq!(parsed(&given), (Some(schema.clone()), table.clone()));
             }
         }

@@ -1,21 +1,21 @@
-//! How the database would find a page.
+//! The plan of the database for a page.
 
 use super::{Table, error::TableError, inspect::Identity, statements::Bound};
 use crate::sql::Database;
 
-/// The statements whose plans are looked at: the first page, and one from the middle on.
+/// The number of rows of the pages whose plans are checked: the first page, and one from the first key on.
 const PAGE_ROWS: u64 = 1_000;
 
 /// # Check it
 impl Table {
-    /// Refuses a table of which every page would be found by reading or sorting all of it, and names the
-    /// missing index. A table is not refused because it is so small that reading it is the fastest way.
+    /// Refuses a table whose pages the database would find by reading or sorting the whole table, and names the
+    /// missing index. A table that is so small that reading it is the fastest way is not refused.
     ///
-    /// A filter on columns outside of the index is fine: a page then reads as many rows as it takes to fill
-    /// it, and all pages together read the table once.
+    /// A filter on columns outside of the index is fine: a page then reads as many rows as it takes to fill it, and
+    /// all pages together read the table once.
     ///
     /// # Errors
-    /// [`TableError::SlowPages`], or that the database could not be asked.
+    /// [`TableError::SlowPages`], or an error of the database.
     pub async fn check_plan(&self) -> Result<(), TableError> {
         let statements = &self.inner.statements;
         let mut starts = vec![None];
@@ -50,13 +50,13 @@ impl Table {
         Ok(())
     }
 
-    /// A statement that makes the index which pages need.
+    /// A statement that creates the index which pages need.
     fn missing_index(&self) -> String {
         let key = &self.inner.statements.key;
         let quoted: Vec<_> = key.iter().map(|column| column.quoted.as_str()).collect();
         let columns = quoted.join(", ");
         match &self.inner.identity {
-            // The name is left to the database.
+            // The database chooses the name.
             #[cfg(feature = "postgres")]
             Identity::Postgres { .. } => {
                 format!(
@@ -69,7 +69,7 @@ impl Table {
                 let index = self.index_name(table);
                 format!("CREATE INDEX {index} ON {} ({columns})", self.quoted_name())
             }
-            // There, the index has the schema.
+            // In SQLite the index carries the schema.
             #[cfg(feature = "sqlite")]
             Identity::Sqlite { table, .. } => {
                 let (index, table) = (self.index_name(table), self.quote(table));
@@ -83,7 +83,7 @@ impl Table {
         let mut name = vec![table.to_owned()];
         name.extend(self.inner.spec.key.iter().cloned());
         name.push("page".to_owned());
-        // The limit of MySQL.
+        // The longest name in MySQL.
         let name: String = name.join("_").chars().take(64).collect();
         self.quote(&name)
     }
@@ -98,9 +98,9 @@ mod postgres {
     use sqlx::{AssertSqlSafe, Connection as _, PgPool, Postgres, Row as _, postgres::PgRow};
 
     use super::Bound;
-    use crate::sql::backend::dialect::bound;
+    use crate::sql::backend::value::bound;
 
-    /// With these, the planner sorts only where there is no index to use.
+    /// Settings under which the planner sorts only if there is no index to use.
     const INDEX_IF_ANY: &str = "SET LOCAL enable_seqscan = off; SET LOCAL enable_sort = off; \
         SET LOCAL enable_bitmapscan = off; SET LOCAL enable_incremental_sort = off";
 
@@ -113,7 +113,7 @@ mod postgres {
         let Some(slow) = slow_node(&plan_of(&natural)?) else {
             return Ok(None);
         };
-        // Reading a small table may be the fastest way; then it is not for want of an index.
+        // Reading a small table may be the fastest way, even with an index.
         sqlx::raw_sql(AssertSqlSafe(INDEX_IF_ANY))
             .execute(&mut *transaction)
             .await?;
@@ -153,7 +153,7 @@ mod sqlite {
     use sqlx::{Row as _, Sqlite, SqlitePool, pool::PoolConnection, sqlite::SqliteRow};
 
     use super::Bound;
-    use crate::sql::backend::dialect::bound;
+    use crate::sql::backend::value::bound;
 
     pub async fn slow_part(pool: &SqlitePool, page: Bound) -> Result<Option<String>, sqlx::Error> {
         let explain = format!("EXPLAIN QUERY PLAN {}", page.sql);
@@ -163,8 +163,8 @@ mod sqlite {
         Ok(sorts(&rows)?.then(|| "sort all of it".to_owned()))
     }
 
-    /// A connection that knows of the tables and indexes that others have made meanwhile. What only explains
-    /// a statement does not look for them, unlike what runs.
+    /// A connection that knows the tables and indexes that other sessions have created. Unlike running a statement,
+    /// explaining one does not refresh that knowledge.
     pub async fn with_its_schema(pool: &SqlitePool) -> Result<PoolConnection<Sqlite>, sqlx::Error> {
         let mut connection = pool.acquire().await?;
         sqlx::query("SELECT count(*) FROM main.sqlite_master")
@@ -173,7 +173,7 @@ mod sqlite {
         Ok(connection)
     }
 
-    /// Whether a plan sorts. One that does not reads in the order of an index, or of the table itself.
+    /// Tells whether a plan sorts. Without sorting, the rows come in the order of an index, or of the table itself.
     pub fn sorts(plan: &[SqliteRow]) -> Result<bool, sqlx::Error> {
         for step in plan {
             let detail: String = step.try_get("detail")?;
@@ -191,11 +191,11 @@ mod mysql {
 
     use super::Bound;
     use crate::sql::{
-        backend::dialect::bound,
+        backend::value::bound,
         table::{inspect::ordered_index, statements::Statements},
     };
 
-    /// The plan as a table, since in JSON MariaDB does not escape names.
+    /// Reads the plan as a table, since MariaDB does not escape names in JSON.
     pub async fn slow_part(
         pool: &MySqlPool,
         statements: &Statements,
@@ -210,7 +210,7 @@ mod mysql {
         let Some(slow) = slow?.into_iter().flatten().next() else {
             return Ok(None);
         };
-        // Reading a small table may be the fastest way; then it is not for want of an index.
+        // Reading a small table may be the fastest way, even with an index.
         let key: Vec<_> = statements.key.iter().map(|c| c.name.as_str()).collect();
         let index = ordered_index(pool, schema, table, &key).await?;
         Ok(index.is_none().then_some(slow))
@@ -235,7 +235,7 @@ mod tests {
     use crate::{
         processor::SkipAhead,
         sql::{
-            Database, Table, TableSpec, backend::dialect::bound, table::statements::Bound,
+            Database, Table, TableSpec, backend::value::bound, table::statements::Bound,
             test_server::Postgres,
         },
     };
@@ -245,7 +245,7 @@ mod tests {
         )
         INSERT INTO t SELECT n % 7, CAST(n * 7919 % 100003 AS TEXT), 'some text of a row' FROM numbers";
 
-    /// Every statement that goes through keys, from different places of a table of 100,000 rows.
+    /// All statements that go through keys, from different positions of a table of 100,000 rows.
     async fn statements(database: &Database) -> Vec<Bound> {
         let spec = TableSpec::new("t", ["a", "b"]);
         let table = Table::inspect(database, &spec).await.unwrap();
@@ -293,7 +293,7 @@ mod tests {
             let plan: String = sqlx::Row::try_get_unchecked(&row, 0).unwrap();
             assert!(plan.contains("\"Index Only Scan\""), "{sql}\n{plan}");
             assert!(!plan.contains("Sort"), "{sql}\n{plan}");
-            // The whole of a comparison bounds the scan, nothing is left for a filter.
+            // The whole comparison bounds the scan, and nothing is left for a filter.
             assert!(!plan.contains("\"Filter\""), "{sql}\n{plan}");
         }
     }

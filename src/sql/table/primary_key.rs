@@ -1,18 +1,19 @@
-//! The primary key of a table, for those who name no other key.
+//! The primary key of a table, the default of `--key`.
 
 use super::{Table, TableError, name::TableName};
 use crate::sql::{
     Database,
-    backend::dialect::{Dialect, Value},
+    backend::{dialect::Dialect, value::Value},
+    syntax::Syntax,
 };
 
-/// # Look for it
+/// # Look it up
 impl Table {
-    /// The columns of the primary key of a table, in the order of the key: none where it has no primary key, or
-    /// is not there.
+    /// The columns of the primary key of a table, in the order of the key. Empty if the table has no primary key, or
+    /// does not exist.
     ///
     /// # Errors
-    /// [`TableError::Name`], and what the database says.
+    /// [`TableError::Name`], and the errors of the database.
     pub(crate) async fn primary_key(
         database: &Database,
         table: &str,
@@ -22,9 +23,9 @@ impl Table {
         Ok(match database {
             #[cfg(feature = "postgres")]
             Database::Postgres(pool) => {
-                let quotes = super::quotes(database);
-                let schema = schema.map_or_else(String::new, |s| format!("{}.", quotes.quote(s)));
-                let quoted = format!("{schema}{}", quotes.quote(table));
+                let quote = |name: &str| Syntax::Postgres.quote(name);
+                let schema = schema.map_or_else(String::new, |s| format!("{}.", quote(s)));
+                let quoted = format!("{schema}{}", quote(table));
                 let key = "SELECT a.attname::text FROM pg_index i \
                      CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY AS k (number, position) \
                      JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.number \
@@ -48,13 +49,12 @@ impl Table {
     }
 }
 
-async fn names<DB: super::read::Reading + Dialect>(
+async fn names<DB: Dialect>(
     pool: &sqlx::Pool<DB>,
     statement: &str,
     values: Vec<Value>,
 ) -> Result<Vec<String>, sqlx::Error> {
-    let mut connection = pool.acquire().await?;
-    let rows = <DB as Dialect>::rows(&mut connection, statement.to_owned(), values).await?;
-    let names = rows.iter().map(|row| <DB as Dialect>::text(row, 0));
+    let rows = DB::fetch(pool, (statement.to_owned(), values)).await?;
+    let names = rows.iter().map(|row| DB::text(row, 0));
     names.filter_map(Result::transpose).collect()
 }

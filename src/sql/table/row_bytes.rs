@@ -1,16 +1,16 @@
-//! How large rows are, from those that were read.
+//! The approximate size of rows, measured from those that were read.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Rows that are asked for while nothing is known.
+/// The number of rows to ask for while the size is unknown.
 const FIRST: usize = 100;
 
-/// Bytes of a row, about; 0 while nothing is known.
+/// The approximate bytes of a row; 0 while unknown.
 #[derive(Debug, Default)]
 pub(super) struct RowBytes(AtomicUsize);
 
 impl RowBytes {
-    /// How many rows have so many bytes, about; at least one.
+    /// The approximate number of rows with this many bytes; at least one.
     pub fn rows_in(&self, bytes: usize) -> usize {
         match self.0.load(Ordering::Relaxed) {
             0 => FIRST,

@@ -1,12 +1,12 @@
-//! Which rows of which table.
+//! The rows of a batch.
 
 use serde::{Deserialize, Serialize};
 
-/// The rows that a batch goes through, and in which order: a table, the columns of a unique key, and a
-/// filter. Part of a batch's arguments, so it is stored in histories and holds no secrets.
+/// The rows that a batch goes through, and their order: a table, the columns of a unique key, and a filter. The spec
+/// is part of a batch's arguments, so it is stored in histories and must hold no secrets.
 ///
-/// Names are taken exactly as they are written, upper and lower case included. A name with a dot or a quote
-/// in it is written in double quotes, as in SQL: `shop."odd.name"`.
+/// Names are taken exactly as written, including case. A name with a dot or a quote in it is written in double
+/// quotes, as in SQL: `shop."odd.name"`.
 ///
 /// ```
 /// use temporal_batch::TableSpec;
@@ -17,19 +17,18 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TableSpec {
-    /// The table, with its schema (MySQL: database) in front of it where that is not the usual one.
+    /// The table, with its schema (MySQL: database) where that is not the default one.
     pub table: String,
-    /// The columns that pages are cut by, the most significant first. No two rows may have the same values in
-    /// them.
+    /// The columns that divide the table into pages, the most significant first. No two rows may have the same values
+    /// in them.
     pub key: Vec<String>,
-    /// A condition in SQL; rows for which it is not true are left out. It runs with the rights of the
-    /// connection, so it must come from somebody who may do whatever the connection may do. In JSON it may also be
-    /// called `where`, as in the command line.
+    /// A condition in SQL; only rows for which it is true are processed. It runs with the rights of the connection,
+    /// so its author must be allowed to do everything that the connection may do. In JSON it may also be called
+    /// `where`, as on the command line.
     #[serde(default, skip_serializing_if = "Option::is_none", alias = "where")]
     pub filter: Option<String>,
-    /// Whether the table may have row security that is active for the role of the connection (PostgreSQL). Rows
-    /// that a policy hides are not met then, and nothing counts them; rows that a policy keeps from being changed
-    /// fail.
+    /// Allows row security on the table that is active for the role of the connection (PostgreSQL). Rows that a
+    /// policy hides are then neither processed nor counted, and rows that a policy protects from changes fail.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_row_security: bool,
 }
@@ -52,7 +51,7 @@ impl TableSpec {
         self
     }
 
-    /// Only rows for which this condition is true.
+    /// Selects only rows for which this condition is true.
     #[must_use]
     pub fn filter(mut self, sql: impl Into<String>) -> Self {
         self.filter = Some(sql.into());

@@ -2,17 +2,19 @@
 
 use super::{
     column::KeyColumn,
-    filter::Syntax,
     key::{Key, KeyPart},
 };
-use crate::sql::backend::dialect::Value;
+use crate::sql::{
+    backend::value::{Statement, Value},
+    syntax::Syntax,
+};
 
-/// All that the statements on a table are made of. Every name is quoted, every type comes from the catalog,
-/// the filter was checked.
+/// The parts of the statements on a table. Every name is quoted, every type comes from the catalog, and the filter
+/// was checked.
 #[derive(Clone, Debug)]
 pub(super) struct Statements {
     pub syntax: Syntax,
-    /// With its schema, quoted.
+    /// The quoted table, with its schema.
     pub table: String,
     pub key: Vec<KeyColumn>,
     pub filter: Option<String>,
@@ -24,7 +26,13 @@ pub(super) struct Bound {
     pub values: Vec<Value>,
 }
 
-/// Which side of a key, and whether its own row is part of it.
+impl From<Bound> for Statement {
+    fn from(Bound { sql, values }: Bound) -> Self {
+        (sql, values)
+    }
+}
+
+/// A side of a key, with or without the key's own row.
 #[derive(Clone, Copy)]
 enum Side {
     After,
@@ -50,7 +58,7 @@ impl Side {
     }
 }
 
-/// A condition that grows.
+/// A condition under construction.
 struct Condition<'s> {
     statements: &'s Statements,
     terms: Vec<String>,
@@ -89,8 +97,8 @@ impl Condition<'_> {
         self.terms.push(term);
     }
 
-    /// `("a", "b") > ($1, $2)`. A key with more or fewer parts than columns makes a statement that every
-    /// database refuses, rather than one that means something else.
+    /// Makes `("a", "b") > ($1, $2)`. A key with more or fewer parts than columns makes a statement that every
+    /// database refuses, rather than one with another meaning.
     fn row_value(&mut self, key: &Key, side: Side) -> String {
         let columns = &self.statements.key;
         let names: Vec<_> = columns.iter().map(|c| c.quoted.as_str()).collect();
@@ -107,8 +115,8 @@ impl Condition<'_> {
         }
     }
 
-    /// `a >= ? AND (a > ? OR (a = ? AND b > ?))`: MySQL does not look for row values in an index. The first
-    /// comparison is implied by the rest, and bounds the scan.
+    /// Makes `a >= ? AND (a > ? OR (a = ? AND b > ?))`, since MySQL does not look up row values in an index. The
+    /// first comparison follows from the rest, and bounds the scan.
     fn expanded(&mut self, key: &Key, side: Side) -> String {
         let (strict, loose) = side.strict_and_loose();
         let columns: Vec<_> = self.statements.key.iter().zip(key.parts()).collect();
@@ -134,7 +142,7 @@ impl Condition<'_> {
 
     fn filter(&mut self) {
         if let Some(filter) = &self.statements.filter {
-            // A comment at its end must not take the parenthesis with it.
+            // A comment at the end of the filter must not swallow the parenthesis.
             self.terms.push(format!("(\n{filter}\n)"));
         }
     }
@@ -181,12 +189,12 @@ impl Statements {
         condition
     }
 
-    /// `(start, end]` and the filter.
+    /// The range `(start, end]`, with the filter.
     pub fn range(&self, start: Option<&Key>, end: Option<&Key>, first: usize) -> Bound {
         self.within(start, end, first).finish()
     }
 
-    /// From one key to another, both with their rows, and the filter.
+    /// The range from one key to another, both included, with the filter.
     pub fn between(&self, from: &Key, to: &Key, first: usize) -> Bound {
         let mut condition = self.begin(first);
         condition.compare(from, Side::From);
@@ -195,7 +203,7 @@ impl Statements {
         condition.finish()
     }
 
-    /// The key of a row, as it is selected.
+    /// The expressions that select the key of a row.
     fn reads(&self) -> Vec<String> {
         let reads = self.key.iter().enumerate();
         reads
@@ -203,7 +211,7 @@ impl Statements {
             .collect()
     }
 
-    /// With the table in front: a bare name would mean a column of the result that is called so.
+    /// The order of the key. The columns carry the table, since a bare name would mean a column of the result.
     fn order(&self, direction: &str) -> String {
         let columns = self.key.iter();
         let columns: Vec<_> = columns
@@ -212,7 +220,7 @@ impl Statements {
         columns.join(", ")
     }
 
-    /// `columns` (expressions) and the key of rows in `(start, end]`, in order.
+    /// `columns` (expressions) and the key of the rows in `(start, end]`, in order.
     pub fn page(
         &self,
         columns: Vec<String>,
@@ -243,12 +251,26 @@ impl Statements {
         Bound { sql, values }
     }
 
-    /// The keys of the rows with which a condition holds, in order, which nobody else can change until the
-    /// transaction ends.
+    /// The keys of the matching rows in a random sample of blocks (PostgreSQL), in order, at most `limit`.
+    #[cfg(feature = "postgres")]
+    pub fn sample(&self, percent: f64, limit: u64) -> Bound {
+        let mut condition = self.within(None, None, 1);
+        let limit = condition.placeholder(None, limit.into());
+        let Bound { sql, values } = condition.finish();
+        let sql = format!(
+            "SELECT {} FROM {} TABLESAMPLE SYSTEM ({percent}) WHERE {sql} ORDER BY {} LIMIT {limit}",
+            self.reads().join(", "),
+            self.table,
+            self.order("")
+        );
+        Bound { sql, values }
+    }
+
+    /// The keys of the rows that match a condition, in order, locked until the transaction ends.
     pub fn locked(&self, condition: &str) -> String {
         let lock = match self.syntax {
             Syntax::Postgres | Syntax::MySql => " FOR UPDATE",
-            // A transaction that writes is alone.
+            // A writing transaction is alone.
             Syntax::Sqlite => "",
         };
         format!(
@@ -259,7 +281,7 @@ impl Statements {
         )
     }
 
-    /// The highest key of the whole table: a filter could mean to read it to its beginning.
+    /// The highest key of the whole table. A filter could make the database read the table to its beginning.
     pub fn highest(&self) -> Bound {
         let sql = format!(
             "SELECT {} FROM {} ORDER BY {} LIMIT 1",

@@ -1,33 +1,28 @@
-//! Going through a table.
+//! The walk through a table.
 
 use serde_json::value::RawValue;
 use sqlx::FromRow;
 
-use super::{
-    Column, Table,
-    key::Key,
-    read::{Reading as _, TableDatabase, key_of},
-    statements::Bound,
-};
+use super::{Column, Table, key::Key, statements::Bound};
 use crate::{
     base::error::PageError,
     cell::{Cell, write_object},
     page::{PAGE_BYTES, Page},
     processor::{PageProcessor, SkipAhead, context::PageContext},
     sql::{
-        backend::dialect::{self, Value},
+        backend::{Backend, dialect::Dialect, value::Value},
         connection::pool::on_pool,
     },
 };
 
 /// # Find keys
 impl Table {
-    /// The keys of the rows in `(start, end]` that match the filter, in order, at most `limit`. Reads an
-    /// index only, where the filter lets it.
+    /// The keys of the rows in `(start, end]` that match the filter, in order, at most `limit`. Reads only an index,
+    /// if the filter allows that.
     ///
     /// # Errors
-    /// Those of the database are retryable. Non-retryable: `CursorNotOfThisKey`, and for a value that
-    /// can be no cursor `KeyIsNull` and, in SQLite, `KeyTypeMixed`.
+    /// The errors of the database are retryable. Non-retryable are `CursorNotOfThisKey`, `KeyIsNull` for a value that
+    /// cannot be a cursor, and in SQLite `KeyTypeMixed`.
     pub async fn keys(
         &self,
         start: Option<&Key>,
@@ -48,13 +43,13 @@ impl Table {
         let statements = &self.inner.statements;
         let query = statements.page(Vec::new(), start, end, limit, offset);
         on_pool!(&self.inner.database, pool: Db => {
-            let rows = Db::fetch(pool, query.into()).await?;
-            rows.iter().map(|row| key_of::<Db>(row, 0, &statements.key)).collect()
+            let rows = Db::fetch(pool, query).await?;
+            rows.iter().map(|row| Db::key(row, 0, &statements.key)).collect()
         })
     }
 
-    /// Like [`keys`](Self::keys) without the first `offset` of them, on a connection.
-    pub(crate) async fn keys_on<DB: TableDatabase + dialect::Dialect>(
+    /// Like [`keys`](Self::keys) without the first `offset` keys, on a connection.
+    pub(crate) async fn keys_on<DB: Dialect>(
         &self,
         connection: &mut DB::Connection,
         (start, end): (Option<&Key>, Option<&Key>),
@@ -64,14 +59,14 @@ impl Table {
         self.check_keys([start, end])?;
         let statements = &self.inner.statements;
         let Bound { sql, values } = statements.page(Vec::new(), start, end, limit, offset);
-        let rows = <DB as dialect::Dialect>::rows(connection, sql, values).await?;
+        let rows = DB::rows(connection, sql, values).await?;
         rows.iter()
-            .map(|row| key_of::<DB>(row, 0, &statements.key))
+            .map(|row| DB::key(row, 0, &statements.key))
             .collect()
     }
 
-    /// The key of the row that is `rows` rows after `start`, in `(start, end]`: the end of as many rows. A
-    /// jump over 0 rows is one over 1.
+    /// The key of the row that is `rows` rows after `start`, in `(start, end]`, which is the end of a page of that
+    /// many rows. A jump over 0 rows counts as one over 1.
     ///
     /// # Errors
     /// As [`keys`](Self::keys).
@@ -87,7 +82,7 @@ impl Table {
         Ok(keys.pop().map_or(SkipAhead::PastEnd, SkipAhead::To))
     }
 
-    /// How many rows there are in `(start, end]` that match the filter. It reads them all.
+    /// The number of rows in `(start, end]` that match the filter. Reads them all.
     ///
     /// # Errors
     /// As [`keys`](Self::keys).
@@ -95,8 +90,8 @@ impl Table {
         self.check_keys([start, end])?;
         let query = self.inner.statements.count(start, end);
         let count = on_pool!(&self.inner.database, pool: Db => {
-            let rows = Db::fetch(pool, query.into()).await?;
-            rows.first().map(|row| Db::number(row, 0)).transpose()?.flatten()
+            let rows = Db::fetch(pool, query).await?;
+            rows.first().map(|row| Db::number(row, 0)).transpose()?
         });
         Ok(count
             .and_then(|n| u64::try_from(n).ok())
@@ -135,11 +130,11 @@ impl Table {
 /// # Conditions for statements of your own
 impl Table {
     /// The rows in `(start, end]` that match the filter, as a condition for `WHERE`, and the values of its
-    /// placeholders in order. `TRUE` where nothing is left out.
+    /// placeholders in order. The condition is `TRUE` if all rows match.
     ///
-    /// In PostgreSQL and SQLite the placeholders are `$first`, `$first + 1` and so on; in MySQL they are `?`,
-    /// and a value may come more than once. The columns are named without the table. A key that is not one
-    /// of this table ([`check_key`](Self::check_key)) makes a statement that the database refuses.
+    /// In PostgreSQL and SQLite the placeholders are `$first`, `$first + 1` and so on; in MySQL they are `?`, and a
+    /// value may occur more than once. The columns are named without the table. A key of another table
+    /// ([`check_key`](Self::check_key)) makes a statement that the database refuses.
     pub fn condition(
         &self,
         start: Option<&Key>,
@@ -150,8 +145,8 @@ impl Table {
         (bound.sql, bound.values)
     }
 
-    /// Like [`condition`](Self::condition), from the row with the key `from` to the row with the key `to`,
-    /// both included: what `process` works on, given the first and the last key of its items.
+    /// Like [`condition`](Self::condition), from the row with the key `from` to the row with the key `to`, both
+    /// included. This is the condition that `process` needs, given the first and the last key of its items.
     pub fn condition_of(&self, from: &Key, to: &Key, first: usize) -> (String, Vec<Value>) {
         let bound = self.inner.statements.between(from, to, first);
         (bound.sql, bound.values)
@@ -160,12 +155,11 @@ impl Table {
 
 /// # Read rows
 impl Table {
-    /// The rows in `(start, end]` that match the filter, in order, at most `limit`: their keys, and of
-    /// `columns` whatever `T` makes of them, which may be a tuple in their order or a struct with
-    /// `#[derive(sqlx::FromRow)]`.
+    /// The rows in `(start, end]` that match the filter, in order, at most `limit`: their keys, and a `T` made of the
+    /// `columns`. `T` may be a tuple in their order, or a struct with `#[derive(sqlx::FromRow)]`.
     ///
     /// # Errors
-    /// As [`keys`](Self::keys), and non-retryable: `WrongDatabase` when the table is not in a `DB`,
+    /// As [`keys`](Self::keys), and non-retryable: `WrongDatabase` if the table is not in a `DB`,
     /// `TableColumnMissing`.
     pub async fn rows<DB, T>(
         &self,
@@ -175,7 +169,7 @@ impl Table {
         limit: usize,
     ) -> Result<Vec<(Key, T)>, PageError>
     where
-        DB: TableDatabase,
+        DB: Backend,
         T: for<'r> FromRow<'r, DB::Row>,
     {
         self.check_keys([start, end])?;
@@ -196,10 +190,10 @@ impl Table {
         let statements = &self.inner.statements;
         let selected = columns.iter().map(|name| self.quote(name)).collect();
         let query = statements.page(selected, start, end, limit as u64, 0);
-        let rows = DB::fetch(pool, query.into()).await?;
+        let rows = DB::fetch(pool, query).await?;
         rows.iter()
             .map(|row| {
-                let key = key_of::<DB>(row, columns.len(), &statements.key)?;
+                let key = DB::key(row, columns.len(), &statements.key)?;
                 Ok((key, T::from_row(row)?))
             })
             .collect()
@@ -217,7 +211,7 @@ impl Table {
         high_water: Option<&Key>,
     ) -> Result<Page<Key, (Key, T)>, PageError>
     where
-        DB: TableDatabase,
+        DB: Backend,
         T: for<'r> FromRow<'r, DB::Row>,
         P: PageProcessor<Cursor = Key>,
     {
@@ -227,7 +221,7 @@ impl Table {
         Page::sorted(rows.await?, |(key, _)| key.clone())
     }
 
-    /// Where the page `pages` pages further on begins, for `skip_ahead`.
+    /// The beginning of the page that is `pages` pages further on, for `skip_ahead`.
     ///
     /// # Errors
     /// As [`keys`](Self::keys).
@@ -247,8 +241,8 @@ impl Table {
     }
 
     /// The rows in `(start, end]` that match the filter, in order, at most `limit`: their keys, and each row as a
-    /// JSON object with its columns (all of them, or those that are named). `serde_json::from_str` makes whatever
-    /// is needed of [its text](RawValue::get).
+    /// JSON object with its columns (all of them, or the named ones). `serde_json::from_str` turns [its
+    /// text](RawValue::get) into any type.
     ///
     /// | value | in JSON |
     /// |---|---|
@@ -282,7 +276,7 @@ impl Table {
         Ok(rows.into_iter().map(record).collect())
     }
 
-    /// The columns that are named, or all of them.
+    /// The named columns, or all of them.
     pub(crate) fn selected(&self, columns: Option<&[String]>) -> Result<Vec<&Column>, PageError> {
         match columns {
             None => Ok(self.columns().iter().collect()),
@@ -290,8 +284,8 @@ impl Table {
         }
     }
 
-    /// The values of [`records`](Self::records), one for each column; fewer than `limit` rows where they have
-    /// [`PAGE_BYTES`].
+    /// The values of [`records`](Self::records), one for each column. Returns fewer than `limit` rows where these
+    /// have [`PAGE_BYTES`].
     pub(crate) async fn cells(
         &self,
         columns: &[&Column],
@@ -304,7 +298,7 @@ impl Table {
         let mut rows: Vec<(Key, Vec<Cell>)> = Vec::new();
         let mut bytes = 0;
         while bytes < PAGE_BYTES && rows.len() < limit {
-            // The database may have made all the rows that it is asked for before the first is read.
+            // The database may build all requested rows before the first one is read.
             let asked = self.inner.row_bytes.rows_in(PAGE_BYTES - bytes);
             let asked = asked.min(limit - rows.len());
             let selected = columns.iter().map(|column| column.read.clone()).collect();
@@ -317,7 +311,7 @@ impl Table {
                     let cells = cells.map(|(at, column)| Db::cell(row, at, column.encoding));
                     let cells: Vec<_> = cells.collect::<Result<_, _>>()?;
                     bytes += cells.iter().map(Cell::size).sum::<usize>();
-                    rows.push((key_of::<Db>(row, columns.len(), &statements.key)?, cells));
+                    rows.push((Db::key(row, columns.len(), &statements.key)?, cells));
                     Ok(bytes < PAGE_BYTES)
                 }).await?;
             });

@@ -1,12 +1,12 @@
-//! What a throttle looks at, and whether that makes sense.
+//! The settings of a throttle, and their validation.
 
 use std::{sync::Mutex, time::Duration};
 
 use sqlx::PgPool;
 
-use super::{PostgresThrottle, checks::Checks, own_query::OwnQuery, threshold::Threshold};
+use super::{PostgresThrottle, checks::Checks, threshold::Threshold, user_query::UserQuery};
 
-/// Makes a [`PostgresThrottle`].
+/// A builder for a [`PostgresThrottle`].
 #[derive(Debug)]
 pub struct PostgresThrottleBuilder {
     pool: PgPool,
@@ -15,44 +15,44 @@ pub struct PostgresThrottleBuilder {
     timeout: Duration,
     hold_on_failure: Duration,
     checks: Checks,
-    query: Option<OwnQuery>,
+    query: Option<UserQuery>,
 }
 
-/// A [`PostgresThrottle`] that makes no sense.
+/// The settings of a [`PostgresThrottle`] are invalid.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidThrottle {
-    /// It would look at nothing.
+    /// The throttle has no check.
     #[error("the throttle has no check; add one such as `max_replica_lag`")]
     NoCheck,
-    /// A limit must be a number, and some more than 0.
+    /// A limit is not a number, or not large enough.
     #[error("{check} is {given}; it must be {allowed}")]
     Limit {
         /// The check.
         check: &'static str,
-        /// What was given.
+        /// The given limit.
         given: f64,
-        /// What is allowed.
+        /// The allowed values.
         allowed: &'static str,
     },
-    /// It would hold before it slows down.
+    /// The throttle would hold before it slows down.
     #[error("{check} slows down above {slow} but holds above {hold}; the first must be lower")]
     SlowAboveHold {
         /// The check.
         check: &'static str,
-        /// From where it slows down.
+        /// The limit for slowing down.
         slow: f64,
-        /// From where it holds.
+        /// The limit for holding.
         hold: f64,
     },
-    /// There is no SQL.
+    /// The query is empty.
     #[error("the query is empty")]
     EmptyQuery,
 }
 
 impl PostgresThrottleBuilder {
     pub(super) fn new(pool: PgPool) -> Self {
-        crate::sql::connection::proxied::note(&pool);
+        crate::sql::connection::pgbouncer::note(&pool);
         Self {
             pool,
             name: "database".to_owned(),
@@ -64,106 +64,108 @@ impl PostgresThrottleBuilder {
         }
     }
 
-    /// The name by which batches ask for it. Default: `database`.
+    /// Sets the name by which batches refer to the throttle. Default: `database`.
     #[must_use]
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = name.into();
         self
     }
 
-    /// How long after an answer it is asked again. Default: 1 s.
+    /// Sets the pause between an answer and the next question. Default: 1 s.
     #[must_use]
     pub fn interval(mut self, interval: Duration) -> Self {
         self.interval = interval;
         self
     }
 
-    /// How long an ask may take. Default: 5 s.
+    /// Sets the longest time of a question. Default: 5 s.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// How long in a row batches are held because the server cannot be asked. Default: 60 s.
+    /// Sets the longest time that batches are held because the server does not answer. Default: 60 s.
     #[must_use]
     pub fn hold_on_failure(mut self, time: Duration) -> Self {
         self.hold_on_failure = time;
         self
     }
 
-    /// The lag of the replica that lags most.
+    /// Limits the lag of the replica that lags most.
     ///
-    /// On a primary: `replay_lag` of `pg_stat_replication`, 0 for a replica that has replayed all there is. Where
-    /// PostgreSQL has no `replay_lag` for a replica that is behind, more than 16 MB behind holds. Logical
-    /// subscribers, and clients that only store WAL, do not count. A replica that is gone does not lag: see
+    /// On a primary, the lag is `replay_lag` of `pg_stat_replication`, and 0 for a replica that has replayed
+    /// everything. If PostgreSQL has no `replay_lag` for a replica that is behind, the throttle holds above 16 MB.
+    /// Logical subscribers, and clients that only store WAL, do not count. A disconnected replica does not lag: see
     /// [`expected_replicas`](Self::expected_replicas). A replica reports at least every
     /// `wal_receiver_status_interval` (10 s), and when it has caught up.
     ///
-    /// With the pool of a replica: its own lag, the time since the last commit that it has replayed (since its start, if none), if it has
-    /// received WAL that it has not replayed or its connection to the primary is lost; and the lag of replicas of
-    /// its own. After a quiet time the first bit of WAL can look like a long lag for the moment of its replay.
+    /// On a replica, the lag is the time since the last commit that it has replayed (since its start, if there is
+    /// none), if it has received WAL that it has not replayed or its connection to the primary is lost. The lag of
+    /// its own replicas counts, too. After a quiet time, the first WAL can look like a long lag while it is being
+    /// replayed.
     #[must_use]
     pub fn max_replica_lag(mut self, lag: impl Into<Threshold<Duration>>) -> Self {
         self.checks.replica_lag = Some(lag.into().map(|lag| lag.as_secs_f64()));
         self
     }
 
-    /// How many replicas must stream from this server. It holds while there are fewer.
+    /// Sets the number of replicas that must stream from this server. The throttle holds while there are fewer.
     #[must_use]
     pub fn expected_replicas(mut self, replicas: u32) -> Self {
         self.checks.replicas = Some(replicas);
         self
     }
 
-    /// The age of the oldest transaction. Not those of autovacuum, of replication, of the throttle itself, and
-    /// of sessions whose `application_name` begins with `temporal-batch`: name the connections of your
-    /// processors so, or a batch may wait for itself.
+    /// Limits the age of the oldest transaction. Transactions of autovacuum, of replication, of the throttle itself,
+    /// and of sessions whose `application_name` begins with `temporal-batch` do not count: name the connections of
+    /// your processors like that, or a batch may wait for itself.
     #[must_use]
     pub fn max_transaction_age(mut self, age: impl Into<Threshold<Duration>>) -> Self {
         self.checks.transaction_age = Some(age.into().map(|age| age.as_secs_f64()));
         self
     }
 
-    /// How many sessions wait for locks, those of the batch included.
+    /// Limits the number of sessions that wait for locks, including those of the batch.
     #[must_use]
     pub fn max_waiting(mut self, sessions: impl Into<Threshold<u32>>) -> Self {
         self.checks.waiting = Some(sessions.into().map(f64::from));
         self
     }
 
-    /// How many sessions execute a statement, those of the batch included, the throttle's own not.
+    /// Limits the number of sessions that execute a statement, including those of the batch, but not that of the
+    /// throttle.
     #[must_use]
     pub fn max_active_connections(mut self, sessions: impl Into<Threshold<u32>>) -> Self {
         self.checks.active = Some(sessions.into().map(f64::from));
         self
     }
 
-    /// How many bytes of WAL are written in a second, between one ask and the next by the clock of the
-    /// server. The first ask knows no rate, and lets go. A batch that is held writes nothing, so a limit for
-    /// what the batch itself writes is better given with a lower one from where it slows down.
+    /// Limits the bytes of WAL that are written per second, measured between two questions by the clock of the
+    /// server. The first question has no rate, and does not hold. A held batch writes nothing, so a limit for the
+    /// batch's own WAL is better combined with a lower one that slows it down.
     #[must_use]
     pub fn max_wal_rate(mut self, bytes_per_second: impl Into<Threshold<u64>>) -> Self {
         self.checks.wal_rate = Some(bytes_per_second.into().map(|bytes| bytes as f64));
         self
     }
 
-    /// A query of your own. It returns one row with one number (any type of number) and objects if that is
-    /// above the limit; NULL is no objection. Anything else fails. It runs in a read-only transaction,
-    /// and cannot be several statements.
+    /// Adds a query of your own. It must return one row with one number of any type, and objects if the number is
+    /// above the limit; NULL is no objection. Any other result is an error. The query runs in a read-only
+    /// transaction, and must be a single statement.
     #[must_use]
     pub fn query(mut self, sql: impl Into<String>, above: impl Into<Threshold<f64>>) -> Self {
-        self.query = Some(OwnQuery {
+        self.query = Some(UserQuery {
             sql: sql.into(),
             above: above.into(),
         });
         self
     }
 
-    /// Checks the settings. Connects to nothing.
+    /// Checks the settings. Does not connect.
     ///
     /// # Errors
-    /// [`InvalidThrottle`], if there is no check or a limit makes no sense.
+    /// [`InvalidThrottle`], if there is no check or a limit is invalid.
     pub fn build(self) -> Result<PostgresThrottle, InvalidThrottle> {
         const POSITIVE: &str = "more than 0";
         const COUNT: &str = "0 or more";

@@ -1,17 +1,17 @@
-//! The built-in checks: one statement for all of them, and what its figures mean.
+//! The built-in checks: one statement for all of them, and the meaning of its figures.
 
 use sqlx::{Row as _, postgres::PgRow};
 
 use super::threshold::Threshold;
 use crate::processor::throttle::Verdict;
 
-/// How far a replica may be behind of which PostgreSQL knows no time: a segment of WAL.
+/// The largest distance of a replica without a known lag: one segment of WAL.
 const MAX_BYTES_BEHIND: f64 = 16.0 * 1024.0 * 1024.0;
 
-/// Two looks that are closer than this make no rate.
+/// The shortest time between two samples that gives a rate.
 const MIN_SECONDS: f64 = 0.1;
 
-/// Where this server is in its WAL. A replica counts what it receives.
+/// The position of this server in its WAL. A replica counts the WAL that it receives.
 const HERE: &str = "here AS (
     SELECT pg_is_in_recovery() AS is_replica,
         CASE WHEN pg_is_in_recovery()
@@ -20,8 +20,8 @@ const HERE: &str = "here AS (
         END AS lsn
 )";
 
-/// Those that replay, whatever else may read the WAL. A replica that has replayed all there is keeps the
-/// lag it had last for a while.
+/// The lag of the replicas that replay, among all readers of the WAL. A replica that has replayed everything keeps
+/// its last lag for a while.
 const REPLICAS: &str = "replicas AS (
     SELECT here.lsn - standby.replay_lsn AS bytes,
         CASE WHEN standby.replay_lsn >= here.lsn THEN 0
@@ -60,7 +60,7 @@ const WAITING: &str = "(SELECT count(*) FROM pg_stat_activity
 const ACTIVE: &str = "(SELECT count(*) FROM pg_stat_activity
     WHERE state = 'active' AND backend_type = 'client backend' AND pid <> pg_backend_pid())";
 
-/// Which checks there are, and their limits. Times are seconds.
+/// The enabled checks, with their limits. Times are in seconds.
 #[derive(Debug, Default)]
 pub(super) struct Checks {
     pub replica_lag: Option<Threshold<f64>>,
@@ -71,7 +71,7 @@ pub(super) struct Checks {
     pub wal_rate: Option<Threshold<f64>>,
 }
 
-/// What the statement returns. What was not asked for is `None`.
+/// The figures that the statement returns. `None` for figures that were not requested.
 #[derive(Debug, Default)]
 pub(super) struct Figures {
     pub role: String,
@@ -82,7 +82,7 @@ pub(super) struct Figures {
     pub transaction_age: Option<f64>,
     pub waiting: Option<f64>,
     pub active: Option<f64>,
-    /// The place in the WAL in bytes, and the clock of the server in seconds.
+    /// The position in the WAL in bytes, and the clock of the server in seconds.
     pub wal_at: Option<(f64, f64)>,
 }
 
@@ -105,7 +105,7 @@ impl Figures {
 }
 
 impl Checks {
-    /// The statement, without those parts that nobody wants to know.
+    /// The statement, without the parts that no check needs.
     pub fn select(&self) -> Option<String> {
         let lag = self.replica_lag.is_some();
         let columns = [
@@ -145,7 +145,7 @@ impl Checks {
         ))
     }
 
-    /// Whether they look at what PostgreSQL hides from those who are not in `pg_monitor`.
+    /// Tells whether the checks need figures that PostgreSQL shows only to members of `pg_monitor`.
     pub fn need_role(&self) -> bool {
         self.replica_lag.is_some()
             || self.replicas.is_some()
@@ -154,7 +154,7 @@ impl Checks {
             || self.active.is_some()
     }
 
-    /// One for each check, in a fixed order.
+    /// One verdict for each check, in a fixed order.
     pub fn verdicts(&self, figures: &Figures, wal_rate: Option<f64>) -> Vec<Verdict> {
         let mut verdicts = Vec::new();
         if let (Some(expected), Some(there)) = (self.replicas, figures.replicas)
@@ -213,17 +213,17 @@ impl Checks {
     }
 }
 
-/// A place in the WAL, and how fast it was reached.
+/// A position in the WAL, and the rate at which it was reached.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct WalSample {
     bytes: f64,
     clock: f64,
-    /// Bytes per second; `None` where there was nothing to compare with.
+    /// Bytes per second; `None` without an earlier sample.
     pub rate: Option<f64>,
 }
 
 impl WalSample {
-    /// A sample that is older than `patience` says nothing about now, and one of another server neither.
+    /// The next sample. One that is older than `patience`, or of another server, gives no rate.
     pub fn next(
         last: Option<Self>,
         at: Option<(f64, f64)>,
@@ -244,7 +244,7 @@ impl WalSample {
     }
 }
 
-/// Not longer than it must be: `12`, `0.25`.
+/// A number with as few digits as possible: `12`, `0.25`.
 pub(super) fn figure(number: f64) -> String {
     if number.abs() < 0.01 {
         return number.to_string();
@@ -258,7 +258,7 @@ pub(super) fn figure(number: f64) -> String {
     text.to_owned()
 }
 
-/// `3.2 s > 2 s`, with more digits where the two would look the same.
+/// Shows `3.2 s > 2 s`, with more digits if both sides would look the same.
 fn seconds(value: f64, limit: f64) -> String {
     let rounded = (value * 10.0).round() / 10.0;
     let shown = if rounded > limit { rounded } else { value };

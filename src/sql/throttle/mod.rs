@@ -1,18 +1,18 @@
-//! A throttle that looks at a PostgreSQL server.
+//! A throttle by the state of a PostgreSQL server.
 //!
-//! ```text
-//!   PostgresThrottle ---> Checks      the built-in ones: one statement, one row of Figures, verdicts
-//!          |         ---> OwnQuery    the user's: one number
-//!          v
-//!      Threshold                      from a figure to a verdict
-//! ```
+//! | file | contents |
+//! |---|---|
+//! | `mod.rs`, `builder.rs` | [`PostgresThrottle`], and its settings |
+//! | `checks.rs` | the built-in checks, in one statement |
+//! | `user_query.rs` | the user's query |
+//! | `threshold.rs` | [`Threshold`]: from a figure to a verdict |
 
 mod builder;
 mod checks;
-mod own_query;
 #[cfg(test)]
 mod tests;
 mod threshold;
+mod user_query;
 
 use std::{
     ops::{Deref, DerefMut},
@@ -28,14 +28,14 @@ pub use threshold::Threshold;
 
 use crate::processor::throttle::{Throttle, Verdict};
 use checks::{Checks, Figures, WalSample};
-use own_query::{NotOneNumber, OwnQuery};
+use user_query::{NotOneNumber, UserQuery};
 
-/// Holds a batch, or slows it down, while a PostgreSQL server has too much to do: replicas lag, transactions
-/// grow old, sessions wait for locks, or whatever a query of yours measures.
+/// Holds a batch, or slows it down, while a PostgreSQL server is overloaded: while replicas lag, transactions are
+/// old, sessions wait for locks, or a query of your own says so.
 ///
-/// Every check is optional. Each has the limit above which it holds, and may have a lower one above which
-/// it slows down: from all to a tenth of the batch's limits, in proportion to how far the figure is between
-/// the two. See [`Threshold`]. Where several checks object, the hardest verdict counts.
+/// Every check is optional. Each has a limit above which it holds, and may have a lower one above which it slows the
+/// batch down: from all to a tenth of the batch's limits, in proportion to the distance of the figure from the two.
+/// See [`Threshold`]. If several checks object, the hardest verdict counts.
 ///
 /// ```
 /// use std::time::Duration;
@@ -54,18 +54,17 @@ use own_query::{NotOneNumber, OwnQuery};
 ///
 /// # The pool
 ///
-/// Give it a pool of its own with one or two connections, so that it is not kept waiting by the batch, and an
-/// `application_name` that begins with `temporal-batch`. Its role must be a member of
-/// `pg_monitor`, unless only [`max_wal_rate`](PostgresThrottleBuilder::max_wal_rate) and
-/// [`query`](PostgresThrottleBuilder::query) are used; without it PostgreSQL hides the sessions of
-/// others, and each ask fails with an error that says so.
+/// Give the throttle a pool of its own with one or two connections, so that it does not wait for the batch, and an
+/// `application_name` that begins with `temporal-batch`. The role must be a member of `pg_monitor`, unless only
+/// [`max_wal_rate`](PostgresThrottleBuilder::max_wal_rate) and [`query`](PostgresThrottleBuilder::query) are used.
+/// Without it, PostgreSQL hides the sessions of other users, and each question fails with an error that says so.
 ///
-/// # What an ask costs
+/// # Cost
 ///
-/// One round trip for all the built-in checks together, two more for the query (four, its first time on
-/// a connection). Statements are ended by the server after four fifths of the
-/// [timeout](PostgresThrottleBuilder::timeout), and run in a read-only transaction. All
-/// figures are those of the whole server, all its databases.
+/// Each question costs one round trip for all the built-in checks together, and two more for the query (four, the
+/// first time on a connection). The server ends statements after four fifths of the
+/// [timeout](PostgresThrottleBuilder::timeout), and they run in a read-only transaction. All figures are those of the
+/// whole server, with all its databases.
 pub struct PostgresThrottle {
     pool: PgPool,
     name: String,
@@ -73,11 +72,11 @@ pub struct PostgresThrottle {
     timeout: Duration,
     hold_on_failure: Duration,
     checks: Checks,
-    query: Option<OwnQuery>,
+    query: Option<UserQuery>,
     wal: Mutex<Option<WalSample>>,
 }
 
-/// Why an ask has no answer.
+/// The reason why a question has no answer.
 #[derive(Debug, thiserror::Error)]
 enum AskError {
     #[error("no connection to the database within {0:?}")]
@@ -87,7 +86,7 @@ enum AskError {
     #[error("cannot look at the database")]
     Checks(#[source] sqlx::Error),
     #[error(
-        "role \"{role}\" does not see the sessions of others; it needs pg_monitor: GRANT pg_monitor TO \"{role}\""
+        "role \"{role}\" cannot see the sessions of other users; it needs pg_monitor: GRANT pg_monitor TO \"{role}\""
     )]
     MissingRole { role: String },
     #[error("the query failed")]
@@ -120,13 +119,13 @@ impl Throttle for PostgresThrottle {
 }
 
 impl PostgresThrottle {
-    /// A throttle on the server of this pool.
+    /// A builder for a throttle on the server of this pool.
     pub fn builder(pool: PgPool) -> PostgresThrottleBuilder {
         PostgresThrottleBuilder::new(pool)
     }
 
     async fn look(&self) -> Result<Verdict, AskError> {
-        // Less than the whole, so that it is the database which says that it takes too long.
+        // Shorter than the timeout itself, so that the database reports that the statement takes too long.
         let limit = self.timeout * 4 / 5;
         let connection = tokio::time::timeout(limit, self.pool.acquire()).await;
         let connection = connection.map_err(|_| AskError::NoConnection(limit))?;
@@ -180,7 +179,7 @@ impl PostgresThrottle {
     }
 }
 
-/// The first of the hardest ones.
+/// The hardest verdict; the first one of several.
 fn hardest(verdicts: impl IntoIterator<Item = Verdict>) -> Verdict {
     verdicts.into_iter().fold(Verdict::Go, |hardest, verdict| {
         if verdict.factor() < hardest.factor() {
@@ -191,8 +190,8 @@ fn hardest(verdicts: impl IntoIterator<Item = Verdict>) -> Verdict {
     })
 }
 
-/// Goes back to its pool only from an ask that was done. Any other may have left it in a transaction, or
-/// waiting for a server that is silent.
+/// A connection that returns to its pool only after a complete question. After any other, it may be in a transaction,
+/// or waiting for a silent server.
 struct Connection(PoolConnection<Postgres>, bool);
 
 impl Deref for Connection {

@@ -1,4 +1,4 @@
-//! A real server that goes and comes back, as those see it who listen.
+//! A real server that goes away and comes back, as listeners see it.
 
 use std::time::Duration;
 

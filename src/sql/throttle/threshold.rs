@@ -1,14 +1,14 @@
-//! From a figure to a verdict.
+//! The step from a figure to a verdict.
 
 use std::ops::Range;
 
 use crate::processor::throttle::Verdict;
 
-/// The factor at the limit, just before it holds.
+/// The factor at the limit, just before the throttle holds.
 const SLOWEST: f64 = 0.1;
 
-/// When a check of a [`PostgresThrottle`](crate::PostgresThrottle) objects: one value, above which it holds,
-/// or two, `slow..hold`, where it slows down above the first and holds above the second.
+/// The limits of a check of a [`PostgresThrottle`](crate::PostgresThrottle): one value, above which it holds, or two,
+/// `slow..hold`, where it slows down above the first and holds above the second.
 ///
 /// ```
 /// use temporal_batch::Threshold;
@@ -47,7 +47,7 @@ impl<T> Threshold<T> {
 }
 
 impl Threshold<f64> {
-    /// The reason is made of the limit that is exceeded.
+    /// The verdict on a figure. The reason names the exceeded limit.
     pub(super) fn judge(&self, figure: f64, reason: impl FnOnce(f64) -> String) -> Verdict {
         if figure > self.hold {
             let reason = reason(self.hold);
@@ -57,7 +57,7 @@ impl Threshold<f64> {
             Some(slow) if figure > slow => {
                 let way = (figure - slow) / (self.hold - slow);
                 let factor = 1.0 - way * (1.0 - SLOWEST);
-                // Whoever listens is told of every other factor.
+                // Every other factor is announced to listeners.
                 let factor = (factor * 100.0).round() / 100.0;
                 Verdict::Slow {
                     factor: factor.clamp(SLOWEST, 0.99),

@@ -11,21 +11,21 @@ use crate::{
     },
 };
 
-/// Strides that are read at once.
+/// The number of strides that are read at once.
 const STRIDES_AT_ONCE: u32 = 1_000;
-/// Strides are counted together until they have so many items.
+/// The number of items up to which strides are counted together.
 const ITEMS_AT_ONCE: u64 = 50_000;
-/// Holes that are looked at; a batch run with more has another problem.
+/// The largest number of holes that are examined; a batch run with more has another problem.
 const MAX_HOLES: usize = 100;
 
 /// See the [module](self).
 pub(super) struct LedgerCheck<'a> {
     pub table: &'a Table,
     pub batch_run: &'a str,
-    /// The batch began after this.
+    /// The position after which the batch began.
     pub covered_from: Option<&'a Key>,
     pub covered_to: Option<&'a Key>,
-    /// The batch goes no further than this.
+    /// The position at which the batch ends.
     pub end: Option<&'a Key>,
 }
 
@@ -33,24 +33,24 @@ pub(super) struct LedgerCheck<'a> {
 pub(super) struct RowsInHole {
     pub start: Option<Key>,
     pub end: Option<Key>,
-    /// Rows in it that the batch would have met.
+    /// The number of rows in the range that the batch should have met.
     pub rows: u64,
     pub what: String,
-    /// They may have come after the range was applied.
+    /// Tells whether the rows may have been added after the range was applied.
     pub may_be_new: bool,
 }
 
-/// What was found.
+/// The result of the comparison.
 pub(super) struct Holes {
-    /// Strides in the ledger, as far as they had to be looked at.
+    /// The number of strides that were examined.
     pub strides: u64,
-    /// Items that the batch run has applied or left alone on purpose.
+    /// The number of items that the batch run has applied or skipped on purpose.
     pub items: u64,
     pub holes: Vec<RowsInHole>,
     pub notes: Vec<String>,
 }
 
-/// Rows that the batch run has left as they were. A redrive may have done them since.
+/// The number of rows that the batch run has failed. A redrive may have changed them since.
 fn given_up(items: u64, pages: u64) -> Option<String> {
     let given_up = [(items, "item"), (pages, "page")];
     let given_up = given_up.into_iter().filter(|(n, _)| *n > 0);
@@ -63,8 +63,8 @@ fn given_up(items: u64, pages: u64) -> Option<String> {
     })
 }
 
-/// Ranges whose numbers of rows differ from what was applied. On a live table that proves nothing: rows come
-/// and go.
+/// The number of ranges whose rows differ in number from the applied items. In a table in use, rows are added and
+/// deleted, so this proves nothing.
 #[derive(Default)]
 struct Counts {
     ranges: u64,
@@ -100,7 +100,7 @@ impl LedgerCheck<'_> {
                 if counting {
                     self.count(&mut counts, stride).await?;
                 }
-                // What comes after a stride that is in hand may be far ahead of it.
+                // A stride after one in flight may be far ahead of it.
                 counting &= self.covered_to.is_none() || stride.applied_to == stride.end;
             }
             if strides.len() < STRIDES_AT_ONCE as usize || found.len() > MAX_HOLES {
@@ -114,14 +114,14 @@ impl LedgerCheck<'_> {
         }
         let mut holes = Vec::new();
         if followed == 0 {
-            // Whatever the table has now, this is not where the batch run has applied its pages.
+            // In any case, the pages of the batch run were applied elsewhere.
             let (start, end) = (self.covered_from.cloned(), self.end.cloned());
             holes.push(RowsInHole {
                 rows: self.table.count(start.as_ref(), end.as_ref()).await?,
                 start,
                 end,
-                what: "the ledger of this database has no stride of the batch run; it is another database, or they \
-                       were pruned"
+                what: "the ledger of this database has no stride of the batch run; this is another database, or \
+                       the strides were pruned"
                     .to_owned(),
                 may_be_new: false,
             });
@@ -132,14 +132,14 @@ impl LedgerCheck<'_> {
         for hole in found.into_iter().take(MAX_HOLES) {
             let found_end = hole.found_end;
             if found_end && self.end.is_none() && hole.end.is_none() && self.covered_to.is_none() {
-                // The batch has no end but that of the data, to which rows are added all the time.
+                // The batch ends only with the data, to which rows are added all the time.
                 continue;
             }
             let Some(rows) = self.rows_in(hole).await? else {
                 continue;
             };
             match found_end && self.table.spec().filter.is_some() {
-                // They may match the filter only since then, as rows anywhere may.
+                // The rows may match the filter only since then, as rows anywhere may.
                 true => notes.push(format!(
                     "{}, and {} rows there match now",
                     rows.what, rows.rows
@@ -162,14 +162,14 @@ impl LedgerCheck<'_> {
         })
     }
 
-    /// `None`: there is nothing that would have had to be applied.
+    /// The rows of a hole. `None` if nothing had to be applied there.
     async fn rows_in(&self, hole: Hole) -> Result<Option<RowsInHole>, PageError> {
         let key = |token: Option<PageToken>| token.map(|token| token.decode::<Key>()).transpose();
         let (start, end) = (key(hole.start)?, key(hole.end)?);
         let mut end = end.or_else(|| self.end.cloned());
         let mut rows = self.table.count(start.as_ref(), end.as_ref()).await?;
         if let Some(covered_to) = self.covered_to {
-            // Strides go on while a batch that runs is looked at, and what they have in hand is no hole.
+            // Strides advance while a running batch is examined, and pages in flight are no hole.
             let covered = self.table.count(start.as_ref(), Some(covered_to)).await?;
             if covered == 0 {
                 return Ok(None);
@@ -190,8 +190,8 @@ impl LedgerCheck<'_> {
         }))
     }
 
-    /// Rows that match a filter may well do so no more once they are changed, so only a table without one
-    /// is counted.
+    /// Compares numbers of rows. Changed rows may not match a filter any more, so only a table without a filter is
+    /// counted.
     async fn count(&self, counts: &mut Counts, stride: &KeptStride) -> Result<(), PageError> {
         let Some(applied_to) = &stride.applied_to else {
             return Ok(());
@@ -231,8 +231,8 @@ impl Counts {
     fn note(&self) -> Option<String> {
         (self.differing > 0).then(|| {
             format!(
-                "{} of {} ranges have other numbers of rows now than were applied: {} came, {} went, as far as \
-                 that can be told from numbers",
+                "{} of {} ranges have more or fewer rows now than were applied: {} were added and {} removed, as far as \
+                 numbers can tell",
                 self.differing, self.ranges, self.more, self.fewer
             )
         })

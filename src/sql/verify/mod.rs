@@ -1,24 +1,24 @@
-//! Whether the rows of a table are as they should be, range by range.
+//! The verification of the rows of a table, range by range.
 //!
-//! ```text
-//!   of_backfill ---> RangeCheck ---> query       what is asked, as SQL
-//!        |               |-------> narrow      from a range with wrong rows to small ones
-//!        |-----------> LedgerCheck             the strides that were applied, against the table
-//!        '-----------> letters                 rows that are known to be undone
-//! ```
+//! | file | contents |
+//! |---|---|
+//! | `range_check.rs`, `query.rs`, `narrow.rs` | [`RangeCheck`]: the check, the user's query, and the search for small ranges |
+//! | `ledger_check.rs` | the applied strides, compared with the table |
+//! | `known_letters.rs` | rows that are known to be undone |
+//! | `backfill_check.rs` | all of these for a backfill |
 
+mod backfill_check;
+mod known_letters;
 mod ledger_check;
-mod letters;
 mod narrow;
-mod of_backfill;
 mod query;
 mod range_check;
 
 use std::time::Duration;
 
-pub(crate) use of_backfill::{Checked, check_backfill};
+pub(crate) use backfill_check::{Checked, check_backfill};
 pub use query::InvalidVerify;
 pub use range_check::{RangeCheck, RangeCheckError};
 
-/// For one range, unless told otherwise.
+/// The longest time for one range by default.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);

@@ -1,19 +1,19 @@
-//! Narrows a range with wrong rows down to small ones that somebody can look at.
+//! The narrowing of a range with wrong rows down to small ranges for people.
 
 use async_trait::async_trait;
 
 use crate::base::error::PageError;
 
-/// What was found in a range.
+/// The counts of a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Found {
-    /// Rows in it.
+    /// The number of rows.
     pub rows: u64,
-    /// Those that are wrong.
+    /// The number of wrong rows.
     pub wrong: u64,
 }
 
-/// The range `(start, end]` with what was found in it.
+/// The range `(start, end]` with its counts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Span<K> {
     pub start: Option<K>,
@@ -21,12 +21,12 @@ pub(super) struct Span<K> {
     pub found: Found,
 }
 
-/// What a table is asked while a range is narrowed.
+/// The questions about a table while a range is narrowed.
 #[async_trait]
 pub(super) trait Rows<K: Send + Sync>: Sync {
     async fn look(&self, start: Option<&K>, end: Option<&K>) -> Result<Found, PageError>;
 
-    /// The key of the row `rows` rows after `start`, if there is one in the range.
+    /// The key of the row `rows` rows after `start`, if the range has one.
     async fn after(
         &self,
         start: Option<&K>,
@@ -35,10 +35,10 @@ pub(super) trait Rows<K: Send + Sync>: Sync {
     ) -> Result<Option<K>, PageError>;
 }
 
-/// Splits a range until each part holds, is small, or is mostly wrong. The parts come in order and make up the range.
+/// Splits a range until each part holds, is small, or is mostly wrong. The parts are in order and make up the range.
 ///
-/// Once `most` parts do not hold, what is left stays as it is. So at most `2 * most * log2(rows / small)`
-/// ranges are looked at.
+/// Once `most` parts do not hold, the rest is not split. So at most `2 * most * log2(rows / small)` ranges are
+/// examined.
 pub(super) async fn narrow<K: Clone + PartialEq + Send + Sync>(
     rows: &impl Rows<K>,
     span: Span<K>,
@@ -56,7 +56,7 @@ pub(super) async fn narrow<K: Clone + PartialEq + Send + Sync>(
             false => {
                 let (start, end) = (span.start.as_ref(), span.end.as_ref());
                 let middle = rows.after(start, end, count / 2).await?;
-                // Rows may have gone since they were counted.
+                // Rows may have been deleted since they were counted.
                 middle.filter(|middle| span.end.as_ref() != Some(middle))
             }
         };

@@ -1,73 +1,73 @@
-//! What a user asks of the rows: a condition that each fulfils, or a query that finds the wrong ones.
+//! The user's question about rows: a condition that each row must fulfil, or a query that finds the wrong ones.
 
-use crate::sql::backfill::tokens::{self, Kind, Syntax, SyntaxError};
+use crate::sql::syntax::{Kind, Syntax, SyntaxError, tokens};
 
-/// Why a `--verify` is refused.
+/// A `--verify` that is refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidVerify {
-    /// It is no SQL.
-    #[error("what to verify cannot be read: {0}")]
+    /// The text is not SQL.
+    #[error("the query to verify cannot be read: {0}")]
     Syntax(#[from] SyntaxError),
-    /// There is nothing in it.
-    #[error("there is nothing to verify: it is empty")]
+    /// The text is empty.
+    #[error("there is nothing to verify: the query is empty")]
     Empty,
     /// Brackets do not match.
-    #[error("what to verify has a {bracket} too many")]
+    #[error("the query to verify has a {bracket} too many")]
     Bracket {
-        /// Which one.
+        /// The bracket.
         bracket: char,
     },
-    /// More than one statement.
+    /// The text has more than one statement.
     #[error("what to verify has a semicolon; give one condition or SELECT, without it")]
     Semicolon,
-    /// A placeholder that nobody has a value for.
-    #[error("what to verify has {given}, which stands for a value; only {{range}} is known")]
+    /// A placeholder has no value.
+    #[error("the query to verify has {given}, which stands for a value; only {{range}} is known")]
     Placeholder {
-        /// What was given.
+        /// The placeholder.
         given: String,
     },
-    /// It is a statement that does not read.
+    /// The statement does not only read.
     #[error(
         "what to verify begins with {word}; it must be a condition that every row fulfils, or a SELECT that \
          counts the rows that are wrong"
     )]
     NoQuery {
-        /// Its first word.
+        /// The first word of the statement.
         word: String,
     },
-    /// There is no query that a range could be put into.
+    /// A condition has a place for a range, which only a query can have.
     #[error("{{range}} is for a SELECT; a condition is asked of one range after the other anyway")]
     RangeInCondition,
 }
 
-/// What to verify, taken apart.
+/// The parsed text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum VerifyQuery {
-    /// Every row fulfils it.
+    /// A condition that every row must fulfil.
     Condition(String),
-    /// Finds what is wrong in one range. A condition for the range goes between each two pieces.
+    /// A query for the wrong rows of one range. The condition for the range goes between each two pieces.
     Ranged { pieces: Vec<String>, answer: Answer },
-    /// Finds what is wrong in all of the table at once, because there is no place for a range.
+    /// A query for the wrong rows of the whole table, without a place for a range.
     Whole { query: String, answer: Answer },
 }
 
-/// What the rows of a query say.
+/// The meaning of the rows of a query.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Answer {
-    /// Each has one number of wrong rows.
+    /// Each row has a number of wrong rows.
     Numbers,
-    /// Each stands for one wrong row.
+    /// Each row stands for one wrong row.
     Rows,
 }
 
-/// Statements that begin so are no condition either.
+/// The first words of statements, which cannot begin a condition.
 const STATEMENTS: [&str; 17] = [
     "ALTER", "ANALYZE", "BEGIN", "CALL", "COMMIT", "COPY", "CREATE", "DELETE", "DO", "DROP",
     "EXPLAIN", "INSERT", "MERGE", "SET", "TRUNCATE", "UPDATE", "VACUUM",
 ];
 
-/// After these, at the top of a query, `AND` would not be part of its `WHERE`.
+/// The words after which, at the top of a query, `AND` would not be part of its `WHERE`.
 const AFTER_WHERE: [&str; 14] = [
     "GROUP",
     "HAVING",
@@ -86,7 +86,7 @@ const AFTER_WHERE: [&str; 14] = [
 ];
 
 impl VerifyQuery {
-    /// `table` as the batch names it, optionally with its schema.
+    /// Parses the text. `table` is the table as the batch names it, with or without its schema.
     pub fn parse(sql: &str, table: &str, syntax: Syntax) -> Result<Self, InvalidVerify> {
         let text = Text {
             sql,
@@ -113,7 +113,7 @@ impl VerifyQuery {
                 from = at.end;
             }
             pieces.push(sql[from..].to_owned());
-            // Closes the bracket of the range before.
+            // Closes the bracket of the previous range.
             pieces[1..]
                 .iter_mut()
                 .for_each(|piece| piece.insert(0, ')'));
@@ -129,11 +129,11 @@ impl VerifyQuery {
     }
 }
 
-/// A token that says something.
+/// A token that is neither a comment nor white space.
 struct Token {
     kind: Kind,
     at: std::ops::Range<usize>,
-    /// Brackets around it; a bracket is as deep as what is outside of it.
+    /// The number of brackets around the token; a bracket itself is outside.
     depth: usize,
 }
 
@@ -141,7 +141,7 @@ struct Token {
 fn nested(sql: &str, syntax: Syntax) -> Result<Vec<Token>, InvalidVerify> {
     let mut depth = 0_usize;
     let mut nested = Vec::new();
-    for token in tokens::tokens(sql, syntax)? {
+    for token in tokens(sql, syntax)? {
         let given = || sql[token.at.clone()].to_owned();
         match &token.kind {
             Kind::Space | Kind::Comment { .. } => continue,
@@ -180,7 +180,7 @@ impl Text<'_> {
         &self.sql[self.tokens[n].at.clone()]
     }
 
-    /// A word without quotes, in capitals.
+    /// An unquoted word, in capitals.
     fn word(&self, n: usize) -> Option<String> {
         let token = self.tokens.get(n)?;
         (token.kind == Kind::Word).then(|| self.raw(n).to_ascii_uppercase())
@@ -191,12 +191,12 @@ impl Text<'_> {
         token.is_some_and(|token| token.kind == Kind::Symbol(symbol))
     }
 
-    /// A word directly before a bracket.
+    /// Tells whether a word is directly before a bracket.
     fn is_call(&self, n: usize) -> bool {
         self.is_symbol(n + 1, '(')
     }
 
-    /// The first of some words outside of all brackets, from a place on.
+    /// The first of some words outside of all brackets, from a position on.
     fn find(&self, from: usize, words: &[&str]) -> Option<usize> {
         (from..self.tokens.len()).find(|n| {
             self.tokens[*n].depth == 0
@@ -206,7 +206,8 @@ impl Text<'_> {
         })
     }
 
-    /// A query that selects a single `count(..)` or `sum(..)` gives numbers, every other gives rows.
+    /// The meaning of a query: one that selects a single `count(..)` or `sum(..)` returns numbers, every other
+    /// returns rows.
     fn answer(&self) -> Answer {
         let Some(select) = self.find(0, &["SELECT"]) else {
             return Answer::Rows;
@@ -223,8 +224,7 @@ impl Text<'_> {
         }
     }
 
-    /// The query in two pieces, if it reads the table of the batch and nothing else, and its `WHERE` goes to
-    /// its end.
+    /// The query in two pieces, if it reads only the table of the batch, and its `WHERE` extends to its end.
     fn place_for_range(&self, table: &str) -> Option<Vec<String>> {
         if self.word(0)? != "SELECT" {
             return None;
@@ -238,7 +238,7 @@ impl Text<'_> {
         if !self.is_table(source, table) {
             return None;
         }
-        // Whatever it ends with, a comment does not swallow what comes after.
+        // The line breaks keep a comment at the end of the query from swallowing the rest.
         let pieces = match condition {
             Some(condition) => {
                 let after = self.tokens.get(condition + 1)?.at.start;
@@ -253,7 +253,7 @@ impl Text<'_> {
         Some(vec![pieces, ")".to_owned()])
     }
 
-    /// Whether the tokens are the table, with or without its schema and an alias.
+    /// Tells whether the tokens are the table, with or without its schema and an alias.
     fn is_table(&self, source: std::ops::Range<usize>, table: &str) -> bool {
         let mut names = vec![unquoted(self.raw_or_empty(source.start))];
         let mut next = source.start + 1;
@@ -270,7 +270,7 @@ impl Text<'_> {
             return false;
         }
         let known: Vec<_> = table.split('.').map(unquoted).collect();
-        // A schema that one of them leaves out is not compared.
+        // A schema is compared only if both names have one.
         let mut both = names.iter().rev().zip(known.iter().rev());
         !names.is_empty() && both.all(|(a, b)| a.eq_ignore_ascii_case(b))
     }
@@ -303,7 +303,7 @@ mod tests {
         VerifyQuery::parse(sql, "shop.users", Syntax::Postgres)
     }
 
-    /// The query with `R` for the range, or `None` where it is asked of the whole table.
+    /// The query with `R` for the range, or `None` for a query of the whole table.
     fn ranged(sql: &str) -> Option<(String, Answer)> {
         match parsed(sql).unwrap() {
             VerifyQuery::Ranged { pieces, answer } => Some((pieces.join("R"), answer)),
@@ -364,7 +364,7 @@ mod tests {
             sql,
             "SELECT count(*) FROM (SELECT * FROM users WHERE (R)) u JOIN x USING (id)"
         );
-        // Not in a text.
+        // Outside of a string.
         assert_eq!(ranged("SELECT count(*) FROM x WHERE a = '{range}'"), None);
         assert_eq!(
             parsed("a AND {range}"),
@@ -404,7 +404,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is taken for a condition stays in its brackets.
+        /// A condition always stays within its brackets.
         #[test]
         fn what_is_accepted_has_brackets_that_match(sql in "[a()'\"$;/*\\-# \né]{0,20}") {
             if parsed(&sql).is_ok() {

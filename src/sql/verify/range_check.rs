@@ -1,4 +1,4 @@
-//! Walks a table in ranges and asks of each whether its rows are as they should be.
+//! The check of a table, range by range.
 
 use std::time::Duration;
 
@@ -16,21 +16,21 @@ use crate::{
     processor::SkipAhead,
     progress::check::{Check, FailedRange},
     sql::{
-        Database, Key, Table, TableError, TableSpec, backend::dialect::Value,
-        backfill::tokens::Syntax, connection::read_only,
+        Database, Key, Table, TableError, TableSpec, backend::value::Value, connection::read_only,
+        syntax::Syntax,
     },
 };
 
-/// Failed ranges that are narrowed and described; a [`Check`] lists no more.
+/// The number of failed ranges that are narrowed and described; a [`Check`] lists no more.
 const MAX_DESCRIBED: usize = 20;
-/// Of a condition in the message of a failed range.
+/// The longest part of a condition in the message of a failed range.
 const MAX_CONDITION_CHARS: usize = 80;
-/// For the one query that has no place for a range.
+/// The timeout for a query of the whole table.
 const WHOLE_TIMEOUT: Duration = Duration::from_secs(3_600);
 
-/// Looks at the rows of a table, range by range, and says which ranges do not hold.
+/// Checks the rows of a table, range by range, and returns the ranges that do not hold.
 ///
-/// What is asked is SQL of one of these forms:
+/// The question is SQL of one of these forms:
 ///
 /// | form | what is wrong |
 /// |---|---|
@@ -39,12 +39,12 @@ const WHOLE_TIMEOUT: Duration = Duration::from_secs(3_600);
 /// | a `SELECT` with `{range}` in it | the same; the range takes that place, once or several times |
 /// | any other `SELECT` | the same, but asked once for the whole table, however long that takes |
 ///
-/// A `SELECT` whose only column is a `count(..)` or `sum(..)` gives the number of wrong rows. Each row of any
-/// other stands for one that is wrong.
+/// A `SELECT` whose only column is a `count(..)` or `sum(..)` returns the number of wrong rows. Each row of any other
+/// `SELECT` stands for one wrong row.
 ///
-/// Each range is read in a transaction of its own that cannot write, so the check holds no old snapshot
-/// while it goes through a large table. A range that does not hold is split until the wrong rows are in small
-/// ones, or are most of their range.
+/// Each range is read in a transaction of its own that cannot write, so that the check holds no old snapshot while it
+/// goes through a large table. A range that does not hold is split until the wrong rows are in small ranges, or are
+/// most of their range.
 ///
 /// | setting | default |
 /// |---|---|
@@ -55,7 +55,7 @@ const WHOLE_TIMEOUT: Duration = Duration::from_secs(3_600);
 /// | [`statement_timeout`](Self::statement_timeout) | 60 s |
 #[derive(Clone, Debug)]
 pub struct RangeCheck {
-    /// Without a filter.
+    /// The table without a filter.
     table: Table,
     query: VerifyQuery,
     rows_per_range: u64,
@@ -65,20 +65,20 @@ pub struct RangeCheck {
     statement_timeout: Duration,
 }
 
-/// Why a check cannot begin.
+/// The reason why a check cannot begin.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RangeCheckError {
-    /// What to verify makes no sense.
+    /// The query is invalid.
     #[error(transparent)]
     Verify(#[from] InvalidVerify),
-    /// The table cannot be looked at.
+    /// The table cannot be inspected.
     #[error(transparent)]
     Table(#[from] TableError),
 }
 
 impl RangeCheckError {
-    /// As an error of a page: what is wrong with the arguments is not retried.
+    /// The error as that of a page. Errors of the arguments are not retried.
     pub(crate) fn into_page_error(self) -> PageError {
         match self {
             Self::Verify(error) => PageError::non_retryable("InvalidVerify", error),
@@ -89,10 +89,10 @@ impl RangeCheckError {
 
 /// # Construct
 impl RangeCheck {
-    /// A check of a table. `verify` is one of the forms above.
+    /// A check of a table. `verify` has one of the forms above.
     ///
     /// # Errors
-    /// When `verify` is none of the forms, or the table is not there any more.
+    /// `verify` has none of the forms, or the table does not exist any more.
     pub async fn new(table: &Table, verify: &str) -> Result<Self, RangeCheckError> {
         let query = VerifyQuery::parse(verify, &table.spec().table, Syntax::of(table.database()))?;
         let table = match table.spec().filter {
@@ -116,29 +116,29 @@ impl RangeCheck {
         })
     }
 
-    /// Rows that are looked at in one go; 0 counts as 1.
+    /// Sets the number of rows that are examined at once; 0 counts as 1.
     #[must_use]
     pub fn rows_per_range(mut self, rows: u64) -> Self {
         self.rows_per_range = rows.max(1);
         self
     }
 
-    /// A range that does not hold is split until it has no more rows than this; 0 counts as 1.
+    /// Sets the number of rows down to which a failed range is split; 0 counts as 1.
     #[must_use]
     pub fn narrow_to(mut self, rows: u64) -> Self {
         self.narrow_to = rows.max(1);
         self
     }
 
-    /// Ranges that are looked at at once; 0 counts as 1.
+    /// Sets the number of ranges that are examined at the same time; 0 counts as 1.
     #[must_use]
     pub fn parallelism(mut self, ranges: usize) -> Self {
         self.parallelism = ranges.max(1);
         self
     }
 
-    /// After each range, rests for this share of the time that it took: 0 is none, 1 makes the check take
-    /// twice as long. What is negative or no number counts as 0.
+    /// Sets the rest after each range, as a share of the time that the range took: 0 means no rest, 1 makes the check
+    /// take twice as long. Negative values, and NaN, count as 0.
     #[must_use]
     pub fn rest(mut self, share: f64) -> Self {
         self.rest = if share.is_finite() {
@@ -149,7 +149,7 @@ impl RangeCheck {
         self
     }
 
-    /// How long looking at one range may take. Not for a query that is asked once for the whole table.
+    /// Sets the longest time for one range. Not for a query of the whole table.
     #[must_use]
     pub fn statement_timeout(mut self, timeout: Duration) -> Self {
         self.statement_timeout = timeout;
@@ -159,16 +159,17 @@ impl RangeCheck {
 
 /// # Run
 impl RangeCheck {
-    /// Whether it is asked range by range. Otherwise it is asked once for the whole table, whatever the
-    /// range, so it says nothing about a batch that is not finished.
+    /// Tells whether the check works range by range. Otherwise it examines the whole table for any range, so it says
+    /// nothing about an unfinished batch.
     pub fn is_ranged(&self) -> bool {
         !matches!(self.query, VerifyQuery::Whole { .. })
     }
 
-    /// Has the database plan the query, so that it can refuse what is wrong in it before anything starts.
+    /// Makes the database plan the query, so that it can refuse errors in it before anything starts.
     ///
     /// # Errors
-    /// `InvalidVerify`, non-retryable, with what the database says. Anything else could not be found out.
+    /// `InvalidVerify`, non-retryable, with the message of the database. Other errors mean that the query could not
+    /// be checked.
     pub async fn try_out(&self) -> Result<(), PageError> {
         let (sql, values) = self.query_in(None, None);
         let planned = read_only::plan(self.table.database(), (sql, values)).await;
@@ -176,7 +177,7 @@ impl RangeCheck {
             Err(sqlx::Error::Database(refusal)) => Err(PageError::non_retryable(
                 "InvalidVerify",
                 format_args!(
-                    "the database does not take what to verify: {}",
+                    "the database refuses the query to verify: {}",
                     refusal.message()
                 ),
             )),
@@ -184,10 +185,10 @@ impl RangeCheck {
         }
     }
 
-    /// Looks at the rows in `(start, end]`. Dropping it ends it.
+    /// Checks the rows in `(start, end]`. Dropping the future ends the check.
     ///
     /// # Errors
-    /// What the database says. Retryable, apart from a key that is not one of this table.
+    /// The error of the database. Retryable, apart from a key of another table.
     pub async fn run(&self, start: Option<&Key>, end: Option<&Key>) -> Result<Check, PageError> {
         if !self.is_ranged() {
             return self.whole().await;
@@ -200,7 +201,7 @@ impl RangeCheck {
         Ok(check)
     }
 
-    /// The ranges in their order, each looked at.
+    /// The ranges in order, with their counts.
     fn spans<'a>(
         &'a self,
         start: Option<&Key>,
@@ -301,7 +302,7 @@ impl RangeCheck {
             VerifyQuery::Condition(condition) => {
                 let (range, values) = self.table.condition(start, end, 1);
                 let table = self.table.quoted_name();
-                // What is neither true nor false does not hold.
+                // A NULL result does not hold.
                 let sql = format!(
                     "SELECT count(CASE WHEN (\n{condition}\n) THEN NULL ELSE 1 END), count(*) \
                      FROM {table} WHERE {range}"
@@ -346,7 +347,7 @@ impl RangeCheck {
         timeout: Duration,
     ) -> Result<Vec<u64>, PageError> {
         let numbers = read_only::numbers(self.table.database(), timeout, query, columns).await?;
-        // A query that answers with a negative number is as wrong as the rows.
+        // A query with a negative result is an error, too.
         Ok(numbers.into_iter().map(i64::unsigned_abs).collect())
     }
 }

@@ -12,7 +12,8 @@ use crate::{
     },
     sql::{
         BackfillArgs, Database, HighWaterMark,
-        backfill::{Syntax, parse_assignments, split_statements},
+        backfill::{parse_assignments, split_statements},
+        syntax::Syntax,
     },
 };
 

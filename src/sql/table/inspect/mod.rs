@@ -1,4 +1,4 @@
-//! Looking at a table: what the catalog says, and what of it cannot be paged through.
+//! The catalog's description of a table, and the reasons to refuse it.
 
 #[cfg(feature = "mysql")]
 mod mysql;
@@ -18,18 +18,19 @@ use super::{
     Inner, Table,
     column::{Column, KeyColumn},
     error::TableError,
-    filter::{self, Syntax},
+    filter,
     name::TableName,
-    read::Reading,
     spec::TableSpec,
     statements::Statements,
 };
-use crate::sql::{Database, connection::pool::on_pool};
+use crate::sql::{
+    Database, backend::dialect::Dialect as _, connection::pool::on_pool, syntax::Syntax,
+};
 
-/// As many columns as a key may have; every database allows more in an index, and cursors have to be small.
+/// The largest number of key columns. Every database allows more in an index, but cursors have to be small.
 const MAX_KEY_COLUMNS: usize = 8;
 
-/// A table as the catalog identifies it.
+/// The identity of a table in the catalog.
 #[derive(Clone, Debug)]
 pub(super) enum Identity {
     #[cfg(feature = "postgres")]
@@ -40,9 +41,9 @@ pub(super) enum Identity {
     Sqlite { table: String, integer_key: bool },
 }
 
-/// What the catalog says.
+/// The catalog's description of a table.
 struct Found {
-    /// Quoted, with its schema.
+    /// The quoted name, with its schema.
     table: String,
     columns: Vec<Column>,
     key: Vec<KeyColumn>,
@@ -54,21 +55,22 @@ struct Found {
 /// A unique index.
 struct UniqueIndex {
     name: String,
-    /// `None`: an expression.
+    /// The columns; `None` for an expression.
     columns: Vec<Option<String>>,
-    /// Why it is no proof, if it is none.
+    /// The reason why the index does not prove that keys are unique.
     flaw: Option<&'static str>,
 }
 
 /// # Make
 impl Table {
-    /// Looks at a table and refuses what cannot be paged through: see the variants of [`TableError`].
+    /// Reads the catalog's description of a table, and refuses a table that cannot be paged through: see the variants
+    /// of [`TableError`].
     ///
-    /// Reads the catalog, and asks the database to explain a statement with the filter. In SQLite also looks
-    /// for NULL in key columns that are not declared `NOT NULL`.
+    /// Also asks the database to explain a statement with the filter, and in SQLite looks for NULL in key columns
+    /// that are not declared `NOT NULL`.
     ///
     /// # Errors
-    /// The first reason found.
+    /// The first problem.
     pub async fn inspect(database: &Database, spec: &TableSpec) -> Result<Self, TableError> {
         let name = TableName::parse(&spec.table)?;
         if spec.key.is_empty() || spec.key.len() > MAX_KEY_COLUMNS {
@@ -156,7 +158,7 @@ fn has_direction(given: &str) -> bool {
         && last.is_some_and(|last| ["asc", "desc"].contains(&last.to_lowercase().as_str()))
 }
 
-/// Refuses a key of which no index says that it is unique.
+/// Refuses a key that no index proves to be unique.
 fn check_unique(table: &str, key: &[&Column], indexes: &[UniqueIndex]) -> Result<(), TableError> {
     let in_key = |name: &String| key.iter().any(|column| &column.name == name);
     let proves = |index: &UniqueIndex| {
@@ -191,21 +193,13 @@ async fn check_filter(
     statements: &Statements,
     filter: &str,
 ) -> Result<(), TableError> {
-    filter::check(filter, statements.syntax).map_err(|reason| TableError::Filter {
-        reason: reason.to_owned(),
-    })?;
-    // Bare, it has to be whole; in parentheses it has to be an expression.
+    filter::check(filter, statements.syntax).map_err(|reason| TableError::Filter { reason })?;
+    // The bare filter has to be complete, and the filter in parentheses has to be an expression.
     for filter in [filter.to_owned(), format!("(\n{filter}\n)")] {
-        let explain = match statements.syntax {
-            Syntax::Sqlite => "EXPLAIN QUERY PLAN",
-            Syntax::Postgres | Syntax::MySql => "EXPLAIN",
-        };
-        let sql = format!(
-            "{explain} SELECT 1 FROM {} WHERE\n{filter}\n",
-            statements.table
-        );
+        let sql = format!("SELECT 1 FROM {} WHERE\n{filter}\n", statements.table);
         let explained = on_pool!(database, pool: Db => {
-            <Db as Reading>::fetch(pool, sql.as_str().into()).await.map(|_| ())
+            let explain = format!("{} {sql}", Db::EXPLAIN);
+            Db::fetch(pool, (explain, Vec::new())).await.map(|_| ())
         });
         if let Err(error) = explained {
             return match error.as_database_error() {
@@ -219,10 +213,11 @@ async fn check_filter(
     Ok(())
 }
 
-/// Whether an error says more about the server than about the statement.
+/// Tells whether an error is about the server rather than about the statement.
 fn is_passing(error: &dyn sqlx::error::DatabaseError) -> bool {
     match error.code().as_deref() {
-        // SQLSTATE: connection, resources, intervention, system; and SQLite's busy and locked.
+        // The SQLSTATE classes of connections, resources, interventions and the system, and the codes of SQLite for
+        // busy and locked.
         Some(code) => {
             ["08", "53", "57", "58", "40"]
                 .iter()

@@ -5,15 +5,18 @@ use sqlx::{MySqlPool, Row as _, mysql::MySqlRow};
 use super::{Found, Identity, UniqueIndex, check_unique, key_columns};
 use crate::{
     cell::Encoding,
-    sql::table::{
-        column::{Column, KeyColumn, KeyForm},
-        error::TableError,
-        name::{Quotes, TableName},
-        spec::TableSpec,
+    sql::{
+        syntax::Syntax,
+        table::{
+            column::{Column, KeyColumn, KeyForm},
+            error::TableError,
+            name::TableName,
+            spec::TableSpec,
+        },
     },
 };
 
-// `CAST`, since the catalog's texts have types of their own in each version.
+// Cast, since each version has other types for the texts of the catalog.
 const TABLE: &str = "
 SELECT CAST(table_schema AS CHAR), CAST(table_name AS CHAR), CAST(table_type AS CHAR)
 FROM information_schema.tables WHERE table_schema = COALESCE(?, DATABASE()) AND table_name = ?";
@@ -58,8 +61,8 @@ pub(super) async fn look(
     let (schema, table_name, kind) = (text(&row, 0)?, text(&row, 1)?, text(&row, 2)?);
     let table = format!(
         "{}.{}",
-        Quotes::Back.quote(&schema),
-        Quotes::Back.quote(&table_name)
+        Syntax::MySql.quote(&schema),
+        Syntax::MySql.quote(&table_name)
     );
     if kind != "BASE TABLE" {
         let (what, reason) = match kind.as_str() {
@@ -70,7 +73,7 @@ pub(super) async fn look(
             "TEMPORARY" => ("a temporary table", "no other connection can see it"),
             _ => (
                 "no ordinary table",
-                "only those have rows that stay and unique indexes",
+                "only ordinary tables have lasting rows and unique indexes",
             ),
         };
         return Err(TableError::NotATable {
@@ -90,7 +93,7 @@ pub(super) async fn look(
         let type_name = text(row, 1)?;
         let base = text(row, 4)?.to_lowercase();
         let name = text(row, 0)?;
-        let (encoding, read) = encoding(&base, &type_name, &Quotes::Back.quote(&name));
+        let (encoding, read) = encoding(&base, &type_name, &Syntax::MySql.quote(&name));
         columns.push(Column {
             name,
             encoding,
@@ -111,7 +114,7 @@ pub(super) async fn look(
                 found: "may be NULL, and a row with NULL there would be left out without a word",
                 remedy: format!(
                     "if none is, say so: ALTER TABLE {table} MODIFY {} {} NOT NULL",
-                    Quotes::Back.quote(&column.name),
+                    Syntax::MySql.quote(&column.name),
                     column.type_name
                 ),
             });
@@ -121,7 +124,7 @@ pub(super) async fn look(
         .await?
         .into_iter()
         .filter(|index| index.unique)
-        // A prefix that is unique is part of a whole that is.
+        // A unique prefix makes the whole column unique.
         .map(|index| UniqueIndex {
             columns: index.columns.iter().map(|c| c.name.clone()).collect(),
             name: index.name,
@@ -141,7 +144,7 @@ pub(super) async fn look(
             schema,
             table: table_name,
         },
-        // A trigger can only fail, and there are no rules and policies.
+        // A trigger can only fail, and rules and policies do not exist.
         passes_over: false,
     })
 }
@@ -153,7 +156,7 @@ struct Index {
 }
 
 struct IndexColumn {
-    /// `None`: an expression.
+    /// The column; `None` for an expression.
     name: Option<String>,
     prefix: bool,
     descending: bool,
@@ -185,7 +188,7 @@ async fn indexes(pool: &MySqlPool, schema: &str, table: &str) -> Result<Vec<Inde
     Ok(indexes)
 }
 
-/// An index that begins with these columns, whole and all in one direction.
+/// An index that begins with these columns, each of them whole, and all in one direction.
 pub(in crate::sql::table) async fn ordered_index(
     pool: &MySqlPool,
     schema: &str,
@@ -214,22 +217,22 @@ fn flag(row: &MySqlRow, at: usize) -> Result<bool, sqlx::Error> {
     row.try_get_unchecked::<i64, _>(at).map(|flag| flag != 0)
 }
 
-/// How values of a type stand in a file, and the expression that reads them for it.
+/// The form of a type's values in a file, and the expression that reads them in that form.
 fn encoding(base: &str, type_name: &str, quoted: &str) -> (Encoding, String) {
     let text = || format!("CAST({quoted} AS CHAR)");
     match base {
-        // Without the zeros of ZEROFILL, with which a number is none in JSON.
+        // Without the leading zeros of ZEROFILL, which JSON does not allow.
         "tinyint" | "smallint" | "mediumint" | "int" | "bigint"
             if type_name.to_lowercase().contains("zerofill") =>
         {
             (Encoding::Number, format!("CAST({quoted} + 0 AS CHAR)"))
         }
         "bit" => (Encoding::Number, format!("CAST({quoted} + 0 AS CHAR)")),
-        // The year 0 has to stay a text: the number means 2000 where it is read as one.
+        // The year 0 has to stay a text: read as a number, it means 2000.
         "tinyint" | "smallint" | "mediumint" | "int" | "bigint" | "year" => {
             (Encoding::Number, text())
         }
-        // As a text they have six digits.
+        // The text of the value has only six digits.
         "float" | "double" => (Encoding::Number, quoted.to_owned()),
         "json" => (Encoding::Json, text()),
         "binary" | "varbinary" | "tinyblob" | "blob" | "mediumblob" | "longblob" | "vector"
@@ -246,7 +249,7 @@ async fn key_column(
     table: &str,
     column: &Column,
 ) -> Result<KeyColumn, TableError> {
-    let quoted = Quotes::Back.quote(&column.name);
+    let quoted = Syntax::MySql.quote(&column.name);
     let full = column.type_name.to_lowercase();
     let unsigned = full.contains("unsigned");
     let (base, arguments) = match full.split_once('(') {

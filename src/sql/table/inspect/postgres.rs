@@ -6,12 +6,13 @@ use super::{Found, Identity, UniqueIndex, check_unique, key_columns};
 use crate::{
     cell::Encoding,
     sql::{
-        backend::dialect::Value,
-        connection::proxied::rows_of,
+        backend::value::Value,
+        connection::pgbouncer::rows_of,
+        syntax::Syntax,
         table::{
             column::{Column, KeyColumn, KeyForm},
             error::TableError,
-            name::{Quotes, TableName},
+            name::TableName,
             spec::TableSpec,
         },
     },
@@ -40,7 +41,7 @@ WHERE lower(c.relname) = lower($1) AND c.relkind IN ('r', 'p')
     AND n.nspname NOT IN ('pg_catalog', 'information_schema', 'pg_toast')
 ORDER BY 1 LIMIT 5";
 
-/// A domain counts as the type it is made of.
+/// The columns; a domain counts as its base type.
 const COLUMNS: &str = "
 SELECT a.attname::text,
     pg_catalog.format_type(a.atttypid, a.atttypmod),
@@ -104,8 +105,8 @@ pub(super) async fn look(
     let schema: String = row.try_get(1)?;
     let table = format!(
         "{}.{}",
-        Quotes::Double.quote(&schema),
-        Quotes::Double.quote(&name.table)
+        Syntax::Postgres.quote(&schema),
+        Syntax::Postgres.quote(&name.table)
     );
     check_kind(&table, row)?;
     let row_security: bool = row.try_get(5)?;
@@ -127,7 +128,7 @@ pub(super) async fn look(
             visible: row.try_get(9)?,
         };
         let name: String = row.try_get(0)?;
-        let (encoding, read) = encoding(&base, &Quotes::Double.quote(&name));
+        let (encoding, read) = encoding(&base, &Syntax::Postgres.quote(&name));
         columns.push(Column {
             name,
             type_name: row.try_get(1)?,
@@ -148,7 +149,7 @@ pub(super) async fn look(
                 found: "may be NULL, and a row with NULL there would be left out without a word",
                 remedy: format!(
                     "if none is, say so: ALTER TABLE {table} ALTER COLUMN {} SET NOT NULL",
-                    Quotes::Double.quote(&column.name)
+                    Syntax::Postgres.quote(&column.name)
                 ),
             });
         }
@@ -229,21 +230,21 @@ fn unique_indexes(rows: &[PgRow]) -> Result<Vec<UniqueIndex>, sqlx::Error> {
     Ok(indexes)
 }
 
-/// The type that a column has below its domains.
+/// The base type of a column, below its domains.
 struct BaseType {
     name: String,
     kind: String,
     qualified: String,
     deterministic: bool,
     of_the_system: bool,
-    /// In the search path.
+    /// True for a type that the search path finds without its schema.
     visible: bool,
 }
 
-/// How values of a type stand in a file, and the expression that reads them for it.
+/// The form of a type's values in a file, and the expression that reads them in that form.
 fn encoding(base: &BaseType, quoted: &str) -> (Encoding, String) {
     if !base.of_the_system {
-        // The text of the type itself; a cast to text can be another function.
+        // Uses the output function of the type; a cast to text can be another function.
         let text = format!(
             "CASE WHEN {quoted} IS DISTINCT FROM NULL THEN pg_catalog.format('%s', {quoted}) END"
         );
@@ -255,7 +256,7 @@ fn encoding(base: &BaseType, quoted: &str) -> (Encoding, String) {
         "bool" => (Encoding::Boolean, text()),
         "json" | "jsonb" => (Encoding::Json, text()),
         "bytea" => (Encoding::Hex, format!("{quoted}::bytea")),
-        // JSON has them in ISO 8601.
+        // JSON writes these types in ISO 8601.
         "date" | "timestamp" | "timestamptz" => {
             (Encoding::Text, format!("to_jsonb({quoted}) #>> '{{}}'"))
         }
@@ -263,9 +264,10 @@ fn encoding(base: &BaseType, quoted: &str) -> (Encoding, String) {
     }
 }
 
-/// How a value of the column is read as a text that no setting of the session changes, and read back.
+/// The expressions that read a value of the column as a text, independent of the session's settings, and convert it
+/// back.
 fn key_column(table: &str, column: &Column, base: &BaseType) -> Result<KeyColumn, TableError> {
-    let quoted = Quotes::Double.quote(&column.name);
+    let quoted = Syntax::Postgres.quote(&column.name);
     let cast = || (String::new(), format!("::{}", base.qualified));
     let refused = |reason| {
         Err(TableError::KeyType {
@@ -299,7 +301,7 @@ fn key_column(table: &str, column: &Column, base: &BaseType) -> Result<KeyColumn
             "numeric" | "uuid" | "text" | "varchar" | "bpchar" | "name" | "citext" | "bool"
             | "time" | "inet" | "cidr" | "macaddr" | "macaddr8",
         ) => (format!("{quoted}::text"), cast(), KeyForm::Text),
-        // JSON has them in ISO 8601 whatever the `DateStyle`.
+        // JSON writes these types in ISO 8601, whatever the `DateStyle`.
         (_, "date" | "timestamp") => (
             format!("to_jsonb({quoted}) #>> '{{}}'"),
             cast(),

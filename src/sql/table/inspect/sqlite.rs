@@ -5,12 +5,15 @@ use sqlx::{AssertSqlSafe, Row as _, SqliteConnection, SqlitePool};
 use super::{Found, Identity, UniqueIndex, check_unique, key_columns};
 use crate::{
     cell::Encoding,
-    sql::table::{
-        column::{Column, KeyColumn, KeyForm},
-        error::TableError,
-        name::{Quotes, TableName},
-        plan,
-        spec::TableSpec,
+    sql::{
+        syntax::Syntax,
+        table::{
+            column::{Column, KeyColumn, KeyForm},
+            error::TableError,
+            name::TableName,
+            plan,
+            spec::TableSpec,
+        },
     },
 };
 
@@ -31,10 +34,10 @@ SELECT l.name, l.partial, i.name, l.seq
 FROM pragma_index_list($1, 'main') AS l, pragma_index_xinfo(l.name, 'main') AS i
 WHERE l.\"unique\" AND i.key ORDER BY l.seq DESC, i.seqno";
 
-/// What is known of the whole table.
+/// The facts about the whole table.
 struct Traits {
     without_rowid: bool,
-    /// The column that is another name of the row id.
+    /// The column that is an alias of the row id.
     row_id: Option<String>,
 }
 
@@ -66,7 +69,7 @@ pub(super) async fn look(
         .await?
         .ok_or_else(missing)?;
     let table_name: String = row.try_get(0)?;
-    let table = format!("\"main\".{}", Quotes::Double.quote(&table_name));
+    let table = format!("\"main\".{}", Syntax::Sqlite.quote(&table_name));
     let kind: String = row.try_get(1)?;
     let kind = match kind.as_str() {
         "view" => Some((
@@ -97,7 +100,7 @@ pub(super) async fn look(
         let hidden: i64 = row.try_get(4)?;
         let (name, type_name): (String, String) = (row.try_get(0)?, row.try_get(1)?);
         let column = Column {
-            read: Quotes::Double.quote(&name),
+            read: Syntax::Sqlite.quote(&name),
             encoding: match makes_texts(&type_name) {
                 true => Encoding::StoredText,
                 false => Encoding::Stored,
@@ -136,7 +139,7 @@ pub(super) async fn look(
         let is_integer = columns
             .iter()
             .any(|c| &c.name == only && c.type_name.eq_ignore_ascii_case("integer"));
-        // `INTEGER PRIMARY KEY DESC` is none; there, an index stands for the primary key.
+        // `INTEGER PRIMARY KEY DESC` is not an alias; an index stands for that primary key.
         let has_index = indexes.iter().any(|index| {
             index.name.starts_with("sqlite_autoindex_") && index.columns == [Some(only.clone())]
         });
@@ -195,26 +198,26 @@ fn grouped(rows: Vec<(String, bool, Option<String>)>) -> Vec<UniqueIndex> {
     indexes
 }
 
-/// Whether the index sorts as its columns do. If the columns say that `a` and `A` are the same and the index
-/// does not, two rows can have keys that are the same. The catalog does not tell the collation of a
-/// column, but whether the index can sort it shows.
+/// Tells whether the index sorts as its columns do. If the columns take `a` and `A` for equal and the index does not,
+/// two rows can have equal keys. The catalog does not show the collation of a column, but the plan shows whether the
+/// index can sort it.
 async fn collates_like_its_columns(
     connection: &mut SqliteConnection,
     table: &str,
     index: &UniqueIndex,
 ) -> Result<bool, sqlx::Error> {
     let Some(columns) = index.columns.iter().cloned().collect::<Option<Vec<_>>>() else {
-        // Expressions are no proof anyway.
+        // Expressions prove nothing anyway.
         return Ok(true);
     };
-    let columns: Vec<_> = columns.iter().map(|c| Quotes::Double.quote(c)).collect();
-    // The index itself has to be used, where it has a name of its own.
+    let columns: Vec<_> = columns.iter().map(|c| Syntax::Sqlite.quote(c)).collect();
+    // An index with a name of its own has to be used.
     let indexed = if index.name == "the primary key" {
         return Ok(true);
     } else {
-        format!("INDEXED BY {}", Quotes::Double.quote(&index.name))
+        format!("INDEXED BY {}", Syntax::Sqlite.quote(&index.name))
     };
-    // In the directions of the index, which nothing but its collations can keep it from serving.
+    // In the directions of the index, so that only its collations can prevent its use.
     let directions = "SELECT \"desc\" FROM pragma_index_xinfo($1, 'main') WHERE key ORDER BY seqno";
     let directions: Vec<bool> = sqlx::query_scalar(directions)
         .bind(&index.name)
@@ -254,7 +257,7 @@ async fn check_null(
     if !column.nullable {
         return Ok(());
     }
-    let quoted = Quotes::Double.quote(&column.name);
+    let quoted = Syntax::Sqlite.quote(&column.name);
     let exists = format!("SELECT EXISTS (SELECT 1 FROM {table} WHERE {quoted} IS NULL)");
     let exists: bool = sqlx::query_scalar(AssertSqlSafe(exists))
         .fetch_one(connection)
@@ -270,21 +273,21 @@ async fn check_null(
     })
 }
 
-/// Whether a column of this declared type makes texts of numbers.
+/// Tells whether a column of this declared type turns numbers into texts.
 pub(in crate::sql) fn makes_texts(type_name: &str) -> bool {
     let declared = type_name.to_uppercase();
     let has = |part: &&str| declared.contains(part);
     !has(&"INT") && ["CHAR", "CLOB", "TEXT"].iter().any(has)
 }
 
-/// What the declared type says about the values. SQLite holds columns to it only in part, so each value is
-/// looked at when it is read.
+/// The type of the values according to the declared type. SQLite enforces that only in part, so each value is checked
+/// when it is read.
 fn key_column(table: &str, column: &Column) -> Result<KeyColumn, TableError> {
-    let quoted = Quotes::Double.quote(&column.name);
+    let quoted = Syntax::Sqlite.quote(&column.name);
     let declared = column.type_name.to_uppercase();
     let has = |parts: &[&str]| parts.iter().any(|part| declared.contains(part));
     let as_is = (String::new(), String::new());
-    // The rules of SQLite, in its order.
+    // The rules of SQLite, in the order in which it applies them.
     let (form, bind) = if has(&["INT"]) {
         (KeyForm::Int, as_is)
     } else if has(&["CHAR", "CLOB", "TEXT"]) {

@@ -1,4 +1,4 @@
-//! Dead letters of a batch, to tell rows that are known to be undone from those that nobody knows of.
+//! Dead letters of a batch, to distinguish rows that are known to be undone from others.
 
 use crate::{
     base::error::PageError,
@@ -6,19 +6,19 @@ use crate::{
     page::token::PageToken,
     processor::store::dead_letter::DeadLetters,
     progress::check::Check,
-    sql::{Key, Table, backend::dialect::Value, connection::read_only},
+    sql::{Key, Table, backend::value::Value, connection::read_only},
 };
 
-/// Letters that are looked for in the ranges; of more, only their number is told.
+/// The number of letters that are searched for in the ranges; of more, only the number is shown.
 const MAX_LETTERS: usize = 500;
-/// Keys in one statement: SQLite and MySQL plan it anew each time, and PostgreSQL looks up each.
+/// The number of keys in one statement: SQLite and MySQL plan it again each time, and PostgreSQL looks up each key.
 const KEYS_AT_ONCE: usize = 50;
 
-/// Where a batch gave up.
+/// The ranges that a batch gave up.
 pub(super) struct KnownLetters {
-    /// The last key of each range that was given up; that of a record is its own.
+    /// The last key of each range; for a record, its own key.
     ends: Vec<Key>,
-    /// There are more.
+    /// Tells whether there are more letters.
     more: bool,
 }
 
@@ -45,7 +45,7 @@ impl KnownLetters {
         Ok(known)
     }
 
-    /// Says in the ranges that do not hold how many dead letters lie in them.
+    /// Adds the number of dead letters to the messages of failed ranges.
     pub async fn explain(&self, table: &Table, check: &mut Check) -> Result<(), PageError> {
         if self.ends.is_empty() {
             return Ok(());
@@ -76,7 +76,7 @@ impl KnownLetters {
     }
 }
 
-/// How many rows of a range have one of the keys.
+/// The number of rows in a range that have one of the keys.
 async fn rows_among(
     table: &Table,
     keys: &[Key],

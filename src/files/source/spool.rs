@@ -1,7 +1,7 @@
 //! Decompressed copies of gzip files.
 //!
-//! A copy is in a directory of its own, which only the user of this process can enter and whose name cannot be guessed: the
-//! folder around it may be one that everybody writes to.
+//! A copy is in a directory of its own, which only the user of this process can enter and whose name cannot be
+//! guessed, since other users may write to the spool folder.
 
 use std::{
     collections::BTreeMap,
@@ -21,10 +21,10 @@ use crate::{
 
 const PREFIX: &str = "temporal-batch-";
 
-/// Copies that this process has made or found, by folder and name. Locked while one is made.
+/// The copies that this process has made or found, by folder and name. Locked while a copy is made.
 static COPIES: Mutex<BTreeMap<(PathBuf, PathBuf), PathBuf>> = Mutex::new(BTreeMap::new());
 
-/// The copy of exactly this gzip file in a folder; made, where there is none.
+/// The copy of exactly this gzip file in a folder, made if necessary.
 pub(crate) fn copy_of(
     path: &Path,
     packed: &Fingerprint,
@@ -35,7 +35,8 @@ pub(crate) fn copy_of(
         to: folder.to_owned(),
         source,
     };
-    // Only the last directory of a path is made: a path with a mistake in it would be filled where no reader looks.
+    // Only the last directory of a path is created: with a mistake in the path, copies would end up where no reader
+    // looks.
     let made = match fs::create_dir(folder) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
         made => made,
@@ -55,7 +56,7 @@ pub(crate) fn copy_of(
         Some(copy) => copy,
         None => {
             let file = File::open(path).map_err(failed)?;
-            // The copy has the time of the file, so that it has the same fingerprint whenever it is made.
+            // The copy has the time of the original, so that its fingerprint does not depend on when it is made.
             let same = packed.difference(path, &file, false).map_err(failed)?;
             if let Some(what) = same {
                 let path = path.to_owned();
@@ -72,12 +73,12 @@ pub(crate) fn copy_of(
     Ok(copy)
 }
 
-/// Removes the copies that this process has made or found. Whoever still needs one makes it again.
+/// Removes the copies that this process has made or found. They are made again when they are needed.
 #[cfg(feature = "cli")]
 pub(crate) fn remove_copies() {
     let mut copies = COPIES.lock().unwrap_or_else(PoisonError::into_inner);
     for copy in std::mem::take(&mut *copies).into_values() {
-        // It may be gone, and a directory that cannot be removed does no harm.
+        // The directory may be gone already, and one that cannot be removed does no harm.
         let _ = fs::remove_file(&copy);
         let _ = copy.parent().map(fs::remove_dir);
     }
@@ -92,7 +93,7 @@ fn private_directory(folder: &Path) -> io::Result<TempDir> {
     builder.tempdir_in(folder)
 }
 
-/// A whole copy in any of the private directories. `mine` is one.
+/// A complete copy in one of the private directories. `mine` is such a directory.
 fn find(folder: &Path, name: &Path, mine: &Path) -> io::Result<Option<PathBuf>> {
     let mine = fs::symlink_metadata(mine)?;
     for entry in fs::read_dir(folder)? {
@@ -111,7 +112,7 @@ fn find(folder: &Path, name: &Path, mine: &Path) -> io::Result<Option<PathBuf>> 
     Ok(None)
 }
 
-/// Whether only the user of `mine` can have put it there.
+/// Tells whether only the user of `mine` can have put it there.
 #[cfg(unix)]
 fn is_private(found: &Metadata, mine: &Metadata) -> bool {
     use std::os::unix::fs::MetadataExt as _;
@@ -134,7 +135,7 @@ fn decompress(mut file: &File, part: &Path) -> io::Result<()> {
     to.sync_all()
 }
 
-/// `users.csv.gz` becomes `users-1f3a5c7e9b2d.csv`.
+/// The name of the copy: `users.csv.gz` becomes `users-1f3a5c7e9b2d.csv`.
 fn name(path: &Path, fingerprint: &Fingerprint) -> PathBuf {
     let of = serde_json::json!([path, fingerprint]);
     let id = crate::processor::store::dead_letter::stable_id(&of);

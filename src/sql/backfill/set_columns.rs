@@ -2,19 +2,20 @@
 
 use std::collections::HashMap;
 
-use super::{args::Assignment, assignment::is_default, statement::Statement, tokens::Syntax};
+use super::{args::Assignment, assignment::is_default, statement::Statement};
+use crate::sql::syntax::Syntax;
 
-/// What a column is, as far as comparing its values needs it.
+/// The type of a column, for comparisons of its values.
 #[derive(Clone, Debug)]
 pub struct TypedColumn {
-    /// Quoted.
+    /// The quoted name.
     pub name: String,
-    /// As the database writes it; for PostgreSQL without the length, so that a cast to it cuts nothing off.
+    /// The type as the database writes it; for PostgreSQL without its length, so that a cast truncates nothing.
     pub type_name: String,
 }
 
-/// `UPDATE table SET ... WHERE {range}`, where rows that have the new values already are left alone if
-/// `columns` says what their columns are.
+/// Makes `UPDATE table SET ... WHERE {range}`. If `columns` has the types of the columns, rows that already have
+/// their new values are left alone.
 pub fn update(
     table: &str,
     set: &[Assignment],
@@ -27,7 +28,7 @@ pub fn update(
         .map(
             |Assignment { column, expression }| match is_default(expression) {
                 true => format!("{} = DEFAULT", quote(column)),
-                // The parentheses keep what follows an expression, such as a second WHERE, from being taken.
+                // The parentheses keep text after an expression, such as a second WHERE, from being executed.
                 false => format!("{} = ({expression})", quote(column)),
             },
         )
@@ -42,18 +43,16 @@ pub fn update(
     Statement::of([head, tail])
 }
 
-/// A table of SQLite may say that a conflict removes the other row, or passes over this one (`UNIQUE ON CONFLICT
-/// REPLACE`, `IGNORE`). The statement's own word goes before that.
+/// The verb of the statement. A table of SQLite may say that a conflict removes the other row, or skips this one
+/// (`UNIQUE ON CONFLICT REPLACE`, `IGNORE`). The conflict clause of the statement overrides that.
 fn verb(syntax: Syntax) -> &'static str {
     match syntax {
-        #[cfg(feature = "sqlite")]
         Syntax::Sqlite => "UPDATE OR ABORT",
-        #[allow(unreachable_patterns, reason = "with one feature alone")]
-        _ => "UPDATE",
+        Syntax::Postgres | Syntax::MySql => "UPDATE",
     }
 }
 
-/// Counts the rows that do not have their new values; with `untouched`, a condition, only some of them.
+/// Counts the rows that do not have their new values yet; with the condition `untouched`, only some of them.
 pub fn counted(
     table: &str,
     set: &[Assignment],
@@ -70,10 +69,10 @@ pub fn counted(
     Statement::of([format!("SELECT count(*) FROM {table} WHERE "), tail])
 }
 
-/// That a row does not have its new values yet. `None` where that cannot be said.
+/// The condition that a row does not have its new values yet. `None` if there is no such condition.
 ///
-/// Equal must mean that nothing would be written: not what a collation takes for equal, nor a number with
-/// fewer zeros at its end.
+/// Equal must mean that nothing would be written. Values that a collation takes for equal are different, and so are
+/// numbers with other trailing zeros.
 fn differs(
     set: &[Assignment],
     columns: &HashMap<String, TypedColumn>,
@@ -88,7 +87,6 @@ fn differs(
     });
     let each: Vec<_> = each.collect::<Option<_>>()?;
     let terms: Vec<_> = match syntax {
-        #[cfg(feature = "postgres")]
         Syntax::Postgres => {
             let plain: Option<Vec<_>> = each.iter().map(plain_difference).collect();
             if let Some(plain) = plain {
@@ -99,28 +97,26 @@ fn differs(
                 old.push(column.name.clone());
                 new.push(format!("({expression})::{}", column.type_name));
             }
-            // Compares the stored bytes, whatever the types are. Without the casts each pair would be compared.
+            // Compares the stored bytes of any type. The casts make it one comparison of whole records.
             vec![format!(
                 "ROW({})::record *<> ROW({})::record",
                 old.join(", "),
                 new.join(", ")
             )]
         }
-        #[cfg(feature = "mysql")]
         Syntax::MySql => {
             let each = each.into_iter();
             each.map(|(column, expression)| difference_of_mysql(column, expression))
                 .collect::<Option<_>>()?
         }
-        #[cfg(feature = "sqlite")]
         Syntax::Sqlite => each
             .into_iter()
             .map(|(TypedColumn { name, type_name }, expression)| {
-                // The plus takes its type from a column: a text would be compared with it as a number.
+                // The plus removes the affinity of a column: without it, a text could be compared as a number.
                 let differs = format!("{name} IS NOT (+({expression}) COLLATE BINARY)");
                 match has_affinity(type_name) {
                     true => differs,
-                    // 1 and 1.0 are equal, and stay what they are.
+                    // 1 and 1.0 are equal, and stored differently.
                     false => format!("{differs} OR typeof({name}) <> typeof({expression})"),
                 }
             })
@@ -129,9 +125,8 @@ fn differs(
     Some(terms.join(" OR "))
 }
 
-/// For the types of PostgreSQL of which equal values are stored alike, whose own comparison is faster than that of
-/// records. Texts are under `C`.
-#[cfg(feature = "postgres")]
+/// The condition for a type of PostgreSQL whose equal values are stored alike. It is faster than a comparison of
+/// records. Texts are compared under the collation `C`.
 fn plain_difference((column, expression): &(&TypedColumn, &str)) -> Option<String> {
     let TypedColumn { name, type_name } = column;
     let value = format!("({expression})::{type_name}");
@@ -155,10 +150,9 @@ fn plain_difference((column, expression): &(&TypedColumn, &str)) -> Option<Strin
     }
 }
 
-/// MySQL compares a number with a text, and a decimal with a floating point number, as floating point numbers: 17
-/// digits are equal to their neighbours then. So the new value becomes what the column would store of it first.
-/// `None`: for this type that cannot be said.
-#[cfg(feature = "mysql")]
+/// The condition for a type of MySQL. MySQL compares a number with a text, and a decimal with a floating point
+/// number, as floating point numbers, where numbers of 17 digits equal their neighbours. The new value is therefore
+/// first cast to the value that the column would store. `None` for a type without such a cast.
 fn difference_of_mysql(
     TypedColumn { name, type_name }: &TypedColumn,
     expression: &str,
@@ -186,12 +180,12 @@ fn difference_of_mysql(
         "datetime" | "timestamp" => cast(&format!("DATETIME{size}")),
         "time" => cast(&format!("TIME{size}")),
         "char" | "varchar" | "tinytext" | "text" | "mediumtext" | "longtext" => text(),
-        // A number is the number of a member there, so members that are numbers tell nothing.
+        // A number means the position of a member there, so the test cannot be made if members are numbers.
         "enum" | "set" if !has_member_of_digits(&type_name) => text(),
         "binary" | "varbinary" | "tinyblob" | "blob" | "mediumblob" | "longblob" => {
             format!("NOT (CAST({name} AS BINARY) <=> CAST(({expression}) AS BINARY))")
         }
-        // 1 and 1.0 are equal, and stored each in its own way. Texts become values like that of the column.
+        // 1 and 1.0 are equal, and stored differently. The cast turns a text into a value like that of the column.
         "json" => {
             format!("NOT (CAST({name} AS CHAR) <=> CAST(CAST(({expression}) AS JSON) AS CHAR))")
         }
@@ -199,8 +193,7 @@ fn difference_of_mysql(
     })
 }
 
-/// Whether a type such as `enum('1','b')` has a member that is a number.
-#[cfg(feature = "mysql")]
+/// Tells whether a type such as `enum('1','b')` has a member that is a number.
 fn has_member_of_digits(type_name: &str) -> bool {
     let members = type_name.split('\'').skip(1).step_by(2);
     members
@@ -208,8 +201,7 @@ fn has_member_of_digits(type_name: &str) -> bool {
         .any(|member| !member.is_empty() && member.chars().all(|c| c.is_ascii_digit()))
 }
 
-/// Whether SQLite turns what is written to a column of this type into one kind of value.
-#[cfg(feature = "sqlite")]
+/// Tells whether SQLite converts all values of a column of this type to one storage class.
 fn has_affinity(type_name: &str) -> bool {
     let name = type_name.to_ascii_uppercase();
     !name.is_empty() && !name.contains("BLOB") && name != "ANY"
@@ -242,7 +234,6 @@ mod tests {
     }
 
     #[test]
-    #[cfg(feature = "postgres")]
     fn postgresql_compares_what_is_stored() {
         let text = rendered(Syntax::Postgres, "lower(a)", Some("character varying"));
         assert_eq!(
@@ -256,7 +247,7 @@ mod tests {
             whole.ends_with("AND (\"a\" IS DISTINCT FROM ((a + 1)::bigint))"),
             "{whole}"
         );
-        // 1.0 and 1.00 are equal, and stored each in its own way.
+        // 1.0 and 1.00 are equal, and stored differently.
         let exact = rendered(Syntax::Postgres, "round(a)", Some("numeric"));
         assert!(
             exact.ends_with("(ROW(\"a\")::record *<> ROW((round(a))::numeric)::record)"),
@@ -265,7 +256,6 @@ mod tests {
     }
 
     #[test]
-    #[cfg(feature = "sqlite")]
     fn sqlite_compares_without_a_collation() {
         let text = rendered(Syntax::Sqlite, "lower(a)", Some("TEXT"));
         assert!(
@@ -285,7 +275,7 @@ mod tests {
         let pool = sqlx::SqlitePool::connect("sqlite::memory:").await.unwrap();
         let mut connection = pool.acquire().await.unwrap();
         for (type_name, before, after) in [
-            // As numbers these are equal.
+            // Equal as numbers.
             ("TEXT", "'01'", 1),
             ("TEXT", "'1.0'", 1),
             ("TEXT", "'1'", 0),
@@ -312,7 +302,6 @@ mod tests {
     }
 
     #[test]
-    #[cfg(feature = "mysql")]
     fn mysql_compares_bytes_where_there_is_a_collation() {
         let text = rendered(Syntax::MySql, "upper(a)", Some("varchar(20)"));
         assert!(text.contains("AS BINARY) <=>"), "{text}");
@@ -332,7 +321,6 @@ mod tests {
     }
 
     #[test]
-    #[cfg(feature = "sqlite")]
     fn a_default_is_written_to_every_row() {
         let text = rendered(Syntax::Sqlite, "DEFAULT", Some("TEXT"));
         assert_eq!(text, "UPDATE OR ABORT t SET \"a\" = DEFAULT WHERE (id = 1)");

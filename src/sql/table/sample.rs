@@ -1,43 +1,38 @@
-//! Keys from all over a table, for a sample of its pages.
+//! Keys from all parts of a table, for a sample of its pages.
 
-use super::{
-    Table,
-    key::Key,
-    read::{Reading as _, key_of},
-    statements::Bound,
-};
+use super::{Table, key::Key, statements::Bound};
 use crate::{
     base::error::PageError,
     processor::SkipAhead,
     sql::{
         Database,
-        backend::dialect::Value,
+        backend::dialect::Dialect as _,
         connection::{pool::on_pool, read_only},
     },
 };
 
-/// Sampled rows for each key: those of a block lie together, and the more blocks the better the spread.
+/// The number of sampled rows for each key. The rows of a block lie together, so more blocks give a better spread.
 #[cfg(feature = "postgres")]
 const ROWS_PER_KEY: u64 = 200;
-/// Entries of an index that are stepped over at most.
+/// The largest number of index entries that are stepped over.
 const MAX_STEPPED: u64 = 2_000_000;
 
-/// Keys in their order, and how they were found.
-pub(crate) struct Spread {
+/// Keys in order, and the method that found them.
+pub(crate) struct KeySample {
     pub keys: Vec<Key>,
-    /// For people.
+    /// The method, for people.
     pub method: &'static str,
 }
 
-/// # Sample it
+/// # Sample
 impl Table {
-    /// About `count` positions that are spread evenly over the rows of the table, of which there are about
-    /// `rows`. No more than a part of the table is read. `None`: that takes the number of rows.
+    /// About `count` positions, spread evenly over the rows of the table, of which there are about `rows`. At most a
+    /// part of the table is read. `None` if that needs the number of rows.
     pub(crate) async fn spread(
         &self,
         count: u64,
         rows: Option<u64>,
-    ) -> Result<Option<Spread>, PageError> {
+    ) -> Result<Option<KeySample>, PageError> {
         #[cfg(feature = "postgres")]
         if let Database::Postgres(_) = self.database()
             && let Some(rows) = rows
@@ -45,11 +40,11 @@ impl Table {
             && !keys.is_empty()
         {
             let method = "quantiles of a random sample of blocks";
-            return Ok(Some(Spread { keys, method }));
+            return Ok(Some(KeySample { keys, method }));
         }
         if let Some(keys) = self.interpolated(count).await? {
             let method = "key values at equal distances from the lowest to the highest";
-            return Ok(Some(Spread { keys, method }));
+            return Ok(Some(KeySample { keys, method }));
         }
         let Some(rows) = rows else {
             return Ok(None);
@@ -66,22 +61,19 @@ impl Table {
             true => "equal numbers of rows apart",
             false => "equal numbers of rows apart, in the first 2,000,000 rows only",
         };
-        Ok(Some(Spread { keys, method }))
+        Ok(Some(KeySample { keys, method }))
     }
 
-    /// Views have no blocks, and are refused by the database.
+    /// Samples random blocks. Views have no blocks, and the database refuses them.
     #[cfg(feature = "postgres")]
     async fn sampled(&self, count: u64, rows: u64) -> Result<Vec<Key>, PageError> {
         let wanted = count.saturating_mul(ROWS_PER_KEY);
         let percent = (100.0 * wanted as f64 / rows.max(1) as f64).min(100.0);
         let statements = &self.inner.statements;
-        let Bound { mut sql, values } = statements.page(Vec::new(), None, None, 4 * wanted, 0);
-        let from = format!(" FROM {}", statements.table);
-        let sampled = format!("{from} TABLESAMPLE SYSTEM ({percent})");
-        sql = sql.replacen(&from, &sampled, 1);
+        let sample = statements.sample(percent, 4 * wanted);
         let mut keys: Vec<Key> = on_pool!(&self.inner.database, pool: Db => {
-            let rows = Db::fetch(pool, Bound { sql, values }.into()).await?;
-            let keys = rows.iter().map(|row| key_of::<Db>(row, 0, &statements.key));
+            let rows = Db::fetch(pool, sample).await?;
+            let keys = rows.iter().map(|row| Db::key(row, 0, &statements.key));
             keys.collect::<Result<_, PageError>>()?
         });
         if let Some(every) = keys
@@ -94,7 +86,7 @@ impl Table {
         Ok(keys)
     }
 
-    /// For a key of a single integer. Where values are missing, a page begins after the gap.
+    /// Interpolates a key of a single integer. Where values are missing, a page begins after the gap.
     async fn interpolated(&self, count: u64) -> Result<Option<Vec<Key>>, PageError> {
         let ends = (self.keys(None, None, 1).await?.pop()).zip(self.highest().await?);
         let Some((lowest, highest)) = ends else {
@@ -119,12 +111,12 @@ impl Table {
         Ok(Some(keys))
     }
 
-    /// The highest key now, without waiting for anybody.
+    /// The highest key now, without a wait for other transactions.
     async fn highest(&self) -> Result<Option<Key>, PageError> {
         let statements = &self.inner.statements;
         on_pool!(&self.inner.database, pool: Db => {
-            let rows = Db::fetch(pool, statements.highest().into()).await?;
-            rows.first().map(|row| key_of::<Db>(row, 0, &statements.key)).transpose()
+            let rows = Db::fetch(pool, statements.highest()).await?;
+            rows.first().map(|row| Db::key(row, 0, &statements.key)).transpose()
         })
     }
 
@@ -135,8 +127,7 @@ impl Table {
         limit: u64,
     ) -> Result<(String, Vec<String>), PageError> {
         let statements = &self.inner.statements;
-        let Bound { sql, values }: Bound = statements.page(Vec::new(), start, None, limit, 0);
-        let values: Vec<Value> = values;
+        let Bound { sql, values } = statements.page(Vec::new(), start, None, limit, 0);
         let plan = read_only::plan(&self.inner.database, (sql.clone(), values)).await?;
         Ok((sql, plan))
     }

@@ -1,11 +1,11 @@
-//! What a backfill has done, against what its ledger says and what its user wants verified.
+//! The check of a backfill, against its ledger and the user's query.
 
 use std::sync::Arc;
 
 use super::{
     RangeCheck,
+    known_letters::KnownLetters,
     ledger_check::{Holes, LedgerCheck},
-    letters::KnownLetters,
 };
 use crate::{
     base::error::PageError,
@@ -15,21 +15,21 @@ use crate::{
     sql::{BackfillArgs, HighWaterMark, Key, Table},
 };
 
-/// What is checked.
+/// The batch run to check.
 pub(crate) struct Checked<'a> {
     pub batch_id: &'a str,
     pub batch_run: &'a str,
-    /// The batch began after this; `None`: at the beginning of its data.
+    /// The position after which the batch began; `None` for the beginning of the data.
     pub covered_from: Option<&'a Key>,
-    /// The batch is done up to here; `None`: with all of its data.
+    /// The position up to which the batch is done; `None` for all of the data.
     pub covered_to: Option<&'a Key>,
-    /// Where its dead letters are.
+    /// The store of its dead letters.
     pub letters: Option<Arc<dyn DeadLetters>>,
 }
 
-/// For [`PageProcessor::check`](crate::PageProcessor::check) of a backfill: that the ledger has an unbroken
-/// chain of applied strides, for one that is applied once per page, and that the rows are as
-/// [`BackfillArgs::verify`] wants them. `None`: neither can be asked.
+/// The check behind [`PageProcessor::check`](crate::PageProcessor::check) of a backfill: the ledger of a
+/// once-per-page backfill has an unbroken chain of applied strides, and [`BackfillArgs::verify`] holds for the rows.
+/// `None` if neither can be checked.
 pub(crate) async fn check_backfill(
     table: &Table,
     args: &BackfillArgs,
@@ -56,7 +56,7 @@ pub(crate) async fn check_backfill(
         }
         None => None,
     };
-    // In the middle of a batch the rest of the table is not done.
+    // In the middle of a batch, the rest of the table is not done.
     let too_early = checked.covered_to.is_some() && rows.as_ref().is_some_and(|r| !r.is_ranged());
     let mut check = match &rows {
         Some(rows) if !too_early => rows.run(checked.covered_from, end).await?,
@@ -90,7 +90,7 @@ pub(crate) async fn check_backfill(
         }
         check.notes.extend(notes);
         for hole in holes {
-            // The rows are as they should be: they came later, or were done by somebody else.
+            // The rows hold: they were added later, or changed by another program.
             let holds = match &rows {
                 Some(rows) if hole.may_be_new && rows.is_ranged() => {
                     let found = rows.run(hole.start.as_ref(), hole.end.as_ref()).await?;
@@ -125,7 +125,7 @@ mod tests {
         sql::{Database, SqlLedger, TableSpec},
     };
 
-    /// 100 rows that a batch run has done in ten strides, of which the last page was not full.
+    /// 100 rows that a batch run has changed in ten strides. Its last page was not full.
     async fn done() -> (SqlitePool, Table) {
         let pool = SqlitePoolOptions::new().max_connections(1);
         let pool = pool.connect("sqlite::memory:").await.unwrap();
@@ -221,7 +221,7 @@ mod tests {
             assert!(found.holds() && found.notes.is_empty(), "{found:?}");
             assert_eq!(found.items, Some(70));
         }
-        // A first stride that is not there leaves a hole from the first cursor on.
+        // A missing first stride leaves a hole from the first cursor on.
         run(&pool, "DELETE FROM temporal_batch_stride WHERE stride = 0").await;
         let checked = Checked {
             batch_id: "batch",
@@ -239,7 +239,7 @@ mod tests {
     async fn a_stride_that_the_ledger_has_lost_is_found() {
         let (pool, table) = done().await;
         run(&pool, "DELETE FROM temporal_batch_stride WHERE stride = 4").await;
-        // Also where the rows are as they should be: nobody knows why.
+        // A hole counts even if its rows hold, since the cause is unknown.
         for args in [args(&table), args(&table).verify("done = 1")] {
             let found = check(&table, &args, None).await;
             assert_eq!(found.failed_ranges, 1, "{found:?}");
@@ -252,7 +252,7 @@ mod tests {
         }
         run(&pool, "DELETE FROM temporal_batch_stride").await;
         assert!(!check(&table, &args(&table), None).await.holds());
-        // Nor is a database without the rows one where the batch has done them.
+        // A database without the rows is not the one where the batch has run.
         run(&pool, "DELETE FROM t").await;
         for args in [args(&table), args(&table).verify("done = 1")] {
             let found = check(&table, &args, None).await;
@@ -280,13 +280,13 @@ mod tests {
             (found.failed[0].start.clone(), found.failed[0].end.clone()),
             range(44, 50)
         );
-        // Rows that hold may have come later.
+        // Rows that hold may have been added later.
         let found = check(&table, &args(&table).verify("done = 1"), None).await;
         assert!(
             found.holds() && found.notes[0].contains("the 6 rows there hold"),
             "{found:?}"
         );
-        // Where there are none, nothing was missed.
+        // Without rows, nothing was missed.
         run(&pool, "DELETE FROM t WHERE id BETWEEN 45 AND 50").await;
         let found = check(&table, &args(&table), None).await;
         assert!(found.holds(), "{found:?}");
@@ -335,7 +335,7 @@ mod tests {
             let found = check(&table, &args(&table), Some(&end)).await;
             assert!(found.holds() && found.notes.is_empty(), "{found:?}");
         }
-        // What it says to have finished is not.
+        // The stride does not match what the ledger says.
         let end = Key::new([47_i64]);
         let found = check(&table, &args(&table), Some(&end)).await;
         assert_eq!(found.failed_items, 3, "{found:?}");

@@ -1,37 +1,38 @@
-//! Rows that stand still while several statements work on them.
+//! Rows that stay unchanged while several statements work on them.
 
 use super::{
     Table,
-    filter::Syntax,
     key::{Key, KeyPart},
-    read::{TableDatabase, key_of},
 };
 use crate::{
     base::error::PageError,
-    sql::backend::dialect::{Dialect, Value},
+    sql::{
+        backend::{dialect::Dialect, value::Value},
+        syntax::Syntax,
+    },
 };
 
-/// # Hold rows
+/// # Lock rows
 impl Table {
-    /// Locks the rows with which a condition holds, until the transaction of the connection ends, and gives their
-    /// keys. The placeholders of the condition begin with the first. Waits for those who have the rows.
+    /// Locks the rows that match a condition until the transaction of the connection ends, and returns their keys.
+    /// The placeholders of the condition begin with number 1. Waits for sessions that hold the rows.
     ///
-    /// SQLite locks nothing: a transaction that writes is alone there.
-    pub(crate) async fn lock<DB: TableDatabase + Dialect>(
+    /// In SQLite nothing is locked: a writing transaction is alone there.
+    pub(crate) async fn lock<DB: Dialect>(
         &self,
         connection: &mut DB::Connection,
         (condition, values): (String, Vec<Value>),
     ) -> Result<Vec<Key>, PageError> {
         let statements = &self.inner.statements;
         let locked = statements.locked(&condition);
-        let rows = <DB as Dialect>::rows(connection, locked, values).await?;
+        let rows = DB::rows(connection, locked, values).await?;
         rows.iter()
-            .map(|row| key_of::<DB>(row, 0, &statements.key))
+            .map(|row| DB::key(row, 0, &statements.key))
             .collect()
     }
 
     /// The rows with these keys, whether they match the filter or not, as a condition for `WHERE`. See
-    /// [`condition`](Self::condition) for the placeholders. There must be a key.
+    /// [`condition`](Self::condition) for the placeholders. There must be at least one key.
     pub(crate) fn condition_among(&self, keys: &[Key], first: usize) -> (String, Vec<Value>) {
         let statements = &self.inner.statements;
         let columns = &statements.key;
@@ -40,7 +41,7 @@ impl Table {
             [name] => (*name).to_owned(),
             names => format!("({})", names.join(", ")),
         };
-        // One value, however many rows: the statement stays the same from page to page.
+        // One value for any number of rows, so that the statement is the same for every page.
         let as_json = || {
             let json = serde_json::json!(keys).to_string();
             vec![Value::from(json.as_str())]

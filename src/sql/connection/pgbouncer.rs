@@ -1,9 +1,9 @@
-//! PostgreSQL behind a proxy that gives every transaction another connection of the server, such as PgBouncer with
+//! PostgreSQL behind a proxy that gives each transaction another connection of the server, such as PgBouncer with
 //! `pool_mode = transaction`.
 //!
-//! `sqlx` prepares a statement in one message and runs it in another one. Between the two the proxy may go over to
-//! another server connection, which knows no such statement, or another client's. So there every statement is
-//! unnamed and in a transaction, if need be one of its own.
+//! `sqlx` prepares a statement in one message and runs it in another. In between, the proxy may switch to another
+//! server connection, where the statement is missing or belongs to another client. Behind such a proxy every
+//! statement is therefore unnamed and within a transaction, if necessary one of its own.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,34 +14,34 @@ use sqlx::{
 };
 use sqlx_core::transaction::TransactionManager as _;
 
-use crate::sql::backend::dialect::{Value, bound};
+use crate::sql::backend::value::{Value, bound};
 
-/// A pool of this process is behind such a proxy. A statement does not tell on which pool it will run; on others it
-/// only costs the time to prepare it.
+/// Tells whether any pool of this process is behind such a proxy. A statement does not know its pool; on other pools
+/// an unnamed statement only costs the time to prepare it.
 static ANY: AtomicBool = AtomicBool::new(false);
 
-/// Looks whether a pool is behind such a proxy.
+/// Takes note of a pool that is behind such a proxy.
 pub(crate) fn note(pool: &PgPool) {
     if is_proxied(&pool.connect_options()) {
         ANY.store(true, Ordering::Relaxed);
     }
 }
 
-/// There is no cache for statements then.
+/// Tells whether the options name such a proxy: they switch off the statement cache.
 pub(crate) fn is_proxied(options: &PgConnectOptions) -> bool {
-    // The capacity is told in a URL only, which cannot be made of every name of a host or user.
+    // Only a URL shows the capacity of the cache, and not every name of a host or user fits into a URL.
     let options = options.clone();
     let url = options.host("localhost").username("any").to_url_lossy();
     let capacity = |(name, value)| name == "statement-cache-capacity" && value == "0";
     url.query_pairs().any(capacity)
 }
 
-/// Whether statements may have names.
+/// Tells whether statements may have names.
 pub(crate) fn may_be_named() -> bool {
     !ANY.load(Ordering::Relaxed)
 }
 
-/// Whether a statement needs a transaction of its own.
+/// Tells whether a statement needs a transaction of its own.
 fn needs_transaction(connection: &PgConnection) -> bool {
     !may_be_named() && PgTransactionManager::get_transaction_depth(connection) == 0
 }

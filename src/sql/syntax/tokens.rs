@@ -1,101 +1,23 @@
-//! As much of SQL's grammar as it takes to find where literals, comments and statements end.
+//! The lexer.
 
 use std::ops::Range;
 
-use crate::sql::Database;
+use super::Syntax;
 
-/// Whose rules a text follows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Syntax {
-    #[cfg(feature = "postgres")]
-    Postgres,
-    #[cfg(feature = "mysql")]
-    MySql,
-    #[cfg(feature = "sqlite")]
-    Sqlite,
-}
-
-impl Syntax {
-    pub fn of(database: &Database) -> Self {
-        match database {
-            #[cfg(feature = "postgres")]
-            Database::Postgres(_) => Self::Postgres,
-            #[cfg(feature = "mysql")]
-            Database::MySql(_) => Self::MySql,
-            #[cfg(feature = "sqlite")]
-            Database::Sqlite(_) => Self::Sqlite,
-        }
-    }
-
-    // A build has the systems of its features, so these cannot be written as comparisons.
-
-    fn is_postgres(self) -> bool {
-        match self {
-            #[cfg(feature = "postgres")]
-            Self::Postgres => true,
-            #[allow(unreachable_patterns, reason = "with one feature alone")]
-            _ => false,
-        }
-    }
-
-    fn is_mysql(self) -> bool {
-        match self {
-            #[cfg(feature = "mysql")]
-            Self::MySql => true,
-            #[allow(unreachable_patterns, reason = "with one feature alone")]
-            _ => false,
-        }
-    }
-
-    fn is_sqlite(self) -> bool {
-        match self {
-            #[cfg(feature = "sqlite")]
-            Self::Sqlite => true,
-            #[allow(unreachable_patterns, reason = "with one feature alone")]
-            _ => false,
-        }
-    }
-
-    /// An identifier as the database knows it that was written without quotes.
-    pub fn fold(self, identifier: &str) -> String {
-        match self.is_postgres() {
-            // Only ASCII: what else PostgreSQL folds depends on its locale.
-            true => identifier.to_ascii_lowercase(),
-            false => identifier.to_owned(),
-        }
-    }
-
-    /// Whether two names of columns mean the same one.
-    pub fn same_column(self, one: &str, other: &str) -> bool {
-        match self.is_postgres() {
-            true => one == other,
-            false => one.eq_ignore_ascii_case(other),
-        }
-    }
-
-    /// A name in the quotes of the database.
-    #[cfg(test)]
-    pub fn quote(self, identifier: &str) -> String {
-        let quote = if self.is_mysql() { '`' } else { '"' };
-        let doubled = identifier.replace(quote, &format!("{quote}{quote}"));
-        format!("{quote}{doubled}{quote}")
-    }
-}
-
-/// What a piece of a text is.
+/// The kind of a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Blanks.
+    /// White space.
     Space,
-    /// A comment; one that ends with its line.
+    /// A comment. `of_line`: it ends with its line.
     Comment { of_line: bool },
     /// A keyword, a name or a number, as written.
     Word,
-    /// A name in quotes, here without them.
+    /// A quoted name, here without its quotes.
     Name(String),
     /// A string.
     Literal,
-    /// Where a value could be bound.
+    /// A placeholder for a value.
     Placeholder,
     /// `{range}`.
     Range,
@@ -113,48 +35,45 @@ pub struct Token {
 }
 
 impl Token {
-    /// Whether it says nothing.
+    /// Tells whether the token is a comment or white space.
     pub fn is_blank(&self) -> bool {
         matches!(self.kind, Kind::Space | Kind::Comment { .. })
     }
 }
 
-/// A text that cannot be taken apart.
+/// A text that the lexer cannot read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SyntaxError {
-    /// Something was opened and not closed.
-    #[error("{what} has no end: {rest}")]
+    /// A quote or a comment is not closed.
+    #[error("{what} is not closed: {rest}")]
     NoEnd {
-        /// What was opened.
+        /// The kind of the unclosed part.
         what: &'static str,
-        /// The beginning of it.
+        /// The beginning of the unclosed part.
         rest: String,
     },
-    /// Some servers run what is in it, and others do not.
+    /// A comment that some servers execute, and others do not.
     #[error(
-        "a comment that begins with {begin} is run by some servers; write its statement plainly"
+        "a comment that begins with {begin} is executed by some servers; write its content without the comment"
     )]
     ExecutableComment {
-        /// How it begins.
+        /// The beginning of the comment.
         begin: &'static str,
     },
 }
 
-/// The range of the page in a statement.
+/// The place for the rows of a page in a statement.
 const RANGE: &str = "{range}";
 
-/// Takes a text apart. The pieces follow each other without gaps.
+/// Splits a text into tokens. Together they are the whole text.
 pub fn tokens(text: &str, syntax: Syntax) -> Result<Vec<Token>, SyntaxError> {
     let mut tokens: Vec<Token> = Vec::new();
     let mut at = 0;
     while at < text.len() {
         let before = tokens.last();
-        let (kind, length) = token(&text[at..], syntax, |word| {
-            before.is_some_and(|t| {
-                t.kind == Kind::Word && text[t.at.clone()].eq_ignore_ascii_case(word)
-            })
-        })?;
+        let before = before.map_or("", |token| &text[token.at.clone()]);
+        let (kind, length) = token(&text[at..], syntax, before)?;
         debug_assert!(length > 0);
         tokens.push(Token {
             kind,
@@ -165,12 +84,10 @@ pub fn tokens(text: &str, syntax: Syntax) -> Result<Vec<Token>, SyntaxError> {
     Ok(tokens)
 }
 
-/// The first token of a text and its length. `follows` says whether a word stands right before it.
-fn token(
-    rest: &str,
-    syntax: Syntax,
-    follows: impl Fn(&str) -> bool,
-) -> Result<(Kind, usize), SyntaxError> {
+/// The first token of a text and its length. `before` is the token right in front of it.
+fn token(rest: &str, syntax: Syntax, before: &str) -> Result<(Kind, usize), SyntaxError> {
+    use Syntax::{MySql, Postgres, Sqlite};
+
     let mut chars = rest.chars();
     let first = chars.next().expect("a text that is not empty");
     let second = chars.next();
@@ -178,38 +95,48 @@ fn token(
     Ok(match first {
         c if c.is_whitespace() => (Kind::Space, span(rest, char::is_whitespace)),
         '\'' => {
-            let escapes = syntax.is_mysql() || (syntax.is_postgres() && follows("e"));
+            let escapes = match syntax {
+                MySql => true,
+                Postgres => before.eq_ignore_ascii_case("e"),
+                Sqlite => false,
+            };
             let (length, _) = quoted(rest, '\'', escapes, "a string")?;
             (Kind::Literal, length)
         }
-        '"' if syntax.is_mysql() => (Kind::Literal, quoted(rest, '"', true, "a string")?.0),
+        '"' if syntax == MySql => (Kind::Literal, quoted(rest, '"', true, "a string")?.0),
         '"' => named(rest, '"')?,
-        '`' if !syntax.is_postgres() => named(rest, '`')?,
-        '[' if syntax.is_sqlite() => {
+        '`' if syntax != Postgres => named(rest, '`')?,
+        '[' if syntax == Sqlite => {
             let end = rest.find(']').ok_or_else(|| no_end("a name", rest))?;
             (Kind::Name(rest[1..end].to_owned()), end + 1)
         }
-        '-' if rest.starts_with("--") && (!syntax.is_mysql() || ends_dashes(rest)) => {
+        '-' if rest.starts_with("--") && (syntax != MySql || ends_dashes(rest)) => {
             (Kind::Comment { of_line: true }, of_line())
         }
-        '#' if syntax.is_mysql() => (Kind::Comment { of_line: true }, of_line()),
+        '#' if syntax == MySql => (Kind::Comment { of_line: true }, of_line()),
         '/' if second == Some('*') => {
-            if syntax.is_mysql() {
+            if syntax == MySql {
                 for begin in ["/*!", "/*M!"] {
                     if rest.starts_with(begin) {
                         return Err(SyntaxError::ExecutableComment { begin });
                     }
                 }
             }
-            let length = block_comment(rest, syntax.is_postgres())?;
+            let length = block_comment(rest, syntax == Postgres)?;
             (Kind::Comment { of_line: false }, length)
         }
-        '$' if syntax.is_postgres() => dollar(rest)?,
-        '?' if !syntax.is_postgres() => (
+        '$' if syntax == Postgres => dollar(rest)?,
+        // MySQL itself reads `$1` as a name. The statements of this crate have numbered placeholders for every
+        // database, and `placeholders` turns them into `?`. `$$1` is a name.
+        '$' if syntax == MySql && before != "$" && second.is_some_and(|c| c.is_ascii_digit()) => {
+            let digits = span(&rest[1..], |c| c.is_ascii_digit());
+            (Kind::Placeholder, 1 + digits)
+        }
+        '?' if syntax != Postgres => (
             Kind::Placeholder,
-            1 + span(&rest[1..], |c| syntax.is_sqlite() && c.is_ascii_digit()),
+            1 + span(&rest[1..], |c| syntax == Sqlite && c.is_ascii_digit()),
         ),
-        ':' | '@' | '$' if syntax.is_sqlite() && second.is_some_and(is_word) => {
+        ':' | '@' | '$' if syntax == Sqlite && second.is_some_and(is_word) => {
             (Kind::Placeholder, 1 + span(&rest[1..], is_word))
         }
         '{' => braces(rest),
@@ -222,7 +149,7 @@ fn is_word(c: char) -> bool {
     c.is_alphanumeric() || c == '_' || (!c.is_ascii() && !c.is_whitespace())
 }
 
-/// Bytes at the beginning whose characters are all like that.
+/// The length of the longest prefix whose characters all match.
 fn span(text: &str, like: impl Fn(char) -> bool) -> usize {
     text.find(|c| !like(c)).unwrap_or(text.len())
 }
@@ -232,7 +159,7 @@ fn no_end(what: &'static str, rest: &str) -> SyntaxError {
     SyntaxError::NoEnd { what, rest }
 }
 
-/// Something in quotes, where a doubled quote stands for itself: its length, and what is in it.
+/// A quoted part, in which a doubled quote stands for itself: its length, and its content.
 fn quoted(
     rest: &str,
     quote: char,
@@ -260,7 +187,7 @@ fn named(rest: &str, quote: char) -> Result<(Kind, usize), SyntaxError> {
     Ok((Kind::Name(name), length))
 }
 
-/// MySQL takes two dashes for a comment only where a blank or the end follows.
+/// Tells whether two dashes begin a comment in MySQL: white space or the end must follow.
 fn ends_dashes(rest: &str) -> bool {
     rest[2..]
         .chars()
@@ -290,7 +217,7 @@ fn block_comment(rest: &str, nested: bool) -> Result<usize, SyntaxError> {
     Err(no_end("a comment", rest))
 }
 
-/// `$1`, or a string such as `$body$it's$body$`, or a dollar.
+/// Reads `$1`, a string such as `$body$it's$body$`, or a dollar sign.
 fn dollar(rest: &str) -> Result<(Kind, usize), SyntaxError> {
     let digits = span(&rest[1..], |c| c.is_ascii_digit());
     if digits > 0 {
@@ -325,17 +252,6 @@ mod tests {
 
     use super::*;
 
-    fn all() -> Vec<Syntax> {
-        vec![
-            #[cfg(feature = "postgres")]
-            Syntax::Postgres,
-            #[cfg(feature = "mysql")]
-            Syntax::MySql,
-            #[cfg(feature = "sqlite")]
-            Syntax::Sqlite,
-        ]
-    }
-
     /// The texts of the tokens of a kind.
     fn found(text: &str, syntax: Syntax, kind: impl Fn(&Kind) -> bool) -> Vec<&str> {
         let tokens = tokens(text, syntax).unwrap();
@@ -346,14 +262,13 @@ mod tests {
     #[test]
     fn a_semicolon_in_a_string_a_name_or_a_comment_ends_nothing() {
         let text = "a ';''' ; \"x;\" /* ; */ -- ;\n ;";
-        for syntax in all() {
+        for syntax in Syntax::ALL {
             let ends = found(text, syntax, |k| *k == Kind::Symbol(';'));
             assert_eq!(ends.len(), 2, "{syntax:?}");
         }
     }
 
     #[test]
-    #[cfg(feature = "postgres")]
     fn postgresql_has_dollar_strings_escape_strings_and_nested_comments() {
         let literals = |text| found(text, Syntax::Postgres, |k| *k == Kind::Literal).len();
         assert_eq!(literals("$$a;'b$$ || $x$ $$ $x$"), 2);
@@ -370,7 +285,6 @@ mod tests {
     }
 
     #[test]
-    #[cfg(feature = "mysql")]
     fn mysql_has_backslashes_double_quoted_strings_and_hashes() {
         let literals = |text| found(text, Syntax::MySql, |k| *k == Kind::Literal).len();
         assert_eq!(literals(r#"'it\'s' "a;\"b" # ';"#), 2);
@@ -380,12 +294,17 @@ mod tests {
             refused,
             Err(SyntaxError::ExecutableComment { begin: "/*!" })
         );
+        let placeholders = found(
+            "a = ? AND b = $12 AND c$1 = '$2' AND $$3",
+            Syntax::MySql,
+            |k| *k == Kind::Placeholder,
+        );
+        assert_eq!(placeholders, ["?", "$12"]);
         let name = tokens("`a``b`", Syntax::MySql).unwrap();
         assert_eq!(name[0].kind, Kind::Name("a`b".to_owned()));
     }
 
     #[test]
-    #[cfg(feature = "sqlite")]
     fn sqlite_has_names_in_brackets_and_many_placeholders() {
         let names = found("[a;b] `c` \"d\"", Syntax::Sqlite, |k| {
             matches!(k, Kind::Name(_))
@@ -399,7 +318,7 @@ mod tests {
 
     #[test]
     fn a_range_in_a_string_is_a_string() {
-        for syntax in all() {
+        for syntax in Syntax::ALL {
             let ranges = found("{range} '{range}' {ranges} {x", syntax, |k| {
                 matches!(k, Kind::Range | Kind::Braces)
             });
@@ -410,7 +329,7 @@ mod tests {
     proptest! {
         #[test]
         fn the_tokens_of_a_text_are_the_text(text in r#"([-a-zE '"`$?:@#/*;\[\]{}\\\n]|é|\{range\}|\$\$){0,40}"#) {
-            for syntax in all() {
+            for syntax in Syntax::ALL {
                 let Ok(tokens) = tokens(&text, syntax) else { continue };
                 let together: String = tokens.iter().map(|t| &text[t.at.clone()]).collect();
                 prop_assert_eq!(&together, &text);
@@ -419,7 +338,7 @@ mod tests {
 
         #[test]
         fn a_quoted_name_is_one_name_again(name in r#"[^\]]{1,20}"#) {
-            for syntax in all() {
+            for syntax in Syntax::ALL {
                 let quoted = syntax.quote(&name);
                 let tokens = tokens(&quoted, syntax).unwrap();
                 prop_assert_eq!(tokens.len(), 1);

@@ -1,4 +1,4 @@
-//! The ledger of a database that a worker does not have.
+//! The ledger of a connection that the worker does not have.
 
 use std::fmt;
 
@@ -16,15 +16,15 @@ use crate::{
     sql::Connections,
 };
 
-/// Answers everything with the error that there is no such connection, so that nothing runs without the
-/// ledger that a batch asked for.
+/// Answers every call with the error that the connection does not exist, so that no page runs without the ledger that
+/// its batch asks for.
 pub struct NoLedger {
     connections: Connections,
     name: String,
 }
 
 impl NoLedger {
-    /// For a connection that is not among these.
+    /// The ledger of a connection that is not among these.
     pub fn of(connections: Connections, name: &str) -> Self {
         Self {
             connections,

@@ -14,9 +14,9 @@ use crate::{
         error::FileError,
         source::{
             csv_format::MAX_RECORD_BYTES,
-            csv_source::{blocking, page_of, too_large},
             excerpt::Excerpt,
-            reading::{self, Bounds, Extent, Input, Scan, input},
+            paging::{self, Opened, ScannedFile, blocking, too_large},
+            scan::{Extent, Input, Scan, input},
             source_file::OpenFile,
         },
     },
@@ -27,13 +27,13 @@ use crate::{
 /// A JSON Lines file (one JSON value a line) as the source of a batch; part of the batch's arguments, or all
 /// of them. Lines end with LF or CR LF; those with nothing but white space are skipped.
 ///
-/// It is used like [`CsvSource`](crate::files::CsvSource).
+/// The source is used like [`CsvSource`](crate::files::CsvSource).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JsonLinesSource {
-    /// Which file.
+    /// The file.
     pub file: SourceFile,
-    /// Most bytes of a line, 16 MiB unless told. A longer one is a failed record.
+    /// The longest line, in bytes: 16 MiB by default. A longer one is a failed record.
     #[serde(default = "max_record_bytes")]
     pub max_record_bytes: u64,
 }
@@ -69,12 +69,12 @@ impl JsonLinesSource {
 
 /// # Read
 impl JsonLinesSource {
-    /// Looks at the file, and fixes which one it is, so that every later page reads exactly that one. A gzip
-    /// file is decompressed, where a [spool](Self::spool) is named.
+    /// Looks at the file and takes its fingerprint, so that every later page reads exactly this file. A gzip file is
+    /// decompressed, if there is a [spool](Self::spool).
     ///
     /// # Errors
     /// Non-retryable: `CompressedFile`, `Utf16File`, `NotAFile`. Retryable: `FileNotHere`, `FileNotReadable`,
-    /// `FileChanged` (it had been prepared before), `FileNotSpooled`.
+    /// `FileChanged` (if it was prepared before), `FileNotSpooled`.
     pub async fn prepare(mut self) -> Result<Self, PageError> {
         blocking(move || {
             self.file = self.file.prepared().map_err(FileError::into_page_error)?;
@@ -83,8 +83,8 @@ impl JsonLinesSource {
         .await
     }
 
-    /// The page in the range of `ctx`. A line that is no `T` is an item that [says why
-    /// not](FileRecord::or_fail).
+    /// The page in the range of `ctx`. A line that cannot become a `T` is an item with the
+    /// [reason](FileRecord::or_fail).
     ///
     /// # Errors
     /// As of [`prepare`](Self::prepare); all of them concern the whole file.
@@ -114,7 +114,7 @@ impl JsonLinesSource {
         self.page_with(range, limit, typed).await
     }
 
-    /// The same with what `content` makes of a line.
+    /// Like [`page`](Self::page), with raw lines.
     pub(crate) async fn page_with<T, F>(
         &self,
         range: &PageRange<FilePosition>,
@@ -125,28 +125,20 @@ impl JsonLinesSource {
         T: Send + 'static,
         F: FnMut(&[u8]) -> Result<T, BadRecord> + Send + 'static,
     {
-        let (source, range) = (self.clone(), range.clone());
-        let records = blocking(move || {
-            let mut read = || {
-                let file = source.file.open()?;
-                let bounds = Bounds::of(&range, file.text);
-                let mut scanner = source.scanner(&file, bounds.start.offset);
-                let of = |scanner: &LineScanner<Input>, extent: Extent| {
-                    if extent.too_large {
-                        return Err(too_large(source.max_record_bytes));
-                    }
-                    content(&scanner.line)
-                };
-                reading::read(&file, &mut scanner, &bounds, limit, of)
-            };
-            read().map_err(FileError::into_page_error)
-        })
-        .await?;
-        page_of(records)
+        paging::page(
+            self,
+            range,
+            limit,
+            move |source, (), scanner, extent| match extent.too_large {
+                true => Err(too_large(source.max_record_bytes)),
+                false => content(&scanner.line),
+            },
+        )
+        .await
     }
 
-    /// Where the page `pages` pages further on starts. The lines in between are read but not parsed; over a
-    /// whole batch every line is read once for this.
+    /// The start of the page that is `pages` pages further on. The lines in between are read but not parsed. Over a
+    /// whole batch, every line is read once for this.
     ///
     /// # Errors
     /// As of [`fetch`](Self::fetch).
@@ -163,8 +155,8 @@ impl JsonLinesSource {
         Ok(found.map_or(SkipAhead::PastEnd, SkipAhead::To))
     }
 
-    /// Where the record `records` records after the start of the range ends; `None` where the range has
-    /// fewer. For use without a processor.
+    /// The end of the record that is `records` records after the start of the range; `None` if the range has fewer.
+    /// For use without a processor.
     ///
     /// # Errors
     /// As of [`fetch`](Self::fetch).
@@ -173,20 +165,10 @@ impl JsonLinesSource {
         range: &PageRange<FilePosition>,
         records: u64,
     ) -> Result<Option<FilePosition>, PageError> {
-        let (source, range) = (self.clone(), range.clone());
-        blocking(move || {
-            let skip = || {
-                let file = source.file.open()?;
-                let bounds = Bounds::of(&range, file.text);
-                let mut scanner = source.scanner(&file, bounds.start.offset);
-                reading::skip(&file, &mut scanner, &bounds, records)
-            };
-            skip().map_err(FileError::into_page_error)
-        })
-        .await
+        paging::skip(self, range, records).await
     }
 
-    /// The number in [`size`](Self::size), exact or not.
+    /// The number in [`size`](Self::size), exact or estimated.
     ///
     /// # Errors
     /// As of [`fetch`](Self::fetch).
@@ -194,30 +176,34 @@ impl JsonLinesSource {
         self.size().await.map(Size::items)
     }
 
-    /// How many records there are: exactly in a small file, which is read; in a larger one as many as the length of
-    /// the first ones suggests.
+    /// The number of records: exact for a small file, which is read, and otherwise estimated from the length of the
+    /// first records.
     ///
     /// # Errors
     /// As of [`fetch`](Self::fetch).
     pub async fn size(&self) -> Result<Size, PageError> {
-        let source = self.clone();
-        blocking(move || {
-            let guess = || {
-                let file = source.file.open()?;
-                let mut scanner = source.scanner(&file, file.text);
-                reading::guess_count(&file, &mut scanner, file.text)
-            };
-            guess().map_err(FileError::into_page_error)
-        })
-        .await
+        paging::size(self).await
     }
 
-    /// For a file of some of its lines.
+    /// A copy of some of the lines.
     #[allow(dead_code, reason = "for `import`, which needs a database")]
     pub(crate) fn excerpt(&self) -> Result<Excerpt, FileError> {
+        let opened = self.open()?;
+        Ok(Excerpt::new(opened.file, opened.data))
+    }
+}
+
+impl ScannedFile for JsonLinesSource {
+    type Scanner = LineScanner<Input>;
+    type Head = ();
+
+    fn open(&self) -> Result<Opened<()>, FileError> {
         let file = self.file.open()?;
-        let data = file.text;
-        Ok(Excerpt::new(file, data))
+        Ok(Opened {
+            data: file.text,
+            head: (),
+            file,
+        })
     }
 
     fn scanner(&self, file: &OpenFile, offset: u64) -> LineScanner<Input> {
@@ -231,7 +217,7 @@ impl JsonLinesSource {
 }
 
 fn typed<T: DeserializeOwned>(line: &[u8]) -> Result<T, BadRecord> {
-    // Otherwise it would be an error of the JSON.
+    // Checked first, since serde would report invalid JSON.
     let line = std::str::from_utf8(line).map_err(|error| {
         let byte = error.valid_up_to() + 1;
         BadRecord::new(
@@ -244,12 +230,12 @@ fn typed<T: DeserializeOwned>(line: &[u8]) -> Result<T, BadRecord> {
         if error.is_data() {
             return BadRecord::not_readable(error.to_string(), Some(place));
         }
-        BadRecord::new("InvalidJson", format!("{place}: no JSON"))
+        BadRecord::new("InvalidJson", format!("{place}: invalid JSON"))
     })
 }
 
-/// Goes from line to line.
-struct LineScanner<R> {
+/// The scanner for lines.
+pub(crate) struct LineScanner<R> {
     input: R,
     max_record_bytes: u64,
     offset: u64,
@@ -296,7 +282,7 @@ struct Rest {
     terminated: bool,
 }
 
-/// Skips to the next line.
+/// Skips the rest of the line.
 fn rest_of_line<R: BufRead>(input: &mut R) -> io::Result<Rest> {
     let mut bytes = 0;
     loop {

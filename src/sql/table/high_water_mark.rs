@@ -1,32 +1,27 @@
-//! The high-water mark: where a batch ends on a table that keeps growing.
+//! The high-water mark: the end of a batch on a growing table.
 
 use std::time::Duration;
 
-use super::{
-    Table,
-    inspect::Identity,
-    key::Key,
-    read::{Reading as _, key_of},
-};
+use super::{Table, inspect::Identity, key::Key};
 use crate::{
     base::error::PageError,
     processor::waiting,
-    sql::{Database, connection::pool::on_pool},
+    sql::{Database, backend::dialect::Dialect as _, connection::pool::on_pool},
 };
 
-/// Longest wait for older transactions; then it is said which they are, and the attempt is repeated later.
+/// The longest wait for older transactions. After it, the error names them, and the attempt is repeated later.
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
-/// Between two looks.
+/// The time between two looks.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
 
 /// # Fix an end
 impl Table {
-    /// The highest key now, whatever the filter; `None` where there are no rows. Rows whose keys are higher
-    /// come later, and a batch that ends at this key ends.
+    /// The highest key now, regardless of the filter; `None` for an empty table. Rows with higher keys come later,
+    /// and a batch that ends at this key does end.
     ///
-    /// First it waits until the transactions that have written to the table and are still open have ended.
-    /// What they have written may sort anywhere; rows of theirs that appeared after the walk had passed would
-    /// be left out. It waits for a minute at most.
+    /// Waits first until the transactions that have written to the table and are still open have ended. Their rows
+    /// may have any key; rows that appeared after the walk had passed would be left out. The wait takes at most a
+    /// minute.
     ///
     /// | database | which transactions it waits for |
     /// |---|---|
@@ -35,16 +30,15 @@ impl Table {
     /// | SQLite | none: a writer has the database for itself, and nobody sees its rows before it commits |
     ///
     /// # Errors
-    /// `OlderTransactions`, retryable, which names those that are still open. Otherwise as
-    /// [`keys`](Self::keys).
+    /// `OlderTransactions`, retryable, which names the open transactions. Otherwise as [`keys`](Self::keys).
     pub async fn high_water_mark(&self) -> Result<Option<Key>, PageError> {
         self.high_water_mark_within(LONGEST_WAIT).await
     }
 
-    /// Like [`high_water_mark`](Self::high_water_mark), and waits no longer than this for older transactions.
+    /// Like [`high_water_mark`](Self::high_water_mark), with another limit for the wait.
     ///
     /// # Errors
-    /// The same.
+    /// As [`high_water_mark`](Self::high_water_mark).
     pub async fn high_water_mark_within(
         &self,
         longest: Duration,
@@ -85,8 +79,8 @@ impl Table {
         waiting::tell(None);
         let statements = &self.inner.statements;
         on_pool!(&self.inner.database, pool: Db => {
-            let rows = Db::fetch(pool, statements.highest().into()).await?;
-            let highest = rows.first().map(|row| key_of::<Db>(row, 0, &statements.key));
+            let rows = Db::fetch(pool, statements.highest()).await?;
+            let highest = rows.first().map(|row| Db::key(row, 0, &statements.key));
             highest.transpose()
         })
     }
@@ -109,17 +103,17 @@ impl Table {
 /// An open transaction.
 #[derive(Debug)]
 struct Writer {
-    /// Never used again while the server runs.
+    /// The id of the transaction, which the server does not use again while it runs.
     id: String,
-    /// For whoever has to end it.
+    /// The description for the person who has to end it.
     shown: String,
-    /// It was prepared (`PREPARE TRANSACTION`), which in some versions gives it a new id: the old one is not to be
-    /// seen then.
+    /// Tells whether it was prepared (`PREPARE TRANSACTION`). In some versions that gives it a new id, and hides the
+    /// old one.
     prepared: bool,
 }
 
 impl Writer {
-    /// Whether it may be the same transaction as one that was seen before.
+    /// Tells whether this may be the same transaction as an earlier one.
     fn may_be(&self, earlier: &Self) -> bool {
         self.id == earlier.id || (self.prepared && !earlier.prepared)
     }
@@ -143,10 +137,10 @@ mod postgres {
     use sqlx::{PgPool, Row as _};
 
     use super::Writer;
-    use crate::sql::connection::proxied::rows_of;
+    use crate::sql::connection::pgbouncer::rows_of;
 
-    /// Every role can see locks and process ids. Whoever writes holds `RowExclusiveLock` on the table that
-    /// was named and on the partition that is written, until its transaction ends.
+    /// Every role can see locks and process ids. A writer holds `RowExclusiveLock` on the table that the statement
+    /// names and on the partition that it writes, until its transaction ends.
     const WRITERS: &str = "
 SELECT DISTINCT l.virtualtransaction, l.pid,
     (SELECT extract(epoch FROM clock_timestamp() - a.xact_start)::bigint
@@ -166,7 +160,7 @@ ORDER BY 1";
         let standby = rows_of(pool, "SELECT pg_is_in_recovery()", Vec::new()).await?;
         if standby.first().is_some_and(|row| row.get(0)) {
             tracing::warn!(
-                "a standby does not know the open transactions of its primary, so none is waited for: rows that \
+                "a standby does not know the open transactions of its primary, so the batch does not wait for them: rows that \
                  are being inserted now can be left out"
             );
             return Ok(Vec::new());
@@ -206,10 +200,10 @@ mod mysql {
     use super::Writer;
     use crate::{base::error::PageError, sql::connection::lease::LeasedTransaction};
 
-    /// It shows this transaction itself as well.
+    /// Opens a transaction that the query for open transactions shows, too.
     const BEGIN: &str = "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY";
 
-    /// Not by table: which tables a transaction has written is not to be seen.
+    /// The query does not select by table: the server does not show which tables a transaction has written.
     const WRITERS: &str = "
 CAST(trx_id AS CHAR), CAST(trx_mysql_thread_id AS CHAR),
     CAST(TIMESTAMPDIFF(SECOND, trx_started, NOW()) AS CHAR),
@@ -217,17 +211,17 @@ CAST(trx_id AS CHAR), CAST(trx_mysql_thread_id AS CHAR),
 FROM information_schema.innodb_trx
 WHERE trx_rows_modified > 0 OR trx_mysql_thread_id = CONNECTION_ID() ORDER BY trx_started";
 
-    /// The server shows what it has shown before, unless no session has looked for 100 ms.
+    /// The server repeats its last answer unless no session has asked for 100 ms.
     const FRESH: Duration = Duration::from_millis(150);
-    /// Others may look all the time.
+    /// The number of attempts, since other sessions may ask all the time.
     const LOOKS: u32 = 60;
 
     pub async fn writers(pool: &MySqlPool) -> Result<Vec<Writer>, PageError> {
         let mut transaction = LeasedTransaction::on(pool, BEGIN.to_owned()).await?;
         for _ in 0..LOOKS {
-            // The query that is running now is in what it reads, if that is not from before.
+            // A fresh answer shows the query that is running now.
             let mark = uuid::Uuid::new_v4();
-            // Two that look at the same time must not keep each other from seeing.
+            // Keeps two sessions that ask at the same time from repeating that forever.
             let jitter = Duration::from_millis(u64::from(mark.as_bytes()[0]));
             tokio::time::sleep(FRESH + jitter).await;
             let look = sqlx::raw_sql(AssertSqlSafe(format!("SELECT /* {mark} */ {WRITERS}")));
@@ -235,7 +229,7 @@ WHERE trx_rows_modified > 0 OR trx_mysql_thread_id = CONNECTION_ID() ORDER BY tr
                 Ok(rows) => rows,
                 Err(error) if is_denied(&error) => {
                     tracing::warn!(
-                        "the account may not see open transactions (privilege PROCESS), so none is waited for: \
+                        "the account may not see open transactions (privilege PROCESS), so the batch does not wait for them: \
                          rows that are being inserted now can be left out"
                     );
                     return Ok(Vec::new());

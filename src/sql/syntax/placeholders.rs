@@ -1,71 +1,39 @@
-//! Numbered placeholders for a database that counts them itself.
+//! Numbered placeholders for MySQL, which has only `?`.
 
-use crate::sql::backend::dialect::{Statement, Value};
+use super::{Kind, Syntax, tokens};
+use crate::sql::backend::value::{Statement, Value};
 
-/// Puts `?` where a statement has `$1`, `$2` and so on, and the values into the order in which they are
-/// used. What stands in quotes, in a comment or inside of a word stays; so does a statement without numbers, whose `?` are
-/// placeholders already.
+/// Replaces each `$1`, `$2` and so on with `?`, and puts the values into the order of their use. A statement without
+/// numbers stays as it is, since its `?` are placeholders already. A statement that the lexer cannot read stays as it
+/// is, too: the database refuses it with a better message.
 pub(crate) fn positional(statement: String, values: Vec<Value>) -> Statement {
-    let mut written = String::with_capacity(statement.len());
-    let mut used = Vec::with_capacity(values.len());
-    let mut rest = statement.as_str();
-    while let Some(at) = rest.find(['$', '\'', '"', '`', '#', '-', '/']) {
-        written.push_str(&rest[..at]);
-        rest = &rest[at..];
-        // Names may have a `$`: `price$1`.
-        let is_in_word = written
-            .ends_with(|c: char| c.is_alphanumeric() || matches!(c, '_' | '$') || !c.is_ascii());
-        let placeholder = placeholder(rest).filter(|_| !is_in_word);
-        let value = placeholder.and_then(|(number, length)| {
-            let value = values.get(number.checked_sub(1)?)?;
-            Some((value, length))
-        });
-        if let Some((value, length)) = value {
-            written.push('?');
-            used.push(value.clone());
-            rest = &rest[length..];
-        } else {
-            let (opaque, after) = rest.split_at(opaque_length(rest));
-            written.push_str(opaque);
-            rest = after;
-        }
-    }
-    if used.is_empty() {
+    if !statement.contains('$') {
         return (statement, values);
     }
-    written.push_str(rest);
-    (written, used)
-}
-
-/// The number of the placeholder that a text begins with, and its length.
-fn placeholder(text: &str) -> Option<(usize, usize)> {
-    let digits = text.strip_prefix('$')?;
-    let length = digits
-        .find(|c: char| !c.is_ascii_digit())
-        .unwrap_or(digits.len());
-    Some((digits[..length].parse().ok()?, length + 1))
-}
-
-/// How much of a text is none of our business: a quoted part, a comment, or one character.
-fn opaque_length(text: &str) -> usize {
-    let to_end_of = |end: &str| text.find(end).map_or(text.len(), |at| at + end.len());
-    match text.as_bytes() {
-        [quote @ (b'\'' | b'"' | b'`'), rest @ ..] => {
-            let mut escaped = false;
-            let end = rest.iter().position(|byte| {
-                let ends = byte == quote && !escaped;
-                escaped = *byte == b'\\' && !escaped && *quote != b'`';
-                ends
-            });
-            // A doubled quote is one quoted part after the other.
-            end.map_or(text.len(), |at| at + 2)
+    let Ok(tokens) = tokens(&statement, Syntax::MySql) else {
+        return (statement, values);
+    };
+    let mut written = String::with_capacity(statement.len());
+    let mut used = Vec::with_capacity(values.len());
+    for token in tokens {
+        let text = &statement[token.at];
+        let number = text.strip_prefix('$');
+        let number = number.filter(|_| token.kind == Kind::Placeholder);
+        let value = number.and_then(|number| {
+            let number: usize = number.parse().ok()?;
+            values.get(number.checked_sub(1)?)
+        });
+        match value {
+            Some(value) => {
+                written.push('?');
+                used.push(value.clone());
+            }
+            None => written.push_str(text),
         }
-        [b'#', ..] => to_end_of("\n"),
-        [b'-', b'-', rest @ ..] if rest.first().is_none_or(u8::is_ascii_whitespace) => {
-            to_end_of("\n")
-        }
-        [b'/', b'*', ..] => to_end_of("*/"),
-        _ => 1,
+    }
+    match used.is_empty() {
+        true => (statement, values),
+        false => (written, used),
     }
 }
 
@@ -145,7 +113,7 @@ mod tests {
             let mut statement = String::from("$1 ");
             for (number, text) in &parts {
                 let number = number % 9 + 1;
-                // Only whole quotes.
+                // Whole quotes only.
                 let text = text.replace(['\'', '"', '`'], "' $5'");
                 statement.push_str(&format!("{text} ${number}"));
             }

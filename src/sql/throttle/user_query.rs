@@ -1,4 +1,4 @@
-//! The user's own query: one number.
+//! The user's own query, which returns one number.
 
 use futures::TryStreamExt as _;
 use sqlx::{
@@ -7,15 +7,15 @@ use sqlx::{
 };
 
 use super::{AskError, checks::figure, threshold::Threshold};
-use crate::{processor::throttle::Verdict, sql::connection::proxied::may_be_named};
+use crate::{processor::throttle::Verdict, sql::connection::pgbouncer::may_be_named};
 
 #[derive(Debug)]
-pub(super) struct OwnQuery {
+pub(super) struct UserQuery {
     pub sql: String,
     pub above: Threshold<f64>,
 }
 
-/// The query has run, but nobody can tell what it means.
+/// The query has run, but its result has no meaning.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NotOneNumber {
     #[error("the query returned no row; it must return one number, or NULL")]
@@ -30,10 +30,10 @@ pub(super) enum NotOneNumber {
     NaN,
 }
 
-impl OwnQuery {
+impl UserQuery {
     pub async fn ask(&self, connection: &mut PgConnection) -> Result<Verdict, AskError> {
         let number = {
-            // The operator's own words.
+            // The query as its author wrote it.
             let query = sqlx::query(AssertSqlSafe(self.sql.clone())).persistent(may_be_named());
             let mut rows = query.fetch(connection);
             let first = rows.try_next().await.map_err(AskError::Query)?;
@@ -81,8 +81,8 @@ fn number(row: &PgRow) -> Result<Option<f64>, AskError> {
     }
 }
 
-/// A `numeric` as PostgreSQL sends it: number of digits, weight of the first one, sign, scale, digits; 16 bits
-/// each, the digits to the base 10000.
+/// A `numeric` in PostgreSQL's binary form: number of digits, weight of the first one, sign, scale, digits; 16 bits
+/// each, in base 10000.
 fn numeric(bytes: &[u8]) -> Option<f64> {
     let mut words = bytes
         .chunks_exact(2)

@@ -1,4 +1,4 @@
-//! From record to record through an open file: what CSV and JSON Lines have in common.
+//! The walk from record to record through an open file, shared by CSV and JSON Lines.
 
 use std::{
     fs::File,
@@ -18,10 +18,10 @@ use crate::{
 
 const BUFFER: usize = 128 * 1024;
 
-/// A file from some offset to the end that it had.
+/// A file from an offset to the end that it had.
 pub(crate) type Input = BufReader<Part>;
 
-/// Reads a part of a file. Several can be read at once: nothing depends on where the file is sought to.
+/// Reads a part of a file. Several parts can be read at once, since they share no position.
 pub(crate) struct Part {
     file: Arc<File>,
     at: u64,
@@ -48,39 +48,39 @@ fn read_at(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
     std::os::windows::fs::FileExt::seek_read(file, buffer, at)
 }
 
-/// Where a record is.
+/// The place of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Extent {
-    /// Its first byte.
+    /// The first byte.
     pub start: u64,
-    /// The first byte after it and its line end.
+    /// The first byte after the record and its line end.
     pub end: u64,
-    /// It has a line end; without, the rest may not be written yet.
+    /// Tells whether the record has a line end. Without one, the rest may not be written yet.
     pub terminated: bool,
-    /// It is longer than allowed, so its content is not there.
+    /// Tells whether the record is longer than allowed, so that its content was not kept.
     pub too_large: bool,
 }
 
-/// Goes from record to record.
+/// A walk from record to record.
 pub(crate) trait Scan {
-    /// Goes to the end of the next record; `None` at the end of the data.
+    /// Moves to the end of the next record; `None` at the end of the data.
     fn advance(&mut self) -> io::Result<Option<Extent>>;
 
-    /// Everything before this offset was read.
+    /// The offset before which everything was read.
     fn offset(&self) -> u64;
 }
 
-/// Reads from `offset` on.
+/// The file from `offset` on.
 pub(crate) fn input(file: &OpenFile, offset: u64) -> Input {
     input_of(file, offset, BUFFER)
 }
 
-/// The same with a buffer of another size.
+/// The file from `offset` on, with a buffer of another size.
 pub(crate) fn input_of(file: &OpenFile, offset: u64, buffer: usize) -> Input {
     BufReader::with_capacity(buffer, part(file, offset, file.size))
 }
 
-/// From one offset to another.
+/// The part between two offsets.
 pub(crate) fn part(file: &OpenFile, from: u64, to: u64) -> Part {
     Part {
         file: Arc::clone(&file.handle),
@@ -89,7 +89,7 @@ pub(crate) fn part(file: &OpenFile, from: u64, to: u64) -> Part {
     }
 }
 
-/// Where a range is in a file whose first record begins at `data`.
+/// The bounds of a range in a file whose first record begins at `data`.
 pub(crate) struct Bounds {
     pub start: FilePosition,
     end: Option<u64>,
@@ -112,7 +112,7 @@ impl Bounds {
     }
 }
 
-/// The records of a page, and whether the file ends with them.
+/// The records of a page, and whether they end the file.
 pub(crate) struct Records<T> {
     pub records: Vec<FileRecord<T>>,
     pub at_end: bool,
@@ -165,7 +165,7 @@ pub(crate) fn read<S: Scan, T>(
     })
 }
 
-/// The position `count` records on; `None` where there are fewer.
+/// The position `count` records further on; `None` if there are fewer.
 pub(crate) fn skip<S: Scan>(
     file: &OpenFile,
     scanner: &mut S,
@@ -192,10 +192,10 @@ pub(crate) fn skip<S: Scan>(
 fn next<S: Scan>(file: &OpenFile, scanner: &mut S) -> Result<Option<Extent>, FileError> {
     let found = scanner.advance().map_err(|e| file.not_readable(e))?;
     match found {
-        // Of a file that grows this is a record of which the end is not written yet.
+        // In a growing file, the end of this record is not written yet.
         Some(extent) if file.may_grow && !extent.terminated => Ok(None),
         Some(extent) => Ok(Some(extent)),
-        // Otherwise the data would seem to end where somebody has cut the file.
+        // Otherwise a truncated file would look like the end of the data.
         None if scanner.offset() < file.size => Err(file.changed("it is smaller now")),
         None => Ok(None),
     }
@@ -213,7 +213,7 @@ pub(crate) fn text(file: &OpenFile, bytes: &Range<u64>) -> Result<String, FileEr
     Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
 
-/// Skips line ends, and tells how many bytes they were.
+/// Skips line ends, and returns their number of bytes.
 pub(crate) fn skip_line_ends<R: BufRead>(input: &mut R) -> io::Result<u64> {
     let mut skipped = 0;
     loop {
@@ -229,10 +229,10 @@ pub(crate) fn skip_line_ends<R: BufRead>(input: &mut R) -> io::Result<u64> {
     }
 }
 
-/// Bytes of records from which their number is guessed.
+/// The number of bytes whose records are counted for an estimate.
 const GUESS_FROM: u64 = 1024 * 1024;
 
-/// About how many records there are from `start` on; exact where the file is small.
+/// The approximate number of records from `start` on; exact for a small file.
 pub(crate) fn guess_count<S: Scan>(
     file: &OpenFile,
     scanner: &mut S,
