@@ -108,7 +108,7 @@ async fn a_batch_that_is_done_and_right_is_complete_until_somebody_breaks_a_row(
         "{from} {to}"
     );
     assert!(
-        check["notes"][0].as_str().unwrap().contains("1 went"),
+        check["notes"][0].as_str().unwrap().contains("1 removed"),
         "{check}"
     );
     assert_ne!(wrong["digest"], right["digest"]);

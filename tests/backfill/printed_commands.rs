@@ -102,7 +102,7 @@ fn bare(home: &Home, said: &str, words: &str) -> Command {
 async fn what_was_given_by_flags_is_given_by_the_commands_that_are_named(home: Home) {
     poisoned(&home, &[44, 45, 261]).await;
     let (id, address) = (id(), server_address());
-    let connection = ["--address", &address, "--namespace", "default"];
+    let connection = ["--address", address, "--namespace", "default"];
     let database = ["--database-url", &home.url];
     let work = [
         "--once",

@@ -238,9 +238,7 @@ mod hooked {
 async fn a_program_has_its_own_hooks_and_stops_at_what_is_not_tolerated() {
     use hooked::{Poison, Told};
     use temporal_batch::cli::App;
-    let address = tokio::task::spawn_blocking(|| server_address())
-        .await
-        .unwrap();
+    let address = tokio::task::spawn_blocking(server_address).await.unwrap();
     let told = Told::default();
     let run = |args: &[&str]| {
         let app = App::new("hooked")
@@ -248,7 +246,7 @@ async fn a_program_has_its_own_hooks_and_stops_at_what_is_not_tolerated() {
             .failure_handler(told.clone())
             .tracker(told.clone())
             .completion_hook(told.clone());
-        let connection = ["--address", &address, "--config-file", "/dev/null"];
+        let connection = ["--address", address, "--config-file", "/dev/null"];
         let queue = ["--task-queue", "hooked"];
         let args = [&["hooked"], args, &queue, &connection].concat();
         let args: Vec<_> = args.into_iter().map(str::to_owned).collect();
@@ -345,9 +343,7 @@ mod checking {
 async fn a_batch_is_approved_stage_by_stage_and_verified_afterwards() {
     use std::sync::atomic::Ordering;
     use temporal_batch::cli::App;
-    let address = tokio::task::spawn_blocking(|| server_address())
-        .await
-        .unwrap();
+    let address = tokio::task::spawn_blocking(server_address).await.unwrap();
     let careful = checking::Careful::default();
     let run = |args: &[&str]| {
         let processor = careful.clone();
@@ -355,7 +351,7 @@ async fn a_batch_is_approved_stage_by_stage_and_verified_afterwards() {
             let processor = processor.clone();
             async move { Ok::<_, std::convert::Infallible>(processor) }
         });
-        let connection = ["--address", &address, "--config-file", "/dev/null"];
+        let connection = ["--address", address, "--config-file", "/dev/null"];
         let args = [&["careful"], args, &connection].concat();
         let args: Vec<_> = args.into_iter().map(str::to_owned).collect();
         // Too many of them for the stack of a test.

@@ -422,6 +422,6 @@ fn messages_hold_no_insides_of_libraries() {
         assert_ne!(output.status, Some(0), "{args:?}");
         let message = &output.err;
         assert!(message.contains("error: "), "{args:?}: {message}");
-        assert_no_insides(&message);
+        assert_no_insides(message);
     }
 }

@@ -12,7 +12,7 @@ use temporal_batch::{
     PageProcessor, PageReport,
 };
 
-use crate::support::{TestEnv, report};
+use crate::support::{TestEnv, report, settings::setting};
 
 const MB: usize = 1_000_000;
 
@@ -227,7 +227,7 @@ async fn of_a_hundred_thousand_items_that_fail_each_is_kept_once() {
 
 #[tokio::test]
 async fn many_batches_on_one_worker_all_end() {
-    let count = std::env::var("MANY_BATCHES").map_or(100, |n| n.parse().unwrap());
+    let count = setting("MANY_BATCHES", 100);
     let folder = tempfile::tempdir().unwrap();
     let env = TestEnv::new("many-batches").await;
     let worker = env.worker(Large::new(folder.path())).await;

@@ -8,7 +8,7 @@ use proptest::{
     test_runner::{Config, TestCaseError, TestRunner},
 };
 
-use crate::{commands::run, database, database::Source};
+use crate::{commands::run, database, database::Source, support::settings::setting};
 
 /// A type, values of it as SQL, and the expression by which two of its values are compared.
 #[derive(Clone, Debug)]
@@ -150,7 +150,7 @@ async fn every_type_comes_back(source: &Source, dialect: &Dialect) {
 }
 
 async fn generated_tables_come_back(source: &Source, dialect: &Dialect) {
-    let cases = std::env::var("ROUND_TRIP_CASES").map_or(2, |cases| cases.parse().unwrap());
+    let cases = setting("ROUND_TRIP_CASES", 2);
     let config = Config {
         cases,
         // A case takes seconds.

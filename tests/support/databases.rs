@@ -34,16 +34,19 @@ impl TestDatabase {
         }
     }
 
+    /// A database of a server that the test has to itself.
+    pub fn at(url: String) -> Self {
+        Self { url, folder: None }
+    }
+
     /// A database of the shared PostgreSQL; `None` where that is not installed.
     pub async fn postgres(test: &str) -> Option<Self> {
-        let url = Postgres::shared()?.database(test).await;
-        Some(Self { url, folder: None })
+        Some(Self::at(Postgres::shared()?.database(test).await))
     }
 
     /// A database of the shared MariaDB; `None` where that is not installed.
     pub async fn mariadb(test: &str) -> Option<Self> {
-        let url = MariaDb::shared()?.database(test).await;
-        Some(Self { url, folder: None })
+        Some(Self::at(MariaDb::shared()?.database(test).await))
     }
 
     /// A plain pool of at most 12 connections, without the settings of the library.

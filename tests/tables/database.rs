@@ -5,7 +5,12 @@ use std::time::Duration;
 use sqlx::{AssertSqlSafe, postgres::PgPoolOptions};
 use temporal_batch::{Database, Key, PageError, SqlValue, Table, TableError, TableSpec};
 
-use crate::support::databases::{self, TestDatabase, with_pool};
+use tokio::sync::{Mutex, MutexGuard};
+
+use crate::support::{
+    databases::{self, TestDatabase, with_pool},
+    servers::MariaDb,
+};
 
 /// Longest wait for what has to happen.
 pub const SOON: Duration = Duration::from_secs(60);
@@ -16,6 +21,8 @@ pub struct Home {
     /// The same one, through connections with other settings where settings could matter.
     pub elsewhere: Database,
     place: TestDatabase,
+    _turn: Option<MutexGuard<'static, ()>>,
+    _server: Option<MariaDb>,
 }
 
 async fn home(place: TestDatabase) -> Home {
@@ -23,7 +30,9 @@ async fn home(place: TestDatabase) -> Home {
     Home {
         elsewhere: database.clone(),
         database,
-        place: place,
+        place,
+        _turn: None,
+        _server: None,
     }
 }
 
@@ -48,8 +57,25 @@ pub async fn postgres(test: &str) -> Option<Home> {
     Some(home)
 }
 
+/// A database of the shared MariaDB, for as long as it is this test's turn: MariaDB shows its open transactions as they were when
+/// they were last asked for within 100 ms, so marks that are taken at once hold each other up.
 pub async fn mariadb(test: &str) -> Option<Home> {
-    Some(home(TestDatabase::mariadb(test).await?).await)
+    static TURNS: Mutex<()> = Mutex::const_new(());
+    let turn = TURNS.lock().await;
+    let mut home = home(TestDatabase::mariadb(test).await?).await;
+    home._turn = Some(turn);
+    Some(home)
+}
+
+/// A database of a MariaDB that no other test has.
+pub async fn mariadb_alone(test: &str) -> Option<Home> {
+    let Some(server) = MariaDb::launch(false) else {
+        MariaDb::skip();
+        return None;
+    };
+    let mut home = home(TestDatabase::at(server.database(test).await)).await;
+    home._server = Some(server);
+    Some(home)
 }
 
 impl Home {

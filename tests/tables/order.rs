@@ -13,7 +13,7 @@ use proptest::{
 use temporal_batch::{Key, SkipAhead, Table, TableSpec};
 use tokio::{runtime::Handle, task::JoinSet};
 
-use crate::database::{Home, mariadb, numbered, postgres, sqlite};
+use crate::database::{Home, mariadb_alone, numbered, postgres, sqlite};
 
 /// A type of a key column: how it is declared, and values of it as they are written in SQL.
 #[derive(Clone, Debug)]
@@ -537,7 +537,7 @@ async fn every_row_once_in_the_order_of_sqlite() {
 
 #[tokio::test]
 async fn every_row_once_in_the_order_of_mariadb() {
-    if let Some(home) = mariadb("order").await {
+    if let Some(home) = mariadb_alone("order").await {
         each_once_in_order(home, types_of_mariadb, 1).await;
     }
 }

@@ -298,7 +298,7 @@ mod tests {
         run(&pool, "DELETE FROM t WHERE id BETWEEN 10 AND 12").await;
         let found = check(&table, &args(&table), None).await;
         assert!(
-            found.holds() && found.notes[0].contains("0 came, 3 went"),
+            found.holds() && found.notes[0].contains("0 were added and 3 removed"),
             "{found:?}"
         );
     }
