@@ -1,4 +1,4 @@
-//! The tests that the documentation gives as proof are there.
+//! The tests, paths and headings that the documentation names are there.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -118,18 +118,84 @@ fn every_test_that_the_documentation_cites_is_there() {
     assert!(citations >= 80, "only {citations} citations were found");
 }
 
+/// Whether a span names a place in this repository: a path from its root, or a Rust file wherever it is.
+fn names_a_place(span: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./".contains(c);
+    let from_the_root = ["src/", "tests/", "docs/", "samples/", "benches/"];
+    let rust_file = Path::new(span).extension().is_some_and(|e| e == "rs");
+    span.chars().all(plain) && (rust_file || from_the_root.iter().any(|top| span.starts_with(top)))
+}
+
 #[test]
-fn every_folder_of_tests_that_the_documentation_names_is_there() {
-    let mut named = 0;
+fn every_path_that_the_documentation_names_is_there() {
+    // Files of programs that a reader writes, and of the SDK.
+    let elsewhere = ["history_update.rs"];
+    let (mut named, mut missing) = (0, Vec::new());
     for document in documents() {
         let text = fs::read_to_string(&document).unwrap();
-        for span in spans(&text).filter(|span| span.starts_with("tests/")) {
+        let places = spans(&text).filter(|span| names_a_place(span));
+        for span in places.filter(|span| !elsewhere.contains(span)) {
             named += 1;
-            let path = root().join(span);
-            assert!(path.exists(), "{} names {span}", document.display());
+            if !root().join(span).exists() {
+                missing.push(format!("{} names {span}", document.display()));
+            }
         }
     }
-    assert!(named >= 10, "only {named} were found");
+    assert!(missing.is_empty(), "{missing:#?}");
+    assert!(named >= 100, "only {named} were found");
+}
+
+/// The targets of the links in a text.
+fn links(text: &str) -> impl Iterator<Item = &str> {
+    text.split("](").skip(1).filter_map(|rest| {
+        let (target, _) = rest.split_once(')')?;
+        (!target.contains([' ', '\n', ':'])).then_some(target)
+    })
+}
+
+/// The anchor that GitHub gives a heading.
+fn anchor(heading: &str) -> String {
+    let kept = |c: &char| c.is_alphanumeric() || " -_".contains(*c);
+    let lower = heading.trim().to_lowercase();
+    lower
+        .chars()
+        .filter(kept)
+        .collect::<String>()
+        .replace(' ', "-")
+}
+
+#[test]
+fn every_link_of_the_documentation_leads_somewhere() {
+    let (mut found, mut missing) = (0, Vec::new());
+    for document in documents() {
+        let text = fs::read_to_string(&document).unwrap();
+        for link in links(&text) {
+            found += 1;
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = match file {
+                "" => document.clone(),
+                file => document.parent().unwrap().join(file),
+            };
+            let is_there = target.exists()
+                && (heading.is_empty()
+                    || fs::read_to_string(&target).unwrap().lines().any(|line| {
+                        line.starts_with('#') && anchor(line.trim_start_matches('#')) == heading
+                    }));
+            if !is_there {
+                missing.push(format!("{} links {link}", document.display()));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "{missing:#?}");
+    assert!(found >= 100, "only {found} were found");
+}
+
+/// A guide for those who take the code over has to be read in one sitting.
+#[test]
+fn the_architecture_is_short() {
+    let text = fs::read_to_string(root().join("docs/architecture.md")).unwrap();
+    let words = text.split_whitespace().count();
+    assert!(words <= 1_500, "docs/architecture.md has {words} words");
 }
 
 #[test]
@@ -145,4 +211,17 @@ fn a_citation_that_leads_nowhere_is_noticed() {
     for other in ["Page::keyset", "testing::run_page", "file::name"] {
         assert_eq!(cited(other), None);
     }
+}
+
+#[test]
+fn a_path_or_a_link_that_leads_nowhere_is_noticed() {
+    for place in ["src/page/token.rs", "tests/engine", "token.rs"] {
+        assert!(names_a_place(place), "{place}");
+    }
+    for other in ["--max-parallelism", "temporal-batch.lock/NAME", "users/17"] {
+        assert!(!names_a_place(other), "{other}");
+    }
+    let text = "See [one](a.md#b) and\n[another](#c), not [the web](https://example.org).";
+    assert_eq!(links(text).collect::<Vec<_>>(), ["a.md#b", "#c"]);
+    assert_eq!(anchor(" Why bridges are safe"), "why-bridges-are-safe");
 }

@@ -3,7 +3,7 @@
 //! An activity does not outlive the run that scheduled it. So while a run of the controller is about to end, the
 //! strides that begin are given to a bridge: it schedules their activities, and tells the controller, by its workflow
 //! id, what they came back with. It knows nothing of the batch and decides nothing. It ends when it is told that no more
-//! strides follow, when nobody is left who could tell, or when it has been idle for a while. See "Continue-as-new" in the architecture.
+//! strides follow, when nobody is left who could tell, or when it has been idle for a while. See `docs/internals/hand-over.md`.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
