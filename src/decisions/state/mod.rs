@@ -23,6 +23,8 @@ pub(crate) mod lock;
 pub(crate) mod partition_child;
 pub(crate) mod partition_parent;
 pub(crate) mod pending_notices;
+#[cfg(test)]
+mod properties;
 pub(crate) mod publish;
 pub(crate) mod reduce;
 pub(crate) mod run;

@@ -34,7 +34,7 @@ use crate::{
     },
 };
 
-fn controller(part: Option<PartOf>) -> BatchState {
+pub(super) fn controller(part: Option<PartOf>) -> BatchState {
     let mut controller = BatchState::of(ControllerInput {
         version: protocol::VERSION,
         batch_run: "run".to_owned(),
