@@ -128,12 +128,9 @@ fn sources() -> Vec<(String, String)> {
 
 /// The lines that are compiled into the crate: no comments, no module of tests at the end of the file.
 fn code_of(text: &str) -> String {
+    let text = text.split("\nmod tests {").next().unwrap_or_default();
     let text = text
-        .split("\n#[cfg(test)]\nmod tests {")
-        .next()
-        .unwrap_or_default();
-    let text = text
-        .split("\n#[cfg(test)]\npub(crate) mod tests {")
+        .split("\npub(crate) mod tests {")
         .next()
         .unwrap_or_default();
     let lines = text
