@@ -1,50 +1,49 @@
 //! Paginated batch work on Temporal: change every row of a live table, or call an API for each record of a
 //! file, over hours and on many machines, without losing a record.
 //!
-//! You implement one trait, [`PageProcessor`]: how to read a page of the data, and what to do with it. A
-//! controller workflow learns where the next page starts before each page is processed, dispatches pages
-//! to activities in parallel, counts failures and retries, and continues as new to stay within Temporal's
-//! limits.
+//! Implement one trait, [`PageProcessor`]: it reads a page of the data and processes its items. A controller
+//! workflow learns where the next page starts before each page is processed, dispatches pages to activities in
+//! parallel, counts failures and retries, and continues as new to stay within Temporal's limits.
 //!
 //! # A tour
 //!
-//! 1. Write a [`PageProcessor`] and try it without a server: [`testing::run_page`],
-//!    [`testing::Simulator`].
-//! 2. Give it to a worker: [`Worker::new(client, queue).processor(P).run()`](Worker).
-//! 3. Start a [`Batch`] with a [`BatchClient`]; steer and watch it with its [`BatchHandle`].
-//! 4. Or let [`cli::App`] give your own binary the whole command line.
+//! 1. Write a [`PageProcessor`] and try it without a server: [`testing::run_page`], [`testing::Simulator`].
+//! 2. Add it to a worker: [`Worker::new(client, queue).processor(P).run()`](Worker).
+//! 3. Start a [`Batch`] with a [`BatchClient`]; observe and control it with its [`BatchHandle`].
+//! 4. Or use [`cli::App`] to give your own binary the whole command line.
 //!
-//! # What is guaranteed
+//! # Guarantees
 //!
-//! - **No silent end.** A batch ends as [`Completed`](Outcome::Completed) only with an unbroken chain of
-//!   pages from its first cursor to an explicit end of the data, every page finished. What was given up is
-//!   listed; where coverage stops, the report names the place.
-//! - **Token first.** The start of the next page reaches the controller before the items of the current
-//!   page are processed.
-//! - **A range is closed** once the start of the next stride is accepted: later attempts work inside it.
-//! - **At least once** by default: a page may run again after a failure or a lost worker, so `process` must
-//!   be idempotent. [`RetryMode::AtMostOnce`] runs it once. With a [`PageLedger`] the effects of a page are
-//!   committed **once**, whatever is repeated.
-//! - **Nothing hidden.** With [`DeadLetters`] a page that cannot be done is taken apart until the records that
-//!   fail are alone; they can be listed and redriven.
+//! - **No silent end.** A batch ends as [`Completed`](Outcome::Completed) only after an unbroken chain of
+//!   finished pages from its first cursor to an explicit end of the data. Everything that was given up is
+//!   listed. If coverage stops, the report names the place.
+//! - **Token first.** The start of the next page reaches the controller before the items of the current page
+//!   are processed.
+//! - **Closed ranges.** A range is closed once the start of the next stride is accepted: later attempts stay
+//!   inside it.
+//! - **At least once** by default: a page may run again after a failure or a lost worker, so `process` must be
+//!   idempotent. [`RetryMode::AtMostOnce`] runs it once. With a [`PageLedger`] the effects of a page are
+//!   committed **exactly once**, whatever is repeated.
+//! - **Isolated failures.** With [`DeadLetters`] a page that fails is split until the failing records are
+//!   isolated; they can be listed and redriven.
 //! - **Bounded state**, whatever the number of pages.
 //!
 //! # Features
 //!
-//! | feature | default | what it adds |
+//! | feature | default | contents |
 //! |---|---|---|
-//! | `temporal` | yes | the engine: [`Worker`], [`BatchClient`], [`connect`](mod@connect) |
+//! | `temporal` | yes | the engine: [`Worker`], [`BatchClient`], [`connect`] |
 //! | `dev-server` | yes | [`dev_server`]: finds, fetches and runs the local Temporal dev server |
 //! | `cli` | yes | [`cli`]: the command line, for the `temporal-batch` binary and for yours |
 //! | `sqlite` | yes | tables and a [`PageLedger`] in SQLite; the database of the `demo` command and of its sample |
 //! | `postgres` | yes | tables and a [`PageLedger`] in PostgreSQL |
 //! | `mysql` | yes | tables and a [`PageLedger`] in MySQL and MariaDB |
-//! | `tls` | yes | connections to databases over TLS |
+//! | `tls` | yes | database connections over TLS |
 //! | `files` | yes | CSV and JSON Lines files |
 //!
-//! Without any of them the vocabulary, the decisions, the page loop and [`testing`] build in seconds.
+//! Without any features, the data types, the decisions, the page loop and [`testing`] build in seconds.
 
-// The engine is what uses these.
+// Without the engine, many internal items are unused.
 #![cfg_attr(not(feature = "temporal"), allow(dead_code, unused_imports))]
 
 #[cfg(all(doctest, feature = "cli", feature = "sqlite"))]
@@ -80,9 +79,9 @@ mod sql;
 mod stride;
 pub mod testing;
 
-/// For [`PageProcessor`] and the other traits: the version that they were written with.
+/// The attribute for implementations of [`PageProcessor`] and the other traits, in the version they use.
 pub use async_trait::async_trait;
-/// The version that the tables, the ledger and [`PageContext::transaction`] of this crate work with.
+/// The version of `sqlx` used by the tables, the ledger and [`PageContext::transaction`].
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 pub use sqlx;
 

@@ -1,4 +1,4 @@
-//! Directories, and disks without room.
+//! Directories of files, and errors of a full disk.
 
 use std::{
     fs,
@@ -8,14 +8,14 @@ use std::{
 
 use crate::base::error::text::words;
 
-/// The directory that a file of this path is in.
+/// Returns the directory that holds the file at this path.
 pub(crate) fn directory_of(path: &Path) -> &Path {
     let around = path.parent();
     let around = around.filter(|around| !around.as_os_str().is_empty());
     around.unwrap_or(Path::new("."))
 }
 
-/// Whether there is no room on a disk, or in what a user may have of it.
+/// Returns whether an error says that the disk or the user's quota is full.
 pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -23,7 +23,8 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
     )
 }
 
-/// The system's own message; where a disk has no room, also how much is free and where.
+/// Formats an error with the system's own message. For a full disk, the text also says how much is free and
+/// where.
 pub(crate) fn with_free_space(error: &io::Error, path: &Path) -> String {
     match free(path).filter(|_| is_full(error)) {
         Some((free, size, place)) => format!(
@@ -37,7 +38,8 @@ pub(crate) fn with_free_space(error: &io::Error, path: &Path) -> String {
     }
 }
 
-/// Bytes that are free for this user, and all of them, of the file system of a path that need not exist yet.
+/// Returns the free bytes for this user, the size in bytes, and the directory that was asked about. The path
+/// itself need not exist yet: its nearest existing directory is used.
 #[cfg(unix)]
 fn free(path: &Path) -> Option<(u64, u64, &Path)> {
     let there = path

@@ -1,32 +1,32 @@
-//! Names that a type does not know: refused with the one that was probably meant, or found out afterwards.
+//! Field names that a type does not know: rejected with a suggestion while reading, or found afterwards.
 
 use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned, de::Error as _};
 use serde_json::{Value, json};
 
 use crate::base::error::truncate;
 
-/// Characters of an unknown name that are shown.
+/// Maximum number of characters shown of an unknown name.
 const MOST_SHOWN: usize = 80;
-/// Characters that are shown of any other error: it may hold a value of any length.
+/// Maximum number of characters shown of any other error, because it may contain a value of any length.
 const MOST_OF_ERROR: usize = 300;
-/// A name is suggested from this likeness on, as in the command line.
+/// Similarity from which a name is suggested. The command line uses the same threshold.
 const ALIKE: f64 = 0.7;
-/// Fields of one value that are tried.
+/// Maximum number of fields that are tried in one value.
 const MOST_TRIED: usize = 200;
 
-/// The error of a deserializer, with the known name that is most like an unknown one.
+/// Formats the error of a deserializer and suggests the known name closest to an unknown one.
 pub(crate) fn explain(error: &dyn std::fmt::Display) -> String {
     let text = error.to_string();
     suggestion(&text).unwrap_or_else(|| truncate(&text, MOST_OF_ERROR))
 }
 
-/// Rewrites what serde says of an unknown field or variant.
+/// Rewrites serde's message about an unknown field or variant.
 fn suggestion(text: &str) -> Option<String> {
     let kind = ["field", "variant"]
         .into_iter()
         .find(|kind| text.starts_with(&format!("unknown {kind} `")))?;
     let rest = &text[format!("unknown {kind} `").len()..];
-    // The last one: the name itself may hold anything.
+    // Splits at the last match, because the unknown name itself may contain this text.
     let (unknown, list) = rest.rsplit_once("`, expected ")?;
     let known: Vec<&str> = list.split('`').skip(1).step_by(2).collect();
     let all: Vec<String> = known.iter().map(|name| format!("`{name}`")).collect();
@@ -40,7 +40,7 @@ fn suggestion(text: &str) -> Option<String> {
     ))
 }
 
-/// The name that is most like an unknown one, if one is.
+/// Returns the known name closest to an unknown one, if any is close enough.
 pub(crate) fn meant<'a>(
     unknown: &str,
     known: impl IntoIterator<Item = &'a str>,
@@ -54,7 +54,8 @@ pub(crate) fn meant<'a>(
         .map(|(_, name)| name)
 }
 
-/// Reads a type that refuses unknown fields and has flattened ones, so that serde cannot list their names.
+/// Deserializes a type that rejects unknown fields and has flattened ones. Serde cannot list the names of such
+/// a type.
 #[allow(dead_code, reason = "for the arguments of SQL processors")]
 pub(crate) fn of_flattened<'de, D: Deserializer<'de>, T>(
     from: D,
@@ -68,16 +69,17 @@ pub(crate) fn of_flattened<'de, D: Deserializer<'de>, T>(
         .flat_map(|fields| fields.keys());
     let unknown = given.find(|name| !names.contains(&name.as_str())).cloned();
     read(value).map_err(|error| match unknown {
-        // Also where something is missing, which it may have been meant for.
+        // The unknown name goes before any other error: it may be a misspelling of a field that is missing.
         Some(name) => D::Error::unknown_field(&name, names),
         None => D::Error::custom(error),
     })
 }
 
-/// The fields of `given` that `T` lets fall, each with its path and the name that was probably meant. `given` must be
-/// a `T`.
+/// Returns the fields of `given` that `T` ignores, each as its path with a suggested name. `given` must
+/// deserialize to `T`.
 ///
-/// A field is let fall where it is missing when the value is written again, and anything can stand in its place.
+/// A field counts as ignored if it is absent after the value is serialized again and any other value is
+/// accepted in its place.
 pub(crate) fn ignored<T: DeserializeOwned + Serialize>(given: &Value) -> Vec<String> {
     let kept = T::deserialize(given).ok();
     let kept = kept.and_then(|value| serde_json::to_value(value).ok());
@@ -130,7 +132,7 @@ impl Search<'_> {
         }
     }
 
-    /// Whether anything can stand at a path.
+    /// Returns whether `T` accepts any value at this path.
     fn is_ignored(&mut self, path: &[String]) -> bool {
         let anything = [
             json!([true, [true], "?", 1.5, {"?": [], "": 1}]),

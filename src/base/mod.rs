@@ -1,4 +1,4 @@
-//! Parts without any knowledge of batches: errors, text, small files, stored fields.
+//! Parts that know nothing about batches: errors, text, small files, stored fields.
 
 pub(crate) mod disk;
 pub(crate) mod error;

@@ -1,4 +1,4 @@
-//! Files and directories for the user of this process alone.
+//! Files and directories that only the user of this process can access.
 
 use std::fs::OpenOptions;
 #[cfg(feature = "cli")]
@@ -8,7 +8,7 @@ use std::{
     path::Path,
 };
 
-/// Opens a file for writing; one that is created by it can be read by its user only.
+/// Options for writing a file. If this creates the file, only its user can read it.
 pub(crate) fn file() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.write(true);
@@ -17,8 +17,8 @@ pub(crate) fn file() -> OpenOptions {
     options
 }
 
-/// Makes a directory that only its user can enter, with those around it. One that is there must be the user's, and is
-/// closed to others.
+/// Creates a directory and its parents so that only the user can enter them. An existing directory must belong
+/// to the user; access by others is removed.
 #[cfg(feature = "cli")]
 pub(crate) fn directory(path: &Path) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();

@@ -6,16 +6,16 @@ use std::{
     path::Path,
 };
 
-/// More than any of them needs.
+/// Maximum size of a file: more than any of them needs.
 const MOST_BYTES: u64 = 4 * 1024 * 1024;
 
-/// Opens a file that is not too large. A pipe may have no writer, and a folder is none.
+/// Opens a file after checking that it is a regular file or a device and is not too large.
 fn open(path: &Path) -> io::Result<File> {
     let check = |metadata: std::fs::Metadata| {
         if !metadata.is_file() && !is_device(&metadata) {
             return Err(io::Error::new(
                 ErrorKind::InvalidInput,
-                "it is no regular file",
+                "it is not a regular file",
             ));
         }
         if metadata.len() > MOST_BYTES {
@@ -23,14 +23,15 @@ fn open(path: &Path) -> io::Result<File> {
         }
         Ok(())
     };
-    // Before it is opened, which would wait for the writer of a pipe.
+    // The check comes before opening: opening a pipe blocks until it has a writer.
     check(std::fs::metadata(path)?)?;
     let file = File::open(path)?;
     check(file.metadata()?)?;
     Ok(file)
 }
 
-/// `/dev/null` stands for an empty file; one without an end is too large.
+/// Returns whether this is a character device. `/dev/null` stands for an empty file; an endless device fails
+/// the size limit.
 #[cfg(unix)]
 fn is_device(metadata: &std::fs::Metadata) -> bool {
     std::os::unix::fs::FileTypeExt::is_char_device(&metadata.file_type())
@@ -46,7 +47,7 @@ fn too_large() -> io::Error {
     io::Error::new(ErrorKind::FileTooLarge, text)
 }
 
-/// Whether the file can be read.
+/// Checks that the file can be read.
 pub(crate) fn check(path: impl AsRef<Path>) -> io::Result<()> {
     open(path.as_ref()).map(drop)
 }
@@ -54,7 +55,7 @@ pub(crate) fn check(path: impl AsRef<Path>) -> io::Result<()> {
 /// Reads a file of at most 4 MiB.
 pub(crate) fn read(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    // It may grow, and the files of some file systems do not know their size.
+    // The size is limited again here: the file may grow, and some file systems report a size of zero.
     let read = open(path.as_ref())?
         .take(MOST_BYTES + 1)
         .read_to_end(&mut bytes)?;
@@ -64,7 +65,7 @@ pub(crate) fn read(path: impl AsRef<Path>) -> io::Result<Vec<u8>> {
     }
 }
 
-/// The same for text.
+/// Reads a UTF-8 file of at most 4 MiB.
 pub(crate) fn read_text(path: impl AsRef<Path>) -> io::Result<String> {
     let text = String::from_utf8(read(path)?);
     text.map_err(|_| io::Error::new(ErrorKind::InvalidData, "it is not UTF-8"))
@@ -89,7 +90,7 @@ mod tests {
         assert_eq!(read(&path).unwrap_err().kind(), ErrorKind::FileTooLarge);
         assert!(check(&path).is_err());
         let error = read(folder.path()).unwrap_err();
-        assert_eq!(error.to_string(), "it is no regular file");
+        assert_eq!(error.to_string(), "it is not a regular file");
         #[cfg(unix)]
         {
             let endless = read("/dev/zero").unwrap_err();

@@ -1,6 +1,7 @@
-//! Fields of stored values that are left out where they say nothing.
+//! Fields that are omitted from stored values while they have their default.
 
-/// Whether a field says nothing. Fields that have `#[serde(default)]` name it in `skip_serializing_if`.
+/// Returns whether a field has its default value. Fields with `#[serde(default)]` name this function in
+/// `skip_serializing_if`.
 pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }

@@ -1,25 +1,25 @@
-//! Figures as people write them.
+//! Numbers, rates and durations as text for people.
 
 use std::time::Duration;
 
-/// `1234567` as `1,234,567`.
+/// Formats `1234567` as `1,234,567`.
 pub(crate) fn number(n: u64) -> String {
     grouped(&n.to_string())
 }
 
-/// `1 page`, `2 pages`.
+/// Formats a count with its noun: `1 page`, `2 pages`.
 pub(crate) fn count(n: u64, one: &str) -> String {
     let s = if n == 1 { "" } else { "s" };
     format!("{} {one}{s}", number(n))
 }
 
-/// A length of time that a person chose, to the millisecond: `1m 30s`.
+/// Formats a duration that a person chose, to the millisecond: `1m 30s`.
 pub(crate) fn exactly(time: Duration) -> String {
     let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     humantime::format_duration(Duration::from_millis(millis)).to_string()
 }
 
-/// `1234567` as `1,234,567`.
+/// Groups a string of digits: `1234567` becomes `1,234,567`.
 pub(crate) fn grouped(digits: &str) -> String {
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (i, digit) in digits.chars().enumerate() {
@@ -31,7 +31,7 @@ pub(crate) fn grouped(digits: &str) -> String {
     text
 }
 
-/// A rate in three digits, and whole from 100 on: `1,235`, `12.5`, `0.05`.
+/// Formats a rate to three digits, without decimals from 100 on: `1,235`, `12.5`, `0.05`.
 pub(crate) fn per_second(rate: f64) -> String {
     let decimals = (2.0 - rate.log10().floor()).clamp(0.0, 9.0) as usize;
     let text = format!("{rate:.decimals$}");
@@ -41,7 +41,7 @@ pub(crate) fn per_second(rate: f64) -> String {
     }
 }
 
-/// A length of time, as precise as a reader needs it.
+/// Formats a duration rounded to seconds, minutes from ten minutes on, or hours from a day on.
 pub(crate) fn about(time: Duration) -> String {
     let unit = match time.as_secs() {
         0..600 => 1,

@@ -1,14 +1,14 @@
 //! Named locks: batches with the same lock do not run together.
 //!
-//! A lock is a workflow that nobody runs: Temporal lets only one of an id exist, so its existence is the
-//! lock, and its memo says who has it. It ends when the lock is given back. Where its batch ended without
-//! giving it back, whoever wants it next finds that out and takes it over.
+//! A lock is a workflow that no worker executes. Temporal allows one running workflow per id, so the existence
+//! of the workflow is the lock. Its memo names the holder. The workflow ends when the lock is released. If its
+//! batch ended without releasing it, the next batch that asks for the lock detects this and takes it over.
 
 use crate::base::error::truncate;
 
 pub(crate) const MAX_LOCK_CHARS: usize = 200;
 
-/// A name that a lock cannot have.
+/// A lock name that is not allowed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "lock name \"{given}\" is not allowed; use 1 to {MAX_LOCK_CHARS} characters without white space"
@@ -19,12 +19,12 @@ pub struct InvalidLockName {
     pub given: String,
 }
 
-/// The workflow whose existence is the lock.
+/// The id of the workflow whose existence is the lock.
 pub(crate) fn workflow_id(name: &str) -> String {
     format!("temporal-batch.lock/{name}")
 }
 
-/// Checks the name of a lock. The rules are those of batch ids, since it becomes part of a workflow id.
+/// Checks the name of a lock. The rules are those of batch ids, because the name becomes part of a workflow id.
 pub(crate) fn validate(name: &str) -> Result<(), InvalidLockName> {
     let printable = name.chars().all(|c| !c.is_whitespace() && !c.is_control());
     if name.is_empty() || name.chars().count() > MAX_LOCK_CHARS || !printable {

@@ -1,4 +1,4 @@
-//! What a user starts: a processor, its arguments and the limits to begin with.
+//! The batch that a user starts: a processor, its arguments and its initial limits.
 
 pub(crate) mod letter_filter;
 pub(crate) mod lock_name;
@@ -34,7 +34,7 @@ use crate::{
     page::token::PageToken,
 };
 
-/// A batch that can be started: one processor over one data set.
+/// A batch that can be started: one processor and one data set.
 ///
 /// | setting | default | allowed |
 /// |---|---|---|
@@ -47,26 +47,26 @@ use crate::{
 /// | `auto_page_size`, `auto_parallelism` | off | see [`AutoPageSize`], [`AutoParallelism`] |
 /// | `ramp` | none | see [`Ramp`] |
 /// | `window` | always open | up to 20, see [`Window`] |
-/// | `throttle` | none | up to 20 names that the workers have registered |
+/// | `throttle` | none | up to 20 names registered with the workers |
 /// | `pages_per_run` | Temporal decides | at least 1 |
 /// | `first_cursor` | the beginning of the data | any cursor; the data after it is processed |
 /// | `tolerate` | any number of failures | see [`Tolerance`] |
 /// | `deadline` | none | at least 1 s after the start |
-/// | `on_failure`, `track`, `on_completion` | nobody is told | names that the workers have registered |
-/// | `hook_timeout` | 30 s for each attempt of these | 100 ms to 10 min |
-/// | `stages` | none: everything at once | up to 20 that grow, see [`Stage`] |
-/// | `approve_stages` | off: what holds goes on by itself | |
+/// | `on_failure`, `track`, `on_completion` | none | names registered with the workers |
+/// | `hook_timeout` | 30 s for each attempt of these hooks | 100 ms to 10 min |
+/// | `stages` | none: everything at once | up to 20, ascending, see [`Stage`] |
+/// | `approve_stages` | off: a stage that passes its check is followed by the next | |
 /// | `check_at_end` | on with stages, off without | |
 /// | `lock` | none | 1 to 200 characters without white space |
-/// | `wait_for_lock` | off: the batch is refused while another one has the lock | |
+/// | `wait_for_lock` | off: the batch is refused while another holds the lock | |
 /// | `weight` | 1 | 0.001 to 1,000 |
-/// | `partitioned` | as the processor says | not with `stages`, `first_cursor`, `auto_parallelism`, a redrive, or tolerated consecutive failures |
+/// | `partitioned` | decided by the processor | not with `stages`, `first_cursor`, `auto_parallelism`, a redrive, or tolerated consecutive failures |
 /// | `task_queue` | [the name of the program](default_task_queue) | |
-/// | `if_running` | [`IfRunning::Refuse`] | whether to attach to a batch of this id that runs |
-/// | `rerun` | off | whether an id may be used again after its batch ended |
-/// | `continues` | off | whether a batch that ended before its end goes on where it stood |
+/// | `if_running` | [`IfRunning::Refuse`] | whether to attach to a running batch of this id |
+/// | `rerun` | off | whether the id of a batch that has ended may be reused |
+/// | `continues` | off | whether a batch that ended early continues from where it stopped |
 ///
-/// Nothing is checked until the batch is started; see [`InvalidBatch`].
+/// Settings are not checked until the batch is started; see [`InvalidBatch`].
 #[derive(Clone, Debug)]
 pub struct Batch {
     pub(crate) spec: BatchSpec,
@@ -77,43 +77,44 @@ pub struct Batch {
     pub(crate) defect: Option<InvalidBatch>,
 }
 
-/// What starting a batch does when a batch of the same id is running.
+/// The behaviour of a start when a batch of the same id is running.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum IfRunning {
-    /// It is refused.
+    /// Refuses the start.
     #[default]
     Refuse,
-    /// Gives a handle to the one that runs, if that has the same processor and arguments; refused else.
-    /// Its limits stay as they are.
+    /// Returns a handle to the running batch if it has the same processor and arguments, and refuses the start
+    /// otherwise. The limits of the running batch do not change.
     Attach,
 }
 
-/// What a tracker is called after, unless told otherwise.
+/// Default interval between calls of a tracker.
 pub(crate) const TRACK_EVERY: Duration = Duration::from_secs(300);
 const SHORTEST_TRACK_EVERY: Duration = Duration::from_secs(1);
 const SHORTEST_DEADLINE: Duration = Duration::from_secs(1);
-/// What one attempt of a hook may take, unless told otherwise.
+/// Default time limit of one attempt of a hook.
 pub(crate) const HOOK_TIMEOUT: Duration = Duration::from_secs(30);
 const PAGE_PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_secs(3_600));
 const HOOK_TIMEOUTS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(600));
 
-/// Highest number of pages in flight. Temporal allows 2,000 pending activities in a workflow and advises
-/// to stay under 500 (Temporal Cloud limits page, "per Workflow Execution callback limits").
+/// Maximum number of pages in flight. Temporal allows 2,000 pending activities in a workflow and recommends
+/// fewer than 500 (Temporal Cloud limits page, "per Workflow Execution callback limits").
 pub(crate) const MAX_PARALLELISM: u32 = 500;
 const DEFAULT_PAGE_SIZE: u32 = 1_000;
 pub(crate) const MAX_PAGE_SIZE: u32 = 1_000_000;
 pub(crate) const MAX_STRIDE: u32 = 10_000;
-/// A redrive has the arguments of another batch in its own, and which letters.
+/// Additional bytes for the arguments of a redrive, which contain those of another batch and a filter.
 const OF_A_REDRIVE_BYTES: usize = 16 * 1024;
-/// What Temporal takes.
+/// The weights that Temporal accepts.
 const WEIGHTS: std::ops::RangeInclusive<f32> = 0.001..=1_000.0;
 const MAX_ID_CHARS: usize = 200;
 
-/// The task queue used when none is named: the name of the program, which is that of its file without the folder and the
-/// extension. So two programs on one server do not get each other's pages, and `temporal-batch` is that of the program
-/// of this name. Name a queue where one program starts batches for another, or where the name of the file changes from
-/// release to release.
+/// The task queue that is used when none is named: the name of the running program, which is its file name
+/// without the extension.
+///
+/// Two programs on one server therefore do not receive each other's pages. Name a queue if one program starts
+/// batches for another, or if the file name changes from release to release.
 pub fn default_task_queue() -> &'static str {
     static QUEUE: LazyLock<String> = LazyLock::new(|| {
         let program = std::env::current_exe().ok();
@@ -124,7 +125,7 @@ pub fn default_task_queue() -> &'static str {
 
 fn queue_of_program(path: &Path) -> String {
     let stem = path.file_stem().map(OsStr::to_string_lossy);
-    // Linux says so of a file that was replaced while it runs.
+    // Linux appends this to the path of a file that was replaced while the program runs.
     let stem = stem
         .as_deref()
         .map(|stem| stem.trim_end_matches(" (deleted)").trim());
@@ -138,8 +139,8 @@ fn fallback() -> String {
 
 /// # Construct
 impl Batch {
-    /// A batch of a processor that is only known by name, with its arguments as JSON. The worker checks
-    /// both before the first page.
+    /// A batch whose processor is known only by name, with its arguments as JSON. The worker checks both before
+    /// the first page.
     pub fn named(
         batch_id: impl Into<String>,
         processor: impl Into<String>,
@@ -179,12 +180,12 @@ impl Batch {
         }
     }
 
-    /// A batch that tries dead letters again: those that `filter` names, of a batch of `processor` that was
-    /// started with `args`. Its pages have 20 letters, and each letter can stand for a whole page. The
-    /// processor [completes](PageProcessor::prepare) the arguments anew.
+    /// A batch that retries dead letters: those that `filter` selects, from a batch of `processor` that was
+    /// started with `args`. A page has 20 letters, each of which may stand for a whole page. The processor
+    /// [completes](crate::PageProcessor::prepare) the arguments again.
     ///
-    /// `BatchClient::redrive` finds out the processor and the arguments by
-    /// itself, as long as the server remembers the batch.
+    /// `BatchClient::redrive` finds the processor and the arguments by itself while the server still has the
+    /// batch.
     pub fn redrive(
         batch_id: impl Into<String>,
         processor: impl Into<String>,
@@ -194,7 +195,7 @@ impl Batch {
         Self::redriving(batch_id.into(), processor.into(), args, filter, false)
     }
 
-    /// The same, with arguments that the processor has completed already.
+    /// Like [`redrive`](Self::redrive), with arguments that the processor has already completed.
     pub(crate) fn redrive_completed(
         batch_id: impl Into<String>,
         processor: impl Into<String>,
@@ -234,21 +235,22 @@ impl Batch {
         batch
     }
 
-    /// Items that a page should have.
+    /// Sets the number of items in a page.
     #[must_use]
     pub fn page_size(mut self, items: u32) -> Self {
         self.spec.page_size = items;
         self
     }
 
-    /// Pages in flight at most, over all workers. With 0 the batch waits until an operator raises it.
+    /// Limits the pages in flight, over all workers. With 0 the batch waits until an operator raises the limit.
     #[must_use]
     pub fn max_parallelism(mut self, pages: u32) -> Self {
         self.spec.max_parallelism = pages;
         self
     }
 
-    /// Pages that one activity processes in a row: a number, or an [`AutoStride`](crate::AutoStride); see [`Stride`].
+    /// Sets how many pages one activity processes in a row: a number, or an [`AutoStride`](crate::AutoStride).
+    /// See [`Stride`].
     #[must_use]
     pub fn stride(mut self, stride: impl Into<Stride>) -> Self {
         let (pages, auto) = match stride.into() {
@@ -260,37 +262,37 @@ impl Batch {
         self
     }
 
-    /// Items per second at most, over all workers.
+    /// Limits the items per second, over all workers.
     #[must_use]
     pub fn rate(mut self, items_per_second: f64) -> Self {
         self.spec.rate = Some(items_per_second);
         self
     }
 
-    /// Pages per second at most, over all workers.
+    /// Limits the pages per second, over all workers.
     #[must_use]
     pub fn page_rate(mut self, pages_per_second: f64) -> Self {
         self.spec.pace.page_rate = Some(pages_per_second);
         self
     }
 
-    /// A pause before each page, in which the page holds its place among those in flight; at most 1 h.
+    /// Pauses before each page, for at most 1 h. The page counts as in flight during its pause.
     #[must_use]
     pub fn page_pause(mut self, pause: Duration) -> Self {
         self.spec.pace.page_pause = Some(pause);
         self
     }
 
-    /// Tunes the page size while the batch runs, so that a page takes as long as is aimed at. It begins
-    /// with [`page_size`](Self::page_size).
+    /// Tunes the page size while the batch runs, so that a page takes the target time. The first pages have
+    /// [`page_size`](Self::page_size).
     #[must_use]
     pub fn auto_page_size(mut self, auto: AutoPageSize) -> Self {
         self.spec.pace.auto_page_size = Some(auto);
         self
     }
 
-    /// Tunes the parallelism while the batch runs: up by one while that helps, down by half when pages
-    /// fail or a throttle says so. [`max_parallelism`](Self::max_parallelism) becomes the upper bound.
+    /// Tunes the parallelism while the batch runs: up by one while that helps, down by half when pages fail or
+    /// a throttle closes. [`max_parallelism`](Self::max_parallelism) becomes the upper bound.
     #[must_use]
     pub fn auto_parallelism(mut self, auto: AutoParallelism) -> Self {
         self.spec.max_parallelism = auto.max();
@@ -298,8 +300,8 @@ impl Batch {
         self
     }
 
-    /// Raises the parallelism step by step, in the time in which the batch runs.
-    /// [`max_parallelism`](Self::max_parallelism) becomes what the ramp ends at.
+    /// Changes the parallelism step by step, measured in running time.
+    /// [`max_parallelism`](Self::max_parallelism) becomes the value at which the ramp ends.
     #[must_use]
     pub fn ramp(mut self, ramp: Ramp) -> Self {
         self.spec.max_parallelism = ramp.to();
@@ -307,29 +309,29 @@ impl Batch {
         self
     }
 
-    /// Runs within this window, and within others that are added; holds outside of all of them.
+    /// Restricts running to this window. Repeated calls add windows, and the batch holds outside all of them.
     #[must_use]
     pub fn window(mut self, window: Window) -> Self {
         self.spec.pace.windows.push(window);
         self
     }
 
-    /// Asks the [`Throttle`](crate::Throttle) of this name, and others that are added. The strictest of
-    /// them counts.
+    /// Obeys the [`Throttle`](crate::Throttle) of this name. Repeated calls add throttles, and the strictest of
+    /// them applies.
     #[must_use]
     pub fn throttle(mut self, name: impl Into<String>) -> Self {
         self.spec.pace.throttles.push(name.into());
         self
     }
 
-    /// Continue-as-new after about this many pages, instead of when Temporal suggests it.
+    /// Continues as new after about this many pages, instead of when Temporal suggests it.
     #[must_use]
     pub fn pages_per_run(mut self, pages: u32) -> Self {
         self.spec.pages_per_run = Some(pages);
         self
     }
 
-    /// Process only what comes after this cursor.
+    /// Processes only the data after this cursor.
     #[must_use]
     pub fn first_cursor<C: Serialize>(mut self, cursor: &C) -> Self {
         match PageToken::encode(cursor) {
@@ -343,82 +345,84 @@ impl Batch {
         self
     }
 
-    /// Failures beyond these pause or stop the batch.
+    /// Sets the failures that are tolerated. Further failures pause or stop the batch.
     #[must_use]
     pub fn tolerate(mut self, tolerance: Tolerance) -> Self {
         self.spec.tolerance = Some(tolerance);
         self
     }
 
-    /// Ends the batch as [`Outcome::Stopped`](crate::Outcome::Stopped) when it is not done after this
-    /// long, pauses included: no new page is started then, and running strides end at their page.
+    /// Ends the batch as [`Outcome::Stopped`](crate::Outcome::Stopped) if it is not done after this time,
+    /// including pauses. From then on no page is started, and running strides end after their current page.
     #[must_use]
     pub fn deadline(mut self, after: Duration) -> Self {
         self.spec.deadline = Some(after);
         self
     }
 
-    /// Tells the [`FailureHandler`](crate::FailureHandler) of this name of failures.
+    /// Reports failures to the [`FailureHandler`](crate::FailureHandler) of this name.
     #[must_use]
     pub fn on_failure(mut self, handler: impl Into<String>) -> Self {
         self.spec.hooks.failure_handler = Some(handler.into());
         self
     }
 
-    /// Tells the [`Tracker`](crate::Tracker) of this name of the progress: at the start, every so often (5
-    /// min unless [`track_every`](Self::track_every) says otherwise), and at the end.
+    /// Reports progress to the [`Tracker`](crate::Tracker) of this name: at the start, at intervals of 5 min or
+    /// [`track_every`](Self::track_every), and at the end.
     #[must_use]
     pub fn track(mut self, tracker: impl Into<String>) -> Self {
         self.spec.hooks.tracker = Some(tracker.into());
         self
     }
 
-    /// How often the tracker is called; at least 1 s.
+    /// Sets the interval between calls of the tracker, at least 1 s.
     #[must_use]
     pub fn track_every(mut self, interval: Duration) -> Self {
         self.spec.track_every = Some(interval);
         self
     }
 
-    /// Tells the [`CompletionHook`](crate::CompletionHook) of this name how the batch ended.
+    /// Reports the end of the batch to the [`CompletionHook`](crate::CompletionHook) of this name.
     #[must_use]
     pub fn on_completion(mut self, hook: impl Into<String>) -> Self {
         self.spec.hooks.completion_hook = Some(hook.into());
         self
     }
 
-    /// What one attempt of a hook may take. A call has three attempts.
+    /// Limits the time of one attempt of a hook. A call has three attempts.
     #[must_use]
     pub fn hook_timeout(mut self, timeout: Duration) -> Self {
         self.spec.hook_timeout = Some(timeout);
         self
     }
 
-    /// Batches with the same lock do not run together, whatever their task queues: one that is started while
-    /// another has the lock is refused, or [waits](Self::wait_for_lock). A batch has its lock from before its
-    /// first page until its last hook was called, continue-as-new included.
+    /// Names a lock. Batches with the same lock do not run together, whatever their task queues. A batch
+    /// started while another holds the lock is refused, or [waits](Self::wait_for_lock). A batch holds its lock
+    /// from before its first page until after its last hook, across continue-as-new.
     #[must_use]
     pub fn lock(mut self, name: impl Into<String>) -> Self {
         self.spec.lock = Some(name.into());
         self
     }
 
-    /// Waits for the lock while another batch has it. Of several that wait any may get it next. A deadline
-    /// counts from the start, so it bounds the wait too.
+    /// Waits while another batch holds the lock. If several batches wait, any of them may get it next. A
+    /// deadline counts from the start, so it also limits the wait.
     #[must_use]
     pub fn wait_for_lock(mut self, wait: bool) -> Self {
         self.spec.wait_for_lock = wait;
         self
     }
 
-    /// Goes no further than each of these before it was looked at. At the end of a stage nothing is in flight,
-    /// [`PageProcessor::check`] looks at everything up to the low-water mark, and what failed is compared with
-    /// what is [tolerated](Self::tolerate), whatever the size of the sample; without a tolerance any
-    /// failure counts. The batch goes on by itself if all is well. Otherwise it holds until somebody
-    /// approves it: `BatchHandle::approve`.
+    /// Divides the batch into stages that are checked one after the other.
     ///
-    /// A stage ends exact to the item: its last page is smaller than the others. A share needs
-    /// [`PageProcessor::size_hint`]; a batch that has one without is refused.
+    /// At the end of a stage no page is in flight. [`PageProcessor::check`](crate::PageProcessor::check) checks
+    /// everything up to the low-water mark. The failures are compared with the [tolerance](Self::tolerate),
+    /// whatever the size of the sample; without a tolerance any failure counts. If both are fine the batch
+    /// continues with the next stage. Otherwise it holds until a person approves it with
+    /// `BatchHandle::approve`.
+    ///
+    /// A stage ends exactly at its number of items: its last page is smaller than the others. A percentage
+    /// requires [`PageProcessor::size_hint`](crate::PageProcessor::size_hint); without it the batch is refused.
     ///
     /// ```
     /// # use temporal_batch::{Batch, Stage};
@@ -432,64 +436,64 @@ impl Batch {
         self
     }
 
-    /// Holds at the end of each stage until somebody approves it, also where all is well.
+    /// Holds at the end of each stage until a person approves it, even if all is well.
     #[must_use]
     pub fn approve_stages(mut self, ask: bool) -> Self {
         self.spec.approve_stages = ask;
         self
     }
 
-    /// Has [`PageProcessor::check`] look at everything after the last page. Where that does not hold the batch
-    /// ends as [`Outcome::CompletedWithFailures`](crate::Outcome::CompletedWithFailures).
+    /// Runs [`PageProcessor::check`](crate::PageProcessor::check) on everything after the last page. If the
+    /// check fails, the batch ends as
+    /// [`Outcome::CompletedWithFailures`](crate::Outcome::CompletedWithFailures).
     #[must_use]
     pub fn check_at_end(mut self, check: bool) -> Self {
         self.spec.check_at_end = Some(check);
         self
     }
 
-    /// The share of this batch where the pages of several batches wait for the same workers: one of weight 3
-    /// gets three times what one of weight 1 gets. Without waiting pages it changes nothing. The server must
-    /// have fairness switched on (`matching.enableFairness`); [the dev server](crate::dev_server) has.
+    /// Sets the share of this batch when pages of several batches wait for the same workers: weight 3 gets
+    /// three times as much as weight 1. The weight has no effect while no pages wait. The server must have
+    /// fairness enabled (`matching.enableFairness`), as [the dev server](crate::dev_server) does.
     #[must_use]
     pub fn weight(mut self, weight: f32) -> Self {
         self.spec.weight = Some(weight);
         self
     }
 
-    /// Whether the processor names [partitions](PageProcessor::partitions). [`Batch::of`] knows it by itself; a
-    /// batch of a processor that is only known by name has to say it, and is refused by the worker otherwise.
+    /// Declares whether the processor names [partitions](crate::PageProcessor::partitions). [`Batch::of`] sets it. A
+    /// batch of a processor known only by name must set it itself, or the worker refuses the batch.
     #[must_use]
     pub fn partitioned(mut self, partitioned: bool) -> Self {
         self.spec.partitioned = partitioned;
         self
     }
 
-    /// The queue on which a worker with the processor polls. A batch whose processor no worker of the queue has waits for
-    /// one, and says so.
+    /// Sets the task queue on which a worker with the processor polls. If no worker of the queue has the
+    /// processor, the batch waits for one and reports that it does.
     #[must_use]
     pub fn task_queue(mut self, queue: impl Into<String>) -> Self {
         self.task_queue = queue.into();
         self
     }
 
-    /// Allows an id whose earlier batch has ended to be used again: everything is run again, as a new
-    /// batch run.
+    /// Allows the id of a batch that has ended to be reused. Everything is processed again, as a new batch run.
     #[must_use]
     pub fn rerun(mut self, allow: bool) -> Self {
         self.rerun = allow;
         self
     }
 
-    /// What starting does when a batch of this id is running.
+    /// Sets the behaviour of the start when a batch of this id is running.
     #[must_use]
     pub fn if_running(mut self, then: IfRunning) -> Self {
         self.if_running = then;
         self
     }
 
-    /// Where a batch of this id has ended failed, stopped or cancelled, go on exactly where it stood, in
-    /// the same batch run, with this batch's limits. Processor and arguments must be the same. Where there
-    /// is no such batch, it is started.
+    /// Continues a batch of this id that has ended failed, stopped or cancelled, from exactly where it stopped.
+    /// It remains the same batch run and takes the limits of this batch. The processor and the arguments must
+    /// be the same. If there is no such batch, a new one is started.
     #[must_use]
     pub fn continues(mut self, go_on: bool) -> Self {
         self.continues = go_on;
@@ -512,7 +516,7 @@ impl Batch {
     /// Checks every setting.
     ///
     /// # Errors
-    /// The first setting that is not allowed, and what would be.
+    /// The first setting that is not allowed, with the allowed values.
     pub fn validate(&self) -> Result<(), InvalidBatch> {
         if let Some(defect) = &self.defect {
             return Err(defect.clone());
@@ -569,7 +573,7 @@ impl Batch {
             return Err(InvalidBatch::Weight { given: weight });
         }
         let bytes = spec.args.to_string().len();
-        // Those of a redrive hold those of another batch, which its processor has completed.
+        // The arguments of a redrive contain those of another batch, which its processor has completed.
         let redrives = spec.redrive_of.is_some();
         if bytes > MAX_ARGS_BYTES + if redrives { OF_A_REDRIVE_BYTES } else { 0 } {
             return Err(InvalidBatch::ArgsTooLarge { bytes });
@@ -636,7 +640,7 @@ mod tests {
         assert!(message(batch().wait_for_lock(true)).contains("no lock is named"));
         assert!(message(batch().approve_stages(true)).contains("there are none"));
         let shrinking = [Stage::Items(5), Stage::Items(4)];
-        assert!(message(batch().stages(shrinking)).contains("have to grow"));
+        assert!(message(batch().stages(shrinking)).contains("must grow"));
         for weight in [0.0, -1.0, 1_001.0, f32::NAN] {
             let message = message(batch().weight(weight));
             assert!(message.contains("from 0.001 to 1000"), "{message}");

@@ -1,4 +1,4 @@
-//! Partitions as a processor names them and as they are stored.
+//! Partitions: as a processor names them and as they are stored.
 
 use std::collections::BTreeSet;
 
@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{base::error::PageError, page::token::PageToken};
 
-/// Partitions that one batch can have to begin with.
+/// Maximum number of partitions with which a batch can start.
 pub(crate) const MAX_PARTITIONS: usize = 1_000;
 
-/// Names, starts and ends of all partitions together: they are kept with the state of the batch.
+/// Maximum bytes of the names, starts and ends of all partitions, which are kept with the state of the batch.
 pub(crate) const MAX_PARTITIONS_BYTES: usize = 128 * 1024;
 
 const MAX_NAME_CHARS: usize = 100;
@@ -19,19 +19,20 @@ const MAX_NAME_CHARS: usize = 100;
 /// See [`PageProcessor::partitions`](crate::PageProcessor::partitions).
 #[derive(Clone, Debug, PartialEq)]
 pub struct Partition<C> {
-    /// Unique in the batch; 1 to 100 characters. What a processor is told as
+    /// The name: unique in the batch, 1 to 100 characters. The processor reads it as
     /// [`PageContext::partition`](crate::PageContext::partition).
     pub name: String,
-    /// It begins after this; `None` is the beginning of the data.
+    /// The exclusive start. `None` is the beginning of the data.
     pub start: Option<C>,
-    /// It ends with this; `None` is the end of the data.
+    /// The inclusive end. `None` is the end of the data.
     pub end: Option<C>,
-    /// About how many items it has, where that is known. Large ones begin first and get more of the limits.
+    /// The estimated number of items, if known. Large partitions start first and get a larger share of the
+    /// limits.
     pub items: Option<u64>,
 }
 
 impl<C> Partition<C> {
-    /// Everything under this name: a tenant, a file, a database.
+    /// A partition without bounds that the processor recognises by its name: a tenant, a file, a database.
     pub fn named(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -50,7 +51,7 @@ impl<C> Partition<C> {
         }
     }
 
-    /// About how many items it has.
+    /// Sets the estimated number of items.
     #[must_use]
     pub fn items(mut self, items: u64) -> Self {
         self.items = Some(items);
@@ -68,39 +69,39 @@ pub(crate) struct PartitionSpec {
     pub end: Option<PageToken>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub items: Option<u64>,
-    /// What the processor calls it, where it came from a split and has another name.
+    /// The processor's name for the partition, if the partition came from a split and has a name of its own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub split_from: Option<String>,
 }
 
 impl PartitionSpec {
-    /// What is kept with the state of the batch.
+    /// The bytes that the partition takes in the state of the batch.
     pub(crate) fn stored_bytes(&self) -> usize {
         let tokens = [&self.start, &self.end].into_iter().flatten();
         let tokens = tokens.map(PageToken::stored_bytes);
         self.name.len() + self.split_from.as_ref().map_or(0, String::len) + tokens.sum::<usize>()
     }
 
-    /// What the processor calls it.
+    /// The processor's name for the partition.
     pub fn own_name(&self) -> &str {
         self.split_from.as_deref().unwrap_or(&self.name)
     }
 }
 
-/// Partitions that cannot be.
+/// Partitions that are not allowed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidPartitions {
-    /// There is nothing to run.
+    /// The list is empty.
     #[error("no partitions were named; name at least 1, with nothing in it if there is no data")]
     None,
-    /// Too many.
+    /// The list of partitions is too long.
     #[error("{given} partitions were named; at most {MAX_PARTITIONS} are allowed")]
     TooMany {
-        /// How many there are.
+        /// The number of partitions.
         given: usize,
     },
-    /// A name that cannot be told.
+    /// A name is not allowed.
     #[error(
         "partition name \"{name}\" is not allowed; use 1 to 100 characters without control characters"
     )]
@@ -108,24 +109,24 @@ pub enum InvalidPartitions {
         /// The name, shortened.
         name: String,
     },
-    /// Two have one name.
+    /// Two partitions have the same name.
     #[error("two partitions are named \"{name}\"; names must be unique")]
     Duplicate {
         /// The name.
         name: String,
     },
-    /// Nothing can be in it.
+    /// A partition cannot contain anything.
     #[error("partition \"{name}\" ends where it begins; leave it out")]
     Empty {
         /// The name.
         name: String,
     },
-    /// They do not fit into the state of a batch.
+    /// The partitions do not fit into the state of a batch.
     #[error(
         "names, starts and ends of the partitions are {bytes} bytes; at most {MAX_PARTITIONS_BYTES} are allowed"
     )]
     TooLarge {
-        /// How many bytes they are.
+        /// The size in bytes.
         bytes: usize,
     },
     /// A cursor that cannot be stored.
@@ -133,12 +134,12 @@ pub enum InvalidPartitions {
     Cursor {
         /// The name.
         name: String,
-        /// What is wrong.
+        /// The reason.
         message: String,
     },
 }
 
-/// Checks what a processor named, and makes it what is stored.
+/// Checks the partitions that a processor named and converts them to the stored form.
 pub(crate) fn stored<C: Serialize>(
     partitions: Vec<Partition<C>>,
 ) -> Result<Vec<PartitionSpec>, InvalidPartitions> {
@@ -189,18 +190,19 @@ pub(crate) fn stored<C: Serialize>(
     Ok(specs)
 }
 
-/// Strides of partition n are numbered from n x 2^32, so that every stride of a batch run has a number of its
-/// own.
+/// The first stride number of a partition. Partition n is numbered from n × 2^32, so every stride of a batch
+/// run has a unique number.
 pub(crate) fn first_stride(partition: u32) -> u64 {
     u64::from(partition) << 32
 }
 
-/// The number of the partition that a stride belongs to; 0 also without partitions.
+/// The number of the partition that a stride belongs to, which is 0 if there are no partitions.
 pub(crate) fn partition_of(stride: u64) -> u64 {
     stride >> 32
 }
 
-/// What keys of pages and dead letters begin with. Cursors of two partitions may be equal.
+/// The prefix of the keys of pages and dead letters. Cursors of two partitions may be equal, so the prefix
+/// contains the partition.
 pub(crate) fn scope_of(batch_run: &str, stride: u64) -> String {
     match partition_of(stride) {
         0 => batch_run.to_owned(),

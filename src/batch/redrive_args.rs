@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::batch::letter_filter::LetterFilter;
 
-/// Letters that a page of a redrive has, unless it is told otherwise. Each may stand for a whole page.
+/// Default number of letters in a page of a redrive. Each letter may stand for a whole page.
 pub(crate) const LETTERS_PER_PAGE: u32 = 20;
 
 /// The arguments of a redrive.
@@ -12,12 +12,12 @@ pub(crate) const LETTERS_PER_PAGE: u32 = 20;
 #[serde(deny_unknown_fields)]
 pub(crate) struct RedriveArgs {
     pub filter: LetterFilter,
-    /// The arguments of the batch that gave up.
+    /// The arguments of the batch whose letters are retried.
     #[serde(default)]
     pub args: serde_json::Value,
-    /// Items per page of that batch.
+    /// The number of items per page in that batch.
     pub page_size: u32,
-    /// They are as that batch had them completed.
+    /// True if that batch had already completed the arguments.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub completed: bool,
 }

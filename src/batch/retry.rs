@@ -1,4 +1,4 @@
-//! How often and after which waits a page is tried again.
+//! The retries of a page: how many, and the waits between them.
 
 use std::time::Duration;
 
@@ -6,16 +6,17 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::text::exactly;
 
-/// What a failed or lost attempt may have left behind decides whether another one is allowed.
+/// The guarantee of a processor after an attempt failed or was lost: whether another attempt is allowed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RetryMode {
-    /// A page may run again after a failure or a lost worker: processing must be idempotent. The default.
+    /// A page may run again after a failure or a lost worker, so processing must be idempotent. The default.
     #[default]
     AtLeastOnce,
-    /// A page runs once. An attempt that fails or whose worker is lost leaves the page failed, whatever it
-    /// had done. Once `process` has begun, that holds for every error, also for those that otherwise use up no
-    /// attempt ([`PageError`](crate::PageError)). Needs `max_attempts` 1 and no extended retries.
+    /// A page runs once. If an attempt fails or its worker is lost, the page has failed, whatever the attempt
+    /// had done. From the moment `process` begins, that applies to every error, including those that otherwise
+    /// use up no attempt (see [`PageError`](crate::PageError)). Requires `max_attempts` 1 and no extended
+    /// retries.
     AtMostOnce,
 }
 
@@ -29,30 +30,30 @@ pub enum RetryMode {
 /// | `max_interval` | 60 s |
 /// | `extended` | every 5 min, 2,016 times, which takes seven days |
 ///
-/// The wait before attempt n+1 is `initial_interval * backoff^(n-1)`, at most `max_interval`, and is
-/// shortened by up to a fifth at random, so that pages that failed together do not come back together.
+/// The wait before attempt n+1 is `initial_interval * backoff^(n-1)`, at most `max_interval`. A random amount
+/// of up to a fifth is subtracted, so that pages that failed together do not retry together.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RetryPolicy {
-    /// Attempts in quick succession, the first included.
+    /// Quick attempts, including the first.
     pub max_attempts: u32,
-    /// Wait after the first failure.
+    /// The wait after the first failure.
     pub initial_interval: Duration,
-    /// Factor from one wait to the next.
+    /// The factor from one wait to the next.
     pub backoff: f64,
-    /// Longest wait.
+    /// The longest wait.
     pub max_interval: Duration,
-    /// The slow lane that follows; `None` gives the page up once the quick attempts are spent.
+    /// The slow retries that follow. With `None` the page is given up once the quick attempts are used up.
     pub extended: Option<ExtendedRetries>,
 }
 
-/// The slow lane for a stuck page: it waits without holding a slot while other pages go on, so that a
-/// repaired database or a redeployed worker finishes the batch without anybody's help.
+/// Slow retries of a stuck page. The page waits without occupying a slot while other pages continue. The batch
+/// therefore finishes by itself once a database is repaired or a worker is redeployed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ExtendedRetries {
-    /// Wait between two attempts. At least one second.
+    /// The wait between two attempts, at least one second.
     pub interval: Duration,
-    /// Attempts in this lane; `None` is without limit. After the last of them the page is given up. Time in which the
-    /// batch is paused makes none.
+    /// The maximum number of slow attempts, after which the page is given up. `None` means without limit. No
+    /// attempts are made while the batch is paused.
     pub max_attempts: Option<u32>,
 }
 
@@ -77,12 +78,13 @@ impl Default for ExtendedRetries {
     }
 }
 
-/// How long a batch waits at most for a repair of what is not the fault of a page, such as a missing table.
+/// Maximum time for which a batch waits for a repair of something that is not the fault of a page, such as a
+/// missing table.
 const LONGEST_BLOCKED: Duration = Duration::from_secs(7 * 86_400);
 
 /// # Construct
 impl RetryPolicy {
-    /// One attempt and nothing more; what [`RetryMode::AtMostOnce`] needs.
+    /// A single attempt, as [`RetryMode::AtMostOnce`] requires.
     pub fn never() -> Self {
         Self {
             max_attempts: 1,
@@ -120,32 +122,32 @@ impl RetryPolicy {
     }
 }
 
-/// A retry policy that cannot work.
+/// A retry policy that is not allowed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RetryPolicyError {
-    /// There must be a first attempt.
+    /// The number of attempts is 0.
     #[error("max_attempts is 0; the first attempt counts, so it must be at least 1")]
     NoAttempts,
-    /// Retrying without waiting hammers whatever is ill.
+    /// The wait is too short: immediate retries would overload a system in trouble.
     #[error("initial_interval is {}; it must be at least 1ms", exactly(*given))]
     NoInterval {
         /// The interval that was given.
         given: Duration,
     },
-    /// Waits must not shrink.
+    /// Waits would shrink or grow too fast.
     #[error("backoff is {given}; it must be a number from 1.0 to 100.0")]
     Backoff {
         /// The factor that was given.
         given: f64,
     },
-    /// The extended lane is the slow one.
+    /// The interval of the extended retries is too short.
     #[error("the interval of the extended retries is {}; it must be at least 1s", exactly(*given))]
     ExtendedInterval {
         /// The interval that was given.
         given: Duration,
     },
-    /// At most once means exactly that.
+    /// [`RetryMode::AtMostOnce`] is combined with retries.
     #[error(
         "retry mode AtMostOnce needs max_attempts 1 and no extended retries, but max_attempts is \
          {max_attempts} and extended retries are {}", if *extended { "on" } else { "off" }
@@ -153,7 +155,7 @@ pub enum RetryPolicyError {
     AtMostOnce {
         /// The attempts that were given.
         max_attempts: u32,
-        /// Whether extended retries were on.
+        /// True if extended retries were on.
         extended: bool,
     },
 }
@@ -162,7 +164,7 @@ impl RetryPolicy {
     /// Checks the policy for a mode.
     ///
     /// # Errors
-    /// Says which field is wrong and what is allowed.
+    /// The first field that is wrong, with the allowed values.
     pub fn validate(&self, mode: RetryMode) -> Result<(), RetryPolicyError> {
         if self.max_attempts == 0 {
             return Err(RetryPolicyError::NoAttempts);
@@ -193,7 +195,7 @@ impl RetryPolicy {
         Ok(())
     }
 
-    /// Attempts in all; `None` is without limit.
+    /// The total number of attempts. `None` means without limit.
     pub(crate) fn attempts_allowed(&self) -> Option<u32> {
         match &self.extended {
             None => Some(self.max_attempts),
@@ -203,8 +205,9 @@ impl RetryPolicy {
         }
     }
 
-    /// Tries, none of which counts as an attempt at the page, after which a batch that is blocked ends: at the longest
-    /// wait they take about [`LONGEST_BLOCKED`]. `None` is without limit, as extended retries without one are.
+    /// The number of tries, none of which counts as an attempt, after which a blocked batch ends. At the
+    /// longest wait they take about [`LONGEST_BLOCKED`]. `None` means without limit, as when extended retries
+    /// have none.
     pub(crate) fn tries_allowed(&self) -> Option<u32> {
         let endless = self.extended.as_ref();
         if endless.is_some_and(|extended| extended.max_attempts.is_none()) {
@@ -215,21 +218,22 @@ impl RetryPolicy {
         Some(tries.ceil() as u32)
     }
 
-    /// How long the extended retries still take after so many attempts, if they have an end.
+    /// The time that the extended retries still take after a number of attempts. `None` if there are none or
+    /// they have no limit.
     pub(crate) fn time_of_attempts_left(&self, attempts: u32) -> Option<Duration> {
         let extended = self.extended.as_ref()?;
         let left = self.attempts_allowed()?.saturating_sub(attempts);
         Some(extended.interval.saturating_mul(left))
     }
 
-    /// The same for tries that count as no attempt.
+    /// The time that the tries which count as no attempt still take after a number of tries.
     pub(crate) fn time_of_tries_left(&self, tries: u32) -> Option<Duration> {
         let left = self.tries_allowed()?.saturating_sub(tries);
         Some(self.max_interval.saturating_mul(left))
     }
 
-    /// The wait after failed attempt number `attempt` (the first is 1). `seed` spreads the waits; the same
-    /// seed always gives the same wait, which workflow code relies on.
+    /// The wait after failed attempt number `attempt` (the first is 1). `seed` varies the waits. The same seed
+    /// always gives the same wait, which workflow code requires.
     pub(crate) fn wait_after(&self, attempt: u32, seed: u64) -> Duration {
         let exponent = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
         let grown = self.initial_interval.as_secs_f64() * self.backoff.powi(exponent);

@@ -9,11 +9,11 @@ use crate::{
     page::token::PageToken,
 };
 
-/// Most bytes of arguments. The memo has them as they were given and as the processor completed them, and Temporal
-/// takes 2 MiB.
+/// Maximum bytes of the arguments. The memo holds them both as given and as completed by the processor, and
+/// Temporal accepts 2 MiB.
 pub(crate) const MAX_ARGS_BYTES: usize = 512 * 1024;
 
-/// The part of a [`Batch`] that is stored in its history.
+/// The part of a [`Batch`](crate::Batch) that is stored in its history.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct BatchSpec {
     pub batch_id: String,
@@ -33,7 +33,7 @@ pub(crate) struct BatchSpec {
     pub redrive_of: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tolerance: Option<Tolerance>,
-    /// From the start of the batch run.
+    /// The time limit, counted from the start of the batch run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Duration>,
     #[serde(default, skip_serializing_if = "HookNames::is_empty")]
@@ -49,19 +49,19 @@ pub(crate) struct BatchSpec {
     pub lock: Option<String>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub wait_for_lock: bool,
-    /// What is looked at before the rest.
+    /// The stages, each of which is checked before the next.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub stages: Vec<Stage>,
-    /// Somebody has to approve each stage.
+    /// True if a person has to approve each stage.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub approve_stages: bool,
-    /// Everything is checked after the last page; with stages that is so unless told otherwise.
+    /// True if everything is checked after the last page. `None` means only with stages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check_at_end: Option<bool>,
-    /// Share of the workers' slots, next to the other batches of the task queue.
+    /// The share of the workers' slots, relative to other batches of the task queue.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<f32>,
-    /// The processor names partitions.
+    /// True if the processor names partitions.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub partitioned: bool,
 }
@@ -78,7 +78,7 @@ pub(crate) struct HookNames {
 }
 
 impl BatchSpec {
-    /// Whether everything is checked after the last page.
+    /// Returns whether everything is checked after the last page.
     pub fn checks_at_end(&self) -> bool {
         self.check_at_end.unwrap_or(!self.stages.is_empty())
     }

@@ -1,8 +1,8 @@
-//! Stages: a batch shows with a few items that it does what it should, before it does the rest.
+//! Stages: a batch proves itself on a few items before it processes the rest.
 //!
-//! Each stage but the last has a mark: so many items of the batch, in all, may be gone through before it is
-//! over. The [scheduler](crate::decisions::scheduler) gives out no more than that, the controller has what is finished
-//! checked, and this is where it is kept how far that is. Pure.
+//! Each stage but the last ends at a mark, the total number of items up to there. The
+//! [scheduler](crate::decisions::scheduler) dispatches nothing beyond the mark, and the controller checks what
+//! is finished. Pure.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -12,12 +12,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::error::truncate;
 
-/// Stages of a batch.
+/// Maximum number of stages of a batch.
 const MAX_STAGES: usize = 20;
 
-/// How far a batch goes before it is looked at: so many items in all, from its beginning.
+/// The point up to which a batch runs before it is checked, counted in items from its beginning.
 ///
-/// As text: `100`, `100rows` or `100items`, `2.5%`, `all`.
+/// Text form: `100`, `100rows` or `100items`, `2.5%`, `all`.
 ///
 /// ```
 /// use temporal_batch::Stage;
@@ -30,20 +30,20 @@ const MAX_STAGES: usize = 20;
 #[serde(into = "String", try_from = "String")]
 #[non_exhaustive]
 pub enum Stage {
-    /// So many items.
+    /// A number of items.
     Items(u64),
-    /// This share of the items that the batch is expected to have
-    /// ([`PageProcessor::size_hint`](crate::PageProcessor::size_hint)), rounded up.
+    /// A percentage of the expected items ([`PageProcessor::size_hint`](crate::PageProcessor::size_hint)),
+    /// rounded up.
     Percent(f64),
-    /// Everything. It is always the last stage, said or not.
+    /// All items. The last stage is always this one, whether named or not.
     All,
 }
 
-/// Stages that make no sense.
+/// Stages that are not allowed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidStages {
-    /// A text is not a stage.
+    /// The text is not a stage.
     #[error("\"{given}\" is not a stage; use a number of items (100rows), a share (1%) or all")]
     NotAStage {
         /// The text, shortened.
@@ -52,24 +52,24 @@ pub enum InvalidStages {
     /// A stage would have no items.
     #[error("a stage of no items is not allowed; use at least 1")]
     Empty,
-    /// A share is not one of a part.
+    /// The percentage is not between 0 and 100.
     #[error("a stage of {given} % is not allowed; use more than 0 and less than 100, or all")]
     Percent {
-        /// The share that was given.
+        /// The percentage that was given.
         given: f64,
     },
-    /// A stage ends before the one that it comes after.
-    #[error("stage {after} comes after {before}; stages have to grow, and all is the last one")]
+    /// A stage is not larger than an earlier one.
+    #[error("stage {after} comes after {before}; stages must grow, and all is the last one")]
     Order {
-        /// The stage that comes first.
+        /// The earlier stage.
         before: Stage,
-        /// The one that is not larger.
+        /// The later stage, which is not larger.
         after: Stage,
     },
-    /// There are too many.
+    /// The list of stages is too long.
     #[error("{given} stages are named; at most {MAX_STAGES} are allowed")]
     TooMany {
-        /// How many were given.
+        /// The number of stages that were given.
         given: usize,
     },
 }
@@ -135,7 +135,8 @@ impl Stage {
         }
     }
 
-    /// Whether it can come before `next`, as far as that can be told without the size of the data.
+    /// Returns whether this stage can come before `next`, as far as can be decided without the size of the
+    /// data.
     fn is_before(self, next: Self) -> bool {
         match (self, next) {
             (Self::Items(a), Self::Items(b)) => a < b,
@@ -146,7 +147,7 @@ impl Stage {
     }
 }
 
-/// Refuses stages that could not follow each other.
+/// Rejects stages that are not in ascending order.
 pub(crate) fn validate(stages: &[Stage]) -> Result<(), InvalidStages> {
     if stages.len() > MAX_STAGES {
         let given = stages.len();
@@ -217,7 +218,7 @@ pub(crate) mod tests {
             "all,all",
             "5,all,1%",
         ] {
-            assert!(message(text).contains("stages have to grow"), "{text}");
+            assert!(message(text).contains("stages must grow"), "{text}");
         }
         let many = vec!["all"; 30].join(",");
         assert!(message(&many).contains("at most 20"));

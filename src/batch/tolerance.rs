@@ -1,4 +1,4 @@
-//! How many failures a batch puts up with, and what happens at the next one.
+//! The failures that a batch tolerates, and its reaction to the next one.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -6,12 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::batch::validate::InvalidBatch;
 
-/// The failures that a batch tolerates. One more, and it pauses itself or stops.
+/// The failures that a batch tolerates. If there is one more, the batch pauses itself or stops.
 ///
 /// | setting | default |
 /// |---|---|
 /// | `items` | any number of items may be given up |
-/// | `pages` | any number of pages may be given up, or retry with their quick attempts spent |
+/// | `pages` | any number of pages may be given up, or be retrying after their quick attempts |
 /// | `consecutive` | any number of attempts may fail in a row |
 /// | `then` | [`OnExceeded::Pause`] |
 ///
@@ -38,10 +38,10 @@ pub struct Tolerance {
     then: OnExceeded,
 }
 
-/// A number of failures, a share of what was done, or both: whichever is exceeded first.
+/// A number of failures, a percentage of the work done, or both, in which case the one exceeded first applies.
 ///
-/// A share says nothing while little is done, so it is looked at once [`min_sample`](Self::min_sample)
-/// items or pages (100 unless told otherwise) are done or given up.
+/// A percentage of very little says nothing, so it applies only once [`min_sample`](Self::min_sample) items or
+/// pages (default 100) are done or given up.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Limit {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -56,20 +56,20 @@ fn default_sample() -> u64 {
     100
 }
 
-/// What a batch does when more has failed than is tolerated.
+/// The reaction of a batch whose failures exceed the tolerance.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum OnExceeded {
-    /// It pauses itself. Resuming forgives what has failed so far, and counting starts anew.
+    /// Pauses the batch. Resuming it forgives the failures so far and restarts the counting.
     #[default]
     Pause,
-    /// It ends as [`Outcome::Stopped`](crate::Outcome::Stopped) once the running pages are done.
+    /// Ends the batch as [`Outcome::Stopped`](crate::Outcome::Stopped) once the running pages are done.
     Stop,
 }
 
 /// # Construct
 impl Tolerance {
-    /// Tolerates everything.
+    /// A tolerance without limits.
     pub fn new() -> Self {
         Self::default()
     }
@@ -81,24 +81,24 @@ impl Tolerance {
         self
     }
 
-    /// Limits the pages that are given up. One that only retries counts too, from the moment when its quick attempts are
-    /// spent until it is finished.
+    /// Limits the pages that are given up. A page that is still retrying also counts, from the end of its quick
+    /// attempts until it finishes.
     #[must_use]
     pub fn pages(mut self, limit: Limit) -> Self {
         self.pages = Some(limit);
         self
     }
 
-    /// Limits the attempts at pages that fail one after the other, over the whole batch, without a
-    /// finished page between: so a service that is down is noticed while every page still has attempts
-    /// left. At least 1; give it some multiple of `max_parallelism`.
+    /// Limits the attempts that fail one after the other, over the whole batch, without a page that finishes in
+    /// between. This detects a service that is down while every page still has attempts left. The limit must be
+    /// at least 1; use a multiple of `max_parallelism`.
     #[must_use]
     pub fn consecutive(mut self, attempts: u32) -> Self {
         self.consecutive = Some(attempts);
         self
     }
 
-    /// What happens when a limit is exceeded.
+    /// Sets the reaction when a limit is exceeded.
     #[must_use]
     pub fn then(mut self, what: OnExceeded) -> Self {
         self.then = what;
@@ -114,7 +114,7 @@ impl Tolerance {
 
 /// # Construct
 impl Limit {
-    /// So many are tolerated; 0 tolerates none.
+    /// Tolerates this many failures; with 0 the first failure exceeds the limit.
     pub fn count(count: u64) -> Self {
         Self {
             count: Some(count),
@@ -123,7 +123,7 @@ impl Limit {
         }
     }
 
-    /// Such a share of what was done or given up is tolerated, from 0 to 100.
+    /// Tolerates this percentage of the work done or given up, from 0 to 100.
     pub fn percent(percent: f64) -> Self {
         Self {
             count: None,
@@ -132,21 +132,21 @@ impl Limit {
         }
     }
 
-    /// Limits the number as well.
+    /// Adds a limit on the number.
     #[must_use]
     pub fn or_count(mut self, count: u64) -> Self {
         self.count = Some(count);
         self
     }
 
-    /// Limits the share as well.
+    /// Adds a limit on the percentage.
     #[must_use]
     pub fn or_percent(mut self, percent: f64) -> Self {
         self.percent = Some(percent);
         self
     }
 
-    /// How much has to be done or given up before the share counts.
+    /// Sets how much must be done or given up before the percentage applies.
     #[must_use]
     pub fn min_sample(mut self, sample: u64) -> Self {
         self.min_sample = sample;
@@ -154,7 +154,7 @@ impl Limit {
     }
 }
 
-/// What was done and what failed since the counting began.
+/// The counts of work done and failed since counting began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Tally {
     /// Items done or given up.
@@ -168,7 +168,7 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// What was added to an earlier one.
+    /// The difference to an earlier tally.
     pub(crate) fn since(self, earlier: &Self) -> Self {
         Self {
             items: self.items.saturating_sub(earlier.items),
@@ -179,19 +179,20 @@ impl Tally {
     }
 }
 
-/// The tolerance of a batch as one of its strides sees it, which knows of its own failures only.
+/// The tolerance of a batch as seen by one of its strides, which knows only its own failures.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct StrideTolerance {
     pub tolerance: Tolerance,
-    /// At the dispatch of the stride, without what is forgiven.
+    /// The tally when the stride was dispatched, without forgiven failures.
     pub tally: Tally,
-    /// Strides that may run at the same time.
+    /// The number of strides that may run at the same time.
     pub strides: u32,
 }
 
 impl StrideTolerance {
-    /// Whether more than is tolerated would have failed if all strides that may run did as this one, which has to tell
-    /// of it then. So they never keep failures to themselves that are too many together.
+    /// Returns whether the tolerance would be exceeded if every stride that may run had failed like this one.
+    /// The stride must then report its failures, so that the unreported failures of all strides never add up to
+    /// too many.
     pub(crate) fn is_exceeded_by(&self, own: Tally) -> bool {
         let Tally {
             items,
@@ -218,12 +219,12 @@ impl StrideTolerance {
 
 /// # Decide
 impl Tolerance {
-    /// What to do when a limit is exceeded.
+    /// The reaction when a limit is exceeded.
     pub(crate) fn reaction(&self) -> OnExceeded {
         self.then
     }
 
-    /// Says which limit is exceeded, if one is. `forgiven` does not count any more.
+    /// Returns which limit is exceeded, if any. Failures in `forgiven` no longer count.
     pub(crate) fn exceeded(
         &self,
         tally: Tally,
@@ -241,15 +242,15 @@ impl Tolerance {
         let in_a_row = || {
             let tolerated = self.consecutive?;
             (consecutive > u64::from(tolerated)).then(|| {
-                format!("{consecutive} attempts failed in a row, tolerated are {tolerated}")
+                format!("{consecutive} attempts failed in a row; at most {tolerated} are tolerated")
             })
         };
         let what = items.or_else(pages).or_else(in_a_row)?;
         Some(format!("tolerated failures exceeded: {what}"))
     }
 
-    /// The same for what a stage has shown: it is the sample, however small. Failures in a row say nothing of
-    /// what is finished.
+    /// Like [`exceeded`](Self::exceeded) for the sample of a stage, however small. Consecutive failures do not
+    /// apply to finished work.
     pub(crate) fn exceeded_by_sample(&self, tally: Tally, forgiven: &Tally) -> Option<String> {
         let whatever_size = |limit: Option<Limit>| limit.map(|limit| limit.min_sample(0));
         let stage = Self {
@@ -261,7 +262,7 @@ impl Tolerance {
         stage.exceeded(tally, forgiven, 0)
     }
 
-    /// Refuses limits that could not mean anything.
+    /// Rejects limits without a meaning.
     pub(crate) fn validate(&self) -> Result<(), InvalidBatch> {
         for limit in [self.items, self.pages].into_iter().flatten() {
             if let Some(given) = limit.percent
@@ -282,14 +283,18 @@ impl Limit {
         if let Some(count) = self.count
             && failed > count
         {
-            return Some(format!("{failed} {what} failed, tolerated are {count}"));
+            return Some(format!(
+                "{failed} {what} failed; at most {count} are tolerated"
+            ));
         }
         let percent = self.percent?;
         let share = failed as f64 / all.max(1) as f64 * 100.0;
-        // Compared without a division, so that exactly the tolerated share never trips.
+        // The comparison avoids a division, so that exactly the tolerated percentage is never exceeded.
         let more = failed as f64 * 100.0 > percent * all as f64;
         (all >= self.min_sample && more).then(|| {
-            format!("{failed} of {all} {what} failed ({share:.2} %), tolerated are {percent} %")
+            format!(
+                "{failed} of {all} {what} failed ({share:.2} %); at most {percent} % are tolerated"
+            )
         })
     }
 }
@@ -317,7 +322,7 @@ mod tests {
         let tolerance = Tolerance::new().items(Limit::percent(1.0));
         assert_eq!(
             says(&tolerance, tally(900, 12)).unwrap(),
-            "tolerated failures exceeded: 12 of 900 items failed (1.33 %), tolerated are 1 %"
+            "tolerated failures exceeded: 12 of 900 items failed (1.33 %); at most 1 % are tolerated"
         );
         let tolerance = Tolerance::new().consecutive(3);
         assert_eq!(tolerance.exceeded(tally(0, 0), &Tally::default(), 3), None);
@@ -325,7 +330,7 @@ mod tests {
             tolerance
                 .exceeded(tally(0, 0), &Tally::default(), 4)
                 .unwrap(),
-            "tolerated failures exceeded: 4 attempts failed in a row, tolerated are 3"
+            "tolerated failures exceeded: 4 attempts failed in a row; at most 3 are tolerated"
         );
     }
 
@@ -401,7 +406,7 @@ mod tests {
             prop_assert_eq!(tripped, all >= sample && above);
         }
 
-        /// Strides that keep their failures to themselves for as long as they may.
+        /// Models strides that withhold their failures for as long as they may.
         #[test]
         fn what_strides_have_not_told_of_is_tolerated(
             count in 0u64..100, before in 0u64..100, strides in 1u32..20, own in prop::collection::vec(0u64..50, 20),

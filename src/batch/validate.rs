@@ -1,4 +1,4 @@
-//! Checks of the settings of a batch, and the error that names what is allowed.
+//! Checks of a batch's settings, and the error that names the allowed values.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::{
     },
 };
 
-/// What is not built for batches with partitions.
+/// Rejects settings that batches with partitions do not support.
 pub(crate) fn validate_partitioned(spec: &BatchSpec) -> Result<(), InvalidBatch> {
     let consecutive = spec.tolerance.as_ref();
     let consecutive = consecutive.is_some_and(Tolerance::counts_consecutive);
@@ -119,11 +119,11 @@ pub(crate) fn within(
     }
 }
 
-/// A setting of a batch that is not allowed. Nothing was started.
+/// A setting of a batch that is not allowed. The batch was not started.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidBatch {
-    /// The batch id cannot be a workflow id.
+    /// The batch id is not a valid workflow id.
     #[error(
         "batch id \"{given}\" is not allowed; use 1 to {MAX_ID_CHARS} characters without white space"
     )]
@@ -131,13 +131,13 @@ pub enum InvalidBatch {
         /// The id, shortened.
         given: String,
     },
-    /// No processor was named.
+    /// The processor is not named.
     #[error("no processor is named")]
     NoProcessor,
-    /// No task queue was named.
+    /// The task queue is empty.
     #[error("the task queue is empty")]
     NoTaskQueue,
-    /// A whole number is outside of its range.
+    /// A whole number is out of range.
     #[error("{what} is {given}; it must be from {min} to {max}")]
     OutOfRange {
         /// The setting.
@@ -155,20 +155,20 @@ pub enum InvalidBatch {
     /// The stages cannot follow each other.
     #[error(transparent)]
     Stages(#[from] InvalidStages),
-    /// Stages are to be approved, but there are none.
+    /// The batch is to hold for approval, but has no stages.
     #[error("stages are to be approved, but there are none")]
     NoStages,
     /// The batch is to wait for a lock, but has none.
     #[error("the batch is to wait for its lock, but no lock is named")]
     NoLock,
-    /// The weight is out of its range.
+    /// The weight is out of range.
     #[error("weight is {given}; it must be from {} to {}", WEIGHTS.start(), WEIGHTS.end())]
     Weight {
         /// The weight that was given.
         given: f32,
     },
-    /// A setting does not go together with partitions.
-    #[error("{what} cannot be had with partitions; leave it out")]
+    /// A setting does not support partitions.
+    #[error("{what} cannot be used with partitions; leave it out")]
     Partitioned {
         /// The setting.
         what: &'static str,
@@ -187,7 +187,7 @@ pub enum InvalidBatch {
         /// The rate that was given.
         given: f64,
     },
-    /// A duration is outside of its range.
+    /// A duration is out of range.
     #[error("{what} is {}; it must be from {} to {}", exactly(*given), exactly(*min), exactly(*max))]
     Lasts {
         /// The setting.
@@ -199,74 +199,75 @@ pub enum InvalidBatch {
         /// Longest allowed value.
         max: Duration,
     },
-    /// A tolerated share is not a share.
+    /// The tolerated percentage is out of range.
     #[error("the tolerated share is {given} %; it must be from 0 to 100")]
     TolerancePercent {
-        /// The share that was given.
+        /// The percentage that was given.
         given: f64,
     },
-    /// No failure in a row would be tolerated.
+    /// The limit on consecutive failures is zero.
     #[error(
         "tolerated consecutive failures are 0; it must be at least 1 (leave it out for no limit)"
     )]
     ToleranceConsecutive,
-    /// Too many of something are listed.
+    /// A list is too long.
     #[error("{given} {what} are named; at most {max} are allowed")]
     TooMany {
-        /// What.
+        /// The kind of entries.
         what: &'static str,
-        /// How many were given.
+        /// The number of entries that were given.
         given: usize,
-        /// How many are allowed.
+        /// The number of entries that are allowed.
         max: usize,
     },
-    /// The ramp cannot work.
+    /// The ramp is not allowed.
     #[error(transparent)]
     Ramp(#[from] InvalidRamp),
-    /// The bounds of the page size cannot work.
+    /// The automatic page size is not allowed.
     #[error(transparent)]
     AutoPageSize(#[from] InvalidAutoPageSize),
-    /// The target of the strides cannot work.
+    /// The automatic stride is not allowed.
     #[error(transparent)]
     AutoStride(#[from] InvalidAutoStride),
-    /// The bounds of the parallelism cannot work.
+    /// The automatic parallelism is not allowed.
     #[error(transparent)]
     AutoParallelism(#[from] InvalidAutoParallelism),
-    /// There is no such setting.
+    /// The setting does not exist.
     #[error(
         "there is no setting `{name}`{}",
         meant.map(|name| format!("; did you mean `{name}`?")).unwrap_or_default()
     )]
     UnknownSetting {
-        /// The value that was given.
+        /// The name that was given.
         name: String,
-        /// The setting that is most like it.
+        /// The setting with the most similar name.
         meant: Option<&'static str>,
     },
-    /// The arguments do not serialize.
+    /// The arguments do not serialize to JSON.
     #[error("the arguments do not serialize to JSON: {message}")]
     Args {
-        /// What the serializer said.
+        /// The serializer's message.
         message: String,
     },
-    /// The arguments are too large to be kept with the batch.
+    /// The arguments are too large to be stored with the batch.
     #[error(
         "the arguments are {bytes} bytes of JSON; at most {MAX_ARGS_BYTES} are allowed (pass a reference to large data instead)"
     )]
     ArgsTooLarge {
-        /// Their size.
+        /// The size in bytes.
         bytes: usize,
     },
-    /// The processor could not prepare the batch. Only [`testing`](crate::testing) finds out before the start.
+    /// The processor could not prepare the batch. Before the start, only [`testing`](crate::testing) detects
+    /// this.
     #[error("the batch cannot be prepared: {message}")]
     Prepare {
-        /// What the processor said.
+        /// The processor's message.
         message: String,
     },
-    /// The first cursor is unusable.
+    /// The first cursor is not usable.
     #[error("the first cursor is not usable: {message}")]
     FirstCursor {
-        /// Why.
+        /// The reason.
         message: String,
     },
 }

@@ -1,4 +1,4 @@
-//! Everything that talks to Temporal: the controller workflow, the activities, the worker, the client.
+//! The part of the crate that talks to Temporal: the controller workflow, the activities, the worker, the client.
 
 pub(crate) mod activity;
 pub(crate) mod client;

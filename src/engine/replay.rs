@@ -5,7 +5,7 @@ use temporalio_sdk::workflow_replayer::{WorkflowReplayer, WorkflowReplayerOption
 
 use crate::engine::controller::{Bridge, Controller};
 
-/// A history that this version of the crate would not have made.
+/// A history that this version of the crate would not have produced.
 #[derive(Debug, thiserror::Error)]
 #[error("the history does not replay")]
 pub struct ReplayError {
@@ -13,13 +13,14 @@ pub struct ReplayError {
     source: Box<dyn std::error::Error + Send + Sync>,
 }
 
-/// Replays the history of one run of a batch with this version of the crate; no server is needed. Worth
-/// doing with the histories of batches that are running before a new version is deployed.
-/// [`BatchHandle::history`](crate::BatchHandle::history) fetches them in the form that is read here, which
-/// is not the one that Temporal's own tools write.
+/// Replays the history of one run of a batch with this version of the crate, without a server.
+///
+/// Replay the histories of running batches before a new version is deployed.
+/// [`BatchHandle::history`](crate::BatchHandle::history) fetches them in the required form, which differs from
+/// that of Temporal's own tools.
 ///
 /// # Errors
-/// When the history cannot be read, or the controller would have decided otherwise.
+/// The history cannot be read, or the controller would have decided differently.
 pub async fn replay_history(json: &[u8]) -> Result<(), ReplayError> {
     async fn replay(json: &[u8]) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let history = WorkflowHistory::from_json(json)?;

@@ -1,4 +1,4 @@
-//! Dead letters in a file, for where there is no database.
+//! A file of dead letters, for use without a database.
 
 use std::{
     any::Any,
@@ -33,19 +33,19 @@ use crate::{
     progress::ItemCounts,
 };
 
-/// The type of an error of the file system.
+/// The error type of a file system error.
 const FILE_ERROR: &str = "DeadLetterFile";
 
-/// The type of the error of a line that is not a letter.
+/// The error type of a line that is not a dead letter.
 const UNREADABLE: &str = "DeadLetterFileUnreadable";
 
-/// How often a redrive looks whether the one before it is over.
+/// Interval at which a redrive checks whether the previous one has finished.
 const REDRIVE_POLL: Duration = Duration::from_millis(50);
 
-/// A file with fewer useless lines than this is not worth writing anew.
+/// Minimum number of superseded lines before the file is rewritten.
 const MIN_USELESS_LINES: usize = 64;
 
-/// A file of fewer bytes is not looked through by `put`.
+/// Minimum size at which `put` checks whether the file should be rewritten.
 const MIN_LOOK_THROUGH_BYTES: u64 = 64 * 1_024;
 
 /// [`DeadLetters`] in a JSON Lines file.
@@ -64,10 +64,10 @@ const MIN_LOOK_THROUGH_BYTES: u64 = 64 * 1_024;
 ///
 /// # The file
 ///
-/// One JSON object a line. Most lines are a [`DeadLetter`], its fields in the order in which they are
-/// declared. Where an id occurs again the later line counts, with the `first_at` of the earlier one. A line
-/// with `removed` ends a redrive: that letter is gone, and `letters`, if there are any, came in its place. A line with
-/// `settled` adds to the number of letters of that batch run that redrives have settled.
+/// The file has one JSON object in each line. Most lines are a [`DeadLetter`], with the fields in the order of
+/// their declaration. If an id occurs more than once, the last line applies, with the `first_at` of the first.
+/// A line with `removed` ends a redrive: that letter is gone, replaced by `letters` if there are any. A line
+/// with `settled` adds to the number of letters of that batch run that redrives have settled.
 ///
 /// ```text
 /// {"id":"5d0c…","batch_id":"hash-emails","batch_run":"8f3a…","processor":"hash-emails","stride":7,…}
@@ -76,52 +76,52 @@ const MIN_LOOK_THROUGH_BYTES: u64 = 64 * 1_024;
 /// {"settled":"8f3a…","letters":12}
 /// ```
 ///
-/// Once such lines and superseded ones outweigh the letters, the file is written anew without them, and
-/// replaced in one step. So it stays in proportion to the letters that are left.
+/// Once superseded and removed lines outweigh the letters, the file is rewritten without them and replaced
+/// atomically. Its size therefore stays proportional to the remaining letters.
 ///
-/// # What is safe
+/// # Durability
 ///
-/// [`put`](DeadLetters::put) and the commit of a redrive return when the file and its folder are synced to
-/// the disk. A line that was cut off by a crash was never reported as kept: it is passed over when reading,
-/// and cut away by the next write. Any other line that is not a letter is an error that names the file and
-/// the line, when letters are listed or taken; nothing is dropped for it.
+/// [`put`](DeadLetters::put) and the commit of a redrive return after the file and its folder are synced to
+/// disk. A last line truncated by a crash was never reported as stored: reading skips it, and the next write
+/// removes it. Any other line that is not a letter is an error that names the file and the line when letters
+/// are listed or taken. Nothing is deleted in that case.
 ///
-/// The line that ends a redrive removes the letter and brings those in its place, so a crash leaves either
-/// all of it or nothing. If the letter was put again while its redrive ran, the new one stays.
+/// The line that ends a redrive both removes the letter and adds its replacements, so a crash leaves either all
+/// of it or nothing. A letter that was put again during its redrive is kept.
 ///
-/// # What it costs
+/// # Cost
 ///
-/// `put` appends, whatever the size of the file, but waits for the disk: give it many letters at once.
-/// `list`, `take` and the commit of a redrive read the whole file, and hold the letters in memory. That is
-/// meant for some ten thousand letters; beyond that, keep them in a database.
+/// `put` appends, whatever the size of the file, but waits for the disk, so pass many letters at once. `list`,
+/// `take` and the commit of a redrive read the whole file and hold its letters in memory. This suits some ten
+/// thousand letters; use a database for more.
 ///
 /// # Locks
 ///
-/// Beside `letters.jsonl` there are `letters.jsonl.lock`, which is locked for the time of one read or
-/// write, and `letters.jsonl.redrive.lock`, which is locked from `take` until the transaction is committed
-/// or dropped. So one letter of a file is redriven at a time, whoever does it, and others who want to
-/// [`take`](DeadLetters::take) wait; a task that takes a second letter before it is done with its first
-/// waits for ever. Letters are put and listed meanwhile. The locks end with their process, and their files
-/// stay: do not delete them while anybody works with the letters.
+/// Two lock files are created beside `letters.jsonl`. `letters.jsonl.lock` is locked for each read or write.
+/// `letters.jsonl.redrive.lock` is locked from `take` until the transaction is committed or dropped. At most
+/// one letter of a file is therefore redriven at a time, across all processes, and other calls of
+/// [`take`](DeadLetters::take) wait. A task that takes a second letter before it has finished its first waits
+/// forever. Letters can be put and listed during a redrive. The locks end with their process, but their files
+/// remain: do not delete them while the letters are in use.
 ///
-/// The file is for the processes of one machine, or of several on a shared file system whose file locks
-/// work. Several values of this type may use one file, in one process too.
+/// The file may be shared by processes on one machine, or on several machines with a shared file system whose
+/// file locks work. Several values of this type may use the same file, even in one process.
 ///
-/// The reports of batch runs are not kept.
+/// Reports of batch runs are not stored.
 #[derive(Clone, Debug)]
 pub struct JsonlDeadLetters {
     path: Arc<PathBuf>,
-    /// Lets the writers of this process queue up here instead of each blocking a thread.
+    /// A queue for the writers of this process, so that waiting does not block threads.
     write_turn: Arc<Mutex<()>>,
-    /// Lets the redrives of this process follow each other without polling.
+    /// A queue for the redrives of this process, which then need not poll.
     redrive_turn: Arc<Mutex<()>>,
-    /// The size of the file at which `put` looks next whether it should be written anew.
+    /// The file size at which `put` next checks whether the file should be rewritten.
     look_through_at: Arc<AtomicU64>,
 }
 
 impl JsonlDeadLetters {
-    /// Letters in this file. Nothing is created before the first letter is put; the folder must exist by
-    /// then, or every call fails with a [`PageError`] that says so. A symbolic link is followed.
+    /// A store in this file. The file is created when the first letter is put. Its folder must exist by then,
+    /// or every call fails with a [`PageError`] that says so. Symbolic links are followed.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             path: Arc::new(path.into()),
@@ -131,7 +131,7 @@ impl JsonlDeadLetters {
         }
     }
 
-    /// Runs file I/O where it may block. It goes on when the caller is dropped.
+    /// Runs file I/O on a thread that may block. The work continues if the caller is dropped.
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Place) -> Result<T, PageError> + Send + 'static,
@@ -143,8 +143,8 @@ impl JsonlDeadLetters {
     async fn lock_for_redrive(&self) -> Result<RedriveLock, PageError> {
         let turn = Arc::clone(&self.redrive_turn).lock_owned().await;
         loop {
-            // Not a blocking lock: it could hold a thread, and the end of the runtime, for as long as
-            // somebody else's redrive takes.
+            // Polling instead of a blocking lock: that could keep a thread, and the shutdown of the runtime,
+            // waiting for as long as another process's redrive takes.
             let file = self
                 .blocking(|place| Lock::try_exclusive(&place.redrive_lock))
                 .await?;
@@ -177,7 +177,7 @@ impl DeadLetters for JsonlDeadLetters {
             let size = place.append(&lines)?;
             if size >= look_through_at.load(Ordering::Relaxed) {
                 let size = place.look_through().unwrap_or(size);
-                // Twice as large before the next look, so that looking costs no more than writing did.
+                // The next check is at twice the size, so that checking costs no more than writing.
                 let next = size.saturating_mul(2).max(MIN_LOOK_THROUGH_BYTES);
                 look_through_at.store(next, Ordering::Relaxed);
             }
@@ -220,7 +220,7 @@ impl DeadLetters for JsonlDeadLetters {
         &self,
         letter: &DeadLetter,
     ) -> Result<Option<Box<dyn PageTransaction>>, PageError> {
-        // Before a letter was put there is nothing to lock.
+        // Nothing needs a lock before the first letter was put.
         if !self.blocking(|place| Ok(place.file.exists())).await? {
             return Ok(None);
         }
@@ -273,14 +273,14 @@ impl PageTransaction for Redrive {
         let turn = Arc::clone(&store.write_turn).lock_owned().await;
         store
             .blocking(move |place| {
-                // Both are held until the write is over, even when nobody waits for it any more.
+                // Both are held until the write is done, even if the caller was dropped.
                 let (_redrive, _turn) = (lock, turn);
                 let _lock = Lock::exclusive(&place.lock)?;
                 let mut contents = place.read()?;
                 let mut lines = Vec::new();
                 if contents.letters.get(&taken.id) == Some(&taken) {
-                    // One line, because a line is either there or not; rewriting the file for every
-                    // letter would cost far more.
+                    // A single line is either present or not. Rewriting the file for every letter would cost
+                    // far more.
                     let removal = Removal {
                         removed: taken.id,
                         letters,
@@ -288,7 +288,7 @@ impl PageTransaction for Redrive {
                     push_line(&mut lines, &removal)?;
                     contents.apply(Line::Removal(removal));
                 } else {
-                    // It was put again meanwhile, which the redrive knows nothing about.
+                    // The letter was put again in the meantime, and the redrive did not see the new one.
                     let added = Settled {
                         settled: taken.batch_run,
                         letters: -contents.missing(&letters),
@@ -314,20 +314,20 @@ impl PageTransaction for Redrive {
     }
 }
 
-/// What a line says.
+/// The content of a line.
 enum Line {
     Letter(Box<DeadLetter>),
     Removal(Removal),
     Settled(Settled),
 }
 
-/// Letters of a batch run that were settled by redrives whose lines are gone.
+/// A number of letters of a batch run that redrives settled and whose lines are gone.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Settled {
     /// The batch run.
     settled: String,
-    /// How many more; less than none where a letter was split into several that are not settled yet.
+    /// The number to add. It is negative if a letter was split into several that are not settled yet.
     letters: i64,
 }
 
@@ -335,9 +335,9 @@ struct Settled {
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Removal {
-    /// The id of the letter that is gone.
+    /// The id of the removed letter.
     removed: String,
-    /// The letters that came in its place.
+    /// The letters that replace it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     letters: Vec<DeadLetter>,
 }
@@ -354,11 +354,11 @@ impl Line {
             })
     }
 
-    /// Whether a text that ends without a newline, and that is not a line, may be the beginning of one.
-    /// It decides what is cut away, so it must not take another kind of file for a torn line.
+    /// Returns whether an invalid text without a newline may be the beginning of a line. Such a text is
+    /// removed, so content of another kind must not match.
     fn is_torn(text: &[u8]) -> bool {
         let begins = |start: &[u8]| text.starts_with(start) || start.starts_with(text);
-        // Some file systems show zeros where a crash kept them from writing.
+        // Some file systems show zeros if a crash prevented the write.
         let known = [&br#"{"id":"#[..], br#"{"removed":"#, br#"{"settled":"#];
         known.into_iter().any(begins) || text.iter().all(|byte| *byte == 0)
     }
@@ -370,17 +370,17 @@ fn push_line(lines: &mut Vec<u8>, line: &impl Serialize) -> Result<(), PageError
     Ok(())
 }
 
-/// What a file says.
+/// The content of a file.
 #[derive(Default)]
 struct Contents {
     letters: BTreeMap<String, DeadLetter>,
-    /// By batch run: letters that redrives took out, less those that came in their place.
+    /// The number of letters that redrives removed, minus their replacements, by batch run.
     settled: BTreeMap<String, i64>,
     lines: usize,
 }
 
 impl Contents {
-    /// How many of these letters it does not have.
+    /// Returns how many of these letters it does not contain.
     fn missing(&self, letters: &[DeadLetter]) -> i64 {
         let ids: BTreeSet<_> = letters.iter().map(|letter| &letter.id).collect();
         let missing = ids.into_iter().filter(|id| !self.letters.contains_key(*id));
@@ -427,19 +427,19 @@ impl Contents {
 
 /// The files of a store.
 ///
-/// The locks are files of their own, since the file of the letters is replaced when it is written anew: who
-/// waits for a lock on the old one would get it while another holds one on the new one.
+/// The locks are separate files, because a rewrite replaces the file of the letters. A process waiting for a
+/// lock on the old file would get it while another holds a lock on the new one.
 struct Place {
     folder: PathBuf,
     file: PathBuf,
-    /// What is being written anew.
+    /// The replacement while it is written.
     new_file: PathBuf,
     lock: PathBuf,
     redrive_lock: PathBuf,
 }
 
 impl Place {
-    /// Follows links, so that everybody who means the same file uses the same locks.
+    /// Resolves links, so that every path to the same file uses the same locks.
     fn resolve(path: &Path) -> Result<Self, PageError> {
         let shown = path.display();
         let Some(name) = path.file_name() else {
@@ -477,13 +477,13 @@ impl Place {
         })
     }
 
-    /// Reads the file while nobody writes it.
+    /// Reads the file with a lock that excludes writers.
     fn read_locked(&self) -> Result<Contents, PageError> {
         let _lock = Lock::shared(&self.lock)?;
         self.read()
     }
 
-    /// What the file says; the lock must be held.
+    /// Reads the file. The caller holds the lock.
     fn read(&self) -> Result<Contents, PageError> {
         let mut contents = Contents::default();
         let file = match File::open(&self.file) {
@@ -512,25 +512,25 @@ impl Place {
     }
 
     fn unreadable(&self, number: u64, error: &serde_json::Error) -> PageError {
-        // Not the error's own text: it quotes the line, and with it perhaps a record.
+        // The error's own text quotes the line, which may contain a record.
         let what = if error.is_data() {
-            "JSON, but no dead letter, no removal and no count"
+            "JSON, but not a dead letter, a removal or a count"
         } else {
             "not JSON"
         };
         PageError::non_retryable(
             UNREADABLE,
             format_args!(
-                "line {number} of the dead letter file {} is {what} (column {}); correct the line or take it out",
+                "line {number} of the dead letter file {} is {what} (column {}); correct or remove the line",
                 self.file.display(),
                 error.column()
             ),
         )
     }
 
-    /// Appends whole lines and syncs them; the lock must be held. Tells how large the file is then.
+    /// Appends whole lines, syncs them and returns the size of the file. The caller holds the lock.
     fn append(&self, lines: &[u8]) -> Result<u64, PageError> {
-        // It holds records.
+        // The mode is private, because the file contains records.
         let mut file = private_files::file()
             .read(true)
             .create(true)
@@ -545,13 +545,13 @@ impl Place {
             file.stream_position()
         };
         let size = append().map_err(cannot("write", &self.file))?;
-        // Not only by whoever created the file: another process may have died between creating or
-        // replacing it and this, and these lines would be lost together with its new entry in the folder.
+        // Every writer syncs the folder, not just the one that created the file. Another process may have died
+        // after creating or replacing the file, and these lines would be lost with its unsynced entry.
         self.sync_folder()?;
         Ok(size)
     }
 
-    /// Makes the file end with a newline. A line that a crash has cut off is cut away.
+    /// Makes the file end with a newline. A line truncated by a crash is removed.
     fn finish_last_line(&self, file: &mut File) -> Result<(), PageError> {
         let (start, last) = last_line(file).map_err(cannot("read", &self.file))?;
         if last.is_empty() {
@@ -565,13 +565,13 @@ impl Place {
                 tracing::warn!(
                     file = %self.file.display(),
                     bytes = last.len(),
-                    "cutting away the last dead letter, which a crash has left unfinished"
+                    "removing the last dead letter, which a crash left incomplete"
                 );
                 file.set_len(start)
             }
             Err(_) => {
                 return Err(file_error(format_args!(
-                    "the last line of {} ends without a newline and is no dead letter; correct it or take it out",
+                    "the last line of {} ends without a newline and is not a dead letter; correct or remove it",
                     self.file.display()
                 )));
             }
@@ -579,13 +579,13 @@ impl Place {
         finished.map_err(cannot("write", &self.file))
     }
 
-    /// Writes the file anew if that is worth it; the lock must be held. Tells its size if it was.
+    /// Rewrites the file if that is worthwhile, and returns its new size. The caller holds the lock.
     fn look_through(&self) -> Option<u64> {
         let contents = match self.read() {
             Ok(contents) => contents,
             Err(error) => {
-                // What was put is safe; whoever lists it will hear of this.
-                tracing::warn!(%error, "the dead letter file cannot be made smaller");
+                // The letters that were put are safe, and listing them will report this error.
+                tracing::warn!(%error, "the dead letter file cannot be compacted");
                 return None;
             }
         };
@@ -596,12 +596,13 @@ impl Place {
         }
     }
 
-    /// Replaces the file; the lock must be held. Tells its size. If it fails the old file is as good.
+    /// Replaces the file and returns its new size. The caller holds the lock. If it fails, the old file remains
+    /// valid.
     fn try_rewrite(&self, contents: &Contents) -> Option<u64> {
         match self.rewrite(contents) {
             Ok(size) => Some(size),
             Err(error) => {
-                tracing::warn!(%error, "the dead letter file cannot be made smaller");
+                tracing::warn!(%error, "the dead letter file cannot be compacted");
                 None
             }
         }
@@ -609,12 +610,12 @@ impl Place {
 
     fn rewrite(&self, contents: &Contents) -> Result<u64, PageError> {
         let write = || {
-            // Left by a process that was lost, or put there by another user.
+            // Such a file was left by a process that died, or created by another user.
             let _ = fs::remove_file(&self.new_file);
             let file = private_files::file()
                 .create_new(true)
                 .open(&self.new_file)?;
-            // Before there is anything to read in it.
+            // The permissions are set before the file has any content.
             file.set_permissions(fs::metadata(&self.file)?.permissions())?;
             let mut writer = BufWriter::new(file);
             for letter in contents.letters.values() {
@@ -641,7 +642,8 @@ impl Place {
         Ok(size)
     }
 
-    /// Makes the names in the folder as durable as the contents. Only Unix opens a folder as a file.
+    /// Syncs the folder, so that its entries are as durable as the contents. Only Unix can open a folder as a
+    /// file.
     fn sync_folder(&self) -> Result<(), PageError> {
         if cfg!(unix) {
             let synced = File::open(&self.folder).and_then(|folder| folder.sync_all());
@@ -651,12 +653,12 @@ impl Place {
     }
 }
 
-/// Where the last line of a file begins, and what it is; empty after a newline.
+/// Returns the position and content of the last line, which is empty after a newline.
 fn last_line(file: &mut File) -> io::Result<(u64, Vec<u8>)> {
     let mut start = file.seek(SeekFrom::End(0))?;
     let mut last = Vec::new();
     while start > 0 {
-        // One byte tells in nearly every case; from there on twice as much each time.
+        // One byte is enough in nearly every case. After that, twice as many are read each time.
         let length = (last.len() as u64).clamp(1, start);
         start -= length;
         file.seek(SeekFrom::Start(start))?;
@@ -673,7 +675,7 @@ fn last_line(file: &mut File) -> io::Result<(u64, Vec<u8>)> {
     Ok((start, last))
 }
 
-/// A lock on a file, until it is dropped or the process ends.
+/// A file lock, held until it is dropped or the process ends.
 struct Lock(File);
 
 impl Lock {
@@ -683,7 +685,7 @@ impl Lock {
         Ok(Self(file))
     }
 
-    /// `None`: somebody else has it.
+    /// Tries to lock the file. `None` if it is already locked.
     fn try_exclusive(path: &Path) -> Result<Option<Self>, PageError> {
         let file = Self::create(path)?;
         match file.try_lock() {
@@ -693,7 +695,7 @@ impl Lock {
         }
     }
 
-    /// Excludes writers, if there ever were any: to read, nothing is created.
+    /// Excludes writers, if the lock file exists. Reading creates nothing.
     fn shared(path: &Path) -> Result<Option<Self>, PageError> {
         match File::open(path) {
             Ok(file) => {
@@ -717,13 +719,14 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Closing is not enough while a child process that is just starting has a copy of the handle. An
-        // error leaves it to the closing.
+        // Closing the file is not enough while a starting child process has a copy of the handle. After an
+        // error, closing has to do.
         let _ = self.0.unlock();
     }
 }
 
-/// The file is let go first, so that the next of this process need not poll.
+/// The file lock and the turn of a redrive. The file is unlocked first, so that the next redrive of this
+/// process need not poll.
 struct RedriveLock {
     _file: Lock,
     _turn: OwnedMutexGuard<()>,
@@ -745,9 +748,9 @@ mod tests {
     use super::*;
     use crate::{base::time::Timestamp, page::token::PageToken};
 
-    /// Longer than anything here takes, unless it hangs.
+    /// Longer than any operation here takes.
     const BOUND: Duration = Duration::from_secs(60);
-    /// Long enough for a take that is not held up to be over.
+    /// Long enough for an unhindered `take`.
     const HELD_UP: Duration = Duration::from_millis(300);
 
     struct Folder(PathBuf);
@@ -997,7 +1000,7 @@ mod tests {
         let whole = folder.text();
         store.put(&[letter("b")]).await.unwrap();
         let both = folder.text();
-        // Up to the closing brace: with it the letter is all there.
+        // Lengths up to the closing brace, with which the letter would be complete.
         for length in whole.len() + 1..both.len() - 1 {
             fs::write(folder.file(), &both.as_bytes()[..length]).unwrap();
             assert_eq!(ids(&store).await, ["a"], "{length}");
@@ -1043,7 +1046,7 @@ mod tests {
             (first.to_owned(), second.to_owned())
         };
         let odd = first.replace(r#""stride":7"#, r#""stride":"secret""#);
-        for (bad, what) in [("{\"id\":\"x", "not JSON"), (&odd, "no removal")] {
+        for (bad, what) in [("{\"id\":\"x", "not JSON"), (&odd, "not a dead letter")] {
             fs::write(folder.file(), format!("{first}\n{bad}\n{second}")).unwrap();
             let filter = LetterFilter::of("nightly");
             let listed = store.list(&filter, None, 10).await.unwrap_err();
@@ -1056,7 +1059,7 @@ mod tests {
                 assert!(message.contains(what), "{message}");
                 assert!(!message.contains("secret"), "{message}");
             }
-            // Letters are kept all the same, and nothing is dropped.
+            // Letters are still stored, and nothing is dropped.
             store.put(&[letter("c")]).await.unwrap();
             assert!(folder.text().contains(bad));
             assert!(folder.text().ends_with("}\n"));
@@ -1128,8 +1131,8 @@ mod tests {
         }
     }
 
-    // Two stores stand for two processes: each opens the lock files anew, and an operating system lock
-    // belongs to the opened file, not to the process. They share nothing else.
+    // Two stores stand for two processes. Each opens the lock files itself, and an operating system lock
+    // belongs to the open file, not to the process. They share nothing else.
     #[tokio::test]
     async fn a_letter_is_out_once_whichever_store_takes_it() {
         let folder = Folder::new();
@@ -1200,7 +1203,7 @@ mod tests {
         assert_eq!(all(&store).await, [again, letter("b")]);
     }
 
-    // The lock of another process that is writing.
+    // Stands for the lock of another process that is writing.
     #[tokio::test]
     async fn putting_listing_and_committing_wait_for_a_write_of_somebody_else() {
         let folder = Folder::new();
@@ -1288,7 +1291,7 @@ mod tests {
         assert_eq!(settled().await, Some(100));
         assert!(all(&store).await.is_empty());
         assert!(folder.text().contains(r#"{"settled":"run","letters":"#));
-        // The file has no letter left that would be written again.
+        // The file contains no letter that would be rewritten.
         let other = DeadLetter {
             batch_run: "other".to_owned(),
             ..letter("z")
@@ -1322,7 +1325,7 @@ mod tests {
         std::os::unix::fs::symlink(folder.file(), &link).unwrap();
         let store = JsonlDeadLetters::new(&link);
         store.put(&vec![letter("a"); 1_000]).await.unwrap();
-        assert_eq!(folder.text().lines().count(), 1, "it was written anew");
+        assert_eq!(folder.text().lines().count(), 1, "it was rewritten");
         let mode = fs::metadata(folder.file()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         assert!(link.is_symlink());
@@ -1341,7 +1344,7 @@ mod tests {
                         .map(|n| letter(&format!("{task}-{put:02}-{n}")))
                         .collect();
                     store.put(&letters).await.unwrap();
-                    // What was put before is listed, whatever the others are writing.
+                    // Letters put before are listed, whatever other writers are doing.
                     let filter = LetterFilter::of("nightly");
                     let after = format!("{task}-{put:02}-");
                     let listed = store.list(&filter, Some(&after), 10).await.unwrap();

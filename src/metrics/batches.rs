@@ -1,7 +1,7 @@
-//! The batches whose pages this process runs, as gauges.
+//! Gauges of the batches whose pages this process runs.
 //!
 //! ```text
-//! about once a second: Progress --> Table: the last look at each batch, 50 at most
+//! about once a second: Progress --> Table: the latest progress of at most 50 batches
 //!                                     |
 //! GET /metrics --> Registry::gather --> Batches as Collector: forgets, then fills the gauges
 //! ```
@@ -27,14 +27,14 @@ use crate::{
     },
 };
 
-/// Batches with series at once. Each has about 50, and batch ids come from users.
+/// Maximum number of batches with series. Each has about 50 series, and batch ids come from users.
 const MAX_BATCHES: usize = 50;
-/// Further batches whose ids are remembered, to count them.
+/// Maximum number of further batches whose ids are kept in order to count them.
 const MAX_OTHERS: usize = 1_000;
-/// A batch that is not seen for so long has ended, or has moved to other workers.
+/// Time after which a batch that was not seen is dropped: it has ended, or has moved to other workers.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(60);
 
-/// Collects the gauges of all batches; clones share them.
+/// The collector of the gauges of all batches. Clones share them.
 #[derive(Clone)]
 pub(super) struct Batches {
     table: Arc<Mutex<Table>>,
@@ -75,20 +75,20 @@ impl Collector for Batches {
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
-        // Held to the end: two scrapes at once would empty each other's gauges.
+        // The lock is held to the end: two concurrent scrapes would clear each other's gauges.
         let mut table = self.table();
         table.forget(Instant::now());
         self.gauges.fill(&table);
         let gauges = self.gauges.all().into_iter();
         let mut families: Vec<_> = gauges.flat_map(Collector::collect).collect();
-        // A family without series is not written, and would be an error to the encoder.
+        // A family without series is not written, and the encoder would report it as an error.
         families.retain(|family| !family.get_metric().is_empty());
         families.extend(self.gauges.not_exported.collect());
         families
     }
 }
 
-/// The last look at each batch. Knows no clock.
+/// The latest progress of each batch. It does not read the clock.
 #[derive(Default)]
 struct Table {
     batches: BTreeMap<String, Seen>,
@@ -98,7 +98,7 @@ struct Table {
 struct Seen {
     progress: Progress,
     at: Instant,
-    /// When the low-water mark was first seen where it is.
+    /// The time at which the low-water mark was first seen at its current place.
     mark_since: Instant,
 }
 
@@ -140,7 +140,7 @@ impl Table {
     }
 }
 
-/// What no gauge shows need not be kept for a minute.
+/// Removes the lists that no gauge shows.
 fn without_lists(progress: &Progress) -> Progress {
     let mut progress = progress.clone();
     progress.failing = Vec::new();
@@ -151,7 +151,7 @@ fn without_lists(progress: &Progress) -> Progress {
     progress
 }
 
-/// All gauges have the labels `batch` and `processor`, and some a third one.
+/// The gauges. All of them have the labels `batch` and `processor`, and some have a third one.
 #[derive(Clone)]
 struct Gauges {
     phase: GaugeVec,
@@ -211,7 +211,7 @@ fn phase_label(phase: Phase) -> &'static str {
     }
 }
 
-/// `NoWorker`, `Workers` and `Pages` are not among them: only clients tell them.
+/// All values that a controller reports. Only clients report `NoWorker`, `Workers` and `Pages`.
 const HELD_BY: [HeldBy; 13] = [
     HeldBy::Preparing,
     HeldBy::Lock,
@@ -243,84 +243,84 @@ impl Gauges {
         Ok(Self {
             phase: with(
                 "phase",
-                "1 for the phase that the batch is in, else 0.",
+                "1 for the current phase of the batch, 0 for the others.",
                 "phase",
             )?,
             held: with(
                 "held",
-                "1 for what keeps the batch from being faster, else 0.",
+                "1 for the cause that limits the speed of the batch, 0 for the others.",
                 "by",
             )?,
-            items: with("items", "Items done, by what became of them.", "outcome")?,
+            items: with("items", "Items done, by outcome.", "outcome")?,
             items_expected: plain(
                 "items_expected",
-                "Items in the whole data set, where the processor can tell.",
+                "Items in the whole data set, if the processor provides it.",
             )?,
             pages: with("pages", "Pages finished and given up.", "outcome")?,
             in_flight: plain("pages_in_flight", "Pages in flight on all workers.")?,
             in_flight_by_age: with(
                 "pages_in_flight_by_age",
-                "Pages in flight by how long ago they were dispatched.",
+                "Pages in flight by time since dispatch.",
                 "age",
             )?,
             oldest_in_flight: plain(
                 "oldest_in_flight_timestamp_seconds",
-                "When the page that has been in flight longest was dispatched.",
+                "Dispatch time of the page that has been in flight longest.",
             )?,
-            stuck: plain("pages_stuck", "Pages in the slow retry lane.")?,
+            stuck: plain("pages_stuck", "Pages in extended retries.")?,
             strides_waiting: plain(
                 "strides_waiting",
-                "Strides whose start is known and that nobody has been given yet.",
+                "Strides whose start is known and that are not dispatched yet.",
             )?,
             max_parallelism: plain("max_parallelism", "Configured limit on pages in flight.")?,
             parallelism_now: plain(
                 "parallelism_now",
-                "Pages in flight that limit, ramp, tuning and throttles leave right now.",
+                "Pages in flight currently allowed by limit, ramp, tuning and throttles together.",
             )?,
-            page_size: plain("page_size", "Items per page right now.")?,
+            page_size: plain("page_size", "Current items per page.")?,
             rate_limit: with(
                 "rate_limit",
-                "Items or pages per second at most, where there is a limit.",
+                "Limit on items or pages per second, if there is one.",
                 "of",
             )?,
             throttle_factor: plain(
                 "throttle_factor",
-                "What the throttles leave of the limits: 1 is all, 0 holds the batch.",
+                "Fraction of the limits that the throttles leave: 1 is all, 0 holds the batch.",
             )?,
             retries: plain(
                 "retries",
-                "Attempts that failed and were followed, or will be followed, by another.",
+                "Failed attempts that were or will be followed by another.",
             )?,
             consecutive_failures: plain(
                 "consecutive_failures",
-                "Attempts that failed one after the other, without a finished page since.",
+                "Attempts that have failed in a row since a page last finished.",
             )?,
-            dead_letters: plain("dead_letters", "Dead letters that were kept.")?,
+            dead_letters: plain("dead_letters", "Dead letters that were stored.")?,
             items_per_second: plain(
                 "items_per_second",
-                "Throughput over the last minute, as the controller works it out.",
+                "Throughput over the last minute, as computed by the controller.",
             )?,
             time_left: with(
                 "time_left_seconds",
-                "How long the rest may take if it goes on as it did, where the number of items is known.",
+                "Estimate of the remaining time, if the number of items is known.",
                 "bound",
             )?,
             mark_age: plain(
                 "low_water_mark_age_seconds",
-                "At the last look, how long this process had seen the low-water mark stand still.",
+                "Time since the low-water mark last moved, as seen by this process.",
             )?,
             runs: plain(
                 "runs",
                 "Temporal runs of the batch run: 1 plus the continue-as-new.",
             )?,
-            started: plain("started_timestamp_seconds", "When the batch run started.")?,
+            started: plain("started_timestamp_seconds", "Start time of the batch run.")?,
             deadline: plain(
                 "deadline_timestamp_seconds",
-                "When the batch stops itself, if it has a deadline.",
+                "Time at which the batch stops itself, if it has a deadline.",
             )?,
             not_exported: IntGauge::with_opts(opts(
                 "batches_not_exported",
-                "Batches that were seen but have no series, because 50 others have.",
+                "Batches without series, because 50 others have series.",
             ))?,
         })
     }
@@ -361,7 +361,7 @@ impl Gauges {
         for seen in table.batches.values() {
             self.fill_batch(seen);
         }
-        // At most 1,000.
+        // The number is at most 1,000.
         self.not_exported.set(table.others.len() as i64);
     }
 
@@ -434,7 +434,7 @@ fn one_if(condition: bool) -> f64 {
     f64::from(u8::from(condition))
 }
 
-/// Since the Unix epoch, as Prometheus has its times.
+/// Converts to seconds since the Unix epoch, the unit of times in Prometheus.
 fn seconds(time: Timestamp) -> f64 {
     time.0 as f64 / 1_000.0
 }
@@ -450,7 +450,7 @@ pub(super) mod tests {
         progress::{ItemCounts, Throttled, TimeLeft},
     };
 
-    /// With a value for everything that may have none.
+    /// A progress with a value in every optional field.
     pub fn full_progress(batch_id: &str) -> Progress {
         let mut progress: Progress = serde_json::from_value(json!({
             "batch_id": batch_id,
@@ -542,7 +542,7 @@ pub(super) mod tests {
             ("pages_in_flight_by_age", r#"age="under_1m","#, "2"),
         ] {
             let name = format!("temporal_batch_batch_{name}");
-            // Labels are in the order of their names.
+            // Labels are sorted by name.
             let line = text.lines().find(|line| {
                 let labels = line.strip_prefix(&name).and_then(|l| l.strip_prefix('{'));
                 labels.is_some_and(|l| {
@@ -646,7 +646,7 @@ pub(super) mod tests {
         table.seen(&progress, after(45));
         assert_eq!(at(&table, "b"), Duration::from_secs(5));
 
-        // Another batch run under the same id starts over.
+        // Another batch run with the same id starts over.
         progress.batch_run = "run-2".to_owned();
         table.seen(&progress, after(50));
         assert_eq!(at(&table, "b"), Duration::ZERO);
@@ -673,14 +673,14 @@ pub(super) mod tests {
             table.seen(&full_progress(&format!("b-{n}")), second(0));
         }
         assert_eq!((table.batches.len(), table.others.len()), (50, 3));
-        // One that has its place keeps it, one of the others moves up.
+        // A batch with series keeps them; one of the others moves up when there is room.
         table.seen(&full_progress("b-0"), second(1));
         assert_eq!((table.batches.len(), table.others.len()), (50, 3));
         table.gone("b-1");
         table.seen(&full_progress("b-52"), second(1));
         assert_eq!((table.batches.len(), table.others.len()), (50, 2));
         assert!(table.batches.contains_key("b-52"));
-        // Places are free again without a scrape in between.
+        // Places become free without a scrape.
         table.seen(&full_progress("late"), second(60));
         assert!(table.batches.contains_key("late"));
         assert_eq!((table.batches.len(), table.others.len()), (3, 0));

@@ -1,17 +1,18 @@
-//! Whether a worker can be given work, for whoever supervises it.
+//! Readiness of a worker, for an orchestrator or a load balancer.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use prometheus::IntGauge;
 
-/// Longest reason that is told, in characters.
+/// Maximum length of a reason, in characters.
 const MAX_REASON_CHARS: usize = 200;
 
-/// Whether the worker of this process polls for work, and why not if it does not. Clones share their state.
+/// The readiness of the worker of this process: whether it polls for work, and the reason if not. Clones share it.
 ///
-/// [`MetricsServer`](super::MetricsServer) tells it at `/readyz`, and the metric `temporal_batch_worker_ready`
-/// is 1 or 0. A process begins as not ready, because it is `starting`; the worker says the rest. One process
-/// has one such state: give workers that are to be watched apart a process or [`Metrics`](super::Metrics) each.
+/// [`MetricsServer`](super::MetricsServer) reports it at `/readyz`, and the metric
+/// `temporal_batch_worker_ready` is 1 or 0. A process begins as not ready, with the reason `starting`, and its
+/// worker updates the state. There is one state for each [`Metrics`](super::Metrics): workers that are to be
+/// monitored separately need a process or a `Metrics` each.
 ///
 /// ```
 /// # use temporal_batch::metrics::Metrics;
@@ -29,7 +30,7 @@ pub struct Health {
 }
 
 impl Health {
-    /// Not ready yet; `gauge` follows it.
+    /// Creates a state that is not ready. `gauge` follows it.
     pub(super) fn new(gauge: IntGauge) -> Self {
         gauge.set(0);
         Self {
@@ -38,15 +39,15 @@ impl Health {
         }
     }
 
-    /// The worker polls: it can be given work.
+    /// Marks the worker as ready: it polls for work.
     pub fn set_ready(&self) {
         let mut not_ready = self.lock();
         *not_ready = None;
         self.gauge.set(1);
     }
 
-    /// The worker cannot be given work. The reason becomes one line of at most 200 characters; everybody who
-    /// reaches the endpoint can read it, so it holds no secrets.
+    /// Marks the worker as not ready. The reason is shortened to one line of at most 200 characters. Every
+    /// client of the endpoint can read it, so it must not contain secrets.
     pub fn set_not_ready(&self, reason: impl Into<String>) {
         let reason: String = reason.into();
         let words = reason.split_whitespace().collect::<Vec<_>>().join(" ");
@@ -60,7 +61,7 @@ impl Health {
         self.gauge.set(0);
     }
 
-    /// Why the worker cannot be given work; `None` while it can.
+    /// The reason why the worker is not ready. `None` if it is ready.
     #[must_use]
     pub fn not_ready(&self) -> Option<String> {
         self.lock().clone()

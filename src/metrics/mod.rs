@@ -1,6 +1,6 @@
-//! What a worker tells Prometheus and its orchestrator, and the endpoint that tells it.
+//! Metrics for Prometheus, health for an orchestrator, and the endpoint that serves both.
 //!
-//! The worker and the pages it runs:
+//! Metrics of the worker and the pages that it runs:
 //!
 //! | metric | type | labels |
 //! |---|---|---|
@@ -25,8 +25,8 @@
 //! | `temporal_batch_throttle_factor` | gauge | `throttle` |
 //! | `temporal_batch_throttle_failures_total` | counter | `throttle` |
 //!
-//! The batches whose pages it runs, as their controllers tell it; all of these have the labels `batch` and
-//! `processor` and, where one is named, another one:
+//! Metrics of the batches whose pages it runs, as reported by their controllers. All of them have the labels
+//! `batch` and `processor`, and some have one more:
 //!
 //! | metric | type | label |
 //! |---|---|---|
@@ -54,15 +54,15 @@
 //! | `temporal_batch_batch_runs` | gauge | |
 //! | `temporal_batch_batch_started_timestamp_seconds` | gauge | |
 //! | `temporal_batch_batch_deadline_timestamp_seconds` | gauge | |
-//! | `temporal_batch_batches_not_exported` | gauge | none at all |
+//! | `temporal_batch_batches_not_exported` | gauge | no labels |
 //!
 //! Label values come from small sets. Those of the first table are fixed: the names of the registered
-//! processors, hooks and throttles, and the outcomes. Ids of batches come from users, so at most 50
-//! batches have series at once: see [`Metrics::batch_seen`]. A page token or a key of a user's data is never a
-//! label, so none ends up in a monitoring system. `docs/monitoring.md` says what each metric means.
+//! processors, hooks and throttles, and the outcomes. Batch ids come from users, so at most 50 batches have
+//! series at once: see [`Metrics::batch_seen`]. Page tokens and keys of user data are never labels, so they
+//! never reach a monitoring system. `docs/monitoring.md` explains each metric.
 //!
-//! With the feature `temporal` the metrics of the Temporal SDK (`temporal_...`) join the same registry:
-//! see [`Metrics::telemetry_options`].
+//! With the feature `temporal`, the metrics of the Temporal SDK (`temporal_...`) are in the same registry: see
+//! [`Metrics::telemetry_options`].
 
 mod batches;
 mod health;

@@ -1,4 +1,4 @@
-//! The pages that this process works on right now: how many, and since when.
+//! The pages that this process is working on: their number and the age of the oldest.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -15,7 +15,7 @@ use prometheus::{
 
 use super::recorder::opts;
 
-/// The gauges of all processors. The age of the oldest page is worked out when somebody asks.
+/// The gauges of all processors. The age of the oldest page is computed when metrics are collected.
 #[derive(Clone)]
 pub(super) struct PagesInFlight {
     pages: IntGaugeVec,
@@ -23,7 +23,7 @@ pub(super) struct PagesInFlight {
     processors: Arc<Mutex<BTreeMap<String, Arc<Pages>>>>,
 }
 
-/// Those of one processor.
+/// The pages of one processor.
 pub(super) struct Pages {
     count: IntGauge,
     oldest: Gauge,
@@ -32,7 +32,7 @@ pub(super) struct Pages {
 
 #[derive(Default)]
 struct Started {
-    /// The number tells pages apart that started at the same moment.
+    /// The start times. The number distinguishes pages that started at the same moment.
     pages: BTreeSet<(Instant, u64)>,
     next: u64,
 }
@@ -43,14 +43,14 @@ impl PagesInFlight {
             pages: IntGaugeVec::new(
                 opts(
                     "pages_in_flight",
-                    "Pages that this process works on right now.",
+                    "Pages that this process is currently working on.",
                 ),
                 &["processor"],
             )?,
             oldest: GaugeVec::new(
                 opts(
                     "oldest_page_in_flight_seconds",
-                    "How long this process has been working on its oldest page in flight; 0 without one.",
+                    "Age of the oldest page that this process is working on; 0 if there is none.",
                 ),
                 &["processor"],
             )?,
@@ -92,7 +92,7 @@ impl Collector for PagesInFlight {
     }
 }
 
-/// A page in flight; dropping it ends that. Made by
+/// A page in flight, until it is dropped. Created by
 /// [`ProcessorMetrics::page_started`](super::ProcessorMetrics::page_started).
 #[must_use = "the page counts as in flight only as long as this guard lives"]
 pub struct PageInFlight {
@@ -171,7 +171,7 @@ mod tests {
 
         let old = PageInFlight::of(&pages);
         let mut older = PageInFlight::of(&in_flight.of("copy"));
-        // An hour old, without waiting for one; a clock that began later than that has no such moment.
+        // The page is made to look an hour old. A clock that started less than an hour ago has no such time.
         let Some(hour_ago) = Instant::now().checked_sub(Duration::from_secs(3_600)) else {
             return;
         };

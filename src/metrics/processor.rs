@@ -1,4 +1,4 @@
-//! What one processor's pages are counted by.
+//! Counters of the pages of one processor.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -6,15 +6,14 @@ use prometheus::{Counter, Histogram, IntCounter};
 
 use super::pages_in_flight::{PageInFlight, Pages};
 
-/// How a stride ended, as far as the worker that ran it knows.
+/// The end of a stride, as seen by the worker that ran it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StrideOutcome {
-    /// All of its pages are finished.
+    /// All pages of the stride are finished.
     Completed,
-    /// It stopped at a page boundary before its end, because a hand-over, a pause or a new limit asked
-    /// for it.
+    /// The stride stopped at a page boundary before its end, because of a hand-over, a pause or a new limit.
     Yielded,
-    /// One of its pages failed.
+    /// A page of the stride failed.
     Failed,
 }
 
@@ -28,14 +27,14 @@ impl StrideOutcome {
     }
 }
 
-/// How the claim of a page in a page ledger ended.
+/// The end of a claim of a page in a page ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ClaimOutcome {
     /// The page was applied and committed.
     Committed,
-    /// The ledger refused it: a later attempt or another worker has the page by now.
+    /// The ledger refused the claim: a later attempt or another worker has the page.
     Fenced,
-    /// The page failed, or the ledger did not answer. Nothing of it was kept.
+    /// The page failed, or the ledger did not answer. Nothing was committed.
     Failed,
 }
 
@@ -49,12 +48,12 @@ impl ClaimOutcome {
     }
 }
 
-/// What a worker does about a batch whose workflow task fails for good.
+/// The reaction of a worker to a batch whose workflow task fails permanently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recovery {
-    /// It has started the current run of the batch again.
+    /// The worker restarted the current run of the batch.
     Done,
-    /// It has left the batch to people.
+    /// The worker left the batch to a person.
     Left,
 }
 
@@ -67,8 +66,8 @@ impl Recovery {
     }
 }
 
-/// Counts the work of one processor. Made by [`Metrics::for_processor`](super::Metrics::for_processor);
-/// clones share their values.
+/// The metrics of one processor. Created by [`Metrics::for_processor`](super::Metrics::for_processor); clones
+/// share their values.
 #[derive(Clone)]
 pub struct ProcessorMetrics {
     pub(super) pages_completed: IntCounter,
@@ -95,15 +94,15 @@ pub struct ProcessorMetrics {
 }
 
 impl ProcessorMetrics {
-    /// A page begins. It is in flight until the returned guard is dropped, also when the work on it
+    /// Records the start of a page. The page is in flight until the returned guard is dropped, even if the work
     /// panics or is cancelled.
     #[must_use = "the page counts as in flight only as long as this guard lives"]
     pub fn page_started(&self) -> PageInFlight {
         PageInFlight::of(&self.pages_in_flight)
     }
 
-    /// An attempt finished its page; `duration` is the time from the begin of `fetch` to the end of
-    /// `process`, and the three counts say what became of the items.
+    /// Records a finished page. `duration` is the time from the start of `fetch` to the end of `process`. The
+    /// other arguments are the number of items by outcome.
     pub fn page_completed(&self, duration: Duration, processed: u64, skipped: u64, failed: u64) {
         self.pages_completed.inc();
         self.page_duration.observe(duration.as_secs_f64());
@@ -114,38 +113,38 @@ impl ProcessorMetrics {
         self.items_failed.inc_by(failed);
     }
 
-    /// An attempt at a page failed after `duration`, whether or not another one follows.
+    /// Records a failed attempt at a page, whether or not another one follows.
     pub fn page_failed(&self, duration: Duration) {
         self.pages_failed.inc();
         self.page_duration.observe(duration.as_secs_f64());
     }
 
-    /// A page is attempted again.
+    /// Records another attempt at a page.
     pub fn page_retried(&self) {
         self.page_retries.inc();
     }
 
-    /// One call of `fetch` took this long, whether it failed or not.
+    /// Records the duration of a call of `fetch`, whether it succeeded or not.
     pub fn page_fetched(&self, duration: Duration) {
         self.fetch_duration.observe(duration.as_secs_f64());
     }
 
-    /// One call of `process` took this long, whether it failed or not.
+    /// Records the duration of a call of `process`, whether it succeeded or not.
     pub fn page_processed(&self, duration: Duration) {
         self.process_duration.observe(duration.as_secs_f64());
     }
 
-    /// A page waited this long for the rate limit.
+    /// Records the time that a page waited for the rate limit.
     pub fn rate_waited(&self, duration: Duration) {
         self.rate_wait.inc_by(duration.as_secs_f64());
     }
 
-    /// A page waited this long for a throttle.
+    /// Records the time that a page waited for a throttle.
     pub fn throttle_waited(&self, duration: Duration) {
         self.throttle_wait.inc_by(duration.as_secs_f64());
     }
 
-    /// The claim of a page in a page ledger ended.
+    /// Records the end of a claim in a page ledger.
     pub fn ledger_claim(&self, outcome: ClaimOutcome) {
         match outcome {
             ClaimOutcome::Committed => self.claims_committed.inc(),
@@ -154,7 +153,7 @@ impl ProcessorMetrics {
         }
     }
 
-    /// A stride ended.
+    /// Records the end of a stride.
     pub fn stride_ended(&self, outcome: StrideOutcome) {
         match outcome {
             StrideOutcome::Completed => self.strides_completed.inc(),
@@ -163,12 +162,12 @@ impl ProcessorMetrics {
         }
     }
 
-    /// A signal announced the starts of next strides, one or several.
+    /// Records a signal that announced the starts of one or more strides.
     pub fn announced(&self) {
         self.announce_signals.inc();
     }
 
-    /// So many dead letters were kept.
+    /// Records dead letters that were stored.
     pub fn dead_letters_kept(&self, letters: u64) {
         self.dead_letters.inc_by(letters);
     }

@@ -1,4 +1,4 @@
-//! The metrics themselves, behind methods that leave no label to misspell.
+//! The metrics, behind methods so that callers cannot misspell a label.
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,13 +18,13 @@ use crate::progress::Progress;
 
 const NAMESPACE: &str = "temporal_batch";
 
-/// A page is a few milliseconds of SQL or minutes of calls to a slow API; both must be told apart.
+/// Buckets for pages that take a few milliseconds of SQL as well as minutes of calls to a slow API.
 const DURATION_BUCKETS: &[f64] = &[
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
     120.0, 300.0, 600.0,
 ];
 
-/// A page has from 1 to 1,000,000 items, and mostly hundreds or thousands.
+/// Buckets for pages of 1 to 1,000,000 items, most of which have hundreds or thousands.
 const ITEMS_BUCKETS: &[f64] = &[
     1.0,
     5.0,
@@ -92,7 +92,7 @@ struct Families {
 
 /// Constructors.
 impl Metrics {
-    /// An empty set of metrics with a registry of its own.
+    /// An empty set of metrics with its own registry.
     #[must_use]
     pub fn new() -> Self {
         let registry = Registry::new();
@@ -106,13 +106,13 @@ impl Metrics {
             pages: counters(
                 &registry,
                 "pages_total",
-                "Attempts at a page that ended, by outcome.",
+                "Attempts at pages that have ended, by outcome.",
                 &["processor", "outcome"],
             ),
             items: counters(
                 &registry,
                 "items_total",
-                "Items of completed pages, by what became of them.",
+                "Items of completed pages, by outcome.",
                 &["processor", "outcome"],
             ),
             page_items: histograms(
@@ -124,19 +124,19 @@ impl Metrics {
             page_duration: histograms(
                 &registry,
                 "page_duration_seconds",
-                "Time that an attempt at a page took to fetch and to process it, failed attempts included.",
+                "Duration of an attempt at a page, from fetch to process, including failed attempts.",
                 DURATION_BUCKETS,
             ),
             fetch_duration: histograms(
                 &registry,
                 "fetch_duration_seconds",
-                "Time that one call of fetch took, failed ones included.",
+                "Duration of a call of fetch, including failed calls.",
                 DURATION_BUCKETS,
             ),
             process_duration: histograms(
                 &registry,
                 "process_duration_seconds",
-                "Time that one call of process took, failed ones included.",
+                "Duration of a call of process, including failed calls.",
                 DURATION_BUCKETS,
             ),
             pages_in_flight: registered(&registry, PagesInFlight::new()),
@@ -159,7 +159,7 @@ impl Metrics {
             ledger_claims: counters(
                 &registry,
                 "ledger_claims_total",
-                "Claims of a page in a page ledger, by outcome; a fenced one belongs to somebody else by now.",
+                "Claims of a page in a page ledger, by outcome; a fenced page belongs to another attempt.",
                 &["processor", "outcome"],
             ),
             strides: counters(
@@ -177,19 +177,19 @@ impl Metrics {
             dead_letters: counters(
                 &registry,
                 "dead_letters_total",
-                "Dead letters that were kept: records, and pages that could not be split.",
+                "Dead letters that were stored: records, and pages that could not be split.",
                 &["processor"],
             ),
             hook_failures: counters(
                 &registry,
                 "hook_failures_total",
-                "Attempts to call a failure handler, tracker or completion hook that failed.",
+                "Failed attempts to call a failure handler, tracker or completion hook.",
                 &["hook"],
             ),
             recoveries: counters(
                 &registry,
                 "recoveries_total",
-                "Batches and partitions whose workflow task failed for good, by what the worker did about it.",
+                "Batches and partitions whose workflow task failed permanently, by the worker's reaction.",
                 &["outcome"],
             ),
             throttle_factor: registered(
@@ -197,7 +197,7 @@ impl Metrics {
                 GaugeVec::new(
                     opts(
                         "throttle_factor",
-                        "What a throttle said last: 1 is go, 0 is hold, in between is slow.",
+                        "Latest verdict of a throttle: 1 is go, 0 is hold, in between is slow.",
                     ),
                     &["throttle"],
                 ),
@@ -205,7 +205,7 @@ impl Metrics {
             throttle_failures: counters(
                 &registry,
                 "throttle_failures_total",
-                "Times that a throttle could not tell.",
+                "Failed calls of a throttle.",
                 &["throttle"],
             ),
             batches: registered(&registry, Batches::new()),
@@ -213,7 +213,7 @@ impl Metrics {
                 &registry,
                 IntGauge::with_opts(opts(
                     "worker_ready",
-                    "Whether the worker of this process polls for work.",
+                    "1 if the worker of this process polls for work, else 0.",
                 )),
             )),
             #[cfg(feature = "temporal")]
@@ -231,10 +231,10 @@ impl Metrics {
 
 /// Recording and reading.
 impl Metrics {
-    /// The handle through which the work of one processor is counted.
+    /// Returns the handle for the metrics of one processor.
     ///
-    /// Every series of that processor exists from here on, with zeros, so that a rate over the first
-    /// minutes is right. Asking twice for one name gives two handles to the same values.
+    /// All series of that processor exist from this call on, with the value zero, so that rates are right from
+    /// the first minute. Two calls with the same name return handles to the same values.
     #[must_use]
     pub fn for_processor(&self, name: &str) -> ProcessorMetrics {
         let f = &self.inner;
@@ -264,7 +264,7 @@ impl Metrics {
         }
     }
 
-    /// Makes the series of a hook, with zero, so that its first failure is seen as one.
+    /// Creates the series of a hook with the value zero, so that its first failure shows as an increase.
     pub fn hook_registered(&self, name: &str) {
         let _ = self.inner.hook_failures.with_label_values(&[name]);
     }
@@ -274,27 +274,27 @@ impl Metrics {
         self.inner.hook_failures.with_label_values(&[name]).inc();
     }
 
-    /// Counts what was done about a batch whose workflow task fails for good.
+    /// Counts a reaction to a batch whose workflow task fails permanently.
     pub fn recovery(&self, outcome: Recovery) {
         let outcome = outcome.label();
         self.inner.recoveries.with_label_values(&[outcome]).inc();
     }
 
-    /// Makes the series of the failures of a throttle, with zero, so that the first one is seen as one. What
-    /// the throttle says has no series until it has been asked.
+    /// Creates the series of a throttle's failures with the value zero, so that the first one shows as an
+    /// increase. The verdict has no series until the throttle has been called.
     pub fn throttle_registered(&self, name: &str) {
         let _ = self.inner.throttle_failures.with_label_values(&[name]);
     }
 
-    /// A throttle was asked and said this: 1 is go, 0 is hold, in between is the part of the limits that is
-    /// left. Anything else counts as the nearest of these, and what is not a number as hold.
+    /// Records the verdict of a throttle: 1 is go, 0 is hold, and values in between are the fraction of the
+    /// limits that remains. Values outside this range are clamped, and NaN counts as hold.
     pub fn throttle_reading(&self, name: &str, factor: f64) {
         let factor = if factor.is_nan() { 0.0 } else { factor };
         let gauge = self.inner.throttle_factor.with_label_values(&[name]);
         gauge.set(factor.clamp(0.0, 1.0));
     }
 
-    /// A throttle was asked and could not tell.
+    /// Records a failed call of a throttle.
     pub fn throttle_failed(&self, name: &str) {
         self.inner
             .throttle_failures
@@ -302,35 +302,34 @@ impl Metrics {
             .inc();
     }
 
-    /// Takes over what a controller says of its batch, for the series `temporal_batch_batch_...`.
+    /// Updates the series `temporal_batch_batch_...` from the progress of a batch.
     ///
-    /// To be called about once a second while this process runs pages of the batch. Series of a batch that
-    /// was not seen for 60 s are gone. 50 batches have series at once; further ones are counted in
-    /// `temporal_batch_batches_not_exported`, up to 1,000, and move up when there is room.
+    /// Call it about once a second while this process runs pages of the batch. The series of a batch that was
+    /// not seen for 60 s disappear. At most 50 batches have series. Up to 1,000 further batches are counted in
+    /// `temporal_batch_batches_not_exported` and get series when there is room.
     pub fn batch_seen(&self, progress: &Progress) {
         self.inner.batches.seen(progress);
     }
 
-    /// Drops the series of a batch at once, because it is over.
+    /// Removes the series of a batch that has ended.
     pub fn batch_gone(&self, batch_id: &str) {
         self.inner.batches.gone(batch_id);
     }
 
-    /// Whether the worker of this process can be given work. The worker that collects into these metrics
-    /// sets it.
+    /// The readiness of the worker of this process. The worker that records into these metrics updates it.
     #[must_use]
     pub fn health(&self) -> Health {
         self.inner.health.clone()
     }
 
-    /// Everything in the registry in the text format that Prometheus scrapes.
+    /// Renders all metrics of the registry in the text format that Prometheus scrapes.
     #[must_use]
     pub fn render(&self) -> String {
         let encoder = TextEncoder::new();
         let mut text = String::new();
         for family in self.inner.registry.gather() {
-            // One by one: a family that cannot be written, from a collector that a user added, must
-            // not take the others with it.
+            // Families are encoded one by one, so that an invalid family of a user's own collector does not
+            // affect the others.
             if let Err(error) = encoder.encode_utf8(&[family], &mut text) {
                 tracing::warn!(%error, "left a metric out of the exposition");
             }
@@ -338,8 +337,7 @@ impl Metrics {
         text
     }
 
-    /// The registry behind these metrics, for a user's own collectors: they then appear on the same
-    /// endpoint.
+    /// The registry behind these metrics. Collectors that a user registers here appear on the same endpoint.
     #[must_use]
     pub fn registry(&self) -> &Registry {
         &self.inner.registry
@@ -398,7 +396,7 @@ pub(super) mod tests {
     use super::*;
     use crate::metrics::batches::tests::full_progress;
 
-    /// As text, because that is what is scraped.
+    /// Reads a value from the rendered text, because that is what Prometheus scrapes.
     pub fn value_of<'a>(text: &'a str, series: &str) -> &'a str {
         text.lines()
             .find_map(|line| line.strip_prefix(series)?.strip_prefix(' '))

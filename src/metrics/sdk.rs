@@ -1,8 +1,8 @@
-//! The Temporal SDK's own metrics, kept in our registry.
+//! The Temporal SDK's own metrics, kept in the registry of this crate.
 //!
-//! The SDK records through a [`CoreMeter`]. The one it brings writes to a private registry behind an
-//! HTTP server of its own, so it would cost a second port and a scrape inside each scrape. This one puts
-//! the same series next to ours.
+//! The SDK records through a [`CoreMeter`]. Its built-in implementation has a private registry and its own HTTP
+//! server, which would cost a second port and a scrape within each scrape. This implementation adds the same
+//! series to this crate's registry.
 //!
 //! ```text
 //! SDK --> SdkMeter --> Table per metric name --> series per label set
@@ -30,10 +30,10 @@ use temporalio_common::telemetry::{METRIC_PREFIX, TelemetryOptions, telemetry_in
 use super::Metrics;
 
 impl Metrics {
-    /// Options for the SDK's runtime that make its metrics (`temporal_...`) appear among these.
+    /// Options for the SDK's runtime that add its metrics (`temporal_...`) to this registry.
     ///
-    /// Names follow the Prometheus conventions: counters end in `_total`, durations are seconds and say
-    /// so. Logging stays unset, so what the SDK logs reaches the program's own `tracing` subscriber.
+    /// Names follow the Prometheus conventions: counters end in `_total`, and durations in `_seconds`. Logging
+    /// is not set, so the SDK logs to the program's own `tracing` subscriber.
     ///
     /// ```no_run
     /// # use temporal_batch::metrics::Metrics;
@@ -51,30 +51,30 @@ impl Metrics {
     pub fn telemetry_options(&self) -> TelemetryOptions {
         TelemetryOptions::builder()
             .metrics(Arc::new(self.sdk_meter().clone()) as Arc<dyn CoreMeter>)
-            // It would be the same word on every series.
+            // The service name would be the same on every series.
             .attach_service_name(false)
             .build()
     }
 
-    /// The meter for a client's connection, which counts its requests: the SDK takes it apart from the
-    /// runtime's options.
+    /// The meter for a client's connection, which counts its requests. The SDK takes it separately from the
+    /// options of the runtime.
     pub(crate) fn connection_meter(&self) -> Option<TemporalMeter> {
-        // Without a logger there is nothing in these options that can fail; should it fail one day, a
-        // connection that is not counted is better than none.
+        // Without a logger nothing in these options can fail. If that changes, a connection without metrics is
+        // better than none.
         telemetry_init(self.telemetry_options())
             .ok()?
             .get_temporal_metric_meter()
     }
 }
 
-/// Implements the SDK's meter on Prometheus types; clones share their series.
+/// The SDK's meter, implemented on Prometheus types. Clones share their series.
 #[derive(Clone, Default)]
 pub(super) struct SdkMeter {
     tables: Arc<Tables>,
 }
 
-/// By full metric name. The SDK creates an instrument of one name many times, once for each worker and
-/// each pool of slots, and all of these must share their series.
+/// The tables by full metric name. The SDK creates the same instrument many times, once for each worker and
+/// each pool of slots, and all of them must share their series.
 #[derive(Default)]
 struct Tables {
     counters: Mutex<BTreeMap<String, Arc<Table<IntCounter>>>>,
@@ -83,8 +83,8 @@ struct Tables {
     histograms: Mutex<BTreeMap<String, Arc<Table<prometheus::Histogram>>>>,
 }
 
-/// The series of one metric. Prometheus's own vectors want one set of label names per metric, but the
-/// SDK records one metric with different sets, so each series carries its labels as constants.
+/// The series of one metric. A Prometheus vector has one set of label names, but the SDK records one metric
+/// with different sets. Each series therefore carries its labels as constants.
 struct Table<M> {
     name: String,
     help: String,
@@ -135,7 +135,7 @@ impl<M: Series> Table<M> {
             Opts::new(&self.name, &self.help).const_labels(labels.clone().into_iter().collect());
         let series = M::create(opts, self.buckets)?;
         let mut known = self.series.write().unwrap_or_else(PoisonError::into_inner);
-        // Another thread may have been first; its series has values already.
+        // Another thread may have created the series first, and it may already have values.
         Ok(known.entry(labels).or_insert(series).clone())
     }
 
@@ -157,7 +157,7 @@ fn labels(attributes: &MetricAttributes) -> Result<Labels, Box<dyn Error>> {
     }
 }
 
-/// The table of `name`, made on first use.
+/// Returns the table of `name`, creating it on first use.
 fn table<M>(
     tables: &Mutex<BTreeMap<String, Arc<Table<M>>>>,
     name: String,
@@ -168,7 +168,7 @@ fn table<M>(
     let table = tables.entry(name).or_insert_with_key(|name| {
         Arc::new(Table {
             name: name.clone(),
-            // Prometheus insists on a help text; the SDK does not always give one.
+            // Prometheus requires a help text, which the SDK does not always provide.
             help: match params.description.trim() {
                 "" => name.clone(),
                 help => help.to_owned(),
@@ -184,7 +184,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The SDK names metrics with dashes now and then, which Prometheus does not allow.
+/// Replaces dashes, which the SDK uses in some names and Prometheus does not allow.
 fn valid(name: &str) -> String {
     name.replace('-', "_")
 }
@@ -284,12 +284,13 @@ impl CoreMeter for SdkMeter {
 }
 
 impl Collector for SdkMeter {
-    /// Nothing: a description would have to name all labels ahead. A registry takes one such collector.
+    /// Returns no descriptions, because they would have to name all labels in advance. A registry accepts one
+    /// such collector.
     fn desc(&self) -> Vec<&Desc> {
         Vec::new()
     }
 
-    /// One family for each series; gathering merges those of one name.
+    /// Returns one family for each series. Gathering merges families of the same name.
     fn collect(&self) -> Vec<MetricFamily> {
         fn all<M: Series>(tables: &Mutex<BTreeMap<String, Arc<Table<M>>>>) -> Vec<MetricFamily> {
             lock(tables)
@@ -311,10 +312,10 @@ impl fmt::Debug for SdkMeter {
     }
 }
 
-/// A metric that the SDK binds to labels.
+/// A metric whose labels the SDK has yet to bind.
 struct Instrument<M>(Arc<Table<M>>);
 
-/// A series that the SDK records to.
+/// A series to which the SDK records.
 struct Bound<M>(M);
 
 macro_rules! bind {
@@ -366,7 +367,7 @@ impl GaugeF64Base for Bound<prometheus::Gauge> {
 
 impl HistogramBase for Bound<prometheus::Histogram> {
     fn records(&self, value: u64) {
-        // Prometheus keeps floats; beyond 2^53 the difference is one in 10^16.
+        // Prometheus stores floats; beyond 2^53 the rounding error is one in 10^16.
         #[allow(clippy::cast_precision_loss)]
         self.0.observe(value as f64);
     }
@@ -440,7 +441,7 @@ mod tests {
             few.clone(),
             NewAttributes::new(vec![MetricKeyValue::new("operation", "Poll")]),
         );
-        // Two instruments of one name, as two workers in one process have them.
+        // Two instruments with one name, as two workers in one process have.
         meter.counter("request".into()).add(1, &few);
         meter.counter("request".into()).add(1, &few);
         meter.counter("request".into()).add(1, &more);

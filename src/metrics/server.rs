@@ -1,4 +1,4 @@
-//! The endpoint that Prometheus scrapes and an orchestrator asks.
+//! The endpoint that Prometheus scrapes and an orchestrator probes.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -20,28 +20,28 @@ use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 
 use super::Metrics;
 
-/// What a connection may take, from its beginning to the last byte that the client has read.
+/// Time limit of a connection, from its start until the client has read the last byte.
 const TIME_LIMIT: Duration = Duration::from_secs(10);
 
-/// Connections at once. One more ends the one that has lasted for longest: a scrape takes milliseconds, so that
-/// is one whose client does not send or does not read.
+/// Maximum number of connections. One more closes the oldest: a scrape takes milliseconds, so the client of an
+/// old connection neither sends nor reads.
 const MAX_CONNECTIONS: usize = 50;
 
-/// Pause after a failed accept: it fails again at once when the process is out of file descriptors.
+/// Pause after a failed accept, which would fail again at once if the process has no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(200);
 
-/// Serves [`Metrics`] and the [`Health`](super::Health) that belongs to them.
+/// Serves [`Metrics`] and their [`Health`](super::Health) over HTTP.
 ///
 /// | path | answer |
 /// |---|---|
 /// | `/metrics` | the metrics in the text format of Prometheus |
 /// | `/healthz` | 200 and `ok` as long as the process answers |
-/// | `/readyz` | 200 and `ok` while the worker polls; else 503 and one line that says why not |
+/// | `/readyz` | 200 and `ok` while the worker polls; otherwise 503 and a line with the reason |
 ///
-/// A connection is for one request. It is closed after 10 s, and when 50 others have come after it.
+/// A connection serves one request. It is closed after 10 s, or when 50 newer connections are open.
 ///
-/// It serves until it is dropped, or until [`stop`](Self::stop). There is neither TLS nor a login on it:
-/// bind it to the loopback or to a network that only your monitoring reaches.
+/// The server runs until it is dropped or [stopped](Self::stop). It has neither TLS nor authentication: bind it
+/// to the loopback address, or to a network that only your monitoring can reach.
 ///
 /// ```no_run
 /// # use temporal_batch::metrics::{Metrics, MetricsServer};
@@ -60,13 +60,14 @@ pub struct MetricsServer {
 }
 
 impl MetricsServer {
-    /// Listens on `address`; port 0 takes any free one, which [`address`](Self::address) then tells.
+    /// Listens on `address`. With port 0 the system chooses a free port, which [`address`](Self::address)
+    /// returns.
     ///
     /// # Errors
-    /// When nothing can listen there; the error names the address.
+    /// The address is not available; the error names it.
     ///
     /// # Panics
-    /// Outside of a Tokio runtime.
+    /// Panics outside a Tokio runtime.
     pub async fn bind(address: SocketAddr, metrics: Metrics) -> Result<Self, MetricsServerError> {
         let failed = |source: io::Error| match source.kind() {
             io::ErrorKind::AddrInUse => MetricsServerError::AddressInUse { address, source },
@@ -80,16 +81,16 @@ impl MetricsServer {
         })
     }
 
-    /// Where it listens.
+    /// The address on which the server listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Stops serving; the port is free again when this returns.
+    /// Stops serving. The port is free when this returns.
     pub async fn stop(mut self) {
         self.accepting.abort();
-        // The only error there can be is the cancellation just asked for.
+        // The only possible error is the cancellation requested above.
         let _ = (&mut self.accepting).await;
     }
 }
@@ -100,35 +101,35 @@ impl Drop for MetricsServer {
     }
 }
 
-/// Why [`MetricsServer::bind`] failed.
+/// The reason why [`MetricsServer::bind`] failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MetricsServerError {
-    /// Another program, or another worker on this machine, listens there already. Take another port, or
-    /// port 0 for any free one.
+    /// Another program, or another worker on this machine, already listens there. Choose another port, or port
+    /// 0 for any free one.
     #[error(
         "the metrics address {address} is in use; choose another port, or port 0 for any free one"
     )]
     AddressInUse {
         /// The address that was asked for.
         address: SocketAddr,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// The system does not let this process listen there: the address is none of this machine's, or the
-    /// port needs more rights.
+    /// The system does not allow this process to listen there: the address does not belong to this machine, or
+    /// the port requires privileges.
     #[error(
         "cannot serve metrics at {address}; choose an address of this machine and a port from 1024 up, such as 127.0.0.1:9464"
     )]
     CannotListen {
         /// The address that was asked for.
         address: SocketAddr,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
 }
 
-/// Owns the connections, so that aborting this task closes all of them.
+/// Accepts connections and owns them, so that aborting this task closes all of them.
 async fn accept(listener: TcpListener, metrics: Metrics, time_limit: Duration) {
     let mut connections = JoinSet::new();
     let mut by_age: VecDeque<AbortHandle> = VecDeque::new();
@@ -158,7 +159,7 @@ async fn accept(listener: TcpListener, metrics: Metrics, time_limit: Duration) {
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
             },
-            // Reaps what is done; disabled while there is nothing to wait for.
+            // Finished connections are collected. The branch is disabled while there are none to wait for.
             Some(_) = connections.join_next() => {}
         }
     }
@@ -168,7 +169,8 @@ const PLAIN: &str = "text/plain; charset=utf-8";
 
 struct Endpoint {
     metrics: Metrics,
-    /// Rendering is work. So it is done by one thread at a time, and never by one that answers and polls.
+    /// A limit of one rendering at a time. Rendering is expensive and must not occupy the threads that answer
+    /// and poll.
     rendering: Arc<Semaphore>,
 }
 
@@ -178,7 +180,7 @@ impl Endpoint {
             let request = request;
             Ok::<_, Infallible>(self.answer(&request).await)
         });
-        // A second request would be as new as a second connection, and is counted when it is one.
+        // Keep-alive is off, so that the limits apply to every request.
         let served = http1::Builder::new()
             .keep_alive(false)
             .serve_connection(TokioIo::new(stream), service)
@@ -216,14 +218,14 @@ impl Endpoint {
     }
 
     async fn render(&self) -> String {
-        // Taken along: what was begun goes on when its client is hung up on.
+        // The permit moves into the task, because rendering continues when its client disconnects.
         let turn = Arc::clone(&self.rendering).acquire_owned().await;
         let metrics = self.metrics.clone();
         let rendered = tokio::task::spawn_blocking(move || {
             let _turn = turn;
             metrics.render()
         });
-        // It could only have panicked.
+        // The task can only have panicked.
         rendered.await.unwrap_or_default()
     }
 }
@@ -325,7 +327,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_address_of_another_machine_is_refused() {
-        // From the range reserved for documentation, so no machine has it.
+        // An address reserved for documentation, which no machine has.
         let error = MetricsServer::bind("192.0.2.1:0".parse().unwrap(), Metrics::new())
             .await
             .unwrap_err();
@@ -342,7 +344,7 @@ mod tests {
         server.stop().await;
         let _again = MetricsServer::bind(address, Metrics::new()).await.unwrap();
         let mut rest = Vec::new();
-        // Closed or reset, depending on the platform; never left open.
+        // The connection is closed or reset, depending on the platform.
         let _ = idle.read_to_end(&mut rest).await;
         assert!(rest.is_empty());
     }
@@ -361,7 +363,7 @@ mod tests {
         refused.expect("connections are refused once the server is dropped");
     }
 
-    /// More than the sockets of both sides buffer.
+    /// Metrics that exceed the socket buffers of both sides.
     fn many() -> Metrics {
         let metrics = Metrics::new();
         for n in 0..200 {
@@ -379,11 +381,12 @@ mod tests {
         stream
     }
 
-    /// What can still be read, which is less than everything of a client that was hung up on.
+    /// Returns the bytes that can still be read. For a client that was disconnected that is less than
+    /// everything.
     async fn rest(mut stream: TcpStream) -> usize {
         let mut rest = Vec::new();
         let reading = tokio::time::timeout(Duration::from_secs(60), stream.read_to_end(&mut rest));
-        // Closed or reset, depending on what was not sent.
+        // The connection is closed or reset, depending on the data not yet sent.
         let _ = reading.await.expect("the connection is closed");
         rest.len()
     }
@@ -398,7 +401,7 @@ mod tests {
         let silent = TcpStream::connect(address).await.unwrap();
         let mut stream = unread(address).await;
         assert_eq!(rest(silent).await, 0);
-        // It has been sending ever since, and is the younger one by a moment.
+        // This client has been sending all along, and is slightly younger.
         let mut first = [0];
         stream.read_exact(&mut first).await.unwrap();
         tokio::time::sleep(limit).await;
@@ -420,7 +423,7 @@ mod tests {
         let took = asked.elapsed();
         assert!(answer.ends_with("ok\n"), "{answer}");
         assert!(took < Duration::from_secs(1), "{took:?}");
-        // The first ones have made way for the last.
+        // The first connections were closed for the last.
         let began = std::time::Instant::now();
         for client in clients.drain(..200 - MAX_CONNECTIONS) {
             rest(client).await;

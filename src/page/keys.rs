@@ -1,22 +1,22 @@
-//! Keys by which the items of a page are told apart.
+//! Keys that identify the items of a page.
 
 use serde::Serialize;
 
 use crate::page::token::PageToken;
 
-/// What the items of a page are called, in their order.
+/// The keys of a page's items, in the order of the items.
 #[derive(Debug)]
 pub(crate) enum Keys<C> {
     Unknown,
-    /// The cursors that end at each item.
+    /// One cursor for each item: a range that ends there ends with the item.
     Cursors(Vec<C>),
-    /// Each has one, but they were not read; a fetch that is asked for them does that.
+    /// Each item has a cursor, but the source did not read it. A fetch that is asked for keys reads them.
     NotRead,
     Names(Vec<String>),
 }
 
 impl<C> Keys<C> {
-    /// The cursor of each item, where the page is ordered by them.
+    /// The cursor of each item, if the page is ordered by cursors.
     pub fn cursors(&self) -> &[C] {
         match self {
             Self::Cursors(cursors) => cursors,
@@ -24,7 +24,7 @@ impl<C> Keys<C> {
         }
     }
 
-    /// Whether a part of the page can be processed by itself.
+    /// Returns whether a part of the page can be processed separately.
     pub fn can_be_split(&self) -> bool {
         match self {
             Self::Cursors(cursors) => !cursors.is_empty(),
@@ -35,7 +35,7 @@ impl<C> Keys<C> {
 }
 
 impl<C: Serialize> Keys<C> {
-    /// What an item is called.
+    /// The name of the item at a position.
     pub fn name(&self, position: usize) -> Option<String> {
         match self {
             Self::Unknown | Self::NotRead => None,

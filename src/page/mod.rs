@@ -1,4 +1,4 @@
-//! Pages: what a fetch returns, the range it was asked for, and page tokens.
+//! Pages: the result of a fetch, the range it was asked for, and page tokens.
 
 pub(crate) mod keys;
 pub(crate) mod range;
@@ -18,35 +18,35 @@ use crate::{
     },
 };
 
-/// Bytes of values after which the sources of this crate end a page, however many items it may have: 16 MiB. A
-/// worker holds the items of each page in flight in memory, so a source of your own does well to end its pages
-/// there, too.
+/// Maximum bytes of values in a page of this crate's sources: 16 MiB. They end a page at this size, however
+/// many items it may still hold. A worker keeps the items of each page in flight in memory, so other sources
+/// should use the same bound.
 pub const PAGE_BYTES: usize = 16 * 1024 * 1024;
 
-/// Where the page after this one begins.
+/// The start of the next page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Next<C> {
-    /// After this cursor, if there is more data.
+    /// The position after this cursor, if there is more data.
     At(C),
-    /// Nowhere: the source itself says that the data ends with this page.
+    /// The end of the data: the source says that no page follows.
     End,
 }
 
-/// What is known of the order of a page's cursors.
+/// The way in which the cursors of a page can be compared.
 #[derive(Debug)]
 enum Order<C> {
-    /// Nothing: they are tokens of the source.
+    /// Cursors compare only for equality: they are tokens of the source.
     None,
-    /// The source sorts by them, in an order of its own.
+    /// Cursors compare only for equality, but the source sorts by them.
     OfTheSource,
-    /// They can be compared here.
+    /// Cursors compare with this function.
     By(fn(&C, &C) -> Ordering),
 }
 
-/// What a fetch found: the items of one page, and where the next page begins.
+/// The result of a fetch: the items of one page, and the start of the next page.
 ///
-/// An open range ends only with an empty page or with the source's own word ([`Next::End`]). A page that
-/// is merely short ends nothing: rows may have been deleted, or an API may cap its pages.
+/// A range without an end is finished only by an empty page or by [`Next::End`]. A short page does not finish
+/// it: rows may have been deleted, or an API may cap its pages.
 #[derive(Debug)]
 pub struct Page<C, I> {
     items: Vec<I>,
@@ -57,7 +57,7 @@ pub struct Page<C, I> {
 
 /// # Construct
 impl<C, I> Page<C, I> {
-    /// No items: there is nothing more in the range.
+    /// A page without items: the range has no more data.
     pub fn empty() -> Self {
         Self {
             items: Vec::new(),
@@ -69,8 +69,8 @@ impl<C, I> Page<C, I> {
 
     /// A page of a source ordered by a unique key. The next page begins after the key of the last item.
     ///
-    /// The keys must be strictly ascending; for a descending scan wrap them in [`std::cmp::Reverse`].
-    /// The engine also checks that the page lies inside the range that was asked for.
+    /// The keys must be strictly ascending. For a descending scan, wrap them in [`std::cmp::Reverse`]. The
+    /// engine also checks that the page lies inside the requested range.
     ///
     /// ```
     /// use temporal_batch::Page;
@@ -83,8 +83,8 @@ impl<C, I> Page<C, I> {
     /// ```
     ///
     /// # Errors
-    /// A non-retryable [`PageError`] of type `CursorDidNotAdvance` when two neighbouring keys are equal or
-    /// go backwards.
+    /// A non-retryable [`PageError`] of type `CursorDidNotAdvance` if two neighbouring keys are equal or
+    /// descend.
     pub fn keyset(items: Vec<I>, key: impl Fn(&I) -> C) -> Result<Self, PageError>
     where
         C: Ord + Clone + Serialize,
@@ -104,14 +104,13 @@ impl<C, I> Page<C, I> {
         })
     }
 
-    /// A page of a source that sorts by a unique key in an order of its own, such as a database with the
-    /// collation of a column. The next page begins after the key of the last item.
+    /// A page of a source that sorts by a unique key in its own order, such as a database with a column
+    /// collation. The next page begins after the key of the last item.
     ///
-    /// That the keys ascend and lie in the range that was asked for cannot be checked here: the source has to
-    /// see to it.
+    /// The source must ensure that the keys ascend and lie in the requested range: this crate cannot check it.
     ///
     /// # Errors
-    /// A non-retryable [`PageError`] of type `CursorDidNotAdvance` when two neighbouring keys are equal.
+    /// A non-retryable [`PageError`] of type `CursorDidNotAdvance` if two neighbouring keys are equal.
     pub fn sorted(items: Vec<I>, key: impl Fn(&I) -> C) -> Result<Self, PageError>
     where
         C: PartialEq + Clone + Serialize,
@@ -131,17 +130,17 @@ impl<C, I> Page<C, I> {
         })
     }
 
-    /// A page of a source that sorts by a unique key, of which only the number of its items and the last key are known:
-    /// for work on ranges, such as `UPDATE ... WHERE id > $1 AND id <= $2`, which need not read what it changes.
-    /// [`PageContext::page`](crate::PageContext::page) has the range for `process`.
+    /// A page for work on ranges, such as `UPDATE ... WHERE id > $1 AND id <= $2`, which need not read the rows
+    /// it changes. The source sorts by a unique key and knows only the number of items and the last key.
+    /// `process` finds the range in [`PageContext::page`](crate::PageContext::page).
     ///
-    /// - `items` has one for each record, so that progress, the rate and the report of `process` count records. With
-    ///   `type Item = ()` that is `vec![(); n]`, which takes no memory.
-    /// - `last` is the key of the last record of the page. The source sees to it that the keys ascend.
-    /// - When [`PageContext::wants_keys`](crate::PageContext::wants_keys) says so, the page is to be taken apart to find
-    ///   the record that fails. Then `fetch` returns a page with keys, [`sorted`](Self::sorted) or
-    ///   [`keyset`](Self::keyset), of the same range. A source that does not is believed to be unable to, and the page
-    ///   is given up as a whole.
+    /// - `items` has one element for each record, so that progress, rates and the report of `process` count
+    ///   records. With `type Item = ()` use `vec![(); n]`, which takes no memory.
+    /// - `last` is the key of the last record of the page. The source must ensure that keys ascend.
+    /// - If [`PageContext::wants_keys`](crate::PageContext::wants_keys) is true, the engine is looking for the
+    ///   record that fails. `fetch` then returns a page of the same range with keys, from
+    ///   [`sorted`](Self::sorted) or [`keyset`](Self::keyset). If it does not, the engine gives up the page as
+    ///   a whole.
     ///
     /// ```
     /// use temporal_batch::{Page, PageContext, PageError, PageProcessor, PageReport, async_trait};
@@ -193,8 +192,8 @@ impl<C, I> Page<C, I> {
         }
     }
 
-    /// A page of a source that gives out its own "next page" tokens. `None` is the source's word that the
-    /// data ends here.
+    /// A page of a source that issues its own "next page" tokens. `None` means that the data ends with this
+    /// page.
     pub fn opaque(items: Vec<I>, next: Option<C>) -> Self {
         Self {
             items,
@@ -204,15 +203,15 @@ impl<C, I> Page<C, I> {
         }
     }
 
-    /// Names the items of a page without keys of its own, so that a dead letter can say which item it is
-    /// about and a redrive can find it again. The names must be unique in the data.
+    /// Names the items of a page that has no keys. A dead letter identifies its item by this name, and a
+    /// redrive finds the item by it. The names must be unique in the data.
     #[must_use]
     pub fn with_names(mut self, name: impl Fn(&I) -> String) -> Self {
         self.keys = Keys::Names(self.items.iter().map(name).collect());
         self
     }
 
-    /// Adds the source's own word that no data follows, which saves one empty fetch at the end.
+    /// Marks the page as the last one, which saves one empty fetch at the end.
     #[must_use]
     pub fn last(mut self) -> Self {
         self.next = Next::End;
@@ -227,12 +226,12 @@ impl<C, I> Page<C, I> {
         &self.items
     }
 
-    /// Where the next page begins.
+    /// The start of the next page.
     pub fn next(&self) -> &Next<C> {
         &self.next
     }
 
-    /// Where the next page begins, as a token; `None` where nothing follows.
+    /// The start of the next page as a token. `None` if there is no next page.
     pub(crate) fn next_token(&self) -> Result<Option<PageToken>, PageError>
     where
         C: Serialize,
@@ -243,7 +242,7 @@ impl<C, I> Page<C, I> {
         }
     }
 
-    /// The same page with something else for each item.
+    /// Converts the items and keeps everything else.
     #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
     pub(crate) fn map<J>(self, item: impl FnMut(I) -> J) -> Page<C, J> {
         Page {
@@ -258,12 +257,12 @@ impl<C, I> Page<C, I> {
         (self.items, self.keys)
     }
 
-    /// The key of the last item, where items have keys.
+    /// The key of the last item, if items have keys.
     pub(crate) fn last_key(&self) -> Option<&C> {
         self.keys.cursors().last()
     }
 
-    /// Keeps the one item of that name, if it is there.
+    /// Keeps only the item with this name, if the page has it.
     pub(crate) fn only(mut self, name: &str) -> Result<Self, PageError>
     where
         C: Serialize,
@@ -290,14 +289,14 @@ impl<C, I> Page<C, I> {
         Ok(self)
     }
 
-    /// Whether its cursors can be compared for more than equality.
+    /// Returns whether the source sorts by the cursors.
     pub(crate) fn is_ordered(&self) -> bool {
         !matches!(self.order, Order::None)
     }
 }
 
 impl<C: Serialize + PartialEq, I> Page<C, I> {
-    /// Checks that the page lies in the range it was fetched for and goes forward.
+    /// Checks that the page advances and lies in the range it was fetched for.
     pub(crate) fn check_within(&self, range: &PageRange<C>) -> Result<(), PageError> {
         let Next::At(next) = &self.next else {
             return Ok(());

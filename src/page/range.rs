@@ -2,9 +2,8 @@
 
 /// The part of the data that a fetch may read: everything after `start`, up to and including `end`.
 ///
-/// `start` is `None` at the beginning of the data. `end` is `None` while nobody knows where the next page
-/// begins; once that is known, the range is closed for every later attempt, and rows outside of it belong
-/// to other pages.
+/// `start` is `None` at the beginning of the data. `end` is `None` until the start of the next page is known.
+/// From then on the range is closed for every later attempt, and rows outside it belong to other pages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PageRange<C> {
     start: Option<C>,
@@ -17,12 +16,12 @@ impl<C> PageRange<C> {
         Self { start, end }
     }
 
-    /// Read only what comes after this; `None` means from the beginning.
+    /// The exclusive lower bound. `None` means from the beginning.
     pub fn start(&self) -> Option<&C> {
         self.start.as_ref()
     }
 
-    /// Read nothing that comes after this; `None` means there is no bound yet.
+    /// The inclusive upper bound. `None` means that there is none yet.
     pub fn end(&self) -> Option<&C> {
         self.end.as_ref()
     }

@@ -1,11 +1,11 @@
-//! How many items a batch has, and what may be said of it.
+//! The number of items in a batch, and how it is shown.
 //!
-//! The one place that turns the number of items that are done, a number that was told before, and where the batch
-//! stands, into a total and a percentage. Pure.
+//! This is the one place that computes a total and a percentage from the items done, the announced size and the
+//! state of the batch. It is pure.
 
 use serde::{Deserialize, Serialize};
 
-/// How many items a batch has, and how well that is known.
+/// The number of items in a batch, with its certainty.
 ///
 /// ```
 /// use temporal_batch::Size;
@@ -15,49 +15,49 @@ use serde::{Deserialize, Serialize};
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Size {
-    /// It is not known.
+    /// The number is unknown.
     #[default]
     Unknown,
-    /// About so many. It may be wrong by any factor.
+    /// An estimate, which may be wrong by any factor.
     Estimate(u64),
-    /// So many: they were counted.
+    /// A count.
     Exact(u64),
 }
 
-/// How well a number of items is known.
+/// The reliability of a number of items.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Certainty {
-    /// There is no number.
+    /// The number is unknown.
     #[default]
     Unknown,
-    /// It is an estimate.
+    /// The number is an estimate.
     Estimate,
     /// The items were counted.
     Exact,
 }
 
-/// Where a batch stands, as far as its size goes.
+/// The state of a batch as far as its size is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stand {
-    /// It may find more items.
+    /// The batch may find more items.
     Underway,
-    /// Every item of it is done.
+    /// Every item is done.
     Complete,
-    /// It is over, and not every item is done.
+    /// The batch has ended and some items are not done.
     Over,
 }
 
-/// The percentage of a batch that is not complete ends here.
+/// Maximum percentage of a batch that is not complete.
 const MOST: f64 = 99.9;
 
 impl Size {
-    /// An estimate, where there is one.
+    /// Converts an optional estimate.
     pub fn from_hint(items: Option<u64>) -> Self {
         items.map_or(Self::Unknown, Self::Estimate)
     }
 
-    /// The number, exact or not.
+    /// The number, whether exact or estimated.
     pub fn items(self) -> Option<u64> {
         match self {
             Self::Unknown => None,
@@ -65,7 +65,7 @@ impl Size {
         }
     }
 
-    /// How well it is known.
+    /// The reliability of the number.
     pub fn certainty(self) -> Certainty {
         match self {
             Self::Unknown => Certainty::Unknown,
@@ -74,7 +74,7 @@ impl Size {
         }
     }
 
-    /// An amount is an estimate unless it is known to be exact.
+    /// Combines a number and its certainty. A number of unknown certainty counts as an estimate.
     pub(crate) fn of(items: Option<u64>, certainty: Certainty) -> Self {
         match (items, certainty) {
             (None, _) => Self::Unknown,
@@ -83,23 +83,23 @@ impl Size {
         }
     }
 
-    /// The total that may be shown once so many items are done: none that was passed, and no estimate of a batch
-    /// that is over.
+    /// The total to show when `done` items are done. A total that was exceeded is not shown, nor is the
+    /// estimate of a batch that has ended.
     pub(crate) fn shown(self, done: u64, stand: Stand) -> Self {
         match (stand, self) {
             (Stand::Complete, _) => Self::Exact(done),
-            // Rows that come in later can pass what was counted, too.
+            // Rows inserted later can exceed even an exact count.
             (Stand::Underway, Self::Estimate(items) | Self::Exact(items)) if done > items => {
                 Self::Unknown
             }
             (Stand::Underway, size) => size,
-            // A batch that was stopped has items left, whatever was counted at its start.
+            // A batch that was stopped still has items left if the count was exact.
             (Stand::Over, Self::Exact(items)) if items > done => self,
             (Stand::Over, _) => Self::Unknown,
         }
     }
 
-    /// The share of the items that are done, from 0 to 100, and 100 only where the batch is complete.
+    /// The percentage of items done, from 0 to 100. Only a complete batch has 100.
     pub(crate) fn percent(self, done: u64, stand: Stand) -> Option<f64> {
         if stand == Stand::Complete {
             return Some(100.0);
@@ -109,7 +109,7 @@ impl Size {
     }
 }
 
-/// `46.0 %`, rounded down: 99.97 is not all.
+/// Formats a percentage as `46.0 %`, rounded down so that 99.97 does not read as complete.
 #[cfg_attr(
     not(feature = "temporal"),
     allow(dead_code, reason = "for the engine and the command line")
@@ -127,7 +127,7 @@ mod tests {
     fn sizes() -> impl Strategy<Value = Size> {
         prop_oneof![
             Just(Size::Unknown),
-            // Near to what is done, or anything.
+            // Values close to the number of items done, or any value.
             (0u64..200).prop_map(Size::Estimate),
             (0u64..200).prop_map(Size::Exact),
             any::<u64>().prop_map(Size::Estimate),
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn ended_batches_of_the_field_are_told_as_they_are() {
-        // 294,000 rows, of which the statistics said 639,438.
+        // 294,000 rows, for which the statistics said 639,438.
         let estimate = Size::Estimate(639_438);
         let percent = estimate.percent(294_000, Stand::Underway).unwrap();
         assert_eq!(percent_text(percent), "45.9 %");
@@ -185,7 +185,7 @@ mod tests {
         ) {
             let shown = size.shown(done, stand);
             prop_assert!(shown.items().is_none_or(|items| items >= done));
-            // It says the same when it is said again.
+            // Showing the result again changes nothing.
             prop_assert_eq!(shown.shown(done, stand), shown);
             prop_assert_eq!(shown.percent(done, stand), size.percent(done, stand));
             prop_assert_eq!(Size::of(shown.items(), shown.certainty()), shown);

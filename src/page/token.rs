@@ -1,4 +1,4 @@
-//! Page tokens: cursors as they are stored.
+//! Page tokens: serialized cursors.
 
 use std::fmt;
 
@@ -6,22 +6,22 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::base::{error::PageError, known_fields::explain};
 
-/// A cursor in its serialized form, as it travels in signals, activity inputs and histories.
+/// A serialized cursor, as it is stored in signals, activity inputs and histories.
 ///
-/// Its text is the JSON of the cursor. Two tokens are the same position exactly when their texts are equal.
-/// `Display` and `Debug` shorten it, since a cursor may hold a key that does not belong in a log.
+/// The text is the JSON of the cursor. Two tokens are the same position exactly if their texts are equal.
+/// `Display` and `Debug` shorten the text, because a cursor may contain a key that does not belong in a log.
 #[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct PageToken(pub(crate) String);
 
 impl PageToken {
-    /// Longest accepted token. Tokens are part of every history of the batch, so they must stay small.
+    /// Maximum length of a token. Tokens are part of every history of the batch, so they must stay small.
     pub const MAX_BYTES: usize = 1_024;
 
     /// Serializes a cursor.
     ///
     /// # Errors
-    /// A non-retryable [`PageError`] when the cursor does not serialize to JSON or is longer than
+    /// A non-retryable [`PageError`] if the cursor does not serialize to JSON or is longer than
     /// [`MAX_BYTES`](Self::MAX_BYTES).
     pub fn encode<C: Serialize>(cursor: &C) -> Result<Self, PageError> {
         let text = serde_json::to_string(cursor).map_err(|e| {
@@ -34,7 +34,7 @@ impl PageToken {
             return Err(PageError::non_retryable(
                 "CursorTooLarge",
                 format_args!(
-                    "a cursor of {} bytes is over the {} that a page token may have",
+                    "a cursor of {} bytes exceeds the limit of {} for a page token",
                     text.len(),
                     Self::MAX_BYTES
                 ),
@@ -43,11 +43,11 @@ impl PageToken {
         Ok(Self(text))
     }
 
-    /// Reads the cursor back.
+    /// Deserializes the cursor.
     ///
     /// # Errors
-    /// A retryable [`PageError`] of type `CursorNotReadable` when the token is not a `C`: it was written by
-    /// other code, and a worker with the right code can still go on from it.
+    /// A retryable [`PageError`] of type `CursorNotReadable` if the token is not a `C`. Different code wrote
+    /// the token, and a worker with the right code can still continue from it.
     pub fn decode<C: DeserializeOwned>(&self) -> Result<C, PageError> {
         serde_json::from_str(&self.0).map_err(|e| {
             PageError::retryable(format_args!(
@@ -63,7 +63,8 @@ impl PageToken {
         &self.0
     }
 
-    /// Bytes of the token where it is stored: a text in JSON, and most tokens are JSON with quotes of its own.
+    /// The size of the token when stored as a JSON string. Most tokens are JSON themselves, so their quotes are
+    /// escaped.
     pub(crate) fn stored_bytes(&self) -> usize {
         let escaped = self.0.bytes().filter(|b| matches!(b, b'"' | b'\\'));
         2 + self.0.len() + escaped.count()

@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use crate::processor::{PageProcessor, stop_signal::Interruption};
 
-/// What [`PageProcessor::check`] looks at.
+/// The scope of a [`PageProcessor::check`].
 pub struct CheckContext<P: PageProcessor> {
     pub(crate) args: Arc<P::Args>,
     pub(crate) batch_id: Arc<str>,
     pub(crate) batch_run: Arc<str>,
-    /// `None`: from the beginning of the data.
+    /// The exclusive start. `None` is the beginning of the data.
     pub(crate) covered_from: Option<P::Cursor>,
-    /// `None`: up to the end of the data.
+    /// The inclusive end. `None` is the end of the data.
     pub(crate) covered_to: Option<P::Cursor>,
     pub(crate) cancelled: Interruption,
 }
@@ -27,24 +27,24 @@ impl<P: PageProcessor> CheckContext<P> {
         &self.batch_id
     }
 
-    /// The execution of the batch; see [`PageContext::batch_run`](crate::PageContext::batch_run).
+    /// The id of this execution of the batch; see [`PageContext::batch_run`](crate::PageContext::batch_run).
     pub fn batch_run(&self) -> &str {
         &self.batch_run
     }
 
-    /// The batch began after this cursor; what comes before it is none of its business. `None` where it began
-    /// at the beginning of the data.
+    /// The cursor after which the batch began. Data before it must not be checked. `None` if the batch began at
+    /// the beginning of the data.
     pub fn covered_from(&self) -> Option<&P::Cursor> {
         self.covered_from.as_ref()
     }
 
-    /// Everything up to and including this cursor is finished, and what comes after it need not be. `None`
+    /// The cursor up to and including which everything is finished. Data after it may be unfinished. `None`
     /// once the last page is finished.
     pub fn covered_to(&self) -> Option<&P::Cursor> {
         self.covered_to.as_ref()
     }
 
-    /// Resolves when the check should end early: the batch is cancelled, or the worker stops.
+    /// Resolves when the check should end early, because the batch is cancelled or the worker stops.
     pub async fn cancelled(&self) {
         self.cancelled.comes().await;
     }

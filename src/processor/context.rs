@@ -1,4 +1,4 @@
-//! The context that a page is fetched and processed in.
+//! The context in which a page is fetched and processed.
 
 use std::sync::Arc;
 
@@ -16,16 +16,16 @@ use crate::{
     },
 };
 
-/// What a processor is told about the page it works on.
+/// The page that a processor works on, and its surroundings.
 pub struct PageContext<P: PageProcessor> {
     pub(crate) args: Arc<P::Args>,
     pub(crate) range: PageRange<P::Cursor>,
-    /// The page itself, while it is processed.
+    /// The tokens of the page itself, while it is processed.
     pub(crate) page: Option<PageTokens>,
-    /// Only one item of the page is processed: it is redriven by itself.
+    /// True if only one item of the page is processed, because it is redriven by itself.
     #[cfg_attr(not(feature = "files"), allow(dead_code, reason = "for sinks"))]
     pub(crate) alone: bool,
-    /// Each item has to have its key, since the page is to be split, or one of its items to be found again.
+    /// True if each item needs a key, because the page is to be split or one of its items to be found again.
     pub(crate) with_keys: bool,
     pub(crate) page_size: u32,
     pub(crate) attempt: u32,
@@ -40,18 +40,18 @@ pub struct PageContext<P: PageProcessor> {
     pub(crate) items: Arc<ItemWork>,
 }
 
-/// Where a page begins and ends.
+/// The start and the end of a page.
 #[derive(Clone, Debug)]
 pub(crate) struct PageTokens {
     pub start: Option<PageToken>,
     pub end: Option<PageToken>,
 }
 
-/// The transaction of the page that is being processed, until the engine takes it back.
+/// The transaction of the page that is being processed. The engine takes it back afterwards.
 pub(crate) type SharedTransaction = Arc<tokio::sync::Mutex<Option<Box<dyn PageTransaction>>>>;
 
 impl<P: PageProcessor> PageContext<P> {
-    /// For a question about a range, beside the pages.
+    /// The context for a question about the range of a partition, outside any page.
     pub(crate) fn of_partition(args: P::Args, range: PageRange<P::Cursor>, name: &str) -> Self {
         Self {
             args: Arc::new(args),
@@ -77,67 +77,67 @@ impl<P: PageProcessor> PageContext<P> {
         &self.args
     }
 
-    /// Where to read: after `start`, up to and including `end`.
+    /// The range to read: after `start`, up to and including `end`.
     pub fn range(&self) -> &PageRange<P::Cursor> {
         &self.range
     }
 
-    /// The page that is processed: everything after `start`, up to and including `end`. `start` is `None` at the
-    /// beginning of the data; `end` is `None` where the data ends with the page and its source gives out tokens of its
-    /// own.
+    /// The page that is processed: everything after `start`, up to and including `end`. `start` is `None` at
+    /// the beginning of the data. `end` is `None` if the page ends the data and the source has its own tokens.
     ///
-    /// `None` while it is not known yet where the page ends: in [`fetch`](PageProcessor::fetch) and
-    /// [`skip_ahead`](PageProcessor::skip_ahead).
+    /// `None` in [`fetch`](PageProcessor::fetch) and [`skip_ahead`](PageProcessor::skip_ahead), where the end
+    /// of the page is not known yet.
     pub fn page(&self) -> Option<&PageRange<P::Cursor>> {
         self.bounds.as_ref()
     }
 
-    /// Whether `fetch` has to name the items of its page by their keys, since the page is to be split or one of its
-    /// items to be found again. It concerns sources that otherwise return [`Page::not_read`].
+    /// Returns whether `fetch` must return the keys of its items, because the page is to be split or one of its
+    /// items to be found again. This concerns sources that otherwise return [`Page::not_read`](crate::Page::not_read).
     pub fn wants_keys(&self) -> bool {
         self.with_keys
     }
 
-    /// Most items that the page should have.
+    /// The maximum number of items in the page.
     pub fn page_size(&self) -> usize {
         self.page_size as usize
     }
 
-    /// 1 for the first attempt at the page, 2 for its first retry and so on. A lost worker can make a
-    /// page run again under the same number.
+    /// The number of the attempt at the page: 1 for the first, 2 for the first retry and so on. After a worker
+    /// is lost, a page may run again under the same number.
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
 
-    /// Number of the stride that the page belongs to.
+    /// The number of the stride that the page belongs to.
     pub fn stride(&self) -> u64 {
         self.stride
     }
 
-    /// The batch.
+    /// The id of the batch.
     pub fn batch_id(&self) -> &str {
         &self.batch_id
     }
 
-    /// The [partition](PageProcessor::partitions) that the page belongs to. `None` in a batch without partitions
-    /// and in a redrive, so a processor with dead letters that has to know it should have it in its cursors.
+    /// The [partition](PageProcessor::partitions) that the page belongs to. `None` in a batch without
+    /// partitions and in a redrive. A processor with dead letters that needs the partition should therefore
+    /// include it in its cursors.
     pub fn partition(&self) -> Option<&str> {
         self.partition.as_deref()
     }
 
-    /// This execution of the batch: the same over retries and continue-as-new, new on a rerun.
+    /// The id of this execution of the batch. It is the same across retries and continue-as-new, and new for a
+    /// rerun.
     pub fn batch_run(&self) -> &str {
         &self.batch_run
     }
 
-    /// A key for the effects of the page, for sinks that know by it what they have done already: the same
-    /// for the same page of the same batch run, over retries, continue-as-new, reset and redrive. A page
-    /// that is cut differently by a later attempt has another key; [`item_key`](Self::item_key) does not
-    /// depend on the cut.
+    /// An idempotency key for the effects of the page. The key is the same for the same page of the same batch
+    /// run across retries, continue-as-new, reset and redrive. If a later attempt cuts the page differently the
+    /// key differs; [`item_key`](Self::item_key) does not depend on the cut.
     pub fn page_key(&self) -> String {
         let (start, end) = match &self.page {
             Some(page) => (page.start.clone(), page.end.clone()),
-            // In `fetch` nobody knows yet where the page ends.
+            // In `fetch`, the end of the page is not known yet.
             None => {
                 let start = self.range.start();
                 (start.and_then(|s| PageToken::encode(s).ok()), None)
@@ -147,19 +147,19 @@ impl<P: PageProcessor> PageContext<P> {
         stable_id(&serde_json::json!([scope, start, end]))
     }
 
-    /// A key for the effect of one item, which has to be named by something that is its own, such as its
-    /// primary key: the same in every attempt of the batch run, whatever page the item is part of. With
-    /// partitions it must be its own among all of them.
+    /// An idempotency key for the effect of one item. `item` must identify it, such as a primary key. The key
+    /// is the same in every attempt of the batch run, whatever page contains the item. With partitions, `item`
+    /// must be unique among all of them.
     pub fn item_key(&self, item: impl Serialize) -> String {
         stable_id(&serde_json::json!([&*self.batch_run, item]))
     }
 
-    /// Waits until the work on one more item may begin, where the batch has a [rate](crate::Batch::rate) and the processor
-    /// takes its permits [item by item](Permits::PerItem). Otherwise it returns at once. Take one before each call;
-    /// several items of a page may wait at the same time.
+    /// Waits for permission to start the work on one more item, if the batch has a [rate](crate::Batch::rate)
+    /// and the processor takes its permits [item by item](crate::Permits::PerItem). Otherwise it returns at once. Take
+    /// a permit before each call; several items of a page may wait at the same time.
     ///
-    /// The wait is not part of the [page timeout](ProcessorSettings::page_timeout). A page that has a
-    /// [transaction](PageProcessor::ledger) keeps it open meanwhile.
+    /// The wait does not count towards the [page timeout](crate::ProcessorSettings::page_timeout). A page with a
+    /// [transaction](PageProcessor::ledger) keeps it open during the wait.
     ///
     /// ```
     /// # use temporal_batch::*;
@@ -179,8 +179,9 @@ impl<P: PageProcessor> PageContext<P> {
     /// ```
     ///
     /// # Errors
-    /// When the page [should end early](Self::is_cancelled). Return it: it does not count as a failure of the page. With
-    /// [`RetryMode::AtMostOnce`] there is no error, as the page could not be run again.
+    /// An error if the page [should end early](Self::is_cancelled). Return it: it does not count as a failure
+    /// of the page. With [`RetryMode::AtMostOnce`](crate::RetryMode::AtMostOnce) there is no error, because the
+    /// page could not run again.
     pub async fn permit(&self) -> Result<(), PageError> {
         if self.must_end() {
             return Err(told_to_end());
@@ -192,16 +193,16 @@ impl<P: PageProcessor> PageContext<P> {
         }
     }
 
-    /// Does the work on one item, and tries it again as the [settings](ProcessorSettings::item_retry) say, so that the
-    /// other items of the page need not be repeated for it. Each attempt takes a [permit](Self::permit).
+    /// Does the work on one item and retries it according to the [settings](crate::ProcessorSettings::item_retry), so
+    /// that the other items of the page need not be repeated. Each attempt takes a [permit](Self::permit).
     ///
-    /// Only errors that a retry may cure are tried again: those that are [retryable](PageError::retryable) and not among
-    /// the [types](ProcessorSettings::non_retryable_types) that are not. An error that says [when to try
-    /// again](PageError::retry_after) is obeyed. An attempt that could not begin in the time that is left of the page is
-    /// not made.
+    /// An error is retried if it is [retryable](PageError::retryable) and its type is not in
+    /// [`non_retryable_types`](crate::ProcessorSettings::non_retryable_types). An error with a [waiting
+    /// time](PageError::retry_after) determines the wait. An attempt that could not start before the page times
+    /// out is not made.
     ///
-    /// It is for work outside of the page's transaction, such as a call of an API. In a transaction a statement that
-    /// failed cannot be repeated in every database.
+    /// Use it for work outside the page's transaction, such as an API call. In some databases a failed
+    /// statement cannot be repeated within a transaction.
     ///
     /// ```
     /// # use temporal_batch::*;
@@ -223,9 +224,9 @@ impl<P: PageProcessor> PageContext<P> {
     /// ```
     ///
     /// # Errors
-    /// Outside: the page [should end early](Self::is_cancelled), as for [`permit`](Self::permit). Return it. Inside: what
-    /// the last attempt failed with; give the item up with [`PageReport::fail`], or return the error to have the whole
-    /// page fail.
+    /// The outer error means that the page [should end early](Self::is_cancelled), as for
+    /// [`permit`](Self::permit). Return it. The inner error is that of the last attempt. Give the item up with
+    /// [`PageReport::fail`](crate::PageReport::fail), or return the error to fail the whole page.
     pub async fn try_item<T, W: Future<Output = Result<T, PageError>>>(
         &self,
         mut work: impl FnMut() -> W,
@@ -239,7 +240,7 @@ impl<P: PageProcessor> PageContext<P> {
             };
             attempts += 1;
             if self.must_end() {
-                // It may have failed because it was told to end.
+                // The failure may be a consequence of the interruption.
                 return Err(error);
             }
             let Some(wait) = self.items.next_try(attempts, &error) else {
@@ -254,7 +255,7 @@ impl<P: PageProcessor> PageContext<P> {
         }
     }
 
-    /// Whether an error would not count, since the page is told to end and will be run again.
+    /// Returns whether an error would not count, because the page is interrupted and will run again.
     fn must_end(&self) -> bool {
         self.cancelled.may_repeat() && self.is_cancelled()
     }
@@ -266,9 +267,9 @@ impl<P: PageProcessor> PageContext<P> {
         }
     }
 
-    /// Whether the page should end early: the batch is cancelled, paused at once or gone, or its worker must
-    /// end.
-    /// See [what a page sees](PageProcessor#being-interrupted) of that. Once true, it stays true.
+    /// Returns whether the page should end early, because the batch is cancelled, paused at once or gone, or
+    /// because its worker must end. See [the effects on a page](PageProcessor#being-interrupted). Once true, it
+    /// stays true.
     pub fn is_cancelled(&self) -> bool {
         self.cancelled.has_come()
     }

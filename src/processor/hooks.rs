@@ -1,10 +1,10 @@
-//! What users are told while a batch runs and when it ends: failures, progress, the end.
+//! Hooks that users register for failures, progress and the end of a batch.
 //!
-//! A hook is registered by name at the worker and named by the batch. Each call is an activity of its own
-//! with three attempts, so a hook may be called again for what it has seen: see the traits on how to tell.
-//! Whatever a hook does, the batch goes on as if there were none: an error, a panic or a call that
-//! takes too long is logged and counted (`Progress::hooks_failed`), never passed on. Code that blocks its
-//! thread cannot be stopped and keeps that thread. While four calls of a hook do, further ones fail.
+//! A hook is registered by name with the worker, and the batch names it. Each call is a separate activity with
+//! three attempts, so a hook may receive the same event twice; the traits describe how to detect that. A hook
+//! never affects its batch: an error, a panic or a timeout is logged and counted (`Progress::hooks_failed`).
+//! Code that blocks its thread cannot be stopped and keeps that thread. While four calls of a hook block,
+//! further calls fail.
 
 use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc};
 
@@ -18,22 +18,22 @@ use crate::{
     progress::{Progress, failures::PageFailure, report::BatchReport},
 };
 
-/// What a hook returns. An error is logged and the call is tried again, three times in all.
+/// The result of a hook. An error is logged and the call is retried, up to three attempts in total.
 pub type HookResult = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
-/// Is told of failures: called once for each page that becomes stuck or is given up, for each tolerance that
-/// is exceeded, and at the end of a batch that did not complete without failures.
+/// Receives failures: each page that becomes stuck or is given up, each tolerance that is exceeded, and the end
+/// of a batch that did not complete without failures.
 ///
 /// # When it is called
 ///
-/// One call after the other, in the order of events, while pages go on. What happens faster than the handler
-/// works is kept in a queue of 20; more are counted (`Progress::notices_dropped`) and are in the lists of
-/// the progress all the same.
+/// Calls are made one after the other, in the order of events, while pages continue. A queue holds up to 20
+/// notices for a slow handler. Further notices are dropped and counted (`Progress::notices_dropped`), but still
+/// appear in the lists of the progress.
 ///
-/// # Twice for one notice
+/// # Repeated calls
 ///
-/// A call that failed or was lost is repeated with the same [`number`](FailureNotice::number). With
-/// the batch run it makes a key that is good for telling repetitions apart.
+/// A call that failed or was lost is repeated with the same [`number`](FailureNotice::number). The batch run
+/// and the number together identify a notice.
 ///
 /// ```
 /// use temporal_batch::{FailureHandler, FailureNotice, HookResult};
@@ -52,78 +52,76 @@ pub type HookResult = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 /// ```
 #[async_trait]
 pub trait FailureHandler: Send + Sync + 'static {
-    /// The name by which batches ask for it. Stored in histories.
+    /// The name that batches use. Stored in histories.
     const NAME: &'static str;
 
-    /// Takes note of a failure.
+    /// Handles a failure.
     async fn on_failure(&self, notice: &FailureNotice) -> HookResult;
 }
 
-/// Is told of the progress: at the start, every interval, and once after the end without waiting for the
-/// interval ([`phase`](Progress::phase) is `Ended` then). Calls do not overlap; one that is still
-/// running when the next is due delays it.
+/// Receives the progress of a batch: at the start, at each interval, and immediately at the end, when
+/// [`phase`](Progress::phase) is `Ended`. Calls do not overlap: a call that is still running delays the next.
 #[async_trait]
 pub trait Tracker: Send + Sync + 'static {
-    /// The name by which batches ask for it. Stored in histories.
+    /// The name that batches use. Stored in histories.
     const NAME: &'static str;
 
-    /// Takes note of the progress.
+    /// Handles a progress report.
     async fn track(&self, progress: &Progress) -> HookResult;
 }
 
-/// Is told once how a batch ended. A batch that was refused, terminated or timed out by Temporal tells
-/// nobody.
+/// Receives the end of a batch, once. It is not called for a batch that was refused, terminated or timed out by
+/// Temporal.
 #[async_trait]
 pub trait CompletionHook: Send + Sync + 'static {
-    /// The name by which batches ask for it. Stored in histories.
+    /// The name that batches use. Stored in histories.
     const NAME: &'static str;
 
-    /// The batch came to the end of its data; what was given up is in the report.
+    /// Handles a batch that reached the end of its data. The report lists items and pages that were given up.
     async fn completed(&self, report: &BatchReport) -> HookResult;
 
-    /// It failed, stopped or was cancelled.
+    /// Handles a batch that failed, stopped or was cancelled.
     async fn failed(&self, report: &BatchReport) -> HookResult;
 }
 
-/// A failure that a [`FailureHandler`] is told of.
+/// A failure reported to a [`FailureHandler`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct FailureNotice {
-    /// The batch.
+    /// The id of the batch.
     pub batch_id: String,
-    /// The execution of it.
+    /// The id of its execution.
     pub batch_run: String,
-    /// Its processor.
+    /// The name of its processor.
     pub processor: String,
-    /// Counts the notices of a batch run from 1; those that were dropped leave gaps. The notices of each partition
-    /// are counted from a number of its own, so that no two notices of a batch run have the same number.
+    /// The number of the notice within the batch run, from 1. Dropped notices leave gaps. Each partition
+    /// numbers its notices from a different start, so the number is unique in the batch run.
     pub number: u64,
-    /// What happened.
+    /// The failure.
     pub failure: Failure,
 }
 
-/// What happened.
+/// A failure of a page, a tolerance, a stage or a batch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Failure {
-    /// The quick attempts at a page are spent; it is tried again in the slow lane.
+    /// The quick attempts of a page are used up, and extended retries follow.
     PageStuck(PageFailure),
     /// A page was given up.
     PageFailed(PageFailure),
-    /// More has failed than is tolerated.
+    /// Failures exceeded the tolerance.
     ToleranceExceeded {
-        /// What, and what would be tolerated.
+        /// The limit that was exceeded, and by how much.
         reason: String,
-        /// The batch paused itself and waits for a person; it stopped otherwise.
+        /// True if the batch paused itself and waits for a person. Otherwise it stopped.
         paused: bool,
     },
-    /// A stage is done, but its check does not hold, or more failed than is tolerated. The batch waits for
-    /// somebody to approve it.
+    /// A stage is done, but its check failed or failures exceeded the tolerance. The batch waits for approval.
     StageFailed {
-        /// Which stage, and what is wrong.
+        /// The stage, and the fault.
         reason: String,
     },
-    /// The batch ended, and not as `Completed`.
+    /// The batch ended with an outcome other than `Completed`.
     Ended(Box<BatchReport>),
 }
 
@@ -131,10 +129,10 @@ pub enum Failure {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegisterHookError {
-    /// Two of a kind have one name.
+    /// Two hooks of one kind have the same name.
     #[error("two {kind}s are named \"{name}\"; batches could not tell them apart")]
     Duplicate {
-        /// What it is.
+        /// The kind of hook.
         kind: &'static str,
         /// The name.
         name: &'static str,
@@ -142,14 +140,14 @@ pub enum RegisterHookError {
     /// The name cannot be used in commands.
     #[error("{kind} name \"{name}\" is not allowed; use 1 to 100 letters, digits and . _ / : -")]
     Name {
-        /// What it is.
+        /// The kind of hook.
         kind: &'static str,
         /// The name.
         name: &'static str,
     },
 }
 
-/// A hook that nobody knows.
+/// A hook that the worker does not have.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{kind} \"{name}\" is not registered; registered are: {registered}")]
 pub(crate) struct UnknownHook {
@@ -158,7 +156,7 @@ pub(crate) struct UnknownHook {
     registered: String,
 }
 
-/// Error type of a call to a hook that the worker does not have.
+/// The error type of a call to a hook that the worker does not have.
 pub(crate) const UNKNOWN_HOOK: &str = "UnknownHook";
 
 const FAILURE_HANDLER: &str = "failure handler";
@@ -238,14 +236,14 @@ fn find<'a, T: ?Sized>(
 
 /// # Call
 impl Hooks {
-    /// The names of all of them; one name can stand for several kinds.
+    /// The names of all hooks. One name may stand for several kinds.
     pub fn names(&self) -> impl Iterator<Item = &'static str> + '_ {
         let handlers = self.failure_handlers.keys();
         let others = self.trackers.keys().chain(self.completion_hooks.keys());
         handlers.chain(others).copied()
     }
 
-    /// Whether all of these are there.
+    /// Checks that all of these hooks are registered.
     pub fn check(&self, names: &HookNames) -> Result<(), UnknownHook> {
         if let Some(name) = &names.failure_handler {
             find(&self.failure_handlers, FAILURE_HANDLER, name)?;
@@ -259,7 +257,7 @@ impl Hooks {
         Ok(())
     }
 
-    /// Calls a hook. An error and a panic are one and the same to the caller: an error with a message.
+    /// Calls a hook. The caller sees both errors and panics as an error with a message.
     pub async fn call(&self, name: &str, call: &HookCall) -> Result<(), PageError> {
         let failed = |error: &dyn std::fmt::Display| PageError::retryable(error);
         let called = match call {
@@ -283,7 +281,7 @@ impl Hooks {
     }
 }
 
-// A panic while the future is made is caught with those in it, so the traits' futures are wrapped.
+// The futures of the traits are wrapped so that a panic while creating one is caught like a panic inside it.
 trait ErasedFailureHandler: Send + Sync {
     fn on_failure<'a>(&'a self, notice: &'a FailureNotice) -> BoxFuture<'a, HookResult>;
 }
@@ -319,7 +317,7 @@ impl<C: CompletionHook> ErasedCompletionHook for C {
     }
 }
 
-/// What a hook is told.
+/// An event for a hook.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", content = "call", rename_all = "snake_case")]
 pub(crate) enum HookCall {

@@ -1,4 +1,4 @@
-//! The work of a page item by item: permits of the rate, and further tries of one item.
+//! Item-by-item work on a page: permits of the rate, and retries of one item.
 
 use std::{
     sync::{
@@ -15,28 +15,28 @@ use crate::{
     batch::retry::RetryMode,
 };
 
-/// How the items of a processor take their permits, where the batch has a rate.
+/// The way in which a processor takes permits for its items, if the batch has a rate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Permits {
-    /// A page takes those of all its items before it is processed. In any window of w seconds the work on at most rate ×
-    /// w items begins, and on one page for each page in flight.
+    /// A page takes the permits of all its items before it is processed. In any window of w seconds, work
+    /// begins on at most rate × w items plus one page for each page in flight.
     #[default]
     PerPage,
-    /// `process` takes one for each item, with [`PageContext::permit`](crate::PageContext::permit) or
-    /// [`PageContext::try_item`](crate::PageContext::try_item). In any window of w seconds at most rate × w of them are
-    /// given, and one for each page in flight. A page whose `process` takes none pays for the items it has processed
-    /// when it ends.
+    /// `process` takes a permit for each item, with [`PageContext::permit`](crate::PageContext::permit) or
+    /// [`PageContext::try_item`](crate::PageContext::try_item). In any window of w seconds at most rate × w
+    /// permits are granted, plus one for each page in flight. If `process` takes no permits, the page pays for
+    /// its processed items when it ends.
     PerItem,
 }
 
-/// How often one item is tried inside of its page, before it is given up; see
+/// The attempts at one item within its page before the item is given up; see
 /// [`PageContext::try_item`](crate::PageContext::try_item).
 ///
 /// | setting | default | allowed |
 /// |---|---|---|
 /// | attempts | 1: an item is tried once | 1 to 100 |
 /// | `first_backoff`, before the second attempt | 200 ms | up to 1 h |
-/// | `max_backoff`; each wait is twice as long as the one before, up to this | 5 s | `first_backoff` to 1 h |
+/// | `max_backoff`; each wait doubles, up to this | 5 s | `first_backoff` to 1 h |
 ///
 /// ```
 /// use std::time::Duration;
@@ -66,7 +66,8 @@ const MOST_ATTEMPTS: u32 = 100;
 const LONGEST_BACKOFF: Duration = Duration::from_secs(3_600);
 
 impl ItemRetry {
-    /// So many attempts at each item, the first one included. Nothing is checked before the processor is registered.
+    /// Sets the number of attempts at each item, including the first. It is checked when the processor is
+    /// registered.
     pub fn attempts(attempts: u32) -> Self {
         Self {
             attempts,
@@ -75,15 +76,15 @@ impl ItemRetry {
         }
     }
 
-    /// The wait before the second attempt.
+    /// Sets the wait before the second attempt.
     pub fn first_backoff(mut self, wait: Duration) -> Self {
         self.first_backoff = wait;
         self.max_backoff = self.max_backoff.max(wait);
         self
     }
 
-    /// The longest wait between two attempts. An error that says [how long to wait](PageError::retry_after) is obeyed
-    /// beyond it.
+    /// Sets the longest wait between two attempts. A [waiting time of the error itself](PageError::retry_after)
+    /// may exceed it.
     pub fn max_backoff(mut self, wait: Duration) -> Self {
         self.max_backoff = wait;
         self
@@ -107,7 +108,7 @@ impl ItemRetry {
         Ok(())
     }
 
-    /// The wait after so many attempts that failed; `None` when that was the last.
+    /// The wait after this many failed attempts. `None` after the last attempt.
     fn wait_after(&self, attempts: u32) -> Option<Duration> {
         if attempts >= self.attempts {
             return None;
@@ -118,7 +119,7 @@ impl ItemRetry {
     }
 }
 
-/// An [`ItemRetry`] that cannot work.
+/// An [`ItemRetry`] that is not allowed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidItemRetry {
@@ -128,7 +129,7 @@ pub enum InvalidItemRetry {
         /// The number that was given.
         given: u32,
     },
-    /// An item whose work may have been done must not be tried again.
+    /// Items would be retried although the retry mode is `AtMostOnce`.
     #[error("items are tried again, but the retry mode is AtMostOnce; give an item 1 attempt")]
     AtMostOnce,
     /// The waits are out of range.
@@ -144,16 +145,16 @@ pub enum InvalidItemRetry {
     },
 }
 
-/// The outside world of an item.
+/// The environment of an item: permits and waits.
 #[async_trait]
 pub(crate) trait ItemHost: Send + Sync {
-    /// Waits until one more item may begin.
+    /// Waits until one more item may start.
     async fn permit(&self);
-    /// Waits before an item is tried again.
+    /// Waits before an item is retried.
     async fn back_off(&self, wait: Duration);
 }
 
-/// A host without a rate, in which time does not pass.
+/// A host without a rate, in which waits take no time.
 pub(crate) struct Timeless;
 
 #[async_trait]
@@ -179,7 +180,7 @@ pub(crate) struct ItemTerms {
 }
 
 impl ItemWork {
-    /// The items of one page. The page may take `limit`, to which waits for permits do not count.
+    /// The items of one page. Its work may take `limit`, not counting waits for permits.
     pub fn new(host: Arc<dyn ItemHost>, terms: ItemTerms, limit: Duration) -> Self {
         Self {
             host,
@@ -189,7 +190,7 @@ impl ItemWork {
         }
     }
 
-    /// The items of a context that has no page.
+    /// The items of a context without a page.
     pub fn none() -> Arc<Self> {
         let terms = ItemTerms::default();
         Arc::new(Self::new(Arc::new(Timeless), terms, Duration::MAX))
@@ -199,7 +200,7 @@ impl ItemWork {
         &self.clock
     }
 
-    /// Items that have taken no permit, of a page that has processed so many.
+    /// The number of items for which a page still owes permits after processing `processed` items.
     pub fn unpaid(&self, processed: u64) -> u64 {
         let took_none = self.permits_taken.load(Ordering::Relaxed) == 0;
         match self.terms.permits {
@@ -216,8 +217,8 @@ impl ItemWork {
         }
     }
 
-    /// How long to wait for the next attempt at an item that has failed so many times; `None` if there is none. The
-    /// page must not fail for the wait.
+    /// The wait before the next attempt at an item that has failed this many times. `None` if there is none, or
+    /// if the wait would exceed the time of the page.
     pub fn next_try(&self, attempts: u32, error: &PageError) -> Option<Duration> {
         let wait = self.terms.retry.wait_after(attempts)?;
         let listed = &self.terms.non_retryable;
@@ -233,10 +234,10 @@ impl ItemWork {
     }
 }
 
-/// How exactly a page keeps to its time.
+/// The precision with which a page's time limit is kept.
 const TICK: Duration = Duration::from_millis(5);
 
-/// How long a page may still work. Waits for permits stop it.
+/// The remaining working time of a page, which does not run while items wait for permits.
 pub(crate) struct WorkClock {
     limit: Duration,
     since: Instant,
@@ -245,9 +246,9 @@ pub(crate) struct WorkClock {
 
 #[derive(Default)]
 struct Waits {
-    /// Items that wait now.
+    /// The number of items that are waiting.
     waiting: u32,
-    /// Since when at least one of them does.
+    /// The time since which at least one item waits.
     since: Option<Instant>,
     over: Duration,
 }
@@ -261,7 +262,7 @@ impl WorkClock {
         }
     }
 
-    /// Time in which items have waited for permits.
+    /// The total time in which items have waited for permits.
     pub fn waited(&self) -> Duration {
         let waits = self.waits.lock().unwrap_or_else(PoisonError::into_inner);
         waits.over + waits.since.map_or(Duration::ZERO, |since| since.elapsed())
@@ -272,7 +273,7 @@ impl WorkClock {
         self.limit.saturating_sub(busy)
     }
 
-    /// Does the work, unless it takes longer than it may.
+    /// Runs the work within the time limit. `None` if it took too long.
     pub async fn limits<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         let mut work = std::pin::pin!(work);
         loop {
@@ -280,7 +281,8 @@ impl WorkClock {
             tokio::select! {
                 biased;
                 done = &mut work => return Some(done),
-                // Not for less than a timer can tell apart, while the next permit is waited for.
+                // The timer is at least as long as its resolution, since the limit moves while an item waits
+                // for a permit.
                 () = tokio::time::sleep(left.max(TICK)) => {
                     if self.left().is_zero() {
                         return None;
@@ -298,7 +300,7 @@ impl WorkClock {
     }
 }
 
-/// An item that waits for its permit.
+/// An item that is waiting for its permit.
 struct Waiting<'a>(&'a WorkClock);
 
 impl Drop for Waiting<'_> {
@@ -365,7 +367,7 @@ mod tests {
         ItemWork::new(Arc::new(SlowPermits), terms, limit)
     }
 
-    /// A permit takes longer than the page may.
+    /// Permits that take longer than the page may.
     struct SlowPermits;
 
     const PERMIT: Duration = Duration::from_millis(1_500);
@@ -401,7 +403,7 @@ mod tests {
     #[tokio::test]
     async fn waits_for_permits_are_not_part_of_the_time_of_a_page() {
         let work = work(ItemRetry::default(), SECOND);
-        // Several at a time wait together.
+        // Several concurrent waits count once.
         let page = async { tokio::join!(work.permit(), work.permit()) };
         assert!(work.clock().limits(page).await.is_some());
         let waited = work.clock().waited();
@@ -420,7 +422,7 @@ mod tests {
         assert_eq!(ItemWork::none().unpaid(7), 0);
     }
 
-    /// An API that fails for every third number, the first two times.
+    /// An API that fails the first two times for every third number.
     struct Fickle {
         calls: AtomicU64,
         attempts: u32,
@@ -470,7 +472,7 @@ mod tests {
         fn settings(&self) -> ProcessorSettings {
             ProcessorSettings {
                 permits: Permits::PerItem,
-                // Without a server nothing waits.
+                // Without a server, waits take no time.
                 item_retry: ItemRetry::attempts(self.attempts).first_backoff(SECOND * 250),
                 ..ProcessorSettings::default()
             }

@@ -1,4 +1,4 @@
-//! The trait that users implement, its context and its results.
+//! The trait that users implement, with its context and its results.
 
 mod batch_of;
 pub(crate) mod check_context;
@@ -33,50 +33,51 @@ use crate::{
     progress::check::Check,
 };
 
-/// The work of a batch: how to read one page of the data, and what to do with its items.
+/// The work of a batch: reading a page of the data and processing its items.
 ///
-/// # In which order the methods run
+/// # Order of calls
 ///
 /// For every page, on any worker:
 ///
-/// 1. [`fetch`](Self::fetch) reads the page in [`ctx.range()`](PageContext::range) and says where the next
-///    one starts.
-/// 2. The engine tells the controller where the next page starts, so that another worker can begin with
-///    it, and waits for its share of the rate.
+/// 1. [`fetch`](Self::fetch) reads the page in [`ctx.range()`](PageContext::range) and says where the next page
+///    starts.
+/// 2. The engine reports the start of the next page to the controller, so that another worker can begin with
+///    it, and waits for the page's share of the rate.
 /// 3. [`process`](Self::process) does the work.
 ///
-/// `fetch` and `process` of one page run one after the other; different pages run at the same time, in any
+/// `fetch` and `process` of one page run one after the other. Different pages run at the same time, in any
 /// order and on different machines.
 ///
 /// # What must be idempotent
 ///
-/// A page whose attempt failed, or whose worker was lost, runs again from `fetch` on
-/// ([`RetryMode::AtLeastOnce`]). By then the work may have been done in part or in whole, so doing it again
-/// must not harm. The range of a page never changes once the next page is known: rows that were inserted
-/// meanwhile are never somebody else's.
+/// A page whose attempt failed, or whose worker was lost, runs again from `fetch`
+/// ([`RetryMode::AtLeastOnce`](crate::RetryMode::AtLeastOnce)). Part or all of the work may already be done, so
+/// doing it again must be harmless. The range of a page never changes once the next page is known, so rows
+/// inserted in it later belong to no other page.
 ///
 /// # Being interrupted
 ///
-/// | what happens | `fetch`, or waiting for the rate or a throttle | `process` with a [ledger](Self::ledger) | `process` without |
+/// | event | `fetch`, or waiting for the rate or a throttle | `process` with a [ledger](Self::ledger) | `process` without |
 /// |---|---|---|---|
 /// | pause, hand-over, new limits, a worker that drains | `fetch` finishes; a wait ends | finishes | finishes |
-/// | pause at once | dropped | dropped, and its transaction is rolled back | is told, and finishes or returns early |
-/// | cancellation; a worker that must end | is told; a wait ends | is told | is told |
-/// | the batch was terminated, deleted or run again by another batch run | is told, and `process` is not called | is told | is told |
-/// | [`page_timeout`](ProcessorSettings::page_timeout), which leaves waits out | dropped | dropped | dropped |
+/// | pause at once | dropped | dropped, and its transaction is rolled back | is notified, and finishes or returns early |
+/// | cancellation; a worker that must end | is notified; a wait ends | is notified | is notified |
+/// | the batch was terminated, deleted or run again by another batch run | is notified, and `process` is not called | is notified | is notified |
+/// | [`page_timeout`](ProcessorSettings::page_timeout), which excludes waits | dropped | dropped | dropped |
 ///
-/// To be told means that [`PageContext::is_cancelled`] becomes true and [`PageContext::cancelled`] resolves;
-/// pages that take long should look. To be dropped means that the code goes no further than the `await`
-/// where it is; what it has spawned or begun elsewhere goes on.
+/// A page is notified through [`PageContext::is_cancelled`], which becomes true, and
+/// [`PageContext::cancelled`], which resolves. Long-running pages should check one of them. A page is dropped
+/// at the `await` where it currently is. Tasks that it has spawned or work that it has started elsewhere
+/// continue.
 ///
-/// Apart from the timeout, none of this counts against the page. One that was dropped, or returned an error
-/// after it was told, uses up no attempt and is run again when the batch goes on; of a page that was
-/// dropped in `process` nothing is applied. One that returned a [`PageReport`] is finished.
+/// Apart from the timeout, no interruption counts against the page. A page that was dropped, or returned an
+/// error after it was notified, uses up no attempt and runs again when the batch continues. The transaction of
+/// a page dropped in `process` is not applied. A page that returned a [`PageReport`] is finished.
 ///
-/// With [`RetryMode::AtMostOnce`] a pause at once lets `process` finish and does not tell it; an error after
-/// a cancellation counts like any other, since the page must not be run again.
+/// With [`RetryMode::AtMostOnce`](crate::RetryMode::AtMostOnce) a pause at once lets `process` finish without
+/// notifying it. An error after a cancellation counts like any other, because the page must not run again.
 ///
-/// There is no need to heartbeat: the engine does it in the background.
+/// Processors need not heartbeat: the engine does so in the background.
 ///
 /// # Outcomes
 ///
@@ -123,48 +124,49 @@ use crate::{
 /// # }
 /// ```
 ///
-/// # A trap: pages by offset
+/// # Avoid paging by offset
 ///
-/// `LIMIT 1000 OFFSET 5000` reads 6,000 rows to return 1,000, and skips a row whenever an earlier one was
-/// deleted meanwhile. Page by key: `WHERE id > $start ORDER BY id LIMIT 1000`, with `AND id <= $end` once
+/// `LIMIT 1000 OFFSET 5000` reads 6,000 rows to return 1,000, and skips a row if an earlier one was deleted in
+/// the meantime. Page by key instead: `WHERE id > $start ORDER BY id LIMIT 1000`, with `AND id <= $end` once
 /// the range is closed.
 #[async_trait]
 pub trait PageProcessor: Send + Sync + Sized + 'static {
-    /// The processor's name in histories, commands and metrics. It must not change while batches of it
-    /// run; renaming the type is harmless.
+    /// The processor's name in histories, commands and metrics. It must not change while batches of it run. The
+    /// type may be renamed at any time.
     const NAME: &'static str;
 
-    /// Given once per batch; `()` if there is nothing to say. Stored in histories, so no secrets.
+    /// The arguments of a batch; `()` if there are none. They are stored in histories, so they must not contain
+    /// secrets.
     ///
-    /// Derive it with `#[serde(deny_unknown_fields)]`: a misspelt field is then refused, with the name that was
-    /// probably meant. Otherwise it is ignored, which `start` and the worker warn of.
+    /// Derive it with `#[serde(deny_unknown_fields)]`: a misspelt field is then refused with a suggestion.
+    /// Otherwise it is ignored, and `start` and the worker log a warning.
     type Args: Serialize + DeserializeOwned + Send + Sync + 'static;
 
-    /// A position in the data: the key of the last row before a page, or a token of the source's own.
+    /// A position in the data: the key of the last row before a page, or a token of the source.
     type Cursor: Serialize + DeserializeOwned + Clone + PartialEq + Send + Sync + 'static;
 
-    /// One record. Items stay in the worker: they never enter a history.
+    /// One record. Items stay in the worker and never enter a history.
     type Item: Send + 'static;
 
     /// Reads one page of at most [`ctx.page_size()`](PageContext::page_size) items in
-    /// [`ctx.range()`](PageContext::range), and says where the next one starts.
+    /// [`ctx.range()`](PageContext::range) and says where the next page starts.
     async fn fetch(
         &self,
         ctx: &PageContext<Self>,
     ) -> Result<Page<Self::Cursor, Self::Item>, PageError>;
 
-    /// Does the work for the items of one page. Never called with no items.
+    /// Processes the items of one page. It is never called without items.
     async fn process(
         &self,
         ctx: &PageContext<Self>,
         items: Vec<Self::Item>,
     ) -> Result<PageReport, PageError>;
 
-    /// Finds where the page `pages` pages further on starts, without reading what is between; for a table
-    /// that is `SELECT id FROM t WHERE id > $start ORDER BY id OFFSET pages * page_size - 1 LIMIT 1`.
+    /// Finds the start of the page `pages` pages ahead without reading the data in between. For a table this is
+    /// `SELECT id FROM t WHERE id > $start ORDER BY id OFFSET pages * page_size - 1 LIMIT 1`.
     ///
-    /// With it, many pages can be found at once and one activity can take a stride of several. The default
-    /// says that the source cannot.
+    /// It allows many pages to be discovered at once, and one activity to process a stride of several pages.
+    /// The default returns [`SkipAhead::Unsupported`].
     async fn skip_ahead(
         &self,
         ctx: &PageContext<Self>,
@@ -174,74 +176,80 @@ pub trait PageProcessor: Send + Sync + Sized + 'static {
         Ok(SkipAhead::Unsupported)
     }
 
-    /// Completes the arguments, once per batch run and before anything else: a bound that the data has now, the
-    /// size of a file. Every page, every check and [`size_hint`](Self::size_hint) get what this returns; it
-    /// is stored in histories. A [non-retryable](PageError::non_retryable) error refuses the batch with its
-    /// message, any other is tried again. The default leaves the arguments as they are.
+    /// Completes the arguments, once per batch run and before anything else: for example with the current upper
+    /// bound of the data, or the size of a file. Every page, every check and [`size_hint`](Self::size_hint)
+    /// receive the returned value, which is stored in histories. A [non-retryable](PageError::non_retryable)
+    /// error refuses the batch with its message. Any other error is retried. The default returns the arguments
+    /// unchanged.
     async fn prepare(&self, args: Self::Args) -> Result<Self::Args, PageError> {
         Ok(args)
     }
 
-    /// Looks at what was done, after each [stage](crate::Batch) and once the last page is finished; it also
-    /// runs for the command `verify`. What does not hold is a value, [`Check::fails`]; an error means that it
-    /// could not be found out, and is tried again. The default checks nothing.
+    /// Checks the work done, after each [stage](crate::Batch::stages) and after the last page. The command
+    /// `verify` also calls it. Report faults with [`Check::fails`]. An error means that the check could not be
+    /// made, and is retried. The default checks nothing.
     async fn check(&self, ctx: &CheckContext<Self>) -> Result<Option<Check>, PageError> {
         let _ = ctx;
         Ok(None)
     }
 
-    /// About how many items the whole batch has, for percent and time left. Asked once, before the first
-    /// page. The default does not know.
+    /// Estimates the number of items in the whole batch, for percentages and the remaining time. It is called
+    /// once, before the first page. The default returns `None`.
     ///
-    /// It is an estimate: it is shown as one, no longer than until it is passed, and not once the batch is over. Where
-    /// items can be counted, write [`size`](Self::size) instead.
+    /// The number is shown as an estimate until it is exceeded or the batch has ended. If the items can be
+    /// counted, implement [`size`](Self::size) instead.
     async fn size_hint(&self, args: &Self::Args) -> Result<Option<u64>, PageError> {
         let _ = args;
         Ok(None)
     }
 
-    /// How many items the whole batch has, and whether that is [exact](Size::Exact) or an [estimate](Size::Estimate). Asked once,
-    /// before the first page. The default takes [`size_hint`](Self::size_hint) for an estimate.
+    /// Returns the number of items in the whole batch, as an [exact](Size::Exact) count or an
+    /// [estimate](Size::Estimate). It is called once, before the first page. The default treats
+    /// [`size_hint`](Self::size_hint) as an estimate.
     async fn size(&self, args: &Self::Args) -> Result<Size, PageError> {
         self.size_hint(args).await.map(Size::from_hint)
     }
 
-    /// Where it is recorded which pages were applied, for effects that are committed exactly once. With it,
-    /// `process` writes in [`ctx.transaction()`](PageContext), which the engine commits together with the
-    /// ledger's row and the dead letters of the page. The default is none: at least once.
+    /// Returns the ledger that records which pages were applied, for effects that are committed exactly once.
+    /// With a ledger, `process` writes in [`ctx.transaction()`](PageContext), and the engine commits that
+    /// transaction together with the ledger's row and the dead letters of the page. The default has no ledger,
+    /// and effects happen at least once.
     fn ledger(&self, args: &Self::Args) -> Option<Arc<dyn PageLedger>> {
         let _ = args;
         None
     }
 
-    /// Where records and pages that are given up are kept. With a store, a page whose attempts are spent is
-    /// split until the records that cannot be processed are alone; everything else in it is done. The
-    /// default is none: a failed page is given up as a whole, and the batch lists at most 50 of them.
+    /// Returns the store for records and pages that are given up. With a store, a page whose attempts are used
+    /// up is split until the records that cannot be processed are isolated, and all other records are
+    /// processed. Without a store, which is the default, a failed page is given up as a whole, and the batch
+    /// lists at most 50 such pages.
     ///
-    /// A processor with a [`ledger`](Self::ledger) keeps its dead letters there, whatever this returns.
+    /// A processor with a [`ledger`](Self::ledger) stores its dead letters there, and this method is not used.
     fn dead_letters(&self, args: &Self::Args) -> Option<Arc<dyn DeadLetters>> {
         let _ = args;
         None
     }
 
-    /// Whether the batches of this processor have [partitions](Self::partitions). A worker that does not know
-    /// of partitions must not run them, so this is known before any worker is asked.
+    /// True if batches of this processor have [partitions](Self::partitions). It is a constant because it must
+    /// be known before any worker is asked: a worker that does not support partitions must not run such a
+    /// batch.
     const PARTITIONED: bool = false;
 
-    /// Whether [`split`](Self::split) can find a place in a range.
+    /// True if [`split`](Self::split) can find a position within a range.
     const SPLITS: bool = false;
 
-    /// Names independent ranges of the data: key ranges, tenants, files, databases. Each runs in a controller
-    /// of its own, and all of them share the limits of the batch. Asked once per batch run, after
-    /// [`prepare`](Self::prepare), and only with [`PARTITIONED`](Self::PARTITIONED). At most 1,000.
+    /// Names independent ranges of the data: key ranges, tenants, files, databases. Each runs in its own
+    /// controller, and all share the limits of the batch. It is called once per batch run, after
+    /// [`prepare`](Self::prepare), and only if [`PARTITIONED`](Self::PARTITIONED) is true. It returns at most
+    /// 1,000 partitions.
     ///
-    /// | the rule | why |
+    /// | rule | reason |
     /// |---|---|
-    /// | every item is in exactly one partition | nothing compares them |
-    /// | `fetch` and [`skip_ahead`](Self::skip_ahead) keep to [`ctx.range()`](PageContext::range), which has the end of the partition where the next page is not known yet; an answer of `skip_ahead` after that end is [`SkipAhead::PastEnd`] | pages beyond it are another partition's |
-    /// | a processor whose partitions are no key ranges looks at [`ctx.partition()`](PageContext::partition) | their cursors may be equal |
+    /// | every item is in exactly one partition | overlaps are not detected |
+    /// | `fetch` and [`skip_ahead`](Self::skip_ahead) stay within [`ctx.range()`](PageContext::range), which ends with the partition while the next page is not known; an answer of `skip_ahead` after that end is [`SkipAhead::PastEnd`] | later pages belong to another partition |
+    /// | a processor whose partitions are not key ranges reads [`ctx.partition()`](PageContext::partition) | cursors of different partitions may be equal |
     ///
-    /// An error is treated like one of [`prepare`](Self::prepare).
+    /// Errors are treated like those of [`prepare`](Self::prepare).
     async fn partitions(
         &self,
         args: &Self::Args,
@@ -253,43 +261,44 @@ pub trait PageProcessor: Send + Sync + Sized + 'static {
         ))
     }
 
-    /// Finds a cursor well inside of [`ctx.range()`](PageContext::range), so that two controllers can share what
-    /// is left of a partition that has become the last one; `None` where that is not worth it. The range has no
-    /// end where that is the end of the data. Only called with [`SPLITS`](Self::SPLITS), and only where a
-    /// partition could not use all pages in flight that it might have.
+    /// Finds a cursor well inside [`ctx.range()`](PageContext::range), so that two controllers can share the
+    /// rest of the last running partition. `None` means that a split is not worthwhile. The range has no end if
+    /// it extends to the end of the data. It is called only if [`SPLITS`](Self::SPLITS) is true, and only when
+    /// a partition cannot use all the pages in flight that it may have.
     async fn split(&self, ctx: &PageContext<Self>) -> Result<Option<Self::Cursor>, PageError> {
         let _ = ctx;
         Ok(None)
     }
 
-    /// How what the pages [put out](PageReport::output) becomes one result of the batch. A running batch keeps the
-    /// reducer it began with. The default is none.
+    /// Returns the reducer that folds the [outputs](PageReport::output) of the pages into one result of the
+    /// batch. A running batch keeps the reducer with which it began. The default has none.
     fn reducer(&self, args: &Self::Args) -> Option<Reducer> {
         let _ = args;
         None
     }
 
-    /// Takes out of a message what must not be logged or stored. Called with the message of each error, panic and
-    /// failed item of the processor, before anything else sees it; the type of an error is kept as it is.
+    /// Removes text that must not be logged or stored from a message. It is called first for the message of
+    /// each error, panic and failed item of the processor. The type of an error is kept.
     ///
-    /// The default keeps the message. What databases say has no values of rows by then: see [`PageError`].
+    /// The default returns the message unchanged. Row values are already removed from database errors: see
+    /// [`PageError`].
     fn redact(&self, message: String) -> String {
         message
     }
 
-    /// Retries and timeouts; see [`ProcessorSettings`] for the defaults. A running batch keeps the
-    /// settings it began with, except for `non_retryable_types`.
+    /// Returns retries and timeouts; see [`ProcessorSettings`] for the defaults. A running batch keeps the
+    /// settings with which it began, except for `non_retryable_types`.
     fn settings(&self) -> ProcessorSettings {
         ProcessorSettings::default()
     }
 }
 
-/// Where a jump over several pages ended.
+/// The end of a jump over several pages.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SkipAhead<C> {
-    /// After this cursor, which exists.
+    /// The jump ends after this cursor, which exists.
     To(C),
-    /// There is less data than that.
+    /// The data ends before that page.
     PastEnd,
     /// The source cannot jump.
     Unsupported,

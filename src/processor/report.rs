@@ -12,12 +12,12 @@ use crate::{
     base::error::PageError, processor::store::dead_letter::MAX_LETTER_CHARS, progress::ItemCounts,
 };
 
-/// What `process` did with the items of a page. Items that are not named were processed.
+/// The result of `process` for the items of a page. Items that are not mentioned were processed.
 ///
 /// ```
 /// use temporal_batch::PageReport;
 ///
-/// let emails = ["a@example.org", "", "nobody"];
+/// let emails = ["a@example.org", "", "bob"];
 /// let mut report = PageReport::all_processed();
 /// for (position, email) in emails.iter().enumerate() {
 ///     if email.is_empty() {
@@ -38,7 +38,7 @@ pub struct PageReport {
     not_put_out: Option<String>,
 }
 
-/// An item that `process` gave up on.
+/// An item that `process` gave up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ItemFailure {
     pub position: usize,
@@ -47,17 +47,17 @@ pub(crate) struct ItemFailure {
     pub record: Option<String>,
 }
 
-/// Different reasons for skipping that are counted apart.
+/// Maximum number of different reasons for skipping that are counted separately.
 pub(crate) const MAX_SKIP_REASONS: usize = 10;
 
 const MAX_REASON_CHARS: usize = 60;
 
 const MAX_ERROR_TYPE_CHARS: usize = 60;
 
-/// Under this name, once there are too many.
+/// The reason under which further reasons are counted.
 const OTHER_REASONS: &str = "other reasons";
 
-/// Counts a reason; beyond a number of different ones they are counted together.
+/// Counts a reason. Once there are too many different ones, further reasons are counted together.
 pub(crate) fn count_reason(reasons: &mut BTreeMap<String, u64>, reason: &str, items: u64) {
     let known = reasons.contains_key(reason) || reasons.len() + 1 < MAX_SKIP_REASONS;
     let reason = if known { reason } else { OTHER_REASONS };
@@ -65,29 +65,29 @@ pub(crate) fn count_reason(reasons: &mut BTreeMap<String, u64>, reason: &str, it
 }
 
 impl PageReport {
-    /// Every item was processed.
+    /// A report in which every item was processed.
     pub fn all_processed() -> Self {
         Self::default()
     }
 
-    /// Of the processed items, so many were different afterwards; what a database calls rows affected.
+    /// Sets how many of the processed items were different afterwards, which a database calls rows affected.
     pub fn changed(mut self, items: u64) -> Self {
         self.changed = items;
         self
     }
 
-    /// Counts one item as left alone on purpose. Reasons are counted apart, so they should be few: at most
-    /// ten, of 60 characters.
+    /// Counts one item as deliberately left alone. Reasons are counted separately, so there should be few: at
+    /// most ten, of up to 60 characters.
     pub fn skip(&mut self, reason: impl fmt::Display) {
         let reason = crate::base::error::truncate(&reason.to_string(), MAX_REASON_CHARS);
         count_reason(&mut self.skipped, &reason, 1);
     }
 
-    /// Gives one item up, while the page goes on. `position` is its place among the items that `process`
-    /// was given, from 0. It becomes a dead letter, where the processor [keeps
-    /// them](PageProcessor::dead_letters); otherwise it is counted, and the batch lists the first ones.
+    /// Gives up one item while the page continues. `position` is its index, from 0, in the items passed to
+    /// `process`. The item becomes a dead letter if the processor [stores them](crate::PageProcessor::dead_letters).
+    /// Otherwise it is counted, and the batch lists the first such items.
     ///
-    /// Nothing of the item but its key is kept.
+    /// Only the key of the item is kept.
     pub fn fail(
         &mut self,
         position: usize,
@@ -102,7 +102,7 @@ impl PageReport {
         });
     }
 
-    /// Like [`fail`](Self::fail), and keeps the record, or what should be seen of it, in its dead letter.
+    /// Gives up one item like [`fail`](Self::fail), and stores the record or a part of it in the dead letter.
     pub fn fail_with_record(
         &mut self,
         position: usize,
@@ -116,12 +116,12 @@ impl PageReport {
         }
     }
 
-    /// Puts a value out, which the [reducer](PageProcessor::reducer) of the processor folds into the result of the batch:
-    /// once for each item, or less often with values that stand for many. It counts when the page is finished, exactly
-    /// once. Without a reducer nothing becomes of it.
+    /// Outputs a value, which the [reducer](crate::PageProcessor::reducer) of the processor folds into the result of
+    /// the batch. Call it once for each item, or less often with values that stand for many. The value counts
+    /// exactly once, when the page is finished. Without a reducer it is ignored.
     ///
-    /// The page fails when the value cannot be JSON, when the reducer cannot take it (`OutputMismatch`), or when
-    /// all values of the page come to more than 6 KiB (`OutputTooLarge`); neither is cured by a retry.
+    /// The page fails if the value does not serialize to JSON or does not suit the reducer (`OutputMismatch`),
+    /// or if all values of the page exceed 6 KiB (`OutputTooLarge`). Retries do not cure either.
     pub fn output(&mut self, value: impl Serialize) {
         match serde_json::to_value(value) {
             Ok(value) => self.outputs.push(value),
@@ -129,17 +129,17 @@ impl PageReport {
         }
     }
 
-    /// Items left alone.
+    /// The number of skipped items.
     pub fn skipped(&self) -> u64 {
         self.skipped.values().sum()
     }
 
-    /// Items given up.
+    /// The number of items that were given up.
     pub fn failed(&self) -> u64 {
         self.failures.len() as u64
     }
 
-    /// What became of `items` items, unless the report cannot be about them.
+    /// Counts the outcomes of `items` items, or fails if the report does not fit that number.
     pub(crate) fn counts(&self, items: usize) -> Result<ItemCounts, PageError> {
         let positions: BTreeSet<_> = self.failures.iter().map(|f| f.position).collect();
         let possible = positions.len() == self.failures.len()
@@ -164,13 +164,13 @@ impl PageReport {
         }
     }
 
-    /// What was put out, in order.
+    /// The values that were output, in order.
     pub(crate) fn outputs(&self) -> Result<&[Value], PageError> {
         match &self.not_put_out {
             None => Ok(&self.outputs),
             Some(error) => Err(PageError::non_retryable(
                 "OutputMismatch",
-                format_args!("what was put out does not serialize to JSON: {error}"),
+                format_args!("the output does not serialize to JSON: {error}"),
             )),
         }
     }
@@ -179,7 +179,7 @@ impl PageReport {
         &self.skipped
     }
 
-    /// Takes out of the messages what the processor does not want to be seen.
+    /// Redacts the messages of failed items with the processor's function.
     pub(crate) fn redact(&mut self, redact: impl Fn(String) -> String) {
         for failure in &mut self.failures {
             failure.message = redact(std::mem::take(&mut failure.message));

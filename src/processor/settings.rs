@@ -8,7 +8,7 @@ use crate::{
     processor::item::{InvalidItemRetry, ItemRetry, Permits},
 };
 
-/// How the pages of a processor are retried and timed out.
+/// The retries and timeouts of a processor's pages.
 ///
 /// | field | default |
 /// |---|---|
@@ -21,23 +21,22 @@ use crate::{
 /// | `item_retry` | [`ItemRetry::default`]: an item is tried once |
 #[derive(Clone, Debug, PartialEq)]
 pub struct ProcessorSettings {
-    /// Whether a page may run more than once.
+    /// The guarantee: whether a page may run more than once.
     pub retry_mode: RetryMode,
-    /// How often, and after which waits.
+    /// The number of attempts and the waits between them.
     pub retry: RetryPolicy,
-    /// Longest time for `fetch` and `process` of one page together, waits for the rate not included, those between two
-    /// attempts at an item included. Code that blocks
-    /// its thread cannot be dropped when it is over: the page has failed then, and its code goes on beside the next
-    /// attempt. Put such code on `tokio::task::spawn_blocking`.
+    /// The time limit of `fetch` and `process` of one page together. Waits for the rate do not count, but waits
+    /// between two attempts at an item do. Code that blocks its thread cannot be stopped at the limit: the page
+    /// fails, and its code continues beside the next attempt. Run such code on `tokio::task::spawn_blocking`.
     pub page_timeout: Duration,
-    /// After this long without a sign of life a worker counts as lost and its pages go to another. The
-    /// engine sends signs of life by itself, five times as often.
+    /// The time without a sign of life after which a worker counts as lost and its pages go to another worker.
+    /// The engine sends signs of life by itself, five times as often.
     pub heartbeat_timeout: Duration,
-    /// [Types](PageError::error_type) of errors that no retry will cure.
+    /// The [types](crate::PageError::error_type) of errors that no retry can cure.
     pub non_retryable_types: Vec<String>,
-    /// Whether the rate of a batch is kept page by page or item by item.
+    /// The granularity at which the batch's rate is enforced: pages or items.
     pub permits: Permits,
-    /// How often an item is tried by [`PageContext::try_item`].
+    /// The attempts of [`PageContext::try_item`](crate::PageContext::try_item) at an item.
     pub item_retry: ItemRetry,
 }
 
@@ -55,23 +54,23 @@ impl Default for ProcessorSettings {
     }
 }
 
-/// Settings that cannot work; found when the processor is registered.
+/// Settings that are not allowed, detected when the processor is registered.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidSettings {
-    /// See the cause.
+    /// The page retries are not allowed.
     #[error(transparent)]
     Retry(#[from] RetryPolicyError),
-    /// See the cause.
+    /// The item retries are not allowed.
     #[error(transparent)]
     ItemRetry(#[from] InvalidItemRetry),
-    /// A page needs time.
+    /// The page timeout is too short.
     #[error("page_timeout is {}; it must be at least 1ms", exactly(*given))]
     PageTimeout {
         /// The timeout that was given.
         given: Duration,
     },
-    /// Too short a timeout takes a busy worker for a lost one.
+    /// The heartbeat timeout is so short that a busy worker would count as lost.
     #[error("heartbeat_timeout is {}; it must be at least 1s", exactly(*given))]
     HeartbeatTimeout {
         /// The timeout that was given.
@@ -83,7 +82,7 @@ impl ProcessorSettings {
     /// Checks every field.
     ///
     /// # Errors
-    /// The first field that cannot work, and what is allowed.
+    /// The first field that is wrong, with the allowed values.
     pub fn validate(&self) -> Result<(), InvalidSettings> {
         self.retry.validate(self.retry_mode)?;
         self.item_retry.validate(self.retry_mode)?;

@@ -1,28 +1,28 @@
-//! How a running page hears that it should not go on.
+//! The signal by which a running page learns that it should stop.
 
 use tokio::sync::watch;
 
-/// What a running stride is told.
+/// The orders given to a running stride.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Told {
-    /// End at the next page boundary, and wait for nothing any more.
+    /// The stride ends at the next page boundary and waits for nothing.
     pub stop: bool,
-    /// Finish no page either, where that is safe.
+    /// Unfinished pages are dropped too, where that is safe.
     pub stop_now: bool,
     /// The batch is cancelled, or the worker must end.
     pub cancelled: bool,
-    /// The batch run is over, or another one has its id: no page may be processed any more.
+    /// The batch run has ended, or another run has its id. Pages must no longer be processed.
     pub gone: bool,
 }
 
 impl Told {
-    /// Whether no further page may begin.
+    /// Returns whether no further page may begin.
     pub fn must_stop(self) -> bool {
         self.stop || self.stop_now || self.cancelled || self.gone
     }
 }
 
-/// What a page sees of it.
+/// The part of the orders that a page sees.
 #[derive(Clone)]
 pub(crate) struct Interruption {
     told: watch::Receiver<Told>,
@@ -30,12 +30,12 @@ pub(crate) struct Interruption {
 }
 
 impl Interruption {
-    /// Whether a page that ends early will be run again.
+    /// Returns whether a page that ends early will run again.
     pub fn may_repeat(&self) -> bool {
         self.heeds_stop_now
     }
 
-    /// `heeds_stop_now`: a page that ends early because of a pause will be run again.
+    /// Creates the view of a page. `heeds_stop_now` means that a page ended early by a pause will run again.
     pub fn new(told: watch::Receiver<Told>, heeds_stop_now: bool) -> Self {
         Self {
             told,
@@ -43,7 +43,7 @@ impl Interruption {
         }
     }
 
-    /// Of a page that nobody can interrupt.
+    /// The view of a page that is never interrupted.
     pub fn never() -> Self {
         Self::new(watch::channel(Told::default()).1, false)
     }
@@ -56,11 +56,11 @@ impl Interruption {
         told.cancelled || told.gone || (self.heeds_stop_now && told.stop_now)
     }
 
-    /// Resolves when it has come.
+    /// Resolves when the page should end early.
     pub async fn comes(&self) {
         let mut told = self.told.clone();
         if told.wait_for(|told| self.means(*told)).await.is_err() {
-            // Nobody is left who could tell.
+            // The sender is gone, so the signal never comes.
             std::future::pending::<()>().await;
         }
     }

@@ -1,4 +1,4 @@
-//! The event that code of a processor waits for, told to the activity that runs it.
+//! The event for which a processor's code is waiting, reported to the activity that runs it.
 
 use tokio::sync::watch;
 
@@ -6,7 +6,8 @@ tokio::task_local! {
     static TELLS: watch::Sender<Option<String>>;
 }
 
-/// Says what is waited for, in words for people; `None`: it waits no longer. Outside of such an activity it does nothing.
+/// Reports the event, in words for people. `None` means that the wait is over. Outside such an activity the
+/// call has no effect.
 #[cfg_attr(
     not(any(feature = "postgres", feature = "mysql")),
     allow(
@@ -15,11 +16,11 @@ tokio::task_local! {
     )
 )]
 pub(crate) fn tell(what: Option<String>) {
-    // Outside of a task that is told there is no listener.
+    // Outside of [`told`] there is no listener.
     let _ = TELLS.try_with(|tells| tells.send_replace(what));
 }
 
-/// Runs work that may say what it waits for.
+/// Runs work that may report its waits.
 #[cfg_attr(not(feature = "temporal"), allow(dead_code, reason = "for the engine"))]
 pub(crate) async fn told<F: Future>(tells: watch::Sender<Option<String>>, work: F) -> F::Output {
     TELLS.scope(tells, work).await

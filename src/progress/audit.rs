@@ -1,4 +1,4 @@
-//! Who did what to a batch, when and why.
+//! The audit trail of a batch: operators, their actions, the times and the reasons.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -8,22 +8,22 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::{error::truncate, time::Timestamp};
 
-/// Entries that are kept.
+/// Maximum number of entries that are kept.
 const MAX_ENTRIES: usize = 50;
 const MAX_WHO_CHARS: usize = 100;
 const MAX_WHY_CHARS: usize = 200;
 
-/// Who acts when a batch does something to itself.
+/// The operator shown when a batch acts on its own.
 const ITSELF: &str = "the batch itself";
 
-/// Something that was done to a batch.
+/// An action on a batch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditEntry {
-    /// When the batch took note of it.
+    /// The time at which the batch recorded it.
     pub at: Timestamp,
-    /// What was done, such as `pause` or `set max_parallelism to 5`.
+    /// The action, such as `pause` or `set max_parallelism to 5`.
     pub action: String,
-    /// The operator, as their client called itself; `None` where it did not say.
+    /// The operator, as named by the client. `None` if the client gave no name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub who: Option<String>,
     /// The reason that was given.
@@ -31,7 +31,7 @@ pub struct AuditEntry {
     pub why: Option<String>,
 }
 
-/// An operator and a reason, as they come with a request.
+/// The operator and the reason of a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Given {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -41,7 +41,7 @@ pub(crate) struct Given {
 }
 
 impl Given {
-    /// The batch acts on its own.
+    /// An action of the batch itself.
     pub fn by_itself(why: impl Into<String>) -> Self {
         Self {
             who: Some(ITSELF.to_owned()),
@@ -49,7 +49,7 @@ impl Given {
         }
     }
 
-    /// The text that goes with a cancellation through Temporal, which has room for one text only.
+    /// Formats operator and reason as one text, because a cancellation through Temporal carries only one.
     pub fn to_text(&self) -> String {
         match (&self.why, &self.who) {
             (Some(why), Some(who)) => format!("{why} (by {who})"),
@@ -59,7 +59,7 @@ impl Given {
         }
     }
 
-    /// Reads such a text; one from elsewhere is a reason.
+    /// Parses the text of a cancellation. Text in another format is taken as the reason.
     pub fn from_text(text: &str) -> Self {
         let told = |text: &str| {
             let text = text.trim();
@@ -81,7 +81,7 @@ impl Given {
     }
 }
 
-/// The latest entries, and how many there were before them.
+/// The latest entries, and the number of older ones.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Audit {
     entries: VecDeque<AuditEntry>,
@@ -89,7 +89,7 @@ pub(crate) struct Audit {
 }
 
 impl Audit {
-    /// Keeps what was done.
+    /// Adds an entry.
     pub fn note(&mut self, at: Timestamp, action: impl Into<String>, given: &Given) {
         let short = |text: &Option<String>, max| text.as_deref().map(|text| truncate(text, max));
         if self.entries.len() == MAX_ENTRIES {
@@ -104,7 +104,8 @@ impl Audit {
         });
     }
 
-    /// Keeps how the batch began, before the entries of signals that came with its first task and were handled earlier.
+    /// Adds the start of the batch. Signals that arrived with the first workflow task were handled earlier, and
+    /// their entries stay behind this one.
     pub fn begin(&mut self, at: Timestamp, action: impl Into<String>, given: &Given) {
         self.note(at, action, given);
         let before = self.entries.partition_point(|entry| entry.at < at);
@@ -117,7 +118,7 @@ impl Audit {
         self.entries.iter().cloned().collect()
     }
 
-    /// Entries that are not kept any more.
+    /// The number of entries that are no longer kept.
     pub fn older(&self) -> u64 {
         self.older
     }

@@ -1,4 +1,4 @@
-//! Looking at what a batch did: between its stages, at its end, and later.
+//! Checks of the work of a batch: between its stages, at its end, and later.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,58 +10,58 @@ use crate::{
     page::token::PageToken,
 };
 
-/// Ranges that are described in a [`Check`], and notes that are kept of it.
+/// Maximum number of ranges described in a [`Check`], and of notes kept from it.
 const MAX_DESCRIBED: usize = 20;
 
-/// What a check found, range by range.
+/// The result of a check, range by range.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Check {
-    /// Ranges that were looked at.
+    /// The number of ranges checked.
     pub ranges: u64,
-    /// Items in them, where they were counted.
+    /// The number of items in them, if counted.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub items: Option<u64>,
-    /// Ranges that do not hold.
+    /// The number of ranges that failed the check.
     pub failed_ranges: u64,
-    /// Items that are not as they should be.
+    /// The number of items that are wrong.
     pub failed_items: u64,
-    /// The first ranges that do not hold, at most 20.
+    /// The first ranges that failed, at most 20.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub failed: Vec<FailedRange>,
-    /// What else is worth knowing, for people; nothing in it is wrong. Batches keep the first 20.
+    /// Further findings for people, none of which is an error. Batches keep the first 20.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
 }
 
-/// A range that is not as it should be.
+/// A range that failed a check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailedRange {
-    /// It begins after this; absent: at the beginning of the data.
+    /// The exclusive start. Absent at the beginning of the data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<PageToken>,
-    /// It ends with this; absent: at the end of the data.
+    /// The inclusive end. Absent at the end of the data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<PageToken>,
-    /// Items in it that are not as they should be.
+    /// The number of items in it that are wrong.
     pub items: u64,
-    /// What is wrong, for people.
+    /// A description of the fault, for people.
     pub message: String,
 }
 
 impl Check {
-    /// Whether everything that was looked at is as it should be.
+    /// Returns whether every range and item passed.
     pub fn holds(&self) -> bool {
         self.failed_ranges == 0 && self.failed_items == 0
     }
 
-    /// Adds a range that holds.
+    /// Adds a range that passed, with its number of items.
     pub fn passes(&mut self, items: u64) {
         self.ranges += 1;
         *self.items.get_or_insert_default() += items;
     }
 
-    /// Adds a range that does not hold.
+    /// Adds a range that failed.
     pub fn fails(&mut self, failed: FailedRange) {
         self.ranges += 1;
         self.failed_ranges += 1;
@@ -72,28 +72,27 @@ impl Check {
     }
 }
 
-/// A check that was made, or could not be.
+/// A check that was made, or that could not be made.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Checked {
-    /// Everything up to here was looked at; absent: to the end of the data.
+    /// The cursor up to which data was checked. Absent if it was checked to the end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub covered_to: Option<PageToken>,
-    /// What was found; absent where the processor checks nothing, or the check could not be made.
+    /// The result. Absent if the processor has no check, or if the check could not be made.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub found: Option<Check>,
-    /// Why it could not be made.
+    /// The reason why the check could not be made.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// When.
+    /// The time of the check.
     pub at: Timestamp,
-    /// It was made after the last page.
+    /// True if the check was made after the last page.
     pub at_end: bool,
 }
 
 impl Checked {
-    /// What keeps it from saying that everything is as it should be. A processor that checks nothing finds
-    /// nothing.
+    /// The reason why the check did not pass. A processor without a check has no failures.
     pub fn failure(&self) -> Option<String> {
         if let Some(error) = &self.error {
             return Some(format!("the check could not be made: {error}"));
@@ -102,14 +101,14 @@ impl Checked {
         Some(format!("the check does not hold: {}", found.summary()))
     }
 
-    /// Whether something was looked at, and is as it should be.
+    /// Returns whether something was checked and all of it passed.
     pub fn passed(&self) -> bool {
         self.error.is_none() && self.found.as_ref().is_some_and(Check::holds)
     }
 }
 
 impl Check {
-    /// In one line, for people: `2 of 10 ranges do not hold, 17 items: first message`.
+    /// The result as one line for people: `2 of 10 ranges do not hold, 17 items: first message`.
     pub fn summary(&self) -> String {
         let items = match self.items {
             Some(items) => format!(" with {}", count(items, "item")),
@@ -137,7 +136,7 @@ impl Check {
         text
     }
 
-    /// Messages of users are kept short: a check is stored in a history.
+    /// Shortens messages of users, because a check is stored in a history.
     pub(crate) fn shortened(mut self) -> Self {
         self.failed.truncate(MAX_DESCRIBED);
         for failed in &mut self.failed {
@@ -151,5 +150,5 @@ impl Check {
     }
 }
 
-/// What is kept of the message of a range, and of a note.
+/// Maximum length of a stored message of a range, and of a note.
 const MAX_CHECK_MESSAGE_CHARS: usize = 200;

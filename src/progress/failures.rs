@@ -1,4 +1,4 @@
-//! Failures of pages and items, as they are listed.
+//! Failures of pages and items, as listings show them.
 
 use std::fmt;
 
@@ -6,20 +6,20 @@ use serde::{Deserialize, Serialize};
 
 use crate::{base::time::Timestamp, page::token::PageToken};
 
-/// What is being done about a page that fails.
+/// The treatment of a page that fails.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum FailureState {
-    /// It has quick attempts left.
+    /// The page has quick attempts left.
     Retrying,
-    /// Its quick attempts are spent: it is in the slow lane.
+    /// The quick attempts are used up, and the page is in extended retries.
     Stuck,
-    /// The same, and nobody knows where the next page begins.
+    /// Like `Stuck`, and the start of the next page is not known yet.
     Blocked,
-    /// It was given up and is a dead letter; a redrive tries it again.
+    /// The page was given up and is a dead letter, which a redrive can retry.
     DeadLetter,
-    /// It was given up, and nothing but the batch remembers it.
+    /// The page was given up, and only the batch has a record of it.
     #[default]
     GivenUp,
 }
@@ -41,39 +41,39 @@ impl fmt::Display for FailureState {
 pub struct PageFailure {
     /// The stride that the page belongs to.
     pub stride: u64,
-    /// The page begins after this; `None` is the beginning of the data.
+    /// The exclusive start of the page. `None` at the beginning of the data.
     pub start: Option<PageToken>,
-    /// The page ends here, where that is known.
+    /// The end of the page, if known.
     pub end: Option<PageToken>,
-    /// The kind of the last error.
+    /// The type of the last error.
     pub error_type: String,
-    /// The last error's message, shortened.
+    /// The message of the last error, shortened.
     pub message: String,
-    /// Attempts so far.
+    /// The number of attempts so far.
     pub attempts: u32,
-    /// When the page failed first.
+    /// The time of the first failure.
     pub first_at: Timestamp,
-    /// When it failed last.
+    /// The time of the last failure.
     pub last_at: Timestamp,
-    /// When its extended retries end if it goes on to fail and the batch is not paused meanwhile. `None` while it has
-    /// quick attempts, and where they have no end.
+    /// The time at which extended retries end if the page keeps failing and the batch is not paused. `None`
+    /// while the page has quick attempts, and if the retries have no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub gives_up_at: Option<Timestamp>,
-    /// What is being done about it.
+    /// The treatment of the page.
     #[serde(default)]
     pub state: FailureState,
 }
 
-/// An item that its processor gave up on. The page it belongs to counts as done.
+/// An item that its processor gave up. Its page counts as finished.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailedItem {
-    /// What the processor calls the item.
+    /// The name that the processor gives to the item.
     pub key: String,
-    /// The kind of error.
+    /// The type of the error.
     pub error_type: String,
     /// The message, shortened.
     pub message: String,
-    /// Whether it is a dead letter, which a redrive tries again.
+    /// True if the item is a dead letter, which a redrive can retry.
     #[serde(default)]
     pub dead_letter: bool,
 }

@@ -1,4 +1,4 @@
-//! What a batch tells about itself: progress while it runs, a report when it ends.
+//! The state that a batch reports: progress while it runs, and a report at its end.
 
 pub(crate) mod audit;
 pub(crate) mod check;
@@ -27,27 +27,27 @@ use crate::{
     },
 };
 
-/// Items by outcome.
+/// The number of items by outcome.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ItemCounts {
-    /// Items whose work was done.
+    /// Items that were processed.
     pub processed: u64,
-    /// Of these, the items that were different afterwards, where the processor tells.
+    /// Processed items that were different afterwards, if the processor reports it.
     #[serde(default)]
     pub changed: u64,
-    /// Items left alone on purpose.
+    /// Items that were deliberately left alone.
     pub skipped: u64,
-    /// Items given up on.
+    /// Items that were given up.
     pub failed: u64,
 }
 
 impl ItemCounts {
-    /// All of them.
+    /// The total of all outcomes.
     pub fn total(&self) -> u64 {
         self.processed + self.skipped + self.failed
     }
 
-    /// What is left of this without `earlier`.
+    /// The difference to an earlier count.
     pub(crate) fn since(&self, earlier: &Self) -> Self {
         Self {
             processed: self.processed.saturating_sub(earlier.processed),
@@ -67,225 +67,228 @@ impl std::ops::AddAssign for ItemCounts {
     }
 }
 
-/// A consistent look at a batch.
+/// A consistent snapshot of a batch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Progress {
-    /// The batch.
+    /// The id of the batch.
     pub batch_id: String,
-    /// This execution of it.
+    /// The id of this execution of the batch.
     pub batch_run: String,
-    /// The processor.
+    /// The name of the processor.
     pub processor: String,
-    /// The batch whose dead letters this one redrives, if it does.
+    /// The batch whose dead letters this one redrives, if any.
     #[serde(default)]
     pub redrive_of: Option<String>,
-    /// What it is doing.
+    /// The current activity of the batch.
     pub phase: Phase,
-    /// Why it was paused, as its operator said.
+    /// The reason given by the operator who paused the batch.
     #[serde(default)]
     pub pause_reason: Option<String>,
-    /// Pages finished.
+    /// Pages that are finished.
     pub pages_completed: u64,
-    /// Pages given up.
+    /// Pages that were given up.
     pub pages_failed: u64,
     /// Pages in flight.
     pub pages_in_flight: u32,
-    /// Pages in the slow retry lane.
+    /// Pages in extended retries.
     pub pages_stuck: u32,
-    /// Strides whose start is known and that nobody has been given yet.
+    /// Strides whose start is known and that are not dispatched yet.
     pub strides_waiting: u32,
-    /// Items by outcome.
+    /// The number of items by outcome.
     pub items: ItemCounts,
-    /// Why items were skipped, how often; at most ten different reasons.
+    /// The number of skipped items for each reason, with at most ten different reasons.
     #[serde(default)]
     pub skip_reasons: BTreeMap<String, u64>,
-    /// Items in the whole data set, where that is known: those that are done, once the batch has completed. Never
-    /// less than what is done, and never an estimate in a report.
+    /// The number of items in the whole data set, if known. Once the batch has completed, this is the number of
+    /// items done. It is never less than the items done, and never an estimate in a report.
     #[serde(default)]
     pub items_expected: Option<u64>,
-    /// Whether that number is exact or an estimate.
+    /// The certainty of `items_expected`.
     #[serde(default)]
     pub items_expected_is: Certainty,
-    /// Attempts that failed and were followed, or will be followed, by another.
+    /// Failed attempts that were or will be followed by another attempt.
     pub retries: u64,
-    /// Limit on pages in flight.
+    /// The limit on pages in flight.
     pub max_parallelism: u32,
-    /// Most pages that were in flight at once.
+    /// The highest number of pages that were in flight at once.
     pub max_parallelism_achieved: u32,
-    /// Items per second at most.
+    /// The limit on items per second.
     #[serde(default)]
     pub rate: Option<f64>,
-    /// Everything up to here is finished; `None` before the first page.
+    /// The cursor up to which everything is finished. `None` before the first page.
     #[serde(default)]
     pub low_water_mark: Option<PageToken>,
-    /// Whether the end of the data has been seen.
+    /// True if the end of the data has been found.
     pub end_of_data: bool,
     /// Pages that are waiting for another attempt, oldest stride first, at most 20.
     #[serde(default)]
     pub failing: Vec<PageFailure>,
-    /// The first 50 pages that were given up, in the order in which that happened.
+    /// The first 50 pages that were given up, in that order.
     #[serde(default)]
     pub failed: Vec<PageFailure>,
     /// The first items that were given up.
     #[serde(default)]
     pub failed_items: Vec<FailedItem>,
-    /// When the batch run started, whatever the number of continue-as-new since.
+    /// The start of the batch run, which a continue-as-new does not change.
     pub started_at: Timestamp,
-    /// The server's time of the controller's last decision. It stands still while nothing happens.
+    /// The server time of the controller's last decision. It does not advance while nothing happens.
     pub as_of: Timestamp,
-    /// Temporal runs of this batch run: 1 plus the number of continue-as-new.
+    /// The number of Temporal runs of this batch run: 1 plus the number of continue-as-new.
     pub runs: u32,
-    /// Announcements that were dropped because they belonged to another batch run, came too late, or did
-    /// not fit what was known.
+    /// Announcements that were dropped because they belonged to another batch run, arrived too late, or
+    /// contradicted the known state.
     pub announcements_dropped: u64,
-    /// Attempts at pages that failed one after the other, without a finished page since.
+    /// The number of attempts that have failed in a row since a page last finished.
     #[serde(default)]
     pub consecutive_failures: u64,
-    /// When the batch stops itself, if it has a deadline.
+    /// The time at which the batch stops itself, if it has a deadline.
     #[serde(default)]
     pub deadline: Option<Timestamp>,
-    /// Where discovery cannot go on, while the batch is [`Phase::Blocked`].
+    /// The cursor at which discovery is stuck, while the batch is [`Phase::Blocked`].
     #[serde(default)]
     pub blocked_at: Option<PageToken>,
-    /// Why the batch is blocked.
+    /// The reason why the batch is blocked.
     #[serde(default)]
     pub blocked_reason: Option<String>,
-    /// Calls of hooks that failed for good, and final reports that could not be kept.
+    /// Calls of hooks that failed permanently, and final reports that could not be stored.
     #[serde(default)]
     pub hooks_failed: u64,
-    /// Failures that the failure handler was not told, because too many came at once.
+    /// Failures that were not reported to the failure handler, because too many came at once.
     #[serde(default)]
     pub notices_dropped: u64,
-    /// What was done to the batch, the latest 50 in order.
+    /// The latest 50 actions on the batch, in order.
     #[serde(default)]
     pub audit: Vec<AuditEntry>,
-    /// What was done before these.
+    /// The number of older actions.
     #[serde(default)]
     pub audit_older: u64,
-    /// Why the batch is not faster, in one sentence such as `rate limit 5,000 items/s`; empty where nothing
-    /// holds it.
+    /// The reason why the batch is not faster, as one sentence such as `rate limit 5,000 items/s`. Empty if
+    /// nothing limits it.
     #[serde(default)]
     pub explanation: String,
-    /// What the explanation is about.
+    /// The subject of the explanation.
     #[serde(default)]
     pub held_by: Option<HeldBy>,
-    /// The page size that fits the rate, where pages are too large for it.
+    /// A page size that fits the rate, if pages are too large for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fitting_page_size: Option<u32>,
-    /// The parallelism that workers have slots for, where pages without a slot hold part of the rate.
+    /// A parallelism for which workers have slots, if pages without a slot are holding part of the rate.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fitting_parallelism: Option<u32>,
-    /// The workers of the task queue do not have the processor.
+    /// True if the workers of the task queue do not have the processor.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lacks_processor: bool,
-    /// The limit that would hold the batch if its pages got through. It decides when the controller publishes.
+    /// The limit that would apply if pages succeeded. The controller uses it to decide when to publish.
     #[serde(skip)]
     pub(crate) limited_by: Option<HeldBy>,
-    /// Settings that are allowed and cannot work well, one sentence each with the flag that mends it: a page that is too
-    /// large for the rate, a stride that its source makes nothing of.
+    /// Settings that are allowed but cannot work well, such as pages too large for the rate or strides that the
+    /// source cannot use. Each is one sentence that names the flag to change.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub warnings: Vec<String>,
-    /// Who paused the batch, when, and until when, while it is paused.
+    /// The operator, the time and the end of the pause, while the batch is paused.
     #[serde(default)]
     pub pause: Option<PauseNote>,
-    /// Pages in flight that the limit, the ramp, the tuning and the throttles together leave right now.
+    /// The number of pages in flight currently allowed by the limit, the ramp, the tuning and the throttles
+    /// together.
     #[serde(default)]
     pub parallelism_now: u32,
-    /// The planned increase of parallelism that is under way, as it was given: `1..32/10m`.
+    /// The ramp in progress, as it was given: `1..32/10m`.
     #[serde(default)]
     pub ramp: Option<String>,
-    /// How long the ramp still takes, in seconds of running.
+    /// The remaining time of the ramp, in seconds of running.
     #[serde(default)]
     pub ramp_seconds_left: Option<f64>,
-    /// Bounds between which the parallelism is tuned, `2..16`, if it is.
+    /// The bounds between which the parallelism is tuned, such as `2..16`, if it is tuned.
     #[serde(default)]
     pub auto_parallelism: Option<String>,
-    /// Items per page right now.
+    /// The current number of items per page.
     #[serde(default)]
     pub page_size: u32,
-    /// Bounds and target of the page size, `100..10000 at 1s`, if it is tuned.
+    /// The bounds and target of the page size, such as `100..10000 at 1s`, if it is tuned.
     #[serde(default)]
     pub auto_page_size: Option<String>,
-    /// Pages of the strides that are cut next.
+    /// The number of pages in the strides that are cut next.
     #[serde(default)]
     pub stride: u32,
-    /// The target of the strides, `5s`, if their length is tuned.
+    /// The target time of the strides, such as `5s`, if their length is tuned.
     #[serde(default)]
     pub auto_stride: Option<String>,
-    /// What makes a tuned stride as long as it is.
+    /// The reason for the length of a tuned stride.
     #[serde(default)]
     pub stride_because: Option<String>,
-    /// Pages per second at most.
+    /// The limit on pages per second.
     #[serde(default)]
     pub page_rate: Option<f64>,
-    /// Pause before each page.
+    /// The pause before each page.
     #[serde(default)]
     pub page_pause: Option<Duration>,
-    /// The throttles of the batch, by name.
+    /// The names of the batch's throttles.
     #[serde(default)]
     pub throttles: Vec<String>,
-    /// What the throttles say, unless they let everything go.
+    /// The combined verdict of the throttles, unless all of them are open.
     #[serde(default)]
     pub throttled: Option<Throttled>,
     /// The operating windows, as they were given.
     #[serde(default)]
     pub windows: Vec<String>,
-    /// Outside of every window: when the next one opens.
+    /// The time at which the next window opens, while the batch is outside all of them.
     #[serde(default)]
     pub window_opens_at: Option<Timestamp>,
     /// The lock that the batch holds or waits for.
     #[serde(default)]
     pub lock: Option<String>,
-    /// Who holds the lock that the batch waits for.
+    /// The holder of the lock that the batch waits for.
     #[serde(default)]
     pub lock_held_by: Option<String>,
-    /// Items per second over the last minute of the controller's time.
+    /// Items per second over the last minute, by the controller's clock.
     #[serde(default)]
     pub items_per_second: Option<f64>,
-    /// How long the rest may take, where the number of items is known.
+    /// An estimate of the remaining time, if the number of items is known.
     #[serde(default)]
     pub time_left: Option<TimeLeft>,
-    /// When the activity that has been running longest was dispatched.
+    /// The dispatch time of the activity that has been running longest.
     #[serde(default)]
     pub oldest_in_flight: Option<Timestamp>,
-    /// Pages in flight by how long ago their activity was dispatched: under 10 s, under 1 min, under 10 min,
+    /// The number of pages in flight by the time since their dispatch: under 10 s, under 1 min, under 10 min,
     /// longer.
     #[serde(default)]
     pub in_flight_by_age: [u32; 4],
-    /// Dead letters that were kept: items and pages.
+    /// The number of dead letters that were stored: items and pages.
     #[serde(default)]
     pub dead_letters: u64,
-    /// Whether the processor keeps dead letters. Where it does not, only the first failures are listed, here.
-    /// `None`: not known yet.
+    /// True if the processor stores dead letters. If it does not, only the first failures are listed here.
+    /// `None` while this is not known yet.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keeps_dead_letters: Option<bool>,
-    /// The batch began after this cursor, if not at the beginning of the data.
+    /// The cursor after which the batch began, if not at the beginning of the data.
     #[serde(default)]
     pub first_cursor: Option<PageToken>,
-    /// The stage that it is in, if it has stages.
+    /// The current stage, if the batch has stages.
     #[serde(default)]
     pub stage: Option<StageProgress>,
     /// The latest check: at the end of a stage, or after the last page.
     #[serde(default)]
     pub check: Option<Checked>,
-    /// What the processor's [reducer](crate::PageProcessor::reducer) has made of the finished pages so far. Of a [custom
-    /// one](crate::Reducer::custom), what has been combined so far; all of it at the end.
+    /// The result that the processor's [reducer](crate::PageProcessor::reducer) has computed from the finished
+    /// pages so far. For a [custom reducer](crate::Reducer::custom), this covers only what has been combined so
+    /// far, which is everything at the end.
     #[serde(default)]
     pub output: Option<Value>,
-    /// Why there is no output, although the processor has a reducer. The pages are not harmed by it.
+    /// The reason why there is no output although the processor has a reducer. The pages themselves are
+    /// unaffected.
     #[serde(default)]
     pub output_error: Option<String>,
-    /// How many partitions the batch has, if it has any.
+    /// The number of partitions, if the batch has any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partition_counts: Option<PartitionCounts>,
-    /// Partitions: those that run, those that wait, those that are finished, of each the largest first. At most
-    /// 100, in the memo of the workflow 10.
+    /// The partitions: first those that run, then those that wait, then those that are finished, each group
+    /// sorted by size, largest first. At most 100, and at most 10 in the memo of the workflow.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub partitions: Vec<PartitionProgress>,
 }
 
-/// Who paused a batch, when, and until when.
+/// The operator, time and end of a pause.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PauseNote {
     /// The operator, or the batch itself.
@@ -294,37 +297,37 @@ pub struct PauseNote {
     /// The reason that was given.
     #[serde(default)]
     pub why: Option<String>,
-    /// When.
+    /// The time of the pause.
     pub at: Timestamp,
-    /// When it goes on by itself.
+    /// The time at which the batch resumes by itself.
     #[serde(default)]
     pub until: Option<Timestamp>,
 }
 
-/// What the throttles of a batch say.
+/// The combined verdict of a batch's throttles.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Throttled {
-    /// The throttle that says it.
+    /// The throttle that decides.
     pub by: String,
-    /// 0 holds the batch; anything else is the part of its limits that is left.
+    /// The fraction of the limits that remains. 0 holds the batch.
     pub factor: f64,
-    /// Why.
+    /// The reason.
     pub reason: String,
-    /// Since when.
+    /// The start of this state.
     pub since: Timestamp,
 }
 
-/// How long the rest of a batch may take: between these, if it goes on as it did.
+/// A range for the remaining time of a batch, if it continues at its recent speed.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TimeLeft {
-    /// Seconds at the fastest of the last minutes.
+    /// Seconds at the highest recent speed.
     pub at_least: f64,
-    /// Seconds at the slowest.
+    /// Seconds at the lowest recent speed.
     pub at_most: f64,
 }
 
 impl Progress {
-    /// Takes the longer lists of another look at the same batch run, for those that were cut.
+    /// Replaces lists that were cut by the longer lists of another snapshot of the same batch run.
     #[cfg_attr(not(feature = "temporal"), allow(dead_code, reason = "for the engine"))]
     pub(crate) fn lengthen(&mut self, full: Self) {
         fn take<T>(list: &mut Vec<T>, full: Vec<T>) {
@@ -354,8 +357,8 @@ impl Progress {
         }
     }
 
-    /// Share of the items that are done, from 0 to 100, where their number is known. 100 only in the report of a
-    /// batch that completed.
+    /// The percentage of items done, from 0 to 100, if the number of items is known. Only the report of a batch
+    /// that completed has 100.
     pub fn percent(&self) -> Option<f64> {
         let done = self.items.total();
         let stand = match (self.phase, self.size()) {
@@ -366,12 +369,12 @@ impl Progress {
         self.size().percent(done, stand)
     }
 
-    /// How many items the batch has.
+    /// The number of items in the batch.
     pub fn size(&self) -> Size {
         Size::of(self.items_expected, self.items_expected_is)
     }
 
-    /// Leaves what may be shown of the size where the batch stands so.
+    /// Removes the parts of the size that must not be shown in this state.
     pub(crate) fn settle(&mut self, stand: Stand) {
         let size = self.size().shown(self.items.total(), stand);
         self.items_expected = size.items();
@@ -385,14 +388,14 @@ impl Progress {
     }
 }
 
-/// Up to which age each group of what is in flight goes; the last one has no upper bound.
+/// The upper age limit of each group of pages in flight. The last group has none.
 const AGES: [Duration; 3] = [
     Duration::from_secs(10),
     Duration::from_secs(60),
     Duration::from_secs(600),
 ];
 
-/// How many there are in each age group.
+/// Counts ages by group.
 pub(crate) fn by_age(ages: impl Iterator<Item = Duration>) -> [u32; 4] {
     let mut groups = [0; 4];
     for age in ages {
@@ -402,7 +405,7 @@ pub(crate) fn by_age(ages: impl Iterator<Item = Duration>) -> [u32; 4] {
     groups
 }
 
-/// Entries of each list of [`MEMO_PROGRESS`].
+/// Maximum number of entries in each list of `MEMO_PROGRESS`.
 pub(crate) const MEMO_LISTED: usize = 3;
 
 #[cfg(test)]

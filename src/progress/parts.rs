@@ -1,4 +1,4 @@
-//! Progress of the partitions and stages of a batch.
+//! The progress of a batch's partitions and stages.
 
 use std::fmt;
 
@@ -12,55 +12,56 @@ use crate::{
     progress::ItemCounts,
 };
 
-/// How many [partitions](crate::PageProcessor::partitions) a batch has.
+/// The number of [partitions](crate::PageProcessor::partitions) by state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionCounts {
-    /// All of them. It grows when one is split.
+    /// All partitions. A split adds one.
     pub total: u32,
-    /// Those whose controller runs.
+    /// Partitions whose controller is running.
     pub running: u32,
-    /// Those that are done.
+    /// Partitions that are finished.
     pub finished: u32,
 }
 
-/// Where a [partition](crate::PageProcessor::partitions) stands. Counts of one that runs are some seconds old.
+/// The state of a [partition](crate::PageProcessor::partitions). The counts of a running partition are a few
+/// seconds old.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PartitionProgress {
-    /// What the processor calls it. The rest of one that was split is called `name/number`.
+    /// The processor's name for it. The remainder of a split partition is called `name/number`.
     pub name: String,
-    /// What it is doing.
+    /// The current activity of the partition.
     pub state: PartitionState,
-    /// Pages finished.
+    /// Pages that are finished.
     pub pages_completed: u64,
-    /// Pages given up.
+    /// Pages that were given up.
     pub pages_failed: u64,
     /// Pages in flight.
     pub pages_in_flight: u32,
-    /// Its share of the limit on pages in flight.
+    /// The partition's share of the limit on pages in flight.
     pub max_parallelism: u32,
-    /// Items by outcome.
+    /// The number of items by outcome.
     pub items: ItemCounts,
-    /// Items that it has, where that is known: about as many as its processor said, and those that are done once it
-    /// is finished. Never less than what is done.
+    /// The number of items in the partition, if known: the processor's estimate, or the items done once the
+    /// partition is finished. It is never less than the items done.
     #[serde(default)]
     pub items_expected: Option<u64>,
-    /// Everything of it up to here is finished. `None` where nothing is yet, and where everything is.
+    /// The cursor up to which everything is finished. `None` if nothing is finished yet, and if everything is.
     #[serde(default)]
     pub low_water_mark: Option<PageToken>,
 }
 
-/// What a partition is doing.
+/// The activity of a partition.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum PartitionState {
-    /// Its controller runs.
+    /// The controller of the partition is running.
     Running,
-    /// It has not begun, or has stopped before its end.
+    /// The partition has not started, or has stopped before its end.
     Waiting,
-    /// Its controller was ended from outside.
+    /// The controller of the partition was ended from outside.
     Lost,
-    /// It is done.
+    /// The partition is finished.
     Finished,
 }
 
@@ -75,38 +76,38 @@ impl fmt::Display for PartitionState {
     }
 }
 
-/// Where a batch with [stages](crate::Batch::stages) stands.
+/// The state of a batch with [stages](crate::Batch::stages).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StageProgress {
     /// The number of the current stage, from 1.
     pub number: u32,
-    /// How many there are, the last one, which is everything, included.
+    /// The number of stages, including the last one, which is the rest of the data.
     pub of: u32,
-    /// What it was called when the batch was started, `100items`, `1%` or `all`.
+    /// The stage as given at the start: `100items`, `1%` or `all`.
     pub stage: String,
-    /// Items in all at which it is over; absent for the last one.
+    /// The total number of items at which the stage ends. Absent for the last stage.
     #[serde(default)]
     pub items: Option<u64>,
-    /// What it is doing.
+    /// The current activity of the stage.
     pub state: StageState,
-    /// Why it waits.
+    /// The reason for waiting.
     #[serde(default)]
     pub reason: Option<String>,
 }
 
-/// What a stage is doing.
+/// The activity of a stage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum StageState {
-    /// Its items are being processed.
+    /// The items of the stage are being processed.
     #[default]
     Running,
-    /// They are done, and looked at.
+    /// The items are done, and the check is running.
     Checking,
-    /// It was asked that somebody approves it.
+    /// The stage is done, and [`approve_stages`](crate::Batch::approve_stages) requires its approval.
     WaitingForApproval,
-    /// Its check does not hold, or more failed than is tolerated. Somebody can approve it all the same.
+    /// The check failed, or there were more failures than tolerated. A person may still approve the stage.
     Failed,
 }
 
@@ -122,7 +123,7 @@ impl fmt::Display for StageState {
 }
 
 impl PartitionProgress {
-    /// Leaves what may be shown of the size of a partition of a batch that stands so.
+    /// Removes the size if it must not be shown while the batch is in this state.
     pub(crate) fn settle(&mut self, batch: Stand) {
         let size = Size::from_hint(self.items_expected);
         self.items_expected = size.shown(self.items.total(), self.stand(batch)).items();
@@ -136,7 +137,7 @@ impl PartitionProgress {
         }
     }
 
-    /// Share of its items that are done, from 0 to 100, where their number is known.
+    /// The percentage of items done, from 0 to 100, if the number of items is known.
     pub fn percent(&self) -> Option<f64> {
         let size = Size::from_hint(self.items_expected);
         size.percent(self.items.total(), self.stand(Stand::Underway))

@@ -1,36 +1,38 @@
-//! Phases and ends of a batch, and what holds it.
+//! The phases and outcomes of a batch, and the causes that limit its speed.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// What a batch is doing.
+/// The current activity of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Phase {
-    /// Asking a worker whether it knows the processor and understands the arguments.
+    /// A worker is checking the processor and the arguments.
     Preparing,
-    /// Dispatching pages.
+    /// Pages are being dispatched.
     Running,
-    /// No new pages; some are still running.
+    /// Pages are still running, but no new ones are started.
     Pausing,
-    /// No pages are running and none will be started.
+    /// The batch is paused: pages neither run nor start.
     Paused,
-    /// A throttle or the operating windows hold it; some pages may still be running.
+    /// A throttle or the operating windows hold the batch; some pages may still be running.
     Held,
-    /// Nothing can go on: the page keeps failing behind which nothing has been discovered, or no worker
-    /// understands the arguments or cursors of the batch. See [`Progress::blocked_reason`].
+    /// The batch cannot make progress: the page at which discovery stands keeps failing, or no worker
+    /// understands the arguments or cursors of the batch. See
+    /// [`Progress::blocked_reason`](crate::Progress::blocked_reason).
     Blocked,
-    /// Only stuck pages are left.
+    /// Stuck pages are all that remains.
     WaitingForStuckPages,
-    /// Cancelled; the last pages are finishing.
+    /// The batch is cancelled; the last pages are finishing.
     Cancelling,
-    /// Too much failed, the deadline is over or the batch cannot go on; the last pages are finishing.
+    /// The batch is ending because of too many failures, its deadline or an obstacle; the last pages are
+    /// finishing.
     Stopping,
-    /// No page is left; hooks are told.
+    /// All pages are done; hooks are being called.
     Finishing,
-    /// Over; see the report.
+    /// The batch has ended; see the report.
     Ended,
 }
 
@@ -52,49 +54,49 @@ impl fmt::Display for Phase {
     }
 }
 
-/// What keeps a batch from being faster.
+/// The cause that keeps a batch from being faster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum HeldBy {
     /// The processor is still completing the arguments.
     Preparing,
-    /// Another batch has the lock.
+    /// Another batch holds the lock.
     Lock,
-    /// A stage is done, and waits for its check or for somebody to approve it; or nothing more may begin
-    /// before it is done.
+    /// A stage is done and waits for its check or for approval, or the dispatch has reached the end of the
+    /// stage.
     Stage,
-    /// Somebody paused it.
+    /// The batch was paused.
     Pause,
-    /// It is outside of its operating windows.
+    /// The time is outside the operating windows.
     Window,
-    /// A throttle holds it or slows it down.
+    /// A throttle holds the batch or slows it down.
     Throttle,
-    /// Its limit on items or pages per second, or the pause before each page.
+    /// The limit on items or pages per second, or the pause before each page.
     Rate,
-    /// The ramp has not reached the limit on parallelism yet.
+    /// The ramp has not reached its end yet.
     Ramp,
     /// The tuning of the parallelism.
     Tuning,
-    /// Its limit on pages in flight.
+    /// The limit on pages in flight.
     Parallelism,
-    /// Nothing else is known to be done until a page is read that tells where the next one starts.
+    /// All known work is in progress until a page that is being read tells where the next one starts.
     Discovery,
-    /// Pages fail, and no other gets through; or every page that is left waits for another attempt.
+    /// Pages fail and no others succeed, or every remaining page waits for another attempt.
     Retries,
-    /// The start of the next run of the controller.
+    /// The start of the controller's next run.
     ContinueAsNew,
-    /// No worker polls the task queue, or the worker that has the pages in flight gives no sign of life. Only a client
-    /// can know that.
+    /// Workers are missing from the task queue, or the worker with the pages in flight no longer responds. Only
+    /// a client can detect this.
     NoWorker,
-    /// Pages wait for a worker that has a free slot. Only a client can know that.
+    /// Pages wait for a worker with a free slot. Only a client can detect this.
     Workers,
-    /// The pages in flight take long, and none is finished meanwhile. Only a client can know that.
+    /// The pages in flight take long, and none has finished recently. Only a client can detect this.
     Pages,
 }
 
 impl HeldBy {
-    /// The word that stands for it in metrics and JSON.
+    /// The word for it in metrics and JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Preparing => "preparing",
@@ -117,23 +119,21 @@ impl HeldBy {
     }
 }
 
-/// How a batch ended.
+/// The way in which a batch ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Outcome {
-    /// Every page from the first cursor to the end of the data is finished, and what was to be
-    /// [checked](crate::Batch::check_at_end) holds.
+    /// Every page from the first cursor to the end of the data is finished, and a requested
+    /// [check](crate::Batch::check_at_end) passed.
     Completed,
-    /// Every page is finished but for the pages and items that are listed as failed, or what was checked does
-    /// not hold; the reason says which.
+    /// Every page is finished except for listed failures, or the check did not pass. The reason says which.
     CompletedWithFailures,
-    /// It could not go on; the report says why and where coverage stops.
+    /// The batch could not continue. The report gives the reason and the place where coverage stops.
     Failed,
-    /// It stopped itself, because more failed than is tolerated or because of its deadline; the report
-    /// says which.
+    /// The batch stopped itself because of too many failures or its deadline. The report says which.
     Stopped,
-    /// It was cancelled; the report says where it stood.
+    /// The batch was cancelled. The report says how far it had come.
     Cancelled,
 }
 

@@ -14,45 +14,44 @@ use crate::{
     },
 };
 
-/// The end of a batch.
+/// The final report of a batch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct BatchReport {
-    /// How it ended.
+    /// The outcome.
     pub outcome: Outcome,
-    /// Why it stopped, unless it completed.
+    /// The reason why the batch ended early. `None` if it completed.
     #[serde(default)]
     pub reason: Option<String>,
-    /// Its last state. `low_water_mark` says how far the data is covered without a gap.
+    /// The final state. `low_water_mark` tells up to where the data is covered without a gap.
     pub progress: Progress,
-    /// When it ended.
+    /// The end of the batch.
     pub ended_at: Timestamp,
 }
 
 impl BatchReport {
-    /// Whether everything was done, nothing was given up, and a check after the last page found it as it
-    /// should be.
+    /// Returns whether everything was done without failures and a check after the last page passed.
     pub fn is_verified(&self) -> bool {
         let check = self.progress.check.as_ref();
         let checked = check.is_some_and(|check| check.at_end && check.passed());
         self.outcome == Outcome::Completed && checked
     }
 
-    /// The result that the processor's [reducer](crate::PageProcessor::reducer) made of all finished pages. `None`
-    /// without a reducer, where a custom one was given nothing, and where there is an
+    /// The result that the processor's [reducer](crate::PageProcessor::reducer) computed from all finished
+    /// pages. `None` if there is no reducer, if a custom reducer got no values, or if there is an
     /// [`output_error`](Progress::output_error).
     pub fn output(&self) -> Option<&Value> {
         self.progress.output.as_ref()
     }
 
-    /// The same as a type of yours.
+    /// Deserializes the [`output`](Self::output).
     ///
     /// # Errors
-    /// When the result is not one.
+    /// The result is not a `T`.
     pub fn output_as<T: DeserializeOwned>(&self) -> Result<Option<T>, serde_json::Error> {
         self.output().map(T::deserialize).transpose()
     }
 
-    /// Leaves what may be shown of the size of a batch that ended so.
+    /// Removes the parts of the size that must not be shown after this outcome.
     pub(crate) fn settle(&mut self) {
         self.progress.phase = Phase::Ended;
         let unread = self.progress.pages_failed > 0;
@@ -67,7 +66,7 @@ impl BatchReport {
         });
     }
 
-    /// From start to end, pauses included.
+    /// The time from start to end, including pauses.
     pub fn duration(&self) -> Duration {
         self.ended_at.since(self.progress.started_at)
     }

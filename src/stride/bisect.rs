@@ -1,9 +1,9 @@
-//! What happens to a page whose attempts are spent.
+//! The treatment of a page whose attempts are used up.
 //!
-//! Where its items can be told apart by their cursors it is split in halves, which are processed each for
-//! itself, until every record that cannot be processed is alone. With k such records among n that takes at
-//! most 1 + 2 k log2(n) attempts, log2 rounded up, and never more than 2 n. Every part that succeeds is
-//! finished for good, so a stride that is interrupted here goes on after it.
+//! If cursors tell its items apart, the page is split in halves, which are processed separately, until every
+//! record that cannot be processed is isolated. With k such records among n this takes at most 1 + 2 k log2(n)
+//! attempts, log2 rounded up, and never more than 2 n. Every part that succeeds is finished for good, so an
+//! interrupted stride continues after it.
 //!
 //! A page that cannot be split is put aside as a whole.
 
@@ -23,33 +23,34 @@ use crate::{
     protocol::{FailedAttempt, GiveUp, MOST_READS, StrideReport},
 };
 
-/// Failed pages of one stride that are described in its report; all are dead letters.
+/// Maximum number of failed pages that the report of a stride describes. All of them are dead letters.
 const MAX_DESCRIBED: usize = 5;
 
-/// Workers that may be lost over finding its end, where only reading it tells. Most of them may be lost by chance.
+/// Maximum number of workers that may be lost while finding the end of a page, if only reading tells it. Most
+/// of them may be lost by chance.
 const MOST_LOST: u32 = 6;
 
-/// Connections that a record loses, alone, before it is given up. One may be lost by chance.
+/// Number of connections that a record must break, alone, before it is given up. One may break by chance.
 const MOST_BROKEN: u32 = 3;
 
-/// Records in a row that are given up for an error that may not be theirs.
+/// Maximum number of records in a row that are given up for an error that may not be theirs.
 const MOST_SUSPECTS: u32 = 3;
 
-/// How far a page goes that is given up.
+/// The end of a page that is given up.
 enum Extent {
     To(Option<PageToken>, bool),
-    /// There is nothing any more.
+    /// The range contains no items any more.
     Nothing,
     Unknown,
 }
 
-/// A range that is left of a page.
+/// A remaining range of a page.
 struct Rest {
     to: Option<PageToken>,
     ends_data: bool,
-    /// It has been processed as a whole already, and failed like this.
+    /// The failure, if the range has already been processed as a whole.
     failed: Option<Failure>,
-    /// Connections that its one record has lost.
+    /// The number of connections that its one record has broken.
     tries: u32,
 }
 
@@ -64,20 +65,20 @@ impl Rest {
     }
 }
 
-/// The rest of a page that cannot be read as a whole.
+/// The remainder of a page that cannot be read as a whole.
 struct Unread {
-    /// Items.
+    /// The number of items that remain.
     left: u32,
-    /// The next so many of them cannot be read together; 0 where nothing is known.
+    /// The number of next items that cannot be read together, or 0 if unknown.
     together: u32,
-    /// The page is at fault, whatever it fails with.
+    /// True if the page is known to be at fault, whatever error it fails with.
     convicted: bool,
-    /// Connections that the next record has lost, alone.
+    /// The number of connections that the next record has broken, alone.
     tries: u32,
 }
 
 impl Unread {
-    /// Items to read next.
+    /// The number of items to read next.
     fn next(&self) -> u32 {
         match self.together {
             0 => self.left,
@@ -102,8 +103,8 @@ impl Unread {
 }
 
 impl<P: PageProcessor> Running<'_, P> {
-    /// Whether a failed page is to be given up here. Without a store that is up to the controller, unless its own data
-    /// is at fault: then its other records need not be given up.
+    /// Returns whether a failed page is to be given up here. Without a store the controller decides that,
+    /// unless the data of the page is at fault: then its other records can be saved.
     pub fn is_spent(&self, failure: &Failure) -> bool {
         let FailedAttempt {
             retryable,
@@ -124,7 +125,7 @@ impl<P: PageProcessor> Running<'_, P> {
         }
     }
 
-    /// Whether this failure is one too many for a page that others speak against.
+    /// Returns whether this failure convicts a page that other pages speak against.
     fn is_convicted(&self, failure: &Failure) -> bool {
         let first = self.order.take_apart && self.at == self.order.start;
         first && failure.attempt.blame != Blame::Moment
@@ -146,7 +147,7 @@ impl<P: PageProcessor> Running<'_, P> {
         self.give_up_whole(failure, report).await
     }
 
-    /// Gives the page up in one piece.
+    /// Gives the page up as a whole.
     async fn give_up_whole(
         &mut self,
         mut failure: Failure,
@@ -161,7 +162,7 @@ impl<P: PageProcessor> Running<'_, P> {
             None => match self.end_of_unread_page(true).await {
                 Ok(Some(to)) => (Some(to), false),
                 Ok(None) if !failure.attempt.retryable => return Err(coverage_stops(failure)),
-                // The controller has the end looked for again, in other activities.
+                // The controller has other activities look for the end again.
                 Ok(None) | Err(Stop::Failed(_)) => return Err(failure.into()),
                 Err(stop) => return Err(stop),
             },
@@ -171,7 +172,7 @@ impl<P: PageProcessor> Running<'_, P> {
             Err(Stop::Failed(store)) if self.runs_once() => {
                 let (error_type, error) = (&store.attempt.error_type, &store.message);
                 tracing::warn!(error_type, error, "the dead letter of a page was not kept");
-                // The controller has it put aside by another activity, and knows how it failed.
+                // The controller has another activity put the page aside, with the failure that it now knows.
                 failure.attempt.page_end = to;
                 failure.attempt.last_page = ends_data;
                 Err(failure.into())
@@ -180,8 +181,8 @@ impl<P: PageProcessor> Running<'_, P> {
         }
     }
 
-    /// Puts a page aside whose attempts are spent, and tells whether there was one. It is not processed again: it may
-    /// be what its workers die of, and they may have processed it.
+    /// Puts aside a page whose attempts are used up, and returns whether there was one. The page is not
+    /// processed again: workers may die of it, or may already have processed it.
     pub async fn put_given_up_aside(
         &mut self,
         given_up: &GiveUp,
@@ -214,7 +215,7 @@ impl<P: PageProcessor> Running<'_, P> {
             return Ok(Extent::To(to, ends_data));
         }
         if failure.lost && self.runs_once() && self.end.is_some() {
-            // Its later pages may have been processed too: the last sign of life is not the last deed.
+            // Later pages may have been processed too, because the last sign of life is not the last page.
             return Ok(Extent::To(self.end.clone(), false));
         }
         let patient = *failed < MOST_READS;
@@ -226,7 +227,7 @@ impl<P: PageProcessor> Running<'_, P> {
         }
         let end = match lost {
             0 | 1 => self.end_of_unread_page(patient).await?,
-            // Looking for the end is what they die of, too.
+            // The search for the end has cost workers, too.
             _ => self.end.clone(),
         };
         if let Some(to) = end {
@@ -239,7 +240,7 @@ impl<P: PageProcessor> Running<'_, P> {
         Ok(read.unwrap_or(Extent::Unknown))
     }
 
-    /// `None` where it cannot be read.
+    /// Reads the page to find its extent. `None` if it cannot be read.
     async fn read_given_up(&self) -> Result<Option<Extent>, Stop> {
         match self.read_to_its_end().await {
             Err(Stop::Failed(read)) if !read.attempt.retryable => Ok(None),
@@ -259,8 +260,8 @@ impl<P: PageProcessor> Running<'_, P> {
         })
     }
 
-    /// Where a page ends that could not be read: one page on, if the source can jump, or else at the end
-    /// of the stride. `patient`: an error that may pass is one.
+    /// Returns the end of a page that could not be read: one page ahead, if the source can jump, or the end of
+    /// the stride. With `patient`, a retryable error of the source is returned.
     async fn end_of_unread_page(&self, patient: bool) -> Result<Option<PageToken>, Stop> {
         let jump = match self.skip_ahead(self.range()?, 1).await? {
             Ok(SkipAhead::To(cursor)) => PageToken::encode(&cursor).ok(),
@@ -276,7 +277,7 @@ impl<P: PageProcessor> Running<'_, P> {
         Ok(jump.or_else(|| self.end.clone()))
     }
 
-    /// Keeps one letter for a whole range, and goes on after it.
+    /// Stores one letter for a whole range and continues after it.
     async fn put_page_aside(
         &mut self,
         to: Option<PageToken>,
@@ -338,9 +339,9 @@ impl<P: PageProcessor> Running<'_, P> {
         Ok(())
     }
 
-    /// Splits the page until every record that cannot be processed is alone.
+    /// Splits the page until every record that cannot be processed is isolated.
     async fn isolate(&mut self, failure: Failure, report: &mut StrideReport) -> Result<(), Stop> {
-        // All its attempts are spent, whatever they failed for.
+        // All attempts are used up, whatever their errors were.
         let allowed = self.order.attempts_allowed;
         let exhausted = allowed.is_some_and(|n| self.attempt >= n);
         let convicted = self.is_convicted(&failure);
@@ -358,13 +359,13 @@ impl<P: PageProcessor> Running<'_, P> {
                 failed,
                 tries,
             } = next;
-            // Anything less is not worth the attempts that the rest would have to spend again.
+            // A smaller remainder would not be worth the attempts that it would cost again.
             if self.is_interrupted() {
                 return Err(Stop::Told);
             }
             let cut = self.read_part(to.as_ref(), ends_data).await?;
             if cut.to != to {
-                // What was its last row is gone, or rows came in between and did not fit into one page.
+                // The last row is gone, or new rows did not fit into one page.
                 rest.push(Rest::of(to, ends_data));
             }
             let pages = u32::from(rest.is_empty());
@@ -386,7 +387,7 @@ impl<P: PageProcessor> Running<'_, P> {
                             continue;
                         }
                         Err(Trouble::Told) => return Err(Stop::Told),
-                        // It may have failed because it was told to end early.
+                        // The failure may be a consequence of the interruption.
                         Err(Trouble::Error(_)) if self.is_interrupted() => return Err(Stop::Told),
                         Err(Trouble::Error(error)) => {
                             Failure::of(&error, &self.settings.non_retryable_types)
@@ -441,7 +442,8 @@ impl<P: PageProcessor> Running<'_, P> {
         Ok(())
     }
 
-    /// Reads a page in smaller ones until the record that cannot be read is alone, and goes on to where it ended.
+    /// Reads a page in smaller parts until the record that cannot be read is isolated, and continues to the end
+    /// of the page.
     async fn read_in_parts(
         &mut self,
         failure: Failure,
@@ -469,7 +471,7 @@ impl<P: PageProcessor> Running<'_, P> {
         }
     }
 
-    /// Goes on until something cannot be read again; `None` when the page that is taken apart has been gone through.
+    /// Continues until something cannot be read again. `None` if the page has been worked through.
     async fn read_on(
         &mut self,
         unread: &mut Unread,
@@ -507,7 +509,7 @@ impl<P: PageProcessor> Running<'_, P> {
         Ok(None)
     }
 
-    /// Where the next record ends, if the source can tell without reading it.
+    /// Returns the end of the next record, if the source can tell it without reading the record.
     async fn end_of_record(&self) -> Result<Option<PageToken>, Stop> {
         match self.skip_pages(self.range()?, 1, 1).await? {
             Ok(SkipAhead::To(cursor)) => {
@@ -519,7 +521,7 @@ impl<P: PageProcessor> Running<'_, P> {
         }
     }
 
-    /// Puts the one record aside that ends at `end` and cannot be read.
+    /// Puts aside the one record that ends at `end` and cannot be read.
     async fn put_unread_aside(
         &mut self,
         end: PageToken,
@@ -532,7 +534,7 @@ impl<P: PageProcessor> Running<'_, P> {
             .await
     }
 
-    /// Names what the server takes at most, where that may be why the connection breaks.
+    /// Adds the server's message limit to the failure, if that may be why the connection breaks.
     async fn with_message_limit(&self, mut failure: Failure) -> Failure {
         if failure.is_broken()
             && let Some(limit) = self.keeping.message_limit().await
@@ -544,7 +546,7 @@ impl<P: PageProcessor> Running<'_, P> {
         failure
     }
 
-    /// Reads what is in `(at, to]`.
+    /// Reads the range `(at, to]`.
     async fn read_part(&self, to: Option<&PageToken>, ends_data: bool) -> Result<Cut<P>, Stop> {
         let giving_up = |stop| match stop {
             Stop::Failed(mut failure) => {
@@ -567,7 +569,7 @@ impl<P: PageProcessor> Running<'_, P> {
         self.cut(page, to, ends_data)
     }
 
-    /// Keeps the letter of the one record in `(at, to]`, and goes on after it.
+    /// Stores the letter of the one record in `(at, to]` and continues after it.
     async fn put_item_aside(
         &mut self,
         name: String,
@@ -603,7 +605,7 @@ impl<P: PageProcessor> Running<'_, P> {
     }
 }
 
-/// Nobody knows where the page ends, so nobody can go on after it.
+/// The end of the page is unknown, so there is no place to continue after it.
 fn coverage_stops(mut failure: Failure) -> Stop {
     failure.attempt.retryable = false;
     failure.attempt.coverage_stops = true;

@@ -1,21 +1,21 @@
-//! The log of items that were given up: a line a second, and a count of the others.
+//! The log of items that were given up: at most one line a second, with a count of the others.
 
 use std::{
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-/// Between two lines of this process.
+/// The minimum time between two lines of this process.
 const EVERY: Duration = Duration::from_secs(1);
 
 static LOG: GivenUpLog = GivenUpLog::new();
 
-/// Logs an item that has a dead letter, or counts it.
+/// Logs an item that was given up, or counts it.
 pub(super) fn item_given_up(key: &str, error_type: &str, message: &str) {
     match LOG.add(Instant::now()) {
         Next::Line => tracing::warn!(key, error_type, message, "item given up"),
         Next::Counted => {}
-        // The last ones of a batch are told, too.
+        // The timer makes sure that the last items of a batch are reported too.
         Next::FirstCounted => {
             if let Ok(runtime) = tokio::runtime::Handle::try_current() {
                 runtime.spawn(async {
@@ -40,7 +40,7 @@ struct Counted {
 #[derive(Debug, PartialEq, Eq)]
 enum Next {
     Line,
-    /// The item is told with those that follow.
+    /// The item is reported together with those that follow.
     FirstCounted,
     Counted,
 }
@@ -69,7 +69,7 @@ impl GivenUpLog {
         }
     }
 
-    /// How many have not been told.
+    /// Returns and resets the number of items not yet reported.
     fn take(&self) -> u64 {
         let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         counted.last = Some(Instant::now());
@@ -92,7 +92,7 @@ mod tests {
         }
         assert_eq!(log.take(), 371);
         assert_eq!(log.take(), 0);
-        // The count was a line, too.
+        // The line with the count restarts the interval, too.
         assert_eq!(log.add(Instant::now()), Next::FirstCounted);
         assert_eq!(log.take(), 1);
         let later = Instant::now() + EVERY;

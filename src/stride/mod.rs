@@ -8,23 +8,22 @@
 //!            |                    | --- clear to go? --------> | (pause, page rate, throttles)
 //!            |   fetch            |                            |
 //!            | <----------------- |                            |
-//!            |                    | --- announce next start -> | (if nobody knows it yet)
+//!            |                    | --- announce next start -> | (unless already known)
 //!            |                    | --- wait for the rate ---> |
 //!            |   process          |                            |
 //!            | <----------------- |                            |
 //!            |                    | --- checkpoint ----------> |
 //! ```
 //!
-//! [`running`] goes from page to page, [`page`] reads one and applies it, [`give_up`] isolates what cannot
-//! be processed, and [`keeping`] writes to the stores of the processor, if it has any: between `process`
-//! and the checkpoint the page is applied and its dead letters are kept, in one transaction where there is
-//! a ledger.
+//! [`runner`] goes from page to page, [`page`] reads a page and applies it, [`bisect`] isolates records that
+//! cannot be processed, and [`stores`] writes to the stores of the processor, if it has any. Between `process`
+//! and the checkpoint the page is applied and its dead letters are stored, in one transaction if there is a
+//! ledger.
 //!
-//! A stride that is told to stop while a page waits leaves that page as if it had never looked at it, and one
-//! that is told to stop now drops what can be dropped: both end with a normal report without that page.
+//! A stride that is told to stop while a page waits leaves that page untouched. A stride that is told to stop
+//! now drops unfinished work. Both end with a normal report that does not include that page.
 //!
-//! Everything here is typed; there is no Temporal in it. What the outside world does is behind
-//! [`StrideHost`].
+//! This module is typed and independent of Temporal. Its environment is behind [`StrideHost`].
 
 mod bisect;
 mod given_up_log;
@@ -66,47 +65,47 @@ use crate::{
 };
 use runner::Running;
 
-/// The outside world of a stride.
+/// The environment of a stride.
 #[async_trait]
 pub(crate) trait StrideHost: Send + Sync {
-    /// Tells the controller where the following strides start; none: the data ends with the next page.
+    /// Tells the controller where the following strides start. An empty list means that the data ends with the
+    /// next page.
     async fn announce(&self, starts: &[PageToken]) -> Result<(), HostError>;
-    /// Whether an earlier attempt may have announced already, unknown to the order.
+    /// Returns whether an earlier attempt may have made an announcement that the order does not contain.
     fn is_repeat(&self) -> bool;
-    /// Where the controller says that this stride ends.
+    /// Returns the end of this stride as accepted by the controller.
     async fn accepted_end(&self) -> Result<AcceptedEnd, HostError>;
-    /// Whether this attempt is still the one that counts, as far as can be known without asking often.
+    /// Checks that this attempt is still current, as far as that can be known without frequent queries.
     async fn still_counts(&self) -> Result<(), HostError>;
     /// Waits until the next page may begin.
     async fn clear_to_go(&self) -> Go;
-    /// The permits and waits of items that take their permits by themselves.
+    /// The source of permits and waits for items that take their own permits.
     fn item_host(&self) -> Arc<dyn ItemHost>;
-    /// Waits until so many items may be processed.
+    /// Waits until this many items may be processed.
     async fn rate_permits(&self, items: usize) -> Go;
-    /// Notes which page is being worked on, for whoever looks.
+    /// Records the page that is being worked on, for status queries.
     fn works_on(&self, page: Option<RunningPage>);
-    /// Notes where that page ends: at the end of the data, if it is the last.
+    /// Records the end of that page, or that it is the last one.
     fn page_ends(&self, _end: Option<&PageToken>, _is_last: bool) {}
-    /// Notes what is finished, for an attempt after a lost worker.
+    /// Records the finished work, for an attempt after a lost worker.
     fn checkpoint(&self, report: &StrideReport);
-    /// The orders that the stride gets while it runs. `stop_now`, `cancelled` and `gone` are never taken
-    /// back.
+    /// The orders to the running stride. `stop_now`, `cancelled` and `gone` are never withdrawn.
     fn told(&self) -> watch::Receiver<Told>;
-    /// For metrics.
+    /// Records an event in the metrics.
     fn observe(&self, event: PageEvent);
 }
 
-/// How a wait ended.
+/// The result of a wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[must_use]
 pub(crate) enum Go {
-    /// The page may go on.
+    /// The page may continue.
     On,
     /// The stride was told to stop while it waited.
     Stop,
 }
 
-/// What happened to a page, for metrics.
+/// An event of a page, for metrics.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum PageEvent {
     Started {
@@ -119,71 +118,71 @@ pub(crate) enum PageEvent {
     Failed {
         took: Duration,
     },
-    /// The fetch found nothing, so there was no page.
+    /// The fetch returned no items, so there was no page.
     NoPage,
-    /// The stride was told to stop, and nothing of the page is done.
+    /// The stride was told to stop before anything of the page was done.
     Stopped,
-    /// A `fetch` came back, with or without a page.
+    /// A `fetch` returned, with or without a page.
     Fetched {
-        #[allow(dead_code, reason = "for metrics, which do not have it yet")]
+        #[allow(dead_code, reason = "read by the metrics of the engine")]
         took: Duration,
     },
-    /// A `process` came back, and where it succeeded its page is applied.
+    /// A `process` returned. If it succeeded, its page is applied.
     Processed {
-        #[allow(dead_code, reason = "for metrics, which do not have it yet")]
+        #[allow(dead_code, reason = "read by the metrics of the engine")]
         took: Duration,
     },
-    /// A wait ended, or was given up.
+    /// A wait ended or was abandoned.
     Waited {
         for_what: WaitFor,
         took: Duration,
     },
-    /// A page's place in the ledger was claimed.
+    /// A claim of a page in the ledger was decided.
     Claimed(ClaimOutcome),
-    /// So many dead letters were kept.
+    /// Dead letters were stored.
     DeadLetters {
         letters: u64,
     },
 }
 
-/// What pages wait for.
+/// The limit that a page waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum WaitFor {
-    /// The items that the stride may process per second.
+    /// The limit on items per second.
     Rate,
-    /// The pages that it may begin per second.
+    /// The limit on pages per second.
     PageRate,
     /// The pause between pages.
     Pause,
-    /// A throttle that holds.
+    /// A throttle that holds the batch.
     Throttle,
 }
 
-/// Why the host could not do its part.
+/// A failure of the host.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HostError {
-    /// The batch run has ended, or its stride is finished or somebody else's: nobody wants this work any
-    /// more.
+    /// The batch run has ended, or the stride is finished or belongs to another attempt. The work is no longer
+    /// needed.
     #[error("the batch run is gone")]
     Gone,
-    /// Anything else; another attempt may get through.
+    /// Any other failure, after which another attempt may succeed.
     #[error("{0}")]
     Unavailable(String),
 }
 
-/// The batch run is gone; nothing was processed after that was noticed.
+/// The batch run is gone. No page was processed after this was detected.
 #[derive(Debug)]
 pub(crate) struct Gone;
 
-/// Why a stride stops before its end.
+/// The reason why a stride stops before its end.
 enum Stop {
     Gone,
-    /// It was told to. Of the page that it was at, nothing is done.
+    /// The stride was told to stop. Nothing of its current page is done.
     Told,
     Failed(Box<Failure>),
 }
 
-/// Why a part of a page was not done.
+/// The reason why a part of a page was not done.
 enum Trouble {
     /// The stride was told to stop.
     Told,
@@ -209,11 +208,11 @@ impl From<Go> for Result<(), Trouble> {
 #[derive(Clone)]
 struct Failure {
     attempt: FailedAttempt,
-    /// Longer than what a history keeps.
+    /// The message, which may be longer than in a history.
     message: String,
-    /// It failed in `process`, and its items are ordered by their cursors.
+    /// True if the page failed in `process` and its items are ordered by cursors.
     can_be_split: bool,
-    /// The record, where the page has only one and its processor has said what it is. A history keeps none.
+    /// The record, if the page has only one and its processor supplied it. Histories never contain it.
     record: Option<String>,
 }
 
@@ -235,14 +234,14 @@ impl From<HostError> for Stop {
     }
 }
 
-/// Error type of a connection that cannot be made, or broke.
+/// The error type of a connection that could not be opened, or that broke.
 const CONNECTION_LOST: &str = "ConnectionLost";
 
-/// Error type of a page that takes too long.
+/// The error type of a page that exceeded its time limit.
 const PAGE_TIMEOUT: &str = "PageTimeout";
 
-/// Errors of these types say nothing about the page: the code of the worker does not fit the batch, or
-/// the engine could not do its part. A deploy or time cures them, so they never use up attempts.
+/// Types of errors that say nothing about the page: the code of the worker does not fit the batch, or the
+/// engine failed. A deployment or time cures them, so they never use up attempts.
 const NOT_THE_PAGE: &[&str] = &[
     "ArgsNotReadable",
     "CursorNotReadable",
@@ -289,14 +288,14 @@ impl Failure {
         }
     }
 
-    /// The effects may be there, so another attempt is not allowed.
+    /// Rules out another attempt, because the page may already have had its effects.
     fn spend(&mut self) {
         self.attempt.retryable = false;
         self.attempt.retry_after = None;
         self.attempt.not_the_page = false;
     }
 
-    /// The page had its attempts; what failed is putting it aside.
+    /// Converts an error that occurred while putting a page aside after its attempts.
     fn while_giving_up(error: &PageError) -> Self {
         let mut failure = Self::of(error, &[]);
         failure.beside_the_page();
@@ -307,7 +306,7 @@ impl Failure {
         self.attempt.error_type == CONNECTION_LOST
     }
 
-    /// It says nothing of the page: whatever it is, it is tried again.
+    /// Marks the error as saying nothing about the page, so that it is always retried.
     fn beside_the_page(&mut self) {
         self.attempt.retryable = true;
         self.attempt.not_the_page = true;
@@ -315,7 +314,7 @@ impl Failure {
     }
 }
 
-/// Of a page whose code never let its time limit act.
+/// The failure of a page whose code blocked its thread and therefore could not be stopped at its time limit.
 #[cfg(feature = "temporal")]
 pub(crate) fn page_blocked(limit: Duration) -> FailedAttempt {
     let message = format_args!(
@@ -328,7 +327,7 @@ pub(crate) fn page_blocked(limit: Duration) -> FailedAttempt {
     Failure::of(&error, &[]).attempt
 }
 
-/// The arguments of a batch, for a processor that should know their type.
+/// Deserializes the arguments of a batch for its processor.
 pub(crate) fn read_args<A: DeserializeOwned>(args: &serde_json::Value) -> Result<A, PageError> {
     A::deserialize(args).map_err(|e| {
         PageError::retryable(format_args!(
@@ -339,7 +338,7 @@ pub(crate) fn read_args<A: DeserializeOwned>(args: &serde_json::Value) -> Result
     })
 }
 
-/// Runs the pages of `order`, going on after what `resume` says is finished.
+/// Runs the pages of `order`, starting after the work that `resume` reports as finished.
 pub(crate) async fn run_stride<P: PageProcessor>(
     processor: &P,
     order: &StrideOrder,
@@ -368,7 +367,7 @@ pub(crate) async fn run_stride<P: PageProcessor>(
     }
 }
 
-/// What a controller needs to know of a processor before the first page.
+/// The facts about a processor that a controller needs before the first page.
 pub(crate) fn prepared<P: PageProcessor>(processor: &P, args: &P::Args, size: Size) -> Prepared {
     let ProcessorSettings {
         retry_mode,

@@ -1,4 +1,4 @@
-//! One page: read, cut, applied.
+//! One page: reading, cutting, applying.
 
 use std::{
     sync::Arc,
@@ -32,38 +32,38 @@ use crate::{
     protocol::{StrideReport, Timing},
 };
 
-/// Failed items of one stride that are described in its report.
+/// Maximum number of failed items that the report of a stride describes.
 const MAX_DESCRIBED: usize = 20;
 const MAX_KEY_CHARS: usize = 60;
 const MAX_DESCRIPTION_CHARS: usize = 120;
 
-/// A page that was read: its items, and where it ends.
+/// A page that was read: its items and its end.
 pub(super) struct Cut<P: PageProcessor> {
     pub items: Vec<P::Item>,
     pub keys: Keys<P::Cursor>,
-    /// `None` where the end of the data has no cursor.
+    /// The end of the page. `None` if the end of the data has no cursor.
     pub to: Option<PageToken>,
-    /// The data ends with it.
+    /// True if the data ends with the page.
     pub ends_data: bool,
 }
 
-/// What became of a page, or of a part of one.
+/// The result of applying a page, or a part of one.
 #[derive(Default)]
 pub(super) struct Applied {
     pub items: ItemCounts,
     pub done: PageReport,
-    /// What it has put out.
+    /// The output of the page.
     pub output: Value,
 }
 
-/// How long a page has been worked on. Waits are not in it.
+/// The working time of a page, without waits.
 pub(super) struct PageClock {
     limit: Duration,
     busy: Duration,
 }
 
 impl PageClock {
-    /// Of a page that may take so long.
+    /// Starts the clock of a page that may take `limit`.
     pub fn new(limit: Duration) -> Self {
         Self {
             limit,
@@ -77,7 +77,7 @@ impl PageClock {
 }
 
 impl<P: PageProcessor> Running<'_, P> {
-    /// One page; `None` when there was nothing to process.
+    /// Runs one page. `None` if there was nothing to process.
     pub async fn run_page(
         &mut self,
         report: &mut StrideReport,
@@ -130,20 +130,21 @@ impl<P: PageProcessor> Running<'_, P> {
         Ok((items.total() > 0).then_some(items))
     }
 
-    /// Everything before the page is processed.
+    /// Does everything that comes before processing a page.
     async fn begin_page(&mut self, clock: &mut PageClock) -> Result<Cut<P>, Stop> {
         let cut = self.cut_page(clock).await?;
         if !self.keeping.is_ledger() {
-            // Without a fence this is what keeps an attempt from working that was asleep for too long.
+            // Without a ledger there is no fence, so the host is asked whether this attempt is still current. A
+            // worker that was suspended past its heartbeat timeout must not process the page.
             self.host.still_counts().await?;
         }
         Ok(cut)
     }
 
-    /// Adds a page that was finished.
+    /// Adds the time of a finished page.
     fn count_time(&mut self, timing: &mut Timing, items: u64, busy: Duration) {
         let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        // Pages of less than a millisecond add up, too.
+        // Pages shorter than a millisecond add up, too.
         self.busy += busy;
         timing.pages += 1;
         timing.items += items;
@@ -156,17 +157,17 @@ impl<P: PageProcessor> Running<'_, P> {
         }
     }
 
-    /// Reads the next page and sees to it that whoever is given the one after it knows where it starts.
+    /// Reads the next page and makes sure that the start of the page after it is known to the controller.
     async fn cut_page(&mut self, clock: &mut PageClock) -> Result<Cut<P>, Stop> {
         let (page, next) = loop {
             let page = self.fetch(self.range()?, clock).await?;
             let next = page.next_token().map_err(|e| self.failed(&e))?;
-            // A partition always ends where it was said to, whatever the source has left of it.
+            // A partition always ends at its given end, whatever the source still has.
             let next = match self.end {
                 None => next.or_else(|| self.order.last.clone()),
                 Some(_) => next,
             };
-            // What a lost worker may have processed has to have an end that is known.
+            // A page that a lost worker may have processed must have a known end.
             let announce = self.end.is_none() && (self.pages_left == 1 || self.runs_once());
             match &next {
                 Some(token) if announce => self.announce(vec![token.clone()]).await?,
@@ -175,7 +176,7 @@ impl<P: PageProcessor> Running<'_, P> {
             if self.end == next {
                 break (page, next);
             }
-            // Another attempt's cut was accepted: read again, inside of it.
+            // The cut of another attempt was accepted: the page is read again, inside that cut.
         };
         self.check_cut(page.is_ordered(), next.as_ref()).await?;
         let ends_data = next.is_none() && self.end.is_none();
@@ -186,7 +187,7 @@ impl<P: PageProcessor> Running<'_, P> {
         Ok(cut)
     }
 
-    /// A page that ends at `to`: a bounded range without more items is finished up to its bound.
+    /// Cuts a page that ends at `to`. A bounded range without more items is finished up to its bound.
     pub fn cut(
         &self,
         page: Page<P::Cursor, P::Item>,
@@ -209,8 +210,9 @@ impl<P: PageProcessor> Running<'_, P> {
         })
     }
 
-    /// A closed range of opaque tokens ends where one equals its end. A source that cuts its pages
-    /// differently this time would be followed past it, into the pages of others.
+    /// Checks the end of a closed range of opaque tokens, which is reached only when a token equals it. If the
+    /// source cuts its pages differently this time, the loop would pass the end and run into the pages of other
+    /// strides.
     async fn check_cut(&mut self, ordered: bool, next: Option<&PageToken>) -> Result<(), Stop> {
         let (Some(end), Some(next)) = (self.end.clone(), next) else {
             return Ok(());
@@ -245,7 +247,7 @@ impl<P: PageProcessor> Running<'_, P> {
         self.fetch_with(self.context(range, None), clock).await
     }
 
-    /// Reads what is in the range and, whatever the source does otherwise, the key of each item.
+    /// Reads the range and makes the source return the key of each item.
     pub async fn fetch_keys(
         &self,
         range: PageRange<P::Cursor>,
@@ -274,15 +276,15 @@ impl<P: PageProcessor> Running<'_, P> {
         page.check_within(ctx.range())
             .map_err(|e| self.failed(&e))?;
         if self.order.last.is_some() {
-            // A jump may have gone too far.
+            // A jump of the source may have gone past the end of the partition.
             let partition = self.range_to(self.order.last.as_ref())?;
             page.check_within(&partition).map_err(|e| self.failed(&e))?;
         }
         Ok(page)
     }
 
-    /// Does the work for the items of a page, or of a part of one, that ends at `to`; counts it as so many
-    /// `pages`. Nothing of the stride has changed when it fails, or is told to stop.
+    /// Processes the items of a page, or of a part of one, that ends at `to`, and counts `pages` finished
+    /// pages. If it fails or is told to stop, the stride is unchanged.
     pub async fn apply(
         &self,
         items: Vec<P::Item>,
@@ -320,7 +322,7 @@ impl<P: PageProcessor> Running<'_, P> {
             .as_ref()
             .map_or(0, |done| work.unpaid(done.items.processed));
         if unpaid > 0 {
-            // A page that is done is done, also if it is told to stop.
+            // A page that is done stays done, even if the stride is told to stop here.
             let _ = self.host.rate_permits(unpaid as usize).await;
         }
         applied
@@ -339,7 +341,7 @@ impl<P: PageProcessor> Running<'_, P> {
         {
             self.claimed(ClaimOutcome::Fenced);
         }
-        // Nothing of the page was sent yet.
+        // No statement of the page was sent yet.
         let applying = applying.map_err(|error| error.blaming(Blame::Moment))?;
         let mut done = PageReport::all_processed();
         let mut counts = ItemCounts::default();
@@ -361,7 +363,7 @@ impl<P: PageProcessor> Running<'_, P> {
             let work = self.processor.process(&ctx, items);
             let work = self.guarded_by(item_work.clock(), work);
             let worked = if self.keeping.is_ledger() && self.may_repeat() {
-                // Dropping the transaction rolls back whatever has been done in it.
+                // Dropping the transaction rolls back all work in it.
                 self.unless_stopped_now(work).await
             } else {
                 work.await.map_err(Trouble::Error)
@@ -411,7 +413,7 @@ impl<P: PageProcessor> Running<'_, P> {
         }
     }
 
-    /// Adds what became of items to the report of the stride.
+    /// Adds the outcomes of items to the report of the stride.
     pub fn finished(
         &self,
         report: &mut StrideReport,
@@ -433,7 +435,7 @@ impl<P: PageProcessor> Running<'_, P> {
         }
     }
 
-    /// Adds what a page, or a part of one, has put out.
+    /// Adds the output of a page, or of a part of one.
     pub fn put_out(&self, report: &mut StrideReport, output: Value) {
         if let Some(reducer) = &self.reducer {
             reducer.add(report.output.get_or_insert_default(), output);
@@ -441,12 +443,12 @@ impl<P: PageProcessor> Running<'_, P> {
     }
 
     pub fn describe(&self, report: &mut StrideReport, key: &str, error_type: &str, message: &str) {
-        // A key may be personal; people find the whole of it where failures are kept.
+        // A key may be personal data. The full key is in the dead letter.
         let shown = truncate(key, 24);
         let kept = self.keeping.keeps_letters();
         match kept {
             true => item_given_up(&shown, error_type, message),
-            // Beyond the first ones this line is all that is left of it.
+            // Without dead letters, this line is the only record of items beyond the first ones.
             false => tracing::warn!(key = shown, error_type, message, "item given up"),
         }
         if report.failed_items.len() < MAX_DESCRIBED {

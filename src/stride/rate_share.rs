@@ -1,4 +1,4 @@
-//! Keeps a stride to its share of the batch's rate, page by page or item by item.
+//! The share of a stride in the batch's rate, enforced page by page or item by item.
 
 use std::{
     num::NonZeroU32,
@@ -15,27 +15,28 @@ use governor::{
 
 use crate::decisions::pacing::Earned;
 
-/// No page waits longer, however small the share is. It keeps the sums of governor within their type.
+/// Maximum wait of a page, however small its share is. It also keeps governor's arithmetic within its types.
 const LONGEST_WAIT_SECONDS: f64 = 1e9;
 
-/// See [`RateShare`].
+/// The threshold for a page that was held up; see [`RateShare`].
 const HELD_UP: f64 = 2.0;
 
 type Limiter<C> = RateLimiter<NotKeyed, InMemoryState, C, NoOpMiddleware<<C as Clock>::Instant>>;
 
-/// Lets what is counted through at a share of a rate: items, or pages.
+/// Limits items or pages to a share of a rate.
 ///
-/// The share begins with the permits that the controller gives it, at most one page. A page takes all of its permits at once, when they
-/// have been earned. What is earned while nothing is taken is kept up to one page, so in any window of w seconds pages
-/// are let through with at most share x w items plus one page. Where a page is one item, that is a share which is kept
-/// item by item. A page earns for the next one while it runs, or the
-/// time that pages take would be lost for the rate. But one that was held up for longer than
-/// [`HELD_UP`] times what it takes to earn a page gives that up ([`page_took`](Self::page_took)): what was
-/// held up together is not followed by everything that was earned meanwhile.
+/// The share begins with the permits that the controller gives it, at most one page. A page takes all of its
+/// permits at once, when they have been earned. Unused permits accumulate up to one page, so in any window of w
+/// seconds at most share × w items plus one page are admitted. If a page is one item, the share is enforced
+/// item by item.
 ///
-/// A page with more items than a page was to have takes them in portions.
+/// A page earns permits for the next one while it runs; otherwise its running time would be lost for the rate.
+/// A page that was held up for longer than [`HELD_UP`] times the time to earn a page forfeits them
+/// ([`page_took`](Self::page_took)). This prevents a burst after many pages were held up together.
 ///
-/// Permits that are owed are earned before a page has any. Only the permits that the share begins with come before that.
+/// A page with more items than the page size takes its permits in portions.
+///
+/// Owed permits are earned before a page gets any, except for the permits with which the share begins.
 pub(crate) struct RateShare<C: Clock = DefaultClock> {
     bucket: Mutex<Bucket<C>>,
     quota: Quota,
@@ -45,13 +46,13 @@ pub(crate) struct RateShare<C: Clock = DefaultClock> {
 struct Bucket<C: Clock> {
     limiter: Limiter<C>,
     owed: u32,
-    /// The permits that it began with are taken before anything that is owed is earned.
+    /// True until the permits that were given in advance are taken. Owed permits are earned only after that.
     in_advance: bool,
 }
 
 impl RateShare {
-    /// So many per second, of which a page takes at most `per_page` at once. The share must be positive and
-    /// finite, which the batch has checked.
+    /// Creates a share of `per_second`, of which a page takes at most `per_page` at once. The share must be
+    /// positive and finite, which the batch has already checked.
     pub fn new(per_second: f64, per_page: u32, earned: Earned) -> Self {
         Self::with_clock(per_second, per_page, earned, DefaultClock::default())
     }
@@ -61,7 +62,7 @@ impl<C: Clock + Clone> RateShare<C> {
     fn with_clock(per_second: f64, per_page: u32, earned: Earned, clock: C) -> Self {
         let per_page = NonZeroU32::new(per_page).unwrap_or(NonZeroU32::MIN);
         let longest = LONGEST_WAIT_SECONDS / f64::from(per_page.get());
-        // In whole nanoseconds, and rather too slow than too fast.
+        // The period is in whole nanoseconds, rounded up so that the rate is never exceeded.
         let nanos = ((1.0 / per_second).min(longest) * 1e9).ceil().max(1.0);
         let quota = Quota::with_period(Duration::from_nanos(nanos as u64))
             .unwrap_or_else(|| Quota::per_second(NonZeroU32::MAX))
@@ -78,7 +79,7 @@ impl<C: Clock + Clone> RateShare<C> {
         }
     }
 
-    /// A page has run for so long.
+    /// Records the running time of a page.
     pub fn page_took(&self, took: Duration) {
         let to_earn_a_page = self.quota.replenish_interval().as_secs_f64()
             * f64::from(self.quota.burst_size().get());
@@ -88,8 +89,8 @@ impl<C: Clock + Clone> RateShare<C> {
         self.bucket().limiter = holding(0, self.quota, &self.clock);
     }
 
-    /// Takes everything that has been earned, and tells how much that was: less than nothing where more is owed. Tells also
-    /// whether what it began with in advance was never taken.
+    /// Takes all earned permits and returns their number, which is negative if more are owed. Also returns
+    /// whether the permits given in advance are still unused.
     pub fn take_rest(&self) -> (f64, bool) {
         let mut bucket = self.bucket();
         let most = self.quota.burst_size();
@@ -107,8 +108,8 @@ impl<C: Clock + Clone> RateShare<C> {
         (rest.clamp(0.0, all) - f64::from(owed), bucket.in_advance)
     }
 
-    /// Waits until so many permits are earned, and takes them. Dropped before that, it has taken none of
-    /// them, unless they are more than a page was to have.
+    /// Waits until this many permits are earned, and takes them. If dropped before that, it has taken none,
+    /// unless more permits were requested than a page may have.
     pub async fn take(&self, permits: usize) {
         let mut left = u32::try_from(permits).unwrap_or(u32::MAX);
         while let Some(n) = NonZeroU32::new(left.min(self.quota.burst_size().get())) {
@@ -119,7 +120,7 @@ impl<C: Clock + Clone> RateShare<C> {
         }
     }
 
-    /// Takes all of them, or tells when to ask again: when they will have been earned, or what is owed before them.
+    /// Takes all of the permits, or returns how long to wait for them, or for owed permits before them.
     fn try_take(&self, permits: NonZeroU32) -> Result<(), Duration> {
         let mut bucket = self.bucket();
         while let Some(owed) = NonZeroU32::new(bucket.owed.min(self.quota.burst_size().get()))
@@ -141,13 +142,13 @@ impl<C: Clock + Clone> RateShare<C> {
         match limiter.check_n(permits) {
             Ok(Ok(())) => Ok(()),
             Ok(Err(not_until)) => Err(not_until.wait_time_from(self.clock.now())),
-            // More than fit at once, which nobody asks for.
+            // The number exceeds the burst size, which callers never request.
             Err(_) => Err(Duration::from_secs_f64(LONGEST_WAIT_SECONDS)),
         }
     }
 }
 
-/// A limiter is full when it is made; all but `ready` of it has to be earned.
+/// Creates a limiter with `ready` permits. A new limiter is full, so the others are taken out first.
 fn holding<C: Clock + Clone>(ready: u32, quota: Quota, clock: &C) -> Limiter<C> {
     let limiter = RateLimiter::direct_with_clock(quota, clock.clone());
     if let Some(missing) = NonZeroU32::new(quota.burst_size().get().saturating_sub(ready)) {
@@ -171,7 +172,7 @@ mod tests {
         Earned { ready, owed: 0 }
     }
 
-    /// Lets the clock run until the permits are there.
+    /// Advances the clock until the permits are available.
     fn take(share: &Fake, clock: &FakeRelativeClock, permits: u32) {
         let mut left = permits;
         while let Some(n) = NonZeroU32::new(left.min(share.quota.burst_size().get())) {
@@ -186,12 +187,12 @@ mod tests {
         Duration::from_nanos(clock.now().as_u64()).as_secs_f64()
     }
 
-    /// From one in a thousand seconds to a million per second.
+    /// Shares from one in a thousand seconds to a million per second.
     fn shares() -> impl Strategy<Value = f64> {
         (-3.0..6.0f64).prop_map(|exponent| 10f64.powf(exponent))
     }
 
-    /// In any window: all pages in it but the first, which may have been held up.
+    /// Asserts the bound for any window, over all its pages but the first, which may have been held up.
     fn assert_bounded(
         pages: &[(f64, u32, bool)],
         share: f64,
@@ -214,7 +215,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever the pauses between pages are, of which some are long enough to earn several pages.
+        /// Tests arbitrary pauses between pages, some of them long enough to earn several pages.
         #[test]
         fn in_any_window_at_most_the_share_and_one_page_are_let_through(
             share in shares(),
@@ -225,7 +226,7 @@ mod tests {
             let limit = Fake::with_clock(share, page, ready(0), clock.clone());
             let mut let_through = Vec::new();
             for (part, pause) in pages {
-                // The pause is in pages: so long does it take to earn them.
+                // The pause is given as a multiple of the time to earn a page.
                 clock.advance(Duration::from_secs_f64(f64::from(page) / share * pause));
                 let items = (f64::from(page) * part).ceil() as u32;
                 take(&limit, &clock, items);
@@ -241,8 +242,8 @@ mod tests {
             }
         }
 
-        /// Counted where the pages end, as what a page does may all be done at its end: one page more. What
-        /// was held up for long is not followed at once by what was earned meanwhile.
+        /// Tests the bound counted at the end of pages, where all effects of a page may happen: one page more.
+        /// After a long hold-up, permits earned in the meantime do not follow at once.
         #[test]
         fn counted_at_the_end_of_pages_it_is_one_page_more_but_not_after_a_hold_up(
             share in shares(),
@@ -255,7 +256,7 @@ mod tests {
             let mut ended = Vec::new();
             for (part, reads, runs) in pages {
                 clock.advance(Duration::from_secs_f64(to_earn_a_page * reads));
-                // Some have more items than they were to have.
+                // Some pages have more items than the page size.
                 let items = (f64::from(page) * part).ceil() as u32;
                 take(&limit, &clock, items);
                 let took = Duration::from_secs_f64(to_earn_a_page * runs);
@@ -287,8 +288,8 @@ mod tests {
     }
 
     proptest! {
-        /// A stride that is told to come back gives its controller what it has earned, and the next one begins with
-        /// that: nothing is lost, and the bound is the same as of one that goes on.
+        /// Tests a stride that returns its earned permits to the controller, with which the next one begins. No
+        /// permit is lost or doubled, and the bound is that of one continuous stride.
         #[test]
         fn what_is_handed_on_is_neither_lost_nor_doubled(
             share in shares(),
@@ -308,7 +309,7 @@ mod tests {
                 let (rest, _) = limit.take_rest();
                 prop_assert!(rest <= f64::from(page));
                 prop_assert!(limit.try_take(NonZeroU32::MIN).is_err(), "it was handed on");
-                // A fraction of an item is lost when all slots are taken.
+                // A fraction of a permit is lost when all slots are taken.
                 kept = rest;
             }
             for first in 0..let_through.len() {
@@ -321,7 +322,7 @@ mod tests {
             }
         }
 
-        /// Item by item: from the first call on, so many in any window as the share allows, and one.
+        /// Tests the bound item by item: in any window from the first call on, share × w calls plus one.
         #[test]
         fn item_by_item_there_is_no_burst(
             share in shares(),
@@ -372,7 +373,7 @@ mod tests {
         let limit = Fake::with_clock(20.0, 1_000, Earned { ready, owed }, clock.clone());
         take(&limit, &clock, 400);
         assert_near(seconds(&clock), 0.0);
-        // 600 of those that were ready are left, and 400 more are earned for what is owed.
+        // 600 of the ready permits are left, and 400 more are earned for the owed ones.
         take(&limit, &clock, 1_000);
         assert_near(seconds(&clock), 70.0);
         take(&limit, &clock, 1_000);
@@ -441,7 +442,7 @@ mod tests {
         let never = tokio::time::timeout(Duration::from_millis(5), share.take(10)).await;
         assert!(never.is_err(), "ten take a tenth of a second");
         tokio::time::sleep(Duration::from_millis(100)).await;
-        // All are earned, so none was taken.
+        // All permits are still there.
         let all = NonZeroU32::new(10).unwrap();
         assert_eq!(share.try_take(all), Ok(()), "after {:?}", started.elapsed());
     }

@@ -1,8 +1,8 @@
-//! Redrive: dead letters are tried again, with the code that is deployed now.
+//! Redrive: dead letters are processed again, with the currently deployed code.
 //!
-//! A redrive is a batch of its own whose items are the dead letters of another one. Each letter is taken
-//! out of its store in the transaction in which its records are processed, so it is gone exactly when that
-//! succeeded, and two redrives never do a record twice. A letter of a whole page that fails again is split,
+//! A redrive is a batch whose items are the dead letters of another batch. Each letter is taken out of its
+//! store in the transaction in which its records are processed. It is therefore removed exactly if that
+//! succeeds, and two redrives never process a record twice. A letter of a whole page that fails again is split
 //! like a page.
 
 use std::{panic::AssertUnwindSafe, sync::Arc, time::SystemTime};
@@ -36,13 +36,13 @@ use crate::{
     stride::{read_args, registry::complete},
 };
 
-/// Quick attempts at a page of letters; the letters themselves stay for another redrive.
+/// Number of attempts at a page of letters. Letters that fail remain for another redrive.
 const ATTEMPTS: u32 = 3;
 
-/// Processes the dead letters of `P`.
+/// The processor of the dead letters of `P`.
 pub(crate) struct Redrive<P>(pub Arc<P>);
 
-/// Where a processor keeps its dead letters.
+/// Returns the store in which a processor keeps its dead letters.
 pub(crate) fn letters_of<P: PageProcessor>(
     processor: &P,
     args: &P::Args,
@@ -97,7 +97,7 @@ impl<P: PageProcessor> PageProcessor for Redrive<P> {
             };
             match redriving.letter(letter).await? {
                 Redriven::Done => {}
-                Redriven::Gone => report.skip("gone meanwhile"),
+                Redriven::Gone => report.skip("already gone"),
                 Redriven::Failed(error) => {
                     report.fail(position, error.error_type(), error.message());
                 }
@@ -110,7 +110,7 @@ impl<P: PageProcessor> PageProcessor for Redrive<P> {
         }
     }
 
-    /// Nobody may know how the batch had its arguments completed; then they are completed anew.
+    /// Completes the arguments again if the completed arguments of the batch are not known.
     async fn prepare(&self, mut args: RedriveArgs) -> Result<RedriveArgs, PageError> {
         if !args.completed {
             let given = read_args::<P::Args>(&args.args)?;
@@ -127,7 +127,7 @@ impl<P: PageProcessor> PageProcessor for Redrive<P> {
         ProcessorSettings {
             retry: of_processor.retry.max_attempts(ATTEMPTS).extended(None),
             retry_mode: RetryMode::AtLeastOnce,
-            // Each letter has the time of a page.
+            // Each letter may take the time limit of a page.
             page_timeout: of_processor.page_timeout.saturating_mul(LETTERS_PER_PAGE),
             heartbeat_timeout: of_processor.heartbeat_timeout,
             non_retryable_types: Vec::new(),
@@ -149,15 +149,15 @@ impl<P: PageProcessor> Redrive<P> {
     }
 }
 
-/// What became of a letter.
+/// The outcome for a letter.
 enum Redriven {
-    /// Its records are processed, or have letters of their own.
+    /// The records were processed, or have letters of their own.
     Done,
-    /// There is nothing left of it.
+    /// The letter, or its records, no longer exist.
     Gone,
-    /// It stays.
+    /// The letter remains.
     Failed(PageError),
-    /// It stays, and another attempt may get through.
+    /// The letter remains, and another attempt may succeed.
     Retry(PageError),
 }
 
@@ -170,7 +170,7 @@ struct Redriving<'a, P: PageProcessor> {
 }
 
 impl<P: PageProcessor> Redriving<'_, P> {
-    /// Tries a letter, and what it is split into.
+    /// Processes a letter and all letters into which it is split.
     async fn letter(&self, letter: DeadLetter) -> Result<Redriven, PageError> {
         let mut parts = vec![letter];
         let mut outcome = Redriven::Gone;
@@ -185,7 +185,7 @@ impl<P: PageProcessor> Redriving<'_, P> {
         Ok(outcome)
     }
 
-    /// Tries one letter. What is left of it, or what it was split into, goes onto `parts`.
+    /// Processes one letter. Remaining ranges and halves are pushed onto `parts`.
     async fn part(
         &self,
         letter: DeadLetter,
@@ -205,7 +205,7 @@ impl<P: PageProcessor> Redriving<'_, P> {
                 .with_type("PageTimeout"),
         };
         let error = error.redacted(|message| self.processor.redact(message));
-        // The transaction was dropped, so the letter is back in its store.
+        // The transaction was dropped, so the letter is still in its store.
         let types = self.processor.settings().non_retryable_types;
         let for_good = !error.is_retryable() || types.iter().any(|t| t == error.error_type());
         if !for_good && !self.last_attempt {
@@ -292,7 +292,7 @@ impl<P: PageProcessor> Redriving<'_, P> {
             if letter.key.is_some()
                 && let Some(failure) = done.failures().first()
             {
-                // The one record: its letter stays as it is, with the new error.
+                // The letter of a single record stays as it is, with the new error.
                 return Err(PageError::non_retryable(
                     failure.error_type.clone(),
                     &failure.message,
@@ -306,7 +306,7 @@ impl<P: PageProcessor> Redriving<'_, P> {
             left.extend(done.failures().iter().map(|f| page.of_item(keys, f)));
         }
         let transaction = shared.lock().await.take();
-        let mut transaction = transaction.expect("nobody else takes the transaction");
+        let mut transaction = transaction.expect("only this function takes the transaction");
         transaction.record(&counts, &left).await?;
         transaction.commit().await?;
         parts.extend(left.into_iter().filter(|left| left.key.is_none()));
@@ -321,7 +321,7 @@ impl<P: PageProcessor> Redriving<'_, P> {
     }
 }
 
-/// What is left of a letter's page after `from`.
+/// The letter for the remainder of a page after `from`.
 fn rest_of(letter: &DeadLetter, from: PageToken) -> DeadLetter {
     range(letter, Some(from), letter.end.clone())
 }

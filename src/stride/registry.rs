@@ -1,4 +1,4 @@
-//! The processors that a worker knows, by name. The only place where their types are erased.
+//! The processors of a worker, by name. Their types are erased here and nowhere else.
 
 use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
@@ -36,7 +36,7 @@ use crate::{
     },
 };
 
-/// What a processor may take to say how large its data is.
+/// Time limit for a processor to determine the size of its data.
 const SIZE_HINT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Processors by name.
@@ -48,7 +48,7 @@ pub struct Registry {
 #[derive(Clone)]
 struct Registered {
     processor: Arc<dyn ErasedProcessor>,
-    /// What processes its dead letters.
+    /// The processor of its dead letters.
     redriver: Arc<dyn ErasedProcessor>,
 }
 
@@ -56,7 +56,7 @@ struct Registered {
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegisterError {
-    /// Two processors have one name.
+    /// Two processors have the same name.
     #[error("two processors are named \"{name}\"; histories could not tell them apart")]
     Duplicate {
         /// The name.
@@ -68,12 +68,12 @@ pub enum RegisterError {
         /// The name.
         name: &'static str,
     },
-    /// Its settings cannot work.
-    #[error("the settings of processor \"{name}\" cannot work: {source}")]
+    /// The settings of the processor are not allowed.
+    #[error("the settings of processor \"{name}\" are not allowed: {source}")]
     Settings {
         /// The name.
         name: &'static str,
-        /// What is wrong.
+        /// The reason.
         source: InvalidSettings,
     },
 }
@@ -82,20 +82,20 @@ pub enum RegisterError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Refused {
-    /// No such processor.
+    /// The processor is not registered.
     #[error("processor \"{name}\" is not registered; registered are: {registered}")]
     UnknownProcessor {
         /// The name that was asked for.
         name: String,
-        /// The names that there are.
+        /// The names that are registered.
         registered: String,
     },
-    /// The arguments are not what the processor takes.
+    /// The arguments do not fit the processor.
     #[error("the arguments do not fit processor \"{name}\": {message}")]
     Args {
         /// The processor.
         name: String,
-        /// What the deserializer said.
+        /// The message of the deserializer.
         message: String,
     },
     /// The first cursor is not a cursor of the processor.
@@ -103,31 +103,30 @@ pub enum Refused {
     FirstCursor {
         /// The processor.
         name: String,
-        /// What the deserializer said.
+        /// The message of the deserializer.
         message: String,
     },
-    /// The processor itself does not take the batch; see
-    /// [`PageProcessor::prepare`](crate::PageProcessor::prepare).
+    /// The processor itself refuses the batch; see [`PageProcessor::prepare`].
     #[error("processor \"{name}\" refuses the batch: {message} ({error_type})")]
     Processor {
         /// The processor.
         name: String,
-        /// The kind of error.
+        /// The type of the error.
         error_type: String,
-        /// What the processor said.
+        /// The message of the processor.
         message: String,
     },
-    /// Its reducer cannot work.
-    #[error("the reducer of processor \"{name}\" cannot work: {message}")]
+    /// The reducer of the processor is not allowed.
+    #[error("the reducer of processor \"{name}\" is not allowed: {message}")]
     Reducer {
         /// The processor.
         name: String,
-        /// What is wrong, and what is allowed.
+        /// The reason, with the allowed values.
         message: String,
     },
     /// The batch was started without partitions, but its processor has them.
     #[error(
-        "processor \"{name}\" has partitions, and the batch was started without; start it with Batch::of, with \
+        "processor \"{name}\" has partitions, but the batch was started without them; start it with Batch::of, with \
          Batch::partitioned, or with --partitioned"
     )]
     Partitioned {
@@ -135,20 +134,20 @@ pub enum Refused {
         name: String,
     },
     /// The batch was started with partitions, but its processor has none.
-    #[error("processor \"{name}\" has no partitions; start the batch without")]
+    #[error("processor \"{name}\" has no partitions; start the batch without them")]
     NotPartitioned {
         /// The processor.
         name: String,
     },
-    /// The processor named partitions that cannot be.
+    /// The partitions that the processor named are not allowed.
     #[error("the partitions of processor \"{name}\" are not allowed: {source}")]
     Partitions {
         /// The processor.
         name: String,
-        /// What is wrong with them.
+        /// The reason.
         source: InvalidPartitions,
     },
-    /// There is nothing to redrive.
+    /// The processor has no store of dead letters to redrive.
     #[error(
         "processor \"{name}\" keeps no dead letters, so there is nothing to redrive; give it a ledger or a \
          dead-letter store"
@@ -160,7 +159,7 @@ pub enum Refused {
 }
 
 impl Registry {
-    /// No processors.
+    /// An empty registry.
     pub fn new() -> Self {
         Self::default()
     }
@@ -168,7 +167,7 @@ impl Registry {
     /// Adds a processor.
     ///
     /// # Errors
-    /// When its name is taken or not allowed, or its settings cannot work.
+    /// The name is already registered or not allowed, or the settings are not allowed.
     pub fn register<P: PageProcessor>(&mut self, processor: P) -> Result<(), RegisterError> {
         self.register_shared(Arc::new(processor))
     }
@@ -200,12 +199,12 @@ impl Registry {
         Ok(())
     }
 
-    /// The names, in order.
+    /// The names of the processors, sorted.
     pub fn names(&self) -> Vec<&'static str> {
         self.processors.keys().copied().collect()
     }
 
-    /// Signs of life must be frequent enough for the most impatient processor.
+    /// The shortest heartbeat timeout of all processors. Signs of life must be frequent enough for it.
     pub(crate) fn shortest_heartbeat_timeout(&self) -> Duration {
         let timeouts = self
             .processors
@@ -216,7 +215,7 @@ impl Registry {
             .unwrap_or_else(|| ProcessorSettings::default().heartbeat_timeout)
     }
 
-    /// The processor of a batch, or of the dead letters of one.
+    /// Returns the processor of a batch, or with `redrive` the processor of its dead letters.
     pub(crate) fn of_batch(
         &self,
         name: &str,
@@ -229,7 +228,7 @@ impl Registry {
         }))
     }
 
-    /// Says what is known of the processor of a batch, and has it complete the arguments.
+    /// Describes the processor of a batch and completes the arguments.
     pub(crate) async fn prepare(&self, input: &PrepareInput) -> Result<Prepared, NotPrepared> {
         let processor = self.of_batch(&input.processor, input.redrive)?;
         let prepared = processor.prepare(input).await?;
@@ -245,13 +244,13 @@ impl Registry {
         Ok(prepared)
     }
 
-    /// The error of a batch whose processor this worker does not have. Another worker may have it.
+    /// The error for a batch whose processor this worker does not have. Another worker may have it.
     pub(crate) fn lacks(&self, name: &str, task_queue: &str) -> Option<PageError> {
         let registered = match self.find(name) {
             Err(Refused::UnknownProcessor { registered, .. }) => registered,
             Ok(_) | Err(_) => return None,
         };
-        // Names first: where a page fails with it, the end is cut off.
+        // Names come first, because a page failure shortens the end of its message.
         let message = format_args!(
             "no worker with processor \"{name}\" was found on task queue \"{task_queue}\", only one with {registered}; start \
              one that has it"
@@ -283,9 +282,9 @@ impl std::fmt::Debug for Registry {
 #[async_trait]
 pub(crate) trait ErasedProcessor: Send + Sync {
     fn settings(&self) -> ProcessorSettings;
-    /// Checks arguments and first cursor, has the arguments completed, and asks for the size.
+    /// Checks the arguments and the first cursor, completes the arguments, and asks for the size.
     async fn prepare(&self, input: &PrepareInput) -> Result<Prepared, NotPrepared>;
-    /// Whether it keeps dead letters of a batch with these arguments.
+    /// Returns whether dead letters of a batch with these arguments are stored.
     fn keeps_letters(&self, args: &serde_json::Value) -> Result<bool, Refused>;
     async fn run(
         &self,
@@ -293,30 +292,30 @@ pub(crate) trait ErasedProcessor: Send + Sync {
         resume: StrideReport,
         host: &dyn StrideHost,
     ) -> Result<StrideReport, Gone>;
-    /// Looks at what was done.
+    /// Checks the work done.
     async fn check(
         &self,
         order: &CheckOrder,
         cancelled: Interruption,
     ) -> Result<Option<Check>, PageError>;
-    /// Combines what pages have put out, where only the processor can.
+    /// Combines outputs of pages with the processor's custom reducer.
     fn combine(&self, order: CombineOrder) -> Result<serde_json::Value, PageError>;
-    /// Keeps the final report with the dead letters.
+    /// Stores the final report with the dead letters.
     async fn keep_report(
         &self,
         args: &serde_json::Value,
         report: &BatchReport,
     ) -> Result<(), PageError>;
-    /// Finds a place inside of a range.
+    /// Finds a position within a range.
     async fn split(&self, order: &SplitOrder) -> Result<Option<PageToken>, PageError>;
 }
 
-/// Why a batch is not prepared.
+/// The reason why a batch is not prepared.
 #[derive(Debug)]
 pub(crate) enum NotPrepared {
-    /// It never will be.
+    /// The batch cannot be run.
     Refused(Refused),
-    /// Another attempt may get through.
+    /// Another attempt may succeed.
     Retry(PageError),
 }
 
@@ -326,7 +325,7 @@ impl From<Refused> for NotPrepared {
     }
 }
 
-/// Has the arguments of a batch completed; also gives them as they are stored, if that changed them.
+/// Completes the arguments of a batch. Also returns them in stored form, if completion changed them.
 pub(crate) async fn complete<P: PageProcessor>(
     processor: &P,
     args: P::Args,
@@ -395,7 +394,7 @@ impl<P: PageProcessor> ErasedProcessor for Typed<P> {
             Ok(Err(panic)) => Err(PageError::panicked(&*panic)),
             Err(_) => Err(PageError::retryable("it took too long")),
         };
-        // A batch without a percentage is still a good batch.
+        // A batch can run without a size; only its percentage is missing.
         let size = size.unwrap_or_else(|error| {
             let error = self.redacted(error);
             tracing::warn!(processor = P::NAME, %error, "no size hint");
@@ -484,7 +483,7 @@ impl<P: PageProcessor> Typed<P> {
         error.redacted(|message| self.0.redact(message))
     }
 
-    /// What an error before the first page means.
+    /// Classifies an error that occurred before the first page.
     fn not_prepared(&self, error: PageError) -> NotPrepared {
         let types = self.0.settings().non_retryable_types;
         let listed = types.iter().any(|t| t == error.error_type());
@@ -512,7 +511,7 @@ impl<P: PageProcessor> Typed<P> {
     }
 }
 
-/// Whether arguments and first cursor are what `P` takes.
+/// Checks that the arguments and the first cursor fit `P`.
 pub(crate) fn check<P: PageProcessor>(
     args: &serde_json::Value,
     first_cursor: Option<&PageToken>,

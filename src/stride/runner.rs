@@ -1,4 +1,4 @@
-//! From page to page through a stride.
+//! The loop over the pages of a stride.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -33,10 +33,11 @@ use crate::{
     protocol::{RunningPage, StrideOrder, StrideReport},
 };
 
-/// Looking ahead ends after this long with what it has found; the first page must not wait for more.
+/// Time limit of looking ahead, after which it returns the starts found so far. The first page must not wait
+/// longer.
 const LOOK_AHEAD_TIME: Duration = Duration::from_secs(2);
 
-/// Where the data ends, what is left of it is cut into strides that are so many times shorter.
+/// Divisor for the length of strides at the end of the data, so that the remainder is spread over more strides.
 const FINER: u32 = 8;
 
 pub(super) struct Running<'a, P: PageProcessor> {
@@ -44,40 +45,40 @@ pub(super) struct Running<'a, P: PageProcessor> {
     pub order: &'a StrideOrder,
     pub host: &'a dyn StrideHost,
     pub settings: &'a ProcessorSettings,
-    /// The types of errors of the settings that no retry cures, for items.
+    /// The non-retryable error types of the settings, for items.
     non_retryable: Arc<[String]>,
     pub keeping: Keeping,
-    /// Folds what the pages put out, where the batch has a reducer.
+    /// The reducer of the batch, if it has one.
     pub reducer: Option<Reducer>,
     args: Arc<P::Args>,
     batch_id: Arc<str>,
     batch_run: Arc<str>,
-    /// Everything up to here is finished.
+    /// The cursor up to which everything is finished.
     pub at: Option<PageToken>,
     pub end: Option<PageToken>,
-    /// Pages until the rest is handed over, while the end is open; pages that the range may still hold,
-    /// where it is closed and only equality tells that its end is reached.
+    /// The remaining pages. While the end is open: until the remainder is handed over. In a closed range whose end is
+    /// recognised only by equality: at most in the range.
     pub pages_left: u32,
-    /// Items that a stage leaves, where it limits them.
+    /// Items that the stage still allows, if it limits them.
     pub items_left: Option<u64>,
-    /// Items of the next page at most, while one that cannot be read is taken apart.
+    /// Maximum number of items in the next page, while a page that cannot be read is taken apart.
     pub smaller: Option<u32>,
     pub told: watch::Receiver<Told>,
-    /// What the controller counts for the page that is next.
+    /// The controller's number of the attempt at the next page.
     pub attempt: u32,
-    /// Time for the pages that this attempt has finished.
+    /// The working time of the pages finished by this attempt.
     pub busy: Duration,
-    /// The same for those of them that were full.
+    /// The working time of the full pages among them.
     pub busy_full: Duration,
-    /// The same for all of them, with their waits.
+    /// The total time of the pages finished by this attempt, including waits.
     took: Duration,
-    /// When this attempt gives the rest of the stride back.
+    /// The time at which this attempt returns the rest of the stride.
     until: Option<Instant>,
 }
 
 impl<'a, P: PageProcessor> Running<'a, P> {
-    /// Finds out where to begin. What the ledger says counts more than `report`, which is the last sign of
-    /// life of an attempt before this one.
+    /// Determines where to begin. The ledger takes precedence over `report`, which is the last sign of life of
+    /// an earlier attempt.
     pub async fn prepare(
         processor: &'a P,
         order: &'a StrideOrder,
@@ -104,7 +105,8 @@ impl<'a, P: PageProcessor> Running<'a, P> {
                 let covered_to = covered_to.filter(|at| Some(at) != order.start.as_ref());
                 let applied = covered_to.is_some() || open.ends_data;
                 let output = match &reducer {
-                    // Pages whose output cannot be read now are not reported yet: they would never have one.
+                    // Pages whose output cannot be read now are not reported yet, or their output would be
+                    // lost.
                     Some(reducer) => {
                         let output = outputs(&keeping, reducer, order, applied).await;
                         Some(output.map_err(|e| failed(&e))?)
@@ -121,7 +123,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
                     output,
                     ..StrideReport::default()
                 };
-                // A ledger keeps a letter for each of these.
+                // The ledger has a letter for each of these.
                 report.dead_letters = report.items.failed + u64::from(report.pages_failed);
                 if let Some(max) = order.max_items {
                     let aside = u64::from(report.pages_failed) * u64::from(order.page_size);
@@ -160,10 +162,10 @@ impl<'a, P: PageProcessor> Running<'a, P> {
                 .and_then(|limit| Instant::now().checked_add(limit)),
         };
         stride.count_items(report);
-        // Both must be cursors of this processor before anything is done.
+        // Both ends must be cursors of this processor before any work is done.
         stride.range()?;
         if let (None, Some(kept)) = (&stride.end, kept_end) {
-            // It was decided before a reset of the batch, which does not know of it any more.
+            // The end was decided before a reset of the batch, which no longer knows it.
             stride.announce(vec![kept]).await?;
         }
         Ok(stride)
@@ -173,7 +175,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
         match self.run_all(report).await {
             Err(Stop::Failed(failure)) if self.is_interrupted() => {
                 let (error_type, error) = (&failure.attempt.error_type, &failure.message);
-                tracing::debug!(error_type, error, "ended early, as it was told to");
+                tracing::debug!(error_type, error, "ended early because it was interrupted");
                 Err(Stop::Told)
             }
             outcome => outcome,
@@ -186,7 +188,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
             && !report.end_of_data
             && self.put_given_up_aside(given_up, report).await?
         {
-            // What follows is another order, for which Temporal finds another worker where one is lost.
+            // The following pages get another order, so that Temporal finds another worker if one is lost.
             return Ok(());
         }
         self.find_end(report).await?;
@@ -202,7 +204,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
         cursor.map_err(|e| self.failed(&e))
     }
 
-    /// Everything that is left of the stride, or of its partition while nobody knows where the stride ends.
+    /// The remaining range of the stride, or of its partition while the end of the stride is unknown.
     pub fn range(&self) -> Result<PageRange<P::Cursor>, Stop> {
         self.range_to(self.end.as_ref().or(self.order.last.as_ref()))
     }
@@ -242,7 +244,8 @@ impl<'a, P: PageProcessor> Running<'a, P> {
         ItemWork::new(self.host.item_host(), terms, limit)
     }
 
-    /// Items that the next page may have. Never 0, which a source would answer as if there were no more data.
+    /// The number of items that the next page may have. It is never 0, because a source would then report the
+    /// end of the data.
     pub fn page_size(&self) -> u32 {
         let left = self.items_left.unwrap_or(u64::MAX).max(1);
         let left = u32::try_from(left).unwrap_or(u32::MAX);
@@ -250,7 +253,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
         self.order.page_size.min(left).min(most)
     }
 
-    /// Takes note of a page that is put aside as a whole.
+    /// Counts a page that is put aside as a whole.
     pub fn put_aside(&self, report: &mut StrideReport) {
         if let Some(left) = self.items_left {
             report.items_aside += left.min(u64::from(self.page_size()));
@@ -263,13 +266,13 @@ impl<'a, P: PageProcessor> Running<'a, P> {
         self.items_left = max.map(|max| max.saturating_sub(spent));
     }
 
-    /// Looks for the starts of the following strides, where the source can.
+    /// Looks for the starts of the following strides, if the source can skip ahead.
     async fn find_end(&mut self, report: &mut StrideReport) -> Result<(), Stop> {
         if self.end.is_some() || report.end_of_data || self.order.look_ahead == 0 {
             return Ok(());
         }
-        // From where this attempt begins: seen from the start of the stride, rows inserted meanwhile could
-        // put its end before what is finished already.
+        // The search begins where this attempt begins. If it began at the start of the stride, rows inserted in
+        // the meantime could put the end before finished pages.
         let mut range = self.range()?;
         let mut starts = Vec::new();
         let mut pages = self.order.pages;
@@ -292,12 +295,12 @@ impl<'a, P: PageProcessor> Running<'a, P> {
                     }
                     range = PageRange::new(Some(cursor), self.decode(self.order.last.as_ref())?);
                 }
-                // Nobody else could help with what is left.
+                // Other workers cannot help with a remainder of one stride, so it is cut finer.
                 Ok(SkipAhead::PastEnd) if self.order.time_limit.is_some() && pages > shortest => {
                     pages = pages.div_ceil(FINER).max(shortest);
                 }
                 Ok(SkipAhead::PastEnd) => {
-                    // Where a partition ends is known.
+                    // The end of a partition is known.
                     starts.extend(self.order.last.clone());
                     break;
                 }
@@ -320,11 +323,11 @@ impl<'a, P: PageProcessor> Running<'a, P> {
         range: PageRange<P::Cursor>,
         pages: u32,
     ) -> Result<Result<SkipAhead<P::Cursor>, PageError>, Stop> {
-        // Strides are as long as ever.
+        // Strides keep their length, whatever the size of the next page is.
         self.skip_pages(range, self.order.page_size, pages).await
     }
 
-    /// Skips pages of that size.
+    /// Skips pages of this size.
     pub async fn skip_pages(
         &self,
         range: PageRange<P::Cursor>,
@@ -344,7 +347,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
         }
     }
 
-    /// Announces; a repeated attempt then takes the end that was accepted instead of its own.
+    /// Announces starts. A repeated attempt then uses the end that was accepted instead of its own.
     pub async fn announce(&mut self, starts: Vec<PageToken>) -> Result<(), Stop> {
         let cut = limited(self.keeping.cut(starts), self.order.page_timeout).await;
         let starts = cut.map_err(|e| self.failed(&e))?;
@@ -374,13 +377,13 @@ impl<'a, P: PageProcessor> Running<'a, P> {
         Ok(())
     }
 
-    /// Whether the controller has to know of what has failed before anything else is done.
+    /// Returns whether the controller must learn of the failures before anything else is done.
     fn fails_too_often(&self, report: &StrideReport) -> bool {
         let tolerance = self.order.tolerance.as_ref();
         tolerance.is_some_and(|tolerance| tolerance.is_exceeded_by(report.tally()))
     }
 
-    /// Runs a page, when its time has come, or gives it up.
+    /// Waits for the page's turn and runs it, or gives it up.
     async fn next_page(&mut self, report: &mut StrideReport) -> Result<(), Stop> {
         let turn = Instant::now();
         self.clear_to_go().await?;
@@ -433,23 +436,24 @@ impl<'a, P: PageProcessor> Running<'a, P> {
         Ok(())
     }
 
-    /// Whether a page whose fate is not known may be run again.
+    /// Returns whether a page with an unknown outcome may run again.
     pub fn may_repeat(&self) -> bool {
         self.settings.retry_mode == RetryMode::AtLeastOnce
     }
 
-    /// Whether a page is spent as soon as its `process` has begun.
+    /// Returns whether a page is used up as soon as its `process` has begun.
     pub fn runs_once(&self) -> bool {
         !self.may_repeat() && !self.keeping.is_ledger()
     }
 
-    /// Whether user code was told to end early, so that its errors do not count.
+    /// Returns whether user code was told to end early, so that its errors do not count.
     pub fn is_interrupted(&self) -> bool {
         let told = *self.told.borrow();
         self.may_repeat() && (told.stop_now || told.cancelled || told.gone)
     }
 
-    /// Work that can be dropped without harm. What is finished counts, even if it comes at the same moment.
+    /// Runs work that can be dropped without harm. A result that is ready at the moment of the stop still
+    /// counts.
     pub async fn unless_stopped_now<T>(
         &self,
         work: impl Future<Output = Result<T, PageError>>,
@@ -457,7 +461,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
         let mut told = self.told.clone();
         let stop_now = async {
             if told.wait_for(|told| told.stop_now).await.is_err() {
-                // Nobody is left who could tell.
+                // The sender is gone, so the signal never comes.
                 std::future::pending::<()>().await;
             }
         };
@@ -478,7 +482,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
         self.pages_left = self.pages_left.saturating_sub(1).max(1);
     }
 
-    /// Notes that everything up to `to` is finished.
+    /// Records that everything up to `to` is finished.
     pub fn advance(&mut self, report: &mut StrideReport, to: Option<PageToken>, ends_data: bool) {
         if let Some(to) = to {
             self.at = Some(to.clone());
@@ -488,7 +492,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
         self.count_items(report);
     }
 
-    /// User code with a time limit, whose panics are errors.
+    /// Runs user code with a time limit and converts its panics to errors.
     pub async fn guarded<T>(
         &self,
         work: impl Future<Output = Result<T, PageError>>,
@@ -498,7 +502,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
         self.guarded_by(items.clock(), work).await
     }
 
-    /// Guards work with a clock that waits for permits stop.
+    /// Runs user code with a clock that stops during waits for permits.
     pub async fn guarded_by<T>(
         &self,
         clock: &WorkClock,
@@ -518,8 +522,8 @@ impl<'a, P: PageProcessor> Running<'a, P> {
         result.map_err(|error| error.redacted(|message| self.processor.redact(message)))
     }
 
-    /// The meaning of an error for a page that has come to its statements. The database was there, since the ledger has
-    /// just been asked: a connection that is lost then is lost by the page.
+    /// Reassigns the blame for a lost connection once a page has reached its statements. The ledger has just
+    /// answered, so the database was available and the page itself broke the connection.
     pub fn of_page(&self, error: PageError) -> PageError {
         match error.error_type() == CONNECTION_LOST && error.blame() == Blame::Unknown {
             true if self.keeping.is_ledger() => error.blaming(Blame::Page),
@@ -528,8 +532,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
     }
 }
 
-/// What the stride has put out and the controller has not counted: of pages that were applied before this attempt,
-/// if there are any.
+/// The outputs of the stride that the controller has not counted yet, from pages applied before this attempt.
 async fn outputs(
     keeping: &Keeping,
     reducer: &Reducer,
@@ -546,7 +549,7 @@ async fn outputs(
     Ok(output)
 }
 
-/// What the controller accepted counts, whoever announced it.
+/// Returns the end that the controller accepted, whichever attempt announced it.
 async fn accepted_end(host: &dyn StrideHost) -> Result<Option<PageToken>, Stop> {
     let accepted = host.accepted_end().await?;
     if !accepted.open {
@@ -555,7 +558,7 @@ async fn accepted_end(host: &dyn StrideHost) -> Result<Option<PageToken>, Stop> 
     Ok(accepted.end)
 }
 
-/// A store that does not answer must not hold a page for ever.
+/// Limits the time of a call to a store, so that a store that does not answer cannot block a page forever.
 pub(super) async fn limited<T>(
     work: impl Future<Output = Result<T, PageError>>,
     limit: Duration,

@@ -1,4 +1,4 @@
-//! What a stride keeps outside of the controller: which pages it applied, and what it gave up.
+//! The records of a stride outside the controller: the pages applied and the dead letters.
 
 use std::{
     any::Any,
@@ -29,11 +29,11 @@ use crate::{
 
 /// The stores of a processor, for one attempt at a stride.
 pub(super) enum Keeping {
-    /// None: a failed page is for the controller to list.
+    /// A processor without stores: the controller lists its failed pages.
     Nothing,
-    /// Dead letters only.
+    /// A store of dead letters only.
     Letters(Arc<dyn DeadLetters>),
-    /// Everything.
+    /// A ledger, which also stores dead letters.
     Ledger {
         ledger: Arc<dyn PageLedger>,
         stride: StrideId,
@@ -41,14 +41,14 @@ pub(super) enum Keeping {
     },
 }
 
-/// The transaction of a page, as far as the processor has a ledger.
+/// The transaction of a page, if the processor has a ledger.
 pub(super) struct Applying {
     transaction: Option<SharedTransaction>,
     used: Arc<AtomicBool>,
 }
 
 impl Keeping {
-    /// Begins an attempt, and tells what the ledger knows of the stride.
+    /// Begins an attempt and returns the ledger's state of the stride.
     pub async fn open<P: PageProcessor>(
         processor: &P,
         args: &P::Args,
@@ -76,7 +76,7 @@ impl Keeping {
         Ok((keeping, Some(open)))
     }
 
-    /// What the ledger keeps of what the stride has put out after that extent.
+    /// Returns the stored outputs of the stride's pages applied after the given extent.
     pub async fn outputs(&self, after: u64) -> Result<Vec<Value>, PageError> {
         match self {
             Self::Ledger { ledger, stride, .. } => ledger.outputs(stride, after).await,
@@ -88,7 +88,7 @@ impl Keeping {
         !matches!(self, Self::Nothing)
     }
 
-    /// See [`PageLedger::message_limit`].
+    /// Calls [`PageLedger::message_limit`].
     pub async fn message_limit(&self) -> Option<String> {
         match self {
             Self::Ledger { ledger, .. } => ledger.message_limit().await,
@@ -100,7 +100,8 @@ impl Keeping {
         matches!(self, Self::Ledger { .. })
     }
 
-    /// Where this stride and the following ones end: as asked, unless it was decided before.
+    /// Stores the ends of this stride and the following ones, and returns them. Ends that were decided before
+    /// take precedence.
     pub async fn cut(&self, ends: Vec<PageToken>) -> Result<Vec<PageToken>, PageError> {
         match self {
             Self::Ledger {
@@ -112,7 +113,7 @@ impl Keeping {
         }
     }
 
-    /// Begins to apply the pages from `from` to `to`.
+    /// Begins to apply a part.
     pub async fn begin(&self, part: Part<'_>) -> Result<Applying, PageError> {
         let used = Arc::new(AtomicBool::new(false));
         let Self::Ledger {
@@ -151,7 +152,7 @@ impl Keeping {
         })
     }
 
-    /// Keeps what became of the items, together with their effects where there is a transaction.
+    /// Records the outcomes of the items, in the transaction of their effects if there is one.
     pub async fn finish(
         &self,
         applying: Applying,
@@ -161,7 +162,7 @@ impl Keeping {
     ) -> Result<(), PageError> {
         if let Some(transaction) = applying.transaction {
             let transaction = transaction.lock().await.take();
-            let mut transaction = transaction.expect("nobody else takes the transaction");
+            let mut transaction = transaction.expect("only this function takes the transaction");
             transaction.record(items, letters).await?;
             if !output.is_null() {
                 transaction.keep_output(output).await?;
@@ -175,10 +176,9 @@ impl Keeping {
     }
 }
 
-/// The type of the error of an attempt that came too late.
 pub(super) use crate::processor::store::page_ledger::FENCED_OFF;
 
-/// A page, or a part of one, about to be applied.
+/// A page, or a part of one, that is about to be applied.
 #[derive(Clone, Copy)]
 pub(super) struct Part<'a> {
     pub from: Option<&'a PageToken>,
@@ -189,12 +189,12 @@ pub(super) struct Part<'a> {
 }
 
 impl Applying {
-    /// For the context of `process`.
+    /// The transaction for the context of `process`.
     pub fn shared(&self) -> Option<SharedTransaction> {
         self.transaction.clone()
     }
 
-    /// Work that is not in the transaction would be done again by a retry, or not at all.
+    /// Checks that the processor used the transaction. Work outside it would be repeated or lost after a retry.
     pub fn check_used(&self, items: &ItemCounts) -> Result<(), PageError> {
         if self.transaction.is_none() || items.processed == 0 || self.used.load(Ordering::Relaxed) {
             return Ok(());
@@ -207,7 +207,7 @@ impl Applying {
     }
 }
 
-/// A transaction that notices whether it is used.
+/// A transaction that records whether it is used.
 struct Watched {
     inner: Box<dyn PageTransaction>,
     used: Arc<AtomicBool>,

@@ -1,4 +1,4 @@
-//! One stride, with a host that does what a test wants.
+//! Tests of one stride, with a scripted host.
 
 use std::sync::{
     Arc, Mutex,
@@ -26,25 +26,25 @@ use crate::{
     protocol::GiveUp,
 };
 
-/// What `process` does with a page.
+/// The behaviour of `process`.
 #[derive(Clone, Copy)]
 enum Does {
     Work,
-    /// Waits to be told, then gives up.
+    /// Waits to be told to end, then fails.
     GiveUpWhenTold,
-    /// Fails, whatever it is told.
+    /// Fails, regardless of orders.
     Fail,
-    /// Works, and fails with an error of this type.
+    /// Does its work, then fails with an error of this type.
     FailAs(&'static str),
-    /// Works, but for the first item of each page.
+    /// Does its work, except for the first item of each page.
     FailItems,
-    /// Works, and reports more items than there are.
+    /// Does its work, and reports more items than there are.
     Misreport,
-    /// Never comes back.
+    /// Hangs forever.
     Hang,
 }
 
-/// A store of dead letters that is down for so many calls.
+/// A dead-letter store that fails for a number of calls.
 #[derive(Default)]
 struct Store {
     down_for: AtomicU32,
@@ -94,9 +94,9 @@ struct Numbers {
     tells: Told,
     does: Does,
     hangs_in_fetch: bool,
-    /// The type of the error of whatever reads.
+    /// The error type of everything that reads.
     reading_fails: Option<&'static str>,
-    /// A number with which no page can be read, and the type of that error.
+    /// A number whose page cannot be read, and the type of that error.
     unreadable: Option<(u64, &'static str)>,
     skips_ahead: bool,
     mode: RetryMode,
@@ -228,10 +228,10 @@ impl PageProcessor for Numbers {
     }
 }
 
-/// A host that says what was written down for it.
+/// A host that follows a script.
 struct Script {
     told: watch::Sender<Told>,
-    /// Ends the wait of this page for the rate.
+    /// Stops the stride during the rate wait of this page.
     stop_at_rate: Option<u32>,
     wait: Duration,
     waited: Mutex<Duration>,
@@ -239,9 +239,9 @@ struct Script {
     events: Mutex<Vec<PageEvent>>,
     pages: Mutex<Vec<Option<RunningPage>>>,
     announced: Mutex<Vec<PageToken>>,
-    /// Says that the batch run is gone, when it is asked this.
+    /// The question to which the host answers that the batch run is gone.
     gone_at: Option<Asked>,
-    /// Tells that it is gone after the page was read.
+    /// Reports that the batch run is gone after the page was read.
     gone_while_waiting: bool,
 }
 
@@ -527,7 +527,7 @@ async fn told_at_its_boundary_a_page_knows_nothing_and_is_the_last() {
     assert_eq!(*numbers.saw_it.lock().unwrap(), [false]);
 }
 
-/// Tested at each place where the host can tell it.
+/// Tests each call in which the host can report that the batch run is gone.
 #[tokio::test]
 async fn a_stride_that_finds_its_batch_run_gone_stops_before_process() {
     for asked in [Asked::Announce, Asked::AcceptedEnd, Asked::StillCounts] {
@@ -536,7 +536,7 @@ async fn a_stride_that_finds_its_batch_run_gone_stops_before_process() {
             gone_at: Some(asked),
             ..Script::of(&numbers)
         };
-        // The first page finds where the next stride starts.
+        // The first page finds the start of the next stride.
         let open = StrideOrder {
             end: None,
             pages: 1,
@@ -548,7 +548,7 @@ async fn a_stride_that_finds_its_batch_run_gone_stops_before_process() {
     }
 }
 
-/// The page has been read when the stride hears of it.
+/// Tests a batch run that is gone after the page was read.
 #[tokio::test]
 async fn a_page_whose_batch_run_is_gone_while_it_is_read_is_not_processed() {
     let numbers = Numbers::that(Does::Work, NOTHING);
@@ -564,7 +564,7 @@ async fn a_page_whose_batch_run_is_gone_while_it_is_read_is_not_processed() {
     assert_eq!(host.events(|e| matches!(e, PageEvent::Stopped)), 1);
 }
 
-/// Whatever its code makes of it, and however little it says that the page can be tried again.
+/// Tests code that reacts in its own way, including an error that rules out a retry.
 #[tokio::test]
 async fn a_page_that_gives_up_because_it_was_told_to_has_not_failed() {
     for told in [STOP_NOW, CANCELLED, GONE] {
@@ -603,7 +603,7 @@ async fn at_most_once_a_pause_does_not_touch_a_page_and_its_errors_count() {
     }
 }
 
-/// Whatever the error says of its cause: the effects may be there.
+/// Tests every kind of error, because the effects may have happened.
 #[tokio::test]
 async fn at_most_once_a_page_is_spent_when_its_process_has_begun() {
     let failures = NOT_THE_PAGE.iter().map(|t| (Does::FailAs(t), *t));
@@ -623,7 +623,7 @@ async fn run_failing(numbers: &Numbers) -> FailedAttempt {
     report.failure.expect("the page fails")
 }
 
-/// The next activity only has to keep the letter.
+/// Tests that the next activity only has to store the letter.
 #[tokio::test]
 async fn at_most_once_a_page_whose_letter_cannot_be_kept_comes_back_with_its_own_error() {
     let numbers = Numbers {
@@ -688,7 +688,7 @@ async fn a_page_that_is_given_up_is_read_unless_that_has_cost_a_worker_or_its_en
     }
 }
 
-/// A source that cannot jump has no other way to tell where the next page starts.
+/// Tests a source that cannot jump, where only reading tells the start of the next page.
 #[tokio::test]
 async fn a_page_without_a_known_end_is_read_until_six_workers_are_lost_over_it() {
     for (workers_lost, read) in [(0, true), (1, true), (2, true), (5, true), (6, false)] {
@@ -732,7 +732,7 @@ async fn a_page_that_is_given_up_and_cannot_be_read_for_a_while_is_given_up_late
     }
 }
 
-/// So that the controller knows what a worker may have done that is lost.
+/// Tests that the controller always knows what a lost worker may have done.
 #[tokio::test]
 async fn at_most_once_no_page_is_processed_before_the_controller_knows_where_it_ends() {
     for skips_ahead in [true, false] {
@@ -767,7 +767,7 @@ async fn a_fetch_is_dropped_by_a_pause_at_once() {
     }
 }
 
-/// The effects of a page without a ledger may be done in part, so it is never cut off in the middle.
+/// Tests that a page without a ledger is never cut off, because its effects may be done in part.
 #[tokio::test]
 async fn without_a_ledger_process_is_not_dropped() {
     let numbers = Numbers::that(Does::Hang, STOP_NOW);
@@ -815,8 +815,8 @@ async fn a_line_of_user_code_says_which_page_and_which_attempt() {
         .json()
         .with_writer(move || writer.clone())
         .finish();
-    // While there is only one subscriber, `tracing` asks that of the thread which comes to a line first whether anybody
-    // wants it, and keeps the answer. That thread may be another test's, which has none.
+    // With only one subscriber, `tracing` asks the first thread that reaches a line whether it is enabled, and
+    // caches the answer. That thread may belong to another test without a subscriber.
     let _another = tracing::Dispatch::new(
         tracing_subscriber::fmt()
             .with_writer(std::io::sink)
@@ -843,16 +843,16 @@ async fn a_line_of_user_code_says_which_page_and_which_attempt() {
     assert_eq!(pages, expected);
 }
 
-/// Each read is counted, so that nothing is read again that is known already.
+/// Counts every read, so that nothing known is read again.
 #[tokio::test]
 async fn a_record_that_cannot_be_read_is_found_by_halves_and_the_rest_of_its_page_is_read_at_once()
 {
-    // Reads of the page: 10 items, 5, 2, 1, and the 7 that are left. A connection is lost three times before a record
-    // is to blame.
+    // Reads of the page: 10 items, 5, 2, 1, and the remaining 7. A record breaks three connections before it is
+    // blamed.
     for (unreadable, end, error_type, reads) in [
         (13, 25, "NotANumber", 7),
         (13, 25, "ConnectionLost", 9),
-        // Where the range ends before the page would, nothing is read after it.
+        // If the range ends before the page would, nothing is read after it.
         (22, 22, "NotANumber", 7),
     ] {
         let store = Store::down_for(0);

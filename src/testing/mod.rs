@@ -1,4 +1,4 @@
-//! Tries a processor without any server, and replays recorded histories.
+//! Tests of a processor without a server, and replays of recorded histories.
 
 use std::{
     sync::{
@@ -37,23 +37,23 @@ use crate::{
 #[cfg(feature = "temporal")]
 pub use crate::engine::replay::{ReplayError, replay_history};
 
-/// What became of one page.
+/// The result of one page.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PageRun<C> {
-    /// Items that were fetched.
+    /// The number of items that were fetched.
     pub items: u64,
-    /// Items by outcome.
+    /// The number of items by outcome.
     pub counts: ItemCounts,
-    /// Where the next page starts; `None` at the end of the data.
+    /// The start of the next page. `None` at the end of the data.
     pub next: Option<C>,
-    /// What the processor's reducer makes of this page, if it has one.
+    /// The result of the processor's reducer for this page, if it has one.
     pub output: Option<Value>,
 }
 
 /// Prepares a batch and runs one page of 1,000 items after `start`: `fetch`, the engine's checks, `process`.
 ///
 /// # Errors
-/// What made the page fail, with the type and the message that a listing would show.
+/// The error of the page, with the type and the message that a listing would show.
 pub async fn run_page<P: PageProcessor>(
     processor: &P,
     args: P::Args,
@@ -104,14 +104,14 @@ pub async fn run_page<P: PageProcessor>(
     })
 }
 
-/// The result of a batch without pages, where the processor has a reducer.
+/// The result of a batch before any page, if the processor has a reducer.
 fn fold<P: PageProcessor>(processor: &P, args: &P::Args) -> Result<Option<Fold>, PageError> {
     let reducer = processor.reducer(args);
     let plan = reducer.map(|reducer| reducer.validate().map(|()| reducer.plan().clone()));
     let plan = plan.transpose().map_err(|invalid| {
         PageError::non_retryable(
             "InvalidReducer",
-            format_args!("the reducer cannot work: {invalid}"),
+            format_args!("the reducer is not allowed: {invalid}"),
         )
     })?;
     Ok(plan.map(Fold::new))
@@ -121,9 +121,9 @@ fn start_token<C: Serialize>(start: &Option<C>) -> Result<Option<PageToken>, Pag
     start.as_ref().map(PageToken::encode).transpose()
 }
 
-/// Runs a whole batch in memory: the engine's own decisions and page loop, one page at a time, with a
-/// virtual clock, so that hours of waiting between retries take no time. The arguments are completed; stages and
-/// checks are left out.
+/// Runs a whole batch in memory with the engine's own decisions and page loop, one page at a time. Its clock is
+/// virtual, so hours of waiting between retries take no time. The arguments are completed; stages and checks
+/// are omitted.
 ///
 /// ```
 /// # use async_trait::async_trait;
@@ -160,13 +160,13 @@ pub struct Simulator {
     interruptions: Interruptions,
 }
 
-/// A real batch goes on trying to prepare.
+/// Maximum number of attempts to prepare a batch. A real batch has no such limit.
 const MOST_PREPARATIONS: u32 = 100;
-/// Interruptions of one kind in a simulated batch. Where everything is counted, failures and interruptions
-/// can come in step, so that some page never gets on.
+/// Maximum number of interruptions of one kind in a simulated batch. Failures and interruptions at regular
+/// intervals may coincide, and some page would then never finish.
 const MOST_INTERRUPTIONS: u64 = 200;
 
-/// What a simulated operator does to every nth page.
+/// The interruptions by a simulated operator, each at every nth page.
 #[derive(Clone, Copy, Debug, Default)]
 struct Interruptions {
     stop_before: Option<u64>,
@@ -174,42 +174,42 @@ struct Interruptions {
     pause_now: Option<(u64, Duration)>,
 }
 
-/// The end of a simulated batch.
+/// The result of a simulated batch.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SimulatedRun {
-    /// How it ended.
+    /// The outcome.
     pub outcome: Outcome,
-    /// Why it stopped, unless it completed.
+    /// The reason why the batch ended early. `None` if it completed.
     pub reason: Option<String>,
-    /// Pages finished.
+    /// Pages that are finished.
     pub pages: u64,
-    /// Items by outcome.
+    /// The number of items by outcome.
     pub items: ItemCounts,
-    /// Attempts that failed and were followed by another.
+    /// Failed attempts that were followed by another.
     pub retries: u64,
-    /// Pages given up.
+    /// Pages that were given up.
     pub failed: Vec<PageFailure>,
-    /// Workers that were lost.
+    /// The number of workers that were lost.
     pub lost_workers: u64,
     /// Strides that ended early because they were told to.
     pub told_to_stop: u64,
-    /// Virtual time from start to end.
+    /// The virtual time from start to end.
     pub duration: Duration,
-    /// What the processor's reducer made of all finished pages, if it has one.
+    /// The result of the processor's reducer for all finished pages, if it has one.
     pub output: Option<Value>,
-    /// Why there is no output, although the processor has a reducer.
+    /// The reason why there is no output although the processor has a reducer.
     pub output_error: Option<String>,
 }
 
 impl Simulator {
-    /// A simulator in which nothing goes wrong but what the processor itself does.
+    /// A simulator without faults other than those of the processor.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Loses the worker of every nth stride after its work is done but before anybody hears of it, so that
-    /// the stride runs again, or is given up in [`RetryMode::AtMostOnce`](crate::RetryMode::AtMostOnce); 200 times
-    /// at most, as all interruptions.
+    /// Loses the worker of every nth stride after its work is done and before it is reported. The stride then
+    /// runs again, or is given up in [`RetryMode::AtMostOnce`](crate::RetryMode::AtMostOnce). Like all
+    /// interruptions, this happens at most 200 times.
     #[must_use]
     pub fn lose_worker_every(mut self, strides: u64) -> Self {
         self.lose_every = Some(strides.max(1));
@@ -223,24 +223,24 @@ impl Simulator {
         self
     }
 
-    /// Tells a stride to stop before every nth page begins, and lets it go on later: as a pause does, or a
-    /// continue-as-new. `pages` is at least 2, so that there is progress.
+    /// Tells a stride to stop before every nth page begins and continues it later, as a pause or a
+    /// continue-as-new does. `pages` is at least 2, so that there is progress.
     #[must_use]
     pub fn stop_before_every(mut self, pages: u64) -> Self {
         self.interruptions.stop_before = Some(pages.max(2));
         self
     }
 
-    /// Tells a stride to stop while every nth page has been fetched and waits for the rate. `pages` is at
-    /// least 2.
+    /// Tells a stride to stop while every nth page has been fetched and waits for the rate. `pages` is at least
+    /// 2.
     #[must_use]
     pub fn stop_while_every_waits(mut self, pages: u64) -> Self {
         self.interruptions.stop_while_waiting = Some(pages.max(2));
         self
     }
 
-    /// Pauses the batch at once, `after` so much real time in `process` of every nth page, and resumes it
-    /// when its stride has ended. `pages` is at least 2. A page that is done sooner is done.
+    /// Pauses the batch at once while every nth page is in `process`, after this much real time, and resumes it
+    /// when its stride has ended. `pages` is at least 2. A page that finishes earlier is not interrupted.
     #[must_use]
     pub fn pause_now_every(mut self, pages: u64, after: Duration) -> Self {
         self.interruptions.pause_now = Some((pages.max(2), after));
@@ -250,7 +250,7 @@ impl Simulator {
     /// Runs the batch to its end.
     ///
     /// # Errors
-    /// When the batch itself is not allowed.
+    /// The batch is not allowed.
     pub async fn run<P: PageProcessor>(
         &self,
         processor: &P,
@@ -352,7 +352,7 @@ impl Simulator {
         }
     }
 
-    /// Has the arguments completed, like a batch does before its first page.
+    /// Completes the arguments, as a batch does before its first page.
     async fn prepare<P: PageProcessor>(
         &self,
         processor: &P,
@@ -421,8 +421,8 @@ impl Simulator {
         order
     }
 
-    /// What a stride came back with, and whether it was told to stop; or the last sign of life of a worker that was
-    /// lost.
+    /// Runs a stride and returns its report and whether it was told to stop. If the worker is lost, returns the
+    /// last sign of life.
     async fn run_order<P: PageProcessor>(
         &self,
         processor: &P,
@@ -437,7 +437,8 @@ impl Simulator {
             dispatch: Some(order.dispatch),
             repeat,
             twice: self.duplicate_announcements,
-            // Or a batch whose every worker is lost might never get on.
+            // A repeated stride is not interrupted: a batch whose every worker is lost might otherwise never
+            // finish.
             interruptions: if repeat {
                 Interruptions::default()
             } else {
@@ -466,16 +467,15 @@ tokio::task_local! {
     static CRASH: Arc<Notify>;
 }
 
-/// Loses the worker, when it is called in `fetch`, `process` or `skip_ahead` of a processor that runs in a
-/// [`Simulator`]: what runs there goes no further, and nobody hears of what it has done of its page. Anywhere else it
-/// waits for ever.
+/// Loses the worker if called in `fetch`, `process` or `skip_ahead` of a processor in a [`Simulator`]. The call
+/// never returns, and the work done on the current page is not reported. Outside a simulator it waits forever.
 pub async fn lose_worker() -> std::convert::Infallible {
-    // Outside of a simulator there is no worker to be lost.
+    // Outside a simulator there is no worker to lose.
     let _ = CRASH.try_with(|crash| crash.notify_one());
     std::future::pending().await
 }
 
-/// What the controller hears of a stride whose worker was lost after that sign of life.
+/// The controller's view of a stride whose worker was lost after this sign of life.
 fn lost(seen: StrideReport) -> StrideReport {
     let failure = FailedAttempt::lost("WorkerLost".to_owned(), "its worker was lost");
     StrideReport {
@@ -484,7 +484,7 @@ fn lost(seen: StrideReport) -> StrideReport {
     }
 }
 
-/// What an activity does in a real batch.
+/// Combines the remaining outputs. In a real batch an activity does this.
 fn combine_rest(ledger: &mut Ledger, reducer: Option<&Reducer>) {
     let (Some(fold), Some(reducer)) = (ledger.fold_mut(), reducer) else {
         return;
@@ -498,7 +498,7 @@ fn combine_rest(ledger: &mut Ledger, reducer: Option<&Reducer>) {
     }
 }
 
-/// A ledger remembers what was applied, so every run is its own.
+/// A unique batch run for every call, because a ledger remembers what was applied.
 fn new_batch_run() -> String {
     format!("test-{}", uuid::Uuid::new_v4())
 }
@@ -551,7 +551,7 @@ fn order(
     }
 }
 
-/// A controller that is a ledger in memory.
+/// A controller that consists of a ledger in memory.
 struct InMemory {
     ledger: Mutex<Ledger>,
     stride: u64,
@@ -564,19 +564,19 @@ struct InMemory {
     checkpoint: Mutex<StrideReport>,
 }
 
-/// Pages that were interrupted in one way or might have been. The parts into which a page is split are not
-/// counted: if every second one were interrupted, a page that has to be split would never be done.
+/// The pages that were or could have been interrupted, by kind of interruption. The parts of a split page are
+/// not counted: if every second part were interrupted, the page would never finish.
 #[derive(Default)]
 struct Pages {
     stopped_before: AtomicU64,
     stopped_in_wait: AtomicU64,
     paused: AtomicU64,
-    /// What is to happen to the page that has begun, or to the next one if this one is empty.
+    /// The interruption of the current page, or of the next page if the current one is empty.
     stop_in_wait: AtomicBool,
     pause_in_process: AtomicBool,
 }
 
-/// Counts, and tells whether it is an nth one.
+/// Counts a page, and returns whether it is an nth one.
 fn is_due(counter: &AtomicU64, every: Option<u64>) -> bool {
     let n = counter.fetch_add(1, Ordering::Relaxed) + 1;
     every.is_some_and(|every| {

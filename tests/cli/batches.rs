@@ -38,7 +38,7 @@ fn a_batch_is_started_and_followed_to_its_end() {
         output.err
     );
 
-    start(&[]).refused(1, &["has ended already (completed)", "--rerun"]);
+    start(&[]).refused(1, &["has already ended (completed)", "--rerun"]);
 
     let output = start(&["--rerun", "--json"]);
     assert_eq!(output.status, Some(0), "{}", output.err);
@@ -68,9 +68,9 @@ fn a_batch_stopped_at_its_deadline_goes_on_where_it_stood() {
     assert_eq!(stopped["outcome"], "stopped");
     assert!(stopped["progress"]["deadline"].is_u64(), "{stopped}");
 
-    start(&[]).refused(1, &["has ended already (failed)", "--continue"]);
+    start(&[]).refused(1, &["has already ended (failed)", "--continue"]);
     let other = ["--continue", "--args", r#"{"percent":7}"#];
-    start(&other).refused(1, &["its arguments were different"]);
+    start(&other).refused(1, &["its arguments are different"]);
 
     let done = start(&["--continue", "--attach"]);
     assert_eq!(done.status, Some(0), "{}", done.err);
@@ -105,7 +105,7 @@ fn a_second_start_attaches_to_the_batch_that_runs() {
     };
     let first = start(&["--detach", "--attach"]);
     assert_eq!(first.status, Some(0), "{}", first.err);
-    start(&["--detach"]).refused(1, &["running already", "--attach"]);
+    start(&["--detach"]).refused(1, &["already running", "--attach"]);
     let second = start(&["--detach", "--attach", "--rate", "7"]);
     assert_eq!(second.status, Some(0), "{}", second.err);
     let left = "without --rate 7; `temporal-batch set shared --rate 7` applies that";

@@ -63,12 +63,12 @@ fn settings_out_of_range_are_refused_with_what_is_allowed() {
         (&["set", "any", "--rate", "fast"], "or none"),
         (&["set", "any", "--page-rate", "-1"], "more than 0"),
         (&["set", "any", "--page-pause", "2h"], "to 1h"),
-        (&["set", "any"], "at least one setting"),
+        (&["set", "any"], "name at least one"),
         (&["pause", "any", "--for", "0s"], "from 1s"),
         (&["pause", "any", "--until", "tomorrow"], "Europe/Berlin"),
         (
             &["pause", "any", "--until", "2020-01-01 00:00"],
-            "over already",
+            "already be over",
         ),
     ] {
         run(offline(args)).refused(2, &[allowed]);

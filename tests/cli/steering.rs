@@ -36,7 +36,7 @@ fn a_running_batch_can_be_looked_at_and_steered() {
     let output = run(online(&args));
     assert_eq!(output.status, Some(0), "{}", output.err);
     assert_eq!(output.out, "steered\n");
-    run(online(&args)).refused(1, &["running already", "watch steered"]);
+    run(online(&args)).refused(1, &["already running", "watch steered"]);
 
     let output = run(online(&["pause", "steered", "--reason", "lunch"]));
     assert_eq!(output.status, Some(0), "{}", output.err);
@@ -274,7 +274,7 @@ fn without_a_worker_the_state_is_still_known() {
         assert_eq!(
             output.out,
             "batch \"alone\": no worker is polling task queue \"unpolled\": the request is kept and \
-             takes effect when one is back\n"
+             takes effect when a worker is back\n"
         );
         assert!(output.err.contains(WORKER), "{}", output.err);
     }

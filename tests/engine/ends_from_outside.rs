@@ -89,7 +89,7 @@ async fn a_batch_of_a_newer_protocol_waits_for_a_worker_that_knows_it() {
         matches!(error, ProgressError::TaskFails { .. }).then(|| error.to_string())
     });
     let told = told.await;
-    assert!(told.contains("deploy code that can go on"), "{told}");
+    assert!(told.contains("deploy code that can continue it"), "{told}");
     let temporal = env.client.temporal();
     let workflow = temporal.get_workflow_handle::<UntypedWorkflow>(&*id);
     workflow.terminate(Default::default()).await.unwrap();

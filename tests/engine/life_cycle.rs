@@ -130,7 +130,7 @@ async fn a_batch_whose_coverage_stopped_goes_on_once_the_cause_is_gone() {
     assert_eq!(first.progress.pages_failed, 1);
     let refused = env.client.start(&batch).await.unwrap_err().to_string();
     assert!(
-        refused.contains("has ended already (failed); continue it"),
+        refused.contains("has already ended (failed); continue it"),
         "{refused}"
     );
 

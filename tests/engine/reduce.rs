@@ -436,7 +436,7 @@ async fn a_page_that_puts_out_too_much_fails_and_a_reducer_that_cannot_work_is_r
     let handle = env.start(&env.batch::<Tally>((1, Kind::Invalid))).await;
     let refused = handle.result().await.unwrap_err().to_string();
     assert!(
-        refused.contains("the reducer of processor \"tally\" cannot work"),
+        refused.contains("the reducer of processor \"tally\" is not allowed"),
         "{refused}"
     );
     assert!(refused.contains("1 to 100 are allowed"), "{refused}");

@@ -77,7 +77,7 @@ async fn a_batch_id_that_runs_or_has_ended_is_refused_unless_rerun() {
     let error = env.client.start(&batch).await.err().unwrap();
     assert!(matches!(error, StartError::AlreadyEnded { .. }), "{error}");
     assert!(
-        error.to_string().contains("has ended already (completed)"),
+        error.to_string().contains("has already ended (completed)"),
         "{error}"
     );
     let second = env.run(&batch.clone().rerun(true)).await;

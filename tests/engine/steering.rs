@@ -35,7 +35,7 @@ async fn a_pause_without_a_worker_takes_effect_before_the_first_page() {
     assert_eq!(
         queued.to_string(),
         format!(
-            "no worker is polling task queue \"{}\": the request is kept and takes effect when one is back",
+            "no worker is polling task queue \"{}\": the request is kept and takes effect when a worker is back",
             env.queue
         )
     );

@@ -53,7 +53,10 @@ async fn a_service_that_is_down_pauses_the_batch_before_any_page_is_given_up() {
     // Pages that ran beside each other may fail together.
     let told = |n| format!("tolerated failures exceeded: {n} attempts failed in a row");
     let said = (11..=14).any(|n| reason.starts_with(&told(n)));
-    assert!(said && reason.ends_with("tolerated are 10"), "{reason}");
+    assert!(
+        said && reason.ends_with("at most 10 are tolerated"),
+        "{reason}"
+    );
     assert_eq!((paused.pages_completed, paused.pages_failed), (0, 0));
 
     // Still down: the same once more, counted from the start.
@@ -91,7 +94,7 @@ async fn a_batch_may_stop_itself_instead() {
     assert_eq!(report.outcome, Outcome::Stopped);
     let reason = report.reason.unwrap();
     assert!(
-        reason.contains("failed in a row, tolerated are 3"),
+        reason.contains("failed in a row; at most 3 are tolerated"),
         "{reason}"
     );
     assert!(
@@ -122,7 +125,9 @@ async fn a_share_of_failed_items_counts_once_enough_is_done() {
     let paused = progress_shows(&handle, "it paused itself", |p| p.phase == Phase::Paused).await;
     assert_eq!(
         paused.pause_reason.as_deref(),
-        Some("tolerated failures exceeded: 5 of 50 items failed (10.00 %), tolerated are 9.5 %")
+        Some(
+            "tolerated failures exceeded: 5 of 50 items failed (10.00 %); at most 9.5 % are tolerated"
+        )
     );
     assert_eq!(paused.items.total(), 50);
     handle.resume().await.unwrap();
@@ -159,7 +164,7 @@ async fn long_strides_tell_of_failures_so_soon_that_only_pages_in_flight_go_beyo
         let report = env.run(&batch).await;
         assert_eq!(report.outcome, Outcome::Stopped);
         let reason = report.reason.unwrap();
-        assert!(reason.contains("items failed, tolerated are"), "{reason}");
+        assert!(reason.contains("items failed; at most"), "{reason}");
         let failed = report.progress.items.failed;
         let in_flight = tolerated + 1..=tolerated + 3;
         assert!(in_flight.contains(&failed), "{failed} of {tolerated}");
@@ -273,7 +278,7 @@ async fn a_page_that_only_retries_counts_as_failed() {
     assert_eq!(report.outcome, Outcome::Stopped);
     let reason = report.reason.unwrap();
     assert!(
-        reason.contains("1 pages failed, tolerated are 0"),
+        reason.contains("1 pages failed; at most 0 are tolerated"),
         "{reason}"
     );
     assert_eq!(numbers.record().times_begun(10), 2);

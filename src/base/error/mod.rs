@@ -1,4 +1,4 @@
-//! Why a page failed: the error values of user code and of the page contract.
+//! Why a page failed: the error type that user code returns and that the engine acts on.
 
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 pub(crate) mod of_database;
@@ -12,18 +12,18 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::error::text::words;
 
-/// Longest error message that is kept in a history, in characters.
+/// Maximum length of an error message that is kept in a history, in characters.
 pub(crate) const MAX_MESSAGE_CHARS: usize = 200;
 
-/// Whom an error speaks against.
+/// The likely cause of an error: the page, the circumstances, or unknown.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Blame {
-    /// The moment: an outage, a lock, code that does not fit the batch. Time or a deploy cures it. The default, also
-    /// of failures that were stored before errors were told apart.
+    /// The circumstances: an outage, a lock, or code that does not fit the batch. Time or a deployment cures
+    /// it. Failures stored before errors were classified also read as this default.
     #[default]
     Moment,
-    /// Unknown. It speaks against the page if other pages go through meanwhile.
+    /// Unknown. Counts against the page if other pages succeed in the meantime.
     Unknown,
     /// The data of the page.
     Page,
@@ -38,7 +38,7 @@ impl Blame {
 
 /// A page could not be fetched or processed.
 ///
-/// What the engine does with it:
+/// The engine treats it according to how it was built:
 ///
 /// | built with | the page is |
 /// |---|---|
@@ -46,33 +46,33 @@ impl Blame {
 /// | [`PageError::retry_after`] | tried again after exactly that delay |
 /// | [`PageError::non_retryable`] | given up at once and listed among the failures |
 ///
-/// What `?` makes of an error of `sqlx`, or of one that has it as its cause, depends on what the database
-/// said:
+/// `?` on an error of `sqlx`, or on one that has such an error as its cause, depends on the answer of the
+/// database:
 ///
 /// | the database says | type | the page is |
 /// |---|---|---|
-/// | a row breaks a rule, or an expression fails on it | `UniqueViolation`, `ForeignKeyViolation`, `NotNullViolation`, `CheckViolation`, `ExclusionViolation`, `InvalidData` | bisected at once, until the row is alone |
-/// | another session had the rows, or it took too long | `Deadlock`, `LockTimeout`, `SerializationFailure`, `StatementTimeout`, `OutOfMemory` | tried again |
-/// | no, for a reason of its own, such as that of a trigger | `RaisedException`, `DatabaseError`, `UnreadableValue` | tried three times, then bisected |
-/// | nothing, or that it stops or starts | `ConnectionLost` | tried again |
-/// | nothing: no connection of the pool was free in time | `PoolTimedOut` | tried again, and has lost no attempt |
-/// | that it takes no writes | `ReadOnlyDatabase` | tried again, and has lost no attempt |
-/// | that the statement, the schema or a grant is wrong | `SqlStatement` | tried again, and has lost no attempt: it concerns every page |
+/// | a row violates a constraint, or an expression fails on it | `UniqueViolation`, `ForeignKeyViolation`, `NotNullViolation`, `CheckViolation`, `ExclusionViolation`, `InvalidData` | bisected at once, until the row is alone |
+/// | another session held the rows, or the statement took too long | `Deadlock`, `LockTimeout`, `SerializationFailure`, `StatementTimeout`, `OutOfMemory` | tried again |
+/// | it rejects the statement for another reason, such as a trigger's | `RaisedException`, `DatabaseError`, `UnreadableValue` | tried three times, then bisected |
+/// | nothing, or that it is stopping or starting | `ConnectionLost` | tried again |
+/// | nothing: no connection of the pool was free in time | `PoolTimedOut` | tried again without using up an attempt |
+/// | that it accepts no writes | `ReadOnlyDatabase` | tried again without using up an attempt |
+/// | that the statement, the schema or a grant is wrong | `SqlStatement` | tried again without using up an attempt, because every page is affected |
 ///
-/// In [`RetryMode::AtMostOnce`](crate::RetryMode::AtMostOnce) a page is not tried again, whatever its `process` returned.
+/// In [`RetryMode::AtMostOnce`](crate::RetryMode::AtMostOnce) a page is never tried again, whatever error its
+/// `process` returned.
 ///
-/// `docs/errors.md` lists the codes of each, and what happens where the same page fails again and again while others are
-/// finished.
+/// `docs/errors.md` lists the codes of each type. It also says what happens when the same page keeps failing
+/// while others finish.
 ///
-/// Values of rows are left out of the message, where the database puts them into it. Messages of a processor's own go
+/// Row values that the database puts into a message are removed from it. Messages of the processor itself go
 /// through [`PageProcessor::redact`](crate::PageProcessor::redact).
 ///
-/// An error whose type name is among the
-/// [`non_retryable_types`](crate::ProcessorSettings::non_retryable_types) of the processor is treated as
-/// non-retryable however it was built.
+/// An error whose type name is in the [`non_retryable_types`](crate::ProcessorSettings::non_retryable_types) of
+/// the processor is non-retryable, however it was built.
 ///
-/// Like `anyhow::Error` it does not implement [`std::error::Error`] itself, so that `?` can convert every
-/// other error into it.
+/// Like `anyhow::Error`, it does not implement [`std::error::Error`], so that `?` can convert every other error
+/// into it.
 ///
 /// ```
 /// use temporal_batch::PageError;
@@ -90,7 +90,7 @@ pub struct PageError {
     message: String,
     retry: Retry,
     blame: Blame,
-    /// For the dead letter of the one record that failed.
+    /// The record that failed alone, for its dead letter.
     record: Option<Box<str>>,
 }
 
@@ -103,25 +103,25 @@ enum Retry {
 
 /// # Construct
 impl PageError {
-    /// A failure that another attempt may not meet. Its type is `"Retryable"`;
-    /// see [`with_type`](Self::with_type).
+    /// A failure that another attempt may avoid. Its type is `"Retryable"` unless
+    /// [`with_type`](Self::with_type) sets another.
     pub fn retryable(message: impl fmt::Display) -> Self {
         Self::new("Retryable", message, Retry::Backoff)
     }
 
-    /// A failure that comes with its own waiting time, such as an HTTP `Retry-After`.
-    /// Its type is `"RetryAfter"`.
+    /// A failure that specifies its own waiting time, such as an HTTP `Retry-After`. Its type is
+    /// `"RetryAfter"`.
     pub fn retry_after(delay: Duration, message: impl fmt::Display) -> Self {
         Self::new("RetryAfter", message, Retry::After(delay))
     }
 
-    /// A failure that no other attempt will cure.
+    /// A failure that no further attempt can cure.
     pub fn non_retryable(error_type: impl Into<String>, message: impl fmt::Display) -> Self {
         Self::new(error_type, message, Retry::Never)
     }
 
-    /// Names the type of the failure, as shown in listings and matched by
-    /// [`non_retryable_types`](crate::ProcessorSettings::non_retryable_types).
+    /// Sets the type of the failure, which listings show and
+    /// [`non_retryable_types`](crate::ProcessorSettings::non_retryable_types) matches.
     #[must_use]
     pub fn with_type(mut self, error_type: impl Into<String>) -> Self {
         self.error_type = error_type.into();
@@ -143,8 +143,8 @@ impl PageError {
         self
     }
 
-    /// Keeps the one record of the page in its dead letter. A record goes into no message: messages are stored in
-    /// histories and logged.
+    /// Attaches the page's one record, for its dead letter. The record must not be in the message, because
+    /// messages are logged and stored in histories.
     #[cfg_attr(
         not(all(
             feature = "files",
@@ -161,7 +161,7 @@ impl PageError {
         self.record.as_deref()
     }
 
-    /// Says the same in other words.
+    /// Replaces the message with a redacted one.
     pub(crate) fn redacted(self, redact: impl FnOnce(String) -> String) -> Self {
         Self {
             message: redact(self.message),
@@ -187,12 +187,12 @@ impl PageError {
         &self.error_type
     }
 
-    /// The whole message, causes included. Histories and listings keep its first 200 characters.
+    /// The full message, including causes. Histories and listings keep its first 200 characters.
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// Whether another attempt may succeed.
+    /// Returns whether another attempt may succeed.
     pub fn is_retryable(&self) -> bool {
         self.retry != Retry::Never
     }
@@ -201,7 +201,7 @@ impl PageError {
         self.blame
     }
 
-    /// The waiting time that the failure itself asked for.
+    /// The waiting time that the failure itself specified.
     pub fn delay(&self) -> Option<Duration> {
         match self.retry {
             Retry::After(delay) => Some(delay),
@@ -222,7 +222,7 @@ impl fmt::Display for PageError {
     }
 }
 
-/// So that `?` takes it where any error will do, as in the function that builds a processor.
+/// Lets `?` convert it wherever any error is accepted, such as in the function that builds a processor.
 impl From<PageError> for Box<dyn StdError + Send + Sync> {
     fn from(error: PageError) -> Self {
         error.to_string().into()
@@ -246,8 +246,8 @@ impl<E: StdError + 'static> From<E> for PageError {
     }
 }
 
-/// Whether an error says that a value cannot be read. One that has it as its cause may be of anything, such as an
-/// answer of a service that is down.
+/// Returns whether the error itself says that a value cannot be parsed. Errors that merely have such a cause
+/// are not included: their origin may be anything, such as the answer of a service that is down.
 fn is_of_a_value(error: &(dyn StdError + 'static)) -> bool {
     let of_json = error.downcast_ref::<serde_json::Error>();
     of_json.is_some_and(|error| !error.is_io())
@@ -258,14 +258,14 @@ fn is_of_a_value(error: &(dyn StdError + 'static)) -> bool {
         || error.is::<std::string::FromUtf8Error>()
 }
 
-/// Leaves out what stands in quotes: a value, as far as this crate can know.
+/// Replaces quoted text, which may be a value, by `…`.
 pub(crate) fn without_quoted(message: &str) -> String {
     let mut left = String::with_capacity(message.len());
     let mut rest = message;
     while let Some(start) = rest.find(['"', '\'', '`']) {
         let (before, quoted) = rest.split_at(start);
         let quote = &quoted[..1];
-        // An apostrophe inside of a word opens nothing.
+        // An apostrophe inside a word does not open a quotation.
         let inside = quote == "'" && before.ends_with(char::is_alphanumeric);
         left.push_str(before);
         rest = &quoted[1..];
@@ -273,7 +273,8 @@ pub(crate) fn without_quoted(message: &str) -> String {
         if inside {
             continue;
         }
-        // Up to the last one: a value may hold quotes of its own. One that is not closed was cut.
+        // Skips to the last quote of this kind, because a value may contain quotes. A quote that is never
+        // closed was truncated.
         left.push('…');
         match rest.rfind(quote) {
             Some(end) => rest = &rest[end..][1..],
@@ -285,7 +286,7 @@ pub(crate) fn without_quoted(message: &str) -> String {
     left
 }
 
-/// `core::num::error::ParseIntError` becomes `ParseIntError`; a bare `Error` keeps its crate, as in
+/// Shortens `core::num::error::ParseIntError` to `ParseIntError`. A bare `Error` keeps its crate, as in
 /// `sqlx_core::Error`.
 fn short_type_name(full: &str) -> String {
     let path = full.split('<').next().unwrap_or(full);

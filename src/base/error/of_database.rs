@@ -23,7 +23,7 @@ pub(crate) enum Class {
     Limit,
     /// The server accepts no writes, like a replica that is about to become the primary.
     ReadOnly,
-    /// Some of the rows violate a rule of the table, or make an expression fail. No other attempt cures it, and the
+    /// Rows violate a rule of the table, or make an expression fail. No other attempt cures it, and the
     /// other rows could be processed without them.
     Records,
     /// The statement, the schema or a grant is wrong. It concerns every page, and is cured by a change there.

@@ -1,8 +1,8 @@
-//! Errors in words for people: what went wrong and why, without the insides of libraries.
+//! Errors as text for people: what failed and why, without the internals of libraries.
 //!
-//! Every error that reaches a person comes through here: on the command line, in the reasons of failed pages, in logs. A
-//! library's own text often holds its types (`tonic::transport::Error(..)`), what every error of it begins with, or a
-//! place in a text that the person has not written.
+//! Every error that reaches a person is formatted here: on the command line, in the reasons of failed pages, in
+//! logs. A library's own text often contains its type names (`tonic::transport::Error(..)`), a fixed prefix, or
+//! a position in a text that the person did not write.
 
 use std::error::Error;
 
@@ -12,7 +12,7 @@ use temporalio_client::{
     tonic::Status,
 };
 
-/// The messages of an error and of its causes, each once.
+/// Joins the messages of an error and of its causes, each once.
 pub(crate) fn words(error: &(dyn Error + 'static)) -> String {
     let said = said(error);
     match (said.text, said.cause) {
@@ -24,7 +24,8 @@ pub(crate) fn words(error: &(dyn Error + 'static)) -> String {
     }
 }
 
-/// A message with those of its causes. Many messages hold the text of their cause already.
+/// Appends the messages of the causes to a message. A cause whose text the message already contains is reworded
+/// in place.
 pub(crate) fn with_causes(text: String, cause: Option<&(dyn Error + 'static)>) -> String {
     let Some(cause) = cause else {
         return text;
@@ -43,8 +44,8 @@ fn joined(text: String, cause: &str) -> String {
     }
 }
 
-/// Some errors of the SDK hold the text of a status, which ends with the insides of its source, and do not tell the status
-/// itself.
+/// Cleans up the debug text of a status, which some SDK errors contain. That text ends with the internals of
+/// its source.
 fn tidy(text: String) -> String {
     let Some((before, status)) = text.split_once("code: '") else {
         return text;
@@ -68,11 +69,11 @@ const NO_SERVER: &str = "no connection to the Temporal server";
 
 /// The message of one error without its causes.
 enum Text {
-    /// A message in our words.
+    /// A message in this crate's words.
     Own(String),
-    /// The cause says it better.
+    /// An empty message: the cause is more informative.
     Nothing,
-    /// The error's own message.
+    /// The message of the error itself.
     Theirs,
 }
 
@@ -111,7 +112,7 @@ fn own(text: impl Into<String>) -> Said<'static> {
     }
 }
 
-/// Layers between us and the network name themselves.
+/// Returns whether a text is only the name of a transport layer.
 fn is_of_a_transport(text: &str) -> bool {
     const LAYERS: [&str; 6] = [
         "transport error",
@@ -124,11 +125,11 @@ fn is_of_a_transport(text: &str) -> bool {
     LAYERS.contains(&text) || text.starts_with("client error (")
 }
 
-/// `Connection refused (os error 111)`: the number is for programs.
+/// Removes the error number from texts such as `Connection refused (os error 111)`.
 fn of_io(error: &std::io::Error) -> Said<'_> {
     if let Some(inner) = error.get_ref() {
         let raw = inner.to_string();
-        // Its kind is its text, where it was made of nothing else.
+        // An empty text means that the error was built from its kind alone.
         let cause: &(dyn Error + 'static) = inner;
         return match raw.is_empty() {
             true => own(error.kind().to_string()),
@@ -142,7 +143,8 @@ fn of_io(error: &std::io::Error) -> Said<'_> {
     })
 }
 
-/// JSON of one line was made by a program, and a column of it cannot be looked up by its reader.
+/// Removes the position from errors in JSON of one line. A program produced that JSON, so its reader cannot
+/// look up a column.
 fn without_place(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let place = format!(" at line {} column {}", error.line(), error.column());
@@ -165,7 +167,7 @@ fn of_temporal<'a>(error: &'a (dyn Error + 'static)) -> Option<Said<'a>> {
     let status = crate::base::error::text::status_of(error)?;
     let message = status.message();
     Some(match status.source() {
-        // It was made by the client, and its message repeats the source.
+        // A status with a source was created by the client, and its message repeats the source.
         Some(source) => Said {
             text: Text::Own(NO_SERVER.to_owned()),
             cause: Some(source),
@@ -182,9 +184,7 @@ fn of_sqlx(error: &sqlx::Error) -> Said<'_> {
     let text = match error {
         E::Database(error) => return own(of_database(&**error)),
         E::Protocol(what) => {
-            return own(format!(
-                "the database answered something unexpected: {what}"
-            ));
+            return own(format!("unexpected answer from the database: {what}"));
         }
         E::PoolClosed | E::WorkerCrashed => return own("the connection to the database is closed"),
         E::RowNotFound => return own("the database returned no row where one is expected"),
@@ -192,8 +192,8 @@ fn of_sqlx(error: &sqlx::Error) -> Said<'_> {
         E::Tls(_) => "no TLS connection to the database".to_owned(),
         E::ColumnDecode { index, .. } => format!("column {index} cannot be read"),
         E::Decode(_) => "a value of the database cannot be read".to_owned(),
-        E::Encode(_) => "a value cannot be given to the database".to_owned(),
-        E::Configuration(_) => "the settings of the database connection".to_owned(),
+        E::Encode(_) => "a value cannot be sent to the database".to_owned(),
+        E::Configuration(_) => "the settings of the database connection are invalid".to_owned(),
         _ => {
             return Said {
                 text: Text::Theirs,
@@ -207,8 +207,8 @@ fn of_sqlx(error: &sqlx::Error) -> Said<'_> {
     }
 }
 
-/// The message of a database. The library adds at which line of its own sources PostgreSQL found the error, which reads as if
-/// it were one of the statement.
+/// Returns the message of a database. `sqlx` appends the line of PostgreSQL's source code that raised the
+/// error, which reads like a line of the statement.
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 fn of_database(error: &dyn sqlx::error::DatabaseError) -> String {
     #[cfg(feature = "mysql")]
@@ -216,13 +216,13 @@ fn of_database(error: &dyn sqlx::error::DatabaseError) -> String {
         .try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>()
         .is_some()
     {
-        // With its number, by which its manual explains it.
+        // MySQL's manual is organised by error number, so the number stays in the text.
         return error.to_string();
     }
     error.message().to_owned()
 }
 
-/// The answer of the server, which some errors of the SDK keep to themselves.
+/// Returns the server's answer, which some SDK errors do not include in their text.
 #[cfg(feature = "temporal")]
 pub(crate) fn status_of<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Status> {
     if let Some(WorkflowInteractionError::Rpc(status)) = error.downcast_ref() {
@@ -252,7 +252,7 @@ mod tests {
         Layer { text, source }
     }
 
-    /// Parts that no message may hold.
+    /// Asserts that a message contains no library internals.
     pub(crate) fn assert_no_insides(text: &str) {
         for inside in [
             "tonic::",

@@ -1,4 +1,4 @@
-//! Settings of the pace that a batch begins with.
+//! The initial settings of a batch's pace.
 
 pub(crate) mod page_size;
 pub(crate) mod parallelism;
@@ -18,10 +18,10 @@ use crate::batch::{
     validate::{InvalidBatch, validate_page_pause, validate_page_rate},
 };
 
-/// Throttles and windows that one batch can have.
+/// Maximum number of throttles, and of windows, of one batch.
 const MAX_LISTED: usize = 20;
 
-/// What a [`Batch`](crate::Batch) says of its pace, beside its page size, parallelism and rate.
+/// The pace settings of a [`Batch`](crate::Batch) other than page size, parallelism and rate.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct PaceSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -67,7 +67,8 @@ impl PaceSpec {
     }
 }
 
-/// Time zones are checked where a window is read; data on them may be older here than on the workers.
+/// Checks the number of windows. Their time zones were checked when they were parsed; a check here could fail
+/// because this process has older time zone data than the workers.
 pub(crate) fn validate_windows(windows: &[Window]) -> Result<(), InvalidBatch> {
     at_most("windows", windows.len())
 }

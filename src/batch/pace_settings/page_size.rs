@@ -1,4 +1,4 @@
-//! Setting: a page size that the batch finds by itself.
+//! Setting: a page size that is tuned while the batch runs.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -10,7 +10,7 @@ use crate::{base::text::exactly, batch::MAX_PAGE_SIZE};
 const TARGETS: std::ops::RangeInclusive<Duration> =
     Duration::from_millis(10)..=Duration::from_secs(600);
 
-/// Lets a batch find its page size: the largest within the bounds whose pages take about the target time.
+/// Tunes the page size of a batch: the largest size within the bounds whose pages take about the target time.
 ///
 /// | setting | default | allowed |
 /// |---|---|---|
@@ -19,12 +19,11 @@ const TARGETS: std::ops::RangeInclusive<Duration> =
 /// | `target` | 1 s to fetch and process a page | 10 ms to 10 min |
 ///
 /// Pages grow by at most a half every 10 s, and only after eight full pages of the same size were clearly
-/// faster than the target. A page with fewer items than were asked for counts for nothing, so a gap in the
-/// data does not make pages larger. When pages are too slow they shrink at once, to no less than a half at a
-/// time. A page that times out halves the size, which then stays below three quarters of what timed out for
-/// ten minutes.
+/// faster than the target. A page with fewer items than requested is ignored, so a gap in the data does not
+/// make pages larger. If pages are too slow they shrink at once, by at most a half each time. A page that times
+/// out halves the size. The size then stays below three quarters of the size that timed out for ten minutes.
 ///
-/// As text: `auto`, `auto:100..5000`, `auto:100..5000@500ms`, `auto@500ms`.
+/// Text form: `auto`, `auto:100..5000`, `auto:100..5000@500ms`, `auto@500ms`.
 ///
 /// ```
 /// use std::time::Duration;
@@ -50,7 +49,7 @@ impl Default for AutoPageSize {
 }
 
 impl AutoPageSize {
-    /// Bounds in items per page; the target is 1 s. Nothing is checked before the batch is started.
+    /// Sets the bounds in items per page, with a target of 1 s. They are checked when the batch is started.
     pub fn new(min: u32, max: u32) -> Self {
         Self {
             min,
@@ -59,24 +58,24 @@ impl AutoPageSize {
         }
     }
 
-    /// How long it should take to fetch and process a page.
+    /// Sets the target time to fetch and process a page.
     #[must_use]
     pub fn target(mut self, target: Duration) -> Self {
         self.target = target;
         self
     }
 
-    /// Items per page at least.
+    /// The minimum number of items per page.
     pub fn min(&self) -> u32 {
         self.min
     }
 
-    /// Items per page at most.
+    /// The maximum number of items per page.
     pub fn max(&self) -> u32 {
         self.max
     }
 
-    /// How long it should take to fetch and process a page.
+    /// The target time to fetch and process a page.
     pub fn target_duration(&self) -> Duration {
         self.target
     }
@@ -133,11 +132,11 @@ fn parse(given: &str) -> Option<AutoPageSize> {
     Some(parsed)
 }
 
-/// What is wrong with an [`AutoPageSize`].
+/// An [`AutoPageSize`] that is not allowed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidAutoPageSize {
-    /// The text is not one that stands for bounds and a target.
+    /// The text does not describe bounds and a target.
     #[error(
         "automatic page size \"{given}\" is not understood; write it like \"auto\" or \"auto:100..5000@500ms\""
     )]
@@ -145,7 +144,7 @@ pub enum InvalidAutoPageSize {
         /// The text, shortened.
         given: String,
     },
-    /// The bounds are outside of their range or the wrong way round.
+    /// The bounds are out of range or in the wrong order.
     #[error(
         "page sizes from {min} to {max} are not allowed; they must go up and be from 1 to {MAX_PAGE_SIZE}"
     )]
@@ -155,7 +154,7 @@ pub enum InvalidAutoPageSize {
         /// The upper bound that was given.
         max: u32,
     },
-    /// The target is outside of its range.
+    /// The target is out of range.
     #[error(
         "the target for a page is {}; it must be from {} to {}",
         exactly(*given), exactly(*TARGETS.start()), exactly(*TARGETS.end())

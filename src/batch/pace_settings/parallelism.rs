@@ -1,4 +1,4 @@
-//! Setting: pages in flight that the batch finds by itself.
+//! Setting: a number of pages in flight that is tuned while the batch runs.
 
 use std::{fmt, str::FromStr};
 
@@ -6,23 +6,23 @@ use serde::{Deserialize, Serialize};
 
 use crate::batch::MAX_PARALLELISM;
 
-/// Lets a batch find how many pages it has in flight: as many as bring throughput, and fewer as soon as the
-/// system behind them complains.
+/// Tunes the number of pages in flight: up as long as that brings throughput, and down as soon as the system
+/// behind the batch is overloaded.
 ///
 /// | setting | default | allowed |
 /// |---|---|---|
 /// | `min` | 1 page in flight | 1 to `max` |
 /// | `max` | 32 pages in flight | `min` to 500 |
 ///
-/// It begins at `min`. Every 10 s in which all pages were really in flight it adds one. What brings less than
-/// half of its share in items per second is taken back, and tried again later. Where items take more than 1.6
-/// times as long as at the best of times, pages are taken away. Failures of more than 2 % of the pages, and a
-/// throttle that begins, halve the limit at once, at most every 5 s.
+/// The number begins at `min`. It grows by one every 10 s in which all pages were really in flight. A step that
+/// brings less than half of its share in items per second is taken back and tried again later. If items take
+/// more than 1.6 times as long as at best, the number shrinks. If more than 2 % of the pages fail, or a
+/// throttle closes, the number halves at once, at most every 5 s.
 ///
-/// It looks at the batch alone, and takes what a system has to give. What others need of it is for a
-/// [`Throttle`](crate::Throttle) to say.
+/// The tuning looks only at this batch and uses all that a system can give. A [`Throttle`](crate::Throttle)
+/// protects the needs of others.
 ///
-/// As text: `auto`, `auto:2..16`.
+/// Text form: `auto`, `auto:2..16`.
 ///
 /// ```
 /// use temporal_batch::AutoParallelism;
@@ -46,17 +46,17 @@ impl Default for AutoParallelism {
 }
 
 impl AutoParallelism {
-    /// Bounds in pages in flight. Nothing is checked before the batch is started.
+    /// Sets the bounds in pages in flight. They are checked when the batch is started.
     pub fn new(min: u32, max: u32) -> Self {
         Self { min, max }
     }
 
-    /// Pages in flight at least.
+    /// The minimum number of pages in flight.
     pub fn min(&self) -> u32 {
         self.min
     }
 
-    /// Pages in flight at most.
+    /// The maximum number of pages in flight.
     pub fn max(&self) -> u32 {
         self.max
     }
@@ -97,11 +97,11 @@ fn parse(given: &str) -> Option<AutoParallelism> {
     Some(AutoParallelism::new(min.parse().ok()?, max.parse().ok()?))
 }
 
-/// What is wrong with an [`AutoParallelism`].
+/// An [`AutoParallelism`] that is not allowed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidAutoParallelism {
-    /// The text is not one that stands for bounds.
+    /// The text does not describe bounds.
     #[error(
         "automatic parallelism \"{given}\" is not understood; write it like \"auto\" or \"auto:2..16\""
     )]
@@ -109,7 +109,7 @@ pub enum InvalidAutoParallelism {
         /// The text, shortened.
         given: String,
     },
-    /// The bounds are outside of their range or the wrong way round.
+    /// The bounds are out of range or in the wrong order.
     #[error(
         "{min} to {max} pages in flight are not allowed; they must go up and be from 1 to {MAX_PARALLELISM}"
     )]

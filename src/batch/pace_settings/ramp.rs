@@ -17,9 +17,9 @@ const MAX_SHOWN: usize = 60;
 
 /// Moves the limit on pages in flight from one number to another, in even steps of one page.
 ///
-/// Only the time counts in which the batch runs: a pause stops the ramp where it is. A ramp may go down.
+/// Only the running time of the batch counts: a pause stops the ramp where it is. A ramp may go down.
 ///
-/// Its text is `FROM..TO/TIME`, and so it is stored. Its bounds are checked with the batch that it is for:
+/// The text form, which is also the stored form, is `FROM..TO/TIME`. The bounds are checked with the batch:
 /// both numbers from 0 to 500, the time from one second to 30 days.
 ///
 /// ```
@@ -39,7 +39,7 @@ pub struct Ramp {
 }
 
 impl Ramp {
-    /// From `from` to `to` pages in flight, over so much time of running.
+    /// A ramp between two numbers of pages in flight, over a running time.
     pub fn new(from: u32, to: u32, over: Duration) -> Self {
         Self { from, to, over }
     }
@@ -54,7 +54,7 @@ impl Ramp {
         self.to
     }
 
-    /// How long the way takes, without pauses.
+    /// The duration, not counting pauses.
     pub fn over(&self) -> Duration {
         self.over
     }
@@ -82,7 +82,7 @@ impl Ramp {
 
 impl fmt::Display for Ramp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Without a space it is one word of a command line.
+        // Without a space the text is one word on a command line.
         let over = humantime::format_duration(self.over).to_string();
         write!(f, "{}..{}/{}", self.from, self.to, over.replace(' ', ""))
     }
@@ -133,7 +133,7 @@ fn shown(text: &str) -> String {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidRamp {
-    /// The text is not one of a ramp.
+    /// The text is not a ramp.
     #[error("\"{given}\" is not a ramp; write FROM..TO/TIME, such as 1..32/10m")]
     Syntax {
         /// The text, shortened.

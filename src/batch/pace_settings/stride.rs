@@ -1,4 +1,4 @@
-//! Setting: pages of a stride, a number or found by the batch.
+//! Setting: the number of pages in a stride, fixed or tuned.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -12,12 +12,12 @@ const TARGETS: std::ops::RangeInclusive<Duration> =
 
 const DEFAULT_TARGET: Duration = Duration::from_secs(5);
 
-/// How many pages one activity processes in a row: a number, or one that is found while the batch runs.
+/// The number of pages that one activity processes in a row: fixed, or tuned while the batch runs.
 ///
-/// More than 1 needs a source that can [skip ahead](crate::PageProcessor::skip_ahead). With any other, each activity has
-/// one page whatever is asked, and [`Progress::warnings`](crate::Progress::warnings) says so.
+/// More than 1 requires a source that can [skip ahead](crate::PageProcessor::skip_ahead). With any other source
+/// each activity processes one page, and [`Progress::warnings`](crate::Progress::warnings) says so.
 ///
-/// As text: `8`, `auto`, `auto@10s`.
+/// Text form: `8`, `auto`, `auto@10s`.
 ///
 /// ```
 /// use std::time::Duration;
@@ -32,10 +32,10 @@ const DEFAULT_TARGET: Duration = Duration::from_secs(5);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stride {
-    /// So many, from 1 to 10,000.
+    /// A fixed number, from 1 to 10,000.
     #[serde(rename = "fixed")]
     Pages(u32),
-    /// As many as take about the target time.
+    /// The number of pages that take about the target time.
     Auto(AutoStride),
 }
 
@@ -62,30 +62,30 @@ impl FromStr for Stride {
     }
 }
 
-/// Lets a batch find the length of its strides: as many pages as take about the target time.
+/// Tunes the length of strides: as many pages as take about the target time.
 ///
 /// | setting | default | allowed |
 /// |---|---|---|
 /// | `target` | 5 s for an activity | 100 ms to 10 min |
 /// | `beginning_with` | 1 page in the first strides | 1 to 10,000 |
 ///
-/// The time counts from the first page of a stride to its last one, with the waits for the rate and between
+/// The time runs from the first page of a stride to its last, including waits for the rate and pauses between
 /// pages.
 ///
-/// - The first strides have up to 16 pages (or what they are to [begin with](Self::beginning_with), if that is more), but give back
-///   what they have left after a twentieth of the target, at the end of a page, until the first of them has told how
-///   long its pages took.
-/// - From then on a stride has at most 32 times the pages that were seen lately, never more than 10,000, and gives
-///   back what it has left after twice the target.
-/// - All pages in flight end together: towards the end of the data no stride has more than half of what each slot has
-///   left, but strides of less than a twentieth of the target are not made for that.
-/// - All this where [`PageProcessor::size_hint`](crate::PageProcessor::size_hint) tells how much there is. Where it
-///   does not, the first strides have one page, none has more than half of what was found so far for each slot, and
-///   none takes more than a quarter of the target.
+/// - The first strides have up to 16 pages, or [`beginning_with`](Self::beginning_with) if that is more. Until
+///   the first of them has reported how long its pages took, a stride returns its remaining pages after a
+///   twentieth of the target, at the end of a page.
+/// - From then on a stride has at most 32 times the recently observed pages and never more than 10,000. It
+///   returns its remaining pages after twice the target.
+/// - All pages in flight should end together: towards the end of the data no stride has more than half of what
+///   remains for each slot. Strides shorter than a twentieth of the target are not created for that purpose.
+/// - These rules apply if [`PageProcessor::size_hint`](crate::PageProcessor::size_hint) gives the amount of
+///   data. Without it the first strides have one page, no stride has more than half of what was found so far
+///   for each slot, and no stride takes more than a quarter of the target.
 ///
-/// A source that cannot [skip ahead](crate::PageProcessor::skip_ahead) has strides of one page all the same.
+/// A source that cannot [skip ahead](crate::PageProcessor::skip_ahead) has strides of one page regardless.
 ///
-/// As text: `auto`, `auto@10s`.
+/// Text form: `auto`, `auto@10s`.
 ///
 /// ```
 /// use std::time::Duration;
@@ -111,7 +111,7 @@ impl Default for AutoStride {
 }
 
 impl AutoStride {
-    /// Aims at strides that take this long. Nothing is checked before the batch is started.
+    /// Sets the target time of a stride. It is checked when the batch is started.
     pub fn of(target: Duration) -> Self {
         Self {
             target,
@@ -119,7 +119,8 @@ impl AutoStride {
         }
     }
 
-    /// The pages of the strides of a new batch before any page was timed. A batch that runs keeps the length that it has.
+    /// Sets the number of pages in the strides of a new batch before any page was timed. A running batch keeps
+    /// its current length.
     #[must_use]
     pub fn beginning_with(mut self, pages: u32) -> Self {
         self.first = Some(pages);
@@ -130,7 +131,7 @@ impl AutoStride {
         self.first.unwrap_or(1)
     }
 
-    /// How long a stride should take.
+    /// The target time of a stride.
     pub fn target_duration(&self) -> Duration {
         self.target
     }
@@ -175,11 +176,11 @@ fn parse(given: &str) -> Option<AutoStride> {
     }
 }
 
-/// What is wrong with an [`AutoStride`].
+/// An [`AutoStride`] that is not allowed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidAutoStride {
-    /// The text is not one that stands for a target.
+    /// The text does not describe a target.
     #[error(
         "automatic stride \"{given}\" is not understood; write it like \"auto\" or \"auto@10s\""
     )]
@@ -187,7 +188,7 @@ pub enum InvalidAutoStride {
         /// The text, shortened.
         given: String,
     },
-    /// The target is outside of its range.
+    /// The target is out of range.
     #[error(
         "the target for a stride is {}; it must be from {} to {}",
         exactly(*given), exactly(*TARGETS.start()), exactly(*TARGETS.end())

@@ -20,19 +20,18 @@ const MAX_SHOWN: usize = 60;
 
 /// Times of the week in which a batch may run, such as `Mon-Fri 22:00-06:00 Europe/Berlin`.
 ///
-/// | part | what it says | left out |
+/// | part | meaning | if omitted |
 /// |---|---|---|
 /// | days | the days on which the window opens: `Mon-Fri`, `Sat,Sun`, `Mon,Wed-Fri`, `Fri-Mon` | every day |
-/// | times | `HH:MM-HH:MM`; an end that is not after the beginning is one of the next day; `00:00-24:00` is the whole day | not allowed |
+/// | times | `HH:MM-HH:MM`; an end that is not after the start is on the next day; `00:00-24:00` is the whole day | not allowed |
 /// | time zone | a name of the IANA database, such as `Europe/Berlin` | UTC |
 ///
-/// The times are those of the clocks on the wall. Where these are changed, a window is longer or shorter
-/// than on other days. A time that the clocks skip is taken as far behind the change as it would have
-/// been without it; of a time that comes twice, the first one counts. A window of which nothing is left
-/// then does not open on that day.
+/// The times are local times. On days when clocks change, a window is longer or shorter than usual. A time that
+/// the clocks skip is moved forward by the length of the gap. If a time occurs twice, the first occurrence
+/// counts. A window of which nothing remains does not open on that day.
 ///
-/// It is stored as its text. Reading it back does not ask for the time zone, so a history can be read
-/// whatever time zones the reader knows.
+/// A window is stored as its text. Reading the stored text does not look up the time zone, so a history can be
+/// read whatever time zones the reader knows.
 ///
 /// ```
 /// use temporal_batch::Window;
@@ -44,22 +43,22 @@ const MAX_SHOWN: usize = 60;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Window {
-    /// A bit for each day, the lowest is Monday.
+    /// One bit for each day, starting with Monday at the lowest bit.
     days: u8,
     /// Minutes of the day.
     pub(crate) begin: u16,
-    /// Minutes of the same day, or of the next one where this is not after the beginning.
+    /// Minutes of the same day, or of the next day if this is not after the beginning.
     pub(crate) end: u16,
     pub(crate) zone: String,
 }
 
 impl Window {
-    /// Whether its time zone is known here. What was parsed is valid; what was stored need not be.
+    /// Checks that the time zone is known. A parsed window is always valid, but a stored one need not be.
     pub(crate) fn validate(&self) -> Result<(), InvalidWindow> {
         time_zone(&self.zone).map(drop)
     }
 
-    /// Everything but the time zone, which is taken as it is written.
+    /// Parses everything but the time zone, which is taken as written.
     fn read(text: &str) -> Result<Self, InvalidWindow> {
         let syntax = || InvalidWindow::Syntax {
             given: shown(text.trim()),
@@ -89,7 +88,7 @@ impl Window {
         self.days & (1 << day.to_monday_zero_offset()) != 0
     }
 
-    /// The opening that begins on a date; `None` where the clocks leave nothing of it.
+    /// The opening that begins on a date. `None` if the clock change leaves nothing of it.
     fn opening(&self, date: Date, zone: &TimeZone) -> Option<Opening> {
         let opens = instant(date, self.begin, zone)?;
         let closes = match self.end {
@@ -99,7 +98,7 @@ impl Window {
         (opens < closes).then_some(Opening { opens, closes })
     }
 
-    /// Openings that begin on the dates from two days before `from` to so many days after it.
+    /// The openings that begin from two days before `from` to `days` days after it.
     pub(crate) fn openings(&self, from: Timestamp, days: u32) -> Vec<Opening> {
         let begin = i64::try_from(from.0).ok();
         let begin = begin.and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
@@ -135,7 +134,7 @@ impl FromStr for Window {
     fn from_str(text: &str) -> Result<Self, InvalidWindow> {
         let mut window = Self::read(text)?;
         let zone = time_zone(&window.zone)?;
-        // The name as its database spells it.
+        // The spelling of the time zone database replaces the spelling that was given.
         if let Some(name) = zone.iana_name() {
             name.clone_into(&mut window.zone);
         }
@@ -174,7 +173,7 @@ fn days_of(text: &str) -> Result<u8, InvalidWindow> {
     Ok(days)
 }
 
-/// Runs of three and more as `Mon-Fri`, over the end of the week as well.
+/// Formats days, with three or more in a row as `Mon-Fri`, also across the end of the week.
 fn days_text(days: u8) -> String {
     let has = |day: usize| days & (1 << (day % 7)) != 0;
     let mut parts = Vec::new();
@@ -226,7 +225,7 @@ fn shown(text: &str) -> String {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidWindow {
-    /// The text is not one of a window.
+    /// The text is not a window.
     #[error(
         "\"{given}\" is not an operating window; write [DAYS] HH:MM-HH:MM [TIME ZONE], such as \
          Mon-Fri 22:00-06:00 Europe/Berlin"
@@ -235,7 +234,7 @@ pub enum InvalidWindow {
         /// The text, shortened.
         given: String,
     },
-    /// A day is none.
+    /// A day is not a day of the week.
     #[error(
         "\"{given}\" is not a day of the week; days are Mon, Tue, Wed, Thu, Fri, Sat and Sun, as in Mon-Fri or \
          Sat,Sun"
@@ -244,13 +243,13 @@ pub enum InvalidWindow {
         /// The day, shortened.
         given: String,
     },
-    /// A time is none.
+    /// A time is not a time of day.
     #[error("\"{given}\" is not a time of day; times are 00:00 to 23:59, and an end may be 24:00")]
     Time {
         /// The time, shortened.
         given: String,
     },
-    /// Nobody knows the time zone.
+    /// The time zone is unknown.
     #[error(
         "time zone \"{given}\" is not known; use a name of the IANA database such as Europe/Berlin, or leave it \
          out for UTC"
@@ -261,12 +260,12 @@ pub enum InvalidWindow {
     },
 }
 
-/// A time in which a batch may run.
+/// A period in which a batch may run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Opening {
-    /// From here on, this moment included.
+    /// The start, inclusive.
     pub opens: Timestamp,
-    /// Up to here, this moment excluded.
+    /// The end, exclusive.
     pub closes: Timestamp,
 }
 

@@ -1,4 +1,4 @@
-//! Giving up what does not end when the worker does.
+//! Abandoning strides that do not end when their worker does.
 
 use std::sync::{
     Arc,
@@ -7,7 +7,7 @@ use std::sync::{
 
 use tokio::sync::watch;
 
-/// Counts the strides that run, and ends those that would outlive their worker. Clones are the same.
+/// Counts running strides, and ends those that would outlive their worker. Clones share their state.
 #[derive(Clone, Default)]
 pub(crate) struct Abandonment {
     running: Arc<AtomicU32>,
@@ -15,8 +15,8 @@ pub(crate) struct Abandonment {
 }
 
 impl Abandonment {
-    /// Runs a stride unless it is abandoned: then it is dropped where it stands, with its heartbeats, and
-    /// nothing is reported. To the server its worker is lost.
+    /// Runs a stride unless it is abandoned. An abandoned stride is dropped together with its heartbeats and
+    /// reports nothing, so the server considers its worker lost.
     pub(super) async fn unless_abandoned<T>(&self, stride: impl Future<Output = T>) -> T {
         let _running = Running::new(&self.running);
         let mut given_up = self.given_up.subscribe();
@@ -28,11 +28,11 @@ impl Abandonment {
             done = stride => return done,
             () = given_up => {}
         }
-        // Any answer would be reported.
+        // Any result would be reported.
         std::future::pending().await
     }
 
-    /// Abandons what runs, and tells how many strides that are; each of them is at one page.
+    /// Abandons all running strides and returns their number. Each of them is at one page.
     pub(crate) fn abandon(&self) -> u32 {
         let running = self.running.load(Ordering::Acquire);
         self.given_up.send_replace(true);
@@ -40,7 +40,7 @@ impl Abandonment {
     }
 }
 
-/// Counts a stride for as long as it runs.
+/// Counts a stride while it runs.
 struct Running<'a>(&'a AtomicU32);
 
 impl<'a> Running<'a> {

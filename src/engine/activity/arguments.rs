@@ -1,4 +1,4 @@
-//! The arguments of a batch, where an order has a reference to them.
+//! The arguments of a batch, for orders that contain only a reference to them.
 
 use std::{
     collections::VecDeque,
@@ -13,15 +13,15 @@ use temporalio_sdk::activities::ActivityError;
 use super::side::retry;
 use crate::{engine::controller::Controller, protocol::large_args::Reference};
 
-/// Arguments that are remembered.
+/// Maximum number of remembered arguments.
 const MOST_REMEMBERED: usize = 8;
-/// A server that answers at all does so at once.
+/// Time limit for the server, which normally answers at once.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// By the ids of references, which follow from what is meant.
+/// Remembered arguments by the ids of their references, which depend only on their content.
 static REMEMBERED: Mutex<VecDeque<(String, Arc<Value>)>> = Mutex::new(VecDeque::new());
 
-/// Puts the arguments in the place of a reference to them.
+/// Replaces a reference by the arguments that it refers to.
 pub(super) async fn fetch(client: &Client, args: &mut Value) -> Result<(), ActivityError> {
     let Some(reference) = Reference::of(args) else {
         return Ok(());
@@ -43,7 +43,7 @@ pub(super) async fn fetch(client: &Client, args: &mut Value) -> Result<(), Activ
         .memo()
         .get(&reference.field)
         .map_err(|error| not_here(error.to_string()))?;
-    // Another batch of this id may have begun since.
+    // Another batch of this id may have started since.
     let kept = kept
         .filter(|kept| reference.means(kept))
         .ok_or_else(|| not_here("the workflow has other arguments in its memo".to_owned()))?;

@@ -1,4 +1,4 @@
-//! Noticing bridges that are gone.
+//! Detection of bridges that have ended.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::{engine::controller::Bridge, protocol::BridgeWatch};
 
 const INTERVAL: Duration = Duration::from_secs(3);
 
-/// Waits until at least one of the bridges does not run any more.
+/// Waits until at least one of the bridges is no longer running, and returns those.
 pub(super) async fn gone(client: &Client, order: &BridgeWatch) -> Vec<String> {
     loop {
         let mut gone = Vec::new();
@@ -36,7 +36,7 @@ async fn is_gone(client: &Client, bridge: &str) -> bool {
         }
         Err(WorkflowInteractionError::NotFound(_)) => true,
         Err(error) => {
-            tracing::debug!(%error, bridge, "the bridge was not found out about");
+            tracing::debug!(%error, bridge, "could not check the bridge");
             false
         }
     }

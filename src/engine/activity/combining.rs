@@ -1,5 +1,5 @@
-//! Combining what pages have put out, on threads of its own: code that hangs takes nothing from other batches, and its
-//! threads are few.
+//! Combining outputs of pages, on separate threads. Code that hangs does not affect other batches, and the
+//! number of its threads is limited.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -14,20 +14,20 @@ use crate::{
     protocol::COMBINE_TIMED_OUT,
 };
 
-/// The time limit of one attempt.
+/// Time limit of one attempt.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How soon to look again whether a thread has ended.
+/// Interval between checks whether a thread has ended.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
-/// Threads that one processor may have, those that hang included.
+/// Maximum number of threads of one processor, including those that hang.
 const MOST_OF_A_PROCESSOR: usize = 32;
 
-/// Runs code of the user's.
+/// Runs a user's combining code.
 pub(super) struct Combining {
     patience: Duration,
     places: Arc<Places>,
 }
 
-/// The calls that run now, as processor and workflow.
+/// The current calls, as processor and workflow.
 type Places = Mutex<Vec<(String, String)>>;
 
 impl Default for Combining {
@@ -40,8 +40,8 @@ impl Default for Combining {
 }
 
 impl Combining {
-    /// A thread cannot be ended from outside, so a workflow whose last attempt hangs has no other
-    /// one here.
+    /// Runs the code on a thread. A thread cannot be ended from outside, so a workflow whose last attempt hangs
+    /// gets no other thread.
     pub async fn run<T: Send + 'static>(
         &self,
         (processor, workflow): (&str, &str),
@@ -63,20 +63,17 @@ impl Combining {
                     panic.message(),
                 ))
             });
-            // Before the answer, on which another attempt may follow.
+            // The place is released before the answer, because another attempt may follow it.
             drop(place);
             let _ = sender.send(combined);
         };
         let thread = std::thread::Builder::new().name("combine".to_owned());
         thread
             .spawn(body)
-            .map_err(|e| busy(format!("no thread for it: {}", words(&e))))?;
+            .map_err(|e| busy(format!("cannot start a thread: {}", words(&e))))?;
         match tokio::time::timeout_at(until, done).await {
             Ok(Ok(combined)) => combined,
-            Ok(Err(_)) | Err(_) => Err(timed_out(format!(
-                "it did not come back within {:?}",
-                self.patience
-            ))),
+            Ok(Err(_)) | Err(_) => Err(timed_out(format!("no result within {:?}", self.patience))),
         }
     }
 
@@ -85,13 +82,13 @@ impl Combining {
         let mut of_processor = 0;
         for (of, by) in &*places {
             if by == workflow {
-                let why = "an earlier attempt has not come back yet";
+                let why = "an earlier attempt is still running";
                 return Err(timed_out(why.to_owned()));
             }
             of_processor += usize::from(of == processor);
         }
         if of_processor >= MOST_OF_A_PROCESSOR {
-            let why = format!("{of_processor} others of its processor have not come back yet");
+            let why = format!("{of_processor} other calls of its processor are still running");
             return Err(busy(why));
         }
         let entry = (processor.to_owned(), workflow.to_owned());
@@ -112,7 +109,7 @@ fn busy(why: String) -> PageError {
     PageError::retryable(why).with_type("CombineBusy")
 }
 
-/// Is given back when its thread ends.
+/// A place for a call, released when its thread ends.
 struct Place(Arc<Places>, (String, String));
 
 impl Drop for Place {

@@ -1,4 +1,4 @@
-//! Taking a named lock and giving it back; see [`crate::batch::lock_name`].
+//! Taking and releasing a named lock; see [`crate::batch::lock_name`].
 
 use std::{
     collections::HashMap,
@@ -27,24 +27,24 @@ use crate::{
     protocol::{LOCK_HELD, LOCK_HOLDER, LockHeld, LockOrder, MEMO_BATCH_RUN},
 };
 
-/// How soon to look again whether a lock is free.
+/// Interval between checks whether a lock is free.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
-/// Nobody runs the workflow of a lock, so its first task is put off for longer than any batch takes.
+/// Delay of a lock's first workflow task, which no worker can execute. It is longer than any batch takes.
 const NO_TASK_FOR: Duration = Duration::from_secs(10 * 366 * 86_400);
-/// The memo field of a lock with the batch that has it.
+/// The memo field of a lock that names the batch holding it.
 const MEMO_BATCH_ID: &str = "batch_id";
 
-/// Error type of a lock that another batch has.
+/// The error type of a lock that another batch holds.
 pub(crate) const LOCK_IS_HELD: &str = "LockHeld";
 const LOCK_UNKNOWN: &str = "LockUnknown";
 
-/// Who has a lock.
+/// The holder of a lock.
 struct Holder {
     batch_id: String,
     since: Option<SystemTime>,
 }
 
-/// Takes the lock, or waits for it. Taking it again changes nothing.
+/// Takes the lock, or waits for it. Taking it again has no effect.
 pub(super) async fn take(
     client: &Client,
     order: &LockOrder,
@@ -69,7 +69,7 @@ pub(super) async fn take(
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
-/// Takes the lock, unless somebody has it.
+/// Takes the lock if it is free. Otherwise returns its holder.
 async fn attempt(
     client: &Client,
     order: &LockOrder,
@@ -77,10 +77,10 @@ async fn attempt(
 ) -> Result<Option<Holder>, BoxError> {
     loop {
         if begin(client, order, task_queue).await? {
-            tracing::info!(lock = order.name, batch = order.batch_id, "took the lock");
+            tracing::info!(lock = order.name, batch = order.batch_id, "lock taken");
             return Ok(None);
         }
-        // It can end at any moment, and then it can be taken.
+        // The lock may have ended in the meantime, and is then free.
         let Some(lock) = running(client, &workflow_id(&order.name)).await? else {
             continue;
         };
@@ -90,7 +90,7 @@ async fn attempt(
         }
         let batch_id = said(&lock, MEMO_BATCH_ID);
         let holder = Holder {
-            // Something else may have been started by this id.
+            // A workflow of another kind may have this id.
             batch_id: batch_id.clone().unwrap_or_else(|| "?".to_owned()),
             since: lock.start_time(),
         };
@@ -103,13 +103,13 @@ async fn attempt(
         tracing::warn!(
             lock = order.name,
             held_by = batch_id,
-            "the batch with the lock has ended without giving it back"
+            "the batch holding the lock has ended without releasing it"
         );
         end(client, &lock, "its batch has ended").await?;
     }
 }
 
-/// Makes the lock, unless it exists. The SDK starts no workflow with a delay.
+/// Creates the lock unless it exists. The SDK cannot start a workflow with a delay.
 async fn begin(client: &Client, order: &LockOrder, task_queue: &str) -> Result<bool, BoxError> {
     let fields = HashMap::from([
         (MEMO_BATCH_ID.to_owned(), json(&order.batch_id)),
@@ -144,7 +144,8 @@ async fn begin(client: &Client, order: &LockOrder, task_queue: &str) -> Result<b
     }
 }
 
-/// What the memo of a lock holds. Whatever codec a worker has, others can read it: it has only ids.
+/// Encodes a memo field of a lock. It bypasses the worker's codec, so that every worker can read it; it
+/// contains only ids.
 fn json(text: &str) -> Payload {
     Payload {
         metadata: HashMap::from([("encoding".to_owned(), b"json/plain".to_vec())]),
@@ -153,14 +154,14 @@ fn json(text: &str) -> Payload {
     }
 }
 
-/// What the memo of a lock says.
+/// Reads a memo field of a lock.
 fn said(lock: &WorkflowExecutionDescription, field: &str) -> Option<String> {
     let info = lock.raw().workflow_execution_info.as_ref()?;
     let payload = info.memo.as_ref()?.fields.get(field)?;
     serde_json::from_slice(&payload.data).ok()
 }
 
-/// The latest workflow of this id, if it runs.
+/// Returns the latest workflow of this id if it is running.
 async fn running(
     client: &Client,
     workflow_id: &str,
@@ -179,7 +180,8 @@ async fn running(
     }
 }
 
-/// Whether this batch run goes on. One that does not say which batch run it is counts as the same.
+/// Returns whether this batch run is still running. A batch whose memo does not name its batch run counts as
+/// the same.
 async fn runs(client: &Client, batch_id: &str, batch_run: &str) -> Result<bool, BoxError> {
     let Some(batch) = running(client, batch_id).await? else {
         return Ok(false);
@@ -188,7 +190,7 @@ async fn runs(client: &Client, batch_id: &str, batch_run: &str) -> Result<bool, 
     Ok(running.is_none_or(|running| running == batch_run))
 }
 
-/// Ends exactly this lock, not one that was made since.
+/// Ends exactly this lock, and not one that was created since.
 async fn end(
     client: &Client,
     lock: &WorkflowExecutionDescription,
@@ -209,7 +211,7 @@ async fn end(
     }
 }
 
-/// Tells the batch who has the lock that it waits for.
+/// Tells the batch which batch holds the lock that it waits for.
 async fn tell(client: &Client, order: &LockOrder, holder: &Holder) -> Result<(), BoxError> {
     let held = LockHeld {
         batch_run: order.batch_run.clone(),
@@ -245,19 +247,15 @@ fn held(name: &str, holder: &Holder) -> ActivityError {
     )
 }
 
-/// Gives the lock back, if this batch run has it.
+/// Releases the lock if this batch run holds it.
 pub(super) async fn give_back(client: &Client, order: &LockOrder) -> Result<(), ActivityError> {
     let given = async {
         let Some(lock) = running(client, &workflow_id(&order.name)).await? else {
             return Ok(());
         };
         if said(&lock, MEMO_BATCH_RUN).as_ref() == Some(&order.batch_run) {
-            end(client, &lock, "given back").await?;
-            tracing::info!(
-                lock = order.name,
-                batch = order.batch_id,
-                "gave the lock back"
-            );
+            end(client, &lock, "released").await?;
+            tracing::info!(lock = order.name, batch = order.batch_id, "lock released");
         }
         Ok(())
     };

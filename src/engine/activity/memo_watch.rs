@@ -1,8 +1,9 @@
-//! How running strides hear that they should end, and metrics and partitions how far a batch is.
+//! The watch through which running strides learn that they should end, and metrics and partitions learn the
+//! progress of a batch.
 //!
-//! The controller writes both into the memo of its workflow. Reading that needs no worker that answers, and
-//! leaves nothing in the history: one small call per workflow, worker and second, while a stride runs. A worker with
-//! many of them looks less often ([`Looks::interval`]).
+//! The controller writes both into the memo of its workflow. Reading the memo needs no worker and adds nothing
+//! to the history. The cost is one small call per workflow, worker and second while a stride runs. A worker
+//! with many workflows looks less often ([`Looks::interval`]).
 
 use std::{
     collections::BTreeMap,
@@ -26,39 +27,40 @@ use crate::{
 };
 
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Looks per second at all workflows together.
+/// Maximum number of looks per second, over all workflows.
 const LOOKS_PER_SECOND: u32 = 10;
 /// Longest interval between two looks at a workflow, while the server answers and while it does not.
 const LONGEST: Duration = Duration::from_secs(15);
 const LONGEST_UNANSWERED: Duration = Duration::from_secs(30);
-/// A log line reports this number of looks without an answer.
+/// Number of looks without an answer after which a warning is logged.
 const SAID_AFTER: u32 = 5;
-/// A server that answers at all does so at once.
+/// Time limit for the server, which normally answers at once.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Seconds without anybody who wants to know before a watch ends. Between two short strides it goes on, so that it
-/// comes to look at all.
+/// Number of seconds without listeners after which a watch ends. It continues between two short strides, which
+/// would otherwise be over before its first look.
 const IDLE_SECONDS: u32 = 3;
 
-/// Called with what is known of a batch, every time it is read.
+/// A callback for the progress of a batch, called after every look.
 pub(super) type OnProgress = Box<dyn Fn(&Progress) + Send + Sync>;
 
-/// The watches of one worker, by batch run and workflow. Everything that wants to know of a workflow shares one.
+/// The watches of one worker, by batch run and workflow. All listeners of a workflow share one watch.
 pub(crate) struct ControlWatches {
     by_controller: Mutex<BTreeMap<Watched, watch::Sender<Option<Reading>>>>,
     unanswered: Mutex<u32>,
     on_progress: OnProgress,
 }
 
-/// How often a worker looks, which is a question of how much there is to be looked at.
+/// The load that determines how often a worker looks.
 #[derive(Clone, Copy)]
 struct Looks {
     workflows: usize,
-    /// Looks without an answer, less those with one: the server has too much to do, or is away.
+    /// Looks without an answer minus looks with one. A positive number means that the server is overloaded or
+    /// away.
     unanswered: u32,
 }
 
 impl Looks {
-    /// Between two looks at one workflow.
+    /// The interval between two looks at one workflow.
     fn interval(self) -> Duration {
         let workflows = u32::try_from(self.workflows).unwrap_or(u32::MAX);
         let shared = (INTERVAL * workflows / LOOKS_PER_SECOND).clamp(INTERVAL, LONGEST);
@@ -67,10 +69,10 @@ impl Looks {
     }
 }
 
-/// A batch run, and the workflow that has the stride: the one of the batch or of a partition.
+/// A batch run, and the workflow that has the stride: that of the batch or of a partition.
 type Watched = (String, String);
 
-/// One stride's view.
+/// The view of one stride.
 pub(super) struct ControlWatch {
     readings: watch::Receiver<Option<Reading>>,
     joined: Instant,
@@ -81,31 +83,31 @@ pub(super) struct ControlWatch {
 
 #[derive(Clone)]
 pub(super) struct Reading {
-    /// When the server was asked for it.
+    /// The time at which the server was asked.
     asked: Instant,
     pub found: Found,
     pub progress: Option<Arc<Progress>>,
-    /// The workflows of the partitions that run, by number.
+    /// The workflows of the running partitions, by number.
     pub partitions: Arc<BTreeMap<u32, String>>,
 }
 
-/// What a look at the workflow found.
+/// The result of a look at the workflow.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Found {
-    /// It has ended, or is not there.
+    /// The workflow has ended, or does not exist.
     Gone,
-    /// It belongs to this batch run, and says nothing more.
+    /// The workflow belongs to this batch run and has no orders.
     BatchRun(String),
     Control(ControlState),
     Nothing,
 }
 
-/// What that means for a stride.
+/// The orders for a stride.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Orders {
     pub stop: bool,
     pub stop_now: bool,
-    /// The batch run is gone, so no page of the stride may be processed.
+    /// True if the batch run is gone, so that no page of the stride may be processed.
     pub gone: bool,
 }
 
@@ -118,10 +120,10 @@ impl Orders {
 }
 
 impl Found {
-    /// What it means for this dispatch, which may be on a bridge.
+    /// Returns the orders for this dispatch, which may be on a bridge.
     pub fn orders(&self, batch_run: &str, dispatch: u64, bridge: Option<&str>) -> Orders {
-        // Bridges are named before they have strides. A run that does not name this one has been reset to a
-        // time before it.
+        // Bridges are named before they get strides. A run that does not name this bridge was reset to an
+        // earlier time.
         let forgotten = |known: &[String]| bridge.is_some_and(|id| known.iter().all(|k| k != id));
         match self {
             Self::Nothing => Orders::default(),
@@ -151,7 +153,7 @@ impl ControlWatches {
         })
     }
 
-    /// The view of one stride.
+    /// Creates the view of one stride.
     pub(super) fn watch(self: &Arc<Self>, client: &Client, order: &StrideOrder) -> ControlWatch {
         let batch = order.controller.is_none().then_some(order.controller());
         ControlWatch {
@@ -163,8 +165,8 @@ impl ControlWatches {
         }
     }
 
-    /// Joins the watch of a workflow, or starts it: of a batch, which is given then, or of a partition, which says
-    /// nothing of its batch.
+    /// Joins the watch of a workflow, or starts it. `batch` is given for the workflow of a batch, and not for
+    /// that of a partition.
     pub(super) fn read(
         self: &Arc<Self>,
         client: &Client,
@@ -208,14 +210,15 @@ impl ControlWatches {
         *unanswered = unanswered.saturating_sub(1);
     }
 
-    /// Also where the client has tried again by itself, which it does when the server limits requests.
+    /// Records a look without an answer. This includes answers that the client got only after retries, as when
+    /// the server limits requests.
     fn not_answered(&self, why: &str) {
         let mut unanswered = self.unanswered();
         *unanswered += 1;
         if *unanswered == SAID_AFTER {
             tracing::warn!(
                 why,
-                "the server does not say what the batches of this worker want; pauses and changed limits reach its \
+                "the server does not answer queries about the batches of this worker; pauses and changed limits reach its \
                  pages late"
             );
         }
@@ -230,12 +233,12 @@ impl ControlWatches {
 }
 
 impl ControlWatch {
-    /// Waits for the next orders. A memo that was read before the stride began may be older than its
-    /// dispatch: what it says was meant for others.
+    /// Waits for the next orders. A memo read before the stride started may be older than its dispatch, so its
+    /// orders were meant for others.
     pub async fn next(&mut self) -> Orders {
         loop {
             if self.readings.changed().await.is_err() {
-                // The worker ends.
+                // The worker is ending.
                 return std::future::pending().await;
             }
             let reading = self.readings.borrow_and_update();
@@ -271,7 +274,7 @@ impl Poller {
             };
             if idle >= IDLE_SECONDS {
                 let mut watches = watches.lock();
-                // Under the lock nobody joins.
+                // While the lock is held, no listener can join.
                 if self.readings.receiver_count() == 0 {
                     watches.remove(&self.watched);
                     return;
@@ -287,7 +290,8 @@ impl Poller {
         }
     }
 
-    /// `None`: the server does not answer. That changes nothing, so strides go on with their orders.
+    /// Looks at the workflow. `None` if the server does not answer; strides then continue with their current
+    /// orders.
     async fn look(&self, watches: &ControlWatches) -> Option<Reading> {
         let asked = Instant::now();
         let looked = self.controller.describe(WorkflowDescribeOptions::default());
@@ -324,7 +328,7 @@ impl Poller {
     }
 }
 
-/// The workflows of the partitions that run, by number.
+/// Returns the workflows of the running partitions, by number.
 fn partitions_in(
     description: &WorkflowExecutionDescription,
     batch_id: &str,
@@ -341,7 +345,7 @@ pub(super) fn progress_in(description: &WorkflowExecutionDescription) -> Option<
     match description.memo().get(MEMO_PROGRESS) {
         Ok(progress) => progress,
         Err(error) => {
-            // Of another version, while a deploy is under way.
+            // The progress may be from another version while a deployment is under way.
             tracing::debug!(%error, "the progress of the batch could not be read");
             None
         }
@@ -351,7 +355,7 @@ pub(super) fn progress_in(description: &WorkflowExecutionDescription) -> Option<
 pub(super) fn found_in(description: &WorkflowExecutionDescription) -> Found {
     let info = description.raw().workflow_execution_info.as_ref();
     let status = info.map(|info| info.status());
-    // Between two runs of the batch the first one is still the latest.
+    // Between two runs of a batch the first one is still the latest.
     let open = [TemporalStatus::Running, TemporalStatus::ContinuedAsNew];
     if status.is_some_and(|status| !open.contains(&status)) {
         return Found::Gone;
@@ -400,7 +404,7 @@ mod tests {
             (state(|s| s.yields = vec![6, 7]), STOP),
             (state(|s| s.batch_run = "another".to_owned()), GONE),
             (
-                // What another batch run pauses is not this one's.
+                // A pause of another batch run does not affect this one.
                 state(|s| {
                     s.batch_run = "another".to_owned();
                     s.stop_now = true;
@@ -425,7 +429,7 @@ mod tests {
             (knows("b1"), false),
             (knows("b2"), true),
             (state(|_| {}), true),
-            // Reset to before there was anything to say.
+            // The batch was reset to before it had any orders.
             (Found::BatchRun("mine".to_owned()), true),
             (Found::Nothing, false),
         ];

@@ -1,18 +1,18 @@
-//! The activities of a worker: strides of pages, and everything beside the pages.
+//! The activities of a worker: strides of pages, and all others.
 //!
-//! | file | what is in it |
+//! | file | contents |
 //! |---|---|
 //! | here | the activity that runs a stride |
-//! | `host`, `control_watch` | the outside world of a stride |
-//! | `arguments` | arguments that an order has a reference to |
-//! | `aside` | the activities beside the pages, which have slots of their own |
-//! | `bridges` | noticing bridges that are gone |
-//! | `combining` | combining what pages have put out, on threads of its own |
-//! | `lock` | taking a named lock and giving it back |
-//! | `partitions` | looking at the partitions of a batch |
-//! | `throttling` | telling a batch what its throttles say |
-//! | `waits` | telling a batch what it waits for beside its pages |
-//! | `abandon` | giving up what does not end when the worker does |
+//! | `stride_host`, `memo_watch`, `throttle_gate` | the environment of a stride |
+//! | `arguments` | arguments that an order refers to |
+//! | `side` | all activities other than strides, which have their own slots |
+//! | `bridges` | detecting bridges that have ended |
+//! | `combining` | combining outputs of pages, on separate threads |
+//! | `lock` | taking and releasing a named lock |
+//! | `partitions` | reporting the partitions of a batch |
+//! | `throttles` | reporting the verdicts of throttles to a batch |
+//! | `waiting` | reporting to a batch what its preparation or check waits for |
+//! | `abandon` | abandoning strides that do not end when the worker does |
 //! | `user_threads` | threads that user code may block |
 
 mod abandon;
@@ -60,13 +60,13 @@ pub(crate) use memo_watch::ControlWatches;
 pub(crate) use side::{ASIDE_HEARTBEAT_TIMEOUT, AsideActivities};
 pub(crate) use user_threads::UserThreads;
 
-/// What a log line shows of a token.
+/// Maximum length of a token in a log line.
 const MAX_TOKEN_CHARS: usize = 24;
 
-/// Signs of life per heartbeat timeout.
+/// Number of signs of life per heartbeat timeout.
 pub(crate) const HEARTBEATS_PER_TIMEOUT: u32 = 5;
 
-/// The activity of the pages, with what it needs.
+/// The activity of the pages, with its dependencies.
 pub(crate) struct PageActivities {
     pub registry: Registry,
     pub throttles: Throttles,
@@ -79,8 +79,8 @@ pub(crate) struct PageActivities {
 
 #[temporalio_macros::activities]
 impl PageActivities {
-    /// Runs the pages of a stride. A page that fails is part of a normal result; only a worker that
-    /// cannot do the work at all fails the activity.
+    /// Runs the pages of a stride. A failed page is part of a normal result. The activity itself fails only if
+    /// the worker cannot do the work at all.
     #[activity(definition = StrideActivity)]
     async fn stride(
         self: Arc<Self>,
@@ -101,24 +101,24 @@ impl PageActivities {
     }
 }
 
-// The controller calls the activity by its definition, so nobody else needs this constant.
+// The controller calls the activity by its definition, so this constant is otherwise unused.
 const _: () = {
     let _ = PageActivities::stride;
 };
 
 impl PageActivities {
-    /// What the pages of a batch with these throttles wait for.
+    /// Returns the gate of pages of a batch with these throttles.
     fn gate(&self, throttles: &[String]) -> Arc<dyn Gate> {
         if throttles.is_empty() {
             return Arc::new(AlwaysOpen);
         }
-        // They are asked where they cannot block anybody.
+        // The throttles are polled on threads where they cannot block pages.
         let _beside = self.threads.enter();
         match Throttled::by(&self.throttles, throttles) {
             Ok(gate) => Arc::new(gate),
             Err(unknown) => {
-                // Another worker asks it for the batch, so that the batch is held all the same.
-                tracing::debug!(%unknown, "pages are not held here");
+                // Another worker polls this throttle for the batch, so the batch is held anyway.
+                tracing::debug!(%unknown, "a throttle is unknown here; pages are not held by this worker");
                 Arc::new(AlwaysOpen)
             }
         }
@@ -130,7 +130,7 @@ impl PageActivities {
         mut order: StrideOrder,
     ) -> Result<StrideReport, ActivityError> {
         arguments::fetch(&ctx.client(), &mut order.args).await?;
-        // Retryable: another worker on the queue may know it.
+        // The error is retryable, because another worker on the queue may have the processor.
         if let Some(lacks) = self
             .registry
             .lacks(&order.processor, &ctx.info().task_queue)
@@ -181,7 +181,7 @@ impl PageActivities {
                 Ok(report)
             }
             Err(_) => {
-                tracing::info!("the batch run is gone; nothing more is done for it");
+                tracing::info!("the batch run is gone; its stride ends");
                 metrics.stride_ended(StrideOutcome::Yielded);
                 Err(ActivityError::from(
                     ApplicationFailure::builder("the batch run is gone")
@@ -210,7 +210,7 @@ fn outcome(order: &StrideOrder, report: &StrideReport) -> StrideOutcome {
 /// Longest wait before another worker is asked for a processor that this one does not have.
 const ASK_ELSEWHERE: Duration = Duration::from_secs(5);
 
-/// Temporal asks again, and the queue gives the task to any worker of it.
+/// Fails the attempt so that Temporal retries soon, on any worker of the queue.
 fn elsewhere(lacks: &PageError, attempt: u32) -> ActivityError {
     let doubled = Duration::from_millis(100) * 2u32.pow(attempt.min(8));
     ActivityError::from(
@@ -221,7 +221,7 @@ fn elsewhere(lacks: &PageError, attempt: u32) -> ActivityError {
     )
 }
 
-/// Tokens can hold keys of a user's data.
+/// Shortens a token for the log, because it may contain a key of user data.
 fn shown(token: Option<&PageToken>) -> String {
     token.map_or_else(String::new, |token| {
         truncate(token.as_str(), MAX_TOKEN_CHARS)

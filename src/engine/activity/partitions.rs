@@ -1,7 +1,8 @@
-//! Looking at the partitions of a batch, and telling the batch.
+//! Observing the partitions of a batch, and reporting them to the batch.
 //!
-//! Each partition writes its progress into the memo of its workflow; reading that leaves nothing in a history.
-//! The batch is told by a signal, which does, so figures that merely go up wait for a while.
+//! Each partition writes its progress into the memo of its workflow, which can be read without adding to a
+//! history. The report to the batch is a signal, which does add to its history, so figures that merely increase
+//! are reported with a delay.
 
 use std::{
     collections::BTreeMap,
@@ -25,18 +26,18 @@ use crate::{
 };
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Looks in a row at a partition that could use more pages in flight, before that is believed.
+/// Number of looks in a row at which a partition could use more pages in flight before that is acted on.
 const BELIEVED_AFTER: u32 = 3;
-/// How long figures that merely go up may wait.
+/// Longest delay of figures that merely increase.
 const TELL_EVERY: Duration = Duration::from_secs(10);
 
-/// Looks until the batch is over. What strides in this worker have read is not read again.
+/// Reports until the batch is over. Readings that strides in this worker have already made are reused.
 pub(super) async fn relay(
     client: &Client,
     order: &PartitionsOrder,
     watches: &Arc<ControlWatches>,
 ) -> Result<(), ActivityError> {
-    // The activity's own handle is pinned to one run; the batch may continue as new at any time.
+    // The activity's own handle is bound to one run, and the batch may continue as new at any time.
     let batch: WorkflowHandle<_, Controller> = client.get_workflow_handle(order.batch_id.clone());
     let (batch_run, batch_id) = (&order.batch_run, &order.batch_id);
     let mut of_batch = watches.read(client, batch_run, batch_id, Some(batch_id));
@@ -88,7 +89,7 @@ pub(super) async fn relay(
     }
 }
 
-/// What is known, and what of it has been told.
+/// The known state of the partitions, and the state that was reported.
 #[derive(Default)]
 struct Looker {
     known: BTreeMap<u32, Known>,
@@ -96,13 +97,13 @@ struct Looker {
 
 struct Known {
     look: Look,
-    /// Looks in a row in which it could not use its share.
+    /// The number of looks in a row at which it could not use its share.
     idle: u32,
     told: Option<Look>,
 }
 
 impl Looker {
-    /// The others have ended; the batch hears of that from them.
+    /// Forgets all other partitions: they have ended, and the batch learns that from them.
     fn keep(&mut self, running: &BTreeMap<u32, String>) {
         self.known.retain(|number, _| running.contains_key(number));
     }
@@ -118,7 +119,7 @@ impl Looker {
         self.known.insert(number, Known { look, idle, told });
     }
 
-    /// What has to be told: much that has changed, or when it is time everything that has.
+    /// Returns the changes to report: large changes at once, all changes if `is_time`.
     fn news(&mut self, is_time: bool) -> Vec<(u32, Look)> {
         let mut news = Vec::new();
         for (number, known) in &mut self.known {

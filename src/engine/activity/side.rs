@@ -1,5 +1,5 @@
-//! The activities beside the pages. They have a task queue and slots of their own, so that pages which take
-//! every slot of a worker hold none of them up.
+//! The activities other than strides. They have their own task queue and slots, so that pages which occupy
+//! every slot of a worker do not delay them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -38,19 +38,20 @@ use crate::{
     stride::registry::{NotPrepared, Registry},
 };
 
-/// Heartbeat timeout of the activities that last: after it another worker goes on with them.
+/// Heartbeat timeout of long-running activities, after which another worker takes them over.
 pub(crate) const ASIDE_HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What a check that is told to end early may take for it.
+/// Time that a check gets to end after it was told to.
 const CHECK_GRACE: Duration = Duration::from_secs(5);
 
-/// Workers that are asked for a processor before the batch says that it waits for one. Two programs may share a queue.
+/// Number of workers that are asked for a processor before the batch reports that it waits for one. Two
+/// programs may share a queue.
 const ASKED_OFTEN: u32 = 4;
 
-/// Openings of operating windows that are worked out at a time.
+/// Number of window openings that are computed at a time.
 const OPENINGS: usize = 50;
 
-/// The activities beside the pages, with what they need.
+/// The activities other than strides, with their dependencies.
 pub(crate) struct AsideActivities {
     registry: Registry,
     hooks: Hooks,
@@ -87,8 +88,8 @@ impl AsideActivities {
 
 #[temporalio_macros::activities]
 impl AsideActivities {
-    /// Says what this worker knows of a processor, or why it refuses the batch, and has the processor
-    /// complete the arguments, which may take long.
+    /// Describes a processor or refuses the batch, and has the processor complete the arguments, which may take
+    /// long.
     #[activity(definition = PrepareActivity)]
     async fn prepare(
         self: Arc<Self>,
@@ -98,7 +99,7 @@ impl AsideActivities {
         arguments::fetch(&ctx.client(), &mut input.args).await?;
         let batch = (input.batch_id.clone(), input.batch_run.clone());
         let news = WaitTeller::of(&ctx, (&batch.0, &batch.1), WaitsFor::Prepare);
-        // First: a worker without the processor is another program, and has other hooks, too.
+        // The processor is checked first: a worker without it is another program, with other hooks.
         if let Some(lacks) = self.registry.lacks(&input.processor, queue_of(&ctx)) {
             let attempt = ctx.info().attempt;
             if attempt >= ASKED_OFTEN {
@@ -133,7 +134,7 @@ impl AsideActivities {
         }
     }
 
-    /// Calls a hook of the user's. A worker that ends does not wait for it.
+    /// Calls a hook of the user. A worker that is ending does not wait for it.
     #[activity(definition = HookActivity)]
     async fn hook(
         self: Arc<Self>,
@@ -160,7 +161,7 @@ impl AsideActivities {
             () = ctx.cancelled() => Err(PageError::retryable(STOPS).with_type(WORKER_STOPS)),
         };
         called.map_err(|error| {
-            // Names come from batches; only registered ones become labels.
+            // Names come from batches, so only registered ones become labels.
             let known = error.error_type() != UNKNOWN_HOOK;
             self.metrics
                 .hook_failed(if known { &order.name } else { "unknown" });
@@ -168,7 +169,7 @@ impl AsideActivities {
         })
     }
 
-    /// Keeps the final report of a batch with its dead letters.
+    /// Stores the final report of a batch with its dead letters.
     #[activity(definition = KeepReportActivity)]
     async fn keep_report(
         self: Arc<Self>,
@@ -188,7 +189,7 @@ impl AsideActivities {
         kept.flatten().map_err(failed)
     }
 
-    /// Has the processor look at what was done, which may take long.
+    /// Has the processor check the work done, which may take long.
     #[activity(definition = CheckActivity)]
     async fn check(
         self: Arc<Self>,
@@ -201,7 +202,7 @@ impl AsideActivities {
         let (told, interruption) = watch::channel(Told::default());
         let (_says, doing) = watch::channel(None);
         let checking = async {
-            // Another worker may know it.
+            // Another worker may have the processor.
             let processor = self.registry.of_batch(&order.processor, order.redrive);
             let processor = processor.map_err(|unknown| retry(unknown, UNKNOWN_PROCESSOR))?;
             let interruption = Interruption::new(interruption, false);
@@ -227,13 +228,13 @@ impl AsideActivities {
             () = self.stops(&ctx) => retry(STOPS, WORKER_STOPS),
         };
         told.send_modify(|told| told.cancelled = true);
-        // It can end what it has begun; nobody wants its answer any more.
+        // The check may finish what it has started, but its answer is no longer needed.
         let _ = tokio::time::timeout(CHECK_GRACE, checking).await;
         Err(ended)
     }
 
-    /// Combines what pages have put out. What fails once fails always, but for code that does not come back, and for a
-    /// worker that has other code.
+    /// Combines outputs of pages. Errors are permanent, except for code that does not return, and for a worker
+    /// with different code.
     #[activity(definition = CombineActivity)]
     async fn combine(
         self: Arc<Self>,
@@ -261,7 +262,7 @@ impl AsideActivities {
         }
     }
 
-    /// Tells the batch what its throttles say, for as long as it runs and this worker does.
+    /// Reports the verdicts of its throttles to the batch, while both the batch and this worker run.
     #[activity(definition = ThrottleActivity)]
     async fn throttle(
         self: Arc<Self>,
@@ -272,7 +273,7 @@ impl AsideActivities {
         let client = ctx.client();
         let told = async {
             let monitor = {
-                // They are asked where they cannot block anybody.
+                // The throttles are polled on threads where they cannot block pages.
                 let _beside = self.threads.enter();
                 self.throttles.monitor(&order.throttles)
             };
@@ -288,7 +289,7 @@ impl AsideActivities {
         }
     }
 
-    /// Tells the batch how far its partitions are, for as long as it runs and this worker does.
+    /// Reports the progress of its partitions to the batch, while both the batch and this worker run.
     #[activity(definition = PartitionsActivity)]
     async fn partitions(
         self: Arc<Self>,
@@ -303,7 +304,7 @@ impl AsideActivities {
         }
     }
 
-    /// Asks the processor where a range can be split.
+    /// Asks the processor where to split a range.
     #[activity(definition = SplitActivity)]
     async fn split(
         self: Arc<Self>,
@@ -312,7 +313,7 @@ impl AsideActivities {
     ) -> Result<SplitAnswer, ActivityError> {
         arguments::fetch(&ctx.client(), &mut order.args).await?;
         let _heartbeats = Heartbeats::of(&ctx);
-        // Another worker may know it.
+        // Another worker may have the processor.
         let processor = self.registry.of_batch(&order.processor, false);
         let processor = processor.map_err(|unknown| retry(unknown, UNKNOWN_PROCESSOR))?;
         let name = format!("split of {}", order.processor);
@@ -326,7 +327,7 @@ impl AsideActivities {
         }
     }
 
-    /// Works out when operating windows open and close.
+    /// Computes when operating windows open and close.
     #[activity(definition = WindowsActivity)]
     async fn windows(
         self: Arc<Self>,
@@ -334,7 +335,7 @@ impl AsideActivities {
         order: WindowsOrder,
     ) -> Result<Openings, ActivityError> {
         for window in &order.windows {
-            // Retryable: another worker may have newer data on time zones.
+            // The error is retryable, because another worker may have newer time zone data.
             let known = window.validate();
             known.map_err(|unknown| retry(unknown, UNKNOWN_WINDOW))?;
         }
@@ -342,7 +343,7 @@ impl AsideActivities {
         Ok(Openings::new(found))
     }
 
-    /// Takes a named lock for a batch, and waits for it if told to.
+    /// Takes a named lock for a batch, waiting for it if the order says so.
     #[activity(definition = LockActivity)]
     async fn lock(
         self: Arc<Self>,
@@ -359,7 +360,7 @@ impl AsideActivities {
         }
     }
 
-    /// Gives a named lock back, if the batch has it.
+    /// Releases a named lock if the batch holds it.
     #[activity(definition = UnlockActivity)]
     async fn unlock(
         self: Arc<Self>,
@@ -369,7 +370,7 @@ impl AsideActivities {
         lock::give_back(&ctx.client(), &order).await
     }
 
-    /// Waits until bridges are gone, and tells which.
+    /// Waits until bridges have ended, and returns those.
     #[activity(definition = WatchBridgesActivity)]
     async fn watch_bridges(
         self: Arc<Self>,
@@ -387,7 +388,7 @@ impl AsideActivities {
     }
 }
 
-// The controller calls the activities by their definitions, so nobody else needs these constants.
+// The controller calls the activities by their definitions, so these constants are otherwise unused.
 const _: () = {
     let _ = (AsideActivities::prepare, AsideActivities::hook);
     let _ = (AsideActivities::keep_report, AsideActivities::throttle);
@@ -401,12 +402,12 @@ const _: () = {
     );
 };
 
-/// Error type where the data on time zones does not know the zone of a window.
+/// The error type of a window whose zone is missing in the time zone data.
 const UNKNOWN_WINDOW: &str = "UnknownTimeZone";
 const WORKER_STOPS: &str = "WorkerStops";
-const STOPS: &str = "its worker stops";
+const STOPS: &str = "its worker is stopping";
 
-/// The queue of the pages.
+/// The task queue of the pages.
 fn queue_of(ctx: &ActivityContext) -> &str {
     let own = &ctx.info().task_queue;
     own.strip_suffix(ASIDE_SUFFIX).unwrap_or(own)
@@ -417,7 +418,7 @@ impl AsideActivities {
     async fn stops(&self, ctx: &ActivityContext) {
         let mut draining = self.draining.clone();
         tokio::select! {
-            // A worker that is gone without a word ends it too.
+            // A worker that is gone closes the channel, which also resolves this.
             _ = draining.wait_for(|draining| *draining) => {}
             () = ctx.cancelled() => {}
         }
@@ -450,7 +451,7 @@ impl Drop for Heartbeats {
     }
 }
 
-/// The batch ends before its first page.
+/// The error that ends a batch before its first page.
 fn refuse(reason: impl std::error::Error + Send + Sync + 'static) -> ActivityError {
     ActivityError::from(
         ApplicationFailure::builder(reason)
@@ -460,7 +461,7 @@ fn refuse(reason: impl std::error::Error + Send + Sync + 'static) -> ActivityErr
     )
 }
 
-/// Nobody tries again.
+/// An error that is not retried.
 fn for_good(error: &PageError) -> ActivityError {
     ActivityError::from(
         ApplicationFailure::builder(truncate(error.message(), MAX_MESSAGE_CHARS))
@@ -470,10 +471,14 @@ fn for_good(error: &PageError) -> ActivityError {
     )
 }
 
-/// A partition that cannot be split goes on as it is.
+/// The error of a partition that cannot be split, which continues as it is.
 fn split_failed(error: &PageError) -> ActivityError {
     let (message, error_type) = (error.message().to_owned(), error.error_type());
-    tracing::warn!(error_type, error = message, "no place to split at");
+    tracing::warn!(
+        error_type,
+        error = message,
+        "no place to split the partition"
+    );
     ActivityError::from(
         ApplicationFailure::builder(truncate(&message, MAX_MESSAGE_CHARS))
             .type_name(error_type.to_owned())
@@ -482,7 +487,7 @@ fn split_failed(error: &PageError) -> ActivityError {
     )
 }
 
-/// Temporal tries again, here or on another worker.
+/// An error after which Temporal retries, here or on another worker.
 pub(super) fn retry(
     reason: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     error_type: &str,
@@ -495,14 +500,15 @@ pub(super) fn retry(
     )
 }
 
-/// Says what went wrong beside the pages. The controller tries again a few times and goes on.
+/// Logs a failed call that is not part of a page. The controller retries it a few times and then continues
+/// without it.
 fn not_told(name: &str, attempt: u32, error: PageError) -> ActivityError {
     tracing::warn!(
         name,
         attempt,
         error_type = error.error_type(),
         error = error.message(),
-        "not told"
+        "call failed"
     );
     retry(error.message().to_owned(), error.error_type())
 }

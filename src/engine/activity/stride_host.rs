@@ -1,4 +1,4 @@
-//! The outside world of a stride that runs as an activity.
+//! The environment of a stride that runs as an activity.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -41,21 +41,21 @@ use crate::{
     stride::{Go, HostError, PageEvent, StrideHost, WaitFor, page_blocked, rate_share::RateShare},
 };
 
-/// Longest wait for the controller to say where a stride ends.
+/// Time limit for the controller to tell where a stride ends.
 const ASK_FOR: Duration = Duration::from_secs(30);
-/// How soon to ask again, where a continue-as-new came between, or the answer got lost.
+/// Interval between such questions, if a continue-as-new intervenes or the answer is lost.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 const FALLBACK_HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(15);
-/// How soon to look again whether a throttle still holds, should nobody say so.
+/// Interval between checks whether a throttle still holds, in addition to notifications.
 const LOOK_AT_GATE: Duration = Duration::from_secs(1);
-/// After being held for so long in all, a stride gives its slot back and is dispatched again when the
-/// controller finds that it may.
+/// Total time of being held after which a stride returns its slot. The controller dispatches it again when it
+/// may run.
 const HELD_AT_MOST: Duration = Duration::from_secs(30);
 
-/// What a page whose time is over may take to let go of its thread.
+/// Time that a page gets to release its thread after its time limit.
 const BLOCKED_FOR: Duration = Duration::from_secs(1);
 
-/// The first sign of life comes after this long at most.
+/// Maximum time before the first sign of life.
 const FIRST_HEARTBEAT: Duration = Duration::from_secs(1);
 
 pub(super) struct ActivityHost {
@@ -76,12 +76,12 @@ pub(super) struct ActivityHost {
     page_timeout: Duration,
     may_repeat: bool,
     attendance: Arc<Mutex<Attendance>>,
-    /// Which attempt this is to Temporal: the run, the activity and the number.
+    /// The identity of this attempt to Temporal: the run, the activity and the number.
     identity: Identity,
 }
 
-/// As long as this lives, signs of life are sent and the stride is told what there is to be told. A stride whose
-/// code blocks its thread may outlive it, and is told to end.
+/// Sends signs of life and passes orders to the stride while it exists. When it is dropped, the stride is told
+/// to end: its code may block its thread and outlive this value.
 pub(super) struct Attended {
     tasks: [JoinHandle<()>; 2],
     tell: watch::Sender<Told>,
@@ -102,19 +102,19 @@ impl Drop for Attended {
 /// The page that is being worked on.
 struct InHand {
     since: Instant,
-    /// Where it ends, once that is known.
+    /// The end of the page, once known.
     end: Option<PageToken>,
     is_last: bool,
 }
 
-/// What surrounds a stride in its worker.
+/// The surroundings of a stride in its worker.
 pub(super) struct Surroundings {
     pub metrics: ProcessorMetrics,
     pub draining: watch::Receiver<bool>,
     pub control: ControlWatch,
     /// The throttles of the order.
     pub gate: Arc<dyn Gate>,
-    /// A page may be run again although an attempt at it has begun.
+    /// True if a page may run again after an attempt at it has started.
     pub may_repeat: bool,
     pub permits: Permits,
 }
@@ -126,12 +126,11 @@ struct Identity {
     dispatch: u64,
     bridge: Option<String>,
     activity_id: String,
-    /// Tells attempts apart also when the controller has dispatched the stride again: their numbers begin
-    /// anew then.
+    /// The start of the attempt. It distinguishes attempts of different dispatches, whose numbers start over.
     started: Option<SystemTime>,
 }
 
-/// Whether this process was asleep, and for how long: a virtual machine that was moved, a stopped process.
+/// Detects that this process was suspended, such as a virtual machine that was moved or a stopped process.
 /// After a heartbeat timeout Temporal gives its work to another worker.
 struct Attendance {
     last_seen: Seen,
@@ -154,9 +153,9 @@ impl Seen {
         }
     }
 
-    /// The time since an earlier moment. The monotonic clock stands still while a machine is suspended, and the
-    /// wall clock can be set back, so the larger difference counts. A wall clock that is set forward costs a
-    /// question.
+    /// The time since an earlier moment. The monotonic clock stops while a machine is suspended, and the wall
+    /// clock can be set back, so the larger difference counts. A wall clock that is set forward only costs a
+    /// query.
     fn since(&self, earlier: &Self) -> Duration {
         let wall = self.wall.duration_since(earlier.wall).unwrap_or_default();
         self.monotonic
@@ -166,8 +165,8 @@ impl Seen {
 }
 
 impl Attendance {
-    /// A task can be taken by a process that is stopped before it can begin with it: `started` is when the
-    /// server gave it away. If the clocks differ, that only costs a question.
+    /// A process may be suspended between accepting a task and starting it. `started` is the time at which the
+    /// server assigned the task. If the clocks differ, that only costs a query.
     fn new(timeout: Duration, started: Option<SystemTime>) -> Self {
         let age = started.and_then(|started| started.elapsed().ok());
         Self {
@@ -199,7 +198,7 @@ impl ActivityHost {
             may_repeat,
             permits,
         } = surroundings;
-        // The activity's own handle is pinned to one run; the batch may continue as new at any time.
+        // The activity's own handle is bound to one run, and the batch may continue as new at any time.
         let client = ctx.client();
         let controller = client.get_workflow_handle::<Controller>(order.controller());
         let checkpoint = Arc::new(Mutex::new(Checkpoint {
@@ -235,7 +234,7 @@ impl ActivityHost {
             tokio::spawn(listen(ctx.clone(), draining, control, tell.clone())),
         ];
         let earned = |ready, owed| Earned {
-            // A worker that was lost may have used it.
+            // A worker that was lost may have used the permits.
             ready: if info.attempt > 1 { 0 } else { ready },
             owed,
         };
@@ -272,19 +271,21 @@ impl ActivityHost {
         (host, Attended { tasks, tell })
     }
 
-    /// The report of a stride that does not get on because threads are blocked, if it is time to give it up. Whoever
-    /// has the stride next goes on after what is finished.
+    /// The report of a stride that cannot continue because threads are blocked, if it is time to give it up.
+    /// The next attempt at the stride continues after the finished pages.
     pub fn gives_up(&self, trouble: Trouble) -> Option<StrideReport> {
         let in_hand = lock(&self.in_hand);
         let in_hand = in_hand.as_ref();
         let limit = self.page_timeout.saturating_add(BLOCKED_FOR);
         let is_over = match trouble {
             Trouble::Blocks(lasts) => lasts >= limit,
-            // What has begun must not begin again, and may still go on.
+            // A page that has started must not start again, and may still be running.
             Trouble::Starves => match in_hand {
                 Some(page) if !self.may_repeat => page.since.elapsed() >= limit,
                 _ => {
-                    tracing::info!("given back, as others block all of its threads");
+                    tracing::info!(
+                        "returning the stride, because other pages block all of its threads"
+                    );
                     self.observe(PageEvent::Stopped);
                     return Some(lock(&self.checkpoint).done.clone());
                 }
@@ -305,7 +306,7 @@ impl ActivityHost {
         Some(report)
     }
 
-    /// Takes the permits that the stride has earned under its rates and not used, and notes them in its report.
+    /// Takes the permits that the stride has earned and not used, and adds them to its report.
     pub fn give_back_rates(&self, report: &mut StrideReport) {
         if let Some(rate) = &self.rate {
             (report.rate_left, report.rate_untouched) = rate.take_rest();
@@ -320,7 +321,7 @@ impl ActivityHost {
         let mut told = self.told.clone();
         let stopped = async {
             if told.wait_for(|told| told.must_stop()).await.is_err() {
-                // Nobody is left who could tell.
+                // The sender is gone, so the signal never comes.
                 std::future::pending::<()>().await;
             }
         };
@@ -348,7 +349,7 @@ impl ActivityHost {
             let _waiting = self.timed(WaitFor::PageRate);
             rate.take(1).await;
         }
-        // Last, so that its answer is no older than the page.
+        // The gate comes last, so that its answer is no older than the page.
         self.gate_opens().await
     }
 
@@ -362,7 +363,7 @@ impl ActivityHost {
         let patience = HELD_AT_MOST.saturating_sub(*lock(&self.held_for));
         let opened = async {
             while self.gate.held().is_some() {
-                // A change between the look and the wait may go unnoticed.
+                // A change between the check and the wait may go unnoticed.
                 let _ = tokio::time::timeout(LOOK_AT_GATE, self.gate.changed()).await;
             }
         };
@@ -375,7 +376,7 @@ impl ActivityHost {
     }
 }
 
-/// Keeps the items of a stride to its rate.
+/// Limits the items of a stride to its rate.
 struct Paced {
     rate: Option<Arc<RateShare>>,
     metrics: ProcessorMetrics,
@@ -396,7 +397,7 @@ impl ItemHost for Paced {
     }
 }
 
-/// A wait that goes on; dropped when it ends, or is given up.
+/// A wait in progress, which is recorded when it is dropped.
 struct Waiting<'a> {
     host: &'a ActivityHost,
     for_what: WaitFor,
@@ -412,7 +413,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Sends signs of life beside the user's code.
+/// Sends signs of life while the user's code runs.
 async fn heartbeat(
     ctx: ActivityContext,
     timeout: Duration,
@@ -420,7 +421,7 @@ async fn heartbeat(
     attendance: Arc<Mutex<Attendance>>,
 ) {
     let period = timeout / HEARTBEATS_PER_TIMEOUT;
-    // A short stride is over before anybody would want to know of it, and each sign is a call that is billed.
+    // The first one is delayed: a short stride is over before it would be of use, and each is a billed call.
     let first = tokio::time::Instant::now() + period.min(FIRST_HEARTBEAT);
     let mut tick = tokio::time::interval_at(first, period);
     loop {
@@ -434,8 +435,8 @@ async fn heartbeat(
     }
 }
 
-/// Brings together what the stride is told from different sides. A pause at once is never taken back: the
-/// page may have seen it already.
+/// Merges the orders from all sources. A pause at once is never withdrawn, because the page may already have
+/// seen it.
 async fn listen(
     ctx: ActivityContext,
     mut draining: watch::Receiver<bool>,
@@ -473,14 +474,14 @@ async fn described(
     description.await.map_err(|error| match error {
         WorkflowInteractionError::NotFound(_) => HostError::Gone,
         error => HostError::Unavailable(format!(
-            "the server did not say whether this attempt still counts: {}",
+            "the server did not say whether this attempt is still current: {}",
             words(&error)
         )),
     })
 }
 
-/// Has the server forget which worker has a controller in memory. What comes next would wait a second for that
-/// worker first, even if it is gone.
+/// Makes the server forget which worker has a controller in memory. Otherwise the next query would first wait a
+/// second for that worker, even if it is gone.
 async fn forget_worker(controller: &WorkflowHandle<Client, Controller>) -> Result<(), Status> {
     let info = controller.info();
     let request = ResetStickyTaskQueueRequest {
@@ -529,9 +530,9 @@ impl StrideHost for ActivityHost {
             batch_run: self.batch_run.clone(),
             stride: self.stride,
         };
-        // Only asked after a worker was lost, which probably had the controller, too.
+        // This question is only asked after a worker was lost, which probably also had the controller.
         if let Err(error) = forget_worker(&self.controller).await {
-            tracing::debug!(%error, "the controller is asked through the worker that had it");
+            tracing::debug!(%error, "asking the controller through the worker that had it");
         }
         let asking = async {
             loop {
@@ -542,7 +543,7 @@ impl StrideHost for ActivityHost {
                     .await;
                 match answer {
                     Ok(accepted) => return Ok(accepted),
-                    // Also the answer of a run that continues as new before it could say.
+                    // A run that continues as new before it can answer also ends up here.
                     Err(WorkflowUpdateError::NotFound(_)) => {
                         let found = found_in(&described(&self.controller).await?);
                         if found == Found::Gone {
@@ -586,11 +587,13 @@ impl StrideHost for ActivityHost {
                 pending.activity_id == mine.activity_id && started == mine.started
             });
         if !counts {
-            tracing::warn!("this attempt was asleep for too long, and another one has its work");
+            tracing::warn!(
+                "this attempt was suspended for too long, and another one has taken over"
+            );
             return Err(HostError::Gone);
         }
         if mine.bridge.is_some() {
-            // The bridge goes on without asking; the batch may not.
+            // The bridge continues without asking; the batch may not.
             let batch = found_in(&described(&self.controller).await?);
             let orders = batch.orders(&self.batch_run, mine.dispatch, mine.bridge.as_deref());
             if orders.gone {
@@ -696,7 +699,7 @@ mod tests {
     const TIMEOUT: Duration = Duration::from_secs(15);
     const LONG: Duration = Duration::from_secs(3_600);
 
-    /// Whether an attempt finds that it was asleep when the clocks have gone on like this.
+    /// Returns whether an attempt detects a suspension after the clocks have advanced like this.
     fn overslept(monotonic: Duration, wall: impl FnOnce(SystemTime) -> SystemTime) -> bool {
         let mut attendance = Attendance::new(TIMEOUT, None);
         let before = attendance.last_seen;

@@ -1,4 +1,4 @@
-//! What holds a page back before it begins.
+//! The gate that may hold a page before it starts.
 
 use async_trait::async_trait;
 use tokio::sync::Mutex;
@@ -8,21 +8,22 @@ use crate::processor::throttle::{ThrottleMonitor, Throttles, UnknownThrottle, Ve
 /// The throttles of a batch, as a page sees them.
 #[async_trait]
 pub(crate) trait Gate: Send + Sync {
-    /// What holds now. `None`: a page may begin. Called often, so it does not ask anybody itself.
+    /// Returns the throttle that holds. `None` if a page may start. It is called often, so it never calls a
+    /// throttle itself.
     fn held(&self) -> Option<Held>;
-    /// Resolves when the answer may have changed. The one who waits looks again now and then all the same.
+    /// Resolves when the answer may have changed. The caller also checks periodically.
     async fn changed(&self);
 }
 
-/// Why no page may begin.
+/// The reason why no page may start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Held {
-    /// The throttle.
+    /// The name of the throttle.
     pub by: String,
     pub reason: String,
 }
 
-/// Without throttles.
+/// The gate of a batch without throttles.
 pub(crate) struct AlwaysOpen;
 
 #[async_trait]
@@ -36,10 +37,10 @@ impl Gate for AlwaysOpen {
     }
 }
 
-/// With throttles, which are asked in this process as long as this lives.
+/// The gate of a batch with throttles, which are polled in this process while it exists.
 pub(crate) struct Throttled {
     now: ThrottleMonitor,
-    /// One of its own, as whoever waits has to have it alone.
+    /// A second monitor for waiting, which needs exclusive access.
     changes: Mutex<ThrottleMonitor>,
 }
 
@@ -61,7 +62,7 @@ impl Gate for Throttled {
                 by: reading.by,
                 reason,
             }),
-            // The batch has smaller limits then.
+            // A slowed batch has smaller limits instead.
             Verdict::Go | Verdict::Slow { .. } => None,
         }
     }

@@ -1,4 +1,4 @@
-//! Telling a batch what its throttles say.
+//! Reporting the verdicts of throttles to a batch.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -16,18 +16,18 @@ use crate::{
     protocol::{ThrottleNews, ThrottleOrder},
 };
 
-/// A worker without the throttle holds the batch for so long, and looks for another one after so long.
+/// Time for which a worker without the throttle holds the batch, and time after which another worker is tried.
 const HOLD_FOR_UNKNOWN: Duration = Duration::from_secs(60);
 const LOOK_FOR_OTHERS: Duration = Duration::from_secs(600);
 const OBSERVE_EVERY: Duration = Duration::from_secs(10);
 
-/// Tells the batch the first reading, and every change. Ends when the batch has.
+/// Reports the first reading and every change, until the batch has ended.
 pub(super) async fn relay(
     client: &Client,
     order: &ThrottleOrder,
     mut monitor: ThrottleMonitor,
 ) -> Result<(), ActivityError> {
-    // The activity's own handle is pinned to one run; the batch may continue as new at any time.
+    // The activity's own handle is bound to one run, and the batch may continue as new at any time.
     let controller: WorkflowHandle<_, Controller> =
         client.get_workflow_handle(order.batch_id.clone());
     let mut reading = monitor.first().await;
@@ -40,8 +40,8 @@ pub(super) async fn relay(
     }
 }
 
-/// A throttle that this worker does not have is one that fails: it holds the batch for a while, and then it
-/// does not. Another worker may have it, so that the activity is to be tried again later.
+/// Treats a throttle that this worker does not have as failing: it holds the batch for a while and then lets
+/// go. Another worker may have the throttle, so the activity is retried later.
 pub(super) async fn relay_unknown(
     client: &Client,
     order: &ThrottleOrder,
@@ -96,7 +96,7 @@ async fn tell(
     }
 }
 
-/// Keeps the metrics of a batch alive: one that is held has no strides whose workers would.
+/// Keeps the metrics of a batch up to date. A held batch has no strides whose workers would do so.
 pub(super) async fn observe(
     client: &Client,
     order: &ThrottleOrder,
@@ -120,9 +120,9 @@ fn log(together: &Reading) {
     let factor = together.verdict.factor();
     match together.verdict.reason() {
         None if together.failing => {
-            tracing::warn!(throttle, "goes on although a throttle fails");
+            tracing::warn!(throttle, "the batch continues although a throttle fails");
         }
-        None => tracing::debug!("the throttles let the batch go"),
+        None => tracing::debug!("the throttles are open"),
         Some(reason) => tracing::warn!(throttle, factor, reason, "the batch is throttled"),
     }
 }

@@ -1,8 +1,9 @@
-//! Threads for user code, which may block them: pages, hooks, and everything else that a processor does.
+//! Threads for user code, which may block them: pages, hooks, and all other methods of a processor.
 //!
-//! What a worker does itself (polls, signs of life, time limits, signals) runs on the runtime that it was started
-//! on, and waits for none of these threads. They belong to the process, so that no runtime waits for them when it
-//! ends. A thread that is blocked cannot be ended; it is left behind, and others are made when too many are.
+//! The work of the worker itself (polls, signs of life, time limits, signals) runs on the runtime on which it
+//! was started, and never waits for these threads. They belong to the process, so that no runtime waits for
+//! them when it ends. A blocked thread cannot be ended. It is left behind, and more threads are created when
+//! too many are blocked.
 
 use std::{
     collections::BTreeMap,
@@ -28,17 +29,17 @@ use tracing::Instrument as _;
 
 use crate::base::error::{PageError, text::words};
 
-/// How long code may have a thread before the thread counts as blocked.
+/// Time without yielding after which a thread counts as blocked.
 const BLOCKED_AFTER: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const FEWEST_THREADS: usize = 4;
 const MAX_POOLS: usize = 16;
-/// Calls of one name that nobody waits for any more and that still have their threads.
+/// Maximum number of calls of one name that were abandoned and still occupy their threads.
 const MAX_LEFT_BEHIND: usize = 4;
-/// For what the calls beside the pages spawn; they themselves have threads of their own.
+/// Threads for tasks that side calls spawn. The calls themselves have their own threads.
 const THREADS_BESIDE: usize = 2;
 
-/// The threads of this process for user code. Clones are the same.
+/// The threads of this process for user code. Clones share them.
 #[derive(Clone, Copy)]
 pub(crate) struct UserThreads(&'static Threads);
 
@@ -49,7 +50,7 @@ struct Threads {
     left_behind: Mutex<BTreeMap<String, usize>>,
 }
 
-/// Threads that share the strides they were given.
+/// Threads that share a set of strides.
 struct Pool {
     runtime: Runtime,
     threads: usize,
@@ -87,7 +88,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl UserThreads {
-    /// Those of this process, which are made when they are first asked for.
+    /// Returns the threads of this process, creating them on first use.
     pub fn of_process() -> io::Result<Self> {
         static THREADS: Mutex<Option<UserThreads>> = Mutex::new(None);
         let mut threads = lock(&THREADS);
@@ -130,8 +131,8 @@ impl UserThreads {
         }
     }
 
-    /// Runs a call beside the pages, on a thread of its own. When nobody waits for it any more, it is dropped as
-    /// soon as its code lets go of the thread. Calls of one name are refused while several of them have not.
+    /// Runs a side call on a thread of its own. If the caller stops waiting, the call is dropped as soon as its
+    /// code yields. Further calls of a name are refused while several abandoned calls have not yielded.
     pub async fn beside<T: Send + 'static>(
         self,
         name: &str,
@@ -171,12 +172,12 @@ impl UserThreads {
         }
     }
 
-    /// What is spawned while the guard lives runs beside the pages.
+    /// Makes tasks that are spawned while the guard exists run on the threads of side calls.
     pub fn enter(self) -> EnterGuard<'static> {
         self.0.beside.enter()
     }
 
-    /// The first pool with threads that are not blocked, or another one.
+    /// Returns the first pool with enough free threads, creating one if necessary.
     fn pool(self) -> &'static Pool {
         let mut pools = lock(&self.0.pools);
         if let Some(pool) = pools.iter().find(|pool| pool.has_room()) {
@@ -188,13 +189,16 @@ impl UserThreads {
                     let pools_now = pools.len() + 1;
                     tracing::warn!(
                         pools = pools_now,
-                        "too many threads are blocked by user code; others are made"
+                        "user code blocks too many threads; creating more"
                     );
                     pools.push(pool);
                     return pool;
                 }
                 Err(error) => {
-                    tracing::warn!(error = words(&error), "no more threads for user code");
+                    tracing::warn!(
+                        error = words(&error),
+                        "cannot create more threads for user code"
+                    );
                 }
             }
         }
@@ -210,7 +214,7 @@ impl UserThreads {
     }
 }
 
-/// A call beside the pages.
+/// A side call.
 struct Call {
     threads: &'static Threads,
     name: String,
@@ -235,7 +239,7 @@ impl Call {
     }
 }
 
-/// Somebody waits for the call.
+/// A guard of a caller that waits for the call.
 struct Awaited(Arc<Call>);
 
 impl Drop for Awaited {
@@ -248,7 +252,7 @@ impl Drop for Awaited {
     }
 }
 
-/// The call has a thread, or waits for one.
+/// A guard of a call that has a thread or waits for one.
 struct HasThread(Arc<Call>);
 
 impl Drop for HasThread {
@@ -261,7 +265,7 @@ impl Drop for HasThread {
     }
 }
 
-/// A stride at work. When this is dropped, the stride is, as soon as its code lets go of its thread.
+/// A running stride. When this is dropped, the stride is dropped as soon as its code yields.
 pub(crate) struct Job<T> {
     task: JoinHandle<T>,
     work: Work<T>,
@@ -269,24 +273,24 @@ pub(crate) struct Job<T> {
     threads: UserThreads,
 }
 
-/// Why a stride does not get on.
+/// The reason why a stride makes no progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Trouble {
-    /// Its code has not let go of its thread for so long.
+    /// The code of the stride has not yielded for this long.
     Blocks(Duration),
-    /// Others block all the threads that it could have, and elsewhere there are free ones.
+    /// Other strides block all its threads, and there are free ones elsewhere.
     Starves,
 }
 
 impl<T> Job<T> {
-    /// Waits for the end of the stride, or for what `instead` makes of its trouble.
+    /// Waits for the end of the stride, or for a replacement that `instead` returns for its trouble.
     pub async fn ended(mut self, mut instead: impl FnMut(Trouble) -> Option<T>) -> T {
         loop {
             match tokio::time::timeout(LOOK_EVERY, &mut self.task).await {
                 Ok(Ok(done)) => return done,
                 Ok(Err(ended)) => match ended.try_into_panic() {
                     Ok(panic) => std::panic::resume_unwind(panic),
-                    // It was told to end, with its runtime.
+                    // The task was cancelled together with its runtime.
                     Err(_) => return std::future::pending().await,
                 },
                 Err(_) => {
@@ -312,7 +316,8 @@ impl<T> Job<T> {
 impl<T> Drop for Job<T> {
     fn drop(&mut self) {
         self.task.abort();
-        // While it waits it is dropped here: its pool may have no thread that could, and it may hold locks.
+        // A waiting stride is dropped here: its pool may have no free thread to do so, and the stride may hold
+        // locks.
         let waits = match self.work.try_lock() {
             Ok(mut work) => work.take(),
             Err(_) => None,
@@ -322,7 +327,7 @@ impl<T> Drop for Job<T> {
     }
 }
 
-/// The time that a stride has its thread for, until it waits for something.
+/// The time for which a stride occupies its thread, until it next waits.
 struct Turn {
     pool: &'static Pool,
     state: Mutex<TurnState>,
@@ -340,7 +345,7 @@ impl Turn {
         InTurn(self)
     }
 
-    /// For how long it has had its thread now.
+    /// Returns how long the stride has occupied its thread.
     fn lasts(&self) -> Option<Duration> {
         let mut state = lock(&self.state);
         let lasts = state.since?.elapsed();
@@ -353,7 +358,7 @@ impl Turn {
         Some(lasts)
     }
 
-    /// Nobody looks at it any more.
+    /// Counts a turn as blocked that is no longer observed.
     fn left_behind(&self) {
         let mut state = lock(&self.state);
         if state.since.is_some() && !state.blocks {
@@ -381,7 +386,7 @@ impl Drop for InTurn<'_> {
 /// A stride, until it is dropped.
 type Work<T> = Arc<Mutex<Option<BoxFuture<'static, T>>>>;
 
-/// A stride whose turns are watched.
+/// A stride whose turns are timed.
 struct Watched<T> {
     work: Work<T>,
     turn: Arc<Turn>,
@@ -406,7 +411,7 @@ mod tests {
 
     use super::*;
 
-    /// Blocks its thread until the sender is dropped or says something.
+    /// Blocks its thread until the sender is dropped or sends.
     fn blocker() -> (mpsc::Sender<()>, impl Future<Output = &'static str> + Send) {
         let (let_go, blocks) = mpsc::channel::<()>();
         let work = async move {
@@ -509,7 +514,7 @@ mod tests {
         while threads.beside("tracker", async {}).await.is_err() {
             tokio::task::yield_now().await;
         }
-        // The first that has ended makes room; the others end by themselves.
+        // The first call that ends makes room; the others end by themselves.
         while !lock(&threads.0.left_behind).is_empty() {
             tokio::task::yield_now().await;
         }

@@ -1,4 +1,4 @@
-//! Telling a batch what it waits for beside its pages.
+//! Reporting to a batch what its preparation or check waits for.
 
 use std::{
     convert::Infallible,
@@ -17,22 +17,22 @@ use crate::{
     protocol::{WaitNews, WaitsFor},
 };
 
-/// Whoever looks at a batch need not know of a preparation that is over sooner.
+/// Delay of the first report. Shorter preparations need not be reported.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Tells the controller, once for each thing that there is to be told: every word is an event in its history.
+/// Reports to the controller, once for each piece of news, because every report is an event in its history.
 pub(super) struct WaitTeller<'a> {
     ctx: &'a ActivityContext,
     batch_id: &'a str,
     batch_run: &'a str,
     for_what: WaitsFor,
-    /// What was told last, which the next attempt finds in the heartbeats of this one.
+    /// The latest report. The next attempt reads it from the heartbeats of this one.
     told: watch::Sender<Option<WaitNews>>,
     heartbeats: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl<'a> WaitTeller<'a> {
-    /// Sends signs of life until it is dropped.
+    /// Creates the reporter, which sends signs of life until it is dropped.
     pub fn of(
         ctx: &'a ActivityContext,
         (batch_id, batch_run): (&'a str, &'a str),
@@ -63,8 +63,8 @@ impl<'a> WaitTeller<'a> {
         }
     }
 
-    /// Tells that it takes its time, and what for where the processor says it: less and less often, as what it says may
-    /// change all the time.
+    /// Reports that the work takes long, and what it waits for if the processor tells. The reports become less
+    /// frequent, because the processor may report changes all the time.
     pub async fn tell_of_wait(&self, mut doing: watch::Receiver<Option<String>>) -> Infallible {
         let began = Instant::now();
         let mut wait = PATIENCE;
@@ -72,7 +72,7 @@ impl<'a> WaitTeller<'a> {
             tokio::time::sleep(wait).await;
             let now = doing.borrow_and_update().clone();
             let told = self.told.borrow().clone();
-            // After a failure the reason for it says more than that it takes its time.
+            // After an error, the error is more informative than a long wait.
             let says_more =
                 now.is_some() || told.is_none_or(|told| told.doing.is_some() || told.unknown);
             if says_more {
@@ -80,28 +80,28 @@ impl<'a> WaitTeller<'a> {
             }
             wait = PATIENCE.max(began.elapsed() / 2);
             if doing.changed().await.is_err() {
-                // It has no more to say.
+                // The processor has finished reporting.
                 std::future::pending::<()>().await;
             }
         }
     }
 
-    /// Tells why it has to be tried again.
+    /// Reports why the work has to be retried.
     pub async fn tell_error(&self, error: &PageError) {
         let message = format!("{}: {}", error.error_type(), error.message());
         tracing::warn!(
             batch = self.batch_id,
             batch_run = self.batch_run,
             error = message,
-            "tried again later"
+            "will be retried later"
         );
         self.tell(Some(truncate(&message, MAX_MESSAGE_CHARS)), None)
             .await;
     }
 
-    /// Tells that workers do not have the processor.
+    /// Reports that workers do not have the processor.
     pub async fn tell_unknown(&self, lacks: &PageError) {
-        // Each worker has others, and every word is an event.
+        // Workers differ in their processors, and every report is an event, so only the first one is sent.
         let told = self.told.borrow().as_ref().is_some_and(|news| news.unknown);
         if !told {
             let message = truncate(lacks.message(), MAX_MESSAGE_CHARS);
@@ -146,7 +146,7 @@ impl<'a> WaitTeller<'a> {
             }
             Err(error) => tracing::warn!(
                 error = words(&error),
-                "the batch was not told what it waits for"
+                "could not report to the batch what it waits for"
             ),
         }
     }

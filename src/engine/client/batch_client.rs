@@ -1,4 +1,4 @@
-//! Starts batches and finds them again.
+//! The client that starts batches and finds them again.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -32,7 +32,7 @@ use crate::{
 
 /// The memo field that holds the processor's name, for listings.
 pub(super) const MEMO_PROCESSOR: &str = "processor";
-/// The memo field that holds the batch whose dead letters a redrive tries again.
+/// The memo field that holds the batch whose dead letters a redrive retries.
 pub(super) const MEMO_REDRIVE_OF: &str = "redrive_of";
 
 /// Starts batches and finds them again.
@@ -60,12 +60,12 @@ impl BatchClient {
     /// Connects; see [`connect`].
     ///
     /// # Errors
-    /// When the server cannot be reached or the options contradict each other.
+    /// The server cannot be reached, or the options contradict each other.
     pub async fn connect(options: &ConnectOptions) -> Result<Self, ConnectError> {
         Ok(Self::new(connect(options).await?))
     }
 
-    /// Uses a connection that is there already, with its payload codec.
+    /// Uses an existing connection, with its payload codec.
     pub fn new(client: Client) -> Self {
         Self {
             client,
@@ -74,26 +74,28 @@ impl BatchClient {
         }
     }
 
-    /// What the audit of a batch says of who did things through this client. The default is the user and
-    /// the host, as in `ann@build-3`.
+    /// Sets the operator that the audit of a batch shows for actions through this client. The default is the
+    /// user and the host, as in `ann@build-3`.
     #[must_use]
     pub fn operator(mut self, name: impl Into<String>) -> Self {
         self.operator = name.into();
         self
     }
 
-    /// How long a call goes on trying while the server cannot be reached or does not answer, before it ends with
-    /// an error. The default is 30 minutes; with zero the SDK's own 10 s are all. It holds for starting a batch,
-    /// for looking at one and for waiting for its end, through this client and the handles that it makes from now
-    /// on. A rerun and a continuation are asked for once: a server that took them and could not say so would take
-    /// them twice. An outage and its end are logged as warnings.
+    /// Sets how long a call is retried while the server cannot be reached or does not answer. The default is 30
+    /// minutes. With zero, only the SDK's own retries of 10 s remain.
+    ///
+    /// The timeout applies to starting a batch, looking at it and waiting for its end, through this client and
+    /// the handles that it creates from now on. A rerun and a continuation are requested only once: a server
+    /// that accepted the request but could not answer would accept it twice. An outage and its end are logged
+    /// as warnings.
     #[must_use]
     pub fn outage_timeout(mut self, timeout: Duration) -> Self {
         self.outages = Outages::new(timeout);
         self
     }
 
-    /// The connection, for [`Worker::new`](crate::Worker::new) and for everything else Temporal can do.
+    /// The connection, for [`Worker::new`](crate::Worker::new) and any other use of Temporal.
     pub fn temporal(&self) -> &Client {
         &self.client
     }
@@ -103,19 +105,19 @@ impl BatchClient {
 impl BatchClient {
     /// Starts a batch as a new batch run.
     ///
-    /// | a batch of this id | unless told otherwise | can be told to |
+    /// | existing batch of this id | default | alternative |
     /// |---|---|---|
-    /// | runs | refused | attach to it: [`Batch::if_running`] |
-    /// | came to its end | refused | run everything again: [`Batch::rerun`] |
-    /// | failed, stopped, was cancelled | refused | go on where it stood: [`Batch::continues`]; `rerun` |
+    /// | running | refused | attach to it: [`Batch::if_running`] |
+    /// | completed | refused | run everything again: [`Batch::rerun`] |
+    /// | failed, stopped, was cancelled | refused | continue where it stopped: [`Batch::continues`]; `rerun` |
     /// | was terminated or timed out by Temporal | refused | `rerun` |
     ///
-    /// Whether a worker knows the processor and understands the arguments shows when one has picked the
+    /// Whether a worker has the processor and can read the arguments is only known once a worker picks the
     /// batch up: see [`BatchHandle::accepted`].
     ///
     /// # Errors
-    /// When a setting is not allowed, when the id is taken, or when the server does not take it. Nothing
-    /// was started then.
+    /// A setting is not allowed, the id is taken, or the server does not accept the batch. The batch was not
+    /// started.
     pub async fn start(&self, batch: &Batch) -> Result<BatchHandle, StartError> {
         batch.validate()?;
         let input = ControllerInput {
@@ -185,7 +187,8 @@ impl BatchClient {
         };
         let started = match reuse {
             WorkflowIdReusePolicy::RejectDuplicate => self.outages.through(start).await,
-            // What was taken, and has ended before the answer was missed, would be taken once more.
+            // A start that was accepted before its answer was lost could have ended by now, and would then be
+            // accepted once more.
             _ => start().await,
         };
         started.map(|_| ())
@@ -208,7 +211,7 @@ impl BatchClient {
         }
     }
 
-    /// There is a batch of this id.
+    /// Handles a start whose id is taken.
     async fn taken(&self, batch: &Batch, batch_run: &str) -> Result<BatchHandle, StartError> {
         let batch_id = batch.id().to_owned();
         let handle = self.handle_unchecked(batch_id.clone());
@@ -216,7 +219,7 @@ impl BatchClient {
         let description = description.map_err(|e| StartError::Server { source: e.into() })?;
         let started = description.memo().get::<String>(protocol::MEMO_BATCH_RUN);
         if started.is_ok_and(|started| started.as_deref() == Some(batch_run)) {
-            // The server took it, and its answer was lost in an outage.
+            // The server accepted this start, and its answer was lost in an outage.
             return Ok(handle);
         }
         match state_of(&description) {
@@ -232,7 +235,7 @@ impl BatchClient {
         }
     }
 
-    /// In what a batch differs from the one that has its id.
+    /// Returns the difference between a batch and the existing one with its id, if there is one.
     #[cfg(feature = "cli")]
     pub(crate) async fn differs(
         &self,
@@ -244,10 +247,10 @@ impl BatchClient {
         Ok(difference(batch, &description.memo(), task_queue))
     }
 
-    /// A batch by its id, running or ended. Nothing is asked of the server yet.
+    /// Returns the handle of a batch, running or ended. The server is not asked yet.
     ///
     /// # Errors
-    /// When the id could not be one of a batch.
+    /// The id is not a valid batch id.
     pub fn handle(&self, batch_id: impl Into<String>) -> Result<BatchHandle, InvalidBatch> {
         let batch_id = batch_id.into();
         validate_id(&batch_id)?;
@@ -265,17 +268,17 @@ impl BatchClient {
         }
     }
 
-    /// The batches that the server remembers, the latest first, at most `limit`.
+    /// Lists the batches that the server still has, latest first, at most `limit`.
     ///
     /// # Errors
-    /// When the server does not answer.
+    /// The server does not answer.
     pub async fn list(&self, limit: usize) -> Result<Vec<ListedBatch>, ListError> {
         let query = format!("WorkflowType = '{}'", protocol::CONTROLLER);
         self.listed(query, |_| true, limit).await
     }
 
-    /// The redrives of a batch that the server remembers, which began after it, the latest first, at most `limit`. One
-    /// that has just begun may be missing: the server lists it a moment later.
+    /// Lists the redrives of a batch that started after `since` and that the server still has, latest first, at
+    /// most `limit`. The server lists a new redrive only after a moment.
     #[cfg(feature = "cli")]
     pub(crate) async fn redrives(
         &self,
@@ -299,7 +302,7 @@ impl BatchClient {
         wanted: impl Fn(&ListedBatch) -> bool,
         limit: usize,
     ) -> Result<Vec<ListedBatch>, ListError> {
-        // The latest execution comes first and stands for those before it: earlier runs of the batch, and
+        // The latest execution comes first and represents all earlier ones: earlier runs of the batch, and
         // earlier batch runs.
         let mut executions = self
             .client
@@ -310,7 +313,7 @@ impl BatchClient {
         {
             let status = execution.raw().status();
             let listed = batches.iter().any(|b| b.batch_id == execution.id());
-            // The controller of a partition, which is no batch.
+            // This is the controller of a partition, which is not a batch.
             let is_part = execution.raw().parent_execution.is_some();
             if listed || is_part || status == TemporalStatus::ContinuedAsNew {
                 continue;
@@ -343,11 +346,11 @@ impl BatchClient {
 /// The arguments of a batch, for its memo.
 pub(super) struct KeptArgs {
     pub given: serde_json::Value,
-    /// As the processor completed them. A controller that goes on prepares nothing.
+    /// The arguments as completed by the processor. A continued controller does not prepare them again.
     pub prepared: Option<serde_json::Value>,
 }
 
-/// What keeps a batch from being the one with this memo.
+/// Returns the difference between a batch and the one with this memo, if there is one.
 fn difference(batch: &Batch, memo: &Memo, task_queue: &str) -> Option<String> {
     let processor = memo.get::<String>(MEMO_PROCESSOR).ok().flatten();
     let args = memo
@@ -363,17 +366,17 @@ fn difference(batch: &Batch, memo: &Memo, task_queue: &str) -> Option<String> {
             let fields = differing(&args, &batch.spec.args).join(", ");
             Some(format!("its arguments are different ({fields})"))
         }
-        // The commands that work for their batch name the queue after the database.
+        // Commands that run the worker themselves name the queue after the database.
         (Some(_), Some(_)) if task_queue != batch.task_queue => Some(format!(
             "its task queue is \"{task_queue}\" rather than \"{}\"",
             batch.task_queue
         )),
         (Some(_), Some(_)) => None,
-        _ => Some("it was started by something else, so it cannot be compared".to_owned()),
+        _ => Some("it was not started by this program, so it cannot be compared".to_owned()),
     }
 }
 
-/// The fields in which arguments differ; values are not for messages.
+/// Returns the names of the arguments that differ. Their values do not belong in messages.
 fn differing(kept: &serde_json::Value, given: &serde_json::Value) -> Vec<String> {
     let (Some(kept), Some(given)) = (kept.as_object(), given.as_object()) else {
         return vec!["as a whole".to_owned()];
@@ -389,7 +392,8 @@ fn this_user() -> String {
     let user = ["USER", "LOGNAME", "USERNAME"]
         .into_iter()
         .find_map(|name| std::env::var(name).ok().filter(|user| !user.is_empty()));
-    // Cron, containers and services often have none of these, and the system knows whom they run as.
+    // Cron jobs, containers and services often have none of these variables, but the system knows the user of
+    // the process.
     let of_the_process = || uzers::get_effective_username()?.into_string().ok();
     let user = user.or_else(of_the_process);
     let host = gethostname::gethostname();

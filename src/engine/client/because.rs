@@ -1,6 +1,7 @@
-//! The causes of a slow batch that only a client can know: who polls, and the last signs of life of pages in flight.
+//! Causes of a slow batch that only a client can know: the workers that poll, and the latest signs of life of
+//! pages in flight.
 //!
-//! Pure. The controller's own explanation stays, unless one of these is the cause.
+//! Pure. The controller's own explanation remains unless one of these causes applies.
 
 use std::{
     collections::BTreeSet,
@@ -18,33 +19,35 @@ use crate::{
     progress::{Progress, phase::HeldBy},
 };
 
-/// After this long without a sign of life, of which a worker gives five in a heartbeat timeout, its pages are in danger.
+/// Time without a sign of life after which the pages of a worker are at risk. A worker sends five in a
+/// heartbeat timeout.
 const SILENT: Duration = Duration::from_secs(8);
-/// The same limit as a part of the heartbeat timeout, where that is longer than the usual one.
+/// The same limit as a fraction of the heartbeat timeout, for timeouts longer than usual.
 const SILENT_PART: f64 = 0.55;
-/// A stride that waits for so long waits for a slot. A worker takes one that it has room for at once.
+/// Time after which a dispatched stride is taken to wait for a slot. A worker with room takes a stride at once.
 const NOT_TAKEN: Duration = Duration::from_secs(5);
-/// A page that takes longer than this may be stuck.
+/// Age from which a page may be stuck.
 const LONG: Duration = Duration::from_secs(10);
-/// A sign of life is a few seconds old, so that much less than [`LONG`] is what a page was said to have taken.
+/// Age at the last sign of life from which a page may be stuck. It is less than [`LONG`], because a sign of
+/// life is a few seconds old.
 const SAID_LONG: Duration = Duration::from_secs(7);
-/// But not while it takes less than so many times what pages take otherwise.
+/// Multiple of the usual time from which a page may be stuck.
 const UNUSUAL: f64 = 3.0;
 
-/// The facts that a look at the server has found.
+/// The facts that one look at the server found.
 pub(super) struct Facts<'a> {
     pub progress: &'a Progress,
     pub workers: Option<&'a Workers>,
     pub strides: &'a [RunningStride],
-    /// A worker has just written the progress.
+    /// True if a worker has just written the progress.
     pub answered: bool,
-    /// No worker has taken a workflow task of the batch for so long.
+    /// The time for which no worker has taken a workflow task of the batch.
     pub untaken: Option<Duration>,
-    /// The moment of the look, in the time of the server.
+    /// The time of the look, by the server's clock.
     pub now: Timestamp,
 }
 
-/// The cause that the controller cannot know, if it is one of those.
+/// Returns the cause, if it is one that the controller cannot know.
 pub(super) fn because(f: &Facts<'_>) -> Option<Because> {
     let no_worker = no_worker_polls(f)
         .or_else(|| silent(f))
@@ -55,12 +58,12 @@ pub(super) fn because(f: &Facts<'_>) -> Option<Because> {
         .or_else(|| takes_long(f).map(Because::from))
 }
 
-/// The sentence for a task queue that no worker polls.
+/// Explains that no worker polls a task queue.
 pub(super) fn no_worker(task_queue: &str) -> String {
     format!("no worker is polling task queue \"{task_queue}\"")
 }
 
-/// The beginning of the sentence where no worker has taken a cancellation yet.
+/// Explains that no worker has taken a cancellation yet.
 pub(super) fn cancellation_waits(since: Timestamp) -> String {
     let since = UNIX_EPOCH + Duration::from_millis(since.0);
     let since = humantime::format_rfc3339_seconds(since);
@@ -84,7 +87,7 @@ fn no_worker_polls(f: &Facts<'_>) -> Option<(HeldBy, String)> {
     Some((HeldBy::NoWorker, text))
 }
 
-/// No sign of life comes from the pages in flight any more.
+/// Checks whether the pages in flight have stopped sending signs of life.
 fn silent(f: &Facts<'_>) -> Option<(HeldBy, String)> {
     let started = started(f.strides);
     let silence = about(silence(&started, f.now)?);
@@ -97,7 +100,7 @@ fn silent(f: &Facts<'_>) -> Option<(HeldBy, String)> {
     Some((HeldBy::NoWorker, text))
 }
 
-/// Workers are listed, but none takes what there is to do.
+/// Checks whether workers are listed but none takes a task.
 fn no_worker_answers(f: &Facts<'_>) -> Option<(HeldBy, String)> {
     let (untaken, workers) = (about(f.untaken?), f.workers?);
     let mut text = format!(
@@ -112,8 +115,8 @@ fn no_worker_answers(f: &Facts<'_>) -> Option<(HeldBy, String)> {
     Some((HeldBy::NoWorker, text))
 }
 
-/// Pages could run, but no worker takes them. Each of them holds a part of the rate, if there is one, so that a single one
-/// matters then.
+/// Checks whether pages wait for a free slot. If there is a rate, each waiting page holds a part of it, so even
+/// one matters.
 fn waits_for_slots(f: &Facts<'_>) -> Option<Because> {
     let waits = |stride: &&RunningStride| {
         let since = stride.dispatched_at.unwrap_or(f.now);
@@ -141,13 +144,13 @@ fn waits_for_slots(f: &Facts<'_>) -> Option<Because> {
     })
 }
 
-/// The limit that the pages in flight share.
+/// Formats the rate that the pages in flight share.
 fn rate(p: &Progress) -> Option<String> {
     let of = |rate: Option<f64>, what| Some(format!("{} {what}/s", per_second(rate?)));
     of(p.rate, "items").or_else(|| of(p.page_rate, "pages"))
 }
 
-/// The pages in flight take long, and none of them is finished.
+/// Checks whether the pages in flight take long and none of them finishes.
 fn takes_long(f: &Facts<'_>) -> Option<(HeldBy, String)> {
     let p = f.progress;
     let all_known = f.strides.len() == p.pages_in_flight as usize;
@@ -183,7 +186,7 @@ fn takes_long(f: &Facts<'_>) -> Option<(HeldBy, String)> {
     Some((HeldBy::Pages, text))
 }
 
-/// The cause that the controller has named is a limit on the pages that it begins, or there is none.
+/// Returns whether the cause named by the controller is a limit on the pages that it dispatches, or none.
 fn is_limited(p: &Progress) -> bool {
     use HeldBy::{Discovery, Parallelism, Ramp, Rate, Tuning};
     let limits = [Discovery, Parallelism, Ramp, Rate, Tuning];
@@ -193,13 +196,13 @@ fn is_limited(p: &Progress) -> bool {
     }
 }
 
-/// Strides that a worker has taken.
+/// Returns the strides that a worker has taken.
 fn started(strides: &[RunningStride]) -> Vec<&RunningStride> {
     let started = strides.iter().filter(|stride| stride.started_at.is_some());
     started.collect()
 }
 
-/// How long nothing was heard of any of them, if that is too long.
+/// Returns the time since the latest sign of life of any of them, if all have been silent for too long.
 fn silence(strides: &[&RunningStride], now: Timestamp) -> Option<Duration> {
     let mut shortest: Option<Duration> = None;
     for stride in strides {
@@ -258,7 +261,8 @@ mod tests {
         progress
     }
 
-    /// Taken `started` seconds ago, heard of `heard` seconds ago, when its page had taken `worked` seconds.
+    /// A stride taken `started` seconds ago, last heard of `heard` seconds ago, when its page had taken
+    /// `worked` seconds.
     fn stride(number: u64, started: u64, heard: u64, worked: u64) -> RunningStride {
         RunningStride {
             stride: number,
@@ -347,10 +351,10 @@ mod tests {
             true,
             Some((HeldBy::NoWorker, text)),
         );
-        // One of them is heard of.
+        // One of the workers sends signs of life.
         let one = [stride(1, 20, 3, 4), stride(2, 20, 11, 4)];
         says(&limited, &polled, &one, true, None);
-        // Its heartbeats are as rare as that.
+        // Heartbeats of this stride are that rare.
         let rare = RunningStride {
             heartbeat_timeout: Some(Duration::from_secs(60)),
             ..stride(1, 20, 20, 4)
@@ -453,11 +457,11 @@ mod tests {
         let long = [stride(1, 70, 2, 9), stride(2, 70, 1, 52)];
         let text = "the page after 2 has been worked on for 53s at worker 7@host, and the other one takes long too";
         says(&limited, &polled, &long, true, Some((HeldBy::Pages, text)));
-        // 0.4 items a second are 50 s for each page of 10 when two are in flight.
+        // At 0.4 items a second a page of 10 takes 50 s when two are in flight.
         let mut slow = limited.clone();
         slow.items_per_second = Some(0.4);
         says(&slow, &polled, &long, true, None);
-        // Another one is finished every now and then.
+        // Another page finishes every now and then.
         let moving = [stride(1, 70, 2, 1), stride(2, 70, 1, 52)];
         says(&limited, &polled, &moving, true, None);
         says(&progress(Some(HeldBy::Rate), 2), &polled, &long, true, None);
@@ -468,14 +472,14 @@ mod tests {
             true,
             None,
         );
-        // A page that its worker has no slot for changes nothing.
+        // A page without a slot makes no difference.
         let waits = [long[0].clone(), long[1].clone(), waiting(3, 70)];
         let three = Progress {
             pages_in_flight: 3,
             ..limited.clone()
         };
         says(&three, &polled, &waits, true, Some((HeldBy::Pages, text)));
-        // Not all that is in flight is to be seen.
+        // Some pages in flight are not visible.
         says(&progress(None, 3), &polled, &long, true, None);
     }
 

@@ -1,4 +1,4 @@
-//! Goes on with a batch that ended before its end.
+//! The continuation of a batch that ended early.
 
 use std::time::Duration;
 
@@ -22,17 +22,17 @@ use crate::{
     },
 };
 
-/// Going on with a batch that failed, stopped or was cancelled: in the same batch run, exactly where it
-/// stood, with what is deployed now.
+/// A continuation of a batch that failed, stopped or was cancelled: in the same batch run, from exactly where
+/// it stopped, with the currently deployed code.
 ///
-/// Pages that were given up stay given up, except the one where coverage stopped: it is tried again with
-/// fresh attempts. What has failed so far is forgiven, and a deadline counts from now.
+/// Pages that were given up stay given up, except for the page where coverage stopped, which gets new attempts.
+/// Failures so far are forgiven, and a deadline counts from now.
 ///
 /// | setting | default |
 /// |---|---|
-/// | `max_parallelism` | as it was |
-/// | `tolerate` | as it was |
-/// | `deadline` | as long as it was, counted from now |
+/// | `max_parallelism` | unchanged |
+/// | `tolerate` | unchanged |
+/// | `deadline` | the same duration, counted from now |
 #[derive(Clone, Debug, PartialEq)]
 pub struct Continuation {
     batch_id: String,
@@ -44,7 +44,7 @@ pub struct Continuation {
 
 /// # Construct
 impl Continuation {
-    /// Goes on with this batch.
+    /// A continuation of this batch.
     pub fn of(batch_id: impl Into<String>) -> Self {
         Self {
             batch_id: batch_id.into(),
@@ -55,28 +55,28 @@ impl Continuation {
         }
     }
 
-    /// Pages in flight at most, over all workers.
+    /// Limits the pages in flight, over all workers.
     #[must_use]
     pub fn max_parallelism(mut self, pages: u32) -> Self {
         self.max_parallelism = Some(pages);
         self
     }
 
-    /// Stops the batch when it is not done after this long from now.
+    /// Stops the batch if it is not done after this time from now.
     #[must_use]
     pub fn deadline(mut self, after: Duration) -> Self {
         self.deadline = Some(after);
         self
     }
 
-    /// Failures beyond these pause or stop the batch.
+    /// Sets the failures that are tolerated. Further failures pause or stop the batch.
     #[must_use]
     pub fn tolerate(mut self, tolerance: Tolerance) -> Self {
         self.tolerance = Some(tolerance);
         self
     }
 
-    /// Why; kept in the audit of the batch.
+    /// Sets the reason, which is kept in the audit of the batch.
     #[must_use]
     pub fn because(mut self, reason: impl Into<String>) -> Self {
         self.reason = Some(reason.into());
@@ -112,11 +112,11 @@ impl Continuation {
 
 /// # Go on
 impl BatchClient {
-    /// Goes on with a batch that ended failed, stopped or cancelled.
+    /// Continues a batch that ended failed, stopped or cancelled.
     ///
     /// # Errors
-    /// When a setting is not allowed; when the batch runs, came to its end, or left nothing to go on from;
-    /// when the server does not take it.
+    /// A setting is not allowed; the batch is running, has completed, or left nothing to continue from; or the
+    /// server does not accept it.
     pub async fn continue_batch(
         &self,
         continuation: &Continuation,
@@ -130,16 +130,16 @@ impl BatchClient {
         .await
     }
 
-    /// Goes on with the limits of this batch.
+    /// Continues the batch with the limits of `batch`.
     pub(super) async fn continue_as(&self, batch: &Batch) -> Result<BatchHandle, StartError> {
         self.go_on(batch.id(), None, |input| {
             let (old, new) = (&input.spec, &batch.spec);
             let args = carried(&new.args, &new.batch_id, MEMO_ARGS);
             if old.processor != new.processor || old.args != args {
-                return Err("its processor or its arguments were different".to_owned());
+                return Err("its processor or its arguments are different".to_owned());
             }
             let stride_before = old.stride;
-            // Where it began is a fact of the batch run, and so is what is looked at before the rest.
+            // The start and the stages are fixed for the batch run.
             input.spec = BatchSpec {
                 first_cursor: old.first_cursor.clone(),
                 stages: old.stages.clone(),
@@ -193,7 +193,7 @@ impl BatchClient {
         input.begun = Some(self.begun("continue", reason));
         let info = description.raw().workflow_execution_info.as_ref();
         let queue = info.map_or("", |info| info.task_queue.as_str());
-        // Not when another one was quicker and its batch is complete by now.
+        // The policy rejects the start if another client was faster and its batch has already completed.
         let reuse = WorkflowIdReusePolicy::AllowDuplicateFailedOnly;
         let of_prepared = input.carry.as_ref().map(|carry| &carry.prepared);
         let of_prepared = of_prepared.and_then(|prepared| prepared.args.as_ref());
@@ -210,17 +210,17 @@ impl BatchClient {
     }
 }
 
-/// The arguments of the batch that ended, which may be in its memo only.
+/// Returns the arguments of the batch that ended. They may be stored only in its memo.
 fn meant(carried: &serde_json::Value, memo: &Memo) -> Result<serde_json::Value, String> {
     let Some(reference) = Reference::of(carried) else {
         return Ok(carried.clone());
     };
     let kept = memo.get::<serde_json::Value>(&reference.field);
     let kept = kept.ok().flatten().filter(|kept| reference.means(kept));
-    kept.ok_or_else(|| "its arguments are not in its memo any more".to_owned())
+    kept.ok_or_else(|| "its arguments are no longer in its memo".to_owned())
 }
 
-/// Why a batch without a report cannot go on; or else what the server said.
+/// Explains why a batch without a report cannot continue, or returns the server's error.
 fn left_nothing(error: ResultError) -> Result<String, Box<dyn std::error::Error + Send + Sync>> {
     match error {
         ResultError::Refused { reason } => Ok(format!(
@@ -237,7 +237,7 @@ fn left_nothing(error: ResultError) -> Result<String, Box<dyn std::error::Error 
 }
 
 impl ControllerInput {
-    /// What is left of the batch, ready to go on.
+    /// Prepares the remaining state of the batch to continue.
     fn revive(&mut self) -> Result<(), String> {
         let Some(carry) = &mut self.carry else {
             return Ok(());

@@ -1,4 +1,4 @@
-//! What can go wrong, by what was asked.
+//! The errors of the client, by operation.
 
 use temporalio_client::errors::ClientError;
 
@@ -16,51 +16,51 @@ pub enum StartError {
     Invalid(#[from] InvalidBatch),
     /// A batch with this id is running. Attach to it, or choose another id.
     #[error(
-        "a batch \"{batch_id}\" is running already; watch that one, or choose another batch id"
+        "a batch \"{batch_id}\" is already running; watch that one, or choose another batch id"
     )]
     AlreadyRunning {
         /// The id.
         batch_id: String,
     },
-    /// A batch with this id is running, and is not the one that would be attached to.
+    /// A batch with this id is running and differs from the one to attach to.
     #[error(
-        "a batch \"{batch_id}\" is running already and is not the same: {differs}; choose another batch id"
+        "a batch \"{batch_id}\" is already running and is not the same: {differs}; choose another batch id"
     )]
     RunsDifferently {
         /// The id.
         batch_id: String,
-        /// What is not the same.
+        /// The difference.
         differs: String,
     },
-    /// A batch with this id has ended. Everything would be run again.
-    #[error("a batch \"{batch_id}\" has ended already ({state}); {}", ways(*state))]
+    /// A batch with this id has ended, and a new one would process everything again.
+    #[error("a batch \"{batch_id}\" has already ended ({state}); {}", ways(*state))]
     AlreadyEnded {
         /// The id.
         batch_id: String,
-        /// How it ended.
+        /// The state in which it ended.
         state: BatchState,
     },
-    /// The batch cannot go on where it stood.
+    /// The batch cannot continue.
     #[error("batch \"{batch_id}\" cannot be continued: {why}")]
     CannotContinue {
         /// The id.
         batch_id: String,
-        /// Why, and what can be done.
+        /// The reason, with a way out.
         why: String,
     },
-    /// The server did not take it.
+    /// The server did not accept the batch.
     #[error("the server did not start the batch")]
     Server {
-        /// What it said.
+        /// The server's error.
         source: Source,
     },
 }
 
-/// What can be done about a batch that has ended.
+/// Returns the options for a batch that has ended.
 fn ways(state: BatchState) -> &'static str {
     match state {
         BatchState::Failed | BatchState::Cancelled => {
-            "continue it to go on where it stood, allow a rerun to run everything again, or choose another \
+            "continue it from where it stopped, allow a rerun to run everything again, or choose another \
              batch id"
         }
         _ => "choose another batch id, or allow a rerun to run everything again",
@@ -71,20 +71,20 @@ fn ways(state: BatchState) -> &'static str {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AcceptError {
-    /// A worker refused it before the first page. The batch has ended.
+    /// A worker refused the batch before the first page. The batch has ended.
     #[error("{reason}")]
     Refused {
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// It could not be seen whether one did.
+    /// The state of the batch could not be read, so it is unknown whether a worker accepted it.
     #[error(transparent)]
     Unknown(#[from] ProgressError),
-    /// The batch waits, since the workers of its task queue do not have its processor. It goes on once one comes that
-    /// has.
+    /// The batch waits because the workers of its task queue do not have its processor. It continues once a
+    /// worker with the processor polls the queue.
     #[error("the batch waits: {reason}")]
     NoProcessor {
-        /// The processor that is missing, and the processors of the worker that was asked.
+        /// The missing processor, and the processors of the worker that was asked.
         reason: String,
     },
 }
@@ -93,21 +93,21 @@ pub enum AcceptError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ProgressError {
-    /// The server knows no such batch.
+    /// The server has no such batch.
     #[error("there is no batch \"{batch_id}\" (see `list`)")]
     NotFound {
         /// The id.
         batch_id: String,
     },
-    /// Nobody who could answer polls the task queue.
+    /// The task queue has no worker that answers.
     #[error("no worker answered for batch \"{batch_id}\"; start one on its task queue")]
     NoWorker {
         /// The id.
         batch_id: String,
     },
-    /// Workers poll, but none can go on with the history of the batch's current run: its code is older or newer
-    /// than what wrote it, or the history is damaged. Nothing is lost, and the batch stands still until one can.
-    /// Where none will, see [`BatchHandle::recover`](super::BatchHandle::recover).
+    /// Workers poll, but none can replay the history of the batch's current run: its code differs from the code
+    /// that wrote it, or the history is damaged. Nothing is lost, and the batch stands still until a worker
+    /// can. If no such worker can be deployed, see [`BatchHandle::recover`](super::BatchHandle::recover).
     #[error(
         "the workflow task of batch \"{batch_id}\" has failed {times} times in a row, so the batch stands \
          still; {remedy}"
@@ -115,15 +115,15 @@ pub enum ProgressError {
     TaskFails {
         /// The id.
         batch_id: String,
-        /// Attempts that failed so far.
+        /// The number of failed attempts so far.
         times: u32,
-        /// What ends the standstill.
+        /// The way to end the standstill.
         remedy: Remedy,
     },
     /// The server did not answer.
     #[error("the server did not answer")]
     Server {
-        /// What it said.
+        /// The server's error.
         source: Source,
     },
 }
@@ -132,52 +132,52 @@ fn ago(earlier: Timestamp, now: Timestamp) -> String {
     humantime::format_duration(now.since(earlier)).to_string()
 }
 
-/// A batch could not be steered.
+/// A request to a batch failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ControlError {
-    /// A value is not allowed. Nothing was sent.
+    /// A value is not allowed. The request was not sent.
     #[error(transparent)]
     Invalid(#[from] InvalidBatch),
-    /// No setting was named. Nothing was sent.
-    #[error("nothing is to be set; name at least one setting")]
+    /// The request names no setting. It was not sent.
+    #[error("no setting is given; name at least one")]
     NothingToSet,
-    /// The pause would be over before it began. Nothing was sent.
-    #[error("the pause is over already: its end was {} ago", ago(*until, *now))]
+    /// The pause would already be over. The request was not sent.
+    #[error("the pause would already be over: its end was {} ago", ago(*until, *now))]
     PauseIsOver {
-        /// When the pause was to end.
+        /// The end of the pause.
         until: Timestamp,
         /// The time of this machine.
         now: Timestamp,
     },
-    /// The controller refused it.
+    /// The controller refused the request.
     #[error("the batch refused this: {reason}")]
     Refused {
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// The server knows no such batch.
+    /// The server has no such batch.
     #[error("there is no batch \"{batch_id}\" (see `list`)")]
     NotFound {
         /// The id.
         batch_id: String,
     },
-    /// It has ended.
-    #[error("batch \"{batch_id}\" is not running any more ({state})")]
+    /// The batch has ended.
+    #[error("batch \"{batch_id}\" is no longer running ({state})")]
     NotRunning {
         /// The id.
         batch_id: String,
-        /// How it ended.
+        /// The state in which it ended.
         state: BatchState,
     },
-    /// Workers poll, but none can go on with the history of the batch's current run; see
-    /// [`ProgressError::TaskFails`]. Nothing was sent.
+    /// Workers poll, but none can replay the history of the batch's current run; see
+    /// [`ProgressError::TaskFails`]. The request was not sent.
     #[error(transparent)]
     TaskFails(ProgressError),
-    /// The server did not take it.
+    /// The server did not accept the request.
     #[error("the server did not answer")]
     Server {
-        /// What it said.
+        /// The server's error.
         source: Source,
     },
 }
@@ -189,16 +189,16 @@ pub enum ResultError {
     /// A worker refused the batch before the first page.
     #[error("the batch was refused: {reason}")]
     Refused {
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// Its workflow was ended from outside, so the batch could not report.
+    /// The workflow was ended from outside, so the batch could not report.
     #[error("the batch was {state} from outside and left no report")]
     NoReport {
-        /// How it ended.
+        /// The state in which it ended.
         state: BatchState,
     },
-    /// The server knows no such batch.
+    /// The server has no such batch.
     #[error("there is no batch \"{batch_id}\" (see `list`)")]
     NotFound {
         /// The id.
@@ -207,7 +207,7 @@ pub enum ResultError {
     /// The server did not answer.
     #[error("the server did not answer")]
     Server {
-        /// What it said.
+        /// The server's error.
         source: Source,
     },
 }

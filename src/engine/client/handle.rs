@@ -1,4 +1,4 @@
-//! One batch, to look at and to steer.
+//! The handle of one batch.
 
 use std::time::Duration;
 
@@ -22,16 +22,16 @@ use crate::{
     protocol,
 };
 
-/// Longest wait for a worker to accept a batch.
+/// Time limit for a worker to accept a batch.
 const ACCEPT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How often a wait looks again.
+/// Interval between looks while waiting.
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
-/// One batch, to look at and to steer.
+/// A handle to observe and control one batch.
 ///
-/// A handle follows the batch over continue-as-new. Nothing here needs a worker: without one,
-/// [`look`](Self::look) shows what the controller has left with the server, and what is asked of the
-/// controller ([`pause`](Self::pause) and the like) is kept until a worker is back.
+/// A handle follows the batch across continue-as-new. It needs no worker: without one, [`look`](Self::look)
+/// shows the latest state that the controller left with the server, and requests to the controller
+/// ([`pause`](Self::pause) and others) are kept until a worker is back.
 #[derive(Clone)]
 pub struct BatchHandle {
     pub(super) client: Client,
@@ -61,10 +61,10 @@ impl BatchHandle {
         self.client.get_workflow_handle(self.batch_id.clone())
     }
 
-    /// What Temporal knows without asking a worker.
+    /// Returns the state that Temporal knows without asking a worker.
     ///
     /// # Errors
-    /// When there is no such batch, or the server does not answer.
+    /// The batch does not exist, or the server does not answer.
     pub async fn state(&self) -> Result<BatchState, ProgressError> {
         Ok(state_of(&self.describe().await?))
     }
@@ -76,11 +76,11 @@ impl BatchHandle {
         description.map_err(|e| self.interaction(e))
     }
 
-    /// Waits until a worker has looked up the processor and read the arguments.
+    /// Waits until a worker has found the processor and read the arguments.
     ///
     /// # Errors
-    /// When the worker refuses the batch, when the workers of its queue do not have its processor, or when none answers
-    /// within 10 s. But for a refusal the batch waits.
+    /// The worker refuses the batch, the workers of its queue do not have its processor, or none answers within
+    /// 10 s. Except after a refusal, the batch keeps waiting.
     pub async fn accepted(&self) -> Result<(), AcceptError> {
         let wait = async {
             loop {
@@ -98,7 +98,7 @@ impl BatchHandle {
                         if progress.phase != Phase::Preparing
                             || progress.lock_held_by.is_some() =>
                     {
-                        // It may have been refused between the two looks.
+                        // The batch may have been refused between the two looks.
                         if self.state().await?.is_open() {
                             return Ok(());
                         }
@@ -108,7 +108,7 @@ impl BatchHandle {
                         let reason = progress.explanation;
                         return Err(AcceptError::NoProcessor { reason });
                     }
-                    // One may be about to start.
+                    // A worker may be about to start.
                     Ok(_) | Err(ProgressError::NoWorker { .. }) => {}
                     Err(error) => return Err(error.into()),
                 }
@@ -121,27 +121,27 @@ impl BatchHandle {
         }
     }
 
-    /// Waits for the end.
+    /// Waits for the end of the batch.
     ///
-    /// A batch that stopped by itself or was cancelled has a report too; its
-    /// [`outcome`](BatchReport::outcome) says so. Where its workflow was reset, or terminated and started again
-    /// by the time that is seen, the end of the new run is waited for.
+    /// A batch that stopped itself or was cancelled also has a report, whose [`outcome`](BatchReport::outcome)
+    /// says so. If its workflow was reset, or terminated and started again in the meantime, this waits for the
+    /// end of the new run.
     ///
     /// # Errors
-    /// When the batch ended without a report (refused, terminated, timed out), when there is no such batch,
-    /// or when the server does not answer.
+    /// The batch ended without a report (refused, terminated, timed out), does not exist, or the server does
+    /// not answer.
     pub async fn result(&self) -> Result<BatchReport, ResultError> {
         Ok(self.ended().await?.report)
     }
 
-    /// The end, with what it takes to go on.
+    /// Waits for the end, and returns it with the state for a continuation.
     pub(super) async fn ended(&self) -> Result<EndDetails, ResultError> {
         loop {
             let ended = self.run_ended().await;
             let Err(ResultError::NoReport { state }) = ended else {
                 return ended;
             };
-            // A reset ends a run from outside, too, and the batch is in another one by then.
+            // A reset also ends a run from outside, and the batch then continues in another run.
             match self.state().await {
                 Ok(now) if now != state => tokio::time::sleep(LOOK_AGAIN).await,
                 _ => return ended,
@@ -149,11 +149,12 @@ impl BatchHandle {
         }
     }
 
-    /// The end of the current run and of those that it continues as.
+    /// Waits for the end of the current run and of those that it continues as.
     async fn run_ended(&self) -> Result<EndDetails, ResultError> {
         let workflow = self.workflow();
         let get_result = || async {
-            // The end is told when the batch has ended, and that the server is back when it is.
+            // The result call only returns when the batch has ended, so this call detects that the server is
+            // back.
             let describe = workflow.describe(WorkflowDescribeOptions::default());
             describe.await?;
             self.outages.answered();
@@ -187,16 +188,15 @@ impl BatchHandle {
         }
     }
 
-    /// The history of the latest run, as JSON for
-    /// [`replay_history`](crate::testing::replay_history).
+    /// Fetches the history of the latest run, as JSON for [`replay_history`](crate::testing::replay_history).
     ///
     /// # Errors
-    /// When there is no such batch, or the server does not answer.
+    /// The batch does not exist, or the server does not answer.
     pub async fn history(&self) -> Result<Vec<u8>, ProgressError> {
         let history = self
             .workflow()
             .fetch_history(WorkflowFetchHistoryOptions::default());
-        // Fetched lazily, so a missing batch shows only here.
+        // The history is fetched lazily, so a missing batch is detected only here.
         let events = history.into_events().await;
         let events = events.map_err(|e| self.interaction(e))?;
         let history = WorkflowHistory::from(History { events });
@@ -228,7 +228,7 @@ impl BatchHandle {
     }
 }
 
-/// A failed workflow carries the report of its batch, unless the batch was refused.
+/// Reads the report from a failed workflow. A batch that was refused has none.
 fn failed(error: &IncomingError) -> Result<EndDetails, ResultError> {
     let IncomingError::Application(failure) = error else {
         return Err(ResultError::NoReport {

@@ -1,4 +1,4 @@
-//! What Temporal knows of batches without asking a worker.
+//! Batches as Temporal knows them without asking a worker.
 
 use temporalio_common::protos::temporal::api::enums::v1::WorkflowExecutionStatus as TemporalStatus;
 
@@ -7,47 +7,47 @@ use crate::{base::time::Timestamp, progress::phase::Outcome};
 /// A batch in a listing.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 pub struct ListedBatch {
-    /// The batch.
+    /// The id of the batch.
     pub batch_id: String,
-    /// Its processor.
+    /// The name of its processor.
     pub processor: Option<String>,
-    /// The batch whose dead letters it redrives, if it does.
+    /// The batch whose dead letters it redrives, if any.
     pub redrive_of: Option<String>,
-    /// Whether it runs, and how it ended.
+    /// The state: running, or the way in which it ended.
     pub state: BatchState,
-    /// How it ended, where its controller has told it.
+    /// The outcome, if its controller has reported it.
     pub outcome: Option<Outcome>,
-    /// The queue on which its workers poll.
+    /// The task queue of its workers.
     pub task_queue: String,
-    /// When the batch run started; of a batch that no worker has begun with, when it was left with the server.
+    /// The start of the batch run. If no worker has started it yet, the time at which the server accepted it.
     pub started_at: Option<Timestamp>,
-    /// When it ended.
+    /// The end of the batch.
     pub ended_at: Option<Timestamp>,
 }
 
-/// What Temporal knows of a batch without asking a worker.
+/// The state of a batch as Temporal knows it without asking a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum BatchState {
-    /// It has not ended.
+    /// The batch has not ended.
     Running,
-    /// It came to its end; some pages or items may be listed as failed.
+    /// The batch completed; some pages or items may be listed as failed.
     Completed,
-    /// It stopped by itself, or was refused.
+    /// The batch stopped by itself, or was refused.
     Failed,
-    /// It was cancelled.
+    /// The batch was cancelled.
     Cancelled,
-    /// Somebody ended its workflow by force.
+    /// The workflow was terminated by force.
     Terminated,
-    /// Its workflow ran out of the time it had been given.
+    /// The workflow exceeded its time limit.
     TimedOut,
-    /// Something newer than this program.
+    /// A state that is newer than this program.
     Unknown,
 }
 
 impl BatchState {
-    /// Whether the batch has not ended.
+    /// Returns whether the batch has not ended.
     pub fn is_open(self) -> bool {
         self == Self::Running
     }

@@ -1,4 +1,4 @@
-//! Starts batches, and looks at and steers those that run.
+//! The client: starts, observes and controls batches.
 
 mod batch_client;
 mod because;

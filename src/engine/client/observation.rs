@@ -1,4 +1,4 @@
-//! One look at a batch: its progress, and who works on it.
+//! One look at a batch: its progress and its workers.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -28,71 +28,72 @@ use crate::{
     protocol::{ClientLooks, MEMO_FULL, MEMO_PROGRESS},
 };
 
-/// Longest wait for the controller to show its progress, where an older one is at hand.
+/// Time limit for the controller to show its progress if an older one is available.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// The same where there is nothing else to show.
+/// Time limit if no older progress is available.
 const PATIENCE_AT_FIRST: Duration = Duration::from_secs(5);
-/// A worker takes a workflow task within moments. Where none has for so long, none is there to take it.
+/// Time after which a workflow task that no worker has taken shows that no worker is there.
 const UNTAKEN: Duration = Duration::from_secs(5);
-/// How soon to look again whether it has.
+/// Interval between looks while waiting.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
-/// After a look the controller keeps its progress fresh by itself: for 15 s, and a look takes a while.
+/// Time after a signal for which the progress counts as fresh. The controller keeps it fresh for 15 s, and a look
+/// takes a while.
 const FRESH_FOR: Duration = Duration::from_secs(10);
-/// But where pages are in flight and the progress does not change for so long, a worker is asked whether it is there.
+/// Time without a change of progress, while pages are in flight, after which a worker is asked whether it is
+/// there.
 const STILL_FOR: Duration = Duration::from_secs(5);
 
-/// One look at a batch.
+/// The result of one look at a batch.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Observation {
-    /// The batch.
+    /// The id of the batch.
     pub batch_id: String,
-    /// What Temporal knows without asking a worker.
+    /// The state that Temporal knows without asking a worker.
     pub state: BatchState,
-    /// Its processor, where the server knows it.
+    /// The processor, if the server knows it.
     pub processor: Option<String>,
-    /// When its cancellation was requested, where no worker has taken the request yet.
+    /// The time of a cancellation request that no worker has taken yet.
     pub cancel_waits_since: Option<Timestamp>,
-    /// How far it is; `None` where nobody could tell.
+    /// The progress. `None` if it is not available.
     pub progress: Option<Progress>,
-    /// Where the progress comes from, if there is one.
+    /// The source of the progress, if there is one.
     pub source: Option<ProgressSource>,
-    /// Who polls its task queue. `None` once it has ended, and where the server does not say.
+    /// The workers of its task queue. `None` if the batch has ended or the server does not tell.
     pub workers: Option<Workers>,
-    /// The strides that were dispatched and have not ended, by their numbers.
+    /// The strides that were dispatched and have not ended, by number.
     pub strides: Vec<RunningStride>,
-    /// How often its workflow task has failed in a row, where it fails for good while workers poll; see
-    /// [`ProgressError::TaskFails`].
+    /// The number of times that the workflow task has failed in a row, if it fails permanently while workers
+    /// poll; see [`ProgressError::TaskFails`].
     pub task_failures: Option<u32>,
-    /// What ends that.
+    /// The way to end that.
     pub remedy: Option<Remedy>,
-    /// For how long a workflow task of it has waited for a worker, if that is longer than one takes to ask for it.
+    /// The time for which a workflow task has waited for a worker, if that is too long.
     #[serde(skip)]
     untaken: Option<Duration>,
 }
 
-/// Where a progress comes from.
+/// The source of a progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ProgressSource {
-    /// The controller, asked for it by a client within the last 10 s. Of what has happened since, nothing is older
-    /// than a second.
+    /// The controller, asked by a client within the last 10 s. The progress lags behind by at most a second.
     Live,
-    /// What the controller left with the server a while ago, without its longer lists.
-    /// [`Progress::as_of`] says when.
+    /// The progress that the controller left with the server some time ago, without its longer lists.
+    /// [`Progress::as_of`] has the time.
     Snapshot,
     /// The final report of the batch.
     Report,
 }
 
 impl Observation {
-    /// Whether the server says that nobody polls the task queue who could go on with the batch.
+    /// Returns whether the task queue has no worker that can continue the batch, as far as the server knows.
     pub fn no_worker(&self) -> bool {
         self.workers.as_ref().is_some_and(|workers| !workers.any())
     }
 
-    /// How far it is, or why that is unknown.
+    /// Returns the progress, or the reason why it is unknown.
     pub(crate) fn told(self) -> Result<Progress, ProgressError> {
         match (self.task_fails(), self.progress) {
             (Some(error), _) => Err(error),
@@ -103,7 +104,7 @@ impl Observation {
         }
     }
 
-    /// That its workflow task fails for good, if it does.
+    /// Returns the error of a workflow task that fails permanently, if it does.
     pub(crate) fn task_fails(&self) -> Option<ProgressError> {
         Some(ProgressError::TaskFails {
             batch_id: self.batch_id.clone(),
@@ -112,7 +113,7 @@ impl Observation {
         })
     }
 
-    /// The page that has been worked on for longest, as far as the workers have said.
+    /// The page that has been worked on longest, as far as the workers have reported.
     pub fn oldest_page(&self) -> Option<&RunningPage> {
         let pages = self
             .strides
@@ -121,14 +122,14 @@ impl Observation {
         pages.min_by_key(|page| page.since)
     }
 
-    /// Whether no worker is there that could take a cancellation, nor has one taken it before.
+    /// Returns whether a cancellation has not been taken and no worker is there to take it.
     fn lets_cancellation_wait(&self) -> bool {
         let phase = self.progress.as_ref().map(|progress| progress.phase);
         let taken = phase.is_some_and(|phase| phase == Phase::Cancelling);
         self.state.is_open() && !taken && (self.no_worker() || self.untaken.is_some())
     }
 
-    /// Says first what only a client can know.
+    /// Replaces the explanation by a cause that only a client can know, if there is one.
     fn explain(&mut self, now: Timestamp) {
         let Some(progress) = &mut self.progress else {
             return;
@@ -158,7 +159,7 @@ impl Observation {
             let waits = cancellation_waits(since);
             progress.explanation = format!("{waits}: {}", progress.explanation);
         }
-        // The controller has counted them when it decided last, which can be long ago.
+        // The controller computed these values at its last decision, which may be long ago.
         if self.strides.len() == progress.pages_in_flight as usize {
             let since = || {
                 self.strides
@@ -173,23 +174,23 @@ impl Observation {
 
 /// # Look
 impl BatchHandle {
-    /// Takes a look: whether the batch runs, how far it is, and who works on it. Needs no worker.
+    /// Returns the state, the progress and the workers of the batch. It needs no worker.
     ///
-    /// | the batch | where the progress comes from |
+    /// | the batch | source of the progress |
     /// |---|---|
-    /// | has ended | its report |
-    /// | runs, and workers poll its task queue | the controller, which is told with a signal that a client looks; if it does not react within 2 s, the snapshot. Where no worker has even begun to tell it, this waits for 5 s, and the explanation says so |
-    /// | runs, and no worker polls | the snapshot; its explanation says so |
+    /// | ended | the report |
+    /// | running, and workers poll its task queue | the controller, which a signal asks for fresh progress; if it does not react within 2 s, the snapshot. If no worker takes the signal, this waits for 5 s, and the explanation says so |
+    /// | running, and no worker polls | the snapshot; its explanation says so |
     ///
-    /// The snapshot is what the controller has left with the server. Where there is none, because no worker has begun
-    /// with the batch, and workers poll, this waits for up to 5 s.
+    /// The snapshot is the progress that the controller last left with the server. If there is none because no
+    /// worker has started the batch, and workers poll, this waits for up to 5 s.
     ///
-    /// A handle, together with its clones, signals once in 10 s at most, however often it looks: the controller keeps
-    /// its progress fresh for that long. While pages are in flight and the progress does not change it signals once in
-    /// 5 s, so that a worker that is gone is missed.
+    /// A handle and its clones signal at most once in 10 s, however often they look, because the controller
+    /// keeps its progress fresh for that long. While pages are in flight and the progress does not change, they
+    /// signal once in 5 s, so that a lost worker is detected.
     ///
     /// # Errors
-    /// When there is no such batch, or the server does not answer.
+    /// The batch does not exist, or the server does not answer.
     pub async fn look(&self) -> Result<Observation, ProgressError> {
         let description = self.describe().await?;
         let converter = self.client.data_converter().payload_converter();
@@ -218,7 +219,7 @@ impl BatchHandle {
         seen.workers = match workers {
             Ok(workers) => Some(workers),
             Err(error) => {
-                tracing::debug!(%error, "the server does not say who polls the task queue");
+                tracing::debug!(%error, "the server does not list the workers of the task queue");
                 None
             }
         };
@@ -261,17 +262,17 @@ impl BatchHandle {
         Ok(seen)
     }
 
-    /// Progress, while the batch runs and for as long as the server remembers it: see [`look`](Self::look),
-    /// which also says where it comes from.
+    /// Returns the progress, while the batch runs and for as long as the server has it. See
+    /// [`look`](Self::look), which also returns its source.
     ///
     /// # Errors
-    /// When there is no such batch, when no worker answers and there is no snapshot, when none can go on with
-    /// the history of the batch, or when the server does not answer.
+    /// The batch does not exist; no worker answers and there is no snapshot; no worker can replay the history
+    /// of the batch; or the server does not answer.
     pub async fn progress(&self) -> Result<Progress, ProgressError> {
         self.look().await?.told()
     }
 
-    /// The last progress of a batch that has ended, if it left a report.
+    /// The final progress of a batch that has ended, if it left a report.
     async fn final_progress(&self) -> Result<Option<Progress>, ProgressError> {
         match self.result().await {
             Ok(report) => Ok(Some(report.progress)),
@@ -281,7 +282,7 @@ impl BatchHandle {
         }
     }
 
-    /// Tells the controller that a client looks, and waits for what it shows.
+    /// Signals the controller that a client is looking, and waits for its progress.
     async fn shown(
         &self,
         mut description: WorkflowExecutionDescription,
@@ -352,30 +353,30 @@ impl BatchHandle {
     }
 }
 
-/// What came of a look.
+/// The result of a look.
 enum Shown {
     Progress(Option<Progress>, ProgressSource),
-    /// The batch, or this run of it, has ended meanwhile.
+    /// The batch, or this run of it, has ended in the meantime.
     Ended,
     TaskFails(u32, Remedy, Option<Progress>),
-    /// No worker has taken the workflow task for so long.
+    /// The time for which no worker has taken the workflow task.
     Untaken(Duration, Option<Progress>),
 }
 
-/// When a controller was last seen to react to a client, and in which of its runs: the next one knows nothing of it.
+/// The last reaction of a controller to a client, with the run it belongs to. The next run does not know of it.
 #[derive(Clone, Default)]
 pub(super) struct Looks(Arc<Mutex<Option<Looked>>>);
 
 struct Looked {
     run_id: String,
     at: Instant,
-    /// The progress that is known, in the time of the server, and since when.
+    /// The latest known progress, by the server's clock, and the local time since which it is known.
     as_of: Timestamp,
     known_since: Instant,
 }
 
 impl Looks {
-    /// Whether the progress need not be asked for again.
+    /// Returns whether the progress is recent enough.
     fn is_fresh(&self, run_id: &str, progress: &Progress) -> bool {
         let mut last = self.lock();
         let Some(last) = last.as_mut().filter(|last| last.run_id == run_id) else {
@@ -397,7 +398,8 @@ impl Looks {
         });
     }
 
-    /// For how long a workflow task has waited for a worker, if that is too long and the time of the server is known.
+    /// Returns how long a workflow task has waited for a worker, if that is too long and the server's time is
+    /// known.
     fn known_to_wait(&self, description: &WorkflowExecutionDescription) -> Option<Duration> {
         let since = waits_for_worker(description)?;
         if self.lock().is_none() {
@@ -407,7 +409,7 @@ impl Looks {
         (waits >= UNTAKEN).then_some(waits)
     }
 
-    /// The time of the server's clock, as far as it is known. This machine's clock may differ.
+    /// The server's time, as far as it is known. The clock of this machine may differ.
     fn server_time(&self) -> Timestamp {
         match &*self.lock() {
             Some(last) => last.as_of.plus(last.known_since.elapsed()),
@@ -420,13 +422,13 @@ impl Looks {
     }
 }
 
-/// Whether its cancellation was requested.
+/// Returns whether a cancellation was requested.
 fn is_cancelled(description: &WorkflowExecutionDescription) -> bool {
     let info = description.raw().workflow_extended_info.as_ref();
     info.is_some_and(|info| info.cancel_requested)
 }
 
-/// Since when a workflow task has waited for a worker, if one does.
+/// Returns the time since which a workflow task has waited for a worker, if one does.
 fn waits_for_worker(description: &WorkflowExecutionDescription) -> Option<Timestamp> {
     let task = description.raw().pending_workflow_task.as_ref()?;
     let waits = task.state() == PendingWorkflowTaskState::Scheduled;
@@ -434,7 +436,7 @@ fn waits_for_worker(description: &WorkflowExecutionDescription) -> Option<Timest
     time(since).filter(|_| waits)
 }
 
-/// The progress in the memo, with its longer lists where they are there.
+/// Reads the progress from the memo, with its longer lists if they are there.
 fn progress_in(description: &WorkflowExecutionDescription) -> Option<Progress> {
     let memo = description.memo();
     let mut progress = memo.get::<Progress>(MEMO_PROGRESS).ok().flatten()?;

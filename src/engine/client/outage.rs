@@ -1,5 +1,4 @@
-//! Calls go on through an outage of the server: the one place that says what an outage is, and the one loop
-//! that waits for its end.
+//! Outages of the server: the definition of an outage, and the loop that repeats a call until its end.
 
 use std::{
     error::Error,
@@ -12,18 +11,18 @@ use temporalio_client::tonic::Code;
 
 use crate::base::error::text::status_of;
 
-/// Long enough for a server that is replaced or restored, and short enough for a script that nobody watches.
+/// Time limit of an outage: long enough to replace or restore a server, short enough for an unattended script.
 pub(crate) const OUTAGE_TIMEOUT: Duration = Duration::from_secs(30 * 60);
 
-/// The SDK has tried for up to 10 s by itself before the first wait.
+/// The first wait. Before it, the SDK has already retried for up to 10 s.
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 const LONGEST_WAIT: Duration = Duration::from_secs(10);
 
-/// What a client and the handles made by it know of an outage, so that it is told of once.
+/// The outage as known to a client and its handles. It is shared so that an outage is logged once.
 #[derive(Clone, Debug)]
 pub(crate) struct Outages {
     timeout: Duration,
-    /// Since when no call was answered.
+    /// The time since which no call was answered.
     since: Arc<Mutex<Option<Instant>>>,
 }
 
@@ -41,7 +40,7 @@ impl Outages {
         }
     }
 
-    /// Makes a call until the server answers, whatever it says, or the outage has lasted too long.
+    /// Repeats a call until the server answers, with whatever result, or the outage has lasted too long.
     pub(crate) async fn through<T, E, C>(&self, mut call: impl FnMut() -> C) -> Result<T, E>
     where
         E: Error + 'static,
@@ -58,13 +57,13 @@ impl Outages {
                 return answer;
             };
             drop(answer);
-            // Followers of many batches are not to come back all at once.
+            // The jitter keeps clients that follow many batches from returning all at once.
             tokio::time::sleep(wait.mul_f64(jitter()).min(left)).await;
             wait = (wait * 2).min(LONGEST_WAIT);
         }
     }
 
-    /// What is left of the time in which calls are made again.
+    /// Returns the remaining time for retries.
     fn left(&self) -> Option<Duration> {
         let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
         let began = *since.get_or_insert_with(|| {
@@ -79,7 +78,7 @@ impl Outages {
         left.filter(|left| !left.is_zero())
     }
 
-    /// The server has answered some call.
+    /// Records that the server has answered a call.
     pub(crate) fn answered(&self) {
         let mut since = self.since.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(began) = since.take() {
@@ -90,21 +89,23 @@ impl Outages {
     }
 }
 
-/// From 0.5 to 1.
+/// Returns a random factor from 0.5 to 1.
 fn jitter() -> f64 {
     let random = uuid::Uuid::new_v4().as_bytes()[0];
     0.5 + f64::from(random) / 510.0
 }
 
-/// Whether an error says that the server cannot be reached or does not answer, as opposed to its answer.
+/// Returns whether an error means that the server cannot be reached or does not answer, rather than being its
+/// answer.
 pub(crate) fn is_outage(error: &(dyn Error + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
         if let Some(status) = status_of(error) {
             return match status.code() {
-                // Nobody else cancels a call or gives it a time limit.
+                // Only the SDK cancels calls or limits their time.
                 Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled => true,
-                // A status of the server has no source; one that has was made of a broken connection.
+                // A status from the server has no source. A status with a source stems from a broken
+                // connection.
                 Code::Unknown | Code::Internal => status.source().is_some(),
                 _ => false,
             };
@@ -216,7 +217,7 @@ mod tests {
             let (tries, outages) = (tries.get(), &outages);
             async move {
                 if tries == 2 {
-                    // As long as the whole time, with what was waited for before.
+                    // With the earlier wait, this is as long as the whole time limit.
                     tokio::time::sleep(Duration::from_millis(600)).await;
                     outages.answered();
                 }

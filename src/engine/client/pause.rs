@@ -1,4 +1,4 @@
-//! How a batch is paused, and waiting until it is.
+//! The options of a pause, and waiting until it takes effect.
 
 use std::time::{Duration, SystemTime};
 
@@ -12,19 +12,19 @@ use crate::{
 
 const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(366 * 86_400);
-/// How often a wait looks again.
+/// Interval between looks while waiting.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
-/// How [`BatchHandle::pause_with`] pauses.
+/// The options of [`BatchHandle::pause_with`].
 ///
 /// | option | default | allowed |
 /// |---|---|---|
-/// | `reason` | none | shown in one line; 500 characters are kept |
+/// | `reason` | none | one line; 500 characters are kept |
 /// | `now` | off: running pages are finished | |
-/// | `until` | somebody resumes | a time within the next 366 days |
-/// | `lasting` | somebody resumes | 1 s to 366 days |
+/// | `until` | until it is resumed | a time within the next 366 days |
+/// | `lasting` | until it is resumed | 1 s to 366 days |
 ///
-/// Of `until` and `lasting` the last one counts.
+/// If both `until` and `lasting` are set, the last one applies.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PauseOptions {
     reason: Option<String>,
@@ -40,12 +40,12 @@ enum End {
 
 /// # Construct
 impl PauseOptions {
-    /// Finishes the running pages, and lasts until somebody resumes.
+    /// A pause that lets running pages finish and lasts until it is resumed.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Why, for whoever looks at the batch.
+    /// Sets the reason, which is shown to people who look at the batch.
     #[must_use]
     pub fn reason(mut self, reason: impl Into<String>) -> Self {
         let reason = reason.into();
@@ -53,22 +53,22 @@ impl PauseOptions {
         self
     }
 
-    /// Does not wait for running pages where that is safe: where their effects and the note that they are
-    /// done are one transaction.
+    /// Interrupts running pages where that is safe, which is where their effects and the record that they are
+    /// done share one transaction.
     #[must_use]
     pub fn now(mut self) -> Self {
         self.now = true;
         self
     }
 
-    /// Goes on by itself at this time.
+    /// Resumes automatically at this time.
     #[must_use]
     pub fn until(mut self, time: impl Into<Timestamp>) -> Self {
         self.end = Some(End::Until(time.into()));
         self
     }
 
-    /// Goes on by itself after this long, counted from when the pause takes effect.
+    /// Resumes automatically after this time, counted from when the pause takes effect.
     #[must_use]
     pub fn lasting(mut self, duration: Duration) -> Self {
         self.end = Some(End::Lasting(duration));
@@ -81,7 +81,7 @@ impl PauseOptions {
     /// Checks every option.
     ///
     /// # Errors
-    /// The first one that is not allowed, and what would be.
+    /// The first option that is not allowed, with the allowed values.
     pub fn validate(&self) -> Result<(), ControlError> {
         self.validate_at(SystemTime::now().into())
     }
@@ -92,7 +92,7 @@ impl PauseOptions {
             Some(End::Until(until)) if until <= now => {
                 return Err(ControlError::PauseIsOver { until, now });
             }
-            // As long as it is not over, it can be as short as it likes.
+            // A pause until a certain time may be as short as it likes.
             Some(End::Until(until)) => until.since(now).max(SHORTEST),
             Some(End::Lasting(lasting)) => lasting,
         };
@@ -125,38 +125,37 @@ impl PauseOptions {
     }
 }
 
-/// Waiting for a pause ended without one.
+/// The wait for a pause ended without one.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum PauseWaitError {
     /// The batch ended first.
-    #[error("batch \"{batch_id}\" is not running any more ({state})")]
+    #[error("batch \"{batch_id}\" is no longer running ({state})")]
     Ended {
         /// The id.
         batch_id: String,
-        /// How it ended.
+        /// The state in which it ended.
         state: BatchState,
     },
-    /// It goes on: somebody resumed it, or the pause was over, before its last page had ended.
+    /// The batch continues: it was resumed, or the pause was over, before its last page had ended.
     #[error("batch \"{batch_id}\" was resumed before its running pages had ended")]
     Resumed {
         /// The id.
         batch_id: String,
     },
-    /// It could not be seen.
+    /// The state of the batch could not be read.
     #[error(transparent)]
     Unknown(#[from] ProgressError),
 }
 
 /// # Wait
 impl BatchHandle {
-    /// Waits until the batch is paused and its last page has ended, and says where it stands. A pause that
-    /// is [queued](super::Steered::Queued) is waited for too, however long that takes; put a limit around
-    /// it with `tokio::time::timeout`.
+    /// Waits until the batch is paused and its last page has ended, and returns its progress. This also waits
+    /// for a pause that is [queued](super::Steered::Queued), however long that takes. Use
+    /// `tokio::time::timeout` to limit the wait.
     ///
     /// # Errors
-    /// When the batch ends or goes on instead, when there is no such batch, or when the server does not
-    /// answer.
+    /// The batch ends or continues instead, does not exist, or the server does not answer.
     pub async fn wait_until_paused(&self) -> Result<Progress, PauseWaitError> {
         let mut pausing = false;
         loop {
@@ -167,7 +166,7 @@ impl BatchHandle {
                     state: seen.state,
                 });
             }
-            // A snapshot may be of an earlier pause.
+            // A snapshot may be from an earlier pause.
             let live = seen.source == Some(ProgressSource::Live);
             if let Some(progress) = seen.progress.filter(|_| live) {
                 match progress.phase {
@@ -203,7 +202,7 @@ mod tests {
         );
         assert_eq!(check(PauseOptions::new().lasting(SHORTEST)), Ok(()));
         let over = check(PauseOptions::new().until(now)).unwrap_err();
-        assert!(over.contains("over already"), "{over}");
+        assert!(over.contains("already be over"), "{over}");
         let far = Timestamp(now.0 + 367 * 86_400_000);
         for long in [
             PauseOptions::new().until(far),

@@ -1,4 +1,4 @@
-//! Takes a batch out of a history that its workers cannot replay.
+//! Recovery of a batch whose history its workers cannot replay.
 
 use temporalio_client::{
     NamespacedClient as _, WorkflowExecutionDescription, WorkflowSignalOptions,
@@ -35,85 +35,85 @@ use crate::{
     protocol::{Prepared, RecoverNote, Steer, SteerRequest},
 };
 
-/// From this attempt on a workflow task fails for a reason that stays. Temporal tries again when a worker
-/// was lost or slow, so the first ones say nothing.
+/// The attempt from which on a failing workflow task is taken to fail permanently. Temporal retries after a
+/// worker was lost or slow, so the first failures are not significant.
 const TELLING_ATTEMPT: i32 = 3;
-/// Events that are read of the end of a history. More than come in between two attempts.
+/// Number of events that are read from the end of a history. Fewer are added between two attempts.
 const LATEST_EVENTS: i32 = 200;
-/// Events that are read of its beginning at a time.
+/// Number of events in a page when reading the beginning of a history.
 const FIRST_EVENTS: i32 = 25;
-/// What the ids of requests begin with.
+/// Prefixes of request ids.
 const RECOVER: &str = "recover-";
 const HEAR_WHY: &str = "hear-why-";
 
-/// A batch could not be recovered. Nothing was changed.
+/// A batch could not be recovered. Its state is unchanged.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecoverError {
-    /// The server knows no such batch.
+    /// The server has no such batch.
     #[error("there is no batch \"{batch_id}\" (see `list`)")]
     NotFound {
         /// The id.
         batch_id: String,
     },
-    /// It has ended.
-    #[error("batch \"{batch_id}\" is not running any more ({state})")]
+    /// The batch has ended.
+    #[error("batch \"{batch_id}\" is no longer running ({state})")]
     NotRunning {
         /// The id.
         batch_id: String,
-        /// How it ended.
+        /// The state in which it ended.
         state: BatchState,
     },
-    /// No worker has begun with its current run yet, so there is nothing to take back.
+    /// The current run has not been started by a worker yet, so there is nothing to recover.
     #[error("batch \"{batch_id}\" has not begun yet; start a worker on its task queue")]
     NotBegun {
         /// The id.
         batch_id: String,
     },
-    /// Its processor wants each page to be tried once, and a recovery may run pages again.
+    /// The processor allows one attempt at each page, and a recovery may run pages again.
     #[error(
-        "the pages of batch \"{batch_id}\" may run once only, and a recovery runs those again that finished \
+        "the pages of batch \"{batch_id}\" may run only once, and a recovery repeats those that finished \
          since its last continue-as-new; force it if its pages are kept in a ledger, or may be repeated"
     )]
     AtMostOnce {
         /// The id.
         batch_id: String,
     },
-    /// The server did not do it.
+    /// The server did not perform the request.
     #[error("the server did not answer")]
     Server {
-        /// What it said.
+        /// The server's error.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
 
 /// # Recover
 impl BatchHandle {
-    /// Starts the current Temporal run of the batch again, from what it was handed at its start or at its last
-    /// continue-as-new. This is the remedy where every workflow task fails because the history of the run
-    /// cannot be replayed ([`ProgressError::TaskFails`]), and deploying the code that wrote it is no way out.
+    /// Restarts the current Temporal run of the batch, from the state that it received at its start or its last
+    /// continue-as-new. Use it if every workflow task fails because the history of the run cannot be replayed
+    /// ([`ProgressError::TaskFails`]) and the code that wrote it cannot be deployed.
     ///
-    /// | what | becomes of it |
+    /// | state | effect |
     /// |---|---|
-    /// | the batch run, counts and failures up to the last continue-as-new | stay |
-    /// | the arguments, where the processor [completed](crate::PageProcessor::prepare) them | stay |
-    /// | pages that finished since then | run again, and are counted once; with a ledger their effects are skipped |
-    /// | pages that run | end at their page, and run again |
+    /// | the batch run, counts and failures up to the last continue-as-new | kept |
+    /// | the arguments, if the processor [completed](crate::PageProcessor::prepare) them | kept |
+    /// | pages that finished since then | run again, and are counted once; with a ledger they have no effects |
+    /// | running pages | finish, and run again |
     /// | pause, resume, limits, a cancellation since then | are applied again |
-    /// | a deadline, if the batch never continued as new | begins again |
+    /// | a deadline, if the batch never continued as new | starts over |
     ///
-    /// Calling it for a batch that is well only costs those pages. The reason is kept in Temporal's history
-    /// of the run, with the operator.
+    /// For a healthy batch the only cost is to run those pages again. The reason and the operator are kept in
+    /// Temporal's history of the run.
     ///
     /// # Errors
-    /// Refused for a processor in [`RetryMode::AtMostOnce`], ledger or not; see
-    /// [`recover_by_force`](Self::recover_by_force). Where the client lacks the codec to read the history, the
-    /// mode cannot be seen, and nothing is refused. Otherwise see [`RecoverError`].
+    /// A processor in [`RetryMode::AtMostOnce`] is refused, even with a ledger; see
+    /// [`recover_by_force`](Self::recover_by_force). If the client lacks the codec to read the history, the
+    /// mode is unknown and the recovery is not refused. For other errors see [`RecoverError`].
     pub async fn recover(&self, reason: impl Into<String>) -> Result<(), RecoverError> {
         self.recover_unless(reason.into(), true).await
     }
 
-    /// The same, also where pages should be tried only once.
+    /// Recovers the batch like [`recover`](Self::recover), even if each page allows only one attempt.
     ///
     /// # Errors
     /// See [`RecoverError`].
@@ -137,7 +137,7 @@ impl BatchHandle {
             .await
     }
 
-    /// What a worker does about a batch whose workflow task it could not finish.
+    /// Decides for a worker what to do about a batch whose workflow task it could not finish, and does it.
     pub(crate) async fn recover_by_itself(&self) -> Result<ByItself, RecoverError> {
         let description = self.describe().await?;
         let state = state_of(&description);
@@ -164,7 +164,7 @@ impl BatchHandle {
         }
     }
 
-    /// What ends the standstill of a batch whose workflow task fails.
+    /// Returns how the standstill of a batch whose workflow task fails can be ended.
     pub(super) async fn remedy(&self, description: &WorkflowExecutionDescription) -> Remedy {
         match self.standstill(description).await {
             Ok(Some((standstill, _))) => standstill.remedy(),
@@ -176,8 +176,8 @@ impl BatchHandle {
         }
     }
 
-    /// Resets a run. The note for the audit goes first: the run that follows is given it again, and a reset that
-    /// the worker does not live to see through is made up for by the next one.
+    /// Resets a run. The note for the audit is sent first, because the new run receives it again. If the worker
+    /// dies before the reset, the next recovery makes up for it.
     async fn start_again(
         &self,
         run_id: &str,
@@ -188,7 +188,7 @@ impl BatchHandle {
             let batch_id = self.batch_id.clone();
             return Err(RecoverError::NotBegun { batch_id });
         };
-        // One for each run: the server takes the second of two requests for the same.
+        // The request id depends on the run: the server ignores a second request with the same id.
         let request_id = format!("{RECOVER}{run_id}");
         let reason = given.to_text();
         let note = Steer::Recover(RecoverNote {
@@ -214,8 +214,8 @@ impl BatchHandle {
             .map_err(|status| self.failed(status))
     }
 
-    /// Leaves a note with the controller of the batch, which may be the parent of this one. One that has ended
-    /// needs none.
+    /// Sends a note to the controller of the batch, which may be the parent of this one. A controller that has
+    /// ended needs none.
     async fn note(&self, batch_id: &str, id: String, what: Steer) -> Result<(), RecoverError> {
         let options = WorkflowSignalOptions::builder()
             .request_id(id.clone())
@@ -228,7 +228,7 @@ impl BatchHandle {
         }
     }
 
-    /// What is known of a workflow task that fails. `None` where no task is pending.
+    /// Collects the facts about a failing workflow task. `None` if no task is pending.
     async fn standstill(
         &self,
         description: &WorkflowExecutionDescription,
@@ -237,7 +237,7 @@ impl BatchHandle {
             return Ok(None);
         };
         let (mut failures, cause) = self.latest_failures(description.run_id()).await?;
-        // The first attempt of a task is in the history if it failed, and no other is.
+        // The history contains the first failed attempt of a task, and no further ones.
         failures += u32::try_from(task.attempt - 2).unwrap_or(0);
         let beginning = self.beginning(description.run_id()).await?;
         let standstill = Standstill {
@@ -250,7 +250,7 @@ impl BatchHandle {
         Ok(Some((standstill, beginning)))
     }
 
-    /// The events of a run, the latest first.
+    /// Reads the latest events of a run, latest first.
     async fn latest_events(&self, run_id: &str) -> Result<Vec<HistoryEvent>, RecoverError> {
         let request = GetWorkflowExecutionHistoryReverseRequest {
             namespace: self.client.namespace(),
@@ -264,7 +264,7 @@ impl BatchHandle {
         Ok(page.into_inner().history.unwrap_or_default().events)
     }
 
-    /// When the cancellation of a run was requested, if it was.
+    /// Returns the time at which the cancellation of a run was requested, if it was.
     pub(super) async fn cancelled_at(
         &self,
         run_id: &str,
@@ -281,7 +281,7 @@ impl BatchHandle {
         Ok(requested.and_then(|event| time(event.event_time)))
     }
 
-    /// The failures since the last workflow task that succeeded, as the history has them.
+    /// Counts the failures since the last successful workflow task, as recorded in the history.
     async fn latest_failures(&self, run_id: &str) -> Result<(u32, Cause), RecoverError> {
         let events = self.latest_events(run_id).await?;
         let (mut failures, mut cause) = (0, None);
@@ -301,7 +301,7 @@ impl BatchHandle {
                         _ => Cause::Other,
                     }));
                 }
-                // Where a worker is gone, its tasks are taken from it without having begun.
+                // If a worker is gone, its tasks time out before they are started.
                 Some(Attributes::WorkflowTaskTimedOutEventAttributes(timed_out))
                     if timed_out.timeout_type() == TimeoutType::StartToClose =>
                 {
@@ -313,7 +313,7 @@ impl BatchHandle {
         Ok((failures, cause.unwrap_or(Cause::Silent)))
     }
 
-    /// The events of a run up to where its first pages are dispatched, and what they say.
+    /// Reads the events of a run up to the dispatch of its first pages.
     async fn beginning(&self, run_id: &str) -> Result<Beginning, RecoverError> {
         let mut events = Vec::new();
         let mut next_page_token = Vec::new();
@@ -355,7 +355,7 @@ impl BatchHandle {
             task_to_repeat: task_to_repeat(&events, prepared.as_ref()),
             repeat: match input.map(|input| input.carry) {
                 Some(Some(carry)) => repeat(&carry.prepared),
-                // A batch that was not handed anything looks up its processor first.
+                // A run that received no state looks up its processor first.
                 Some(None) => match &prepared {
                     Some(Ok(prepared)) => repeat(prepared),
                     Some(Err(Unreadable)) => Repeat::Unreadable,
@@ -375,7 +375,7 @@ impl BatchHandle {
         }
     }
 
-    /// What the first activity of the run came back with.
+    /// Reads the result of the first activity of the run.
     async fn prepared_in(&self, events: &[HistoryEvent]) -> Option<Result<Prepared, Unreadable>> {
         let event = events.iter().find(|event| ends_activity(event))?;
         match event.attributes.as_ref()? {
@@ -413,25 +413,25 @@ impl BatchHandle {
     }
 }
 
-/// How a run began.
+/// The beginning of a run.
 pub(super) struct Beginning {
-    /// Of a partition: the batch that it is part of. `None` where the input cannot be read.
+    /// The batch, which for a partition is its parent. `None` if the input cannot be read.
     batch_id: Option<String>,
     partition: Option<u32>,
     repeat: Repeat,
     recovered: Option<Recovered>,
-    /// The workflow task to which the run is reset, if there was one.
+    /// The workflow task to which the run can be reset, if there is one.
     task_to_repeat: Option<i64>,
 }
 
 struct Unreadable;
 
-/// What came of a look at a batch whose workflow task may fail.
+/// The result of inspecting a batch whose workflow task may fail.
 #[derive(Debug)]
 pub(crate) enum ByItself {
     Well,
     LookAgain,
-    /// For this cause.
+    /// The batch was recovered, for this cause.
     Recovered(String),
     Left(Remedy),
 }
@@ -443,8 +443,8 @@ fn repeat(prepared: &Prepared) -> Repeat {
     }
 }
 
-/// The workflow task that is done again, and everything after it: the first one, unless the processor has
-/// completed the arguments since. It might complete them differently now.
+/// Returns the workflow task from which the run is repeated. That is the first one, unless the processor has
+/// completed the arguments since then, which it might now do differently.
 fn task_to_repeat(
     beginning: &[HistoryEvent],
     prepared: Option<&Result<Prepared, Unreadable>>,
@@ -462,7 +462,7 @@ fn task_to_repeat(
     after.or_else(|| end_of_task(prepare))
 }
 
-/// The recovery by a worker that this run began with.
+/// The recovery by a worker with which this run began.
 fn recovered_in(event: &HistoryEvent) -> Option<Recovered> {
     match event.attributes.as_ref()? {
         Attributes::WorkflowTaskFailedEventAttributes(failed)
@@ -482,7 +482,7 @@ fn ends_activity(event: &HistoryEvent) -> bool {
     )
 }
 
-/// Temporal resets to the end of a workflow task, however it ended.
+/// Returns whether the event ends a workflow task in any way. Temporal resets to such events.
 fn ends_task(event: &HistoryEvent) -> bool {
     matches!(
         event.attributes,
@@ -494,14 +494,14 @@ fn ends_task(event: &HistoryEvent) -> bool {
     )
 }
 
-/// Whether the workflow task of a batch is tried again. An event would make the next attempt a first one, so that it
-/// is not seen whether the task fails for good.
+/// Returns whether the workflow task of a batch is being retried. A new event would turn the next attempt into
+/// a first one, and hide that the task fails permanently.
 pub(super) fn repeats_task(description: &WorkflowExecutionDescription) -> bool {
     let task = description.raw().pending_workflow_task.as_ref();
     task.is_some_and(|task| task.attempt > 1)
 }
 
-/// How often the workflow task of a batch has failed, where it fails for good.
+/// Returns how often the workflow task of a batch has failed, if it fails permanently.
 pub(super) fn failing_task(description: &WorkflowExecutionDescription) -> Option<u32> {
     let task = description.raw().pending_workflow_task.as_ref()?;
     let failed = u32::try_from(task.attempt - 1).ok()?;

@@ -1,4 +1,4 @@
-//! Starts redrives.
+//! Starting redrives.
 
 use temporalio_client::{WorkflowDescribeOptions, errors::WorkflowInteractionError};
 
@@ -15,44 +15,44 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RedriveError {
-    /// The server does not know the batch, or not any more. Name its processor and its arguments:
-    /// [`Batch::redrive`].
+    /// The server does not have the batch, or no longer has it. Use [`Batch::redrive`] with its processor and
+    /// arguments.
     #[error(
-        "the server remembers no batch \"{batch_id}\"; name its processor and its arguments to redrive its \
-         dead letters all the same"
+        "the server has no batch \"{batch_id}\"; name its processor and its arguments to redrive its \
+         dead letters anyway"
     )]
     NotFound {
         /// The id.
         batch_id: String,
     },
-    /// What a redrive cannot process stays a dead letter of the batch that it redrives.
+    /// The batch is a redrive. Items that a redrive cannot process remain dead letters of the original batch.
     #[error(
         "batch \"{batch_id}\" has no dead letters of its own: it redrives \"{redrive_of}\", so redrive that one"
     )]
     OfRedrive {
         /// The id.
         batch_id: String,
-        /// The batch whose dead letters they are.
+        /// The batch that has the dead letters.
         redrive_of: String,
     },
-    /// It was not started.
+    /// The redrive was not started.
     #[error(transparent)]
     Start(#[from] StartError),
     /// The server did not answer.
     #[error("the server did not answer")]
     Server {
-        /// What it said.
+        /// The server's error.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
 }
 
 impl BatchClient {
-    /// Prepares the redrive of a batch that the server remembers: with the same processor and task queue, the
-    /// arguments that its processor [completed](crate::PageProcessor::prepare), under the id of the batch with `.redrive-` and eight random characters. Start it with
-    /// [`start`](Self::start).
+    /// Prepares the redrive of a batch that the server still has. It uses the same processor and task queue,
+    /// and the arguments as its processor [completed](crate::PageProcessor::prepare) them. Its id is that of
+    /// the batch with `.redrive-` and eight random characters. Start it with [`start`](Self::start).
     ///
     /// # Errors
-    /// When the server does not know the batch, or does not answer, or when the batch is a redrive itself.
+    /// The server does not have the batch or does not answer, or the batch is itself a redrive.
     pub async fn redrive_of(&self, filter: LetterFilter) -> Result<Batch, RedriveError> {
         let batch_id = filter.batch_id.clone();
         let workflow = self
@@ -71,7 +71,7 @@ impl BatchClient {
         let memo = description.memo();
         let processor = memo.get::<String>(MEMO_PROCESSOR).ok().flatten();
         let said = |field| memo.get::<serde_json::Value>(field).ok().flatten();
-        // What no memo has was not changed by the processor.
+        // Without completed arguments in the memo, the processor did not change them.
         let args = said(MEMO_PREPARED_ARGS).or_else(|| said(MEMO_ARGS));
         let Some(processor) = processor else {
             return Err(RedriveError::NotFound { batch_id });
@@ -88,13 +88,13 @@ impl BatchClient {
         Ok(batch.task_queue(description.task_queue()))
     }
 
-    /// Tries dead letters of a batch again, as a batch of its own, with the code that is deployed now.
+    /// Retries dead letters of a batch, as a new batch with the currently deployed code.
     ///
-    /// A letter of a page that fails again is split, and its parts may come up once more in the same
-    /// redrive; [`LetterFilter::until`] with the present time keeps them for the next one.
+    /// A letter of a page that fails again is split, and its parts may be tried again in the same redrive. Set
+    /// [`LetterFilter::until`] to the present time to keep them for the next one.
     ///
     /// # Errors
-    /// When the server does not know the batch, or does not start another one.
+    /// The server does not have the batch, or does not start the redrive.
     pub async fn redrive(&self, filter: LetterFilter) -> Result<BatchHandle, RedriveError> {
         let batch = self.redrive_of(filter).await?;
         Ok(self.start(&batch).await?)

@@ -1,4 +1,4 @@
-//! The strides that workers have, as the server sees them.
+//! The strides that workers are processing, as the server sees them.
 
 use std::time::{Duration, SystemTime};
 
@@ -17,29 +17,29 @@ use crate::{
     protocol::{self, Checkpoint},
 };
 
-/// A stride that was dispatched and has not ended, as the server sees it: no worker is asked for this.
+/// A stride that was dispatched and has not ended, as the server sees it. No worker is asked.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct RunningStride {
-    /// Its number.
+    /// The number of the stride.
     pub stride: u64,
-    /// Temporal's own count for this dispatch: more than 1 after a worker was lost. Attempts at pages are
-    /// counted by the controller.
+    /// Temporal's count of attempts at this dispatch, which is more than 1 after a worker was lost. The
+    /// controller counts attempts at pages separately.
     pub attempt: u32,
-    /// The worker that has it, or had it last.
+    /// The worker that has the stride, or last had it.
     pub worker: Option<String>,
-    /// When it was dispatched.
+    /// The time of the dispatch.
     pub dispatched_at: Option<Timestamp>,
-    /// When its worker began with it; `None` while it waits for a worker.
+    /// The time at which its worker started. `None` while it waits for a worker.
     pub started_at: Option<Timestamp>,
-    /// When its worker last gave a sign of life.
+    /// The time of the latest sign of life.
     pub heartbeat_at: Option<Timestamp>,
-    /// How long it may give none before it counts as lost.
+    /// The time without a sign of life after which its worker counts as lost.
     #[serde(skip)]
     pub(crate) heartbeat_timeout: Option<Duration>,
-    /// Pages that it has finished, by its last sign of life.
+    /// The number of finished pages at the latest sign of life.
     pub pages_finished: u32,
-    /// The page that it works on, by its last sign of life.
+    /// The page in progress at the latest sign of life.
     pub page: Option<RunningPage>,
 }
 
@@ -47,11 +47,11 @@ pub struct RunningStride {
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct RunningPage {
-    /// It begins after this; `None` is the beginning of the data.
+    /// The exclusive start. `None` is the beginning of the data.
     pub start: Option<PageToken>,
-    /// Since when, by the clock of its worker.
+    /// The start of the work, by the clock of the worker.
     pub since: Timestamp,
-    /// For how long at the last sign of life, so that no clock is compared with another one.
+    /// The working time at the latest sign of life, measured with one clock.
     #[serde(skip)]
     pub(crate) said_for: Duration,
     /// The attempt at the page, from 1.
@@ -59,8 +59,8 @@ pub struct RunningPage {
 }
 
 impl RunningStride {
-    /// Since when its page has been worked on; since when its worker has it, where it has not said yet what it works
-    /// on; and since its dispatch while no worker has it.
+    /// The time since which its page has been worked on. If the worker has not reported a page yet, the time
+    /// since which it has the stride. If no worker has it, the time of its dispatch.
     #[cfg(feature = "cli")]
     pub(crate) fn at_work_since(&self) -> Option<Timestamp> {
         let page = self.page.as_ref().map(|page| page.since);
@@ -68,7 +68,7 @@ impl RunningStride {
     }
 }
 
-/// All that a description shows, by their numbers.
+/// Returns all strides that a description contains, by number.
 pub(super) fn running_strides(
     description: &WorkflowExecutionDescription,
     converter: &PayloadConverter,
@@ -112,7 +112,7 @@ fn stride(info: &PendingActivityInfo, converter: &PayloadConverter) -> Option<Ru
     })
 }
 
-/// What the stride said last. The codec was applied by the client.
+/// Reads the latest checkpoint of a stride. The client has already applied the codec.
 fn checkpoint(info: &PendingActivityInfo, converter: &PayloadConverter) -> Option<Checkpoint> {
     let payloads = info.heartbeat_details.as_ref()?.payloads.clone();
     let data = SerializationContextData::Workflow(WorkflowSerializationContext::new());

@@ -1,4 +1,4 @@
-//! What can be changed while a batch runs.
+//! The settings that can be changed while a batch runs.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::{
     protocol::{PageSizeSetting, SetRequest, Setting},
 };
 
-/// What [`BatchHandle::set`](super::BatchHandle::set) changes; everything else stays as it is.
+/// The changes of [`BatchHandle::set`](super::BatchHandle::set). Settings that are not named stay as they are.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -39,76 +39,77 @@ pub struct Settings {
 
 /// # Construct
 impl Settings {
-    /// Changes nothing yet.
+    /// An empty set of changes.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Pages in flight at most, over all workers.
+    /// Limits the pages in flight, over all workers.
     #[must_use]
     pub fn max_parallelism(mut self, pages: u32) -> Self {
         self.request.max_parallelism = Some(pages);
         self
     }
 
-    /// Items per second at most, over all workers.
+    /// Limits the items per second, over all workers.
     #[must_use]
     pub fn rate(mut self, items_per_second: impl Into<Option<f64>>) -> Self {
         self.request.rate = Some(items_per_second.into().into());
         self
     }
 
-    /// Pages per second at most, over all workers.
+    /// Limits the pages per second, over all workers.
     #[must_use]
     pub fn page_rate(mut self, pages_per_second: impl Into<Option<f64>>) -> Self {
         self.request.page_rate = Some(pages_per_second.into().into());
         self
     }
 
-    /// A pause before each page of a stride.
+    /// Sets the pause before each page of a stride.
     #[must_use]
     pub fn page_pause(mut self, pause: impl Into<Option<Duration>>) -> Self {
         self.request.page_pause = Some(pause.into().into());
         self
     }
 
-    /// Items that a page should have. Pages whose start is known already keep their place, so that they may
-    /// be cut into smaller ones but never grow together.
+    /// Sets the number of items in a page. Pages whose start is already known keep their bounds, so they may be
+    /// divided but never become larger.
     #[must_use]
     pub fn page_size(mut self, items: u32) -> Self {
         self.request.page_size = Some(PageSizeSetting::Fixed(items));
         self
     }
 
-    /// Tunes the page size from here on.
+    /// Tunes the page size from now on.
     #[must_use]
     pub fn auto_page_size(mut self, auto: AutoPageSize) -> Self {
         self.request.page_size = Some(PageSizeSetting::Auto(auto));
         self
     }
 
-    /// Pages of a stride, or how they are tuned from here on. Strides that are known already keep their length.
+    /// Sets the number of pages in a stride, or tunes it from now on. Strides that are already known keep their
+    /// length.
     #[must_use]
     pub fn stride(mut self, stride: impl Into<Stride>) -> Self {
         self.request.stride = Some(stride.into());
         self
     }
 
-    /// Tunes the parallelism from here on, beginning at the lower bound.
+    /// Tunes the parallelism from now on, beginning at the lower bound.
     #[must_use]
     pub fn auto_parallelism(mut self, auto: AutoParallelism) -> Self {
         self.request.auto_parallelism = Some(auto);
         self
     }
 
-    /// Begins a ramp; the parallelism becomes what it ends at.
+    /// Starts a ramp, whose end becomes the parallelism.
     #[must_use]
     pub fn ramp(mut self, ramp: Ramp) -> Self {
         self.request.ramp = Some(ramp);
         self
     }
 
-    /// The operating windows, in place of those so far; none of them means always open.
+    /// Replaces the operating windows. An empty list means always open.
     #[must_use]
     pub fn windows(mut self, windows: impl IntoIterator<Item = Window>) -> Self {
         self.request.windows = Some(windows.into_iter().collect());
@@ -118,7 +119,7 @@ impl Settings {
 
 /// # Inspect
 impl Settings {
-    /// Whether nothing would be changed.
+    /// Returns whether there is nothing to change.
     pub fn is_empty(&self) -> bool {
         self.request == SetRequest::default()
     }
@@ -126,7 +127,7 @@ impl Settings {
     /// Checks every setting.
     ///
     /// # Errors
-    /// The first setting that is not allowed, and what would be.
+    /// The first setting that is not allowed, with the allowed values.
     pub fn validate(&self) -> Result<(), InvalidBatch> {
         self.request.validate()
     }

@@ -1,43 +1,44 @@
-//! What becomes of a batch whose workflow task fails again and again. Decisions only: no clock, no server.
+//! The decision about a batch whose workflow task fails repeatedly. Pure: it uses neither a clock nor the
+//! server.
 
 use std::{fmt, time::Duration};
 
 use crate::base::{error::truncate, time::Timestamp};
 
-/// Temporal tries again when a worker was lost or slow, so the first failures say nothing.
+/// Number of failures that are significant. Temporal retries after a worker was lost or slow.
 const TELLING: u32 = 3;
-/// Workers report the first failure of a task only. After so many tasks that merely timed out, the failure may
-/// be one of those that nobody reported.
+/// Number of timed-out tasks after which the cause may be a failure that was not reported. Workers report only
+/// the first failure of a task.
 const SILENT: u32 = 4;
-/// Recoveries of one run since its last continue-as-new.
+/// Maximum number of recoveries of one run since its last continue-as-new.
 const MOST: u32 = 5;
-/// Between the first two recoveries; twice as long before each further one.
+/// The wait between the first two recoveries, which doubles before each further one.
 const FIRST_WAIT: Duration = Duration::from_secs(30);
-/// What is kept of a cause, in a text that has room for 200 characters.
+/// Maximum length of a stored cause. The text that contains it is limited to 200 characters.
 const MAX_CAUSE_CHARS: usize = 140;
-/// How the reason of a recovery by the workers begins.
+/// The beginning of the reason of a recovery by the workers.
 const BY_ITSELF: &str = "no worker could replay its history (recovery ";
 
-/// What is known of a run whose workflow task fails.
+/// The facts about a run whose workflow task fails.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Standstill {
-    /// Tasks that failed since the last one that succeeded.
+    /// The number of tasks that failed since the last successful one.
     pub failures: u32,
     pub cause: Cause,
     pub repeat: Repeat,
     /// The latest recovery of this run by the workers.
     pub before: Option<Recovered>,
-    /// When the task was scheduled last, by the clock of the server.
+    /// The time at which the task was last scheduled, by the server's clock.
     pub at: Timestamp,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Cause {
-    /// Tasks timed out, and no worker has said why.
+    /// Tasks timed out, and no worker has reported why.
     Silent,
-    /// Code and history do not fit.
+    /// The code does not match the history.
     Unreplayable(String),
-    /// Another one, which a new beginning does not cure.
+    /// Another cause, which a restart does not cure.
     Other,
 }
 
@@ -47,20 +48,20 @@ impl Cause {
     }
 }
 
-/// Whether pages may run again.
+/// The permission to run pages again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Repeat {
-    /// They may, or none was dispatched yet.
+    /// Pages may run again, or none was dispatched yet.
     Allowed,
     AtMostOnce,
-    /// What the processor said cannot be read.
+    /// The setting of the processor cannot be read.
     Unreadable,
 }
 
-/// A recovery by the workers, as Temporal's history keeps it.
+/// A recovery by the workers, as recorded in Temporal's history.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Recovered {
-    /// Those before it included.
+    /// The number of recoveries so far, including this one.
     pub times: u32,
     pub cause: String,
     pub at: Timestamp,
@@ -71,7 +72,7 @@ impl Recovered {
         format!("{BY_ITSELF}{}): {}", self.times, self.cause)
     }
 
-    /// Reads such a reason. Operators have reasons of their own.
+    /// Parses the reason of a recovery by the workers. Reasons of operators are not recognised.
     pub fn from_reason(reason: &str, at: Timestamp) -> Option<Self> {
         let (times, cause) = reason.strip_prefix(BY_ITSELF)?.split_once("): ")?;
         Some(Self {
@@ -82,31 +83,32 @@ impl Recovered {
     }
 }
 
-/// What a worker does about it.
+/// The next step of a worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// It looks again.
+    /// The worker looks again later.
     Wait,
-    /// It has the next failure reported.
+    /// The worker makes the next failure be reported.
     HearWhy,
     Recover(Recovered),
     Leave(Remedy),
 }
 
-/// What ends the standstill of a batch whose workflow task fails again and again.
+/// The way to end the standstill of a batch whose workflow task fails repeatedly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Remedy {
-    /// The workers of the batch start its current run again, as [`recover`](super::BatchHandle::recover) does.
+    /// The workers of the batch restart its current run themselves, as [`recover`](super::BatchHandle::recover)
+    /// does.
     ByItself,
-    /// No worker has code that fits, or the reason is another one than the history.
+    /// Matching code must be deployed, or the cause is not the history.
     Deploy,
-    /// The history cannot be replayed, and pages may run once only.
+    /// The history cannot be replayed, and pages may run only once.
     AtMostOnce,
-    /// The workers have started the run again, and it fails for the same cause.
+    /// The workers have restarted the run, and it fails again for the same cause.
     FailsAgain,
-    /// The workers have started the run again several times, and leave it now.
+    /// The workers have restarted the run several times and have stopped trying.
     TooOften,
 }
 
@@ -114,25 +116,25 @@ impl fmt::Display for Remedy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::ByItself => {
-                f.write_str("its history cannot be replayed: its workers start its current run again by themselves")
+                f.write_str("its history cannot be replayed: its workers will restart its current run by themselves")
             }
             Self::Deploy => f.write_str(
-                "the log of its workers says why: deploy code that can go on, or start its current run again \
+                "the log of its workers says why: deploy code that can continue it, or restart its current run \
                  (see `recover`)",
             ),
             Self::AtMostOnce => f.write_str(
-                "its history cannot be replayed, and its pages may run once only, so its workers leave it: deploy \
-                 the code that wrote the history, or find out which pages have had their effect and start its \
-                 current run again (see `recover --force`)",
+                "its history cannot be replayed, and its pages may run only once, so its workers do not restart it: \
+                 deploy the code that wrote the history, or find out which pages have had their effect and restart \
+                 its current run (see `recover --force`)",
             ),
             Self::FailsAgain => f.write_str(
-                "its workers have started its current run again, and it fails for the same cause: deploy code that \
-                 can go on, and start its run again if that is not enough (see `recover`)",
+                "its workers have restarted its current run, and it fails for the same cause: deploy code that can \
+                 continue it, and restart its run if that is not enough (see `recover`)",
             ),
             Self::TooOften => write!(
                 f,
-                "its workers have started its current run again {MOST} times and leave it now: the log of its \
-                 workers says why; deploy code that can go on, or start its run again (see `recover`)"
+                "its workers have restarted its current run {MOST} times and have stopped trying: the log of its \
+                 workers says why; deploy code that can continue it, or restart its run (see `recover`)"
             ),
         }
     }
@@ -221,7 +223,7 @@ mod tests {
                 s.failures = failures;
             })
         };
-        // A machine that is too busy looks like this, too.
+        // A machine that is too busy looks the same.
         assert_eq!(silent(SILENT - 1).next(), Next::Wait);
         assert_eq!(silent(SILENT).next(), Next::HearWhy);
         assert_eq!(silent(SILENT).remedy(), Remedy::Deploy);

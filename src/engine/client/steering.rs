@@ -1,4 +1,4 @@
-//! Requests of operators, with a worker or without.
+//! Requests of operators, with or without a running worker.
 
 use std::{fmt, future::Future, time::Duration};
 
@@ -19,28 +19,28 @@ use crate::{
     protocol::{ApproveRequest, ResumeRequest, Steer, SteerRequest},
 };
 
-/// Longest wait for a controller to answer. One that answers at all does so at once.
+/// Time limit for the controller's answer. A controller that can answer does so at once.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What became of a request.
+/// The result of a request.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case", tag = "steered")]
 #[non_exhaustive]
 pub enum Steered {
-    /// The controller has applied it.
+    /// The controller has applied the request.
     Applied,
-    /// No worker could apply it. The server keeps it, in the order in which requests came, and it takes
+    /// The request waits for a worker. The server keeps requests in their order of arrival, and they take
     /// effect before anything else when a worker is back.
     Queued {
-        /// Where a worker is missing.
+        /// The task queue without a worker.
         task_queue: String,
-        /// Workers were seen to poll there, but none answered in time.
+        /// True if workers poll the queue but none answered in time.
         polling: bool,
     },
 }
 
 impl Steered {
-    /// Whether it has taken effect.
+    /// Returns whether the request has taken effect.
     pub fn is_applied(&self) -> bool {
         *self == Self::Applied
     }
@@ -60,26 +60,25 @@ impl fmt::Display for Steered {
         };
         write!(
             f,
-            "{why}: the request is kept and takes effect when one is back"
+            "{why}: the request is kept and takes effect when a worker is back"
         )
     }
 }
 
-/// # Steer
+/// # Control
 ///
-/// Requests are checked here before anything is sent. Then the controller is asked, and its answer is
-/// waited for: [`Steered::Applied`]. Where no worker polls the task queue, or none answers within 5 s, the
-/// request is left with the server: [`Steered::Queued`].
+/// Requests are validated here before they are sent. The controller is then asked and its answer awaited:
+/// [`Steered::Applied`]. If no worker polls the task queue, or none answers within 5 s, the request is left
+/// with the server: [`Steered::Queued`].
 ///
-/// A request that was left there after it got no answer may reach the controller twice, with one id. What
-/// is asked for can be done twice without harm: pausing what is paused changes its reason, setting what is
-/// set changes nothing.
+/// A request that was queued after a missing answer may reach the controller twice, with one id. All requests
+/// are idempotent: pausing a paused batch changes its reason, and setting a value again changes nothing.
 ///
-/// Requests of one client that follow each other are applied in that order. Between operators the order is
-/// that in which the server took them; where one request was queued and another was answered, the audit of
-/// the batch tells which one was applied last.
+/// Requests of one client are applied in order. Requests of different operators are applied in the order in
+/// which the server accepted them. If one was queued and another answered directly, the audit of the batch
+/// shows which was applied last.
 impl BatchHandle {
-    /// The same batch, with a reason for what is asked of it next; kept in its audit.
+    /// Returns a handle of the same batch with a reason for its next requests, which is kept in the audit.
     ///
     /// ```no_run
     /// # async fn example(handle: temporal_batch::BatchHandle) -> Result<(), temporal_batch::ControlError> {
@@ -103,7 +102,7 @@ impl BatchHandle {
         }
     }
 
-    /// Stops dispatching; pages that run are finished. Pausing what is paused changes only the reason.
+    /// Stops dispatching; running pages finish. Pausing a paused batch changes only the reason.
     ///
     /// # Errors
     /// See [`ControlError`].
@@ -111,7 +110,7 @@ impl BatchHandle {
         self.pause_with(PauseOptions::new().reason(reason)).await
     }
 
-    /// Pauses, with more to say than a reason.
+    /// Pauses with further options.
     ///
     /// ```no_run
     /// # use std::time::Duration;
@@ -139,8 +138,8 @@ impl BatchHandle {
         self.steer(id, what, update).await
     }
 
-    /// Goes on. Resuming what runs changes nothing. If the batch had paused itself because more failed than
-    /// is tolerated, what has failed so far is forgiven.
+    /// Resumes the batch. Resuming a running batch changes nothing. If the batch had paused itself because
+    /// failures exceeded the tolerance, the failures so far are forgiven.
     ///
     /// # Errors
     /// See [`ControlError`].
@@ -156,11 +155,11 @@ impl BatchHandle {
         self.steer(id, what, update).await
     }
 
-    /// Goes on after a [stage](crate::Batch::stages) that waits for it, whatever its check found. What has failed
-    /// so far is forgiven.
+    /// Approves the [stage](crate::Batch::stages) that waits, whatever its check found, and continues. Failures
+    /// so far are forgiven.
     ///
     /// # Errors
-    /// Refused where no stage waits. Otherwise see [`ControlError`].
+    /// The request is refused if no stage waits. For other errors see [`ControlError`].
     pub async fn approve(&self) -> Result<Steered, ControlError> {
         let id = new_id();
         let request = ApproveRequest {
@@ -173,7 +172,7 @@ impl BatchHandle {
         self.steer(id, what, update).await
     }
 
-    /// Changes limits; what the settings do not name stays as it is.
+    /// Changes settings; those that are not named stay as they are.
     ///
     /// # Errors
     /// See [`ControlError`].
@@ -192,7 +191,7 @@ impl BatchHandle {
         self.steer(id, what, update).await
     }
 
-    /// Sets the limit on pages in flight. 0 starts no further pages.
+    /// Sets the limit on pages in flight. With 0 no further pages start.
     ///
     /// # Errors
     /// See [`ControlError`].
@@ -200,13 +199,13 @@ impl BatchHandle {
         self.set(Settings::new().max_parallelism(pages)).await
     }
 
-    /// Cancels the batch. Running pages are told and may finish; the batch then ends with a report that
-    /// says where it stood. This returns as soon as the server knows, worker or not.
+    /// Cancels the batch. Running pages are notified and may finish. The batch then ends with a report of how
+    /// far it came. This returns once the server has accepted the request, with or without a worker.
     ///
     /// # Errors
     /// See [`ControlError`].
     pub async fn cancel(&self, reason: impl Into<String>) -> Result<(), ControlError> {
-        // Temporal takes a cancellation of what has ended without a word.
+        // Temporal silently accepts a cancellation of a workflow that has ended.
         match self.state().await {
             Ok(BatchState::Running) => {}
             other => return Err(self.not_steerable(other)),
@@ -218,14 +217,14 @@ impl BatchHandle {
         self.taken(cancelled).await
     }
 
-    /// Asks the controller where one can answer, and leaves the request with the server otherwise.
+    /// Asks the controller if a worker can answer, and queues the request at the server otherwise.
     async fn steer<T>(
         &self,
         id: String,
         what: Steer,
         update: impl Future<Output = Result<T, WorkflowUpdateError>>,
     ) -> Result<Steered, ControlError> {
-        // An update of a workflow that has ended would only be refused after its time limit.
+        // An update of a workflow that has ended would only fail after its time limit.
         let description = match self.describe().await {
             Ok(description) => description,
             Err(error) => return Err(self.not_steerable(Err(error))),
@@ -235,7 +234,7 @@ impl BatchHandle {
             ended => return Err(self.not_steerable(Ok(ended))),
         }
         let task_queue = description.task_queue().to_owned();
-        // Where the server does not say, the answer will.
+        // If the server does not tell, the answer will.
         let workers = Workers::of(&self.client, &task_queue).await;
         let polling = workers.map_or(true, |workers| workers.any());
         if polling {
@@ -308,8 +307,9 @@ fn new_id() -> String {
     uuid::Uuid::new_v4().to_string()
 }
 
-/// Whether the controller has not handled an update, although the server has answered: no worker polls the task queue,
-/// or the SDK lost the update. SDK core 0.10 loses an update that comes together with a query.
+/// Returns whether the controller has not handled an update although the server has answered: no worker polls
+/// the task queue, or the SDK lost the update. SDK core 0.10 loses an update that arrives together with a
+/// query.
 pub(crate) fn is_unanswered(error: &WorkflowUpdateError) -> bool {
     match error {
         WorkflowUpdateError::Rpc(status) => matches!(
@@ -328,7 +328,7 @@ pub(crate) fn is_unanswered(error: &WorkflowUpdateError) -> bool {
     }
 }
 
-/// The server takes an update of one id once.
+/// Sets the update id, with which the server accepts the update only once.
 fn update_of(id: &str) -> WorkflowExecuteUpdateOptions {
     let mut options = WorkflowExecuteUpdateOptions::default();
     options.update_id = Some(id.to_owned());

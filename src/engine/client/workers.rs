@@ -1,4 +1,4 @@
-//! Who works on a task queue, as far as the server has seen.
+//! The workers of a task queue, as far as the server has seen them.
 
 use std::time::{Duration, SystemTime};
 
@@ -14,27 +14,28 @@ use temporalio_common::protos::temporal::api::{
 
 use crate::base::time::Timestamp;
 
-/// A worker asks for work with a call that lasts up to 60 s, and the server lists it for minutes after its
-/// last one. Who has not asked for longer than this is gone.
+/// Time since its last poll after which a worker counts as gone. A poll lasts up to 60 s, and the server lists
+/// a worker for minutes after the last one.
 const POLLS_WITHIN: Duration = Duration::from_secs(75);
-/// Longest wait for the server to say who polls.
+/// Time limit for the server to list the workers.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The workers of a task queue, as far as the server has seen.
+/// The workers of a task queue, as far as the server has seen them.
 ///
-/// Workers ask the server for work, in calls of up to 60 s. Those that have asked within the last 75 s, by
-/// the clock of this machine, count as polling. So a worker that was killed is listed for up to 75 s more,
-/// and clocks should agree to within 15 s.
+/// Workers poll the server in calls of up to 60 s. Workers that have polled within the last 75 s, by the clock
+/// of this machine, count as polling. A worker that was killed is therefore listed for up to 75 s more, and
+/// clocks should agree to within 15 s.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct Workers {
-    /// The task queue.
+    /// The name of the task queue.
     pub task_queue: String,
-    /// Those that poll it, by name.
+    /// The workers that poll it, by name.
     pub polling: Vec<WorkerSeen>,
-    /// Workflow tasks that wait for a worker, roughly, where the server tells.
+    /// The approximate number of workflow tasks that wait for a worker, if the server reports it.
     pub workflow_backlog: Option<u64>,
-    /// Activities that wait for a worker, of all batches on the queue, roughly, where the server tells.
+    /// The approximate number of activities that wait for a worker, over all batches on the queue, if the
+    /// server reports it.
     pub page_backlog: Option<u64>,
 }
 
@@ -42,23 +43,23 @@ pub struct Workers {
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
 #[non_exhaustive]
 pub struct WorkerSeen {
-    /// What it calls itself: `process@host`, unless it was told otherwise. Workers of one name are one here.
+    /// The identity of the worker: `process@host` by default. Workers with the same identity appear as one.
     pub identity: String,
-    /// When it last asked for work.
+    /// The time of its last poll.
     pub last_seen: Timestamp,
-    /// Whether it asks for workflow tasks, so that it can answer for controllers.
+    /// True if it polls for workflow tasks, so that it can answer for controllers.
     pub workflows: bool,
-    /// Whether it asks for activities, so that it can take pages. One whose slots are all taken does not.
+    /// True if it polls for activities, so that it can take pages. A worker without free slots does not.
     pub pages: bool,
 }
 
 impl Workers {
-    /// Whether somebody polls who can answer for the controllers of batches.
+    /// Returns whether a worker polls that can answer for the controllers of batches.
     pub fn any(&self) -> bool {
         self.polling.iter().any(|worker| worker.workflows)
     }
 
-    /// Asks the server.
+    /// Asks the server for the workers of a task queue.
     pub(crate) async fn of(client: &Client, task_queue: &str) -> Result<Self, Status> {
         let asked = futures::future::try_join(
             describe(client, task_queue, TaskQueueType::Workflow),
@@ -134,7 +135,7 @@ async fn describe(
     described.map(|response| response.into_inner())
 }
 
-/// Who asked for work, and when last.
+/// Returns the workers that polled, with the time of their last poll.
 fn polls(queue: &DescribeTaskQueueResponse) -> impl Iterator<Item = (String, Timestamp)> {
     queue.pollers.iter().filter_map(|poller| {
         let at = SystemTime::try_from(poller.last_access_time?).ok()?;
@@ -165,7 +166,7 @@ mod tests {
         workers.saw(now, "busy".to_owned(), ago(75), |w| w.pages = true);
         assert!(!workers.any(), "only pages are polled for");
         workers.saw(now, "busy".to_owned(), ago(2), |w| w.workflows = true);
-        // A clock that is ahead.
+        // The clock of this worker is ahead.
         workers.saw(now, "ahead".to_owned(), Timestamp(now.0 + 9_000), |w| {
             w.workflows = true;
         });

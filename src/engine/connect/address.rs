@@ -1,11 +1,12 @@
-//! Addresses as users write them.
+//! Parsing of server addresses.
 
 use url::Url;
 
 use super::ConnectError;
 
-/// `asks_for_tls` is what the other settings say, if anything. The client looks only at the scheme of the
-/// URL: it would send an API key to an `http://` address in plain text whatever they say.
+/// Parses an address. `asks_for_tls` is what the other settings ask for, if anything. The client looks only at
+/// the scheme of the URL: it would send an API key to an `http://` address in plain text, whatever the other
+/// settings are.
 pub(super) fn parse_address(
     address: &str,
     asks_for_tls: Option<bool>,
@@ -31,12 +32,14 @@ pub(super) fn parse_address(
         return Err(invalid("the scheme is neither http nor https"));
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err(invalid("it has a user name, which Temporal does not know"));
+        return Err(invalid(
+            "it contains a user name, which Temporal does not support",
+        ));
     }
     if url.path() != "/" || url.query().is_some() || url.fragment().is_some() {
-        return Err(invalid("something follows the port"));
+        return Err(invalid("it has something after the port"));
     }
-    // A URL that ends in the port of its scheme forgets it, so the text is asked.
+    // A parsed URL drops the default port of its scheme, so the text is checked.
     if !has_scheme
         && url.port().is_none()
         && !address.ends_with(":80")
@@ -53,7 +56,7 @@ pub(super) fn parse_address(
     }
 }
 
-/// What of an address may be shown: a password in front of the host may not.
+/// Returns the part of an address that may be shown, without a user name or password.
 pub(super) fn without_userinfo(address: &str) -> &str {
     address.rsplit_once('@').map_or(address, |(_, host)| host)
 }

@@ -1,11 +1,12 @@
-//! What the machine says: variables, the configuration file, an identity.
+//! The settings of the machine: variables, the configuration file, an identity.
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::{env, fs, process};
 
-/// The variables that configure a client. Empty ones are left out, because a container file that passes
-/// them on sets them to nothing; only for a header does nothing mean something, that it is not sent.
+/// Returns the variables that configure a client. Empty ones are left out, because container files that pass
+/// variables through set them to nothing. An empty header variable is kept: it means that the header is not
+/// sent.
 pub(super) fn temporal_variables() -> HashMap<String, String> {
     env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
@@ -17,13 +18,14 @@ pub(super) fn temporal_variables() -> HashMap<String, String> {
         .collect()
 }
 
-/// `None` for a user without a home: a file of the working directory may be another user's.
+/// Returns the default path of the configuration file. `None` for a user without a home directory: a file in
+/// the working directory might belong to another user.
 pub(super) fn default_config_file() -> Option<PathBuf> {
     Some(dirs::config_dir()?.join("temporalio").join("temporal.toml"))
 }
 
 pub(super) fn default_identity() -> String {
-    // The standard library cannot tell the host's name; these are where the systems keep it.
+    // The standard library has no function for the host name; these are the places where systems keep it.
     let host = fs::read_to_string("/proc/sys/kernel/hostname")
         .ok()
         .or_else(|| env::var("HOSTNAME").ok())

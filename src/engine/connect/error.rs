@@ -1,4 +1,4 @@
-//! Why there is no connection.
+//! The errors of a connection.
 
 use std::error::Error;
 use std::io;
@@ -7,22 +7,22 @@ use std::time::Duration;
 
 pub(super) type Source = Box<dyn Error + Send + Sync>;
 
-/// Why [`connect`](crate::engine::connect::connect) failed.
+/// The reason why [`connect`](crate::engine::connect::connect) failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
-    /// The address cannot be one. Write `host:port`.
+    /// The address is not valid. Write `host:port`.
     #[error(
         "`{address}` is not the address of a server: {problem}; write host:port, for example localhost:7233"
     )]
     InvalidAddress {
-        /// The address, without a password that was in it.
+        /// The address, without its password.
         address: String,
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
-    /// The address starts with one scheme and the other settings ask for the other. An API key or any TLS
-    /// setting asks for TLS. Give the address as `host:port`, or switch TLS on or off.
+    /// The address has one scheme, and the other settings ask for the other. An API key or any TLS setting asks
+    /// for TLS. Give the address as `host:port`, or switch TLS on or off.
     #[error(
         "the address `{address}` asks for {} but the other settings ask for {}; write the address as host:port, or set --tls accordingly",
         transport(!tls),
@@ -31,29 +31,29 @@ pub enum ConnectError {
     SchemeContradictsTls {
         /// The address.
         address: String,
-        /// Whether the other settings ask for TLS.
+        /// True if the other settings ask for TLS.
         tls: bool,
     },
-    /// A setting is there but empty. Give it a value or leave it out.
+    /// A setting is empty. Give it a value or leave it out.
     #[error("{setting} is empty; give it a value or leave it out")]
     Empty {
         /// The option of the command line.
         setting: &'static str,
     },
-    /// A variable has a value that it cannot have.
+    /// The value of a boolean variable is neither true nor false.
     #[error("the variable {name} is neither `true` nor `false`")]
     NotABoolean {
         /// The variable.
         name: &'static str,
     },
-    /// The API key cannot be sent in a header. Most often a line break came along from the file it was
-    /// kept in.
+    /// The API key cannot be sent in a header. The most common cause is a line break from the file in which it
+    /// was kept.
     #[error(
-        "the api key holds a character that cannot be sent in a header; look for a line break or a space around it"
+        "the API key contains a character that cannot be sent in a header; look for a line break or a space around it"
     )]
     InvalidApiKey,
-    /// A header given with `TEMPORAL_GRPC_META_*` or in the profile cannot be sent. Its value may be a
-    /// secret, so it is not shown.
+    /// A header from `TEMPORAL_GRPC_META_*` or the profile cannot be sent. Its value may be a secret, so it is
+    /// not shown.
     #[error("the gRPC header `{name}` cannot be sent; look for a line break in its value")]
     InvalidHeader {
         /// The header's name.
@@ -62,43 +62,45 @@ pub enum ConnectError {
     /// A TLS file cannot be read. Check the path and the permissions.
     #[error("cannot read `{}`, the {role}; check the path and its permissions", path.display())]
     UnreadableTlsFile {
-        /// What the file is for, with the option that names it.
+        /// The purpose of the file, with the option that names it.
         role: &'static str,
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// A TLS file holds something else than it should. PEM files have `-----BEGIN` lines; see also that
-    /// certificate and key have not changed places.
-    #[error("the {role} is not in PEM form; it must hold a `-----BEGIN ... {expected}-----` block")]
+    /// A TLS file is not in PEM form, with `-----BEGIN` lines. The certificate and the key may have been
+    /// swapped.
+    #[error(
+        "the {role} is not in PEM form; it must contain a `-----BEGIN ... {expected}-----` block"
+    )]
     NotPem {
-        /// What the file is for, with the option that names it.
+        /// The purpose of the file, with the option that names it.
         role: &'static str,
-        /// What the block should be called.
+        /// The expected name of the block.
         expected: &'static str,
     },
-    /// A client certificate without its key, or the other way round. Give both or neither.
+    /// A client certificate has no key, or a key no certificate. Give both or neither.
     #[error("a client certificate and its key go together; {missing} is missing")]
     IncompleteClientCertificate {
-        /// What is not there.
+        /// The missing part.
         missing: &'static str,
     },
-    /// The configuration file that was asked for cannot be read.
+    /// The configuration file that was named cannot be read.
     #[error("cannot read the configuration file `{}`; check --config-file or TEMPORAL_CONFIG_FILE", path.display())]
     UnreadableConfigFile {
         /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The system's error.
         source: io::Error,
     },
-    /// The configuration file or the variables do not make sense. What a line of the file says is not
-    /// shown, because it may be a secret.
+    /// The configuration file or the variables are not valid. Lines of the file are not shown, because they may
+    /// contain secrets.
     #[error("cannot use the configuration in `{}` and the TEMPORAL_* variables: {problem}", path.display())]
     InvalidConfig {
         /// The configuration file, which need not exist.
         path: PathBuf,
-        /// What is wrong, and in which line.
+        /// The problem, with its line.
         problem: String,
     },
     /// The configuration file has no such profile.
@@ -109,21 +111,21 @@ pub enum ConnectError {
     ProfileNotFound {
         /// The profile that was asked for.
         profile: String,
-        /// Where it was looked for.
+        /// The file that was searched.
         path: PathBuf,
     },
-    /// Nothing listens at the address, or there is no way to it. Start a server or name another.
+    /// The address has no server, or there is no route to it. Start a server or name another.
     #[error(
         "no Temporal server can be reached at {address}; start one with `temporal server start-dev` or `temporal-batch dev-server`, or name another with --address or TEMPORAL_ADDRESS"
     )]
     Unreachable {
         /// The address.
         address: String,
-        /// What the system said.
+        /// The system's error.
         source: Source,
     },
-    /// Something swallows what is sent to the address: a firewall, a server that is stuck, or a program
-    /// that waits for something else.
+    /// The connection gets no answer: a firewall drops it, the server is stuck, or another program is waiting
+    /// for input.
     #[error(
         "no answer from a Temporal server at {address} within {}; check the address and that nothing blocks the way, start a server with `temporal server start-dev` or `temporal-batch dev-server`, or name another with --address or TEMPORAL_ADDRESS",
         humantime::format_duration(*timeout)
@@ -131,26 +133,25 @@ pub enum ConnectError {
     NoAnswer {
         /// The address.
         address: String,
-        /// How long it was tried.
+        /// The time limit.
         timeout: Duration,
     },
-    /// Something answered, but not as a Temporal server does over this transport. The port may belong to
-    /// another program, the server may want the other of TLS and plain text, or one side may not trust
-    /// the other's certificate.
+    /// The program at the address does not answer like a Temporal server over this transport. It may be another
+    /// program, the server may require TLS or plain text, or one side may not trust the other's certificate.
     #[error(
-        "what listens at {address} does not answer as a Temporal server over {}; check the address, whether the server {}, and the certificates",
+        "the program at {address} does not answer as a Temporal server over {}; check the address, whether the server {}, and the certificates",
         transport(*tls),
-        if *tls { "has TLS (--tls=false is for one without)" } else { "wants TLS (--tls)" }
+        if *tls { "has TLS (--tls=false is for one without)" } else { "requires TLS (--tls)" }
     )]
     NotUnderstood {
         /// The address.
         address: String,
-        /// Whether TLS was on.
+        /// True if TLS was on.
         tls: bool,
-        /// What went wrong.
+        /// The cause.
         source: Source,
     },
-    /// The server knows who is asking, or does not, and refuses.
+    /// The server refuses access.
     #[error(
         "the server at {address} refuses access to the namespace `{namespace}`; check --namespace and the credentials (--api-key, or --tls-cert-path and --tls-key-path)"
     )]
@@ -159,7 +160,7 @@ pub enum ConnectError {
         address: String,
         /// The namespace.
         namespace: String,
-        /// What the server said.
+        /// The server's error.
         source: Source,
     },
     /// The server has no such namespace.
@@ -172,18 +173,18 @@ pub enum ConnectError {
         /// The namespace.
         namespace: String,
     },
-    /// The server answered with an error of its own.
+    /// The server answered with an internal error.
     #[error("the server at {address} answered with an error; look into its log, or try again")]
     ServerFailed {
         /// The address.
         address: String,
-        /// What the server said.
+        /// The server's error.
         source: Source,
     },
 }
 
 impl ConnectError {
-    /// Whether there was no server, as opposed to one that did not like something. Starting one may help.
+    /// Returns whether no server was reached, as opposed to a server that refused. Starting a server may help.
     #[must_use]
     pub fn is_unreachable(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::NoAnswer { .. })

@@ -1,4 +1,4 @@
-//! Connecting to a Temporal server, with clear answers when that does not work.
+//! Connections to a Temporal server, with errors that say what to do.
 
 mod address;
 mod environment;

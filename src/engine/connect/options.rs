@@ -1,4 +1,4 @@
-//! How to reach a server.
+//! The options of a connection.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -9,16 +9,17 @@ use temporalio_common::data_converters::DataConverter;
 use super::address::without_userinfo;
 use crate::metrics::Metrics;
 
-/// Where Temporal's own tools look for a server.
+/// The default address of Temporal's own tools.
 pub(super) const DEFAULT_ADDRESS: &str = "localhost:7233";
 pub(super) const DEFAULT_NAMESPACE: &str = "default";
 
-/// People give up on a command that is silent for ten seconds; a far away server with TLS needs two.
+/// Default time limit. People abandon a command that is silent for ten seconds; a distant server with TLS needs
+/// two.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(8);
 
-/// How to reach a Temporal server.
+/// The options of a connection to a Temporal server.
 ///
-/// A value set here wins. What is not set comes from the standard `TEMPORAL_*` variables, then from the
+/// A value set here takes precedence. Other values come from the standard `TEMPORAL_*` variables, then from the
 /// profile in `temporal.toml`, then from the defaults:
 ///
 /// | setting | variable | default |
@@ -36,10 +37,10 @@ const DEFAULT_TIMEOUT: Duration = Duration::from_secs(8);
 /// | [`identity`](Self::identity) | | `pid@host` |
 /// | [`timeout`](Self::timeout) | | 8 seconds |
 ///
-/// `TEMPORAL_GRPC_META_*` headers are sent too. A variable that is set to nothing counts as not set.
+/// `TEMPORAL_GRPC_META_*` headers are also sent. An empty variable counts as not set.
 ///
 /// ```no_run
-/// # use temporal_batch::connect::{ConnectOptions, connect};
+/// # use temporal_batch::{ConnectOptions, connect};
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 /// let options = ConnectOptions::new().address("temporal.internal:7233").namespace("billing");
 /// let client = connect(&options).await?;
@@ -69,7 +70,7 @@ pub struct ConnectOptions {
 
 /// Constructors.
 impl ConnectOptions {
-    /// Everything from the environment and the defaults.
+    /// Options that come entirely from the environment and the defaults.
     pub fn new() -> Self {
         Self {
             address: None,
@@ -94,95 +95,95 @@ impl ConnectOptions {
 
 /// Settings.
 impl ConnectOptions {
-    /// The server, as `host:port`. An `https://` in front turns TLS on, an `http://` insists on plain text.
+    /// Sets the server, as `host:port`. The prefix `https://` turns TLS on, and `http://` requires plain text.
     pub fn address(mut self, address: impl Into<String>) -> Self {
         self.address = Some(address.into());
         self
     }
 
-    /// The namespace, which must exist.
+    /// Sets the namespace, which must exist.
     pub fn namespace(mut self, namespace: impl Into<String>) -> Self {
         self.namespace = Some(namespace.into());
         self
     }
 
-    /// The API key to authenticate with. It turns TLS on unless [`tls`](Self::tls) says otherwise.
+    /// Sets the API key. It turns TLS on unless [`tls`](Self::tls) is set.
     pub fn api_key(mut self, api_key: impl Into<String>) -> Self {
         self.api_key = Some(api_key.into());
         self
     }
 
-    /// TLS on or off. `false` wins over everything that would turn it on; an API key then travels in
+    /// Turns TLS on or off. `false` overrides everything that would turn it on, and an API key is then sent in
     /// plain text.
     pub fn tls(mut self, tls: bool) -> Self {
         self.tls = Some(tls);
         self
     }
 
-    /// A PEM file with the certificate authority that signed the server's certificate.
+    /// Sets the PEM file with the certificate authority of the server's certificate.
     pub fn tls_ca_path(mut self, path: impl Into<PathBuf>) -> Self {
         self.tls_ca_path = Some(path.into());
         self
     }
 
-    /// A PEM file with this client's certificate (mTLS). Goes with [`tls_key_path`](Self::tls_key_path).
+    /// Sets the PEM file with this client's certificate (mTLS). Requires [`tls_key_path`](Self::tls_key_path).
     pub fn tls_cert_path(mut self, path: impl Into<PathBuf>) -> Self {
         self.tls_cert_path = Some(path.into());
         self
     }
 
-    /// A PEM file with the private key of [`tls_cert_path`](Self::tls_cert_path).
+    /// Sets the PEM file with the private key of [`tls_cert_path`](Self::tls_cert_path).
     pub fn tls_key_path(mut self, path: impl Into<PathBuf>) -> Self {
         self.tls_key_path = Some(path.into());
         self
     }
 
-    /// The name that the server's certificate must carry, where it is not the host of the address.
+    /// Sets the name that the server's certificate must have, if it is not the host of the address.
     pub fn tls_server_name(mut self, name: impl Into<String>) -> Self {
         self.tls_server_name = Some(name.into());
         self
     }
 
-    /// The profile of `temporal.toml` to use. Naming one that is not there is an error.
+    /// Sets the profile of `temporal.toml`. It must exist.
     pub fn profile(mut self, profile: impl Into<String>) -> Self {
         self.profile = Some(profile.into());
         self
     }
 
-    /// The configuration file to use in place of the usual one. It must exist.
+    /// Sets the configuration file, in place of the default. It must exist.
     pub fn config_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.config_file = Some(path.into());
         self
     }
 
-    /// Whether to leave every `TEMPORAL_*` variable out of account.
+    /// Ignores every `TEMPORAL_*` variable.
     pub fn disable_env(mut self, disable: bool) -> Self {
         self.disable_env = disable;
         self
     }
 
-    /// Whether to read no configuration file at all; [`profile`](Self::profile) and
-    /// [`config_file`](Self::config_file) then mean nothing.
+    /// Reads no configuration file. [`profile`](Self::profile) and [`config_file`](Self::config_file) then have
+    /// no effect.
     pub fn disable_config_file(mut self, disable: bool) -> Self {
         self.disable_config_file = disable;
         self
     }
 
-    /// The name of this process in workflow histories and in the Temporal UI.
+    /// Sets the name of this process in workflow histories and in the Temporal UI.
     pub fn identity(mut self, identity: impl Into<String>) -> Self {
         self.identity = Some(identity.into());
         self
     }
 
-    /// The longest that [`connect`](crate::engine::connect::connect) takes, from the name lookup to the answer about the namespace. Zero
-    /// means that no server is fast enough.
+    /// Limits the time of [`connect`](crate::engine::connect::connect), from the name lookup to the answer
+    /// about the namespace. With zero every server is too slow.
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// How payloads are encoded. Give one with a codec to encrypt page tokens and arguments before they
-    /// reach a history; starters, workers and operators of a batch need the same one.
+    /// Sets the encoding of payloads. Use a converter with a codec to encrypt page tokens and arguments before
+    /// they reach a history. Starters, workers and operators of a batch need the same one.
     pub fn data_converter(mut self, data_converter: DataConverter) -> Self {
         self.data_converter = data_converter;
         self
@@ -201,7 +202,7 @@ impl Default for ConnectOptions {
     }
 }
 
-/// Shows all but the API key.
+/// Shows everything except the API key.
 impl fmt::Debug for ConnectOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("ConnectOptions")

@@ -1,4 +1,4 @@
-//! From options to a connection: everything is read and checked first, then the server is asked.
+//! The way from options to a connection: everything is read and checked before the server is asked.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -22,16 +22,16 @@ use super::options::{ConnectOptions, DEFAULT_ADDRESS, DEFAULT_NAMESPACE};
 use super::tls::{TlsFile, load_tls_files};
 use crate::{base::small_file, metrics::Metrics};
 
-/// Connects, and makes sure that the namespace is there.
+/// Connects and checks that the namespace exists.
 ///
-/// Bad options are refused before anything is sent. An attempt takes no longer than
-/// [`timeout`](ConnectOptions::timeout) and is not repeated: a command should say at once that there is no
-/// server, and a worker's supervisor restarts it.
+/// Invalid options are refused before anything is sent. There is one attempt, limited by
+/// [`timeout`](ConnectOptions::timeout): a command should report at once that there is no server, and a
+/// supervisor restarts a worker.
 ///
-/// Do not print the client with `{:?}`: the SDK then shows the headers it sends, the API key among them.
+/// Do not print the client with `{:?}`: the SDK then shows the headers that it sends, including the API key.
 ///
 /// # Errors
-/// Says what is wrong and what to do about it; see [`ConnectError`].
+/// The cause, with a way to correct it; see [`ConnectError`].
 pub async fn connect(options: &ConnectOptions) -> Result<Client, ConnectError> {
     let target = options.resolve(&temporal_variables())?;
     match tokio::time::timeout(options.timeout, target.clone().open()).await {
@@ -43,16 +43,16 @@ pub async fn connect(options: &ConnectOptions) -> Result<Client, ConnectError> {
     }
 }
 
-/// The address that these options lead to, as it was written.
+/// Returns the address that these options lead to, as it was written.
 #[cfg(feature = "cli")]
 pub(crate) fn address_of(options: &ConnectOptions) -> Result<String, ConnectError> {
     Ok(options.resolve(&temporal_variables())?.address)
 }
 
-/// The settings once everything is read and checked, ready to connect with.
+/// The settings after everything is read and checked.
 #[derive(Clone)]
 pub(super) struct Target {
-    /// As the user wrote it, for messages.
+    /// The address as the user wrote it, for messages.
     pub(super) address: String,
     pub(super) namespace: String,
     pub(super) tls: bool,
@@ -71,7 +71,7 @@ impl ConnectOptions {
         if let Some(tls) = &mut profile.tls {
             load_tls_files(tls)?;
             if tls.disable_host_verification {
-                // Going on is safe: the check that was to be left out is made.
+                // Continuing is safe, because the verification is not skipped.
                 tracing::warn!(
                     "TEMPORAL_TLS_DISABLE_HOST_VERIFICATION is not supported: the server's certificate is verified"
                 );
@@ -108,7 +108,7 @@ impl ConnectOptions {
         let mut connection = ConnectionOptions::try_from(profile)
             .map_err(|error| self.config_error(variables, error))?;
         connection.identity = self.identity.clone().unwrap_or_else(default_identity);
-        // Also for the reconnects of a long-lived client.
+        // The limit also applies to reconnects of a long-lived client.
         connection.connect_timeout = Some(self.timeout);
         connection.metrics_meter = self.metrics.as_ref().and_then(Metrics::connection_meter);
         Ok(Target {
@@ -133,7 +133,7 @@ impl ConnectOptions {
             variables
         };
         for name in ["TEMPORAL_TLS", "TEMPORAL_TLS_DISABLE_HOST_VERIFICATION"] {
-            // The SDK passes over a word it does not know, and then `TEMPORAL_TLS=no` turns TLS on.
+            // The SDK ignores words that it does not know, so `TEMPORAL_TLS=no` would turn TLS on.
             let value = variables.get(name).map(|value| value.to_lowercase());
             if !matches!(value.as_deref(), None | Some("true" | "1" | "false" | "0")) {
                 return Err(ConnectError::NotABoolean { name });
@@ -152,8 +152,7 @@ impl ConnectOptions {
             .disable_file(self.disable_config_file)
             .disable_env(self.disable_env)
             .build();
-        // Always handed over, never left to the SDK to read: it looks at some variables even where it is
-        // told not to.
+        // The variables are passed in, because the SDK reads some of them even if told not to.
         load_client_config_profile(options, Some(variables))
             .map_err(|error| self.config_error(variables, error))
     }
@@ -166,7 +165,7 @@ impl ConnectOptions {
         }
     }
 
-    /// Never left to the SDK, which would read a device without an end for ever.
+    /// Reads the configuration file. The SDK does not read it, because it would read an endless device forever.
     fn read_config_file(
         &self,
         variables: &HashMap<String, String>,
@@ -181,7 +180,7 @@ impl ConnectOptions {
         }
     }
 
-    /// Puts the explicit settings over those of the profile.
+    /// Overrides the settings of the profile by the explicit ones.
     fn overlay(&self, profile: &mut ClientConfigProfile) -> Result<(), ConnectError> {
         for (setting, explicit, value) in [
             ("--address", &self.address, &mut profile.address),
@@ -229,7 +228,8 @@ impl ConnectOptions {
                 ConnectError::ProfileNotFound { profile, path }
             }
             ConfigError::InvalidConfig(problem) => ConnectError::InvalidConfig { path, problem },
-            // Only the first line: a parser's message goes on to quote the file, where keys are kept.
+            // Only the first line is kept, because the rest of a parser's message quotes the file, which
+            // contains keys.
             ConfigError::LoadError(error) => ConnectError::InvalidConfig {
                 path,
                 problem: error
@@ -269,7 +269,7 @@ impl Target {
 
     fn connect_failed(&self, error: ClientConnectError) -> ConnectError {
         match error {
-            // Without its source, which prints the value.
+            // The source is dropped, because it prints the value.
             ClientConnectError::InvalidHeaders(
                 InvalidHeaderError::InvalidAsciiHeaderKey { key, .. }
                 | InvalidHeaderError::InvalidAsciiHeaderValue { key, .. }
@@ -293,14 +293,13 @@ impl Target {
                 namespace: self.namespace.clone(),
                 source: status.into(),
             },
-            // The answer of a gRPC server that is not Temporal, and what the client makes of a page of
-            // HTML.
+            // A gRPC server other than Temporal answers like this. The client also maps an HTML page to it.
             Code::Unimplemented => ConnectError::NotUnderstood {
                 address,
                 tls: self.tls,
                 source: status.into(),
             },
-            // A status of the server has no source; one that has was made by the client's transport.
+            // A status from the server has no source. A status with a source stems from the client's transport.
             _ if status.source().is_some() => self.transport_failed(status.into()),
             _ => ConnectError::ServerFailed {
                 address,
@@ -309,7 +308,7 @@ impl Target {
         }
     }
 
-    /// Tells "nobody there" from "somebody who speaks otherwise".
+    /// Distinguishes an unreachable server from one that does not understand the request.
     fn transport_failed(&self, source: Source) -> ConnectError {
         let address = self.address.clone();
         let mut cause: Option<&(dyn Error + 'static)> = Some(source.as_ref());

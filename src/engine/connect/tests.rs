@@ -1,4 +1,4 @@
-//! Options against the environment, and what is said when nobody answers.
+//! Tests of options against the environment, and of the errors without a server.
 
 use std::collections::HashMap;
 use std::error::Error;
@@ -21,7 +21,7 @@ use tokio::net::TcpListener;
 const CERTIFICATE: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
 const KEY: &str = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
 
-/// Nothing of the machine that the tests run on.
+/// Options that are independent of the machine on which the tests run.
 fn isolated() -> ConnectOptions {
     ConnectOptions::new()
         .disable_env(true)
@@ -118,7 +118,7 @@ fn disabling_the_environment_ignores_the_config_file_variable_too() {
     let config = file("[profile.default]\nnamespace = 'from-the-file'\n");
     let variables = variables(&[("TEMPORAL_CONFIG_FILE", config.path().to_str().unwrap())]);
     let options = isolated().disable_config_file(false);
-    // What this machine's usual file holds, if there is one, does not matter here.
+    // The default file of this machine may or may not exist.
     let profile = options.load_profile(&variables).unwrap_or_default();
     assert_ne!(profile.namespace.as_deref(), Some("from-the-file"));
 }
@@ -278,7 +278,7 @@ fn tls_files_from_the_environment_are_checked_too() {
     let missing = variables(&[("TEMPORAL_TLS_CLIENT_CERT_PATH", "/missing/cert.pem")]);
     let error = options.resolve(&missing).err().unwrap();
     assert!(matches!(error, ConnectError::UnreadableTlsFile { .. }));
-    // With TLS off nobody needs them.
+    // With TLS off these files are not needed.
     options.tls(false).resolve(&missing).unwrap();
 }
 
@@ -368,7 +368,7 @@ async fn a_header_that_cannot_be_sent_is_named_without_its_value() {
     assert!(!format!("{}{error:?}", with_sources(&error)).contains("s3cret"));
 }
 
-/// A port that nobody listens on: taken, then given back.
+/// Returns an address with a free port: it was bound and released again.
 async fn unused_address() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     listener.local_addr().unwrap().to_string()
@@ -417,7 +417,7 @@ async fn an_unused_port_of_a_name_is_unreachable_too() {
 
 #[tokio::test]
 async fn a_name_that_does_not_exist_is_unreachable() {
-    // Reserved never to exist. A machine without a name server may not say so in time.
+    // This name is reserved never to exist. A machine without a name server may take too long to say so.
     let options = isolated()
         .address("host.invalid:7233")
         .timeout(Duration::from_secs(5));

@@ -1,4 +1,4 @@
-//! TLS files: read and looked at before anything is sent.
+//! TLS files, read and checked before anything is sent.
 
 use std::path::Path;
 
@@ -22,7 +22,7 @@ impl TlsFile {
         Self::ClientKey,
     ];
 
-    /// For messages.
+    /// The purpose of the file, for messages.
     pub(super) fn role(self) -> &'static str {
         match self {
             Self::ServerAuthority => "certificate of the server's authority (--tls-ca-path)",
@@ -31,7 +31,7 @@ impl TlsFile {
         }
     }
 
-    /// What the name of its PEM block ends in; keys have several (`RSA PRIVATE KEY`).
+    /// The end of the name of its PEM block. Keys have several kinds (`RSA PRIVATE KEY`).
     pub(super) fn pem_block(self) -> &'static str {
         match self {
             Self::ServerAuthority | Self::ClientCertificate => "CERTIFICATE",
@@ -71,8 +71,7 @@ impl TlsFile {
     }
 }
 
-/// Reads what is still a path, so that the error names the file, and looks whether all can be what they
-/// should be.
+/// Reads the files that are still paths, so that errors name them, and checks their contents.
 pub(super) fn load_tls_files(tls: &mut ClientConfigTLS) -> Result<(), ConnectError> {
     if tls.disabled == Some(true) {
         return Ok(());

@@ -22,12 +22,12 @@ use temporalio_sdk::{
 use super::*;
 use crate::{dev_server::DevServerOptions, engine::connect::ConnectOptions};
 
-/// How long a lost worker keeps its task. The workflow can tell this from no time at all.
+/// Time for which a lost worker keeps its task, long enough for the workflow to notice.
 const LOST_FOR: Duration = Duration::from_secs(2);
-/// The server refuses shorter polls.
+/// Duration of a poll. The server refuses shorter ones.
 const POLL: Duration = Duration::from_millis(2_500);
 
-/// Decides by the time, as a controller does.
+/// A workflow that decides by the time, as a controller does.
 #[temporalio_macros::workflow]
 struct Clock {
     kept_in_step: bool,
@@ -82,7 +82,7 @@ struct Outcome {
     answered: bool,
 }
 
-/// A workflow whose worker is lost after its first task, and that is asked before it has something to do again.
+/// Runs a workflow whose worker is lost after its first task, and queries it before its next task.
 async fn lost_and_asked(client: &Client, kept_in_step: bool) -> Outcome {
     let queue = format!("ahead-{}", uuid::Uuid::new_v4().simple());
     let sticky = format!("{queue}-sticky");
@@ -109,7 +109,7 @@ async fn lost_and_asked(client: &Client, kept_in_step: bool) -> Outcome {
     let normal = queue_of(&queue, TaskQueueKind::Normal, "");
     let first = service.poll_workflow_task_queue(poll(normal));
     let first = first.await.unwrap().into_inner();
-    // It polls its own queue once, or the server would not use that.
+    // The worker polls its sticky queue once, because otherwise the server would not use that queue.
     let sticky = queue_of(&sticky, TaskQueueKind::Sticky, &queue);
     let mut once = poll(sticky.clone());
     once.set_timeout(POLL);
@@ -131,11 +131,11 @@ async fn lost_and_asked(client: &Client, kept_in_step: bool) -> Outcome {
         .register_workflow::<Clock>()
         .unwrap()
         .build();
-    // It polls before the two come to it, or which of them is the first would depend on how soon it begins.
+    // The worker polls before the query and the task reach it, so that their order does not depend on its start.
     let mut worker = temporalio_sdk::Worker::new(&runtime, client.clone(), options).unwrap();
     let stop = worker.shutdown_handle();
     let ended = async {
-        // Both wait for the lost worker, and come to another one after the same time: first the query, then the task.
+        // Both wait for the lost worker and move to another one after the same time: first the query, then the task.
         let asked = tokio::spawn({
             let handle: WorkflowHandle<Client, Clock> = client.get_workflow_handle(queue.clone());
             async move {
@@ -186,7 +186,7 @@ async fn core_runs_ahead_of_its_history() {
     assert_eq!(
         outcome(false).await,
         expected,
-        "this version of the SDK is right, so `controller/ahead.rs` can go"
+        "this version of the SDK is right, so `query_safety.rs` can be removed"
     );
 }
 

@@ -1,4 +1,4 @@
-//! A worker: polls a task queue and runs batches and their pages.
+//! A worker, which polls a task queue and runs batches and their pages.
 
 pub(crate) mod readiness;
 mod recovering;
@@ -45,27 +45,28 @@ use crate::{
 };
 use tuning::Tuning;
 
-/// A workflow task or a query that waits on the queue of a killed worker moves to another one after this
-/// long. The SDK's 10 s would make every recovery that much slower. A worker that is merely too busy to
-/// answer in time costs a replay of the history.
+/// Time after which a workflow task or query in the queue of a killed worker moves to another one. The SDK's 10
+/// s would slow every recovery by that much. If a worker is merely too busy to answer in time, the cost is a
+/// replay of the history.
 const STICKY_TIMEOUT: Duration = Duration::from_secs(1);
 const WORKFLOW_SLOTS: usize = 100;
-/// Hooks, throttles and locks, of all batches together. Those that last only wait.
+/// Slots for hooks, throttles and locks of all batches. Long-running ones among them only wait.
 const ASIDE_SLOTS: usize = 100;
-/// Little goes on beside the pages, and each poll is a call that waits at the server.
+/// Pollers for activities other than pages. There are few such activities, and each poll is an open call at the
+/// server.
 const ASIDE_POLLERS: usize = 2;
-/// What pages have to end in once they are cancelled.
+/// Time for cancelled pages to finish before the worker abandons them.
 const GRACE: Duration = Duration::from_secs(5);
 
 /// Polls a task queue and runs the batches and pages of its processors.
 ///
-/// Everything beside the pages (looking up processors, hooks, throttles, locks) has a task queue of its own,
-/// named like the other with `.aside` behind it, and slots of its own: pages cannot hold it up.
+/// All other activities (looking up processors, hooks, throttles, locks) use a second task queue, whose name
+/// has the suffix `.aside`, and slots of their own, so that pages cannot delay them.
 ///
 /// | setting | default |
 /// |---|---|
-/// | `max_pages` | 500 pages at once |
-/// | `drain_timeout` | 30 s, and 5 s more for pages to notice that they are cancelled |
+/// | `max_pages` | 500 concurrent pages |
+/// | `drain_timeout` | 30 s, plus 5 s for cancelled pages to finish |
 /// | `queue_rate` | no limit |
 /// | `workflow_pollers`, `stride_pollers` | 5 each |
 /// | `eager_strides` | 3 |
@@ -107,7 +108,7 @@ pub struct Worker {
     tuning: Tuning,
 }
 
-/// Why a worker did not start, or stopped by itself.
+/// The reason why a worker did not start, or stopped by itself.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WorkerError {
@@ -120,16 +121,16 @@ pub enum WorkerError {
     /// A throttle could not be registered.
     #[error(transparent)]
     RegisterThrottle(#[from] RegisterThrottleError),
-    /// There is nothing that it could do.
+    /// The worker has no processors.
     #[error("no processor is registered; add one with `Worker::processor`")]
     NoProcessor,
-    /// It cannot hold so many pages.
+    /// The number of concurrent pages is out of range.
     #[error("max pages is {given}; it must be from 1 to {MAX_PARALLELISM}")]
     MaxPages {
         /// The number that was given.
         given: u32,
     },
-    /// The limit on strides per second is no limit.
+    /// The limit on strides per second is not a positive number.
     #[error(
         "queue rate is {given} strides per second; it must be more than 0 (leave it out for no limit)"
     )]
@@ -137,39 +138,40 @@ pub enum WorkerError {
         /// The rate that was given.
         given: f64,
     },
-    /// A setting of how it works is out of range.
+    /// A tuning setting is out of range.
     #[error("{setting} is {given}; it must be from {lowest} to {highest}")]
     Tuning {
-        /// Which one.
+        /// The setting.
         setting: &'static str,
         /// The number that was given.
         given: u32,
-        /// The least that is allowed.
+        /// The lowest allowed value.
         lowest: u32,
-        /// The most that is allowed.
+        /// The highest allowed value.
         highest: u32,
     },
-    /// It was told to stop, and some pages did not end although they were cancelled.
+    /// The worker was told to stop, and some cancelled pages did not end.
     #[error(
-        "{pages} {} abandoned, still at work after {}; other workers run {} again",
+        "{pages} {} abandoned after {} while still running; other workers will run {} again",
         if *pages == 1 { "page was" } else { "pages were" },
         exactly(*after),
         if *pages == 1 { "it" } else { "them" }
     )]
     Abandoned {
-        /// How many.
+        /// The number of pages.
         pages: u32,
-        /// Time since the worker was told to stop: the drain timeout and 5 s, unless it was told twice.
+        /// The time since the worker was told to stop: the drain timeout plus 5 s, or less after a second
+        /// signal.
         after: Duration,
     },
-    /// The Temporal SDK could not set itself up.
+    /// The Temporal SDK could not be set up.
     #[error("the Temporal worker could not be created")]
     Create(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The Temporal SDK gave up.
+    /// The Temporal SDK stopped with an error.
     #[error("the Temporal worker stopped by itself")]
     Run(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The program could not listen for the signals that stop it.
-    #[error("signals cannot be listened for")]
+    /// The program could not listen for stop signals.
+    #[error("cannot listen for signals")]
     Signals(#[source] std::io::Error),
 }
 
@@ -191,7 +193,7 @@ impl Worker {
         }
     }
 
-    /// Adds a processor. A mistake in its settings is reported when the worker is started.
+    /// Adds a processor. Invalid settings are reported when the worker is started.
     pub fn processor<P: PageProcessor>(mut self, processor: P) -> Self {
         self.registry = self.registry.and_then(|mut registry| {
             registry.register(processor)?;
@@ -200,21 +202,21 @@ impl Worker {
         self
     }
 
-    /// Takes over a whole registry in place of the processors so far.
+    /// Replaces the processors by those of a registry.
     pub fn registry(mut self, registry: Registry) -> Self {
         self.registry = Ok(registry);
         self
     }
 
-    /// Takes over hooks in place of those so far.
+    /// Replaces the hooks.
     #[cfg(feature = "cli")]
     pub(crate) fn hooks(mut self, hooks: Hooks) -> Self {
         self.hooks = Ok(hooks);
         self
     }
 
-    /// Adds a failure handler, which batches ask for by its name. A mistake in the name is reported when the
-    /// worker is started.
+    /// Adds a failure handler, which batches select by its name. An invalid name is reported when the worker is
+    /// started.
     pub fn failure_handler<H: FailureHandler>(mut self, handler: H) -> Self {
         self.hooks = self.hooks.and_then(|mut hooks| {
             hooks.failure_handler(handler)?;
@@ -223,7 +225,7 @@ impl Worker {
         self
     }
 
-    /// Adds a tracker, which batches ask for by its name.
+    /// Adds a tracker, which batches select by its name.
     pub fn tracker<T: Tracker>(mut self, tracker: T) -> Self {
         self.hooks = self.hooks.and_then(|mut hooks| {
             hooks.tracker(tracker)?;
@@ -232,7 +234,7 @@ impl Worker {
         self
     }
 
-    /// Adds a completion hook, which batches ask for by its name.
+    /// Adds a completion hook, which batches select by its name.
     pub fn completion_hook<C: CompletionHook>(mut self, hook: C) -> Self {
         self.hooks = self.hooks.and_then(|mut hooks| {
             hooks.completion_hook(hook)?;
@@ -241,8 +243,8 @@ impl Worker {
         self
     }
 
-    /// Adds a throttle, which batches ask for by its name. Every worker of a task queue should have the same
-    /// throttles: pages are held where they run. A mistake in the name is reported when the worker is
+    /// Adds a throttle, which batches select by its name. All workers of a task queue should have the same
+    /// throttles, because pages are held where they run. An invalid name is reported when the worker is
     /// started.
     pub fn throttle<T: Throttle>(mut self, throttle: T) -> Self {
         self.throttles = self.throttles.and_then(|mut throttles| {
@@ -252,39 +254,38 @@ impl Worker {
         self
     }
 
-    /// Takes over throttles in place of those so far.
+    /// Replaces the throttles.
     #[cfg(feature = "cli")]
     pub(crate) fn throttles(mut self, throttles: Throttles) -> Self {
         self.throttles = Ok(throttles);
         self
     }
 
-    /// Collects into these metrics, for instance to serve them with a
+    /// Records into these metrics, for example to serve them with a
     /// [`MetricsServer`](crate::metrics::MetricsServer).
     pub fn metrics(mut self, metrics: Metrics) -> Self {
         self.metrics = metrics;
         self
     }
 
-    /// Pages that this worker runs at once. How many a batch runs over all workers is up to the batch.
+    /// Limits the pages that this worker runs at the same time. The batch limits its pages over all workers.
     pub fn max_pages(mut self, pages: u32) -> Self {
         self.max_pages = pages;
         self
     }
 
-    /// How long a stopping worker waits for its pages. After it they are cancelled
-    /// ([`PageContext::is_cancelled`](crate::PageContext::is_cancelled)). A page that has not ended 5 s later is
-    /// abandoned: it is dropped where it stands, nothing is reported of it, and another worker runs it again
-    /// after the heartbeat timeout. A page that blocks its thread cannot be dropped; it goes on until the
-    /// process ends.
+    /// Sets how long a stopping worker waits for its pages. After that they are cancelled
+    /// ([`PageContext::is_cancelled`](crate::PageContext::is_cancelled)). A page that has not ended 5 s later
+    /// is abandoned: it is dropped, reports nothing, and runs again on another worker after the heartbeat
+    /// timeout. A page that blocks its thread cannot be dropped and continues until the process ends.
     pub fn drain_timeout(mut self, timeout: Duration) -> Self {
         self.drain_timeout = timeout;
         self
     }
 
-    /// Strides per second that the server hands out on this task queue at most, to all workers and for all
-    /// batches together: an outer fence, behind the rates of the batches. It counts strides, not items or
-    /// pages. Give the same to every worker of the queue; the server keeps to what it was told last.
+    /// Limits the strides per second that the server dispatches from this task queue, over all workers and
+    /// batches. It is an outer limit in addition to the rates of the batches, and counts strides, not items or
+    /// pages. Set the same value on every worker of the queue, because the server uses the latest one.
     pub fn queue_rate(mut self, strides_per_second: f64) -> Self {
         self.queue_rate = Some(strides_per_second);
         self
@@ -293,35 +294,36 @@ impl Worker {
 
 /// # Tune
 ///
-/// The defaults are those of the SDK. What follows is for workers with hundreds of batches, or with a server
-/// that is far away; `cargo bench --bench engine -- tuning` compares settings.
+/// The defaults are those of the SDK. Change them for workers with hundreds of batches, or with a distant
+/// server. `cargo bench --bench engine -- tuning` compares settings.
 impl Worker {
-    /// Requests for workflow tasks that wait at the server at once, from 2 to 100. The default is 5, and
-    /// where the server supports it the SDK finds the number by itself.
+    /// Sets the number of concurrent polls for workflow tasks, from 2 to 100. The default is 5, and the SDK
+    /// adjusts it if the server supports that.
     pub fn workflow_pollers(mut self, pollers: u32) -> Self {
         self.tuning.workflow_pollers = Some(pollers);
         self
     }
 
-    /// Requests for strides that wait at the server at once, from 1 to 100. The default is 5, and where the
-    /// server supports it the SDK finds the number by itself. A poll brings one stride, so a worker begins at
-    /// most pollers / (time to the server and back) strides a second.
+    /// Sets the number of concurrent polls for strides, from 1 to 100. The default is 5, and the SDK adjusts it
+    /// if the server supports that. A poll returns one stride, so a worker starts at most pollers / (round trip
+    /// to the server) strides per second.
     pub fn stride_pollers(mut self, pollers: u32) -> Self {
         self.tuning.stride_pollers = Some(pollers);
         self
     }
 
-    /// Strides that a controller gives to its own worker with each workflow task, past the task queue, while
-    /// slots are free; from 0 to 100. The default is 3, as in the SDK. Such strides begin sooner, and all of them go to the
-    /// worker that has the controller: 100 makes short strides two to three times as fast where a queue has one worker, and
-    /// with 0 several workers share the strides evenly. With a [`queue_rate`](Self::queue_rate) there are none.
+    /// Sets how many strides a controller passes directly to its own worker with each workflow task, bypassing
+    /// the task queue, while slots are free. From 0 to 100; the default is 3, as in the SDK. Such strides start
+    /// sooner, but all of them go to the worker that has the controller. With 100, short strides are two to
+    /// three times as fast if a queue has one worker. With 0, several workers share the strides evenly. With a
+    /// [`queue_rate`](Self::queue_rate) no strides are passed directly.
     pub fn eager_strides(mut self, strides: u32) -> Self {
         self.tuning.eager_strides = Some(strides);
         self
     }
 
-    /// Controllers that are kept in memory, from 1 to 10,000. The default is 1,000. A batch that is not kept
-    /// costs a replay of its history for each of its workflow tasks.
+    /// Sets the number of controllers that are kept in memory, from 1 to 10,000. The default is 1,000. A batch
+    /// that is not in memory costs a replay of its history for each of its workflow tasks.
     pub fn cached_batches(mut self, batches: u32) -> Self {
         self.tuning.cached_batches = Some(batches);
         self
@@ -330,11 +332,11 @@ impl Worker {
 
 /// # Run
 impl Worker {
-    /// Runs until SIGTERM or Ctrl-C, then drains: pages that run are finished, nothing new is begun. A second signal
-    /// ends it at once.
+    /// Runs until SIGTERM or Ctrl-C, then drains: running pages finish, and no new ones start. A second signal
+    /// ends the worker at once.
     ///
     /// # Errors
-    /// When it cannot start, the connection is lost for good, or pages had to be
+    /// The worker cannot start, the connection is permanently lost, or pages had to be
     /// [abandoned](WorkerError::Abandoned).
     pub async fn run(self) -> Result<(), WorkerError> {
         let stop = shutdown_signal().map_err(WorkerError::Signals)?;
@@ -343,7 +345,7 @@ impl Worker {
             ended = worker.ended() => return ended,
             () = stop => {}
         }
-        tracing::info!("draining: pages that run are finished, nothing new is begun");
+        tracing::info!("draining: running pages finish, no new ones start");
         let again = shutdown_signal().map_err(WorkerError::Signals)?;
         let (abandonment, began) = (worker.abandonment.clone(), Instant::now());
         tokio::select! {
@@ -364,19 +366,19 @@ impl Worker {
         tokio::select! {
             ended = worker.ended() => ended,
             () = stop => {
-                tracing::info!("draining: pages that run are finished, nothing new is begun");
+                tracing::info!("draining: running pages finish, no new ones start");
                 worker.stop().await
             }
         }
     }
 
-    /// Starts it beside the caller.
+    /// Starts the worker in the background.
     ///
     /// # Errors
-    /// When a processor, a setting or the SDK's set-up is at fault.
+    /// A processor or a setting is not allowed, or the SDK cannot be set up.
     ///
     /// # Panics
-    /// Outside of a tokio runtime.
+    /// Panics outside a tokio runtime.
     pub fn start(self) -> Result<RunningWorker, WorkerError> {
         let (registry, hooks, throttles) = (self.registry?, self.hooks?, self.throttles?);
         if registry.names().is_empty() {
@@ -497,7 +499,8 @@ fn slots(activities: usize) -> WorkerTuner {
         .into()
 }
 
-/// The two SDK workers of one worker: for pages and workflows, and for everything else. They end together.
+/// The two SDK workers of a worker: one for pages and workflows, one for all other activities. They end
+/// together.
 struct Halves {
     client: Client,
     pages: temporalio_sdk::Worker,
@@ -508,12 +511,12 @@ struct Halves {
 }
 
 impl Halves {
-    /// What stops both.
+    /// Returns a function that stops both.
     fn stop(&self) -> impl Fn() + Send + Sync + use<> {
         let (pages, aside) = (self.pages.shutdown_handle(), self.aside.shutdown_handle());
         let drain = self.drain.clone();
         move || {
-            // Told once: a second shutdown of a core is not for us to rely on.
+            // The SDK is told only once, because a second shutdown of its core may not be safe.
             if !drain.send_replace(true) {
                 pages();
                 aside();
@@ -523,12 +526,12 @@ impl Halves {
 
     async fn run(&mut self, stop: &(dyn Fn() + Send + Sync)) -> Result<(), WorkerError> {
         let mut draining = self.drain.subscribe();
-        // The first call of the SDK is the only one that it does not repeat for as long as an outage lasts.
+        // The SDK repeats every call during an outage except for its first one.
         let outages = Outages::default();
         tokio::select! {
-            // An error is the SDK's to tell.
+            // The SDK itself will report the error.
             _ = outages.through(|| readiness::answers(&self.client)) => {}
-            // So is how a worker ends that never began. The sender is `self`'s.
+            // The SDK also reports how a worker ends that never started. The sender is a field of `self`.
             _ = draining.wait_for(|draining| *draining) => {}
         }
         let both = async {
@@ -546,7 +549,7 @@ impl Halves {
             )
         };
         let too_long = async {
-            // The sender is `self`'s.
+            // The sender is a field of `self`.
             let _ = draining.wait_for(|draining| *draining).await;
             tokio::time::sleep(self.give_up_after).await;
         };
@@ -567,7 +570,7 @@ struct Polls {
     stops: watch::Receiver<bool>,
 }
 
-/// How soon the server is asked again.
+/// Interval at which the server is asked.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 impl Polls {
@@ -595,18 +598,18 @@ impl Polls {
     }
 }
 
-/// A worker that runs beside its owner. Dropping it stops polling but waits for nothing.
+/// A worker that runs in the background. Dropping it stops polling without waiting for its pages.
 pub struct RunningWorker {
     begin_stop: Arc<dyn Fn() + Send + Sync>,
     abandonment: Abandonment,
     polls: Polls,
-    /// `None` once it was told how it ended.
+    /// The running task. `None` once its result was returned.
     ended: Option<JoinHandle<Result<(), WorkerError>>>,
 }
 
 impl RunningWorker {
-    /// The SDK's workers are not `Send`, so they get a thread; their activities run on the tokio runtime of
-    /// the caller.
+    /// Spawns a thread for the SDK's workers, which are not `Send`. Their activities run on the tokio runtime
+    /// of the caller.
     fn spawn(runtime: Runtime, mut halves: Halves, polls: Polls) -> Self {
         let begin_stop: Arc<dyn Fn() + Send + Sync> = Arc::new(halves.stop());
         let stop = Arc::clone(&begin_stop);
@@ -620,7 +623,7 @@ impl RunningWorker {
                 let _tokio = tokio.enter();
                 drop(halves);
                 drop(runtime);
-                // Nobody waits for it when the owner was dropped.
+                // The receiver is gone if the owner was dropped.
                 let _ = sender.send(result);
             });
         let ended = tokio::spawn(async move {
@@ -638,11 +641,12 @@ impl RunningWorker {
         }
     }
 
-    /// Resolves once the server knows that this worker polls, for batches, for pages and for what is beside them: from then
-    /// on a batch that is started finds it. `false` where the worker is told to stop, or ends, before that.
+    /// Resolves to true once the server knows that this worker polls for batches, pages and all other
+    /// activities, so that a new batch will find it. Resolves to false if the worker is told to stop, or ends,
+    /// before that.
     ///
-    /// The server knows workers by what they [call themselves](crate::ConnectOptions::identity); where several on one
-    /// queue have the same name, the first of them answers for all.
+    /// The server identifies workers by their [identity](crate::ConnectOptions::identity). If several workers
+    /// on one queue have the same identity, the first of them answers for all.
     pub async fn polling(&self) -> bool {
         let mut stops = self.polls.stops.clone();
         tokio::select! {
@@ -653,17 +657,17 @@ impl RunningWorker {
         }
     }
 
-    /// Drains and stops: strides end at their next page boundary, nothing new is begun.
+    /// Drains and stops: strides end at their next page boundary, and no new ones start.
     ///
     /// # Errors
-    /// When pages had to be [abandoned](WorkerError::Abandoned), or the worker had already stopped because
-    /// of an error that [`ended`](Self::ended) has not told.
+    /// Pages had to be [abandoned](WorkerError::Abandoned), or the worker had already stopped with an error
+    /// that [`ended`](Self::ended) has not returned.
     pub async fn stop(mut self) -> Result<(), WorkerError> {
         (self.begin_stop)();
         self.ended().await
     }
 
-    /// Resolves when the worker has ended, which by itself it only does on an error.
+    /// Resolves when the worker has ended. Unless it is told to stop, it only ends with an error.
     ///
     /// # Errors
     /// The error that ended the worker. Only the first call returns it; later calls return `Ok` at once.
@@ -708,7 +712,7 @@ mod tests {
         };
         assert_eq!(
             message(1),
-            "1 page was abandoned, still at work after 35s; other workers run it again"
+            "1 page was abandoned after 35s while still running; other workers will run it again"
         );
         assert!(message(7).starts_with("7 pages were abandoned"));
     }

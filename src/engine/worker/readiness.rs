@@ -1,4 +1,4 @@
-//! Whether a worker can work: it is started, it does not drain, and its server answers.
+//! The readiness of a worker: it has started, is not draining, and its server answers.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::metrics::Health;
 
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(5);
-/// One answer that is late says nothing.
+/// Number of missed answers in a row before the worker is not ready. A single one is not significant.
 const FAILURES: u32 = 2;
 
 /// Keeps `health` up to date until the worker drains.
@@ -48,7 +48,7 @@ pub(crate) async fn watch(client: Client, health: Health, mut draining: watch::R
     health.set_not_ready("draining");
 }
 
-/// Asks the server for something small.
+/// Makes a small request to the server.
 pub(crate) async fn answers(client: &Client) -> Result<(), Status> {
     let request = DescribeNamespaceRequest {
         namespace: client.namespace(),

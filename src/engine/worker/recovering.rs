@@ -1,7 +1,7 @@
-//! Notices controllers that this worker cannot go on with, and has them recovered where that cures them.
+//! Detects controllers that this worker cannot continue, and recovers them if a restart of the run cures them.
 //!
-//! A controller whose workflow task fails is made again from its history for every attempt. So a run that is
-//! made a second time within minutes is looked at; all others cost no call.
+//! A controller whose workflow task fails is rebuilt from its history at every attempt. A run that is built a
+//! second time within minutes is therefore inspected. All others cost no call.
 
 use std::{
     collections::BTreeMap,
@@ -18,24 +18,25 @@ use crate::{
     protocol,
 };
 
-/// How soon after it was made again a controller is looked at, and again while its tasks fail.
+/// Delay between rebuilding a controller and inspecting it, and between inspections while its tasks fail.
 const LOOK_AFTER: Duration = Duration::from_secs(2);
-/// Longest wait for the calls of one look.
+/// Time limit for the calls of one inspection.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// How soon after a server that did not answer.
+/// Delay after an inspection that the server did not answer.
 const ASK_AGAIN: Duration = Duration::from_secs(10);
-/// The server tries a task again at least this often.
+/// Time after which a run is forgotten. The server retries a task at least this often.
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(15 * 60);
-/// Runs that are remembered. With more batches than a worker keeps in memory each is made again and again.
+/// Maximum number of runs that are remembered. If a worker has more batches than it keeps in memory, all of
+/// them are rebuilt again and again.
 const MAX_RUNS: usize = 10_000;
 
-/// A controller was made from its history.
+/// A controller that was built from its history.
 pub(super) struct Made {
     workflow_id: String,
     run_id: String,
 }
 
-/// Tells of every controller that a worker makes.
+/// Creates the interceptor that reports every controller that a worker builds, and the receiver of the reports.
 pub(super) fn sightings() -> (
     WorkflowInterceptorConstructor,
     mpsc::UnboundedReceiver<Made>,
@@ -43,7 +44,7 @@ pub(super) fn sightings() -> (
     let (sender, made) = mpsc::unbounded_channel();
     let constructor = WorkflowInterceptorConstructor::new(move |ctx| {
         if ctx.workflow_type() == protocol::CONTROLLER {
-            // Nobody listens once the worker drains.
+            // The receiver is gone once the worker drains.
             let _ = sender.send(Made {
                 workflow_id: ctx.workflow_id().to_owned(),
                 run_id: ctx.run_id().to_owned(),
@@ -54,12 +55,12 @@ pub(super) fn sightings() -> (
     (constructor, made)
 }
 
-/// Intercepts nothing.
+/// An interceptor that does nothing.
 struct Silent;
 
 impl WorkflowInterceptor for Silent {}
 
-/// Recovers until the worker drains.
+/// Recovers controllers until the worker drains.
 pub(super) async fn watch(
     client: Client,
     metrics: Metrics,
@@ -97,7 +98,7 @@ pub(super) async fn watch(
     }
 }
 
-/// What a look at a run has shown; `None` where the server did not answer.
+/// The result of an inspection. `None` if the server did not answer.
 type Seen = Option<ByItself>;
 
 async fn look(handle: &BatchHandle) -> Seen {
@@ -105,10 +106,10 @@ async fn look(handle: &BatchHandle) -> Seen {
     match seen.ok()? {
         Ok(seen) => Some(seen),
         Err(RecoverError::Server { source }) => {
-            tracing::debug!(error = %source, batch = handle.id(), "the batch was not looked at");
+            tracing::debug!(error = %source, batch = handle.id(), "could not inspect the batch");
             None
         }
-        // It has ended, or there is nothing to take back.
+        // The batch has ended, or there is nothing to recover.
         Err(_) => Some(ByItself::Well),
     }
 }
@@ -119,7 +120,7 @@ fn tell(batch: &str, seen: &Seen) {
             tracing::warn!(
                 batch,
                 cause,
-                "its history could not be replayed, so its current run was started again"
+                "its history could not be replayed, so its current run was restarted"
             );
         }
         Some(ByItself::Left(remedy)) => tracing::error!(batch, %remedy, "the batch stands still"),
@@ -127,7 +128,7 @@ fn tell(batch: &str, seen: &Seen) {
     }
 }
 
-/// The runs that this worker has made, and when to look at them.
+/// The runs that this worker has built, with the times of their inspections.
 #[derive(Default)]
 struct Runs(BTreeMap<String, Run>);
 
@@ -135,7 +136,7 @@ struct Run {
     workflow_id: String,
     made: Instant,
     look_at: Option<Instant>,
-    /// It is left to people, which was told.
+    /// True if the run was left to a person, which was logged.
     left: bool,
 }
 
@@ -164,7 +165,7 @@ impl Runs {
         self.0.values().filter_map(|run| run.look_at).min()
     }
 
-    /// Runs and their workflows.
+    /// Returns the runs that are due, with their workflows.
     fn due(&self, now: Instant) -> Vec<(String, String)> {
         let due = self
             .0
@@ -174,14 +175,14 @@ impl Runs {
             .collect()
     }
 
-    /// Takes note of a look. Tells what is new.
+    /// Records an inspection and returns a new outcome, if there is one.
     fn looked(&mut self, run_id: &str, seen: &Seen, now: Instant) -> Option<Recovery> {
         let run = self.0.get_mut(run_id)?;
         match seen {
             Some(ByItself::LookAgain) => run.look_at = Some(now + LOOK_AFTER),
             None => run.look_at = Some(now + ASK_AGAIN),
             Some(ByItself::Left(_)) => {
-                // The next attempt makes it again.
+                // The next attempt at the task rebuilds the run.
                 run.look_at = None;
                 return (!std::mem::replace(&mut run.left, true)).then_some(Recovery::Left);
             }

@@ -1,4 +1,4 @@
-//! How a worker asks for work, and what it keeps in memory.
+//! The polling and caching settings of a worker.
 
 use temporalio_sdk::runtime::PollerBehavior;
 
@@ -9,10 +9,10 @@ pub(crate) const STRIDE_POLLERS: Setting = Setting::new("stride pollers", 1, 100
 pub(crate) const EAGER_STRIDES: Setting = Setting::new("eager strides", 0, 100);
 pub(crate) const CACHED_BATCHES: Setting = Setting::new("cached batches", 1, 10_000);
 
-/// What the SDK does when nothing is said.
+/// The SDK's default.
 const DEFAULT_CACHED_BATCHES: u32 = 1_000;
 
-/// What was asked for; a number that is missing is the default.
+/// The settings that were given. `None` is the default.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Tuning {
     pub workflow_pollers: Option<u32>,
@@ -66,7 +66,7 @@ impl Setting {
         }
     }
 
-    /// For the command line.
+    /// The bounds, for the command line.
     #[cfg(feature = "cli")]
     pub(crate) fn range(&self) -> std::ops::RangeInclusive<i64> {
         i64::from(self.lowest)..=i64::from(self.highest)

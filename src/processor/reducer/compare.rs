@@ -1,4 +1,4 @@
-//! The order of values: total, exact, and the same everywhere.
+//! The order of values: total, exact, and the same on every machine.
 
 use std::cmp::Ordering;
 
@@ -6,7 +6,7 @@ use serde_json::{Number, Value};
 
 use super::ReduceError;
 
-/// Two numbers, or two texts.
+/// Compares two numbers or two texts.
 pub(super) fn compare(a: &Value, b: &Value) -> Result<Ordering, ReduceError> {
     match (a, b) {
         (Value::Number(a), Value::Number(b)) => Ok(numbers(a, b)),
@@ -17,12 +17,12 @@ pub(super) fn compare(a: &Value, b: &Value) -> Result<Ordering, ReduceError> {
     }
 }
 
-/// Whether it can be compared at all.
+/// Returns whether a value can be compared.
 pub(super) fn is_comparable(value: &Value) -> bool {
     value.is_number() || value.is_string()
 }
 
-/// Numbers by what they are, not by how they are written; an integer is not rounded to be compared.
+/// Compares numbers by value, not by their notation. Integers are not rounded for the comparison.
 pub(super) fn numbers(a: &Number, b: &Number) -> Ordering {
     match (integer(a), integer(b)) {
         (Some(a), Some(b)) => a.cmp(&b),
@@ -41,7 +41,7 @@ fn float(number: &Number) -> f64 {
     number.as_f64().unwrap_or_default()
 }
 
-/// JSON has no infinities, and integers of 64 bits only.
+/// Compares an integer with a float. JSON has no infinities and no integers beyond 64 bits.
 fn integer_and_float(a: i128, b: f64) -> Ordering {
     const BEYOND: f64 = 1e20;
     if b.abs() >= BEYOND {
@@ -52,7 +52,7 @@ fn integer_and_float(a: i128, b: f64) -> Ordering {
         };
     }
     let whole = b.trunc();
-    // Exact: it has no fraction and is far within the range.
+    // The cast is exact: `whole` has no fraction and is well within range.
     let compared = a.cmp(&(whole as i128));
     compared.then_with(|| 0.0_f64.total_cmp(&(b - whole + 0.0)))
 }

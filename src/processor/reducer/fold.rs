@@ -1,6 +1,6 @@
-//! Values become partial results, and two partial results become one.
+//! The conversion of values into partial results, and the combination of two partial results.
 //!
-//! `null` is the partial result of nothing. A partial result looks like the result itself.
+//! `null` is the partial result of no values. All other partial results look like the final result.
 
 use std::cmp::Ordering;
 
@@ -12,7 +12,7 @@ use super::{
 };
 
 impl Plan {
-    /// The result of no values at all.
+    /// The result of no values.
     pub fn empty(&self) -> Value {
         match self {
             Self::Count | Self::Sum { .. } => 0.into(),
@@ -78,7 +78,7 @@ impl Plan {
         }
     }
 
-    /// One partial result of two.
+    /// Combines two partial results.
     pub fn combine(&self, a: Value, b: Value) -> Result<Value, ReduceError> {
         match (self, a, b) {
             (_, Value::Null, one) | (_, one, Value::Null) => Ok(one),
@@ -119,7 +119,7 @@ impl Plan {
     }
 }
 
-/// What a reducer looks at. The empty name stands for the value itself.
+/// Returns the field that a reducer reads. The empty name stands for the value itself.
 fn field<'v>(value: &'v Value, name: &str) -> Result<&'v Value, ReduceError> {
     if name.is_empty() {
         return Ok(value);
@@ -130,7 +130,7 @@ fn field<'v>(value: &'v Value, name: &str) -> Result<&'v Value, ReduceError> {
 }
 
 fn mismatch(name: &str, wanted: &str, found: &Value) -> ReduceError {
-    // What was found may be personal; its kind is not.
+    // The message names only the kind of the value, because the value itself may be personal data.
     let kind = match found {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",
@@ -148,7 +148,7 @@ fn mismatch(name: &str, wanted: &str, found: &Value) -> ReduceError {
     }
 }
 
-/// An integer, which is written as digits in a text where it does not fit into 64 bits.
+/// Reads an integer. Integers beyond 64 bits are written as a text of digits.
 fn exact(value: &Value, name: &str) -> Result<i128, ReduceError> {
     let found = match value {
         Value::Number(number) => integer(number),
@@ -166,15 +166,15 @@ fn stored(sum: i128) -> Value {
     }
 }
 
-/// The one that stands in that order to the other.
+/// Returns the value that compares to the other as `wanted`.
 fn extreme(a: Value, b: Value, wanted: Ordering) -> Result<Value, ReduceError> {
     let order = compare(&a, &b)?;
-    // 1 and 1.0 are equal but not the same: always the same one of them is taken.
+    // 1 and 1.0 are equal but not identical. Comparing their texts makes the choice deterministic.
     let order = order.then_with(|| a.to_string().cmp(&b.to_string()));
     Ok(if order == wanted { a } else { b })
 }
 
-/// The first `k` of two sorted lists.
+/// The first `k` values of two sorted lists.
 fn first(
     k: u32,
     by: &str,
@@ -192,7 +192,7 @@ fn first(
     if let (Some(last), [one]) = (a.last().filter(|_| a.len() >= k as usize), &b[..])
         && !comes_first(one, last)?
     {
-        // Most values do not get in.
+        // Most values are not among the first `k`.
         return Ok(Value::Array(a));
     }
     let (mut a, mut b) = (a.into_iter().peekable(), b.into_iter().peekable());
@@ -223,7 +223,7 @@ fn one_in_bucket(number: &Number, bounds: &[f64]) -> Value {
     counts.into()
 }
 
-/// Combines what has one name, and keeps the others.
+/// Merges two objects. Values with the same name are combined.
 fn merged<'p>(
     mut a: Map<String, Value>,
     b: Map<String, Value>,

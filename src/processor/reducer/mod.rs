@@ -1,4 +1,4 @@
-//! One result of the whole batch, folded from what its pages put out.
+//! A result of the whole batch, folded from the outputs of its pages.
 //!
 //! ```text
 //!   process           stride (worker)             controller
@@ -7,16 +7,17 @@
 //!     |                | fold of the stride --------> fold of the batch -> Progress::output
 //! ```
 //!
-//! | file | what is in it |
+//! | file | contents |
 //! |---|---|
-//! | here | [`Reducer`]: what a processor says, and [`Reduce`] for what it folds itself |
+//! | here | [`Reducer`], which a processor returns, and [`Reduce`] for its own folds |
 //! | `plan` | the stored part of a reducer, and its checks |
-//! | `fold` | values become partial results, and two of these become one; pure |
+//! | `fold` | the conversion of values into partial results, and their combination; pure |
 //! | `compare` | the order of values |
-//! | `output` | what is known of the result, as it is stored |
+//! | `output` | the stored state of the result |
 //!
-//! The controller folds what it can: a [`Plan`] is data, so any version of the code and any replay gives the same
-//! result. What only a user's code can fold is kept as a short list, which an activity makes shorter.
+//! The controller folds everything that a [`Plan`] describes. A plan is data, so every version of the code and
+//! every replay gives the same result. Values that only a user's code can fold are kept as a short list, which
+//! an activity combines.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -38,30 +39,31 @@ pub(crate) use output::{Fold, Output};
 pub use plan::InvalidReducer;
 pub(crate) use plan::Plan;
 
-/// Most bytes that a result has as JSON, and so has what one page puts out. It travels with every report and
+/// Maximum size of a result as JSON, and of the output of one page. The result travels with every report and
 /// every continue-as-new.
 pub const MAX_OUTPUT_BYTES: usize = 6 * 1024;
 
-/// How what the pages put out becomes the result of the batch; see
+/// Folds the outputs of the pages into the result of the batch; see
 /// [`PageProcessor::reducer`](crate::PageProcessor::reducer).
 ///
-/// `process` puts out values with [`PageReport::output`](crate::PageReport::output): one for each item, or fewer
-/// that stand for many. A reducer looks at fields of these values, and what it makes of them is the result:
+/// `process` outputs values with [`PageReport::output`](crate::PageReport::output): one for each item, or fewer
+/// that stand for many. A reducer reads fields of these values and computes the result:
 ///
-/// | reducer | of each value | result |
+/// | reducer | reads from each value | result |
 /// |---|---|---|
-/// | [`count`](Self::count) | | how many values there were |
+/// | [`count`](Self::count) | | the number of values |
 /// | [`sum`](Self::sum) | an integer | their exact sum |
-/// | [`sum_of_floats`](Self::sum_of_floats) | a number | their sum, rounded in whatever order it was made |
-/// | [`min`](Self::min), [`max`](Self::max) | a number or a text | the least, the greatest; `null` without any |
-/// | [`top`](Self::top), [`bottom`](Self::bottom) | the value itself | those with the greatest or least field, in order |
-/// | [`histogram`](Self::histogram) | a number | how many were in each bucket |
+/// | [`sum_of_floats`](Self::sum_of_floats) | a number | their sum; rounding depends on the order |
+/// | [`min`](Self::min), [`max`](Self::max) | a number or a text | the least or the greatest; `null` if there are no values |
+/// | [`top`](Self::top), [`bottom`](Self::bottom) | the value itself | the values with the greatest or least field, in order |
+/// | [`histogram`](Self::histogram) | a number | the count of each bucket |
 /// | [`by_key`](Self::by_key) | a text, an integer or a boolean | an object with a result for each key |
 /// | [`record`](Self::record) | | an object with the result of each of several reducers |
-/// | [`custom`](Self::custom) | what your code makes of it | what your code makes of it |
+/// | [`custom`](Self::custom) | anything | computed by your code |
 ///
-/// The name of a field may be empty, which means the value itself. A value without the field, or of another kind,
-/// fails its page with the non-retryable error `OutputMismatch`. `null` is left out of everything but `count`.
+/// An empty field name means the value itself. A value without the field, or with a field of another kind,
+/// fails its page with the non-retryable error `OutputMismatch`. `null` is ignored by everything except
+/// `count`.
 ///
 /// ```
 /// use temporal_batch::Reducer;
@@ -76,18 +78,18 @@ pub const MAX_OUTPUT_BYTES: usize = 6 * 1024;
 /// # sales.validate().unwrap();
 /// ```
 ///
-/// # What is guaranteed
+/// # Guarantees
 ///
-/// Every finished page counts exactly once, whatever is retried, lost or handed over; a page that is given up counts
-/// not at all. Pages finish in any order, and so they are folded: it must not matter in which order and in which groups
-/// values are combined. For all of these it does not, but for `sum_of_floats`, whose last digits may differ.
+/// Every finished page counts exactly once, whatever is retried, lost or handed over. A page that is given up
+/// does not count. Pages finish and are folded in any order, so the result must not depend on order or
+/// grouping. Every reducer here satisfies this except `sum_of_floats`, whose last digits may differ.
 #[derive(Clone)]
 pub struct Reducer {
     plan: Plan,
     combine: Option<Combine>,
 }
 
-/// Your own way to make one value of two.
+/// A user's own way to combine two values.
 ///
 /// ```
 /// use temporal_batch::{Reduce, Reducer};
@@ -110,18 +112,18 @@ pub struct Reducer {
 /// # reducer.validate().unwrap();
 /// ```
 pub trait Reduce: 'static {
-    /// What pages put out and what the result is. As JSON at most 6 KiB, however many values are in it.
+    /// The type of outputs and of the result. As JSON it has at most 6 KiB, however many values are combined.
     type Value: Serialize + DeserializeOwned;
 
-    /// Makes one value of two. It must not matter in which order and in which groups values are combined:
-    /// associative and commutative. Nothing else may play a part, such as time. It runs in workers, on the values of a page
-    /// and on partial results; never in the controller.
+    /// Combines two values. It must be associative and commutative, and must depend on nothing but its
+    /// arguments. It runs in workers, on the values of a page and on partial results, and never in the
+    /// controller.
     fn combine(a: Self::Value, b: Self::Value) -> Self::Value;
 }
 
 type Combine = fn(Value, Value) -> Result<Value, ReduceError>;
 
-/// Why there is no result.
+/// The reason why there is no result.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum ReduceError {
     #[error("the result would be {bytes} bytes of JSON; at most {MAX_OUTPUT_BYTES} are allowed")]
@@ -144,7 +146,7 @@ impl ReduceError {
         }
     }
 
-    /// The error of a page, which no retry cures.
+    /// Converts the error to that of a page, which no retry cures.
     pub(crate) fn of_page(&self) -> PageError {
         PageError::non_retryable(self.error_type(), self)
     }
@@ -159,46 +161,46 @@ impl Reducer {
         }
     }
 
-    /// How many values there were.
+    /// Counts the values.
     pub fn count() -> Self {
         Self::of(Plan::Count)
     }
 
-    /// The exact sum of integers. Beyond what 64 bits hold, values and result are decimal digits in a text; beyond
+    /// Adds integers exactly. Values and results beyond 64 bits are written as a text of decimal digits. Beyond
     /// 128 bits there is no result.
     pub fn sum(of: impl Into<String>) -> Self {
         Self::of(Plan::Sum { of: of.into() })
     }
 
-    /// The sum of numbers with fractions. Such sums depend on their order, which is not the same in two runs: the last
-    /// digits may differ. Sum cents where it has to be exact.
+    /// Adds numbers with fractions. Rounding depends on the order, which differs from run to run, so the last
+    /// digits may differ. For exact results add integers, such as cents.
     pub fn sum_of_floats(of: impl Into<String>) -> Self {
         Self::of(Plan::SumOfFloats { of: of.into() })
     }
 
-    /// The least number, or the first text in the order of its bytes. All have to be of one kind.
+    /// Finds the least number, or the first text by byte order. All values must be of one kind.
     pub fn min(of: impl Into<String>) -> Self {
         Self::of(Plan::Min { of: of.into() })
     }
 
-    /// The greatest number, or the last text in the order of its bytes. All have to be of one kind.
+    /// Finds the greatest number, or the last text by byte order. All values must be of one kind.
     pub fn max(of: impl Into<String>) -> Self {
         Self::of(Plan::Max { of: of.into() })
     }
 
-    /// The `k` values with the greatest field, the greatest first; 1 to 100 of them. Among equals those come first whose
-    /// JSON does, so that the choice is always the same one.
+    /// Keeps the `k` values with the greatest field, greatest first; `k` is from 1 to 100. Values with equal
+    /// fields are ordered by their JSON, so that the choice is deterministic.
     pub fn top(k: u32, by: impl Into<String>) -> Self {
         Self::of(Plan::Top { k, by: by.into() })
     }
 
-    /// The `k` values with the least field, the least first; otherwise like [`top`](Self::top).
+    /// Keeps the `k` values with the least field, least first. Otherwise like [`top`](Self::top).
     pub fn bottom(k: u32, by: impl Into<String>) -> Self {
         Self::of(Plan::Bottom { k, by: by.into() })
     }
 
-    /// How many values were in each bucket: below the first bound, from each bound to below the next, and from the last
-    /// one on. 1 to 100 bounds, which must grow.
+    /// Counts the values in each bucket: below the first bound, from each bound to below the next, and from the
+    /// last bound up. There are 1 to 100 ascending bounds.
     pub fn histogram(of: impl Into<String>, bounds: impl IntoIterator<Item = f64>) -> Self {
         Self::of(Plan::Histogram {
             of: of.into(),
@@ -206,8 +208,8 @@ impl Reducer {
         })
     }
 
-    /// A result for each key. As a result is bounded, this is for few keys, such as countries; with too many of them there is
-    /// no result.
+    /// Computes a result for each key. The result is bounded, so this suits few keys, such as countries. With
+    /// too many keys there is no result.
     pub fn by_key(key: impl Into<String>, each: Self) -> Self {
         Self::of(Plan::ByKey {
             key: key.into(),
@@ -215,7 +217,7 @@ impl Reducer {
         })
     }
 
-    /// Several results at once, by name; 1 to 20 of them.
+    /// Computes several results at once, each with a name; 1 to 20 of them.
     pub fn record<N: Into<String>>(fields: impl IntoIterator<Item = (N, Self)>) -> Self {
         let fields = fields.into_iter();
         let fields: Vec<_> = fields
@@ -225,12 +227,12 @@ impl Reducer {
         let fields: BTreeMap<_, _> = fields.into_iter().collect();
         Self::of(match fields.len() == given {
             true => Plan::Record(fields),
-            // Two of one name: refused like a record without any.
+            // Two fields have the same name: an empty record is refused with the right error.
             false => Plan::Record(BTreeMap::new()),
         })
     }
 
-    /// What your own code makes of the values. It stands alone, not in a `record` or `by_key`.
+    /// Folds values with your own code. It cannot be used within a `record` or `by_key`.
     pub fn custom<R: Reduce>() -> Self {
         Self {
             plan: Plan::Custom,
@@ -238,10 +240,11 @@ impl Reducer {
         }
     }
 
-    /// Checks everything.
+    /// Checks the reducer.
     ///
     /// # Errors
-    /// What cannot work, and what is allowed. A batch of a processor with such a reducer is refused.
+    /// The setting that is not allowed, with the allowed values. A batch whose processor has such a reducer is
+    /// refused.
     pub fn validate(&self) -> Result<(), InvalidReducer> {
         self.plan.validate()
     }
@@ -259,7 +262,7 @@ impl fmt::Debug for Reducer {
 
 /// # Fold
 impl Reducer {
-    /// The reducer that a running batch began with, for the worker of a processor that now says `now`.
+    /// Returns the reducer with which a running batch began. `now` is the current reducer of the processor.
     pub(crate) fn stored(plan: &Plan, now: Option<Self>) -> Result<Self, PageError> {
         if *plan != Plan::Custom {
             return Ok(Self::of(plan.clone()));
@@ -272,7 +275,7 @@ impl Reducer {
         })
     }
 
-    /// What one page has put out. `null` where that is nothing.
+    /// Folds the outputs of one page. `null` if there are none.
     pub(crate) fn page(&self, values: &[Value]) -> Result<Value, ReduceError> {
         let mut page = Value::Null;
         for value in values {
@@ -281,7 +284,7 @@ impl Reducer {
         fits(page)
     }
 
-    /// Adds a page to what its stride has put out.
+    /// Adds a page to the output of its stride.
     pub(crate) fn add(&self, output: &mut Output, page: Value) {
         output.change(|parts| {
             let folded = parts.drain(..).try_fold(page, |a, b| self.combine(b, a));
@@ -289,7 +292,7 @@ impl Reducer {
         });
     }
 
-    /// One partial result of several.
+    /// Combines several partial results.
     pub(crate) fn all(&self, parts: Vec<Value>) -> Result<Value, ReduceError> {
         let folded = parts
             .into_iter()
@@ -306,7 +309,7 @@ impl Reducer {
     }
 }
 
-/// Refuses what is too large to be kept.
+/// Rejects values that are too large to be stored.
 fn fits(value: Value) -> Result<Value, ReduceError> {
     match value.to_string().len() {
         bytes if bytes > MAX_OUTPUT_BYTES => Err(ReduceError::TooLarge { bytes }),

@@ -1,4 +1,4 @@
-//! What is known of the result, as it is stored.
+//! The stored state of a result.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -6,24 +6,25 @@ use serde_json::Value;
 use super::{Plan, ReduceError, Reducer};
 use crate::base::error::{MAX_MESSAGE_CHARS, truncate};
 
-/// Partial results that are combined as soon as there are so many.
+/// The number of partial results from which on they are combined.
 const COMBINE_AT: usize = 16;
-/// Most partial results that one activity combines: with the largest ones under 1 MiB.
+/// Maximum number of partial results that one activity combines. Even the largest ones are under 1 MiB in
+/// total.
 const COMBINE_AT_MOST: usize = 128;
 
-/// What a stride has put out. Stored in reports and in heartbeats.
+/// The output of a stride. Stored in reports and in heartbeats.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Output {
-    /// Partial results. More than one only where the controller cannot combine them.
+    /// The partial results. There is more than one only if the controller cannot combine them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     parts: Vec<Value>,
-    /// Why there is no result, and never will be.
+    /// The reason why there is no result. It is permanent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
 
 impl Output {
-    /// What a batch has ended with that is a part of another one: its `output` and its `output_error`.
+    /// The output of a batch that is part of another one, from its `output` and `output_error`.
     pub fn of_part(result: Option<&Value>, error: Option<&str>) -> Self {
         Self {
             parts: result.into_iter().cloned().collect(),
@@ -31,7 +32,7 @@ impl Output {
         }
     }
 
-    /// Changes the parts into one, or finds that this cannot be.
+    /// Replaces the parts by one, or records the error.
     pub(super) fn change(
         &mut self,
         change: impl FnOnce(&mut Vec<Value>) -> Result<Value, ReduceError>,
@@ -63,7 +64,7 @@ pub(crate) struct Fold {
 
 /// # Construct
 impl Fold {
-    /// The result of nothing.
+    /// The result before any page.
     pub fn new(plan: Plan) -> Self {
         let mut output = Output::default();
         output.change(|_| Ok(plan.empty()));
@@ -73,8 +74,8 @@ impl Fold {
 
 /// # Add
 impl Fold {
-    /// Adds the result of another part of the same batch. Pure, and the same in whichever order: a parent does this with
-    /// what its partitions come back with.
+    /// Adds the result of another part of the same batch, such as a partition. Pure, and independent of the
+    /// order of the parts.
     pub fn merge(&mut self, other: Output) {
         if let Some(error) = other.error {
             self.output.fail(error);
@@ -95,19 +96,19 @@ impl Fold {
 
 /// # Combine what only the code of the processor can
 impl Fold {
-    /// The partial results that should be combined now; `all` of them, if need be.
+    /// The partial results that should be combined now. With `all`, two are enough.
     pub fn to_combine(&self, all: bool) -> Option<&[Value]> {
         let parts = &self.output.parts;
         let enough = if all { 2 } else { COMBINE_AT };
         (parts.len() >= enough).then(|| &parts[..parts.len().min(COMBINE_AT_MOST)])
     }
 
-    /// So many wait to be combined that nothing more should be begun.
+    /// Returns whether so many parts wait to be combined that no new work should start.
     pub fn is_full(&self) -> bool {
         self.output.parts.len() >= COMBINE_AT_MOST
     }
 
-    /// The first so many parts are one now.
+    /// Replaces the first `parts` parts by their combination.
     pub fn combined(&mut self, parts: usize, one: Value) {
         if self.output.error.is_none() {
             let parts = parts.min(self.output.parts.len());
@@ -116,7 +117,7 @@ impl Fold {
         }
     }
 
-    /// There is no result any more.
+    /// Records that there is no result.
     pub fn fail(&mut self, error: String) {
         self.output.fail(error);
     }
@@ -124,7 +125,7 @@ impl Fold {
 
 /// # Inspect
 impl Fold {
-    /// What another fold takes over.
+    /// The output, for another fold to take over.
     pub fn into_output(self) -> Output {
         self.output
     }
@@ -133,17 +134,17 @@ impl Fold {
         &self.plan
     }
 
-    /// The result so far: of everything that was reported, or of what has been combined of it.
+    /// The result so far: of all reported pages, or of the parts that have been combined.
     pub fn so_far(&self) -> Option<&Value> {
         self.output.parts.first()
     }
 
-    /// Whether everything has been combined.
+    /// Returns whether everything has been combined.
     pub fn is_whole(&self) -> bool {
         self.output.parts.len() <= 1
     }
 
-    /// Why there is no result.
+    /// The reason why there is no result.
     pub fn error(&self) -> Option<&str> {
         self.output.error.as_deref()
     }

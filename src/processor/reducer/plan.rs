@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// Most values that `top` and `bottom` keep, and most bounds of a histogram.
+/// Maximum number of values that `top` and `bottom` keep, and of bounds of a histogram.
 const MAX_KEPT: usize = 100;
-/// Most results of a record.
+/// Maximum number of results in a record.
 const MAX_FIELDS: usize = 20;
-/// Reducers inside of reducers.
+/// Maximum depth of nested reducers.
 const MAX_DEPTH: usize = 4;
-/// The plan travels with every stride.
+/// Maximum size of a plan, which travels with every stride.
 const MAX_PLAN_BYTES: usize = 1024;
 
-/// What a batch folds its outputs by. Stored in histories, so that a running batch goes on with what it began with.
+/// The stored description of a reducer. It is kept in histories, so that a running batch continues with the
+/// reducer with which it began.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Plan {
@@ -47,46 +48,46 @@ pub(crate) enum Plan {
         each: Box<Plan>,
     },
     Record(BTreeMap<String, Plan>),
-    /// Only the code of the processor knows.
+    /// The fold is code of the processor.
     Custom,
 }
 
-/// A reducer that cannot work.
+/// A reducer that is not allowed.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidReducer {
-    /// So many values cannot be kept.
+    /// The number of values to keep is out of range.
     #[error("a reducer keeps {given} values; 1 to {MAX_KEPT} are allowed")]
     Kept {
         /// The number that was given.
         given: u32,
     },
-    /// So many bounds, or such as do not grow.
+    /// The number of bounds is out of range, or they do not ascend.
     #[error(
         "the bounds of a histogram must be 1 to {MAX_KEPT} numbers, each greater than the one before"
     )]
     Bounds,
-    /// No results, too many of them, or two of one name.
+    /// A record is empty, is too large, or has two results with one name.
     #[error("a record must have 1 to {MAX_FIELDS} results, each with a name of its own")]
     Fields,
-    /// Too many reducers inside of each other.
+    /// The nesting is too deep.
     #[error("reducers are nested too deeply; at most {MAX_DEPTH} levels are allowed")]
     Depth,
-    /// Code of the user's inside of a ready-made reducer.
+    /// A custom reducer is inside another reducer.
     #[error(
         "a custom reducer must stand alone; combine the values of a record in your own code instead"
     )]
     CustomInside,
-    /// Names and bounds together are too long.
+    /// The names and bounds are too long in total.
     #[error("the reducer is {given} bytes of JSON; at most {MAX_PLAN_BYTES} are allowed")]
     TooLarge {
-        /// Its size.
+        /// The size in bytes.
         given: usize,
     },
 }
 
 impl Plan {
-    /// Refuses what cannot work.
+    /// Rejects plans that are not allowed.
     pub fn validate(&self) -> Result<(), InvalidReducer> {
         self.validate_at(1)?;
         let given = serde_json::json!(self).to_string().len();

@@ -1,4 +1,4 @@
-//! The fold under random values, cut, grouped, repeated and handed over in every way.
+//! Property tests of the fold: random values, cut, grouped, repeated and handed over in every way.
 
 use std::collections::BTreeMap;
 
@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::*;
 
-/// What an item of the tests puts out.
+/// An output of an item in the tests.
 #[derive(Clone, Debug)]
 struct Sale {
     country: &'static str,
@@ -23,7 +23,7 @@ impl Sale {
 
 fn sales() -> impl Strategy<Value = Vec<Sale>> {
     let country = prop::sample::select(vec!["CH", "DE", "FR", "IT"]);
-    // Few different amounts, so that there are ties, and some that only exact sums survive.
+    // Few different amounts, so that ties occur, and some that only an exact sum can add.
     let cents = prop_oneof![-5i64..5, Just(i64::MAX), Just(i64::MIN), any::<i64>()];
     let sale =
         (country, cents, 0u64..20).prop_map(|(country, cents, id)| Sale { country, cents, id });
@@ -77,8 +77,8 @@ fn stored_and_read(fold: &Fold) -> Fold {
     serde_json::from_str(&serde_json::to_string(fold).unwrap()).unwrap()
 }
 
-/// Folds values as a batch does: pages in strides, of which some are reported in two parts, in an order that nobody
-/// chose, with a continue-as-new now and then. Attempts that fail fold too, and nobody hears of them.
+/// Folds values as a batch does: pages in strides, some of which are reported in two parts, in arbitrary order,
+/// with an occasional continue-as-new. Failed attempts also fold, and their result is lost.
 fn as_a_batch(reducer: &Reducer, values: &[Value], cuts: &[(usize, u8)]) -> Fold {
     let mut fold = Fold::new(reducer.plan().clone());
     let mut reports = Vec::new();
@@ -90,7 +90,7 @@ fn as_a_batch(reducer: &Reducer, values: &[Value], cuts: &[(usize, u8)]) -> Fold
         for page in stride.chunks(usize::from(detail % 3) + 1) {
             let put_out = reducer.page(page).unwrap();
             if detail.is_multiple_of(4) {
-                // An attempt that is lost after its work, and its checkpoint with it.
+                // An attempt that is lost after its work, together with its checkpoint.
                 reducer.add(&mut output.clone(), put_out.clone());
             }
             reducer.add(&mut output, put_out);
@@ -209,7 +209,7 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 20, ..ProptestConfig::default() })]
 
-    /// Whatever is put out: what is kept is bounded, or there is no result.
+    /// Random outputs: the stored result is bounded, or there is no result.
     #[test]
     fn what_is_kept_is_bounded(keys in prop::collection::vec("[a-z]{1,40}", 0..400)) {
         let reducer = Reducer::by_key("key", Reducer::count());

@@ -1,4 +1,4 @@
-//! Dead letters: records and pages that a batch gave up on, kept where they can be listed and redriven.
+//! Dead letters: records and pages that a batch gave up, stored so that they can be listed and redriven.
 
 use std::fmt;
 
@@ -16,61 +16,61 @@ use crate::{
     },
 };
 
-/// Longest error message of a dead letter, in characters.
+/// Maximum length of an error message in a dead letter, in characters.
 pub(crate) const MAX_LETTER_CHARS: usize = 1_000;
 
-/// A record, or a page that could not be split, that a batch gave up on.
+/// A record that a batch gave up, or a page that could not be split.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DeadLetter {
-    /// The same for the same record of the same batch run, however often it fails.
+    /// The id, which is always the same for the same record of the same batch run.
     pub id: String,
-    /// The batch.
+    /// The id of the batch.
     pub batch_id: String,
-    /// The execution of the batch that gave up; a redrive keeps it.
+    /// The id of the execution that gave up. A redrive does not change it.
     pub batch_run: String,
-    /// The processor.
+    /// The name of the processor.
     pub processor: String,
-    /// The stride in which it was.
+    /// The stride of the failure.
     pub stride: u64,
-    /// The failure lies after this cursor; `None` is the beginning of the data.
+    /// The cursor after which the failure lies. `None` is the beginning of the data.
     pub start: Option<PageToken>,
-    /// The failure lies at or before this cursor; `None` is the end of the data.
+    /// The cursor at or before which the failure lies. `None` is the end of the data.
     pub end: Option<PageToken>,
-    /// The record, as its page calls it; `None` stands for everything in the range.
+    /// The name of the record in its page. `None` stands for everything in the range.
     pub key: Option<String>,
-    /// The kind of the last error.
+    /// The type of the last error.
     pub error_type: String,
-    /// The last error's message, its first 1,000 characters.
+    /// The first 1,000 characters of the last error's message.
     pub message: String,
-    /// Attempts at it, those of its page included.
+    /// The number of attempts, including those of its page.
     pub attempts: u32,
-    /// When it, or its page, failed first.
+    /// The time when it, or its page, first failed.
     pub first_at: Timestamp,
-    /// When it failed last.
+    /// The time when it last failed.
     pub last_at: Timestamp,
-    /// The record itself, where the processor asked for it to be kept.
+    /// The record itself, if the processor asked to store it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub record: Option<String>,
 }
 
 impl DeadLetter {
-    /// The id of a failure: the same place in the same batch run always has the same one.
+    /// The id of a failure. The same place in the same batch run always has the same id.
     pub(crate) fn id_of(
         batch_run: &str,
         start: Option<&PageToken>,
         end: Option<&PageToken>,
         key: Option<&str>,
     ) -> String {
-        // JSON keeps the parts apart whatever they hold.
+        // JSON keeps the parts apart, whatever they contain.
         stable_id(&serde_json::json!([batch_run, start, end, key]))
     }
 
-    /// What its id begins with: places of different partitions are different.
+    /// The prefix of its id, which differs between partitions.
     pub(crate) fn scope(&self) -> String {
         scope_of(&self.batch_run, self.stride)
     }
 
-    /// The letter of one item of the page that this one stands for.
+    /// The letter of one item of the page that this letter stands for.
     pub(crate) fn of_item<C: Serialize>(&self, keys: &Keys<C>, failure: &ItemFailure) -> Self {
         let position = failure.position;
         let token = |position: usize| {
@@ -98,7 +98,7 @@ impl DeadLetter {
         }
     }
 
-    /// The page that it stands for, as listings show it.
+    /// The page that this letter stands for, in the form of listings.
     pub(crate) fn as_page_failure(&self) -> PageFailure {
         PageFailure {
             stride: self.stride,
@@ -118,7 +118,7 @@ impl DeadLetter {
     }
 }
 
-/// What an item without a name is called.
+/// The name of an item that has no name.
 pub(crate) fn position_name(position: usize) -> String {
     format!("#{position}")
 }
@@ -129,17 +129,18 @@ pub(crate) fn stable_id(name: &serde_json::Value) -> String {
     uuid::Uuid::new_v5(&namespace, name.to_string().as_bytes()).to_string()
 }
 
-/// Where dead letters are kept.
+/// A store for dead letters.
 ///
 /// Two stores come with this crate: the SQL table of a `SqlLedger`, and [`JsonlDeadLetters`], a file.
 ///
 /// [`JsonlDeadLetters`]: crate::JsonlDeadLetters
 #[async_trait]
 pub trait DeadLetters: Send + Sync + 'static {
-    /// Keeps letters. One whose id is there already keeps its `first_at` and gets everything else anew.
+    /// Stores letters. A letter whose id exists already keeps its `first_at`, and all other fields are
+    /// replaced.
     async fn put(&self, letters: &[DeadLetter]) -> Result<(), PageError>;
 
-    /// The letters that match with an id after `after`, in the order of their ids, at most `limit`.
+    /// Returns at most `limit` matching letters with an id after `after`, in the order of their ids.
     async fn list(
         &self,
         filter: &LetterFilter,
@@ -147,29 +148,30 @@ pub trait DeadLetters: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<DeadLetter>, PageError>;
 
-    /// Takes a letter out for a redrive. It is gone when the transaction is committed and back when it is
-    /// dropped, and nobody else can take it meanwhile. `None`: it is gone already.
+    /// Takes a letter out for a redrive. The letter is removed when the transaction is committed and kept when
+    /// it is dropped. In the meantime it cannot be taken again. `None` means that it has already been removed.
     async fn take(
         &self,
         letter: &DeadLetter,
     ) -> Result<Option<Box<dyn PageTransaction>>, PageError>;
 
-    /// How many dead letters of a batch run redrives have settled: those whose [`take`](Self::take) was committed, less
-    /// the letters that came in their place. It tells letters that were settled from letters that are not in this store.
-    /// `None`: the store does not count them, as the default does not.
+    /// Returns how many dead letters of a batch run have been settled by redrives: those whose
+    /// [`take`](Self::take) was committed, minus the letters that replaced them. The number distinguishes
+    /// letters that were settled from letters that were never in this store. `None` means that the store does
+    /// not count them, which is the default.
     async fn settled(&self, batch_run: &str) -> Result<Option<u64>, PageError> {
         let _ = batch_run;
         Ok(None)
     }
 
-    /// Keeps the final report of a batch run, since Temporal forgets it after its retention. Stores that
-    /// cannot do this ignore it, as the default does.
+    /// Stores the final report of a batch run, because Temporal forgets it after its retention. The default
+    /// ignores it.
     async fn keep_report(&self, report: &BatchReport) -> Result<(), PageError> {
         let _ = report;
         Ok(())
     }
 
-    /// The reports of a batch that are kept, the latest first.
+    /// Returns the stored reports of a batch, latest first. The default returns none.
     async fn reports(&self, batch_id: &str) -> Result<Vec<BatchReport>, PageError> {
         let _ = batch_id;
         Ok(Vec::new())
@@ -183,7 +185,7 @@ impl fmt::Debug for dyn DeadLetters {
 }
 
 impl LetterFilter {
-    /// Whether a letter is meant.
+    /// Returns whether the filter selects a letter.
     pub fn matches(&self, letter: &DeadLetter) -> bool {
         self.batch_id == letter.batch_id
             && self

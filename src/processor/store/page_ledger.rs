@@ -1,22 +1,22 @@
-//! The record of which pages were applied, kept where their effects go.
+//! The record of which pages were applied, stored together with their effects.
 //!
-//! With a [`PageLedger`] the effects of a page are committed exactly once, whatever is retried: the
-//! transaction that holds the effects first moves the ledger's row of the stride from the page's start to
-//! its end, and can only do so while nobody else has.
+//! With a [`PageLedger`] the effects of a page are committed exactly once, whatever is retried. The transaction
+//! that contains the effects first moves the ledger's row of the stride from the page's start to its end. That
+//! only succeeds for one attempt.
 //!
 //! ```text
 //!   attempt           ledger row of its stride
-//!      | open    ---> | fence + 1; how far is it applied?
-//!      | cut     ---> | where the stride ends, before anybody hears of it   (only while that is open)
-//!      | begin   ---> | BEGIN; applied_to: start -> end, where the fence is still ours
+//!      | open    ---> | fence + 1; reads how far it is applied
+//!      | cut     ---> | stores the end of the stride before it is announced   (if not yet decided)
+//!      | begin   ---> | BEGIN; applied_to: start -> end, if the fence is unchanged
 //!      |   process    |        the effects, in the same transaction
 //!      | record  ---> |        counts, dead letters
 //!      | commit  ---> | COMMIT
 //! ```
 //!
-//! An attempt that comes late finds another fence, or another `applied_to`, and has no transaction to
-//! write in. Neither an attempt number nor a page's start could tell: both repeat after a reset, and two
-//! attempts may cut the same range into different pages.
+//! A late attempt finds another fence, or another `applied_to`, and gets no transaction. Neither an attempt
+//! number nor a page's start could detect it: both repeat after a reset, and two attempts may cut the same
+//! range into different pages.
 
 use std::any::Any;
 
@@ -31,24 +31,24 @@ use crate::{
     progress::ItemCounts,
 };
 
-/// Error type of an attempt at a stride after a later attempt has begun.
+/// The error type of an attempt at a stride after a later attempt has begun.
 pub(crate) const FENCED_OFF: &str = "FencedOff";
 
-/// Error type of everything that needs the tables of a ledger while they are missing.
+/// The error type of operations on a ledger whose tables are missing.
 pub(crate) const LEDGER_TABLES_MISSING: &str = "LedgerTablesMissing";
 
-/// Which stride.
+/// The identity of a stride.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StrideId {
-    /// The execution of the batch.
+    /// The id of the batch's execution.
     pub batch_run: String,
-    /// The batch, for people who read the table.
+    /// The id of the batch, for people who read the table.
     pub batch_id: String,
     /// The number of the stride.
     pub stride: u64,
 }
 
-/// Pages and items of a stride that are done, over all its attempts.
+/// The pages and items of a stride that are done, over all its attempts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StrideTotals {
     /// Pages finished.
@@ -60,7 +60,7 @@ pub struct StrideTotals {
 }
 
 impl StrideTotals {
-    /// How far a stride is, as one number that grows with everything that is applied.
+    /// The progress of a stride as one number, which grows with everything that is applied.
     pub fn extent(&self) -> u64 {
         let items = self.items.total();
         self.pages
@@ -69,52 +69,53 @@ impl StrideTotals {
     }
 }
 
-/// A stride as an attempt finds it.
+/// The state of a stride when an attempt opens it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OpenStride {
-    /// The number that all later attempts have a higher one than.
+    /// The fence of this attempt. Later attempts have higher ones.
     pub fence: i64,
-    /// Everything of the stride up to here is applied.
+    /// The cursor up to which the stride is applied.
     pub applied_to: Option<PageToken>,
-    /// Where the stride ends, if that is decided.
+    /// The end of the stride, if it is decided.
     pub end: Option<PageToken>,
-    /// The stride was applied up to the end of the data.
+    /// True if the stride was applied up to the end of the data.
     pub ends_data: bool,
-    /// What is applied.
+    /// The counts of the applied pages.
     pub totals: StrideTotals,
 }
 
-/// A page about to be applied.
+/// A page that is about to be applied.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PageClaim<'a> {
-    /// The stride it belongs to.
+    /// The stride of the page.
     pub stride: &'a StrideId,
     /// The fence of the attempt.
     pub fence: i64,
-    /// Where the page begins; the stride must be applied up to exactly here.
+    /// The start of the page, up to which the stride must be applied exactly.
     pub from: Option<&'a PageToken>,
-    /// Where it ends; `None` where the end of the data has no cursor.
+    /// The end of the page. `None` if the end of the data has no cursor.
     pub to: Option<&'a PageToken>,
-    /// The data ends with it.
+    /// True if the data ends with the page.
     pub ends_data: bool,
-    /// Adds so many finished pages: 1, or 0 for a part of a page.
+    /// The number of finished pages to add: 1, or 0 for a part of a page.
     pub pages: u32,
-    /// Adds so many pages that were given up as a whole: 0 or 1.
+    /// The number of pages given up as a whole to add: 0 or 1.
     pub pages_failed: u32,
 }
 
-/// Keeps which pages were applied, in the database that their effects go to.
+/// The record of which pages were applied, in the database of their effects.
 ///
-/// `SqlLedger` is the ledger that comes with this crate. Every method is called from one attempt; attempts
-/// at one stride may overlap, when one of them comes late.
+/// `SqlLedger` is the implementation in this crate. All calls of one attempt come one after the other. Two
+/// attempts at one stride may overlap if one of them is late.
 #[async_trait]
 pub trait PageLedger: DeadLetters {
-    /// Begins an attempt: raises the fence, so that no earlier attempt can apply anything more, and tells
-    /// how far the stride is applied. A stride that is not known yet is applied up to `start`. `end`, where
-    /// it is known, is kept if no end was.
+    /// Begins an attempt. It raises the fence, so that earlier attempts can no longer apply anything, and
+    /// returns how far the stride is applied. A new stride is applied up to `start`. `end` is stored if it is
+    /// known and no end was stored before.
     ///
-    /// `is_kept`: the ledger of the batch has this stride or the one before it. Where it has neither it is that of
-    /// another database, and nothing may be written: a retryable error of type `WrongDatabase`.
+    /// `is_kept` says that the ledger of the batch must have this stride or the one before it. If it has
+    /// neither, it belongs to another database. Nothing may be written then: return a retryable error of type
+    /// `WrongDatabase`.
     async fn open(
         &self,
         stride: &StrideId,
@@ -123,9 +124,9 @@ pub trait PageLedger: DeadLetters {
         is_kept: bool,
     ) -> Result<OpenStride, PageError>;
 
-    /// Keeps where a stride and those after it end, before that is announced, so that a batch that is
-    /// reset cuts its data in the same places. The first word counts: gives back the ends that are kept,
-    /// which are `ends` unless there were some.
+    /// Stores where a stride and those after it end, before that is announced, so that a batch that is reset
+    /// cuts its data in the same places. The first call decides: it returns the stored ends, which are `ends`
+    /// unless there were others.
     async fn cut(
         &self,
         stride: &StrideId,
@@ -133,37 +134,32 @@ pub trait PageLedger: DeadLetters {
         ends: &[PageToken],
     ) -> Result<Vec<PageToken>, PageError>;
 
-    /// Begins the transaction of a page and claims the page in it. `None`: another attempt has raised the
-    /// fence or applied the page; nothing may be done.
+    /// Begins the transaction of a page and claims the page in it. `None` means that another attempt has raised
+    /// the fence or applied the page, and nothing may be done.
     async fn begin(
         &self,
         claim: PageClaim<'_>,
     ) -> Result<Option<Box<dyn PageTransaction>>, PageError>;
 
-    /// Strides of batches of this id of which pages are applied. A command asks before it starts a batch that Temporal does
-    /// not know.
-    ///
-    /// The default knows of none.
+    /// Returns the number of strides of which pages are applied, over all batches of this id. A command asks
+    /// before it starts a batch that Temporal does not know. The default returns 0.
     ///
     /// # Errors
-    /// The ledger could not be asked.
+    /// The ledger cannot be read.
     async fn strides_of(&self, batch_id: &str) -> Result<u64, PageError> {
         let _ = batch_id;
         Ok(0)
     }
 
-    /// Why a connection may break whenever a record is sent, in words for its dead letter: the longest message that
-    /// the server takes, say.
-    ///
-    /// The default knows of nothing.
+    /// Explains why a connection may break when a certain record is sent, such as the longest message that the
+    /// server accepts. The text goes into the record's dead letter. The default has no explanation.
     async fn message_limit(&self) -> Option<String> {
         None
     }
 
-    /// What was [kept](PageTransaction::keep_output) of the pages of a stride that were applied after its
-    /// [extent](StrideTotals::extent) was `after`, in the order in which they were applied.
-    ///
-    /// The default keeps no outputs, and says so: the error `OutputNotKept`.
+    /// Returns the [stored outputs](PageTransaction::keep_output) of the pages of a stride that were applied
+    /// after its [extent](StrideTotals::extent) was `after`, in the order of application. The default stores no
+    /// outputs and fails with `OutputNotKept`.
     async fn outputs(&self, stride: &StrideId, after: u64) -> Result<Vec<Value>, PageError> {
         let _ = (stride, after);
         Err(output_not_kept())
@@ -181,23 +177,22 @@ fn output_not_kept() -> PageError {
 /// The transaction of one page. Dropping it rolls it back.
 #[async_trait]
 pub trait PageTransaction: Send {
-    /// The connection in the transaction: a `sqlx` connection, as [`Any`]. `None` where there is no
-    /// database behind it.
+    /// Returns the connection of the transaction: a `sqlx` connection, as [`Any`]. `None` if there is no
+    /// database.
     fn connection(&mut self) -> Option<&mut (dyn Any + Send)>;
 
-    /// Adds what became of the items, and keeps the letters.
+    /// Adds the counts of the items, and stores the letters.
     async fn record(&mut self, items: &ItemCounts, letters: &[DeadLetter])
     -> Result<(), PageError>;
 
-    /// Keeps what the page has put out, after [`record`](Self::record), so that it is known as long as the page counts
-    /// as applied. Called once, and only where the processor has a [reducer](crate::PageProcessor::reducer).
-    ///
-    /// The default keeps no outputs, and says so: the error `OutputNotKept`.
+    /// Stores the output of the page, after [`record`](Self::record), for as long as the page counts as
+    /// applied. It is called once, and only if the processor has a [reducer](crate::PageProcessor::reducer).
+    /// The default stores no outputs and fails with `OutputNotKept`.
     async fn keep_output(&mut self, output: &Value) -> Result<(), PageError> {
         let _ = output;
         Err(output_not_kept())
     }
 
-    /// Commits everything. After an error it is not known whether it was.
+    /// Commits the transaction. After an error it is unknown whether it was committed.
     async fn commit(self: Box<Self>) -> Result<(), PageError>;
 }

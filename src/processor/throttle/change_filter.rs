@@ -1,4 +1,4 @@
-//! Which changes of a reading are worth telling, and when. Pure.
+//! The decision which changes of a reading to report, and when. Pure.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use super::Reading;
 
-/// How soon figures that merely go up and down are told again.
+/// Minimum time between reports of changed figures.
 const FIGURES: Duration = Duration::from_secs(10);
 
-/// What was told last, and when.
+/// The last report and its time.
 #[derive(Debug)]
 pub(super) struct Told {
     reading: Reading,
@@ -18,11 +18,11 @@ pub(super) struct Told {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum News {
-    /// Nothing has changed.
+    /// The reading is unchanged.
     Nothing,
-    /// Only the reason has changed; that can wait until then.
+    /// A change of the reason alone, which waits until this time.
     At(Duration),
-    /// To be told.
+    /// A change to report immediately.
     Now,
 }
 

@@ -1,4 +1,4 @@
-//! What several throttles say together. Pure.
+//! The combined reading of several throttles. Pure.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -6,20 +6,20 @@ use std::cmp::Ordering;
 
 use super::{Verdict, state::Said};
 
-/// What some throttles say together.
+/// The combined reading of some throttles.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Reading {
-    /// The hardest verdict: `Hold` before `Slow`, the lowest factor before higher ones.
+    /// The strictest verdict: `Hold` before `Slow`, the lowest factor before higher ones.
     pub verdict: Verdict,
-    /// The name of the throttle that says it, the first by name where several do. Where nothing is in the
-    /// way, the first that fails, if one does. Empty without throttles.
+    /// The throttle with the strictest verdict, or the first of them by name. If all throttles are open, the
+    /// first failing throttle. Empty if there are no throttles.
     pub by: String,
-    /// At least one of them fails: its own verdict is not known. It holds, or has let go.
+    /// True if at least one throttle fails, so that its own verdict is unknown. It is holding, or has let go.
     pub failing: bool,
 }
 
 impl Reading {
-    /// Of throttles in the order of their names.
+    /// Combines throttles, which must be sorted by name.
     pub(super) fn of<'a>(said: impl Iterator<Item = (&'a str, &'a Said)>) -> Self {
         let mut hardest: Option<(&str, &Said)> = None;
         let mut failing = false;
@@ -38,7 +38,7 @@ impl Reading {
         }
     }
 
-    /// The same but for the figures in the reason.
+    /// Returns whether two readings differ at most in the figures of the reason.
     pub(super) fn is_like(&self, other: &Self) -> bool {
         self.verdict.factor() == other.verdict.factor()
             && self.by == other.by
@@ -60,7 +60,7 @@ pub(super) mod tests {
 
     use super::*;
 
-    /// Few different ones, so that there are ties.
+    /// Draws from few values, so that ties occur.
     pub fn said() -> impl Strategy<Value = Said> {
         let reason = || "r".to_owned();
         let verdict = prop_oneof![
@@ -72,7 +72,7 @@ pub(super) mod tests {
             Just(Verdict::Hold { reason: reason() }),
         ];
         (verdict, any::<bool>()).prop_map(|(verdict, failing)| Said {
-            // Who fails holds or has let go.
+            // A failing throttle holds or has let go.
             failing: failing && !matches!(verdict, Verdict::Slow { .. }),
             verdict,
             settled: true,

@@ -1,4 +1,4 @@
-//! Listens to some throttles.
+//! A listener for some throttles.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,11 +15,11 @@ use super::{
     state::Said,
 };
 
-/// Listens to some throttles of this process. As long as it lives, they are asked.
+/// A listener for some throttles of this process. Throttles are polled while a listener exists.
 pub(crate) struct ThrottleMonitor {
-    /// In the order of their names.
+    /// The throttles, sorted by name.
     parts: Vec<Part>,
-    /// Where the times are counted from.
+    /// The reference point of all times.
     began: Instant,
     told: Told,
 }
@@ -49,24 +49,23 @@ impl ThrottleMonitor {
         }
     }
 
-    /// What they say right now. One that has not answered yet holds.
+    /// The current reading. A throttle that has not answered yet holds.
     pub fn current(&self) -> Reading {
         reading(&self.parts)
     }
 
-    /// Waits until each of them has answered or failed. What it returns counts as told.
+    /// Waits until each throttle has answered or failed. The returned reading counts as reported.
     pub async fn first(&mut self) -> Reading {
         for part in &mut self.parts {
-            // The sender lives as long as the throttle, which is here.
+            // The sender lives as long as the throttle, which `part` holds.
             let _ = part.said.wait_for(|said| said.settled).await;
         }
         self.tell(self.current())
     }
 
-    /// Waits until the reading is another than the one that was told last, by this, by `first`, or when the
-    /// monitor was made. Kind, name, factor and whether one fails are told at once; a change of the
-    /// reason alone 10 s after the last telling. Without throttles it waits for ever. Nothing is lost when it is
-    /// dropped.
+    /// Waits until the reading differs from the last one reported by this method, by `first`, or at creation.
+    /// Changes of verdict, throttle, factor or failure are reported at once. A change of the reason alone is
+    /// reported 10 s after the last report. Without throttles it waits forever. It is cancel safe.
     pub async fn changed(&mut self) -> Reading {
         loop {
             for part in &mut self.parts {
@@ -90,7 +89,7 @@ impl ThrottleMonitor {
                     std::future::pending::<()>().await;
                 }
                 let changes = parts.iter_mut().map(|part| Box::pin(part.said.changed()));
-                // The sender lives as long as the throttle, which is here.
+                // The sender lives as long as the throttle, which `parts` holds.
                 let _ = select_all(changes).await;
             };
             tokio::select! {

@@ -1,11 +1,11 @@
-//! Throttles: what slows a batch down, or holds it, because something downstream is ill.
+//! Throttles: they slow down or hold a batch when a system behind it is overloaded.
 //!
 //! ```text
-//!   Throttles ---> Asked (one for each throttle)        asks every interval while somebody listens
+//!   Throttles ---> Asked (one for each throttle)        polls every interval while it has listeners
 //!       |             |
-//!       |          Standing                             pure: what its answers and failures mean
+//!       |          Standing                             pure: the meaning of answers and failures
 //!       v             v
-//!   ThrottleMonitor ---> Reading                        pure: what all of them say together
+//!   ThrottleMonitor ---> Reading                        pure: the combined verdict
 //! ```
 
 use std::time::Duration;
@@ -28,29 +28,29 @@ pub(crate) use registry::{Throttles, UnknownThrottle};
 
 pub use registry::RegisterThrottleError;
 
-/// What a throttle says.
+/// The verdict of a throttle.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "verdict")]
 #[non_exhaustive]
 pub enum Verdict {
-    /// Nothing is in the way.
+    /// The batch may run at full speed.
     Go,
-    /// Go on with this part of the limits.
+    /// The batch may use this fraction of its limits.
     Slow {
-        /// More than 0 and less than 1; anything else counts as a failure of the throttle.
+        /// The fraction, more than 0 and less than 1. Any other value counts as a failure of the throttle.
         factor: f64,
-        /// Why, with the figures: `replica lag 1.4 s > 1 s`. The first 200 characters are kept.
+        /// The reason, with figures: `replica lag 1.4 s > 1 s`. The first 200 characters are kept.
         reason: String,
     },
-    /// Start nothing.
+    /// The batch must not start anything.
     Hold {
-        /// Why, with the figures. The first 200 characters are kept.
+        /// The reason, with figures. The first 200 characters are kept.
         reason: String,
     },
 }
 
 impl Verdict {
-    /// The part of the limits that is left: 1 for `Go`, 0 for `Hold`.
+    /// The fraction of the limits that remains: 1 for `Go`, 0 for `Hold`.
     pub(crate) fn factor(&self) -> f64 {
         match self {
             Self::Go => 1.0,
@@ -67,30 +67,31 @@ impl Verdict {
     }
 }
 
-/// Says whether a batch may go on.
+/// Decides whether a batch may run.
 ///
-/// # In the order of the calls
+/// # Order of calls
 ///
-/// 1. When it is registered, [`name`](Self::name), [`interval`](Self::interval), [`timeout`](Self::timeout)
-///    and [`hold_on_failure`](Self::hold_on_failure) are read, once.
-/// 2. With the first page of a batch that names it, a process calls [`ask`](Self::ask), and again one
-///    interval after each answer. However many batches and pages listen, there is one ask at a time in a
-///    process. Until the first answer the batch is held.
-/// 3. When nobody in the process listens any more, an ask that runs is dropped at its next `.await`. The
-///    next page that names the throttle starts the asking again.
+/// 1. At registration, [`name`](Self::name), [`interval`](Self::interval), [`timeout`](Self::timeout) and
+///    [`hold_on_failure`](Self::hold_on_failure) are read once.
+/// 2. With the first page of a batch that names the throttle, a process calls [`ask`](Self::ask), and calls it
+///    again one interval after each answer. However many batches and pages listen, a process makes only one
+///    call at a time. The batch is held until the first answer.
+/// 3. When the last listener in the process is gone, a running call is dropped at its next `.await`. The next
+///    page that names the throttle starts the calls again.
 ///
-/// Where a batch has several throttles, the hardest verdict counts: `Hold` before `Slow`, and the lowest factor.
+/// If a batch has several throttles, the strictest verdict applies: `Hold` before `Slow`, then the lowest
+/// factor.
 ///
-/// # When it fails
+/// # Failures
 ///
-/// An error, a panic, an ask that takes longer than the [timeout](Self::timeout) and a factor that is not
-/// between 0 and 1 are one and the same: nobody knows whether the batch does harm. It is held with the reason
-/// `throttle NAME fails: ...`, for [`hold_on_failure`](Self::hold_on_failure) in a row at most. Then the throttle
-/// lets go: the batch goes on as if it were not there, a warning is logged, and repeated while it fails. The
-/// asking goes on, and the first good answer counts at once.
+/// A call fails if it returns an error, panics, exceeds the [timeout](Self::timeout) or returns a factor that
+/// is not between 0 and 1. It is then unknown whether the batch does harm, so the batch is held with the reason
+/// `throttle NAME fails: ...`, for at most [`hold_on_failure`](Self::hold_on_failure) in a row. After that the
+/// throttle lets go: the batch continues without it, and a warning is logged and repeated while the failure
+/// lasts. The calls continue, and the first good answer applies at once.
 ///
-/// Code that blocks its thread cannot be stopped. It keeps that one thread; the next ask starts when it
-/// has returned, and until then the throttle fails.
+/// Code that blocks its thread cannot be stopped and keeps that thread. The next call starts after it has
+/// returned; until then the throttle fails.
 ///
 /// ```
 /// use temporal_batch::{Throttle, Verdict};
@@ -120,26 +121,26 @@ impl Verdict {
 /// ```
 #[async_trait]
 pub trait Throttle: Send + Sync + 'static {
-    /// The name by which batches ask for it: 1 to 100 letters, digits and `. _ / : -`. Stored in histories.
+    /// The name that batches use: 1 to 100 letters, digits and `. _ / : -`. Stored in histories.
     fn name(&self) -> &str;
 
-    /// Takes one look. Must be cheap, must not change anything, and must not depend on how often it is called.
+    /// Takes one measurement. It must be cheap, have no side effects, and not depend on how often it is called.
     ///
     /// # Errors
-    /// When it cannot tell; the batch is held then, for a bounded time.
+    /// The measurement failed. The batch is then held for a limited time.
     async fn ask(&self) -> Result<Verdict, Box<dyn std::error::Error + Send + Sync>>;
 
-    /// How long after an answer it is asked again: 10 ms to 1 h.
+    /// The wait between an answer and the next call: 10 ms to 1 h.
     fn interval(&self) -> Duration {
         Duration::from_secs(1)
     }
 
-    /// How long an ask may take: 10 ms to 1 h.
+    /// The time limit of a call: 10 ms to 1 h.
     fn timeout(&self) -> Duration {
         Duration::from_secs(5)
     }
 
-    /// How long in a row the batch is held because the throttle fails. With zero it is not held at all.
+    /// The longest time in a row for which the batch is held because the throttle fails. Zero means not at all.
     fn hold_on_failure(&self) -> Duration {
         Duration::from_secs(60)
     }

@@ -1,4 +1,4 @@
-//! One throttle, asked again and again while somebody listens.
+//! The polling of one throttle while it has listeners.
 
 use std::{
     pin::pin,
@@ -22,23 +22,24 @@ use crate::{
     metrics::Metrics,
 };
 
-/// A registered throttle and what is known of it in this process.
+/// A registered throttle and its state in this process.
 pub(super) struct Asked {
     pub name: String,
     throttle: Box<dyn Throttle>,
     interval: Duration,
     timeout: Duration,
-    /// Where its times are counted from.
+    /// The reference point of all times.
     began: Instant,
     standing: Mutex<Standing>,
     said: watch::Sender<Said>,
     asking: Mutex<Weak<Asking>>,
     metrics: OnceLock<Metrics>,
-    /// Code that blocks its thread goes on after its time is over; no other ask is put beside it.
+    /// A lock for calls of the throttle. Code that blocks its thread continues after its timeout, and no second
+    /// call must run beside it.
     one_at_a_time: tokio::sync::Mutex<()>,
 }
 
-/// While somebody has it, the throttle is asked.
+/// A handle that keeps the polling alive.
 pub(super) struct Asking(JoinHandle<()>);
 
 impl Drop for Asking {
@@ -65,16 +66,16 @@ impl Asked {
         }
     }
 
-    /// Counts what it says; the first to ask for that is told.
+    /// Records the verdicts in these metrics. Only the first call has an effect.
     pub fn measure(&self, metrics: &Metrics) {
         metrics.throttle_registered(&self.name);
         let _ = self.metrics.set(metrics.clone());
     }
 
-    /// Joins the asking, or starts it.
+    /// Joins the polling, or starts it.
     pub fn listen(self: &Arc<Self>) -> (watch::Receiver<Said>, Arc<Asking>) {
         let mut asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
-        // A task that is finished lost its runtime.
+        // A task that has finished lost its runtime.
         let under_way = asking.upgrade().filter(|asking| !asking.0.is_finished());
         let asking = under_way.unwrap_or_else(|| {
             let due = self.standing().starts(self.now());
@@ -95,12 +96,13 @@ impl Asked {
         self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// An error, a panic and an ask that takes too long are one and the same: an error with a message.
+    /// Calls the throttle. An error, a panic and a timeout are all returned as an error message.
     async fn ask(self: &Arc<Self>) -> Result<Verdict, String> {
         let asked = Arc::clone(self);
         let (_listens, nobody_listens) = oneshot::channel::<()>();
         let runtime = Handle::current();
-        // On a thread for blocking code: a worker thread that is blocked may take the timers with it.
+        // The call runs on a thread for blocking code, because a blocked worker thread of the runtime may stop
+        // its timers.
         let ask = spawn_blocking(move || {
             runtime.block_on(async {
                 let ask = async {
@@ -110,7 +112,7 @@ impl Asked {
                 };
                 tokio::select! {
                     biased;
-                    _ = nobody_listens => Err("nobody listens".to_owned()),
+                    _ = nobody_listens => Err("no listener is left".to_owned()),
                     answer = ask => answer,
                 }
             })
@@ -119,13 +121,13 @@ impl Asked {
             Ok(Ok(answer)) => answer,
             Ok(Err(ended)) => Err(match ended.try_into_panic() {
                 Ok(panic) => PageError::panicked(&*panic).message().to_owned(),
-                Err(_) => "the runtime stops".to_owned(),
+                Err(_) => "the runtime is shutting down".to_owned(),
             }),
             Err(_) => Err(format!("no answer within {:?}", self.timeout)),
         }
     }
 
-    /// Waits for something, and meanwhile lets go when it is time.
+    /// Waits for `work`, and lets go of a failing throttle when it is due.
     async fn meanwhile<F: Future>(&self, work: F) -> F::Output {
         let mut work = pin!(work);
         loop {
@@ -187,7 +189,7 @@ impl Asked {
                     throttle,
                     failures,
                     error,
-                    "a throttle keeps failing; its batches go on without it"
+                    "a throttle keeps failing; its batches continue without it"
                 );
             }
             Some(Event::Recovered { failures }) => {

@@ -9,7 +9,7 @@ use crate::{base::text::exactly, metrics::Metrics};
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RegisterThrottleError {
-    /// Two have one name.
+    /// Two throttles have the same name.
     #[error("two throttles are named \"{name}\"; batches could not tell them apart")]
     Duplicate {
         /// The name.
@@ -26,9 +26,9 @@ pub enum RegisterThrottleError {
     Time {
         /// The name of the throttle.
         name: String,
-        /// `interval` or `timeout`.
+        /// The setting: `interval` or `timeout`.
         what: &'static str,
-        /// What it is.
+        /// The value that was given.
         given: Duration,
     },
 }
@@ -36,7 +36,7 @@ pub enum RegisterThrottleError {
 const MIN_TIME: Duration = Duration::from_millis(10);
 const MAX_TIME: Duration = Duration::from_secs(60 * 60);
 
-/// A throttle that nobody knows.
+/// A throttle that the worker does not have.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("throttle \"{name}\" is not registered; registered are: {registered}")]
 pub(crate) struct UnknownThrottle {
@@ -44,7 +44,7 @@ pub(crate) struct UnknownThrottle {
     registered: String,
 }
 
-/// The throttles of a worker. Clones share them: whoever listens to one of a clone listens to the same asks.
+/// The throttles of a worker. Clones share them, so listeners of all clones share the same calls.
 #[derive(Clone, Default)]
 pub(crate) struct Throttles(BTreeMap<String, Arc<Asked>>);
 
@@ -71,7 +71,7 @@ impl Throttles {
         Ok(())
     }
 
-    /// Counts in these metrics what they say.
+    /// Records the verdicts in these metrics.
     pub fn measure(&self, metrics: &Metrics) {
         for throttle in self.0.values() {
             throttle.measure(metrics);
@@ -86,13 +86,13 @@ impl Throttles {
         self.0.keys().map(String::as_str)
     }
 
-    /// Whether all of these are there.
+    /// Checks that all of these throttles are registered.
     pub fn check(&self, names: &[String]) -> Result<(), UnknownThrottle> {
         names.iter().try_for_each(|name| self.find(name).map(drop))
     }
 
-    /// Listens to these. They are asked from now on, until the last monitor of this process is dropped.
-    /// Needs a tokio runtime.
+    /// Listens to these throttles, which are polled from now on until their last monitor in this process is
+    /// dropped. Requires a tokio runtime.
     pub fn monitor(&self, names: &[String]) -> Result<ThrottleMonitor, UnknownThrottle> {
         let found: BTreeMap<_, _> = names
             .iter()

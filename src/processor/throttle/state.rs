@@ -1,5 +1,5 @@
-//! What the answers and failures of one throttle mean. Pure: times are arguments, counted from any fixed
-//! moment.
+//! The state of one throttle, derived from its answers and failures. Pure: times are arguments, counted from a
+//! fixed moment.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -8,20 +8,20 @@ use std::time::Duration;
 use super::Verdict;
 use crate::base::error::{MAX_MESSAGE_CHARS, truncate};
 
-/// How often it is said again that a failing throttle holds nobody, at the most.
+/// Minimum time between warnings about a failing throttle that no longer holds its batches.
 const WARN_AGAIN: Duration = Duration::from_secs(60);
 
-/// What one throttle says to those who listen.
+/// The verdict of one throttle, as seen by its listeners.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Said {
     pub verdict: Verdict,
-    /// The verdict is ours, because the throttle fails.
+    /// True if the verdict was substituted because the throttle fails.
     pub failing: bool,
-    /// It has answered or failed since the asking started, or has been silent for too long.
+    /// True if the throttle has answered or failed since polling started, or has been silent for too long.
     pub settled: bool,
 }
 
-/// What is worth a line in the log.
+/// An event to be logged.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Event {
     Fails { error: String },
@@ -29,14 +29,14 @@ pub(super) enum Event {
     Recovered { failures: u64 },
 }
 
-/// A throttle as it is known from its answers.
+/// The state of a throttle, derived from its answers.
 #[derive(Debug)]
 pub(super) struct Standing {
     name: String,
     interval: Duration,
     hold: Duration,
     state: State,
-    /// When the last ask ended.
+    /// The end of the last call.
     asked_at: Option<Duration>,
 }
 
@@ -47,7 +47,7 @@ enum State {
     },
     Answers(Verdict),
     Fails {
-        /// When it began to owe an answer.
+        /// The time since which an answer is missing.
         since: Duration,
         failures: u64,
         error: String,
@@ -68,9 +68,9 @@ impl Standing {
         }
     }
 
-    /// The asking starts, maybe again; tells when the next ask is due. What was known is used for as long
-    /// as it is worth something: an answer for an interval, and a failure for as long as it holds, or pages
-    /// that come and go would each be held anew.
+    /// Starts the polling, and returns when the next call is due. The previous state is reused while it is
+    /// fresh: an answer for one interval, and a failure for as long as it holds. Otherwise every page that
+    /// comes and goes would be held again.
     pub fn starts(&mut self, now: Duration) -> Duration {
         if let Some(at) = self.asked_at {
             let ago = now.saturating_sub(at);
@@ -87,7 +87,7 @@ impl Standing {
         now
     }
 
-    /// An ask has ended.
+    /// Records the answer of a call.
     pub fn answered(&mut self, answer: Result<Verdict, String>, now: Duration) -> Option<Event> {
         self.asked_at = Some(now);
         match answer.and_then(valid) {
@@ -126,7 +126,7 @@ impl Standing {
         };
     }
 
-    /// When to call [`wakes`](Self::wakes).
+    /// The time at which [`wakes`](Self::wakes) is due.
     pub fn wakes_at(&self) -> Option<Duration> {
         match &self.state {
             State::Silent { since } => Some(since.saturating_add(self.hold)),
@@ -135,7 +135,7 @@ impl Standing {
         }
     }
 
-    /// Time has passed.
+    /// Records that time has passed.
     pub fn wakes(&mut self, now: Duration) -> Option<Event> {
         if self.wakes_at().is_none_or(|at| now < at) {
             return None;
@@ -319,7 +319,7 @@ mod tests {
         db.starts(seconds(69));
         db.answered(Err("gone".to_owned()), seconds(69));
         db.starts(seconds(75));
-        assert_eq!(db.said(seconds(75)).verdict, Verdict::Go, "not held anew");
+        assert_eq!(db.said(seconds(75)).verdict, Verdict::Go, "not held again");
         db.starts(seconds(130));
         assert!(!db.said(seconds(130)).settled);
     }
@@ -334,7 +334,7 @@ mod tests {
     }
 
     proptest! {
-        /// A model that only knows when the last good answer was and what has failed since.
+        /// A model that knows only the time of the last good answer and the failures since.
         #[test]
         fn failing_holds_for_a_bounded_time_and_a_good_answer_counts_at_once(
             steps in prop::collection::vec((0u64..30_000, answer()), 1..60),
@@ -347,7 +347,7 @@ mod tests {
             let mut owes_since = Some(Duration::ZERO);
             let mut failures = 0;
             for (wait, answer) in steps {
-                // Whoever wakes it late changes nothing about what it says.
+                // Waking later makes no difference to the verdict.
                 let later = now + Duration::from_millis(wait);
                 if let Some(since) = owes_since {
                     for at in [now, later, since + limit, since + limit + Duration::from_nanos(1)] {

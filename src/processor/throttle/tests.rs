@@ -1,4 +1,4 @@
-//! Throttles that are really asked: bounded, shared, started and stopped.
+//! Tests that really poll throttles: bounded, shared, started and stopped.
 
 use std::{
     sync::{
@@ -13,7 +13,7 @@ use tokio::sync::watch;
 
 use super::*;
 
-/// What the next asks do.
+/// The behaviour of the next calls.
 #[derive(Clone, Debug)]
 enum Does {
     Says(Verdict),
@@ -23,7 +23,7 @@ enum Does {
     Blocks(Duration),
 }
 
-/// Does what it is told, and counts.
+/// A throttle that behaves as told and counts its calls.
 #[derive(Clone)]
 struct Puppet {
     name: &'static str,
@@ -52,7 +52,7 @@ impl Puppet {
         *self.does.lock().unwrap() = does;
     }
 
-    /// Waits for that many asks in all.
+    /// Waits for that many calls in total.
     async fn asked(&self, times: u32) {
         let mut asks = self.asks.subscribe();
         let asked = asks.wait_for(|asks| *asks >= times);
@@ -99,7 +99,7 @@ impl Throttle for Puppet {
     fn timeout(&self) -> Duration {
         match &*self.does.lock().unwrap() {
             Does::Hangs | Does::Blocks(_) => Duration::from_millis(100),
-            // Printing a panic can take its time.
+            // Printing a panic can take a while.
             _ => Duration::from_secs(30),
         }
     }
@@ -115,7 +115,7 @@ async fn soon<F: Future>(what: &str, event: F) -> F::Output {
     event.unwrap_or_else(|_| panic!("waited {limit:?} for {what}"))
 }
 
-/// Follows the changes until one of them is as wanted.
+/// Follows the changes until one of them matches.
 async fn until(
     monitor: &mut ThrottleMonitor,
     what: &str,
@@ -151,7 +151,7 @@ fn slow(factor: f64) -> Verdict {
     }
 }
 
-/// Holds at once with that reason, lets go when its time is over, and recovers.
+/// Asserts that the throttle holds at once with that reason, lets go when its time is over, and recovers.
 async fn is_bounded(does: Does, reason: &str) {
     let mut db = Puppet::new("db", does);
     db.hold = Duration::from_secs(2);
@@ -206,7 +206,7 @@ async fn code_that_blocks_its_thread_is_bounded_too_and_blocks_no_second_one() {
     let first = soon("the first answer", monitor.first()).await;
     let expected = hold("throttle db fails: no answer within 100ms");
     assert_eq!(first.verdict, expected);
-    // Whoever joins while it blocks does not ask beside it.
+    // A listener that joins while a call blocks starts no second call.
     drop(monitor);
     let mut monitor = throttles.monitor(&names).unwrap();
     db.asked(3).await;
@@ -252,7 +252,7 @@ async fn it_is_asked_while_somebody_listens_and_not_longer() {
     drop(first);
     let asks = *db.asks.borrow();
     db.asked(asks + 2).await;
-    // An ask that runs is dropped.
+    // A running call is dropped.
     db.now(Does::Hangs);
     let mut running = db.running.subscribe();
     soon("a hang", running.wait_for(|running| *running == 1))
