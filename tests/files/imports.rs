@@ -221,7 +221,7 @@ async fn an_import_that_cannot_work_is_refused_before_it_starts(home: Home) {
     refused(args("no_such_table"), "no table").await;
     refused(args("t"), "these fields of the file: more").await;
     refused(args("t").columns(["id", "nothing"]), "no field for column").await;
-    refused(args("a.b.c"), "no name of a table").await;
+    refused(args("a.b.c"), "is not the name of a table").await;
     let update = OnConflict::Update(vec!["body".to_owned()]);
     let no_key = args("t").columns(["id", "body"]).on_conflict(update);
     refused(no_key, "on conflict").await;

@@ -88,7 +88,7 @@ async fn a_corrected_file_of_rejected_records_is_imported_as_printed(home: Home)
     assert!(
         first
             .err
-            .contains("delimiter  ';' as the first record shows"),
+            .contains("delimiter  ';', as the first record shows"),
         "{}",
         first.err
     );
