@@ -33,6 +33,7 @@
 //! | feature | default | contents |
 //! |---|---|---|
 //! | `temporal` | yes | the engine: [`Worker`], [`BatchClient`], [`connect`] |
+//! | `metrics-server` | yes | [`metrics::MetricsServer`]: the endpoint that Prometheus reads |
 //! | `dev-server` | yes | [`dev_server`]: finds, fetches and runs the local Temporal dev server |
 //! | `cli` | yes | [`cli`]: the command line, for the `temporal-batch` binary and for yours |
 //! | `sqlite` | yes | tables and a [`PageLedger`] in SQLite; the database of the `demo` command and of its sample |

@@ -71,10 +71,12 @@ mod processor;
 mod recorder;
 #[cfg(feature = "temporal")]
 mod sdk;
+#[cfg(feature = "metrics-server")]
 mod server;
 
 pub use health::Health;
 pub use pages_in_flight::PageInFlight;
 pub use processor::{ClaimOutcome, ProcessorMetrics, Recovery, StrideOutcome};
 pub use recorder::Metrics;
+#[cfg(feature = "metrics-server")]
 pub use server::{MetricsServer, MetricsServerError};
