@@ -1,4 +1,4 @@
-//! The state that a controller carries over a continue-as-new, and what it ends with.
+//! The input of a controller: the state carried over a continue-as-new, and the state with which a batch ends.
 
 use serde::{Deserialize, Serialize};
 
@@ -26,51 +26,51 @@ pub(crate) struct ControllerInput {
     /// Minted when the batch is started; kept over continue-as-new and reset.
     pub batch_run: String,
     pub spec: BatchSpec,
-    /// Who started or continued the batch; absent after a continue-as-new.
+    /// The action that started or continued the batch. Absent after a continue-as-new.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub begun: Option<Begun>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub carry: Option<Carry>,
-    /// It is the controller of one partition of a batch.
+    /// The partition that this controller works on, if it is a child of a partitioned batch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub part: Option<PartOf>,
 }
 
-/// How a batch, or the rest of one, was begun.
+/// The action that began a batch, or the rest of one.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Begun {
-    /// For the audit, such as `start` or `continue`.
+    /// The name of the action in the audit, such as `start` or `continue`.
     pub action: String,
     #[serde(flatten)]
     pub given: Given,
 }
 
-/// Details of a batch that ended before its end: its report, and what it takes to go on.
+/// Details of a batch that ended early: its report, and the input with which it can be continued.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct EndDetails {
-    /// Readers that only know reports find one.
+    /// Flattened, so that a reader that expects a report finds one.
     #[serde(flatten)]
     pub report: BatchReport,
-    /// The input of a controller that goes on where this one stood.
+    /// The input of a controller that continues where this one stopped.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub continuation: Option<Box<ControllerInput>>,
 }
 
-/// What one run of the controller hands to the next.
+/// The state that one run of the controller hands to the next.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Carry {
     pub ledger: Ledger,
     pub prepared: Prepared,
     pub controls: Controls,
     pub started_at: Timestamp,
-    /// Runs before this one.
+    /// The number of earlier runs.
     pub runs: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deadline: Option<Timestamp>,
     pub notices: Notices,
     pub audit: Audit,
     pub pacing: Pacing,
-    /// What is in the memo.
+    /// The state last written to the memo.
     pub published: ControlState,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stages: Option<Stages>,

@@ -79,7 +79,7 @@ async fn a_batch_that_is_done_and_right_is_complete_until_somebody_breaks_a_row(
         "does not hold",
         ": 1 item: 1 of ",
         "do not fulfil x = 1",
-        "note: 1 of 1 ranges have other numbers of rows now",
+        "note: 1 of 1 ranges have more or fewer rows now",
     ] {
         assert!(told.out.contains(part), "{part}: {}", told.out);
     }

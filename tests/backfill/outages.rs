@@ -56,7 +56,7 @@ async fn those_who_follow_a_batch_go_on_when_connections_are_refused_and_stalled
     let watch = follow(&["watch", &id, "--plain"]);
     watch.says("in flight");
     let ensure = follow(&["ensure-complete", &id, "--wait"]);
-    ensure.says("is waited for");
+    ensure.says("waiting for its end");
     let followers = [backfill, watch, ensure];
     let all_say = |part: &str| {
         for follower in &followers {

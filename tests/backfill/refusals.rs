@@ -31,7 +31,7 @@ async fn what_cannot_work_is_refused_with_its_reason(home: Home) {
         (BackfillArgs::of(t()), "nothing to do"),
         (
             set("x", "1").statement("DELETE FROM t WHERE {range}"),
-            "give one of them",
+            "give only one of them",
         ),
         (set("id", "id + 1"), "part of the key"),
         (set("y", "1"), "no column \"y\""),

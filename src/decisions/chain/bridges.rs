@@ -1,5 +1,5 @@
-//! Which strides are on a bridge: a workflow that has their activities, so that they outlive the run of the
-//! controller that dispatched them.
+//! The strides that are on a bridge. A bridge is a workflow that owns their activities, so that they outlive the run of
+//! the controller that dispatched them.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Impossible, Ledger, Recorded, State};
 
-/// The workflow ids of bridges that have strides, by a number that is shorter to store with each stride.
+/// The workflow ids of bridges that have strides. Each has a number, which is shorter to store with a stride.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(super) struct Bridges(BTreeMap<u32, String>);
@@ -48,7 +48,7 @@ impl Ledger {
         }
     }
 
-    /// A bridge without strides is of no interest any more.
+    /// Forgets bridges whose last stride has come back.
     pub(super) fn forget_empty_bridges(&mut self) {
         if self.bridges.is_empty() {
             return;
@@ -73,7 +73,7 @@ impl Ledger {
             .collect()
     }
 
-    /// Whether this very dispatch of a stride is on this bridge.
+    /// Returns whether this dispatch of the stride is on this bridge.
     pub fn is_on_bridge(&self, id: &str, stride: u64, dispatch: u64) -> bool {
         let run = self.stride(stride).and_then(super::Stride::run);
         let run = run.filter(|run| run.dispatch == dispatch && run.bridge.is_some());

@@ -4,8 +4,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::page::token::PageToken;
 
-/// R. P. Brent's cycle finding (BIT 20, 1980): remembers one token and moves it forward at every power of
-/// two, so a circle of length n is noticed after at most about 3n tokens from where it begins.
+/// R. P. Brent's cycle finding (BIT 20, 1980). It remembers one token and moves it forward at every power of two, so a
+/// circle of length n is noticed at most about 3n tokens after its beginning.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct CycleDetector {
     remembered: Option<PageToken>,
@@ -22,7 +22,7 @@ impl CycleDetector {
         }
     }
 
-    /// Takes the next token of the chain; `true` when it has been seen before.
+    /// Takes the next token of the chain. Returns `true` if the token has been seen before.
     pub fn sees(&mut self, token: &PageToken) -> bool {
         if self.remembered.as_ref() == Some(token) {
             return true;

@@ -1,7 +1,7 @@
 //! The facts about a batch: which strides are known, running, waiting or finished.
 //!
-//! The ledger keeps facts and refuses impossible ones; what to do next is decided by
-//! [`decide`](crate::decisions::scheduler::decide). There is no clock, no I/O and no Temporal in either.
+//! The ledger keeps facts and refuses impossible ones. The next action is decided by
+//! [`decide`](crate::decisions::scheduler::decide). Neither has a clock, I/O or Temporal.
 //!
 //! # Chain
 //!
@@ -12,9 +12,9 @@
 //!
 //! # Bounds
 //!
-//! A finished stride is forgotten. What remains is what is open (bounded by the parallelism, the
-//! look-ahead, [`MAX_STUCK`] and bytes) and the lists of failures (bounded by [`MAX_FAILED`] and
-//! [`MAX_FAILED_ITEMS`]), so the ledger does not grow with the number of pages.
+//! A finished stride is forgotten. Only the open strides remain (bounded by the parallelism, the look-ahead,
+//! [`MAX_STUCK`] and bytes) and the lists of failures (bounded by [`MAX_FAILED`] and [`MAX_FAILED_ITEMS`]), so the
+//! ledger does not grow with the number of pages.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -49,58 +49,59 @@ use stride::{Moment, Trouble};
 
 pub(crate) use stride::{Allotment, Run, STRIDE_BYTES, State, Stride};
 
-/// Pages given up that are listed. Without dead letters one more ends the batch, because it could not be
+/// The number of given-up pages that are listed. Without dead letters one more ends the batch, because it could not be
 /// accounted for.
 pub(crate) const MAX_FAILED: usize = 50;
-/// Items given up that are listed; further ones are counted.
+/// The number of given-up items that are listed. Further ones are only counted.
 pub(crate) const MAX_FAILED_ITEMS: usize = 20;
-/// Strides waiting for another attempt beyond which no new data is discovered.
+/// The number of strides in trouble from which on no new data is discovered.
 pub(crate) const MAX_STUCK: usize = 32;
 
-/// See the [module documentation](self).
+/// The facts about a batch. See the [module documentation](self).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Ledger {
     open: BTreeMap<u64, Stride>,
     /// The number that the next announced stride gets.
     next_number: u64,
     end_of_data: bool,
-    /// Where the data ended; meaningful once nothing is open.
+    /// The place where the data ended. Meaningful only once no stride is open.
     tail: Option<PageToken>,
     cycle: CycleDetector,
     pub totals: Totals,
     failed: Vec<PageFailure>,
     failed_items: Vec<FailedItem>,
     broken: Option<Broken>,
-    /// Spreads the waits of pages that failed together.
+    /// Seed of the jitter that spreads the retries of pages that failed together.
     seed: u64,
-    /// Whether the slow lane had the last turn on a batch with a single slot.
+    /// True if the latest dispatch was from the slow lane. A batch with a single slot then gives the turn to another
+    /// stride.
     extended_had_last_turn: bool,
-    /// Strides that were given to activities, every time counted.
+    /// The number of dispatches so far. Every retry is one.
     dispatches: u64,
-    /// What the pages have put out, where the batch has a reducer.
+    /// The combined output of the pages, if the batch has a reducer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     fold: Option<Fold>,
-    /// Where a partition ends. Announced like any other token, it closes the chain.
+    /// The end of a partition's range. When this token is announced, it closes the chain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     last: Option<PageToken>,
-    /// The stride that no other one has announced. `None`: the ledger is from before this was kept.
+    /// The number of the first stride, which no other stride announced. `None` in ledgers stored before this was kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     first: Option<u64>,
     /// The bridges that have strides.
     #[serde(default, skip_serializing_if = "Bridges::is_empty")]
     bridges: Bridges,
-    /// How an attempt failed last. Each stride keeps the beginning of its own message only.
+    /// The latest failed attempt with its whole message. Strides keep only the beginning of their own messages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     last_failure: Option<LastFailure>,
     /// Pages finished or failed since the last continue-as-new.
     #[serde(skip)]
     pages_this_run: u64,
-    /// Since when a continue-as-new is due.
+    /// The time at which a continue-as-new became due.
     #[serde(skip)]
     hand_over_due: Option<Timestamp>,
 }
 
-/// How an attempt at a page failed.
+/// The error of a failed attempt at a page.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct LastFailure {
     pub error_type: String,
@@ -119,18 +120,18 @@ pub(crate) struct Totals {
     pub announcements_dropped: u64,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub skip_reasons: BTreeMap<String, u64>,
-    /// Attempts at pages that failed since a page was finished.
+    /// Failed attempts at pages since a page was last finished.
     pub consecutive_failures: u64,
     /// Dead letters that were kept.
     pub dead_letters: u64,
-    /// Items at most that pages had which a stage was given and that were given up as a whole. Some of them may
-    /// have been processed.
+    /// Upper bound on the items in pages that were abandoned whole. Counted against the stage's limit, because a lost
+    /// worker may already have processed some of them.
     #[serde(default, skip_serializing_if = "is_default")]
     pub items_aside: u64,
 }
 
 impl Totals {
-    /// What tolerated failures are counted over.
+    /// Returns the counts that tolerated failures are measured against.
     pub fn tally(&self) -> Tally {
         Tally {
             items: self.items.total(),
@@ -140,7 +141,7 @@ impl Totals {
         }
     }
 
-    /// Takes note of how the attempts of a report went. One that says nothing of its page does not count.
+    /// Updates the consecutive failures from a report. An attempt that says nothing about its page does not count.
     fn attempted(&mut self, report: &StrideReport) {
         if report.pages > 0 {
             self.consecutive_failures = 0;
@@ -153,11 +154,11 @@ impl Totals {
     }
 }
 
-/// Why a batch cannot go on to its end.
+/// The reason why a batch cannot be finished.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Broken {
-    /// The page at the frontier was given up before anybody knew where the next one starts.
+    /// The page at the frontier was given up before the start of the next one was known.
     CoverageStops {
         at: Option<PageToken>,
         error_type: String,
@@ -167,23 +168,23 @@ pub(crate) enum Broken {
     CursorDidNotAdvance { token: PageToken },
     /// More pages were given up than can be listed.
     TooManyFailures,
-    /// A page could not be processed for too long, for a reason that is not its fault.
+    /// A page could not be processed for too long, and the page is not at fault.
     Blocked {
         at: Option<PageToken>,
         error_type: String,
         message: String,
     },
-    /// The controller saw something that cannot be; a defect of this crate.
+    /// The controller saw something impossible, which is a defect of this crate.
     Impossible { what: String },
 }
 
-/// Something that happened.
+/// A fact to be recorded.
 #[derive(Clone, Debug)]
 pub(crate) enum Event<'a> {
-    /// A running stride told where its successors start; none: the data ends with its page.
+    /// A running stride announced the starts of its successors. An empty list means that the data ends with its page.
     Announced {
         by: u64,
-        /// The dispatch whose activity says so; `None`: its worker is of a version that does not tell.
+        /// The dispatch whose activity announced them. `None` if its worker's version does not tell.
         dispatch: Option<u64>,
         starts: &'a [PageToken],
     },
@@ -192,7 +193,7 @@ pub(crate) enum Event<'a> {
         stride: u64,
         rate_share: Option<f64>,
         page_share: Option<f64>,
-        /// Items that it may go through at most, where a stage limits them.
+        /// Upper bound on the items that the stride may process, if a stage limits them.
         items: Option<Allotment>,
         now: Timestamp,
     },
@@ -201,40 +202,40 @@ pub(crate) enum Event<'a> {
         stride: u64,
         report: Box<StrideReport>,
         policy: &'a RetryPolicy,
-        /// Strides keep dead letters, so it is they who give pages up.
+        /// True if strides keep dead letters, in which case strides give pages up themselves.
         dead_letters: bool,
         now: Timestamp,
     },
-    /// A stride that was just dispatched went to this bridge.
+    /// A stride that was just dispatched was handed to this bridge.
     Bridged { stride: u64, bridge: &'a str },
     /// A continue-as-new became due.
     HandOverDue { now: Timestamp },
 }
 
-/// What became of an event.
+/// The effect of an event on the ledger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Recorded {
     /// The ledger changed.
     Applied,
-    /// It was known already.
+    /// The fact was known already.
     Duplicate,
-    /// It does not fit what is known, or came too late; dropped and counted.
+    /// The event contradicts the known facts or came too late. It was dropped and counted.
     Dropped,
 }
 
-/// A fact that cannot be: the caller is wrong, not the data.
+/// An impossible fact: the caller is wrong, not the data.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct Impossible(String);
 
 /// # Construct
 impl Ledger {
-    /// A ledger that knows one stride: the one that begins after `first`.
+    /// A ledger with one stride, which begins after `first`.
     pub fn new(first: Option<PageToken>, seed: u64) -> Self {
         Self::of_range(first, None, 0, seed)
     }
 
-    /// A ledger of the range `(first, last]`, whose strides are numbered from `number`.
+    /// A ledger of the range `(first, last]`. Its strides are numbered from `number`.
     pub fn of_range(
         first: Option<PageToken>,
         last: Option<PageToken>,
@@ -265,7 +266,7 @@ impl Ledger {
     }
 }
 
-/// # Fold what the pages put out
+/// # Combine the output of the pages
 impl Ledger {
     /// Gives the batch a reducer, before its first page.
     pub fn reduce_by(&mut self, plan: Plan) {
@@ -277,7 +278,7 @@ impl Ledger {
         self.fold.as_ref()
     }
 
-    /// Gives away what the pages have put out so far.
+    /// Takes the combined output of the pages so far.
     pub fn take_output(&mut self) -> Option<Output> {
         self.fold.take().map(Fold::into_output)
     }
@@ -289,7 +290,7 @@ impl Ledger {
 
 /// # Record
 impl Ledger {
-    /// Keeps a fact.
+    /// Records a fact.
     pub fn record(&mut self, event: Event<'_>) -> Result<Recorded, Impossible> {
         match event {
             Event::Announced {
@@ -333,14 +334,14 @@ impl Ledger {
         }
     }
 
-    /// Leaves everything after `at` to somebody else, and tells where that ends. `at` is a place in what is
-    /// [undiscovered](Self::undiscovered); the answer is `None` where it cannot be.
+    /// Ends this range at `at` and returns its previous end, so that another ledger can take the rest. `at` has to be
+    /// in the [undiscovered](Self::undiscovered) range. `None` if the range cannot be split there.
     pub fn split_at(&mut self, at: PageToken) -> Option<Option<PageToken>> {
         let (start, end) = self.undiscovered()?;
         if start.as_ref() == Some(&at) || end.as_ref() == Some(&at) {
             return None;
         }
-        // Under a new number: an attempt that wakes up late would announce starts that are beyond the new end.
+        // The frontier gets a new number, because a late attempt would announce starts beyond the new end.
         let frontier = self.frontier()?;
         self.open.remove(&frontier)?;
         self.open.insert(frontier + 1, Stride::starting_at(start));
@@ -349,8 +350,8 @@ impl Ledger {
         Some(self.last.replace(at))
     }
 
-    /// Gives the lists of failures away, to a list that is bounded for several ledgers. What is counted stays counted.
-    /// The page where coverage stopped is kept, since it is tried again when the batch goes on.
+    /// Takes the lists of failures, for a list that is bounded across several ledgers. The counts stay. The page where
+    /// coverage stopped stays too, since it is tried again when the batch is continued.
     pub fn give_lists(&mut self) -> (Vec<PageFailure>, Vec<FailedItem>) {
         let failed = std::mem::take(&mut self.failed);
         let (kept, given) = failed.into_iter().partition(|page| self.stops_at(page));
@@ -358,7 +359,7 @@ impl Ledger {
         (given, std::mem::take(&mut self.failed_items))
     }
 
-    /// Whether this is the page where coverage stopped.
+    /// Returns whether this is the page where coverage stopped.
     fn stops_at(&self, page: &PageFailure) -> bool {
         let Some(Broken::CoverageStops { at, .. }) = &self.broken else {
             return false;
@@ -367,15 +368,15 @@ impl Ledger {
         stride.is_some_and(|s| s.at == page.start) && page.end.is_none() && page.start == *at
     }
 
-    /// Marks the batch as unable to finish; the first reason stays.
+    /// Marks the batch as unable to finish. The first reason is kept.
     pub fn break_off(&mut self, reason: Broken) {
         self.broken.get_or_insert(reason);
     }
 
-    /// Lets a batch that ended go on: the page where coverage stopped is tried again as if it had never
-    /// been, and nobody waits any longer. Says no where the chain itself cannot be trusted.
+    /// Prepares an ended batch to be continued. All strides become ready, and the page where coverage stopped is tried
+    /// again as if it had never failed. Fails if the chain itself cannot be trusted.
     pub fn revive(&mut self) -> Result<(), String> {
-        // The page was not left behind, so it is not a failure any more.
+        // The page is tried again, so it no longer counts as failed.
         let failed = std::mem::take(&mut self.failed);
         let (again, failed): (Vec<_>, Vec<_>) =
             failed.into_iter().partition(|page| self.stops_at(page));
@@ -410,13 +411,13 @@ impl Ledger {
         Ok(())
     }
 
-    /// Tokens are compared in order. As soon as one differs from what is known, or cannot be compared
-    /// because its stride is finished, it and all that follow are dropped: they belong to another way of
-    /// cutting the data.
+    /// Applies an announcement. Its tokens are compared in order. The first token that differs from what is known, or
+    /// whose stride is finished and so cannot be compared, is dropped with all that follow, because they come from
+    /// another way of cutting the data.
     ///
-    /// A stride gets its end from the dispatch that has it, and strides that nobody has begun come with it. An attempt
-    /// that was lost can be heard late, when the stride has gone on beyond the end that it found, or when another
-    /// attempt works towards an end of its own. Nothing that it says is new then.
+    /// A stride gets its end only from the dispatch that has it. Strides that the same announcement adds get their ends
+    /// too, since they have not begun. A lost attempt can be heard late, when the stride is already beyond the end that
+    /// the attempt found or when another attempt works towards an end of its own. Such an announcement adds nothing.
     fn announced(&mut self, by: u64, dispatch: Option<u64>, starts: &[PageToken]) -> Recorded {
         let mut result = Recorded::Duplicate;
         let run = self.open.get(&by).and_then(Stride::run);
@@ -463,7 +464,7 @@ impl Ledger {
         result
     }
 
-    /// Counts an announcement that is not applied.
+    /// Counts an announcement that was not applied.
     pub fn dropped(&mut self) -> Recorded {
         self.totals.announcements_dropped += 1;
         Recorded::Dropped
@@ -541,7 +542,7 @@ impl Ledger {
         stride.done.items += report.items;
         let spent = report.items.total().saturating_add(report.items_aside);
         stride.reserved = stride.reserved.saturating_sub(spent);
-        // A worker can be lost when there is nothing left to do.
+        // A lost worker does not matter once its stride has nothing left to do.
         let done = report.end_of_data || (stride.end.is_some() && stride.at == stride.end);
         let failure = match report.failure.filter(|failure| !(failure.lost && done)) {
             Some(failure) if failure.coverage_stops => Some(failure),
@@ -597,8 +598,8 @@ impl Ledger {
             .extend(report.failed_items.into_iter().take(room));
         if report.end_of_data {
             if !frontier || self.end_of_data {
-                // Its successors were announced, so there was data after it once; what is there now
-                // is for them to see.
+                // Its successors were announced, so there once was data after it. The successors find out what is there
+                // now.
                 let stride = self.stride_mut(number)?;
                 stride.at = stride.end.clone();
             } else {
@@ -612,7 +613,7 @@ impl Ledger {
         Ok(Recorded::Applied)
     }
 
-    /// Ends a batch that has waited for long enough for the repair of a fault that is not its page's.
+    /// Ends a batch that has waited long enough for the repair of a fault outside its page.
     fn mind_blocked(&mut self, number: u64, policy: &RetryPolicy) {
         let Some(stride) = self.open.get(&number) else {
             return;
@@ -620,7 +621,7 @@ impl Ledger {
         let allowed = policy.tries_allowed();
         if let Some(trouble) = &stride.trouble
             && allowed.is_some_and(|allowed| trouble.not_the_page >= allowed)
-            // A worker that has it may come at any time.
+            // A worker that has the processor may still start, so this never ends the batch.
             && trouble.error_type != UNKNOWN_PROCESSOR
         {
             let blocked = Broken::Blocked {
@@ -632,7 +633,7 @@ impl Ledger {
         }
     }
 
-    /// A page has no attempts left: it is listed, and the stride goes on after it where that is known.
+    /// Lists a page that has no attempts left. The stride continues after the page if its end is known.
     fn give_up(
         &mut self,
         number: u64,
@@ -645,7 +646,7 @@ impl Ledger {
         let start = stride.at.clone();
         let trouble = stride.trouble.take();
         stride.give_up = None;
-        // A worker that was lost may have processed what is given up.
+        // A lost worker may have processed some of the page that is given up.
         let aside = std::mem::take(&mut stride.reserved);
         let listed = PageFailure {
             stride: number,
@@ -716,14 +717,14 @@ impl Ledger {
         self.open.get(&number)
     }
 
-    /// Whether a page ledger must have heard of a stride: it has applied some of it, or an activity has kept the end of the
-    /// stride before it there, before it announced it.
+    /// Returns whether a page ledger must have a row for a stride. It has one if some of the stride was applied, or if
+    /// an activity stored the end of the stride before it, which happens before the announcement.
     pub fn is_kept(&self, number: u64) -> bool {
         let began = |stride: &Stride| stride.done != StrideTotals::default();
         self.stride(number).is_some_and(began) || self.first.is_some_and(|first| number > first)
     }
 
-    /// Strides that are known, finished ones included.
+    /// The number of known strides, including finished ones.
     #[cfg(test)]
     pub fn known(&self) -> u64 {
         self.next_number
@@ -734,13 +735,13 @@ impl Ledger {
         (!self.end_of_data).then(|| self.next_number - 1)
     }
 
-    /// Where the range of this ledger ends, if that is not the end of the data.
+    /// The end of this ledger's range, unless it is the end of the data.
     pub fn last(&self) -> Option<&PageToken> {
         self.last.as_ref()
     }
 
-    /// What lies before nobody, from the frontier to the end: nothing of it is given out, and nothing of it has
-    /// failed.
+    /// The unassigned range: from the frontier to the end. `None` unless no stride runs and the frontier has no
+    /// failure, so that no attempt can still be working in it.
     pub fn undiscovered(&self) -> Option<(Option<PageToken>, Option<PageToken>)> {
         let frontier = self.stride(self.frontier()?)?;
         let untouched = matches!(frontier.state, State::Ready)
@@ -750,7 +751,7 @@ impl Ledger {
         (untouched && self.running() == 0).then(|| (frontier.at.clone(), self.last.clone()))
     }
 
-    /// Pages in flight: every running stride works on one page at a time.
+    /// Pages in flight. Every running stride works on one page at a time.
     pub fn running(&self) -> u32 {
         self.count(Stride::is_running)
     }
@@ -770,22 +771,22 @@ impl Ledger {
         self.count(|stride| matches!(stride.state, State::Ready))
     }
 
-    /// About the most bytes that the open strides take where the ledger is stored.
+    /// Upper bound on the bytes that the open strides take in the stored ledger, approximately.
     pub fn open_bytes(&self) -> usize {
         self.open.values().map(Stride::stored_bytes).sum()
     }
 
-    /// Items of the stage that are given out and not counted yet.
+    /// Items of the stage that strides hold and have not counted yet.
     pub fn reserved(&self) -> u64 {
         self.open.values().map(|stride| stride.reserved).sum()
     }
 
-    /// Pages that only retry: their quick attempts are spent.
+    /// Pages whose quick attempts are spent.
     pub fn spent(&self) -> u32 {
         self.count(|stride| stride.trouble.as_ref().is_some_and(Trouble::is_spent))
     }
 
-    /// Strides whose page failed and that have not got past it yet.
+    /// Strides whose current page has failed and is not finished yet.
     pub fn in_trouble(&self) -> u32 {
         self.count(|stride| stride.trouble.is_some())
     }
@@ -794,30 +795,30 @@ impl Ledger {
         u32::try_from(self.open.values().filter(|s| which(s)).count()).unwrap_or(u32::MAX)
     }
 
-    /// The whole message of the latest failure, where it is one of this type.
+    /// The whole message of the latest failure, if the failure is of this type.
     pub fn message_of(&self, error_type: &str) -> Option<&str> {
         let last = self.last_failure.as_ref()?;
         (last.error_type == error_type).then_some(last.message.as_str())
     }
 
-    /// Dispatches so far.
+    /// The number of dispatches so far.
     pub fn dispatches(&self) -> u64 {
         self.dispatches
     }
 
-    /// Running strides by number, with what they were dispatched with.
+    /// The running strides by number, with the parameters of their dispatches.
     pub fn runs(&self) -> impl Iterator<Item = (u64, Run)> {
         self.open
             .iter()
             .filter_map(|(number, stride)| Some((*number, stride.run()?)))
     }
 
-    /// Strides that nobody has and that may be dispatched by then.
+    /// The number of idle strides that may be dispatched at `by` or before.
     pub fn due(&self, by: Timestamp) -> u32 {
         self.count(|stride| stride.due().is_some_and(|at| at <= by))
     }
 
-    /// Everything at or before this is finished or listed as failed.
+    /// The low-water mark: every page at or before it is finished or listed as failed.
     pub fn low_water_mark(&self) -> Option<&PageToken> {
         match self.open.values().next() {
             Some(first) => first.at.as_ref(),
@@ -825,17 +826,17 @@ impl Ledger {
         }
     }
 
-    /// The end of the data has been seen.
+    /// Returns whether the end of the data has been seen.
     pub fn end_of_data(&self) -> bool {
         self.end_of_data
     }
 
-    /// The end of the data has been seen and every stride is finished.
+    /// Returns whether the end of the data has been seen and every stride is finished.
     pub fn is_complete(&self) -> bool {
         self.end_of_data && self.open.is_empty()
     }
 
-    /// Why the batch cannot go on, if so.
+    /// The reason why the batch cannot be finished, if there is one.
     pub fn broken(&self) -> Option<&Broken> {
         self.broken.as_ref()
     }
@@ -845,18 +846,18 @@ impl Ledger {
         &self.failed
     }
 
-    /// The first items that were given up.
+    /// The first given-up items, at most [`MAX_FAILED_ITEMS`].
     pub fn failed_items(&self) -> &[FailedItem] {
         &self.failed_items
     }
 
-    /// The failures, as tolerated failures are counted. A page that only retries counts as one that is given up until it
-    /// is finished; there are some in its partitions, too.
+    /// The failures that count against the tolerance. A page whose quick attempts are spent counts as given up until it
+    /// is finished. `in_partitions` is the number of such pages in the partitions.
     pub fn tally(&self, in_partitions: u32) -> Tally {
         self.tally_with(self.spent() + in_partitions)
     }
 
-    /// The part of them that is forgiven: also pages that have failed and have quick attempts left.
+    /// The failures that may still be forgiven. Pages with quick attempts left are included.
     pub fn forgiven(&self, in_partitions: u32) -> Tally {
         self.tally_with(self.in_trouble() + in_partitions)
     }
@@ -868,7 +869,7 @@ impl Ledger {
         tally
     }
 
-    /// Pages that are waiting for another attempt or having one.
+    /// Pages that have failed and are waiting for another attempt, or are in one.
     pub fn failing(&self, policy: Option<&RetryPolicy>) -> impl Iterator<Item = PageFailure> {
         self.open.iter().filter_map(move |(number, stride)| {
             let trouble = stride.trouble.as_ref()?;
@@ -897,12 +898,12 @@ impl Ledger {
         self.pages_this_run
     }
 
-    /// Since when a continue-as-new is due.
+    /// The time at which a continue-as-new became due.
     pub fn hand_over_due(&self) -> Option<Timestamp> {
         self.hand_over_due
     }
 
-    /// Whether the slow lane had the last turn.
+    /// Returns whether the latest dispatch was from the slow lane.
     pub fn extended_had_last_turn(&self) -> bool {
         self.extended_had_last_turn
     }

@@ -20,25 +20,25 @@ use crate::{
     progress::{check::Checked, phase::Outcome},
 };
 
-/// Where the random choices come from, and what kind of world it is.
+/// The source of the random choices, and the kind of world.
 #[derive(Clone, Debug)]
 struct Plan {
     rows: u64,
     page_size: u64,
     stride: u64,
     can_skip_ahead: bool,
-    /// The source says with its last page that it is the last.
+    /// True if the source says with its last page that it is the last.
     says_end: bool,
     max_parallelism: u32,
     rate: Option<f64>,
     page_rate: Option<f64>,
     policy: RetryPolicy,
     steps: Vec<(u8, u8)>,
-    /// Failures that no retry cures may happen.
+    /// True if failures that no retry cures may happen.
     permanent: bool,
-    /// Strides put failed pages aside themselves.
+    /// True if strides put failed pages aside themselves.
     dead_letters: bool,
-    /// Items in all at which stages end.
+    /// The stages, each of which ends at a total number of items.
     stages: Vec<Stage>,
     approve: bool,
 }
@@ -90,21 +90,21 @@ fn plans(permanent: bool) -> impl Strategy<Value = Plan> {
 #[derive(Clone, Debug)]
 struct Activity {
     dispatch: Dispatch,
-    /// Which dispatch of the batch it is.
+    /// The number of its dispatch within the batch.
     number: u64,
     start: u64,
     end: Option<u64>,
     announced: bool,
     attempt: u32,
-    /// Its first page is only put aside.
+    /// True if its first page is only to be put aside.
     give_up: bool,
-    /// Items that it may go through.
+    /// Items that it may still process.
     items_left: u64,
-    /// It is on a bridge, and outlives the run.
+    /// True if it is on a bridge and outlives the run.
     bridged: bool,
 }
 
-/// Starts of strides, with the stride and the dispatch that told them.
+/// Starts of strides, with the stride and the dispatch that announced them.
 type Announcement = (u64, u64, Vec<PageToken>);
 
 struct World {
@@ -113,13 +113,13 @@ struct World {
     limits: Limits,
     now: Timestamp,
     running: Vec<Activity>,
-    /// Announcements that were sent, for sending them again late.
+    /// Announcements that were sent, kept to be sent again late.
     sent: Vec<Announcement>,
-    /// Announcements of attempts that were lost before they were heard, for when they wake up.
+    /// Announcements of attempts that were lost before they were heard. They are sent when the attempts wake up.
     unheard: Vec<Announcement>,
-    /// Times that each row's page was finished.
+    /// The number of times that each row's page was finished.
     finished: Vec<u32>,
-    /// Rows that somebody processed, whether anybody heard of it or not.
+    /// Rows that any attempt processed, whether or not the controller heard of it.
     touched: BTreeSet<u64>,
     stages: Option<Stages>,
     /// The most that any stage has allowed so far.
@@ -182,7 +182,7 @@ impl World {
         (start + self.plan.page_size).min(self.plan.rows)
     }
 
-    /// Works out what the stage allows.
+    /// Updates what the stage allows.
     fn mind_stage(&mut self) {
         let limit = self.stages.as_ref().and_then(Stages::limit);
         self.allowed = limit;
@@ -199,7 +199,7 @@ impl World {
         }
     }
 
-    /// Checks, and approves what waits for it.
+    /// Checks a stage, and approves it if it waits for approval.
     fn look_at_stage(&mut self, holds: bool) {
         let Some(stages) = self.stages.as_mut().filter(|stages| stages.holds()) else {
             return;
@@ -263,7 +263,7 @@ impl World {
         decision
     }
 
-    /// What a real activity does before it processes the page that has no known successor.
+    /// Announces as a real activity does before it processes the page that has no known successor.
     fn announce(&mut self, index: usize) {
         let activity = &mut self.running[index];
         if activity.announced || activity.end.is_some() {
@@ -278,7 +278,7 @@ impl World {
         }
     }
 
-    /// Where the strides start that follow an activity.
+    /// The starts of the strides that follow an activity's stride.
     fn starts_after(&self, activity: &Activity) -> Vec<PageToken> {
         let mut starts = Vec::new();
         let jump = self.plan.page_size * self.plan.stride;
@@ -311,7 +311,8 @@ impl World {
         recorded.unwrap()
     }
 
-    /// An attempt is lost that has found the starts after it and was not heard. `moved`: rows have come or gone since.
+    /// Loses an attempt that found the starts after it but was not heard. `moved` tells how many rows have come or gone
+    /// since.
     fn lose_unheard(&mut self, index: usize, moved: u64) {
         let activity = &self.running[index];
         if activity.announced || activity.end.is_some() || activity.give_up {
@@ -329,8 +330,8 @@ impl World {
 
     /// Ends an activity after at most `pages` pages; then its page fails, if `fail` says how.
     fn finish(&mut self, index: usize, pages: u64, fail: Option<FailedAttempt>) {
-        // A page that is put aside is the only one of its activity, and its end is reported, not announced. What cannot
-        // jump announces with the last page of the stride.
+        // A page that is put aside is the only one of its activity, and its end is reported, not announced. A source
+        // that cannot jump announces with the last page of the stride.
         let reaches_last_page = self.plan.can_skip_ahead || pages >= self.plan.stride;
         if pages > 0 && reaches_last_page && !self.running[index].give_up {
             self.announce(index);
@@ -386,7 +387,7 @@ impl World {
             .as_ref()
             .is_some_and(|f| f.error_type == LOST)
         {
-            // What a lost worker has done all the same: as much as it was given.
+            // A lost worker has processed as much as it was allotted.
             let to = at.saturating_add(items_left).min(end.unwrap_or(u64::MAX));
             self.touched.extend(at..to.min(self.plan.rows));
         }
@@ -421,7 +422,7 @@ impl World {
         report.covered_to = Some(token(to));
     }
 
-    /// What a stride does with a failed page that has no attempts left, unless its worker is lost.
+    /// Gives up a failed page that has no attempts left, as a stride does unless its worker is lost.
     fn give_up_if_spent(
         &mut self,
         report: &mut StrideReport,
@@ -495,7 +496,7 @@ impl World {
                 let (by, dispatch, mut starts) =
                     self.sent[usize::from(detail) % self.sent.len()].clone();
                 if detail.is_multiple_of(2) {
-                    // Another way of cutting the data: never taken over.
+                    // This announcement cuts the data another way, and must never be taken over.
                     starts = starts
                         .iter()
                         .map(|t| token(position(Some(t)) + 1_000_000))
@@ -533,7 +534,7 @@ impl World {
         self.finish(index, pages, Some(error));
     }
 
-    /// No more failures: whatever is left succeeds.
+    /// Runs to the end without further failures.
     fn run_to_the_end(&mut self) {
         self.limits.paused = false;
         self.limits.must_hand_over = false;
@@ -676,7 +677,7 @@ proptest! {
         });
     }
 
-    /// Of the first stride it has a row once some of it is applied; the others were announced.
+    /// A page ledger has heard of every stride but the first. The first has a row once some of it is applied.
     #[test]
     fn a_page_ledger_has_heard_of_every_stride_but_one_that_nobody_began(plan in plans(true)) {
         play(plan, |world| {
@@ -692,7 +693,7 @@ proptest! {
         play(plan, |world| {
             let restored = snapshot_and_restore(&world.ledger);
             let mut original = world.ledger.clone();
-            // What a new run starts afresh on purpose.
+            // A new run resets these on purpose.
             original.pages_this_run = 0;
             original.hand_over_due = None;
             assert_eq!(
@@ -707,7 +708,7 @@ proptest! {
     fn hand_over_and_finish_only_when_nothing_would_be_lost(plan in plans(true)) {
         play(plan, |world| {
             match scheduler::decide(&world.ledger, &world.limits, world.now) {
-                // What is on a bridge outlives the run, once its order has arrived there.
+                // A stride on a bridge outlives the run once its order has arrived there.
                 Decision::HandOver => {
                     assert!(world.running.iter().all(|activity| activity.bridged));
                     assert!(!world.limits.delivering);
@@ -718,7 +719,7 @@ proptest! {
         });
     }
 
-    /// While a hand-over is due everything goes on as if it were not, by way of bridges.
+    /// A due hand-over changes nothing for the strides: bridges take them.
     #[test]
     fn a_hand_over_that_is_due_empties_no_slot(plan in plans(true)) {
         play(plan, |world| {
@@ -777,7 +778,7 @@ proptest! {
         }
     }
 
-    /// Whatever fails, whoever is lost and comes back: no stage goes further than it may.
+    /// No stage processes more than it allows, whatever fails, is lost or comes back.
     #[test]
     fn no_more_than_the_stage_allows_is_processed_before_it_is_approved(plan in plans(true)) {
         play(plan, |world| {
@@ -790,8 +791,8 @@ proptest! {
         });
     }
 
-    /// Where nothing was given up, a stage that is done has no holes: everything before its mark is finished,
-    /// and nothing after it.
+    /// A stage that is done has no holes if nothing was given up: everything before its mark is finished, and nothing
+    /// after it.
     #[test]
     fn a_stage_that_is_done_is_exact_and_has_no_holes(plan in plans(true)) {
         play(plan, |world| {
@@ -810,7 +811,7 @@ proptest! {
         });
     }
 
-    /// Whatever fails, is lost, given up or handed over: the result is that of every finished row, once.
+    /// The result holds every finished row once, whatever fails, is lost, given up or handed over.
     #[test]
     fn every_finished_row_is_in_the_result_once(plan in plans(true)) {
         // A page put aside before others would need a second range here.
@@ -845,8 +846,8 @@ proptest! {
         prop_assert_eq!(world.ledger.reserved(), 0);
     }
 
-    /// Cancelled at any moment, or stopped for want of coverage, and revived: nothing is lost, and what was
-    /// finished is not done again.
+    /// A batch that was cancelled at any moment, or that stopped because coverage did, loses nothing when it is
+    /// revived. Finished pages are not processed again.
     #[test]
     fn a_revived_batch_loses_nothing_and_repeats_nothing(plan in plans(true), cancel_at in 0usize..250) {
         let mut world = World::new(plan);
@@ -873,7 +874,7 @@ proptest! {
         world.limits.cancelled = false;
         let given_up = world.ledger.failed().to_vec();
         world.run_to_the_end();
-        // Failures of before are kept, and the page where coverage stopped is not one any more.
+        // Earlier failures are kept, except for the page where coverage stopped.
         prop_assert_eq!(world.ledger.failed(), given_up);
         let given_up = world.ledger.failed().len() + world.letters.len();
         prop_assert_eq!(world.ledger.totals.pages_failed, given_up as u64);
@@ -927,8 +928,8 @@ proptest! {
     }
 }
 
-/// The worst that the limits allow: everything fails that can, with long messages. Answers with the ledger, the most
-/// pages in flight at once, and the most bytes that it took.
+/// Drives a ledger to the worst state that the limits allow: everything fails that can, with long messages. Returns the
+/// ledger, the most pages in flight at once, and the most bytes that the ledger took.
 fn worst(
     mut ledger: Ledger,
     limits: &Limits,
@@ -1030,7 +1031,7 @@ fn worst(
     (ledger, most_running, most)
 }
 
-/// A ledger of which nothing runs and everything has failed that can, with the longest tokens.
+/// A ledger in which nothing runs and everything that can fail has failed, with the longest tokens.
 pub(crate) fn worst_at_rest(ledger: Ledger, limits: &Limits) -> Ledger {
     let (mut ledger, _, _) = worst(ledger, limits, PageToken::MAX_BYTES - 2, 12);
     assert_eq!(ledger.running(), 0);
@@ -1063,13 +1064,13 @@ fn the_snapshot_is_bounded_with_the_longest_tokens_in_every_slot() {
     let (_, running, most) = worst(Ledger::new(None, 1), &limits, longest, 4);
     assert!(most <= 1_200_000, "{most} bytes");
     assert!(running >= 200, "{running} pages in flight");
-    // With tokens as they are usual nothing is held back.
+    // Tokens of usual length hold nothing back.
     let (_, running, most) = worst(Ledger::new(None, 1), &limits, 36, 4);
     assert!(most <= 800_000, "{most} bytes");
     assert_eq!(running, 500);
 }
 
-/// Pages that their stride itself has given up.
+/// The pages were given up by their strides.
 #[test]
 fn as_many_given_up_pages_as_can_be_listed_end_no_batch_and_one_more_does() {
     for dead_letters in [false, true] {
@@ -1116,7 +1117,7 @@ fn a_batch_whose_place_is_not_known_is_not_revived() {
     }
 }
 
-/// A ledger of one stride from 0 to 30, if that is known, and what became of it.
+/// A ledger whose stride 0 has been dispatched. The stride ends at `end`, if that is given.
 fn one_stride(end: Option<u64>) -> Ledger {
     let mut ledger = Ledger::new(None, 1);
     dispatch(&mut ledger);
@@ -1185,7 +1186,7 @@ fn a_worker_that_is_lost_when_nothing_is_left_to_do_has_failed_nothing() {
     }
 }
 
-/// The stride has said so before it began the page.
+/// The stride announced the end of the data before it began the page.
 #[test]
 fn the_last_page_of_a_lost_worker_is_given_up_as_the_end_of_the_data() {
     for dead_letters in [true, false] {
@@ -1199,7 +1200,7 @@ fn the_last_page_of_a_lost_worker_is_given_up_as_the_end_of_the_data() {
             assert!(ledger.is_complete());
             assert_eq!((ledger.failed().len(), ledger.broken()), (1, None));
         }
-        // What an attempt before has said says nothing of this one, also if it is heard late.
+        // An announcement of the previous attempt says nothing about this one, even if it is heard late.
         let mut ledger = one_stride(None);
         announce(&mut ledger, 0, 1, &[]);
         report(&mut ledger, StrideReport::default(), dead_letters);
@@ -1221,7 +1222,7 @@ fn announce(ledger: &mut Ledger, by: u64, dispatch: u64, starts: &[u64]) -> Reco
     ledger.record(event).unwrap()
 }
 
-/// The worker stood still while it announced, and another one has put the page aside.
+/// The worker was suspended while it announced, and another worker has put the page aside.
 #[test]
 fn an_end_that_is_heard_after_its_page_was_put_aside_is_no_circle() {
     for (late, aside) in [(10, 10), (9, 10), (11, 10)] {
@@ -1244,7 +1245,7 @@ fn an_end_that_is_heard_after_its_page_was_put_aside_is_no_circle() {
     }
 }
 
-/// The stride after it may be at work by then, towards an end of its own.
+/// The next stride may be at work by then, towards an end of its own.
 #[test]
 fn a_stride_gets_no_end_from_the_one_before_it_once_it_is_there() {
     let mut ledger = one_stride(None);

@@ -16,68 +16,68 @@ use crate::{
     protocol::{FailedAttempt, GiveUp, MOST_READS},
 };
 
-/// Messages of pages that will be tried again are kept shorter than those of failed ones, because there
-/// can be more of them in the continue-as-new input.
+/// The length to which messages of pages that will be tried again are cut. It is shorter than for failed pages, because
+/// the continue-as-new input can hold more of them.
 const MAX_TROUBLE_CHARS: usize = 80;
-/// What an open stride takes beside its tokens, with the trouble that it may get into.
+/// Stored bytes of an open stride beside its tokens, including any trouble.
 pub(crate) const STRIDE_BYTES: usize = 400;
 
 /// A stride that is not finished: the pages in `(at, end]`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Stride {
-    /// Everything of the stride up to here is finished.
+    /// The progress: every page of the stride up to here is finished.
     pub at: Option<PageToken>,
     /// The accepted start of the next stride.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<PageToken>,
     pub state: State,
-    /// Set while the page after `at` has failed and not succeeded since.
+    /// The failures of the page after `at`. `None` once the page succeeds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trouble: Option<Trouble>,
-    /// What has been counted of it.
+    /// The counts of the stride so far.
     #[serde(default, skip_serializing_if = "is_default")]
     pub done: StrideTotals,
-    /// Items of a stage that it was given and has not counted yet. It keeps them over failures, so this is also
-    /// the most that any attempt can have processed after `at` unknown to the controller.
+    /// Items that a stage allotted to the stride and that are not counted yet. They survive failures, so they also
+    /// bound the items after `at` that an attempt can have processed without the controller's knowledge.
     #[serde(default, skip_serializing_if = "is_default")]
     pub reserved: u64,
-    /// It was given less than it is expected to have, because no more was left.
+    /// True if the stage had fewer items left than a stride is expected to have.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub short: bool,
     /// The page after `at` has no attempts left, and the next activity puts it aside.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub give_up: Option<Box<GiveUp>>,
-    /// The activity that has it announced that the data ends with the page that it was about to process.
+    /// True if the running activity announced that the data ends with the page that it was about to process.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ends_data: bool,
 }
 
-/// What a stride is doing.
+/// The state of a stride.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum State {
-    /// Nobody has it.
+    /// Idle, and free to be dispatched.
     Ready,
-    /// An activity has it.
+    /// Owned by an activity.
     Running {
-        /// Items per second that it may process.
+        /// Items per second that the activity may process.
         rate_share: Option<f64>,
-        /// Pages per second that it may start.
+        /// Pages per second that the activity may start.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         page_share: Option<f64>,
-        /// Counts the dispatches of the batch run.
+        /// The number of this dispatch within the batch run.
         dispatch: u64,
-        /// When it was dispatched.
+        /// The time of the dispatch.
         since: Timestamp,
-        /// The bridge that has it, by its number in the ledger; `None`: the controller's own run.
+        /// The number in the ledger of the bridge that has the stride. `None` if the controller's own run has it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         bridge: Option<u32>,
     },
-    /// Nobody has it, and nobody gets it before then.
+    /// Idle until this time.
     Waiting { until: Timestamp },
 }
 
-/// Items that a stride is given.
+/// Items that a stride is allotted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Allotment {
     pub items: u64,
@@ -85,52 +85,53 @@ pub(crate) struct Allotment {
     pub short: bool,
 }
 
-/// What a running stride was dispatched with.
+/// The parameters with which a running stride was dispatched.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Run {
     pub rate_share: Option<f64>,
     pub page_share: Option<f64>,
     pub dispatch: u64,
     pub since: Timestamp,
-    /// It is on a bridge, so that it outlives the run of the controller.
+    /// The bridge that has the stride. A stride on a bridge outlives the run of the controller.
     pub bridge: Option<u32>,
 }
 
 /// The failures of one page.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Trouble {
-    /// Attempts that failed.
+    /// Failed attempts.
     pub attempts: u32,
-    /// The quick attempts are spent: the page is in the slow lane.
+    /// True if the quick attempts are spent, which puts the page in the slow lane.
     pub stuck: bool,
     pub error_type: String,
     pub message: String,
     pub first_at: Timestamp,
     pub last_at: Timestamp,
-    /// Nothing is wrong with the page; so often in a row the attempt was not even made.
+    /// Consecutive tries that failed for a reason other than the page.
     #[serde(default, skip_serializing_if = "is_default")]
     pub not_the_page: u32,
-    /// Failures in a row from which on the page itself is to blame.
+    /// Failures that count against the page itself. A failure of unknown blame resets them if no other page was
+    /// finished since the page's previous failure.
     #[serde(default, skip_serializing_if = "is_default")]
     pub against: u32,
-    /// Another one takes it apart.
+    /// True if the next attempt is to take the page apart.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub take_apart: bool,
-    /// As many tries as it has quick attempts are spent on something else than the page.
+    /// True if as many tries failed for a reason other than the page as the page has quick attempts.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub blocked: bool,
-    /// Pages of the batch that were finished when it failed last.
+    /// Pages of the batch that were finished when this page last failed.
     #[serde(default, skip_serializing_if = "is_default")]
     pub others: u64,
 }
 
 impl Trouble {
-    /// The page only retries: its quick attempts are spent.
+    /// Returns whether the quick attempts of the page are spent.
     pub fn is_spent(&self) -> bool {
         self.stuck || self.take_apart || self.blocked
     }
 
-    /// When it is over if it goes on to fail and the batch is not paused meanwhile.
+    /// The time at which the page is given up if it keeps failing and the batch is not paused.
     pub fn gives_up_at(&self, policy: &RetryPolicy) -> Option<Timestamp> {
         let left = match self.not_the_page {
             0 => policy.time_of_attempts_left(self.attempts),
@@ -141,10 +142,10 @@ impl Trouble {
     }
 }
 
-/// Failures in a row that speak against a page before it is taken apart.
+/// Failures against a page after which it is taken apart.
 const MOST_AGAINST: u32 = 3;
 
-/// When a page failed, and what had become of the others by then.
+/// The moment at which a page failed, with the progress of the batch until then.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Moment {
     pub now: Timestamp,
@@ -171,7 +172,7 @@ impl Stride {
         matches!(self.state, State::Running { .. })
     }
 
-    /// About the most bytes that it takes where it is stored.
+    /// Upper bound on the stored bytes of the stride, approximately.
     pub fn stored_bytes(&self) -> usize {
         let set_aside = self.give_up.as_ref().map(|give_up| &give_up.failure);
         let page_end = set_aside.and_then(|failure| failure.page_end.as_ref());
@@ -184,7 +185,7 @@ impl Stride {
         self.trouble.as_ref().is_some_and(|t| t.stuck)
     }
 
-    /// What it was dispatched with, while it runs.
+    /// The parameters of the current dispatch, while the stride runs.
     pub fn run(&self) -> Option<Run> {
         match self.state {
             State::Running {
@@ -204,12 +205,12 @@ impl Stride {
         }
     }
 
-    /// The number of the attempt that would be made now.
+    /// The number that the next attempt would have.
     pub fn next_attempt(&self) -> u32 {
         self.trouble.as_ref().map_or(0, |t| t.attempts) + 1
     }
 
-    /// When it may be dispatched; `None` while it runs.
+    /// The time from which on the stride may be dispatched. `None` while it runs.
     pub fn due(&self) -> Option<Timestamp> {
         match self.state {
             State::Ready => Some(Timestamp(0)),
@@ -218,10 +219,11 @@ impl Stride {
         }
     }
 
-    /// Notes the failure of the page after `at`. `false`: the page has no attempts left.
+    /// Records a failure of the page after `at` and schedules the next attempt. Returns `false` if the page has no
+    /// attempts left.
     ///
-    /// An error that speaks against the page counts against it. One of which nothing is known does if other pages were
-    /// finished since the page failed before.
+    /// An error that blames the page counts against it. An error of unknown blame counts only if other pages were
+    /// finished since the page's previous failure.
     pub fn wait_for_retry(
         &mut self,
         failure: &FailedAttempt,
@@ -253,7 +255,7 @@ impl Stride {
             Blame::Moment => (against, false),
         };
         let take_apart = enough && against >= MOST_AGAINST.min(policy.max_attempts);
-        // The worker that was to take it apart could not.
+        // The attempt that was to take the page apart has failed.
         let in_one_piece = before.is_some_and(|t| t.take_apart);
         let at_fault = failure.blame == Blame::Page;
         let wait = if failure.not_the_page {
@@ -282,7 +284,7 @@ impl Stride {
         match wait {
             Some(wait) => {
                 let stuck = self.is_stuck();
-                // The slow lane stays slow, whatever an error asks for.
+                // The slow lane stays slow, whatever delay an error asks for.
                 let wait = match failure.retry_after {
                     Some(asked) if stuck => asked.max(wait),
                     Some(asked) => asked,
@@ -297,8 +299,8 @@ impl Stride {
         }
     }
 
-    /// Notes that the page after `at`, which is [given up](Self::give_up), could not be put aside. Its own failure is
-    /// the one that is kept, and no attempt is counted.
+    /// Records that the page after `at`, which is [given up](Self::give_up), could not be put aside. The page keeps its
+    /// own failure, and no attempt is counted.
     pub fn wait_to_put_aside(
         &mut self,
         failure: &FailedAttempt,
@@ -322,7 +324,7 @@ impl Stride {
     }
 }
 
-/// `None` when all attempts are spent.
+/// The wait before the next attempt. `None` when all attempts are spent.
 fn wait_before_next(attempts: u32, policy: &RetryPolicy, seed: u64) -> Option<Duration> {
     if attempts < policy.max_attempts {
         return Some(policy.wait_after(attempts, seed));
@@ -346,8 +348,8 @@ mod tests {
         }
     }
 
-    /// Fails so often, with so many other pages finished each time, and tells after which failure the page is to be taken
-    /// apart.
+    /// Fails the same page repeatedly, with `finished(n)` other pages finished by the n-th failure. Returns the failure
+    /// after which the page is to be taken apart.
     fn taken_apart_after(failure: &FailedAttempt, finished: impl Fn(u64) -> u64) -> Option<u64> {
         let mut stride = Stride::starting_at(None);
         let policy = RetryPolicy::default();
@@ -372,7 +374,7 @@ mod tests {
         let unknown = failure(Blame::Unknown);
         assert_eq!(taken_apart_after(&unknown, |n| n), Some(10));
         assert_eq!(taken_apart_after(&unknown, |_| 7), None);
-        // By the tenth no other page is finished any more.
+        // No other page is finished after the ninth failure.
         assert_eq!(taken_apart_after(&unknown, |n| n.min(9)), None);
         assert_eq!(taken_apart_after(&unknown, |n| n.max(20)), Some(23));
         let statement = FailedAttempt {

@@ -7,7 +7,7 @@
 mod advice;
 mod credit;
 mod openings;
-mod pacing;
+mod pace;
 mod page_size;
 mod parallelism;
 mod ramp;
@@ -18,7 +18,7 @@ mod throughput;
 pub(crate) use advice::{Terms, advice, fitting_page};
 pub(crate) use credit::{Credit, Earned, Standing};
 pub(crate) use openings::{Openings, openings};
-pub(crate) use pacing::{PaceNow, Pacing};
+pub(crate) use pace::{PaceNow, Pacing};
 pub(crate) use page_size::{PageSample, PageSizer};
 pub(crate) use parallelism::{PaceSample, ParallelismTuner};
 pub(crate) use ramp::RampState;

@@ -2,11 +2,11 @@
 //!
 //! | file | what is in it |
 //! |---|---|
-//! | here | what a processor names, and the checks of it |
+//! | here | the bound on running partitions |
 //! | `share` | how the limits of a batch are divided among its partitions; pure |
-//! | `plan` | where the partitions of a batch stand, and what happens to them; pure |
-//! | `plan::decide` | what is to be done next |
-//! | `plan::look`, `plan::show` | what is known of one, and of all of them |
+//! | `plan` | the state of the partitions of a batch, and the events that change it; pure |
+//! | `plan::decide` | the next action |
+//! | `plan::look`, `plan::show` | the known facts about one partition, and about all of them |
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -17,5 +17,5 @@ mod share;
 
 pub(crate) use plan::{Next, Parked, PartLimits, Partitions, Step};
 
-/// Controllers of partitions that run at the same time.
+/// The number of partitions whose controllers may run at the same time.
 pub(crate) const MAX_RUNNING: u32 = 50;

@@ -1,8 +1,8 @@
-//! Where the partitions of a batch stand, and what is to be done next.
+//! The state of the partitions of a batch, and the events that change it.
 //!
-//! A partition waits, runs in a controller of its own, or is finished. One that is told to stop comes back with
-//! the state of its ledger and waits again: that is how a batch continues as new, ends before its end and goes
-//! on later, and how a partition is split, so that never two controllers have one range.
+//! A partition waits, runs in a controller of its own, or is finished. A partition that is told to stop comes back with
+//! the state of its ledger and waits again. A continue-as-new, an early end that can be continued, and a split all work
+//! that way, so two controllers never have the same range.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -29,29 +29,30 @@ use look::Merged;
 pub(crate) use crate::protocol::partition::Look;
 pub(crate) use decide::{Next, PartLimits, Step};
 
-/// How long it is believed that a partition cannot use more pages in flight than it used.
+/// The time for which a partition is taken to be unable to use more pages in flight than it used.
 const BELIEVED_FOR: Duration = Duration::from_secs(60);
 
-/// How long all partitions stop for a hand-over, at a time.
+/// The time for which all partitions stop for a hand-over. After it the fast ones run again, and only slow ones keep
+/// stopping.
 const STOP_FOR: Duration = Duration::from_secs(10);
 
 /// The partitions of a batch run.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Partitions {
     parts: Vec<Part>,
-    /// Why the batch cannot go on.
+    /// The reason why the batch cannot be finished.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     broken: Option<String>,
-    /// What is left of those that are finished, beside their counts.
+    /// The failures and skip reasons that finished or stopped partitions left behind.
     merged: Merged,
-    /// How this run of the parent comes to its end.
+    /// The progress of the hand-over to the next run of the parent.
     #[serde(skip)]
     hand_over: HandOver,
     most_in_flight: u32,
-    /// Pages that had been given up when somebody let the batch go on.
+    /// Pages that had been given up when an operator continued the batch.
     #[serde(default, skip_serializing_if = "is_default")]
     given_up_before: u64,
-    /// Pages of all of them when this run of the parent began.
+    /// Pages of all partitions when this run of the parent began.
     #[serde(skip)]
     pages_before: Option<u64>,
 }
@@ -61,53 +62,54 @@ struct Part {
     spec: PartitionSpec,
     state: State,
     look: Look,
-    /// Counts what its controllers are told.
+    /// The number of the latest message to the partition's controllers.
     seq: u64,
-    /// Found to use no more pages in flight than this, and when.
+    /// The number of pages in flight that the partition was found unable to exceed, with the time of that observation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     used: Option<(u32, Timestamp)>,
-    /// What is left of it is to be split before it goes on.
+    /// True if the partition's remaining range is to be split before the partition continues.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     splitting: bool,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     unsplittable: bool,
-    /// It goes on in the next run of the parent.
+    /// True if the partition rests until the next run of the parent.
     #[serde(skip)]
     rests: bool,
 }
 
-/// The partitions do not outlive a run of the parent, so they are stopped before its end. One of them may be in a
-/// page of an hour, and the others do not wait for it.
+/// The state of a hand-over. Partitions do not outlive a run of the parent, so they are stopped before its end. One of
+/// them may be in a page that takes an hour, and the others must not wait for it.
 #[derive(Clone, Debug, Default, PartialEq)]
 enum HandOver {
-    /// It is not due.
+    /// No hand-over is due.
     #[default]
     No,
-    /// All are stopped, since then.
+    /// All partitions have been told to stop, since this time.
     Stopping(Timestamp),
-    /// Some did not stop soon enough. They still stop, and rest until the next run; the others go on until then.
+    /// Some partitions did not stop soon enough. Those keep stopping and then rest until the next run. The others run
+    /// until then.
     SomeAreSlow,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum State {
-    /// Not begun, or stopped with what is left.
+    /// Not begun, or stopped before its end with this state.
     Waiting(Option<Box<Parked>>),
     Running {
         told: Box<Told>,
         held: Share,
-        /// It is there, so that it can be told something.
+        /// True once the controller exists and can receive messages.
         started: bool,
-        /// Pages that it had when it began.
+        /// Pages that the partition had finished when this controller began.
         pages_before: u64,
     },
     Finished,
-    /// Its controller is gone without a word.
+    /// The controller ended without a report.
     Lost,
 }
 
-/// What a partition that stopped goes on with.
+/// The state with which a stopped partition continues.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Parked {
     pub ledger: Ledger,
@@ -137,7 +139,8 @@ impl Partitions {
 
 /// # Record
 impl Partitions {
-    /// A partition begins with this; what it goes on with is given away.
+    /// Records that a partition begins with `told`. Returns its range, the number of the message, and the state of a
+    /// stopped partition.
     pub fn begin(
         &mut self,
         number: u32,
@@ -158,14 +161,15 @@ impl Partitions {
         Some((part.spec.clone(), part.seq, parked))
     }
 
-    /// Its controller is there.
+    /// Records that the controller of a partition exists.
     pub fn started(&mut self, number: u32) {
         if let Some(State::Running { started, .. }) = self.state_mut(number) {
             *started = true;
         }
     }
 
-    /// It is told something; answers with the number of that, and whether it has to say when it keeps to it.
+    /// Records a message to a partition. Returns its number, and whether the partition has to confirm it because its
+    /// share shrinks.
     pub fn tell(&mut self, number: u32, new: Told, split: bool) -> Option<(u64, bool)> {
         let part = self.parts.get_mut(number as usize)?;
         let State::Running { told, held, .. } = &mut part.state else {
@@ -179,7 +183,7 @@ impl Partitions {
         Some((part.seq, shrinks))
     }
 
-    /// It keeps to what it was told last.
+    /// Records that a partition keeps to the message `seq`, which counts only if it is the latest one.
     pub fn settled(&mut self, number: u32, seq: u64) {
         let Some(part) = self.parts.get_mut(number as usize) else {
             return;
@@ -191,7 +195,7 @@ impl Partitions {
         }
     }
 
-    /// What is known of a partition that runs.
+    /// Records the progress of a running partition.
     pub fn looked(&mut self, number: u32, look: Look, now: Timestamp) {
         let Some(part) = self.parts.get_mut(number as usize) else {
             return;
@@ -206,8 +210,8 @@ impl Partitions {
         self.most_in_flight = self.most_in_flight.max(self.in_flight());
     }
 
-    /// The controller of a partition came to an end: this is the one place where the reports of partitions are
-    /// merged. Answers with what the partition has put out since it began or came back last.
+    /// Records the end of a partition's controller. The reports of partitions are merged only here. Returns the
+    /// partition's output since it began or last came back.
     pub fn ended(
         &mut self,
         number: u32,
@@ -232,7 +236,7 @@ impl Partitions {
                 &progress.skip_reasons,
             );
             part.look.skip_reasons.clear();
-            // There is nothing behind it, and there may be a thousand of these.
+            // A finished partition needs no mark, and there may be a thousand of them.
             part.look.low_water_mark = None;
             part.look.end();
             part.splitting = false;
@@ -265,7 +269,7 @@ impl Partitions {
         output
     }
 
-    /// The controller of a partition is gone without a report.
+    /// Records that the controller of a partition ended without a report.
     pub fn lost(&mut self, number: u32, why: &str) {
         if let Some(part) = self.parts.get_mut(number as usize) {
             let why = format!("partition \"{}\" {why}", part.spec.name);
@@ -275,7 +279,8 @@ impl Partitions {
         }
     }
 
-    /// What is left of a partition goes on in two, from here on; or cannot be split.
+    /// Splits the remaining range of a partition at `at`, and adds a partition for the second part. Without a usable
+    /// place the partition is marked as unsplittable.
     pub fn split(&mut self, number: u32, at: Option<PageToken>) {
         let new = u32::try_from(self.parts.len()).unwrap_or(u32::MAX);
         let Some(part) = self.parts.get_mut(number as usize) else {
@@ -310,7 +315,7 @@ impl Partitions {
         self.parts.extend(Self::new(vec![rest]).parts);
     }
 
-    /// Takes note of the time while a hand-over is due.
+    /// Advances the state of the hand-over to `now`.
     pub fn mind_hand_over(&mut self, limits: &PartLimits, now: Timestamp) {
         let slow = self.parts.iter().any(Part::is_stopping);
         self.hand_over = match self.hand_over {
@@ -327,7 +332,7 @@ impl Partitions {
         };
     }
 
-    /// When that makes a difference next.
+    /// The time at which the state of the hand-over next depends on the clock.
     pub fn next_change(&self, now: Timestamp) -> Option<Timestamp> {
         match self.hand_over {
             HandOver::Stopping(since) => Some(since.plus(STOP_FOR)).filter(|at| *at > now),
@@ -335,7 +340,7 @@ impl Partitions {
         }
     }
 
-    /// Lets a batch that ended go on.
+    /// Prepares an ended batch to be continued.
     pub fn revive(&mut self) -> Result<(), String> {
         for part in &mut self.parts {
             match &mut part.state {
@@ -378,7 +383,7 @@ impl Part {
         matches!(&self.state, State::Running { told, .. } if told.stop)
     }
 
-    /// Items that are left, where their number is known.
+    /// The remaining items, if their total is known.
     fn left(&self) -> Option<u64> {
         let items = self.spec.items?;
         Some(items.saturating_sub(self.look.items.total()))

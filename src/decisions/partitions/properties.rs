@@ -1,4 +1,4 @@
-//! Partitions that begin, stop, are split and go on in any order: every row is some controller's, and never two.
+//! Partitions that begin, stop, split and continue in any order. Every row belongs to exactly one controller.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +26,7 @@ use crate::{
 
 #[derive(Clone, Debug)]
 struct Plan {
-    /// Rows of each partition, and whether the last one has no end.
+    /// The rows of each partition. The last one has no end if `open` is set.
     sizes: Vec<u64>,
     open: bool,
     page_size: u64,
@@ -72,7 +72,7 @@ struct World {
     processed: BTreeMap<u64, u32>,
     limits: PartLimits,
     now: Timestamp,
-    /// Decides where ranges are split.
+    /// Random input for the choice of split points.
     dice: u8,
     splits: u32,
     over: Option<scheduler::Ending>,
@@ -146,7 +146,7 @@ impl World {
         }
     }
 
-    /// What the controller does with a decision.
+    /// Carries out decisions as the controller does.
     fn decide(&mut self) {
         for _ in 0..50 {
             self.partitions.mind_hand_over(&self.limits, self.now);
@@ -205,7 +205,7 @@ impl World {
                     end.map_or(self.rows, |end| position(Some(&end))),
                 );
                 let middle = start + (end.saturating_sub(start)) * u64::from(self.dice) / 256;
-                // Also places that are none.
+                // Some splits find no place.
                 let at = (!self.dice.is_multiple_of(5)).then(|| token(middle));
                 let before = self.partitions.counts().total;
                 self.partitions.split(number, at);
@@ -214,7 +214,7 @@ impl World {
         }
     }
 
-    /// A child works on one page, or comes to its end.
+    /// Lets a child process one page, or end.
     fn work(&mut self, number: u32) {
         let Some(child) = self.children.get_mut(&number) else {
             return;
@@ -250,7 +250,7 @@ impl World {
                     *self.processed.entry(*row).or_default() += 1;
                 }
                 child.pages += u64::from(!rows.is_empty());
-                // Like a stride of one page does.
+                // A stride of one page announces its end the same way.
                 let next = rows.last().map(|row| token(*row));
                 let next = next.or_else(|| last.filter(|_| end.is_none()));
                 if let (None, Some(next)) = (&end, &next) {
@@ -345,7 +345,7 @@ impl World {
 }
 
 proptest! {
-    /// Whatever stops, splits and continues as new: a completed batch has every row exactly once.
+    /// A completed batch has every row exactly once, whatever stops, splits or continues as new.
     #[test]
     fn no_row_is_lost_and_none_has_two_owners(plan in plans()) {
         let mut world = World::new(plan.clone());
@@ -391,7 +391,7 @@ proptest! {
         let starts = [token(late)];
         ledger.record(Event::Announced { by: frontier, dispatch: None, starts: &starts }).unwrap();
         prop_assert_eq!(ledger.last(), Some(&token(at)));
-        // No row of a page ledger tells of it.
+        // A page ledger has no row of the new stride yet.
         prop_assert!(!ledger.is_kept(frontier + 1));
         let (start, end) = ledger.undiscovered().unwrap();
         prop_assert_eq!((start, end), (None, Some(token(at))));
@@ -405,8 +405,8 @@ fn told(limits: &PartLimits, stop: bool) -> Told {
     }
 }
 
-/// What a batch ended with that has as much as it can: of a thousand partitions 50 stand still, with every list full,
-/// and the others are finished.
+/// The largest state with which a batch can end: of a thousand partitions 50 are stopped, with every list full, and the
+/// others are finished.
 pub(crate) fn worst() -> Partitions {
     let longest = PageToken::encode(&"x".repeat(PageToken::MAX_BYTES - 2)).unwrap();
     let named = (0..MAX_PARTITIONS).map(|n| Partition::<u64>::named(format!("{n:0>100}")));
@@ -527,7 +527,7 @@ fn a_long_page_stops_the_other_partitions_for_seconds_only() {
     world.limits.hand_over = true;
     world.decide();
     assert!((0..3).all(|number| stopped(&world, number)));
-    // The first is in a page that takes its time.
+    // The first partition is in a long page.
     world.work(1);
     world.work(2);
     world.decide();
@@ -539,7 +539,7 @@ fn a_long_page_stops_the_other_partitions_for_seconds_only() {
     world.now = world.now.plus(std::time::Duration::from_secs(3_600));
     world.decide();
     assert!(!stopped(&world, 1), "they are not stopped in vain");
-    // Its page is over: now it is for the others to stop, and it does not begin another page meanwhile.
+    // The page is over, so the other partitions have to stop, and the first one begins no further page meanwhile.
     world.work(0);
     world.decide();
     assert_eq!(running(&world), [1, 2]);
@@ -575,7 +575,7 @@ fn near_the_limits_of_a_run_no_partition_goes_on_before_the_hand_over() {
     assert_eq!(world.children.keys().copied().collect::<Vec<_>>(), [0]);
 }
 
-/// Whether a straggler is split in a batch of 300 partitions whose starts and ends are so long.
+/// Returns whether a straggler is split in a batch of 300 partitions whose tokens have this length.
 fn splits_with(token_bytes: usize) -> bool {
     let token = |n: u32| Some(PageToken::encode(&format!("{n:0>token_bytes$}")).unwrap());
     let specs = (0..300).map(|n| PartitionSpec {

@@ -1,8 +1,8 @@
-//! How the limits of a batch are divided among its partitions.
+//! The division of a batch's limits among its partitions.
 //!
-//! Every partition that runs keeps to its share without asking anybody, so what all of them hold never adds up
-//! to more than the batch may have. A share that shrinks is held until its partition says that it keeps to the
-//! new one; only then is the difference given to another.
+//! Every running partition keeps to its share without asking the parent, so the shares that all of them hold never add
+//! up to more than the batch may have. A share that shrinks stays held until its partition confirms the new one. Only
+//! then is the difference given to another partition.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -10,11 +10,11 @@ use super::MAX_RUNNING;
 use crate::protocol::partition::Share;
 
 impl Share {
-    /// What is left of it beside what another one has. Where nothing is left of a rate, no page can run.
+    /// Returns the share that is left beside `other`. If nothing is left of a rate, no page can run.
     pub(super) fn without(self, other: &Self) -> Self {
         let rate = |mine: Option<f64>, other: Option<f64>| {
             let left = mine.map(|mine| (mine, mine - unlimited(other)));
-            // A remainder of rounding is nothing.
+            // The remainder left by rounding counts as zero.
             left.map(|(mine, left)| if left > mine * 1e-9 { left } else { 0.0 })
         };
         let (items, pages) = (
@@ -33,31 +33,32 @@ impl Share {
     }
 }
 
-/// A partition that runs.
+/// A running partition.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Holder {
-    /// What it was told last.
+    /// The share of its latest message.
     pub given: Share,
-    /// What it may still use: more than it was told, until it says that it keeps to it.
+    /// The share that it may still use. It exceeds `given` until the partition confirms a smaller share.
     pub held: Share,
-    /// It cannot use more pages in flight than this.
+    /// Upper bound on the pages in flight that it can use.
     pub most: Option<u32>,
-    /// How much it has left, next to the others.
+    /// The remaining work, relative to the other partitions.
     pub weight: f64,
 }
 
-/// What everybody is to have.
+/// The result of a division.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Division {
-    /// Of those that run, in their order.
+    /// The shares of the running partitions, in their order.
     pub shares: Vec<Share>,
-    /// Of those that begin now.
+    /// The shares of the partitions that begin now.
     pub begin: Vec<Share>,
-    /// Pages in flight that nobody can use.
+    /// Pages in flight that no partition can use.
     pub unused: u32,
 }
 
-/// Shares for those that run and for as many as possible of those that wait, of which only the weights matter.
+/// Divides `total` among the running partitions and as many of the waiting ones as possible. Only the weights of
+/// waiting partitions matter.
 pub(super) fn divide(total: &Share, running: &[Holder], waiting: &[f64]) -> Division {
     let (slots, begin) = slots(total.parallelism, running, waiting);
     let all: u32 = slots.iter().chain(&begin).sum();
@@ -98,7 +99,7 @@ pub(super) fn divide(total: &Share, running: &[Holder], waiting: &[f64]) -> Divi
     }
 }
 
-/// The larger of each.
+/// The larger value of each limit.
 pub(super) fn most(a: &Share, b: &Share) -> Share {
     let rate = |a: Option<f64>, b: Option<f64>| Some(a?.max(b?));
     Share {
@@ -108,7 +109,7 @@ pub(super) fn most(a: &Share, b: &Share) -> Share {
     }
 }
 
-/// Whether whoever keeps to `share` keeps to `other` too.
+/// Returns whether a partition that keeps to `share` also keeps to `other`.
 pub(super) fn is_within(share: &Share, other: &Share) -> bool {
     share.parallelism <= other.parallelism
         && unlimited(share.rate) <= unlimited(other.rate)
@@ -119,7 +120,7 @@ fn unlimited(rate: Option<f64>) -> f64 {
     rate.unwrap_or(f64::INFINITY)
 }
 
-/// No more than what the others leave; what one holds already it may keep.
+/// The desired share, cut to what the other partitions leave. A partition may keep what it already holds.
 fn bounded(total: &Share, held: &[Share], own: Option<usize>, desired: &Share) -> Share {
     let others = || {
         held.iter()
@@ -146,8 +147,8 @@ fn bounded(total: &Share, held: &[Share], own: Option<usize>, desired: &Share) -
     }
 }
 
-/// Pages in flight for those that run and those that begin. Who has some keeps them, unless they are too many,
-/// it cannot use them, or another one has none.
+/// Divides the pages in flight among the running partitions and those that begin. A partition keeps its pages unless
+/// there are too many, it cannot use them, or another one has none.
 fn slots(total: u32, running: &[Holder], waiting: &[f64]) -> (Vec<u32>, Vec<u32>) {
     let cap = |holder: &Holder| holder.most.unwrap_or(u32::MAX).max(1);
     let mut slots: Vec<u32> = running
@@ -155,7 +156,7 @@ fn slots(total: u32, running: &[Holder], waiting: &[f64]) -> (Vec<u32>, Vec<u32>
         .map(|holder| holder.given.parallelism.min(cap(holder)))
         .collect();
     let take_one = |slots: &mut Vec<u32>, leave: u32| {
-        // The last of the largest.
+        // The largest one, and the last among equals.
         let largest = (0..slots.len()).max_by_key(|i| slots[*i]);
         match largest.filter(|i| slots[*i] > leave) {
             Some(largest) => slots[largest] -= 1,
@@ -189,7 +190,7 @@ fn slots(total: u32, running: &[Holder], waiting: &[f64]) -> (Vec<u32>, Vec<u32>
         let of_running = of_running.map(|(i, h)| (i, h.weight / f64::from(slots[i].max(1))));
         let of_begun = begun.iter().zip(waiting).enumerate();
         let of_begun = of_begun.map(|(i, (n, weight))| (slots.len() + i, weight / f64::from(*n)));
-        // The first of those with most to do for each page in flight.
+        // The partition with the most work left per page in flight, and the first among equals.
         let neediest = of_running
             .chain(of_begun)
             .reduce(|a, b| if b.1 > a.1 { b } else { a });
@@ -291,7 +292,7 @@ mod tests {
         })
     }
 
-    /// What may happen to a batch between two divisions.
+    /// An event between two divisions.
     #[derive(Clone, Debug)]
     enum Happens {
         Limits(Share),
@@ -372,7 +373,7 @@ mod tests {
             }
         }
 
-        /// After the last change everybody has something, and nothing is left that somebody could use.
+        /// After the last change every partition has a share, and nothing usable is left over.
         #[test]
         fn once_everybody_settled_nothing_usable_is_left(
             first in limit(),

@@ -1,4 +1,4 @@
-//! Why a batch is not faster, for people: what is wrong with its pages comes before what limits them.
+//! The reason why a batch is not faster, for people. Trouble with its pages comes before the limits on them.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -17,9 +17,9 @@ use crate::{
     progress::phase::HeldBy,
 };
 
-/// A rate that makes a page wait for less is nothing that a page waits for.
+/// The wait per page from which on a rate counts as holding young pages back.
 const SHORTEST_WAIT: Duration = Duration::from_secs(1);
-/// Below this part of the time that a page takes it is not the pause before it that holds the batch.
+/// The part of the strides' time that must be spent in pauses before the pause is what limits the batch.
 const PAUSE_IS_USED: f64 = 0.5;
 
 /// The cause that keeps a batch from being faster.
@@ -45,7 +45,7 @@ impl From<(HeldBy, String)> for Because {
     }
 }
 
-/// The cause that keeps the batch from being faster, for people. `None` where there is none.
+/// The cause that keeps the batch from being faster, for people. `None` if there is no such cause.
 ///
 /// | in this order | |
 /// |---|---|
@@ -64,7 +64,7 @@ pub(crate) fn because(s: &Situation<'_>, limit: Option<(HeldBy, String)>) -> Opt
     })
 }
 
-/// The error of pages that fail while none gets through.
+/// The error of the pages that fail while no page gets through.
 fn failing(s: &Situation<'_>) -> Option<(HeldBy, String)> {
     let finished = s.ledger.totals.pages_completed;
     let (mut failing, mut sound_in_flight, mut sound) = (Vec::new(), 0, 0);
@@ -77,7 +77,7 @@ fn failing(s: &Situation<'_>) -> Option<(HeldBy, String)> {
             }
         }
     }
-    // No page was finished since these failed.
+    // Pages that failed after the latest page was finished.
     let lately = failing.iter().filter(|(_, t)| t.others == finished).count();
     let none_gets_through = match lately {
         0 => false,
@@ -112,7 +112,7 @@ fn failing(s: &Situation<'_>) -> Option<(HeldBy, String)> {
     Some((HeldBy::Retries, format!("{what}: {error_type}: {message}")))
 }
 
-/// The rate, or the pause before each page, where pages keep to it; `limit` is what limits them otherwise.
+/// The rate, or the pause before each page, if it is what holds pages back. `limit` is the limit that holds otherwise.
 fn paced(s: &Situation<'_>, limit: Option<HeldBy>) -> Option<Because> {
     use HeldBy::{Discovery, Parallelism, Ramp, Rate, Tuning};
     let runs: Vec<Run> = s.ledger.runs().map(|(_, run)| run).collect();
@@ -161,7 +161,7 @@ fn by_pause(s: &Situation<'_>, runs: &[Run]) -> Option<(HeldBy, String)> {
     }
     let achieved = s.pacing.items_per_second(s.now).unwrap_or_default();
     let pages = achieved / f64::from(s.pacing.page_size().max(1));
-    // So much of the time of all that runs is spent in pauses.
+    // The part of the running strides' time that is spent in pauses.
     let paused = pages * pause.as_secs_f64() / runs.len() as f64;
     (paused >= PAUSE_IS_USED || are_younger_than(runs, 2 * pause, s.now)).then(|| {
         let pause = humantime::format_duration(Duration::from_millis(
@@ -249,12 +249,12 @@ mod tests {
         for stride in 0..4 {
             fails(&mut case, stride, "LockTimeout", NOW);
         }
-        // The next four are no better than the first ones, as far as is known.
+        // The next four pages are no better than the first ones, as far as is known.
         case.dispatch_at(NOW);
         let sentence =
             "4 pages fail, and no other gets through: LockTimeout: pid 4711 has the rows";
         says(&case, NOW, HeldBy::Retries, sentence);
-        // One of the others is finished, so it is not everything that fails.
+        // One of the other pages is finished, so not everything fails.
         finishes(&mut case, 4, after(1));
         case.dispatch_at(after(1));
         says(
@@ -317,7 +317,7 @@ mod tests {
         let sentence = "rate limit 200 items/s: a page of 1,000 items takes 50s at its share of 20 items/s; \
                         --page-size 100 makes it 5s";
         says(&case, after(30), HeldBy::Rate, sentence);
-        // A wait of 20 s is not long.
+        // A wait of 20 s counts as short.
         let fits = Case::of(batch().rate(100.0).page_size(1_000), 1);
         let plain = |rate: u32| {
             let sentence = format!("rate limit {rate} items/s");

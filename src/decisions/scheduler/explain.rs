@@ -18,11 +18,11 @@ use crate::{
     progress::{PauseNote, phase::HeldBy},
 };
 
-/// Below this part of a rate that is given out it is not the rate that holds the batch.
+/// The part of a given-out rate that must be used before the rate is what limits the batch.
 pub(super) const RATE_IS_USED: f64 = 0.6;
 const MAX_TOKEN_CHARS: usize = 24;
 
-/// What an explanation is made from.
+/// The facts that an explanation is made from.
 pub(crate) struct Situation<'a> {
     pub ledger: &'a Ledger,
     pub limits: &'a Limits,
@@ -34,10 +34,10 @@ pub(crate) struct Situation<'a> {
     pub now: Timestamp,
 }
 
-/// What keeps the batch from being faster, the strongest reason first. `None` where nothing does, or
-/// nothing is left to do. It takes for granted that pages get through; [`because`](super::because()) does not.
+/// The limit that keeps the batch from being faster, the strongest first. `None` if there is no such limit or nothing
+/// is left to do. Pages are assumed to get through; [`because`](super::because()) makes no such assumption.
 ///
-/// When the memo is written depends on the kind of the reason, so this must not change for histories that were recorded.
+/// The memo is written when the kind of the reason changes, so the answer must stay the same for recorded histories.
 pub(crate) fn explain(s: &Situation<'_>) -> Option<(HeldBy, String)> {
     if is_over(s) {
         return None;
@@ -47,7 +47,7 @@ pub(crate) fn explain(s: &Situation<'_>) -> Option<(HeldBy, String)> {
         .or_else(|| limited(s))
 }
 
-/// No page of the batch is to begin any more.
+/// Returns whether no further page of the batch will begin.
 pub(super) fn is_over(s: &Situation<'_>) -> bool {
     s.ledger.is_complete() || s.ledger.broken().is_some() || s.limits.cancelled
 }
@@ -178,7 +178,7 @@ fn by_parallelism(s: &Situation<'_>) -> Option<(HeldBy, String)> {
     Some((s.pace.parallelism_by, text))
 }
 
-/// The page that begins there. Tokens can hold keys, and a sentence is not long.
+/// Describes the page that begins at `start`. The token is cut, because tokens can be long.
 pub(crate) fn page_after(start: Option<&PageToken>) -> String {
     match start {
         Some(token) => {
@@ -203,7 +203,7 @@ pub(super) mod tests {
 
     pub const NOW: Timestamp = Timestamp(1_000_000);
 
-    /// A batch of which some strides are known and all that may run does.
+    /// A batch with some known strides, in which every stride that may run does.
     pub struct Case {
         pub ledger: Ledger,
         pub pacing: Pacing,
@@ -233,7 +233,7 @@ pub(super) mod tests {
             case
         }
 
-        /// Has all that may run do so.
+        /// Dispatches every stride that may run.
         pub fn dispatch_at(&mut self, now: Timestamp) {
             while let Decision::Dispatch(dispatch) = decide(&self.ledger, &self.limits(), now) {
                 let dispatched = Event::Dispatched {

@@ -1,4 +1,4 @@
-//! Which strides are asked to end early so that a continue-as-new need not wait for them.
+//! The strides that are asked to end early, so that a continue-as-new need not wait for them.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -7,21 +7,22 @@ use std::{collections::BTreeMap, time::Duration};
 use super::Limits;
 use crate::{base::time::Timestamp, decisions::chain::Ledger};
 
-/// Strides that end by themselves within this time are not asked.
+/// The time that strides have to end by themselves before the first is asked.
 const BY_THEMSELVES: Duration = Duration::from_secs(5);
-/// A stride that was asked and has not ended after this long is in a long page: others need not wait for it.
+/// The time after which an asked stride that has not ended is taken to be in a long page. Further strides are then
+/// asked without waiting for it.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// One of so many pages in flight is asked at a time, so that few slots are empty at once.
+/// The divisor of the parallelism that gives how many strides are asked at a time, so that few slots are empty at once.
 const PART: u32 = 10;
 
-/// The dispatches that were asked to end, and when.
+/// The dispatches that were asked to end, each with the time of asking.
 #[derive(Debug, Default)]
 pub(crate) struct Cohort {
     asked: BTreeMap<u64, Timestamp>,
 }
 
 impl Cohort {
-    /// Asks who is next, while a continue-as-new is due.
+    /// Asks the next strides to end, while a continue-as-new is due.
     pub fn mind(&mut self, ledger: &Ledger, limits: &Limits, now: Timestamp) {
         let Some(since) = ledger.hand_over_due().filter(|_| limits.bridged) else {
             return;
@@ -34,7 +35,7 @@ impl Cohort {
             false if due => self.room(limits, now),
             false => 0,
         };
-        // The latest would last the longest.
+        // The latest dispatches would last the longest.
         let next: Vec<u64> = here
             .into_iter()
             .rev()
@@ -51,12 +52,12 @@ impl Cohort {
         most.saturating_sub(self.asked.values().filter(recent).count())
     }
 
-    /// Those that were asked.
+    /// The dispatches that were asked.
     pub fn asked(&self) -> impl Iterator<Item = u64> {
         self.asked.keys().copied()
     }
 
-    /// When the next ones are asked, should none of the others end before.
+    /// The time at which the next strides are asked if no other stride ends before.
     pub fn next_change(
         &self,
         ledger: &Ledger,
@@ -75,7 +76,7 @@ impl Cohort {
     }
 }
 
-/// Dispatches of this run, in their order.
+/// The dispatches owned by this run, in ascending order.
 fn here(ledger: &Ledger) -> Vec<u64> {
     let here = ledger.runs().filter(|(_, run)| run.bridge.is_none());
     let mut here: Vec<u64> = here.map(|(_, run)| run.dispatch).collect();
@@ -133,7 +134,8 @@ mod tests {
     }
 
     proptest! {
-        /// However long pages last and however strides end, few are asked at a time, and in the end all.
+        /// The length of pages and the order of their ends do not matter: few strides are asked at a time, and all in
+        /// the end.
         #[test]
         fn few_are_asked_at_once_and_all_in_the_end(
             strides in 1u64..60,

@@ -1,4 +1,4 @@
-//! What to do next, given the facts.
+//! The next action of a batch, decided from the facts.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -23,17 +23,18 @@ pub(crate) use hand_over_yields::Cohort;
 pub(crate) use shares::given_out as rates_given_out;
 pub(crate) use stage::{StageLimit, stage_is_done};
 
-/// How long hooks and other calls wait for a continue-as-new that is due. A page that takes longer than this holds up
-/// nothing but the continue-as-new.
+/// The time for which hooks and other side activities make way for a due continue-as-new. If a page takes longer, it
+/// delays the continue-as-new but no longer the hooks.
 const MAKE_WAY: Duration = Duration::from_secs(10);
 /// Strides whose starts are found ahead of processing, per page in flight.
 const LOOK_AHEAD: u32 = 2;
-/// Most starts in one announcement, which is one history event.
+/// Upper bound on the starts in one announcement. An announcement is one history event.
 const MAX_ANNOUNCED: u32 = 100;
-/// Bytes of open strides beyond which nothing new is discovered: all of them are in what one run hands to the next.
-/// Only long tokens get there.
+/// Bytes of open strides beyond which nothing new is discovered, because all of them go into the next run's input. Only
+/// long tokens reach this bound.
 const OPEN_BYTES: usize = 800_000;
-/// The same for a partition, and for each page that it may have in flight. Those of 50 partitions go into one payload.
+/// The counterpart of `OPEN_BYTES` for a partition: a base, and an addition per page in flight. The ledgers of 50
+/// partitions share one payload.
 const OPEN_BYTES_OF_PART: (usize, usize) = (4_000, 700);
 
 /// The limits under which a decision is taken.
@@ -48,35 +49,35 @@ pub(crate) struct Limits {
     pub page_rate: Option<f64>,
     /// A throttle or the operating windows hold the batch.
     pub held: bool,
-    /// Temporal's own limits are near: nothing more begins in this run.
+    /// Temporal's own limits are near, so nothing more begins in this run.
     pub must_hand_over: bool,
-    /// When the batch stops itself.
+    /// The time at which the batch stops itself.
     pub deadline: Option<Timestamp>,
-    /// The batch stops itself now, for this reason.
+    /// The reason why the batch stops itself now.
     pub stopping: Option<String>,
-    /// What a stage leaves. `None`: everything.
+    /// The limit of the current stage. `None` without stages.
     pub stage: Option<StageLimit>,
-    /// What waits to be combined is as much as may be kept.
+    /// True if the outputs waiting to be combined have reached their bound.
     pub outputs_full: bool,
-    /// Hooks are being called. They do not outlive a run either.
+    /// True while hooks are being called. They do not outlive a run either.
     pub hooks_running: bool,
-    /// The length of strides is tuned, and too few pages have been timed: what is cut now is short.
+    /// True while the stride length is tuned and too few pages have been timed. Strides cut now are short.
     pub strides_grow: bool,
-    /// While a continue-as-new is due, strides are given to bridges, which outlive the run. Off where none could be
-    /// started.
+    /// True if strides are given to bridges, which outlive the run, while a continue-as-new is due. False if no bridge
+    /// could be started.
     pub bridged: bool,
-    /// Orders are on their way to a bridge. What becomes of them is only told to this run.
+    /// True while orders are on their way to a bridge. Only this run is told their result.
     pub delivering: bool,
-    /// They are those of one partition of a batch.
+    /// True if these are the limits of one partition of a batch.
     pub of_part: bool,
 }
 
-/// What to do.
+/// The next action of the controller.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Decision {
     /// Give a stride to an activity, record it, and decide again.
     Dispatch(Dispatch),
-    /// Nothing until something happens, or until then.
+    /// Wait for an event, or until this time.
     WaitUntil(Option<Timestamp>),
     /// Continue as new.
     HandOver,
@@ -94,11 +95,11 @@ pub(crate) struct Dispatch {
     pub page_share: Option<f64>,
     /// Items that the stride may go through, where a stage limits them.
     pub items: Option<Allotment>,
-    /// It goes to a bridge, since this run is about to end.
+    /// True if the stride goes to a bridge, because this run is about to end.
     pub by_bridge: bool,
 }
 
-/// How a batch is over.
+/// The way in which a batch ended.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Ending {
     pub outcome: Outcome,
@@ -106,13 +107,13 @@ pub(crate) struct Ending {
 }
 
 impl Ending {
-    /// Whether every page is finished or listed as failed.
+    /// Returns whether every page is finished or listed as failed.
     pub fn is_of_all(&self) -> bool {
         use Outcome::{Completed, CompletedWithFailures};
         matches!(self.outcome, Completed | CompletedWithFailures)
     }
 
-    /// Of a batch that ended early, in the middle of what comes after its last page.
+    /// The ending of a batch that ended early, in the middle of the work after its last page.
     pub fn after_the_last_page(self, what: &str) -> Self {
         let why = self.reason.unwrap_or_default();
         Self {
@@ -122,7 +123,7 @@ impl Ending {
     }
 }
 
-/// Decides. Pure: the same arguments always give the same answer.
+/// Decides the next action. Pure: the same arguments always give the same answer.
 pub(crate) fn decide(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Decision {
     let until_deadline = |until| {
         let deadline = limits.deadline.filter(|deadline| *deadline > now);
@@ -144,7 +145,7 @@ pub(crate) fn decide(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Decisi
     }
     let by_bridge = match hand_over {
         Some(HandOver::Draining) => return until_deadline(None),
-        // Limits of the batch come first: what may not begin need not go to a bridge.
+        // The batch's own limits apply first: a stride that may not begin needs no bridge.
         Some(HandOver::Bridging { .. }) => true,
         None => false,
     };
@@ -154,7 +155,7 @@ pub(crate) fn decide(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Decisi
     }
     let next_due = next_due(ledger, now);
     let Some([rate_share, page_share]) = shares::next(ledger, limits, now) else {
-        // A retry that becomes due has running strides give back some of their shares.
+        // When a retry becomes due, running strides give back some of their shares.
         return until_deadline(next_due);
     };
     match pick(ledger, limits, now) {
@@ -170,7 +171,7 @@ pub(crate) fn decide(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Decisi
     }
 }
 
-/// Whether all running strides should end at their next page boundary.
+/// Returns whether all running strides should end at their next page boundary.
 pub(crate) fn stop_at_page_boundary(ledger: &Ledger, limits: &Limits, now: Timestamp) -> bool {
     limits.paused
         || limits.held
@@ -179,11 +180,11 @@ pub(crate) fn stop_at_page_boundary(ledger: &Ledger, limits: &Limits, now: Times
         || (is_draining(ledger, limits) && !limits.bridged)
 }
 
-/// The dispatches that should end at their next page boundary while others go on: more strides run than
+/// The dispatches that should end at their next page boundary while the others continue. Either more strides run than
 /// are allowed now, or their shares of the rate are out of date.
 pub(crate) fn yields(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Vec<u64> {
     let excess = ledger.running().saturating_sub(limits.max_parallelism) as usize;
-    // The highest numbers are given back, so that the low-water mark goes on.
+    // The highest numbers are given back, so that the low-water mark keeps advancing.
     let mut runs: Vec<_> = ledger.runs().map(|(_, run)| run.dispatch).collect();
     let kept = runs.len().saturating_sub(excess);
     let mut yields = runs.split_off(kept);
@@ -194,12 +195,12 @@ pub(crate) fn yields(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Vec<u6
     yields
 }
 
-/// Whether nothing new is begun because this run of the controller is about to end.
+/// Returns whether no stride is begun because this run of the controller is about to end.
 pub(crate) fn is_draining(ledger: &Ledger, limits: &Limits) -> bool {
     hand_over(ledger, limits) == Some(HandOver::Draining)
 }
 
-/// Whether nothing begins beside the pages either, because it would hold a continue-as-new up.
+/// Returns whether hooks and other side activities are held back, because they would delay a continue-as-new.
 pub(crate) fn makes_way(ledger: &Ledger, limits: &Limits, now: Timestamp) -> bool {
     match hand_over(ledger, limits) {
         Some(HandOver::Draining) => true,
@@ -210,7 +211,7 @@ pub(crate) fn makes_way(ledger: &Ledger, limits: &Limits, now: Timestamp) -> boo
     }
 }
 
-/// What the batch is doing, for people.
+/// The phase of the batch, for people.
 pub(crate) fn phase(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Phase {
     let running = ledger.running();
     match ending(ledger, limits, now).map(|ending| ending.outcome) {
@@ -241,14 +242,14 @@ pub(crate) fn phase(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Phase {
     }
 }
 
-/// Whether this stride keeps a batch in which nothing else can go on from going on.
+/// Returns whether this stride blocks the batch, provided that no other stride can advance.
 fn blocks(ledger: &Ledger, number: u64, stride: &Stride) -> bool {
     let undiscovered = ledger.frontier() == Some(number) && stride.end.is_none();
     let misunderstood = stride.trouble.as_ref().is_some_and(|t| t.not_the_page > 0);
     misunderstood || (undiscovered && stride.is_stuck())
 }
 
-/// Where a batch that is blocked cannot go on, and why.
+/// The page at which a blocked batch is blocked, and the reason.
 pub(crate) fn blocked(ledger: &Ledger) -> (Option<PageToken>, Option<String>) {
     let mut open = ledger.open();
     let number = open.find(|(number, stride)| blocks(ledger, *number, stride));
@@ -309,7 +310,7 @@ fn ending(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Option<Ending> {
     })
 }
 
-/// "2 pages and 1 item were given up"; what there is none of is not named.
+/// Words the number of pages and items given up, such as "2 pages and 1 item were given up". Zeros are left out.
 pub(crate) fn given_up(pages: u64, items: u64) -> String {
     let counted = [(pages, "page"), (items, "item")];
     let named = counted.into_iter().filter(|(n, _)| *n > 0);
@@ -355,13 +356,13 @@ fn position(token: Option<&PageToken>) -> String {
     token.map_or_else(|| "the beginning".to_owned(), |t| t.as_str().to_owned())
 }
 
-/// How a run of the controller comes to its end, once a continue-as-new is due. The activities of a run end with it, so it
-/// has to wait for them.
+/// The way in which a run of the controller ends once a continue-as-new is due. The activities of a run end with it, so
+/// the run has to wait for them.
 #[derive(PartialEq)]
 enum HandOver {
-    /// Other strides take their place on a bridge meanwhile.
+    /// Strides are dispatched to a bridge in the meantime.
     Bridging { since: Timestamp },
-    /// Nothing takes their place: Temporal's limits are near, or no bridge can be used.
+    /// No stride is dispatched, because Temporal's limits are near or no bridge can be used.
     Draining,
 }
 
@@ -375,14 +376,14 @@ fn hand_over(ledger: &Ledger, limits: &Limits) -> Option<HandOver> {
     }
 }
 
-/// In this order: the slow lane's share, a stuck frontier first; a frontier that holds up discovery; the
-/// lowest number.
+/// Picks the stride to dispatch. The order is: the slow lane's share, a stuck frontier first; a frontier that holds up
+/// discovery; the lowest number.
 fn pick(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Option<u64> {
     let due = |stride: &Stride| stride.due().is_some_and(|at| at <= now);
     let frontier = ledger.frontier();
     let may_discover = || {
         (ledger.in_trouble() as usize) < MAX_STUCK
-            // With nothing else to work on there is always room for one more.
+            // One more stride always fits if there is nothing else to work on.
             && (ledger.open().nth(1).is_none() || room(ledger, limits) > 0)
     };
     let left = stage::left(ledger, limits);
@@ -393,11 +394,11 @@ fn pick(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Option<u64> {
             && (Some(number) != frontier || stride.trouble.is_some() || may_discover())
     };
 
-    // A stage is filled in order, so that what is finished at its end has no holes.
+    // A stage is filled in order, so that the finished part has no holes at its end.
     let frontier_first = frontier.filter(|_| left.is_none());
     let frontier_first = frontier_first.filter(|number| {
         ledger.stride(*number).is_some_and(|stride| {
-            // What is found now is cut into strides that are too short.
+            // Strides found now are cut too short.
             let enough = match limits.strides_grow {
                 true => limits.max_parallelism / 2,
                 false => limits.max_parallelism,
@@ -440,7 +441,7 @@ fn look_ahead(ledger: &Ledger, limits: &Limits, stride: u64) -> u32 {
     }
     let ahead = if limits.strides_grow { 1 } else { LOOK_AHEAD };
     let wanted = limits.max_parallelism * ahead;
-    // Two tokens each, about as long as the latest one; the first one may be of any length.
+    // Each stride has two tokens, about as long as the latest one. The first token may be of any length.
     let at = ledger.stride(stride).and_then(|stride| stride.at.as_ref());
     let each = STRIDE_BYTES + 2 * at.map_or(PageToken::MAX_BYTES, PageToken::stored_bytes);
     let fit = room(ledger, limits) / each;
@@ -450,7 +451,7 @@ fn look_ahead(ledger: &Ledger, limits: &Limits, stride: u64) -> u32 {
         .clamp(1, MAX_ANNOUNCED)
 }
 
-/// Bytes that are left for further strides.
+/// Bytes left for further strides.
 fn room(ledger: &Ledger, limits: &Limits) -> usize {
     let most = match (limits.of_part, OPEN_BYTES_OF_PART) {
         (false, _) => OPEN_BYTES,
@@ -632,7 +633,7 @@ mod tests {
     /// A worker that has the processor may come at any time, however short the retries of a page are.
     #[test]
     fn a_batch_whose_processor_no_worker_has_is_never_given_up() {
-        // So few attempts fit into the time for which a batch may be blocked.
+        // Few attempts fit into the time for which a batch may be blocked.
         let policy = RetryPolicy::default()
             .max_interval(Duration::from_secs(86_400))
             .extended(None);
@@ -706,7 +707,7 @@ mod tests {
         };
         let told = Limits {
             stopping: Some("too much failed".to_owned()),
-            // A pause does not keep it from ending.
+            // A pause does not keep the batch from ending.
             paused: true,
             ..limits()
         };

@@ -1,7 +1,7 @@
-//! How the limits on items and pages per second are divided among running strides.
+//! The division of the limits on items and pages per second among running strides.
 //!
-//! A worker keeps a stride to its share without asking anybody, so the shares of all that run never add up
-//! to more than the limit. A share is given away again when its stride has come back.
+//! A worker keeps a stride to its share without asking the controller, so the shares of all running strides never add
+//! up to more than the limit. A share is free again only when its stride has come back.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -11,13 +11,13 @@ use crate::{
     decisions::chain::{Ledger, Run},
 };
 
-/// A share that is smaller than this part of an even one is not worth a slot.
+/// The part of an even share below which a share is not worth a slot.
 const SMALLEST: f64 = 0.05;
-/// Shares this many times as large as an even one are given back when others wait for theirs.
+/// The multiple of an even share above which a share is given back when other strides wait for theirs.
 const TOO_LARGE: f64 = 1.25;
-/// Shares smaller than this part of an even one are exchanged for larger ones when there is enough left.
+/// The part of an even share below which a share is exchanged for a larger one if enough is left.
 const TOO_SMALL: f64 = 0.5;
-/// Sums of shares differ from the limit by rounding.
+/// The relative rounding error allowed in sums of shares.
 const ROUNDING: f64 = 1e-9;
 
 type ShareOf = fn(&Run) -> Option<f64>;
@@ -29,8 +29,8 @@ fn kinds(limits: &Limits) -> [(Option<f64>, ShareOf); 2] {
     ]
 }
 
-/// The shares of items and pages per second for the stride that is dispatched next; `None` inside is
-/// without limit, `None` outside when there is nothing left to give away.
+/// The shares of items and pages per second for the stride that is dispatched next. An inner `None` means no limit. The
+/// outer `None` means that nothing is left to give.
 pub(super) fn next(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Option<[Option<f64>; 2]> {
     let mut shares = [None; 2];
     for (share, (limit, of)) in shares.iter_mut().zip(kinds(limits)) {
@@ -72,29 +72,29 @@ pub(super) fn out_of_date(ledger: &Ledger, limits: &Limits, now: Timestamp) -> V
     dispatches
 }
 
-/// Strides that run or could, at most as many as may run.
+/// The number of strides that run or could run, within the parallelism.
 fn runnable(ledger: &Ledger, limits: &Limits, now: Timestamp) -> u32 {
     let most = limits.max_parallelism.max(1);
     let due = due(ledger, limits, now);
     let known = ledger.running() + due;
-    // Where one page tells of the next, all known pages may run and still be few.
+    // When each page reveals only the next one, all known pages may be running and still be few.
     let more_to_come = due <= 1 && is_at_frontier(ledger, due);
     let expected = if more_to_come { known * 2 } else { known };
     expected.clamp(1, most)
 }
 
-/// Whether the stride that finds the next ones runs, or is the one that is due.
+/// Returns whether the stride that discovers further ones is running, or is the only one due.
 fn is_at_frontier(ledger: &Ledger, due: u32) -> bool {
     let frontier = ledger.frontier().and_then(|number| ledger.stride(number));
     frontier.is_some_and(|stride| stride.end.is_none() && (stride.is_running() || due == 1))
 }
 
-/// Strides that nobody has and that could be dispatched.
+/// The number of idle strides that could be dispatched now.
 fn due(ledger: &Ledger, limits: &Limits, now: Timestamp) -> u32 {
     stage::dispatchable(ledger, limits, now)
 }
 
-/// Items and pages per second that running strides have.
+/// Items and pages per second given out to running strides.
 pub(crate) fn given_out(ledger: &Ledger) -> [f64; 2] {
     [
         in_use(ledger, |run| run.rate_share),
@@ -102,7 +102,7 @@ pub(crate) fn given_out(ledger: &Ledger) -> [f64; 2] {
     ]
 }
 
-/// What running strides hold.
+/// The sum of the shares that running strides hold.
 fn in_use(ledger: &Ledger, of: ShareOf) -> f64 {
     ledger.runs().filter_map(|(_, run)| of(&run)).sum()
 }
@@ -146,7 +146,7 @@ mod tests {
         }
     }
 
-    /// Strides that were told to come back do so at their next page boundary, with nothing done.
+    /// Ends the strides of these dispatches at their next page boundary, with nothing done.
     fn come_back(ledger: &mut Ledger, dispatches: &[u64]) {
         let strides: Vec<_> = ledger
             .runs()
@@ -185,8 +185,8 @@ mod tests {
     }
 
     proptest! {
-        /// In a bounded number of rounds every running stride has a share that fits, nobody is told to come
-        /// back any more, and all that may run does.
+        /// The shares settle in a bounded number of rounds. Every running stride then has a share that fits, no stride
+        /// is told to come back, and every stride that may run does.
         #[test]
         fn after_a_change_the_shares_settle(
             strides in 1u64..60,
@@ -215,14 +215,14 @@ mod tests {
                         prop_assert_eq!(shares.len(), ledger.running() as usize);
                         let sum: f64 = shares.iter().sum();
                         prop_assert!(sum <= limit * (1.0 + 1e-6), "{} > {}", sum, limit);
-                        // A part is left for pages that are found one by one.
+                        // Part of the rate is reserved for pages that are found one by one.
                         prop_assert!(sum >= limit * 0.2, "{} of {}", sum, limit);
                     }
                 }
             }
         }
 
-        /// A lower limit takes back as many as are too many, those with the highest numbers.
+        /// A lower limit takes back exactly the excess, from the highest numbers.
         #[test]
         fn a_lower_parallelism_takes_back_just_enough(strides in 2u64..60, p in 1u32..40, less in 0u32..40) {
             let mut ledger = announced(strides);
@@ -235,7 +235,7 @@ mod tests {
         }
     }
 
-    /// Each page tells of the next one as it begins.
+    /// Each page announces the next one as it begins.
     #[test]
     fn pages_that_are_found_one_by_one_leave_a_share_for_the_next() {
         let limits = limits(10, Some(100.0), None);
@@ -259,7 +259,7 @@ mod tests {
     fn few_strides_share_the_whole_rate() {
         let mut ledger = announced(3);
         dispatch_all(&mut ledger, &limits(10, None, None));
-        // The last one finds the end of the data, so that no further page is to be expected.
+        // The last stride finds the end of the data, so no further page is expected.
         for stride in 0..3 {
             let reported = Event::Reported {
                 stride,

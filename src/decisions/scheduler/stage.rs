@@ -1,8 +1,8 @@
-//! What a stage leaves for the strides.
+//! The items that a stage still allows, and their allotment to strides.
 //!
-//! A stride that is dispatched is given a number of items and keeps it until it has counted them or come to
-//! its end, whatever fails meanwhile. What is counted and what is given out together never exceed the mark of
-//! the stage, so neither does what was processed: not even by attempts that the controller never hears of.
+//! A dispatched stride is given a number of items. It keeps them until it has counted them or ended, whatever fails in
+//! between. The items counted and the items given out never exceed the mark of the stage together, so neither do the
+//! items processed, even by attempts that the controller never hears of.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -15,13 +15,13 @@ use crate::{
 /// The limit of a stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct StageLimit {
-    /// Items in all that may be gone through.
+    /// Upper bound on the items processed, over all stages so far.
     pub items: u64,
     /// Items that a stride is expected to have.
     pub stride_items: u64,
 }
 
-/// Items that nobody was given yet; `None` without a limit.
+/// Items of the stage that are neither counted nor given out. `None` without a limit.
 pub(super) fn left(ledger: &Ledger, limits: &Limits) -> Option<u64> {
     let stage = limits.stage?;
     let totals = &ledger.totals;
@@ -30,8 +30,8 @@ pub(super) fn left(ledger: &Ledger, limits: &Limits) -> Option<u64> {
     Some(stage.items.saturating_sub(taken))
 }
 
-/// Whether a stride can have any of what is left. Nobody gets more while a stride before it has less than it
-/// may need: what comes free is for that one, so that no hole is left behind.
+/// Returns a predicate: whether a stride can have any of the remaining items. While an earlier stride has fewer than it
+/// may need, freed items are kept for that stride, so that the stage leaves no hole behind.
 pub(super) fn leaves(ledger: &Ledger, left: Option<u64>) -> impl Fn(u64, &Stride) -> bool {
     let mut short = ledger.open().filter(|(_, s)| s.short && s.reserved > 0);
     let first_short = short.next().map_or(u64::MAX, |(number, _)| number);
@@ -40,8 +40,8 @@ pub(super) fn leaves(ledger: &Ledger, left: Option<u64>) -> impl Fn(u64, &Stride
     }
 }
 
-/// Items for the stride that is dispatched next. One that was given some before has those, so that the
-/// attempts at a page are of one size.
+/// The items for the stride that is dispatched next. A stride that still holds items gets the same number again, so
+/// that all attempts at a page are of one size.
 pub(super) fn allotment(ledger: &Ledger, limits: &Limits, stride: u64) -> Option<Allotment> {
     let stage = limits.stage?;
     if let Some(stride) = ledger.stride(stride).filter(|stride| stride.reserved > 0) {
@@ -57,7 +57,7 @@ pub(super) fn allotment(ledger: &Ledger, limits: &Limits, stride: u64) -> Option
     })
 }
 
-/// Strides that nobody has, that are due and that can have items.
+/// The number of idle strides that are due and can have items.
 pub(super) fn dispatchable(ledger: &Ledger, limits: &Limits, now: Timestamp) -> u32 {
     let due = ledger.due(now);
     let (Some(stage), Some(left)) = (limits.stage, left(ledger, limits)) else {
@@ -72,7 +72,7 @@ pub(super) fn dispatchable(ledger: &Ledger, limits: &Limits, now: Timestamp) -> 
     due.min(given.saturating_add(u32::try_from(more).unwrap_or(u32::MAX)))
 }
 
-/// Everything that the stage allows is counted, and nobody has any of it: it can be looked at.
+/// Returns whether the stage is ready for its check: every item that it allows is counted, and no stride holds any.
 pub(crate) fn stage_is_done(ledger: &Ledger, limits: &Limits) -> bool {
     left(ledger, limits) == Some(0)
         && ledger.reserved() == 0

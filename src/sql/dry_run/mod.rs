@@ -55,11 +55,11 @@ const MAX_FAILED: usize = 3;
 /// # What happens all the same
 ///
 /// - The rows of a page are locked while the page runs, as in the batch; in SQLite the whole database is locked. The
-/// [lock timeout](BackfillArgs::lock_timeout) applies here, too.
+///   [lock timeout](BackfillArgs::lock_timeout) applies here, too.
 /// - Some effects are not rolled back: numbers of sequences, and actions of functions and triggers outside of the
-/// database. `NOTIFY` is not sent.
+///   database. `NOTIFY` is not sent.
 /// - PostgreSQL keeps the rolled-back row versions until the next vacuum: at most two times `pages` times
-/// `page_size`. They are invisible.
+///   `page_size`. They are invisible.
 /// - No page is committed, so estimates do not include the time of commits.
 ///
 /// The dry run is refused if a table in the statements cannot roll back (MyISAM and similar engines of MySQL).

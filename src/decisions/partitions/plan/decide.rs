@@ -1,4 +1,4 @@
-//! What is to be done next.
+//! The next action of a partitioned batch.
 
 use super::{HandOver, Part, Partitions, State};
 use crate::{
@@ -17,37 +17,37 @@ use crate::{
     protocol::partition::Told,
 };
 
-/// Partitions of a batch, with those that came from a split.
+/// The number of partitions of a batch, including those that came from a split.
 const MAX_WITH_SPLITS: usize = 2 * MAX_PARTITIONS;
 const MAX_WITH_SPLITS_BYTES: usize = 2 * MAX_PARTITIONS_BYTES;
 
-/// What holds for the batch at the moment of a decision.
+/// The limits of the batch at the moment of a decision.
 #[derive(Clone, Debug)]
 pub(crate) struct PartLimits {
-    /// What everybody is told, with the share of all.
+    /// The message for all partitions, with the share of the whole batch.
     pub all: Told,
     pub cancelled: bool,
     pub stopping: Option<String>,
     pub deadline: Option<Timestamp>,
     /// A hand-over is due.
     pub hand_over: bool,
-    /// It cannot wait for slow partitions while others go on.
+    /// True if the hand-over cannot wait for slow partitions while the others run.
     pub must_hand_over: bool,
     pub hooks_running: bool,
-    /// Failed pages are dead letters; otherwise they have to be listed.
+    /// True if failed pages become dead letters. Otherwise they have to be listed.
     pub dead_letters: bool,
-    /// The processor can split a range.
+    /// True if the processor can split a range.
     pub splits: bool,
 }
 
-/// What to do.
+/// The next action of the controller.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Next {
-    /// Nothing but these, until something happens.
+    /// Take these steps, then wait for an event.
     Steps(Vec<Step>),
-    /// Continue as new: nothing runs.
+    /// Continue as new. Nothing is running.
     HandOver,
-    /// The batch is over: nothing runs.
+    /// End the batch. Nothing is running.
     Finish(Ending),
 }
 
@@ -56,11 +56,11 @@ pub(crate) enum Next {
 pub(crate) enum Step {
     /// Start the controller of this partition.
     Begin { number: u32, told: Told },
-    /// Tell it something new.
+    /// Tell the controller of this partition something new.
     Tell {
         number: u32,
         told: Told,
-        /// It is told to stop so that it can be split.
+        /// True if the partition is told to stop so that it can be split.
         split: bool,
     },
     /// Find a place where this range can be split.
@@ -73,7 +73,7 @@ pub(crate) enum Step {
 
 /// # Decide
 impl Partitions {
-    /// What follows. Pure: the same arguments always give the same answer.
+    /// Decides the next action. Pure: the same arguments always give the same answer.
     pub fn next(&self, limits: &PartLimits, now: Timestamp) -> Next {
         let ending = self.ending(limits, now);
         let over = ending.is_some() || matches!(self.hand_over, HandOver::Stopping(_));
@@ -98,7 +98,7 @@ impl Partitions {
             .partition(|(number, _)| self.parts[*number as usize].is_stopping());
         let places = (MAX_RUNNING as usize).saturating_sub(stopping.len() + running.len());
         let (numbers, running): (Vec<u32>, Vec<Holder>) = running.into_iter().unzip();
-        // What they hold is not to be had until they have stopped.
+        // Shares of stopping partitions are free only once the partitions have stopped.
         let left = stopping.iter().fold(limits.all.share, |left, (_, holder)| {
             left.without(&holder.held)
         });
@@ -140,7 +140,7 @@ impl Partitions {
         steps
     }
 
-    /// Everybody who runs, and what it may have.
+    /// The running partitions, each with the facts that decide its share.
     fn holders(&self, now: Timestamp) -> Vec<(u32, Holder)> {
         let known = self.known_weights();
         let holders = self.numbered().filter_map(|(number, part)| {
@@ -158,7 +158,7 @@ impl Partitions {
         holders.collect()
     }
 
-    /// Those that wait: what was begun, then the largest.
+    /// The waiting partitions in the order in which they begin: stopped ones first, then the largest.
     fn in_line(&self) -> Vec<u32> {
         let waiting = self.numbered().filter(|(_, part)| {
             matches!(part.state, State::Waiting(_)) && !part.splitting && !part.rests
@@ -174,7 +174,7 @@ impl Partitions {
         line.into_iter().map(|(_, _, number)| number).collect()
     }
 
-    /// What a partition of known size has left on average.
+    /// The average remaining size of the partitions whose size is known.
     fn known_weights(&self) -> f64 {
         let open = self
             .parts
@@ -192,7 +192,7 @@ impl Partitions {
         left.map_or(unknown, |left| left as f64).max(1.0)
     }
 
-    /// A partition that could be worked on faster in two, while there is room for another one.
+    /// The partition that would finish sooner as two, if there is room for another one.
     fn to_split(&self, limits: &PartLimits, division: &Division, now: Timestamp) -> Option<u32> {
         let room = division.unused > 0
             && self.running() < MAX_RUNNING
@@ -302,7 +302,7 @@ impl Partitions {
         ending(Outcome::Stopped, format!("{why}; {so_far}"))
     }
 
-    /// What the batch is doing, for people.
+    /// The phase of the batch, for people.
     pub fn phase(&self, limits: &PartLimits, held: bool, now: Timestamp) -> Phase {
         match self.ending(limits, now).map(|ending| ending.outcome) {
             Some(Outcome::Cancelled) => return Phase::Cancelling,
@@ -314,7 +314,7 @@ impl Partitions {
         }
         let running = || self.parts.iter().filter(|part| part.is_running());
         if limits.all.paused || limits.all.share.parallelism == 0 {
-            // Until one has said so, its pages are still running.
+            // Pages of a partition may still run until the partition reports that it is paused.
             let paused = running().all(|part| part.look.phase == Some(Phase::Paused));
             return match paused {
                 true => Phase::Paused,

@@ -1,4 +1,4 @@
-//! What is known of a partition, and what finished ones leave.
+//! The known facts about a partition, and the lists that ended ones leave behind.
 
 use std::collections::BTreeMap;
 
@@ -15,7 +15,7 @@ use crate::{
     protocol::partition::Look,
 };
 
-/// Failing pages of one partition that are kept.
+/// The number of failing pages that are kept of one partition.
 const MAX_FAILING: usize = 3;
 
 impl Look {
@@ -42,7 +42,7 @@ impl Look {
         }
     }
 
-    /// Whether `later` is worth telling at once.
+    /// Returns whether the change to `later` is worth reporting at once.
     pub fn differs_much(&self, later: &Self) -> bool {
         self.phase != later.phase
             || self.idle != later.idle
@@ -51,12 +51,12 @@ impl Look {
             || self.stuck != later.stuck
     }
 
-    /// Whether the child cannot use all of its share until a page was read.
+    /// Returns whether the child cannot use all of its share until a page has been read.
     pub fn is_discovering(progress: &Progress) -> bool {
         progress.held_by == Some(HeldBy::Discovery)
     }
 
-    /// Nothing runs in it any more.
+    /// Clears the values that only a running partition has.
     pub fn end(&mut self) {
         self.in_flight = 0;
         self.stuck = 0;
@@ -68,7 +68,7 @@ impl Look {
     }
 }
 
-/// What partitions leave that are finished or stand still, within the bounds of a batch.
+/// The lists that finished and stopped partitions leave behind, within the bounds of one batch.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Merged {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

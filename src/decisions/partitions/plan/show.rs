@@ -1,4 +1,4 @@
-//! Where the partitions stand, for the batch and for people.
+//! The progress of the partitions, for the batch and for people.
 
 use std::collections::BTreeMap;
 
@@ -26,7 +26,7 @@ impl Partitions {
         self.parts.iter().filter(|part| part.is_running()).count() as u32
     }
 
-    /// All are finished, or the batch cannot go on.
+    /// Returns whether all partitions are finished or the batch cannot be finished.
     pub fn is_over(&self) -> bool {
         let counts = self.counts();
         self.broken.is_some() || counts.finished == counts.total
@@ -76,13 +76,13 @@ impl Partitions {
         self.parts.iter().map(|part| part.look.stuck).sum()
     }
 
-    /// Writes what the partitions are at into the progress of the batch; lists at most so many.
+    /// Writes the state of the partitions into the progress of the batch. At most `most` partitions are listed.
     pub fn show(&self, progress: &mut Progress, most: usize) {
         let looks = || self.parts.iter().map(|part| &part.look);
         progress.pages_in_flight = self.in_flight();
         progress.pages_stuck = self.stuck();
         progress.strides_waiting = looks().map(|look| look.waiting).sum();
-        // Each partition tells the handler of its own failures.
+        // Each partition reports its own failures to the handler.
         progress.hooks_failed += looks().map(|look| look.hooks_failed).sum::<u64>();
         progress.notices_dropped += looks().map(|look| look.notices_dropped).sum::<u64>();
         progress.failing = looks()
@@ -105,7 +105,7 @@ impl Partitions {
         progress.partitions = self.listed(most);
     }
 
-    /// Those that run, then those that wait, then those that are finished; of each the largest first.
+    /// Lists partitions by state: running, waiting, lost, finished. Within a state the largest come first.
     fn listed(&self, most: usize) -> Vec<PartitionProgress> {
         let mut listed: Vec<_> = self.parts.iter().map(Part::progress).collect();
         listed.sort_by_key(|p| {
@@ -116,7 +116,7 @@ impl Partitions {
         listed
     }
 
-    /// Where strides of partition `number` begin to be numbered, with a ledger for it.
+    /// Creates the ledger of partition `number`, whose strides have numbers of their own range.
     pub fn ledger(spec: &PartitionSpec, number: u32, seed: u64) -> Ledger {
         Ledger::of_range(
             spec.start.clone(),
@@ -126,13 +126,13 @@ impl Partitions {
         )
     }
 
-    /// What the processor calls a partition.
+    /// The name that the processor gave to a partition.
     pub fn own_name(&self, number: u32) -> Option<&str> {
         let part = self.parts.get(number as usize)?;
         Some(part.spec.own_name())
     }
 
-    /// Why a partition is blocked, for people.
+    /// The reason why a partition is blocked, for people.
     pub fn blocked_reason(&self) -> Option<String> {
         self.parts.iter().find_map(|part| {
             let why = part.look.blocked_reason.as_ref()?;
