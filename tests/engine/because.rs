@@ -425,7 +425,8 @@ async fn a_worker_that_stops_is_named_with_what_it_still_has() {
 /// A batch whose pages get through is no cause for alarm, whichever limit it has. Each has a worker of its own.
 #[tokio::test]
 async fn a_healthy_batch_is_never_told_that_something_is_wrong() {
-    let limits: [(u64, fn(Batch) -> Batch); 8] = [
+    type Limit = fn(Batch) -> Batch;
+    let limits: [(u64, Limit); 8] = [
         (3_000, |batch| batch),
         (300, |batch| batch.rate(200.0)),
         (200, |batch| batch.page_rate(10.0)),

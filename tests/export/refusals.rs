@@ -17,7 +17,7 @@ async fn what_cannot_be_is_refused_at_the_start() {
     for (args, expected) in [
         (
             vec!["--table", "users", "--to", &full],
-            "is not empty: there is notes.txt in it",
+            "is not empty: it contains notes.txt",
         ),
         (vec!["--table", "users", "--to", &below], "file/below"),
         (vec!["--table", "nobody", "--to", &free], "nobody"),

@@ -865,7 +865,7 @@ mod on_sqlite {
             let import = ["import", file, "--table", "again", "--spool", &spool];
             let said = run(&source.url, &[&import, flags].concat()).exits_with(2);
             assert!(
-                said.err.contains("say --bytes hex, base64 or text"),
+                said.err.contains("use --bytes hex, base64 or text"),
                 "{}",
                 said.err
             );
