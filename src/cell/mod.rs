@@ -24,7 +24,7 @@ pub enum Cell {
     Flag(bool),
     Json(String),
     Bytes(Vec<u8>),
-    /// A text of SQLite that is not UTF-8.
+    /// An SQLite text that is not UTF-8.
     BrokenText(Vec<u8>),
 }
 
@@ -33,7 +33,7 @@ pub(crate) type Unreadable = &'static str;
 
 const NO_HEX: Unreadable = "its bytes are not written as hexadecimal digits";
 
-/// # Into a file
+/// # Writing
 impl Cell {
     /// Adds the value as JSON.
     pub fn write_json(&self, encoding: Encoding, to: &mut Vec<u8>) {
@@ -77,7 +77,7 @@ impl Cell {
         })
     }
 
-    /// An object that tells the kind of its value.
+    /// Adds an object that names the kind of its value.
     fn tagged(&self) -> String {
         let (tag, text) = match self {
             Self::Null => ("$json", Cow::Borrowed("null")),
@@ -95,7 +95,7 @@ impl Cell {
     }
 }
 
-/// # Out of a file
+/// # Reading
 impl Cell {
     /// Reads a JSON value that was written with this encoding.
     pub fn of_json(json: &str, encoding: Encoding) -> Result<Self, Unreadable> {
@@ -215,7 +215,7 @@ fn is_json(text: &str) -> bool {
     serde_json::from_str::<IgnoredAny>(text).is_ok()
 }
 
-/// Tells whether JSON can be embedded in a line, and is read back unchanged.
+/// Returns whether JSON can be embedded in a line and is read back unchanged.
 fn is_plain(json: &str) -> bool {
     json != "null"
         && json.trim_ascii().len() == json.len()

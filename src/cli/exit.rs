@@ -176,7 +176,7 @@ impl Status for ConnectError {
         }
     }
 
-    /// `None`: no batch is involved yet.
+    /// Advice on the next step. `None` by default, since no batch is involved yet.
     fn advice(&self) -> Option<&'static str> {
         None
     }

@@ -63,7 +63,7 @@ pub enum DevServerError {
     DatabaseDirectoryMissing {
         /// The database file that was asked for.
         database: PathBuf,
-        /// Its parent directory.
+        /// The parent directory of the file.
         directory: PathBuf,
     },
 
@@ -99,7 +99,7 @@ pub enum DevServerError {
         output_text(output)
     )]
     Exited {
-        /// Its exit status; 128 + n where signal n ended it.
+        /// The exit status of the server; 128 + n where signal n ended it.
         status: i32,
         /// The last output of the server, errors first; empty if it wrote nothing.
         output: String,

@@ -29,7 +29,7 @@ pub struct DevServerOptions {
     ui: Option<u16>,
     metrics_port: Option<u16>,
     db_filename: Option<PathBuf>,
-    /// `None` is the namespace `default`, which the server always creates.
+    /// The namespace; `None` means `default`, which the server always creates.
     namespace: Option<String>,
     dynamic_config: Vec<String>,
     log_file: Option<PathBuf>,

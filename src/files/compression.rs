@@ -52,8 +52,8 @@ impl Beginning {
     }
 }
 
-/// At most `most` bytes of text from the beginning of a file, which may be gzip, and whether they are all of it. A
-/// byte order mark is left out.
+/// Reads at most `most` bytes of text from the beginning of a file, which may be gzip, without a byte order mark.
+/// Also returns whether they are the whole text.
 #[cfg(feature = "cli")]
 #[allow(dead_code, reason = "for `import`, which needs a database")]
 pub(crate) fn text_from(path: &Path, most: u64) -> io::Result<(Vec<u8>, bool)> {

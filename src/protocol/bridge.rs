@@ -19,7 +19,7 @@ pub(crate) struct BridgeInput {
     pub orders: Vec<StrideOrder>,
 }
 
-/// How the activities of strides are scheduled; the same for all of a batch run.
+/// The settings with which the activities of strides are scheduled. They are the same for a whole batch run.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct StrideTerms {
     pub retry_mode: RetryMode,
@@ -33,7 +33,7 @@ pub(crate) struct StrideTerms {
 pub(crate) struct BridgeOrders {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub orders: Vec<StrideOrder>,
-    /// No more follow.
+    /// True if no more orders follow.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub last: bool,
 }
@@ -42,13 +42,12 @@ pub(crate) struct BridgeOrders {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct BridgeResults {
     pub batch_run: String,
-    /// The workflow id of the bridge. Dispatches are numbered anew after a reset, so that their numbers alone say
-    /// too little.
+    /// The workflow id of the bridge. It is needed because a reset restarts the numbers of dispatches.
     pub bridge: String,
     pub results: Vec<BridgeResult>,
 }
 
-/// What one stride on a bridge came back with.
+/// The result of one stride on a bridge.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct BridgeResult {
     pub stride: u64,
@@ -62,5 +61,5 @@ pub(crate) struct BridgeWatch {
     pub bridges: Vec<String>,
 }
 
-/// Results in one signal. A report can have some kilobytes.
+/// The largest number of results in one signal. A report can be several kilobytes long.
 pub(crate) const RESULTS_AT_ONCE: usize = 20;

@@ -1,4 +1,4 @@
-//! Arguments that are too large to travel with every order. They are kept once, in the memo of the workflow of their batch,
+//! Arguments that are too large to be sent with every order. They are kept once, in the memo of the batch's workflow,
 //! and orders carry a reference.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
@@ -7,14 +7,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-/// Largest arguments that are written into every order.
+/// The size up to which arguments are written into every order.
 const MOST_INLINE: usize = 16 * 1024;
 
 /// The reference that stands for arguments that are somewhere else.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Reference {
-    /// Follows from the arguments.
+    /// An id derived from the arguments.
     #[serde(rename = "temporal-batch.args")]
     pub id: String,
     /// The arguments are in the memo of the workflow of this batch.
@@ -24,12 +24,12 @@ pub(crate) struct Reference {
 }
 
 impl Reference {
-    /// The reference that an order has instead of the arguments, if it is one.
+    /// Returns the reference that an order carries instead of the arguments, if it carries one.
     pub fn of(carried: &Value) -> Option<Self> {
         Self::deserialize(carried).ok()
     }
 
-    /// Whether these are the arguments that are meant.
+    /// Returns whether this reference stands for `args`.
     pub fn means(&self, args: &Value) -> bool {
         self.id == id(args)
     }
@@ -40,7 +40,7 @@ fn id(args: &Value) -> String {
     Uuid::new_v5(&namespace, args.to_string().as_bytes()).to_string()
 }
 
-/// The part of orders that names arguments: the arguments themselves, or where they are.
+/// Returns the value that orders carry: the arguments themselves, or a reference to them.
 pub(crate) fn carried(args: &Value, batch_id: &str, field: &str) -> Value {
     if args.to_string().len() <= MOST_INLINE {
         return args.clone();

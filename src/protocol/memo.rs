@@ -25,7 +25,7 @@ pub(crate) const MEMO_ENDED: &str = "ended";
 /// The memo field with the batch run.
 pub(crate) const MEMO_BATCH_RUN: &str = "batch_run";
 
-/// The end of a batch, for listings. The last run may be over before it has told its progress.
+/// The end of a batch, for listings. The last run may be over before it has published its progress.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct EndNote {
     pub outcome: Outcome,
@@ -33,19 +33,21 @@ pub(crate) struct EndNote {
     pub started_at: Timestamp,
 }
 
-/// What running strides should do: in the memo of the workflow, where reading it needs no worker.
+/// The instructions for running strides. They are in the memo of the workflow, where reading them needs no worker.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ControlState {
     pub batch_run: String,
-    /// Strides should end at the next page boundary: paused, cancelled, or a continue-as-new is due.
+    /// True if strides should end at the next page boundary: the batch is paused or cancelled, or a continue-as-new
+    /// is due.
     pub stop_at_page_boundary: bool,
-    /// Pages should not be finished either, where that is safe.
+    /// True if running pages should be interrupted too, where that is safe.
     pub stop_now: bool,
-    /// The strides of these dispatches should end at their next page boundary: there are more than the
-    /// limit allows, or their shares of the rate are out of date.
+    /// The dispatches whose strides should end at their next page boundary, because there are more strides than the
+    /// limit allows, or because their shares of the rate are out of date.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub yields: Vec<u64>,
-    /// The bridges whose strides are waited for. Those of any other one should end: a reset has forgotten them.
+    /// The bridges whose strides the controller expects. Strides of any other bridge should end, because a reset has
+    /// forgotten them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub bridges: Vec<String>,
 }

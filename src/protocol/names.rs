@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-/// The version of the protocol. It is written into the input of every controller. It rises when a worker of the version
-/// before must not go on with the batch, and such a worker refuses it.
+/// The version of the protocol, which is written into the input of every controller. A new version is needed when
+/// workers of the previous one must not continue the batch. Such workers refuse it.
 pub(crate) const VERSION: u32 = 1;
 
-/// A worker that stops can take a workflow task along; another one gets it after this long. The server's 10 s
-/// would make every such stop twice as long. What a task itself takes is milliseconds, and a replay of the
-/// longest run little more.
+/// The timeout of a workflow task. A task can be lost with a worker that stops, and goes to another worker after this
+/// time. The server's default of 10 s would double that wait. The task itself takes milliseconds, and a replay of the
+/// longest run takes little more.
 #[cfg_attr(not(feature = "temporal"), allow(dead_code, reason = "for the engine"))]
 pub(crate) const TASK_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -33,31 +33,31 @@ pub(crate) const NEXT_PAGE: &str = "next_page";
 /// Signal of a client that looks at the progress in the memo.
 pub(crate) const LOOK: &str = "look";
 
-/// Query for a [`Progress`](crate::Progress), for tools of others.
+/// Query for a [`Progress`](crate::Progress), for third-party tools.
 pub(crate) const PROGRESS: &str = "progress";
 
-/// Update that tells where a stride ends.
+/// Update that returns the end of a stride.
 pub(crate) const ACCEPTED_END: &str = "accepted_end";
 
-/// Update that stops dispatching.
+/// Update that pauses dispatching.
 pub(crate) const PAUSE: &str = "pause";
 
-/// Update that goes on dispatching.
+/// Update that resumes dispatching.
 pub(crate) const RESUME: &str = "resume";
 
 /// Update that changes limits.
 pub(crate) const SET: &str = "set";
 
-/// Signal that does what one of the updates does, for when no worker can answer an update.
+/// Signal with the effect of one of the updates, for times at which no worker can answer an update.
 pub(crate) const STEER: &str = "steer";
 
-/// Activity that asks the throttles of a batch for as long as it runs.
+/// Activity that polls the throttles of a batch for as long as the batch runs.
 pub(crate) const THROTTLE: &str = "temporal-batch.throttle";
 
-/// Signal with what the throttles say.
+/// Signal with the verdict of the throttles.
 pub(crate) const THROTTLED: &str = "throttled";
 
-/// Activity that works out when operating windows open and close.
+/// Activity that computes when operating windows open and close.
 pub(crate) const WINDOWS: &str = "temporal-batch.windows";
 
 /// Activity that takes a named lock, or waits for it.
@@ -66,34 +66,34 @@ pub(crate) const LOCK: &str = "temporal-batch.lock";
 /// Activity that gives a named lock back.
 pub(crate) const UNLOCK: &str = "temporal-batch.unlock";
 
-/// Signal that tells who has the lock that a batch waits for.
+/// Signal with the holder of the lock for which a batch waits.
 pub(crate) const LOCK_HELD: &str = "lock_held";
 
-/// Activity that has the processor look at what was done.
+/// Activity in which the processor checks the finished work.
 pub(crate) const CHECK: &str = "temporal-batch.check";
 
-/// Update that lets a batch go on after a stage.
+/// Update that lets a batch continue after a stage.
 pub(crate) const APPROVE: &str = "approve";
 
-/// Signal that tells what a batch waits for beside its pages.
+/// Signal with the side activity for which a batch waits.
 pub(crate) const WAITS: &str = "waits";
 
-/// Activity that combines what pages have put out, where only the processor can.
+/// Activity that combines the outputs of pages, where only the processor can do so.
 pub(crate) const COMBINE: &str = "temporal-batch.combine";
 
-/// Activity that looks at the partitions of a batch for as long as it runs.
+/// Activity that watches the partitions of a batch for as long as the batch runs.
 pub(crate) const PARTITIONS: &str = "temporal-batch.partitions";
 
 /// Activity that asks a processor where a range can be split.
 pub(crate) const SPLIT: &str = "temporal-batch.split";
 
-/// Signal with what is known of partitions.
+/// Signal with the state of partitions.
 pub(crate) const PARTITION_NEWS: &str = "partition_news";
 
-/// Signal that tells the controller of a partition what to keep to.
+/// Signal with the limits for the controller of a partition.
 pub(crate) const SHARE: &str = "share";
 
-/// Signal of a partition that keeps to a smaller share.
+/// Signal of a partition that now keeps to a smaller share.
 pub(crate) const SETTLED: &str = "settled";
 
 /// Type of the workflow whose existence is a named lock.
@@ -105,14 +105,14 @@ pub(crate) const BRIDGE: &str = "temporal-batch.bridge";
 /// Signal with strides for a bridge.
 pub(crate) const BRIDGE_ORDERS: &str = "orders";
 
-/// Signal with what strides on a bridge came back with.
+/// Signal with the results of strides on a bridge.
 pub(crate) const BRIDGE_RESULTS: &str = "bridge_results";
 
 /// Activity that notices bridges which are gone.
 pub(crate) const WATCH_BRIDGES: &str = "temporal-batch.watch_bridges";
 
-/// What is added to the name of a task queue for the work beside the pages: hooks, throttles, locks. Its
-/// slots are its own, so that pages cannot starve it.
+/// Returns the task queue for the work beside the pages: hooks, throttles, locks. The queue has slots of its own, so
+/// that pages cannot starve this work.
 pub(crate) fn aside_queue(task_queue: &str) -> String {
     format!("{task_queue}{ASIDE_SUFFIX}")
 }

@@ -12,25 +12,25 @@ use crate::{
     protocol::steering::PageSizeSetting,
 };
 
-/// Which part of a batch a controller has.
+/// The partition that a controller runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PartOf {
-    /// Its number in the batch.
+    /// The number of the partition in the batch.
     pub number: u32,
     pub name: String,
-    /// The latest that it was told.
+    /// The sequence number of the latest order that the controller received.
     pub seq: u64,
-    /// It has to say that it keeps to that.
+    /// True if the controller must report that its strides keep to that order.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub says_when_settled: bool,
 }
 
-/// The workflow of a partition.
+/// Returns the id of a partition's workflow.
 pub(crate) fn partition_id(batch_id: &str, number: u32) -> String {
     format!("{batch_id}.p{number}")
 }
 
-/// The number of the partition that a workflow of this batch has.
+/// Returns the number of the partition that a workflow of this batch runs.
 pub(crate) fn partition_in(batch_id: &str, workflow_id: &str) -> Option<u32> {
     workflow_id
         .strip_prefix(batch_id)?
@@ -39,7 +39,7 @@ pub(crate) fn partition_in(batch_id: &str, workflow_id: &str) -> Option<u32> {
         .ok()
 }
 
-/// Input of the activity that looks at partitions.
+/// Input of the activity that watches partitions.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct PartitionsOrder {
     pub batch_id: String,
@@ -59,7 +59,7 @@ pub(crate) struct ShareOrder {
     pub batch_run: String,
     pub seq: u64,
     pub told: Told,
-    /// Say when it is kept to.
+    /// True if the partition must report when its strides keep to the order.
     pub say_when_settled: bool,
 }
 
@@ -83,7 +83,7 @@ pub(crate) struct SplitOrder {
     pub end: Option<PageToken>,
 }
 
-/// Result of that.
+/// Result of the activity that has a range split.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct SplitAnswer {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -93,23 +93,23 @@ pub(crate) struct SplitAnswer {
 /// Error type of the controller of a partition that was told to stop, with [`EndDetails`].
 pub(crate) const PARTITION_STOPPED: &str = "PartitionStopped";
 
-/// What a partition is told to keep to.
+/// The limits and instructions for a partition.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Told {
     pub share: Share,
     pub paused: bool,
     pub stop_now: bool,
-    /// Stop, and come back with what is left.
+    /// True if the partition must stop and return the rest of its work.
     pub stop: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub page_pause: Option<Duration>,
     pub page_size: PageSizeSetting,
-    /// As the batch was started, where it is absent.
+    /// The stride length. If absent, the length with which the batch was started applies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stride: Option<Stride>,
 }
 
-/// The latest that is known of a partition.
+/// The latest known state of a partition.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Look {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -133,7 +133,7 @@ pub(crate) struct Look {
     pub stuck: u32,
     #[serde(default, skip_serializing_if = "is_default")]
     pub waiting: u32,
-    /// For a while it had nothing to give to pages that it may have in flight.
+    /// True if the partition has had free slots but no work for them for a while.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub idle: bool,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -146,7 +146,7 @@ pub(crate) struct Look {
     pub blocked_reason: Option<String>,
 }
 
-/// What one partition may have of the limits, or all together. Absent rates are without limit.
+/// The part of the limits that belongs to one partition, or to all of them together. An absent rate is unlimited.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Share {
     pub parallelism: u32,

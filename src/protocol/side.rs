@@ -32,10 +32,10 @@ pub(crate) struct PrepareInput {
     pub hooks: HookNames,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub throttles: Vec<String>,
-    /// The batch that is told what is waited for.
+    /// The batch that is told the reason for a wait.
     pub batch_id: String,
     pub batch_run: String,
-    /// The processor is to name the partitions.
+    /// True if the processor must name the partitions.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub partitioned: bool,
 }
@@ -46,7 +46,7 @@ pub(crate) struct HookOrder {
     pub name: String,
     #[serde(flatten)]
     pub call: HookCall,
-    /// What one attempt may take.
+    /// The timeout of one attempt.
     pub timeout: Duration,
 }
 
@@ -58,8 +58,8 @@ pub(crate) struct KeepReport {
     pub report: BatchReport,
 }
 
-/// What a worker says about a processor before the first page. Stored, so that a running batch keeps the
-/// settings it began with.
+/// The settings of a processor, as a worker reports them before the first page. They are stored, so that a running
+/// batch keeps the settings with which it began.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Prepared {
     pub retry_mode: RetryMode,
@@ -67,32 +67,32 @@ pub(crate) struct Prepared {
     pub page_timeout: Duration,
     pub heartbeat_timeout: Duration,
     pub items_expected: Option<u64>,
-    /// That number was counted.
+    /// True if `items_expected` was counted rather than estimated.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub items_exact: bool,
-    /// The processor keeps dead letters, so that its strides give failed pages up themselves.
+    /// True if the processor keeps dead letters, so that its strides abandon failed pages themselves.
     pub dead_letters: bool,
-    /// The processor keeps a ledger of the pages that it applied.
+    /// True if the processor keeps a ledger of the pages that it applied.
     pub once_per_page: bool,
     /// The arguments as the processor completed them, where it changed them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub args: Option<serde_json::Value>,
-    /// What the outputs of the pages are folded by.
+    /// The reducer that folds the outputs of the pages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reducer: Option<Plan>,
     /// The partitions that the processor named. They are kept elsewhere from then on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub partitions: Vec<PartitionSpec>,
-    /// The processor can split a range.
+    /// True if the processor can split a range.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub splits: bool,
-    /// The processor takes a permit of the rate for each item.
+    /// True if the processor takes a permit of the rate for each item.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub permit_per_item: bool,
 }
 
 impl Prepared {
-    /// How many items the batch has.
+    /// Returns the number of items in the batch, with its certainty.
     #[cfg_attr(not(feature = "temporal"), allow(dead_code, reason = "for the engine"))]
     pub fn size(&self) -> Size {
         let certainty = match self.items_exact {
@@ -103,14 +103,14 @@ impl Prepared {
     }
 }
 
-/// Input of the activity that works out windows.
+/// Input of the activity that computes windows.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct WindowsOrder {
     pub windows: Vec<Window>,
     pub from: Timestamp,
 }
 
-/// Input of the activity that asks the throttles.
+/// Input of the activity that polls the throttles.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ThrottleOrder {
     pub batch_id: String,
@@ -118,7 +118,7 @@ pub(crate) struct ThrottleOrder {
     pub throttles: Vec<String>,
 }
 
-/// Payload of the `throttled` signal: what the throttles of a batch say together.
+/// Payload of the `throttled` signal: the combined verdict of a batch's throttles.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct ThrottleNews {
     pub batch_run: String,
@@ -133,7 +133,7 @@ pub(crate) struct LockOrder {
     pub name: String,
     pub batch_id: String,
     pub batch_run: String,
-    /// Wait for it; refused otherwise.
+    /// True if the batch waits for the lock. Otherwise it is refused if the lock is taken.
     pub wait: bool,
 }
 
@@ -150,13 +150,13 @@ pub(crate) struct LockHeld {
 pub(crate) struct WaitNews {
     pub batch_run: String,
     pub for_what: WaitsFor,
-    /// Why the last attempt failed; the next one follows. Absent: the processor takes its time.
+    /// The error of the last attempt, which will be repeated. Absent if the processor is still working.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// The event that the processor waits for, in words for people, where it has told it.
+    /// A human-readable description of what the processor is waiting for, where it gave one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub doing: Option<String>,
-    /// No worker has been found that has the processor; the error says that.
+    /// True if no worker with the processor was found. `error` says so.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unknown: bool,
 }
@@ -177,10 +177,10 @@ pub(crate) struct CheckOrder {
     pub processor: String,
     pub args: serde_json::Value,
     pub redrive: bool,
-    /// Where the batch began.
+    /// The start of the batch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub covered_from: Option<PageToken>,
-    /// Everything up to here is finished; absent: to the end of the data.
+    /// The point up to which all pages are finished. Absent if that is the end of the data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub covered_to: Option<PageToken>,
 }
@@ -193,12 +193,12 @@ pub(crate) struct CheckAnswer {
     pub found: Option<Check>,
 }
 
-/// Input of the activity that combines what pages have put out.
+/// Input of the activity that combines the outputs of pages.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct CombineOrder {
     pub processor: String,
     pub args: serde_json::Value,
-    /// At least two.
+    /// The partial results to combine, at least two.
     pub parts: Vec<serde_json::Value>,
 }
 
@@ -208,5 +208,5 @@ pub(crate) struct Combined {
     pub part: serde_json::Value,
 }
 
-/// Error type where the code of a processor does not come back from combining.
+/// Error type if the code of a processor does not return from combining.
 pub(crate) const COMBINE_TIMED_OUT: &str = "CombineTimeout";

@@ -23,41 +23,41 @@ use crate::{
     progress::{PauseNote, audit::Given},
 };
 
-/// What operators can change while the batch runs.
+/// The state of a batch that operators can change while it runs.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Controls {
     pub max_parallelism: u32,
     pub paused: bool,
     pub pause_reason: Option<String>,
-    /// More failed than is tolerated; until somebody resumes.
+    /// The message that more failed than is tolerated. Present until an operator resumes the batch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tripped: Option<String>,
-    /// What had been done and had failed when somebody resumed.
+    /// The numbers of done and failed items and pages at the time of the last resume.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forgiven: Option<Tally>,
-    /// The batch stops itself, for this reason.
+    /// The reason why the batch is stopping by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopping: Option<String>,
-    /// Who paused it, while it is paused.
+    /// The origin of the pause, while the batch is paused.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pause: Option<PauseNote>,
-    /// Running pages should not be waited for where that is safe.
+    /// True if running pages should be interrupted where that is safe.
     pub stop_now: bool,
-    /// The latest requests, so that one that comes a second time is not applied again.
+    /// The latest requests, so that a repeated one is not applied again.
     #[serde(default, skip_serializing_if = "VecDeque::is_empty")]
     pub requests: VecDeque<String>,
 }
 
-/// Requests that are remembered.
+/// The number of requests that are remembered.
 const MAX_REQUESTS: usize = 32;
 
 impl Controls {
-    /// Whether this request has been applied.
+    /// Returns whether this request has been applied.
     pub fn is_known(&self, id: Option<&str>) -> bool {
         id.is_some_and(|id| self.requests.iter().any(|known| known == id))
     }
 
-    /// Whether this request has not been applied yet; it counts as applied from here on.
+    /// Returns whether this request has not been applied yet, and marks it as applied.
     pub fn is_new(&mut self, id: Option<&str>) -> bool {
         let Some(id) = id else {
             return true;
@@ -83,13 +83,13 @@ pub(crate) struct PauseRequest {
     pub reason: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub who: Option<String>,
-    /// Do not wait for running pages where it is safe not to.
+    /// True if running pages should be interrupted where that is safe.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub now: bool,
-    /// Go on by itself then.
+    /// The time at which the batch resumes by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<Timestamp>,
-    /// Go on by itself after this long.
+    /// The time after which the batch resumes by itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lasting: Option<Duration>,
     /// The same request may come as an update and as a signal; both have this id.
@@ -107,7 +107,7 @@ pub(crate) struct ResumeRequest {
     pub id: Option<String>,
 }
 
-/// Argument of the `set` update. What is absent stays as it is.
+/// Argument of the `set` update. An absent setting stays as it is.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct SetRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -122,10 +122,10 @@ pub(crate) struct SetRequest {
     pub page_size: Option<PageSizeSetting>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auto_parallelism: Option<AutoParallelism>,
-    /// The parallelism becomes what the ramp ends at.
+    /// The ramp, whose final value becomes the parallelism.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ramp: Option<Ramp>,
-    /// None: open always.
+    /// The operating windows. An empty list means that the batch is always open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub windows: Option<Vec<Window>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -154,7 +154,7 @@ pub(crate) const SETTINGS: [&str; 9] = [
     "stride",
 ];
 
-/// A setting that can be taken away.
+/// A setting that can be removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Setting<T> {
@@ -171,7 +171,7 @@ impl<T> Setting<T> {
     }
 }
 
-/// How many items a page should have.
+/// The number of items in a page, fixed or tuned.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum PageSizeSetting {
@@ -179,15 +179,15 @@ pub(crate) enum PageSizeSetting {
     Auto(AutoPageSize),
 }
 
-/// Payload of the `steer` signal. A client sends it when an update got no answer, which may still have
-/// been applied: so it has an id, and what it asks for can be done twice without harm.
+/// Payload of the `steer` signal. A client sends the signal when an update got no answer. The update may still have
+/// been applied, so the request has an id and can be repeated without harm.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct SteerRequest {
     pub id: String,
     pub what: Steer,
 }
 
-/// What a `steer` signal asks for.
+/// The request in a `steer` signal.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Steer {
@@ -195,19 +195,19 @@ pub(crate) enum Steer {
     Resume(ResumeRequest),
     Set(SetRequest),
     Approve(ApproveRequest),
-    /// The run of the controller, or of a partition, was started again: for the audit.
+    /// Notes in the audit that the run of the controller, or of a partition, was started again.
     Recover(RecoverNote),
-    /// It is there to be an event: workers report the first failure of a workflow task only, and after an event
-    /// there is a first one again.
+    /// Adds an event to the history without any change. Workers report only the first failure of a workflow task, and
+    /// a new event makes them report again.
     Nothing,
 }
 
-/// A recovery, told to the batch.
+/// A recovery, as reported to the batch.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct RecoverNote {
     #[serde(flatten)]
     pub given: Given,
-    /// Of this partition.
+    /// The partition that was recovered. Absent for the batch itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partition: Option<u32>,
 }
@@ -222,7 +222,7 @@ pub(crate) struct ApproveRequest {
     pub id: Option<String>,
 }
 
-/// Characters that are shown of a name that is not known.
+/// The number of characters shown of an unknown name.
 const MAX_NAME_CHARS: usize = 80;
 
 impl SetRequest {

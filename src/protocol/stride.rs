@@ -33,35 +33,37 @@ pub(crate) struct StrideOrder {
     pub processor: String,
     pub args: serde_json::Value,
     pub stride: u64,
-    /// Begin after this.
+    /// The token after which the stride begins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub start: Option<PageToken>,
     /// The accepted start of the next stride, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end: Option<PageToken>,
-    /// Pages to process before the rest is handed over, where `end` is not known.
+    /// The number of pages to process before the rest is handed over, where `end` is not known.
     pub pages: u32,
-    /// Starts of further strides to announce, where `end` is not known and the source can skip ahead.
+    /// The number of further strides whose starts to announce, where `end` is not known and the source can skip
+    /// ahead.
     pub look_ahead: u32,
     pub page_size: u32,
-    /// Attempt at the first page of the order, as the controller counts them.
+    /// The number of the attempt at the first page of the order, as the controller counts.
     pub attempt: u32,
     /// Items per second that this stride may process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_share: Option<f64>,
     pub page_timeout: Duration,
-    /// What the controller has counted of this stride already.
+    /// The totals of this stride that the controller has already counted.
     pub done: StrideTotals,
-    /// Attempts that a page has in all, extended ones included; `None` is without limit.
+    /// The total number of attempts that a page has, extended ones included; `None` means no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub attempts_allowed: Option<u32>,
-    /// When the first page of the order failed first, if it has failed.
+    /// The time at which the first page of the order first failed, if it has failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failing_since: Option<Timestamp>,
-    /// The failures so far speak against the first page of the order: another one takes it apart.
+    /// True if the failures so far point to the first page of the order, so that another failure makes the stride
+    /// bisect it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub take_apart: bool,
-    /// The first page of the order has no attempts left. It is put aside, and not tried again.
+    /// Present if the first page of the order has no attempts left. The page is put aside and not tried again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub give_up: Option<GiveUp>,
     /// The items are dead letters of the processor.
@@ -69,8 +71,8 @@ pub(crate) struct StrideOrder {
     /// The page ledger of the batch has this stride, or the one before it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_kept: bool,
-    /// Counts the dispatches of the batch run from 1, so that a stride that was told to yield is not told
-    /// again when it is dispatched anew.
+    /// The number of the dispatch, counted from 1 in the batch run. An instruction to yield names this number, so it
+    /// does not apply to a later dispatch of the same stride.
     pub dispatch: u64,
     /// Pages per second that this stride may start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -81,44 +83,44 @@ pub(crate) struct StrideOrder {
     /// The throttles that are asked before each page.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub throttles: Vec<String>,
-    /// Items to go through at most, what was finished by earlier attempts at the order included. The rest is
-    /// given back then.
+    /// The largest number of items to process, including those finished by earlier attempts at the order. The stride
+    /// then gives the rest back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_items: Option<u64>,
-    /// What the outputs of the pages are folded by.
+    /// The reducer that folds the outputs of the pages.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reducer: Option<Plan>,
-    /// The length of strides is tuned: this one gives the rest back at the end of a page after this long, and
-    /// cuts finer where the data ends.
+    /// The time after which this stride gives its remaining pages back, at the end of a page. Present if the stride
+    /// length is tuned. The stride then also cuts shorter ones near the end of the data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_limit: Option<Duration>,
-    /// But not finer than into strides of so many pages.
+    /// The length, in pages, of the shortest strides that this one cuts.
     pub shortest: u32,
-    /// The workflow that has the stride, where it is not the one of the batch.
+    /// The workflow that has the stride, if it is not the workflow of the batch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub controller: Option<String>,
     /// The partition that the stride belongs to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub partition: Option<String>,
-    /// Where that partition ends, if not with the data.
+    /// The end of that partition, if it is not the end of the data.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<PageToken>,
-    /// The workflow id of the bridge that has it.
+    /// The workflow id of the bridge that has the stride.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bridge: Option<String>,
-    /// Items that have been earned under the rate before, so that they may begin at once.
+    /// The number of items that were earned under the rate before, so that they may begin at once.
     #[serde(default, skip_serializing_if = "is_default")]
     pub rate_ready: u32,
-    /// Pages that have been earned before in the same way.
+    /// The number of pages that were earned in the same way.
     #[serde(default, skip_serializing_if = "is_default")]
     pub page_rate_ready: u32,
-    /// Items that have to be earned under the rate and not used: once those that are ready are begun, or before any.
+    /// The number of items to be earned under the rate but not used: after the ready ones have begun, or before any.
     #[serde(default, skip_serializing_if = "is_default")]
     pub rate_owed: u32,
-    /// Pages that are owed in the same way.
+    /// The number of pages that are owed in the same way.
     #[serde(default, skip_serializing_if = "is_default")]
     pub page_rate_owed: u32,
-    /// The failures with which the rest is given back.
+    /// The tolerance beyond which the stride gives the rest back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tolerance: Option<StrideTolerance>,
 }
@@ -142,10 +144,10 @@ impl StrideOrder {
         self.controller.as_deref().unwrap_or(&self.batch_id)
     }
 
-    /// Temporal's own attempts while workers are lost, before the controller hears of it.
+    /// The number of Temporal's own attempts while workers are lost, before the controller is informed.
     pub fn attempts_at_lost_workers(&self, mode: RetryMode) -> u32 {
         match mode {
-            // What loses its worker while it is put aside is looked at less closely the next time.
+            // A page that lost its worker while it was put aside is examined less closely the next time.
             RetryMode::AtLeastOnce if self.give_up.is_none() => 3,
             RetryMode::AtLeastOnce | RetryMode::AtMostOnce => 1,
         }
@@ -155,7 +157,7 @@ impl StrideOrder {
 /// Result of the stride activity.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct StrideReport {
-    /// Everything from the start of the order up to here is finished. `None`: nothing is.
+    /// The point up to which all pages from the start of the order are finished. `None` if no page is finished.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub covered_to: Option<PageToken>,
     /// The data ends at `covered_to` (or at the start of the order).
@@ -165,102 +167,102 @@ pub(crate) struct StrideReport {
     /// The page after `covered_to` failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub failure: Option<FailedAttempt>,
-    /// The first items that were given up; `items.failed` counts all.
+    /// The first abandoned items; `items.failed` counts all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failed_items: Vec<FailedItem>,
-    /// Pages that the stride itself gave up, as a whole, and kept as dead letters.
+    /// The number of pages that the stride itself abandoned whole and kept as dead letters.
     pub pages_failed: u32,
     /// The first of these.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub failed_pages: Vec<PageFailure>,
-    /// Why items were skipped, how often.
+    /// The reasons why items were skipped, with their counts.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub skip_reasons: BTreeMap<String, u64>,
-    /// How long the pages of this attempt took.
+    /// The durations of this attempt's pages.
     pub timing: Timing,
-    /// Dead letters that were kept, of items and of pages.
+    /// The number of dead letters that were kept, of items and of pages.
     pub dead_letters: u64,
-    /// Items at most that the pages had which the stride gave up as a whole, where a stage limits its items.
+    /// Upper bound on the items in pages that the stride abandoned whole, where a stage limits its items.
     #[serde(default, skip_serializing_if = "is_default")]
     pub items_aside: u64,
-    /// What the pages have put out, where the batch has a reducer.
+    /// The folded outputs of the pages, where the batch has a reducer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<Output>,
-    /// The source was asked to skip ahead, and cannot.
+    /// True if the source was asked to skip ahead but cannot.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub cannot_skip: bool,
-    /// Items that it has earned under the rate and not begun.
+    /// The number of items that the stride has earned under the rate but not begun.
     #[serde(default, skip_serializing_if = "is_default")]
     pub rate_left: f64,
-    /// The stride was to begin the first page of the batch, and has not.
+    /// True if the stride should have begun the first page of the batch but has not.
     #[serde(default, skip_serializing_if = "is_default")]
     pub rate_untouched: bool,
     /// The same under the limit of pages.
     #[serde(default, skip_serializing_if = "is_default")]
     pub page_rate_untouched: bool,
-    /// Pages that it has earned and not begun.
+    /// The number of pages that the stride has earned but not begun.
     #[serde(default, skip_serializing_if = "is_default")]
     pub page_rate_left: f64,
 }
 
-/// How long pages took: unless said otherwise from the begin of `fetch` to the end of `process`, without the waits
-/// for the rate, the throttles and the pause between pages. Failed attempts are not in it.
+/// The durations of pages. Unless stated otherwise they run from the start of `fetch` to the end of `process`,
+/// without the waits for the rate, for the throttles and between pages. Failed attempts are not included.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Timing {
-    /// What the pages were to have.
+    /// The requested number of items per page.
     pub page_size: u32,
     pub pages: u32,
     pub items: u64,
     pub busy_ms: u64,
-    /// Pages with as many items as they were to have; the others say nothing of the page size.
+    /// The number of pages with as many items as requested. Shorter pages say nothing about the page size.
     pub full_pages: u32,
     pub full_busy_ms: u64,
     pub full_slowest_ms: u64,
-    /// All pages together, in microseconds, with their waits.
+    /// The duration of all pages together, in microseconds, waits included.
     pub took_us: u64,
 }
 
 /// An attempt at a page that failed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct FailedAttempt {
-    /// Where the failed page ends, if its fetch got that far.
+    /// The end of the failed page, if its fetch got that far.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub page_end: Option<PageToken>,
-    /// The failed page is the last: the source said so.
+    /// True if the failed page is the last one, according to the source.
     pub last_page: bool,
     pub error_type: String,
     pub message: String,
     pub retryable: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after: Option<Duration>,
-    /// Nothing is wrong with the page: the worker's code does not fit the batch, or the engine could not
-    /// do its part. Such attempts are not counted against the page.
+    /// True if the page is not at fault: the worker's code does not fit the batch, or the engine failed. Such
+    /// attempts are not counted against the page.
     pub not_the_page: bool,
-    /// The page was given up, and nobody knows where the next one starts.
+    /// True if the page was abandoned and the start of the next one is unknown.
     pub coverage_stops: bool,
-    /// Its worker was lost, so that it is not known how far the attempt came.
+    /// True if the worker was lost, so that the extent of the attempt's work is unknown.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lost: bool,
-    /// A page of a processor that runs at most once could not be read, so its `process` has not begun.
+    /// True if a page of an at-most-once processor could not be read, so that its `process` has not begun.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unread: bool,
-    /// Whom it speaks against.
+    /// The cause that the failure points to.
     #[serde(default, skip_serializing_if = "Blame::is_moment")]
     pub blame: Blame,
 }
 
-/// Attempts to read a page, where the policy of its processor does not say: it allows one attempt to process it, or the
-/// page is given up.
+/// The largest number of attempts to read a page, where the policy of its processor does not say: the policy allows
+/// only one attempt to process the page, or the page is abandoned.
 pub(crate) const MOST_READS: u32 = 10;
 
 impl FailedAttempt {
-    /// Where the page ends, and whether the data ends with it, if that is known.
+    /// Returns the end of the page, and whether the data ends there, if this is known.
     pub fn known_end(&self) -> Option<(Option<PageToken>, bool)> {
         let known = self.page_end.is_some() || self.last_page;
         known.then(|| (self.page_end.clone(), self.last_page))
     }
 
-    /// An attempt that nobody hears of any more.
+    /// Returns the failure of an attempt that will never report.
     pub fn lost(error_type: String, message: &str) -> Self {
         Self {
             page_end: None,
@@ -281,11 +283,11 @@ impl FailedAttempt {
 /// A page without attempts left, which the next activity puts aside.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct GiveUp {
-    /// How its last attempt failed.
+    /// The failure of the page's last attempt.
     pub failure: FailedAttempt,
-    /// Times that it could not be put aside for a reason that may be its own.
+    /// The number of failures to put the page aside for a reason that may lie in the page.
     pub failed: u32,
-    /// Workers that were lost while they put it aside.
+    /// The number of workers that were lost while they put the page aside.
     pub lost: u32,
 }
 
@@ -299,28 +301,28 @@ impl From<FailedAttempt> for GiveUp {
     }
 }
 
-/// Payload of the `next_page` signal: the starts of the strides that follow `stride`. None, where pages run at most
-/// once: the data ends with the page that the stride is about to process.
+/// Payload of the `next_page` signal: the starts of the strides that follow `stride`. If pages run at most once, an
+/// empty list means that the data ends with the page that the stride is about to process.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct NextPage {
     pub batch_run: String,
     /// The stride that announces; the first token starts the stride after it.
     pub stride: u64,
-    /// The dispatch whose activity announces. Absent in what workers sent before there was this.
+    /// The dispatch whose activity announces. Absent in signals of workers from before this field existed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dispatch: Option<u64>,
     pub starts: Vec<PageToken>,
 }
 
-/// Heartbeat details of a stride: a hint where a later attempt may go on.
+/// Heartbeat details of a stride: a hint where a later attempt may continue.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Checkpoint {
-    /// What is finished, as in a report.
+    /// The finished work, as in a report.
     pub done: StrideReport,
     /// The page that is being worked on.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub page: Option<RunningPage>,
-    /// When this was said, by the clock of the worker.
+    /// The time of the checkpoint, by the clock of the worker.
     pub at: Timestamp,
 }
 
@@ -342,7 +344,7 @@ pub(crate) struct AcceptedEndRequest {
 /// Answer of the `accepted_end` update.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct AcceptedEnd {
-    /// Whether the batch run is still the one that was asked about, and the stride is still open.
+    /// True if the batch run is still the one in the request, and the stride is still open.
     pub open: bool,
     pub end: Option<PageToken>,
 }

@@ -229,7 +229,10 @@ async fn an_import_that_cannot_work_is_refused_before_it_starts(home: Home) {
     let error = home.prepare(elsewhere).await.unwrap_err();
     assert_eq!(error.error_type(), "UnknownConnection");
     home.run("DROP TABLE temporal_batch_dead_letter").await;
-    refused(args("t").columns(["id"]), "page ledger").await;
+    let without = home.prepare(args("t").columns(["id"])).await.unwrap_err();
+    assert_eq!(without.error_type(), "LedgerTablesMissing");
+    assert!(!without.is_retryable());
+    assert!(without.message().contains("page ledger"), "{without}");
     let good = args("t").columns(["id"]).once(false);
     let prepared = home.prepare(good).await.unwrap();
     // What is stored is read back, by this and by later versions.

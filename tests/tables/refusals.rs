@@ -55,7 +55,10 @@ async fn names_that_are_not_there(home: Home) {
         home.inspect("users", &["ids"]).await,
         ["no column `ids`", "it has `id`, `name`"],
     );
-    refused(home.inspect("a.b.c", &["id"]).await, ["no name of a table"]);
+    refused(
+        home.inspect("a.b.c", &["id"]).await,
+        ["is not the name of a table"],
+    );
     let nothing = format!("{:?}", home.inspect("users", &["id"]).await.unwrap());
     assert!(!nothing.contains("127.0.0.1"), "{nothing}");
 }

@@ -159,7 +159,7 @@ impl ConnectionArgs {
         }
     }
 
-    /// These arguments for a program of this name.
+    /// Returns these arguments for a program of this name.
     pub(crate) fn of(self, program: &str) -> Self {
         Self {
             program: program.to_owned(),

@@ -67,7 +67,8 @@ pub(crate) struct FailedBatch<'a> {
 }
 
 impl Repair {
-    /// `None` if the batch gave nothing up, and for a redrive: its letters belong to another batch.
+    /// Returns the repair of a failed batch. `None` if the batch abandoned nothing, and for a redrive, whose letters
+    /// belong to another batch.
     pub(crate) async fn of(
         client: &BatchClient,
         broken: FailedBatch<'_>,

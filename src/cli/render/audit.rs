@@ -14,7 +14,7 @@ use crate::{
 struct Audit<'a> {
     schema: u32,
     batch_id: &'a str,
-    /// `None` if the progress is unknown.
+    /// The entries; `None` if the progress is unknown.
     audit: Option<&'a [AuditEntry]>,
     audit_older: Option<u64>,
 }

@@ -6,18 +6,18 @@ use std::time::Duration;
 
 use crate::base::text::{about, count, per_second};
 
-/// A page that waits longer for its share of the rate looks as if it hung.
+/// The wait for its share of the rate beyond which a page appears to hang.
 const LONG: f64 = 30.0;
-/// The proposed settings make pages wait about so long.
+/// The approximate wait of pages under the proposed settings.
 const GOOD: f64 = 5.0;
 
-/// The facts that advice is made from.
+/// The facts on which advice is based.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Terms {
     pub rate: Option<f64>,
     pub page_rate: Option<f64>,
     pub page_size: u32,
-    /// The page size is tuned, and must not be proposed.
+    /// True if the page size is tuned, so that none must be proposed.
     pub tuned_size: bool,
     pub max_parallelism: u32,
     pub permit_per_item: bool,
@@ -26,7 +26,7 @@ pub(crate) struct Terms {
     pub cannot_skip: bool,
 }
 
-/// One sentence for each setting that should be another one.
+/// Returns one sentence for each setting that should be changed.
 pub(crate) fn advice(terms: &Terms) -> Vec<String> {
     let all = [of_rate(terms), of_page_rate(terms), of_stride(terms)];
     all.into_iter().flatten().collect()

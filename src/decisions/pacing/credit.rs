@@ -1,4 +1,4 @@
-//! The permits with which a batch may begin at once under its rate, beside those that its strides earn.
+//! The permits that a batch may use at once under its rate, in addition to those that its strides earn.
 //!
 //! A stride that is dispatched has earned nothing yet, so with pages that are large for the rate it would stand for a
 //! long time before its first page. The controller keeps the permits that were earned and not used: those of strides that came
@@ -18,15 +18,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::time::Timestamp;
 
-/// Permits that have been earned and that no stride has.
+/// Permits that have been earned but not given to a stride.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Credit {
-    /// Fewer than none are owed.
+    /// The number of permits. A negative number is owed.
     permits: f64,
-    /// No page has begun yet, and the first one need not wait.
+    /// True until the first page begins, which need not wait for a permit.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     first: bool,
-    /// Earned per second since then.
+    /// Permits earned per second since `at`.
     free: f64,
     at: Timestamp,
 }
@@ -36,25 +36,25 @@ pub(crate) struct Credit {
 pub(crate) struct Earned {
     /// Permits for its first page.
     pub ready: u32,
-    /// To be earned and not used: once those that are ready are taken, or before anything else.
+    /// Permits to be earned but not used: after the ready ones are taken, or before anything else.
     pub owed: u32,
 }
 
 /// The use of a batch's limit at one moment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Standing {
-    /// Permits per second of the whole batch; `None` is no limit.
+    /// Permits per second of the whole batch; `None` means no limit.
     pub limit: Option<f64>,
     /// The part of the limit that running strides have.
     pub given_out: f64,
     /// Permits that are taken at once: those of a page, or one.
     pub unit: u32,
-    /// Strides that may run beside those that do.
+    /// The number of strides that may run in addition to the running ones.
     pub free_slots: u32,
 }
 
 impl Credit {
-    /// The credit of a batch that begins: its first page need not wait.
+    /// Returns the credit at the start of a batch, whose first page need not wait.
     pub fn of_first(now: Timestamp) -> Self {
         Self {
             first: true,
@@ -83,7 +83,7 @@ impl Credit {
         self.permits = self.permits.min(unit * f64::from(standing.free_slots));
     }
 
-    /// Takes the permits that the stride begins with which is dispatched now.
+    /// Takes the permits for the stride that is now dispatched.
     pub fn take(&mut self, unit: u32) -> Earned {
         let most = f64::from(unit);
         let have = self.permits.min(most).floor();
@@ -99,9 +99,10 @@ impl Credit {
         }
     }
 
-    /// A stride came back with permits that it had earned, or with fewer than none: what it owes.
+    /// Takes back the permits that a finished stride had left. A negative number is owed.
     ///
-    /// `untouched`: it was to begin the first page of the batch, and another one is to do that at once.
+    /// `untouched` means that the stride should have begun the first page of the batch but did not, so another stride
+    /// must do so at once.
     pub fn give_back(&mut self, permits: f64, untouched: bool, standing: &Standing) {
         self.first |= untouched;
         let unit = f64::from(standing.unit);

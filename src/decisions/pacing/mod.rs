@@ -1,4 +1,4 @@
-//! How fast a batch goes: planned increase, operating windows, tuning, and how fast it has been.
+//! The pace of a batch: ramps, operating windows, tuning, and the measured throughput.
 //!
 //! Pure: time comes in as an argument, and the same calls always give the same answers.
 

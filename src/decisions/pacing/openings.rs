@@ -1,4 +1,4 @@
-//! Openings of operating windows, worked out and kept.
+//! Openings of operating windows: their computation and storage.
 
 use std::time::Duration;
 
@@ -9,29 +9,29 @@ use crate::{
     batch::pace_settings::window::{Opening, Window},
 };
 
-/// How many days ahead openings are looked for. The shorter ones are enough for most windows.
+/// The numbers of days ahead within which openings are searched. The shorter searches are enough for most windows.
 const AHEAD: [u32; 3] = [10, 60, 366];
 
 const DAY_LENGTH: Duration = Duration::from_secs(86_400);
 
-/// The next openings of several windows taken together, in order and apart from each other: the first
-/// `count` that close after `from`. The first one may be open already, and then it says when it opened,
-/// as far as two days back. About a year ahead is looked at: an opening that lasts longer is said to close
-/// then.
+/// Returns the next openings of several windows combined, in order and without overlap: the first `count` that close
+/// after `from`. The first opening may have begun already. Its beginning is then given as far as two days back. The
+/// search covers about a year: an opening that lasts longer is reported to close then.
 ///
-/// Only an activity may call this. The rules of time zones change from one deployment to the next, so
-/// workflow code would not find on a replay what it found before; it keeps [`Openings`] instead.
+/// Only an activity may call this function. Time zone rules change from one deployment to the next, so workflow code
+/// could get a different result in a replay. Workflow code keeps [`Openings`] instead.
 ///
-/// A window whose time zone is not known here adds nothing; [`Window::validate`] finds it.
+/// A window with an unknown time zone adds no openings. [`Window::validate`] reports it.
 pub(crate) fn openings(windows: &[Window], from: Timestamp, count: usize) -> Vec<Opening> {
     let mut found = Vec::new();
     for days in AHEAD {
         let all = windows.iter().flat_map(|w| w.openings(from, days));
         found = merged(all.collect());
-        // Days begin at other times elsewhere: what opens before this was found for every window.
+        // Days begin at different times in different zones. All openings before this time were found for every
+        // window.
         let seen = from.plus(DAY_LENGTH * (days - 1));
         found.retain(|opening| opening.closes > from && opening.opens < seen);
-        // The last one may go on behind it.
+        // The last opening may continue past this time.
         if found.len() > count {
             break;
         }
@@ -54,13 +54,13 @@ fn merged(mut all: Vec<Opening>) -> Vec<Opening> {
     merged
 }
 
-/// Openings that were worked out, in order. Without time zones, so the workflow can keep it.
+/// Computed openings, in order. They contain no time zones, so workflow code can keep them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub(crate) struct Openings(Vec<Opening>);
 
 impl Openings {
-    /// Takes what [`openings`] gave.
+    /// Takes the result of [`openings`].
     pub fn new(openings: Vec<Opening>) -> Self {
         Self(openings)
     }
@@ -69,19 +69,19 @@ impl Openings {
         self.closes_at(now).is_some()
     }
 
-    /// When the window that is open now closes.
+    /// Returns when the currently open window closes.
     pub fn closes_at(&self, now: Timestamp) -> Option<Timestamp> {
         let open = self.0.iter().find(|o| o.opens <= now && now < o.closes)?;
         Some(open.closes)
     }
 
-    /// When the next window opens that is not open yet.
+    /// Returns when the next window opens, other than one that is open already.
     pub fn opens_at(&self, now: Timestamp) -> Option<Timestamp> {
         let next = self.0.iter().find(|opening| opening.opens > now)?;
         Some(next.opens)
     }
 
-    /// Whether nothing is known of the time from `margin` after `now` on, so more should be asked for.
+    /// Returns whether the known openings end within `margin` after `now`, so that more must be requested.
     pub fn runs_out(&self, now: Timestamp, margin: Duration) -> bool {
         let then = now.plus(margin);
         self.0.last().is_none_or(|last| last.closes <= then)
@@ -331,7 +331,8 @@ mod tests {
         now.in_tz(zone).unwrap()
     }
 
-    /// What the clock on the wall says. Clocks that are changed nearby do not count: see the examples.
+    /// Returns whether the window is open by the local wall clock. Returns `None` near a change of that clock, which
+    /// the examples cover.
     fn open_by_the_clock(window: &Window, now: Timestamp) -> Option<bool> {
         let day = Duration::from_secs(26 * 3_600);
         let clock = civil(now, &window.zone);

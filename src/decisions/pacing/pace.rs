@@ -1,4 +1,4 @@
-//! What the limits of a batch are right now.
+//! The limits that apply to a batch at a given moment.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -24,28 +24,28 @@ use crate::{
     protocol::StrideReport,
 };
 
-/// How long a batch is held for the first answer of its throttles, and how often windows that seem to be over
-/// are worked out again.
+/// The longest time that a batch is held for the first answer of its throttles. Also the shortest time between two
+/// computations of windows that seem to be over.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Windows are asked for again when what is known ends sooner than this.
+/// The time before the end of the known openings at which more are requested.
 const WINDOWS_AHEAD: Duration = Duration::from_secs(3_600);
-/// The longest pause that a throttle makes between pages; a hold is for longer ones.
+/// The longest pause that a throttle makes between pages. A hold serves for longer ones.
 const LONGEST_IDLE: Duration = Duration::from_secs(30);
-/// The part of attempts that may fail before the parallelism is lowered for it.
+/// The fraction of attempts that may fail before the parallelism is lowered.
 const TOLERABLE: f64 = 0.02;
-/// Pages over which failures are counted.
+/// The number of recent pages over which failures are counted.
 const LATELY: u32 = 500;
 /// The time that [`Pacing::items_per_second`] looks back on.
 const LOOKS_BACK: Duration = Duration::from_secs(60);
-/// An attempt that failed like this was too slow for its page size.
+/// The error type of an attempt that was too slow for its page size.
 const PAGE_TIMEOUT: &str = "PageTimeout";
 
-/// How fast a batch may go, and how fast it has been. Kept over continue-as-new.
+/// The limits on the speed of a batch, and its measured speed. Carried over continue-as-new.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Pacing {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate: Option<f64>,
-    /// The rate before that, and the moment of the change.
+    /// The previous rate, and the time of the change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     rate_before: Option<(Option<f64>, Timestamp)>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -63,7 +63,7 @@ pub(crate) struct Pacing {
     windows: Vec<Window>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     openings: Option<Openings>,
-    /// When they were worked out last.
+    /// The time at which `openings` was last computed.
     worked_out_at: Timestamp,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     throttles: Vec<String>,
@@ -71,13 +71,13 @@ pub(crate) struct Pacing {
     throttled: Option<Throttled>,
     /// The throttles have answered.
     throttles_known: bool,
-    /// Since when answers are waited for.
+    /// The time since which the batch has been waiting for answers.
     waiting_since: Timestamp,
     throughput: Throughput,
-    /// What a page takes lately, in milliseconds.
+    /// The recent average duration of a page, in milliseconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     page_ms: Option<u64>,
-    /// Lately, and halved now and then: pages that were done, and attempts that failed.
+    /// The numbers of recently finished pages and failed attempts. Both are halved now and then.
     lately: (u32, u32),
     /// The source was asked to skip ahead, and cannot.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -95,11 +95,11 @@ pub(crate) struct Pacing {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct PaceNow {
     pub parallelism: u32,
-    /// What keeps the parallelism from being higher.
+    /// The limit that keeps the parallelism from being higher.
     pub parallelism_by: HeldBy,
     pub rate: Option<f64>,
     pub page_rate: Option<f64>,
-    /// Nothing may be started.
+    /// The reason why no page may start; absent if pages may.
     pub held: Option<HeldBy>,
 }
 
@@ -132,8 +132,8 @@ impl Pacing {
         pacing
     }
 
-    /// The pace that `spec` asks for, from its beginning. Strides that are open keep the length that they were cut to, which
-    /// is `before` where none was tuned.
+    /// Returns the pace that `spec` asks for, as at the start of a batch. Open strides keep the length to which they
+    /// were cut: `before` pages if no length was ever set or tuned.
     pub fn begun_again(&self, spec: &BatchSpec, before: u32) -> Self {
         let mut pacing = Self::of(spec, Timestamp(0));
         let lengths = pacing.stride.take();
@@ -155,7 +155,7 @@ impl Pacing {
         self.sizer = Some(PageSizer::new(auto, self.page_size()));
     }
 
-    /// Strides of so many pages; they had as many as `before` until somebody changed it.
+    /// Fixes the stride length at `pages`. If the length was never changed until now, it was `before`.
     pub fn fix_stride(&mut self, pages: u32, before: u32) {
         let stride = &mut self.stride;
         stride
@@ -178,31 +178,31 @@ impl Pacing {
         self.tuner = Some(ParallelismTuner::new(auto, now));
     }
 
-    /// Its clock begins to run when the batch does.
+    /// Sets a ramp, whose clock starts when the batch starts running.
     pub fn begin_ramp(&mut self, ramp: Ramp, now: Timestamp) {
         let mut ramp = RampState::begin(ramp, now);
         ramp.halt(now);
         self.ramp = Some(ramp);
     }
 
-    /// The batch begins; what operators have set before stays.
+    /// Starts the wait for throttles. Settings that operators made before the start stay.
     pub fn begins(&mut self, now: Timestamp) {
         self.waiting_since = now;
     }
 
-    /// The first page need not wait for the rate.
+    /// Lets the first page start without waiting for the rate.
     pub fn begins_at_once(&mut self, now: Timestamp) {
         self.credit = Credit::of_first(now);
         self.page_credit = Credit::of_first(now);
     }
 
-    /// The rate before stays known for as long as throughput looks back on it.
+    /// Sets the rate. The previous rate is kept for as long as throughput looks back on it.
     pub fn set_rate(&mut self, rate: Option<f64>, now: Timestamp) {
         self.rate_before = Some((self.rate, now));
         self.rate = rate;
     }
 
-    /// Somebody else asks the throttles.
+    /// Ends the wait for throttles: another controller polls them.
     pub fn hears_of_throttles(&mut self) {
         self.throttles_known = true;
     }
@@ -218,10 +218,9 @@ impl Pacing {
     }
 }
 
-/// # What happens
+/// # Events
 impl Pacing {
-    /// Takes note of the time and of what has been done. Planned increase and tuning only go on while the
-    /// batch does.
+    /// Records the time and the number of items done. Ramps and tuning advance only while the batch is running.
     pub fn mind(&mut self, now: Timestamp, going: bool, items: u64) {
         self.throughput.record(now, items);
         if !going {
@@ -244,7 +243,7 @@ impl Pacing {
         }
     }
 
-    /// A stride came back while so many pages were in flight, itself included.
+    /// Records the report of a stride, which came while `in_flight` pages were in flight, its own included.
     pub fn reported(&mut self, report: &StrideReport, in_flight: u32, now: Timestamp) {
         self.cannot_skip |= report.cannot_skip;
         let timing = &report.timing;
@@ -289,7 +288,7 @@ impl Pacing {
             let (pages, failures) = &mut self.lately;
             *pages = pages.saturating_add(timing.pages);
             *failures = failures.saturating_add(u32::from(ill));
-            // A failure now and then says nothing of how much the system can take.
+            // An occasional failure does not show how much load the system can take.
             let too_many = f64::from(*failures) > f64::from(*pages) * TOLERABLE;
             if *pages > LATELY {
                 *pages /= 2;
@@ -301,7 +300,7 @@ impl Pacing {
         }
     }
 
-    /// Takes note of what is given out of the rates: of items, and of pages.
+    /// Records the allocated parts of the rates: of items, then of pages.
     pub fn mind_rates(&mut self, rates: [Standing; 2], now: Timestamp) {
         let [items, pages] = rates;
         self.credit.mind(&items, now);
@@ -321,7 +320,7 @@ impl Pacing {
         [self.credit.take(unit), self.page_credit.take(1)]
     }
 
-    /// The throttles say something.
+    /// Records the verdict of the throttles.
     pub fn throttle(&mut self, by: &str, verdict: &Verdict, now: Timestamp) {
         self.throttles_known = true;
         let factor = verdict.factor();
@@ -345,7 +344,7 @@ impl Pacing {
         }
     }
 
-    /// The windows were worked out.
+    /// Records the computed openings of the windows.
     pub fn opened(&mut self, openings: Openings, now: Timestamp) {
         self.worked_out_at = now;
         self.openings = Some(openings);
@@ -367,7 +366,7 @@ impl Pacing {
         Some(self.page_pause.unwrap_or_default().max(idle))
     }
 
-    /// Without the throttles.
+    /// Returns the parallelism without regard to throttles, and the limit that sets it.
     fn unthrottled(&self, max_parallelism: u32, now: Timestamp) -> (u32, HeldBy) {
         let mut parallelism = (max_parallelism, HeldBy::Parallelism);
         if let Some(ramp) = &self.ramp {
@@ -416,13 +415,13 @@ impl Pacing {
         }
     }
 
-    /// Held for the first answer of the throttles.
+    /// Returns whether the batch is held for the first answer of its throttles.
     pub fn waits_for_throttles(&self, now: Timestamp) -> bool {
         let unknown = !self.throttles.is_empty() && !self.throttles_known;
         unknown && now.since(self.waiting_since) < PATIENCE
     }
 
-    /// When the limits change by themselves.
+    /// Returns the next time at which the limits change without an event.
     pub fn next_change(&self, now: Timestamp) -> Option<Timestamp> {
         let ramp = self.ramp.as_ref().and_then(|ramp| ramp.next_step(now));
         let tuner = self.tuner.as_ref().map(ParallelismTuner::next_tick);
@@ -437,18 +436,18 @@ impl Pacing {
             .min()
     }
 
-    /// The windows that have to be worked out.
+    /// Returns the windows whose openings have to be computed.
     pub fn windows_to_work_out(&self, now: Timestamp) -> Option<&[Window]> {
         let known = self.openings.as_ref();
         let enough = known.is_some_and(|openings| {
-            // Windows that never open again cannot be asked for all the time.
+            // Windows that never open again must not be computed over and over.
             let lately = now.since(self.worked_out_at) < PATIENCE;
             lately || !openings.runs_out(now, WINDOWS_AHEAD)
         });
         (!self.windows.is_empty() && !enough).then_some(&self.windows)
     }
 
-    /// Items that take their permits together.
+    /// Returns the number of items that take their permits together.
     pub fn unit(&self, by_item: bool) -> u32 {
         match by_item {
             true => 1,
@@ -484,7 +483,7 @@ impl Pacing {
         &self.windows
     }
 
-    /// When the next window opens, outside of all of them.
+    /// Returns when the next window opens, if all windows are closed now.
     pub fn opens_at(&self, now: Timestamp) -> Option<Timestamp> {
         let openings = self.openings.as_ref().filter(|o| !o.is_open(now));
         openings.and_then(|o| o.opens_at(now))
@@ -502,7 +501,8 @@ impl Pacing {
         self.throughput.per_second(now)
     }
 
-    /// The same as it is shown: reports that come together look faster than the rate that all their pages kept to.
+    /// Returns the speed to be shown, capped at the rate: reports that arrive together suggest a higher speed than
+    /// their pages had.
     pub fn items_per_second_shown(&self, now: Timestamp) -> Option<f64> {
         let lately = self
             .rate_before
@@ -513,7 +513,7 @@ impl Pacing {
         Some(most.map_or(shown, |most| shown.min(most)))
     }
 
-    /// Never less than the limits allow.
+    /// Estimates the time left, which is never shorter than the limits allow.
     pub fn time_left(&self, now: Timestamp, items_left: u64) -> Option<TimeLeft> {
         let of_pages = self
             .page_rate

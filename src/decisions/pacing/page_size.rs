@@ -20,22 +20,23 @@ const GROWTH_PAGES: u64 = 8;
 const GROWTH_MOST: f64 = 1.5;
 /// Pages grow while slow ones stay below this part of the target.
 const GROWTH_BELOW: f64 = 0.8;
-/// Where a growth aims with its slow pages. Above `GROWTH_BELOW`, so that it arrives.
+/// The part of the target that growth aims at for slow pages. Above `GROWTH_BELOW`, so that growth reaches that
+/// bound.
 const GROWTH_AIM: f64 = 0.9;
-/// One of so many pages is a slow one.
+/// One page in this many counts as slow.
 const SLOW_END: u64 = 5;
 /// Pages shrink when they take more than this part of the target.
 const SHRINK_ABOVE: f64 = 1.25;
-/// Pages that are looked at before pages shrink.
+/// The number of pages that are measured before pages shrink.
 const SHRINK_PAGES: u64 = 3;
 /// One page alone makes pages shrink when it takes more than this many targets.
 const SHRINK_ALONE: f64 = 4.0;
-/// How long the size that timed out is remembered.
+/// The time for which a size that timed out is remembered.
 const CEILING_FOR: Duration = Duration::from_secs(600);
 /// Reports that are remembered of the current size.
 const REPORTS: usize = 10;
 
-/// What one stride says of its full pages: those with as many items as were asked for.
+/// One stride's measurement of its full pages, those with as many items as requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PageSample {
     /// Items that each page was asked for.
@@ -54,7 +55,7 @@ pub(crate) struct PageSizer {
     settings: AutoPageSize,
     size: u32,
     changed_at: Option<Timestamp>,
-    /// What was reported of pages of the current size, newest last.
+    /// The reports on pages of the current size, newest last.
     reports: Vec<Report>,
     ceiling: Option<Ceiling>,
 }
@@ -79,10 +80,10 @@ impl Report {
         Self(sample.pages, busy, micros(sample.slowest).clamp(mean, busy))
     }
 
-    /// About the time that four of five pages stay below.
+    /// Estimates the time that four of five pages stay below.
     ///
-    /// All that is known is the mean and the slowest. The slowest of many pages is far out, so the more
-    /// pages there are, the nearer to the mean this is.
+    /// Only the mean and the slowest page are known. The slowest of many pages is an outlier, so the estimate moves
+    /// towards the mean as the number of pages grows.
     fn slow(&self) -> f64 {
         let Self(pages, busy, slowest) = *self;
         let mean = busy as f64 / f64::from(pages);
@@ -119,7 +120,7 @@ impl PageSizer {
         &self.settings
     }
 
-    /// Learns what a stride says of its full pages.
+    /// Records one stride's measurement of its full pages.
     pub fn observe(&mut self, sample: &PageSample, now: Timestamp) {
         if sample.pages == 0 || !self.is_current(sample.page_size) {
             return;
@@ -146,7 +147,7 @@ impl PageSizer {
         let three_quarters = readable_below(f64::from(page_size) * 0.75);
         let (size, ceiling) = if current || page_size < self.size {
             let half = bounded(smaller(self.size, 0.5), &self.settings);
-            // A page much smaller than those of now is no reason to hold them below itself.
+            // The timeout of a much smaller page must not set a ceiling far below the current size.
             (half, three_quarters.max(half))
         } else {
             (self.size.min(three_quarters), three_quarters)
@@ -159,7 +160,7 @@ impl PageSizer {
         self.change(size, now);
     }
 
-    /// Whether pages of this size belong to the last decision.
+    /// Returns whether pages of this size belong to the last decision.
     fn is_current(&self, page_size: u32) -> bool {
         u64::from(page_size.abs_diff(self.size)) * 10 <= u64::from(self.size)
     }
@@ -249,7 +250,7 @@ impl PageSizer {
 }
 
 fn bounded(size: u32, settings: &AutoPageSize) -> u32 {
-    // Not `clamp`, which panics when settings that nobody has checked are the wrong way round.
+    // Not `clamp`, which panics when `min` exceeds `max`, as in settings that were never validated.
     size.min(settings.max).max(settings.min).max(1)
 }
 
@@ -275,7 +276,7 @@ fn readable_below(size: f64) -> u32 {
     whole - whole % digit(whole)
 }
 
-/// What the second digit of a number is worth.
+/// Returns the place value of a number's second digit.
 fn digit(number: u32) -> u32 {
     10u32.pow(number.max(1).ilog10().saturating_sub(1))
 }

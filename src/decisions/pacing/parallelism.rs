@@ -1,8 +1,8 @@
 //! Parallelism that follows what the system behind a batch can take.
 //!
-//! Up by one while it pays, down by half when something fails or a throttle begins. In between two questions
-//! are asked of every period: do items take longer than they did alone, and did the last pages in flight
-//! bring any throughput?
+//! The limit rises by one while that pays, and is halved when a page fails or a throttle begins. In between, every
+//! period answers two questions: do items take longer than they did alone, and did the last pages in flight add any
+//! throughput?
 
 use std::time::Duration;
 
@@ -10,31 +10,31 @@ use serde::{Deserialize, Serialize};
 
 use crate::{base::time::Timestamp, batch::pace_settings::parallelism::AutoParallelism};
 
-/// What is measured before the next decision.
+/// The time that is measured before the next decision.
 const PERIOD: Duration = Duration::from_secs(10);
-/// A period with few reports goes on, up to this.
+/// The length to which a period with few reports is extended at most.
 const LONGEST_PERIOD: Duration = Duration::from_secs(60);
-/// Failures within this time after a cut are of the same trouble.
+/// The time after a cut within which failures count as part of the same trouble.
 const CUT_INTERVAL: Duration = Duration::from_secs(5);
-/// How much the shortest time per item grows in a period, so that it follows the data. Slowly: when the items
-/// themselves become heavier, that is noticed otherwise, and a limit that is too high must not become normal.
+/// The factor by which the shortest time per item grows in a period, so that it follows the data. The growth is slow
+/// because a limit that is too high must not become normal. Heavier items are noticed by other means.
 const BASELINE_DRIFT: f64 = 1.005;
-/// No increase while items take so many times the baseline.
+/// The multiple of the baseline above which the limit is not raised.
 const HOLD_ABOVE: f64 = 1.25;
-/// One page less.
+/// The multiple of the baseline above which the limit falls by one page.
 const EASE_ABOVE: f64 = 1.6;
-/// Three tenths less.
+/// The multiple of the baseline above which the limit falls by three tenths.
 const FALL_ABOVE: f64 = 2.5;
-/// More pages in flight are kept if throughput rises by this part of their share.
+/// The part of the proportional gain in throughput for which additional pages in flight are kept.
 const WORTH: f64 = 0.5;
-/// With this part no second period is asked.
+/// The part of the proportional gain at which one period suffices.
 const CLEARLY_WORTH: f64 = 0.75;
-/// Periods before what was in vain is tried again, at first and at most.
+/// The number of periods before a failed probe is repeated, at first and at most.
 const WAITS: (u32, u32) = (2, 30);
-/// With waits as long as this the limit is probed from above as well.
+/// The wait, in periods, from which lower limits are probed as well.
 const PROBE_DOWN_FROM: u32 = 4;
 
-/// What one stride says of its pages.
+/// One stride's measurement of its pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct PaceSample {
     pub pages: u32,
@@ -50,26 +50,26 @@ pub(crate) struct PaceSample {
 pub(crate) struct ParallelismTuner {
     settings: AutoParallelism,
     limit: u32,
-    /// When the period began.
+    /// The beginning of the period.
     began: Timestamp,
     next_tick: Timestamp,
     seen: Seen,
     /// The shortest time per item, in microseconds.
     baseline: Option<f64>,
-    /// How it goes with the limit as it is.
+    /// The speed at the current limit.
     speed: Option<Speed>,
-    /// When the last stride of the last period reported.
+    /// The time of the last report in the previous period.
     reported_before: Option<Timestamp>,
     probe: Option<Probe>,
-    /// When the limit is probed again, and how.
+    /// The wait until the next probe of the limit, and its direction.
     rest: Rest,
     cut_at: Option<Timestamp>,
     trouble: Option<Trouble>,
-    /// Where the limit began to fall because items took too long.
+    /// The state of the limit before it began to fall because items took too long.
     easing: Option<Easing>,
 }
 
-/// What was reported in a period.
+/// The reports of one period.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Seen {
     reports: u32,
@@ -77,19 +77,19 @@ struct Seen {
     busy_micros: u64,
     /// The last report.
     reported: Timestamp,
-    /// As many pages were in flight as may be.
+    /// True if as many pages were in flight as the limit allows.
     used: bool,
-    /// Something failed, or a throttle began.
+    /// True if a page failed or a throttle began.
     troubled: bool,
 }
 
-/// How it goes with a limit, measured in two ways.
+/// The speed at one limit, measured in two ways.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 struct Speed {
-    /// Items per second, as they were reported. Long strides make it jump.
+    /// Items per second as reported. Long strides make this figure jump.
     rate: f64,
-    /// Items per second that so many pages in flight do when they wait for nothing. It knows of no limit
-    /// on the rate, but does not depend on who reports when.
+    /// Items per second that the pages in flight would do if they never waited. This figure ignores limits on the
+    /// rate, but does not depend on the timing of reports.
     capacity: f64,
 }
 
@@ -105,10 +105,10 @@ impl Speed {
 /// A limit that is tried.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 struct Probe {
-    /// The limit before, and how it went.
+    /// The previous limit. `speed` was measured with it.
     from: u32,
     speed: Speed,
-    /// A first period has spoken.
+    /// True once a first period was measured.
     tried: bool,
 }
 
@@ -119,7 +119,7 @@ struct Rest {
     next: u32,
     /// The next probe goes down.
     down: bool,
-    /// Its first period is still to come.
+    /// True until the first period of the wait is over.
     fresh: bool,
 }
 
@@ -179,12 +179,12 @@ impl ParallelismTuner {
         &self.settings
     }
 
-    /// When [`tick`](Self::tick) has something to do. Later is no harm; a failure moves it.
+    /// Returns when [`tick`](Self::tick) is due. A later call does no harm. A failure moves this time.
     pub fn next_tick(&self) -> Timestamp {
         self.next_tick
     }
 
-    /// Learns what a stride says of its pages.
+    /// Records one stride's measurement of its pages.
     pub fn observe(&mut self, sample: &PaceSample, now: Timestamp) {
         if sample.pages == 0 {
             return;
@@ -198,7 +198,7 @@ impl ParallelismTuner {
         seen.used |= sample.in_flight >= self.limit;
     }
 
-    /// Learns that an attempt failed in a way that says something about the system.
+    /// Records a failed attempt that points to the state of the system.
     pub fn failed(&mut self, now: Timestamp) {
         self.cut(now);
     }
@@ -208,7 +208,7 @@ impl ParallelismTuner {
         self.cut(now);
     }
 
-    /// Ends a period if it is time, and decides. A period in which nothing was reported goes on.
+    /// Ends a period that is due, and decides. A period without reports is extended.
     pub fn tick(&mut self, now: Timestamp) {
         if now < self.next_tick {
             return;
@@ -219,7 +219,8 @@ impl ParallelismTuner {
             return;
         }
         let lasted = now.since(self.began);
-        // With strides longer than a period, who happens to report in it says more than how fast they are.
+        // If strides are longer than a period, the measured rate depends more on which strides report in it than on
+        // their speed.
         if seen.used && seen.reports < self.limit && lasted < LONGEST_PERIOD {
             return;
         }
@@ -247,7 +248,8 @@ impl ParallelismTuner {
         if self.cut_at.is_some_and(|at| now.since(at) < CUT_INTERVAL) {
             return;
         }
-        // What fails soon after a cut is mostly what was in flight before it, and does not speak of the limit.
+        // Failures soon after a cut are mostly of pages that were in flight before it, so they do not show the effect
+        // of the limit.
         let soon = self.cut_at.is_some_and(|at| now.since(at) < PERIOD);
         self.trouble = Some(match self.trouble {
             Some(trouble) if soon => trouble,
@@ -270,7 +272,7 @@ impl ParallelismTuner {
     }
 
     fn bounded(&self, limit: u32) -> u32 {
-        // Not `clamp`, which panics when settings that nobody has checked are the wrong way round.
+        // Not `clamp`, which panics when `min` exceeds `max`, as in settings that were never validated.
         limit.min(self.settings.max).max(self.settings.min).max(1)
     }
 
@@ -293,7 +295,7 @@ impl ParallelismTuner {
             return;
         }
         self.easing = None;
-        // Without the limit reached, a rate says nothing about it.
+        // A rate says nothing about a limit that was not reached.
         if !seen.used || seen.troubled {
             return;
         }
@@ -398,7 +400,7 @@ impl ParallelismTuner {
 
     fn judge_up(&mut self, probe: Probe, speed: Speed, slack: f64, may_rise: bool) {
         let more = self.limit - probe.from;
-        // One page more of many is lost in the noise, so many are judged by some.
+        // The effect of one page among many is lost in the noise, so a large limit is probed in larger steps.
         if more < span(probe.from) && may_rise {
             self.limit += 1;
             return;
@@ -608,7 +610,7 @@ mod tests {
         fails: bool,
     }
 
-    /// What a system did in a while.
+    /// The sums of a simulated system over a number of seconds.
     #[derive(Debug, Default)]
     struct Seconds {
         all: f64,
@@ -710,7 +712,7 @@ mod tests {
         )
     }
 
-    /// So long that any limit has been found.
+    /// The time after which every limit has been found.
     const SETTLE: f64 = 2_000.0;
 
     // How a tuner fares with noise is chance: the bounds hold for all but one world in a thousand, so the

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::running_time::RunningTime;
 use crate::{base::time::Timestamp, batch::pace_settings::ramp::Ramp};
 
-/// A ramp under way.
+/// A ramp in progress.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct RampState {
     ramp: Ramp,
@@ -22,17 +22,17 @@ impl RampState {
         }
     }
 
-    /// Stops its clock while the batch does not run. Once is enough, more do no harm.
+    /// Stops the clock of the ramp while the batch is not running. Repeated calls do no harm.
     pub fn halt(&mut self, now: Timestamp) {
         self.clock.halt(now);
     }
 
-    /// Starts its clock again. Once is enough, more do no harm.
+    /// Restarts the clock of the ramp. Repeated calls do no harm.
     pub fn go(&mut self, now: Timestamp) {
         self.clock.go(now);
     }
 
-    /// Pages in flight that it allows now.
+    /// Returns the number of pages in flight that the ramp allows now.
     pub fn limit(&self, now: Timestamp) -> u32 {
         let taken = self.steps_taken(now);
         if self.ramp.to >= self.ramp.from {
@@ -42,7 +42,8 @@ impl RampState {
         }
     }
 
-    /// When the limit changes next, if the batch keeps running. `None` while it is halted and once it is over.
+    /// Returns when the limit changes next, if the batch keeps running. `None` while the ramp is halted and once it
+    /// is over.
     pub fn next_step(&self, now: Timestamp) -> Option<Timestamp> {
         let next = self.steps_taken(now) + 1;
         let steps = self.ramp.steps();
@@ -54,12 +55,12 @@ impl RampState {
         self.clock.when(u64::try_from(at).unwrap_or(u64::MAX))
     }
 
-    /// Whether the limit has reached its end.
+    /// Returns whether the limit has reached its final value.
     pub fn is_over(&self, now: Timestamp) -> bool {
         self.steps_taken(now) == self.ramp.steps()
     }
 
-    /// How much time of running is left.
+    /// Returns the running time that is left.
     pub fn left(&self, now: Timestamp) -> Duration {
         if self.is_over(now) {
             return Duration::ZERO;

@@ -6,12 +6,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::time::Timestamp;
 
-/// Counts the time in which a batch runs. It is stored, so it goes on after a continue-as-new.
+/// A clock that counts the running time of a batch. It is stored, so it continues after a continue-as-new.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct RunningTime {
-    /// Milliseconds up to `since`.
+    /// The running time up to `since`, in milliseconds.
     ran: u64,
-    /// When the clock was last started or stopped.
+    /// The time at which the clock was last started or stopped.
     since: Timestamp,
     halted: bool,
 }
@@ -26,7 +26,7 @@ impl RunningTime {
         }
     }
 
-    /// Stops it. Nothing happens where it stands already.
+    /// Stops the clock. A stopped clock is unaffected.
     pub fn halt(&mut self, now: Timestamp) {
         if !self.halted {
             self.ran = self.millis(now);
@@ -35,7 +35,7 @@ impl RunningTime {
         }
     }
 
-    /// Starts it again. Nothing happens where it runs already.
+    /// Restarts the clock. A running clock is unaffected.
     pub fn go(&mut self, now: Timestamp) {
         if self.halted {
             self.since = now;
@@ -43,18 +43,18 @@ impl RunningTime {
         }
     }
 
-    /// Milliseconds that it has run.
+    /// Returns the running time in milliseconds.
     pub fn millis(&self, now: Timestamp) -> u64 {
         let runs = if self.halted { 0 } else { self.since_last(now) };
         self.ran.saturating_add(runs)
     }
 
-    /// Milliseconds that it has stood still since it last ran; 0 while it runs.
+    /// Returns the milliseconds since the clock was stopped; 0 while it runs.
     pub fn stands(&self, now: Timestamp) -> u64 {
         if self.halted { self.since_last(now) } else { 0 }
     }
 
-    /// When it shows `millis`, if it is not stopped before; `None` while it stands.
+    /// Returns when the clock will show `millis`, unless it is stopped before. `None` while the clock is stopped.
     pub fn when(&self, millis: u64) -> Option<Timestamp> {
         let wait = Duration::from_millis(millis.saturating_sub(self.ran));
         (!self.halted).then(|| self.since.plus(wait))

@@ -1,9 +1,9 @@
 //! Stride lengths that follow the time that pages take.
 //!
-//! A stride costs the server and the controller about the same however long it is, so it should be long; and
-//! what is cut into strides can only be shared out as strides, so it should not be too long. The target is
-//! the time that an activity takes. Mistakes are cheap, since a stride gives back what is left of it when it
-//! takes much longer than that: so lengths follow what is seen at once, up and down.
+//! A stride costs the server and the controller about the same whatever its length, so strides should be long. Work
+//! that is cut into strides can only be distributed as whole strides, so they should not be too long. The target is
+//! the time that an activity takes. Mistakes are cheap, since a stride that takes much longer than the target gives
+//! its remaining pages back. Lengths therefore follow measurements at once, up and down.
 
 use std::{fmt, time::Duration};
 
@@ -14,41 +14,42 @@ use crate::batch::{
     pace_settings::stride::{AutoStride, Stride},
 };
 
-/// A stride gives the rest of it back at a page boundary after so many targets.
+/// The multiple of the target after which a stride gives its remaining pages back, at a page boundary.
 const TIME_LIMIT: u32 = 2;
-/// Strides that every slot gets of what is not cut yet, where that is known: the last ones are short then,
-/// so that all slots end at about the same time.
+/// The number of strides per slot into which the uncut pages are divided, where their number is known. The last
+/// strides become short, so that all slots end at about the same time.
 const ROUNDS: f64 = 2.0;
-/// The same where nobody knows how much is left, which is taken to be as much as has been found.
+/// The same where the number of uncut pages is unknown. It is then assumed to equal the number already found.
 const ROUNDS_UNKNOWN: f64 = 2.0;
-/// And no stride is longer than this part of the target there, since any of them may turn out to be the last.
+/// The longest stride, as a part of the target, where the number of uncut pages is unknown: any stride may turn out
+/// to be the last.
 const LONGEST_UNKNOWN: f64 = 1.0 / 4.0;
-/// How far data may go beyond what was expected, as a part of what has been found.
+/// The margin for data beyond the expected end, as a part of the pages already found.
 const BEYOND: f64 = 1.0 / 16.0;
-/// Strides are not cut shorter than this part of the target to have them end together: an activity costs more
-/// than what that would save. And as long as no page has been timed, strides give back what is left of them
-/// after this part of it.
+/// The shortest stride, as a part of the target, that is cut so that all slots end together: below that, an activity
+/// costs more than it saves. Until a page has been timed, strides give their remaining pages back after this part of
+/// the target.
 const SHORTEST: f64 = 1.0 / 20.0;
-/// Pages of the first strides, where every slot can have so many several times.
+/// The length of the first strides, in pages, where there is enough data for several of them per slot.
 const FIRST: u32 = 16;
-/// Strides are at most this many times as long as what their length is made from.
+/// The longest stride, as a multiple of the pages from which its length was estimated.
 const GROWTH: f64 = 32.0;
-/// What remains of older reports with each new one.
+/// The weight that older reports keep with each new one.
 const FADES: f64 = 7.0 / 8.0;
 /// The same when pages have become faster or slower by more than `CHANGED`.
 const FADES_FAST: f64 = 1.0 / 4.0;
 const CHANGED: f64 = 2.0;
 const ROUNDING: f64 = 1e-9;
-/// Lengths of open strides that are remembered.
+/// The number of different lengths of open strides that are remembered.
 const MAX_CUTS: usize = 16;
 
-/// What one stride says of its pages.
+/// One stride's measurement of its pages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct StrideSample {
     pub pages: u32,
     /// Items that each page was asked for.
     pub page_size: u32,
-    /// All these pages together, with their waits.
+    /// The duration of all these pages together, waits included.
     pub took: Duration,
     /// The source cannot skip ahead.
     pub cannot_skip: bool,
@@ -61,35 +62,35 @@ pub(crate) struct Uncut {
     pub left: Option<u64>,
     /// Pages that are in a stride, finished ones included.
     pub found: u64,
-    /// Pages in flight at most.
+    /// The largest number of pages in flight.
     pub slots: u32,
     pub page_size: u32,
 }
 
-/// Pages of the next strides, and what makes them so many.
+/// The length of the next strides, and the reason for it.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) struct Length {
     pub pages: u32,
     pub by: LengthBy,
 }
 
-/// What decides how long strides are.
+/// The reason for a stride length.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(crate) enum LengthBy {
     Setting,
     /// The source cannot skip ahead.
     Source,
-    /// No page has been timed yet.
+    /// The length of the first strides: no page has been timed yet.
     Beginning,
-    /// Longer ones are tried next.
+    /// The limit on growth: longer strides are tried next.
     Growth,
-    /// What a page takes.
+    /// The target, given the measured duration of a page.
     PageTime(Duration),
-    /// All slots should end together.
+    /// The end of the data: all slots should end together.
     Rest,
-    /// Nobody knows how much is left.
+    /// The unknown amount of data that is left.
     Unknown,
-    /// No stride may be longer.
+    /// The maximum length of a stride.
     Longest,
 }
 
@@ -116,27 +117,27 @@ fn about(time: Duration) -> String {
     humantime::format_duration(time).to_string()
 }
 
-/// Decides how many pages the next strides have, and remembers how many those have that are open.
+/// Decides the length of the next strides, and remembers the lengths of the open ones.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct StrideLength {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     auto: Option<AutoStride>,
-    /// As set; what a tuned length begins with.
+    /// The length that was set. Tuning starts from it.
     pages: u32,
     seen: Seen,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     cannot_skip: bool,
-    /// By the number of the first stride of a length.
+    /// The lengths of the open strides, each with the number of the first stride that has it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     cuts: Vec<(u64, u32)>,
 }
 
-/// What was seen lately, older reports for less: pages, the items that they were asked for, microseconds.
+/// The sums of recent reports, in which older ones count for less: pages, requested items, microseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Seen(f64, f64, f64);
 
 impl Seen {
-    /// Microseconds of a page that is asked for so many items.
+    /// Estimates the microseconds of a page for which `page_size` items are requested.
     fn micros(&self, page_size: u32) -> Option<f64> {
         let Self(_, items, micros) = *self;
         (items > 0.0).then(|| (micros / items * f64::from(page_size.max(1))).max(1.0))
@@ -151,7 +152,7 @@ impl Seen {
 
 /// # Construct and change
 impl StrideLength {
-    /// Tuned from the beginning.
+    /// Creates a length that is tuned from the beginning.
     pub fn tuned(auto: AutoStride, initial: u32) -> Self {
         Self {
             auto: Some(auto),
@@ -159,7 +160,7 @@ impl StrideLength {
         }
     }
 
-    /// Of a batch whose strides have had so many pages so far.
+    /// Creates the length of a batch whose strides have had `pages` pages so far.
     pub fn fixed(pages: u32) -> Self {
         Self {
             auto: None,
@@ -170,13 +171,13 @@ impl StrideLength {
         }
     }
 
-    /// Strides of so many pages from here on.
+    /// Fixes the length of the next strides at `pages`.
     pub fn fix(&mut self, pages: u32) {
         self.auto = None;
         self.pages = pages;
     }
 
-    /// The strides that are open were cut by this one.
+    /// Takes over the lengths of the open strides, which `before` has cut.
     pub fn follow(&mut self, before: &Self) {
         self.cuts.clone_from(&before.cuts);
     }
@@ -187,9 +188,9 @@ impl StrideLength {
     }
 }
 
-/// # What happens
+/// # Events
 impl StrideLength {
-    /// Learns what a stride says of its pages.
+    /// Records one stride's measurement of its pages.
     pub fn observe(&mut self, sample: &StrideSample) {
         self.cannot_skip |= sample.cannot_skip;
         if sample.pages == 0 {
@@ -201,7 +202,7 @@ impl StrideLength {
         let before = self.seen.micros(1).zip(new.micros(1));
         let part = match before {
             None => 0.0,
-            // A few slow pages are reason enough to share out the others.
+            // A few slow pages are reason enough to distribute the others in shorter strides.
             Some((before, now)) if now > before * CHANGED => 0.0,
             Some((before, now)) if now * CHANGED < before => FADES_FAST,
             Some(_) => FADES,
@@ -209,8 +210,8 @@ impl StrideLength {
         self.seen.add(new, part);
     }
 
-    /// The stride of this number, and those that it announces, are cut to so many pages. No stride before
-    /// `oldest` is open.
+    /// Notes that `stride`, and the strides it announces, are cut to `pages` pages. No stride before `oldest` is
+    /// open.
     pub fn cut(&mut self, stride: u64, pages: u32, oldest: u64) {
         let cuts = &mut self.cuts;
         cuts.retain(|(from, _)| *from < stride);
@@ -221,16 +222,16 @@ impl StrideLength {
             cuts.remove(0);
         }
         while cuts.len() > MAX_CUTS {
-            // The longer one, since what is too long only costs time.
+            // The longer length, since one that is too long only costs time.
             let (from, pages) = cuts.remove(0);
             cuts[0] = (from, cuts[0].1.max(pages));
         }
     }
 }
 
-/// # Look
+/// # Queries
 impl StrideLength {
-    /// What was asked for.
+    /// Returns the requested setting.
     pub fn setting(&self) -> Stride {
         match self.auto {
             Some(auto) => Stride::Auto(auto),
@@ -242,7 +243,7 @@ impl StrideLength {
         self.auto.as_ref()
     }
 
-    /// After this time a stride gives the rest of it back.
+    /// Returns the time after which a stride gives its remaining pages back.
     pub fn time_limit(&self) -> Option<Duration> {
         let target = self.auto?.target;
         Some(match self.seen.micros(1) {
@@ -251,15 +252,15 @@ impl StrideLength {
         })
     }
 
-    /// Fewer pages are not worth a stride of their own.
+    /// Returns the number of pages below which a stride is not worthwhile.
     pub fn shortest(&self, page_size: u32) -> u32 {
         let pages = self.auto.zip(self.seen.micros(page_size));
         let pages = pages.map(|(auto, micros)| shortest(&auto, micros) as u32);
         pages.map_or(1, |pages| pages.clamp(1, MAX_STRIDE))
     }
 
-    /// Longer strides are worth waiting for: too few pages have been timed yet. This is asked before each
-    /// decision, so `uncut` is only looked at where it matters.
+    /// Returns whether waiting for longer strides is worthwhile because too few pages have been timed. The question
+    /// arises before each decision, so `uncut` is evaluated only where it matters.
     pub fn is_growing(&self, page_size: u32, uncut: impl FnOnce() -> Uncut) -> bool {
         let Some(auto) = self.auto.filter(|_| !self.cannot_skip) else {
             return false;
@@ -272,13 +273,13 @@ impl StrideLength {
         matches!(by, LengthBy::Beginning | LengthBy::Growth)
     }
 
-    /// Pages that this open stride was cut to.
+    /// Returns the number of pages to which this open stride was cut.
     pub fn of(&self, stride: u64) -> u32 {
         let cut = self.cuts.iter().rev().find(|(from, _)| *from <= stride);
         cut.or(self.cuts.first()).map_or(self.pages, |cut| cut.1)
     }
 
-    /// Pages of the strides that are cut next.
+    /// Returns the length of the strides that are cut next.
     pub fn next(&self, uncut: &Uncut) -> Length {
         let Some(auto) = &self.auto else {
             return Length {
@@ -297,7 +298,7 @@ impl StrideLength {
         let Some(micros) = self.seen.micros(uncut.page_size) else {
             let (begun, known) = match uncut.left {
                 Some(_) => (self.pages.max(FIRST), share),
-                // Somebody has set it; nothing better is known of the rest.
+                // The length was set by an operator or at the start, and there is no better estimate.
                 None => (self.pages, f64::MAX),
             };
             let begun = (f64::from(begun), LengthBy::Beginning);
@@ -318,12 +319,12 @@ impl StrideLength {
     }
 }
 
-/// Pages that take as long as a stride should at least, if one takes so many microseconds.
+/// Returns the number of pages in the shortest stride, if one page takes `micros` microseconds.
 fn shortest(auto: &AutoStride, micros: f64) -> f64 {
     auto.target.as_micros() as f64 * SHORTEST / micros
 }
 
-/// What one stride may have of what is left.
+/// Returns the share of the uncut pages that one stride may have.
 fn share(uncut: &Uncut) -> (f64, LengthBy) {
     let slots = f64::from(uncut.slots.max(1));
     let found = uncut.found as f64;
@@ -336,13 +337,13 @@ fn share(uncut: &Uncut) -> (f64, LengthBy) {
     }
 }
 
-/// The first of the lowest limits, and at least one page.
+/// Returns the lowest limit, the first if there are several, but at least one page.
 fn lowest<const N: usize>(limits: [(f64, LengthBy); N]) -> Length {
     let first = limits
         .into_iter()
         .reduce(|a, b| if b.0 < a.0 { b } else { a });
     let (pages, by) = first.unwrap_or((1.0, LengthBy::Beginning));
-    // Sums of reports differ from what they are made of by rounding.
+    // Sums of reports differ from their summands by rounding.
     let pages = (pages * (1.0 + ROUNDING)).clamp(1.0, f64::from(MAX_STRIDE));
     Length {
         pages: pages as u32,
@@ -387,7 +388,7 @@ mod tests {
         length.next(&plenty(100)).pages
     }
 
-    /// As many as fit into the target, where there is plenty of data.
+    /// Returns the number of pages that fit into the target, where there is plenty of data.
     fn fit(each: Duration) -> u32 {
         let pages = Duration::from_millis(TARGET_MS).as_micros() / each.as_micros().max(1);
         u32::try_from(pages)
@@ -440,7 +441,7 @@ mod tests {
         assert_eq!(length.time_limit(), None);
         length.tune(AutoStride::default());
         assert_eq!(length.time_limit(), Some(Duration::from_secs(10)));
-        // What was seen meanwhile counts.
+        // Reports in the meantime count.
         assert_eq!(length.next(&plenty(100)).pages, 100);
         assert_eq!((length.shortest(100), length.shortest(50)), (5, 10));
         length.fix(7);
@@ -498,7 +499,7 @@ mod tests {
         let mut ready: VecDeque<std::ops::Range<u64>> = VecDeque::new();
         let (mut cut, mut strides) = (0, 0);
         while cut < pages || !ready.is_empty() {
-            // The slot that is free first takes the next stride. What is known by then is in the length.
+            // The slot that is free first takes the next stride. The length reflects all reports up to then.
             let slot = (0..slots_end.len())
                 .min_by_key(|slot| slots_end[*slot])
                 .unwrap();
@@ -544,7 +545,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever a page takes, after a few reports strides take the target.
+        /// Strides take the target time after a few reports, whatever the duration of a page.
         #[test]
         fn it_finds_the_length_in_a_few_reports(micros in 1u64..600_000_000, initial in 1u32..200) {
             let each = Duration::from_micros(micros);
@@ -588,7 +589,7 @@ mod tests {
             }
         }
 
-        /// From 1 page to the most that is allowed, whatever is reported and left.
+        /// A length lies between 1 page and the maximum, whatever is reported and left.
         #[test]
         fn it_is_always_a_length(
             reports in prop::collection::vec((0u32..20_000, 0u32..2_000_000, 0u64..u64::MAX), 0..20),
@@ -611,13 +612,12 @@ mod tests {
             }
             let next = length.next(&Uncut { left, found, slots, page_size }).pages;
             prop_assert!((1..=MAX_STRIDE).contains(&next), "{}", next);
-            // What is carried over a continue-as-new is the same afterwards.
+            // A continue-as-new carries the length over unchanged.
             let stored = serde_json::to_string(&length).unwrap();
             prop_assert_eq!(serde_json::from_str::<StrideLength>(&stored).unwrap(), length);
         }
 
-        /// Where it is known how much is left, every slot gets several strides of it, unless these would be
-        /// very short.
+        /// Every slot gets several strides where the amount of data left is known, unless these would be very short.
         #[test]
         fn every_slot_gets_enough_of_what_is_left(
             micros in 1_000u64..1_000_000,

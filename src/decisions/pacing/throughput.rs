@@ -1,19 +1,19 @@
-//! How fast a batch has been, and how long the rest may take.
+//! The measured speed of a batch, and the estimate of the time left.
 
 use serde::{Deserialize, Serialize};
 
 use super::running_time::RunningTime;
 use crate::{base::time::Timestamp, progress::TimeLeft};
 
-/// A rate from less than this is chance.
+/// The shortest time, in milliseconds, that a rate is computed from. A shorter one gives a rate by chance.
 const YOUNGEST: u64 = 2_000;
-/// What [`Throughput::per_second`] looks back on.
+/// The time that [`Throughput::per_second`] looks back on.
 const MINUTE: u64 = 60_000;
-/// What is remembered.
+/// The time that is remembered.
 const MEMORY: u64 = 600_000;
-/// How fine the last minute is remembered.
+/// The resolution with which the last minute is remembered.
 const FINE: u64 = 5_000;
-/// How fine the rest is remembered.
+/// The resolution with which older times are remembered.
 const COARSE: u64 = 30_000;
 /// Windows whose rates are compared. A longer one is taken where pages are too slow for a shorter one.
 const WINDOWS: [u64; 5] = [30_000, 60_000, 120_000, 300_000, MEMORY];
@@ -31,9 +31,9 @@ pub(crate) struct Throughput {
 }
 
 impl Throughput {
-    /// Notes how many items were done since the batch run began. The first call is where counting begins,
-    /// so it should come with the beginning of the batch run. A lower number begins anew. After a halt
-    /// this means that the batch goes on, so a halted batch that still gets reports halts again.
+    /// Records the number of items done since the batch run began. The count begins with the first call,
+    /// so it should come with the beginning of the batch run. A lower number restarts the count. A call after a halt
+    /// means that the batch is running again, so a halted batch that still receives reports must be halted again.
     pub fn record(&mut self, now: Timestamp, items_total: u64) {
         let Some(&(_, last)) = self.rises.last() else {
             return self.begin(now, items_total);
@@ -48,7 +48,7 @@ impl Throughput {
         }
     }
 
-    /// The batch does not run from now on. Once is enough, more do no harm.
+    /// Halts the count from now on. Repeated calls do no harm.
     pub fn halt(&mut self, now: Timestamp) {
         if !self.rises.is_empty() {
             self.clock.halt(now);
@@ -69,8 +69,8 @@ impl Throughput {
         Some(items * 1_000.0 / age.min(MINUTE) as f64)
     }
 
-    /// Between what the fastest and the slowest of the last ten minutes would need, extremes left out. With
-    /// little to go by it is wider. `None` where nothing moves, and for the first 2 s.
+    /// Estimates the time left, from the fastest and slowest rates of the last ten minutes without extremes. The
+    /// range is wider if there is little data. `None` if no items are being done, and for the first 2 s.
     pub fn time_left(&self, now: Timestamp, items_left: u64) -> Option<TimeLeft> {
         if items_left == 0 {
             return Some(TimeLeft {
@@ -118,7 +118,7 @@ impl Throughput {
         }
         let (last_rise, _) = *self.rises.last()?;
         for window in WINDOWS {
-            // Silence that is shorter than a window is a page that is not done yet.
+            // A silence shorter than a window comes from a page that is not done yet.
             let silent = ran.saturating_sub(last_rise);
             let end = if silent < window { last_rise } else { ran };
             let windows = end.min(MEMORY) / window;
@@ -142,7 +142,7 @@ impl Throughput {
         (self.items_by(to) - self.items_by(from)).max(0.0)
     }
 
-    /// Items that were done by then, since the first rise that is remembered.
+    /// Returns the items done by then, since the first remembered rise.
     fn items_by(&self, at: u64) -> f64 {
         let Some(&(_, none)) = self.rises.first() else {
             return 0.0;
@@ -338,7 +338,7 @@ mod tests {
         assert!(json.len() < 1_000, "{} {json}", json.len());
     }
 
-    /// What happens to it: milliseconds later, items more, and whether it halts then.
+    /// Generates events: milliseconds that pass, items that are added, and whether the batch then halts.
     fn events() -> impl Strategy<Value = Vec<(u64, u64, bool)>> {
         let wait = prop_oneof![0u64..50, 0u64..5_000, 0u64..200_000];
         let items = prop_oneof![Just(0), 0u64..10, 0u64..10_000_000_000];

@@ -13,25 +13,25 @@ use crate::{
     protocol::{BridgeResults, BridgeWatch, StrideOrder, StrideReport},
 };
 
-/// Strides that a bridge is given, so that its history stays small.
+/// The number of strides that a bridge is given, which keeps its history small.
 pub(crate) const MOST_ORDERS: usize = 1_000;
 
-/// Strides of an earlier run that are on a bridge for so long are watched.
+/// The time after which strides of an earlier run that are still on a bridge are watched.
 pub(crate) const WATCH_AFTER: Duration = Duration::from_secs(10);
 
 /// The bridges of this run.
 pub(crate) struct Bridging {
-    /// Off once a bridge could not be started.
+    /// False after a failure to start a bridge.
     pub on: bool,
     pub cohort: Cohort,
-    /// Where the next stride goes.
+    /// The bridge that the next stride goes to.
     pub(crate) current: Option<String>,
     pub(crate) bridges: BTreeMap<String, Standing>,
     /// Orders that have not been sent.
     pub(crate) waiting: Vec<StrideOrder>,
-    /// Bridges that get no more orders and have not been told so.
+    /// Bridges that get no more orders but have not been told yet.
     pub(crate) retired: Vec<String>,
-    /// Calls with orders that are under way.
+    /// The number of calls with orders that are in progress.
     pub(crate) sending: usize,
     pub(crate) run_began: Timestamp,
 }
@@ -68,7 +68,7 @@ impl Default for Bridging {
 }
 
 impl Bridging {
-    /// Begins a run. The bridges of the runs before it get nothing more.
+    /// Begins a run. The bridges of earlier runs get no more orders.
     pub fn begin(&mut self, now: Timestamp, earlier: &[String]) {
         self.run_began = now;
         self.retired = earlier.to_vec();
@@ -100,8 +100,8 @@ impl Bridging {
 }
 
 impl BatchState {
-    /// Keeps what strides on a bridge came back with. What comes twice, or from a bridge that a reset has
-    /// forgotten, changes nothing.
+    /// Records the results of strides on a bridge. A result changes nothing if it is a duplicate, or if a reset has
+    /// forgotten its bridge.
     pub(crate) fn take_results(&mut self, news: BridgeResults) {
         for result in news.results {
             let (stride, dispatch) = (result.stride, result.dispatch);
@@ -126,7 +126,7 @@ impl BatchState {
         }
     }
 
-    /// Orders that did not reach their bridge: nothing was done.
+    /// Takes back orders that did not reach their bridge, so that no work was done.
     pub(crate) fn take_back(&mut self, bridge: &str, orders: &[Sent]) {
         for (stride, dispatch) in orders {
             if self.ledger.is_on_bridge(bridge, *stride, *dispatch) {
@@ -135,7 +135,7 @@ impl BatchState {
         }
     }
 
-    /// Bridges of earlier runs that still have strides. Those of this run tell it when they end.
+    /// Returns the bridges of earlier runs that still have strides. Bridges of this run report their own end.
     pub(crate) fn bridges_to_watch(&self) -> Option<BridgeWatch> {
         if self.watch_due()? > self.now {
             return None;
@@ -144,7 +144,7 @@ impl BatchState {
         Some(BridgeWatch { bridges })
     }
 
-    /// When bridges begin to be watched, if any have to be.
+    /// Returns when the watch over bridges begins, if any must be watched.
     pub(crate) fn watch_due(&self) -> Option<Timestamp> {
         self.adopted().next()?;
         Some(self.bridging.run_began.plus(WATCH_AFTER))
@@ -174,7 +174,7 @@ impl BatchState {
             return;
         }
         self.bridging.close(bridge);
-        // Nothing more begins in this run, and the next one is handed what is left.
+        // No more strides begin in this run, and the next run receives the rest.
         self.bridging.on = false;
         self.take_back(bridge, orders);
     }

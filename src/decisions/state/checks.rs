@@ -13,7 +13,7 @@ use crate::{
 };
 
 impl BatchState {
-    /// What the stage leaves to the strides.
+    /// Returns the items that the current stage leaves to the strides.
     pub(crate) fn stage_limit(&self) -> Option<StageLimit> {
         let items = self.stages.as_ref()?.limit()?;
         let pages = u64::from(self.stride_length().pages);
@@ -23,7 +23,7 @@ impl BatchState {
         })
     }
 
-    /// Notices that a stage is done.
+    /// Detects that a stage is done.
     pub(crate) fn mind_stage(&mut self) {
         let done = scheduler::stage_is_done(&self.ledger, &self.limits());
         if let Some(stages) = self.stages.as_mut().filter(|_| done && !self.cancelled) {
@@ -47,14 +47,14 @@ impl BatchState {
         }
     }
 
-    /// The check that has to be made now.
+    /// Returns the check that must be made now.
     pub(crate) fn stage_to_check(&self) -> Option<CheckOrder> {
         let stages = self.stages.as_ref()?;
         let wanted = stages.is_checking() && !self.cancelled;
         wanted.then(|| self.check_order(false))
     }
 
-    /// Nothing is covered before the first page, and no cursor means everything.
+    /// Returns whether no page is covered yet. A missing cursor in a check would mean that all data is covered.
     pub(crate) fn covers_nothing(&self) -> bool {
         self.ledger.low_water_mark() == self.input.spec.first_cursor.as_ref()
     }
@@ -87,7 +87,8 @@ impl BatchState {
         self.audit.note(now, action, &Given::by_itself(why));
     }
 
-    /// Says when more failed than is tolerated, however little was done. Without a tolerance nothing is.
+    /// Returns a message if more failed than is tolerated, however little was done. Without a tolerance no failure is
+    /// tolerated.
     pub(crate) fn exceeded_in_stage(&self) -> Option<String> {
         let totals = &self.ledger.totals;
         let forgiven = self.controls.forgiven.unwrap_or_default();

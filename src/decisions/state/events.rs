@@ -64,7 +64,7 @@ impl BatchState {
         self.partitions_looked(news, at);
     }
 
-    /// A partition keeps to a smaller share.
+    /// Records that a partition now keeps to a smaller share.
     pub(crate) fn hear_settled(&mut self, settled: &Settled) {
         self.signals += 1;
         self.partition_settled(settled);
@@ -94,7 +94,7 @@ impl BatchState {
         }
     }
 
-    /// A client looks: the memo shows it the progress for a while.
+    /// Records a client's look, after which the memo shows the progress for a while.
     pub(crate) fn hear_look(&mut self, at: Timestamp) {
         self.signals += 1;
         self.published.looks(at);

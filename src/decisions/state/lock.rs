@@ -23,7 +23,7 @@ impl BatchState {
         Some((HeldBy::Lock, format!("waiting for the lock \"{name}\"{by}")))
     }
 
-    /// Whether the batch stands still before its first page because of its lock.
+    /// Returns whether the batch is waiting for its lock before its first page.
     pub(crate) fn waits_for_lock(&self) -> bool {
         self.taking_lock && self.runs == 0
     }

@@ -76,12 +76,12 @@ pub(crate) struct BatchState {
     /// An activity combines what pages have put out.
     pub(crate) combining: bool,
     pub(crate) pacing: Pacing,
-    /// What is waited for beside the pages.
+    /// The side activity for which the batch waits.
     pub(crate) waits: Option<WaitNews>,
     pub(crate) stages: Option<Stages>,
     pub(crate) checked: Option<Checked>,
     pub(crate) partitions: Option<Partitions>,
-    /// Everything is being checked, after the last page.
+    /// True while the check after the last page is running.
     pub(crate) checking_at_end: bool,
     pub(crate) taking_lock: bool,
     pub(crate) lock_held_by: Option<String>,
@@ -90,7 +90,7 @@ pub(crate) struct BatchState {
     pub(crate) started_at: Timestamp,
     /// Server time of the last decision.
     pub(crate) now: Timestamp,
-    /// Continue-as-new before this run.
+    /// The number of continue-as-news before this run.
     pub(crate) runs: u32,
     pub(crate) signals: u32,
     pub(crate) updates: u32,
@@ -155,7 +155,7 @@ impl BatchState {
         state
     }
 
-    /// Begins a run of the controller; tells whether it is the first of its batch run.
+    /// Begins a run of the controller. Returns whether it is the first of its batch run.
     pub(crate) fn begin(&mut self, now: Timestamp) -> bool {
         self.now = now;
         let first = self.runs == 0;
@@ -187,7 +187,7 @@ impl BatchState {
         completed.unwrap_or(&self.input.spec.args)
     }
 
-    /// Takes note of an operator's request.
+    /// Records an operator's request.
     pub(crate) fn steered(&mut self, at: Timestamp, action: impl Into<String>, given: &Given) {
         self.published.steered();
         self.version += 1;
@@ -239,7 +239,7 @@ impl BatchState {
         scheduler::makes_way(&self.ledger, &self.limits(), self.now)
     }
 
-    /// Keeps a fact; one that cannot be ends the batch rather than being ignored.
+    /// Records a fact. A fact that cannot be recorded ends the batch rather than being ignored.
     pub(crate) fn record(&mut self, event: Event<'_>) {
         if let Err(e) = self.ledger.record(event) {
             self.ledger.break_off(Broken::Impossible {

@@ -8,19 +8,19 @@ use crate::{
     protocol::{self, PageSizeSetting, Settled, ShareOrder, partition::Told},
 };
 
-/// A rate of nothing cannot be divided. It goes with a parallelism of 0.
+/// The rate in place of zero, which cannot be divided. It is used with a parallelism of 0.
 pub(crate) const LOWEST_RATE: f64 = 1e-6;
 
-/// Rates are sums of shares.
+/// The factor that allows for rounding, because rates are sums of shares.
 pub(crate) const ROUNDING: f64 = 1.0 + 1e-9;
 
 impl BatchState {
-    /// Whether it has only one partition of the batch.
+    /// Returns whether this controller has only one partition of the batch.
     pub(crate) fn is_part(&self) -> bool {
         self.input.part.is_some()
     }
 
-    /// The workflow that this is, where it is not the one of the batch.
+    /// Returns the id of this workflow if it is not the workflow of the batch.
     pub(crate) fn own_id(&self) -> Option<String> {
         let part = self.input.part.as_ref()?;
         let batch_id = &self.input.spec.batch_id;
@@ -74,7 +74,7 @@ impl BatchState {
         }
     }
 
-    /// Whether what runs keeps to the limits.
+    /// Returns whether the running strides keep to the limits.
     pub(crate) fn is_settled(&self, limits: &Limits) -> bool {
         let runs = || self.ledger.runs().map(|(_, run)| run);
         let within =
@@ -91,7 +91,7 @@ impl BatchState {
             )
     }
 
-    /// What the parent waits to hear.
+    /// Returns the message for which the parent waits, once the running strides keep to the limits.
     pub(crate) fn settled_now(&self) -> Option<Settled> {
         let part = self.input.part.as_ref();
         let part = part.filter(|part| part.says_when_settled)?;
@@ -102,8 +102,8 @@ impl BatchState {
         })
     }
 
-    /// The parent has heard it. Until then it is still to be said: a signal of a run that continues as new in the
-    /// same task is never sent, so the next run says it again.
+    /// Records that the parent has received the message. Until then the message stays due: a signal of a run that
+    /// continues as new in the same task is never sent, so the next run sends it again.
     pub(crate) fn said_settled(&mut self, seq: u64) {
         if let Some(part) = self.input.part.as_mut().filter(|part| part.seq == seq) {
             part.says_when_settled = false;

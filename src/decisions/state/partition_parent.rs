@@ -37,13 +37,13 @@ pub(crate) const MAX_LISTED: usize = 100;
 /// The parent continues as new after this many times the pages of a run: it has few events for each of them.
 pub(crate) const PAGES_PER_RUN: u64 = 10;
 
-/// How long one activity looks at partitions; then another does.
+/// The time for which one activity watches partitions before another takes over.
 pub(crate) const LOOKED_AT_FOR: Duration = Duration::from_secs(24 * 3_600);
 
-/// How the workflow of a partition ended.
+/// The end of a partition's workflow.
 pub(crate) enum ChildEnd {
     Report(Box<EndDetails>),
-    /// Without a report.
+    /// An end without a report, with the reason.
     Lost(String),
 }
 
@@ -59,7 +59,7 @@ impl BatchState {
         }
     }
 
-    /// The limits of the batch, as its partitions are told them.
+    /// Returns the limits of the batch that its partitions share.
     pub(crate) fn part_limits(&self) -> PartLimits {
         let pace = self.pace();
         let prepared = self.prepared.as_ref();
@@ -156,7 +156,7 @@ impl BatchState {
     }
 }
 
-/// # What children are given
+/// # Orders for children
 impl BatchState {
     pub(crate) fn share_order(
         &mut self,
@@ -192,7 +192,7 @@ impl BatchState {
         }
     }
 
-    /// What the controller of a partition begins with, or goes on with.
+    /// Returns the input with which the controller of a partition starts or resumes.
     pub(crate) fn part_input(&mut self, number: u32, told: &Told) -> Option<ControllerInput> {
         let prepared = self.prepared.clone()?;
         let (partition, seq, parked) = self.partitions.as_mut()?.begin(number, told.clone())?;
@@ -247,7 +247,7 @@ impl BatchState {
         Some(input.keeping_to(told))
     }
 
-    /// The batch as one partition sees it: what is for the whole of it is the parent's.
+    /// Returns the batch as one partition sees it. Settings for the batch as a whole stay with the parent.
     pub(crate) fn spec_of_part(&self, start: Option<PageToken>) -> BatchSpec {
         let spec = &self.input.spec;
         BatchSpec {
@@ -274,7 +274,7 @@ impl BatchState {
 }
 
 impl ControllerInput {
-    /// The share that a partition begins with is in what it carries, like one that it was told later.
+    /// Writes the first share of a partition into its carried state, like a share that it receives later.
     pub(crate) fn keeping_to(self, told: &Told) -> Self {
         let mut controller = BatchState::of(self);
         controller.keep_to(told);

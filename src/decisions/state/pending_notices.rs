@@ -1,4 +1,4 @@
-//! The failures that a handler has not been told of yet.
+//! The failures that have not been sent to the handler yet.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -11,7 +11,7 @@ use crate::{
     processor::hooks::Failure, progress::failures::PageFailure,
 };
 
-/// Notices that wait. More are counted only.
+/// The largest number of waiting notices. Further ones are only counted.
 pub(crate) const MAX_WAITING: usize = 20;
 
 /// The notices of a batch run, in the order of events.
@@ -19,16 +19,16 @@ pub(crate) const MAX_WAITING: usize = 20;
 pub(crate) struct Notices {
     #[serde(default, skip_serializing_if = "VecDeque::is_empty")]
     waiting: VecDeque<(u64, Failure)>,
-    /// Notices so far, dropped ones included.
+    /// The number of notices so far, dropped ones included.
     noted: u64,
     dropped: u64,
-    /// Calls of hooks of any kind that failed for good.
+    /// The number of hook calls, of any kind, that failed for good.
     pub hooks_failed: u64,
-    /// When the tracker is due.
+    /// The time at which the tracker is due.
     pub track_at: Timestamp,
 }
 
-/// What of a ledger can make a page worth a notice.
+/// The state of a ledger before a report, from which new failures are recognized.
 pub(crate) struct Before {
     stuck_at: Option<Option<PageToken>>,
     listed: usize,
@@ -36,7 +36,7 @@ pub(crate) struct Before {
 }
 
 impl Before {
-    /// Looks at a ledger before a stride reports.
+    /// Captures the state of a ledger before a stride reports.
     pub fn of(ledger: &Ledger, stride: u64) -> Self {
         Self {
             stuck_at: stuck_at(ledger, stride),
@@ -52,7 +52,8 @@ pub(crate) fn stuck_at(ledger: &Ledger, stride: u64) -> Option<Option<PageToken>
 }
 
 impl Notices {
-    /// Of a partition: every notice of a batch run has a number of its own, whichever controller tells it.
+    /// Creates the notices of a partition. The numbers begin after `number`, so that every notice of a batch run has
+    /// a different one, whichever controller sends it.
     #[cfg_attr(
         not(feature = "temporal"),
         allow(dead_code, reason = "for the controller")
@@ -96,29 +97,29 @@ impl Notices {
         }
     }
 
-    /// The next one to tell.
+    /// Returns the next notice to send.
     pub fn next(&mut self) -> Option<(u64, Failure)> {
         self.waiting.pop_front()
     }
 
-    /// The number of a notice that does not wait.
+    /// Returns the number for a notice that is sent without waiting.
     pub fn number(&mut self) -> u64 {
         self.noted += 1;
         self.noted
     }
 
-    /// Gives up on everything that waits.
+    /// Drops all waiting notices.
     pub fn drop_waiting(&mut self) {
         self.dropped += u64::try_from(self.waiting.len()).unwrap_or(u64::MAX);
         self.waiting.clear();
     }
 
-    /// Whether something waits.
+    /// Returns whether notices are waiting.
     pub fn is_waiting(&self) -> bool {
         !self.waiting.is_empty()
     }
 
-    /// Notices that nobody was or will be told.
+    /// Returns the number of notices that were dropped without being sent.
     pub fn dropped(&self) -> u64 {
         self.dropped
     }

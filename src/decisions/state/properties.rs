@@ -1,4 +1,4 @@
-//! What holds of a batch whatever operators ask and however much fails.
+//! Properties of a batch that hold for all requests of operators and all failures.
 
 use std::time::Duration;
 
@@ -62,7 +62,7 @@ fn request(id: usize, asked: &Asked) -> SteerRequest {
     SteerRequest { id, what }
 }
 
-/// Everything that the next run of the controller would begin with.
+/// Returns the complete input of the next run of the controller.
 fn stored(state: &BatchState) -> serde_json::Value {
     json!(state.next_input())
 }
@@ -71,7 +71,7 @@ fn at(seconds: u64) -> Timestamp {
     Timestamp(1_000_000 + seconds * 1_000)
 }
 
-/// One more page is given up, after so many that were done.
+/// Reports one more abandoned page, after a number of finished ones.
 fn give_up(state: &mut BatchState, done: u64, given_up: u64) {
     let totals = &mut state.ledger.totals;
     totals.pages_completed += done;
@@ -138,7 +138,7 @@ proptest! {
         }
     }
 
-    /// Whoever resumes a batch has seen what failed: only what fails from then on counts.
+    /// An operator who resumes a batch has seen its failures, so only later ones count.
     #[test]
     fn what_was_forgiven_does_not_pause_again_and_one_more_than_is_tolerated_does(
         tolerated in 0u64..5, rounds in prop::collection::vec((0u64..50, 0u64..8), 1..8), stops in any::<bool>(),

@@ -1,4 +1,4 @@
-//! What is published in the memo, and when.
+//! The contents of the memo, and the times at which they are published.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -17,19 +17,20 @@ use crate::{
     protocol::ControlState,
 };
 
-/// How old the progress in the memo may become while something happens. Each is an event in the history.
+/// The largest age of the progress in the memo while the batch is active. Each update is an event in the history.
 pub(crate) const EVERY: Duration = Duration::from_secs(10);
 
-/// A change that people wait for is published sooner, but not more often than this.
+/// The shortest interval between two updates. A change that people wait for is published sooner than [`EVERY`], but
+/// keeps to this.
 pub(crate) const AT_MOST_EVERY: Duration = Duration::from_secs(1);
 
-/// How long the progress is kept fresh after a client has looked.
+/// The time for which the progress is kept fresh after a client has looked.
 pub(crate) const WATCHED_FOR: Duration = Duration::from_secs(15);
 
-/// Partitions in the memo.
+/// The largest number of partitions in the memo.
 pub(crate) const MAX_PARTITIONS: usize = 10;
 
-/// The size of a progress with its longer lists. A batch that is watched for hours writes hundreds of them.
+/// The largest size of a progress with its longer lists. A batch that is watched for hours writes hundreds of them.
 pub(crate) const MAX_FULL_BYTES: usize = 64 * 1024;
 
 /// A field of the memo with its new value.
@@ -39,25 +40,25 @@ pub(crate) enum News {
     Full(Box<Progress>),
 }
 
-/// What is in the memo.
+/// The published contents of the memo, and the reasons to update them.
 #[derive(Default)]
 pub(crate) struct Published {
     pub control: ControlState,
-    /// When, the phase, and what limited the batch.
+    /// The time of the last published progress, with its phase and the limit on the batch.
     pub(crate) progress: Option<(Timestamp, Phase, Option<HeldBy>)>,
-    /// Items and pages given up, as published.
+    /// The number of abandoned items and pages, as published.
     pub(crate) failed: u64,
     pub(crate) watched_until: Option<Timestamp>,
-    /// A client looks, and was shown nothing yet.
+    /// True if a client is looking and has not been shown a progress yet.
     pub(crate) looked: bool,
-    /// An operator has changed something since.
+    /// True if an operator has changed the batch since the last update.
     pub(crate) steered: bool,
-    /// Something has happened since.
+    /// True if the progress has changed since the last update.
     pub(crate) behind: bool,
 }
 
 impl Published {
-    /// What the run before this one has left there.
+    /// Returns the contents of the memo that the previous run left.
     pub fn before(control: ControlState) -> Self {
         Self {
             control,
@@ -65,23 +66,23 @@ impl Published {
         }
     }
 
-    /// Whoever has asked for a change sees it at once.
+    /// Makes an update due at once, so that an operator who changed the batch sees the effect.
     pub fn steered(&mut self) {
         self.steered = true;
     }
 
-    /// A client looks.
+    /// Records that a client is looking.
     pub fn looks(&mut self, now: Timestamp) {
         self.looked = true;
         self.watched_until = Some(now.plus(WATCHED_FOR));
     }
 
-    /// Whether a client has looked a short while ago.
+    /// Returns whether a client has looked recently.
     pub fn is_watched(&self, now: Timestamp) -> bool {
         self.watched_until.is_some_and(|until| now < until)
     }
 
-    /// When a client that watches has to be shown what has happened since the last time.
+    /// Returns when a watching client must be shown the changes since the last update.
     pub fn due(&self, now: Timestamp) -> Option<Timestamp> {
         let (at, ..) = self
             .progress
@@ -90,7 +91,7 @@ impl Published {
     }
 }
 
-/// Leaves the first entries of each list, and the last ones of the audit.
+/// Keeps the first entries of each list, and the last ones of the audit.
 pub(crate) fn shorten(progress: &mut Progress, entries: usize) {
     progress.failing.truncate(entries);
     progress.failed.truncate(entries);
@@ -104,7 +105,7 @@ pub(crate) fn shorten(progress: &mut Progress, entries: usize) {
     progress.audit.drain(..older);
 }
 
-/// With its longer lists, as far as there is room for them.
+/// Returns the progress with its longer lists, shortened as far as the size limit requires.
 pub(crate) fn full(mut progress: Progress) -> Progress {
     for entries in [10, MEMO_LISTED] {
         if size::bytes(&progress) <= MAX_FULL_BYTES {
@@ -138,8 +139,8 @@ impl BatchState {
         }
     }
 
-    /// The control that has to be written, if any: nobody reads it while no stride runs, and a dispatch that
-    /// has come back does no harm in it.
+    /// Returns the control state that must be written, if any. While no stride runs, it has no reader. Dispatches in
+    /// it that are over do no harm.
     pub(crate) fn control_to_publish(&self) -> Option<ControlState> {
         if self.ledger.running() == 0 {
             return None;
@@ -164,11 +165,11 @@ impl BatchState {
         let Some((at, phase, limited_by)) = &self.published.progress else {
             return true;
         };
-        // What fails in a partition is counted by its parent, which reads of it here.
+        // The parent counts the failures of a partition, and reads them here.
         let failed = self.is_part() && self.published.failed != failed(progress);
         let changed = *phase != progress.phase || *limited_by != progress.limited_by || failed;
         let age = self.now.since(*at);
-        // What is left as it is would look to the parent as if slots could not be used.
+        // The parent would take an outdated progress as a sign that the partition cannot use its slots.
         let used_again = self.is_part() && *limited_by == Some(HeldBy::Discovery);
         // A client waits for the batch to be accepted. While nothing runs there may be no later moment.
         let awaited = *phase == Phase::Preparing || self.ledger.running() == 0 || used_again;
@@ -179,7 +180,7 @@ impl BatchState {
             || (changed && awaited)
     }
 
-    /// What is new for the memo, taken note of as published.
+    /// Returns the new contents for the memo, and records them as published.
     pub(crate) fn take_news(&mut self, progress: Progress) -> Vec<News> {
         let mut updates = Vec::new();
         if let Some(control) = self.control_to_publish() {

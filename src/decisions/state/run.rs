@@ -1,4 +1,4 @@
-//! A run of the controller: what is due before each decision, and what the next run begins with.
+//! A run of the controller: the changes due before each decision, and the input of the next run.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -23,7 +23,7 @@ pub(crate) const SIGNALS: (u32, u32) = (4_000, 8_000);
 
 pub(crate) const UPDATES: (u32, u32) = (1_000, 1_500);
 
-/// With the largest arguments and tokens this many events still fit into 50 MB.
+/// The number of events that fit into 50 MB even with the largest arguments and tokens.
 pub(crate) const MUST_HAND_OVER_EVENTS: u32 = 20_000;
 
 impl BatchState {
@@ -44,7 +44,7 @@ impl BatchState {
         self.controls.stopping = Some(reason);
     }
 
-    /// Takes note of the time and of how near the limits of a run are.
+    /// Records the time and the distance to the limits of a run.
     pub(crate) fn refresh(&mut self, now: Timestamp, suggested: bool, events: u32) {
         self.now = now;
         self.mind_pause();
@@ -69,7 +69,7 @@ impl BatchState {
         self.bridging.cohort.mind(&self.ledger, &limits, now);
     }
 
-    /// When the limits change without anybody's doing.
+    /// Returns when the limits change next without a request or a report.
     pub(crate) fn next_change(&self) -> Option<Timestamp> {
         let pause = self.controls.pause.as_ref().and_then(|pause| pause.until);
         let pace = match self.controls.paused {
@@ -129,7 +129,7 @@ impl BatchState {
         self.ledger.tally(in_partitions)
     }
 
-    /// The part of the tolerance that a stride is told of when it is dispatched.
+    /// Returns the part of the tolerance that a stride receives with its order.
     pub(crate) fn stride_tolerance(&self) -> Option<StrideTolerance> {
         let tolerance = self.input.spec.tolerance.clone()?;
         let forgiven = self.controls.forgiven.unwrap_or_default();
@@ -140,13 +140,13 @@ impl BatchState {
         })
     }
 
-    /// The part of them that is forgiven when the batch goes on.
+    /// Returns the part of the failures that is forgiven when the batch resumes.
     pub(crate) fn forgiven(&self) -> Tally {
         let in_partitions = self.partitions.as_ref().map_or(0, Partitions::stuck);
         self.ledger.forgiven(in_partitions)
     }
 
-    /// What a controller needs to go on where this one stands.
+    /// Returns the input with which the next controller continues from the current state.
     pub(crate) fn next_input(&self) -> ControllerInput {
         ControllerInput {
             carry: self.prepared.clone().map(|prepared| Carry {

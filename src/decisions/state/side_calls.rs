@@ -15,7 +15,7 @@ use crate::{
 /// Attempts of a hook, and of keeping the final report.
 pub(crate) const HOOK_ATTEMPTS: u32 = 3;
 
-/// What a call of a hook may take beyond its attempts and the wait for a worker: the waits between them.
+/// The time that a hook call may take beyond its attempts and the wait for a worker, for the waits between attempts.
 pub(crate) const HOOK_SLACK: Duration = Duration::from_secs(30);
 
 impl BatchState {
@@ -26,7 +26,7 @@ impl BatchState {
         }
     }
 
-    /// The throttles that have to be asked.
+    /// Returns the throttles that must be polled.
     pub(crate) fn throttles_to_ask(&self) -> Option<ThrottleOrder> {
         let throttles = self.pacing.throttles();
         let wanted = !throttles.is_empty() && !self.is_part();
@@ -66,15 +66,15 @@ impl BatchState {
         Some(self.hook(handler, HookCall::Failure(Box::new(notice))))
     }
 
-    /// The failure that the handler has to be told next.
+    /// Returns the failure to send to the handler next.
     pub(crate) fn next_notice(&mut self) -> Option<HookOrder> {
         let (number, failure) = self.notices.next()?;
         self.notice(number, failure)
     }
 
-    /// What the handler is told of the end, unless everything went well.
+    /// Returns the notice about the end of the batch for the handler, unless the batch completed.
     pub(crate) fn last_notice(&mut self, report: &BatchReport) -> Option<HookOrder> {
-        // How a partition ends is for the batch to tell.
+        // The batch reports the end of a partition.
         if report.outcome == Outcome::Completed || self.is_part() {
             return None;
         }
@@ -83,7 +83,7 @@ impl BatchState {
         self.notice(number, Failure::Ended(Box::new(report.clone())))
     }
 
-    /// The progress that the tracker has to be told now.
+    /// Returns the progress to send to the tracker now.
     pub(crate) fn next_progress(&mut self) -> Option<HookOrder> {
         let spec = &self.input.spec;
         let tracker = spec.hooks.tracker.as_deref()?;

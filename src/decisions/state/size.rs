@@ -13,10 +13,10 @@ use crate::{
     progress::report::BatchReport,
 };
 
-/// What one payload may have. Temporal refuses 2 MiB; a codec that encrypts may add to it.
+/// The largest size of one payload. Temporal refuses 2 MiB, and an encrypting codec may add to the size.
 pub(crate) const MAX_BYTES: usize = 1_800_000;
 
-/// Entries of a list that was cut.
+/// The number of entries in a list that was cut.
 pub(crate) const MAX_LISTED: usize = 3;
 
 pub(crate) fn bytes(payload: &impl Serialize) -> usize {
@@ -28,18 +28,18 @@ pub(crate) fn is_too_large(payload: &impl Serialize) -> bool {
 }
 
 impl BatchState {
-    /// The input of the next run, small enough to be kept.
+    /// Returns the input of the next run, small enough to be kept.
     pub(crate) fn fitting_input(&self) -> ControllerInput {
         fitting(self.next_input())
     }
 
-    /// The report of the batch with what it takes to go on, small enough to be kept.
+    /// Returns the report of the batch with the state needed to continue, small enough to be kept.
     pub(crate) fn fitting_details(&self, ending: &Ending) -> EndDetails {
         with_continuation(self.report(ending), self.next_input())
     }
 }
 
-/// Notices that wait are given up first: they are counted, and what they tell of is in the progress as well.
+/// Drops waiting notices first: they are counted, and the progress contains their facts as well.
 pub(crate) fn fitting(mut input: ControllerInput) -> ControllerInput {
     if let Some(carry) = input.carry.as_mut().filter(is_too_large) {
         carry.notices.drop_waiting();

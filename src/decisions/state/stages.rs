@@ -1,4 +1,4 @@
-//! Stages of a running batch: how far it may go, and what its checks say.
+//! Stages of a running batch: the items that it may process, and the results of its checks.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +11,7 @@ use crate::{
     },
 };
 
-/// A share of something whose size nobody knows.
+/// A stage is a share of the items, but their number is unknown.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 #[error(
     "stage {stage} is a share of the items, but processor \"{processor}\" does not say how many there are; \
@@ -22,17 +22,17 @@ pub(crate) struct UnknownSize {
     processor: String,
 }
 
-/// Where a batch with stages stands.
+/// The position of a batch in its stages.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Stages {
-    /// Those that have a mark; after them comes everything.
+    /// The stages that have a mark. One more stage follows, with all remaining items.
     marks: Vec<Mark>,
-    /// An operator has to approve each.
+    /// True if an operator must approve each stage.
     approve: bool,
-    /// The place of the current one.
+    /// The index of the current stage.
     current: usize,
     state: StageState,
-    /// Why it does not go on.
+    /// The reason why the batch is not continuing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
 }
@@ -40,22 +40,23 @@ pub(crate) struct Stages {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Mark {
     stage: Stage,
-    /// Items in all at which it is over.
+    /// The total number of items at which the stage is over.
     items: u64,
 }
 
-/// What became of a stage that was looked at.
+/// The result of a stage's check.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Judged {
-    /// The next one begins.
+    /// The next stage begins.
     GoesOn,
-    /// Somebody has to approve it.
+    /// An operator must approve the stage, for this reason.
     Holds(String),
 }
 
 /// # Construct
 impl Stages {
-    /// Works out the marks. A stage that is no larger than one before it is left out. `None` without any.
+    /// Computes the marks. A stage that is no larger than the one before it is left out. Returns `None` if no mark is
+    /// left.
     pub fn plan(
         stages: &[Stage],
         approve: bool,
@@ -96,7 +97,7 @@ impl Stages {
 
 /// # Inspect
 impl Stages {
-    /// Items in all that may be gone through now; `None` in the last stage.
+    /// Returns the total number of items that may be processed up to the end of the stage; `None` in the last stage.
     pub fn limit(&self) -> Option<u64> {
         self.marks.get(self.current).map(|mark| mark.items)
     }
@@ -109,7 +110,7 @@ impl Stages {
         self.state == StageState::Checking
     }
 
-    /// It waits for its check, or for somebody.
+    /// Returns whether the batch is waiting for a check or for an operator.
     pub fn holds(&self) -> bool {
         !self.is_running()
     }
@@ -130,7 +131,7 @@ impl Stages {
         stage.unwrap_or(Stage::All).to_string()
     }
 
-    /// Why nothing begins.
+    /// Returns the reason why no page begins.
     pub fn explained(&self) -> String {
         let stage = self.called();
         match (&self.state, &self.reason) {
@@ -148,16 +149,16 @@ impl Stages {
     }
 }
 
-/// # Go on
+/// # Continue
 impl Stages {
-    /// Everything of the current stage is done: it has to be looked at.
+    /// Ends the current stage, all of whose items are done, so that it is checked.
     pub fn reached(&mut self) {
         if self.is_running() {
             self.state = StageState::Checking;
         }
     }
 
-    /// It was looked at. `exceeded` says that more failed than is tolerated.
+    /// Applies the result of a check. `exceeded` is the message if more failed than is tolerated.
     pub fn judge(&mut self, checked: &Checked, exceeded: Option<String>) -> Judged {
         if !self.is_checking() {
             return Judged::GoesOn;
@@ -182,7 +183,7 @@ impl Stages {
         }
     }
 
-    /// Whether somebody can approve it now.
+    /// Returns the reason why the stage cannot be approved now, if there is one.
     pub fn waits(&self) -> Result<(), String> {
         match self.state {
             StageState::WaitingForApproval | StageState::Failed => Ok(()),
@@ -191,7 +192,7 @@ impl Stages {
         }
     }
 
-    /// Goes on with the next stage, whatever was found; tells which one was approved.
+    /// Begins the next stage, whatever the check found. Returns the stage that was approved.
     pub fn approve(&mut self) -> Result<String, String> {
         self.waits()?;
         let approved = self.called();

@@ -52,7 +52,7 @@ impl BatchState {
         self.go_on();
     }
 
-    /// What keeps an approval from meaning anything now.
+    /// Returns the reason why an approval would have no effect now, if there is one.
     pub(crate) fn waits_for_approval(&self) -> Result<(), String> {
         match &self.stages {
             Some(stages) => stages.waits(),
@@ -70,7 +70,7 @@ impl BatchState {
         };
         match approved {
             Ok(stage) => {
-                // What failed up to here was looked at.
+                // An approval covers all failures up to this point.
                 self.controls.forgiven = Some(self.forgiven());
                 self.steered(at, format!("approve {stage}"), &request.given);
             }
@@ -79,7 +79,7 @@ impl BatchState {
         }
     }
 
-    /// Every worker that sees the batch stand still may send it.
+    /// Records a request of a worker. Every worker that sees the batch stand still may send one.
     pub(crate) fn note_recovery(&mut self, at: Timestamp, id: &str, note: &RecoverNote) {
         if self.controls.is_new(Some(id)) {
             let action = match note.partition {
@@ -90,7 +90,7 @@ impl BatchState {
         }
     }
 
-    /// Ends a pause. What failed is forgiven, if the batch paused itself for it.
+    /// Ends a pause. Failures are forgiven if the batch paused itself because of them.
     pub(crate) fn go_on(&mut self) {
         self.controls.paused = false;
         self.controls.stop_now = false;
@@ -121,7 +121,7 @@ impl BatchState {
         }
     }
 
-    /// Says what was done, for the audit.
+    /// Returns the description of the changes, for the audit.
     pub(crate) fn apply(&mut self, at: Timestamp, request: &SetRequest) -> Vec<String> {
         let mut done = Vec::new();
         let (controls, pacing) = (&mut self.controls, &mut self.pacing);
@@ -138,7 +138,7 @@ impl BatchState {
         }
         if let Some(pages) = request.max_parallelism {
             controls.max_parallelism = pages;
-            // What somebody says now counts more than what was planned before.
+            // An operator's value takes precedence over a ramp or tuning that was set before.
             if request.ramp.is_none() {
                 pacing.end_ramp();
             }

@@ -1,4 +1,4 @@
-//! Orders for strides, and what their reports change.
+//! Orders for strides, and the changes that their reports make.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -13,7 +13,7 @@ use crate::{
 };
 
 impl BatchState {
-    /// Records the dispatch and says what the activity is told.
+    /// Records the dispatch and returns the order for the activity.
     pub(crate) fn dispatched(
         &mut self,
         dispatch: &Dispatch,
@@ -102,7 +102,7 @@ impl BatchState {
         })
     }
 
-    /// Keeps what a stride came back with.
+    /// Records the report of a stride.
     pub(crate) fn reported(&mut self, stride: u64, report: StrideReport) {
         let Some(prepared) = self.prepared.clone() else {
             return;
@@ -134,7 +134,7 @@ impl BatchState {
         self.prepared.as_ref().is_some_and(|p| p.permit_per_item)
     }
 
-    /// How much of the rates is given out: of items, and of pages.
+    /// Returns the allocated parts of the rates: of items, then of pages.
     pub(crate) fn rates(&self) -> [Standing; 2] {
         let pace = self.pace();
         let [items, pages] = scheduler::rates_given_out(&self.ledger);
@@ -157,7 +157,7 @@ impl BatchState {
 
 /// # Stride lengths
 impl BatchState {
-    /// How many pages the strides have that are cut next.
+    /// Returns the length of the strides that are cut next.
     pub(crate) fn stride_length(&self) -> Length {
         match self.pacing.stride() {
             Some(lengths) => lengths.next(&self.uncut(lengths)),
@@ -175,7 +175,7 @@ impl BatchState {
         }
     }
 
-    /// What is cut into strides now is cut into short ones.
+    /// Returns whether strides that are cut now would be shorter than later ones.
     pub(crate) fn strides_grow(&self) -> bool {
         let lengths = self.pacing.stride();
         let page_size = self.pacing.page_size();
@@ -210,7 +210,7 @@ impl BatchState {
         }
     }
 
-    /// The strides that this one announces are as long as it is.
+    /// Records the length of a stride, and of the strides that it announces.
     pub(crate) fn note_cut(&mut self, order: &StrideOrder) {
         let oldest = self.ledger.open().next().map_or(0, |(number, _)| number);
         if order.end.is_none()
@@ -224,7 +224,7 @@ impl BatchState {
 /// Error type of a stride whose worker did not come back.
 pub(crate) const WORKER_LOST: &str = "WorkerLost";
 
-/// The report of a stride that nobody hears of any more.
+/// Returns the report of a stride whose worker will never report.
 pub(crate) fn worker_lost(message: &str) -> StrideReport {
     StrideReport {
         failure: Some(failed(WORKER_LOST.to_owned(), message)),

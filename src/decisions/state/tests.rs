@@ -1,4 +1,4 @@
-//! What a controller carries and sends, without a server.
+//! Tests of the state and the messages of a controller, without a server.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -161,7 +161,7 @@ fn a_partition_that_continues_as_new_before_it_was_heard_says_again_that_it_has_
     // Its run ends in the same task, so that the signal is never sent.
     let next = BatchState::of(part.fitting_input());
     assert_eq!(next.settled_now(), Some(settled));
-    // What was heard of an earlier share does not count for a later one.
+    // An answer to an earlier share does not count for a later one.
     part.said_settled(6);
     assert!(part.settled_now().is_some());
     part.said_settled(7);

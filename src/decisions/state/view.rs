@@ -19,13 +19,13 @@ use crate::{
     protocol::Prepared,
 };
 
-/// Tokens are shown in one line.
+/// The longest token that is shown, so that it fits on one line.
 pub(crate) const MAX_TOKEN_CHARS: usize = 60;
 
-/// Failing pages that a progress query lists.
+/// The largest number of failing pages in a progress query.
 pub(crate) const MAX_FAILING_SHOWN: usize = 20;
 
-/// In place of a result that a batch which ended early has not combined.
+/// The error in place of a result that a batch has not combined because it ended early.
 pub(crate) const NOT_COMBINED: &str = "NotCombined: the batch ended before everything was combined; a batch that is continued combines the rest";
 
 impl BatchState {
@@ -173,7 +173,7 @@ impl BatchState {
         progress
     }
 
-    /// Settings that should be others.
+    /// Returns advice on settings that should be changed.
     pub(crate) fn warnings(&self) -> Vec<String> {
         let pacing = &self.pacing;
         let tuned = pacing.stride().and_then(StrideLength::auto).is_some();
@@ -193,7 +193,7 @@ impl BatchState {
         let mut progress = self.look();
         progress.phase = Phase::Ended;
         if self.ledger.fold().is_some_and(|fold| !fold.is_whole()) {
-            // What has been combined so far would look like the result of all finished pages.
+            // A partial result would look like the result of all finished pages.
             progress.output = None;
             progress.output_error = Some(NOT_COMBINED.to_owned());
         }

@@ -1,4 +1,4 @@
-//! A decision becomes an activity, and what comes back becomes a fact.
+//! Dispatch of strides: a decision becomes an activity, and its result becomes a recorded report.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -38,8 +38,9 @@ pub(super) fn start<'a>(
     Some(Box::pin(cancelled_with_workflow(ctx, options, schedule)))
 }
 
-/// Makes an activity that is cancelled with its workflow. It waits with a token of its own: whatever is registered with
-/// the token of the context keeps the context, which keeps the token, so a run that ends first would never be freed.
+/// Makes an activity that is cancelled with its workflow. The activity waits with a token of its own. A future
+/// registered with the context's token would keep the context alive, and the context keeps the token, so a run that
+/// ends first would never be freed.
 pub(super) fn cancelled_with_workflow<W, F: Future>(
     ctx: &WorkflowContext<W>,
     mut options: ActivityOptions,
@@ -60,8 +61,8 @@ pub(super) fn activity_options(terms: &StrideTerms, order: &StrideOrder) -> Acti
         .maximum_interval(Duration::from_secs(10))
         .maximum_attempts(order.attempts_at_lost_workers(terms.retry_mode))
         .build();
-    // The activity limits its pages itself and says which one took too long. This limit is for a worker
-    // that is alive but stuck in code that never yields; twice what the pages may take.
+    // The activity limits its pages itself and reports which one took too long. This limit, twice the time that the
+    // pages may take, is for a worker that is alive but stuck in code that never yields.
     let per_page = order.page_timeout.as_secs_f64()
         + order
             .rate_share
@@ -73,7 +74,7 @@ pub(super) fn activity_options(terms: &StrideTerms, order: &StrideOrder) -> Acti
     priority.fairness_key = Some(order.batch_run.clone());
     priority.fairness_weight = terms.weight;
     ActivityOptions::with_start_to_close_timeout(Duration::from_secs_f64(limit))
-        // A replay compares ids, so that it notices another choice of stride.
+        // A replay compares ids, so it detects a different choice of stride.
         .activity_id(format!("stride-{}", order.stride))
         .heartbeat_timeout(terms.heartbeat_timeout)
         .cancellation_type(ActivityCancellationType::WaitCancellationCompleted)
@@ -83,7 +84,7 @@ pub(super) fn activity_options(terms: &StrideTerms, order: &StrideOrder) -> Acti
         .build()
 }
 
-/// What an activity came back with, as a report.
+/// Converts the result of an activity to a report.
 pub(super) fn report_of(result: StrideResult) -> StrideReport {
     match result {
         Ok(report) => report,
@@ -93,7 +94,7 @@ pub(super) fn report_of(result: StrideResult) -> StrideReport {
     }
 }
 
-/// What a stride is known to have done whose activity never reported.
+/// Returns the work that a stride is known to have done although its activity never reported.
 fn lost(error: &ActivityExecutionError) -> StrideReport {
     let checkpoint = error
         .as_timeout()

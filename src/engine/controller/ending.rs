@@ -1,4 +1,4 @@
-//! The end of a batch: everybody is told, then the workflow ends.
+//! The end of a batch: hooks are called, then the workflow ends.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -24,11 +24,11 @@ use crate::{
     protocol::{self, EndNote, HookOrder},
 };
 
-/// How long the end of a batch waits for a handler to be told everything that it has not heard of yet.
+/// The time that the end of a batch allows for sending the remaining notices to the failure handler.
 const TELL_AT_THE_END: Duration = Duration::from_secs(300);
 
-/// Tells everybody who has to be told, and ends the workflow. None of the hooks can change how it ends;
-/// their number of attempts and their time limits bound how long this takes.
+/// Calls the hooks and ends the workflow. A hook cannot change the outcome. The attempts and time limits of hooks
+/// bound the duration of this call.
 pub(super) async fn end(
     ctx: &WorkflowContext<Controller>,
     ending: Ending,
@@ -76,14 +76,15 @@ pub(super) async fn end(
             count_failure(ctx, kept.await);
         }
     };
-    // Polled in this order at every turn, so that a replay is the same.
+    // The futures are polled in this order at every turn, so that a replay is identical.
     futures::join!(failures, progress, completion, kept);
-    // The hooks belong to the work that the lock is for.
+    // The lock also protects the hooks, so it is given back after them.
     lock::give_back(ctx).await;
     finish(ctx, ending)
 }
 
-/// Listings are made of memos, and Temporal's own status of a workflow does not know that something was given up.
+/// Writes the outcome to the memo for listings, since Temporal's own workflow status does not show that pages were
+/// abandoned.
 fn tell_end(ctx: &WorkflowContext<Controller>, outcome: Outcome) {
     if !ctx.state(|Controller(s)| s.is_part()) {
         let started_at = ctx.state(|Controller(s)| s.started_at);

@@ -15,16 +15,16 @@ use super::{
 };
 use crate::{decisions::scheduler::Ending, progress::phase::Outcome, protocol::aside_queue};
 
-/// What a batch may wait for a lock.
+/// The longest time that a batch waits for a lock.
 const LONGEST_WAIT: Duration = Duration::from_secs(10 * 366 * 86_400);
-/// After this without a heartbeat another worker goes on with the waiting.
+/// The time without a heartbeat after which another worker continues the wait.
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(15);
-/// What one attempt at giving a lock back may take. Whoever wants the lock next can do without it.
+/// The timeout of one attempt to give a lock back. The next batch can take the lock even without this.
 const GIVE_BACK_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Takes the lock of the batch, if it has one. Every run of the controller does: for a batch that has it
-/// already this changes nothing, and one that was terminated and reset finds out whether it still has it.
-/// Tells how the batch ended, if it did.
+/// Takes the lock of the batch, if it has one. Every run of the controller does so. A batch that already holds the
+/// lock is unaffected, and one that was terminated and reset finds out whether it still holds it. Returns the end of
+/// the batch, if it ended meanwhile.
 pub(super) async fn take(ctx: &WorkflowContext<Controller>) -> WorkflowResult<Option<Ending>> {
     let Some(order) = ctx.state(|Controller(s)| s.lock_order()) else {
         return Ok(None);
@@ -67,8 +67,8 @@ pub(super) async fn take(ctx: &WorkflowContext<Controller>) -> WorkflowResult<Op
     }
 }
 
-/// Gives the lock back, if the batch has one. A failure does no harm: who wants the lock next sees that the
-/// batch has ended.
+/// Gives the lock back, if the batch has one. A failure does no harm, because the next batch sees that this one has
+/// ended.
 pub(super) async fn give_back(ctx: &WorkflowContext<Controller>) {
     let Some(order) = ctx.state(|Controller(s)| s.lock_order()) else {
         return;

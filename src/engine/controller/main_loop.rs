@@ -38,12 +38,13 @@ use crate::{
     protocol::{self, PrepareInput, Prepared, large_args::carried},
 };
 
-/// Longest time for a processor to complete its arguments in one attempt; it may wait for older transactions.
+/// The longest time for a processor to complete its arguments in one attempt, which may have to wait for older
+/// transactions.
 const PREPARE_TIMEOUT: Duration = Duration::from_secs(24 * 3_600);
-/// After this without a heartbeat another worker prepares the batch.
+/// The time without a heartbeat after which another worker prepares the batch.
 const PREPARE_HEARTBEAT: Duration = Duration::from_secs(15);
 
-/// Asks a worker about the processor, once per batch run. Tells how the batch ended, if it did.
+/// Asks a worker about the processor, once per batch run. Returns the end of the batch, if it ended meanwhile.
 pub(super) async fn prepare(ctx: &WorkflowContext<Controller>) -> WorkflowResult<Option<Ending>> {
     if ctx.state(|Controller(s)| s.prepared.is_some()) {
         return Ok(None);
@@ -104,7 +105,8 @@ pub(super) async fn prepare(ctx: &WorkflowContext<Controller>) -> WorkflowResult
     }
 }
 
-/// The partitions that were named; their items are those of the batch, where nobody knows better.
+/// Takes the partitions that the processor named. The sum of their items is used as the items of the batch if no
+/// other number is known.
 fn take_partitions(prepared: &mut Prepared) -> Option<Partitions> {
     let named = std::mem::take(&mut prepared.partitions);
     if named.is_empty() {
@@ -118,8 +120,8 @@ fn take_partitions(prepared: &mut Prepared) -> Option<Partitions> {
     Some(Partitions::new(named))
 }
 
-/// Completed arguments go into the memo, where a redrive finds them after the batch, and orders where they are large. Says
-/// whether they are there.
+/// Writes completed arguments to the memo, where a later redrive finds them, and from where orders read them if they
+/// are large. Returns whether the memo was written.
 fn tell_args(ctx: &WorkflowContext<Controller>, args: serde_json::Value) -> bool {
     let memo = [(protocol::MEMO_PREPARED_ARGS, Some(MemoValue::new(args)))];
     let told = ctx.upsert_memo(memo);
@@ -129,7 +131,7 @@ fn tell_args(ctx: &WorkflowContext<Controller>, args: serde_json::Value) -> bool
     told.is_ok()
 }
 
-/// How a batch ends whose run has not come to its pages.
+/// Returns the end of a batch whose run has not reached its pages.
 pub(super) fn before_a_page(ctx: &WorkflowContext<Controller>, mut early: Ending) -> Ending {
     if early.outcome == Outcome::Cancelled && ctx.state(|Controller(s)| s.runs == 0) {
         early.reason = Some("cancelled before the first page".to_owned());
@@ -147,7 +149,8 @@ pub(super) fn refused(message: String) -> WorkflowTermination {
 
 /// Decides and acts until the batch is over.
 pub(super) async fn run_batch(ctx: &WorkflowContext<Controller>) -> WorkflowResult<BatchReport> {
-    // In the order of their dispatch; a set that is polled in the order of wake-ups would not replay.
+    // The activities are kept in the order of their dispatch. A set that is polled in the order of wake-ups would not
+    // replay.
     let mut running: Vec<(u64, Activity<'_>)> = Vec::new();
     let mut alarm = Alarm::default();
     let mut calls = Calls::default();
@@ -178,7 +181,7 @@ pub(super) async fn run_batch(ctx: &WorkflowContext<Controller>) -> WorkflowResu
                 let progress = ctx.state(|Controller(s)| s.look());
                 ctx.set_current_details(details(&progress));
                 publish(ctx, progress);
-                // After the memo: a stride of a bridge that is not in it ends.
+                // Orders are sent after the memo is written, because a stride ends if its bridge is not in the memo.
                 bridges.send(ctx);
                 bridges.cancel(ctx);
                 let until = earliest(until, ctx.state(|Controller(s)| s.next_change()));
@@ -199,7 +202,7 @@ pub(super) async fn run_batch(ctx: &WorkflowContext<Controller>) -> WorkflowResu
     }
 }
 
-/// Waits for results, or for anything else that calls for a decision.
+/// Waits for results, or for another event that calls for a decision.
 async fn something_happens<'a>(
     ctx: &'a WorkflowContext<Controller>,
     running: &mut Vec<(u64, Activity<'a>)>,
@@ -227,14 +230,14 @@ async fn something_happens<'a>(
     results
 }
 
-/// Waits until one of the `others` has come, for a change of the state or for a cancellation. The others are polled
-/// each time, before these two.
+/// Waits until one of the `others` is ready, the state has changed, or the workflow is cancelled. The others are
+/// polled each time, before the state and the cancellation.
 pub(super) async fn until_awake(
     ctx: &WorkflowContext<Controller>,
     mut others: impl FnMut(&mut Context<'_>) -> bool,
 ) {
     let (seen, cancelled) = ctx.state(|Controller(s)| (s.version, s.cancelled));
-    // Its own token: a cancelled batch still waits for its last pages.
+    // The wait has its own token, because a cancelled batch still waits for its last pages.
     let options = WaitConditionOptions::builder()
         .cancellation_token(WorkflowCancellationToken::new())
         .build();
@@ -260,8 +263,8 @@ pub(super) async fn until_awake(
     .await;
 }
 
-/// Waits for something beside the pages, until the batch is cancelled or told to stop, or until that time, its deadline.
-/// Then what is waited for is cancelled by its own token, and this tells how the batch ends.
+/// Waits for side work until the batch is cancelled or told to stop, or until the deadline `until`. Then the work is
+/// cancelled by its token `own`, and the end of the batch is returned.
 pub(super) async fn in_time<T>(
     ctx: &WorkflowContext<Controller>,
     until: Option<Timestamp>,
@@ -270,7 +273,7 @@ pub(super) async fn in_time<T>(
 ) -> Result<T, Ending> {
     let mut work = std::pin::pin!(work);
     let mut alarm = Alarm::default();
-    // A batch that ends already only has its time.
+    // A batch that is already ending is bounded only by the deadline.
     let known = ctx.state(|Controller(s)| s.told_to_end()).is_some();
     loop {
         let publication = ctx.state(|Controller(s)| s.published.due(s.now));
@@ -306,7 +309,7 @@ pub(super) async fn in_time<T>(
     }
 }
 
-/// Ends this run and begins the next with the same batch run.
+/// Ends this run of the controller and begins the next one of the same batch run.
 pub(super) fn hand_over(ctx: &WorkflowContext<Controller>) -> WorkflowResult<()> {
     let input = ctx.state(|Controller(s)| s.fitting_input());
     log(ctx, "continuing as new");
@@ -316,8 +319,8 @@ pub(super) fn hand_over(ctx: &WorkflowContext<Controller>) -> WorkflowResult<()>
     Ok(())
 }
 
-/// The memo for the next run. Left to itself, the SDK gives it the memo of the start, without the arguments that the processor
-/// completed. Facts of the moment are published by the next run itself.
+/// Returns the memo for the next run. By default the SDK passes on the memo of the start, without the arguments that
+/// the processor completed. The next run publishes the progress and the control state itself.
 fn lasting_memo(ctx: &WorkflowContext<Controller>) -> MemoValues {
     const OF_THE_MOMENT: [&str; 4] = [
         protocol::MEMO_CONTROL,

@@ -1,6 +1,7 @@
-//! The workflow of a batch. It only translates.
+//! The workflow of a batch, which only translates.
 //!
-//! A Temporal event becomes a call of [`BatchState`], [`BatchState::decide`] says what follows, and the decision becomes
+//! A Temporal event becomes a call of [`BatchState`], [`BatchState::decide`] makes a decision, and the decision
+//! becomes
 //! a Temporal command. No code here may look at a clock, at random numbers, at the order of a hash map, or do I/O: a
 //! worker replays this code from the history.
 //!
@@ -17,7 +18,7 @@
 //! | `activity_defs` | the activities that are called |
 //! | `main_loop` | the loop: prepare, decide, wait; continue-as-new |
 //! | `dispatch` | from a decision to the activity of a stride, and from its result to a report |
-//! | `side_calls` | calls of side activities that are under way |
+//! | `side_calls` | running calls of side activities |
 //! | `stages` | checks between stages and at the end |
 //! | `reduce` | combining outputs, where only the processor can |
 //! | `lock` | taking the named lock and giving it back |
@@ -25,7 +26,7 @@
 //! | `publish` | writing the memo |
 //! | `timer` | the one timer of the batch |
 //! | `partition_parent`, `partition_child` | the loop of a batch with partitions, and the differences of the controller of one |
-//! | `bridge` | strides that run on over a continue-as-new |
+//! | `bridge` | strides that keep running over a continue-as-new |
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -134,7 +135,7 @@ impl Controller {
         self.0.hear_partitions(time(ctx.workflow_time()), news);
     }
 
-    /// A partition keeps to a smaller share.
+    /// The report of a partition that now keeps to a smaller share.
     #[signal(name = protocol::SETTLED)]
     pub(crate) fn settled(&mut self, _ctx: &mut SyncWorkflowContext<Self>, settled: Settled) {
         self.0.hear_settled(&settled);
@@ -146,26 +147,27 @@ impl Controller {
         self.0.hear_share(order);
     }
 
-    /// The same as one of the updates, without an answer.
+    /// The equivalent of an update, without an answer.
     #[signal(name = protocol::STEER)]
     pub(crate) fn steer(&mut self, ctx: &mut SyncWorkflowContext<Self>, request: SteerRequest) {
         self.0.hear_steering(time(ctx.workflow_time()), request);
     }
 
-    /// A client looks: the memo shows it the progress, now and for a while. Not from here: commands of a handler would
-    /// stay where the task fails, and go out with the answer to a query, at which the worker ends.
+    /// A client's look. The main loop then writes the progress to the memo, now and for a while. The handler itself
+    /// writes nothing: if the task fails, the commands of a handler would stay and be sent with the answer to a
+    /// query, at which the worker ends.
     #[signal(name = protocol::LOOK)]
     pub(crate) fn client_looks(&mut self, ctx: &mut SyncWorkflowContext<Self>, _look: ClientLooks) {
         self.0.hear_look(time(ctx.workflow_time()));
     }
 
-    /// For Temporal's own tools. This crate never asks; `query_safety` has the reason.
+    /// The progress for Temporal's own tools. This crate never sends the query; `query_safety` gives the reason.
     #[query(name = protocol::PROGRESS)]
     pub(crate) fn progress(&self, _ctx: &WorkflowContextView) -> Progress {
         self.0.look()
     }
 
-    /// The end of a stride. An update, so that the history has the answer.
+    /// The end of a stride. This is an update, so that the history has the answer.
     #[update(name = protocol::ACCEPTED_END)]
     pub(crate) fn accepted_end(
         &mut self,
@@ -175,7 +177,7 @@ impl Controller {
         self.0.accepted_end(&asked)
     }
 
-    /// Stops dispatching; running pages finish. Pausing what is paused changes the reason only.
+    /// Stops dispatching. Running pages finish. Pausing a paused batch only changes the reason.
     #[update(name = protocol::PAUSE)]
     pub(crate) fn pause(
         &mut self,
@@ -186,7 +188,7 @@ impl Controller {
         self.0.answered(|s| s.do_pause(at, request))
     }
 
-    /// Dispatches again. Resuming what runs changes nothing. Earlier failures are forgiven, if the batch
+    /// Resumes dispatching. Resuming a running batch changes nothing. Earlier failures are forgiven if the batch
     /// paused itself for them.
     #[update(name = protocol::RESUME)]
     pub(crate) fn resume(
@@ -227,7 +229,7 @@ impl Controller {
         Ok(request.validate()?)
     }
 
-    /// Changes limits; an absent one stays as it is.
+    /// Changes limits. An absent limit stays as it is.
     #[update(name = protocol::SET)]
     pub(crate) fn set(
         &mut self,
@@ -245,7 +247,7 @@ impl Controller {
         let now = now(ctx);
         ctx.state_mut(|Controller(s)| {
             s.bridging.begin(now, &s.published.control.bridges);
-            // Nobody else has to be told of those that have nothing.
+            // Bridges without strides no longer need to be published.
             let ledger = &s.ledger;
             let known = &mut s.published.control.bridges;
             known.retain(|id| ledger.bridges().any(|busy| busy == id));
@@ -262,7 +264,7 @@ impl Controller {
                 end(ctx, ending, Calls::default()).await
             }
             _ if ctx.state(|Controller(s)| s.partitions.is_some()) => run_partitions(ctx).await,
-            // Also where the batch ends: strides of earlier runs are on bridges, and the loop waits for them.
+            // The loop also runs if the batch is ending, because it waits for strides of earlier runs on bridges.
             _ => run_batch(ctx).await,
         }
     }
@@ -280,7 +282,7 @@ async fn refuse_newer(ctx: &WorkflowContext<Controller>) {
     }
 }
 
-/// Says it once: a replay has been logged before.
+/// Logs the message once: a replay was logged before.
 fn log(ctx: &WorkflowContext<Controller>, what: &str) {
     if ctx.is_replaying() {
         return;

@@ -1,5 +1,5 @@
-//! What a controller does differently that has one partition of a batch: it keeps to a share of the limits, and
-//! comes back to its parent with what is left.
+//! Differences of a controller that runs one partition of a batch: it keeps to a share of the limits, and returns its
+//! remaining work to its parent.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -15,7 +15,7 @@ use crate::{
     protocol::{self},
 };
 
-/// Tells the parent that this partition keeps to a smaller share, which is for others from then on.
+/// Tells the parent that this partition now keeps to a smaller share, so that the rest can go to other partitions.
 pub(super) fn say_when_settled<'a>(ctx: &'a WorkflowContext<Controller>) -> Option<Call<'a>> {
     let settled = ctx.state(|Controller(s)| s.settled_now())?;
     let seq = settled.seq;
@@ -26,21 +26,21 @@ pub(super) fn say_when_settled<'a>(ctx: &'a WorkflowContext<Controller>) -> Opti
         own_cancellation(),
     );
     Some(Box::pin(async move {
-        // A parent that has ended gives nothing away.
+        // A parent that has ended has nothing to reassign.
         let _ = told.await;
         ctx.state_mut(|Controller(s)| s.said_settled(seq));
         Ok(())
     }))
 }
 
-/// A cancelled batch still tells its partitions what to do.
+/// Returns the options of a signal that is sent even if the batch is cancelled: its partitions still need orders.
 pub(super) fn own_cancellation() -> SignalWorkflowOptions {
     SignalWorkflowOptions::builder()
         .cancellation_token(WorkflowCancellationToken::new())
         .build()
 }
 
-/// How the workflow of a partition ends that is not done: only its parent reads it.
+/// Returns the failure with which the workflow of an unfinished partition ends. Only its parent reads it.
 pub(super) fn not_done(
     outcome: Outcome,
     reason: String,

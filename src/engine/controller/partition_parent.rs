@@ -1,8 +1,8 @@
 //! A batch with partitions: each has a controller of its own, which is a child workflow of this one.
 //!
-//! What the children do is decided in [`crate::decisions::partitions`]. Children end with their parent, also when that
-//! continues as new; so before that they are told to stop, and the next run starts them where they stood. While one
-//! of them is in a long page, this run starts the others again.
+//! [`crate::decisions::partitions`] decides what the children do. Children end with their parent, even when the
+//! parent continues as new. They are therefore told to stop before that, and the next run starts them where they
+//! stood. While one of them is in a long page, this run restarts the others.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -42,19 +42,20 @@ use crate::{
     protocol::{self, PartitionsOrder, SplitAnswer},
 };
 
-/// What one attempt at finding the middle of a range may take.
+/// The timeout of one attempt to find the middle of a range.
 const SPLIT_TIMEOUT: Duration = Duration::from_secs(60);
-/// As long as the children of a batch run before this one are being terminated, their ids are taken.
+/// The interval between attempts to start a child. Its id stays in use while a child of an earlier batch run is being
+/// terminated.
 const START_AGAIN_AFTER: Duration = Duration::from_secs(1);
 const STARTS: u32 = 30;
 
 type Child<'a> = Pin<Box<dyn Future<Output = ChildEnd> + 'a>>;
 type Split<'a> = Pin<Box<dyn Future<Output = Result<SplitAnswer, ActivityExecutionError>> + 'a>>;
 
-/// What is under way.
+/// The calls in progress.
 #[derive(Default)]
 struct UnderWay<'a> {
-    /// In the order of their start; a set that is polled in the order of wake-ups would not replay.
+    /// The children in the order of their start. A set that is polled in the order of wake-ups would not replay.
     children: Vec<(u32, Child<'a>)>,
     signals: Vec<Call<'a>>,
     split: Option<(u32, Split<'a>)>,
@@ -101,7 +102,7 @@ pub(super) async fn run_partitions(
     }
 }
 
-/// Carries out what was decided. Tells whether there was anything to do.
+/// Carries out the decided steps. Returns whether there were any.
 fn carry_out<'a>(
     ctx: &'a WorkflowContext<Controller>,
     steps: Vec<Step>,
@@ -126,7 +127,7 @@ fn carry_out<'a>(
                 if let Some((id, order)) = order {
                     let sent = ctx.external_workflow(id, None);
                     let sent = sent.signal(Controller::share, order, own_cancellation());
-                    // One that has ended says so itself.
+                    // A failure is ignored: a partition that has ended reports its own end.
                     under_way.signals.push(Box::pin(async move {
                         let _ = sent.await;
                         Ok(())
@@ -136,7 +137,7 @@ fn carry_out<'a>(
             }
             Step::Split { number, start, end } if under_way.split.is_none() => {
                 let order = ctx.state(|Controller(s)| s.split_order(number, start, end));
-                // After a few attempts it goes on as it is.
+                // After a few failed attempts the partition continues without a split.
                 let options = aside(ctx, SPLIT_TIMEOUT, format!("split partition {number}"));
                 let split = ctx.execute_activity(Orders::split, order, options);
                 under_way.split = Some((number, Box::pin(split)));
@@ -161,7 +162,7 @@ fn child<'a>(
         let started = loop {
             let options = ChildWorkflowOptions::builder()
                 .workflow_id(id.clone())
-                // Told to stop by signal, so that it comes back with what is left.
+                // A child is told to stop by signal, so that it returns its remaining work.
                 .cancellation_token(WorkflowCancellationToken::new())
                 .cancel_type(ChildWorkflowCancellationType::Abandon)
                 .parent_close_policy(ParentClosePolicy::Terminate)
@@ -215,7 +216,7 @@ fn end_of(error: &ChildWorkflowExecutionError) -> ChildEnd {
     }
 }
 
-/// Waits for the end of a child, or for anything else that calls for a decision.
+/// Waits for the end of a child, or for another event that calls for a decision.
 async fn something_happens(
     ctx: &WorkflowContext<Controller>,
     under_way: &mut UnderWay<'_>,
@@ -232,7 +233,7 @@ async fn something_happens(
 }
 
 impl UnderWay<'_> {
-    /// Takes note of what has come back, and tells whether something has that matters.
+    /// Records results. Returns whether one of them calls for a decision.
     fn poll(&mut self, ctx: &WorkflowContext<Controller>, cx: &mut std::task::Context<'_>) -> bool {
         let mut awake = false;
         self.signals
@@ -250,7 +251,7 @@ impl UnderWay<'_> {
         {
             let number = *number;
             self.split = None;
-            // What cannot be asked is not split.
+            // A range is not split if the activity fails.
             let at = answer.unwrap_or_default().at;
             ctx.state_mut(|Controller(s)| {
                 if let Some(partitions) = &mut s.partitions {
@@ -263,7 +264,7 @@ impl UnderWay<'_> {
     }
 }
 
-/// Has the partitions looked at for as long as this run lasts.
+/// Has the partitions watched for as long as this run lasts.
 pub(super) fn look_at_partitions<'a>(ctx: &'a WorkflowContext<Controller>) -> Option<Call<'a>> {
     let order = ctx.state(|Controller(s)| {
         s.partitions.as_ref()?;

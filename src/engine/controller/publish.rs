@@ -1,4 +1,4 @@
-//! The memo: what can be read of a batch without a worker.
+//! The memo: the facts about a batch that can be read without a worker.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -11,13 +11,13 @@ use crate::{decisions::state::publish::News, progress::Progress, protocol};
 /// A field of the memo and its new value.
 type Field = (&'static str, Option<MemoValue>);
 
-/// Writes to the memo what has changed enough.
+/// Writes changes to the memo that are due.
 pub(super) fn publish(ctx: &WorkflowContext<Controller>, progress: Progress) {
     let news = ctx.state_mut(|Controller(s)| s.take_news(progress));
     write(ctx, fields_of(news));
 }
 
-/// Writes to the memo what a client that looks is to see.
+/// Writes the progress for a looking client to the memo.
 pub(super) fn show_who_looks(ctx: &WorkflowContext<Controller>) {
     if ctx.state(|Controller(s)| s.published.looked) {
         let now = now(ctx);
@@ -40,7 +40,7 @@ pub(super) fn write(ctx: &WorkflowContext<Controller>, fields: Vec<Field>) {
         return;
     }
     if let Err(error) = ctx.upsert_memo(fields) {
-        // Only a payload codec that fails can be the reason; strides go on with their orders.
+        // Only a failing payload codec can be the reason. Strides continue with their orders.
         tracing::warn!(%error, "the memo was not written");
     }
 }

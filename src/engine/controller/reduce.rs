@@ -1,5 +1,5 @@
-//! What the pages put out, where only the processor can combine it: partial results are gathered, and an activity
-//! makes one of several.
+//! Outputs of pages that only the processor can combine: partial results are gathered, and an activity combines
+//! several into one.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -19,11 +19,11 @@ use super::{
 };
 use crate::{decisions::scheduler::Ending, protocol::COMBINE_TIMED_OUT};
 
-/// What one attempt at combining may take: the worker ends it before, unless it is lost.
+/// The timeout of one attempt to combine. A worker ends its attempt earlier, unless the worker is lost.
 const COMBINE_TIMEOUT: Duration = Duration::from_secs(14);
-/// After so many attempts in which the code of the processor does not answer there is no result.
+/// The number of attempts without an answer from the processor's code after which there is no result.
 const COMBINE_ATTEMPTS: u32 = 5;
-/// Where the workers have other code, or cannot run it, they are asked again after this.
+/// The time after which workers that have other code, or cannot run it, are asked again.
 const COMBINE_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// Has the oldest partial results combined, if there are enough.
@@ -70,7 +70,8 @@ pub(super) fn combine(ctx: &WorkflowContext<Controller>, at_end: bool) -> Option
     }))
 }
 
-/// Whether the code of the processor was not even called; another deploy or another worker helps.
+/// Returns whether the code of the processor was not even called, so that a new deployment or another worker may
+/// help.
 fn is_of_the_worker(error: &ActivityExecutionError) -> bool {
     match error.reason() {
         Some(IncomingError::Application(failure)) => {
@@ -80,8 +81,8 @@ fn is_of_the_worker(error: &ActivityExecutionError) -> bool {
     }
 }
 
-/// Has everything combined that is left, before the batch ends. What cannot be combined is noted, and changes nothing
-/// else. A batch that ends early only has the time of one attempt for it. Tells how the batch ends.
+/// Has all remaining outputs combined before the batch ends. Outputs that cannot be combined are noted, without
+/// further effect. A batch that ends early has only the time of one attempt. Returns the end of the batch.
 pub(super) async fn combine_rest<'a>(
     ctx: &'a WorkflowContext<Controller>,
     calls: &mut Calls<'a>,
@@ -95,7 +96,7 @@ pub(super) async fn combine_rest<'a>(
         false => Some(enough),
     };
     while let Some(call) = calls.combine.take().or_else(|| combine(ctx, true)) {
-        // It need not hear that the batch has ended: its attempts are few and short.
+        // The call is not cancelled with the batch, because its attempts are few and short.
         let own = WorkflowCancellationToken::new();
         if let Err(early) = in_time(ctx, until, own, call).await {
             return match ending.is_of_all() {

@@ -1,4 +1,4 @@
-//! Telling others: who is to be told what, and the calls that are under way.
+//! Calls of side activities: the calls that are due, and those in progress.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -20,19 +20,19 @@ use crate::{
     protocol::{self, BridgeWatch, HookOrder, ThrottleOrder, WindowsOrder},
 };
 
-/// One activity asks the throttles for so long at most; then another does.
+/// The longest time for which one activity polls the throttles before another takes over.
 const THROTTLES_ARE_ASKED_FOR: Duration = Duration::from_secs(24 * 3_600);
 const BRIDGES_ARE_WATCHED_FOR: Duration = Duration::from_secs(24 * 3_600);
 const STANDING_HEARTBEAT: Duration = Duration::from_secs(15);
 
 pub(super) type Call<'a> = Pin<Box<dyn Future<Output = Result<(), ActivityExecutionError>> + 'a>>;
 
-/// The calls of hooks that are under way: one of each kind at a time. They hold no slot of the batch's.
+/// The calls in progress, at most one of each kind. They take no slots of the batch.
 #[derive(Default)]
 pub(super) struct Calls<'a> {
     pub(super) handler: Option<Call<'a>>,
     pub(super) tracker: Option<Call<'a>>,
-    /// Not waited for at the end of a run: the next one begins them anew.
+    /// The poll of the throttles. It is not awaited at the end of a run, because the next run starts it again.
     throttle: Option<Call<'a>>,
     windows: Option<Call<'a>>,
     check: Option<Call<'a>>,
@@ -43,7 +43,7 @@ pub(super) struct Calls<'a> {
 }
 
 impl<'a> Calls<'a> {
-    /// Calls who has to be called. A run that is about to end begins nothing that would hold it up.
+    /// Begins the calls that are due. A run that is about to end begins no call that would delay its end.
     pub(super) fn begin(&mut self, ctx: &'a WorkflowContext<Controller>) {
         if self.throttle.is_none() {
             let order = ctx.state(|Controller(s)| s.throttles_to_ask());
@@ -54,7 +54,7 @@ impl<'a> Calls<'a> {
             self.windows = order.map(|order| windows(ctx, order));
         }
         if self.combine.is_none() {
-            // Also in a drain: what is handed over is short.
+            // Outputs are combined during a drain too, which keeps the input of the next run short.
             self.combine = combine(ctx, false);
         }
         if self.partitions.is_none() {
@@ -85,7 +85,7 @@ impl<'a> Calls<'a> {
         self.tell_running(ctx);
     }
 
-    /// The tracker may be due before anything else.
+    /// Returns the earlier of `until` and the time at which the tracker is due.
     pub(super) fn until(
         &self,
         ctx: &WorkflowContext<Controller>,
@@ -98,7 +98,7 @@ impl<'a> Calls<'a> {
         crate::base::time::earliest(until, due)
     }
 
-    /// Whether a call came back.
+    /// Returns whether a call has returned.
     pub(super) fn poll(
         &mut self,
         ctx: &WorkflowContext<Controller>,
@@ -144,15 +144,14 @@ impl<'a> Calls<'a> {
     }
 }
 
-/// Has the throttles asked for as long as this run lasts. The activity also comes back when its worker
-/// stops; another worker goes on then.
+/// Has the throttles polled for as long as this run lasts. The activity also returns when its worker stops, and
+/// another worker then continues.
 fn throttle<'a>(ctx: &'a WorkflowContext<Controller>, order: ThrottleOrder) -> Call<'a> {
     let options = standing(ctx, THROTTLES_ARE_ASKED_FOR, "ask the throttles".to_owned());
     Box::pin(ctx.execute_activity(Orders::throttle, order, options))
 }
 
-/// Has the operating windows worked out, which needs data on time zones that changes from deployment to
-/// deployment.
+/// Has the operating windows computed by an activity, because the time zone data may change with each deployment.
 fn windows<'a>(ctx: &'a WorkflowContext<Controller>, order: WindowsOrder) -> Call<'a> {
     let options = standing(
         ctx,
@@ -179,7 +178,7 @@ fn watch_bridges<'a>(ctx: &'a WorkflowContext<Controller>, order: BridgeWatch) -
     })
 }
 
-/// Options of an activity that the batch cannot do without: tried until it succeeds.
+/// Returns the options of an activity that the batch cannot do without. It is attempted until it succeeds.
 pub(super) fn standing(
     ctx: &WorkflowContext<Controller>,
     start_to_close: Duration,
@@ -204,8 +203,8 @@ pub(super) fn call<'a>(ctx: &'a WorkflowContext<Controller>, order: HookOrder) -
     Box::pin(ctx.execute_activity(Orders::hook, order, options))
 }
 
-/// Options of an activity beside the pages. It has its own cancellation: who is told of the end of a
-/// cancelled batch must not be cancelled with it.
+/// Returns the options of a side activity. Such an activity has its own cancellation: the notice about the end of a
+/// cancelled batch must not be cancelled too.
 pub(super) fn aside(
     ctx: &WorkflowContext<Controller>,
     timeout: Duration,
@@ -219,14 +218,14 @@ pub(super) fn aside(
     // Ahead of the pages in the queue.
     priority.priority_key = Some(1);
     priority.fairness_key = Some(ctx.state(|Controller(s)| s.input.batch_run.clone()));
-    // Where every slot of the workers has a page, one is free at the latest when a page is over.
+    // If all slots of the workers have pages, one becomes free at the latest when a page is over.
     let for_a_worker = ctx.state(|Controller(s)| {
         s.prepared
             .as_ref()
             .map_or(Duration::ZERO, |p| p.page_timeout)
     });
     ActivityOptions::with_close_timeouts(ActivityCloseTimeouts::ScheduleAndStartToClose {
-        // The worker ends the attempt itself and says so.
+        // The worker ends the attempt itself and reports the timeout.
         start_to_close: timeout + Duration::from_secs(5),
         schedule_to_close: timeout * HOOK_ATTEMPTS + HOOK_SLACK + for_a_worker,
     })

@@ -1,4 +1,4 @@
-//! What is looked at before the batch goes on, and after its last page.
+//! Checks between stages and after the last page.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -27,9 +27,9 @@ use crate::{
     protocol::{self, CheckAnswer, CheckOrder},
 };
 
-/// What one attempt at a check may take.
+/// The timeout of one attempt at a check.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 3_600);
-/// After this without a heartbeat another worker makes the check.
+/// The time without a heartbeat after which another worker makes the check.
 const CHECK_HEARTBEAT: Duration = Duration::from_secs(15);
 
 fn options(ctx: &WorkflowContext<Controller>, summary: &str) -> ActivityOptions {
@@ -45,7 +45,7 @@ fn options(ctx: &WorkflowContext<Controller>, summary: &str) -> ActivityOptions 
         .build()
 }
 
-/// What came back. `None` where the batch was cancelled meanwhile.
+/// Converts the answer to the result of the check. Returns `None` if the batch was cancelled meanwhile.
 fn outcome(
     ctx: &WorkflowContext<Controller>,
     order: &CheckOrder,
@@ -69,7 +69,7 @@ fn outcome(
     })
 }
 
-/// Has a stage looked at that is done. The next run of the controller does it again if this one ends first.
+/// Has a finished stage checked. The next run of the controller repeats the check if this run ends first.
 pub(super) fn check_stage(ctx: &WorkflowContext<Controller>) -> Option<Call<'_>> {
     let order = ctx.state(|Controller(s)| s.stage_to_check())?;
     let nothing = ctx.state(|Controller(s)| s.covers_nothing());
@@ -87,8 +87,8 @@ pub(super) fn check_stage(ctx: &WorkflowContext<Controller>) -> Option<Call<'_>>
     }))
 }
 
-/// Has everything looked at after the last page, if that was asked for. What does not hold, or cannot be
-/// checked, keeps the batch from being completed.
+/// Has all of the batch checked after the last page, if the batch was started with such a check. A check that fails,
+/// or that cannot be made, keeps the batch from completing.
 pub(super) async fn check_at_end(ctx: &WorkflowContext<Controller>, ending: Ending) -> Ending {
     if !ending.is_of_all() || !ctx.state(|Controller(s)| s.input.spec.checks_at_end()) {
         return ending;

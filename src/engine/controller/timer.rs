@@ -13,7 +13,7 @@ use crate::base::time::Timestamp;
 
 type Timer<'a> = Pin<Box<dyn CancellableFuture<Output = TimerResult> + 'a>>;
 
-/// At most one timer, so that decisions that only differ in when to look again cost no history.
+/// A single timer, so that decisions that differ only in the next wake-up add no events to the history.
 #[derive(Default)]
 pub(super) struct Alarm<'a> {
     timer: Option<(Timestamp, Timer<'a>)>,
@@ -30,20 +30,21 @@ impl<'a> Alarm<'a> {
             return;
         };
         match &self.timer {
-            // Waking up too early only means deciding again.
+            // Waking up too early only leads to another decision.
             Some((at, _)) if *at <= until => return,
             Some((_, timer)) => timer.cancel(),
             None => {}
         }
         let wait = until.since(now).max(Duration::from_millis(1));
-        // Its own token: in a cancelled workflow every other timer is over at once, and the next one too.
+        // The timer has its own token, because in a cancelled workflow every timer with the context's token fires at
+        // once.
         let options = TimerOptions::builder(wait)
             .cancellation_token(WorkflowCancellationToken::new())
             .build();
         self.timer = Some((until, Box::pin(ctx.timer(options))));
     }
 
-    /// Nothing is waited for any more.
+    /// Cancels the timer.
     pub(super) fn off(&self) {
         if let Some((_, timer)) = &self.timer {
             timer.cancel();

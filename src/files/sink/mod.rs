@@ -142,7 +142,7 @@ use part_format::PartFormat;
 /// | `NoDirectory` | no | the directory around the one of the parts is missing; only that one is made |
 /// | `DirectoryTaken`, `DirectoryNotEmpty`, `DirectoryFinished` | no | the directory is not this batch run's |
 /// | `RecordNotWritable` | no | a record does not fit the format |
-/// | `PartUnreadable` | no | somebody else wrote into the directory |
+/// | `PartUnreadable` | no | another program wrote into the directory |
 #[derive(Clone, Debug)]
 pub struct PartSink {
     directory: SinkDirectory,
@@ -182,7 +182,7 @@ impl PartSink {
         self
     }
 
-    /// Also writes all records into this file, before the manifest. Replaces a file of that name.
+    /// Writes all records into this file as well, before the manifest. Replaces a file of that name.
     #[must_use]
     pub fn concatenate(mut self, file: impl Into<PathBuf>) -> Self {
         self.concatenate = Some(file.into());

@@ -124,7 +124,7 @@ impl CsvSource {
         self.page(ctx.range(), ctx.page_size()).await
     }
 
-    /// At most `limit` records of a range, for use without a processor.
+    /// Reads at most `limit` records of a range, for use without a processor.
     ///
     /// # Errors
     /// As of [`fetch`](Self::fetch).

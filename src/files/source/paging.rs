@@ -54,7 +54,7 @@ pub(crate) async fn with_file<S: ScannedFile, T: Send + 'static>(
     .await
 }
 
-/// At most `limit` records of a range. `content` makes an item of the scanner's latest record.
+/// Reads at most `limit` records of a range. `content` makes an item of the scanner's latest record.
 pub(crate) async fn page<S, T, F>(
     source: &S,
     range: &PageRange<FilePosition>,

@@ -139,7 +139,7 @@ mod mysql {
     /// A name in a statement that may be a table.
     #[derive(Clone, Debug, PartialEq, Eq)]
     struct Named {
-        /// `None` stands for the database of the connection.
+        /// The schema; `None` stands for the database of the connection.
         schema: Option<String>,
         table: String,
     }

@@ -128,7 +128,7 @@ pub enum HighWaterMark {
     /// The highest key at the start of the batch.
     #[default]
     AtStart,
-    /// This key. [`AtStart`](Self::AtStart) becomes one when the batch starts.
+    /// A fixed key. [`AtStart`](Self::AtStart) becomes one when the batch starts.
     At(Key),
     /// The table had no rows when the batch started.
     NoRows,

@@ -30,7 +30,7 @@ pub enum DatabaseError {
         /// The problem, and the allowed values.
         problem: String,
     },
-    /// This program was built without the database system.
+    /// The program was built without the database system.
     #[error("this program is built without {system}; build it with the feature `{feature}`")]
     NotBuilt {
         /// The name of the database system.
@@ -55,7 +55,7 @@ pub enum DatabaseError {
         /// The path of the file.
         path: PathBuf,
     },
-    /// Nothing listens at the address, or there is no route to it.
+    /// The server cannot be reached: no process listens at the address, or there is no route to it.
     #[error("cannot reach {database}; check host and port, and that the server runs")]
     Unreachable {
         /// The database.

@@ -257,7 +257,7 @@ impl<DB: Database> Drop for Beginning<DB> {
 /// A transaction on a lease. When dropped, it is rolled back and its connection goes back to the pool; a connection
 /// of MySQL is closed.
 pub(crate) struct LeasedTransaction<DB: Database> {
-    /// `None` once the lease is given back.
+    /// The lease; `None` once it is given back.
     lease: Option<Lease<DB>>,
 }
 

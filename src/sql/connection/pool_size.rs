@@ -45,7 +45,7 @@ mod tests {
             }
         }
 
-        /// More pages never get fewer connections.
+        /// A larger number of pages never gets fewer connections.
         #[test]
         fn a_pool_grows_with_the_pages(pages in 0..1000u32, more in 0..1000u32, allows in 0..1000u32) {
             let few = pool_size(pages, MOST, Some(allows));

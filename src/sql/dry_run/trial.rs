@@ -25,7 +25,7 @@ pub(super) struct Trial {
     pub took: Duration,
     /// The number of changed rows, or the reason why the page failed.
     pub changed: Result<u64, PageError>,
-    /// `None` if the database did not answer.
+    /// The wait for locks; `None` if the database did not answer.
     pub lock_wait: Option<LockWait>,
 }
 

@@ -147,7 +147,7 @@ impl ExportArgs {
         self
     }
 
-    /// Only these columns, in this order.
+    /// Limits the export to these columns, in this order.
     #[must_use]
     pub fn columns(mut self, columns: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.columns = columns.into_iter().map(Into::into).collect();
@@ -168,7 +168,7 @@ impl ExportArgs {
         self
     }
 
-    /// Also writes all rows into one file.
+    /// Writes all rows into one file as well.
     #[must_use]
     pub fn concatenate(mut self, file: impl Into<PathBuf>) -> Self {
         self.concatenate = Some(file.into());

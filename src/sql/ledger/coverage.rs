@@ -87,7 +87,7 @@ pub(crate) struct Hole {
     pub end: Option<PageToken>,
     /// The state of the range according to the ledger.
     pub what: String,
-    /// Only the rows can tell whether something is missing: the ledger has no record of an empty last page of a
+    /// True if only the rows can tell whether any are missing: the ledger has no record of an empty last page of a
     /// stride.
     pub holds_if_empty: bool,
     /// A read found the end of the data at the beginning of the range. Rows may have been added since, as they may
@@ -103,7 +103,7 @@ pub(crate) struct Chain {
     at: Option<PageToken>,
     /// The end of the covered part; `None` for all of the data.
     covered_to: Option<PageToken>,
-    /// Everything after this point need not be applied.
+    /// True if the data after this point need not be applied.
     done: bool,
 }
 

@@ -137,7 +137,7 @@ impl<DB: Backend> SqlLedger<DB> {
     }
 }
 
-/// # Only in PostgreSQL
+/// # PostgreSQL only
 #[cfg(feature = "postgres")]
 impl SqlLedger<sqlx::Postgres> {
     /// Puts the tables into a schema, which must exist and is spelled exactly as given. By default the tables are in
@@ -167,7 +167,7 @@ impl SqlLedger<sqlx::Postgres> {
     }
 }
 
-/// # Only in MySQL and MariaDB
+/// # MySQL and MariaDB only
 #[cfg(feature = "mysql")]
 impl SqlLedger<sqlx::MySql> {
     /// Sets the longest silence of a page's transaction before MariaDB ends it: 60 s by default, in whole seconds, at

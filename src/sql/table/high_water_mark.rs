@@ -27,7 +27,7 @@ impl Table {
     /// |---|---|
     /// | PostgreSQL | those that hold a lock for writing on the table or on a partition of it, prepared ones included; on a standby none, which is logged |
     /// | MySQL, MariaDB | those in InnoDB that have changed any row, where the account may see them (`PROCESS`); else none, which is logged |
-    /// | SQLite | none: a writer has the database for itself, and nobody sees its rows before it commits |
+    /// | SQLite | none: a writer has the database for itself, and its rows are invisible before it commits |
     ///
     /// # Errors
     /// `OlderTransactions`, retryable, which names the open transactions. Otherwise as [`keys`](Self::keys).

@@ -35,7 +35,7 @@ use crate::{
     stride::registry::Registry,
 };
 
-/// Everything that has to be cleaned up at the end. Dropping the scene cleans up too, but less gracefully.
+/// The resources that must be cleaned up at the end. Dropping the scene cleans up too, but less gracefully.
 #[derive(Default)]
 pub(super) struct Scene {
     handle: Option<BatchHandle>,

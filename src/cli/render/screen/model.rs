@@ -163,7 +163,7 @@ impl Model {
     }
 }
 
-/// # What comes in
+/// # Input
 impl Model {
     /// Takes in a look that began at `began`, counted from the opening of the screen.
     pub(super) fn look(&mut self, mut progress: Progress, began: Duration, now: Moment) {
@@ -290,7 +290,7 @@ impl Model {
     }
 }
 
-/// # What is shown
+/// # Output
 impl Model {
     pub(super) fn under_way(&self) -> Option<Request> {
         self.under_way

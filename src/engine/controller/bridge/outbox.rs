@@ -1,4 +1,4 @@
-//! Giving strides to bridges, and what becomes of them there.
+//! Hand-over of strides to bridges, and their results.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -21,7 +21,8 @@ use crate::{
     protocol::{BridgeInput, BridgeOrders, StrideOrder},
 };
 
-/// Records a dispatch by bridge; it is sent with the next [`Bridges::send`]. Says no where that cannot be.
+/// Records a dispatch over a bridge. The order is sent with the next [`Bridges::send`]. Returns false if the stride
+/// cannot be dispatched.
 pub(crate) fn order(ctx: &WorkflowContext<Controller>, dispatch: &Dispatch) -> bool {
     let bridge = match ctx.state(|Controller(s)| s.bridging.open().map(ToOwned::to_owned)) {
         Some(bridge) => bridge,
@@ -42,7 +43,7 @@ pub(crate) fn order(ctx: &WorkflowContext<Controller>, dispatch: &Dispatch) -> b
     })
 }
 
-/// After a reset the numbers are others, so no bridge of before is taken for a new one.
+/// Creates the id of a new bridge. After a reset the random numbers differ, so no earlier bridge has the same id.
 fn new_id(ctx: &WorkflowContext<Controller>) -> String {
     let unique: u64 = ctx.random_stream("bridge").random();
     format!("{}.bridge-{unique:016x}", ctx.workflow_id())
@@ -53,19 +54,19 @@ type Pending<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 type Sending<'a> = Pending<'a, Result<(), WorkflowSignalError>>;
 type Starting<'a> = Pending<'a, Result<Pending<'a, Ended>, ChildWorkflowStartError>>;
 
-/// The calls that are under way.
+/// The calls in progress.
 #[derive(Default)]
 pub(crate) struct Bridges<'a> {
     starting: Vec<(String, Vec<Sent>, Starting<'a>)>,
     sending: Vec<(String, Vec<Sent>, Sending<'a>)>,
     ends: Vec<(String, Pending<'a, Ended>)>,
-    /// What nobody waits for.
+    /// Calls whose results do not matter.
     telling: Vec<Pending<'a, ()>>,
     cancelled: bool,
 }
 
 impl<'a> Bridges<'a> {
-    /// Sends the orders that wait, to bridges that are started for it where need be.
+    /// Sends the waiting orders, and starts bridges for them where necessary.
     pub fn send(&mut self, ctx: &'a WorkflowContext<Controller>) {
         if ctx.state(|Controller(s)| s.bridging.waiting.is_empty() && s.bridging.retired.is_empty())
         {
@@ -92,10 +93,10 @@ impl<'a> Bridges<'a> {
         self.tell_sending(ctx);
     }
 
-    /// Tells bridges that get no more orders.
+    /// Tells retired bridges that they get no more orders.
     fn retire(&mut self, ctx: &'a WorkflowContext<Controller>) {
         if !(self.starting.is_empty() && self.sending.is_empty()) {
-            // What was sent before must not come after it.
+            // Earlier orders must not arrive after this message.
             return;
         }
         for bridge in ctx.state_mut(|Controller(s)| std::mem::take(&mut s.bridging.retired)) {
@@ -106,13 +107,13 @@ impl<'a> Bridges<'a> {
             };
             let told = handle.signal(Bridge::orders, orders, own_signal());
             self.telling.push(Box::pin(async move {
-                // One that has ended need not be told.
+                // A failure is ignored, because a bridge that has ended need not be told.
                 let _ = told.await;
             }));
         }
     }
 
-    /// Tells all bridges of this run, at the end of the batch.
+    /// Tells all bridges of this run that they get no more orders, at the end of the batch.
     pub async fn close(&mut self, ctx: &'a WorkflowContext<Controller>) {
         ctx.state_mut(|Controller(s)| {
             let bridging = &mut s.bridging;
@@ -128,7 +129,7 @@ impl<'a> Bridges<'a> {
 
     /// Has the strides on bridges cancelled, once.
     pub fn cancel(&mut self, ctx: &'a WorkflowContext<Controller>) {
-        // Before that some could not be reached.
+        // Bridges that are still starting could not be reached yet.
         let ready = self.starting.is_empty() && self.sending.is_empty();
         if self.cancelled || !ready || !ctx.state(|Controller(s)| s.cancelled) {
             return;
@@ -140,13 +141,14 @@ impl<'a> Bridges<'a> {
             let handle = ctx.external_workflow(bridge, None);
             let reason = "the batch was cancelled".to_owned();
             self.telling.push(Box::pin(async move {
-                // One that is not there any more has told what it had to, or is noticed to be gone.
+                // A failure is ignored. A bridge that is gone has either reported its results, or its absence will be
+                // noticed.
                 let _ = handle.cancel(Some(reason)).await;
             }));
         }
     }
 
-    /// Whether something is new.
+    /// Returns whether a call has brought news.
     pub fn poll(
         &mut self,
         ctx: &'a WorkflowContext<Controller>,
@@ -182,7 +184,7 @@ impl<'a> Bridges<'a> {
             };
             awake = true;
             ctx.state_mut(|Controller(s)| match ended {
-                // It had nothing left.
+                // The bridge had no strides left.
                 Ok(()) => s.bridging.close(bridge),
                 Err(_) => s.bridge_is_gone(bridge),
             });
@@ -223,7 +225,7 @@ fn start<'a>(
     let options = ChildWorkflowOptions::builder()
         .workflow_id(bridge)
         .parent_close_policy(ParentClosePolicy::Abandon)
-        // It is cancelled when the batch has taken note, and knows which bridges there are.
+        // The batch cancels the bridge itself, once it has recorded the cancellation and knows its bridges.
         .cancellation_token(WorkflowCancellationToken::new())
         .static_summary("strides over a continue-as-new of their controller".to_owned())
         .build();

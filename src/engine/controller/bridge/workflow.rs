@@ -1,9 +1,10 @@
 //! The workflow that runs strides over a continue-as-new of their controller.
 //!
-//! An activity does not outlive the run that scheduled it. So while a run of the controller is about to end, the
-//! strides that begin are given to a bridge: it schedules their activities, and tells the controller, by its workflow
-//! id, what they came back with. It knows nothing of the batch and decides nothing. It ends when it is told that no more
-//! strides follow, when nobody is left who could tell, or when it has been idle for a while. See `docs/internals/hand-over.md`.
+//! An activity does not outlive the run that scheduled it. While a run of the controller is about to end, new strides
+//! are therefore given to a bridge. The bridge schedules their activities and sends their results to the controller,
+//! by its workflow id. A bridge knows nothing of the batch and decides nothing. It ends when it is told that no more
+//! strides follow, when its controller no longer exists, or when it has been idle for a while. See
+//! `docs/internals/hand-over.md`.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -30,9 +31,9 @@ use crate::{
     },
 };
 
-/// A bridge without strides waits so long for more.
+/// The time that a bridge without strides waits for more.
 const IDLE: Duration = Duration::from_secs(10);
-/// How soon a signal that was refused is sent again.
+/// The wait before a refused signal is sent again.
 const SEND_AGAIN: Duration = Duration::from_secs(2);
 
 /// See the [module documentation](self).
@@ -43,7 +44,7 @@ pub(crate) struct Bridge {
     terms: StrideTerms,
     /// Strides that were ordered and have no activity yet.
     orders: Vec<StrideOrder>,
-    /// No more strides follow.
+    /// True if no more strides follow.
     last: bool,
 }
 
@@ -77,7 +78,7 @@ impl Bridge {
         in_step(ctx, working).await
     }
 
-    /// More strides.
+    /// Adds strides.
     #[signal(name = protocol::BRIDGE_ORDERS)]
     pub(crate) fn orders(&mut self, _ctx: &mut SyncWorkflowContext<Self>, more: BridgeOrders) {
         self.orders.extend(more.orders);
@@ -88,24 +89,24 @@ impl Bridge {
 type Sending<'a> = Pin<Box<dyn Future<Output = Result<(), WorkflowSignalError>> + 'a>>;
 type Timer<'a> = Pin<Box<dyn Future<Output = TimerResult> + 'a>>;
 
-/// What is under way.
+/// The work in progress.
 #[derive(Default)]
 struct Work<'a> {
-    /// In the order in which they were scheduled.
+    /// The activities in the order in which they were scheduled.
     running: Vec<(u64, u64, Activity<'a>)>,
-    /// What the controller has not been told.
+    /// Results that have not been sent to the controller.
     results: Vec<BridgeResult>,
     sending: Vec<(Vec<BridgeResult>, Sending<'a>)>,
-    /// Until a signal that was refused is sent again.
+    /// The wait before a refused signal is sent again.
     pause: Option<Timer<'a>>,
     idle: Option<Timer<'a>>,
-    /// Something was to do since the timer began.
+    /// True if there was work since the timer began.
     was_busy: bool,
     idle_for_long: bool,
 }
 
 impl<'a> Work<'a> {
-    /// Gives strides to activities.
+    /// Schedules the activities of ordered strides.
     fn begin(&mut self, ctx: &'a WorkflowContext<Bridge>) {
         if ctx.state(|s| s.orders.is_empty()) {
             return;
@@ -120,7 +121,7 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Tells the controller what strides came back with.
+    /// Sends the results of strides to the controller.
     fn tell(&mut self, ctx: &'a WorkflowContext<Bridge>) {
         while !self.results.is_empty() && self.pause.is_none() {
             let some = self.results.len().min(RESULTS_AT_ONCE);
@@ -136,7 +137,7 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Says no when the bridge is not needed any more.
+    /// Returns false once the bridge is no longer needed.
     fn mind_idleness(&mut self, ctx: &'a WorkflowContext<Bridge>) -> bool {
         let busy = !(self.running.is_empty() && self.results.is_empty() && self.sending.is_empty());
         if !busy && ctx.state(|s| s.last) {
@@ -211,9 +212,9 @@ impl<'a> Work<'a> {
             awake = true;
             match sent {
                 Ok(()) => {}
-                // Without its controller nobody wants to know.
+                // Without a controller, the bridge has no receiver for results.
                 Err(WorkflowSignalError::NotFound(_)) => ctx.state_mut(|s| s.last = true),
-                // It has had too many signals, and will soon be another run.
+                // The controller has received too many signals, and its next run will begin soon.
                 Err(_) => refused.append(results),
             }
             false
@@ -226,7 +227,7 @@ impl<'a> Work<'a> {
     }
 }
 
-/// Whether a timer is over.
+/// Returns whether the timer has fired, and removes it if so.
 fn over(timer: &mut Option<Timer<'_>>, cx: &mut std::task::Context<'_>) -> bool {
     let over = timer
         .as_mut()
@@ -237,7 +238,7 @@ fn over(timer: &mut Option<Timer<'_>>, cx: &mut std::task::Context<'_>) -> bool 
     over
 }
 
-/// In a cancelled workflow other timers are over at once.
+/// Creates a timer with its own token, because other timers fire at once in a cancelled workflow.
 fn timer<'a>(ctx: &'a WorkflowContext<Bridge>, duration: Duration) -> Timer<'a> {
     let options = TimerOptions::builder(duration)
         .cancellation_token(WorkflowCancellationToken::new())
@@ -245,7 +246,7 @@ fn timer<'a>(ctx: &'a WorkflowContext<Bridge>, duration: Duration) -> Timer<'a> 
     Box::pin(ctx.timer(options))
 }
 
-/// A signal of a cancelled workflow is sent all the same.
+/// Returns the options of a signal that is sent even if the workflow is cancelled.
 pub(crate) fn own_signal() -> SignalWorkflowOptions {
     SignalWorkflowOptions::builder()
         .cancellation_token(WorkflowCancellationToken::new())
