@@ -75,8 +75,8 @@
 //!
 //! `list --json` prints `{"schema": 1, "batches": [..]}` with [`ListedBatch`](crate::ListedBatch)es.
 
-// Imports point from the end of this line to its begin: exit, shell, output, processors, logging, state_directory <
-// dead_letters < render < args < session < commands < app.
+// Layers, from the lowest: (exit, shell, output, processors, logging, state_directory) < dead_letters < render < args <
+// session < commands < app. A file imports only from its own layer and from the layers below.
 
 mod app;
 pub(crate) mod args;

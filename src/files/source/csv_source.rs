@@ -25,7 +25,7 @@ use crate::{
 ///
 /// Call [`prepare`](Self::prepare) in [`PageProcessor::prepare`], [`fetch`](Self::fetch) in `fetch`,
 /// [`skip_ahead`](Self::skip_ahead) in `skip_ahead`, and [`size_hint`](Self::size_hint) in `size_hint`. See
-/// [the module](super) for an example.
+/// [`files`](crate::files) for an example.
 ///
 /// ```
 /// use temporal_batch::files::{CsvSource, Header};
