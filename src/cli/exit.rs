@@ -3,10 +3,7 @@
 use std::{error::Error, fmt, process::ExitCode};
 
 use crate::{
-    base::error::{
-        PageError,
-        text::{with_causes, words},
-    },
+    base::error::text::{with_causes, words},
     batch::validate::InvalidBatch,
     dev_server::DevServerError,
     engine::{
@@ -81,7 +78,8 @@ impl CliError {
     }
 
     /// A check that failed before anything started: bad usage, unless the error may be temporary.
-    pub(crate) fn refused(error: &PageError) -> Self {
+    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
+    pub(crate) fn refused(error: &crate::base::error::PageError) -> Self {
         match error.is_retryable() {
             true => Self::failure(error.message()),
             false => Self::usage(error.message()),
