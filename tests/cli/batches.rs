@@ -51,7 +51,7 @@ fn a_batch_is_started_and_followed_to_its_end() {
     let output = run(online(&["watch", "followed", "--json"]));
     assert_eq!(output.status, Some(0));
     assert_eq!(output.json(), last);
-    run(online(&["cancel", "followed"])).refused(1, &["not running any more (completed)"]);
+    run(online(&["cancel", "followed"])).refused(1, &["no longer running (completed)"]);
 }
 
 #[test]

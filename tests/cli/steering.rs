@@ -99,7 +99,7 @@ fn a_running_batch_can_be_looked_at_and_steered() {
     assert_eq!(output.status, Some(0), "{}", output.err);
     assert!(output.out.contains("cancelled"), "{}", output.out);
     assert_eq!(run(online(&["watch", "steered"])).status, Some(4));
-    run(online(&["pause", "steered"])).refused(1, &["not running any more (cancelled)"]);
+    run(online(&["pause", "steered"])).refused(1, &["no longer running (cancelled)"]);
 }
 
 /// A recovery begins again where the run of the controller began. What was shown stays shown.
