@@ -6,7 +6,7 @@ use crate::{
     base::time::Timestamp,
     batch::spec::BatchSpec,
     decisions::{
-        chain::Ledger,
+        chain::StrideChain,
         pacing::Pacing,
         partitions::Partitions,
         state::{pending_notices::Notices, stages::Stages},
@@ -59,7 +59,7 @@ pub(crate) struct EndDetails {
 /// The state that one run of the controller hands to the next.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Carry {
-    pub ledger: Ledger,
+    pub chain: StrideChain,
     pub prepared: Prepared,
     pub controls: Controls,
     pub started_at: Timestamp,

@@ -50,7 +50,7 @@ pub(crate) struct PartitionsOrder {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct PartitionNews {
     pub batch_run: String,
-    pub looks: Vec<(u32, Look)>,
+    pub looks: Vec<(u32, PartitionSnapshot)>,
 }
 
 /// Payload of the `share` signal.
@@ -58,7 +58,7 @@ pub(crate) struct PartitionNews {
 pub(crate) struct ShareOrder {
     pub batch_run: String,
     pub seq: u64,
-    pub told: Told,
+    pub told: PartitionOrder,
     /// True if the partition must report when its strides keep to the order.
     pub say_when_settled: bool,
 }
@@ -95,7 +95,7 @@ pub(crate) const PARTITION_STOPPED: &str = "PartitionStopped";
 
 /// The limits and instructions for a partition.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Told {
+pub(crate) struct PartitionOrder {
     pub share: Share,
     pub paused: bool,
     pub stop_now: bool,
@@ -111,7 +111,7 @@ pub(crate) struct Told {
 
 /// The latest known state of a partition.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Look {
+pub(crate) struct PartitionSnapshot {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
     pub pages_completed: u64,

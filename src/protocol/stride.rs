@@ -95,7 +95,7 @@ pub(crate) struct StrideOrder {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub time_limit: Option<Duration>,
     /// The length, in pages, of the shortest strides that this one cuts.
-    pub shortest: u32,
+    pub min_pages_per_stride: u32,
     /// The workflow that has the stride, if it is not the workflow of the batch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub controller: Option<String>,
@@ -184,7 +184,7 @@ pub(crate) struct StrideReport {
     pub dead_letters: u64,
     /// Upper bound on the items in pages that the stride abandoned whole, where a stage limits its items.
     #[serde(default, skip_serializing_if = "is_default")]
-    pub items_aside: u64,
+    pub items_in_abandoned_pages: u64,
     /// The folded outputs of the pages, where the batch has a reducer.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output: Option<Output>,

@@ -13,7 +13,7 @@ use super::{
     Failure, Stop, Trouble,
     page::{Applied, Cut, PageClock},
     runner::{Running, limited},
-    stores::Part,
+    stores::PageSlice,
 };
 use crate::{
     base::error::{Blame, MAX_MESSAGE_CHARS, truncate},
@@ -45,7 +45,7 @@ enum Extent {
 }
 
 /// A remaining range of a page.
-struct Rest {
+struct Remainder {
     to: Option<PageToken>,
     ends_data: bool,
     /// The failure, if the range has already been processed as a whole.
@@ -54,7 +54,7 @@ struct Rest {
     tries: u32,
 }
 
-impl Rest {
+impl Remainder {
     fn of(to: Option<PageToken>, ends_data: bool) -> Self {
         Self {
             to,
@@ -287,7 +287,7 @@ impl<P: PageProcessor> Running<'_, P> {
     ) -> Result<(), Stop> {
         let error_type = &failure.attempt.error_type;
         let letter = self.letter(self.at.clone(), to.clone(), error_type, &failure.message);
-        let part = Part {
+        let part = PageSlice {
             from: self.at.as_ref(),
             to: to.as_ref(),
             ends_data,
@@ -320,7 +320,7 @@ impl<P: PageProcessor> Running<'_, P> {
 
     async fn keep(
         &self,
-        part: Part<'_>,
+        part: PageSlice<'_>,
         items: &ItemCounts,
         letters: &[DeadLetter],
     ) -> Result<(), Stop> {
@@ -346,14 +346,14 @@ impl<P: PageProcessor> Running<'_, P> {
         let exhausted = allowed.is_some_and(|n| self.attempt >= n);
         let convicted = self.is_convicted(&failure);
         let mut suspects = 0;
-        let mut rest = vec![Rest {
+        let mut rest = vec![Remainder {
             to: failure.attempt.page_end.clone(),
             ends_data: failure.attempt.last_page,
             failed: Some(failure),
             tries: 0,
         }];
         while let Some(next) = rest.pop() {
-            let Rest {
+            let Remainder {
                 to,
                 ends_data,
                 failed,
@@ -366,7 +366,7 @@ impl<P: PageProcessor> Running<'_, P> {
             let cut = self.read_part(to.as_ref(), ends_data).await?;
             if cut.to != to {
                 // The last row is gone, or new rows did not fit into one page.
-                rest.push(Rest::of(to, ends_data));
+                rest.push(Remainder::of(to, ends_data));
             }
             let pages = u32::from(rest.is_empty());
             let until = (cut.to.clone(), cut.ends_data);
@@ -413,14 +413,14 @@ impl<P: PageProcessor> Running<'_, P> {
             if cursors.len() > 1 {
                 let middle = PageToken::encode(&cursors[cursors.len() / 2 - 1]);
                 let middle = middle.map_err(|e| self.failed(&e))?;
-                rest.push(Rest::of(until.0, until.1));
-                rest.push(Rest::of(Some(middle), false));
+                rest.push(Remainder::of(until.0, until.1));
+                rest.push(Remainder::of(Some(middle), false));
                 continue;
             }
             if failed.is_broken() && tries + 1 < MOST_BROKEN {
-                rest.push(Rest {
+                rest.push(Remainder {
                     tries: tries + 1,
-                    ..Rest::of(until.0, until.1)
+                    ..Remainder::of(until.0, until.1)
                 });
                 continue;
             }
@@ -587,7 +587,7 @@ impl<P: PageProcessor> Running<'_, P> {
             failed: 1,
             ..ItemCounts::default()
         };
-        let part = Part {
+        let part = PageSlice {
             from: self.at.as_ref(),
             to: to.as_ref(),
             ends_data,

@@ -11,7 +11,7 @@ use super::{
     Failure, PageEvent, Stop, Trouble,
     given_up_log::item_given_up,
     runner::{Running, limited},
-    stores::{FENCED_OFF, Part},
+    stores::{FENCED_OFF, PageSlice},
 };
 use crate::{
     base::{
@@ -305,7 +305,7 @@ impl<P: PageProcessor> Running<'_, P> {
         if told.stop_now || told.gone {
             return Err(Trouble::Told);
         }
-        let part = Part {
+        let part = PageSlice {
             from: self.at.as_ref(),
             to: to.as_ref(),
             ends_data,
@@ -332,7 +332,7 @@ impl<P: PageProcessor> Running<'_, P> {
         &self,
         items: Vec<P::Item>,
         keys: &Keys<P::Cursor>,
-        part: Part<'_>,
+        part: PageSlice<'_>,
         item_work: &Arc<ItemWork>,
     ) -> Result<Applied, Trouble> {
         let applying = limited(self.keeping.begin(part), self.order.page_timeout).await;

@@ -12,7 +12,7 @@ use tracing::Instrument as _;
 
 use super::{
     CONNECTION_LOST, Failure, Go, PAGE_TIMEOUT, PageEvent, Stop, StrideHost, Trouble, read_args,
-    stores::Keeping,
+    stores::PageStores,
 };
 use crate::{
     base::{
@@ -47,7 +47,7 @@ pub(super) struct Running<'a, P: PageProcessor> {
     pub settings: &'a ProcessorSettings,
     /// The non-retryable error types of the settings, for items.
     non_retryable: Arc<[String]>,
-    pub keeping: Keeping,
+    pub keeping: PageStores,
     /// The reducer of the batch, if it has one.
     pub reducer: Option<Reducer>,
     args: Arc<P::Args>,
@@ -92,7 +92,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
         if end.is_none() && host.is_repeat() {
             end = accepted_end(host).await?;
         }
-        let opening = Keeping::open(processor, &args, order, end.as_ref());
+        let opening = PageStores::open(processor, &args, order, end.as_ref());
         let opened = limited(opening, order.page_timeout).await;
         let (keeping, open) = opened.map_err(|e| failed(&e))?;
         let reducer = order.reducer.as_ref();
@@ -128,7 +128,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
                 if let Some(max) = order.max_items {
                     let aside = u64::from(report.pages_failed) * u64::from(order.page_size);
                     let left = max.saturating_sub(report.items.total());
-                    report.items_aside = aside.min(left);
+                    report.items_in_abandoned_pages = aside.min(left);
                 }
                 open.end
             }
@@ -256,13 +256,16 @@ impl<'a, P: PageProcessor> Running<'a, P> {
     /// Counts a page that is put aside as a whole.
     pub fn put_aside(&self, report: &mut StrideReport) {
         if let Some(left) = self.items_left {
-            report.items_aside += left.min(u64::from(self.page_size()));
+            report.items_in_abandoned_pages += left.min(u64::from(self.page_size()));
         }
     }
 
     fn count_items(&mut self, report: &StrideReport) {
         let max = self.order.max_items;
-        let spent = report.items.total().saturating_add(report.items_aside);
+        let spent = report
+            .items
+            .total()
+            .saturating_add(report.items_in_abandoned_pages);
         self.items_left = max.map(|max| max.saturating_sub(spent));
     }
 
@@ -276,7 +279,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
         let mut range = self.range()?;
         let mut starts = Vec::new();
         let mut pages = self.order.pages;
-        let shortest = self.order.shortest.max(1);
+        let shortest = self.order.min_pages_per_stride.max(1);
         let looking = Instant::now();
         while starts.len() < self.order.look_ahead as usize
             && (starts.is_empty() || looking.elapsed() < LOOK_AHEAD_TIME)
@@ -534,14 +537,14 @@ impl<'a, P: PageProcessor> Running<'a, P> {
 
 /// The outputs of the stride that the controller has not counted yet, from pages applied before this attempt.
 async fn outputs(
-    keeping: &Keeping,
+    keeping: &PageStores,
     reducer: &Reducer,
     order: &StrideOrder,
     applied: bool,
 ) -> Result<Output, PageError> {
     let mut output = Output::default();
     if applied {
-        let kept = keeping.outputs(order.done.extent());
+        let kept = keeping.outputs(order.done.progress_counter());
         for page in limited(kept, order.page_timeout).await? {
             reducer.add(&mut output, page);
         }

@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// The stores of a processor, for one attempt at a stride.
-pub(super) enum Keeping {
+pub(super) enum PageStores {
     /// A processor without stores: the controller lists its failed pages.
     Nothing,
     /// A store of dead letters only.
@@ -42,12 +42,12 @@ pub(super) enum Keeping {
 }
 
 /// The transaction of a page, if the processor has a ledger.
-pub(super) struct Applying {
+pub(super) struct OpenPage {
     transaction: Option<SharedTransaction>,
     used: Arc<AtomicBool>,
 }
 
-impl Keeping {
+impl PageStores {
     /// Begins an attempt and returns the ledger's state of the stride.
     pub async fn open<P: PageProcessor>(
         processor: &P,
@@ -114,7 +114,7 @@ impl Keeping {
     }
 
     /// Begins to apply a part.
-    pub async fn begin(&self, part: Part<'_>) -> Result<Applying, PageError> {
+    pub async fn begin(&self, part: PageSlice<'_>) -> Result<OpenPage, PageError> {
         let used = Arc::new(AtomicBool::new(false));
         let Self::Ledger {
             ledger,
@@ -122,7 +122,7 @@ impl Keeping {
             fence,
         } = self
         else {
-            return Ok(Applying {
+            return Ok(OpenPage {
                 transaction: None,
                 used,
             });
@@ -146,7 +146,7 @@ impl Keeping {
             inner,
             used: Arc::clone(&used),
         };
-        Ok(Applying {
+        Ok(OpenPage {
             transaction: Some(Arc::new(Mutex::new(Some(Box::new(watched))))),
             used,
         })
@@ -155,7 +155,7 @@ impl Keeping {
     /// Records the outcomes of the items, in the transaction of their effects if there is one.
     pub async fn finish(
         &self,
-        applying: Applying,
+        applying: OpenPage,
         items: &ItemCounts,
         letters: &[DeadLetter],
         output: &Value,
@@ -180,7 +180,7 @@ pub(super) use crate::processor::store::page_ledger::FENCED_OFF;
 
 /// A page, or a part of one, that is about to be applied.
 #[derive(Clone, Copy)]
-pub(super) struct Part<'a> {
+pub(super) struct PageSlice<'a> {
     pub from: Option<&'a PageToken>,
     pub to: Option<&'a PageToken>,
     pub ends_data: bool,
@@ -188,7 +188,7 @@ pub(super) struct Part<'a> {
     pub pages_failed: u32,
 }
 
-impl Applying {
+impl OpenPage {
     /// The transaction for the context of `process`.
     pub fn shared(&self) -> Option<SharedTransaction> {
         self.transaction.clone()
@@ -254,7 +254,7 @@ mod tests {
             (true, false, 0, true),
             (false, false, 1, true),
         ] {
-            let applying = Applying {
+            let applying = OpenPage {
                 transaction: ledger.then(|| Arc::new(Mutex::new(None))),
                 used: Arc::new(AtomicBool::new(used)),
             };

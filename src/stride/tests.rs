@@ -371,7 +371,7 @@ fn order() -> StrideOrder {
         max_items: None,
         reducer: None,
         time_limit: None,
-        shortest: 1,
+        min_pages_per_stride: 1,
         controller: None,
         partition: None,
         last: None,
@@ -467,7 +467,7 @@ async fn where_the_data_ends_it_is_cut_finer_but_not_below_what_is_worth_a_strid
             page_size: 1,
             look_ahead: 50,
             time_limit: Some(Duration::from_secs(60)),
-            shortest,
+            min_pages_per_stride: shortest,
             ..order()
         };
         run_order(&numbers, &host, order).await;

@@ -17,7 +17,7 @@ use crate::{
     base::{error::PageError, time::Timestamp},
     batch::{Batch, spec::BatchSpec, validate::InvalidBatch},
     decisions::{
-        chain::{Event, Ledger},
+        chain::{Event, StrideChain},
         scheduler::{self, Decision, Dispatch, Limits},
     },
     page::{size::Size, token::PageToken},
@@ -281,29 +281,29 @@ impl Simulator {
             ..Limits::default()
         };
         let batch_run = new_batch_run();
-        let mut ledger = Ledger::new(spec.first_cursor.clone(), 0);
+        let mut chain = StrideChain::new(spec.first_cursor.clone(), 0);
         let reducer = processor.reducer(&args);
         if let Some(fold) = fold(processor, &args).map_err(|invalid| InvalidBatch::Prepare {
             message: invalid.to_string(),
         })? {
-            ledger.reduce_by(fold.plan().clone());
+            chain.reduce_by(fold.plan().clone());
         }
         let (mut strides, mut lost_workers, mut told_to_stop) = (0u64, 0u64, 0u64);
         let pages = Arc::default();
         loop {
-            match scheduler::decide(&ledger, &limits, now) {
+            match scheduler::decide(&chain, &limits, now) {
                 Decision::Dispatch(dispatch) => {
                     strides += 1;
                     let lose = lost_workers < MOST_INTERRUPTIONS
                         && self.lose_every.is_some_and(|n| strides.is_multiple_of(n));
                     let mut order =
-                        self.dispatch(&mut ledger, &dispatch, spec, &batch_run, &settings);
+                        self.dispatch(&mut chain, &dispatch, spec, &batch_run, &settings);
                     let attempts = order.attempts_at_lost_workers(settings.retry_mode);
                     let mut attempt = 1;
                     let (report, told) = loop {
                         let repeat = attempt > 1;
                         let ran = self
-                            .run_order(processor, &mut ledger, &order, repeat, &pages)
+                            .run_order(processor, &mut chain, &order, repeat, &pages)
                             .await;
                         let seen = match ran {
                             Ok(ran) if repeat || !lose => break ran,
@@ -325,24 +325,24 @@ impl Simulator {
                         dead_letters: prepared.dead_letters,
                         now,
                     };
-                    ledger.record(reported).expect("the stride runs");
+                    chain.record(reported).expect("the stride runs");
                 }
                 Decision::WaitUntil(until) => {
                     now = until.expect("an idle batch waits for a time");
                 }
                 Decision::HandOver => unreachable!("a continue-as-new is never due here"),
                 Decision::Finish(ending) => {
-                    combine_rest(&mut ledger, reducer.as_ref());
-                    let fold = ledger.fold();
+                    combine_rest(&mut chain, reducer.as_ref());
+                    let fold = chain.fold();
                     return Ok(SimulatedRun {
                         output: fold.and_then(Fold::so_far).cloned(),
                         output_error: fold.and_then(Fold::error).map(str::to_owned),
                         outcome: ending.outcome,
                         reason: ending.reason,
-                        pages: ledger.totals.pages_completed,
-                        items: ledger.totals.items,
-                        retries: ledger.totals.retries,
-                        failed: ledger.failed().to_vec(),
+                        pages: chain.totals.pages_completed,
+                        items: chain.totals.items,
+                        retries: chain.totals.retries,
+                        failed: chain.failed().to_vec(),
                         lost_workers,
                         told_to_stop,
                         duration: now.since(Timestamp(0)),
@@ -385,13 +385,13 @@ impl Simulator {
 
     fn dispatch(
         &self,
-        ledger: &mut Ledger,
+        chain: &mut StrideChain,
         dispatch: &Dispatch,
         spec: &BatchSpec,
         batch_run: &str,
         settings: &ProcessorSettings,
     ) -> StrideOrder {
-        let stride = ledger.stride(dispatch.stride).expect("it is open");
+        let stride = chain.stride(dispatch.stride).expect("it is open");
         let mut order = order(
             spec,
             batch_run,
@@ -401,10 +401,10 @@ impl Simulator {
         );
         order.end.clone_from(&stride.end);
         order.look_ahead = dispatch.look_ahead;
-        order.reducer = ledger.fold().map(|fold| fold.plan().clone());
+        order.reducer = chain.fold().map(|fold| fold.plan().clone());
         order.attempt = stride.next_attempt();
         order.done = stride.done;
-        order.is_kept = ledger.is_kept(dispatch.stride);
+        order.is_kept = chain.is_kept(dispatch.stride);
         order.attempts_allowed = settings.retry.attempts_allowed();
         order.failing_since = stride.trouble.as_ref().map(|t| t.first_at);
         order.take_apart = stride.trouble.as_ref().is_some_and(|t| t.take_apart);
@@ -416,8 +416,8 @@ impl Simulator {
             items: None,
             now: Timestamp(0),
         };
-        ledger.record(event).expect("it does not run");
-        order.dispatch = ledger.dispatches();
+        chain.record(event).expect("it does not run");
+        order.dispatch = chain.dispatches();
         order
     }
 
@@ -426,13 +426,13 @@ impl Simulator {
     async fn run_order<P: PageProcessor>(
         &self,
         processor: &P,
-        ledger: &mut Ledger,
+        chain: &mut StrideChain,
         order: &StrideOrder,
         repeat: bool,
         pages: &Arc<Pages>,
     ) -> Result<(StrideReport, bool), StrideReport> {
         let host = InMemory {
-            ledger: Mutex::new(ledger.clone()),
+            chain: Mutex::new(chain.clone()),
             stride: order.stride,
             dispatch: Some(order.dispatch),
             repeat,
@@ -457,7 +457,7 @@ impl Simulator {
             report = running => Ok(report.expect("the batch run is never gone")),
         };
         let told = host.told.borrow().must_stop();
-        *ledger = host.ledger.into_inner();
+        *chain = host.chain.into_inner();
         report.map(|report| (report, told))
     }
 }
@@ -485,8 +485,8 @@ fn lost(seen: StrideReport) -> StrideReport {
 }
 
 /// Combines the remaining outputs. In a real batch an activity does this.
-fn combine_rest(ledger: &mut Ledger, reducer: Option<&Reducer>) {
-    let (Some(fold), Some(reducer)) = (ledger.fold_mut(), reducer) else {
+fn combine_rest(chain: &mut StrideChain, reducer: Option<&Reducer>) {
+    let (Some(fold), Some(reducer)) = (chain.fold_mut(), reducer) else {
         return;
     };
     while let Some(parts) = fold.to_combine(true) {
@@ -498,7 +498,7 @@ fn combine_rest(ledger: &mut Ledger, reducer: Option<&Reducer>) {
     }
 }
 
-/// A unique batch run for every call, because a ledger remembers what was applied.
+/// A unique batch run for every call, because a chain remembers what was applied.
 fn new_batch_run() -> String {
     format!("test-{}", uuid::Uuid::new_v4())
 }
@@ -538,7 +538,7 @@ fn order(
         max_items: None,
         reducer: None,
         time_limit: None,
-        shortest: 1,
+        min_pages_per_stride: 1,
         controller: None,
         partition: None,
         last: None,
@@ -551,9 +551,9 @@ fn order(
     }
 }
 
-/// A controller that consists of a ledger in memory.
+/// A controller that consists of a chain in memory.
 struct InMemory {
-    ledger: Mutex<Ledger>,
+    chain: Mutex<StrideChain>,
     stride: u64,
     dispatch: Option<u64>,
     repeat: bool,
@@ -594,7 +594,7 @@ impl InMemory {
 impl Default for InMemory {
     fn default() -> Self {
         Self {
-            ledger: Mutex::new(Ledger::new(None, 0)),
+            chain: Mutex::new(StrideChain::new(None, 0)),
             stride: 0,
             dispatch: None,
             repeat: false,
@@ -610,10 +610,10 @@ impl Default for InMemory {
 #[async_trait]
 impl StrideHost for InMemory {
     async fn announce(&self, starts: &[PageToken]) -> Result<(), HostError> {
-        let mut ledger = self.ledger.lock().await;
+        let mut chain = self.chain.lock().await;
         for _ in 0..=u32::from(self.twice) {
             let (by, dispatch) = (self.stride, self.dispatch);
-            ledger
+            chain
                 .record(Event::Announced {
                     by,
                     dispatch,
@@ -629,8 +629,8 @@ impl StrideHost for InMemory {
     }
 
     async fn accepted_end(&self) -> Result<AcceptedEnd, HostError> {
-        let ledger = self.ledger.lock().await;
-        let stride = ledger.stride(self.stride);
+        let chain = self.chain.lock().await;
+        let stride = chain.stride(self.stride);
         Ok(AcceptedEnd {
             open: stride.is_some(),
             end: stride.and_then(|s| s.end.clone()),

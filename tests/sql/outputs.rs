@@ -68,7 +68,7 @@ async fn what_a_page_puts_out_is_kept_with_it_and_found_by_its_extent<D: TestDat
         };
         let rest = home
             .ledger
-            .outputs(&stride(0), counted.extent())
+            .outputs(&stride(0), counted.progress_counter())
             .await
             .unwrap();
         assert_eq!(after(&rest), expected[pages as usize..]);

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Impossible, Ledger, Recorded, State};
+use super::{Impossible, Recorded, State, StrideChain};
 
 /// The workflow ids of bridges that have strides. Each has a number, which is shorter to store with a stride.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -34,7 +34,7 @@ impl Bridges {
     }
 }
 
-impl Ledger {
+impl StrideChain {
     pub(super) fn bridged(&mut self, number: u64, id: &str) -> Result<Recorded, Impossible> {
         let on_bridge = self.bridges.number(id);
         match &mut self.stride_mut(number)?.state {

@@ -1,6 +1,6 @@
 //! The facts about a batch: which strides are known, running, waiting or finished.
 //!
-//! The ledger keeps facts and refuses impossible ones. The next action is decided by
+//! The chain keeps facts and refuses impossible ones. The next action is decided by
 //! [`decide`](crate::decisions::scheduler::decide). Neither has a clock, I/O or Temporal.
 //!
 //! # Chain
@@ -14,7 +14,7 @@
 //!
 //! A finished stride is forgotten. Only the open strides remain (bounded by the parallelism, the look-ahead,
 //! [`MAX_STUCK`] and bytes) and the lists of failures (bounded by [`MAX_FAILED`] and [`MAX_FAILED_ITEMS`]), so the
-//! ledger does not grow with the number of pages.
+//! chain does not grow with the number of pages.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
@@ -45,9 +45,9 @@ use crate::{
 };
 use bridges::Bridges;
 use cycle::CycleDetector;
-use stride::{Moment, Trouble};
+use stride::{FailureStreak, Moment};
 
-pub(crate) use stride::{Allotment, Run, STRIDE_BYTES, State, Stride};
+pub(crate) use stride::{ItemBudget, Run, STRIDE_BYTES, State, Stride};
 
 /// The number of given-up pages that are listed. Without dead letters one more ends the batch, because it could not be
 /// accounted for.
@@ -59,7 +59,7 @@ pub(crate) const MAX_STUCK: usize = 32;
 
 /// The facts about a batch. See the [module documentation](self).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Ledger {
+pub(crate) struct StrideChain {
     open: BTreeMap<u64, Stride>,
     /// The number that the next announced stride gets.
     next_number: u64,
@@ -127,7 +127,7 @@ pub(crate) struct Totals {
     /// Upper bound on the items in pages that were abandoned whole. Counted against the stage's limit, because a lost
     /// worker may already have processed some of them.
     #[serde(default, skip_serializing_if = "is_default")]
-    pub items_aside: u64,
+    pub items_in_abandoned_pages: u64,
 }
 
 impl Totals {
@@ -194,7 +194,7 @@ pub(crate) enum Event<'a> {
         rate_share: Option<f64>,
         page_share: Option<f64>,
         /// Upper bound on the items that the stride may process, if a stage limits them.
-        items: Option<Allotment>,
+        items: Option<ItemBudget>,
         now: Timestamp,
     },
     /// An activity returned.
@@ -212,10 +212,10 @@ pub(crate) enum Event<'a> {
     HandOverDue { now: Timestamp },
 }
 
-/// The effect of an event on the ledger.
+/// The effect of an event on the chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Recorded {
-    /// The ledger changed.
+    /// The chain changed.
     Applied,
     /// The fact was known already.
     Duplicate,
@@ -229,13 +229,13 @@ pub(crate) enum Recorded {
 pub(crate) struct Impossible(String);
 
 /// # Construct
-impl Ledger {
-    /// A ledger with one stride, which begins after `first`.
+impl StrideChain {
+    /// A chain with one stride, which begins after `first`.
     pub fn new(first: Option<PageToken>, seed: u64) -> Self {
         Self::of_range(first, None, 0, seed)
     }
 
-    /// A ledger of the range `(first, last]`. Its strides are numbered from `number`.
+    /// A chain of the range `(first, last]`. Its strides are numbered from `number`.
     pub fn of_range(
         first: Option<PageToken>,
         last: Option<PageToken>,
@@ -267,7 +267,7 @@ impl Ledger {
 }
 
 /// # Combine the output of the pages
-impl Ledger {
+impl StrideChain {
     /// Gives the batch a reducer, before its first page.
     pub fn reduce_by(&mut self, plan: Plan) {
         self.fold.get_or_insert_with(|| Fold::new(plan));
@@ -289,7 +289,7 @@ impl Ledger {
 }
 
 /// # Record
-impl Ledger {
+impl StrideChain {
     /// Records a fact.
     pub fn record(&mut self, event: Event<'_>) -> Result<Recorded, Impossible> {
         match event {
@@ -334,7 +334,7 @@ impl Ledger {
         }
     }
 
-    /// Ends this range at `at` and returns its previous end, so that another ledger can take the rest. `at` has to be
+    /// Ends this range at `at` and returns its previous end, so that another chain can take the rest. `at` has to be
     /// in the [undiscovered](Self::undiscovered) range. `None` if the range cannot be split there.
     pub fn split_at(&mut self, at: PageToken) -> Option<Option<PageToken>> {
         let (start, end) = self.undiscovered()?;
@@ -474,7 +474,7 @@ impl Ledger {
         &mut self,
         number: u64,
         run: Run,
-        items: Option<Allotment>,
+        items: Option<ItemBudget>,
     ) -> Result<Recorded, Impossible> {
         let stride = self.stride_mut(number)?;
         if stride.is_running() {
@@ -491,8 +491,8 @@ impl Ledger {
             bridge: run.bridge,
         };
         stride.ends_data = false;
-        stride.reserved = items.map_or(0, |allotment| allotment.items);
-        stride.short = items.is_some_and(|allotment| allotment.short);
+        stride.granted_items = items.map_or(0, |item_budget| item_budget.items);
+        stride.is_partial = items.is_some_and(|item_budget| item_budget.is_partial);
         self.dispatches = run.dispatch;
         self.extended_had_last_turn = stuck;
         self.totals.max_parallelism_achieved =
@@ -540,8 +540,11 @@ impl Ledger {
         stride.done.pages += u64::from(report.pages);
         stride.done.pages_failed += u64::from(report.pages_failed);
         stride.done.items += report.items;
-        let spent = report.items.total().saturating_add(report.items_aside);
-        stride.reserved = stride.reserved.saturating_sub(spent);
+        let spent = report
+            .items
+            .total()
+            .saturating_add(report.items_in_abandoned_pages);
+        stride.granted_items = stride.granted_items.saturating_sub(spent);
         // A lost worker does not matter once its stride has nothing left to do.
         let done = report.end_of_data || (stride.end.is_some() && stride.at == stride.end);
         let failure = match report.failure.filter(|failure| !(failure.lost && done)) {
@@ -573,7 +576,7 @@ impl Ledger {
             }
             None => None,
         };
-        self.mind_blocked(number, policy);
+        self.count_blocked(number, policy);
         self.totals.pages_completed += u64::from(report.pages);
         self.totals.pages_failed += u64::from(report.pages_failed);
         self.pages_this_run += u64::from(report.pages) + u64::from(report.pages_failed);
@@ -581,7 +584,7 @@ impl Ledger {
         if let (Some(fold), Some(output)) = (&mut self.fold, report.output) {
             fold.merge(output);
         }
-        self.totals.items_aside += report.items_aside;
+        self.totals.items_in_abandoned_pages += report.items_in_abandoned_pages;
         self.totals.dead_letters += report.dead_letters;
         for (reason, items) in &report.skip_reasons {
             count_reason(&mut self.totals.skip_reasons, reason, *items);
@@ -614,7 +617,7 @@ impl Ledger {
     }
 
     /// Ends a batch that has waited long enough for the repair of a fault outside its page.
-    fn mind_blocked(&mut self, number: u64, policy: &RetryPolicy) {
+    fn count_blocked(&mut self, number: u64, policy: &RetryPolicy) {
         let Some(stride) = self.open.get(&number) else {
             return;
         };
@@ -647,7 +650,7 @@ impl Ledger {
         let trouble = stride.trouble.take();
         stride.give_up = None;
         // A lost worker may have processed some of the page that is given up.
-        let aside = std::mem::take(&mut stride.reserved);
+        let aside = std::mem::take(&mut stride.granted_items);
         let listed = PageFailure {
             stride: number,
             start: start.clone(),
@@ -672,7 +675,7 @@ impl Ledger {
             });
         }
         self.failed.push(listed);
-        self.totals.items_aside += aside;
+        self.totals.items_in_abandoned_pages += aside;
         self.totals.pages_failed += 1;
         self.pages_this_run += 1;
         if self.failed.len() > MAX_FAILED {
@@ -706,7 +709,7 @@ impl Ledger {
 }
 
 /// # Inspect
-impl Ledger {
+impl StrideChain {
     /// Open strides by number.
     pub fn open(&self) -> impl Iterator<Item = (u64, &Stride)> {
         self.open.iter().map(|(number, stride)| (*number, stride))
@@ -735,7 +738,7 @@ impl Ledger {
         (!self.end_of_data).then(|| self.next_number - 1)
     }
 
-    /// The end of this ledger's range, unless it is the end of the data.
+    /// The end of this chain's range, unless it is the end of the data.
     pub fn last(&self) -> Option<&PageToken> {
         self.last.as_ref()
     }
@@ -771,19 +774,19 @@ impl Ledger {
         self.count(|stride| matches!(stride.state, State::Ready))
     }
 
-    /// Upper bound on the bytes that the open strides take in the stored ledger, approximately.
+    /// Upper bound on the bytes that the open strides take in the stored chain, approximately.
     pub fn open_bytes(&self) -> usize {
         self.open.values().map(Stride::stored_bytes).sum()
     }
 
     /// Items of the stage that strides hold and have not counted yet.
-    pub fn reserved(&self) -> u64 {
-        self.open.values().map(|stride| stride.reserved).sum()
+    pub fn granted_items(&self) -> u64 {
+        self.open.values().map(|stride| stride.granted_items).sum()
     }
 
     /// Pages whose quick attempts are spent.
     pub fn spent(&self) -> u32 {
-        self.count(|stride| stride.trouble.as_ref().is_some_and(Trouble::is_spent))
+        self.count(|stride| stride.trouble.as_ref().is_some_and(FailureStreak::is_spent))
     }
 
     /// Strides whose current page has failed and is not finished yet.

@@ -109,7 +109,7 @@ type Announcement = (u64, u64, Vec<PageToken>);
 
 struct World {
     plan: Plan,
-    ledger: Ledger,
+    chain: StrideChain,
     limits: Limits,
     now: Timestamp,
     running: Vec<Activity>,
@@ -152,7 +152,7 @@ fn position(token: Option<&PageToken>) -> u64 {
 impl World {
     fn new(plan: Plan) -> Self {
         Self {
-            ledger: Ledger::new(None, 7),
+            chain: StrideChain::new(None, 7),
             limits: Limits {
                 max_parallelism: plan.max_parallelism,
                 paused: false,
@@ -183,7 +183,7 @@ impl World {
     }
 
     /// Updates what the stage allows.
-    fn mind_stage(&mut self) {
+    fn advance_stage(&mut self) {
         let limit = self.stages.as_ref().and_then(Stages::limit);
         self.allowed = limit;
         self.limits.stage = limit.map(|items| StageLimit {
@@ -191,7 +191,7 @@ impl World {
             stride_items: self.plan.page_size * self.plan.stride,
         });
         self.limits.held = self.stages.as_ref().is_some_and(Stages::holds);
-        if scheduler::stage_is_done(&self.ledger, &self.limits)
+        if scheduler::stage_is_done(&self.chain, &self.limits)
             && let Some(stages) = &mut self.stages
         {
             stages.reached();
@@ -210,32 +210,34 @@ impl World {
         } else {
             stages.approve().unwrap();
         }
-        self.mind_stage();
+        self.advance_stage();
     }
 
     /// Decides and carries the decision out.
     fn decide(&mut self) -> Decision {
-        self.mind_stage();
-        let decision = scheduler::decide(&self.ledger, &self.limits, self.now);
+        self.advance_stage();
+        let decision = scheduler::decide(&self.chain, &self.limits, self.now);
         match &decision {
             Decision::Dispatch(dispatch) => {
-                let stride = self.ledger.stride(dispatch.stride).unwrap();
+                let stride = self.chain.stride(dispatch.stride).unwrap();
                 let end = stride.end.as_ref().map(|t| position(Some(t)));
                 let start = position(stride.at.as_ref());
                 assert!(end.is_none_or(|end| start < end), "{start} is past {end:?}");
                 self.running.push(Activity {
                     dispatch: dispatch.clone(),
-                    number: self.ledger.dispatches() + 1,
+                    number: self.chain.dispatches() + 1,
                     start,
                     end,
                     announced: false,
                     attempt: stride.next_attempt(),
                     give_up: stride.give_up.is_some(),
-                    items_left: dispatch.items.map_or(u64::MAX, |allotment| allotment.items),
+                    items_left: dispatch
+                        .items
+                        .map_or(u64::MAX, |item_budget| item_budget.items),
                     bridged: dispatch.by_bridge,
                 });
                 self.dispatches += 1;
-                self.ledger
+                self.chain
                     .record(Event::Dispatched {
                         stride: dispatch.stride,
                         rate_share: dispatch.rate_share,
@@ -247,12 +249,12 @@ impl World {
                 if dispatch.by_bridge {
                     let (stride, bridge) = (dispatch.stride, "a-bridge");
                     let event = Event::Bridged { stride, bridge };
-                    self.ledger.record(event).expect("it was just dispatched");
+                    self.chain.record(event).expect("it was just dispatched");
                     self.limits.delivering = true;
                 }
             }
             Decision::HandOver => {
-                self.ledger = snapshot_and_restore(&self.ledger);
+                self.chain = snapshot_and_restore(&self.chain);
                 let stages = serde_json::to_string(&self.stages).unwrap();
                 self.stages = serde_json::from_str(&stages).unwrap();
                 self.limits.must_hand_over = false;
@@ -302,7 +304,7 @@ impl World {
     }
 
     fn send(&mut self, by: u64, dispatch: u64, starts: Vec<PageToken>) -> Recorded {
-        let recorded = self.ledger.record(Event::Announced {
+        let recorded = self.chain.record(Event::Announced {
             by,
             dispatch: Some(dispatch),
             starts: &starts,
@@ -348,7 +350,7 @@ impl World {
             if page_end > at {
                 let aside = items_left.min(self.plan.page_size);
                 if items_left < u64::MAX {
-                    report.items_aside += aside;
+                    report.items_in_abandoned_pages += aside;
                     items_left -= aside;
                 }
                 self.put_aside(&mut report, at, page_end);
@@ -391,7 +393,7 @@ impl World {
             let to = at.saturating_add(items_left).min(end.unwrap_or(u64::MAX));
             self.touched.extend(at..to.min(self.plan.rows));
         }
-        if self.ledger.fold().is_some() {
+        if self.chain.fold().is_some() {
             let mut output = Output::default();
             let reducer = rows_reducer();
             for row in activity.start..activity.start + report.items.processed {
@@ -405,7 +407,7 @@ impl World {
             1
         };
         self.give_up_if_spent(&mut report, attempt, (at, end), items_left);
-        self.ledger
+        self.chain
             .record(Event::Reported {
                 stride: activity.dispatch.stride,
                 report: Box::new(report),
@@ -442,7 +444,7 @@ impl World {
             Some(to) => {
                 report.failure = None;
                 if items_left < u64::MAX {
-                    report.items_aside += items_left.min(self.plan.page_size);
+                    report.items_in_abandoned_pages += items_left.min(self.plan.page_size);
                 }
                 self.put_aside(report, at, to);
             }
@@ -485,7 +487,7 @@ impl World {
             (14, _) if detail.is_multiple_of(4) => self.limits.must_hand_over ^= true,
             (14, _) => {
                 let event = Event::HandOverDue { now: self.now };
-                self.ledger.record(event).unwrap();
+                self.chain.record(event).unwrap();
             }
             (15, _) if detail % 4 == 3 && !self.unheard.is_empty() => {
                 let index = usize::from(detail) % self.unheard.len();
@@ -502,10 +504,10 @@ impl World {
                         .map(|t| token(position(Some(t)) + 1_000_000))
                         .collect();
                 }
-                let known = self.ledger.known();
+                let known = self.chain.known();
                 self.send(by, dispatch, starts);
                 assert_eq!(
-                    self.ledger.known(),
+                    self.chain.known(),
                     known,
                     "an old announcement adds nothing"
                 );
@@ -557,7 +559,7 @@ impl World {
                 },
             }
         }
-        panic!("the batch does not end: {:?}", self.ledger);
+        panic!("the batch does not end: {:?}", self.chain);
     }
 
     fn is_failed(&self, row: u64) -> bool {
@@ -565,15 +567,15 @@ impl World {
         if self.letters.iter().any(in_letter) {
             return true;
         }
-        self.ledger.failed().iter().any(|page| {
+        self.chain.failed().iter().any(|page| {
             let end = page.end.as_ref().map_or(u64::MAX, |t| position(Some(t)));
             (position(page.start.as_ref())..end).contains(&row)
         })
     }
 }
 
-fn snapshot_and_restore(ledger: &Ledger) -> Ledger {
-    serde_json::from_str(&serde_json::to_string(ledger).unwrap()).unwrap()
+fn snapshot_and_restore(chain: &StrideChain) -> StrideChain {
+    serde_json::from_str(&serde_json::to_string(chain).unwrap()).unwrap()
 }
 
 /// Runs a world step by step, checking after each, and then to its end.
@@ -584,7 +586,7 @@ fn play(plan: Plan, mut check: impl FnMut(&World)) -> World {
             break;
         }
         world.step(kind, detail);
-        world.mind_stage();
+        world.advance_stage();
         check(&world);
     }
     if world.ended.is_none() {
@@ -602,7 +604,7 @@ proptest! {
         play(plan, |world| {
             let strides: BTreeSet<u64> = world.running.iter().map(|a| a.dispatch.stride).collect();
             assert_eq!(strides.len(), world.running.len());
-            assert_eq!(world.ledger.running() as usize, world.running.len());
+            assert_eq!(world.chain.running() as usize, world.running.len());
             let mut ranges: Vec<_> = world.running.iter().map(|a| (a.start, a.end)).collect();
             ranges.sort_unstable();
             for pair in ranges.windows(2) {
@@ -643,28 +645,28 @@ proptest! {
     #[test]
     fn announcing_is_idempotent_and_a_different_token_is_never_applied(plan in plans(true)) {
         let mut world = play(plan, |_| {});
-        let before = world.ledger.clone();
+        let before = world.chain.clone();
         for (by, dispatch, starts) in world.sent.clone() {
             world.send(by, dispatch, starts);
         }
-        world.ledger.totals.announcements_dropped = before.totals.announcements_dropped;
-        prop_assert_eq!(&world.ledger, &before);
+        world.chain.totals.announcements_dropped = before.totals.announcements_dropped;
+        prop_assert_eq!(&world.chain, &before);
     }
 
     #[test]
     fn a_different_token_for_a_known_stride_is_reported(plan in plans(false)) {
         play(plan, |world| {
-            let mut ledger = world.ledger.clone();
-            let closed = ledger.open().find(|(_, s)| s.end.is_some()).map(|(n, _)| n);
+            let mut chain = world.chain.clone();
+            let closed = chain.open().find(|(_, s)| s.end.is_some()).map(|(n, _)| n);
             if let Some(number) = closed {
                 let other = [token(5_000_000)];
                 let event = Event::Announced { by: number, dispatch: None, starts: &other };
-                assert_eq!(ledger.record(event), Ok(Recorded::Dropped));
+                assert_eq!(chain.record(event), Ok(Recorded::Dropped));
                 assert_eq!(
-                    ledger.totals.announcements_dropped,
-                    world.ledger.totals.announcements_dropped + 1
+                    chain.totals.announcements_dropped,
+                    world.chain.totals.announcements_dropped + 1
                 );
-                assert_eq!(ledger.known(), world.ledger.known());
+                assert_eq!(chain.known(), world.chain.known());
             }
         });
     }
@@ -672,8 +674,8 @@ proptest! {
     #[test]
     fn announced_is_finished_plus_open(plan in plans(true)) {
         play(plan, |world| {
-            let open = world.ledger.open().count() as u64;
-            assert_eq!(world.ledger.known(), world.ledger.totals.strides_finished + open);
+            let open = world.chain.open().count() as u64;
+            assert_eq!(world.chain.known(), world.chain.totals.strides_finished + open);
         });
     }
 
@@ -681,9 +683,9 @@ proptest! {
     #[test]
     fn a_page_ledger_has_heard_of_every_stride_but_one_that_nobody_began(plan in plans(true)) {
         play(plan, |world| {
-            for (number, stride) in world.ledger.open() {
+            for (number, stride) in world.chain.open() {
                 let began = stride.done != StrideTotals::default();
-                assert_eq!(world.ledger.is_kept(number), number > 0 || began);
+                assert_eq!(world.chain.is_kept(number), number > 0 || began);
             }
         });
     }
@@ -691,8 +693,8 @@ proptest! {
     #[test]
     fn a_snapshot_restored_takes_the_same_decisions(plan in plans(true)) {
         play(plan, |world| {
-            let restored = snapshot_and_restore(&world.ledger);
-            let mut original = world.ledger.clone();
+            let restored = snapshot_and_restore(&world.chain);
+            let mut original = world.chain.clone();
             // A new run resets these on purpose.
             original.pages_this_run = 0;
             original.hand_over_due = None;
@@ -707,7 +709,7 @@ proptest! {
     #[test]
     fn hand_over_and_finish_only_when_nothing_would_be_lost(plan in plans(true)) {
         play(plan, |world| {
-            match scheduler::decide(&world.ledger, &world.limits, world.now) {
+            match scheduler::decide(&world.chain, &world.limits, world.now) {
                 // A stride on a bridge outlives the run once its order has arrived there.
                 Decision::HandOver => {
                     assert!(world.running.iter().all(|activity| activity.bridged));
@@ -723,9 +725,9 @@ proptest! {
     #[test]
     fn a_hand_over_that_is_due_empties_no_slot(plan in plans(true)) {
         play(plan, |world| {
-            let mut due = world.ledger.clone();
+            let mut due = world.chain.clone();
             due.record(Event::HandOverDue { now: world.now }).unwrap();
-            let not_due = snapshot_and_restore(&world.ledger);
+            let not_due = snapshot_and_restore(&world.chain);
             let limits = Limits {
                 bridged: true,
                 must_hand_over: false,
@@ -750,10 +752,10 @@ proptest! {
     fn only_bridges_with_strides_are_remembered(plan in plans(true)) {
         play(plan, |world| {
             let on_bridge = world.running.iter().filter(|activity| activity.bridged).count();
-            assert_eq!(world.ledger.on_bridge("a-bridge").len(), on_bridge);
-            assert_eq!(world.ledger.bridges().count(), usize::from(on_bridge > 0));
+            assert_eq!(world.chain.on_bridge("a-bridge").len(), on_bridge);
+            assert_eq!(world.chain.bridges().count(), usize::from(on_bridge > 0));
             let here = world.running.len() - on_bridge;
-            assert_eq!(world.ledger.running_here() as usize, here);
+            assert_eq!(world.chain.running_here() as usize, here);
         });
     }
 
@@ -785,7 +787,7 @@ proptest! {
             if let Some(allowed) = world.allowed {
                 let (touched, mark) = (world.touched.len() as u64, allowed);
                 assert!(touched <= mark, "{touched} rows were processed in a stage of {mark}");
-                let counted = world.ledger.totals.items.total() + world.ledger.reserved();
+                let counted = world.chain.totals.items.total() + world.chain.granted_items();
                 assert!(counted <= mark, "{counted} items are given out in a stage of {mark}");
             }
         });
@@ -801,10 +803,10 @@ proptest! {
                 return;
             };
             assert_eq!(world.running.len(), 0);
-            let totals = &world.ledger.totals;
-            assert_eq!(totals.items.total() + totals.items_aside, mark);
+            let totals = &world.chain.totals;
+            assert_eq!(totals.items.total() + totals.items_in_abandoned_pages, mark);
             if totals.pages_failed == 0 {
-                assert_eq!(position(world.ledger.low_water_mark()), mark);
+                assert_eq!(position(world.chain.low_water_mark()), mark);
                 let beyond = usize::try_from(mark).unwrap();
                 assert!(world.finished.iter().skip(beyond).all(|times| *times == 0));
             }
@@ -816,7 +818,7 @@ proptest! {
     fn every_finished_row_is_in_the_result_once(plan in plans(true)) {
         // A page put aside before others would need a second range here.
         let mut world = World::new(Plan { dead_letters: false, ..plan });
-        world.ledger.reduce_by(rows_reducer().plan().clone());
+        world.chain.reduce_by(rows_reducer().plan().clone());
         for (kind, detail) in world.plan.steps.clone() {
             if world.ended.is_some() {
                 break;
@@ -833,7 +835,7 @@ proptest! {
         let result = serde_json::json!({
             "rows": rows.len(), "sum": rows.iter().sum::<u64>(), "largest": largest,
         });
-        let fold = snapshot_and_restore(&world.ledger);
+        let fold = snapshot_and_restore(&world.chain);
         let fold = fold.fold().unwrap();
         prop_assert_eq!(fold.error(), None);
         prop_assert_eq!(fold.so_far(), Some(&result));
@@ -843,7 +845,7 @@ proptest! {
     fn a_batch_whose_stages_are_approved_comes_to_its_end(plan in plans(false)) {
         let world = play(plan, |_| {});
         prop_assert_eq!(world.ended.unwrap().outcome, Outcome::Completed);
-        prop_assert_eq!(world.ledger.reserved(), 0);
+        prop_assert_eq!(world.chain.granted_items(), 0);
     }
 
     /// A batch that was cancelled at any moment, or that stopped because coverage did, loses nothing when it is
@@ -869,15 +871,15 @@ proptest! {
             return Ok(());
         }
         let finished = world.finished.clone();
-        world.ledger = snapshot_and_restore(&world.ledger);
-        prop_assert_eq!(world.ledger.revive(), Ok(()));
+        world.chain = snapshot_and_restore(&world.chain);
+        prop_assert_eq!(world.chain.revive(), Ok(()));
         world.limits.cancelled = false;
-        let given_up = world.ledger.failed().to_vec();
+        let given_up = world.chain.failed().to_vec();
         world.run_to_the_end();
         // Earlier failures are kept, except for the page where coverage stopped.
-        prop_assert_eq!(world.ledger.failed(), given_up);
-        let given_up = world.ledger.failed().len() + world.letters.len();
-        prop_assert_eq!(world.ledger.totals.pages_failed, given_up as u64);
+        prop_assert_eq!(world.chain.failed(), given_up);
+        let given_up = world.chain.failed().len() + world.letters.len();
+        prop_assert_eq!(world.chain.totals.pages_failed, given_up as u64);
         for row in 0..world.plan.rows {
             let (before, now) = (finished[row as usize], world.finished[row as usize]);
             prop_assert!(now > 0 || world.is_failed(row), "row {} is missing", row);
@@ -891,15 +893,15 @@ proptest! {
         let world = play(plan, |_| {});
         let outcome = world.ended.as_ref().unwrap().outcome;
         if matches!(outcome, Outcome::Completed | Outcome::CompletedWithFailures) {
-            prop_assert!(world.ledger.end_of_data());
+            prop_assert!(world.chain.end_of_data());
             for row in 0..world.plan.rows {
                 let done = world.finished[row as usize] > 0;
                 prop_assert!(done || world.is_failed(row), "row {} is missing", row);
             }
             let spotless = outcome == Outcome::Completed;
-            let given_up = world.ledger.failed().len() + world.letters.len();
+            let given_up = world.chain.failed().len() + world.letters.len();
             prop_assert_eq!(spotless, given_up == 0);
-            prop_assert_eq!(world.ledger.totals.pages_failed as usize, given_up);
+            prop_assert_eq!(world.chain.totals.pages_failed as usize, given_up);
         } else {
             let reason = world.ended.unwrap().reason.unwrap();
             prop_assert!(reason.contains("coverage stops at") || reason.contains("more than 50"));
@@ -911,14 +913,14 @@ proptest! {
         let world = play(plan, |_| {});
         prop_assert_eq!(world.ended.unwrap().outcome, Outcome::Completed);
         prop_assert!(world.finished.iter().all(|times| *times == 1));
-        prop_assert_eq!(world.ledger.totals.items.processed, world.plan.rows);
+        prop_assert_eq!(world.chain.totals.items.processed, world.plan.rows);
     }
 
     #[test]
     fn the_low_water_mark_is_contiguous_and_never_goes_back(plan in plans(true)) {
         let mut last = 0;
         play(plan, |world| {
-            let mark = position(world.ledger.low_water_mark());
+            let mark = position(world.chain.low_water_mark());
             assert!(mark >= last, "{mark} < {last}");
             last = mark;
             for row in 0..mark {
@@ -928,28 +930,28 @@ proptest! {
     }
 }
 
-/// Drives a ledger to the worst state that the limits allow: everything fails that can, with long messages. Returns the
-/// ledger, the most pages in flight at once, and the most bytes that the ledger took.
+/// Drives a chain to the worst state that the limits allow: everything fails that can, with long messages. Returns the
+/// chain, the most pages in flight at once, and the most bytes that the chain took.
 fn worst(
-    mut ledger: Ledger,
+    mut chain: StrideChain,
     limits: &Limits,
     token_bytes: usize,
     rounds: u64,
-) -> (Ledger, u32, usize) {
+) -> (StrideChain, u32, usize) {
     let policy = RetryPolicy::default().max_attempts(1);
     let field = "f".repeat(1_000);
     let reducer = Reducer::max(field.clone());
     reducer.validate().unwrap();
-    ledger.reduce_by(reducer.plan().clone());
+    chain.reduce_by(reducer.plan().clone());
     let largest = "x".repeat(MAX_OUTPUT_BYTES - 2);
     let mut result = Output::default();
     reducer.add(&mut result, largest.into());
-    ledger.fold_mut().unwrap().merge(result);
+    chain.fold_mut().unwrap().merge(result);
     let long = |n: u64| PageToken::encode(&format!("{n:0>token_bytes$}")).unwrap();
     let (mut most, mut most_running) = (0, 0);
     let mut now = Timestamp(0);
     for round in 0..rounds {
-        while let Decision::Dispatch(dispatch) = scheduler::decide(&ledger, limits, now) {
+        while let Decision::Dispatch(dispatch) = scheduler::decide(&chain, limits, now) {
             let number = dispatch.stride;
             let share = dispatch.rate_share;
             let event = Event::Dispatched {
@@ -959,14 +961,14 @@ fn worst(
                 items: None,
                 now,
             };
-            ledger.record(event).unwrap();
+            chain.record(event).unwrap();
             // All of them are handed over while they run.
             let bridge = format!("{:0>200}.bridge-{:016x}", "", round % 3);
             let event = Event::Bridged {
                 stride: number,
                 bridge: &bridge,
             };
-            ledger.record(event).unwrap();
+            chain.record(event).unwrap();
             let starts: Vec<_> = (0..u64::from(dispatch.look_ahead))
                 .map(|i| long(number + 1 + i))
                 .collect();
@@ -975,25 +977,25 @@ fn worst(
                 dispatch: None,
                 starts: &starts,
             };
-            ledger.record(event).unwrap();
+            chain.record(event).unwrap();
         }
-        most_running = most_running.max(ledger.running());
+        most_running = most_running.max(chain.running());
         let is_measured = rounds < 100 || round % 1_000 == 0;
         if is_measured {
-            most = most.max(serde_json::to_string(&ledger).unwrap().len());
+            most = most.max(serde_json::to_string(&chain).unwrap().len());
         }
-        let running: Vec<u64> = ledger
+        let running: Vec<u64> = chain
             .open()
             .filter(|(_, s)| s.is_running())
             .map(|(n, _)| n)
             .collect();
         for stride in running {
             let failure = FailedAttempt {
-                page_end: ledger.stride(stride).unwrap().end.clone(),
+                page_end: chain.stride(stride).unwrap().end.clone(),
                 last_page: false,
                 error_type: "some_database_driver::Error".to_owned(),
                 message: "m".repeat(200),
-                retryable: !(round % 2 == 0 && ledger.failed().len() < MAX_FAILED),
+                retryable: !(round % 2 == 0 && chain.failed().len() < MAX_FAILED),
                 retry_after: None,
                 not_the_page: false,
                 coverage_stops: false,
@@ -1020,24 +1022,24 @@ fn worst(
                 dead_letters: false,
                 now,
             };
-            ledger.record(event).unwrap();
+            chain.record(event).unwrap();
         }
         now = now.plus(Duration::from_secs(30));
         if is_measured {
-            most = most.max(serde_json::to_string(&ledger).unwrap().len());
+            most = most.max(serde_json::to_string(&chain).unwrap().len());
         }
     }
-    assert_eq!(ledger.failed_items().len(), MAX_FAILED_ITEMS);
-    (ledger, most_running, most)
+    assert_eq!(chain.failed_items().len(), MAX_FAILED_ITEMS);
+    (chain, most_running, most)
 }
 
-/// A ledger in which nothing runs and everything that can fail has failed, with the longest tokens.
-pub(crate) fn worst_at_rest(ledger: Ledger, limits: &Limits) -> Ledger {
-    let (mut ledger, _, _) = worst(ledger, limits, PageToken::MAX_BYTES - 2, 12);
-    assert_eq!(ledger.running(), 0);
-    let page = ledger.failed[0].clone();
-    ledger.failed.resize(MAX_FAILED, page);
-    ledger
+/// A chain in which nothing runs and everything that can fail has failed, with the longest tokens.
+pub(crate) fn worst_at_rest(chain: StrideChain, limits: &Limits) -> StrideChain {
+    let (mut chain, _, _) = worst(chain, limits, PageToken::MAX_BYTES - 2, 12);
+    assert_eq!(chain.running(), 0);
+    let page = chain.failed[0].clone();
+    chain.failed.resize(MAX_FAILED, page);
+    chain
 }
 
 #[test]
@@ -1046,12 +1048,12 @@ fn the_snapshot_is_bounded() {
         max_parallelism: 50,
         ..Limits::default()
     };
-    let (ledger, running, most) = worst(Ledger::new(None, 1), &limits, 36, 10_000);
+    let (chain, running, most) = worst(StrideChain::new(None, 1), &limits, 36, 10_000);
     assert_eq!(running, 50);
     assert!(most <= 70 * 1024, "{most} bytes");
-    assert!(ledger.stuck() as usize >= MAX_STUCK);
-    assert_eq!(ledger.failed().len(), MAX_FAILED);
-    assert!(ledger.fold().unwrap().so_far().is_some());
+    assert!(chain.stuck() as usize >= MAX_STUCK);
+    assert_eq!(chain.failed().len(), MAX_FAILED);
+    assert!(chain.fold().unwrap().so_far().is_some());
 }
 
 #[test]
@@ -1061,11 +1063,11 @@ fn the_snapshot_is_bounded_with_the_longest_tokens_in_every_slot() {
         ..Limits::default()
     };
     let longest = PageToken::MAX_BYTES - 2;
-    let (_, running, most) = worst(Ledger::new(None, 1), &limits, longest, 4);
+    let (_, running, most) = worst(StrideChain::new(None, 1), &limits, longest, 4);
     assert!(most <= 1_200_000, "{most} bytes");
     assert!(running >= 200, "{running} pages in flight");
     // Tokens of usual length hold nothing back.
-    let (_, running, most) = worst(Ledger::new(None, 1), &limits, 36, 4);
+    let (_, running, most) = worst(StrideChain::new(None, 1), &limits, 36, 4);
     assert!(most <= 800_000, "{most} bytes");
     assert_eq!(running, 500);
 }
@@ -1074,9 +1076,9 @@ fn the_snapshot_is_bounded_with_the_longest_tokens_in_every_slot() {
 #[test]
 fn as_many_given_up_pages_as_can_be_listed_end_no_batch_and_one_more_does() {
     for dead_letters in [false, true] {
-        let mut ledger = Ledger::new(None, 1);
+        let mut chain = StrideChain::new(None, 1);
         for (at, pages_failed) in [(1, MAX_FAILED as u32), (2, 1)] {
-            assert_eq!(ledger.broken(), None, "before page {at}");
+            assert_eq!(chain.broken(), None, "before page {at}");
             let dispatched = Event::Dispatched {
                 stride: 0,
                 rate_share: None,
@@ -1084,7 +1086,7 @@ fn as_many_given_up_pages_as_can_be_listed_end_no_batch_and_one_more_does() {
                 items: None,
                 now: Timestamp(0),
             };
-            ledger.record(dispatched).unwrap();
+            chain.record(dispatched).unwrap();
             let reported = Event::Reported {
                 stride: 0,
                 report: Box::new(StrideReport {
@@ -1096,10 +1098,10 @@ fn as_many_given_up_pages_as_can_be_listed_end_no_batch_and_one_more_does() {
                 dead_letters,
                 now: Timestamp(0),
             };
-            ledger.record(reported).unwrap();
+            chain.record(reported).unwrap();
         }
         let broken = (!dead_letters).then_some(&Broken::TooManyFailures);
-        assert_eq!(ledger.broken(), broken);
+        assert_eq!(chain.broken(), broken);
     }
 }
 
@@ -1110,17 +1112,17 @@ fn a_batch_whose_place_is_not_known_is_not_revived() {
         what: "made up".to_owned(),
     };
     for broken in [circle, impossible] {
-        let mut ledger = Ledger::new(None, 1);
-        ledger.break_off(broken.clone());
-        assert!(ledger.revive().is_err());
-        assert_eq!(ledger.broken(), Some(&broken), "nothing changed");
+        let mut chain = StrideChain::new(None, 1);
+        chain.break_off(broken.clone());
+        assert!(chain.revive().is_err());
+        assert_eq!(chain.broken(), Some(&broken), "nothing changed");
     }
 }
 
-/// A ledger whose stride 0 has been dispatched. The stride ends at `end`, if that is given.
-fn one_stride(end: Option<u64>) -> Ledger {
-    let mut ledger = Ledger::new(None, 1);
-    dispatch(&mut ledger);
+/// A chain whose stride 0 has been dispatched. The stride ends at `end`, if that is given.
+fn one_stride(end: Option<u64>) -> StrideChain {
+    let mut chain = StrideChain::new(None, 1);
+    dispatch(&mut chain);
     if let Some(end) = end {
         let starts = [token(end)];
         let event = Event::Announced {
@@ -1128,12 +1130,12 @@ fn one_stride(end: Option<u64>) -> Ledger {
             dispatch: None,
             starts: &starts,
         };
-        ledger.record(event).unwrap();
+        chain.record(event).unwrap();
     }
-    ledger
+    chain
 }
 
-fn dispatch(ledger: &mut Ledger) {
+fn dispatch(chain: &mut StrideChain) {
     let event = Event::Dispatched {
         stride: 0,
         rate_share: None,
@@ -1141,10 +1143,10 @@ fn dispatch(ledger: &mut Ledger) {
         items: None,
         now: Timestamp(0),
     };
-    ledger.record(event).unwrap();
+    chain.record(event).unwrap();
 }
 
-fn report(ledger: &mut Ledger, report: StrideReport, dead_letters: bool) {
+fn report(chain: &mut StrideChain, report: StrideReport, dead_letters: bool) {
     let event = Event::Reported {
         stride: 0,
         report: Box::new(report),
@@ -1152,15 +1154,15 @@ fn report(ledger: &mut Ledger, report: StrideReport, dead_letters: bool) {
         dead_letters,
         now: Timestamp(0),
     };
-    ledger.record(event).unwrap();
+    chain.record(event).unwrap();
 }
 
-fn fail(ledger: &mut Ledger, failure: FailedAttempt, dead_letters: bool) {
+fn fail(chain: &mut StrideChain, failure: FailedAttempt, dead_letters: bool) {
     let failed = StrideReport {
         failure: Some(failure),
         ..StrideReport::default()
     };
-    report(ledger, failed, dead_letters);
+    report(chain, failed, dead_letters);
 }
 
 fn lost() -> FailedAttempt {
@@ -1171,7 +1173,7 @@ fn lost() -> FailedAttempt {
 fn a_worker_that_is_lost_when_nothing_is_left_to_do_has_failed_nothing() {
     for dead_letters in [true, false] {
         for end_of_data in [true, false] {
-            let mut ledger = one_stride((!end_of_data).then_some(30));
+            let mut chain = one_stride((!end_of_data).then_some(30));
             let done = StrideReport {
                 covered_to: Some(token(30)),
                 pages: 3,
@@ -1179,9 +1181,9 @@ fn a_worker_that_is_lost_when_nothing_is_left_to_do_has_failed_nothing() {
                 failure: Some(lost()),
                 ..StrideReport::default()
             };
-            report(&mut ledger, done, dead_letters);
-            assert_eq!(ledger.totals.strides_finished, 1);
-            assert_eq!((ledger.failed(), ledger.broken()), (&[][..], None));
+            report(&mut chain, done, dead_letters);
+            assert_eq!(chain.totals.strides_finished, 1);
+            assert_eq!((chain.failed(), chain.broken()), (&[][..], None));
         }
     }
 }
@@ -1190,78 +1192,78 @@ fn a_worker_that_is_lost_when_nothing_is_left_to_do_has_failed_nothing() {
 #[test]
 fn the_last_page_of_a_lost_worker_is_given_up_as_the_end_of_the_data() {
     for dead_letters in [true, false] {
-        let mut ledger = one_stride(None);
-        announce(&mut ledger, 0, 1, &[]);
-        fail(&mut ledger, lost(), dead_letters);
+        let mut chain = one_stride(None);
+        announce(&mut chain, 0, 1, &[]);
+        fail(&mut chain, lost(), dead_letters);
         if dead_letters {
-            let give_up = ledger.stride(0).unwrap().give_up.as_ref().unwrap();
+            let give_up = chain.stride(0).unwrap().give_up.as_ref().unwrap();
             assert_eq!(give_up.failure.known_end(), Some((None, true)));
         } else {
-            assert!(ledger.is_complete());
-            assert_eq!((ledger.failed().len(), ledger.broken()), (1, None));
+            assert!(chain.is_complete());
+            assert_eq!((chain.failed().len(), chain.broken()), (1, None));
         }
         // An announcement of the previous attempt says nothing about this one, even if it is heard late.
-        let mut ledger = one_stride(None);
-        announce(&mut ledger, 0, 1, &[]);
-        report(&mut ledger, StrideReport::default(), dead_letters);
-        dispatch(&mut ledger);
-        announce(&mut ledger, 0, 1, &[]);
-        fail(&mut ledger, lost(), dead_letters);
-        assert!(!ledger.is_complete());
-        assert_eq!(ledger.broken().is_some(), !dead_letters);
+        let mut chain = one_stride(None);
+        announce(&mut chain, 0, 1, &[]);
+        report(&mut chain, StrideReport::default(), dead_letters);
+        dispatch(&mut chain);
+        announce(&mut chain, 0, 1, &[]);
+        fail(&mut chain, lost(), dead_letters);
+        assert!(!chain.is_complete());
+        assert_eq!(chain.broken().is_some(), !dead_letters);
     }
 }
 
-fn announce(ledger: &mut Ledger, by: u64, dispatch: u64, starts: &[u64]) -> Recorded {
+fn announce(chain: &mut StrideChain, by: u64, dispatch: u64, starts: &[u64]) -> Recorded {
     let starts: Vec<_> = starts.iter().copied().map(token).collect();
     let event = Event::Announced {
         by,
         dispatch: Some(dispatch),
         starts: &starts,
     };
-    ledger.record(event).unwrap()
+    chain.record(event).unwrap()
 }
 
 /// The worker was suspended while it announced, and another worker has put the page aside.
 #[test]
 fn an_end_that_is_heard_after_its_page_was_put_aside_is_no_circle() {
     for (late, aside) in [(10, 10), (9, 10), (11, 10)] {
-        let mut ledger = one_stride(None);
-        fail(&mut ledger, lost(), true);
-        dispatch(&mut ledger);
+        let mut chain = one_stride(None);
+        fail(&mut chain, lost(), true);
+        dispatch(&mut chain);
         let put_aside = StrideReport {
             covered_to: Some(token(aside)),
             pages_failed: 1,
             ..StrideReport::default()
         };
-        report(&mut ledger, put_aside, true);
-        assert_eq!(announce(&mut ledger, 0, 1, &[late]), Recorded::Dropped);
-        assert_eq!(ledger.broken(), None);
-        assert_eq!((ledger.known(), ledger.frontier()), (1, Some(0)));
-        dispatch(&mut ledger);
-        assert_eq!(announce(&mut ledger, 0, 1, &[late]), Recorded::Dropped);
-        assert_eq!(announce(&mut ledger, 0, 3, &[20]), Recorded::Applied);
-        assert_eq!(announce(&mut ledger, 0, 1, &[20]), Recorded::Duplicate);
+        report(&mut chain, put_aside, true);
+        assert_eq!(announce(&mut chain, 0, 1, &[late]), Recorded::Dropped);
+        assert_eq!(chain.broken(), None);
+        assert_eq!((chain.known(), chain.frontier()), (1, Some(0)));
+        dispatch(&mut chain);
+        assert_eq!(announce(&mut chain, 0, 1, &[late]), Recorded::Dropped);
+        assert_eq!(announce(&mut chain, 0, 3, &[20]), Recorded::Applied);
+        assert_eq!(announce(&mut chain, 0, 1, &[20]), Recorded::Duplicate);
     }
 }
 
 /// The next stride may be at work by then, towards an end of its own.
 #[test]
 fn a_stride_gets_no_end_from_the_one_before_it_once_it_is_there() {
-    let mut ledger = one_stride(None);
-    assert_eq!(announce(&mut ledger, 0, 1, &[10]), Recorded::Applied);
-    assert_eq!(announce(&mut ledger, 0, 1, &[10, 20]), Recorded::Dropped);
-    assert_eq!((ledger.known(), ledger.frontier()), (2, Some(1)));
-    let mut ledger = one_stride(None);
-    assert_eq!(announce(&mut ledger, 0, 1, &[10, 20]), Recorded::Applied);
-    assert_eq!(announce(&mut ledger, 0, 1, &[10, 20]), Recorded::Duplicate);
-    assert_eq!(ledger.known(), 3);
+    let mut chain = one_stride(None);
+    assert_eq!(announce(&mut chain, 0, 1, &[10]), Recorded::Applied);
+    assert_eq!(announce(&mut chain, 0, 1, &[10, 20]), Recorded::Dropped);
+    assert_eq!((chain.known(), chain.frontier()), (2, Some(1)));
+    let mut chain = one_stride(None);
+    assert_eq!(announce(&mut chain, 0, 1, &[10, 20]), Recorded::Applied);
+    assert_eq!(announce(&mut chain, 0, 1, &[10, 20]), Recorded::Duplicate);
+    assert_eq!(chain.known(), 3);
 }
 
 #[test]
 fn a_page_that_cannot_be_put_aside_waits_longer_each_time_and_keeps_its_own_failure() {
-    let mut ledger = one_stride(Some(30));
-    fail(&mut ledger, lost(), true);
+    let mut chain = one_stride(Some(30));
+    fail(&mut chain, lost(), true);
     let store = FailedAttempt {
         error_type: "StoreDown".to_owned(),
         not_the_page: true,
@@ -1272,9 +1274,9 @@ fn a_page_that_cannot_be_put_aside_waits_longer_each_time_and_keeps_its_own_fail
     };
     let mut waited = 0;
     for (failure, failed, lost) in [(store.clone(), 0, 0), (lost(), 1, 1), (store, 1, 1)] {
-        dispatch(&mut ledger);
-        fail(&mut ledger, failure, true);
-        let stride = ledger.stride(0).unwrap();
+        dispatch(&mut chain);
+        fail(&mut chain, failure, true);
+        let stride = chain.stride(0).unwrap();
         let give_up = stride.give_up.as_ref().unwrap();
         assert_eq!((give_up.failed, give_up.lost), (failed, lost));
         assert_eq!(give_up.failure.error_type, LOST);
@@ -1283,31 +1285,31 @@ fn a_page_that_cannot_be_put_aside_waits_longer_each_time_and_keeps_its_own_fail
         };
         assert!(until.0 > waited, "{} after {waited}", until.0);
         waited = until.0;
-        let page = ledger.failing(None).next().unwrap();
+        let page = chain.failing(None).next().unwrap();
         assert_eq!((&*page.error_type, page.attempts), (LOST, 1));
     }
-    dispatch(&mut ledger);
+    dispatch(&mut chain);
     let aside = StrideReport {
         covered_to: Some(token(10)),
         pages_failed: 1,
         ..StrideReport::default()
     };
-    report(&mut ledger, aside, true);
-    assert_eq!(ledger.stride(0).unwrap().give_up, None);
+    report(&mut chain, aside, true);
+    assert_eq!(chain.stride(0).unwrap().give_up, None);
 }
 
 #[test]
 fn a_page_where_coverage_stopped_is_tried_again_with_a_batch_that_goes_on() {
-    let mut ledger = one_stride(None);
-    fail(&mut ledger, lost(), true);
-    dispatch(&mut ledger);
+    let mut chain = one_stride(None);
+    fail(&mut chain, lost(), true);
+    dispatch(&mut chain);
     let stops = FailedAttempt {
         coverage_stops: true,
         ..lost()
     };
-    fail(&mut ledger, stops, true);
-    assert!(ledger.broken().is_some());
-    ledger.revive().unwrap();
-    let stride = ledger.stride(0).unwrap();
+    fail(&mut chain, stops, true);
+    assert!(chain.broken().is_some());
+    chain.revive().unwrap();
+    let stride = chain.stride(0).unwrap();
     assert_eq!((&stride.give_up, stride.next_attempt()), (&None, 1));
 }

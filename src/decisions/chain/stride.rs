@@ -33,17 +33,17 @@ pub(crate) struct Stride {
     pub state: State,
     /// The failures of the page after `at`. `None` once the page succeeds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub trouble: Option<Trouble>,
+    pub trouble: Option<FailureStreak>,
     /// The counts of the stride so far.
     #[serde(default, skip_serializing_if = "is_default")]
     pub done: StrideTotals,
     /// Items that a stage allotted to the stride and that are not counted yet. They survive failures, so they also
     /// bound the items after `at` that an attempt can have processed without the controller's knowledge.
     #[serde(default, skip_serializing_if = "is_default")]
-    pub reserved: u64,
+    pub granted_items: u64,
     /// True if the stage had fewer items left than a stride is expected to have.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub short: bool,
+    pub is_partial: bool,
     /// The page after `at` has no attempts left, and the next activity puts it aside.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub give_up: Option<Box<GiveUp>>,
@@ -69,7 +69,7 @@ pub(crate) enum State {
         dispatch: u64,
         /// The time of the dispatch.
         since: Timestamp,
-        /// The number in the ledger of the bridge that has the stride. `None` if the controller's own run has it.
+        /// The number in the chain of the bridge that has the stride. `None` if the controller's own run has it.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         bridge: Option<u32>,
     },
@@ -79,10 +79,10 @@ pub(crate) enum State {
 
 /// Items that a stride is allotted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Allotment {
+pub(crate) struct ItemBudget {
     pub items: u64,
     /// See [`Stride::short`].
-    pub short: bool,
+    pub is_partial: bool,
 }
 
 /// The parameters with which a running stride was dispatched.
@@ -98,7 +98,7 @@ pub(crate) struct Run {
 
 /// The failures of one page.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Trouble {
+pub(crate) struct FailureStreak {
     /// Failed attempts.
     pub attempts: u32,
     /// True if the quick attempts are spent, which puts the page in the slow lane.
@@ -125,7 +125,7 @@ pub(crate) struct Trouble {
     pub others: u64,
 }
 
-impl Trouble {
+impl FailureStreak {
     /// Returns whether the quick attempts of the page are spent.
     pub fn is_spent(&self) -> bool {
         self.stuck || self.take_apart || self.blocked
@@ -161,8 +161,8 @@ impl Stride {
             state: State::Ready,
             trouble: None,
             done: StrideTotals::default(),
-            reserved: 0,
-            short: false,
+            granted_items: 0,
+            is_partial: false,
             give_up: None,
             ends_data: false,
         }
@@ -268,7 +268,7 @@ impl Stride {
                 false => next,
             }
         };
-        self.trouble = Some(Trouble {
+        self.trouble = Some(FailureStreak {
             attempts,
             stuck,
             error_type: failure.error_type.clone(),

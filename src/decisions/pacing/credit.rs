@@ -42,7 +42,7 @@ pub(crate) struct Earned {
 
 /// The use of a batch's limit at one moment.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Standing {
+pub(crate) struct RateUse {
     /// Permits per second of the whole batch; `None` means no limit.
     pub limit: Option<f64>,
     /// The part of the limit that running strides have.
@@ -65,7 +65,7 @@ impl Credit {
 
     /// Takes note of the time. The part of the rate that is not given out earns at most one unit, so that a batch which stood still does not
     /// begin with a burst.
-    pub fn mind(&mut self, standing: &Standing, now: Timestamp) {
+    pub fn tick(&mut self, standing: &RateUse, now: Timestamp) {
         let earned = self.free * now.since(self.at).as_secs_f64();
         self.at = now;
         let Some(limit) = standing.limit else {
@@ -103,7 +103,7 @@ impl Credit {
     ///
     /// `untouched` means that the stride should have begun the first page of the batch but did not, so another stride
     /// must do so at once.
-    pub fn give_back(&mut self, permits: f64, untouched: bool, standing: &Standing) {
+    pub fn give_back(&mut self, permits: f64, untouched: bool, standing: &RateUse) {
         self.first |= untouched;
         let unit = f64::from(standing.unit);
         if permits.is_finite() {
@@ -122,8 +122,8 @@ mod tests {
     const START: Timestamp = Timestamp(1_000_000);
     const UNIT: u32 = 100;
 
-    fn standing(limit: f64, given_out: f64, free_slots: u32) -> Standing {
-        Standing {
+    fn standing(limit: f64, given_out: f64, free_slots: u32) -> RateUse {
+        RateUse {
             limit: Some(limit),
             given_out,
             unit: UNIT,
@@ -142,21 +142,21 @@ mod tests {
     #[test]
     fn the_first_page_begins_with_all_its_permits_and_owes_them() {
         let mut credit = Credit::of_first(START);
-        credit.mind(&standing(10.0, 0.0, 4), START);
+        credit.tick(&standing(10.0, 0.0, 4), START);
         let first = Earned {
             ready: UNIT,
             owed: UNIT,
         };
         assert_eq!(credit.take(UNIT), first);
-        credit.mind(&standing(10.0, 10.0, 3), START);
+        credit.tick(&standing(10.0, 10.0, 3), START);
         assert_eq!(credit.take(UNIT), ready(0));
     }
 
     #[test]
     fn the_first_page_owes_what_was_not_earned_before_it() {
         let mut credit = Credit::of_first(START);
-        credit.mind(&standing(10.0, 0.0, 4), START);
-        credit.mind(&standing(10.0, 0.0, 4), after(4.0));
+        credit.tick(&standing(10.0, 0.0, 4), START);
+        credit.tick(&standing(10.0, 0.0, 4), after(4.0));
         let first = Earned {
             ready: UNIT,
             owed: 60,
@@ -167,7 +167,7 @@ mod tests {
     #[test]
     fn a_first_page_that_its_stride_has_not_begun_does_not_wait_in_the_next_one() {
         let mut credit = Credit::of_first(START);
-        credit.mind(&standing(10.0, 0.0, 4), START);
+        credit.tick(&standing(10.0, 0.0, 4), START);
         let first = credit.take(UNIT);
         credit.give_back(0.0, true, &standing(10.0, 0.0, 4));
         assert_eq!((credit.take(UNIT), credit.take(UNIT)), (first, ready(0)));
@@ -176,11 +176,11 @@ mod tests {
     #[test]
     fn what_a_stride_comes_back_owing_is_earned_before_the_next_one_has_anything() {
         let mut credit = Credit::of_first(START);
-        credit.mind(&standing(10.0, 0.0, 4), START);
+        credit.tick(&standing(10.0, 0.0, 4), START);
         credit.take(UNIT);
         credit.give_back(-70.0, false, &standing(10.0, 0.0, 4));
-        credit.mind(&standing(10.0, 0.0, 4), START);
-        credit.mind(&standing(10.0, 0.0, 4), after(2.0));
+        credit.tick(&standing(10.0, 0.0, 4), START);
+        credit.tick(&standing(10.0, 0.0, 4), after(2.0));
         assert_eq!(credit.take(UNIT), Earned { ready: 0, owed: 50 });
         assert_eq!(credit.take(UNIT), ready(0), "one stride owes it");
     }
@@ -188,10 +188,10 @@ mod tests {
     #[test]
     fn a_batch_that_stood_still_begins_with_one_page_however_long_that_was() {
         let mut credit = Credit::default();
-        credit.mind(&standing(10.0, 0.0, 4), START);
-        credit.mind(&standing(10.0, 0.0, 4), after(5.0));
+        credit.tick(&standing(10.0, 0.0, 4), START);
+        credit.tick(&standing(10.0, 0.0, 4), after(5.0));
         assert_eq!(credit.take(UNIT), ready(50));
-        credit.mind(&standing(10.0, 0.0, 4), after(86_400.0));
+        credit.tick(&standing(10.0, 0.0, 4), after(86_400.0));
         assert_eq!(
             (credit.take(UNIT), credit.take(UNIT)),
             (ready(UNIT), ready(0))
@@ -215,7 +215,7 @@ mod tests {
     fn what_was_kept_for_slots_that_are_gone_is_dropped() {
         let mut credit = Credit::default();
         credit.give_back(300.0, false, &standing(10.0, 0.0, 3));
-        credit.mind(&standing(10.0, 0.0, 1), START);
+        credit.tick(&standing(10.0, 0.0, 1), START);
         assert_eq!(
             (credit.take(UNIT), credit.take(UNIT)),
             (ready(UNIT), ready(0))
@@ -225,12 +225,12 @@ mod tests {
     #[test]
     fn a_rate_that_is_set_while_the_batch_runs_begins_with_nothing() {
         let mut credit = Credit::of_first(START);
-        let none = Standing {
+        let none = RateUse {
             limit: None,
             ..standing(0.0, 0.0, 4)
         };
-        credit.mind(&none, START);
-        credit.mind(&standing(10.0, 0.0, 4), after(60.0));
+        credit.tick(&none, START);
+        credit.tick(&standing(10.0, 0.0, 4), after(60.0));
         assert_eq!(credit.take(UNIT), ready(0));
     }
 
@@ -295,7 +295,7 @@ mod tests {
             let mind = |credit: &mut Credit, running: &[Option<Holds>], at: f64| {
                 let runs = running.iter().flatten().count();
                 let standing = standing(limit, share * runs as f64, (slots - runs) as u32);
-                credit.mind(&standing, after(at));
+                credit.tick(&standing, after(at));
                 standing
             };
             for (what, slot, pause) in moves {

@@ -16,7 +16,7 @@ mod stride_length;
 mod throughput;
 
 pub(crate) use advice::{Terms, advice, fitting_page};
-pub(crate) use credit::{Credit, Earned, Standing};
+pub(crate) use credit::{Credit, Earned, RateUse};
 pub(crate) use openings::{Openings, openings};
 pub(crate) use pace::{PaceNow, Pacing};
 pub(crate) use page_size::{PageSample, PageSizer};

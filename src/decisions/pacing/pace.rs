@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Credit, Earned, Openings, PaceSample, PageSample, PageSizer, ParallelismTuner, RampState,
-    Standing, StrideLength, StrideSample, Throughput,
+    RateUse, StrideLength, StrideSample, Throughput,
 };
 use crate::{
     base::time::{Timestamp, earliest},
@@ -221,7 +221,7 @@ impl Pacing {
 /// # Events
 impl Pacing {
     /// Records the time and the number of items done. Ramps and tuning advance only while the batch is running.
-    pub fn mind(&mut self, now: Timestamp, going: bool, items: u64) {
+    pub fn tick(&mut self, now: Timestamp, going: bool, items: u64) {
         self.throughput.record(now, items);
         if !going {
             self.throughput.halt(now);
@@ -301,14 +301,14 @@ impl Pacing {
     }
 
     /// Records the allocated parts of the rates: of items, then of pages.
-    pub fn mind_rates(&mut self, rates: [Standing; 2], now: Timestamp) {
+    pub fn settle_credit(&mut self, rates: [RateUse; 2], now: Timestamp) {
         let [items, pages] = rates;
-        self.credit.mind(&items, now);
-        self.page_credit.mind(&pages, now);
+        self.credit.tick(&items, now);
+        self.page_credit.tick(&pages, now);
     }
 
     /// A stride came back with permits that it had earned and not used: of items, and of pages.
-    pub fn rates_given_back(&mut self, rates: [Standing; 2], left: [(f64, bool); 2]) {
+    pub fn rates_given_back(&mut self, rates: [RateUse; 2], left: [(f64, bool); 2]) {
         let [items, pages] = rates;
         self.credit.give_back(left[0].0, left[0].1, &items);
         self.page_credit.give_back(left[1].0, left[1].1, &pages);
@@ -640,7 +640,7 @@ mod tests {
     fn fast(batch: &Batch, seconds: u64) -> Pacing {
         let mut pacing = Pacing::of(&batch.spec, START);
         for second in 0..=seconds {
-            pacing.mind(after(second), true, second * 1_000);
+            pacing.tick(after(second), true, second * 1_000);
         }
         pacing
     }
@@ -671,7 +671,7 @@ mod tests {
         assert_eq!(shown(&limited, 20), 900.0);
         limited.set_rate(Some(100.0), after(20));
         for second in 21..=80 {
-            limited.mind(after(second), true, second * 1_000);
+            limited.tick(after(second), true, second * 1_000);
         }
         assert_eq!(shown(&limited, 79), 900.0);
         assert_eq!(shown(&limited, 80), 100.0);
@@ -679,7 +679,7 @@ mod tests {
         unlimited.set_rate(Some(100.0), after(20));
         assert_eq!(shown(&unlimited, 20), 1_000.0);
         limited.set_rate(None, after(81));
-        limited.mind(after(81), true, 900_000);
+        limited.tick(after(81), true, 900_000);
         assert!(shown(&limited, 81) > 900.0);
     }
 
@@ -759,7 +759,7 @@ mod tests {
         let mut go_on = |pacing: &mut Pacing, failing_every: u64, seconds: u64| {
             for n in 1..=seconds * 10 {
                 now = now.plus(Duration::from_millis(100));
-                pacing.mind(now, true, n);
+                pacing.tick(now, true, n);
                 let limit = pacing.now(16, now).parallelism;
                 pacing.reported(&report(limit, n % failing_every == 0), limit, now);
             }
@@ -823,7 +823,7 @@ mod tests {
             for second in 0..100 {
                 let now = after(second);
                 for pacing in [&mut kept, &mut restored] {
-                    pacing.mind(now, second % 7 != 0, second * 300);
+                    pacing.tick(now, second % 7 != 0, second * 300);
                     pacing.reported(&report(3, second % 11 == 0), 4, now);
                     if second % 13 == 0 {
                         pacing.throttle("db", &slow(0.5), now);

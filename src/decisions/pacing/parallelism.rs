@@ -64,7 +64,7 @@ pub(crate) struct ParallelismTuner {
     /// The wait until the next probe of the limit, and its direction.
     rest: Rest,
     cut_at: Option<Timestamp>,
-    trouble: Option<Trouble>,
+    trouble: Option<Backoff>,
     /// The state of the limit before it began to fall because items took too long.
     easing: Option<Easing>,
 }
@@ -136,7 +136,7 @@ impl Default for Rest {
 
 /// A limit with which something failed or a throttle began.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-struct Trouble {
+struct Backoff {
     at: u32,
     /// Periods right below it before it is tried again.
     left: u32,
@@ -255,7 +255,7 @@ impl ParallelismTuner {
             Some(trouble) if soon => trouble,
             before => {
                 let wait = before.map_or(WAITS.0, |trouble| trouble.next);
-                Trouble {
+                Backoff {
                     at: self.limit.max(self.settings.min.saturating_add(1)),
                     left: wait,
                     next: longer(wait),

@@ -1,7 +1,7 @@
 //! The state of the partitions of a batch, and the events that change it.
 //!
 //! A partition waits, runs in a controller of its own, or is finished. A partition that is told to stop comes back with
-//! the state of its ledger and waits again. A continue-as-new, an early end that can be continued, and a split all work
+//! the state of its chain and waits again. A continue-as-new, an early end that can be continued, and a split all work
 //! that way, so two controllers never have the same range.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
@@ -18,15 +18,15 @@ use super::share::{is_within, most};
 use crate::{
     base::{stored::is_default, time::Timestamp},
     batch::partition_spec::PartitionSpec,
-    decisions::{chain::Ledger, pacing::Pacing, state::pending_notices::Notices},
+    decisions::{chain::StrideChain, pacing::Pacing, state::pending_notices::Notices},
     page::token::PageToken,
     processor::reducer::Output,
     progress::{phase::Outcome, report::BatchReport},
-    protocol::partition::{Share, Told},
+    protocol::partition::{PartitionOrder, Share},
 };
 use look::Merged;
 
-pub(crate) use crate::protocol::partition::Look;
+pub(crate) use crate::protocol::partition::PartitionSnapshot;
 pub(crate) use decide::{Next, PartLimits, Step};
 
 /// The time for which a partition is taken to be unable to use more pages in flight than it used.
@@ -61,7 +61,7 @@ pub(crate) struct Partitions {
 struct Part {
     spec: PartitionSpec,
     state: State,
-    look: Look,
+    look: PartitionSnapshot,
     /// The number of the latest message to the partition's controllers.
     seq: u64,
     /// The number of pages in flight that the partition was found unable to exceed, with the time of that observation.
@@ -97,7 +97,7 @@ enum State {
     /// Not begun, or stopped before its end with this state.
     Waiting(Option<Box<Parked>>),
     Running {
-        told: Box<Told>,
+        told: Box<PartitionOrder>,
         held: Share,
         /// True once the controller exists and can receive messages.
         started: bool,
@@ -112,7 +112,7 @@ enum State {
 /// The state with which a stopped partition continues.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Parked {
-    pub ledger: Ledger,
+    pub chain: StrideChain,
     pub pacing: Pacing,
     pub notices: Notices,
 }
@@ -123,7 +123,7 @@ impl Partitions {
         let part = |spec| Part {
             spec,
             state: State::Waiting(None),
-            look: Look::default(),
+            look: PartitionSnapshot::default(),
             seq: 0,
             used: None,
             splitting: false,
@@ -144,7 +144,7 @@ impl Partitions {
     pub fn begin(
         &mut self,
         number: u32,
-        told: Told,
+        told: PartitionOrder,
     ) -> Option<(PartitionSpec, u64, Option<Parked>)> {
         let part = self.parts.get_mut(number as usize)?;
         let State::Waiting(parked) = &mut part.state else {
@@ -170,7 +170,7 @@ impl Partitions {
 
     /// Records a message to a partition. Returns its number, and whether the partition has to confirm it because its
     /// share shrinks.
-    pub fn tell(&mut self, number: u32, new: Told, split: bool) -> Option<(u64, bool)> {
+    pub fn tell(&mut self, number: u32, new: PartitionOrder, split: bool) -> Option<(u64, bool)> {
         let part = self.parts.get_mut(number as usize)?;
         let State::Running { told, held, .. } = &mut part.state else {
             return None;
@@ -196,7 +196,7 @@ impl Partitions {
     }
 
     /// Records the progress of a running partition.
-    pub fn looked(&mut self, number: u32, look: Look, now: Timestamp) {
+    pub fn looked(&mut self, number: u32, look: PartitionSnapshot, now: Timestamp) {
         let Some(part) = self.parts.get_mut(number as usize) else {
             return;
         };
@@ -222,7 +222,7 @@ impl Partitions {
         let name = &part.spec.name;
         let asked = part.is_stopping();
         part.rests = asked && !part.splitting && self.hand_over == HandOver::SomeAreSlow;
-        part.look = Look::of(&report.progress, false);
+        part.look = PartitionSnapshot::of(&report.progress, false);
         let done = matches!(
             report.outcome,
             Outcome::Completed | Outcome::CompletedWithFailures
@@ -253,15 +253,15 @@ impl Partitions {
         let mut output = None;
         part.state = match parked {
             Some(mut parked) => {
-                output = parked.ledger.take_output();
-                let (failed, failed_items) = parked.ledger.give_lists();
+                output = parked.chain.take_output();
+                let (failed, failed_items) = parked.chain.give_lists();
                 self.merged.take(&failed, &failed_items, &BTreeMap::new());
                 State::Waiting(Some(Box::new(parked)))
             }
             None => State::Lost,
         };
         if part.splitting
-            && !matches!(&part.state, State::Waiting(Some(p)) if p.ledger.undiscovered().is_some())
+            && !matches!(&part.state, State::Waiting(Some(p)) if p.chain.undiscovered().is_some())
         {
             part.splitting = false;
             part.unsplittable = true;
@@ -291,7 +291,7 @@ impl Partitions {
         let State::Waiting(Some(parked)) = &mut part.state else {
             return;
         };
-        let rest = at.and_then(|at| Some((at.clone(), parked.ledger.split_at(at)?)));
+        let rest = at.and_then(|at| Some((at.clone(), parked.chain.split_at(at)?)));
         let Some((at, end)) = rest else {
             part.unsplittable = true;
             return;
@@ -316,7 +316,7 @@ impl Partitions {
     }
 
     /// Advances the state of the hand-over to `now`.
-    pub fn mind_hand_over(&mut self, limits: &PartLimits, now: Timestamp) {
+    pub fn hand_over_when_due(&mut self, limits: &PartLimits, now: Timestamp) {
         let slow = self.parts.iter().any(Part::is_stopping);
         self.hand_over = match self.hand_over {
             _ if !limits.hand_over => HandOver::No,
@@ -344,7 +344,7 @@ impl Partitions {
     pub fn revive(&mut self) -> Result<(), String> {
         for part in &mut self.parts {
             match &mut part.state {
-                State::Waiting(Some(parked)) => parked.ledger.revive()?,
+                State::Waiting(Some(parked)) => parked.chain.revive()?,
                 State::Lost => {
                     return Err(format!(
                         "the workflow of its partition \"{}\" was ended from outside, so that its place in the \

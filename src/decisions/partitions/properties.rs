@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::protocol::partition::{Look, Share, Told};
+use crate::protocol::partition::{PartitionOrder, PartitionSnapshot, Share};
 use crate::{
     base::time::Timestamp,
     batch::{
@@ -15,7 +15,7 @@ use crate::{
         retry::RetryPolicy,
     },
     decisions::{
-        chain::{Event, Ledger},
+        chain::{Event, StrideChain},
         pacing::Pacing,
         scheduler::{self, Decision, Limits},
     },
@@ -58,8 +58,8 @@ fn plans() -> impl Strategy<Value = Plan> {
 }
 
 struct Child {
-    ledger: Ledger,
-    told: Told,
+    chain: StrideChain,
+    told: PartitionOrder,
     seq: u64,
     pages: u64,
 }
@@ -109,7 +109,7 @@ impl World {
             ranges.push(Partition::range(n.to_string(), begin, end).items(*size));
             start += size;
         }
-        let told = Told {
+        let told = PartitionOrder {
             share: Share {
                 parallelism: plan.parallelism,
                 rate: plan.rate,
@@ -149,7 +149,7 @@ impl World {
     /// Carries out decisions as the controller does.
     fn decide(&mut self) {
         for _ in 0..50 {
-            self.partitions.mind_hand_over(&self.limits, self.now);
+            self.partitions.hand_over_when_due(&self.limits, self.now);
             match self.partitions.next(&self.limits, self.now) {
                 Next::Finish(ending) => {
                     assert!(self.children.is_empty());
@@ -173,13 +173,13 @@ impl World {
         match step {
             Step::Begin { number, told } => {
                 let (spec, seq, parked) = self.partitions.begin(number, told.clone()).unwrap();
-                let ledger = match parked {
-                    Some(parked) => parked.ledger,
-                    None => Partitions::ledger(&spec, number, 7),
+                let chain = match parked {
+                    Some(parked) => parked.chain,
+                    None => Partitions::chain(&spec, number, 7),
                 };
-                let pages = ledger.totals.pages_completed;
+                let pages = chain.totals.pages_completed;
                 let child = Child {
-                    ledger,
+                    chain,
                     told,
                     seq,
                     pages,
@@ -224,9 +224,9 @@ impl World {
             stopping: child.told.stop.then(|| "its batch stops it".to_owned()),
             ..Limits::default()
         };
-        match scheduler::decide(&child.ledger, &limits, self.now) {
+        match scheduler::decide(&child.chain, &limits, self.now) {
             Decision::Dispatch(dispatch) => {
-                let stride = child.ledger.stride(dispatch.stride).unwrap();
+                let stride = child.chain.stride(dispatch.stride).unwrap();
                 let at = position(stride.at.as_ref());
                 let end = stride.end.clone();
                 assert_eq!(u64::from(number), partition_of(dispatch.stride));
@@ -237,8 +237,8 @@ impl World {
                     items: None,
                     now: self.now,
                 };
-                child.ledger.record(event).unwrap();
-                let last = child.ledger.last().cloned();
+                child.chain.record(event).unwrap();
+                let last = child.chain.last().cloned();
                 let bound = end.as_ref().or(last.as_ref());
                 let bound = bound
                     .map_or(self.rows, |bound| position(Some(bound)))
@@ -256,10 +256,10 @@ impl World {
                 if let (None, Some(next)) = (&end, &next) {
                     let starts = std::slice::from_ref(next);
                     child
-                        .ledger
+                        .chain
                         .record(Event::Announced {
                             by: dispatch.stride,
-                            dispatch: Some(child.ledger.dispatches()),
+                            dispatch: Some(child.chain.dispatches()),
                             starts,
                         })
                         .unwrap();
@@ -277,12 +277,12 @@ impl World {
                     dead_letters: true,
                     now: self.now,
                 };
-                child.ledger.record(event).unwrap();
+                child.chain.record(event).unwrap();
             }
             Decision::Finish(ending) => {
                 let child = self.children.remove(&number).unwrap();
                 let parked = (ending.outcome == Outcome::Stopped).then_some(Parked {
-                    ledger: child.ledger,
+                    chain: child.chain,
                     pacing: Pacing::default(),
                     notices: crate::decisions::state::pending_notices::Notices::default(),
                 });
@@ -301,11 +301,11 @@ impl World {
         match (what % 16, chosen) {
             (0..8, Some(number)) => self.work(number),
             (8..11, Some(number)) => {
-                let look = Look {
+                let look = PartitionSnapshot {
                     idle: true,
                     in_flight: 1,
                     pages_completed: self.children[&number].pages,
-                    ..Look::default()
+                    ..PartitionSnapshot::default()
                 };
                 self.partitions.looked(number, look, self.now);
             }
@@ -385,21 +385,21 @@ proptest! {
     #[test]
     fn a_late_announcement_does_not_reach_beyond_a_split(rows in 3u64..1_000, at in 1u64..999, late in 1u64..1_000) {
         prop_assume!(at < rows && late != at);
-        let mut ledger = Ledger::of_range(None, Some(token(rows)), first_stride(3), 7);
-        let frontier = ledger.frontier().unwrap();
-        prop_assert_eq!(ledger.split_at(token(at)), Some(Some(token(rows))));
+        let mut chain = StrideChain::of_range(None, Some(token(rows)), first_stride(3), 7);
+        let frontier = chain.frontier().unwrap();
+        prop_assert_eq!(chain.split_at(token(at)), Some(Some(token(rows))));
         let starts = [token(late)];
-        ledger.record(Event::Announced { by: frontier, dispatch: None, starts: &starts }).unwrap();
-        prop_assert_eq!(ledger.last(), Some(&token(at)));
+        chain.record(Event::Announced { by: frontier, dispatch: None, starts: &starts }).unwrap();
+        prop_assert_eq!(chain.last(), Some(&token(at)));
         // A page ledger has no row of the new stride yet.
-        prop_assert!(!ledger.is_kept(frontier + 1));
-        let (start, end) = ledger.undiscovered().unwrap();
+        prop_assert!(!chain.is_kept(frontier + 1));
+        let (start, end) = chain.undiscovered().unwrap();
         prop_assert_eq!((start, end), (None, Some(token(at))));
     }
 }
 
-fn told(limits: &PartLimits, stop: bool) -> Told {
-    Told {
+fn told(limits: &PartLimits, stop: bool) -> PartitionOrder {
+    PartitionOrder {
         stop,
         ..limits.all.clone()
     }
@@ -433,9 +433,9 @@ pub(crate) fn worst() -> Partitions {
                     of_part: true,
                     ..Limits::default()
                 };
-                let ledger = Partitions::ledger(&spec, number, 7);
+                let chain = Partitions::chain(&spec, number, 7);
                 let parked = Parked {
-                    ledger: crate::decisions::chain::properties::worst_at_rest(ledger, &of_part),
+                    chain: crate::decisions::chain::properties::worst_at_rest(chain, &of_part),
                     pacing: Pacing::default(),
                     notices: crate::decisions::state::pending_notices::Notices::default(),
                 };
@@ -470,7 +470,7 @@ fn fifty_partitions_that_stand_still_fit_into_one_payload_with_every_list_full()
 
 #[test]
 fn a_page_where_coverage_stopped_is_tried_again_though_its_partition_gave_its_lists_away() {
-    let mut ledger = Ledger::new(None, 7);
+    let mut chain = StrideChain::new(None, 7);
     let dispatched = Event::Dispatched {
         stride: 0,
         rate_share: None,
@@ -478,7 +478,7 @@ fn a_page_where_coverage_stopped_is_tried_again_though_its_partition_gave_its_li
         items: None,
         now: Timestamp(0),
     };
-    ledger.record(dispatched).unwrap();
+    chain.record(dispatched).unwrap();
     let failure = crate::protocol::FailedAttempt {
         page_end: None,
         last_page: false,
@@ -502,12 +502,12 @@ fn a_page_where_coverage_stopped_is_tried_again_though_its_partition_gave_its_li
         dead_letters: true,
         now: Timestamp(0),
     };
-    ledger.record(reported).unwrap();
-    assert_eq!(ledger.give_lists().0, []);
-    assert_eq!(ledger.failed().len(), 1);
-    ledger.revive().unwrap();
-    assert_eq!(ledger.failed(), []);
-    assert_eq!(ledger.totals.pages_failed, 0);
+    chain.record(reported).unwrap();
+    assert_eq!(chain.give_lists().0, []);
+    assert_eq!(chain.failed().len(), 1);
+    chain.revive().unwrap();
+    assert_eq!(chain.failed(), []);
+    assert_eq!(chain.totals.pages_failed, 0);
 }
 
 #[test]
@@ -603,11 +603,11 @@ fn splits_with(token_bytes: usize) -> bool {
             partitions.ended(number, &report(Outcome::Completed, 1), None);
         }
     }
-    let look = Look {
+    let look = PartitionSnapshot {
         idle: true,
         in_flight: 1,
         pages_completed: 1,
-        ..Look::default()
+        ..PartitionSnapshot::default()
     };
     partitions.looked(0, look, Timestamp(0));
     let Next::Steps(steps) = partitions.next(&limits, Timestamp(0)) else {

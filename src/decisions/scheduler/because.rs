@@ -66,9 +66,9 @@ pub(crate) fn because(s: &Situation<'_>, limit: Option<(HeldBy, String)>) -> Opt
 
 /// The error of the pages that fail while no page gets through.
 fn failing(s: &Situation<'_>) -> Option<(HeldBy, String)> {
-    let finished = s.ledger.totals.pages_completed;
+    let finished = s.chain.totals.pages_completed;
     let (mut failing, mut sound_in_flight, mut sound) = (Vec::new(), 0, 0);
-    for (_, stride) in s.ledger.open() {
+    for (_, stride) in s.chain.open() {
         match &stride.trouble {
             Some(trouble) => failing.push((stride, trouble)),
             None => {
@@ -95,8 +95,8 @@ fn failing(s: &Situation<'_>) -> Option<(HeldBy, String)> {
     let (error_type, _) = types.into_iter().max_by_key(|(_, pages)| *pages)?;
     let of_type = failing.iter().find(|(_, t)| t.error_type == error_type);
     let message = of_type.map_or("", |(_, trouble)| trouble.message.as_str());
-    let message = s.ledger.message_of(error_type).unwrap_or(message);
-    let what = if s.ledger.running() == 0 {
+    let message = s.chain.message_of(error_type).unwrap_or(message);
+    let what = if s.chain.running() == 0 {
         let due = failing
             .iter()
             .filter_map(|(stride, _)| stride.due())
@@ -115,7 +115,7 @@ fn failing(s: &Situation<'_>) -> Option<(HeldBy, String)> {
 /// The rate, or the pause before each page, if it is what holds pages back. `limit` is the limit that holds otherwise.
 fn paced(s: &Situation<'_>, limit: Option<HeldBy>) -> Option<Because> {
     use HeldBy::{Discovery, Parallelism, Ramp, Rate, Tuning};
-    let runs: Vec<Run> = s.ledger.runs().map(|(_, run)| run).collect();
+    let runs: Vec<Run> = s.chain.runs().map(|(_, run)| run).collect();
     let of_pages = [Discovery, Parallelism, Ramp, Tuning, Rate];
     if runs.is_empty() || limit.is_some_and(|by| !of_pages.contains(&by)) {
         return None;
@@ -211,7 +211,7 @@ mod tests {
             dead_letters: false,
             now,
         };
-        case.ledger.record(reported).unwrap();
+        case.chain.record(reported).unwrap();
     }
 
     fn fails(case: &mut Case, stride: u64, error_type: &str, now: Timestamp) {
@@ -370,7 +370,7 @@ mod tests {
                     let said = case.seen_at(after(second), because);
                     let expected = case.seen_at(after(second), explain).map(Because::from);
                     assert_eq!(said, expected, "{strides} strides, {second} s");
-                    let running = case.ledger.runs().map(|(number, _)| number).next();
+                    let running = case.chain.runs().map(|(number, _)| number).next();
                     if let Some(stride) = running.filter(|stride| *stride + 1 < strides) {
                         finishes(&mut case, stride, after(second));
                     }

@@ -10,7 +10,7 @@ use crate::{
         time::Timestamp,
     },
     decisions::{
-        chain::Ledger,
+        chain::StrideChain,
         pacing::{PaceNow, Pacing},
         state::stages::Stages,
     },
@@ -24,7 +24,7 @@ const MAX_TOKEN_CHARS: usize = 24;
 
 /// The facts that an explanation is made from.
 pub(crate) struct Situation<'a> {
-    pub ledger: &'a Ledger,
+    pub chain: &'a StrideChain,
     pub limits: &'a Limits,
     pub pacing: &'a Pacing,
     pub pace: &'a PaceNow,
@@ -49,7 +49,7 @@ pub(crate) fn explain(s: &Situation<'_>) -> Option<(HeldBy, String)> {
 
 /// Returns whether no further page of the batch will begin.
 pub(super) fn is_over(s: &Situation<'_>) -> bool {
-    s.ledger.is_complete() || s.ledger.broken().is_some() || s.limits.cancelled
+    s.chain.is_complete() || s.chain.broken().is_some() || s.limits.cancelled
 }
 
 pub(super) fn stands_still(s: &Situation<'_>) -> Option<(HeldBy, String)> {
@@ -82,7 +82,7 @@ pub(super) fn stands_still(s: &Situation<'_>) -> Option<(HeldBy, String)> {
     if s.max_parallelism == 0 {
         return Some((HeldBy::Parallelism, "max parallelism is 0".to_owned()));
     }
-    is_draining(s.ledger, s.limits).then(|| {
+    is_draining(s.chain, s.limits).then(|| {
         let why = "its controller is about to continue as new".to_owned();
         (HeldBy::ContinueAsNew, why)
     })
@@ -103,18 +103,18 @@ fn paused(note: Option<&PauseNote>) -> String {
 }
 
 fn nothing_to_do(s: &Situation<'_>) -> Option<(HeldBy, String)> {
-    let idle_slots = s.ledger.running() < s.limits.max_parallelism;
-    if !idle_slots || stage::dispatchable(s.ledger, s.limits, s.now) > 0 {
+    let idle_slots = s.chain.running() < s.limits.max_parallelism;
+    if !idle_slots || stage::dispatchable(s.chain, s.limits, s.now) > 0 {
         return None;
     }
     if let Some(stages) = s.stages
-        && s.ledger.due(s.now) > 0
+        && s.chain.due(s.now) > 0
     {
         let text = format!("nothing more begins before {} is done", stages.called());
         return Some((HeldBy::Stage, text));
     }
-    let next_try = s.ledger.open().filter_map(|(_, stride)| stride.due()).min();
-    if s.ledger.running() == 0 {
+    let next_try = s.chain.open().filter_map(|(_, stride)| stride.due()).min();
+    if s.chain.running() == 0 {
         let at = next_try?;
         let text = format!(
             "every page that is left has failed and waits for its next attempt, in {}",
@@ -122,8 +122,8 @@ fn nothing_to_do(s: &Situation<'_>) -> Option<(HeldBy, String)> {
         );
         return Some((HeldBy::Retries, text));
     }
-    let frontier = s.ledger.frontier()?;
-    let stride = s.ledger.stride(frontier)?;
+    let frontier = s.chain.frontier()?;
+    let stride = s.chain.stride(frontier)?;
     stride.is_running().then(|| {
         let page = page_after(stride.at.as_ref());
         let text = format!("waiting for {page} to tell where the next one starts");
@@ -143,7 +143,7 @@ fn limited(s: &Situation<'_>) -> Option<(HeldBy, String)> {
 }
 
 fn by_rate(s: &Situation<'_>) -> Option<(HeldBy, String)> {
-    if shares::next(s.ledger, s.limits, s.now).is_some() {
+    if shares::next(s.chain, s.limits, s.now).is_some() {
         return None;
     }
     if let Some(rate) = s.limits.rate {
@@ -159,7 +159,7 @@ fn by_rate(s: &Situation<'_>) -> Option<(HeldBy, String)> {
 }
 
 fn by_parallelism(s: &Situation<'_>) -> Option<(HeldBy, String)> {
-    if s.ledger.running() < s.limits.max_parallelism {
+    if s.chain.running() < s.limits.max_parallelism {
         return None;
     }
     let now = s.pace.parallelism;
@@ -205,7 +205,7 @@ pub(super) mod tests {
 
     /// A batch with some known strides, in which every stride that may run does.
     pub struct Case {
-        pub ledger: Ledger,
+        pub chain: StrideChain,
         pub pacing: Pacing,
         pub max_parallelism: u32,
         pub pause: Option<PauseNote>,
@@ -213,7 +213,7 @@ pub(super) mod tests {
 
     impl Case {
         pub fn of(batch: Batch, strides: u64) -> Self {
-            let mut ledger = Ledger::new(None, 1);
+            let mut chain = StrideChain::new(None, 1);
             let starts: Vec<_> = (1..strides)
                 .map(|n| PageToken::encode(&n).unwrap())
                 .collect();
@@ -222,9 +222,9 @@ pub(super) mod tests {
                 dispatch: None,
                 starts: &starts,
             };
-            ledger.record(announced).unwrap();
+            chain.record(announced).unwrap();
             let mut case = Self {
-                ledger,
+                chain,
                 pacing: Pacing::of(&batch.spec, NOW),
                 max_parallelism: batch.spec.max_parallelism,
                 pause: None,
@@ -235,7 +235,7 @@ pub(super) mod tests {
 
         /// Dispatches every stride that may run.
         pub fn dispatch_at(&mut self, now: Timestamp) {
-            while let Decision::Dispatch(dispatch) = decide(&self.ledger, &self.limits(), now) {
+            while let Decision::Dispatch(dispatch) = decide(&self.chain, &self.limits(), now) {
                 let dispatched = Event::Dispatched {
                     stride: dispatch.stride,
                     rate_share: dispatch.rate_share,
@@ -243,7 +243,7 @@ pub(super) mod tests {
                     items: dispatch.items,
                     now,
                 };
-                self.ledger.record(dispatched).unwrap();
+                self.chain.record(dispatched).unwrap();
             }
         }
 
@@ -269,7 +269,7 @@ pub(super) mod tests {
 
         pub fn seen_at<T>(&self, now: Timestamp, look: impl FnOnce(&Situation<'_>) -> T) -> T {
             look(&Situation {
-                ledger: &self.ledger,
+                chain: &self.chain,
                 limits: &self.limits(),
                 pacing: &self.pacing,
                 pace: &self.pace(),

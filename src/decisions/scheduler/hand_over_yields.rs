@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use super::Limits;
-use crate::{base::time::Timestamp, decisions::chain::Ledger};
+use crate::{base::time::Timestamp, decisions::chain::StrideChain};
 
 /// The time that strides have to end by themselves before the first is asked.
 const BY_THEMSELVES: Duration = Duration::from_secs(5);
@@ -17,17 +17,17 @@ const PART: u32 = 10;
 
 /// The dispatches that were asked to end, each with the time of asking.
 #[derive(Debug, Default)]
-pub(crate) struct Cohort {
+pub(crate) struct YieldWave {
     asked: BTreeMap<u64, Timestamp>,
 }
 
-impl Cohort {
+impl YieldWave {
     /// Asks the next strides to end, while a continue-as-new is due.
-    pub fn mind(&mut self, ledger: &Ledger, limits: &Limits, now: Timestamp) {
-        let Some(since) = ledger.hand_over_due().filter(|_| limits.bridged) else {
+    pub fn tick(&mut self, chain: &StrideChain, limits: &Limits, now: Timestamp) {
+        let Some(since) = chain.hand_over_due().filter(|_| limits.bridged) else {
             return;
         };
-        let here = here(ledger);
+        let here = here(chain);
         self.asked.retain(|dispatch, _| here.contains(dispatch));
         let due = now.since(since) >= BY_THEMSELVES;
         let room = match limits.must_hand_over {
@@ -60,12 +60,12 @@ impl Cohort {
     /// The time at which the next strides are asked if no other stride ends before.
     pub fn next_change(
         &self,
-        ledger: &Ledger,
+        chain: &StrideChain,
         limits: &Limits,
         now: Timestamp,
     ) -> Option<Timestamp> {
-        let since = ledger.hand_over_due().filter(|_| limits.bridged)?;
-        let waiting = here(ledger).len() > self.asked.len();
+        let since = chain.hand_over_due().filter(|_| limits.bridged)?;
+        let waiting = here(chain).len() > self.asked.len();
         let begin = since.plus(BY_THEMSELVES);
         let patient_until = self.asked.values().map(|at| at.plus(PATIENCE));
         let next = match begin > now {
@@ -77,8 +77,8 @@ impl Cohort {
 }
 
 /// The dispatches owned by this run, in ascending order.
-fn here(ledger: &Ledger) -> Vec<u64> {
-    let here = ledger.runs().filter(|(_, run)| run.bridge.is_none());
+fn here(chain: &StrideChain) -> Vec<u64> {
+    let here = chain.runs().filter(|(_, run)| run.bridge.is_none());
     let mut here: Vec<u64> = here.map(|(_, run)| run.dispatch).collect();
     here.sort_unstable();
     here
@@ -94,8 +94,8 @@ mod tests {
         protocol::StrideReport,
     };
 
-    fn running(strides: u64) -> Ledger {
-        let mut ledger = Ledger::new(None, 1);
+    fn running(strides: u64) -> StrideChain {
+        let mut chain = StrideChain::new(None, 1);
         let starts: Vec<_> = (1..strides)
             .map(|n| PageToken::encode(&n).unwrap())
             .collect();
@@ -104,7 +104,7 @@ mod tests {
             dispatch: None,
             starts: &starts,
         };
-        ledger.record(announced).unwrap();
+        chain.record(announced).unwrap();
         for stride in 0..strides {
             let dispatched = Event::Dispatched {
                 stride,
@@ -113,13 +113,13 @@ mod tests {
                 items: None,
                 now: Timestamp(0),
             };
-            ledger.record(dispatched).unwrap();
+            chain.record(dispatched).unwrap();
         }
-        ledger
+        chain
     }
 
-    fn comes_back(ledger: &mut Ledger, dispatch: u64) {
-        let (stride, _) = ledger
+    fn comes_back(chain: &mut StrideChain, dispatch: u64) {
+        let (stride, _) = chain
             .runs()
             .find(|(_, run)| run.dispatch == dispatch)
             .unwrap();
@@ -130,7 +130,7 @@ mod tests {
             dead_letters: false,
             now: Timestamp(0),
         };
-        ledger.record(reported).unwrap();
+        chain.record(reported).unwrap();
     }
 
     proptest! {
@@ -142,43 +142,43 @@ mod tests {
             parallelism in 1u32..60,
             steps in prop::collection::vec((0u64..7_000, any::<bool>()), 0..60),
         ) {
-            let mut ledger = running(strides);
+            let mut chain = running(strides);
             let limits = Limits {
                 max_parallelism: parallelism,
                 bridged: true,
                 ..Limits::default()
             };
             let due = Timestamp(1_000);
-            ledger.record(Event::HandOverDue { now: due }).unwrap();
-            let mut cohort = Cohort::default();
+            chain.record(Event::HandOverDue { now: due }).unwrap();
+            let mut wave = YieldWave::default();
             let mut now = due;
             for (later, ends) in steps {
-                let before: Vec<u64> = cohort.asked().collect();
-                cohort.mind(&ledger, &limits, now);
-                let new = cohort.asked().filter(|dispatch| !before.contains(dispatch)).count();
+                let before: Vec<u64> = wave.asked().collect();
+                wave.tick(&chain, &limits, now);
+                let new = wave.asked().filter(|dispatch| !before.contains(dispatch)).count();
                 prop_assert!(new <= (parallelism / PART).max(1) as usize);
                 prop_assert!(now.since(due) >= BY_THEMSELVES || new == 0);
-                if let Some(first) = cohort.asked().next().filter(|_| ends) {
-                    comes_back(&mut ledger, first);
+                if let Some(first) = wave.asked().next().filter(|_| ends) {
+                    comes_back(&mut chain, first);
                 }
                 now = now.plus(Duration::from_millis(later));
             }
             for _ in 0..1_000 {
-                cohort.mind(&ledger, &limits, now);
-                let Some(next) = cohort.next_change(&ledger, &limits, now) else {
+                wave.tick(&chain, &limits, now);
+                let Some(next) = wave.next_change(&chain, &limits, now) else {
                     break;
                 };
                 prop_assert!(next > now, "waits for the past");
                 now = next;
             }
-            prop_assert_eq!(cohort.asked().count(), ledger.running_here() as usize);
+            prop_assert_eq!(wave.asked().count(), chain.running_here() as usize);
         }
     }
 
     #[test]
     fn near_the_limits_of_a_run_all_are_asked_at_once() {
-        let mut ledger = running(30);
-        ledger
+        let mut chain = running(30);
+        chain
             .record(Event::HandOverDue { now: Timestamp(0) })
             .unwrap();
         let limits = Limits {
@@ -187,8 +187,8 @@ mod tests {
             must_hand_over: true,
             ..Limits::default()
         };
-        let mut cohort = Cohort::default();
-        cohort.mind(&ledger, &limits, Timestamp(0));
-        assert_eq!(cohort.asked().count(), 30);
+        let mut wave = YieldWave::default();
+        wave.tick(&chain, &limits, Timestamp(0));
+        assert_eq!(wave.asked().count(), 30);
     }
 }

@@ -12,14 +12,14 @@ use std::time::Duration;
 
 use crate::{
     base::time::{Timestamp, earliest},
-    decisions::chain::{Allotment, Broken, Ledger, MAX_STUCK, STRIDE_BYTES, Stride},
+    decisions::chain::{Broken, ItemBudget, MAX_STUCK, STRIDE_BYTES, Stride, StrideChain},
     page::token::PageToken,
     progress::phase::{Outcome, Phase},
 };
 
 pub(crate) use because::{Because, because};
 pub(crate) use explain::{Situation, explain, page_after};
-pub(crate) use hand_over_yields::Cohort;
+pub(crate) use hand_over_yields::YieldWave;
 pub(crate) use shares::given_out as rates_given_out;
 pub(crate) use stage::{StageLimit, stage_is_done};
 
@@ -94,7 +94,7 @@ pub(crate) struct Dispatch {
     pub rate_share: Option<f64>,
     pub page_share: Option<f64>,
     /// Items that the stride may go through, where a stage limits them.
-    pub items: Option<Allotment>,
+    pub items: Option<ItemBudget>,
     /// True if the stride goes to a bridge, because this run is about to end.
     pub by_bridge: bool,
 }
@@ -124,22 +124,22 @@ impl Ending {
 }
 
 /// Decides the next action. Pure: the same arguments always give the same answer.
-pub(crate) fn decide(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Decision {
+pub(crate) fn decide(chain: &StrideChain, limits: &Limits, now: Timestamp) -> Decision {
     let until_deadline = |until| {
         let deadline = limits.deadline.filter(|deadline| *deadline > now);
         Decision::WaitUntil(earliest(until, deadline))
     };
-    let idle = ledger.running() == 0;
-    if let Some(ending) = ending(ledger, limits, now) {
+    let idle = chain.running() == 0;
+    if let Some(ending) = ending(chain, limits, now) {
         return if idle {
             Decision::Finish(ending)
         } else {
             Decision::WaitUntil(None)
         };
     }
-    let nothing_here = ledger.running_here() == 0;
+    let nothing_here = chain.running_here() == 0;
     let nothing_lost = nothing_here && !limits.hooks_running && !limits.delivering;
-    let hand_over = hand_over(ledger, limits);
+    let hand_over = hand_over(chain, limits);
     if hand_over.is_some() && nothing_lost {
         return Decision::HandOver;
     }
@@ -150,21 +150,21 @@ pub(crate) fn decide(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Decisi
         None => false,
     };
     let stands = limits.paused || limits.held || limits.outputs_full;
-    if stands || ledger.running() >= limits.max_parallelism {
+    if stands || chain.running() >= limits.max_parallelism {
         return until_deadline(None);
     }
-    let next_due = next_due(ledger, now);
-    let Some([rate_share, page_share]) = shares::next(ledger, limits, now) else {
+    let next_due = next_due(chain, now);
+    let Some([rate_share, page_share]) = shares::next(chain, limits, now) else {
         // When a retry becomes due, running strides give back some of their shares.
         return until_deadline(next_due);
     };
-    match pick(ledger, limits, now) {
+    match pick(chain, limits, now) {
         Some(stride) => Decision::Dispatch(Dispatch {
             stride,
-            look_ahead: look_ahead(ledger, limits, stride),
+            look_ahead: look_ahead(chain, limits, stride),
             rate_share,
             page_share,
-            items: stage::allotment(ledger, limits, stride),
+            items: stage::item_budget(chain, limits, stride),
             by_bridge,
         }),
         None => until_deadline(next_due),
@@ -172,49 +172,49 @@ pub(crate) fn decide(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Decisi
 }
 
 /// Returns whether all running strides should end at their next page boundary.
-pub(crate) fn stop_at_page_boundary(ledger: &Ledger, limits: &Limits, now: Timestamp) -> bool {
+pub(crate) fn stop_at_page_boundary(chain: &StrideChain, limits: &Limits, now: Timestamp) -> bool {
     limits.paused
         || limits.held
         || limits.max_parallelism == 0
-        || ending(ledger, limits, now).is_some()
-        || (is_draining(ledger, limits) && !limits.bridged)
+        || ending(chain, limits, now).is_some()
+        || (is_draining(chain, limits) && !limits.bridged)
 }
 
 /// The dispatches that should end at their next page boundary while the others continue. Either more strides run than
 /// are allowed now, or their shares of the rate are out of date.
-pub(crate) fn yields(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Vec<u64> {
-    let excess = ledger.running().saturating_sub(limits.max_parallelism) as usize;
+pub(crate) fn yields(chain: &StrideChain, limits: &Limits, now: Timestamp) -> Vec<u64> {
+    let excess = chain.running().saturating_sub(limits.max_parallelism) as usize;
     // The highest numbers are given back, so that the low-water mark keeps advancing.
-    let mut runs: Vec<_> = ledger.runs().map(|(_, run)| run.dispatch).collect();
+    let mut runs: Vec<_> = chain.runs().map(|(_, run)| run.dispatch).collect();
     let kept = runs.len().saturating_sub(excess);
     let mut yields = runs.split_off(kept);
     if excess == 0 {
-        yields = shares::out_of_date(ledger, limits, now);
+        yields = shares::out_of_date(chain, limits, now);
     }
     yields.sort_unstable();
     yields
 }
 
 /// Returns whether no stride is begun because this run of the controller is about to end.
-pub(crate) fn is_draining(ledger: &Ledger, limits: &Limits) -> bool {
-    hand_over(ledger, limits) == Some(HandOver::Draining)
+pub(crate) fn is_draining(chain: &StrideChain, limits: &Limits) -> bool {
+    hand_over(chain, limits) == Some(HandOver::Draining)
 }
 
 /// Returns whether hooks and other side activities are held back, because they would delay a continue-as-new.
-pub(crate) fn makes_way(ledger: &Ledger, limits: &Limits, now: Timestamp) -> bool {
-    match hand_over(ledger, limits) {
+pub(crate) fn makes_way(chain: &StrideChain, limits: &Limits, now: Timestamp) -> bool {
+    match hand_over(chain, limits) {
         Some(HandOver::Draining) => true,
         Some(HandOver::Bridging { since }) => {
-            ledger.running_here() == 0 || now.since(since) < MAKE_WAY
+            chain.running_here() == 0 || now.since(since) < MAKE_WAY
         }
         None => false,
     }
 }
 
 /// The phase of the batch, for people.
-pub(crate) fn phase(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Phase {
-    let running = ledger.running();
-    match ending(ledger, limits, now).map(|ending| ending.outcome) {
+pub(crate) fn phase(chain: &StrideChain, limits: &Limits, now: Timestamp) -> Phase {
+    let running = chain.running();
+    match ending(chain, limits, now).map(|ending| ending.outcome) {
         Some(Outcome::Cancelled) => return Phase::Cancelling,
         Some(Outcome::Failed | Outcome::Stopped) => return Phase::Stopping,
         Some(Outcome::Completed | Outcome::CompletedWithFailures) | None => {}
@@ -229,13 +229,13 @@ pub(crate) fn phase(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Phase {
             Phase::Paused
         };
     }
-    let troubled = ledger.in_trouble();
-    let all_in_trouble = troubled > 0 && ledger.open().all(|(_, s)| s.trouble.is_some());
+    let troubled = chain.in_trouble();
+    let all_in_trouble = troubled > 0 && chain.open().all(|(_, s)| s.trouble.is_some());
     if !all_in_trouble {
         Phase::Running
-    } else if ledger.open().any(|(n, stride)| blocks(ledger, n, stride)) {
+    } else if chain.open().any(|(n, stride)| blocks(chain, n, stride)) {
         Phase::Blocked
-    } else if ledger.stuck() == troubled {
+    } else if chain.stuck() == troubled {
         Phase::WaitingForStuckPages
     } else {
         Phase::Running
@@ -243,20 +243,20 @@ pub(crate) fn phase(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Phase {
 }
 
 /// Returns whether this stride blocks the batch, provided that no other stride can advance.
-fn blocks(ledger: &Ledger, number: u64, stride: &Stride) -> bool {
-    let undiscovered = ledger.frontier() == Some(number) && stride.end.is_none();
+fn blocks(chain: &StrideChain, number: u64, stride: &Stride) -> bool {
+    let undiscovered = chain.frontier() == Some(number) && stride.end.is_none();
     let misunderstood = stride.trouble.as_ref().is_some_and(|t| t.not_the_page > 0);
     misunderstood || (undiscovered && stride.is_stuck())
 }
 
 /// The page at which a blocked batch is blocked, and the reason.
-pub(crate) fn blocked(ledger: &Ledger) -> (Option<PageToken>, Option<String>) {
-    let mut open = ledger.open();
-    let number = open.find(|(number, stride)| blocks(ledger, *number, stride));
-    let page = number.and_then(|(number, _)| ledger.failing(None).find(|p| p.stride == number));
+pub(crate) fn blocked(chain: &StrideChain) -> (Option<PageToken>, Option<String>) {
+    let mut open = chain.open();
+    let number = open.find(|(number, stride)| blocks(chain, *number, stride));
+    let page = number.and_then(|(number, _)| chain.failing(None).find(|p| p.stride == number));
     match page {
         Some(page) => {
-            let message = ledger.message_of(&page.error_type);
+            let message = chain.message_of(&page.error_type);
             let message = message.unwrap_or(&page.message);
             let why = format!("{}: {message}", page.error_type);
             (page.start, Some(why))
@@ -265,15 +265,15 @@ pub(crate) fn blocked(ledger: &Ledger) -> (Option<PageToken>, Option<String>) {
     }
 }
 
-fn ending(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Option<Ending> {
-    if let Some(broken) = ledger.broken() {
+fn ending(chain: &StrideChain, limits: &Limits, now: Timestamp) -> Option<Ending> {
+    if let Some(broken) = chain.broken() {
         return Some(Ending {
             outcome: Outcome::Failed,
             reason: Some(why_broken(broken)),
         });
     }
-    if ledger.is_complete() {
-        let spotless = ledger.totals.pages_failed == 0 && ledger.totals.items.failed == 0;
+    if chain.is_complete() {
+        let spotless = chain.totals.pages_failed == 0 && chain.totals.items.failed == 0;
         return Some(if spotless {
             Ending {
                 outcome: Outcome::Completed,
@@ -283,14 +283,14 @@ fn ending(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Option<Ending> {
             Ending {
                 outcome: Outcome::CompletedWithFailures,
                 reason: Some(given_up(
-                    ledger.totals.pages_failed,
-                    ledger.totals.items.failed,
+                    chain.totals.pages_failed,
+                    chain.totals.items.failed,
                 )),
             }
         });
     }
     let so_far = || {
-        let mark = position(ledger.low_water_mark());
+        let mark = position(chain.low_water_mark());
         format!("everything up to {mark} is finished")
     };
     if limits.cancelled {
@@ -366,8 +366,8 @@ enum HandOver {
     Draining,
 }
 
-fn hand_over(ledger: &Ledger, limits: &Limits) -> Option<HandOver> {
-    let due = ledger.hand_over_due();
+fn hand_over(chain: &StrideChain, limits: &Limits) -> Option<HandOver> {
+    let due = chain.hand_over_due();
     match due {
         _ if limits.must_hand_over => Some(HandOver::Draining),
         Some(since) if limits.bridged => Some(HandOver::Bridging { since }),
@@ -378,16 +378,16 @@ fn hand_over(ledger: &Ledger, limits: &Limits) -> Option<HandOver> {
 
 /// Picks the stride to dispatch. The order is: the slow lane's share, a stuck frontier first; a frontier that holds up
 /// discovery; the lowest number.
-fn pick(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Option<u64> {
+fn pick(chain: &StrideChain, limits: &Limits, now: Timestamp) -> Option<u64> {
     let due = |stride: &Stride| stride.due().is_some_and(|at| at <= now);
-    let frontier = ledger.frontier();
+    let frontier = chain.frontier();
     let may_discover = || {
-        (ledger.in_trouble() as usize) < MAX_STUCK
+        (chain.in_trouble() as usize) < MAX_STUCK
             // One more stride always fits if there is nothing else to work on.
-            && (ledger.open().nth(1).is_none() || room(ledger, limits) > 0)
+            && (chain.open().nth(1).is_none() || room(chain, limits) > 0)
     };
-    let left = stage::left(ledger, limits);
-    let leaves = stage::leaves(ledger, left);
+    let left = stage::left(chain, limits);
+    let leaves = stage::leaves(chain, left);
     let allowed = |number: u64, stride: &Stride| {
         due(stride)
             && leaves(number, stride)
@@ -397,36 +397,36 @@ fn pick(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Option<u64> {
     // A stage is filled in order, so that the finished part has no holes at its end.
     let frontier_first = frontier.filter(|_| left.is_none());
     let frontier_first = frontier_first.filter(|number| {
-        ledger.stride(*number).is_some_and(|stride| {
+        chain.stride(*number).is_some_and(|stride| {
             // Strides found now are cut too short.
             let enough = match limits.strides_grow {
                 true => limits.max_parallelism / 2,
                 false => limits.max_parallelism,
             };
-            let needed = stride.trouble.is_some() || ledger.ready() <= enough;
+            let needed = stride.trouble.is_some() || chain.ready() <= enough;
             needed && !stride.is_stuck() && allowed(*number, stride)
         })
     });
     let main = frontier_first.or_else(|| {
-        ledger
+        chain
             .open()
             .find(|(number, stride)| !stride.is_stuck() && allowed(*number, stride))
             .map(|(number, _)| number)
     });
 
-    let stuck_running = ledger
+    let stuck_running = chain
         .open()
         .filter(|(_, stride)| stride.is_stuck() && stride.is_running())
         .count();
     let stuck_slots = (limits.max_parallelism / 4).max(1) as usize;
     // With a single slot, a slow lane that is always due would otherwise take every turn.
-    let yields = limits.max_parallelism == 1 && main.is_some() && ledger.extended_had_last_turn();
+    let yields = limits.max_parallelism == 1 && main.is_some() && chain.extended_had_last_turn();
     if stuck_running < stuck_slots && !yields {
         // A stuck frontier holds up everything behind it.
         let stuck = frontier
-            .and_then(|number| Some((number, ledger.stride(number)?)))
+            .and_then(|number| Some((number, chain.stride(number)?)))
             .into_iter()
-            .chain(ledger.open())
+            .chain(chain.open())
             .find(|(number, stride)| stride.is_stuck() && due(stride) && leaves(*number, stride));
         if let Some((number, _)) = stuck {
             return Some(number);
@@ -435,33 +435,33 @@ fn pick(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Option<u64> {
     main
 }
 
-fn look_ahead(ledger: &Ledger, limits: &Limits, stride: u64) -> u32 {
-    if ledger.frontier() != Some(stride) {
+fn look_ahead(chain: &StrideChain, limits: &Limits, stride: u64) -> u32 {
+    if chain.frontier() != Some(stride) {
         return 0;
     }
     let ahead = if limits.strides_grow { 1 } else { LOOK_AHEAD };
     let wanted = limits.max_parallelism * ahead;
     // Each stride has two tokens, about as long as the latest one. The first token may be of any length.
-    let at = ledger.stride(stride).and_then(|stride| stride.at.as_ref());
+    let at = chain.stride(stride).and_then(|stride| stride.at.as_ref());
     let each = STRIDE_BYTES + 2 * at.map_or(PageToken::MAX_BYTES, PageToken::stored_bytes);
-    let fit = room(ledger, limits) / each;
+    let fit = room(chain, limits) / each;
     wanted
-        .saturating_sub(ledger.ready())
+        .saturating_sub(chain.ready())
         .min(u32::try_from(fit).unwrap_or(u32::MAX))
         .clamp(1, MAX_ANNOUNCED)
 }
 
 /// Bytes left for further strides.
-fn room(ledger: &Ledger, limits: &Limits) -> usize {
+fn room(chain: &StrideChain, limits: &Limits) -> usize {
     let most = match (limits.of_part, OPEN_BYTES_OF_PART) {
         (false, _) => OPEN_BYTES,
         (true, (least, each)) => least + each * limits.max_parallelism as usize,
     };
-    most.saturating_sub(ledger.open_bytes())
+    most.saturating_sub(chain.open_bytes())
 }
 
-fn next_due(ledger: &Ledger, now: Timestamp) -> Option<Timestamp> {
-    ledger
+fn next_due(chain: &StrideChain, now: Timestamp) -> Option<Timestamp> {
+    chain
         .open()
         .filter_map(|(_, stride)| stride.due())
         .filter(|at| *at > now)
@@ -486,19 +486,19 @@ mod tests {
         }
     }
 
-    /// A ledger whose only stride has failed once.
-    fn after_a_failure(not_the_page: bool) -> Ledger {
-        let mut ledger = Ledger::new(None, 1);
-        fail(&mut ledger, not_the_page);
-        ledger
+    /// A chain whose only stride has failed once.
+    fn after_a_failure(not_the_page: bool) -> StrideChain {
+        let mut chain = StrideChain::new(None, 1);
+        fail(&mut chain, not_the_page);
+        chain
     }
 
     /// Dispatches the first stride, which fails.
-    fn fail(ledger: &mut Ledger, not_the_page: bool) {
-        fail_under(ledger, 0, not_the_page, &RetryPolicy::default());
+    fn fail(chain: &mut StrideChain, not_the_page: bool) {
+        fail_under(chain, 0, not_the_page, &RetryPolicy::default());
     }
 
-    fn begin(ledger: &mut Ledger, stride: u64) {
+    fn begin(chain: &mut StrideChain, stride: u64) {
         let dispatched = Event::Dispatched {
             stride,
             rate_share: None,
@@ -506,11 +506,11 @@ mod tests {
             items: None,
             now: NOW,
         };
-        ledger.record(dispatched).unwrap();
+        chain.record(dispatched).unwrap();
     }
 
-    fn fail_under(ledger: &mut Ledger, stride: u64, not_the_page: bool, policy: &RetryPolicy) {
-        begin(ledger, stride);
+    fn fail_under(chain: &mut StrideChain, stride: u64, not_the_page: bool, policy: &RetryPolicy) {
+        begin(chain, stride);
         let failure = FailedAttempt {
             page_end: None,
             last_page: false,
@@ -534,10 +534,10 @@ mod tests {
             policy,
             now: NOW,
         };
-        ledger.record(reported).unwrap();
+        chain.record(reported).unwrap();
     }
 
-    fn ends(ledger: &mut Ledger, stride: u64, report: StrideReport) {
+    fn ends(chain: &mut StrideChain, stride: u64, report: StrideReport) {
         let reported = Event::Reported {
             stride,
             report: Box::new(report),
@@ -545,53 +545,53 @@ mod tests {
             policy: &RetryPolicy::default(),
             now: NOW,
         };
-        ledger.record(reported).unwrap();
+        chain.record(reported).unwrap();
     }
 
     /// Strides 0 and 1, after which the data ends.
-    fn two_closed_strides() -> Ledger {
-        let mut ledger = Ledger::new(None, 1);
+    fn two_closed_strides() -> StrideChain {
+        let mut chain = StrideChain::new(None, 1);
         let starts = [1, 2].map(|n| PageToken::encode(&n).unwrap());
         let announced = Event::Announced {
             by: 0,
             dispatch: None,
             starts: &starts,
         };
-        ledger.record(announced).unwrap();
-        begin(&mut ledger, 2);
+        chain.record(announced).unwrap();
+        begin(&mut chain, 2);
         let end = StrideReport {
             end_of_data: true,
             ..StrideReport::default()
         };
-        ends(&mut ledger, 2, end);
-        ledger
+        ends(&mut chain, 2, end);
+        chain
     }
 
     #[test]
     fn a_batch_waits_for_stuck_pages_once_no_other_one_is_left() {
-        let mut ledger = two_closed_strides();
+        let mut chain = two_closed_strides();
         let stuck = RetryPolicy::default().max_attempts(1);
-        fail_under(&mut ledger, 0, false, &stuck);
-        assert_eq!(phase(&ledger, &limits(), NOW), Phase::Running);
-        fail_under(&mut ledger, 1, false, &RetryPolicy::default());
-        assert_eq!(phase(&ledger, &limits(), NOW), Phase::Running);
-        fail_under(&mut ledger, 1, false, &stuck);
-        assert_eq!(phase(&ledger, &limits(), NOW), Phase::WaitingForStuckPages);
+        fail_under(&mut chain, 0, false, &stuck);
+        assert_eq!(phase(&chain, &limits(), NOW), Phase::Running);
+        fail_under(&mut chain, 1, false, &RetryPolicy::default());
+        assert_eq!(phase(&chain, &limits(), NOW), Phase::Running);
+        fail_under(&mut chain, 1, false, &stuck);
+        assert_eq!(phase(&chain, &limits(), NOW), Phase::WaitingForStuckPages);
     }
 
     #[test]
     fn a_batch_is_paused_once_its_last_running_page_has_ended() {
-        let mut ledger = Ledger::new(None, 1);
+        let mut chain = StrideChain::new(None, 1);
         let paused = Limits {
             paused: true,
             ..limits()
         };
         let none = Limits::default();
         for limits in [&paused, &none] {
-            begin(&mut ledger, 0);
-            assert_eq!(phase(&ledger, limits, NOW), Phase::Pausing);
-            ends(&mut ledger, 0, StrideReport::default());
-            assert_eq!(phase(&ledger, limits, NOW), Phase::Paused);
+            begin(&mut chain, 0);
+            assert_eq!(phase(&chain, limits, NOW), Phase::Pausing);
+            ends(&mut chain, 0, StrideReport::default());
+            assert_eq!(phase(&chain, limits, NOW), Phase::Paused);
         }
     }
 
@@ -619,15 +619,15 @@ mod tests {
 
     #[test]
     fn a_batch_that_no_worker_understands_is_blocked_with_the_reason() {
-        let ledger = after_a_failure(true);
-        assert_eq!(phase(&ledger, &limits(), NOW), Phase::Blocked);
+        let chain = after_a_failure(true);
+        assert_eq!(phase(&chain, &limits(), NOW), Phase::Blocked);
         let why = "ArgsNotReadable: missing field `table`".to_owned();
-        assert_eq!(blocked(&ledger), (None, Some(why)));
-        assert_eq!(ledger.totals.consecutive_failures, 0);
+        assert_eq!(blocked(&chain), (None, Some(why)));
+        assert_eq!(chain.totals.consecutive_failures, 0);
 
-        let ledger = after_a_failure(false);
-        assert_eq!(phase(&ledger, &limits(), NOW), Phase::Running);
-        assert_eq!(ledger.totals.consecutive_failures, 1);
+        let chain = after_a_failure(false);
+        assert_eq!(phase(&chain, &limits(), NOW), Phase::Running);
+        assert_eq!(chain.totals.consecutive_failures, 1);
     }
 
     /// A worker that has the processor may come at any time, however short the retries of a page are.
@@ -638,9 +638,9 @@ mod tests {
             .max_interval(Duration::from_secs(86_400))
             .extended(None);
         for (error_type, ends) in [("ArgsNotReadable", true), (UNKNOWN_PROCESSOR, false)] {
-            let mut ledger = Ledger::new(None, 1);
+            let mut chain = StrideChain::new(None, 1);
             for _ in 0..50 {
-                if ledger.broken().is_some() {
+                if chain.broken().is_some() {
                     break;
                 }
                 let dispatched = Event::Dispatched {
@@ -650,7 +650,7 @@ mod tests {
                     items: None,
                     now: NOW,
                 };
-                ledger.record(dispatched).unwrap();
+                chain.record(dispatched).unwrap();
                 let failure = FailedAttempt {
                     not_the_page: true,
                     lost: false,
@@ -666,17 +666,17 @@ mod tests {
                     policy: &policy,
                     now: NOW,
                 };
-                ledger.record(reported).unwrap();
+                chain.record(reported).unwrap();
             }
-            assert_eq!(ledger.broken().is_some(), ends, "{error_type}");
+            assert_eq!(chain.broken().is_some(), ends, "{error_type}");
         }
     }
 
     #[test]
     fn waiting_never_goes_past_the_deadline() {
-        let ledger = after_a_failure(false);
+        let chain = after_a_failure(false);
         let due = |deadline| match decide(
-            &ledger,
+            &chain,
             &Limits {
                 deadline,
                 ..limits()
@@ -695,12 +695,12 @@ mod tests {
             outputs_full: true,
             ..limits()
         };
-        assert_eq!(decide(&ledger, &full, NOW), Decision::WaitUntil(Some(late)));
+        assert_eq!(decide(&chain, &full, NOW), Decision::WaitUntil(Some(late)));
     }
 
     #[test]
     fn at_the_deadline_or_told_to_stop_a_batch_is_stopped_with_the_reason() {
-        let ledger = after_a_failure(false);
+        let chain = after_a_failure(false);
         let late = Limits {
             deadline: Some(NOW),
             ..limits()
@@ -712,9 +712,9 @@ mod tests {
             ..limits()
         };
         for (limits, why) in [(late, "the deadline is over"), (told, "too much failed")] {
-            assert_eq!(phase(&ledger, &limits, NOW), Phase::Stopping);
-            assert!(stop_at_page_boundary(&ledger, &limits, NOW));
-            let Decision::Finish(ending) = decide(&ledger, &limits, NOW) else {
+            assert_eq!(phase(&chain, &limits, NOW), Phase::Stopping);
+            assert!(stop_at_page_boundary(&chain, &limits, NOW));
+            let Decision::Finish(ending) = decide(&chain, &limits, NOW) else {
                 panic!("it does not end");
             };
             assert_eq!(ending.outcome, Outcome::Stopped);
@@ -730,7 +730,7 @@ mod tests {
                 max_parallelism,
                 ..Limits::default()
             };
-            let mut ledger = Ledger::new(None, 1);
+            let mut chain = StrideChain::new(None, 1);
             let starts: Vec<_> = (1..3 * u64::from(max_parallelism))
                 .map(|n| PageToken::encode(&n).unwrap())
                 .collect();
@@ -739,19 +739,19 @@ mod tests {
                 dispatch: None,
                 starts: &starts,
             };
-            ledger.record(announced).unwrap();
+            chain.record(announced).unwrap();
             let policy = RetryPolicy::default().max_attempts(1);
             let stuck = 2 * u64::from(max_parallelism);
             for stride in 0..stuck {
-                fail_under(&mut ledger, stride, false, &policy);
+                fail_under(&mut chain, stride, false, &policy);
             }
-            assert_eq!(u64::from(ledger.stuck()), stuck);
+            assert_eq!(u64::from(chain.stuck()), stuck);
             let mut running = [0, 0];
             let due = NOW.plus(Duration::from_secs(3_600));
-            while let Decision::Dispatch(dispatch) = decide(&ledger, &limits, due) {
+            while let Decision::Dispatch(dispatch) = decide(&chain, &limits, due) {
                 let is_slow = dispatch.stride < stuck;
                 running[usize::from(is_slow)] += 1;
-                begin(&mut ledger, dispatch.stride);
+                begin(&mut chain, dispatch.stride);
             }
             let [others, slow] = running;
             assert_eq!(slow, quarter, "of {max_parallelism}");
@@ -766,9 +766,9 @@ mod tests {
             rate: Some(100.0),
             ..limits()
         };
-        let mut ledger = two_closed_strides();
-        fail(&mut ledger, false);
-        let Decision::Dispatch(alone) = decide(&ledger, &limits, NOW) else {
+        let mut chain = two_closed_strides();
+        fail(&mut chain, false);
+        let Decision::Dispatch(alone) = decide(&chain, &limits, NOW) else {
             panic!("the other stride does not run");
         };
         let dispatched = Event::Dispatched {
@@ -778,20 +778,20 @@ mod tests {
             items: None,
             now: NOW,
         };
-        ledger.record(dispatched).unwrap();
-        let Decision::WaitUntil(Some(due)) = decide(&ledger, &limits, NOW) else {
+        chain.record(dispatched).unwrap();
+        let Decision::WaitUntil(Some(due)) = decide(&chain, &limits, NOW) else {
             panic!("the retry has no timer");
         };
-        assert!(yields(&ledger, &limits, NOW).is_empty());
-        assert_eq!(yields(&ledger, &limits, due).len(), 1);
+        assert!(yields(&chain, &limits, NOW).is_empty());
+        assert_eq!(yields(&chain, &limits, due).len(), 1);
     }
 
     #[test]
     fn where_no_bridge_can_be_used_a_run_ends_with_what_it_has_begun() {
         for (bridged, must_hand_over) in [(false, false), (false, true), (true, true)] {
-            let mut ledger = two_closed_strides();
-            begin(&mut ledger, 0);
-            ledger.record(Event::HandOverDue { now: NOW }).unwrap();
+            let mut chain = two_closed_strides();
+            begin(&mut chain, 0);
+            chain.record(Event::HandOverDue { now: NOW }).unwrap();
             let limits = Limits {
                 bridged,
                 must_hand_over,
@@ -799,27 +799,27 @@ mod tests {
             };
             let late = NOW.plus(Duration::from_secs(3_600));
             for now in [NOW, late] {
-                assert_eq!(decide(&ledger, &limits, now), Decision::WaitUntil(None));
+                assert_eq!(decide(&chain, &limits, now), Decision::WaitUntil(None));
                 // With bridges a few strides at a time are asked to end.
-                assert_eq!(stop_at_page_boundary(&ledger, &limits, now), !bridged);
+                assert_eq!(stop_at_page_boundary(&chain, &limits, now), !bridged);
             }
-            ends(&mut ledger, 0, StrideReport::default());
-            assert_eq!(decide(&ledger, &limits, late), Decision::HandOver);
+            ends(&mut chain, 0, StrideReport::default());
+            assert_eq!(decide(&chain, &limits, late), Decision::HandOver);
         }
     }
 
     #[test]
     fn a_hand_over_waits_for_hooks() {
-        let ledger = after_a_failure(false);
+        let chain = after_a_failure(false);
         let draining = Limits {
             must_hand_over: true,
             ..limits()
         };
-        assert_eq!(decide(&ledger, &draining, NOW), Decision::HandOver);
+        assert_eq!(decide(&chain, &draining, NOW), Decision::HandOver);
         let hooks = Limits {
             hooks_running: true,
             ..draining
         };
-        assert_eq!(decide(&ledger, &hooks, NOW), Decision::WaitUntil(None));
+        assert_eq!(decide(&chain, &hooks, NOW), Decision::WaitUntil(None));
     }
 }

@@ -8,7 +8,7 @@
 use super::{Limits, stage};
 use crate::{
     base::time::Timestamp,
-    decisions::chain::{Ledger, Run},
+    decisions::chain::{Run, StrideChain},
 };
 
 /// The part of an even share below which a share is not worth a slot.
@@ -31,12 +31,16 @@ fn kinds(limits: &Limits) -> [(Option<f64>, ShareOf); 2] {
 
 /// The shares of items and pages per second for the stride that is dispatched next. An inner `None` means no limit. The
 /// outer `None` means that nothing is left to give.
-pub(super) fn next(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Option<[Option<f64>; 2]> {
+pub(super) fn next(
+    chain: &StrideChain,
+    limits: &Limits,
+    now: Timestamp,
+) -> Option<[Option<f64>; 2]> {
     let mut shares = [None; 2];
     for (share, (limit, of)) in shares.iter_mut().zip(kinds(limits)) {
         if let Some(limit) = limit {
-            let even = limit / f64::from(runnable(ledger, limits, now));
-            let left = limit - in_use(ledger, of);
+            let even = limit / f64::from(runnable(chain, limits, now));
+            let left = limit - in_use(chain, of);
             if left < even * SMALLEST {
                 return None;
             }
@@ -47,12 +51,12 @@ pub(super) fn next(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Option<[
 }
 
 /// The dispatches whose strides should come back for other shares.
-pub(super) fn out_of_date(ledger: &Ledger, limits: &Limits, now: Timestamp) -> Vec<u64> {
-    let waiting = due(ledger, limits, now) > 0 && ledger.running() < limits.max_parallelism;
+pub(super) fn out_of_date(chain: &StrideChain, limits: &Limits, now: Timestamp) -> Vec<u64> {
+    let waiting = due(chain, limits, now) > 0 && chain.running() < limits.max_parallelism;
     let mut dispatches = Vec::new();
     for (limit, of) in kinds(limits) {
-        let even = limit.map(|limit| limit / f64::from(runnable(ledger, limits, now)));
-        let left = limit.map_or(0.0, |limit| limit - in_use(ledger, of));
+        let even = limit.map(|limit| limit / f64::from(runnable(chain, limits, now)));
+        let left = limit.map_or(0.0, |limit| limit - in_use(chain, of));
         let out_of_date = |run: &Run| match (even, of(run)) {
             (None, None) => false,
             (Some(_), None) | (None, Some(_)) => true,
@@ -64,7 +68,7 @@ pub(super) fn out_of_date(ledger: &Ledger, limits: &Limits, now: Timestamp) -> V
                     || (!waiting && left >= even * TOO_SMALL && share < even * TOO_SMALL)
             }
         };
-        let runs = ledger.runs().map(|(_, run)| run);
+        let runs = chain.runs().map(|(_, run)| run);
         dispatches.extend(runs.filter(out_of_date).map(|run| run.dispatch));
     }
     dispatches.sort_unstable();
@@ -73,38 +77,38 @@ pub(super) fn out_of_date(ledger: &Ledger, limits: &Limits, now: Timestamp) -> V
 }
 
 /// The number of strides that run or could run, within the parallelism.
-fn runnable(ledger: &Ledger, limits: &Limits, now: Timestamp) -> u32 {
+fn runnable(chain: &StrideChain, limits: &Limits, now: Timestamp) -> u32 {
     let most = limits.max_parallelism.max(1);
-    let due = due(ledger, limits, now);
-    let known = ledger.running() + due;
+    let due = due(chain, limits, now);
+    let known = chain.running() + due;
     // When each page reveals only the next one, all known pages may be running and still be few.
-    let more_to_come = due <= 1 && is_at_frontier(ledger, due);
+    let more_to_come = due <= 1 && is_at_frontier(chain, due);
     let expected = if more_to_come { known * 2 } else { known };
     expected.clamp(1, most)
 }
 
 /// Returns whether the stride that discovers further ones is running, or is the only one due.
-fn is_at_frontier(ledger: &Ledger, due: u32) -> bool {
-    let frontier = ledger.frontier().and_then(|number| ledger.stride(number));
+fn is_at_frontier(chain: &StrideChain, due: u32) -> bool {
+    let frontier = chain.frontier().and_then(|number| chain.stride(number));
     frontier.is_some_and(|stride| stride.end.is_none() && (stride.is_running() || due == 1))
 }
 
 /// The number of idle strides that could be dispatched now.
-fn due(ledger: &Ledger, limits: &Limits, now: Timestamp) -> u32 {
-    stage::dispatchable(ledger, limits, now)
+fn due(chain: &StrideChain, limits: &Limits, now: Timestamp) -> u32 {
+    stage::dispatchable(chain, limits, now)
 }
 
 /// Items and pages per second given out to running strides.
-pub(crate) fn given_out(ledger: &Ledger) -> [f64; 2] {
+pub(crate) fn given_out(chain: &StrideChain) -> [f64; 2] {
     [
-        in_use(ledger, |run| run.rate_share),
-        in_use(ledger, |run| run.page_share),
+        in_use(chain, |run| run.rate_share),
+        in_use(chain, |run| run.page_share),
     ]
 }
 
 /// The sum of the shares that running strides hold.
-fn in_use(ledger: &Ledger, of: ShareOf) -> f64 {
-    ledger.runs().filter_map(|(_, run)| of(&run)).sum()
+fn in_use(chain: &StrideChain, of: ShareOf) -> f64 {
+    chain.runs().filter_map(|(_, run)| of(&run)).sum()
 }
 
 #[cfg(test)]
@@ -120,8 +124,8 @@ mod tests {
 
     const NOW: Timestamp = Timestamp(1_000_000);
 
-    fn announced(strides: u64) -> Ledger {
-        let mut ledger = Ledger::new(None, 1);
+    fn announced(strides: u64) -> StrideChain {
+        let mut chain = StrideChain::new(None, 1);
         let token = |n| PageToken::encode(&n).unwrap();
         let starts: Vec<_> = (1..strides).map(token).collect();
         let announced = Event::Announced {
@@ -129,12 +133,12 @@ mod tests {
             dispatch: None,
             starts: &starts,
         };
-        ledger.record(announced).unwrap();
-        ledger
+        chain.record(announced).unwrap();
+        chain
     }
 
-    fn dispatch_all(ledger: &mut Ledger, limits: &Limits) {
-        while let Decision::Dispatch(dispatch) = decide(ledger, limits, NOW) {
+    fn dispatch_all(chain: &mut StrideChain, limits: &Limits) {
+        while let Decision::Dispatch(dispatch) = decide(chain, limits, NOW) {
             let dispatched = Event::Dispatched {
                 stride: dispatch.stride,
                 rate_share: dispatch.rate_share,
@@ -142,13 +146,13 @@ mod tests {
                 items: dispatch.items,
                 now: NOW,
             };
-            ledger.record(dispatched).unwrap();
+            chain.record(dispatched).unwrap();
         }
     }
 
     /// Ends the strides of these dispatches at their next page boundary, with nothing done.
-    fn come_back(ledger: &mut Ledger, dispatches: &[u64]) {
-        let strides: Vec<_> = ledger
+    fn come_back(chain: &mut StrideChain, dispatches: &[u64]) {
+        let strides: Vec<_> = chain
             .runs()
             .filter(|(_, run)| dispatches.contains(&run.dispatch))
             .map(|(stride, _)| stride)
@@ -162,7 +166,7 @@ mod tests {
                 dead_letters: false,
                 now: NOW,
             };
-            ledger.record(reported).unwrap();
+            chain.record(reported).unwrap();
         }
     }
 
@@ -180,8 +184,8 @@ mod tests {
         (1u32..40, rate(), rate()).prop_map(|(p, rate, pages)| limits(p, rate, pages))
     }
 
-    fn shares_of(ledger: &Ledger, of: ShareOf) -> Vec<f64> {
-        ledger.runs().filter_map(|(_, run)| of(&run)).collect()
+    fn shares_of(chain: &StrideChain, of: ShareOf) -> Vec<f64> {
+        chain.runs().filter_map(|(_, run)| of(&run)).collect()
     }
 
     proptest! {
@@ -193,29 +197,29 @@ mod tests {
             before in any_limits(),
             after in any_limits(),
         ) {
-            let mut ledger = announced(strides);
-            dispatch_all(&mut ledger, &before);
+            let mut chain = announced(strides);
+            dispatch_all(&mut chain, &before);
             let mut rounds = 0;
             loop {
-                dispatch_all(&mut ledger, &after);
-                let told = yields(&ledger, &after, NOW);
+                dispatch_all(&mut chain, &after);
+                let told = yields(&chain, &after, NOW);
                 if told.is_empty() {
                     break;
                 }
-                come_back(&mut ledger, &told);
+                come_back(&mut chain, &told);
                 rounds += 1;
                 prop_assert!(rounds <= 5, "still {told:?}");
             }
-            prop_assert!(ledger.running() <= after.max_parallelism);
+            prop_assert!(chain.running() <= after.max_parallelism);
             for (limit, of) in kinds(&after) {
-                let shares = shares_of(&ledger, of);
+                let shares = shares_of(&chain, of);
                 match limit {
                     None => prop_assert!(shares.is_empty()),
                     Some(limit) => {
-                        prop_assert_eq!(shares.len(), ledger.running() as usize);
+                        prop_assert_eq!(shares.len(), chain.running() as usize);
                         let sum: f64 = shares.iter().sum();
                         prop_assert!(sum <= limit * (1.0 + 1e-6), "{} > {}", sum, limit);
-                        // Part of the rate is reserved for pages that are found one by one.
+                        // Part of the rate is granted_items for pages that are found one by one.
                         prop_assert!(sum >= limit * 0.2, "{} of {}", sum, limit);
                     }
                 }
@@ -225,12 +229,12 @@ mod tests {
         /// A lower limit takes back exactly the excess, from the highest numbers.
         #[test]
         fn a_lower_parallelism_takes_back_just_enough(strides in 2u64..60, p in 1u32..40, less in 0u32..40) {
-            let mut ledger = announced(strides);
-            dispatch_all(&mut ledger, &limits(p, None, None));
-            let running = ledger.running();
-            let told = yields(&ledger, &limits(less, None, None), NOW);
+            let mut chain = announced(strides);
+            dispatch_all(&mut chain, &limits(p, None, None));
+            let running = chain.running();
+            let told = yields(&chain, &limits(less, None, None), NOW);
             prop_assert_eq!(told.len() as u32, running.saturating_sub(less));
-            let (_, lowest) = ledger.runs().next().unwrap();
+            let (_, lowest) = chain.runs().next().unwrap();
             prop_assert!(less == 0 || !told.contains(&lowest.dispatch));
         }
     }
@@ -239,26 +243,26 @@ mod tests {
     #[test]
     fn pages_that_are_found_one_by_one_leave_a_share_for_the_next() {
         let limits = limits(10, Some(100.0), None);
-        let mut ledger = Ledger::new(None, 1);
+        let mut chain = StrideChain::new(None, 1);
         for n in 0..4u64 {
-            dispatch_all(&mut ledger, &limits);
-            assert_eq!(u64::from(ledger.running()), n + 1, "nothing is left for it");
+            dispatch_all(&mut chain, &limits);
+            assert_eq!(u64::from(chain.running()), n + 1, "nothing is left for it");
             let starts = [PageToken::encode(&n).unwrap()];
             let announced = Event::Announced {
                 by: n,
                 dispatch: None,
                 starts: &starts,
             };
-            ledger.record(announced).unwrap();
+            chain.record(announced).unwrap();
         }
-        let shares = shares_of(&ledger, |run| run.rate_share);
+        let shares = shares_of(&chain, |run| run.rate_share);
         assert!(shares.iter().sum::<f64>() <= 100.0 + 1e-9, "{shares:?}");
     }
 
     #[test]
     fn few_strides_share_the_whole_rate() {
-        let mut ledger = announced(3);
-        dispatch_all(&mut ledger, &limits(10, None, None));
+        let mut chain = announced(3);
+        dispatch_all(&mut chain, &limits(10, None, None));
         // The last stride finds the end of the data, so no further page is expected.
         for stride in 0..3 {
             let reported = Event::Reported {
@@ -271,10 +275,10 @@ mod tests {
                 dead_letters: false,
                 now: NOW,
             };
-            ledger.record(reported).unwrap();
+            chain.record(reported).unwrap();
         }
-        dispatch_all(&mut ledger, &limits(10, Some(100.0), None));
-        let shares = shares_of(&ledger, |run| run.rate_share);
+        dispatch_all(&mut chain, &limits(10, Some(100.0), None));
+        let shares = shares_of(&chain, |run| run.rate_share);
         assert_eq!(shares, [50.0, 50.0]);
     }
 }

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, time::Duration};
 use crate::{
     base::time::Timestamp,
     decisions::{
-        scheduler::Cohort,
+        scheduler::YieldWave,
         state::{BatchState, strides::worker_lost},
     },
     protocol::{BridgeResults, BridgeWatch, StrideOrder, StrideReport},
@@ -20,13 +20,13 @@ pub(crate) const MOST_ORDERS: usize = 1_000;
 pub(crate) const WATCH_AFTER: Duration = Duration::from_secs(10);
 
 /// The bridges of this run.
-pub(crate) struct Bridging {
+pub(crate) struct BridgeOutbox {
     /// False after a failure to start a bridge.
     pub on: bool,
-    pub cohort: Cohort,
+    pub wave: YieldWave,
     /// The bridge that the next stride goes to.
     pub(crate) current: Option<String>,
-    pub(crate) bridges: BTreeMap<String, Standing>,
+    pub(crate) bridges: BTreeMap<String, BridgeState>,
     /// Orders that have not been sent.
     pub(crate) waiting: Vec<StrideOrder>,
     /// Bridges that get no more orders but have not been told yet.
@@ -38,7 +38,7 @@ pub(crate) struct Bridging {
 
 /// A bridge that this run has begun.
 #[derive(Default)]
-pub(crate) struct Standing {
+pub(crate) struct BridgeState {
     pub(crate) state: State,
     pub(crate) orders: usize,
 }
@@ -52,11 +52,11 @@ pub(crate) enum State {
     Closed,
 }
 
-impl Default for Bridging {
+impl Default for BridgeOutbox {
     fn default() -> Self {
         Self {
             on: true,
-            cohort: Cohort::default(),
+            wave: YieldWave::default(),
             current: None,
             bridges: BTreeMap::new(),
             waiting: Vec::new(),
@@ -67,7 +67,7 @@ impl Default for Bridging {
     }
 }
 
-impl Bridging {
+impl BridgeOutbox {
     /// Begins a run. The bridges of earlier runs get no more orders.
     pub fn begin(&mut self, now: Timestamp, earlier: &[String]) {
         self.run_began = now;
@@ -87,7 +87,7 @@ impl Bridging {
         open.then_some(current)
     }
 
-    /// The bridge that strides may be on before the ledger knows.
+    /// The bridge that strides may be on before the chain knows.
     pub fn current(&self) -> Option<&str> {
         self.current.as_deref()
     }
@@ -105,7 +105,7 @@ impl BatchState {
     pub(crate) fn take_results(&mut self, news: BridgeResults) {
         for result in news.results {
             let (stride, dispatch) = (result.stride, result.dispatch);
-            if self.ledger.is_on_bridge(&news.bridge, stride, dispatch) {
+            if self.chain.is_on_bridge(&news.bridge, stride, dispatch) {
                 self.reported(stride, result.report);
             }
         }
@@ -114,7 +114,7 @@ impl BatchState {
     /// The strides of a bridge that is gone are lost, like those of a worker.
     pub(crate) fn bridge_is_gone(&mut self, bridge: &str) {
         self.bridging.close(bridge);
-        for stride in self.ledger.on_bridge(bridge) {
+        for stride in self.chain.on_bridge(bridge) {
             self.reported(stride, worker_lost("the workflow that had it was ended"));
         }
     }
@@ -129,7 +129,7 @@ impl BatchState {
     /// Takes back orders that did not reach their bridge, so that no work was done.
     pub(crate) fn take_back(&mut self, bridge: &str, orders: &[Sent]) {
         for (stride, dispatch) in orders {
-            if self.ledger.is_on_bridge(bridge, *stride, *dispatch) {
+            if self.chain.is_on_bridge(bridge, *stride, *dispatch) {
                 self.reported(*stride, StrideReport::default());
             }
         }
@@ -152,13 +152,13 @@ impl BatchState {
 
     pub(crate) fn adopted(&self) -> impl Iterator<Item = &str> {
         let mine = &self.bridging.bridges;
-        self.ledger.bridges().filter(|id| !mine.contains_key(*id))
+        self.chain.bridges().filter(|id| !mine.contains_key(*id))
     }
 
     /// The bridges whose strides are waited for, as strides read it.
     pub(crate) fn bridges_in_use(&self) -> Vec<String> {
         let current = self.bridging.current();
-        let mut ids: Vec<_> = self.ledger.bridges().chain(current).collect();
+        let mut ids: Vec<_> = self.chain.bridges().chain(current).collect();
         ids.sort_unstable();
         ids.dedup();
         ids.into_iter().map(ToOwned::to_owned).collect()

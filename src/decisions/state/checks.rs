@@ -24,8 +24,8 @@ impl BatchState {
     }
 
     /// Detects that a stage is done.
-    pub(crate) fn mind_stage(&mut self) {
-        let done = scheduler::stage_is_done(&self.ledger, &self.limits());
+    pub(crate) fn advance_stage(&mut self) {
+        let done = scheduler::stage_is_done(&self.chain, &self.limits());
         if let Some(stages) = self.stages.as_mut().filter(|_| done && !self.cancelled) {
             stages.reached();
         }
@@ -42,7 +42,7 @@ impl BatchState {
             covered_from: spec.first_cursor.clone(),
             covered_to: match at_end {
                 true => None,
-                false => self.ledger.low_water_mark().cloned(),
+                false => self.chain.low_water_mark().cloned(),
             },
         }
     }
@@ -56,7 +56,7 @@ impl BatchState {
 
     /// Returns whether no page is covered yet. A missing cursor in a check would mean that all data is covered.
     pub(crate) fn covers_nothing(&self) -> bool {
-        self.ledger.low_water_mark() == self.input.spec.first_cursor.as_ref()
+        self.chain.low_water_mark() == self.input.spec.first_cursor.as_ref()
     }
 
     pub(crate) fn checked(&mut self, checked: Checked) {
@@ -90,7 +90,7 @@ impl BatchState {
     /// Returns a message if more failed than is tolerated, however little was done. Without a tolerance no failure is
     /// tolerated.
     pub(crate) fn exceeded_in_stage(&self) -> Option<String> {
-        let totals = &self.ledger.totals;
+        let totals = &self.chain.totals;
         let forgiven = self.controls.forgiven.unwrap_or_default();
         match &self.input.spec.tolerance {
             Some(tolerance) => tolerance.exceeded_by_sample(totals.tally(), &forgiven),

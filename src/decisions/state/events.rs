@@ -18,7 +18,7 @@ impl BatchState {
         self.signals += 1;
         self.version += 1;
         if next.batch_run != self.input.batch_run {
-            self.ledger.dropped();
+            self.chain.dropped();
             return;
         }
         let event = Event::Announced {
@@ -124,7 +124,7 @@ impl BatchState {
     pub(crate) fn accepted_end(&mut self, asked: &AcceptedEndRequest) -> AcceptedEnd {
         self.updates += 1;
         let stride = (asked.batch_run == self.input.batch_run)
-            .then(|| self.ledger.stride(asked.stride))
+            .then(|| self.chain.stride(asked.stride))
             .flatten();
         AcceptedEnd {
             open: stride.is_some(),

@@ -41,7 +41,7 @@ use crate::{
     base::time::Timestamp,
     decisions::{
         carry::ControllerInput,
-        chain::{Broken, Event, Ledger},
+        chain::{Broken, Event, StrideChain},
         pacing::{PaceNow, Pacing},
         partitions::Partitions,
         scheduler::{self, Decision, Limits, decide},
@@ -55,7 +55,7 @@ use crate::{
     },
     protocol::{Controls, Prepared, WaitNews},
 };
-use bridges::Bridging;
+use bridges::BridgeOutbox;
 use publish::Published;
 
 /// The state of a batch, with everything that changes it. No clock, no I/O, no Temporal: events come in as arguments, and
@@ -63,7 +63,7 @@ use publish::Published;
 pub(crate) struct BatchState {
     pub(crate) input: ControllerInput,
     pub(crate) prepared: Option<Prepared>,
-    pub(crate) ledger: Ledger,
+    pub(crate) chain: StrideChain,
     pub(crate) controls: Controls,
     pub(crate) notices: Notices,
     pub(crate) audit: Audit,
@@ -86,7 +86,7 @@ pub(crate) struct BatchState {
     pub(crate) taking_lock: bool,
     pub(crate) lock_held_by: Option<String>,
     pub(crate) published: Published,
-    pub(crate) bridging: Bridging,
+    pub(crate) bridging: BridgeOutbox,
     pub(crate) started_at: Timestamp,
     /// Server time of the last decision.
     pub(crate) now: Timestamp,
@@ -104,7 +104,7 @@ impl BatchState {
         let spec = &input.spec;
         let mut state = Self {
             prepared: None,
-            ledger: Ledger::new(spec.first_cursor.clone(), seed(&input.batch_run)),
+            chain: StrideChain::new(spec.first_cursor.clone(), seed(&input.batch_run)),
             controls: Controls {
                 max_parallelism: spec.max_parallelism,
                 ..Controls::default()
@@ -126,7 +126,7 @@ impl BatchState {
             taking_lock: false,
             lock_held_by: None,
             published: Published::default(),
-            bridging: Bridging::default(),
+            bridging: BridgeOutbox::default(),
             started_at: Timestamp(0),
             now: Timestamp(0),
             runs: 0,
@@ -136,7 +136,7 @@ impl BatchState {
             input,
         };
         if let Some(carry) = carry {
-            state.ledger = carry.ledger;
+            state.chain = carry.chain;
             state.prepared = Some(carry.prepared);
             state.begin_to_reduce();
             state.controls = carry.controls;
@@ -173,11 +173,11 @@ impl BatchState {
         first
     }
 
-    /// Gives the ledger the reducer of the processor, if it has one and the ledger has none yet.
+    /// Gives the chain the reducer of the processor, if it has one and the chain has none yet.
     pub(crate) fn begin_to_reduce(&mut self) {
         let prepared = self.prepared.as_ref();
         if let Some(plan) = prepared.and_then(|prepared| prepared.reducer.clone()) {
-            self.ledger.reduce_by(plan);
+            self.chain.reduce_by(plan);
         }
     }
 
@@ -222,7 +222,7 @@ impl BatchState {
             must_hand_over: self.must_hand_over,
             deadline: self.deadline,
             stopping: self.controls.stopping.clone(),
-            outputs_full: self.ledger.fold().is_some_and(Fold::is_full),
+            outputs_full: self.chain.fold().is_some_and(Fold::is_full),
             hooks_running: self.hooks_running,
             strides_grow: self.strides_grow(),
             bridged: self.bridging.on,
@@ -232,17 +232,17 @@ impl BatchState {
     }
 
     pub(crate) fn decide(&self) -> Decision {
-        decide(&self.ledger, &self.limits(), self.now)
+        decide(&self.chain, &self.limits(), self.now)
     }
 
     pub(crate) fn makes_way(&self) -> bool {
-        scheduler::makes_way(&self.ledger, &self.limits(), self.now)
+        scheduler::makes_way(&self.chain, &self.limits(), self.now)
     }
 
     /// Records a fact. A fact that cannot be recorded ends the batch rather than being ignored.
     pub(crate) fn record(&mut self, event: Event<'_>) {
-        if let Err(e) = self.ledger.record(event) {
-            self.ledger.break_off(Broken::Impossible {
+        if let Err(e) = self.chain.record(event) {
+            self.chain.break_off(Broken::Impossible {
                 what: e.to_string(),
             });
         }

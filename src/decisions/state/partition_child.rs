@@ -5,7 +5,7 @@
 use crate::{
     batch::pace_settings::stride::Stride,
     decisions::{pacing::StrideLength, scheduler::Limits, state::BatchState},
-    protocol::{self, PageSizeSetting, Settled, ShareOrder, partition::Told},
+    protocol::{self, PageSizeSetting, Settled, ShareOrder, partition::PartitionOrder},
 };
 
 /// The rate in place of zero, which cannot be divided. It is used with a parallelism of 0.
@@ -41,7 +41,7 @@ impl BatchState {
         self.keep_to(&order.told);
     }
 
-    pub(crate) fn keep_to(&mut self, told: &Told) {
+    pub(crate) fn keep_to(&mut self, told: &PartitionOrder) {
         let controls = &mut self.controls;
         controls.max_parallelism = told.share.parallelism;
         controls.paused = told.paused;
@@ -76,11 +76,11 @@ impl BatchState {
 
     /// Returns whether the running strides keep to the limits.
     pub(crate) fn is_settled(&self, limits: &Limits) -> bool {
-        let runs = || self.ledger.runs().map(|(_, run)| run);
+        let runs = || self.chain.runs().map(|(_, run)| run);
         let within =
             |sum: f64, limit: Option<f64>| limit.is_none_or(|limit| sum <= limit * ROUNDING);
         let unlimited = |share: Option<f64>| share.unwrap_or(f64::INFINITY);
-        self.ledger.running() <= limits.max_parallelism
+        self.chain.running() <= limits.max_parallelism
             && within(
                 runs().map(|run| unlimited(run.rate_share)).sum(),
                 limits.rate,

@@ -27,7 +27,7 @@ use crate::{
     protocol::{
         self, ControlState, Controls, PageSizeSetting, PartOf, PartitionNews, Prepared, Settled,
         ShareOrder, SplitOrder,
-        partition::{Share, Told},
+        partition::{PartitionOrder, Share},
     },
 };
 
@@ -70,7 +70,7 @@ impl BatchState {
         };
         let stride = self.pacing.stride().map(StrideLength::setting);
         PartLimits {
-            all: Told {
+            all: PartitionOrder {
                 share: Share {
                     parallelism: pace.parallelism,
                     rate: pace.rate,
@@ -86,7 +86,7 @@ impl BatchState {
             cancelled: self.cancelled,
             stopping: self.controls.stopping.clone(),
             deadline: self.deadline,
-            hand_over: self.must_hand_over || self.ledger.hand_over_due().is_some(),
+            hand_over: self.must_hand_over || self.chain.hand_over_due().is_some(),
             must_hand_over: self.must_hand_over,
             hooks_running: self.hooks_running,
             dead_letters: prepared.is_some_and(|prepared| prepared.dead_letters),
@@ -98,7 +98,7 @@ impl BatchState {
     pub(crate) fn refresh_partitions(&mut self, now: Timestamp, suggested: bool, events: u32) {
         let mut pages = 0;
         if let Some(partitions) = &mut self.partitions {
-            self.ledger.totals = partitions.totals();
+            self.chain.totals = partitions.totals();
             pages = partitions.pages_this_run();
         }
         self.refresh(now, suggested, events);
@@ -108,7 +108,7 @@ impl BatchState {
         }
         let limits = self.part_limits();
         if let Some(partitions) = &mut self.partitions {
-            partitions.mind_hand_over(&limits, now);
+            partitions.hand_over_when_due(&limits, now);
         }
     }
 
@@ -120,12 +120,12 @@ impl BatchState {
             ChildEnd::Report(details) => {
                 let carry = details.continuation.and_then(|input| input.carry);
                 let parked = carry.map(|carry| Parked {
-                    ledger: carry.ledger,
+                    chain: carry.chain,
                     pacing: carry.pacing,
                     notices: carry.notices,
                 });
                 let output = partitions.ended(number, &details.report, parked);
-                if let (Some(output), Some(fold)) = (output, self.ledger.fold_mut()) {
+                if let (Some(output), Some(fold)) = (output, self.chain.fold_mut()) {
                     fold.merge(output);
                 }
             }
@@ -161,7 +161,7 @@ impl BatchState {
     pub(crate) fn share_order(
         &mut self,
         number: u32,
-        told: Told,
+        told: PartitionOrder,
         split: bool,
     ) -> Option<(String, ShareOrder)> {
         let partitions = self.partitions.as_mut()?;
@@ -193,7 +193,11 @@ impl BatchState {
     }
 
     /// Returns the input with which the controller of a partition starts or resumes.
-    pub(crate) fn part_input(&mut self, number: u32, told: &Told) -> Option<ControllerInput> {
+    pub(crate) fn part_input(
+        &mut self,
+        number: u32,
+        told: &PartitionOrder,
+    ) -> Option<ControllerInput> {
         let prepared = self.prepared.clone()?;
         let (partition, seq, parked) = self.partitions.as_mut()?.begin(number, told.clone())?;
         let spec = self.spec_of_part(partition.start.clone());
@@ -202,7 +206,7 @@ impl BatchState {
             // The parent asks the throttles, and holds its partitions.
             pacing.hears_of_throttles();
             Parked {
-                ledger: Partitions::ledger(&partition, number, seed(&self.input.batch_run)),
+                chain: Partitions::chain(&partition, number, seed(&self.input.batch_run)),
                 pacing,
                 // Those of the batch itself begin with 1.
                 notices: Notices::numbered_from(first_stride(number + 1)),
@@ -215,7 +219,7 @@ impl BatchState {
             says_when_settled: false,
         };
         let carry = Carry {
-            ledger: parked.ledger,
+            chain: parked.chain,
             prepared: Prepared {
                 items_expected: partition.items,
                 items_exact: false,
@@ -275,7 +279,7 @@ impl BatchState {
 
 impl ControllerInput {
     /// Writes the first share of a partition into its carried state, like a share that it receives later.
-    pub(crate) fn keeping_to(self, told: &Told) -> Self {
+    pub(crate) fn keeping_to(self, told: &PartitionOrder) -> Self {
         let mut controller = BatchState::of(self);
         controller.keep_to(told);
         let runs = controller.runs;
@@ -287,7 +291,7 @@ impl ControllerInput {
     }
 }
 
-/// # Look
+/// # PartitionSnapshot
 impl BatchState {
     /// Writes the partitions into the progress of the batch, if it has any.
     pub(crate) fn show_partitions(&self, progress: &mut Progress, held: bool) {

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    base::time::Timestamp, decisions::chain::Ledger, page::token::PageToken,
+    base::time::Timestamp, decisions::chain::StrideChain, page::token::PageToken,
     processor::hooks::Failure, progress::failures::PageFailure,
 };
 
@@ -28,7 +28,7 @@ pub(crate) struct Notices {
     pub track_at: Timestamp,
 }
 
-/// The state of a ledger before a report, from which new failures are recognized.
+/// The state of a chain before a report, from which new failures are recognized.
 pub(crate) struct Before {
     stuck_at: Option<Option<PageToken>>,
     listed: usize,
@@ -36,18 +36,18 @@ pub(crate) struct Before {
 }
 
 impl Before {
-    /// Captures the state of a ledger before a stride reports.
-    pub fn of(ledger: &Ledger, stride: u64) -> Self {
+    /// Captures the state of a chain before a stride reports.
+    pub fn of(chain: &StrideChain, stride: u64) -> Self {
         Self {
-            stuck_at: stuck_at(ledger, stride),
-            listed: ledger.failed().len(),
-            failed: ledger.totals.pages_failed,
+            stuck_at: stuck_at(chain, stride),
+            listed: chain.failed().len(),
+            failed: chain.totals.pages_failed,
         }
     }
 }
 
-pub(crate) fn stuck_at(ledger: &Ledger, stride: u64) -> Option<Option<PageToken>> {
-    let stride = ledger.stride(stride)?;
+pub(crate) fn stuck_at(chain: &StrideChain, stride: u64) -> Option<Option<PageToken>> {
+    let stride = chain.stride(stride)?;
     stride.is_stuck().then(|| stride.at.clone())
 }
 
@@ -65,22 +65,22 @@ impl Notices {
         }
     }
 
-    /// Compares a ledger with what it was before a stride reported.
-    pub fn compare(&mut self, before: &Before, ledger: &Ledger, stride: u64) {
-        let failed = ledger.failed();
+    /// Compares a chain with what it was before a stride reported.
+    pub fn compare(&mut self, before: &Before, chain: &StrideChain, stride: u64) {
+        let failed = chain.failed();
         let listed: Vec<PageFailure> = failed.iter().skip(before.listed).cloned().collect();
-        // Failures that the ledger counts without listing them.
-        let unlisted = (ledger.totals.pages_failed - before.failed)
+        // Failures that the chain counts without listing them.
+        let unlisted = (chain.totals.pages_failed - before.failed)
             .saturating_sub(u64::try_from(listed.len()).unwrap_or(u64::MAX));
         for page in listed {
             self.note(Failure::PageFailed(page));
         }
         self.noted += unlisted;
         self.dropped += unlisted;
-        let now = stuck_at(ledger, stride);
+        let now = stuck_at(chain, stride);
         if now.is_some()
             && now != before.stuck_at
-            && let Some(page) = ledger.failing(None).find(|page| page.stride == stride)
+            && let Some(page) = chain.failing(None).find(|page| page.stride == stride)
         {
             self.note(Failure::PageStuck(page));
         }

@@ -73,7 +73,7 @@ fn at(seconds: u64) -> Timestamp {
 
 /// Reports one more abandoned page, after a number of finished ones.
 fn give_up(state: &mut BatchState, done: u64, given_up: u64) {
-    let totals = &mut state.ledger.totals;
+    let totals = &mut state.chain.totals;
     totals.pages_completed += done;
     totals.pages_failed += given_up;
     totals.items = ItemCounts {

@@ -119,8 +119,8 @@ pub(crate) fn full(mut progress: Progress) -> Progress {
 impl BatchState {
     pub(crate) fn control_state(&self) -> ControlState {
         let limits = self.limits();
-        let asked = || self.bridging.cohort.asked();
-        let all = scheduler::stop_at_page_boundary(&self.ledger, &limits, self.now);
+        let asked = || self.bridging.wave.asked();
+        let all = scheduler::stop_at_page_boundary(&self.chain, &limits, self.now);
         ControlState {
             batch_run: self.input.batch_run.clone(),
             stop_at_page_boundary: all,
@@ -128,7 +128,7 @@ impl BatchState {
             yields: match all {
                 true => Vec::new(),
                 false => {
-                    let mut yields = scheduler::yields(&self.ledger, &limits, self.now);
+                    let mut yields = scheduler::yields(&self.chain, &limits, self.now);
                     yields.extend(asked());
                     yields.sort_unstable();
                     yields.dedup();
@@ -142,7 +142,7 @@ impl BatchState {
     /// Returns the control state that must be written, if any. While no stride runs, it has no reader. Dispatches in
     /// it that are over do no harm.
     pub(crate) fn control_to_publish(&self) -> Option<ControlState> {
-        if self.ledger.running() == 0 {
+        if self.chain.running() == 0 {
             return None;
         }
         let (new, old) = (self.control_state(), &self.published.control);
@@ -172,7 +172,7 @@ impl BatchState {
         // The parent would take an outdated progress as a sign that the partition cannot use its slots.
         let used_again = self.is_part() && *limited_by == Some(HeldBy::Discovery);
         // A client waits for the batch to be accepted. While nothing runs there may be no later moment.
-        let awaited = *phase == Phase::Preparing || self.ledger.running() == 0 || used_again;
+        let awaited = *phase == Phase::Preparing || self.chain.running() == 0 || used_again;
         let watched = self.published.behind || self.published.is_watched(self.now);
         self.published.steered
             || age >= EVERY

@@ -7,10 +7,10 @@ use crate::{decisions::state::BatchState, processor::reducer::Plan, protocol::Co
 impl BatchState {
     pub(crate) fn parts_to_combine(&self, at_end: bool) -> Option<CombineOrder> {
         let fold = self
-            .ledger
+            .chain
             .fold()
             .filter(|fold| *fold.plan() == Plan::Custom)?;
-        let handing_over = self.makes_way() && self.ledger.running_here() == 0;
+        let handing_over = self.makes_way() && self.chain.running_here() == 0;
         let parts = fold.to_combine(at_end || handing_over)?;
         Some(CombineOrder {
             processor: self.input.spec.processor.clone(),

@@ -47,14 +47,14 @@ impl BatchState {
     /// Records the time and the distance to the limits of a run.
     pub(crate) fn refresh(&mut self, now: Timestamp, suggested: bool, events: u32) {
         self.now = now;
-        self.mind_pause();
+        self.expire_pause();
         let going = !self.controls.paused && !self.limits().held;
-        let items = self.ledger.totals.items.total();
-        self.pacing.mind(now, going, items);
-        self.pacing.mind_rates(self.rates(), now);
+        let items = self.chain.totals.items.total();
+        self.pacing.tick(now, going, items);
+        self.pacing.settle_credit(self.rates(), now);
         let pages = self.input.spec.pages_per_run.map(u64::from);
         let due = suggested
-            || pages.is_some_and(|pages| self.ledger.pages_this_run() >= pages)
+            || pages.is_some_and(|pages| self.chain.pages_this_run() >= pages)
             || self.signals >= SIGNALS.0
             || self.updates >= UPDATES.0;
         if due {
@@ -63,10 +63,10 @@ impl BatchState {
         self.must_hand_over = events >= MUST_HAND_OVER_EVENTS
             || self.signals >= SIGNALS.1
             || self.updates >= UPDATES.1;
-        self.mind_failures();
-        self.mind_stage();
+        self.enforce_tolerance();
+        self.advance_stage();
         let limits = self.limits();
-        self.bridging.cohort.mind(&self.ledger, &limits, now);
+        self.bridging.wave.tick(&self.chain, &limits, now);
     }
 
     /// Returns when the limits change next without a request or a report.
@@ -76,25 +76,25 @@ impl BatchState {
             true => pause,
             false => self.pacing.next_change(self.now),
         };
-        let cohort = &self.bridging.cohort;
-        let asked = cohort.next_change(&self.ledger, &self.limits(), self.now);
+        let wave = &self.bridging.wave;
+        let asked = wave.next_change(&self.chain, &self.limits(), self.now);
         let watch = self.watch_due().filter(|at| *at > self.now);
         let publication = self.published.due(self.now);
         earliest(pace, earliest(asked, earliest(watch, publication)))
     }
 
     /// Pauses or stops the batch when more has failed than is tolerated.
-    pub(crate) fn mind_failures(&mut self) {
+    pub(crate) fn enforce_tolerance(&mut self) {
         let tally = self.tally();
         let Some(tolerance) = &self.input.spec.tolerance else {
             return;
         };
-        let (controls, totals) = (&mut self.controls, &self.ledger.totals);
+        let (controls, totals) = (&mut self.controls, &self.chain.totals);
         let known = controls.tripped.is_some() || controls.stopping.is_some();
         let partitions = self.partitions.as_ref();
         let over = self.cancelled
-            || self.ledger.is_complete()
-            || self.ledger.broken().is_some()
+            || self.chain.is_complete()
+            || self.chain.broken().is_some()
             || partitions.is_some_and(Partitions::is_over);
         if known || over {
             return;
@@ -126,7 +126,7 @@ impl BatchState {
     /// The failures so far, as tolerated failures are counted.
     pub(crate) fn tally(&self) -> Tally {
         let in_partitions = self.partitions.as_ref().map_or(0, Partitions::stuck);
-        self.ledger.tally(in_partitions)
+        self.chain.tally(in_partitions)
     }
 
     /// Returns the part of the tolerance that a stride receives with its order.
@@ -143,14 +143,14 @@ impl BatchState {
     /// Returns the part of the failures that is forgiven when the batch resumes.
     pub(crate) fn forgiven(&self) -> Tally {
         let in_partitions = self.partitions.as_ref().map_or(0, Partitions::stuck);
-        self.ledger.forgiven(in_partitions)
+        self.chain.forgiven(in_partitions)
     }
 
     /// Returns the input with which the next controller continues from the current state.
     pub(crate) fn next_input(&self) -> ControllerInput {
         ControllerInput {
             carry: self.prepared.clone().map(|prepared| Carry {
-                ledger: self.ledger.clone(),
+                chain: self.chain.clone(),
                 prepared,
                 controls: self.controls.clone(),
                 started_at: self.started_at,

@@ -45,7 +45,7 @@ pub(crate) fn fitting(mut input: ControllerInput) -> ControllerInput {
         carry.notices.drop_waiting();
     }
     if let Some(carry) = input.carry.as_mut().filter(is_too_large)
-        && let Some(fold) = carry.ledger.fold_mut()
+        && let Some(fold) = carry.chain.fold_mut()
     {
         fold.fail("the outputs that wait to be combined are more than can be kept".to_owned());
     }

@@ -98,12 +98,12 @@ impl BatchState {
         self.controls.pause = None;
         if self.controls.tripped.take().is_some() {
             self.controls.forgiven = Some(self.forgiven());
-            self.ledger.totals.consecutive_failures = 0;
+            self.chain.totals.consecutive_failures = 0;
         }
     }
 
     /// Ends a pause that was to last until now.
-    pub(crate) fn mind_pause(&mut self) {
+    pub(crate) fn expire_pause(&mut self) {
         let until = self.controls.pause.as_ref().and_then(|pause| pause.until);
         if self.controls.paused && until.is_some_and(|until| until <= self.now) {
             let given = Given::by_itself("the time of the pause is over");
@@ -222,7 +222,7 @@ mod tests {
             part: None,
         });
         let fail = |batch_state: &mut BatchState, at| {
-            batch_state.ledger.totals.consecutive_failures += 4;
+            batch_state.chain.totals.consecutive_failures += 4;
             batch_state.refresh(at, false, 0);
             assert!(batch_state.controls.paused);
             assert!(batch_state.controls.tripped.is_some());

@@ -5,7 +5,7 @@
 use crate::{
     decisions::{
         chain::Event,
-        pacing::{Length, LengthBy, Standing, StrideLength, Uncut},
+        pacing::{Length, LengthBy, RateUse, StrideLength, Uncut},
         scheduler::{self, Dispatch},
         state::{BatchState, pending_notices::Before, stages::Stages},
     },
@@ -51,7 +51,7 @@ impl BatchState {
     pub(crate) fn order(&self, dispatch: &Dispatch, bridge: Option<&str>) -> Option<StrideOrder> {
         let spec = &self.input.spec;
         let prepared = self.prepared.as_ref()?;
-        let stride = self.ledger.stride(dispatch.stride)?;
+        let stride = self.chain.stride(dispatch.stride)?;
         let page_size = self.pacing.page_size();
         Some(StrideOrder {
             batch_run: self.input.batch_run.clone(),
@@ -76,23 +76,23 @@ impl BatchState {
             take_apart: stride.trouble.as_ref().is_some_and(|t| t.take_apart),
             give_up: stride.give_up.as_deref().cloned(),
             redrive: spec.redrive_of.is_some(),
-            is_kept: prepared.once_per_page && self.ledger.is_kept(dispatch.stride),
-            dispatch: self.ledger.dispatches() + 1,
+            is_kept: prepared.once_per_page && self.chain.is_kept(dispatch.stride),
+            dispatch: self.chain.dispatches() + 1,
             page_share: dispatch.page_share,
             page_pause: self
                 .pacing
                 .page_pause_now(self.controls.max_parallelism, self.now),
             throttles: self.pacing.throttles().to_vec(),
-            max_items: dispatch.items.map(|allotment| allotment.items),
-            reducer: self.ledger.fold().map(|fold| fold.plan().clone()),
+            max_items: dispatch.items.map(|item_budget| item_budget.items),
+            reducer: self.chain.fold().map(|fold| fold.plan().clone()),
             time_limit: self.pacing.stride().and_then(StrideLength::time_limit),
-            shortest: self
+            min_pages_per_stride: self
                 .pacing
                 .stride()
                 .map_or(1, |lengths| lengths.shortest(page_size)),
             controller: self.own_id(),
             partition: self.input.part.as_ref().map(|part| part.name.clone()),
-            last: self.ledger.last().cloned(),
+            last: self.chain.last().cloned(),
             bridge: bridge.map(ToOwned::to_owned),
             rate_ready: 0,
             page_rate_ready: 0,
@@ -108,8 +108,8 @@ impl BatchState {
             return;
         };
         let now = self.now;
-        let before = Before::of(&self.ledger, stride);
-        self.pacing.reported(&report, self.ledger.running(), now);
+        let before = Before::of(&self.chain, stride);
+        self.pacing.reported(&report, self.chain.running(), now);
         let left = [
             (report.rate_left, report.rate_untouched),
             (report.page_rate_left, report.page_rate_untouched),
@@ -123,7 +123,7 @@ impl BatchState {
         });
         self.pacing.rates_given_back(self.rates(), left);
         if self.input.spec.hooks.failure_handler.is_some() {
-            self.notices.compare(&before, &self.ledger, stride);
+            self.notices.compare(&before, &self.chain, stride);
         }
     }
 }
@@ -135,17 +135,17 @@ impl BatchState {
     }
 
     /// Returns the allocated parts of the rates: of items, then of pages.
-    pub(crate) fn rates(&self) -> [Standing; 2] {
+    pub(crate) fn rates(&self) -> [RateUse; 2] {
         let pace = self.pace();
-        let [items, pages] = scheduler::rates_given_out(&self.ledger);
-        let free_slots = pace.parallelism.saturating_sub(self.ledger.running());
-        let of_items = Standing {
+        let [items, pages] = scheduler::rates_given_out(&self.chain);
+        let free_slots = pace.parallelism.saturating_sub(self.chain.running());
+        let of_items = RateUse {
             limit: pace.rate,
             given_out: items,
             unit: self.pacing.unit(self.permit_per_item()),
             free_slots,
         };
-        let of_pages = Standing {
+        let of_pages = RateUse {
             limit: pace.page_rate,
             given_out: pages,
             unit: 1,
@@ -184,9 +184,9 @@ impl BatchState {
 
     pub(crate) fn uncut(&self, lengths: &StrideLength) -> Uncut {
         let page_size = self.pacing.page_size();
-        let totals = &self.ledger.totals;
-        let frontier = self.ledger.frontier();
-        let open = self.ledger.open();
+        let totals = &self.chain.totals;
+        let frontier = self.chain.frontier();
+        let open = self.chain.open();
         let open = open.filter(|(number, _)| Some(*number) != frontier);
         let open: u64 = open
             .map(|(number, stride)| {
@@ -212,7 +212,7 @@ impl BatchState {
 
     /// Records the length of a stride, and of the strides that it announces.
     pub(crate) fn note_cut(&mut self, order: &StrideOrder) {
-        let oldest = self.ledger.open().next().map_or(0, |(number, _)| number);
+        let oldest = self.chain.open().next().map_or(0, |(number, _)| number);
         if order.end.is_none()
             && let Some(lengths) = self.pacing.stride_mut()
         {

@@ -30,7 +30,7 @@ use crate::{
     protocol::{
         self, BridgeOrders, BridgeResult, BridgeResults, FailedAttempt, GiveUp, NextPage,
         PageSizeSetting, PartOf, PartitionNews, RESULTS_AT_ONCE, StrideOrder, StrideReport,
-        partition::{Look, Share, Told},
+        partition::{PartitionOrder, PartitionSnapshot, Share},
     },
 };
 
@@ -61,8 +61,8 @@ pub(super) fn controller(part: Option<PartOf>) -> BatchState {
     controller
 }
 
-fn told(parallelism: u32) -> Told {
-    Told {
+fn told(parallelism: u32) -> PartitionOrder {
+    PartitionOrder {
         share: Share {
             parallelism,
             rate: None,
@@ -102,7 +102,7 @@ fn each_limit_of_a_run_makes_a_hand_over_due_and_in_the_end_urgent() {
         controller.input.spec.pages_per_run = pages;
         (controller.signals, controller.updates) = (signals, updates);
         controller.refresh(Timestamp(1), suggested, events);
-        let due = controller.ledger.hand_over_due().is_some();
+        let due = controller.chain.hand_over_due().is_some();
         [due, controller.must_hand_over] != *expected
     });
     let wrong: Vec<_> = wrong.collect();
@@ -119,7 +119,7 @@ fn the_next_run_has_its_limits_to_itself() {
     let mut next = BatchState::of(serde_json::from_str(&sent).unwrap());
     next.refresh(Timestamp(2), false, 1);
     assert_eq!(
-        (next.ledger.hand_over_due(), next.must_hand_over),
+        (next.chain.hand_over_due(), next.must_hand_over),
         (None, false)
     );
 }
@@ -217,7 +217,7 @@ fn a_batch_with_the_longest_tokens_in_every_slot_can_end_and_be_continued() {
         max_parallelism: 500,
         ..Limits::default()
     };
-    batch.ledger = worst_at_rest(Ledger::new(None, 1), &limits);
+    batch.chain = worst_at_rest(StrideChain::new(None, 1), &limits);
     assert!(bytes(&batch.fitting_input()) < MAX_BYTES);
     let details = batch.fitting_details(&cancelled());
     let size = bytes(&details);
@@ -242,16 +242,16 @@ fn a_batch_with_fifty_partitions_that_stand_still_can_end_and_be_continued() {
 #[test]
 fn what_is_too_large_all_the_same_is_cut_and_said() {
     let mut batch = with_notices(controller(None));
-    batch.ledger.reduce_by(Plan::Custom);
+    batch.chain.reduce_by(Plan::Custom);
     let part = json!("x".repeat(MAX_OUTPUT_BYTES - 2));
     for _ in 0..400 {
         let output = Output::of_part(Some(&part), None);
-        batch.ledger.fold_mut().unwrap().merge(output);
+        batch.chain.fold_mut().unwrap().merge(output);
     }
     let input = batch.fitting_input();
     assert!(bytes(&input) < MAX_BYTES);
     let carry = input.carry.unwrap();
-    assert!(carry.ledger.fold().unwrap().error().is_some());
+    assert!(carry.chain.fold().unwrap().error().is_some());
     assert_eq!(carry.notices.dropped(), 30, "they are counted");
     let details = batch.fitting_details(&cancelled());
     assert!(bytes(&details) < MAX_BYTES);
@@ -290,7 +290,7 @@ fn every_signal_is_small_enough_at_its_bounds() {
         "attempt": u32::MAX, "page_timeout": Duration::from_secs(1), "start": token(), "end": token(),
         "last": token(), "give_up": GiveUp::from(failure.clone()), "partition": "n".repeat(100),
         "throttles": vec!["t".repeat(60); 20], "bridge": "b".repeat(250), "look_ahead": 0,
-        "done": StrideTotals::default(), "redrive": false, "dispatch": u64::MAX, "shortest": 1,
+        "done": StrideTotals::default(), "redrive": false, "dispatch": u64::MAX, "min_pages_per_stride": 1,
     }))
     .unwrap();
     let orders = BridgeOrders {
@@ -332,11 +332,11 @@ fn every_signal_is_small_enough_at_its_bounds() {
         dispatch: Some(u64::MAX),
         starts: vec![token(); 100],
     };
-    let look = Look {
+    let look = PartitionSnapshot {
         low_water_mark: Some(token()),
         failing: vec![page_failure(); 3],
         skip_reasons: reasons.collect(),
-        ..Look::default()
+        ..PartitionSnapshot::default()
     };
     let news = PartitionNews {
         batch_run: "run".to_owned(),

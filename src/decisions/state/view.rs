@@ -33,19 +33,19 @@ impl BatchState {
         let pace = self.pace();
         let limits = self.limits_at(&pace);
         let spec = &self.input.spec;
-        let totals = &self.ledger.totals;
-        let fold = self.ledger.fold();
+        let totals = &self.chain.totals;
+        let fold = self.chain.fold();
         let phase = match self.closing {
             Some(phase) => phase,
             None if self.prepared.is_none() || self.waits_for_lock() => Phase::Preparing,
-            None => scheduler::phase(&self.ledger, &limits, self.now),
+            None => scheduler::phase(&self.chain, &limits, self.now),
         };
         let (blocked_at, blocked_reason) = match phase {
-            Phase::Blocked => scheduler::blocked(&self.ledger),
+            Phase::Blocked => scheduler::blocked(&self.chain),
             _ => (None, None),
         };
         let situation = Situation {
-            ledger: &self.ledger,
+            chain: &self.chain,
             limits: &limits,
             pacing: &self.pacing,
             pace: &pace,
@@ -85,7 +85,7 @@ impl BatchState {
         let ramp = pacing.ramp();
         let length = self.stride_length();
         let auto_stride = pacing.stride().and_then(StrideLength::auto);
-        let ages = || self.ledger.runs().map(|(_, run)| run.since);
+        let ages = || self.chain.runs().map(|(_, run)| run.since);
         let mut progress = Progress {
             batch_id: spec.batch_id.clone(),
             batch_run: self.input.batch_run.clone(),
@@ -95,9 +95,9 @@ impl BatchState {
             pause_reason: self.controls.pause_reason.clone(),
             pages_completed: totals.pages_completed,
             pages_failed: totals.pages_failed,
-            pages_in_flight: self.ledger.running(),
-            pages_stuck: self.ledger.stuck(),
-            strides_waiting: self.ledger.ready(),
+            pages_in_flight: self.chain.running(),
+            pages_stuck: self.chain.stuck(),
+            strides_waiting: self.chain.ready(),
             items: totals.items,
             skip_reasons: totals.skip_reasons.clone(),
             items_expected: size.items(),
@@ -106,15 +106,15 @@ impl BatchState {
             max_parallelism: self.controls.max_parallelism,
             max_parallelism_achieved: totals.max_parallelism_achieved,
             rate: pacing.rate,
-            low_water_mark: self.ledger.low_water_mark().cloned(),
-            end_of_data: self.ledger.end_of_data(),
+            low_water_mark: self.chain.low_water_mark().cloned(),
+            end_of_data: self.chain.end_of_data(),
             failing: self
-                .ledger
+                .chain
                 .failing(self.prepared.as_ref().map(|p| &p.retry))
                 .take(MAX_FAILING_SHOWN)
                 .collect(),
-            failed: self.ledger.failed().to_vec(),
-            failed_items: self.ledger.failed_items().to_vec(),
+            failed: self.chain.failed().to_vec(),
+            failed_items: self.chain.failed_items().to_vec(),
             started_at: self.started_at,
             as_of: self.now,
             runs: self.runs + 1,
@@ -192,7 +192,7 @@ impl BatchState {
     pub(crate) fn report(&self, ending: &Ending) -> BatchReport {
         let mut progress = self.look();
         progress.phase = Phase::Ended;
-        if self.ledger.fold().is_some_and(|fold| !fold.is_whole()) {
+        if self.chain.fold().is_some_and(|fold| !fold.is_whole()) {
             // A partial result would look like the result of all finished pages.
             progress.output = None;
             progress.output_error = Some(NOT_COMBINED.to_owned());

@@ -57,7 +57,7 @@ use throttle_gate::{AlwaysOpen, Gate, Throttled};
 
 pub(crate) use abandon::Abandonment;
 pub(crate) use memo_watch::ControlWatches;
-pub(crate) use side::{ASIDE_HEARTBEAT_TIMEOUT, AsideActivities};
+pub(crate) use side::{ASIDE_HEARTBEAT_TIMEOUT, SideActivities};
 pub(crate) use user_threads::UserThreads;
 
 /// Maximum length of a token in a log line.

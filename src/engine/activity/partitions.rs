@@ -22,7 +22,7 @@ use super::{
 use crate::{
     engine::controller::Controller,
     progress::Progress,
-    protocol::{PartitionNews, PartitionsOrder, partition::Look},
+    protocol::{PartitionNews, PartitionsOrder, partition::PartitionSnapshot},
 };
 
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -96,10 +96,10 @@ struct Looker {
 }
 
 struct Known {
-    look: Look,
+    look: PartitionSnapshot,
     /// The number of looks in a row at which it could not use its share.
     idle: u32,
-    told: Option<Look>,
+    told: Option<PartitionSnapshot>,
 }
 
 impl Looker {
@@ -111,16 +111,16 @@ impl Looker {
     fn saw(&mut self, number: u32, progress: &Progress) {
         let before = self.known.remove(&number);
         let (idle, told) = before.map_or((0, None), |known| (known.idle, known.told));
-        let idle = match Look::is_discovering(progress) {
+        let idle = match PartitionSnapshot::is_discovering(progress) {
             true => idle + 1,
             false => 0,
         };
-        let look = Look::of(progress, idle >= BELIEVED_AFTER);
+        let look = PartitionSnapshot::of(progress, idle >= BELIEVED_AFTER);
         self.known.insert(number, Known { look, idle, told });
     }
 
     /// Returns the changes to report: large changes at once, all changes if `is_time`.
-    fn news(&mut self, is_time: bool) -> Vec<(u32, Look)> {
+    fn news(&mut self, is_time: bool) -> Vec<(u32, PartitionSnapshot)> {
         let mut news = Vec::new();
         for (number, known) in &mut self.known {
             let due = match &known.told {

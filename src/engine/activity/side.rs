@@ -52,7 +52,7 @@ const ASKED_OFTEN: u32 = 4;
 const OPENINGS: usize = 50;
 
 /// The activities other than strides, with their dependencies.
-pub(crate) struct AsideActivities {
+pub(crate) struct SideActivities {
     registry: Registry,
     hooks: Hooks,
     throttles: Throttles,
@@ -63,7 +63,7 @@ pub(crate) struct AsideActivities {
     combining: Combining,
 }
 
-impl AsideActivities {
+impl SideActivities {
     pub fn new(
         registry: Registry,
         hooks: Hooks,
@@ -87,7 +87,7 @@ impl AsideActivities {
 }
 
 #[temporalio_macros::activities]
-impl AsideActivities {
+impl SideActivities {
     /// Describes a processor or refuses the batch, and has the processor complete the arguments, which may take
     /// long.
     #[activity(definition = PrepareActivity)]
@@ -390,15 +390,15 @@ impl AsideActivities {
 
 // The controller calls the activities by their definitions, so these constants are otherwise unused.
 const _: () = {
-    let _ = (AsideActivities::prepare, AsideActivities::hook);
-    let _ = (AsideActivities::keep_report, AsideActivities::throttle);
-    let _ = (AsideActivities::check, AsideActivities::combine);
-    let _ = (AsideActivities::partitions, AsideActivities::split);
+    let _ = (SideActivities::prepare, SideActivities::hook);
+    let _ = (SideActivities::keep_report, SideActivities::throttle);
+    let _ = (SideActivities::check, SideActivities::combine);
+    let _ = (SideActivities::partitions, SideActivities::split);
     let _ = (
-        AsideActivities::lock,
-        AsideActivities::unlock,
-        AsideActivities::windows,
-        AsideActivities::watch_bridges,
+        SideActivities::lock,
+        SideActivities::unlock,
+        SideActivities::windows,
+        SideActivities::watch_bridges,
     );
 };
 
@@ -413,7 +413,7 @@ fn queue_of(ctx: &ActivityContext) -> &str {
     own.strip_suffix(ASIDE_SUFFIX).unwrap_or(own)
 }
 
-impl AsideActivities {
+impl SideActivities {
     /// Resolves when the worker drains, or when the activity is told to end.
     async fn stops(&self, ctx: &ActivityContext) {
         let mut draining = self.draining.clone();

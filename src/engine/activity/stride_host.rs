@@ -22,7 +22,7 @@ use super::{
     HEARTBEATS_PER_TIMEOUT,
     memo_watch::{ControlWatch, Found, found_in},
     throttle_gate::Gate,
-    user_threads::Trouble,
+    user_threads::Obstruction,
 };
 use crate::{
     base::error::text::words,
@@ -273,14 +273,14 @@ impl ActivityHost {
 
     /// The report of a stride that cannot continue because threads are blocked, if it is time to give it up.
     /// The next attempt at the stride continues after the finished pages.
-    pub fn gives_up(&self, trouble: Trouble) -> Option<StrideReport> {
+    pub fn gives_up(&self, trouble: Obstruction) -> Option<StrideReport> {
         let in_hand = lock(&self.in_hand);
         let in_hand = in_hand.as_ref();
         let limit = self.page_timeout.saturating_add(BLOCKED_FOR);
         let is_over = match trouble {
-            Trouble::Blocks(lasts) => lasts >= limit,
+            Obstruction::Blocks(lasts) => lasts >= limit,
             // A page that has started must not start again, and may still be running.
-            Trouble::Starves => match in_hand {
+            Obstruction::Starves => match in_hand {
                 Some(page) if !self.may_repeat => page.since.elapsed() >= limit,
                 _ => {
                     tracing::info!(

@@ -33,7 +33,7 @@ pub(super) async fn relay(
     let mut reading = monitor.first().await;
     loop {
         log(&reading);
-        if tell(&controller, order, reading).await? == Told::Gone {
+        if tell(&controller, order, reading).await? == Delivery::Gone {
             return Ok(());
         }
         reading = monitor.changed().await;
@@ -60,7 +60,7 @@ pub(super) async fn relay_unknown(
             failing: true,
         };
         log(&reading);
-        if tell(&controller, order, reading).await? == Told::Gone {
+        if tell(&controller, order, reading).await? == Delivery::Gone {
             return Ok(());
         }
         tokio::time::sleep(lasts).await;
@@ -69,7 +69,7 @@ pub(super) async fn relay_unknown(
 }
 
 #[derive(PartialEq)]
-enum Told {
+enum Delivery {
     Yes,
     /// The batch has ended.
     Gone,
@@ -79,7 +79,7 @@ async fn tell(
     controller: &WorkflowHandle<Client, Controller>,
     order: &ThrottleOrder,
     reading: Reading,
-) -> Result<Told, ActivityError> {
+) -> Result<Delivery, ActivityError> {
     let news = ThrottleNews {
         batch_run: order.batch_run.clone(),
         verdict: reading.verdict,
@@ -90,8 +90,8 @@ async fn tell(
         .signal(Controller::throttled, news, options)
         .await
     {
-        Ok(()) => Ok(Told::Yes),
-        Err(WorkflowInteractionError::NotFound(_)) => Ok(Told::Gone),
+        Ok(()) => Ok(Delivery::Yes),
+        Err(WorkflowInteractionError::NotFound(_)) => Ok(Delivery::Gone),
         Err(error) => Err(retry(error, "ThrottleNewsNotSent")),
     }
 }

@@ -275,7 +275,7 @@ pub(crate) struct Job<T> {
 
 /// The reason why a stride makes no progress.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Trouble {
+pub(crate) enum Obstruction {
     /// The code of the stride has not yielded for this long.
     Blocks(Duration),
     /// Other strides block all its threads, and there are free ones elsewhere.
@@ -284,7 +284,7 @@ pub(crate) enum Trouble {
 
 impl<T> Job<T> {
     /// Waits for the end of the stride, or for a replacement that `instead` returns for its trouble.
-    pub async fn ended(mut self, mut instead: impl FnMut(Trouble) -> Option<T>) -> T {
+    pub async fn ended(mut self, mut instead: impl FnMut(Obstruction) -> Option<T>) -> T {
         loop {
             match tokio::time::timeout(LOOK_EVERY, &mut self.task).await {
                 Ok(Ok(done)) => return done,
@@ -302,11 +302,11 @@ impl<T> Job<T> {
         }
     }
 
-    fn trouble(&self) -> Option<Trouble> {
+    fn trouble(&self) -> Option<Obstruction> {
         match self.turn.lasts() {
-            Some(lasts) => Some(Trouble::Blocks(lasts)),
+            Some(lasts) => Some(Obstruction::Blocks(lasts)),
             None if self.turn.pool.is_blocked() && self.threads.has_room() => {
-                Some(Trouble::Starves)
+                Some(Obstruction::Starves)
             }
             None => None,
         }
@@ -428,16 +428,16 @@ mod tests {
         let blocked = threads.run(blocks);
         let starved = threads.run(async { "by itself" });
         let starved = tokio::spawn(starved.ended(|trouble| {
-            assert_eq!(trouble, Trouble::Starves);
+            assert_eq!(trouble, Obstruction::Starves);
             Some("elsewhere")
         }));
         let mut lasted = Duration::ZERO;
         let end = blocked.ended(|trouble| match trouble {
-            Trouble::Blocks(lasts) => {
+            Obstruction::Blocks(lasts) => {
                 lasted = lasts;
                 (lasts >= BLOCKED_AFTER).then_some("left behind")
             }
-            Trouble::Starves => None,
+            Obstruction::Starves => None,
         });
         assert_eq!(end.await, "left behind");
         assert!(lasted >= BLOCKED_AFTER, "{lasted:?}");

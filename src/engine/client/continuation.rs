@@ -242,7 +242,7 @@ impl ControllerInput {
         let Some(carry) = &mut self.carry else {
             return Ok(());
         };
-        carry.ledger.revive()?;
+        carry.chain.revive()?;
         if let Some(partitions) = &mut carry.partitions {
             partitions.revive()?;
         }
@@ -253,7 +253,7 @@ impl ControllerInput {
         controls.stop_now = false;
         controls.tripped = None;
         controls.stopping = None;
-        controls.forgiven = Some(carry.ledger.forgiven(0));
+        controls.forgiven = Some(carry.chain.forgiven(0));
         carry.notices.track_at = crate::base::time::Timestamp::default();
         Ok(())
     }

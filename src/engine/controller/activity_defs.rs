@@ -14,10 +14,10 @@ use crate::{
 };
 
 /// The activities that the controller calls.
-pub(crate) struct Orders;
+pub(crate) struct ActivityDefs;
 
 #[temporalio_macros::activity_definitions]
-impl Orders {
+impl ActivityDefs {
     #[activity(name = protocol::PREPARE)]
     pub(crate) fn prepare(_input: PrepareInput) -> Result<Prepared, ActivityError> {
         unimplemented!()
@@ -85,7 +85,7 @@ impl Orders {
 }
 
 // The definitions that the activities of a worker have to match.
-pub(crate) use orders::{
+pub(crate) use activity_defs::{
     Check as CheckActivity, Combine as CombineActivity, Hook as HookActivity,
     KeepReport as KeepReportActivity, Lock as LockActivity, Partitions as PartitionsActivity,
     Prepare as PrepareActivity, Split as SplitActivity, Stride as StrideActivity,

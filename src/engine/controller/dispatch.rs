@@ -12,7 +12,7 @@ use temporalio_sdk::{
     ActivityCancellationType, ActivityExecutionError, ActivityOptions, WorkflowContext,
 };
 
-use super::{Controller, Orders};
+use super::{ActivityDefs, Controller};
 use crate::{
     decisions::{
         scheduler::Dispatch,
@@ -34,7 +34,7 @@ pub(super) fn start<'a>(
         let options = activity_options(&s.terms()?, &order);
         Some((order, options))
     })?;
-    let schedule = |options| ctx.execute_activity(Orders::stride, order, options);
+    let schedule = |options| ctx.execute_activity(ActivityDefs::stride, order, options);
     Some(Box::pin(cancelled_with_workflow(ctx, options, schedule)))
 }
 

@@ -8,10 +8,10 @@ use temporalio_common::MemoValue;
 use temporalio_sdk::{ApplicationFailure, WorkflowContext, WorkflowResult, WorkflowTermination};
 
 use super::{
-    Controller, Orders, lock, log, now,
+    ActivityDefs, Controller, lock, log, now,
     partition_child::not_done,
     publish,
-    side_calls::{Calls, aside, call, count_failure},
+    side_calls::{SideCalls, aside, call, count_failure},
 };
 use crate::{
     batch::HOOK_TIMEOUT,
@@ -32,7 +32,7 @@ const TELL_AT_THE_END: Duration = Duration::from_secs(300);
 pub(super) async fn end(
     ctx: &WorkflowContext<Controller>,
     ending: Ending,
-    calls: Calls<'_>,
+    calls: SideCalls<'_>,
 ) -> WorkflowResult<BatchReport> {
     log(ctx, &format!("batch {}", ending.outcome));
     let report = ctx.state_mut(|Controller(s)| {
@@ -72,7 +72,7 @@ pub(super) async fn end(
     let kept = async {
         if let Some(order) = ctx.state(|Controller(s)| s.report_to_keep(&report)) {
             let options = aside(ctx, HOOK_TIMEOUT, "keep the report".to_owned());
-            let kept = ctx.execute_activity(Orders::keep_report, order, options);
+            let kept = ctx.execute_activity(ActivityDefs::keep_report, order, options);
             count_failure(ctx, kept.await);
         }
     };

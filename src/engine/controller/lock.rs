@@ -8,7 +8,7 @@ use temporalio_common::RetryPolicy as TemporalRetryPolicy;
 use temporalio_sdk::{ActivityOptions, WorkflowCancellationToken, WorkflowContext, WorkflowResult};
 
 use super::{
-    Controller, Orders,
+    ActivityDefs, Controller,
     dispatch::describe,
     main_loop::{before_a_page, in_time, refused},
     side_calls::aside,
@@ -43,7 +43,7 @@ pub(super) async fn take(ctx: &WorkflowContext<Controller>) -> WorkflowResult<Op
         .summary(format!("take the lock {}", order.name))
         .build();
     let deadline = ctx.state(|Controller(s)| s.deadline);
-    let taking = ctx.execute_activity(Orders::lock, order, options);
+    let taking = ctx.execute_activity(ActivityDefs::lock, order, options);
     let taken = in_time(ctx, deadline, own, taking).await;
     ctx.state_mut(|Controller(s)| {
         s.taking_lock = false;
@@ -78,7 +78,9 @@ pub(super) async fn give_back(ctx: &WorkflowContext<Controller>) {
         GIVE_BACK_TIMEOUT,
         format!("give the lock {} back", order.name),
     );
-    let given = ctx.execute_activity(Orders::unlock, order, options).await;
+    let given = ctx
+        .execute_activity(ActivityDefs::unlock, order, options)
+        .await;
     if let Err(error) = given
         && !ctx.is_replaying()
     {

@@ -15,14 +15,14 @@ use temporalio_sdk::{
 };
 
 use super::{
-    Controller, Orders,
+    ActivityDefs, Controller,
     bridge::outbox::{self, Bridges},
     dispatch::{Activity, StrideResult, describe, report_of, start},
     ending::end,
     log, now,
     publish::publish,
     reduce::combine_rest,
-    side_calls::Calls,
+    side_calls::SideCalls,
     stages::check_at_end,
     timer::Alarm,
 };
@@ -73,7 +73,7 @@ pub(super) async fn prepare(ctx: &WorkflowContext<Controller>) -> WorkflowResult
         .summary("look up the processor")
         .build();
     let deadline = ctx.state(|Controller(s)| s.deadline);
-    let preparing = ctx.execute_activity(Orders::prepare, input, options);
+    let preparing = ctx.execute_activity(ActivityDefs::prepare, input, options);
     match in_time(ctx, deadline, own, preparing).await {
         Ok(Ok(mut prepared)) => {
             let partitions = take_partitions(&mut prepared);
@@ -153,7 +153,7 @@ pub(super) async fn run_batch(ctx: &WorkflowContext<Controller>) -> WorkflowResu
     // replay.
     let mut running: Vec<(u64, Activity<'_>)> = Vec::new();
     let mut alarm = Alarm::default();
-    let mut calls = Calls::default();
+    let mut calls = SideCalls::default();
     let mut bridges = Bridges::default();
     loop {
         let (suggested, events) = (ctx.continue_as_new_suggested(), ctx.history_length());
@@ -171,7 +171,7 @@ pub(super) async fn run_batch(ctx: &WorkflowContext<Controller>) -> WorkflowResu
                 };
                 if !dispatched {
                     ctx.state_mut(|Controller(s)| {
-                        s.ledger.break_off(Broken::Impossible {
+                        s.chain.break_off(Broken::Impossible {
                             what: format!("stride {stride} cannot be dispatched"),
                         });
                     });
@@ -206,7 +206,7 @@ pub(super) async fn run_batch(ctx: &WorkflowContext<Controller>) -> WorkflowResu
 async fn something_happens<'a>(
     ctx: &'a WorkflowContext<Controller>,
     running: &mut Vec<(u64, Activity<'a>)>,
-    (calls, bridges, alarm): (&mut Calls<'a>, &mut Bridges<'a>, &mut Alarm<'a>),
+    (calls, bridges, alarm): (&mut SideCalls<'a>, &mut Bridges<'a>, &mut Alarm<'a>),
 ) -> Vec<(u64, StrideResult)> {
     let mut results = Vec::new();
     until_awake(ctx, |cx| {

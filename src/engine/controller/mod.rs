@@ -45,7 +45,7 @@ mod stages;
 mod timer;
 
 pub(crate) use activity_defs::{
-    CheckActivity, CombineActivity, HookActivity, KeepReportActivity, LockActivity, Orders,
+    ActivityDefs, CheckActivity, CombineActivity, HookActivity, KeepReportActivity, LockActivity,
     PartitionsActivity, PrepareActivity, SplitActivity, StrideActivity, ThrottleActivity,
     UnlockActivity, WatchBridgesActivity, WindowsActivity,
 };
@@ -67,7 +67,7 @@ use ending::end;
 use main_loop::{prepare, run_batch};
 use partition_parent::run_partitions;
 use publish::show_who_looks;
-use side_calls::Calls;
+use side_calls::SideCalls;
 
 /// See the [module documentation](self).
 #[temporalio_macros::workflow]
@@ -248,9 +248,9 @@ impl Controller {
         ctx.state_mut(|Controller(s)| {
             s.bridging.begin(now, &s.published.control.bridges);
             // Bridges without strides no longer need to be published.
-            let ledger = &s.ledger;
+            let chain = &s.chain;
             let known = &mut s.published.control.bridges;
-            known.retain(|id| ledger.bridges().any(|busy| busy == id));
+            known.retain(|id| chain.bridges().any(|busy| busy == id));
         });
         if ctx.state_mut(|Controller(s)| s.begin(now)) {
             log(ctx, "batch started");
@@ -260,8 +260,8 @@ impl Controller {
             ending = lock::take(ctx).await?;
         }
         match ending {
-            Some(ending) if ctx.state(|Controller(s)| s.ledger.running() == 0) => {
-                end(ctx, ending, Calls::default()).await
+            Some(ending) if ctx.state(|Controller(s)| s.chain.running() == 0) => {
+                end(ctx, ending, SideCalls::default()).await
             }
             _ if ctx.state(|Controller(s)| s.partitions.is_some()) => run_partitions(ctx).await,
             // The loop also runs if the batch is ending, because it waits for strides of earlier runs on bridges.
@@ -295,8 +295,8 @@ fn log(ctx: &WorkflowContext<Controller>, what: &str) {
             processor = spec.processor,
             workflow_run = ctx.run_id(),
             run = s.runs + 1,
-            pages = s.ledger.totals.pages_completed,
-            items = s.ledger.totals.items.total(),
+            pages = s.chain.totals.pages_completed,
+            items = s.chain.totals.items.total(),
             "{what}"
         );
     });

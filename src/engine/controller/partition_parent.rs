@@ -17,14 +17,14 @@ use temporalio_sdk::{
 };
 
 use super::{
-    Controller, Orders,
+    ActivityDefs, Controller,
     ending::end,
     main_loop::{hand_over, until_awake},
     now,
     partition_child::own_cancellation,
     publish::publish,
     reduce::combine_rest,
-    side_calls::{Call, Calls, aside, standing},
+    side_calls::{Call, SideCalls, aside, standing},
     stages::check_at_end,
     timer::Alarm,
 };
@@ -67,7 +67,7 @@ pub(super) async fn run_partitions(
 ) -> WorkflowResult<BatchReport> {
     let mut under_way = UnderWay::default();
     let mut alarm = Alarm::default();
-    let mut calls = Calls::default();
+    let mut calls = SideCalls::default();
     loop {
         let (suggested, events) = (ctx.continue_as_new_suggested(), ctx.history_length());
         let now = now(ctx);
@@ -139,7 +139,7 @@ fn carry_out<'a>(
                 let order = ctx.state(|Controller(s)| s.split_order(number, start, end));
                 // After a few failed attempts the partition continues without a split.
                 let options = aside(ctx, SPLIT_TIMEOUT, format!("split partition {number}"));
-                let split = ctx.execute_activity(Orders::split, order, options);
+                let split = ctx.execute_activity(ActivityDefs::split, order, options);
                 under_way.split = Some((number, Box::pin(split)));
                 done = true;
             }
@@ -220,7 +220,7 @@ fn end_of(error: &ChildWorkflowExecutionError) -> ChildEnd {
 async fn something_happens(
     ctx: &WorkflowContext<Controller>,
     under_way: &mut UnderWay<'_>,
-    calls: &mut Calls<'_>,
+    calls: &mut SideCalls<'_>,
     alarm: &mut Alarm<'_>,
 ) {
     until_awake(ctx, |cx| {
@@ -275,7 +275,7 @@ pub(super) fn look_at_partitions<'a>(ctx: &'a WorkflowContext<Controller>) -> Op
     })?;
     let options = standing(ctx, LOOKED_AT_FOR, "look at the partitions".to_owned());
     Some(Box::pin(ctx.execute_activity(
-        Orders::partitions,
+        ActivityDefs::partitions,
         order,
         options,
     )))

@@ -11,11 +11,11 @@ use temporalio_sdk::{
 };
 
 use super::{
-    Controller, Orders,
+    ActivityDefs, Controller,
     dispatch::describe,
     main_loop::in_time,
     now,
-    side_calls::{Call, Calls, standing},
+    side_calls::{Call, SideCalls, standing},
 };
 use crate::{decisions::scheduler::Ending, protocol::COMBINE_TIMED_OUT};
 
@@ -38,7 +38,9 @@ pub(super) fn combine(ctx: &WorkflowContext<Controller>, at_end: bool) -> Option
         .build();
     options.retry_policy = Some(retry);
     Some(Box::pin(async move {
-        let combined = ctx.execute_activity(Orders::combine, order, options).await;
+        let combined = ctx
+            .execute_activity(ActivityDefs::combine, order, options)
+            .await;
         ctx.state_mut(|Controller(s)| {
             s.combining = false;
             s.version += 1;
@@ -52,7 +54,7 @@ pub(super) fn combine(ctx: &WorkflowContext<Controller>, at_end: bool) -> Option
             return Ok(());
         }
         ctx.state_mut(|Controller(s)| {
-            let Some(fold) = s.ledger.fold_mut() else {
+            let Some(fold) = s.chain.fold_mut() else {
                 return;
             };
             match combined {
@@ -85,7 +87,7 @@ fn is_of_the_worker(error: &ActivityExecutionError) -> bool {
 /// further effect. A batch that ends early has only the time of one attempt. Returns the end of the batch.
 pub(super) async fn combine_rest<'a>(
     ctx: &'a WorkflowContext<Controller>,
-    calls: &mut Calls<'a>,
+    calls: &mut SideCalls<'a>,
     ending: Ending,
 ) -> Ending {
     let enough = now(ctx).plus(COMBINE_TIMEOUT);

@@ -10,7 +10,7 @@ use temporalio_sdk::{
 };
 
 use super::{
-    Controller, Orders, dispatch::describe, partition_child::say_when_settled,
+    ActivityDefs, Controller, dispatch::describe, partition_child::say_when_settled,
     partition_parent::look_at_partitions, reduce::combine, stages::check_stage,
 };
 use crate::{
@@ -29,7 +29,7 @@ pub(super) type Call<'a> = Pin<Box<dyn Future<Output = Result<(), ActivityExecut
 
 /// The calls in progress, at most one of each kind. They take no slots of the batch.
 #[derive(Default)]
-pub(super) struct Calls<'a> {
+pub(super) struct SideCalls<'a> {
     pub(super) handler: Option<Call<'a>>,
     pub(super) tracker: Option<Call<'a>>,
     /// The poll of the throttles. It is not awaited at the end of a run, because the next run starts it again.
@@ -42,7 +42,7 @@ pub(super) struct Calls<'a> {
     bridges: Option<Call<'a>>,
 }
 
-impl<'a> Calls<'a> {
+impl<'a> SideCalls<'a> {
     /// Begins the calls that are due. A run that is about to end begins no call that would delay its end.
     pub(super) fn begin(&mut self, ctx: &'a WorkflowContext<Controller>) {
         if self.throttle.is_none() {
@@ -148,7 +148,7 @@ impl<'a> Calls<'a> {
 /// another worker then continues.
 fn throttle<'a>(ctx: &'a WorkflowContext<Controller>, order: ThrottleOrder) -> Call<'a> {
     let options = standing(ctx, THROTTLES_ARE_ASKED_FOR, "ask the throttles".to_owned());
-    Box::pin(ctx.execute_activity(Orders::throttle, order, options))
+    Box::pin(ctx.execute_activity(ActivityDefs::throttle, order, options))
 }
 
 /// Has the operating windows computed by an activity, because the time zone data may change with each deployment.
@@ -160,7 +160,7 @@ fn windows<'a>(ctx: &'a WorkflowContext<Controller>, order: WindowsOrder) -> Cal
     );
     Box::pin(async move {
         let openings = ctx
-            .execute_activity(Orders::windows, order, options)
+            .execute_activity(ActivityDefs::windows, order, options)
             .await?;
         ctx.state_mut(|Controller(s)| s.pacing.opened(openings, s.now));
         Ok(())
@@ -171,7 +171,7 @@ fn windows<'a>(ctx: &'a WorkflowContext<Controller>, order: WindowsOrder) -> Cal
 fn watch_bridges<'a>(ctx: &'a WorkflowContext<Controller>, order: BridgeWatch) -> Call<'a> {
     let options = standing(ctx, BRIDGES_ARE_WATCHED_FOR, "watch bridges".to_owned());
     Box::pin(async move {
-        let gone = ctx.execute_activity(Orders::watch_bridges, order, options);
+        let gone = ctx.execute_activity(ActivityDefs::watch_bridges, order, options);
         let gone = gone.await?;
         ctx.state_mut(|Controller(s)| s.bridges_are_gone(&gone));
         Ok(())
@@ -200,7 +200,7 @@ pub(super) fn standing(
 /// Schedules the activity that calls a hook.
 pub(super) fn call<'a>(ctx: &'a WorkflowContext<Controller>, order: HookOrder) -> Call<'a> {
     let options = aside(ctx, order.timeout, format!("tell {}", order.name));
-    Box::pin(ctx.execute_activity(Orders::hook, order, options))
+    Box::pin(ctx.execute_activity(ActivityDefs::hook, order, options))
 }
 
 /// Returns the options of a side activity. Such an activity has its own cancellation: the notice about the end of a

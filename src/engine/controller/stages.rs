@@ -10,7 +10,7 @@ use temporalio_sdk::{
 };
 
 use super::{
-    Controller, Orders,
+    ActivityDefs, Controller,
     dispatch::{cancelled_with_workflow, describe},
     log,
     main_loop::in_time,
@@ -77,7 +77,8 @@ pub(super) fn check_stage(ctx: &WorkflowContext<Controller>) -> Option<Call<'_>>
         let answer = if nothing {
             Ok(CheckAnswer::default())
         } else {
-            let schedule = |options| ctx.execute_activity(Orders::check, order.clone(), options);
+            let schedule =
+                |options| ctx.execute_activity(ActivityDefs::check, order.clone(), options);
             cancelled_with_workflow(ctx, options(ctx, "check the stage"), schedule).await
         };
         if let Some(checked) = outcome(ctx, &order, false, answer) {
@@ -106,7 +107,7 @@ pub(super) async fn check_at_end(ctx: &WorkflowContext<Controller>, ending: Endi
     let mut options = options(ctx, "check everything");
     options.cancellation_token = Some(own.clone());
     let deadline = ctx.state(|Controller(s)| s.deadline);
-    let checking = ctx.execute_activity(Orders::check, order.clone(), options);
+    let checking = ctx.execute_activity(ActivityDefs::check, order.clone(), options);
     let answer = in_time(ctx, deadline, own, checking).await;
     let now = now(ctx);
     let (checked, early) = match answer {

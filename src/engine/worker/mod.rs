@@ -28,8 +28,8 @@ use crate::{
     batch::MAX_PARALLELISM,
     engine::{
         activity::{
-            ASIDE_HEARTBEAT_TIMEOUT, Abandonment, AsideActivities, ControlWatches,
-            HEARTBEATS_PER_TIMEOUT, PageActivities, UserThreads,
+            ASIDE_HEARTBEAT_TIMEOUT, Abandonment, ControlWatches, HEARTBEATS_PER_TIMEOUT,
+            PageActivities, SideActivities, UserThreads,
         },
         client::{WorkerSeen, Workers, outage::Outages},
         controller::{Bridge, Controller},
@@ -409,7 +409,7 @@ impl Worker {
             let metrics = self.metrics.clone();
             move |progress| metrics.batch_seen(progress)
         });
-        let aside = AsideActivities::new(
+        let aside = SideActivities::new(
             registry.clone(),
             hooks,
             throttles.clone(),

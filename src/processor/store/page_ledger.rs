@@ -61,7 +61,7 @@ pub struct StrideTotals {
 
 impl StrideTotals {
     /// The progress of a stride as one number, which grows with everything that is applied.
-    pub fn extent(&self) -> u64 {
+    pub fn progress_counter(&self) -> u64 {
         let items = self.items.total();
         self.pages
             .saturating_add(self.pages_failed)

@@ -11,7 +11,7 @@ const FIGURES: Duration = Duration::from_secs(10);
 
 /// The last report and its time.
 #[derive(Debug)]
-pub(super) struct Told {
+pub(super) struct LastTold {
     reading: Reading,
     at: Duration,
 }
@@ -26,7 +26,7 @@ pub(super) enum News {
     Now,
 }
 
-impl Told {
+impl LastTold {
     pub fn new(reading: Reading, at: Duration) -> Self {
         Self { reading, at }
     }
@@ -63,7 +63,7 @@ mod tests {
 
     #[test]
     fn kind_name_and_factor_are_told_at_once_and_figures_after_a_while() {
-        let told = Told::new(slow(0.5, "lag 2 s"), Duration::from_secs(100));
+        let told = LastTold::new(slow(0.5, "lag 2 s"), Duration::from_secs(100));
         let now = Duration::from_secs(101);
         let others = [
             slow(0.4, "lag 2 s"),
@@ -102,7 +102,7 @@ mod tests {
         ) {
             let mut now = Duration::ZERO;
             let mut last = (slow(0.25, "0"), now);
-            let mut told = Told::new(last.0.clone(), now);
+            let mut told = LastTold::new(last.0.clone(), now);
             for (wait, quarters, reason) in steps {
                 now += Duration::from_millis(wait);
                 let reading = slow(f64::from(quarters) / 4.0, &reason.to_string());
@@ -117,7 +117,7 @@ mod tests {
                         let same = reading.verdict.factor() == last.0.verdict.factor();
                         prop_assert!(!same || now >= last.1 + FIGURES);
                         last = (reading.clone(), now);
-                        told = Told::new(reading, now);
+                        told = LastTold::new(reading, now);
                     }
                 }
             }

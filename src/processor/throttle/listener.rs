@@ -10,7 +10,7 @@ use tokio::{
 
 use super::{
     Reading,
-    change_filter::{News, Told},
+    change_filter::{LastTold, News},
     poller::{Asked, Asking},
     state::Said,
 };
@@ -18,13 +18,13 @@ use super::{
 /// A listener for some throttles of this process. Throttles are polled while a listener exists.
 pub(crate) struct ThrottleMonitor {
     /// The throttles, sorted by name.
-    parts: Vec<Part>,
+    parts: Vec<Source>,
     /// The reference point of all times.
     began: Instant,
-    told: Told,
+    told: LastTold,
 }
 
-struct Part {
+struct Source {
     throttle: Arc<Asked>,
     said: watch::Receiver<Said>,
     _asking: Arc<Asking>,
@@ -35,7 +35,7 @@ impl ThrottleMonitor {
         let parts: Vec<_> = throttles
             .map(|throttle| {
                 let (said, _asking) = throttle.listen();
-                Part {
+                Source {
                     throttle,
                     said,
                     _asking,
@@ -43,7 +43,7 @@ impl ThrottleMonitor {
             })
             .collect();
         Self {
-            told: Told::new(reading(&parts), Duration::ZERO),
+            told: LastTold::new(reading(&parts), Duration::ZERO),
             parts,
             began: Instant::now(),
         }
@@ -100,12 +100,12 @@ impl ThrottleMonitor {
     }
 
     fn tell(&mut self, reading: Reading) -> Reading {
-        self.told = Told::new(reading.clone(), self.began.elapsed());
+        self.told = LastTold::new(reading.clone(), self.began.elapsed());
         reading
     }
 }
 
-fn reading(parts: &[Part]) -> Reading {
+fn reading(parts: &[Source]) -> Reading {
     let said: Vec<_> = parts
         .iter()
         .map(|part| (part.throttle.name.as_str(), part.said.borrow()))

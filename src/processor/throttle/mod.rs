@@ -3,7 +3,7 @@
 //! ```text
 //!   Throttles ---> Asked (one for each throttle)        polls every interval while it has listeners
 //!       |             |
-//!       |          Standing                             pure: the meaning of answers and failures
+//!       |          ThrottleState                             pure: the meaning of answers and failures
 //!       v             v
 //!   ThrottleMonitor ---> Reading                        pure: the combined verdict
 //! ```

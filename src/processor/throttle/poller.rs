@@ -15,7 +15,7 @@ use tokio::{
 
 use super::{
     Throttle, Verdict,
-    state::{Event, Said, Standing},
+    state::{Event, Said, ThrottleState},
 };
 use crate::{
     base::error::{PageError, text::words},
@@ -30,7 +30,7 @@ pub(super) struct Asked {
     timeout: Duration,
     /// The reference point of all times.
     began: Instant,
-    standing: Mutex<Standing>,
+    standing: Mutex<ThrottleState>,
     said: watch::Sender<Said>,
     asking: Mutex<Weak<Asking>>,
     metrics: OnceLock<Metrics>,
@@ -51,7 +51,7 @@ impl Drop for Asking {
 impl Asked {
     pub fn new<T: Throttle>(name: &str, throttle: T) -> Self {
         let interval = throttle.interval();
-        let standing = Standing::new(name, interval, throttle.hold_on_failure());
+        let standing = ThrottleState::new(name, interval, throttle.hold_on_failure());
         Self {
             name: name.to_owned(),
             interval,
@@ -92,7 +92,7 @@ impl Asked {
         self.began.elapsed()
     }
 
-    fn standing(&self) -> MutexGuard<'_, Standing> {
+    fn standing(&self) -> MutexGuard<'_, ThrottleState> {
         self.standing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -31,7 +31,7 @@ pub(super) enum Event {
 
 /// The state of a throttle, derived from its answers.
 #[derive(Debug)]
-pub(super) struct Standing {
+pub(super) struct ThrottleState {
     name: String,
     interval: Duration,
     hold: Duration,
@@ -55,7 +55,7 @@ enum State {
     },
 }
 
-impl Standing {
+impl ThrottleState {
     pub fn new(name: &str, interval: Duration, hold: Duration) -> Self {
         Self {
             name: name.to_owned(),
@@ -221,8 +221,8 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
-    fn standing() -> Standing {
-        let mut standing = Standing::new("db", INTERVAL, HOLD);
+    fn standing() -> ThrottleState {
+        let mut standing = ThrottleState::new("db", INTERVAL, HOLD);
         standing.starts(Duration::ZERO);
         standing
     }
@@ -341,7 +341,7 @@ mod tests {
             hold_millis in 0u64..90_000,
         ) {
             let limit = Duration::from_millis(hold_millis);
-            let mut standing = Standing::new("db", INTERVAL, limit);
+            let mut standing = ThrottleState::new("db", INTERVAL, limit);
             standing.starts(Duration::ZERO);
             let mut now = Duration::ZERO;
             let mut owes_since = Some(Duration::ZERO);
@@ -387,7 +387,7 @@ mod tests {
             steps in prop::collection::vec((0u64..90_000, prop::option::of(answer())), 1..60),
             hold_millis in 0u64..90_000,
         ) {
-            let mut standing = Standing::new("db", INTERVAL, Duration::from_millis(hold_millis));
+            let mut standing = ThrottleState::new("db", INTERVAL, Duration::from_millis(hold_millis));
             standing.starts(Duration::ZERO);
             let mut now = Duration::ZERO;
             for (wait, answer) in steps {

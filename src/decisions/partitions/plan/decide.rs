@@ -14,7 +14,7 @@ use crate::{
     },
     page::token::PageToken,
     progress::phase::{Outcome, Phase},
-    protocol::partition::Told,
+    protocol::partition::PartitionOrder,
 };
 
 /// The number of partitions of a batch, including those that came from a split.
@@ -25,7 +25,7 @@ const MAX_WITH_SPLITS_BYTES: usize = 2 * MAX_PARTITIONS_BYTES;
 #[derive(Clone, Debug)]
 pub(crate) struct PartLimits {
     /// The message for all partitions, with the share of the whole batch.
-    pub all: Told,
+    pub all: PartitionOrder,
     pub cancelled: bool,
     pub stopping: Option<String>,
     pub deadline: Option<Timestamp>,
@@ -55,11 +55,11 @@ pub(crate) enum Next {
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Step {
     /// Start the controller of this partition.
-    Begin { number: u32, told: Told },
+    Begin { number: u32, told: PartitionOrder },
     /// Tell the controller of this partition something new.
     Tell {
         number: u32,
-        told: Told,
+        told: PartitionOrder,
         /// True if the partition is told to stop so that it can be split.
         split: bool,
     },
@@ -116,7 +116,7 @@ impl Partitions {
                 continue;
             };
             let split = to_split == Some(number);
-            let new = Told {
+            let new = PartitionOrder {
                 share: *share,
                 stop: split,
                 ..limits.all.clone()
@@ -130,7 +130,7 @@ impl Partitions {
             }
         }
         for (number, share) in waiting.into_iter().zip(division.begin) {
-            let told = Told {
+            let told = PartitionOrder {
                 share,
                 ..limits.all.clone()
             };
@@ -232,7 +232,7 @@ impl Partitions {
             let State::Waiting(Some(parked)) = &part.state else {
                 return None;
             };
-            let (start, end) = parked.ledger.undiscovered().filter(|_| part.splitting)?;
+            let (start, end) = parked.chain.undiscovered().filter(|_| part.splitting)?;
             Some(Step::Split { number, start, end })
         })
     }
@@ -247,7 +247,7 @@ impl Partitions {
                     ..
                 } if !told.stop => Some(Step::Tell {
                     number,
-                    told: Told {
+                    told: PartitionOrder {
                         stop: true,
                         ..(**told).clone()
                     },

@@ -12,13 +12,13 @@ use crate::{
         failures::{FailedItem, PageFailure},
         phase::HeldBy,
     },
-    protocol::partition::Look,
+    protocol::partition::PartitionSnapshot,
 };
 
 /// The number of failing pages that are kept of one partition.
 const MAX_FAILING: usize = 3;
 
-impl Look {
+impl PartitionSnapshot {
     pub fn of(progress: &Progress, idle: bool) -> Self {
         let failing = progress.failing.iter().take(MAX_FAILING).cloned();
         Self {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::{Part, Partitions, State};
 use crate::{
     batch::partition_spec::{PartitionSpec, first_stride},
-    decisions::chain::{Ledger, Totals},
+    decisions::chain::{StrideChain, Totals},
     processor::report::count_reason,
     progress::{
         Progress,
@@ -13,7 +13,7 @@ use crate::{
     },
 };
 
-/// # Look
+/// # PartitionSnapshot
 impl Partitions {
     pub(super) fn numbered(&self) -> impl Iterator<Item = (u32, &Part)> {
         self.parts
@@ -92,8 +92,8 @@ impl Partitions {
         let mut merged = self.merged.clone();
         for part in &self.parts {
             if let State::Waiting(Some(parked)) = &part.state {
-                let ledger = &parked.ledger;
-                merged.take(ledger.failed(), ledger.failed_items(), &BTreeMap::new());
+                let chain = &parked.chain;
+                merged.take(chain.failed(), chain.failed_items(), &BTreeMap::new());
             }
         }
         progress.failed = merged.failed;
@@ -116,9 +116,9 @@ impl Partitions {
         listed
     }
 
-    /// Creates the ledger of partition `number`, whose strides have numbers of their own range.
-    pub fn ledger(spec: &PartitionSpec, number: u32, seed: u64) -> Ledger {
-        Ledger::of_range(
+    /// Creates the chain of partition `number`, whose strides have numbers of their own range.
+    pub fn chain(spec: &PartitionSpec, number: u32, seed: u64) -> StrideChain {
+        StrideChain::of_range(
             spec.start.clone(),
             spec.end.clone(),
             first_stride(number),

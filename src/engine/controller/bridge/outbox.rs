@@ -136,7 +136,7 @@ impl<'a> Bridges<'a> {
         }
         self.cancelled = true;
         let bridges: Vec<_> =
-            ctx.state(|Controller(s)| s.ledger.bridges().map(ToOwned::to_owned).collect());
+            ctx.state(|Controller(s)| s.chain.bridges().map(ToOwned::to_owned).collect());
         for bridge in bridges {
             let handle = ctx.external_workflow(bridge, None);
             let reason = "the batch was cancelled".to_owned();

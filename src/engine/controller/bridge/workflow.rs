@@ -21,7 +21,7 @@ use crate::protocol::RESULTS_AT_ONCE;
 use crate::{
     engine::{
         controller::{
-            Controller, Orders,
+            ActivityDefs, Controller,
             dispatch::{Activity, activity_options, cancelled_with_workflow, report_of},
         },
         query_safety::in_step,
@@ -69,7 +69,7 @@ impl Bridge {
             loop {
                 work.begin(ctx);
                 work.tell(ctx);
-                if !work.mind_idleness(ctx) {
+                if !work.stop_when_idle(ctx) {
                     return Ok(());
                 }
                 work.something_happens(ctx).await;
@@ -115,7 +115,7 @@ impl<'a> Work<'a> {
         for order in orders {
             let options = activity_options(&terms, &order);
             let (stride, dispatch) = (order.stride, order.dispatch);
-            let schedule = |options| ctx.execute_activity(Orders::stride, order, options);
+            let schedule = |options| ctx.execute_activity(ActivityDefs::stride, order, options);
             let activity = cancelled_with_workflow(ctx, options, schedule);
             self.running.push((stride, dispatch, Box::pin(activity)));
         }
@@ -138,7 +138,7 @@ impl<'a> Work<'a> {
     }
 
     /// Returns false once the bridge is no longer needed.
-    fn mind_idleness(&mut self, ctx: &'a WorkflowContext<Bridge>) -> bool {
+    fn stop_when_idle(&mut self, ctx: &'a WorkflowContext<Bridge>) -> bool {
         let busy = !(self.running.is_empty() && self.results.is_empty() && self.sending.is_empty());
         if !busy && ctx.state(|s| s.last) {
             return false;
