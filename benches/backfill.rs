@@ -31,9 +31,10 @@ use cost::{Cost, Processes};
 use servers::Postgres;
 use sqlx::{AssertSqlSafe, Executor as _, PgPool};
 use temporal_batch::{
-    AutoStride, BackfillArgs, Batch, BatchClient, ConnectOptions, Connections, Outcome,
-    SqlBackfill, SqlLedger, TableSpec, Worker,
+    Batch, BatchClient, ConnectOptions, Outcome, Worker,
     dev_server::{DevServer, DevServerOptions},
+    settings::AutoStride,
+    sql::{BackfillArgs, Connections, SqlBackfill, SqlLedger, TableSpec},
 };
 use tokio::{sync::Mutex, task::JoinSet};
 
@@ -224,12 +225,11 @@ async fn measure(
     processes: Processes,
 ) -> Result<Runs, Error> {
     let connect = ConnectOptions::new().address(server.address());
-    let client = temporal_batch::connect(&connect).await?;
+    let client = BatchClient::connect(&connect).await?;
     let connections = Connections::new().with("default", pool.clone());
-    let worker = Worker::new(client.clone(), QUEUE)
+    let worker = Worker::new(&client, QUEUE)
         .processor(SqlBackfill::new(connections))
         .start()?;
-    let client = BatchClient::new(client);
     let mut runs: Runs = options.arms.iter().map(|arm| (*arm, Vec::new())).collect();
     for pair in 0..options.pairs {
         let mut order: Vec<usize> = (0..runs.len()).collect();

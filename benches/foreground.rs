@@ -47,8 +47,9 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 use temporal_batch::{
-    BatchClient, BatchHandle, ConnectOptions, Outcome, PostgresThrottle, RunningWorker, Worker,
+    BatchClient, BatchHandle, ConnectOptions, Outcome, RunningWorker, Worker,
     dev_server::{DevServer, DevServerOptions},
+    sql::PostgresThrottle,
 };
 use tokio::{
     signal::unix::{SignalKind, signal},
@@ -197,7 +198,7 @@ impl<'a> Bench<'a> {
 
         let pages = Arc::new(PageLog::default());
         let server = DevServerOptions::new().start().await?;
-        let worker = Worker::new(connect(&server).await?.temporal().clone(), QUEUE)
+        let worker = Worker::new(&connect(&server).await?, QUEUE)
             .processor(AddOne {
                 pool: self::pool(&url, "temporal-batch", options.most_in_flight()).await?,
                 rows: options.rows.into(),

@@ -8,7 +8,7 @@
 //! # A tour
 //!
 //! 1. Write a [`PageProcessor`] and try it without a server: [`testing::run_page`], [`testing::Simulator`].
-//! 2. Add it to a worker: [`Worker::new(client, queue).processor(P).run()`](Worker).
+//! 2. Add it to a worker: [`Worker::new(&client, queue).processor(P).run()`](Worker).
 //! 3. Start a [`Batch`] with a [`BatchClient`]; observe and control it with its [`BatchHandle`].
 //! 4. Or use [`cli::App`] to give your own binary the whole command line.
 //!
@@ -22,9 +22,9 @@
 //! - **Closed ranges.** A range is closed once the start of the next stride is accepted: later attempts stay
 //!   inside it.
 //! - **At least once** by default: a page may run again after a failure or a lost worker, so `process` must be
-//!   idempotent. [`RetryMode::AtMostOnce`] runs it once. With a [`PageLedger`] the effects of a page are
+//!   idempotent. [`RetryMode::AtMostOnce`](settings::RetryMode::AtMostOnce) runs it once. With a [`PageLedger`](store::PageLedger) the effects of a page are
 //!   committed **exactly once**, whatever is repeated.
-//! - **Isolated failures.** With [`DeadLetters`] a page that fails is split until the failing records are
+//! - **Isolated failures.** With [`DeadLetters`](store::DeadLetters) a page that fails is split until the failing records are
 //!   isolated; they can be listed and redriven.
 //! - **Bounded state**, whatever the number of pages.
 //!
@@ -36,9 +36,9 @@
 //! | `metrics-server` | yes | [`metrics::MetricsServer`]: the endpoint that Prometheus reads |
 //! | `dev-server` | yes | [`dev_server`]: finds, fetches and runs the local Temporal dev server |
 //! | `cli` | yes | [`cli`]: the command line, for the `temporal-batch` binary and for yours |
-//! | `sqlite` | yes | tables and a [`PageLedger`] in SQLite; the database of the `demo` command and of its sample |
-//! | `postgres` | yes | tables and a [`PageLedger`] in PostgreSQL |
-//! | `mysql` | yes | tables and a [`PageLedger`] in MySQL and MariaDB |
+//! | `sqlite` | yes | tables and a [`PageLedger`](store::PageLedger) in SQLite; the database of the `demo` command and of its sample |
+//! | `postgres` | yes | tables and a [`PageLedger`](store::PageLedger) in PostgreSQL |
+//! | `mysql` | yes | tables and a [`PageLedger`](store::PageLedger) in MySQL and MariaDB |
 //! | `tls` | yes | database connections over TLS |
 //! | `files` | yes | CSV and JSON Lines files |
 //!
@@ -73,10 +73,10 @@ mod jsonl_store;
 pub mod metrics;
 mod page;
 mod processor;
-mod progress;
+pub mod progress;
 mod protocol;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
-mod sql;
+pub mod sql;
 mod stride;
 pub mod testing;
 
@@ -86,102 +86,111 @@ pub use async_trait::async_trait;
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 pub use sqlx;
 
+#[cfg(feature = "temporal")]
+pub use crate::engine::{
+    client::{BatchClient, BatchHandle},
+    connect::{ConnectOptions, connect},
+    worker::{RunningWorker, Worker},
+};
 pub use crate::{
     base::{error::PageError, time::Timestamp},
-    batch::{
-        Batch, IfRunning, default_task_queue,
-        letter_filter::LetterFilter,
-        lock_name::InvalidLockName,
-        pace_settings::{
-            page_size::{AutoPageSize, InvalidAutoPageSize},
-            parallelism::{AutoParallelism, InvalidAutoParallelism},
-            ramp::{InvalidRamp, Ramp},
-            stride::{AutoStride, InvalidAutoStride, Stride},
-            window::{InvalidWindow, Opening, Window},
-        },
-        partition_spec::{InvalidPartitions, Partition},
-        retry::{ExtendedRetries, RetryMode, RetryPolicy, RetryPolicyError},
-        stage::{InvalidStages, Stage},
-        tolerance::{Limit, OnExceeded, Tolerance},
-        validate::InvalidBatch,
-    },
-    jsonl_store::JsonlDeadLetters,
-    page::{
-        Next, PAGE_BYTES, Page,
-        range::PageRange,
-        size::{Certainty, Size},
-        token::PageToken,
-    },
+    batch::{Batch, default_task_queue, partition_spec::Partition},
+    page::{Next, Page, range::PageRange, size::Size, token::PageToken},
     processor::{
         PageProcessor, SkipAhead,
         check_context::CheckContext,
         context::PageContext,
-        hooks::{
-            CompletionHook, Failure, FailureHandler, FailureNotice, HookResult, RegisterHookError,
-            Tracker,
-        },
-        item::{InvalidItemRetry, ItemRetry, Permits},
-        reducer::{InvalidReducer, MAX_OUTPUT_BYTES, Reduce, Reducer},
+        item::Permits,
+        reducer::{Reduce, Reducer},
         report::PageReport,
-        settings::{InvalidSettings, ProcessorSettings},
-        store::{
+        settings::ProcessorSettings,
+    },
+    progress::{phase::Outcome, report::BatchReport},
+    stride::registry::Registry,
+};
+
+/// Settings of batches and processors.
+pub mod settings {
+    pub use crate::{
+        batch::{
+            IfRunning,
+            pace_settings::{
+                page_size::AutoPageSize,
+                parallelism::AutoParallelism,
+                ramp::Ramp,
+                stride::{AutoStride, Stride},
+                window::{Opening, Window},
+            },
+            retry::{ExtendedRetries, RetryMode, RetryPolicy},
+            stage::Stage,
+            tolerance::{Limit, OnExceeded, Tolerance},
+        },
+        processor::item::ItemRetry,
+    };
+}
+
+/// The places where a processor keeps its progress and the items that it gave up.
+pub mod store {
+    pub use crate::{
+        batch::letter_filter::LetterFilter,
+        jsonl_store::JsonlDeadLetters,
+        processor::store::{
             dead_letter::{DeadLetter, DeadLetters},
             page_ledger::{
                 OpenStride, PageClaim, PageLedger, PageTransaction, StrideId, StrideTotals,
             },
         },
-        throttle::{RegisterThrottleError, Throttle, Verdict},
-    },
-    progress::{
-        ItemCounts, PauseNote, Progress, Throttled, TimeLeft,
-        audit::AuditEntry,
-        check::{Check, Checked, FailedRange},
-        failures::{FailedItem, FailureState, PageFailure},
-        parts::{PartitionCounts, PartitionProgress, PartitionState, StageProgress, StageState},
-        phase::{HeldBy, Outcome, Phase},
-        report::BatchReport,
-    },
-    stride::registry::{Refused, RegisterError, Registry},
-};
+    };
+}
 
-#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
-pub use crate::sql::{Assignment, BackfillArgs, HighWaterMark, InvalidBackfill, SqlBackfill};
-#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
-pub use crate::sql::{
-    Backend, Column, Connections, DEFAULT_CONNECTION, Database, DatabaseError, DatabaseOptions,
-    InvalidConnectionName, Key, KeyPart, PageConnection, SqlLedger, Table, TableError, TableSpec,
-    Value as SqlValue, check_connection_name,
-};
-#[cfg(all(
-    feature = "files",
-    any(feature = "sqlite", feature = "postgres", feature = "mysql")
-))]
-pub use crate::sql::{
-    BytesForm, ImportArgs, ImportFile, InvalidImport, ManifestChoice, OnConflict, SqlImport,
-};
-#[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
-pub use crate::sql::{
-    ChangeKind, ColumnChange, DryRun, DryRunReport, Estimate, InvalidVerify, KeptStride, PageTrial,
-    Plan, RangeCheck, RangeCheckError, RowChange,
-};
-#[cfg(all(
-    feature = "files",
-    any(feature = "sqlite", feature = "postgres", feature = "mysql")
-))]
-pub use crate::sql::{ExportArgs, ExportFormat, ExportRow, SqlExport};
-#[cfg(feature = "postgres")]
-pub use crate::sql::{
-    InvalidSchema, InvalidThrottle, PostgresThrottle, PostgresThrottleBuilder, Threshold,
-};
+/// Code of yours that is called at failures, for progress and at the end of a batch.
+pub mod hooks {
+    pub use crate::processor::hooks::{
+        CompletionHook, Failure, FailureHandler, FailureNotice, HookResult, Tracker,
+    };
+}
 
+/// Signals from outside that slow a batch down or hold it.
+pub mod throttle {
+    pub use crate::processor::throttle::{Throttle, Verdict};
+}
+
+/// The answers of [`BatchClient`] and [`BatchHandle`].
 #[cfg(feature = "temporal")]
-pub use crate::engine::{
-    client::{
-        AcceptError, BatchClient, BatchHandle, BatchState, Continuation, ControlError, ListError,
-        ListedBatch, Observation, PauseOptions, PauseWaitError, ProgressError, ProgressSource,
-        RecoverError, RedriveError, Remedy, ResultError, RunningPage, RunningStride, Settings,
-        StartError, Steered, WorkerSeen, Workers,
-    },
-    connect::{ConnectError, ConnectOptions, connect},
-    worker::{RunningWorker, Worker, WorkerError},
-};
+pub mod client {
+    pub use crate::engine::client::{
+        BatchStatus, Continuation, ListedBatch, Observation, PauseOptions, ProgressSource, Remedy,
+        RunningPage, RunningStride, Settings, Steered, WorkerSeen, Workers,
+    };
+}
+
+/// Errors of settings, registrations and requests. Those of a database are in [`sql`], those of files in [`files`].
+pub mod errors {
+    #[cfg(feature = "temporal")]
+    pub use crate::engine::{
+        client::{
+            AcceptError, ControlError, ListError, PauseWaitError, ProgressError, RecoverError,
+            RedriveError, ResultError, StartError,
+        },
+        connect::ConnectError,
+        worker::WorkerError,
+    };
+    pub use crate::{
+        batch::{
+            lock_name::InvalidLockName,
+            pace_settings::{
+                page_size::InvalidAutoPageSize, parallelism::InvalidAutoParallelism,
+                ramp::InvalidRamp, stride::InvalidAutoStride, window::InvalidWindow,
+            },
+            partition_spec::InvalidPartitions,
+            retry::RetryPolicyError,
+            stage::InvalidStages,
+            validate::InvalidBatch,
+        },
+        processor::{
+            hooks::RegisterHookError, item::InvalidItemRetry, reducer::InvalidReducer,
+            settings::InvalidSettings, throttle::RegisterThrottleError,
+        },
+        stride::registry::{Refused, RegisterError},
+    };
+}

@@ -3,7 +3,10 @@
 use std::{io::Read as _, path::PathBuf, process::Stdio, time::Duration};
 
 use serde::{Deserialize, Serialize};
-use temporal_batch::{Connections, Database, DatabaseOptions, SqlBackfill, Worker};
+use temporal_batch::{
+    Worker,
+    sql::{Connections, Database, DatabaseOptions, SqlBackfill},
+};
 use tokio::process::{Child, Command};
 
 use super::{
@@ -77,7 +80,7 @@ impl Role {
 
     /// Works until the process that started this one has closed the pipe, or has ended.
     pub async fn play(self) -> Result<(), Error> {
-        let client = connect(&self.address).await?.temporal().clone();
+        let client = connect(&self.address).await?;
         let owner_gone = async {
             let (tell, told) = tokio::sync::oneshot::channel();
             std::thread::spawn(move || {
@@ -86,10 +89,11 @@ impl Role {
             });
             let _ = told.await;
         };
-        let worker = Worker::new(client.clone(), &self.queue).drain_timeout(Duration::from_secs(5));
+        let worker = Worker::new(&client, &self.queue).drain_timeout(Duration::from_secs(5));
         let worker = match self.work {
             Work::Bare { eager } => {
-                return bare::serve(client, &self.queue, eager, owner_gone).await;
+                return bare::serve(client.temporal().clone(), &self.queue, eager, owner_gone)
+                    .await;
             }
             Work::Pages {
                 heartbeat_timeout,

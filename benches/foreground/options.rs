@@ -2,7 +2,7 @@
 
 use std::{fmt::Display, ops::Range, path::PathBuf, str::FromStr, time::Duration};
 
-use temporal_batch::{AutoPageSize, AutoParallelism};
+use temporal_batch::settings::{AutoPageSize, AutoParallelism};
 
 use super::Error;
 

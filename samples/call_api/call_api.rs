@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use temporal_batch::{
-    ItemRetry, Page, PageContext, PageError, PageProcessor, PageReport, Permits, ProcessorSettings,
-    async_trait,
+    Page, PageContext, PageError, PageProcessor, PageReport, Permits, ProcessorSettings,
+    async_trait, settings::ItemRetry,
 };
 
 use super::api::Api;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use temporal_batch::sqlx::{Sqlite, SqlitePool};
 use temporal_batch::{
-    Page, PageContext, PageError, PageLedger, PageProcessor, PageReport, Size, SqlLedger,
-    async_trait, sqlx,
+    Page, PageContext, PageError, PageProcessor, PageReport, Size, async_trait, sql::SqlLedger,
+    sqlx, store::PageLedger,
 };
 
 /// Fixes the addresses of the table `users`, each exactly once.

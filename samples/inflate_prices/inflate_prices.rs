@@ -5,8 +5,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use temporal_batch::sqlx::SqlitePool;
 use temporal_batch::{
-    Page, PageContext, PageError, PageProcessor, PageRange, PageReport, ProcessorSettings,
-    RetryPolicy, Size, SkipAhead, async_trait, sqlx,
+    Page, PageContext, PageError, PageProcessor, PageRange, PageReport, ProcessorSettings, Size,
+    SkipAhead, async_trait, settings::RetryPolicy, sqlx,
 };
 
 use super::products::hash;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use serde_json::json;
 use temporal_batch::sqlx::{Sqlite, SqlitePool};
 use temporal_batch::{
-    Page, PageContext, PageError, PageLedger, PageProcessor, PageReport, Reducer, Size, SkipAhead,
-    SqlLedger, async_trait, sqlx,
+    Page, PageContext, PageError, PageProcessor, PageReport, Reducer, Size, SkipAhead, async_trait,
+    sql::SqlLedger, sqlx, store::PageLedger,
 };
 
 /// Invoices the orders of the table `orders`.

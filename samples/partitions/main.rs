@@ -3,7 +3,7 @@ mod tenants;
 
 use clap::Parser;
 use temporal_batch::{
-    AutoStride, Batch, BatchClient, ConnectOptions, Worker, dev_server::DevServerOptions,
+    Batch, BatchClient, ConnectOptions, Worker, dev_server::DevServerOptions, settings::AutoStride,
 };
 use tenants::{SendMails, Tenants};
 
@@ -46,7 +46,7 @@ async fn main() -> Result<(), Error> {
     let server = DevServerOptions::new().start().await?;
     let connection = ConnectOptions::new().address(server.address());
     let client = BatchClient::connect(&connection).await?;
-    let worker = Worker::new(client.temporal().clone(), "partitions")
+    let worker = Worker::new(&client, "partitions")
         .processor(SendMails)
         .start()?;
     let sizes = Tenants::zipf(settings.pages * u64::from(PAGE_SIZE), settings.partitions);

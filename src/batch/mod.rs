@@ -249,7 +249,7 @@ impl Batch {
         self
     }
 
-    /// Sets how many pages one activity processes in a row: a number, or an [`AutoStride`](crate::AutoStride).
+    /// Sets how many pages one activity processes in a row: a number, or an [`AutoStride`](crate::settings::AutoStride).
     /// See [`Stride`].
     #[must_use]
     pub fn stride(mut self, stride: impl Into<Stride>) -> Self {
@@ -316,7 +316,7 @@ impl Batch {
         self
     }
 
-    /// Obeys the [`Throttle`](crate::Throttle) of this name. Repeated calls add throttles, and the strictest of
+    /// Obeys the [`Throttle`](crate::throttle::Throttle) of this name. Repeated calls add throttles, and the strictest of
     /// them applies.
     #[must_use]
     pub fn throttle(mut self, name: impl Into<String>) -> Self {
@@ -360,14 +360,14 @@ impl Batch {
         self
     }
 
-    /// Reports failures to the [`FailureHandler`](crate::FailureHandler) of this name.
+    /// Reports failures to the [`FailureHandler`](crate::hooks::FailureHandler) of this name.
     #[must_use]
     pub fn on_failure(mut self, handler: impl Into<String>) -> Self {
         self.spec.hooks.failure_handler = Some(handler.into());
         self
     }
 
-    /// Reports progress to the [`Tracker`](crate::Tracker) of this name: at the start, at intervals of 5 min or
+    /// Reports progress to the [`Tracker`](crate::hooks::Tracker) of this name: at the start, at intervals of 5 min or
     /// [`track_every`](Self::track_every), and at the end.
     #[must_use]
     pub fn track(mut self, tracker: impl Into<String>) -> Self {
@@ -382,7 +382,7 @@ impl Batch {
         self
     }
 
-    /// Reports the end of the batch to the [`CompletionHook`](crate::CompletionHook) of this name.
+    /// Reports the end of the batch to the [`CompletionHook`](crate::hooks::CompletionHook) of this name.
     #[must_use]
     pub fn on_completion(mut self, hook: impl Into<String>) -> Self {
         self.spec.hooks.completion_hook = Some(hook.into());
@@ -425,7 +425,7 @@ impl Batch {
     /// requires [`PageProcessor::size_hint`](crate::PageProcessor::size_hint); without it the batch is refused.
     ///
     /// ```
-    /// # use temporal_batch::{Batch, Stage};
+    /// # use temporal_batch::{settings::Stage, Batch};
     /// let stages = [Stage::Items(100), Stage::Percent(1.0), Stage::Percent(10.0), Stage::All];
     /// let batch = Batch::named("b", "p", serde_json::Value::Null).stages(stages);
     /// assert!(batch.validate().is_ok());

@@ -20,7 +20,7 @@ const MAX_STAGES: usize = 20;
 /// Text form: `100`, `100rows` or `100items`, `2.5%`, `all`.
 ///
 /// ```
-/// use temporal_batch::Stage;
+/// use temporal_batch::settings::Stage;
 ///
 /// assert_eq!("100rows".parse(), Ok(Stage::Items(100)));
 /// assert_eq!("1%".parse(), Ok(Stage::Percent(1.0)));

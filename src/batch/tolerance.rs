@@ -16,7 +16,7 @@ use crate::batch::validate::InvalidBatch;
 /// | `then` | [`OnExceeded::Pause`] |
 ///
 /// ```
-/// use temporal_batch::{Batch, Limit, OnExceeded, Tolerance};
+/// use temporal_batch::{settings::{Limit, OnExceeded, Tolerance}, Batch};
 ///
 /// let tolerance = Tolerance::new()
 ///     .items(Limit::percent(1.0).or_count(10_000))

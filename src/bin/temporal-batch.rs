@@ -12,8 +12,9 @@ use async_trait::async_trait;
 use inflate_prices::{Args, InflatePrices};
 use sqlx::SqlitePool;
 use temporal_batch::{
-    Batch, RegisterError, Registry,
+    Batch, Registry,
     cli::{App, Demo, DemoData, DemoVerdict},
+    errors::RegisterError,
 };
 
 type BoxError = Box<dyn Error + Send + Sync>;

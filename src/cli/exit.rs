@@ -8,7 +8,7 @@ use crate::{
     dev_server::DevServerError,
     engine::{
         client::{
-            AcceptError, BatchState, ControlError, ListError, PauseWaitError, ProgressError,
+            AcceptError, BatchStatus, ControlError, ListError, PauseWaitError, ProgressError,
             RecoverError, RedriveError, ResultError, StartError, outage::is_outage,
         },
         connect::ConnectError,
@@ -203,7 +203,7 @@ impl Status for ResultError {
         match self {
             Self::Refused { .. } => Exit::Usage,
             Self::NoReport {
-                state: BatchState::Cancelled,
+                state: BatchStatus::Cancelled,
             } => Exit::Stopped,
             _ => Exit::Error,
         }

@@ -66,14 +66,14 @@
 //! | `next` | string or null | the command that helps with what holds the batch, if there is one |
 //! | `cancel_waits_since` | number or null | the time of a cancellation request that no worker has taken yet; `status` only |
 //! | `source` | string or null | the source of the progress: `live`, `snapshot`, `report` |
-//! | `workers` | object or null | the workers that poll the task queue, while the batch runs: [`Workers`](crate::Workers); `status` only |
-//! | `strides` | array | the strides that workers are processing: [`RunningStride`](crate::RunningStride)s; `status` only |
-//! | `progress` | object or null | [`Progress`](crate::Progress), with every field; null where no worker answered and the batch left no report |
+//! | `workers` | object or null | the workers that poll the task queue, while the batch runs: [`Workers`](crate::client::Workers); `status` only |
+//! | `strides` | array | the strides that workers are processing: [`RunningStride`](crate::client::RunningStride)s; `status` only |
+//! | `progress` | object or null | [`Progress`](crate::progress::Progress), with every field; null where no worker answered and the batch left no report |
 //!
 //! `status --audit --json` prints `schema`, `batch_id`, `audit` and `audit_older` alone, the latter two as in the
 //! progress, null where that is.
 //!
-//! `list --json` prints `{"schema": 1, "batches": [..]}` with [`ListedBatch`](crate::ListedBatch)es.
+//! `list --json` prints `{"schema": 1, "batches": [..]}` with [`ListedBatch`](crate::client::ListedBatch)es.
 
 // Layers, from the lowest: (exit, shell, output, processors, logging, state_directory) < dead_letters < render < args <
 // session < commands < app. A file imports only from its own layer and from the layers below.

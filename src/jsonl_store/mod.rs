@@ -51,7 +51,7 @@ const MIN_LOOK_THROUGH_BYTES: u64 = 64 * 1_024;
 /// [`DeadLetters`] in a JSON Lines file.
 ///
 /// ```no_run
-/// use temporal_batch::{DeadLetters, JsonlDeadLetters, LetterFilter};
+/// use temporal_batch::store::{DeadLetters, JsonlDeadLetters, LetterFilter};
 ///
 /// # async fn show() -> Result<(), temporal_batch::PageError> {
 /// let letters = JsonlDeadLetters::new("letters.jsonl");

@@ -53,10 +53,6 @@ impl Batches {
         self.table().seen(progress, Instant::now());
     }
 
-    pub fn gone(&self, batch_id: &str) {
-        self.table().gone(batch_id);
-    }
-
     fn table(&self) -> MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -126,11 +122,6 @@ impl Table {
             mark_since: stands.map_or(now, |earlier| earlier.mark_since),
         };
         self.batches.insert(id.clone(), seen);
-    }
-
-    fn gone(&mut self, batch_id: &str) {
-        self.batches.remove(batch_id);
-        self.others.remove(batch_id);
     }
 
     fn forget(&mut self, now: Instant) {
@@ -616,20 +607,6 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn a_batch_that_is_gone_has_no_series() {
-        let metrics = Metrics::new();
-        metrics.batch_seen(&full_progress("a"));
-        metrics.batch_seen(&full_progress("b"));
-        metrics.batch_gone("a");
-        let text = metrics.render();
-        assert!(!text.contains(r#"batch="a""#), "{text}");
-        assert!(text.contains(r#"batch="b""#), "{text}");
-        metrics.batch_gone("b");
-        let text = metrics.render();
-        assert!(!text.contains("temporal_batch_batch_"), "{text}");
-    }
-
-    #[test]
     fn the_age_of_the_low_water_mark_counts_from_its_last_move() {
         let mut table = Table::default();
         let start = Instant::now();
@@ -676,7 +653,7 @@ pub(super) mod tests {
         // A batch with series keeps them; one of the others moves up when there is room.
         table.seen(&full_progress("b-0"), second(1));
         assert_eq!((table.batches.len(), table.others.len()), (50, 3));
-        table.gone("b-1");
+        table.batches.remove("b-1");
         table.seen(&full_progress("b-52"), second(1));
         assert_eq!((table.batches.len(), table.others.len()), (50, 2));
         assert!(table.batches.contains_key("b-52"));

@@ -58,7 +58,8 @@
 //!
 //! Label values come from small sets. Those of the first table are fixed: the names of the registered
 //! processors, hooks and throttles, and the outcomes. Batch ids come from users, so at most 50 batches have
-//! series at once: see [`Metrics::batch_seen`]. Page tokens and keys of user data are never labels, so they
+//! series at once. Up to 1,000 further batches are counted in `temporal_batch_batches_not_exported` and get series
+//! when there is room. The series of a batch of which this process has seen nothing for 60 s disappear. Page tokens and keys of user data are never labels, so they
 //! never reach a monitoring system. `docs/monitoring.md` explains each metric.
 //!
 //! With the feature `temporal`, the metrics of the Temporal SDK (`temporal_...`) are in the same registry: see
@@ -75,8 +76,8 @@ mod sdk;
 mod server;
 
 pub use health::Health;
-pub use pages_in_flight::PageInFlight;
-pub use processor::{ClaimOutcome, ProcessorMetrics, Recovery, StrideOutcome};
+pub(crate) use pages_in_flight::PageInFlight;
+pub(crate) use processor::{ClaimOutcome, ProcessorMetrics, Recovery, StrideOutcome};
 pub use recorder::Metrics;
 #[cfg(feature = "metrics-server")]
 pub use server::{MetricsServer, MetricsServerError};

@@ -95,7 +95,7 @@ impl Collector for PagesInFlight {
 /// A page in flight, until it is dropped. Created by
 /// [`ProcessorMetrics::page_started`](super::ProcessorMetrics::page_started).
 #[must_use = "the page counts as in flight only as long as this guard lives"]
-pub struct PageInFlight {
+pub(crate) struct PageInFlight {
     pages: Arc<Pages>,
     page: (Instant, u64),
 }

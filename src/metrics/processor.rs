@@ -8,7 +8,7 @@ use super::pages_in_flight::{PageInFlight, Pages};
 
 /// The end of a stride, as seen by the worker that ran it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StrideOutcome {
+pub(crate) enum StrideOutcome {
     /// All pages of the stride are finished.
     Completed,
     /// The stride stopped at a page boundary before its end, because of a hand-over, a pause or a new limit.
@@ -29,7 +29,7 @@ impl StrideOutcome {
 
 /// The end of a claim of a page in a page ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ClaimOutcome {
+pub(crate) enum ClaimOutcome {
     /// The page was applied and committed.
     Committed,
     /// The ledger refused the claim: a later attempt or another worker has the page.
@@ -50,7 +50,7 @@ impl ClaimOutcome {
 
 /// The reaction of a worker to a batch whose workflow task fails permanently.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Recovery {
+pub(crate) enum Recovery {
     /// The worker restarted the current run of the batch.
     Done,
     /// The worker left the batch to a person.
@@ -69,7 +69,7 @@ impl Recovery {
 /// The metrics of one processor. Created by [`Metrics::for_processor`](super::Metrics::for_processor); clones
 /// share their values.
 #[derive(Clone)]
-pub struct ProcessorMetrics {
+pub(crate) struct ProcessorMetrics {
     pub(super) pages_completed: IntCounter,
     pub(super) pages_failed: IntCounter,
     pub(super) items_processed: IntCounter,
@@ -97,13 +97,19 @@ impl ProcessorMetrics {
     /// Records the start of a page. The page is in flight until the returned guard is dropped, even if the work
     /// panics or is cancelled.
     #[must_use = "the page counts as in flight only as long as this guard lives"]
-    pub fn page_started(&self) -> PageInFlight {
+    pub(crate) fn page_started(&self) -> PageInFlight {
         PageInFlight::of(&self.pages_in_flight)
     }
 
     /// Records a finished page. `duration` is the time from the start of `fetch` to the end of `process`. The
     /// other arguments are the number of items by outcome.
-    pub fn page_completed(&self, duration: Duration, processed: u64, skipped: u64, failed: u64) {
+    pub(crate) fn page_completed(
+        &self,
+        duration: Duration,
+        processed: u64,
+        skipped: u64,
+        failed: u64,
+    ) {
         self.pages_completed.inc();
         self.page_duration.observe(duration.as_secs_f64());
         self.page_items
@@ -114,38 +120,38 @@ impl ProcessorMetrics {
     }
 
     /// Records a failed attempt at a page, whether or not another one follows.
-    pub fn page_failed(&self, duration: Duration) {
+    pub(crate) fn page_failed(&self, duration: Duration) {
         self.pages_failed.inc();
         self.page_duration.observe(duration.as_secs_f64());
     }
 
     /// Records another attempt at a page.
-    pub fn page_retried(&self) {
+    pub(crate) fn page_retried(&self) {
         self.page_retries.inc();
     }
 
     /// Records the duration of a call of `fetch`, whether it succeeded or not.
-    pub fn page_fetched(&self, duration: Duration) {
+    pub(crate) fn page_fetched(&self, duration: Duration) {
         self.fetch_duration.observe(duration.as_secs_f64());
     }
 
     /// Records the duration of a call of `process`, whether it succeeded or not.
-    pub fn page_processed(&self, duration: Duration) {
+    pub(crate) fn page_processed(&self, duration: Duration) {
         self.process_duration.observe(duration.as_secs_f64());
     }
 
     /// Records the time that a page waited for the rate limit.
-    pub fn rate_waited(&self, duration: Duration) {
+    pub(crate) fn rate_waited(&self, duration: Duration) {
         self.rate_wait.inc_by(duration.as_secs_f64());
     }
 
     /// Records the time that a page waited for a throttle.
-    pub fn throttle_waited(&self, duration: Duration) {
+    pub(crate) fn throttle_waited(&self, duration: Duration) {
         self.throttle_wait.inc_by(duration.as_secs_f64());
     }
 
     /// Records the end of a claim in a page ledger.
-    pub fn ledger_claim(&self, outcome: ClaimOutcome) {
+    pub(crate) fn ledger_claim(&self, outcome: ClaimOutcome) {
         match outcome {
             ClaimOutcome::Committed => self.claims_committed.inc(),
             ClaimOutcome::Fenced => self.claims_fenced.inc(),
@@ -154,7 +160,7 @@ impl ProcessorMetrics {
     }
 
     /// Records the end of a stride.
-    pub fn stride_ended(&self, outcome: StrideOutcome) {
+    pub(crate) fn stride_ended(&self, outcome: StrideOutcome) {
         match outcome {
             StrideOutcome::Completed => self.strides_completed.inc(),
             StrideOutcome::Yielded => self.strides_yielded.inc(),
@@ -163,12 +169,12 @@ impl ProcessorMetrics {
     }
 
     /// Records a signal that announced the starts of one or more strides.
-    pub fn announced(&self) {
+    pub(crate) fn announced(&self) {
         self.announce_signals.inc();
     }
 
     /// Records dead letters that were stored.
-    pub fn dead_letters_kept(&self, letters: u64) {
+    pub(crate) fn dead_letters_kept(&self, letters: u64) {
         self.dead_letters.inc_by(letters);
     }
 }

@@ -46,18 +46,10 @@ const ITEMS_BUCKETS: &[f64] = &[
 /// The metrics of one process. Clones share their values.
 ///
 /// ```
-/// # use temporal_batch::metrics::Metrics;
-/// # use std::time::Duration;
+/// use temporal_batch::metrics::Metrics;
+///
 /// let metrics = Metrics::new();
-/// let processor = metrics.for_processor("hash-emails");
-///
-/// let in_flight = processor.page_started();
-/// processor.page_completed(Duration::from_millis(40), 998, 1, 1);
-/// drop(in_flight);
-///
-/// assert!(metrics.render().contains(
-///     r#"temporal_batch_items_total{outcome="processed",processor="hash-emails"} 998"#,
-/// ));
+/// assert!(metrics.render().contains("# TYPE temporal_batch_batches_not_exported gauge"));
 /// ```
 #[derive(Clone)]
 pub struct Metrics {
@@ -236,7 +228,7 @@ impl Metrics {
     /// All series of that processor exist from this call on, with the value zero, so that rates are right from
     /// the first minute. Two calls with the same name return handles to the same values.
     #[must_use]
-    pub fn for_processor(&self, name: &str) -> ProcessorMetrics {
+    pub(crate) fn for_processor(&self, name: &str) -> ProcessorMetrics {
         let f = &self.inner;
         let outcome = |family: &IntCounterVec, outcome| family.with_label_values(&[name, outcome]);
         ProcessorMetrics {
@@ -265,37 +257,37 @@ impl Metrics {
     }
 
     /// Creates the series of a hook with the value zero, so that its first failure shows as an increase.
-    pub fn hook_registered(&self, name: &str) {
+    pub(crate) fn hook_registered(&self, name: &str) {
         let _ = self.inner.hook_failures.with_label_values(&[name]);
     }
 
     /// Counts a failed attempt to call a hook.
-    pub fn hook_failed(&self, name: &str) {
+    pub(crate) fn hook_failed(&self, name: &str) {
         self.inner.hook_failures.with_label_values(&[name]).inc();
     }
 
     /// Counts a reaction to a batch whose workflow task fails permanently.
-    pub fn recovery(&self, outcome: Recovery) {
+    pub(crate) fn recovery(&self, outcome: Recovery) {
         let outcome = outcome.label();
         self.inner.recoveries.with_label_values(&[outcome]).inc();
     }
 
     /// Creates the series of a throttle's failures with the value zero, so that the first one shows as an
     /// increase. The verdict has no series until the throttle has been called.
-    pub fn throttle_registered(&self, name: &str) {
+    pub(crate) fn throttle_registered(&self, name: &str) {
         let _ = self.inner.throttle_failures.with_label_values(&[name]);
     }
 
     /// Records the verdict of a throttle: 1 is go, 0 is hold, and values in between are the fraction of the
     /// limits that remains. Values outside this range are clamped, and NaN counts as hold.
-    pub fn throttle_reading(&self, name: &str, factor: f64) {
+    pub(crate) fn throttle_reading(&self, name: &str, factor: f64) {
         let factor = if factor.is_nan() { 0.0 } else { factor };
         let gauge = self.inner.throttle_factor.with_label_values(&[name]);
         gauge.set(factor.clamp(0.0, 1.0));
     }
 
     /// Records a failed call of a throttle.
-    pub fn throttle_failed(&self, name: &str) {
+    pub(crate) fn throttle_failed(&self, name: &str) {
         self.inner
             .throttle_failures
             .with_label_values(&[name])
@@ -307,13 +299,8 @@ impl Metrics {
     /// Call it about once a second while this process runs pages of the batch. The series of a batch that was
     /// not seen for 60 s disappear. At most 50 batches have series. Up to 1,000 further batches are counted in
     /// `temporal_batch_batches_not_exported` and get series when there is room.
-    pub fn batch_seen(&self, progress: &Progress) {
+    pub(crate) fn batch_seen(&self, progress: &Progress) {
         self.inner.batches.seen(progress);
-    }
-
-    /// Removes the series of a batch that has ended.
-    pub fn batch_gone(&self, batch_id: &str) {
-        self.inner.batches.gone(batch_id);
     }
 
     /// The readiness of the worker of this process. The worker that records into these metrics updates it.

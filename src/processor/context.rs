@@ -180,7 +180,7 @@ impl<P: PageProcessor> PageContext<P> {
     ///
     /// # Errors
     /// An error if the page [should end early](Self::is_cancelled). Return it: it does not count as a failure
-    /// of the page. With [`RetryMode::AtMostOnce`](crate::RetryMode::AtMostOnce) there is no error, because the
+    /// of the page. With [`RetryMode::AtMostOnce`](crate::settings::RetryMode::AtMostOnce) there is no error, because the
     /// page could not run again.
     pub async fn permit(&self) -> Result<(), PageError> {
         if self.must_end() {

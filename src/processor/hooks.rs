@@ -36,7 +36,7 @@ pub type HookResult = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 /// and the number together identify a notice.
 ///
 /// ```
-/// use temporal_batch::{FailureHandler, FailureNotice, HookResult};
+/// use temporal_batch::hooks::{FailureHandler, FailureNotice, HookResult};
 ///
 /// struct Mail;
 ///

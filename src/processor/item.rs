@@ -40,7 +40,7 @@ pub enum Permits {
 ///
 /// ```
 /// use std::time::Duration;
-/// use temporal_batch::{ItemRetry, ProcessorSettings};
+/// use temporal_batch::{settings::ItemRetry, ProcessorSettings};
 ///
 /// let settings = ProcessorSettings {
 ///     item_retry: ItemRetry::attempts(4).first_backoff(Duration::from_millis(100)),

@@ -51,7 +51,7 @@ use crate::{
 /// # What must be idempotent
 ///
 /// A page whose attempt failed, or whose worker was lost, runs again from `fetch`
-/// ([`RetryMode::AtLeastOnce`](crate::RetryMode::AtLeastOnce)). Part or all of the work may already be done, so
+/// ([`RetryMode::AtLeastOnce`](crate::settings::RetryMode::AtLeastOnce)). Part or all of the work may already be done, so
 /// doing it again must be harmless. The range of a page never changes once the next page is known, so rows
 /// inserted in it later belong to no other page.
 ///
@@ -74,7 +74,7 @@ use crate::{
 /// error after it was notified, uses up no attempt and runs again when the batch continues. The transaction of
 /// a page dropped in `process` is not applied. A page that returned a [`PageReport`] is finished.
 ///
-/// With [`RetryMode::AtMostOnce`](crate::RetryMode::AtMostOnce) a pause at once lets `process` finish without
+/// With [`RetryMode::AtMostOnce`](crate::settings::RetryMode::AtMostOnce) a pause at once lets `process` finish without
 /// notifying it. An error after a cancellation counts like any other, because the page must not run again.
 ///
 /// Processors need not heartbeat: the engine does so in the background.

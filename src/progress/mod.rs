@@ -7,6 +7,13 @@ pub(crate) mod parts;
 pub(crate) mod phase;
 pub(crate) mod report;
 
+pub use crate::page::size::Certainty;
+pub use audit::AuditEntry;
+pub use check::{Check, Checked, FailedRange};
+pub use failures::{FailedItem, FailureState, PageFailure};
+pub use parts::{PartitionCounts, PartitionProgress, PartitionState, StageProgress, StageState};
+pub use phase::{HeldBy, Phase};
+
 use std::{collections::BTreeMap, time::Duration};
 
 use serde::{Deserialize, Serialize};
@@ -15,15 +22,8 @@ use serde_json::Value;
 use crate::{
     base::time::Timestamp,
     page::{
-        size::{Certainty, Size, Stand},
+        size::{Size, Stand},
         token::PageToken,
-    },
-    progress::{
-        audit::AuditEntry,
-        check::Checked,
-        failures::{FailedItem, PageFailure},
-        parts::{PartitionCounts, PartitionProgress, StageProgress},
-        phase::{HeldBy, Phase},
     },
 };
 

@@ -21,7 +21,7 @@ pub enum Phase {
     Held,
     /// The batch cannot make progress: the page at which discovery stands keeps failing, or no worker
     /// understands the arguments or cursors of the batch. See
-    /// [`Progress::blocked_reason`](crate::Progress::blocked_reason).
+    /// [`Progress::blocked_reason`](crate::progress::Progress::blocked_reason).
     Blocked,
     /// Stuck pages are all that remains.
     WaitingForStuckPages,

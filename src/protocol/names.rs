@@ -33,7 +33,7 @@ pub(crate) const NEXT_PAGE: &str = "next_page";
 /// Signal of a client that looks at the progress in the memo.
 pub(crate) const LOOK: &str = "look";
 
-/// Query for a [`Progress`](crate::Progress), for third-party tools.
+/// Query for a [`Progress`](crate::progress::Progress), for third-party tools.
 pub(crate) const PROGRESS: &str = "progress";
 
 /// Update that returns the end of a stride.

@@ -34,7 +34,7 @@ pub use backend::{Backend, value::Value};
 pub use backfill::{Assignment, BackfillArgs, HighWaterMark, InvalidBackfill, SqlBackfill};
 pub use connection::{
     error::DatabaseError,
-    named::{Connections, DEFAULT_CONNECTION, InvalidConnectionName, check_connection_name},
+    named::{Connections, DEFAULT_CONNECTION, InvalidConnectionName},
     options::DatabaseOptions,
     page_connection::PageConnection,
     pool::Database,

@@ -208,7 +208,7 @@ impl Simulator {
     }
 
     /// Loses the worker of every nth stride after its work is done and before it is reported. The stride then
-    /// runs again, or is given up in [`RetryMode::AtMostOnce`](crate::RetryMode::AtMostOnce). Like all
+    /// runs again, or is given up in [`RetryMode::AtMostOnce`](crate::settings::RetryMode::AtMostOnce). Like all
     /// interruptions, this happens at most 200 times.
     #[must_use]
     pub fn lose_worker_every(mut self, strides: u64) -> Self {

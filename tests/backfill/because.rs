@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::Value;
 use sqlx::Connection as _;
-use temporal_batch::Database;
+use temporal_batch::sql::Database;
 
 use crate::{
     command::{backfill, exits, id, wait_for_rows},

@@ -220,7 +220,7 @@ async fn poison_rows_become_dead_letters_and_are_redriven(home: Home) {
 
 async fn a_lock_that_is_not_free_in_time_is_tried_again(home: Home) {
     use sqlx::Connection as _;
-    use temporal_batch::Database;
+    use temporal_batch::sql::Database;
 
     home.numbers(50).await;
     // Fixing the mark would wait for whoever holds the lock.

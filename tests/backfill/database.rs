@@ -2,7 +2,8 @@
 
 use sqlx::AssertSqlSafe;
 use temporal_batch::{
-    BackfillArgs, Batch, Connections, DEFAULT_CONNECTION, Database, SqlBackfill,
+    Batch,
+    sql::{BackfillArgs, Connections, DEFAULT_CONNECTION, Database, SqlBackfill},
     testing::{SimulatedRun, Simulator},
 };
 

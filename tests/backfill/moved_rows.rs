@@ -5,7 +5,10 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use temporal_batch::{BackfillArgs, Database, Outcome, TableSpec};
+use temporal_batch::{
+    Outcome,
+    sql::{BackfillArgs, Database, TableSpec},
+};
 
 use crate::{database::Home, support::databases::on_each};
 

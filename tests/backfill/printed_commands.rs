@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use temporal_batch::{BackfillArgs, TableSpec};
+use temporal_batch::sql::{BackfillArgs, TableSpec};
 
 use crate::{
     command::{about, backfill, exits, id, poisoned, wait_for_rows},

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use temporal_batch::{BackfillArgs, PageProcessor as _, TableSpec};
+use temporal_batch::{
+    PageProcessor as _,
+    sql::{BackfillArgs, TableSpec},
+};
 
 use crate::{database::Home, support::databases::on_each};
 

@@ -1,7 +1,11 @@
 //! Pages with a row that the database refuses for a reason of its own.
 
 use sqlx::{Connection as _, Executor as _, MySqlConnection};
-use temporal_batch::{BackfillArgs, Outcome, TableSpec, testing::SimulatedRun};
+use temporal_batch::{
+    Outcome,
+    sql::{BackfillArgs, TableSpec},
+    testing::SimulatedRun,
+};
 
 use crate::{
     command::{backfill, exits, id},

@@ -1,7 +1,8 @@
 //! What happens to the rows.
 
 use temporal_batch::{
-    BackfillArgs, HighWaterMark, Outcome, PageProcessor as _, SqlBackfill, TableSpec,
+    Outcome, PageProcessor as _,
+    sql::{BackfillArgs, HighWaterMark, SqlBackfill, TableSpec},
     testing::run_page,
 };
 
@@ -239,10 +240,10 @@ async fn null_is_a_value_like_any_other(home: Home) {
 
 #[tokio::test]
 async fn a_connection_that_a_worker_does_not_have_is_no_reason_to_go_on_without_a_ledger() {
-    let processor = SqlBackfill::new(temporal_batch::Connections::new());
+    let processor = SqlBackfill::new(temporal_batch::sql::Connections::new());
     let args = BackfillArgs::of(t()).set("x", "1").once(true);
     let ledger = processor.ledger(&args).unwrap();
-    let stride = temporal_batch::StrideId {
+    let stride = temporal_batch::store::StrideId {
         batch_run: "r".to_owned(),
         batch_id: "b".to_owned(),
         stride: 0,

@@ -1,8 +1,12 @@
 //! Rows that a page matches and that the database would leave as they are without an error.
 
 use temporal_batch::{
-    BackfillArgs, Connections, DEFAULT_CONNECTION, Database, DatabaseOptions, JsonlDeadLetters,
-    Outcome, PageProcessor as _, SqlBackfill, Table, TableSpec,
+    Outcome, PageProcessor as _,
+    sql::{
+        BackfillArgs, Connections, DEFAULT_CONNECTION, Database, DatabaseOptions, SqlBackfill,
+        Table, TableSpec,
+    },
+    store::JsonlDeadLetters,
 };
 
 use crate::{database::Home, support::databases::on_each};

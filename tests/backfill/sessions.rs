@@ -4,8 +4,13 @@ use std::time::{Duration, Instant};
 
 use sqlx::{MySqlPool, PgPool, mysql::MySqlPoolOptions, postgres::PgPoolOptions};
 use temporal_batch::{
-    Backend, BackfillArgs, Connections, DEFAULT_CONNECTION, Database, DatabaseOptions, PageClaim,
-    PageLedger as _, PageToken, SqlBackfill, SqlLedger, StrideId, TableSpec, testing::run_page,
+    PageToken,
+    sql::{
+        Backend, BackfillArgs, Connections, DEFAULT_CONNECTION, Database, DatabaseOptions,
+        SqlBackfill, SqlLedger, TableSpec,
+    },
+    store::{PageClaim, PageLedger as _, StrideId},
+    testing::run_page,
 };
 
 use crate::support::servers::{MariaDb, Postgres, Proxy};

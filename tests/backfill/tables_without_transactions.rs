@@ -1,6 +1,9 @@
 //! Tables of MariaDB whose engine has no transactions.
 
-use temporal_batch::{BackfillArgs, PageProcessor as _, TableSpec};
+use temporal_batch::{
+    PageProcessor as _,
+    sql::{BackfillArgs, TableSpec},
+};
 
 use crate::database::{Home, mariadb};
 

@@ -1,7 +1,7 @@
 //! A database for one test, of whatever kind.
 
 use sqlx::{AssertSqlSafe, Row, TypeInfo, ValueRef};
-use temporal_batch::Database;
+use temporal_batch::sql::Database;
 
 use crate::support::databases::{self, TestDatabase, on_test_databases, with_pool};
 

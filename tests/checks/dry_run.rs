@@ -1,6 +1,6 @@
 //! A dry run shows what would happen, and changes nothing.
 
-use temporal_batch::{BackfillArgs, ChangeKind, DryRun, DryRunReport, TableSpec};
+use temporal_batch::sql::{BackfillArgs, ChangeKind, DryRun, DryRunReport, TableSpec};
 
 use crate::{database::Home, support::databases::on_each};
 
@@ -166,9 +166,9 @@ async fn the_sample_comes_from_all_over_the_table(home: Home) {
     assert!(*firsts.last().unwrap() > 10_000, "{firsts:?}");
 }
 
-fn first_part(key: &temporal_batch::Key) -> i64 {
+fn first_part(key: &temporal_batch::sql::Key) -> i64 {
     match &key.parts()[0] {
-        temporal_batch::KeyPart::Int(number) => *number,
+        temporal_batch::sql::KeyPart::Int(number) => *number,
         other => panic!("{other:?}"),
     }
 }
@@ -288,7 +288,7 @@ async fn a_lock_that_others_hold_is_seen() {
     };
     home.users(100).await;
     let before = everything(&home).await;
-    let temporal_batch::Database::Postgres(pool) = &home.database else {
+    let temporal_batch::sql::Database::Postgres(pool) = &home.database else {
         panic!("it is in PostgreSQL");
     };
     let mut other = pool.begin().await.unwrap();
@@ -331,7 +331,7 @@ async fn a_dry_run_that_is_dropped_leaves_nothing_behind() {
     let database = home.database.clone();
     let trying = tokio::spawn(async move { trying.run(&database).await });
     // Its second statement runs, so the first has written.
-    let temporal_batch::Database::Postgres(pool) = &home.database else {
+    let temporal_batch::sql::Database::Postgres(pool) = &home.database else {
         panic!("it is in PostgreSQL");
     };
     let sleeps = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'";

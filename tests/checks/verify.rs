@@ -1,6 +1,10 @@
 //! A check finds exactly the rows that are wrong.
 
-use temporal_batch::{Check, Key, KeyPart, PageToken, RangeCheck, Table, TableSpec};
+use temporal_batch::{
+    PageToken,
+    progress::Check,
+    sql::{Key, KeyPart, RangeCheck, Table, TableSpec},
+};
 
 use crate::{database::Home, support::databases::on_each};
 

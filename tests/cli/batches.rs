@@ -159,8 +159,9 @@ mod hooked {
 
     use async_trait::async_trait;
     use temporal_batch::{
-        BatchReport, CompletionHook, FailureHandler, FailureNotice, HookResult, Page, PageContext,
-        PageError, PageProcessor, PageReport, Progress, Tracker,
+        BatchReport, Page, PageContext, PageError, PageProcessor, PageReport,
+        hooks::{CompletionHook, FailureHandler, FailureNotice, HookResult, Tracker},
+        progress::Progress,
     };
 
     pub struct Poison;
@@ -293,7 +294,8 @@ mod checking {
 
     use async_trait::async_trait;
     use temporal_batch::{
-        Check, CheckContext, FailedRange, Page, PageContext, PageError, PageProcessor, PageReport,
+        CheckContext, Page, PageContext, PageError, PageProcessor, PageReport,
+        progress::{Check, FailedRange},
     };
 
     #[derive(Clone, Default)]

@@ -260,8 +260,8 @@ fn dead_letters_of_a_batch_that_the_server_forgot_are_found_through_their_proces
     report["progress"]["batch_id"] = "reported".into();
     let report: temporal_batch::BatchReport = serde_json::from_value(report).unwrap();
     with_sqlite(&emails.database(), async |pool| {
-        use temporal_batch::DeadLetters as _;
-        let ledger = temporal_batch::SqlLedger::new(pool);
+        use temporal_batch::store::DeadLetters as _;
+        let ledger = temporal_batch::sql::SqlLedger::new(pool);
         ledger.keep_report(&report).await.unwrap();
     });
 

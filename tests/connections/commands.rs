@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use sqlx::{Connection as _, Executor as _};
-use temporal_batch::{Database, DatabaseOptions};
+use temporal_batch::sql::{Database, DatabaseOptions};
 
 use crate::{
     connect,

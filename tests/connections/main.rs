@@ -12,7 +12,7 @@ mod support;
 
 use std::{error::Error, time::Duration};
 
-use temporal_batch::{Database, DatabaseError, DatabaseOptions};
+use temporal_batch::sql::{Database, DatabaseError, DatabaseOptions};
 
 /// Longest wait for what happens soon.
 const SOON: Duration = Duration::from_secs(30);

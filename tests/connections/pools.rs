@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
-use temporal_batch::{Database, DatabaseOptions};
+use temporal_batch::sql::{Database, DatabaseOptions};
 
 use crate::{
     SOON, pg,

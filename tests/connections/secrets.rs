@@ -1,7 +1,7 @@
 //! A password is shown by nothing, whatever goes wrong.
 
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
-use temporal_batch::{Database, DatabaseError, DatabaseOptions};
+use temporal_batch::sql::{Database, DatabaseError, DatabaseOptions};
 
 use crate::{
     chain,

@@ -1,6 +1,6 @@
 //! What every connection has.
 
-use temporal_batch::{Database, DatabaseOptions};
+use temporal_batch::sql::{Database, DatabaseOptions};
 
 use crate::{
     connect, pg, sqlite,

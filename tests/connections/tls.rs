@@ -7,7 +7,7 @@ use std::{
 };
 
 use sqlx::{Connection as _, Executor as _, PgConnection};
-use temporal_batch::{Database, DatabaseError, DatabaseOptions};
+use temporal_batch::sql::{Database, DatabaseError, DatabaseOptions};
 
 use crate::{
     chain,

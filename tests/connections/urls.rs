@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use temporal_batch::{DatabaseError, DatabaseOptions};
+use temporal_batch::sql::{DatabaseError, DatabaseOptions};
 
 use crate::{chain, connect};
 
@@ -146,7 +146,7 @@ async fn who_does_not_answer_is_told_soon() {
         let options = DatabaseOptions::from_url(&url).unwrap();
         let options = options.connect_timeout(Duration::from_millis(300));
         let since = Instant::now();
-        let error = temporal_batch::Database::connect(&options)
+        let error = temporal_batch::sql::Database::connect(&options)
             .await
             .unwrap_err();
         assert!(matches!(error, DatabaseError::NoAnswer { .. }), "{error:?}");
@@ -157,7 +157,7 @@ async fn who_does_not_answer_is_told_soon() {
     }
     let options = DatabaseOptions::from_url("postgres://u@127.0.0.1:1/d").unwrap();
     let since = Instant::now();
-    let refused = temporal_batch::Database::connect(&options)
+    let refused = temporal_batch::sql::Database::connect(&options)
         .await
         .unwrap_err();
     assert!(

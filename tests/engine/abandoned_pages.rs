@@ -5,7 +5,7 @@ use std::{
     time::Duration,
 };
 
-use temporal_batch::{Outcome, PageReport, WorkerError, cli::App};
+use temporal_batch::{Outcome, PageReport, cli::App, errors::WorkerError};
 
 use crate::{
     numbers_processor::{NumbersProcessor, UpTo},

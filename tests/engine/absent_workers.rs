@@ -1,7 +1,10 @@
 //! Looking at batches whose workers are not there.
 
 use temporal_batch::{
-    BatchState, HeldBy, Observation, Outcome, Progress, ProgressError, ProgressSource,
+    Outcome,
+    client::{BatchStatus, Observation, ProgressSource},
+    errors::ProgressError,
+    progress::{HeldBy, Progress},
 };
 use temporalio_client::{UntypedWorkflow, WorkflowStartOptions, WorkflowTerminateOptions};
 use temporalio_common::{
@@ -25,7 +28,7 @@ async fn a_batch_that_no_worker_took_is_seen_to_wait_for_one() {
         .start(&env.batch::<NumbersProcessor>(UpTo { n: 5 }))
         .await;
     let seen = look(&handle).await;
-    assert_eq!(seen.state, BatchState::Running);
+    assert_eq!(seen.state, BatchStatus::Running);
     assert_eq!((&seen.progress, seen.source), (&None, None));
     assert!(seen.no_worker());
     let workers = seen.workers.unwrap();
@@ -114,7 +117,7 @@ async fn a_worker_that_polls_is_seen_with_what_it_works_on() {
     gate.open();
     assert_eq!(report(&handle).await.outcome, Outcome::Completed);
     let seen = look(&handle).await;
-    assert_eq!(seen.state, BatchState::Completed);
+    assert_eq!(seen.state, BatchStatus::Completed);
     assert_eq!(seen.source, Some(ProgressSource::Report));
     assert_eq!((seen.workers, seen.strides), (None, vec![]));
     assert_eq!(seen.progress.unwrap().pages_completed, 1);
@@ -143,7 +146,7 @@ async fn a_batch_that_was_ended_from_outside_without_a_trace_is_still_seen() {
     let options = WorkflowTerminateOptions::default();
     workflow.terminate(options).await.unwrap();
     let seen = look(&handle).await;
-    assert_eq!(seen.state, BatchState::Terminated);
+    assert_eq!(seen.state, BatchStatus::Terminated);
     assert_eq!(
         (seen.progress, seen.source, seen.workers),
         (None, None, None)
@@ -205,10 +208,10 @@ async fn what_a_stopped_worker_did_is_still_seen() {
     // This handle knows of no earlier look.
     let handle = env.client.handle(batch.id()).unwrap();
     let seen = look(&handle).await;
-    assert_eq!(seen.state, BatchState::Running);
+    assert_eq!(seen.state, BatchStatus::Running);
     assert_eq!(seen.source, Some(ProgressSource::Snapshot));
     let progress = seen.progress.unwrap();
     assert_eq!(progress.pages_completed, 4);
-    assert_eq!(progress.phase, temporal_batch::Phase::Paused);
+    assert_eq!(progress.phase, temporal_batch::progress::Phase::Paused);
     assert_eq!(progress.pause_reason.as_deref(), Some("over night"));
 }

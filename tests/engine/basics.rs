@@ -4,7 +4,8 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use temporal_batch::{
-    Batch, Outcome, Page, PageContext, PageError, PageProcessor, PageReport, Phase, Timestamp,
+    Batch, Outcome, Page, PageContext, PageError, PageProcessor, PageReport, Timestamp,
+    progress::Phase,
 };
 
 use crate::{

@@ -5,8 +5,10 @@ use std::time::{Duration, SystemTime};
 
 use futures::future::join_all;
 use temporal_batch::{
-    AutoParallelism, Batch, BatchHandle, ExtendedRetries, HeldBy, Outcome, PageError, PageReport,
-    Phase, Ramp, RetryMode, RetryPolicy, Settings, Stage, Timestamp, Window,
+    Batch, BatchHandle, Outcome, PageError, PageReport, Timestamp,
+    client::Settings,
+    progress::{HeldBy, Phase},
+    settings::{AutoParallelism, ExtendedRetries, Ramp, RetryMode, RetryPolicy, Stage, Window},
 };
 
 use crate::{

@@ -12,7 +12,11 @@ use std::{
 
 use async_trait::async_trait;
 use temporal_batch::{
-    HookResult, Outcome, PageReport, Progress, RetryMode, RetryPolicy, Tracker, Worker, WorkerError,
+    Outcome, PageReport, Worker,
+    errors::WorkerError,
+    hooks::{HookResult, Tracker},
+    progress::Progress,
+    settings::{RetryMode, RetryPolicy},
 };
 
 use crate::{
@@ -168,7 +172,7 @@ async fn was_a_worker_process() -> bool {
             }
         }
     });
-    let worker = Worker::new(env.client.temporal().clone(), queue).processor(numbers);
+    let worker = Worker::new(&env.client, queue).processor(numbers);
     let ended = worker.drain_timeout(drain).run().await;
     assert!(
         matches!(ended, Err(WorkerError::Abandoned { pages: 6, .. })),

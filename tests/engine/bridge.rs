@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use futures::TryStreamExt as _;
-use temporal_batch::{BatchHandle, BatchReport, Outcome, Phase, Progress};
+use temporal_batch::{
+    BatchHandle, BatchReport, Outcome,
+    progress::{Phase, Progress},
+};
 use temporalio_client::{
     UntypedSignal, UntypedWorkflow, WorkflowListOptions, WorkflowSignalOptions,
 };

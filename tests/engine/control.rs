@@ -1,6 +1,6 @@
 //! Operators: pause, resume, parallelism, cancel.
 
-use temporal_batch::{ControlError, Outcome, PageReport, Phase};
+use temporal_batch::{Outcome, PageReport, errors::ControlError, progress::Phase};
 
 use crate::{
     numbers_processor::{NumbersProcessor, UpTo, gated},

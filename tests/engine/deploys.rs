@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use temporal_batch::{
-    ExtendedRetries, FailureState, Outcome, Page, PageContext, PageError, PageProcessor,
-    PageReport, Phase, RetryPolicy,
+    Outcome, Page, PageContext, PageError, PageProcessor, PageReport,
+    progress::{FailureState, Phase},
+    settings::{ExtendedRetries, RetryPolicy},
 };
 
 use crate::{

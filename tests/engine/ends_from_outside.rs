@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use temporal_batch::{BatchState, ProgressError};
+use temporal_batch::{client::BatchStatus, errors::ProgressError};
 use temporalio_client::{UntypedWorkflow, WorkflowStartOptions};
 use temporalio_common::data_converters::{PayloadConverter, RawValue};
 
@@ -82,7 +82,7 @@ async fn a_batch_of_a_newer_protocol_waits_for_a_worker_that_knows_it() {
         history.contains("protocol version 99").then_some(history)
     });
     assert!(refused.await.contains("this worker knows up to 1"));
-    assert_eq!(handle.state().await.unwrap(), BatchState::Running);
+    assert_eq!(handle.state().await.unwrap(), BatchStatus::Running);
     assert!(numbers.record().fetches.is_empty());
     let told = eventually("it is told from a batch without a worker", || async {
         let error = handle.progress().await.unwrap_err();

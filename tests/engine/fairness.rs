@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use temporal_batch::{BatchHandle, PageReport, Progress};
+use temporal_batch::{BatchHandle, PageReport, progress::Progress};
 use tokio::sync::{Semaphore, watch};
 
 use crate::{

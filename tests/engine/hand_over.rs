@@ -4,8 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use futures::future::BoxFuture;
 use temporal_batch::{
-    BatchClient, ConnectOptions, ExtendedRetries, Outcome, PageError, PageReport, Worker,
-    dev_server::DevServerOptions,
+    BatchClient, ConnectOptions, Outcome, PageError, PageReport, Worker,
+    dev_server::DevServerOptions, settings::ExtendedRetries,
 };
 use temporalio_common::{
     data_converters::{
@@ -255,7 +255,7 @@ async fn runs_that_end_while_strides_are_at_work_are_freed() {
         .data_converter(marked);
     let client = BatchClient::connect(&options).await.unwrap();
     let (numbers, gate) = gated();
-    let worker = Worker::new(client.temporal().clone(), &bed.queue)
+    let worker = Worker::new(&client, &bed.queue)
         .processor(numbers.skipping_ahead())
         .start()
         .unwrap();

@@ -4,9 +4,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use temporal_batch::{
-    AcceptError, BatchReport, CompletionHook, ExtendedRetries, Failure, FailureHandler,
-    FailureNotice, HookResult, Limit, Outcome, PageError, PageReport, Phase, Progress, Tolerance,
-    Tracker, Worker, metrics::Metrics,
+    BatchReport, Outcome, PageError, PageReport, Worker,
+    errors::AcceptError,
+    hooks::{CompletionHook, Failure, FailureHandler, FailureNotice, HookResult, Tracker},
+    metrics::Metrics,
+    progress::{Phase, Progress},
+    settings::{ExtendedRetries, Limit, Tolerance},
 };
 
 use crate::{

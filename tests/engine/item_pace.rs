@@ -9,8 +9,8 @@ use std::{
 };
 
 use temporal_batch::{
-    ItemRetry, Outcome, Page, PageContext, PageError, PageProcessor, PageReport, PauseOptions,
-    Permits, Phase, ProcessorSettings, async_trait,
+    Outcome, Page, PageContext, PageError, PageProcessor, PageReport, Permits, ProcessorSettings,
+    async_trait, client::PauseOptions, progress::Phase, settings::ItemRetry,
 };
 use tokio::{sync::watch, time::sleep};
 

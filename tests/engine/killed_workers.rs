@@ -10,8 +10,10 @@ use std::{
 
 use async_trait::async_trait;
 use temporal_batch::{
-    BatchReport, DeadLetters, JsonlDeadLetters, Outcome, Page, PageContext, PageError,
-    PageProcessor, PageReport, ProcessorSettings, RetryMode, RetryPolicy, SkipAhead, Worker,
+    BatchReport, Outcome, Page, PageContext, PageError, PageProcessor, PageReport,
+    ProcessorSettings, SkipAhead, Worker,
+    settings::{RetryMode, RetryPolicy},
+    store::{DeadLetters, JsonlDeadLetters},
 };
 
 use crate::{
@@ -177,7 +179,7 @@ async fn was_a_worker_process() -> bool {
             None => HEARTBEAT_TIMEOUT,
         },
     };
-    let worker = Worker::new(env.client.temporal().clone(), queue.unwrap());
+    let worker = Worker::new(&env.client, queue.unwrap());
     worker.processor(diary).run().await.unwrap();
     true
 }

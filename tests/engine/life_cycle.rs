@@ -3,9 +3,11 @@
 use std::{sync::Arc, time::Duration};
 
 use temporal_batch::{
-    BatchHandle, BatchReport, Continuation, DeadLetter, DeadLetters, IfRunning, LetterFilter,
-    OnExceeded, Outcome, Page, PageContext, PageError, PageProcessor, PageReport, PageTransaction,
-    RecoverError, RetryMode, RetryPolicy, StartError, Tolerance,
+    BatchHandle, BatchReport, Outcome, Page, PageContext, PageError, PageProcessor, PageReport,
+    client::Continuation,
+    errors::{RecoverError, StartError},
+    settings::{IfRunning, OnExceeded, RetryMode, RetryPolicy, Tolerance},
+    store::{DeadLetter, DeadLetters, LetterFilter, PageTransaction},
 };
 use temporalio_client::{UntypedQuery, UntypedWorkflow, WorkflowQueryOptions};
 use temporalio_common::data_converters::RawValue;
@@ -77,7 +79,7 @@ async fn a_cancelled_batch_goes_on_exactly_where_it_stood() {
         .await;
     handle.cancel("lunch").await.unwrap();
     progress_shows(&handle, "cancelling", |p| {
-        p.phase == temporal_batch::Phase::Cancelling
+        p.phase == temporal_batch::progress::Phase::Cancelling
     })
     .await;
     gate.open();
@@ -307,7 +309,8 @@ async fn a_recovered_batch_starts_its_run_again_and_counts_right() {
         .max_parallelism(2)
         .pages_per_run(3);
     let handle = env.start(&batch).await;
-    let half = |p: &temporal_batch::Progress| p.pages_completed == 5 && p.pages_in_flight == 2;
+    let half =
+        |p: &temporal_batch::progress::Progress| p.pages_completed == 5 && p.pages_in_flight == 2;
     let before = progress_shows(&handle, "half is done", half).await;
     assert!(before.runs > 1, "some of it was handed over");
     handle.set_max_parallelism(3).await.unwrap();
@@ -375,7 +378,8 @@ async fn recovered_by_force_only(env: &TestEnv, pages_per_run: u32) {
         "{not_yet}"
     );
     let _worker = env.worker(once).await;
-    let waits = |p: &temporal_batch::Progress| p.pages_completed == 2 && p.pages_in_flight == 1;
+    let waits =
+        |p: &temporal_batch::progress::Progress| p.pages_completed == 2 && p.pages_in_flight == 1;
     progress_shows(&handle, "two pages are done", waits).await;
     let refused = handle.recover("").await.unwrap_err();
     assert!(

@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use temporal_batch::{
-    AcceptError, BatchHandle, Outcome, PageReport, Phase, ResultError, StartError,
+    BatchHandle, Outcome, PageReport,
+    errors::{AcceptError, ResultError, StartError},
+    progress::Phase,
 };
 use temporalio_client::{UntypedWorkflow, WorkflowExecutionStatus};
 

@@ -10,8 +10,8 @@ use async_trait::async_trait;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use temporal_batch::{
-    Page, PageContext, PageError, PageProcessor, PageReport, ProcessorSettings, RetryPolicy, Size,
-    SkipAhead,
+    Page, PageContext, PageError, PageProcessor, PageReport, ProcessorSettings, Size, SkipAhead,
+    settings::RetryPolicy,
 };
 use tokio::sync::{Semaphore, watch};
 

@@ -79,8 +79,7 @@ async fn a_worker_that_begins_during_an_outage_works_after_it() {
     let proxy = proxy().await;
     let client = through(&proxy).await;
     proxy.refuse();
-    let worker =
-        Worker::new(client.temporal().clone(), &env.queue).processor(NumbersProcessor::new());
+    let worker = Worker::new(&client, &env.queue).processor(NumbersProcessor::new());
     let mut worker = worker.start().unwrap();
     let outage = Duration::from_secs(15);
     let ended = tokio::time::timeout(outage, worker.ended()).await;

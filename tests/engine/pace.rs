@@ -10,8 +10,12 @@ use std::{
 
 use async_trait::async_trait;
 use temporal_batch::{
-    AutoPageSize, AutoParallelism, HeldBy, Outcome, PageError, PageReport, PauseOptions, Phase,
-    Ramp, Settings, StartError, Throttle, Timestamp, Verdict, Window,
+    Outcome, PageError, PageReport, Timestamp,
+    client::{PauseOptions, Settings},
+    errors::StartError,
+    progress::{HeldBy, Phase},
+    settings::{AutoPageSize, AutoParallelism, Ramp, Window},
+    throttle::{Throttle, Verdict},
 };
 use tokio::time::sleep;
 

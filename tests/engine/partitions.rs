@@ -9,9 +9,11 @@ use std::{
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use temporal_batch::{
-    AutoStride, Batch, BatchReport, Continuation, Outcome, Page, PageContext, PageError,
-    PageProcessor, PageReport, Partition, PartitionState, Phase, ProcessorSettings, Reducer,
-    SkipAhead,
+    Batch, BatchReport, Outcome, Page, PageContext, PageError, PageProcessor, PageReport,
+    Partition, ProcessorSettings, Reducer, SkipAhead,
+    client::Continuation,
+    progress::{PartitionState, Phase},
+    settings::AutoStride,
 };
 use temporalio_client::{UntypedWorkflow, WorkflowHandle, WorkflowTerminateOptions};
 

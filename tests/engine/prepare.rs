@@ -12,8 +12,13 @@ use async_trait::async_trait;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use temporal_batch::{
-    AcceptError, Batch, Continuation, DeadLetters, HeldBy, IfRunning, JsonlDeadLetters,
-    LetterFilter, Outcome, Page, PageContext, PageError, PageProcessor, PageReport, testing,
+    Batch, Outcome, Page, PageContext, PageError, PageProcessor, PageReport,
+    client::Continuation,
+    errors::AcceptError,
+    progress::HeldBy,
+    settings::IfRunning,
+    store::{DeadLetters, JsonlDeadLetters, LetterFilter},
+    testing,
 };
 
 use crate::{

@@ -8,8 +8,10 @@ use std::{
 
 use async_trait::async_trait;
 use temporal_batch::{
-    DeadLetter, DeadLetters, JsonlDeadLetters, LetterFilter, Outcome, Page, PageContext, PageError,
-    PageProcessor, PageReport, ProcessorSettings, ResultError, RetryPolicy,
+    Outcome, Page, PageContext, PageError, PageProcessor, PageReport, ProcessorSettings,
+    errors::ResultError,
+    settings::RetryPolicy,
+    store::{DeadLetter, DeadLetters, JsonlDeadLetters, LetterFilter},
 };
 
 use crate::support::{TestEnv, number_pages::numbers_of, report};

@@ -12,8 +12,8 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use temporal_batch::{
-    BatchReport, Continuation, Outcome, Page, PageContext, PageError, PageProcessor, PageReport,
-    ProcessorSettings, Reduce, Reducer, SkipAhead, Worker,
+    BatchReport, Outcome, Page, PageContext, PageError, PageProcessor, PageReport,
+    ProcessorSettings, Reduce, Reducer, SkipAhead, Worker, client::Continuation,
 };
 
 use crate::{
@@ -479,7 +479,7 @@ async fn was_a_worker_process() -> bool {
         folder: Some(folder.into()),
         ..Tally::new()
     };
-    let worker = Worker::new(env.client.temporal().clone(), queue.unwrap());
+    let worker = Worker::new(&env.client, queue.unwrap());
     worker.processor(tally).run().await.unwrap();
     true
 }

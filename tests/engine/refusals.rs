@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use temporal_batch::{
-    Batch, ControlError, InvalidBatch, Outcome, ProgressError, RetryMode, RetryPolicy, StartError,
-    Worker, WorkerError,
+    Batch, Outcome, Worker,
+    errors::{ControlError, InvalidBatch, ProgressError, StartError, WorkerError},
+    settings::{RetryMode, RetryPolicy},
 };
 
 use crate::{
@@ -149,7 +150,7 @@ async fn a_batch_that_does_not_exist_cannot_be_steered() {
 #[tokio::test]
 async fn a_worker_that_could_not_work_does_not_start() {
     let env = TestEnv::new("bad-worker").await;
-    let worker = || Worker::new(env.client.temporal().clone(), &env.queue);
+    let worker = || Worker::new(&env.client, &env.queue);
     let error = |worker: Worker| worker.start().err().unwrap().to_string();
 
     assert!(matches!(worker().start(), Err(WorkerError::NoProcessor)));

@@ -13,7 +13,7 @@ use std::{
 };
 
 use flate2::{Compression, read::GzDecoder, write::GzEncoder};
-use temporal_batch::{ExtendedRetries, PageError, PageReport, testing::replay_history};
+use temporal_batch::{PageError, PageReport, settings::ExtendedRetries, testing::replay_history};
 
 use crate::{
     numbers_processor::{NumbersProcessor as Numbers, UpTo, quick_retries},

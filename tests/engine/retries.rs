@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use temporal_batch::{
-    ExtendedRetries, FailureState, Outcome, PageError, PageFailure, PageReport, Phase, RetryMode,
-    RetryPolicy,
+    Outcome, PageError, PageReport,
+    progress::{FailureState, PageFailure, Phase},
+    settings::{ExtendedRetries, RetryMode, RetryPolicy},
 };
 
 use crate::{

@@ -71,7 +71,7 @@ async fn workers_with_many_partitions_look_at_ten_workflows_a_second_each() {
     for n in 0..WORKERS {
         let measured = Metrics::new();
         let client = env.measured(&format!("looks-{n}"), &measured).await;
-        let worker = Worker::new(client.temporal().clone(), &env.queue)
+        let worker = Worker::new(&client, &env.queue)
             .processor(Tiny(gate.clone()))
             .max_pages(PARTITIONS)
             .metrics(measured.clone());

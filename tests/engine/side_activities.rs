@@ -4,8 +4,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use temporal_batch::{
-    FailureHandler, FailureNotice, HookResult, Outcome, PageError, PageReport, Progress, Tracker,
-    Worker, metrics::Metrics,
+    Outcome, PageError, PageReport, Worker,
+    hooks::{FailureHandler, FailureNotice, HookResult, Tracker},
+    metrics::Metrics,
+    progress::Progress,
 };
 
 use crate::{
@@ -137,7 +139,7 @@ async fn a_hook_that_hangs_does_not_keep_a_worker_that_stops() {
         .track("hangs");
     let handle = env.start(&batch).await;
     progress_shows(&handle, "it is prepared", |p| {
-        p.phase != temporal_batch::Phase::Preparing
+        p.phase != temporal_batch::progress::Phase::Preparing
     })
     .await;
     // Without the pages of a hook there is nothing to abandon.
@@ -178,8 +180,7 @@ async fn both_queues_are_polled_over_one_connection_and_both_stop() {
 async fn a_queue_rate_that_is_no_limit_is_refused_and_one_that_is_lets_batches_run() {
     let env = TestEnv::new("queue-rate").await;
     for rate in [0.0, -1.0, f64::NAN, f64::INFINITY] {
-        let client = env.client.temporal().clone();
-        let worker = Worker::new(client, &env.queue).processor(NumbersProcessor::new());
+        let worker = Worker::new(&env.client, &env.queue).processor(NumbersProcessor::new());
         let error = worker.queue_rate(rate).start().err().unwrap();
         assert!(error.to_string().contains("more than 0"), "{error}");
     }

@@ -8,8 +8,8 @@ use async_trait::async_trait;
 use futures::StreamExt as _;
 use serde::{Deserialize, Serialize};
 use temporal_batch::{
-    DeadLetters, JsonlDeadLetters, LetterFilter, Outcome, Page, PageContext, PageError,
-    PageProcessor, PageReport,
+    Outcome, Page, PageContext, PageError, PageProcessor, PageReport,
+    store::{DeadLetters, JsonlDeadLetters, LetterFilter},
 };
 
 use crate::support::{TestEnv, report, settings::setting};

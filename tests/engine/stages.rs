@@ -10,9 +10,11 @@ use std::{
 
 use async_trait::async_trait;
 use temporal_batch::{
-    AcceptError, Check, CheckContext, ControlError, FailedRange, HeldBy, Limit, Outcome, Page,
-    PageContext, PageError, PageProcessor, PageReport, PageToken, Phase, ProcessorSettings,
-    RetryPolicy, SkipAhead, Stage, StageState, Tolerance,
+    CheckContext, Outcome, Page, PageContext, PageError, PageProcessor, PageReport, PageToken,
+    ProcessorSettings, SkipAhead,
+    errors::{AcceptError, ControlError},
+    progress::{Check, FailedRange, HeldBy, Phase, StageState},
+    settings::{Limit, RetryPolicy, Stage, Tolerance},
 };
 
 use crate::{
@@ -215,7 +217,7 @@ async fn each_stage_can_wait_for_approval_and_be_cancelled_there() {
         .approve_stages(true);
     let handle = env.start(&batch).await;
     let waits = |number| {
-        move |p: &temporal_batch::Progress| {
+        move |p: &temporal_batch::progress::Progress| {
             p.stage
                 .as_ref()
                 .is_some_and(|s| s.number == number && s.state == StageState::WaitingForApproval)
@@ -232,7 +234,7 @@ async fn each_stage_can_wait_for_approval_and_be_cancelled_there() {
     replays(&env, batch.id(), "stage-cancelled").await;
 
     // It goes on where it stood, and still waits.
-    let continuation = temporal_batch::Continuation::of(handle.id());
+    let continuation = temporal_batch::client::Continuation::of(handle.id());
     let handle = env.client.continue_batch(&continuation).await.unwrap();
     progress_shows(&handle, "stage 2 waits again", waits(2)).await;
     handle.approve().await.unwrap();
@@ -331,7 +333,7 @@ async fn a_batch_is_cancelled_while_it_is_checked() {
 
     checked.never = false;
     let _worker = env.worker(checked.clone()).await;
-    let continuation = temporal_batch::Continuation::of(handle.id());
+    let continuation = temporal_batch::client::Continuation::of(handle.id());
     let handle = env.client.continue_batch(&continuation).await.unwrap();
     assert!(report(&handle).await.is_verified());
 }
@@ -361,7 +363,7 @@ async fn a_deadline_ends_the_check_after_the_last_page() {
         checked.never = false;
         checked.errors.store(0, Ordering::SeqCst);
         let _worker = env.worker(checked.clone()).await;
-        let continuation = temporal_batch::Continuation::of(handle.id());
+        let continuation = temporal_batch::client::Continuation::of(handle.id());
         let continuation = continuation.deadline(Duration::from_secs(3_600));
         let handle = env.client.continue_batch(&continuation).await.unwrap();
         assert!(report(&handle).await.is_verified());

@@ -3,8 +3,11 @@
 use std::time::Duration;
 
 use temporal_batch::{
-    BatchClient, BatchHandle, ConnectOptions, Outcome, ProgressError, Remedy, RetryMode,
-    RetryPolicy, metrics::Metrics,
+    BatchClient, BatchHandle, ConnectOptions, Outcome,
+    client::Remedy,
+    errors::ProgressError,
+    metrics::Metrics,
+    settings::{RetryMode, RetryPolicy},
 };
 use temporalio_sdk::{
     ActivityOptions, Runtime, WorkerOptions, WorkflowContext, WorkflowResult,

@@ -3,8 +3,10 @@
 use std::time::{Duration, SystemTime};
 
 use temporal_batch::{
-    BatchReport, ControlError, InvalidBatch, Outcome, PauseOptions, PauseWaitError, Phase,
-    Settings, Steered, Timestamp,
+    BatchReport, Outcome, Timestamp,
+    client::{PauseOptions, Settings, Steered},
+    errors::{ControlError, InvalidBatch, PauseWaitError},
+    progress::Phase,
 };
 
 use crate::{

@@ -4,7 +4,11 @@
 use std::time::Duration;
 
 use temporal_batch::{
-    AutoStride, Batch, HeldBy, InvalidBatch, Outcome, PageReport, Phase, Settings, StartError,
+    Batch, Outcome, PageReport,
+    client::Settings,
+    errors::{InvalidBatch, StartError},
+    progress::{HeldBy, Phase},
+    settings::AutoStride,
 };
 use tokio::time::sleep;
 

@@ -9,8 +9,10 @@ use std::{
 };
 
 use temporal_batch::{
-    BatchState, ExtendedRetries, Limit, OnExceeded, Outcome, PageError, PageReport, Phase,
-    Tolerance,
+    Outcome, PageError, PageReport,
+    client::BatchStatus,
+    progress::Phase,
+    settings::{ExtendedRetries, Limit, OnExceeded, Tolerance},
 };
 
 use crate::{
@@ -102,7 +104,7 @@ async fn a_batch_may_stop_itself_instead() {
         "{reason}"
     );
     assert_eq!(report.progress.pages_in_flight, 0);
-    assert_eq!(handle.state().await.unwrap(), BatchState::Failed);
+    assert_eq!(handle.state().await.unwrap(), BatchStatus::Failed);
     replays(&env, handle.id(), "stopped").await;
 }
 

@@ -1,6 +1,9 @@
 //! The number of items that is shown: never a wrong one, and no estimate once a batch is over.
 
-use temporal_batch::{BatchHandle, Certainty, Outcome, Progress, RunningWorker, Size};
+use temporal_batch::{
+    BatchHandle, Outcome, RunningWorker, Size,
+    progress::{Certainty, Progress},
+};
 
 use crate::{
     numbers_processor::{Gate, NumbersProcessor, UpTo, gated_where},

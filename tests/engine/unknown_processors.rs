@@ -2,7 +2,9 @@
 
 use async_trait::async_trait;
 use temporal_batch::{
-    AcceptError, HeldBy, Outcome, Page, PageContext, PageError, PageProcessor, PageReport, Phase,
+    Outcome, Page, PageContext, PageError, PageProcessor, PageReport,
+    errors::AcceptError,
+    progress::{HeldBy, Phase},
 };
 
 use crate::{

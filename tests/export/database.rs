@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use futures::TryStreamExt;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use temporal_batch::{Database, DatabaseOptions};
+use temporal_batch::sql::{Database, DatabaseOptions};
 
 use crate::support::databases::{self, TestDatabase, on_test_databases};
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use sqlx::{Connection as _, Executor as _, PgConnection};
 
-use temporal_batch::{Database, DatabaseOptions, Key, Table, TableSpec};
+use temporal_batch::sql::{Database, DatabaseOptions, Key, Table, TableSpec};
 
 use crate::{
     commands::command,

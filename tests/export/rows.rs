@@ -4,9 +4,9 @@ use std::{fs, io::Read as _};
 
 use flate2::read::GzDecoder;
 use temporal_batch::{
-    Batch, Connections, DEFAULT_CONNECTION, Database, ImportArgs, Outcome, PageProcessor as _,
-    SqlImport, SqlLedger,
+    Batch, Outcome, PageProcessor as _,
     files::{CsvSource, JsonLinesSource, Manifest, concatenate},
+    sql::{Connections, DEFAULT_CONNECTION, Database, ImportArgs, SqlImport, SqlLedger},
     testing::Simulator,
 };
 

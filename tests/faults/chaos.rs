@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use sqlx::PgPool;
 use temporal_batch::{
-    AutoStride, Batch, BatchHandle, BatchReport, Outcome, PageProcessor,
+    Batch, BatchHandle, BatchReport, Outcome, PageProcessor,
     dev_server::{DevServer, DevServerOptions},
+    settings::AutoStride,
 };
 
 use crate::{

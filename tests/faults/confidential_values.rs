@@ -7,9 +7,14 @@ use std::process::Command;
 use futures::TryStreamExt as _;
 use prost::Message as _;
 use temporal_batch::{
-    BackfillArgs, Batch, BatchReport, Connections, DEFAULT_CONNECTION, Database, DatabaseOptions,
-    ExportArgs, ImportArgs, LetterFilter, Outcome, RunningWorker, SqlBackfill, SqlExport,
-    SqlImport, SqlLedger, TableSpec, Worker, files::CsvSource, metrics::Metrics,
+    Batch, BatchReport, Outcome, RunningWorker, Worker,
+    files::CsvSource,
+    metrics::Metrics,
+    sql::{
+        BackfillArgs, Connections, DEFAULT_CONNECTION, Database, DatabaseOptions, ExportArgs,
+        ImportArgs, SqlBackfill, SqlExport, SqlImport, SqlLedger, TableSpec,
+    },
+    store::LetterFilter,
 };
 use temporalio_client::{
     UntypedWorkflow, WorkflowDescribeOptions, WorkflowExecutionInfo, WorkflowFetchHistoryOptions,
@@ -186,7 +191,7 @@ impl Plant {
         let env = TestEnv::new(name).await;
         let metrics = Metrics::new();
         let client = connect(server_address()).await;
-        let worker = Worker::new(client.temporal().clone(), &env.queue)
+        let worker = Worker::new(&client, &env.queue)
             .processor(SqlBackfill::new(home.connections()))
             .processor(SqlImport::new(home.connections()))
             .processor(SqlExport::new(home.connections()))

@@ -32,7 +32,7 @@ impl<DB: LateDatabase> Night<DB> {
         let client = connect(&proxy.address()).await;
         let metrics = Metrics::new();
         let hold = Hold::at(place, HELD_AFTER);
-        let zombie = Worker::new(client.temporal().clone(), &env.queue)
+        let zombie = Worker::new(&client, &env.queue)
             .processor(Late::new(&home, "zombie", &hold))
             .metrics(metrics.clone())
             .start()

@@ -5,8 +5,9 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use sqlx::{MySql, Pool, Postgres, Sqlite};
 use temporal_batch::{
-    Backend, Page, PageContext, PageError, PageLedger, PageProcessor, PageReport,
-    ProcessorSettings, SkipAhead, SqlLedger,
+    Page, PageContext, PageError, PageProcessor, PageReport, ProcessorSettings, SkipAhead,
+    sql::{Backend, SqlLedger},
+    store::PageLedger,
 };
 use tokio::sync::watch;
 

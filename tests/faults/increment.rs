@@ -5,8 +5,11 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use sqlx::{PgPool, Postgres};
 use temporal_batch::{
-    ExtendedRetries, Page, PageContext, PageError, PageLedger, PageProcessor, PageReport,
-    Partition, ProcessorSettings, Reducer, RetryPolicy, SkipAhead, SqlLedger,
+    Page, PageContext, PageError, PageProcessor, PageReport, Partition, ProcessorSettings, Reducer,
+    SkipAhead,
+    settings::{ExtendedRetries, RetryPolicy},
+    sql::SqlLedger,
+    store::PageLedger,
 };
 
 use crate::id_pages::page_of;

@@ -12,7 +12,11 @@
 
 use std::time::{Duration, Instant};
 
-use temporal_batch::{BatchHandle, Outcome, PauseOptions, Progress, Settings};
+use temporal_batch::{
+    BatchHandle, Outcome,
+    client::{PauseOptions, Settings},
+    progress::Progress,
+};
 
 use crate::{
     page_log::{Moment, Unit},

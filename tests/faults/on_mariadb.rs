@@ -11,8 +11,8 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use sqlx::{MySql, MySqlPool, mysql::MySqlPoolOptions};
 use temporal_batch::{
-    Batch, Outcome, Page, PageContext, PageError, PageLedger, PageProcessor, PageReport,
-    ProcessorSettings, RetryPolicy, SqlLedger, Worker,
+    Batch, Outcome, Page, PageContext, PageError, PageProcessor, PageReport, ProcessorSettings,
+    Worker, settings::RetryPolicy, sql::SqlLedger, store::PageLedger,
 };
 
 use crate::{
@@ -106,7 +106,7 @@ pub async fn work(address: &str, queue: &str, database: &str) {
         .connect_lazy(database)
         .unwrap();
     let client = connect(address).await;
-    Worker::new(client.temporal().clone(), queue)
+    Worker::new(&client, queue)
         .processor(IncrementMySql::new(pool))
         .run()
         .await

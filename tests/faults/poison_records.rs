@@ -11,8 +11,10 @@ use std::{
 use async_trait::async_trait;
 use sqlx::{PgPool, Postgres};
 use temporal_batch::{
-    DeadLetter, DeadLetters, LetterFilter, Outcome, Page, PageContext, PageError, PageLedger,
-    PageProcessor, PageReport, ProcessorSettings, RetryPolicy, SkipAhead, SqlLedger,
+    Outcome, Page, PageContext, PageError, PageProcessor, PageReport, ProcessorSettings, SkipAhead,
+    settings::RetryPolicy,
+    sql::SqlLedger,
+    store::{DeadLetter, DeadLetters, LetterFilter, PageLedger},
 };
 
 use crate::{

@@ -58,7 +58,7 @@ async fn a_reset_batch_finds_what_was_applied_and_cuts_in_the_same_places() {
     Increment::new(pool.clone(), None).create_tables(ROWS).await;
     let env = TestEnv::new("reset").await;
     let client = connect(server_address()).await;
-    let _worker = Worker::new(client.temporal().clone(), &env.queue)
+    let _worker = Worker::new(&client, &env.queue)
         .processor(Increment::new(pool.clone(), None))
         .drain_timeout(Duration::from_secs(5))
         .start()

@@ -4,7 +4,8 @@ use std::{sync::Arc, time::Duration};
 
 use sqlx::{Connection as _, Executor as _, PgConnection, PgPool};
 use temporal_batch::{
-    Batch, BatchHandle, Database, DatabaseOptions, Outcome, RunningWorker, Worker,
+    Batch, BatchHandle, Outcome, RunningWorker, Worker,
+    sql::{Database, DatabaseOptions},
 };
 
 use crate::{
@@ -32,7 +33,7 @@ impl Scene {
         Increment::new(pool.clone(), None).create_tables(ROWS).await;
         let env = TestEnv::new(name).await;
         let client = connect(server_address()).await;
-        let worker = Worker::new(client.temporal().clone(), &env.queue)
+        let worker = Worker::new(&client, &env.queue)
             .processor(Increment::new(pool.clone(), None))
             .drain_timeout(Duration::from_secs(5))
             .start()

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use sqlx::PgPool;
 use temporal_batch::{
     Outcome, Page, PageContext, PageError, PageProcessor, PageReport, ProcessorSettings,
-    RetryPolicy,
+    settings::RetryPolicy,
 };
 
 use crate::{

@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use sqlx::{PgPool, Postgres};
 use temporal_batch::{
-    Page, PageContext, PageError, PageLedger, PageProcessor, PageReport, ProcessorSettings,
-    SqlLedger,
+    Page, PageContext, PageError, PageProcessor, PageReport, ProcessorSettings, sql::SqlLedger,
+    store::PageLedger,
 };
 
 use crate::{id_pages::page_of, page_log::PageLog, recorded_pages::HEARTBEAT_TIMEOUT};

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use sqlx::{PgPool, Postgres};
 use temporal_batch::{
-    DeadLetters, Page, PageContext, PageError, PageProcessor, PageReport, ProcessorSettings,
-    RetryMode, RetryPolicy, SqlLedger,
+    Page, PageContext, PageError, PageProcessor, PageReport, ProcessorSettings,
+    settings::{RetryMode, RetryPolicy},
+    sql::SqlLedger,
+    store::DeadLetters,
 };
 
 use crate::{

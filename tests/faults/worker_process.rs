@@ -48,7 +48,7 @@ pub async fn was_one() -> bool {
         .connect_lazy(&database)
         .unwrap();
     let client = connect(&address).await;
-    let mut worker = Worker::new(client.temporal().clone(), queue);
+    let mut worker = Worker::new(&client, queue);
     if let Ok(slots) = std::env::var("FAULTS_SLOTS") {
         worker = worker.max_pages(slots.parse().unwrap());
     }

@@ -1,6 +1,10 @@
 //! Records that collide with rows, and tables that cannot take back what was written.
 
-use temporal_batch::{ImportArgs, OnConflict, Outcome, files::CsvSource};
+use temporal_batch::{
+    Outcome,
+    files::CsvSource,
+    sql::{ImportArgs, OnConflict},
+};
 
 use crate::{database, database::Home, sample_files::written, support::databases::on_each};
 

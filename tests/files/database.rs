@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use temporal_batch::{
-    Batch, Connections, DEFAULT_CONNECTION, Database, DatabaseOptions, ImportArgs, PageError,
-    PageProcessor as _, SqlImport,
+    Batch, PageError, PageProcessor as _,
+    sql::{Connections, DEFAULT_CONNECTION, Database, DatabaseOptions, ImportArgs, SqlImport},
     testing::{SimulatedRun, Simulator},
 };
 

@@ -1,8 +1,9 @@
 //! The place of a record that a file or a database refuses: file, line, column and value.
 
 use temporal_batch::{
-    BytesForm, ImportArgs, OnConflict, Outcome,
+    Outcome,
     files::{CsvSource, JsonLinesSource},
+    sql::{BytesForm, ImportArgs, OnConflict},
 };
 
 use crate::{

@@ -1,8 +1,9 @@
 //! Records of a file in a table, once each, on every database.
 
 use temporal_batch::{
-    Batch, BytesForm, Database, ImportArgs, OnConflict, Outcome, SqlImport,
+    Batch, Outcome,
     files::{CsvSource, JsonLinesSource},
+    sql::{BytesForm, Database, ImportArgs, OnConflict, SqlImport},
     testing::Simulator,
 };
 

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use flate2::{Compression, write::GzEncoder};
-use temporal_batch::{ImportArgs, Outcome, files::CsvSource};
+use temporal_batch::{Outcome, files::CsvSource, sql::ImportArgs};
 
 use crate::{
     database::Home,

@@ -7,9 +7,9 @@ use std::{
 
 use async_trait::async_trait;
 use temporal_batch::{
-    Batch, DeadLetters, JsonlDeadLetters, LetterFilter, Outcome, Page, PageContext, PageError,
-    PageProcessor, PageReport, SkipAhead,
+    Batch, Outcome, Page, PageContext, PageError, PageProcessor, PageReport, SkipAhead,
     files::{CsvSource, FilePosition, FileRecord},
+    store::{DeadLetters, JsonlDeadLetters, LetterFilter},
     testing::Simulator,
 };
 

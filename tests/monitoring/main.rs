@@ -3,8 +3,8 @@
 
 mod alert_rules;
 mod dashboard;
-mod fed_metrics;
 mod health;
+mod hooks_and_throttles;
 mod logs;
 mod metric_names;
 mod prometheus;

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Metrics that cannot have data in this run, and why.
-const WITHOUT_DATA: &[(&str, &str)] = &[
+pub const WITHOUT_DATA: &[(&str, &str)] = &[
     (
         "temporal_batch_hook_failures_total",
         "the stock binary has no hooks",

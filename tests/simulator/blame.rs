@@ -10,8 +10,9 @@ use std::{
 
 use async_trait::async_trait;
 use temporal_batch::{
-    Batch, DeadLetter, DeadLetters, JsonlDeadLetters, LetterFilter, Outcome, Page, PageContext,
-    PageError, PageProcessor, PageReport, SkipAhead, testing::Simulator,
+    Batch, Outcome, Page, PageContext, PageError, PageProcessor, PageReport, SkipAhead,
+    store::{DeadLetter, DeadLetters, JsonlDeadLetters, LetterFilter},
+    testing::Simulator,
 };
 
 use crate::support::number_pages::{numbers_of, skip};

@@ -12,8 +12,10 @@ use std::{
 use async_trait::async_trait;
 use proptest::prelude::*;
 use temporal_batch::{
-    Batch, DeadLetter, DeadLetters, JsonlDeadLetters, LetterFilter, Outcome, Page, PageContext,
-    PageError, PageProcessor, PageReport, ProcessorSettings, RetryMode, RetryPolicy, SkipAhead,
+    Batch, Outcome, Page, PageContext, PageError, PageProcessor, PageReport, ProcessorSettings,
+    SkipAhead,
+    settings::{RetryMode, RetryPolicy},
+    store::{DeadLetter, DeadLetters, JsonlDeadLetters, LetterFilter},
     testing::Simulator,
 };
 

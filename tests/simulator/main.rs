@@ -15,7 +15,8 @@ use async_trait::async_trait;
 use proptest::prelude::*;
 use temporal_batch::{
     Batch, Outcome, Page, PageContext, PageError, PageProcessor, PageReport, ProcessorSettings,
-    RetryPolicy, SkipAhead,
+    SkipAhead,
+    settings::RetryPolicy,
     testing::{Simulator, run_page},
 };
 

@@ -16,8 +16,11 @@ use sqlx::{
     sqlite::{SqliteConnectOptions, SqlitePoolOptions},
 };
 use temporal_batch::{
-    Batch, DeadLetters, LetterFilter, Outcome, Page, PageContext, PageError, PageLedger,
-    PageProcessor, PageReport, ProcessorSettings, Reducer, RetryPolicy, SkipAhead, SqlLedger,
+    Batch, Outcome, Page, PageContext, PageError, PageProcessor, PageReport, ProcessorSettings,
+    Reducer, SkipAhead,
+    settings::RetryPolicy,
+    sql::SqlLedger,
+    store::{DeadLetters, LetterFilter, PageLedger},
     testing::{Simulator, run_page},
 };
 

@@ -7,7 +7,11 @@ use sqlx::{
     pool::PoolOptions,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions},
 };
-use temporal_batch::{Backend, PageToken, PageTransaction, SqlLedger, StrideId};
+use temporal_batch::{
+    PageToken,
+    sql::{Backend, SqlLedger},
+    store::{PageTransaction, StrideId},
+};
 
 /// A database with the ledger's tables and a table `data (id, x)`.
 pub struct Home<D: TestDatabase> {

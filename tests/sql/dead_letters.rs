@@ -1,6 +1,10 @@
 //! Dead letters in the table.
 
-use temporal_batch::{DeadLetter, DeadLetters, ItemCounts, LetterFilter, PageLedger, Timestamp};
+use temporal_batch::{
+    Timestamp,
+    progress::ItemCounts,
+    store::{DeadLetter, DeadLetters, LetterFilter, PageLedger},
+};
 
 use crate::{
     database::{A_WHILE, Home, SOON, TestDatabase, stride, token, touch},

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use temporal_batch::{BatchReport, DeadLetters, Outcome, PageLedger, PageToken, Timestamp};
+use temporal_batch::{
+    BatchReport, Outcome, PageToken, Timestamp,
+    store::{DeadLetters, PageLedger},
+};
 
 use crate::{
     database::{Home, SOON, TestDatabase, stride, token, touch},

@@ -6,7 +6,11 @@ use proptest::{
     prelude::*,
     test_runner::{Config, TestRunner},
 };
-use temporal_batch::{ItemCounts, PageLedger, PageTransaction, SqlLedger, StrideId};
+use temporal_batch::{
+    progress::ItemCounts,
+    sql::SqlLedger,
+    store::{PageLedger, PageTransaction, StrideId},
+};
 
 use crate::{
     database::{Home, SOON, TestDatabase, mariadb, postgres, sqlite, token, touch},

@@ -3,7 +3,11 @@
 use std::time::Duration;
 
 use sqlx::{MySql, Postgres};
-use temporal_batch::{DeadLetter, DeadLetters, ItemCounts, PageLedger, SqlLedger};
+use temporal_batch::{
+    progress::ItemCounts,
+    sql::SqlLedger,
+    store::{DeadLetter, DeadLetters, PageLedger},
+};
 
 use crate::{
     database::{

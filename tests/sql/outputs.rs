@@ -1,7 +1,11 @@
 //! What pages put out, kept with them.
 
 use serde_json::{Value, json};
-use temporal_batch::{ItemCounts, PageLedger, StrideTotals, Timestamp};
+use temporal_batch::{
+    Timestamp,
+    progress::ItemCounts,
+    store::{PageLedger, StrideTotals},
+};
 
 use crate::{
     database::{Home, TestDatabase, stride, token},

@@ -1,7 +1,9 @@
 //! Attempts and the pages that they apply.
 
 use temporal_batch::{
-    ItemCounts, OpenStride, PageClaim, PageLedger, PageToken, StrideId, StrideTotals,
+    PageToken,
+    progress::ItemCounts,
+    store::{OpenStride, PageClaim, PageLedger, StrideId, StrideTotals},
 };
 
 use crate::{

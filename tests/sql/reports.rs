@@ -1,6 +1,9 @@
 //! Final reports, and what may be forgotten after them.
 
-use temporal_batch::{BatchReport, DeadLetters, Outcome, PageLedger, StrideId, Timestamp};
+use temporal_batch::{
+    BatchReport, Outcome, Timestamp,
+    store::{DeadLetters, PageLedger, StrideId},
+};
 
 use crate::{
     database::{Home, TestDatabase, token},

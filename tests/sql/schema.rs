@@ -2,8 +2,9 @@
 
 use sqlx::Postgres;
 use temporal_batch::{
-    DeadLetter, DeadLetters, LetterFilter, PageClaim, PageError, PageLedger, PageToken, SqlLedger,
-    Timestamp,
+    PageError, PageToken, Timestamp,
+    sql::SqlLedger,
+    store::{DeadLetter, DeadLetters, LetterFilter, PageClaim, PageLedger},
 };
 
 use crate::{

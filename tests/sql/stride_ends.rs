@@ -1,6 +1,6 @@
 //! Where strides end.
 
-use temporal_batch::{PageLedger, PageToken};
+use temporal_batch::{PageToken, store::PageLedger};
 
 use crate::{
     database::{Home, TestDatabase, stride, token},

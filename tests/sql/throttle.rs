@@ -11,7 +11,10 @@ use sqlx::{
     Connection as _, Executor as _, PgConnection, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
-use temporal_batch::{PostgresThrottle, PostgresThrottleBuilder, Throttle, Verdict};
+use temporal_batch::{
+    sql::{PostgresThrottle, PostgresThrottleBuilder},
+    throttle::{Throttle, Verdict},
+};
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::support::servers::{Postgres, Stop};

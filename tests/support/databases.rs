@@ -4,7 +4,7 @@ use sqlx::{
     AssertSqlSafe, Connection as _, Executor as _, Row as _, SqliteConnection,
     mysql::MySqlPoolOptions, postgres::PgPoolOptions, sqlite::SqlitePoolOptions,
 };
-use temporal_batch::{Database, SqlLedger};
+use temporal_batch::sql::{Database, SqlLedger};
 
 use super::servers::{MariaDb, Postgres};
 
@@ -71,9 +71,9 @@ impl TestDatabase {
 macro_rules! with_pool {
     ($database:expr, $pool:ident => $code:expr) => {
         match $database {
-            temporal_batch::Database::Postgres($pool) => $code,
-            temporal_batch::Database::MySql($pool) => $code,
-            temporal_batch::Database::Sqlite($pool) => $code,
+            temporal_batch::sql::Database::Postgres($pool) => $code,
+            temporal_batch::sql::Database::MySql($pool) => $code,
+            temporal_batch::sql::Database::Sqlite($pool) => $code,
             _ => unreachable!("no other database is tested"),
         }
     };

@@ -9,8 +9,8 @@ use std::{
 };
 
 use temporal_batch::{
-    Batch, BatchClient, BatchHandle, BatchReport, ConnectOptions, PageProcessor, Progress,
-    RunningWorker, Worker, metrics::Metrics,
+    Batch, BatchClient, BatchHandle, BatchReport, ConnectOptions, PageProcessor, RunningWorker,
+    Worker, metrics::Metrics, progress::Progress,
 };
 
 use super::{
@@ -88,7 +88,7 @@ impl TestEnv {
         settings: impl FnOnce(Worker) -> Worker,
     ) -> RunningWorker {
         let client = connect(&self.address).await;
-        let worker = Worker::new(client.temporal().clone(), &self.queue)
+        let worker = Worker::new(&client, &self.queue)
             .processor(processor)
             .drain_timeout(Duration::from_secs(5));
         settings(worker).start().unwrap()
@@ -108,7 +108,7 @@ impl TestEnv {
     /// A worker that calls itself something else than the others, so that it does not count as one of them.
     pub async fn worker_named<P: PageProcessor>(&self, name: &str, processor: P) -> RunningWorker {
         let client = connect_as(&self.address, Some(name)).await;
-        let worker = Worker::new(client.temporal().clone(), &self.queue);
+        let worker = Worker::new(&client, &self.queue);
         worker.processor(processor).start().unwrap()
     }
 

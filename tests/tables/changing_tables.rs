@@ -9,7 +9,10 @@ use std::{
 };
 
 use futures::future::join_all;
-use temporal_batch::{Key, SkipAhead, Table};
+use temporal_batch::{
+    SkipAhead,
+    sql::{Key, Table},
+};
 use tokio::sync::watch;
 
 use crate::{

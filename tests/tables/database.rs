@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use sqlx::{AssertSqlSafe, postgres::PgPoolOptions};
-use temporal_batch::{Database, Key, PageError, SqlValue, Table, TableError, TableSpec};
+use temporal_batch::{
+    PageError,
+    sql::{Database, Key, Table, TableError, TableSpec, Value as SqlValue},
+};
 
 use tokio::sync::{Mutex, MutexGuard};
 

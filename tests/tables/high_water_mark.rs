@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sqlx::Connection as _;
-use temporal_batch::{Database, Key};
+use temporal_batch::sql::{Database, Key};
 
 use crate::{
     database::{Home, SOON},

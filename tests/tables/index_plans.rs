@@ -1,6 +1,9 @@
 //! Pages come out of an index; where there is none, it is named.
 
-use temporal_batch::{Database, Key, SkipAhead, Table, TableError, TableSpec};
+use temporal_batch::{
+    SkipAhead,
+    sql::{Database, Key, Table, TableError, TableSpec},
+};
 
 use crate::{
     database::{Home, numbered},

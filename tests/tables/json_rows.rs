@@ -1,7 +1,7 @@
 //! Rows as JSON.
 
 use serde_json::json;
-use temporal_batch::{Database, Key, Table, TableSpec};
+use temporal_batch::sql::{Database, Key, Table, TableSpec};
 
 use crate::{
     database::{Home, mariadb, postgres, sqlite},

@@ -10,7 +10,10 @@ use proptest::{
     prelude::*,
     test_runner::{Config, TestCaseError, TestRunner},
 };
-use temporal_batch::{Key, SkipAhead, Table, TableSpec};
+use temporal_batch::{
+    SkipAhead,
+    sql::{Key, Table, TableSpec},
+};
 use tokio::{runtime::Handle, task::JoinSet};
 
 use crate::database::{Home, mariadb_alone, numbered, postgres, sqlite};

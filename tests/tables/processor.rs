@@ -3,7 +3,8 @@
 use async_trait::async_trait;
 use sqlx::Sqlite;
 use temporal_batch::{
-    Batch, Key, Outcome, Page, PageContext, PageError, PageProcessor, PageReport, SkipAhead, Table,
+    Batch, Outcome, Page, PageContext, PageError, PageProcessor, PageReport, SkipAhead,
+    sql::{Key, Table},
     testing::Simulator,
 };
 
@@ -50,9 +51,9 @@ impl PageProcessor for LowerCase {
             let mut update = sqlx::query(sqlx::AssertSqlSafe(update)).bind(email.to_lowercase());
             for value in values {
                 update = match value {
-                    temporal_batch::SqlValue::Text(text) => update.bind(text),
-                    temporal_batch::SqlValue::Int(number) => update.bind(number),
-                    temporal_batch::SqlValue::Flag(flag) => update.bind(flag),
+                    temporal_batch::sql::Value::Text(text) => update.bind(text),
+                    temporal_batch::sql::Value::Int(number) => update.bind(number),
+                    temporal_batch::sql::Value::Flag(flag) => update.bind(flag),
                 };
             }
             update.execute(&self.pool).await?;
@@ -74,7 +75,7 @@ async fn a_table_is_walked_by_a_processor_in_strides_to_its_mark() {
     let mark = users.high_water_mark().await.unwrap();
     home.script("INSERT INTO users (id, x, email) VALUES (5000, 0, 'Later@Example.org')")
         .await;
-    let temporal_batch::Database::Sqlite(pool) = &home.database else {
+    let temporal_batch::sql::Database::Sqlite(pool) = &home.database else {
         unreachable!()
     };
     let processor = LowerCase {

@@ -1,6 +1,6 @@
 //! What cannot be paged through is refused before anything starts, with a word about what helps.
 
-use temporal_batch::{Database, Table, TableError, TableSpec};
+use temporal_batch::sql::{Database, Table, TableError, TableSpec};
 
 use crate::{
     database::{Home, mariadb, postgres, sqlite},
@@ -174,7 +174,7 @@ async fn views(home: Home) {
 async fn a_cursor_of_another_key(home: Home) {
     home.fill("t", 3).await;
     let table = home.inspect("t", &["id"]).await.unwrap();
-    let other = temporal_batch::Key::new([1, 2]);
+    let other = temporal_batch::sql::Key::new([1, 2]);
     let errors = [
         table.keys(Some(&other), None, 1).await.unwrap_err(),
         table.skip(None, Some(&other), 1).await.unwrap_err(),
@@ -278,7 +278,7 @@ async fn schemas_of_postgresql_are_followed() {
     assert_eq!(table.quoted_name(), "\"Ops.2\".\"T\"");
     assert_eq!(
         table.keys(None, None, 9).await.unwrap(),
-        [temporal_batch::Key::new([7])]
+        [temporal_batch::sql::Key::new([7])]
     );
 }
 

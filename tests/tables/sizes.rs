@@ -1,6 +1,6 @@
 //! How many rows there are, about.
 
-use temporal_batch::{Table, TableSpec};
+use temporal_batch::sql::{Table, TableSpec};
 
 use crate::{database::Home, support::databases::on_each};
 

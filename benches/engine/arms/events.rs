@@ -1,7 +1,11 @@
 //! What a page of a SQL source leaves in the history, and what it counts for on Temporal Cloud.
 
 use sqlx::{Executor as _, sqlite::SqlitePool};
-use temporal_batch::{AutoStride, BackfillArgs, Batch, SqlBackfill, TableSpec};
+use temporal_batch::{
+    Batch,
+    settings::AutoStride,
+    sql::{BackfillArgs, SqlBackfill, TableSpec},
+};
 
 use crate::{
     Error,

@@ -1,6 +1,6 @@
 //! Tenants of very different sizes, each in a partition: how near the end of the last one is to the ideal.
 
-use temporal_batch::{AutoStride, Batch, Outcome};
+use temporal_batch::{Batch, Outcome, settings::AutoStride};
 
 use crate::{
     Error,

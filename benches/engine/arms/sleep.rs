@@ -1,6 +1,6 @@
 //! Pages that wait, as those do that call a service: how much of the parallelism is used.
 
-use temporal_batch::AutoStride;
+use temporal_batch::settings::AutoStride;
 
 use crate::{
     Error,

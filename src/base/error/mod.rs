@@ -42,7 +42,7 @@ impl Blame {
 ///
 /// | built with | the page is |
 /// |---|---|
-/// | `?` on any [`std::error::Error`], [`PageError::retryable`] | tried again after the backoff of its [`RetryPolicy`](crate::RetryPolicy) |
+/// | `?` on any [`std::error::Error`], [`PageError::retryable`] | tried again after the backoff of its [`RetryPolicy`](crate::settings::RetryPolicy) |
 /// | [`PageError::retry_after`] | tried again after exactly that delay |
 /// | [`PageError::non_retryable`] | given up at once and listed among the failures |
 ///
@@ -59,7 +59,7 @@ impl Blame {
 /// | that it accepts no writes | `ReadOnlyDatabase` | tried again without using up an attempt |
 /// | that the statement, the schema or a grant is wrong | `SqlStatement` | tried again without using up an attempt, because every page is affected |
 ///
-/// In [`RetryMode::AtMostOnce`](crate::RetryMode::AtMostOnce) a page is never tried again, whatever error its
+/// In [`RetryMode::AtMostOnce`](crate::settings::RetryMode::AtMostOnce) a page is never tried again, whatever error its
 /// `process` returned.
 ///
 /// `docs/errors.md` lists the codes of each type. It also says what happens when the same page keeps failing

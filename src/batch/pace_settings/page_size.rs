@@ -27,12 +27,12 @@ const TARGETS: std::ops::RangeInclusive<Duration> =
 ///
 /// ```
 /// use std::time::Duration;
-/// use temporal_batch::AutoPageSize;
+/// use temporal_batch::settings::AutoPageSize;
 ///
 /// let size: AutoPageSize = "auto:100..5000@500ms".parse()?;
 /// assert_eq!(size, AutoPageSize::new(100, 5_000).target(Duration::from_millis(500)));
 /// assert_eq!(size.to_string(), "100..5000 at 500ms");
-/// # Ok::<(), temporal_batch::InvalidAutoPageSize>(())
+/// # Ok::<(), temporal_batch::errors::InvalidAutoPageSize>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

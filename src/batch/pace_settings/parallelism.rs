@@ -19,18 +19,18 @@ use crate::batch::MAX_PARALLELISM;
 /// more than 1.6 times as long as at best, the number shrinks. If more than 2 % of the pages fail, or a
 /// throttle closes, the number halves at once, at most every 5 s.
 ///
-/// The tuning looks only at this batch and uses all that a system can give. A [`Throttle`](crate::Throttle)
+/// The tuning looks only at this batch and uses all that a system can give. A [`Throttle`](crate::throttle::Throttle)
 /// protects the needs of others.
 ///
 /// Text form: `auto`, `auto:2..16`.
 ///
 /// ```
-/// use temporal_batch::AutoParallelism;
+/// use temporal_batch::settings::AutoParallelism;
 ///
 /// let pages: AutoParallelism = "auto:2..16".parse()?;
 /// assert_eq!(pages, AutoParallelism::new(2, 16));
 /// assert_eq!(pages.to_string(), "2..16");
-/// # Ok::<(), temporal_batch::InvalidAutoParallelism>(())
+/// # Ok::<(), temporal_batch::errors::InvalidAutoParallelism>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

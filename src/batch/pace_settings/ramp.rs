@@ -24,7 +24,7 @@ const MAX_SHOWN: usize = 60;
 ///
 /// ```
 /// use std::time::Duration;
-/// use temporal_batch::Ramp;
+/// use temporal_batch::settings::Ramp;
 ///
 /// let ramp: Ramp = "1..32/10m".parse().unwrap();
 /// assert_eq!(ramp, Ramp::new(1, 32, Duration::from_secs(600)));

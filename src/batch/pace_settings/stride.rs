@@ -15,13 +15,13 @@ const DEFAULT_TARGET: Duration = Duration::from_secs(5);
 /// The number of pages that one activity processes in a row: fixed, or tuned while the batch runs.
 ///
 /// More than 1 requires a source that can [skip ahead](crate::PageProcessor::skip_ahead). With any other source
-/// each activity processes one page, and [`Progress::warnings`](crate::Progress::warnings) says so.
+/// each activity processes one page, and [`Progress::warnings`](crate::progress::Progress::warnings) says so.
 ///
 /// Text form: `8`, `auto`, `auto@10s`.
 ///
 /// ```
 /// use std::time::Duration;
-/// use temporal_batch::{AutoStride, Batch, Stride};
+/// use temporal_batch::{settings::{AutoStride, Stride}, Batch};
 ///
 /// let batch = || Batch::named("emails", "hash-emails", serde_json::Value::Null);
 /// let _ = batch().stride(8);
@@ -89,12 +89,12 @@ impl FromStr for Stride {
 ///
 /// ```
 /// use std::time::Duration;
-/// use temporal_batch::AutoStride;
+/// use temporal_batch::settings::AutoStride;
 ///
 /// let stride: AutoStride = "auto@10s".parse()?;
 /// assert_eq!(stride, AutoStride::of(Duration::from_secs(10)));
 /// assert_eq!(stride.to_string(), "10s");
-/// # Ok::<(), temporal_batch::InvalidAutoStride>(())
+/// # Ok::<(), temporal_batch::errors::InvalidAutoStride>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

@@ -34,7 +34,7 @@ const MAX_SHOWN: usize = 60;
 /// read whatever time zones the reader knows.
 ///
 /// ```
-/// use temporal_batch::Window;
+/// use temporal_batch::settings::Window;
 ///
 /// let window: Window = "mon-fri 22:00-06:00 europe/berlin".parse().unwrap();
 /// assert_eq!(window.to_string(), "Mon-Fri 22:00-06:00 Europe/Berlin");

@@ -24,7 +24,7 @@ use crate::{
         render::batch_view::SCHEMA,
     },
     engine::{
-        client::{BatchClient, BatchHandle, BatchState, ProgressError, RedriveError},
+        client::{BatchClient, BatchHandle, BatchStatus, ProgressError, RedriveError},
         worker::shutdown_signal,
     },
     progress::{check::Check, phase::Outcome, report::BatchReport},
@@ -90,7 +90,7 @@ impl EnsureCompleteArgs {
     async fn ended(
         &self,
         handle: &BatchHandle,
-        state: BatchState,
+        state: BatchStatus,
     ) -> CliResult<Option<BatchReport>> {
         let id = &self.batch_id;
         if state.is_open() && !self.wait {

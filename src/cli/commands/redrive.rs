@@ -30,7 +30,7 @@ use crate::{
         session::{CommandContext, Session, SessionWorker, launch::LaunchArgs},
         shell::Program,
     },
-    engine::client::{BatchClient, BatchState, RedriveError},
+    engine::client::{BatchClient, BatchStatus, RedriveError},
     stride::registry::{Refused, Registry},
 };
 
@@ -188,7 +188,7 @@ impl RedriveArgs {
         processors: &Processors,
     ) -> CliResult<()> {
         let handle = client.handle(&self.batch_id)?;
-        let Ok(false) = handle.state().await.map(BatchState::is_open) else {
+        let Ok(false) = handle.state().await.map(BatchStatus::is_open) else {
             return Ok(());
         };
         let Ok(report) = handle.result().await else {

@@ -111,8 +111,7 @@ impl WorkerArgs {
             let metrics = Metrics::new();
             let serving = self.metrics.serve(&metrics).await?;
             let connected = connection.connect_with(&metrics).await?;
-            let client = connected.client.temporal().clone();
-            let mut worker = Worker::new(client, &self.task_queue)
+            let mut worker = Worker::new(&connected.client, &self.task_queue)
                 .registry(registry)
                 .hooks(hooks.clone())
                 .throttles(throttles)

@@ -19,7 +19,7 @@ use crate::{
         processors::Processors,
         shell::DEFAULT_CONNECTION,
     },
-    engine::client::{BatchClient, BatchState},
+    engine::client::{BatchClient, BatchStatus},
     processor::store::dead_letter::{DeadLetter, DeadLetters},
     progress::{Progress, phase::Outcome},
 };
@@ -50,7 +50,7 @@ pub(crate) struct Repair {
 #[derive(Clone, Debug, Serialize)]
 struct Redriven {
     batch_id: String,
-    state: BatchState,
+    state: BatchStatus,
     outcome: Option<Outcome>,
     /// Dead letters, not records.
     processed: Option<u64>,

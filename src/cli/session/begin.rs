@@ -10,7 +10,7 @@ use crate::{
         render::batch_view::BatchView,
         session::Session,
     },
-    engine::client::{BatchClient, BatchHandle, BatchState, ProgressError, StartError},
+    engine::client::{BatchClient, BatchHandle, BatchStatus, ProgressError, StartError},
     progress::report::BatchReport,
 };
 
@@ -30,7 +30,7 @@ impl Session<'_> {
                     "the database, the table or the work is another one; --batch-id names another batch"
                 }
                 StartError::AlreadyEnded {
-                    state: BatchState::Failed | BatchState::Cancelled,
+                    state: BatchStatus::Failed | BatchStatus::Cancelled,
                     ..
                 } => "--continue picks up where it stood, --rerun does everything again",
                 StartError::AlreadyEnded { .. } => "--rerun does everything again",
@@ -69,7 +69,7 @@ impl Session<'_> {
         }
         let handle = client.handle(batch.id())?;
         match handle.state().await {
-            Ok(BatchState::Completed) => {}
+            Ok(BatchStatus::Completed) => {}
             Ok(_) => return Ok(None),
             Err(ProgressError::NotFound { .. }) => return self.is_new().await.map(|()| None),
             Err(error) => return Err(error.into()),

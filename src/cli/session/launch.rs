@@ -19,7 +19,7 @@ use crate::{
         shell::Program,
     },
     engine::client::{
-        AcceptError, BatchClient, BatchHandle, BatchState, ProgressError, StartError,
+        AcceptError, BatchClient, BatchHandle, BatchStatus, ProgressError, StartError,
     },
 };
 
@@ -117,7 +117,7 @@ impl Launch<'_> {
                 }
                 StartError::AlreadyEnded {
                     batch_id,
-                    state: BatchState::Failed | BatchState::Cancelled,
+                    state: BatchStatus::Failed | BatchStatus::Cancelled,
                 } => Some(format!(
                     "{}; --continue picks up where it stood, --rerun runs everything again",
                     status(batch_id)

@@ -12,7 +12,7 @@ use temporalio_common::{
 };
 
 use super::{
-    BatchHandle, BatchState, ListError, ListedBatch, StartError, handle::state_of,
+    BatchHandle, BatchStatus, ListError, ListedBatch, StartError, handle::state_of,
     observation::Looks, outage::Outages,
 };
 use crate::{
@@ -318,7 +318,7 @@ impl BatchClient {
             if listed || is_part || status == TemporalStatus::ContinuedAsNew {
                 continue;
             }
-            let state = BatchState::from(status);
+            let state = BatchStatus::from(status);
             let memo = execution.memo();
             let progress = memo.get::<Progress>(protocol::MEMO_PROGRESS);
             let progress = progress.ok().flatten();

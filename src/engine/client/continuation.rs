@@ -6,7 +6,7 @@ use temporalio_client::WorkflowIdReusePolicy;
 use temporalio_common::Memo;
 
 use super::{
-    BatchClient, BatchHandle, BatchState, ResultError, StartError, batch_client::KeptArgs,
+    BatchClient, BatchHandle, BatchStatus, ResultError, StartError, batch_client::KeptArgs,
 };
 use crate::{
     batch::{
@@ -227,7 +227,7 @@ fn left_nothing(error: ResultError) -> Result<String, Box<dyn std::error::Error 
             "it was refused before its first page ({reason}); allow a rerun to start it"
         )),
         ResultError::NoReport {
-            state: state @ (BatchState::Terminated | BatchState::TimedOut),
+            state: state @ (BatchStatus::Terminated | BatchStatus::TimedOut),
         } => Ok(format!(
             "it was {state} from outside and left no report; allow a rerun to run everything again, or \
              reset its workflow with Temporal to a point before that"

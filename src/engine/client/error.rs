@@ -2,7 +2,7 @@
 
 use temporalio_client::errors::ClientError;
 
-use super::{BatchState, Remedy};
+use super::{BatchStatus, Remedy};
 use crate::{base::time::Timestamp, batch::validate::InvalidBatch};
 
 type Source = Box<dyn std::error::Error + Send + Sync>;
@@ -38,7 +38,7 @@ pub enum StartError {
         /// The id.
         batch_id: String,
         /// The state in which it ended.
-        state: BatchState,
+        state: BatchStatus,
     },
     /// The batch cannot continue.
     #[error("batch \"{batch_id}\" cannot be continued: {why}")]
@@ -57,9 +57,9 @@ pub enum StartError {
 }
 
 /// Returns the options for a batch that has ended.
-fn ways(state: BatchState) -> &'static str {
+fn ways(state: BatchStatus) -> &'static str {
     match state {
-        BatchState::Failed | BatchState::Cancelled => {
+        BatchStatus::Failed | BatchStatus::Cancelled => {
             "continue it from where it stopped, allow a rerun to run everything again, or choose another \
              batch id"
         }
@@ -168,7 +168,7 @@ pub enum ControlError {
         /// The id.
         batch_id: String,
         /// The state in which it ended.
-        state: BatchState,
+        state: BatchStatus,
     },
     /// Workers poll, but none can replay the history of the batch's current run; see
     /// [`ProgressError::TaskFails`]. The request was not sent.
@@ -196,7 +196,7 @@ pub enum ResultError {
     #[error("the batch was {state} from outside and left no report")]
     NoReport {
         /// The state in which it ended.
-        state: BatchState,
+        state: BatchStatus,
     },
     /// The server has no such batch.
     #[error("there is no batch \"{batch_id}\" (see `list`)")]

@@ -10,7 +10,7 @@ use temporalio_client::{
 use temporalio_common::{error::IncomingError, protos::temporal::api::history::v1::History};
 
 use super::{
-    AcceptError, BatchState, ProgressError, ResultError, observation::Looks, outage::Outages,
+    AcceptError, BatchStatus, ProgressError, ResultError, observation::Looks, outage::Outages,
 };
 use crate::{
     decisions::carry::EndDetails,
@@ -65,7 +65,7 @@ impl BatchHandle {
     ///
     /// # Errors
     /// The batch does not exist, or the server does not answer.
-    pub async fn state(&self) -> Result<BatchState, ProgressError> {
+    pub async fn state(&self) -> Result<BatchStatus, ProgressError> {
         Ok(state_of(&self.describe().await?))
     }
 
@@ -171,13 +171,13 @@ impl BatchHandle {
                 .deserialize::<EndDetails>()
                 .ok()
                 .ok_or(ResultError::NoReport {
-                    state: BatchState::Cancelled,
+                    state: BatchStatus::Cancelled,
                 }),
             Err(WorkflowGetResultError::Terminated { .. }) => Err(ResultError::NoReport {
-                state: BatchState::Terminated,
+                state: BatchStatus::Terminated,
             }),
             Err(WorkflowGetResultError::TimedOut) => Err(ResultError::NoReport {
-                state: BatchState::TimedOut,
+                state: BatchStatus::TimedOut,
             }),
             Err(WorkflowGetResultError::NotFound(_)) => Err(ResultError::NotFound {
                 batch_id: self.batch_id.clone(),
@@ -232,7 +232,7 @@ impl BatchHandle {
 fn failed(error: &IncomingError) -> Result<EndDetails, ResultError> {
     let IncomingError::Application(failure) = error else {
         return Err(ResultError::NoReport {
-            state: BatchState::Failed,
+            state: BatchStatus::Failed,
         });
     };
     match failure.type_name() {
@@ -244,12 +244,12 @@ fn failed(error: &IncomingError) -> Result<EndDetails, ResultError> {
             .ok()
             .flatten()
             .ok_or(ResultError::NoReport {
-                state: BatchState::Failed,
+                state: BatchStatus::Failed,
             }),
     }
 }
 
-pub(super) fn state_of(description: &WorkflowExecutionDescription) -> BatchState {
+pub(super) fn state_of(description: &WorkflowExecutionDescription) -> BatchStatus {
     let info = description.raw().workflow_execution_info.as_ref();
-    info.map_or(BatchState::Unknown, |info| info.status().into())
+    info.map_or(BatchStatus::Unknown, |info| info.status().into())
 }

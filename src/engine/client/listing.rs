@@ -14,7 +14,7 @@ pub struct ListedBatch {
     /// The batch whose dead letters it redrives, if any.
     pub redrive_of: Option<String>,
     /// The state: running, or the way in which it ended.
-    pub state: BatchState,
+    pub state: BatchStatus,
     /// The outcome, if its controller has reported it.
     pub outcome: Option<Outcome>,
     /// The task queue of its workers.
@@ -29,7 +29,7 @@ pub struct ListedBatch {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
-pub enum BatchState {
+pub enum BatchStatus {
     /// The batch has not ended.
     Running,
     /// The batch completed; some pages or items may be listed as failed.
@@ -46,14 +46,14 @@ pub enum BatchState {
     Unknown,
 }
 
-impl BatchState {
+impl BatchStatus {
     /// Returns whether the batch has not ended.
     pub fn is_open(self) -> bool {
         self == Self::Running
     }
 }
 
-impl std::fmt::Display for BatchState {
+impl std::fmt::Display for BatchStatus {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Running => "running",
@@ -67,7 +67,7 @@ impl std::fmt::Display for BatchState {
     }
 }
 
-impl From<TemporalStatus> for BatchState {
+impl From<TemporalStatus> for BatchStatus {
     fn from(status: TemporalStatus) -> Self {
         match status {
             TemporalStatus::Running | TemporalStatus::ContinuedAsNew => Self::Running,

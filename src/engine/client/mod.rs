@@ -21,7 +21,7 @@ pub use batch_client::BatchClient;
 pub use continuation::Continuation;
 pub use error::{AcceptError, ControlError, ListError, ProgressError, ResultError, StartError};
 pub use handle::BatchHandle;
-pub use listing::{BatchState, ListedBatch};
+pub use listing::{BatchStatus, ListedBatch};
 pub use observation::{Observation, ProgressSource};
 pub use pause::{PauseOptions, PauseWaitError};
 pub(crate) use recovery::ByItself;

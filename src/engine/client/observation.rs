@@ -12,7 +12,7 @@ use temporalio_client::{
 use temporalio_common::protos::temporal::api::enums::v1::PendingWorkflowTaskState;
 
 use super::{
-    BatchHandle, BatchState, ProgressError, Remedy, ResultError, RunningPage, RunningStride,
+    BatchHandle, BatchStatus, ProgressError, Remedy, ResultError, RunningPage, RunningStride,
     Workers,
     batch_client::MEMO_PROCESSOR,
     because::{Facts, because, cancellation_waits},
@@ -50,7 +50,7 @@ pub struct Observation {
     /// The id of the batch.
     pub batch_id: String,
     /// The state that Temporal knows without asking a worker.
-    pub state: BatchState,
+    pub state: BatchStatus,
     /// The processor, if the server knows it.
     pub processor: Option<String>,
     /// The time of a cancellation request that no worker has taken yet.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use super::{BatchHandle, BatchState, ControlError, ProgressError, ProgressSource};
+use super::{BatchHandle, BatchStatus, ControlError, ProgressError, ProgressSource};
 use crate::{
     base::time::Timestamp,
     batch::validate::InvalidBatch,
@@ -135,7 +135,7 @@ pub enum PauseWaitError {
         /// The id.
         batch_id: String,
         /// The state in which it ended.
-        state: BatchState,
+        state: BatchStatus,
     },
     /// The batch continues: it was resumed, or the pause was over, before its last page had ended.
     #[error("batch \"{batch_id}\" was resumed before its running pages had ended")]

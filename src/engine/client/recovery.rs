@@ -21,7 +21,7 @@ use temporalio_common::{
 };
 
 use super::{
-    BatchHandle, BatchState, ProgressError, Remedy,
+    BatchHandle, BatchStatus, ProgressError, Remedy,
     handle::state_of,
     running::time,
     standstill::{Cause, Next, Recovered, Repeat, Standstill},
@@ -62,7 +62,7 @@ pub enum RecoverError {
         /// The id.
         batch_id: String,
         /// The state in which it ended.
-        state: BatchState,
+        state: BatchStatus,
     },
     /// The current run has not been started by a worker yet, so there is nothing to recover.
     #[error("batch \"{batch_id}\" has not begun yet; start a worker on its task queue")]

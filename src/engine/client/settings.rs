@@ -17,7 +17,7 @@ use crate::{
 ///
 /// ```
 /// # use std::time::Duration;
-/// # use temporal_batch::Settings;
+/// # use temporal_batch::client::Settings;
 /// let night = Settings::new().max_parallelism(40).rate(None).page_pause(Duration::from_millis(20));
 /// assert!(night.validate().is_ok());
 /// ```
@@ -29,7 +29,7 @@ use crate::{
 /// | `page_rate` | more than 0 pages per second, or `None` for no limit |
 /// | `page_pause` | 1 ms to 1 h, or `None` for no pause |
 /// | `page_size`, `auto_page_size` | 1 to 1,000,000 items; see [`AutoPageSize`] |
-/// | `stride`, `auto_stride` | 1 to 10,000 pages; see [`AutoStride`](crate::AutoStride) |
+/// | `stride`, `auto_stride` | 1 to 10,000 pages; see [`AutoStride`](crate::settings::AutoStride) |
 /// | `auto_parallelism`, `ramp` | see [`AutoParallelism`], [`Ramp`] |
 /// | `windows` | up to 20, see [`Window`] |
 #[derive(Clone, Debug, Default, PartialEq)]

@@ -10,7 +10,7 @@ use temporalio_client::{
 use temporalio_common::protos::temporal::api::failure::v1::failure::FailureInfo;
 
 use super::{
-    BatchHandle, BatchState, ControlError, PauseOptions, ProgressError, Settings, Workers,
+    BatchHandle, BatchStatus, ControlError, PauseOptions, ProgressError, Settings, Workers,
     because::no_worker, handle::state_of, recovery::failing_task,
 };
 use crate::{
@@ -81,7 +81,7 @@ impl BatchHandle {
     /// Returns a handle of the same batch with a reason for its next requests, which is kept in the audit.
     ///
     /// ```no_run
-    /// # async fn example(handle: temporal_batch::BatchHandle) -> Result<(), temporal_batch::ControlError> {
+    /// # async fn example(handle: temporal_batch::BatchHandle) -> Result<(), temporal_batch::errors::ControlError> {
     /// handle.because("the replica has caught up").resume().await?;
     /// # Ok(())
     /// # }
@@ -114,8 +114,8 @@ impl BatchHandle {
     ///
     /// ```no_run
     /// # use std::time::Duration;
-    /// # use temporal_batch::PauseOptions;
-    /// # async fn example(handle: temporal_batch::BatchHandle) -> Result<(), temporal_batch::ControlError> {
+    /// # use temporal_batch::client::PauseOptions;
+    /// # async fn example(handle: temporal_batch::BatchHandle) -> Result<(), temporal_batch::errors::ControlError> {
     /// let lunch = PauseOptions::new().reason("lunch").lasting(Duration::from_secs(3_600));
     /// handle.pause_with(lunch).await?;
     /// # Ok(())
@@ -207,7 +207,7 @@ impl BatchHandle {
     pub async fn cancel(&self, reason: impl Into<String>) -> Result<(), ControlError> {
         // Temporal silently accepts a cancellation of a workflow that has ended.
         match self.state().await {
-            Ok(BatchState::Running) => {}
+            Ok(BatchStatus::Running) => {}
             other => return Err(self.not_steerable(other)),
         }
         let options = WorkflowCancelOptions::builder()
@@ -230,7 +230,7 @@ impl BatchHandle {
             Err(error) => return Err(self.not_steerable(Err(error))),
         };
         match state_of(&description) {
-            BatchState::Running => {}
+            BatchStatus::Running => {}
             ended => return Err(self.not_steerable(Ok(ended))),
         }
         let task_queue = description.task_queue().to_owned();
@@ -291,7 +291,7 @@ impl BatchHandle {
         }
     }
 
-    fn not_steerable(&self, state: Result<BatchState, ProgressError>) -> ControlError {
+    fn not_steerable(&self, state: Result<BatchStatus, ProgressError>) -> ControlError {
         let batch_id = self.batch_id.clone();
         match state {
             Ok(state) => ControlError::NotRunning { batch_id, state },

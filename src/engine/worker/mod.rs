@@ -31,7 +31,7 @@ use crate::{
             ASIDE_HEARTBEAT_TIMEOUT, Abandonment, ControlWatches, HEARTBEATS_PER_TIMEOUT,
             PageActivities, SideActivities, UserThreads,
         },
-        client::{WorkerSeen, Workers, outage::Outages},
+        client::{BatchClient, WorkerSeen, Workers, outage::Outages},
         controller::{Bridge, Controller},
     },
     metrics::Metrics,
@@ -89,8 +89,8 @@ const GRACE: Duration = Duration::from_secs(5);
 /// #     }
 /// # }
 /// # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-/// let client = connect(&ConnectOptions::new()).await?;
-/// Worker::new(client, "migrations").processor(HashEmails).run().await?;
+/// let client = BatchClient::connect(&ConnectOptions::new()).await?;
+/// Worker::new(&client, "migrations").processor(HashEmails).run().await?;
 /// # Ok(())
 /// # }
 /// ```
@@ -177,10 +177,10 @@ pub enum WorkerError {
 
 /// # Construct
 impl Worker {
-    /// A worker that polls `task_queue`.
-    pub fn new(client: Client, task_queue: impl Into<String>) -> Self {
+    /// Creates a worker that polls `task_queue` over the connection of `client`.
+    pub fn new(client: &BatchClient, task_queue: impl Into<String>) -> Self {
         Self {
-            client,
+            client: client.temporal().clone(),
             task_queue: task_queue.into(),
             registry: Ok(Registry::new()),
             hooks: Ok(Hooks::default()),

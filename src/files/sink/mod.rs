@@ -63,7 +63,9 @@ use part_format::PartFormat;
 /// use async_trait::async_trait;
 /// use serde::Serialize;
 /// use temporal_batch::files::{PartFormat, PartSink};
-/// use temporal_batch::{Check, CheckContext, Page, PageContext, PageError, PageProcessor, PageReport};
+/// use temporal_batch::{
+///     progress::Check, CheckContext, Page, PageContext, PageError, PageProcessor, PageReport,
+/// };
 ///
 /// #[derive(Serialize)]
 /// struct Square {

@@ -41,7 +41,7 @@ pub(crate) use plan::Plan;
 
 /// Maximum size of a result as JSON, and of the output of one page. The result travels with every report and
 /// every continue-as-new.
-pub const MAX_OUTPUT_BYTES: usize = 6 * 1024;
+pub(crate) const MAX_OUTPUT_BYTES: usize = 6 * 1024;
 
 /// Folds the outputs of the pages into the result of the batch; see
 /// [`PageProcessor::reducer`](crate::PageProcessor::reducer).

@@ -133,7 +133,7 @@ pub(crate) fn stable_id(name: &serde_json::Value) -> String {
 ///
 /// Two stores come with this crate: the SQL table of a `SqlLedger`, and [`JsonlDeadLetters`], a file.
 ///
-/// [`JsonlDeadLetters`]: crate::JsonlDeadLetters
+/// [`JsonlDeadLetters`]: crate::store::JsonlDeadLetters
 #[async_trait]
 pub trait DeadLetters: Send + Sync + 'static {
     /// Stores letters. A letter whose id exists already keeps its `first_at`, and all other fields are

@@ -158,7 +158,7 @@ pub trait PageLedger: DeadLetters {
     }
 
     /// Returns the [stored outputs](PageTransaction::keep_output) of the pages of a stride that were applied
-    /// after its [extent](StrideTotals::extent) was `after`, in the order of application. The default stores no
+    /// after its [progress counter](StrideTotals::progress_counter) was `after`, in the order of application. The default stores no
     /// outputs and fails with `OutputNotKept`.
     async fn outputs(&self, stride: &StrideId, after: u64) -> Result<Vec<Value>, PageError> {
         let _ = (stride, after);

@@ -94,7 +94,7 @@ impl Verdict {
 /// returned; until then the throttle fails.
 ///
 /// ```
-/// use temporal_batch::{Throttle, Verdict};
+/// use temporal_batch::throttle::{Throttle, Verdict};
 ///
 /// struct Queue;
 ///

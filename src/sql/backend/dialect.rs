@@ -97,7 +97,7 @@ pub(crate) trait Dialect: SqlxDatabase<Connection: 'static> {
         })
     }
 
-    /// The value of a column that was read by [`Column::read`](crate::Column).
+    /// The value of a column that was read by [`Column::read`](crate::sql::Column).
     fn cell(row: &Self::Row, at: usize, encoding: Encoding) -> Result<Cell, sqlx::Error>;
 
     /// The value of a key column.

@@ -19,7 +19,7 @@ mod sqlite;
 pub(crate) mod table_engine;
 pub(crate) mod value;
 
-/// A database with a [`SqlLedger`](crate::SqlLedger) in it, or whose rows a [`Table`](crate::Table) reads:
+/// A database with a [`SqlLedger`](crate::sql::SqlLedger) in it, or whose rows a [`Table`](crate::sql::Table) reads:
 /// `sqlx::Postgres`, `sqlx::MySql` (MariaDB too) or `sqlx::Sqlite`, each with the feature of its name. No other type
 /// can implement the trait.
 #[allow(private_bounds, reason = "sealed: `Dialect` is the crate's own")]

@@ -6,7 +6,7 @@ use sqlx::{AssertSqlSafe, Database, Encode, Type, database::HasStatementCache, q
 use super::dialect::Dialect;
 use crate::{base::time::Timestamp, page::token::PageToken};
 
-/// A value for a placeholder of a statement, such as those of [`Table::condition`](crate::Table::condition).
+/// A value for a placeholder of a statement, such as those of [`Table::condition`](crate::sql::Table::condition).
 /// Bind the inner value. There is no `Debug`, since the value may be personal data.
 #[derive(Clone)]
 pub enum Value {

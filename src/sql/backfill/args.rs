@@ -216,7 +216,7 @@ impl BackfillArgs {
     }
 
     /// Commits a page's changes and the record that it was applied together. Needs the tables of the
-    /// [ledger](crate::SqlLedger) in the database.
+    /// [ledger](crate::sql::SqlLedger) in the database.
     pub fn once(mut self, once: bool) -> Self {
         self.once = once;
         self

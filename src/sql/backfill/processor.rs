@@ -49,12 +49,12 @@ use crate::{
 ///
 /// ```no_run
 /// # #[cfg(feature = "sqlite")]
-/// # async fn example(client: temporalio_client::Client) -> Result<(), Box<dyn std::error::Error>> {
-/// use temporal_batch::{BackfillArgs, Batch, Connections, SqlBackfill, TableSpec, Worker};
+/// # async fn example(client: temporal_batch::BatchClient) -> Result<(), Box<dyn std::error::Error>> {
+/// use temporal_batch::{sql::{BackfillArgs, Connections, SqlBackfill, TableSpec}, Batch, Worker};
 ///
 /// let shop = sqlx::SqlitePool::connect("sqlite:shop.db").await?;
 /// let connections = Connections::new().with("shop", shop);
-/// let worker = Worker::new(client, "shop").processor(SqlBackfill::new(connections));
+/// let worker = Worker::new(&client, "shop").processor(SqlBackfill::new(connections));
 ///
 /// let users = TableSpec::new("users", ["id"]).filter("email IS NOT NULL");
 /// let args = BackfillArgs::of(users).connection("shop").set("email", "lower(email)");

@@ -3,9 +3,9 @@
 //! | file | contents |
 //! |---|---|
 //! | `options.rs`, `url/` | the database that is meant, and its URL |
-//! | `pool.rs`, `pool_size.rs` | [`Database`](crate::Database): a pool, and its number of connections |
+//! | `pool.rs`, `pool_size.rs` | [`Database`](crate::sql::Database): a pool, and its number of connections |
 //! | `session.rs` | the settings of each session of a pool |
-//! | `named.rs` | [`Connections`](crate::Connections): the databases of a worker by name |
+//! | `named.rs` | [`Connections`](crate::sql::Connections): the databases of a worker by name |
 //! | `lease.rs` | connections and transactions that pages hand to each other |
 //! | `page_connection.rs` | the connection that `process` writes with |
 //! | `read_only.rs` | queries that cannot write |

@@ -20,7 +20,7 @@ const MAX_NAME: usize = 64;
 /// ```
 /// # #[cfg(feature = "sqlite")]
 /// # async fn example() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-/// use temporal_batch::{Connections, DEFAULT_CONNECTION, Database, DatabaseOptions};
+/// use temporal_batch::sql::{Connections, Database, DatabaseOptions, DEFAULT_CONNECTION};
 ///
 /// let shop = DatabaseOptions::from_url("sqlite:shop.db")?;
 /// let connections = Connections::new().with(DEFAULT_CONNECTION, Database::connect(&shop).await?);
@@ -140,7 +140,7 @@ pub struct InvalidConnectionName;
 ///
 /// # Errors
 /// [`InvalidConnectionName`]. The error does not show the name, since it may be a URL in the wrong place.
-pub fn check_connection_name(name: &str) -> Result<(), InvalidConnectionName> {
+pub(crate) fn check_connection_name(name: &str) -> Result<(), InvalidConnectionName> {
     let letter = name.starts_with(|c: char| c.is_ascii_alphabetic());
     let others = name
         .chars()

@@ -8,7 +8,7 @@ use super::{error::DatabaseError, url};
 const VARIABLE: &str = "DATABASE_URL";
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The database to connect to, and the settings of its pool, for [`Database::connect`](crate::Database::connect).
+/// The database to connect to, and the settings of its pool, for [`Database::connect`](crate::sql::Database::connect).
 ///
 /// | setting | default |
 /// |---|---|
@@ -101,7 +101,7 @@ impl DatabaseOptions {
         self
     }
 
-    /// Sets the longest wait of [`Database::connect`](crate::Database::connect) for an answer.
+    /// Sets the longest wait of [`Database::connect`](crate::sql::Database::connect) for an answer.
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self

@@ -67,7 +67,7 @@ const MAX_FAILED: usize = 3;
 /// ```no_run
 /// # #[cfg(feature = "sqlite")]
 /// # async fn example() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-/// use temporal_batch::{BackfillArgs, Database, DryRun, TableSpec};
+/// use temporal_batch::sql::{BackfillArgs, Database, DryRun, TableSpec};
 ///
 /// let shop = Database::from(sqlx::SqlitePool::connect("sqlite:shop.db").await?);
 /// let args = BackfillArgs::of(TableSpec::new("users", ["id"])).set("email", "lower(email)");

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{base::text::grouped, sql::Key};
 
-/// The result of a [`DryRun`](crate::DryRun). Its `Display` is a report for people; its JSON is that of `dry-run
+/// The result of a [`DryRun`](crate::sql::DryRun). Its `Display` is a report for people; its JSON is that of `dry-run
 /// --json`.
 ///
 /// The report holds values of the table.

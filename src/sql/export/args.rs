@@ -110,7 +110,7 @@ impl Serialize for ExportArgs {
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum ExportFormat {
-    /// One JSON object a line. See [`Table::records`](crate::Table::records) for the forms of values.
+    /// One JSON object a line. See [`Table::records`](crate::sql::Table::records) for the forms of values.
     #[default]
     JsonL,
     /// Comma-separated values with a header.

@@ -29,12 +29,12 @@ use crate::{
 ///
 /// ```no_run
 /// # #[cfg(feature = "sqlite")]
-/// # async fn example(client: temporalio_client::Client) -> Result<(), Box<dyn std::error::Error>> {
-/// use temporal_batch::{Batch, Connections, ExportArgs, SqlExport, TableSpec, Worker};
+/// # async fn example(client: temporal_batch::BatchClient) -> Result<(), Box<dyn std::error::Error>> {
+/// use temporal_batch::{sql::{Connections, ExportArgs, SqlExport, TableSpec}, Batch, Worker};
 ///
 /// let shop = sqlx::SqlitePool::connect("sqlite:shop.db").await?;
 /// let connections = Connections::new().with("shop", shop);
-/// let worker = Worker::new(client, "shop").processor(SqlExport::new(connections));
+/// let worker = Worker::new(&client, "shop").processor(SqlExport::new(connections));
 ///
 /// let args = ExportArgs::new(TableSpec::new("users", ["id"]), "/srv/export/users").connection("shop");
 /// let batch = Batch::of::<SqlExport>("export-users", args).task_queue("shop").check_at_end(true);
@@ -59,7 +59,7 @@ use crate::{
 ///
 /// # Importing the files
 ///
-/// [`SqlImport`](crate::SqlImport) reads the manifest beside a file, which describes the encoding of each column, and
+/// [`SqlImport`](crate::sql::SqlImport) reads the manifest beside a file, which describes the encoding of each column, and
 /// creates equal rows in a table with the same columns. Columns that the database computes are exported, and skipped
 /// by the import.
 #[derive(Debug)]

@@ -13,7 +13,7 @@ use crate::{
 /// histories, so they must hold no secrets.
 ///
 /// ```
-/// use temporal_batch::{ImportArgs, files::CsvSource};
+/// use temporal_batch::{files::CsvSource, sql::ImportArgs};
 ///
 /// let users = ImportArgs::new(CsvSource::new("users.csv"), "users").map("e-mail", "email");
 /// assert!(users.once);
@@ -61,7 +61,7 @@ pub struct ImportArgs {
     #[serde(default)]
     pub on_conflict: OnConflict,
     /// Tells whether a page's rows and the record that it was applied commit together, so that a retried page never
-    /// duplicates rows. Needs the tables of the [ledger](crate::SqlLedger) in the database. Without it, a retry
+    /// duplicates rows. Needs the tables of the [ledger](crate::sql::SqlLedger) in the database. Without it, a retry
     /// duplicates rows unless a unique key and `on_conflict` prevent that, and a record that the database refuses
     /// fails its page.
     #[serde(default = "yes")]

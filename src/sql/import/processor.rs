@@ -43,20 +43,21 @@ const SILENCE: Duration = Duration::from_secs(60);
 /// Values are sent as texts that the database converts by its own rules, as in `COPY`. A record that the database
 /// refuses (a wrong type, a constraint) becomes a dead letter by itself: its page is split until the record is found.
 ///
-/// The files of a [`SqlExport`](crate::SqlExport) become rows equal to those that were exported, with the help of the
+/// The files of a [`SqlExport`](crate::sql::SqlExport) become rows equal to those that were exported, with the help of the
 /// [manifest](ManifestChoice) beside them.
 ///
 /// ```no_run
 /// # #[cfg(feature = "sqlite")]
 /// # async fn example(client: temporal_batch::BatchClient) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
 /// use temporal_batch::{
-///     Batch, Connections, DEFAULT_CONNECTION, Database, DatabaseOptions, ImportArgs, SqlImport, Worker,
 ///     files::CsvSource,
+///     sql::{Connections, Database, DatabaseOptions, ImportArgs, SqlImport, DEFAULT_CONNECTION},
+///     Batch, Worker,
 /// };
 ///
 /// let shop = DatabaseOptions::from_url("sqlite:shop.db")?;
 /// let connections = Connections::new().with(DEFAULT_CONNECTION, Database::connect(&shop).await?);
-/// let worker = Worker::new(client.temporal().clone(), "imports").processor(SqlImport::new(connections));
+/// let worker = Worker::new(&client, "imports").processor(SqlImport::new(connections));
 ///
 /// let users = ImportArgs::new(CsvSource::new("users.csv"), "users");
 /// let batch = Batch::of::<SqlImport>("import-users", users).task_queue("imports");

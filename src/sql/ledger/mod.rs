@@ -80,7 +80,7 @@ use transaction::{Claim, SqlTransaction};
 /// ```no_run
 /// # #[cfg(feature = "sqlite")]
 /// # async fn example() -> Result<(), temporal_batch::PageError> {
-/// use temporal_batch::SqlLedger;
+/// use temporal_batch::sql::SqlLedger;
 ///
 /// let pool = sqlx::SqlitePool::connect("sqlite:shop.db").await?;
 /// let ledger = SqlLedger::new(pool);
@@ -234,7 +234,7 @@ impl<DB: Backend> SqlLedger<DB> {
     }
 
     /// Like [`prune`](Self::prune), for batch runs that ended before that time as failed, stopped or cancelled, and
-    /// that have applied no page since. If such a batch is [continued](crate::Continuation) afterwards, it applies
+    /// that have applied no page since. If such a batch is [continued](crate::client::Continuation) afterwards, it applies
     /// pages again that were in flight when it ended.
     ///
     /// # Errors

@@ -66,7 +66,10 @@ use statements::Statements;
 /// # mod example {
 /// use async_trait::async_trait;
 /// use sqlx::Postgres;
-/// use temporal_batch::*;
+/// use temporal_batch::{
+///     Page, PageContext, PageError, PageProcessor, PageReport, SkipAhead,
+///     sql::{Key, Table, TableError, TableSpec},
+/// };
 ///
 /// /// Looks at every user; the arguments are where to end.
 /// struct Greet { users: Table }

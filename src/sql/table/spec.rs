@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 /// quotes, as in SQL: `shop."odd.name"`.
 ///
 /// ```
-/// use temporal_batch::TableSpec;
+/// use temporal_batch::sql::TableSpec;
 ///
 /// let users = TableSpec::new("shop.users", ["country", "id"]).filter("email IS NOT NULL");
 /// assert_eq!(users.key, ["country", "id"]);

@@ -39,7 +39,7 @@ use user_query::{NotOneNumber, UserQuery};
 ///
 /// ```
 /// use std::time::Duration;
-/// use temporal_batch::PostgresThrottle;
+/// use temporal_batch::sql::PostgresThrottle;
 ///
 /// # fn example(pool: sqlx::PgPool) -> Result<(), Box<dyn std::error::Error>> {
 /// let throttle = PostgresThrottle::builder(pool)

@@ -7,11 +7,11 @@ use crate::processor::throttle::Verdict;
 /// The factor at the limit, just before the throttle holds.
 const SLOWEST: f64 = 0.1;
 
-/// The limits of a check of a [`PostgresThrottle`](crate::PostgresThrottle): one value, above which it holds, or two,
+/// The limits of a check of a [`PostgresThrottle`](crate::sql::PostgresThrottle): one value, above which it holds, or two,
 /// `slow..hold`, where it slows down above the first and holds above the second.
 ///
 /// ```
-/// use temporal_batch::Threshold;
+/// use temporal_batch::sql::Threshold;
 ///
 /// let holds_above_4: Threshold<u32> = 4.into();
 /// let slows_above_2_and_holds_above_4: Threshold<u32> = (2..4).into();

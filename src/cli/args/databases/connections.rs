@@ -19,7 +19,7 @@ use crate::{
         exit::{CliError, CliResult},
         output::note,
     },
-    sql::{Connections, Database, DatabaseOptions, check_connection_name},
+    sql::{Connections, Database, DatabaseOptions, connection::named::check_connection_name},
 };
 
 #[derive(Args, Debug, Default)]

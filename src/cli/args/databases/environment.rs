@@ -5,7 +5,10 @@ use std::collections::{BTreeMap, btree_map::Entry};
 use super::failed;
 use crate::{
     cli::exit::{CliError, CliResult},
-    sql::{DEFAULT_CONNECTION, DatabaseError, DatabaseOptions, check_connection_name},
+    sql::{
+        DEFAULT_CONNECTION, DatabaseError, DatabaseOptions,
+        connection::named::check_connection_name,
+    },
 };
 
 /// The prefix of the variables that define connections; the rest of the variable is the name in capitals.

@@ -69,7 +69,7 @@ impl Scene {
         let mut registry = Registry::new();
         data.register(&mut registry)
             .map_err(|e| CliError::caused("the demo's processor cannot start", &e))?;
-        let worker = Worker::new(client.temporal().clone(), default_task_queue())
+        let worker = Worker::new(&client, default_task_queue())
             .registry(registry)
             .metrics(metrics);
         self.worker = Some(worker.start()?);

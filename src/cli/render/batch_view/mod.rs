@@ -19,7 +19,7 @@ use crate::{
         shell::Program,
     },
     engine::client::{
-        BatchHandle, BatchState, Observation, ProgressError, ProgressSource, ResultError,
+        BatchHandle, BatchStatus, Observation, ProgressError, ProgressSource, ResultError,
         RunningStride, Workers,
     },
     progress::{Progress, phase::Outcome, report::BatchReport},
@@ -34,7 +34,7 @@ pub(crate) const SCHEMA: u32 = 1;
 pub(crate) struct BatchView {
     schema: u32,
     batch_id: String,
-    state: BatchState,
+    state: BatchStatus,
     outcome: Option<Outcome>,
     reason: Option<String>,
     ended_at: Option<Timestamp>,
@@ -109,7 +109,7 @@ impl BatchView {
     }
 
     /// A batch of which only the state is known.
-    pub(crate) fn unknown(batch_id: &str, state: BatchState) -> Self {
+    pub(crate) fn unknown(batch_id: &str, state: BatchStatus) -> Self {
         Self {
             schema: SCHEMA,
             batch_id: batch_id.to_owned(),
@@ -135,16 +135,16 @@ impl BatchView {
             next,
             percent: progress.percent(),
             progress: Some(progress.clone()),
-            ..Self::unknown(&progress.batch_id, BatchState::Running)
+            ..Self::unknown(&progress.batch_id, BatchStatus::Running)
         }
     }
 
     pub(crate) fn ended(report: BatchReport) -> Self {
         let state = match report.outcome {
-            Outcome::Completed | Outcome::CompletedWithFailures => BatchState::Completed,
+            Outcome::Completed | Outcome::CompletedWithFailures => BatchStatus::Completed,
             // Temporal has only one state for both.
-            Outcome::Failed | Outcome::Stopped => BatchState::Failed,
-            Outcome::Cancelled => BatchState::Cancelled,
+            Outcome::Failed | Outcome::Stopped => BatchStatus::Failed,
+            Outcome::Cancelled => BatchStatus::Cancelled,
         };
         Self {
             state,
@@ -238,7 +238,7 @@ mod tests {
 
     #[test]
     fn a_batch_without_progress_still_has_every_field() {
-        let json = serde_json::to_value(BatchView::unknown("b", BatchState::Running)).unwrap();
+        let json = serde_json::to_value(BatchView::unknown("b", BatchStatus::Running)).unwrap();
         let fields: Vec<_> = json
             .as_object()
             .unwrap()
