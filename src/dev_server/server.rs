@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use futures::future::BoxFuture;
 use temporalio_client::{Connection, ConnectionOptions};
 use tokio::time::{sleep, timeout};
 use url::Url;
@@ -113,32 +114,36 @@ impl DevServer {
 }
 
 impl DevServer {
-    pub(super) async fn start(options: DevServerOptions) -> Result<Self, DevServerError> {
-        options.check()?;
-        // A port in use is reported before a long download.
-        options.choose_ports()?;
-        let cli = TemporalCli::find_or_fetch().await?;
-        tracing::debug!(path = %cli.path().display(), origin = %cli.origin(), "found the Temporal CLI");
+    pub(super) fn start(
+        options: DevServerOptions,
+    ) -> BoxFuture<'static, Result<Self, DevServerError>> {
+        Box::pin(async move {
+            options.check()?;
+            // A port in use is reported before a long download.
+            options.choose_ports()?;
+            let cli = TemporalCli::find_or_fetch().await?;
+            tracing::debug!(path = %cli.path().display(), origin = %cli.origin(), "found the Temporal CLI");
 
-        let mut tries = 0;
-        loop {
-            tries += 1;
-            // The ports are chosen again each time, so that a given port that has been taken meanwhile is reported.
-            let ports = options.choose_ports()?;
-            let mut starting = Starting::launch(&options, ports, &cli).await?;
-            match starting.ready().await {
-                Ok(()) => {
-                    return Ok(Self {
-                        watchdog: starting.watchdog,
-                        ports,
-                        namespace: options.namespace_name().to_owned(),
-                        cli,
-                    });
+            let mut tries = 0;
+            loop {
+                tries += 1;
+                // The ports are chosen again each time, so that a given port that has been taken meanwhile is reported.
+                let ports = options.choose_ports()?;
+                let mut starting = Starting::launch(&options, ports, &cli).await?;
+                match starting.ready().await {
+                    Ok(()) => {
+                        return Ok(Self {
+                            watchdog: starting.watchdog,
+                            ports,
+                            namespace: options.namespace_name().to_owned(),
+                            cli,
+                        });
+                    }
+                    Err(_) if starting.lost_a_port() && tries < START_TRIES => {}
+                    Err(error) => return Err(error),
                 }
-                Err(_) if starting.lost_a_port() && tries < START_TRIES => {}
-                Err(error) => return Err(error),
             }
-        }
+        })
     }
 }
 

@@ -77,8 +77,13 @@ impl MetricsServer {
         let address = listener.local_addr().map_err(failed)?;
         Ok(Self {
             address,
-            accepting: tokio::spawn(accept(listener, metrics, TIME_LIMIT)),
+            accepting: Self::begin(listener, metrics),
         })
+    }
+
+    /// A function that is not `async`, so that the HTTP server is compiled in this crate and not in its users'.
+    fn begin(listener: TcpListener, metrics: Metrics) -> JoinHandle<()> {
+        tokio::spawn(accept(listener, metrics, TIME_LIMIT))
     }
 
     /// The address on which the server listens.

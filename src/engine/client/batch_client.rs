@@ -3,6 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use futures::TryStreamExt as _;
+use futures::future::BoxFuture;
 use temporalio_client::{
     Client, WorkflowIdConflictPolicy, WorkflowIdReusePolicy, WorkflowListOptions,
     WorkflowStartOptions, errors::WorkflowStartError,
@@ -155,43 +156,45 @@ impl BatchClient {
         }
     }
 
-    pub(super) async fn start_controller(
-        &self,
+    pub(super) fn start_controller<'a>(
+        &'a self,
         mut input: ControllerInput,
         args: KeptArgs,
-        task_queue: &str,
+        task_queue: &'a str,
         reuse: WorkflowIdReusePolicy,
-    ) -> Result<(), WorkflowStartError> {
-        input.spec.args = carried(&args.given, &input.spec.batch_id, protocol::MEMO_ARGS);
-        let spec = &input.spec;
-        let mut memo = MemoValues::new();
-        memo.insert(MEMO_PROCESSOR, spec.processor.clone());
-        memo.insert(protocol::MEMO_ARGS, args.given);
-        memo.insert(protocol::MEMO_BATCH_RUN, input.batch_run.clone());
-        if let Some(args) = args.prepared {
-            memo.insert(protocol::MEMO_PREPARED_ARGS, args);
-        }
-        if let Some(redrive_of) = &spec.redrive_of {
-            memo.insert(MEMO_REDRIVE_OF, redrive_of.clone());
-        }
-        let options = WorkflowStartOptions::new(task_queue, spec.batch_id.clone())
-            .id_conflict_policy(WorkflowIdConflictPolicy::Fail)
-            .id_reuse_policy(reuse)
-            .memo(memo)
-            .task_timeout(protocol::TASK_TIMEOUT)
-            .static_summary(format!("batch of {}", spec.processor))
-            .build();
-        let start = || {
-            let (input, options) = (input.clone(), options.clone());
-            self.client.start_workflow(Controller::run, input, options)
-        };
-        let started = match reuse {
-            WorkflowIdReusePolicy::RejectDuplicate => self.outages.through(start).await,
-            // A start that was accepted before its answer was lost could have ended by now, and would then be
-            // accepted once more.
-            _ => start().await,
-        };
-        started.map(|_| ())
+    ) -> BoxFuture<'a, Result<(), WorkflowStartError>> {
+        Box::pin(async move {
+            input.spec.args = carried(&args.given, &input.spec.batch_id, protocol::MEMO_ARGS);
+            let spec = &input.spec;
+            let mut memo = MemoValues::new();
+            memo.insert(MEMO_PROCESSOR, spec.processor.clone());
+            memo.insert(protocol::MEMO_ARGS, args.given);
+            memo.insert(protocol::MEMO_BATCH_RUN, input.batch_run.clone());
+            if let Some(args) = args.prepared {
+                memo.insert(protocol::MEMO_PREPARED_ARGS, args);
+            }
+            if let Some(redrive_of) = &spec.redrive_of {
+                memo.insert(MEMO_REDRIVE_OF, redrive_of.clone());
+            }
+            let options = WorkflowStartOptions::new(task_queue, spec.batch_id.clone())
+                .id_conflict_policy(WorkflowIdConflictPolicy::Fail)
+                .id_reuse_policy(reuse)
+                .memo(memo)
+                .task_timeout(protocol::TASK_TIMEOUT)
+                .static_summary(format!("batch of {}", spec.processor))
+                .build();
+            let start = || {
+                let (input, options) = (input.clone(), options.clone());
+                self.client.start_workflow(Controller::run, input, options)
+            };
+            let started = match reuse {
+                WorkflowIdReusePolicy::RejectDuplicate => self.outages.through(start).await,
+                // A start that was accepted before its answer was lost could have ended by now, and would then be
+                // accepted once more.
+                _ => start().await,
+            };
+            started.map(|_| ())
+        })
     }
 
     pub(super) fn started(
@@ -274,7 +277,7 @@ impl BatchClient {
     /// The server does not answer.
     pub async fn list(&self, limit: usize) -> Result<Vec<ListedBatch>, ListError> {
         let query = format!("WorkflowType = '{}'", protocol::CONTROLLER);
-        self.listed(query, |_| true, limit).await
+        self.listed(query, &|_| true, limit).await
     }
 
     /// Lists the redrives of a batch that started after `since` and that the server still has, latest first, at
@@ -293,53 +296,55 @@ impl BatchClient {
             humantime::format_rfc3339_millis(since)
         );
         let of_batch = |batch: &ListedBatch| batch.redrive_of.as_deref() == Some(batch_id);
-        self.listed(query, of_batch, limit).await
+        self.listed(query, &of_batch, limit).await
     }
 
-    async fn listed(
-        &self,
+    fn listed<'a>(
+        &'a self,
         query: String,
-        wanted: impl Fn(&ListedBatch) -> bool,
+        wanted: &'a (dyn Fn(&ListedBatch) -> bool + Sync),
         limit: usize,
-    ) -> Result<Vec<ListedBatch>, ListError> {
-        // The latest execution comes first and represents all earlier ones: earlier runs of the batch, and
-        // earlier batch runs.
-        let mut executions = self
-            .client
-            .list_workflows(query, WorkflowListOptions::default());
-        let mut batches: Vec<ListedBatch> = Vec::new();
-        while batches.len() < limit
-            && let Some(execution) = executions.try_next().await?
-        {
-            let status = execution.raw().status();
-            let listed = batches.iter().any(|b| b.batch_id == execution.id());
-            // This is the controller of a partition, which is not a batch.
-            let is_part = execution.raw().parent_execution.is_some();
-            if listed || is_part || status == TemporalStatus::ContinuedAsNew {
-                continue;
+    ) -> BoxFuture<'a, Result<Vec<ListedBatch>, ListError>> {
+        Box::pin(async move {
+            // The latest execution comes first and represents all earlier ones: earlier runs of the batch, and
+            // earlier batch runs.
+            let mut executions = self
+                .client
+                .list_workflows(query, WorkflowListOptions::default());
+            let mut batches: Vec<ListedBatch> = Vec::new();
+            while batches.len() < limit
+                && let Some(execution) = executions.try_next().await?
+            {
+                let status = execution.raw().status();
+                let listed = batches.iter().any(|b| b.batch_id == execution.id());
+                // This is the controller of a partition, which is not a batch.
+                let is_part = execution.raw().parent_execution.is_some();
+                if listed || is_part || status == TemporalStatus::ContinuedAsNew {
+                    continue;
+                }
+                let state = BatchStatus::from(status);
+                let memo = execution.memo();
+                let progress = memo.get::<Progress>(protocol::MEMO_PROGRESS);
+                let progress = progress.ok().flatten();
+                let ended = memo.get::<EndNote>(protocol::MEMO_ENDED).ok().flatten();
+                let begun = ended.as_ref().map(|ended| ended.started_at);
+                let begun = begun.or(progress.map(|progress| progress.started_at));
+                let batch = ListedBatch {
+                    batch_id: execution.id().to_owned(),
+                    processor: memo.get(MEMO_PROCESSOR).ok().flatten(),
+                    redrive_of: memo.get(MEMO_REDRIVE_OF).ok().flatten(),
+                    state,
+                    outcome: ended.map(|ended| ended.outcome),
+                    task_queue: execution.task_queue().to_owned(),
+                    started_at: begun.or_else(|| execution.start_time().map(Timestamp::from)),
+                    ended_at: execution.close_time().map(Timestamp::from),
+                };
+                if wanted(&batch) {
+                    batches.push(batch);
+                }
             }
-            let state = BatchStatus::from(status);
-            let memo = execution.memo();
-            let progress = memo.get::<Progress>(protocol::MEMO_PROGRESS);
-            let progress = progress.ok().flatten();
-            let ended = memo.get::<EndNote>(protocol::MEMO_ENDED).ok().flatten();
-            let begun = ended.as_ref().map(|ended| ended.started_at);
-            let begun = begun.or(progress.map(|progress| progress.started_at));
-            let batch = ListedBatch {
-                batch_id: execution.id().to_owned(),
-                processor: memo.get(MEMO_PROCESSOR).ok().flatten(),
-                redrive_of: memo.get(MEMO_REDRIVE_OF).ok().flatten(),
-                state,
-                outcome: ended.map(|ended| ended.outcome),
-                task_queue: execution.task_queue().to_owned(),
-                started_at: begun.or_else(|| execution.start_time().map(Timestamp::from)),
-                ended_at: execution.close_time().map(Timestamp::from),
-            };
-            if wanted(&batch) {
-                batches.push(batch);
-            }
-        }
-        Ok(batches)
+            Ok(batches)
+        })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::future::BoxFuture;
 use temporalio_client::{
     Client, WorkflowDescribeOptions, WorkflowExecutionDescription, WorkflowFetchHistoryOptions,
     WorkflowGetResultOptions, WorkflowHandle, WorkflowHistory,
@@ -69,11 +70,15 @@ impl BatchHandle {
         Ok(state_of(&self.describe().await?))
     }
 
-    pub(super) async fn describe(&self) -> Result<WorkflowExecutionDescription, ProgressError> {
-        let workflow = self.workflow();
-        let describe = || workflow.describe(WorkflowDescribeOptions::default());
-        let description = self.outages.through(describe).await;
-        description.map_err(|e| self.interaction(e))
+    pub(super) fn describe(
+        &self,
+    ) -> BoxFuture<'_, Result<WorkflowExecutionDescription, ProgressError>> {
+        Box::pin(async move {
+            let workflow = self.workflow();
+            let describe = || workflow.describe(WorkflowDescribeOptions::default());
+            let description = self.outages.through(describe).await;
+            description.map_err(|e| self.interaction(e))
+        })
     }
 
     /// Waits until a worker has found the processor and read the arguments.
@@ -150,42 +155,44 @@ impl BatchHandle {
     }
 
     /// Waits for the end of the current run and of those that it continues as.
-    async fn run_ended(&self) -> Result<EndDetails, ResultError> {
-        let workflow = self.workflow();
-        let get_result = || async {
-            // The result call only returns when the batch has ended, so this call detects that the server is
-            // back.
-            let describe = workflow.describe(WorkflowDescribeOptions::default());
-            describe.await?;
-            self.outages.answered();
-            let options = WorkflowGetResultOptions::default();
-            workflow.get_result(options).await
-        };
-        match self.outages.through(get_result).await {
-            Ok(report) => Ok(EndDetails {
-                report,
-                continuation: None,
-            }),
-            Err(WorkflowGetResultError::Failed(error)) => failed(&error),
-            Err(WorkflowGetResultError::Cancelled { details }) => details
-                .deserialize::<EndDetails>()
-                .ok()
-                .ok_or(ResultError::NoReport {
-                    state: BatchStatus::Cancelled,
+    fn run_ended(&self) -> BoxFuture<'_, Result<EndDetails, ResultError>> {
+        Box::pin(async move {
+            let workflow = self.workflow();
+            let get_result = || async {
+                // The result call only returns when the batch has ended, so this call detects that the server is
+                // back.
+                let describe = workflow.describe(WorkflowDescribeOptions::default());
+                describe.await?;
+                self.outages.answered();
+                let options = WorkflowGetResultOptions::default();
+                workflow.get_result(options).await
+            };
+            match self.outages.through(get_result).await {
+                Ok(report) => Ok(EndDetails {
+                    report,
+                    continuation: None,
                 }),
-            Err(WorkflowGetResultError::Terminated { .. }) => Err(ResultError::NoReport {
-                state: BatchStatus::Terminated,
-            }),
-            Err(WorkflowGetResultError::TimedOut) => Err(ResultError::NoReport {
-                state: BatchStatus::TimedOut,
-            }),
-            Err(WorkflowGetResultError::NotFound(_)) => Err(ResultError::NotFound {
-                batch_id: self.batch_id.clone(),
-            }),
-            Err(source) => Err(ResultError::Server {
-                source: source.into(),
-            }),
-        }
+                Err(WorkflowGetResultError::Failed(error)) => failed(&error),
+                Err(WorkflowGetResultError::Cancelled { details }) => details
+                    .deserialize::<EndDetails>()
+                    .ok()
+                    .ok_or(ResultError::NoReport {
+                        state: BatchStatus::Cancelled,
+                    }),
+                Err(WorkflowGetResultError::Terminated { .. }) => Err(ResultError::NoReport {
+                    state: BatchStatus::Terminated,
+                }),
+                Err(WorkflowGetResultError::TimedOut) => Err(ResultError::NoReport {
+                    state: BatchStatus::TimedOut,
+                }),
+                Err(WorkflowGetResultError::NotFound(_)) => Err(ResultError::NotFound {
+                    batch_id: self.batch_id.clone(),
+                }),
+                Err(source) => Err(ResultError::Server {
+                    source: source.into(),
+                }),
+            }
+        })
     }
 
     /// Fetches the history of the latest run, as JSON for [`replay_history`](crate::testing::replay_history).
@@ -193,17 +200,23 @@ impl BatchHandle {
     /// # Errors
     /// The batch does not exist, or the server does not answer.
     pub async fn history(&self) -> Result<Vec<u8>, ProgressError> {
-        let history = self
-            .workflow()
-            .fetch_history(WorkflowFetchHistoryOptions::default());
-        // The history is fetched lazily, so a missing batch is detected only here.
-        let events = history.into_events().await;
-        let events = events.map_err(|e| self.interaction(e))?;
-        let history = WorkflowHistory::from(History { events });
-        history
-            .to_json()
-            .await
-            .map_err(|e| ProgressError::Server { source: e.into() })
+        self.history_as_json().await
+    }
+
+    fn history_as_json(&self) -> BoxFuture<'_, Result<Vec<u8>, ProgressError>> {
+        Box::pin(async move {
+            let history = self
+                .workflow()
+                .fetch_history(WorkflowFetchHistoryOptions::default());
+            // The history is fetched lazily, so a missing batch is detected only here.
+            let events = history.into_events().await;
+            let events = events.map_err(|e| self.interaction(e))?;
+            let history = WorkflowHistory::from(History { events });
+            history
+                .to_json()
+                .await
+                .map_err(|e| ProgressError::Server { source: e.into() })
+        })
     }
 
     pub(super) fn not_found(&self) -> ProgressError {

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
+use futures::future::BoxFuture;
 use temporalio_client::{
     NamespacedClient as _, WorkflowExecutionDescription, WorkflowSignalOptions,
     errors::WorkflowInteractionError,
@@ -192,74 +193,80 @@ impl BatchHandle {
     /// # Errors
     /// The batch does not exist, or the server does not answer.
     pub async fn look(&self) -> Result<Observation, ProgressError> {
-        let description = self.describe().await?;
-        let converter = self.client.data_converter().payload_converter();
-        let mut seen = Observation {
-            batch_id: self.batch_id.clone(),
-            state: state_of(&description),
-            processor: description.memo().get(MEMO_PROCESSOR).ok().flatten(),
-            cancel_waits_since: None,
-            progress: None,
-            source: None,
-            workers: None,
-            strides: running_strides(&description, converter),
-            task_failures: None,
-            remedy: None,
-            untaken: None,
-        };
-        if !seen.state.is_open()
-            && let Some(report) = self.final_progress().await?
-        {
-            seen.progress = Some(report);
-            seen.source = Some(ProgressSource::Report);
-            return Ok(seen);
-        }
-        let cancelled = is_cancelled(&description).then(|| description.run_id().to_owned());
-        let workers = Workers::of(&self.client, description.task_queue()).await;
-        seen.workers = match workers {
-            Ok(workers) => Some(workers),
-            Err(error) => {
-                tracing::debug!(%error, "the server does not list the workers of the task queue");
-                None
+        self.look_now().await
+    }
+
+    fn look_now(&self) -> BoxFuture<'_, Result<Observation, ProgressError>> {
+        Box::pin(async move {
+            let description = self.describe().await?;
+            let converter = self.client.data_converter().payload_converter();
+            let mut seen = Observation {
+                batch_id: self.batch_id.clone(),
+                state: state_of(&description),
+                processor: description.memo().get(MEMO_PROCESSOR).ok().flatten(),
+                cancel_waits_since: None,
+                progress: None,
+                source: None,
+                workers: None,
+                strides: running_strides(&description, converter),
+                task_failures: None,
+                remedy: None,
+                untaken: None,
+            };
+            if !seen.state.is_open()
+                && let Some(report) = self.final_progress().await?
+            {
+                seen.progress = Some(report);
+                seen.source = Some(ProgressSource::Report);
+                return Ok(seen);
             }
-        };
-        if seen.no_worker() {
-            seen.progress = progress_in(&description);
-            seen.source = seen.progress.is_some().then_some(ProgressSource::Snapshot);
-        } else {
-            match self.shown(description).await? {
-                Shown::Ended => return Box::pin(self.look()).await,
-                Shown::TaskFails(times, remedy, progress) => {
-                    seen.task_failures = Some(times);
-                    seen.remedy = Some(remedy);
-                    seen.progress = progress;
-                    seen.source = seen.progress.is_some().then_some(ProgressSource::Snapshot);
+            let cancelled = is_cancelled(&description).then(|| description.run_id().to_owned());
+            let workers = Workers::of(&self.client, description.task_queue()).await;
+            seen.workers = match workers {
+                Ok(workers) => Some(workers),
+                Err(error) => {
+                    tracing::debug!(%error, "the server does not list the workers of the task queue");
+                    None
                 }
-                Shown::Untaken(untaken, progress) => {
-                    seen.untaken = Some(untaken);
-                    seen.source = progress.is_some().then_some(ProgressSource::Snapshot);
-                    seen.progress = progress;
-                }
-                Shown::Progress(progress, source) => {
-                    seen.progress = progress;
-                    seen.source = seen.progress.is_some().then_some(source);
+            };
+            if seen.no_worker() {
+                seen.progress = progress_in(&description);
+                seen.source = seen.progress.is_some().then_some(ProgressSource::Snapshot);
+            } else {
+                match self.shown(description).await? {
+                    Shown::Ended => return self.look_now().await,
+                    Shown::TaskFails(times, remedy, progress) => {
+                        seen.task_failures = Some(times);
+                        seen.remedy = Some(remedy);
+                        seen.progress = progress;
+                        seen.source = seen.progress.is_some().then_some(ProgressSource::Snapshot);
+                    }
+                    Shown::Untaken(untaken, progress) => {
+                        seen.untaken = Some(untaken);
+                        seen.source = progress.is_some().then_some(ProgressSource::Snapshot);
+                        seen.progress = progress;
+                    }
+                    Shown::Progress(progress, source) => {
+                        seen.progress = progress;
+                        seen.source = seen.progress.is_some().then_some(source);
+                    }
                 }
             }
-        }
-        if !seen.state.is_open() {
-            // The batch was ended from outside: it needs no worker any more.
-            seen.workers = None;
-            if let Some(progress) = &mut seen.progress {
-                progress.settle(Stand::Over);
+            if !seen.state.is_open() {
+                // The batch was ended from outside: it needs no worker any more.
+                seen.workers = None;
+                if let Some(progress) = &mut seen.progress {
+                    progress.settle(Stand::Over);
+                }
             }
-        }
-        if let Some(run_id) = cancelled.filter(|_| seen.lets_cancellation_wait()) {
-            let since = self.cancelled_at(&run_id).await;
-            seen.cancel_waits_since =
-                since.map_err(|e| ProgressError::Server { source: e.into() })?;
-        }
-        seen.explain(self.looks.server_time());
-        Ok(seen)
+            if let Some(run_id) = cancelled.filter(|_| seen.lets_cancellation_wait()) {
+                let since = self.cancelled_at(&run_id).await;
+                seen.cancel_waits_since =
+                    since.map_err(|e| ProgressError::Server { source: e.into() })?;
+            }
+            seen.explain(self.looks.server_time());
+            Ok(seen)
+        })
     }
 
     /// Returns the progress, while the batch runs and for as long as the server has it. See
@@ -283,73 +290,75 @@ impl BatchHandle {
     }
 
     /// Signals the controller that a client is looking, and waits for its progress.
-    async fn shown(
+    fn shown(
         &self,
         mut description: WorkflowExecutionDescription,
-    ) -> Result<Shown, ProgressError> {
-        if let Some(times) = failing_task(&description) {
-            let remedy = self.remedy(&description).await;
-            return Ok(Shown::TaskFails(times, remedy, progress_in(&description)));
-        }
-        let before = progress_in(&description);
-        let run_id = description.run_id().to_owned();
-        let fresh = before
-            .as_ref()
-            .is_some_and(|p| self.looks.is_fresh(&run_id, p));
-        if fresh || !state_of(&description).is_open() {
-            return Ok(Shown::Progress(before, ProgressSource::Live));
-        }
-        let looking = Instant::now();
-        if let Some(waits) = self.looks.known_to_wait(&description) {
-            return Ok(Shown::Untaken(waits, before));
-        }
-        if !repeats_task(&description) {
-            let workflow = self.workflow();
-            let look = || {
-                let options = WorkflowSignalOptions::default();
-                workflow.signal(Controller::client_looks, ClientLooks {}, options)
-            };
-            match self.outages.through(look).await {
-                Ok(()) => {}
-                Err(WorkflowInteractionError::NotFound(_)) => return Ok(Shown::Ended),
-                Err(source) => {
-                    return Err(ProgressError::Server {
-                        source: source.into(),
-                    });
-                }
-            }
-        }
-        let patience = match before {
-            Some(_) => PATIENCE,
-            None => PATIENCE_AT_FIRST,
-        };
-        let as_of = before.map(|progress| progress.as_of);
-        loop {
-            description = self.describe().await?;
-            if !state_of(&description).is_open() {
-                return Ok(Shown::Ended);
-            }
-            let progress = progress_in(&description);
-            if let Some(shown) = progress.as_ref().map(|progress| progress.as_of)
-                && as_of.is_none_or(|as_of| shown > as_of)
-            {
-                self.looks.note(run_id, looking, shown);
-                return Ok(Shown::Progress(progress, ProgressSource::Live));
-            }
+    ) -> BoxFuture<'_, Result<Shown, ProgressError>> {
+        Box::pin(async move {
             if let Some(times) = failing_task(&description) {
                 let remedy = self.remedy(&description).await;
-                return Ok(Shown::TaskFails(times, remedy, progress));
+                return Ok(Shown::TaskFails(times, remedy, progress_in(&description)));
             }
-            let waited = looking.elapsed();
-            if waited > patience && waits_for_worker(&description).is_some() {
-                if waited >= UNTAKEN {
-                    return Ok(Shown::Untaken(waited, progress));
+            let before = progress_in(&description);
+            let run_id = description.run_id().to_owned();
+            let fresh = before
+                .as_ref()
+                .is_some_and(|p| self.looks.is_fresh(&run_id, p));
+            if fresh || !state_of(&description).is_open() {
+                return Ok(Shown::Progress(before, ProgressSource::Live));
+            }
+            let looking = Instant::now();
+            if let Some(waits) = self.looks.known_to_wait(&description) {
+                return Ok(Shown::Untaken(waits, before));
+            }
+            if !repeats_task(&description) {
+                let workflow = self.workflow();
+                let look = || {
+                    let options = WorkflowSignalOptions::default();
+                    workflow.signal(Controller::client_looks, ClientLooks {}, options)
+                };
+                match self.outages.through(look).await {
+                    Ok(()) => {}
+                    Err(WorkflowInteractionError::NotFound(_)) => return Ok(Shown::Ended),
+                    Err(source) => {
+                        return Err(ProgressError::Server {
+                            source: source.into(),
+                        });
+                    }
                 }
-            } else if waited > patience {
-                return Ok(Shown::Progress(progress, ProgressSource::Snapshot));
             }
-            tokio::time::sleep(LOOK_AGAIN).await;
-        }
+            let patience = match before {
+                Some(_) => PATIENCE,
+                None => PATIENCE_AT_FIRST,
+            };
+            let as_of = before.map(|progress| progress.as_of);
+            loop {
+                description = self.describe().await?;
+                if !state_of(&description).is_open() {
+                    return Ok(Shown::Ended);
+                }
+                let progress = progress_in(&description);
+                if let Some(shown) = progress.as_ref().map(|progress| progress.as_of)
+                    && as_of.is_none_or(|as_of| shown > as_of)
+                {
+                    self.looks.note(run_id, looking, shown);
+                    return Ok(Shown::Progress(progress, ProgressSource::Live));
+                }
+                if let Some(times) = failing_task(&description) {
+                    let remedy = self.remedy(&description).await;
+                    return Ok(Shown::TaskFails(times, remedy, progress));
+                }
+                let waited = looking.elapsed();
+                if waited > patience && waits_for_worker(&description).is_some() {
+                    if waited >= UNTAKEN {
+                        return Ok(Shown::Untaken(waited, progress));
+                    }
+                } else if waited > patience {
+                    return Ok(Shown::Progress(progress, ProgressSource::Snapshot));
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        })
     }
 }
 

@@ -1,5 +1,6 @@
 //! Recovery of a batch whose history its workers cannot replay.
 
+use futures::future::BoxFuture;
 use temporalio_client::{
     NamespacedClient as _, WorkflowExecutionDescription, WorkflowSignalOptions,
     errors::WorkflowInteractionError,
@@ -121,20 +122,26 @@ impl BatchHandle {
         self.recover_unless(reason.into(), false).await
     }
 
-    async fn recover_unless(&self, reason: String, at_most_once: bool) -> Result<(), RecoverError> {
-        let description = self.describe().await?;
-        let batch_id = self.batch_id.clone();
-        let state = state_of(&description);
-        if !state.is_open() {
-            return Err(RecoverError::NotRunning { batch_id, state });
-        }
-        let beginning = self.beginning(description.run_id()).await?;
-        if at_most_once && beginning.repeat == Repeat::AtMostOnce {
-            return Err(RecoverError::AtMostOnce { batch_id });
-        }
-        let given = self.because(reason).given();
-        self.start_again(description.run_id(), &beginning, given)
-            .await
+    fn recover_unless(
+        &self,
+        reason: String,
+        at_most_once: bool,
+    ) -> BoxFuture<'_, Result<(), RecoverError>> {
+        Box::pin(async move {
+            let description = self.describe().await?;
+            let batch_id = self.batch_id.clone();
+            let state = state_of(&description);
+            if !state.is_open() {
+                return Err(RecoverError::NotRunning { batch_id, state });
+            }
+            let beginning = self.beginning(description.run_id()).await?;
+            if at_most_once && beginning.repeat == Repeat::AtMostOnce {
+                return Err(RecoverError::AtMostOnce { batch_id });
+            }
+            let given = self.because(reason).given();
+            self.start_again(description.run_id(), &beginning, given)
+                .await
+        })
     }
 
     /// Decides for a worker what to do about a batch whose workflow task it could not finish, and does it.
@@ -165,15 +172,20 @@ impl BatchHandle {
     }
 
     /// Returns how the standstill of a batch whose workflow task fails can be ended.
-    pub(super) async fn remedy(&self, description: &WorkflowExecutionDescription) -> Remedy {
-        match self.standstill(description).await {
-            Ok(Some((standstill, _))) => standstill.remedy(),
-            Ok(None) => Remedy::Deploy,
-            Err(error) => {
-                tracing::debug!(%error, "the history of the batch was not read");
-                Remedy::Deploy
+    pub(super) fn remedy<'a>(
+        &'a self,
+        description: &'a WorkflowExecutionDescription,
+    ) -> BoxFuture<'a, Remedy> {
+        Box::pin(async move {
+            match self.standstill(description).await {
+                Ok(Some((standstill, _))) => standstill.remedy(),
+                Ok(None) => Remedy::Deploy,
+                Err(error) => {
+                    tracing::debug!(%error, "the history of the batch was not read");
+                    Remedy::Deploy
+                }
             }
-        }
+        })
     }
 
     /// Resets a run. The note for the audit is sent first, because the new run receives it again. If the worker
@@ -216,38 +228,47 @@ impl BatchHandle {
 
     /// Sends a note to the controller of the batch, which may be the parent of this one. A controller that has
     /// ended needs none.
-    async fn note(&self, batch_id: &str, id: String, what: Steer) -> Result<(), RecoverError> {
-        let options = WorkflowSignalOptions::builder()
-            .request_id(id.clone())
-            .build();
-        let controller = self.client.get_workflow_handle::<Controller>(batch_id);
-        let request = SteerRequest { id, what };
-        match controller.signal(Controller::steer, request, options).await {
-            Ok(()) | Err(WorkflowInteractionError::NotFound(_)) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
+    fn note<'a>(
+        &'a self,
+        batch_id: &'a str,
+        id: String,
+        what: Steer,
+    ) -> BoxFuture<'a, Result<(), RecoverError>> {
+        Box::pin(async move {
+            let options = WorkflowSignalOptions::builder()
+                .request_id(id.clone())
+                .build();
+            let controller = self.client.get_workflow_handle::<Controller>(batch_id);
+            let request = SteerRequest { id, what };
+            match controller.signal(Controller::steer, request, options).await {
+                Ok(()) | Err(WorkflowInteractionError::NotFound(_)) => Ok(()),
+                Err(error) => Err(error.into()),
+            }
+        })
     }
 
     /// Collects the facts about a failing workflow task. `None` if no task is pending.
-    async fn standstill(
-        &self,
-        description: &WorkflowExecutionDescription,
-    ) -> Result<Option<(Standstill, Beginning)>, RecoverError> {
-        let Some(task) = &description.raw().pending_workflow_task else {
-            return Ok(None);
-        };
-        let (mut failures, cause) = self.latest_failures(description.run_id()).await?;
-        // The history contains the first failed attempt of a task, and no further ones.
-        failures += u32::try_from(task.attempt - 2).unwrap_or(0);
-        let beginning = self.beginning(description.run_id()).await?;
-        let standstill = Standstill {
-            failures,
-            cause,
-            repeat: beginning.repeat,
-            before: beginning.recovered.clone(),
-            at: time(task.scheduled_time).unwrap_or_default(),
-        };
-        Ok(Some((standstill, beginning)))
+    fn standstill<'a>(
+        &'a self,
+        description: &'a WorkflowExecutionDescription,
+    ) -> BoxFuture<'a, Result<Option<(Standstill, Beginning)>, RecoverError>> {
+        Box::pin(async move {
+            let Some(task) = &description.raw().pending_workflow_task else {
+                return Ok(None);
+            };
+            let (mut failures, cause) = self.latest_failures(description.run_id()).await?;
+            // The history contains the first failed attempt of a task, and no further ones.
+            failures += u32::try_from(task.attempt - 2).unwrap_or(0);
+            let beginning = self.beginning(description.run_id()).await?;
+            let standstill = Standstill {
+                failures,
+                cause,
+                repeat: beginning.repeat,
+                before: beginning.recovered.clone(),
+                at: time(task.scheduled_time).unwrap_or_default(),
+            };
+            Ok(Some((standstill, beginning)))
+        })
     }
 
     /// Reads the latest events of a run, latest first.

@@ -1,9 +1,7 @@
 //! Starting redrives.
 
-use temporalio_client::{WorkflowDescribeOptions, errors::WorkflowInteractionError};
-
 use super::{
-    BatchClient, BatchHandle, StartError,
+    BatchClient, BatchHandle, ProgressError, StartError,
     batch_client::{MEMO_PROCESSOR, MEMO_REDRIVE_OF},
 };
 use crate::{
@@ -55,15 +53,9 @@ impl BatchClient {
     /// The server does not have the batch or does not answer, or the batch is itself a redrive.
     pub async fn redrive_of(&self, filter: LetterFilter) -> Result<Batch, RedriveError> {
         let batch_id = filter.batch_id.clone();
-        let workflow = self
-            .temporal()
-            .get_workflow_handle::<crate::engine::controller::Controller>(batch_id.clone());
-        let describe = || workflow.describe(WorkflowDescribeOptions::default());
-        let description = self.outages.through(describe).await;
-        let description = description.map_err(|error| match error {
-            WorkflowInteractionError::NotFound(_) => RedriveError::NotFound {
-                batch_id: batch_id.clone(),
-            },
+        let handle = self.handle_unchecked(batch_id.clone());
+        let description = handle.describe().await.map_err(|error| match error {
+            ProgressError::NotFound { batch_id } => RedriveError::NotFound { batch_id },
             source => RedriveError::Server {
                 source: source.into(),
             },

@@ -1,7 +1,8 @@
 //! Requests of operators, with or without a running worker.
 
-use std::{fmt, future::Future, time::Duration};
+use std::{fmt, time::Duration};
 
+use futures::future::BoxFuture;
 use temporalio_client::{
     WorkflowCancelOptions, WorkflowExecuteUpdateOptions, WorkflowSignalOptions,
     errors::{WorkflowInteractionError, WorkflowUpdateError},
@@ -132,10 +133,7 @@ impl BatchHandle {
         request.who = given.who;
         request.reason = request.reason.or(given.why);
         request.id = Some(id.clone());
-        let workflow = self.workflow();
-        let what = Steer::Pause(request.clone());
-        let update = workflow.execute_update(Controller::pause, request, update_of(&id));
-        self.steer(id, what, update).await
+        self.steer(id, Steer::Pause(request)).await
     }
 
     /// Resumes the batch. Resuming a running batch changes nothing. If the batch had paused itself because
@@ -149,10 +147,7 @@ impl BatchHandle {
             given: self.given(),
             id: Some(id.clone()),
         };
-        let workflow = self.workflow();
-        let what = Steer::Resume(request.clone());
-        let update = workflow.execute_update(Controller::resume, request, update_of(&id));
-        self.steer(id, what, update).await
+        self.steer(id, Steer::Resume(request)).await
     }
 
     /// Approves the [stage](crate::Batch::stages) that waits, whatever its check found, and continues. Failures
@@ -166,10 +161,7 @@ impl BatchHandle {
             given: self.given(),
             id: Some(id.clone()),
         };
-        let workflow = self.workflow();
-        let what = Steer::Approve(request.clone());
-        let update = workflow.execute_update(Controller::approve, request, update_of(&id));
-        self.steer(id, what, update).await
+        self.steer(id, Steer::Approve(request)).await
     }
 
     /// Changes settings; those that are not named stay as they are.
@@ -185,10 +177,7 @@ impl BatchHandle {
         let mut request = settings.into_request();
         request.given = self.given();
         request.id = Some(id.clone());
-        let workflow = self.workflow();
-        let what = Steer::Set(request.clone());
-        let update = workflow.execute_update(Controller::set, request, update_of(&id));
-        self.steer(id, what, update).await
+        self.steer(id, Steer::Set(request)).await
     }
 
     /// Sets the limit on pages in flight. With 0 no further pages start.
@@ -213,17 +202,21 @@ impl BatchHandle {
         let options = WorkflowCancelOptions::builder()
             .reason(self.because(reason).given().to_text())
             .build();
-        let cancelled = self.workflow().cancel(options).await;
-        self.taken(cancelled).await
+        self.request_cancel(options).await
+    }
+
+    fn request_cancel(
+        &self,
+        options: WorkflowCancelOptions,
+    ) -> BoxFuture<'_, Result<(), ControlError>> {
+        Box::pin(async move {
+            let cancelled = self.workflow().cancel(options).await;
+            self.taken(cancelled).await
+        })
     }
 
     /// Asks the controller if a worker can answer, and queues the request at the server otherwise.
-    async fn steer<T>(
-        &self,
-        id: String,
-        what: Steer,
-        update: impl Future<Output = Result<T, WorkflowUpdateError>>,
-    ) -> Result<Steered, ControlError> {
+    async fn steer(&self, id: String, what: Steer) -> Result<Steered, ControlError> {
         // An update of a workflow that has ended would only fail after its time limit.
         let description = match self.describe().await {
             Ok(description) => description,
@@ -247,8 +240,9 @@ impl BatchHandle {
                     remedy,
                 }));
             }
+            let update = self.update(id.clone(), what.clone());
             match tokio::time::timeout(ANSWER_TIMEOUT, update).await {
-                Ok(Ok(_)) => return Ok(Steered::Applied),
+                Ok(Ok(())) => return Ok(Steered::Applied),
                 Ok(Err(WorkflowUpdateError::NotFound(_))) => {
                     return Err(self.not_steerable(self.state().await));
                 }
@@ -266,16 +260,53 @@ impl BatchHandle {
                 }
             }
         }
-        let options = WorkflowSignalOptions::builder()
-            .request_id(id.clone())
-            .build();
-        let request = SteerRequest { id, what };
-        let workflow = self.workflow();
-        let sent = workflow.signal(Controller::steer, request, options).await;
-        self.taken(sent).await?;
+        self.signal(id, what).await?;
         Ok(Steered::Queued {
             task_queue,
             polling,
+        })
+    }
+
+    /// Sends the request as an update, which a worker answers.
+    fn update(&self, id: String, what: Steer) -> BoxFuture<'_, Result<(), WorkflowUpdateError>> {
+        Box::pin(async move {
+            let workflow = self.workflow();
+            let mut options = WorkflowExecuteUpdateOptions::default();
+            // The server accepts an update with this id only once.
+            options.update_id = Some(id);
+            match what {
+                Steer::Pause(request) => {
+                    let update = workflow.execute_update(Controller::pause, request, options);
+                    update.await.map(drop)
+                }
+                Steer::Resume(request) => {
+                    let update = workflow.execute_update(Controller::resume, request, options);
+                    update.await.map(drop)
+                }
+                Steer::Approve(request) => {
+                    let update = workflow.execute_update(Controller::approve, request, options);
+                    update.await.map(drop)
+                }
+                Steer::Set(request) => {
+                    let update = workflow.execute_update(Controller::set, request, options);
+                    update.await.map(drop)
+                }
+                // Notes for the audit are signals only.
+                Steer::Recover(_) | Steer::Nothing => Ok(()),
+            }
+        })
+    }
+
+    /// Sends the request as a signal, which waits at the server until a worker takes it.
+    fn signal(&self, id: String, what: Steer) -> BoxFuture<'_, Result<(), ControlError>> {
+        Box::pin(async move {
+            let options = WorkflowSignalOptions::builder()
+                .request_id(id.clone())
+                .build();
+            let request = SteerRequest { id, what };
+            let workflow = self.workflow();
+            let sent = workflow.signal(Controller::steer, request, options).await;
+            self.taken(sent).await
         })
     }
 
@@ -326,11 +357,4 @@ pub(crate) fn is_unanswered(error: &WorkflowUpdateError) -> bool {
         }
         _ => false,
     }
-}
-
-/// Sets the update id, with which the server accepts the update only once.
-fn update_of(id: &str) -> WorkflowExecuteUpdateOptions {
-    let mut options = WorkflowExecuteUpdateOptions::default();
-    options.update_id = Some(id.to_owned());
-    options
 }

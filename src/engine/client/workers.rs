@@ -2,6 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
+use futures::future::BoxFuture;
 use temporalio_client::{
     Client, NamespacedClient as _,
     tonic::{IntoRequest as _, Status},
@@ -114,25 +115,27 @@ impl Workers {
     }
 }
 
-async fn describe(
-    client: &Client,
-    task_queue: &str,
+fn describe<'a>(
+    client: &'a Client,
+    task_queue: &'a str,
     kind: TaskQueueType,
-) -> Result<DescribeTaskQueueResponse, Status> {
-    let request = DescribeTaskQueueRequest {
-        namespace: client.namespace(),
-        task_queue: Some(TaskQueue {
-            name: task_queue.to_owned(),
-            kind: TaskQueueKind::Normal.into(),
-            normal_name: String::new(),
-        }),
-        task_queue_type: kind.into(),
-        report_stats: true,
-        ..Default::default()
-    };
-    let mut service = client.connection().workflow_service();
-    let described = service.describe_task_queue(request.into_request()).await;
-    described.map(|response| response.into_inner())
+) -> BoxFuture<'a, Result<DescribeTaskQueueResponse, Status>> {
+    Box::pin(async move {
+        let request = DescribeTaskQueueRequest {
+            namespace: client.namespace(),
+            task_queue: Some(TaskQueue {
+                name: task_queue.to_owned(),
+                kind: TaskQueueKind::Normal.into(),
+                normal_name: String::new(),
+            }),
+            task_queue_type: kind.into(),
+            report_stats: true,
+            ..Default::default()
+        };
+        let mut service = client.connection().workflow_service();
+        let described = service.describe_task_queue(request.into_request()).await;
+        described.map(|response| response.into_inner())
+    })
 }
 
 /// Returns the workers that polled, with the time of their last poll.

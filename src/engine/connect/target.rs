@@ -5,6 +5,7 @@ use std::error::Error;
 use std::io::{self, ErrorKind::NotFound};
 use std::path::PathBuf;
 
+use futures::future::BoxFuture;
 use temporalio_client::envconfig::{
     ClientConfigProfile, ConfigError, DataSource, LoadClientConfigProfileOptions,
 };
@@ -244,27 +245,29 @@ impl ConnectOptions {
 }
 
 impl Target {
-    pub(super) async fn open(self) -> Result<Client, ConnectError> {
-        let client = Client::connect(self.connection.clone(), self.client.clone())
-            .await
-            .map_err(|error| self.connect_failed(error))?;
-        let request = DescribeNamespaceRequest {
-            namespace: self.namespace.clone(),
-            ..Default::default()
-        };
-        client
-            .connection()
-            .workflow_service()
-            .describe_namespace(request.into_request())
-            .await
-            .map_err(|status| match status.code() {
-                Code::NotFound => ConnectError::NamespaceNotFound {
-                    address: self.address.clone(),
-                    namespace: self.namespace.clone(),
-                },
-                _ => self.call_failed(status),
-            })?;
-        Ok(client)
+    pub(super) fn open(self) -> BoxFuture<'static, Result<Client, ConnectError>> {
+        Box::pin(async move {
+            let client = Client::connect(self.connection.clone(), self.client.clone())
+                .await
+                .map_err(|error| self.connect_failed(error))?;
+            let request = DescribeNamespaceRequest {
+                namespace: self.namespace.clone(),
+                ..Default::default()
+            };
+            client
+                .connection()
+                .workflow_service()
+                .describe_namespace(request.into_request())
+                .await
+                .map_err(|status| match status.code() {
+                    Code::NotFound => ConnectError::NamespaceNotFound {
+                        address: self.address.clone(),
+                        namespace: self.namespace.clone(),
+                    },
+                    _ => self.call_failed(status),
+                })?;
+            Ok(client)
+        })
     }
 
     fn connect_failed(&self, error: ClientConnectError) -> ConnectError {
