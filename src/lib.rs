@@ -42,6 +42,8 @@
 //! | `tls` | yes | database connections over TLS |
 //! | `files` | yes | CSV and JSON Lines files |
 //!
+//! | `time-zones` | with `temporal` | time zones of [operating windows](settings::Window) |
+//!
 //! Without any features, the data types, the decisions, the page loop and [`testing`] build in seconds.
 
 // Without the engine, many internal items are unused.
@@ -70,6 +72,7 @@ pub(crate) mod engine;
 #[cfg(feature = "files")]
 pub mod files;
 mod jsonl_store;
+#[cfg(any(feature = "temporal", feature = "metrics-server"))]
 pub mod metrics;
 mod page;
 mod processor;
@@ -125,6 +128,7 @@ pub mod settings {
             stage::Stage,
             tolerance::{Limit, OnExceeded, Tolerance},
         },
+        page::PAGE_BYTES,
         processor::item::ItemRetry,
     };
 }

@@ -77,7 +77,7 @@ mod server;
 
 pub use health::Health;
 pub(crate) use pages_in_flight::PageInFlight;
-pub(crate) use processor::{ClaimOutcome, ProcessorMetrics, Recovery, StrideOutcome};
+pub(crate) use processor::{ProcessorMetrics, Recovery, StrideOutcome};
 pub use recorder::Metrics;
 #[cfg(feature = "metrics-server")]
 pub use server::{MetricsServer, MetricsServerError};

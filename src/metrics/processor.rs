@@ -5,6 +5,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use prometheus::{Counter, Histogram, IntCounter};
 
 use super::pages_in_flight::{PageInFlight, Pages};
+use crate::page::claim::ClaimOutcome;
 
 /// The end of a stride, as seen by the worker that ran it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,27 +23,6 @@ impl StrideOutcome {
         match self {
             Self::Completed => "completed",
             Self::Yielded => "yielded",
-            Self::Failed => "failed",
-        }
-    }
-}
-
-/// The end of a claim of a page in a page ledger.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum ClaimOutcome {
-    /// The page was applied and committed.
-    Committed,
-    /// The ledger refused the claim: a later attempt or another worker has the page.
-    Fenced,
-    /// The page failed, or the ledger did not answer. Nothing was committed.
-    Failed,
-}
-
-impl ClaimOutcome {
-    pub(super) fn label(self) -> &'static str {
-        match self {
-            Self::Committed => "committed",
-            Self::Fenced => "fenced",
             Self::Failed => "failed",
         }
     }

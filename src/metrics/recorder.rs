@@ -12,9 +12,9 @@ use super::{
     Health,
     batches::Batches,
     pages_in_flight::PagesInFlight,
-    processor::{ClaimOutcome, ProcessorMetrics, Recovery, StrideOutcome},
+    processor::{ProcessorMetrics, Recovery, StrideOutcome},
 };
-use crate::progress::Progress;
+use crate::{page::claim::ClaimOutcome, progress::Progress};
 
 const NAMESPACE: &str = "temporal_batch";
 

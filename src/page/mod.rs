@@ -1,5 +1,6 @@
 //! Pages: the result of a fetch, the range it was asked for, and page tokens.
 
+pub(crate) mod claim;
 pub(crate) mod keys;
 pub(crate) mod range;
 pub(crate) mod size;
@@ -21,7 +22,7 @@ use crate::{
 /// Maximum bytes of values in a page of this crate's sources: 16 MiB. They end a page at this size, however
 /// many items it may still hold. A worker keeps the items of each page in flight in memory, so other sources
 /// should use the same bound.
-pub(crate) const PAGE_BYTES: usize = 16 * 1024 * 1024;
+pub const PAGE_BYTES: usize = 16 * 1024 * 1024;
 
 /// The start of the next page.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -48,8 +48,7 @@ use crate::{
         known_fields::explain,
         text::exactly,
     },
-    metrics::ClaimOutcome,
-    page::{size::Size, token::PageToken},
+    page::{claim::ClaimOutcome, size::Size, token::PageToken},
     processor::{
         PageProcessor,
         item::{ItemHost, Permits},

@@ -19,8 +19,7 @@ use crate::{
         time::Timestamp,
     },
     batch::partition_spec::scope_of,
-    metrics::ClaimOutcome,
-    page::{Page, keys::Keys, range::PageRange, token::PageToken},
+    page::{Page, claim::ClaimOutcome, keys::Keys, range::PageRange, token::PageToken},
     processor::{
         PageProcessor, SkipAhead,
         context::{PageContext, PageTokens},

@@ -2,7 +2,6 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
 use crate::{base::text::exactly, batch::MAX_PAGE_SIZE};
@@ -94,11 +93,8 @@ impl AutoPageSize {
 
 impl fmt::Display for AutoPageSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}..{} at ", self.min, self.max)?;
-        match SignedDuration::try_from(self.target) {
-            Ok(target) => write!(f, "{target:#}"),
-            Err(_) => write!(f, "{:?}", self.target),
-        }
+        let target = humantime::format_duration(self.target);
+        write!(f, "{}..{} at {target}", self.min, self.max)
     }
 }
 
@@ -127,7 +123,7 @@ fn parse(given: &str) -> Option<AutoPageSize> {
         parsed.max = max.parse().ok()?;
     }
     if let Some(target) = target {
-        parsed.target = target.parse::<SignedDuration>().ok()?.try_into().ok()?;
+        parsed.target = humantime::parse_duration(target).ok()?;
     }
     Some(parsed)
 }

@@ -2,7 +2,6 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
-use jiff::SignedDuration;
 use serde::{Deserialize, Serialize};
 
 use crate::base::text::exactly;
@@ -147,10 +146,7 @@ impl AutoStride {
 
 impl fmt::Display for AutoStride {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match SignedDuration::try_from(self.target) {
-            Ok(target) => write!(f, "{target:#}"),
-            Err(_) => write!(f, "{:?}", self.target),
-        }
+        humantime::format_duration(self.target).fmt(f)
     }
 }
 
@@ -170,8 +166,8 @@ fn parse(given: &str) -> Option<AutoStride> {
     match given.strip_prefix("auto")? {
         "" => Some(AutoStride::default()),
         rest => {
-            let target = rest.strip_prefix('@')?.parse::<SignedDuration>().ok()?;
-            Some(AutoStride::of(target.try_into().ok()?))
+            let target = humantime::parse_duration(rest.strip_prefix('@')?).ok()?;
+            Some(AutoStride::of(target))
         }
     }
 }

@@ -1,11 +1,10 @@
 //! Operating windows: the times of the week in which a batch may run.
 
+#[cfg(feature = "time-zones")]
+mod time_zone;
+
 use std::{fmt, str::FromStr};
 
-use jiff::{
-    civil::{Date, Weekday},
-    tz::TimeZone,
-};
 use serde::{Deserialize, Serialize};
 
 use crate::base::{error::truncate, time::Timestamp};
@@ -55,7 +54,13 @@ pub struct Window {
 impl Window {
     /// Checks that the time zone is known. A parsed window is always valid, but a stored one need not be.
     pub(crate) fn validate(&self) -> Result<(), InvalidWindow> {
-        time_zone(&self.zone).map(drop)
+        self.clone().spelled().map(drop)
+    }
+
+    /// Accepts every time zone, because nothing in a build without time zones opens a window.
+    #[cfg(not(feature = "time-zones"))]
+    fn spelled(self) -> Result<Self, InvalidWindow> {
+        Ok(self)
     }
 
     /// Parses everything but the time zone, which is taken as written.
@@ -83,35 +88,6 @@ impl Window {
             zone: zone.unwrap_or(UTC).to_owned(),
         })
     }
-
-    pub(crate) fn opens_on(&self, day: Weekday) -> bool {
-        self.days & (1 << day.to_monday_zero_offset()) != 0
-    }
-
-    /// The opening that begins on a date. `None` if the clock change leaves nothing of it.
-    fn opening(&self, date: Date, zone: &TimeZone) -> Option<Opening> {
-        let opens = instant(date, self.begin, zone)?;
-        let closes = match self.end {
-            end if end > self.begin && end < DAY => instant(date, end, zone)?,
-            end => instant(date.tomorrow().ok()?, end % DAY, zone)?,
-        };
-        (opens < closes).then_some(Opening { opens, closes })
-    }
-
-    /// The openings that begin from two days before `from` to `days` days after it.
-    pub(crate) fn openings(&self, from: Timestamp, days: u32) -> Vec<Opening> {
-        let begin = i64::try_from(from.0).ok();
-        let begin = begin.and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());
-        let (Some(begin), Ok(zone)) = (begin, time_zone(&self.zone)) else {
-            return Vec::new();
-        };
-        let today = zone.to_datetime(begin).date();
-        (-2..=i64::from(days))
-            .filter_map(|day| today.checked_add(jiff::Span::new().days(day)).ok())
-            .filter(|date| self.opens_on(date.weekday()))
-            .filter_map(|date| self.opening(date, &zone))
-            .collect()
-    }
 }
 
 impl fmt::Display for Window {
@@ -132,13 +108,7 @@ impl FromStr for Window {
     type Err = InvalidWindow;
 
     fn from_str(text: &str) -> Result<Self, InvalidWindow> {
-        let mut window = Self::read(text)?;
-        let zone = time_zone(&window.zone)?;
-        // The spelling of the time zone database replaces the spelling that was given.
-        if let Some(name) = zone.iana_name() {
-            name.clone_into(&mut window.zone);
-        }
-        Ok(window)
+        Self::read(text)?.spelled()
     }
 }
 
@@ -203,20 +173,6 @@ fn minutes(text: &str, latest: u16) -> Result<u16, InvalidWindow> {
     read().ok_or_else(|| InvalidWindow::Time { given: shown(text) })
 }
 
-fn time_zone(name: &str) -> Result<TimeZone, InvalidWindow> {
-    match TimeZone::get(name) {
-        Ok(zone) if !zone.is_unknown() => Ok(zone),
-        _ => Err(InvalidWindow::TimeZone { given: shown(name) }),
-    }
-}
-
-fn instant(date: Date, minutes: u16, zone: &TimeZone) -> Option<Timestamp> {
-    let hours = i8::try_from(minutes / HOUR).ok()?;
-    let minutes = i8::try_from(minutes % HOUR).ok()?;
-    let instant = zone.to_timestamp(date.at(hours, minutes, 0, 0)).ok()?;
-    u64::try_from(instant.as_millisecond()).ok().map(Timestamp)
-}
-
 fn shown(text: &str) -> String {
     truncate(&text.escape_debug().to_string(), MAX_SHOWN)
 }
@@ -269,7 +225,7 @@ pub struct Opening {
     pub closes: Timestamp,
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "time-zones"))]
 pub(crate) mod tests {
 
     use proptest::prelude::*;

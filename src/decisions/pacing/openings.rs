@@ -22,6 +22,7 @@ const DAY_LENGTH: Duration = Duration::from_secs(86_400);
 /// could get a different result in a replay. Workflow code keeps [`Openings`] instead.
 ///
 /// A window with an unknown time zone adds no openings. [`Window::validate`] reports it.
+#[cfg(feature = "time-zones")]
 pub(crate) fn openings(windows: &[Window], from: Timestamp, count: usize) -> Vec<Opening> {
     let mut found = Vec::new();
     for days in AHEAD {
@@ -40,6 +41,7 @@ pub(crate) fn openings(windows: &[Window], from: Timestamp, count: usize) -> Vec
     found
 }
 
+#[cfg(feature = "time-zones")]
 fn merged(mut all: Vec<Opening>) -> Vec<Opening> {
     all.sort_by_key(|opening| opening.opens);
     let mut merged: Vec<Opening> = Vec::new();
@@ -88,7 +90,7 @@ impl Openings {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "time-zones"))]
 mod tests {
     use super::*;
     use crate::batch::pace_settings::window::tests::{window, windows};

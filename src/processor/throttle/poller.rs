@@ -17,10 +17,9 @@ use super::{
     Throttle, Verdict,
     state::{Event, Said, ThrottleState},
 };
-use crate::{
-    base::error::{PageError, text::words},
-    metrics::Metrics,
-};
+use crate::base::error::{PageError, text::words};
+#[cfg(feature = "temporal")]
+use crate::metrics::Metrics;
 
 /// A registered throttle and its state in this process.
 pub(super) struct Asked {
@@ -33,6 +32,7 @@ pub(super) struct Asked {
     standing: Mutex<ThrottleState>,
     said: watch::Sender<Said>,
     asking: Mutex<Weak<Asking>>,
+    #[cfg(feature = "temporal")]
     metrics: OnceLock<Metrics>,
     /// A lock for calls of the throttle. Code that blocks its thread continues after its timeout, and no second
     /// call must run beside it.
@@ -61,12 +61,14 @@ impl Asked {
             said: watch::Sender::new(standing.said(Duration::ZERO)),
             standing: Mutex::new(standing),
             asking: Mutex::default(),
+            #[cfg(feature = "temporal")]
             metrics: OnceLock::new(),
             one_at_a_time: tokio::sync::Mutex::default(),
         }
     }
 
     /// Records the verdicts in these metrics. Only the first call has an effect.
+    #[cfg(feature = "temporal")]
     pub fn measure(&self, metrics: &Metrics) {
         metrics.throttle_registered(&self.name);
         let _ = self.metrics.set(metrics.clone());
@@ -148,6 +150,7 @@ impl Asked {
     }
 
     fn take(&self, answer: Result<Verdict, String>) {
+        #[cfg(feature = "temporal")]
         if let Some(metrics) = self.metrics.get() {
             match &answer {
                 Ok(verdict) => metrics.throttle_reading(&self.name, verdict.factor()),

@@ -3,7 +3,9 @@
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use super::{Throttle, listener::ThrottleMonitor, poller::Asked};
-use crate::{base::text::exactly, metrics::Metrics};
+use crate::base::text::exactly;
+#[cfg(feature = "temporal")]
+use crate::metrics::Metrics;
 
 /// A throttle that cannot be registered.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -72,6 +74,7 @@ impl Throttles {
     }
 
     /// Records the verdicts in these metrics.
+    #[cfg(feature = "temporal")]
     pub fn measure(&self, metrics: &Metrics) {
         for throttle in self.0.values() {
             throttle.measure(metrics);
