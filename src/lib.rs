@@ -41,7 +41,6 @@
 //! | `mysql` | yes | tables and a [`PageLedger`](store::PageLedger) in MySQL and MariaDB |
 //! | `tls` | yes | database connections over TLS |
 //! | `files` | yes | CSV and JSON Lines files |
-//!
 //! | `time-zones` | with `temporal` | time zones of [operating windows](settings::Window) |
 //!
 //! Without any features, the data types, the decisions, the page loop and [`testing`] build in seconds.

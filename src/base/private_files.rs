@@ -8,7 +8,7 @@ use std::{
     path::Path,
 };
 
-/// Options for writing a file. If this creates the file, only its user can read it.
+/// Returns options for writing a file. If the file is created, only its user can read it.
 pub(crate) fn file() -> OpenOptions {
     let mut options = OpenOptions::new();
     options.write(true);

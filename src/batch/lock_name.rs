@@ -19,7 +19,7 @@ pub struct InvalidLockName {
     pub given: String,
 }
 
-/// The id of the workflow whose existence is the lock.
+/// Returns the id of the workflow whose existence is the lock.
 pub(crate) fn workflow_id(name: &str) -> String {
     format!("temporal-batch.lock/{name}")
 }

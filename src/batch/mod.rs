@@ -110,7 +110,7 @@ const OF_A_REDRIVE_BYTES: usize = 16 * 1024;
 const WEIGHTS: std::ops::RangeInclusive<f32> = 0.001..=1_000.0;
 const MAX_ID_CHARS: usize = 200;
 
-/// The task queue that is used when none is named: the name of the running program, which is its file name
+/// Returns the task queue that is used when none is named: the name of the running program, which is its file name
 /// without the extension.
 ///
 /// Two programs on one server therefore do not receive each other's pages. Name a queue if one program starts
@@ -139,7 +139,7 @@ fn fallback() -> String {
 
 /// # Construct
 impl Batch {
-    /// A batch whose processor is known only by name, with its arguments as JSON. The worker checks both before
+    /// Creates a batch whose processor is known only by name, with its arguments as JSON. The worker checks both before
     /// the first page.
     pub fn named(
         batch_id: impl Into<String>,
@@ -180,7 +180,7 @@ impl Batch {
         }
     }
 
-    /// A batch that retries dead letters: those that `filter` selects, from a batch of `processor` that was
+    /// Creates a batch that retries dead letters: those that `filter` selects, from a batch of `processor` that was
     /// started with `args`. A page has 20 letters, each of which may stand for a whole page. The processor
     /// [completes](crate::PageProcessor::prepare) the arguments again.
     ///
@@ -503,12 +503,12 @@ impl Batch {
 
 /// # Inspect
 impl Batch {
-    /// The id.
+    /// Returns the id.
     pub fn id(&self) -> &str {
         &self.spec.batch_id
     }
 
-    /// The name of the processor.
+    /// Returns the name of the processor.
     pub fn processor(&self) -> &str {
         &self.spec.processor
     }

@@ -32,7 +32,7 @@ pub struct Partition<C> {
 }
 
 impl<C> Partition<C> {
-    /// A partition without bounds that the processor recognises by its name: a tenant, a file, a database.
+    /// Creates a partition without bounds that the processor recognises by its name: a tenant, a file, a database.
     pub fn named(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -42,7 +42,7 @@ impl<C> Partition<C> {
         }
     }
 
-    /// The range `(start, end]`.
+    /// Creates the partition with the range `(start, end]`.
     pub fn range(name: impl Into<String>, start: Option<C>, end: Option<C>) -> Self {
         Self {
             start,
@@ -75,14 +75,14 @@ pub(crate) struct PartitionSpec {
 }
 
 impl PartitionSpec {
-    /// The bytes that the partition takes in the state of the batch.
+    /// Returns the bytes that the partition takes in the state of the batch.
     pub(crate) fn stored_bytes(&self) -> usize {
         let tokens = [&self.start, &self.end].into_iter().flatten();
         let tokens = tokens.map(PageToken::stored_bytes);
         self.name.len() + self.split_from.as_ref().map_or(0, String::len) + tokens.sum::<usize>()
     }
 
-    /// The processor's name for the partition.
+    /// Returns the processor's name for the partition.
     pub fn own_name(&self) -> &str {
         self.split_from.as_deref().unwrap_or(&self.name)
     }
@@ -93,7 +93,7 @@ impl PartitionSpec {
 #[non_exhaustive]
 pub enum InvalidPartitions {
     /// The list is empty.
-    #[error("no partitions were named; name at least 1, with nothing in it if there is no data")]
+    #[error("no partitions were named; name at least 1, which may be empty if there is no data")]
     None,
     /// The list of partitions is too long.
     #[error("{given} partitions were named; at most {MAX_PARTITIONS} are allowed")]
@@ -190,18 +190,18 @@ pub(crate) fn stored<C: Serialize>(
     Ok(specs)
 }
 
-/// The first stride number of a partition. Partition n is numbered from n × 2^32, so every stride of a batch
+/// Returns the first stride number of a partition. Partition n is numbered from n × 2^32, so every stride of a batch
 /// run has a unique number.
 pub(crate) fn first_stride(partition: u32) -> u64 {
     u64::from(partition) << 32
 }
 
-/// The number of the partition that a stride belongs to, which is 0 if there are no partitions.
+/// Returns the number of the partition that a stride belongs to, which is 0 if there are no partitions.
 pub(crate) fn partition_of(stride: u64) -> u64 {
     stride >> 32
 }
 
-/// The prefix of the keys of pages and dead letters. Cursors of two partitions may be equal, so the prefix
+/// Returns the prefix of the keys of pages and dead letters. Cursors of two partitions may be equal, so the prefix
 /// contains the partition.
 pub(crate) fn scope_of(batch_run: &str, stride: u64) -> String {
     match partition_of(stride) {

@@ -10,12 +10,12 @@ use crate::base::text::exactly;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RetryMode {
-    /// A page may run again after a failure or a lost worker, so processing must be idempotent. The default.
+    /// A page may run again after a failure or a lost worker, so processing must be idempotent. This is the default.
     #[default]
     AtLeastOnce,
     /// A page runs once. If an attempt fails or its worker is lost, the page has failed, whatever the attempt
     /// had done. From the moment `process` begins, that applies to every error, including those that otherwise
-    /// use up no attempt (see [`PageError`](crate::PageError)). Requires `max_attempts` 1 and no extended
+    /// use up no attempt (see [`PageError`](crate::PageError)). This mode requires `max_attempts` 1 and no extended
     /// retries.
     AtMostOnce,
 }
@@ -84,7 +84,7 @@ const LONGEST_BLOCKED: Duration = Duration::from_secs(7 * 86_400);
 
 /// # Construct
 impl RetryPolicy {
-    /// A single attempt, as [`RetryMode::AtMostOnce`] requires.
+    /// Creates a policy with a single attempt, as [`RetryMode::AtMostOnce`] requires.
     pub fn never() -> Self {
         Self {
             max_attempts: 1,
@@ -195,7 +195,7 @@ impl RetryPolicy {
         Ok(())
     }
 
-    /// The total number of attempts. `None` means without limit.
+    /// Returns the total number of attempts. `None` means without limit.
     pub(crate) fn attempts_allowed(&self) -> Option<u32> {
         match &self.extended {
             None => Some(self.max_attempts),
@@ -205,9 +205,9 @@ impl RetryPolicy {
         }
     }
 
-    /// The number of tries, none of which counts as an attempt, after which a blocked batch ends. At the
-    /// longest wait they take about [`LONGEST_BLOCKED`]. `None` means without limit, as when extended retries
-    /// have none.
+    /// Returns the number of tries, none of which counts as an attempt, after which a blocked batch ends. At the
+    /// longest wait they take about [`LONGEST_BLOCKED`]. `None` means without limit, which is the case when extended
+    /// retries have no limit.
     pub(crate) fn tries_allowed(&self) -> Option<u32> {
         let endless = self.extended.as_ref();
         if endless.is_some_and(|extended| extended.max_attempts.is_none()) {
@@ -218,21 +218,21 @@ impl RetryPolicy {
         Some(tries.ceil() as u32)
     }
 
-    /// The time that the extended retries still take after a number of attempts. `None` if there are none or
-    /// they have no limit.
+    /// Returns the time that the extended retries still take after a number of attempts. `None` if there are no
+    /// extended retries, or if they have no limit.
     pub(crate) fn time_of_attempts_left(&self, attempts: u32) -> Option<Duration> {
         let extended = self.extended.as_ref()?;
         let left = self.attempts_allowed()?.saturating_sub(attempts);
         Some(extended.interval.saturating_mul(left))
     }
 
-    /// The time that the tries which count as no attempt still take after a number of tries.
+    /// Returns the time that the tries which count as no attempt still take after a number of tries.
     pub(crate) fn time_of_tries_left(&self, tries: u32) -> Option<Duration> {
         let left = self.tries_allowed()?.saturating_sub(tries);
         Some(self.max_interval.saturating_mul(left))
     }
 
-    /// The wait after failed attempt number `attempt` (the first is 1). `seed` varies the waits. The same seed
+    /// Returns the wait after failed attempt number `attempt` (the first is 1). `seed` varies the waits. The same seed
     /// always gives the same wait, which workflow code requires.
     pub(crate) fn wait_after(&self, attempt: u32, seed: u64) -> Duration {
         let exponent = i32::try_from(attempt.saturating_sub(1)).unwrap_or(i32::MAX);
@@ -243,7 +243,7 @@ impl RetryPolicy {
     }
 }
 
-/// The finalizer of SplitMix64 (Steele, Lea and Flood 2014): spreads neighbouring numbers evenly.
+/// Spreads neighbouring numbers evenly, with the finalizer of SplitMix64 (Steele, Lea and Flood 2014).
 fn mix(seed: u64) -> u64 {
     let mut z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

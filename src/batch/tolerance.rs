@@ -40,7 +40,7 @@ pub struct Tolerance {
 
 /// A number of failures, a percentage of the work done, or both, in which case the one exceeded first applies.
 ///
-/// A percentage of very little says nothing, so it applies only once [`min_sample`](Self::min_sample) items or
+/// A percentage of a few items or pages says little, so it applies only once [`min_sample`](Self::min_sample) items or
 /// pages (default 100) are done or given up.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Limit {
@@ -69,7 +69,7 @@ pub enum OnExceeded {
 
 /// # Construct
 impl Tolerance {
-    /// A tolerance without limits.
+    /// Creates a tolerance without limits.
     pub fn new() -> Self {
         Self::default()
     }
@@ -168,7 +168,7 @@ pub(crate) struct Tally {
 }
 
 impl Tally {
-    /// The difference to an earlier tally.
+    /// Returns the difference to an earlier tally.
     pub(crate) fn since(self, earlier: &Self) -> Self {
         Self {
             items: self.items.saturating_sub(earlier.items),
@@ -219,7 +219,7 @@ impl StrideTolerance {
 
 /// # Decide
 impl Tolerance {
-    /// The reaction when a limit is exceeded.
+    /// Returns the reaction when a limit is exceeded.
     pub(crate) fn reaction(&self) -> OnExceeded {
         self.then
     }

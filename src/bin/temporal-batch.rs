@@ -28,7 +28,7 @@ fn main() -> ExitCode {
         .main()
 }
 
-/// The sample processor, on the database that `PRODUCTS_DB` names, or else on `products.db`.
+/// Returns the sample processor, on the database that `PRODUCTS_DB` names, or else on `products.db`.
 async fn sample() -> Result<InflatePrices, BoxError> {
     let path = env::var_os("PRODUCTS_DB").unwrap_or_else(|| "products.db".into());
     let path = Path::new(&path);

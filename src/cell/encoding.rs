@@ -47,7 +47,7 @@ pub struct EncodedColumn {
     pub name: String,
     /// The form of the values.
     pub encoding: Encoding,
-    /// Returns whether the database computes the column, so that an import skips it.
+    /// True if the database computes the column, so that an import skips it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub generated: bool,
 }

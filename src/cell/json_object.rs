@@ -55,7 +55,7 @@ pub(crate) fn fields(line: &str) -> Result<Vec<Field<'_>>, NoObject> {
 struct Rest<'a>(&'a str);
 
 impl<'a> Rest<'a> {
-    /// The next value, and its end.
+    /// Returns the next value, and its end.
     fn value<T: DeserializeOwned>(&self) -> Result<(T, usize), NoObject> {
         let mut values = serde_json::Deserializer::from_str(self.0).into_iter();
         match values.next() {

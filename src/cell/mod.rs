@@ -54,7 +54,7 @@ impl Cell {
         }
     }
 
-    /// The field in CSV; `None` is NULL.
+    /// Returns the field in CSV; `None` is NULL.
     pub fn csv(&self, encoding: Encoding) -> Option<Cow<'_, str>> {
         let looks_tagged = |text: &str| text.starts_with("{\"$");
         let tagged = match (encoding, self) {
@@ -164,7 +164,7 @@ impl Cell {
         })
     }
 
-    /// The approximate number of bytes.
+    /// Returns the approximate number of bytes.
     pub fn size(&self) -> usize {
         match self {
             Self::Null | Self::Flag(_) => 1,
@@ -196,7 +196,7 @@ pub(crate) fn bytes_of_hex(text: &str) -> Result<Vec<u8>, Unreadable> {
     hex::decode(text.strip_prefix("\\x").unwrap_or(text)).map_err(|_| NO_HEX)
 }
 
-/// Bytes in the form of PostgreSQL.
+/// Returns bytes in the form of PostgreSQL.
 pub(crate) fn prefixed_hex(bytes: &[u8]) -> String {
     format!("\\x{}", hex::encode(bytes))
 }
@@ -224,7 +224,7 @@ fn is_plain(json: &str) -> bool {
         && tagged_value(json).is_none()
 }
 
-/// The only field of an object, if its name begins with `$` and its value is a text.
+/// Returns the only field of an object, if its name begins with `$` and its value is a text.
 fn tagged_value(json: &str) -> Option<(String, String)> {
     // Most objects need no further look.
     let name = json.strip_prefix('{')?.trim_ascii_start();

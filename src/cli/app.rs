@@ -131,7 +131,7 @@ enum Task {
 
 #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
 impl Task {
-    /// The database of the flag, for batches that do not name a connection.
+    /// Returns the database of the flag, for batches that do not name a connection.
     fn database(&self) -> DatabaseArgs {
         match self {
             Self::Failures(args) => args.database.clone(),
@@ -149,7 +149,8 @@ impl Task {
     }
 }
 
-/// The log filter of most commands. They report an outage themselves, so the log lines of the client about it are left out.
+/// The log filter of most commands. They report an outage themselves, so the log lines of the client about it are left
+/// out.
 const QUIET: &str =
     "warn,temporalio_sdk_core=error,temporalio_client=error,temporalio_client::retry=off";
 /// The log filter of the demo. Its failures are made on purpose and counted in the summary.
@@ -157,8 +158,8 @@ const QUIETER: &str = "error";
 
 /// # Construct
 impl App {
-    /// A program without processors of its own: it can start, watch and steer batches, but not work on them. `name` is the
-    /// name that users type.
+    /// Creates a program without processors of its own: it can start, watch and steer batches, but not work on them.
+    /// `name` is the name that users type.
     pub fn new(name: impl Into<String>) -> Self {
         Self {
             name: name.into(),
@@ -183,9 +184,9 @@ impl App {
         self
     }
 
-    /// Adds a processor. `factory` builds it, with its database connections and the like. The factory runs when a worker
-    /// starts, when `failures` and `redrive` read the dead letters of the processor, and when `verify` has it check. The
-    /// other commands need only the types of the processor.
+    /// Adds a processor. `factory` builds it, with its database connections and the like. The factory runs when a
+    /// worker starts, when `failures` and `redrive` read the dead letters of the processor, and when `verify` has it
+    /// check. The other commands need only the types of the processor.
     pub fn processor<F, Fut, P, E>(mut self, factory: F) -> Self
     where
         F: Fn() -> Fut + Send + Sync + 'static,
@@ -210,8 +211,8 @@ impl App {
         self
     }
 
-    /// Adds a failure handler to the program's workers; `start --on-failure` names it. An invalid name is reported when a
-    /// worker or a batch is started.
+    /// Adds a failure handler to the program's workers; `start --on-failure` names it. An invalid name is reported when
+    /// a worker or a batch is started.
     pub fn failure_handler<H: FailureHandler>(self, handler: H) -> Self {
         self.hook(|hooks| hooks.failure_handler(handler))
     }
@@ -419,7 +420,8 @@ impl App {
     }
 }
 
-/// Adds the connection flags, hidden, to a command with a server of its own, so that it can explain why it refuses them.
+/// Adds the connection flags, hidden, to a command with a server of its own, so that it can explain why it refuses
+/// them.
 fn without_connection(command: Command) -> Command {
     let own: Vec<_> = command
         .get_arguments()

@@ -32,7 +32,7 @@ pub(crate) enum Exit {
 }
 
 impl Exit {
-    /// The status for a batch that has ended.
+    /// Returns the status for a batch that has ended.
     pub(crate) fn of(report: &BatchReport) -> Self {
         match report.outcome {
             Outcome::Completed => Self::Done,
@@ -67,17 +67,17 @@ pub(crate) struct CliError {
 pub(crate) type CliResult<T = Exit> = Result<T, CliError>;
 
 impl CliError {
-    /// An error in the command line.
+    /// Creates an error in the command line.
     pub(crate) fn usage(message: impl fmt::Display) -> Self {
         Self::new(Exit::Usage, message.to_string())
     }
 
-    /// Any other error.
+    /// Creates any other error.
     pub(crate) fn failure(message: impl fmt::Display) -> Self {
         Self::new(Exit::Error, message.to_string())
     }
 
-    /// A check that failed before anything started: bad usage, unless the error may be temporary.
+    /// Creates the error of a check that failed before anything started: bad usage, unless the error may be temporary.
     #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
     pub(crate) fn refused(error: &crate::base::error::PageError) -> Self {
         match error.is_retryable() {
@@ -86,7 +86,7 @@ impl CliError {
         }
     }
 
-    /// An error in its own words, followed by its causes.
+    /// Creates an error in its own words, followed by its causes.
     pub(crate) fn caused(what: impl fmt::Display, cause: &(dyn Error + 'static)) -> Self {
         Self::new(Exit::Error, with_causes(what.to_string(), Some(cause)))
     }
@@ -113,7 +113,7 @@ impl CliError {
         self.exit
     }
 
-    /// The message without the prefix `error:`.
+    /// Returns the message without the prefix `error:`.
     pub(crate) fn text(&self) -> &str {
         &self.message
     }
@@ -174,7 +174,7 @@ impl Status for ConnectError {
         }
     }
 
-    /// Advice on the next step. `None` by default, since no batch is involved yet.
+    /// Returns advice on the next step. `None` by default, since no batch is involved yet.
     fn advice(&self) -> Option<&'static str> {
         None
     }
@@ -253,7 +253,7 @@ impl Status for RecoverError {
 
     fn advice(&self) -> Option<&'static str> {
         match self {
-            Self::AtMostOnce { .. } => Some("--force does it all the same"),
+            Self::AtMostOnce { .. } => Some("--force recovers it anyway"),
             error => is_outage(error).then_some(UNHARMED),
         }
     }

@@ -1,6 +1,7 @@
 //! The command line, for `temporal-batch` itself and for any binary with processors of its own.
 //!
-//! A single call gives a binary every command. The binary can then work on, start and operate the batches of its processors.
+//! A single call gives a binary every command. The binary can then work on, start and operate the batches of its
+//! processors.
 //!
 //! ```no_run
 //! # use async_trait::async_trait;
@@ -33,18 +34,19 @@
 //!
 //! # Commands
 //!
-//! `worker`, `backfill`, `import`, `export`, `start`, `list`, `status`, `watch`, `failures`, `redrive`, `pause`, `resume`, `approve`,
-//! `set`, `cancel`, `recover`, `verify`, `ensure-complete`, `schema`, `dev-server`; the binary `temporal-batch` also has `demo`. `docs/cli.md` in the repository lists every flag.
+//! `worker`, `backfill`, `import`, `export`, `start`, `list`, `status`, `watch`, `failures`, `redrive`, `pause`,
+//! `resume`, `approve`, `set`, `cancel`, `recover`, `verify`, `ensure-complete`, `schema`, `dev-server`; the binary
+//! `temporal-batch` also has `demo`. `docs/cli.md` in the repository lists every flag.
 //!
 //! # Exit status
 //!
 //! | status | meaning |
 //! |---|---|
-//! | 0 | done; a batch that was followed completed with nothing failed |
-//! | 1 | anything else: no server, no such batch, a port in use, a batch that broke off |
-//! | 2 | bad usage: a flag, a setting, an unknown processor, arguments that it does not take |
-//! | 3 | the batch completed, but pages or items were given up, or what was checked does not hold |
-//! | 4 | the batch was cancelled, or stopped itself: more failed than is tolerated, or its deadline was over |
+//! | 0 | done; a batch that was followed has completed without failures |
+//! | 1 | any other failure: no server, no such batch, a port in use, a batch that failed |
+//! | 2 | bad usage: a wrong flag or setting, an unknown processor, arguments that the processor does not accept |
+//! | 3 | the batch completed, but pages or items were given up, or a check does not hold |
+//! | 4 | the batch was cancelled, or stopped itself: more failed than is tolerated, or its deadline passed |
 //! | 130 | interrupted; a batch that was only followed continues |
 //!
 //! # JSON
@@ -63,15 +65,15 @@
 //! | `ended_at` | number or null | milliseconds since 1970 |
 //! | `percent` | number or null | share of the items that are done, where their number is known; 100 once the batch has completed, and not before; `progress.items_expected_is` says whether that number is `exact`, an `estimate` or `unknown` |
 //! | `ui_url` | string or null | the batch in Temporal's web UI, if its address is known |
-//! | `next` | string or null | the command that helps with what holds the batch, if there is one |
+//! | `next` | string or null | the command that helps against the reason that holds the batch, if there is one |
 //! | `cancel_waits_since` | number or null | the time of a cancellation request that no worker has taken yet; `status` only |
 //! | `source` | string or null | the source of the progress: `live`, `snapshot`, `report` |
 //! | `workers` | object or null | the workers that poll the task queue, while the batch runs: [`Workers`](crate::client::Workers); `status` only |
 //! | `strides` | array | the strides that workers are processing: [`RunningStride`](crate::client::RunningStride)s; `status` only |
-//! | `progress` | object or null | [`Progress`](crate::progress::Progress), with every field; null where no worker answered and the batch left no report |
+//! | `progress` | object or null | [`Progress`](crate::progress::Progress), with every field; null if no worker answered and the batch left no report |
 //!
 //! `status --audit --json` prints `schema`, `batch_id`, `audit` and `audit_older` alone, the latter two as in the
-//! progress, null where that is.
+//! progress, null if the progress is.
 //!
 //! `list --json` prints `{"schema": 1, "batches": [..]}` with [`ListedBatch`](crate::client::ListedBatch)es.
 

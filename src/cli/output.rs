@@ -22,7 +22,7 @@ pub(crate) static BARS: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::n
 /// The longest line on standard error, in characters. A longer line would be dominated by some value of the user.
 const MAX_LINE: usize = 1_200;
 
-/// A text that is safe to print: foreign content in it can neither control the terminal nor hide other text.
+/// Returns a text that is safe to print: foreign content in it can neither control the terminal nor hide other text.
 ///
 /// All output goes through here or through [`json`].
 fn printable(text: &str) -> String {
@@ -49,7 +49,7 @@ fn steers(c: char) -> bool {
     c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Cuts the middle out of long lines.
+/// Removes the middle of long lines.
 fn shortened(text: &str) -> String {
     let shorten = |line: &str| {
         let all = line.chars().count();
@@ -178,17 +178,17 @@ pub(crate) fn release() {
     }
 }
 
-/// The latest line that is held back, with its escape sequences.
+/// Returns the latest line that is held back, with its escape sequences.
 pub(crate) fn last_held() -> Option<String> {
     held().as_ref()?.lines.back().cloned()
 }
 
-/// `true` if progress can be drawn on the full screen.
+/// Returns whether progress can be drawn on the full screen.
 pub(crate) fn has_screen() -> bool {
     has_terminal() && io::stdout().is_terminal()
 }
 
-/// `true` if progress can be drawn as a bar.
+/// Returns whether progress can be drawn as a bar.
 pub(crate) fn has_terminal() -> bool {
     io::stderr().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb")
 }
@@ -223,7 +223,7 @@ impl<'a> MakeWriter<'a> for LogWriter {
     }
 }
 
-/// Rows in aligned columns, each as wide as its widest cell.
+/// Aligns rows in columns, each as wide as its widest cell.
 pub(crate) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max();
     let widths: [usize; N] = std::array::from_fn(|column| width(column).unwrap_or(0));
@@ -237,7 +237,7 @@ pub(crate) fn columns<const N: usize>(rows: &[[String; N]]) -> String {
     rows.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-/// A duration for people: tenths of a second below 10 s, whole seconds above.
+/// Returns a duration for people: tenths of a second below 10 s, whole seconds above.
 pub(crate) fn duration(d: Duration) -> String {
     if d < Duration::from_millis(9_950) {
         format!("{:.1}s", d.as_secs_f64())
@@ -247,7 +247,7 @@ pub(crate) fn duration(d: Duration) -> String {
     }
 }
 
-/// A time in UTC, to the second.
+/// Returns a time in UTC, to the second.
 pub(crate) fn time(at: Timestamp) -> String {
     let mut text = String::new();
     let time = UNIX_EPOCH.checked_add(Duration::from_millis(at.0));
@@ -259,7 +259,7 @@ pub(crate) fn time(at: Timestamp) -> String {
     }
 }
 
-/// Foreign text on one line, with everything escaped that would break the line or control the terminal.
+/// Returns foreign text on one line, with everything escaped that would break the line or control the terminal.
 pub(crate) fn one_line(text: &str) -> String {
     escaped(text, |c| !steers(c), |c, to| to.extend(c.escape_default()))
 }

@@ -159,18 +159,18 @@ impl Processors {
         });
     }
 
-    /// `true` if this program knows the processor and the processor has partitions.
+    /// Returns whether this program knows the processor and the processor has partitions.
     pub(crate) fn has_partitions(&self, name: &str) -> bool {
         self.entry(name).is_some_and(|entry| entry.partitioned)
     }
 
-    /// `true` if the processor runs SQL that comes with its batches.
+    /// Returns whether the processor runs SQL that comes with its batches.
     pub(crate) fn runs_sql(&self, name: &str) -> bool {
         self.entry(name)
             .is_some_and(|entry| entry.kind == Kind::Sql)
     }
 
-    /// `true` if the program has no processor of its own.
+    /// Returns whether the program has no processor of its own.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.iter().all(|entry| entry.kind == Kind::Sql)
     }
@@ -244,7 +244,7 @@ impl Processors {
         }
     }
 
-    /// The cursor as its processor would write it, if this program has the processor.
+    /// Returns the cursor as its processor would write it, if this program has the processor.
     pub(crate) fn rewrite(&self, name: &str, cursor: PageToken) -> CliResult<PageToken> {
         let Some(entry) = self.entry(name) else {
             return Ok(cursor);
@@ -263,8 +263,8 @@ impl Processors {
     /// Refuses what the worker would refuse, and warns about fields that the processor ignores. A program without
     /// processors leaves the check to the worker.
     ///
-    /// Tries `null` and `{}` if no arguments are given. Returns the arguments, and the first cursor as the processor itself
-    /// would write it.
+    /// Tries `null` and `{}` if no arguments are given. Returns the arguments, and the first cursor as the processor
+    /// itself would write it.
     pub(crate) fn check(
         &self,
         name: &str,

@@ -12,8 +12,8 @@ const OF_DATABASE: [&str; 6] = [
     "verify",
 ];
 
-/// The program, with the flags that let its other commands reach the same server and database. Settings from the environment
-/// and secrets are left to the environment.
+/// The program, with the flags that let its other commands reach the same server and database. Settings from the
+/// environment and secrets are left to the environment.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Program {
     pub name: String,
@@ -24,7 +24,7 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// A command line for the environment of this command. `command` begins with the name of the subcommand.
+    /// Returns a command line for the environment of this command. `command` begins with the name of the subcommand.
     pub fn command(&self, command: &str) -> String {
         let (name, server) = (&self.name, &self.server);
         let of_database = command
@@ -38,12 +38,13 @@ impl Program {
         format!("{name} {command}{database}{server}")
     }
 
-    /// A command about a batch.
+    /// Returns a command line about a batch.
     pub fn of_batch(&self, command: &str, batch_id: &str) -> String {
         self.command(&format!("{command} {}", quoted(batch_id)))
     }
 
-    /// The command that starts a worker on a task queue. `connection` is the connection of a batch that brings its own SQL.
+    /// Returns the command that starts a worker on a task queue. `connection` is the connection of a batch that brings
+    /// its own SQL.
     pub fn worker(&self, task_queue: &str, connection: Option<&str>) -> String {
         let sql = match (connection, &self.database) {
             (None, _) => String::new(),
@@ -59,7 +60,7 @@ impl Program {
     }
 }
 
-/// A word of a command line, quoted if the shell needs it.
+/// Returns a word of a command line, quoted if the shell needs it.
 pub(super) fn quoted(word: &str) -> String {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_./:=,@%+".contains(c);
     match !word.is_empty() && word.chars().all(plain) {

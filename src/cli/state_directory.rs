@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-/// The directory, or `None` for a user without a home directory.
+/// Returns the directory, or `None` for a user without a home directory.
 pub(crate) fn state_directory() -> Option<PathBuf> {
     let directory = dirs::state_dir().or_else(dirs::data_local_dir)?;
     Some(directory.join("temporal-batch"))

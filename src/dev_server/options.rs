@@ -15,11 +15,11 @@ use super::{DevServer, DevServerError, ports::Ports};
 /// |---|---|
 /// | [`port`](Self::port) | a free port |
 /// | [`ui`](Self::ui), [`ui_port`](Self::ui_port) | no web UI |
-/// | [`metrics_port`](Self::metrics_port) | none is promised; the server takes a free one |
+/// | [`metrics_port`](Self::metrics_port) | the server takes a free port, which is not told |
 /// | [`db_filename`](Self::db_filename) | in memory: all is lost when the server stops |
 /// | [`namespace`](Self::namespace) | `default` |
 /// | [`dynamic_config`](Self::dynamic_config) | the server's own, with fairness between batches |
-/// | [`log_file`](Self::log_file) | output is discarded but for the last lines, kept for error messages |
+/// | [`log_file`](Self::log_file) | only the last lines of the output are kept, for error messages |
 ///
 /// The server always listens on 127.0.0.1 only. A port of 0 means a free port.
 #[derive(Debug, Clone, Default)]
@@ -37,12 +37,12 @@ pub struct DevServerOptions {
 
 /// # Set options
 impl DevServerOptions {
-    /// The defaults listed above.
+    /// Returns the defaults listed above.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The port that clients and workers connect to.
+    /// Sets the port that clients and workers connect to.
     pub fn port(mut self, port: u16) -> Self {
         self.port = port;
         self
@@ -67,8 +67,8 @@ impl DevServerOptions {
         self
     }
 
-    /// Keeps all state in this SQLite file. A missing file is created, readable by its user only; its directory must exist. No two
-    /// servers may use one file at the same time.
+    /// Keeps all state in this SQLite file. A missing file is created, readable by its user only; its directory must
+    /// exist. No two servers may use one file at the same time.
     pub fn db_filename(mut self, path: impl Into<PathBuf>) -> Self {
         self.db_filename = Some(path.into());
         self
@@ -139,7 +139,7 @@ impl DevServerOptions {
         self.log_file.as_deref()
     }
 
-    /// The arguments of the Temporal CLI.
+    /// Returns the arguments of the Temporal CLI.
     pub(super) fn args(&self, ports: Ports) -> Vec<OsString> {
         let mut args: Vec<OsString> = ["server", "start-dev", "--ip", "127.0.0.1"]
             .map(OsString::from)

@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 
 /// The number of lines that are kept for error messages.
 const RECENT_LINES: usize = 12;
-/// The number of lines with errors that are kept. They are kept separately, because the stack trace of a panic would push them out.
+/// The number of lines with errors that are kept. They are kept separately, because the stack trace of a panic would
+/// push them out.
 const ERROR_LINES: usize = 4;
 /// The number of characters after which a line is cut.
 const LINE_LENGTH: usize = 400;
@@ -51,17 +52,18 @@ impl Output {
         self.recent.push_back(kept);
     }
 
-    /// `true` once the server has announced itself. Before that, an answer on its port may come from another server.
+    /// Returns whether the server has announced itself. Before that, an answer on its port may come from another
+    /// server.
     pub(super) fn announced(&self) -> bool {
         self.announced
     }
 
-    /// `true` if another process has taken one of the server's ports.
+    /// Returns whether another process has taken one of the server's ports.
     pub(super) fn address_in_use(&self) -> bool {
         self.address_in_use
     }
 
-    /// The lines that name an error, or else the last lines.
+    /// Returns the lines that name an error, or else the last lines.
     pub(super) fn excerpt(&self) -> String {
         if self.errors.is_empty() {
             Vec::from(self.recent.clone()).join("\n")

@@ -36,19 +36,19 @@ pub struct DevServer {
 
 /// # Look
 impl DevServer {
-    /// The address that clients and workers connect to, as `127.0.0.1:PORT`.
+    /// Returns the address that clients and workers connect to, as `127.0.0.1:PORT`.
     #[must_use]
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.ports.server)
     }
 
-    /// The address of the web UI, where it is on.
+    /// Returns the address of the web UI, if the web UI is on.
     #[must_use]
     pub fn ui_url(&self) -> Option<String> {
         self.ports.ui.map(|port| format!("http://127.0.0.1:{port}"))
     }
 
-    /// The URL of the server's metrics, if a port was set for them.
+    /// Returns the URL of the server's metrics, if a port was set for them.
     #[must_use]
     pub fn metrics_url(&self) -> Option<String> {
         self.ports
@@ -56,13 +56,13 @@ impl DevServer {
             .map(|port| format!("http://127.0.0.1:{port}/metrics"))
     }
 
-    /// The namespace that was asked for, or `default`.
+    /// Returns the namespace that was asked for, or `default`.
     #[must_use]
     pub fn namespace(&self) -> &str {
         &self.namespace
     }
 
-    /// The process id of the server itself, not of its watchdog; `None` once it has ended.
+    /// Returns the process id of the server itself, not of its watchdog; `None` once it has ended.
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         match self.watchdog.exit_status() {
@@ -71,7 +71,7 @@ impl DevServer {
         }
     }
 
-    /// The Temporal CLI that runs the server.
+    /// Returns the Temporal CLI that runs the server.
     #[must_use]
     pub fn cli(&self) -> &TemporalCli {
         &self.cli
@@ -84,7 +84,7 @@ impl DevServer {
     ///
     /// # Errors
     ///
-    /// [`DevServerError::NotStopped`] if the process outlives even that.
+    /// [`DevServerError::NotStopped`] if the process does not even end then.
     pub async fn stop(mut self) -> Result<(), DevServerError> {
         self.watchdog.let_go();
         match timeout(STOP_LIMIT, self.watchdog.exit()).await {
@@ -96,8 +96,8 @@ impl DevServer {
         }
     }
 
-    /// Resolves when the server ends by itself or is stopped from outside. Cancel safe, so it can be awaited together with
-    /// Ctrl-C.
+    /// Resolves when the server ends by itself or is stopped from outside. Cancel safe, so it can be awaited together
+    /// with Ctrl-C.
     ///
     /// # Errors
     ///
@@ -186,9 +186,9 @@ impl Starting {
 
     /// Waits until the server answers a client.
     ///
-    /// Another server may have taken the port after the check. Then that server answers, until ours ends with an error. An answer
-    /// therefore counts only once our server has announced itself, or, in case its announcement is worded differently, after a
-    /// second in which it did not end.
+    /// Another server may have taken the port after the check. Then that server answers, until ours ends with an error.
+    /// An answer therefore counts only once our server has announced itself, or, in case its announcement is worded
+    /// differently, after a second in which it did not end.
     async fn ready(&mut self) -> Result<(), DevServerError> {
         let url = Url::parse(&format!("http://127.0.0.1:{}", self.ports.server))
             .expect("an address and a port make a valid URL");

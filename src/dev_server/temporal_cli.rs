@@ -49,7 +49,7 @@ impl fmt::Display for CliOrigin {
     }
 }
 
-/// The path of the Temporal CLI, which is fetched if it is not found; see [`TemporalCli::find_or_fetch`].
+/// Returns the path of the Temporal CLI, which is fetched if it is not found; see [`TemporalCli::find_or_fetch`].
 ///
 /// # Errors
 ///
@@ -59,8 +59,9 @@ pub async fn find_or_fetch_cli() -> Result<PathBuf, DevServerError> {
 }
 
 impl TemporalCli {
-    /// Searches `TEMPORAL_CLI_PATH`, the `PATH` and this project's cache for the Temporal CLI, and otherwise fetches it into the cache
-    /// once: about 45 MB to download, 156 MB on disk. Any number of processes may do this at the same time.
+    /// Searches `TEMPORAL_CLI_PATH`, the `PATH` and this project's cache for the Temporal CLI, and otherwise fetches it
+    /// into the cache once: about 45 MB to download, 156 MB on disk. Any number of processes may do this at the same
+    /// time.
     ///
     /// # Errors
     ///
@@ -81,13 +82,13 @@ impl TemporalCli {
         Err(DevServerError::CliNotFound { attempts })
     }
 
-    /// The executable, as an absolute path.
+    /// Returns the executable, as an absolute path.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The origin of the executable.
+    /// Returns the origin of the executable.
     #[must_use]
     pub fn origin(&self) -> CliOrigin {
         self.origin

@@ -26,7 +26,7 @@ use super::output::Output;
 /// Runs its arguments as the server. A subshell waits for the end of standard input and then ends the
 /// server, after 5 s by force; the script itself waits for the server and ends with its exit status.
 ///
-/// The database that the server makes is for its user alone: every argument and every page token is in it.
+/// The database that the server makes is for its user alone, because it contains every argument and every page token.
 ///
 /// File descriptor 3 keeps the pipe readable in the subshell, as `&` replaces standard input.
 const SCRIPT: &str = r#"
@@ -59,7 +59,7 @@ exit "$status"
 /// open.
 const LAST_OUTPUT: Duration = Duration::from_millis(500);
 
-/// A running server. Dropping it ends the server soon after, without waiting for that.
+/// A running server. When the value is dropped, the server ends soon after; the drop does not wait for that.
 ///
 /// Two plain threads follow the process, so it belongs to no async runtime and may be shared by tests that
 /// have one runtime each.
@@ -73,7 +73,7 @@ pub(super) struct Watchdog {
 }
 
 impl Watchdog {
-    /// Starts the server. Blocks for the few milliseconds that a shell needs to start.
+    /// Starts the server. The call blocks for the few milliseconds that a shell needs to start.
     pub(super) fn launch(
         executable: &Path,
         args: &[OsString],
@@ -152,7 +152,7 @@ impl Watchdog {
         self.owner = None;
     }
 
-    /// The exit status, once the server has ended.
+    /// Returns the exit status, once the server has ended.
     pub(super) fn exit_status(&self) -> Option<i32> {
         *self.exit.borrow()
     }

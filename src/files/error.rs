@@ -40,7 +40,7 @@ pub(crate) enum FileError {
 }
 
 impl FileError {
-    /// The error of a page, or of the start of a batch.
+    /// Returns the error of a page, or of the start of a batch.
     pub fn into_page_error(self) -> PageError {
         let (error_type, retryable) = match &self {
             Self::NotHere { .. } => ("FileNotHere", true),

@@ -34,14 +34,14 @@ pub(super) const MANIFEST: &str = "manifest.json";
 pub struct Manifest {
     /// The version of the manifest's form: 1.
     pub version: u32,
-    /// The batch whose result it is.
+    /// The batch that wrote the result.
     pub batch_id: String,
     /// The execution of the batch.
     pub batch_run: String,
     /// The format of the records.
     #[serde(flatten)]
     pub format: PartFormat,
-    /// Tells whether the parts are compressed.
+    /// True if the parts are compressed.
     #[serde(default)]
     pub gzip: bool,
     /// The number of records in all parts.
@@ -94,12 +94,13 @@ impl Manifest {
     /// Reads the manifest of a directory. `None` if its result is not finished.
     ///
     /// # Errors
-    /// The manifest cannot be read, or is not one.
+    /// The manifest cannot be read, or the file is not a manifest.
     pub fn read(directory: impl AsRef<Path>) -> Result<Option<Self>, SinkError> {
         SinkDirectory::new(directory.as_ref().to_path_buf()).manifest()
     }
 
-    /// The path of the manifest that lists a file: `FILE.manifest.json`, or `manifest.json` in the same directory.
+    /// Returns the path of the manifest that lists a file: `FILE.manifest.json`, or `manifest.json` in the same
+    /// directory.
     pub fn beside(file: impl AsRef<Path>) -> Option<PathBuf> {
         let file = file.as_ref();
         let name = file.file_name().unwrap_or_default().to_string_lossy();
@@ -127,7 +128,7 @@ impl Manifest {
         })
     }
 
-    /// The manifest of a file with all records.
+    /// Returns the manifest of a file with all records.
     pub(super) fn of_one_file(&self, file: &ManifestFile, name: &str) -> Self {
         let part = ManifestPart {
             start: self.parts.first().and_then(|part| part.start.clone()),
@@ -199,7 +200,7 @@ impl Manifest {
     }
 }
 
-/// The name of the manifest of one file.
+/// Returns the name of the manifest of one file.
 fn of_one_file(name: &str) -> String {
     format!("{name}.{MANIFEST}")
 }

@@ -120,7 +120,7 @@ pub struct JsonlDeadLetters {
 }
 
 impl JsonlDeadLetters {
-    /// A store in this file. The file is created when the first letter is put. Its folder must exist by then,
+    /// Creates a store in this file. The file is created when the first letter is put. Its folder must exist by then,
     /// or every call fails with a [`PageError`] that says so. Symbolic links are followed.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {

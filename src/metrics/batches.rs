@@ -441,7 +441,7 @@ pub(super) mod tests {
         progress::{ItemCounts, Throttled, TimeLeft},
     };
 
-    /// A progress with a value in every optional field.
+    /// Returns a progress with a value in every optional field.
     pub fn full_progress(batch_id: &str) -> Progress {
         let mut progress: Progress = serde_json::from_value(json!({
             "batch_id": batch_id,

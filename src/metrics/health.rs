@@ -61,7 +61,7 @@ impl Health {
         self.gauge.set(0);
     }
 
-    /// The reason why the worker is not ready. `None` if it is ready.
+    /// Returns the reason why the worker is not ready. `None` if it is ready.
     #[must_use]
     pub fn not_ready(&self) -> Option<String> {
         self.lock().clone()

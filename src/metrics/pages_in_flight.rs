@@ -92,8 +92,8 @@ impl Collector for PagesInFlight {
     }
 }
 
-/// A page in flight, until it is dropped. Created by
-/// [`ProcessorMetrics::page_started`](super::ProcessorMetrics::page_started).
+/// A page that is in flight until this value is dropped.
+/// [`ProcessorMetrics::page_started`](super::ProcessorMetrics::page_started) creates it.
 #[must_use = "the page counts as in flight only as long as this guard lives"]
 pub(crate) struct PageInFlight {
     pages: Arc<Pages>,

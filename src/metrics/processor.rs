@@ -7,7 +7,7 @@ use prometheus::{Counter, Histogram, IntCounter};
 use super::pages_in_flight::{PageInFlight, Pages};
 use crate::page::claim::ClaimOutcome;
 
-/// The end of a stride, as seen by the worker that ran it.
+/// The outcome of a stride, as seen by the worker that ran it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum StrideOutcome {
     /// All pages of the stride are finished.
@@ -46,8 +46,8 @@ impl Recovery {
     }
 }
 
-/// The metrics of one processor. Created by [`Metrics::for_processor`](super::Metrics::for_processor); clones
-/// share their values.
+/// The metrics of one processor, from [`Metrics::for_processor`](super::Metrics::for_processor). Clones share their
+/// values.
 #[derive(Clone)]
 pub(crate) struct ProcessorMetrics {
     pub(super) pages_completed: IntCounter,

@@ -84,7 +84,7 @@ struct Families {
 
 /// Constructors.
 impl Metrics {
-    /// An empty set of metrics with its own registry.
+    /// Creates an empty set of metrics with its own registry.
     #[must_use]
     pub fn new() -> Self {
         let registry = Registry::new();
@@ -303,7 +303,8 @@ impl Metrics {
         self.inner.batches.seen(progress);
     }
 
-    /// The readiness of the worker of this process. The worker that records into these metrics updates it.
+    /// Returns the readiness of the worker of this process. The worker that records into these metrics updates the
+    /// readiness.
     #[must_use]
     pub fn health(&self) -> Health {
         self.inner.health.clone()
@@ -324,7 +325,7 @@ impl Metrics {
         text
     }
 
-    /// The registry behind these metrics. Collectors that a user registers here appear on the same endpoint.
+    /// Returns the registry behind these metrics. Collectors that a user registers here appear on the same endpoint.
     #[must_use]
     pub fn registry(&self) -> &Registry {
         &self.inner.registry

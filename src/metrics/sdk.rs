@@ -30,7 +30,7 @@ use temporalio_common::telemetry::{METRIC_PREFIX, TelemetryOptions, telemetry_in
 use super::Metrics;
 
 impl Metrics {
-    /// Options for the SDK's runtime that add its metrics (`temporal_...`) to this registry.
+    /// Returns options for the SDK's runtime that add its metrics (`temporal_...`) to this registry.
     ///
     /// Names follow the Prometheus conventions: counters end in `_total`, and durations in `_seconds`. Logging
     /// is not set, so the SDK logs to the program's own `tracing` subscriber.
@@ -56,7 +56,7 @@ impl Metrics {
             .build()
     }
 
-    /// The meter for a client's connection, which counts its requests. The SDK takes it separately from the
+    /// Returns the meter for a client's connection, which counts its requests. The SDK takes it separately from the
     /// options of the runtime.
     pub(crate) fn connection_meter(&self) -> Option<TemporalMeter> {
         // Without a logger nothing in these options can fail. If that changes, a connection without metrics is

@@ -81,12 +81,13 @@ impl MetricsServer {
         })
     }
 
-    /// A function that is not `async`, so that the HTTP server is compiled in this crate and not in its users'.
+    /// Starts to serve. The function is not `async`, so that the HTTP server is compiled in this crate and not in the
+    /// crates of users.
     fn begin(listener: TcpListener, metrics: Metrics) -> JoinHandle<()> {
         tokio::spawn(accept(listener, metrics, TIME_LIMIT))
     }
 
-    /// The address on which the server listens.
+    /// Returns the address on which the server listens.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address

@@ -1,6 +1,6 @@
 //! Claims of pages in a page ledger.
 
-/// The end of a claim of a page in a page ledger.
+/// The outcome of a claim of a page in a page ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ClaimOutcome {
     /// The page was applied and committed.
@@ -12,7 +12,7 @@ pub(crate) enum ClaimOutcome {
 }
 
 impl ClaimOutcome {
-    /// The value of the metric's label.
+    /// Returns the value of the metric's label.
     pub fn label(self) -> &'static str {
         match self {
             Self::Committed => "committed",

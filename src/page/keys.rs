@@ -16,7 +16,7 @@ pub(crate) enum Keys<C> {
 }
 
 impl<C> Keys<C> {
-    /// The cursor of each item, if the page is ordered by cursors.
+    /// Returns the cursor of each item, if the page is ordered by cursors.
     pub fn cursors(&self) -> &[C] {
         match self {
             Self::Cursors(cursors) => cursors,
@@ -35,7 +35,7 @@ impl<C> Keys<C> {
 }
 
 impl<C: Serialize> Keys<C> {
-    /// The name of the item at a position.
+    /// Returns the name of the item at a position.
     pub fn name(&self, position: usize) -> Option<String> {
         match self {
             Self::Unknown | Self::NotRead => None,

@@ -58,7 +58,7 @@ pub struct Page<C, I> {
 
 /// # Construct
 impl<C, I> Page<C, I> {
-    /// A page without items: the range has no more data.
+    /// Creates a page without items: the range has no more data.
     pub fn empty() -> Self {
         Self {
             items: Vec::new(),
@@ -68,7 +68,7 @@ impl<C, I> Page<C, I> {
         }
     }
 
-    /// A page of a source ordered by a unique key. The next page begins after the key of the last item.
+    /// Returns a page of a source ordered by a unique key. The next page begins after the key of the last item.
     ///
     /// The keys must be strictly ascending. For a descending scan, wrap them in [`std::cmp::Reverse`]. The
     /// engine also checks that the page lies inside the requested range.
@@ -105,7 +105,7 @@ impl<C, I> Page<C, I> {
         })
     }
 
-    /// A page of a source that sorts by a unique key in its own order, such as a database with a column
+    /// Returns a page of a source that sorts by a unique key in its own order, such as a database with a column
     /// collation. The next page begins after the key of the last item.
     ///
     /// The source must ensure that the keys ascend and lie in the requested range: this crate cannot check it.
@@ -131,7 +131,7 @@ impl<C, I> Page<C, I> {
         })
     }
 
-    /// A page for work on ranges, such as `UPDATE ... WHERE id > $1 AND id <= $2`, which need not read the rows
+    /// Creates a page for work on ranges, such as `UPDATE ... WHERE id > $1 AND id <= $2`, which need not read the rows
     /// it changes. The source sorts by a unique key and knows only the number of items and the last key.
     /// `process` finds the range in [`PageContext::page`](crate::PageContext::page).
     ///
@@ -193,7 +193,7 @@ impl<C, I> Page<C, I> {
         }
     }
 
-    /// A page of a source that issues its own "next page" tokens. `None` means that the data ends with this
+    /// Creates a page of a source that issues its own "next page" tokens. `None` means that the data ends with this
     /// page.
     pub fn opaque(items: Vec<I>, next: Option<C>) -> Self {
         Self {
@@ -222,17 +222,17 @@ impl<C, I> Page<C, I> {
 
 /// # Inspect
 impl<C, I> Page<C, I> {
-    /// The items.
+    /// Returns the items.
     pub fn items(&self) -> &[I] {
         &self.items
     }
 
-    /// The start of the next page.
+    /// Returns the start of the next page.
     pub fn next(&self) -> &Next<C> {
         &self.next
     }
 
-    /// The start of the next page as a token. `None` if there is no next page.
+    /// Returns the start of the next page as a token. `None` if there is no next page.
     pub(crate) fn next_token(&self) -> Result<Option<PageToken>, PageError>
     where
         C: Serialize,
@@ -258,7 +258,7 @@ impl<C, I> Page<C, I> {
         (self.items, self.keys)
     }
 
-    /// The key of the last item, if items have keys.
+    /// Returns the key of the last item, if items have keys.
     pub(crate) fn last_key(&self) -> Option<&C> {
         self.keys.cursors().last()
     }

@@ -11,17 +11,17 @@ pub struct PageRange<C> {
 }
 
 impl<C> PageRange<C> {
-    /// The range `(start, end]`.
+    /// Creates the range `(start, end]`.
     pub fn new(start: Option<C>, end: Option<C>) -> Self {
         Self { start, end }
     }
 
-    /// The exclusive lower bound. `None` means from the beginning.
+    /// Returns the exclusive lower bound. `None` means from the beginning.
     pub fn start(&self) -> Option<&C> {
         self.start.as_ref()
     }
 
-    /// The inclusive upper bound. `None` means that there is none yet.
+    /// Returns the inclusive upper bound. `None` means that there is none yet.
     pub fn end(&self) -> Option<&C> {
         self.end.as_ref()
     }

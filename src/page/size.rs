@@ -57,7 +57,7 @@ impl Size {
         items.map_or(Self::Unknown, Self::Estimate)
     }
 
-    /// The number, whether exact or estimated.
+    /// Returns the number, whether exact or estimated.
     pub fn items(self) -> Option<u64> {
         match self {
             Self::Unknown => None,
@@ -65,7 +65,7 @@ impl Size {
         }
     }
 
-    /// The reliability of the number.
+    /// Returns the reliability of the number.
     pub fn certainty(self) -> Certainty {
         match self {
             Self::Unknown => Certainty::Unknown,
@@ -83,7 +83,7 @@ impl Size {
         }
     }
 
-    /// The total to show when `done` items are done. A total that was exceeded is not shown, nor is the
+    /// Returns the total to show when `done` items are done. A total that was exceeded is not shown, nor is the
     /// estimate of a batch that has ended.
     pub(crate) fn shown(self, done: u64, stand: Stand) -> Self {
         match (stand, self) {
@@ -99,7 +99,7 @@ impl Size {
         }
     }
 
-    /// The percentage of items done, from 0 to 100. Only a complete batch has 100.
+    /// Returns the percentage of items done, from 0 to 100. Only a complete batch has 100.
     pub(crate) fn percent(self, done: u64, stand: Stand) -> Option<f64> {
         if stand == Stand::Complete {
             return Some(100.0);

@@ -58,12 +58,12 @@ impl PageToken {
         })
     }
 
-    /// The JSON text.
+    /// Returns the JSON text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 
-    /// The size of the token when stored as a JSON string. Most tokens are JSON themselves, so their quotes are
+    /// Returns the size of the token when stored as a JSON string. Most tokens are JSON themselves, so their quotes are
     /// escaped.
     pub(crate) fn stored_bytes(&self) -> usize {
         let escaped = self.0.bytes().filter(|b| matches!(b, b'"' | b'\\'));

@@ -7,7 +7,7 @@ use crate::{
 
 /// # Construct
 impl Batch {
-    /// A batch of processor `P`. The id is also the workflow id, so it must be unique among running batches.
+    /// Creates a batch of processor `P`. The id is also the workflow id, so it must be unique among running batches.
     pub fn of<P: PageProcessor>(batch_id: impl Into<String>, args: P::Args) -> Self {
         let mut batch = Self::named(batch_id, P::NAME, serde_json::Value::Null);
         batch.spec.partitioned = P::PARTITIONED;

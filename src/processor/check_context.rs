@@ -17,29 +17,29 @@ pub struct CheckContext<P: PageProcessor> {
 }
 
 impl<P: PageProcessor> CheckContext<P> {
-    /// The arguments of the batch, as [`prepare`](PageProcessor::prepare) completed them.
+    /// Returns the arguments of the batch, as [`prepare`](PageProcessor::prepare) completed them.
     pub fn args(&self) -> &P::Args {
         &self.args
     }
 
-    /// The id of the batch.
+    /// Returns the id of the batch.
     pub fn batch_id(&self) -> &str {
         &self.batch_id
     }
 
-    /// The id of this execution of the batch; see [`PageContext::batch_run`](crate::PageContext::batch_run).
+    /// Returns the id of this execution of the batch; see [`PageContext::batch_run`](crate::PageContext::batch_run).
     pub fn batch_run(&self) -> &str {
         &self.batch_run
     }
 
-    /// The cursor after which the batch began. Data before it must not be checked. `None` if the batch began at
+    /// Returns the cursor after which the batch began. Data before it must not be checked. `None` if the batch began at
     /// the beginning of the data.
     pub fn covered_from(&self) -> Option<&P::Cursor> {
         self.covered_from.as_ref()
     }
 
-    /// The cursor up to and including which everything is finished. Data after it may be unfinished. `None`
-    /// once the last page is finished.
+    /// Returns the inclusive end of the finished data. Data after this cursor may be unfinished. `None` once the last
+    /// page is finished.
     pub fn covered_to(&self) -> Option<&P::Cursor> {
         self.covered_to.as_ref()
     }

@@ -51,7 +51,7 @@ pub(crate) struct PageTokens {
 pub(crate) type SharedTransaction = Arc<tokio::sync::Mutex<Option<Box<dyn PageTransaction>>>>;
 
 impl<P: PageProcessor> PageContext<P> {
-    /// The context for a question about the range of a partition, outside any page.
+    /// Returns the context for a question about the range of a partition, outside any page.
     pub(crate) fn of_partition(args: P::Args, range: PageRange<P::Cursor>, name: &str) -> Self {
         Self {
             args: Arc::new(args),
@@ -72,17 +72,17 @@ impl<P: PageProcessor> PageContext<P> {
         }
     }
 
-    /// The arguments of the batch.
+    /// Returns the arguments of the batch.
     pub fn args(&self) -> &P::Args {
         &self.args
     }
 
-    /// The range to read: after `start`, up to and including `end`.
+    /// Returns the range to read: after `start`, up to and including `end`.
     pub fn range(&self) -> &PageRange<P::Cursor> {
         &self.range
     }
 
-    /// The page that is processed: everything after `start`, up to and including `end`. `start` is `None` at
+    /// Returns the page that is processed: everything after `start`, up to and including `end`. `start` is `None` at
     /// the beginning of the data. `end` is `None` if the page ends the data and the source has its own tokens.
     ///
     /// `None` in [`fetch`](PageProcessor::fetch) and [`skip_ahead`](PageProcessor::skip_ahead), where the end
@@ -97,41 +97,41 @@ impl<P: PageProcessor> PageContext<P> {
         self.with_keys
     }
 
-    /// The maximum number of items in the page.
+    /// Returns the maximum number of items in the page.
     pub fn page_size(&self) -> usize {
         self.page_size as usize
     }
 
-    /// The number of the attempt at the page: 1 for the first, 2 for the first retry and so on. After a worker
+    /// Returns the number of the attempt at the page: 1 for the first, 2 for the first retry and so on. After a worker
     /// is lost, a page may run again under the same number.
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
 
-    /// The number of the stride that the page belongs to.
+    /// Returns the number of the stride that the page belongs to.
     pub fn stride(&self) -> u64 {
         self.stride
     }
 
-    /// The id of the batch.
+    /// Returns the id of the batch.
     pub fn batch_id(&self) -> &str {
         &self.batch_id
     }
 
-    /// The [partition](PageProcessor::partitions) that the page belongs to. `None` in a batch without
+    /// Returns the [partition](PageProcessor::partitions) that the page belongs to. `None` in a batch without
     /// partitions and in a redrive. A processor with dead letters that needs the partition should therefore
     /// include it in its cursors.
     pub fn partition(&self) -> Option<&str> {
         self.partition.as_deref()
     }
 
-    /// The id of this execution of the batch. It is the same across retries and continue-as-new, and new for a
+    /// Returns the id of this execution of the batch. It is the same across retries and continue-as-new, and new for a
     /// rerun.
     pub fn batch_run(&self) -> &str {
         &self.batch_run
     }
 
-    /// An idempotency key for the effects of the page. The key is the same for the same page of the same batch
+    /// Returns an idempotency key for the effects of the page. The key is the same for the same page of the same batch
     /// run across retries, continue-as-new, reset and redrive. If a later attempt cuts the page differently the
     /// key differs; [`item_key`](Self::item_key) does not depend on the cut.
     pub fn page_key(&self) -> String {
@@ -147,7 +147,7 @@ impl<P: PageProcessor> PageContext<P> {
         stable_id(&serde_json::json!([scope, start, end]))
     }
 
-    /// An idempotency key for the effect of one item. `item` must identify it, such as a primary key. The key
+    /// Returns an idempotency key for the effect of one item. `item` must identify it, such as a primary key. The key
     /// is the same in every attempt of the batch run, whatever page contains the item. With partitions, `item`
     /// must be unique among all of them.
     pub fn item_key(&self, item: impl Serialize) -> String {

@@ -52,7 +52,7 @@ pub type HookResult = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 /// ```
 #[async_trait]
 pub trait FailureHandler: Send + Sync + 'static {
-    /// The name that batches use. Stored in histories.
+    /// The name that batches use. It is stored in histories.
     const NAME: &'static str;
 
     /// Handles a failure.
@@ -63,7 +63,7 @@ pub trait FailureHandler: Send + Sync + 'static {
 /// [`phase`](Progress::phase) is `Ended`. Calls do not overlap: a call that is still running delays the next.
 #[async_trait]
 pub trait Tracker: Send + Sync + 'static {
-    /// The name that batches use. Stored in histories.
+    /// The name that batches use. It is stored in histories.
     const NAME: &'static str;
 
     /// Handles a progress report.
@@ -74,7 +74,7 @@ pub trait Tracker: Send + Sync + 'static {
 /// Temporal.
 #[async_trait]
 pub trait CompletionHook: Send + Sync + 'static {
-    /// The name that batches use. Stored in histories.
+    /// The name that batches use. It is stored in histories.
     const NAME: &'static str;
 
     /// Handles a batch that reached the end of its data. The report lists items and pages that were given up.
@@ -236,7 +236,7 @@ fn find<'a, T: ?Sized>(
 
 /// # Call
 impl Hooks {
-    /// The names of all hooks. One name may stand for several kinds.
+    /// Returns the names of all hooks. One name may stand for several kinds.
     pub fn names(&self) -> impl Iterator<Item = &'static str> + '_ {
         let handlers = self.failure_handlers.keys();
         let others = self.trackers.keys().chain(self.completion_hooks.keys());

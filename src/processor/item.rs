@@ -108,7 +108,7 @@ impl ItemRetry {
         Ok(())
     }
 
-    /// The wait after this many failed attempts. `None` after the last attempt.
+    /// Returns the wait after this many failed attempts. `None` after the last attempt.
     fn wait_after(&self, attempts: u32) -> Option<Duration> {
         if attempts >= self.attempts {
             return None;
@@ -180,7 +180,7 @@ pub(crate) struct ItemTerms {
 }
 
 impl ItemWork {
-    /// The items of one page. Its work may take `limit`, not counting waits for permits.
+    /// Creates the items of one page, whose work may take `limit`, not counting waits for permits.
     pub fn new(host: Arc<dyn ItemHost>, terms: ItemTerms, limit: Duration) -> Self {
         Self {
             host,
@@ -190,7 +190,7 @@ impl ItemWork {
         }
     }
 
-    /// The items of a context without a page.
+    /// Returns the items of a context without a page.
     pub fn none() -> Arc<Self> {
         let terms = ItemTerms::default();
         Arc::new(Self::new(Arc::new(Timeless), terms, Duration::MAX))
@@ -200,7 +200,7 @@ impl ItemWork {
         &self.clock
     }
 
-    /// The number of items for which a page still owes permits after processing `processed` items.
+    /// Returns the number of items for which a page still owes permits after processing `processed` items.
     pub fn unpaid(&self, processed: u64) -> u64 {
         let took_none = self.permits_taken.load(Ordering::Relaxed) == 0;
         match self.terms.permits {
@@ -217,8 +217,8 @@ impl ItemWork {
         }
     }
 
-    /// The wait before the next attempt at an item that has failed this many times. `None` if there is none, or
-    /// if the wait would exceed the time of the page.
+    /// Returns the wait before the next attempt at an item that has failed this many times. `None` if no attempt is
+    /// left, or if the wait would exceed the time of the page.
     pub fn next_try(&self, attempts: u32, error: &PageError) -> Option<Duration> {
         let wait = self.terms.retry.wait_after(attempts)?;
         let listed = &self.terms.non_retryable;
@@ -262,7 +262,7 @@ impl WorkClock {
         }
     }
 
-    /// The total time in which items have waited for permits.
+    /// Returns the total time in which items have waited for permits.
     pub fn waited(&self) -> Duration {
         let waits = self.waits.lock().unwrap_or_else(PoisonError::into_inner);
         waits.over + waits.since.map_or(Duration::ZERO, |since| since.elapsed())

@@ -65,7 +65,7 @@ pub(crate) fn count_reason(reasons: &mut BTreeMap<String, u64>, reason: &str, it
 }
 
 impl PageReport {
-    /// A report in which every item was processed.
+    /// Creates a report in which every item was processed.
     pub fn all_processed() -> Self {
         Self::default()
     }
@@ -129,12 +129,12 @@ impl PageReport {
         }
     }
 
-    /// The number of skipped items.
+    /// Returns the number of skipped items.
     pub fn skipped(&self) -> u64 {
         self.skipped.values().sum()
     }
 
-    /// The number of items that were given up.
+    /// Returns the number of items that were given up.
     pub fn failed(&self) -> u64 {
         self.failures.len() as u64
     }
@@ -164,7 +164,7 @@ impl PageReport {
         }
     }
 
-    /// The values that were output, in order.
+    /// Returns the values that were output, in order.
     pub(crate) fn outputs(&self) -> Result<&[Value], PageError> {
         match &self.not_put_out {
             None => Ok(&self.outputs),

@@ -43,7 +43,7 @@ impl Interruption {
         }
     }
 
-    /// The view of a page that is never interrupted.
+    /// Returns the view of a page that is never interrupted.
     pub fn never() -> Self {
         Self::new(watch::channel(Told::default()).1, false)
     }

@@ -41,7 +41,7 @@ pub(crate) struct Given {
 }
 
 impl Given {
-    /// An action of the batch itself.
+    /// Creates an action of the batch itself.
     pub fn by_itself(why: impl Into<String>) -> Self {
         Self {
             who: Some(ITSELF.to_owned()),
@@ -113,12 +113,12 @@ impl Audit {
         later[before..].rotate_right(1);
     }
 
-    /// The latest entries, oldest first.
+    /// Returns the latest entries, oldest first.
     pub fn entries(&self) -> Vec<AuditEntry> {
         self.entries.iter().cloned().collect()
     }
 
-    /// The number of entries that are no longer kept.
+    /// Returns the number of entries that are no longer kept.
     pub fn older(&self) -> u64 {
         self.older
     }

@@ -92,7 +92,7 @@ pub struct Checked {
 }
 
 impl Checked {
-    /// The reason why the check did not pass. A processor without a check has no failures.
+    /// Returns the reason why the check did not pass. A processor without a check has no failures.
     pub fn failure(&self) -> Option<String> {
         if let Some(error) = &self.error {
             return Some(format!("the check could not be made: {error}"));
@@ -108,7 +108,7 @@ impl Checked {
 }
 
 impl Check {
-    /// The result as one line for people: `2 of 10 ranges do not hold, 17 items: first message`.
+    /// Returns the result as one line for people: `2 of 10 ranges do not hold, 17 items: first message`.
     pub fn summary(&self) -> String {
         let items = match self.items {
             Some(items) => format!(" with {}", count(items, "item")),

@@ -42,12 +42,12 @@ pub struct ItemCounts {
 }
 
 impl ItemCounts {
-    /// The total of all outcomes.
+    /// Returns the total of all outcomes.
     pub fn total(&self) -> u64 {
         self.processed + self.skipped + self.failed
     }
 
-    /// The difference to an earlier count.
+    /// Returns the difference to an earlier count.
     pub(crate) fn since(&self, earlier: &Self) -> Self {
         Self {
             processed: self.processed.saturating_sub(earlier.processed),
@@ -357,7 +357,7 @@ impl Progress {
         }
     }
 
-    /// The percentage of items done, from 0 to 100, if the number of items is known. Only the report of a batch
+    /// Returns the percentage of items done, from 0 to 100, if the number of items is known. Only the report of a batch
     /// that completed has 100.
     pub fn percent(&self) -> Option<f64> {
         let done = self.items.total();
@@ -369,7 +369,7 @@ impl Progress {
         self.size().percent(done, stand)
     }
 
-    /// The number of items in the batch.
+    /// Returns the number of items in the batch.
     pub fn size(&self) -> Size {
         Size::of(self.items_expected, self.items_expected_is)
     }

@@ -27,7 +27,7 @@ pub struct PartitionCounts {
 /// seconds old.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct PartitionProgress {
-    /// The processor's name for it. The remainder of a split partition is called `name/number`.
+    /// The processor's name for the partition. The remainder of a split partition is called `name/number`.
     pub name: String,
     /// The current activity of the partition.
     pub state: PartitionState,
@@ -137,7 +137,7 @@ impl PartitionProgress {
         }
     }
 
-    /// The percentage of items done, from 0 to 100, if the number of items is known.
+    /// Returns the percentage of items done, from 0 to 100, if the number of items is known.
     pub fn percent(&self) -> Option<f64> {
         let size = Size::from_hint(self.items_expected);
         size.percent(self.items.total(), self.stand(Stand::Underway))

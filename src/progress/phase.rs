@@ -96,7 +96,7 @@ pub enum HeldBy {
 }
 
 impl HeldBy {
-    /// The word for it in metrics and JSON.
+    /// Returns the name of the cause in metrics and JSON.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Preparing => "preparing",

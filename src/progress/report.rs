@@ -36,7 +36,7 @@ impl BatchReport {
         self.outcome == Outcome::Completed && checked
     }
 
-    /// The result that the processor's [reducer](crate::PageProcessor::reducer) computed from all finished
+    /// Returns the result that the processor's [reducer](crate::PageProcessor::reducer) computed from all finished
     /// pages. `None` if there is no reducer, if a custom reducer got no values, or if there is an
     /// [`output_error`](Progress::output_error).
     pub fn output(&self) -> Option<&Value> {
@@ -66,7 +66,7 @@ impl BatchReport {
         });
     }
 
-    /// The time from start to end, including pauses.
+    /// Returns the time from start to end, including pauses.
     pub fn duration(&self) -> Duration {
         self.ended_at.since(self.progress.started_at)
     }

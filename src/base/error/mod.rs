@@ -19,11 +19,11 @@ pub(crate) const MAX_MESSAGE_CHARS: usize = 200;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Blame {
-    /// The circumstances: an outage, a lock, or code that does not fit the batch. Time or a deployment cures
-    /// it. Failures stored before errors were classified also read as this default.
+    /// The circumstances: an outage, a lock, or code that does not fit the batch. Time or a deployment cures such an
+    /// error. Failures stored before errors were classified also read as this default.
     #[default]
     Moment,
-    /// Unknown. Counts against the page if other pages succeed in the meantime.
+    /// The cause is unknown. The error counts against the page if other pages succeed in the meantime.
     Unknown,
     /// The data of the page.
     Page,
@@ -71,8 +71,8 @@ impl Blame {
 /// An error whose type name is in the [`non_retryable_types`](crate::ProcessorSettings::non_retryable_types) of
 /// the processor is non-retryable, however it was built.
 ///
-/// Like `anyhow::Error`, it does not implement [`std::error::Error`], so that `?` can convert every other error
-/// into it.
+/// Like `anyhow::Error`, `PageError` does not implement [`std::error::Error`], so that `?` can convert every other
+/// error into it.
 ///
 /// ```
 /// use temporal_batch::PageError;
@@ -103,19 +103,19 @@ enum Retry {
 
 /// # Construct
 impl PageError {
-    /// A failure that another attempt may avoid. Its type is `"Retryable"` unless
+    /// Creates a failure that another attempt may avoid. Its type is `"Retryable"` unless
     /// [`with_type`](Self::with_type) sets another.
     pub fn retryable(message: impl fmt::Display) -> Self {
         Self::new("Retryable", message, Retry::Backoff)
     }
 
-    /// A failure that specifies its own waiting time, such as an HTTP `Retry-After`. Its type is
+    /// Creates a failure that specifies its own waiting time, such as an HTTP `Retry-After`. Its type is
     /// `"RetryAfter"`.
     pub fn retry_after(delay: Duration, message: impl fmt::Display) -> Self {
         Self::new("RetryAfter", message, Retry::After(delay))
     }
 
-    /// A failure that no further attempt can cure.
+    /// Creates a failure that no further attempt can cure.
     pub fn non_retryable(error_type: impl Into<String>, message: impl fmt::Display) -> Self {
         Self::new(error_type, message, Retry::Never)
     }
@@ -182,12 +182,12 @@ impl PageError {
 
 /// # Inspect
 impl PageError {
-    /// The name of the kind of failure.
+    /// Returns the name of the kind of failure.
     pub fn error_type(&self) -> &str {
         &self.error_type
     }
 
-    /// The full message, including causes. Histories and listings keep its first 200 characters.
+    /// Returns the full message, including causes. Histories and listings keep its first 200 characters.
     pub fn message(&self) -> &str {
         &self.message
     }
@@ -201,7 +201,7 @@ impl PageError {
         self.blame
     }
 
-    /// The waiting time that the failure itself specified.
+    /// Returns the waiting time that the failure itself specified.
     pub fn delay(&self) -> Option<Duration> {
         match self.retry {
             Retry::After(delay) => Some(delay),

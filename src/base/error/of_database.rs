@@ -26,7 +26,7 @@ pub(crate) enum Class {
     /// Rows violate a rule of the table, or make an expression fail. No other attempt cures it, and the
     /// other rows could be processed without them.
     Records,
-    /// The statement, the schema or a grant is wrong. It concerns every page, and is cured by a change there.
+    /// The statement, the schema or a grant is wrong. That concerns every page, and only a change there cures it.
     Statement,
     /// The server refused the page for a reason that only its author knows, such as an exception in a trigger.
     Refused,
@@ -77,7 +77,7 @@ const UNKNOWN: Failure = failure(Class::Unknown, "sqlx::Error");
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 const DEADLOCK: Failure = failure(Class::Conflict, "Deadlock");
 
-/// The class and the error type of an error of `sqlx`.
+/// Returns the class and the error type of an error of `sqlx`.
 pub(crate) fn classify(error: &sqlx::Error) -> Failure {
     match error {
         sqlx::Error::Database(error) => of_database(&**error),
@@ -97,7 +97,8 @@ pub(crate) fn classify(error: &sqlx::Error) -> Failure {
     }
 }
 
-/// A session that could not connect has sent nothing.
+/// Classifies an I/O error: an error of the environment if the session could not connect, since it has then sent
+/// nothing.
 fn of_io(kind: ErrorKind) -> Failure {
     match kind {
         ErrorKind::ConnectionReset
@@ -108,8 +109,8 @@ fn of_io(kind: ErrorKind) -> Failure {
     }
 }
 
-/// The page error for an error that is one of `sqlx`, or has one among its causes. `message` is its text with all its
-/// causes. `None` if the class is unknown.
+/// Returns the page error for an error that is one of `sqlx`, or has one among its causes. `message` is its text with
+/// all its causes. `None` if the class is unknown.
 pub(crate) fn page_error(error: &(dyn StdError + 'static), message: &str) -> Option<PageError> {
     let mut cause = error;
     let error = loop {
@@ -152,7 +153,7 @@ fn of_database(error: &dyn DatabaseError) -> Failure {
     REFUSED
 }
 
-/// The class by SQLSTATE. `routine` is the function of the server that found the error.
+/// Returns the class by SQLSTATE. `routine` is the function of the server that found the error.
 #[cfg(feature = "postgres")]
 fn of_postgres(code: &str, routine: Option<&str>) -> Failure {
     match code {
@@ -184,7 +185,7 @@ fn of_postgres(code: &str, routine: Option<&str>) -> Failure {
     }
 }
 
-/// The classes of the SQL standard that PostgreSQL and MySQL share.
+/// Returns the classes of the SQL standard that PostgreSQL and MySQL share.
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 fn of_sqlstate(code: &str) -> Failure {
     match code {
@@ -212,7 +213,7 @@ fn of_sqlstate(code: &str) -> Failure {
     }
 }
 
-/// The class by error number, since a SQLSTATE is only a rough category in MySQL.
+/// Returns the class by error number, since a SQLSTATE is only a rough category in MySQL.
 #[cfg(feature = "mysql")]
 fn of_mysql(number: u16, state: &str, message: &str) -> Failure {
     match number {
@@ -275,7 +276,7 @@ fn of_mysql(number: u16, state: &str, message: &str) -> Failure {
     }
 }
 
-/// The class by extended result code.
+/// Returns the class by extended result code.
 #[cfg(feature = "sqlite")]
 fn of_sqlite(code: i32, message: &str) -> Failure {
     match code {
@@ -329,7 +330,7 @@ fn of_sqlite(code: i32, message: &str) -> Failure {
 mod tests {
     use super::*;
 
-    /// The tables of `docs/errors.md` under a heading: codes and classes.
+    /// Returns the tables of `docs/errors.md` under a heading: codes and classes.
     fn documented(heading: &str) -> Vec<(String, Class)> {
         let text = include_str!("../../../docs/errors.md");
         let (_, text) = text.split_once(&format!("## {heading}\n")).expect(heading);
@@ -359,7 +360,7 @@ mod tests {
         })
     }
 
-    /// The class of the longest documented prefix.
+    /// Returns the class of the longest documented prefix.
     #[cfg(any(feature = "postgres", feature = "mysql"))]
     fn by_prefix(table: &[(String, Class)], code: &str) -> Class {
         let known = table.iter().filter(|(prefix, _)| code.starts_with(prefix));
@@ -367,7 +368,7 @@ mod tests {
         longest.map_or(Class::Refused, |(_, class)| *class)
     }
 
-    /// Every class of SQLSTATE, with the subclasses that servers use.
+    /// Returns every class of SQLSTATE, with the subclasses that servers use.
     #[cfg(any(feature = "postgres", feature = "mysql"))]
     fn sqlstates() -> impl Iterator<Item = String> {
         let signs = || ('0'..='9').chain('A'..='Z');

@@ -5,8 +5,8 @@ use sqlx::error::DatabaseError;
 use super::of_database::Class;
 use crate::base::error::without_quoted;
 
-/// The message of an error without the values that the server has put into it. Histories keep messages, and must not
-/// keep records.
+/// Returns the message of an error without the values that the server has put into it. Histories keep messages, and
+/// must not keep records.
 pub(super) fn without_values(error: &sqlx::Error, class: Class, message: &str) -> String {
     match error {
         sqlx::Error::Database(error) => {
@@ -28,7 +28,7 @@ pub(super) fn without_values(error: &sqlx::Error, class: Class, message: &str) -
     }
 }
 
-/// The place where the server found an error whose own text says little.
+/// Returns the place where the server found an error whose own text says little.
 fn place(error: &dyn DatabaseError, class: Class) -> Option<String> {
     #[cfg(feature = "postgres")]
     if let Some(error) = error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>()
@@ -84,8 +84,8 @@ fn redacted(error: &dyn DatabaseError, class: Class, said: &str) -> String {
     said.to_owned()
 }
 
-/// The words of a text by an unknown author, with `…` in place of everything that may be a value: parts in quotes or
-/// after a colon, and everything that is not all lower case.
+/// Returns the words of a text by an unknown author, with `…` in place of everything that may be a value: parts in
+/// quotes or after a colon, and everything that is not all lower case.
 fn words(said: &str) -> String {
     let said = without_quoted(said);
     let mut words: Vec<String> = Vec::new();
@@ -111,7 +111,7 @@ fn words(said: &str) -> String {
     words.join(" ")
 }
 
-/// `invalid byte sequence for encoding "UTF8": 0xe4 0x73`.
+/// Removes the bytes from messages such as `invalid byte sequence for encoding "UTF8": 0xe4 0x73`.
 #[cfg(feature = "postgres")]
 fn without_bytes(said: &str) -> String {
     let hidden = |word: &str| match word.strip_prefix("0x") {
@@ -121,13 +121,14 @@ fn without_bytes(said: &str) -> String {
     said.split(' ').map(hidden).collect::<Vec<_>>().join(" ")
 }
 
-/// `invalid input syntax for type integer: "seven"`: a value may have quotes of its own.
+/// Removes the values from messages such as `invalid input syntax for type integer: "seven"`. A value may have quotes
+/// of its own.
 #[cfg(feature = "postgres")]
 fn postgres_values(said: &str) -> String {
     between(said, '"', said.rfind('"'))
 }
 
-/// A message of MySQL about a record, without the values of the record.
+/// Returns a message of MySQL about a record, without the values of the record.
 #[cfg(feature = "mysql")]
 pub(crate) fn without_mysql_values(number: u16, said: &str) -> String {
     // The quotes in these messages hold names only.
@@ -140,7 +141,8 @@ pub(crate) fn without_mysql_values(number: u16, said: &str) -> String {
     }
 }
 
-/// `Duplicate entry 'x' for key 'y'`, `Incorrect integer value: 'x' for column 'y' at row 1`.
+/// Removes the values from messages such as `Duplicate entry 'x' for key 'y'` and `Incorrect integer value: 'x' for
+/// column 'y' at row 1`.
 #[cfg(feature = "mysql")]
 fn mysql_values(said: &str) -> String {
     let ends = ["' for key ", "' for column ", "' for function "];

@@ -64,17 +64,17 @@ impl AutoPageSize {
         self
     }
 
-    /// The minimum number of items per page.
+    /// Returns the minimum number of items per page.
     pub fn min(&self) -> u32 {
         self.min
     }
 
-    /// The maximum number of items per page.
+    /// Returns the maximum number of items per page.
     pub fn max(&self) -> u32 {
         self.max
     }
 
-    /// The target time to fetch and process a page.
+    /// Returns the target time to fetch and process a page.
     pub fn target_duration(&self) -> Duration {
         self.target
     }

@@ -51,12 +51,12 @@ impl AutoParallelism {
         Self { min, max }
     }
 
-    /// The minimum number of pages in flight.
+    /// Returns the minimum number of pages in flight.
     pub fn min(&self) -> u32 {
         self.min
     }
 
-    /// The maximum number of pages in flight.
+    /// Returns the maximum number of pages in flight.
     pub fn max(&self) -> u32 {
         self.max
     }

@@ -39,22 +39,22 @@ pub struct Ramp {
 }
 
 impl Ramp {
-    /// A ramp between two numbers of pages in flight, over a running time.
+    /// Creates a ramp between two numbers of pages in flight, over a running time.
     pub fn new(from: u32, to: u32, over: Duration) -> Self {
         Self { from, to, over }
     }
 
-    /// Pages in flight at the beginning.
+    /// Returns the pages in flight at the beginning.
     pub fn from(&self) -> u32 {
         self.from
     }
 
-    /// Pages in flight at the end.
+    /// Returns the pages in flight at the end.
     pub fn to(&self) -> u32 {
         self.to
     }
 
-    /// The duration, not counting pauses.
+    /// Returns the duration, not counting pauses.
     pub fn over(&self) -> Duration {
         self.over
     }

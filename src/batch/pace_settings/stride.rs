@@ -130,7 +130,7 @@ impl AutoStride {
         self.first.unwrap_or(1)
     }
 
-    /// The target time of a stride.
+    /// Returns the target time of a stride.
     pub fn target_duration(&self) -> Duration {
         self.target
     }

@@ -36,7 +36,7 @@ pub(crate) struct FilterArgs {
     until: Option<Timestamp>,
 }
 
-/// A point in time, or an age.
+/// Parses a point in time, or an age.
 fn time(text: &str) -> Result<Timestamp, String> {
     time_before(text, SystemTime::now())
 }
@@ -54,7 +54,7 @@ fn time_before(text: &str, now: SystemTime) -> Result<Timestamp, String> {
 }
 
 impl FilterArgs {
-    /// The filter for a batch of a processor, with the cursor as the processor would write it.
+    /// Returns the filter for a batch of a processor, with the cursor as the processor would write it.
     pub(crate) fn of(
         &self,
         batch_id: &str,
@@ -88,7 +88,7 @@ impl FilterArgs {
     }
 }
 
-/// `true` if the filter selects a page.
+/// Returns whether the filter selects a page.
 pub(crate) fn means_page(filter: &LetterFilter, page: &PageFailure) -> bool {
     let wanted_type = filter.error_type.as_ref();
     let wanted_start = filter.page_start.as_ref();
@@ -98,7 +98,8 @@ pub(crate) fn means_page(filter: &LetterFilter, page: &PageFailure) -> bool {
         && filter.until.is_none_or(|until| page.last_at < until)
 }
 
-/// `true` if the filter selects an item. The place and the time of an item are unknown, so a filter on either selects no item.
+/// Returns whether the filter selects an item. The place and the time of an item are unknown, so a filter on either
+/// selects no item.
 pub(crate) fn means_item(filter: &LetterFilter, item: &FailedItem) -> bool {
     let wanted_type = filter.error_type.as_ref();
     wanted_type.is_none_or(|wanted| *wanted == item.error_type)

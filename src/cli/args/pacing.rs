@@ -133,7 +133,7 @@ fn limit<T>(text: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Result
 }
 
 impl PacingArgs {
-    /// The settings for a running batch. Values are not checked yet.
+    /// Returns the settings for a running batch. Values are not checked yet.
     pub(crate) fn settings(&self) -> Settings {
         let mut settings = Settings::new();
         match &self.max_parallelism {
@@ -220,13 +220,13 @@ impl PacingArgs {
 
 /// # Compare
 impl PacingArgs {
-    /// `true` if a flag sets the pages in flight.
+    /// Returns whether a flag sets the pages in flight.
     #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
     pub(crate) fn says_parallelism(&self) -> bool {
         self.max_parallelism.is_some() || self.ramp.is_some()
     }
 
-    /// The flags that differ from the limits in force, as they are typed.
+    /// Returns the flags that differ from the limits in force, as they are typed.
     pub(crate) fn not_in_force(&self, p: &Progress) -> Vec<String> {
         let or_none = |limit: Option<String>| limit.unwrap_or_else(|| NONE.to_owned());
         let per_second = |limit: Option<f64>| or_none(limit.map(|limit| limit.to_string()));
@@ -315,7 +315,7 @@ impl PacingArgs {
     }
 }
 
-/// The limits that are in force, in one line.
+/// Returns the limits that are in force, in one line.
 pub(crate) fn in_force(progress: &Progress) -> String {
     let per_second = |limit: Option<f64>, what: &str| match limit {
         Some(limit) => format!("{} {what}/s", output::per_second(limit)),

@@ -23,7 +23,7 @@ pub(crate) async fn table_spec(
     })
 }
 
-/// The columns of the primary key of a table, from the database.
+/// Returns the columns of the primary key of a table, from the database.
 async fn primary_key(database: &Database, table: &str) -> CliResult<Vec<String>> {
     let key = Table::primary_key(database, table).await;
     let key = key.map_err(|error| match error.is_retryable() {

@@ -24,8 +24,8 @@ use crate::{
     metrics::Metrics,
 };
 
-// A doc comment would become the help of the commands. Settings without a flag come from the `TEMPORAL_*` variables and the
-// profile in `temporal.toml`: see `ConnectOptions`.
+// A doc comment would become the help of the commands. Settings without a flag come from the `TEMPORAL_*` variables and
+// the profile in `temporal.toml`: see `ConnectOptions`.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Connection (also TEMPORAL_* variables and temporal.toml)")]
 pub(crate) struct ConnectionArgs {
@@ -80,7 +80,8 @@ pub(crate) struct ConnectionArgs {
     #[arg(long, global = true, value_name = "DURATION", value_parser = humantime::parse_duration)]
     outage_timeout: Option<Duration>,
 
-    /// Temporal's web UI, for links to batches; also TEMPORAL_UI_ADDRESS [default: that of a dev server on this machine]
+    /// Temporal's web UI, for links to batches; also TEMPORAL_UI_ADDRESS [default: that of a dev server on this
+    /// machine]
     #[arg(long, global = true, value_name = "URL", value_parser = web_ui::address)]
     ui_address: Option<String>,
 
@@ -112,7 +113,7 @@ impl Connected {
 }
 
 impl ConnectionArgs {
-    /// The flags that were given, with their values; `--dev` has an empty one.
+    /// Returns the flags that were given, with their values; `--dev` has an empty one.
     fn given(&self) -> impl Iterator<Item = (&'static str, String)> {
         let path = |path: &Option<PathBuf>| Some(path.as_ref()?.display().to_string());
         let outage_timeout = self.outage_timeout.map(humantime::format_duration);
@@ -138,12 +139,12 @@ impl ConnectionArgs {
         .filter_map(|(flag, value)| Some((flag, value?)))
     }
 
-    /// The first flag that was given, for the error of a command with a server of its own.
+    /// Returns the first flag that was given, for the error of a command with a server of its own.
     pub(crate) fn first_given(&self) -> Option<&'static str> {
         self.given().next().map(|(flag, _)| flag)
     }
 
-    /// The program, which prints its commands with the flags that were given here. An API key is left to the
+    /// Returns the program, which prints its commands with the flags that were given here. An API key is left to the
     /// environment.
     pub(crate) fn program(&self, database: Option<String>) -> Program {
         let flags = self.given().filter(|(flag, _)| *flag != "--api-key");
@@ -271,7 +272,7 @@ impl ConnectionArgs {
     }
 }
 
-/// The port of an address on this machine.
+/// Returns the port of an address on this machine.
 fn local_port(address: &str) -> Option<u16> {
     let rest = address.strip_prefix("http://").unwrap_or(address);
     let (host, port) = rest.trim_end_matches('/').rsplit_once(':')?;
@@ -279,7 +280,7 @@ fn local_port(address: &str) -> Option<u16> {
     port.parse().ok().filter(|port| *port != 0)
 }
 
-/// The state file of a dev server. Each port has its own file, because two servers cannot share one.
+/// Returns the state file of a dev server. Each port has its own file, because two servers cannot share one.
 fn state_file(port: u16) -> CliResult<PathBuf> {
     let directory =
         state_directory().unwrap_or_else(|| std::env::temp_dir().join("temporal-batch"));

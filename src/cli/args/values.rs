@@ -11,7 +11,7 @@ pub(crate) fn json(text: &str) -> Result<Value, String> {
     serde_json::from_str(text).map_err(|e| format!("this is not JSON: {e}"))
 }
 
-/// JSON, or `@` and the path of a file that holds it.
+/// Parses JSON, or reads the JSON file whose path follows an `@`.
 pub(crate) fn json_or_file(text: &str) -> Result<Value, String> {
     match text.strip_prefix('@') {
         None => json(text),
@@ -39,8 +39,8 @@ pub(crate) fn length(text: &str) -> Result<Duration, String> {
         .map_err(|e| format!("{e}; write numbers with units, such as 90s or 1h30m"))
 }
 
-/// A point in time: with an offset (`2026-11-22T06:00:00+01:00`), with a named zone
-/// (`2026-11-22 06:00 Europe/Berlin`), or without either, which means UTC, as everywhere else in this program.
+/// Parses a point in time: with an offset (`2026-11-22T06:00:00+01:00`), with a named zone (`2026-11-22 06:00
+/// Europe/Berlin`), or without either, which means UTC, as everywhere else in this program.
 pub(crate) fn moment(text: &str) -> Result<Timestamp, String> {
     let at = instant(text.trim()).ok_or_else(|| {
         "write a time such as 2026-11-22T06:00:00Z, \"2026-11-22 06:00\" (UTC), or \"2026-11-22 06:00 \

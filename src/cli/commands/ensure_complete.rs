@@ -86,7 +86,7 @@ impl EnsureCompleteArgs {
         Ok(exit)
     }
 
-    /// The report of a batch that has ended, after a wait if asked for. `None`: interrupted.
+    /// Returns the report of a batch that has ended, after a wait if asked for. `None` if the command was interrupted.
     async fn ended(
         &self,
         handle: &BatchHandle,
@@ -187,7 +187,7 @@ impl EnsureCompleteArgs {
         Ok(self.tell(verdict))
     }
 
-    /// The arguments of the batch, from the command line or else from the server.
+    /// Returns the arguments of the batch, from the command line or else from the server.
     async fn args(
         &self,
         client: &BatchClient,
@@ -204,7 +204,7 @@ impl EnsureCompleteArgs {
         Ok(processors.check(&report.progress.processor, given, None)?.0)
     }
 
-    /// Checks here and now. `None`: interrupted.
+    /// Checks the batch in this process. `None` if the command was interrupted.
     async fn check_now(
         &self,
         report: &BatchReport,
@@ -217,7 +217,7 @@ impl EnsureCompleteArgs {
         Ok(certificate.map(Certificate::into_check))
     }
 
-    /// The report of a batch that the server has forgotten, from the store of its processor.
+    /// Returns the report of a batch that the server has forgotten, from the store of its processor.
     async fn forgotten(&self, processors: &Processors) -> CliResult<BatchReport> {
         let id = &self.batch_id;
         let Some(name) = &self.processor else {

@@ -214,7 +214,7 @@ fn absolute(path: &Path) -> CliResult<PathBuf> {
     })
 }
 
-/// The id of the batch with these arguments on that database.
+/// Returns the id of the batch with these arguments on that database.
 fn batch_id(target: &str, args: &ExportArgs) -> String {
     let work = serde_json::json!([target, args]);
     named("export", &args.table.table, &work)

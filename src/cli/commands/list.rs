@@ -46,7 +46,7 @@ impl ListArgs {
                 batches,
             });
         } else if batches.is_empty() {
-            output::note("the server remembers no batch");
+            output::note("the server has no batch");
         } else {
             output::result(table(&batches));
         }

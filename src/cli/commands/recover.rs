@@ -32,8 +32,8 @@ impl RecoverArgs {
             handle.recover(&self.reason).await?;
         }
         output::result(format_args!(
-            "batch \"{}\" starts its current run again; pages that finished since its last continue-as-new run \
-             again, and are counted once",
+            "batch \"{}\" restarts its current run; pages that finished since its last continue-as-new run again, \
+             and are counted once",
             self.batch_id
         ));
         connected.close().await?;

@@ -83,10 +83,10 @@ const OTHER_WORKERS: &str =
 struct Source {
     processor: String,
     args: Value,
-    /// The processor has already filled in the arguments.
+    /// True if the processor has already completed the arguments.
     completed: bool,
     task_queue: String,
-    /// `true` if the server still knows the batch.
+    /// True if the server still knows the batch.
     remembered: bool,
 }
 
@@ -205,7 +205,7 @@ impl RedriveArgs {
         Ok(())
     }
 
-    /// The processor for a redrive in this process; `None` if other workers do the redrive.
+    /// Returns the processor for a redrive in this process; `None` if other workers do the redrive.
     async fn works_itself(
         &self,
         processor: &str,
@@ -229,7 +229,7 @@ impl RedriveArgs {
         }
     }
 
-    /// An open redrive of the batch whose worker was in a process that is gone.
+    /// Returns an open redrive of the batch whose worker was in a process that is gone.
     async fn interrupted(&self, client: &BatchClient) -> CliResult<Option<String>> {
         let redrives = client.redrives(&self.batch_id, Timestamp(0), MAX_REDRIVES);
         let mut redrives = redrives.await?.into_iter();
@@ -238,7 +238,7 @@ impl RedriveArgs {
         Ok(own.map(|redrive| redrive.batch_id))
     }
 
-    /// The facts from the server, or else from the user.
+    /// Returns the facts from the server, or else from the user.
     async fn source(&self, client: &BatchClient, processors: &Processors) -> CliResult<Source> {
         let given = self.processor.as_deref();
         let known = match client.redrive_of(LetterFilter::of(&self.batch_id)).await {
@@ -264,7 +264,7 @@ impl RedriveArgs {
         })
     }
 
-    /// `true` if there may be something to redrive.
+    /// Returns whether there may be something to redrive.
     async fn has_letters(
         &self,
         client: &BatchClient,

@@ -63,8 +63,8 @@ struct PruneArgs {
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     older_than: Duration,
 
-    /// Include batch runs that failed, stopped or were cancelled and have applied no page since; they must never be continued,
-    /// or pages that were running at their end are applied again
+    /// Include batch runs that failed, stopped or were cancelled and have applied no page since; they must never be
+    /// continued, or pages that were running at their end are applied again
     #[arg(long)]
     unfinished: bool,
 }
@@ -80,7 +80,7 @@ enum System {
 }
 
 impl System {
-    /// A URL to no server.
+    /// Returns a URL to no server.
     fn url(self) -> &'static str {
         match self {
             #[cfg(feature = "postgres")]

@@ -57,7 +57,7 @@ impl StatusArgs {
     }
 }
 
-/// The repair of the failures of a batch that has ended.
+/// Returns the repair of the failures of a batch that has ended.
 async fn repair(
     client: &BatchClient,
     look: &BatchView,

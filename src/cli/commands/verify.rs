@@ -63,13 +63,13 @@ pub(crate) struct Certificate {
     outcome: Option<Outcome>,
     covered_from: Option<PageToken>,
     covered_to: Option<PageToken>,
-    /// `true` if everything from the first cursor to the end of the data was checked.
+    /// True if everything from the first cursor to the end of the data was checked.
     covers_all: bool,
     pages: u64,
     pages_failed: u64,
     items: ItemCounts,
     check: Check,
-    /// The repair of the pages and items that the batch gave up; absent if it gave nothing up.
+    /// The repair of the pages and items that the batch gave up; absent if it gave up none of them.
     repair: Option<Repair>,
     holds: bool,
     verified_at: Timestamp,
@@ -106,7 +106,7 @@ impl VerifyArgs {
     }
 }
 
-/// Verifies the finished part of a batch. `None`: interrupted.
+/// Verifies the finished part of a batch. `None` if the command was interrupted.
 pub(crate) async fn verify(
     client: &BatchClient,
     batch_id: &str,
@@ -192,7 +192,7 @@ pub(crate) async fn verify_known(
     Certificate::of(order, outcome, progress, (check, repair)).map(Some)
 }
 
-/// The outcome of a batch, if it has ended, and its progress.
+/// Returns the outcome of a batch, if it has ended, and its progress.
 async fn standing(handle: &BatchHandle) -> CliResult<(Option<Outcome>, Progress)> {
     let state = match handle.state().await {
         Err(ProgressError::NotFound { .. }) => return Err(no_such_batch(handle.id())),
@@ -299,7 +299,7 @@ impl Certificate {
     }
 }
 
-/// The hash of JSON without spaces and with sorted fields.
+/// Returns the hash of JSON without spaces and with sorted fields.
 fn sha256(json: &Value) -> String {
     let digest = Sha256::digest(canonical(json).to_string());
     digest.iter().map(|byte| format!("{byte:02x}")).collect()

@@ -1,4 +1,5 @@
-//! The batch that a command names, as the server remembers it or else as its processor and the store of its dead letters do.
+//! The batch that a command names, as the server remembers it or else as its processor and the store of its dead
+//! letters do.
 
 use serde_json::Value;
 
@@ -12,14 +13,14 @@ use crate::{
     progress::report::BatchReport,
 };
 
-/// The arguments of the batch that a redrive redrives.
+/// Returns the arguments of the batch that a redrive redrives.
 pub(crate) fn args_of(redrive: &Batch) -> CliResult<Value> {
     let args = serde_json::from_value::<RedriveArgs>(redrive.spec.args.clone());
     let args = args.map_err(|e| CliError::caused("the batch's arguments are not readable", &e))?;
     Ok(args.args)
 }
 
-/// The processor of the batch: from the server, or else from the user. The two must agree.
+/// Returns the processor of the batch: from the server, or else from the user. The two must agree.
 pub(crate) fn agree(
     batch_id: &str,
     known: Option<String>,
@@ -34,7 +35,7 @@ pub(crate) fn agree(
     }
 }
 
-/// The error for a batch that the server does not know, when no processor is named that may know more.
+/// Returns the error for a batch that the server does not know, when no processor is named that may know more.
 pub(crate) fn no_such_batch(batch_id: &str) -> CliError {
     CliError::failure(format_args!(
         "there is no batch \"{batch_id}\" (see `list`)"
@@ -42,7 +43,7 @@ pub(crate) fn no_such_batch(batch_id: &str) -> CliError {
     .hint("if the server has forgotten it, name its processor with --processor, which may still keep its dead letters")
 }
 
-/// The latest report of a batch in a store. Refuses a batch of which the store knows nothing.
+/// Returns the latest report of a batch in a store. A batch of which the store knows nothing is refused.
 pub(crate) async fn known_to(
     store: &dyn DeadLetters,
     batch_id: &str,

@@ -104,7 +104,7 @@ fn natural(a: &str, b: &str) -> Ordering {
     }
 }
 
-/// The run at the start of a text: digits only, or no digits.
+/// Returns the run at the start of a text: digits only, or no digits.
 fn run(text: &str) -> &str {
     let digits = text.starts_with(|c: char| c.is_ascii_digit());
     let end = text.find(|c: char| c.is_ascii_digit() != digits);

@@ -1,8 +1,8 @@
 //! The repair of a batch: the dead letters that redrives have settled, and the ones that are still open.
 //!
-//! The store of the dead letters is the authority. It holds the open letters and counts the settled ones, so the repair does
-//! not depend on whether Temporal still remembers the redrives. The report of the batch says how many letters there were. If
-//! the store cannot account for all of them, it is the wrong store or only a part of it.
+//! The store of the dead letters is the authority. It holds the open letters and counts the settled ones, so the repair
+//! does not depend on whether Temporal still remembers the redrives. The report of the batch says how many letters
+//! there were. If the store cannot account for all of them, it is the wrong store or only a part of it.
 
 use std::sync::Arc;
 
@@ -38,7 +38,7 @@ pub(crate) struct Repair {
     settled: Option<u64>,
     /// Dead letters that are still open; `None` if unknown.
     open: Option<u64>,
-    /// Redrives have settled every failure.
+    /// True if redrives have settled every failure.
     all_settled: bool,
     /// The reason why the counts are unknown.
     unknown_because: Option<String>,
@@ -67,8 +67,8 @@ pub(crate) struct FailedBatch<'a> {
 }
 
 impl Repair {
-    /// Returns the repair of a failed batch. `None` if the batch abandoned nothing, and for a redrive, whose letters
-    /// belong to another batch.
+    /// Returns the repair of a failed batch. `None` if the batch gave up neither pages nor items, and for a redrive,
+    /// whose letters belong to another batch.
     pub(crate) async fn of(
         client: &BatchClient,
         broken: FailedBatch<'_>,
@@ -82,7 +82,7 @@ impl Repair {
         Self::in_store(client, progress, store).await
     }
 
-    /// Does the same with a store that is already open.
+    /// Returns the repair from a store that is already open.
     pub(crate) async fn in_store(
         client: &BatchClient,
         progress: &Progress,
@@ -124,7 +124,7 @@ impl Repair {
         self.all_settled = open == 0 && accounted_for && self.without_letter() == 0;
     }
 
-    /// Pages and items that were given up and cannot be redriven.
+    /// Returns the number of pages and items that were given up and cannot be redriven.
     fn without_letter(&self) -> u64 {
         self.failures.saturating_sub(self.dead_letters)
     }
@@ -133,12 +133,12 @@ impl Repair {
         self.all_settled
     }
 
-    /// `true` if open letters are known.
+    /// Returns whether open letters are known.
     pub(crate) fn has_open(&self) -> bool {
         self.open.is_some_and(|open| open > 0)
     }
 
-    /// The state of the repair in one sentence.
+    /// Returns the state of the repair in one sentence.
     pub(crate) fn summary(&self) -> String {
         let of_all = format!("of {}", count(self.dead_letters, "dead letter"));
         let without = self.without_letter();
@@ -167,7 +167,7 @@ impl Repair {
         }
     }
 
-    /// A line for each redrive.
+    /// Returns a line for each redrive.
     pub(crate) fn redrives(&self) -> Vec<String> {
         let line = |redrive: &Redriven| {
             let state = match redrive.outcome {
@@ -221,7 +221,7 @@ pub(crate) async fn check_store(
     .hint(remedy))
 }
 
-/// Advice on how to name the database of a batch with these arguments.
+/// Returns advice on how to name the database of a batch with these arguments.
 fn database_of(args: &Value) -> String {
     match args.get("connection").and_then(Value::as_str) {
         None | Some(DEFAULT_CONNECTION) => {
@@ -234,7 +234,7 @@ fn database_of(args: &Value) -> String {
     }
 }
 
-/// The number of open letters of the batch run.
+/// Returns the number of open letters of the batch run.
 async fn open(store: &dyn DeadLetters, progress: &Progress) -> CliResult<u64> {
     let filter = LetterFilter::of(&progress.batch_id);
     let mut open = 0;

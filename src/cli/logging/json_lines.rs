@@ -16,8 +16,8 @@ use tracing_subscriber::{
 };
 
 /// Writes `timestamp`, `level`, `target`, `message`, `span` (the names, outermost first) and then all fields. An
-/// event's own field overrides the field of a span, and an inner span overrides an outer one. A field with the name of one
-/// of the first five gets a trailing underscore.
+/// event's own field overrides the field of a span, and an inner span overrides an outer one. A field with the name of
+/// one of the first five gets a trailing underscore.
 pub(super) struct JsonLines;
 
 const FIRST: [&str; 5] = ["timestamp", "level", "target", "message", "span"];
@@ -133,7 +133,7 @@ mod tests {
         }
     }
 
-    /// The lines of what was logged, as text and parsed.
+    /// Returns the lines of what was logged, as text and parsed.
     fn logged(work: impl FnOnce()) -> Vec<(String, Value)> {
         let lines = Lines::default();
         let layer = tracing_subscriber::fmt::layer()

@@ -52,8 +52,8 @@ fn filter(text: &str) -> Result<String, String> {
     }
 }
 
-/// A word that is not a level. The filter would take it for the name of a module and drop the logs of all others, so an
-/// operator who misspells a level would see no log at all.
+/// Returns a word that is not a level. The filter would take it for the name of a module and drop the logs of all
+/// others, so an operator who misspells a level would see no log at all.
 fn bare_name(text: &str) -> Option<&str> {
     let words = text.split(',').map(str::trim);
     words
@@ -77,8 +77,8 @@ impl LogArgs {
         let filter = EnvFilter::builder()
             .parse(text)
             .map_err(|e| CliError::usage(format_args!("RUST_LOG is not a log filter: {e}")))?;
-        // A filter for warnings would also drop the spans, and without them a warning does not say which batch and page it is
-        // about.
+        // A filter for warnings would also drop the spans, and without them a warning does not say which batch and page
+        // it is about.
         let spans = filter_fn(|metadata| {
             metadata.is_span() && metadata.target().starts_with("temporal_batch")
         });

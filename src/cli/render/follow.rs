@@ -50,7 +50,7 @@ impl Style {
         }
     }
 
-    /// The interval between two looks. Each look costs the controller one query.
+    /// Returns the interval between two looks. Each look costs the controller one query.
     fn look_every(self) -> Duration {
         match self {
             Self::Bar => Duration::from_millis(250),
@@ -144,7 +144,7 @@ struct View {
     /// The last command that was suggested.
     next: Option<String>,
     warned: BTreeSet<String>,
-    /// The view has printed that the batch keeps no dead letters, or found that it keeps them.
+    /// True once the view has printed that the batch keeps no dead letters, or found that it keeps them.
     told_what_is_lost: bool,
 }
 
@@ -290,7 +290,7 @@ fn percent_bar() -> ProgressStyle {
         .progress_chars("━╸─")
 }
 
-/// `true` if an operator may have to act on the cause that holds the batch.
+/// Returns whether an operator may have to act on the cause that holds the batch.
 fn is_wrong(p: &Progress) -> bool {
     use HeldBy::{NoWorker, Pages, Retries, Workers};
     let wrong = [NoWorker, Pages, Retries, Workers];

@@ -17,7 +17,7 @@ use crate::{
     engine::{client::BatchHandle, worker::shutdown_signal},
 };
 
-/// The commands that follow and end a batch which is left to workers.
+/// Returns the commands that follow and end a batch which is left to workers.
 pub(crate) fn followed_by(batch_id: &str, program: &Program) -> String {
     format!(
         "`{}` follows it, `{}` ends it",

@@ -1,8 +1,8 @@
 //! Counts that never decrease while a batch run is shown.
 //!
-//! A recovery restarts the current run of the controller from its initial state. Pages that finished since then run again and
-//! are counted once, so the counts of the batch drop for a while, although the person who watches has already seen those
-//! pages finish.
+//! A recovery restarts the current run of the controller from its initial state. Pages that finished since then run
+//! again and are counted once, so the counts of the batch drop for a while, although the person who watches has already
+//! seen those pages finish.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ pub(crate) struct MonotonicCounts {
 }
 
 impl MonotonicCounts {
-    /// The progress to show for a look, and the number of items that are being processed again.
+    /// Returns the progress to show for a look, and the number of items that are being processed again.
     pub(crate) fn show(&mut self, look: &Progress) -> (Progress, u64) {
         let mut shown = look.clone();
         let before = self.furthest.take();

@@ -17,7 +17,7 @@ use crate::{
 const SQL_PROCESSORS: [&str; 3] = ["sql-backfill", SQL_IMPORT, "sql-export"];
 const SQL_IMPORT: &str = "sql-import";
 
-/// The command that helps after a look, if there is one.
+/// Returns the command that helps after a look, if there is one.
 pub(crate) fn after(seen: &Observation, program: &Program) -> Option<String> {
     let workers = seen.workers.as_ref();
     match (&seen.progress, &seen.processor) {
@@ -36,7 +36,8 @@ fn worker(processor: &str, task_queue: &str, program: &Program) -> String {
     program.worker(task_queue, sql.then_some(DEFAULT_CONNECTION))
 }
 
-/// The command that helps with the progress, if there is one. `task_queue` is the task queue of the batch, if known.
+/// Returns the command that helps with the progress, if there is one. `task_queue` is the task queue of the batch, if
+/// known.
 fn step(p: &Progress, task_queue: Option<&str>, program: &Program) -> Option<String> {
     let id = &p.batch_id;
     let of_batch = |command: &str| Some(program.of_batch(command, id));
@@ -69,14 +70,14 @@ fn step(p: &Progress, task_queue: Option<&str>, program: &Program) -> Option<Str
     }
 }
 
-/// Advice for a batch that no worker polls for.
+/// Returns advice for a batch that no worker polls for.
 pub(crate) fn no_worker(batch: &Batch, program: &Program) -> String {
     let queue = &batch.task_queue;
     let worker = program.worker(queue, of_sql(batch));
     format!("no worker answers on task queue \"{queue}\"; start one with `{worker}`")
 }
 
-/// The next step if dead letters are open.
+/// Returns the next step if dead letters are open.
 pub(crate) fn redrive_hint(batch_id: &str, processor: Option<&str>, program: &Program) -> String {
     let redrive = program.of_batch("redrive", batch_id);
     let hint = format!("`{redrive}` tries the dead letters again");
@@ -88,7 +89,7 @@ pub(crate) fn redrive_hint(batch_id: &str, processor: Option<&str>, program: &Pr
     }
 }
 
-/// The connection of a batch that brings its own SQL.
+/// Returns the connection of a batch that brings its own SQL.
 fn of_sql(batch: &Batch) -> Option<&str> {
     let name = batch.spec.processor.as_str();
     if !SQL_PROCESSORS.contains(&name) {

@@ -7,7 +7,7 @@ use crate::{base::text::grouped, cli::render::sentences::Fact, progress::Progres
 /// The number of entries of a list, or keys of an object, that are shown.
 const MAX_SHOWN: usize = 10;
 
-/// One row for each result. A list of records has one row for each record.
+/// Returns one row for each result. A list of records has one row for each record.
 pub(crate) fn rows(p: &Progress) -> Vec<Fact> {
     if let Some(error) = &p.output_error {
         return vec![("result", format!("there is none: {error}"))];
@@ -52,7 +52,7 @@ fn named(name: &str, result: &Value, lines: &mut Vec<String>) {
     }
 }
 
-/// A value on one line.
+/// Returns a value on one line.
 fn short(value: &Value) -> String {
     match value {
         Value::Null => "none".to_owned(),

@@ -22,10 +22,10 @@ const MAX_PARTITIONS: usize = 8;
 pub(crate) type Fact = (&'static str, String);
 
 /// The fate of failures without a store for dead letters.
-pub(crate) const NOT_KEPT: &str = "of what fails, the batch lists the first 20 items and the first 50 pages, and the \
-                                   rest is in the logs of its workers only; it cannot be redriven";
+pub(crate) const NOT_KEPT: &str = "the batch lists the first 20 items and the first 50 pages that fail; further ones \
+                                   are only in the logs of its workers, and none can be redriven";
 
-/// The phase, with the reason if one was given.
+/// Returns the phase, with the reason if one was given.
 pub(crate) fn phase(progress: &Progress) -> String {
     match (progress.phase, &progress.pause_reason) {
         (phase @ (Phase::Pausing | Phase::Paused), Some(reason)) => format!("{phase} ({reason})"),
@@ -36,7 +36,7 @@ pub(crate) fn phase(progress: &Progress) -> String {
     }
 }
 
-/// The reason why the batch is not faster or cannot continue.
+/// Returns the reason why the batch is not faster or cannot continue.
 pub(crate) fn because(p: &Progress) -> Option<String> {
     let blocked = p.blocked_reason.as_deref().unwrap_or_default();
     [p.explanation.as_str(), blocked]
@@ -45,7 +45,7 @@ pub(crate) fn because(p: &Progress) -> Option<String> {
         .map(str::to_owned)
 }
 
-/// `between 12m and 18m left`.
+/// Formats the time left: `between 12m and 18m left`.
 pub(crate) fn time_left(left: TimeLeft) -> Option<String> {
     let length = |seconds| Duration::try_from_secs_f64(seconds).ok().map(about);
     let at_least = length(left.at_least)?;
@@ -56,7 +56,7 @@ pub(crate) fn time_left(left: TimeLeft) -> Option<String> {
     })
 }
 
-/// The pages in flight and their limits: maximum, ramp, tuning.
+/// Returns the pages in flight and their limits: maximum, ramp, tuning.
 pub(crate) fn parallelism(p: &Progress) -> String {
     let mut parts = vec![match p.phase {
         Phase::Ended => p.max_parallelism.to_string(),
@@ -82,7 +82,7 @@ pub(crate) fn parallelism(p: &Progress) -> String {
     parts.join("; ")
 }
 
-/// The current stage, and the event that it waits for.
+/// Returns the current stage, and the event that it waits for.
 pub(crate) fn stage(p: &Progress) -> Option<String> {
     let stage = p.stage.as_ref()?;
     let mut text = format!("{} of {} ({})", stage.number, stage.of, stage.stage);
@@ -102,7 +102,7 @@ pub(crate) fn stage(p: &Progress) -> Option<String> {
     Some(text)
 }
 
-/// The number of partitions, and the largest running ones.
+/// Returns the number of partitions, and the largest running ones.
 fn partitions(p: &Progress) -> Vec<Fact> {
     let Some(counts) = &p.partition_counts else {
         return Vec::new();
@@ -139,7 +139,7 @@ fn of_partition(p: &PartitionProgress) -> String {
     format!("{}: {}, {items}{share}{in_flight}{failed}", p.name, p.state)
 }
 
-/// The result of the latest check.
+/// Returns the result of the latest check.
 pub(crate) fn check(p: &Progress) -> Option<String> {
     let check = p.check.as_ref()?;
     let found = match (&check.found, &check.error) {
@@ -153,7 +153,7 @@ pub(crate) fn check(p: &Progress) -> Option<String> {
     })
 }
 
-/// Notes of the latest check, which are no failures.
+/// Returns the notes of the latest check, which are not failures.
 fn check_notes(p: &Progress) -> impl Iterator<Item = Fact> {
     let found = p.check.as_ref().and_then(|check| check.found.as_ref());
     let notes = found.into_iter().flat_map(|found| &found.notes);
@@ -182,7 +182,7 @@ pub(crate) fn stride(p: &Progress) -> Option<String> {
     })
 }
 
-/// Limits on items and pages per second, and the pause before a page.
+/// Returns the limits on items and pages per second, and the pause before a page.
 pub(crate) fn limits(p: &Progress) -> Option<String> {
     let limits = [
         p.rate
@@ -235,7 +235,7 @@ pub(crate) fn lock(p: &Progress) -> Option<String> {
     })
 }
 
-/// `3 under 10 s, 1 under 1 min`.
+/// Formats pages in flight by age: `3 under 10 s, 1 under 1 min`.
 pub(crate) fn age_groups(groups: [u32; 4]) -> Option<String> {
     let ages = ["under 10 s", "under 1 min", "under 10 min", "longer"];
     let known: Vec<_> = groups
@@ -247,14 +247,14 @@ pub(crate) fn age_groups(groups: [u32; 4]) -> Option<String> {
     (!known.is_empty()).then(|| known.join(", "))
 }
 
-/// The time since the dispatch of the oldest stride in flight.
+/// Returns the time since the dispatch of the oldest stride in flight.
 fn longest(p: &Progress, now: Timestamp) -> Option<String> {
     p.oldest_in_flight
         .map(|since| duration(now.since(since)))
         .filter(|_| p.phase != Phase::Ended)
 }
 
-/// `3 (2 continue-as-new)`.
+/// Formats the number of runs: `3 (2 continue-as-new)`.
 pub(crate) fn runs(p: &Progress) -> String {
     match p.runs.saturating_sub(1) {
         0 => p.runs.to_string(),
@@ -262,7 +262,7 @@ pub(crate) fn runs(p: &Progress) -> String {
     }
 }
 
-/// The author, time, reason and end of a pause.
+/// Returns the author, time, reason and end of a pause.
 pub(crate) fn pause(note: &PauseNote, now: Timestamp) -> String {
     let who = note.who.as_deref().unwrap_or("an unknown user");
     let ago = duration(now.since(note.at));
@@ -278,7 +278,7 @@ pub(crate) fn pause(note: &PauseNote, now: Timestamp) -> String {
     text
 }
 
-/// The settings and limits that determine the speed of the batch.
+/// Returns the settings and limits that determine the speed of the batch.
 pub(crate) fn steering(p: &Progress, now: Timestamp) -> Vec<Fact> {
     let mut facts = said([("stage", stage(p)), ("check", check(p))]);
     facts.extend(check_notes(p));
@@ -295,7 +295,7 @@ pub(crate) fn steering(p: &Progress, now: Timestamp) -> Vec<Fact> {
     facts
 }
 
-/// Strides in flight by the time since their dispatch. A stride may have finished many pages since.
+/// Returns the strides in flight by the time since their dispatch. A stride may have finished many pages since.
 pub(crate) fn in_flight(p: &Progress, now: Timestamp) -> Vec<Fact> {
     let since = |text: String| format!("{text} since its dispatch");
     said([
@@ -311,12 +311,12 @@ fn said<const N: usize>(facts: [(&'static str, Option<String>); N]) -> Vec<Fact>
         .collect()
 }
 
-/// The number of items, if known: `10,000`, or `about 10,000` for an estimate.
+/// Returns the number of items, if known: `10,000`, or `about 10,000` for an estimate.
 pub(crate) fn total(p: &Progress) -> Option<String> {
     (p.size() != Size::Unknown).then(|| size(p.size()))
 }
 
-/// `10,000`, `about 10,000` or `unknown`.
+/// Formats a number of items: `10,000`, `about 10,000` or `unknown`.
 pub(crate) fn size(size: Size) -> String {
     match size {
         Size::Unknown => "unknown".to_owned(),
@@ -325,12 +325,12 @@ pub(crate) fn size(size: Size) -> String {
     }
 }
 
-/// The items that are counted again after a recovery.
+/// Returns the items that are counted again after a recovery.
 pub(crate) fn again(items: u64) -> String {
     format!("{} done again after a recovery", count(items, "item"))
 }
 
-/// The share of items done: ` of about 10,000 (46.0 %)`, ` (100.0 %)`, or an empty text.
+/// Returns the share of items done: ` of about 10,000 (46.0 %)`, ` (100.0 %)`, or an empty text.
 pub(crate) fn share(p: &Progress) -> String {
     match (p.percent(), total(p)) {
         (Some(percent), Some(total)) if percent < 100.0 => {
@@ -341,7 +341,7 @@ pub(crate) fn share(p: &Progress) -> String {
     }
 }
 
-/// `4,980 items/s`.
+/// Formats a rate: `4,980 items/s`.
 pub(crate) fn items_per_second(rate: f64) -> String {
     format!("{} items/s", per_second(rate.max(0.0)))
 }
@@ -357,7 +357,7 @@ pub(crate) mod tests {
         Timestamp(START + seconds * 1_000)
     }
 
-    /// A batch that has been running for a minute, in the words of a worker that knows no newer field.
+    /// Returns a batch that has been running for a minute, in the words of a worker that knows no newer field.
     pub(crate) fn progress() -> Progress {
         serde_json::from_value(serde_json::json!({
             "batch_id": "prices-2026", "batch_run": "r", "processor": "inflate-prices",

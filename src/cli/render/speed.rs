@@ -7,10 +7,11 @@ use std::{
 
 use crate::progress::Progress;
 
-/// The time over which the pace is measured: long enough to even out pages, short enough to show a change of parallelism.
+/// The time over which the pace is measured: long enough to even out pages, short enough to show a change of
+/// parallelism.
 const WINDOW: Duration = Duration::from_secs(10);
-/// The longest stride whose report is spread over its time. A stride reports all its items at once. The items of a longer
-/// stride that exceed one page for each page in flight are shown as the peak that they form in the reports.
+/// The longest stride whose report is spread over its time. A stride reports all its items at once. The items of a
+/// longer stride that exceed one page for each page in flight are shown as the peak that they form in the reports.
 const LONGEST_STRIDE: Duration = Duration::from_secs(60);
 
 /// A limit on items per second.
@@ -87,7 +88,7 @@ impl Pace {
         }
     }
 
-    /// The rate over the window; `None` before the second look.
+    /// Returns the rate over the window; `None` before the second look.
     pub(crate) fn items_per_second(&self) -> Option<f64> {
         let (from, before) = self.looks.front()?;
         let (to, now) = self.looks.back()?;
@@ -95,7 +96,8 @@ impl Pace {
         (millis > 0).then(|| (now - before) * 1_000.0 / millis as f64)
     }
 
-    /// The time left at this pace, never less than the rate limit allows; `None` if the end or the pace is unknown.
+    /// Returns the time left at this pace, never less than the rate limit allows; `None` if the end or the pace is
+    /// unknown.
     pub(crate) fn time_left(&self, progress: &Progress) -> Option<Duration> {
         let left = progress
             .items_expected?
@@ -106,8 +108,9 @@ impl Pace {
     }
 }
 
-/// The number of items to count as done. Items that several strides report at once were processed earlier and no faster than
-/// the limit allows, so each second counts as many items as the limit allows until all reported items are counted.
+/// Returns the number of items to count as done. Items that several strides report at once were processed earlier and
+/// no faster than the limit allows, so each second counts as many items as the limit allows until all reported items
+/// are counted.
 fn evened(before: f64, reported: f64, limit: Option<Limit>, seconds: f64) -> f64 {
     let Some(limit) = limit else {
         return reported;

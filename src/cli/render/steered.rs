@@ -5,7 +5,8 @@ use crate::{
     engine::client::{BatchHandle, Steered},
 };
 
-/// Prints the fate of a request that has not been applied yet. `true`: the request is in force, and nothing is printed.
+/// Prints the fate of a request that has not been applied yet. Returns `true` if the request is in force; then nothing
+/// is printed.
 pub(crate) async fn tell_unless_applied(
     handle: &BatchHandle,
     steered: &Steered,

@@ -1,7 +1,8 @@
 //! Temporal's web UI, and the page of a batch in it.
 //!
-//! A server does not tell the address of its web UI. The operator can name it (`--ui-address`, `TEMPORAL_UI_ADDRESS`). A dev
-//! server that this program starts on this machine leaves a note with its address for the other commands of the same user.
+//! A server does not tell the address of its web UI. The operator can name it (`--ui-address`, `TEMPORAL_UI_ADDRESS`).
+//! A dev server that this program starts on this machine leaves a note with its address for the other commands of the
+//! same user.
 
 use std::{
     fs,
@@ -33,7 +34,7 @@ pub(crate) struct WebUi {
 }
 
 impl WebUi {
-    /// The page of a batch.
+    /// Returns the page of a batch.
     pub(crate) fn of_batch(&self, batch_id: &str) -> String {
         let (namespace, batch) = (encoded(&self.namespace), encoded(batch_id));
         format!("{}/namespaces/{namespace}/workflows/{batch}", self.url)
@@ -45,7 +46,7 @@ pub(crate) fn is_at(web_ui: Option<WebUi>) {
     *KNOWN.lock().unwrap_or_else(PoisonError::into_inner) = web_ui;
 }
 
-/// The page of a batch, if the web UI is known.
+/// Returns the page of a batch, if the web UI is known.
 pub(crate) fn link(batch_id: &str) -> Option<String> {
     let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
     known.as_ref().map(|web_ui| web_ui.of_batch(batch_id))
@@ -83,7 +84,7 @@ pub(crate) fn address(text: &str) -> Result<String, String> {
     }
 }
 
-/// The address in the environment variable.
+/// Returns the address in the environment variable.
 pub(crate) fn of_variable() -> Result<Option<String>, String> {
     match std::env::var(VARIABLE) {
         Ok(text) if !text.trim().is_empty() => address(&text)
@@ -93,7 +94,7 @@ pub(crate) fn of_variable() -> Result<Option<String>, String> {
     }
 }
 
-/// A segment of the path of a URL.
+/// Returns a segment of the path of a URL.
 fn encoded(text: &str) -> String {
     text.bytes()
         .map(|byte| match byte {
@@ -136,7 +137,7 @@ impl Drop for Noted {
     }
 }
 
-/// The web UI of the dev server on this port, if the server left a note and the page still answers.
+/// Returns the web UI of the dev server on this port, if the server left a note and the page still answers.
 pub(crate) fn noted(port: u16) -> Option<String> {
     let text = fs::read_to_string(file(port)?).ok()?;
     let url = address(&text).ok()?;

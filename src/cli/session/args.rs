@@ -67,7 +67,8 @@ pub(crate) struct SessionArgs {
 }
 
 impl SessionArgs {
-    /// A batch with the given limits and nothing else yet. Refuses wrong flags before the database and the server are asked.
+    /// Returns a batch with the given limits and nothing else yet. Wrong flags are refused before the database and the
+    /// server are asked.
     pub(crate) fn limits(&self, processor: &str) -> CliResult<Batch> {
         if let Some(id) = &self.batch_id {
             validate_id(id)?;
@@ -79,8 +80,8 @@ impl SessionArgs {
         Ok(self.stages.apply(batch))
     }
 
-    /// Caps the parallelism at the slots of this process, unless a flag sets it: a page without a slot would only hold its
-    /// part of the rate.
+    /// Caps the parallelism at the slots of this process, unless a flag sets it: a page without a slot would only hold
+    /// its part of the rate.
     pub(crate) fn fitted(&self, batch: Batch, database: &SessionDatabase) -> Batch {
         if self.pacing.says_parallelism() {
             return batch;
@@ -89,7 +90,7 @@ impl SessionArgs {
         batch.max_parallelism(pages)
     }
 
-    /// The given id, or else one that the same command makes again.
+    /// Returns the given id, or else one that the same command makes again.
     pub(crate) fn batch_id(&self, made: impl FnOnce() -> String) -> String {
         self.batch_id.clone().unwrap_or_else(made)
     }

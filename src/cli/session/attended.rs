@@ -21,8 +21,8 @@ use crate::{
     progress::report::BatchReport,
 };
 
-/// The number of strides that bypass the task queue. The worker of a session is usually the only one, so there is no other
-/// worker to share the queue with.
+/// The number of strides that bypass the task queue. The worker of a session is usually the only one, so there is no
+/// other worker to share the queue with.
 const EAGER_STRIDES: u32 = 100;
 
 impl Session<'_> {
@@ -87,7 +87,7 @@ impl Session<'_> {
         }
     }
 
-    /// Starts the batch and follows it to its end. `None`: interrupted.
+    /// Starts the batch and follows it to its end. `None` if the command was interrupted.
     async fn see_through(
         &self,
         client: &BatchClient,

@@ -2,7 +2,8 @@
 
 use crate::{processor::store::dead_letter::stable_id, sql::BackfillArgs};
 
-/// A short name for a database. It reveals nothing about the database and does not depend on the user who connects.
+/// Returns a short name for a database. It reveals nothing about the database and does not depend on the user who
+/// connects.
 pub fn target(redacted_url: &str) -> String {
     let (scheme, rest) = redacted_url.split_once(':').unwrap_or(("", redacted_url));
     let place = match rest.split_once('@') {
@@ -18,8 +19,8 @@ pub fn target(redacted_url: &str) -> String {
     short(&serde_json::json!([scheme, place]))
 }
 
-/// The id of a backfill, made from the database, the table, the rows and the work. A command that is repeated with another limit
-/// or another check is about the same batch, and must not do the work a second time.
+/// Returns the id of a backfill, made from the database, the table, the rows and the work. A command that is repeated
+/// with another limit or another check is about the same batch, and must not do the work a second time.
 pub fn batch_id(target: &str, args: &BackfillArgs) -> String {
     let set = args.set.iter();
     let set: Vec<_> = set
@@ -35,14 +36,14 @@ pub fn batch_id(target: &str, args: &BackfillArgs) -> String {
     named("backfill", table, &work)
 }
 
-/// The id for a command, a table and a value that distinguishes one batch from another.
+/// Returns the id for a command, a table and a value that distinguishes one batch from another.
 pub fn named(command: &str, table: &str, work: &serde_json::Value) -> String {
     let plain = |c: &char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
     let table: String = table.chars().filter(plain).take(60).collect();
     format!("{command}-{table}-{}", short(work))
 }
 
-/// Ten letters that stand for a value.
+/// Returns ten letters that stand for a value.
 fn short(value: &serde_json::Value) -> String {
     let id = stable_id(value);
     id.chars().filter(|c| *c != '-').take(10).collect()

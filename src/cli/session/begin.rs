@@ -1,4 +1,4 @@
-//! The begin of a session: starts its batch, or finds that the batch runs or has ended.
+//! The start of a session: starts its batch, or finds that the batch runs or has ended.
 
 use std::sync::Arc;
 
@@ -40,7 +40,8 @@ impl Session<'_> {
         })
     }
 
-    /// Refuses a batch that Temporal has forgotten but the ledger has not: a new batch would apply its pages a second time.
+    /// Refuses a batch that Temporal has forgotten but the ledger has not: a new batch would apply its pages a second
+    /// time.
     async fn is_new(&self) -> CliResult<()> {
         let Some(ledger) = &self.ledger else {
             return Ok(());
@@ -61,7 +62,8 @@ impl Session<'_> {
         .hint("a new batch with this id processes all rows again, including the finished ones; --rerun starts it"))
     }
 
-    /// Reports a batch that has completed already, instead of running it again. `None`: there is something to do.
+    /// Reports a batch that has completed already, instead of running it again. `None` if the batch has still work to
+    /// do.
     pub(super) async fn done_already(&self, client: &BatchClient) -> CliResult<Option<Exit>> {
         let batch = &self.batch;
         if batch.rerun || batch.continues || self.joins {

@@ -34,8 +34,8 @@ impl SessionDatabase {
         Connections::new().with(name, self.database.clone())
     }
 
-    /// The pages that this process works on at once. Each page needs a connection, and one more is left for everything else,
-    /// so that a page that has begun never waits for one.
+    /// Returns the pages that this process works on at once. Each page needs a connection, and one more is left for all
+    /// other work, so that a page that has begun never waits for a connection.
     pub(crate) fn slots(&self) -> u32 {
         self.database.max_connections().saturating_sub(1).max(1)
     }

@@ -11,7 +11,7 @@ use crate::{
     sql::{Database, LedgerSchema},
 };
 
-/// An error of a check. Missing tables come with the commands that make them.
+/// Returns an error of a check. Missing tables come with the commands that make them.
 pub(crate) fn refused(error: &PageError, program: &Program) -> CliError {
     let refused = CliError::refused(error);
     match error.error_type() == LEDGER_TABLES_MISSING {
@@ -24,8 +24,8 @@ pub(crate) fn refused(error: &PageError, program: &Program) -> CliError {
     }
 }
 
-/// Checks a batch, and makes the tables of the ledger if asked to. The tables are made only when nothing else is wrong, so that a
-/// refused batch leaves no tables behind.
+/// Checks a batch, and makes the tables of the ledger if asked to. The tables are made only when nothing else is wrong,
+/// so that a refused batch leaves no tables behind.
 pub(crate) async fn with_ledger_tables<T>(
     database: &Database,
     make: bool,

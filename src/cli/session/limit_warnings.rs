@@ -1,5 +1,5 @@
-//! Warnings about the limits of a batch that already runs: limits that differ from the flags, and more pages than the own worker
-//! can take.
+//! Warnings about the limits of a batch that already runs: limits that differ from the flags, and more pages than the
+//! worker of the command can take.
 //!
 //! A running batch keeps its limits, so the flags of a repeated command may differ from them.
 
@@ -9,8 +9,8 @@ use crate::{
     progress::{Progress, phase::Phase},
 };
 
-/// Prints one line for each difference. `slots` is the number of pages that the worker of the command takes at once, if it has
-/// a worker.
+/// Prints one line for each difference. `slots` is the number of pages that the worker of the command takes at once, if
+/// it has a worker.
 pub(crate) async fn tell(
     handle: &BatchHandle,
     given: &PacingArgs,

@@ -53,7 +53,7 @@ pub(crate) struct Session<'a> {
     pub drain_timeout: Duration,
     /// The batch run whose end has been printed.
     pub ended_run: OnceLock<String>,
-    /// Continues a batch that this program started before and no other worker works on.
+    /// True for a batch that this program started before and no other worker works on, which the session continues.
     pub joins: bool,
     /// The ledger of a batch that applies each page exactly once.
     pub ledger: Option<Arc<dyn PageLedger>>,

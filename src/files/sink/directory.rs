@@ -136,7 +136,7 @@ impl SinkDirectory {
         read_json(&self.working().join(OWNER))
     }
 
-    /// The manifest, if the result is finished.
+    /// Returns the manifest, if the result is finished.
     pub fn manifest(&self) -> Result<Option<Manifest>, SinkError> {
         read_json(&self.root.join(MANIFEST))
     }
@@ -201,7 +201,7 @@ impl SinkDirectory {
         Err(missing)
     }
 
-    /// Tells whether the directory belongs to this batch run.
+    /// Returns whether the directory belongs to this batch run.
     ///
     /// # Errors
     /// The directory belongs to another batch run, or is finished.
@@ -248,7 +248,7 @@ impl SinkDirectory {
         sync_directory(&working)
     }
 
-    /// All complete parts, by any attempt.
+    /// Returns all complete parts, by any attempt.
     pub fn parts(&self, extension: &str) -> Result<Vec<Found>, SinkError> {
         let working = self.working();
         let mut found = Vec::new();
@@ -370,7 +370,7 @@ impl SinkDirectory {
         }
     }
 
-    /// Creates a directory with content. `false` if there is one of that name.
+    /// Creates a directory with content. Returns `false` if a directory of that name exists.
     fn rename_new(
         &self,
         name: &str,

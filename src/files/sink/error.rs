@@ -48,7 +48,7 @@ pub enum SinkError {
     Finished {
         /// The directory.
         directory: PathBuf,
-        /// The batch whose result it is.
+        /// The batch that wrote the result.
         batch_id: String,
         /// The execution of the batch.
         batch_run: String,
@@ -106,8 +106,8 @@ impl SinkError {
         }
     }
 
-    /// The error as that of a page. Errors of the file system are retryable: a full disk can be cleared, a permission
-    /// granted.
+    /// Returns the error as that of a page. Errors of the file system are retryable: a full disk can be cleared, a
+    /// permission granted.
     pub(crate) fn into_page_error(self) -> PageError {
         let error_type = match &self {
             Self::NotEmpty { .. } => "DirectoryNotEmpty",

@@ -169,7 +169,7 @@ impl Finishing {
         format!("part-{number:08}.{}", self.extension())
     }
 
-    /// The plan, or a check that names the missing parts.
+    /// Returns the plan, or a check that names the missing parts.
     fn decide(&self) -> Result<Result<Plan, Check>, SinkError> {
         let found = self.directory.parts(&self.extension())?;
         let links: Vec<_> = found.iter().map(|found| found.link.clone()).collect();
@@ -186,9 +186,9 @@ impl Finishing {
                     start: found.link.start.clone(),
                     end: found.link.end.clone(),
                     items: 1,
-                    message: "a record was redriven after the part of its page had been written without it: \
-                              where parts are written, process must not report a record as failed, but \
-                              return an error for its page, which is then split"
+                    message: "a record was redriven after the part of its page had been written without it: a \
+                              processor that writes parts must not report a record as failed, but return an error \
+                              for the page, which is then split"
                         .to_owned(),
                 });
             }
@@ -201,7 +201,7 @@ impl Finishing {
         }))
     }
 
-    /// The parts in order. Ranges without records become part of the previous range.
+    /// Returns the parts in order. Ranges without records become part of the previous range.
     fn in_order(&self, chain: &[usize], found: &[Found]) -> Vec<PlannedPart> {
         let mut parts: Vec<PlannedPart> = Vec::new();
         for found in chain.iter().map(|i| &found[*i]) {
@@ -303,7 +303,7 @@ impl Finishing {
     }
 }
 
-/// The file extension of a part.
+/// Returns the file extension of a part.
 pub(crate) fn part_extension(format: &PartFormat, gzip: bool) -> String {
     let extension = format.extension();
     if gzip {

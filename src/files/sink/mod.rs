@@ -49,15 +49,15 @@ use part_format::PartFormat;
 /// Writes the results of a batch into a directory: one file, a part, for each page, and after the last page a
 /// [`Manifest`](super::Manifest).
 ///
-/// # In which order
+/// # Order of calls
 ///
-/// 1. `fetch` hands every page that it is about to return to [`fetched`](Self::fetched). The first time
-///    this makes the directory the batch run's own.
+/// 1. `fetch` passes every page that it is about to return to [`fetched`](Self::fetched). The first call claims the
+///    directory for the batch run.
 /// 2. `process` gives the records of the page to [`write`](Self::write), once, as the last thing that it
 ///    does. The records need not be as many as the items.
-/// 3. `check` returns what [`finish`](Self::finish) says, for which the batch has to be
-///    [checked at its end](crate::Batch::check_at_end). After the last page it sees to it that the parts
-///    are all of the data without a gap, names them in the order of the data, and writes the manifest.
+/// 3. `check` returns the result of [`finish`](Self::finish). The batch must be [checked at its
+///    end](crate::Batch::check_at_end). After the last page `finish` makes sure that the parts cover all of the data
+///    without a gap, names them in the order of the data, and writes the manifest.
 ///
 /// ```
 /// use async_trait::async_trait;
@@ -111,21 +111,22 @@ use part_format::PartFormat;
 /// # }
 /// ```
 ///
-/// # What is safe
+/// # Guarantees
 ///
-/// The name of a part follows from its range, and the part gets it after it is on the disk. A retried page writes the
-/// same file again. An incomplete file is never visible, even if a process or the machine is lost.
+/// The name of a part follows from its range, and the part gets its name once it is on the disk. A retried page writes
+/// the same file again. An incomplete file is never visible, even if a process or the machine is lost.
 ///
 /// Attempts at the same records may cut them into different pages, and a late attempt may write after the result is
-/// finished. So parts overlap while the batch runs. At its end, an unbroken chain of parts is chosen from the
-/// beginning to the end of the data, which has each record once; of several such chains, the one that was written
-/// last. The other parts are removed, and counted in the manifest. A part with its final name is never written again.
+/// finished. So parts overlap while the batch runs. At its end, an unbroken chain of parts from the beginning to the
+/// end of the data is chosen, which has each record once. If there are several such chains, the one that was written
+/// last is chosen. The other parts are removed, and counted in the manifest. A part with its final name is never
+/// written again.
 ///
 /// # The directory
 ///
 /// The directory must be new or empty, and reachable by all workers of the batch under the same path. It belongs to
-/// one batch run. Any other one, including a rerun, is refused until the directory is removed. While the batch runs,
-/// the parts are in `.temporal-batch` in it. A manifest in it means that the result is complete.
+/// one batch run. Any other batch run, including a rerun, is refused until the directory is removed. While the batch
+/// runs, the parts are in `.temporal-batch` in it. A manifest in it means that the result is complete.
 ///
 /// # Records that fail
 ///
@@ -139,10 +140,10 @@ use part_format::PartFormat;
 ///
 /// | type | retryable | what is wrong |
 /// |---|---|---|
-/// | `DiskFull` | yes, and the page loses no attempt | the disk, or what the user may have of it; the message says how much is free and where |
-/// | `PermissionDenied`, `FileError` | yes | the file system; nothing of the page is there |
-/// | `NoDirectory` | no | the directory around the one of the parts is missing; only that one is made |
-/// | `DirectoryTaken`, `DirectoryNotEmpty`, `DirectoryFinished` | no | the directory is not this batch run's |
+/// | `DiskFull` | yes, and the page loses no attempt | the disk, or the quota of the user, is full; the message says how much is free and where |
+/// | `PermissionDenied`, `FileError` | yes | the file system refuses; no part of the page was written |
+/// | `NoDirectory` | no | the parent of the directory is missing; only the last directory of a path is created |
+/// | `DirectoryTaken`, `DirectoryNotEmpty`, `DirectoryFinished` | no | the directory does not belong to this batch run |
 /// | `RecordNotWritable` | no | a record does not fit the format |
 /// | `PartUnreadable` | no | another program wrote into the directory |
 #[derive(Clone, Debug)]
@@ -157,7 +158,7 @@ pub struct PartSink {
 
 /// # Construct
 impl PartSink {
-    /// A sink without compression that writes into this directory, which is created.
+    /// Creates a sink without compression that writes into this directory, which is created.
     pub fn new(directory: impl Into<PathBuf>, format: PartFormat) -> Self {
         Self {
             directory: SinkDirectory::new(directory.into()),
@@ -184,7 +185,7 @@ impl PartSink {
         self
     }
 
-    /// Writes all records into this file as well, before the manifest. Replaces a file of that name.
+    /// Writes all records into this file, too, before the manifest. A file of that name is replaced.
     #[must_use]
     pub fn concatenate(mut self, file: impl Into<PathBuf>) -> Self {
         self.concatenate = Some(file.into());
@@ -203,7 +204,7 @@ impl PartSink {
 
 /// # Write
 impl PartSink {
-    /// Takes note of a page that `fetch` returns. Writes a file only if the page is empty or the last one.
+    /// Takes note of a page that `fetch` returns. A file is written only if the page is empty or the last one.
     ///
     /// # Errors
     /// See [the type](Self).
@@ -243,7 +244,7 @@ impl PartSink {
     /// Writes the part of the current page. When it returns, the part is on the disk.
     ///
     /// # Errors
-    /// See [the type](Self). Outside of `process` it is a non-retryable one of type `NotInProcess`.
+    /// See [the type](Self). Outside of `process` the error is non-retryable, of type `NotInProcess`.
     pub async fn write<P: PageProcessor, R: Serialize>(
         &self,
         ctx: &PageContext<P>,
@@ -365,7 +366,7 @@ fn note<P: PageProcessor>(
     }
 }
 
-/// The name of a part, which is the same for the same range of the same batch run in every attempt.
+/// Returns the name of a part, which is the same for the same range of the same batch run in every attempt.
 fn name<P: PageProcessor>(ctx: &PageContext<P>, note: &RangeNote) -> String {
     let range = serde_json::json!([ctx.batch_run(), note.start, note.end, note.alone]);
     format!("{:08}-{}", note.stride, stable_id(&range))

@@ -4,8 +4,8 @@
 //! adds parts after others have finished. So the parts in a directory overlap. Each part holds the records of one
 //! page, from its start to its end, and every page that the engine counted as finished left a part. An unbroken chain
 //! from the beginning to the end of the data is therefore always among them, and any such chain has every record
-//! once. Where there is a choice, the part that was written last counts: it is that of the attempt that counted,
-//! unless another one came late.
+//! once. Where there is a choice, the part that was written last counts: it belongs to the attempt that counted, unless
+//! another attempt came late.
 //!
 //! This file does not know the order of the cursors, since a database may sort by a collation of its own. Two parts
 //! are neighbours exactly if the token that ends one begins the other.
@@ -25,7 +25,7 @@ pub(crate) struct Link {
     pub stride: u64,
     /// The time of writing. Only the choice between complete chains depends on it.
     pub written: u128,
-    /// Tells whether the part is only one record of the range, redriven by itself.
+    /// True if the part is only one record of the range, redriven by itself.
     pub alone: bool,
 }
 
@@ -135,7 +135,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// The holes after a walk that did not reach the end.
+    /// Returns the holes after a walk that did not reach the end.
     fn holes(&mut self, start: Option<&'a PageToken>) -> Vec<Hole> {
         let ends: HashSet<_> = self.links.iter().filter_map(|l| l.end.as_ref()).collect();
         let mut pieces: Vec<&Link> = self
@@ -172,7 +172,7 @@ impl<'a> Walk<'a> {
         holes
     }
 
-    /// The furthest position from which no link leads on.
+    /// Returns the furthest position from which no link leads on.
     fn frontier(
         &self,
         places: &HashSet<Option<&'a PageToken>>,
@@ -198,7 +198,7 @@ mod tests {
         (n > 0).then(|| PageToken::encode(&n).unwrap())
     }
 
-    /// A link. `end` 0 is the end of the data, `start` 0 its beginning.
+    /// Returns a link. `end` 0 is the end of the data, `start` 0 its beginning.
     fn link(start: u32, end: u32, stride: u64, written: u128) -> Link {
         Link {
             start: token(start),

@@ -51,19 +51,19 @@ enum Kind {
 
 /// # Construct
 impl PartFormat {
-    /// One JSON object a line, with the fields of the record, in the record's order.
+    /// Writes one JSON object a line, with the fields of the record, in the record's order.
     pub fn json_lines() -> Self {
         Self(Kind::JsonL { columns: None })
     }
 
-    /// One JSON object a line, with these fields in this order.
+    /// Writes one JSON object a line, with these fields in this order.
     pub fn json_lines_of(columns: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self(Kind::JsonL {
             columns: Some(columns.into_iter().map(Into::into).collect()),
         })
     }
 
-    /// Comma-separated values in these columns, with a header.
+    /// Writes comma-separated values in these columns, with a header.
     pub fn csv(columns: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self(Kind::Csv {
             columns: columns.into_iter().map(Into::into).collect(),
@@ -83,7 +83,7 @@ impl PartFormat {
 
 /// # Inspect
 impl PartFormat {
-    /// The file extension.
+    /// Returns the file extension.
     pub fn extension(&self) -> &'static str {
         match &self.0 {
             Kind::JsonL { .. } => "jsonl",
@@ -91,7 +91,7 @@ impl PartFormat {
         }
     }
 
-    /// The beginning of every part.
+    /// Returns the beginning of every part.
     pub(crate) fn header(&self) -> Vec<u8> {
         let mut line = Vec::new();
         if let Kind::Csv { columns, null } = &self.0 {
@@ -101,7 +101,7 @@ impl PartFormat {
         line
     }
 
-    /// The text for no value in CSV.
+    /// Returns the text for no value in CSV.
     #[allow(dead_code, reason = "for an import, which needs a database")]
     pub(crate) fn null_text(&self) -> Option<&str> {
         match &self.0 {
@@ -156,7 +156,7 @@ impl PartFormat {
     /// Adds the line of a row of a table, whose values are those of the columns.
     ///
     /// # Errors
-    /// As [`write`](Self::write).
+    /// Those of [`write`](Self::write).
     pub(crate) fn write_cells(
         &self,
         cells: &[Cell],
@@ -193,7 +193,7 @@ fn to_json(record: &impl Serialize) -> Result<String, PageError> {
     serde_json::to_string(record).map_err(|e| not_writable(&e))
 }
 
-/// The values of a record as JSON, in the order of the columns.
+/// Returns the values of a record as JSON, in the order of the columns.
 fn in_order<'a>(
     record: &'a str,
     columns: &'a [String],
@@ -215,7 +215,7 @@ fn in_order<'a>(
     Ok(columns.iter().map(value).collect())
 }
 
-/// A JSON value as the text of a field; `None` for no value.
+/// Returns a JSON value as the text of a field; `None` for no value.
 fn field(json: Option<&str>) -> Result<Option<Cow<'_, str>>, PageError> {
     Ok(match json {
         None | Some("null") => None,
@@ -242,8 +242,8 @@ fn write_line(
     Ok(())
 }
 
-/// One line. The `csv` crate quotes either all fields or only those that need it; here an empty text is quoted, too,
-/// to distinguish it from no value.
+/// Writes one line. The `csv` crate quotes either all fields or only those that need it; here an empty text is quoted,
+/// too, to distinguish it from no value.
 fn write_fields<'a>(fields: impl Iterator<Item = Option<&'a str>>, null: &str, to: &mut Vec<u8>) {
     for (i, field) in fields.enumerate() {
         if i > 0 {

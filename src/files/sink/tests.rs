@@ -41,7 +41,7 @@ fn token(n: u32) -> Option<PageToken> {
     (n > 0).then(|| PageToken::encode(&n).unwrap())
 }
 
-/// The bound of a range; 0 stands for none.
+/// Returns the context of a page. A bound of 0 stands for no bound.
 fn context(run: &str, stride: u64, (start, end): (u32, u32)) -> PageContext<Numbers> {
     PageContext {
         args: Arc::new(()),
@@ -80,7 +80,7 @@ fn format() -> PartFormat {
     PartFormat::csv(["n", "attempt"])
 }
 
-/// The records of a page: every third number is missing.
+/// Returns the records of a page: every third number is missing.
 fn records((start, end): (u32, u32), attempt: usize) -> Vec<Value> {
     (start + 1..=end)
         .filter(|n| n % 3 != 0)

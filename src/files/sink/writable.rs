@@ -27,7 +27,7 @@ pub(super) fn create_directory(path: &Path) -> Result<(), SinkError> {
     }
 }
 
-/// The parent directory of a path.
+/// Returns the parent directory of a path.
 fn existing_parent(path: &Path) -> Result<&Path, SinkError> {
     let around = directory_of(path);
     let failed = SinkError::io("create anything in", around);
@@ -42,7 +42,7 @@ fn existing_parent(path: &Path) -> Result<&Path, SinkError> {
     }
 }
 
-/// Checks that files can be written into a directory, or that it can be created. Leaves nothing behind.
+/// Checks that files can be written into a directory, or that it can be created. The check leaves no file behind.
 ///
 /// # Errors
 /// The path is not a directory, the directory or its parent cannot be written to, or the disk is full.

@@ -7,16 +7,16 @@ use crate::files::source::record::KeptRecord;
 /// The number of bytes of a bad record that are kept.
 pub(crate) const MAX_KEPT: usize = 4 * 1024;
 
-/// A record of a file that cannot be read. The other records can.
+/// A record that cannot be read, in a file whose other records can.
 ///
 /// | `error_type` | the record |
 /// |---|---|
-/// | `WrongColumnCount` | has more or fewer columns than the header, or than the first record where there is none |
+/// | `WrongColumnCount` | has more or fewer columns than the header, or than the first record if there is no header |
 /// | `InvalidUtf8` | is not UTF-8 |
 /// | `UnclosedQuote` | has a quote that is never closed: everything to the end of the file is this record |
 /// | `StrayQuote` | has a quote inside of a field that does not begin with one, or text after a closing quote |
 /// | `RecordTooLarge` | is longer than allowed |
-/// | `InvalidJson` | is no JSON |
+/// | `InvalidJson` | is not JSON |
 /// | `RecordNotReadable` | is not what the processor expects |
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
@@ -54,7 +54,7 @@ impl BadRecord {
         }
     }
 
-    /// A record whose error may show a part of it.
+    /// Creates a record that is not readable. `detail` may show a part of the record.
     pub(crate) fn not_readable(detail: String, place: Option<String>) -> Self {
         let what = safe_part(&detail).unwrap_or("a value is not what is expected");
         let message = match place {
@@ -85,7 +85,7 @@ impl BadRecord {
         self
     }
 
-    /// The part of the record that its dead letter keeps.
+    /// Returns the part of the record that its dead letter keeps.
     pub(crate) fn kept(self, record: u64, bytes: Range<u64>) -> KeptRecord {
         let (column, value) = match self.fault.map(|fault| *fault) {
             Some(Fault { column, value }) => (Some(column), value),
@@ -103,33 +103,33 @@ impl BadRecord {
         }
     }
 
-    /// The type of the error.
+    /// Returns the type of the error.
     pub fn error_type(&self) -> &str {
         self.error_type
     }
 
-    /// The message, without any part of the record.
+    /// Returns the message, without any part of the record.
     pub fn message(&self) -> &str {
         &self.message
     }
 
-    /// The lines of the record, counted from 1.
+    /// Returns the lines of the record, counted from 1.
     pub fn lines(&self) -> Option<RangeInclusive<u64>> {
         self.lines.clone()
     }
 
-    /// The column at fault, if one is known.
+    /// Returns the column at fault, if one is known.
     pub fn column(&self) -> Option<&str> {
         self.fault.as_ref().map(|fault| fault.column.as_str())
     }
 
-    /// The first 4 KiB of the record, as it is in the file; bytes that are not UTF-8 are replaced.
+    /// Returns the first 4 KiB of the record, as it is in the file; bytes that are not UTF-8 are replaced.
     pub fn text(&self) -> &str {
         &self.text
     }
 }
 
-/// The part of a serde error that names only a field, for a missing or repeated field.
+/// Returns the part of a serde error that names only a field, for a missing or repeated field.
 fn safe_part(detail: &str) -> Option<&str> {
     let from = ["missing field `", "duplicate field `"]
         .iter()

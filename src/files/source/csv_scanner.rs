@@ -48,7 +48,7 @@ impl<'a> Fields<'a> {
         starts.zip(ends).map(|(start, end)| &output[start..*end])
     }
 
-    /// Tells for each field whether it is quoted, in a file with commas and double quotes.
+    /// Returns for each field whether it is quoted, in a file with commas and double quotes.
     #[allow(dead_code, reason = "for an import, which needs a database")]
     pub fn quoted(self) -> Vec<bool> {
         let (mut fields, mut quoted, mut begins) = (Vec::new(), false, true);
@@ -63,7 +63,7 @@ impl<'a> Fields<'a> {
         fields
     }
 
-    /// The content of all fields in a row, and the end of each field in it.
+    /// Returns the content of all fields in a row, and the end of each field in it.
     pub fn parts(self) -> (&'a [u8], &'a [usize]) {
         let used = self.ends.last().copied().unwrap_or(0);
         (&self.output[..used], self.ends)
@@ -97,7 +97,7 @@ impl<R: BufRead> CsvScanner<R> {
         self
     }
 
-    /// The latest record. Empty for one that is too large.
+    /// Returns the latest record. A record that is too large has no fields.
     pub fn fields(&self) -> Fields<'_> {
         Fields {
             output: &self.output,

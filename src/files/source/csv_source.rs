@@ -44,7 +44,7 @@ pub struct CsvSource {
 
 /// # Construct
 impl CsvSource {
-    /// The file at a path, with a header, commas and double quotes.
+    /// Creates a source from the file at a path, with a header, commas and double quotes.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             file: SourceFile::new(path),
@@ -106,13 +106,13 @@ impl CsvSource {
         .await
     }
 
-    /// The page in the range of `ctx`. A record that cannot become a `T` is an item with the
+    /// Returns the page in the range of `ctx`. A record that cannot become a `T` is an item with the
     /// [reason](FileRecord::or_fail).
     ///
     /// `T` is a struct with fields named like the columns, or a tuple or `Vec<String>` if there are no names.
     ///
     /// # Errors
-    /// As of [`prepare`](Self::prepare); all of them concern the whole file.
+    /// Those of [`prepare`](Self::prepare); all of them concern the whole file.
     pub async fn fetch<P, T>(
         &self,
         ctx: &PageContext<P>,
@@ -127,7 +127,7 @@ impl CsvSource {
     /// Reads at most `limit` records of a range, for use without a processor.
     ///
     /// # Errors
-    /// As of [`fetch`](Self::fetch).
+    /// Those of [`fetch`](Self::fetch).
     pub async fn page<T>(
         &self,
         range: &PageRange<FilePosition>,
@@ -163,12 +163,12 @@ impl CsvSource {
         .await
     }
 
-    /// The start of the page that is `pages` pages further on. The records in between are scanned, which costs about
-    /// as much as reading them, since a quoted field may hold line ends. Over a whole batch, every record is scanned
-    /// once for this.
+    /// Returns the start of the page that is `pages` pages further on. The records in between are scanned, which costs
+    /// about as much as reading them, since a quoted field may hold line ends. Over a whole batch, every record is
+    /// scanned once for this.
     ///
     /// # Errors
-    /// As of [`fetch`](Self::fetch).
+    /// Those of [`fetch`](Self::fetch).
     pub async fn skip_ahead<P>(
         &self,
         ctx: &PageContext<P>,
@@ -182,11 +182,11 @@ impl CsvSource {
         Ok(found.map_or(SkipAhead::PastEnd, SkipAhead::To))
     }
 
-    /// The end of the record that is `records` records after the start of the range; `None` if the range has fewer.
-    /// For use without a processor.
+    /// Returns the end of the record that is `records` records after the start of the range; `None` if the range has
+    /// fewer. For use without a processor.
     ///
     /// # Errors
-    /// As of [`fetch`](Self::fetch).
+    /// Those of [`fetch`](Self::fetch).
     pub async fn skip(
         &self,
         range: &PageRange<FilePosition>,
@@ -195,27 +195,27 @@ impl CsvSource {
         paging::skip(self, range, records).await
     }
 
-    /// The number in [`size`](Self::size), exact or estimated.
+    /// Returns the number in [`size`](Self::size), exact or estimated.
     ///
     /// # Errors
-    /// As of [`fetch`](Self::fetch).
+    /// Those of [`fetch`](Self::fetch).
     pub async fn size_hint(&self) -> Result<Option<u64>, PageError> {
         self.size().await.map(Size::items)
     }
 
-    /// The number of records: exact for a small file, which is read, and otherwise estimated from the length of the
-    /// first records.
+    /// Returns the number of records: exact for a small file, which is read, and otherwise estimated from the length of
+    /// the first records.
     ///
     /// # Errors
-    /// As of [`fetch`](Self::fetch).
+    /// Those of [`fetch`](Self::fetch).
     pub async fn size(&self) -> Result<Size, PageError> {
         paging::size(self).await
     }
 
-    /// The names of the columns; `None` without a header.
+    /// Returns the names of the columns; `None` without a header.
     ///
     /// # Errors
-    /// As of [`prepare`](Self::prepare).
+    /// Those of [`prepare`](Self::prepare).
     pub async fn columns(&self) -> Result<Option<Vec<String>>, PageError> {
         with_file(self, |_, opened| {
             let names = opened.head.names.as_ref();
@@ -227,7 +227,7 @@ impl CsvSource {
 
 /// # Copy
 impl CsvSource {
-    /// A copy of some of the records.
+    /// Returns a copy of some of the records.
     #[allow(dead_code, reason = "for `import`, which needs a database")]
     pub(crate) fn excerpt(&self) -> Result<Excerpt, FileError> {
         let opened = self.open()?;
@@ -315,7 +315,7 @@ impl CsvSource {
     }
 }
 
-/// The fields as text.
+/// Returns the fields as text.
 pub(crate) fn strings(fields: Fields<'_>) -> Result<csv::StringRecord, BadRecord> {
     let (output, _) = fields.parts();
     let mut record = csv::ByteRecord::with_capacity(output.len(), fields.len());

@@ -30,7 +30,7 @@ pub struct Fingerprint {
 }
 
 impl Fingerprint {
-    /// The fingerprint of an open file.
+    /// Returns the fingerprint of an open file.
     pub(crate) fn of(path: &Path, file: &File) -> io::Result<Self> {
         let metadata = file.metadata()?;
         Ok(Self {
@@ -40,7 +40,7 @@ impl Fingerprint {
         })
     }
 
-    /// The difference between the fingerprint and an open file.
+    /// Returns the difference between the fingerprint and an open file.
     pub(crate) fn difference(
         &self,
         path: &Path,
@@ -104,7 +104,7 @@ impl Identity {
 /// The known hashes, the latest last. Hashing both ends for every page would cost as much as a page.
 static REMEMBERED: Mutex<Vec<(Identity, u64, String)>> = Mutex::new(Vec::new());
 
-/// The hash of both ends of the first `size` bytes.
+/// Returns the hash of both ends of the first `size` bytes.
 fn ends(path: &Path, mut file: &File, metadata: &Metadata, size: u64) -> io::Result<String> {
     let identity = Identity::of(path, metadata);
     let remembered = || REMEMBERED.lock().unwrap_or_else(PoisonError::into_inner);

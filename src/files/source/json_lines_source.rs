@@ -44,7 +44,7 @@ fn max_record_bytes() -> u64 {
 
 /// # Construct
 impl JsonLinesSource {
-    /// The file at a path.
+    /// Creates a source from the file at a path.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             file: SourceFile::new(path),
@@ -83,11 +83,11 @@ impl JsonLinesSource {
         .await
     }
 
-    /// The page in the range of `ctx`. A line that cannot become a `T` is an item with the
+    /// Returns the page in the range of `ctx`. A line that cannot become a `T` is an item with the
     /// [reason](FileRecord::or_fail).
     ///
     /// # Errors
-    /// As of [`prepare`](Self::prepare); all of them concern the whole file.
+    /// Those of [`prepare`](Self::prepare); all of them concern the whole file.
     pub async fn fetch<P, T>(
         &self,
         ctx: &PageContext<P>,
@@ -102,7 +102,7 @@ impl JsonLinesSource {
     /// Reads at most `limit` records of a range, for use without a processor.
     ///
     /// # Errors
-    /// As of [`fetch`](Self::fetch).
+    /// Those of [`fetch`](Self::fetch).
     pub async fn page<T>(
         &self,
         range: &PageRange<FilePosition>,
@@ -137,11 +137,11 @@ impl JsonLinesSource {
         .await
     }
 
-    /// The start of the page that is `pages` pages further on. The lines in between are read but not parsed. Over a
-    /// whole batch, every line is read once for this.
+    /// Returns the start of the page that is `pages` pages further on. The lines in between are read but not parsed.
+    /// Over a whole batch, every line is read once for this.
     ///
     /// # Errors
-    /// As of [`fetch`](Self::fetch).
+    /// Those of [`fetch`](Self::fetch).
     pub async fn skip_ahead<P>(
         &self,
         ctx: &PageContext<P>,
@@ -155,11 +155,11 @@ impl JsonLinesSource {
         Ok(found.map_or(SkipAhead::PastEnd, SkipAhead::To))
     }
 
-    /// The end of the record that is `records` records after the start of the range; `None` if the range has fewer.
-    /// For use without a processor.
+    /// Returns the end of the record that is `records` records after the start of the range; `None` if the range has
+    /// fewer. For use without a processor.
     ///
     /// # Errors
-    /// As of [`fetch`](Self::fetch).
+    /// Those of [`fetch`](Self::fetch).
     pub async fn skip(
         &self,
         range: &PageRange<FilePosition>,
@@ -168,24 +168,24 @@ impl JsonLinesSource {
         paging::skip(self, range, records).await
     }
 
-    /// The number in [`size`](Self::size), exact or estimated.
+    /// Returns the number in [`size`](Self::size), exact or estimated.
     ///
     /// # Errors
-    /// As of [`fetch`](Self::fetch).
+    /// Those of [`fetch`](Self::fetch).
     pub async fn size_hint(&self) -> Result<Option<u64>, PageError> {
         self.size().await.map(Size::items)
     }
 
-    /// The number of records: exact for a small file, which is read, and otherwise estimated from the length of the
-    /// first records.
+    /// Returns the number of records: exact for a small file, which is read, and otherwise estimated from the length of
+    /// the first records.
     ///
     /// # Errors
-    /// As of [`fetch`](Self::fetch).
+    /// Those of [`fetch`](Self::fetch).
     pub async fn size(&self) -> Result<Size, PageError> {
         paging::size(self).await
     }
 
-    /// A copy of some of the lines.
+    /// Returns a copy of some of the lines.
     #[allow(dead_code, reason = "for `import`, which needs a database")]
     pub(crate) fn excerpt(&self) -> Result<Excerpt, FileError> {
         let opened = self.open()?;

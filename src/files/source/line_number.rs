@@ -19,7 +19,7 @@ const MOST_REMEMBERED: usize = 256;
 /// beginning for every bad record would read the file again and again.
 static REMEMBERED: Mutex<Option<(Identity, BTreeMap<u64, u64>)>> = Mutex::new(None);
 
-/// The first and the last line of a record.
+/// Returns the first and the last line of a record.
 pub(crate) fn lines(file: &OpenFile, bytes: &Range<u64>) -> io::Result<RangeInclusive<u64>> {
     let mut remembered = REMEMBERED.lock().unwrap_or_else(PoisonError::into_inner);
     let (of, known) = remembered.get_or_insert_with(|| (file.identity().clone(), BTreeMap::new()));
@@ -63,13 +63,13 @@ impl LineEnds {
         self.last = bytes.last().copied().or(self.last);
     }
 
-    /// Tells whether the bytes end with a line end.
+    /// Returns whether the bytes end with a line end.
     pub fn at_end(&self) -> bool {
         matches!(self.last, Some(b'\r' | b'\n'))
     }
 }
 
-/// The line ends between two offsets.
+/// Returns the line ends between two offsets.
 fn line_ends(file: &OpenFile, from: u64, to: u64) -> io::Result<LineEnds> {
     let mut input = part(file, from, to);
     let mut buffer = vec![0; BUFFER];

@@ -23,7 +23,7 @@ pub(crate) trait ScannedFile: Clone + Send + 'static {
 
     fn open(&self) -> Result<Opened<Self::Head>, FileError>;
 
-    /// A scanner that begins at an offset.
+    /// Creates a scanner that begins at an offset.
     fn scanner(&self, file: &OpenFile, offset: u64) -> Self::Scanner;
 
     /// Like [`scanner`](Self::scanner), where the content of the records is needed, too.
@@ -79,7 +79,8 @@ where
     Ok(if read.at_end { page.last() } else { page })
 }
 
-/// The end of the record that is `records` records after the start of the range; `None` where the range has fewer.
+/// Returns the end of the record that is `records` records after the start of the range; `None` where the range has
+/// fewer.
 pub(crate) async fn skip<S: ScannedFile>(
     source: &S,
     range: &PageRange<FilePosition>,
@@ -94,7 +95,7 @@ pub(crate) async fn skip<S: ScannedFile>(
     .await
 }
 
-/// The number of records: exact for a small file, and otherwise estimated from the length of the first ones.
+/// Returns the number of records: exact for a small file, and otherwise estimated from the length of the first ones.
 pub(crate) async fn size<S: ScannedFile>(source: &S) -> Result<Size, PageError> {
     with_file(source, |source, Opened { file, data, .. }| {
         let mut scanner = source.scanner(file, *data);
@@ -103,7 +104,7 @@ pub(crate) async fn size<S: ScannedFile>(source: &S) -> Result<Size, PageError> 
     .await
 }
 
-/// File work, on a thread that may wait for a disk.
+/// Runs file work on a thread that may wait for a disk.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, PageError> + Send + 'static,
 ) -> Result<T, PageError> {

@@ -56,33 +56,33 @@ pub(crate) fn shown_lines(lines: &RangeInclusive<u64>) -> String {
 }
 
 impl<T> FileRecord<T> {
-    /// The end of the record, which is the cursor of the item.
+    /// Returns the end of the record, which is the cursor of the item.
     pub fn position(&self) -> FilePosition {
         self.end
     }
 
-    /// The number in the file, from 1; a header is not counted.
+    /// Returns the number of the record in the file, from 1; a header is not counted.
     pub fn number(&self) -> u64 {
         self.end.record
     }
 
-    /// The bytes in the file, including the line end.
+    /// Returns the bytes of the record in the file, including the line end.
     pub fn bytes(&self) -> Range<u64> {
         self.start..self.end.offset
     }
 
-    /// The content, by reference.
+    /// Returns the content, by reference.
     pub fn content(&self) -> Result<&T, &BadRecord> {
         self.content.as_ref().map_err(|bad| &**bad)
     }
 
-    /// The content.
+    /// Returns the content.
     pub fn into_content(self) -> Result<T, BadRecord> {
         self.content.map_err(|bad| *bad)
     }
 
-    /// The content. `None` for a record that cannot be read: it fails in `report`, as the item at `position` of the
-    /// page, and its dead letter keeps the place in the file and the record's text.
+    /// Returns the content. `None` for a record that cannot be read: it fails in `report`, as the item at `position` of
+    /// the page, and its dead letter keeps the place in the file and the record's text.
     pub fn or_fail(self, position: usize, report: &mut PageReport) -> Option<T> {
         let bytes = self.bytes();
         match self.content {

@@ -55,9 +55,9 @@ pub(crate) struct Extent {
     pub start: u64,
     /// The first byte after the record and its line end.
     pub end: u64,
-    /// Tells whether the record has a line end. Without one, the rest may not be written yet.
+    /// True if the record has a line end. Without one, the rest may not be written yet.
     pub terminated: bool,
-    /// Tells whether the record is longer than allowed, so that its content was not kept.
+    /// True if the record is longer than allowed, so that its content was not kept.
     pub too_large: bool,
 }
 
@@ -66,21 +66,21 @@ pub(crate) trait Scan {
     /// Moves to the end of the next record; `None` at the end of the data.
     fn advance(&mut self) -> io::Result<Option<Extent>>;
 
-    /// The offset before which everything was read.
+    /// Returns the offset before which everything was read.
     fn offset(&self) -> u64;
 }
 
-/// The file from `offset` on.
+/// Returns the file from `offset` on.
 pub(crate) fn input(file: &OpenFile, offset: u64) -> Input {
     input_of(file, offset, BUFFER)
 }
 
-/// The file from `offset` on, with a buffer of another size.
+/// Returns the file from `offset` on, with a buffer of another size.
 pub(crate) fn input_of(file: &OpenFile, offset: u64, buffer: usize) -> Input {
     BufReader::with_capacity(buffer, part(file, offset, file.size))
 }
 
-/// The part between two offsets.
+/// Returns the part between two offsets.
 pub(crate) fn part(file: &OpenFile, from: u64, to: u64) -> Part {
     Part {
         file: Arc::clone(&file.handle),
@@ -165,7 +165,7 @@ pub(crate) fn read<S: Scan, T>(
     })
 }
 
-/// The position `count` records further on; `None` if there are fewer.
+/// Returns the position `count` records further on; `None` if there are fewer.
 pub(crate) fn skip<S: Scan>(
     file: &OpenFile,
     scanner: &mut S,
@@ -201,7 +201,7 @@ fn next<S: Scan>(file: &OpenFile, scanner: &mut S) -> Result<Option<Extent>, Fil
     }
 }
 
-/// The beginning of a record, as it is in the file.
+/// Returns the beginning of a record, as it is in the file.
 pub(crate) fn text(file: &OpenFile, bytes: &Range<u64>) -> Result<String, FileError> {
     let length = (bytes.end - bytes.start).min(MAX_KEPT as u64);
     let mut read = Vec::new();
@@ -232,7 +232,7 @@ pub(crate) fn skip_line_ends<R: BufRead>(input: &mut R) -> io::Result<u64> {
 /// The number of bytes whose records are counted for an estimate.
 const GUESS_FROM: u64 = 1024 * 1024;
 
-/// The approximate number of records from `start` on; exact for a small file.
+/// Returns the approximate number of records from `start` on; exact for a small file.
 pub(crate) fn guess_count<S: Scan>(
     file: &OpenFile,
     scanner: &mut S,

@@ -53,7 +53,7 @@ pub(crate) struct Packed {
 }
 
 impl SourceFile {
-    /// The file at a path. It need not exist yet.
+    /// Describes the file at a path, which need not exist yet.
     pub fn new(path: impl Into<PathBuf>) -> Self {
         Self {
             path: path.into(),
@@ -64,7 +64,7 @@ impl SourceFile {
         }
     }
 
-    /// The same file without the path of its copy, which differs each time.
+    /// Returns the same file without the path of its copy, which differs each time.
     #[allow(dead_code, reason = "for `import`, which needs a database")]
     pub(crate) fn without_copy(mut self) -> Self {
         if let Some(packed) = &self.packed {
@@ -73,7 +73,7 @@ impl SourceFile {
         self
     }
 
-    /// The name of the file for people; the name of the gzip file, if the file is read from a copy.
+    /// Returns the name of the file for people; the name of the gzip file, if the file is read from a copy.
     #[allow(dead_code, reason = "for `import`, which needs a database")]
     pub(crate) fn name(&self) -> String {
         let path = self.original();
@@ -81,14 +81,14 @@ impl SourceFile {
         name.to_string_lossy().into_owned()
     }
 
-    /// The original file, of which `path` may be a decompressed copy.
+    /// Returns the original file, of which `path` may be a decompressed copy.
     #[allow(dead_code, reason = "for `import`, which needs a database")]
     pub(crate) fn original(&self) -> &Path {
         let packed = self.packed.as_ref().map(|packed| &packed.path);
         packed.unwrap_or(&self.path)
     }
 
-    /// The lines of a record, and its first 4 KiB.
+    /// Returns the lines of a record, and its first 4 KiB.
     #[allow(dead_code, reason = "for `import`, which needs a database")]
     pub(crate) fn record_at(
         &self,
@@ -126,7 +126,7 @@ impl SourceFile {
         Ok(self)
     }
 
-    /// The copy in the spool, if the file is read from one.
+    /// Returns the copy in the spool, if the file is read from one.
     fn copy(&self) -> Result<Option<PathBuf>, FileError> {
         match (&self.packed, &self.spool) {
             (Some(packed), Some(folder)) => {

@@ -21,10 +21,10 @@ use crate::{
 
 const PREFIX: &str = "temporal-batch-";
 
-/// The copies that this process has made or found, by folder and name. Locked while a copy is made.
+/// The copies that this process has made or found, by folder and name. The mutex is locked while a copy is made.
 static COPIES: Mutex<BTreeMap<(PathBuf, PathBuf), PathBuf>> = Mutex::new(BTreeMap::new());
 
-/// The copy of exactly this gzip file in a folder, made if necessary.
+/// Returns the copy of exactly this gzip file in a folder, made if necessary.
 pub(crate) fn copy_of(
     path: &Path,
     packed: &Fingerprint,
@@ -84,7 +84,7 @@ pub(crate) fn remove_copies() {
     }
 }
 
-/// A new directory with a name that cannot be guessed, for this user alone.
+/// Returns a new directory with a name that cannot be guessed, for this user alone.
 fn private_directory(folder: &Path) -> io::Result<TempDir> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(PREFIX).rand_bytes(16);
@@ -93,7 +93,7 @@ fn private_directory(folder: &Path) -> io::Result<TempDir> {
     builder.tempdir_in(folder)
 }
 
-/// A complete copy in one of the private directories. `mine` is such a directory.
+/// Returns a complete copy in one of the private directories. `mine` is such a directory.
 fn find(folder: &Path, name: &Path, mine: &Path) -> io::Result<Option<PathBuf>> {
     let mine = fs::symlink_metadata(mine)?;
     for entry in fs::read_dir(folder)? {
@@ -112,7 +112,7 @@ fn find(folder: &Path, name: &Path, mine: &Path) -> io::Result<Option<PathBuf>> 
     Ok(None)
 }
 
-/// Tells whether only the user of `mine` can have put it there.
+/// Returns whether only the user of `mine` can have put it there.
 #[cfg(unix)]
 fn is_private(found: &Metadata, mine: &Metadata) -> bool {
     use std::os::unix::fs::MetadataExt as _;
@@ -135,7 +135,7 @@ fn decompress(mut file: &File, part: &Path) -> io::Result<()> {
     to.sync_all()
 }
 
-/// The name of the copy: `users.csv.gz` becomes `users-1f3a5c7e9b2d.csv`.
+/// Returns the name of the copy: `users.csv.gz` becomes `users-1f3a5c7e9b2d.csv`.
 fn name(path: &Path, fingerprint: &Fingerprint) -> PathBuf {
     let of = serde_json::json!([path, fingerprint]);
     let id = crate::processor::store::dead_letter::stable_id(&of);

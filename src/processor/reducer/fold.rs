@@ -12,7 +12,7 @@ use super::{
 };
 
 impl Plan {
-    /// The result of no values.
+    /// Returns the result of no values.
     pub fn empty(&self) -> Value {
         match self {
             Self::Count | Self::Sum { .. } => 0.into(),
@@ -29,7 +29,7 @@ impl Plan {
         }
     }
 
-    /// The partial result of one value.
+    /// Returns the partial result of one value.
     pub fn lift(&self, value: &Value) -> Result<Value, ReduceError> {
         match self {
             Self::Count => Ok(1.into()),
@@ -174,7 +174,7 @@ fn extreme(a: Value, b: Value, wanted: Ordering) -> Result<Value, ReduceError> {
     Ok(if order == wanted { a } else { b })
 }
 
-/// The first `k` values of two sorted lists.
+/// Returns the first `k` values of two sorted lists.
 fn first(
     k: u32,
     by: &str,

@@ -130,7 +130,7 @@ pub(crate) enum ReduceError {
     TooLarge { bytes: usize },
     #[error("{what}")]
     Mismatch { what: String },
-    #[error("a sum went out of its range")]
+    #[error("a sum exceeds its range")]
     Overflow,
     #[error("the reducer panicked: {message}")]
     Panic { message: String },
@@ -269,7 +269,7 @@ impl Reducer {
         }
         now.filter(|now| now.plan == Plan::Custom).ok_or_else(|| {
             PageError::retryable(
-                "the batch began with a reducer of its processor's own, which the code of this worker does not have",
+                "the batch began with a custom reducer, which the code of this worker does not have",
             )
             .with_type("ReducerChanged")
         })
@@ -329,6 +329,6 @@ fn combine_as<R: Reduce>(a: Value, b: Value) -> Result<Value, ReduceError> {
         message: PageError::panicked(&*panic).message().to_owned(),
     })?;
     serde_json::to_value(combined).map_err(|e| ReduceError::Mismatch {
-        what: format!("what the reducer made does not serialize to JSON: {e}"),
+        what: format!("the result of the reducer does not serialize to JSON: {e}"),
     })
 }

@@ -6,25 +6,25 @@ use serde_json::Value;
 use super::{Plan, ReduceError, Reducer};
 use crate::base::error::{MAX_MESSAGE_CHARS, truncate};
 
-/// The number of partial results from which on they are combined.
+/// The number of partial results at which they are combined.
 const COMBINE_AT: usize = 16;
 /// Maximum number of partial results that one activity combines. Even the largest ones are under 1 MiB in
 /// total.
 const COMBINE_AT_MOST: usize = 128;
 
-/// The output of a stride. Stored in reports and in heartbeats.
+/// The output of a stride. It is stored in reports and in heartbeats.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Output {
     /// The partial results. There is more than one only if the controller cannot combine them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     parts: Vec<Value>,
-    /// The reason why there is no result. It is permanent.
+    /// The reason why there is no result. Once set, it stays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
 
 impl Output {
-    /// The output of a batch that is part of another one, from its `output` and `output_error`.
+    /// Returns the output of a part of a batch, such as a partition, from its `output` and `output_error`.
     pub fn of_part(result: Option<&Value>, error: Option<&str>) -> Self {
         Self {
             parts: result.into_iter().cloned().collect(),
@@ -54,7 +54,7 @@ impl Output {
     }
 }
 
-/// The result of a batch so far. Stored with the ledger.
+/// The result of a batch so far. It is stored with the chain.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Fold {
     plan: Plan,
@@ -64,7 +64,7 @@ pub(crate) struct Fold {
 
 /// # Construct
 impl Fold {
-    /// The result before any page.
+    /// Returns the result before any page.
     pub fn new(plan: Plan) -> Self {
         let mut output = Output::default();
         output.change(|_| Ok(plan.empty()));
@@ -96,7 +96,7 @@ impl Fold {
 
 /// # Combine what only the code of the processor can
 impl Fold {
-    /// The partial results that should be combined now. With `all`, two are enough.
+    /// Returns the partial results that should be combined now. With `all`, two are enough.
     pub fn to_combine(&self, all: bool) -> Option<&[Value]> {
         let parts = &self.output.parts;
         let enough = if all { 2 } else { COMBINE_AT };
@@ -125,7 +125,7 @@ impl Fold {
 
 /// # Inspect
 impl Fold {
-    /// The output, for another fold to take over.
+    /// Returns the output, for another fold to take over.
     pub fn into_output(self) -> Output {
         self.output
     }
@@ -134,7 +134,7 @@ impl Fold {
         &self.plan
     }
 
-    /// The result so far: of all reported pages, or of the parts that have been combined.
+    /// Returns the result so far: of all reported pages, or of the parts that have been combined.
     pub fn so_far(&self) -> Option<&Value> {
         self.output.parts.first()
     }
@@ -144,7 +144,7 @@ impl Fold {
         self.output.parts.len() <= 1
     }
 
-    /// The reason why there is no result.
+    /// Returns the reason why there is no result.
     pub fn error(&self) -> Option<&str> {
         self.output.error.as_deref()
     }

@@ -54,7 +54,7 @@ pub struct DeadLetter {
 }
 
 impl DeadLetter {
-    /// The id of a failure. The same place in the same batch run always has the same id.
+    /// Returns the id of a failure. The same place in the same batch run always has the same id.
     pub(crate) fn id_of(
         batch_run: &str,
         start: Option<&PageToken>,
@@ -65,12 +65,12 @@ impl DeadLetter {
         stable_id(&serde_json::json!([batch_run, start, end, key]))
     }
 
-    /// The prefix of its id, which differs between partitions.
+    /// Returns the prefix of its id, which differs between partitions.
     pub(crate) fn scope(&self) -> String {
         scope_of(&self.batch_run, self.stride)
     }
 
-    /// The letter of one item of the page that this letter stands for.
+    /// Returns the letter of one item of the page that this letter stands for.
     pub(crate) fn of_item<C: Serialize>(&self, keys: &Keys<C>, failure: &ItemFailure) -> Self {
         let position = failure.position;
         let token = |position: usize| {
@@ -98,7 +98,7 @@ impl DeadLetter {
         }
     }
 
-    /// The page that this letter stands for, in the form of listings.
+    /// Returns the page that this letter stands for, in the form of listings.
     pub(crate) fn as_page_failure(&self) -> PageFailure {
         PageFailure {
             stride: self.stride,
@@ -118,12 +118,12 @@ impl DeadLetter {
     }
 }
 
-/// The name of an item that has no name.
+/// Returns the name for an item to which the source gives no name.
 pub(crate) fn position_name(position: usize) -> String {
     format!("#{position}")
 }
 
-/// A name-based UUID (RFC 9562, version 5) of a JSON text.
+/// Returns a name-based UUID (RFC 9562, version 5) of a JSON text.
 pub(crate) fn stable_id(name: &serde_json::Value) -> String {
     let namespace = uuid::Uuid::from_u128(0x2d7f_3c61_9a0b_4b1e_8c55_71f0_6e2a_94d3);
     uuid::Uuid::new_v5(&namespace, name.to_string().as_bytes()).to_string()

@@ -60,7 +60,7 @@ pub struct StrideTotals {
 }
 
 impl StrideTotals {
-    /// The progress of a stride as one number, which grows with everything that is applied.
+    /// Returns the progress of a stride as one number, which grows with everything that is applied.
     pub fn progress_counter(&self) -> u64 {
         let items = self.items.total();
         self.pages
@@ -72,7 +72,7 @@ impl StrideTotals {
 /// The state of a stride when an attempt opens it.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OpenStride {
-    /// The fence of this attempt. Later attempts have higher ones.
+    /// The fence of this attempt. Later attempts have higher fences.
     pub fence: i64,
     /// The cursor up to which the stride is applied.
     pub applied_to: Option<PageToken>,
@@ -152,7 +152,7 @@ pub trait PageLedger: DeadLetters {
     }
 
     /// Explains why a connection may break when a certain record is sent, such as the longest message that the
-    /// server accepts. The text goes into the record's dead letter. The default has no explanation.
+    /// server accepts. The dead letter of the record contains the text. The default has no explanation.
     async fn message_limit(&self) -> Option<String> {
         None
     }

@@ -1,4 +1,4 @@
-//! The decision which changes of a reading to report, and when. Pure.
+//! Decides which changes of a reading to report, and when. Pure.
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 

@@ -49,7 +49,7 @@ impl ThrottleMonitor {
         }
     }
 
-    /// The current reading. A throttle that has not answered yet holds.
+    /// Returns the current reading. A throttle that has not answered yet holds.
     pub fn current(&self) -> Reading {
         reading(&self.parts)
     }

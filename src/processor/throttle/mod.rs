@@ -50,7 +50,7 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// The fraction of the limits that remains: 1 for `Go`, 0 for `Hold`.
+    /// Returns the fraction of the limits that remains: 1 for `Go`, 0 for `Hold`.
     pub(crate) fn factor(&self) -> f64 {
         match self {
             Self::Go => 1.0,
@@ -121,7 +121,7 @@ impl Verdict {
 /// ```
 #[async_trait]
 pub trait Throttle: Send + Sync + 'static {
-    /// The name that batches use: 1 to 100 letters, digits and `. _ / : -`. Stored in histories.
+    /// Returns the name that batches use: 1 to 100 letters, digits and `. _ / : -`. The name is stored in histories.
     fn name(&self) -> &str;
 
     /// Takes one measurement. It must be cheap, have no side effects, and not depend on how often it is called.
@@ -130,17 +130,18 @@ pub trait Throttle: Send + Sync + 'static {
     /// The measurement failed. The batch is then held for a limited time.
     async fn ask(&self) -> Result<Verdict, Box<dyn std::error::Error + Send + Sync>>;
 
-    /// The wait between an answer and the next call: 10 ms to 1 h.
+    /// Returns the wait between an answer and the next call: 10 ms to 1 h.
     fn interval(&self) -> Duration {
         Duration::from_secs(1)
     }
 
-    /// The time limit of a call: 10 ms to 1 h.
+    /// Returns the time limit of a call: 10 ms to 1 h.
     fn timeout(&self) -> Duration {
         Duration::from_secs(5)
     }
 
-    /// The longest time in a row for which the batch is held because the throttle fails. Zero means not at all.
+    /// Returns the longest time in a row for which the batch is held because the throttle fails. With zero the batch is
+    /// not held.
     fn hold_on_failure(&self) -> Duration {
         Duration::from_secs(60)
     }

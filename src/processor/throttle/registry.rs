@@ -95,7 +95,7 @@ impl Throttles {
     }
 
     /// Listens to these throttles, which are polled from now on until their last monitor in this process is
-    /// dropped. Requires a tokio runtime.
+    /// dropped. The call requires a tokio runtime.
     pub fn monitor(&self, names: &[String]) -> Result<ThrottleMonitor, UnknownThrottle> {
         let found: BTreeMap<_, _> = names
             .iter()

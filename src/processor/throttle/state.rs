@@ -126,7 +126,7 @@ impl ThrottleState {
         };
     }
 
-    /// The time at which [`wakes`](Self::wakes) is due.
+    /// Returns the time at which [`wakes`](Self::wakes) is due.
     pub fn wakes_at(&self) -> Option<Duration> {
         match &self.state {
             State::Silent { since } => Some(since.saturating_add(self.hold)),

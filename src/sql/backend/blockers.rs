@@ -1,6 +1,6 @@
 //! The session or the file that a page waited for, named in the page's error.
 //!
-//! A database can tell which session blocks another one only while that one waits, and only to a third session. The
+//! A database can tell which session blocks another only while the other one waits, and only to a third session. The
 //! worker therefore looks now and then while the statements of a page run. Each look takes an idle connection of the
 //! pool, or opens one for a moment. Nothing depends on its success.
 
@@ -16,11 +16,11 @@ use crate::{
     },
 };
 
-/// The longest time of one look.
+/// The time limit of one look.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The longest time until the first look.
 const SOON: Duration = Duration::from_secs(3);
-/// The part of the longest wait for a lock after which the worker looks, so that no wait ends without a look.
+/// The fraction of the longest wait for a lock after which the worker looks, so that no wait ends without a look.
 const OF_A_WAIT: f64 = 0.6;
 /// The longest part of another session's statement that an error shows.
 const MAX_STATEMENT_CHARS: usize = 60;
@@ -123,7 +123,7 @@ async fn ask<DB: Dialect>(
     Ok((!blockers.is_empty()).then(|| blockers.join(", ")))
 }
 
-/// A statement of another session in one line, without comments, and with a question mark for each value.
+/// Returns a statement of another session in one line, without comments, and with a question mark for each value.
 fn without_values(statement: &str, syntax: Syntax) -> String {
     let Ok(tokens) = tokens(statement, syntax) else {
         // The server cuts long statements, possibly within a value.

@@ -26,10 +26,11 @@ pub(crate) trait Dialect: SqlxDatabase<Connection: 'static> {
     /// The rules by which its statements are taken apart.
     const SYNTAX: Syntax;
 
-    /// The pool of a database of this kind.
+    /// Returns the pool of a database of this kind.
     fn pool(database: &Database) -> Option<&Pool<Self>>;
 
-    /// The only file of the database, for a database that is one. A session that writes locks the whole file.
+    /// Returns the file of the database, for a database that is a single file. A session that writes locks the whole
+    /// file.
     fn file(_pool: &Pool<Self>) -> Option<PathBuf> {
         None
     }
@@ -97,10 +98,10 @@ pub(crate) trait Dialect: SqlxDatabase<Connection: 'static> {
         })
     }
 
-    /// The value of a column that was read by [`Column::read`](crate::sql::Column).
+    /// Returns the value of a column that was read by [`Column::read`](crate::sql::Column).
     fn cell(row: &Self::Row, at: usize, encoding: Encoding) -> Result<Cell, sqlx::Error>;
 
-    /// The value of a key column.
+    /// Returns the value of a key column.
     fn key_part(row: &Self::Row, at: usize, column: &KeyColumn) -> Result<KeyPart, PageError> {
         let part = match column.form {
             KeyForm::Int => Self::optional_number(row, at)?.map(KeyPart::Int),
@@ -111,7 +112,7 @@ pub(crate) trait Dialect: SqlxDatabase<Connection: 'static> {
         part.ok_or_else(|| null_in_key(column))
     }
 
-    /// The key of a row, whose first column is number `first` of the result.
+    /// Returns the key of a row, whose first column is number `first` of the result.
     fn key(row: &Self::Row, first: usize, columns: &[KeyColumn]) -> Result<Key, PageError> {
         let parts = columns.iter().enumerate();
         let parts: Result<Vec<_>, _> = parts
@@ -125,10 +126,10 @@ pub(crate) trait Dialect: SqlxDatabase<Connection: 'static> {
     /// The words in front of a statement that ask for its plan.
     const EXPLAIN: &'static str;
 
-    /// A step of the plan, for people.
+    /// Returns a step of the plan, for people.
     fn plan_line(row: &Self::Row) -> Option<String>;
 
-    /// Begins a transaction that will write, in one round trip. Where the database can, it ends the transaction
+    /// Begins a transaction that will write, in one round trip. If the database supports that, it ends the transaction
     /// once its owner has been silent for `idle_timeout`.
     fn begin(idle_timeout: Duration) -> String;
 
@@ -147,7 +148,7 @@ pub(crate) trait Dialect: SqlxDatabase<Connection: 'static> {
     /// Limits the statements that follow in the transaction.
     fn limit(timeouts: Timeouts) -> Option<String>;
 
-    /// Tells whether [`limit`](Self::limit) can be part of the statement that begins the transaction, which saves a
+    /// True if [`limit`](Self::limit) can be part of the statement that begins the transaction, which saves a
     /// round trip, and ends with the transaction.
     const LIMIT_AT_BEGIN: bool = false;
 
@@ -183,7 +184,7 @@ pub(crate) trait Dialect: SqlxDatabase<Connection: 'static> {
     /// The operator that compares two values of which both may be NULL.
     const SAME_AS: &'static str = "IS NOT DISTINCT FROM";
 
-    /// Tells whether an INSERT can return its row.
+    /// True if an INSERT can return its row.
     const RETURNING: bool = true;
 
     /// Keeps two `apply_schema` from running at the same time; runs in its transaction.
@@ -197,12 +198,13 @@ pub(crate) trait Dialect: SqlxDatabase<Connection: 'static> {
         format!("CREATE TABLE IF NOT EXISTS {table} (\n{columns}\n);\n{index}")
     }
 
-    /// The words between the values of an INSERT and the assignments that update a row with the same primary key.
+    /// Returns the words between the values of an INSERT and the assignments that update a row with the same primary
+    /// key.
     fn or_update(key: &str) -> String {
         format!("ON CONFLICT ({key}) DO UPDATE SET")
     }
 
-    /// The value that the INSERT has for a column, in the assignments after [`or_update`](Self::or_update).
+    /// Returns the value that the INSERT has for a column, in the assignments after [`or_update`](Self::or_update).
     fn given(column: &str) -> String {
         format!("excluded.{column}")
     }
@@ -212,7 +214,7 @@ pub(crate) trait Dialect: SqlxDatabase<Connection: 'static> {
     /// its transaction.
     fn cut(strides: &str, cut: &Cut<'_>) -> Vec<Statement>;
 
-    /// Tells whether the error says that a table of the ledger is missing.
+    /// Returns whether the error says that a table of the ledger is missing.
     fn is_missing_table(error: &dyn DatabaseError) -> bool;
 }
 
@@ -234,7 +236,7 @@ pub(crate) struct Cut<'a> {
 }
 
 impl Cut<'_> {
-    /// The batch run, the stride, the fence, the ends as a JSON array, and the time.
+    /// Returns the batch run, the stride, the fence, the ends as a JSON array, and the time.
     #[cfg(any(feature = "postgres", feature = "sqlite"))]
     pub fn values(&self) -> Vec<Value> {
         let ends = self.ends.iter().map(PageToken::as_str);
@@ -265,7 +267,7 @@ pub(super) fn null_in_key(column: &KeyColumn) -> PageError {
     )
 }
 
-/// The value of a column that the database wrote as a text.
+/// Returns the value of a column that the database wrote as a text.
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 pub(super) fn cell_of(text: Option<String>, encoding: Encoding) -> Cell {
     match (text, encoding) {

@@ -199,8 +199,8 @@ impl Dialect for sqlx::MySql {
     statements!(positional);
 }
 
-/// The fewest digits from which MySQL reads the same number. It reads a double first, and refuses one that is larger
-/// than any float, even if only in the last digit.
+/// Returns the fewest digits from which MySQL reads the same number. It reads a double first, and refuses one that is
+/// larger than any float, even if only in the last digit.
 fn float(number: f32) -> String {
     let short = format!("{number:?}");
     #[allow(clippy::cast_possible_truncation, reason = "that is what MySQL does")]

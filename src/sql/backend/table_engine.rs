@@ -10,8 +10,8 @@ pub(crate) struct Untransactional {
     pub engine: String,
 }
 
-/// The first table without transactions that one of the statements may write to, directly or through a trigger of a
-/// table that it names; with `ledger`, also a table of the page ledger.
+/// Returns the first table without transactions that one of the statements may write to, directly or through a trigger
+/// of a table that it names; with `ledger`, also a table of the page ledger.
 pub(crate) async fn untransactional(
     database: &Database,
     statements: &[String],
@@ -72,7 +72,7 @@ mod mysql {
     struct Place {
         schema: String,
         table: String,
-        /// Tells whether the schema is the database of the connection.
+        /// True if the schema is the database of the connection.
         current: bool,
     }
 
@@ -108,7 +108,7 @@ mod mysql {
             .collect::<Result<_, sqlx::Error>>()?)
     }
 
-    /// The triggers that the account may see.
+    /// Returns the triggers that the account may see.
     async fn triggers(pool: &MySqlPool) -> Result<Vec<Trigger>, PageError> {
         let sql = "SELECT CAST(event_object_schema AS CHAR), CAST(event_object_table AS CHAR),
                 CAST(action_statement AS CHAR),
@@ -155,7 +155,7 @@ mod mysql {
         }
     }
 
-    /// The names in the part of a statement that names its target, before the rows or values.
+    /// Returns the names in the part of a statement that says what it writes to, before the rows or values.
     fn written(statement: &str) -> Vec<Named> {
         let all = tokens(statement, Syntax::MySql).unwrap_or_default();
         let word = |token: &Token| match token.kind {
@@ -174,7 +174,7 @@ mod mysql {
         names_of(statement, head, None)
     }
 
-    /// All names of a text.
+    /// Returns all names of a text.
     fn names(text: &str, schema: Option<&str>) -> Vec<Named> {
         let all = tokens(text, Syntax::MySql).unwrap_or_default();
         names_of(text, all.iter(), schema)

@@ -69,7 +69,7 @@ impl From<bool> for Value {
 /// A statement and its values.
 pub type Statement = (String, Vec<Value>);
 
-/// The `sqlx` query of a statement.
+/// Returns the `sqlx` query of a statement.
 pub(crate) fn bound<DB: Database + HasStatementCache>(
     statement: String,
     values: Vec<Value>,
@@ -131,7 +131,7 @@ impl<'r, DB: Dialect> Fields<'r, DB> {
         DB::number(self.row, self.step())
     }
 
-    /// A number that is never negative.
+    /// Returns a number that is never negative.
     pub fn count(&mut self) -> Result<u64, sqlx::Error> {
         self.number().map(|n| u64::try_from(n).unwrap_or_default())
     }

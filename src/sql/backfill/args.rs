@@ -52,13 +52,13 @@ pub struct BackfillArgs {
     /// for the rows of the page belongs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub statements: Vec<String>,
-    /// Tells whether a page's changes and the record that it was applied commit together.
+    /// True if a page's changes and the record that it was applied commit together.
     #[serde(default, skip_serializing_if = "is_false")]
     pub once: bool,
     /// The end of the batch in a growing table.
     #[serde(default, skip_serializing_if = "HighWaterMark::is_default")]
     pub high_water_mark: HighWaterMark,
-    /// Tells whether `set` also writes rows that already have their new values.
+    /// True if `set` also writes rows that already have their new values.
     #[serde(default, skip_serializing_if = "is_false")]
     pub rewrite_unchanged: bool,
     /// The longest time of one statement.
@@ -70,7 +70,7 @@ pub struct BackfillArgs {
     /// Allows pages to be read by a plan that scans or sorts the table.
     #[serde(default, skip_serializing_if = "is_false")]
     pub allow_slow_pages: bool,
-    /// Tells whether the rows are counted before the start, instead of estimated.
+    /// True if the rows are counted before the start, instead of estimated.
     #[serde(default, skip_serializing_if = "is_false")]
     pub exact_count: bool,
     /// A query that verifies a range of rows.
@@ -78,7 +78,7 @@ pub struct BackfillArgs {
     pub verify: Option<String>,
 }
 
-/// The names of all fields; the message that refuses any other one lists them.
+/// The names of all fields; the message that refuses any other field lists them.
 const FIELDS: &[&str] = &[
     "connection",
     "table",
@@ -175,7 +175,7 @@ mod millis {
 
 /// # Construct
 impl BackfillArgs {
-    /// A backfill of these rows, without any work yet.
+    /// Creates a backfill of these rows, without any work yet.
     pub fn of(table: TableSpec) -> Self {
         Self {
             connection: default_connection(),
@@ -199,7 +199,7 @@ impl BackfillArgs {
         self
     }
 
-    /// Sets a column to an expression of the database; can be called again for other columns.
+    /// Sets a column to an expression of the database. Repeated calls set further columns.
     pub fn set(mut self, column: impl Into<String>, expression: impl Into<String>) -> Self {
         self.set.push(Assignment {
             column: column.into(),
@@ -208,14 +208,14 @@ impl BackfillArgs {
         self
     }
 
-    /// Runs a statement for each page, with `{range}` where the condition for its rows belongs; can be called
-    /// again for statements that follow in the same transaction.
+    /// Runs a statement for each page, with `{range}` where the condition for its rows belongs. Repeated calls add
+    /// statements that follow in the same transaction.
     pub fn statement(mut self, statement: impl Into<String>) -> Self {
         self.statements.push(statement.into());
         self
     }
 
-    /// Commits a page's changes and the record that it was applied together. Needs the tables of the
+    /// Commits a page's changes together with the record that the page was applied. This needs the tables of the
     /// [ledger](crate::sql::SqlLedger) in the database.
     pub fn once(mut self, once: bool) -> Self {
         self.once = once;
@@ -234,7 +234,7 @@ impl BackfillArgs {
         self
     }
 
-    /// Sets the longest time of one statement. No effect in SQLite.
+    /// Sets the longest time of one statement. The limit has no effect in SQLite.
     pub fn statement_timeout(mut self, timeout: Duration) -> Self {
         self.statement_timeout = timeout;
         self

@@ -126,7 +126,7 @@ pub fn check_expression(assignment: &Assignment, syntax: Syntax) -> Result<(), I
     }
 }
 
-/// Tells whether an expression mentions a column.
+/// Returns whether an expression mentions a column.
 pub fn mentions(expression: &str, column: &str, syntax: Syntax) -> bool {
     let tokens = tokens(expression, syntax).unwrap_or_default();
     tokens.iter().any(|token| match &token.kind {
@@ -136,7 +136,7 @@ pub fn mentions(expression: &str, column: &str, syntax: Syntax) -> bool {
     })
 }
 
-/// Tells whether the expression is the keyword for the default of a column.
+/// Returns whether the expression is the keyword for the default of a column.
 pub fn is_default(expression: &str) -> bool {
     expression.trim().eq_ignore_ascii_case("default")
 }

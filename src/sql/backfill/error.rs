@@ -160,7 +160,7 @@ pub enum InvalidBackfill {
         table: String,
         /// The engine of the table.
         engine: String,
-        /// Tells whether the work may be repeated for a row.
+        /// True if the work may be repeated for a row.
         repeatable: bool,
     },
     /// The tables of the page ledger are missing.
@@ -171,7 +171,7 @@ pub enum InvalidBackfill {
 }
 
 impl InvalidBackfill {
-    /// The error that refuses a batch.
+    /// Returns the error that refuses a batch.
     pub(super) fn into_page_error(self) -> PageError {
         let error_type = match self {
             Self::LedgerTablesMissing => LEDGER_TABLES_MISSING,

@@ -24,7 +24,7 @@ pub enum Expected {
 }
 
 impl Expected {
-    /// The number of rows that the statement must affect, if it is counted before the statement runs.
+    /// Returns the number of rows that the statement must affect, if it is counted before the statement runs.
     pub async fn before<DB: Dialect>(
         &self,
         connection: &mut DB::Connection,
@@ -97,7 +97,7 @@ async fn counted<DB: Dialect>(
     Ok(Fields::<DB>::of(row).count()?)
 }
 
-/// Tells whether a statement affects one row for each row of its range: an `UPDATE` or `DELETE` of one table, or an
+/// Returns whether a statement affects one row for each row of its range: an `UPDATE` or `DELETE` of one table, or an
 /// `INSERT` of the rows of one, with `{range}` as its only condition.
 pub fn affects_each_row(text: &str, syntax: Syntax) -> bool {
     let all = tokens(text, syntax).unwrap_or_default();

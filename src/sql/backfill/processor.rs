@@ -66,25 +66,25 @@ use crate::{
 ///
 /// # For each page
 ///
-/// 1. `fetch` reads where it ends: the last of its keys. All of them are read only where there are fewer rows than a
-///    page has, and where a page is split or redriven.
-/// 2. `process` begins a transaction (or with [`once`](BackfillArgs::once) uses that of the page ledger),
-///    limits how long statements take and wait, runs the statements for the rows after the page before, up to
-///    that key, that match the filter, and commits.
+/// 1. `fetch` reads the last key of the page, which is its end. All keys are read only if fewer rows are left than a
+///    page has, and if a page is split or redriven.
+/// 2. `process` begins a transaction (with [`once`](BackfillArgs::once) that of the page ledger), limits how long
+///    statements take and wait for locks, runs the statements for the matching rows from the end of the page before up
+///    to that key, and commits.
 ///
-/// A page hands its connection to the next one, as long as the pool has another one to spare, and a connection is
+/// A page hands its connection to the next page, as long as the pool has another connection to spare. A connection is
 /// kept for at most a quarter of a second.
 ///
 /// Several statements, or one that names its rows twice, work on locked rows: the rows are locked first, and
 /// `{range}` then means exactly the locked rows. So `INSERT INTO archive SELECT .. WHERE {range}` and `DELETE ..
 /// WHERE {range}` lose no row that is added or changed between the two.
 ///
-/// # What is reported
+/// # The report
 ///
-/// Every row of the page counts as processed. The rows that the statement with the most affected rows has affected
-/// count as changed. With [`set`](BackfillArgs::set) the others already had their values.
+/// Every row of the page counts as processed. If several statements change rows, the largest number of rows that one of
+/// them affected counts as changed. With [`set`](BackfillArgs::set) the other rows already had their new values.
 ///
-/// # What goes wrong
+/// # Failures
 ///
 /// A lost connection, a deadlock, a serialization failure and a lock timeout are retried. An error that a row causes
 /// (a constraint, a value that does not fit) splits the page until the rows are found, where dead letters are kept:
@@ -115,7 +115,7 @@ const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// # Construct
 impl SqlBackfill {
-    /// A processor for these connections; each batch names one of them.
+    /// Creates a processor for these connections; each batch names one of them.
     pub fn new(connections: Connections) -> Self {
         let leases = connections.iter();
         let leases = leases.map(|(name, database)| (name.to_owned(), LeasesOf::of(database)));
@@ -182,7 +182,7 @@ impl SqlBackfill {
         Ok(Arc::new(Work::new(args, table).await?))
     }
 
-    /// The work for these arguments. A table is inspected once for all pages of a while.
+    /// Returns the work for these arguments. The inspection of a table is used for all pages of the next minute.
     pub(crate) async fn work(&self, args: &BackfillArgs) -> Result<Arc<Work>, PageError> {
         let name = serde_json::to_string(args)?;
         let known = {
@@ -201,7 +201,7 @@ impl SqlBackfill {
 }
 
 impl HighWaterMark {
-    /// The highest key of the table.
+    /// Returns the highest key of the table.
     pub(crate) async fn of(table: &Table) -> Result<Self, PageError> {
         Ok(table
             .high_water_mark()
@@ -209,7 +209,7 @@ impl HighWaterMark {
             .map_or(Self::NoRows, Self::At))
     }
 
-    /// The last key that may be read, if there is one.
+    /// Returns the last key that may be read, if there is one.
     pub(crate) fn key(&self) -> Option<&Key> {
         match self {
             Self::At(key) => Some(key),
@@ -343,7 +343,7 @@ impl PageProcessor for SqlBackfill {
     }
 }
 
-/// The ledger on the connections of the pages, so that each page needs only one.
+/// Returns the ledger on the connections of the pages, so that each page needs only one.
 fn ledger(leases: &LeasesOf, args: &BackfillArgs) -> Arc<dyn PageLedger> {
     fn on<DB: Dialect>(leases: &Leases<DB>, args: &BackfillArgs) -> SqlLedger<DB> {
         SqlLedger::on(leases.clone(), Work::limits::<DB>(args))
@@ -386,7 +386,7 @@ async fn read<DB: Dialect>(
     blockers::named(leases.pool(), table.quoted_name(), LOCK_TIMEOUT, reading).await
 }
 
-/// The rows of a page; `None` if it has no rows.
+/// Returns the rows of a page; `None` if it has no rows.
 fn rows_of(
     ctx: &PageContext<SqlBackfill>,
     items: &[Option<Key>],

@@ -43,8 +43,8 @@ pub fn update(
     Statement::of([head, tail])
 }
 
-/// The verb of the statement. A table of SQLite may say that a conflict removes the other row, or skips this one
-/// (`UNIQUE ON CONFLICT REPLACE`, `IGNORE`). The conflict clause of the statement overrides that.
+/// Returns the verb of the statement. A table of SQLite may say that a conflict removes the other row, or skips this
+/// one (`UNIQUE ON CONFLICT REPLACE`, `IGNORE`). The conflict clause of the statement overrides that.
 fn verb(syntax: Syntax) -> &'static str {
     match syntax {
         Syntax::Sqlite => "UPDATE OR ABORT",
@@ -69,7 +69,7 @@ pub fn counted(
     Statement::of([format!("SELECT count(*) FROM {table} WHERE "), tail])
 }
 
-/// The condition that a row does not have its new values yet. `None` if there is no such condition.
+/// Returns the condition that a row does not have its new values yet. `None` if there is no such condition.
 ///
 /// Equal must mean that nothing would be written. Values that a collation takes for equal are different, and so are
 /// numbers with other trailing zeros.
@@ -125,8 +125,8 @@ fn differs(
     Some(terms.join(" OR "))
 }
 
-/// The condition for a type of PostgreSQL whose equal values are stored alike. It is faster than a comparison of
-/// records. Texts are compared under the collation `C`.
+/// Returns the condition for a type of PostgreSQL whose equal values are stored alike. It is faster than a comparison
+/// of records. Texts are compared under the collation `C`.
 fn plain_difference((column, expression): &(&TypedColumn, &str)) -> Option<String> {
     let TypedColumn { name, type_name } = column;
     let value = format!("({expression})::{type_name}");
@@ -150,7 +150,7 @@ fn plain_difference((column, expression): &(&TypedColumn, &str)) -> Option<Strin
     }
 }
 
-/// The condition for a type of MySQL. MySQL compares a number with a text, and a decimal with a floating point
+/// Returns the condition for a type of MySQL. MySQL compares a number with a text, and a decimal with a floating point
 /// number, as floating point numbers, where numbers of 17 digits equal their neighbours. The new value is therefore
 /// first cast to the value that the column would store. `None` for a type without such a cast.
 fn difference_of_mysql(
@@ -193,7 +193,7 @@ fn difference_of_mysql(
     })
 }
 
-/// Tells whether a type such as `enum('1','b')` has a member that is a number.
+/// Returns whether a type such as `enum('1','b')` has a member that is a number.
 fn has_member_of_digits(type_name: &str) -> bool {
     let members = type_name.split('\'').skip(1).step_by(2);
     members
@@ -201,7 +201,7 @@ fn has_member_of_digits(type_name: &str) -> bool {
         .any(|member| !member.is_empty() && member.chars().all(|c| c.is_ascii_digit()))
 }
 
-/// Tells whether SQLite converts all values of a column of this type to one storage class.
+/// Returns whether SQLite converts all values of a column of this type to one storage class.
 fn has_affinity(type_name: &str) -> bool {
     let name = type_name.to_ascii_uppercase();
     !name.is_empty() && !name.contains("BLOB") && name != "ANY"

@@ -14,8 +14,8 @@ const ALLOWED: [&str; 7] = [
 
 /// Splits the text of a file into its statements.
 ///
-/// Statements end with a semicolon, by the rules of the database: one in a string, a quoted name or a comment does
-/// not count. Parts with only white space and comments are left out.
+/// Statements end with a semicolon, by the rules of the database: a semicolon in a string, a quoted name or a comment
+/// does not count. Parts with only white space and comments are left out.
 pub fn split(text: &str, syntax: Syntax) -> Result<Vec<String>, InvalidBackfill> {
     let all = tokens(text, syntax).map_err(|source| InvalidBackfill::Syntax {
         what: "the file".to_owned(),
@@ -86,20 +86,20 @@ impl Statement {
         }
     }
 
-    /// A statement of the parts around each range.
+    /// Creates a statement of the parts around each range.
     pub fn of(parts: impl IntoIterator<Item = String>) -> Self {
         let parts: Vec<_> = parts.into_iter().collect();
         debug_assert!(parts.len() > 1);
         Self { parts }
     }
 
-    /// The number of its ranges.
+    /// Returns the number of ranges in the statement.
     pub fn ranges(&self) -> usize {
         self.parts.len() - 1
     }
 
-    /// The statement for some rows. `condition` gets the number of its first placeholder, from 1, and returns the
-    /// condition with its values.
+    /// Returns the statement for some rows. `condition` gets the number of its first placeholder, from 1, and returns
+    /// the condition with its values.
     pub fn render(
         &self,
         mut condition: impl FnMut(usize) -> (String, Vec<Value>),

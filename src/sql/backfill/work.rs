@@ -47,7 +47,7 @@ pub enum Rows {
 }
 
 impl Rows {
-    /// The condition for the rows that match the filter. Its placeholders begin with number `at`.
+    /// Returns the condition for the rows that match the filter. Its placeholders begin with number `at`.
     pub fn condition(&self, table: &Table, at: usize) -> (String, Vec<Value>) {
         match self {
             Self::Between(first, last) => table.condition_of(first, last, at),
@@ -130,7 +130,7 @@ fn parse_all(statements: &[String], syntax: Syntax) -> Result<Vec<Statement>, In
         .collect()
 }
 
-/// The assignments with the columns as the table spells them.
+/// Returns the assignments with the columns as the table spells them.
 fn resolve(
     set: &[Assignment],
     table: &Table,
@@ -169,14 +169,14 @@ fn resolve(
     Ok(resolved)
 }
 
-/// A key column that the database computes. The catalog shows the source columns only as an expression.
+/// Returns a key column that the database computes. The catalog shows the source columns only as an expression.
 fn generated_key(table: &Table) -> Option<String> {
     let mut columns = table.columns().iter();
     let generated = columns.find(|c| c.generated && table.is_key_column(&c.name));
     generated.map(|column| column.name.clone())
 }
 
-/// The types of the columns, by their names.
+/// Returns the types of the columns, by their names.
 async fn types(table: &Table) -> Result<HashMap<String, TypedColumn>, PageError> {
     #[cfg(feature = "postgres")]
     #[allow(
@@ -214,12 +214,12 @@ async fn types(table: &Table) -> Result<HashMap<String, TypedColumn>, PageError>
 
 /// # Inspect
 impl Work {
-    /// The table.
+    /// Returns the table.
     pub fn table(&self) -> &Table {
         &self.table
     }
 
-    /// The columns that are set and whose own or other new values are computed from columns that are set.
+    /// Returns the columns that are set and whose own or other new values are computed from columns that are set.
     pub fn read_by_themselves<'a>(&self, args: &'a BackfillArgs) -> Vec<&'a str> {
         let syntax = Syntax::of(self.table.database());
         let reads = |assignment: &&Assignment| {
@@ -230,7 +230,7 @@ impl Work {
         columns.map(|a| a.column.as_str()).collect()
     }
 
-    /// Tells whether the rows of a page must stay unchanged between two statements.
+    /// Returns whether the rows of a page must stay unchanged between two statements.
     fn locks(&self) -> bool {
         let ranges = self
             .statements
@@ -239,7 +239,7 @@ impl Work {
         ranges.sum::<usize>() > 1
     }
 
-    /// The statements with `rows` as the condition, for people.
+    /// Returns the statements with `rows` as the condition, for people.
     pub fn shown(&self, rows: &str) -> Vec<String> {
         let shown =
             |(statement, _): &(Statement, _)| statement.render(|_| (rows.to_owned(), Vec::new())).0;
@@ -273,7 +273,7 @@ impl Work {
         Ok(())
     }
 
-    /// The plan of each statement for the rows from one key to another, in the words of the database.
+    /// Returns the plan of each statement for the rows from one key to another, in the words of the database.
     pub async fn plans(
         &self,
         args: &BackfillArgs,
@@ -342,7 +342,7 @@ impl Work {
         Self::limits::<DB>(args).begin(DB::begin(silent.saturating_add(SILENCE)))
     }
 
-    /// The limits of a transaction for [`apply`](Self::apply) that are part of its beginning.
+    /// Returns the limits of a transaction for [`apply`](Self::apply) that are part of its beginning.
     pub(in crate::sql) fn limits<DB: Dialect>(args: &BackfillArgs) -> Limits {
         Limits {
             before: DB::limit_beginning(args.timeouts()),

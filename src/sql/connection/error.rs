@@ -112,7 +112,7 @@ const EXAMPLE: &str =
     "postgres://USER@HOST:PORT/DATABASE, mysql://USER@HOST:PORT/DATABASE or sqlite:PATH";
 
 impl DatabaseError {
-    /// The error of a failed attempt to connect.
+    /// Returns the error of a failed attempt to connect.
     pub(super) fn of(error: &sqlx::Error, options: &DatabaseOptions) -> Self {
         let database = options.redacted();
         let source = Reason::of(error, &options.secrets);
@@ -147,13 +147,13 @@ impl DatabaseError {
         }
     }
 
-    /// Tells whether a later attempt may succeed: the server did not answer, as opposed to an answer that refuses.
+    /// Returns whether a later attempt may succeed: the server did not answer, as opposed to an answer that refuses.
     #[must_use]
     pub fn is_unreachable(&self) -> bool {
         matches!(self, Self::Unreachable { .. } | Self::NoAnswer { .. })
     }
 
-    /// Tells whether the connection was refused before anything was sent, so that no later attempt can succeed.
+    /// Returns whether the connection was refused before anything was sent, so that no later attempt can succeed.
     #[must_use]
     pub fn is_misuse(&self) -> bool {
         matches!(
@@ -167,7 +167,7 @@ impl DatabaseError {
     }
 }
 
-/// The code of PostgreSQL and SQLite, the number of MySQL.
+/// Returns the code of an error: for MySQL the error number.
 fn code(error: &dyn sqlx::error::DatabaseError) -> String {
     #[cfg(feature = "mysql")]
     if let Some(error) = error.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>() {
@@ -181,7 +181,7 @@ fn code(error: &dyn sqlx::error::DatabaseError) -> String {
 pub struct Reason(String);
 
 impl Reason {
-    /// The text of an error, with all secrets replaced.
+    /// Returns the text of an error, with all secrets replaced.
     pub(crate) fn of(error: &(dyn std::error::Error + 'static), secrets: &[String]) -> Self {
         let mut text = words(error);
         for secret in secrets.iter().filter(|secret| !secret.is_empty()) {

@@ -37,7 +37,7 @@ struct Kept<DB: Database>(Mutex<State<DB>>);
 struct State<DB: Database> {
     /// The kept connections; the one that was given back last is at the end.
     connections: Vec<Idle<DB>>,
-    /// Tells whether a task is returning unused connections to the pool.
+    /// True if a task is returning unused connections to the pool.
     swept: bool,
 }
 
@@ -105,7 +105,7 @@ impl<DB: Database> Clone for Leases<DB> {
 }
 
 impl<DB: Database> Leases<DB> {
-    /// The connections of this pool. Each `Leases` of a pool keeps its own.
+    /// Returns the connections of this pool. Each `Leases` of a pool keeps its own.
     pub fn of(pool: Pool<DB>) -> Self {
         #[cfg(feature = "postgres")]
         if let Some(pool) = (&pool as &dyn std::any::Any).downcast_ref() {
@@ -141,7 +141,7 @@ impl<DB: Database> Leases<DB> {
         })
     }
 
-    /// Tells whether another task could take a connection from the pool without waiting.
+    /// Returns whether another task could take a connection from the pool without waiting.
     fn can_be_kept(&self) -> bool {
         let idle = u32::try_from(self.pool.num_idle()).unwrap_or(u32::MAX);
         let in_use = self.pool.size().saturating_sub(idle);
@@ -150,7 +150,7 @@ impl<DB: Database> Leases<DB> {
 }
 
 impl<DB: Database> Lease<DB> {
-    /// Keeps the connection for the next page. Its state must be as it was when it was taken.
+    /// Keeps the connection for the next page. The state of the connection must be as it was when it was taken.
     pub fn give_back(self) {
         let Self {
             connection,
@@ -205,7 +205,7 @@ impl<DB: Database> Drop for Kept<DB> {
     }
 }
 
-/// Returns unused connections to the pool; ends once nothing is kept.
+/// Returns unused connections to the pool, and ends once no connection is kept.
 async fn sweep<DB: Database>(kept: Weak<Kept<DB>>) {
     loop {
         tokio::time::sleep(KEEP_IDLE).await;
@@ -225,9 +225,9 @@ async fn sweep<DB: Database>(kept: Weak<Kept<DB>>) {
     }
 }
 
-/// `sqlx` counts the transactions of a connection, and keeps counting one whose `ROLLBACK` failed. SQLite refuses
-/// that statement after a rollback of its own (`RAISE(ROLLBACK)`, a full disk), and `sqlx` would then refuse every
-/// later `BEGIN` on the connection. A savepoint outside of a transaction begins one, which can be rolled back.
+/// Ends a transaction that `sqlx` still counts because its `ROLLBACK` failed. SQLite refuses that statement after a
+/// rollback of its own (`RAISE(ROLLBACK)`, a full disk), and `sqlx` would then refuse every later `BEGIN` on the
+/// connection. A savepoint outside of a transaction begins one, which can be rolled back.
 async fn end_counted_transaction<DB: Database>(
     connection: &mut DB::Connection,
 ) -> Result<(), sqlx::Error> {

@@ -34,7 +34,7 @@ pub struct Connections(BTreeMap<String, Database>);
 
 /// # Construct
 impl Connections {
-    /// An empty set of databases.
+    /// Creates an empty set of databases.
     pub fn new() -> Self {
         Self::default()
     }
@@ -49,7 +49,7 @@ impl Connections {
 
 /// # Inspect
 impl Connections {
-    /// The database with a name.
+    /// Returns the database with a name.
     ///
     /// # Errors
     /// A retryable error of type `UnknownConnection`, which lists the names that exist. It never uses up attempts of
@@ -68,27 +68,27 @@ impl Connections {
         })
     }
 
-    /// The names, sorted.
+    /// Returns the names, sorted.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.keys().map(String::as_str)
     }
 
-    /// The databases with their names, sorted.
+    /// Returns the databases with their names, sorted.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Database)> {
         self.0
             .iter()
             .map(|(name, database)| (name.as_str(), database))
     }
 
-    /// Tells whether there are no databases.
+    /// Returns whether there are no databases.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
 
 impl Connections {
-    /// Watches the pools. Logs a warning when all connections of a pool have been in use for a while, so that pages
-    /// may be waiting, and again when that is over. Never returns.
+    /// Watches the pools, without ever returning. When all connections of a pool have been in use for a while, so that
+    /// pages may be waiting, it logs a warning, and a line when that is over.
     pub async fn watch(&self) {
         self.watch_every(LOOK_EVERY).await;
     }
@@ -116,7 +116,7 @@ impl Connections {
         }
     }
 
-    /// Closes all connections; waits for those that are in use.
+    /// Closes all connections. The call waits for connections that are in use.
     pub async fn close(&self) {
         futures::future::join_all(self.0.values().map(Database::close)).await;
     }

@@ -67,7 +67,7 @@ impl DatabaseOptions {
     /// set, the PostgreSQL database of libpq's variables.
     ///
     /// # Errors
-    /// [`NotGiven`](DatabaseError::NotGiven) if none of these is set; otherwise as [`from_url`](Self::from_url).
+    /// [`NotGiven`](DatabaseError::NotGiven) if none of these is set; otherwise those of [`from_url`](Self::from_url).
     pub fn from_env() -> Result<Self, DatabaseError> {
         Self::from_variables(&|name| std::env::var(name).ok())
     }
@@ -135,7 +135,7 @@ impl DatabaseOptions {
 
 /// # Inspect
 impl DatabaseOptions {
-    /// The name of the database system.
+    /// Returns the name of the database system.
     pub fn system(&self) -> &'static str {
         match &self.target {
             #[cfg(feature = "postgres")]
@@ -147,12 +147,12 @@ impl DatabaseOptions {
         }
     }
 
-    /// Tells whether the URL had a password.
+    /// Returns whether the URL had a password.
     pub fn has_password(&self) -> bool {
         self.password_in_url
     }
 
-    /// The database without secrets: scheme, user, host, port and name, or the path of a file.
+    /// Returns the database without secrets: scheme, user, host, port and name, or the path of a file.
     pub fn redacted(&self) -> String {
         match &self.target {
             #[cfg(feature = "postgres")]

@@ -40,7 +40,7 @@ impl<DB: Database> fmt::Debug for PageConnection<'_, DB> {
 }
 
 impl<P: PageProcessor> PageContext<P> {
-    /// The transaction in which `process` makes its changes, for a processor with a
+    /// Returns the transaction in which `process` makes its changes, for a processor with a
     /// [`ledger`](PageProcessor::ledger). After `process` has returned, the engine commits the transaction together
     /// with the record that the page is applied, or rolls both back. Do not end the transaction yourself. Savepoints
     /// are fine.

@@ -16,7 +16,7 @@ use sqlx_core::transaction::TransactionManager as _;
 
 use crate::sql::backend::value::{Value, bound};
 
-/// Tells whether any pool of this process is behind such a proxy. A statement does not know its pool; on other pools
+/// True if any pool of this process is behind such a proxy. A statement does not know its pool; on other pools
 /// an unnamed statement only costs the time to prepare it.
 static ANY: AtomicBool = AtomicBool::new(false);
 
@@ -27,7 +27,7 @@ pub(crate) fn note(pool: &PgPool) {
     }
 }
 
-/// Tells whether the options name such a proxy: they switch off the statement cache.
+/// Returns whether the options name such a proxy: they switch off the statement cache.
 pub(crate) fn is_proxied(options: &PgConnectOptions) -> bool {
     // Only a URL shows the capacity of the cache, and not every name of a host or user fits into a URL.
     let options = options.clone();
@@ -36,12 +36,12 @@ pub(crate) fn is_proxied(options: &PgConnectOptions) -> bool {
     url.query_pairs().any(capacity)
 }
 
-/// Tells whether statements may have names.
+/// Returns whether statements may have names.
 pub(crate) fn may_be_named() -> bool {
     !ANY.load(Ordering::Relaxed)
 }
 
-/// Tells whether a statement needs a transaction of its own.
+/// Returns whether a statement needs a transaction of its own.
 fn needs_transaction(connection: &PgConnection) -> bool {
     !may_be_named() && PgTransactionManager::get_transaction_depth(connection) == 0
 }
@@ -80,7 +80,7 @@ pub(crate) fn rows(
     })
 }
 
-/// The rows of a query on a connection of the pool.
+/// Returns the rows of a query on a connection of the pool.
 pub(crate) async fn rows_of(
     pool: &PgPool,
     statement: &str,

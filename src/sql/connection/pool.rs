@@ -49,7 +49,7 @@ impl Database {
     ///
     /// The pool has one connection for each [page](DatabaseOptions::pages) and two more, but at most 64 (SQLite: 4),
     /// and at most three quarters of what the server allows the user. Connections are opened when they are needed and
-    /// closed after 5 minutes without use. A page that finds none waits.
+    /// closed after 5 minutes without use. A page that finds no free connection waits.
     ///
     /// Every connection has these settings, whatever those of the server are:
     ///
@@ -74,7 +74,7 @@ impl Database {
 
 /// # Inspect
 impl Database {
-    /// The name of the database system.
+    /// Returns the name of the database system.
     pub fn system(&self) -> &'static str {
         match self {
             #[cfg(feature = "postgres")]
@@ -86,7 +86,7 @@ impl Database {
         }
     }
 
-    /// The page ledger in this database. No tables are created; see [`SqlLedger`].
+    /// Returns the page ledger in this database. No tables are created; see [`SqlLedger`].
     pub fn ledger(&self) -> Arc<dyn PageLedger> {
         match self {
             #[cfg(feature = "postgres")]
@@ -98,7 +98,7 @@ impl Database {
         }
     }
 
-    /// The largest number of connections of the pool.
+    /// Returns the largest number of connections of the pool.
     pub fn max_connections(&self) -> u32 {
         match self {
             #[cfg(feature = "postgres")]
@@ -110,7 +110,7 @@ impl Database {
         }
     }
 
-    /// The number of connections in use.
+    /// Returns the number of connections in use.
     pub fn connections_in_use(&self) -> u32 {
         let (open, idle) = match self {
             #[cfg(feature = "postgres")]
@@ -137,7 +137,7 @@ impl Database {
 }
 
 impl Database {
-    /// Tells whether the tables of the page ledger exist, by a query for dead letters, which changes nothing.
+    /// Returns whether the tables of the page ledger exist, by a query for dead letters, which changes nothing.
     pub(crate) async fn has_ledger_tables(&self) -> Result<bool, PageError> {
         let letters = self.ledger();
         match letters.list(&LetterFilter::of(""), None, 1).await {
@@ -146,8 +146,8 @@ impl Database {
         }
     }
 
-    /// A pool without a first connection. `allows` is the number of connections that the server allows, where it is
-    /// known.
+    /// Creates a pool without a first connection. `allows` is the number of connections that the server allows, where
+    /// it is known.
     pub(crate) fn unconnected(options: &DatabaseOptions, allows: Option<u32>) -> Self {
         macro_rules! pool {
             ($pool:ty, $most:expr) => {{
@@ -250,7 +250,7 @@ const MYSQL_ALLOWS: &str = "SELECT CAST(least(
         if(@@max_user_connections > 0, @@max_user_connections, @@max_connections)
     ) AS SIGNED)";
 
-/// The limit of the server. Some proxies cannot tell it.
+/// Returns the limit of the server. Some proxies cannot tell it.
 #[cfg(any(feature = "postgres", feature = "mysql"))]
 fn bound(allows: Result<i64, sqlx::Error>) -> Option<u32> {
     allows.ok().and_then(|allows| u32::try_from(allows).ok())

@@ -8,8 +8,8 @@ const BESIDE: u32 = 2;
 #[cfg(feature = "sqlite")]
 pub(crate) const MOST_OF_SQLITE: u32 = 4;
 
-/// One connection for each page and two more, but at most `most`, and at most three quarters of the connections that
-/// the server `allows` this user. The rest is for the server's other users. The size is at least one.
+/// Returns one connection for each page and two more, but at most `most`, and at most three quarters of the connections
+/// that the server `allows` this user. The rest is for the server's other users. The size is at least one.
 pub(crate) fn pool_size(pages: u32, most: u32, allows: Option<u32>) -> u32 {
     let share = allows.map_or(u32::MAX, |allows| allows - allows.div_ceil(4));
     pages.saturating_add(BESIDE).min(most).min(share).max(1)

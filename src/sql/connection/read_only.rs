@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// The statement that begins a transaction in which nothing can be written.
+/// Returns the statement that begins a transaction in which nothing can be written.
 fn begin(database: &Database, timeout: Duration) -> String {
     let _ = timeout;
     match database {
@@ -33,7 +33,7 @@ fn begin(database: &Database, timeout: Duration) -> String {
     }
 }
 
-/// The numbers in the first row of a query. The query is abandoned after `timeout`, and PostgreSQL ends it.
+/// Returns the numbers in the first row of a query. The query is abandoned after `timeout`, and PostgreSQL ends it.
 pub(crate) async fn numbers(
     database: &Database,
     timeout: Duration,
@@ -62,7 +62,7 @@ async fn numbers_in<DB: Dialect>(
     Ok(numbers?)
 }
 
-/// The plan of a query, in the words of the database.
+/// Returns the plan of a query, in the words of the database.
 pub(crate) async fn plan(
     database: &Database,
     (sql, values): (String, Vec<Value>),

@@ -27,10 +27,10 @@ pub(crate) fn mysql_lock_timeout(longest: Duration) -> String {
     format!("SESSION innodb_lock_wait_timeout = {seconds}, SESSION lock_wait_timeout = {seconds}")
 }
 
-/// Values that do not fit, and divisions by zero, are errors. Zero dates are ordinary values: with `NO_ZERO_DATE` a
-/// comparison with one is NULL, and a walk over a key with such dates would end at the first. `TRADITIONAL` stands
-/// for several modes, `NO_ZERO_DATE` among them. A 0 stays a 0 in an `AUTO_INCREMENT` column, and a `CHAR` is read
-/// without its padding. `sqlx` itself sets UTC.
+/// Returns the statement for a session of MySQL. Values that do not fit, and divisions by zero, are errors. Zero dates
+/// are ordinary values: with `NO_ZERO_DATE` a comparison with one is NULL, and a walk over a key with such dates would
+/// end at the first. `TRADITIONAL` stands for several modes, `NO_ZERO_DATE` among them. A 0 stays a 0 in an
+/// `AUTO_INCREMENT` column, and a `CHAR` is read without its padding. `sqlx` itself sets UTC.
 #[cfg(feature = "mysql")]
 pub(super) fn mysql_session() -> String {
     let modes = [
@@ -70,8 +70,8 @@ pub(super) async fn with_lock_timeout(
     Ok((connect.connect().await?, connect.clone()))
 }
 
-/// Statements for the session, in a text without placeholders: a proxy may send each message to another server
-/// connection.
+/// Returns the statements for the session, in a text without placeholders: a proxy may send each message to another
+/// server connection.
 #[cfg(feature = "postgres")]
 pub(super) fn set_session(settings: &[(&str, String)]) -> String {
     let set =
@@ -79,7 +79,7 @@ pub(super) fn set_session(settings: &[(&str, String)]) -> String {
     settings.iter().map(set).collect()
 }
 
-/// Settings of the role and of the database that a session of `psql` would have, and a session of `sqlx` has not.
+/// Settings of the role and of the database that a session of `psql` would have and a session of `sqlx` does not have.
 #[cfg(feature = "postgres")]
 const POSTGRES_SETTINGS: &str = "SELECT DISTINCT setting
     FROM pg_catalog.pg_db_role_setting, unnest(setconfig) AS setting

@@ -58,7 +58,7 @@ impl Snapshot {
         self.rows.push((key, values));
     }
 
-    /// The first rows that have other values in `after`, or are missing there.
+    /// Returns the first rows that have other values in `after`, or are missing there.
     pub fn changes(&self, after: &Self, columns: &[String], most: usize) -> Vec<RowChange> {
         let after: HashMap<_, _> = after.rows.iter().map(|(key, row)| (key, row)).collect();
         let mut shown = Vec::new();

@@ -37,7 +37,7 @@ const T: [f64; 30] = [
 const NORMAL: f64 = 1.960;
 
 impl Estimate {
-    /// Estimates from the times of pages. Returns `None` without a timed page.
+    /// Makes an estimate from the times of pages. `None` without a timed page.
     pub(super) fn from_pages(times: &[Duration], pages: u64, parallelism: u32) -> Option<Self> {
         let count = times.len();
         let n = count as f64;

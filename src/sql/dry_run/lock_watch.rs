@@ -24,8 +24,8 @@ pub(super) struct LockWait {
     pub blockers: BTreeSet<String>,
 }
 
-/// A connection to watch with. It must be taken before the page's transaction, which could otherwise hold the last
-/// one of the pool.
+/// Returns a connection to watch with. It must be taken before the page's transaction, which could otherwise hold the
+/// last one of the pool.
 pub(super) async fn watcher<DB: Dialect>(pool: &Pool<DB>) -> Option<PoolConnection<DB>> {
     DB::WAITS?;
     timeout(CONNECT, pool.acquire()).await.ok()?.ok()
@@ -52,7 +52,7 @@ impl Watch {
         Some(Self { stop, watching })
     }
 
-    /// Ends the watch. `None` if the database did not answer.
+    /// Ends the watch, and returns the wait. `None` if the database did not answer.
     pub async fn end(self) -> Option<LockWait> {
         drop(self.stop);
         self.watching.await.ok()?

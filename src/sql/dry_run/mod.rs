@@ -42,8 +42,8 @@ const PAGES_LOOKED_AT: usize = 5;
 /// The number of failed pages after which the dry run stops.
 const MAX_FAILED: usize = 3;
 
-/// Tries a backfill on pages from all parts of its table, in transactions that are rolled back. Needs no Temporal
-/// server, and leaves all tables as they were.
+/// Tries a backfill on pages from all parts of its table, in transactions that are rolled back. A dry run needs no
+/// Temporal server, and leaves all tables as they were.
 ///
 /// | setting | default |
 /// |---|---|
@@ -52,7 +52,7 @@ const MAX_FAILED: usize = 3;
 /// | [`rows_shown`](Self::rows_shown) | 5 |
 /// | [`parallelism`](Self::parallelism) | 10, for the estimate only |
 ///
-/// # What happens all the same
+/// # Side effects
 ///
 /// - The rows of a page are locked while the page runs, as in the batch; in SQLite the whole database is locked. The
 ///   [lock timeout](BackfillArgs::lock_timeout) applies here, too.
@@ -88,7 +88,7 @@ pub struct DryRun {
 
 /// # Construct
 impl DryRun {
-    /// A dry run of a backfill. The connection in its arguments is ignored.
+    /// Creates a dry run of a backfill. The connection in its arguments is ignored.
     pub fn of(args: BackfillArgs) -> Self {
         Self {
             args,
@@ -286,7 +286,7 @@ impl DryRun {
         Ok((sample, trials, pages))
     }
 
-    /// The keys of a page, and the time it took to find them.
+    /// Returns the keys of a page, and the time it took to find them.
     async fn keys(
         &self,
         work: &Work,
@@ -300,7 +300,7 @@ impl DryRun {
         Ok((keys, began.elapsed()))
     }
 
-    /// Changed rows from the pages of the sample, from as many places as possible.
+    /// Returns changed rows from the pages of the sample, from as many places as possible.
     async fn changes(&self, work: &Work, pages: &[Vec<Key>]) -> Result<Vec<RowChange>, PageError> {
         let mut changes = Vec::new();
         let apart = pages.len().div_ceil(PAGES_LOOKED_AT).max(1);
@@ -338,8 +338,8 @@ impl DryRun {
         }
         if estimated {
             notes.push(
-                "the estimate has the interval of Student's t for the average page, pages that are tried one \
-                 after the other, and no commits"
+                "the estimate assumes pages that run one after the other, without commits; its interval is that of \
+                 Student's t for the average page"
                     .to_owned(),
             );
         }
@@ -359,7 +359,7 @@ impl DryRun {
 /// The sample has all pages.
 const WHOLE: &str = "all of the table";
 
-/// The statements with their plans for a page from the middle of the sample.
+/// Returns the statements with their plans for a page from the middle of the sample.
 async fn statements(
     work: &Work,
     args: &BackfillArgs,

@@ -35,7 +35,7 @@ impl Plan {
     }
 }
 
-/// Warnings about a plan as PostgreSQL prints it.
+/// Returns warnings about a plan as PostgreSQL prints it.
 #[cfg(feature = "postgres")]
 fn postgres(lines: &[String]) -> Vec<String> {
     let mut warnings = Vec::new();
@@ -52,7 +52,7 @@ fn postgres(lines: &[String]) -> Vec<String> {
     warnings
 }
 
-/// Warnings about a result of `EXPLAIN QUERY PLAN`.
+/// Returns warnings about a result of `EXPLAIN QUERY PLAN`.
 #[cfg(feature = "sqlite")]
 fn sqlite(lines: &[String]) -> Vec<String> {
     let mut warnings = Vec::new();
@@ -73,7 +73,7 @@ fn sqlite(lines: &[String]) -> Vec<String> {
     warnings
 }
 
-/// Warnings about a result of `EXPLAIN`, as `access on table using key`.
+/// Returns warnings about a result of `EXPLAIN`, as `access on table using key`.
 #[cfg(feature = "mysql")]
 fn mysql(lines: &[String]) -> Vec<String> {
     let mut warnings = Vec::new();

@@ -25,7 +25,7 @@ pub struct DryRunReport {
     /// The number of matching rows, if it is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rows: Option<u64>,
-    /// Tells whether the rows were counted, and not estimated from statistics.
+    /// True if the rows were counted, and not estimated from statistics.
     pub rows_are_exact: bool,
     /// The number of rows in a page.
     pub page_size: u64,
@@ -59,7 +59,7 @@ pub struct PageTrial {
     pub matched: u64,
     /// The number of rows that the statement with the most affected rows has affected.
     pub changed: u64,
-    /// The number of the other rows.
+    /// The number of rows that stayed unchanged.
     pub unchanged: u64,
     /// The time to find the page and to run its statements, in seconds.
     pub seconds: f64,
@@ -75,7 +75,7 @@ pub struct PageTrial {
 }
 
 impl DryRunReport {
-    /// Tells whether all pages succeeded.
+    /// Returns whether all pages succeeded.
     pub fn succeeded(&self) -> bool {
         self.pages.iter().all(|page| page.error.is_none())
     }

@@ -72,7 +72,7 @@ pub(super) async fn page<DB: Dialect>(
     })
 }
 
-/// The changes of a page to some of its rows.
+/// Returns the changes of a page to some of its rows.
 pub(super) async fn changes<DB: Dialect>(
     pool: &Pool<DB>,
     work: &Work,
@@ -95,7 +95,7 @@ pub(super) async fn changes<DB: Dialect>(
     Ok(before.changes(&after, &columns, most))
 }
 
-/// The rows with these keys, whether they match the filter or not.
+/// Returns the rows with these keys, whether they match the filter or not.
 async fn snapshot<DB: Dialect>(
     connection: &mut DB::Connection,
     table: &Table,
@@ -127,7 +127,7 @@ async fn snapshot<DB: Dialect>(
     Ok(snapshot)
 }
 
-/// A column of any type as a text.
+/// Returns a column of any type as a text.
 fn as_text(table: &Table, column: &str) -> String {
     let name = table.quote(column);
     match table.database() {

@@ -25,7 +25,7 @@ use crate::{
 /// | `filter`, also `where` | every row |
 /// | `columns` | all, in the order of the table when the batch starts |
 /// | `format` | `jsonl` |
-/// | `null` | in CSV, NULL is nothing at all, and an empty text is `""` |
+/// | `null` | in CSV, NULL is an empty field, and an empty text is `""` |
 /// | `gzip` | `false` |
 /// | `concatenate` | parts only |
 /// | `high_water_mark` | `at_start` |
@@ -50,10 +50,10 @@ pub struct ExportArgs {
     /// The format of the files.
     #[serde(default)]
     pub format: ExportFormat,
-    /// The text for NULL in CSV; empty for nothing.
+    /// The text for NULL in CSV. If it is empty, NULL is an empty field.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub null: String,
-    /// Tells whether the files are compressed.
+    /// True if the files are compressed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub gzip: bool,
     /// One file for all rows, beside the parts.
@@ -73,7 +73,7 @@ pub struct ExportArgs {
     pub(super) generated: Vec<String>,
 }
 
-/// The names of all fields; the message that refuses any other one lists them.
+/// The names of all fields; the message that refuses any other field lists them.
 const FIELDS: &[&str] = &[
     "connection",
     "table",
@@ -122,7 +122,7 @@ fn default_connection() -> String {
 }
 
 impl ExportArgs {
-    /// An export of these rows into a directory.
+    /// Creates an export of these rows into a directory.
     pub fn new(table: TableSpec, to: impl Into<PathBuf>) -> Self {
         Self {
             connection: default_connection(),
@@ -175,7 +175,7 @@ impl ExportArgs {
         self
     }
 
-    /// The sink for the rows.
+    /// Returns the sink for the rows.
     pub(super) fn sink(&self) -> PartSink {
         let format = match self.format {
             ExportFormat::JsonL => PartFormat::json_lines_of(&self.columns),

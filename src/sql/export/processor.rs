@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// Writes the rows of a table into files, page by page. This is the processor of `temporal-batch export`, for your
-/// own workers. [`PartSink`] describes the files, and what is safe.
+/// own workers. [`PartSink`] describes the files and their guarantees.
 ///
 /// ```no_run
 /// # #[cfg(feature = "sqlite")]
@@ -50,7 +50,7 @@ use crate::{
 /// its new form, and related rows may come from different times. Every row that exists when the batch starts, and is
 /// neither deleted nor moved to another key, is written exactly once. Later rows are written at most once, and only
 /// up to the high-water mark. One snapshot for all pages would need a transaction of hours on one server, and would
-/// be lost with its connection. Where you need one, export from a paused standby, or from a copy.
+/// be lost with its connection. If you need a snapshot, export from a paused standby, or from a copy.
 ///
 /// # What is refused before anything starts
 ///
@@ -78,7 +78,7 @@ const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(60);
 
 /// # Construct
 impl SqlExport {
-    /// A processor for these connections; each batch names one of them, and the directory to write into.
+    /// Creates a processor for these connections; each batch names one of them, and the directory to write into.
     pub fn new(connections: Connections) -> Self {
         Self {
             connections,
@@ -134,7 +134,7 @@ impl SqlExport {
         if args.format == ExportFormat::JsonL && !args.null.is_empty() {
             return Err(PageError::non_retryable(
                 "InvalidExport",
-                "what stands for NULL is said for CSV only; JSON has null",
+                "a text for NULL is for CSV only; JSON has null",
             ));
         }
         Ok(table)
@@ -222,7 +222,7 @@ fn selected<'t>(table: &'t Table, args: &ExportArgs) -> Result<Vec<&'t Column>, 
     table.selected(Some(args.columns.as_slice()).filter(|names| !names.is_empty()))
 }
 
-/// The first symbolic link on the path from a directory to one below it.
+/// Returns the first symbolic link on the path from a directory to one below it.
 fn symbolic_link(base: &Path, path: &Path) -> Option<PathBuf> {
     let path = std::path::absolute(path).ok()?;
     let mut at = base.to_path_buf();

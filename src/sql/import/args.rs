@@ -25,7 +25,7 @@ use crate::{
 /// | `map` | a field goes to the column of its name |
 /// | `columns` | those that the file has |
 /// | `null` | an empty field is NULL |
-/// | `manifest` | the one beside the file, if there is one |
+/// | `manifest` | the manifest beside the file, if there is one |
 /// | `bytes` | as the manifest says; without one, columns of bytes are refused |
 /// | `on_conflict` | [`OnConflict::Fail`] |
 /// | `once` | yes |
@@ -61,8 +61,8 @@ pub struct ImportArgs {
     #[serde(default)]
     pub on_conflict: OnConflict,
     /// Tells whether a page's rows and the record that it was applied commit together, so that a retried page never
-    /// duplicates rows. Needs the tables of the [ledger](crate::sql::SqlLedger) in the database. Without it, a retry
-    /// duplicates rows unless a unique key and `on_conflict` prevent that, and a record that the database refuses
+    /// duplicates rows. This needs the tables of the [ledger](crate::sql::SqlLedger) in the database. Without it, a
+    /// retry duplicates rows unless a unique key and `on_conflict` prevent that, and a record that the database refuses
     /// fails its page.
     #[serde(default = "yes")]
     pub once: bool,
@@ -75,7 +75,7 @@ pub struct ImportArgs {
     /// The fields that are skipped, since the database computes their columns.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) computed: Vec<String>,
-    /// Tells whether a quoted CSV field is never NULL.
+    /// True if a quoted CSV field is never NULL.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) quoted_is_text: bool,
 }
@@ -199,7 +199,7 @@ impl From<JsonLinesSource> for ImportFile {
 
 /// # Construct
 impl ImportArgs {
-    /// An import of every record of the file as a row of the table.
+    /// Creates an import of every record of the file as a row of the table.
     pub fn new(file: impl Into<ImportFile>, table: impl Into<String>) -> Self {
         Self {
             connection: default_connection(),
@@ -226,7 +226,7 @@ impl ImportArgs {
         self
     }
 
-    /// Puts a field of the file into a column of another name; can be called again for other fields.
+    /// Puts a field of the file into a column of another name. Repeated calls do so for further fields.
     #[must_use]
     pub fn map(mut self, field: impl Into<String>, column: impl Into<String>) -> Self {
         self.map.insert(field.into(), column.into());
@@ -268,7 +268,7 @@ impl ImportArgs {
         self
     }
 
-    /// Commits a page's rows and the record that it was applied together.
+    /// Commits a page's rows together with the record that the page was applied.
     #[must_use]
     pub fn once(mut self, once: bool) -> Self {
         self.once = once;
@@ -277,7 +277,7 @@ impl ImportArgs {
 }
 
 impl ImportArgs {
-    /// The assignment of fields to columns, for people; empty before the arguments are prepared.
+    /// Returns the assignment of fields to columns, for people; empty before the arguments are prepared.
     #[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "for `import`"))]
     pub(crate) fn assignments(&self) -> Vec<String> {
         let assigned = |assigned: &Assigned| match assigned.field == assigned.column {
@@ -287,13 +287,13 @@ impl ImportArgs {
         self.plan.iter().flatten().map(assigned).collect()
     }
 
-    /// The fields that are skipped, since the database computes their columns.
+    /// Returns the fields that are skipped, since the database computes their columns.
     #[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "for `import`"))]
     pub(crate) fn computed(&self) -> &[String] {
         &self.computed
     }
 
-    /// Tells whether a manifest describes the encoding of the values.
+    /// Returns whether a manifest describes the encoding of the values.
     #[cfg_attr(not(feature = "cli"), allow(dead_code, reason = "for `import`"))]
     pub(crate) fn has_manifest(&self) -> bool {
         self.plan

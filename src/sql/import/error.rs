@@ -135,7 +135,7 @@ pub enum InvalidImport {
 }
 
 impl InvalidImport {
-    /// The error that refuses a batch.
+    /// Returns the error that refuses a batch.
     pub(super) fn into_page_error(self) -> PageError {
         let error_type = match self {
             Self::LedgerTablesMissing => LEDGER_TABLES_MISSING,

@@ -17,7 +17,7 @@ pub(super) struct Column {
     pub kind: ColumnKind,
 }
 
-/// The fields of columns that an export's database computed and that the table computes again.
+/// Returns the fields of columns that an export's database computed and that the table computes again.
 pub(super) fn computed(
     args: &ImportArgs,
     exported: &[EncodedColumn],
@@ -32,8 +32,8 @@ pub(super) fn computed(
     computed.map(|field| field.name.clone()).collect()
 }
 
-/// The assignment of fields to columns, in the order of the requested columns, or else of the fields. `exported`
-/// holds the manifest's encodings of the fields.
+/// Returns the assignment of fields to columns, in the order of the requested columns, or else of the fields.
+/// `exported` holds the manifest's encodings of the fields.
 pub(super) fn plan(
     args: &ImportArgs,
     fields: &[String],

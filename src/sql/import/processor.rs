@@ -75,7 +75,7 @@ const LOOK_AT: usize = 100;
 const LINES_AT_ONCE: usize = 10_000;
 
 impl SqlImport {
-    /// An import into the databases of a worker.
+    /// Creates an import into the databases of a worker.
     pub fn new(connections: Connections) -> Self {
         Self {
             connections,
@@ -162,14 +162,14 @@ fn plan_of(args: &ImportArgs) -> Result<&[Assigned], PageError> {
     })
 }
 
-/// The fields of the first lines.
+/// Returns the fields of the first lines.
 async fn fields_of_first(source: &JsonLinesSource) -> Result<Vec<String>, PageError> {
     let first = PageRange::new(None, None);
     let (fields, _) = new_fields(source, &first, LOOK_AT, &[]).await?;
     Ok(fields)
 }
 
-/// The fields of all lines. Reads the whole file, since a field that first occurs late would be lost.
+/// Returns the fields of all lines. The whole file is read, since a field that first occurs late would be lost.
 async fn fields_of_all(source: &JsonLinesSource) -> Result<Vec<String>, PageError> {
     let mut fields = Vec::new();
     let mut start = None;
@@ -184,7 +184,7 @@ async fn fields_of_all(source: &JsonLinesSource) -> Result<Vec<String>, PageErro
     }
 }
 
-/// The new fields of some lines, and the position of the next line.
+/// Returns the new fields of some lines, and the position of the next line.
 async fn new_fields(
     source: &JsonLinesSource,
     range: &PageRange<FilePosition>,
@@ -206,7 +206,7 @@ async fn new_fields(
     Ok((new.cloned().collect(), page.next().clone()))
 }
 
-/// The reason why no field was found.
+/// Returns the reason why no field was found.
 async fn nothing_in(source: &JsonLinesSource) -> Result<InvalidImport, PageError> {
     let read = |line: &[u8]| row::fields_of(&String::from_utf8_lossy(line)).map(drop);
     let page = source
@@ -221,7 +221,7 @@ async fn nothing_in(source: &JsonLinesSource) -> Result<InvalidImport, PageError
     })
 }
 
-/// The fields of the file.
+/// Returns the fields of the file.
 async fn fields(args: &ImportArgs) -> Result<Vec<String>, PageError> {
     match &args.file {
         ImportFile::Csv(source) => {
@@ -445,7 +445,7 @@ impl PageProcessor for SqlImport {
     }
 }
 
-/// The number of records according to the manifest, unless the size of the file has changed since.
+/// Returns the number of records according to the manifest, unless the size of the file has changed since.
 async fn written_by_an_export(args: &ImportArgs) -> Result<Option<u64>, PageError> {
     let (_, Some(manifest)) = manifest(args).await? else {
         return Ok(None);
@@ -461,7 +461,7 @@ async fn written_by_an_export(args: &ImportArgs) -> Result<Option<u64>, PageErro
     Ok(written.map(|file| file.records))
 }
 
-/// The manifest that describes the encoding of the file's values, fixed from now on, and its content.
+/// Returns the manifest that describes the encoding of the file's values, fixed from now on, and its content.
 async fn manifest(args: &ImportArgs) -> Result<(ManifestChoice, Option<Manifest>), PageError> {
     let file = match &args.file {
         ImportFile::Csv(source) => source.file.path.clone(),

@@ -18,7 +18,7 @@ use crate::{
 /// logged. The value and the record are only in the dead letter.
 pub(super) struct Rejecting<'a> {
     pub file: &'a SourceFile,
-    /// Tells whether values stay out of dead letters, too.
+    /// True if values stay out of dead letters, too.
     pub masked: bool,
 }
 
@@ -30,7 +30,7 @@ pub(super) struct Alone {
 }
 
 impl Alone {
-    /// The record of a page with only one record.
+    /// Returns the record of a page with only one record.
     pub fn of(records: &[FileRecord<ImportRow>]) -> Option<Self> {
         let [record] = records else { return None };
         Some(Self {
@@ -71,7 +71,7 @@ impl Rejecting<'_> {
         None
     }
 
-    /// The refusal of a page, with the place of its record if it has only one.
+    /// Returns the refusal of a page, with the place of its record if it has only one.
     pub async fn refused(
         &self,
         refused: Refused,

@@ -23,13 +23,13 @@ pub(super) struct Reading {
     pub bytes: Option<BytesForm>,
     /// The text for NULL in CSV.
     pub null: String,
-    /// Tells whether a quoted CSV field is never NULL.
+    /// True if a quoted CSV field is never NULL.
     pub quoted_is_text: bool,
-    /// Tells whether a text need not be UTF-8.
+    /// True if a text need not be UTF-8.
     pub any_text: bool,
 }
 
-/// The positions of the columns in a CSV record.
+/// Returns the positions of the columns in a CSV record.
 pub(super) fn places(plan: &[Assigned], names: &csv::StringRecord) -> Result<Vec<usize>, String> {
     let place = |assigned: &Assigned| {
         let place = names.iter().position(|name| name == assigned.field);
@@ -113,7 +113,7 @@ impl Reading {
         Ok(ImportRow(cells))
     }
 
-    /// The cell of a value in a column of bytes.
+    /// Returns the cell of a value in a column of bytes.
     fn in_column(&self, assigned: &Assigned, cell: Cell) -> Result<Cell, &'static str> {
         let (ColumnKind::Bytes, Some(form)) = (assigned.kind, self.bytes) else {
             return Ok(cell);
@@ -185,7 +185,7 @@ pub(super) fn fields_of(line: &str) -> Result<Vec<json_object::Field<'_>>, BadRe
     })
 }
 
-/// A value for people.
+/// Returns a value for people.
 pub(super) fn shown(cell: &Cell) -> String {
     into_text(cell.clone()).unwrap_or_else(|| "NULL".to_owned())
 }
@@ -222,7 +222,7 @@ fn escaped(text: &str, to: &mut Vec<u8>) {
     }
 }
 
-/// The value as a text that the database converts; bytes as PostgreSQL writes them.
+/// Returns the value as a text that the database converts; bytes as PostgreSQL writes them.
 pub(super) fn into_text(cell: Cell) -> Option<String> {
     match cell {
         Cell::Null => None,

@@ -10,7 +10,7 @@ use super::{InvalidImport, args::ColumnKind, mapping::Column};
 use crate::sql::connection::pgbouncer::rows_of;
 use crate::{base::error::PageError, sql::Database};
 
-/// Tells whether a column of this declared type is meant for bytes.
+/// Returns whether a column of this declared type is meant for bytes.
 #[cfg(feature = "sqlite")]
 fn holds_bytes(type_name: &str) -> bool {
     let declared = type_name.to_uppercase();
@@ -55,19 +55,19 @@ impl Target {
         })
     }
 
-    /// The schema, if one was given, and the name.
+    /// Returns the schema, if one was given, and the name.
     pub fn names(&self) -> (Option<&str>, &str) {
         (self.schema.as_deref(), &self.table)
     }
 
-    /// A name, quoted for statements.
+    /// Returns a name, quoted for statements.
     pub fn quote(&self, name: &str) -> String {
         let mark = self.mark;
         let doubled = name.replace(mark, &format!("{mark}{mark}"));
         format!("{mark}{doubled}{mark}")
     }
 
-    /// The quoted name of the table.
+    /// Returns the quoted name of the table.
     pub fn quoted(&self) -> String {
         let table = self.quote(&self.table);
         match &self.schema {
@@ -76,7 +76,7 @@ impl Target {
         }
     }
 
-    /// Tells whether these are exactly the columns of a unique key.
+    /// Returns whether these are exactly the columns of a unique key.
     #[cfg(feature = "mysql")]
     pub async fn is_unique_key(
         &self,
@@ -98,7 +98,7 @@ impl Target {
         Ok(keys.values().any(|columns| *columns == wanted))
     }
 
-    /// The columns; empty if the table does not exist.
+    /// Returns the columns; empty if the table does not exist.
     pub async fn columns(&self, database: &Database) -> Result<Vec<Column>, PageError> {
         match database {
             #[cfg(feature = "postgres")]

@@ -24,7 +24,7 @@ pub struct KeptStride {
     pub applied_to: Option<PageToken>,
     /// The end of the stride, once it is decided.
     pub end: Option<PageToken>,
-    /// Tells whether the stride is applied up to the end of the data.
+    /// True if the stride is applied up to the end of the data.
     pub ends_data: bool,
     /// The numbers of its pages and items by outcome.
     pub totals: StrideTotals,
@@ -32,7 +32,7 @@ pub struct KeptStride {
 
 /// # Look at the strides
 impl<DB: Backend> SqlLedger<DB> {
-    /// The strides of a batch run from number `from` on, in order, at most `limit`.
+    /// Returns the strides of a batch run from number `from` on, in order, at most `limit`.
     ///
     /// # Errors
     /// The error of the database.
@@ -90,8 +90,8 @@ pub(crate) struct Hole {
     /// True if only the rows can tell whether any are missing: the ledger has no record of an empty last page of a
     /// stride.
     pub holds_if_empty: bool,
-    /// A read found the end of the data at the beginning of the range. Rows may have been added since, as they may
-    /// anywhere.
+    /// True if a read found the end of the data at the beginning of the range. Rows may have been added since, as they
+    /// may anywhere.
     pub found_end: bool,
 }
 
@@ -108,7 +108,8 @@ pub(crate) struct Chain {
 }
 
 impl Chain {
-    /// `covered_from` is the beginning of the first stride; `None` for the beginning of the data.
+    /// Creates the chain before its first stride. `covered_from` is the beginning of that stride; `None` for the
+    /// beginning of the data.
     pub fn new(covered_from: Option<PageToken>, covered_to: Option<PageToken>) -> Self {
         Self {
             next: 0,
@@ -118,7 +119,7 @@ impl Chain {
         }
     }
 
-    /// The number of the next stride.
+    /// Returns the number of the next stride.
     pub fn next(&self) -> Option<u64> {
         (!self.done).then_some(self.next)
     }
@@ -203,7 +204,7 @@ impl Chain {
                 start: stride.applied_to.clone(),
                 end: to.clone(),
                 what: format!(
-                    "stride {} is applied up to {} only",
+                    "stride {} is applied only up to {}",
                     stride.stride,
                     known(&stride.applied_to)
                 ),
@@ -217,7 +218,7 @@ impl Chain {
         holes
     }
 
-    /// The hole at the end, once the ledger has no more strides.
+    /// Returns the hole at the end, once the ledger has no more strides.
     pub fn finish(self) -> Option<Hole> {
         if self.done {
             return None;

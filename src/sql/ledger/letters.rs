@@ -131,7 +131,7 @@ impl LetterTable {
         rows.iter().map(letter_of::<DB>).collect()
     }
 
-    /// The number of these letters that do not exist.
+    /// Returns the number of these letters that do not exist.
     pub async fn missing<DB: Dialect>(
         &self,
         connection: &mut <DB as Database>::Connection,

@@ -57,14 +57,14 @@ use transaction::{Claim, SqlTransaction};
 ///
 /// | table | one row for each |
 /// |---|---|
-/// | `temporal_batch_stride` | stride: how far it is applied, whose attempt it is, what became of its items |
+/// | `temporal_batch_stride` | stride: how far it is applied, which attempt owns it, the outcomes of its items |
 /// | `temporal_batch_dead_letter` | record or page that was given up |
 /// | `temporal_batch_report` | batch run that has ended |
-/// | `temporal_batch_output` | page that has [put something out](crate::PageReport::output) |
+/// | `temporal_batch_output` | page that has an [output](crate::PageReport::output) |
 /// | `temporal_batch_settled` | batch run whose dead letters were redriven |
 ///
 /// The tables are created by [`apply_schema`](Self::apply_schema), or by you with the statements of
-/// [`schema_sql`](Self::schema_sql), and never implicitly. While one is missing, everything fails with a retryable
+/// [`schema_sql`](Self::schema_sql), and never implicitly. While a table is missing, every call fails with a retryable
 /// error of type `LedgerTablesMissing`.
 ///
 /// A page holds a connection of the pool from its claim to its commit, so the pool needs more connections
@@ -106,7 +106,7 @@ pub(super) struct Tables {
 }
 
 impl Tables {
-    /// `prefix` is empty, or a quoted schema and a dot.
+    /// Creates the tables of one ledger. `prefix` is empty, or a quoted schema and a dot.
     fn new(prefix: &str) -> Self {
         Self {
             strides: StrideTable::new(prefix),
@@ -126,7 +126,7 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// # Construct
 impl<DB: Backend> SqlLedger<DB> {
-    /// A ledger in the database of a pool. Does not connect, and creates no tables.
+    /// Creates a ledger in the database of a pool. The call does not connect, and creates no tables.
     pub fn new(pool: Pool<DB>) -> Self {
         Self {
             leases: Leases::of(pool),
@@ -194,7 +194,7 @@ pub struct InvalidSchema {
 
 /// # Tables
 impl<DB: Backend> SqlLedger<DB> {
-    /// The statements that create the tables and their indexes. They do nothing where these exist.
+    /// Returns the statements that create the tables and their indexes. They do nothing where these exist.
     pub fn schema_sql(&self) -> String {
         [
             self.tables.strides.schema_sql::<DB>(),
@@ -221,11 +221,11 @@ impl<DB: Backend> SqlLedger<DB> {
     }
 
     /// Deletes the strides of batch runs that completed before a time, with failures or without, and whose report is
-    /// kept. Returns the number of strides. Dead letters and reports stay. It uses small statements, each in a
-    /// transaction of its own, so that it locks nothing for long; an interrupted call can be repeated.
+    /// kept. Returns the number of strides. Dead letters and reports stay. The call uses small statements, each in a
+    /// transaction of its own, so that no lock is held for long. An interrupted call can be repeated.
     ///
     /// Without these strides, a late attempt or a batch that is reset in Temporal could apply a page again: choose a
-    /// time that neither can come from.
+    /// time before the start of any such attempt and before any point of such a reset.
     ///
     /// # Errors
     /// The error of the database.
@@ -279,7 +279,7 @@ impl<DB: Backend> SqlLedger<DB> {
         }
     }
 
-    /// A ledger on leases that are shared, with limits for the transaction of a page.
+    /// Creates a ledger on leases that are shared, with limits for the transaction of a page.
     pub(super) fn on(leases: Leases<DB>, limits: Limits) -> Self {
         Self {
             leases,
@@ -289,7 +289,7 @@ impl<DB: Backend> SqlLedger<DB> {
         }
     }
 
-    /// A connection for a single statement that writes.
+    /// Returns a connection for a single statement that writes.
     async fn connection(&self) -> Result<PoolConnection<DB>, PageError> {
         let mut connection = self.leases.pool().acquire().await?;
         if let Some(limit) = &self.limits.before {
@@ -310,7 +310,7 @@ impl<DB: Backend> fmt::Debug for SqlLedger<DB> {
     }
 }
 
-/// The page error of one of the ledger's own statements.
+/// Returns the page error of one of the ledger's own statements.
 pub(super) fn failed<DB: Dialect>(error: sqlx::Error) -> PageError {
     let missing = error
         .as_database_error()
@@ -319,7 +319,8 @@ pub(super) fn failed<DB: Dialect>(error: sqlx::Error) -> PageError {
         return error.into();
     }
     PageError::retryable(format_args!(
-        "the tables of the page ledger are missing; create them with `schema apply`, or in Rust with `SqlLedger::apply_schema`: {}",
+        "the tables of the page ledger are missing; create them with `schema apply`, or in Rust with \
+         `SqlLedger::apply_schema`: {}",
         words(&error)
     ))
     .with_type(LEDGER_TABLES_MISSING)
@@ -331,8 +332,8 @@ fn now() -> Timestamp {
 
 fn not_its_database(stride: &StrideId) -> PageError {
     PageError::retryable(format_args!(
-        "this database has no trace of the batch, which has come to stride {} with the ledger of another one: compare \
-         the database of this worker with that of the others",
+        "this database has no trace of the batch, which has reached stride {} with the ledger of another database: \
+         compare the database of this worker with that of the other workers",
         stride.stride
     ))
     .with_type("WrongDatabase")

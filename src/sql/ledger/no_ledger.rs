@@ -24,7 +24,7 @@ pub struct NoLedger {
 }
 
 impl NoLedger {
-    /// The ledger of a connection that is not among these.
+    /// Returns the ledger of a connection that is not among these.
     pub fn of(connections: Connections, name: &str) -> Self {
         Self {
             connections,

@@ -57,7 +57,7 @@ impl OutputTable {
         Ok(())
     }
 
-    /// The outputs of the pages of a stride that were applied after an extent, in order.
+    /// Returns the outputs of the pages of a stride that were applied after a value of its progress counter, in order.
     pub async fn after<DB: Dialect>(
         &self,
         connection: &mut <DB as Database>::Connection,

@@ -66,7 +66,7 @@ impl ReportTable {
         Ok(())
     }
 
-    /// The reports of a batch, the latest first.
+    /// Returns the reports of a batch, the latest first.
     pub async fn of_batch<DB: Dialect>(
         &self,
         connection: &mut <DB as Database>::Connection,

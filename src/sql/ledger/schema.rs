@@ -57,7 +57,7 @@ pub(crate) enum NoLedgerSchema {
 }
 
 impl LedgerSchema {
-    /// The ledger in a database. `schema` is a schema of PostgreSQL, spelled exactly.
+    /// Returns the ledger in a database. `schema` is a schema of PostgreSQL, spelled exactly.
     pub(crate) fn of(database: &Database, schema: Option<&str>) -> Result<Self, NoLedgerSchema> {
         if schema.is_some() && database.system() != "PostgreSQL" {
             let system = database.system();
@@ -85,7 +85,7 @@ impl LedgerSchema {
         })
     }
 
-    /// The ledger without a connection, for its statements.
+    /// Returns the ledger without a connection, for its statements.
     pub(crate) fn unconnected(
         options: &DatabaseOptions,
         schema: Option<&str>,
@@ -93,7 +93,7 @@ impl LedgerSchema {
         Self::of(&Database::unconnected(options, None), schema)
     }
 
-    /// The statements that create the tables.
+    /// Returns the statements that create the tables.
     pub(crate) fn statements(&self) -> String {
         on_ledger!(&self.ledger, ledger => ledger.schema_sql())
     }
@@ -113,7 +113,7 @@ impl LedgerSchema {
         on_ledger!(&self.ledger, ledger => ledger.prune_unfinished(ended_before).await)
     }
 
-    /// Tells for each of [`TABLES`] whether it exists.
+    /// Returns for each of [`TABLES`] whether it exists.
     pub(crate) async fn there(&self) -> Result<[bool; 5], sqlx::Error> {
         let mut there = [false; 5];
         for (table, there) in TABLES.iter().zip(&mut there) {

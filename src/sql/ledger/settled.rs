@@ -51,7 +51,7 @@ impl SettledTable {
         Ok(())
     }
 
-    /// The number of letters of a batch run that were taken out and not replaced.
+    /// Returns the number of letters of a batch run that were taken out and not replaced.
     pub async fn of_run<DB: Dialect>(
         &self,
         connection: &mut <DB as Database>::Connection,

@@ -86,12 +86,12 @@ impl StrideTable {
         DB::create_table(&self.name, &columns, None)
     }
 
-    /// Raises the fence of a stride, and creates its row if it has none. Needs a transaction, unless
+    /// Raises the fence of a stride, and creates its row if it has none. This needs a transaction, unless
     /// [`Dialect::RETURNING`].
     ///
-    /// `kept`, the table of the reports: there must be a row of this stride or of the one before it. A report stands
-    /// for them, since strides of batches that have ended may be forgotten. `None`: there is none of these, and
-    /// nothing is written.
+    /// If `kept` names the table of the reports, the ledger must have a row of this stride or of the stride before it.
+    /// A report of the batch run takes their place, since strides of batches that have ended may be deleted. Without
+    /// any of these rows, nothing is written and the result is `None`.
     pub async fn open<DB: Dialect>(
         &self,
         connection: &mut <DB as Database>::Connection,
@@ -166,7 +166,7 @@ impl StrideTable {
         }))
     }
 
-    /// The statements of [`Dialect::cut`].
+    /// Returns the statements of [`Dialect::cut`].
     pub fn cut<DB: Dialect>(
         &self,
         stride: &StrideId,
@@ -183,7 +183,7 @@ impl StrideTable {
         DB::cut(&self.name, &cut)
     }
 
-    /// The ends from this stride on. `None` if the stride was never opened.
+    /// Returns the ends from this stride on. `None` if the stride was never opened.
     pub async fn kept_ends<DB: Dialect>(
         &self,
         connection: &mut <DB as Database>::Connection,
@@ -276,7 +276,7 @@ impl StrideTable {
         Ok(DB::execute(connection, statement, values).await? == 1)
     }
 
-    /// The number of strides with applied pages, in all batch runs of a batch id.
+    /// Returns the number of strides with applied pages, in all batch runs of a batch id.
     pub async fn of_batch<DB: Dialect>(
         &self,
         connection: &mut <DB as Database>::Connection,
@@ -293,7 +293,8 @@ impl StrideTable {
             .unwrap_or_default())
     }
 
-    /// The batch runs after a given one, in order, whose report says that they ended earlier, and that have strides.
+    /// Returns the batch runs after a given one, in order, whose report says that they ended earlier, and that have
+    /// strides.
     ///
     /// A batch that did not complete may have been continued since, in the same batch run, whose report stays until
     /// the next end. Strides that were updated after `ended_before` show that.

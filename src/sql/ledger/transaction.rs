@@ -39,9 +39,9 @@ pub(crate) struct SqlTransaction<DB: Dialect> {
     transaction: LeasedTransaction<DB>,
     tables: Arc<Tables>,
     claim: Claim,
-    /// Tells whether the letter is counted as taken out.
+    /// True if the letter is counted as taken out.
     counted: bool,
-    /// Tells whether the row of the stride was found unchanged since other code had the connection.
+    /// True if the row of the stride was found unchanged since other code had the connection.
     sound: bool,
 }
 
@@ -91,7 +91,7 @@ impl<DB: Dialect> SqlTransaction<DB> {
     }
 }
 
-/// The error of a transaction that was ended by hand, by a failed statement, or by one that commits implicitly.
+/// Returns the error of a transaction that was ended by hand, by a failed statement, or by one that commits implicitly.
 fn ended() -> PageError {
     PageError::retryable("the page's transaction was ended while the page was processed")
         .with_type("TransactionEnded")

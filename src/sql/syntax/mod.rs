@@ -46,7 +46,7 @@ impl Syntax {
         }
     }
 
-    /// The name by which the database knows an identifier that is written without quotes.
+    /// Returns the name by which the database knows an identifier that is written without quotes.
     pub fn fold(self, identifier: &str) -> String {
         match self {
             // PostgreSQL folds ASCII everywhere, and other characters only in some locales.
@@ -63,7 +63,7 @@ impl Syntax {
         }
     }
 
-    /// A name as one quoted identifier.
+    /// Returns a name as one quoted identifier.
     pub fn quote(self, name: &str) -> String {
         let mark = match self {
             Self::MySql => '`',

@@ -9,7 +9,7 @@ use super::Syntax;
 pub enum Kind {
     /// White space.
     Space,
-    /// A comment. `of_line`: it ends with its line.
+    /// A comment. `of_line` is true if the comment ends with its line.
     Comment { of_line: bool },
     /// A keyword, a name or a number, as written.
     Word,
@@ -35,7 +35,7 @@ pub struct Token {
 }
 
 impl Token {
-    /// Tells whether the token is a comment or white space.
+    /// Returns whether the token is a comment or white space.
     pub fn is_blank(&self) -> bool {
         matches!(self.kind, Kind::Space | Kind::Comment { .. })
     }
@@ -66,7 +66,7 @@ pub enum SyntaxError {
 /// The place for the rows of a page in a statement.
 const RANGE: &str = "{range}";
 
-/// Splits a text into tokens. Together they are the whole text.
+/// Splits a text into tokens, which together are the whole text.
 pub fn tokens(text: &str, syntax: Syntax) -> Result<Vec<Token>, SyntaxError> {
     let mut tokens: Vec<Token> = Vec::new();
     let mut at = 0;
@@ -84,7 +84,7 @@ pub fn tokens(text: &str, syntax: Syntax) -> Result<Vec<Token>, SyntaxError> {
     Ok(tokens)
 }
 
-/// The first token of a text and its length. `before` is the token right in front of it.
+/// Returns the first token of a text and its length. `before` is the token right in front of it.
 fn token(rest: &str, syntax: Syntax, before: &str) -> Result<(Kind, usize), SyntaxError> {
     use Syntax::{MySql, Postgres, Sqlite};
 
@@ -149,7 +149,7 @@ fn is_word(c: char) -> bool {
     c.is_alphanumeric() || c == '_' || (!c.is_ascii() && !c.is_whitespace())
 }
 
-/// The length of the longest prefix whose characters all match.
+/// Returns the length of the longest prefix whose characters all match.
 fn span(text: &str, like: impl Fn(char) -> bool) -> usize {
     text.find(|c| !like(c)).unwrap_or(text.len())
 }
@@ -159,7 +159,7 @@ fn no_end(what: &'static str, rest: &str) -> SyntaxError {
     SyntaxError::NoEnd { what, rest }
 }
 
-/// A quoted part, in which a doubled quote stands for itself: its length, and its content.
+/// Returns a quoted part, in which a doubled quote stands for itself: its length, and its content.
 fn quoted(
     rest: &str,
     quote: char,
@@ -187,7 +187,7 @@ fn named(rest: &str, quote: char) -> Result<(Kind, usize), SyntaxError> {
     Ok((Kind::Name(name), length))
 }
 
-/// Tells whether two dashes begin a comment in MySQL: white space or the end must follow.
+/// Returns whether two dashes begin a comment in MySQL: white space or the end must follow.
 fn ends_dashes(rest: &str) -> bool {
     rest[2..]
         .chars()
@@ -252,7 +252,7 @@ mod tests {
 
     use super::*;
 
-    /// The texts of the tokens of a kind.
+    /// Returns the texts of the tokens of a kind.
     fn found(text: &str, syntax: Syntax, kind: impl Fn(&Kind) -> bool) -> Vec<&str> {
         let tokens = tokens(text, syntax).unwrap();
         let found = tokens.into_iter().filter(|t| kind(&t.kind));

@@ -10,9 +10,9 @@ pub struct Column {
     pub name: String,
     /// The type, as the database writes it.
     pub type_name: String,
-    /// Tells whether the column may hold NULL.
+    /// True if the column may hold NULL.
     pub nullable: bool,
-    /// Tells whether the database computes the column from others, so that it cannot be written.
+    /// True if the database computes the column from others, so that it cannot be written.
     pub generated: bool,
     /// The form of the values in a file, and in the result of `records`.
     pub(crate) encoding: Encoding,

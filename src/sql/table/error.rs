@@ -2,7 +2,7 @@
 
 use crate::base::error::PageError;
 
-/// A table that cannot be paged through as requested. Found before anything starts.
+/// A table that cannot be paged through as requested. The error comes before anything starts.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TableError {
@@ -146,7 +146,7 @@ pub enum TableError {
 }
 
 impl TableError {
-    /// Tells whether another attempt may help, which is the case only where the database could not be asked.
+    /// Returns whether another attempt may help, which is the case only where the database could not be asked.
     pub fn is_retryable(&self) -> bool {
         match self {
             Self::Database(_) => true,
@@ -155,8 +155,8 @@ impl TableError {
         }
     }
 
-    /// The error as that of a page, with an error type for each variant, such as `TableNotUnique`. Only errors of the
-    /// database can be retryable.
+    /// Returns the error as that of a page, with an error type for each variant, such as `TableNotUnique`. Only errors
+    /// of the database can be retryable.
     ///
     /// A bare `?` in a processor would make all of them retryable; write `.map_err(TableError::into_page_error)?`.
     pub fn into_page_error(self) -> PageError {
@@ -185,9 +185,9 @@ impl TableError {
 }
 
 impl TableError {
-    /// The error of a table that has become invalid since the batch began, because it was renamed or altered. It
-    /// concerns every page and is cured by another change, so no page is given up. The database would report the same
-    /// for a statement.
+    /// Returns the error of a table that has become invalid since the batch began, because it was renamed or altered.
+    /// It concerns every page and is cured by another change, so no page is given up. The database would report the
+    /// same for a statement.
     pub(crate) fn since_the_start(error: PageError) -> PageError {
         if error.is_retryable() {
             return error;

@@ -5,8 +5,8 @@ use crate::{base::error::PageError, page::size::Size, sql::Database};
 
 /// # Estimate
 impl Table {
-    /// The number of rows that match the filter: from the statistics of the database, or exact for a small table.
-    /// Unknown without statistics.
+    /// Returns the number of rows that match the filter: from the statistics of the database, or exact for a small
+    /// table. Without statistics the number is unknown.
     ///
     /// | database | without a filter | with one |
     /// |---|---|---|
@@ -49,10 +49,10 @@ impl Table {
         }
     }
 
-    /// The number in [`size`](Self::size), exact or estimated.
+    /// Returns the number in [`size`](Self::size), exact or estimated.
     ///
     /// # Errors
-    /// As of [`size`](Self::size).
+    /// Those of [`size`](Self::size).
     pub async fn size_hint(&self) -> Result<Option<u64>, PageError> {
         self.size().await.map(Size::items)
     }
@@ -100,7 +100,7 @@ mod sqlite {
 
     use crate::{base::error::PageError, sql::table::statements::Statements};
 
-    /// The number of rows of a small table.
+    /// Returns the number of rows of a small table.
     pub async fn few(pool: &SqlitePool, statements: &Statements) -> Result<Option<u64>, PageError> {
         const FEW: i64 = 100_000;
         let table = &statements.table;

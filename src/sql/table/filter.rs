@@ -40,7 +40,7 @@ pub(super) fn check(filter: &str, syntax: Syntax) -> Result<(), String> {
 
 const PLACEHOLDER: &str = "it has a placeholder in it; write the value";
 
-/// Tells whether a character means nothing in the database except as the beginning of a placeholder.
+/// Returns whether a character means nothing in the database except as the beginning of a placeholder.
 fn begins_placeholder(mark: char, syntax: Syntax) -> bool {
     match syntax {
         Syntax::Postgres => mark == '$',

@@ -16,11 +16,11 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
 
 /// # Fix an end
 impl Table {
-    /// The highest key now, regardless of the filter; `None` for an empty table. Rows with higher keys come later,
-    /// and a batch that ends at this key does end.
+    /// Returns the highest key now, regardless of the filter; `None` for an empty table. Rows with higher keys come
+    /// later, and a batch that ends at this key does end.
     ///
-    /// Waits first until the transactions that have written to the table and are still open have ended. Their rows
-    /// may have any key; rows that appeared after the walk had passed would be left out. The wait takes at most a
+    /// The call first waits until the transactions that have written to the table and are still open have ended. Their
+    /// rows may have any key; rows that appeared after the walk had passed would be left out. The wait takes at most a
     /// minute.
     ///
     /// | database | which transactions it waits for |
@@ -30,7 +30,7 @@ impl Table {
     /// | SQLite | none: a writer has the database for itself, and its rows are invisible before it commits |
     ///
     /// # Errors
-    /// `OlderTransactions`, retryable, which names the open transactions. Otherwise as [`keys`](Self::keys).
+    /// `OlderTransactions`, retryable, which names the open transactions. Otherwise those of [`keys`](Self::keys).
     pub async fn high_water_mark(&self) -> Result<Option<Key>, PageError> {
         self.high_water_mark_within(LONGEST_WAIT).await
     }
@@ -38,7 +38,7 @@ impl Table {
     /// Like [`high_water_mark`](Self::high_water_mark), with another limit for the wait.
     ///
     /// # Errors
-    /// As [`high_water_mark`](Self::high_water_mark).
+    /// Those of [`high_water_mark`](Self::high_water_mark).
     pub async fn high_water_mark_within(
         &self,
         longest: Duration,
@@ -85,7 +85,7 @@ impl Table {
         })
     }
 
-    /// The open transactions that may have written to the table.
+    /// Returns the open transactions that may have written to the table.
     async fn writers(&self) -> Result<Vec<Writer>, PageError> {
         match (&self.inner.database, &self.inner.identity) {
             #[cfg(feature = "postgres")]
@@ -107,13 +107,13 @@ struct Writer {
     id: String,
     /// The description for the person who has to end it.
     shown: String,
-    /// Tells whether it was prepared (`PREPARE TRANSACTION`). In some versions that gives it a new id, and hides the
+    /// True if it was prepared (`PREPARE TRANSACTION`). In some versions that gives it a new id, and hides the
     /// old one.
     prepared: bool,
 }
 
 impl Writer {
-    /// Tells whether this may be the same transaction as an earlier one.
+    /// Returns whether this may be the same transaction as an earlier one.
     fn may_be(&self, earlier: &Self) -> bool {
         self.id == earlier.id || (self.prepared && !earlier.prepared)
     }

@@ -25,12 +25,12 @@ pub enum KeyPart {
 }
 
 impl Key {
-    /// The key with these values.
+    /// Creates a key with these values.
     pub fn new(parts: impl IntoIterator<Item = impl Into<KeyPart>>) -> Self {
         Self(parts.into_iter().map(Into::into).collect())
     }
 
-    /// The values, one for each key column.
+    /// Returns the values, one for each key column.
     pub fn parts(&self) -> &[KeyPart] {
         &self.0
     }

@@ -44,20 +44,20 @@ use statements::Statements;
 
 /// An inspected table: its columns, the types of its key, and the statements that go through it. A clone is cheap.
 ///
-/// # In which order
+/// # Order of calls
 ///
 /// 1. [`inspect`](Self::inspect) looks at the catalog and refuses what cannot be paged through. Once per
 ///    worker is enough.
 /// 2. [`check_plan`](Self::check_plan) asks the database how it would find a page.
 /// 3. [`high_water_mark`](Self::high_water_mark) fixes an end, so that a table that keeps growing does
-///    not keep a batch running. It belongs into the arguments of the batch, by way of
-///    [`prepare`](crate::PageProcessor::prepare).
+///    not keep a batch running. The mark belongs in the arguments of the batch, which
+///    [`prepare`](crate::PageProcessor::prepare) completes.
 /// 4. [`page`](Self::page) in `fetch` and [`skip_ahead`](Self::skip_ahead) in `skip_ahead`.
 ///
 /// # Which rows a batch meets
 ///
-/// Every row that was committed before the high-water mark was fixed, matches the filter and is not deleted
-/// or moved to another key before its page is read: exactly once. Rows that come later: at most once.
+/// A row that was committed before the high-water mark was fixed, matches the filter and is not deleted or moved to
+/// another key before its page is read is met exactly once. Rows that come later are met at most once.
 ///
 /// # Example
 ///
@@ -130,38 +130,38 @@ struct Inner {
 
 /// # Inspect
 impl Table {
-    /// The specification of the table, with the column names as the database spells them.
+    /// Returns the specification of the table, with the column names as the database spells them.
     pub fn spec(&self) -> &TableSpec {
         &self.inner.spec
     }
 
-    /// The database of the table.
+    /// Returns the database of the table.
     pub fn database(&self) -> &Database {
         &self.inner.database
     }
 
-    /// The columns, in the order of the table.
+    /// Returns the columns, in the order of the table.
     pub fn columns(&self) -> &[Column] {
         &self.inner.columns
     }
 
-    /// The name for statements: quoted, and with its schema where the database has schemas.
+    /// Returns the name for statements: quoted, and with its schema where the database has schemas.
     pub fn quoted_name(&self) -> &str {
         &self.inner.statements.table
     }
 
-    /// A name, such as that of a column, quoted for statements in this database.
+    /// Returns a name, such as that of a column, quoted for statements in this database.
     pub fn quote(&self, name: &str) -> String {
         self.inner.statements.syntax.quote(name)
     }
 
-    /// Tells whether a trigger, a rule or a policy of the table may keep a statement from changing a row without an
+    /// Returns whether a trigger, a rule or a policy of the table may keep a statement from changing a row without an
     /// error.
     pub(in crate::sql) fn passes_over(&self) -> bool {
         self.inner.passes_over
     }
 
-    /// Tells whether a column is part of the key. Case counts only where it does for the database.
+    /// Returns whether a column is part of the key. Case counts only where it does for the database.
     pub fn is_key_column(&self, name: &str) -> bool {
         let same = |key: &String| match self.inner.statements.syntax {
             Syntax::Postgres => key == name,

@@ -52,7 +52,7 @@ impl TableName {
     }
 }
 
-/// The first of the names that dots separate, and the rest.
+/// Returns the first of the names that dots separate, and the rest.
 fn first_name(text: &str) -> Result<(String, &str), &'static str> {
     let Some(mark) = text.chars().next().filter(|c| matches!(c, '"' | '`')) else {
         let end = text.find('.').unwrap_or(text.len());

@@ -50,7 +50,7 @@ impl Table {
         Ok(())
     }
 
-    /// A statement that creates the index which pages need.
+    /// Returns a statement that creates the index which pages need.
     fn missing_index(&self) -> String {
         let key = &self.inner.statements.key;
         let quoted: Vec<_> = key.iter().map(|column| column.quoted.as_str()).collect();
@@ -128,7 +128,7 @@ mod postgres {
         serde_json::from_str(text).map_err(|e| sqlx::Error::Decode(e.into()))
     }
 
-    /// The first node of a plan that reads or sorts more than a page.
+    /// Returns the first node of a plan that reads or sorts more than a page.
     fn slow_node(plan: &Json) -> Option<String> {
         match plan {
             Json::Array(all) => all.iter().find_map(slow_node),
@@ -163,8 +163,8 @@ mod sqlite {
         Ok(sorts(&rows)?.then(|| "sort all of it".to_owned()))
     }
 
-    /// A connection that knows the tables and indexes that other sessions have created. Unlike running a statement,
-    /// explaining one does not refresh that knowledge.
+    /// Returns a connection that knows the tables and indexes that other sessions have created. Unlike running a
+    /// statement, explaining one does not refresh that knowledge.
     pub async fn with_its_schema(pool: &SqlitePool) -> Result<PoolConnection<Sqlite>, sqlx::Error> {
         let mut connection = pool.acquire().await?;
         sqlx::query("SELECT count(*) FROM main.sqlite_master")
@@ -173,7 +173,7 @@ mod sqlite {
         Ok(connection)
     }
 
-    /// Tells whether a plan sorts. Without sorting, the rows come in the order of an index, or of the table itself.
+    /// Returns whether a plan sorts. Without sorting, the rows come in the order of an index, or of the table itself.
     pub fn sorts(plan: &[SqliteRow]) -> Result<bool, sqlx::Error> {
         for step in plan {
             let detail: String = step.try_get("detail")?;
@@ -245,7 +245,7 @@ mod tests {
         )
         INSERT INTO t SELECT n % 7, CAST(n * 7919 % 100003 AS TEXT), 'some text of a row' FROM numbers";
 
-    /// All statements that go through keys, from different positions of a table of 100,000 rows.
+    /// Returns all statements that go through keys, from different positions of a table of 100,000 rows.
     async fn statements(database: &Database) -> Vec<Bound> {
         let spec = TableSpec::new("t", ["a", "b"]);
         let table = Table::inspect(database, &spec).await.unwrap();

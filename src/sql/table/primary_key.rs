@@ -9,8 +9,8 @@ use crate::sql::{
 
 /// # Look it up
 impl Table {
-    /// The columns of the primary key of a table, in the order of the key. Empty if the table has no primary key, or
-    /// does not exist.
+    /// Returns the columns of the primary key of a table, in the order of the key. Empty if the table has no primary
+    /// key, or does not exist.
     ///
     /// # Errors
     /// [`TableError::Name`], and the errors of the database.

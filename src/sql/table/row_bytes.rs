@@ -10,7 +10,7 @@ const FIRST: usize = 100;
 pub(super) struct RowBytes(AtomicUsize);
 
 impl RowBytes {
-    /// The approximate number of rows with this many bytes; at least one.
+    /// Returns the approximate number of rows with this many bytes; at least one.
     pub fn rows_in(&self, bytes: usize) -> usize {
         match self.0.load(Ordering::Relaxed) {
             0 => FIRST,

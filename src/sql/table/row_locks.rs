@@ -15,7 +15,7 @@ use crate::{
 /// # Lock rows
 impl Table {
     /// Locks the rows that match a condition until the transaction of the connection ends, and returns their keys.
-    /// The placeholders of the condition begin with number 1. Waits for sessions that hold the rows.
+    /// The placeholders of the condition begin with number 1. The call waits for sessions that hold the rows.
     ///
     /// In SQLite nothing is locked: a writing transaction is alone there.
     pub(crate) async fn lock<DB: Dialect>(
@@ -31,7 +31,7 @@ impl Table {
             .collect()
     }
 
-    /// The rows with these keys, whether they match the filter or not, as a condition for `WHERE`. See
+    /// Returns the rows with these keys, whether they match the filter or not, as a condition for `WHERE`. See
     /// [`condition`](Self::condition) for the placeholders. There must be at least one key.
     pub(crate) fn condition_among(&self, keys: &[Key], first: usize) -> (String, Vec<Value>) {
         let statements = &self.inner.statements;

@@ -26,8 +26,8 @@ pub(crate) struct KeySample {
 
 /// # Sample
 impl Table {
-    /// About `count` positions, spread evenly over the rows of the table, of which there are about `rows`. At most a
-    /// part of the table is read. `None` if that needs the number of rows.
+    /// Returns about `count` positions, spread evenly over the rows of the table, of which there are about `rows`. At
+    /// most a part of the table is read. `None` if that needs the number of rows.
     pub(crate) async fn spread(
         &self,
         count: u64,
@@ -111,7 +111,7 @@ impl Table {
         Ok(Some(keys))
     }
 
-    /// The highest key now, without a wait for other transactions.
+    /// Returns the highest key now, without a wait for other transactions.
     async fn highest(&self) -> Result<Option<Key>, PageError> {
         let statements = &self.inner.statements;
         on_pool!(&self.inner.database, pool: Db => {
@@ -120,7 +120,7 @@ impl Table {
         })
     }
 
-    /// The statement that finds the keys of a page, and its plan.
+    /// Returns the statement that finds the keys of a page, and its plan.
     pub(crate) async fn page_plan(
         &self,
         start: Option<&Key>,

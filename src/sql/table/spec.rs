@@ -34,7 +34,7 @@ pub struct TableSpec {
 }
 
 impl TableSpec {
-    /// All rows of a table, in the order of a key.
+    /// Selects all rows of a table, in the order of a key.
     pub fn new(table: impl Into<String>, key: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self {
             table: table.into(),

@@ -49,7 +49,7 @@ impl Side {
         }
     }
 
-    /// The operator without equality, and the one with it.
+    /// Returns the operator without equality, and the one with it.
     fn strict_and_loose(self) -> (&'static str, &'static str) {
         match self {
             Self::After | Self::From => (">", ">="),
@@ -189,12 +189,12 @@ impl Statements {
         condition
     }
 
-    /// The range `(start, end]`, with the filter.
+    /// Returns the range `(start, end]`, with the filter.
     pub fn range(&self, start: Option<&Key>, end: Option<&Key>, first: usize) -> Bound {
         self.within(start, end, first).finish()
     }
 
-    /// The range from one key to another, both included, with the filter.
+    /// Returns the range from one key to another, both included, with the filter.
     pub fn between(&self, from: &Key, to: &Key, first: usize) -> Bound {
         let mut condition = self.begin(first);
         condition.compare(from, Side::From);
@@ -203,7 +203,7 @@ impl Statements {
         condition.finish()
     }
 
-    /// The expressions that select the key of a row.
+    /// Returns the expressions that select the key of a row.
     fn reads(&self) -> Vec<String> {
         let reads = self.key.iter().enumerate();
         reads
@@ -211,7 +211,7 @@ impl Statements {
             .collect()
     }
 
-    /// The order of the key. The columns carry the table, since a bare name would mean a column of the result.
+    /// Returns the order of the key. The columns carry the table, since a bare name would mean a column of the result.
     fn order(&self, direction: &str) -> String {
         let columns = self.key.iter();
         let columns: Vec<_> = columns
@@ -220,7 +220,7 @@ impl Statements {
         columns.join(", ")
     }
 
-    /// `columns` (expressions) and the key of the rows in `(start, end]`, in order.
+    /// Selects `columns` (expressions) and the key of the rows in `(start, end]`, in order.
     pub fn page(
         &self,
         columns: Vec<String>,
@@ -251,7 +251,7 @@ impl Statements {
         Bound { sql, values }
     }
 
-    /// The keys of the matching rows in a random sample of blocks (PostgreSQL), in order, at most `limit`.
+    /// Returns the keys of the matching rows in a random sample of blocks (PostgreSQL), in order, at most `limit`.
     #[cfg(feature = "postgres")]
     pub fn sample(&self, percent: f64, limit: u64) -> Bound {
         let mut condition = self.within(None, None, 1);
@@ -266,7 +266,7 @@ impl Statements {
         Bound { sql, values }
     }
 
-    /// The keys of the rows that match a condition, in order, locked until the transaction ends.
+    /// Returns the keys of the rows that match a condition, in order, locked until the transaction ends.
     pub fn locked(&self, condition: &str) -> String {
         let lock = match self.syntax {
             Syntax::Postgres | Syntax::MySql => " FOR UPDATE",
@@ -281,7 +281,7 @@ impl Statements {
         )
     }
 
-    /// The highest key of the whole table. A filter could make the database read the table to its beginning.
+    /// Returns the highest key of the whole table. A filter could make the database read the table to its beginning.
     pub fn highest(&self) -> Bound {
         let sql = format!(
             "SELECT {} FROM {} ORDER BY {} LIMIT 1",

@@ -17,8 +17,8 @@ use crate::{
 
 /// # Find keys
 impl Table {
-    /// The keys of the rows in `(start, end]` that match the filter, in order, at most `limit`. Reads only an index,
-    /// if the filter allows that.
+    /// Returns the keys of the rows in `(start, end]` that match the filter, in order, at most `limit`. The query reads
+    /// only an index, if the filter allows that.
     ///
     /// # Errors
     /// The errors of the database are retryable. Non-retryable are `CursorNotOfThisKey`, `KeyIsNull` for a value that
@@ -65,11 +65,11 @@ impl Table {
             .collect()
     }
 
-    /// The key of the row that is `rows` rows after `start`, in `(start, end]`, which is the end of a page of that
-    /// many rows. A jump over 0 rows counts as one over 1.
+    /// Returns the key of the row that is `rows` rows after `start`, in `(start, end]`, which is the end of a page of
+    /// that many rows. A jump over 0 rows counts as a jump over 1 row.
     ///
     /// # Errors
-    /// As [`keys`](Self::keys).
+    /// Those of [`keys`](Self::keys).
     pub async fn skip(
         &self,
         start: Option<&Key>,
@@ -82,10 +82,10 @@ impl Table {
         Ok(keys.pop().map_or(SkipAhead::PastEnd, SkipAhead::To))
     }
 
-    /// The number of rows in `(start, end]` that match the filter. Reads them all.
+    /// Returns the number of rows in `(start, end]` that match the filter. The query reads all of them.
     ///
     /// # Errors
-    /// As [`keys`](Self::keys).
+    /// Those of [`keys`](Self::keys).
     pub async fn count(&self, start: Option<&Key>, end: Option<&Key>) -> Result<u64, PageError> {
         self.check_keys([start, end])?;
         let query = self.inner.statements.count(start, end);
@@ -129,7 +129,7 @@ impl Table {
 
 /// # Conditions for statements of your own
 impl Table {
-    /// The rows in `(start, end]` that match the filter, as a condition for `WHERE`, and the values of its
+    /// Returns the rows in `(start, end]` that match the filter, as a condition for `WHERE`, and the values of its
     /// placeholders in order. The condition is `TRUE` if all rows match.
     ///
     /// In PostgreSQL and SQLite the placeholders are `$first`, `$first + 1` and so on; in MySQL they are `?`, and a
@@ -155,11 +155,11 @@ impl Table {
 
 /// # Read rows
 impl Table {
-    /// The rows in `(start, end]` that match the filter, in order, at most `limit`: their keys, and a `T` made of the
-    /// `columns`. `T` may be a tuple in their order, or a struct with `#[derive(sqlx::FromRow)]`.
+    /// Returns the rows in `(start, end]` that match the filter, in order, at most `limit`: their keys, and a `T` made
+    /// of the `columns`. `T` may be a tuple in their order, or a struct with `#[derive(sqlx::FromRow)]`.
     ///
     /// # Errors
-    /// As [`keys`](Self::keys), and non-retryable: `WrongDatabase` if the table is not in a `DB`,
+    /// Those of [`keys`](Self::keys), and non-retryable: `WrongDatabase` if the table is not in a `DB`,
     /// `TableColumnMissing`.
     pub async fn rows<DB, T>(
         &self,
@@ -199,11 +199,11 @@ impl Table {
             .collect()
     }
 
-    /// The page of `ctx.range()`, for `fetch`: at most [`page_size`](PageContext::page_size)
+    /// Returns the page of `ctx.range()`, for `fetch`: at most [`page_size`](PageContext::page_size)
     /// [`rows`](Self::rows), and none after `high_water`.
     ///
     /// # Errors
-    /// As [`rows`](Self::rows).
+    /// Those of [`rows`](Self::rows).
     pub async fn page<DB, T, P>(
         &self,
         ctx: &PageContext<P>,
@@ -221,10 +221,10 @@ impl Table {
         Page::sorted(rows.await?, |(key, _)| key.clone())
     }
 
-    /// The beginning of the page that is `pages` pages further on, for `skip_ahead`.
+    /// Returns the beginning of the page that is `pages` pages further on, for `skip_ahead`.
     ///
     /// # Errors
-    /// As [`keys`](Self::keys).
+    /// Those of [`keys`](Self::keys).
     pub async fn skip_ahead<P>(
         &self,
         ctx: &PageContext<P>,
@@ -240,22 +240,22 @@ impl Table {
         self.skip(range.start(), end, rows).await
     }
 
-    /// The rows in `(start, end]` that match the filter, in order, at most `limit`: their keys, and each row as a
-    /// JSON object with its columns (all of them, or the named ones). `serde_json::from_str` turns [its
+    /// Returns the rows in `(start, end]` that match the filter, in order, at most `limit`: their keys, and each row as
+    /// a JSON object with its columns (all of them, or the named ones). `serde_json::from_str` turns [its
     /// text](RawValue::get) into any type.
     ///
     /// | value | in JSON |
     /// |---|---|
-    /// | integers, floating point numbers, booleans | as such; what is not finite as a text |
+    /// | integers, floating point numbers, booleans | as they are; numbers that are not finite as a text |
     /// | numbers with a fixed number of digits (`numeric`, `decimal`) | a text, so that no reader rounds them |
-    /// | `json`, `jsonb` | as it is, with every digit and key; where that would not be read back as it is, such as the JSON null, `{"$json": "null"}` |
+    /// | `json`, `jsonb` | unchanged, with every digit and key; a value that would not be read back unchanged, such as the JSON null, as `{"$json": "null"}` |
     /// | points in time | a text: in PostgreSQL ISO 8601, in the time zone of the session where the type has one; in MySQL `2024-01-31 12:00:00` |
     /// | bytes, and the geometry of MySQL | a text of hexadecimal digits, `\\x00ff` |
     /// | SQLite | integers and reals as numbers, of which reals have a fraction or an exponent, `{"$number": "Infinity"}`; texts; bytes as `{"$blob": "00ff"}`, texts that are not UTF-8 as `{"$text_hex": "ff"}` |
     /// | anything else, arrays and composite types of PostgreSQL too | a text, as the database writes and reads it |
     ///
     /// # Errors
-    /// As [`keys`](Self::keys), and `TableColumnMissing`, non-retryable.
+    /// Those of [`keys`](Self::keys), and `TableColumnMissing`, non-retryable.
     pub async fn records(
         &self,
         columns: Option<&[String]>,
@@ -276,7 +276,7 @@ impl Table {
         Ok(rows.into_iter().map(record).collect())
     }
 
-    /// The named columns, or all of them.
+    /// Returns the named columns, or all of them.
     pub(crate) fn selected(&self, columns: Option<&[String]>) -> Result<Vec<&Column>, PageError> {
         match columns {
             None => Ok(self.columns().iter().collect()),
@@ -284,8 +284,8 @@ impl Table {
         }
     }
 
-    /// The values of [`records`](Self::records), one for each column. Returns fewer than `limit` rows where these
-    /// have [`PAGE_BYTES`].
+    /// Returns the values of [`records`](Self::records), one for each column. Returns fewer than `limit` rows where
+    /// these have [`PAGE_BYTES`].
     pub(crate) async fn cells(
         &self,
         columns: &[&Column],

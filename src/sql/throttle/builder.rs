@@ -71,14 +71,14 @@ impl PostgresThrottleBuilder {
         self
     }
 
-    /// Sets the pause between an answer and the next question. Default: 1 s.
+    /// Sets the wait between an answer and the next call. Default: 1 s.
     #[must_use]
     pub fn interval(mut self, interval: Duration) -> Self {
         self.interval = interval;
         self
     }
 
-    /// Sets the longest time of a question. Default: 5 s.
+    /// Sets the time limit of a call. Default: 5 s.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
@@ -141,18 +141,18 @@ impl PostgresThrottleBuilder {
         self
     }
 
-    /// Limits the bytes of WAL that are written per second, measured between two questions by the clock of the
-    /// server. The first question has no rate, and does not hold. A held batch writes nothing, so a limit for the
-    /// batch's own WAL is better combined with a lower one that slows it down.
+    /// Limits the bytes of WAL that are written per second, measured between two calls by the clock of the server. The
+    /// first call has no rate, and does not hold the batch. A held batch writes no WAL, so a limit for the batch's own
+    /// WAL is better combined with a lower limit that slows the batch down.
     #[must_use]
     pub fn max_wal_rate(mut self, bytes_per_second: impl Into<Threshold<u64>>) -> Self {
         self.checks.wal_rate = Some(bytes_per_second.into().map(|bytes| bytes as f64));
         self
     }
 
-    /// Adds a query of your own. It must return one row with one number of any type, and objects if the number is
-    /// above the limit; NULL is no objection. Any other result is an error. The query runs in a read-only
-    /// transaction, and must be a single statement.
+    /// Adds a query of your own. It must return one row with one number of any type. A number above the limit slows
+    /// down or holds the batch; NULL does not. Any other result is an error. The query runs in a read-only transaction,
+    /// and must be a single statement.
     #[must_use]
     pub fn query(mut self, sql: impl Into<String>, above: impl Into<Threshold<f64>>) -> Self {
         self.query = Some(UserQuery {
@@ -162,7 +162,7 @@ impl PostgresThrottleBuilder {
         self
     }
 
-    /// Checks the settings. Does not connect.
+    /// Checks the settings, without connecting.
     ///
     /// # Errors
     /// [`InvalidThrottle`], if there is no check or a limit is invalid.

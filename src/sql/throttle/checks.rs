@@ -105,7 +105,7 @@ impl Figures {
 }
 
 impl Checks {
-    /// The statement, without the parts that no check needs.
+    /// Returns the statement, without the parts that no check needs.
     pub fn select(&self) -> Option<String> {
         let lag = self.replica_lag.is_some();
         let columns = [
@@ -145,7 +145,7 @@ impl Checks {
         ))
     }
 
-    /// Tells whether the checks need figures that PostgreSQL shows only to members of `pg_monitor`.
+    /// Returns whether the checks need figures that PostgreSQL shows only to members of `pg_monitor`.
     pub fn need_role(&self) -> bool {
         self.replica_lag.is_some()
             || self.replicas.is_some()
@@ -154,7 +154,7 @@ impl Checks {
             || self.active.is_some()
     }
 
-    /// One verdict for each check, in a fixed order.
+    /// Returns one verdict for each check, in a fixed order.
     pub fn verdicts(&self, figures: &Figures, wal_rate: Option<f64>) -> Vec<Verdict> {
         let mut verdicts = Vec::new();
         if let (Some(expected), Some(there)) = (self.replicas, figures.replicas)
@@ -223,7 +223,7 @@ pub(super) struct WalSample {
 }
 
 impl WalSample {
-    /// The next sample. One that is older than `patience`, or of another server, gives no rate.
+    /// Returns the next sample. One that is older than `patience`, or of another server, gives no rate.
     pub fn next(
         last: Option<Self>,
         at: Option<(f64, f64)>,
@@ -244,7 +244,7 @@ impl WalSample {
     }
 }
 
-/// A number with as few digits as possible: `12`, `0.25`.
+/// Returns a number with as few digits as possible: `12`, `0.25`.
 pub(super) fn figure(number: f64) -> String {
     if number.abs() < 0.01 {
         return number.to_string();

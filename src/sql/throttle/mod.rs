@@ -33,9 +33,9 @@ use user_query::{NotOneNumber, UserQuery};
 /// Holds a batch, or slows it down, while a PostgreSQL server is overloaded: while replicas lag, transactions are
 /// old, sessions wait for locks, or a query of your own says so.
 ///
-/// Every check is optional. Each has a limit above which it holds, and may have a lower one above which it slows the
-/// batch down: from all to a tenth of the batch's limits, in proportion to the distance of the figure from the two.
-/// See [`Threshold`]. If several checks object, the hardest verdict counts.
+/// Every check is optional. Each has a limit above which it holds the batch, and may have a lower limit above which it
+/// slows the batch down: from all to a tenth of the batch's limits, in proportion to the position of the figure between
+/// the two. See [`Threshold`]. If several checks object, the hardest verdict counts.
 ///
 /// ```
 /// use std::time::Duration;
@@ -57,12 +57,13 @@ use user_query::{NotOneNumber, UserQuery};
 /// Give the throttle a pool of its own with one or two connections, so that it does not wait for the batch, and an
 /// `application_name` that begins with `temporal-batch`. The role must be a member of `pg_monitor`, unless only
 /// [`max_wal_rate`](PostgresThrottleBuilder::max_wal_rate) and [`query`](PostgresThrottleBuilder::query) are used.
-/// Without it, PostgreSQL hides the sessions of other users, and each question fails with an error that says so.
+/// Without that membership, PostgreSQL hides the sessions of other users, and each call fails with an error that says
+/// so.
 ///
 /// # Cost
 ///
-/// Each question costs one round trip for all the built-in checks together, and two more for the query (four, the
-/// first time on a connection). The server ends statements after four fifths of the
+/// Each call costs one round trip for all the built-in checks together, and two more for the query (four, the first
+/// time on a connection). The server ends statements after four fifths of the
 /// [timeout](PostgresThrottleBuilder::timeout), and they run in a read-only transaction. All figures are those of the
 /// whole server, with all its databases.
 pub struct PostgresThrottle {
@@ -76,7 +77,7 @@ pub struct PostgresThrottle {
     wal: Mutex<Option<WalSample>>,
 }
 
-/// The reason why a question has no answer.
+/// The reason why a call has no answer.
 #[derive(Debug, thiserror::Error)]
 enum AskError {
     #[error("no connection to the database within {0:?}")]
@@ -119,7 +120,7 @@ impl Throttle for PostgresThrottle {
 }
 
 impl PostgresThrottle {
-    /// A builder for a throttle on the server of this pool.
+    /// Returns a builder for a throttle on the server of this pool.
     pub fn builder(pool: PgPool) -> PostgresThrottleBuilder {
         PostgresThrottleBuilder::new(pool)
     }
@@ -179,7 +180,7 @@ impl PostgresThrottle {
     }
 }
 
-/// The hardest verdict; the first one of several.
+/// Returns the hardest verdict; the first one of several.
 fn hardest(verdicts: impl IntoIterator<Item = Verdict>) -> Verdict {
     verdicts.into_iter().fold(Verdict::Go, |hardest, verdict| {
         if verdict.factor() < hardest.factor() {
@@ -190,8 +191,8 @@ fn hardest(verdicts: impl IntoIterator<Item = Verdict>) -> Verdict {
     })
 }
 
-/// A connection that returns to its pool only after a complete question. After any other, it may be in a transaction,
-/// or waiting for a silent server.
+/// A connection that returns to its pool only after a complete call. After an incomplete one, it may be in a
+/// transaction, or waiting for a silent server.
 struct Connection(PoolConnection<Postgres>, bool);
 
 impl Deref for Connection {

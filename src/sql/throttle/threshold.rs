@@ -7,8 +7,8 @@ use crate::processor::throttle::Verdict;
 /// The factor at the limit, just before the throttle holds.
 const SLOWEST: f64 = 0.1;
 
-/// The limits of a check of a [`PostgresThrottle`](crate::sql::PostgresThrottle): one value, above which it holds, or two,
-/// `slow..hold`, where it slows down above the first and holds above the second.
+/// The limits of a check of a [`PostgresThrottle`](crate::sql::PostgresThrottle): one value, above which the batch is
+/// held, or two, `slow..hold`: the batch is slowed down above the first and held above the second.
 ///
 /// ```
 /// use temporal_batch::sql::Threshold;
@@ -47,7 +47,7 @@ impl<T> Threshold<T> {
 }
 
 impl Threshold<f64> {
-    /// The verdict on a figure. The reason names the exceeded limit.
+    /// Returns the verdict on a figure. The reason names the exceeded limit.
     pub(super) fn judge(&self, figure: f64, reason: impl FnOnce(f64) -> String) -> Verdict {
         if figure > self.hold {
             let reason = reason(self.hold);

@@ -81,8 +81,8 @@ fn number(row: &PgRow) -> Result<Option<f64>, AskError> {
     }
 }
 
-/// A `numeric` in PostgreSQL's binary form: number of digits, weight of the first one, sign, scale, digits; 16 bits
-/// each, in base 10000.
+/// Returns a `numeric` in PostgreSQL's binary form: number of digits, weight of the first one, sign, scale, digits; 16
+/// bits each, in base 10000.
 fn numeric(bytes: &[u8]) -> Option<f64> {
     let mut words = bytes
         .chunks_exact(2)

@@ -27,7 +27,7 @@ pub(crate) struct Checked<'a> {
     pub letters: Option<Arc<dyn DeadLetters>>,
 }
 
-/// The check behind [`PageProcessor::check`](crate::PageProcessor::check) of a backfill: the ledger of a
+/// Returns the check behind [`PageProcessor::check`](crate::PageProcessor::check) of a backfill: the ledger of a
 /// once-per-page backfill has an unbroken chain of applied strides, and [`BackfillArgs::verify`] holds for the rows.
 /// `None` if neither can be checked.
 pub(crate) async fn check_backfill(

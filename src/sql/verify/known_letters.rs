@@ -1,4 +1,4 @@
-//! Dead letters of a batch, to distinguish rows that are known to be undone from others.
+//! The dead letters of a batch, which distinguish rows that are known to be unfinished from other rows.
 
 use crate::{
     base::error::PageError,
@@ -18,7 +18,7 @@ const KEYS_AT_ONCE: usize = 50;
 pub(super) struct KnownLetters {
     /// The last key of each range; for a record, its own key.
     ends: Vec<Key>,
-    /// Tells whether there are more letters.
+    /// True if there are more letters.
     more: bool,
 }
 
@@ -76,7 +76,7 @@ impl KnownLetters {
     }
 }
 
-/// The number of rows in a range that have one of the keys.
+/// Returns the number of rows in a range whose key is among the given keys.
 async fn rows_among(
     table: &Table,
     keys: &[Key],

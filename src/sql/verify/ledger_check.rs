@@ -36,7 +36,7 @@ pub(super) struct RowsInHole {
     /// The number of rows in the range that the batch should have met.
     pub rows: u64,
     pub what: String,
-    /// Tells whether the rows may have been added after the range was applied.
+    /// True if the rows may have been added after the range was applied.
     pub may_be_new: bool,
 }
 
@@ -44,13 +44,13 @@ pub(super) struct RowsInHole {
 pub(super) struct Holes {
     /// The number of strides that were examined.
     pub strides: u64,
-    /// The number of items that the batch run has applied or skipped on purpose.
+    /// The number of items that the batch run has applied or deliberately skipped.
     pub items: u64,
     pub holes: Vec<RowsInHole>,
     pub notes: Vec<String>,
 }
 
-/// The number of rows that the batch run has failed. A redrive may have changed them since.
+/// Describes the rows that the batch run gave up. A redrive may have changed them since.
 fn given_up(items: u64, pages: u64) -> Option<String> {
     let given_up = [(items, "item"), (pages, "page")];
     let given_up = given_up.into_iter().filter(|(n, _)| *n > 0);
@@ -162,7 +162,7 @@ impl LedgerCheck<'_> {
         })
     }
 
-    /// The rows of a hole. `None` if nothing had to be applied there.
+    /// Returns the rows of a hole. `None` if nothing had to be applied there.
     async fn rows_in(&self, hole: Hole) -> Result<Option<RowsInHole>, PageError> {
         let key = |token: Option<PageToken>| token.map(|token| token.decode::<Key>()).transpose();
         let (start, end) = (key(hole.start)?, key(hole.end)?);

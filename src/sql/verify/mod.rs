@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `range_check.rs`, `query.rs`, `narrow.rs` | [`RangeCheck`]: the check, the user's query, and the search for small ranges |
 //! | `ledger_check.rs` | the applied strides, compared with the table |
-//! | `known_letters.rs` | rows that are known to be undone |
+//! | `known_letters.rs` | rows that are known to be unfinished |
 //! | `backfill_check.rs` | all of these for a backfill |
 
 mod backfill_check;

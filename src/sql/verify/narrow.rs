@@ -21,12 +21,12 @@ pub(super) struct Span<K> {
     pub found: Found,
 }
 
-/// The questions about a table while a range is narrowed.
+/// The queries of a table while a range is narrowed.
 #[async_trait]
 pub(super) trait Rows<K: Send + Sync>: Sync {
     async fn look(&self, start: Option<&K>, end: Option<&K>) -> Result<Found, PageError>;
 
-    /// The key of the row `rows` rows after `start`, if the range has one.
+    /// Returns the key of the row `rows` rows after `start`, if the range has one.
     async fn after(
         &self,
         start: Option<&K>,

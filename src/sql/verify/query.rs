@@ -1,4 +1,4 @@
-//! The user's question about rows: a condition that each row must fulfil, or a query that finds the wrong ones.
+//! The user's check of rows: a condition that each row must fulfil, or a query that finds the wrong rows.
 
 use crate::sql::syntax::{Kind, Syntax, SyntaxError, tokens};
 
@@ -19,7 +19,7 @@ pub enum InvalidVerify {
         bracket: char,
     },
     /// The text has more than one statement.
-    #[error("what to verify has a semicolon; give one condition or SELECT, without it")]
+    #[error("the query to verify has a semicolon; give one condition or SELECT without it")]
     Semicolon,
     /// A placeholder has no value.
     #[error("the query to verify has {given}, which stands for a value; only {{range}} is known")]
@@ -29,15 +29,15 @@ pub enum InvalidVerify {
     },
     /// The statement does not only read.
     #[error(
-        "what to verify begins with {word}; it must be a condition that every row fulfils, or a SELECT that \
-         counts the rows that are wrong"
+        "the query to verify begins with {word}; it must be a condition that every row fulfils, or a SELECT that \
+         counts the wrong rows"
     )]
     NoQuery {
         /// The first word of the statement.
         word: String,
     },
     /// A condition has a place for a range, which only a query can have.
-    #[error("{{range}} is for a SELECT; a condition is asked of one range after the other anyway")]
+    #[error("{{range}} is for a SELECT; a condition is checked range by range anyway")]
     RangeInCondition,
 }
 
@@ -137,7 +137,7 @@ struct Token {
     depth: usize,
 }
 
-/// The tokens of a single expression or query whose brackets match.
+/// Returns the tokens of a single expression or query whose brackets match.
 fn nested(sql: &str, syntax: Syntax) -> Result<Vec<Token>, InvalidVerify> {
     let mut depth = 0_usize;
     let mut nested = Vec::new();
@@ -180,7 +180,7 @@ impl Text<'_> {
         &self.sql[self.tokens[n].at.clone()]
     }
 
-    /// An unquoted word, in capitals.
+    /// Returns an unquoted word, in capitals.
     fn word(&self, n: usize) -> Option<String> {
         let token = self.tokens.get(n)?;
         (token.kind == Kind::Word).then(|| self.raw(n).to_ascii_uppercase())
@@ -191,12 +191,12 @@ impl Text<'_> {
         token.is_some_and(|token| token.kind == Kind::Symbol(symbol))
     }
 
-    /// Tells whether a word is directly before a bracket.
+    /// Returns whether a word is directly before a bracket.
     fn is_call(&self, n: usize) -> bool {
         self.is_symbol(n + 1, '(')
     }
 
-    /// The first of some words outside of all brackets, from a position on.
+    /// Returns the first of some words outside of all brackets, from a position on.
     fn find(&self, from: usize, words: &[&str]) -> Option<usize> {
         (from..self.tokens.len()).find(|n| {
             self.tokens[*n].depth == 0
@@ -206,7 +206,7 @@ impl Text<'_> {
         })
     }
 
-    /// The meaning of a query: one that selects a single `count(..)` or `sum(..)` returns numbers, every other
+    /// Returns the meaning of a query: one that selects a single `count(..)` or `sum(..)` returns numbers, every other
     /// returns rows.
     fn answer(&self) -> Answer {
         let Some(select) = self.find(0, &["SELECT"]) else {
@@ -224,7 +224,7 @@ impl Text<'_> {
         }
     }
 
-    /// The query in two pieces, if it reads only the table of the batch, and its `WHERE` extends to its end.
+    /// Returns the query in two pieces, if it reads only the table of the batch, and its `WHERE` extends to its end.
     fn place_for_range(&self, table: &str) -> Option<Vec<String>> {
         if self.word(0)? != "SELECT" {
             return None;
@@ -253,7 +253,7 @@ impl Text<'_> {
         Some(vec![pieces, ")".to_owned()])
     }
 
-    /// Tells whether the tokens are the table, with or without its schema and an alias.
+    /// Returns whether the tokens are the table, with or without its schema and an alias.
     fn is_table(&self, source: std::ops::Range<usize>, table: &str) -> bool {
         let mut names = vec![unquoted(self.raw_or_empty(source.start))];
         let mut next = source.start + 1;
@@ -303,7 +303,7 @@ mod tests {
         VerifyQuery::parse(sql, "shop.users", Syntax::Postgres)
     }
 
-    /// The query with `R` for the range, or `None` for a query of the whole table.
+    /// Returns the query with `R` for the range, or `None` for a query of the whole table.
     fn ranged(sql: &str) -> Option<(String, Answer)> {
         match parsed(sql).unwrap() {
             VerifyQuery::Ranged { pieces, answer } => Some((pieces.join("R"), answer)),

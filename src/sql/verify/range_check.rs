@@ -30,14 +30,14 @@ const WHOLE_TIMEOUT: Duration = Duration::from_secs(3_600);
 
 /// Checks the rows of a table, range by range, and returns the ranges that do not hold.
 ///
-/// The question is SQL of one of these forms:
+/// The query has one of these forms:
 ///
-/// | form | what is wrong |
+/// | form | wrong rows |
 /// |---|---|
-/// | a condition, `email_hash IS NOT NULL` | each row that does not fulfil it, also where it is NULL; the [filter](TableSpec::filter) of the table plays no part |
+/// | a condition, `email_hash IS NOT NULL` | each row that does not fulfil it, or for which it is NULL; the [filter](TableSpec::filter) of the table plays no part |
 /// | `SELECT count(*) FROM t WHERE ..` of the table and nothing else | as many rows as it counts; the range is added to its `WHERE` |
-/// | a `SELECT` with `{range}` in it | the same; the range takes that place, once or several times |
-/// | any other `SELECT` | the same, but asked once for the whole table, however long that takes |
+/// | a `SELECT` with `{range}` in it | as many rows as it counts; the range takes the place of `{range}`, once or several times |
+/// | any other `SELECT` | as many rows as it counts; it runs once for the whole table, however long that takes |
 ///
 /// A `SELECT` whose only column is a `count(..)` or `sum(..)` returns the number of wrong rows. Each row of any other
 /// `SELECT` stands for one wrong row.
@@ -78,7 +78,7 @@ pub enum RangeCheckError {
 }
 
 impl RangeCheckError {
-    /// The error as that of a page. Errors of the arguments are not retried.
+    /// Returns the error as that of a page. Errors of the arguments are not retried.
     pub(crate) fn into_page_error(self) -> PageError {
         match self {
             Self::Verify(error) => PageError::non_retryable("InvalidVerify", error),
@@ -89,7 +89,7 @@ impl RangeCheckError {
 
 /// # Construct
 impl RangeCheck {
-    /// A check of a table. `verify` has one of the forms above.
+    /// Creates a check of a table. `verify` has one of the forms above.
     ///
     /// # Errors
     /// `verify` has none of the forms, or the table does not exist any more.
@@ -149,7 +149,7 @@ impl RangeCheck {
         self
     }
 
-    /// Sets the longest time for one range. Not for a query of the whole table.
+    /// Sets the longest time for one range. A query of the whole table has another limit.
     #[must_use]
     pub fn statement_timeout(mut self, timeout: Duration) -> Self {
         self.statement_timeout = timeout;
@@ -159,7 +159,7 @@ impl RangeCheck {
 
 /// # Run
 impl RangeCheck {
-    /// Tells whether the check works range by range. Otherwise it examines the whole table for any range, so it says
+    /// Returns whether the check works range by range. Otherwise it examines the whole table for any range, so it says
     /// nothing about an unfinished batch.
     pub fn is_ranged(&self) -> bool {
         !matches!(self.query, VerifyQuery::Whole { .. })
@@ -201,7 +201,7 @@ impl RangeCheck {
         Ok(check)
     }
 
-    /// The ranges in order, with their counts.
+    /// Returns the ranges in order, with their counts.
     fn spans<'a>(
         &'a self,
         start: Option<&Key>,
@@ -296,7 +296,7 @@ impl RangeCheck {
         Ok(check)
     }
 
-    /// The query whose first column is the number of wrong rows in a range.
+    /// Returns the query whose first column is the number of wrong rows in a range.
     fn query_in(&self, start: Option<&Key>, end: Option<&Key>) -> (String, Vec<Value>) {
         match &self.query {
             VerifyQuery::Condition(condition) => {
@@ -324,7 +324,7 @@ impl RangeCheck {
         }
     }
 
-    /// A query for the number of wrong rows.
+    /// Returns a query for the number of wrong rows.
     fn total(&self, query: &str, answer: Answer) -> String {
         let integer = match self.table.database() {
             #[cfg(feature = "mysql")]

@@ -22,7 +22,7 @@ impl Window {
         self.days & (1 << day.to_monday_zero_offset()) != 0
     }
 
-    /// The opening that begins on a date. `None` if the clock change leaves nothing of it.
+    /// Returns the opening that begins on a date. `None` if the clock change leaves nothing of it.
     fn opening(&self, date: Date, zone: &TimeZone) -> Option<Opening> {
         let opens = instant(date, self.begin, zone)?;
         let closes = match self.end {
@@ -32,7 +32,7 @@ impl Window {
         (opens < closes).then_some(Opening { opens, closes })
     }
 
-    /// The openings that begin from two days before `from` to `days` days after it.
+    /// Returns the openings that begin from two days before `from` to `days` days after it.
     pub(crate) fn openings(&self, from: Timestamp, days: u32) -> Vec<Opening> {
         let begin = i64::try_from(from.0).ok();
         let begin = begin.and_then(|ms| jiff::Timestamp::from_millisecond(ms).ok());

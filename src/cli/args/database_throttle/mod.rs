@@ -14,7 +14,7 @@ use crate::{cli::exit::CliResult, processor::throttle::Throttles};
 pub(crate) struct ThrottleArgs {}
 
 impl ThrottleArgs {
-    /// The throttles of the program, and the one of these flags.
+    /// Returns the throttles of the program, and the one of these flags.
     #[cfg(feature = "postgres")]
     pub(crate) async fn added_to(&self, of_the_program: &Throttles) -> CliResult<Throttles> {
         let mut throttles = of_the_program.clone();

@@ -66,7 +66,7 @@ pub(crate) struct ThrottleArgs {
     throttle_above: Option<Threshold<f64>>,
 }
 
-/// `HOLD` or `SLOW..HOLD`.
+/// Returns a parser for `HOLD` or `SLOW..HOLD`.
 fn threshold<T: Send + Sync + Clone + 'static>(
     one: fn(&str) -> Result<T, String>,
 ) -> impl Fn(&str) -> Result<Threshold<T>, String> + Send + Sync + Clone {
@@ -91,7 +91,7 @@ fn real(text: &str) -> Result<f64, String> {
     number.ok_or_else(|| "write a number such as 100, or two such as 50..100".to_owned())
 }
 
-/// Powers of 1000 as in `50MB`, powers of 1024 as in `50MiB`.
+/// Parses a size in bytes, with powers of 1000 as in `50MB` or powers of 1024 as in `50MiB`.
 fn size(text: &str) -> Result<u64, String> {
     const RANGE: RangeInclusive<f64> = 1.0..=1e15;
     let wanted =
@@ -169,7 +169,7 @@ impl ThrottleArgs {
         }
     }
 
-    /// The first flag of a check that was given.
+    /// Returns the first flag of a check that was given.
     fn first_check(&self) -> Option<&'static str> {
         [
             ("--max-replica-lag", self.max_replica_lag.is_some()),
@@ -186,14 +186,14 @@ impl ThrottleArgs {
         .find_map(|(flag, given)| given.then_some(flag))
     }
 
-    /// The server to connect to, if a check was given.
+    /// Returns the server to connect to, if a check was given.
     fn options(&self, variable: Option<String>) -> CliResult<Option<DatabaseOptions>> {
         let variable = variable.filter(|url| !url.is_empty());
         let (url, source) = match (&self.throttle_database_url, &variable, self.first_check()) {
             (None, _, None) => return Ok(None),
             (Some(_), _, None) => {
                 return Err(CliError::usage(
-                    "--throttle-database-url alone throttles nothing; add a check such as --max-replica-lag 2s",
+                    "--throttle-database-url has no effect alone; add a check such as --max-replica-lag 2s",
                 ));
             }
             (None, None, Some(flag)) => {

@@ -100,7 +100,7 @@ impl ConnectionsArgs {
     }
 }
 
-/// The database of one `--connection`, which may be only a name.
+/// Returns the database of one `--connection`, which may be only a name.
 pub(crate) fn connection(text: &Hidden) -> CliResult<DatabaseOptions> {
     parse(&text.0, &environment).map(|(_, options)| options)
 }

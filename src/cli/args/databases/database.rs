@@ -19,7 +19,7 @@ pub(crate) struct DatabaseArgs {
 }
 
 impl DatabaseArgs {
-    /// The database of the flag, or else of the environment. Does not connect.
+    /// Returns the database of the flag, or else of the environment, without connecting.
     pub(crate) fn options(&self) -> CliResult<DatabaseOptions> {
         match self.given()? {
             Some(options) => Ok(options),
@@ -27,7 +27,7 @@ impl DatabaseArgs {
         }
     }
 
-    /// The URL of the flag, unless it contains a password.
+    /// Returns the URL of the flag, unless it contains a password.
     pub(crate) fn printable(&self) -> Option<String> {
         let url = &self.database_url.as_ref()?.0;
         let options = DatabaseOptions::from_url(url).ok()?;

@@ -33,7 +33,7 @@ pub(super) fn variable_of(name: &str) -> String {
     format!("{VARIABLES}{}", name.to_ascii_uppercase())
 }
 
-/// The database whose URL is in a variable.
+/// Returns the database whose URL is in a variable.
 pub(super) fn of_variable(
     variable: &str,
     variables: Environment<'_>,
@@ -45,8 +45,8 @@ pub(super) fn of_variable(
     DatabaseOptions::from_url(url.trim())
 }
 
-/// The connection `default` without a flag. All commands ask here, so that they agree: its own variable comes before
-/// `DATABASE_URL`, and `DATABASE_URL` before libpq's variables.
+/// Returns the connection `default` without a flag. All commands ask here, so that they agree: its own variable comes
+/// before `DATABASE_URL`, and `DATABASE_URL` before libpq's variables.
 pub(super) fn of_default(variables: Environment<'_>) -> Result<DatabaseOptions, DatabaseError> {
     match of_variable(&variable_of(DEFAULT_CONNECTION), variables) {
         Err(DatabaseError::NotGiven { .. }) => DatabaseOptions::from_variables(variables),
@@ -54,7 +54,7 @@ pub(super) fn of_default(variables: Environment<'_>) -> Result<DatabaseOptions, 
     }
 }
 
-/// The connections that variables define, with their names in lower case.
+/// Returns the connections that variables define, with their names in lower case.
 pub(super) fn of_variables(
     variables: &BTreeMap<String, String>,
 ) -> CliResult<BTreeMap<String, DatabaseOptions>> {
@@ -90,7 +90,7 @@ pub(super) fn add_default(
     }
 }
 
-/// All variables whose values are text, as a URL is.
+/// Returns all variables whose values are text, as a URL is.
 pub(super) fn variables() -> BTreeMap<String, String> {
     let all = std::env::vars_os();
     all.filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))

@@ -37,7 +37,7 @@ impl SqlConnections {
         }
     }
 
-    /// The connections that variables define, and the database of the flag as `default`.
+    /// Returns the connections that variables define, and the database of the flag as `default`.
     pub(crate) fn of_command(default: DatabaseArgs) -> Self {
         Self {
             opened: Arc::default(),
@@ -88,7 +88,8 @@ impl SqlConnections {
         Ok(all)
     }
 
-    /// Adds every processor that runs SQL. A worker does this only with `--allow-sql`, since the SQL comes with the batch.
+    /// Adds every processor that runs SQL. A worker does this only with `--allow-sql`, since the SQL comes with the
+    /// batch.
     pub(crate) fn add_processors(&self, processors: &mut Processors) {
         self.add(processors, SqlBackfill::new);
         #[cfg(feature = "files")]

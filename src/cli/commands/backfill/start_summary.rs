@@ -12,8 +12,8 @@ use crate::{
     sql::{BackfillArgs, HighWaterMark, SqlBackfill, backfill::Work},
 };
 
-/// The longest wait for the high-water mark in the summary. The mark of the batch is fixed later, when the batch starts, so the
-/// summary need not wait for old transactions.
+/// The longest wait for the high-water mark in the summary. The mark of the batch is fixed later, when the batch
+/// starts, so the summary need not wait for old transactions.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 pub struct StartSummary {
@@ -63,7 +63,7 @@ impl StartSummary {
         lines.push(("ends at", until(args, work).await));
         let once = match args.once {
             true => "each page exactly once, recorded in the page ledger",
-            false => "each page at least once; one whose worker is lost is done again",
+            false => "each page at least once; a page whose worker is lost is done again",
         };
         lines.push(("commits", once.to_owned()));
         if !args.once {
@@ -100,13 +100,13 @@ async fn until(args: &BackfillArgs, work: &Work) -> String {
         }
         Ok(Ok(_)) => "the highest key when it starts; now there are no rows".to_owned(),
         Ok(Err(_)) | Err(_) => {
-            "the highest key when it starts; transactions that are open now are waited for"
+            "the highest key when it starts; it first waits for transactions that are open now"
                 .to_owned()
         }
     }
 }
 
-/// The line of a plan that shows how rows are found.
+/// Returns the line of a plan that shows how rows are found.
 fn access_of(plan: &[String]) -> Option<String> {
     let found = plan.iter().find(|line| {
         ["Scan", "SEARCH", "SCAN", " using "]

@@ -32,7 +32,7 @@ pub trait DemoData: Send + Sync {
     /// See [`Registry::register`].
     fn register(&self, registry: &mut Registry) -> Result<(), RegisterError>;
 
-    /// The batch without its limits.
+    /// Returns the batch without its limits.
     fn batch(&self) -> Batch;
 
     /// Checks every row.
@@ -41,7 +41,7 @@ pub trait DemoData: Send + Sync {
     /// Closes the database; the file stays.
     async fn close(&self);
 
-    /// The command that shows the database at `path`.
+    /// Returns the command that shows the database at `path`.
     fn how_to_look(&self, path: &Path) -> String;
 }
 

@@ -122,7 +122,7 @@ impl Scene {
         Ok(exit)
     }
 
-    /// The path of the new database.
+    /// Returns the path of the new database.
     fn database(&mut self, args: &DemoArgs) -> CliResult<PathBuf> {
         if let Some(path) = &args.database {
             if path.exists() {
@@ -221,7 +221,8 @@ impl Scene {
     }
 }
 
-/// Cancels the batch and gives its running pages time to end. An error does not matter, because the server is stopped next.
+/// Cancels the batch and gives its running pages time to end. An error does not matter, because the server is stopped
+/// next.
 async fn cancel(handle: &BatchHandle) {
     let cancelled = async {
         // The batch may have ended already.

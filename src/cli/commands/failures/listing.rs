@@ -68,7 +68,7 @@ impl Failures {
         }
     }
 
-    /// The whole text. Nothing is shortened, because people look up keys in it.
+    /// Returns the whole text. Nothing is shortened, because people look up keys in it.
     fn text(&self) -> String {
         let mut list = List::default();
         let failing = self.failing.as_deref().unwrap_or_default();
@@ -132,7 +132,7 @@ impl Failures {
     }
 }
 
-/// The place of a page.
+/// Returns the place of a page.
 fn place(start: Option<&PageToken>, end: Option<&PageToken>) -> String {
     match (start.map(PageToken::as_str), end.map(PageToken::as_str)) {
         (None, None) => "the first page".to_owned(),

@@ -16,8 +16,8 @@ const LOOK_AT: u64 = 64 * 1024;
 const RECORDS: usize = 100;
 const CANDIDATES: [char; 3] = [';', '\t', '|'];
 
-/// Another delimiter for a file whose first record is a single column with the delimiter of the format. `None`: the delimiter of
-/// the format is as good as any.
+/// Returns another delimiter for a file whose first record is a single column with the delimiter of the format. `None`
+/// if no other delimiter fits better than that of the format.
 ///
 /// # Errors
 /// Several delimiters are possible, or the records do not agree.
@@ -80,7 +80,7 @@ fn ambiguous(path: &Path, format: &CsvFormat, column: &str, possible: &[char]) -
     ))
 }
 
-/// A delimiter in the form that the flag takes.
+/// Returns a delimiter in the form that the flag takes.
 pub(super) fn value(delimiter: char) -> String {
     match delimiter {
         '\t' => "tab".to_owned(),
@@ -88,12 +88,12 @@ pub(super) fn value(delimiter: char) -> String {
     }
 }
 
-/// The same, quoted for a shell.
+/// Returns the delimiter in the form that the flag takes, quoted for a shell.
 pub(super) fn flag(delimiter: char) -> String {
     quoted(&value(delimiter))
 }
 
-/// The fields of the first records. A record that is cut off is left out.
+/// Returns the fields of the first records. A record that is cut off is left out.
 fn records(text: &[u8], whole: bool, format: &CsvFormat, delimiter: char) -> Vec<Vec<String>> {
     let byte = |c: char| u8::try_from(c).unwrap_or(b',');
     let mut builder = csv::ReaderBuilder::new();

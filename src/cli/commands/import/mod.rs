@@ -94,8 +94,8 @@ pub(crate) struct ImportCommand {
     #[arg(long)]
     create_ledger_tables: bool,
 
-    /// The file for records that cannot be imported, so that they can be corrected; none: no file [default: NAME.rejected.EXTENSION
-    /// beside the file, or else in the working directory]
+    /// The file for records that cannot be imported, so that they can be corrected; none: no file [default:
+    /// NAME.rejected.EXTENSION beside the file, or else in the working directory]
     #[arg(long, value_name = "FILE|none")]
     rejected: Option<PathBuf>,
 
@@ -245,7 +245,7 @@ impl ImportCommand {
         Ok(args)
     }
 
-    /// The file for records that cannot be imported, if there is to be one.
+    /// Returns the file for records that cannot be imported, if there is to be one.
     fn rejected(&self) -> CliResult<Option<RejectedFile>> {
         let masked = self.mask_values;
         match &self.rejected {
@@ -258,7 +258,7 @@ impl ImportCommand {
         }
     }
 
-    /// The command that imports the rejected records.
+    /// Returns the command that imports the rejected records.
     fn next(
         &self,
         program: &Program,
@@ -327,7 +327,7 @@ impl ImportCommand {
         }
         let once = match args.once {
             true => "each page exactly once, recorded in the page ledger",
-            false => "each page at least once; one whose worker is lost is done again",
+            false => "each page at least once; a page whose worker is lost is done again",
         };
         line("commits", once);
         let rejects = match rejected {
@@ -362,7 +362,7 @@ fn without_copy(mut file: ImportFile) -> ImportFile {
     file
 }
 
-/// The id of the batch that imports this file into that table. It does not depend on the format of the records.
+/// Returns the id of the batch that imports this file into that table. It does not depend on the format of the records.
 fn batch_id(target: &str, args: &ImportArgs) -> String {
     let file = match &args.file {
         ImportFile::Csv(source) => &source.file,

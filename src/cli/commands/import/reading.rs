@@ -79,12 +79,12 @@ fn quote(text: &str) -> Result<Quote, String> {
 }
 
 impl ReadingArgs {
-    /// The delimiter that was given.
+    /// Returns the delimiter that was given.
     pub(super) fn delimiter(&self) -> Option<char> {
         self.delimiter
     }
 
-    /// The format that was given.
+    /// Returns the format that was given.
     pub(super) fn format(&self) -> Option<Format> {
         self.format
     }
@@ -134,7 +134,7 @@ impl ReadingArgs {
     }
 }
 
-/// The name of a file, without the `.gz` of one that is compressed.
+/// Returns the name of a file, without the `.gz` of one that is compressed.
 pub(super) fn plain_name(path: &Path) -> String {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let stem = match name.len().checked_sub(3) {
@@ -146,7 +146,7 @@ pub(super) fn plain_name(path: &Path) -> String {
     stem.to_owned()
 }
 
-/// The format of a file of this name.
+/// Returns the format of a file of this name.
 pub(super) fn named_format(path: &Path) -> Format {
     let name = plain_name(path).to_ascii_lowercase();
     match Path::new(&name).extension().and_then(|e| e.to_str()) {
@@ -155,7 +155,7 @@ pub(super) fn named_format(path: &Path) -> Format {
     }
 }
 
-/// The delimiter of a CSV file of this name.
+/// Returns the delimiter of a CSV file of this name.
 pub(super) fn named_delimiter(path: &Path) -> char {
     match plain_name(path).to_ascii_lowercase().ends_with(".tsv") {
         true => '\t',

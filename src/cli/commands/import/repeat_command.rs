@@ -15,13 +15,13 @@ pub(super) struct Changes<'a> {
     pub file: &'a Path,
     /// The file that takes its place.
     pub rejected: &'a str,
-    /// `true` if the URL of the database contains a password, which must not be printed.
+    /// True if the URL of the database contains a password, which must not be printed.
     pub hides_url: bool,
     /// Flags that the import found out by itself, with their values.
     pub added: Vec<(&'static str, String)>,
 }
 
-/// The command for a shell. `args` are the arguments of this process without its name.
+/// Returns the command for a shell. `args` are the arguments of this process without its name.
 pub(super) fn command(program: &str, args: &[String], changes: &Changes<'_>) -> String {
     let mut words = vec![program.to_owned()];
     let mut args = args.iter();

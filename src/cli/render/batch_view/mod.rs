@@ -77,7 +77,7 @@ impl BatchView {
         Ok(Self::seen(handle.look().await?, program))
     }
 
-    /// Asks the same, and prints why the progress is unknown if it is.
+    /// Asks like [`at`](Self::at), and prints the reason if the progress is unknown.
     pub(crate) async fn told(handle: &BatchHandle, program: &Program) -> CliResult<Self> {
         let look = Self::at(handle, program).await?;
         if let Some(trouble) = look.trouble() {
@@ -86,7 +86,7 @@ impl BatchView {
         Ok(look)
     }
 
-    /// A batch that runs, or ran a moment ago.
+    /// Creates the view of a batch that runs, or ran a moment ago.
     pub(crate) fn seen(seen: Observation, program: &Program) -> Self {
         let next = next_command::after(&seen, program).filter(|_| seen.state.is_open());
         let no_worker = || ProgressError::NoWorker {
@@ -108,7 +108,7 @@ impl BatchView {
         }
     }
 
-    /// A batch of which only the state is known.
+    /// Creates the view of a batch of which only the state is known.
     pub(crate) fn unknown(batch_id: &str, state: BatchStatus) -> Self {
         Self {
             schema: SCHEMA,
@@ -156,12 +156,12 @@ impl BatchView {
         }
     }
 
-    /// The reason why the progress of a running batch is unknown.
+    /// Returns the reason why the progress of a running batch is unknown.
     pub(crate) fn trouble(&self) -> Option<&ProgressError> {
         self.trouble.as_ref()
     }
 
-    /// `true` if a cancellation waits for a worker.
+    /// Returns whether a cancellation waits for a worker.
     pub(crate) fn lets_cancellation_wait(&self) -> bool {
         self.cancel_waits_since.is_some()
     }
@@ -183,7 +183,7 @@ impl BatchView {
         Self { repair, ..self }
     }
 
-    /// The current time, or the end of the batch.
+    /// Returns the current time, or the end of the batch.
     pub(crate) fn now(&self) -> Timestamp {
         self.ended_at.unwrap_or_else(|| SystemTime::now().into())
     }
@@ -205,8 +205,8 @@ impl BatchView {
         }
     }
 
-    /// Prints the commands that list and redrive the remaining failures. The failures of a redrive stay with the batch that
-    /// it redrives.
+    /// Prints the commands that list and redrive the remaining failures. The failures of a redrive stay with the batch
+    /// that it redrives.
     fn hint(&self, program: &Program) {
         let failed = self
             .progress
@@ -226,8 +226,8 @@ impl BatchView {
     }
 }
 
-/// The age of a running batch. `as_of` cannot be used: it is the time of the controller's last event, and in a paused batch
-/// nothing happens.
+/// Returns the age of a running batch. `as_of` cannot be used: it is the time of the controller's last event, and in a
+/// paused batch nothing happens.
 pub(crate) fn age(progress: &Progress) -> Duration {
     Timestamp::from(SystemTime::now()).since(progress.started_at)
 }

@@ -24,7 +24,7 @@ use crate::{
 const MAX_SHOWN: usize = 10;
 
 impl BatchView {
-    /// The whole table.
+    /// Returns the whole table.
     pub(super) fn table(&self) -> String {
         let mut table = Table::default();
         let state = match (self.outcome, &self.progress) {
@@ -66,7 +66,7 @@ impl BatchView {
         table.text
     }
 
-    /// The rows about the progress.
+    /// Adds the rows about the progress.
     fn rows(&self, p: &Progress, table: &mut Table) {
         self.coverage(p, table);
         table.facts(result_rows::rows(p));
@@ -94,7 +94,7 @@ impl BatchView {
         }
     }
 
-    /// Rows for coverage and speed.
+    /// Adds the rows about coverage and speed.
     fn coverage(&self, p: &Progress, table: &mut Table) {
         let mut items = format!("{} processed", number(p.items.processed));
         if p.items.changed > 0 {
@@ -126,7 +126,7 @@ impl BatchView {
         table.row("pages", pages);
     }
 
-    /// The throughput of the last minute while the batch runs, and the mean afterwards.
+    /// Returns the throughput of the last minute while the batch runs, and the mean afterwards.
     fn throughput(&self, p: &Progress) -> Option<(f64, &'static str)> {
         match self.ended_at {
             None => Some((p.items_per_second?, "over the last minute")),
@@ -138,7 +138,7 @@ impl BatchView {
         }
     }
 
-    /// Rows for the task queue and its workers.
+    /// Adds the rows about the task queue and its workers.
     fn who(&self, table: &mut Table) {
         let now = self.now();
         if let Some(workers) = &self.workers {
@@ -166,8 +166,8 @@ impl BatchView {
         }
     }
 
-    /// Strides in flight by the age of their pages, and the oldest page. `None` if the details of some strides are
-    /// unknown.
+    /// Returns the strides in flight by the age of their pages, and the oldest page. `None` if the details of some
+    /// strides are unknown.
     fn pages(&self) -> Option<Vec<Fact>> {
         let in_flight = self.progress.as_ref()?.pages_in_flight;
         if self.strides.is_empty() || self.strides.len() != in_flight as usize {
@@ -198,7 +198,7 @@ impl BatchView {
         Some(vec![("in flight", groups), ("oldest page", what)])
     }
 
-    /// Rows for retries, stuck pages, dead letters and failed hooks.
+    /// Adds the rows about retries, stuck pages, dead letters and failed hooks.
     fn troubles(&self, p: &Progress, table: &mut Table) {
         for (name, n) in [
             ("retries", p.retries),
@@ -220,7 +220,7 @@ impl BatchView {
         }
     }
 
-    /// Rows for start, runs, deadline and pause.
+    /// Adds the rows about start, runs, deadline and pause.
     fn life(&self, p: &Progress, table: &mut Table) {
         table.row("runs", sentences::runs(p));
         let started = time(p.started_at);

@@ -161,7 +161,7 @@ impl Painter<'_> {
         ])
     }
 
-    /// The reason why the batch is not faster: the sentence that people look for.
+    /// Returns the reason why the batch is not faster: the sentence that people look for.
     fn because(&self) -> Line<'static> {
         let bold = Style::new().add_modifier(Modifier::BOLD);
         if let Some(trouble) = &self.model.trouble {
@@ -281,7 +281,7 @@ impl Painter<'_> {
         facts.map(line).collect()
     }
 
-    /// The latest entries that fit under the title, the latest at the bottom.
+    /// Returns the latest entries that fit under the title, the latest at the bottom.
     fn audit(&self, audit: &[AuditEntry], height: u16) -> Paragraph<'static> {
         let shown = usize::from(height).saturating_sub(1).min(audit.len());
         let title = Line::styled("AUDIT", self.quiet());

@@ -61,7 +61,7 @@ enum Update {
     KeyResult(Request, KeyResult),
 }
 
-/// The answer to the request that a key made. `Some`: the fate of a request that has not taken effect yet.
+/// The answer to the request that a key made. The text is the fate of a request that has not taken effect yet.
 type KeyResult = Result<Option<String>, ControlError>;
 
 /// Shows the batch until it ends, `stop` resolves or a key leaves the screen. `no_worker` is the text while no worker

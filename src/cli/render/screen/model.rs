@@ -41,7 +41,7 @@ pub(super) enum Request {
 }
 
 impl Request {
-    /// The text while the request is under way.
+    /// Returns the text while the request is under way.
     pub(super) fn asking(self) -> String {
         match self {
             Self::Pause => "pausing ...".to_owned(),
@@ -244,7 +244,7 @@ impl Model {
         }
     }
 
-    /// The next request, unless one is under way.
+    /// Returns the next request, unless one is under way.
     pub(super) fn next_request(&mut self) -> Option<Request> {
         if self.under_way.is_some() {
             return None;
@@ -296,28 +296,28 @@ impl Model {
         self.under_way
     }
 
-    /// The answer to the last key, for some seconds.
+    /// Returns the answer to the last key, for some seconds.
     pub(super) fn notice(&self, now: Moment) -> Option<&Notice> {
         let notice = self.notice.as_ref();
         notice.filter(|notice| now.elapsed < notice.until)
     }
 
-    /// The latest log line, for a while.
+    /// Returns the latest log line, for a while.
     pub(super) fn warning(&self, now: Moment) -> Option<&str> {
         let warning = self.warning.as_ref();
         let warning = warning.filter(|(_, until)| now.elapsed < *until);
         warning.map(|(line, _)| line.as_str())
     }
 
-    /// `true` if the pause key would resume the batch.
+    /// Returns whether the pause key would resume the batch.
     pub(super) fn is_paused(&self) -> bool {
         let known = || self.progress.as_ref().is_some_and(is_paused);
         self.paused_since.unwrap_or_else(known)
     }
 }
 
-/// `true` if an operator paused the batch or the batch paused itself. A limit of 0 or a closed window only looks like a
-/// pause.
+/// Returns whether an operator paused the batch or the batch paused itself. A limit of 0 or a closed window only looks
+/// like a pause.
 fn is_paused(p: &Progress) -> bool {
     let still = matches!(p.phase, Phase::Pausing | Phase::Paused);
     p.pause.is_some() || (still && p.held_by == Some(HeldBy::Pause))

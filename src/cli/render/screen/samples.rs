@@ -14,8 +14,8 @@ pub(super) struct Samples {
 }
 
 impl Samples {
-    /// Adds the pace of a look at the time `at`, in milliseconds. Seconds without a look get the pace of the next look. An
-    /// unknown pace clears the samples.
+    /// Adds the pace of a look at the time `at`, in milliseconds. Seconds without a look get the pace of the next look.
+    /// An unknown pace clears the samples.
     pub(super) fn add(&mut self, at: u64, per_second: Option<f64>) {
         let Some(per_second) = per_second else {
             self.ring.clear();
@@ -36,12 +36,12 @@ impl Samples {
         self.last = Some(at);
     }
 
-    /// The latest samples, the newest first.
+    /// Returns the latest samples, the newest first.
     pub(super) fn latest(&self, n: usize) -> impl Iterator<Item = f64> + '_ {
         self.ring.iter().rev().take(n).copied()
     }
 
-    /// The mean of the latest `seconds`, or of fewer if there are no more.
+    /// Returns the mean of the latest `seconds`, or of fewer if there are no more.
     pub(super) fn mean(&self, seconds: usize) -> Option<f64> {
         let n = self.ring.len().min(seconds);
         (n > 0).then(|| self.latest(n).sum::<f64>() / n as f64)

@@ -1,4 +1,4 @@
-//! The terminal: taken, read, and always given back.
+//! The terminal, which the screen takes over and always restores.
 
 use std::{
     io::{self, BufWriter, Stderr, Write as _},
@@ -24,11 +24,11 @@ use tokio::sync::mpsc;
 
 use crate::cli::output;
 
-/// `true` while the screen owns the terminal. A panic anywhere gives it back.
+/// True while the screen owns the terminal. A panic anywhere restores the terminal.
 static UP: AtomicBool = AtomicBool::new(false);
 static HOOK: Once = Once::new();
 
-/// The terminal in raw mode, with a screen of its own. Dropping it gives the terminal back.
+/// The terminal in raw mode, with a screen of its own. Dropping the value restores the terminal.
 pub(super) struct Screen {
     // Standard output is for results.
     terminal: Terminal<CrosstermBackend<BufWriter<Stderr>>>,
@@ -57,7 +57,7 @@ impl Screen {
     /// Draws one frame, in the size that the terminal has now.
     ///
     /// # Errors
-    /// Fails if the terminal takes no output, or if a panic elsewhere has given it back.
+    /// Fails if the terminal takes no output, or if a panic has restored the terminal.
     pub(super) fn draw(&mut self, frame: impl FnOnce(&mut Frame<'_>)) -> io::Result<()> {
         if !UP.load(Ordering::SeqCst) {
             return Err(io::Error::other(

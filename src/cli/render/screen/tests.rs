@@ -67,7 +67,7 @@ fn full() -> Progress {
     }
 }
 
-/// A batch that has been watched for some seconds.
+/// Returns a batch that has been watched for some seconds.
 fn watching(progress: &Progress) -> Model {
     let mut model = Model::new("prices-2026", true);
     for second in 0..=9 {

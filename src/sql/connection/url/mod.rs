@@ -12,7 +12,7 @@ use url::Url;
 
 use super::{error::DatabaseError, options::DatabaseOptions};
 
-/// The options in a URL; see [`DatabaseOptions::from_url`].
+/// Returns the options in a URL; see [`DatabaseOptions::from_url`].
 pub(super) fn parse(url: &str) -> Result<DatabaseOptions, DatabaseError> {
     let scheme = url.split(':').next().unwrap_or_default();
     match scheme.to_ascii_lowercase().as_str() {
@@ -28,7 +28,7 @@ pub(super) fn parse(url: &str) -> Result<DatabaseOptions, DatabaseError> {
         "sqlite" => sqlite::parse(url),
         #[cfg(not(feature = "sqlite"))]
         "sqlite" => Err(not_built("SQLite", "sqlite")),
-        _ => Err(invalid("it does not begin with a scheme that is known")),
+        _ => Err(invalid("it does not begin with a known scheme")),
     }
 }
 
@@ -125,7 +125,7 @@ impl Parameters {
         }
     }
 
-    /// A parameter that takes one of a few words.
+    /// Returns a parameter that takes one of a few words.
     fn word(&self, names: &[&str], allowed: &[&str]) -> Result<Option<String>, DatabaseError> {
         let Some(value) = self.get(names) else {
             return Ok(None);

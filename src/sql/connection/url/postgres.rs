@@ -141,8 +141,8 @@ pub(super) fn parse(url: &str) -> Result<DatabaseOptions, DatabaseError> {
     with_tls(options, wants_tls)
 }
 
-/// `sqlx` begins every session with UTC and the date style ISO, MDY, whatever `options`, the role and the database
-/// say. Values that are requested in `options`, or in libpq's variables, are therefore set again.
+/// Returns the settings that a session must set again: those that are requested in `options`, or in libpq's variables.
+/// `sqlx` begins every session with UTC and the date style ISO, MDY, whatever `options`, the role and the database say.
 fn session_settings(
     options: &str,
     variable: impl Fn(&str) -> Option<String>,
@@ -159,7 +159,8 @@ fn session_settings(
     wanted.collect()
 }
 
-/// The settings in `-c name=value`, `-cname=value` and `--name=value`. A backslash keeps a blank from ending a value.
+/// Returns the settings in `-c name=value`, `-cname=value` and `--name=value`. A backslash keeps a blank from ending a
+/// value.
 fn pairs_of(options: &str) -> Vec<(String, String)> {
     let mut words = vec![String::new()];
     let mut characters = options.chars();

@@ -24,7 +24,7 @@ pub(super) struct Refusal<'a> {
 }
 
 impl Refusal<'_> {
-    /// The columns whose name occurs in a text between two of these marks.
+    /// Returns the columns whose name occurs in a text between two of these marks.
     #[cfg(feature = "mysql")]
     fn quoted_in(&self, text: &str, marks: &[char]) -> Vec<String> {
         self.columns_where(|name| {
@@ -33,7 +33,7 @@ impl Refusal<'_> {
         })
     }
 
-    /// The value of a column; `None` for NULL, and for a column that is not filled.
+    /// Returns the value of a column; `None` for NULL, and for a column that is not filled.
     fn value(&self, column: &str) -> Option<String> {
         let plan = self.filled.plan();
         let place = plan.iter().position(|assigned| assigned.column == column)?;

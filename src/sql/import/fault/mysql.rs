@@ -5,7 +5,7 @@ use sqlx::AssertSqlSafe;
 use super::Refusal;
 use crate::base::error::redaction::without_mysql_values;
 
-/// The columns that MySQL refuses. Needs a transaction that survives an error.
+/// Returns the columns that MySQL refuses. This needs a transaction that survives an error.
 pub(in crate::sql::import) async fn columns(
     connection: &mut sqlx::MySqlConnection,
     refusal: &Refusal<'_>,
@@ -51,7 +51,7 @@ pub(in crate::sql::import) async fn columns(
     refusal.in_order(columns)
 }
 
-/// The columns of a key. It is named `email`, or `users.email` in MySQL.
+/// Returns the columns of a key. It is named `email`, or `users.email` in MySQL.
 async fn columns_of_key(
     connection: &mut sqlx::MySqlConnection,
     refusal: &Refusal<'_>,
@@ -70,7 +70,7 @@ async fn columns_of_key(
     query.fetch_all(connection).await
 }
 
-/// The key, other than that of the update, on which a row has the values of the record.
+/// Returns the key, other than that of the update, on which a row has the values of the record.
 async fn columns_of_collision(
     connection: &mut sqlx::MySqlConnection,
     refusal: &Refusal<'_>,
@@ -109,8 +109,8 @@ async fn columns_of_collision(
     Ok(Vec::new())
 }
 
-/// The columns of a CHECK. In MariaDB a column's constraint has the name of the column; for others the clause is
-/// searched.
+/// Returns the columns of a CHECK. In MariaDB a column's constraint has the name of the column; for others the clause
+/// is searched.
 async fn columns_of_check(
     connection: &mut sqlx::MySqlConnection,
     refusal: &Refusal<'_>,

@@ -7,8 +7,8 @@ use crate::sql::{connection::pgbouncer, import::write};
 pub(in crate::sql::import) const BEFORE_ONE: &str = "SAVEPOINT temporal_batch_one_record";
 const BACK_TO_IT: &str = "ROLLBACK TO SAVEPOINT temporal_batch_one_record";
 
-/// The columns that PostgreSQL refuses. Needs a transaction with [`BEFORE_ONE`]. Unknown columns are left out: the
-/// error itself matters more.
+/// Returns the columns that PostgreSQL refuses. This needs a transaction with [`BEFORE_ONE`]. Unknown columns are left
+/// out: the error itself matters more.
 pub(in crate::sql::import) async fn columns(
     connection: &mut sqlx::PgConnection,
     refusal: &Refusal<'_>,
@@ -53,7 +53,7 @@ fn postgres_error(error: &sqlx::Error) -> Option<&sqlx::postgres::PgDatabaseErro
     error.try_downcast_ref::<sqlx::postgres::PgDatabaseError>()
 }
 
-/// The column in a context such as `COPY t, line 1, column age: "seven"`.
+/// Returns the column in a context such as `COPY t, line 1, column age: "seven"`.
 fn column_of_copy(refusal: &Refusal<'_>, error: &sqlx::Error) -> Option<String> {
     let context = postgres_error(error)?.r#where()?;
     let line = context.lines().find(|line| line.starts_with("COPY "))?;
@@ -65,7 +65,7 @@ fn column_of_copy(refusal: &Refusal<'_>, error: &sqlx::Error) -> Option<String> 
     found.into_iter().max_by_key(String::len)
 }
 
-/// The columns of a constraint, or of a unique index.
+/// Returns the columns of a constraint, or of a unique index.
 async fn columns_of_constraint(
     connection: &mut sqlx::PgConnection,
     name: &str,

@@ -4,7 +4,7 @@ use sqlx::AssertSqlSafe;
 
 use super::Refusal;
 
-/// The columns that SQLite refuses. Needs a transaction that survives an error.
+/// Returns the columns that SQLite refuses. This needs a transaction that survives an error.
 pub(in crate::sql::import) async fn columns(
     connection: &mut sqlx::SqliteConnection,
     refusal: &Refusal<'_>,
@@ -26,7 +26,7 @@ pub(in crate::sql::import) async fn columns(
     found.unwrap_or_default()
 }
 
-/// The columns in a message such as `UNIQUE constraint failed: t.a, t.b` or `cannot store TEXT value in INTEGER
+/// Returns the columns in a message such as `UNIQUE constraint failed: t.a, t.b` or `cannot store TEXT value in INTEGER
 /// column t.age`.
 fn named_by_sqlite(refusal: &Refusal<'_>, said: &str) -> Vec<String> {
     let (_, table) = refusal.filled.target().names();
@@ -53,7 +53,7 @@ async fn rowid_column(
     query.fetch_all(connection).await
 }
 
-/// The columns of a CHECK. The message has the name of the constraint, or its condition if it has no name.
+/// Returns the columns of a CHECK. The message has the name of the constraint, or its condition if it has no name.
 async fn columns_of_check(
     connection: &mut sqlx::SqliteConnection,
     refusal: &Refusal<'_>,
@@ -75,7 +75,7 @@ async fn columns_of_check(
     Ok(refusal.columns_where(|column| has_word(condition, column)))
 }
 
-/// The condition in the parentheses of `CONSTRAINT name CHECK (..)`.
+/// Returns the condition in the parentheses of `CONSTRAINT name CHECK (..)`.
 fn condition_of<'a>(definition: &'a str, name: &str) -> Option<&'a str> {
     let mut rest = definition;
     loop {
@@ -108,7 +108,7 @@ fn condition_of<'a>(definition: &'a str, name: &str) -> Option<&'a str> {
     }
 }
 
-/// Tells whether a name occurs in a text as a whole word.
+/// Returns whether a name occurs in a text as a whole word.
 fn has_word(text: &str, name: &str) -> bool {
     let is_part = |c: char| c.is_alphanumeric() || c == '_';
     text.match_indices(name).any(|(at, _)| {
@@ -118,7 +118,7 @@ fn has_word(text: &str, name: &str) -> bool {
     })
 }
 
-/// The columns without a parent row. SQLite does not name the foreign key, so each one is checked.
+/// Returns the columns without a parent row. SQLite does not name the foreign key, so each one is checked.
 async fn columns_without_parent(
     connection: &mut sqlx::SqliteConnection,
     refusal: &Refusal<'_>,

@@ -1,4 +1,5 @@
-//! Rows into a table: `COPY` in PostgreSQL, `INSERT` with many rows elsewhere and where keys may conflict.
+//! Writes rows into a table: with `COPY` in PostgreSQL, with `INSERT` of many rows in other databases and where keys
+//! may conflict.
 
 #[cfg(feature = "mysql")]
 pub(super) mod mysql;
@@ -85,7 +86,7 @@ impl<'a> Filled<'a> {
         self.target
     }
 
-    /// Tells whether rows are updated by these columns.
+    /// Returns whether rows are updated by these columns.
     #[cfg(feature = "mysql")]
     pub fn updates_by(&self, columns: &[String]) -> bool {
         match self.on_conflict {
@@ -117,7 +118,7 @@ impl<'a> Filled<'a> {
         self.columns.join(", ")
     }
 
-    /// The conflict clause of an `INSERT` in PostgreSQL and SQLite.
+    /// Returns the conflict clause of an `INSERT` in PostgreSQL and SQLite.
     fn on_conflict(&self) -> String {
         match self.on_conflict {
             OnConflict::Fail => String::new(),
@@ -134,7 +135,7 @@ impl<'a> Filled<'a> {
         }
     }
 
-    /// The conflict clause in MySQL, where `INSERT IGNORE` would also hide values that do not fit.
+    /// Returns the conflict clause in MySQL, where `INSERT IGNORE` would also hide values that do not fit.
     #[cfg(feature = "mysql")]
     fn on_duplicate_key(&self) -> String {
         let set: Vec<_> = match self.on_conflict {
@@ -160,7 +161,7 @@ impl<'a> Filled<'a> {
         format!(" ON DUPLICATE KEY UPDATE {}", set.join(", "))
     }
 
-    /// The error of a record, where the subquery of [`on_duplicate_key`](Self::on_duplicate_key) has detected a
+    /// Returns the error of a record, where the subquery of [`on_duplicate_key`](Self::on_duplicate_key) has detected a
     /// collision.
     #[cfg(feature = "mysql")]
     fn collision(&self, error: sqlx::Error) -> PageError {

@@ -1,4 +1,4 @@
-//! Rows into a table of MySQL or MariaDB: `INSERT` with many rows.
+//! Writes rows into a table of MySQL or MariaDB, with `INSERT` of many rows.
 
 use sqlx::AssertSqlSafe;
 

@@ -1,4 +1,4 @@
-//! Rows into a table of PostgreSQL: `COPY`, and `INSERT` where keys may conflict.
+//! Writes rows into a table of PostgreSQL, with `COPY`, or with `INSERT` where keys may conflict.
 
 use sqlx::AssertSqlSafe;
 

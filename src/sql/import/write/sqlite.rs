@@ -1,4 +1,4 @@
-//! Rows into a table of SQLite: `INSERT` with many rows.
+//! Writes rows into a table of SQLite, with `INSERT` of many rows.
 
 use sqlx::AssertSqlSafe;
 

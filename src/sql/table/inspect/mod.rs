@@ -66,8 +66,8 @@ impl Table {
     /// Reads the catalog's description of a table, and refuses a table that cannot be paged through: see the variants
     /// of [`TableError`].
     ///
-    /// Also asks the database to explain a statement with the filter, and in SQLite looks for NULL in key columns
-    /// that are not declared `NOT NULL`.
+    /// The call also asks the database to explain a statement with the filter. In SQLite it looks for NULL in key
+    /// columns that are not declared `NOT NULL`.
     ///
     /// # Errors
     /// The first problem.
@@ -121,7 +121,7 @@ impl Table {
     }
 }
 
-/// The columns of the key, in its order.
+/// Returns the columns of the key, in its order.
 fn key_columns<'c>(
     table: &str,
     spec: &TableSpec,
@@ -213,7 +213,7 @@ async fn check_filter(
     Ok(())
 }
 
-/// Tells whether an error is about the server rather than about the statement.
+/// Returns whether an error is about the server rather than about the statement.
 fn is_passing(error: &dyn sqlx::error::DatabaseError) -> bool {
     match error.code().as_deref() {
         // The SQLSTATE classes of connections, resources, interventions and the system, and the codes of SQLite for

@@ -113,7 +113,7 @@ pub(super) async fn look(
                 column: column.name.clone(),
                 found: "may be NULL, and a row with NULL there would be left out without a word",
                 remedy: format!(
-                    "if none is, say so: ALTER TABLE {table} MODIFY {} {} NOT NULL",
+                    "if no row has NULL, declare that: ALTER TABLE {table} MODIFY {} {} NOT NULL",
                     Syntax::MySql.quote(&column.name),
                     column.type_name
                 ),
@@ -188,7 +188,7 @@ async fn indexes(pool: &MySqlPool, schema: &str, table: &str) -> Result<Vec<Inde
     Ok(indexes)
 }
 
-/// An index that begins with these columns, each of them whole, and all in one direction.
+/// Returns an index that begins with these columns, each of them whole, and all in one direction.
 pub(in crate::sql::table) async fn ordered_index(
     pool: &MySqlPool,
     schema: &str,
@@ -217,7 +217,7 @@ fn flag(row: &MySqlRow, at: usize) -> Result<bool, sqlx::Error> {
     row.try_get_unchecked::<i64, _>(at).map(|flag| flag != 0)
 }
 
-/// The form of a type's values in a file, and the expression that reads them in that form.
+/// Returns the form of a type's values in a file, and the expression that reads them in that form.
 fn encoding(base: &str, type_name: &str, quoted: &str) -> (Encoding, String) {
     let text = || format!("CAST({quoted} AS CHAR)");
     match base {

@@ -148,7 +148,7 @@ pub(super) async fn look(
                 column: column.name.clone(),
                 found: "may be NULL, and a row with NULL there would be left out without a word",
                 remedy: format!(
-                    "if none is, say so: ALTER TABLE {table} ALTER COLUMN {} SET NOT NULL",
+                    "if no row has NULL, declare that: ALTER TABLE {table} ALTER COLUMN {} SET NOT NULL",
                     Syntax::Postgres.quote(&column.name)
                 ),
             });
@@ -189,7 +189,7 @@ fn check_kind(table: &str, row: &PgRow) -> Result<(), TableError> {
         ),
         "f" => (
             "a foreign table",
-            "its rows are in another server, which says nothing about keys; connect to that one",
+            "its rows are on another server, which says nothing about keys; connect to that server",
         ),
         _ if persistence == "t" => ("a temporary table", "no other connection can see it"),
         _ if has_children => (
@@ -241,7 +241,7 @@ struct BaseType {
     visible: bool,
 }
 
-/// The form of a type's values in a file, and the expression that reads them in that form.
+/// Returns the form of a type's values in a file, and the expression that reads them in that form.
 fn encoding(base: &BaseType, quoted: &str) -> (Encoding, String) {
     if !base.of_the_system {
         // Uses the output function of the type; a cast to text can be another function.
@@ -264,8 +264,8 @@ fn encoding(base: &BaseType, quoted: &str) -> (Encoding, String) {
     }
 }
 
-/// The expressions that read a value of the column as a text, independent of the session's settings, and convert it
-/// back.
+/// Returns the expressions that read a value of the column as a text, independent of the session's settings, and
+/// convert it back.
 fn key_column(table: &str, column: &Column, base: &BaseType) -> Result<KeyColumn, TableError> {
     let quoted = Syntax::Postgres.quote(&column.name);
     let cast = || (String::new(), format!("::{}", base.qualified));

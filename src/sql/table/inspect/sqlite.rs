@@ -198,7 +198,7 @@ fn grouped(rows: Vec<(String, bool, Option<String>)>) -> Vec<UniqueIndex> {
     indexes
 }
 
-/// Tells whether the index sorts as its columns do. If the columns take `a` and `A` for equal and the index does not,
+/// Returns whether the index sorts as its columns do. If the columns take `a` and `A` for equal and the index does not,
 /// two rows can have equal keys. The catalog does not show the collation of a column, but the plan shows whether the
 /// index can sort it.
 async fn collates_like_its_columns(
@@ -273,15 +273,15 @@ async fn check_null(
     })
 }
 
-/// Tells whether a column of this declared type turns numbers into texts.
+/// Returns whether a column of this declared type turns numbers into texts.
 pub(in crate::sql) fn makes_texts(type_name: &str) -> bool {
     let declared = type_name.to_uppercase();
     let has = |part: &&str| declared.contains(part);
     !has(&"INT") && ["CHAR", "CLOB", "TEXT"].iter().any(has)
 }
 
-/// The type of the values according to the declared type. SQLite enforces that only in part, so each value is checked
-/// when it is read.
+/// Returns the type of the values according to the declared type. SQLite enforces that only in part, so each value is
+/// checked when it is read.
 fn key_column(table: &str, column: &Column) -> Result<KeyColumn, TableError> {
     let quoted = Syntax::Sqlite.quote(&column.name);
     let declared = column.type_name.to_uppercase();

@@ -1,8 +1,9 @@
-//! The file of the records that an import could not put into the table. It has the format of the imported file, so that it can be
-//! corrected and imported.
+//! The file of the records that an import could not put into the table. It has the format of the imported file, so that
+//! it can be corrected and imported.
 //!
-//! Its content follows from the dead letters of the batch, each of which is kept exactly once even if workers are lost. The file is
-//! written as a whole when the batch is over. If the command is killed before, repeating it writes the file.
+//! Its content follows from the dead letters of the batch, each of which is kept exactly once even if workers are lost.
+//! The file is written as a whole when the batch is over. If the command is killed before, repeating it writes the
+//! file.
 
 mod errors_file;
 mod write;
@@ -37,14 +38,14 @@ pub(super) struct RejectedFile {
 /// The records that were written, now or by an earlier command.
 pub(super) struct Written {
     pub records: u64,
-    /// The file was edited since it was written, so it stays.
+    /// True if the file was edited since it was written, so that it stays.
     stays: bool,
     /// The first records, for people.
     told: Vec<String>,
 }
 
 impl RejectedFile {
-    /// A file beside the imported file, or in the working directory if that place is not writable.
+    /// Creates a file beside the imported file, or in the working directory if that place is not writable.
     pub fn beside(file: &Path, masked: bool) -> Self {
         let name = plain_name(file);
         let rejected = match name.rsplit_once('.') {
@@ -69,7 +70,7 @@ impl RejectedFile {
         name.into()
     }
 
-    /// The file for the dead letters of a batch without a ledger.
+    /// Returns the file for the dead letters of a batch without a ledger.
     pub fn letters(&self) -> PathBuf {
         self.with(".letters.jsonl")
     }
@@ -166,7 +167,7 @@ impl RejectedFile {
     }
 }
 
-/// A path relative to the working directory, if it is inside.
+/// Returns a path relative to the working directory, if it is inside.
 pub(super) fn shown(path: &Path) -> String {
     let here = std::env::current_dir().ok();
     let relative = here.and_then(|here| path.strip_prefix(here).ok().map(Path::to_owned));

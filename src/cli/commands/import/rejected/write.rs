@@ -64,7 +64,7 @@ enum Place {
 }
 
 impl RejectedFile {
-    /// Writes the dead letters of a batch run. `None`: it has no dead letters.
+    /// Writes the dead letters of a batch run. `None` if the batch run has no dead letters.
     pub(in super::super) async fn write(
         &self,
         letters: &dyn DeadLetters,
@@ -219,7 +219,7 @@ impl RejectedFile {
     }
 }
 
-/// `users.csv, line 8, record 7, column `age`: not a number; the value is "seven"`.
+/// Formats the error of a record: `users.csv, line 8, record 7, column `age`: not a number; the value is "seven"`.
 fn one_line(place: &str, message: &str, value: Option<&str>) -> String {
     let message = match message.starts_with(place) {
         true => message.to_owned(),
