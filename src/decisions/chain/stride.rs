@@ -81,7 +81,7 @@ pub(crate) enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct ItemBudget {
     pub items: u64,
-    /// See [`Stride::short`].
+    /// See [`Stride::is_partial`].
     pub is_partial: bool,
 }
 

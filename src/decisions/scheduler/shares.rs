@@ -219,7 +219,7 @@ mod tests {
                         prop_assert_eq!(shares.len(), chain.running() as usize);
                         let sum: f64 = shares.iter().sum();
                         prop_assert!(sum <= limit * (1.0 + 1e-6), "{} > {}", sum, limit);
-                        // Part of the rate is granted_items for pages that are found one by one.
+                        // Part of the rate is reserved for pages that are found one by one.
                         prop_assert!(sum >= limit * 0.2, "{} of {}", sum, limit);
                     }
                 }
