@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
-use temporalio_client::{Connection, ConnectionOptions};
+use temporalio_client::ConnectionOptions;
 use tokio::time::{sleep, timeout};
 use url::Url;
 
@@ -229,7 +229,11 @@ async fn answers(url: &Url) -> bool {
         .build();
     // A port that accepts connections but never answers must not use up the whole wait.
     matches!(
-        timeout(Duration::from_secs(2), Connection::connect(options)).await,
+        timeout(
+            Duration::from_secs(2),
+            temporal_batch_connection::connection(options)
+        )
+        .await,
         Ok(Ok(_))
     )
 }

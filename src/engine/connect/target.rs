@@ -247,9 +247,10 @@ impl ConnectOptions {
 impl Target {
     pub(super) fn open(self) -> BoxFuture<'static, Result<Client, ConnectError>> {
         Box::pin(async move {
-            let client = Client::connect(self.connection.clone(), self.client.clone())
-                .await
-                .map_err(|error| self.connect_failed(error))?;
+            let client =
+                temporal_batch_connection::client(self.connection.clone(), self.client.clone())
+                    .await
+                    .map_err(|error| self.connect_failed(error))?;
             let request = DescribeNamespaceRequest {
                 namespace: self.namespace.clone(),
                 ..Default::default()
