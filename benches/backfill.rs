@@ -1,20 +1,20 @@
-//! What a backfill costs: rows per second of [`SqlBackfill`], without and with once per page and with one page an
-//! activity, beside a plain loop that does the same pages with the same connections and no Temporal, and
-//! beside one single `UPDATE`.
+//! The cost of a backfill: rows per second of [`SqlBackfill`], without and with once per page and with one page an
+//! activity, compared with a plain loop that does the same pages over the same connections without Temporal, and with
+//! one single `UPDATE`.
 //!
-//! `cargo bench --bench backfill` prints a table, `-- --help` lists the flags. Run it on an idle machine, with
-//! `TMPDIR` on the disk that is to be measured: the throwaway PostgreSQL writes with fsync.
+//! `cargo bench --bench backfill` prints a table, `-- --help` lists the flags. Run it on an idle machine, with `TMPDIR`
+//! on the disk that is to be measured: the throwaway PostgreSQL writes with fsync.
 //!
-//! Each repetition runs every arm once, in an order that alternates, each on a copy of the same table that
-//! was vacuumed and followed by a checkpoint. Ratios are paired: an arm against the loop of its repetition. A
-//! batch is timed from the call that starts it to its report, the loop from its first statement to its last.
+//! Each repetition runs every arm once, in alternating order. Each arm gets a copy of the same table, after a vacuum
+//! and a checkpoint. Ratios are paired: an arm is compared with the loop of the same repetition. A batch is timed from
+//! the call that starts it to its report, the loop from its first statement to its last.
 //!
-//! The loop is what one would write by hand if nothing could go wrong: each connection finds where the next
-//! page ends, as the batch does, and updates it with one statement that commits by itself. It compares no
-//! values, limits no statement and remembers nothing.
+//! The loop is the program that one would write by hand if nothing could fail: each connection finds the end of the
+//! next page, as the batch does, and updates the page with one statement that commits by itself. It compares no values,
+//! limits no statement and remembers nothing.
 //!
-//! Processor seconds are per million rows: they tell what the time goes to, and unlike rows per second they hardly
-//! depend on what else the machine does. That of PostgreSQL are those of all its processes.
+//! Processor seconds are per million rows. They show where the time is spent, and unlike rows per second they hardly
+//! depend on other programs of the machine. Those of PostgreSQL are the sum of all its processes.
 
 #[path = "backfill/cost.rs"]
 mod cost;
@@ -58,7 +58,7 @@ enum Arm {
     Loop,
     Backfill,
     Once,
-    /// One page an activity; their starts are found ahead.
+    /// One page an activity; the starts of pages are found ahead.
     Single,
     Update,
 }
@@ -88,7 +88,7 @@ struct Options {
     rows: u32,
     page_size: u32,
     connections: u32,
-    /// `None`: found while the batch runs.
+    /// The length of strides. `None`: found while the batch runs.
     stride: Option<u32>,
     pairs: u32,
     arms: Vec<Arm>,
@@ -96,7 +96,7 @@ struct Options {
 }
 
 impl Options {
-    /// `None` if help is wanted.
+    /// Parses the flags. `None` if help is requested.
     fn parse(args: impl Iterator<Item = String>) -> Result<Option<Self>, Error> {
         let mut options = Self {
             rows: 1_000_000,
@@ -107,7 +107,7 @@ impl Options {
             arms: Arm::ALL.to_vec(),
             json: false,
         };
-        // Cargo says `--bench` to every bench.
+        // Cargo passes `--bench` to every bench.
         let mut args = args.filter(|arg| arg != "--bench");
         while let Some(flag) = args.next() {
             match flag.as_str() {
@@ -177,7 +177,7 @@ fn postmaster(postgres: &Postgres) -> Option<u32> {
     text.lines().next()?.trim().parse().ok()
 }
 
-/// What every copy is made of. Autovacuum would come at some times and not at others.
+/// Creates the table that is copied. Autovacuum is off, since it would run at some times and not at others.
 async fn prepare(pool: &PgPool, rows: u32) -> Result<(), Error> {
     let statements = format!(
         "CREATE TABLE original AS
@@ -193,7 +193,7 @@ async fn prepare(pool: &PgPool, rows: u32) -> Result<(), Error> {
     Ok(())
 }
 
-/// A fresh table, in the state that every arm begins with.
+/// Makes a fresh copy of the table, in the state in which every arm begins.
 async fn fresh_table(pool: &PgPool) -> Result<(), Error> {
     for statement in [
         "DROP TABLE IF EXISTS accounts",
@@ -215,7 +215,7 @@ struct Run {
     cost: Cost,
 }
 
-/// Of each arm, in the order of the repetitions.
+/// The measurements of each arm, in the order of the repetitions.
 type Runs = Vec<(Arm, Vec<Run>)>;
 
 async fn measure(
@@ -300,14 +300,14 @@ async fn run(
             };
             let report = client.start(&batch).await?.result().await?;
             if report.outcome != Outcome::Completed {
-                return Err(format!("the batch ended otherwise: {report:?}").into());
+                return Err(format!("unexpected end of the batch: {report:?}").into());
             }
         }
     }
     Ok(began.elapsed())
 }
 
-/// What one would write by hand: connections that take the next page from a shared cursor, and update it.
+/// The hand-written program: connections take the next page from a shared cursor, and update it.
 async fn plain_loop(pool: &PgPool, options: &Options) -> Result<(), Error> {
     let cursor = Arc::new(Mutex::new(Some(i64::MIN)));
     let mut connections = JoinSet::new();
@@ -346,7 +346,7 @@ async fn plain_loop(pool: &PgPool, options: &Options) -> Result<(), Error> {
     Ok(())
 }
 
-/// Every row is there, changed exactly once.
+/// Checks that every row exists and was changed exactly once.
 async fn verify(pool: &PgPool, rows: u32) -> Result<(), Error> {
     let right: i64 = sqlx::query_scalar(
         "SELECT count(*) FROM accounts JOIN original USING (id)
@@ -371,7 +371,7 @@ fn median(values: &[f64]) -> f64 {
     }
 }
 
-/// "a (b..c)": the median, and between which values.
+/// The median with the lowest and the highest value: "a (b..c)".
 fn spread(values: &[f64], digits: usize) -> String {
     let lowest = values.iter().copied().fold(f64::INFINITY, f64::min);
     let highest = values.iter().copied().fold(0.0, f64::max);

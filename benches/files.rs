@@ -1,8 +1,8 @@
-//! What a page of a large CSV file costs, at its beginning and at its end, and all of its pages beside a plain
-//! `csv` reader. Makes the file in the temporary folder, and deletes it.
+//! The cost of a page of a large CSV file, at its beginning and at its end, and of all its pages compared with a plain
+//! `csv` reader. The file is created in the temporary folder, and deleted.
 //!
 //! ```text
-//! cargo bench --no-default-features --features files --bench files -- [MB, 1000 unless told]
+//! cargo bench --no-default-features --features files --bench files -- [MB, 1000 by default]
 //! ```
 
 use std::{
@@ -21,9 +21,9 @@ const PAGE: usize = 1_000;
 const PAGES: usize = 200;
 const PAIRS: usize = 3;
 
-/// What both readers make of a record.
+/// A record, as both readers deserialize it.
 #[derive(serde::Deserialize)]
-#[allow(dead_code, reason = "made, as any program would")]
+#[allow(dead_code, reason = "read as any program would")]
 struct Row {
     id: u64,
     name: String,
@@ -45,7 +45,7 @@ fn main() {
     runtime.expect("a runtime").block_on(measure(&file.0, rows));
 }
 
-/// Gone at the end, also of a run that fails.
+/// A file that is deleted at the end, even of a run that fails.
 struct Cleaned(PathBuf);
 
 impl Drop for Cleaned {
@@ -54,7 +54,7 @@ impl Drop for Cleaned {
     }
 }
 
-/// Rows of about 120 bytes; every tenth has quotes, commas and a line end in a field.
+/// Writes rows of about 120 bytes. Every tenth has quotes, commas and a line end in a field.
 fn make(path: &Path, bytes: u64) -> u64 {
     let mut file = BufWriter::new(File::create(path).expect("a temporary file"));
     let mut written = 0;
@@ -89,7 +89,7 @@ fn make(path: &Path, bytes: u64) -> u64 {
 
 async fn measure(path: &Path, rows: u64) {
     let source = CsvSource::new(path).prepare().await.expect("a CSV file");
-    // Both ends are in the page cache, or neither is.
+    // Either both ends are in the page cache, or neither is.
     plain(path);
     let tail = rows - (PAGE * PAGES) as u64 - 1;
     let everything = PageRange::new(None, None);
@@ -145,7 +145,7 @@ fn plain(path: &Path) -> u64 {
     rows.inspect(|row| assert!(row.is_ok(), "a row")).count() as u64
 }
 
-/// The median of some pages from a position on.
+/// The median time of a few pages from a position on.
 async fn pages(source: &CsvSource, start: Option<FilePosition>) -> Duration {
     let mut start = start;
     let mut times = Vec::new();

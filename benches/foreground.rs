@@ -1,4 +1,4 @@
-//! What a batch does to the users of a live PostgreSQL, and how fast it is meanwhile.
+//! The effect of a batch on the users of a live PostgreSQL, and the speed of the batch.
 //!
 //! ```text
 //!   Temporal dev server --- worker (here) --- updates ---+
@@ -6,18 +6,19 @@
 //!   pgbench, a fixed number of transactions per second --+
 //! ```
 //!
-//! Each repetition runs every arm in random order: the foreground undisturbed, with batches of fixed settings,
-//! and with batches that find theirs, without and with a throttle. Latency counts from when a transaction was
-//! to begin. `cargo bench --bench foreground -- --help` lists the flags. Run it on an idle machine, with
-//! `TMPDIR` on the disk that is to be measured.
+//! Each repetition runs every arm in random order: the foreground undisturbed, with batches of fixed settings, and with
+//! batches that find their settings, without and with a throttle. Latency counts from the time at which a transaction
+//! was scheduled. `cargo bench --bench foreground -- --help` lists the flags. Run it on an idle machine, with `TMPDIR`
+//! on the disk that is to be measured.
 //!
-//! An arm: tables are vacuumed, the foreground and the batch begin, both warm up, a checkpoint is made, both
-//! settle, then it is measured. So no arm has more checkpoints than another, and in all of them a page of the
-//! table goes to the WAL as a whole when it is first changed, as it does in a sweep over a large table. The
-//! report names arms that were so fast that they came around. Autovacuum is off. It takes about 10 GB of disk.
+//! An arm runs as follows: tables are vacuumed, the foreground and the batch begin, both warm up, a checkpoint is made,
+//! both settle, then they are measured. So all arms have the same number of checkpoints, and in each of them a page of
+//! the table is written to the WAL as a whole when it is first changed, as in a sweep over a large table. The report
+//! names arms that were so fast that they began the table again. Autovacuum is off. The bench takes about 10 GB of
+//! disk.
 //!
-//! Ctrl-C ends it, with a report of what was measured so far. The cluster goes with this process, whatever
-//! ends it, and pgbench goes with the cluster.
+//! Ctrl-C ends the bench, with a report of the measurements so far. The cluster ends with this process however that
+//! ends, and pgbench ends with the cluster.
 
 #[path = "foreground/arm.rs"]
 mod arm;
@@ -67,35 +68,35 @@ use self::{
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// How often a batch is asked for its settings.
+/// The time between two looks at the settings of a batch.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
-/// How long the batch goes on after the measured time, for what began in it.
+/// The time for which the batch runs after the measured time, so that pages that began in it end.
 const TAIL: Duration = Duration::from_secs(1);
-/// How long a batch may take to begin, and to end.
+/// The longest wait for a batch to begin, and to end.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// WAL after which a checkpoint of its own may have begun.
+/// The number of bytes of WAL after which PostgreSQL may have begun a checkpoint by itself.
 const NEXT_CHECKPOINT: f64 = 4e9;
 const QUEUE: &str = "foreground";
 
-/// One arm in one repetition.
+/// The measurements of one arm in one repetition.
 #[derive(Clone, Debug, Serialize)]
 struct Record {
     repetition: u32,
     #[serde(serialize_with = "as_text")]
     arm: Arm,
     foreground: Seen,
-    /// What the batch did; nothing of it without one.
+    /// The speed of the batch. `None` in an arm without one.
     rows_per_second: Option<f64>,
-    /// How often it went over the table since the checkpoint.
+    /// The number of times that the batch went over the table since the checkpoint.
     laps: Option<f64>,
-    /// WAL since the checkpoint.
+    /// The WAL since the checkpoint.
     wal_bytes: f64,
-    /// In the mean.
+    /// The mean number of pages in flight.
     pages_in_flight: Option<f64>,
     page_p50_ms: Option<f64>,
     page_p90_ms: Option<f64>,
     retries: u64,
-    /// Looks at the batch that it did not answer.
+    /// The number of looks that the batch did not answer.
     unanswered: u32,
     samples: Vec<Sample>,
 }
@@ -108,7 +109,7 @@ struct Sample {
     measured: bool,
     page_size: u32,
     parallelism: u32,
-    /// What the throttle leaves.
+    /// The part of the speed that the throttle leaves.
     factor: f64,
 }
 
@@ -148,7 +149,7 @@ async fn interrupted() -> Result<ExitCode, Error> {
     Ok(ExitCode::from(130))
 }
 
-/// Stops what it started, however it ends.
+/// Runs all measurements, and stops everything that was started however they end.
 async fn measure(
     options: &Options,
     executables: &Path,
@@ -172,11 +173,11 @@ struct Bench<'a> {
     server: DevServer,
     worker: RunningWorker,
     client: BatchClient,
-    /// For everything but the batch itself.
+    /// The pool for all statements except those of the batch.
     pool: PgPool,
     pgbench: Pgbench,
     pages: Arc<PageLog>,
-    /// Transactions per second of the foreground.
+    /// The transactions per second of the foreground.
     tps: f64,
 }
 
@@ -293,7 +294,7 @@ impl<'a> Bench<'a> {
                 self.first_page().await?;
                 tokio::select! {
                     window = self.window(arm) => window?,
-                    () = looks.go_on(handle) => return Err("looking never ends".into()),
+                    () = looks.watch(handle) => return Err("watching the batch has no end".into()),
                 }
             }
             None => self.window(arm).await?,
@@ -344,7 +345,7 @@ impl<'a> Bench<'a> {
         Ok(waited.map_err(|_| "the batch did not finish any page")?)
     }
 
-    /// Lets everything run, and says which time counts.
+    /// Lets foreground and batch run, and returns the measured time.
     async fn window(&self, arm: Arm) -> Result<Window, Error> {
         sleep(arm.warm_up(self.options)).await;
         let (checkpoint, wal_before) = (Instant::now(), self.wal().await?);
@@ -365,7 +366,7 @@ impl<'a> Bench<'a> {
         })
     }
 
-    /// Bytes since the cluster began.
+    /// The bytes of WAL since the cluster was created.
     async fn wal(&self) -> Result<f64, Error> {
         let select = "SELECT (pg_current_wal_lsn() - '0/0')::float8";
         Ok(sqlx::query_scalar(select).fetch_one(&self.pool).await?)
@@ -380,7 +381,7 @@ impl<'a> Bench<'a> {
     }
 }
 
-/// What is measured, by both clocks.
+/// The measured time, by both clocks.
 struct Window {
     wal_bytes: f64,
     checkpoint: Instant,
@@ -390,13 +391,13 @@ struct Window {
     to_time: SystemTime,
 }
 
-/// What a batch did in the measured time.
+/// The work of a batch in the measured time.
 struct Done {
     rows_per_second: f64,
-    /// Rows.
+    /// The rows since the checkpoint.
     since_checkpoint: f64,
     in_flight: f64,
-    /// Ascending.
+    /// The durations of pages in ascending order.
     pages_ms: Vec<f64>,
 }
 
@@ -428,7 +429,7 @@ impl Done {
     }
 }
 
-/// What a batch said of its settings, and when.
+/// The settings of a batch at each look.
 #[derive(Default)]
 struct Looks {
     began: Option<Instant>,
@@ -437,8 +438,8 @@ struct Looks {
 }
 
 impl Looks {
-    /// Looks until it is dropped.
-    async fn go_on(&mut self, handle: &BatchHandle) {
+    /// Looks at the batch until the future is dropped.
+    async fn watch(&mut self, handle: &BatchHandle) {
         let began = *self.began.get_or_insert_with(Instant::now);
         let mut next = tokio::time::interval(LOOK_EVERY);
         loop {
@@ -470,7 +471,7 @@ impl Looks {
     }
 }
 
-/// Of a server that is larger than one for tests, and does nothing by itself while it is measured.
+/// Settings of a larger server, which does no maintenance while it is measured.
 async fn configure(cluster: &Postgres) -> Result<(), Error> {
     let pool = pool(&cluster.url("postgres"), "bench", 1).await?;
     for setting in [
@@ -496,7 +497,8 @@ async fn pool(url: &str, name: &str, connections: u32) -> Result<PgPool, Error> 
     Ok(pool.connect_with(options).await?)
 }
 
-/// Rows have about 250 bytes. Half of each page is left free, so that a new version of a row finds its place beside the old one.
+/// Fills the table with rows of about 250 bytes. Half of each page is left free, so that a new version of a row fits
+/// beside the old one.
 async fn fill(pool: &PgPool, rows: u32) -> Result<(), Error> {
     let create =
         "CREATE TABLE accounts_big (id bigint PRIMARY KEY, x bigint NOT NULL, filler text NOT NULL)
@@ -511,7 +513,7 @@ async fn fill(pool: &PgPool, rows: u32) -> Result<(), Error> {
     Ok(())
 }
 
-/// Removes what the arm before left.
+/// Removes the traces of the arm before.
 async fn reset(pool: &PgPool) -> Result<(), Error> {
     for statement in ["TRUNCATE pgbench_history", "VACUUM ANALYZE", "CHECKPOINT"] {
         pool.execute(statement).await?;
@@ -519,7 +521,7 @@ async fn reset(pool: &PgPool) -> Result<(), Error> {
     Ok(())
 }
 
-/// Looks at how busy the connections of the foreground are, and at who waits for locks.
+/// A throttle that checks the active connections of the foreground, and the sessions that wait for locks.
 async fn throttle(url: &str, options: &Options) -> Result<PostgresThrottle, Error> {
     let busy = "SELECT count(*) FROM pg_stat_activity
         WHERE application_name = 'pgbench' AND state = 'active'";
@@ -542,13 +544,13 @@ async fn connect(server: &DevServer) -> Result<BatchClient, Error> {
     Ok(BatchClient::connect(&options).await?)
 }
 
-/// Of numbers in ascending order: the one that this part of them does not exceed.
+/// The quantile of numbers in ascending order.
 fn quantile(ascending: &[f64], part: f64) -> f64 {
     let at = (ascending.len() as f64 * part).ceil() as usize;
     ascending[at.clamp(1, ascending.len()) - 1]
 }
 
-/// Of the machine, in the last minute, before anything is measured.
+/// The load of the machine in the minute before the measurements.
 fn load_average() -> String {
     let text = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     text.split(' ').next().unwrap_or("?").to_owned()

@@ -1,4 +1,4 @@
-//! The tests, paths and headings that the documentation names are there.
+//! The tests, paths and headings that the documentation names exist.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -43,7 +43,7 @@ fn all_tests() -> Tests {
         let (mut is_test, mut on_each) = (false, false);
         for line in fs::read_to_string(file).unwrap().lines().map(str::trim) {
             is_test |= line == "#[test]" || line.starts_with("#[tokio::test");
-            // The claims that a macro makes tests of, on each database.
+            // A macro makes one test on each database of the listed functions.
             on_each = match on_each {
                 true => !line.starts_with(['}', ')']),
                 false => line.starts_with("on_each!"),
@@ -64,14 +64,14 @@ fn all_tests() -> Tests {
     tests
 }
 
-/// The spans of code in a text, without those that go over a line.
+/// The code spans of a text, except those that run over several lines.
 fn spans(text: &str) -> impl Iterator<Item = &str> {
     text.lines()
         .flat_map(|line| line.split('`').skip(1).step_by(2))
 }
 
-/// A module and the name of a test, or a part of one before a `*`. Names of tests are sentences, so that paths of the
-/// API are told from them.
+/// The module and the name of a cited test, or the beginning of a name before a `*`. Names of tests are sentences,
+/// which tells them from paths of the API.
 fn cited(span: &str) -> Option<(&str, &str)> {
     let plain = |text: &str| {
         let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "_*".contains(c);
@@ -118,7 +118,7 @@ fn every_test_that_the_documentation_cites_is_there() {
     assert!(citations >= 80, "only {citations} citations were found");
 }
 
-/// Whether a span names a place in this repository: a path from its root, or a Rust file wherever it is.
+/// Returns whether a span names a place in this repository: a path from its root, or the name of a Rust file.
 fn names_a_place(span: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-./".contains(c);
     let from_the_root = ["src/", "tests/", "docs/", "samples/", "benches/"];
@@ -128,7 +128,7 @@ fn names_a_place(span: &str) -> bool {
 
 #[test]
 fn every_path_that_the_documentation_names_is_there() {
-    // Files of programs that a reader writes, and of the SDK.
+    // Files of a reader's own program, and of the SDK.
     let elsewhere = ["history_update.rs"];
     let (mut named, mut missing) = (0, Vec::new());
     for document in documents() {
@@ -153,7 +153,7 @@ fn links(text: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The anchor that GitHub gives a heading.
+/// The anchor that GitHub generates for a heading.
 fn anchor(heading: &str) -> String {
     let kept = |c: &char| c.is_alphanumeric() || " -_".contains(*c);
     let lower = heading.trim().to_lowercase();
@@ -190,7 +190,7 @@ fn every_link_of_the_documentation_leads_somewhere() {
     assert!(found >= 100, "only {found} were found");
 }
 
-/// A guide for those who take the code over has to be read in one sitting.
+/// A guide for new maintainers has to be short enough for one sitting.
 #[test]
 fn the_architecture_is_short() {
     let text = fs::read_to_string(root().join("docs/architecture.md")).unwrap();

@@ -1,4 +1,4 @@
-//! The folders of `src` are layers: a file imports from its own folder and from those before it, never from later ones.
+//! The folders of `src` are layers: a file imports only from its own folder and from those before it.
 
 use std::{
     fs,
@@ -26,7 +26,7 @@ const LAYERS: [&str; 17] = [
     "cli",
 ];
 
-/// Folders that never name a crate, whatever the order of the layers.
+/// Crates that a folder never names, whatever its place in the order.
 const NEVER: [(&str, &[&str]); 4] = [
     ("protocol", &["temporalio", "tokio", "sqlx"]),
     ("decisions", &["temporalio", "tokio", "sqlx"]),
@@ -34,7 +34,7 @@ const NEVER: [(&str, &[&str]); 4] = [
     ("files", &["temporalio", "sqlx"]),
 ];
 
-/// Folders that never import from these, although they come later in the order.
+/// Folders from which a folder never imports, although it comes later in the order.
 const APART: [(&str, &[&str]); 3] = [
     ("files", &["protocol", "decisions", "stride"]),
     ("sql", &["protocol", "decisions", "stride", "jsonl_store"]),
@@ -104,7 +104,7 @@ fn sources() -> Vec<(String, String)> {
             let path: PathBuf = entry.expect("the sources can be listed").path();
             let name = path
                 .strip_prefix(&root)
-                .expect("it is in src")
+                .expect("the file is in src")
                 .to_string_lossy()
                 .replace('\\', "/");
             if path.is_dir() {
@@ -126,7 +126,7 @@ fn sources() -> Vec<(String, String)> {
     sources
 }
 
-/// The lines that are compiled into the crate: no comments, no module of tests at the end of the file.
+/// The lines that are compiled into the crate, without comments and the tests at the end of the file.
 fn code_of(text: &str) -> String {
     let text = text.split("\nmod tests {").next().unwrap_or_default();
     let text = text
@@ -139,7 +139,7 @@ fn code_of(text: &str) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// Everything that is named from the root of the crate, with the groups of `use` written out.
+/// All paths from the root of the crate, with the groups of `use` expanded.
 fn paths_from_the_root(text: &str) -> Vec<String> {
     let mut paths = Vec::new();
     for (at, _) in text.match_indices("crate::") {
@@ -152,7 +152,7 @@ fn paths_from_the_root(text: &str) -> Vec<String> {
     paths
 }
 
-/// Reads one path, or a group of them, and returns what is left of the text.
+/// Reads one path, or a group of them, and returns the rest of the text.
 fn read<'a>(text: &'a str, prefix: &str, paths: &mut Vec<String>) -> &'a str {
     let mut rest = text.trim_start();
     if let Some(group) = rest.strip_prefix('{') {

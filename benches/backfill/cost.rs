@@ -1,11 +1,11 @@
-//! Processor time of processes, from `/proc`. Elsewhere than on Linux nothing is measured.
+//! Processor time of processes, from `/proc`. It is measured only on Linux.
 
 use std::{collections::HashMap, fs, ops::Sub};
 
-/// What Linux counts in, on every machine that it runs on today.
+/// The unit in which Linux counts, on every machine that it runs on today.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// Processor seconds, by who used them.
+/// The processor seconds of each kind of process.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Cost {
     /// This process: the worker and the client, or the loop.
@@ -14,7 +14,7 @@ pub struct Cost {
     pub postgres: f64,
 }
 
-/// The processes that are looked at.
+/// The processes that are measured.
 #[derive(Clone, Copy, Debug)]
 pub struct Processes {
     pub server: Option<u32>,
@@ -22,7 +22,7 @@ pub struct Processes {
 }
 
 impl Processes {
-    /// What they have used so far, those included that they have started.
+    /// The processor seconds so far, including those of child processes.
     pub fn cost(&self) -> Cost {
         let all = all();
         let seconds = |pid: Option<u32>| pid.map_or(0.0, |pid| of_tree(pid, &all));
@@ -38,7 +38,7 @@ impl Processes {
 struct Process {
     parent: u32,
     own: f64,
-    /// Of children that have ended.
+    /// The seconds of children that have ended.
     ended: f64,
 }
 
@@ -56,7 +56,7 @@ fn all() -> HashMap<u32, Process> {
         .filter_map(|folder| {
             let pid: u32 = folder.file_name().to_str()?.parse().ok()?;
             let stat = fs::read_to_string(folder.path().join("stat")).ok()?;
-            // The name may hold anything, a parenthesis too.
+            // The name may have any characters, even a parenthesis.
             let (_, fields) = stat.rsplit_once(')')?;
             let fields: Vec<_> = fields.split_whitespace().collect();
             let seconds = |at: usize| -> Option<f64> {

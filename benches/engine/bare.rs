@@ -1,4 +1,4 @@
-//! The peers: workflows that do nothing but schedule no-op activities, with the SDK and without this crate.
+//! The peers: workflows that only schedule no-op activities, with the SDK and without this crate.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ impl Bare {
         Ok(())
     }
 
-    /// Says that the next page is known, then does nothing.
+    /// An activity that announces the next page, and does nothing else.
     #[activity(name = "bare.link")]
     async fn link(ctx: ActivityContext, page: u64) -> Result<(), ActivityError> {
         let id = ctx.info().workflow_id.clone();
@@ -38,7 +38,7 @@ fn options() -> ActivityOptions {
     ActivityOptions::start_to_close_timeout(Duration::from_secs(60))
 }
 
-/// A fixed number of activities in flight, all pages known.
+/// A workflow with a fixed number of activities in flight, whose pages are all known.
 #[temporalio_macros::workflow]
 #[derive(Default)]
 struct BareKnown;
@@ -68,7 +68,7 @@ impl BareKnown {
     }
 }
 
-/// The same, where each page makes the next one known.
+/// A workflow with a fixed number of activities in flight, each of which announces the next page.
 #[temporalio_macros::workflow]
 #[derive(Default)]
 struct BareChain {
@@ -106,17 +106,17 @@ impl BareChain {
     }
 }
 
-/// Which of the two.
+/// The workflow of a peer.
 #[derive(Clone, Copy, Debug)]
 pub enum Peer {
     Known,
-    /// With as many eager activities as a worker may take at most.
+    /// Independent pages, with the most eager activities that a worker may take.
     KnownEager,
     Chain,
 }
 
 impl Peer {
-    /// Activities that come back with a workflow task at most.
+    /// The most activities that may be returned with a workflow task.
     pub fn eager(self) -> usize {
         match self {
             Self::Known | Self::Chain => 3,
@@ -155,7 +155,7 @@ impl Peer {
     }
 }
 
-/// A worker for both, with the SDK's defaults but for eager activities, of which 3 are the default.
+/// Runs a worker for both workflows, with the SDK's defaults except for eager activities, of which 3 are the default.
 pub async fn serve(
     client: Client,
     queue: &str,

@@ -1,4 +1,4 @@
-//! The machine and the versions that figures belong to. No names of machines or users.
+//! The machine and the versions of a measurement, without names of machines or users.
 
 use std::{fs::read_to_string, path::Path};
 
@@ -14,7 +14,7 @@ pub struct Machine {
     pub temporal_batch: &'static str,
     pub temporal_sdk: String,
     pub temporal_cli: String,
-    /// Processes that wanted to run in the minute before. Much more than 0 and the figures say little.
+    /// The processes that were ready to run in the minute before. If it is much more than 0, the figures mean little.
     pub load_before: f64,
 }
 

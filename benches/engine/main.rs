@@ -1,13 +1,13 @@
-//! What the engine costs, beside peers that do as little as possible, in one run on the project's dev server.
+//! The cost of the engine, compared with peers that do as little as possible, in one run on the project's dev server.
 //!
-//! `cargo bench --bench engine` measures everything, `-- --help` lists the arms and flags. What each arm means
-//! is in `docs/performance.md`. Run it on an idle machine: it says how busy the machine was when it began.
+//! `cargo bench --bench engine` measures everything, `-- --help` lists the arms and flags. The arms are explained in
+//! `docs/performance.md`. Run it on an idle machine: the output tells how busy the machine was at the beginning.
 //!
-//! Workers are processes of their own, so that their CPU time and memory can be told from the server's.
+//! Workers are separate processes, so that their CPU time and memory are measured apart from the server's.
 
+mod arm_server;
 mod arms;
 mod bare;
-mod bed;
 mod machine;
 mod options;
 mod pages;
@@ -20,7 +20,7 @@ mod worker_process;
 
 use std::{process::ExitCode, time::Instant};
 
-use bed::Bed;
+use arm_server::ArmServer;
 use options::{Arm, Options, USAGE};
 use report::{ArmReport, Report, Table};
 
@@ -39,8 +39,8 @@ async fn main() -> Result<ExitCode, Error> {
     tokio::select! {
         measured = measure(&options) => measured,
         _ = tokio::signal::ctrl_c() => {
-            // Servers and workers end with what owns them.
-            eprintln!("interrupted; what was measured is not kept");
+            // Servers and workers end with their owners.
+            eprintln!("interrupted; the measurements are not kept");
             Ok(ExitCode::from(130))
         }
     }
@@ -68,20 +68,20 @@ async fn measure(options: &Options) -> Result<ExitCode, Error> {
     })
 }
 
-/// Each arm has a server of its own.
+/// Measures one arm on a server of its own.
 async fn run(arm: Arm, options: &Options, table: &mut Table) -> Result<(), Error> {
-    let bed = Bed::start(&options.dynamic_config).await?;
+    let server = ArmServer::start(&options.dynamic_config).await?;
     let measured = match arm {
-        Arm::Noop => arms::noop::run(&bed, options, table).await,
-        Arm::Chain => arms::chain::run(&bed, options, table).await,
-        Arm::Sleep => arms::sleep::run(&bed, options, table).await,
-        Arm::Growth => arms::growth::run(&bed, options, table).await,
-        Arm::Events => arms::events::run(&bed, options, table).await,
-        Arm::Dips => arms::dips::run(&bed, options, table).await,
-        Arm::Kill => arms::kill::run(&bed, options, table).await,
-        Arm::Partitions => arms::partitions::run(&bed, options, table).await,
-        Arm::Tuning => arms::tuning::run(&bed, options, table).await,
+        Arm::Noop => arms::noop::run(&server, options, table).await,
+        Arm::Chain => arms::chain::run(&server, options, table).await,
+        Arm::Sleep => arms::sleep::run(&server, options, table).await,
+        Arm::Growth => arms::growth::run(&server, options, table).await,
+        Arm::Events => arms::events::run(&server, options, table).await,
+        Arm::Dips => arms::dips::run(&server, options, table).await,
+        Arm::Kill => arms::kill::run(&server, options, table).await,
+        Arm::Partitions => arms::partitions::run(&server, options, table).await,
+        Arm::Tuning => arms::tuning::run(&server, options, table).await,
     };
-    let stopped = bed.stop().await;
+    let stopped = server.stop().await;
     measured.and(stopped)
 }

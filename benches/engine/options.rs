@@ -1,4 +1,4 @@
-//! What is measured, and how often.
+//! The arms to measure, and the number of repetitions.
 
 use std::path::PathBuf;
 
@@ -95,7 +95,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// `None` if help is wanted.
+    /// Parses the flags. `None` if help is requested.
     pub fn parse(args: impl Iterator<Item = String>) -> Result<Option<Self>, Error> {
         let mut options = Self {
             arms: Vec::new(),
@@ -106,7 +106,7 @@ impl Options {
             dynamic_config: Vec::new(),
         };
         let mut pairs = None;
-        // Cargo says `--bench` to every bench.
+        // Cargo passes `--bench` to every bench.
         let mut args = args.filter(|arg| arg != "--bench");
         while let Some(arg) = args.next() {
             let mut value = || args.next().ok_or(format!("{arg} needs a value\n\n{USAGE}"));
@@ -135,7 +135,7 @@ impl Options {
         Ok(Some(options))
     }
 
-    /// The first in a quick run, else the second.
+    /// The first value in a quick run, else the second.
     pub fn size<T>(&self, quick: T, standard: T) -> T {
         if self.quick { quick } else { standard }
     }

@@ -1,4 +1,4 @@
-//! The processor of the arms: pages of one number that do nothing, or sleep, and say when, if they are asked.
+//! The processor of the arms: pages of one number that do nothing or sleep, and record their times on request.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -17,11 +17,11 @@ pub struct Pages {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct PagesArgs {
     pub pages: u64,
-    /// What `process` waits.
+    /// The time for which `process` waits.
     pub millis: u64,
-    /// Where not, each page has to be read to know where the next one begins.
+    /// Whether the source can skip ahead. If not, a page must be read before the start of the next one is known.
     pub skips_ahead: bool,
-    /// A file for begins and ends of pages.
+    /// The file for the beginnings and ends of pages.
     pub stamps: Option<PathBuf>,
 }
 

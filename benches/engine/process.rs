@@ -1,11 +1,11 @@
-//! What the kernel says about a process.
+//! CPU time and memory of a process, from the kernel.
 
 use std::fs::read_to_string;
 
-/// The unit of `/proc/PID/stat` is fixed on Linux, whatever the kernel's own tick is.
+/// The unit of `/proc/PID/stat`, which is fixed on Linux, whatever the kernel's own tick is.
 const TICKS_PER_SECOND: f64 = 100.0;
 
-/// Seconds of CPU that a process has used, in user and kernel mode.
+/// The seconds of CPU that a process has used, in user and kernel mode.
 pub fn cpu_seconds(pid: u32) -> Option<f64> {
     let stat = read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name of the process is in parentheses and may have spaces.
@@ -14,7 +14,7 @@ pub fn cpu_seconds(pid: u32) -> Option<f64> {
     Some((ticks(11)? + ticks(12)?) / TICKS_PER_SECOND)
 }
 
-/// MiB of memory that a process has now.
+/// The memory of a process, in MiB.
 pub fn resident_mib(pid: u32) -> Option<f64> {
     let status = read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status

@@ -1,4 +1,4 @@
-//! What came out: as Markdown, and as JSON in the schema of `docs/performance.md`.
+//! The report of all measurements: as Markdown, and as JSON in the schema of `docs/performance.md`.
 
 use std::{
     fmt::Write as _,
@@ -14,7 +14,7 @@ use super::{
     options::{Arm, Options},
 };
 
-/// Goes up when a field changes its meaning or disappears.
+/// The version of the schema, which is raised when a field changes its meaning or disappears.
 const SCHEMA: u32 = 1;
 
 #[derive(Debug, Serialize)]
@@ -23,7 +23,7 @@ pub struct Report {
     started_at_unix_seconds: u64,
     quick: bool,
     pairs: u32,
-    /// Settings of the server that are not its stock ones.
+    /// The settings of the server that differ from its defaults.
     dynamic_config: Vec<String>,
     machine: Machine,
     pub arms: Vec<ArmReport>,
@@ -34,13 +34,13 @@ pub struct ArmReport {
     arm: &'static str,
     about: &'static str,
     seconds: f64,
-    /// Why it could not be measured to its end.
+    /// The reason why the arm was not measured to its end.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     rows: Vec<Row>,
 }
 
-/// One thing that was measured, once in each repetition.
+/// One measured value, once for each repetition.
 #[derive(Debug, Serialize)]
 struct Row {
     case: String,
@@ -49,7 +49,7 @@ struct Row {
     median: f64,
     lowest: f64,
     highest: f64,
-    /// In the order in which they were measured.
+    /// The values in the order of the repetitions.
     values: Vec<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     target: Option<Target>,
@@ -57,7 +57,7 @@ struct Row {
     met: Option<bool>,
 }
 
-/// What the median should be.
+/// The bound that the median should meet.
 #[derive(Clone, Copy, Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Target {
@@ -98,7 +98,7 @@ impl Table {
         }
     }
 
-    /// Says what the median of a row should be.
+    /// Sets the bound that the median of a row should meet.
     pub fn aim(&mut self, case: &str, measure: &str, target: Target) {
         let mut rows = self.0.iter_mut();
         if let Some(row) = rows.find(|row| row.case == case && row.measure == measure) {
@@ -182,7 +182,7 @@ impl ArmReport {
     }
 }
 
-/// Three digits or so.
+/// A number with about three digits.
 fn figure(value: f64) -> String {
     let digits = match value.abs() {
         v if v >= 100.0 => 0,
@@ -230,7 +230,7 @@ impl Report {
         )
     }
 
-    /// Whether an arm could not be measured. A target that was missed is no failure of the program.
+    /// Returns whether an arm could not be measured. A missed target is no failure of the program.
     pub fn failed(&self) -> bool {
         self.arms.iter().any(|arm| arm.error.is_some())
     }

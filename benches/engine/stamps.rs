@@ -1,4 +1,4 @@
-//! When pages began and ended, written by the processes that run them into a file that outlives them.
+//! Times at which pages began and ended, written by their processes into a file that outlives them.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -19,13 +19,13 @@ pub struct Stamp {
     pub begins: bool,
 }
 
-/// Since the epoch, so that the times of several processes compare.
+/// The time since the epoch, which is comparable between processes.
 pub fn now() -> Duration {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.unwrap_or_default()
 }
 
-/// Writes one stamp. A short line that is appended is whole, also next to those of other processes.
+/// Writes one stamp. A short appended line is never split, even beside those of other processes.
 pub fn write(path: &Path, page: u64, begins: bool) -> std::io::Result<()> {
     static FILES: Mutex<Option<HashMap<PathBuf, File>>> = Mutex::new(None);
     let mut files = FILES.lock().unwrap_or_else(PoisonError::into_inner);
@@ -39,7 +39,7 @@ pub fn write(path: &Path, page: u64, begins: bool) -> std::io::Result<()> {
     file.write_all(line.as_bytes())
 }
 
-/// What is in the file, in the order of time. A line that is being written is left out.
+/// The stamps of the file in the order of time, without a line that is still being written.
 pub fn read(path: &Path) -> Result<Vec<Stamp>, Error> {
     let text = std::fs::read_to_string(path).or_else(|error| match error.kind() {
         std::io::ErrorKind::NotFound => Ok(String::new()),
@@ -60,7 +60,7 @@ pub fn read(path: &Path) -> Result<Vec<Stamp>, Error> {
     Ok(stamps)
 }
 
-/// Pages that had begun and not ended at this time.
+/// The pages that had begun and not ended at this time.
 pub fn open_at(stamps: &[Stamp], at: Duration) -> Vec<u64> {
     let mut open = BTreeMap::new();
     for stamp in stamps.iter().take_while(|stamp| stamp.at <= at) {
@@ -70,19 +70,19 @@ pub fn open_at(stamps: &[Stamp], at: Duration) -> Vec<u64> {
     open.into_keys().collect()
 }
 
-/// How full a batch kept its slots.
+/// The use of a batch's slots.
 #[derive(Clone, Copy, Debug)]
 pub struct Flight {
     pub mean_share: f64,
-    /// Of the tenth of a second in which it was lowest.
+    /// The part of slots in use in the tenth of a second in which it was lowest.
     pub lowest_share: f64,
-    /// Seconds without a break in which less than nine tenths of the slots were used.
+    /// The longest uninterrupted time, in seconds, in which less than nine tenths of the slots were in use.
     pub longest_below: f64,
 }
 
 const WINDOW: Duration = Duration::from_millis(100);
 
-/// Looks at the time from the first moment in which every slot was used to the last begin of a page.
+/// Measures from the first moment in which every slot was in use to the last beginning of a page.
 pub fn flight(stamps: &[Stamp], slots: u32) -> Option<Flight> {
     let last_begin = stamps.iter().rfind(|stamp| stamp.begins)?.at;
     let full = f64::from(slots);
@@ -106,7 +106,7 @@ pub fn flight(stamps: &[Stamp], slots: u32) -> Option<Flight> {
         }
         before = stamp.at;
     }
-    // The last window is not a whole one.
+    // The last window may be cut short.
     windows.pop();
     let whole = (last_begin - since?).as_secs_f64();
     (whole > 0.0).then_some(Flight {
@@ -116,12 +116,12 @@ pub fn flight(stamps: &[Stamp], slots: u32) -> Option<Flight> {
     })
 }
 
-/// Adds what a share that held between two times means for the average of each window.
+/// Adds a share that applied between two times to the average of each window.
 fn spread(windows: &mut Vec<f64>, share: f64, from: Duration, to: Duration) {
     let window = WINDOW.as_secs_f64();
     let (mut from, to) = (from.as_secs_f64(), to.as_secs_f64());
     while from < to {
-        // Truncation is what is meant.
+        // Truncation is intended.
         let at = (from / window + 1e-9) as usize;
         let end = to.min((at + 1) as f64 * window);
         if windows.len() <= at {

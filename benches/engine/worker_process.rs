@@ -1,4 +1,4 @@
-//! Workers in processes of their own: this very program again, told by its environment what to be.
+//! Workers in processes of their own: this program again, with its task in its environment.
 
 use std::{io::Read as _, path::PathBuf, process::Stdio, time::Duration};
 
@@ -10,8 +10,9 @@ use temporal_batch::{
 use tokio::process::{Child, Command};
 
 use super::{
-    Error, bare,
-    bed::{Bed, connect, unique},
+    Error,
+    arm_server::{ArmServer, connect, unique},
+    bare,
     pages::Pages,
     tenants::SendMails,
 };
@@ -19,7 +20,7 @@ use super::{
 const ROLE: &str = "TEMPORAL_BATCH_BENCH_ROLE";
 const STOPS_WITHIN: Duration = Duration::from_secs(20);
 
-/// What the worker of an arm does.
+/// The task of the worker of an arm.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Work {
     /// The workflows of the peers.
@@ -70,7 +71,7 @@ pub struct Role {
 }
 
 impl Role {
-    /// What this process is, if it is a worker.
+    /// The task of this process, if it is a worker.
     pub fn of_this_process() -> Result<Option<Self>, Error> {
         match std::env::var(ROLE) {
             Ok(role) => Ok(Some(serde_json::from_str(&role)?)),
@@ -119,16 +120,16 @@ impl Role {
     }
 }
 
-/// A worker that ends with its owner.
+/// A worker process that ends when its value is dropped.
 pub struct WorkerProcess {
     child: Child,
     role: Role,
 }
 
 impl WorkerProcess {
-    pub fn start(bed: &Bed, work: Work) -> Result<Self, Error> {
+    pub fn start(server: &ArmServer, work: Work) -> Result<Self, Error> {
         Self::spawn(Role {
-            address: bed.address(),
+            address: server.address(),
             queue: unique("queue"),
             work,
         })
@@ -148,12 +149,12 @@ impl WorkerProcess {
         &self.role.queue
     }
 
-    /// 0 once it has ended.
+    /// The process id. 0 once the process has ended.
     pub fn pid(&self) -> u32 {
         self.child.id().unwrap_or(0)
     }
 
-    /// `kill -9`, and the same worker again at once.
+    /// Kills the process with `kill -9`, and starts the same worker at once.
     pub async fn kill_and_restart(&mut self) -> Result<(), Error> {
         self.child.start_kill()?;
         let next = Self::spawn(self.role.clone())?;

@@ -1,4 +1,4 @@
-//! What is compared.
+//! The arms that are compared.
 
 use std::{fmt, time::Duration};
 
@@ -8,10 +8,10 @@ use super::{options::Options, processor::AddOne};
 
 /// The name of the throttle.
 pub const THROTTLE: &str = "database";
-/// Where adaptive arms begin; the default of a batch.
+/// The settings with which adaptive arms begin; the defaults of a batch.
 const FIRST_PAGE_SIZE: u32 = 1_000;
 
-/// A foreground with one kind of batch beside it, or none.
+/// A foreground with one kind of batch, or without a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arm {
     Undisturbed,

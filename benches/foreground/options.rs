@@ -1,4 +1,4 @@
-//! What is measured, and for how long.
+//! The arms to measure, and the length of measurements.
 
 use std::{fmt::Display, ops::Range, path::PathBuf, str::FromStr, time::Duration};
 
@@ -103,9 +103,9 @@ impl Options {
         }
     }
 
-    /// `None` if help is wanted.
+    /// Parses the flags. `None` if help is requested.
     pub fn parse(args: impl Iterator<Item = String>) -> Result<Option<Self>, Error> {
-        // Cargo says `--bench` to every bench.
+        // Cargo passes `--bench` to every bench.
         let args: Vec<String> = args.filter(|arg| arg != "--bench").collect();
         let mut options = match args.iter().any(|arg| arg == "--quick") {
             true => Self::quick(),
@@ -161,7 +161,7 @@ impl Options {
         Ok(())
     }
 
-    /// Pages that any arm may have in flight.
+    /// The most pages that any arm may have in flight.
     pub fn most_in_flight(&self) -> u32 {
         let fixed = self.parallelism.iter().copied().max().unwrap_or(1);
         fixed.max(self.auto_parallelism.max())

@@ -1,12 +1,12 @@
-//! The users of the database: pgbench, with transactions that come when they come.
+//! The users of the database: pgbench, with transactions at random times.
 //!
 //! ```text
 //!   scheduled ---- waits for a free connection ---- begins ---- ends
 //!       |<------------------------ latency --------------------->|
 //! ```
 //!
-//! The schedule does not wait for answers, so a transaction that is kept waiting by slow ones before it
-//! counts with its whole wait.
+//! The schedule does not wait for answers, so a transaction that has to wait for slow ones before it counts with its
+//! whole wait.
 
 use std::{
     path::{Path, PathBuf},
@@ -19,19 +19,19 @@ use tokio::process::{Child, Command};
 
 use super::{Error, servers::Postgres};
 
-/// How long it may take to end after its connections were ended.
+/// The longest wait for pgbench to end after its connections were closed.
 const END: Duration = Duration::from_secs(30);
 
 pub struct Pgbench {
     program: PathBuf,
-    /// Its logs go into the folder of the cluster, so that they are gone when that is.
+    /// The folder for logs. It is that of the cluster, and deleted with it.
     folder: PathBuf,
     port: u16,
     database: String,
     clients: u32,
 }
 
-/// A foreground that runs. When it is dropped, it ends.
+/// A running foreground, which ends when it is dropped.
 pub struct Load {
     child: Child,
     log: PathBuf,
@@ -45,7 +45,7 @@ pub struct Transaction {
     pub ended: f64,
 }
 
-/// What the users saw in a while.
+/// The latencies of the users over some time.
 #[derive(Clone, Copy, Debug, serde::Serialize)]
 pub struct Seen {
     pub transactions: usize,
@@ -76,14 +76,14 @@ impl Pgbench {
         command
     }
 
-    /// Creates its tables.
+    /// Creates the tables of pgbench.
     pub async fn fill(&self, scale: u32) -> Result<(), Error> {
         let mut command = self.command();
         command.args(["-i", "-q", "-s"]).arg(scale.to_string());
         ended_well(command.arg(&self.database).output().await?)
     }
 
-    /// Transactions per second without any pause between them.
+    /// Measures the transactions per second without any pause between them.
     pub async fn most(&self, lasting: Duration) -> Result<f64, Error> {
         let seconds = lasting.as_secs().max(1);
         let log = self.folder.join("calibration");
@@ -95,11 +95,11 @@ impl Pgbench {
         Ok(transactions(&log)?.len() as f64 / seconds as f64)
     }
 
-    /// Starts as many transactions per second, at random times.
+    /// Starts this many transactions per second, at random times.
     pub fn start(&self, tps: f64) -> Result<Load, Error> {
         let log = self.folder.join("foreground");
         let mut command = self.bench(&log);
-        // It is ended from outside, because nobody knows how long the warm-up takes.
+        // pgbench is ended from outside, because the duration of the warm-up is unknown.
         command.args(["-T", "36000", "-R"]).arg(format!("{tps:.3}"));
         let child = command.arg(&self.database).spawn()?;
         Ok(Load {
@@ -124,8 +124,8 @@ impl Pgbench {
 }
 
 impl Load {
-    /// Ends it and reads what it saw. Its connections are ended by the server: on a signal it would lose the
-    /// end of its log.
+    /// Ends pgbench and reads its log. The server closes its connections: on a signal, pgbench would lose the end of
+    /// its log.
     pub async fn stop(mut self, pool: &PgPool) -> Result<Vec<Transaction>, Error> {
         if self.child.try_wait()?.is_some() {
             return Err(failed(self.child.wait_with_output().await?));
@@ -164,7 +164,7 @@ fn transactions(log: &Path) -> Result<Vec<Transaction>, Error> {
     let text = std::fs::read_to_string(log)?;
     std::fs::remove_file(log)?;
     let transactions = text.lines().map(|line| {
-        // client, number, microseconds since it was scheduled, script, seconds and microseconds of its end
+        // client, number, microseconds since the scheduled time, script, seconds and microseconds of the end
         let columns: Vec<&str> = line.split(' ').collect();
         let number = |at: usize| columns.get(at).and_then(|n| n.parse::<f64>().ok());
         let ended = number(4).zip(number(5)).map(|(s, us)| s + us / 1e6);
@@ -179,7 +179,7 @@ fn transactions(log: &Path) -> Result<Vec<Transaction>, Error> {
     transactions.collect()
 }
 
-/// Latencies are those of the transactions that were to begin between the two times.
+/// The latencies of the transactions that were scheduled between the two times.
 pub fn seen(transactions: &[Transaction], from: SystemTime, to: SystemTime) -> Result<Seen, Error> {
     let (from, to) = (seconds(from)?, seconds(to)?);
     let scheduled = transactions

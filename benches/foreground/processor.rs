@@ -1,4 +1,4 @@
-//! The batch: an update of every row of a large table, over and over.
+//! The batch: an endless update of all rows of a large table.
 
 use std::{
     collections::BTreeMap,
@@ -10,20 +10,20 @@ use async_trait::async_trait;
 use sqlx::PgPool;
 use temporal_batch::{Page, PageContext, PageError, PageProcessor, PageReport, SkipAhead};
 
-/// Adds 1 to every row, in laps over the table that never end.
+/// A processor that adds 1 to every row, in laps over the table that never end.
 ///
-/// A position is the number of rows before it, those of earlier laps included. So the batch does not run out
-/// of rows while it is measured.
+/// A position is the number of rows before it, including those of earlier laps. So the batch does not run out of rows
+/// while it is measured.
 pub struct AddOne {
     pub pool: PgPool,
     pub rows: i64,
     pub log: Arc<PageLog>,
 }
 
-/// When pages were fetched and updated.
+/// The times at which pages were fetched and updated.
 #[derive(Debug, Default)]
 pub struct PageLog {
-    /// By stride, whose pages run one after the other.
+    /// The current page of each stride, whose pages run one after the other.
     running: Mutex<BTreeMap<u64, Instant>>,
     done: Mutex<Vec<PageDone>>,
 }
@@ -40,7 +40,7 @@ impl PageDone {
         self.ended - self.began
     }
 
-    /// The part of its time that lies between these.
+    /// The part of the page's time that lies between these times.
     pub fn share(&self, from: Instant, to: Instant) -> f64 {
         let inside = self
             .ended
@@ -70,7 +70,7 @@ impl PageLog {
         done.is_empty()
     }
 
-    /// Takes all pages, for the next batch to begin without any.
+    /// Takes all pages, so that the next batch begins with an empty record.
     pub fn take(&self) -> Vec<PageDone> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         running.clear();
@@ -79,7 +79,7 @@ impl PageLog {
 }
 
 impl AddOne {
-    /// The first position of the lap that a position is followed by, and the last id before it.
+    /// The first position of the lap that contains the next row, and the last id before that row.
     fn lap(&self, position: i64) -> (i64, i64) {
         let id = position % self.rows;
         (position - id, id)
@@ -115,7 +115,7 @@ impl PageProcessor for AddOne {
         let (Some(first), Some(last)) = (positions.first(), positions.last()) else {
             return Ok(PageReport::all_processed());
         };
-        // A page never goes over the end of a lap.
+        // A page ends at the end of a lap at the latest.
         let (lap, before) = self.lap(first - 1);
         let update = "UPDATE accounts_big SET x = x + 1 WHERE id > $1 AND id <= $2";
         let updated = sqlx::query(update)

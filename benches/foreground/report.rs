@@ -1,15 +1,15 @@
-//! What came out, as Markdown.
+//! The report of all measurements, as Markdown.
 
 use std::fmt::Write as _;
 
 use super::{NEXT_CHECKPOINT, Record, Sample, arm::Arm, quantile};
 
-/// What is aimed at: no more than this many times the p99 of an undisturbed foreground,
+/// The target for latency: at most this many times the p99 of an undisturbed foreground.
 const P99_RATIO: f64 = 2.0;
-/// at no less than this part of the best rate of any fixed setting.
+/// The target for speed: at least this part of the best rate of any fixed setting.
 const PART_OF_BEST: f64 = 0.7;
 
-/// Of one arm, a number for each repetition.
+/// A measure of one arm, one number for each repetition.
 #[derive(Clone, Debug)]
 struct Numbers(Vec<f64>);
 
@@ -19,7 +19,7 @@ impl Numbers {
         (!numbers.is_empty()).then_some(Self(numbers))
     }
 
-    /// Between the two in the middle, where there are two.
+    /// The median. Of an even number of values it is the mean of the two in the middle.
     fn median(&self) -> f64 {
         let Self(numbers) = self;
         let middle = numbers.len() / 2;
@@ -52,7 +52,7 @@ impl<'a> Report<'a> {
         Numbers::of(records.filter_map(number).collect())
     }
 
-    /// A number of one arm as part of the same number of another in the same repetition.
+    /// A number of one arm as a part of the same number of another arm in the same repetition.
     fn paired(
         &self,
         arm: Arm,
@@ -81,7 +81,7 @@ impl<'a> Report<'a> {
             .is_some_and(|ratio| ratio.median() <= P99_RATIO)
     }
 
-    /// The fixed setting with the highest median rate, among those that are wanted.
+    /// The fixed setting with the highest median rate, among the selected ones.
     fn best_fixed(&self, arms: &[Arm], wanted: impl Fn(Arm) -> bool) -> Option<Arm> {
         let fixed = arms.iter().filter(|arm| arm.is_fixed() && wanted(**arm));
         let rated = fixed.filter_map(|arm| Some((*arm, self.rate(*arm)?.median())));
@@ -192,7 +192,7 @@ impl<'a> Report<'a> {
 }
 
 impl Report<'_> {
-    /// Arms that had it easier or harder than others.
+    /// Arms with easier or harder conditions than others.
     fn doubts(&self, arms: &[Arm]) -> String {
         let mut text = String::new();
         let mut tell = |of: &dyn Fn(&Record) -> Option<f64>, most: f64, what: &str| {
@@ -206,7 +206,7 @@ impl Report<'_> {
                 let _ = writeln!(text, "- {what}: {}.", found.join(", "));
             }
         };
-        // What is changed again after a checkpoint costs less WAL.
+        // Pages that are changed again after a checkpoint write less WAL.
         let around =
             "Went around the whole table after the checkpoint, so use more `--rows` (times)";
         tell(&|r| r.laps, 1.0, around);
@@ -218,7 +218,7 @@ impl Report<'_> {
     }
 }
 
-/// What an arm did to its settings. Seconds are counted from its first page; the measured ones come last.
+/// The settings that an arm found. Seconds are counted from its first page; the measured ones come last.
 pub fn found(record: &Record) -> String {
     let samples = &record.samples;
     let measured: Vec<&Sample> = samples.iter().filter(|s| s.measured).collect();

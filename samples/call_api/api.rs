@@ -1,20 +1,21 @@
-//! The API: a made-up one that is ill now and then.
+//! A simulated API that is unavailable now and then.
 
 use std::{collections::HashMap, sync::Mutex, time::Duration};
 
 use temporal_batch::PageError;
 
-/// How often it was called for each order.
+/// The number of calls for each order.
 #[derive(Default)]
 pub struct Api {
     calls: Mutex<HashMap<u32, u32>>,
 }
 
 impl Api {
-    /// Takes 20 ms. Each hundredth order gets through at the second attempt only, and two of the first 2,000 never do.
+    /// Sends an invoice, which takes 20 ms. Each hundredth order succeeds only at the second attempt, and two of the
+    /// first 2,000 never do.
     pub async fn invoice(&self, order: u32) -> Result<(), PageError> {
         let times = {
-            let mut calls = self.calls.lock().expect("nothing panics in between");
+            let mut calls = self.calls.lock().expect("no call panics");
             let times = calls.entry(order).or_default();
             *times += 1;
             *times
@@ -32,7 +33,7 @@ impl Api {
         }
     }
 
-    /// All calls, and the orders that were called for.
+    /// The number of all calls, and of the orders that were called for.
     #[cfg(test)]
     pub fn calls(&self) -> (u32, usize) {
         let calls = self.calls.lock().unwrap();

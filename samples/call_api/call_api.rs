@@ -1,4 +1,4 @@
-//! Invoices every order at an API that counts the calls of each second.
+//! Invoices every order with an API, and tests the number of calls in each second.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::api::Api;
 
 pub const ORDERS: u32 = 2_000;
 
-/// Calls the API for the orders from 1 to [`ORDERS`].
+/// A processor that calls the API for the orders from 1 to [`ORDERS`].
 pub struct CallApi {
     pub api: Api,
 }
@@ -43,7 +43,7 @@ impl PageProcessor for CallApi {
     ) -> Result<PageReport, PageError> {
         let mut report = PageReport::all_processed();
         for (position, order) in orders.into_iter().enumerate() {
-            // Waits for its turn under the rate of the batch, calls, and tries again if the API is ill.
+            // Waits for a permit under the rate of the batch, calls, and tries again if the API is unavailable.
             if let Err(error) = ctx.try_item(|| self.api.invoice(order)).await? {
                 report.fail(position, error.error_type(), error.message());
             }
@@ -71,7 +71,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_order_that_fails_is_called_for_again_and_the_others_are_not() {
+    async fn only_the_order_that_failed_is_called_again() {
         let processor = CallApi::new();
         let batch = Batch::of::<CallApi>("test", ()).page_size(50);
         let run = Simulator::new().run(&processor, &batch).await.unwrap();

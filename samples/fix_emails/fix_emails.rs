@@ -1,4 +1,4 @@
-//! Writes every address the way mail servers want it; those that it cannot fix become dead letters.
+//! Corrects addresses to the form that mail servers expect; addresses that it cannot correct become dead letters.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use temporal_batch::{
     sqlx, store::PageLedger,
 };
 
-/// Fixes the addresses of the table `users`, each exactly once.
+/// A processor that corrects the addresses of the table `users`, each exactly once.
 pub struct FixEmails {
     pool: SqlitePool,
     ledger: Arc<SqlLedger<Sqlite>>,
@@ -19,8 +19,8 @@ pub struct FixEmails {
 pub type User = (i64, String);
 
 impl FixEmails {
-    /// Makes the tables of the ledger where they are missing. `lenient` also understands addresses that
-    /// are spelled out: `user at example dot org`.
+    /// Creates the tables of the ledger where they are missing. `lenient` also understands addresses that are spelled
+    /// out: `user at example dot org`.
     pub async fn new(pool: SqlitePool, lenient: bool) -> Result<Self, PageError> {
         let ledger = Arc::new(SqlLedger::new(pool.clone()));
         ledger.apply_schema().await?;
@@ -66,7 +66,7 @@ impl PageProcessor for FixEmails {
     ) -> Result<PageReport, PageError> {
         let mut report = PageReport::all_processed();
         let mut changed = 0;
-        // Committed together with the ledger's row and the dead letters of the page.
+        // Committed together with the row of the ledger and the dead letters of the page.
         let mut tx = ctx.transaction::<Sqlite>().await?;
         for (position, (id, email)) in users.iter().enumerate() {
             let Some(fixed) = self.fixed(email) else {

@@ -14,7 +14,7 @@ fn main() -> ExitCode {
         .main()
 }
 
-/// Works on the database named by `USERS_DB`, or else on `users.db`, which is made if need be.
+/// Works on the database named by `USERS_DB`, or else on `users.db`, which is created if necessary.
 /// `FIX_EMAILS_LENIENT` deploys the repaired code.
 async fn processor() -> Result<FixEmails, PageError> {
     let path = env::var_os("USERS_DB").unwrap_or_else(|| "users.db".into());

@@ -1,4 +1,4 @@
-//! The users: 2,000 made-up ones, of whom some have an address that nobody can write to.
+//! 2,000 generated users, some of whom have an unusable address.
 
 use std::{path::Path, time::Duration};
 
@@ -8,7 +8,7 @@ use temporal_batch::sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions},
 };
 
-/// `fixes` counts how often an address was written, to show that it is once.
+/// The table. `fixes` counts how often an address was written, which should be once.
 const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS users (
     id    INTEGER PRIMARY KEY,
     email TEXT    NOT NULL,
@@ -17,7 +17,7 @@ const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS users (
 
 pub const USERS: u32 = 2_000;
 
-/// The address as it was typed in. One in 250 was spelled out, which the strict code does not understand.
+/// The address as it was typed. One in 250 is spelled out, which the strict code does not understand.
 pub fn typed_in(id: u32) -> String {
     match id {
         _ if id.is_multiple_of(250) => format!("user{id} at example dot org"),
@@ -26,14 +26,14 @@ pub fn typed_in(id: u32) -> String {
     }
 }
 
-/// Opens the database, and fills it if it is new. Several processes may do it at once.
+/// Opens the database, and fills it if it is new. Several processes may do so at once.
 pub async fn open(path: &Path) -> Result<SqlitePool, sqlx::Error> {
     let options = SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
         .busy_timeout(Duration::from_secs(60));
-    // A page holds a connection while it is processed, so there are more than pages in flight.
+    // A page holds a connection while it is processed, so there must be more connections than pages in flight.
     let pool = SqlitePoolOptions::new().max_connections(16);
     let pool = pool.connect_with(options).await?;
     let mut fill = pool.begin_with("BEGIN IMMEDIATE").await?;

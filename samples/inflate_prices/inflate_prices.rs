@@ -1,4 +1,4 @@
-//! Raises every price of a shop by some percent, in place.
+//! Raises every price of a shop by a percentage, in place.
 
 use std::time::Duration;
 
@@ -11,25 +11,24 @@ use temporal_batch::{
 
 use super::products::hash;
 
-/// Raises every price of the table `products`.
+/// A processor that raises every price of the table `products`.
 ///
 /// # Why a page may run twice
 ///
-/// Pages run at least once: a page is run again when its worker is lost after the commit and before anybody
-/// heard of it. "Raise by ten percent" is not idempotent, so the row itself says whether it has been done:
-/// the price and its `price_version` change in the same statement, which touches only rows of version 1. A
-/// second run finds none and changes nothing. [Injected failures](Self::fail_rate) show it. For the same
-/// reason a second batch changes nothing either.
+/// Pages run at least once: a page runs again when its worker is lost between the commit and the report. "Raise by ten
+/// percent" is not idempotent, so each row records whether it has been raised: the price and its `price_version` change
+/// in the same statement, which touches only rows of version 1. A second run finds none of them and changes nothing,
+/// which [injected failures](Self::fail_rate) demonstrate. For the same reason a second batch changes nothing either.
 pub struct InflatePrices {
     pool: SqlitePool,
     fail_rate: f64,
 }
 
-/// What a batch is told.
+/// The arguments of a batch.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Args {
-    /// By how much prices go up; 10 unless told.
+    /// The percentage of the raise; 10 by default.
     #[serde(default = "ten")]
     pub percent: u32,
 }
@@ -38,14 +37,14 @@ fn ten() -> u32 {
     10
 }
 
-/// What the raise has to know of a product.
+/// The columns of a product that the raise needs.
 pub struct Priced {
     id: i64,
     price_cents: i64,
 }
 
 impl InflatePrices {
-    /// Works on a database of [`products`](super::products).
+    /// Creates a processor for a database of [`products`](super::products).
     pub fn new(pool: SqlitePool) -> Self {
         Self {
             pool,
@@ -53,9 +52,8 @@ impl InflatePrices {
         }
     }
 
-    /// Lets this share of the attempts fail on purpose, half of them before the page is written and half of
-    /// them after. From the fourth attempt on a page is left in peace. 0 and less is never, 1 and more is
-    /// always.
+    /// Makes this share of the attempts fail on purpose, half of them before the page is written and half of them
+    /// after. From the fourth attempt on a page no longer fails. 0 or less means never, 1 or more always.
     #[must_use]
     pub fn fail_rate(mut self, share: f64) -> Self {
         self.fail_rate = share;
@@ -134,11 +132,11 @@ impl PageProcessor for InflatePrices {
 }
 
 impl InflatePrices {
-    /// One statement, so one transaction: a page is written as a whole or not at all. It takes SQLite's only
-    /// write lock when it begins and waits for it as long as it must, whereas a transaction that read first
-    /// would be refused with "database is locked" if another page was written meanwhile.
+    /// Raises the prices of a page in one statement, which is one transaction: a page is written as a whole or not at
+    /// all. The statement takes SQLite's only write lock when it begins, and waits for it as long as necessary. A
+    /// transaction that read first would be refused with "database is locked" if another page was written meanwhile.
     ///
-    /// The new price is worked out in whole cents, half a cent rounded up.
+    /// The new price is computed in whole cents, with half a cent rounded up.
     async fn raise(&self, items: &[Priced], percent: u32) -> Result<(), sqlx::Error> {
         let (Some(first), Some(last)) = (items.first(), items.last()) else {
             return Ok(());
@@ -161,7 +159,7 @@ impl InflatePrices {
     }
 }
 
-/// The range as SQL wants it: ids after the first number, up to and including the second.
+/// The bounds of a range in SQL: ids after the first number, up to and including the second.
 fn bounds(range: &PageRange<i64>) -> (i64, i64) {
     let after = range.start().copied().unwrap_or(i64::MIN);
     let until = range.end().copied().unwrap_or(i64::MAX);
@@ -174,14 +172,14 @@ enum Failure {
     AfterWrite,
 }
 
-/// Attempts at one page that may be made to fail.
+/// The attempts at one page that may be made to fail.
 const MAX_INJECTED: u32 = 3;
 
-/// Whether an attempt at the page after `start` shall fail. A hash decides, so that every run with the same
-/// data meets the same failures, whatever the order of its pages.
+/// Whether an attempt at the page after `start` should fail. A hash decides, so that every run with the same data has
+/// the same failures, whatever the order of its pages.
 fn injected_failure(share: f64, start: i64, attempt: u32) -> Option<Failure> {
     let hash = hash([start.cast_unsigned(), u64::from(attempt)]);
-    // The upper half says whether, from 0 to just under 1; the lowest bit says when.
+    // The upper half decides whether, from 0 to just under 1; the lowest bit decides when.
     let drawn = (hash >> 32) as f64 / 2f64.powi(32);
     if attempt > MAX_INJECTED || drawn >= share {
         None
@@ -239,7 +237,7 @@ mod tests {
             count.fetch_one(&self.pool).await.unwrap().cast_unsigned()
         }
 
-        /// Where the pages of 1,000 start.
+        /// The starts of the pages of 1,000.
         async fn starts(&self) -> Vec<Option<i64>> {
             let query = "SELECT id FROM products ORDER BY id LIMIT 1 OFFSET ?";
             let mut starts = vec![None];
@@ -312,7 +310,7 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn pages_of_two_workers_at_once_never_meet_a_locked_database() {
+    async fn pages_of_two_workers_never_meet_a_locked_database() {
         let shop = Shop::new().await;
         let path = shop.dir.path().join("products.db");
         let other_worker = products::open(&path).await.unwrap();
@@ -348,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_come_as_often_as_asked_and_never_at_the_fourth_attempt() {
+    fn failures_occur_at_the_given_rate_and_never_at_the_fourth_attempt() {
         let pages = || (0..10_000).map(|n| n * 1_130);
         for (share, expected) in [(-1.0, 0..=0), (0.0, 0..=0), (0.3, 2_850..=3_150)] {
             for attempt in 1..=3 {
@@ -372,7 +370,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_worker_accepts_it() {
+    async fn a_worker_accepts_the_processor() {
         let shop = Shop::new().await;
         let mut registry = Registry::new();
         registry.register(shop.inflate()).unwrap();
@@ -380,7 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn the_percentage_is_ten_unless_told_and_never_negative() {
+    fn the_percentage_is_ten_by_default_and_never_negative() {
         let args = |text| serde_json::from_str::<Args>(text);
         assert_eq!(args("{}").unwrap(), TEN);
         assert_eq!(args(r#"{"percent": 3}"#).unwrap().percent, 3);

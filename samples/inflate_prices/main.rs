@@ -12,7 +12,7 @@ fn main() -> ExitCode {
     App::new("inflate-prices").processor(processor).main()
 }
 
-/// Works on the database named by `PRODUCTS_DB`, or else on `products.db`, which is created if need be.
+/// Works on the database named by `PRODUCTS_DB`, or else on `products.db`, which is created if necessary.
 async fn processor() -> Result<InflatePrices, Box<dyn Error + Send + Sync>> {
     let default = Path::new("products.db");
     let pool = match env::var_os("PRODUCTS_DB") {

@@ -1,7 +1,7 @@
-//! The products database: made with realistic rows, opened by the workers, checked row by row afterwards.
+//! The database of products: filled with realistic rows, opened by the workers, and checked row by row afterwards.
 //!
-//! Every product is a pure function of the seed of its database and of its id. So [`verify`] knows the price
-//! that each product had, and can tell a raise that happened twice from one that happened once.
+//! Every product is a pure function of the seed of its database and of its id. So [`verify`] knows the price that each
+//! product had, and can tell a price that was raised twice from one that was raised once.
 
 use std::{
     fmt,
@@ -18,8 +18,8 @@ use temporal_batch::sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 
-/// `id` is the key that pages are cut by. `price_version` says whether a price is the old one (1) or the new
-/// one (2). `catalogue` has one row: what is needed to work out every product again.
+/// The schema. `id` is the key of pages. `price_version` says whether a price is the old one (1) or the new one (2).
+/// `catalogue` has one row, from which every product can be computed again.
 const SCHEMA: [&str; 2] = [
     "CREATE TABLE products (
         id            INTEGER PRIMARY KEY,
@@ -32,17 +32,17 @@ const SCHEMA: [&str; 2] = [
     "CREATE TABLE catalogue (seed INTEGER NOT NULL, rows INTEGER NOT NULL)",
 ];
 
-/// Rows per `INSERT`: five values each stay well under the 32,766 that SQLite binds in one statement.
+/// The rows of an `INSERT`: with five values each they stay well under the 32,766 that SQLite binds in one statement.
 const ROWS_PER_INSERT: usize = 1_000;
 
-/// Connections of a pool. More would only wait for each other: SQLite has one writer at a time.
+/// The connections of a pool. More would only wait for each other: SQLite has one writer at a time.
 const CONNECTIONS: u32 = 4;
 
-/// How long a writer waits for the others, those of other processes included. A page writes for a few
+/// The time for which a writer waits for the others, including those of other processes. A page writes for a few
 /// milliseconds, so this is many times more than a queue of five hundred pages needs.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Most rows that a [`Verification`] shows.
+/// The most rows that a [`Verification`] lists.
 const MAX_EXAMPLES: usize = 5;
 
 /// One row of the table.
@@ -52,52 +52,52 @@ pub struct Product {
     pub sku: String,
     pub name: String,
     pub category: String,
-    /// 0 is a free sample.
+    /// The price. 0 is a free sample.
     pub price_cents: i64,
     /// 1 before the raise, 2 after it.
     pub price_version: i64,
 }
 
-/// Why there is no new database.
+/// The reason why a new database was not created.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CreateError {
-    /// Data that somebody may need is not overwritten.
+    /// The file exists, and may have valuable data.
     #[error("{} exists already; delete it or name another file", path.display())]
     Exists { path: PathBuf },
-    /// The file cannot be made: is there such a directory, and may one write to it?
+    /// The file cannot be created, for example because its directory is missing or not writable.
     #[error("cannot create {}", path.display())]
     File { path: PathBuf, source: io::Error },
-    /// What was written so far is of no use; delete the file.
+    /// The rows could not be written. The file is incomplete and should be deleted.
     #[error("cannot fill {}", path.display())]
     Fill { path: PathBuf, source: sqlx::Error },
 }
 
-/// Why a database cannot be used.
+/// The reason why a database cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// A database that is asked for by name is not created: after a typing error, the batch would raise the
-    /// prices of a new one and call it done.
+    /// The named database does not exist. It is not created: after a typing error, the batch would raise the prices of
+    /// a new database and report success.
     #[error(
         "there is no products database at {}; where PRODUCTS_DB is not set, the worker of the sample \
          `inflate_prices` creates products.db", path.display()
     )]
     Missing { path: PathBuf },
-    /// Another kind of database, or one whose creation did not finish.
+    /// The file is another kind of database, or its creation did not finish.
     #[error("{} is not a complete products database", path.display())]
     NotProducts { path: PathBuf },
-    /// SQLite says no.
+    /// SQLite reports an error.
     #[error("cannot open {}", path.display())]
     Database { path: PathBuf, source: sqlx::Error },
 }
 
-/// Creates a database of `rows` products. The same seed makes the same products.
+/// Creates a database of `rows` products. The same seed creates the same products.
 ///
 /// # Errors
-/// When the file exists or cannot be written.
+/// Fails when the file exists or cannot be written.
 pub async fn create(path: &Path, rows: u64, seed: u64) -> Result<SqlitePool, CreateError> {
-    // Of two processes that try this at once, one is refused.
+    // If two processes do this at once, one of them fails.
     File::create_new(path).map_err(|source| match source.kind() {
         io::ErrorKind::AlreadyExists => CreateError::Exists { path: path.into() },
         _ => CreateError::File {
@@ -116,10 +116,10 @@ pub async fn create(path: &Path, rows: u64, seed: u64) -> Result<SqlitePool, Cre
     })
 }
 
-/// Opens a database that [`create`] made.
+/// Opens a database that [`create`] has made.
 ///
 /// # Errors
-/// When there is none at `path`.
+/// Fails when there is no such database at `path`.
 pub async fn open(path: &Path) -> Result<SqlitePool, OpenError> {
     let path_buf = || path.to_path_buf();
     if !path.exists() {
@@ -130,7 +130,7 @@ pub async fn open(path: &Path) -> Result<SqlitePool, OpenError> {
         source,
     };
     let pool = connect(path).await.map_err(failed)?;
-    // It is committed together with the products, so where it is, they are.
+    // This row is committed together with the products, so it proves that they are complete.
     let complete = sqlx::query("SELECT 1 FROM sqlite_schema WHERE name = 'catalogue'");
     match complete.fetch_optional(&pool).await.map_err(failed)? {
         Some(_) => Ok(pool),
@@ -141,8 +141,8 @@ pub async fn open(path: &Path) -> Result<SqlitePool, OpenError> {
 async fn connect(path: &Path) -> Result<SqlitePool, sqlx::Error> {
     let options = SqliteConnectOptions::new()
         .filename(path)
-        // Readers and the writer do not wait for each other, and a commit does not wait for the disk. A power
-        // cut can take the last commits with it, but never half of one.
+        // Readers and the writer do not wait for each other, and a commit does not wait for the disk. A power cut may
+        // lose the last commits, but never half of one.
         .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Normal)
         .busy_timeout(BUSY_TIMEOUT);
@@ -181,30 +181,30 @@ async fn fill(pool: &SqlitePool, rows: u64, seed: u64) -> Result<(), sqlx::Error
     transaction.commit().await
 }
 
-/// What [`verify`] found.
+/// The result of [`verify`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verification {
-    /// Rows that are as they should be, free samples included.
+    /// The number of correct rows, including free samples.
     pub right: u64,
-    /// Rows that still are as they were made, though they have a price to raise.
+    /// The number of rows that are unchanged, though their price should have been raised.
     pub unmigrated: u64,
-    /// Rows that are anything else: raised twice or by something else, changed, gone, or nobody's.
+    /// The number of all other rows: raised twice, changed otherwise, missing, or unexpected.
     pub wrong: u64,
-    /// The first rows that are not right.
+    /// The first rows that are not correct.
     pub examples: Vec<Difference>,
 }
 
-/// A row that is not right.
+/// A row that is not correct.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
-    /// What should be there; `None` for a row that should not.
+    /// The row that should exist; `None` for an unexpected row.
     pub expected: Option<Product>,
-    /// What is there; `None` for a row that is gone.
+    /// The row that exists; `None` for a missing row.
     pub found: Option<Product>,
 }
 
 impl Verification {
-    /// Whether every row is as it should be.
+    /// Returns whether every row is correct.
     pub fn is_right(&self) -> bool {
         self.unmigrated == 0 && self.wrong == 0
     }
@@ -226,11 +226,11 @@ impl Verification {
     }
 }
 
-/// Compares every row with what it should be after one raise by `percent`, and looks for rows that are gone
-/// or should not be there.
+/// Compares every row with its expected value after one raise by `percent`, and finds rows that are missing or
+/// unexpected.
 ///
 /// # Errors
-/// When the database cannot be read. Rows that are not right are no error.
+/// Fails when the database cannot be read. Rows that are not correct are no error.
 pub async fn verify(pool: &SqlitePool, percent: u32) -> Result<Verification, sqlx::Error> {
     let catalogue = sqlx::query_as("SELECT seed, rows FROM catalogue");
     let (seed, rows): (i64, i64) = catalogue.fetch_one(pool).await?;
@@ -242,7 +242,7 @@ pub async fn verify(pool: &SqlitePool, percent: u32) -> Result<Verification, sql
     let mut found = found.fetch(pool);
     while let Some(row) = found.try_next().await? {
         let product = read(row);
-        // Both sides ascend by id, so what lies before this row is gone.
+        // Both sides ascend by id, so rows before this one are missing.
         while let Some(gone) = originals.next_if(|original| original.id < product.id) {
             verification.count(Some(gone), None, percent);
         }
@@ -298,8 +298,8 @@ impl fmt::Display for Product {
     }
 }
 
-/// The rule of the raise, on its own: it must not share code with the statement that it checks. Half a cent
-/// is rounded up, and what is free stays free.
+/// The rule of the raise, written down again: it must not share code with the statement that it checks. Half a cent is
+/// rounded up, and free samples stay free.
 fn raised(product: Product, percent: u32) -> Product {
     if product.price_cents == 0 {
         return product;
@@ -321,8 +321,8 @@ fn products(rows: u64, seed: u64) -> impl Iterator<Item = Product> + Send {
         .map(move |id| product(seed, id))
 }
 
-/// Ids have gaps, as in a shop that has been deleting products for years: here and there one, and now and
-/// then a whole line of 64.
+/// Whether an id exists. Ids have gaps, as in a shop that has deleted products for years: single ones here and there,
+/// and now and then a whole range of 64.
 fn is_listed(seed: u64, id: u64) -> bool {
     let line_kept = !hash([seed, 0, id / 64]).is_multiple_of(12);
     line_kept && !hash([seed, 1, id]).is_multiple_of(9)
@@ -364,8 +364,7 @@ fn mix(number: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Category, what its SKUs begin with, kind of product, and its lowest and highest price in whole units of
-/// the currency.
+/// Category, prefix of the SKUs, kind of product, and its lowest and highest price in whole units of the currency.
 const KINDS: [(&str, &str, &str, i64, i64); 32] = [
     ("Kitchen", "KIT", "Chef's Knife", 14, 129),
     ("Kitchen", "KIT", "Saucepan", 19, 149),
@@ -419,7 +418,7 @@ const COLOURS: [&str; 10] = [
     "Yellow",
 ];
 
-/// What the prices of a shop end with, in cents.
+/// The last digits of the prices of a shop, in cents.
 const ENDINGS: [i64; 6] = [99, 95, 90, 49, 50, 0];
 
 #[cfg(test)]
@@ -436,7 +435,7 @@ mod tests {
         (dir, pool.unwrap())
     }
 
-    /// Raises without looking at `price_version`, as a careless migration would.
+    /// Raises without checking `price_version`, as a careless migration would.
     async fn raise_carelessly(pool: &SqlitePool, filter: &'static str) {
         let raise = "UPDATE products SET price_cents = (price_cents * 110 + 50) / 100, \
                      price_version = 2 WHERE price_cents > 0 AND ";
@@ -475,7 +474,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_new_database_has_its_rows_and_none_is_migrated() {
+    async fn a_new_database_has_all_rows_and_none_of_them_migrated() {
         let (_dir, pool) = database().await;
         let found = verify(&pool, 10).await.unwrap();
         assert!(!found.is_right());
@@ -486,7 +485,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_raise_is_right() {
+    async fn one_raise_is_correct() {
         let (_dir, pool) = database().await;
         raise_carelessly(&pool, "TRUE").await;
         let found = verify(&pool, 10).await.unwrap();
@@ -529,7 +528,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn rows_that_are_gone_from_the_end_are_noticed() {
+    async fn rows_missing_at_the_end_are_noticed() {
         let (_dir, pool) = database().await;
         raise_carelessly(&pool, "TRUE").await;
         let last = products(ROWS, 7).nth(2_990).unwrap().id;
@@ -567,7 +566,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_row_that_nobody_made_is_noticed() {
+    async fn an_unexpected_row_is_noticed() {
         let (_dir, pool) = database().await;
         raise_carelessly(&pool, "TRUE").await;
         let insert = "INSERT INTO products VALUES (-1, 'X-1', 'Saw', 'Tools', 100, 2)";
@@ -593,14 +592,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_database_without_rows_is_right() {
+    async fn a_database_without_rows_is_correct() {
         let dir = tempfile::tempdir().unwrap();
         let pool = create(&dir.path().join("empty.db"), 0, 7).await.unwrap();
         assert!(verify(&pool, 10).await.unwrap().is_right());
     }
 
     #[tokio::test]
-    async fn only_a_complete_database_is_opened() {
+    async fn only_complete_databases_are_opened() {
         let (dir, _pool) = database().await;
         open(&dir.path().join("products.db")).await.unwrap();
 

@@ -1,4 +1,4 @@
-//! Invoices every order once, and tells what they come to.
+//! Invoices every order once, and adds up the amounts.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use temporal_batch::{
     sql::SqlLedger, sqlx, store::PageLedger,
 };
 
-/// Invoices the orders of the table `orders`.
+/// A processor that invoices the orders of the table `orders`.
 pub struct InvoiceOrders {
     pool: SqlitePool,
     ledger: Arc<SqlLedger<Sqlite>>,
@@ -19,7 +19,7 @@ pub struct InvoiceOrders {
 pub type Order = (i64, String, i64);
 
 impl InvoiceOrders {
-    /// Makes the tables of the ledger where they are missing.
+    /// Creates the tables of the ledger where they are missing.
     pub async fn new(pool: SqlitePool) -> Result<Self, PageError> {
         let ledger = Arc::new(SqlLedger::new(pool.clone()));
         ledger.apply_schema().await?;
@@ -50,7 +50,7 @@ impl PageProcessor for InvoiceOrders {
         orders: Vec<Order>,
     ) -> Result<PageReport, PageError> {
         let mut report = PageReport::all_processed();
-        // Committed together with the ledger's row and what the page puts out.
+        // Committed together with the row of the ledger and the output of the page.
         let mut tx = ctx.transaction::<Sqlite>().await?;
         for (id, country, cents) in &orders {
             let update = "UPDATE orders SET invoices = invoices + 1 WHERE id = ?";
@@ -75,7 +75,7 @@ impl PageProcessor for InvoiceOrders {
         Ok(id.map_or(SkipAhead::PastEnd, SkipAhead::To))
     }
 
-    /// What the batch comes to: each order once, whatever was retried.
+    /// The result of the batch, in which each order counts once, whatever was retried.
     fn reducer(&self, _: &()) -> Option<Reducer> {
         Some(Reducer::record([
             ("orders", Reducer::count()),
@@ -110,7 +110,7 @@ mod tests {
     use super::{super::orders, *};
 
     #[tokio::test]
-    async fn the_result_is_what_the_table_says_although_every_third_worker_is_lost() {
+    async fn the_result_equals_the_table_although_every_third_worker_is_lost() {
         let folder = tempfile::tempdir().unwrap();
         let pool = orders::open(&folder.path().join("orders.db"))
             .await

@@ -9,12 +9,12 @@ use temporal_batch::{PageError, cli::App};
 
 fn main() -> ExitCode {
     App::new("invoice-orders")
-        .about("Invoices a table of orders and sums them up")
+        .about("Invoices the orders of a table and adds them up")
         .processor(processor)
         .main()
 }
 
-/// Works on the database named by `ORDERS_DB`, or else on `orders.db`, which is made if need be.
+/// Works on the database named by `ORDERS_DB`, or else on `orders.db`, which is created if necessary.
 async fn processor() -> Result<InvoiceOrders, PageError> {
     let path = env::var_os("ORDERS_DB").unwrap_or_else(|| "orders.db".into());
     InvoiceOrders::new(orders::open(Path::new(&path)).await?).await

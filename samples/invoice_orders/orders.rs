@@ -1,4 +1,4 @@
-//! The orders: 20,000 made-up ones.
+//! 20,000 generated orders.
 
 use std::{path::Path, time::Duration};
 
@@ -8,7 +8,7 @@ use temporal_batch::sqlx::{
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions},
 };
 
-/// `invoices` counts how often an order was invoiced, to show that it is once.
+/// The table. `invoices` counts how often an order was invoiced, which should be once.
 const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS orders (
     id       INTEGER PRIMARY KEY,
     country  TEXT    NOT NULL,
@@ -18,22 +18,22 @@ const SCHEMA: &str = "CREATE TABLE IF NOT EXISTS orders (
 
 pub const ORDERS: u32 = 20_000;
 
-/// Country and amount of an order: the same whenever it is made up.
+/// The country and amount of an order, which are the same in every database.
 fn made_up(id: u32) -> (&'static str, u32) {
-    // The multiplier of a well-known generator of random numbers spreads them well enough.
+    // The multiplier of a well-known random number generator spreads the values well enough.
     let spread = id.wrapping_mul(1_664_525).wrapping_add(1_013_904_223) >> 8;
     let country = ["AT", "CH", "DE", "FR", "IT"][spread as usize % 5];
     (country, 500 + spread / 5 % 90_000)
 }
 
-/// Opens the database, and fills it if it is new. Several processes may do it at once.
+/// Opens the database, and fills it if it is new. Several processes may do so at once.
 pub async fn open(path: &Path) -> Result<SqlitePool, sqlx::Error> {
     let options = SqliteConnectOptions::new()
         .filename(path)
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Wal)
         .busy_timeout(Duration::from_secs(60));
-    // A page holds a connection while it is processed, so there are more than pages in flight.
+    // A page holds a connection while it is processed, so there must be more connections than pages in flight.
     let pool = SqlitePoolOptions::new().max_connections(16);
     let pool = pool.connect_with(options).await?;
     let mut fill = pool.begin_with("BEGIN IMMEDIATE").await?;

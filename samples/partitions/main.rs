@@ -1,4 +1,4 @@
-//! Skewed partitions, and how near they come to the best that is possible; see the README.
+//! Partitions of very different sizes: how close the batch comes to the ideal time; see the README.
 mod tenants;
 
 use clap::Parser;
@@ -12,28 +12,28 @@ type Error = Box<dyn std::error::Error>;
 /// Sends mails of tenants of very different sizes, each tenant in a partition.
 #[derive(Parser)]
 struct Settings {
-    /// Tenants; the second has half of what the first has, the third a third
+    /// Number of tenants; the second has half as many mails as the first, the third a third
     #[arg(long, default_value_t = 16)]
     partitions: u32,
-    /// Pages in flight, over all of them
+    /// Pages in flight, over all tenants
     #[arg(long, default_value_t = 8)]
     parallelism: u32,
-    /// Pages in all
+    /// Number of pages of all tenants
     #[arg(long, default_value_t = 4_000)]
     pages: u64,
-    /// What a page takes, in milliseconds
+    /// Duration of a page, in milliseconds
     #[arg(long, default_value_t = 50)]
     page_ms: u64,
-    /// Pages that one activity takes in a row [default: found while the batch runs]
+    /// Pages that one activity runs in a row [default: found while the batch runs]
     #[arg(long)]
     stride: Option<u32>,
-    /// The source cannot skip ahead, so that one tenant alone cannot use more than one page in flight
+    /// Use a source that cannot skip ahead, so that one tenant alone has at most one page in flight
     #[arg(long)]
     opaque: bool,
-    /// Nobody knows beforehand how much a tenant has
+    /// Do not report the sizes of tenants in advance
     #[arg(long)]
     sizes_unknown: bool,
-    /// One line of JSON
+    /// Print one line of JSON
     #[arg(long)]
     json: bool,
 }

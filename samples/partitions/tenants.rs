@@ -1,4 +1,4 @@
-//! Mail for the tenants of a service, a few of which have most of it.
+//! Mails for the tenants of a service, a few of which have most of them.
 
 use std::time::Duration;
 
@@ -7,20 +7,20 @@ use temporal_batch::{
     Page, PageContext, PageError, PageProcessor, PageReport, Partition, SkipAhead, async_trait,
 };
 
-/// Who has how many mails, and what a page of them takes.
+/// The tenants with the number of their mails, and the duration of a page.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Tenants {
     pub sizes: Vec<u64>,
     pub page_ms: u64,
-    /// The source has no way to jump: a page must be read before anybody knows where the next one begins.
+    /// Whether the source cannot skip ahead: a page must be read before the start of the next one is known.
     pub opaque: bool,
-    /// Whether anybody is told how much each tenant has.
+    /// Whether the size of each tenant is reported.
     pub sizes_known: bool,
 }
 
 impl Tenants {
-    /// `mails` over so many tenants: the second has half of what the first has, the third a third.
+    /// Distributes `mails` over this many tenants: the second has half as many as the first, the third a third.
     pub fn zipf(mails: u64, tenants: u32) -> Vec<u64> {
         let shares = (1..=tenants).map(|rank| 1.0 / f64::from(rank));
         let all: f64 = shares.clone().sum();
@@ -37,7 +37,7 @@ impl Tenants {
     }
 }
 
-/// Sends a tenant's mails; each has its number.
+/// Sends a tenant's mails, which are numbered.
 pub struct SendMails;
 
 #[async_trait]
@@ -100,7 +100,7 @@ impl PageProcessor for SendMails {
         })
     }
 
-    /// The middle of what is left, while that is worth a controller of its own.
+    /// Splits the remaining mails in the middle, while there are enough for another controller.
     async fn split(&self, ctx: &PageContext<Self>) -> Result<Option<u64>, PageError> {
         let start = ctx.range().start().copied().unwrap_or(0);
         let last = ctx.args().of(ctx.partition())?;

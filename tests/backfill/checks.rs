@@ -1,4 +1,4 @@
-//! What is checked between, after and long after the pages, by the commands that operators have.
+//! Checks between, after and long after the pages, with the commands of operators.
 
 use std::process::Command;
 
@@ -14,15 +14,15 @@ use crate::{
 };
 
 on_each!(
-    a_batch_that_is_done_and_right_is_complete_until_somebody_breaks_a_row,
-    a_stride_that_is_gone_from_the_ledger_is_found,
-    what_a_check_notes_is_shown,
-    stages_hold_for_approval_and_where_a_row_is_wrong,
+    a_finished_and_correct_batch_is_complete_until_a_row_is_changed,
+    a_stride_missing_from_the_ledger_is_found,
+    notes_of_a_check_are_shown,
+    stages_wait_for_approval_and_stop_at_a_wrong_row,
     a_dry_run_on_the_command_line_writes_nothing,
-    a_worker_of_another_database_writes_nothing_there,
+    a_worker_of_another_database_writes_no_rows,
 );
 
-/// A command that reaches the database by the name of its connection.
+/// A command that names its connection to the database.
 fn named(home: &Home, args: &[&str]) -> Command {
     let mut command = online(args);
     command.env("TEMPORAL_BATCH_CONNECTION_DEFAULT", &home.url);
@@ -33,13 +33,12 @@ fn json(ended: &Ended) -> Value {
     serde_json::from_str(&ended.out).unwrap_or_else(|e| panic!("{e}: {ended:#?}"))
 }
 
-/// Looks until the batch is as it should be; each look is an answer of its worker, so there is nothing to
-/// wait for in between.
+/// Reads the status until it is as wanted. Each look is answered by a worker, so it needs no wait in between.
 fn look_until(home: &Home, id: &str, wanted: impl Fn(&Value) -> bool) -> Value {
     let deadline = std::time::Instant::now() + LIMIT;
     loop {
         let ended = run(named(home, &["status", id, "--json"]));
-        // Before it has begun there is no such batch.
+        // Before it has begun, the batch does not exist.
         if ended.status == Some(0) {
             let look = json(&ended);
             if wanted(&look) {
@@ -48,12 +47,12 @@ fn look_until(home: &Home, id: &str, wanted: impl Fn(&Value) -> bool) -> Value {
         }
         assert!(
             std::time::Instant::now() < deadline,
-            "it is never as it should be: {ended:#?}"
+            "the status is never as wanted: {ended:#?}"
         );
     }
 }
 
-async fn a_batch_that_is_done_and_right_is_complete_until_somebody_breaks_a_row(home: Home) {
+async fn a_finished_and_correct_batch_is_complete_until_a_row_is_changed(home: Home) {
     home.numbers(5_000).await;
     home.ledger_tables().await;
     let id = id();
@@ -112,7 +111,7 @@ async fn a_batch_that_is_done_and_right_is_complete_until_somebody_breaks_a_row(
         "{check}"
     );
     assert_ne!(wrong["digest"], right["digest"]);
-    // What held at the end of the batch holds no more.
+    // The condition held at the end of the batch, and no longer does.
     exits(&run(named(&home, &["ensure-complete", &id])), 0);
     exits(
         &run(named(&home, &["ensure-complete", &id, "--check-now"])),
@@ -120,7 +119,7 @@ async fn a_batch_that_is_done_and_right_is_complete_until_somebody_breaks_a_row(
     );
 }
 
-async fn a_stride_that_is_gone_from_the_ledger_is_found(home: Home) {
+async fn a_stride_missing_from_the_ledger_is_found(home: Home) {
     home.numbers(2_000).await;
     home.ledger_tables().await;
     let id = id();
@@ -140,7 +139,7 @@ async fn a_stride_that_is_gone_from_the_ledger_is_found(home: Home) {
     }
 }
 
-async fn what_a_check_notes_is_shown(home: Home) {
+async fn notes_of_a_check_are_shown(home: Home) {
     home.numbers(0).await;
     home.ledger_tables().await;
     let id = id();
@@ -156,7 +155,7 @@ async fn what_a_check_notes_is_shown(home: Home) {
     assert_eq!(verified["check"]["notes"], serde_json::json!([note]));
 }
 
-async fn stages_hold_for_approval_and_where_a_row_is_wrong(home: Home) {
+async fn stages_wait_for_approval_and_stop_at_a_wrong_row(home: Home) {
     home.numbers(3_000).await;
     home.script("UPDATE t SET name = 'odd' WHERE id = 150")
         .await;
@@ -187,7 +186,7 @@ async fn stages_hold_for_approval_and_where_a_row_is_wrong(home: Home) {
     running.says("held: stage 1 of 3 (100items) is done: waiting for approval");
     let approved = run(named(&home, &["approve", &id, "--reason", "looked"]));
     exits(&approved, 0);
-    // The row that the condition leaves out is one that --verify asks for.
+    // The condition has to find a row that the filter of the batch leaves out.
     let failed = look_until(&home, &id, at(2, "failed"));
     let reason = failed["progress"]["stage"]["reason"].as_str().unwrap();
     assert!(reason.contains("do not fulfil x = 1"), "{reason}");
@@ -214,7 +213,7 @@ async fn a_dry_run_on_the_command_line_writes_nothing(home: Home) {
         "--page-size",
         "50",
     ];
-    // It needs no server.
+    // A dry run needs no server.
     let told = run(about(&home, offline, &args));
     exits(&told, 0);
     for part in [
@@ -271,7 +270,7 @@ async fn another(home: &Home) -> Home {
     another
 }
 
-async fn a_worker_of_another_database_writes_nothing_there(home: Home) {
+async fn a_worker_of_another_database_writes_no_rows(home: Home) {
     home.numbers(500).await;
     home.ledger_tables().await;
     let wrong = another(&home).await;
@@ -317,7 +316,7 @@ async fn a_worker_of_another_database_writes_nothing_there(home: Home) {
 }
 
 #[tokio::test]
-async fn a_worker_does_it_too_and_one_without_the_connection_is_told_of() {
+async fn a_worker_runs_a_backfill_and_a_missing_connection_is_reported() {
     let Some(home) = database::postgres("worker_of_sql").await else {
         return;
     };
@@ -327,7 +326,7 @@ async fn a_worker_does_it_too_and_one_without_the_connection_is_told_of() {
     let worker = |connection: &str| {
         let mut command = online(&["worker", "--task-queue", &queue, "--allow-sql"]);
         command.args(["--connection", connection]);
-        // Connections of variables that are there are all taken.
+        // A worker takes all connections that variables name.
         let variable = format!("TEMPORAL_BATCH_CONNECTION_{}", connection.to_uppercase());
         command.env(variable, &home.url);
         let worker = start(command);
@@ -376,7 +375,7 @@ async fn a_worker_does_it_too_and_one_without_the_connection_is_told_of() {
         look["progress"]["held_by"] == "parallelism"
     });
     stop(shop);
-    // A worker that is started anew may have lost it.
+    // A worker that is started later may lack the connection.
     let other = worker("other");
     exits(&run(online(&["set", &id, "--max-parallelism", "4"])), 0);
     let blocked = look_until(&home, &id, explained("blocked"));

@@ -13,12 +13,12 @@ use crate::{
 on_each!(
     a_table_is_migrated_and_the_same_command_again_does_nothing,
     a_second_process_works_for_the_same_batch,
-    an_interrupted_command_is_gone_on_with_by_repeating_it,
+    an_interrupted_command_is_continued_by_repeating_it,
     poison_rows_become_dead_letters_and_are_redriven,
-    a_lock_that_is_not_free_in_time_is_tried_again,
+    a_lock_timeout_is_tried_again,
 );
 
-/// A command about `t`, with the URL where no other user of the machine sees it.
+/// A command for `t`, with the URL in a variable, where other users of the machine cannot see it.
 pub fn backfill(home: &Home, args: &[&str]) -> Command {
     about(home, online, args)
 }
@@ -100,7 +100,7 @@ async fn a_second_process_works_for_the_same_batch(home: Home) {
         ];
         let args: Vec<_> = args.into_iter().chain(["--set", work]).collect();
         let mut command = backfill(&home, &args);
-        // Long enough for the second process to find it running.
+        // The rate is low enough for the second process to find the batch running.
         command.args(["--page-pause", "100ms", "--max-parallelism", "2"]);
         command
     };
@@ -124,7 +124,7 @@ async fn a_second_process_works_for_the_same_batch(home: Home) {
     );
 }
 
-async fn an_interrupted_command_is_gone_on_with_by_repeating_it(home: Home) {
+async fn an_interrupted_command_is_continued_by_repeating_it(home: Home) {
     home.numbers(2_000).await;
     let args = [
         "--once",
@@ -167,10 +167,10 @@ pub async fn wait_for_rows(home: &Home, rows: i64) {
         }
     };
     let changed = tokio::time::timeout(LIMIT, changed).await;
-    changed.expect("rows are changed");
+    changed.expect("no rows were changed");
 }
 
-/// 300 rows of which some do not take `x = x + 1` until their `most` is raised.
+/// Creates 300 rows, some of which refuse `x = x + 1` until their `most` is raised.
 pub async fn poisoned(home: &Home, ids: &[i32]) {
     home.script(
         "CREATE TABLE t (id INTEGER NOT NULL PRIMARY KEY, x INTEGER NOT NULL, most INTEGER NOT NULL, \
@@ -212,18 +212,18 @@ async fn poison_rows_become_dead_letters_and_are_redriven(home: Home) {
     let mut keys: Vec<_> = letters.iter().map(|l| l["key"].as_str().unwrap()).collect();
     keys.sort_unstable();
     assert_eq!(keys, ["[261]", "[44]", "[45]"], "{failures}");
-    // The operator makes the rows fit, and has them done by one command.
+    // The operator repairs the rows, and redrives them with one command.
     home.script("UPDATE t SET most = 9").await;
     exits(&run(look(&["redrive", &id])), 0);
     assert_eq!(home.number("SELECT count(*) FROM t WHERE x = 1").await, 300);
 }
 
-async fn a_lock_that_is_not_free_in_time_is_tried_again(home: Home) {
+async fn a_lock_timeout_is_tried_again(home: Home) {
     use sqlx::Connection as _;
     use temporal_batch::sql::Database;
 
     home.numbers(50).await;
-    // Fixing the mark would wait for whoever holds the lock.
+    // Finding the mark would wait for the transaction that holds the lock.
     let args = [
         "--set",
         "x = 1",
@@ -259,14 +259,14 @@ async fn a_lock_that_is_not_free_in_time_is_tried_again(home: Home) {
                 "START TRANSACTION; UPDATE t SET x = 9 WHERE id = 33"
             );
         }
-        // Its lock is the whole file, for which the connection waits as long as the pool says.
+        // SQLite locks the whole file, for which a connection waits as long as the pool allows.
         _ => exits(&run(command()), 0),
     }
     assert_eq!(home.number("SELECT count(*) FROM t WHERE x = 1").await, 50);
 }
 
 #[tokio::test]
-async fn everything_may_be_killed_at_any_time_with_the_dev_server_of_the_command() {
+async fn a_command_and_its_dev_server_may_be_killed_at_any_time() {
     let Some(home) = database::postgres("killed").await else {
         return;
     };
@@ -315,7 +315,7 @@ async fn everything_may_be_killed_at_any_time_with_the_dev_server_of_the_command
 }
 
 #[tokio::test]
-async fn what_is_wrong_is_told_before_anything_starts() {
+async fn wrong_arguments_are_refused_before_the_batch_starts() {
     let home = database::sqlite().await;
     home.numbers(5).await;
     for (args, part) in [

@@ -1,4 +1,4 @@
-//! A database for one test, whichever it is.
+//! A database for one test, of any kind.
 
 use sqlx::AssertSqlSafe;
 use temporal_batch::{
@@ -9,10 +9,10 @@ use temporal_batch::{
 
 use crate::support::databases::{self, TestDatabase, on_test_databases, with_pool};
 
-/// A database with nothing in it.
+/// An empty database.
 pub struct Home {
     pub database: Database,
-    /// For commands.
+    /// The URL for commands.
     pub url: String,
     _place: TestDatabase,
 }
@@ -28,12 +28,12 @@ async fn home(place: TestDatabase) -> Home {
 on_test_databases! { Home: home }
 
 impl Home {
-    /// Runs statements that take no values.
+    /// Runs statements without parameters.
     pub async fn script(&self, statements: &str) {
         databases::script(&self.database, statements).await.unwrap();
     }
 
-    /// The one number that a query gives.
+    /// The one number that a query returns.
     pub async fn number(&self, query: &str) -> i64 {
         let query = AssertSqlSafe(query.to_owned());
         with_pool!(&self.database, pool => {
@@ -58,7 +58,7 @@ impl Home {
         SqlBackfill::new(connections)
     }
 
-    /// Rows `(id, x, name)` with ids from 1 on, x = 0 and names in capitals where the id is even.
+    /// Creates rows `(id, x, name)` with ids from 1 on, x = 0, and names in capitals where the id is even.
     pub async fn numbers(&self, rows: u32) {
         self.script(
             "CREATE TABLE t (id INTEGER NOT NULL PRIMARY KEY, x INTEGER NOT NULL, name VARCHAR(20) NOT NULL)",
@@ -78,13 +78,12 @@ impl Home {
         }
     }
 
-    /// Runs a whole batch of pages of 10 rows, of which every second stride is lost after its work and runs
-    /// again.
+    /// Runs a whole batch with pages of 10 rows. Every second stride is lost after its work, and runs again.
     pub async fn run(&self, args: BackfillArgs) -> SimulatedRun {
         self.run_with(&self.processor(), args).await
     }
 
-    /// The same with another processor.
+    /// Runs a whole batch with another processor.
     pub async fn run_with(&self, processor: &SqlBackfill, args: BackfillArgs) -> SimulatedRun {
         let batch = Batch::of::<SqlBackfill>("test", args)
             .page_size(10)

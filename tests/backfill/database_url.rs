@@ -1,4 +1,4 @@
-//! Which database a command works on that names no connection: the same for every command.
+//! The database of a command that names no connection, which is the same for every command.
 
 use serde_json::Value;
 
@@ -13,7 +13,7 @@ use crate::{
 
 on_each!(
     every_command_takes_the_database_of_the_environment,
-    a_named_connection_goes_before_it,
+    a_named_connection_takes_precedence,
     without_a_database_each_command_says_what_to_set,
 );
 
@@ -25,7 +25,7 @@ fn with(variables: &[(&str, &str)], args: &[&str]) -> Ended {
     run(command)
 }
 
-/// A batch of 300 rows of which three have dead letters, begun by a command with these variables.
+/// Has a command with these variables begin a batch of 300 rows, three of which have dead letters.
 fn begin(variables: &[(&str, &str)], id: &str) {
     let work = ["backfill", "--table", "t", "--set", "x = x + 1", "--once"];
     let how = ["--verify", "x = 1", "--batch-id", id, "--page-size", "50"];
@@ -81,7 +81,7 @@ async fn every_command_takes_the_database_of_the_environment(home: Home) {
     exits(&worker.ended(), 0);
 }
 
-async fn a_named_connection_goes_before_it(home: Home) {
+async fn a_named_connection_takes_precedence(home: Home) {
     poisoned(&home, &[44, 45, 261]).await;
     home.ledger_tables().await;
     let both = [
@@ -96,7 +96,7 @@ async fn a_named_connection_goes_before_it(home: Home) {
     let applied = with(&both, &["schema", "apply"]);
     exits(&applied, 0);
     assert!(applied.out.contains("there already"), "{applied:#?}");
-    // A database that this batch does not name may be away.
+    // A database that this batch does not name may be unavailable.
     let other = [
         ("TEMPORAL_BATCH_CONNECTION_OTHER", NOWHERE),
         ("DATABASE_URL", home.url.as_str()),
@@ -105,7 +105,7 @@ async fn a_named_connection_goes_before_it(home: Home) {
     has_letters(&failures, 3);
     let left_out = "left out: connection \"other\"";
     assert!(failures.err.contains(left_out), "{failures:#?}");
-    // The flag goes before both.
+    // The flag takes precedence over both.
     let flag = ["failures", &id, "--json", "--database-url", &home.url];
     let wrong = [("TEMPORAL_BATCH_CONNECTION_DEFAULT", NOWHERE)];
     has_letters(&with(&wrong, &flag), 3);

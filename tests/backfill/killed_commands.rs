@@ -1,6 +1,6 @@
-//! A command that is killed and repeated while others look at its batch.
+//! A command that is killed and repeated while other clients query its batch.
 //!
-//! As a test it is killed eight times. The long form:
+//! As a test the command is killed eight times. The long form is:
 //!
 //! ```console
 //! $ FAULTS_KILLS=50 FAULTS_SEED=7 cargo test --test backfill -- killed --nocapture
@@ -26,12 +26,12 @@ use crate::{
     support::{self, command::start, server_address, settings::setting},
 };
 
-/// Kills before a batch is left to come to its end.
+/// The kills before a batch is left to complete.
 const KILLS_PER_BATCH: u32 = 4;
 const ROWS: u32 = 10_000;
-/// Who ask at the same time.
+/// The number of clients that send queries at the same time.
 const INQUIRERS: u32 = 3;
-/// Ours, Temporal's own, and one that nobody knows.
+/// Queries of this library, of Temporal, and an unknown one.
 const QUERIES: [&str; 5] = [
     "progress",
     "accepted_end",
@@ -45,7 +45,7 @@ async fn connect() -> BatchClient {
     support::connect(address.await.unwrap()).await
 }
 
-/// Asks all the time, whether anybody answers or not.
+/// Sends queries all the time, whether they are answered or not.
 async fn ask(client: BatchClient, batch: String, answers: Arc<AtomicU32>) {
     let temporal = client.temporal();
     let workflow = temporal.get_workflow_handle::<UntypedWorkflow>(&*batch);
@@ -59,7 +59,7 @@ async fn ask(client: BatchClient, batch: String, answers: Arc<AtomicU32>) {
         };
         let query = UntypedQuery::new(*query);
         let answer = workflow.query(query, input, WorkflowQueryOptions::default());
-        // A query that nobody answers waits for longer than a worker is away.
+        // Without a worker, a query waits for longer than the pauses between workers.
         if let Ok(Ok(_)) = tokio::time::timeout(Duration::from_secs(3), answer).await {
             answers.fetch_add(1, Ordering::Relaxed);
         }
@@ -69,14 +69,14 @@ async fn ask(client: BatchClient, batch: String, answers: Arc<AtomicU32>) {
 
 fn command(home: &Home, batch: &str) -> Command {
     let mut command = backfill(home, &["--set", "x = x + 1", "--once"]);
-    // Many workflow tasks, so that a kill comes in the middle of one.
+    // There are many workflow tasks, so that a kill comes in the middle of one.
     let pace = "--page-size 25 --stride 1 --max-parallelism 8 --rate 2500";
     command.args(["--batch-id", batch]).args(pace.split(' '));
     command
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_command_that_is_killed_and_repeated_comes_to_its_end_whoever_asks() {
+async fn a_command_that_is_killed_and_repeated_completes_whatever_is_queried() {
     let kills: u32 = setting("FAULTS_KILLS", 8);
     let seed: u64 = setting("FAULTS_SEED", fastrand::u64(..1_000_000));
     let Some(home) = database::postgres("killed-and-asked").await else {
@@ -117,5 +117,5 @@ async fn a_command_that_is_killed_and_repeated_comes_to_its_end_whoever_asks() {
             answers.load(Ordering::Relaxed),
         );
     }
-    assert!(answers.load(Ordering::Relaxed) > 0, "somebody was answered");
+    assert!(answers.load(Ordering::Relaxed) > 0, "no query was answered");
 }

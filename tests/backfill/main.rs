@@ -1,10 +1,10 @@
-//! Backfills: what the processor does to the rows of real databases, and the command as its users meet it.
+//! Backfills: the effects of the processor on the rows of real databases, and the command as its users run it.
 
-mod because;
 mod checks;
 mod command;
 mod database;
 mod database_url;
+mod explanations;
 mod killed_commands;
 mod moved_rows;
 mod outages;

@@ -1,4 +1,4 @@
-//! Rows that move: `INSERT INTO archive SELECT` and `DELETE`, while others write.
+//! Rows that are moved, with `INSERT INTO archive SELECT` and `DELETE`, while other sessions write.
 
 use std::sync::{
     Arc,
@@ -13,8 +13,8 @@ use temporal_batch::{
 use crate::{database::Home, support::databases::on_each};
 
 on_each!(
-    no_row_is_lost_while_others_insert_and_update,
-    a_statement_that_changes_what_the_filter_asks_for_hides_no_row_from_the_next,
+    no_row_is_lost_while_other_sessions_insert_and_update,
+    a_statement_that_changes_the_filtered_column_hides_no_row_from_the_next,
 );
 
 async fn tables(home: &Home) {
@@ -32,13 +32,13 @@ fn archive(once: bool) -> BackfillArgs {
         .once(once)
 }
 
-async fn no_row_is_lost_while_others_insert_and_update(home: Home) {
+async fn no_row_is_lost_while_other_sessions_insert_and_update(home: Home) {
     for once in [false, true] {
         home.script("DROP TABLE IF EXISTS t; DROP TABLE IF EXISTS archive")
             .await;
         tables(&home).await;
         home.ledger_tables().await;
-        // Every third id is free for rows that come into the middle of pages.
+        // Every third id is free for rows that are inserted in the middle of pages.
         for from in (0..900).step_by(300) {
             let ids = (from..from + 300).filter(|id| id % 3 != 0);
             let values: Vec<_> = ids.map(|id| format!("({id}, 0)")).collect();
@@ -54,7 +54,7 @@ async fn no_row_is_lost_while_others_insert_and_update(home: Home) {
         let kept = home.number("SELECT count(*) FROM t").await;
         let archived = home.number("SELECT count(*) FROM archive").await;
         assert_eq!(kept + archived, 600 + inserted, "once: {once}");
-        // A row that was archived before an update deleted what the update wrote would miss one.
+        // If an update came between archiving and deleting a row, the archive would miss it.
         let sum = "SELECT (SELECT coalesce(sum(x), 0) FROM t) + (SELECT coalesce(sum(x), 0) FROM archive)";
         let sum = match &home.database {
             Database::MySql(_) => format!("SELECT CAST(({sum}) AS SIGNED)"),
@@ -64,8 +64,8 @@ async fn no_row_is_lost_while_others_insert_and_update(home: Home) {
     }
 }
 
-/// Inserts rows between those that are there and counts others up, until it is over. Tells how many rows it
-/// inserted and how often it counted one up.
+/// Inserts rows between the existing ones and increments others, until it is told to stop. Returns the number of
+/// inserted rows, and of increments.
 async fn write(database: Database, over: Arc<AtomicBool>) -> (i64, i64) {
     let (mut inserted, mut updated) = (0, 0);
     let mut id = 0;
@@ -77,7 +77,7 @@ async fn write(database: Database, over: Arc<AtomicBool>) -> (i64, i64) {
                 &mut updated,
             ),
         ] {
-            // Being refused, for instance by a deadlock, changes nothing.
+            // A refused statement, for instance in a deadlock, changes nothing.
             if let Ok(rows) = execute(&database, statement).await {
                 *count += rows as i64;
             }
@@ -94,11 +94,11 @@ async fn execute(database: &Database, statement: String) -> Result<u64, sqlx::Er
         Database::Postgres(pool) => sqlx::query(statement).execute(pool).await?.rows_affected(),
         Database::MySql(pool) => sqlx::query(statement).execute(pool).await?.rows_affected(),
         Database::Sqlite(pool) => sqlx::query(statement).execute(pool).await?.rows_affected(),
-        _ => unreachable!("there is no other"),
+        _ => unreachable!("no other database is tested"),
     })
 }
 
-async fn a_statement_that_changes_what_the_filter_asks_for_hides_no_row_from_the_next(home: Home) {
+async fn a_statement_that_changes_the_filtered_column_hides_no_row_from_the_next(home: Home) {
     tables(&home).await;
     let values: Vec<_> = (1..=30).map(|id| format!("({id}, {})", id % 2)).collect();
     home.script(&format!("INSERT INTO t VALUES {}", values.join(", ")))
@@ -106,7 +106,7 @@ async fn a_statement_that_changes_what_the_filter_asks_for_hides_no_row_from_the
     let args = BackfillArgs::of(TableSpec::new("t", ["id"]).filter("x = 0"))
         .statement("UPDATE t SET x = 5 WHERE {range}")
         .statement("INSERT INTO archive SELECT id, x FROM t WHERE {range}");
-    // A page that is lost after its commit finds nothing any more.
+    // A page that is lost after its commit finds no rows at its next attempt.
     let run = home.run(args).await;
     assert_eq!(run.outcome, Outcome::Completed);
     let archived = "SELECT count(*) FROM archive WHERE x = 5 AND id % 2 = 0";

@@ -1,4 +1,4 @@
-//! Commands that follow a batch while Temporal is away for a while.
+//! Commands that follow a batch while Temporal is unavailable.
 
 use std::{net::TcpListener, process::Command, thread, time::Duration};
 
@@ -17,7 +17,7 @@ use crate::{
 const AWAY: &str = "Temporal has not answered since";
 const BACK: &str = "Temporal answers again";
 
-/// Some 10 pages a second.
+/// A pace of about 10 pages a second.
 const SLOW: [&str; 6] = ["--page-size", "10", "--stride", "2", "--rate", "100"];
 
 fn at(address: &str, mut command: Command) -> Command {
@@ -36,13 +36,13 @@ fn full_speed(address: &str, id: &str) {
     exits(&run(at(address, offline(&faster))), 0);
 }
 
-/// The lines about outages.
+/// The number of lines about outages.
 fn told(ended: &Ended, part: &str) -> usize {
     ended.err.matches(part).count()
 }
 
 #[tokio::test]
-async fn those_who_follow_a_batch_go_on_when_connections_are_refused_and_stalled() {
+async fn followers_of_a_batch_continue_over_refused_and_stalled_connections() {
     let home = database::sqlite().await;
     home.numbers(20_000).await;
     home.ledger_tables().await;
@@ -68,7 +68,7 @@ async fn those_who_follow_a_batch_go_on_when_connections_are_refused_and_stalled
     all_say(AWAY);
     proxy.pass();
     all_say(BACK);
-    // As long as it lasts, which nobody has to notice.
+    // The short outage, for as long as it lasts, need not be noticed.
     for seconds in [4, 9] {
         proxy.stall();
         thread::sleep(Duration::from_secs(seconds));
@@ -76,7 +76,7 @@ async fn those_who_follow_a_batch_go_on_when_connections_are_refused_and_stalled
         let done = home.number("SELECT count(*) FROM t WHERE x > 0").await;
         wait_for_rows(&home, done + 20).await;
     }
-    // Nothing comes, and then the connection is cut.
+    // No data arrives, and then the connection is cut.
     proxy.stall();
     thread::sleep(Duration::from_secs(4));
     proxy.refuse();
@@ -88,7 +88,7 @@ async fn those_who_follow_a_batch_go_on_when_connections_are_refused_and_stalled
     full_speed(server_address(), &id);
     for ended in followers.map(Running::ended) {
         exits(&ended, 0);
-        // Once for each time that it lasted.
+        // Each outage is reported once.
         assert!((1..=2).contains(&told(&ended, AWAY)), "{ended:#?}");
         assert_eq!(told(&ended, AWAY), told(&ended, BACK), "{ended:#?}");
     }
@@ -97,7 +97,7 @@ async fn those_who_follow_a_batch_go_on_when_connections_are_refused_and_stalled
 }
 
 #[tokio::test]
-async fn an_import_and_an_export_go_on_too() {
+async fn an_import_and_an_export_continue_over_an_outage() {
     let home = database::sqlite().await;
     home.numbers(10_000).await;
     home.script("CREATE TABLE u (id INTEGER NOT NULL PRIMARY KEY)")
@@ -143,7 +143,7 @@ async fn an_import_and_an_export_go_on_too() {
 }
 
 #[tokio::test]
-async fn a_backfill_goes_on_when_the_temporal_server_is_restarted() {
+async fn a_backfill_continues_when_the_temporal_server_is_restarted() {
     let home = database::sqlite().await;
     home.numbers(10_000).await;
     home.ledger_tables().await;
@@ -195,7 +195,7 @@ async fn an_outage_that_lasts_too_long_ends_the_command_and_not_the_batch() {
     ] {
         assert!(ended.err.contains(part), "{part}: {}", ended.err);
     }
-    // A server that is not there at the start is told at once.
+    // A server that is unavailable at the start is reported at once.
     let refused = run(command());
     exits(&refused, 1);
     assert!(

@@ -1,4 +1,4 @@
-//! The limits of commands that start a batch and work for it: what is in force, next to what was given.
+//! The limits of commands that start a batch and work for it: the limits in force, beside the given ones.
 
 use std::process::Command;
 
@@ -14,11 +14,11 @@ use crate::{
 };
 
 on_each!(
-    no_more_pages_are_in_flight_than_the_command_has_slots_for,
-    a_repeated_command_names_the_flags_that_the_batch_goes_on_without,
+    a_command_has_no_more_pages_in_flight_than_slots,
+    a_repeated_command_names_the_flags_without_effect,
 );
 
-/// A batch that goes on until it is told to end.
+/// Starts a batch that runs until it is cancelled.
 const SLOW: [&str; 4] = ["--page-size", "10", "--page-pause", "1h"];
 
 fn progress(id: &str) -> Value {
@@ -31,7 +31,7 @@ fn cancelled(id: &str, running: impl IntoIterator<Item = Running>) {
     exits(&run(online(&["cancel", id])), 0);
     for running in running {
         running.signal("TERM");
-        // It was interrupted, or has seen the end first.
+        // The process was interrupted, or has seen the end of the batch first.
         let status = running.ended().status;
         assert!(matches!(status, Some(4 | 130)), "{status:?}");
     }
@@ -44,7 +44,7 @@ fn run_printed(running: &Running) {
     exits(&run(of_shell(line.expect("a command is printed"))), 0);
 }
 
-async fn no_more_pages_are_in_flight_than_the_command_has_slots_for(home: Home) {
+async fn a_command_has_no_more_pages_in_flight_than_slots(home: Home) {
     home.numbers(500).await;
     let fits = if home.is_sqlite() { 3 } else { 10 };
     let by_default = id();
@@ -80,7 +80,7 @@ async fn no_more_pages_are_in_flight_than_the_command_has_slots_for(home: Home) 
     cancelled(&named, [running]);
 }
 
-fn names_what_it_leaves(id: &str, second: &Running) {
+fn names_the_flags_without_effect(id: &str, second: &Running) {
     second.says(&format!(
         "warning: batch \"{id}\" continues with the limits that it has, without --page-size 20 --rate 60; "
     ));
@@ -97,7 +97,7 @@ fn names_what_it_leaves(id: &str, second: &Running) {
     );
 }
 
-async fn a_repeated_command_names_the_flags_that_the_batch_goes_on_without(home: Home) {
+async fn a_repeated_command_names_the_flags_without_effect(home: Home) {
     home.numbers(500).await;
     let id = id();
     let command = |pace: &[&str]| {
@@ -108,17 +108,17 @@ async fn a_repeated_command_names_the_flags_that_the_batch_goes_on_without(home:
     first.says("in flight");
     exits(&run(online(&["pause", &id])), 0);
     let second = start(command(&["--page-size", "20", "--rate", "60"]));
-    names_what_it_leaves(&id, &second);
-    // What is in force now is what this one says.
+    names_the_flags_without_effect(&id, &second);
+    // The limits in force are now those of this command.
     let third = start(command(&["--page-size", "20", "--rate", "60"]));
     third.says("paused");
     assert!(!third.said().contains("warning: "), "{:#?}", third.said());
     cancelled(&id, [first, second, third]);
 }
 
-/// The same of the other commands that work for their batch themselves.
+/// Imports and exports also work for their batch themselves.
 #[tokio::test]
-async fn imports_and_exports_have_slots_for_their_pages_and_name_flags_that_are_left() {
+async fn imports_and_exports_have_slots_for_their_pages_and_name_flags_without_effect() {
     let home = database::sqlite().await;
     home.numbers(500).await;
     let folder = tempfile::tempdir().unwrap();
@@ -156,7 +156,7 @@ async fn imports_and_exports_have_slots_for_their_pages_and_name_flags_that_are_
         first.says("in flight");
         assert_eq!(progress(&id)["max_parallelism"], 3);
         let second = start(command(&["--page-size", "20", "--rate", "60"]));
-        names_what_it_leaves(&id, &second);
+        names_the_flags_without_effect(&id, &second);
         cancelled(&id, [first, second]);
     }
 }

@@ -1,4 +1,4 @@
-//! The commands that a command prints as the next ones work as they are printed.
+//! The commands that a command prints as next steps work as they are printed.
 
 use std::process::Command;
 
@@ -15,13 +15,13 @@ use crate::{
 };
 
 on_each!(
-    the_tables_that_are_missing_are_made_by_the_command_that_is_named,
-    a_batch_that_is_left_to_workers_gets_one_by_the_command_that_is_named,
-    what_was_given_by_flags_is_given_by_the_commands_that_are_named,
-    a_paused_batch_goes_on_by_the_command_that_is_named,
+    missing_tables_are_made_by_the_printed_command,
+    a_detached_batch_gets_a_worker_by_the_printed_command,
+    printed_commands_have_the_flags_of_the_first_command,
+    a_paused_batch_is_resumed_by_the_printed_command,
 );
 
-/// The command that was printed between backticks and that begins with these words, as a shell takes it.
+/// The command that was printed between backticks and begins with these words, as a shell runs it.
 fn printed(home: &Home, said: &str, words: &str) -> Command {
     let words = format!("temporal-batch {words}");
     let mut lines = said.split('`').filter(|part| part.starts_with(&words));
@@ -31,12 +31,12 @@ fn printed(home: &Home, said: &str, words: &str) -> Command {
     command
 }
 
-/// Runs it to its end.
+/// Runs a printed command to its end.
 pub fn as_printed(home: &Home, said: &str, words: &str) -> Ended {
     run(printed(home, said, words))
 }
 
-async fn the_tables_that_are_missing_are_made_by_the_command_that_is_named(home: Home) {
+async fn missing_tables_are_made_by_the_printed_command(home: Home) {
     home.numbers(100).await;
     let work = ["--once", "--set", "x = x + 1"];
     let refused = run(backfill(&home, &work));
@@ -46,7 +46,7 @@ async fn the_tables_that_are_missing_are_made_by_the_command_that_is_named(home:
     exits(&run(backfill(&home, &work)), 0);
 }
 
-async fn a_batch_that_is_left_to_workers_gets_one_by_the_command_that_is_named(home: Home) {
+async fn a_detached_batch_gets_a_worker_by_the_printed_command(home: Home) {
     home.numbers(100).await;
     let id = id();
     let queue = format!("queue-{id}");
@@ -58,13 +58,13 @@ async fn a_batch_that_is_left_to_workers_gets_one_by_the_command_that_is_named(h
     worker.says("polls task queue");
     exits(&as_printed(&home, &left.err, "watch"), 0);
     assert_eq!(home.number("SELECT count(*) FROM t WHERE x = 1").await, 100);
-    // The batch has ended meanwhile, so there is nothing to cancel any more.
+    // The batch has ended meanwhile, so there is nothing left to cancel.
     let cancel = as_printed(&home, &left.err, "cancel");
     assert_ne!(cancel.status, Some(2), "{cancel:#?}");
     worker.signal("TERM");
     exits(&worker.ended(), 0);
 
-    // A command that is interrupted.
+    // The command is interrupted.
     let id = format!("{id}-interrupted");
     let running = start(slow(&home, &id, "1", "1s"));
     running.says("runs");
@@ -90,7 +90,7 @@ fn slow(home: &Home, id: &str, page_size: &str, pause: &str) -> Command {
     backfill(home, &[&work[..], &pace].concat())
 }
 
-/// The printed command, in an environment that names no server and no database.
+/// A printed command, in an environment without a server and a database.
 fn bare(home: &Home, said: &str, words: &str) -> Command {
     let mut command = printed(home, said, words);
     command
@@ -99,7 +99,7 @@ fn bare(home: &Home, said: &str, words: &str) -> Command {
     command
 }
 
-async fn what_was_given_by_flags_is_given_by_the_commands_that_are_named(home: Home) {
+async fn printed_commands_have_the_flags_of_the_first_command(home: Home) {
     poisoned(&home, &[44, 45, 261]).await;
     let (id, address) = (id(), server_address());
     let connection = ["--address", address, "--namespace", "default"];
@@ -134,7 +134,7 @@ async fn what_was_given_by_flags_is_given_by_the_commands_that_are_named(home: H
     exits(&run(bare(&home, &failures.err, "redrive")), 0);
     assert_eq!(home.number("SELECT count(*) FROM t WHERE x = 1").await, 300);
 
-    // A worker gets the database, too.
+    // A worker gets the database too.
     let queue = format!("queue-{id}");
     let leave = ["--task-queue", &queue, "--detach", "--rerun"];
     let left = run(command(&leave));
@@ -147,7 +147,7 @@ async fn what_was_given_by_flags_is_given_by_the_commands_that_are_named(home: H
     assert_eq!(home.number("SELECT count(*) FROM t WHERE x = 2").await, 300);
 }
 
-async fn a_paused_batch_goes_on_by_the_command_that_is_named(home: Home) {
+async fn a_paused_batch_is_resumed_by_the_printed_command(home: Home) {
     home.numbers(60).await;
     let id = id();
     let running = start(slow(&home, &id, "10", "500ms"));
@@ -168,7 +168,7 @@ async fn a_paused_batch_goes_on_by_the_command_that_is_named(home: Home) {
 }
 
 #[tokio::test]
-async fn a_batch_that_is_started_by_its_processor_gets_a_worker_by_the_command_that_is_named() {
+async fn a_batch_started_by_its_processor_gets_a_worker_by_the_printed_command() {
     let home = database::sqlite().await;
     home.numbers(100).await;
     let id = id();
@@ -189,7 +189,7 @@ async fn a_batch_that_is_started_by_its_processor_gets_a_worker_by_the_command_t
 }
 
 #[tokio::test]
-async fn an_export_that_is_interrupted_is_ended_by_the_command_that_is_named() {
+async fn an_interrupted_export_is_completed_by_the_printed_command() {
     let home = database::sqlite().await;
     home.numbers(60).await;
     let to = tempfile::tempdir().unwrap();

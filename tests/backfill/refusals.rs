@@ -1,4 +1,4 @@
-//! What is refused before anything starts, and that nothing has changed then.
+//! Backfills that are refused before they start, and change nothing.
 
 use std::time::Duration;
 
@@ -10,9 +10,9 @@ use temporal_batch::{
 use crate::{database::Home, support::databases::on_each};
 
 on_each!(
-    what_cannot_work_is_refused_with_its_reason,
+    impossible_backfills_are_refused_with_the_reason,
     once_needs_the_tables_of_the_ledger,
-    a_statement_is_refused_before_it_is_run,
+    a_wrong_statement_is_refused_before_it_runs,
 );
 
 fn t() -> TableSpec {
@@ -25,7 +25,7 @@ async fn refused(home: &Home, args: BackfillArgs) -> String {
     error.message().to_owned()
 }
 
-async fn what_cannot_work_is_refused_with_its_reason(home: Home) {
+async fn impossible_backfills_are_refused_with_the_reason(home: Home) {
     home.numbers(5).await;
     let set = |column: &str, value: &str| BackfillArgs::of(t()).set(column, value);
     let of = |table: TableSpec| BackfillArgs::of(table).set("x", "1");
@@ -78,7 +78,7 @@ async fn once_needs_the_tables_of_the_ledger(home: Home) {
     home.processor().prepare(args()).await.unwrap();
 }
 
-async fn a_statement_is_refused_before_it_is_run(home: Home) {
+async fn a_wrong_statement_is_refused_before_it_runs(home: Home) {
     home.numbers(5).await;
     let args = BackfillArgs::of(t())
         .statement("DELETE FROM t WHERE {range}")

@@ -19,18 +19,18 @@ use crate::{
 
 on_each!(
     a_row_that_a_trigger_refuses_is_the_only_one_left_out,
-    without_a_ledger_too,
+    without_a_ledger_the_refused_row_is_the_only_one_left_out,
     a_page_of_one_row_is_given_up_too,
     values_of_a_trigger_are_in_no_message,
     a_tolerance_of_no_page_stops_a_batch_whose_page_only_retries,
 );
 
-/// As a user may write it.
+/// An error message as a user may write it.
 const SAID: &str = "row 7 is locked, card 4111-1111";
 
 const ONCE: [&str; 4] = ["--set", "x = x + 1", "--once", "--create-ledger-tables"];
 
-/// Refuses row 7.
+/// A trigger that refuses row 7.
 async fn trigger(home: &Home) {
     let trigger = if home.is_sqlite() {
         format!(
@@ -79,9 +79,9 @@ async fn a_row_that_a_trigger_refuses_is_the_only_one_left_out(home: Home) {
     assert_eq!(home.number(letters).await, 1);
 }
 
-async fn without_a_ledger_too(home: Home) {
+async fn without_a_ledger_the_refused_row_is_the_only_one_left_out(home: Home) {
     home_with_trigger(&home, 95).await;
-    // Pages whose worker is lost run again.
+    // Pages of a lost worker run again.
     let args = BackfillArgs::of(TableSpec::new("t", ["id"])).set("x", "1");
     let run = home.run(args).await;
     assert_only_row_7_is_left(&home, &run, 95).await;

@@ -1,4 +1,4 @@
-//! Rows that a batch gave up are repaired and redriven by one command, and the gate opens then.
+//! Rows that a batch gave up are repaired and redriven with one command, and `ensure-complete` succeeds then.
 
 use std::{
     process::Command,
@@ -19,9 +19,9 @@ use crate::{
 
 on_each!(
     a_batch_that_is_repaired_and_redriven_is_complete,
-    rows_that_were_given_up_do_not_hold_without_a_condition_either,
-    what_was_deleted_is_not_repaired,
-    an_interrupted_redrive_goes_on_with_the_same_command,
+    rows_that_were_given_up_fail_the_check_even_without_a_condition,
+    deleted_letters_do_not_count_as_repaired,
+    an_interrupted_redrive_is_continued_by_the_same_command,
 );
 
 fn with(url: &str, args: &[&str]) -> Command {
@@ -34,7 +34,7 @@ fn json(ended: &Ended) -> Value {
     serde_json::from_str(&ended.out).unwrap_or_else(|e| panic!("{e}: {ended:#?}"))
 }
 
-/// The batch in a listing, where one that has just ended comes a moment later.
+/// The batch in a listing, which shows the end of a batch a moment later.
 fn listed(id: &str) -> Value {
     let deadline = Instant::now() + LIMIT;
     loop {
@@ -49,14 +49,14 @@ fn listed(id: &str) -> Value {
     }
 }
 
-/// The command that has begun the batch.
+/// Runs the command that began the batch once more.
 fn repeat(home: &Home, id: &str) -> Ended {
     let work = ["backfill", "--table", "t", "--set", "x = x + 1", "--once"];
     let how = ["--verify", "x = 1", "--batch-id", id, "--page-size", "50"];
     run(with(&home.url, &[&work[..], &how].concat()))
 }
 
-/// 300 rows of which these are given up.
+/// Has a batch begin with 300 rows, of which these are given up.
 async fn begin(home: &Home, ids: &[i32], id: &str) -> Ended {
     poisoned(home, ids).await;
     home.ledger_tables().await;
@@ -91,7 +91,7 @@ async fn a_batch_that_is_repaired_and_redriven_is_complete(home: Home) {
         closed.err.contains("3 of 3 dead letters open"),
         "{closed:#?}"
     );
-    // The certificate does not vouch for rows that were given up.
+    // The certificate excludes rows that were given up.
     let verify = ["verify", id.as_str()];
     let unverified = run(with(url, &verify));
     exits(&unverified, 3);
@@ -113,12 +113,12 @@ async fn a_batch_that_is_repaired_and_redriven_is_complete(home: Home) {
         "{repeated:#?}"
     );
 
-    // The redrive fails again with the rows as they are.
+    // The redrive fails again, since the rows are unchanged.
     let again = as_printed(&home, &repeated.err, "redrive");
     exits(&again, 3);
     assert!(again.err.contains("3 of 3 dead letters open"), "{again:#?}");
     is_left(&run(with(url, &status)), 0, 3);
-    // A part of them is repaired, and that part is redriven.
+    // Some of the rows are repaired, and those are redriven.
     home.script("UPDATE t SET most = 9 WHERE id < 100").await;
     let failures = as_printed(&home, &again.err, "failures");
     let part = as_printed(&home, &failures.err, "redrive");
@@ -181,7 +181,7 @@ async fn a_batch_that_is_repaired_and_redriven_is_complete(home: Home) {
         told.out.contains("completed, 1 letter settled"),
         "{told:#?}"
     );
-    // A row that breaks later is found by the check, as it is for every batch.
+    // A row that becomes wrong later is found by the check, as in every batch.
     home.script("UPDATE t SET x = 7 WHERE id = 200").await;
     exits(&run(with(url, &gate)), 3);
     let nothing = run(with(url, &["redrive", &id]));
@@ -189,8 +189,8 @@ async fn a_batch_that_is_repaired_and_redriven_is_complete(home: Home) {
     assert!(nothing.err.contains("nothing to redrive"), "{nothing:#?}");
 }
 
-/// The ledger alone is checked where no condition is given, and it has the rows that were given up.
-async fn rows_that_were_given_up_do_not_hold_without_a_condition_either(home: Home) {
+/// The check has no condition, so only the ledger is checked, and it has the rows that were given up.
+async fn rows_that_were_given_up_fail_the_check_even_without_a_condition(home: Home) {
     let id = id();
     poisoned(&home, &[44, 45, 261]).await;
     home.ledger_tables().await;
@@ -219,7 +219,7 @@ async fn rows_that_were_given_up_do_not_hold_without_a_condition_either(home: Ho
     assert!(verified.out.contains(settled), "{verified:#?}");
 }
 
-async fn what_was_deleted_is_not_repaired(home: Home) {
+async fn deleted_letters_do_not_count_as_repaired(home: Home) {
     let id = id();
     begin(&home, &[44, 45, 261], &id).await;
     home.script("UPDATE t SET most = 9").await;
@@ -232,7 +232,7 @@ async fn what_was_deleted_is_not_repaired(home: Home) {
     exits(&closed, 3);
     let why = "2 of 3 dead letters settled here";
     assert!(closed.err.contains(why), "{closed:#?}");
-    // Nor does it open on a database that has never heard of the batch.
+    // The check also fails on a database that does not know the batch.
     let other = database::sqlite().await;
     other.ledger_tables().await;
     let closed = run(with(&other.url, &gate));
@@ -249,14 +249,14 @@ async fn what_was_deleted_is_not_repaired(home: Home) {
             assert!(refused.err.contains(part), "{part}: {refused:#?}");
         }
     }
-    // This one has a trace of the batch.
+    // This database has a trace of the batch.
     exits(&run(with(&home.url, &["failures", &id])), 0);
     exits(&run(with(&home.url, &["redrive", &id])), 0);
     let blind = run(online(&gate));
     exits(&blind, 3);
     let why = "cannot be read from here";
     assert!(blind.err.contains(why), "{blind:#?}");
-    // A ledger without the table cannot count, and a redrive says so before it begins.
+    // A ledger without the table of settled letters cannot count, and a redrive says so before it begins.
     home.script("UPDATE t SET most = 0, x = 0 WHERE id = 46")
         .await;
     home.script("DROP TABLE temporal_batch_settled").await;
@@ -265,7 +265,7 @@ async fn what_was_deleted_is_not_repaired(home: Home) {
     assert!(unknown.err.contains("apply_schema"), "{unknown:#?}");
 }
 
-async fn an_interrupted_redrive_goes_on_with_the_same_command(home: Home) {
+async fn an_interrupted_redrive_is_continued_by_the_same_command(home: Home) {
     let id = id();
     let ids: Vec<_> = (1..=30).map(|n| n * 10).collect();
     begin(&home, &ids, &id).await;
@@ -280,7 +280,7 @@ async fn an_interrupted_redrive_goes_on_with_the_same_command(home: Home) {
     ];
     let redrive = start(with(&home.url, &[&["redrive", &id], &slow[..]].concat()));
     let deadline = Instant::now() + LIMIT;
-    // Until it has done something and is listed.
+    // Waits until the redrive has processed a letter, and is listed.
     loop {
         let listed = json(&run(online(&["list", "--json", "--limit", "1000"])));
         let batches = listed["batches"].as_array().unwrap();
@@ -294,7 +294,7 @@ async fn an_interrupted_redrive_goes_on_with_the_same_command(home: Home) {
         }
         assert!(
             Instant::now() < deadline,
-            "the redrive does nothing: {done}"
+            "the redrive processes no letter: {done}"
         );
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

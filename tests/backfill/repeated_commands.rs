@@ -1,4 +1,4 @@
-//! A command that is typed again must not do the work once more, whatever was typed differently and whatever Temporal knows.
+//! A repeated command must not do the work twice, whichever flags differ and whatever Temporal has forgotten.
 
 use crate::{
     command::{exits, id},
@@ -10,9 +10,9 @@ use crate::{
 };
 
 on_each!(
-    another_check_or_limit_is_about_the_same_batch,
-    a_batch_that_temporal_does_not_know_and_the_ledger_does_is_not_begun,
-    the_batch_of_another_database_is_not_taken_for_this_one,
+    another_check_or_limit_names_the_same_batch,
+    a_batch_that_only_the_ledger_knows_is_not_begun,
+    the_batch_of_another_database_is_not_mistaken_for_this_one,
 );
 
 const WORK: [&str; 6] = ["backfill", "--table", "t", "--set", "x = x + 1", "--once"];
@@ -27,7 +27,7 @@ async fn rows_changed_once(home: &Home) -> i64 {
     home.number("SELECT count(*) FROM t WHERE x = 1").await
 }
 
-async fn another_check_or_limit_is_about_the_same_batch(home: Home) {
+async fn another_check_or_limit_names_the_same_batch(home: Home) {
     home.numbers(50).await;
     home.ledger_tables().await;
     exits(&typed(&home, &[]), 0);
@@ -49,7 +49,7 @@ async fn another_check_or_limit_is_about_the_same_batch(home: Home) {
     assert_eq!(rows_changed_once(&home).await, 50);
 }
 
-async fn a_batch_that_temporal_does_not_know_and_the_ledger_does_is_not_begun(home: Home) {
+async fn a_batch_that_only_the_ledger_knows_is_not_begun(home: Home) {
     home.numbers(50).await;
     home.ledger_tables().await;
     let (known, lost) = (id(), id());
@@ -64,12 +64,12 @@ async fn a_batch_that_temporal_does_not_know_and_the_ledger_does_is_not_begun(ho
         assert!(refused.err.contains(part), "{part}: {refused:#?}");
     }
     assert_eq!(rows_changed_once(&home).await, 50);
-    // The flag asks for it.
+    // The flag begins the batch again.
     exits(&typed(&home, &["--batch-id", &lost, "--rerun"]), 0);
     assert_eq!(rows_changed_once(&home).await, 0);
 }
 
-async fn the_batch_of_another_database_is_not_taken_for_this_one(home: Home) {
+async fn the_batch_of_another_database_is_not_mistaken_for_this_one(home: Home) {
     home.numbers(50).await;
     home.ledger_tables().await;
     let id = id();

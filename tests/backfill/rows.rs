@@ -1,4 +1,4 @@
-//! What happens to the rows.
+//! The effects of a backfill on rows.
 
 use temporal_batch::{
     Outcome, PageProcessor as _,
@@ -10,15 +10,15 @@ use crate::{database::Home, support::databases::on_each};
 
 on_each!(
     set_changes_the_rows_of_the_filter_and_no_others,
-    rows_that_have_their_values_are_left_alone,
+    rows_that_already_have_their_values_are_not_written,
     a_number_that_differs_in_its_last_digit_is_a_change,
     the_case_of_a_letter_is_a_change,
-    a_page_that_is_run_again_changes_nothing_twice_with_once,
+    with_once_a_repeated_page_changes_no_row_twice,
     a_key_of_several_columns_works,
     statements_of_a_file_delete_page_by_page,
-    rows_that_come_after_the_start_are_left_alone,
+    rows_inserted_after_the_start_are_not_changed,
     an_empty_table_is_done_at_once,
-    a_conflict_of_sqlite_is_an_error_whatever_the_table_says,
+    a_conflict_in_sqlite_is_an_error_whatever_the_table_declares,
     a_key_that_is_computed_is_refused,
     null_is_a_value_like_any_other,
 );
@@ -38,7 +38,7 @@ async fn set_changes_the_rows_of_the_filter_and_no_others(home: Home) {
     assert_eq!(home.number(right).await, 95);
 }
 
-async fn rows_that_have_their_values_are_left_alone(home: Home) {
+async fn rows_that_already_have_their_values_are_not_written(home: Home) {
     home.numbers(40).await;
     home.script("UPDATE t SET x = 7 WHERE id <= 15").await;
     let args = || BackfillArgs::of(t()).set("x", "7").set("name", "name");
@@ -50,7 +50,7 @@ async fn rows_that_have_their_values_are_left_alone(home: Home) {
     assert_eq!(all.unwrap().counts.changed, 40);
 }
 
-/// Numbers of which a floating point number keeps only the first digits.
+/// The numbers differ only in digits that a floating point number does not keep.
 async fn a_number_that_differs_in_its_last_digit_is_a_change(home: Home) {
     home.script(
         "CREATE TABLE t (id INTEGER PRIMARY KEY, x BIGINT, y DECIMAL(30,4), new VARCHAR(40)); \
@@ -70,7 +70,7 @@ async fn a_number_that_differs_in_its_last_digit_is_a_change(home: Home) {
     let again = run_page(&home.processor(), args, None).await.unwrap();
     assert_eq!(again.counts.changed, 0);
     if home.is_sqlite() {
-        // Its decimals are floating point numbers.
+        // Decimals of SQLite are floating point numbers.
         return;
     }
     home.script("UPDATE t SET new = '12345678901234567890.1234'")
@@ -82,7 +82,7 @@ async fn a_number_that_differs_in_its_last_digit_is_a_change(home: Home) {
 
 async fn the_case_of_a_letter_is_a_change(home: Home) {
     home.numbers(40).await;
-    // As most columns are in MariaDB, and some elsewhere.
+    // The column ignores case, as most columns of MariaDB do.
     if home.is_sqlite() {
         home.script(
             "CREATE TABLE n (id INTEGER PRIMARY KEY, x INT, name TEXT COLLATE NOCASE); \
@@ -107,7 +107,7 @@ async fn the_case_of_a_letter_is_a_change(home: Home) {
     assert_eq!(home.number(right).await, 40);
 }
 
-async fn a_page_that_is_run_again_changes_nothing_twice_with_once(home: Home) {
+async fn with_once_a_repeated_page_changes_no_row_twice(home: Home) {
     home.numbers(95).await;
     home.ledger_tables().await;
     let args = BackfillArgs::of(t()).set("x", "x + 1").once(true);
@@ -150,7 +150,7 @@ async fn statements_of_a_file_delete_page_by_page(home: Home) {
     assert_eq!(home.number("SELECT count(*) FROM t").await, 20);
 }
 
-async fn rows_that_come_after_the_start_are_left_alone(home: Home) {
+async fn rows_inserted_after_the_start_are_not_changed(home: Home) {
     home.numbers(30).await;
     let args = BackfillArgs::of(t()).set("x", "1");
     let args = home.processor().prepare(args).await.unwrap();
@@ -180,8 +180,8 @@ async fn an_empty_table_is_done_at_once(home: Home) {
     assert_eq!(home.number("SELECT count(*) FROM t WHERE x = 0").await, 1);
 }
 
-/// What the table says of conflicts would remove the other row, or pass over this one.
-async fn a_conflict_of_sqlite_is_an_error_whatever_the_table_says(home: Home) {
+/// The table's own conflict clause would remove the other row, or skip this one.
+async fn a_conflict_in_sqlite_is_an_error_whatever_the_table_declares(home: Home) {
     if !home.is_sqlite() {
         return;
     }
@@ -199,7 +199,7 @@ async fn a_conflict_of_sqlite_is_an_error_whatever_the_table_says(home: Home) {
     }
 }
 
-/// `email_key` moves with `email`.
+/// The column `email_key` is computed from `email`.
 async fn a_key_that_is_computed_is_refused(home: Home) {
     let computed = match home.is_mysql() {
         true => "VARCHAR(40) AS (lower(email)) STORED",
@@ -211,7 +211,7 @@ async fn a_key_that_is_computed_is_refused(home: Home) {
     ))
     .await;
     if home.is_mysql() {
-        // MariaDB takes no NOT NULL there, and a key that may be NULL is refused as such.
+        // MariaDB allows no NOT NULL on a computed column, and a nullable key is refused as such.
         return;
     }
     let spec = TableSpec::new("t", ["email_key"]);
@@ -239,7 +239,7 @@ async fn null_is_a_value_like_any_other(home: Home) {
 }
 
 #[tokio::test]
-async fn a_connection_that_a_worker_does_not_have_is_no_reason_to_go_on_without_a_ledger() {
+async fn a_worker_without_the_connection_does_not_run_pages_without_a_ledger() {
     let processor = SqlBackfill::new(temporal_batch::sql::Connections::new());
     let args = BackfillArgs::of(t()).set("x", "1").once(true);
     let ledger = processor.ledger(&args).unwrap();

@@ -1,4 +1,4 @@
-//! Rows that a page matches and that the database would leave as they are without an error.
+//! Rows that a page matches, but that the database would leave unchanged without an error.
 
 use temporal_batch::{
     Outcome, PageProcessor as _,
@@ -12,22 +12,22 @@ use temporal_batch::{
 use crate::{database::Home, support::databases::on_each};
 
 on_each!(
-    a_row_that_a_trigger_keeps_as_it_is_fails_alone,
-    a_row_that_an_archive_does_not_take_is_not_deleted,
+    a_row_that_a_trigger_leaves_unchanged_fails_alone,
+    a_row_that_the_archive_refuses_is_not_deleted,
 );
 
 fn t() -> TableSpec {
     TableSpec::new("t", ["id"])
 }
 
-/// A processor that keeps dead letters in a folder, where there is no ledger.
+/// A processor that keeps dead letters in a folder, in place of a ledger.
 fn keeping(database: &Database, letters: &tempfile::TempDir) -> SqlBackfill {
     let connections = Connections::new().with(DEFAULT_CONNECTION, database.clone());
     let letters = JsonlDeadLetters::new(letters.path().join("letters.jsonl"));
     SqlBackfill::new(connections).dead_letters(letters)
 }
 
-/// Makes a trigger that keeps a statement away from the row with this id, without an error.
+/// Creates a trigger that hides the row with this id from a statement, without an error.
 async fn keep_out(home: &Home, event: &str, table: &str, id: i64) {
     let row = if event == "INSERT" { "new" } else { "old" };
     let passed = if event == "DELETE" { "old" } else { "new" };
@@ -46,9 +46,9 @@ async fn keep_out(home: &Home, event: &str, table: &str, id: i64) {
     home.script(&trigger).await;
 }
 
-async fn a_row_that_a_trigger_keeps_as_it_is_fails_alone(home: Home) {
+async fn a_row_that_a_trigger_leaves_unchanged_fails_alone(home: Home) {
     if home.is_mysql() {
-        // Its triggers can only fail.
+        // A trigger of SQLite can only fail.
         return;
     }
     home.numbers(95).await;
@@ -83,7 +83,7 @@ async fn a_row_that_a_trigger_keeps_as_it_is_fails_alone(home: Home) {
     assert_eq!(home.number(left).await, 1);
 }
 
-async fn a_row_that_an_archive_does_not_take_is_not_deleted(home: Home) {
+async fn a_row_that_the_archive_refuses_is_not_deleted(home: Home) {
     if home.is_mysql() {
         return;
     }
@@ -103,7 +103,7 @@ async fn a_row_that_an_archive_does_not_take_is_not_deleted(home: Home) {
     assert_eq!(home.number("SELECT count(*) FROM archive").await, 39);
 }
 
-/// The database of a home for a role that sees through policies.
+/// The database of a home for a role that is subject to row security.
 async fn as_tenant(home: &Home, role: &str) -> Database {
     let url = url::Url::parse(&home.url).unwrap();
     let mut url = url.clone();
@@ -141,7 +141,7 @@ async fn row_security_is_refused_unless_it_is_allowed() {
         let refused = processor.prepare(args).await.unwrap_err();
         assert_eq!(refused.error_type(), "TableRowSecurity");
         assert!(refused.message().contains(&role), "{refused}");
-        // Also where rows are only read, as by an export.
+        // Row security is refused even where rows are only read, as by an export.
         Table::inspect(&database, &spec).await.unwrap_err();
         let see_all = Table::inspect(&home.database, &spec).await.unwrap();
         assert_eq!(see_all.count(None, None).await.unwrap(), 20);

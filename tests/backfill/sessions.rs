@@ -1,4 +1,4 @@
-//! Sessions that another page, or another program, has after a page.
+//! Sessions that another page, or another program, gets after a page.
 
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,7 @@ fn proxied(url: &str, proxy: &Proxy) -> String {
     url.into()
 }
 
-/// Lets a transaction begin while the server is silent, and gives it up before there is an answer.
+/// Begins a transaction while the server is silent, and gives it up before the server answers.
 async fn give_up_a_beginning<DB: Backend>(pool: sqlx::Pool<DB>, proxy: &Proxy) {
     let ledger = SqlLedger::new(pool);
     ledger.apply_schema().await.unwrap();
@@ -45,12 +45,12 @@ async fn give_up_a_beginning<DB: Backend>(pool: sqlx::Pool<DB>, proxy: &Proxy) {
     };
     proxy.stall();
     let begun = tokio::time::timeout(Duration::from_millis(300), ledger.begin(claim)).await;
-    assert!(begun.is_err(), "the proxy let it through");
+    assert!(begun.is_err(), "the proxy let the transaction through");
     proxy.pass();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_of_postgresql_that_was_given_up_as_it_began_is_not_left_open() {
+async fn a_transaction_given_up_while_it_begins_is_not_left_open_in_postgresql() {
     let Some(server) = Postgres::shared() else {
         return;
     };
@@ -58,7 +58,7 @@ async fn a_transaction_of_postgresql_that_was_given_up_as_it_began_is_not_left_o
     let proxy = Proxy::before(&format!("127.0.0.1:{}", server.port()));
     let pool: PgPool = PgPoolOptions::new()
         .max_connections(1)
-        // Or else it is the test of the connection that is given up.
+        // Without this setting, the test of the connection is given up instead.
         .test_before_acquire(false)
         .connect(&proxied(&url, &proxy))
         .await
@@ -69,7 +69,7 @@ async fn a_transaction_of_postgresql_that_was_given_up_as_it_began_is_not_left_o
     let open = "SELECT count(*) FROM pg_stat_activity
         WHERE datname = current_database() AND state LIKE 'idle in transaction%'";
     let since = Instant::now();
-    // A session that was closed may still read what came before.
+    // A closed session may still read the data before its end.
     while sqlx::query_scalar::<_, i64>(open)
         .fetch_one(&direct)
         .await
@@ -85,7 +85,7 @@ async fn a_transaction_of_postgresql_that_was_given_up_as_it_began_is_not_left_o
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_transaction_of_mariadb_that_was_given_up_as_it_began_is_not_left_open() {
+async fn a_transaction_given_up_while_it_begins_is_not_left_open_in_mariadb() {
     let Some(server) = MariaDb::shared() else {
         return;
     };
@@ -93,7 +93,7 @@ async fn a_transaction_of_mariadb_that_was_given_up_as_it_began_is_not_left_open
     let proxy = Proxy::before(&format!("127.0.0.1:{}", server.port()));
     let pool: MySqlPool = MySqlPoolOptions::new()
         .max_connections(1)
-        // Or else it is the test of the connection that is given up.
+        // Without this setting, the test of the connection is given up instead.
         .test_before_acquire(false)
         .connect(&proxied(&url, &proxy))
         .await
@@ -106,7 +106,7 @@ async fn a_transaction_of_mariadb_that_was_given_up_as_it_began_is_not_left_open
     assert_eq!(open, 0, "the session is in a transaction");
 }
 
-/// An `ALTER TABLE` that waits keeps everybody out who comes after it.
+/// A waiting `ALTER TABLE` keeps out all later sessions.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_lock_timeout_bounds_a_wait_for_a_change_of_the_table() {
     let Some(server) = MariaDb::shared() else {
@@ -116,7 +116,7 @@ async fn the_lock_timeout_bounds_a_wait_for_a_change_of_the_table() {
     let options = DatabaseOptions::from_url(&url).unwrap();
     let database = Database::connect(&options).await.unwrap();
     let Database::MySql(pool) = &database else {
-        unreachable!("it is MariaDB");
+        unreachable!("the database is MariaDB");
     };
     sqlx::raw_sql("CREATE TABLE t (id INT PRIMARY KEY, x INT); INSERT INTO t VALUES (1, 0)")
         .execute(pool)
@@ -131,10 +131,10 @@ async fn the_lock_timeout_bounds_a_wait_for_a_change_of_the_table() {
         .execute(&mut *holder)
         .await
         .unwrap();
-    // It hangs for as long as the server's own limit, if nothing bounds it.
+    // Without a lock timeout of its own, the page hangs for as long as the server's.
     let page = run_page(&processor, args, None);
     let page = tokio::time::timeout(Duration::from_secs(30), page).await;
-    let error = page.expect("the page ends").unwrap_err();
+    let error = page.expect("the page should end").unwrap_err();
     assert_eq!(error.error_type(), "LockTimeout", "{error}");
     sqlx::raw_sql("UNLOCK TABLES")
         .execute(&mut *holder)

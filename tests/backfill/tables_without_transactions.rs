@@ -37,7 +37,7 @@ async fn a_table_without_transactions_is_refused() {
         refused(&home, by_itself, "t", engine).await;
         let statement = BackfillArgs::of(t()).statement("DELETE FROM t WHERE {range}");
         refused(&home, statement, "t", engine).await;
-        // The next attempt sets the same, whatever one has left.
+        // The next attempt sets the same values, whatever an earlier one has left.
         let repeatable = BackfillArgs::of(t()).set("v", "2");
         home.processor().prepare(repeatable).await.unwrap();
         home.script("DROP TABLE t").await;

@@ -8,10 +8,10 @@ use crate::{
     support::command::run,
 };
 
-/// Rows that the planner of PostgreSQL takes for a quarter of what they are, because it does not know that two columns
-/// have the same values.
+/// PostgreSQL estimates a quarter of the real number of rows, because its planner does not know that two columns have
+/// the same values.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_estimate_that_is_wrong_is_never_shown_as_the_total() {
+async fn a_wrong_estimate_is_never_shown_as_the_total() {
     let Some(home) = postgres("wrong_estimate").await else {
         return;
     };

@@ -1,4 +1,4 @@
-//! A database for one test, of whatever kind.
+//! A database for one test, of any kind.
 
 use sqlx::{AssertSqlSafe, Row, TypeInfo, ValueRef};
 use temporal_batch::sql::Database;
@@ -62,7 +62,7 @@ impl Home {
         })
     }
 
-    /// Makes `users (id, name, country)` with ids 1, 2, .. and names `User 1`, `User 2`, ..
+    /// Creates `users (id, name, country)` with ids 1, 2, .. and names `User 1`, `User 2`, ..
     pub async fn users(&self, rows: u32) {
         self.run(&[
             "CREATE TABLE users (id BIGINT PRIMARY KEY, name VARCHAR(80), country VARCHAR(2))",

@@ -5,20 +5,20 @@ use temporal_batch::sql::{BackfillArgs, ChangeKind, DryRun, DryRunReport, TableS
 use crate::{database::Home, support::databases::on_each};
 
 on_each! {
-    nothing_is_changed_by_a_dry_run,
-    nothing_is_changed_when_statements_fail_half_way,
-    other_tables_are_not_changed_either,
-    the_difference_of_rows_has_the_columns_that_change,
+    a_dry_run_changes_no_rows,
+    a_dry_run_whose_statements_fail_half_way_changes_no_rows,
+    a_dry_run_changes_no_other_tables,
+    differences_of_rows_have_the_changed_columns,
     rows_that_leave_the_filter_are_followed,
     rows_that_are_deleted_are_shown_as_such,
-    rows_that_have_their_values_already_are_unchanged,
-    the_sample_comes_from_all_over_the_table,
+    rows_that_already_have_their_values_are_unchanged,
+    the_sample_is_spread_over_the_table,
     a_table_of_two_key_columns_is_sampled,
     a_table_without_rows_has_no_pages,
     a_page_that_fails_is_reported_and_no_time_is_estimated,
     the_plan_and_its_warnings_are_shown,
-    what_cannot_be_verified_is_refused,
-    a_report_comes_back_from_json,
+    an_impossible_check_is_refused,
+    a_report_is_read_back_from_json,
 }
 
 async fn everything(home: &Home) -> Vec<String> {
@@ -33,7 +33,7 @@ async fn tried(home: &Home, dry_run: DryRun) -> DryRunReport {
     dry_run.run(&home.database).await.unwrap()
 }
 
-async fn nothing_is_changed_by_a_dry_run(home: Home) {
+async fn a_dry_run_changes_no_rows(home: Home) {
     home.users(2_000).await;
     let before = everything(&home).await;
     let args = BackfillArgs::of(users())
@@ -54,7 +54,7 @@ async fn nothing_is_changed_by_a_dry_run(home: Home) {
     assert_eq!(everything(&home).await, before);
 }
 
-async fn nothing_is_changed_when_statements_fail_half_way(home: Home) {
+async fn a_dry_run_whose_statements_fail_half_way_changes_no_rows(home: Home) {
     home.users(300).await;
     home.run(&[
         "CREATE TABLE done (id BIGINT PRIMARY KEY)",
@@ -77,7 +77,7 @@ async fn nothing_is_changed_when_statements_fail_half_way(home: Home) {
     assert_eq!(home.rows("SELECT id FROM done").await, ["250"]);
 }
 
-async fn other_tables_are_not_changed_either(home: Home) {
+async fn a_dry_run_changes_no_other_tables(home: Home) {
     home.users(300).await;
     home.run(&["CREATE TABLE archive (id BIGINT, name VARCHAR(80), country VARCHAR(2))"])
         .await;
@@ -96,7 +96,7 @@ async fn other_tables_are_not_changed_either(home: Home) {
     assert_eq!(home.rows("SELECT * FROM archive").await, [""; 0]);
 }
 
-async fn the_difference_of_rows_has_the_columns_that_change(home: Home) {
+async fn differences_of_rows_have_the_changed_columns(home: Home) {
     home.users(30).await;
     let args = BackfillArgs::of(users()).set("name", "upper(name)");
     let report = tried(&home, DryRun::of(args).page_size(30).rows_shown(3)).await;
@@ -125,7 +125,7 @@ async fn rows_that_leave_the_filter_are_followed(home: Home) {
     assert_eq!(
         report.changes.len(),
         1,
-        "one page, and at most so many of it: {report}"
+        "a sample should be part of one page: {report}"
     );
     assert_eq!(report.changes[0].kind, ChangeKind::Changed);
     assert_eq!(report.changes[0].columns[0].after.as_deref(), Some("at"));
@@ -139,7 +139,7 @@ async fn rows_that_are_deleted_are_shown_as_such(home: Home) {
     assert!(report.to_string().contains("deleted"));
 }
 
-async fn rows_that_have_their_values_already_are_unchanged(home: Home) {
+async fn rows_that_already_have_their_values_are_unchanged(home: Home) {
     home.users(100).await;
     home.run(&["UPDATE users SET name = 'same' WHERE id <= 40"])
         .await;
@@ -149,7 +149,7 @@ async fn rows_that_have_their_values_already_are_unchanged(home: Home) {
     assert_eq!((page.matched, page.changed, page.unchanged), (100, 60, 40));
 }
 
-async fn the_sample_comes_from_all_over_the_table(home: Home) {
+async fn the_sample_is_spread_over_the_table(home: Home) {
     home.users(20_000).await;
     let args = BackfillArgs::of(users())
         .set("name", "upper(name)")
@@ -249,7 +249,7 @@ async fn the_plan_and_its_warnings_are_shown(home: Home) {
     assert!(report.page_query.warnings.is_empty(), "{report}");
 }
 
-async fn what_cannot_be_verified_is_refused(home: Home) {
+async fn an_impossible_check_is_refused(home: Home) {
     home.users(10).await;
     let args = BackfillArgs::of(users()).set("name", "upper(name)");
     for (verify, why) in [
@@ -273,7 +273,7 @@ async fn what_cannot_be_verified_is_refused(home: Home) {
     );
 }
 
-async fn a_report_comes_back_from_json(home: Home) {
+async fn a_report_is_read_back_from_json(home: Home) {
     home.users(30).await;
     let args = BackfillArgs::of(users()).set("name", "upper(name)");
     let report = tried(&home, DryRun::of(args)).await;
@@ -282,14 +282,14 @@ async fn a_report_comes_back_from_json(home: Home) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lock_that_others_hold_is_seen() {
-    let Some(home) = crate::database::postgres("a_lock_that_others_hold_is_seen").await else {
+async fn a_foreign_lock_is_reported() {
+    let Some(home) = crate::database::postgres("a_foreign_lock_is_reported").await else {
         return;
     };
     home.users(100).await;
     let before = everything(&home).await;
     let temporal_batch::sql::Database::Postgres(pool) = &home.database else {
-        panic!("it is in PostgreSQL");
+        panic!("the database is PostgreSQL");
     };
     let mut other = pool.begin().await.unwrap();
     sqlx::query("SELECT 1 FROM users WHERE id = 60 FOR UPDATE")
@@ -318,7 +318,7 @@ async fn a_lock_that_others_hold_is_seen() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dry_run_that_is_dropped_leaves_nothing_behind() {
+async fn a_dropped_dry_run_leaves_no_changes() {
     let Some(home) = crate::database::postgres("a_dry_run_that_is_dropped").await else {
         return;
     };
@@ -330,9 +330,9 @@ async fn a_dry_run_that_is_dropped_leaves_nothing_behind() {
     let trying = DryRun::of(args);
     let database = home.database.clone();
     let trying = tokio::spawn(async move { trying.run(&database).await });
-    // Its second statement runs, so the first has written.
+    // The second statement runs, so the first one has written.
     let temporal_batch::sql::Database::Postgres(pool) = &home.database else {
-        panic!("it is in PostgreSQL");
+        panic!("the database is PostgreSQL");
     };
     let sleeps = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'";
     let pid: i32 = tokio::time::timeout(std::time::Duration::from_secs(30), async {
@@ -350,7 +350,7 @@ async fn a_dry_run_that_is_dropped_leaves_nothing_behind() {
     .await
     .unwrap();
     trying.abort();
-    // As if its process had been killed.
+    // The dry run ends as if its process had been killed.
     sqlx::query("SELECT pg_terminate_backend($1, 10000)")
         .bind(pid)
         .execute(pool)

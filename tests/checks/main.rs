@@ -1,4 +1,4 @@
-//! Before and after a backfill: dry runs, and checks of what was done, on every database.
+//! Dry runs before a backfill, and checks after it, on every database.
 
 mod database;
 mod dry_run;

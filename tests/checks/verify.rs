@@ -9,16 +9,16 @@ use temporal_batch::{
 use crate::{database::Home, support::databases::on_each};
 
 on_each! {
-    a_table_as_it_should_be_holds,
+    a_correct_table_passes,
     exactly_the_ranges_with_wrong_rows_are_named,
-    a_condition_that_is_null_does_not_hold,
-    the_filter_plays_no_part_in_a_condition,
-    a_query_that_counts_is_asked_range_by_range,
+    a_condition_that_is_null_fails,
+    the_filter_does_not_limit_a_condition,
+    a_counting_query_runs_for_each_range,
     a_placeholder_takes_the_range,
-    a_query_without_a_place_for_the_range_is_asked_once,
-    two_key_columns_are_walked_in_their_order,
-    only_the_asked_part_of_the_table_is_looked_at,
-    what_is_described_is_bounded,
+    a_query_without_a_placeholder_runs_once,
+    two_key_columns_are_read_in_their_order,
+    only_the_requested_part_of_the_table_is_read,
+    descriptions_of_failed_ranges_are_bounded,
 }
 
 async fn checked(home: &Home, spec: TableSpec, verify: &str) -> Check {
@@ -44,7 +44,7 @@ fn parts(token: &Option<PageToken>) -> Vec<KeyPart> {
     key.map_or_else(Vec::new, |key| key.parts().to_vec())
 }
 
-/// The ranges that do not hold, of a key of one integer; 0 for the beginning, -1 for the end.
+/// The ranges that fail, for a key of one integer; 0 for the beginning, -1 for the end.
 fn failed(check: &Check) -> Vec<(i64, i64, u64)> {
     let number = |token: &Option<PageToken>, missing| match parts(token).as_slice() {
         [] => missing,
@@ -57,7 +57,7 @@ fn failed(check: &Check) -> Vec<(i64, i64, u64)> {
         .collect()
 }
 
-async fn a_table_as_it_should_be_holds(home: Home) {
+async fn a_correct_table_passes(home: Home) {
     home.users(2_500).await;
     let check = checked(&home, users(), "name IS NOT NULL").await;
     assert!(check.holds());
@@ -96,7 +96,7 @@ async fn exactly_the_ranges_with_wrong_rows_are_named(home: Home) {
     );
 }
 
-async fn a_condition_that_is_null_does_not_hold(home: Home) {
+async fn a_condition_that_is_null_fails(home: Home) {
     home.users(100).await;
     home.run(&["UPDATE users SET name = NULL WHERE id = 50"])
         .await;
@@ -104,15 +104,15 @@ async fn a_condition_that_is_null_does_not_hold(home: Home) {
     assert_eq!(check.failed_items, 1);
 }
 
-async fn the_filter_plays_no_part_in_a_condition(home: Home) {
+async fn the_filter_does_not_limit_a_condition(home: Home) {
     home.users(100).await;
-    // None of them matches the filter any more, which must not look like none being wrong.
+    // No row matches the filter any more, which must not look like a passed check.
     let spec = users().filter("name IS NULL");
     let check = checked(&home, spec, "name = 'done'").await;
     assert_eq!(check.failed_items, 100);
 }
 
-async fn a_query_that_counts_is_asked_range_by_range(home: Home) {
+async fn a_counting_query_runs_for_each_range(home: Home) {
     home.users(3_000).await;
     home.run(&["UPDATE users SET name = 'wrong' WHERE id = 2500"])
         .await;
@@ -147,12 +147,12 @@ async fn a_placeholder_takes_the_range(home: Home) {
         start < 1_700 && 1_700 <= end && end - start <= 10,
         "{start} {end}"
     );
-    // Twice in a query.
+    // The placeholder occurs twice in the query.
     let query = "SELECT id FROM users WHERE {range} AND name = 'User 9' AND id IN (SELECT id FROM users WHERE {range})";
     assert_eq!(checked(&home, users(), query).await.failed_items, 1);
 }
 
-async fn a_query_without_a_place_for_the_range_is_asked_once(home: Home) {
+async fn a_query_without_a_placeholder_runs_once(home: Home) {
     home.users(300).await;
     let check = ranges(
         &home,
@@ -166,7 +166,7 @@ async fn a_query_without_a_place_for_the_range_is_asked_once(home: Home) {
     assert!(check.notes[0].contains("asked once"), "{:?}", check.notes);
 }
 
-async fn two_key_columns_are_walked_in_their_order(home: Home) {
+async fn two_key_columns_are_read_in_their_order(home: Home) {
     home.run(&["CREATE TABLE prices (country VARCHAR(2), item BIGINT, cents BIGINT, PRIMARY KEY (country, item))"])
         .await;
     for country in ["at", "de", "fr"] {
@@ -194,7 +194,7 @@ async fn two_key_columns_are_walked_in_their_order(home: Home) {
     );
 }
 
-async fn only_the_asked_part_of_the_table_is_looked_at(home: Home) {
+async fn only_the_requested_part_of_the_table_is_read(home: Home) {
     home.users(1_000).await;
     home.run(&["UPDATE users SET name = 'wrong' WHERE id IN (100, 101, 900)"])
         .await;
@@ -204,15 +204,15 @@ async fn only_the_asked_part_of_the_table_is_looked_at(home: Home) {
     assert_eq!((found.failed_items, found.items), (1, Some(799)));
 }
 
-async fn what_is_described_is_bounded(home: Home) {
+async fn descriptions_of_failed_ranges_are_bounded(home: Home) {
     home.users(10_000).await;
-    // In SQLite and PostgreSQL `%` is the same; every hundredth row.
+    // SQLite and PostgreSQL have the same `%`; it selects every hundredth row.
     home.run(&["UPDATE users SET name = 'wrong' WHERE id % 100 = 0"])
         .await;
     let check = checked(&home, users(), "name <> 'wrong'").await;
     assert_eq!(check.failed_items, 100);
     assert_eq!(check.failed.len(), 20);
-    // The rest was counted in ranges as they were.
+    // The remaining rows were counted in whole ranges.
     assert!(
         check.failed_ranges >= 20 + 8 && check.failed_ranges < 40,
         "{}",
@@ -222,7 +222,7 @@ async fn what_is_described_is_bounded(home: Home) {
         .iter()
         .all(|(start, end, _)| end - start <= 10);
     assert!(all_small, "{:?}", failed(&check));
-    // All rows are wrong: there is nothing to narrow.
+    // All rows are wrong, so no range can be narrowed.
     let check = checked(&home, users(), "name = 'never'").await;
     assert_eq!((check.failed_ranges, check.failed_items), (10, 10_000));
 }

@@ -47,7 +47,7 @@ fn a_batch_is_started_and_followed_to_its_end() {
     assert_eq!(last["percent"], 100.0);
     assert_eq!(last["progress"]["pages_completed"], 10);
 
-    // Watching what has ended tells how it ended.
+    // Watching an ended batch shows how it ended.
     let output = run(online(&["watch", "followed", "--json"]));
     assert_eq!(output.status, Some(0));
     assert_eq!(output.json(), last);
@@ -55,7 +55,7 @@ fn a_batch_is_started_and_followed_to_its_end() {
 }
 
 #[test]
-fn a_batch_stopped_at_its_deadline_goes_on_where_it_stood() {
+fn a_batch_stopped_at_its_deadline_continues_where_it_ended() {
     let _worker = Worker::on("deadline", &[]).ready();
     let start = |extra: &[&str]| {
         let args = ["start", "inflate-prices", "--task-queue", "deadline"];
@@ -96,7 +96,7 @@ fn a_batch_stopped_at_its_deadline_goes_on_where_it_stood() {
 }
 
 #[test]
-fn a_second_start_attaches_to_the_batch_that_runs() {
+fn a_second_start_attaches_to_the_running_batch() {
     let _worker = Worker::on("attach", &[]).ready();
     let start = |extra: &[&str]| {
         let args = ["start", "inflate-prices", "--task-queue", "attach"];
@@ -153,7 +153,7 @@ fn a_second_start_attaches_to_the_batch_that_runs() {
     }
 }
 
-/// A processor whose pages fail, and who is told.
+/// A processor whose pages all fail, and hooks that keep their calls.
 mod hooked {
     use std::sync::{Arc, Mutex};
 
@@ -188,7 +188,7 @@ mod hooked {
         }
     }
 
-    /// Who was told what.
+    /// The record of the calls of hooks.
     #[derive(Clone, Default)]
     pub struct Told(Arc<Mutex<Vec<String>>>);
 
@@ -236,7 +236,7 @@ mod hooked {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_program_has_its_own_hooks_and_stops_at_what_is_not_tolerated() {
+async fn a_program_has_its_own_hooks_and_stops_beyond_its_tolerance() {
     use hooked::{Poison, Told};
     use temporal_batch::cli::App;
     let address = tokio::task::spawn_blocking(server_address).await.unwrap();
@@ -277,7 +277,7 @@ async fn a_program_has_its_own_hooks_and_stops_at_what_is_not_tolerated() {
     let ended = tokio::select! {
         ended = ended => ended,
         worker = run(&["worker"]) => panic!("the worker ended: {worker}"),
-        () = tokio::time::sleep(LIMIT) => panic!("it does not end"),
+        () = tokio::time::sleep(LIMIT) => panic!("the batch does not end"),
     };
     assert_eq!(ended, code(4));
     for what in ["failure", "progress", "stopped"] {
@@ -285,7 +285,7 @@ async fn a_program_has_its_own_hooks_and_stops_at_what_is_not_tolerated() {
     }
 }
 
-/// A processor over the numbers to 100 whose check finds what it is told to.
+/// A processor over the numbers up to 100, whose check finds what a test sets.
 mod checking {
     use std::sync::{
         Arc,
@@ -356,7 +356,7 @@ async fn a_batch_is_approved_stage_by_stage_and_verified_afterwards() {
         let connection = ["--address", address, "--config-file", "/dev/null"];
         let args = [&["careful"], args, &connection].concat();
         let args: Vec<_> = args.into_iter().map(str::to_owned).collect();
-        // Too many of them for the stack of a test.
+        // The futures are too many for the stack of a test.
         Box::pin(async move { format!("{:?}", app.run_from(args).await) })
     };
     let code = |code: u8| format!("{:?}", std::process::ExitCode::from(code));
@@ -385,7 +385,7 @@ async fn a_batch_is_approved_stage_by_stage_and_verified_afterwards() {
             let mark = [7, 20][stage - 1];
             assert_eq!(look["progress"]["items"]["processed"], mark);
             assert_eq!(look["progress"]["check"]["found"]["items"], mark);
-            // It holds so far, but it is not complete.
+            // The pages so far pass the check, but the batch is not complete.
             assert_eq!(run(&["verify", id]).await, code(0));
             assert_eq!(run(&["ensure-complete", id]).await, code(1));
             assert_eq!(
@@ -395,13 +395,13 @@ async fn a_batch_is_approved_stage_by_stage_and_verified_afterwards() {
         }
         let ensured = run(&["ensure-complete", id, "--wait", "--timeout", "30s"]).await;
         assert_eq!(ensured, code(0));
-        assert_eq!(run(&["approve", id]).await, code(1), "it has ended");
+        assert_eq!(run(&["approve", id]).await, code(1), "the batch has ended");
         careful.wrong.store(true, Ordering::SeqCst);
         assert_eq!(run(&["verify", id, "--json"]).await, code(3));
         assert_eq!(
             run(&["ensure-complete", id]).await,
             code(0),
-            "it held at its end"
+            "the batch passed its check at its end"
         );
         assert_eq!(run(&["ensure-complete", id, "--check-now"]).await, code(3));
         let wrong = ["start", "careful", "--batch-id", "careful-2", "--check"];
@@ -412,6 +412,6 @@ async fn a_batch_is_approved_stage_by_stage_and_verified_afterwards() {
     tokio::select! {
         () = steps => {}
         worker = run(&["worker", "--task-queue", "careful"]) => panic!("the worker ended: {worker}"),
-        () = tokio::time::sleep(LIMIT) => panic!("it does not end"),
+        () = tokio::time::sleep(LIMIT) => panic!("the batch does not end"),
     }
 }

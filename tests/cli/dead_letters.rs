@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-/// The sample `fix_emails`. Cargo builds the stock binary for the tests, but no example.
+/// The program of the sample `fix_emails`. Cargo builds the stock binary for the tests, but no examples.
 static FIX_EMAILS: LazyLock<PathBuf> = LazyLock::new(|| {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
@@ -40,10 +40,10 @@ static FIX_EMAILS: LazyLock<PathBuf> = LazyLock::new(|| {
     executable.next_back().unwrap()
 });
 
-/// Users of 2,000, whose address only the lenient code understands.
+/// The number of the 2,000 users whose address only the lenient code understands.
 const SPELLED_OUT: usize = 8;
 
-/// A table of users of its own, and the sample that works on it.
+/// A table of users, and the sample that works on it.
 struct Emails {
     folder: tempfile::TempDir,
     queue: &'static str,
@@ -111,7 +111,7 @@ impl Emails {
         })
     }
 
-    /// Every address is right, and was written once.
+    /// Asserts that every address is correct and was written once.
     fn assert_fixed(&self) {
         let right = self.sql::<i64>(
             "SELECT count(*) FROM users WHERE fixes = 1 AND email = 'user' || id || '@example.org'",
@@ -121,7 +121,7 @@ impl Emails {
 }
 
 #[test]
-fn dead_letters_are_listed_and_redriven_until_none_is_left() {
+fn dead_letters_are_listed_and_redriven_until_all_are_settled() {
     let emails = Emails::on("letters");
     let strict = emails.worker(false);
     let output = emails.start("letters", &[]);
@@ -198,7 +198,7 @@ fn dead_letters_are_listed_and_redriven_until_none_is_left() {
     assert!(output.err.contains("nothing to redrive"));
     assert_eq!(output.out, "");
 
-    // The same code fails again, as it did when the line was run that was printed.
+    // The same code fails again, here with the printed command.
     let output = emails.run(&["redrive", "letters"]);
     assert_eq!(output.status, Some(3), "{}", output.err);
     assert!(output.err.contains(hint), "{}", output.err);
@@ -209,7 +209,7 @@ fn dead_letters_are_listed_and_redriven_until_none_is_left() {
     let Worker { process } = strict;
     process.signal("INT");
     assert_eq!(process.ended().status, Some(0));
-    // One command, without any worker.
+    // One command is enough, without another worker.
     let args = [
         "redrive",
         "letters",
@@ -249,12 +249,12 @@ fn dead_letters_are_listed_and_redriven_until_none_is_left() {
 }
 
 #[test]
-fn dead_letters_of_a_batch_that_the_server_forgot_are_found_through_their_processor() {
+fn dead_letters_of_a_forgotten_batch_are_found_through_their_processor() {
     let emails = Emails::on("forgotten");
     let strict = emails.worker(false);
     let output = emails.start("remembered", &["--json"]);
     assert_eq!(output.status, Some(3), "{}", output.err);
-    // As if the batch had had another id: what the server knows of it has nothing to do with it any more.
+    // The batch gets another id here, so that the server no longer knows the one in its dead letters.
     emails.sql::<i64>("UPDATE temporal_batch_dead_letter SET batch_id = 'forgotten'");
     let mut report = output.json();
     report["progress"]["batch_id"] = "reported".into();
@@ -301,7 +301,7 @@ fn dead_letters_of_a_batch_that_the_server_forgot_are_found_through_their_proces
 }
 
 #[test]
-fn pages_that_keep_failing_are_shown_with_since_when() {
+fn failing_pages_are_shown_with_the_time_since_their_first_failure() {
     let emails = Emails::on("failing");
     let _worker = emails.worker(false);
     emails.sql::<i64>("ALTER TABLE users RENAME email TO address");
@@ -337,19 +337,19 @@ fn pages_that_keep_failing_are_shown_with_since_when() {
         "{text}"
     );
 
-    // What was missing is back, and the batch goes on by itself.
+    // The missing column is added, and the batch continues by itself.
     emails.sql::<i64>("ALTER TABLE users RENAME address TO email");
     assert_eq!(emails.run(&["watch", "failing"]).status, Some(3));
     assert_eq!(emails.letters("failing", &[]).len(), SPELLED_OUT);
 }
 
 #[test]
-fn what_a_program_cannot_look_into_is_said() {
+fn a_program_names_the_dead_letters_that_it_cannot_read() {
     let _worker = Worker::on("no-letters", &[]).ready();
     let id = ["--task-queue", "no-letters", "--batch-id", "no-letters"];
     let output = run(online(&[&["start", "inflate-prices"], &id[..]].concat()));
     assert_eq!(output.status, Some(0), "{}", output.err);
-    // The start tells what will not be kept, and so does a look while something may fail.
+    // The start warns that failures are not kept, and so does a look while they may occur.
     let not_kept = "the batch lists the first 20 items and the first 50 pages";
     assert_eq!(output.err.matches(not_kept).count(), 1, "{}", output.err);
     let looked = run(online(&["status", "no-letters"])).out;
@@ -393,7 +393,7 @@ fn what_a_program_cannot_look_into_is_said() {
         let failures = output.json();
         assert_eq!(failures["dead_letters"], Value::Null);
         assert_eq!(failures["failing"], Value::Array(Vec::new()));
-        // Refused here, or else by the worker.
+        // The command refuses this, or else the worker does.
         let output = ask("redrive", database);
         assert_eq!(output.status, Some(2), "{}", output.err);
         assert!(

@@ -1,4 +1,4 @@
-//! The help and the documents of the commands.
+//! The help and the documentation of the commands.
 
 use crate::support::command::{offline, online, run, start_unread};
 
@@ -31,7 +31,7 @@ fn every_command_that_is_documented_has_help() {
     }
 }
 
-/// The words that begin the lines of a list in a help, or the links in the first column of a table.
+/// The words that begin the lines of a list in a help text, or the links in the first column of a table.
 fn commands_of_help(help: &str) -> Vec<String> {
     let list = help.split("\nCommands:\n").nth(1).unwrap();
     let list = list.split("\n\n").next().unwrap();
@@ -73,7 +73,7 @@ fn the_table_of_commands_is_complete() {
 }
 
 #[test]
-fn a_reader_that_goes_away_is_no_error() {
+fn a_closed_output_is_no_error() {
     let help = start_unread(offline(&["--help"]));
     assert_eq!(help.ended().status, Some(0));
     let list = start_unread(online(&["list", "--json"])).ended();

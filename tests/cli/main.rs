@@ -1,13 +1,13 @@
-//! The command line as its users meet it: the stock binary, its output and its exit status.
+//! The command line as users run it: the stock binary, its output and its exit status.
 
 mod batches;
 mod dead_letters;
 mod help;
-mod looks;
 mod metrics;
 mod products;
 mod refusals;
 mod servers;
+mod status_and_list;
 mod steering;
 
 #[path = "../support/mod.rs"]

@@ -22,7 +22,7 @@ fn scrape(address: &str) -> String {
     body.to_owned()
 }
 
-/// Prometheus' own opinion, where its tool is installed.
+/// Checks the metrics with `promtool`, where it is installed.
 fn promtool_accepts(metrics: &str) {
     let promtool = Command::new("promtool")
         .args(["check", "metrics"])
@@ -69,7 +69,7 @@ fn a_worker_serves_metrics_and_drains_when_it_is_told_to_stop() {
         "temporal_batch_pages_total{outcome=\"completed\",processor=\"inflate-prices\"} 10",
         "temporal_batch_pages_in_flight{processor=\"inflate-prices\"} 0",
         "temporal_batch_page_duration_seconds_count{processor=\"inflate-prices\"} 10",
-        // The SDK's own stand beside them.
+        // Metrics of the SDK are on the same page.
         "temporal_workflow_completed_total",
     ] {
         assert!(metrics.contains(sample), "{sample} is not in\n{metrics}");

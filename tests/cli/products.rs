@@ -13,10 +13,10 @@ use crate::support::{
     wait_for_ok,
 };
 
-/// One small database for all workers: raising prices twice changes nothing.
+/// A small database for all workers: raising prices a second time changes nothing.
 pub static DATABASE: LazyLock<PathBuf> = LazyLock::new(|| {
     let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join("cli");
-    // What an earlier run of the tests left.
+    // Files that an earlier run of the tests left.
     let _ = std::fs::remove_dir_all(&directory);
     std::fs::create_dir_all(&directory).unwrap();
     let path = directory.join("products.db");
@@ -36,7 +36,7 @@ pub fn text(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-/// A worker of the stock binary on a queue of its own.
+/// A worker of the stock binary on its own queue.
 pub struct Worker {
     pub process: Running,
 }
@@ -58,15 +58,15 @@ impl Worker {
     }
 }
 
-/// The line that a program has printed between backticks and that begins with these words, as a shell takes it that finds
-/// the program by its name.
+/// The line that a program has printed between backticks and that begins with these words, as a shell runs it. The
+/// shell finds the program by its name.
 pub fn printed(binary: &Path, name: &str, said: &Ended, words: &str) -> Command {
     let begins = format!("{name} {words}");
     let line = said.err.split('`').find(|part| part.starts_with(&begins));
     let line = line.unwrap_or_else(|| panic!("{begins}: {}", said.err));
     let programs = Path::new(env!("CARGO_TARGET_TMPDIR")).join("bin");
     std::fs::create_dir_all(&programs).unwrap();
-    // Several tests make the same one.
+    // Several tests create the same link.
     let _ = std::os::unix::fs::symlink(binary, programs.join(name));
     of_shell_in(&programs, line)
 }
@@ -80,7 +80,7 @@ pub fn look(id: &str) -> Value {
     run(online(&["status", id, "--json"])).json()
 }
 
-/// Looks until the batch is as it should be; each look is an answer of the controller.
+/// Reads the status until it is as wanted. Each look is answered by the controller.
 #[track_caller]
 pub fn look_until(id: &str, wanted: impl Fn(&Value) -> bool) -> Value {
     wait_for_ok("the batch is as it should be", || {
@@ -93,7 +93,7 @@ pub fn look_until(id: &str, wanted: impl Fn(&Value) -> bool) -> Value {
     })
 }
 
-/// What becomes of a database file in the hands of `work`.
+/// Passes a database file to `work`, and returns it.
 pub fn with_sqlite<T>(database: &Path, work: impl AsyncFnOnce(sqlx::SqlitePool) -> T) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

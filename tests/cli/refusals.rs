@@ -1,4 +1,4 @@
-//! Input that is refused: what is said, what is allowed, and the exit status.
+//! Input that is refused: the message, the allowed values, and the exit status.
 
 use std::{
     path::Path,
@@ -14,13 +14,13 @@ use crate::{
 };
 
 #[test]
-fn an_unknown_processor_is_refused_with_those_that_are_known() {
+fn an_unknown_processor_is_refused_with_the_known_ones() {
     let output = run(offline(&["start", "nope"]));
     output.refused(2, &["\"nope\" is not registered", "inflate-prices"]);
 }
 
 #[test]
-fn settings_out_of_range_are_refused_with_what_is_allowed() {
+fn settings_out_of_range_are_refused_with_the_allowed_values() {
     for (flag, value, allowed) in [
         ("--page-size", "0", "from 1 to 1000000"),
         ("--max-parallelism", "501", "from 0 to 500"),
@@ -53,7 +53,7 @@ fn settings_out_of_range_are_refused_with_what_is_allowed() {
     let both = ["--batch-id", "any", "--continue", "--rerun"];
     let output = run(offline(&[&["start", "inflate-prices"], &both[..]].concat()));
     output.refused(2, &["--continue", "--rerun"]);
-    // No server is there: nothing can have been sent.
+    // There is no server, so nothing can have been sent.
     for (args, allowed) in [
         (
             &["set", "any", "--max-parallelism", "501"][..],
@@ -97,7 +97,7 @@ fn arguments_and_cursors_that_do_not_fit_are_refused() {
 }
 
 #[test]
-fn a_field_that_is_not_known_is_refused_with_the_one_that_was_meant() {
+fn an_unknown_field_is_refused_with_a_suggestion() {
     let start = |processor, args| run(offline(&["start", processor, "--args", args]));
     for (processor, args, meant) in [
         ("inflate-prices", r#"{"percnt": 10}"#, "percent"),
@@ -143,7 +143,7 @@ fn a_field_that_is_not_known_is_refused_with_the_one_that_was_meant() {
 }
 
 #[test]
-fn what_was_given_neither_steers_the_terminal_nor_fills_it() {
+fn echoed_input_neither_controls_the_terminal_nor_fills_it() {
     let long = format!("\u{1b}[2J\u{9b}31m\r{}", "x".repeat(100_000));
     let json = format!(
         r#"{{"{long}": 1}}"#,
@@ -253,7 +253,7 @@ fn a_misspelt_command_or_flag_is_refused() {
 }
 
 #[test]
-fn values_that_mean_nothing_are_refused_with_what_is_allowed() {
+fn meaningless_values_are_refused_with_the_allowed_ones() {
     for (args, parts) in [
         (&["list", "--limit", "0"][..], &["--limit", "1.."][..]),
         (&["list", "--limit", "-1"], &["--limit", "1.."]),
@@ -283,7 +283,7 @@ fn values_that_mean_nothing_are_refused_with_what_is_allowed() {
 }
 
 #[test]
-fn addresses_that_are_none_are_refused() {
+fn invalid_addresses_are_refused() {
     run(offline(&["list", "--address", "no address"])).refused(2, &["host:port"]);
     let metrics = run(offline(&["worker", "--metrics-address", "here"]));
     metrics.refused(2, &["127.0.0.1:9464"]);
@@ -308,7 +308,7 @@ fn a_command_with_its_own_server_takes_no_address() {
 }
 
 #[test]
-fn an_unreachable_server_is_told_within_ten_seconds() {
+fn an_unreachable_server_is_reported_within_ten_seconds() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let silent = listener.local_addr().unwrap().to_string();
     for address in ["127.0.0.1:1", &silent] {
@@ -320,7 +320,7 @@ fn an_unreachable_server_is_told_within_ten_seconds() {
 }
 
 #[test]
-fn a_missing_database_is_told_before_anything_is_started() {
+fn a_missing_database_is_reported_before_the_batch_is_started() {
     let mut command = offline(&["worker", "--address", "127.0.0.1:1"]);
     let output = run(command.env("PRODUCTS_DB", "no-such.db"));
     output.refused(1, &["no-such.db", "PRODUCTS_DB"]);
@@ -342,7 +342,7 @@ fn ports_in_use_are_named() {
 }
 
 #[test]
-fn an_unknown_batch_is_told() {
+fn an_unknown_batch_is_reported() {
     for args in [
         &["status", "nobody"][..],
         &["watch", "nobody"],
@@ -358,9 +358,9 @@ fn an_unknown_batch_is_told() {
     }
 }
 
-/// Parts that no message may hold.
+/// Asserts that a message has no text of the libraries below.
 #[track_caller]
-fn assert_no_insides(message: &str) {
+fn assert_no_internals(message: &str) {
     for inside in [
         "tonic",
         "hyper",
@@ -377,7 +377,7 @@ fn assert_no_insides(message: &str) {
 }
 
 #[test]
-fn messages_hold_no_insides_of_libraries() {
+fn messages_have_no_internals_of_libraries() {
     let directory = tempfile::tempdir().unwrap();
     let missing = directory.path().join("missing.csv");
     let no_database = directory.path().join("text.db");
@@ -422,6 +422,6 @@ fn messages_hold_no_insides_of_libraries() {
         assert_ne!(output.status, Some(0), "{args:?}");
         let message = &output.err;
         assert!(message.contains("error: "), "{args:?}: {message}");
-        assert_no_insides(message);
+        assert_no_internals(message);
     }
 }

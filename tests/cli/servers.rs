@@ -1,4 +1,4 @@
-//! `demo`, `dev-server` and `--dev`: servers that commands bring along.
+//! `demo`, `dev-server` and `--dev`: servers that a command starts itself.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use crate::{
 };
 
 #[test]
-fn the_demo_checks_every_row_and_leaves_nothing_behind() {
+fn the_demo_checks_every_row_and_leaves_no_files_or_processes() {
     let directory = tempfile::tempdir().unwrap();
     let args = [
         "demo",
@@ -40,12 +40,12 @@ fn the_demo_checks_every_row_and_leaves_nothing_behind() {
     let address = summary["address"].as_str().unwrap();
     assert!(
         std::net::TcpStream::connect(address).is_err(),
-        "the server still runs"
+        "the server is still running"
     );
 }
 
 #[test]
-fn an_interrupted_demo_leaves_nothing_behind() {
+fn an_interrupted_demo_leaves_no_files_or_processes() {
     let directory = tempfile::tempdir().unwrap();
     let mut demo = offline(&[
         "demo",
@@ -70,7 +70,7 @@ fn an_interrupted_demo_leaves_nothing_behind() {
 }
 
 #[test]
-fn a_database_that_is_there_is_not_overwritten_by_the_demo() {
+fn an_existing_database_is_not_overwritten_by_the_demo() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("precious.db");
     std::fs::write(&path, "precious").unwrap();
@@ -79,7 +79,7 @@ fn a_database_that_is_there_is_not_overwritten_by_the_demo() {
 }
 
 #[test]
-fn the_dev_server_says_where_it_is_and_ends_with_its_owner() {
+fn the_dev_server_prints_its_address_and_ends_with_its_owner() {
     let server = start(offline(&["dev-server", "--port", "0", "--headless"]));
     let line = server.out.line("Temporal dev server at ");
     let address = line.rsplit(' ').next().unwrap().to_owned();
@@ -89,15 +89,15 @@ fn the_dev_server_says_where_it_is_and_ends_with_its_owner() {
     assert_eq!(server.ended().status, Some(0));
     assert!(
         std::net::TcpStream::connect(&address).is_err(),
-        "the server still runs"
+        "the server is still running"
     );
 }
 
-/// Runs a command line as it was printed, with a directory for what is kept of dev servers.
+/// Runs a command line as it was printed, with a directory for the data of dev servers.
 fn as_printed(line: &str, state: &Path) -> Ended {
     let words: Vec<_> = line.split('#').next().unwrap().split_whitespace().collect();
     assert_eq!(words[0], "temporal-batch", "{line}");
-    // The environment of a user of another server.
+    // The environment names the server of another user.
     let elsewhere = [
         ("TEMPORAL_ADDRESS", "127.0.0.1:9"),
         ("TEMPORAL_NAMESPACE", "elsewhere"),
@@ -108,7 +108,7 @@ fn as_printed(line: &str, state: &Path) -> Ended {
 }
 
 #[test]
-fn a_demo_that_is_kept_tells_other_terminals_its_address() {
+fn a_kept_demo_prints_the_commands_for_other_terminals() {
     let state = tempfile::tempdir().unwrap();
     let mut demo = offline(&["demo", "--rows", "2000", "--keep"]);
     let demo = start(demo.env("XDG_STATE_HOME", state.path()));
@@ -150,7 +150,7 @@ fn dev_starts_a_server_and_keeps_its_state() {
     let started = dev(&[&["start", "inflate-prices"], &id[..]].concat());
     assert_eq!(started.status, Some(0), "{}", started.err);
     assert!(started.err.contains(text(state.path())), "{}", started.err);
-    // Arguments and page tokens are in it.
+    // The directory has arguments and page tokens.
     #[cfg(unix)]
     for (path, mode) in std::iter::once((state.path().join("temporal-batch"), 0o700)).chain(
         std::fs::read_dir(state.path().join("temporal-batch"))

@@ -1,4 +1,4 @@
-//! Batches that are steered while they run, from lines, from a screen, and without a worker.
+//! Batches that are steered while they run: with commands, on a screen, and without a worker.
 
 use std::{
     io::Write as _,
@@ -18,7 +18,7 @@ use crate::{
 };
 
 #[test]
-fn a_running_batch_can_be_looked_at_and_steered() {
+fn a_running_batch_can_be_watched_and_steered() {
     let _worker = Worker::on("steer", &[]).ready();
     let args = [
         "start",
@@ -81,7 +81,7 @@ fn a_running_batch_can_be_looked_at_and_steered() {
     assert_eq!(listed["processor"], "inflate-prices");
     assert!(run(online(&["list"])).out.starts_with("BATCH"));
 
-    // No terminal here, so both are lines.
+    // Neither command has a terminal, so both print lines.
     for args in [&["watch", "steered"][..], &["watch", "steered", "--plain"]] {
         let watch = start(online(args));
         let line = watch.err.line("] ");
@@ -102,9 +102,9 @@ fn a_running_batch_can_be_looked_at_and_steered() {
     run(online(&["pause", "steered"])).refused(1, &["no longer running (cancelled)"]);
 }
 
-/// A recovery begins again where the run of the controller began. What was shown stays shown.
+/// A recovery restarts the current run of the controller. Counts that were shown are not shown lower afterwards.
 #[test]
-fn shown_counts_do_not_go_back_when_a_batch_is_recovered() {
+fn shown_counts_do_not_decrease_when_a_batch_is_recovered() {
     let _worker = Worker::on("backwards", &[]).ready();
     let output = run(online(&[
         "start",
@@ -137,13 +137,13 @@ fn shown_counts_do_not_go_back_when_a_batch_is_recovered() {
     let before = done(&look("backwards"));
     let output = run(online(&["recover", "backwards", "--force"]));
     assert_eq!(output.status, Some(0), "{}", output.err);
-    // The batch itself is further back.
+    // The batch itself has gone back further.
     look_until("backwards", |look| done(look) < before);
     while !see(&watch.out.line("\"schema\"")) {}
     assert_eq!(watch.ended().status, Some(0));
 }
 
-/// A command on a terminal of its own, made by script(1) of util-linux, which every Linux has.
+/// A command on its own terminal, which script(1) of util-linux makes. Every Linux has it.
 #[cfg(target_os = "linux")]
 fn on_a_terminal(args: &[&str]) -> Command {
     let binary = binary().display();
@@ -158,7 +158,7 @@ fn on_a_terminal(args: &[&str]) -> Command {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn on_a_terminal_watch_is_a_screen_whose_keys_steer_and_that_leaves_no_trace() {
+fn on_a_terminal_watch_is_a_screen_with_keys_that_is_cleared_at_its_end() {
     const ENTER: &str = "\u{1b}[?1049h";
     const LEAVE: &str = "\u{1b}[?1049l";
     let watch = on_a_terminal(&["watch", "on-screen"]);
@@ -182,7 +182,7 @@ fn on_a_terminal_watch_is_a_screen_whose_keys_steer_and_that_leaves_no_trace() {
 
     let mut watch = start(watch);
     let mut keys = watch.stdin();
-    // The first look is on the screen, so keys have something to change.
+    // The first look is on the screen, so that keys have something to change.
     watch.out.says("items/s, last");
     keys.write_all(b"+").unwrap();
     look_until("on-screen", |look| look["progress"]["max_parallelism"] == 3);
@@ -201,9 +201,9 @@ fn on_a_terminal_watch_is_a_screen_whose_keys_steer_and_that_leaves_no_trace() {
     );
 }
 
-/// What a newer version has written cannot be replayed by this one.
+/// A history that a newer version has written cannot be replayed by this version.
 #[test]
-fn a_batch_that_no_worker_can_go_on_with_is_told_with_what_helps() {
+fn a_batch_that_no_worker_can_continue_is_reported_with_the_remedy() {
     use temporalio_client::{UntypedWorkflow, WorkflowStartOptions};
     use temporalio_common::data_converters::{PayloadConverter, RawValue};
     let _worker = Worker::on("newer", &[]).ready();
@@ -224,7 +224,7 @@ fn a_batch_that_no_worker_can_go_on_with_is_told_with_what_helps() {
         started.await.unwrap();
     };
     tokio::runtime::Runtime::new().unwrap().block_on(start);
-    let told = wait_for_ok("the failure is told", || {
+    let told = wait_for_ok("the failure is reported", || {
         let output = run(online(&["status", "newer"])).exits_with(0);
         assert!(output.out.contains("running"), "{}", output.out);
         if output.err.contains("has failed") {
@@ -296,7 +296,7 @@ fn without_a_worker_the_state_is_still_known() {
 }
 
 #[test]
-fn an_operator_is_named_by_the_system_where_no_variable_does() {
+fn an_operator_is_named_by_the_system_where_no_variable_is_set() {
     let output = run(online(&[
         "start",
         "inflate-prices",

@@ -1,4 +1,4 @@
-//! The commands that reach databases, as their users meet them.
+//! The commands that reach databases, as users run them.
 
 use std::time::SystemTime;
 
@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// Runs a command that knows of no server, with these variables.
+/// Runs a command without a server, with these variables.
 pub async fn run(arguments: &[&str], variables: &[(&str, &str)]) -> Ended {
     let mut command = offline(arguments);
     command.envs(variables.iter().copied());
@@ -30,7 +30,7 @@ async fn script(database: &Database, statements: String) {
     databases::script(database, &statements).await.unwrap();
 }
 
-/// The URL of a new database of each system that there is.
+/// The URL of a new database of each installed system.
 async fn databases(folder: &tempfile::TempDir, test: &str) -> Vec<(&'static str, String)> {
     let file = folder.path().join("shop.db");
     let url = format!("sqlite:{}", file.display());
@@ -55,7 +55,7 @@ const TABLES: [&str; 5] = [
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_tables_are_made_once_and_only_when_asked() {
+async fn the_tables_are_created_once_and_only_on_request() {
     let folder = tempfile::tempdir().unwrap();
     for (system, url) in databases(&folder, "schema_apply").await {
         let named = [("DATABASE_URL", url.as_str())];
@@ -67,7 +67,7 @@ async fn the_tables_are_made_once_and_only_when_asked() {
             let expected: String = TABLES.map(|table| format!("{table}: {said}\n")).concat();
             assert_eq!(applied, expected, "{system} {again}");
         }
-        // What was printed is what was made: one of the tables is made by it.
+        // The printed schema is the one that is applied: one of the tables is created from the printed text.
         let database = connect(&url).await.unwrap();
         script(&database, format!("DROP TABLE {}", TABLES[0])).await;
         script(&database, printed).await;
@@ -81,7 +81,7 @@ async fn the_tables_are_made_once_and_only_when_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_strides_of_runs_that_ended_long_ago_are_forgotten() {
+async fn strides_of_runs_that_ended_long_ago_are_pruned() {
     let folder = tempfile::tempdir().unwrap();
     let since = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)
@@ -127,7 +127,7 @@ async fn the_strides_of_runs_that_ended_long_ago_are_forgotten() {
         let all = done(&run(&["schema", "prune", "--older-than", "1d"], &named).await);
         assert!(
             all.starts_with("2 strides"),
-            "what runs stays, {system}: {all}"
+            "strides of running batches should stay, {system}: {all}"
         );
     }
     run(&["schema", "prune"], &[])
@@ -138,7 +138,7 @@ async fn the_strides_of_runs_that_ended_long_ago_are_forgotten() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_schema_is_one_of_postgresql_and_must_be_there() {
+async fn a_schema_needs_postgresql_and_must_exist() {
     for system in ["sqlite", "mysql"] {
         let output = run(
             &["schema", "print", "--for", system, "--schema", "ops"],
@@ -178,7 +178,7 @@ async fn a_schema_is_one_of_postgresql_and_must_be_there() {
             .count(),
         5
     );
-    // Those of the search path are others.
+    // The search path names other schemas.
     let elsewhere = done(&run(&["schema", "apply", "--connection", "shop"], &named).await);
     assert_eq!(elsewhere.matches("made").count(), 5);
 }
@@ -231,9 +231,9 @@ async fn libpqs_variables_and_password_file_are_read() {
         .refused(2, &["set DATABASE_URL to a URL"]);
 }
 
-/// Whatever is logged.
+/// The log is at its most detailed level.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_password_is_in_no_log_either() {
+async fn a_password_is_not_in_the_log() {
     let wrong = "postgres://nobody:s3cret@127.0.0.1:1/d?application_name=x";
     let unknown = "postgres://nobody@127.0.0.1:1/d?passwd=s3cret";
     for (url, code) in [(wrong, 1), (unknown, 2)] {
@@ -284,7 +284,7 @@ async fn a_password_is_in_no_log_either() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_tells_what_is_wrong_with_its_connections_before_it_starts() {
+async fn a_worker_reports_wrong_connections_before_it_starts() {
     let worker = ["worker", "--address", "127.0.0.1:1"];
     let run = async |flags: &[&str], variables: &[(&str, &str)]| {
         run(&[&worker[..], flags].concat(), variables).await
@@ -311,7 +311,7 @@ async fn a_worker_tells_what_is_wrong_with_its_connections_before_it_starts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_says_how_many_pages_a_connection_is_for() {
+async fn a_worker_reports_the_number_of_pages_of_a_connection() {
     let folder = tempfile::tempdir().unwrap();
     let (_, url) = databases(&folder, "worker_notes").await.swap_remove(0);
     let options = DatabaseOptions::from_url(&url).unwrap();
@@ -334,7 +334,7 @@ async fn a_worker_says_how_many_pages_a_connection_is_for() {
         options.redacted()
     );
     assert!(shown.contains(&expected), "{shown}");
-    // It can do without the sample, and went on to Temporal, which is not there.
+    // The worker works without the sample, and continues to Temporal, which is not there.
     for part in [
         "left out: processor \"inflate-prices\"",
         "no Temporal server",

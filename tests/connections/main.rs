@@ -1,4 +1,4 @@
-//! How databases are reached: what is refused, what is told and what is not, pools, and TLS.
+//! Connections to databases: refused URLs, messages without secrets, pools, and TLS.
 
 mod commands;
 mod pools;
@@ -14,10 +14,10 @@ use std::{error::Error, time::Duration};
 
 use temporal_batch::sql::{Database, DatabaseError, DatabaseOptions};
 
-/// Longest wait for what happens soon.
+/// The longest wait for an event that is expected soon.
 const SOON: Duration = Duration::from_secs(30);
 
-/// An error with its causes, as people see it.
+/// An error with its causes, as it is printed.
 fn chain(error: &DatabaseError) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

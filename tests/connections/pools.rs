@@ -1,4 +1,4 @@
-//! How many connections there are, and what happens when they are not enough.
+//! The number of connections, and waiting for one of them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,7 +18,7 @@ async fn size(options: DatabaseOptions) -> u32 {
 }
 
 #[tokio::test]
-async fn a_pool_follows_the_pages_and_leaves_the_server_a_quarter() {
+async fn a_pool_follows_the_pages_and_leaves_a_quarter_of_the_servers_connections() {
     let Some(server) = Postgres::shared() else {
         return;
     };
@@ -42,7 +42,7 @@ async fn a_pool_follows_the_pages_and_leaves_the_server_a_quarter() {
 }
 
 #[tokio::test]
-async fn mariadb_is_asked_too_and_sqlite_has_few() {
+async fn mariadb_is_asked_too_and_sqlite_has_few_connections() {
     let folder = tempfile::tempdir().unwrap();
     let url = format!("sqlite:{}?mode=rwc", folder.path().join("a.db").display());
     let sqlite = || DatabaseOptions::from_url(&url).unwrap();
@@ -58,7 +58,7 @@ async fn mariadb_is_asked_too_and_sqlite_has_few() {
 }
 
 #[tokio::test]
-async fn who_finds_no_connection_waits_and_the_wait_is_seen() {
+async fn a_query_waits_for_a_free_connection_and_connections_in_use_are_counted() {
     let Some(server) = Postgres::shared() else {
         return;
     };
@@ -73,16 +73,16 @@ async fn who_finds_no_connection_waits_and_the_wait_is_seen() {
         async move { sqlx::query("SELECT 1").execute(&pool).await }
     });
     tokio::time::sleep(Duration::from_millis(500)).await;
-    assert!(!waiting.is_finished(), "it waits");
+    assert!(!waiting.is_finished(), "the query did not wait");
     drop(held);
     let done = tokio::time::timeout(SOON, waiting)
         .await
-        .expect("it had its turn");
+        .expect("the query gets the connection");
     done.unwrap().unwrap();
 }
 
 #[tokio::test]
-async fn connections_come_back_after_the_server_was_away() {
+async fn connections_are_restored_after_an_outage_of_the_server() {
     let Some(server) = Postgres::launch(false) else {
         return;
     };
@@ -105,14 +105,14 @@ async fn connections_come_back_after_the_server_was_away() {
         .await
         .unwrap_err();
     drop(inside);
-    // It asks while nobody answers, and has an answer once somebody does.
+    // The query waits while the server is down, and is answered once it is up.
     let asking = tokio::spawn(async move {
         let query = sqlx::query_scalar::<_, i32>("SELECT 1");
         query.fetch_one(&pool).await
     });
     tokio::time::sleep(Duration::from_millis(300)).await;
-    assert!(!asking.is_finished(), "it waits for the server");
+    assert!(!asking.is_finished(), "the query did not wait");
     on_server(|server| server.start()).await;
     let answer = tokio::time::timeout(SOON, asking).await;
-    assert_eq!(answer.expect("it was answered").unwrap().unwrap(), 1);
+    assert_eq!(answer.expect("the query is answered").unwrap().unwrap(), 1);
 }

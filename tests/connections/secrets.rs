@@ -1,4 +1,4 @@
-//! A password is shown by nothing, whatever goes wrong.
+//! Passwords are never shown, whatever fails.
 
 use sqlx::{AssertSqlSafe, Connection as _, Executor as _, PgConnection};
 use temporal_batch::sql::{Database, DatabaseError, DatabaseOptions};
@@ -8,7 +8,7 @@ use crate::{
     support::servers::{MariaDb, Postgres},
 };
 
-/// Ordinary and awkward ones.
+/// Ordinary and awkward passwords.
 const PASSWORDS: [&str; 5] = [
     "s3cret",
     "p@ss:w/o?r#d%",
@@ -17,7 +17,7 @@ const PASSWORDS: [&str; 5] = [
     "a'b\"c\\d",
 ];
 
-/// Every character outside of letters and digits, byte by byte.
+/// Every character except letters and digits as an escape, byte by byte.
 fn encoded(text: &str) -> String {
     text.bytes()
         .map(|byte| match byte.is_ascii_alphanumeric() {
@@ -34,7 +34,7 @@ fn hidden(password: &str, text: &str) {
     }
 }
 
-/// What anybody could print of an attempt to connect.
+/// All texts that a program could print of an attempt to connect.
 async fn everything_shown(url: &str) -> (String, Result<Database, DatabaseError>) {
     let options = match DatabaseOptions::from_url(url) {
         Ok(options) => options,
@@ -50,7 +50,7 @@ async fn everything_shown(url: &str) -> (String, Result<Database, DatabaseError>
 }
 
 #[tokio::test]
-async fn no_failure_to_connect_shows_a_password() {
+async fn a_failure_to_connect_shows_no_password() {
     let Some(server) = Postgres::shared() else {
         return;
     };
@@ -83,7 +83,7 @@ async fn no_failure_to_connect_shows_a_password() {
     }
 }
 
-/// As people paste it: the characters that have a meaning in a URL move the rest of it elsewhere.
+/// Passwords as users paste them: characters that have a meaning in a URL shift the rest of it.
 #[tokio::test]
 async fn a_password_that_is_not_encoded_is_not_shown_either() {
     for password in [
@@ -100,7 +100,7 @@ async fn a_password_that_is_not_encoded_is_not_shown_either() {
 }
 
 #[tokio::test]
-async fn a_password_works_whatever_is_in_it_and_a_wrong_one_is_told() {
+async fn a_password_works_with_any_characters_and_a_wrong_one_is_reported() {
     let Some(server) = Postgres::launch(false) else {
         return;
     };
@@ -120,7 +120,7 @@ async fn a_password_works_whatever_is_in_it_and_a_wrong_one_is_told() {
     for (number, password) in PASSWORDS.iter().enumerate() {
         let p = encoded(password);
         let right = format!("postgres://r{number}:{p}@127.0.0.1:{port}/postgres");
-        // The new rules hold from the reload on, which is not at once.
+        // The new rules apply a moment after the reload.
         let wrong = loop {
             let (shown, connected) = everything_shown(&format!(
                 "postgres://r{number}:x{p}@127.0.0.1:{port}/postgres"

@@ -1,4 +1,4 @@
-//! What every connection has.
+//! Settings that every connection has.
 
 use temporal_batch::sql::{Database, DatabaseOptions};
 
@@ -8,7 +8,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn postgresql_knows_whose_connections_they_are() {
+async fn postgresql_connections_have_the_name_of_the_application() {
     let Some(server) = Postgres::shared() else {
         return;
     };
@@ -36,9 +36,9 @@ async fn postgresql_knows_whose_connections_they_are() {
     }
 }
 
-/// `sqlx` opens its sessions with UTC, over the options.
+/// `sqlx` sets UTC in its sessions, which overrides the options.
 #[tokio::test]
-async fn postgresql_has_the_time_zone_that_is_asked_for_and_else_utc() {
+async fn postgresql_has_the_requested_time_zone_or_utc() {
     let Some(server) = Postgres::shared() else {
         return;
     };
@@ -99,7 +99,7 @@ async fn sqlite_checks_foreign_keys_waits_for_writers_and_keeps_its_journal_mode
 }
 
 #[tokio::test]
-async fn mariadb_is_strict_in_utc_and_its_pipes_are_its_own() {
+async fn mariadb_is_strict_and_in_utc_and_keeps_its_meaning_of_pipes() {
     let Some(server) = MariaDb::shared() else {
         return;
     };

@@ -1,4 +1,4 @@
-//! TLS with a PostgreSQL whose certificate comes from an authority of its own.
+//! TLS with a PostgreSQL whose certificate comes from a private authority.
 
 use std::{
     os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown},
@@ -16,8 +16,8 @@ use crate::{
     support::servers::{Postgres, Stop, skip},
 };
 
-/// A server that is known as `localhost` and wants TLS of everybody but the superuser. The user `holder` must
-/// show a certificate.
+/// A server with the name `localhost`. It requires TLS for every user except the superuser, and a certificate for the
+/// user `holder`.
 struct Secure {
     server: Postgres,
     certificates: tempfile::TempDir,
@@ -37,7 +37,7 @@ fn openssl(folder: &Path, arguments: &str) {
 }
 
 impl Secure {
-    /// `None` where something is not installed, which is said.
+    /// Starts the server. `None` where a program is not installed, which is then printed.
     async fn launch() -> Option<Self> {
         if Command::new("openssl").arg("version").output().is_err() {
             skip("OpenSSL", "openssl");
@@ -132,13 +132,13 @@ async fn over_tls(database: &Database) -> bool {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn modes_mean_what_they_mean_to_libpq() {
+async fn modes_mean_the_same_as_in_libpq() {
     let Some(secure) = Secure::launch().await else {
         return;
     };
     let ca = secure.file("ca.crt").display().to_string();
     let other = secure.file("other.crt").display().to_string();
-    // libpq: a root that is named is checked, also by `require`.
+    // A root certificate that is named is checked even with `require`, as in libpq.
     for (host, parameters, works) in [
         ("127.0.0.1", "sslmode=prefer".to_owned(), true),
         ("127.0.0.1", "sslmode=require".to_owned(), true),
@@ -197,7 +197,7 @@ async fn modes_mean_what_they_mean_to_libpq() {
             (connected, _) => panic!("{host} {parameters}: {connected:?}"),
         }
     }
-    // The server wants TLS of this user.
+    // The server requires TLS for this user.
     for mode in ["disable", "allow"] {
         let plain = secure
             .connect("reader", "127.0.0.1", &format!("sslmode={mode}"))
@@ -233,9 +233,9 @@ async fn modes_mean_what_they_mean_to_libpq() {
     );
 }
 
-/// A worker whose throttle was asked goes on to its processor, whose database is not there.
+/// The worker has asked its throttle when it reports that the database of its processor is missing.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_throttle_looks_over_tls() {
+async fn a_throttle_connects_with_tls() {
     let Some(secure) = Secure::launch().await else {
         return;
     };
@@ -263,7 +263,7 @@ async fn a_throttle_looks_over_tls() {
 }
 
 #[tokio::test]
-async fn a_server_without_tls_is_refused_where_tls_is_wanted() {
+async fn a_server_without_tls_is_refused_where_tls_is_required() {
     let Some(server) = Postgres::shared() else {
         return;
     };

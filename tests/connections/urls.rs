@@ -1,4 +1,4 @@
-//! What is a URL of a database, and what is refused before anything is sent.
+//! URLs of databases, and URLs that are refused before a connection is made.
 
 use std::time::{Duration, Instant};
 
@@ -46,7 +46,7 @@ fn a_database_is_shown_without_its_secrets() {
 }
 
 #[test]
-fn what_is_no_url_of_a_database_is_refused_with_what_is() {
+fn other_urls_are_refused_with_the_form_of_a_database_url() {
     for url in ["", "shop", "oracle://u@h/d", "postgres:u@h/d", "http://h"] {
         let message = refused(url);
         for example in ["postgres://USER@HOST", "mysql://USER@HOST", "sqlite:PATH"] {
@@ -124,7 +124,7 @@ fn parameters_are_never_ignored() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_not_there_is_told_and_not_made() {
+async fn a_missing_file_is_reported_and_not_created() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("shop.db");
     let url = format!("sqlite:{}", path.display());
@@ -137,8 +137,8 @@ async fn a_file_that_is_not_there_is_told_and_not_made() {
 }
 
 #[tokio::test]
-async fn who_does_not_answer_is_told_soon() {
-    // Accepts, and then says nothing.
+async fn an_unresponsive_server_is_reported_soon() {
+    // The listener accepts connections, and never answers.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = silent.local_addr().unwrap().port();
     for scheme in ["postgres", "mysql"] {
@@ -166,6 +166,6 @@ async fn who_does_not_answer_is_told_soon() {
     );
     assert!(
         since.elapsed() < Duration::from_secs(5),
-        "it is told at once"
+        "the refusal is reported late"
     );
 }

@@ -1,4 +1,4 @@
-//! Workers that are told to stop while a page does not listen.
+//! Workers that are told to stop while a page ignores its cancellation.
 
 use std::{
     process::{Command, Stdio},
@@ -12,7 +12,7 @@ use crate::{
     support::{TestEnv, eventually, report, within},
 };
 
-/// Hangs in its first page the first time.
+/// A processor whose first page hangs at its first attempt.
 fn deaf() -> NumbersProcessor {
     NumbersProcessor::new()
         .settings(|s| s.heartbeat_timeout = Duration::from_secs(2))
@@ -36,7 +36,7 @@ async fn a_page_that_does_not_listen_is_abandoned_and_done_by_another_worker() {
     let batch = env.batch::<NumbersProcessor>(UpTo { n: 30 }).page_size(10);
     let handle = env.start(&batch).await;
     numbers
-        .shows("the others are done", |r| {
+        .shows("the other pages are done", |r| {
             r.done.len() == 2 && r.in_flight == 1
         })
         .await;
@@ -57,7 +57,7 @@ async fn a_page_that_does_not_listen_is_abandoned_and_done_by_another_worker() {
     assert_eq!(numbers.record().times_begun(0), 2);
 }
 
-/// The worker process of this test is this very binary again, with this test, which then is the worker.
+/// The worker process of this test is the test binary itself, started again with this test alone.
 const SELF: &str =
     "abandoned_pages::a_worker_process_ends_with_the_number_of_pages_that_it_abandoned";
 
@@ -98,7 +98,7 @@ async fn a_worker_process_ends_with_the_number_of_pages_that_it_abandoned() {
         .unwrap();
     let batch = env.batch::<NumbersProcessor>(UpTo { n: 30 }).page_size(10);
     let handle = env.start(&batch).await;
-    eventually("only the page that hangs is left", || async {
+    eventually("only the hanging page is left", || async {
         let progress = handle.progress().await.ok()?;
         (progress.pages_completed == 2 && progress.pages_in_flight == 1).then_some(())
     })

@@ -1,4 +1,4 @@
-//! Looking at batches whose workers are not there.
+//! Views of batches whose workers are gone.
 
 use temporal_batch::{
     Outcome,
@@ -18,11 +18,11 @@ use crate::{
 };
 
 async fn look(handle: &temporal_batch::BatchHandle) -> Observation {
-    within("a look is taken", handle.look()).await.unwrap()
+    within("the look returns", handle.look()).await.unwrap()
 }
 
 #[tokio::test]
-async fn a_batch_that_no_worker_took_is_seen_to_wait_for_one() {
+async fn a_batch_that_no_worker_took_is_shown_as_waiting_for_one() {
     let env = TestEnv::new("nobody-polls").await;
     let handle = env
         .start(&env.batch::<NumbersProcessor>(UpTo { n: 5 }))
@@ -34,18 +34,18 @@ async fn a_batch_that_no_worker_took_is_seen_to_wait_for_one() {
     let workers = seen.workers.unwrap();
     assert_eq!(workers.task_queue, env.queue);
     assert_eq!(workers.polling, []);
-    let error = within("progress is refused", handle.progress()).await;
+    let error = within("the progress query is refused", handle.progress()).await;
     let error = error.unwrap_err();
     assert!(matches!(error, ProgressError::NoWorker { .. }), "{error}");
 
-    eventually("its workflow task is seen to wait", || async {
+    eventually("the workflow task is listed as waiting", || async {
         let workers = handle.look().await.unwrap().workers?;
         (workers.workflow_backlog >= Some(1)).then_some(())
     })
     .await;
 }
 
-/// What a controller leaves with the server, left there by hand.
+/// A snapshot as the controller stores it on the server, stored by hand here.
 #[tokio::test]
 async fn without_a_worker_the_snapshot_answers_and_says_why() {
     let env = TestEnv::new("snapshot").await;
@@ -87,7 +87,7 @@ async fn without_a_worker_the_snapshot_answers_and_says_why() {
 }
 
 #[tokio::test]
-async fn a_worker_that_polls_is_seen_with_what_it_works_on() {
+async fn a_polling_worker_is_shown_with_its_strides() {
     let env = TestEnv::new("polls").await;
     let (numbers, gate) = gated();
     let _worker = env.worker(numbers.clone()).await;
@@ -137,7 +137,7 @@ async fn the_report_of_a_batch_that_ended_needs_no_worker() {
 }
 
 #[tokio::test]
-async fn a_batch_that_was_ended_from_outside_without_a_trace_is_still_seen() {
+async fn a_batch_that_was_ended_from_outside_without_a_trace_is_still_shown() {
     let env = TestEnv::new("terminated").await;
     let batch = env.batch::<NumbersProcessor>(UpTo { n: 10 });
     let handle = env.start(&batch).await;
@@ -153,9 +153,9 @@ async fn a_batch_that_was_ended_from_outside_without_a_trace_is_still_seen() {
     );
 }
 
-/// What a newer version has written cannot be replayed by this one.
+/// A history that a newer version has written cannot be replayed by this version.
 #[tokio::test]
-async fn a_history_that_no_worker_can_go_on_with_is_told_apart_from_no_worker() {
+async fn a_history_that_no_worker_can_continue_is_told_apart_from_an_absent_worker() {
     let env = TestEnv::new("newer").await;
     let _worker = env.worker(NumbersProcessor::new()).await;
     let batch_id = env.new_id();
@@ -174,7 +174,7 @@ async fn a_history_that_no_worker_can_go_on_with_is_told_apart_from_no_worker() 
     let started = temporal.start_workflow(controller, input, options).await;
     started.unwrap();
     let handle = env.client.handle(&batch_id).unwrap();
-    let seen = eventually("its workflow task is seen to fail", || async {
+    let seen = eventually("the workflow task is listed as failing", || async {
         let seen = handle.look().await.unwrap();
         seen.task_failures.is_some().then_some(seen)
     })
@@ -185,7 +185,7 @@ async fn a_history_that_no_worker_can_go_on_with_is_told_apart_from_no_worker() 
 }
 
 #[tokio::test]
-async fn what_a_stopped_worker_did_is_still_seen() {
+async fn the_progress_of_a_stopped_worker_is_still_shown() {
     let env = TestEnv::new("stopped").await;
     let (numbers, gate) = gated();
     let worker = env.worker(numbers.clone()).await;
@@ -205,7 +205,7 @@ async fn what_a_stopped_worker_did_is_still_seen() {
         .unwrap();
     worker.stop().await.unwrap();
 
-    // This handle knows of no earlier look.
+    // This handle has not looked at the batch before.
     let handle = env.client.handle(batch.id()).unwrap();
     let seen = look(&handle).await;
     assert_eq!(seen.state, BatchStatus::Running);

@@ -1,4 +1,4 @@
-//! What every batch does: pages, tokens, parallelism, strides, progress.
+//! Behaviour of every batch: pages, tokens, parallelism, strides, progress.
 
 use std::time::{Duration, SystemTime};
 
@@ -38,12 +38,12 @@ async fn one_page_completes() {
     assert_eq!(
         record.fetches.len(),
         1,
-        "the source's own word saves a fetch"
+        "a source that announces its end saves a fetch"
     );
 }
 
 #[tokio::test]
-async fn an_empty_source_completes_with_no_pages() {
+async fn an_empty_source_completes_without_pages() {
     let env = TestEnv::new("empty").await;
     let numbers = NumbersProcessor::new().skipping_ahead().with_size_hint();
     let _worker = env.worker(numbers.clone()).await;
@@ -74,10 +74,10 @@ async fn pages_are_even_and_the_data_is_read_once() {
         .map(|i| (i * 5, if i < 9 { 5 } else { 4 }))
         .collect();
     assert_eq!(pages, expected);
-    // One fetch a page, and one that finds nothing more.
+    // One fetch for each page, and one that finds no more rows.
     assert_eq!(record.fetches.len(), 11);
     assert_eq!(report.progress.pages_completed, 10);
-    // One signal a page, sent by the engine.
+    // The engine sends one signal for each page.
     let signals = env.signals(batch.id(), "next_page");
     assert_eq!(signals.await, 10);
 }
@@ -100,7 +100,7 @@ async fn the_next_page_starts_before_the_current_one_is_finished() {
 }
 
 #[tokio::test]
-async fn max_parallelism_holds_over_three_workers() {
+async fn max_parallelism_applies_to_three_workers_together() {
     let env = TestEnv::new("parallelism").await;
     let (numbers, gate) = gated();
     let numbers = numbers.skipping_ahead();
@@ -173,7 +173,7 @@ async fn a_source_that_cannot_skip_ahead_gets_one_page_per_activity() {
     assert_eq!(report.outcome, Outcome::Completed);
     assert_eq!(numbers.record().processed(), all(20));
     let activities = env.events(batch.id(), "ActivityTaskScheduled").await;
-    assert_eq!(activities, 6, "the look-up, four pages and the empty end");
+    assert_eq!(activities, 6, "the look-up, four pages, an empty one");
 }
 
 #[tokio::test]
@@ -216,11 +216,11 @@ async fn progress_can_be_read_while_the_batch_runs() {
     assert_eq!(progress.max_parallelism, 2);
     gate.open();
     assert_eq!(report(&handle).await.outcome, Outcome::Completed);
-    // The server still knows once the batch has ended.
+    // The server still answers after the batch has ended.
     assert_eq!(handle.progress().await.unwrap().phase, Phase::Ended);
 }
 
-/// An API that gives out its own tokens; `n` pages of one item, then what `after` says.
+/// An API that issues its own tokens: `n` pages of one item, then the ending that `after` names.
 struct Tokens {
     next: fn(u32) -> Option<u32>,
 }
@@ -247,7 +247,7 @@ impl PageProcessor for Tokens {
 }
 
 #[tokio::test]
-async fn opaque_tokens_are_followed_to_the_sources_own_end() {
+async fn opaque_tokens_are_followed_to_the_end_of_the_source() {
     let env = TestEnv::new("opaque").await;
     let next = |at| (at < 9).then_some(at + 1);
     let _worker = env.worker(Tokens { next }).await;
@@ -256,7 +256,7 @@ async fn opaque_tokens_are_followed_to_the_sources_own_end() {
     assert_eq!(report.progress.pages_completed, 10);
 }
 
-/// A batch that ended quietly here would leave out the rest of its data.
+/// A quiet end here would leave out the rest of the data.
 #[tokio::test]
 async fn a_token_that_repeats_ends_the_batch_as_failed() {
     let env = TestEnv::new("repeats").await;
@@ -289,7 +289,7 @@ async fn tokens_that_run_in_a_circle_end_the_batch_as_failed() {
 }
 
 #[tokio::test]
-async fn the_rate_holds_for_the_whole_batch() {
+async fn the_rate_applies_to_the_whole_batch() {
     let env = TestEnv::new("rate").await;
     let numbers = NumbersProcessor::new().skipping_ahead();
     let _worker = env.worker(numbers.clone()).await;
@@ -300,12 +300,12 @@ async fn the_rate_holds_for_the_whole_batch() {
         .rate(50.0);
     let report = env.run(&batch).await;
     assert_eq!(numbers.record().processed(), all(100));
-    // All items at the rate, but for one page for each page in flight.
+    // All items at the rate, less one page for each page in flight.
     let fastest = Duration::from_secs_f64((100.0 - 4.0 * 5.0) / 50.0);
     assert!(report.duration() >= fastest, "{:?}", report.duration());
 }
 
-/// So do the lines that the user's own code logs.
+/// Lines that the user's own code logs carry the batch too.
 #[tokio::test]
 async fn every_line_of_the_log_says_which_batch_it_belongs_to() {
     let env = TestEnv::new("logs").await;

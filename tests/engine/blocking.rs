@@ -1,4 +1,4 @@
-//! User code that blocks its thread: whatever it does, the worker's own work goes on.
+//! User code that blocks its thread, without holding up the worker's own work.
 
 use std::{
     path::{Path, PathBuf},
@@ -26,7 +26,7 @@ use crate::{
 
 const PAGE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Blocks the threads of everybody who asks it to, until it is dropped.
+/// Blocks the threads of all callers until it is dropped.
 #[derive(Clone, Default)]
 struct Block(Arc<AtomicBool>);
 
@@ -38,7 +38,7 @@ impl Block {
     }
 }
 
-/// Lets all of them go.
+/// Releases all blocked threads.
 struct LetGo(Block);
 
 impl Drop for LetGo {
@@ -71,9 +71,9 @@ fn blocking(mode: RetryMode) -> (NumbersProcessor, LetGo) {
     (numbers, LetGo(block))
 }
 
-/// More pages than threads; the runtime of the worker has only this one.
+/// The runtime of the worker has only one thread, and there are several pages.
 #[tokio::test]
-async fn pages_that_block_their_threads_are_over_with_their_time_and_run_again() {
+async fn pages_that_block_their_threads_time_out_and_run_again() {
     let env = TestEnv::new("blocking").await;
     let (numbers, _let_go) = blocking(RetryMode::AtLeastOnce);
     let _worker = env.worker(numbers.clone()).await;
@@ -81,12 +81,12 @@ async fn pages_that_block_their_threads_are_over_with_their_time_and_run_again()
     let report = env.run(&batch.max_parallelism(6)).await;
     assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
     assert_eq!(report.progress.items.processed, 60);
-    // All other attempts that do not count were given back.
+    // All other attempts were given back and do not count.
     assert_eq!(report.progress.retries, 6, "{report:#?}");
 }
 
 #[tokio::test]
-async fn at_most_once_a_page_that_blocks_its_thread_is_given_up_with_its_place() {
+async fn at_most_once_a_page_that_blocks_its_thread_is_given_up_with_its_position() {
     let env = TestEnv::new("blocking-once").await;
     let (numbers, _let_go) = blocking(RetryMode::AtMostOnce);
     let _worker = env.worker(numbers.clone()).await;
@@ -116,7 +116,7 @@ async fn a_deadline_ends_a_batch_whose_pages_block_their_threads() {
     let batch = batch.max_parallelism(3).deadline(deadline);
     let report = env.run(&batch).await;
     assert_eq!(report.outcome, Outcome::Stopped, "{report:#?}");
-    // A look a second, and 5 s for code that had begun with other pages.
+    // One look a second, and 5 s for user code that had begun other pages.
     let late = report.duration().saturating_sub(deadline);
     assert!(late < PAGE_TIMEOUT + Duration::from_secs(10), "{late:?}");
 }
@@ -152,10 +152,10 @@ async fn a_tracker_that_blocks_its_thread_holds_up_neither_pages_nor_the_end() {
     within("the worker stops", worker.stop()).await.unwrap();
 }
 
-/// The worker process of these tests is this very binary again, with this test, which then is the worker.
+/// The worker process of these tests is the test binary itself, started again with one test alone.
 const WORKER_PROCESS: &str = "blocking::a_worker_whose_pages_block_ends_after_its_drain_timeout";
 
-/// Whether this process is such a worker; if so it has been one until it was told to stop.
+/// Returns whether this process was started as a worker. If so, it has worked until it was told to stop.
 async fn was_a_worker_process() -> bool {
     let Ok(queue) = std::env::var("BLOCKING_QUEUE") else {
         return false;
@@ -184,7 +184,7 @@ async fn was_a_worker_process() -> bool {
 struct WorkerProcess(Child);
 
 impl WorkerProcess {
-    /// Has six pages that block as many threads.
+    /// Starts six pages that block a thread each.
     async fn blocked(env: &TestEnv, drain: Duration, begun: &Path) -> Self {
         let child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", WORKER_PROCESS])
@@ -212,7 +212,7 @@ impl WorkerProcess {
     }
 
     async fn ends(&mut self) -> ExitStatus {
-        eventually("the worker ends by itself", || {
+        eventually("the worker process ends by itself", || {
             let status = self.0.try_wait().unwrap();
             async move { status }
         })
@@ -243,13 +243,13 @@ async fn a_worker_whose_pages_block_ends_after_its_drain_timeout() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_whose_pages_block_ends_at_once_when_it_is_told_twice() {
+async fn a_worker_whose_pages_block_ends_at_once_at_the_second_signal() {
     let env = TestEnv::new("blocking-twice").await;
     let begun = tempfile::tempdir().unwrap();
     let mut worker = WorkerProcess::blocked(&env, Duration::from_secs(600), begun.path()).await;
     worker.terminate();
-    // Two signals of one kind at the same moment are one, so it is told until it listens again.
-    let ended = eventually("the worker ends by itself", || {
+    // Two signals of one kind at the same moment count as one, so the second is repeated until the process ends.
+    let ended = eventually("the worker process ends by itself", || {
         let status = worker.0.try_wait().unwrap();
         if status.is_none() {
             worker.terminate();

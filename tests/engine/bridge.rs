@@ -13,26 +13,26 @@ use temporalio_client::{
 use temporalio_common::data_converters::{PayloadConverter, RawValue};
 
 use crate::{
-    numbers_processor::{Gate, NumbersProcessor as Numbers, Record, UpTo},
+    numbers_processor::{Gate, NumbersProcessor, Record, UpTo},
     replay::replays,
-    support::{TestEnv as Bed, eventually, progress_shows, report},
+    support::{TestEnv, eventually, progress_shows, report},
 };
 
 const ROWS: u64 = 400;
-/// Pages from here on wait at the second gate.
+/// The first row whose page waits at the second gate.
 pub const LATE: u64 = 200;
 
-/// Forty pages of ten rows, of which the first and those of the second half are held back, three at a time.
+/// Forty pages of ten rows, three at a time. The gates hold back the first page and those of the second half.
 pub struct HandOver {
-    pub bed: Bed,
-    pub numbers: Numbers,
+    pub env: TestEnv,
+    pub numbers: NumbersProcessor,
     /// Holds the first page, and with it the hand-over.
     pub first: Gate,
     pub late: Gate,
 }
 
 impl HandOver {
-    /// Every row, some of them perhaps more than once.
+    /// Asserts that every row was processed, some of them perhaps more than once.
     fn assert_all_done(&self, report: &BatchReport) {
         assert_eq!(report.outcome, Outcome::Completed, "{report:#?}");
         assert_eq!(report.progress.pages_completed, ROWS / 10);
@@ -45,19 +45,21 @@ impl HandOver {
     pub async fn new(name: &str) -> Self {
         let (first, late) = (Gate::closed(), Gate::closed());
         let gates = (first.clone(), late.clone());
-        let numbers = Numbers::new().skipping_ahead().on_process(move |seen| {
-            let (first, late) = gates.clone();
-            async move {
-                match seen.start {
-                    0 => first.pass().await,
-                    LATE.. => late.pass().await,
-                    _ => {}
+        let numbers = NumbersProcessor::new()
+            .skipping_ahead()
+            .on_process(move |seen| {
+                let (first, late) = gates.clone();
+                async move {
+                    match seen.start {
+                        0 => first.pass().await,
+                        LATE.. => late.pass().await,
+                        _ => {}
+                    }
+                    Ok(temporal_batch::PageReport::all_processed())
                 }
-                Ok(temporal_batch::PageReport::all_processed())
-            }
-        });
+            });
         Self {
-            bed: Bed::new(name).await,
+            env: TestEnv::new(name).await,
             numbers,
             first,
             late,
@@ -65,8 +67,8 @@ impl HandOver {
     }
 
     pub fn batch(&self) -> temporal_batch::Batch {
-        self.bed
-            .batch::<Numbers>(UpTo { n: ROWS })
+        self.env
+            .batch::<NumbersProcessor>(UpTo { n: ROWS })
             .page_size(10)
             .pages_per_run(5)
             .max_parallelism(3)
@@ -76,15 +78,15 @@ impl HandOver {
     pub async fn begins(&self, handle: &BatchHandle) -> Progress {
         let late_ones = |r: &Record| begun_late(r) == 2 && r.in_flight == 3;
         self.numbers
-            .shows("every slot has a page beside the long one", late_ones)
+            .shows("every slot has a page, one of them the long one", late_ones)
             .await;
         let waits = |p: &Progress| p.pages_completed == LATE / 10 - 1 && p.pages_in_flight == 3;
         let progress = progress_shows(handle, "the slots are full", waits).await;
-        assert_eq!(progress.runs, 1, "nothing was handed over");
+        assert_eq!(progress.runs, 1, "a run was handed over");
         progress
     }
 
-    /// Hands over while two strides are on a bridge, and tells where their pages start.
+    /// Waits until the batch was handed over with two strides on a bridge. Returns the starts of their pages.
     async fn is_over(&self, handle: &BatchHandle) -> Vec<u64> {
         self.begins(handle).await;
         let begun = self.numbers.record().begun;
@@ -95,15 +97,15 @@ impl HandOver {
         })
         .await;
         let full = |r: &Record| begun_late(r) == 3;
-        self.numbers.shows("the free slot is used", full).await;
+        self.numbers.shows("the free slot has a page", full).await;
         late.collect()
     }
 
-    /// The bridges that there were.
+    /// The ids of the bridges of the batch.
     async fn bridges(&self) -> Vec<String> {
         let kind = "WorkflowType = 'temporal-batch.bridge'";
-        let query = format!("{kind} AND TaskQueue = '{}'", self.bed.queue);
-        let client = self.bed.client.temporal();
+        let query = format!("{kind} AND TaskQueue = '{}'", self.env.queue);
+        let client = self.env.client.temporal();
         eventually("a bridge is listed", || async {
             let listed = client.list_workflows(&query, WorkflowListOptions::default());
             let listed: Vec<_> = listed.try_collect().await.unwrap();
@@ -114,7 +116,7 @@ impl HandOver {
     }
 
     async fn terminate(&self, workflow: &str) {
-        let client = self.bed.client.temporal();
+        let client = self.env.client.temporal();
         let workflow = client.get_workflow_handle::<UntypedWorkflow>(workflow);
         workflow.terminate(Default::default()).await.unwrap();
     }
@@ -138,9 +140,9 @@ fn rows() -> Vec<u64> {
 #[tokio::test]
 async fn every_slot_stays_filled_over_a_hand_over_and_no_page_runs_twice() {
     let t = HandOver::new("bridge").await;
-    let _worker = t.bed.worker(t.numbers.clone()).await;
+    let _worker = t.env.worker(t.numbers.clone()).await;
     let batch = t.batch();
-    let handle = t.bed.start(&batch).await;
+    let handle = t.env.start(&batch).await;
     t.is_over(&handle).await;
     assert_eq!(t.numbers.record().most_in_flight, 3);
     t.late.open();
@@ -152,10 +154,10 @@ async fn every_slot_stays_filled_over_a_hand_over_and_no_page_runs_twice() {
     assert!(report.progress.runs > 2, "{} runs", report.progress.runs);
     assert_eq!(t.numbers.record().most_in_flight, 3);
     t.each_page_began_once();
-    replays(&t.bed, handle.id(), "bridged").await;
+    replays(&t.env, handle.id(), "bridged").await;
     for bridge in t.bridges().await {
-        // It ends by itself.
-        assert_eq!(replays(&t.bed, &bridge, "bridge").await, 1);
+        // A bridge ends by itself.
+        assert_eq!(replays(&t.env, &bridge, "bridge").await, 1);
     }
 }
 
@@ -163,8 +165,8 @@ async fn every_slot_stays_filled_over_a_hand_over_and_no_page_runs_twice() {
 async fn strides_of_a_bridge_that_is_terminated_run_again() {
     for (name, handed_over) in [("bridge-ended", false), ("bridge-ended-later", true)] {
         let t = HandOver::new(name).await;
-        let _worker = t.bed.worker(t.numbers.clone()).await;
-        let handle = t.bed.start(&t.batch()).await;
+        let _worker = t.env.worker(t.numbers.clone()).await;
+        let handle = t.env.start(&t.batch()).await;
         if handed_over {
             t.is_over(&handle).await;
         } else {
@@ -180,20 +182,20 @@ async fn strides_of_a_bridge_that_is_terminated_run_again() {
         t.late.open();
         let report = report(&handle).await;
         t.assert_all_done(&report);
-        replays(&t.bed, handle.id(), name).await;
+        replays(&t.env, handle.id(), name).await;
     }
 }
 
 #[tokio::test]
-async fn results_that_come_twice_or_from_elsewhere_change_nothing() {
+async fn duplicate_and_foreign_results_change_nothing() {
     let t = HandOver::new("bridge-twice").await;
-    let _worker = t.bed.worker(t.numbers.clone()).await;
-    let handle = t.bed.start(&t.batch()).await;
+    let _worker = t.env.worker(t.numbers.clone()).await;
+    let handle = t.env.start(&t.batch()).await;
     t.is_over(&handle).await;
     let batch_run = handle.progress().await.unwrap().batch_run;
-    let client = t.bed.client.temporal();
+    let client = t.env.client.temporal();
     let workflow = client.get_workflow_handle::<UntypedWorkflow>(handle.id());
-    // As if each stride had been dispatched once, which is so up to the hand-over.
+    // Each result belongs to the first dispatch of its stride, which is the only one up to the hand-over.
     let results: Vec<_> = (0..ROWS / 10)
         .map(|stride| {
             let report = serde_json::json!({
@@ -212,7 +214,7 @@ async fn results_that_come_twice_or_from_elsewhere_change_nothing() {
     let bridge = t.bridges().await.remove(0);
     let finished = results[..usize::try_from(LATE / 10).unwrap()].to_vec();
     let forged = [
-        // What the bridge has told, once more.
+        // Results that the bridge has already sent.
         (batch_run.clone(), bridge.clone(), finished),
         (batch_run, "a-forgotten-bridge".to_owned(), results.clone()),
         ("another-run".to_owned(), bridge, results),
@@ -237,10 +239,10 @@ async fn results_that_come_twice_or_from_elsewhere_change_nothing() {
 #[tokio::test]
 async fn cancelling_ends_strides_on_a_bridge_and_waits_for_their_pages() {
     let t = HandOver::new("bridge-cancel").await;
-    // One stride finds no worker.
+    // The worker has two slots, so that one stride finds no worker.
     let two = |worker: temporal_batch::Worker| worker.max_pages(2);
-    let _worker = t.bed.worker_with(t.numbers.clone(), two).await;
-    let handle = t.bed.start(&t.batch()).await;
+    let _worker = t.env.worker_with(t.numbers.clone(), two).await;
+    let handle = t.env.start(&t.batch()).await;
     let waits = |r: &Record| begun_late(r) == 1 && r.in_flight == 2;
     let record = t
         .numbers
@@ -253,7 +255,7 @@ async fn cancelling_ends_strides_on_a_bridge_and_waits_for_their_pages() {
     })
     .await;
     handle.cancel("lunch").await.unwrap();
-    progress_shows(&handle, "what no worker has taken is back", |p| {
+    progress_shows(&handle, "the waiting stride is returned", |p| {
         p.phase == Phase::Cancelling && p.pages_in_flight == 2
     })
     .await;
@@ -263,16 +265,16 @@ async fn cancelling_ends_strides_on_a_bridge_and_waits_for_their_pages() {
     assert_eq!(report.outcome, Outcome::Cancelled, "{report:#?}");
     assert_eq!(report.progress.pages_completed, done + 2);
     let record = t.numbers.record();
-    assert_eq!(record.begun.len(), begun, "nothing more was begun");
+    assert_eq!(record.begun.len(), begun, "more pages were begun");
     assert_eq!(record.in_flight, 0);
 }
 
 #[tokio::test]
-async fn strides_on_a_bridge_end_at_their_page_when_their_batch_is_terminated() {
+async fn strides_on_a_bridge_end_after_their_page_when_their_batch_is_terminated() {
     let t = HandOver::new("bridge-terminate").await;
-    let _worker = t.bed.worker(t.numbers.clone()).await;
+    let _worker = t.env.worker(t.numbers.clone()).await;
     // Of the eight strides the first is held up, three are done, and two wait at their first page.
-    let handle = t.bed.start(&t.batch().stride(5)).await;
+    let handle = t.env.start(&t.batch().stride(5)).await;
     let waits = |r: &Record| begun_late(r) == 2 && r.in_flight == 3;
     t.numbers
         .shows("two strides are on the bridge", waits)
@@ -286,10 +288,10 @@ async fn strides_on_a_bridge_end_at_their_page_when_their_batch_is_terminated() 
             tokio::time::sleep(Duration::from_secs(1)).await;
         }
     };
-    // It waits for its strides, and ends although nobody listens.
+    // The bridge waits for its strides, and ends although its batch is gone.
     tokio::select! {
-        histories = t.bed.histories(&bridge) => assert_eq!(histories.len(), 1),
-        () = pages => unreachable!("it has no end"),
+        histories = t.env.histories(&bridge) => assert_eq!(histories.len(), 1),
+        () = pages => unreachable!("the gate opens forever"),
     }
     let record = t.numbers.record();
     assert_eq!(record.in_flight, 0);
@@ -303,31 +305,31 @@ async fn strides_on_a_bridge_end_at_their_page_when_their_batch_is_terminated() 
 #[tokio::test]
 async fn a_pause_reaches_strides_on_a_bridge() {
     let t = HandOver::new("bridge-pause").await;
-    let _worker = t.bed.worker(t.numbers.clone()).await;
-    let handle = t.bed.start(&t.batch()).await;
+    let _worker = t.env.worker(t.numbers.clone()).await;
+    let handle = t.env.start(&t.batch()).await;
     t.is_over(&handle).await;
     handle.pause("lunch").await.unwrap();
-    progress_shows(&handle, "their pages are waited for", |p| {
+    progress_shows(&handle, "the batch is pausing", |p| {
         p.phase == Phase::Pausing && p.pages_in_flight == 3
     })
     .await;
     t.late.open();
-    progress_shows(&handle, "it is paused", |p| p.phase == Phase::Paused).await;
+    progress_shows(&handle, "the batch is paused", |p| p.phase == Phase::Paused).await;
     handle.resume().await.unwrap();
     assert_eq!(report(&handle).await.outcome, Outcome::Completed);
     assert_eq!(t.numbers.record().processed(), rows());
     t.each_page_began_once();
 }
 
-/// What was on a bridge before the point of the reset is still waited for, and does not run again.
+/// Strides that were on a bridge before the point of the reset are still waited for, and do not run again.
 #[tokio::test]
 async fn a_recovered_run_waits_for_the_strides_that_it_was_handed() {
     let t = HandOver::new("bridge-recover").await;
-    let _worker = t.bed.worker(t.numbers.clone()).await;
-    let handle = t.bed.start(&t.batch()).await;
+    let _worker = t.env.worker(t.numbers.clone()).await;
+    let handle = t.env.start(&t.batch()).await;
     let handed_over = t.is_over(&handle).await;
     handle.recover("to see what happens").await.unwrap();
-    progress_shows(&handle, "it stands there again", |p| {
+    progress_shows(&handle, "the batch is again where the run began", |p| {
         p.runs == 2 && p.pages_in_flight == 3
     })
     .await;
@@ -345,12 +347,12 @@ async fn a_recovered_run_waits_for_the_strides_that_it_was_handed() {
     assert_eq!(processed, rows());
 }
 
-/// A bridge that was begun after the point of the reset is forgotten: its strides end, and nobody believes them.
+/// A bridge that began after the point of the reset is forgotten: its strides end, and their results are ignored.
 #[tokio::test]
 async fn a_recovered_run_forgets_the_bridges_that_it_began() {
     let t = HandOver::new("bridge-forget").await;
-    let _worker = t.bed.worker(t.numbers.clone()).await;
-    let handle = t.bed.start(&t.batch()).await;
+    let _worker = t.env.worker(t.numbers.clone()).await;
+    let handle = t.env.start(&t.batch()).await;
     t.begins(&handle).await;
     let forgotten = t.bridges().await.remove(0);
     handle.recover("to see what happens").await.unwrap();
@@ -358,5 +360,5 @@ async fn a_recovered_run_forgets_the_bridges_that_it_began() {
     t.late.open();
     let report = report(&handle).await;
     t.assert_all_done(&report);
-    assert_eq!(t.bed.histories(&forgotten).await.len(), 1, "it ends");
+    assert_eq!(t.env.histories(&forgotten).await.len(), 1, "one run");
 }

@@ -1,4 +1,4 @@
-//! Operators: pause, resume, parallelism, cancel.
+//! Requests of operators: pause, resume, parallelism, cancel.
 
 use temporal_batch::{Outcome, PageReport, errors::ControlError, progress::Phase};
 
@@ -9,7 +9,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn pausing_drains_and_resuming_goes_on() {
+async fn pausing_drains_and_resuming_continues() {
     let env = TestEnv::new("pause").await;
     let (numbers, gate) = gated();
     let numbers = numbers.skipping_ahead();
@@ -41,7 +41,7 @@ async fn pausing_drains_and_resuming_goes_on() {
 }
 
 #[tokio::test]
-async fn pausing_twice_and_resuming_once_means_running() {
+async fn one_resume_ends_two_pauses() {
     let env = TestEnv::new("pause-twice").await;
     let numbers = NumbersProcessor::new();
     let _worker = env.worker(numbers.clone()).await;
@@ -53,8 +53,8 @@ async fn pausing_twice_and_resuming_once_means_running() {
     handle.pause("first").await.unwrap();
     handle.pause("second").await.unwrap();
     handle.set_max_parallelism(3).await.unwrap();
-    // Requests are applied while a worker is still being asked about the processor.
-    let prepared = progress_shows(&handle, "it is prepared", |p| p.phase != Phase::Preparing);
+    // Requests are applied even before a worker has reported the settings of the processor.
+    let prepared = progress_shows(&handle, "preparing ends", |p| p.phase != Phase::Preparing);
     let progress = prepared.await;
     assert_eq!(progress.phase, Phase::Paused);
     assert_eq!(progress.pause_reason.as_deref(), Some("second"));
@@ -140,14 +140,14 @@ async fn a_pause_stops_a_long_stride_at_a_page_boundary() {
     let done = numbers.record().done.len() as u64;
     assert_eq!(
         progress.pages_completed, done,
-        "what was done is counted, page by page"
+        "the finished pages of the stride are counted"
     );
     handle.cancel("seen enough").await.unwrap();
     assert_eq!(report(&handle).await.outcome, Outcome::Cancelled);
 }
 
 #[tokio::test]
-async fn cancelling_lets_running_pages_finish_and_says_where_it_stood() {
+async fn cancelling_lets_running_pages_finish_and_says_how_far_the_batch_got() {
     let env = TestEnv::new("cancel").await;
     let (numbers, gate) = gated();
     let numbers = numbers.skipping_ahead();
@@ -171,7 +171,7 @@ async fn cancelling_lets_running_pages_finish_and_says_where_it_stood() {
         "{reason}"
     );
     assert_eq!(report.progress.pages_completed, 2);
-    assert_eq!(numbers.record().begun.len(), 2, "nothing new was begun");
+    assert_eq!(numbers.record().begun.len(), 2, "no other page was begun");
     replays(&env, handle.id(), "cancelled").await;
     let late = handle.pause("too late").await.unwrap_err();
     assert!(matches!(late, ControlError::NotRunning { .. }), "{late}");
@@ -194,7 +194,7 @@ async fn a_processor_can_see_the_cancellation() {
     assert_eq!(report.progress.items.skipped, 1);
 }
 
-/// One page that takes for ever, unless it is cancelled.
+/// A processor whose one page runs until it is cancelled.
 pub struct Patient;
 
 #[async_trait::async_trait]

@@ -1,4 +1,4 @@
-//! A running batch and workers with other code.
+//! A running batch that meets workers with other code.
 
 use std::time::Duration;
 
@@ -10,49 +10,49 @@ use temporal_batch::{
 };
 
 use crate::{
-    numbers_processor::{NumbersProcessor as Numbers, UpTo, gated_where, quick_retries},
-    support::{TestEnv as Bed, eventually, progress_shows, report},
+    numbers_processor::{NumbersProcessor, UpTo, gated_where, quick_retries},
+    support::{TestEnv, eventually, progress_shows, report},
 };
 
-/// 003-12: nobody has to do anything but to deploy.
+/// A deploy is enough: the stuck page is retried by itself.
 #[tokio::test]
 async fn a_deploy_of_repaired_code_finishes_the_batch() {
-    let bed = Bed::new("deploy").await;
+    let env = TestEnv::new("deploy").await;
     let extended = ExtendedRetries {
         interval: Duration::from_secs(1),
         max_attempts: None,
     };
     let retry = quick_retries().max_attempts(2).extended(Some(extended));
-    let settings = |numbers: Numbers| numbers.settings(|s| s.retry = retry.clone());
-    let broken = Numbers::new().on_process(|seen| async move {
+    let settings = |numbers: NumbersProcessor| numbers.settings(|s| s.retry = retry.clone());
+    let broken = NumbersProcessor::new().on_process(|seen| async move {
         match seen.start {
             20 => panic!("division by zero"),
             _ => Ok(PageReport::all_processed()),
         }
     });
-    let worker = bed.worker(settings(broken)).await;
-    let batch = bed.batch::<Numbers>(UpTo { n: 50 }).page_size(10);
-    let handle = bed.start(&batch).await;
+    let worker = env.worker(settings(broken)).await;
+    let batch = env.batch::<NumbersProcessor>(UpTo { n: 50 }).page_size(10);
+    let handle = env.start(&batch).await;
     let stuck = progress_shows(&handle, "only the page that panics is left", |p| {
         p.phase == Phase::WaitingForStuckPages && p.pages_completed == 4
     });
     assert_eq!(stuck.await.failing[0].error_type, "Panic");
     worker.stop().await.unwrap();
 
-    let repaired = settings(Numbers::new());
-    let _worker = bed.worker(repaired.clone()).await;
+    let repaired = settings(NumbersProcessor::new());
+    let _worker = env.worker(repaired.clone()).await;
     let report = report(&handle).await;
     assert_eq!(report.outcome, Outcome::Completed);
     assert_eq!(report.progress.pages_completed, 5);
     assert_eq!(repaired.record().processed(), (21..=30).collect::<Vec<_>>());
 }
 
-/// The same name, but cursors of another type.
+/// A processor of the same name whose cursors have another type.
 struct NamedNumbers;
 
 #[async_trait]
 impl PageProcessor for NamedNumbers {
-    const NAME: &'static str = Numbers::NAME;
+    const NAME: &'static str = NumbersProcessor::NAME;
     type Args = UpTo;
     type Cursor = String;
     type Item = ();
@@ -66,25 +66,25 @@ impl PageProcessor for NamedNumbers {
     }
 }
 
-/// With a single attempt for each page, so that nothing but the code of the worker can save it.
+/// Each page has a single attempt, so that only the code of the worker can save it.
 #[tokio::test]
 async fn a_worker_that_cannot_read_the_cursors_uses_up_no_attempts() {
-    let bed = Bed::new("other-cursor").await;
+    let env = TestEnv::new("other-cursor").await;
     let (numbers, gate) = gated_where(|seen| seen.start == 10);
     let numbers = numbers.settings(|s| s.retry = RetryPolicy::never());
-    let worker = bed.worker(numbers.clone()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 50 })
+    let worker = env.worker(numbers.clone()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 50 })
         .page_size(10)
         .max_parallelism(1);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     numbers
         .shows("the second page has begun", |r| r.begun.len() == 2)
         .await;
     gate.let_through(1);
     worker.stop().await.unwrap();
 
-    let other = bed.worker(NamedNumbers).await;
+    let other = env.worker(NamedNumbers).await;
     let waiting = progress_shows(&handle, "a page waits for other code", |p| {
         p.failing
             .iter()
@@ -95,7 +95,7 @@ async fn a_worker_that_cannot_read_the_cursors_uses_up_no_attempts() {
     other.stop().await.unwrap();
 
     gate.open();
-    let _worker = bed.worker(numbers.clone()).await;
+    let _worker = env.worker(numbers.clone()).await;
     let report = report(&handle).await;
     assert_eq!(report.outcome, Outcome::Completed, "{:?}", report.reason);
     eventually("every page was processed once", || async {
@@ -104,11 +104,11 @@ async fn a_worker_that_cannot_read_the_cursors_uses_up_no_attempts() {
     .await;
 }
 
-/// 003-15: what cannot be read holds up nobody where the source can jump over it.
+/// An unreadable page holds up no other page where the source can skip ahead.
 #[tokio::test]
-async fn discovery_goes_on_behind_a_page_that_cannot_be_read() {
-    let bed = Bed::new("unreadable").await;
-    let numbers = Numbers::new()
+async fn discovery_continues_behind_a_page_that_cannot_be_read() {
+    let env = TestEnv::new("unreadable").await;
+    let numbers = NumbersProcessor::new()
         .skipping_ahead()
         .settings(|s| {
             s.retry = quick_retries()
@@ -121,12 +121,12 @@ async fn discovery_goes_on_behind_a_page_that_cannot_be_read() {
                 _ => Ok(()),
             }
         });
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 100 })
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 100 })
         .page_size(10)
         .max_parallelism(2);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     let progress = progress_shows(&handle, "all other pages are done", |p| {
         p.pages_completed == 9 && p.phase == Phase::WaitingForStuckPages
     });
@@ -134,18 +134,18 @@ async fn discovery_goes_on_behind_a_page_that_cannot_be_read() {
     assert_eq!(
         (progress.pages_stuck, progress.pages_in_flight),
         (1, 0),
-        "it holds no slot"
+        "the unreadable page holds a slot"
     );
     assert!(progress.end_of_data);
     handle.cancel("seen enough").await.unwrap();
     assert_eq!(report(&handle).await.outcome, Outcome::Cancelled);
 }
 
-/// 003-15: where it cannot, the batch says that it is blocked, and where.
+/// The batch reports that it is blocked, and at which page, where the source cannot skip ahead.
 #[tokio::test]
-async fn a_batch_whose_source_cannot_jump_is_blocked_at_the_page_that_cannot_be_read() {
-    let bed = Bed::new("blocked").await;
-    let numbers = Numbers::new()
+async fn a_batch_whose_source_cannot_skip_ahead_is_blocked_at_an_unreadable_page() {
+    let env = TestEnv::new("blocked").await;
+    let numbers = NumbersProcessor::new()
         .settings(|s| {
             s.retry = quick_retries()
                 .max_attempts(2)
@@ -157,11 +157,11 @@ async fn a_batch_whose_source_cannot_jump_is_blocked_at_the_page_that_cannot_be_
                 _ => Ok(()),
             }
         });
-    let _worker = bed.worker(numbers.clone()).await;
-    let handle = bed
-        .start(&bed.batch::<Numbers>(UpTo { n: 100 }).page_size(10))
+    let _worker = env.worker(numbers.clone()).await;
+    let handle = env
+        .start(&env.batch::<NumbersProcessor>(UpTo { n: 100 }).page_size(10))
         .await;
-    let progress = progress_shows(&handle, "it is blocked", |p| p.phase == Phase::Blocked);
+    let progress = progress_shows(&handle, "the batch blocks", |p| p.phase == Phase::Blocked);
     let progress = progress.await;
     assert_eq!(progress.pages_completed, 2);
     let failing = &progress.failing[0];

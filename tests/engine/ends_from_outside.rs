@@ -1,4 +1,4 @@
-//! Ends that come from outside: a batch without a report says how it ended.
+//! Batches that are ended from outside and leave no report: their handle says how they ended.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::{
     support::{TestEnv, eventually, within},
 };
 
-/// Starts a controller that nothing will make dispatch, past the client.
+/// Starts a controller with Temporal's own client. Its parallelism is 0, so it never dispatches a page.
 async fn start_by_hand(env: &TestEnv, id: &str, version: u32, run_timeout: Option<Duration>) {
     let input = serde_json::json!({
         "version": version,
@@ -34,7 +34,7 @@ async fn start_by_hand(env: &TestEnv, id: &str, version: u32, run_timeout: Optio
 }
 
 #[tokio::test]
-async fn a_terminated_batch_is_told_from_one_that_ended() {
+async fn a_terminated_batch_is_distinguished_from_one_that_ended() {
     let env = TestEnv::new("terminated").await;
     let _worker = env.worker(NumbersProcessor::new()).await;
     let batch = env
@@ -52,9 +52,9 @@ async fn a_terminated_batch_is_told_from_one_that_ended() {
     );
 }
 
-/// The workflow was started from outside, with a time limit of Temporal's own.
+/// The workflow has a time limit of Temporal's own.
 #[tokio::test]
-async fn a_batch_that_ran_out_of_temporals_time_says_so() {
+async fn a_batch_that_temporal_timed_out_says_so() {
     let env = TestEnv::new("timed-out").await;
     let _worker = env.worker(NumbersProcessor::new()).await;
     let id = env.new_id();
@@ -68,7 +68,7 @@ async fn a_batch_that_ran_out_of_temporals_time_says_so() {
     );
 }
 
-/// During a deploy an old worker meets batches that a new one has written.
+/// During a deploy an old worker meets batches that a newer one has started.
 #[tokio::test]
 async fn a_batch_of_a_newer_protocol_waits_for_a_worker_that_knows_it() {
     let env = TestEnv::new("newer").await;
@@ -84,7 +84,7 @@ async fn a_batch_of_a_newer_protocol_waits_for_a_worker_that_knows_it() {
     assert!(refused.await.contains("this worker knows up to 1"));
     assert_eq!(handle.state().await.unwrap(), BatchStatus::Running);
     assert!(numbers.record().fetches.is_empty());
-    let told = eventually("it is told from a batch without a worker", || async {
+    let told = eventually("the failing task is reported", || async {
         let error = handle.progress().await.unwrap_err();
         matches!(error, ProgressError::TaskFails { .. }).then(|| error.to_string())
     });

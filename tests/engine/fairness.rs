@@ -10,20 +10,19 @@ use crate::{
     support::{TestEnv, eventually, progress_shows, report},
 };
 
-/// Pages of the early batch in flight at most.
+/// The most pages of the early batch in flight.
 const LONG_QUEUE: u32 = 100;
-/// Pages in flight of both, in the only worker.
+/// The slots of the only worker, which both batches share.
 const SLOTS: u32 = 2;
-/// Pages of the late batch in flight at most.
+/// The most pages of the late batch in flight.
 const QUEUE: u32 = 100;
-/// Pages that begin before one is looked at: what has just been dispatched may still be on its way.
+/// Pages that begin before counting starts: pages dispatched just before may still be on their way.
 const SKIPPED: usize = 10;
-/// Pages that are looked at. They all wait for a slot before the first of them begins, so that the speed of the
+/// Pages that are counted. They all wait for a slot before the first of them begins, so that the speed of the
 /// controllers does not matter.
 const LOOKED_AT: usize = 40;
 
-/// The share, in percent, that a batch gets of the pages that begin next, when it comes late to a worker that
-/// has more than enough to do with another one.
+/// The percentage of the next pages that a late batch gets from a worker whose slots are all taken by another batch.
 async fn share_of_late(weight: Option<f32>) -> usize {
     let env = TestEnv::new("fair").await;
     // Each page of the early batch takes a permit; those of the late one wait for the gate.
@@ -61,8 +60,8 @@ async fn share_of_late(weight: Option<f32>) -> usize {
         .max_parallelism(LONG_QUEUE);
     let early = env.start(&early).await;
     let is_long = |p: &Progress| p.pages_in_flight == LONG_QUEUE;
-    progress_shows(&early, "it has a long queue", is_long).await;
-    // What waits at the server: everything but the pages in the slots.
+    progress_shows(&early, "the early batch has a long queue", is_long).await;
+    // Everything but the pages in the slots waits at the server.
     let waiting = async || early.look().await.ok()?.workers?.page_backlog;
     let queue = u64::from(LONG_QUEUE - SLOTS);
     let all_wait = async || waiting().await.filter(|waiting| *waiting >= queue);
@@ -73,18 +72,18 @@ async fn share_of_late(weight: Option<f32>) -> usize {
     };
     let one_more = async || waiting().await.filter(|waiting| *waiting > before);
     eventually("the late batch waits at the server", one_more).await;
-    // One slot after the other, until the late batch has one.
+    // The slots are freed one by one, until the late batch has one.
     while begun_by(&late, &numbers.record().begun) == 0 {
         let before = numbers.record().begun.len();
         early_may.add_permits(1);
-        eventually("the next page is in the slot", || async {
+        eventually("the next page has the free slot", || async {
             (numbers.record().begun.len() > before).then_some(())
         })
         .await;
     }
-    progress_shows(&late, "it has its queue", |p| p.pages_in_flight == QUEUE).await;
+    progress_shows(&late, "the late one queues", |p| p.pages_in_flight == QUEUE).await;
     let enough = |p: &Progress| p.pages_in_flight as usize > LOOKED_AT;
-    progress_shows(&early, "it still has a queue", enough).await;
+    progress_shows(&early, "the early batch still has a queue", enough).await;
 
     let from = numbers.record().begun.len() + SKIPPED;
     early_may.add_permits(1_000);
@@ -102,14 +101,14 @@ async fn share_of_late(weight: Option<f32>) -> usize {
     share
 }
 
-/// By order of arrival it would get next to nothing.
+/// The late batch would get next to nothing in order of arrival.
 #[tokio::test]
 async fn a_late_batch_gets_its_share_beside_a_long_queue() {
     let share = share_of_late(None).await;
     assert!((25..=75).contains(&share), "{share} %");
 }
 
-/// With the same weight it would get half.
+/// The late batch would get half at the same weight.
 #[tokio::test]
 async fn a_batch_of_more_weight_gets_more() {
     let share = share_of_late(Some(8.0)).await;

@@ -1,4 +1,4 @@
-//! Continue-as-new: nothing is lost, and what is carried stays small.
+//! Continue-as-new: nothing is lost, and the state that is carried over stays small.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,32 +16,29 @@ use temporalio_common::{
 };
 
 use crate::{
-    numbers_processor::{
-        NumbersProcessor as Numbers, Shared, UpTo, gated, gated_where, quick_retries,
-    },
+    numbers_processor::{NumbersProcessor, Shared, UpTo, gated, gated_where, quick_retries},
     replay::replays,
-    support::{TestEnv as Bed, eventually, progress_shows, report, server_address},
+    support::{TestEnv, eventually, progress_shows, report, server_address},
 };
 
-/// 2.1a-4.
 #[tokio::test]
 async fn a_batch_continues_as_new_and_carries_its_counts() {
-    let bed = Bed::new("can").await;
-    let numbers = Numbers::new();
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 100 })
+    let env = TestEnv::new("can").await;
+    let numbers = NumbersProcessor::new();
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 100 })
         .page_size(10)
         .pages_per_run(3);
-    let report = bed.run(&batch).await;
+    let report = env.run(&batch).await;
     assert_eq!(report.outcome, Outcome::Completed);
     assert_eq!(report.progress.pages_completed, 10);
     assert!(report.progress.runs >= 3, "{} runs", report.progress.runs);
     assert_eq!(numbers.record().processed(), (1..=100).collect::<Vec<_>>());
 }
 
-/// The server decides which history is long: the suggestion comes with each workflow task. Nothing else makes a run of so few
-/// pages end.
+/// The server decides which history is long, and sends its suggestion with each workflow task. Nothing else ends a run
+/// of so few pages.
 #[tokio::test]
 async fn a_batch_continues_as_new_when_the_server_suggests_it() {
     let server = DevServerOptions::new()
@@ -49,36 +46,35 @@ async fn a_batch_continues_as_new_when_the_server_suggests_it() {
         .start()
         .await
         .unwrap();
-    let bed = Bed::at(&server.address(), "can-suggested").await;
-    let numbers = Numbers::new();
-    let worker = bed.worker(numbers.clone()).await;
-    let batch = bed.batch::<Numbers>(UpTo { n: 40 }).page_size(1);
-    let report = bed.run(&batch).await;
+    let env = TestEnv::at(&server.address(), "can-suggested").await;
+    let numbers = NumbersProcessor::new();
+    let worker = env.worker(numbers.clone()).await;
+    let batch = env.batch::<NumbersProcessor>(UpTo { n: 40 }).page_size(1);
+    let report = env.run(&batch).await;
     assert_eq!(report.outcome, Outcome::Completed);
     assert_eq!(numbers.record().processed(), (1..=40).collect::<Vec<_>>());
     assert!(report.progress.runs >= 2, "{} runs", report.progress.runs);
-    for history in bed.histories(batch.id()).await {
+    for history in env.histories(batch.id()).await {
         let history: serde_json::Value = serde_json::from_slice(&history).unwrap();
         let events = history["events"].as_array().unwrap().len();
-        // Running pages end first, and signals that come meanwhile are dealt with.
+        // Running pages end first, and signals that arrive meanwhile are handled.
         assert!(events < 120, "{events} events");
     }
     worker.stop().await.unwrap();
     server.stop().await.unwrap();
 }
 
-/// 2.1a-3.
 #[tokio::test]
 async fn a_run_may_be_shorter_than_the_parallelism() {
-    let bed = Bed::new("can-often").await;
-    let numbers = Numbers::new().skipping_ahead();
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 50 })
+    let env = TestEnv::new("can-often").await;
+    let numbers = NumbersProcessor::new().skipping_ahead();
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 50 })
         .page_size(10)
         .pages_per_run(1)
         .max_parallelism(3);
-    let report = bed.run(&batch).await;
+    let report = env.run(&batch).await;
     assert_eq!(report.outcome, Outcome::Completed);
     assert_eq!(report.progress.pages_completed, 5);
     assert!(report.progress.runs >= 2);
@@ -87,21 +83,21 @@ async fn a_run_may_be_shorter_than_the_parallelism() {
 
 #[tokio::test]
 async fn pages_in_flight_finish_before_the_run_ends() {
-    let bed = Bed::new("can-in-flight").await;
-    let numbers = Numbers::new()
+    let env = TestEnv::new("can-in-flight").await;
+    let numbers = NumbersProcessor::new()
         .skipping_ahead()
         .on_process(|seen| async move {
-            // Uneven, so that some always run when a hand-over is due.
+            // The durations differ, so that some pages always run when a hand-over is due.
             tokio::time::sleep(Duration::from_millis(20 * (seen.start / 5 % 7))).await;
             Ok(PageReport::all_processed())
         });
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 300 })
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 300 })
         .page_size(5)
         .pages_per_run(7)
         .max_parallelism(5);
-    let report = bed.run(&batch).await;
+    let report = env.run(&batch).await;
     assert_eq!(report.outcome, Outcome::Completed);
     assert_eq!(numbers.record().processed(), (1..=300).collect::<Vec<_>>());
     assert_eq!(report.progress.pages_completed, 60);
@@ -109,13 +105,12 @@ async fn pages_in_flight_finish_before_the_run_ends() {
     assert!(report.progress.runs >= 4, "{} runs", report.progress.runs);
 }
 
-/// In the Python library a stuck page and a continue-as-new end in silence.
 #[tokio::test]
 async fn stuck_pages_are_carried_with_their_failures() {
-    let bed = Bed::new("can-stuck").await;
+    let env = TestEnv::new("can-stuck").await;
     let fixed = Shared::<bool>::default();
     let is_fixed = fixed.clone();
-    let numbers = Numbers::new()
+    let numbers = NumbersProcessor::new()
         .settings(|s| {
             s.retry = quick_retries()
                 .max_attempts(1)
@@ -133,12 +128,12 @@ async fn stuck_pages_are_carried_with_their_failures() {
                 Ok(PageReport::all_processed())
             }
         });
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 80 })
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 80 })
         .page_size(10)
         .pages_per_run(2);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     let progress = progress_shows(&handle, "two stuck pages after continue-as-new", |p| {
         p.pages_stuck == 2 && p.pages_completed == 6 && p.runs >= 2
     });
@@ -149,7 +144,7 @@ async fn stuck_pages_are_carried_with_their_failures() {
     assert_eq!(report.outcome, Outcome::Completed);
     assert_eq!(numbers.record().processed(), (1..=80).collect::<Vec<_>>());
     assert!(report.progress.retries >= 2);
-    replays(&bed, handle.id(), "stuck-over-runs").await;
+    replays(&env, handle.id(), "stuck-over-runs").await;
 }
 
 #[tokio::test]
@@ -157,19 +152,19 @@ async fn no_token_is_lost_under_a_stream_of_signals() {
     use temporalio_client::{UntypedSignal, UntypedWorkflow, WorkflowSignalOptions};
     use temporalio_common::data_converters::{PayloadConverter, RawValue};
 
-    let bed = Bed::new("can-signals").await;
-    let numbers = Numbers::new();
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 200 })
+    let env = TestEnv::new("can-signals").await;
+    let numbers = NumbersProcessor::new();
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 200 })
         .page_size(10)
         .pages_per_run(4);
-    let handle = bed.start(&batch).await;
-    let workflow = bed
+    let handle = env.start(&batch).await;
+    let workflow = env
         .client
         .temporal()
         .get_workflow_handle::<UntypedWorkflow>(batch.id());
-    // From another batch run, so each must be dropped, also when it meets the end of a run.
+    // Tokens from another batch run must be dropped, even when they arrive at the end of a run.
     let foreign = serde_json::json!({"batch_run": "another", "stride": 0, "starts": ["7"]});
     let noise = async {
         loop {
@@ -192,22 +187,22 @@ async fn no_token_is_lost_under_a_stream_of_signals() {
     assert!(report.progress.announcements_dropped > 0);
 }
 
-/// Running activities do not outlive their run, but one long page must not stop the batch for that.
+/// Running activities do not outlive their run, but one long page must not stop the batch.
 #[tokio::test]
-async fn a_long_page_postpones_the_hand_over_while_others_go_on() {
-    let bed = Bed::new("can-long").await;
+async fn a_long_page_postpones_the_hand_over_while_other_pages_run() {
+    let env = TestEnv::new("can-long").await;
     let (numbers, gate) = gated_where(|seen| seen.start == 0);
     let numbers = numbers.skipping_ahead();
-    let _worker = bed.worker(numbers.clone()).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 400 })
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 400 })
         .page_size(10)
         .pages_per_run(3)
         .max_parallelism(2);
-    let handle = bed.start(&batch).await;
-    // The hand-over is due after three pages and waits for the first one in vain.
+    let handle = env.start(&batch).await;
+    // The hand-over is due after three pages and waits for the first one.
     let record = numbers
-        .shows("pages go on beside the long one", |r| r.done.len() >= 10)
+        .shows("other pages are done", |r| r.done.len() >= 10)
         .await;
     assert!(record.done.iter().all(|seen| seen.start != 0));
     assert_eq!(handle.progress().await.unwrap().runs, 1);
@@ -217,7 +212,7 @@ async fn a_long_page_postpones_the_hand_over_while_others_go_on() {
     assert_eq!(numbers.record().processed(), (1..=400).collect::<Vec<_>>());
 }
 
-/// Is there for as long as something of a worker is.
+/// A codec that exists for as long as any part of its worker.
 struct Mark(#[expect(dead_code, reason = "only counted")] Arc<()>);
 
 impl PayloadCodec for Mark {
@@ -238,10 +233,10 @@ impl PayloadCodec for Mark {
     }
 }
 
-/// An activity that waits with the SDK's own token keeps its run in memory for as long as the process lives.
+/// An activity that waits with the SDK's own token keeps its run in memory until the process ends.
 #[tokio::test]
 async fn runs_that_end_while_strides_are_at_work_are_freed() {
-    let bed = Bed::new("can-freed").await;
+    let env = TestEnv::new("can-freed").await;
     let mark = Arc::new(());
     let marked = DataConverter::new(
         PayloadConverter::default(),
@@ -255,15 +250,15 @@ async fn runs_that_end_while_strides_are_at_work_are_freed() {
         .data_converter(marked);
     let client = BatchClient::connect(&options).await.unwrap();
     let (numbers, gate) = gated();
-    let worker = Worker::new(&client, &bed.queue)
+    let worker = Worker::new(&client, &env.queue)
         .processor(numbers.skipping_ahead())
         .start()
         .unwrap();
     drop((options, client));
-    let batch = bed.batch::<Numbers>(UpTo { n: 100 }).page_size(10);
-    let handle = bed.start(&batch).await;
+    let batch = env.batch::<NumbersProcessor>(UpTo { n: 100 }).page_size(10);
+    let handle = env.start(&batch).await;
     progress_shows(&handle, "pages are at work", |p| p.pages_in_flight > 1).await;
-    // What it was at is not waited for.
+    // The worker is dropped without waiting for its running pages.
     drop(worker);
     gate.open();
     eventually("nothing of the worker is left", || async {

@@ -18,7 +18,7 @@ use crate::{
     support::{TestEnv, progress_shows, report},
 };
 
-/// Keeps everything that it is told.
+/// A failure handler, tracker and completion hook that keeps all notices.
 #[derive(Clone, Default)]
 pub struct Told {
     pub failures: Shared<Vec<FailureNotice>>,
@@ -71,7 +71,7 @@ impl CompletionHook for Told {
     }
 }
 
-/// A handler, tracker and completion hook that does its worst.
+/// A handler, tracker and completion hook that panics, hangs or fails.
 struct Bad<const HOW: char>;
 
 impl<const HOW: char> Bad<HOW> {
@@ -121,7 +121,7 @@ impl<const HOW: char> CompletionHook for Bad<HOW> {
     }
 }
 
-/// The page after 10 gets stuck and recovers, the one after 30 is given up.
+/// A processor whose page after 10 gets stuck and recovers, and whose page after 30 is given up.
 fn troubled() -> NumbersProcessor {
     let act = |seen: Seen| async move {
         match seen.start {
@@ -153,7 +153,7 @@ fn start_of(failure: &Failure) -> String {
 }
 
 #[tokio::test]
-async fn a_handler_hears_once_of_each_failure_over_all_runs() {
+async fn a_handler_hears_of_each_failure_once_over_all_runs() {
     let env = TestEnv::new("handler").await;
     let told = Told::default();
     let numbers = troubled();
@@ -197,7 +197,7 @@ async fn a_handler_hears_when_more_fails_than_is_tolerated() {
         .tolerate(Tolerance::new().pages(Limit::count(0)))
         .on_failure("told");
     let handle = env.start(&batch).await;
-    progress_shows(&handle, "it paused itself", |p| p.phase == Phase::Paused).await;
+    progress_shows(&handle, "the batch pauses", |p| p.phase == Phase::Paused).await;
     handle.resume().await.unwrap();
     report(&handle).await;
     let failures = told.failures.lock().clone();
@@ -206,7 +206,7 @@ async fn a_handler_hears_when_more_fails_than_is_tolerated() {
     assert_eq!(exceeded.count(), 1, "{what:?}");
 }
 
-/// Tells nobody until it may.
+/// A handler that waits at a gate.
 struct Slow(Gate);
 
 #[async_trait]
@@ -259,7 +259,7 @@ async fn a_bad_hook_is_harmless<const HOW: char>(env: &TestEnv) {
     assert_eq!(report.outcome, Outcome::CompletedWithFailures);
     assert_eq!(report.progress.pages_completed, 9);
     assert_eq!(report.progress.pages_failed, 1);
-    // Two pages and the end; the start and the end; the end.
+    // Two pages and the end for the handler; the start and the end for the tracker; the end for the completion hook.
     assert_eq!(report.progress.hooks_failed, 6, "{}", Bad::<HOW>::NAME);
     replays(env, handle.id(), Bad::<HOW>::NAME).await;
 }
@@ -282,7 +282,7 @@ async fn hooks_that_panic_hang_or_fail_change_nothing_but_a_counter() {
             .completion_hook(Bad::<'h'>)
             .completion_hook(Bad::<'f'>)
     };
-    let _worker = env.worker_with(troubled_anew(), register).await;
+    let _worker = env.worker_with(troubled_in_every_batch(), register).await;
     tokio::join!(
         a_bad_hook_is_harmless::<'p'>(&env),
         a_bad_hook_is_harmless::<'h'>(&env),
@@ -298,8 +298,9 @@ async fn hooks_that_panic_hang_or_fail_change_nothing_but_a_counter() {
     }
 }
 
-/// The same for every batch of a worker: stuck by the number of the attempt.
-fn troubled_anew() -> NumbersProcessor {
+/// The same processor, but which attempts fail depends on the attempt's number, so that every batch of a worker has the
+/// same failures.
+fn troubled_in_every_batch() -> NumbersProcessor {
     troubled().on_process(|seen| async move {
         match seen.start {
             10 if seen.attempt <= 3 => Err(PageError::retryable("slow")),
@@ -358,7 +359,7 @@ async fn a_tracker_is_called_every_interval_over_all_runs_and_in_pauses() {
     handle.pause("to see it wait").await.unwrap();
     let paused = progress_shows(&handle, "paused", |p| p.phase == Phase::Paused).await;
     let before = told.progress.lock().len();
-    crate::support::eventually("it is told twice more", || async {
+    crate::support::eventually("the tracker is called twice more", || async {
         (told.progress.lock().len() >= before + 2).then_some(())
     })
     .await;
@@ -373,8 +374,8 @@ async fn a_tracker_is_called_every_interval_over_all_runs_and_in_pauses() {
     );
     assert!(progress.is_sorted_by_key(|p| p.pages_completed));
     assert_eq!(progress.last().unwrap().phase, Phase::Ended);
-    // It is told by every run of the controller, those after a hand-over included.
-    assert!(paused.runs > 1, "it has continued as new before the pause");
+    // Every run of the controller calls the tracker, and the first run is over.
+    assert!(paused.runs > 1, "the batch was never handed over");
     let while_paused = progress.iter().filter(|p| p.phase == Phase::Paused);
     let runs: Vec<_> = while_paused.map(|p| p.runs).collect();
     assert!(runs.len() >= 2, "{progress:#?}");

@@ -1,4 +1,4 @@
-//! Items one by one: permits of the rate, and further tries of an item inside of its page.
+//! Items paced one by one: permits of the rate, and further tries of one item within its page.
 
 use std::{
     sync::{
@@ -21,13 +21,13 @@ use crate::{
 
 type Attempt = dyn Fn(u64, u32) -> Result<(), PageError> + Send + Sync;
 
-/// An API that is called for each number, and keeps a record of the calls.
+/// An API that is called for each number, and records the calls.
 #[derive(Clone)]
 struct Api {
     settings: ProcessorSettings,
     /// The result of the nth call for a number.
     answers: Arc<Attempt>,
-    /// When it was called, and for which number.
+    /// The time of each call, and its number.
     calls: Arc<Mutex<Vec<(Instant, u64)>>>,
     pages: Arc<watch::Sender<u32>>,
     in_flight: Arc<AtomicU32>,
@@ -95,7 +95,7 @@ impl PageProcessor for Api {
         ctx: &PageContext<Self>,
         items: Vec<u64>,
     ) -> Result<PageReport, PageError> {
-        let page = ctx.page().expect("it is processed");
+        let page = ctx.page().expect("the page is processed");
         assert_eq!(page.start().copied().unwrap_or(0) + 1, items[0]);
         assert_eq!(page.end(), items.last());
         self.pages.send_modify(|pages| *pages += 1);
@@ -133,13 +133,13 @@ fn most_in_a_second(calls: &[(Instant, u64)]) -> usize {
 }
 
 #[tokio::test]
-async fn item_by_item_no_second_has_more_calls_than_the_rate_and_those_in_flight() {
+async fn no_second_has_more_item_calls_than_the_rate_and_those_in_flight() {
     const RATE: usize = 150;
     const SLOTS: usize = 4;
     let env = TestEnv::new("permits").await;
     let api = Api::new(Permits::PerItem);
     let (_one, _two) = (env.worker(api.clone()).await, env.worker(api.clone()).await);
-    // Each page tells of the next one, and is as much as the rate allows in more than half a second.
+    // Each page announces the next one, and holds as many items as the rate allows in more than half a second.
     let batch = env
         .batch::<Api>(UpTo { n: 1_200 })
         .page_size(100)
@@ -150,19 +150,19 @@ async fn item_by_item_no_second_has_more_calls_than_the_rate_and_those_in_flight
     let mut calls = api.calls.lock().unwrap().clone();
     calls.sort_unstable();
     assert_eq!(calls.len(), 1_200);
-    // A call that was let through may be recorded late, once for each page in flight.
+    // A call may be recorded later than it was permitted, once for each page in flight.
     let most = most_in_a_second(&calls);
     assert!(most <= RATE + 2 * SLOTS, "{most} calls in a second");
     let in_flight = api.most_in_flight.load(Ordering::SeqCst);
     assert!(
         in_flight > 1,
-        "pages that are found one by one run together"
+        "pages that are found one by one do not run together"
     );
 }
 
-/// At this rate the permits of a page are earned in three hours.
+/// The permits of one page take three hours to earn at this rate.
 #[tokio::test]
-async fn the_first_page_does_not_wait_for_all_its_permits_and_the_settings_are_warned_about() {
+async fn the_first_page_does_not_wait_for_all_its_permits_and_a_warning_names_the_settings() {
     let env = TestEnv::new("first-page").await;
     for permits in [Permits::PerPage, Permits::PerItem] {
         let api = Api::new(permits);
@@ -176,7 +176,7 @@ async fn the_first_page_does_not_wait_for_all_its_permits_and_the_settings_are_w
         let mut pages = api.pages.subscribe();
         let begun = pages.wait_for(|pages| *pages > 0);
         within("the first page begins", begun).await.unwrap();
-        let progress = progress_shows(&handle, "it is warned about", |p| !p.warnings.is_empty());
+        let progress = progress_shows(&handle, "a warning is shown", |p| !p.warnings.is_empty());
         let warnings = progress.await.warnings;
         assert!(
             warnings[0].contains("--max-parallelism 5 --page-size 1 would make that 5s"),
@@ -219,7 +219,7 @@ async fn a_pause_at_once_ends_the_wait_for_the_next_try_and_nothing_counts_as_fa
             (3, 1) => Err(PageError::retryable("500")),
             _ => Ok(()),
         });
-    // The wait must fit into what is left of the page.
+    // The wait must fit into the rest of the page's timeout.
     api.settings.page_timeout = 2 * hour;
     let _worker = env.worker(api.clone()).await;
     let batch = env.batch::<Api>(UpTo { n: 10 }).page_size(5);
@@ -237,7 +237,7 @@ async fn a_pause_at_once_ends_the_wait_for_the_next_try_and_nothing_counts_as_fa
 }
 
 #[tokio::test]
-async fn a_stride_on_a_source_that_cannot_skip_is_said_to_be_ignored() {
+async fn a_stride_on_a_source_that_cannot_skip_ahead_is_reported_as_ignored() {
     let env = TestEnv::new("stride-ignored").await;
     for skips in [false, true] {
         let numbers = match skips {

@@ -1,4 +1,4 @@
-//! Workers that die.
+//! Workers that are killed, stopped or suspended while they work.
 
 use std::{
     io::Write as _,
@@ -24,9 +24,9 @@ use crate::{
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(3);
 const PAGES: u32 = 6;
 
-/// Pages that say in a file, which outlives their process, when they begin and end. The third page takes
-/// for ever while a file called `slow` exists, and to be read while one called `slow to read` does. Reading it kills
-/// the worker while there is one called `deadly to read`.
+/// A processor whose pages write their beginning and end into a file, the diary, which outlives the process. While a
+/// file called `slow` exists, the third page runs forever; while one called `slow to read` exists, it is read forever;
+/// while one called `deadly to read` exists, reading it kills the worker.
 pub struct Diary {
     dir: PathBuf,
     mode: RetryMode,
@@ -61,7 +61,7 @@ impl Diary {
         self.lines().iter().filter(|l| *l == line).count()
     }
 
-    /// Waits until a line has been written so many times.
+    /// Waits until the diary has a line this many times.
     pub async fn shows_times(&self, line: &str, times: usize) {
         let what = format!("the diary shows {line:?} {times} times");
         eventually(&what, || async {
@@ -156,10 +156,10 @@ impl PageProcessor for Diary {
     }
 }
 
-/// The worker process of these tests is this very binary again, with this test, which then is the worker.
+/// The worker process of these tests is the test binary itself, started again with one test alone.
 const WORKER_PROCESS: &str = "killed_workers::a_worker_told_to_stop_finishes_its_page_first";
 
-/// Whether this process is such a worker; if so it has been one until it was told to stop.
+/// Returns whether this process was started as a worker. If so, it has worked until it was told to stop.
 async fn was_a_worker_process() -> bool {
     let Ok(dir) = std::env::var("DIARY_DIR") else {
         return false;
@@ -184,7 +184,7 @@ async fn was_a_worker_process() -> bool {
     true
 }
 
-/// A worker process that is killed with its owner.
+/// A worker process that is killed when its value is dropped.
 pub struct WorkerProcess(Child);
 
 impl WorkerProcess {
@@ -210,7 +210,7 @@ impl WorkerProcess {
         Self(child.unwrap())
     }
 
-    /// As `kill -9` does.
+    /// Kills the process as `kill -9` does.
     pub fn kill(mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
@@ -235,7 +235,7 @@ impl WorkerProcess {
     }
 
     async fn ended(&mut self) -> bool {
-        let status = eventually("the worker ends by itself", || {
+        let status = eventually("the worker process ends by itself", || {
             let status = self.0.try_wait().unwrap();
             async move { status }
         });
@@ -274,16 +274,17 @@ async fn a_worker_killed_in_a_page_costs_about_its_heartbeat_timeout() {
         assert_eq!(diary.count(&format!("end {page}")), 1, "page {page}");
     }
     replays(&env, batch.id(), "killed").await;
-    // The second attempt found out that its page was announced already.
+    // The second attempt learns that its page has already been announced.
     let signals = env.signals(batch.id(), "next_page").await;
     assert_eq!(signals, PAGES as usize);
-    // Not a limit on speed, but on what was waited for: the default page timeout is five minutes.
+    // This is no limit on speed. It distinguishes the heartbeat timeout from the page timeout, which is five minutes by
+    // default.
     assert!(recovered < Duration::from_secs(30), "{recovered:?}");
     println!("recovered {recovered:?} after kill -9, heartbeat timeout {HEARTBEAT_TIMEOUT:?}");
 }
 
-/// A processor that says nothing of heartbeats waits for 15 s, and not for the page timeout of five minutes. Temporal
-/// keeps the limit of each attempt in the history.
+/// A processor without a heartbeat timeout of its own waits 15 s, and not the page timeout of five minutes. Temporal
+/// keeps the timeout of each attempt in the history.
 #[tokio::test(flavor = "multi_thread")]
 async fn by_default_a_lost_worker_costs_fifteen_seconds() {
     let env = TestEnv::new("kill-default").await;
@@ -301,7 +302,7 @@ async fn by_default_a_lost_worker_costs_fifteen_seconds() {
     assert_eq!(report(&handle).await.outcome, Outcome::Completed);
     assert_eq!((diary.count("begin 3"), diary.count("end 3")), (2, 1));
     let limits = heartbeat_timeouts_of_strides(&env, batch.id()).await;
-    // A stride for each page, and the one that finds nothing more.
+    // One stride for each page, and one that finds no more rows.
     assert!(limits.len() >= PAGES as usize, "{limits:?}");
     assert!(
         limits.iter().all(|limit| limit == "15.000000000s"),
@@ -309,7 +310,7 @@ async fn by_default_a_lost_worker_costs_fifteen_seconds() {
     );
 }
 
-/// The heartbeat timeouts in the history, one for each activity of pages that a batch has scheduled.
+/// The heartbeat timeouts of all strides in the history of a batch.
 async fn heartbeat_timeouts_of_strides(env: &TestEnv, batch_id: &str) -> Vec<serde_json::Value> {
     let mut limits = Vec::new();
     for history in env.histories(batch_id).await {
@@ -324,7 +325,7 @@ async fn heartbeat_timeouts_of_strides(env: &TestEnv, batch_id: &str) -> Vec<ser
     limits
 }
 
-/// Signs of life are the engine's business, also while user code does nothing but wait.
+/// The engine sends heartbeats even while user code only waits.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_may_take_longer_than_the_heartbeat_timeout() {
     let env = TestEnv::new("slow-page").await;
@@ -363,9 +364,9 @@ async fn a_worker_told_to_stop_finishes_its_page_first() {
     assert_eq!(diary.count("begin 3"), 1, "a drained page is not run again");
 }
 
-/// A worker that was stopped in its tracks, and goes on when another one has its page, does not begin it.
+/// A worker that is suspended, and wakes up when another worker has its page, does not begin that page.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_wakes_up_late_does_not_begin_a_page_that_another_one_has() {
+async fn a_worker_that_wakes_up_late_does_not_begin_the_page_of_another_one() {
     let env = TestEnv::new("zombie").await;
     let dir = tempfile::tempdir().unwrap();
     let diary = Diary::new(dir.path(), RetryMode::AtLeastOnce);
@@ -380,7 +381,7 @@ async fn a_worker_that_wakes_up_late_does_not_begin_a_page_that_another_one_has(
     let _second = WorkerProcess::start(&env, &diary);
     diary.shows_times("begin 3", 1).await;
     zombie.signal("CONT");
-    // It drains, so once it has ended its attempt is over.
+    // The worker drains, so its attempt is over once the process has ended.
     zombie.terminate();
     zombie.ends().await;
     diary.quicken();
@@ -389,7 +390,7 @@ async fn a_worker_that_wakes_up_late_does_not_begin_a_page_that_another_one_has(
     assert_eq!((diary.count("begin 3"), diary.count("end 3")), (1, 1));
 }
 
-/// A page that kills its workers must not do so unnoticed for ever.
+/// A page that kills its workers must be noticed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_that_loses_its_worker_again_and_again_counts_as_failing() {
     let env = TestEnv::new("kill-thrice").await;
@@ -405,7 +406,7 @@ async fn a_page_that_loses_its_worker_again_and_again_counts_as_failing() {
     let _worker = WorkerProcess::start(&env, &diary);
     let report = report(&handle).await;
     assert_eq!(report.outcome, Outcome::Completed);
-    assert_eq!(report.progress.retries, 1, "Temporal's attempts were spent");
+    assert_eq!(report.progress.retries, 1, "retries after Temporal's own");
     assert_eq!((diary.count("begin 3"), diary.count("end 3")), (4, 1));
     replays(&env, handle.id(), "killed-thrice").await;
 }
@@ -434,9 +435,9 @@ async fn at_most_once_does_not_repeat_the_page_of_a_lost_worker() {
     assert_eq!(report.progress.pages_completed, u64::from(PAGES) - 1);
 }
 
-/// No page after its last sign of life is repeated: the worker may have processed it.
+/// A page whose heartbeat was the last one is not repeated: the worker may have processed it.
 #[tokio::test(flavor = "multi_thread")]
-async fn at_most_once_a_worker_lost_in_the_tail_of_the_data_costs_the_page_that_it_was_at() {
+async fn at_most_once_a_worker_lost_at_the_end_of_the_data_costs_its_current_page() {
     let env = TestEnv::new("kill-tail").await;
     let dir = tempfile::tempdir().unwrap();
     let diary = Diary::keeping_letters(dir.path(), RetryMode::AtMostOnce);
@@ -468,9 +469,9 @@ fn page_3_is_given_up(report: &BatchReport) {
     assert_eq!(range, ["2", "3"]);
 }
 
-/// Three workers for its attempt, and one that would have put it aside.
+/// The page kills three workers at its attempt, and a fourth that would have set it aside.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_that_kills_whoever_reads_it_is_given_up() {
+async fn a_page_that_kills_every_worker_that_reads_it_is_given_up() {
     let env = TestEnv::new("kill-readers").await;
     let dir = tempfile::tempdir().unwrap();
     let diary = Diary::keeping_letters(dir.path(), RetryMode::AtLeastOnce);

@@ -1,4 +1,4 @@
-//! A batch id that is taken, going on after an end, who did what, and Temporal's own controls.
+//! Batch ids that are in use, continuations, the audit of requests, and Temporal's own controls.
 
 use std::{sync::Arc, time::Duration};
 
@@ -33,7 +33,7 @@ async fn starting_attaches_only_to_the_same_batch() {
         .page_size(10)
         .pages_per_run(2);
     let handle = env.start(&batch).await;
-    // What is compared is still there after a continue-as-new.
+    // The fields that are compared are still there after a continue-as-new.
     progress_shows(&handle, "a later run", |p| p.runs > 1).await;
 
     let refused = env.client.start(&batch).await.unwrap_err();
@@ -59,7 +59,7 @@ async fn starting_attaches_only_to_the_same_batch() {
 }
 
 #[tokio::test]
-async fn a_cancelled_batch_goes_on_exactly_where_it_stood() {
+async fn a_cancelled_batch_continues_exactly_where_it_ended() {
     let env = TestEnv::new("continue").await;
     let (numbers, gate) = gated();
     let numbers = numbers
@@ -111,7 +111,7 @@ async fn a_cancelled_batch_goes_on_exactly_where_it_stood() {
 }
 
 #[tokio::test]
-async fn a_batch_whose_coverage_stopped_goes_on_once_the_cause_is_gone() {
+async fn a_batch_whose_coverage_stopped_continues_once_the_cause_is_gone() {
     let env = TestEnv::new("continue-failed").await;
     let gone = Shared::<bool>::default();
     *gone.lock() = true;
@@ -136,7 +136,7 @@ async fn a_batch_whose_coverage_stopped_goes_on_once_the_cause_is_gone() {
         "{refused}"
     );
 
-    // Still gone: it fails at the same place, and nothing is counted twice.
+    // The cause is still there: the batch fails at the same place, and nothing is counted twice.
     let continues = batch.clone().continues(true);
     let second = env.run(&continues).await;
     assert_eq!(second.outcome, Outcome::Failed);
@@ -155,7 +155,7 @@ async fn a_batch_whose_coverage_stopped_goes_on_once_the_cause_is_gone() {
 }
 
 #[tokio::test]
-async fn a_stopped_batch_goes_on_with_limits_given_anew() {
+async fn a_stopped_batch_continues_with_new_limits() {
     let env = TestEnv::new("continue-stopped").await;
     let down = Shared::<bool>::default();
     *down.lock() = true;
@@ -197,7 +197,7 @@ async fn a_stopped_batch_goes_on_with_limits_given_anew() {
 }
 
 #[tokio::test]
-async fn what_left_nothing_to_go_on_from_is_refused_with_the_ways() {
+async fn a_batch_without_a_report_is_not_continued_and_the_message_says_what_is_possible() {
     let env = TestEnv::new("continue-not").await;
     let _worker = env.worker(NumbersProcessor::new()).await;
     let batch = env
@@ -228,7 +228,7 @@ async fn what_left_nothing_to_go_on_from_is_refused_with_the_ways() {
 }
 
 #[tokio::test]
-async fn every_control_action_is_kept_with_who_when_and_why() {
+async fn every_request_is_kept_with_who_when_and_why() {
     let env = TestEnv::new("audit").await;
     let _worker = env.worker(NumbersProcessor::new()).await;
     let batch = env
@@ -252,7 +252,7 @@ async fn every_control_action_is_kept_with_who_when_and_why() {
         .await
         .unwrap();
     let report = report(&handle).await;
-    assert!(report.progress.runs > 1, "it is carried over");
+    assert!(report.progress.runs > 1, "the batch was never handed over");
     let audit = report.progress.audit;
     let kept: Vec<_> = audit
         .iter()
@@ -272,7 +272,7 @@ async fn every_control_action_is_kept_with_who_when_and_why() {
 }
 
 #[tokio::test]
-async fn temporals_own_interface_shows_where_a_batch_stands() {
+async fn temporals_web_ui_shows_the_position_of_a_batch() {
     let env = TestEnv::new("details").await;
     let (numbers, gate) = gated_where(|seen| seen.start >= 30);
     let _worker = env.worker(numbers).await;
@@ -295,10 +295,10 @@ async fn temporals_own_interface_shows_where_a_batch_stands() {
     report(&handle).await;
 }
 
-/// The batch goes on from what its current run was handed: nothing is known of what was done since, so it is
-/// done again, and counted once.
+/// A recovered batch continues from the state that its current run was handed. Later progress is lost, so those pages
+/// are done again, and counted once.
 #[tokio::test]
-async fn a_recovered_batch_starts_its_run_again_and_counts_right() {
+async fn a_recovered_batch_starts_its_run_again_and_counts_correctly() {
     let env = TestEnv::new("recover").await;
     let (numbers, gate) = gated_where(|seen| seen.start >= 50);
     let numbers = numbers.settings(|s| s.heartbeat_timeout = Duration::from_secs(2));
@@ -311,13 +311,13 @@ async fn a_recovered_batch_starts_its_run_again_and_counts_right() {
     let handle = env.start(&batch).await;
     let half =
         |p: &temporal_batch::progress::Progress| p.pages_completed == 5 && p.pages_in_flight == 2;
-    let before = progress_shows(&handle, "half is done", half).await;
-    assert!(before.runs > 1, "some of it was handed over");
+    let before = progress_shows(&handle, "half of the pages are done", half).await;
+    assert!(before.runs > 1, "no page was handed over");
     handle.set_max_parallelism(3).await.unwrap();
 
     handle.recover("to see what happens").await.unwrap();
-    // A run that was recovered can be recovered.
-    progress_shows(&handle, "it stands there again", |p| {
+    // A recovered run can be recovered again.
+    progress_shows(&handle, "the batch is again where its run began", |p| {
         p.pages_completed == 5 && p.max_parallelism == 3
     })
     .await;
@@ -336,8 +336,8 @@ async fn a_recovered_batch_starts_its_run_again_and_counts_right() {
     assert_eq!(report.progress.pages_failed, 0);
     let mut processed = numbers.record().processed();
     let handed_over = processed.iter().filter(|row| **row <= 30).count();
-    assert_eq!(handed_over, 30, "what was handed over is not done again");
-    assert!(processed.len() > 100, "the rest is");
+    assert_eq!(handed_over, 30, "finished pages ran again");
+    assert!(processed.len() > 100, "no page was done again");
     processed.dedup();
     assert_eq!(processed, rows(100));
 
@@ -352,14 +352,14 @@ async fn a_recovered_batch_starts_its_run_again_and_counts_right() {
 }
 
 #[tokio::test]
-async fn pages_that_may_run_once_only_are_recovered_by_force_only() {
-    // The mode is known from the first look at the processor, or from what the run was handed.
+async fn at_most_once_a_batch_is_recovered_only_by_force() {
+    // The retry mode is known from the report of the processor's settings, or from the state that the run was handed.
     for (name, pages_per_run) in [("recover-once", 100), ("recover-once-handed", 1)] {
-        recovered_by_force_only(&TestEnv::new(name).await, pages_per_run).await;
+        is_recovered_only_by_force(&TestEnv::new(name).await, pages_per_run).await;
     }
 }
 
-async fn recovered_by_force_only(env: &TestEnv, pages_per_run: u32) {
+async fn is_recovered_only_by_force(env: &TestEnv, pages_per_run: u32) {
     let (numbers, gate) = gated_where(|seen| seen.start >= 20);
     let once = numbers.clone().settings(|s| {
         s.retry_mode = RetryMode::AtMostOnce;
@@ -391,22 +391,22 @@ async fn recovered_by_force_only(env: &TestEnv, pages_per_run: u32) {
     let report = report(&handle).await;
     assert_eq!(report.progress.items.processed, 50, "{report:#?}");
     let mut processed = numbers.record().processed();
-    assert!(processed.len() > 50, "that is why it was refused");
+    assert!(processed.len() > 50, "no page ran twice");
     processed.dedup();
     assert_eq!(processed, rows(50));
 }
 
-/// Who pauses the activity of a stride that runs tells it to end at its page, as a cancellation does. What is
-/// left of the stride is dispatched again, so this is no way to pause a batch, but it harms nothing.
+/// An operator who pauses the activity of a running stride ends it after its page, as a cancellation does. The rest of
+/// the stride is dispatched again, so this is no way to pause a batch, but it harms nothing.
 #[tokio::test]
-async fn a_paused_activity_ends_at_its_page_and_the_batch_goes_on() {
+async fn a_paused_activity_ends_after_its_page_and_the_batch_continues() {
     use temporalio_client::tonic::IntoRequest as _;
     use temporalio_common::protos::temporal::api::{
         common::v1::WorkflowExecution,
         workflowservice::v1::{PauseActivityRequest, pause_activity_request::Activity},
     };
     let env = TestEnv::new("pause-activity").await;
-    // Its only page takes until it is told to stop.
+    // The only page runs until it is cancelled.
     let _worker = env.worker(Patient).await;
     let batch = env.batch::<Patient>(()).max_parallelism(1);
     let handle = env.start(&batch).await;
@@ -428,7 +428,7 @@ async fn a_paused_activity_ends_at_its_page_and_the_batch_goes_on() {
     assert_eq!(report.progress.retries, 0);
 }
 
-/// A store that keeps reports, but not at the first time.
+/// A store that keeps reports, but fails at its first call.
 #[derive(Clone, Default)]
 struct Reports {
     kept: Shared<Vec<BatchReport>>,
@@ -464,7 +464,7 @@ impl DeadLetters for Reports {
     }
 }
 
-/// No data, but a store.
+/// A processor without data, but with a store.
 struct Kept(Reports);
 
 #[async_trait::async_trait]
@@ -497,7 +497,7 @@ async fn the_final_report_is_kept_with_the_dead_letters() {
     let report = env.run(&batch).await;
     assert_eq!(report.outcome, Outcome::Completed);
     assert_eq!(report.progress.hooks_failed, 0);
-    assert_eq!(*reports.asked.lock(), 2, "it is asked until it works");
+    assert_eq!(*reports.asked.lock(), 2, "one call failed");
     let kept = reports.kept.lock().clone();
     assert_eq!(kept.len(), 1);
     assert_eq!(kept[0].outcome, Outcome::Completed);

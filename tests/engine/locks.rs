@@ -16,15 +16,15 @@ use crate::{
     support::{TestEnv, progress_shows, report, within},
 };
 
-/// Waits until the batch waits for the one that has the lock.
+/// Waits until the batch waits for the other one, which has the lock.
 async fn waits_for(handle: &BatchHandle, holder: &BatchHandle) {
-    progress_shows(handle, "it waits for the lock", |p| {
+    progress_shows(handle, "the batch waits for the lock", |p| {
         p.lock_held_by.as_deref() == Some(holder.id())
     })
     .await;
 }
 
-/// The Temporal run that is a lock, while it is taken.
+/// The Temporal run that represents a lock while it is taken.
 async fn lock_run(env: &TestEnv, name: &str) -> Option<String> {
     let id = format!("temporal-batch.lock/{name}");
     let lock = env
@@ -33,7 +33,7 @@ async fn lock_run(env: &TestEnv, name: &str) -> Option<String> {
         .get_workflow_handle::<UntypedWorkflow>(id);
     let lock = lock.describe(Default::default()).await.ok()?;
     let taken = lock.status() == WorkflowExecutionStatus::Running;
-    // No task waits for a worker that will never come.
+    // No task waits for a worker, since no worker polls for it.
     assert!(lock.raw().pending_workflow_task.is_none());
     taken.then(|| lock.run_id().to_owned())
 }
@@ -51,7 +51,7 @@ async fn a_second_batch_is_refused_with_the_name_of_the_first() {
         .await;
     let second = env.start(&batch()).await;
     let Err(AcceptError::Refused { reason }) = second.accepted().await else {
-        panic!("it was not refused");
+        panic!("the second batch was not refused");
     };
     let held = format!(
         "lock \"{name}\" is held by batch \"{}\" since 20",
@@ -66,14 +66,14 @@ async fn a_second_batch_is_refused_with_the_name_of_the_first() {
     let progress = first.progress().await.unwrap();
     assert_eq!(progress.lock, Some(name.clone()));
     assert_eq!(progress.lock_held_by, None);
-    // Another lock is none of its business.
+    // A batch with another lock is not affected.
     let other = env
         .batch::<NumbersProcessor>(UpTo { n: 0 })
         .lock(env.new_id());
     assert_eq!(env.run(&other).await.outcome, Outcome::Completed);
     gate.open();
     assert_eq!(report(&first).await.outcome, Outcome::Completed);
-    // Given back before the first batch ended.
+    // The lock was given back before the first batch ended.
     assert_eq!(lock_run(&env, &name).await, None);
     assert_eq!(env.run(&batch()).await.outcome, Outcome::Completed);
 }
@@ -85,7 +85,7 @@ async fn a_name_that_cannot_be_a_lock_is_refused_by_the_client() {
         .batch::<NumbersProcessor>(UpTo { n: 1 })
         .lock("two words");
     let Err(StartError::Invalid(error)) = env.client.start(&batch).await else {
-        panic!("it was started");
+        panic!("the batch was started");
     };
     assert!(error.to_string().contains("1 to 200 characters"), "{error}");
 }
@@ -99,7 +99,7 @@ enum End {
     Refused,
 }
 
-/// A second batch waits for a first one that ends in this way.
+/// Has a second batch wait for a first one that ends in this way.
 async fn starts_when_the_first_ends(end: End) {
     let env = TestEnv::new("lock-wait").await;
     let first_id = env.new_id();
@@ -129,7 +129,7 @@ async fn starts_when_the_first_ends(end: End) {
     match end {
         End::Completed => gate.open(),
         End::Stopped => {
-            progress_shows(&first, "it stops", |p| p.phase == Phase::Stopping).await;
+            progress_shows(&first, "the batch stops", |p| p.phase == Phase::Stopping).await;
             gate.open();
         }
         End::Cancelled => {
@@ -192,7 +192,7 @@ async fn a_lock_is_held_over_continue_as_new() {
         .pages_per_run(1)
         .lock(&name);
     let first = env.start(&batch).await;
-    numbers.shows("it runs", |r| r.in_flight == 1).await;
+    numbers.shows("the batch runs", |r| r.in_flight == 1).await;
     let lock = lock_run(&env, &name).await;
     assert!(lock.is_some());
     let waiting = env.batch::<NumbersProcessor>(UpTo { n: 20 }).lock(&name);
@@ -242,7 +242,7 @@ async fn a_batch_that_waits_for_a_lock_is_cancelled_at_once() {
     assert_eq!(
         lock_run(&env, &name).await,
         lock,
-        "it was not its lock to give back"
+        "the waiting batch gave back the lock of the other one"
     );
     replays(&env, waiting.id(), "waiting-cancelled").await;
     // A deadline ends the waiting too.
@@ -264,7 +264,7 @@ async fn batches_that_contend_for_a_lock_never_overlap_and_all_complete() {
         Ok(PageReport::all_processed())
     });
     let _worker = env.worker(numbers.clone()).await;
-    // The lock does not care for queues.
+    // A lock does not depend on the task queue.
     let elsewhere = TestEnv::new("lock-five-elsewhere").await;
     let _other = elsewhere.worker(numbers.clone()).await;
     let name = env.new_id();
@@ -296,7 +296,7 @@ async fn batches_that_contend_for_a_lock_never_overlap_and_all_complete() {
     assert_eq!(lock_run(&env, &name).await, None);
 }
 
-/// A batch that was terminated gave nothing back; what comes next finds that out, without waiting.
+/// A terminated batch gives nothing back. The next batch finds that out, without waiting.
 #[tokio::test]
 async fn a_terminated_batch_can_be_run_again_with_its_lock() {
     let env = TestEnv::new("lock-again").await;
@@ -305,19 +305,19 @@ async fn a_terminated_batch_can_be_run_again_with_its_lock() {
     let name = env.new_id();
     let batch = env.batch::<NumbersProcessor>(UpTo { n: 10 }).lock(&name);
     env.start(&batch).await;
-    numbers.shows("it runs", |r| r.in_flight == 1).await;
+    numbers.shows("the batch runs", |r| r.in_flight == 1).await;
     let lock = lock_run(&env, &name).await;
     let temporal = env.client.temporal();
     let workflow = temporal.get_workflow_handle::<UntypedWorkflow>(batch.id());
     workflow.terminate(Default::default()).await.unwrap();
-    assert_eq!(lock_run(&env, &name).await, lock, "it is left behind");
+    assert_eq!(lock_run(&env, &name).await, lock, "the lock is gone");
     gate.open();
     let report = env.run(&batch.rerun(true)).await;
     assert_eq!(report.outcome, Outcome::Completed);
     assert_eq!(lock_run(&env, &name).await, None);
 }
 
-/// The worker on which a batch waits may stop: another one goes on waiting.
+/// The worker on which a batch waits may stop: the batch waits on another one then.
 #[tokio::test]
 async fn waiting_outlives_the_worker() {
     let env = TestEnv::new("lock-worker").await;
@@ -343,19 +343,19 @@ async fn waiting_outlives_the_worker() {
     assert_eq!(report(&first).await.outcome, Outcome::Completed);
 }
 
-/// Each run of the controller takes the lock again, while pages that were begun before run on a bridge.
-async fn ends_while_it_takes_its_lock_again(end: End) {
+/// Ends a batch that takes its lock again after a hand-over, while pages of its earlier run are on a bridge.
+async fn ends_while_taking_its_lock_again(end: End) {
     let t = HandOver::new("lock-bridge").await;
-    let _worker = t.bed.worker(t.numbers.clone()).await;
-    let name = t.bed.new_id();
+    let _worker = t.env.worker(t.numbers.clone()).await;
+    let name = t.env.new_id();
     let mut batch = t.batch().lock(&name).wait_for_lock(end != End::Refused);
     if end == End::Stopped {
         batch = batch.deadline(Duration::from_secs(25));
     }
-    let handle = t.bed.start(&batch).await;
+    let handle = t.env.start(&batch).await;
     t.begins(&handle).await;
-    // The lock goes to another batch, so that it cannot be taken again.
-    let temporal = t.bed.client.temporal();
+    // Another batch gets the lock, so that it cannot be taken again.
+    let temporal = t.env.client.temporal();
     let lock =
         temporal.get_workflow_handle::<UntypedWorkflow>(format!("temporal-batch.lock/{name}"));
     lock.terminate(Default::default()).await.unwrap();
@@ -366,7 +366,7 @@ async fn ends_while_it_takes_its_lock_again(end: End) {
         .batch::<NumbersProcessor>(UpTo { n: 10 })
         .lock(&name);
     let other = elsewhere.start(&other).await;
-    others.shows("it has the lock", |r| r.in_flight == 1).await;
+    others.shows("the other runs", |r| r.in_flight == 1).await;
     t.first.open();
     if end != End::Refused {
         waits_for(&handle, &other).await;
@@ -374,14 +374,14 @@ async fn ends_while_it_takes_its_lock_again(end: End) {
     if end == End::Cancelled {
         handle.cancel("enough").await.unwrap();
     }
-    let ends = progress_shows(&handle, "it ends", |p| {
+    let ends = progress_shows(&handle, "the batch ends", |p| {
         use Phase::{Cancelling, Ended, Finishing, Stopping};
         [Cancelling, Ended, Finishing, Stopping].contains(&p.phase)
     });
     let ends = ends.await;
     assert_eq!(ends.pages_in_flight, 2);
     let waits = [Phase::Cancelling, Phase::Stopping].contains(&ends.phase);
-    assert!(waits, "it waits for what runs: {ends:#?}");
+    assert!(waits, "no wait for running pages: {ends:#?}");
     t.late.open();
     let report = report(&handle).await;
     assert_eq!(report.progress.pages_completed, LATE / 10 + 2, "{end:?}");
@@ -393,7 +393,7 @@ async fn ends_while_it_takes_its_lock_again(end: End) {
     assert_eq!(report.outcome, outcome);
     let reason = report.reason.unwrap();
     assert!(reason.contains(says), "{reason}");
-    replays(&t.bed, handle.id(), "lock-bridge").await;
+    replays(&t.env, handle.id(), "lock-bridge").await;
     gate.open();
     assert_eq!(
         crate::support::report(&other).await.outcome,
@@ -403,15 +403,15 @@ async fn ends_while_it_takes_its_lock_again(end: End) {
 
 #[tokio::test]
 async fn a_batch_that_is_cancelled_while_it_takes_its_lock_again_waits_for_its_pages() {
-    ends_while_it_takes_its_lock_again(End::Cancelled).await;
+    ends_while_taking_its_lock_again(End::Cancelled).await;
 }
 
 #[tokio::test]
 async fn a_batch_whose_deadline_passes_while_it_takes_its_lock_again_waits_for_its_pages() {
-    ends_while_it_takes_its_lock_again(End::Stopped).await;
+    ends_while_taking_its_lock_again(End::Stopped).await;
 }
 
 #[tokio::test]
 async fn a_batch_that_has_lost_its_lock_to_another_waits_for_its_pages() {
-    ends_while_it_takes_its_lock_again(End::Refused).await;
+    ends_while_taking_its_lock_again(End::Refused).await;
 }

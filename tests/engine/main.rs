@@ -4,13 +4,13 @@
 mod abandoned_pages;
 mod absent_workers;
 mod basics;
-mod because;
 mod blocking;
 mod bridge;
 mod control;
 mod deploys;
-mod eager;
+mod eager_strides;
 mod ends_from_outside;
+mod explanations;
 mod fairness;
 mod hand_over;
 mod hooks;

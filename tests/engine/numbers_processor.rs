@@ -1,5 +1,4 @@
-//! A processor over the numbers from 1 to n that keeps a record of everything, and does what a test
-//! tells it to.
+//! A processor over the numbers from 1 to n that records its calls, and behaves as a test tells it to.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard},
@@ -36,17 +35,17 @@ pub struct Seen {
     pub attempt: u32,
     pub batch_id: String,
     pub items: Vec<u64>,
-    /// How often a page with this start has been processed, this time included.
+    /// The number of times that a page with this start has been processed, this time included.
     pub times: usize,
 }
 
-/// Everything that happened.
+/// The record of all calls.
 #[derive(Clone, Debug, Default)]
 pub struct Record {
     pub fetches: Vec<Seen>,
-    /// Calls of `process` that began.
+    /// The calls of `process` that began.
     pub begun: Vec<Seen>,
-    /// Calls of `process` that succeeded.
+    /// The calls of `process` that succeeded.
     pub done: Vec<Seen>,
     pub in_flight: usize,
     pub most_in_flight: usize,
@@ -101,13 +100,13 @@ impl NumbersProcessor {
         self.sized(Size::Estimate)
     }
 
-    /// The size that the processor tells, from the real number.
+    /// Sets the size that the processor reports, made from the real number.
     pub fn sized(mut self, size: fn(u64) -> Size) -> Self {
         self.size_hint = Some(size);
         self
     }
 
-    /// Says with its last page that it is the last.
+    /// Announces with its last page that it is the last.
     pub fn saying_where_it_ends(mut self) -> Self {
         self.says_end = true;
         self
@@ -118,7 +117,7 @@ impl NumbersProcessor {
         self
     }
 
-    /// What `process` does.
+    /// Sets the behaviour of `process`.
     pub fn on_process<F>(mut self, hook: impl Fn(Seen) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Result<PageReport, PageError>> + Send + 'static,
@@ -127,7 +126,7 @@ impl NumbersProcessor {
         self
     }
 
-    /// What happens before `fetch` returns its page.
+    /// Sets the code that runs before `fetch` returns its page.
     pub fn on_fetch<F>(mut self, hook: impl Fn(Seen) -> F + Send + Sync + 'static) -> Self
     where
         F: Future<Output = Result<(), PageError>> + Send + 'static,
@@ -140,7 +139,7 @@ impl NumbersProcessor {
         self.record.borrow().clone()
     }
 
-    /// Waits until the record shows something.
+    /// Waits until the record satisfies a condition.
     pub async fn shows(&self, what: &str, condition: impl Fn(&Record) -> bool) -> Record {
         let mut watch = self.record.subscribe();
         let waited = within(what, async {
@@ -150,7 +149,7 @@ impl NumbersProcessor {
         waited.await
     }
 
-    /// What another processor over numbers does in `process`.
+    /// Processes a page for another processor over numbers.
     pub async fn process_as(&self, attempt: u32, items: Vec<u64>) -> Result<PageReport, PageError> {
         let start = items[0] - 1;
         let seen = Seen {
@@ -185,7 +184,7 @@ impl NumbersProcessor {
     }
 }
 
-/// Ten attempts within a second or two, no slow lane.
+/// Ten attempts within one or two seconds, without the slow lane.
 pub fn quick_retries() -> RetryPolicy {
     RetryPolicy::default()
         .initial_interval(Duration::from_millis(20))
@@ -243,7 +242,7 @@ impl PageProcessor for NumbersProcessor {
     }
 }
 
-/// Counts a page in flight, also when its future is dropped or panics.
+/// Counts a page in flight until it is dropped, which also happens when the page's future is dropped or panics.
 struct InFlight(NumbersProcessor);
 
 impl InFlight {
@@ -262,7 +261,7 @@ impl Drop for InFlight {
     }
 }
 
-/// Holds pages back until the test lets them through.
+/// A gate that holds pages back until the test lets them through.
 #[derive(Clone)]
 pub struct Gate(Arc<Semaphore>);
 
@@ -284,12 +283,12 @@ impl Gate {
     }
 }
 
-/// Numbers whose every page waits at the gate.
+/// A processor over numbers whose every page waits at the gate.
 pub fn gated() -> (NumbersProcessor, Gate) {
     gated_where(|_| true)
 }
 
-/// Numbers of which these pages wait at the gate.
+/// A processor over numbers of which the selected pages wait at the gate.
 pub fn gated_where(
     waits: impl Fn(&Seen) -> bool + Send + Sync + 'static,
 ) -> (NumbersProcessor, Gate) {

@@ -1,4 +1,4 @@
-//! Followers of batches, and workers, when the server is away or the run that they know is.
+//! Followers and workers while the server is unreachable, or after the run that they know has ended.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ async fn through(proxy: &Proxy) -> BatchClient {
     BatchClient::connect(&options).await.unwrap()
 }
 
-/// Waits for the end beside the test, and has looked at the batch by the time that this returns.
+/// Starts a task that waits for the end of the batch. The task has looked at the batch by the time that this returns.
 async fn follower(handle: &BatchHandle) -> tokio::task::JoinHandle<Outcome> {
     let follower = handle.clone();
     let following = tokio::spawn(async move { report(&follower).await.outcome });
@@ -32,7 +32,7 @@ async fn follower(handle: &BatchHandle) -> tokio::task::JoinHandle<Outcome> {
 }
 
 #[tokio::test]
-async fn a_follower_of_a_batch_that_is_reset_follows_its_new_run() {
+async fn a_follower_of_a_reset_batch_follows_its_new_run() {
     let env = TestEnv::new("reset-followed").await;
     let (numbers, gate) = gated();
     let _worker = env.worker(numbers).await;
@@ -41,7 +41,7 @@ async fn a_follower_of_a_batch_that_is_reset_follows_its_new_run() {
     gate.let_through(2);
     let following = follower(&handle).await;
     let reset = within(
-        "it is reset",
+        "the batch is reset",
         handle.recover_by_force("to see what happens"),
     );
     reset.await.unwrap();
@@ -50,7 +50,7 @@ async fn a_follower_of_a_batch_that_is_reset_follows_its_new_run() {
 }
 
 #[tokio::test]
-async fn a_follower_of_a_batch_that_is_terminated_follows_the_rerun_that_is_there_by_then() {
+async fn a_follower_of_a_terminated_batch_follows_the_rerun_that_has_begun_by_then() {
     let env = TestEnv::new("rerun-followed").await;
     let (numbers, gate) = gated();
     let _worker = env.worker(numbers).await;
@@ -60,7 +60,7 @@ async fn a_follower_of_a_batch_that_is_terminated_follows_the_rerun_that_is_ther
     let proxy = proxy().await;
     let far = through(&proxy).await.handle(batch.id()).unwrap();
     let following = follower(&far).await;
-    // What it is told of the first run waits until there is a second one.
+    // The answer about the first run is held back until there is a second one.
     proxy.stall();
     let temporal = env.client.temporal();
     let workflow = temporal.get_workflow_handle::<UntypedWorkflow>(batch.id());
@@ -89,5 +89,5 @@ async fn a_worker_that_begins_during_an_outage_works_after_it() {
         .run(&env.batch::<NumbersProcessor>(UpTo { n: 100 }))
         .await;
     assert_eq!(done.outcome, Outcome::Completed);
-    within("it drains", worker.stop()).await.unwrap();
+    within("the worker drains", worker.stop()).await.unwrap();
 }

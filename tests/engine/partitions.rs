@@ -1,4 +1,6 @@
-//! Batches with partitions: each runs in a controller of its own, under the limits of the one batch.
+//! Batches with partitions: each partition runs in a controller of its own, under the limits of the one batch.
+
+mod ends;
 
 use std::{
     collections::BTreeMap,
@@ -28,13 +30,14 @@ use crate::{
     },
 };
 
-/// Tenants with so many records each, numbered from 1; or the same as ranges of one numbering.
+/// Tenants with the number of their records, which are numbered from 1 for each tenant, or in one numbering of all
+/// tenants.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Tenants {
     sizes: Vec<(String, u64)>,
     ranges: bool,
     skips: bool,
-    /// A fetch takes this long, and the next page is known only after it.
+    /// Whether a fetch takes its time, so that the next page is known only after it.
     slow: bool,
 }
 
@@ -67,7 +70,7 @@ impl Tenants {
         self.sizes.iter().map(|(_, n)| n).sum()
     }
 
-    /// A range of one numbering has no tenant.
+    /// The number of the last record of a tenant. A range of one numbering has no tenant.
     fn last_of(&self, name: &str) -> u64 {
         let mut found = self.sizes.iter().filter(|(tenant, _)| tenant == name);
         found.next().map_or_else(|| self.all(), |(_, n)| *n)
@@ -76,7 +79,7 @@ impl Tenants {
 
 #[derive(Default)]
 struct Seen {
-    /// How often each record was processed.
+    /// The number of times that each record was processed.
     records: BTreeMap<(String, u64), u32>,
     in_flight: u32,
     most_in_flight: u32,
@@ -86,10 +89,10 @@ struct Seen {
 struct Mail {
     seen: Arc<Mutex<Seen>>,
     gate: Option<Gate>,
-    /// Only the pages of this tenant wait at the gate.
+    /// The only tenant whose pages wait at the gate.
     gated: Option<&'static str>,
     takes: Duration,
-    /// The first page of each tenant cannot be processed.
+    /// Whether the first page of each tenant fails.
     fails: bool,
 }
 
@@ -122,7 +125,7 @@ impl Mail {
         seen.records.len() + seen.in_flight as usize
     }
 
-    /// Every record of every tenant was processed once.
+    /// Asserts that every record of every tenant was processed once.
     fn assert_each_once(&self, tenants: &Tenants) {
         let seen = self.seen.lock().unwrap();
         let mut expected = BTreeMap::new();
@@ -141,7 +144,7 @@ impl Mail {
     }
 }
 
-/// What the partitions put out is one result of the batch, in which each record counts once.
+/// Asserts that the outputs of the partitions were folded into one result, in which each record counts once.
 fn assert_result(report: &BatchReport, tenants: &Tenants) {
     let sum: u64 = tenants.sizes.iter().map(|(_, n)| n * (n + 1) / 2).sum();
     let expected = serde_json::json!({"records": tenants.all(), "sum": sum});
@@ -151,7 +154,7 @@ fn assert_result(report: &BatchReport, tenants: &Tenants) {
 fn tenant(ctx: &PageContext<Mail>) -> String {
     match ctx.args().ranges {
         true => String::new(),
-        false => ctx.partition().expect("it has partitions").to_owned(),
+        false => ctx.partition().expect("a partition").to_owned(),
     }
 }
 
@@ -170,7 +173,7 @@ impl PageProcessor for Mail {
             let start = offset;
             offset += n;
             match args.ranges {
-                // An empty one would end where it begins, so it lies behind all others.
+                // An empty range ends where it begins, so it lies behind all others.
                 true if *n == 0 => Partition::range(name, Some(args.all()), Some(args.all() + 1)),
                 true => Partition::range(name, Some(start), Some(offset)).items(*n),
                 false => Partition::named(name),
@@ -279,7 +282,7 @@ async fn every_record_of_every_tenant_is_processed_once_and_counted() {
     replays(&env, &format!("{}.p0", batch.id()), "tenant-of-many").await;
     let listed = env.client.list(1_000).await.unwrap();
     let own = listed.iter().filter(|b| b.batch_id.starts_with(batch.id()));
-    assert_eq!(own.count(), 1, "partitions are no batches");
+    assert_eq!(own.count(), 1, "partitions are listed as batches");
 }
 
 #[tokio::test]
@@ -295,14 +298,14 @@ async fn key_ranges_end_exactly_where_the_next_one_begins() {
         assert_eq!(
             report.progress.items_expected,
             Some(report.progress.items.total()),
-            "the size of one of them is known at its end only"
+            "the size of one partition is known only at its end"
         );
         worker.stop().await.unwrap();
     }
 }
 
 #[tokio::test]
-async fn each_partition_tunes_its_strides_as_the_batch_is_told_to() {
+async fn each_partition_tunes_its_strides_as_the_batch_is_set() {
     let env = TestEnv::new("parts-strides").await;
     let tenants = Tenants::of(&[("a", 6_000), ("b", 4_000)]).skipping();
     let mail = Mail::new();
@@ -334,7 +337,7 @@ async fn each_partition_tunes_its_strides_as_the_batch_is_told_to() {
 }
 
 #[tokio::test]
-async fn the_limits_hold_over_all_partitions_and_follow_the_operator() {
+async fn limits_apply_to_all_partitions_together_and_follow_the_operator() {
     let env = TestEnv::new("parts-limits").await;
     let tenants = Tenants::of(&[("a", 1_000), ("b", 1_000), ("c", 1_000), ("d", 1_000)]).skipping();
     let (mail, gate) = Mail::gated();
@@ -356,9 +359,9 @@ async fn the_limits_hold_over_all_partitions_and_follow_the_operator() {
     .await;
     handle.set_max_parallelism(2).await.unwrap();
     handle.pause("a look").await.unwrap();
-    // Partitions hear of it by signal, so some pages more may begin.
+    // Partitions learn of the pause by signal, so a few more pages may begin.
     gate.open();
-    let paused = progress_shows(&handle, "it is paused", |p| p.phase == Phase::Paused).await;
+    let paused = progress_shows(&handle, "the batch is paused", |p| p.phase == Phase::Paused).await;
     assert!((6..400).contains(&paused.pages_completed), "{paused:#?}");
     assert_eq!(mail.seen.lock().unwrap().in_flight, 0);
     mail.seen.lock().unwrap().most_in_flight = 0;
@@ -371,7 +374,7 @@ async fn the_limits_hold_over_all_partitions_and_follow_the_operator() {
 }
 
 #[tokio::test]
-async fn what_a_finished_partition_had_goes_to_the_others() {
+async fn the_parallelism_of_a_finished_partition_goes_to_the_others() {
     let env = TestEnv::new("parts-rebalance").await;
     let tenants = Tenants::of(&[("small", 10), ("large", 2_000)]).skipping();
     let (mail, gate) = Mail::gated();
@@ -381,17 +384,17 @@ async fn what_a_finished_partition_had_goes_to_the_others() {
         .page_size(10)
         .max_parallelism(4);
     let handle = env.start(&batch).await;
-    eventually("both have begun", || async {
+    eventually("both partitions have begun", || async {
         (mail.begun() >= 3).then_some(())
     })
     .await;
     gate.let_through(12);
-    progress_shows(&handle, "the large one has everything", |p| {
+    progress_shows(&handle, "the large partition has all parallelism", |p| {
         let large = p.partitions.iter().find(|part| part.name == "large");
         large.is_some_and(|large| large.max_parallelism == 4)
     })
     .await;
-    eventually("it uses everything", || async {
+    eventually("the large partition uses all parallelism", || async {
         (mail.seen.lock().unwrap().in_flight == 4).then_some(())
     })
     .await;
@@ -486,148 +489,6 @@ async fn notices_of_partitions_and_of_the_batch_have_different_numbers() {
 }
 
 #[tokio::test]
-async fn a_cancelled_batch_goes_on_where_its_partitions_stood() {
-    let env = TestEnv::new("parts-cancel").await;
-    let tenants = Tenants::of(&[("a", 100), ("b", 60), ("c", 50)]).skipping();
-    let (mail, gate) = Mail::gated();
-    let _worker = env.worker(mail.clone()).await;
-    let batch = env
-        .batch::<Mail>(tenants.clone())
-        .page_size(10)
-        .max_parallelism(2);
-    let handle = env.start(&batch).await;
-    eventually("two pages are in flight", || async {
-        (mail.begun() == 2).then_some(())
-    })
-    .await;
-    handle.cancel("not today").await.unwrap();
-    gate.open();
-    let ended = report(&handle).await;
-    assert_eq!(ended.outcome, Outcome::Cancelled, "{ended:#?}");
-    let processed = ended.progress.items.processed;
-    assert!(processed >= 20);
-    let result = ended.output().expect("what is finished counts");
-    assert_eq!(result["records"], processed);
-    assert!(
-        ended
-            .reason
-            .unwrap()
-            .contains("of 3 partitions are finished")
-    );
-    let going_on = Continuation::of(batch.id());
-    let handle = env.client.continue_batch(&going_on).await.unwrap();
-    let ended = report(&handle).await;
-    assert_eq!(ended.outcome, Outcome::Completed, "{ended:#?}");
-    mail.assert_each_once(&tenants);
-    assert_result(&ended, &tenants);
-    assert_eq!(ended.progress.items.processed, 210);
-}
-
-#[tokio::test]
-async fn at_its_deadline_a_batch_stops_its_partitions() {
-    let env = TestEnv::new("parts-deadline").await;
-    let tenants = Tenants::of(&[("a", 1_000_000), ("b", 1_000_000)]).skipping();
-    let mail = Mail::new().taking(Duration::from_millis(50));
-    let _worker = env.worker(mail.clone()).await;
-    let batch = env
-        .batch::<Mail>(tenants)
-        .page_size(10)
-        .deadline(Duration::from_secs(4));
-    let ended = env.run(&batch).await;
-    assert_eq!(ended.outcome, Outcome::Stopped, "{ended:#?}");
-    assert!(ended.reason.unwrap().contains("the deadline is over"));
-    assert_eq!(
-        mail.seen.lock().unwrap().records.len() as u64,
-        ended.progress.items.processed
-    );
-    assert!(
-        mail.seen
-            .lock()
-            .unwrap()
-            .records
-            .values()
-            .all(|times| *times == 1)
-    );
-}
-
-#[tokio::test]
-async fn a_partition_whose_workflow_was_terminated_ends_the_batch_with_its_name() {
-    let env = TestEnv::new("parts-terminated").await;
-    let tenants = Tenants::of(&[("a", 100), ("b", 100)]).skipping();
-    let (mail, gate) = Mail::gated();
-    let _worker = env.worker(mail.clone()).await;
-    let batch = env.batch::<Mail>(tenants).page_size(10).max_parallelism(2);
-    let handle = env.start(&batch).await;
-    eventually("both have begun", || async {
-        (mail.begun() == 2).then_some(())
-    })
-    .await;
-    let child: WorkflowHandle<_, UntypedWorkflow> = env
-        .client
-        .temporal()
-        .get_workflow_handle(format!("{}.p1", batch.id()));
-    child
-        .terminate(WorkflowTerminateOptions::default())
-        .await
-        .unwrap();
-    gate.open();
-    let ended = report(&handle).await;
-    assert_eq!(ended.outcome, Outcome::Failed);
-    let reason = ended.reason.unwrap();
-    assert!(
-        reason.contains("partition \"b\" was terminated"),
-        "{reason}"
-    );
-    let lost = ended
-        .progress
-        .partitions
-        .iter()
-        .find(|p| p.state == PartitionState::Lost);
-    assert_eq!(lost.unwrap().name, "b");
-    let refused = env
-        .client
-        .continue_batch(&Continuation::of(batch.id()))
-        .await;
-    let refused = refused.unwrap_err().to_string();
-    assert!(refused.contains("partition \"b\""), "{refused}");
-}
-
-#[tokio::test]
-async fn terminating_a_batch_terminates_its_partitions() {
-    let env = TestEnv::new("parts-end").await;
-    let (mail, gate) = Mail::gated();
-    let _worker = env.worker(mail.clone()).await;
-    let batch = env.batch::<Mail>(Tenants::of(&[("a", 100)])).page_size(10);
-    env.start(&batch).await;
-    eventually("it has begun", || async {
-        (mail.begun() >= 1).then_some(())
-    })
-    .await;
-    let workflow = |id: String| -> WorkflowHandle<_, UntypedWorkflow> {
-        env.client.temporal().get_workflow_handle(id)
-    };
-    let parent = workflow(batch.id().to_owned());
-    parent
-        .terminate(WorkflowTerminateOptions::default())
-        .await
-        .unwrap();
-    let child = env.client.handle(format!("{}.p0", batch.id())).unwrap();
-    eventually("its partition has ended", || async {
-        (!child.state().await.unwrap().is_open()).then_some(())
-    })
-    .await;
-    gate.open();
-    // The ids of the partitions are free again.
-    let tenants = Tenants::of(&[("a", 100)]);
-    mail.seen.lock().unwrap().records.clear();
-    let again = Batch::of::<Mail>(batch.id(), tenants)
-        .task_queue(&env.queue)
-        .page_size(10)
-        .rerun(true);
-    assert_eq!(env.run(&again).await.outcome, Outcome::Completed);
-}
-
-#[tokio::test]
 async fn the_rest_of_a_straggler_is_split() {
     let env = TestEnv::new("parts-split").await;
     let tenants = Tenants {
@@ -651,7 +512,7 @@ async fn the_rest_of_a_straggler_is_split() {
 }
 
 #[tokio::test]
-async fn a_batch_that_does_not_say_that_it_has_partitions_is_refused() {
+async fn a_partitioned_processor_is_refused_unless_the_batch_is_declared_partitioned() {
     let env = TestEnv::new("parts-refused").await;
     let _worker = env.worker(Mail::new()).await;
     let args = serde_json::to_value(four()).unwrap();

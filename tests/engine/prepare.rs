@@ -1,4 +1,4 @@
-//! Arguments are completed once per batch run, before anything else, and everything gets the completed ones.
+//! Arguments that are completed once for each batch run, before its first page. All later calls get the completed ones.
 
 use std::{
     sync::{
@@ -27,11 +27,11 @@ use crate::{
     support::{TestEnv, progress_shows, report, within},
 };
 
-/// The numbers up to a mark that is found out when the batch is prepared.
+/// A processor over the numbers up to a mark that is looked up when the batch is prepared.
 #[derive(Clone)]
 struct UpToNow {
     prepared: Arc<AtomicU32>,
-    /// The mark that is found next.
+    /// The mark that the next look-up finds.
     next_mark: Arc<AtomicU32>,
     first: Arc<dyn Fn(u32) -> BoxFuture<'static, Result<(), PageError>> + Send + Sync>,
     gate: Gate,
@@ -94,7 +94,7 @@ impl PageProcessor for UpToNow {
     }
 
     fn dead_letters(&self, args: &Mark) -> Option<Arc<dyn DeadLetters>> {
-        // They follow the completed arguments.
+        // The file of dead letters depends on the completed arguments.
         args.high_water?;
         let letters = self.letters.clone()?;
         Some(letters)
@@ -126,8 +126,8 @@ async fn arguments_are_completed_once_and_kept_over_continue_as_new() {
         .max_parallelism(1)
         .if_running(IfRunning::Attach);
     let handle = env.start(&batch).await;
-    progress_shows(&handle, "it has begun", |p| p.pages_completed == 2).await;
-    // The same arguments as the user gave them, though they were completed meanwhile.
+    progress_shows(&handle, "the batch has begun", |p| p.pages_completed == 2).await;
+    // A second start gives the same arguments as the first, though these were completed meanwhile.
     let again = env.start(&batch).await;
     assert_eq!(again.id(), handle.id());
     numbers.gate.open();
@@ -149,7 +149,7 @@ async fn a_batch_that_is_continued_keeps_its_completed_arguments() {
     let batch = env.batch::<UpToNow>(Mark { high_water: None });
     let batch = batch.page_size(5).max_parallelism(1);
     let handle = env.start(&batch).await;
-    progress_shows(&handle, "it has begun", |p| p.pages_completed == 1).await;
+    progress_shows(&handle, "the batch has begun", |p| p.pages_completed == 1).await;
     handle.cancel("for now").await.unwrap();
     numbers.gate.let_through(1);
     assert_eq!(report(&handle).await.outcome, Outcome::Cancelled);
@@ -160,12 +160,12 @@ async fn a_batch_that_is_continued_keeps_its_completed_arguments() {
     assert_eq!(report.outcome, Outcome::Completed);
     assert_eq!(
         report.progress.items.processed, 20,
-        "not up to a later mark"
+        "the mark was looked up again"
     );
     assert_eq!(numbers.prepared.load(Ordering::SeqCst), 1);
 }
 
-/// A redrive has to have them, and so has a worker that is started later, where orders only name them.
+/// A redrive needs the completed arguments. So does a worker that starts later, for which orders only name them.
 #[tokio::test]
 async fn completed_arguments_outlive_a_hand_over() {
     let env = TestEnv::new("prepared-handed-over").await;
@@ -183,12 +183,12 @@ async fn completed_arguments_outlive_a_hand_over() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_prepared_yet_is_tried_again_and_status_says_why() {
+async fn a_failed_preparation_is_tried_again_and_status_says_why() {
     let env = TestEnv::new("prepared-late").await;
     let numbers = UpToNow::new(5).first(|attempt| async move {
         match attempt {
             1 => Err(PageError::retryable("7 transactions are older").with_type("OldTransactions")),
-            // Long enough for somebody to look.
+            // The second attempt takes long enough for the progress to be read.
             2 => Err(PageError::retryable("7 transactions are older").with_type("OldTransactions")),
             _ => Ok(()),
         }
@@ -197,7 +197,7 @@ async fn what_cannot_be_prepared_yet_is_tried_again_and_status_says_why() {
     let _worker = env.worker(numbers.clone()).await;
     let batch = env.batch::<UpToNow>(Mark { high_water: None });
     let handle = env.start(&batch).await;
-    let waiting = progress_shows(&handle, "it is waited for", |p| {
+    let waiting = progress_shows(&handle, "the batch waits for its preparation", |p| {
         p.held_by == Some(HeldBy::Preparing)
     });
     let waiting = waiting.await;
@@ -212,7 +212,7 @@ async fn what_cannot_be_prepared_yet_is_tried_again_and_status_says_why() {
     assert_eq!(report.outcome, Outcome::Completed);
     assert_eq!(numbers.prepared.load(Ordering::SeqCst), 3);
     let signals = env.signals(handle.id(), "waits").await;
-    assert_eq!(signals, 1, "said once, not at every attempt");
+    assert_eq!(signals, 1, "the error was reported more than once");
     replays(&env, handle.id(), "prepared-late").await;
 }
 
@@ -238,7 +238,7 @@ async fn a_processor_can_refuse_a_batch() {
 }
 
 #[tokio::test]
-async fn a_batch_can_be_cancelled_or_late_while_it_is_prepared() {
+async fn a_batch_can_be_cancelled_or_pass_its_deadline_while_it_is_prepared() {
     let env = TestEnv::new("prepared-never").await;
     let numbers = UpToNow::new(5).first(|_| std::future::pending());
     let _worker = env.worker(numbers.clone()).await;
@@ -249,7 +249,7 @@ async fn a_batch_can_be_cancelled_or_late_while_it_is_prepared() {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    within("it is being prepared", begun).await;
+    within("the batch is being prepared", begun).await;
     handle.cancel("").await.unwrap();
     assert_eq!(report(&handle).await.outcome, Outcome::Cancelled);
 
@@ -268,14 +268,14 @@ async fn a_batch_that_is_recovered_keeps_its_completed_arguments() {
     let batch = env.batch::<UpToNow>(Mark { high_water: None });
     let batch = batch.page_size(5).max_parallelism(1);
     let handle = env.start(&batch).await;
-    progress_shows(&handle, "it has begun", |p| p.pages_completed == 2).await;
+    progress_shows(&handle, "the batch has begun", |p| p.pages_completed == 2).await;
     handle.recover("for the test").await.unwrap();
     numbers.gate.open();
     let report = report(&handle).await;
     assert_eq!(report.outcome, Outcome::Completed);
     assert_eq!(
         report.progress.items.processed, 20,
-        "not up to a later mark"
+        "the mark was looked up again"
     );
     assert_eq!(numbers.prepared.load(Ordering::SeqCst), 1);
 }
@@ -306,7 +306,7 @@ async fn a_redrive_gets_the_arguments_that_the_batch_had_completed() {
     assert_eq!(report.progress.items.processed, 1);
     assert_eq!(numbers.prepared.load(Ordering::SeqCst), 1);
 
-    // Of a batch that nobody remembers only what was given is known.
+    // Of a batch that Temporal has forgotten, only the given arguments are known.
     let given = serde_json::to_value(Mark { high_water: None }).unwrap();
     let forgotten = Batch::redrive(
         env.new_id(),

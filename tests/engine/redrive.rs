@@ -16,12 +16,13 @@ use temporal_batch::{
 
 use crate::support::{TestEnv, number_pages::numbers_of, report};
 
-/// The numbers from 1 to 40. The first code cannot do those that divide by 7, and gives up on page 31 to 40.
+/// A processor over the numbers from 1 to 40. Its first version fails multiples of 7, and gives up the page from 31 to
+/// 40.
 #[derive(Clone)]
 struct Sevens {
     store: Arc<JsonlDeadLetters>,
     repaired: bool,
-    /// What was done with each number, by the key of its effect.
+    /// The number of successes for each number, by the idempotency key of its effect.
     effects: Arc<Mutex<BTreeMap<u64, Vec<String>>>>,
 }
 
@@ -126,7 +127,7 @@ async fn letters_in_a_file_are_redriven_by_type_and_each_record_once() {
     let mut keys: Vec<_> = effects.values().flatten().collect();
     keys.sort_unstable();
     keys.dedup();
-    assert_eq!(keys.len(), 40, "every item has a key of its own");
+    assert_eq!(keys.len(), 40, "every item should have a key of its own");
 }
 
 #[tokio::test]
@@ -149,7 +150,7 @@ async fn a_processor_without_dead_letters_has_nothing_to_redrive() {
     }
 }
 
-/// The same attempt after attempt, whatever page the item is part of; R1.
+/// The key is the same at every attempt, whichever page the item is part of.
 #[tokio::test]
 async fn idempotency_keys_stay_the_same_over_attempts_and_redrives() {
     let env = TestEnv::new("keys").await;
@@ -173,7 +174,7 @@ async fn idempotency_keys_stay_the_same_over_attempts_and_redrives() {
     assert!(keys.iter().all(|key| *key == keys[0]), "{keys:?}");
 }
 
-/// A single record that succeeds at the fourth attempt.
+/// A processor with a single record that succeeds at the fourth attempt.
 struct KeyKeeper {
     store: Arc<JsonlDeadLetters>,
     keys: Arc<Mutex<Vec<(String, String)>>>,

@@ -1,4 +1,4 @@
-//! One result of the whole batch, folded from what its pages put out.
+//! One result of the whole batch, folded from the outputs of its pages.
 
 use std::{
     collections::BTreeSet,
@@ -26,30 +26,31 @@ use crate::{
     },
 };
 
-/// What is made of the numbers.
+/// The reducer of the batch.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 enum Kind {
     Ready,
-    /// The remainders by 1,000, with code of the test's own.
+    /// The remainders by 1,000, combined by the test's own code.
     Own,
-    /// The same, but it cannot be combined.
+    /// The same reducer, but combining panics.
     Panics,
-    /// The same, but it does not come back while `HELD` is set.
+    /// The same reducer, but combining does not return while `HELD` is set.
     Held,
-    /// The same, but it never comes back.
+    /// The same reducer, but combining never returns.
     Hangs,
-    /// More than there is room for.
+    /// A reducer whose result is too large to be kept.
     Large,
-    /// A reducer that cannot work.
+    /// A reducer whose settings are not allowed.
     Invalid,
 }
 
-/// Puts out the numbers from 1 to n.
+/// A processor that outputs the numbers from 1 to n.
 struct Tally {
     fails_every: usize,
     calls: AtomicUsize,
     gate: Option<Gate>,
-    /// Holds the page that begins with 51 while a file called `hold` is there, and notes what is begun.
+    /// The folder in which begun pages are noted. While it has a file called `hold`, the page that begins with 51
+    /// waits.
     folder: Option<PathBuf>,
 }
 
@@ -151,7 +152,7 @@ impl PageProcessor for Tally {
                 let remainders: BTreeSet<_> = items.iter().map(|n| n % 1_000).collect();
                 report.output(remainders);
             }
-            // One value a page: nothing has to be combined before the batch does.
+            // There is one value for each page, so that only the batch combines values.
             Kind::Panics | Kind::Held | Kind::Hangs => report.output([items[0]]),
             Kind::Large => items.iter().for_each(|n| report.output(format!("{n:050}"))),
             Kind::Ready | Kind::Invalid => {
@@ -197,7 +198,7 @@ impl PageProcessor for Tally {
     }
 }
 
-/// What the numbers from 1 to n come to.
+/// Asserts the sum, the count and the bounds of the numbers from 1 to n.
 #[track_caller]
 fn assert_exact(report: &BatchReport, n: u64) {
     assert_eq!(report.outcome, Outcome::Completed);
@@ -235,7 +236,7 @@ async fn every_page_counts_once_over_failures_and_continue_as_new() {
     let report = env.run(&batch).await;
     assert_exact(&report, 400);
     assert!(report.progress.retries > 0);
-    assert!(report.progress.runs > 1, "it continued as new");
+    assert!(report.progress.runs > 1, "the batch was never handed over");
     assert_eq!(report.output_as::<Counted>().unwrap().unwrap().count, 400);
     for history in env.histories(batch.id()).await {
         let history = String::from_utf8(history).unwrap();
@@ -245,7 +246,7 @@ async fn every_page_counts_once_over_failures_and_continue_as_new() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_result_so_far_is_seen_while_the_batch_runs() {
+async fn the_result_so_far_is_shown_while_the_batch_runs() {
     let env = TestEnv::new("reduce-seen").await;
     let gate = Gate::closed();
     let tally = Tally {
@@ -274,7 +275,7 @@ async fn the_result_so_far_is_seen_while_the_batch_runs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_not_combined_before_the_end_is_combined_then() {
+async fn values_that_are_not_combined_before_the_end_are_combined_then() {
     let env = TestEnv::new("reduce-few").await;
     let _worker = env.worker(Tally::new()).await;
     let batch = env.batch::<Tally>((20, Kind::Own));
@@ -284,7 +285,7 @@ async fn what_was_not_combined_before_the_end_is_combined_then() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn code_of_ones_own_combines_in_activities() {
+async fn custom_reducers_combine_in_activities() {
     let env = TestEnv::new("reduce-own").await;
     let tally = Tally {
         fails_every: 7,
@@ -300,7 +301,7 @@ async fn code_of_ones_own_combines_in_activities() {
     let report = env.run(&batch).await;
     assert_eq!(report.outcome, Outcome::Completed);
     assert_eq!(report.progress.output_error, None);
-    assert!(report.progress.runs > 1, "it continued as new");
+    assert!(report.progress.runs > 1, "the batch was never handed over");
     let all: BTreeSet<u64> = (1..=200).collect();
     assert_eq!(report.output_as().unwrap(), Some(all));
     let mut combined = 0;
@@ -319,7 +320,7 @@ async fn code_of_ones_own_combines_in_activities() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_result_that_cannot_be_is_said_and_harms_no_page() {
+async fn a_result_that_cannot_be_computed_is_reported_and_harms_no_page() {
     let env = TestEnv::new("reduce-error").await;
     let _worker = env.worker(Tally::new()).await;
     for (kind, says) in [
@@ -338,9 +339,9 @@ async fn a_result_that_cannot_be_is_said_and_harms_no_page() {
     }
 }
 
-/// A reducer that hangs costs the batch its result, after some attempts, and no other batch anything.
+/// A reducer that hangs costs its batch the result, after a few attempts, and other batches nothing.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reducer_that_hangs_leaves_the_batch_without_a_result_and_others_alone() {
+async fn a_reducer_that_hangs_costs_its_batch_the_result_and_other_batches_nothing() {
     let env = TestEnv::new("reduce-hangs").await;
     let worker = env.worker(Tally::new()).await;
     let batch = |kind| {
@@ -363,9 +364,9 @@ async fn a_reducer_that_hangs_leaves_the_batch_without_a_result_and_others_alone
     within("the worker stops", worker.stop()).await.unwrap();
 }
 
-/// Whatever a batch waits for: its last partial results, or room for more of them.
+/// The batch waits for its last partial results, or for room for more of them.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_batch_whose_reducer_hangs_can_be_ended_and_goes_on_with_its_result() {
+async fn a_batch_whose_reducer_hangs_can_be_ended_and_continued_with_its_result() {
     let env = TestEnv::new("reduce-held").await;
     let _worker = env.worker(Tally::new()).await;
     let env = &env;
@@ -376,7 +377,7 @@ async fn a_batch_whose_reducer_hangs_can_be_ended_and_goes_on_with_its_result() 
         }
         let handle = env.start(&batch.max_parallelism(16)).await;
         if outcome == Outcome::Cancelled {
-            progress_shows(&handle, "no more is begun", |p| {
+            progress_shows(&handle, "no page is in flight any more", |p| {
                 p.pages_completed >= 128u64.min(n / 20) && p.pages_in_flight == 0
             })
             .await;
@@ -384,7 +385,7 @@ async fn a_batch_whose_reducer_hangs_can_be_ended_and_goes_on_with_its_result() 
         }
         let report = report(&handle).await;
         assert_eq!(report.outcome, outcome);
-        assert_eq!(report.output(), None, "it would not be the whole");
+        assert_eq!(report.output(), None, "a partial result was reported");
         let error = report.progress.output_error.unwrap();
         assert!(error.starts_with("NotCombined: "), "{error}");
         replays(env, handle.id(), "reduce-held").await;
@@ -409,7 +410,7 @@ async fn a_batch_whose_reducer_hangs_can_be_ended_and_goes_on_with_its_result() 
     }
 }
 
-/// What one page puts out has to fit: here 400 values at once do not.
+/// The output of one page has to fit. Here 400 values do not fit.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_page_that_puts_out_too_much_fails_and_a_reducer_that_cannot_work_is_refused() {
     let env = TestEnv::new("reduce-refused").await;
@@ -430,7 +431,7 @@ async fn a_page_that_puts_out_too_much_fails_and_a_reducer_that_cannot_work_is_r
     assert_eq!(
         report.output(),
         Some(&json!({})),
-        "a page that is given up counts not at all"
+        "a page that is given up counts toward the result"
     );
 
     let handle = env.start(&env.batch::<Tally>((1, Kind::Invalid))).await;
@@ -442,10 +443,10 @@ async fn a_page_that_puts_out_too_much_fails_and_a_reducer_that_cannot_work_is_r
     assert!(refused.contains("1 to 100 are allowed"), "{refused}");
 }
 
-/// The worker process of this test is this very binary again, with this test, which then is the worker.
-const WORKER_PROCESS: &str = "reduce::what_a_killed_worker_has_finished_counts_once";
+/// The worker process of this test is the test binary itself, started again with this test alone.
+const WORKER_PROCESS: &str = "reduce::finished_pages_of_a_killed_worker_count_once";
 
-/// It is killed with its owner.
+/// A worker process that is killed when its value is dropped.
 struct WorkerProcess(Child);
 
 impl WorkerProcess {
@@ -484,9 +485,9 @@ async fn was_a_worker_process() -> bool {
     true
 }
 
-/// The pages before the checkpoint are not run again, so their output can only come from there.
+/// Pages before the checkpoint are not run again, so their output can only come from the checkpoint.
 #[tokio::test(flavor = "multi_thread")]
-async fn what_a_killed_worker_has_finished_counts_once() {
+async fn finished_pages_of_a_killed_worker_count_once() {
     if was_a_worker_process().await {
         return;
     }
@@ -498,7 +499,7 @@ async fn what_a_killed_worker_has_finished_counts_once() {
     let handle = env
         .start(&batch.page_size(10).stride(10).max_parallelism(1))
         .await;
-    // Its sign of life says that the page with 51 is worked on, so it also says what was finished before.
+    // The heartbeat names the page with 51 as the current one, so it also carries the output of the finished pages.
     eventually("the page with 51 is known to run", || async {
         let look = handle.look().await.ok()?;
         let page = look.strides.first()?.page.as_ref()?;
@@ -516,6 +517,6 @@ async fn what_a_killed_worker_has_finished_counts_once() {
             .filter(|name| name.starts_with(&format!("begun-{first}-")))
             .count()
     };
-    assert_eq!((begun(1), begun(41)), (1, 1), "they were finished");
-    assert_eq!(begun(51), 2, "it was not");
+    assert_eq!((begun(1), begun(41)), (1, 1), "finished pages ran again");
+    assert_eq!(begun(51), 2, "the unfinished page did not run again");
 }

@@ -93,11 +93,11 @@ async fn a_batch_id_that_runs_or_has_ended_is_refused_unless_rerun() {
             .all(|b| !b.state.is_open())
             .then_some(batches)
     });
-    assert_eq!(listed.await.len(), 1, "once, not once for each batch run");
+    assert_eq!(listed.await.len(), 1, "a rerun is listed twice");
 }
 
 #[tokio::test]
-async fn limits_out_of_range_are_refused_and_change_nothing() {
+async fn values_out_of_range_are_refused_and_change_nothing() {
     let env = TestEnv::new("limits").await;
     let _worker = env.worker(NumbersProcessor::new()).await;
     let batch = env
@@ -110,7 +110,7 @@ async fn limits_out_of_range_are_refused_and_change_nothing() {
         "max parallelism is 501; it must be from 0 to 500"
     );
 
-    // Somebody who talks to the workflow directly meets its validator.
+    // A request that bypasses the client meets the validator of the workflow.
     use temporalio_client::{UntypedUpdate, UntypedWorkflow, WorkflowExecuteUpdateOptions};
     use temporalio_common::data_converters::{PayloadConverter, RawValue};
     let raw = RawValue::from_value(
@@ -148,7 +148,7 @@ async fn a_batch_that_does_not_exist_cannot_be_steered() {
 }
 
 #[tokio::test]
-async fn a_worker_that_could_not_work_does_not_start() {
+async fn a_worker_with_impossible_settings_does_not_start() {
     let env = TestEnv::new("bad-worker").await;
     let worker = || Worker::new(&env.client, &env.queue);
     let error = |worker: Worker| worker.start().err().unwrap().to_string();

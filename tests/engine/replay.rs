@@ -1,7 +1,6 @@
-//! Recorded histories are replayed with the code as it is now: a change that would confuse a running
-//! batch fails here.
+//! Recorded histories are replayed with the current code: a change that would break a running batch fails here.
 //!
-//! Tests of the engine end with [`replays`]. `tests/histories/list.txt` says which of these histories are kept, and
+//! Tests of the engine end with [`replays`]. `tests/histories/list.txt` lists the histories that are kept.
 //! `RECORD_HISTORIES=v1 cargo test --test engine` records those of the folder `v1` again: the first, the second and the
 //! last run of each batch, since the runs between are like them.
 
@@ -16,18 +15,18 @@ use flate2::{Compression, read::GzDecoder, write::GzEncoder};
 use temporal_batch::{PageError, PageReport, settings::ExtendedRetries, testing::replay_history};
 
 use crate::{
-    numbers_processor::{NumbersProcessor as Numbers, UpTo, quick_retries},
-    support::{TestEnv as Bed, report},
+    numbers_processor::{NumbersProcessor, UpTo, quick_retries},
+    support::{TestEnv, report},
 };
 
-/// The histories that are kept, one a line. A history that is lost would be a promise that nothing tests any more.
+/// The histories that are kept, one for each line. Without the list a deleted history would go unnoticed.
 const KEPT: &str = include_str!("../histories/list.txt");
 
 fn folder() -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/histories"))
 }
 
-/// The folder whose histories are recorded, if any are.
+/// The folder whose histories are being recorded, if any.
 fn recorded() -> Option<String> {
     std::env::var("RECORD_HISTORIES").ok()
 }
@@ -35,7 +34,7 @@ fn recorded() -> Option<String> {
 #[tokio::test]
 async fn recorded_histories_replay() {
     if recorded().is_some() {
-        // They are being written.
+        // The histories are being recorded.
         return;
     }
     let mut found = BTreeSet::new();
@@ -71,11 +70,11 @@ async fn recorded_histories_replay() {
     );
 }
 
-/// A history of this very moment replays too.
+/// A history recorded just now replays too.
 #[tokio::test]
 async fn a_fresh_history_of_an_eventful_batch_replays() {
-    let bed = Bed::new("replay").await;
-    let numbers = Numbers::new()
+    let env = TestEnv::new("replay").await;
+    let numbers = NumbersProcessor::new()
         .skipping_ahead()
         .settings(|s| {
             s.retry = quick_retries()
@@ -92,15 +91,15 @@ async fn a_fresh_history_of_an_eventful_batch_replays() {
                 _ => Ok(PageReport::all_processed()),
             }
         });
-    let _worker = bed.worker(numbers).await;
-    let batch = bed
-        .batch::<Numbers>(UpTo { n: 200 })
+    let _worker = env.worker(numbers).await;
+    let batch = env
+        .batch::<NumbersProcessor>(UpTo { n: 200 })
         .page_size(10)
         .stride(2)
         .pages_per_run(6)
         .max_parallelism(0)
         .rate(10_000.0);
-    let handle = bed.start(&batch).await;
+    let handle = env.start(&batch).await;
     handle.accepted().await.unwrap();
     handle.set_max_parallelism(4).await.unwrap();
     handle.pause("for the record").await.unwrap();
@@ -110,15 +109,15 @@ async fn a_fresh_history_of_an_eventful_batch_replays() {
     assert!(report.progress.runs > 1);
 
     assert_eq!(
-        replays(&bed, batch.id(), "eventful").await,
+        replays(&env, batch.id(), "eventful").await,
         report.progress.runs as usize
     );
 }
 
-/// Replays what a test's batch has just left behind, and counts its runs. While histories are recorded, those with a name
-/// that is listed are kept.
-pub async fn replays(bed: &Bed, batch_id: &str, name: &str) -> usize {
-    let histories = bed.histories(batch_id).await;
+/// Replays the history of a test's batch, and returns the number of its runs. While histories are recorded, those whose
+/// names are listed are kept.
+pub async fn replays(env: &TestEnv, batch_id: &str, name: &str) -> usize {
+    let histories = env.histories(batch_id).await;
     for (i, history) in histories.iter().enumerate() {
         if let Err(error) = replay_history(history).await {
             panic!("run {i} of {name} does not replay: {error:?}");
@@ -136,7 +135,7 @@ pub async fn replays(bed: &Bed, batch_id: &str, name: &str) -> usize {
 fn keep(histories: &[Vec<u8>], name: &str) {
     for i in 0..1_000 {
         let path = folder().join(format!("{name}-{i}.json.gz"));
-        // From the last time, when there may have been more runs.
+        // An earlier recording may have had more runs.
         let _ = std::fs::remove_file(&path);
         if i < histories.len() && (i < 2 || i + 1 == histories.len()) {
             std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -150,12 +149,12 @@ fn keep(histories: &[Vec<u8>], name: &str) {
 
 #[tokio::test]
 async fn a_history_of_other_decisions_does_not_replay() {
-    let bed = Bed::new("replay-not").await;
-    let _worker = bed.worker(Numbers::new()).await;
-    let batch = bed.batch::<Numbers>(UpTo { n: 3 });
-    bed.run(&batch).await;
-    let history = bed.histories(batch.id()).await.remove(0);
-    // The same events, but with a stride that no controller would have asked for.
+    let env = TestEnv::new("replay-not").await;
+    let _worker = env.worker(NumbersProcessor::new()).await;
+    let batch = env.batch::<NumbersProcessor>(UpTo { n: 3 });
+    env.run(&batch).await;
+    let history = env.histories(batch.id()).await.remove(0);
+    // The events are the same, except for an activity that the controller never schedules at this point.
     let text = String::from_utf8(history).unwrap();
     let changed = text.replace("temporal-batch.stride", "temporal-batch.prepare");
     assert_ne!(text, changed);

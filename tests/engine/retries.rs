@@ -21,7 +21,7 @@ fn extended_every_second() -> Option<ExtendedRetries> {
     })
 }
 
-/// Fails the page that starts after 10 the first `times` times.
+/// A processor whose page after 10 fails the first `times` times.
 fn failing(times: usize) -> NumbersProcessor {
     NumbersProcessor::new().on_process(move |seen| async move { fail_at_10(&seen, times) })
 }
@@ -50,15 +50,15 @@ async fn a_transient_failure_is_retried_to_completion() {
         attempts.iter().map(|s| s.attempt).collect::<Vec<_>>(),
         [1, 2, 3, 4]
     );
-    // Once the next page is known the range is closed: a retry sees its end.
+    // The end of the page is known once the next page is, so a retry sees it.
     assert!(attempts.iter().skip(1).all(|s| s.end == Some(20)));
-    // A retry does not announce again.
+    // A retry does not announce the next page again.
     let signals = env.signals(batch.id(), "next_page");
     assert_eq!(signals.await, 5);
 }
 
 #[tokio::test]
-async fn a_stuck_page_completes_in_the_slow_lane_while_others_go_on() {
+async fn a_stuck_page_completes_in_the_slow_lane_while_other_pages_run() {
     let env = TestEnv::new("stuck").await;
     let numbers = failing(3).settings(|s| {
         s.retry = quick_retries()
@@ -88,7 +88,7 @@ async fn a_stuck_page_completes_in_the_slow_lane_while_others_go_on() {
 
 /// Eight pages are stuck and due, and six of eight slots are free.
 #[tokio::test]
-async fn slow_retries_hold_a_quarter_of_the_slots_at_most_while_others_go_on() {
+async fn slow_retries_hold_at_most_a_quarter_of_the_slots_while_other_pages_run() {
     const STUCK: u64 = 8;
     const PAGES: u64 = 24;
     let env = TestEnv::new("slow-lane").await;
@@ -122,7 +122,7 @@ async fn slow_retries_hold_a_quarter_of_the_slots_at_most_while_others_go_on() {
     let handle = env.start(&batch).await;
     let progress = progress_shows(
         &handle,
-        "only what was stuck is left, and all of it is due",
+        "only stuck pages are left, and all of them are due",
         |p| {
             let due =
                 |failing: &PageFailure| p.as_of.since(failing.last_at) > Duration::from_secs(3);
@@ -135,9 +135,9 @@ async fn slow_retries_hold_a_quarter_of_the_slots_at_most_while_others_go_on() {
     assert_eq!(progress.pages_in_flight, 2, "a quarter of eight");
     let slow = |r: &Record| r.begun.iter().filter(|s| s.times > 1).count();
     assert_eq!(slow(&numbers.record()), 2);
-    // Each that ends makes room for one more.
+    // Each page that ends makes room for one more.
     gate.let_through(1);
-    numbers.shows("the next one begins", |r| slow(r) == 3).await;
+    numbers.shows("the next page runs", |r| slow(r) == 3).await;
     gate.open();
     let report = report(&handle).await;
     assert_eq!(report.outcome, Outcome::Completed);
@@ -170,7 +170,7 @@ async fn a_fetch_that_fails_once_announces_when_it_succeeds() {
 }
 
 #[tokio::test]
-async fn at_most_once_gives_a_failed_page_up_and_goes_on() {
+async fn at_most_once_a_failed_page_is_given_up_and_the_batch_continues() {
     let env = TestEnv::new("at-most-once").await;
     let numbers = failing(usize::MAX).settings(|s| {
         s.retry_mode = RetryMode::AtMostOnce;
@@ -190,7 +190,7 @@ async fn at_most_once_gives_a_failed_page_up_and_goes_on() {
     assert_eq!((failed.error_type.as_str(), failed.attempts), ("Flaky", 1));
 }
 
-/// Whatever the error says of its cause, the effects of the page may be there.
+/// The effects of the page may exist, whichever cause the error names.
 #[tokio::test]
 async fn at_most_once_an_error_that_is_not_the_fault_of_the_page_does_not_repeat_it_either() {
     let env = TestEnv::new("at-most-once-ever").await;
@@ -252,9 +252,9 @@ async fn non_retryable_failures_are_given_up_at_once() {
     assert_eq!(types, ["BadRow", "Flagged"]);
 }
 
-/// Where the next page is not known, the rest of the data is not passed over in silence.
+/// The rest of the data is not skipped silently when the next page is unknown.
 #[tokio::test]
-async fn a_page_given_up_before_its_successor_is_known_fails_the_batch_with_its_place() {
+async fn a_page_given_up_before_its_successor_is_known_fails_the_batch_with_its_position() {
     let env = TestEnv::new("coverage").await;
     let numbers = NumbersProcessor::new().on_fetch(|seen| async move {
         if seen.start == 20 {
@@ -291,7 +291,7 @@ async fn without_a_slow_lane_a_page_is_given_up_when_its_attempts_are_spent() {
 
 /// The slow lane retries a page for as long as the batch runs.
 #[tokio::test]
-async fn the_slow_lane_goes_on_until_the_batch_is_cancelled() {
+async fn the_slow_lane_continues_until_the_batch_is_cancelled() {
     let env = TestEnv::new("for-ever").await;
     let numbers = failing(usize::MAX).settings(|s| {
         s.retry = quick_retries()
@@ -316,7 +316,7 @@ async fn the_slow_lane_goes_on_until_the_batch_is_cancelled() {
     assert_eq!(report.progress.pages_completed, 2);
 }
 
-/// The limit is the page's, and the worker enforces it.
+/// The timeout is the page's own, and the worker enforces it.
 #[tokio::test]
 async fn a_page_that_takes_too_long_fails_and_is_retried() {
     let env = TestEnv::new("timeout").await;
@@ -366,7 +366,7 @@ async fn a_panic_is_a_failure_with_its_message() {
 }
 
 #[tokio::test]
-async fn items_given_up_are_counted_and_listed() {
+async fn failed_and_skipped_items_are_counted_and_listed() {
     let env = TestEnv::new("items").await;
     let numbers = NumbersProcessor::new().on_process(|seen| async move {
         let mut report = PageReport::all_processed();
@@ -399,7 +399,7 @@ async fn items_given_up_are_counted_and_listed() {
 }
 
 #[tokio::test]
-async fn an_error_can_say_when_to_come_back() {
+async fn an_error_can_set_the_delay_before_the_next_attempt() {
     let env = TestEnv::new("retry-after").await;
     let began = Shared::<Vec<std::time::Instant>>::default();
     let times = began.clone();
@@ -441,7 +441,7 @@ async fn a_failure_in_a_stride_costs_only_its_own_page() {
     assert_eq!(
         record.times_begun(0),
         1,
-        "the page before it is not done again"
+        "the page before the failed one ran again"
     );
     assert_eq!(record.times_begun(10), 3);
 }

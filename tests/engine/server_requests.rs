@@ -1,4 +1,4 @@
-//! How much workers ask of the server while they run pages.
+//! The number of requests that workers send to the server while they run pages.
 
 use std::time::Duration;
 
@@ -48,7 +48,7 @@ impl PageProcessor for Tiny {
     }
 }
 
-/// Looks at workflows that the connections of these metrics have made.
+/// The number of looks at workflows that were made over the connections of these metrics.
 fn looks(metrics: &[Metrics]) -> f64 {
     let count = |metrics: &Metrics| -> f64 {
         let text = metrics.render();
@@ -89,7 +89,7 @@ async fn workers_with_many_partitions_look_at_ten_workflows_a_second_each() {
     tokio::time::sleep(Duration::from_secs(u64::from(SECONDS))).await;
     let per_second = (looks(&metrics) - before) / f64::from(SECONDS);
     println!("{per_second} looks a second, {PARTITIONS} partitions, {WORKERS} workers");
-    assert!(per_second > 0.5, "nobody looks: {per_second}");
+    assert!(per_second > 0.5, "no worker looks: {per_second}");
     let allowed = 10.0 * f64::from(WORKERS) * 1.2;
     assert!(per_second <= allowed, "{per_second} looks a second");
     gate.open();

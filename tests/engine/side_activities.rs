@@ -1,4 +1,4 @@
-//! What goes on beside the pages has slots of its own.
+//! Activities beside the pages, which have slots of their own.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::{
     support::{TestEnv, eventually, progress_shows, report},
 };
 
-/// Counts what it is told.
+/// A failure handler and tracker that counts its calls.
 #[derive(Clone)]
 struct Counts(tokio::sync::watch::Sender<(usize, usize)>);
 
@@ -53,7 +53,7 @@ impl Tracker for Counts {
     }
 }
 
-/// The first page is given up, the others wait at the gate.
+/// A processor whose first page is given up, and whose other pages wait at the gate.
 fn bad_then_stuck() -> (NumbersProcessor, Gate) {
     let gate = Gate::closed();
     let held = gate.clone();
@@ -94,7 +94,7 @@ async fn pages_that_take_every_slot_hold_up_no_hook_and_no_other_batch() {
         .shows("the only slot has a page that hangs", |r| r.in_flight == 1)
         .await;
     let before = told.looks();
-    eventually("the tracker is called while it hangs", || async {
+    eventually("the tracker is called while the page hangs", || async {
         (told.looks() > before + 1).then_some(())
     })
     .await;
@@ -106,7 +106,7 @@ async fn pages_that_take_every_slot_hold_up_no_hook_and_no_other_batch() {
         .start(&env.batch::<NumbersProcessor>(UpTo { n: 30 }))
         .await;
     second.accepted().await.unwrap();
-    assert_eq!(numbers.record().in_flight, 1, "the page still hangs");
+    assert_eq!(numbers.record().in_flight, 1, "the page no longer hangs");
     gate.open();
     assert_eq!(report(&first).await.outcome, Outcome::CompletedWithFailures);
     report(&second).await;
@@ -125,7 +125,7 @@ impl Tracker for Hangs {
 }
 
 #[tokio::test]
-async fn a_hook_that_hangs_does_not_keep_a_worker_that_stops() {
+async fn a_hook_that_hangs_does_not_hold_up_a_stopping_worker() {
     let env = TestEnv::new("aside-hang").await;
     let worker = env
         .worker_with(NumbersProcessor::new(), |worker| {
@@ -138,11 +138,11 @@ async fn a_hook_that_hangs_does_not_keep_a_worker_that_stops() {
         .hook_timeout(Duration::from_secs(600))
         .track("hangs");
     let handle = env.start(&batch).await;
-    progress_shows(&handle, "it is prepared", |p| {
+    progress_shows(&handle, "the batch is prepared", |p| {
         p.phase != temporal_batch::progress::Phase::Preparing
     })
     .await;
-    // Without the pages of a hook there is nothing to abandon.
+    // A hook has no pages, so that nothing is abandoned.
     crate::support::within("the worker stops", worker.stop())
         .await
         .unwrap();
@@ -167,7 +167,7 @@ async fn both_queues_are_polled_over_one_connection_and_both_stop() {
             .filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok())
             .sum()
     };
-    eventually("few pollers ask for what is beside the pages", || async {
+    eventually("few pollers poll the second queue", || async {
         let (aside, pages) = (polls(&aside), polls(&env.queue));
         ((1.0..=2.0).contains(&aside) && pages >= 2.0).then_some(())
     })
@@ -177,7 +177,7 @@ async fn both_queues_are_polled_over_one_connection_and_both_stop() {
 }
 
 #[tokio::test]
-async fn a_queue_rate_that_is_no_limit_is_refused_and_one_that_is_lets_batches_run() {
+async fn an_invalid_queue_rate_is_refused_and_a_valid_one_lets_batches_run() {
     let env = TestEnv::new("queue-rate").await;
     for rate in [0.0, -1.0, f64::NAN, f64::INFINITY] {
         let worker = Worker::new(&env.client, &env.queue).processor(NumbersProcessor::new());

@@ -1,6 +1,6 @@
 //! Large items, records, cursors and arguments; many failures and many batches.
 //!
-//! The long form of the last: `MANY_BATCHES=1000 cargo test --test engine -- many_batches --nocapture`.
+//! `MANY_BATCHES=1000 cargo test --test engine -- many_batches --nocapture` runs the long form of the last test.
 
 use std::{collections::BTreeSet, path::Path, sync::Arc, time::Instant};
 
@@ -16,13 +16,13 @@ use crate::support::{TestEnv, report, settings::setting};
 
 const MB: usize = 1_000_000;
 
-/// Items of a size, each with its number before it. Those in `fails` cannot be done.
+/// Items of one size, each with its number before it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Sizes {
     items: usize,
     item: usize,
     cursor: usize,
-    /// Every item with a number that this divides cannot be done.
+    /// Every item whose number is a multiple of this fails.
     fails: usize,
     padding: String,
 }
@@ -100,7 +100,7 @@ impl PageProcessor for Large {
     }
 }
 
-/// Bytes of all histories of a batch.
+/// The number of bytes of all histories of a batch.
 async fn history(env: &TestEnv, batch_id: &str) -> usize {
     env.histories(batch_id).await.iter().map(Vec::len).sum()
 }
@@ -186,9 +186,9 @@ async fn arguments_of_400_kilobytes_are_in_the_history_a_few_times_and_not_with_
     assert_eq!(again.progress.items.failed, 1, "{again:#?}");
 }
 
-/// Two workers keep them in one file.
+/// Two workers keep their dead letters in one file.
 #[tokio::test]
-async fn of_a_hundred_thousand_items_that_fail_each_is_kept_once() {
+async fn each_of_a_hundred_thousand_failed_items_is_kept_once() {
     let folder = tempfile::tempdir().unwrap();
     let env = TestEnv::new("many-failures").await;
     let large = Large::new(folder.path());

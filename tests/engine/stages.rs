@@ -1,4 +1,4 @@
-//! A batch with stages goes no further than each allows before it was looked at.
+//! Batches with stages, which stop at the end of each stage until it is checked or approved.
 
 use std::{
     sync::{
@@ -23,12 +23,12 @@ use crate::{
     support::{TestEnv, number_pages::skip, progress_shows, report},
 };
 
-/// Numbers with a check that finds those that a test says are wrong.
+/// A processor over numbers, whose check finds those that a test has declared wrong.
 #[derive(Clone)]
 struct Checked {
     numbers: NumbersProcessor,
     wrong: Shared<Vec<u64>>,
-    /// Up to where each check looked.
+    /// The last number of the range of each check.
     looked: Shared<Vec<Option<u64>>>,
     errors: Arc<AtomicU32>,
     never: bool,
@@ -91,7 +91,7 @@ impl PageProcessor for Checked {
         let mut check = Check::default();
         let done = self.numbers.record().processed();
         for n in 1..=to.unwrap_or(ctx.args().n) {
-            assert!(done.contains(&n), "{n} is said to be finished");
+            assert!(done.contains(&n), "{n} is not finished, but is checked");
         }
         let wrong = self.wrong.lock().clone();
         match wrong.iter().find(|n| to.is_none_or(|to| **n <= to)) {
@@ -122,7 +122,7 @@ fn processed(checked: &Checked) -> Vec<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn stages_are_exact_to_the_item_and_go_on_by_themselves_where_all_is_well() {
+async fn stages_are_exact_to_the_item_and_continue_by_themselves_where_the_check_passes() {
     let env = TestEnv::new("stages").await;
     let checked = Checked::new(NumbersProcessor::new());
     checked.errors.store(1, Ordering::SeqCst);
@@ -144,7 +144,7 @@ async fn stages_are_exact_to_the_item_and_go_on_by_themselves_where_all_is_well(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_check_that_does_not_hold_holds_the_batch_until_somebody_approves() {
+async fn a_failed_check_holds_the_batch_until_an_operator_approves() {
     let env = TestEnv::new("stage-fails").await;
     // The last stage waits at the gate.
     let (numbers, gate) = gated_where(|seen| seen.start >= 80);
@@ -174,9 +174,9 @@ async fn a_check_that_does_not_hold_holds_the_batch_until_somebody_approves() {
         "{why}"
     );
     assert!(why.contains("20 is wrong"), "{why}");
-    assert!(held.runs > 1, "it has continued as new");
+    assert!(held.runs > 1, "the batch was never handed over");
 
-    // Another worker, and everything still holds.
+    // Another worker takes over, and the stage is still held.
     worker.stop().await.unwrap();
     let _worker = env.worker(checked.clone()).await;
     checked.wrong.lock().clear();
@@ -233,7 +233,7 @@ async fn each_stage_can_wait_for_approval_and_be_cancelled_there() {
     assert_eq!(processed(&checked).len(), 20);
     replays(&env, batch.id(), "stage-cancelled").await;
 
-    // It goes on where it stood, and still waits.
+    // The continued batch is where the cancelled one ended, and still waits.
     let continuation = temporal_batch::client::Continuation::of(handle.id());
     let handle = env.client.continue_batch(&continuation).await.unwrap();
     progress_shows(&handle, "stage 2 waits again", waits(2)).await;
@@ -246,7 +246,7 @@ async fn each_stage_can_wait_for_approval_and_be_cancelled_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_fails_in_a_stage_is_compared_with_what_is_tolerated() {
+async fn failures_in_a_stage_are_compared_with_the_tolerance() {
     let env = TestEnv::new("stage-tolerance").await;
     let numbers = NumbersProcessor::new().on_process(|seen| async move {
         let mut report = PageReport::all_processed();
@@ -319,7 +319,7 @@ async fn a_batch_is_cancelled_while_it_is_checked() {
     let worker = env.worker(checked.clone()).await;
     let batch = env.batch::<Checked>(UpTo { n: 20 }).check_at_end(true);
     let handle = env.start(&batch).await;
-    progress_shows(&handle, "it is checked", |p| {
+    progress_shows(&handle, "the batch is being checked", |p| {
         p.explanation
             .contains("every page is finished, and being checked")
     })
@@ -338,7 +338,7 @@ async fn a_batch_is_cancelled_while_it_is_checked() {
     assert!(report(&handle).await.is_verified());
 }
 
-/// A check that does not end, and one that fails and fails.
+/// The check never ends, or fails at every attempt.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deadline_ends_the_check_after_the_last_page() {
     for (never, errors) in [(true, 0), (false, u32::MAX)] {
@@ -371,7 +371,7 @@ async fn a_deadline_ends_the_check_after_the_last_page() {
 }
 
 #[tokio::test]
-async fn shares_of_what_nobody_has_counted_are_refused() {
+async fn stages_in_percent_of_an_unknown_total_are_refused() {
     let env = TestEnv::new("stage-unknown").await;
     let _worker = env.worker(NumbersProcessor::new()).await;
     let batch = env
@@ -394,9 +394,9 @@ async fn shares_of_what_nobody_has_counted_are_refused() {
     assert!(refused.contains("the batch has no stages"), "{refused}");
 }
 
-/// The source gives each page its successor, some pages fail, and stages are exact all the same.
+/// The source gives each page its successor and some pages fail, but stages are still exact.
 #[tokio::test]
-async fn pages_that_fail_keep_their_place_in_the_stage() {
+async fn failed_pages_keep_their_place_in_the_stage() {
     let env = TestEnv::new("stage-retries").await;
     let numbers = NumbersProcessor::new().on_process(|seen| async move {
         match seen.start % 3 == 0 && seen.times == 1 {

@@ -20,7 +20,7 @@ use crate::{
     support::{TestEnv, eventually, report, server_address},
 };
 
-/// A controller of other code: a timer where the real one does not have any.
+/// A controller of other code, with a timer where the real one has none.
 #[temporalio_macros::workflow]
 #[derive(Default)]
 struct Changed;
@@ -36,7 +36,7 @@ impl Changed {
             let timeout = Duration::from_secs(10);
             let options = ActivityOptions::start_to_close_timeout(timeout);
             let prepared = ctx.execute_activity(Prepare::prepare, input, options);
-            prepared.await.expect("it is prepared");
+            prepared.await.expect("the preparation succeeds");
         }
         loop {
             ctx.timer(Duration::from_secs(2)).await;
@@ -44,7 +44,7 @@ impl Changed {
     }
 }
 
-/// Says that pages may run once only.
+/// A preparation that reports the retry mode "at most once".
 struct Prepare;
 
 #[temporalio_macros::activities]
@@ -63,10 +63,10 @@ impl Prepare {
     }
 }
 
-/// Numbers of a batch whose pages may run once only.
+/// The size of the batch whose pages may run only once.
 const ONCE: u64 = 30;
 
-/// Has the batch begin with other code, which is gone afterwards.
+/// Lets other code begin the batch, and stops it.
 async fn begin_with_other_code(env: &TestEnv, handle: &BatchHandle) {
     let options = ConnectOptions::new()
         .address(server_address())
@@ -101,14 +101,14 @@ fn counted(metrics: &Metrics, outcome: &str) -> u32 {
     let series = format!("temporal_batch_recoveries_total{{outcome=\"{outcome}\"}} ");
     let value = text.lines().find_map(|line| line.strip_prefix(&*series));
     value
-        .expect("it is there from the beginning")
+        .expect("the counter exists from the beginning")
         .parse()
         .unwrap()
 }
 
-/// Two workers see it, and one run follows.
+/// Two workers notice the standstill, and only one new run follows.
 #[tokio::test]
-async fn a_history_that_no_worker_can_replay_is_recovered_from_without_a_command() {
+async fn a_batch_whose_history_no_worker_can_replay_recovers_without_a_command() {
     let env = TestEnv::new("standstill").await;
     let batch = env.batch::<NumbersProcessor>(UpTo { n: 50 }).page_size(10);
     let handle = env.start(&batch).await;
@@ -138,7 +138,7 @@ async fn a_history_that_no_worker_can_replay_is_recovered_from_without_a_command
 }
 
 #[tokio::test]
-async fn pages_that_may_run_once_only_are_not_run_again_without_a_command() {
+async fn at_most_once_a_batch_does_not_recover_without_a_command() {
     let env = TestEnv::new("standstill-once").await;
     let batch = env
         .batch::<NumbersProcessor>(UpTo { n: ONCE })
@@ -154,11 +154,11 @@ async fn pages_that_may_run_once_only_are_not_run_again_without_a_command() {
     let _worker = env
         .worker_with(numbers.clone(), |w| w.metrics(metrics.clone()))
         .await;
-    eventually("the worker leaves it", || async {
+    eventually("the worker gives up", || async {
         (counted(&metrics, "left") == 1).then_some(())
     })
     .await;
-    let told = eventually("it is told what to do", || async {
+    let told = eventually("the error says what to do", || async {
         let error = handle.progress().await.err()?;
         let ProgressError::TaskFails { remedy, .. } = &error else {
             return None;
@@ -172,7 +172,7 @@ async fn pages_that_may_run_once_only_are_not_run_again_without_a_command() {
     assert_eq!(counted(&metrics, "recovered"), 0);
 
     handle
-        .recover_by_force("none has had an effect")
+        .recover_by_force("no page has had an effect")
         .await
         .unwrap();
     let report = report(&handle).await;
@@ -181,5 +181,5 @@ async fn pages_that_may_run_once_only_are_not_run_again_without_a_command() {
     let audit = &report.progress.audit;
     let forced = audit.iter().find(|entry| entry.action == "recover");
     let why = forced.and_then(|entry| entry.why.as_deref());
-    assert_eq!(why, Some("none has had an effect"), "{audit:#?}");
+    assert_eq!(why, Some("no page has had an effect"), "{audit:#?}");
 }

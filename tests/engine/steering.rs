@@ -14,7 +14,8 @@ use crate::{
     support::{TestEnv, progress_shows, report, within},
 };
 
-/// What operators did after the start, in order. What was kept for the first worker is noted before it.
+/// The requests of operators in their order, without the start. Requests that were kept for the first worker are noted
+/// before the start.
 fn audited(report: &BatchReport) -> Vec<&str> {
     let actions = report.progress.audit.iter().map(|e| e.action.as_str());
     actions.filter(|action| *action != "start").collect()
@@ -25,7 +26,7 @@ async fn a_pause_without_a_worker_takes_effect_before_the_first_page() {
     let env = TestEnv::new("queued").await;
     let batch = env.batch::<NumbersProcessor>(UpTo { n: 50 }).page_size(10);
     let handle = env.start(&batch).await;
-    let queued = within("the pause is taken", handle.pause("not yet")).await;
+    let queued = within("the pause is accepted", handle.pause("not yet")).await;
     let queued = queued.unwrap();
     assert_eq!(
         queued,
@@ -48,7 +49,7 @@ async fn a_pause_without_a_worker_takes_effect_before_the_first_page() {
     let paused = paused.unwrap();
     assert_eq!(paused.pause_reason.as_deref(), Some("not yet"));
     assert_eq!((paused.pages_completed, paused.pages_in_flight), (0, 0));
-    assert!(numbers.record().fetches.is_empty(), "no page was touched");
+    assert!(numbers.record().fetches.is_empty(), "a page was read");
     assert_eq!(handle.resume().await.unwrap(), Steered::Applied);
     let report = report(&handle).await;
     assert_eq!(report.outcome, Outcome::Completed);
@@ -79,7 +80,7 @@ async fn requests_that_are_kept_are_applied_in_their_order() {
     let paused = paused.unwrap();
     assert_eq!(paused.pause_reason.as_deref(), Some("last"));
     assert_eq!(paused.max_parallelism, 7);
-    assert!(numbers.record().fetches.is_empty(), "no page was touched");
+    assert!(numbers.record().fetches.is_empty(), "a page was read");
     handle.resume().await.unwrap();
     let report = report(&handle).await;
     assert_eq!(
@@ -95,9 +96,9 @@ async fn requests_that_are_kept_are_applied_in_their_order() {
     );
 }
 
-/// The server still lists a worker that has just gone, so the controller is asked first.
+/// The server still lists a worker that has just gone, so the client asks the controller first.
 #[tokio::test]
-async fn a_pause_after_the_worker_has_gone_holds_when_one_is_back() {
+async fn a_pause_after_the_worker_has_gone_applies_when_another_one_starts() {
     let env = TestEnv::new("gone").await;
     let (numbers, gate) = gated();
     let worker = env.worker(numbers.clone()).await;
@@ -111,21 +112,21 @@ async fn a_pause_after_the_worker_has_gone_holds_when_one_is_back() {
     worker.stop().await.unwrap();
     let done = numbers.record().begun.len();
 
-    let steered = within("the pause is taken", handle.pause("")).await;
+    let steered = within("the pause is accepted", handle.pause("")).await;
     assert!(matches!(steered.unwrap(), Steered::Queued { .. }));
     gate.open();
     let _worker = env.worker(numbers.clone()).await;
     within("the batch is paused", handle.wait_until_paused())
         .await
         .unwrap();
-    // What had been dispatched already may run; nothing is dispatched after the pause.
+    // Pages that were already dispatched may run; no page is dispatched after the pause.
     assert!(numbers.record().begun.len() <= done + 1);
     handle.cancel("").await.unwrap();
     assert_eq!(report(&handle).await.outcome, Outcome::Cancelled);
 }
 
 #[tokio::test]
-async fn a_request_that_went_both_ways_is_applied_once() {
+async fn a_request_sent_as_update_and_as_signal_is_applied_once() {
     let env = TestEnv::new("both-ways").await;
     let numbers = NumbersProcessor::new();
     let worker = env.worker(numbers.clone()).await;
@@ -135,7 +136,7 @@ async fn a_request_that_went_both_ways_is_applied_once() {
     let handle = env.start(&batch).await;
     handle.accepted().await.unwrap();
     worker.stop().await.unwrap();
-    // The worker is still listed, so that the update is sent; without an answer the signal follows.
+    // The worker is still listed, so the client sends an update, and a signal when no answer arrives.
     let paused = handle.pause("").await.unwrap();
     assert!(
         matches!(paused, Steered::Queued { polling: true, .. }),
@@ -144,7 +145,7 @@ async fn a_request_that_went_both_ways_is_applied_once() {
     let _worker = env.worker(numbers.clone()).await;
     let progress = progress_shows(&handle, "the pause is applied", |p| p.audit.len() > 1);
     progress.await;
-    // What was sent before an answered request has arrived when that is answered.
+    // Requests that were sent before an answered request have been applied by the time of the answer.
     handle.set_max_parallelism(1).await.unwrap();
     handle.resume().await.unwrap();
     let report = report(&handle).await;
@@ -178,9 +179,9 @@ async fn with_a_worker_requests_are_applied_and_answered_without_a_signal() {
     assert_eq!(env.signals(batch.id(), "steer").await, 0);
 }
 
-/// There is no such batch: had anything been sent, that would be the error.
+/// The batch does not exist: had a request been sent, its error would say so.
 #[tokio::test]
-async fn bad_values_are_refused_before_anything_is_sent() {
+async fn bad_values_are_refused_before_a_request_is_sent() {
     let env = TestEnv::new("bad-values").await;
     let handle = env.client.handle(env.new_id()).unwrap();
     for settings in [
@@ -227,7 +228,7 @@ async fn waiting_for_a_pause_ends_with_the_last_page_or_without_a_pause() {
         async move { handle.wait_until_paused().await }
     });
     progress_shows(&handle, "pausing", |p| p.phase == Phase::Pausing).await;
-    assert!(!waiting.is_finished(), "its page still runs");
+    assert!(!waiting.is_finished(), "the wait ended early");
     gate.let_through(1);
     let paused = within("the batch is paused", waiting).await.unwrap();
     assert_eq!(paused.unwrap().pages_completed, 1);

@@ -1,5 +1,5 @@
-//! Strides whose length is tuned: they become long, stay short where they have to, and give back what they
-//! have not done.
+//! Strides with a tuned length: they become long, stay short where the pages require it, and return pages that they
+//! have not begun.
 
 use std::time::Duration;
 
@@ -18,14 +18,14 @@ use crate::{
     support::{TestEnv, progress_shows, report},
 };
 
-/// Never reached in a test, so that only what is told ends a stride early.
+/// A target that no test reaches, so that only a request ends a stride early.
 const LONG: Duration = Duration::from_secs(600);
 
 fn all(n: u64) -> Vec<u64> {
     (1..=n).collect()
 }
 
-/// The ids of the activities that were given a stride.
+/// The ids of the stride activities that a batch has scheduled.
 async fn dispatched(env: &TestEnv, batch: &Batch) -> Vec<String> {
     let mut ids = Vec::new();
     for history in env.histories(batch.id()).await {
@@ -42,9 +42,9 @@ async fn dispatched(env: &TestEnv, batch: &Batch) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn strides_of_short_pages_become_long_and_stay_so_over_continue_as_new() {
+async fn strides_of_short_pages_become_long_and_stay_long_over_continue_as_new() {
     let env = TestEnv::new("stride-auto").await;
-    // The rest waits for another run, and no stride that begins before one is due comes to it.
+    // Pages from 6,000 on wait at the gate, and no stride of the first run gets that far.
     let (numbers, gate) = gated_where(|page| page.start >= 6_000);
     let numbers = numbers.skipping_ahead().with_size_hint();
     let _worker = env.worker(numbers.clone()).await;
@@ -55,7 +55,7 @@ async fn strides_of_short_pages_become_long_and_stay_so_over_continue_as_new() {
         .pages_per_run(30)
         .stride(AutoStride::default());
     let handle = env.start(&batch).await;
-    progress_shows(&handle, "it has continued as new", |p| p.runs > 1).await;
+    progress_shows(&handle, "the batch has continued as new", |p| p.runs > 1).await;
     gate.open();
     let report = report(&handle).await;
     assert_eq!(report.outcome, Outcome::Completed);
@@ -67,7 +67,7 @@ async fn strides_of_short_pages_become_long_and_stay_so_over_continue_as_new() {
 }
 
 #[tokio::test]
-async fn a_stride_whose_pages_became_slow_gives_the_rest_back() {
+async fn a_stride_whose_pages_became_slow_returns_its_remaining_pages() {
     let env = TestEnv::new("stride-slow").await;
     let target = Duration::from_millis(100);
     let numbers = NumbersProcessor::new()
@@ -93,14 +93,14 @@ async fn a_stride_whose_pages_became_slow_gives_the_rest_back() {
     let mut numbers = strides.clone();
     numbers.sort();
     numbers.dedup();
-    assert!(numbers.len() < strides.len(), "none twice: {strides:?}");
+    assert!(numbers.len() < strides.len(), "no repeats: {strides:?}");
     let because = report.progress.stride_because.unwrap();
     assert_eq!(report.progress.stride, 1, "{because}");
     replays(&env, batch.id(), "stride_given_back").await;
 }
 
 #[tokio::test]
-async fn a_source_that_cannot_skip_ahead_has_strides_of_one_page_and_it_is_said() {
+async fn a_source_that_cannot_skip_ahead_has_strides_of_one_page_and_progress_says_why() {
     let env = TestEnv::new("stride-opaque").await;
     let (numbers, gate) = gated();
     let _worker = env.worker(numbers.clone()).await;
@@ -109,7 +109,7 @@ async fn a_source_that_cannot_skip_ahead_has_strides_of_one_page_and_it_is_said(
         .page_size(10)
         .stride(AutoStride::default().beginning_with(5));
     let handle = env.start(&batch).await;
-    progress_shows(&handle, "it begins as set", |p| p.stride == 5).await;
+    progress_shows(&handle, "the given stride is used", |p| p.stride == 5).await;
     gate.open();
     let report = report(&handle).await;
     assert_eq!(report.outcome, Outcome::Completed);
@@ -117,7 +117,7 @@ async fn a_source_that_cannot_skip_ahead_has_strides_of_one_page_and_it_is_said(
     assert_eq!(report.progress.stride, 1);
     let because = report.progress.stride_because.as_deref();
     assert_eq!(because, Some("the source cannot skip ahead"));
-    // The last one finds that there is nothing more.
+    // The last stride finds no more rows.
     assert_eq!(dispatched(&env, &batch).await.len(), 11);
 }
 
@@ -166,7 +166,7 @@ async fn the_length_is_set_and_tuned_while_the_batch_runs() {
     replays(&env, batch.id(), "stride_set").await;
 }
 
-/// Lets pages through one by one until something is so.
+/// Lets pages through one by one until a condition holds.
 async fn until(gate: &Gate, so: impl AsyncFn() -> bool) {
     while !so().await {
         gate.let_through(1);
@@ -175,7 +175,7 @@ async fn until(gate: &Gate, so: impl AsyncFn() -> bool) {
 }
 
 #[tokio::test]
-async fn long_strides_hear_of_a_pause_of_less_parallelism_and_of_the_end_at_their_page() {
+async fn long_strides_end_after_their_page_on_pause_less_parallelism_and_cancellation() {
     let env = TestEnv::new("stride-yield").await;
     let (numbers, gate) = gated();
     let numbers = numbers.skipping_ahead();
@@ -200,7 +200,10 @@ async fn long_strides_hear_of_a_pause_of_less_parallelism_and_of_the_end_at_thei
     in_flight(2).await;
     handle.set_max_parallelism(1).await.unwrap();
     until(&gate, async || numbers.record().in_flight == 1).await;
-    let progress = progress_shows(&handle, "one was given back", |p| p.pages_in_flight == 1).await;
+    let progress = progress_shows(&handle, "one stride is returned", |p| {
+        p.pages_in_flight == 1
+    })
+    .await;
     assert_eq!(progress.held_by, Some(HeldBy::Parallelism));
     assert!(numbers.record().done.len() < 300);
 
@@ -213,7 +216,7 @@ async fn long_strides_hear_of_a_pause_of_less_parallelism_and_of_the_end_at_thei
     let done = u64::try_from(record.done.len()).unwrap();
     assert_eq!(cancelled.progress.pages_completed, done);
 
-    // Nothing of what was given back is lost or done twice.
+    // Pages of returned strides are neither lost nor done twice.
     gate.open();
     let again = batch.clone().continues(true);
     let report = env.run(&again).await;
@@ -223,7 +226,7 @@ async fn long_strides_hear_of_a_pause_of_less_parallelism_and_of_the_end_at_thei
 }
 
 #[tokio::test]
-async fn bad_targets_are_refused_before_anything_starts() {
+async fn bad_targets_are_refused_before_the_batch_starts() {
     let env = TestEnv::new("stride-refused").await;
     let batch = env
         .batch::<NumbersProcessor>(UpTo { n: 1 })

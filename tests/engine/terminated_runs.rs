@@ -1,4 +1,4 @@
-//! A batch run that is gone while one of its pages is read: the page is not processed.
+//! Batch runs that are terminated or deleted while one of their pages is read: the page is not processed.
 
 use std::time::Duration;
 
@@ -19,11 +19,11 @@ use crate::{
 
 const PAGES: u32 = 4;
 
-/// Two pages a stride. The second page of the first batch run is read until it is told to end: where it
-/// ends is known by then, so nothing of it has to be announced.
+/// A processor with two pages a stride. In the first batch run, the second page is read until it is cancelled: its end
+/// is known by then, so that it has nothing to announce.
 #[derive(Clone, Default)]
 struct LongRead {
-    /// The first batch run.
+    /// The id of the first batch run.
     first: Shared<Option<String>>,
     read: Shared<Vec<(String, u32)>>,
     told: Shared<bool>,
@@ -75,7 +75,7 @@ impl PageProcessor for LongRead {
 
     fn settings(&self) -> ProcessorSettings {
         ProcessorSettings {
-            // After the first sign of life none comes that could tell.
+            // There is one heartbeat at the start, and none that could report the end of the run.
             heartbeat_timeout: Duration::from_secs(3_600),
             ..ProcessorSettings::default()
         }
@@ -91,13 +91,13 @@ impl LongRead {
     }
 }
 
-/// Waits until the second page is being read and has given its only sign of life.
+/// Waits until the second page is being read and has sent its only heartbeat.
 async fn reads_for_long(env: &TestEnv, long: &LongRead, batch: &Batch) -> BatchHandle {
     let handle = env.start(batch).await;
     let temporal = env.client.temporal();
     let workflow = temporal.get_workflow_handle::<UntypedWorkflow>(batch.id());
     eventually(
-        "the second page is read, and its stride is alive",
+        "the second page is being read, and its stride has sent a heartbeat",
         || async {
             let read = long.pages_of_first(&long.read);
             let description = workflow.describe(WorkflowDescribeOptions::default()).await;
@@ -130,9 +130,9 @@ async fn delete(env: &TestEnv, batch: &Batch) {
     deleted.await.unwrap();
 }
 
-/// Once the worker has stopped, its strides are over.
+/// The strides of a worker are over once it has stopped.
 #[tokio::test]
-async fn a_page_that_is_read_while_its_batch_run_is_terminated_or_deleted_is_not_processed() {
+async fn a_page_being_read_while_its_batch_run_is_terminated_or_deleted_is_not_processed() {
     for deletes in [false, true] {
         let env = TestEnv::new("gone").await;
         let long = LongRead::default();
@@ -143,7 +143,7 @@ async fn a_page_that_is_read_while_its_batch_run_is_terminated_or_deleted_is_not
             true => delete(&env, &batch).await,
             false => terminate(&env, &batch).await,
         }
-        eventually("the page is told", || async {
+        eventually("the page is cancelled", || async {
             (*long.told.lock()).then_some(())
         })
         .await;
@@ -156,9 +156,9 @@ async fn a_page_that_is_read_while_its_batch_run_is_terminated_or_deleted_is_not
     }
 }
 
-/// Signals go to the id of the batch, so they arrive; they are another batch run's.
+/// Signals go to the id of the batch, so they reach the other batch run, which ignores them.
 #[tokio::test]
-async fn a_page_that_is_read_while_its_batch_is_run_again_is_not_processed_for_the_old_run() {
+async fn a_page_being_read_while_its_batch_is_rerun_is_not_processed_for_the_old_run() {
     let env = TestEnv::new("gone-rerun").await;
     let long = LongRead::default();
     let worker = env.worker(long.clone()).await;
@@ -167,7 +167,7 @@ async fn a_page_that_is_read_while_its_batch_is_run_again_is_not_processed_for_t
     terminate(&env, &batch).await;
     drop(first);
     let again = env.start(&batch.rerun(true)).await;
-    eventually("the page is told", || async {
+    eventually("the page is cancelled", || async {
         (*long.told.lock()).then_some(())
     })
     .await;

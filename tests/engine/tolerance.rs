@@ -21,7 +21,7 @@ use crate::{
     support::{TestEnv, progress_shows, report},
 };
 
-/// Numbers behind a service that can be down.
+/// A processor over numbers that calls a service, which can be down.
 fn behind_a_service() -> (NumbersProcessor, Arc<AtomicBool>) {
     let down = Arc::new(AtomicBool::new(true));
     let is_down = Arc::clone(&down);
@@ -50,9 +50,9 @@ async fn a_service_that_is_down_pauses_the_batch_before_any_page_is_given_up() {
         .max_parallelism(4)
         .tolerate(Tolerance::new().consecutive(10));
     let handle = env.start(&batch).await;
-    let paused = progress_shows(&handle, "it paused itself", |p| p.phase == Phase::Paused).await;
+    let paused = progress_shows(&handle, "the batch pauses", |p| p.phase == Phase::Paused).await;
     let reason = paused.pause_reason.unwrap();
-    // Pages that ran beside each other may fail together.
+    // Pages that run beside each other may fail together.
     let told = |n| format!("tolerated failures exceeded: {n} attempts failed in a row");
     let said = (11..=14).any(|n| reason.starts_with(&told(n)));
     assert!(
@@ -61,9 +61,9 @@ async fn a_service_that_is_down_pauses_the_batch_before_any_page_is_given_up() {
     );
     assert_eq!((paused.pages_completed, paused.pages_failed), (0, 0));
 
-    // Still down: the same once more, counted from the start.
+    // The service is still down: the batch pauses again, and counts from zero.
     handle.resume().await.unwrap();
-    let paused = progress_shows(&handle, "it paused itself again", |p| {
+    let paused = progress_shows(&handle, "the batch pauses again", |p| {
         p.phase == Phase::Paused && p.audit.iter().filter(|e| e.action == "pause").count() == 2
     });
     let paused = paused.await;
@@ -109,7 +109,7 @@ async fn a_batch_may_stop_itself_instead() {
 }
 
 #[tokio::test]
-async fn a_share_of_failed_items_counts_once_enough_is_done() {
+async fn a_share_of_failed_items_counts_once_enough_items_are_done() {
     let env = TestEnv::new("share").await;
     let numbers = NumbersProcessor::new().on_process(|_| async move {
         let mut report = PageReport::all_processed();
@@ -124,7 +124,7 @@ async fn a_share_of_failed_items_counts_once_enough_is_done() {
         .max_parallelism(1)
         .tolerate(tolerance);
     let handle = env.start(&batch).await;
-    let paused = progress_shows(&handle, "it paused itself", |p| p.phase == Phase::Paused).await;
+    let paused = progress_shows(&handle, "the batch pauses", |p| p.phase == Phase::Paused).await;
     assert_eq!(
         paused.pause_reason.as_deref(),
         Some(
@@ -133,7 +133,7 @@ async fn a_share_of_failed_items_counts_once_enough_is_done() {
     );
     assert_eq!(paused.items.total(), 50);
     handle.resume().await.unwrap();
-    progress_shows(&handle, "it counts anew", |p| {
+    progress_shows(&handle, "the batch pauses again", |p| {
         p.phase == Phase::Paused && p.items.total() == 100
     })
     .await;
@@ -141,9 +141,9 @@ async fn a_share_of_failed_items_counts_once_enough_is_done() {
     assert_eq!(report(&handle).await.outcome, Outcome::Cancelled);
 }
 
-/// Each page has an item that fails, and each stride hundreds of pages.
+/// Each page has an item that fails, and each stride has hundreds of pages.
 #[tokio::test]
-async fn long_strides_tell_of_failures_so_soon_that_only_pages_in_flight_go_beyond() {
+async fn long_strides_exceed_the_tolerance_by_the_pages_in_flight_at_most() {
     let env = TestEnv::new("long-strides").await;
     let numbers = NumbersProcessor::new()
         .skipping_ahead()
@@ -175,7 +175,7 @@ async fn long_strides_tell_of_failures_so_soon_that_only_pages_in_flight_go_beyo
 }
 
 #[tokio::test]
-async fn exactly_the_tolerated_pages_may_fail() {
+async fn exactly_as_many_pages_may_fail_as_are_tolerated() {
     let env = TestEnv::new("pages").await;
     let numbers = NumbersProcessor::new().on_process(|seen| async move {
         if [10, 30].contains(&seen.start) {
@@ -203,7 +203,7 @@ async fn exactly_the_tolerated_pages_may_fail() {
 }
 
 #[tokio::test]
-async fn a_deadline_stops_running_strides_at_their_page() {
+async fn a_deadline_stops_running_strides_after_their_page() {
     let env = TestEnv::new("deadline").await;
     let numbers = NumbersProcessor::new()
         .skipping_ahead()
@@ -228,7 +228,7 @@ async fn a_deadline_stops_running_strides_at_their_page() {
     );
     assert!(report.duration() >= Duration::from_secs(4));
     assert!(report.duration() < Duration::from_secs(8), "{report:#?}");
-    assert!(report.progress.runs > 1, "it holds over continue-as-new");
+    assert!(report.progress.runs > 1, "the batch was never handed over");
     let done = numbers.record().done.len() as u64;
     assert_eq!(report.progress.pages_completed, done);
 }
@@ -253,7 +253,7 @@ async fn a_deadline_ends_a_pause_and_a_wait() {
 }
 
 #[tokio::test]
-async fn a_page_that_only_retries_counts_as_failed() {
+async fn a_page_in_the_slow_lane_counts_as_failed() {
     let env = TestEnv::new("only-retries").await;
     let numbers = NumbersProcessor::new()
         .skipping_ahead()

@@ -1,4 +1,4 @@
-//! The number of items that is shown: never a wrong one, and no estimate once a batch is over.
+//! The total number of items that is shown: never a wrong one, and no estimate once a batch is over.
 
 use temporal_batch::{
     BatchHandle, Outcome, RunningWorker, Size,
@@ -10,7 +10,7 @@ use crate::{
     support::{TestEnv, progress_shows, report},
 };
 
-/// A batch of 40 items of which 20 are done, and the others wait at a gate.
+/// A batch of 40 items of which 20 are done, while the others wait at a gate.
 struct Half {
     worker: RunningWorker,
     handle: BatchHandle,
@@ -19,7 +19,7 @@ struct Half {
 }
 
 impl Half {
-    /// `size`: the number of items that the processor tells, from the real one.
+    /// Starts the batch. `size` makes the size that the processor reports from the real one.
     async fn of(env: &TestEnv, size: fn(u64) -> Size) -> Self {
         let (numbers, gate) = gated_where(|seen| seen.start >= 20);
         let worker = env.worker(numbers.skipping_ahead().sized(size)).await;
@@ -40,7 +40,7 @@ impl Half {
 }
 
 #[tokio::test]
-async fn an_estimate_that_was_passed_is_not_shown_and_a_completed_batch_is_whole() {
+async fn an_exceeded_estimate_is_not_shown_and_a_completed_batch_is_at_a_hundred_percent() {
     let env = TestEnv::new("total-passed").await;
     let half = Half::of(&env, |n| Size::Estimate(n / 4)).await;
     let looked = &half.looked;
@@ -55,7 +55,7 @@ async fn an_estimate_that_was_passed_is_not_shown_and_a_completed_batch_is_whole
 }
 
 #[tokio::test]
-async fn a_batch_that_is_complete_but_for_its_end_is_not_at_a_hundred_percent() {
+async fn a_batch_is_not_at_a_hundred_percent_before_it_has_ended() {
     let env = TestEnv::new("total-near").await;
     let half = Half::of(&env, |n| Size::Estimate(n / 2)).await;
     assert_eq!(half.looked.size(), Size::Estimate(20));
@@ -66,7 +66,7 @@ async fn a_batch_that_is_complete_but_for_its_end_is_not_at_a_hundred_percent() 
 }
 
 #[tokio::test]
-async fn a_batch_that_was_cancelled_shows_what_was_counted_and_no_estimate() {
+async fn a_cancelled_batch_shows_the_counted_items_and_no_estimate() {
     let env = TestEnv::new("total-cancelled").await;
     for (size, shown) in [
         (Size::Exact as fn(u64) -> Size, Size::Exact(40)),

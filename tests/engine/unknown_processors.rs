@@ -1,4 +1,4 @@
-//! Programs that share a task queue: a worker that does not have a processor hands its batches on.
+//! Programs that share a task queue: a worker that does not have a processor passes its batches on.
 
 use async_trait::async_trait;
 use temporal_batch::{
@@ -12,7 +12,7 @@ use crate::{
     support::{TestEnv, progress_shows, report, within},
 };
 
-/// Does the work of `NumbersProcessor` in another program.
+/// A processor of another program that does the work of `NumbersProcessor`.
 #[derive(Clone)]
 struct Letters(NumbersProcessor);
 
@@ -43,10 +43,10 @@ async fn a_batch_waits_for_a_worker_that_has_its_processor_and_says_so() {
     let handle = env
         .start(&env.batch::<Letters>(UpTo { n: 30 }).page_size(10))
         .await;
-    let accepted = within("it is said to wait", handle.accepted()).await;
+    let accepted = within("the batch is reported as waiting", handle.accepted()).await;
     let waits = accepted.unwrap_err();
     assert!(matches!(waits, AcceptError::NoProcessor { .. }), "{waits}");
-    let waits = progress_shows(&handle, "it waits for a worker", |p| {
+    let waits = progress_shows(&handle, "the batch waits for a worker", |p| {
         p.held_by == Some(HeldBy::NoWorker)
     })
     .await;
@@ -66,11 +66,11 @@ async fn a_batch_waits_for_a_worker_that_has_its_processor_and_says_so() {
     assert_eq!(ended.outcome, Outcome::Completed);
     assert_eq!(letters.0.record().processed(), (1..=30).collect::<Vec<_>>());
     let told = env.signals(handle.id(), "waits").await;
-    assert_eq!(told, 1, "however often it was asked");
+    assert_eq!(told, 1, "the wait is signalled once");
 }
 
 #[tokio::test]
-async fn two_programs_on_one_queue_get_through_and_no_page_pays_for_it() {
+async fn two_programs_on_one_queue_complete_and_no_page_loses_an_attempt() {
     let env = TestEnv::new("two-programs").await;
     let (numbers, letters) = (NumbersProcessor::new(), Letters(NumbersProcessor::new()));
     let one = env.worker_named("one", numbers.clone()).await;
@@ -94,9 +94,9 @@ async fn two_programs_on_one_queue_get_through_and_no_page_pays_for_it() {
     }
 }
 
-/// The worker that has it goes, and another program's stays.
+/// The worker that has the processor stops, and that of another program stays.
 #[tokio::test]
-async fn a_batch_that_runs_waits_for_its_processor() {
+async fn a_running_batch_waits_for_its_processor() {
     let env = TestEnv::new("goes-away").await;
     let (numbers, gate) = crate::numbers_processor::gated_where(|seen| seen.start == 50);
     let letters = Letters(numbers.clone());
@@ -110,7 +110,7 @@ async fn a_batch_that_runs_waits_for_its_processor() {
     let stopping = tokio::spawn(has_it.stop());
     gate.open();
     stopping.await.unwrap().unwrap();
-    let blocked = progress_shows(&handle, "it waits for a worker", |p| {
+    let blocked = progress_shows(&handle, "the batch waits for a worker", |p| {
         p.phase == Phase::Blocked && p.explanation.contains("no worker with processor")
     })
     .await;
@@ -131,13 +131,13 @@ async fn a_batch_that_runs_waits_for_its_processor() {
 }
 
 #[tokio::test]
-async fn a_worker_tells_when_it_polls() {
+async fn a_worker_reports_when_it_polls() {
     let env = TestEnv::new("polling").await;
-    // Only a batch that runs is asked for its workers.
+    // Workers are listed only for a running batch, so its page waits at the gate.
     let (numbers, gate) = crate::numbers_processor::gated();
     let worker = env.worker_named("tells", numbers).await;
-    assert!(within("it polls", worker.polling()).await);
-    // From here on the server knows, without a batch that would have had to wait for it.
+    assert!(within("the worker polls", worker.polling()).await);
+    // The server lists the worker from now on, without a batch that had to wait for it.
     let handle = env
         .start(&env.batch::<NumbersProcessor>(UpTo { n: 1 }))
         .await;

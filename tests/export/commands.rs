@@ -1,4 +1,4 @@
-//! The command with the database in its environment.
+//! Commands with the database in their environment.
 
 use std::process::Command;
 

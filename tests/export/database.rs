@@ -1,4 +1,4 @@
-//! Tables with texts that are hard to write, and what a plain `SELECT` says of them.
+//! Tables with texts that are hard to write, and the rows that a plain `SELECT` returns.
 
 use std::path::PathBuf;
 
@@ -9,7 +9,7 @@ use temporal_batch::sql::{Database, DatabaseOptions};
 
 use crate::support::databases::{self, TestDatabase, on_test_databases};
 
-/// Texts that have their own meaning in some format or other.
+/// Texts that have a meaning of their own in one format or another.
 const AWKWARD: [&str; 16] = [
     "",
     "plain",
@@ -29,7 +29,7 @@ const AWKWARD: [&str; 16] = [
     "\u{feff}mark",
 ];
 
-/// A database, and a folder for what is exported of it.
+/// A database, and a folder for its exported files.
 pub struct Source {
     pub url: String,
     pub database: Database,
@@ -62,7 +62,7 @@ impl Source {
         databases::script(&self.database, statements).await.unwrap();
     }
 
-    /// A table `users` with so many rows, their ids from 1 in steps of 3.
+    /// Creates a table `users` with this many rows, with ids from 1 in steps of 3.
     pub async fn make_users(&self, rows: i64) {
         let (text, numeric) = match &self.database {
             Database::MySql(_) => ("varchar(200) CHARACTER SET utf8mb4", "decimal(30, 4)"),
@@ -101,11 +101,11 @@ impl Source {
             }
             Database::MySql(pool) => insert!(pool, "INSERT INTO users VALUES (?, ?, ?, ?, ?)"),
             Database::Sqlite(pool) => insert!(pool, "INSERT INTO users VALUES (?, ?, ?, ?, ?)"),
-            _ => unreachable!("there are no others"),
+            _ => unreachable!("no other database is tested"),
         }
     }
 
-    /// The rows in their order, all columns as texts.
+    /// The rows in their order, with all columns as texts.
     pub async fn texts(&self, query: &str) -> Vec<Vec<Option<String>>> {
         databases::texts(&self.database, query).await
     }
@@ -123,7 +123,7 @@ impl Source {
             .await
     }
 
-    /// What PostgreSQL writes itself; for the others the same rules, written down once more.
+    /// The export of PostgreSQL itself. For the other databases, the same rules are written down here.
     pub async fn dump_csv(&self) -> String {
         if let Database::Postgres(pool) = &self.database {
             let mut connection = pool.acquire().await.unwrap();
@@ -183,7 +183,7 @@ fn values(n: i64) -> Values {
     let name = (n % 7 != 3).then(|| at(n));
     let note = (n % 5 != 2).then(|| format!("{}{n}", at(n / 3)));
     let amount = (n % 11 != 5).then(|| format!("{}.{:04}", n * 123_456_789_012_345, n % 10_000));
-    // Beyond what a floating point number holds.
+    // The number is more precise than a floating point number.
     let big = (n % 13 != 6).then_some(9_007_199_254_740_993 + n);
     (name, note, amount, big)
 }

@@ -1,4 +1,4 @@
-//! Exports that are killed, and disks that refuse.
+//! Exports that are killed, and disks that refuse to be written.
 
 #[cfg(target_os = "linux")]
 use std::process::Command;
@@ -65,12 +65,12 @@ async fn killed(source: &Source) {
         seen = wait_for("there are more parts", || {
             Some(parts(&directory)).filter(|n| *n >= wanted)
         });
-        // SIGKILL.
+        // Dropping it sends SIGKILL.
         running.kill();
         assert!(!Path::new(&all).exists());
         assert_eq!(Manifest::read(&directory).unwrap(), None);
     }
-    // Meanwhile it is nobody else's.
+    // Meanwhile no other batch may use the directory.
     let other = [
         "export",
         "--table",
@@ -116,28 +116,29 @@ async fn killed(source: &Source) {
 }
 
 #[tokio::test]
-async fn a_killed_export_goes_on_when_its_command_is_repeated() {
+async fn a_killed_export_is_continued_when_its_command_is_repeated() {
     killed(&database::sqlite().await).await;
 }
 
 #[tokio::test]
-async fn a_killed_export_goes_on_when_its_command_is_repeated_on_postgres() {
+async fn a_killed_export_is_continued_when_its_command_is_repeated_on_postgres() {
     if let Some(source) = database::postgres("killed_export").await {
         killed(&source).await;
     }
 }
 
-/// Files may not grow beyond a limit for a while, so a write fails in the middle. Every Linux has what sets the limit.
+/// Files may not grow beyond a limit for a while, so that a write fails in the middle. Every Linux has the command that
+/// sets the limit.
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn a_write_that_fails_is_told_and_tried_again() {
+async fn a_failed_write_is_reported_and_tried_again() {
     let source = database::sqlite().await;
     source.make_users(400).await;
     let to = source.text("users");
     let name = source.folder.path().file_name().unwrap().to_string_lossy();
     let id = format!("full{name}");
     let binary = binary().to_str().unwrap();
-    // Without the signal that would end the process.
+    // The signal that would end the process is ignored.
     let limit = "trap '' XFSZ; ulimit -S -f 8; exec \"$0\" \"$@\"";
     let args = [
         "export",
@@ -158,12 +159,12 @@ async fn a_write_that_fails_is_told_and_tried_again() {
         .args(args)
         .env("DATABASE_URL", &source.url);
     let running = start(limited);
-    let told = wait_for("the failure is told", || {
+    let told = wait_for("the failure is reported", || {
         let told = run(&source.url, &["failures", &id]);
         told.out.contains("FileError").then_some(told.out)
     });
     assert!(told.contains("cannot write"), "{told}");
-    // Nothing half-written is left.
+    // No half-written file is left.
     assert_eq!(parts(&source.path("users")), 0);
     let pid = running.pid().to_string();
     let freed = Command::new("prlimit")
@@ -175,7 +176,7 @@ async fn a_write_that_fails_is_told_and_tried_again() {
     assert_eq!(manifest.records, 400);
 }
 
-/// The batch waits for room: no page loses an attempt, and the operator is told where what is missing.
+/// The batch waits for room: no page loses an attempt, and the operator is told where it is missing.
 #[tokio::test]
 async fn an_export_waits_for_room_on_its_disk() {
     let Some(disk) = SmallDisk::of(48) else {
@@ -200,14 +201,14 @@ async fn an_export_waits_for_room_on_its_disk() {
         "300",
     ];
     let running = start(command(&source.url, &args));
-    let told = wait_for("the failure is told", || {
+    let told = wait_for("the failure is reported", || {
         let told = run(&source.url, &["failures", &id]);
         told.out.contains("DiskFull").then_some(told.out)
     });
     for words in ["not enough disk: ", " of 48 KiB are free at "] {
         assert!(told.contains(words), "{words}: {told}");
     }
-    wait_for("there were tries that are no attempts", || {
+    wait_for("there were tries that do not count as attempts", || {
         let told = run(&source.url, &["status", &id, "--json"]);
         let look: serde_json::Value = serde_json::from_str(&told.out).ok()?;
         let progress = &look["progress"];

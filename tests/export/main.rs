@@ -1,4 +1,4 @@
-//! `export`: the rows of a table in files, with the real server and real databases.
+//! `export`: the rows of a table in files, with a real server and real databases.
 
 mod commands;
 mod database;

@@ -1,4 +1,4 @@
-//! Commands whose transactions each get another connection of the server.
+//! Commands whose transactions may each get another connection of the server.
 
 use std::collections::BTreeSet;
 
@@ -39,7 +39,7 @@ async fn commands_work_through_a_proxy_that_pools_transactions() {
     let all = folder.path().join("all.csv");
     let run = |args: &[&str]| {
         let mut command = command(&url, args);
-        // By this name the worker of `verify` knows it.
+        // The worker of `verify` knows the connection by this name.
         command.env("TEMPORAL_BATCH_CONNECTION_DEFAULT", &url);
         start(command).ended().exits_with(0)
     };
@@ -100,7 +100,7 @@ async fn commands_work_through_a_proxy_that_pools_transactions() {
     }
     run(&["schema", "prune", "--older-than", "30d"]);
 
-    // Many at once, so that one finds the server connection of another.
+    // Many commands run at once, so that one of them gets the server connection of another.
     let options = DatabaseOptions::from_url(&url).unwrap().max_connections(20);
     let database = Database::connect(&options).await.unwrap();
     let table = Table::inspect(&database, &TableSpec::new("t", ["id"]))
@@ -142,5 +142,5 @@ async fn commands_work_through_a_proxy_that_pools_transactions() {
         .await
         .unwrap();
     let servers: BTreeSet<_> = servers.into_iter().collect();
-    assert!(servers.len() <= 5, "{servers:?} are not those of the proxy");
+    assert!(servers.len() <= 5, "more than five: {servers:?}");
 }

@@ -1,11 +1,11 @@
-//! What is refused before anything starts.
+//! Exports that are refused before they start.
 
 use std::fs;
 
 use crate::{commands::run, database, support::servers::SmallDisk};
 
 #[tokio::test]
-async fn what_cannot_be_is_refused_at_the_start() {
+async fn impossible_exports_are_refused_at_the_start() {
     let source = database::sqlite().await;
     source.make_users(10).await;
     let (full, file) = (source.text("full"), source.text("file"));
@@ -60,9 +60,9 @@ async fn what_cannot_be_is_refused_at_the_start() {
     assert_eq!(fs::read_to_string(&file).unwrap(), "mine");
 }
 
-/// Tests may run as root, for whom permissions are no hindrance.
+/// Tests may run as root, which permissions do not stop.
 #[tokio::test]
-async fn a_directory_that_cannot_be_written_to_is_refused_before_anything_starts() {
+async fn an_unwritable_directory_is_refused_before_the_export_starts() {
     let source = database::sqlite().await;
     source.make_users(10).await;
     let (missing, file) = (source.text("missing"), source.text("file"));
@@ -117,7 +117,7 @@ async fn a_directory_that_cannot_be_written_to_is_refused_before_anything_starts
         read_only = Some(disk);
     }
     if let Some(disk) = read_only.as_ref().and_then(|_| SmallDisk::of(16)) {
-        // Not even a page of 4 KiB is left.
+        // There is not even room for a page of 4 KiB.
         fs::write(disk.file("rest"), [0; 16 * 1_024]).unwrap();
         let path = disk.path().display().to_string();
         places.push((
@@ -141,7 +141,7 @@ async fn a_directory_that_cannot_be_written_to_is_refused_before_anything_starts
     assert!(!source.path("missing").exists() && !source.path("good").exists());
     drop((read_only, full));
 
-    // One level is made.
+    // One missing level of the path is created.
     let args = [
         "export", "--format", "csv", "--table", "users", "--to", &good,
     ];
@@ -150,7 +150,7 @@ async fn a_directory_that_cannot_be_written_to_is_refused_before_anything_starts
 }
 
 #[tokio::test]
-async fn a_finished_result_is_not_written_over() {
+async fn a_finished_result_is_not_overwritten() {
     let source = database::sqlite().await;
     source.make_users(10).await;
     let to = source.text("users");
@@ -172,7 +172,7 @@ async fn a_finished_result_is_not_written_over() {
 }
 
 #[tokio::test]
-async fn a_type_without_an_input_is_refused_with_its_column() {
+async fn a_type_without_an_input_function_is_refused_with_its_column() {
     let Some(source) = database::postgres("write_only").await else {
         return;
     };

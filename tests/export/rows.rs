@@ -1,4 +1,4 @@
-//! What is in the files is what is in the table.
+//! The files have the rows of the table.
 
 use std::{fs, io::Read as _};
 
@@ -16,7 +16,7 @@ use crate::{
     support::{command::start, databases::on_each},
 };
 
-/// Without showing all of both.
+/// Compares two texts, without printing both in full.
 #[track_caller]
 fn same(found: &str, expected: &str) {
     for (found, expected) in found.lines().zip(expected.lines()) {
@@ -30,7 +30,7 @@ fn same(found: &str, expected: &str) {
     );
 }
 
-async fn equals_a_plain_select(source: Source) {
+async fn an_export_equals_a_plain_select(source: Source) {
     source.make_users(1_000).await;
     let (to, all) = (source.text("csv"), source.text("all.csv"));
     let said = run(
@@ -85,7 +85,7 @@ async fn equals_a_plain_select(source: Source) {
         .unwrap();
     same(&text, &source.dump_json_lines().await);
 
-    // The same command again says that it is done, and does nothing.
+    // The same command again says that the export is done, and does nothing.
     let part = source.path("jsonl/part-00000001.jsonl.gz");
     let before = fs::metadata(&part).unwrap().modified().unwrap();
     let said = run(&source.url, &args).exits_with(0);
@@ -93,7 +93,7 @@ async fn equals_a_plain_select(source: Source) {
     assert_eq!(fs::metadata(&part).unwrap().modified().unwrap(), before);
 }
 
-async fn only_what_is_asked_for(source: Source) {
+async fn only_the_selected_rows_and_columns_are_exported(source: Source) {
     source.make_users(50).await;
     let to = source.text("some");
     let said = run(
@@ -123,7 +123,7 @@ async fn only_what_is_asked_for(source: Source) {
         "{text}"
     );
 
-    // No rows are a result too.
+    // An export without rows is a result too.
     let to = source.text("none");
     let args = [
         "export", "--table", "users", "--where", "id < 0", "--to", &to, "--format", "jsonl",
@@ -133,13 +133,13 @@ async fn only_what_is_asked_for(source: Source) {
     assert_eq!((manifest.records, manifest.parts.len()), (0, 0));
 }
 
-async fn what_is_exported_can_be_imported(source: Source) {
+async fn an_export_can_be_imported(source: Source) {
     source.make_users(300).await;
     match &source.database {
         Database::Postgres(pool) => SqlLedger::new(pool.clone()).apply_schema().await,
         Database::MySql(pool) => SqlLedger::new(pool.clone()).apply_schema().await,
         Database::Sqlite(pool) => SqlLedger::new(pool.clone()).apply_schema().await,
-        _ => unreachable!("there are no others"),
+        _ => unreachable!("no other database is tested"),
     }
     .unwrap();
     let empty = "CREATE TABLE copy_of AS SELECT * FROM users WHERE 1 = 0";
@@ -159,7 +159,7 @@ async fn what_is_exported_can_be_imported(source: Source) {
             &all,
         ];
         if format == "csv" {
-            // A text of the table; an import does not see quotes.
+            // The text is one that an import reads unquoted.
             args.extend(["--null", "no value"]);
         }
         run(&source.url, &args).exits_with(0);
@@ -190,9 +190,9 @@ async fn what_is_exported_can_be_imported(source: Source) {
 }
 
 on_each! {
-    equals_a_plain_select,
-    only_what_is_asked_for,
-    what_is_exported_can_be_imported,
+    an_export_equals_a_plain_select,
+    only_the_selected_rows_and_columns_are_exported,
+    an_export_can_be_imported,
 }
 
 /// The most memory that a process has had so far, in KiB.
@@ -205,7 +205,7 @@ fn peak(process: u32) -> Option<u64> {
     line.trim().trim_end_matches(" kB").parse().ok()
 }
 
-/// A page ends where it has enough bytes, however many rows it may have.
+/// A page ends once it has enough bytes, however many rows the batch allows.
 #[cfg(target_os = "linux")]
 #[tokio::test(flavor = "multi_thread")]
 async fn large_rows_do_not_fill_the_memory() {
@@ -225,7 +225,7 @@ async fn large_rows_do_not_fill_the_memory() {
         .await
         .unwrap();
     let mut peaks = Vec::new();
-    // The first one has a page that is full already.
+    // The first process has a page that is already full.
     for (name, rows) in [("few", "id <= 24"), ("many", "true")] {
         let folder = tempfile::tempdir().unwrap();
         let to = folder.path().join("parts");
@@ -259,6 +259,6 @@ async fn large_rows_do_not_fill_the_memory() {
         peaks.push(watched.join().unwrap());
     }
     let more = peaks[1].saturating_sub(peaks[0]);
-    // Ten times as many rows at once would take some 1,000 MiB more.
+    // Ten times as many rows in memory at once would take about 1,000 MiB more.
     assert!(more < 200 * 1024, "{peaks:?} KiB");
 }

@@ -1,6 +1,6 @@
-//! The fault run.
+//! Batches under random faults: workers are killed and frozen, and servers restarted, until the batch has ended.
 //!
-//! As a test it takes half a minute. The long form:
+//! As a test the run takes half a minute. The long form is:
 //!
 //! ```console
 //! $ FAULTS_ROWS=1000000 FAULTS_SECONDS=300 FAULTS_SEED=7 cargo test --release --test faults -- --nocapture
@@ -28,16 +28,16 @@ use crate::{
 
 const WORKERS: usize = 3;
 const PAGE: u32 = 500;
-/// Longer than any fault lasts, with what it takes to get over it.
+/// The longest time without progress. It is longer than any fault and the recovery from it.
 const STANDSTILL: Duration = Duration::from_secs(60);
-/// When nothing was done for so long, nothing fails any more: a batch that is at its last calls, or is merely slow, gets
-/// on then.
+/// After this time without progress no more faults are injected, so that a batch that is nearly done, or only slow, can
+/// make progress.
 const CALM: Duration = Duration::from_secs(20);
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Fault {
     KillWorker,
-    /// Stopped for longer than its heartbeat timeout, then let go on.
+    /// The worker is frozen for longer than its heartbeat timeout, then resumed.
     FreezeWorker,
     RestartPostgres,
     RestartTemporal,
@@ -58,14 +58,14 @@ struct Run {
     workers: Vec<WorkerProcess>,
     random: fastrand::Rng,
     rows: i64,
-    /// What the deleted rows had been incremented to.
+    /// The sum of the increments of deleted rows.
     deleted: i64,
     deleted_most: i32,
     happened: Vec<Fault>,
 }
 
 impl Run {
-    async fn happen(&mut self, fault: Fault) {
+    async fn inject(&mut self, fault: Fault) {
         self.happened.push(fault);
         let worker = self.random.usize(..WORKERS);
         match fault {
@@ -91,17 +91,17 @@ impl Run {
                 let mut server = self.server.take().expect("it runs");
                 signal(server.pid().expect("it runs"), "KILL");
                 let died = server.wait().await;
-                assert!(died.is_err(), "it was killed");
+                assert!(died.is_err(), "the server was killed");
                 let options = self.server_options.clone();
-                // The system gives the port back when the connections of the dead server are gone.
+                // The system releases the port once the connections of the dead server are gone.
                 let start = || async { options.clone().start().await.ok() };
                 self.server = Some(eventually("the server starts again", start).await);
             }
         }
     }
 
-    /// Rows come and go while the batch runs.
-    async fn disturb(&mut self) -> sqlx::Result<()> {
+    /// Inserts and deletes rows while the batch runs.
+    async fn change_rows(&mut self) -> sqlx::Result<()> {
         let new: Vec<i64> = (0..20)
             .map(|_| self.random.i64(1..self.rows) * 10 + self.random.i64(1..10))
             .collect();
@@ -127,13 +127,13 @@ impl Run {
         counted.await.unwrap()
     }
 
-    /// How often rows were incremented in all, those included that are deleted.
+    /// The number of increments of all rows, including the deleted ones.
     async fn increments(&self) -> u64 {
         let there = self.count("SELECT coalesce(sum(x), 0)::bigint FROM counters");
         (there.await + self.deleted).unsigned_abs()
     }
 
-    /// How often a row was incremented at most.
+    /// The largest number of increments of one row.
     async fn most(&self) -> i64 {
         let there = self.count("SELECT coalesce(max(x), 0)::bigint FROM counters");
         there.await.max(self.deleted_most.into())
@@ -149,9 +149,9 @@ async fn every_row_is_incremented_exactly_once_whatever_fails() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_same_with_strides_that_are_tuned() {
-    let test = "chaos::the_same_with_strides_that_are_tuned";
-    // Long strides, some of which give their rest back.
+async fn every_row_is_incremented_exactly_once_with_tuned_strides() {
+    let test = "chaos::every_row_is_incremented_exactly_once_with_tuned_strides";
+    // Long strides, some of which return their remaining pages.
     let auto = AutoStride::of(Duration::from_secs(1));
     if let Some(ended) = fault_run::<Increment>(test, |batch| batch.stride(auto)).await {
         ended.exactly_once().await;
@@ -196,7 +196,7 @@ impl Ended {
         let wrong = run.count(wrong).await;
         assert_eq!(wrong, 0, "rows not incremented exactly once");
         assert!(run.most().await <= 1, "a row was incremented twice");
-        // 004-09: the counters of the batch are exact, whatever was retried.
+        // The counters of the batch are exact, whatever was retried.
         assert_eq!(report.progress.items.processed, run.increments().await);
         assert_eq!(report.output(), Some(&report.progress.items.changed.into()));
         assert_eq!(report.progress.items.failed, 0);
@@ -206,7 +206,8 @@ impl Ended {
         assert_eq!(kept, 1, "the report outlives Temporal's retention");
     }
 
-    /// Rows that were left out belong to pages that were given up, and each such page has a dead letter.
+    /// Asserts that no row was incremented twice. Rows that were left out belong to pages that were given up, and each
+    /// such page has a dead letter.
     async fn at_most_once(&self) {
         let (run, report) = (&self.run, &self.report);
         let ended = [Outcome::Completed, Outcome::CompletedWithFailures];
@@ -218,8 +219,8 @@ impl Ended {
         let left = "SELECT count(*) FROM counters WHERE id % 10 = 0 AND x = 0";
         let left = run.count(left).await.unsigned_abs();
         println!("{spent} pages given up, {left} rows left out");
-        assert!(left <= spent * u64::from(PAGE), "more than these pages had");
-        // A page that was given up may have had its effect; one that counts as done has had it.
+        assert!(left <= spent * u64::from(PAGE), "too many rows left out");
+        // A page that was given up may have had its effect; a page that counts as done has had it.
         let (done, had) = (report.progress.items.processed, run.increments().await);
         let possible = had.saturating_sub(spent * u64::from(PAGE))..=had;
         assert!(possible.contains(&done), "{done} of {had}");
@@ -234,7 +235,7 @@ impl Ended {
     }
 }
 
-/// `test` is the name of the test, which the workers are started by. `None` in one of them.
+/// Runs a batch under faults. Worker processes are started with the name of the test; in them the result is `None`.
 async fn fault_run<P: PageProcessor<Args = ()>>(
     test: &'static str,
     change: impl FnOnce(Batch) -> Batch,
@@ -296,7 +297,7 @@ async fn fault_run<P: PageProcessor<Args = ()>>(
         .rate(rows as f64 / seconds as f64);
     let handle = client.start(&change(batch)).await.unwrap();
     let started = Instant::now();
-    let report = torment(&mut run, &handle).await;
+    let report = inject_faults(&mut run, &handle).await;
     println!(
         "{}, {rows} rows, seed {seed}: {} in {:?} with {} faults, {} retries, {} runs",
         P::NAME,
@@ -307,7 +308,7 @@ async fn fault_run<P: PageProcessor<Args = ()>>(
         report.progress.runs,
     );
     let recovered = recoveries(&report);
-    assert_eq!(recovered, 0, "workers found histories that none can replay");
+    assert_eq!(recovered, 0, "a history could not be replayed");
     for fault in FAULTS {
         let happened = &run.happened;
         assert!(
@@ -318,7 +319,7 @@ async fn fault_run<P: PageProcessor<Args = ()>>(
     Some(Ended { run, report })
 }
 
-/// Runs that the workers started again by themselves.
+/// The number of runs that the workers started again by themselves.
 fn recoveries(report: &BatchReport) -> usize {
     let audit = report.progress.audit.iter();
     audit
@@ -326,8 +327,8 @@ fn recoveries(report: &BatchReport) -> usize {
         .count()
 }
 
-/// Not on a port that the system hands out by itself: while the server is away, one of the connections that
-/// look for it could be given its port.
+/// Starts a server on a port that the system does not assign by itself. Otherwise a connection that tries to reach the
+/// stopped server could be assigned its port.
 async fn start_on_a_lasting_port(options: DevServerOptions) -> (DevServer, DevServerOptions) {
     for _ in 0..20 {
         let options = options.clone().port(fastrand::u16(15_000..30_000));
@@ -338,8 +339,8 @@ async fn start_on_a_lasting_port(options: DevServerOptions) -> (DevServer, DevSe
     panic!("no port is free for the Temporal server");
 }
 
-/// One fault after the other, each kind at least once, until the batch has ended.
-async fn torment(run: &mut Run, handle: &BatchHandle) -> BatchReport {
+/// Injects one fault after the other, each kind at least once, until the batch has ended.
+async fn inject_faults(run: &mut Run, handle: &BatchHandle) -> BatchReport {
     let deadline = Instant::now() + Duration::from_secs(1_800);
     let mut plan = FAULTS.to_vec();
     run.random.shuffle(&mut plan);
@@ -353,7 +354,7 @@ async fn torment(run: &mut Run, handle: &BatchHandle) -> BatchReport {
         let wait = Duration::from_millis(run.random.u64(500..2_500));
         match tokio::time::timeout(wait, handle.result()).await {
             Ok(Ok(report)) => return report,
-            // The server was away.
+            // The server is being restarted.
             Ok(Err(_)) => tokio::time::sleep(wait).await,
             Err(_) => {}
         }
@@ -377,7 +378,7 @@ async fn torment(run: &mut Run, handle: &BatchHandle) -> BatchReport {
         let fault = plan
             .pop()
             .unwrap_or_else(|| FAULTS[run.random.usize(..FAULTS.len())]);
-        run.happen(fault).await;
-        run.disturb().await.unwrap();
+        run.inject(fault).await;
+        run.change_rows().await.unwrap();
     }
 }

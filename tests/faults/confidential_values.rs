@@ -1,6 +1,6 @@
-//! What is in records, and the passwords of databases, are in no history, memo, search attribute, metric or line of
-//! log, whether batches succeed or fail. Whole keys are in no line of log and in no metric; tokens with keys in them
-//! are what histories are made of.
+//! The contents of records, and the passwords of databases, are in no history, memo, search attribute, metric or log
+//! line, whether batches succeed or fail. Whole keys are in no log line and in no metric; histories contain them as
+//! tokens.
 
 use std::process::Command;
 
@@ -30,32 +30,32 @@ use crate::support::{
 
 const ROWS: u32 = 12;
 
-/// Texts that are nowhere else.
+/// Texts that exist nowhere else.
 struct Planted {
     value: String,
     key: String,
     password: String,
 }
 
-/// A database with planted records, and how its errors come to tell of them.
+/// A database with planted records, and expressions whose errors may reveal them.
 struct Home {
     database: Database,
     url: String,
     planted: Planted,
     folder: tempfile::TempDir,
-    /// An expression that fails with the text of the column `secret` in the message of the database, or with nothing of
-    /// it where the database says nothing.
+    /// An expression that fails. The database's message has the text of the column `secret`, unless the database never
+    /// quotes values.
     fails: &'static str,
-    /// A condition that does.
+    /// A condition that fails in the same way.
     fails_to_read: &'static str,
-    /// Whether the messages of the database hold values of rows.
-    tells: bool,
+    /// Whether the database's messages quote values of rows.
+    quotes_values: bool,
 }
 
 impl Planted {
     fn new(database: &str) -> Self {
         let unique = uuid::Uuid::new_v4().simple().to_string();
-        // Longer than what is shown of a token.
+        // The text is longer than the part of a token that is shown.
         let text = |what| format!("planted-{what}-of-{database}-{unique}");
         Self {
             value: text("value"),
@@ -103,7 +103,7 @@ impl Home {
     async fn new(
         mut url: String,
         planted: Planted,
-        (fails, fails_to_read, tells): (&'static str, &'static str, bool),
+        (fails, fails_to_read, quotes_values): (&'static str, &'static str, bool),
     ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         if url.is_empty() {
@@ -119,7 +119,7 @@ impl Home {
             folder,
             fails,
             fails_to_read,
-            tells,
+            quotes_values,
         };
         with_pool!(&home.database, pool => {
             SqlLedger::new(pool.clone()).apply_schema().await.unwrap();
@@ -158,7 +158,7 @@ impl Home {
         Connections::new().with(DEFAULT_CONNECTION, self.database.clone())
     }
 
-    /// A file of the same columns, with a number that is none, a key that is there already and a record that is too short.
+    /// A file with the same columns, with a value that is no number, a duplicate key, and a record that is too short.
     fn csv(&self) -> std::path::PathBuf {
         let Planted { value, key, .. } = &self.planted;
         let mut text = "id,secret,n\n".to_owned();
@@ -222,8 +222,8 @@ impl Plant {
         assert_eq!(good.outcome, Outcome::Completed, "{good:?}");
 
         let message = self.home.message().await;
-        let tells = message.contains(&self.home.planted.value);
-        assert_eq!(tells, self.home.tells, "{message}");
+        let quotes_values = message.contains(&self.home.planted.value);
+        assert_eq!(quotes_values, self.home.quotes_values, "{message}");
         let bad = BackfillArgs::of(table())
             .set("n", self.home.fails)
             .once(true);
@@ -236,7 +236,7 @@ impl Plant {
         let repaired = self.redrive(&bad).await;
         assert_eq!(repaired.outcome, Outcome::Completed, "{repaired:?}");
 
-        // A unique key, with the value that is there twice.
+        // The column is unique, and all rows get the same value.
         let twice = BackfillArgs::of(table())
             .set("secret", "(SELECT max(u.secret) FROM u)")
             .once(true);
@@ -248,7 +248,7 @@ impl Plant {
         let args = ImportArgs::new(CsvSource::new(self.home.csv()), "u");
         let bad = self.run(self.env.batch::<SqlImport>(args)).await;
         assert_eq!(bad.outcome, Outcome::CompletedWithFailures, "{bad:?}");
-        // SQLite takes a text for a number.
+        // SQLite accepts a text as a number.
         assert!(bad.progress.items.failed >= 2, "{bad:?}");
         let again = self.redrive(&bad).await;
         assert_eq!(again.outcome, Outcome::CompletedWithFailures, "{again:?}");
@@ -267,7 +267,7 @@ impl Plant {
         let refused = async {
             let _ = handle.result().await;
         };
-        let fails = progress_shows(&handle, "it cannot be read", |p| {
+        let fails = progress_shows(&handle, "a page cannot be read", |p| {
             !p.failing.is_empty() || p.explanation.contains("tried again after")
         });
         tokio::select! {
@@ -278,7 +278,7 @@ impl Plant {
         report(&handle).await;
     }
 
-    /// Everything that Temporal keeps of the batches of this task queue.
+    /// All data that Temporal keeps of the batches on this task queue.
     async fn kept(&self) -> Vec<u8> {
         let client = self.env.client.temporal();
         let query = format!("TaskQueue = '{}'", self.env.queue);
@@ -316,7 +316,7 @@ fn holds(bytes: &[u8], text: &str) -> bool {
         .any(|part| part == text.as_bytes())
 }
 
-/// The command says at the level `debug` what it does, and so do the libraries below it.
+/// Runs the command at the log level `debug`, at which the libraries below it log too.
 fn commands(home: &Home) {
     let fails = format!("n = {}", home.fails);
     for (set, status) in [("n = n + 1", 0), (&*fails, 3)] {
@@ -343,12 +343,12 @@ fn commands(home: &Home) {
         assert!(text.contains("DEBUG"), "{text}");
         for planted in [&home.planted.value, &home.planted.password] {
             let line = text.lines().find(|line| line.contains(&**planted));
-            assert_eq!(line, None, "the command tells it");
+            assert_eq!(line, None, "the command printed a planted value");
         }
     }
 }
 
-async fn nothing_tells_what_is_in_records(home: Option<Home>, name: &str) {
+async fn contents_of_records_are_not_revealed(home: Option<Home>, name: &str) {
     let Some(home) = home else {
         return;
     };
@@ -363,9 +363,9 @@ async fn nothing_tells_what_is_in_records(home: Option<Home>, name: &str) {
         key,
         password,
     } = &plant.home.planted;
-    // The search finds what is there.
-    assert!(holds(&kept, key), "tokens hold keys");
-    assert!(log.contains(&plant.env.queue), "the log is searched");
+    // The search finds values that do exist.
+    assert!(holds(&kept, key), "no key was found in the histories");
+    assert!(log.contains(&plant.env.queue), "the log is incomplete");
     assert!(
         metrics.contains("temporal_batch_dead_letters_total"),
         "{metrics}"
@@ -378,27 +378,27 @@ async fn nothing_tells_what_is_in_records(home: Option<Home>, name: &str) {
             let around = at.saturating_sub(300)..(at + 200).min(kept.len());
             String::from_utf8_lossy(&kept[around]).into_owned()
         });
-        assert_eq!(around, None, "Temporal keeps it");
+        assert_eq!(around, None, "a planted value is in a history");
     }
     for planted in [value, password, key] {
         let line = log.lines().find(|line| line.contains(planted));
-        assert_eq!(line, None, "it is logged");
+        assert_eq!(line, None, "a planted value is in the log");
         assert!(!metrics.contains(planted), "{metrics}");
     }
     plant.worker.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_tells_what_is_in_records_of_postgresql() {
-    nothing_tells_what_is_in_records(Home::on_postgres().await, "planted-postgres").await;
+async fn contents_of_records_are_not_revealed_with_postgresql() {
+    contents_of_records_are_not_revealed(Home::on_postgres().await, "planted-postgres").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_tells_what_is_in_records_of_mariadb() {
-    nothing_tells_what_is_in_records(Home::on_mariadb().await, "planted-mariadb").await;
+async fn contents_of_records_are_not_revealed_with_mariadb() {
+    contents_of_records_are_not_revealed(Home::on_mariadb().await, "planted-mariadb").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_tells_what_is_in_records_of_sqlite() {
-    nothing_tells_what_is_in_records(Home::on_sqlite().await, "planted-sqlite").await;
+async fn contents_of_records_are_not_revealed_with_sqlite() {
+    contents_of_records_are_not_revealed(Home::on_sqlite().await, "planted-sqlite").await;
 }

@@ -1,5 +1,5 @@
-//! A worker that Temporal has lost and that goes on all the same: it is cut off from the server, and its database is
-//! there. Another worker has its stride meanwhile.
+//! A worker that Temporal has given up, but that is still running: it is cut off from the server, and not from its
+//! database. Another worker has its stride meanwhile.
 
 use sqlx::{MySql, Postgres, Sqlite};
 use temporal_batch::{Batch, BatchHandle, Outcome, RunningWorker, Worker, metrics::Metrics};
@@ -13,8 +13,8 @@ use crate::{
 /// The page in the middle of its stride that begins after this row is held.
 const HELD_AFTER: i64 = 20;
 
-/// A batch whose only worker has lost the server in the middle of a page. The server has noticed.
-struct Night<DB: LateDatabase> {
+/// A batch whose only worker has lost the server in the middle of a page, and was given up by the server.
+struct CutOff<DB: LateDatabase> {
     home: Home<DB>,
     env: TestEnv,
     handle: BatchHandle,
@@ -24,8 +24,8 @@ struct Night<DB: LateDatabase> {
     proxy: Proxy,
 }
 
-impl<DB: LateDatabase> Night<DB> {
-    async fn falls(name: &str, place: Place) -> Option<Self> {
+impl<DB: LateDatabase> CutOff<DB> {
+    async fn begin(name: &str, place: Place) -> Option<Self> {
         let home = DB::home(name).await?;
         let env = TestEnv::new(name).await;
         let proxy = Proxy::before(server_address());
@@ -42,7 +42,7 @@ impl<DB: LateDatabase> Night<DB> {
         let handle = env.start(&batch).await;
         within("the page is held", hold.is_held()).await;
         proxy.refuse();
-        let night = Self {
+        let case = Self {
             home,
             env,
             handle,
@@ -51,11 +51,11 @@ impl<DB: LateDatabase> Night<DB> {
             metrics,
             proxy,
         };
-        night.is_noticed().await;
-        Some(night)
+        case.is_noticed().await;
+        Some(case)
     }
 
-    /// Waits until Temporal would give the stride to another worker.
+    /// Waits until Temporal is ready to give the stride to another worker.
     async fn is_noticed(&self) {
         let temporal = self.env.client.temporal();
         let workflow = temporal.get_workflow_handle::<UntypedWorkflow>(self.handle.id());
@@ -72,7 +72,7 @@ impl<DB: LateDatabase> Night<DB> {
         self.env.worker(Late::new(&self.home, "second", hold)).await
     }
 
-    /// Claims of pages by the worker that was lost, with this outcome.
+    /// The number of claims of pages by the cut-off worker with this outcome.
     fn claims(&self, outcome: &str) -> u64 {
         let name = format!(
             "temporal_batch_ledger_claims_total{{outcome=\"{outcome}\",processor=\"late\"}} "
@@ -82,7 +82,7 @@ impl<DB: LateDatabase> Night<DB> {
         line.map_or(0, |value| value.parse().unwrap())
     }
 
-    /// The batch ends, and every row was changed once.
+    /// Waits for the end of the batch, and asserts that every row was changed once.
     async fn ends(&self) {
         let report = report(&self.handle).await;
         assert_eq!(report.outcome, Outcome::Completed, "{:?}", report.reason);
@@ -90,8 +90,8 @@ impl<DB: LateDatabase> Night<DB> {
         assert_eq!(self.home.count("x <> 1").await, 0);
     }
 
-    /// The worker that was lost finds the server again, and has nothing left to do.
-    async fn passes(self) {
+    /// Reconnects the cut-off worker to the server. It has no work left.
+    async fn reconnect(self) {
         self.proxy.pass();
         within("the worker stops", self.zombie.stop())
             .await
@@ -100,28 +100,28 @@ impl<DB: LateDatabase> Night<DB> {
     }
 }
 
-/// The other attempt has begun, and has not applied anything yet: where the stride is applied to is the same for both.
+/// The other attempt has begun, but has applied nothing yet, so the position of the stride is the same for both.
 async fn a_late_attempt_is_fenced_off<DB: LateDatabase>(name: &str) {
-    let Some(night) = Night::<DB>::falls(name, Place::Fetch).await else {
+    let Some(case) = CutOff::<DB>::begin(name, Place::Fetch).await else {
         return;
     };
     let second = Hold::at(Place::Fetch, HELD_AFTER);
-    let worker = night.second_worker(&second).await;
+    let worker = case.second_worker(&second).await;
     within("the second attempt is at the page", second.is_held()).await;
-    let committed = night.claims("committed");
-    night.hold.let_go();
-    eventually("the late attempt has come to the ledger", || async {
-        let came = night.claims("fenced") > 0 || night.claims("committed") > committed;
+    let committed = case.claims("committed");
+    case.hold.let_go();
+    eventually("the late attempt has claimed its page", || async {
+        let came = case.claims("fenced") > 0 || case.claims("committed") > committed;
         came.then_some(())
     })
     .await;
-    assert_eq!(night.claims("fenced"), 1, "it was not fenced off");
-    assert_eq!(night.claims("committed"), committed);
-    assert_eq!(night.home.count("id > 20 AND x <> 0").await, 0);
+    assert_eq!(case.claims("fenced"), 1, "not fenced off");
+    assert_eq!(case.claims("committed"), committed);
+    assert_eq!(case.home.count("id > 20 AND x <> 0").await, 0);
     second.let_go();
-    night.ends().await;
-    assert_eq!(night.home.count("id > 20 AND worker = 'zombie'").await, 0);
-    night.passes().await;
+    case.ends().await;
+    assert_eq!(case.home.count("id > 20 AND worker = 'zombie'").await, 0);
+    case.reconnect().await;
     worker.stop().await.unwrap();
 }
 
@@ -140,37 +140,37 @@ async fn a_late_attempt_is_fenced_off_in_sqlite() {
     a_late_attempt_is_fenced_off::<Sqlite>("fenced").await;
 }
 
-/// No other attempt has begun meanwhile: the pages that the late attempt commits count, and are not done again.
-async fn an_attempt_after_a_late_one_goes_on_where_that_ended<DB: LateDatabase>(name: &str) {
-    let Some(night) = Night::<DB>::falls(name, Place::Transaction).await else {
+/// The second attempt has not begun meanwhile: the pages that the late attempt commits count, and are not done again.
+async fn an_attempt_after_a_late_one_continues_where_that_ended<DB: LateDatabase>(name: &str) {
+    let Some(case) = CutOff::<DB>::begin(name, Place::Transaction).await else {
         return;
     };
-    assert_eq!(night.home.count("id > 20 AND x <> 0").await, 0, "not yet");
-    night.hold.let_go();
-    // It is the last stride, and no signal can tell its attempt to end.
+    assert_eq!(case.home.count("id > 20 AND x <> 0").await, 0, "too early");
+    case.hold.let_go();
+    // This is the last stride, and no signal can end its attempt early.
     eventually("the late attempt has committed", || async {
-        (night.home.count("x = 0").await == 0).then_some(())
+        (case.home.count("x = 0").await == 0).then_some(())
     })
     .await;
     let nowhere = Hold::at(Place::Fetch, -1);
-    let worker = night.second_worker(&nowhere).await;
-    night.ends().await;
-    assert_eq!(night.home.count("worker <> 'zombie'").await, 0);
-    night.passes().await;
+    let worker = case.second_worker(&nowhere).await;
+    case.ends().await;
+    assert_eq!(case.home.count("worker <> 'zombie'").await, 0);
+    case.reconnect().await;
     worker.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_attempt_after_a_late_one_goes_on_where_that_ended_in_postgresql() {
-    an_attempt_after_a_late_one_goes_on_where_that_ended::<Postgres>("late").await;
+async fn an_attempt_after_a_late_one_continues_where_that_ended_in_postgresql() {
+    an_attempt_after_a_late_one_continues_where_that_ended::<Postgres>("late").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_attempt_after_a_late_one_goes_on_where_that_ended_in_mariadb() {
-    an_attempt_after_a_late_one_goes_on_where_that_ended::<MySql>("late").await;
+async fn an_attempt_after_a_late_one_continues_where_that_ended_in_mariadb() {
+    an_attempt_after_a_late_one_continues_where_that_ended::<MySql>("late").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_attempt_after_a_late_one_goes_on_where_that_ended_in_sqlite() {
-    an_attempt_after_a_late_one_goes_on_where_that_ended::<Sqlite>("late").await;
+async fn an_attempt_after_a_late_one_continues_where_that_ended_in_sqlite() {
+    an_attempt_after_a_late_one_continues_where_that_ended::<Sqlite>("late").await;
 }

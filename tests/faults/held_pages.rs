@@ -1,4 +1,4 @@
-//! Pages that tell who did them, and that wait where a test wants, on each database that a ledger can be in.
+//! Pages that record their worker, and that wait where a test wants, on each database that can have a ledger.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,14 +24,14 @@ pub const PAGE: u32 = 10;
 pub struct Home<DB: LateDatabase> {
     pub pool: Pool<DB>,
     ledger: Arc<SqlLedger<DB>>,
-    /// The file goes with it.
+    /// Deletes the file of the database when it is dropped.
     _folder: Option<tempfile::TempDir>,
 }
 
 /// The parts of a database that these tests need.
 #[async_trait]
 pub trait LateDatabase: Backend {
-    /// `None` where it is not installed.
+    /// Creates the database. `None` where its server is not installed.
     async fn home(test: &str) -> Option<Home<Self>>;
     async fn run_script(pool: &Pool<Self>, statements: String);
     async fn read_number(pool: &Pool<Self>, query: String) -> i64;
@@ -116,23 +116,23 @@ impl<DB: LateDatabase> Home<DB> {
         }
     }
 
-    /// Rows of which this is true.
+    /// The number of rows that satisfy the condition.
     pub async fn count(&self, condition: &str) -> i64 {
         let query = format!("SELECT count(*) FROM counters WHERE {condition}");
         DB::read_number(&self.pool, query).await
     }
 }
 
-/// The place at which a page waits.
+/// The point at which a page waits.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Place {
     /// The page is read, and its transaction has not begun.
     Fetch,
-    /// The page has written.
+    /// The page has written, and its transaction is open.
     Transaction,
 }
 
-/// The page that begins after a row waits in a place until it is told to go on.
+/// A hold on the page that begins after a row: it waits at a place until it is released.
 #[derive(Clone)]
 pub struct Hold {
     pub place: Place,
@@ -144,8 +144,8 @@ pub struct Hold {
 enum Held {
     #[default]
     NotYet,
-    There,
-    LetGo,
+    Waiting,
+    Released,
 }
 
 impl Hold {
@@ -161,26 +161,26 @@ impl Hold {
     /// Resolves when the page waits.
     pub async fn is_held(&self) {
         let mut state = self.state.subscribe();
-        state.wait_for(|s| *s == Held::There).await.unwrap();
+        state.wait_for(|s| *s == Held::Waiting).await.unwrap();
     }
 
     pub fn let_go(&self) {
-        self.state.send_replace(Held::LetGo);
+        self.state.send_replace(Held::Released);
     }
 
     async fn wait(&self) {
         let hold = |state: &mut Held| {
             if *state == Held::NotYet {
-                *state = Held::There;
+                *state = Held::Waiting;
             }
         };
         self.state.send_modify(hold);
         let mut state = self.state.subscribe();
-        state.wait_for(|s| *s == Held::LetGo).await.unwrap();
+        state.wait_for(|s| *s == Held::Released).await.unwrap();
     }
 }
 
-/// Adds one to every row, in pages that are done by a worker with a name.
+/// A processor that adds one to every row, and records the name of its worker.
 pub struct Late<DB: LateDatabase> {
     worker: &'static str,
     ledger: Arc<SqlLedger<DB>>,

@@ -3,7 +3,7 @@
 use sqlx::PgPool;
 use temporal_batch::{Page, PageContext, PageError, PageProcessor, SkipAhead};
 
-/// The ids that the page has. `select` takes a lower bound, an upper bound and a limit.
+/// Reads the ids of the page. `select` takes a lower bound, an upper bound and a limit.
 pub async fn page_of<P>(
     pool: &PgPool,
     select: &'static str,
@@ -21,7 +21,7 @@ where
     Page::keyset(ids, |id| *id)
 }
 
-/// Jumps so many pages on where the ids are the numbers from 1 to `last`.
+/// Skips this many pages, where the ids are the numbers from 1 to `last`.
 pub fn skip<P>(ctx: &PageContext<P>, pages: u32, last: i64) -> SkipAhead<i64>
 where
     P: PageProcessor<Cursor = i64>,

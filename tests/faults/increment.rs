@@ -1,4 +1,4 @@
-//! `x = x + 1` over a table: work that shows when it is done twice or not at all.
+//! `x = x + 1` over a table: work that shows whether it was done twice or not at all.
 
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -16,7 +16,7 @@ use crate::id_pages::page_of;
 
 pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Adds one to every row of the table `counters`; with or without partitions.
+/// A processor that adds one to every row of the table `counters`, with or without partitions.
 pub struct Counters<const PARTITIONED: bool> {
     pool: PgPool,
     ledger: Arc<SqlLedger<Postgres>>,
@@ -24,10 +24,10 @@ pub struct Counters<const PARTITIONED: bool> {
 }
 
 pub type Increment = Counters<false>;
-/// In four key ranges, the first of which has most of the rows.
+/// The processor with four key ranges, the first of which has most of the rows.
 pub type PartitionedIncrement = Counters<true>;
 
-/// Holds the page with a row back in its transaction, while a file called `hold` exists in a folder.
+/// A hold on the page with a row, which waits in its transaction while the folder has a file called `hold`.
 #[derive(Clone, Debug)]
 pub struct Hold {
     pub folder: PathBuf,
@@ -45,7 +45,7 @@ impl Hold {
 
 impl<const PARTITIONED: bool> Counters<PARTITIONED> {
     pub fn new(pool: PgPool, hold: Option<Hold>) -> Self {
-        // A worker that is stopped in a transaction must not hold its rows longer than its work.
+        // A worker that is stopped in a transaction must not hold its rows for longer than its work.
         let ledger = SqlLedger::new(pool.clone()).idle_timeout(HEARTBEAT_TIMEOUT);
         Self {
             pool,
@@ -70,12 +70,12 @@ impl<const PARTITIONED: bool> Counters<PARTITIONED> {
     }
 }
 
-/// How long a page holds its transaction open, spread by its place so that pages do not march in step.
-pub fn dawdle(ids: &[i64]) -> Duration {
+/// The time for which a page keeps its transaction open. It depends on the page, so that pages do not run in step.
+pub fn page_delay(ids: &[i64]) -> Duration {
     Duration::from_millis(u64::try_from(ids[0] / 10 % 40).unwrap_or_default())
 }
 
-/// What became of the rows of a page, of which so many were still there.
+/// The report of a page of which only `updated` rows still existed.
 pub fn report_of(ids: &[i64], updated: u64) -> PageReport {
     let mut report = PageReport::all_processed().changed(updated);
     for _ in updated..ids.len() as u64 {
@@ -113,7 +113,7 @@ impl<const PARTITIONED: bool> PageProcessor for Counters<PARTITIONED> {
             .rows_affected();
         match &self.hold {
             Some(hold) if ids.contains(&hold.row) => hold.wait().await,
-            _ => tokio::time::sleep(dawdle(&ids)).await,
+            _ => tokio::time::sleep(page_delay(&ids)).await,
         }
         let mut report = report_of(&ids, updated);
         report.output(updated);
@@ -154,7 +154,7 @@ impl<const PARTITIONED: bool> PageProcessor for Counters<PARTITIONED> {
         Some(Arc::clone(&self.ledger) as Arc<dyn PageLedger>)
     }
 
-    /// Comes to what the rows of the table say.
+    /// Folds to the numbers that the rows of the table add up to.
     fn reducer(&self, _: &Self::Args) -> Option<Reducer> {
         Some(Reducer::sum(""))
     }

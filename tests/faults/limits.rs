@@ -1,13 +1,13 @@
-//! The limits of a batch, counted where its pages work: three worker processes, a real PostgreSQL.
+//! The limits of a batch, measured where its pages work: three worker processes on a real PostgreSQL.
 //!
-//! Each test takes about half a minute and prints what it has measured. The long form, here with pages that
-//! take a while themselves:
+//! Each test takes about half a minute and prints its measurements. The long form, here with pages that take a while
+//! themselves, is:
 //!
 //! ```console
 //! $ LIMITS_SECONDS=120 LIMITS_PAGE_MS=20 cargo test --test faults limits:: -- --nocapture
 //! ```
 //!
-//! Of a rate the promise is: in any window of w seconds at most rate x w, and one page for each page in
+//! A rate promises that in any window of w seconds there are at most rate x w items, and one page more for each page in
 //! flight. It is checked for windows of one second, and of five, where the pages in flight weigh less.
 
 use std::time::{Duration, Instant};
@@ -29,31 +29,31 @@ use crate::{
 };
 
 /// The test that the worker processes run.
-const WORKER: &str = "limits::max_parallelism_holds_up_and_down_and_over_a_killed_worker";
+const WORKER: &str = "limits::max_parallelism_applies_through_changes_and_a_killed_worker";
 const PAGE: u32 = 10;
 const WINDOWS: [f64; 2] = [1.0, 5.0];
-/// At least this part of a limit is used while there is work: over five seconds, and in the long form over
-/// the whole time.
+/// The part of a limit that must be used while there is work: over five seconds, and in the long form over the whole
+/// time.
 const USED: f64 = 0.7;
-/// After so much work a batch continues as new.
+/// The seconds of work after which a batch continues as new.
 const SECONDS_PER_RUN: f64 = 12.0;
-/// For so long the database holds all pages up, once. What they could have done meanwhile must not be made
-/// up for. A stride gives up what it has earned once its page took longer than twice the time of earning one, here 1 s at
-/// most, and a page may come to the lock when that time has passed once: so 3 s and more.
+/// The time for which the database holds all pages up, once. The lost time must not be made up for. A stride gives up
+/// its earned permits once its page took longer than twice the time of earning one, here at most 1 s. A page may reach
+/// the lock when that time has passed once, so this must be at least 3 s.
 const HELD_UP: Duration = Duration::from_secs(4);
 
-/// How long a limit is watched.
+/// The time for which a limit is watched.
 fn watched() -> f64 {
     setting("LIMITS_SECONDS", 18.0)
 }
 
-/// How long pages under a limit per second take.
+/// The duration of a page under a limit per second.
 fn page_time() -> Duration {
     Duration::from_millis(setting("LIMITS_PAGE_MS", 0))
 }
 
-/// Slots of a worker. Two workers can hold all pages of the batch and three of them more, so that it is not
-/// their slots that limit it.
+/// The slots of a worker. Two workers can hold all pages of the batch and three of them more, so that slots do not
+/// limit it.
 fn slots(max_parallelism: u32) -> u32 {
     max_parallelism.div_ceil(2)
 }
@@ -68,7 +68,7 @@ async fn group(name: &str, max_parallelism: u32) -> Option<WorkerGroup> {
 }
 
 impl WorkerGroup {
-    /// Waits until pages have been seen for so long.
+    /// Waits until pages have begun over this many seconds.
     async fn seen_for(&self, batch: &str, seconds: f64) {
         let what = format!("pages began over {seconds} s");
         self.eventually(&what, || async {
@@ -78,7 +78,7 @@ impl WorkerGroup {
         .await;
     }
 
-    /// Waits until a limit on pages in flight is used, after `from`.
+    /// Waits until nearly all of the limit on pages in flight is used, after `from`.
     async fn reaches(&self, batch: &str, pages: u32, from: Moment) {
         let enough = (f64::from(pages) * 0.9).ceil() as i64;
         let what = format!("{enough} pages are in flight");
@@ -103,12 +103,12 @@ impl WorkerGroup {
 
     async fn paused(&self, handle: &BatchHandle) -> Progress {
         let paused = tokio::time::timeout(self.patience, handle.wait_until_paused()).await;
-        paused.expect("the batch is paused in the end").unwrap()
+        paused.expect("the batch should pause").unwrap()
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn max_parallelism_holds_up_and_down_and_over_a_killed_worker() {
+async fn max_parallelism_applies_through_changes_and_a_killed_worker() {
     if worker_process::was_one().await {
         return;
     }
@@ -124,7 +124,7 @@ async fn max_parallelism_holds_up_and_down_and_over_a_killed_worker() {
         .max_parallelism(12);
     let handle = group.env.start(&batch).await;
     let id = handle.id();
-    // So many pages fit into a phase.
+    // The number of pages that fit into a phase.
     let phase = |pages: u32| (f64::from(pages) * watched() / 4.0 / page.as_secs_f64()) as i64;
 
     let begin = group.log.now().await;
@@ -137,7 +137,7 @@ async fn max_parallelism_holds_up_and_down_and_over_a_killed_worker() {
 
     let asked = group.log.now().await;
     handle.set_max_parallelism(3).await.unwrap();
-    // A stride that has reported is not in flight at the log either.
+    // A stride that has reported is no longer in flight in the log either.
     group
         .shows(&handle, "the excess has ended", |p| {
             p.max_parallelism == 3 && p.pages_in_flight <= 3
@@ -174,18 +174,18 @@ async fn max_parallelism_holds_up_and_down_and_over_a_killed_worker() {
             "{most} of {limit} reached"
         );
     }
-    assert!(most(begin, end).await <= 12, "while the limit was lowered");
+    assert!(most(begin, end).await <= 12, "limit exceeded while lowered");
     assert!(workers >= 3, "only {workers} processes had pages");
 }
 
-/// What happens to a worker.
+/// A fault of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     Kill,
     Deploy,
 }
 
-/// A limit on what begins per second.
+/// A limit on the items or pages that begin per second.
 struct PerSecond {
     name: &'static str,
     unit: Unit,
@@ -196,7 +196,7 @@ struct PerSecond {
 }
 
 impl PerSecond {
-    /// What one page counts.
+    /// The units that one page counts.
     fn page(&self) -> f64 {
         match self.unit {
             Unit::Items => f64::from(PAGE),
@@ -208,14 +208,14 @@ impl PerSecond {
         self.limit * window + self.page() * f64::from(self.max_parallelism)
     }
 
-    /// What can begin in so many seconds.
+    /// The number of units that can begin in this many seconds.
     fn expected(&self, seconds: f64) -> f64 {
         let mut seconds = seconds;
         if self.fault.is_some() {
             seconds -= HELD_UP.as_secs_f64();
         }
         if self.fault == Some(Fault::Kill) {
-            // What a lost worker holds is nobody's until its heartbeat timeout.
+            // Pages of a lost worker wait for its heartbeat timeout.
             let lost = f64::from(slots(self.max_parallelism)) / f64::from(self.max_parallelism);
             seconds -= lost * HEARTBEAT_TIMEOUT.as_secs_f64();
         }
@@ -228,7 +228,7 @@ impl PerSecond {
         self.limit * seconds * wait / (wait + page_time().as_secs_f64())
     }
 
-    /// In a batch that continues as new, loses a worker, and is held up by its database.
+    /// Checks the limit in a batch that continues as new, loses a worker, and is held up by its database.
     async fn holds(&self) {
         let Some(mut group) = group(&format!("limits-{}", self.name), self.max_parallelism).await
         else {
@@ -258,14 +258,14 @@ impl PerSecond {
         group.log.hold_up(HELD_UP).await;
         group.seen_for(id, watched()).await;
         group
-            .shows(&handle, "it has continued as new", |p| p.runs >= 2)
+            .shows(&handle, "the batch has continued as new", |p| p.runs >= 2)
             .await;
         let report = group.cancel(&handle).await;
         self.check(&group, id, (0.0, f64::INFINITY), report.progress.runs)
             .await;
     }
 
-    /// Everything that began in `[from, to)`.
+    /// Checks the units that began in `[from, to)`.
     async fn check(&self, group: &WorkerGroup, id: &str, during: (Moment, Moment), runs: u32) {
         let (first, last) = group.log.span(id).await.unwrap();
         let (from, to) = (during.0.max(first), during.1.min(last));
@@ -306,7 +306,7 @@ impl PerSecond {
             );
         }
         assert!(in_flight <= i64::from(self.max_parallelism), "{in_flight}");
-        // Of the best five seconds, since a machine that builds something else lets workers wait.
+        // The best five seconds count, since other programs on the machine can make workers wait.
         let best = most_of_all as f64 / self.expected_undisturbed(WINDOWS[1]);
         assert!(best >= USED, "at best {best:.2} of the limit was used");
         if std::env::var_os("LIMITS_SECONDS").is_some() {
@@ -316,7 +316,7 @@ impl PerSecond {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn items_per_second_hold_with_strides_of_several_pages() {
+async fn a_rate_of_items_applies_to_strides_of_several_pages() {
     PerSecond {
         name: "rate-strides",
         unit: Unit::Items,
@@ -330,7 +330,7 @@ async fn items_per_second_hold_with_strides_of_several_pages() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn items_per_second_hold_with_one_page_a_stride() {
+async fn a_rate_of_items_applies_to_one_page_a_stride() {
     PerSecond {
         name: "rate-single-pages",
         unit: Unit::Items,
@@ -344,7 +344,7 @@ async fn items_per_second_hold_with_one_page_a_stride() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pages_per_second_hold_with_strides_of_several_pages() {
+async fn a_rate_of_pages_applies_to_strides_of_several_pages() {
     PerSecond {
         name: "page-rate-strides",
         unit: Unit::Pages,
@@ -358,7 +358,7 @@ async fn pages_per_second_hold_with_strides_of_several_pages() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pages_per_second_hold_with_one_page_a_stride() {
+async fn a_rate_of_pages_applies_to_one_page_a_stride() {
     PerSecond {
         name: "page-rate-single-pages",
         unit: Unit::Pages,
@@ -372,7 +372,7 @@ async fn pages_per_second_hold_with_one_page_a_stride() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lowered_rate_holds_when_strides_with_old_shares_have_come_back() {
+async fn a_lowered_rate_applies_once_strides_with_old_shares_have_ended() {
     let Some(group) = group("limits-lowered", 6).await else {
         return;
     };
@@ -403,13 +403,13 @@ async fn a_lowered_rate_holds_when_strides_with_old_shares_have_come_back() {
 
     let histories = group.env.histories(id).await;
     let back = histories.iter().find_map(|history| stride_return(history));
-    let back = back.expect("strides with old shares have come back");
+    let back = back.expect("every stride with an old share has ended");
     eprintln!(
-        "rate-lowered: {:.2} s until all strides with old shares were back",
+        "rate-lowered: {:.2} s until all strides with old shares had ended",
         back.last - back.update
     );
-    assert!(back.last < end, "they came back before the batch ended");
-    // Nobody has gone faster than the old rate on the way.
+    assert!(back.last < end, "a stride with an old share ran too long");
+    // No stride has exceeded the old rate meanwhile.
     high.check_bounds(&group, id).await;
     high.check(&group, id, (0.0, back.update), 1).await;
     low.check(&group, id, (back.last, end), 1).await;
@@ -430,7 +430,7 @@ impl PerSecond {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_begins_after_paused() {
+async fn no_page_begins_in_a_paused_batch() {
     let Some(group) = group("limits-pause", 6).await else {
         return;
     };
@@ -451,9 +451,9 @@ async fn nothing_begins_after_paused() {
         group.paused(&handle).await;
         let took = since.elapsed();
         let paused = group.log.now().await;
-        assert_eq!(group.log.in_flight(id).await, 0, "all pages have ended");
+        assert_eq!(group.log.in_flight(id).await, 0, "a page still runs");
         let last = group.log.last_end(id).await;
-        // Nothing tells that nothing happens. Pages would begin at once.
+        // The absence of pages has no event to wait for. Without the pause, pages would begin at once.
         tokio::time::sleep(Duration::from_secs(3)).await;
         let (begun, _) = group.log.begun(id, (paused, f64::INFINITY)).await;
         eprintln!(
@@ -462,7 +462,7 @@ async fn nothing_begins_after_paused() {
             took.as_secs_f64(),
             last - asked,
         );
-        assert_eq!(begun, 0, "pages that began after it was paused");
+        assert_eq!(begun, 0, "pages began after the pause");
         handle.resume().await.unwrap();
         group.pages_begin(id, 10, paused).await;
         group.cancel(&handle).await;
@@ -470,7 +470,7 @@ async fn nothing_begins_after_paused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_pause_at_once_drops_ledger_pages_and_resume_does_every_row_once() {
+async fn a_pause_at_once_drops_ledger_pages_and_every_row_is_done_once_after_resume() {
     const ROWS: i64 = 30;
     let long = Duration::from_secs(20);
     let Some(group) = group("limits-pause-now", 3).await else {
@@ -498,11 +498,8 @@ async fn a_pause_at_once_drops_ledger_pages_and_resume_does_every_row_once() {
         took.as_secs_f64()
     );
     let would_end = first + long.as_secs_f64();
-    assert!(
-        paused < would_end,
-        "paused before the first page would have ended"
-    );
-    assert_eq!(rows.rows_with(0).await, ROWS, "nothing is applied");
+    assert!(paused < would_end, "the pause waited for the end of a page");
+    assert_eq!(rows.rows_with(0).await, ROWS, "a row was changed");
     assert_eq!(progress.items.processed, 0);
     let (begun, _) = group.log.begun(id, (0.0, f64::INFINITY)).await;
     assert_eq!(begun, 3);
@@ -512,7 +509,7 @@ async fn a_pause_at_once_drops_ledger_pages_and_resume_does_every_row_once() {
     let report = group.ends(&handle).await;
     assert_eq!(report.outcome, Outcome::Completed, "{:?}", report.reason);
     assert_eq!(report.progress.items.processed, ROWS as u64);
-    assert_eq!(rows.rows_with(1).await, ROWS, "every row exactly once");
+    assert_eq!(rows.rows_with(1).await, ROWS, "a row was not changed once");
     assert_eq!(report.progress.pages_failed, 0);
 }
 

@@ -1,5 +1,5 @@
-//! Once per page, and nothing lost, under faults: on a real PostgreSQL, a real MariaDB and a real Temporal
-//! server.
+//! Exactly one effect for each page, and no lost pages, under faults: on a real PostgreSQL, a real MariaDB and a real
+//! Temporal server.
 
 mod chaos;
 mod confidential_values;

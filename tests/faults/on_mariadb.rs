@@ -1,6 +1,6 @@
-//! Once per page on MariaDB, while its workers are killed and stopped and the server crashes.
+//! Exactly one effect for each page on MariaDB, while its workers are killed and stopped and the server crashes.
 //!
-//! As a test it takes some seconds. The long form:
+//! As a test the run takes a few seconds. The long form is:
 //!
 //! ```console
 //! $ FAULTS_ROWS=60000 FAULTS_SEED=7 cargo test --release --test faults -- on_mariadb --nocapture
@@ -27,10 +27,10 @@ use crate::{
 
 const TEST: &str = "on_mariadb::every_row_is_incremented_exactly_once_in_mariadb";
 const PAGE: u32 = 200;
-/// One thing happens after the other, each when the batch has got on by so many pages.
+/// The number of pages between two faults.
 const PAGES_BETWEEN: i64 = 12;
 
-/// Adds one to every row of the table `counters`.
+/// A processor that adds one to every row of the table `counters`.
 struct IncrementMySql {
     pool: MySqlPool,
     ledger: Arc<SqlLedger<MySql>>,
@@ -77,7 +77,7 @@ impl PageProcessor for IncrementMySql {
             .bind(last)
             .execute(&mut *transaction)
             .await?;
-        // So that somebody is in the middle of it when something happens.
+        // The page takes a while, so that faults happen in the middle of one.
         tokio::time::sleep(Duration::from_millis(50 + first.unsigned_abs() % 100)).await;
         Ok(PageReport::all_processed())
     }
@@ -98,7 +98,7 @@ impl PageProcessor for IncrementMySql {
     }
 }
 
-/// Is a worker on a MariaDB until it is told to stop.
+/// Runs a worker on a MariaDB until it is told to stop.
 pub async fn work(address: &str, queue: &str, database: &str) {
     let pool = MySqlPoolOptions::new()
         .max_connections(20)
@@ -161,9 +161,9 @@ async fn every_row_is_incremented_exactly_once_in_mariadb() {
     for number in 0..things {
         let pages = 5 + number * PAGES_BETWEEN;
         let reached = || async { (count(applied).await >= pages).then_some(()) };
-        eventually("the batch gets on", reached).await;
+        eventually("the batch makes progress", reached).await;
         let worker = &mut workers[random.usize(..2)];
-        // Each at least once.
+        // Each fault happens at least once.
         let thing = match number {
             0..3 => number,
             _ => random.i64(..3),
@@ -198,10 +198,7 @@ async fn every_row_is_incremented_exactly_once_in_mariadb() {
         report.progress.retries
     );
     assert_eq!(report.outcome, Outcome::Completed, "{:?}", report.reason);
-    assert!(
-        report.progress.retries > 0,
-        "nothing was in the middle of anything"
-    );
+    assert!(report.progress.retries > 0, "no fault interrupted a page");
     assert_eq!(count("SELECT count(*) FROM counters WHERE x <> 1").await, 0);
     let items = report.progress.items;
     assert_eq!((items.processed, items.failed), (rows.unsigned_abs(), 0));

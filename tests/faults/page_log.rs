@@ -1,13 +1,12 @@
-//! What pages did where they work, by the clock of the database: counted there, a limit cannot be kept only
-//! on paper.
+//! A log of pages in their database, by its clock: pages are counted where they work, so that an ignored limit shows.
 
 use std::time::Duration;
 
 use sqlx::PgPool;
 use temporal_batch::{PageContext, PageError, PageProcessor};
 
-/// A page is here from `began` until `ended`; one of a process that is gone, until that was. The changes of a
-/// moment are counted together, so that a page that follows another one is not in flight beside it.
+/// A page is in flight from `began` until `ended`, or until its process was gone. Changes at the same moment are
+/// summed, so that a page that follows another one is not in flight beside it.
 const SCHEMA: &str = "
 CREATE TABLE visit (
     id bigserial PRIMARY KEY, worker integer NOT NULL, batch text NOT NULL, stride bigint NOT NULL,
@@ -32,13 +31,13 @@ CREATE VIEW level AS
 /// Seconds since 1970, by the clock of the database.
 pub type Moment = f64;
 
-/// Where pages sign in and out, over connections of its own.
+/// The log to which pages report their beginning and end, over connections of its own.
 #[derive(Clone)]
 pub struct PageLog {
     pool: PgPool,
 }
 
-/// What a window is measured in.
+/// The unit of a window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
     Items,
@@ -55,7 +54,7 @@ impl PageLog {
         sqlx::raw_sql(SCHEMA).execute(&self.pool).await.unwrap();
     }
 
-    /// A page begins.
+    /// Records the beginning of a page.
     pub async fn enter<P: PageProcessor>(
         &self,
         ctx: &PageContext<P>,
@@ -74,14 +73,14 @@ impl PageLog {
         Ok(visit)
     }
 
-    /// It ends.
+    /// Records the end of a page.
     pub async fn leave(&self, visit: i64) -> Result<(), PageError> {
         let leave = "UPDATE visit SET ended = clock_timestamp() WHERE id = $1";
         sqlx::query(leave).bind(visit).execute(&self.pool).await?;
         Ok(())
     }
 
-    /// Holds all pages up where they sign in and out, as a table lock does in the database of a user.
+    /// Holds up all pages at their beginning or end, as a table lock in the database of a user does.
     pub async fn hold_up(&self, time: Duration) {
         let mut transaction = self.pool.begin().await.unwrap();
         sqlx::query("LOCK TABLE visit IN ACCESS EXCLUSIVE MODE")
@@ -92,7 +91,7 @@ impl PageLog {
         transaction.rollback().await.unwrap();
     }
 
-    /// No page of this process, which was killed, is in flight any more.
+    /// Records that this process was killed, so that none of its pages is in flight any more.
     pub async fn is_gone(&self, worker: u32) {
         sqlx::query("INSERT INTO gone (worker) VALUES ($1)")
             .bind(i32::try_from(worker).unwrap())
@@ -111,7 +110,7 @@ impl PageLog {
             .unwrap()
     }
 
-    /// Pages that began in `[from, to)`, and their items.
+    /// The number of pages that began in `[from, to)`, and of their items.
     pub async fn begun(&self, batch: &str, (from, to): (Moment, Moment)) -> (i64, i64) {
         let begun = "SELECT count(*), coalesce(sum(items), 0)::bigint FROM visit \
             WHERE batch = $1 AND began >= to_timestamp($2) AND began < to_timestamp($3)";
@@ -124,7 +123,7 @@ impl PageLog {
             .unwrap()
     }
 
-    /// When the first page began and when the latest one did.
+    /// The moments at which the first and the latest page began.
     pub async fn span(&self, batch: &str) -> Option<(Moment, Moment)> {
         let span = "SELECT extract(epoch FROM min(began))::float8, \
             extract(epoch FROM max(began))::float8 FROM visit WHERE batch = $1";
@@ -136,7 +135,7 @@ impl PageLog {
         first.zip(last)
     }
 
-    /// Most pages in flight at one moment of `[from, to)`, counted at every change.
+    /// The most pages in flight at any moment of `[from, to)`, counted at every change.
     pub async fn most_in_flight(&self, batch: &str, (from, to): (Moment, Moment)) -> i64 {
         let most = "SELECT coalesce(max(pages), 0) FROM level \
             WHERE batch = $1 AND at >= to_timestamp($2) AND at < to_timestamp($3)";
@@ -149,8 +148,8 @@ impl PageLog {
             .unwrap()
     }
 
-    /// The most that began in a window of so many seconds, of all windows that start where a page of
-    /// `[from, to)` began.
+    /// The most units that began in a window of this many seconds, of all windows that start where a page of `[from,
+    /// to)` began.
     pub async fn most_in_a_window(
         &self,
         batch: &str,
@@ -176,7 +175,7 @@ impl PageLog {
             .unwrap()
     }
 
-    /// The longest time in `[from, to)` in which no page began, and when that was.
+    /// The longest time in `[from, to)` in which no page began, and its start.
     pub async fn longest_gap(&self, batch: &str, (from, to): (Moment, Moment)) -> (f64, Moment) {
         let gap =
             "SELECT extract(epoch FROM began - before)::float8, extract(epoch FROM before)::float8
@@ -207,7 +206,7 @@ impl PageLog {
         worker.map(|pid| u32::try_from(pid).unwrap())
     }
 
-    /// When the last page ended that has.
+    /// The moment at which the latest page ended.
     pub async fn last_end(&self, batch: &str) -> Moment {
         let last = "SELECT extract(epoch FROM max(ended))::float8 FROM visit WHERE batch = $1";
         sqlx::query_scalar(last)
@@ -217,7 +216,7 @@ impl PageLog {
             .unwrap()
     }
 
-    /// Pages that are in flight now.
+    /// The number of pages in flight now.
     pub async fn in_flight(&self, batch: &str) -> i64 {
         let now = "SELECT count(*) FROM stay WHERE batch = $1 AND until = 'infinity'";
         sqlx::query_scalar(now)
@@ -227,7 +226,7 @@ impl PageLog {
             .unwrap()
     }
 
-    /// Processes that had pages.
+    /// The number of processes that had pages.
     pub async fn workers(&self, batch: &str) -> i64 {
         sqlx::query_scalar("SELECT count(DISTINCT worker) FROM visit WHERE batch = $1")
             .bind(batch)

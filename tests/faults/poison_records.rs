@@ -24,21 +24,21 @@ use crate::{
 
 const ROWS: i64 = 100_000;
 const PAGE: i64 = 1_000;
-/// Quick attempts at a page before it is taken apart.
+/// The attempts at a page before it is split.
 const ATTEMPTS: u32 = 2;
 
-/// Turns amounts that are text into numbers; some of the text is none.
+/// A processor that turns amounts given as text into numbers. Some of the texts are no numbers.
 #[derive(Clone)]
 struct ParseAmounts {
     pool: PgPool,
     ledger: Arc<SqlLedger<Postgres>>,
     calls: Arc<AtomicU64>,
-    /// The code after its repair: reads what is not a number as nothing.
+    /// Whether the code is the repaired one, which reads invalid numbers as nothing.
     lenient: bool,
 }
 
 impl ParseAmounts {
-    /// A table of which the rows with these ids cannot be parsed.
+    /// Creates a table in which the rows with these ids cannot be parsed.
     async fn with_poison(pool: PgPool, poison: &[i64]) -> Self {
         let ledger = Arc::new(SqlLedger::new(pool.clone()));
         ledger.apply_schema().await.unwrap();
@@ -136,7 +136,7 @@ impl PageProcessor for ParseAmounts {
     }
 }
 
-/// Runs the batch over a table with this poison and checks everything that must hold.
+/// Runs the batch over a table with this poison, and checks its dead letters and rows.
 async fn isolates(name: &str, poison: Vec<i64>) {
     let Some(postgres) = servers::Postgres::shared() else {
         return;
@@ -169,7 +169,7 @@ async fn isolates(name: &str, poison: Vec<i64>) {
         .map(|l| l.key.as_ref().unwrap().parse().unwrap())
         .collect();
     keys.sort_unstable();
-    assert_eq!(keys, poison, "exactly one dead letter for each record");
+    assert_eq!(keys, poison, "one dead letter for each poison record");
     for letter in &letters {
         assert_eq!(
             letter.end.as_ref().unwrap().as_str(),
@@ -178,20 +178,20 @@ async fn isolates(name: &str, poison: Vec<i64>) {
         assert_eq!(letter.error_type, "InvalidData");
         let message = &letter.message;
         assert!(message.contains("invalid input syntax"), "{message}");
-        assert!(!message.contains("a lot"), "no value of a row: {message}");
-        assert_eq!(letter.attempts, 1, "no other attempt would cure it");
+        assert!(!message.contains("a lot"), "quotes a row: {message}");
+        assert_eq!(letter.attempts, 1, "a poison record was tried again");
     }
     let done = "SELECT count(*) FROM amounts WHERE cents = id AND writes = 1";
     assert_eq!(
         amounts.count(done).await,
         ROWS - k as i64,
-        "everything else is done, once"
+        "another row was not done exactly once"
     );
 
     let kept = amounts.ledger.reports(handle.id()).await.unwrap();
-    assert_eq!(kept, [report], "Temporal forgets it after its retention");
+    assert_eq!(kept, [report], "the kept report should be the final one");
 
-    // Every page once, and what taking pages apart may cost.
+    // Every page once, and the most attempts that splitting pages may cost.
     let pages: std::collections::BTreeSet<i64> = poison.iter().map(|id| (id - 1) / PAGE).collect();
     let pages = pages.len() as u64;
     let halvings = u64::from((PAGE as u64).next_power_of_two().ilog2());
@@ -217,7 +217,7 @@ async fn one_poison_record_is_one_dead_letter() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn seven_poison_records_are_seven_dead_letters() {
-    // The first and the last of all, two neighbours, two of one page.
+    // The first and the last row of all, two neighbours, two of one page.
     isolates(
         "poison-7",
         vec![1, 500, 27_182, 27_183, 40_000, 77_001, ROWS],
@@ -230,7 +230,7 @@ async fn a_whole_page_of_poison_is_a_page_of_dead_letters() {
     isolates("poison-page", (52_001..=53_000).collect()).await;
 }
 
-/// What was given up is done by the code that is deployed later, each record once.
+/// The redrive processes the failed records with the code that was deployed later, each once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_redrive_with_repaired_code_empties_the_dead_letters() {
     let Some(postgres) = servers::Postgres::shared() else {
@@ -244,7 +244,7 @@ async fn a_redrive_with_repaired_code_empties_the_dead_letters() {
     let first = env.start(&batch).await;
     assert_eq!(report(&first).await.progress.items.failed, 4);
 
-    // The same code fails again, and loses nothing.
+    // The same code fails again, and no record is lost.
     let again = env
         .client
         .redrive(LetterFilter::of(first.id()))
@@ -268,7 +268,7 @@ async fn a_redrive_with_repaired_code_empties_the_dead_letters() {
         ..amounts.clone()
     };
     let _worker = env.worker(repaired).await;
-    // Two at once: neither does a record of the other.
+    // Two redrives run at once: neither repeats a record of the other.
     let filter = || LetterFilter::of(first.id());
     let (one, other) = tokio::join!(env.client.redrive(filter()), env.client.redrive(filter()));
     let (one, other) = (report(&one.unwrap()).await, report(&other.unwrap()).await);

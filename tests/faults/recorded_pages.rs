@@ -1,4 +1,4 @@
-//! Pages of numbers that do nothing but sign in and out at the [`PageLog`].
+//! A processor over numbers whose pages only report their beginning and end to the [`PageLog`].
 
 use std::time::Duration;
 
@@ -11,10 +11,10 @@ use temporal_batch::{
 
 use crate::{id_pages::skip, page_log::PageLog};
 
-/// Long enough that a busy machine does not look like a lost worker.
+/// Long enough that a busy machine is not mistaken for a lost worker.
 pub const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(6);
 
-/// The numbers from 1 to a last one, and how long a page of them stays.
+/// The arguments: the last number, and the duration of a page.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct RecordedArgs {
     pub numbers: i64,
@@ -22,7 +22,7 @@ pub struct RecordedArgs {
 }
 
 impl RecordedArgs {
-    /// More pages than any test waits for.
+    /// A batch with more pages than any test waits for.
     pub fn endless(page: Duration) -> Self {
         Self {
             numbers: 1_000_000_000,

@@ -11,7 +11,7 @@ use crate::{
 const ROWS: i64 = 500;
 const TEST: &str = "reduce::pages_that_were_applied_and_not_reported_are_in_the_result_once";
 
-/// The pages are applied and cannot be run again, so what they put out can only come from the database.
+/// The pages are applied and cannot be run again, so their output can only come from the database.
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_that_were_applied_and_not_reported_are_in_the_result_once() {
     if was_one().await {
@@ -30,7 +30,7 @@ async fn pages_that_were_applied_and_not_reported_are_in_the_result_once() {
         address: server_address().to_owned(),
         queue: env.queue.clone(),
         database,
-        // In the third page of the first stride.
+        // The row is in the third page of the first stride.
         hold: Some(Hold {
             folder: folder.path().to_owned(),
             row: 1_100,
@@ -46,20 +46,20 @@ async fn pages_that_were_applied_and_not_reported_are_in_the_result_once() {
     })
     .await;
     let progress = handle.progress().await.unwrap();
-    assert_eq!(progress.items.total(), 0, "nothing is reported yet");
+    assert_eq!(progress.items.total(), 0, "a page was reported early");
     let applied: i64 = sqlx::query_scalar("SELECT count(*) FROM counters WHERE x = 1")
         .fetch_one(&pool)
         .await
         .unwrap();
-    assert_eq!(applied, 100, "two pages are applied");
-    // For a while the next attempt can read the strides and not what they have put out.
+    assert_eq!(applied, 100, "two pages should be applied");
+    // For a while the next attempt can read the strides, but not the outputs of their pages.
     let rename = async |statement: &'static str| {
         sqlx::query(statement).execute(&pool).await.unwrap();
     };
     rename("ALTER TABLE temporal_batch_output RENAME TO away").await;
     worker.kill_and_replace();
     std::fs::remove_file(folder.path().join("hold")).unwrap();
-    eventually("an attempt misses the table", || async {
+    eventually("an attempt reports the missing table", || async {
         let progress = handle.progress().await.unwrap();
         assert_eq!(progress.items.total(), 0, "{progress:?}");
         let misses = progress.explanation.contains("LedgerTablesMissing");

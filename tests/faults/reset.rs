@@ -1,4 +1,4 @@
-//! A batch that is reset in the middle, with a ledger.
+//! A batch with a ledger that is reset while it runs.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::{
 
 const ROWS: i64 = 3_000;
 
-/// To its first workflow task; not even the announcements of before are applied again.
+/// Resets the batch to its first workflow task, without applying earlier announcements again.
 async fn reset(env: &TestEnv, handle: &BatchHandle) {
     let history: serde_json::Value =
         serde_json::from_slice(&handle.history().await.unwrap()).unwrap();
@@ -48,9 +48,9 @@ async fn count(pool: &PgPool, what: &'static str) -> i64 {
     sqlx::query_scalar(what).fetch_one(pool).await.unwrap()
 }
 
-/// Rows came in meanwhile, so that pages would be cut elsewhere; the cut that was kept holds.
+/// New rows would move the ends of the pages; the recorded ends still apply.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_reset_batch_finds_what_was_applied_and_cuts_in_the_same_places() {
+async fn a_reset_batch_finds_its_applied_pages_and_keeps_their_ends() {
     let Some(postgres) = Postgres::shared() else {
         return;
     };
@@ -70,7 +70,10 @@ async fn a_reset_batch_finds_what_was_applied_and_cuts_in_the_same_places() {
         .max_parallelism(3)
         .rate(600.0);
     let handle = env.start(&batch).await;
-    let before = progress_shows(&handle, "a third is done", |p| p.items.processed >= 1_000).await;
+    let before = progress_shows(&handle, "some rows are done", |p| {
+        p.items.processed >= 1_000
+    })
+    .await;
     sqlx::raw_sql("INSERT INTO counters (id) SELECT n * 10 + 5 FROM generate_series(1, 60) AS n")
         .execute(&pool)
         .await

@@ -1,4 +1,4 @@
-//! A database that goes away while pages run, with the connections that a worker opens by URL.
+//! A database that becomes unavailable while pages run, with the connections that a worker opens from a URL.
 
 use std::{sync::Arc, time::Duration};
 
@@ -53,7 +53,7 @@ impl Scene {
         (scene, handle)
     }
 
-    /// Every row exactly once, and the batch knows it.
+    /// Asserts that every row was changed exactly once, and that the batch has counted it.
     async fn is_complete(&self, handle: &BatchHandle) {
         let report = report(handle).await;
         assert_eq!(report.outcome, Outcome::Completed, "{:?}", report.reason);
@@ -76,12 +76,12 @@ impl Scene {
     }
 }
 
-async fn a_third_is_done(handle: &BatchHandle) {
-    progress_shows(handle, "a third is done", |p| p.items.processed >= 1_000).await;
+async fn a_third_of_the_rows_is_done(handle: &BatchHandle) {
+    progress_shows(handle, "some rows are done", |p| p.items.processed >= 1_000).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pages_go_on_after_their_database_was_restarted() {
+async fn pages_continue_after_their_database_was_restarted() {
     let Some(postgres) = Postgres::launch(false) else {
         Postgres::skip();
         return;
@@ -89,12 +89,12 @@ async fn pages_go_on_after_their_database_was_restarted() {
     let postgres = Arc::new(postgres);
     let url = postgres.database("restarted").await;
     let (scene, handle) = Scene::of("restarted", &url).await;
-    a_third_is_done(&handle).await;
+    a_third_of_the_rows_is_done(&handle).await;
     let server = Arc::clone(&postgres);
     let stop = tokio::task::spawn_blocking(move || server.stop(Stop::Immediate));
     stop.await.unwrap();
-    // Nobody answers: what was lost is told as that, and is tried again.
-    progress_shows(&handle, "a lost connection is told", |p| {
+    // The server is down: pages report lost connections, and are tried again.
+    progress_shows(&handle, "a lost connection is reported", |p| {
         p.failing
             .iter()
             .any(|page| page.error_type == "ConnectionLost")
@@ -106,7 +106,7 @@ async fn pages_go_on_after_their_database_was_restarted() {
     scene.is_complete(&handle).await;
 }
 
-/// What a failover does to those who are still connected to the old primary.
+/// A failover makes the old primary read-only for the clients that are still connected to it.
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_wait_while_their_database_takes_no_writes() {
     let Some(postgres) = Postgres::launch(false) else {
@@ -115,7 +115,7 @@ async fn pages_wait_while_their_database_takes_no_writes() {
     };
     let url = postgres.database("read_only").await;
     let (scene, handle) = Scene::of("read-only", &url).await;
-    a_third_is_done(&handle).await;
+    a_third_of_the_rows_is_done(&handle).await;
     let mut admin = PgConnection::connect(&postgres.url("postgres"))
         .await
         .unwrap();
@@ -125,7 +125,7 @@ async fn pages_wait_while_their_database_takes_no_writes() {
     ] {
         admin.execute(statement).await.unwrap();
     }
-    progress_shows(&handle, "no writes are told", |p| {
+    progress_shows(&handle, "a read-only database is reported", |p| {
         p.failing
             .iter()
             .any(|page| page.error_type == "ReadOnlyDatabase")

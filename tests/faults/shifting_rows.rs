@@ -1,4 +1,4 @@
-//! Rows that come and go between two attempts at a page.
+//! Rows that are inserted and deleted between two attempts at a page.
 
 use std::{
     collections::BTreeMap,
@@ -21,12 +21,12 @@ use crate::{
     support::{TestEnv, report, servers::Postgres},
 };
 
-/// Writes into a log which row was processed with which page. Without a ledger: the ranges alone keep rows
-/// from being lost or doubled.
+/// A processor that logs each row with its page. It has no ledger: only the ranges of the pages keep rows from being
+/// lost or done twice.
 #[derive(Clone)]
 struct Log {
     pool: PgPool,
-    /// The page after row 300 fails once, and meanwhile its rows change.
+    /// Whether the rows of the page after row 300 have been changed. They are changed while that page fails once.
     disturbed: Arc<AtomicBool>,
 }
 
@@ -46,7 +46,7 @@ impl Log {
         }
     }
 
-    /// Rows by how often they were processed, and with which page last.
+    /// The number of times that each row was processed, and the page of the last time.
     async fn processed(&self) -> BTreeMap<i64, (i64, i64)> {
         let rows: Vec<(i64, i64, i64)> =
             sqlx::query_as("SELECT id, count(*), max(page) FROM log GROUP BY id")
@@ -78,7 +78,7 @@ impl PageProcessor for Log {
     ) -> Result<PageReport, PageError> {
         let page = ctx.range().start().copied().unwrap_or(0);
         if page == 300 && !self.disturbed.swap(true, Ordering::SeqCst) {
-            // More new rows than a page has, and the row at which the page ended goes.
+            // There are more new rows than a page holds, and the last row of the page is deleted.
             sqlx::raw_sql(
                 "INSERT INTO items SELECT 300 + n FROM generate_series(1, 99) AS n WHERE n % 10 <> 0;
                  DELETE FROM items WHERE id IN (350, 400)",
@@ -103,9 +103,9 @@ impl PageProcessor for Log {
     }
 }
 
-/// A batch that continues as new at every page is tested too.
+/// The batch runs a second time with one page a run, so that it continues as new at every page.
 #[tokio::test(flavor = "multi_thread")]
-async fn rows_that_come_and_go_between_attempts_stay_with_their_page() {
+async fn rows_inserted_and_deleted_between_attempts_stay_with_their_page() {
     for pages_per_run in [None, Some(1)] {
         let Some(postgres) = Postgres::shared() else {
             return;
@@ -132,7 +132,7 @@ async fn rows_that_come_and_go_between_attempts_stay_with_their_page() {
         let twice: Vec<_> = processed.iter().filter(|(_, p)| p.0 > 1).collect();
         assert!(twice.is_empty(), "{twice:?}");
         for (id, (_, page)) in processed.range(301..=400) {
-            // Whatever page of the closed range it was, no other range has it.
+            // Any page of the closed range may have the row, and no other range has it.
             assert!(
                 (300..400).contains(page),
                 "row {id} was processed after {page}"

@@ -1,4 +1,4 @@
-//! Once-per-page pages that take as long as the table `tempo` says.
+//! Pages with a ledger whose duration is in the table `tempo`.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use temporal_batch::{
 
 use crate::{id_pages::page_of, page_log::PageLog, recorded_pages::HEARTBEAT_TIMEOUT};
 
-/// Adds one to every row of the table `slow_row`, and then takes its time before it commits.
+/// A processor that adds one to every row of the table `slow_row`, and then waits before it commits.
 pub struct SlowRows {
     pool: PgPool,
     ledger: Arc<SqlLedger<Postgres>>,
@@ -40,7 +40,7 @@ impl SlowRows {
         self.take(page).await;
     }
 
-    /// Pages that begin from now on take so long.
+    /// Sets the duration of pages that begin from now on.
     pub async fn take(&self, page: Duration) {
         sqlx::query("UPDATE tempo SET seconds = $1")
             .bind(page.as_secs_f64())
@@ -49,7 +49,7 @@ impl SlowRows {
             .unwrap();
     }
 
-    /// Rows that were changed so many times.
+    /// The number of rows that were changed this many times.
     pub async fn rows_with(&self, times: i32) -> i64 {
         sqlx::query_scalar("SELECT count(*) FROM slow_row WHERE x = $1")
             .bind(times)

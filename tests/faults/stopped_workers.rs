@@ -13,7 +13,7 @@ const ROWS: i64 = 2_000;
 const HELD: i64 = 2_500;
 const WORKER: &str = "stopped_workers::the_transaction_of_a_stopped_worker_is_gone_before_the_next_attempt_has_its_page";
 
-struct Night {
+struct Stopped {
     pool: sqlx::PgPool,
     place: Place,
     handle: BatchHandle,
@@ -21,8 +21,8 @@ struct Night {
     folder: tempfile::TempDir,
 }
 
-/// A batch whose only worker is stopped in the middle of a page.
-async fn worker_asleep_in_a_page(name: &str) -> Option<Night> {
+/// Starts a batch whose only worker is stopped in the middle of a page.
+async fn worker_asleep_in_a_page(name: &str) -> Option<Stopped> {
     let postgres = Postgres::shared()?;
     let database = postgres.database(name).await;
     let pool = sqlx::PgPool::connect(&database).await.unwrap();
@@ -46,7 +46,7 @@ async fn worker_asleep_in_a_page(name: &str) -> Option<Night> {
     let held = folder.path().join("held");
     eventually("the page is held", || async { held.exists().then_some(()) }).await;
     signal(zombie.pid(), "STOP");
-    Some(Night {
+    Some(Stopped {
         pool,
         place,
         handle,
@@ -55,7 +55,7 @@ async fn worker_asleep_in_a_page(name: &str) -> Option<Night> {
     })
 }
 
-impl Night {
+impl Stopped {
     fn wake(&self) {
         std::fs::remove_file(self.folder.path().join("hold")).unwrap();
         signal(self.zombie.pid(), "CONT");
@@ -77,29 +77,30 @@ impl Night {
     }
 }
 
-/// PostgreSQL has ended the session when the next attempt has the page: nothing of it is there, whichever attempt wakes up.
+/// PostgreSQL has ended the session by the time that the next attempt has the page: its transaction is gone, whichever
+/// attempt wakes up.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_transaction_of_a_stopped_worker_is_gone_before_the_next_attempt_has_its_page() {
     if worker_process::was_one().await {
         return;
     }
-    let Some(mut night) = worker_asleep_in_a_page("asleep").await else {
+    let Some(mut case) = worker_asleep_in_a_page("asleep").await else {
         return;
     };
     let place = Place {
         hold: None,
-        ..night.place.clone()
+        ..case.place.clone()
     };
     let _second = WorkerProcess::start(&place, WORKER);
     let applied = "SELECT count(*) FROM counters WHERE id = 2500 AND x = 1";
     eventually("the second attempt has done the page", || async {
-        (night.count(applied).await == 1).then_some(())
+        (case.count(applied).await == 1).then_some(())
     })
     .await;
-    night.wake();
-    night.every_row_is_one().await;
-    // It drains, so once it has ended its attempt is over.
-    within("the worker that was stopped ends", night.zombie.drain()).await;
+    case.wake();
+    case.every_row_is_one().await;
+    // The worker drains, so its attempt is over once the process has ended.
+    within("the worker that was stopped ends", case.zombie.drain()).await;
     let wrong = "SELECT count(*) FROM counters WHERE x <> 1";
-    assert_eq!(night.count(wrong).await, 0);
+    assert_eq!(case.count(wrong).await, 0);
 }

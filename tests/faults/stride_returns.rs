@@ -1,16 +1,15 @@
-//! When strides came back that were dispatched before an update, as the history tells.
+//! The ends of strides that were dispatched before an update, read from the history.
 
 use serde_json::Value;
 
-/// An update that a batch took, and the end of the last stride that was dispatched before it. In seconds
-/// since 1970.
+/// An update of a batch, and the end of the last stride that was dispatched before it, in seconds since 1970.
 #[derive(Clone, Copy, Debug)]
 pub struct StrideReturn {
     pub update: f64,
     pub last: f64,
 }
 
-/// Of a history with one update. `None` if it has none, or if some stride never came back.
+/// Reads a history with one update. `None` if there is no update, or if a stride never ended.
 pub fn stride_return(history: &[u8]) -> Option<StrideReturn> {
     let history: Value = serde_json::from_slice(history).unwrap();
     let events = history["events"].as_array().unwrap();

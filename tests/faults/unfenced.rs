@@ -1,4 +1,4 @@
-//! `x = x + 1` without a ledger: an attempt that is repeated shows, and so does a page that had none.
+//! `x = x + 1` without a ledger: the table shows pages that were repeated, and pages that never ran.
 
 use std::sync::Arc;
 
@@ -13,10 +13,10 @@ use temporal_batch::{
 
 use crate::{
     id_pages::page_of,
-    increment::{dawdle, increment_settings, report_of},
+    increment::{increment_settings, page_delay, report_of},
 };
 
-/// Adds one to every row of the table `counters`, in a statement that commits by itself.
+/// A processor that adds one to every row of the table `counters`, in a statement that commits by itself.
 pub struct Unfenced<const AT_MOST_ONCE: bool> {
     pool: PgPool,
     letters: Arc<SqlLedger<Postgres>>,
@@ -55,8 +55,8 @@ impl<const AT_MOST_ONCE: bool> PageProcessor for Unfenced<AT_MOST_ONCE> {
             .execute(&self.pool)
             .await?
             .rows_affected();
-        // It may be lost before it could say that it is done.
-        tokio::time::sleep(dawdle(&ids)).await;
+        // The worker may be lost after the statement, and before the report of its page.
+        tokio::time::sleep(page_delay(&ids)).await;
         Ok(report_of(&ids, updated))
     }
 

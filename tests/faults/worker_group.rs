@@ -22,8 +22,8 @@ pub struct WorkerGroup {
 }
 
 impl WorkerGroup {
-    /// Workers of so many `slots` each. `None` where PostgreSQL is not installed. Waits are given up after
-    /// `patience`, which leaves a busy machine room.
+    /// Starts workers with this many `slots` each. `None` where PostgreSQL is not installed. Waits fail after
+    /// `patience`, which leaves room for a busy machine.
     pub async fn launch(
         (name, test): (&str, &'static str),
         slots: u32,
@@ -52,12 +52,12 @@ impl WorkerGroup {
         })
     }
 
-    /// Kills the worker with the most pages of the batch in the middle of them; another one takes its place.
+    /// Kills the worker with the most pages of the batch while they run. Another worker takes its place.
     pub async fn kill_one(&mut self, batch: &str) {
         let busiest = || self.log.busiest(batch);
         let pid = self.eventually("a page is in flight", busiest).await;
         let worker = self.workers.iter_mut().find(|worker| worker.pid() == pid);
-        worker.expect("it is one of the crew").kill_and_replace();
+        worker.expect("a known worker").kill_and_replace();
         self.log.is_gone(pid).await;
     }
 
@@ -66,7 +66,7 @@ impl WorkerGroup {
         self.workers[0].restart().await;
     }
 
-    /// Asks again until there is an answer.
+    /// Polls until there is an answer.
     pub async fn eventually<T, F>(&self, what: &str, mut ask: impl FnMut() -> F) -> T
     where
         F: Future<Output = Option<T>>,
@@ -81,11 +81,11 @@ impl WorkerGroup {
         };
         match tokio::time::timeout(self.patience, asking).await {
             Ok(answer) => answer,
-            Err(_) => panic!("waited {:?} in vain until {what}", self.patience),
+            Err(_) => panic!("gave up after {:?} of waiting until {what}", self.patience),
         }
     }
 
-    /// Waits until so many pages have begun after `from`.
+    /// Waits until this many pages have begun after `from`.
     pub async fn pages_begin(&self, batch: &str, pages: i64, from: f64) {
         let what = format!("{pages} pages have begun");
         self.eventually(&what, || async {
@@ -95,7 +95,7 @@ impl WorkerGroup {
         .await;
     }
 
-    /// Ends a batch that would go on for ever.
+    /// Cancels a batch that has no end.
     pub async fn cancel(&self, handle: &BatchHandle) -> BatchReport {
         handle.cancel("seen enough").await.unwrap();
         self.ends(handle).await

@@ -1,4 +1,4 @@
-//! A worker in a process of its own, which is this very test binary again.
+//! A worker in a process of its own, which is the test binary itself.
 
 use std::{
     process::{Child, Command, Stdio},
@@ -16,20 +16,20 @@ use crate::{
     unfenced::{AtLeastOnce, AtMostOnce},
 };
 
-/// Where a worker belongs.
+/// The server, task queue and database of a worker.
 #[derive(Clone, Debug)]
 pub struct Place {
     pub address: String,
     pub queue: String,
     pub database: String,
     pub hold: Option<Hold>,
-    /// Pages that each worker runs at once; `None`: as many as a worker does.
+    /// The number of pages that each worker runs at once; `None` for the default.
     pub slots: Option<u32>,
 }
 
 const VARIABLES: [&str; 3] = ["FAULTS_ADDRESS", "FAULTS_QUEUE", "FAULTS_DATABASE"];
 
-/// Whether this process is a worker; if so it has been one until it was told to stop.
+/// Returns whether this process was started as a worker. If so, it has worked until it was told to stop.
 pub async fn was_one() -> bool {
     let [Ok(address), Ok(queue), Ok(database)] = VARIABLES.map(std::env::var) else {
         return false;
@@ -65,7 +65,7 @@ pub async fn was_one() -> bool {
     true
 }
 
-/// It is killed with its owner.
+/// A worker process that is killed when its value is dropped.
 pub struct WorkerProcess {
     child: Child,
     place: Place,
@@ -86,20 +86,21 @@ impl WorkerProcess {
         self.child.id()
     }
 
-    /// As `kill -9` does, or the end of a machine; another process takes its place.
+    /// Kills the process as `kill -9` or the end of a machine does. Another process takes its place.
     pub fn kill_and_replace(&mut self) {
         let _ = self.child.kill();
         self.child.wait().unwrap();
         self.child = spawn(&self.place, self.test);
     }
 
-    /// As a deploy does: it is told to stop, ends when its pages have, and another process takes its place.
+    /// Restarts the process as a deploy does: it is told to stop, ends when its pages have, and another process takes
+    /// its place.
     pub async fn restart(&mut self) {
         self.drain().await;
         self.child = spawn(&self.place, self.test);
     }
 
-    /// It is told to stop, and ends when its pages have.
+    /// Tells the process to stop, and waits until its pages have ended.
     pub async fn drain(&mut self) {
         signal(self.pid(), "TERM");
         while self.child.try_wait().unwrap().is_none() {
@@ -107,7 +108,7 @@ impl WorkerProcess {
         }
     }
 
-    /// What a service manager does: a worker that ended by itself is started again. Says whether it had.
+    /// Starts a worker again that ended by itself, as a service manager does. Returns whether it had ended.
     pub fn replace_if_ended(&mut self) -> bool {
         let ended = self.child.try_wait().unwrap().is_some();
         if ended {
@@ -117,7 +118,7 @@ impl WorkerProcess {
     }
 }
 
-/// Stops a process in its tracks, or lets it go on: `STOP`, `CONT`. It may be gone meanwhile.
+/// Sends a signal to a process that may be gone: `STOP` suspends it, `CONT` resumes it.
 pub fn signal(pid: u32, name: &str) {
     let _ = Command::new("kill")
         .args(["-s", name, &pid.to_string()])

@@ -1,4 +1,4 @@
-//! The command `import` as its users meet it.
+//! The command `import`, as its users run it.
 
 use std::{
     path::Path,
@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-/// `import` of a file into the database behind a URL.
+/// An `import` of a file into the database with a URL.
 pub fn import(file: &Path, url: &str, flags: &[&str]) -> Command {
     let file = file.to_str().unwrap();
     let import = ["import", file, "--table", "t", "--create-ledger-tables"];
@@ -26,8 +26,8 @@ pub fn import(file: &Path, url: &str, flags: &[&str]) -> Command {
     command
 }
 
-/// A file whose records 100 and 200 the table refuses, and whose record 300 cannot be read; the others, and the file of
-/// these three.
+/// A file whose records 100 and 200 the table refuses, and whose record 300 cannot be read; its other records, and the
+/// expected file of these three.
 fn awkward_file(rows: usize) -> (Written, Vec<(i64, String)>, String) {
     let mut rows = awkward(rows);
     let mut bad = rows.clone();
@@ -48,10 +48,10 @@ async fn rows(home: &Home) -> usize {
 }
 
 on_each! {
-    an_import_killed_in_the_middle_goes_on_when_it_is_repeated,
+    an_import_killed_in_the_middle_is_continued_when_it_is_repeated,
 }
 
-async fn an_import_killed_in_the_middle_goes_on_when_it_is_repeated(home: Home) {
+async fn an_import_killed_in_the_middle_is_continued_when_it_is_repeated(home: Home) {
     let url = home.url.clone();
     let text = home.text();
     let create =
@@ -73,7 +73,7 @@ async fn an_import_killed_in_the_middle_goes_on_when_it_is_repeated(home: Home) 
         let flags = [&flags[..], &slow].concat();
         let mut running = start(import(&file.path, &url, &flags));
         let since = Instant::now();
-        // Some more rows than there were, and by far not all.
+        // Waits for a few more rows, but by far not for all of them.
         let enough = least + 150;
         while rows(&home).await < enough {
             assert!(since.elapsed() < LIMIT, "no progress before kill {kill}");
@@ -92,7 +92,7 @@ async fn an_import_killed_in_the_middle_goes_on_when_it_is_repeated(home: Home) 
         expected_rejected
     );
 
-    // Done is done.
+    // A finished import does nothing.
     let output = run_aside(import(&file.path, &url, &flags)).await;
     assert_eq!(output.status, Some(3), "{}", output.err);
     assert!(output.err.contains("is done already"), "{}", output.err);
@@ -101,7 +101,7 @@ async fn an_import_killed_in_the_middle_goes_on_when_it_is_repeated(home: Home) 
     assert_eq!(letters.values().sum::<u32>(), 3, "{letters:?}");
     assert_eq!(letters["WrongColumnCount"], 1);
 
-    // The rejected records are in a file of their own, once each, whatever was killed.
+    // The rejected records are in a file of their own, each once, whichever worker was killed.
     let written = std::fs::read_to_string(&rejected).unwrap();
     assert_eq!(written, expected_rejected);
     let why = std::fs::read_to_string(file.path.with_file_name(ERRORS)).unwrap();
@@ -121,7 +121,7 @@ fn in_json(line: &str) -> serde_json::Value {
 }
 
 #[tokio::test]
-async fn what_cannot_be_imported_is_refused_with_status_2() {
+async fn impossible_imports_are_refused_with_status_2() {
     let home = database::sqlite().await;
     home.run("CREATE TABLE t (id BIGINT NOT NULL, body TEXT)")
         .await;
@@ -145,7 +145,7 @@ async fn what_cannot_be_imported_is_refused_with_status_2() {
 }
 
 #[tokio::test]
-async fn another_file_at_the_same_path_is_not_taken_for_the_one_that_was_imported() {
+async fn another_file_at_the_same_path_is_not_mistaken_for_the_imported_one() {
     let home = database::sqlite().await;
     home.run("CREATE TABLE t (id BIGINT NOT NULL, body TEXT)")
         .await;

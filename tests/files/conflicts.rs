@@ -1,4 +1,4 @@
-//! Records that collide with rows, and tables that cannot take back what was written.
+//! Records that conflict with rows, and tables without transactions.
 
 use temporal_batch::{
     Outcome,
@@ -39,7 +39,7 @@ async fn only_the_named_key_is_updated(home: Home) {
     let letters = home.letter_types().await;
     assert_eq!(letters["UniqueViolation"], 2, "{letters:?}");
 
-    // The other key, for which the first one collides.
+    // The other key, on which the first record conflicts.
     let file = written(b"id,name,v\n3,google,12\n9,google,13\n");
     let args = ImportArgs::new(CsvSource::new(&file.path), "t").on_conflict(update("name"));
     let run = home.imported(args).await;
@@ -107,7 +107,7 @@ async fn a_table_without_transactions_is_refused() {
     }
 }
 
-/// A trigger that lets nothing of record 7 through, without an error.
+/// The trigger keeps record 7 out, without an error.
 async fn records_that_a_trigger_keeps_out_fail(home: Home, trigger: &[&str]) {
     home.run("CREATE TABLE t (id INT PRIMARY KEY, v INT)").await;
     for statement in trigger {
@@ -150,9 +150,9 @@ async fn records_that_a_trigger_keeps_out_fail_on_postgres() {
     }
 }
 
-/// What the table says of conflicts would remove the row of another key, or pass over the record.
+/// The table's own conflict clause would remove the row with another key, or skip the record.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_conflict_of_sqlite_is_an_error_whatever_the_table_says() {
+async fn a_conflict_in_sqlite_is_an_error_whatever_the_table_declares() {
     let home = database::sqlite().await;
     for clause in ["REPLACE", "IGNORE", "ROLLBACK", "FAIL"] {
         home.run(&format!(

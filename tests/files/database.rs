@@ -36,7 +36,7 @@ impl Home {
         databases::script(&self.database, statements).await.unwrap();
     }
 
-    /// The rows of a query, all columns as texts.
+    /// The rows of a query, with all columns as texts.
     pub async fn texts(&self, query: &str) -> Vec<Vec<Option<String>>> {
         databases::texts(&self.database, query).await
     }
@@ -49,7 +49,7 @@ impl Home {
         self.import().prepare(args).await
     }
 
-    /// Runs an import to its end, losing workers on the way.
+    /// Runs an import to its end, while workers are lost.
     pub async fn imported(&self, args: ImportArgs) -> SimulatedRun {
         let batch = Batch::of::<SqlImport>("import", args)
             .page_size(16)
@@ -60,7 +60,7 @@ impl Home {
         simulator.run(&self.import(), &batch).await.unwrap()
     }
 
-    /// Dead letters of all batches, by type.
+    /// The number of dead letters of all batches, by type.
     pub async fn letter_types(&self) -> BTreeMap<String, u32> {
         let types = self
             .texts("SELECT error_type FROM temporal_batch_dead_letter")
@@ -80,7 +80,7 @@ impl Home {
         matches!(self.database, Database::MySql(_))
     }
 
-    /// The type of a text of any length.
+    /// The type of a text column of any length.
     pub fn text(&self) -> &'static str {
         if self.is_mysql() { "LONGTEXT" } else { "TEXT" }
     }

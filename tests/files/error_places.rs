@@ -1,4 +1,4 @@
-//! The place of a record that a file or a database refuses: file, line, column and value.
+//! The place of a record that the reader or the database refuses: file, line, column and value.
 
 use temporal_batch::{
     Outcome,
@@ -14,10 +14,10 @@ use crate::{
 };
 
 on_each! {
-    each_refused_record_is_led_back_to_file_line_column_and_value,
+    each_refused_record_is_traced_to_file_line_column_and_value,
 }
 
-/// A record that is given up, and the contents of its dead letter.
+/// A record that is given up, and the expected contents of its dead letter.
 struct Bad {
     csv: &'static [u8],
     json: &'static str,
@@ -26,7 +26,7 @@ struct Bad {
     value: Option<&'static str>,
 }
 
-/// For columns `id,age,name,owner,mail,born`.
+/// The fields of the columns `id,age,name,owner,mail,born`.
 const BAD: [Bad; 8] = [
     Bad {
         csv: b"2,seven,bob,1,b@x,2000-01-01",
@@ -86,7 +86,7 @@ const BAD: [Bad; 8] = [
     },
 ];
 
-/// Bad records that no database gets to see.
+/// Bad records that never reach a database.
 const UNREADABLE_CSV: [Bad; 2] = [
     Bad {
         csv: b"10,20",
@@ -174,7 +174,7 @@ const GOOD_CSV: &[u8] = b"1,30,ann,1,ann@example.org,2000-01-01";
 const GOOD_JSON: &str =
     r#"{"id":1,"age":30,"name":"ann","owner":1,"mail":"ann@example.org","born":"2000-01-01"}"#;
 
-/// A header, a good record, and the bad ones: the first of them on line 3, after an empty one.
+/// A header, a good record, and the bad ones, the first of which is on line 3 after an empty line.
 fn csv(bad: &[&Bad]) -> Written {
     let mut file = b"id,age,name,owner,mail,born\n".to_vec();
     for line in std::iter::once(GOOD_CSV).chain(bad.iter().map(|bad| bad.csv)) {
@@ -190,7 +190,7 @@ fn json_lines(bad: &[&Bad]) -> Written {
     named("people.jsonl", file.as_bytes())
 }
 
-/// `first_line`: of the first bad record.
+/// Checks the dead letters. `first_line` is that of the first bad record.
 fn check(letters: &[Letter], bad: &[&Bad], file: &str, first_line: usize, sqlite: bool) {
     assert_eq!(letters.len(), bad.len(), "{letters:#?}");
     for (position, (letter, bad)) in letters.iter().zip(bad).enumerate() {
@@ -202,7 +202,7 @@ fn check(letters: &[Letter], bad: &[&Bad], file: &str, first_line: usize, sqlite
         let told = format!("{file}, line {line}, record {}", position + 2);
         assert!(letter.message.starts_with(&told), "{letter:#?}");
         assert!(letter.message.contains(&place), "{letter:#?}");
-        // A length or a date is a check in SQLite.
+        // In SQLite, a length or a date is checked by a constraint.
         let by_check = sqlite && ["name", "born"].contains(&bad.column.unwrap_or_default());
         if !(by_check && bad.error_type == "InvalidData") {
             assert_eq!(letter.error_type, bad.error_type, "{letter:#?}");
@@ -212,14 +212,14 @@ fn check(letters: &[Letter], bad: &[&Bad], file: &str, first_line: usize, sqlite
         assert_eq!(kept["lines"]["start"], line, "{letter:#?}");
         assert_eq!(kept["column"].as_str(), bad.column, "{letter:#?}");
         assert_eq!(kept["value"].as_str(), bad.value, "{letter:#?}");
-        // Histories and logs have the message.
+        // The message is in histories and logs.
         if let Some(value) = bad.value.filter(|value| value.len() > 4) {
             assert!(!letter.message.contains(value), "{letter:#?}");
         }
     }
 }
 
-/// Every kind that has a column there. `born` has a type only where there are dates.
+/// Every kind of bad record that the database can have. `born` is typed only where there is a type for dates.
 fn of_database() -> Vec<&'static Bad> {
     BAD.iter().collect()
 }
@@ -238,7 +238,7 @@ async fn imported(home: &Home, args: ImportArgs, failed: usize) -> Vec<Letter> {
     letters(home).await
 }
 
-async fn each_refused_record_is_led_back_to_file_line_column_and_value(home: Home) {
+async fn each_refused_record_is_traced_to_file_line_column_and_value(home: Home) {
     tables(&home).await;
     let sqlite = home.url.starts_with("sqlite");
 
@@ -254,7 +254,7 @@ async fn each_refused_record_is_led_back_to_file_line_column_and_value(home: Hom
     let found = imported(&home, args, bad.len()).await;
     check(&found, &bad, "people.jsonl", 2, sqlite);
 
-    // With INSERT in PostgreSQL, where a key that is there is updated.
+    // This uses INSERT in PostgreSQL, where an existing key is updated.
     let bad = of_database().into_iter();
     let bad: Vec<_> = bad.filter(|bad| bad.column != Some("id")).collect();
     let file = csv(&bad);
@@ -264,10 +264,10 @@ async fn each_refused_record_is_led_back_to_file_line_column_and_value(home: Hom
     check(&found, &bad, "people.csv", 3, sqlite);
 }
 
-/// Constraints without a column of their own in the error: of several columns, of an index, checked at the end of the
-/// transaction.
+/// The errors of some constraints name no single column: those over several columns, of an index, and checked at the
+/// end of the transaction.
 #[tokio::test(flavor = "multi_thread")]
-async fn constraints_of_several_columns_and_of_the_end_of_a_transaction_are_led_back_on_postgres() {
+async fn constraints_of_several_columns_and_deferred_ones_are_traced_on_postgres() {
     let Some(home) = database::postgres("errors_of_constraints").await else {
         return;
     };
@@ -303,9 +303,9 @@ async fn constraints_of_several_columns_and_of_the_end_of_a_transaction_are_led_
     assert!(found[0].message.contains("columns `a`, `b`"), "{found:#?}");
 }
 
-/// A value that its reader refuses, before the database sees it.
+/// The reader refuses these values before the database sees them.
 #[tokio::test(flavor = "multi_thread")]
-async fn bytes_that_cannot_be_read_are_led_back_too() {
+async fn unreadable_bytes_are_traced_too() {
     let home = database::sqlite().await;
     home.run("CREATE TABLE t (id INT, photo BLOB)").await;
     let file = named("photos.csv", b"id,photo\n1,c0ffee\n2,secret\n");
@@ -318,8 +318,8 @@ async fn bytes_that_cannot_be_read_are_led_back_too() {
     assert!(!found[0].message.contains("secret"), "{found:#?}");
 }
 
-/// Texts that are UTF-8, and that the column has no place for all the same.
-async fn a_character_that_a_column_cannot_hold_is_led_back(home: Home, table: &str, bad: &str) {
+/// The texts are UTF-8, but cannot be stored in the column.
+async fn a_character_that_a_column_cannot_hold_is_traced(home: Home, table: &str, bad: &str) {
     home.run(table).await;
     let text = format!("id,t,name\n1,a,b\n2,c,{bad}\n3,d,e\n");
     let file = named("texts.csv", text.as_bytes());
@@ -333,17 +333,17 @@ async fn a_character_that_a_column_cannot_hold_is_led_back(home: Home, table: &s
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_character_that_a_column_cannot_hold_is_led_back_on_postgres() {
+async fn a_character_that_a_column_cannot_hold_is_traced_on_postgres() {
     if let Some(home) = database::postgres("errors_of_encoding").await {
         let table = "CREATE TABLE t (id INT PRIMARY KEY, t TEXT, name TEXT)";
-        a_character_that_a_column_cannot_hold_is_led_back(home, table, "nu\0ll").await;
+        a_character_that_a_column_cannot_hold_is_traced(home, table, "nu\0ll").await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_character_that_a_column_cannot_hold_is_led_back_on_mariadb() {
+async fn a_character_that_a_column_cannot_hold_is_traced_on_mariadb() {
     if let Some(home) = database::mariadb("errors_of_encoding").await {
         let table = "CREATE TABLE t (id INT PRIMARY KEY, t VARCHAR(9), name VARCHAR(9) CHARACTER SET latin1)";
-        a_character_that_a_column_cannot_hold_is_led_back(home, table, "\u{1f600}").await;
+        a_character_that_a_column_cannot_hold_is_traced(home, table, "\u{1f600}").await;
     }
 }

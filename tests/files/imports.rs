@@ -1,4 +1,4 @@
-//! Records of a file in a table, once each, on every database.
+//! Records of a file in a table, each once, on every database.
 
 use temporal_batch::{
     Batch, Outcome,
@@ -14,20 +14,20 @@ use crate::{
 };
 
 on_each! {
-    awkward_text_arrives_as_it_is_in_a_csv_file,
-    awkward_text_arrives_as_it_is_in_json_lines,
-    what_the_database_refuses_is_a_dead_letter_and_the_rest_arrives,
-    a_key_that_is_there_is_refused_skipped_or_updated,
+    awkward_text_of_a_csv_file_arrives_unchanged,
+    awkward_text_of_json_lines_arrives_unchanged,
+    refused_records_are_dead_letters_and_the_others_arrive,
+    an_existing_key_is_refused_skipped_or_updated,
     columns_are_chosen_and_renamed,
     an_import_that_cannot_work_is_refused_before_it_starts,
     json_keeps_every_digit_and_nested_values,
-    a_column_of_json_gets_the_value_as_it_is,
-    bytes_are_read_in_the_form_that_is_named,
-    a_field_that_comes_late_in_json_lines_arrives,
+    a_column_of_json_gets_the_unchanged_value,
+    bytes_are_read_in_the_named_encoding,
+    a_field_that_first_appears_late_in_json_lines_arrives,
     without_once_an_update_makes_a_repeat_harmless,
 }
 
-/// Texts that break careless programs, the same ones each time.
+/// Texts that break careless programs, the same ones in every test.
 pub fn awkward(count: usize) -> Vec<(i64, String)> {
     let pieces = [
         "plain",
@@ -60,7 +60,7 @@ pub fn awkward(count: usize) -> Vec<(i64, String)> {
     let mut text = |i: usize| -> String {
         let most = if i.is_multiple_of(97) { 400 } else { 6 };
         let length = 1 + random.usize(..most);
-        // Never empty: that is NULL in a CSV file.
+        // The text is never empty: that is NULL in a CSV file.
         (0..length)
             .map(|_| pieces[random.usize(..pieces.len())])
             .collect()
@@ -95,7 +95,7 @@ impl Home {
     }
 }
 
-async fn awkward_text_arrives_as_it_is_in_a_csv_file(home: Home) {
+async fn awkward_text_of_a_csv_file_arrives_unchanged(home: Home) {
     home.table().await;
     let rows = awkward(400);
     let file = written(&csv(&rows));
@@ -107,7 +107,7 @@ async fn awkward_text_arrives_as_it_is_in_a_csv_file(home: Home) {
     assert_eq!(home.rows().await, expected(&rows));
 }
 
-async fn awkward_text_arrives_as_it_is_in_json_lines(home: Home) {
+async fn awkward_text_of_json_lines_arrives_unchanged(home: Home) {
     home.table().await;
     let rows = awkward(400);
     let line =
@@ -120,7 +120,7 @@ async fn awkward_text_arrives_as_it_is_in_json_lines(home: Home) {
     assert_eq!(home.rows().await, expected(&rows));
 }
 
-async fn what_the_database_refuses_is_a_dead_letter_and_the_rest_arrives(home: Home) {
+async fn refused_records_are_dead_letters_and_the_others_arrive(home: Home) {
     let create = "CREATE TABLE t (id BIGINT NOT NULL PRIMARY KEY, body VARCHAR(20) NOT NULL, \
         n INTEGER CHECK (n < 1000))";
     home.run(create).await;
@@ -152,7 +152,7 @@ async fn what_the_database_refuses_is_a_dead_letter_and_the_rest_arrives(home: H
     assert_eq!(there.len(), 196);
 }
 
-async fn a_key_that_is_there_is_refused_skipped_or_updated(home: Home) {
+async fn an_existing_key_is_refused_skipped_or_updated(home: Home) {
     let create = format!(
         "CREATE TABLE t (id BIGINT NOT NULL PRIMARY KEY, body {})",
         home.text()
@@ -236,7 +236,7 @@ async fn an_import_that_cannot_work_is_refused_before_it_starts(home: Home) {
     assert!(without.message().contains("page ledger"), "{without}");
     let good = args("t").columns(["id"]).once(false);
     let prepared = home.prepare(good).await.unwrap();
-    // What is stored is read back, by this and by later versions.
+    // The stored JSON is read back, by this and by later versions.
     let stored = serde_json::to_value(&prepared).unwrap();
     assert_eq!(
         serde_json::from_value::<ImportArgs>(stored).unwrap(),
@@ -284,7 +284,7 @@ async fn json_keeps_every_digit_and_nested_values(home: Home) {
 }
 
 /// SQLite has no such columns.
-async fn a_column_of_json_gets_the_value_as_it_is(home: Home) {
+async fn a_column_of_json_gets_the_unchanged_value(home: Home) {
     if home.is_sqlite() {
         return;
     }
@@ -315,7 +315,7 @@ async fn a_column_of_json_gets_the_value_as_it_is(home: Home) {
     assert_eq!(found, expected);
 }
 
-async fn bytes_are_read_in_the_form_that_is_named(home: Home) {
+async fn bytes_are_read_in_the_named_encoding(home: Home) {
     let bytes = match home.database {
         Database::Postgres(_) => "BYTEA",
         _ => "BLOB",
@@ -347,7 +347,7 @@ async fn bytes_are_read_in_the_form_that_is_named(home: Home) {
             Database::Postgres(_) => "encode(b, 'hex')",
             _ => "LOWER(HEX(b))",
         };
-        // The hexadecimal digits of NULL are none in SQLite.
+        // SQLite has no hexadecimal digits for NULL.
         let query = format!("SELECT CASE WHEN b IS NOT NULL THEN {digits} END FROM t ORDER BY id");
         let found = home.texts(&query).await;
         let expected: Vec<_> = expected
@@ -362,14 +362,14 @@ async fn bytes_are_read_in_the_form_that_is_named(home: Home) {
     );
 }
 
-async fn a_field_that_comes_late_in_json_lines_arrives(home: Home) {
+async fn a_field_that_first_appears_late_in_json_lines_arrives(home: Home) {
     home.table().await;
     let mut lines = "{\"id\":1}\n".repeat(12_000);
     lines.push_str("{\"id\":2,\"body\":\"late\"}\n");
     let file = written(lines.as_bytes());
     let args = ImportArgs::new(JsonLinesSource::new(&file.path), "t");
     let prepared = home.prepare(args).await.unwrap();
-    // What was found is not looked for again.
+    // The known names of fields are not looked up again.
     let again = home.prepare(prepared.clone()).await.unwrap();
     assert_eq!(prepared, again);
     let batch = Batch::of::<SqlImport>("import", prepared).page_size(5_000);

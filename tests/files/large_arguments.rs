@@ -1,4 +1,4 @@
-//! At the door of `import` and `backfill`: large arguments, refusals that leave nothing behind, private copies.
+//! Arguments of `import` and `backfill`: large ones, refusals without side effects, and private copies.
 
 use std::{io::Write as _, path::Path, process::Command};
 
@@ -19,7 +19,7 @@ use crate::{
 on_each! {
     a_file_of_many_columns_with_long_names_is_imported,
     a_statement_file_of_256_kib_is_run,
-    what_is_refused_leaves_no_tables_of_the_ledger,
+    a_refused_command_leaves_no_tables_of_the_ledger,
     a_name_with_a_dollar_sign_and_a_number_is_a_name,
 }
 
@@ -35,9 +35,9 @@ fn gzip(content: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// Stops at a record that cannot be read and goes on from there, so that the arguments are found again.
+/// The import stops at a record that cannot be read and is continued, so that its arguments are looked up again.
 async fn a_file_of_many_columns_with_long_names_is_imported(home: Home) {
-    // At most 1,600 columns are in a table of PostgreSQL and 2,000 in one of SQLite. In InnoDB their texts must fit a page.
+    // A table has at most 1,600 columns in PostgreSQL and 2,000 in SQLite. In InnoDB their texts must fit a page.
     let count = match home.database.system() {
         "PostgreSQL" => 1_600,
         "SQLite" => 2_000,
@@ -125,7 +125,7 @@ async fn a_statement_file_of_256_kib_is_run(home: Home) {
     assert!(refused.err.len() < 2_000);
 }
 
-async fn what_is_refused_leaves_no_tables_of_the_ledger(home: Home) {
+async fn a_refused_command_leaves_no_tables_of_the_ledger(home: Home) {
     home.run("CREATE TABLE t (id INTEGER PRIMARY KEY, body VARCHAR(9))")
         .await;
     let tables =
@@ -142,7 +142,7 @@ async fn what_is_refused_leaves_no_tables_of_the_ledger(home: Home) {
         format!("body = '{long}'"),
     ];
     for set in sets {
-        // An argument may have 128 KiB.
+        // A single argument may have at most 128 KiB.
         let set = &set[..set.len().min(100_000)];
         let flags = ["--set", set, "--once", "--create-ledger-tables"];
         let refused = run_aside(backfill(&home.url, &flags)).await;
@@ -168,7 +168,7 @@ async fn what_is_refused_leaves_no_tables_of_the_ledger(home: Home) {
         };
         assert!(home.texts(&there).await.is_empty(), "{table}");
     }
-    // The same flags make them where nothing is wrong.
+    // The same flags create the tables where nothing is wrong.
     let good = named("good.csv", b"id,body\n1,a\n");
     let done = run_aside(import(&good.path, &home.url, &[])).await;
     assert_eq!(done.status, Some(0), "{}", done.err);
@@ -219,7 +219,7 @@ async fn a_spooled_copy_is_removed_at_the_end_and_the_batch_is_still_known() {
 
 #[cfg(unix)]
 #[tokio::test]
-async fn a_copy_is_for_its_user_alone_and_made_again_when_it_is_gone() {
+async fn a_copy_is_private_to_its_user_and_made_again_when_it_is_gone() {
     use std::os::unix::fs::PermissionsExt as _;
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     let file = named("ids.csv.gz", &gzip(b"id\n1\n2\n"));
@@ -233,7 +233,7 @@ async fn a_copy_is_for_its_user_alone_and_made_again_when_it_is_gone() {
 
     std::fs::remove_dir_all(copy.parent().unwrap()).unwrap();
     let records = all(&prepared, everything(), &[10]).await;
-    assert_eq!(records.len(), 2, "another copy is made");
+    assert_eq!(records.len(), 2, "another copy should have been made");
     let again = prepared.prepare().await.unwrap();
     assert_ne!(again.file.path, copy);
 }

@@ -1,4 +1,4 @@
-//! Files as sources, and `import`.
+//! Files as sources of batches, and `import`.
 
 mod commands;
 mod conflicts;

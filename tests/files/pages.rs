@@ -1,4 +1,5 @@
-//! Whatever is in a file and however it is cut: every record once, in order, as a plain reader finds it.
+//! Every record of a file is read once, in order, as a plain reader finds it, whatever the file contains and however it
+//! is divided.
 
 use csv::{QuoteStyle, ReaderBuilder, Terminator, WriterBuilder};
 use proptest::{collection::vec, prelude::*, sample::select};
@@ -15,7 +16,7 @@ fn wait<F: Future>(future: F) -> F::Output {
     runtime.enable_all().build().unwrap().block_on(future)
 }
 
-/// Where cuts are made and how large pages are, to be fitted to whatever a file holds.
+/// The ends of parts and the sizes of pages, which are fitted to the size of the file.
 #[derive(Clone, Debug)]
 struct Cuts {
     limits: Vec<usize>,
@@ -28,11 +29,11 @@ fn cuts() -> impl Strategy<Value = Cuts> {
     (limits, places).prop_map(|(limits, places)| Cuts { limits, places })
 }
 
-/// The claims that hold for every source: read page by page, in parts, and by jumps.
+/// Checks the claims that hold for every source: it is read page by page, in parts, and with skips.
 async fn check<S: Source>(source: &S, expected: &[Found<S::Record>], cuts: &Cuts) {
     let records = all(source, everything(), &cuts.limits).await;
     assert_eq!(found(&records), expected);
-    // Where each record begins, as far as cursors tell.
+    // The beginnings of the records, as cursors give them.
     let mut positions = vec![None];
     for (number, record) in records.iter().enumerate() {
         assert_eq!(record.number(), number as u64 + 1);
@@ -60,7 +61,7 @@ async fn check<S: Source>(source: &S, expected: &[Found<S::Record>], cuts: &Cuts
     }
 }
 
-/// What the `csv` crate finds in one pass.
+/// The records that the `csv` crate finds in one pass.
 fn csv_records(content: &[u8], format: &CsvFormat) -> Vec<Found<Vec<String>>> {
     let mut reader = ReaderBuilder::new();
     reader
@@ -108,7 +109,7 @@ fn format() -> impl Strategy<Value = CsvFormat> {
     )
 }
 
-/// Whatever a careless program may have written.
+/// The formats that a careless program may have written.
 fn quirks() -> impl Strategy<Value = Vec<u8>> {
     let pieces: Vec<&'static [u8]> = vec![
         b"a",
@@ -139,7 +140,7 @@ fn quirks() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// A name for every column that there may be, since a header cannot hold what is no text.
+/// Whether a header could name every column, which an invalid text cannot do.
 fn has_readable_header(content: &[u8], format: &CsvFormat) -> bool {
     let none = CsvFormat {
         header: Header::None,
@@ -152,7 +153,7 @@ fn has_readable_header(content: &[u8], format: &CsvFormat) -> bool {
             .is_none_or(Result::is_ok)
 }
 
-/// The fault of the quotes of one record, found byte by byte.
+/// The fault in the quotes of one record, found byte by byte.
 fn odd_quotes(record: &[u8], format: &CsvFormat) -> Option<&'static str> {
     let quote = format.quote? as u8;
     let is_end = |byte: u8| matches!(byte, b'\n' | b'\r');
@@ -194,7 +195,7 @@ fn odd_quotes(record: &[u8], format: &CsvFormat) -> Option<&'static str> {
     }
 }
 
-/// Whether a line end at the end of a file is part of its last field, whose quotes nobody closed.
+/// Whether the line end at the end of a file is part of its last field, whose quotes are not closed.
 fn ends_within_quotes(content: &[u8]) -> bool {
     let mut reader = ReaderBuilder::new();
     let reader = reader
@@ -205,7 +206,7 @@ fn ends_within_quotes(content: &[u8]) -> bool {
     last.is_some_and(|record| record.unwrap().iter().next_back().unwrap().ends_with(b"\n"))
 }
 
-/// What looks like a file of another kind is refused.
+/// Whether the content is a text. A file that looks like another kind is refused.
 fn is_text(content: &[u8]) -> bool {
     !content.starts_with(b"\xff\xfe") && !content.starts_with(b"\xfe\xff")
 }
@@ -214,7 +215,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
-    fn pages_of_any_csv_are_what_one_pass_of_a_csv_reader_finds(
+    fn pages_of_any_csv_have_the_records_of_a_csv_reader(
         content in quirks(), format in format(), cuts in cuts(),
     ) {
         prop_assume!(has_readable_header(&content, &format) && is_text(&content));
@@ -228,7 +229,7 @@ proptest! {
     }
 
     #[test]
-    fn pages_of_what_a_csv_writer_wrote_are_its_records(
+    fn pages_of_a_written_csv_have_its_records(
         rows in vec(vec("[ab,;\"'\n\r\\\\ äß😀\u{feff}]{0,8}", 3), 0..40),
         crlf: bool,
         always_quoted: bool,
@@ -274,7 +275,7 @@ proptest! {
                 let bytes = &content[record.bytes().start as usize..record.bytes().end as usize];
                 let is_unclosed = unclosed && number + 1 == records.len();
                 let ends_with_both = bytes.ends_with(b"\r\n") && !is_unclosed;
-                // Of CR LF the first half ends the record.
+                // The first half of CR LF ends the record.
                 if bytes.len() as u64 - u64::from(ends_with_both) > most {
                     *expected = Err("RecordTooLarge".to_owned());
                 }
@@ -284,7 +285,7 @@ proptest! {
     }
 
     #[test]
-    fn records_with_odd_quotes_are_given_up_where_they_are_and_no_others(
+    fn exactly_the_records_with_odd_quotes_are_given_up(
         content in quirks(), format in format(), cuts in cuts(),
     ) {
         prop_assume!(is_text(&content));
@@ -327,7 +328,7 @@ proptest! {
     }
 }
 
-/// A line, its end, and what is in it.
+/// A line, its end, and its value.
 type JsonLine = (Vec<u8>, &'static str, Option<Found<serde_json::Value>>);
 
 fn json_line() -> impl Strategy<Value = JsonLine> {
@@ -368,7 +369,7 @@ async fn a_page_ends_early_when_it_has_many_bytes() {
 }
 
 #[tokio::test]
-async fn an_unclosed_quote_costs_memory_for_one_record_and_is_named() {
+async fn an_unclosed_quote_needs_the_memory_of_one_record_and_is_named() {
     let mut content = b"a,b\n1,2\n3,\"4\n".to_vec();
     content.extend(b"5,6\n".repeat(100_000));
     let file = written(&content);

@@ -1,4 +1,4 @@
-//! CSV records whose quotes are not where they may be, on every database.
+//! CSV records with misplaced quotes, on every database.
 
 use std::io::Write;
 
@@ -12,7 +12,7 @@ use crate::{
 };
 
 on_each! {
-    a_quote_that_is_never_closed_is_a_dead_letter_with_its_lines,
+    an_unclosed_quote_is_a_dead_letter_with_its_lines,
     stray_quotes_are_dead_letters_unless_they_are_allowed,
 }
 
@@ -44,7 +44,7 @@ impl Home {
     }
 }
 
-async fn a_quote_that_is_never_closed_is_a_dead_letter_with_its_lines(home: Home) {
+async fn an_unclosed_quote_is_a_dead_letter_with_its_lines(home: Home) {
     let lf = "id,body\n1,a\n2,\"b\n3,c\n";
     let spool = tempfile::tempdir().unwrap();
     for form in [
@@ -112,7 +112,7 @@ async fn stray_quotes_are_dead_letters_unless_they_are_allowed(home: Home) {
 }
 
 #[tokio::test]
-async fn lines_are_counted_from_the_beginning_whatever_the_page_begins_with() {
+async fn lines_are_counted_from_the_beginning_of_the_file() {
     let mut content = "id,body\r\n".to_owned();
     for id in 0..500 {
         match id % 5 {

@@ -1,4 +1,4 @@
-//! Files that cannot be read, and files that are not what they were.
+//! Files that cannot be read, and files that have changed.
 
 use std::{fs::File, io::Write, time::Duration};
 
@@ -27,7 +27,7 @@ fn rows() -> Written {
     written(b"id,name\n1,ann\n2,bob\n3,cat\n")
 }
 
-/// Changes a file so that its time of change differs, too.
+/// Appends to a file, and makes sure that its modification time changes.
 fn append(file: &Written, more: &[u8]) {
     let mut handle = File::options().append(true).open(&file.path).unwrap();
     handle.write_all(more).unwrap();
@@ -36,7 +36,7 @@ fn append(file: &Written, more: &[u8]) {
 }
 
 #[tokio::test]
-async fn what_is_not_there_or_no_file_is_refused() {
+async fn a_missing_file_or_a_folder_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let missing = CsvSource::new(folder.path().join("none.csv"));
     refused(missing.prepare().await, "FileNotHere", true);
@@ -73,7 +73,7 @@ async fn compressed_files_and_utf_16_are_refused_with_advice() {
         false,
     );
     assert!(message.contains("iconv"), "{message}");
-    // Without `prepare`, too.
+    // The files are refused even without `prepare`.
     let page = CsvSource::new(&zipped.path)
         .page::<Vec<String>>(&everything(), 10)
         .await;
@@ -83,7 +83,7 @@ async fn compressed_files_and_utf_16_are_refused_with_advice() {
 #[tokio::test]
 async fn a_gzip_file_with_a_spool_is_read_from_one_copy() {
     let content = b"id\n1\n2\n3\n";
-    // Two members, as `cat a.gz b.gz` makes them.
+    // The file has two members, as `cat a.gz b.gz` makes them.
     let zipped = named(
         "ids.csv.gz",
         &[gzip(&content[..5]), gzip(&content[5..])].concat(),
@@ -98,7 +98,7 @@ async fn a_gzip_file_with_a_spool_is_read_from_one_copy() {
     assert_eq!(std::fs::read(&first.file.path).unwrap(), content);
     assert_eq!(std::fs::read_dir(&spool).unwrap().count(), 1);
     assert_eq!(all(&first, everything(), &[2]).await.len(), 3);
-    // A prepared source is prepared: nothing is made anew.
+    // A source that is already prepared is not copied again.
     assert_eq!(first.clone().prepare().await.unwrap(), first);
 }
 
@@ -127,7 +127,7 @@ async fn a_file_that_changed_is_not_read_further() {
 }
 
 #[tokio::test]
-async fn of_a_file_that_may_grow_what_was_whole_at_the_start_is_read() {
+async fn a_file_that_may_grow_is_read_up_to_its_last_complete_record_at_the_start() {
     let file = written(b"id,name\n1,ann\n2,bob\n3,ca");
     let source = CsvSource::new(&file.path)
         .may_grow()
@@ -145,7 +145,7 @@ async fn of_a_file_that_may_grow_what_was_whole_at_the_start_is_read() {
     append(&lines, b"4\n5\n");
     assert_eq!(all(&source, everything(), &[10]).await.len(), 2);
 
-    // Only growing is allowed.
+    // The file may only grow.
     std::fs::write(&file.path, b"id,name\n1,eve\n2,bob\n3,cat\n4,dan\n").unwrap();
     let page = CsvSource::new(&file.path).may_grow();
     let page = page.prepare().await.unwrap();
@@ -155,7 +155,7 @@ async fn of_a_file_that_may_grow_what_was_whole_at_the_start_is_read() {
 }
 
 #[tokio::test]
-async fn bad_records_say_what_is_wrong_and_not_what_is_in_them() {
+async fn errors_of_bad_records_name_the_fault_and_no_contents() {
     #[derive(Clone, Debug, PartialEq, serde::Deserialize)]
     struct Row {
         id: u32,
@@ -258,7 +258,7 @@ async fn a_format_or_a_header_that_cannot_work_is_refused() {
 }
 
 #[tokio::test]
-async fn the_number_of_records_is_exact_for_small_files_and_near_for_large_ones() {
+async fn the_number_of_records_is_exact_for_small_files_and_estimated_for_large_ones() {
     let file = rows();
     assert_eq!(
         CsvSource::new(&file.path).size_hint().await.unwrap(),

@@ -1,4 +1,4 @@
-//! The file of the records that an import could not put into the table.
+//! The file of the records that an import could not write into the table.
 
 use std::{
     fs,
@@ -22,12 +22,12 @@ on_each! {
     a_corrected_file_of_rejected_records_is_imported_as_printed,
 }
 
-/// The command after `next:`, run in a shell exactly as it was printed.
+/// The command after `next:`, run in a shell exactly as printed.
 fn as_printed(told: &str, url: &str, folder: &Path) -> Command {
     let line = told.lines().find(|line| line.starts_with("next: "));
     let line = line.unwrap_or_else(|| panic!("no next step: {told}"));
-    let (_, printed) = line.split_once("then `").expect("it has a command");
-    let printed = printed.strip_suffix('`').expect("it is in quotes");
+    let (_, printed) = line.split_once("then `").expect("the line has a command");
+    let printed = printed.strip_suffix('`').expect("a closing quote");
     let mut command = of_shell(printed);
     command.env("DATABASE_URL", url).current_dir(folder);
     command
@@ -75,7 +75,7 @@ async fn ids(home: &Home) -> Vec<String> {
         .collect()
 }
 
-/// A file with semicolons, as spreadsheets write it, and without a last line end.
+/// The file has semicolons, as spreadsheets write it, and no line end at its end.
 const PEOPLE: &str =
     "id;age;name\n1;30;Ann\n2;-4;Bob\n\n3;50;\"a;b\"\n1;60;again\n4;70;Dan;more\n5;80;\n6;90;Eve";
 
@@ -94,7 +94,7 @@ async fn a_corrected_file_of_rejected_records_is_imported_as_printed(home: Home)
     );
     assert_eq!(ids(&home).await, ["1", "3", "6"]);
 
-    // File, line, column and value.
+    // The dead letters have the file, line, column and value.
     let expected = [
         "people.csv, line 3, record 2, column `age`",
         "the value is \"-4\"",
@@ -131,7 +131,7 @@ async fn a_corrected_file_of_rejected_records_is_imported_as_printed(home: Home)
     assert_eq!(places, expected, "{why:#?}");
     assert_eq!(why[1]["value"], "-4");
 
-    // One of them is still wrong, and the rest gets through.
+    // One of the records is still wrong, and the others are imported.
     let corrected = "id;age;name\n2;4;Bob\n7;60;again\n4;70;Dan\n5;80;Kim!\n7;81;twice\n";
     fs::write(&rejected, corrected).unwrap();
     let second = run_aside(as_printed(&first.err, &url, folder(&file))).await;
@@ -144,7 +144,7 @@ async fn a_corrected_file_of_rejected_records_is_imported_as_printed(home: Home)
     assert_eq!(third.status, Some(0), "{}", third.err);
     assert_eq!(ids(&home).await.len(), 8);
 
-    // A file that was corrected is not written over.
+    // A file that was corrected is not overwritten.
     let repeated = run_aside(import(&file.path, &url, &["--page-size", "2"])).await;
     assert_eq!(repeated.status, Some(3), "{}", repeated.err);
     for part in ["is done already", "people.rejected.csv was changed since"] {
@@ -167,7 +167,7 @@ async fn a_corrected_file_of_rejected_records_is_imported_as_printed(home: Home)
 }
 
 #[tokio::test]
-async fn masked_values_are_only_in_the_file_of_the_records() {
+async fn masked_values_are_only_in_the_file_of_rejected_records() {
     let home = database::sqlite().await;
     people(&home).await;
     let text = "\u{feff}id,age,name\r\n1,30,Ann\r\n2,-41112222,Bob\r\n3,\u{1},\r\n";
@@ -202,9 +202,9 @@ async fn masked_values_are_only_in_the_file_of_the_records() {
     }
 }
 
-/// The rejected records of a packed file, without a page ledger.
+/// The file is compressed, and there is no page ledger.
 #[tokio::test]
-async fn lines_of_json_are_rejected_as_they_are() {
+async fn json_lines_are_rejected_unchanged() {
     use std::io::Write as _;
     let home = database::sqlite().await;
     people(&home).await;
@@ -278,7 +278,7 @@ async fn without_a_ledger_records_are_rejected_one_by_one_too() {
 }
 
 #[tokio::test]
-async fn a_place_that_cannot_be_written_to_is_refused_at_the_start() {
+async fn an_unwritable_place_is_refused_at_the_start() {
     let home = database::sqlite().await;
     people(&home).await;
     let file = named("people.csv", b"id,age,name\n1,30,Ann\n2,-4,Bob\n");
@@ -354,7 +354,7 @@ async fn a_place_that_cannot_be_written_to_is_refused_at_the_start() {
 }
 
 #[tokio::test]
-async fn records_that_a_full_disk_has_no_room_for_are_written_when_there_is_room() {
+async fn rejected_records_wait_for_room_on_a_full_disk() {
     let Some(disk) = SmallDisk::of(32) else {
         return;
     };
@@ -395,7 +395,7 @@ async fn records_that_a_full_disk_has_no_room_for_are_written_when_there_is_room
 }
 
 #[tokio::test]
-async fn a_delimiter_that_is_not_clear_is_refused_with_its_flag() {
+async fn an_ambiguous_delimiter_is_refused_with_its_flag() {
     let home = database::sqlite().await;
     people(&home).await;
     let file = named("people.csv", b"id;age|name\n1;30|Ann\n");
@@ -411,7 +411,7 @@ async fn a_delimiter_that_is_not_clear_is_refused_with_its_flag() {
 }
 
 #[tokio::test]
-async fn a_spool_without_room_or_around_a_mistake_is_refused_before_anything_starts() {
+async fn an_unusable_spool_is_refused_before_the_import_starts() {
     use std::io::Write as _;
     let home = database::sqlite().await;
     people(&home).await;

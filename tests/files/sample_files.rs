@@ -1,4 +1,4 @@
-//! Files for tests, and what a plain reader finds in them.
+//! Files for tests, and the records that a plain reader finds in them.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use temporal_batch::{
     files::{CsvSource, FilePosition, FileRecord, JsonLinesSource},
 };
 
-/// A file that is gone after the test.
+/// A file that is deleted after the test.
 pub struct Written {
     pub path: PathBuf,
     _folder: TempDir,
@@ -28,10 +28,10 @@ pub fn named(name: &str, content: &[u8]) -> Written {
     }
 }
 
-/// What a record became: its content, or the type of its error.
+/// A record that was read: its content, or the type of its error.
 pub type Found<T> = Result<T, String>;
 
-/// Both kinds of files, for what they have in common.
+/// The common operations of both kinds of files.
 pub trait Source {
     type Record: Clone + PartialEq + std::fmt::Debug;
 
@@ -88,7 +88,7 @@ impl Source for JsonLinesSource {
     }
 }
 
-/// Every record from a position on, page by page with the sizes that `limits` repeats.
+/// Every record from a position on, read in pages whose sizes repeat `limits`.
 pub async fn all<S: Source>(
     source: &S,
     range: PageRange<FilePosition>,

@@ -20,7 +20,7 @@ struct Row {
     id: u64,
 }
 
-/// Counts how often each id was seen.
+/// A processor that counts how often it has seen each id.
 struct Count {
     seen: Mutex<BTreeMap<u64, u32>>,
     letters: Arc<JsonlDeadLetters>,
@@ -45,7 +45,7 @@ impl PageProcessor for Count {
         _: &PageContext<Self>,
         rows: Vec<FileRecord<Row>>,
     ) -> Result<PageReport, PageError> {
-        // A record that cannot be processed: the page is split until it is alone.
+        // The record cannot be processed: its page is split until the record is alone.
         if rows
             .iter()
             .any(|row| row.content().is_ok_and(|row| row.id == 77))

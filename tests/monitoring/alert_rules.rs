@@ -1,4 +1,4 @@
-//! The alerts as a file, as `promtool` sees them.
+//! The file of alerts, as `promtool` reads it.
 
 use crate::{
     file,
@@ -25,14 +25,14 @@ fn the_rules_are_valid() {
 }
 
 #[test]
-fn each_alert_fires_when_it_should_and_not_before() {
+fn each_alert_fires_in_time_and_not_before() {
     let tests = read("tests/monitoring/alerts.test.yml");
     for alert in alerts() {
         let tested = tests.matches(&format!("alertname: {alert}\n")).count();
         assert!(tested > 0, "no test of {alert}");
     }
     if is_installed("promtool") {
-        // The tests name the rules by a path beside them.
+        // The tests name the rules by a relative path.
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("alerts.yml"), read("docs/alerts.yml")).unwrap();
         std::fs::write(folder.path().join("alerts.test.yml"), &tests).unwrap();
@@ -41,7 +41,7 @@ fn each_alert_fires_when_it_should_and_not_before() {
 }
 
 #[test]
-fn each_alert_is_explained_with_what_to_do() {
+fn each_alert_is_documented_with_its_remedy() {
     let explained = read("docs/monitoring.md");
     for alert in alerts() {
         assert!(

@@ -1,4 +1,4 @@
-//! The dashboard as a file.
+//! The file of the dashboard.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +14,7 @@ fn panels(dashboard: &Value) -> &Vec<Value> {
     dashboard["panels"].as_array().unwrap()
 }
 
-/// Everything that a panel asks Prometheus.
+/// All expressions that the panels send to Prometheus.
 pub fn expressions() -> Vec<String> {
     let dashboard = dashboard();
     let targets = panels(&dashboard)
@@ -42,7 +42,7 @@ pub fn variables() -> Vec<(String, String, String)> {
 }
 
 #[test]
-fn panels_have_what_grafana_needs_and_do_not_overlap() {
+fn panels_have_the_fields_that_grafana_needs_and_do_not_overlap() {
     let dashboard = dashboard();
     assert!(dashboard["schemaVersion"].as_u64().unwrap() >= 36);
     assert!(dashboard["uid"].is_string() && dashboard["title"].is_string());
@@ -54,7 +54,7 @@ fn panels_have_what_grafana_needs_and_do_not_overlap() {
         assert!(at("x") + at("w") <= 24, "{title}: too wide");
         for x in at("x")..at("x") + at("w") {
             for y in at("y")..at("y") + at("h") {
-                assert!(cells.insert((x, y)), "{title} lies over another panel");
+                assert!(cells.insert((x, y)), "{title} overlaps another panel");
             }
         }
         if panel["type"] == "row" {
@@ -77,7 +77,7 @@ fn panels_have_what_grafana_needs_and_do_not_overlap() {
 }
 
 #[test]
-fn every_variable_that_is_used_is_there() {
+fn every_used_variable_is_defined() {
     let known: BTreeSet<String> = variables().into_iter().map(|(name, ..)| name).collect();
     for expression in expressions() {
         for rest in expression.split('$').skip(1) {

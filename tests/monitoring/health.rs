@@ -1,4 +1,4 @@
-//! What an orchestrator asks.
+//! The health endpoint for orchestrators.
 
 use crate::worker::{Worker, get, products};
 

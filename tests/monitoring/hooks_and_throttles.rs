@@ -1,4 +1,4 @@
-//! A batch with a tracker and a throttle, which the stock binary does not have, watched by a real Prometheus.
+//! A batch with a tracker and a throttle, which the stock binary does not have, scraped by a real Prometheus.
 
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use crate::{
     support::{TestEnv, wait_for_ok},
 };
 
-/// Pages without an end: the batch runs until it is cancelled.
+/// A processor with endless pages: the batch runs until it is cancelled.
 struct Endless;
 
 #[async_trait]
@@ -71,7 +71,7 @@ impl Throttle for HalfSpeed {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn hooks_and_throttles_have_their_metrics_and_raise_no_alarm_while_all_is_well() {
+async fn hooks_and_throttles_have_metrics_and_a_healthy_batch_raises_no_alert() {
     let metrics = Metrics::new();
     let any = "127.0.0.1:0".parse().unwrap();
     let server = MetricsServer::bind(any, metrics.clone()).await.unwrap();
@@ -104,7 +104,7 @@ async fn hooks_and_throttles_have_their_metrics_and_raise_no_alarm_while_all_is_
         }
         for (name, metric, label) in dashboard::variables() {
             let values = prometheus.label_values(&metric, &label).unwrap();
-            assert_eq!(values.len(), 1, "to choose for {name}: {values:?}");
+            assert_eq!(values.len(), 1, "values for {name}: {values:?}");
         }
         let rules = wait_for_ok("each alert is evaluated", || {
             let rules = prometheus.rules()?;
@@ -112,7 +112,7 @@ async fn hooks_and_throttles_have_their_metrics_and_raise_no_alarm_while_all_is_
             let not_yet = || "not yet".to_owned();
             evaluated.then_some(rules).ok_or_else(not_yet)
         });
-        // Throttled to half of its limit, the batch is slowed down but not held.
+        // The throttle halves the limit: the batch is slowed down, and not held.
         for rule in rules {
             assert_eq!(rule["state"], "inactive", "{rule}");
         }

@@ -7,7 +7,7 @@ use sqlx::{Connection as _, Executor as _, SqliteConnection, sqlite::SqliteConne
 
 use crate::worker::{Worker, products, run};
 
-/// A database of products that nobody can change.
+/// A database of products in which every update fails.
 fn refusing(folder: &Path) -> PathBuf {
     let database = products(folder, 100);
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -27,7 +27,7 @@ fn refusing(folder: &Path) -> PathBuf {
     database
 }
 
-/// Starts a batch whose pages fail, and gives the first warning about it.
+/// Starts a batch whose pages fail, and returns its first warning.
 fn first_warning(queue: &str, extra: &[&str]) -> String {
     let folder = tempfile::tempdir().unwrap();
     let database = refusing(folder.path());
@@ -40,7 +40,7 @@ fn first_warning(queue: &str, extra: &[&str]) -> String {
 }
 
 #[test]
-fn a_json_line_says_at_its_top_which_page_of_which_batch_failed() {
+fn a_json_line_has_the_failed_page_and_its_batch_at_its_top_level() {
     let text = first_warning("monitoring-logs-json", &["--log-format", "json"]);
     let line: Value = serde_json::from_str(&text).unwrap();
     let line = line.as_object().unwrap();
@@ -81,7 +81,7 @@ fn a_json_line_says_at_its_top_which_page_of_which_batch_failed() {
 }
 
 #[test]
-fn a_text_line_says_it_too_without_a_flag_for_the_level() {
+fn a_text_line_has_them_too_at_the_default_level() {
     let line = first_warning("monitoring-logs-text", &[]);
     for part in [
         "WARN",

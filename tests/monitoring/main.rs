@@ -1,5 +1,5 @@
-//! What a worker tells its operators: metrics that a real Prometheus scrapes, the alerts and the dashboard in
-//! `docs` that are made of them, its health, and its log lines.
+//! The output of a worker for operators: metrics that a real Prometheus scrapes, the alerts and the dashboard in `docs`
+//! that use them, its health, and its log lines.
 
 mod alert_rules;
 mod dashboard;

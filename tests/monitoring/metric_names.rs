@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use crate::{dashboard, read};
 
-/// The names of our metrics that a text in PromQL or Markdown holds.
+/// The names of this library's metrics in a text in PromQL or Markdown.
 pub fn metrics_in(text: &str) -> BTreeSet<String> {
     let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
     words
@@ -13,7 +13,7 @@ pub fn metrics_in(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// As `metrics_in`, but without the SDK's and without what histograms add.
+/// The names without those of the SDK, and without the suffixes of histograms.
 fn families_in(text: &str) -> BTreeSet<String> {
     let ours = metrics_in(text).into_iter();
     ours.filter(|name| name.starts_with("temporal_batch_") && !name.ends_with('_'))
@@ -21,7 +21,7 @@ fn families_in(text: &str) -> BTreeSet<String> {
         .collect()
 }
 
-/// A test of the library holds this table against what is really there.
+/// The table of metrics. A test of the library compares it with the metrics that really exist.
 fn table() -> BTreeSet<String> {
     let module = read("src/metrics/mod.rs");
     let rows = module.lines().filter(|line| line.starts_with("//! | `"));
@@ -30,7 +30,7 @@ fn table() -> BTreeSet<String> {
 }
 
 #[test]
-fn every_metric_is_explained_and_no_other() {
+fn exactly_the_existing_metrics_are_documented() {
     let explained: BTreeSet<_> = families_in(&read("docs/monitoring.md"));
     let missing: Vec<_> = table().difference(&explained).cloned().collect();
     assert!(missing.is_empty(), "not in docs/monitoring.md: {missing:?}");
@@ -39,7 +39,7 @@ fn every_metric_is_explained_and_no_other() {
 }
 
 #[test]
-fn alerts_and_dashboard_name_no_metric_that_does_not_exist() {
+fn alerts_and_dashboard_name_only_existing_metrics() {
     let expressions = dashboard::expressions().join("\n");
     for text in [read("docs/alerts.yml"), expressions] {
         let unknown: Vec<_> = families_in(&text).difference(&table()).cloned().collect();

@@ -1,4 +1,4 @@
-//! A Prometheus server of one test, and its tool.
+//! A Prometheus server for one test, and its tool.
 
 use std::{
     io::Write as _,
@@ -16,8 +16,8 @@ use crate::{
     worker::request,
 };
 
-/// Runs its arguments until they end or its standard input does. The operating system closes that for a killed test
-/// process too, so no server outlives its test.
+/// Runs its arguments until they end or the standard input is closed. The operating system closes it for a killed test
+/// process too, so that no server outlives its test.
 const SCRIPT: &str = r#"
 "$@" </dev/null &
 server=$!
@@ -26,7 +26,7 @@ exec 3<&0
 wait "$server"
 "#;
 
-/// Whether a program of the package is there. If not, that is written to standard error as `SKIPPED:`, which
+/// Returns whether a program of the package is installed. If not, standard error has a line with `SKIPPED:`, which
 /// `.ci/run` counts.
 pub fn is_installed(program: &str) -> bool {
     let there = Command::new(program)
@@ -41,7 +41,7 @@ pub fn is_installed(program: &str) -> bool {
     there
 }
 
-/// Runs `promtool` in `folder` and gives it `input`.
+/// Runs `promtool` in `folder` with this input.
 pub fn promtool(folder: &Path, args: &[&str], input: &str) -> Output {
     let mut child = Command::new("promtool")
         .args(args)
@@ -53,7 +53,7 @@ pub fn promtool(folder: &Path, args: &[&str], input: &str) -> Output {
         .unwrap();
     let mut stdin = child.stdin.take().unwrap();
     let input = input.to_owned();
-    // Beside the reading: it may say much before it has read all.
+    // Written beside the reading, since the program may print much before it has read all.
     let writing = std::thread::spawn(move || stdin.write_all(input.as_bytes()));
     let output = child.wait_with_output().unwrap();
     writing.join().unwrap().unwrap();
@@ -68,12 +68,12 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    /// `None` where it is not installed.
+    /// Starts the server. `None` where Prometheus is not installed.
     pub fn scraping(worker: &str) -> Option<Self> {
         if !is_installed("prometheus") {
             return None;
         }
-        // Between the choice of a port and its use somebody else may take it.
+        // Another process may take the port between its choice and its use.
         (0..5)
             .find_map(|_| Self::start(worker))
             .or_else(|| panic!("five ports were taken"))
@@ -128,7 +128,7 @@ impl Prometheus {
         }
     }
 
-    /// The result of an instant query; an error is Prometheus' own.
+    /// The result of an instant query. An error is that of Prometheus.
     pub fn query(&self, expression: &str) -> Result<Vec<Value>, String> {
         let query: String = byte_serialize(expression.as_bytes()).collect();
         let body = format!("query={query}");
@@ -136,7 +136,7 @@ impl Prometheus {
         Ok(data["result"].as_array().cloned().unwrap_or_default())
     }
 
-    /// The values of a label that the series of a metric have.
+    /// The values of a label in the series of a metric.
     pub fn label_values(&self, metric: &str, label: &str) -> Result<Vec<Value>, String> {
         let path = format!("/api/v1/label/{label}/values?match[]={metric}");
         Ok(self
@@ -167,7 +167,7 @@ impl Prometheus {
 }
 
 impl Drop for Prometheus {
-    /// Waits until it has ended: its folder goes next.
+    /// Waits for the end of the process, since its folder is removed next.
     fn drop(&mut self) {
         drop(self.shell.stdin.take());
         let _ = self.shell.wait();

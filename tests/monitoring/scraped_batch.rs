@@ -1,4 +1,4 @@
-//! A batch that runs, watched by a real Prometheus.
+//! A running batch, scraped by a real Prometheus.
 
 use serde_json::Value;
 
@@ -10,7 +10,7 @@ use crate::{
     worker::{Worker, get, products, run},
 };
 
-/// Metrics that cannot have data in this run, and why.
+/// Metrics without data in this run, and the reason.
 pub const WITHOUT_DATA: &[(&str, &str)] = &[
     (
         "temporal_batch_hook_failures_total",
@@ -34,14 +34,14 @@ fn is_expected(metric: &str) -> bool {
     !WITHOUT_DATA.iter().any(|(name, _)| *name == metric)
 }
 
-/// A sample that is a number: a quantile of nothing is none.
+/// Whether a sample is a number. A quantile of an empty histogram is not.
 pub fn has_data(result: &[Value]) -> bool {
     result
         .iter()
         .any(|sample| sample["value"][1].as_str().is_some_and(|v| v != "NaN"))
 }
 
-/// What Grafana makes of an expression.
+/// An expression as Grafana sends it.
 pub fn queried(expression: &str) -> String {
     expression
         .replace("$__rate_interval", "10s")
@@ -50,11 +50,11 @@ pub fn queried(expression: &str) -> String {
 }
 
 #[test]
-fn prometheus_has_data_for_all_that_dashboard_and_alerts_ask() {
+fn prometheus_has_data_for_every_expression_of_dashboard_and_alerts() {
     let folder = tempfile::tempdir().unwrap();
     let database = products(folder.path(), 5_000);
     let worker = Worker::start("monitoring-scraped", &database, &[]);
-    // 100 s of work, with a limit for each of its kinds; cancelled when everything has been seen.
+    // The work takes 100 s and has a limit of each kind. The batch is cancelled once all metrics have been seen.
     let settings = [
         "--batch-id",
         "monitored",
@@ -105,7 +105,7 @@ fn dashboard_has_data(prometheus: &Prometheus) {
     for (name, metric, label) in dashboard::variables() {
         if is_expected(&metric) {
             let values = prometheus.label_values(&metric, &label).unwrap();
-            assert!(!values.is_empty(), "nothing to choose for {name}");
+            assert!(!values.is_empty(), "no values for {name}");
         }
     }
 }

@@ -8,13 +8,13 @@ use std::{
 
 use crate::support::command::{self, LIMIT, Running, offline, online, start};
 
-/// Runs a command of the stock binary to its end; it has to succeed.
+/// Runs a command of the stock binary to its end, and asserts that it succeeds.
 #[track_caller]
 pub fn run(args: &[&str]) {
     command::run(online(args)).exits_with(0);
 }
 
-/// A new database of products in `folder`.
+/// Creates a database of products in `folder`.
 pub fn products(folder: &Path, rows: u32) -> PathBuf {
     let path = folder.join("products.db");
     let (rows, database) = (rows.to_string(), path.to_str().unwrap());
@@ -23,15 +23,15 @@ pub fn products(folder: &Path, rows: u32) -> PathBuf {
     path
 }
 
-/// A worker of `inflate-prices` on a queue of its own.
+/// A worker of `inflate-prices` on its own queue.
 pub struct Worker {
     process: Running,
-    /// Where its metrics are.
+    /// The address of its metrics.
     pub metrics: String,
 }
 
 impl Worker {
-    /// Waits until it polls.
+    /// Starts the worker, and waits until it polls.
     pub fn start(queue: &str, database: &Path, extra: &[&str]) -> Self {
         let metrics = ["--metrics-address", "127.0.0.1:0"];
         let worker = ["worker", "--task-queue", queue];
@@ -44,13 +44,13 @@ impl Worker {
         Self { process, metrics }
     }
 
-    /// Waits for a line on standard error that holds `part`.
+    /// Waits for a line on standard error that contains `part`.
     pub fn line(&self, part: &str) -> String {
         self.process.err.line(part)
     }
 }
 
-/// Status and body of a request.
+/// The status and body of a response.
 pub fn request(
     address: &str,
     method: &str,
@@ -59,7 +59,7 @@ pub fn request(
 ) -> std::io::Result<(u16, String)> {
     let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(LIMIT))?;
-    // The old protocol has no chunks to be put together.
+    // HTTP/1.0 has no chunks that would have to be joined.
     write!(
         stream,
         "{method} {path} HTTP/1.0\r\nHost: {address}\r\nContent-Type: application/x-www-form-urlencoded\r\n\

@@ -34,7 +34,12 @@ impl SourceTree {
             modules: BTreeMap::new(),
         };
         let public: Visibility = syn::parse_quote!(pub);
-        tree.file(lib, lib.parent().expect("it has a folder"), vec![], public);
+        tree.file(
+            lib,
+            lib.parent().expect("the file has a folder"),
+            vec![],
+            public,
+        );
         tree
     }
 
@@ -90,8 +95,8 @@ impl SourceTree {
         imports
     }
 
-    /// Returns the module that defines what `path` means in `module`, and the name there. `None` means an item of
-    /// another crate.
+    /// Returns the module that defines the item of `path` as seen from `module`, and its name there. `None` means an
+    /// item of another crate.
     pub fn resolve(&self, module: &[String], path: &[String]) -> Option<(ModulePath, String)> {
         let (first, rest) = path.split_first()?;
         if let Some((second, further)) = rest.split_first() {

@@ -1,4 +1,4 @@
-//! Whom an error speaks against, and what becomes of its page.
+//! Errors of records, pages and the environment, and the fate of their page.
 
 use std::{
     sync::{
@@ -19,7 +19,7 @@ use crate::support::number_pages::{numbers_of, skip};
 
 const LAST: u64 = 30;
 
-/// The numbers from 1 to 30. It cannot do what its hook refuses, and cannot read what the other one does.
+/// A processor over the numbers from 1 to 30. One hook makes processing a number fail, the other reading it.
 struct RefusedNumbers {
     letters: Arc<JsonlDeadLetters>,
     refuses: fn(u64) -> Result<(), PageError>,
@@ -92,12 +92,12 @@ fn batch() -> Batch {
         .max_parallelism(2)
 }
 
-/// The error of a value that is no number.
+/// The error of a value that is not a number.
 fn no_number() -> PageError {
     PageError::from("x".parse::<u64>().unwrap_err())
 }
 
-async fn assert_13_is_the_only_one(numbers: &RefusedNumbers) -> Duration {
+async fn assert_only_13_failed(numbers: &RefusedNumbers) -> Duration {
     let run = Simulator::new().run(numbers, &batch()).await.unwrap();
     assert_eq!(run.outcome, Outcome::CompletedWithFailures, "{run:?}");
     assert_eq!((run.items.processed, run.items.failed), (29, 1));
@@ -114,7 +114,7 @@ async fn a_value_that_cannot_be_read_has_three_attempts() {
         refuses: |n| if n == 13 { Err(no_number()) } else { Ok(()) },
         ..RefusedNumbers::new()
     };
-    let took = assert_13_is_the_only_one(&numbers).await;
+    let took = assert_only_13_failed(&numbers).await;
     assert!(took < Duration::from_secs(10), "{took:?}");
 }
 
@@ -124,12 +124,12 @@ async fn a_page_that_cannot_be_read_is_read_in_parts() {
         unreadable: |n| if n == 13 { Err(no_number()) } else { Ok(()) },
         ..RefusedNumbers::new()
     };
-    let took = assert_13_is_the_only_one(&numbers).await;
+    let took = assert_only_13_failed(&numbers).await;
     assert!(took < Duration::from_secs(10), "{took:?}");
 }
 
 #[tokio::test]
-async fn an_error_of_the_moment_has_seven_days() {
+async fn a_transient_error_is_retried_for_seven_days() {
     let numbers = RefusedNumbers {
         refuses: |n| match n {
             13 => Err(PageError::retryable("busy")),
@@ -137,13 +137,13 @@ async fn an_error_of_the_moment_has_seven_days() {
         },
         ..RefusedNumbers::new()
     };
-    let took = assert_13_is_the_only_one(&numbers).await;
+    let took = assert_only_13_failed(&numbers).await;
     let day = Duration::from_secs(86_400);
     assert!(7 * day <= took && took < 8 * day, "{took:?}");
 }
 
 #[tokio::test]
-async fn a_processor_redacts_what_it_says_and_what_it_panics_with() {
+async fn a_processor_redacts_its_errors_and_panics() {
     for refuses in [
         |n| match n {
             13 => Err(PageError::non_retryable("Card", "4111 is refused")),
@@ -158,7 +158,7 @@ async fn a_processor_redacts_what_it_says_and_what_it_panics_with() {
             refuses,
             ..RefusedNumbers::new()
         };
-        assert_13_is_the_only_one(&numbers).await;
+        assert_only_13_failed(&numbers).await;
         let [letter] = &numbers.letters().await[..] else {
             panic!("there is one letter");
         };

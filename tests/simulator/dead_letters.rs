@@ -26,14 +26,14 @@ use crate::{
 
 const BATCH: &str = "letters";
 
-/// The numbers from 1 to n, some of which cannot be processed and some of which cannot even be read.
+/// A processor over the numbers from 1 to n, some of which cannot be processed, and some not even read.
 struct Poisoned {
     store: Arc<JsonlDeadLetters>,
     poison: BTreeSet<u64>,
     unreadable: BTreeSet<u64>,
     skips_ahead: bool,
     mode: RetryMode,
-    /// Tokens instead of keys.
+    /// Whether pages have tokens instead of keys.
     opaque: bool,
     processed: Mutex<BTreeSet<u64>>,
     calls: AtomicU64,
@@ -60,7 +60,7 @@ impl Poisoned {
         letters
     }
 
-    /// The ranges of letters that stand for more than a record.
+    /// The ranges of letters that stand for more than one record.
     fn ranges(&self) -> Vec<(u64, Option<u64>)> {
         let letters = self.letters().into_iter().filter(|l| l.key.is_none());
         let range = |letter: DeadLetter| {
@@ -144,7 +144,7 @@ impl PageProcessor for Poisoned {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
-    /// However pages and strides are cut, and whatever is run twice.
+    /// The promise holds however pages and strides are cut, and whatever is run twice.
     #[test]
     fn every_poison_record_is_one_dead_letter_and_everything_else_is_done(
         n in 0u64..200,
@@ -176,7 +176,7 @@ proptest! {
 }
 
 #[test]
-fn taking_a_page_apart_costs_two_attempts_for_each_halving() {
+fn splitting_a_page_costs_two_attempts_for_each_halving() {
     let dir = tempfile::tempdir().unwrap();
     let processor = Poisoned::new(dir.path(), [517]);
     let batch = Batch::of::<Poisoned>(BATCH, 1_000).page_size(1_000);
@@ -187,9 +187,9 @@ fn taking_a_page_apart_costs_two_attempts_for_each_halving() {
     assert!(calls <= 2 + 2 * 10, "{calls} attempts");
 }
 
-/// One page on, where the source can jump; otherwise nobody knows where the next page is.
+/// The batch continues at the next page, which only a source that can skip ahead knows.
 #[test]
-fn a_page_that_cannot_be_read_is_put_aside_as_a_whole() {
+fn a_page_that_cannot_be_read_is_set_aside_as_a_whole() {
     let dir = tempfile::tempdir().unwrap();
     let processor = Poisoned {
         skips_ahead: true,
@@ -213,7 +213,7 @@ fn a_page_that_cannot_be_read_is_put_aside_as_a_whole() {
 }
 
 #[test]
-fn without_a_jump_the_batch_fails_where_coverage_stops() {
+fn a_batch_that_cannot_skip_ahead_fails_where_coverage_stops() {
     let dir = tempfile::tempdir().unwrap();
     let processor = Poisoned {
         unreadable: BTreeSet::from([25]),
@@ -226,9 +226,9 @@ fn without_a_jump_the_batch_fails_where_coverage_stops() {
     assert!(reason.starts_with("coverage stops at 20"), "{reason}");
 }
 
-/// Tokens cannot be split, and at most once must not try anything again.
+/// Tokens cannot be split, and at most once must not repeat an attempt.
 #[test]
-fn what_cannot_be_split_is_one_dead_letter() {
+fn a_page_that_cannot_be_split_is_one_dead_letter() {
     for (opaque, mode) in [
         (true, RetryMode::AtLeastOnce),
         (false, RetryMode::AtMostOnce),

@@ -27,7 +27,7 @@ use crate::{
 
 const BATCH: &str = "lost";
 
-/// A file that some calls do not reach.
+/// A file of dead letters whose calls fail while the store is down.
 struct Store {
     file: JsonlDeadLetters,
     is_down: Box<dyn Fn(u64) -> bool + Send + Sync>,
@@ -60,22 +60,22 @@ impl DeadLetters for Store {
     }
 }
 
-/// The numbers from 1 to n.
+/// A processor over the numbers from 1 to n.
 struct DeadlyNumbers {
     mode: RetryMode,
     store: Option<Arc<Store>>,
     skips_ahead: bool,
-    /// Says with its last page that it is the last.
+    /// Whether the last page says that it is the last.
     says_end: bool,
-    /// Its page kills the worker that reads it.
+    /// The number whose page kills the worker that reads it.
     deadly_to_read: u64,
-    /// Its page kills the worker that processes it.
+    /// The number whose page kills the worker that processes it.
     deadly: u64,
-    /// Its page fails with this type when it is processed.
+    /// The number whose page fails when it is processed, and the error type.
     fails: (u64, &'static str),
-    /// Reading the page of the deadly number fails so often with this type, once all its attempts are spent.
+    /// The number of times that reading the deadly page fails once all its attempts are spent, and the error type.
     hard_to_read: (u64, &'static str),
-    /// The page with this number cannot be read at first, so often.
+    /// The number whose page cannot be read at first, and for how many attempts.
     unreadable: (u64, u64),
     reads: Mutex<BTreeMap<u64, u64>>,
     processed: Mutex<BTreeMap<u64, u64>>,
@@ -99,11 +99,11 @@ impl DeadlyNumbers {
     }
 
     fn keeping_letters(self, dir: &Path) -> Self {
-        self.with_a_store_that_is_down(dir, |_| false)
+        self.with_store_failures(dir, |_| false)
     }
 
-    /// In those calls, which are counted from 0.
-    fn with_a_store_that_is_down(
+    /// Makes the store fail in those calls, which are counted from 0.
+    fn with_store_failures(
         mut self,
         dir: &Path,
         is_down: impl Fn(u64) -> bool + Send + Sync + 'static,
@@ -136,7 +136,7 @@ impl DeadlyNumbers {
         ranges
     }
 
-    /// How often the page was read that starts after this number.
+    /// The number of times that the page after this number was read.
     fn times_read(&self, start: u64) -> u64 {
         let reads = self.reads.lock().unwrap();
         reads.get(&start).copied().unwrap_or(0)
@@ -162,7 +162,7 @@ impl PageProcessor for DeadlyNumbers {
         if numbers.contains(&self.deadly_to_read) {
             lose_worker().await;
         }
-        // Two attempts at the page, and three workers for each.
+        // There are two attempts at the page, with three workers each.
         let (often, error_type) = self.hard_to_read;
         if numbers.contains(&self.deadly) && (7..7 + often).contains(&times) {
             return Err(PageError::retryable("try again").with_type(error_type));
@@ -228,9 +228,9 @@ fn batch(n: u64) -> Batch {
 }
 
 proptest! {
-    /// Whatever fails, whoever is lost, and whether its letters can be kept.
+    /// The promise holds whatever fails, which workers are lost, and whether letters can be kept.
     #[test]
-    fn at_most_once_no_item_is_processed_twice_and_none_is_forgotten(
+    fn at_most_once_no_item_is_processed_twice_or_forgotten(
         n in 1u64..200,
         page_size in 1u32..40,
         stride in 1u32..120,
@@ -250,7 +250,7 @@ proptest! {
         };
         if letters {
             let is_down = move |call: u64| call.is_multiple_of(down_every);
-            numbers = numbers.with_a_store_that_is_down(dir.path(), is_down);
+            numbers = numbers.with_store_failures(dir.path(), is_down);
         }
         let mut simulator = Simulator::new();
         if let Some(every) = lose_every {
@@ -278,7 +278,7 @@ proptest! {
 }
 
 #[test]
-fn at_most_once_only_the_page_of_a_lost_worker_is_given_up_in_the_tail_of_the_data() {
+fn at_most_once_only_the_page_of_a_lost_worker_is_given_up_at_the_end_of_the_data() {
     for (says_end, deadly, letters) in [
         (false, 25, false),
         (false, 25, true),
@@ -319,7 +319,7 @@ fn at_most_once_a_page_waits_for_its_store_and_keeps_its_own_error() {
         fails: (25, "PoolTimedOut"),
         ..DeadlyNumbers::new(RetryMode::AtMostOnce)
     };
-    let numbers = numbers.with_a_store_that_is_down(dir.path(), |call| call < 3);
+    let numbers = numbers.with_store_failures(dir.path(), |call| call < 3);
     let run = numbers.run(&batch(50));
     assert_eq!(run.outcome, Outcome::CompletedWithFailures);
     assert_eq!(numbers.ranges(), [(20, Some(30))]);
@@ -328,9 +328,9 @@ fn at_most_once_a_page_waits_for_its_store_and_keeps_its_own_error() {
     assert_eq!(numbers.processed.lock().unwrap()[&25], 1);
 }
 
-/// Two attempts, each with three workers, and one that would have put it aside.
+/// The page gets two attempts with three workers each, and one that would have set it aside.
 #[test]
-fn a_page_that_kills_whoever_reads_it_is_given_up() {
+fn a_page_that_kills_every_worker_that_reads_it_is_given_up() {
     for stride in [1, 5, 100] {
         let dir = tempfile::tempdir().unwrap();
         let numbers = DeadlyNumbers {
@@ -350,7 +350,7 @@ fn a_page_that_kills_whoever_reads_it_is_given_up() {
 }
 
 #[test]
-fn where_nobody_can_look_behind_a_page_that_kills_whoever_reads_it_coverage_stops() {
+fn coverage_stops_at_a_page_that_kills_its_readers_where_the_next_page_is_unknown() {
     let dir = tempfile::tempdir().unwrap();
     let numbers = DeadlyNumbers {
         deadly_to_read: 25,
@@ -364,9 +364,9 @@ fn where_nobody_can_look_behind_a_page_that_kills_whoever_reads_it_coverage_stop
     assert_eq!(numbers.times_read(20), 12);
 }
 
-/// At the frontier, where nobody else knows how far the page goes.
+/// The page is at the frontier, where its end is not known otherwise.
 #[test]
-fn a_lost_page_that_cannot_be_read_for_a_while_is_put_aside_later() {
+fn a_lost_page_that_cannot_be_read_for_a_while_is_set_aside_later() {
     for (often, error_type) in [(5, "ConnectionLost"), (50, "PoolTimedOut")] {
         let dir = tempfile::tempdir().unwrap();
         let numbers = DeadlyNumbers {
@@ -389,7 +389,7 @@ fn a_lost_page_that_cannot_be_read_for_a_while_is_put_aside_later() {
 /// A page that was not read has not begun.
 #[test]
 fn at_most_once_a_page_that_cannot_be_read_for_a_while_is_read_again() {
-    // Once it has had its attempts, the controller has its end looked for as often again.
+    // Once its attempts are used up, the controller has its end looked up as many times.
     for (skips_ahead, often, reads) in [
         (false, 9, 10),
         (true, 9, 10),

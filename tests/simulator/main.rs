@@ -22,7 +22,7 @@ use temporal_batch::{
 
 use crate::support::number_pages::{numbers_of, skip};
 
-/// The numbers from 1 to n; the pages whose last number is listed fail so often.
+/// A processor over the numbers from 1 to n. Each listed page, named by its last number, fails this many times.
 struct FailingNumbers {
     skips_ahead: bool,
     failures: Vec<(u64, AtomicU32)>,
@@ -41,7 +41,7 @@ impl FailingNumbers {
         }
     }
 
-    /// Every number as often as it was processed.
+    /// Asserts that every number was processed this many times.
     fn all_processed(&self) -> Vec<u64> {
         let mut all = self.processed.lock().unwrap().clone();
         all.sort_unstable();
@@ -107,7 +107,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 
 proptest! {
     #[test]
-    fn every_item_is_processed_whatever_gets_lost_or_doubled(
+    fn every_item_is_processed_whatever_is_lost_or_duplicated(
         n in 0u64..300,
         page_size in 1u32..40,
         stride in 1u32..6,
@@ -130,9 +130,9 @@ proptest! {
 }
 
 proptest! {
-    /// Not even twice: it has not begun.
+    /// The page is not even processed twice, since it had not begun.
     #[test]
-    fn a_page_whose_stride_is_stopped_while_it_waits_is_not_touched_and_comes_later(
+    fn a_page_whose_stride_is_stopped_while_it_waits_is_processed_later(
         n in 0u64..300,
         page_size in 1u32..40,
         stride in 1u32..6,
@@ -155,7 +155,7 @@ proptest! {
         prop_assert_eq!(run.items.processed, n);
         prop_assert_eq!((run.pages, run.retries), (pages, 0));
         prop_assert_eq!(numbers.all_processed(), (1..=n).collect::<Vec<_>>());
-        // Each page was begun once at least.
+        // Each page was begun at least once.
         for every in [stop_before, stop_while_waiting].into_iter().flatten() {
             prop_assert!(run.told_to_stop >= pages / every, "{} times", run.told_to_stop);
         }
@@ -173,7 +173,7 @@ fn hours_of_waiting_take_no_time() {
 }
 
 #[test]
-fn one_page_can_be_tried_alone() {
+fn one_page_can_be_run_alone() {
     let numbers = FailingNumbers::new(false, &[]);
     let run = block_on(run_page(&numbers, 1_500, Some(20))).unwrap();
     assert_eq!((run.items, run.next), (1_000, Some(1_020)));
@@ -235,7 +235,7 @@ fn a_page_of_opaque_tokens_that_ends_elsewhere_is_not_followed_past_its_end() {
         );
         assert_eq!(
             run.pages, 1,
-            "the page after it is untouched by the trouble"
+            "the page after the failed one was processed again"
         );
     }
 }

@@ -1,4 +1,4 @@
-//! With a ledger in SQLite: effects are committed once, whatever is run twice.
+//! A ledger in SQLite: effects are committed once, whatever is run twice.
 
 use std::{
     str::FromStr as _,
@@ -26,20 +26,20 @@ use temporal_batch::{
 
 use crate::block_on;
 
-/// Adds one to every row, but for negative ones, which a constraint refuses.
+/// A processor that adds one to every row. A constraint refuses negative rows.
 struct Increment {
-    /// The database in memory lives as long as a connection to it. The pool's may be closed: a page that is
-    /// dropped can be in the middle of its BEGIN.
+    /// A connection that keeps the database in memory alive. The pool may close its own: a page can be dropped in the
+    /// middle of its BEGIN.
     _keeper: SqliteConnection,
     pool: SqlitePool,
     ledger: Arc<SqlLedger<Sqlite>>,
     skips_ahead: bool,
-    /// Every nth page fails after its work, unless it has failed three times before: a page whose attempts
-    /// always are every nth one would be given up.
+    /// Every nth page fails after its work, unless it has failed three times before: otherwise a page might be given up
+    /// whose every attempt is an nth one.
     fail_every: u64,
     calls: AtomicU64,
     uses_transaction: bool,
-    /// The nth call of `process` does its work and never comes back.
+    /// The call of `process` that does its work and never returns.
     hangs_in_call: u64,
 }
 
@@ -161,7 +161,7 @@ impl PageProcessor for Increment {
     }
 }
 
-/// What the rows without the poison come to.
+/// The result of the rows without poison.
 fn exact(rows: u64, poison: &[u64]) -> serde_json::Value {
     let done: Vec<u64> = (1..=rows).filter(|id| !poison.contains(id)).collect();
     let last: Vec<u64> = done.iter().rev().take(3).copied().collect();
@@ -185,7 +185,7 @@ proptest! {
         let k = poison.len() as u64;
         block_on(async {
             let over = Increment::over(rows, &poison).await;
-            // With poison in it a page fails for a reason; without, the next attempt cures it.
+            // A page with poison fails for a reason; the failure of another page passes at the next attempt.
             let fail_every = if k == 0 { fail_every } else { u64::MAX };
             let processor = Increment { skips_ahead, fail_every, ..over };
             let batch = Batch::of::<Increment>("b", ()).page_size(page_size).stride(stride);
@@ -212,8 +212,8 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
-    /// At any moment in `process`, before its first statement and after its last, and while poison is
-    /// being isolated.
+    /// The batch is paused at any moment of `process`, before its first statement and after its last, and while poison
+    /// is being isolated.
     #[test]
     fn every_row_is_incremented_once_however_often_the_batch_is_paused_at_once(
         rows in 1u64..120,
@@ -246,7 +246,7 @@ proptest! {
             prop_assert_eq!(run.items.processed, rows - k);
             prop_assert_eq!(run.items.failed, k);
             if k == 0 {
-                // Poison that is left half isolated makes other pages of the rest.
+                // Poison that is only half isolated splits the remaining rows into other pages.
                 prop_assert_eq!(run.pages, rows.div_ceil(u64::from(page_size)));
             }
             prop_assert_eq!(&run.output, &Some(exact(rows, &poison)), "{:?}", run.output_error);
@@ -270,13 +270,13 @@ fn a_page_that_hangs_is_dropped_by_a_pause_at_once_and_rolled_back() {
             ..over
         };
         let batch = Batch::of::<Increment>("b", ()).page_size(10);
-        // Each order, and late: on a busy machine an early one would come before the call that hangs.
+        // The pause comes for each order, and late: on a busy machine an early one would precede the call that hangs.
         let simulator = Simulator::new().pause_now_every(1, Duration::from_millis(500));
         let running = simulator.run(&processor, &batch);
         let run = tokio::time::timeout(Duration::from_secs(60), running).await;
-        let run = run.expect("the page is not waited for").unwrap();
+        let run = run.expect("the pause does not wait for the page").unwrap();
         assert_eq!(run.outcome, Outcome::Completed);
-        assert_eq!((run.pages, run.retries), (3, 0), "it used up no attempt");
+        assert_eq!((run.pages, run.retries), (3, 0), "an attempt was used up");
         assert!(run.told_to_stop >= 1);
         assert_eq!(
             processor.count("SELECT count(*) FROM t WHERE x = 1").await,
@@ -285,7 +285,7 @@ fn a_page_that_hangs_is_dropped_by_a_pause_at_once_and_rolled_back() {
     });
 }
 
-/// Each run is its own, so a page can be tried again and again.
+/// Each trial has a run of its own, so that a page can be tried repeatedly.
 #[test]
 fn a_page_can_be_tried_with_a_ledger() {
     block_on(async {
@@ -301,7 +301,7 @@ fn a_page_can_be_tried_with_a_ledger() {
 }
 
 #[test]
-fn work_outside_of_the_transaction_is_an_error_of_the_code_not_of_the_page() {
+fn work_outside_the_transaction_is_an_error_of_the_code_and_not_of_the_page() {
     block_on(async {
         let over = Increment::over(30, &[]).await;
         let processor = Increment {
@@ -312,7 +312,7 @@ fn work_outside_of_the_transaction_is_an_error_of_the_code_not_of_the_page() {
         assert_eq!(error.error_type(), "TransactionNotUsed");
         let all = LetterFilter::of("test");
         let letters = processor.ledger.list(&all, None, 10).await.unwrap();
-        assert!(letters.is_empty(), "it waits for other code");
+        assert!(letters.is_empty(), "the page should wait for other code");
         let batch = Batch::of::<Increment>("b", ()).page_size(10);
         let repaired = Increment {
             uses_transaction: true,

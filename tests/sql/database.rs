@@ -1,4 +1,4 @@
-//! A database for one test, and what the tests do in it besides using the ledger.
+//! A database for one test, and the statements that tests run beside the ledger.
 
 use std::time::Duration;
 
@@ -17,11 +17,11 @@ use temporal_batch::{
 pub struct Home<D: TestDatabase> {
     pub pool: Pool<D>,
     pub ledger: SqlLedger<D>,
-    /// The file goes with it.
+    /// Deletes the file of the database when it is dropped.
     _folder: Option<tempfile::TempDir>,
 }
 
-/// What the tests need of a database.
+/// The parts of a database that the tests need.
 pub trait TestDatabase: Backend {
     fn run(
         connection: &mut Self::Connection,
@@ -39,7 +39,7 @@ pub trait TestDatabase: Backend {
         statement: &'static str,
     ) -> impl Future<Output = i64> + Send;
 
-    /// A pool of the same database whose statements soon stop waiting for others.
+    /// Creates a pool of the same database whose statements soon stop waiting for locks.
     fn impatient(home: &Home<Self>) -> impl Future<Output = Pool<Self>> + Send;
 }
 
@@ -86,7 +86,7 @@ macro_rules! test_database {
     };
 }
 
-/// MySQL counts placeholders itself; here each is used once, in its order.
+/// Replaces the numbers of placeholders. MySQL counts placeholders itself; here each is used once, in its order.
 fn unnumbered(statement: &str) -> String {
     statement.replace("$1", "?").replace("$2", "?")
 }
@@ -103,7 +103,7 @@ test_database!(
     str::to_owned,
     "SET lock_timeout = '20ms'"
 );
-// In whole seconds.
+// MariaDB takes whole seconds.
 test_database!(
     MySql,
     MySqlConnection,
@@ -124,19 +124,19 @@ pub async fn sqlite() -> Home<Sqlite> {
     home(pool, Some(folder)).await
 }
 
-/// A PostgreSQL database of the shared cluster; `None` where there is no PostgreSQL.
+/// A PostgreSQL database of the shared cluster. `None` where PostgreSQL is not installed.
 pub async fn postgres(test: &str) -> Option<Home<Postgres>> {
     let server = crate::support::servers::Postgres::shared()?;
     Some(home(server.pool(test, 20).await, None).await)
 }
 
-/// A database of the shared MariaDB; `None` where there is none.
+/// A database of the shared MariaDB. `None` where MariaDB is not installed.
 pub async fn mariadb(test: &str) -> Option<Home<MySql>> {
     let server = crate::support::servers::MariaDb::shared()?;
     Some(home(server.pool(test, 20).await, None).await)
 }
 
-/// A database of a pool, with the tables.
+/// Creates the tables in the database of a pool.
 pub async fn home<D: TestDatabase>(pool: Pool<D>, folder: Option<tempfile::TempDir>) -> Home<D> {
     let ledger = SqlLedger::new(pool.clone());
     ledger.apply_schema().await.unwrap();
@@ -151,13 +151,13 @@ pub async fn home<D: TestDatabase>(pool: Pool<D>, folder: Option<tempfile::TempD
 }
 
 impl<D: TestDatabase> Home<D> {
-    /// Runs statements outside of any page.
+    /// Runs statements outside any page.
     pub async fn script(&self, statements: &'static str) {
         let mut connection = self.pool.acquire().await.unwrap();
         D::run_script(&mut connection, statements).await.unwrap();
     }
 
-    /// Runs a statement with two numbers outside of any page.
+    /// Runs a statement with two numbers outside any page.
     pub async fn run(&self, statement: &'static str, numbers: [i64; 2]) -> u64 {
         let mut connection = self.pool.acquire().await.unwrap();
         D::run(&mut connection, statement, numbers).await.unwrap()
@@ -168,7 +168,7 @@ impl<D: TestDatabase> Home<D> {
         D::read_number(&mut connection, statement).await
     }
 
-    /// Fills `data` with the ids from 1 to `rows`, untouched.
+    /// Fills `data` with the ids from 1 to `rows`, all with `x = 0`.
     pub async fn fill(&self, rows: i64) {
         self.script("DELETE FROM data").await;
         let fill = "INSERT INTO data
@@ -206,8 +206,8 @@ pub fn stride(number: u64) -> StrideId {
     }
 }
 
-/// Longest wait for what another connection should do.
+/// The longest wait for another connection.
 pub const SOON: Duration = Duration::from_secs(20);
 
-/// Waits until something that has to wait has shown that it does.
+/// The wait after which a blocked statement counts as blocked.
 pub const A_WHILE: Duration = Duration::from_millis(200);

@@ -1,4 +1,4 @@
-//! Dead letters in the table.
+//! Dead letters in a table.
 
 use temporal_batch::{
     Timestamp,
@@ -13,17 +13,17 @@ use crate::{
 };
 
 on_each! {
-    a_letter_comes_back_as_it_was_put,
-    a_letter_that_is_put_again_keeps_when_it_failed_first,
+    a_letter_is_read_as_it_was_written,
+    a_letter_written_again_keeps_its_first_failure,
     letters_are_listed_in_pages_by_their_ids,
-    every_filter_excludes_what_it_says,
+    every_filter_excludes_the_letters_it_names,
     a_letter_is_taken_by_one_redrive_at_a_time,
-    a_letter_that_was_not_redriven_is_there_for_the_next,
+    a_letter_that_was_not_redriven_is_left_for_the_next,
     a_redrive_that_fails_puts_its_letter_back_changed,
     letters_and_effects_of_a_page_are_committed_together,
     a_message_with_a_nul_can_be_kept,
-    a_transaction_of_a_redrive_can_be_committed_without_a_word,
-    what_redrives_settle_is_counted_and_what_is_deleted_is_not,
+    a_redrive_can_be_committed_without_recording_counts,
+    letters_settled_by_redrives_are_counted_and_deleted_ones_are_not,
 }
 
 fn letter(id: &str) -> DeadLetter {
@@ -50,7 +50,7 @@ async fn all<D: TestDatabase>(home: &Home<D>) -> Vec<DeadLetter> {
     home.ledger.list(&filter, None, usize::MAX).await.unwrap()
 }
 
-async fn a_letter_comes_back_as_it_was_put<D: TestDatabase>(home: Home<D>) {
+async fn a_letter_is_read_as_it_was_written<D: TestDatabase>(home: Home<D>) {
     let full = letter("a");
     let mut bare = letter("b");
     (bare.start, bare.end) = (None, Some(token(99)));
@@ -61,7 +61,7 @@ async fn a_letter_comes_back_as_it_was_put<D: TestDatabase>(home: Home<D>) {
     assert_eq!(all(&home).await, letters);
 }
 
-async fn a_letter_that_is_put_again_keeps_when_it_failed_first<D: TestDatabase>(home: Home<D>) {
+async fn a_letter_written_again_keeps_its_first_failure<D: TestDatabase>(home: Home<D>) {
     home.ledger.put(&[letter("a")]).await.unwrap();
     let mut again = letter("a");
     again.first_at = Timestamp(5_000);
@@ -77,7 +77,7 @@ async fn a_letter_that_is_put_again_keeps_when_it_failed_first<D: TestDatabase>(
 }
 
 async fn letters_are_listed_in_pages_by_their_ids<D: TestDatabase>(home: Home<D>) {
-    // By bytes, in which a language would sort them otherwise.
+    // The ids are sorted by their bytes, while a collation would sort them otherwise.
     let ids = ["B", "a", "a-1", "a0", "b"];
     let letters: Vec<_> = ids.iter().rev().map(|id| letter(id)).collect();
     home.ledger.put(&letters).await.unwrap();
@@ -98,7 +98,7 @@ async fn letters_are_listed_in_pages_by_their_ids<D: TestDatabase>(home: Home<D>
     assert_eq!(found, ids);
 }
 
-async fn every_filter_excludes_what_it_says<D: TestDatabase>(home: Home<D>) {
+async fn every_filter_excludes_the_letters_it_names<D: TestDatabase>(home: Home<D>) {
     let mut letters: Vec<_> = ["a", "b", "c", "d", "e"].map(letter).into();
     letters[0].batch_id = "another".to_owned();
     letters[1].error_type = "Timeout".to_owned();
@@ -157,14 +157,14 @@ async fn a_letter_is_taken_by_one_redrive_at_a_time<D: TestDatabase>(home: Home<
     let first = home.ledger.take(&letter).await.unwrap().unwrap();
     let mut second = home.ledger.take(&letter);
     let early = tokio::time::timeout(A_WHILE, &mut second).await;
-    assert!(early.is_err(), "the second waits for the first");
+    assert!(early.is_err(), "the second redrive did not wait");
     first.commit().await.unwrap();
     let second = tokio::time::timeout(SOON, second).await.unwrap().unwrap();
     assert!(second.is_none());
     assert_eq!(all(&home).await, []);
 }
 
-async fn a_letter_that_was_not_redriven_is_there_for_the_next<D: TestDatabase>(home: Home<D>) {
+async fn a_letter_that_was_not_redriven_is_left_for_the_next<D: TestDatabase>(home: Home<D>) {
     let letter = letter("a");
     home.ledger
         .put(std::slice::from_ref(&letter))
@@ -173,7 +173,7 @@ async fn a_letter_that_was_not_redriven_is_there_for_the_next<D: TestDatabase>(h
     let first = home.ledger.take(&letter).await.unwrap().unwrap();
     let mut second = home.ledger.take(&letter);
     let early = tokio::time::timeout(A_WHILE, &mut second).await;
-    assert!(early.is_err(), "the second waits for the first");
+    assert!(early.is_err(), "the second redrive did not wait");
     drop(first);
     let second = tokio::time::timeout(SOON, second).await.unwrap().unwrap();
     second.unwrap().commit().await.unwrap();
@@ -199,7 +199,7 @@ async fn a_redrive_that_fails_puts_its_letter_back_changed<D: TestDatabase>(home
     let strides = home
         .number("SELECT count(*) FROM temporal_batch_stride")
         .await;
-    assert_eq!(strides, 0, "a redrive counts in no stride");
+    assert_eq!(strides, 0, "a redrive should have no stride");
 }
 
 async fn letters_and_effects_of_a_page_are_committed_together<D: TestDatabase>(home: Home<D>) {
@@ -256,9 +256,7 @@ async fn a_message_with_a_nul_can_be_kept<D: TestDatabase>(home: Home<D>) {
     assert_eq!(kept.record.as_deref(), Some("a\u{fffd}b"));
 }
 
-async fn a_transaction_of_a_redrive_can_be_committed_without_a_word<D: TestDatabase>(
-    home: Home<D>,
-) {
+async fn a_redrive_can_be_committed_without_recording_counts<D: TestDatabase>(home: Home<D>) {
     home.fill(10).await;
     let letter = letter("a");
     home.ledger
@@ -272,7 +270,7 @@ async fn a_transaction_of_a_redrive_can_be_committed_without_a_word<D: TestDatab
     assert!(home.ledger.take(&letter).await.unwrap().is_none());
 }
 
-async fn what_redrives_settle_is_counted_and_what_is_deleted_is_not<D: TestDatabase>(
+async fn letters_settled_by_redrives_are_counted_and_deleted_ones_are_not<D: TestDatabase>(
     home: Home<D>,
 ) {
     let ledger = &home.ledger;
@@ -293,9 +291,9 @@ async fn what_redrives_settle_is_counted_and_what_is_deleted_is_not<D: TestDatab
         settled().await.unwrap()
     };
     assert_eq!(redrive("a", &[]).await, 1);
-    // It failed again.
+    // The record failed again.
     assert_eq!(redrive("b", &[letter("b")]).await, 1);
-    // A page: one of its records was there already, two are new.
+    // The letter stands for a page: one of its records has a letter already, two get new ones.
     let left = ["b", "c1", "c2"].map(letter);
     assert_eq!(redrive("c", &left).await, 0);
     assert_eq!(redrive("c1", &[]).await, 1);

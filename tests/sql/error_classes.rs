@@ -1,4 +1,4 @@
-//! What becomes of the errors of real databases: which are the fault of records, which are cured by time.
+//! The classification of errors of real databases: which are the fault of records, and which pass with time.
 
 use std::time::Duration;
 
@@ -14,9 +14,9 @@ use crate::{
 };
 
 on_each! {
-    what_breaks_a_rule_of_the_table_is_the_fault_of_records,
-    a_statement_that_is_wrong_says_nothing_about_the_page,
-    whoever_waits_too_long_for_others_is_tried_again,
+    constraint_violations_are_the_fault_of_records,
+    a_wrong_statement_is_not_the_fault_of_records,
+    a_lock_timeout_is_tried_again,
 }
 
 /// A value that stands for the secrets of a record.
@@ -28,10 +28,10 @@ const THINGS: &str = "CREATE TABLE parents (id BIGINT PRIMARY KEY);
         CONSTRAINT has_parent FOREIGN KEY (parent) REFERENCES parents (id));
     INSERT INTO things VALUES (1, 's3cret', 1, NULL), (2, 'other', 1, NULL)";
 
-/// What `?` makes of it.
+/// The page error that `?` makes of a failed result.
 #[track_caller]
 fn failure<T>(result: Result<T, sqlx::Error>) -> PageError {
-    let error = PageError::from(result.err().expect("it fails"));
+    let error = PageError::from(result.err().expect("the statement fails"));
     assert!(!error.message().contains(SECRET), "{error}");
     error
 }
@@ -55,7 +55,7 @@ async fn assert_fault_of_records<D: TestDatabase>(
     }
 }
 
-async fn what_breaks_a_rule_of_the_table_is_the_fault_of_records<D: TestDatabase>(home: Home<D>) {
+async fn constraint_violations_are_the_fault_of_records<D: TestDatabase>(home: Home<D>) {
     home.script(THINGS).await;
     let cases = [
         (
@@ -152,7 +152,7 @@ async fn values_that_do_not_fit_are_the_fault_of_records_in_sqlite() {
     assert_fault_of_records(&home, &cases).await;
 }
 
-async fn a_statement_that_is_wrong_says_nothing_about_the_page<D: TestDatabase>(home: Home<D>) {
+async fn a_wrong_statement_is_not_the_fault_of_records<D: TestDatabase>(home: Home<D>) {
     let wrong = [
         "SELEC 1",
         "SELECT nothing FROM data",
@@ -169,7 +169,7 @@ async fn a_statement_that_is_wrong_says_nothing_about_the_page<D: TestDatabase>(
     }
 }
 
-async fn whoever_waits_too_long_for_others_is_tried_again<D: TestDatabase>(home: Home<D>) {
+async fn a_lock_timeout_is_tried_again<D: TestDatabase>(home: Home<D>) {
     home.fill(2).await;
     let impatient = D::impatient(&home).await;
     let update = "UPDATE data SET x = 1 WHERE id = 1";
@@ -180,7 +180,7 @@ async fn whoever_waits_too_long_for_others_is_tried_again<D: TestDatabase>(home:
     assert_retryable(waited, "LockTimeout");
 }
 
-/// Two that wait for each other's row.
+/// Runs two transactions that wait for each other's row.
 async fn deadlock<D: TestDatabase>(home: &Home<D>) {
     home.fill(2).await;
     let (first, second) = (
@@ -208,20 +208,20 @@ async fn deadlock<D: TestDatabase>(home: &Home<D>) {
 }
 
 #[tokio::test]
-async fn whoever_loses_a_deadlock_is_tried_again_in_postgresql() {
+async fn the_victim_of_a_deadlock_is_tried_again_in_postgresql() {
     if let Some(home) = postgres("deadlock").await {
         deadlock(&home).await;
     }
 }
 
 #[tokio::test]
-async fn whoever_loses_a_deadlock_is_tried_again_in_mariadb() {
+async fn the_victim_of_a_deadlock_is_tried_again_in_mariadb() {
     if let Some(home) = mariadb("deadlock").await {
         deadlock(&home).await;
     }
 }
 
-/// Runs statements one after the other; the last must fail with the type.
+/// Runs statements one after the other, and asserts that the last one fails with this type.
 async fn assert_last_fails<D: TestDatabase>(
     connection: &mut D::Connection,
     statements: &[&'static str],
@@ -322,7 +322,7 @@ async fn conflicts_and_limits_of_sqlite_are_tried_again() {
 }
 
 #[tokio::test]
-async fn a_connection_that_was_killed_is_lost_in_postgresql() {
+async fn a_killed_connection_is_lost_in_postgresql() {
     let Some(home) = postgres("killed").await else {
         return;
     };
@@ -337,7 +337,7 @@ async fn a_connection_that_was_killed_is_lost_in_postgresql() {
 }
 
 #[tokio::test]
-async fn a_connection_that_was_killed_is_lost_in_mariadb() {
+async fn a_killed_connection_is_lost_in_mariadb() {
     let Some(home) = mariadb("killed").await else {
         return;
     };
@@ -354,7 +354,7 @@ async fn a_connection_that_was_killed_is_lost_in_mariadb() {
 const SHORT: Duration = Duration::from_millis(500);
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_stops_cannot_be_reached_postgresql() {
+async fn a_stopping_postgresql_server_is_unreachable() {
     let Some(server) = servers::Postgres::launch(false) else {
         return;
     };
@@ -382,7 +382,7 @@ async fn a_server_that_stops_cannot_be_reached_postgresql() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_stops_or_is_full_or_read_only_is_tried_again_mariadb() {
+async fn a_stopped_full_or_read_only_mariadb_server_is_tried_again() {
     let Some(server) = servers::MariaDb::launch(false) else {
         return;
     };

@@ -1,4 +1,4 @@
-//! The promise of the ledger: whatever attempts do, every row is changed exactly once.
+//! The promise of the ledger: in whatever order attempts run, every row is changed exactly once.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -20,18 +20,18 @@ use crate::{
 
 const ROWS: i64 = 30;
 
-/// What happens next to one stride of `ROWS` rows. An attempt is known by its place among all so far.
+/// A step of an attempt at one stride of `ROWS` rows. An attempt is named by its position among the latest ones.
 #[derive(Clone, Debug)]
 enum Step {
-    /// An attempt begins; its pages have so many rows.
+    /// A new attempt opens the stride. Its pages have this many rows.
     Open(i64),
-    /// It claims its next page, and changes the rows.
+    /// The attempt claims its next page, and changes the rows.
     Process(usize),
-    /// It commits.
+    /// The attempt commits.
     Commit(usize),
-    /// It commits, but the answer is lost on the way; it will try the page again.
+    /// The attempt commits, but the answer is lost, so that it tries the page again.
     CommitUnheard(usize),
-    /// Its transaction is dropped, as when its worker is lost.
+    /// The transaction of the attempt is dropped, as when its worker is lost.
     Drop(usize),
 }
 
@@ -59,7 +59,7 @@ impl Attempt {
         id: &StrideId,
         page_size: i64,
     ) -> Option<Self> {
-        // An impatient connection may be turned away while a page is being applied.
+        // Opening may time out while a page is being applied.
         let opened = ledger
             .open(id, None, Some(&token(ROWS)), false)
             .await
@@ -116,14 +116,14 @@ fn new_stride() -> StrideId {
     }
 }
 
-/// Finishes the stride, and looks at every row.
+/// Finishes the stride, and checks every row.
 async fn finish<D: TestDatabase>(home: &Home<D>, id: &StrideId) {
     let mut last = Attempt::open(&home.ledger, id, 7).await.unwrap();
     while last.at < ROWS {
         let before = last.at;
         last.process(&home.ledger, id).await;
         last.commit().await;
-        assert!(last.at > before, "nobody disturbs the last attempt");
+        assert!(last.at > before, "the last attempt should apply every page");
     }
     let once = home.number("SELECT count(*) FROM data WHERE x = 1").await;
     assert_eq!(once, ROWS);
@@ -139,7 +139,7 @@ async fn interleave<D: TestDatabase>(home: &Home<D>, ledger: &SqlLedger<D>, step
         if let Step::Open(page_size) = step {
             attempts.extend(Attempt::open(ledger, &id, *page_size).await);
         }
-        // The latest four, so that most steps meet somebody who can do something.
+        // Steps choose among the latest four attempts, so that most of them find one that can proceed.
         let count = attempts.len().min(4);
         let of = |n: &usize| attempts.len() - 1 - n % count;
         match step {
@@ -210,10 +210,10 @@ fn attempts_in_any_order_change_every_row_exactly_once_in_mariadb() {
 }
 
 on_each! {
-    attempts_that_race_change_every_row_exactly_once,
+    racing_attempts_change_every_row_exactly_once,
 }
 
-async fn attempts_that_race_change_every_row_exactly_once<D: TestDatabase>(home: Home<D>) {
+async fn racing_attempts_change_every_row_exactly_once<D: TestDatabase>(home: Home<D>) {
     for _ in 0..5 {
         home.fill(ROWS).await;
         let id = new_stride();
@@ -221,7 +221,8 @@ async fn attempts_that_race_change_every_row_exactly_once<D: TestDatabase>(home:
             let (home, id) = (&home, &id);
             async move {
                 let mut attempt = Attempt::open(&home.ledger, id, page_size).await.unwrap();
-                // Each goes on until it is fenced off or done; the smaller pages give way now and then.
+                // Each attempt runs until it is fenced off or done. Every fourth page is dropped, so that other
+                // attempts take over.
                 for page in 1.. {
                     let before = attempt.at;
                     attempt.process(&home.ledger, id).await;

@@ -1,4 +1,4 @@
-//! Workers that stand still, servers that stop, and transactions that end before their time.
+//! Workers that are suspended, servers that stop, and transactions that end early.
 
 use std::time::Duration;
 
@@ -18,22 +18,22 @@ use crate::{
 };
 
 #[tokio::test]
-async fn a_worker_that_stands_still_does_not_hold_its_stride_for_ever_in_postgresql() {
+async fn a_suspended_worker_does_not_hold_its_stride_forever_in_postgresql() {
     if let Some(home) = postgres("idle").await {
         let ledger = SqlLedger::<Postgres>::new(home.pool.clone());
-        stand_still(&home, ledger.idle_timeout(Duration::from_millis(300))).await;
+        suspend_worker(&home, ledger.idle_timeout(Duration::from_millis(300))).await;
     }
 }
 
 #[tokio::test]
-async fn a_worker_that_stands_still_does_not_hold_its_stride_for_ever_in_mariadb() {
+async fn a_suspended_worker_does_not_hold_its_stride_forever_in_mariadb() {
     if let Some(home) = mariadb("idle").await {
         let ledger = SqlLedger::<MySql>::new(home.pool.clone());
-        stand_still(&home, ledger.idle_timeout(Duration::from_millis(300))).await;
+        suspend_worker(&home, ledger.idle_timeout(Duration::from_millis(300))).await;
     }
 }
 
-async fn stand_still<D: TestDatabase>(home: &Home<D>, ledger: SqlLedger<D>) {
+async fn suspend_worker<D: TestDatabase>(home: &Home<D>, ledger: SqlLedger<D>) {
     home.fill(10).await;
     let (id, to) = (stride(0), token(10));
     let late = ledger.open(&id, None, Some(&to), false).await.unwrap();
@@ -41,7 +41,7 @@ async fn stand_still<D: TestDatabase>(home: &Home<D>, ledger: SqlLedger<D>) {
     let mut page = page.unwrap().unwrap();
     touch::<D>(page.as_mut(), 0, 10).await.unwrap();
 
-    // It says nothing more; the next attempt waits for its row.
+    // The worker sends no more statements; the next attempt waits for its row.
     let next = tokio::time::timeout(SOON, ledger.open(&id, None, Some(&to), false)).await;
     let next = next.unwrap().unwrap();
     assert_eq!((next.fence, next.applied_to), (late.fence + 1, None));
@@ -60,7 +60,7 @@ async fn stand_still<D: TestDatabase>(home: &Home<D>, ledger: SqlLedger<D>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_crash_of_postgresql_loses_the_page_or_keeps_all_of_it() {
-    // Told by the tests that share a cluster.
+    // The tests that share a cluster report a missing server.
     if let Some(server) = servers::Postgres::launch(false) {
         let home = home(server.pool("crash", 5).await, None).await;
         crash(&home, || server.restart(servers::Stop::Immediate)).await;
@@ -130,7 +130,7 @@ async fn a_redrive_whose_transaction_was_ended_by_hand_is_noticed<D: TestDatabas
     let ended = D::run_script(connection::<D>(redrive.as_mut()), "ROLLBACK").await;
     ended.unwrap();
     let recorded = redrive.record(&ItemCounts::default(), &[]).await;
-    // SQLite commits what follows, and cannot be asked.
+    // SQLite commits each later statement, and has no way to ask about the transaction.
     if D::NAME != "SQLite" {
         assert_eq!(recorded.unwrap_err().error_type(), "TransactionEnded");
         assert_eq!(home.ledger.settled("r").await.unwrap(), Some(0));
@@ -156,7 +156,7 @@ async fn a_page_that_was_rolled_back_by_a_deadlock_cannot_be_committed_in_mariad
     let mut page = page.unwrap().unwrap();
     touch::<MySql>(page.as_mut(), 0, 1).await.unwrap();
 
-    // Somebody who has changed more, so that the page is the victim.
+    // Another transaction has changed more rows, so that the page is the victim.
     let mut other = home.pool.begin().await.unwrap();
     let more = "INSERT INTO data WITH RECURSIVE n (id) AS (
             SELECT 100 UNION ALL SELECT id + 1 FROM n WHERE id < 900
@@ -165,14 +165,14 @@ async fn a_page_that_was_rolled_back_by_a_deadlock_cannot_be_committed_in_mariad
     MySql::run_script(&mut other, more).await.unwrap();
     let wait = MySql::run_script(&mut other, "UPDATE data SET x = 5 WHERE id = 1");
     let swallow = async {
-        // Whichever of the two waits last finds the deadlock.
+        // The one of the two that waits last finds the deadlock.
         touch::<MySql>(page.as_mut(), 1, 2).await
     };
     let (other_got_it, lost) = tokio::join!(wait, swallow);
     other_got_it.unwrap();
     let lost = temporal_batch::PageError::from(lost.unwrap_err());
     assert_eq!(lost.error_type(), "Deadlock");
-    // Processing goes on as if nothing had happened.
+    // Processing continues as if the statement had succeeded.
     let error = page.record(&ItemCounts::default(), &[]).await.unwrap_err();
     assert_eq!(error.error_type(), "TransactionEnded");
     drop(page);

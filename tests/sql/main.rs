@@ -1,9 +1,8 @@
-//! The page ledger in SQLite, PostgreSQL and MariaDB: every claim is tested on each. And the throttle on
+//! The page ledger in SQLite, PostgreSQL and MariaDB, where every claim is tested on each of them; and the throttle on
 //! PostgreSQL.
 
 mod database;
 mod dead_letters;
-mod elsewhere;
 mod error_classes;
 mod exactly_once;
 mod faults;
@@ -14,6 +13,7 @@ mod schema;
 mod stride_ends;
 mod throttle;
 mod throwaway_servers;
+mod wrong_database;
 
 #[path = "../support/mod.rs"]
 mod support;

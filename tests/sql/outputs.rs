@@ -1,4 +1,4 @@
-//! What pages put out, kept with them.
+//! Outputs of pages, kept with their pages.
 
 use serde_json::{Value, json};
 use temporal_batch::{
@@ -14,9 +14,9 @@ use crate::{
 };
 
 on_each! {
-    what_a_page_puts_out_is_kept_with_it_and_found_by_its_extent,
-    what_a_page_puts_out_is_rolled_back_with_it,
-    a_ledger_from_before_there_were_outputs_is_needed_for_nothing_else,
+    outputs_are_kept_with_their_page_and_found_by_its_position,
+    outputs_are_rolled_back_with_their_page,
+    a_ledger_without_the_table_of_outputs_works_for_everything_else,
 }
 
 fn items(processed: u64) -> ItemCounts {
@@ -26,7 +26,7 @@ fn items(processed: u64) -> ItemCounts {
     }
 }
 
-/// Applies the rows up to `to`, ten at a time, and puts something out for each page.
+/// Applies the rows up to `to`, ten at a time, with one output for each page.
 async fn apply<D: TestDatabase>(home: &Home<D>, from: i64, to: i64) {
     let id = stride(0);
     let fence = home
@@ -55,7 +55,7 @@ fn after(outputs: &[Value]) -> Vec<i64> {
         .collect()
 }
 
-async fn what_a_page_puts_out_is_kept_with_it_and_found_by_its_extent<D: TestDatabase>(
+async fn outputs_are_kept_with_their_page_and_found_by_its_position<D: TestDatabase>(
     home: Home<D>,
 ) {
     apply(&home, 0, 120).await;
@@ -63,7 +63,7 @@ async fn what_a_page_puts_out_is_kept_with_it_and_found_by_its_extent<D: TestDat
     let expected: Vec<i64> = (0..120).step_by(10).collect();
     assert_eq!(after(&all), expected, "in order");
     assert_eq!(all[0]["text"], "ß \u{1f680} '");
-    // What the controller has counted is not told again, wherever it stands.
+    // Outputs that the controller has counted are not returned again, however many there are.
     for pages in 0..=12u64 {
         let counted = StrideTotals {
             pages,
@@ -83,7 +83,7 @@ async fn what_a_page_puts_out_is_kept_with_it_and_found_by_its_extent<D: TestDat
     );
 }
 
-async fn what_a_page_puts_out_is_rolled_back_with_it<D: TestDatabase>(home: Home<D>) {
+async fn outputs_are_rolled_back_with_their_page<D: TestDatabase>(home: Home<D>) {
     let id = stride(0);
     let fence = home
         .ledger
@@ -102,7 +102,7 @@ async fn what_a_page_puts_out_is_rolled_back_with_it<D: TestDatabase>(home: Home
     assert_eq!(home.ledger.outputs(&id, 0).await.unwrap().len(), 2);
 }
 
-async fn a_ledger_from_before_there_were_outputs_is_needed_for_nothing_else<D: TestDatabase>(
+async fn a_ledger_without_the_table_of_outputs_works_for_everything_else<D: TestDatabase>(
     home: Home<D>,
 ) {
     home.script("DROP TABLE temporal_batch_output").await;

@@ -17,11 +17,11 @@ on_each! {
     a_fenced_off_attempt_gets_no_transaction,
     a_page_from_another_position_gets_no_transaction,
     an_applied_page_is_not_applied_again,
-    a_dropped_transaction_leaves_nothing,
-    a_later_attempt_goes_on_with_other_pages,
-    tokens_are_told_apart_by_their_bytes,
-    a_token_may_be_as_long_as_a_token_can_be,
-    after_the_end_of_the_data_nothing_is_applied,
+    a_dropped_transaction_leaves_no_changes,
+    a_later_attempt_continues_with_other_pages,
+    tokens_are_compared_by_their_bytes,
+    tokens_of_the_maximum_length_are_kept,
+    no_page_is_applied_after_the_end_of_the_data,
     a_page_without_an_end_is_refused,
     a_failed_statement_that_is_swallowed_loses_no_part_of_its_page,
     a_transaction_that_was_ended_by_hand_is_noticed,
@@ -76,8 +76,8 @@ async fn opening_a_stride_raises_its_fence_and_keeps_the_rest<D: TestDatabase>(h
         .await;
     let second = second.unwrap();
     assert_eq!(second.fence, 2);
-    assert_eq!(second.applied_to, Some(token(3)), "the start counts once");
-    assert_eq!(second.end, Some(token(9)), "the first end that is known");
+    assert_eq!(second.applied_to, Some(token(3)), "the start is unchanged");
+    assert_eq!(second.end, Some(token(9)), "the first known end");
     let third = home.ledger.open(&id, None, None, false).await.unwrap();
     assert_eq!((third.fence, third.end), (3, Some(token(9))));
 }
@@ -127,7 +127,7 @@ async fn an_applied_page_is_not_applied_again<D: TestDatabase>(home: Home<D>) {
     assert!(again.unwrap().is_none());
 }
 
-async fn a_dropped_transaction_leaves_nothing<D: TestDatabase>(home: Home<D>) {
+async fn a_dropped_transaction_leaves_no_changes<D: TestDatabase>(home: Home<D>) {
     home.fill(HUNDRED).await;
     let fence = opened(&home).await.fence;
     let (id, to) = (stride(0), token(10));
@@ -149,7 +149,7 @@ async fn a_dropped_transaction_leaves_nothing<D: TestDatabase>(home: Home<D>) {
     );
 }
 
-async fn a_later_attempt_goes_on_with_other_pages<D: TestDatabase>(home: Home<D>) {
+async fn a_later_attempt_continues_with_other_pages<D: TestDatabase>(home: Home<D>) {
     home.fill(HUNDRED).await;
     let id = stride(0);
     for (size, pages) in [(10, 3), (25, 1), (45, 1)] {
@@ -195,8 +195,8 @@ async fn a_later_attempt_goes_on_with_other_pages<D: TestDatabase>(home: Home<D>
     );
 }
 
-async fn tokens_are_told_apart_by_their_bytes<D: TestDatabase>(home: Home<D>) {
-    // To one collation or another these are the same.
+async fn tokens_are_compared_by_their_bytes<D: TestDatabase>(home: Home<D>) {
+    // Each pair is equal in one collation or another.
     let alike = [
         "e", "E", "\u{e9}", "e\u{301}", "e ", "e\u{0}", "\u{fb00}", "ff",
     ];
@@ -219,7 +219,7 @@ async fn tokens_are_told_apart_by_their_bytes<D: TestDatabase>(home: Home<D>) {
     }
 }
 
-async fn a_token_may_be_as_long_as_a_token_can_be<D: TestDatabase>(home: Home<D>) {
+async fn tokens_of_the_maximum_length_are_kept<D: TestDatabase>(home: Home<D>) {
     let long = |last: &str| {
         let text = format!("{}{last}", "\u{1f680}".repeat(255));
         PageToken::encode(&text).unwrap()
@@ -241,7 +241,7 @@ async fn a_token_may_be_as_long_as_a_token_can_be<D: TestDatabase>(home: Home<D>
     assert_eq!((found.applied_to, found.end), (Some(to.clone()), Some(to)));
 }
 
-async fn after_the_end_of_the_data_nothing_is_applied<D: TestDatabase>(home: Home<D>) {
+async fn no_page_is_applied_after_the_end_of_the_data<D: TestDatabase>(home: Home<D>) {
     let id = stride(0);
     let fence = home
         .ledger
@@ -275,7 +275,7 @@ async fn after_the_end_of_the_data_nothing_is_applied<D: TestDatabase>(home: Hom
     assert_eq!(
         found.applied_to,
         Some(from),
-        "the last cursor that is known"
+        "the last known cursor should be kept"
     );
 }
 
@@ -296,8 +296,8 @@ async fn a_page_without_an_end_is_refused<D: TestDatabase>(home: Home<D>) {
     assert!(!error.is_retryable());
 }
 
-/// After a failed statement PostgreSQL keeps nothing of the transaction, and it is noticed. MariaDB and SQLite undo the
-/// statement alone, and the page goes on: whatever else it has done is committed, once and with its claim.
+/// After a failed statement PostgreSQL rolls the transaction back, which is noticed. MariaDB and SQLite undo only the
+/// statement, and the page continues: its other changes are committed, once and with its claim.
 async fn a_failed_statement_that_is_swallowed_loses_no_part_of_its_page<D: TestDatabase>(
     home: Home<D>,
 ) {

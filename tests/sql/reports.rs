@@ -1,4 +1,4 @@
-//! Final reports, and what may be forgotten after them.
+//! Final reports, and the rows that may be deleted after them.
 
 use temporal_batch::{
     BatchReport, Outcome, Timestamp,
@@ -11,14 +11,14 @@ use crate::{
 };
 
 on_each! {
-    reports_come_back_the_latest_first,
-    a_report_that_is_kept_again_replaces_the_first,
-    strides_of_batch_runs_that_ended_long_ago_can_be_forgotten,
+    reports_are_listed_latest_first,
+    a_report_kept_again_replaces_the_first,
+    strides_of_batch_runs_that_ended_long_ago_can_be_pruned,
     strides_of_a_batch_that_may_be_continued_are_kept,
-    many_strides_of_many_batch_runs_can_be_forgotten,
+    many_strides_of_many_batch_runs_can_be_pruned,
 }
 
-/// As Temporal hands it out; what a later version adds has a default.
+/// A report as Temporal stores it. Fields of later versions have defaults.
 pub fn report(batch_run: &str, ended_at: u64) -> BatchReport {
     let report = serde_json::json!({
         "outcome": "completed_with_failures",
@@ -36,7 +36,7 @@ pub fn report(batch_run: &str, ended_at: u64) -> BatchReport {
     serde_json::from_value(report).unwrap()
 }
 
-async fn reports_come_back_the_latest_first<D: TestDatabase>(home: Home<D>) {
+async fn reports_are_listed_latest_first<D: TestDatabase>(home: Home<D>) {
     let (first, second) = (report("run-z", 10), report("run-a", 20));
     let mut other = report("run-o", 15);
     other.progress.batch_id = "another".to_owned();
@@ -48,7 +48,7 @@ async fn reports_come_back_the_latest_first<D: TestDatabase>(home: Home<D>) {
     assert_eq!(home.ledger.reports("nobody's").await.unwrap(), []);
 }
 
-async fn a_report_that_is_kept_again_replaces_the_first<D: TestDatabase>(home: Home<D>) {
+async fn a_report_kept_again_replaces_the_first<D: TestDatabase>(home: Home<D>) {
     home.ledger.keep_report(&report("run-1", 10)).await.unwrap();
     let mut again = report("run-1", 11);
     again.outcome = Outcome::Cancelled;
@@ -57,9 +57,7 @@ async fn a_report_that_is_kept_again_replaces_the_first<D: TestDatabase>(home: H
     assert_eq!(home.ledger.reports("batch").await.unwrap(), [again]);
 }
 
-async fn strides_of_batch_runs_that_ended_long_ago_can_be_forgotten<D: TestDatabase>(
-    home: Home<D>,
-) {
+async fn strides_of_batch_runs_that_ended_long_ago_can_be_pruned<D: TestDatabase>(home: Home<D>) {
     for batch_run in ["old", "recent", "running"] {
         for stride in [0, 1] {
             let id = StrideId {
@@ -83,7 +81,7 @@ async fn strides_of_batch_runs_that_ended_long_ago_can_be_forgotten<D: TestDatab
     assert_eq!(home.ledger.reports("batch").await.unwrap().len(), 2);
 }
 
-/// A batch that was stopped runs on in the same batch run, under the report of its first end.
+/// A stopped batch may be continued in the same batch run, under the report of its first end.
 async fn strides_of_a_batch_that_may_be_continued_are_kept<D: TestDatabase>(home: Home<D>) {
     for outcome in ["failed", "stopped", "cancelled"] {
         let id = StrideId {
@@ -99,7 +97,7 @@ async fn strides_of_a_batch_that_may_be_continued_are_kept<D: TestDatabase>(home
     let soon = Timestamp(u64::MAX / 2);
     let ledger = &home.ledger;
     assert_eq!(ledger.prune(soon).await.unwrap(), 0);
-    // Each of them was worked on after that time.
+    // Each batch was worked on after that time.
     assert_eq!(ledger.prune_unfinished(Timestamp(20)).await.unwrap(), 0);
     home.script("UPDATE temporal_batch_stride SET updated_at = 19 WHERE batch_run <> 'failed'")
         .await;
@@ -107,7 +105,7 @@ async fn strides_of_a_batch_that_may_be_continued_are_kept<D: TestDatabase>(home
     assert_eq!(ledger.prune_unfinished(soon).await.unwrap(), 1);
 }
 
-async fn many_strides_of_many_batch_runs_can_be_forgotten<D: TestDatabase>(home: Home<D>) {
+async fn many_strides_of_many_batch_runs_can_be_pruned<D: TestDatabase>(home: Home<D>) {
     home.script(
         "INSERT INTO temporal_batch_stride (batch_run, stride, batch_id, fence, ends_data, pages,
             pages_failed, processed, changed, skipped, failed, updated_at)

@@ -1,4 +1,4 @@
-//! The tables: made when somebody says so, and missed with a clear word.
+//! The tables of the ledger: created only on request, and reported clearly when they are missing.
 
 use sqlx::Postgres;
 use temporal_batch::{
@@ -13,8 +13,8 @@ use crate::{
 };
 
 on_each! {
-    everything_says_that_the_tables_are_missing,
-    the_schema_can_be_applied_by_several_at_once,
+    every_call_says_that_the_tables_are_missing,
+    the_schema_can_be_applied_by_several_clients_at_once,
     the_schema_is_what_schema_sql_says,
 }
 
@@ -27,7 +27,7 @@ async fn drop_tables<D: TestDatabase>(home: &Home<D>) {
     .await;
 }
 
-async fn everything_says_that_the_tables_are_missing<D: TestDatabase>(home: Home<D>) {
+async fn every_call_says_that_the_tables_are_missing<D: TestDatabase>(home: Home<D>) {
     drop_tables(&home).await;
     let (ledger, id, to) = (&home.ledger, stride(0), token(1));
     let claim = PageClaim {
@@ -74,7 +74,7 @@ async fn everything_says_that_the_tables_are_missing<D: TestDatabase>(home: Home
     ledger.open(&id, None, None, false).await.unwrap();
 }
 
-async fn the_schema_can_be_applied_by_several_at_once<D: TestDatabase>(home: Home<D>) {
+async fn the_schema_can_be_applied_by_several_clients_at_once<D: TestDatabase>(home: Home<D>) {
     for _ in 0..5 {
         drop_tables(&home).await;
         let all = futures::future::join_all((0..8).map(|_| home.ledger.apply_schema()));
@@ -117,7 +117,7 @@ async fn the_tables_can_be_in_a_schema_of_postgresql() {
 }
 
 #[tokio::test]
-async fn a_schema_that_is_no_name_is_refused() {
+async fn an_invalid_schema_name_is_refused() {
     let pool = sqlx::PgPool::connect_lazy("postgres://127.0.0.1:1/none").unwrap();
     for name in ["", "a\0b", "line\nbreak", &"x".repeat(64)] {
         let refused = SqlLedger::new(pool.clone()).schema(name).unwrap_err();

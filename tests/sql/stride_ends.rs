@@ -1,4 +1,4 @@
-//! Where strides end.
+//! The ends of strides.
 
 use temporal_batch::{PageToken, store::PageLedger};
 
@@ -8,12 +8,12 @@ use crate::{
 };
 
 on_each! {
-    the_first_word_about_an_end_counts,
-    the_ends_of_the_strides_that_follow_are_kept_too,
+    the_first_recorded_end_counts,
+    ends_of_following_strides_are_kept_too,
     a_gap_ends_the_chain,
     a_fenced_off_attempt_cannot_cut,
-    of_two_that_cut_at_once_one_is_first,
-    a_chain_is_a_hundred_long_at_most,
+    two_cuts_at_once_agree_on_the_first,
+    a_chain_has_at_most_a_hundred_strides,
 }
 
 fn tokens(cursors: impl IntoIterator<Item = i64>) -> Vec<PageToken> {
@@ -28,7 +28,7 @@ async fn fence_of<D: TestDatabase>(home: &Home<D>, number: u64) -> i64 {
         .fence
 }
 
-async fn the_first_word_about_an_end_counts<D: TestDatabase>(home: Home<D>) {
+async fn the_first_recorded_end_counts<D: TestDatabase>(home: Home<D>) {
     let id = stride(0);
     let fence = fence_of(&home, 0).await;
     let cut = home.ledger.cut(&id, fence, &tokens([10])).await.unwrap();
@@ -44,14 +44,14 @@ async fn the_first_word_about_an_end_counts<D: TestDatabase>(home: Home<D>) {
     assert_eq!(found.end, Some(token(10)));
 }
 
-async fn the_ends_of_the_strides_that_follow_are_kept_too<D: TestDatabase>(home: Home<D>) {
+async fn ends_of_following_strides_are_kept_too<D: TestDatabase>(home: Home<D>) {
     let fence = fence_of(&home, 4).await;
     let ends = tokens([10, 20, 30]);
     let cut = home.ledger.cut(&stride(4), fence, &ends).await.unwrap();
     assert_eq!(cut, ends);
     let again = home.ledger.cut(&stride(4), fence, &tokens([11])).await;
     assert_eq!(again.unwrap(), ends);
-    // They are opened as they were cut, and may be cut no more.
+    // The strides are opened with the ends of the cut, and cannot be cut again.
     let fifth = home
         .ledger
         .open(&stride(5), Some(&token(10)), None, false)
@@ -72,7 +72,7 @@ async fn the_ends_of_the_strides_that_follow_are_kept_too<D: TestDatabase>(home:
         .cut(&stride(6), sixth.fence, &tokens([31]))
         .await;
     assert_eq!(kept.unwrap(), tokens([30]));
-    // The seventh starts at 30; nobody knows where it ends.
+    // The seventh stride starts at 30, and its end is unknown.
     let seventh = home
         .ledger
         .open(&stride(7), Some(&token(30)), None, false)
@@ -106,7 +106,7 @@ async fn a_gap_ends_the_chain<D: TestDatabase>(home: Home<D>) {
     assert_eq!(
         kept,
         tokens([10, 20]),
-        "the third is known, but not its end"
+        "the end of the third stride should stay unknown"
     );
 }
 
@@ -124,14 +124,14 @@ async fn a_fenced_off_attempt_cannot_cut<D: TestDatabase>(home: Home<D>) {
         ends
     );
     let error = home.ledger.cut(&stride(0), late, &ends).await.unwrap_err();
-    assert_eq!(error.error_type(), "FencedOff", "with a kept end too");
+    assert_eq!(error.error_type(), "FencedOff", "even with a kept end");
     let strides = home
         .number("SELECT count(*) FROM temporal_batch_stride")
         .await;
     assert_eq!(strides, 1);
 }
 
-async fn of_two_that_cut_at_once_one_is_first<D: TestDatabase>(home: Home<D>) {
+async fn two_cuts_at_once_agree_on_the_first<D: TestDatabase>(home: Home<D>) {
     for number in 0..10 {
         let id = stride(number * 10);
         let fence = fence_of(&home, id.stride).await;
@@ -146,7 +146,7 @@ async fn of_two_that_cut_at_once_one_is_first<D: TestDatabase>(home: Home<D>) {
     }
 }
 
-async fn a_chain_is_a_hundred_long_at_most<D: TestDatabase>(home: Home<D>) {
+async fn a_chain_has_at_most_a_hundred_strides<D: TestDatabase>(home: Home<D>) {
     let fence = fence_of(&home, 0).await;
     let ends = tokens(1..=150);
     assert_eq!(

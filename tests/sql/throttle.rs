@@ -1,4 +1,4 @@
-//! The throttle on PostgreSQL: each check, against what it looks at.
+//! The throttle on PostgreSQL: each check, against the state that it measures.
 
 use std::{
     future::Future,
@@ -19,8 +19,8 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use crate::support::servers::{Postgres, Stop};
 
-/// A server of which nobody else is a client: what is counted is counted for the whole server.
-async fn quiet() -> Option<(&'static Postgres, MutexGuard<'static, ()>)> {
+/// A server with no other client, since the checks count clients of the whole server.
+async fn exclusive_server() -> Option<(&'static Postgres, MutexGuard<'static, ()>)> {
     static SERVER: OnceLock<Option<Postgres>> = OnceLock::new();
     static TURN: Mutex<()> = Mutex::const_new(());
     let turn = TURN.lock().await;
@@ -40,7 +40,7 @@ fn throttle(
         .unwrap()
 }
 
-/// What it says, or why it says nothing.
+/// The verdict, or the error with its causes.
 async fn ask(throttle: &PostgresThrottle) -> Result<Verdict, String> {
     throttle.ask().await.map_err(|error| {
         let mut text = error.to_string();
@@ -115,8 +115,8 @@ async fn pool_of(url: &str) -> PgPool {
 }
 
 #[tokio::test]
-async fn an_old_transaction_holds_unless_it_is_of_a_batch() {
-    let Some((server, _turn)) = quiet().await else {
+async fn an_old_transaction_holds_unless_it_belongs_to_a_batch() {
+    let Some((server, _turn)) = exclusive_server().await else {
         return;
     };
     let url = server.database("transaction_age").await;
@@ -139,11 +139,11 @@ async fn an_old_transaction_holds_unless_it_is_of_a_batch() {
     assert_eq!(
         ask(&old).await,
         Ok(Verdict::Go),
-        "the batch does not wait for itself"
+        "the batch waits for itself"
     );
 
-    let mut somebody = connect_as("report", &url).await;
-    somebody.execute(sqlx::raw_sql(begin)).await.unwrap();
+    let mut report = connect_as("report", &url).await;
+    report.execute(sqlx::raw_sql(begin)).await.unwrap();
     let reason = until_held(&old, "an old transaction").await;
     let age = figure(&reason, "oldest transaction ", " s > 0.3 s");
     assert!((0.3..60.0).contains(&age), "{reason}");
@@ -157,13 +157,13 @@ async fn an_old_transaction_holds_unless_it_is_of_a_batch() {
         }
         other => panic!("{other:?}"),
     }
-    somebody.execute("ROLLBACK").await.unwrap();
+    report.execute("ROLLBACK").await.unwrap();
     until_go(&old, "the end of the transaction").await;
 }
 
 #[tokio::test]
-async fn sessions_that_wait_for_locks_hold() {
-    let Some((server, _turn)) = quiet().await else {
+async fn sessions_waiting_for_locks_hold() {
+    let Some((server, _turn)) = exclusive_server().await else {
         return;
     };
     let url = server.database("locks").await;
@@ -184,24 +184,24 @@ async fn sessions_that_wait_for_locks_hold() {
                 .unwrap();
         }));
     }
-    let reason = until_held(&waiting, "two who wait").await;
+    let reason = until_held(&waiting, "two waiting sessions").await;
     assert_eq!(reason, "2 transactions wait for locks > 1");
     owner.execute("ROLLBACK").await.unwrap();
     for session in blocked {
         session.await.unwrap();
     }
-    until_go(&waiting, "nobody who waits").await;
+    until_go(&waiting, "no waiting session").await;
 }
 
 #[tokio::test]
-async fn active_sessions_hold_and_the_own_one_does_not() {
-    let Some((server, _turn)) = quiet().await else {
+async fn active_sessions_hold_except_the_throttle_itself() {
+    let Some((server, _turn)) = exclusive_server().await else {
         return;
     };
     let url = server.database("active").await;
     let pool = pool_of(&url).await;
     let active = throttle(&pool, |t| t.max_active_connections(0));
-    until_go(&active, "nobody else").await;
+    until_go(&active, "no other session").await;
     let mut session = connect_as("sleeper", &url).await;
     let sleeps = tokio::spawn(async move { session.execute("SELECT pg_sleep(600)").await });
     let reason = until_held(&active, "an active session").await;
@@ -214,8 +214,8 @@ async fn active_sessions_hold_and_the_own_one_does_not() {
 }
 
 #[tokio::test]
-async fn writing_much_holds_until_it_is_over() {
-    let Some((server, _turn)) = quiet().await else {
+async fn heavy_writing_holds_until_it_is_over() {
+    let Some((server, _turn)) = exclusive_server().await else {
         return;
     };
     let url = server.database("wal").await;
@@ -225,7 +225,7 @@ async fn writing_much_holds_until_it_is_over() {
     assert_eq!(
         ask(&writing).await,
         Ok(Verdict::Go),
-        "one look knows no rate"
+        "one look should not know a rate"
     );
     let write = || async {
         let write = "INSERT INTO t SELECT repeat('x', 1000) FROM generate_series(1, 10000)";
@@ -244,7 +244,7 @@ async fn writing_much_holds_until_it_is_over() {
 }
 
 #[tokio::test]
-async fn a_query_objects_above_its_limit() {
+async fn a_query_holds_above_its_limit() {
     let Some(server) = Postgres::shared() else {
         return;
     };
@@ -290,7 +290,7 @@ async fn a_query_objects_above_its_limit() {
         let expected = reason.map_or(Verdict::Go, |reason| Verdict::Hold {
             reason: reason.to_owned(),
         });
-        // The second time it is known to the server.
+        // The second time, the statement is already prepared on the server.
         for _ in 0..2 {
             assert_eq!(ask(&throttle).await, Ok(expected.clone()), "{sql}");
         }
@@ -307,7 +307,7 @@ async fn a_query_objects_above_its_limit() {
 }
 
 #[tokio::test]
-async fn a_query_that_is_none_fails_and_says_why() {
+async fn an_invalid_query_fails_and_says_why() {
     let Some(server) = Postgres::shared() else {
         return;
     };
@@ -347,12 +347,12 @@ async fn a_query_that_is_none_fails_and_says_why() {
     assert_eq!(
         ask(&good).await,
         Ok(Verdict::Go),
-        "its only connection is as good as new"
+        "the only connection should work again"
     );
 }
 
 #[tokio::test]
-async fn an_ask_that_is_dropped_leaves_nothing_behind() {
+async fn a_dropped_question_leaves_no_session_behind() {
     let Some(server) = Postgres::shared() else {
         return;
     };
@@ -382,7 +382,7 @@ async fn an_ask_that_is_dropped_leaves_nothing_behind() {
 }
 
 #[tokio::test]
-async fn without_the_right_role_an_ask_says_which() {
+async fn a_missing_role_is_named() {
     let Some(server) = Postgres::shared() else {
         return;
     };
@@ -417,7 +417,7 @@ async fn without_the_right_role_an_ask_says_which() {
 }
 
 #[tokio::test]
-async fn the_hardest_verdict_counts() {
+async fn the_strictest_verdict_counts() {
     let Some(server) = Postgres::shared() else {
         return;
     };
@@ -435,7 +435,7 @@ async fn the_hardest_verdict_counts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_replica_that_lags_or_is_missing_holds() {
+async fn a_lagging_or_missing_replica_holds() {
     let Some(primary) = Postgres::launch(false) else {
         return Postgres::skip();
     };
@@ -473,7 +473,7 @@ async fn a_replica_that_lags_or_is_missing_holds() {
         Ok(Verdict::Slow { factor, .. }) => assert_eq!(factor, 0.99),
         other => panic!("{other:?}"),
     }
-    // A server that is quiet says no more of its lag than one that is busy.
+    // A server that is idle looks the same as one that is busy: without new writes the lag stays visible.
     assert!(matches!(ask(&from_primary).await, Ok(Verdict::Hold { .. })));
     there
         .execute("SELECT pg_wal_replay_resume()")
@@ -486,10 +486,10 @@ async fn a_replica_that_lags_or_is_missing_holds() {
     replica.stop(Stop::Fast);
     let reason = until_held(&from_primary, "a missing replica").await;
     assert_eq!(reason, "0 of 1 replicas stream");
-    assert_eq!(ask(&only_lag).await, Ok(Verdict::Go), "nobody lags");
+    assert_eq!(ask(&only_lag).await, Ok(Verdict::Go), "no replica lags");
     replica.start();
     until_go(&from_primary, "the replica").await;
-    until_go(&from_replica, "its own word").await;
+    until_go(&from_replica, "the replica, which answers again").await;
 
     primary.stop(Stop::Fast);
     let reason = until_held(&from_replica, "a replica that is cut off").await;
@@ -499,7 +499,7 @@ async fn a_replica_that_lags_or_is_missing_holds() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_that_is_gone_is_an_error_in_time_and_answers_when_it_is_back() {
+async fn an_unreachable_server_is_an_error_within_the_timeout_until_it_is_back() {
     let Some(server) = Postgres::launch(false) else {
         return Postgres::skip();
     };

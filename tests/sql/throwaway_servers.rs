@@ -1,4 +1,4 @@
-//! The throwaway servers themselves.
+//! Throwaway servers end with their test process, and keep committed data over a crash.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -13,7 +13,7 @@ use crate::{
     support::servers::{MariaDb, Postgres},
 };
 
-/// Set in a process that is to be killed.
+/// The variable that is set in the process to be killed.
 const VICTIM: &str = "TEMPORAL_BATCH_TEST_VICTIM";
 
 #[test]
@@ -36,13 +36,13 @@ fn a_killed_test_process_leaves_no_mariadb_behind() {
     }
 }
 
-/// Tells what should be gone, and waits to be killed.
+/// Prints the port and folder that should disappear, and waits to be killed.
 fn await_the_end(port: u16, folder: &std::path::Path) {
     println!("\nvictim\t{port}\t{}", folder.display());
     let _ = std::io::stdin().read_to_end(&mut Vec::new());
 }
 
-/// Runs a test of this binary in a process that is killed.
+/// Runs a test of this binary in a process, and kills it.
 fn kill(test: &str) {
     let mut victim = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "--nocapture", test])
@@ -98,7 +98,7 @@ fn a_dropped_mariadb_is_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_written_outlives_a_crash_of_mariadb() {
+async fn committed_rows_outlive_a_crash_of_mariadb() {
     let Some(server) = MariaDb::launch(false) else {
         return;
     };

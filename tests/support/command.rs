@@ -1,4 +1,4 @@
-//! The built command as its users run it.
+//! The built command, run as users run it.
 
 use std::{
     borrow::BorrowMut,
@@ -12,30 +12,30 @@ use std::{
 
 use super::dev_server::server_address;
 
-/// Longest wait for anything that a command does; what takes longer hangs.
+/// The longest wait for a command. A command that takes longer hangs.
 pub const LIMIT: Duration = Duration::from_secs(120);
 
-/// Longest wait for a build.
+/// The longest wait for a build.
 pub const BUILD_LIMIT: Duration = Duration::from_secs(1_200);
 
-/// The command, as Cargo has built it for the tests.
+/// The path of the command that Cargo has built for the tests.
 pub fn binary() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_temporal-batch"))
 }
 
-/// A command that knows of no server.
+/// A command without a server.
 pub fn offline(args: &[&str]) -> Command {
     of_binary(binary(), args)
 }
 
-/// A command that talks to the server of the tests.
+/// A command that is connected to the server of the tests.
 pub fn online(args: &[&str]) -> Command {
     let mut command = offline(args);
     command.env("TEMPORAL_ADDRESS", server_address());
     command
 }
 
-/// Another program that talks to no server.
+/// Another program without a server.
 pub fn of_binary(binary: &Path, args: &[&str]) -> Command {
     let mut command = Command::new(binary);
     without_settings(&mut command);
@@ -46,12 +46,12 @@ pub fn of_binary(binary: &Path, args: &[&str]) -> Command {
     command
 }
 
-/// A line as a shell takes it, which finds the command by its name and talks to the server of the tests.
+/// A line for a shell, which finds the command by its name and is connected to the server of the tests.
 pub fn of_shell(line: &str) -> Command {
     of_shell_in(binary().parent().unwrap(), line)
 }
 
-/// The same with the programs in another folder.
+/// A line for a shell, which finds the programs in another folder.
 pub fn of_shell_in(programs: &Path, line: &str) -> Command {
     let mut path = vec![programs.to_owned()];
     let others = std::env::var_os("PATH").unwrap_or_default();
@@ -63,12 +63,12 @@ pub fn of_shell_in(programs: &Path, line: &str) -> Command {
     command
 }
 
-/// Takes away the settings of the user who runs the tests, and what Cargo tells its tests: that would make another Cargo
-/// build dependencies again.
+/// Removes the settings of the user who runs the tests, and the variables that Cargo sets for tests: these would make
+/// another Cargo build dependencies again.
 pub fn without_settings(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         let text = name.to_string_lossy();
-        // The place of the Temporal CLI stays known.
+        // The path of the Temporal CLI is kept.
         let kept = matches!(&*text, "TEMPORAL_CLI_PATH" | "TEMPORAL_BATCH_CACHE_DIR");
         let kinds = [
             "TEMPORAL_",
@@ -93,10 +93,10 @@ pub fn without_settings(command: &mut Command) {
     }
 }
 
-/// How a command ended.
+/// The result of a command that has ended.
 #[derive(Clone, Debug)]
 pub struct Ended {
-    /// `None`: by a signal.
+    /// The exit status. `None` if a signal ended the command.
     pub status: Option<i32>,
     pub out: String,
     pub err: String,
@@ -109,7 +109,7 @@ impl Ended {
         self
     }
 
-    /// The last line of its output.
+    /// The last line of the output, as JSON.
     #[track_caller]
     pub fn json(&self) -> serde_json::Value {
         let last = self.out.lines().last();
@@ -117,7 +117,7 @@ impl Ended {
         serde_json::from_str(last).unwrap()
     }
 
-    /// Asserts that it did nothing and said why, with these parts.
+    /// Asserts that the command did nothing and said why, with these parts.
     #[track_caller]
     pub fn refused(&self, code: i32, parts: &[&str]) {
         let message = &self.err;
@@ -135,7 +135,7 @@ pub fn run(command: impl BorrowMut<Command>) -> Ended {
     start(command).ended()
 }
 
-/// The same in a test with a runtime, whose other tasks go on.
+/// Runs a command to its end in a test with a runtime, whose other tasks continue.
 pub async fn run_aside(command: impl BorrowMut<Command>) -> Ended {
     start(command).ended_aside().await
 }
@@ -151,7 +151,7 @@ pub fn start(mut command: impl BorrowMut<Command>) -> Running {
     }
 }
 
-/// Starts a command whose standard output is closed from the start.
+/// Starts a command whose standard output is closed from the beginning.
 pub fn start_unread(mut command: impl BorrowMut<Command>) -> Running {
     let mut child = spawn(command.borrow_mut());
     drop(child.stdout.take());
@@ -167,7 +167,7 @@ fn spawn(command: &mut Command) -> Child {
     command.spawn().unwrap()
 }
 
-/// A process that does not outlive its test.
+/// A process that ends with its test.
 pub struct Running {
     child: Child,
     pub out: Stream,
@@ -179,18 +179,18 @@ impl Running {
         self.child.id()
     }
 
-    /// What it has said so far on standard error.
+    /// The standard error of the process so far.
     pub fn said(&self) -> String {
         self.err.so_far()
     }
 
-    /// Waits until it has said something.
+    /// Waits until the process has written this to standard error.
     #[track_caller]
     pub fn says(&self, part: &str) {
         self.err.says(part);
     }
 
-    /// What a test types, where the command was given a pipe.
+    /// The standard input of a command that was given a pipe.
     pub fn stdin(&mut self) -> ChildStdin {
         self.child.stdin.take().unwrap()
     }
@@ -201,13 +201,13 @@ impl Running {
         assert!(killed.success());
     }
 
-    /// As `kill -9` does.
+    /// Kills the process as `kill -9` does.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 
-    /// Whether it has ended, and what it has said until then is all.
+    /// Returns whether the process has ended. If so, its output is complete.
     pub fn has_ended(&mut self) -> bool {
         self.child.try_wait().unwrap().is_some()
             && [&self.out, &self.err]
@@ -215,13 +215,13 @@ impl Running {
                 .all(|stream| stream.has_ended())
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the process.
     #[track_caller]
     pub fn ended(self) -> Ended {
         self.ended_within(LIMIT)
     }
 
-    /// The same for a command that may take longer, as a build does, or that has to be quicker.
+    /// Waits for the end of a command with a longer or shorter limit, for example of a build.
     #[track_caller]
     pub fn ended_within(mut self, limit: Duration) -> Ended {
         let deadline = Instant::now() + limit;
@@ -230,7 +230,7 @@ impl Running {
                 break status;
             }
             let said = || self.said();
-            assert!(Instant::now() < deadline, "it does not end: {}", said());
+            assert!(Instant::now() < deadline, "still running: {}", said());
             thread::sleep(Duration::from_millis(10));
         };
         Ended {
@@ -240,7 +240,7 @@ impl Running {
         }
     }
 
-    /// The same in a test with a runtime, whose other tasks go on.
+    /// Waits for the end in a test with a runtime, whose other tasks continue.
     pub async fn ended_aside(self) -> Ended {
         tokio::task::spawn_blocking(|| self.ended()).await.unwrap()
     }
@@ -253,11 +253,11 @@ impl Drop for Running {
     }
 }
 
-/// What a process writes, as it comes.
+/// The output of a process, while it is written.
 pub struct Stream {
     bytes: Arc<Mutex<Vec<u8>>>,
     reader: Option<JoinHandle<()>>,
-    /// Bytes that [`line`](Self::line) has passed.
+    /// The bytes before the line that [`line`](Self::line) returned last.
     passed: Mutex<usize>,
 }
 
@@ -282,13 +282,13 @@ impl Stream {
         String::from_utf8_lossy(&self.bytes.lock().unwrap()).into_owned()
     }
 
-    /// Waits until it holds `part`.
+    /// Waits until the output contains `part`.
     #[track_caller]
     pub fn says(&self, part: &str) {
         self.waits(part, |said| said.contains(part).then_some(()));
     }
 
-    /// Waits for a line that holds `part`, after the line of the call before.
+    /// Waits for a line that contains `part`, after the line of the previous call.
     #[track_caller]
     pub fn line(&self, part: &str) -> String {
         let mut passed = self.passed.lock().unwrap();
@@ -311,7 +311,7 @@ impl Stream {
     fn waits<T>(&self, what: &str, mut found: impl FnMut(&str) -> Option<T>) -> T {
         let deadline = Instant::now() + LIMIT;
         loop {
-            // Looked at before: the end of a process comes after its last word.
+            // The end is checked first: the last output of a process is written before its end.
             let ended = self.has_ended();
             let said = self.so_far();
             if let Some(found) = found(&said) {
@@ -319,13 +319,13 @@ impl Stream {
             }
             assert!(
                 !ended && Instant::now() < deadline,
-                "it never says {what:?}: {said}"
+                "the output never has {what:?}: {said}"
             );
             thread::sleep(Duration::from_millis(5));
         }
     }
 
-    /// Everything, once its process has ended.
+    /// The whole output, once the process has ended.
     fn all(&mut self) -> String {
         if let Some(reader) = self.reader.take() {
             reader.join().unwrap();

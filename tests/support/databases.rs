@@ -1,4 +1,4 @@
-//! Databases that a test has to itself.
+//! Databases of single tests.
 
 use sqlx::{
     AssertSqlSafe, Connection as _, Executor as _, Row as _, SqliteConnection,
@@ -8,7 +8,7 @@ use temporal_batch::sql::{Database, SqlLedger};
 
 use super::servers::{MariaDb, Postgres};
 
-/// A database of one test. A file goes with its value; databases of a server go with the server.
+/// The database of one test. A file is deleted with its value; databases of a server end with the server.
 pub struct TestDatabase {
     pub url: String,
     folder: Option<tempfile::TempDir>,
@@ -21,7 +21,7 @@ impl TestDatabase {
         let path = folder.path().join("test.db");
         std::fs::write(&path, "").unwrap();
         let url = format!("sqlite:{}", path.display());
-        // The file keeps this.
+        // The file keeps this setting.
         let mut connection = SqliteConnection::connect(&url).await.unwrap();
         connection
             .execute("PRAGMA journal_mode = wal")
@@ -34,17 +34,17 @@ impl TestDatabase {
         }
     }
 
-    /// A database of a server that the test has to itself.
+    /// A database of the test on a server.
     pub fn at(url: String) -> Self {
         Self { url, folder: None }
     }
 
-    /// A database of the shared PostgreSQL; `None` where that is not installed.
+    /// A database of the shared PostgreSQL. `None` where PostgreSQL is not installed.
     pub async fn postgres(test: &str) -> Option<Self> {
         Some(Self::at(Postgres::shared()?.database(test).await))
     }
 
-    /// A database of the shared MariaDB; `None` where that is not installed.
+    /// A database of the shared MariaDB. `None` where MariaDB is not installed.
     pub async fn mariadb(test: &str) -> Option<Self> {
         Some(Self::at(MariaDb::shared()?.database(test).await))
     }
@@ -80,13 +80,13 @@ macro_rules! with_pool {
 }
 pub(crate) use with_pool;
 
-/// Runs statements that take no values.
+/// Runs statements without parameters.
 pub async fn script(database: &Database, statements: &str) -> Result<(), sqlx::Error> {
     let script = sqlx::raw_sql(AssertSqlSafe(statements.to_owned()));
     with_pool!(database, pool => script.execute(pool).await.map(drop))
 }
 
-/// The rows of a query, whose columns are all texts.
+/// The rows of a query whose columns are all texts.
 pub async fn texts(database: &Database, query: &str) -> Vec<Vec<Option<String>>> {
     let query = AssertSqlSafe(query.to_owned());
     with_pool!(database, pool => {
@@ -97,15 +97,15 @@ pub async fn texts(database: &Database, query: &str) -> Vec<Vec<Option<String>>>
     })
 }
 
-/// Makes the tables of the ledger.
+/// Creates the tables of the ledger.
 pub async fn make_ledger_tables(database: &Database) {
     with_pool!(database, pool => {
         SqlLedger::new(pool.clone()).apply_schema().await.unwrap();
     });
 }
 
-/// Makes the functions that [`on_each`] calls: `sqlite()`, `postgres(test)` and `mariadb(test)`. The last two give `None` where
-/// the server is not installed.
+/// Defines the functions that [`on_each`] calls: `sqlite()`, `postgres(test)` and `mariadb(test)`. The last two return
+/// `None` where the server is not installed.
 macro_rules! on_test_databases {
     ($home:ty: $make:path) => {
         pub async fn sqlite() -> $home {
@@ -125,8 +125,8 @@ macro_rules! on_test_databases {
 }
 pub(crate) use on_test_databases;
 
-/// Makes a test on SQLite, one on PostgreSQL and one on MariaDB of each function. The crate has a module `database` whose
-/// functions `sqlite()`, `postgres(test)` and `mariadb(test)` make what the functions are given.
+/// Defines a test on SQLite, one on PostgreSQL and one on MariaDB for each function. The crate needs a module
+/// `database`, whose functions `sqlite()`, `postgres(test)` and `mariadb(test)` create the argument of the functions.
 macro_rules! on_each {
     ($($claim:ident,)*) => {
         mod on_sqlite {

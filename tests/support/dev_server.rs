@@ -9,7 +9,7 @@ pub fn server_address() -> &'static str {
     static ADDRESS: OnceLock<String> = OnceLock::new();
     ADDRESS.get_or_init(|| {
         let (sender, receiver) = std::sync::mpsc::channel();
-        // A test has a tokio runtime of its own that ends with it, or none; the server needs one that stays.
+        // A test's own tokio runtime ends with it, and some tests have none. The server needs a runtime that stays.
         std::thread::spawn(move || {
             let runtime = tokio::runtime::Runtime::new().unwrap();
             runtime.block_on(async move {

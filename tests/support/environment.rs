@@ -1,4 +1,4 @@
-//! What a test has to itself on the dev server: a task queue, a client, workers in this process, and batch ids.
+//! A test's own part of the dev server: a task queue, a client, workers in this process, and batch ids.
 
 use std::{
     sync::{
@@ -18,7 +18,7 @@ use super::{
     waits::{PATIENCE, eventually, poll, within},
 };
 
-/// Keeps what is logged from here on.
+/// Keeps the log from here on.
 fn keep_log() {
     static KEPT: Once = Once::new();
     KEPT.call_once(|| {
@@ -30,7 +30,7 @@ fn keep_log() {
     });
 }
 
-/// What was logged so far, as JSON lines, by all tests of this process.
+/// The log so far of all tests of this process, as JSON lines.
 pub fn logged() -> String {
     String::from_utf8_lossy(&LOG.lock().unwrap()).into_owned()
 }
@@ -50,7 +50,7 @@ impl std::io::Write for Log {
     }
 }
 
-/// What a test has to itself on the dev server.
+/// A test's own part of the dev server.
 pub struct TestEnv {
     pub client: BatchClient,
     pub queue: String,
@@ -75,13 +75,13 @@ impl TestEnv {
         }
     }
 
-    /// A worker on the test's queue, with a connection of its own: the SDK refuses a second worker on one
+    /// Starts a worker on the test's queue, with a connection of its own: the SDK refuses a second worker on the same
     /// connection and queue.
     pub async fn worker<P: PageProcessor>(&self, processor: P) -> RunningWorker {
         self.worker_with(processor, |worker| worker).await
     }
 
-    /// The same, with more settings.
+    /// Starts a worker with more settings.
     pub async fn worker_with<P: PageProcessor>(
         &self,
         processor: P,
@@ -94,7 +94,7 @@ impl TestEnv {
         settings(worker).start().unwrap()
     }
 
-    /// A connection of its own, whose requests are counted.
+    /// A separate connection whose requests are counted.
     pub async fn measured(&self, name: &str, metrics: &Metrics) -> BatchClient {
         let options = ConnectOptions::new()
             .address(&self.address)
@@ -105,7 +105,7 @@ impl TestEnv {
         BatchClient::connect(&options).await.unwrap()
     }
 
-    /// A worker that calls itself something else than the others, so that it does not count as one of them.
+    /// Starts a worker with another identity, so that it is not counted as one of the others.
     pub async fn worker_named<P: PageProcessor>(&self, name: &str, processor: P) -> RunningWorker {
         let client = connect_as(&self.address, Some(name)).await;
         let worker = Worker::new(&client, &self.queue);
@@ -131,14 +131,14 @@ impl TestEnv {
         report(&handle).await
     }
 
-    /// How many events of this kind the histories of a batch have.
+    /// The number of events of this kind in the histories of a batch.
     pub async fn events(&self, batch_id: &str, kind: &str) -> usize {
         let attributes = format!("{kind}EventAttributes");
         let is_one = |event: &serde_json::Value| event["attributes"].get(&attributes).is_some();
         self.count(batch_id, is_one).await
     }
 
-    /// How often a batch was sent this signal.
+    /// The number of times that a batch was sent this signal.
     pub async fn signals(&self, batch_id: &str, name: &str) -> usize {
         let attributes = "WorkflowExecutionSignaledEventAttributes";
         let is_one =
@@ -164,7 +164,7 @@ impl TestEnv {
             WorkflowListOptions,
         };
         let client = self.client.temporal();
-        // The listing lags behind a little; the runs that a batch had are known from its report.
+        // The listing lags behind a little. The number of runs is known from the report of the batch.
         let query = format!("WorkflowId = '{batch_id}'");
         let closed = || async {
             let runs: Vec<_> = client
@@ -210,12 +210,12 @@ async fn connect_as(address: &str, name: Option<&str>) -> BatchClient {
     BatchClient::connect(&options).await.unwrap()
 }
 
-/// The end of a batch.
+/// Waits for the end of a batch, and returns its report.
 pub async fn report(handle: &BatchHandle) -> BatchReport {
     within("the batch ends", handle.result()).await.unwrap()
 }
 
-/// Waits for a state that a progress query shows.
+/// Waits until a progress query shows a state.
 pub async fn progress_shows(
     handle: &BatchHandle,
     what: &str,

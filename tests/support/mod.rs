@@ -1,17 +1,18 @@
-//! What the test binaries share: throwaway servers, the dev server, the built command, databases and bounded waits.
+//! Modules that the test binaries share: throwaway servers, the dev server, the built command, databases and bounded
+//! waits.
 //!
 //! ```text
 //!   servers/      throwaway PostgreSQL, MariaDB and PgBouncer, a TCP proxy, a small disk; unit tests and benches use it too
 //!   databases     an empty database of one test, on each system, and `on_each!`
 //!   dev_server    one Temporal dev server for each test process
 //!   environment   a task queue of one test on that server, with a client and workers in this process
-//!   command       the built command as its users run it
+//! command       the built command, run as users run it
 //!   number_pages  what `fetch` and `skip_ahead` of processors over numbers have in common
-//!   waits         waits that fail after a while, with what they waited for
+//! waits         waits that fail after a while and say what they waited for
 //!   settings      numbers from the environment, for the long forms of tests
 //! ```
 //!
-//! A test binary says `#[path = "../support/mod.rs"] mod support;`.
+//! A test binary declares it with `#[path = "../support/mod.rs"] mod support;`.
 
 #![allow(
     dead_code,

@@ -2,7 +2,7 @@
 
 use temporal_batch::{PageContext, PageProcessor, SkipAhead};
 
-/// The numbers of the page that is asked for.
+/// The numbers of the requested page.
 pub fn numbers_of<P>(ctx: &PageContext<P>, last: u64) -> Vec<u64>
 where
     P: PageProcessor<Cursor = u64>,
@@ -12,7 +12,7 @@ where
     (start + 1..=end.min(last)).take(ctx.page_size()).collect()
 }
 
-/// Jumps so many pages on.
+/// Skips this many pages.
 pub fn skip<P>(ctx: &PageContext<P>, pages: u32, last: u64) -> SkipAhead<u64>
 where
     P: PageProcessor<Cursor = u64>,

@@ -1,4 +1,4 @@
-//! Settings of the long forms of tests, from the environment.
+//! Settings for the long forms of tests, from the environment.
 
 use std::str::FromStr;
 

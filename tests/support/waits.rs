@@ -1,4 +1,4 @@
-//! Waits that fail after a while, with what they waited for.
+//! Waits that fail after a while and say what they waited for.
 
 use std::{
     future::Future,
@@ -6,18 +6,18 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// A hang fails after this long.
+/// The time after which a wait fails.
 pub const PATIENCE: Duration = Duration::from_secs(180);
 
-/// Fails instead of hanging.
+/// Fails if a future takes too long.
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
     match tokio::time::timeout(PATIENCE, future).await {
         Ok(value) => value,
-        Err(_) => panic!("waited {PATIENCE:?} in vain until {what}"),
+        Err(_) => panic!("gave up after {PATIENCE:?} of waiting until {what}"),
     }
 }
 
-/// Asks again until there is an answer.
+/// Polls until there is an answer.
 pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, ask: impl FnMut() -> F) -> T {
     within(what, poll(ask)).await
 }
@@ -31,13 +31,13 @@ pub async fn poll<T, F: Future<Output = Option<T>>>(mut ask: impl FnMut() -> F) 
     }
 }
 
-/// The same for tests without a runtime.
+/// Polls until there is an answer, in a test without a runtime.
 #[track_caller]
 pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     wait_for_ok(what, || ask().ok_or_else(|| "not yet".to_owned()))
 }
 
-/// The same, and the panic tells the last error.
+/// Polls until there is an answer. The panic shows the last error.
 #[track_caller]
 pub fn wait_for_ok<T>(what: &str, mut ask: impl FnMut() -> Result<T, String>) -> T {
     let deadline = Instant::now() + PATIENCE;
@@ -46,7 +46,7 @@ pub fn wait_for_ok<T>(what: &str, mut ask: impl FnMut() -> Result<T, String>) ->
             Ok(answer) => return answer,
             Err(last) => assert!(
                 Instant::now() < deadline,
-                "waited {PATIENCE:?} in vain until {what}: {last}"
+                "gave up after {PATIENCE:?} of waiting until {what}: {last}"
             ),
         }
         thread::sleep(Duration::from_millis(20));

@@ -1,4 +1,4 @@
-//! A table that changes while it is walked.
+//! A table that changes while its pages are read.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,19 +21,19 @@ use crate::{
 };
 
 on_each! {
-    what_stays_comes_once_and_what_is_new_at_most_once,
+    old_rows_are_read_once_and_new_ones_at_most_once,
 }
 
 const GROUPS: [&str; 4] = ["a", "B", "b2", "Z"];
 const ROWS: i64 = 400;
 
-/// Inserts everywhere, most of all at the end, and deletes every third of the first rows.
-async fn disturb(home: &Home, stop: &AtomicBool, disturbed: &watch::Sender<i64>) {
+/// Inserts rows everywhere, most of them at the end, and deletes every third of the first rows.
+async fn change_rows(home: &Home, stop: &AtomicBool, disturbed: &watch::Sender<i64>) {
     let mut n = ROWS;
     while !stop.load(Ordering::Relaxed) {
         n += 1;
         let group = GROUPS[n as usize % 4];
-        // Between the first rows, and after all of them.
+        // The new rows lie between the first rows, and after all of them.
         let (between, after) = (fastrand::i64(0..ROWS * 10) | 1, 1_000_000 + n);
         let ignore = if home.is_mariadb() { "IGNORE" } else { "" };
         let conflict = if home.is_mariadb() {
@@ -52,7 +52,7 @@ async fn disturb(home: &Home, stop: &AtomicBool, disturbed: &watch::Sender<i64>)
     }
 }
 
-/// Between its first two pages rows come and go.
+/// Reads the table page by page. Rows are inserted and deleted after the first two pages.
 async fn walk(
     table: Table,
     start: Option<Key>,
@@ -80,7 +80,7 @@ async fn walk(
     }
 }
 
-async fn what_stays_comes_once_and_what_is_new_at_most_once(home: Home) {
+async fn old_rows_are_read_once_and_new_ones_at_most_once(home: Home) {
     let collation = if home.is_postgres() {
         "TEXT COLLATE \"und-x-icu\""
     } else if home.is_mariadb() {
@@ -104,12 +104,12 @@ async fn what_stays_comes_once_and_what_is_new_at_most_once(home: Home) {
     let (disturbed, happened) = watch::channel(0);
     let disturbing = {
         let (home, stop) = (home.clone(), stop.clone());
-        tokio::spawn(async move { disturb(&home, &stop, &disturbed).await })
+        tokio::spawn(async move { change_rows(&home, &stop, &disturbed).await })
     };
     for _ in 0..3 {
         let known: BTreeSet<i64> = home.numbers("SELECT n FROM t").await.into_iter().collect();
         let mark = table.high_water_mark().await.unwrap();
-        // As the engine does it: one finds the ends of strides, others walk them meanwhile.
+        // As in the engine, one reader finds the ends of strides while others read the strides.
         let mut walks = Vec::new();
         let mut start: Option<Key> = None;
         loop {
@@ -141,7 +141,7 @@ async fn what_stays_comes_once_and_what_is_new_at_most_once(home: Home) {
         for (key, _) in &met {
             *times.entry(key.to_string()).or_default() += 1;
         }
-        assert!(times.values().all(|times| *times == 1), "a row came twice");
+        assert!(times.values().all(|times| *times == 1), "a repeated row");
         let met: BTreeSet<i64> = met.iter().map(|(_, n)| *n).collect();
         let lost: Vec<_> = known
             .intersection(&there)

@@ -1,4 +1,4 @@
-//! A database for one test, and what the tests do in it besides reading a table.
+//! A database for one test, and the statements that tests run beside reading a table.
 
 use std::time::Duration;
 
@@ -15,13 +15,13 @@ use crate::support::{
     servers::MariaDb,
 };
 
-/// Longest wait for what has to happen.
+/// The longest wait for an expected event.
 pub const SOON: Duration = Duration::from_secs(60);
 
 /// An empty database.
 pub struct Home {
     pub database: Database,
-    /// The same one, through connections with other settings where settings could matter.
+    /// Another pool of the same database, with other session settings.
     pub elsewhere: Database,
     place: TestDatabase,
     _turn: Option<MutexGuard<'static, ()>>,
@@ -45,7 +45,7 @@ pub async fn sqlite() -> Home {
 
 pub async fn postgres(test: &str) -> Option<Home> {
     let mut home = home(TestDatabase::postgres(test).await?).await;
-    // Set once the connection is made: what `sqlx` asks for when it is made goes over all `options`.
+    // Set once the connection is made, since the settings of `sqlx` override all `options`.
     let odd = "SET DateStyle = German; SET TimeZone = 'America/St_Johns'; SET IntervalStyle = sql_standard;
         SET extra_float_digits = 0; SET bytea_output = escape";
     let elsewhere = PgPoolOptions::new()
@@ -60,8 +60,8 @@ pub async fn postgres(test: &str) -> Option<Home> {
     Some(home)
 }
 
-/// A database of the shared MariaDB, for as long as it is this test's turn: MariaDB shows its open transactions as they were when
-/// they were last asked for within 100 ms, so marks that are taken at once hold each other up.
+/// A database of the shared MariaDB, which only one test uses at a time: MariaDB may show its open transactions as they
+/// were up to 100 ms ago, so marks that are taken at the same time hold each other up.
 pub async fn mariadb(test: &str) -> Option<Home> {
     static TURNS: Mutex<()> = Mutex::const_new(());
     let turn = TURNS.lock().await;
@@ -70,7 +70,7 @@ pub async fn mariadb(test: &str) -> Option<Home> {
     Some(home)
 }
 
-/// A database of a MariaDB that no other test has.
+/// A database of a MariaDB that no other test uses.
 pub async fn mariadb_alone(test: &str) -> Option<Home> {
     let Some(server) = MariaDb::launch(false) else {
         MariaDb::skip();
@@ -140,7 +140,7 @@ impl Home {
         Table::inspect(&self.database, &TableSpec::new(table, key.iter().copied())).await
     }
 
-    /// A table `t` with `rows` rows, whose ids go from 1 up.
+    /// Creates a table `t` with `rows` rows, whose ids begin with 1.
     pub async fn fill(&self, table: &str, rows: u32) {
         let n = if self.is_mariadb() {
             format!("SELECT seq AS n FROM seq_1_to_{rows}")
@@ -158,7 +158,7 @@ impl Home {
     }
 }
 
-/// Rows with the numbers that they hold in a column.
+/// Creates rows with the numbers in one column.
 pub async fn numbered(
     table: &Table,
     column: &str,

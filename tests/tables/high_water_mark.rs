@@ -1,4 +1,4 @@
-//! The high-water mark waits for those who have written and not committed.
+//! The high-water mark waits for transactions that have written and not committed.
 
 use std::time::Duration;
 
@@ -12,9 +12,9 @@ use crate::{
 
 on_each! {
     an_empty_table_has_no_mark,
-    rows_of_a_transaction_that_is_open_are_below_the_mark,
+    rows_of_an_open_transaction_are_below_the_mark,
     a_transaction_that_does_not_end_is_named,
-    a_transaction_that_is_prepared_meanwhile_is_waited_for,
+    the_mark_waits_for_a_transaction_that_is_prepared_meanwhile,
 }
 
 async fn an_empty_table_has_no_mark(home: Home) {
@@ -24,7 +24,7 @@ async fn an_empty_table_has_no_mark(home: Home) {
     assert_eq!(table.high_water_mark().await.unwrap(), None);
 }
 
-/// A transaction that has written and is open until it is told to commit.
+/// A transaction that has written, and stays open until it is told to commit.
 struct Writer {
     commit: tokio::sync::oneshot::Sender<()>,
     done: tokio::task::JoinHandle<()>,
@@ -66,11 +66,11 @@ impl Writer {
     }
 }
 
-async fn rows_of_a_transaction_that_is_open_are_below_the_mark(home: Home) {
+async fn rows_of_an_open_transaction_are_below_the_mark(home: Home) {
     home.script("CREATE TABLE t (id INT NOT NULL PRIMARY KEY); INSERT INTO t VALUES (10)")
         .await;
     let table = home.inspect("t", &["id"]).await.unwrap();
-    // MariaDB shows its transactions as they were, as long as a session looks again and again.
+    // MariaDB shows an old state of its transactions to a session that asks again and again.
     let monitor = match &home.database {
         Database::MySql(pool) => {
             let pool = pool.clone();
@@ -87,14 +87,14 @@ async fn rows_of_a_transaction_that_is_open_are_below_the_mark(home: Home) {
     };
     let writer = Writer::begin(&home, "INSERT INTO t VALUES (5), (20)").await;
     if home.is_sqlite() {
-        // Its reader sees the last commit; a writer that is late writes rows that come later.
+        // The reader of SQLite sees the last commit; the rows of a late writer get higher ids.
         assert_eq!(table.high_water_mark().await.unwrap(), Some(Key::new([10])));
         return;
     }
     let marking = table.clone();
     let mut mark = tokio::spawn(async move { marking.high_water_mark().await.unwrap() });
     let early = tokio::time::timeout(Duration::from_millis(700), &mut mark).await;
-    assert!(early.is_err(), "it did not wait: {early:?}");
+    assert!(early.is_err(), "the mark did not wait: {early:?}");
     writer.commit().await;
     if let Some(monitor) = monitor {
         monitor.await.unwrap();
@@ -116,7 +116,7 @@ async fn a_transaction_that_does_not_end_is_named(home: Home) {
         return;
     }
     if home.is_postgres() {
-        // Only whoever has written to this table can have rows in it.
+        // Only a transaction that has written to this table can have rows in it.
         let elsewhere = Writer::begin(&home, "INSERT INTO other VALUES (1)").await;
         let mark = table.high_water_mark_within(Duration::ZERO).await.unwrap();
         assert_eq!(mark, Some(Key::new([10])));
@@ -135,10 +135,10 @@ async fn a_transaction_that_does_not_end_is_named(home: Home) {
         "thread "
     };
     assert!(error.message().contains(named), "{error}");
-    // One that begins while it waits is not waited for.
+    // A transaction that begins during the wait is not waited for.
     let marking = table.clone();
     let mark = tokio::spawn(async move { marking.high_water_mark().await.unwrap() });
-    // Its first look is over by then.
+    // The first look is over by then.
     tokio::time::sleep(Duration::from_secs(2)).await;
     let later = Writer::begin(&home, "INSERT INTO t VALUES (30)").await;
     writer.commit().await;
@@ -147,8 +147,8 @@ async fn a_transaction_that_does_not_end_is_named(home: Home) {
     later.commit().await;
 }
 
-/// In some versions preparing gives a transaction of PostgreSQL another id.
-async fn a_transaction_that_is_prepared_meanwhile_is_waited_for(home: Home) {
+/// PostgreSQL gives a transaction another id when it is prepared, in some versions.
+async fn the_mark_waits_for_a_transaction_that_is_prepared_meanwhile(home: Home) {
     if home.is_sqlite() {
         return;
     }
@@ -177,7 +177,7 @@ async fn a_transaction_that_is_prepared_meanwhile_is_waited_for(home: Home) {
             let marking = table.clone();
             let mut mark = tokio::spawn(async move { marking.high_water_mark().await.unwrap() });
             let early = tokio::time::timeout(Duration::from_millis(700), &mut mark).await;
-            assert!(early.is_err(), "it did not wait: {early:?}");
+            assert!(early.is_err(), "the mark did not wait: {early:?}");
             sqlx::raw_sql(prepare)
                 .execute(&mut *connection)
                 .await
@@ -185,7 +185,7 @@ async fn a_transaction_that_is_prepared_meanwhile_is_waited_for(home: Home) {
             let early = tokio::time::timeout(Duration::from_millis(700), &mut mark).await;
             assert!(
                 early.is_err(),
-                "it did not wait for what is prepared: {early:?}"
+                "the mark did not wait for the prepared transaction: {early:?}"
             );
             let still = table
                 .high_water_mark_within(Duration::ZERO)

@@ -1,4 +1,4 @@
-//! Pages come out of an index; where there is none, it is named.
+//! Pages are read from an index, and a missing index is named.
 
 use temporal_batch::{
     SkipAhead,
@@ -11,13 +11,13 @@ use crate::{
 };
 
 on_each! {
-    a_page_that_would_sort_the_table_is_refused_with_the_index_that_is_missing,
+    a_page_that_would_sort_the_table_is_refused_with_the_missing_index,
     small_and_empty_tables_are_not_refused,
     a_filter_does_not_need_an_index,
-    a_page_reads_its_own_rows_only,
+    a_page_reads_only_its_own_rows,
 }
 
-/// A table of 20,000 rows whose unique index has its columns in another order than the key.
+/// A table of 20,000 rows, whose unique index has the columns of the key in another order.
 async fn crosswise(home: &Home) {
     home.fill("numbers", 20_000).await;
     home.script(
@@ -33,7 +33,7 @@ async fn crosswise(home: &Home) {
     .await;
 }
 
-async fn a_page_that_would_sort_the_table_is_refused_with_the_index_that_is_missing(home: Home) {
+async fn a_page_that_would_sort_the_table_is_refused_with_the_missing_index(home: Home) {
     crosswise(&home).await;
     home.inspect("t", &["a", "b"])
         .await
@@ -47,7 +47,7 @@ async fn a_page_that_would_sort_the_table_is_refused_with_the_index_that_is_miss
         panic!("{error}");
     };
     assert!(error.to_string().contains("the order of (b, a)"), "{error}");
-    // It is what helps.
+    // The named index is the one that helps.
     home.script(index.clone()).await;
     table.check_plan().await.unwrap();
     assert_eq!(
@@ -70,7 +70,7 @@ async fn small_and_empty_tables_are_not_refused(home: Home) {
         let spec = TableSpec::new(format!("t{rows}"), ["a", "b"]).filter("x = 0");
         let table = Table::inspect(&home.database, &spec).await.unwrap();
         table.check_plan().await.unwrap();
-        // But without an index they would grow slow.
+        // But without an index reading them would become slow as they grow.
         let crosswise = home
             .inspect(&format!("t{rows}"), &["b", "a"])
             .await
@@ -88,15 +88,15 @@ async fn a_filter_does_not_need_an_index(home: Home) {
     }
 }
 
-/// Not by what the plan says but by what the database has counted.
-async fn a_page_reads_its_own_rows_only(home: Home) {
+/// The plan does not show this, so the rows counted by the database are compared.
+async fn a_page_reads_only_its_own_rows(home: Home) {
     home.fill("numbers", 100_000).await;
     home.script(
         "CREATE TABLE t (a BIGINT NOT NULL, b VARCHAR(20) NOT NULL, x BIGINT NOT NULL, PRIMARY KEY (a, b));
         INSERT INTO t SELECT id % 10, id, 0 FROM numbers ORDER BY id % 1000",
     )
     .await;
-    // What a connection has counted is known to others at some time after its statement.
+    // The counts of a connection become visible some time after its statement.
     let one = one_connection(&home).await;
     let table = Table::inspect(&one, &TableSpec::new("t", ["a", "b"]))
         .await
@@ -129,7 +129,7 @@ async fn a_page_reads_its_own_rows_only(home: Home) {
                 WHERE variable_name IN ('Handler_read_next', 'Handler_read_rnd_next', 'Handler_read_key',
                     'Handler_read_rnd', 'Handler_read_first')";
             let count = async || -> i64 { sqlx::query_scalar(read).fetch_one(pool).await.unwrap() };
-            // What the counting reads itself.
+            // The rows that the counting itself reads.
             let (first, second) = (count().await, count().await);
             let itself = second - first;
             table.keys(Some(&start), Some(&end), 1_000).await.unwrap();
@@ -145,9 +145,9 @@ async fn a_page_reads_its_own_rows_only(home: Home) {
     }
 }
 
-/// Rows that were read by sequential scans. Those that the server counts for itself, of no rows, do not matter.
+/// The number of rows that were read by sequential scans, except scans by the server of tables without rows.
 async fn sequential_scans(pool: &sqlx::PgPool) -> i64 {
-    // The connection hands in what it has counted at the end of the statement.
+    // The connection reports its counts at the end of the statement.
     sqlx::query("SELECT pg_stat_force_next_flush()")
         .execute(pool)
         .await
@@ -158,7 +158,7 @@ async fn sequential_scans(pool: &sqlx::PgPool) -> i64 {
         .unwrap()
 }
 
-/// The same database through one connection.
+/// A pool of the same database with one connection.
 async fn one_connection(home: &Home) -> Database {
     match &home.database {
         Database::Postgres(pool) => {

@@ -9,7 +9,7 @@ use crate::{
 };
 
 on_each! {
-    columns_are_all_or_those_that_are_named,
+    columns_are_all_or_the_named_ones,
 }
 
 async fn all(table: &Table) -> Vec<serde_json::Value> {
@@ -20,7 +20,7 @@ async fn all(table: &Table) -> Vec<serde_json::Value> {
         .collect()
 }
 
-async fn columns_are_all_or_those_that_are_named(home: Home) {
+async fn columns_are_all_or_the_named_ones(home: Home) {
     home.script(
         "CREATE TABLE t (id INT NOT NULL PRIMARY KEY, name VARCHAR(20), x INT);
         INSERT INTO t VALUES (1, 'O''Brien', NULL), (2, NULL, -7)",
@@ -125,7 +125,7 @@ async fn types_of_mariadb() {
 }
 
 #[tokio::test]
-async fn settings_of_a_session_of_postgresql_change_nothing() {
+async fn session_settings_of_postgresql_change_nothing() {
     let Some(home) = postgres("settings").await else {
         return;
     };
@@ -142,7 +142,7 @@ async fn settings_of_a_session_of_postgresql_change_nothing() {
         Box::pin(async move { sqlx::Executor::execute(connection, odd).await.map(drop) })
     });
     let Database::Postgres(home) = &home.database else {
-        unreachable!("it is PostgreSQL");
+        unreachable!("the database is PostgreSQL");
     };
     let options = (*home.connect_options()).clone();
     let pool = pool.connect_with(options).await.unwrap();

@@ -1,4 +1,5 @@
-//! Tables that are paged through by a key, in SQLite, PostgreSQL and MariaDB: every claim is tested on each.
+//! Tables that are read in pages by their key, in SQLite, PostgreSQL and MariaDB. Every claim is tested on each of
+//! them.
 
 mod changing_tables;
 mod database;

@@ -1,5 +1,4 @@
-//! Whatever the key is made of, and however the table is cut: every row comes once, in the database's own
-//! order.
+//! Every row is read once, in the order of the database, whatever the types of the key and the ends of the ranges.
 
 use std::sync::{
     Arc,
@@ -18,7 +17,7 @@ use tokio::{runtime::Handle, task::JoinSet};
 
 use crate::database::{Home, mariadb_alone, numbered, postgres, sqlite};
 
-/// A type of a key column: how it is declared, and values of it as they are written in SQL.
+/// A type of a key column: its declaration, and literals of its values.
 #[derive(Clone, Debug)]
 struct KeyType {
     declared: &'static str,
@@ -33,12 +32,12 @@ fn key_type<S: Strategy<Value = String> + 'static>(declared: &'static str, value
 }
 
 fn int<T: Arbitrary + std::fmt::Display + 'static>(declared: &'static str) -> KeyType {
-    // Small ones too, so that keys of several columns begin alike.
+    // Small values too, so that keys of several columns begin alike.
     let values = prop_oneof![
         any::<T>().prop_map(|n| n.to_string()),
         (0..5_u8).prop_map(|n| n.to_string())
     ];
-    // `-9223372036854775808` is read as minus a number that does not fit.
+    // `-9223372036854775808` is parsed as minus a number that does not fit.
     let values = values.prop_filter("too low", |n| n != "-9223372036854775808");
     key_type(declared, values)
 }
@@ -51,8 +50,8 @@ fn one_of(values: &'static [&'static str]) -> BoxedStrategy<String> {
     prop::sample::select(values).prop_map(str::to_owned).boxed()
 }
 
-/// Texts that sort differently by bytes, by alphabet and without case; with quotes, spaces and signs that
-/// have a meaning in SQL.
+/// Texts that sort differently by bytes, by alphabet and without case, with quotes, spaces and characters that have a
+/// meaning in SQL.
 fn text(declared: &'static str) -> KeyType {
     let texts = prop_oneof![
         "[a-cA-C ]{0,3}",
@@ -154,7 +153,7 @@ fn types_of_postgres() -> Vec<KeyType> {
                     "infinity",
                     "-infinity",
                     "0044-03-15 1:2:3.000004+00 BC",
-                    // One hour apart, the same on the clock of New York.
+                    // These moments are one hour apart, and have the same time of day in New York.
                     "2023-11-05 05:30:00+00",
                     "2023-11-05 06:30:00+00",
                     "20000-01-02 3:4:5.6+00",
@@ -248,7 +247,7 @@ fn types_of_mariadb() -> Vec<KeyType> {
     ]
 }
 
-/// A table, and a way through it.
+/// A table, and the pages and ranges in which it is read.
 #[derive(Clone, Debug)]
 struct Case {
     declared: Vec<&'static str>,
@@ -256,9 +255,9 @@ struct Case {
     as_primary_key: bool,
     filter: Option<&'static str>,
     page_size: usize,
-    /// Where the table is cut, in thousandths of its rows.
+    /// The ends of the ranges, in thousandths of the rows.
     cuts: Vec<usize>,
-    /// Rows that are deleted after it was cut.
+    /// Rows that are deleted after the ends were found.
     deleted: u32,
     skip: u64,
 }
@@ -295,7 +294,7 @@ fn case(types: Vec<KeyType>) -> impl Strategy<Value = Case> {
         )
 }
 
-/// Makes the table; rows whose key is there already are left out.
+/// Creates the table, without rows whose key is already there.
 async fn create(home: &Home, case: &Case) -> (String, Vec<String>) {
     static TABLES: AtomicU32 = AtomicU32::new(0);
     let number = TABLES.fetch_add(1, Ordering::Relaxed);
@@ -396,13 +395,13 @@ async fn check(home: &Home, case: &Case) -> Result<(), TestCaseError> {
     );
     let all = home.numbers(expected.clone()).await;
     let whole = walk(&table, None, None, case.page_size).await;
-    prop_assert_eq!(&numbers(&whole), &all, "in order, each once");
-    let odd = walk(&elsewhere, None, None, case.page_size).await;
     prop_assert_eq!(
-        &odd,
-        &whole,
-        "the same keys whatever the settings of the session"
+        &numbers(&whole),
+        &all,
+        "every row should be read once and in order"
     );
+    let odd = walk(&elsewhere, None, None, case.page_size).await;
+    prop_assert_eq!(&odd, &whole, "session settings should not change the keys");
     prop_assert_eq!(table.count(None, None).await.unwrap(), all.len() as u64);
 
     // A mark is the highest key of all rows.
@@ -414,7 +413,7 @@ async fn check(home: &Home, case: &Case) -> Result<(), TestCaseError> {
     let last = unfiltered.keys(None, None, 1_000).await.unwrap().pop();
     prop_assert_eq!(&table.high_water_mark().await.unwrap(), &last);
 
-    // Ends of strides, some of which are deleted before the strides are walked.
+    // Some rows at the ends of ranges are deleted before the ranges are read.
     let mut cuts: Vec<usize> = case
         .cuts
         .iter()
@@ -474,13 +473,13 @@ async fn check(home: &Home, case: &Case) -> Result<(), TestCaseError> {
         }
         met.extend(numbers(&range));
     }
-    prop_assert_eq!(met, left, "the ranges together are the whole");
+    prop_assert_eq!(met, left, "the ranges should have all rows");
     home.script(format!("DROP TABLE {}", table.quoted_name()))
         .await;
     Ok(())
 }
 
-/// Every type by itself, and with one and two others.
+/// Every type by itself, and together with one or two others.
 fn keys(types: &[KeyType], case: u32) -> Vec<KeyType> {
     let at = |n: usize| types[n % types.len()].clone();
     let case = case as usize;
@@ -489,9 +488,9 @@ fn keys(types: &[KeyType], case: u32) -> Vec<KeyType> {
     (0..columns).map(|n| at(case + n * step)).collect()
 }
 
-/// As many cases as it takes for each type to come `rounds` times at each length of a key; some at a time, since a mark
-/// mostly waits.
-async fn each_once_in_order(home: Home, types: fn() -> Vec<KeyType>, rounds: u32) {
+/// Runs as many cases as each type needs to occur `rounds` times at each length of a key. Several cases run at a time,
+/// since a mark mostly waits.
+async fn check_cases_of_every_type(home: Home, types: fn() -> Vec<KeyType>, rounds: u32) {
     const AT_ONCE: usize = 4;
     let home = Arc::new(home);
     let mut lanes = JoinSet::new();
@@ -529,18 +528,18 @@ const TYPES: &str = "
 async fn every_row_once_in_the_order_of_postgresql() {
     if let Some(home) = postgres("order").await {
         home.script(TYPES).await;
-        each_once_in_order(home, types_of_postgres, 2).await;
+        check_cases_of_every_type(home, types_of_postgres, 2).await;
     }
 }
 
 #[tokio::test]
 async fn every_row_once_in_the_order_of_sqlite() {
-    each_once_in_order(sqlite().await, types_of_sqlite, 5).await;
+    check_cases_of_every_type(sqlite().await, types_of_sqlite, 5).await;
 }
 
 #[tokio::test]
 async fn every_row_once_in_the_order_of_mariadb() {
     if let Some(home) = mariadb_alone("order").await {
-        each_once_in_order(home, types_of_mariadb, 1).await;
+        check_cases_of_every_type(home, types_of_mariadb, 1).await;
     }
 }

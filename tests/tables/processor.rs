@@ -1,4 +1,4 @@
-//! A processor of one's own on a table.
+//! A user's own processor over a table.
 
 use async_trait::async_trait;
 use sqlx::Sqlite;
@@ -10,7 +10,7 @@ use temporal_batch::{
 
 use crate::database::sqlite;
 
-/// The columns that are read; a struct with `#[derive(sqlx::FromRow)]` would do as well.
+/// The columns that are read. A struct with `#[derive(sqlx::FromRow)]` works as well.
 type User = (String,);
 
 struct LowerCase {
@@ -63,7 +63,7 @@ impl PageProcessor for LowerCase {
 }
 
 #[tokio::test]
-async fn a_table_is_walked_by_a_processor_in_strides_to_its_mark() {
+async fn a_processor_reads_a_table_in_strides_up_to_its_mark() {
     let home = sqlite().await;
     home.fill("users", 1_000).await;
     home.script(
@@ -102,7 +102,7 @@ async fn a_table_is_walked_by_a_processor_in_strides_to_its_mark() {
 }
 
 #[tokio::test]
-async fn rows_are_asked_of_the_database_that_they_are_in() {
+async fn rows_are_read_from_the_database_of_the_table() {
     let home = sqlite().await;
     home.fill("t", 1).await;
     let table = home.inspect("t", &["id"]).await.unwrap();

@@ -1,4 +1,4 @@
-//! What cannot be paged through is refused before anything starts, with a word about what helps.
+//! Tables that cannot be paged through are refused before the batch starts, with a hint.
 
 use temporal_batch::sql::{Database, Table, TableError, TableSpec};
 
@@ -8,17 +8,17 @@ use crate::{
 };
 
 on_each! {
-    names_that_are_not_there,
-    keys_that_are_none,
+    unknown_names_are_refused,
+    invalid_keys_are_refused,
     keys_that_are_not_unique,
     columns_that_may_be_null,
     types_that_cannot_be_cursors,
-    filters_that_are_no_conditions,
+    invalid_filters_are_refused,
     views,
     a_cursor_of_another_key,
 }
 
-/// The message, which has to have all of these parts.
+/// The error message, which has to contain all of these parts.
 fn refused<'e>(
     result: Result<Table, TableError>,
     parts: impl IntoIterator<Item = &'e str>,
@@ -32,7 +32,7 @@ fn refused<'e>(
     error
 }
 
-async fn names_that_are_not_there(home: Home) {
+async fn unknown_names_are_refused(home: Home) {
     home.script("CREATE TABLE users (id INT NOT NULL PRIMARY KEY, name VARCHAR(9))")
         .await;
     let error = refused(home.inspect("user", &["id"]).await, ["no table `user`"]);
@@ -63,7 +63,7 @@ async fn names_that_are_not_there(home: Home) {
     assert!(!nothing.contains("127.0.0.1"), "{nothing}");
 }
 
-async fn keys_that_are_none(home: Home) {
+async fn invalid_keys_are_refused(home: Home) {
     home.script("CREATE TABLE t (id INT NOT NULL PRIMARY KEY, x INT)")
         .await;
     refused(home.inspect("t", &[]).await, ["0 columns", "1 to 8"]);
@@ -117,7 +117,7 @@ async fn columns_that_may_be_null(home: Home) {
     let error = refused(error, ["column `a`", "NULL", "left out without a word"]);
     assert_eq!(error.into_page_error().error_type(), "TableKeyNull");
     home.inspect("t", &["b"]).await.unwrap();
-    // What is unique is `b` alone.
+    // Only `b` is unique.
     refused(home.inspect("t", &["b", "a"]).await, ["column `a`"]);
 }
 
@@ -133,7 +133,7 @@ async fn types_that_cannot_be_cursors(home: Home) {
     assert_eq!(error.into_page_error().error_type(), "TableKeyType");
 }
 
-async fn filters_that_are_no_conditions(home: Home) {
+async fn invalid_filters_are_refused(home: Home) {
     home.fill("t", 10).await;
     let mut filters = vec![
         ("x = 1) OR (x = 2", "closes a parenthesis"),
@@ -188,7 +188,7 @@ async fn a_cursor_of_another_key(home: Home) {
         assert_eq!(error.error_type(), "CursorNotOfThisKey");
         assert!(!error.is_retryable());
     }
-    // In a statement of somebody else's it is no condition that holds or does not.
+    // Within another statement this is no condition that can be true or false.
     let (condition, _) = table.condition(Some(&other), None, 1);
     let select = format!(
         "SELECT id FROM t WHERE {}",
@@ -248,7 +248,7 @@ async fn columns_of_postgresql_that_cannot_be_cursors() {
 }
 
 #[tokio::test]
-async fn an_index_of_postgresql_that_is_invalid_proves_nothing() {
+async fn an_invalid_index_of_postgresql_does_not_prove_uniqueness() {
     let Some(home) = postgres("invalid").await else {
         return;
     };
@@ -301,7 +301,7 @@ async fn values_of_sqlite_that_are_of_another_type_than_their_column() {
 }
 
 #[tokio::test]
-async fn an_index_of_sqlite_with_another_collation_proves_nothing() {
+async fn an_index_of_sqlite_with_another_collation_does_not_prove_uniqueness() {
     let home = sqlite().await;
     home.script(
         "CREATE TABLE t (name TEXT NOT NULL COLLATE NOCASE, n INT);
@@ -330,7 +330,7 @@ async fn a_primary_key_of_sqlite_may_lack_not_null() {
         .await;
     let table = home.inspect("t", &["id"]).await.unwrap();
     home.script("INSERT INTO t VALUES (NULL)").await;
-    // One that comes while it runs is met with an error, where it would be the first.
+    // A NULL that appears while the batch runs is an error, as it would sort first.
     let error = table.keys(None, None, 10).await.unwrap_err();
     assert_eq!(error.error_type(), "KeyIsNull");
     refused(home.inspect("t", &["id"]).await, ["is NULL in some rows"]);
@@ -365,7 +365,7 @@ async fn columns_of_mariadb_that_cannot_be_cursors() {
         Table::inspect(&elsewhere.into(), &spec).await,
         ["time_zone = '+00:00'"],
     );
-    // What begins differently is different, but is not sorted by that.
+    // Texts that differ in their beginning are different, but are not sorted by it.
     let prefix = home.inspect("p", &["name"]).await.unwrap();
     let slow = prefix.check_plan().await.unwrap_err().to_string();
     assert!(slow.contains("CREATE INDEX `p_name_page`"), "{slow}");

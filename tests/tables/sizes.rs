@@ -1,4 +1,4 @@
-//! How many rows there are, about.
+//! The approximate number of rows of a table.
 
 use temporal_batch::sql::{Table, TableSpec};
 
@@ -27,13 +27,13 @@ async fn statistics_tell_the_size(home: Home) {
     if home.is_sqlite() {
         assert_eq!(hint, None);
     } else {
-        // By the optimizer's idea of it.
+        // This is the estimate of the optimizer.
         assert!((500..20_000).contains(&hint.unwrap()), "{hint:?}");
     }
     assert_eq!(tenth.count(None, None).await.unwrap(), 2_000);
 }
 
-/// Keys at both ends of the numbers say nothing of how many there are.
+/// Keys at both ends of the range of integers do not tell how many rows there are.
 #[tokio::test]
 async fn few_rows_of_sqlite_are_counted() {
     let home = crate::database::sqlite().await;

@@ -1,14 +1,14 @@
-//! The commands of a Markdown document, in order, each with the output that the document shows for it.
+//! The commands of a Markdown document in their order, each with the output that the document shows for it.
 //!
 //! ```text
-//!   $ command      a command, and below it its output
-//!   command        a block whose lines begin with no `$`: commands, if the first word is that of a program
-//!   ...            output that is left out, within a line or between lines
+//! $ command      a command, and below it its output
+//! command        a block in which no line begins with `$`: commands, if the first word is that of a program
+//! ...            omitted output, within a line or between lines
 //! ```
 
 use std::path::Path;
 
-/// The words that a command begins with in our documents.
+/// The first words of commands in the project's documents.
 const PROGRAMS: [&str; 8] = [
     "temporal-batch",
     "hash-emails",
@@ -24,11 +24,11 @@ const PROGRAMS: [&str; 8] = [
 pub struct Step {
     /// The command as a reader copies it.
     pub command: String,
-    /// The lines that are shown below it.
+    /// The output lines below it.
     pub shown: Vec<String>,
 }
 
-/// Steps of the document at `path`, seen from the top of the repository.
+/// The steps of the document at `path`, which is relative to the repository.
 pub fn steps(path: &str) -> Vec<Step> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     let text = std::fs::read_to_string(&path).unwrap();
@@ -54,7 +54,7 @@ fn steps_of(text: &str) -> Vec<Step> {
             };
             while is_open(&command) {
                 command.push('\n');
-                command.push_str(&lines.next().expect("the command goes on in the same block"));
+                command.push_str(&lines.next().expect("the command ends in the same block"));
             }
             steps.push(Step {
                 command,
@@ -83,7 +83,7 @@ fn is_open(command: &str) -> bool {
     quote.is_some() || command.ends_with('\\')
 }
 
-/// Indented blocks, and fenced ones of a `console`.
+/// Indented blocks, and fenced blocks marked `console`.
 fn blocks(text: &str) -> Vec<Vec<String>> {
     let mut blocks = vec![Vec::new()];
     let mut fence = None;
@@ -111,13 +111,13 @@ fn blocks(text: &str) -> Vec<Vec<String>> {
     blocks
 }
 
-/// The first line that is shown and is not in the output.
+/// The first shown line that is not in the output.
 pub fn missing<'a>(output: &str, shown: &'a [String]) -> Option<&'a String> {
     let mut shown = shown.iter().filter(|line| line.trim() != "...");
     shown.find(|line| !output.lines().any(|said| fits(said, line)))
 }
 
-/// Whether the parts of a line between `...` are in another, in this order. A moment is another each time.
+/// Whether the parts of a line between `...` are in another line, in this order. Times may differ.
 fn fits(said: &str, shown: &str) -> bool {
     let mut rest = said.trim();
     let mut shown = shown.trim().to_owned();
@@ -140,7 +140,7 @@ fn fits(said: &str, shown: &str) -> bool {
 }
 
 #[test]
-fn a_document_is_taken_apart_into_commands_and_output() {
+fn a_document_is_split_into_commands_and_output() {
     let text = "Text\n\n    cargo run \\\n        -- x\n\n```console\n$ printf 'a\nb'\na\n...\nb c\n$ export X=1\n```\n\n\
                 ```rust\nexport\n```\n\n    b, which printf said too\n";
     let steps = steps_of(text);

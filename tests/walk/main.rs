@@ -1,7 +1,7 @@
-//! The README and the samples as a stranger follows them: every command is typed as it is written, and shows what they
-//! say that it shows.
+//! The README and the samples, followed as a new user follows them: every command is typed as it is written, and must
+//! print the output that the document shows.
 //!
-//! Commands that the product prints as the next ones are typed in `tests/backfill/printed.rs`.
+//! Commands that the product prints as next steps are tested in `tests/backfill/printed_commands.rs`.
 
 mod document;
 mod readme;

@@ -25,7 +25,7 @@ fn users(test: &str) -> Option<String> {
     }))
 }
 
-/// The batch that an output is about.
+/// The id of the batch in an output.
 fn batch_of(said: &str) -> &str {
     let line = said.lines().find_map(|line| line.strip_prefix("batch  "));
     line.expect("a line that names the batch").trim()
@@ -65,11 +65,11 @@ fn the_demo_is_the_main_command() {
     let mut steps = steps("README.md");
     steps.retain(|step| step.command.contains("-- demo"));
     assert_eq!(steps.len(), 1, "{steps:?}");
-    // It brings its own server and checks every row.
+    // The demo brings its own server and checks every row.
     walk(&mut Terminals::open(), steps, &[]);
 }
 
-/// A program of which the README is the only source.
+/// A program whose only source is the README.
 #[test]
 fn the_program_is_worker_starter_and_operator() {
     let readme = include_str!("../../README.md");
@@ -106,7 +106,7 @@ fn the_program_is_worker_starter_and_operator() {
     let left = terminals
         .run("sqlite3 users.db \"SELECT count(*) FROM users WHERE email <> lower(email)\"");
     assert_eq!(left.said.trim(), "0");
-    // Steered while it runs: one page a second.
+    // The batch is steered while it runs: one page a second.
     let slow =
         "hash-emails start hash-emails --batch-id slow --page-rate 1 --page-size 100 --detach";
     terminals.run(slow).exits(0);
@@ -126,7 +126,7 @@ fn the_program_is_worker_starter_and_operator() {
 }
 
 #[test]
-fn links_lead_somewhere() {
+fn every_link_has_a_target() {
     let top = Path::new(env!("CARGO_MANIFEST_DIR"));
     let readme = include_str!("../../README.md");
     let mut dead = String::new();

@@ -7,23 +7,23 @@ use crate::{
     terminal::{LIMIT, Running, Terminals},
 };
 
-/// Commands of a document that end with something else than 0, by a part of each.
+/// Commands of a document that do not end with 0, by a part of each, and their exit status.
 type Statuses<'a> = &'a [(&'a str, i32)];
 
-/// Types every command of a document, each in a terminal of its own where it stays.
+/// Types every command of a document. A command that keeps running gets a terminal of its own.
 pub fn walk(terminals: &mut Terminals, steps: Vec<Step>, statuses: Statuses<'_>) {
     let mut staying: Vec<(Running, Step)> = Vec::new();
     for step in steps {
         let line = step.command.clone();
         if line.contains("cargo test") {
-            // The test command of the repository runs them.
+            // The tests of a sample are run with those of the repository.
             continue;
         }
         if line.ends_with("dev-server") {
             let server = terminals.dev_server(&line);
             staying.push((server, step));
         } else if line.ends_with(" worker") {
-            // One worker at a time: the next one is deployed in its place.
+            // There is one worker at a time: the next one replaces it.
             if let Some(at) = staying
                 .iter()
                 .position(|(_, step)| step.command.ends_with(" worker"))
@@ -39,7 +39,7 @@ pub fn walk(terminals: &mut Terminals, steps: Vec<Step>, statuses: Statuses<'_>)
             let mut command = terminals.begin(&line);
             command.until(
                 |said| missing(said, &step.shown).is_none().then_some(()),
-                "what the document shows",
+                "the output that the document shows",
             );
             staying.push((command, step));
         } else {
@@ -48,7 +48,7 @@ pub fn walk(terminals: &mut Terminals, steps: Vec<Step>, statuses: Statuses<'_>)
                     .iter()
                     .position(|(_, step)| step.command.ends_with("--approve"))
             {
-                // The gate is for steps that come after a batch.
+                // The command waits for the batch, and later steps may come before its end.
                 staying.remove(at).0.ended().exits(0);
             }
             let status = statuses.iter().find(|(part, _)| line.contains(part));
@@ -59,7 +59,7 @@ pub fn walk(terminals: &mut Terminals, steps: Vec<Step>, statuses: Statuses<'_>)
                 let Some(missing) = missing(&ended.said, &step.shown) else {
                     break;
                 };
-                // A reader who looks too early looks again.
+                // The output may appear a moment later, so the command is repeated.
                 assert!(
                     line.contains(" status ") && Instant::now() < deadline,
                     "`{line}` does not show {missing:?}: {}",
@@ -68,7 +68,7 @@ pub fn walk(terminals: &mut Terminals, steps: Vec<Step>, statuses: Statuses<'_>)
             }
         }
     }
-    // Commands that wait for the others have ended by themselves; workers go before their server.
+    // Commands that wait for others have ended by themselves. Workers are stopped before their server.
     while let Some((running, step)) = staying.pop() {
         if !step.command.ends_with("--approve") {
             running.interrupt();

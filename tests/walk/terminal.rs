@@ -1,4 +1,4 @@
-//! Terminals in which a stranger types what a document says, and what the product prints as the next command.
+//! Terminals for the commands of a document, and for those that the product prints as next steps.
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::support::command::{self, BUILD_LIMIT, binary, of_binary, without_settings};
 
-/// Longest wait for anything but a build; what takes longer hangs.
+/// The longest wait for anything but a build. A command that takes longer hangs.
 pub const LIMIT: Duration = Duration::from_secs(180);
 
 /// Terminals in one working folder, with the same variables.
@@ -23,7 +23,7 @@ pub struct Terminals {
     variables: BTreeMap<String, String>,
 }
 
-/// How a command ended.
+/// The result of a command that has ended.
 #[derive(Debug)]
 pub struct Ended {
     pub command: String,
@@ -47,7 +47,7 @@ impl Ended {
 }
 
 impl Terminals {
-    /// An empty folder, and no settings but those that find programs.
+    /// Creates an empty folder, without any settings except those that find programs.
     pub fn open() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let programs = folder.path().join(".programs");
@@ -60,7 +60,7 @@ impl Terminals {
         };
         terminals.link("temporal-batch", binary());
         terminals.cargo();
-        // Not every machine has it; python3 is there.
+        // Not every machine has sqlite3, while python3 is always there.
         terminals.script(
             "sqlite3",
             "#!/bin/sh\nexec python3 -c 'import sqlite3, sys\n\
@@ -77,12 +77,12 @@ impl Terminals {
         self.folder.path().join("work")
     }
 
-    /// A program that is found by this name.
+    /// Makes a program available under this name.
     pub fn link(&self, name: &str, program: &Path) {
         std::os::unix::fs::symlink(program, self.programs.join(name)).unwrap();
     }
 
-    /// Cargo as if the working folder were the top of the repository, with what is built already.
+    /// Makes Cargo available, as if the working folder were the repository, with its built files.
     fn cargo(&self) {
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
         // Cargo is named by its path, since the name leads back here.
@@ -102,7 +102,7 @@ impl Terminals {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
     }
 
-    /// A program of this source, which knows the library by name and nothing else, as a user's does.
+    /// Builds a program from this source. It knows the library only by its name, as a user's program does.
     pub fn program(&self, name: &str, source: &str) {
         let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
@@ -160,10 +160,10 @@ impl Terminals {
         );
     }
 
-    /// A local server, as a document starts it; all terminals know its address.
+    /// Starts a local server as a document does. All terminals get its address.
     #[track_caller]
     pub fn dev_server(&mut self, line: &str) -> Running {
-        // Ports of its own: a server of the machine's user may have the usual ones.
+        // The server gets free ports, since another server may have the usual ones.
         let mut server = self.begin(&format!("{line} --port 0 --ui-port 0"));
         let address = server.until(
             |said| {
@@ -176,12 +176,12 @@ impl Terminals {
         server
     }
 
-    /// A variable of all terminals, as `export` sets it.
+    /// Sets a variable of all terminals, as `export` does.
     pub fn export(&mut self, name: &str, value: &str) {
         self.variables.insert(name.to_owned(), value.to_owned());
     }
 
-    /// Types a line and waits for its end. An `export` is one for all terminals.
+    /// Types a line and waits for its end. An `export` applies to all terminals.
     #[track_caller]
     pub fn run(&mut self, line: &str) -> Ended {
         if let Some((name, value)) = line
@@ -201,7 +201,7 @@ impl Terminals {
     /// Types a line in a terminal of its own.
     #[track_caller]
     pub fn begin(&self, line: &str) -> Running {
-        // The shell is replaced by the command, so that a signal reaches it.
+        // The command replaces the shell, so that signals reach it.
         let sets_variables = line
             .split(' ')
             .next()
@@ -225,7 +225,7 @@ impl Terminals {
     }
 }
 
-/// A process that does not outlive its test.
+/// A process that ends with its test.
 pub struct Running {
     command: String,
     limit: Duration,
@@ -237,12 +237,12 @@ impl Running {
         self.running.out.so_far() + &self.running.err.so_far()
     }
 
-    /// Waits until what it has said passes.
+    /// Waits until the output satisfies a condition.
     #[track_caller]
     pub fn until<T>(&mut self, passes: impl Fn(&str) -> Option<T>, called: &str) -> T {
         let deadline = Instant::now() + self.limit;
         loop {
-            // Looked at before: the end of a process comes after its last word.
+            // The end is checked first: the last output of a process is written before its end.
             let ended = self.running.has_ended();
             let said = self.said();
             if let Some(found) = passes(&said) {
@@ -262,7 +262,7 @@ impl Running {
         self.until(|said| said.contains(part).then_some(()), part);
     }
 
-    /// Interrupts it as Ctrl-C does.
+    /// Interrupts the command as Ctrl-C does.
     pub fn interrupt(&self) {
         self.running.signal("INT");
     }

@@ -3,20 +3,20 @@
 use super::noop::{RATIO, beside};
 use crate::{
     Error,
+    arm_server::ArmServer,
     bare::Peer,
-    bed::Bed,
     options::Options,
     pages::PagesArgs,
     report::{Table, Target},
 };
 
-pub async fn run(bed: &Bed, options: &Options, table: &mut Table) -> Result<(), Error> {
+pub async fn run(server: &ArmServer, options: &Options, table: &mut Table) -> Result<(), Error> {
     let args = PagesArgs {
         pages: options.size(100, 300),
         ..PagesArgs::default()
     };
     let case = format!("{} pages, parallelism 10", args.pages);
-    beside(bed, options, table, &case, &args, 10, Peer::Chain).await?;
+    beside(server, options, table, &case, &args, 10, Peer::Chain).await?;
     table.aim(&case, RATIO, Target::AtLeast(0.9));
     Ok(())
 }

@@ -1,8 +1,8 @@
-//! Whether a batch keeps its slots full while it continues as new.
+//! The use of a batch's slots while it continues as new.
 
 use crate::{
     Error,
-    bed::{Bed, unique},
+    arm_server::{ArmServer, unique},
     options::Options,
     pages::PagesArgs,
     report::{Table, Target},
@@ -13,13 +13,14 @@ use crate::{
 const MILLIS: u64 = 250;
 const STRIDE: u32 = 4;
 
-pub async fn run(bed: &Bed, options: &Options, table: &mut Table) -> Result<(), Error> {
+pub async fn run(server: &ArmServer, options: &Options, table: &mut Table) -> Result<(), Error> {
     let dir = tempfile::tempdir()?;
-    let worker = WorkerProcess::start(bed, Work::pages())?;
+    let worker = WorkerProcess::start(server, Work::pages())?;
     let warm_up = PagesArgs::no_op(20);
-    bed.complete(&warm_up.batch(unique("warm-up"), worker.queue()), 20)
+    server
+        .complete(&warm_up.batch(unique("warm-up"), worker.queue()), 20)
         .await?;
-    // Seconds of pages, and between two hand-overs.
+    // The seconds of all pages, and between two hand-overs.
     let (seconds, every) = options.size((8, 4), (20, 4));
     for pair in 0..options.pairs.min(2) {
         for parallelism in [20_u32, 50] {
@@ -41,7 +42,7 @@ pub async fn run(bed: &Bed, options: &Options, table: &mut Table) -> Result<(), 
                 if let Some(pages) = per_run {
                     batch = batch.pages_per_run(pages);
                 }
-                let report = bed.complete(&batch, args.pages).await?;
+                let report = server.complete(&batch, args.pages).await?;
                 let flight = stamps::flight(&stamps::read(&file)?, parallelism);
                 let flight = flight.ok_or("the slots were never full")?;
                 let kind = match per_run {

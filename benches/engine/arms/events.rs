@@ -1,4 +1,4 @@
-//! What a page of a SQL source leaves in the history, and what it counts for on Temporal Cloud.
+//! The history events of a page of a SQL source, and the actions that Temporal Cloud would bill for it.
 
 use sqlx::{Executor as _, sqlite::SqlitePool};
 use temporal_batch::{
@@ -9,7 +9,7 @@ use temporal_batch::{
 
 use crate::{
     Error,
-    bed::{Bed, unique},
+    arm_server::{ArmServer, unique},
     options::Options,
     report::{Table, Target},
     worker_process::{Work, WorkerProcess},
@@ -17,12 +17,12 @@ use crate::{
 
 const PAGE_SIZE: u32 = 50;
 
-pub async fn run(bed: &Bed, options: &Options, table: &mut Table) -> Result<(), Error> {
+pub async fn run(server: &ArmServer, options: &Options, table: &mut Table) -> Result<(), Error> {
     let dir = tempfile::tempdir()?;
     let file = dir.path().join("bench.db");
     let pages: u64 = options.size(400, 4_000);
     fill(&file, pages * u64::from(PAGE_SIZE)).await?;
-    let worker = WorkerProcess::start(bed, Work::Sqlite { file })?;
+    let worker = WorkerProcess::start(server, Work::Sqlite { file })?;
     let strides: &[Option<u32>] = options.size(
         &[Some(1), Some(25), None],
         &[Some(1), Some(25), Some(100), None],
@@ -37,8 +37,8 @@ pub async fn run(bed: &Bed, options: &Options, table: &mut Table) -> Result<(), 
             Some(stride) => (batch.stride(stride), stride.to_string()),
             None => (batch.stride(AutoStride::default()), "auto".to_owned()),
         };
-        let (cost, _) = bed.cost(&worker, bed.complete(&batch, pages)).await?;
-        let histories = bed.histories(batch.id()).await?;
+        let (cost, _) = server.cost(&worker, server.complete(&batch, pages)).await?;
+        let histories = server.histories(batch.id()).await?;
         let case = format!("SQLite, {pages} pages, stride {name}");
         let per_page = |n: f64| n / pages as f64;
         table.add(&case, "events", "/page", per_page(histories.events as f64));

@@ -1,10 +1,10 @@
-//! What a page costs in small and in large batches.
+//! The cost of a page in small and in large batches.
 
 use std::time::{Duration, Instant};
 
 use crate::{
     Error,
-    bed::{Bed, unique},
+    arm_server::{ArmServer, unique},
     options::Options,
     pages::PagesArgs,
     process,
@@ -15,10 +15,11 @@ use crate::{
 const PARALLELISM: u32 = 10;
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-pub async fn run(bed: &Bed, options: &Options, table: &mut Table) -> Result<(), Error> {
-    let worker = WorkerProcess::start(bed, Work::pages())?;
+pub async fn run(server: &ArmServer, options: &Options, table: &mut Table) -> Result<(), Error> {
+    let worker = WorkerProcess::start(server, Work::pages())?;
     let warm_up = PagesArgs::no_op(200);
-    bed.complete(&warm_up.batch(unique("warm-up"), worker.queue()), 200)
+    server
+        .complete(&warm_up.batch(unique("warm-up"), worker.queue()), 200)
         .await?;
     let mut plan = vec![(1, vec![1_000]), (25, vec![1_000, 10_000])];
     if !options.quick {
@@ -34,14 +35,14 @@ pub async fn run(bed: &Bed, options: &Options, table: &mut Table) -> Result<(), 
         let (last, smaller) = sizes.split_last().ok_or("no sizes")?;
         for pair in 0..options.pairs {
             for &pages in &sizes {
-                // The large ones average over themselves.
+                // Large batches are long enough to average over themselves.
                 if pages * u64::from(stride.min(10)) < 100_000 || pair == 0 {
                     let case = case(pages, stride);
-                    one(bed, table, &worker, pages, stride, &case).await?;
+                    one(server, table, &worker, pages, stride, &case).await?;
                 }
             }
         }
-        // What server and machine have become slower by: the server keeps all of that.
+        // Measures how much slower server and machine have become, since the server keeps all histories.
         let again = smaller.last().map(|&pages| {
             (
                 pages,
@@ -49,13 +50,13 @@ pub async fn run(bed: &Bed, options: &Options, table: &mut Table) -> Result<(), 
             )
         });
         if let Some((pages, case)) = &again {
-            one(bed, table, &worker, *pages, stride, case).await?;
+            one(server, table, &worker, *pages, stride, case).await?;
         }
         for (measure, name) in [
             ("time", "time of a page"),
             ("CPU of server and worker", "CPU of a page"),
         ] {
-            // A batch of a second is mostly its start, so the cheapest of the smaller ones counts.
+            // A batch of one second is mostly its start, so the cheapest of the smaller ones is compared.
             let of = |pages: &u64| table.median(&case(*pages, stride), measure);
             let cheapest = smaller.iter().filter_map(of).min_by(f64::total_cmp);
             let after = again
@@ -81,7 +82,7 @@ fn case(pages: u64, stride: u32) -> String {
 }
 
 async fn one(
-    bed: &Bed,
+    server: &ArmServer,
     table: &mut Table,
     worker: &WorkerProcess,
     pages: u64,
@@ -90,7 +91,7 @@ async fn one(
 ) -> Result<(), Error> {
     let batch = PagesArgs::no_op(pages).batch(unique("growth"), worker.queue());
     let batch = batch.max_parallelism(PARALLELISM).stride(stride);
-    let handle = bed.client().handle(batch.id())?;
+    let handle = server.client().handle(batch.id())?;
     let (mut latencies, mut memory) = (Vec::new(), 0.0_f64);
     let look = async {
         loop {
@@ -102,11 +103,11 @@ async fn one(
             memory = memory.max(process::resident_mib(worker.pid()).unwrap_or(f64::NAN));
         }
     };
-    let (cost, _) = bed
+    let (cost, _) = server
         .cost(worker, async {
             tokio::select! {
-                done = bed.complete(&batch, pages) => done,
-                () = look => Err("nobody looks any more".into()),
+                done = server.complete(&batch, pages) => done,
+                () = look => Err("the looks at the batch ended".into()),
             }
         })
         .await?;
@@ -127,16 +128,16 @@ async fn one(
         "ms/page",
         cost.worker_cpu * per_page,
     );
-    // A short batch may be over before anybody has looked.
+    // A short batch may be over before the first look.
     if memory > 0.0 {
         table.add(case, "memory of the worker", "MiB", memory);
     }
     if !latencies.is_empty() {
         table.add(case, "progress is answered after", "ms", median(&latencies));
     }
-    let histories = bed.histories(batch.id()).await?;
+    let histories = server.histories(batch.id()).await?;
     table.add(case, "runs", "", histories.runs as f64);
-    // The first run is given only what the batch was started with.
+    // The first run is given only the input of the start.
     if histories.runs > 1 {
         let input = histories.largest_input as f64 / 1_024.0;
         table.add(case, "largest input of a run", "KiB", input);

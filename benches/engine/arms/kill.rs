@@ -1,10 +1,10 @@
-//! `kill -9` of the only worker, and the same worker again at once.
+//! `kill -9` of the only worker, which is started again at once.
 
 use std::{path::Path, time::Duration};
 
 use crate::{
     Error,
-    bed::{Bed, unique, within},
+    arm_server::{ArmServer, unique, within},
     options::Options,
     pages::PagesArgs,
     report::{Table, Target},
@@ -17,13 +17,13 @@ const PARALLELISM: u32 = 4;
 const MILLIS: u64 = 200;
 const RECOVERS_WITHIN: Duration = Duration::from_secs(120);
 
-pub async fn run(bed: &Bed, options: &Options, table: &mut Table) -> Result<(), Error> {
+pub async fn run(server: &ArmServer, options: &Options, table: &mut Table) -> Result<(), Error> {
     let dir = tempfile::tempdir()?;
     let kills = options.size(1, 2 * options.pairs);
     for stride in [1, 25] {
         let file = dir.path().join(format!("stride-{stride}"));
         let mut worker = WorkerProcess::start(
-            bed,
+            server,
             Work::Pages {
                 heartbeat_timeout: Some(HEARTBEAT_TIMEOUT),
                 settings: Vec::new(),
@@ -32,12 +32,12 @@ pub async fn run(bed: &Bed, options: &Options, table: &mut Table) -> Result<(), 
         let args = PagesArgs {
             millis: MILLIS,
             stamps: Some(file.clone()),
-            // More than there is time for; the batch ends with its server.
+            // More pages than there is time for; the batch ends with its server.
             ..PagesArgs::no_op(100_000)
         };
         let batch = args.batch(unique("kill"), worker.queue());
         let batch = batch.max_parallelism(PARALLELISM).stride(stride);
-        bed.client().start(&batch).await?;
+        server.client().start(&batch).await?;
         let case = format!("stride {stride}");
         let (mut measured, mut tries) = (0, 0);
         while measured < kills {
@@ -52,7 +52,7 @@ pub async fn run(bed: &Bed, options: &Options, table: &mut Table) -> Result<(), 
     Ok(())
 }
 
-/// Kills once. Says whether that interrupted a page; between two pages there is nothing to recover.
+/// Kills the worker once. Returns whether a page was interrupted; between two pages there is nothing to recover.
 async fn one(
     table: &mut Table,
     case: &str,
@@ -63,7 +63,7 @@ async fn one(
         loop {
             let stamps = stamps::read(file)?;
             if !stamps::open_at(&stamps, stamps::now()).is_empty() {
-                // At some moment of a page, and of the heartbeats.
+                // The kill comes at a random moment of a page, and of the heartbeats.
                 let wait = Duration::from_millis(fastrand::u64(1_500..4_000));
                 tokio::time::sleep(wait).await;
                 return Ok(());
@@ -74,7 +74,7 @@ async fn one(
     interrupted.await?;
     worker.kill_and_restart().await?;
     let killed = stamps::now();
-    // What the dead process had begun and will never end.
+    // The pages that the killed process had begun and will never end.
     let open = stamps::open_at(&stamps::read(file)?, killed);
     if open.is_empty() {
         return Ok(false);

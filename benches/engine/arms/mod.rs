@@ -1,4 +1,4 @@
-//! What is measured, one file an arm.
+//! The measurements, one file for each arm.
 
 pub mod chain;
 pub mod dips;

@@ -1,16 +1,17 @@
-//! No-op pages of a source that can skip ahead, one page an activity, beside the same activities without us.
+//! No-op pages of a source that can skip ahead, one page an activity, compared with the same activities without this
+//! library.
 
 use crate::{
     Error,
+    arm_server::{ArmServer, Cost, unique},
     bare::Peer,
-    bed::{Bed, Cost, unique},
     options::Options,
     pages::PagesArgs,
     report::{Table, Target},
     worker_process::{Setting, Work, WorkerProcess},
 };
 
-pub async fn run(bed: &Bed, options: &Options, table: &mut Table) -> Result<(), Error> {
+pub async fn run(server: &ArmServer, options: &Options, table: &mut Table) -> Result<(), Error> {
     let args = PagesArgs::no_op(options.size(400, 2_000));
     for (parallelism, peer) in [(10, Peer::Known), (50, Peer::Known), (50, Peer::KnownEager)] {
         let eager = peer.eager();
@@ -18,7 +19,7 @@ pub async fn run(bed: &Bed, options: &Options, table: &mut Table) -> Result<(), 
             "{} pages, parallelism {parallelism}, {eager} eager activities",
             args.pages
         );
-        beside(bed, options, table, &case, &args, parallelism, peer).await?;
+        beside(server, options, table, &case, &args, parallelism, peer).await?;
         table.aim(&case, RATIO, Target::AtLeast(0.8));
     }
     Ok(())
@@ -28,7 +29,7 @@ pub const RATIO: &str = "batch / bare";
 
 /// Measures a batch and its peer in alternating pairs.
 pub async fn beside(
-    bed: &Bed,
+    server: &ArmServer,
     options: &Options,
     table: &mut Table,
     case: &str,
@@ -38,25 +39,25 @@ pub async fn beside(
 ) -> Result<(), Error> {
     let eager = peer.eager();
     let ours = WorkerProcess::start(
-        bed,
+        server,
         Work::Pages {
             heartbeat_timeout: None,
             settings: vec![(Setting::EagerStrides, eager as u32)],
         },
     )?;
-    let bare = WorkerProcess::start(bed, Work::Bare { eager })?;
+    let bare = WorkerProcess::start(server, Work::Bare { eager })?;
     let batch = async |args: &PagesArgs| {
         let batch = args
             .batch(unique("batch"), ours.queue())
             .max_parallelism(parallelism);
-        bed.complete(&batch, args.pages).await.map(drop)
+        server.complete(&batch, args.pages).await.map(drop)
     };
     let without = async |pages| {
-        let client = bed.client().temporal();
+        let client = server.client().temporal();
         peer.complete(client, bare.queue(), unique("bare"), pages, parallelism)
             .await
     };
-    // Both have connected, polled and run their code once.
+    // Both have connected, polled and run their code once by now.
     let warm_up = PagesArgs {
         pages: 20,
         ..args.clone()
@@ -65,11 +66,11 @@ pub async fn beside(
     without(warm_up.pages).await?;
     for pair in 0..options.pairs {
         let (batch, bare) = if pair % 2 == 0 {
-            let batch = bed.cost(&ours, batch(args)).await?.0;
-            (batch, bed.cost(&bare, without(args.pages)).await?.0)
+            let batch = server.cost(&ours, batch(args)).await?.0;
+            (batch, server.cost(&bare, without(args.pages)).await?.0)
         } else {
-            let bare = bed.cost(&bare, without(args.pages)).await?.0;
-            (bed.cost(&ours, batch(args)).await?.0, bare)
+            let bare = server.cost(&bare, without(args.pages)).await?.0;
+            (server.cost(&ours, batch(args)).await?.0, bare)
         };
         table.add(case, RATIO, "", bare.seconds / batch.seconds);
         add(

@@ -1,10 +1,10 @@
-//! Pages that wait, as those do that call a service: how much of the parallelism is used.
+//! Pages that wait, as pages do that call a service: the part of the parallelism that is used.
 
 use temporal_batch::settings::AutoStride;
 
 use crate::{
     Error,
-    bed::{Bed, unique},
+    arm_server::{ArmServer, unique},
     options::Options,
     pages::PagesArgs,
     report::{Table, Target},
@@ -14,13 +14,14 @@ use crate::{
 const PARALLELISM: u32 = 50;
 const MILLIS: u64 = 50;
 
-pub async fn run(bed: &Bed, options: &Options, table: &mut Table) -> Result<(), Error> {
-    let worker = WorkerProcess::start(bed, Work::pages())?;
+pub async fn run(server: &ArmServer, options: &Options, table: &mut Table) -> Result<(), Error> {
+    let worker = WorkerProcess::start(server, Work::pages())?;
     let args = |pages| PagesArgs {
         millis: MILLIS,
         ..PagesArgs::no_op(pages)
     };
-    bed.complete(&args(20).batch(unique("warm-up"), worker.queue()), 20)
+    server
+        .complete(&args(20).batch(unique("warm-up"), worker.queue()), 20)
         .await?;
     let pages = options.size(3_000, 10_000);
     let strides: &[Option<u32>] =
@@ -38,7 +39,7 @@ pub async fn run(bed: &Bed, options: &Options, table: &mut Table) -> Result<(), 
                 Some(stride) => (batch.stride(stride), stride.to_string()),
                 None => (batch.stride(AutoStride::default()), "auto".to_owned()),
             };
-            let (cost, _) = bed.cost(&worker, bed.complete(&batch, pages)).await?;
+            let (cost, _) = server.cost(&worker, server.complete(&batch, pages)).await?;
             let ideal = (pages * MILLIS) as f64 / 1_000.0 / f64::from(PARALLELISM);
             let case = format!("{pages} pages, stride {name}");
             table.add(&case, "of the ideal", "%", 100.0 * ideal / cost.seconds);

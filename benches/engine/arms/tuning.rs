@@ -1,10 +1,10 @@
-//! Settings of a worker, each beside the defaults: no-op pages, one an activity, 50 in flight.
+//! Settings of a worker, each compared with the defaults: no-op pages, one an activity, 50 in flight.
 
 use futures::future::try_join_all;
 
 use crate::{
     Error,
-    bed::{Bed, unique},
+    arm_server::{ArmServer, unique},
     options::Options,
     pages::PagesArgs,
     report::Table,
@@ -13,7 +13,7 @@ use crate::{
 
 const PARALLELISM: u32 = 50;
 
-/// The last number is that of the batches that share the pages and what is in flight.
+/// The cases. The last number is that of the batches that share the pages and the parallelism.
 const VARIANTS: [(&str, Setting, u32, u32); 10] = [
     ("2 workflow pollers", Setting::WorkflowPollers, 2, 1),
     ("10 workflow pollers", Setting::WorkflowPollers, 10, 1),
@@ -27,7 +27,7 @@ const VARIANTS: [(&str, Setting, u32, u32); 10] = [
     ("10 batches, 3 cached", Setting::CachedBatches, 3, 10),
 ];
 
-pub async fn run(bed: &Bed, options: &Options, table: &mut Table) -> Result<(), Error> {
+pub async fn run(server: &ArmServer, options: &Options, table: &mut Table) -> Result<(), Error> {
     let args = PagesArgs::no_op(options.size(200, 1_500));
     let work = |changed: &[(Setting, u32)]| {
         // There is one worker, and strides are short.
@@ -37,9 +37,9 @@ pub async fn run(bed: &Bed, options: &Options, table: &mut Table) -> Result<(), 
             settings: [&alone, changed].concat(),
         }
     };
-    let default = WorkerProcess::start(bed, work(&[]))?;
+    let default = WorkerProcess::start(server, work(&[]))?;
     for (case, setting, value, batches) in VARIANTS {
-        let variant = WorkerProcess::start(bed, work(&[(setting, value)]))?;
+        let variant = WorkerProcess::start(server, work(&[(setting, value)]))?;
         let speed = async |worker: &WorkerProcess, pages| {
             let each = pages / u64::from(batches);
             let args = PagesArgs {
@@ -51,8 +51,8 @@ pub async fn run(bed: &Bed, options: &Options, table: &mut Table) -> Result<(), 
                 batch.max_parallelism(PARALLELISM / batches)
             });
             let all: Vec<_> = all.collect();
-            let complete = try_join_all(all.iter().map(|batch| bed.complete(batch, each)));
-            let (cost, _) = bed.cost(worker, complete).await?;
+            let complete = try_join_all(all.iter().map(|batch| server.complete(batch, each)));
+            let (cost, _) = server.cost(worker, complete).await?;
             Ok::<_, Error>((each * u64::from(batches)) as f64 / cost.seconds)
         };
         speed(&default, 20).await?;

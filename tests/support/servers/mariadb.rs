@@ -1,5 +1,5 @@
-//! A throwaway MariaDB for tests: its own data in a temporary folder, on its own port, gone with the test
-//! process (see `throwaway.rs`). No running service is touched.
+//! A throwaway MariaDB for tests: its own data in a temporary folder, on its own port, which ends with the test process
+//! (see `throwaway.rs`). Running services are not touched.
 
 use std::{ffi::OsStr, ops::Deref, path::PathBuf, sync::OnceLock};
 
@@ -9,11 +9,11 @@ use sqlx::{
 
 use super::throwaway::{self, Throwaway};
 
-/// Arguments: the folder of the server, its executables (the one that makes the data, the server, the one
-/// that asks whether it is there), and `on` or `off` for fsync.
+/// The script that runs the server. Its arguments are the folder of the server, its executables (the one that creates
+/// the data, the server, and the one that checks that it is running), and `on` or `off` for fsync.
 ///
-/// The socket is in the folder of the data, named without it: its whole path may be at most 107 bytes long.
-/// Signals from the terminal are for the tests; a closed standard output must not end the cleaning up.
+/// The socket is in the data folder, and is named by a relative path: a whole path may be at most 107 bytes long.
+/// Signals from the terminal are for the tests; a closed standard output must not end the cleanup.
 const SCRIPT: &str = r#"
 trap '' PIPE INT HUP
 folder=$1 install=$2 server=$3 admin=$4 fsync=$5
@@ -76,8 +76,8 @@ impl Deref for MariaDb {
 }
 
 impl MariaDb {
-    /// The server that all tests of this process share. `None` where MariaDB is not installed; that is
-    /// written to standard error as `SKIPPED:`, which `.ci/run` counts.
+    /// The server that all tests of this process share. `None` where MariaDB is not installed; standard error then has
+    /// a line with `SKIPPED:`, which `.ci/run` counts.
     pub fn shared() -> Option<&'static Self> {
         static SHARED: OnceLock<Option<MariaDb>> = OnceLock::new();
         let shared = SHARED.get_or_init(|| Self::launch(false)).as_ref();
@@ -87,8 +87,8 @@ impl MariaDb {
         shared
     }
 
-    /// A server of its own, for tests that stop it. `fsync` only where the machine itself may crash, or
-    /// where the time that it takes is measured.
+    /// Starts a separate server, for tests that stop it. `fsync` is needed only where the machine itself may crash, or
+    /// where its time is measured.
     pub fn launch(fsync: bool) -> Option<Self> {
         let [install, server, admin] = executables()?;
         let fsync = if fsync { "on" } else { "off" };
@@ -102,12 +102,12 @@ impl MariaDb {
         Some(Self { server })
     }
 
-    /// Says that a test did not run because the server is not installed.
+    /// Reports that a test did not run because the server is not installed.
     pub fn skip() {
         throwaway::skip("MariaDB", "mariadb-server");
     }
 
-    /// Creates a database for one test and gives its URL.
+    /// Creates a database for one test and returns its URL.
     pub async fn database(&self, test: &str) -> String {
         let name = self.server.database_name(test);
         let mut admin = MySqlConnection::connect(&self.url("mysql")).await.unwrap();
@@ -117,7 +117,7 @@ impl MariaDb {
         self.url(&name)
     }
 
-    /// Creates a database for one test and gives a pool of at most `connections` to it.
+    /// Creates a database for one test and returns a pool of at most `connections` to it.
     pub async fn pool(&self, test: &str, connections: u32) -> MySqlPool {
         let url = self.database(test).await;
         MySqlPoolOptions::new()
@@ -127,9 +127,9 @@ impl MariaDb {
             .unwrap()
     }
 
-    /// The URL of a database that is there; `mysql` always is.
+    /// The URL of an existing database; `mysql` always exists.
     pub fn url(&self, database: &str) -> String {
-        // No TLS to be tried: saves a round trip for each connection.
+        // Without TLS each connection saves a round trip.
         format!(
             "mysql://root@127.0.0.1:{}/{database}?ssl-mode=DISABLED",
             self.port()
@@ -137,10 +137,10 @@ impl MariaDb {
     }
 }
 
-/// The executables that make the data, serve it, and ask whether the server is there.
+/// The executables that create the data, run the server, and check that it is running.
 fn executables() -> Option<[PathBuf; 3]> {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    // Where Debian has the server; not on the path of everybody.
+    // Debian's folder of the server, which is not on the path of every user.
     let usual = ["/usr/sbin", "/usr/libexec", "/usr/local/sbin"].map(PathBuf::from);
     let folders: Vec<PathBuf> = std::env::split_paths(&path).chain(usual).collect();
     let find = |name: &str| folders.iter().map(|f| f.join(name)).find(|p| p.is_file());

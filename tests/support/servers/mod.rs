@@ -1,7 +1,7 @@
-//! Servers that a test starts and that are gone with the test process, and ways to take them away.
+//! Servers that a test starts and that end with the test process, and ways to make them unavailable.
 //!
-//! This module knows nothing of the library, so that its unit tests and the benches take it in by its path. A process may
-//! hold one copy of it only: two would name their folders alike.
+//! This module does not use the library, so that unit tests and benches can include it by its path. A process may hold
+//! only one copy of it: two copies would give their folders the same names.
 
 #![allow(
     dead_code,

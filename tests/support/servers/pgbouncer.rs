@@ -1,4 +1,4 @@
-//! A throwaway PgBouncer that gives every transaction another connection of a server, gone with the test process
+//! A throwaway PgBouncer that gives each transaction another connection of a server, and ends with the test process
 //! (see `throwaway.rs`).
 
 use std::{ffi::OsStr, path::Path};
@@ -49,8 +49,8 @@ pub struct PgBouncer {
 }
 
 impl PgBouncer {
-    /// In front of the PostgreSQL server on that port. `None` where it is not installed; that is written to
-    /// standard error as `SKIPPED:`, which `.ci/run` counts.
+    /// Starts a PgBouncer in front of the PostgreSQL server on that port. `None` where it is not installed; standard
+    /// error then has a line with `SKIPPED:`, which `.ci/run` counts.
     pub fn launch(server: u16) -> Option<Self> {
         let programs = [
             "/usr/sbin/pgbouncer",

@@ -1,5 +1,5 @@
-//! A throwaway PostgreSQL for tests: its own cluster in a temporary folder, on its own port, gone with the
-//! test process (see `throwaway.rs`). No running service is touched.
+//! A throwaway PostgreSQL for tests: its own cluster in a temporary folder, on its own port, which ends with the test
+//! process (see `throwaway.rs`). Running services are not touched.
 
 use std::{
     ffi::OsStr,
@@ -12,10 +12,10 @@ use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool, postgres::
 
 use super::throwaway::{self, Throwaway};
 
-/// Arguments: the folder of the cluster, the folder of the executables, `on` or `off` for fsync, and for a
-/// replica the port of its primary.
+/// The script that runs the server. Its arguments are the folder of the cluster, the folder of the executables, `on` or
+/// `off` for fsync, and for a replica the port of its primary.
 ///
-/// Signals from the terminal are for the tests; a closed standard output must not end the cleaning up.
+/// Signals from the terminal are for the tests; a closed standard output must not end the cleanup.
 const SCRIPT: &str = r#"
 trap '' PIPE INT HUP
 unset PGDATA
@@ -64,8 +64,8 @@ impl Deref for Postgres {
 }
 
 impl Postgres {
-    /// The cluster that all tests of this process share. `None` where PostgreSQL is not installed; that is
-    /// written to standard error as `SKIPPED:`, which `.ci/run` counts.
+    /// The cluster that all tests of this process share. `None` where PostgreSQL is not installed; standard error then
+    /// has a line with `SKIPPED:`, which `.ci/run` counts.
     pub fn shared() -> Option<&'static Self> {
         static SHARED: OnceLock<Option<Postgres>> = OnceLock::new();
         let shared = SHARED.get_or_init(|| Self::launch(false)).as_ref();
@@ -75,14 +75,14 @@ impl Postgres {
         shared
     }
 
-    /// A cluster of its own, for tests that stop it. `fsync` only where the machine itself may crash, or
-    /// where the time that it takes is measured.
+    /// Starts a separate cluster, for tests that stop it. `fsync` is needed only where the machine itself may crash, or
+    /// where its time is measured.
     pub fn launch(fsync: bool) -> Option<Self> {
         Self::launch_as(fsync, None)
     }
 
-    /// A streaming replica of this cluster, without fsync. It is a copy of it that can be read, and follows
-    /// it from now on.
+    /// Starts a streaming replica of this cluster, without fsync. It is a readable copy that follows the cluster from
+    /// now on.
     pub fn replica(&self) -> Self {
         Self::launch_as(false, Some(self.port())).expect("the primary was launched")
     }
@@ -101,12 +101,12 @@ impl Postgres {
         executables()
     }
 
-    /// Says that a test did not run because the server is not installed.
+    /// Reports that a test did not run because the server is not installed.
     pub fn skip() {
         throwaway::skip("PostgreSQL", "postgresql");
     }
 
-    /// Creates a database for one test and gives its URL.
+    /// Creates a database for one test and returns its URL.
     pub async fn database(&self, test: &str) -> String {
         let name = self.server.database_name(test);
         let mut admin = PgConnection::connect(&self.url("postgres")).await.unwrap();
@@ -116,7 +116,7 @@ impl Postgres {
         self.url(&name)
     }
 
-    /// Creates a database for one test and gives a pool of at most `connections` to it.
+    /// Creates a database for one test and returns a pool of at most `connections` to it.
     pub async fn pool(&self, test: &str, connections: u32) -> PgPool {
         let url = self.database(test).await;
         PgPoolOptions::new()
@@ -126,9 +126,9 @@ impl Postgres {
             .unwrap()
     }
 
-    /// The URL of a database that is there: `postgres`, or one that came with a copy.
+    /// The URL of an existing database: `postgres`, or a copied one.
     pub fn url(&self, database: &str) -> String {
-        // No TLS to be tried: saves a round trip for each connection.
+        // Without TLS each connection saves a round trip.
         format!(
             "postgres://postgres@127.0.0.1:{}/{database}?sslmode=disable",
             self.port()
@@ -136,8 +136,7 @@ impl Postgres {
     }
 }
 
-/// The folder with `initdb`, `pg_ctl` and `postgres`: the one that `PATH` leads to, or the newest of the
-/// usual ones.
+/// The folder with `initdb`, `pg_ctl` and `postgres`: the one on `PATH`, or the newest of the usual ones.
 fn executables() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let on_path = std::env::split_paths(&path)

@@ -1,4 +1,4 @@
-//! A TCP proxy in front of a server, with which a test takes the server away and gives it back.
+//! A TCP proxy in front of a server, with which a test makes the server unavailable and available again.
 
 use std::{io, net::SocketAddr, sync::mpsc, thread};
 
@@ -13,24 +13,24 @@ use tokio::{
     task::JoinSet,
 };
 
-/// What becomes of what is sent.
+/// The way in which the proxy treats connections.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Mode {
     Pass,
-    /// Connections are taken and kept, and nothing goes through them.
+    /// Connections are accepted and kept open, but carry no data.
     Stall,
-    /// There are no connections, and none are taken.
+    /// Open connections are cut, and new ones are refused.
     Refuse,
 }
 
-/// It ends with its test.
+/// The proxy, which ends with its test.
 pub struct Proxy {
     address: SocketAddr,
     mode: watch::Sender<Mode>,
 }
 
 impl Proxy {
-    /// A proxy in front of the server at `target`, which lets everything pass.
+    /// Starts a proxy in front of the server at `target`, which passes all data on.
     pub fn before(target: &str) -> Self {
         let target = target.parse().unwrap();
         let (mode, watched) = watch::channel(Mode::Pass);
@@ -55,7 +55,7 @@ impl Proxy {
         self.mode.send_replace(Mode::Stall);
     }
 
-    /// Cuts the connections, too. Returns when new ones are refused.
+    /// Cuts open connections too. Returns once new ones are refused.
     pub fn refuse(&self) {
         self.mode.send_replace(Mode::Refuse);
         while std::net::TcpStream::connect(self.address).is_ok() {}
@@ -74,11 +74,11 @@ async fn serve(
     mut mode: watch::Receiver<Mode>,
     tell: mpsc::Sender<SocketAddr>,
 ) {
-    // Without this one, which never listens, the port would be anybody's while connections are refused.
+    // This socket never listens. It keeps the port reserved while connections are refused.
     let reserved = bound("127.0.0.1:0").unwrap();
     let address = reserved.local_addr().unwrap();
     let mut tell = Some(tell);
-    // An error is the end of the test.
+    // An error means the end of the test.
     while mode.wait_for(|mode| *mode != Mode::Refuse).await.is_ok() {
         let listener = bound(&address.to_string()).unwrap().listen(1024).unwrap();
         if let Some(tell) = tell.take() {
@@ -103,7 +103,7 @@ async fn take(listener: &TcpListener, target: SocketAddr, mode: watch::Receiver<
                 return;
             };
             let ((from, to), (back, forth)) = (client.into_split(), server.into_split());
-            // When one direction has ended, the connection has.
+            // A connection ends when one direction has ended.
             tokio::select! {
                 () = copy(from, forth, mode.clone()) => {}
                 () = copy(back, to, mode) => {}

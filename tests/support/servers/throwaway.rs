@@ -1,13 +1,13 @@
-//! A server that a test starts and that is gone with the test process, whatever ends it: what the throwaway
-//! servers have in common.
+//! The common part of the throwaway servers: a server that a test starts, and that ends with the test process however
+//! that ends.
 //!
 //! ```text
 //!   test process ──stdin (a pipe that only it holds)──▶ sh ──▶ the server's own programs
 //!                ◀─stdout: one line for each command───
 //! ```
 //!
-//! The shell does one thing after the other. When the pipe closes, which the operating system does for a
-//! killed process too, it stops the server and removes the folder.
+//! The shell runs one command after the other. When the pipe closes, which the operating system does for a killed
+//! process too, the shell stops the server and removes the folder.
 
 use std::{
     ffi::OsStr,
@@ -25,7 +25,7 @@ use std::{
     },
 };
 
-/// A running server: its folder, its port on 127.0.0.1 and the shell that steers it.
+/// A running server: its folder, its port on 127.0.0.1 and the shell that controls it.
 #[derive(Debug)]
 pub struct Throwaway {
     folder: PathBuf,
@@ -34,7 +34,7 @@ pub struct Throwaway {
     databases: AtomicU32,
 }
 
-/// While its standard input is open, the server lives.
+/// The shell. The server lives as long as the shell's standard input is open.
 #[derive(Debug)]
 struct Shell {
     commands: Option<ChildStdin>,
@@ -42,9 +42,9 @@ struct Shell {
 }
 
 impl Shell {
-    /// Runs one command; `false` if it failed.
+    /// Runs one command. Returns `false` if it failed.
     fn run(&mut self, command: &str) -> bool {
-        let commands = self.commands.as_mut().expect("taken by drop only");
+        let commands = self.commands.as_mut().expect("only drop takes the input");
         writeln!(commands, "{command}").expect("the shell runs as long as its input is open");
         self.answer()
     }
@@ -57,17 +57,17 @@ impl Shell {
 }
 
 impl Throwaway {
-    /// Runs a script with its folder as the first argument, then `arguments`. It makes what the server
-    /// needs and answers `init 0`; then it reads `start PORT` and `stop HOW`, and answers each with the
-    /// command and its exit status. It logs to `shell.log` and `server.log`.
+    /// Runs a script with its folder as the first argument, then `arguments`. The script creates the data of the server
+    /// and answers `init 0`; then it reads `start PORT` and `stop HOW`, and answers each with the command and its exit
+    /// status. It logs to `shell.log` and `server.log`.
     ///
-    /// Database servers refuse to run as root: then it is `user` who runs them, or else `nobody`.
+    /// Database servers refuse to run as root: `user` runs them then, or else `nobody`.
     pub fn launch(system: &str, user: &str, script: &str, arguments: &[&OsStr]) -> Self {
         static SERVERS: AtomicU32 = AtomicU32::new(0);
         let number = SERVERS.fetch_add(1, Ordering::Relaxed);
         let name = format!("temporal-batch-{system}-{}-{number}", std::process::id());
         let folder = std::env::temp_dir().join(&name);
-        // One that a killed machine left behind, whose process id came up again.
+        // A folder may be left from a machine that was killed, whose process id is in use again.
         let _ = std::fs::remove_dir_all(&folder);
         std::fs::create_dir(&folder).unwrap();
 
@@ -86,7 +86,7 @@ impl Throwaway {
         if std::fs::metadata(&folder).unwrap().uid() == 0 {
             let (uid, gid) = ids_of(user)
                 .or_else(|| ids_of("nobody"))
-                .unwrap_or_else(|| panic!("there is a user `{user}` or `nobody`"));
+                .unwrap_or_else(|| panic!("there is no user `{user}` and no `nobody`"));
             chown(&folder, Some(uid), Some(gid)).unwrap();
             shell.uid(uid).gid(gid);
         }
@@ -95,12 +95,12 @@ impl Throwaway {
             commands: child.stdin.take(),
             answers: BufReader::new(child.stdout.take().unwrap()),
         };
-        // Nothing waits for it, so it would stay a zombie of a long-lived process.
+        // Waiting keeps the shell from staying a zombie of a long-lived process.
         std::thread::spawn(move || child.wait());
 
         let made = shell.answer();
         assert!(made, "no {system}: {}", text_of(&folder, "shell.log"));
-        // Between the choice of a port and its use somebody else may take it.
+        // Another process may take the port between its choice and its use.
         let port = (0..5).find_map(|_| {
             let port = free_port();
             shell.run(&format!("start {port}")).then_some(port)
@@ -114,7 +114,7 @@ impl Throwaway {
         }
     }
 
-    /// A name for the database of one test, that no other has.
+    /// A unique name for the database of one test.
     pub fn database_name(&self, test: &str) -> String {
         let plain = |c: char| if c.is_ascii_alphanumeric() { c } else { '_' };
         let test: String = test.chars().take(40).map(plain).collect();
@@ -132,7 +132,7 @@ impl Throwaway {
         assert!(stopped, "no stop: {}", text_of(&self.folder, "shell.log"));
     }
 
-    /// Starts it again, on the same port.
+    /// Starts the server again, on the same port.
     pub fn start(&self) {
         let started = self.run(&format!("start {}", self.port));
         assert!(started, "no start: {}", text_of(&self.folder, "server.log"));
@@ -144,12 +144,12 @@ impl Throwaway {
         self.start();
     }
 
-    /// Where it listens, on 127.0.0.1.
+    /// The port of the server on 127.0.0.1.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Everything of the server is in here.
+    /// The folder with all files of the server.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
@@ -161,8 +161,8 @@ impl Throwaway {
 }
 
 impl Drop for Throwaway {
-    /// Waits until the server is stopped and the folder is gone. A shared server is never dropped; the end
-    /// of the process closes its pipe.
+    /// Waits until the server is stopped and the folder is gone. A shared server is never dropped; its pipe closes with
+    /// the end of the process.
     fn drop(&mut self) {
         let shell = self.shell.get_mut();
         let shell = shell.unwrap_or_else(PoisonError::into_inner);
@@ -171,19 +171,19 @@ impl Drop for Throwaway {
     }
 }
 
-/// How a server is stopped.
+/// The way in which a server is stopped.
 #[derive(Clone, Copy, Debug)]
 pub enum Stop {
-    /// Clients are disconnected, everything is written.
+    /// Clients are disconnected, and all data is written.
     Fast,
-    /// As a crash would: the next start recovers from the log.
+    /// The server stops as in a crash: the next start recovers from its log.
     Immediate,
 }
 
-/// Tells whoever counts that a test did not run.
+/// Prints that a test did not run, on a line that `.ci/run` counts.
 #[expect(
     clippy::explicit_write,
-    reason = "the harness would keep what a macro prints to itself"
+    reason = "the harness captures the output of macros"
 )]
 pub fn skip(system: &str, package: &str) {
     let skipped = format!("SKIPPED: {system} is not installed (Debian package `{package}`)");

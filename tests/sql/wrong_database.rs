@@ -15,10 +15,10 @@ use crate::{
 };
 
 on_each! {
-    a_stride_of_which_there_is_no_trace_is_refused_and_nothing_is_written,
+    an_unknown_stride_is_refused_and_nothing_is_written,
     strides_that_were_opened_out_of_order_are_known,
-    a_report_stands_for_strides_that_were_forgotten,
-    a_page_that_is_being_applied_keeps_the_next_stride_from_nothing,
+    a_report_stands_for_strides_that_were_pruned,
+    a_page_that_is_being_applied_does_not_hold_up_the_next_stride,
 }
 
 const STRIDES: &str = "SELECT count(*) FROM temporal_batch_stride";
@@ -39,9 +39,7 @@ async fn fence_of<D: TestDatabase>(home: &Home<D>, number: u64) -> i64 {
     opened.unwrap().fence
 }
 
-async fn a_stride_of_which_there_is_no_trace_is_refused_and_nothing_is_written<D: TestDatabase>(
-    home: Home<D>,
-) {
+async fn an_unknown_stride_is_refused_and_nothing_is_written<D: TestDatabase>(home: Home<D>) {
     for number in [0, 1, 7] {
         is_refused(&home, number).await;
     }
@@ -51,14 +49,14 @@ async fn a_stride_of_which_there_is_no_trace_is_refused_and_nothing_is_written<D
     is_refused(&home, 2).await;
     assert_eq!(fence_of(&home, 1).await, 1);
     assert_eq!(fence_of(&home, 2).await, 1);
-    // Of another batch run nothing is known.
+    // The database has no stride of another batch run.
     let mut other = stride(1);
     other.batch_run = "another".to_owned();
     let opened = home.ledger.open(&other, None, None, true).await;
     assert_eq!(opened.unwrap_err().error_type(), "WrongDatabase");
 }
 
-/// The end of each stride is kept before the next one is announced.
+/// The end of each stride is kept before the next stride is announced.
 async fn strides_that_were_opened_out_of_order_are_known<D: TestDatabase>(home: Home<D>) {
     let id = stride(0);
     let first = home.ledger.open(&id, None, None, false).await;
@@ -71,7 +69,7 @@ async fn strides_that_were_opened_out_of_order_are_known<D: TestDatabase>(home: 
     is_refused(&home, 5).await;
 }
 
-async fn a_report_stands_for_strides_that_were_forgotten<D: TestDatabase>(home: Home<D>) {
+async fn a_report_stands_for_strides_that_were_pruned<D: TestDatabase>(home: Home<D>) {
     let first = home.ledger.open(&stride(0), None, None, false).await;
     first.unwrap();
     let report = BatchReport {
@@ -84,7 +82,7 @@ async fn a_report_stands_for_strides_that_were_forgotten<D: TestDatabase>(home: 
     assert_eq!(fence_of(&home, 7).await, 1);
 }
 
-async fn a_page_that_is_being_applied_keeps_the_next_stride_from_nothing<D: TestDatabase>(
+async fn a_page_that_is_being_applied_does_not_hold_up_the_next_stride<D: TestDatabase>(
     home: Home<D>,
 ) {
     home.fill(10).await;
@@ -95,7 +93,7 @@ async fn a_page_that_is_being_applied_keeps_the_next_stride_from_nothing<D: Test
     touch::<D>(page.as_mut(), 0, 10).await.unwrap();
     let next = async { fence_of(&home, 1).await };
     if D::NAME == "SQLite" {
-        // There is one writer.
+        // SQLite has only one writer.
         let soon = Duration::from_millis(100);
         assert!(tokio::time::timeout(soon, next).await.is_err());
         return;

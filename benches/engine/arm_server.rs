@@ -1,4 +1,4 @@
-//! A dev server of one arm, and what can be asked of it.
+//! The dev server of one arm, and measurements on it.
 
 use std::{
     fmt::Display,
@@ -22,15 +22,15 @@ use temporalio_common::protos::temporal::api::history::v1::{
 
 use super::{Error, process, worker_process::WorkerProcess};
 
-/// Nothing that is measured takes longer, except a million pages.
+/// The longest wait for a measurement, except for one of a million pages.
 const LIMIT: Duration = Duration::from_secs(900);
 
-pub struct Bed {
+pub struct ArmServer {
     server: DevServer,
     client: BatchClient,
 }
 
-/// What something cost.
+/// The cost of a measured run.
 #[derive(Clone, Copy, Debug)]
 pub struct Cost {
     pub seconds: f64,
@@ -39,12 +39,12 @@ pub struct Cost {
     pub actions: f64,
 }
 
-/// What a batch left behind, with its bridges.
+/// The histories of a batch and of its bridges.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Histories {
     pub runs: usize,
     pub events: usize,
-    /// Of the run that was given most.
+    /// The largest input of any run, in bytes.
     pub largest_input: usize,
 }
 
@@ -61,7 +61,7 @@ pub fn unique(prefix: &str) -> String {
     format!("{prefix}-{}", COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
-/// Gives up after a while, with an error that says what on.
+/// Waits for a result, and fails after a while with an error that names it.
 pub async fn within<T>(
     limit: Duration,
     what: impl Display,
@@ -73,10 +73,10 @@ pub async fn within<T>(
     }
 }
 
-impl Bed {
-    /// With these settings of the server.
+impl ArmServer {
+    /// Starts a server with these settings.
     pub async fn start(dynamic_config: &[String]) -> Result<Self, Error> {
-        // Where Temporal counts its actions. Port 0 would be no port at all.
+        // Temporal counts its actions in its metrics. Port 0 would mean no metrics.
         let port = std::net::TcpListener::bind("127.0.0.1:0")?
             .local_addr()?
             .port();
@@ -102,19 +102,19 @@ impl Bed {
         &self.client
     }
 
-    /// Runs a batch to its end; anything but `Completed` with this many pages is an error.
+    /// Runs a batch to its end, and fails unless it is completed with this many pages.
     pub async fn complete(&self, batch: &Batch, pages: u64) -> Result<BatchReport, Error> {
         within(LIMIT, batch.id(), async {
             let report = self.client.start(batch).await?.result().await?;
             if report.outcome != Outcome::Completed || report.progress.pages_completed != pages {
-                return Err(format!("the batch ended otherwise: {report:?}").into());
+                return Err(format!("unexpected end of the batch: {report:?}").into());
             }
             Ok(report)
         })
         .await
     }
 
-    /// Measures something that one worker does.
+    /// Measures the cost of work that one worker does.
     pub async fn cost<T>(
         &self,
         worker: &WorkerProcess,
@@ -160,7 +160,7 @@ impl Bed {
         Ok(found)
     }
 
-    /// Runs of the batch and of its bridges. The listing is updated a little after the end.
+    /// The runs of the batch and of its bridges. The listing is updated a little after the end.
     async fn runs(&self, id: &str) -> Result<Vec<(String, String)>, Error> {
         let query = format!("WorkflowId = '{id}' OR WorkflowId STARTS_WITH '{id}.'");
         for _ in 0..200 {
@@ -177,7 +177,7 @@ impl Bed {
         Err(format!("{id} is not listed as closed").into())
     }
 
-    /// The server's own count of what Temporal Cloud would bill.
+    /// The server's own count of the actions that Temporal Cloud would bill.
     async fn actions(&self) -> Result<f64, Error> {
         use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
         let url = url::Url::parse(&self.server.metrics_url().ok_or("no metrics")?)?;

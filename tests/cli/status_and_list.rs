@@ -1,4 +1,4 @@
-//! What `status` and `list` tell of a batch.
+//! The output of `status` and `list` for a batch.
 
 use serde_json::Value;
 
@@ -32,7 +32,7 @@ fn status_json_has_the_documented_fields() {
 }
 
 #[test]
-fn a_listing_tells_the_start_of_a_batch_that_was_handed_over_and_how_it_ended() {
+fn a_listing_has_the_start_and_the_end_of_a_batch_of_several_runs() {
     let _worker = Worker::on("listed", &[]).ready();
     let batch = ["--task-queue", "listed", "--batch-id", "listed"];
     let how = ["--page-size", "100", "--pages-per-run", "10"];
@@ -42,7 +42,7 @@ fn a_listing_tells_the_start_of_a_batch_that_was_handed_over_and_how_it_ended() 
     assert_eq!(output.status, Some(0), "{}", output.err);
     let progress = look("listed")["progress"].clone();
     assert!(progress["runs"].as_u64().unwrap() > 1, "{progress}");
-    // An end is listed a moment later.
+    // The list shows an end a moment later.
     let listed = wait_for_ok("the end is listed", || {
         let all = run(online(&["list", "--json", "--limit", "1000"])).json();
         let batches = all["batches"].as_array().unwrap();
@@ -59,7 +59,7 @@ fn a_listing_tells_the_start_of_a_batch_that_was_handed_over_and_how_it_ended() 
 }
 
 #[test]
-fn a_web_page_is_linked_to_where_it_is_known() {
+fn the_web_page_of_a_batch_is_linked_where_its_address_is_known() {
     let mut first = offline(&[
         "start",
         "inflate-prices",

@@ -1,5 +1,5 @@
-//! Causes that keep a batch from being faster, planted for real, and the sentence that must come for each. Causes in a database
-//! are in `tests/backfill/because.rs`.
+//! Causes that keep a batch from being faster, created for real, and the explanation that each must produce. Causes in
+//! a database are in `tests/backfill/explanations.rs`.
 
 use std::time::{Duration, SystemTime};
 
@@ -18,31 +18,31 @@ use crate::{
     support::{TestEnv, progress_shows, report},
 };
 
-/// Waits until the batch says so.
+/// Waits until the batch gives this explanation.
 async fn says(handle: &BatchHandle, held_by: HeldBy, part: &str) -> String {
-    let what = format!("it says {part:?}");
+    let what = format!("the explanation contains {part:?}");
     let progress = progress_shows(handle, &what, |p| {
         p.held_by == Some(held_by) && p.explanation.contains(part)
     });
     progress.await.explanation
 }
 
-/// No batch is told one of these while nothing is wrong with it.
+/// Whether the cause is one that a healthy batch is never given.
 fn alarms(held_by: Option<HeldBy>) -> bool {
     use HeldBy::{NoWorker, Pages, Preparing, Retries, Workers};
     let alarming = [NoWorker, Pages, Preparing, Retries, Workers];
     held_by.is_some_and(|by| alarming.contains(&by))
 }
 
-fn window_that_is_closed() -> Window {
+fn closed_window() -> Window {
     let in_six_hours = Timestamp::from(SystemTime::now() + Duration::from_secs(6 * 3_600));
     let hour = in_six_hours.0 / 3_600_000 % 24;
     let window = format!("{hour:02}:00-{:02}:00", (hour + 1) % 24);
     window.parse().unwrap()
 }
 
-/// One batch, moved from cause to cause.
-async fn seen_enough(handle: &BatchHandle) -> Outcome {
+/// Ends the one batch that was moved from cause to cause.
+async fn cancelled_outcome(handle: &BatchHandle) -> Outcome {
     handle.cancel("seen enough").await.unwrap();
     report(handle).await.outcome
 }
@@ -80,7 +80,7 @@ async fn limits_that_operators_set_are_named() {
     says(&handle, HeldBy::Parallelism, "max parallelism is 0").await;
     set(Settings::new().max_parallelism(2)).await;
 
-    set(Settings::new().windows([window_that_is_closed()])).await;
+    set(Settings::new().windows([closed_window()])).await;
     says(
         &handle,
         HeldBy::Window,
@@ -91,7 +91,7 @@ async fn limits_that_operators_set_are_named() {
 
     set(Settings::new().rate(15.0)).await;
     says(&handle, HeldBy::Rate, "rate limit 15 items/s").await;
-    // Pages that do not fit their rate.
+    // Pages that are too large for their rate.
     set(Settings::new().page_size(1_000)).await;
     let said = says(&handle, HeldBy::Rate, "a page of 1,000 items takes").await;
     assert!(said.contains("--page-size "), "{said}");
@@ -112,7 +112,7 @@ async fn limits_that_operators_set_are_named() {
     set(Settings::new().auto_parallelism(AutoParallelism::new(2, 3))).await;
     says(&handle, HeldBy::Tuning, "parallelism is tuned to").await;
 
-    assert_eq!(seen_enough(&handle).await, Outcome::Cancelled);
+    assert_eq!(cancelled_outcome(&handle).await, Outcome::Cancelled);
 }
 
 #[tokio::test]
@@ -138,11 +138,11 @@ async fn throttles_are_named_with_their_reason() {
     )
     .await;
     switch.set(GO);
-    progress_shows(&handle, "nothing is in its way", |p| {
+    progress_shows(&handle, "nothing holds the batch back", |p| {
         p.held_by != Some(HeldBy::Throttle)
     })
     .await;
-    seen_enough(&handle).await;
+    cancelled_outcome(&handle).await;
 }
 
 #[tokio::test]
@@ -153,7 +153,7 @@ async fn another_batch_that_has_the_lock_is_named() {
     let name = env.new_id();
     let batch = || env.batch::<NumbersProcessor>(UpTo { n: 10 }).lock(&name);
     let first = env.start(&batch()).await;
-    progress_shows(&first, "it runs", |p| p.pages_in_flight > 0).await;
+    progress_shows(&first, "the batch runs", |p| p.pages_in_flight > 0).await;
     let second = env.start(&batch().wait_for_lock(true)).await;
     let sentence = format!(
         "waiting for the lock \"{name}\", which batch \"{}\" has",
@@ -207,11 +207,11 @@ async fn pages_that_all_fail_are_named_with_their_error() {
     let handle = env.start(&batch).await;
     let sentence = "pages fail, and no other gets through: NoRoom: no space left on device";
     says(&handle, HeldBy::Retries, sentence).await;
-    seen_enough(&handle).await;
+    cancelled_outcome(&handle).await;
 }
 
 #[tokio::test]
-async fn slow_retries_that_are_all_that_is_left_say_when_and_why() {
+async fn slow_retries_that_alone_remain_say_when_and_why() {
     let env = TestEnv::new("because-slow-retries").await;
     let retry = RetryPolicy::default()
         .max_attempts(1)
@@ -237,7 +237,7 @@ async fn slow_retries_that_are_all_that_is_left_say_when_and_why() {
     let sentence = "every page that is left has failed and waits for its next attempt, in ";
     let said = says(&handle, HeldBy::Retries, sentence).await;
     assert!(said.ends_with(": Away: the vendor is away"), "{said}");
-    seen_enough(&handle).await;
+    cancelled_outcome(&handle).await;
 }
 
 #[tokio::test]
@@ -262,7 +262,7 @@ async fn a_page_that_keeps_others_from_being_found_is_named() {
     let handle = env.start(&batch).await;
     let sentence = "waiting for the page after 20 to tell where the next one starts";
     says(&handle, HeldBy::Discovery, sentence).await;
-    // It takes longer than pages do.
+    // It takes longer than other pages do.
     says(
         &handle,
         HeldBy::Pages,
@@ -274,7 +274,7 @@ async fn a_page_that_keeps_others_from_being_found_is_named() {
 }
 
 #[tokio::test]
-async fn a_page_that_does_not_come_back_is_named_with_its_worker() {
+async fn a_page_that_does_not_return_is_named_with_its_worker() {
     let env = TestEnv::new("because-long").await;
     let (numbers, gate) = gated_where(|page| page.start == 30);
     let worker = env.worker_named("the-slow-one", numbers.skipping_ahead());
@@ -297,11 +297,11 @@ async fn a_page_that_does_not_come_back_is_named_with_its_worker() {
 }
 
 #[tokio::test]
-async fn a_page_without_a_slot_that_holds_part_of_the_rate_is_said_to() {
+async fn a_page_without_a_slot_that_holds_part_of_the_rate_is_reported() {
     let env = TestEnv::new("because-rate-slots").await;
     let numbers = NumbersProcessor::new().skipping_ahead();
     let _worker = env.worker_with(numbers, |worker| worker.max_pages(2)).await;
-    // A page takes 3 s at its share, and a stride 18 s. What has no slot comes back when one of the others ends.
+    // A page takes 3 s at its share, and a stride 18 s. The page without a slot begins when one of the others ends.
     let batch = env
         .batch::<NumbersProcessor>(UpTo { n: 100_000 })
         .page_size(10)
@@ -320,11 +320,11 @@ async fn a_page_without_a_slot_that_holds_part_of_the_rate_is_said_to() {
         .await
         .unwrap();
     says(&handle, HeldBy::Rate, "rate limit 10 items/s").await;
-    seen_enough(&handle).await;
+    cancelled_outcome(&handle).await;
 }
 
 #[tokio::test]
-async fn pages_that_no_worker_has_a_slot_for_say_so() {
+async fn pages_without_a_free_slot_say_so() {
     let env = TestEnv::new("because-slots").await;
     let (numbers, gate) = gated();
     let numbers = numbers.skipping_ahead();
@@ -356,7 +356,7 @@ async fn a_processor_that_the_workers_of_the_queue_do_not_know_blocks_with_its_n
     let other = env
         .worker(Diary::new(dir.path(), RetryMode::AtLeastOnce))
         .await;
-    let blocked = progress_shows(&handle, "it is blocked by the name", |p| {
+    let blocked = progress_shows(&handle, "the batch is blocked", |p| {
         p.phase == Phase::Blocked && p.explanation.contains("UnknownProcessor: ")
     });
     let explanation = blocked.await.explanation;
@@ -365,18 +365,18 @@ async fn a_processor_that_the_workers_of_the_queue_do_not_know_blocks_with_its_n
     let (numbers, gate) = gated();
     gate.open();
     let _worker = env.worker(numbers).await;
-    seen_enough(&handle).await;
+    cancelled_outcome(&handle).await;
 }
 
 #[tokio::test]
-async fn a_worker_that_takes_nothing_new_is_missed() {
+async fn a_worker_that_takes_no_new_pages_is_missed() {
     let env = TestEnv::new("because-no-worker").await;
     let (numbers, gate) = gated();
     let worker = env.worker(numbers).await;
     let handle = env
         .start(&env.batch::<NumbersProcessor>(UpTo { n: 50 }).page_size(10))
         .await;
-    progress_shows(&handle, "it runs", |p| p.pages_in_flight > 0).await;
+    progress_shows(&handle, "the batch runs", |p| p.pages_in_flight > 0).await;
     gate.open();
     worker.stop().await.unwrap();
     let sentence = format!("on task queue \"{}\" for ", env.queue);
@@ -394,14 +394,14 @@ async fn a_worker_that_dies_is_missed_while_the_server_still_lists_it() {
     let batch = env.batch::<Diary>(()).page_size(1).rate(10_000.0);
     let handle = env.start(&batch).await;
     diary.shows_times("begin 3", 1).await;
-    progress_shows(&handle, "it runs", |p| p.pages_in_flight > 0).await;
+    progress_shows(&handle, "the batch runs", |p| p.pages_in_flight > 0).await;
     worker.kill();
     says(&handle, HeldBy::NoWorker, "").await;
     let seen = handle.look().await.unwrap();
     let listed = seen.workers.unwrap().polling.len();
     assert_eq!(
         listed, 1,
-        "it was missed because the server has forgotten it"
+        "the worker was missed because the server had forgotten it"
     );
     diary.quicken();
     let _worker = WorkerProcess::start(&env, &diary);
@@ -409,14 +409,14 @@ async fn a_worker_that_dies_is_missed_while_the_server_still_lists_it() {
 }
 
 #[tokio::test]
-async fn a_worker_that_stops_is_named_with_what_it_still_has() {
+async fn a_stopping_worker_is_named_with_its_remaining_pages() {
     let env = TestEnv::new("because-drains").await;
     let dir = tempfile::tempdir().unwrap();
     let diary = Diary::new(dir.path(), RetryMode::AtLeastOnce);
     let worker = WorkerProcess::start(&env, &diary);
     let handle = env.start(&env.batch::<Diary>(()).page_size(1)).await;
     diary.shows_times("begin 3", 1).await;
-    progress_shows(&handle, "it runs", |p| p.pages_in_flight > 0).await;
+    progress_shows(&handle, "the batch runs", |p| p.pages_in_flight > 0).await;
     worker.terminate();
     says(&handle, HeldBy::NoWorker, "1 page is still in flight at ").await;
     diary.quicken();
@@ -424,9 +424,9 @@ async fn a_worker_that_stops_is_named_with_what_it_still_has() {
     assert_eq!(report(&handle).await.outcome, Outcome::Completed);
 }
 
-/// A batch whose pages get through is no cause for alarm, whichever limit it has. Each has a worker of its own.
+/// A batch whose pages get through is no cause for alarm, whichever limit it has. Each batch has a worker of its own.
 #[tokio::test]
-async fn a_healthy_batch_is_never_told_that_something_is_wrong() {
+async fn a_healthy_batch_never_has_an_alarming_explanation() {
     type Limit = fn(Batch) -> Batch;
     let limits: [(u64, Limit); 8] = [
         (3_000, |batch| batch),
@@ -442,7 +442,7 @@ async fn a_healthy_batch_is_never_told_that_something_is_wrong() {
         (1_000, |batch| batch.stride(1)),
         (0, |batch| batch),
     ];
-    // Boxed: eight of these futures are more than the stack of a test has room for.
+    // Boxed: eight of these futures do not fit on the stack of a test.
     join_all(limits.map(|(n, limit)| Box::pin(is_never_alarming(n, limit)))).await;
 }
 

@@ -1,5 +1,5 @@
-//! Causes in a database that keep a batch from being faster, planted for real, and the sentence that must
-//! come for it; and the commands that are printed as the next step. Other causes are in `tests/engine/because.rs`.
+//! Causes in a database that keep a batch from being faster, created for real, and the explanation that each must
+//! produce; and the commands that are printed as the next step. Other causes are in `tests/engine/explanations.rs`.
 
 use std::{
     thread,
@@ -20,19 +20,19 @@ use crate::{
 };
 
 on_each!(
-    the_session_that_has_the_rows_is_named_with_the_statement,
+    the_session_that_locks_the_rows_is_named_with_its_statement,
     a_lock_of_the_whole_table_is_named,
     an_older_transaction_is_named_before_the_start,
-    a_table_that_is_gone_is_named,
+    a_missing_table_is_named,
 );
 
-/// One look.
+/// The status of a batch at one look.
 fn status(id: &str) -> Value {
     let ended = run(online(&["status", id, "--json"]));
     serde_json::from_str(&ended.out).unwrap_or(Value::Null)
 }
 
-/// Looks until the batch says so.
+/// Polls the status until its explanation has this part.
 fn says(id: &str, part: &str) -> Value {
     let deadline = Instant::now() + LIMIT;
     loop {
@@ -42,7 +42,7 @@ fn says(id: &str, part: &str) -> Value {
             return status;
         }
         let late = Instant::now() >= deadline;
-        assert!(!late, "it never says {part:?}; last it said {said:?}");
+        assert!(!late, "no explanation has {part:?}; the last was {said:?}");
         thread::sleep(Duration::from_millis(100));
     }
 }
@@ -51,7 +51,7 @@ fn sentence(status: &Value) -> &str {
     status["progress"]["explanation"].as_str().unwrap()
 }
 
-/// Runs what is printed as the next step.
+/// The command that is printed as the next step.
 fn run_next(status: &Value, how: fn(&[&str]) -> std::process::Command) -> std::process::Command {
     let next = status["next"].as_str().unwrap();
     let mut words = next.split(' ');
@@ -79,7 +79,7 @@ fn slow(home: &Home, id: &str, more: &[&str]) -> Running {
     start(backfill(home, &args))
 }
 
-/// Begins something in another session, until it is told to roll it back.
+/// Begins a transaction in another session, and rolls it back after the code.
 macro_rules! in_another_session {
     ($home:expr, $statement:expr, $code:expr) => {{
         macro_rules! with {
@@ -102,7 +102,7 @@ macro_rules! in_another_session {
     }};
 }
 
-async fn the_session_that_has_the_rows_is_named_with_the_statement(home: Home) {
+async fn the_session_that_locks_the_rows_is_named_with_its_statement(home: Home) {
     home.numbers(200).await;
     let id = id();
     let held = "UPDATE t SET name = 'the secret 4711' WHERE x < 5";
@@ -148,7 +148,7 @@ async fn a_lock_of_the_whole_table_is_named(home: Home) {
     let lock = match &home.database {
         Database::Postgres(_) => "LOCK TABLE t IN ACCESS EXCLUSIVE MODE",
         Database::MySql(_) => "LOCK TABLES t WRITE",
-        // Every lock is one of the whole file there.
+        // Every lock of SQLite is one of the whole file.
         _ => return,
     };
     home.numbers(400).await;
@@ -171,10 +171,10 @@ async fn a_lock_of_the_whole_table_is_named(home: Home) {
     };
     assert!(said.contains(named), "{said}");
     if home.is_mysql() {
-        // The usual way there: a change of the schema waits for a long transaction, and everything waits behind it.
+        // This happens often: a change of the schema waits for a long transaction, and other sessions wait behind it.
         let seen = in_another_session!(home, "SELECT count(*) FROM t", {
             let url = home.url.clone();
-            // A look occupies the thread of the test.
+            // Reading the status blocks the thread of the test.
             let change = thread::spawn(move || {
                 let runtime = tokio::runtime::Runtime::new().unwrap();
                 runtime.block_on(async {
@@ -202,7 +202,7 @@ async fn a_lock_of_the_whole_table_is_named(home: Home) {
 
 async fn an_older_transaction_is_named_before_the_start(home: Home) {
     if home.is_sqlite() {
-        // Its writer has the file for itself, which the test above sees.
+        // The writer of SQLite locks the whole file, which the test above covers.
         return;
     }
     home.numbers(20).await;
@@ -222,7 +222,7 @@ async fn an_older_transaction_is_named_before_the_start(home: Home) {
     exits(&running.ended(), 0);
 }
 
-async fn a_table_that_is_gone_is_named(home: Home) {
+async fn a_missing_table_is_named(home: Home) {
     home.numbers(400).await;
     let id = id();
     let running = slow(&home, &id, &["--set", "x = 1", "--page-pause", "300ms"]);
@@ -237,7 +237,7 @@ async fn a_table_that_is_gone_is_named(home: Home) {
 }
 
 #[tokio::test]
-async fn statements_that_take_too_long_are_named() {
+async fn slow_statements_are_named() {
     let Some(home) = database::postgres("because_slow").await else {
         return;
     };
@@ -264,7 +264,7 @@ async fn the_next_step_of_a_pause_is_the_command_that_ends_it() {
     exits(&running.ended(), 0);
 }
 
-/// A batch that runs, and whose only worker was killed.
+/// Starts a batch, and kills its only worker.
 async fn without_worker() -> (Home, String) {
     let home = database::sqlite().await;
     home.numbers(300).await;
@@ -276,7 +276,7 @@ async fn without_worker() -> (Home, String) {
 }
 
 #[tokio::test]
-async fn a_cancellation_that_no_worker_takes_is_told_with_the_command_that_starts_one() {
+async fn a_cancellation_without_a_worker_is_reported_with_the_command_that_starts_one() {
     let (home, id) = without_worker().await;
     let cancelled = run(online(&["cancel", &id]));
     exits(&cancelled, 0);
@@ -305,7 +305,7 @@ async fn the_next_step_after_the_loss_of_the_only_worker_starts_one() {
         }
         assert!(
             Instant::now() < deadline,
-            "the worker is not missed: {seen}"
+            "the missing worker is not reported: {seen}"
         );
     };
     exits(&run(online(&["set", &id, "--page-pause", "none"])), 0);
