@@ -34,9 +34,11 @@ impl PagesArgs {
         }
     }
 
+    /// A batch whose activities have one page each, unless the arm is about strides.
     pub fn batch(&self, id: String, queue: &str) -> Batch {
         Batch::of::<Pages>(id, self.clone())
             .page_size(1)
+            .stride(1)
             .task_queue(queue)
     }
 }

@@ -2,9 +2,7 @@
 mod tenants;
 
 use clap::Parser;
-use temporal_batch::{
-    Batch, BatchClient, ConnectOptions, Worker, dev_server::DevServerOptions, settings::AutoStride,
-};
+use temporal_batch::{Batch, BatchClient, ConnectOptions, Worker, dev_server::DevServerOptions};
 use tenants::{SendMails, Tenants};
 
 type Error = Box<dyn std::error::Error>;
@@ -60,14 +58,13 @@ async fn main() -> Result<(), Error> {
         opaque: settings.opaque,
         sizes_known: !settings.sizes_unknown,
     };
-    let batch = Batch::of::<SendMails>("mails", args)
+    let mut batch = Batch::of::<SendMails>("mails", args)
         .task_queue("partitions")
         .page_size(PAGE_SIZE)
         .max_parallelism(settings.parallelism);
-    let batch = match settings.stride {
-        Some(stride) => batch.stride(stride),
-        None => batch.stride(AutoStride::default()),
-    };
+    if let Some(stride) = settings.stride {
+        batch = batch.stride(stride);
+    }
     let report = client.start(&batch).await?.result().await?;
     let took = report.duration().as_secs_f64();
     let ideal = pages as f64 * settings.page_ms as f64 / 1_000.0 / f64::from(settings.parallelism);

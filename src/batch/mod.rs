@@ -19,8 +19,12 @@ use crate::{
     batch::{
         letter_filter::LetterFilter,
         pace_settings::{
-            PaceSpec, page_size::AutoPageSize, parallelism::AutoParallelism, ramp::Ramp,
-            stride::Stride, window::Window,
+            PaceSpec,
+            page_size::AutoPageSize,
+            parallelism::AutoParallelism,
+            ramp::Ramp,
+            stride::{AutoStride, Stride},
+            window::Window,
         },
         redrive_args::{LETTERS_PER_PAGE, RedriveArgs},
         spec::{BatchSpec, HookNames, MAX_ARGS_BYTES},
@@ -40,7 +44,7 @@ use crate::{
 /// |---|---|---|
 /// | `page_size` | 1,000 items | 1 to 1,000,000 |
 /// | `max_parallelism` | 10 pages in flight | 0 (starts without dispatching) to 500 |
-/// | `stride` | 1 page per activity | 1 to 10,000, or tuned: see [`Stride`] |
+/// | `stride` | pages of about 5 s per activity | 1 to 10,000 pages, or tuned: see [`Stride`] |
 /// | `rate` | unlimited | more than 0 items per second |
 /// | `page_rate` | unlimited | more than 0 pages per second |
 /// | `page_pause` | none | up to 1 h before each page |
@@ -153,7 +157,7 @@ impl Batch {
                 args,
                 page_size: DEFAULT_PAGE_SIZE,
                 max_parallelism: 10,
-                stride: 1,
+                stride: AutoStride::default().first(),
                 rate: None,
                 first_cursor: None,
                 pages_per_run: None,
@@ -163,7 +167,10 @@ impl Batch {
                 hooks: HookNames::default(),
                 track_every: None,
                 hook_timeout: None,
-                pace: PaceSpec::default(),
+                pace: PaceSpec {
+                    auto_stride: Some(AutoStride::default()),
+                    ..PaceSpec::default()
+                },
                 lock: None,
                 wait_for_lock: false,
                 stages: Vec::new(),
@@ -249,8 +256,8 @@ impl Batch {
         self
     }
 
-    /// Sets how many pages one activity processes in a row: a number, or an [`AutoStride`](crate::settings::AutoStride).
-    /// See [`Stride`].
+    /// Sets how many pages one activity processes in a row: a number, or an [`AutoStride`](crate::settings::AutoStride), which
+    /// is the default. See [`Stride`].
     #[must_use]
     pub fn stride(mut self, stride: impl Into<Stride>) -> Self {
         let (pages, auto) = match stride.into() {

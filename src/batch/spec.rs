@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    base::stored::is_default,
     batch::{pace_settings::PaceSpec, stage::Stage, tolerance::Tolerance},
     page::token::PageToken,
 };
@@ -42,7 +43,7 @@ pub(crate) struct BatchSpec {
     pub track_every: Option<Duration>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hook_timeout: Option<Duration>,
-    #[serde(default, skip_serializing_if = "PaceSpec::is_default")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub pace: PaceSpec,
     /// Batches with the same lock do not run together.
     #[serde(default, skip_serializing_if = "Option::is_none")]

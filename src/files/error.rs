@@ -42,20 +42,16 @@ pub(crate) enum FileError {
 impl FileError {
     /// Returns the error of a page, or of the start of a batch.
     pub fn into_page_error(self) -> PageError {
-        let (error_type, retryable) = match &self {
-            Self::NotHere { .. } => ("FileNotHere", true),
-            Self::NotReadable { .. } => ("FileNotReadable", true),
-            Self::NotAFile { .. } => ("NotAFile", false),
-            Self::Changed { .. } => ("FileChanged", true),
-            Self::Compressed { .. } => ("CompressedFile", false),
-            Self::Utf16 { .. } => ("Utf16File", false),
-            Self::NotSpooled { .. } => ("FileNotSpooled", true),
-            Self::BadHeader { .. } => ("BadHeader", false),
-        };
-        if retryable {
-            PageError::retryable(self).with_type(error_type)
-        } else {
-            PageError::non_retryable(error_type, self)
+        let refused = |error_type| PageError::non_retryable(error_type, &self);
+        match &self {
+            Self::NotHere { .. } => PageError::environment(&self).with_type("FileNotHere"),
+            Self::NotReadable { .. } => PageError::retryable(&self).with_type("FileNotReadable"),
+            Self::NotAFile { .. } => refused("NotAFile"),
+            Self::Changed { .. } => PageError::environment(&self).with_type("FileChanged"),
+            Self::Compressed { .. } => refused("CompressedFile"),
+            Self::Utf16 { .. } => refused("Utf16File"),
+            Self::NotSpooled { .. } => PageError::retryable(&self).with_type("FileNotSpooled"),
+            Self::BadHeader { .. } => refused("BadHeader"),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::page::token::PageToken;
+use crate::{base::error::PageError, page::token::PageToken};
 
 /// The keys of a page's items, in the order of the items.
 #[derive(Debug)]
@@ -35,7 +35,15 @@ impl<C> Keys<C> {
 }
 
 impl<C: Serialize> Keys<C> {
-    /// Returns the name of the item at a position.
+    /// The end of the first half of the items. `None` if the page is not ordered by cursors, or has only one item.
+    pub fn middle(&self) -> Result<Option<PageToken>, PageError> {
+        let cursors = self.cursors();
+        let last = (cursors.len() / 2).checked_sub(1);
+        last.map(|last| PageToken::encode(&cursors[last]))
+            .transpose()
+    }
+
+    /// The name of the item at a position.
     pub fn name(&self, position: usize) -> Option<String> {
         match self {
             Self::Unknown | Self::NotRead => None,

@@ -46,11 +46,11 @@ impl PageToken {
     /// Deserializes the cursor.
     ///
     /// # Errors
-    /// A retryable [`PageError`] of type `CursorNotReadable` if the token is not a `C`. Different code wrote
+    /// A [`PageError::environment`] of type `CursorNotReadable` if the token is not a `C`. Different code wrote
     /// the token, and a worker with the right code can still continue from it.
     pub fn decode<C: DeserializeOwned>(&self) -> Result<C, PageError> {
         serde_json::from_str(&self.0).map_err(|e| {
-            PageError::retryable(format_args!(
+            PageError::environment(format_args!(
                 "page token {self} is not a cursor of this processor: {}",
                 explain(&e)
             ))

@@ -221,8 +221,7 @@ impl ItemWork {
     /// left, or if the wait would exceed the time of the page.
     pub fn next_try(&self, attempts: u32, error: &PageError) -> Option<Duration> {
         let wait = self.terms.retry.wait_after(attempts)?;
-        let listed = &self.terms.non_retryable;
-        if !error.is_retryable() || listed.iter().any(|t| t == error.error_type()) {
+        if error.is_final(&self.terms.non_retryable) {
             return None;
         }
         let wait = error.delay().unwrap_or(wait);

@@ -153,14 +153,12 @@ impl PageReport {
                 skipped,
                 failed,
             }),
-            _ => Err(PageError::non_retryable(
-                "PageReportMismatch",
-                format_args!(
-                    "process was given {items} items and reported {skipped} skipped, {} changed and \
-                     the failure of those at {positions:?}",
-                    self.changed
-                ),
-            )),
+            _ => Err(PageError::environment(format_args!(
+                "process was given {items} items and reported {skipped} skipped, {} changed and \
+                 the failure of those at {positions:?}",
+                self.changed
+            ))
+            .with_type("PageReportMismatch")),
         }
     }
 

@@ -8,6 +8,11 @@ use crate::{
     processor::item::{InvalidItemRetry, ItemRetry, Permits},
 };
 
+/// The time without a sign of life after which a worker counts as lost. It holds for all other activities, and is
+/// the default for pages. With less time, a worker that is busy or reconnects would count as lost. With more, the
+/// work of a lost worker would wait longer than necessary.
+pub(crate) const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(15);
+
 /// The retries and timeouts of a processor's pages.
 ///
 /// | field | default |
@@ -46,7 +51,7 @@ impl Default for ProcessorSettings {
             retry_mode: RetryMode::default(),
             retry: RetryPolicy::default(),
             page_timeout: Duration::from_secs(300),
-            heartbeat_timeout: Duration::from_secs(15),
+            heartbeat_timeout: HEARTBEAT_TIMEOUT,
             non_retryable_types: Vec::new(),
             permits: Permits::default(),
             item_retry: ItemRetry::default(),

@@ -235,8 +235,7 @@ pub(crate) struct FailedAttempt {
     pub retryable: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after: Option<Duration>,
-    /// True if the page is not at fault: the worker's code does not fit the batch, or the engine failed. Such
-    /// attempts are not counted against the page.
+    /// True if the environment is at fault and not the page. Such attempts are not counted against the page.
     pub not_the_page: bool,
     /// True if the page was abandoned and the start of the next one is unknown.
     pub coverage_stops: bool,
@@ -247,7 +246,7 @@ pub(crate) struct FailedAttempt {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub unread: bool,
     /// The cause that the failure points to.
-    #[serde(default, skip_serializing_if = "Blame::is_moment")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub blame: Blame,
 }
 
@@ -308,9 +307,8 @@ pub(crate) struct NextPage {
     pub batch_run: String,
     /// The stride that announces; the first token starts the stride after it.
     pub stride: u64,
-    /// The dispatch whose activity announces. Absent in signals of workers from before this field existed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub dispatch: Option<u64>,
+    /// The dispatch whose activity announces.
+    pub dispatch: u64,
     pub starts: Vec<PageToken>,
 }
 

@@ -10,7 +10,7 @@
 use serde_json::Value;
 
 use super::{
-    Failure, Stop, Trouble,
+    Failure, Halt,
     page::{Applied, Cut, PageClock},
     runner::{Running, limited},
     stores::PageSlice,
@@ -135,7 +135,7 @@ impl<P: PageProcessor> Running<'_, P> {
         &mut self,
         failure: Failure,
         report: &mut StrideReport,
-    ) -> Result<(), Stop> {
+    ) -> Result<(), Halt> {
         let convicted = self.is_convicted(&failure);
         if failure.can_be_split && self.may_repeat() {
             return self.isolate(failure, report).await;
@@ -152,7 +152,7 @@ impl<P: PageProcessor> Running<'_, P> {
         &mut self,
         mut failure: Failure,
         report: &mut StrideReport,
-    ) -> Result<(), Stop> {
+    ) -> Result<(), Halt> {
         if !self.keeping.keeps_letters() {
             return Err(failure.into());
         }
@@ -163,13 +163,13 @@ impl<P: PageProcessor> Running<'_, P> {
                 Ok(Some(to)) => (Some(to), false),
                 Ok(None) if !failure.attempt.retryable => return Err(coverage_stops(failure)),
                 // The controller has other activities look for the end again.
-                Ok(None) | Err(Stop::Failed(_)) => return Err(failure.into()),
-                Err(stop) => return Err(stop),
+                Ok(None) | Err(Halt::Failed(_)) => return Err(failure.into()),
+                Err(halt) => return Err(halt),
             },
         };
         let put = self.put_page_aside(to.clone(), ends_data, &failure, report);
         match put.await {
-            Err(Stop::Failed(store)) if self.runs_once() => {
+            Err(Halt::Failed(store)) if self.runs_once() => {
                 let (error_type, error) = (&store.attempt.error_type, &store.message);
                 tracing::warn!(error_type, error, "the dead letter of a page was not kept");
                 // The controller has another activity put the page aside, with the failure that it now knows.
@@ -187,7 +187,7 @@ impl<P: PageProcessor> Running<'_, P> {
         &mut self,
         given_up: &GiveUp,
         report: &mut StrideReport,
-    ) -> Result<bool, Stop> {
+    ) -> Result<bool, Halt> {
         let failure = Failure {
             attempt: given_up.failure.clone(),
             message: given_up.failure.message.clone(),
@@ -205,7 +205,7 @@ impl<P: PageProcessor> Running<'_, P> {
         Ok(true)
     }
 
-    async fn end_of_given_up(&self, given_up: &GiveUp) -> Result<Extent, Stop> {
+    async fn end_of_given_up(&self, given_up: &GiveUp) -> Result<Extent, Halt> {
         let GiveUp {
             failure,
             failed,
@@ -241,14 +241,14 @@ impl<P: PageProcessor> Running<'_, P> {
     }
 
     /// Reads the page to find its extent. `None` if it cannot be read.
-    async fn read_given_up(&self) -> Result<Option<Extent>, Stop> {
+    async fn read_given_up(&self) -> Result<Option<Extent>, Halt> {
         match self.read_to_its_end().await {
-            Err(Stop::Failed(read)) if !read.attempt.retryable => Ok(None),
+            Err(Halt::Failed(read)) if !read.attempt.retryable => Ok(None),
             read => read.map(Some),
         }
     }
 
-    async fn read_to_its_end(&self) -> Result<Extent, Stop> {
+    async fn read_to_its_end(&self) -> Result<Extent, Halt> {
         let mut clock = PageClock::new(self.order.page_timeout);
         let page = self.fetch(self.range()?, &mut clock).await?;
         let next = page.next_token().map_err(|e| self.failed(&e))?;
@@ -262,7 +262,7 @@ impl<P: PageProcessor> Running<'_, P> {
 
     /// Returns the end of a page that could not be read: one page ahead, if the source can jump, or the end of
     /// the stride. With `patient`, a retryable error of the source is returned.
-    async fn end_of_unread_page(&self, patient: bool) -> Result<Option<PageToken>, Stop> {
+    async fn end_of_unread_page(&self, patient: bool) -> Result<Option<PageToken>, Halt> {
         let jump = match self.skip_ahead(self.range()?, 1).await? {
             Ok(SkipAhead::To(cursor)) => PageToken::encode(&cursor).ok(),
             Ok(SkipAhead::PastEnd | SkipAhead::Unsupported) => None,
@@ -284,7 +284,7 @@ impl<P: PageProcessor> Running<'_, P> {
         ends_data: bool,
         failure: &Failure,
         report: &mut StrideReport,
-    ) -> Result<(), Stop> {
+    ) -> Result<(), Halt> {
         let error_type = &failure.attempt.error_type;
         let letter = self.letter(self.at.clone(), to.clone(), error_type, &failure.message);
         let part = PageSlice {
@@ -323,7 +323,7 @@ impl<P: PageProcessor> Running<'_, P> {
         part: PageSlice<'_>,
         items: &ItemCounts,
         letters: &[DeadLetter],
-    ) -> Result<(), Stop> {
+    ) -> Result<(), Halt> {
         let keep = async {
             let applying = self.keeping.begin(part).await?;
             self.keeping
@@ -332,7 +332,7 @@ impl<P: PageProcessor> Running<'_, P> {
         };
         limited(keep, self.order.page_timeout)
             .await
-            .map_err(|e| Stop::from(Failure::while_giving_up(&e)))?;
+            .map_err(|e| Halt::from(Failure::while_giving_up(&e)))?;
         if self.keeping.keeps_letters() {
             self.kept(letters);
         }
@@ -340,7 +340,7 @@ impl<P: PageProcessor> Running<'_, P> {
     }
 
     /// Splits the page until every record that cannot be processed is isolated.
-    async fn isolate(&mut self, failure: Failure, report: &mut StrideReport) -> Result<(), Stop> {
+    async fn isolate(&mut self, failure: Failure, report: &mut StrideReport) -> Result<(), Halt> {
         // All attempts are used up, whatever their errors were.
         let allowed = self.order.attempts_allowed;
         let exhausted = allowed.is_some_and(|n| self.attempt >= n);
@@ -361,7 +361,7 @@ impl<P: PageProcessor> Running<'_, P> {
             } = next;
             // A smaller remainder would not be worth the attempts that it would cost again.
             if self.is_interrupted() {
-                return Err(Stop::Told);
+                return Err(Halt::Stopped);
             }
             let cut = self.read_part(to.as_ref(), ends_data).await?;
             if cut.to != to {
@@ -386,12 +386,10 @@ impl<P: PageProcessor> Running<'_, P> {
                             suspects = 0;
                             continue;
                         }
-                        Err(Trouble::Told) => return Err(Stop::Told),
                         // The failure may be a consequence of the interruption.
-                        Err(Trouble::Error(_)) if self.is_interrupted() => return Err(Stop::Told),
-                        Err(Trouble::Error(error)) => {
-                            Failure::of(&error, &self.settings.non_retryable_types)
-                        }
+                        Err(Halt::Failed(_)) if self.is_interrupted() => return Err(Halt::Stopped),
+                        Err(Halt::Failed(failure)) => *failure,
+                        Err(halt) => return Err(halt),
                     }
                 }
             };
@@ -409,10 +407,7 @@ impl<P: PageProcessor> Running<'_, P> {
             if passes {
                 return Err(failed.into());
             }
-            let cursors = cut.keys.cursors();
-            if cursors.len() > 1 {
-                let middle = PageToken::encode(&cursors[cursors.len() / 2 - 1]);
-                let middle = middle.map_err(|e| self.failed(&e))?;
+            if let Some(middle) = cut.keys.middle().map_err(|e| self.failed(&e))? {
                 rest.push(Remainder::of(until.0, until.1));
                 rest.push(Remainder::of(Some(middle), false));
                 continue;
@@ -431,7 +426,7 @@ impl<P: PageProcessor> Running<'_, P> {
                 }
             }
             let failed = self.with_message_limit(failed).await;
-            if let Some(name) = cut.keys.name(0).filter(|_| cursors.len() == 1) {
+            if let Some(name) = cut.keys.name(0).filter(|_| cut.keys.cursors().len() == 1) {
                 self.put_item_aside(name, until, pages, &failed, report)
                     .await?;
             } else {
@@ -448,7 +443,7 @@ impl<P: PageProcessor> Running<'_, P> {
         &mut self,
         failure: Failure,
         report: &mut StrideReport,
-    ) -> Result<(), Stop> {
+    ) -> Result<(), Halt> {
         let mut unread = Unread {
             left: self.page_size(),
             together: self.page_size(),
@@ -476,11 +471,11 @@ impl<P: PageProcessor> Running<'_, P> {
         &mut self,
         unread: &mut Unread,
         report: &mut StrideReport,
-    ) -> Result<Option<Failure>, Stop> {
+    ) -> Result<Option<Failure>, Halt> {
         while unread.left > 0 && !self.at_end() && !report.end_of_data && self.items_left != Some(0)
         {
             if self.is_interrupted() {
-                return Err(Stop::Told);
+                return Err(Halt::Stopped);
             }
             let size = unread.next();
             self.smaller = Some(size);
@@ -491,7 +486,7 @@ impl<P: PageProcessor> Running<'_, P> {
                     self.host.checkpoint(report);
                     unread.is_past(size);
                 }
-                Err(Stop::Failed(again)) if unread.is_to_blame(&again) => {
+                Err(Halt::Failed(again)) if unread.is_to_blame(&again) => {
                     if !again.can_be_split {
                         unread.together = size;
                         unread.tries += 1;
@@ -503,14 +498,14 @@ impl<P: PageProcessor> Running<'_, P> {
                     self.isolate(*again, report).await?;
                     unread.is_past(size);
                 }
-                Err(stop) => return Err(stop),
+                Err(halt) => return Err(halt),
             }
         }
         Ok(None)
     }
 
     /// Returns the end of the next record, if the source can tell it without reading the record.
-    async fn end_of_record(&self) -> Result<Option<PageToken>, Stop> {
+    async fn end_of_record(&self) -> Result<Option<PageToken>, Halt> {
         match self.skip_pages(self.range()?, 1, 1).await? {
             Ok(SkipAhead::To(cursor)) => {
                 let end = PageToken::encode(&cursor).map_err(|e| self.failed(&e))?;
@@ -527,7 +522,7 @@ impl<P: PageProcessor> Running<'_, P> {
         end: PageToken,
         failure: Failure,
         report: &mut StrideReport,
-    ) -> Result<(), Stop> {
+    ) -> Result<(), Halt> {
         let name = end.as_str().to_owned();
         let failure = self.with_message_limit(failure).await;
         self.put_item_aside(name, (Some(end), false), 0, &failure, report)
@@ -547,13 +542,12 @@ impl<P: PageProcessor> Running<'_, P> {
     }
 
     /// Reads the range `(at, to]`.
-    async fn read_part(&self, to: Option<&PageToken>, ends_data: bool) -> Result<Cut<P>, Stop> {
-        let giving_up = |stop| match stop {
-            Stop::Failed(mut failure) => {
+    async fn read_part(&self, to: Option<&PageToken>, ends_data: bool) -> Result<Cut<P>, Halt> {
+        let giving_up = |mut halt| {
+            if let Halt::Failed(failure) = &mut halt {
                 failure.beside_the_page();
-                Stop::Failed(failure)
             }
-            stop => stop,
+            halt
         };
         let mut clock = PageClock::new(self.order.page_timeout);
         let range = self.range_to(to)?;
@@ -577,7 +571,7 @@ impl<P: PageProcessor> Running<'_, P> {
         pages: u32,
         failure: &Failure,
         report: &mut StrideReport,
-    ) -> Result<(), Stop> {
+    ) -> Result<(), Halt> {
         let error_type = &failure.attempt.error_type;
         let mut letter = self.letter(self.at.clone(), to.clone(), error_type, &failure.message);
         letter.id = DeadLetter::id_of(&letter.scope(), None, None, Some(&name));
@@ -606,7 +600,7 @@ impl<P: PageProcessor> Running<'_, P> {
 }
 
 /// The end of the page is unknown, so there is no place to continue after it.
-fn coverage_stops(mut failure: Failure) -> Stop {
+fn coverage_stops(mut failure: Failure) -> Halt {
     failure.attempt.retryable = false;
     failure.attempt.coverage_stops = true;
     failure.into()

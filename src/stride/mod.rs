@@ -53,7 +53,7 @@ use crate::{
         PageProcessor,
         item::{ItemHost, Permits},
         settings::ProcessorSettings,
-        stop_signal::Told,
+        stop_signal::StopSignal,
         store::dead_letter::MAX_LETTER_CHARS,
     },
     progress::ItemCounts,
@@ -88,8 +88,8 @@ pub(crate) trait StrideHost: Send + Sync {
     fn page_ends(&self, _end: Option<&PageToken>, _is_last: bool) {}
     /// Records the finished work, for an attempt after a lost worker.
     fn checkpoint(&self, report: &StrideReport);
-    /// The orders to the running stride. `stop_now`, `cancelled` and `gone` are never withdrawn.
-    fn told(&self) -> watch::Receiver<Told>;
+    /// The signal to the running stride. `stop_now`, `cancelled` and `gone` are never withdrawn.
+    fn stop_signal(&self) -> watch::Receiver<StopSignal>;
     /// Records an event in the metrics.
     fn observe(&self, event: PageEvent);
 }
@@ -169,36 +169,20 @@ pub(crate) enum HostError {
     Unavailable(String),
 }
 
-/// The batch run is gone. No page was processed after this was detected.
-#[derive(Debug)]
-pub(crate) struct Gone;
-
 /// The reason why a stride stops before its end.
-enum Stop {
+enum Halt {
+    /// The batch run is gone.
     Gone,
-    /// The stride was told to stop. Nothing of its current page is done.
-    Told,
+    /// The stride was told to stop. Nothing of its current page, or part of one, is done.
+    Stopped,
     Failed(Box<Failure>),
 }
 
-/// The reason why a part of a page was not done.
-enum Trouble {
-    /// The stride was told to stop.
-    Told,
-    Error(PageError),
-}
-
-impl From<PageError> for Trouble {
-    fn from(error: PageError) -> Self {
-        Self::Error(error)
-    }
-}
-
-impl From<Go> for Result<(), Trouble> {
+impl From<Go> for Result<(), Halt> {
     fn from(go: Go) -> Self {
         match go {
             Go::On => Ok(()),
-            Go::Stop => Err(Trouble::Told),
+            Go::Stop => Err(Halt::Stopped),
         }
     }
 }
@@ -215,18 +199,18 @@ struct Failure {
     record: Option<String>,
 }
 
-impl From<Failure> for Stop {
+impl From<Failure> for Halt {
     fn from(failure: Failure) -> Self {
         Self::Failed(Box::new(failure))
     }
 }
 
-impl From<HostError> for Stop {
+impl From<HostError> for Halt {
     fn from(error: HostError) -> Self {
         match error {
             HostError::Gone => Self::Gone,
             HostError::Unavailable(_) => {
-                let error = PageError::retryable(error).with_type("ControllerUnavailable");
+                let error = PageError::environment(error).with_type("ControllerUnavailable");
                 Failure::of(&error, &[]).into()
             }
         }
@@ -239,43 +223,17 @@ const CONNECTION_LOST: &str = "ConnectionLost";
 /// The error type of a page that exceeded its time limit.
 const PAGE_TIMEOUT: &str = "PageTimeout";
 
-/// Types of errors that say nothing about the page: the code of the worker does not fit the batch, or the
-/// engine failed. A deployment or time cures them, so they never use up attempts.
-const NOT_THE_PAGE: &[&str] = &[
-    "ArgsNotReadable",
-    "CursorNotReadable",
-    "ControllerUnavailable",
-    "DiskFull",
-    "FileNotHere",
-    "FileChanged",
-    stores::FENCED_OFF,
-    crate::processor::store::page_ledger::LEDGER_TABLES_MISSING,
-    "PageReportMismatch",
-    "OutputNotKept",
-    "PoolTimedOut",
-    "ReadOnlyDatabase",
-    "ReducerChanged",
-    "SqlStatement",
-    "TransactionNotUsed",
-    "UnknownConnection",
-    "NoLedger",
-    "NoTransaction",
-    "WrongDatabase",
-];
-
 impl Failure {
     fn of(error: &PageError, non_retryable: &[String]) -> Self {
-        let listed = non_retryable.iter().any(|t| t == error.error_type());
-        let not_the_page = NOT_THE_PAGE.contains(&error.error_type());
         Self {
             attempt: FailedAttempt {
                 page_end: None,
                 last_page: false,
                 error_type: truncate(error.error_type(), 60),
                 message: truncate(error.message(), MAX_MESSAGE_CHARS),
-                retryable: not_the_page || (error.is_retryable() && !listed),
+                retryable: !error.is_final(non_retryable),
                 retry_after: error.delay(),
-                not_the_page,
+                not_the_page: error.is_environment(),
                 coverage_stops: false,
                 lost: false,
                 unread: false,
@@ -329,7 +287,7 @@ pub(crate) fn page_blocked(limit: Duration) -> FailedAttempt {
 /// Deserializes the arguments of a batch for its processor.
 pub(crate) fn read_args<A: DeserializeOwned>(args: &serde_json::Value) -> Result<A, PageError> {
     A::deserialize(args).map_err(|e| {
-        PageError::retryable(format_args!(
+        PageError::environment(format_args!(
             "the arguments of the batch do not fit: {}",
             explain(&e)
         ))
@@ -337,13 +295,14 @@ pub(crate) fn read_args<A: DeserializeOwned>(args: &serde_json::Value) -> Result
     })
 }
 
-/// Runs the pages of `order`, starting after the work that `resume` reports as finished.
+/// Runs the pages of `order`, starting after the work that `resume` reports as finished. Returns `None` if the batch
+/// run is gone. No page is processed after this was detected.
 pub(crate) async fn run_stride<P: PageProcessor>(
     processor: &P,
     order: &StrideOrder,
     resume: StrideReport,
     host: &dyn StrideHost,
-) -> Result<StrideReport, Gone> {
+) -> Option<StrideReport> {
     let mut report = resume;
     report.timing = Timing {
         page_size: order.page_size,
@@ -357,11 +316,11 @@ pub(crate) async fn run_stride<P: PageProcessor>(
     .await;
     host.works_on(None);
     match outcome {
-        Ok(()) | Err(Stop::Told) => Ok(report),
-        Err(Stop::Gone) => Err(Gone),
-        Err(Stop::Failed(failure)) => {
+        Ok(()) | Err(Halt::Stopped) => Some(report),
+        Err(Halt::Gone) => None,
+        Err(Halt::Failed(failure)) => {
             report.failure = Some(failure.attempt);
-            Ok(report)
+            Some(report)
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    Failure, PageEvent, Stop, Trouble,
+    Halt, PageEvent,
     given_up_log::item_given_up,
     runner::{Running, limited},
     stores::{FENCED_OFF, PageSlice},
@@ -80,18 +80,16 @@ impl<P: PageProcessor> Running<'_, P> {
     pub async fn run_page(
         &mut self,
         report: &mut StrideReport,
-    ) -> Result<Option<ItemCounts>, Stop> {
+    ) -> Result<Option<ItemCounts>, Halt> {
         let mut clock = PageClock::new(self.order.page_timeout);
-        let cut = self
-            .begin_page(&mut clock)
-            .await
-            .map_err(|stop| match stop {
-                Stop::Failed(mut failure) if !self.may_repeat() => {
-                    failure.attempt.unread = failure.attempt.retryable;
-                    Stop::Failed(failure)
-                }
-                stop => stop,
-            })?;
+        let cut = self.begin_page(&mut clock).await.map_err(|mut halt| {
+            if let Halt::Failed(failure) = &mut halt
+                && !self.may_repeat()
+            {
+                failure.attempt.unread = failure.attempt.retryable;
+            }
+            halt
+        })?;
         let (page_end, last_page) = (cut.to.clone(), cut.ends_data);
         self.host.page_ends(page_end.as_ref(), last_page);
         let applied = self.apply(
@@ -105,19 +103,16 @@ impl<P: PageProcessor> Running<'_, P> {
             items,
             done,
             output,
-        } = applied.await.map_err(|trouble| {
-            let error = match trouble {
-                Trouble::Told => return Stop::Told,
-                Trouble::Error(error) => error,
-            };
-            let mut failure = Failure::of(&error, &self.settings.non_retryable_types);
-            failure.attempt.page_end.clone_from(&page_end);
-            failure.attempt.last_page = last_page;
-            failure.can_be_split = cut.keys.can_be_split();
-            if self.runs_once() {
-                failure.spend();
+        } = applied.await.map_err(|mut halt| {
+            if let Halt::Failed(failure) = &mut halt {
+                failure.attempt.page_end.clone_from(&page_end);
+                failure.attempt.last_page = last_page;
+                failure.can_be_split = cut.keys.can_be_split();
+                if self.runs_once() {
+                    failure.spend();
+                }
             }
-            Stop::from(failure)
+            halt
         })?;
         self.finished(report, &items, &done, &cut.keys);
         self.put_out(report, output);
@@ -130,7 +125,7 @@ impl<P: PageProcessor> Running<'_, P> {
     }
 
     /// Does everything that comes before processing a page.
-    async fn begin_page(&mut self, clock: &mut PageClock) -> Result<Cut<P>, Stop> {
+    async fn begin_page(&mut self, clock: &mut PageClock) -> Result<Cut<P>, Halt> {
         let cut = self.cut_page(clock).await?;
         if !self.keeping.is_ledger() {
             // Without a ledger there is no fence, so the host is asked whether this attempt is still current. A
@@ -157,7 +152,7 @@ impl<P: PageProcessor> Running<'_, P> {
     }
 
     /// Reads the next page and makes sure that the start of the page after it is known to the controller.
-    async fn cut_page(&mut self, clock: &mut PageClock) -> Result<Cut<P>, Stop> {
+    async fn cut_page(&mut self, clock: &mut PageClock) -> Result<Cut<P>, Halt> {
         let (page, next) = loop {
             let page = self.fetch(self.range()?, clock).await?;
             let next = page.next_token().map_err(|e| self.failed(&e))?;
@@ -192,7 +187,7 @@ impl<P: PageProcessor> Running<'_, P> {
         page: Page<P::Cursor, P::Item>,
         to: Option<PageToken>,
         ends_data: bool,
-    ) -> Result<Cut<P>, Stop> {
+    ) -> Result<Cut<P>, Halt> {
         let to = match to {
             Some(token) => Some(token),
             None => {
@@ -212,7 +207,7 @@ impl<P: PageProcessor> Running<'_, P> {
     /// Checks the end of a closed range of opaque tokens, which is reached only when a token equals it. If the
     /// source cuts its pages differently this time, the loop would pass the end and run into the pages of other
     /// strides.
-    async fn check_cut(&mut self, ordered: bool, next: Option<&PageToken>) -> Result<(), Stop> {
+    async fn check_cut(&mut self, ordered: bool, next: Option<&PageToken>) -> Result<(), Halt> {
         let (Some(end), Some(next)) = (self.end.clone(), next) else {
             return Ok(());
         };
@@ -242,7 +237,7 @@ impl<P: PageProcessor> Running<'_, P> {
         &self,
         range: PageRange<P::Cursor>,
         clock: &mut PageClock,
-    ) -> Result<Page<P::Cursor, P::Item>, Stop> {
+    ) -> Result<Page<P::Cursor, P::Item>, Halt> {
         self.fetch_with(self.context(range, None), clock).await
     }
 
@@ -251,7 +246,7 @@ impl<P: PageProcessor> Running<'_, P> {
         &self,
         range: PageRange<P::Cursor>,
         clock: &mut PageClock,
-    ) -> Result<Page<P::Cursor, P::Item>, Stop> {
+    ) -> Result<Page<P::Cursor, P::Item>, Halt> {
         let mut ctx = self.context(range, None);
         ctx.with_keys = true;
         self.fetch_with(ctx, clock).await
@@ -261,17 +256,14 @@ impl<P: PageProcessor> Running<'_, P> {
         &self,
         ctx: PageContext<P>,
         clock: &mut PageClock,
-    ) -> Result<Page<P::Cursor, P::Item>, Stop> {
+    ) -> Result<Page<P::Cursor, P::Item>, Halt> {
         let started = Instant::now();
         let fetching = self.guarded(self.processor.fetch(&ctx), clock.left());
         let page = self.unless_stopped_now(fetching).await;
         let took = started.elapsed();
         clock.busy += took;
         self.host.observe(PageEvent::Fetched { took });
-        let page = page.map_err(|trouble| match trouble {
-            Trouble::Told => Stop::Told,
-            Trouble::Error(error) => self.failed(&self.of_page(error)),
-        })?;
+        let page = page?.map_err(|error| self.failed(&self.of_page(error)))?;
         page.check_within(ctx.range())
             .map_err(|e| self.failed(&e))?;
         if self.order.last.is_some() {
@@ -291,7 +283,7 @@ impl<P: PageProcessor> Running<'_, P> {
         (to, ends_data): (Option<PageToken>, bool),
         pages: u32,
         clock: &mut PageClock,
-    ) -> Result<Applied, Trouble> {
+    ) -> Result<Applied, Halt> {
         let nothing = items.is_empty();
         let finishes = ends_data || (self.end.is_some() && to == self.end);
         if nothing && (finishes || !self.keeping.is_ledger()) {
@@ -302,7 +294,7 @@ impl<P: PageProcessor> Running<'_, P> {
         }
         let told = *self.told.borrow();
         if told.stop_now || told.gone {
-            return Err(Trouble::Told);
+            return Err(Halt::Stopped);
         }
         let part = PageSlice {
             from: self.at.as_ref(),
@@ -333,7 +325,7 @@ impl<P: PageProcessor> Running<'_, P> {
         keys: &Keys<P::Cursor>,
         part: PageSlice<'_>,
         item_work: &Arc<ItemWork>,
-    ) -> Result<Applied, Trouble> {
+    ) -> Result<Applied, Halt> {
         let applying = limited(self.keeping.begin(part), self.order.page_timeout).await;
         if let Err(error) = &applying
             && error.error_type() == FENCED_OFF
@@ -341,7 +333,8 @@ impl<P: PageProcessor> Running<'_, P> {
             self.claimed(ClaimOutcome::Fenced);
         }
         // No statement of the page was sent yet.
-        let applying = applying.map_err(|error| error.blaming(Blame::Moment))?;
+        let failed = |error: PageError| self.failed(&error);
+        let applying = applying.map_err(|error| failed(error.blaming(Blame::Moment)))?;
         let mut done = PageReport::all_processed();
         let mut counts = ItemCounts::default();
         let mut letters = Vec::new();
@@ -352,31 +345,25 @@ impl<P: PageProcessor> Running<'_, P> {
                 start: self.at.clone(),
                 end: part.to.cloned(),
             };
-            let not_a_cursor = |_| PageError::retryable("an end is not a cursor of this processor");
-            let range = self.range().map_err(not_a_cursor)?;
-            let bounds = self.range_to(part.to).map_err(not_a_cursor)?;
-            let mut ctx = self.context(range, Some(page));
-            ctx.bounds = Some(bounds);
+            let mut ctx = self.context(self.range()?, Some(page));
+            ctx.bounds = Some(self.range_to(part.to)?);
             ctx.transaction = applying.shared();
             ctx.items = Arc::clone(item_work);
             let work = self.processor.process(&ctx, items);
             let work = self.guarded_by(item_work.clock(), work);
             let worked = if self.keeping.is_ledger() && self.may_repeat() {
                 // Dropping the transaction rolls back all work in it.
-                self.unless_stopped_now(work).await
+                self.unless_stopped_now(work).await?
             } else {
-                work.await.map_err(Trouble::Error)
+                work.await
             };
-            done = worked.map_err(|trouble| match trouble {
-                Trouble::Told => Trouble::Told,
-                Trouble::Error(error) => Trouble::Error(self.of_page(error)),
-            })?;
+            done = worked.map_err(|error| failed(self.of_page(error)))?;
             done.redact(|message| self.processor.redact(message));
-            counts = done.counts(count)?;
-            applying.check_used(&counts)?;
+            counts = done.counts(count).map_err(failed)?;
+            applying.check_used(&counts).map_err(failed)?;
             if let Some(reducer) = &self.reducer {
-                let page = reducer.page(done.outputs()?);
-                output = page.map_err(|e| e.of_page())?;
+                let page = reducer.page(done.outputs().map_err(failed)?);
+                output = page.map_err(|e| failed(e.of_page()))?;
             }
             if self.keeping.keeps_letters() {
                 let page = self.letter(self.at.clone(), part.to.cloned(), "", "");
@@ -390,7 +377,7 @@ impl<P: PageProcessor> Running<'_, P> {
             Ok(()) => ClaimOutcome::Committed,
             Err(_) => ClaimOutcome::Failed,
         });
-        finished?;
+        finished.map_err(failed)?;
         self.kept(&letters);
         Ok(Applied {
             items: counts,

@@ -207,8 +207,8 @@ impl<P: PageProcessor> Redriving<'_, P> {
         let error = error.redacted(|message| self.processor.redact(message));
         // The transaction was dropped, so the letter is still in its store.
         let types = self.processor.settings().non_retryable_types;
-        let for_good = !error.is_retryable() || types.iter().any(|t| t == error.error_type());
-        if !for_good && !self.last_attempt {
+        let again = !error.is_final(&types) && !self.last_attempt;
+        if again || error.is_environment() {
             return Ok(Redriven::Retry(error));
         }
         let failed = DeadLetter {
@@ -218,9 +218,9 @@ impl<P: PageProcessor> Redriving<'_, P> {
             last_at: Timestamp::from(SystemTime::now()),
             ..letter
         };
-        let cursors = keys.cursors();
-        if cursors.len() > 1 && failed.key.is_none() {
-            let middle = PageToken::encode(&cursors[cursors.len() / 2 - 1])?;
+        if failed.key.is_none()
+            && let Some(middle) = keys.middle()?
+        {
             let halves = halves(&failed, middle);
             if let Some(mut transaction) = self.store.take(&failed).await? {
                 transaction.record(&ItemCounts::default(), &halves).await?;

@@ -30,7 +30,7 @@ use crate::{
         UNKNOWN_PROCESSOR,
     },
     stride::{
-        Gone, StrideHost, prepared, read_args,
+        StrideHost, prepared, read_args,
         redrive::{Redrive, letters_of},
         run_stride,
     },
@@ -291,7 +291,7 @@ pub(crate) trait ErasedProcessor: Send + Sync {
         order: &StrideOrder,
         resume: StrideReport,
         host: &dyn StrideHost,
-    ) -> Result<StrideReport, Gone>;
+    ) -> Option<StrideReport>;
     /// Checks the work done.
     async fn check(
         &self,
@@ -416,7 +416,7 @@ impl<P: PageProcessor> ErasedProcessor for Typed<P> {
         order: &StrideOrder,
         resume: StrideReport,
         host: &dyn StrideHost,
-    ) -> Result<StrideReport, Gone> {
+    ) -> Option<StrideReport> {
         run_stride(&*self.0, order, resume, host).await
     }
 
@@ -441,7 +441,7 @@ impl<P: PageProcessor> ErasedProcessor for Typed<P> {
         let types = self.0.settings().non_retryable_types;
         found.map_err(|error| {
             let error = self.redacted(error);
-            match types.iter().any(|t| t == error.error_type()) {
+            match error.is_final(&types) {
                 true => PageError::non_retryable(error.error_type(), error.message()),
                 false => error,
             }
@@ -486,8 +486,7 @@ impl<P: PageProcessor> Typed<P> {
     /// Classifies an error that occurred before the first page.
     fn not_prepared(&self, error: PageError) -> NotPrepared {
         let types = self.0.settings().non_retryable_types;
-        let listed = types.iter().any(|t| t == error.error_type());
-        if error.is_retryable() && !listed {
+        if !error.is_final(&types) {
             return NotPrepared::Retry(error);
         }
         NotPrepared::Refused(Refused::Processor {

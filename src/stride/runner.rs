@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tracing::Instrument as _;
 
 use super::{
-    CONNECTION_LOST, Failure, Go, PAGE_TIMEOUT, PageEvent, Stop, StrideHost, Trouble, read_args,
+    CONNECTION_LOST, Failure, Halt, PAGE_TIMEOUT, PageEvent, StrideHost, read_args,
     stores::PageStores,
 };
 use crate::{
@@ -28,7 +28,7 @@ use crate::{
         item::{ItemTerms, ItemWork, WorkClock},
         reducer::{Output, Reducer},
         settings::ProcessorSettings,
-        stop_signal::{Interruption, Told},
+        stop_signal::{Interruption, StopSignal, until},
     },
     protocol::{RunningPage, StrideOrder, StrideReport},
 };
@@ -63,7 +63,7 @@ pub(super) struct Running<'a, P: PageProcessor> {
     pub items_left: Option<u64>,
     /// Maximum number of items in the next page, while a page that cannot be read is taken apart.
     pub smaller: Option<u32>,
-    pub told: watch::Receiver<Told>,
+    pub told: watch::Receiver<StopSignal>,
     /// The controller's number of the attempt at the next page.
     pub attempt: u32,
     /// The working time of the pages finished by this attempt.
@@ -85,7 +85,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
         report: &mut StrideReport,
         host: &'a dyn StrideHost,
         settings: &'a ProcessorSettings,
-    ) -> Result<Self, Stop> {
+    ) -> Result<Self, Halt> {
         let failed = |error: &PageError| Failure::of(error, &settings.non_retryable_types);
         let args = read_args(&order.args).map_err(|e| failed(&e))?;
         let mut end = order.end.clone();
@@ -152,7 +152,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
             pages_left: order.pages.saturating_sub(report.pages).max(1),
             items_left: None,
             smaller: None,
-            told: host.told(),
+            told: host.stop_signal(),
             attempt: if untouched { order.attempt } else { 1 },
             busy: Duration::ZERO,
             busy_full: Duration::ZERO,
@@ -171,18 +171,18 @@ impl<'a, P: PageProcessor> Running<'a, P> {
         Ok(stride)
     }
 
-    pub async fn run(&mut self, report: &mut StrideReport) -> Result<(), Stop> {
+    pub async fn run(&mut self, report: &mut StrideReport) -> Result<(), Halt> {
         match self.run_all(report).await {
-            Err(Stop::Failed(failure)) if self.is_interrupted() => {
+            Err(Halt::Failed(failure)) if self.is_interrupted() => {
                 let (error_type, error) = (&failure.attempt.error_type, &failure.message);
                 tracing::debug!(error_type, error, "ended early because it was interrupted");
-                Err(Stop::Told)
+                Err(Halt::Stopped)
             }
             outcome => outcome,
         }
     }
 
-    async fn run_all(&mut self, report: &mut StrideReport) -> Result<(), Stop> {
+    async fn run_all(&mut self, report: &mut StrideReport) -> Result<(), Halt> {
         if let Some(given_up) = &self.order.give_up
             && self.at == self.order.start
             && !report.end_of_data
@@ -195,21 +195,21 @@ impl<'a, P: PageProcessor> Running<'a, P> {
         self.run_pages(report).await
     }
 
-    pub fn failed(&self, error: &PageError) -> Stop {
+    pub fn failed(&self, error: &PageError) -> Halt {
         Failure::of(error, &self.settings.non_retryable_types).into()
     }
 
-    fn decode(&self, token: Option<&PageToken>) -> Result<Option<P::Cursor>, Stop> {
+    fn decode(&self, token: Option<&PageToken>) -> Result<Option<P::Cursor>, Halt> {
         let cursor = token.map(PageToken::decode).transpose();
         cursor.map_err(|e| self.failed(&e))
     }
 
     /// The remaining range of the stride, or of its partition while the end of the stride is unknown.
-    pub fn range(&self) -> Result<PageRange<P::Cursor>, Stop> {
+    pub fn range(&self) -> Result<PageRange<P::Cursor>, Halt> {
         self.range_to(self.end.as_ref().or(self.order.last.as_ref()))
     }
 
-    pub fn range_to(&self, end: Option<&PageToken>) -> Result<PageRange<P::Cursor>, Stop> {
+    pub fn range_to(&self, end: Option<&PageToken>) -> Result<PageRange<P::Cursor>, Halt> {
         let start = self.decode(self.at.as_ref())?;
         Ok(PageRange::new(start, self.decode(end)?))
     }
@@ -270,7 +270,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
     }
 
     /// Looks for the starts of the following strides, if the source can skip ahead.
-    async fn find_end(&mut self, report: &mut StrideReport) -> Result<(), Stop> {
+    async fn find_end(&mut self, report: &mut StrideReport) -> Result<(), Halt> {
         if self.end.is_some() || report.end_of_data || self.order.look_ahead == 0 {
             return Ok(());
         }
@@ -325,7 +325,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
         &self,
         range: PageRange<P::Cursor>,
         pages: u32,
-    ) -> Result<Result<SkipAhead<P::Cursor>, PageError>, Stop> {
+    ) -> Result<Result<SkipAhead<P::Cursor>, PageError>, Halt> {
         // Strides keep their length, whatever the size of the next page is.
         self.skip_pages(range, self.order.page_size, pages).await
     }
@@ -336,22 +336,18 @@ impl<'a, P: PageProcessor> Running<'a, P> {
         range: PageRange<P::Cursor>,
         page_size: u32,
         pages: u32,
-    ) -> Result<Result<SkipAhead<P::Cursor>, PageError>, Stop> {
+    ) -> Result<Result<SkipAhead<P::Cursor>, PageError>, Halt> {
         let mut ctx = self.context(range, None);
         ctx.page_size = page_size;
         let looking = self.guarded(
             self.processor.skip_ahead(&ctx, pages),
             self.order.page_timeout,
         );
-        match self.unless_stopped_now(looking).await {
-            Ok(found) => Ok(Ok(found)),
-            Err(Trouble::Error(error)) => Ok(Err(error)),
-            Err(Trouble::Told) => Err(Stop::Told),
-        }
+        self.unless_stopped_now(looking).await
     }
 
     /// Announces starts. A repeated attempt then uses the end that was accepted instead of its own.
-    pub async fn announce(&mut self, starts: Vec<PageToken>) -> Result<(), Stop> {
+    pub async fn announce(&mut self, starts: Vec<PageToken>) -> Result<(), Halt> {
         let cut = limited(self.keeping.cut(starts), self.order.page_timeout).await;
         let starts = cut.map_err(|e| self.failed(&e))?;
         self.host.announce(&starts).await?;
@@ -363,7 +359,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
         Ok(())
     }
 
-    async fn run_pages(&mut self, report: &mut StrideReport) -> Result<(), Stop> {
+    async fn run_pages(&mut self, report: &mut StrideReport) -> Result<(), Halt> {
         while !report.end_of_data && !self.at_end() && self.items_left != Some(0) {
             let attempt = self.attempt;
             let page = self.at.as_ref().map(PageToken::to_string);
@@ -387,7 +383,7 @@ impl<'a, P: PageProcessor> Running<'a, P> {
     }
 
     /// Waits for the page's turn and runs it, or gives it up.
-    async fn next_page(&mut self, report: &mut StrideReport) -> Result<(), Stop> {
+    async fn next_page(&mut self, report: &mut StrideReport) -> Result<(), Halt> {
         let turn = Instant::now();
         self.clear_to_go().await?;
         let attempt = self.attempt;
@@ -408,35 +404,35 @@ impl<'a, P: PageProcessor> Running<'a, P> {
                 });
             }
             Ok(None) => self.host.observe(PageEvent::NoPage),
-            Err(Stop::Told) => return Err(self.stopped()),
-            Err(Stop::Failed(_)) if self.is_interrupted() => return Err(self.stopped()),
-            Err(stop) => {
+            Err(Halt::Stopped) => return Err(self.stopped()),
+            Err(Halt::Failed(_)) if self.is_interrupted() => return Err(self.stopped()),
+            Err(halt) => {
                 self.host.observe(PageEvent::Failed {
                     took: started.elapsed(),
                 });
-                match stop {
-                    Stop::Failed(failure) if self.is_spent(&failure) => {
+                match halt {
+                    Halt::Failed(failure) if self.is_spent(&failure) => {
                         self.give_up(*failure, report).await?;
                     }
-                    stop => return Err(stop),
+                    halt => return Err(halt),
                 }
             }
         }
         Ok(())
     }
 
-    fn stopped(&self) -> Stop {
+    fn stopped(&self) -> Halt {
         tracing::debug!("told to stop; nothing of this page is done");
         self.host.observe(PageEvent::Stopped);
-        Stop::Told
+        Halt::Stopped
     }
 
     /// Waits until the next page, or the next part of one, may begin.
-    pub async fn clear_to_go(&self) -> Result<(), Stop> {
-        if self.told.borrow().must_stop() || self.host.clear_to_go().await == Go::Stop {
-            return Err(Stop::Told);
+    pub async fn clear_to_go(&self) -> Result<(), Halt> {
+        if self.told.borrow().must_stop() {
+            return Err(Halt::Stopped);
         }
-        Ok(())
+        self.host.clear_to_go().await.into()
     }
 
     /// Returns whether a page with an unknown outcome may run again.
@@ -460,18 +456,11 @@ impl<'a, P: PageProcessor> Running<'a, P> {
     pub async fn unless_stopped_now<T>(
         &self,
         work: impl Future<Output = Result<T, PageError>>,
-    ) -> Result<T, Trouble> {
-        let mut told = self.told.clone();
-        let stop_now = async {
-            if told.wait_for(|told| told.stop_now).await.is_err() {
-                // The sender is gone, so the signal never comes.
-                std::future::pending::<()>().await;
-            }
-        };
+    ) -> Result<Result<T, PageError>, Halt> {
         tokio::select! {
             biased;
-            result = work => Ok(result?),
-            () = stop_now => Err(Trouble::Told),
+            result = work => Ok(result),
+            () = until(self.told.clone(), |told| told.stop_now) => Err(Halt::Stopped),
         }
     }
 
@@ -553,10 +542,10 @@ async fn outputs(
 }
 
 /// Returns the end that the controller accepted, whichever attempt announced it.
-async fn accepted_end(host: &dyn StrideHost) -> Result<Option<PageToken>, Stop> {
+async fn accepted_end(host: &dyn StrideHost) -> Result<Option<PageToken>, Halt> {
     let accepted = host.accepted_end().await?;
     if !accepted.open {
-        return Err(Stop::Gone);
+        return Err(Halt::Gone);
     }
     Ok(accepted.end)
 }

@@ -137,7 +137,7 @@ impl PageStores {
             pages_failed: part.pages_failed,
         };
         let Some(inner) = ledger.begin(claim).await? else {
-            return Err(PageError::retryable(
+            return Err(PageError::environment(
                 "another attempt at the stride has begun since; this one may not write any more",
             )
             .with_type(FENCED_OFF));
@@ -199,11 +199,11 @@ impl OpenPage {
         if self.transaction.is_none() || items.processed == 0 || self.used.load(Ordering::Relaxed) {
             return Ok(());
         }
-        Err(PageError::non_retryable(
-            "TransactionNotUsed",
+        Err(PageError::environment(
             "the processor has a ledger, but process reported items as processed without writing in \
              the transaction of the page (PageContext::transaction)",
-        ))
+        )
+        .with_type("TransactionNotUsed"))
     }
 }
 

@@ -34,8 +34,8 @@ enum Does {
     GiveUpWhenTold,
     /// Fails, regardless of orders.
     Fail,
-    /// Does its work, then fails with an error of this type.
-    FailAs(&'static str),
+    /// Fails, and says that the environment is at fault.
+    FailInEnvironment,
     /// Does its work, except for the first item of each page.
     FailItems,
     /// Does its work, and reports more items than there are.
@@ -90,12 +90,12 @@ impl DeadLetters for Store {
 
 /// The numbers from 1 to 25.
 struct Numbers {
-    told: watch::Sender<Told>,
-    tells: Told,
+    told: watch::Sender<StopSignal>,
+    tells: StopSignal,
     does: Does,
     hangs_in_fetch: bool,
-    /// The error type of everything that reads.
-    reading_fails: Option<&'static str>,
+    /// The error of everything that reads.
+    reading_fails: Option<fn() -> PageError>,
     /// A number whose page cannot be read, and the type of that error.
     unreadable: Option<(u64, &'static str)>,
     skips_ahead: bool,
@@ -107,7 +107,7 @@ struct Numbers {
 }
 
 impl Numbers {
-    fn that(does: Does, tells: Told) -> Self {
+    fn that(does: Does, tells: StopSignal) -> Self {
         Self {
             told: watch::Sender::default(),
             tells,
@@ -149,8 +149,8 @@ impl PageProcessor for Numbers {
             self.told.send_replace(self.tells);
             std::future::pending::<()>().await;
         }
-        if let Some(error_type) = self.reading_fails {
-            return Err(PageError::retryable("made to fail").with_type(error_type));
+        if let Some(error) = self.reading_fails {
+            return Err(error());
         }
         let first = ctx.range().start().map_or(1, |last| last + 1);
         let last = ctx.range().end().copied().unwrap_or(25);
@@ -179,9 +179,7 @@ impl PageProcessor for Numbers {
                 ctx.cancelled().await;
                 return Err(PageError::non_retryable("ToldTo", "giving up"));
             }
-            Does::FailAs(error_type) => {
-                return Err(PageError::retryable("made to fail").with_type(error_type));
-            }
+            Does::FailInEnvironment => return Err(PageError::environment("made to fail")),
             Does::FailItems => {
                 let mut report = PageReport::all_processed();
                 report.fail(0, "Unlucky", "the first of its page");
@@ -204,8 +202,8 @@ impl PageProcessor for Numbers {
         ctx: &PageContext<Self>,
         pages: u32,
     ) -> Result<SkipAhead<u64>, PageError> {
-        if let Some(error_type) = self.reading_fails {
-            return Err(PageError::retryable("made to fail").with_type(error_type));
+        if let Some(error) = self.reading_fails {
+            return Err(error());
         }
         let to = ctx.range().start().unwrap_or(&0) + u64::from(pages) * ctx.page_size() as u64;
         Ok(match (self.skips_ahead, to <= 25) {
@@ -230,7 +228,7 @@ impl PageProcessor for Numbers {
 
 /// A host that follows a script.
 struct Script {
-    told: watch::Sender<Told>,
+    told: watch::Sender<StopSignal>,
     /// Stops the stride during the rate wait of this page.
     stop_at_rate: Option<u32>,
     wait: Duration,
@@ -333,7 +331,7 @@ impl StrideHost for Script {
 
     fn checkpoint(&self, _: &StrideReport) {}
 
-    fn told(&self) -> watch::Receiver<Told> {
+    fn stop_signal(&self) -> watch::Receiver<StopSignal> {
         self.told.subscribe()
     }
 
@@ -400,31 +398,31 @@ fn token(n: u64) -> Option<PageToken> {
     Some(PageToken::encode(&n).unwrap())
 }
 
-const STOP: Told = Told {
+const STOP: StopSignal = StopSignal {
     stop: true,
     stop_now: false,
     cancelled: false,
     gone: false,
 };
-const STOP_NOW: Told = Told {
+const STOP_NOW: StopSignal = StopSignal {
     stop: false,
     stop_now: true,
     cancelled: false,
     gone: false,
 };
-const CANCELLED: Told = Told {
+const CANCELLED: StopSignal = StopSignal {
     stop: false,
     stop_now: false,
     cancelled: true,
     gone: false,
 };
-const GONE: Told = Told {
+const GONE: StopSignal = StopSignal {
     stop: true,
     stop_now: false,
     cancelled: false,
     gone: true,
 };
-const NOTHING: Told = Told {
+const NOTHING: StopSignal = StopSignal {
     stop: false,
     stop_now: false,
     cancelled: false,
@@ -543,7 +541,7 @@ async fn a_stride_that_finds_its_batch_run_gone_stops_before_process() {
             ..order()
         };
         let ended = run_stride(&numbers, &open, StrideReport::default(), &host).await;
-        assert!(ended.is_err(), "{asked:?}");
+        assert!(ended.is_none(), "{asked:?}");
         assert_eq!(numbers.done(), 0, "{asked:?}");
     }
 }
@@ -603,12 +601,13 @@ async fn at_most_once_a_pause_does_not_touch_a_page_and_its_errors_count() {
     }
 }
 
-/// Tests every kind of error, because the effects may have happened.
+/// Tests errors that would not count otherwise, because the effects may have happened.
 #[tokio::test]
 async fn at_most_once_a_page_is_spent_when_its_process_has_begun() {
-    let failures = NOT_THE_PAGE.iter().map(|t| (Does::FailAs(t), *t));
-    let failures = failures.chain([(Does::Misreport, "PageReportMismatch")]);
-    for (does, error_type) in failures {
+    for (does, error_type) in [
+        (Does::FailInEnvironment, "Environment"),
+        (Does::Misreport, "PageReportMismatch"),
+    ] {
         let once = run_failing(&Numbers::at_most_once(does)).await;
         assert_eq!(once.error_type, error_type);
         assert!(!once.not_the_page && !once.retryable, "{once:?}");
@@ -616,6 +615,28 @@ async fn at_most_once_a_page_is_spent_when_its_process_has_begun() {
         let again = run_failing(&Numbers::that(does, NOTHING)).await;
         assert!(again.not_the_page && again.retryable, "{again:?}");
     }
+}
+
+/// Tests a page that other pages speak against, which would be split after any other error.
+#[tokio::test]
+async fn a_page_whose_environment_is_at_fault_is_neither_split_nor_given_up() {
+    let letters = Store::down_for(0);
+    let numbers = Numbers {
+        letters: Some(letters.clone()),
+        ..Numbers::that(Does::FailInEnvironment, NOTHING)
+    };
+    let order = StrideOrder {
+        attempt: 9,
+        attempts_allowed: Some(1),
+        take_apart: true,
+        ..order()
+    };
+    let report = run_order(&numbers, &Script::of(&numbers), order).await;
+    assert_eq!((report.pages, report.pages_failed), (0, 0));
+    let failure = report.failure.expect("the page fails");
+    assert!(failure.not_the_page && failure.retryable, "{failure:?}");
+    assert_eq!(numbers.fetched.load(Ordering::Relaxed), 1);
+    assert!(letters.kept.lock().unwrap().is_empty());
 }
 
 async fn run_failing(numbers: &Numbers) -> FailedAttempt {
@@ -628,10 +649,10 @@ async fn run_failing(numbers: &Numbers) -> FailedAttempt {
 async fn at_most_once_a_page_whose_letter_cannot_be_kept_comes_back_with_its_own_error() {
     let numbers = Numbers {
         letters: Some(Store::down_for(1)),
-        ..Numbers::at_most_once(Does::FailAs("PoolTimedOut"))
+        ..Numbers::at_most_once(Does::FailInEnvironment)
     };
     let failure = run_failing(&numbers).await;
-    assert_eq!(failure.error_type, "PoolTimedOut");
+    assert_eq!(failure.error_type, "Environment");
     assert!(!failure.not_the_page && !failure.retryable, "{failure:?}");
     assert_eq!(failure.page_end, token(10));
 }
@@ -710,15 +731,16 @@ async fn a_page_without_a_known_end_is_read_until_six_workers_are_lost_over_it()
 
 #[tokio::test]
 async fn a_page_that_is_given_up_and_cannot_be_read_for_a_while_is_given_up_later() {
-    for (error_type, not_the_page, workers_lost) in [
-        ("ConnectionLost", false, 0),
-        ("ConnectionLost", false, 1),
-        ("PoolTimedOut", true, 0),
-        ("PoolTimedOut", true, 1),
-    ] {
+    let lost_connection = || PageError::retryable("made to fail").with_type("ConnectionLost");
+    let no_connection = || PageError::environment("made to fail");
+    let errors: [(fn() -> PageError, _); 2] = [(lost_connection, false), (no_connection, true)];
+    for (error, not_the_page, workers_lost) in errors
+        .into_iter()
+        .flat_map(|(error, not_the_page)| [0, 1].map(|lost| (error, not_the_page, lost)))
+    {
         let numbers = Numbers {
             letters: Some(Store::down_for(0)),
-            reading_fails: Some(error_type),
+            reading_fails: Some(error),
             ..Numbers::that(Does::Work, NOTHING)
         };
         let order = StrideOrder {

@@ -26,7 +26,7 @@ use crate::{
         item::{ItemHost, Timeless},
         reducer::{Fold, Reducer},
         settings::ProcessorSettings,
-        stop_signal::Told,
+        stop_signal::StopSignal,
         store::page_ledger::StrideTotals,
     },
     progress::{ItemCounts, failures::PageFailure, phase::Outcome},
@@ -83,14 +83,14 @@ pub async fn run_page<P: PageProcessor>(
     let host = InMemory::default();
     let report = run_stride(processor, &order, StrideReport::default(), &host)
         .await
-        .map_err(|_| PageError::retryable("the batch run is gone"))?;
+        .ok_or_else(|| PageError::retryable("the batch run is gone"))?;
     if let Some(failure) = report.failure {
-        let error = if failure.retryable {
-            PageError::retryable(failure.message).with_type(failure.error_type)
-        } else {
-            PageError::non_retryable(failure.error_type, failure.message)
-        };
-        return Err(error);
+        let (error_type, message) = (failure.error_type, failure.message);
+        return Err(match (failure.not_the_page, failure.retryable) {
+            (true, _) => PageError::environment(message).with_type(error_type),
+            (false, true) => PageError::retryable(message).with_type(error_type),
+            (false, false) => PageError::non_retryable(error_type, message),
+        });
     }
     if let (Some(fold), Some(output)) = (&mut fold, report.output) {
         fold.merge(output);
@@ -434,7 +434,7 @@ impl Simulator {
         let host = InMemory {
             chain: Mutex::new(chain.clone()),
             stride: order.stride,
-            dispatch: Some(order.dispatch),
+            dispatch: order.dispatch,
             repeat,
             twice: self.duplicate_announcements,
             // A repeated stride is not interrupted: a batch whose every worker is lost might otherwise never
@@ -555,12 +555,12 @@ fn order(
 struct InMemory {
     chain: Mutex<StrideChain>,
     stride: u64,
-    dispatch: Option<u64>,
+    dispatch: u64,
     repeat: bool,
     twice: bool,
     interruptions: Interruptions,
     pages: Arc<Pages>,
-    told: watch::Sender<Told>,
+    told: watch::Sender<StopSignal>,
     checkpoint: Mutex<StrideReport>,
 }
 
@@ -596,7 +596,7 @@ impl Default for InMemory {
         Self {
             chain: Mutex::new(StrideChain::new(None, 0)),
             stride: 0,
-            dispatch: None,
+            dispatch: 1,
             repeat: false,
             twice: false,
             interruptions: Interruptions::default(),
@@ -694,7 +694,7 @@ impl StrideHost for InMemory {
         *checkpoint.expect("it is read when the stride has ended") = report.clone();
     }
 
-    fn told(&self) -> watch::Receiver<Told> {
+    fn stop_signal(&self) -> watch::Receiver<StopSignal> {
         self.told.subscribe()
     }
 

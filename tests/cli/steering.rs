@@ -64,7 +64,7 @@ fn a_running_batch_can_be_watched_and_steered() {
     assert_eq!(output.status, Some(0), "{}", output.err);
     let told = &output.out;
     assert!(
-        told.contains("max parallelism 3, page size 50, stride 1, rate 100 items/s"),
+        told.contains("max parallelism 3, page size 50, stride auto 5s, rate 100 items/s"),
         "{told}"
     );
     assert_eq!(run(online(&["resume", "steered"])).status, Some(0));

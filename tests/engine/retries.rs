@@ -8,6 +8,8 @@ use temporal_batch::{
     settings::{ExtendedRetries, RetryMode, RetryPolicy},
 };
 
+use tokio::sync::watch;
+
 use crate::{
     numbers_processor::{Gate, NumbersProcessor, Record, Seen, Shared, UpTo, quick_retries},
     replay::replays,
@@ -190,7 +192,48 @@ async fn at_most_once_a_failed_page_is_given_up_and_the_batch_continues() {
     assert_eq!((failed.error_type.as_str(), failed.attempts), ("Flaky", 1));
 }
 
-/// The effects of the page may exist, whichever cause the error names.
+/// With a single attempt for each page, so that any other error would give the page up.
+#[tokio::test]
+async fn a_page_whose_environment_is_at_fault_blocks_its_batch_and_uses_up_no_attempts() {
+    let env = TestEnv::new("environment").await;
+    let (mounted, is_mounted) = watch::channel(false);
+    let numbers = NumbersProcessor::new()
+        .settings(|s| s.retry = quick_retries().max_attempts(1))
+        .on_process(move |seen| {
+            let is_mounted = *is_mounted.borrow();
+            async move {
+                match seen.start {
+                    10 if !is_mounted => Err(PageError::environment("/data is not mounted")),
+                    _ => Ok(PageReport::all_processed()),
+                }
+            }
+        });
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = env.batch::<NumbersProcessor>(UpTo { n: 20 }).page_size(10);
+    let handle = env.start(&batch).await;
+    let blocked = progress_shows(&handle, "it is blocked after several tries", |p| {
+        p.phase == Phase::Blocked && p.retries > 2
+    });
+    let blocked = blocked.await;
+    assert!(
+        blocked
+            .explanation
+            .contains("Environment: /data is not mounted"),
+        "{}",
+        blocked.explanation
+    );
+    let [page] = &blocked.failing[..] else {
+        panic!("{:?}", blocked.failing)
+    };
+    assert_eq!((page.attempts, blocked.pages_failed), (0, 0));
+    mounted.send_replace(true);
+    let report = report(&handle).await;
+    assert_eq!(report.outcome, Outcome::Completed, "{:?}", report.reason);
+    assert_eq!(report.progress.pages_completed, 2);
+    replays(&env, handle.id(), "environment").await;
+}
+
+/// Whatever the error says of its cause, the effects of the page may be there.
 #[tokio::test]
 async fn at_most_once_an_error_that_is_not_the_fault_of_the_page_does_not_repeat_it_either() {
     let env = TestEnv::new("at-most-once-ever").await;
@@ -202,7 +245,7 @@ async fn at_most_once_an_error_that_is_not_the_fault_of_the_page_does_not_repeat
         .on_process(|seen| async move {
             let mut report = PageReport::all_processed();
             match seen.start {
-                10 => return Err(PageError::retryable("no connection").with_type("PoolTimedOut")),
+                10 => return Err(PageError::environment("no connection")),
                 20 => report.fail(1_000, "Wrong", "there is no such item"),
                 _ => {}
             }
@@ -218,7 +261,7 @@ async fn at_most_once_an_error_that_is_not_the_fault_of_the_page_does_not_repeat
     let failed = report.progress.failed.iter();
     let mut failed: Vec<_> = failed.map(|f| (&*f.error_type, f.attempts)).collect();
     failed.sort_unstable();
-    assert_eq!(failed, [("PageReportMismatch", 1), ("PoolTimedOut", 1)]);
+    assert_eq!(failed, [("Environment", 1), ("PageReportMismatch", 1)]);
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use temporal_batch::{
     client::Settings,
     errors::{InvalidBatch, StartError},
     progress::{HeldBy, Phase},
-    settings::AutoStride,
+    settings::{AutoStride, RetryMode, RetryPolicy},
 };
 use tokio::time::sleep;
 
@@ -42,7 +42,48 @@ async fn dispatched(env: &TestEnv, batch: &Batch) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn strides_of_short_pages_become_long_and_stay_long_over_continue_as_new() {
+async fn a_batch_whose_source_can_skip_has_tuned_strides_without_asking() {
+    let env = TestEnv::new("stride-default").await;
+    let numbers = NumbersProcessor::new().skipping_ahead().with_size_hint();
+    let _worker = env.worker(numbers.clone()).await;
+    let batch = Batch::of::<NumbersProcessor>(env.new_id(), UpTo { n: 2_000 });
+    let batch = batch.task_queue(&env.queue).page_size(10);
+    let report = env.run(&batch).await;
+    assert_eq!(report.outcome, Outcome::Completed);
+    assert_eq!(numbers.record().processed(), all(2_000));
+    assert_eq!(report.progress.auto_stride.as_deref(), Some("5s"));
+    let strides = dispatched(&env, &batch).await.len();
+    assert!(strides < 100, "{strides} activities for 200 pages");
+}
+
+/// A lost worker would cost the other pages of a long stride.
+#[tokio::test]
+async fn without_a_source_that_skips_and_at_most_once_a_stride_has_one_page() {
+    let env = TestEnv::new("stride-one").await;
+    for (numbers, why) in [
+        (NumbersProcessor::new(), "the source cannot skip ahead"),
+        (
+            NumbersProcessor::new().skipping_ahead().settings(|s| {
+                s.retry_mode = RetryMode::AtMostOnce;
+                s.retry = RetryPolicy::never();
+            }),
+            "a lost worker would cost all pages of its stride",
+        ),
+    ] {
+        let worker = env.worker(numbers.clone()).await;
+        let batch = Batch::of::<NumbersProcessor>(env.new_id(), UpTo { n: 200 });
+        let batch = batch.task_queue(&env.queue).page_size(10);
+        let report = env.run(&batch).await;
+        assert_eq!(report.outcome, Outcome::Completed);
+        assert_eq!(dispatched(&env, &batch).await.len(), 20, "{why}");
+        let because = report.progress.stride_because;
+        assert_eq!(because.as_deref(), Some(why));
+        worker.stop().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn strides_of_short_pages_become_long_and_stay_so_over_continue_as_new() {
     let env = TestEnv::new("stride-auto").await;
     // Pages from 6,000 on wait at the gate, and no stride of the first run gets that far.
     let (numbers, gate) = gated_where(|page| page.start >= 6_000);

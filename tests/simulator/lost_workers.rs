@@ -60,7 +60,25 @@ impl DeadLetters for Store {
     }
 }
 
-/// A processor over the numbers from 1 to n.
+/// An error that a later attempt does not meet.
+#[derive(Clone, Copy, Debug)]
+enum Fault {
+    /// Each attempt counts.
+    Flaky,
+    /// No attempt counts.
+    Environment,
+}
+
+impl Fault {
+    fn error(self) -> PageError {
+        match self {
+            Self::Flaky => PageError::retryable("made to fail").with_type("Flaky"),
+            Self::Environment => PageError::environment("made to fail"),
+        }
+    }
+}
+
+/// The numbers from 1 to n.
 struct DeadlyNumbers {
     mode: RetryMode,
     store: Option<Arc<Store>>,
@@ -71,11 +89,11 @@ struct DeadlyNumbers {
     deadly_to_read: u64,
     /// The number whose page kills the worker that processes it.
     deadly: u64,
-    /// The number whose page fails when it is processed, and the error type.
-    fails: (u64, &'static str),
-    /// The number of times that reading the deadly page fails once all its attempts are spent, and the error type.
-    hard_to_read: (u64, &'static str),
-    /// The number whose page cannot be read at first, and for how many attempts.
+    /// Its page fails like this when it is processed.
+    fails: (u64, Fault),
+    /// Reading the page of the deadly number fails so often like this, once all its attempts are spent.
+    hard_to_read: (u64, Fault),
+    /// The page with this number cannot be read at first, so often.
     unreadable: (u64, u64),
     reads: Mutex<BTreeMap<u64, u64>>,
     processed: Mutex<BTreeMap<u64, u64>>,
@@ -90,8 +108,8 @@ impl DeadlyNumbers {
             says_end: false,
             deadly_to_read: 0,
             deadly: 0,
-            fails: (0, "Flaky"),
-            hard_to_read: (0, "ConnectionLost"),
+            fails: (0, Fault::Flaky),
+            hard_to_read: (0, Fault::Flaky),
             unreadable: (0, 0),
             reads: Mutex::default(),
             processed: Mutex::default(),
@@ -162,10 +180,10 @@ impl PageProcessor for DeadlyNumbers {
         if numbers.contains(&self.deadly_to_read) {
             lose_worker().await;
         }
-        // There are two attempts at the page, with three workers each.
-        let (often, error_type) = self.hard_to_read;
+        // Two attempts at the page, and three workers for each.
+        let (often, fault) = self.hard_to_read;
         if numbers.contains(&self.deadly) && (7..7 + often).contains(&times) {
-            return Err(PageError::retryable("try again").with_type(error_type));
+            return Err(fault.error());
         }
         let (unreadable, often) = self.unreadable;
         if numbers.contains(&unreadable) && times <= often {
@@ -187,9 +205,9 @@ impl PageProcessor for DeadlyNumbers {
         if numbers.contains(&self.deadly) {
             lose_worker().await;
         }
-        let (fails, error_type) = self.fails;
+        let (fails, fault) = self.fails;
         if numbers.contains(&fails) {
-            return Err(PageError::retryable("made to fail").with_type(error_type));
+            return Err(fault.error());
         }
         Ok(PageReport::all_processed())
     }
@@ -241,11 +259,11 @@ proptest! {
         lose_every in prop::option::of(1u64..5),
         deadly in 0u64..200,
         fails in 0u64..200,
-        error_type in prop::sample::select(vec!["Flaky", "PoolTimedOut", "SqlStatement"]),
+        fault in prop::sample::select(vec![Fault::Flaky, Fault::Environment]),
     ) {
         let dir = tempfile::tempdir().unwrap();
         let mut numbers = DeadlyNumbers {
-            skips_ahead, says_end, deadly, fails: (fails, error_type),
+            skips_ahead, says_end, deadly, fails: (fails, fault),
             ..DeadlyNumbers::new(RetryMode::AtMostOnce)
         };
         if letters {
@@ -316,7 +334,7 @@ fn at_most_once_only_the_page_of_a_lost_worker_is_given_up_at_the_end_of_the_dat
 fn at_most_once_a_page_waits_for_its_store_and_keeps_its_own_error() {
     let dir = tempfile::tempdir().unwrap();
     let numbers = DeadlyNumbers {
-        fails: (25, "PoolTimedOut"),
+        fails: (25, Fault::Environment),
         ..DeadlyNumbers::new(RetryMode::AtMostOnce)
     };
     let numbers = numbers.with_store_failures(dir.path(), |call| call < 3);
@@ -324,7 +342,7 @@ fn at_most_once_a_page_waits_for_its_store_and_keeps_its_own_error() {
     assert_eq!(run.outcome, Outcome::CompletedWithFailures);
     assert_eq!(numbers.ranges(), [(20, Some(30))]);
     let letter = &numbers.letters()[0];
-    assert_eq!((&*letter.error_type, letter.attempts), ("PoolTimedOut", 1));
+    assert_eq!((&*letter.error_type, letter.attempts), ("Environment", 1));
     assert_eq!(numbers.processed.lock().unwrap()[&25], 1);
 }
 
@@ -366,13 +384,13 @@ fn coverage_stops_at_a_page_that_kills_its_readers_where_the_next_page_is_unknow
 
 /// The page is at the frontier, where its end is not known otherwise.
 #[test]
-fn a_lost_page_that_cannot_be_read_for_a_while_is_set_aside_later() {
-    for (often, error_type) in [(5, "ConnectionLost"), (50, "PoolTimedOut")] {
+fn a_lost_page_that_cannot_be_read_for_a_while_is_put_aside_later() {
+    for (often, fault) in [(5, Fault::Flaky), (50, Fault::Environment)] {
         let dir = tempfile::tempdir().unwrap();
         let numbers = DeadlyNumbers {
             says_end: true,
             deadly: 45,
-            hard_to_read: (often, error_type),
+            hard_to_read: (often, fault),
             ..DeadlyNumbers::new(RetryMode::AtLeastOnce)
         };
         let numbers = numbers.keeping_letters(dir.path());

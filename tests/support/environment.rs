@@ -112,8 +112,10 @@ impl TestEnv {
         worker.processor(processor).start().unwrap()
     }
 
+    /// A batch whose activities have one page each, because tests count activities and announcements.
     pub fn batch<P: PageProcessor>(&self, args: P::Args) -> Batch {
-        Batch::of::<P>(self.new_id(), args).task_queue(&self.queue)
+        let batch = Batch::of::<P>(self.new_id(), args);
+        batch.task_queue(&self.queue).stride(1)
     }
 
     pub fn new_id(&self) -> String {

@@ -19,21 +19,14 @@ pub(crate) const MAX_MESSAGE_CHARS: usize = 200;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Blame {
-    /// The circumstances: an outage, a lock, or code that does not fit the batch. Time or a deployment cures such an
-    /// error. Failures stored before errors were classified also read as this default.
+    /// The circumstances: an outage, a lock, or code that does not fit the batch. Time or a deployment cures
+    /// it.
     #[default]
     Moment,
     /// The cause is unknown. The error counts against the page if other pages succeed in the meantime.
     Unknown,
     /// The data of the page.
     Page,
-}
-
-impl Blame {
-    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
-    pub(crate) fn is_moment(&self) -> bool {
-        *self == Self::Moment
-    }
 }
 
 /// A page could not be fetched or processed.
@@ -44,6 +37,7 @@ impl Blame {
 /// |---|---|
 /// | `?` on any [`std::error::Error`], [`PageError::retryable`] | tried again after the backoff of its [`RetryPolicy`](crate::settings::RetryPolicy) |
 /// | [`PageError::retry_after`] | tried again after exactly that delay |
+/// | [`PageError::environment`] | tried again without using up an attempt, however often: the page is not to blame |
 /// | [`PageError::non_retryable`] | given up at once and listed among the failures |
 ///
 /// `?` on an error of `sqlx`, or on one that has such an error as its cause, depends on the answer of the
@@ -55,9 +49,9 @@ impl Blame {
 /// | another session held the rows, or the statement took too long | `Deadlock`, `LockTimeout`, `SerializationFailure`, `StatementTimeout`, `OutOfMemory` | tried again |
 /// | it rejects the statement for another reason, such as a trigger's | `RaisedException`, `DatabaseError`, `UnreadableValue` | tried three times, then bisected |
 /// | nothing, or that it is stopping or starting | `ConnectionLost` | tried again |
-/// | nothing: no connection of the pool was free in time | `PoolTimedOut` | tried again without using up an attempt |
-/// | that it accepts no writes | `ReadOnlyDatabase` | tried again without using up an attempt |
-/// | that the statement, the schema or a grant is wrong | `SqlStatement` | tried again without using up an attempt, because every page is affected |
+/// | nothing: no connection of the pool was free in time | `PoolTimedOut` | treated as [`environment`](PageError::environment) |
+/// | that it accepts no writes | `ReadOnlyDatabase` | treated as `environment` |
+/// | that the statement, the schema or a grant is wrong | `SqlStatement` | treated as `environment`, because every page is affected |
 ///
 /// In [`RetryMode::AtMostOnce`](crate::settings::RetryMode::AtMostOnce) a page is never tried again, whatever error its
 /// `process` returned.
@@ -69,7 +63,7 @@ impl Blame {
 /// through [`PageProcessor::redact`](crate::PageProcessor::redact).
 ///
 /// An error whose type name is in the [`non_retryable_types`](crate::ProcessorSettings::non_retryable_types) of
-/// the processor is non-retryable, however it was built.
+/// the processor is non-retryable, unless it was built with [`PageError::environment`].
 ///
 /// Like `anyhow::Error`, `PageError` does not implement [`std::error::Error`], so that `?` can convert every other
 /// error into it.
@@ -98,6 +92,8 @@ pub struct PageError {
 enum Retry {
     Backoff,
     After(Duration),
+    /// After the backoff, without using up an attempt.
+    Environment,
     Never,
 }
 
@@ -113,6 +109,28 @@ impl PageError {
     /// `"RetryAfter"`.
     pub fn retry_after(delay: Duration, message: impl fmt::Display) -> Self {
         Self::new("RetryAfter", message, Retry::After(delay))
+    }
+
+    /// Creates a failure of the environment of the worker: nothing about the page is wrong, and other pages would fail in
+    /// the same way. Examples are a mount that is missing, a license server that is down, or code that does not fit
+    /// the batch. Its type is `"Environment"` unless [`with_type`](Self::with_type) sets another.
+    ///
+    /// - The page uses up no attempt, so it is never given up and never gets a dead letter for this failure. Its
+    ///   items do not count as failed, and neither does the page for the batch's [`Tolerance`](crate::settings::Tolerance).
+    /// - It is tried again after the backoff of its [`RetryPolicy`](crate::settings::RetryPolicy), which grows to
+    ///   [`max_interval`](crate::settings::RetryPolicy::max_interval), on any worker that has the processor. After about seven
+    ///   days of this the batch fails, and can be continued. With [extended retries](crate::settings::ExtendedRetries) that
+    ///   have no limit, it waits forever.
+    /// - The failure is listed among the failing pages with 0 attempts. While no stride of the batch can advance, the
+    ///   phase is [`Blocked`](crate::progress::Phase::Blocked), and the status shows this error as the reason.
+    /// - In [`RetryMode::AtMostOnce`](crate::settings::RetryMode::AtMostOnce) all this holds only for `fetch`: once `process`
+    ///   has begun, the page is given up, whatever its error.
+    /// - Before the first page, [`prepare`](crate::PageProcessor::prepare) is tried again until it succeeds.
+    /// - [`try_item`](crate::PageContext::try_item) tries the item as often as after any other error. Return the
+    ///   error from `process` instead of reporting the item as failed; [`is_environment`](Self::is_environment) tells
+    ///   such errors apart.
+    pub fn environment(message: impl fmt::Display) -> Self {
+        Self::new("Environment", message, Retry::Environment)
     }
 
     /// Creates a failure that no further attempt can cure.
@@ -197,6 +215,22 @@ impl PageError {
         self.retry != Retry::Never
     }
 
+    /// Returns whether the environment is at fault, and not the page. See [`environment`](Self::environment).
+    pub fn is_environment(&self) -> bool {
+        self.retry == Retry::Environment
+    }
+
+    /// Returns whether no further attempt is made, given the [non-retryable
+    /// types](crate::ProcessorSettings::non_retryable_types) of a processor.
+    pub(crate) fn is_final(&self, non_retryable_types: &[String]) -> bool {
+        let listed = || non_retryable_types.contains(&self.error_type);
+        match self.retry {
+            Retry::Never => true,
+            Retry::Environment => false,
+            Retry::Backoff | Retry::After(_) => listed(),
+        }
+    }
+
     pub(crate) fn blame(&self) -> Blame {
         self.blame
     }
@@ -205,7 +239,7 @@ impl PageError {
     pub fn delay(&self) -> Option<Duration> {
         match self.retry {
             Retry::After(delay) => Some(delay),
-            Retry::Backoff | Retry::Never => None,
+            Retry::Backoff | Retry::Environment | Retry::Never => None,
         }
     }
 }
@@ -328,6 +362,22 @@ mod tests {
     fn truncation_counts_characters_and_marks_the_cut() {
         assert_eq!(truncate("äöü", 3), "äöü");
         assert_eq!(truncate("äöüß", 3), "äö…");
+    }
+
+    #[test]
+    fn a_fault_of_the_environment_is_tried_again_whatever_its_type() {
+        let types = ["Gone".to_owned()];
+        for (error, is_final, is_environment) in [
+            (PageError::retryable("x"), false, false),
+            (PageError::retryable("x").with_type("Gone"), true, false),
+            (PageError::non_retryable("Lost", "x"), true, false),
+            (PageError::environment("x"), false, true),
+            (PageError::environment("x").with_type("Gone"), false, true),
+        ] {
+            let error = error.redacted(|message| message + "y").blaming(Blame::Page);
+            assert_eq!(error.is_final(&types), is_final, "{error}");
+            assert_eq!(error.is_environment(), is_environment, "{error}");
+        }
     }
 
     #[test]

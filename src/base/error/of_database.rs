@@ -13,7 +13,9 @@ use crate::base::error::{Blame, PageError};
 pub(crate) enum Class {
     /// The server cannot be reached, is stopping or starting, is out of space, or takes no more connections. Time
     /// cures it.
-    Environment,
+    Unavailable,
+    /// The pool had no free connection in time. Nothing was sent.
+    NoConnection,
     /// The connection broke while it was in use: the server went away, or a message was larger than the server
     /// accepts.
     Broken,
@@ -37,10 +39,17 @@ pub(crate) enum Class {
 impl Class {
     fn blame(self) -> Blame {
         match self {
-            Self::Environment | Self::Conflict | Self::ReadOnly => Blame::Moment,
+            Self::Unavailable | Self::NoConnection | Self::Conflict | Self::ReadOnly => {
+                Blame::Moment
+            }
             Self::Broken | Self::Limit | Self::Statement | Self::Unknown => Blame::Unknown,
             Self::Records | Self::Refused => Blame::Page,
         }
+    }
+
+    /// Returns whether every page would fail in the same way.
+    fn is_environment(self) -> bool {
+        matches!(self, Self::NoConnection | Self::ReadOnly | Self::Statement)
     }
 }
 
@@ -55,10 +64,10 @@ const fn failure(class: Class, error_type: &'static str) -> Failure {
     Failure { class, error_type }
 }
 
-const CONNECTION_LOST: Failure = failure(Class::Environment, "ConnectionLost");
+const CONNECTION_LOST: Failure = failure(Class::Unavailable, "ConnectionLost");
 const BROKEN: Failure = failure(Class::Broken, "ConnectionLost");
-const POOL_TIMED_OUT: Failure = failure(Class::Environment, "PoolTimedOut");
-const NO_ROOM: Failure = failure(Class::Environment, "NoRoom");
+const POOL_TIMED_OUT: Failure = failure(Class::NoConnection, "PoolTimedOut");
+const NO_ROOM: Failure = failure(Class::Unavailable, "NoRoom");
 const LOCK_TIMEOUT: Failure = failure(Class::Conflict, "LockTimeout");
 const SERIALIZATION: Failure = failure(Class::Conflict, "SerializationFailure");
 const STATEMENT_TIMEOUT: Failure = failure(Class::Limit, "StatementTimeout");
@@ -124,6 +133,9 @@ pub(crate) fn page_error(error: &(dyn StdError + 'static), message: &str) -> Opt
     let page = match failure.class {
         Class::Unknown => return None,
         Class::Records => PageError::non_retryable(failure.error_type, message),
+        class if class.is_environment() => {
+            PageError::environment(message).with_type(failure.error_type)
+        }
         _ => PageError::retryable(message).with_type(failure.error_type),
     };
     Some(page.blaming(failure.class.blame()))
@@ -349,7 +361,7 @@ mod tests {
 
     fn kind_named(kind: &str) -> Option<Class> {
         Some(match kind {
-            "environment" => Class::Environment,
+            "unavailable" => Class::Unavailable,
             "conflict" => Class::Conflict,
             "limit" => Class::Limit,
             "read-only" => Class::ReadOnly,
@@ -478,6 +490,7 @@ mod tests {
         struct Wrapped(#[source] sqlx::Error);
         let error = PageError::from(Wrapped(sqlx::Error::PoolTimedOut));
         assert_eq!(error.error_type(), "PoolTimedOut");
+        assert!(error.is_environment());
         assert!(
             error
                 .message()
@@ -485,5 +498,6 @@ mod tests {
         );
         let error = PageError::from(Wrapped(sqlx::Error::RowNotFound));
         assert_eq!(error.error_type(), "Wrapped");
+        assert!(!error.is_environment());
     }
 }

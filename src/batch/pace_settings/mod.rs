@@ -43,10 +43,6 @@ pub(crate) struct PaceSpec {
 }
 
 impl PaceSpec {
-    pub fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
-
     pub fn validate(&self) -> Result<(), InvalidBatch> {
         validate_page_rate(self.page_rate)?;
         validate_page_pause(self.page_pause)?;

@@ -11,10 +11,11 @@ const TARGETS: std::ops::RangeInclusive<Duration> =
 
 const DEFAULT_TARGET: Duration = Duration::from_secs(5);
 
-/// The number of pages that one activity processes in a row: fixed, or tuned while the batch runs.
+/// The number of pages that one activity processes in a row: tuned while the batch runs, which is the default, or
+/// fixed.
 ///
 /// More than 1 requires a source that can [skip ahead](crate::PageProcessor::skip_ahead). With any other source
-/// each activity processes one page, and [`Progress::warnings`](crate::progress::Progress::warnings) says so.
+/// each activity processes one page. If a number was set, [`Progress::warnings`](crate::progress::Progress::warnings) says so.
 ///
 /// Text form: `8`, `auto`, `auto@10s`.
 ///
@@ -82,7 +83,9 @@ impl FromStr for Stride {
 ///   data. Without it the first strides have one page, no stride has more than half of what was found so far
 ///   for each slot, and no stride takes more than a quarter of the target.
 ///
-/// A source that cannot [skip ahead](crate::PageProcessor::skip_ahead) has strides of one page regardless.
+/// Strides have one page if the source cannot [skip ahead](crate::PageProcessor::skip_ahead). The same holds in
+/// [`RetryMode::AtMostOnce`](crate::settings::RetryMode::AtMostOnce) without a ledger, where the rest of its stride is given up
+/// with a lost worker.
 ///
 /// Text form: `auto`, `auto@10s`.
 ///

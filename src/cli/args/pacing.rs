@@ -43,7 +43,7 @@ pub(crate) struct PacingArgs {
     page_size: Option<PageSizeSetting>,
 
     /// Pages that one activity processes in a row, where the source can skip ahead, from 1 to 10,000; or auto,
-    /// auto@10s to tune them to the time that an activity takes [a new batch: 1; backfill, import and export: auto]
+    /// auto@10s to tune them to the time that an activity takes [a new batch: auto]
     #[arg(long, help_heading = HEADING, value_name = "PAGES|auto", value_parser = stride, allow_negative_numbers = true)]
     stride: Option<Stride>,
 
@@ -173,14 +173,6 @@ impl PacingArgs {
             .iter()
             .filter_map(|Limit(window)| window.as_ref());
         given.cloned().collect()
-    }
-
-    /// Tunes strides automatically unless a flag sets them.
-    #[cfg(any(feature = "sqlite", feature = "postgres", feature = "mysql"))]
-    pub(crate) fn or_auto_stride(mut self) -> Self {
-        let auto = Stride::Auto(Default::default());
-        self.stride.get_or_insert(auto);
-        self
     }
 
     /// Applies the flags to a new batch. Values are checked here, and again with the batch.

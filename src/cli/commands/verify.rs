@@ -27,7 +27,7 @@ use crate::{
         worker::shutdown_signal,
     },
     page::token::PageToken,
-    processor::stop_signal::{Interruption, Told},
+    processor::stop_signal::{Interruption, StopSignal},
     progress::{ItemCounts, Progress, check::Check, phase::Outcome},
     protocol::side::CheckOrder,
 };
@@ -166,7 +166,7 @@ pub(crate) async fn verify_known(
         ))
     })?;
     let processor = registry.of_batch(&order.processor, false)?;
-    let (told, interruption) = watch::channel(Told::default());
+    let (told, interruption) = watch::channel(StopSignal::default());
     let stop = shutdown_signal().map_err(|e| CliError::caused("cannot listen for signals", &e))?;
     let found = tokio::select! {
         found = processor.check(&order, Interruption::new(interruption, false)) => found,

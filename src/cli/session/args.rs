@@ -74,9 +74,7 @@ impl SessionArgs {
             validate_id(id)?;
         }
         let batch = Batch::named("nameless", processor, serde_json::Value::Null);
-        let batch = self
-            .limits
-            .apply(self.pacing.clone().or_auto_stride().apply(batch)?);
+        let batch = self.limits.apply(self.pacing.apply(batch)?);
         Ok(self.stages.apply(batch))
     }
 

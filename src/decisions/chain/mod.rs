@@ -84,9 +84,8 @@ pub(crate) struct StrideChain {
     /// The end of a partition's range. When this token is announced, it closes the chain.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     last: Option<PageToken>,
-    /// The number of the first stride, which no other stride announced. `None` in ledgers stored before this was kept.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    first: Option<u64>,
+    /// The number of the first stride, which no other stride announced.
+    first: u64,
     /// The bridges that have strides.
     #[serde(default, skip_serializing_if = "Bridges::is_empty")]
     bridges: Bridges,
@@ -184,8 +183,8 @@ pub(crate) enum Event<'a> {
     /// A running stride announced the starts of its successors. An empty list means that the data ends with its page.
     Announced {
         by: u64,
-        /// The dispatch whose activity announced them. `None` if its worker's version does not tell.
-        dispatch: Option<u64>,
+        /// The dispatch whose activity announced them.
+        dispatch: u64,
         starts: &'a [PageToken],
     },
     /// A stride was given to an activity.
@@ -235,6 +234,22 @@ impl StrideChain {
         Self::of_range(first, None, 0, seed)
     }
 
+    /// A chain of this many strides that start at the tokens 1, 2 and so on, for tests. None of them runs.
+    #[cfg(test)]
+    pub fn of_strides(strides: u64) -> Self {
+        let mut chain = Self::new(None, 1);
+        for number in 1..strides {
+            let start = PageToken::encode(&number).ok();
+            chain
+                .open
+                .entry(number - 1)
+                .and_modify(|stride| stride.end.clone_from(&start));
+            chain.open.insert(number, Stride::starting_at(start));
+        }
+        chain.next_number = strides.max(1);
+        chain
+    }
+
     /// A chain of the range `(first, last]`. Its strides are numbered from `number`.
     pub fn of_range(
         first: Option<PageToken>,
@@ -245,7 +260,7 @@ impl StrideChain {
         Self {
             open: BTreeMap::from([(number, Stride::starting_at(first.clone()))]),
             next_number: number + 1,
-            first: Some(number),
+            first: number,
             last,
             end_of_data: false,
             tail: first.clone(),
@@ -346,7 +361,7 @@ impl StrideChain {
         self.open.remove(&frontier)?;
         self.open.insert(frontier + 1, Stride::starting_at(start));
         self.next_number = frontier + 2;
-        self.first = Some(frontier + 1);
+        self.first = frontier + 1;
         Some(self.last.replace(at))
     }
 
@@ -418,10 +433,10 @@ impl StrideChain {
     /// A stride gets its end only from the dispatch that has it. Strides that the same announcement adds get their ends
     /// too, since they have not begun. A lost attempt can be heard late, when the stride is already beyond the end that
     /// the attempt found or when another attempt works towards an end of its own. Such an announcement adds nothing.
-    fn announced(&mut self, by: u64, dispatch: Option<u64>, starts: &[PageToken]) -> Recorded {
+    fn announced(&mut self, by: u64, dispatch: u64, starts: &[PageToken]) -> Recorded {
         let mut result = Recorded::Duplicate;
         let run = self.open.get(&by).and_then(Stride::run);
-        let current = dispatch.is_none_or(|said| run.is_some_and(|run| run.dispatch == said));
+        let current = run.is_some_and(|run| run.dispatch == dispatch);
         if starts.is_empty()
             && current
             && let Some(stride) = self.open.get_mut(&by)
@@ -431,7 +446,7 @@ impl StrideChain {
         for (number, token) in (by..).zip(starts) {
             let frontier = number + 1 == self.next_number && !self.end_of_data;
             let just_added = result == Recorded::Applied;
-            let closes = current && (number == by || just_added || dispatch.is_none());
+            let closes = current && (number == by || just_added);
             let Some(stride) = self.open.get_mut(&number) else {
                 return self.dropped();
             };
@@ -724,7 +739,7 @@ impl StrideChain {
     /// an activity stored the end of the stride before it, which happens before the announcement.
     pub fn is_kept(&self, number: u64) -> bool {
         let began = |stride: &Stride| stride.done != StrideTotals::default();
-        self.stride(number).is_some_and(began) || self.first.is_some_and(|first| number > first)
+        self.stride(number).is_some_and(began) || number > self.first
     }
 
     /// The number of known strides, including finished ones.

@@ -306,7 +306,7 @@ impl World {
     fn send(&mut self, by: u64, dispatch: u64, starts: Vec<PageToken>) -> Recorded {
         let recorded = self.chain.record(Event::Announced {
             by,
-            dispatch: Some(dispatch),
+            dispatch,
             starts: &starts,
         });
         self.sent.push((by, dispatch, starts));
@@ -660,7 +660,7 @@ proptest! {
             let closed = chain.open().find(|(_, s)| s.end.is_some()).map(|(n, _)| n);
             if let Some(number) = closed {
                 let other = [token(5_000_000)];
-                let event = Event::Announced { by: number, dispatch: None, starts: &other };
+                let event = Event::Announced { by: number, dispatch: chain.dispatches(), starts: &other };
                 assert_eq!(chain.record(event), Ok(Recorded::Dropped));
                 assert_eq!(
                     chain.totals.announcements_dropped,
@@ -974,7 +974,7 @@ fn worst(
                 .collect();
             let event = Event::Announced {
                 by: number,
-                dispatch: None,
+                dispatch: chain.dispatches(),
                 starts: &starts,
             };
             chain.record(event).unwrap();
@@ -1124,13 +1124,7 @@ fn one_stride(end: Option<u64>) -> StrideChain {
     let mut chain = StrideChain::new(None, 1);
     dispatch(&mut chain);
     if let Some(end) = end {
-        let starts = [token(end)];
-        let event = Event::Announced {
-            by: 0,
-            dispatch: None,
-            starts: &starts,
-        };
-        chain.record(event).unwrap();
+        announce(&mut chain, 0, 1, &[end]);
     }
     chain
 }
@@ -1218,7 +1212,7 @@ fn announce(chain: &mut StrideChain, by: u64, dispatch: u64, starts: &[u64]) -> 
     let starts: Vec<_> = starts.iter().copied().map(token).collect();
     let event = Event::Announced {
         by,
-        dispatch: Some(dispatch),
+        dispatch,
         starts: &starts,
     };
     chain.record(event).unwrap()

@@ -65,6 +65,8 @@ pub(crate) struct Uncut {
     /// The largest number of pages in flight.
     pub slots: u32,
     pub page_size: u32,
+    /// True if a lost worker costs all the rest of its stride.
+    pub runs_once: bool,
 }
 
 /// The length of the next strides, and the reason for it.
@@ -80,6 +82,8 @@ pub(crate) enum LengthBy {
     Setting,
     /// The source cannot skip ahead.
     Source,
+    /// Pages run at most once.
+    RunsOnce,
     /// The length of the first strides: no page has been timed yet.
     Beginning,
     /// The limit on growth: longer strides are tried next.
@@ -99,6 +103,7 @@ impl fmt::Display for LengthBy {
         f.write_str(match self {
             Self::Setting => "as set",
             Self::Source => "the source cannot skip ahead",
+            Self::RunsOnce => "a lost worker would cost all pages of its stride",
             Self::Beginning => "no page has been timed yet",
             Self::Growth => "longer ones are tried next",
             Self::PageTime(each) => return write!(f, "a page takes about {}", about(*each)),
@@ -287,11 +292,12 @@ impl StrideLength {
                 by: LengthBy::Setting,
             };
         };
-        if self.cannot_skip {
-            return Length {
-                pages: 1,
-                by: LengthBy::Source,
+        if self.cannot_skip || uncut.runs_once {
+            let by = match self.cannot_skip {
+                true => LengthBy::Source,
+                false => LengthBy::RunsOnce,
             };
+            return Length { pages: 1, by };
         }
         let most = f64::from(MAX_STRIDE);
         let (share, by_share) = share(uncut);
@@ -372,6 +378,7 @@ mod tests {
             found: 0,
             slots: 10,
             page_size,
+            runs_once: false,
         }
     }
 
@@ -394,6 +401,22 @@ mod tests {
         u32::try_from(pages)
             .unwrap_or(u32::MAX)
             .clamp(1, MAX_STRIDE)
+    }
+
+    #[test]
+    fn strides_whose_rest_is_lost_with_a_worker_are_not_made_long() {
+        let uncut = Uncut {
+            runs_once: true,
+            ..plenty(100)
+        };
+        let mut length = tuned();
+        for _ in 0..2 {
+            let Length { pages, by } = length.next(&uncut);
+            assert_eq!((pages, by), (1, LengthBy::RunsOnce));
+            assert!(!length.is_growing(100, || uncut));
+            length.observe(&sample(1, 100, Duration::from_millis(1)));
+        }
+        assert_eq!(StrideLength::fixed(7).next(&uncut).pages, 7);
     }
 
     #[test]
@@ -474,8 +497,7 @@ mod tests {
         let beyond = Uncut {
             left: Some(0),
             found: 6_400,
-            slots: 10,
-            page_size: 100,
+            ..plenty(100)
         };
         assert_eq!(length.next(&beyond).pages, 10);
         let Length { pages, by } = length.next(&Uncut {
@@ -513,7 +535,7 @@ mod tests {
                     left: known.then_some(pages - cut),
                     found: cut,
                     slots,
-                    page_size: 100,
+                    ..plenty(100)
                 };
                 let next = u64::from(length.next(&uncut).pages);
                 // One announcement is for many strides.
@@ -604,13 +626,13 @@ mod tests {
                 let took = Duration::from_micros(micros);
                 let sample = StrideSample { pages, page_size, took, cannot_skip: false };
                 length.observe(&sample);
-                let uncut = Uncut { left, found, slots, page_size };
+                let uncut = Uncut { left, found, slots, page_size, runs_once: false };
                 let Length { pages: next, by } = length.next(&uncut);
                 prop_assert!((1..=MAX_STRIDE).contains(&next), "{}", next);
                 let grows = matches!(by, LengthBy::Beginning | LengthBy::Growth);
                 prop_assert_eq!(length.is_growing(page_size, || uncut), grows);
             }
-            let next = length.next(&Uncut { left, found, slots, page_size }).pages;
+            let next = length.next(&Uncut { left, found, slots, page_size, runs_once: false }).pages;
             prop_assert!((1..=MAX_STRIDE).contains(&next), "{}", next);
             // A continue-as-new carries the length over unchanged.
             let stored = serde_json::to_string(&length).unwrap();
@@ -628,7 +650,7 @@ mod tests {
             for _ in 0..20 {
                 length.observe(&sample(next(&length), 100, Duration::from_micros(micros)));
             }
-            let uncut = Uncut { left: Some(left), found: 0, slots, page_size: 100 };
+            let uncut = Uncut { left: Some(left), found: 0, slots, page_size: 100, runs_once: false };
             let next = u64::from(length.next(&uncut).pages);
             let short = TARGET_MS * 1_000 / 20 / micros;
             let part = left / (ROUNDS as u64 * u64::from(slots));

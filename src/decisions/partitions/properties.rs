@@ -259,7 +259,7 @@ impl World {
                         .chain
                         .record(Event::Announced {
                             by: dispatch.stride,
-                            dispatch: Some(child.chain.dispatches()),
+                            dispatch: child.chain.dispatches(),
                             starts,
                         })
                         .unwrap();
@@ -389,7 +389,7 @@ proptest! {
         let frontier = chain.frontier().unwrap();
         prop_assert_eq!(chain.split_at(token(at)), Some(Some(token(rows))));
         let starts = [token(late)];
-        chain.record(Event::Announced { by: frontier, dispatch: None, starts: &starts }).unwrap();
+        chain.record(Event::Announced { by: frontier, dispatch: 1, starts: &starts }).unwrap();
         prop_assert_eq!(chain.last(), Some(&token(at)));
         // A page ledger has no row of the new stride yet.
         prop_assert!(!chain.is_kept(frontier + 1));

@@ -213,18 +213,8 @@ pub(super) mod tests {
 
     impl Case {
         pub fn of(batch: Batch, strides: u64) -> Self {
-            let mut chain = StrideChain::new(None, 1);
-            let starts: Vec<_> = (1..strides)
-                .map(|n| PageToken::encode(&n).unwrap())
-                .collect();
-            let announced = Event::Announced {
-                by: 0,
-                dispatch: None,
-                starts: &starts,
-            };
-            chain.record(announced).unwrap();
             let mut case = Self {
-                chain,
+                chain: StrideChain::of_strides(strides),
                 pacing: Pacing::of(&batch.spec, NOW),
                 max_parallelism: batch.spec.max_parallelism,
                 pause: None,

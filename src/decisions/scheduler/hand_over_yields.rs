@@ -89,22 +89,10 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{
-        batch::retry::RetryPolicy, decisions::chain::Event, page::token::PageToken,
-        protocol::StrideReport,
-    };
+    use crate::{batch::retry::RetryPolicy, decisions::chain::Event, protocol::StrideReport};
 
     fn running(strides: u64) -> StrideChain {
-        let mut chain = StrideChain::new(None, 1);
-        let starts: Vec<_> = (1..strides)
-            .map(|n| PageToken::encode(&n).unwrap())
-            .collect();
-        let announced = Event::Announced {
-            by: 0,
-            dispatch: None,
-            starts: &starts,
-        };
-        chain.record(announced).unwrap();
+        let mut chain = StrideChain::of_strides(strides);
         for stride in 0..strides {
             let dispatched = Event::Dispatched {
                 stride,

@@ -550,14 +550,7 @@ mod tests {
 
     /// Strides 0 and 1, after which the data ends.
     fn two_closed_strides() -> StrideChain {
-        let mut chain = StrideChain::new(None, 1);
-        let starts = [1, 2].map(|n| PageToken::encode(&n).unwrap());
-        let announced = Event::Announced {
-            by: 0,
-            dispatch: None,
-            starts: &starts,
-        };
-        chain.record(announced).unwrap();
+        let mut chain = StrideChain::of_strides(3);
         begin(&mut chain, 2);
         let end = StrideReport {
             end_of_data: true,
@@ -730,16 +723,7 @@ mod tests {
                 max_parallelism,
                 ..Limits::default()
             };
-            let mut chain = StrideChain::new(None, 1);
-            let starts: Vec<_> = (1..3 * u64::from(max_parallelism))
-                .map(|n| PageToken::encode(&n).unwrap())
-                .collect();
-            let announced = Event::Announced {
-                by: 0,
-                dispatch: None,
-                starts: &starts,
-            };
-            chain.record(announced).unwrap();
+            let mut chain = StrideChain::of_strides(3 * u64::from(max_parallelism));
             let policy = RetryPolicy::default().max_attempts(1);
             let stuck = 2 * u64::from(max_parallelism);
             for stride in 0..stuck {

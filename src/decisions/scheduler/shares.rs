@@ -124,19 +124,6 @@ mod tests {
 
     const NOW: Timestamp = Timestamp(1_000_000);
 
-    fn announced(strides: u64) -> StrideChain {
-        let mut chain = StrideChain::new(None, 1);
-        let token = |n| PageToken::encode(&n).unwrap();
-        let starts: Vec<_> = (1..strides).map(token).collect();
-        let announced = Event::Announced {
-            by: 0,
-            dispatch: None,
-            starts: &starts,
-        };
-        chain.record(announced).unwrap();
-        chain
-    }
-
     fn dispatch_all(chain: &mut StrideChain, limits: &Limits) {
         while let Decision::Dispatch(dispatch) = decide(chain, limits, NOW) {
             let dispatched = Event::Dispatched {
@@ -197,7 +184,7 @@ mod tests {
             before in any_limits(),
             after in any_limits(),
         ) {
-            let mut chain = announced(strides);
+            let mut chain = StrideChain::of_strides(strides);
             dispatch_all(&mut chain, &before);
             let mut rounds = 0;
             loop {
@@ -229,7 +216,7 @@ mod tests {
         /// A lower limit takes back exactly the excess, from the highest numbers.
         #[test]
         fn a_lower_parallelism_takes_back_just_enough(strides in 2u64..60, p in 1u32..40, less in 0u32..40) {
-            let mut chain = announced(strides);
+            let mut chain = StrideChain::of_strides(strides);
             dispatch_all(&mut chain, &limits(p, None, None));
             let running = chain.running();
             let told = yields(&chain, &limits(less, None, None), NOW);
@@ -250,7 +237,7 @@ mod tests {
             let starts = [PageToken::encode(&n).unwrap()];
             let announced = Event::Announced {
                 by: n,
-                dispatch: None,
+                dispatch: chain.dispatches(),
                 starts: &starts,
             };
             chain.record(announced).unwrap();
@@ -261,7 +248,7 @@ mod tests {
 
     #[test]
     fn few_strides_share_the_whole_rate() {
-        let mut chain = announced(3);
+        let mut chain = StrideChain::of_strides(3);
         dispatch_all(&mut chain, &limits(10, None, None));
         // The last stride finds the end of the data, so no further page is expected.
         for stride in 0..3 {

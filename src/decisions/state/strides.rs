@@ -3,6 +3,7 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use crate::{
+    batch::retry::RetryMode,
     decisions::{
         chain::Event,
         pacing::{Length, LengthBy, RateUse, StrideLength, Uncut},
@@ -202,7 +203,12 @@ impl BatchState {
             let pages = items.div_ceil(u64::from(page_size.max(1)));
             pages.saturating_sub(open)
         });
+        let runs_once = self
+            .prepared
+            .as_ref()
+            .is_some_and(|p| p.retry_mode == RetryMode::AtMostOnce && !p.once_per_page);
         Uncut {
+            runs_once,
             left,
             found: totals.pages_completed + totals.pages_failed + open,
             slots: self.controls.max_parallelism,

@@ -329,7 +329,7 @@ fn every_signal_is_small_enough_at_its_bounds() {
     let next = NextPage {
         batch_run: "run".to_owned(),
         stride: u64::MAX,
-        dispatch: Some(u64::MAX),
+        dispatch: u64::MAX,
         starts: vec![token(); 100],
     };
     let look = PartitionSnapshot {

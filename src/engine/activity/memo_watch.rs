@@ -20,6 +20,7 @@ use tokio::sync::watch;
 
 use crate::{
     engine::controller::Controller,
+    processor::stop_signal::StopSignal,
     progress::Progress,
     protocol::{
         ControlState, MEMO_BATCH_RUN, MEMO_CONTROL, MEMO_PROGRESS, StrideOrder, partition_in,
@@ -102,43 +103,34 @@ pub(super) enum Found {
     Nothing,
 }
 
-/// The orders for a stride.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Orders {
-    pub stop: bool,
-    pub stop_now: bool,
-    /// True if the batch run is gone, so that no page of the stride may be processed.
-    pub gone: bool,
-}
-
-impl Orders {
-    const GONE: Self = Self {
-        stop: true,
-        stop_now: false,
-        gone: true,
-    };
-}
+/// The batch run is gone, so that no page of the stride may be processed.
+const GONE: StopSignal = StopSignal {
+    stop: true,
+    stop_now: false,
+    cancelled: false,
+    gone: true,
+};
 
 impl Found {
-    /// Returns the orders for this dispatch, which may be on a bridge.
-    pub fn orders(&self, batch_run: &str, dispatch: u64, bridge: Option<&str>) -> Orders {
+    /// Returns the signal to this dispatch, which may be on a bridge.
+    pub fn signal(&self, batch_run: &str, dispatch: u64, bridge: Option<&str>) -> StopSignal {
         // Bridges are named before they get strides. A run that does not name this bridge was reset to an
         // earlier time.
         let forgotten = |known: &[String]| bridge.is_some_and(|id| known.iter().all(|k| k != id));
         match self {
-            Self::Nothing => Orders::default(),
-            Self::Gone => Orders::GONE,
-            Self::BatchRun(other) if other != batch_run || forgotten(&[]) => Orders::GONE,
-            Self::BatchRun(_) => Orders::default(),
-            Self::Control(state) if state.batch_run != batch_run => Orders::GONE,
-            Self::Control(state) if forgotten(&state.bridges) => Orders {
+            Self::Nothing => StopSignal::default(),
+            Self::Gone => GONE,
+            Self::BatchRun(other) if other != batch_run || forgotten(&[]) => GONE,
+            Self::BatchRun(_) => StopSignal::default(),
+            Self::Control(state) if state.batch_run != batch_run => GONE,
+            Self::Control(state) if forgotten(&state.bridges) => StopSignal {
                 stop_now: state.stop_now,
-                ..Orders::GONE
+                ..GONE
             },
-            Self::Control(state) => Orders {
+            Self::Control(state) => StopSignal {
                 stop: state.stop_at_page_boundary || state.yields.contains(&dispatch),
                 stop_now: state.stop_now,
-                gone: false,
+                ..StopSignal::default()
             },
         }
     }
@@ -233,9 +225,9 @@ impl ControlWatches {
 }
 
 impl ControlWatch {
-    /// Waits for the next orders. A memo read before the stride started may be older than its dispatch, so its
-    /// orders were meant for others.
-    pub async fn next(&mut self) -> Orders {
+    /// Waits for the next signal. A memo read before the stride started may be older than its dispatch, so it was
+    /// meant for others.
+    pub async fn next(&mut self) -> StopSignal {
         loop {
             if self.readings.changed().await.is_err() {
                 // The worker is ending.
@@ -244,7 +236,7 @@ impl ControlWatch {
             let reading = self.readings.borrow_and_update();
             if let Some(reading) = reading.as_ref().filter(|r| r.asked >= self.joined) {
                 let bridge = self.bridge.as_deref();
-                return reading.found.orders(&self.batch_run, self.dispatch, bridge);
+                return reading.found.signal(&self.batch_run, self.dispatch, bridge);
             }
         }
     }
@@ -413,12 +405,13 @@ mod tests {
             ),
         ];
         for (found, [stop, stop_now, gone]) in cases {
-            let expected = Orders {
+            let expected = StopSignal {
                 stop,
                 stop_now,
                 gone,
+                ..StopSignal::default()
             };
-            assert_eq!(found.orders("mine", 7, None), expected, "{found:?}");
+            assert_eq!(found.signal("mine", 7, None), expected, "{found:?}");
         }
     }
 
@@ -434,8 +427,8 @@ mod tests {
             (Found::Nothing, false),
         ];
         for (found, stop) in cases {
-            let orders = found.orders("mine", 7, Some("b1"));
-            assert_eq!((orders.stop, orders.gone), (stop, stop), "{found:?}");
+            let signal = found.signal("mine", 7, Some("b1"));
+            assert_eq!((signal.stop, signal.gone), (stop, stop), "{found:?}");
         }
     }
 

@@ -6,6 +6,7 @@
 //! | `stride_host`, `memo_watch`, `throttle_gate` | the environment of a stride |
 //! | `arguments` | arguments that an order refers to |
 //! | `side` | all activities other than strides, which have their own slots |
+//! | `heartbeats` | the signs of life of activities |
 //! | `bridges` | detecting bridges that have ended |
 //! | `combining` | combining outputs of pages, on separate threads |
 //! | `lock` | taking and releasing a named lock |
@@ -19,6 +20,7 @@ mod abandon;
 mod arguments;
 mod bridges;
 mod combining;
+mod heartbeats;
 mod lock;
 mod memo_watch;
 mod partitions;
@@ -56,15 +58,13 @@ use stride_host::{ActivityHost, Surroundings};
 use throttle_gate::{AlwaysOpen, Gate, Throttled};
 
 pub(crate) use abandon::Abandonment;
+pub(crate) use heartbeats::HEARTBEATS_PER_TIMEOUT;
 pub(crate) use memo_watch::ControlWatches;
-pub(crate) use side::{ASIDE_HEARTBEAT_TIMEOUT, SideActivities};
+pub(crate) use side::SideActivities;
 pub(crate) use user_threads::UserThreads;
 
 /// Maximum length of a token in a log line.
 const MAX_TOKEN_CHARS: usize = 24;
-
-/// Number of signs of life per heartbeat timeout.
-pub(crate) const HEARTBEATS_PER_TIMEOUT: u32 = 5;
 
 /// The activity of the pages, with its dependencies.
 pub(crate) struct PageActivities {
@@ -172,15 +172,17 @@ impl PageActivities {
             async move { processor.run(&order, resume, &*host).await }
         };
         let stride = self.threads.run(stride);
-        let report = stride.ended(|trouble| host.gives_up(trouble).map(Ok)).await;
+        let report = stride
+            .ended(|trouble| host.gives_up(trouble).map(Some))
+            .await;
         match report {
-            Ok(mut report) => {
+            Some(mut report) => {
                 host.give_back_rates(&mut report);
                 log_end(&order, &report, started.elapsed());
                 metrics.stride_ended(outcome(&order, &report));
                 Ok(report)
             }
-            Err(_) => {
+            None => {
                 tracing::info!("the batch run is gone; its stride ends");
                 metrics.stride_ended(StrideOutcome::Yielded);
                 Err(ActivityError::from(

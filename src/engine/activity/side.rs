@@ -7,15 +7,15 @@ use temporalio_sdk::{
     ApplicationFailure,
     activities::{ActivityContext, ActivityError},
 };
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::sync::watch;
 
 use super::{
-    HEARTBEATS_PER_TIMEOUT, arguments, bridges, combining::Combining, elsewhere, lock,
+    arguments, bridges, combining::Combining, elsewhere, heartbeats::Heartbeats, lock,
     memo_watch::ControlWatches, partitions, throttles, user_threads::UserThreads,
     waiting::WaitTeller,
 };
 use crate::{
-    base::error::{MAX_MESSAGE_CHARS, PageError, text::words, truncate},
+    base::error::{MAX_MESSAGE_CHARS, PageError, truncate},
     decisions::pacing::{Openings, openings},
     engine::controller::{
         CheckActivity, CombineActivity, HookActivity, KeepReportActivity, LockActivity,
@@ -25,7 +25,7 @@ use crate::{
     metrics::Metrics,
     processor::{
         hooks::{Hooks, UNKNOWN_HOOK},
-        stop_signal::{Interruption, Told},
+        stop_signal::{Interruption, StopSignal},
         throttle::Throttles,
         waiting,
     },
@@ -37,9 +37,6 @@ use crate::{
     },
     stride::registry::{NotPrepared, Registry},
 };
-
-/// Heartbeat timeout of long-running activities, after which another worker takes them over.
-pub(crate) const ASIDE_HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Time that a check gets to end after it was told to.
 const CHECK_GRACE: Duration = Duration::from_secs(5);
@@ -199,7 +196,7 @@ impl SideActivities {
         arguments::fetch(&ctx.client(), &mut order.args).await?;
         let batch = (order.batch_id.clone(), order.batch_run.clone());
         let news = WaitTeller::of(&ctx, (&batch.0, &batch.1), WaitsFor::Check);
-        let (told, interruption) = watch::channel(Told::default());
+        let (told, interruption) = watch::channel(StopSignal::default());
         let (_says, doing) = watch::channel(None);
         let checking = async {
             // Another worker may have the processor.
@@ -422,32 +419,6 @@ impl SideActivities {
             _ = draining.wait_for(|draining| *draining) => {}
             () = ctx.cancelled() => {}
         }
-    }
-}
-
-/// Sends signs of life until it is dropped.
-pub(super) struct Heartbeats(JoinHandle<()>);
-
-impl Heartbeats {
-    pub(super) fn of(ctx: &ActivityContext) -> Self {
-        let ctx = ctx.clone();
-        let timeout = ctx.info().heartbeat_timeout;
-        let interval = timeout.unwrap_or(ASIDE_HEARTBEAT_TIMEOUT) / HEARTBEATS_PER_TIMEOUT;
-        Self(tokio::spawn(async move {
-            let mut tick = tokio::time::interval(interval);
-            loop {
-                tick.tick().await;
-                if let Err(error) = ctx.record_heartbeat(()).await {
-                    tracing::warn!(error = words(&error), "heartbeat not sent");
-                }
-            }
-        }))
-    }
-}
-
-impl Drop for Heartbeats {
-    fn drop(&mut self) {
-        self.0.abort();
     }
 }
 

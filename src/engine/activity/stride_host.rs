@@ -19,7 +19,7 @@ use temporalio_sdk::activities::ActivityContext;
 use tokio::{sync::watch, task::JoinHandle};
 
 use super::{
-    HEARTBEATS_PER_TIMEOUT,
+    heartbeats::{Heartbeats, timeout_of},
     memo_watch::{ControlWatch, Found, found_in},
     throttle_gate::Gate,
     user_threads::Obstruction,
@@ -32,7 +32,7 @@ use crate::{
     page::token::PageToken,
     processor::{
         item::{ItemHost, Permits},
-        stop_signal::Told,
+        stop_signal::{StopSignal, until},
     },
     protocol::{
         AcceptedEnd, AcceptedEndRequest, Checkpoint, NextPage, RunningPage, StrideOrder,
@@ -45,7 +45,6 @@ use crate::{
 const ASK_FOR: Duration = Duration::from_secs(30);
 /// Interval between such questions, if a continue-as-new intervenes or the answer is lost.
 const ASK_AGAIN: Duration = Duration::from_millis(100);
-const FALLBACK_HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(15);
 /// Interval between checks whether a throttle still holds, in addition to notifications.
 const LOOK_AT_GATE: Duration = Duration::from_secs(1);
 /// Total time of being held after which a stride returns its slot. The controller dispatches it again when it
@@ -54,9 +53,6 @@ const HELD_AT_MOST: Duration = Duration::from_secs(30);
 
 /// Time that a page gets to release its thread after its time limit.
 const BLOCKED_FOR: Duration = Duration::from_secs(1);
-
-/// Maximum time before the first sign of life.
-const FIRST_HEARTBEAT: Duration = Duration::from_secs(1);
 
 pub(super) struct ActivityHost {
     controller: WorkflowHandle<Client, Controller>,
@@ -70,7 +66,7 @@ pub(super) struct ActivityHost {
     held_for: Mutex<Duration>,
     metrics: ProcessorMetrics,
     checkpoint: Arc<Mutex<Checkpoint>>,
-    told: watch::Receiver<Told>,
+    told: watch::Receiver<StopSignal>,
     in_flight: Mutex<Option<PageInFlight>>,
     in_hand: Mutex<Option<InHand>>,
     page_timeout: Duration,
@@ -83,15 +79,14 @@ pub(super) struct ActivityHost {
 /// Sends signs of life and passes orders to the stride while it exists. When it is dropped, the stride is told
 /// to end: its code may block its thread and outlive this value.
 pub(super) struct Attended {
-    tasks: [JoinHandle<()>; 2],
-    tell: watch::Sender<Told>,
+    _heartbeats: Heartbeats,
+    listening: JoinHandle<()>,
+    tell: watch::Sender<StopSignal>,
 }
 
 impl Drop for Attended {
     fn drop(&mut self) {
-        for task in &self.tasks {
-            task.abort();
-        }
+        self.listening.abort();
         self.tell.send_modify(|told| {
             told.stop = true;
             told.cancelled = true;
@@ -206,8 +201,8 @@ impl ActivityHost {
             ..Checkpoint::default()
         }));
         let info = ctx.info();
-        let timeout = info.heartbeat_timeout.unwrap_or(FALLBACK_HEARTBEAT_TIMEOUT);
-        let attendance = Arc::new(Mutex::new(Attendance::new(timeout, info.started_time)));
+        let attendance = Attendance::new(timeout_of(ctx), info.started_time);
+        let attendance = Arc::new(Mutex::new(attendance));
         let workflow_id = info.workflow_id.clone();
         let workflow_id = workflow_id.unwrap_or_else(|| order.batch_id.clone());
         let identity = Identity {
@@ -218,21 +213,18 @@ impl ActivityHost {
             activity_id: info.activity_id.clone(),
             started: info.started_time,
         };
-        let (tell, told) = watch::channel(Told {
+        let (tell, told) = watch::channel(StopSignal {
             stop: *draining.borrow(),
             stop_now: false,
             cancelled: ctx.is_cancelled(),
             gone: false,
         });
-        let tasks = [
-            tokio::spawn(heartbeat(
-                ctx.clone(),
-                timeout,
-                Arc::clone(&checkpoint),
-                Arc::clone(&attendance),
-            )),
-            tokio::spawn(listen(ctx.clone(), draining, control, tell.clone())),
-        ];
+        let details = details(Arc::clone(&checkpoint), Arc::clone(&attendance));
+        let attended = Attended {
+            _heartbeats: Heartbeats::with(ctx, details),
+            listening: tokio::spawn(listen(ctx.clone(), draining, control, tell.clone())),
+            tell,
+        };
         let earned = |ready, owed| Earned {
             // A worker that was lost may have used the permits.
             ready: if info.attempt > 1 { 0 } else { ready },
@@ -268,7 +260,7 @@ impl ActivityHost {
             attendance,
             identity,
         };
-        (host, Attended { tasks, tell })
+        (host, attended)
     }
 
     /// The report of a stride that cannot continue because threads are blocked, if it is time to give it up.
@@ -318,17 +310,10 @@ impl ActivityHost {
 
     /// Waits, unless the stride is told to stop.
     async fn wait<T>(&self, wait: impl Future<Output = T>) -> Result<T, Go> {
-        let mut told = self.told.clone();
-        let stopped = async {
-            if told.wait_for(|told| told.must_stop()).await.is_err() {
-                // The sender is gone, so the signal never comes.
-                std::future::pending::<()>().await;
-            }
-        };
         tokio::select! {
             biased;
             waited = wait => Ok(waited),
-            () = stopped => Err(Go::Stop),
+            () = until(self.told.clone(), StopSignal::must_stop) => Err(Go::Stop),
         }
     }
 
@@ -413,35 +398,26 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Sends signs of life while the user's code runs.
-async fn heartbeat(
-    ctx: ActivityContext,
-    timeout: Duration,
+/// The details of each sign of life: the finished work. Between two of them the process may have been suspended.
+fn details(
     checkpoint: Arc<Mutex<Checkpoint>>,
     attendance: Arc<Mutex<Attendance>>,
-) {
-    let period = timeout / HEARTBEATS_PER_TIMEOUT;
-    // The first one is delayed: a short stride is over before it would be of use, and each is a billed call.
-    let first = tokio::time::Instant::now() + period.min(FIRST_HEARTBEAT);
-    let mut tick = tokio::time::interval_at(first, period);
-    loop {
-        tick.tick().await;
+) -> impl Fn() -> Checkpoint + Send {
+    move || {
         lock(&attendance).notice(Seen::now());
         let mut checkpoint = lock(&checkpoint).clone();
         checkpoint.at = SystemTime::now().into();
-        if let Err(error) = ctx.record_heartbeat(checkpoint).await {
-            tracing::warn!(error = words(&error), "heartbeat not sent");
-        }
+        checkpoint
     }
 }
 
-/// Merges the orders from all sources. A pause at once is never withdrawn, because the page may already have
+/// Merges the signals from all sources. A pause at once is never withdrawn, because the page may already have
 /// seen it.
 async fn listen(
     ctx: ActivityContext,
     mut draining: watch::Receiver<bool>,
     mut control: ControlWatch,
-    tell: watch::Sender<Told>,
+    tell: watch::Sender<StopSignal>,
 ) {
     let mut drains = *draining.borrow_and_update();
     loop {
@@ -454,12 +430,12 @@ async fn listen(
                 drains = *draining.borrow_and_update();
                 tell.send_modify(|told| told.stop |= drains);
             }
-            orders = control.next() => {
+            next = control.next() => {
                 tell.send_if_modified(|told| {
                     let before = *told;
-                    told.stop = drains || orders.stop;
-                    told.stop_now |= orders.stop_now;
-                    told.gone |= orders.gone;
+                    told.stop = drains || next.stop;
+                    told.stop_now |= next.stop_now;
+                    told.gone |= next.gone;
                     before != *told
                 });
             }
@@ -506,7 +482,7 @@ impl StrideHost for ActivityHost {
         let next = NextPage {
             batch_run: self.batch_run.clone(),
             stride: self.stride,
-            dispatch: Some(self.identity.dispatch),
+            dispatch: self.identity.dispatch,
             starts: starts.to_vec(),
         };
         let options = WorkflowSignalOptions::default();
@@ -595,8 +571,8 @@ impl StrideHost for ActivityHost {
         if mine.bridge.is_some() {
             // The bridge continues without asking; the batch may not.
             let batch = found_in(&described(&self.controller).await?);
-            let orders = batch.orders(&self.batch_run, mine.dispatch, mine.bridge.as_deref());
-            if orders.gone {
+            let signal = batch.signal(&self.batch_run, mine.dispatch, mine.bridge.as_deref());
+            if signal.gone {
                 return Err(HostError::Gone);
             }
         }
@@ -648,7 +624,7 @@ impl StrideHost for ActivityHost {
         lock(&self.checkpoint).done.clone_from(report);
     }
 
-    fn told(&self) -> watch::Receiver<Told> {
+    fn stop_signal(&self) -> watch::Receiver<StopSignal> {
         self.told.clone()
     }
 

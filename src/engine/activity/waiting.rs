@@ -2,15 +2,14 @@
 
 use std::{
     convert::Infallible,
-    sync::{Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use temporalio_client::WorkflowSignalOptions;
 use temporalio_sdk::activities::ActivityContext;
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::sync::watch;
 
-use super::{HEARTBEATS_PER_TIMEOUT, side::ASIDE_HEARTBEAT_TIMEOUT};
+use super::heartbeats::{Heartbeats, record};
 use crate::{
     base::error::{MAX_MESSAGE_CHARS, PageError, text::words, truncate},
     engine::controller::Controller,
@@ -28,7 +27,7 @@ pub(super) struct WaitTeller<'a> {
     for_what: WaitsFor,
     /// The latest report. The next attempt reads it from the heartbeats of this one.
     told: watch::Sender<Option<WaitNews>>,
-    heartbeats: Mutex<Option<JoinHandle<()>>>,
+    _heartbeats: Heartbeats,
 }
 
 impl<'a> WaitTeller<'a> {
@@ -40,26 +39,13 @@ impl<'a> WaitTeller<'a> {
     ) -> Self {
         let told = ctx.heartbeat_details().deserialize::<Option<WaitNews>>();
         let (told, seen) = watch::channel(told.ok().flatten().flatten());
-        let interval = ctx.info().heartbeat_timeout;
-        let interval = interval.unwrap_or(ASIDE_HEARTBEAT_TIMEOUT) / HEARTBEATS_PER_TIMEOUT;
-        let beating = ctx.clone();
-        let heartbeats = tokio::spawn(async move {
-            let mut tick = tokio::time::interval(interval);
-            loop {
-                tick.tick().await;
-                let told = seen.borrow().clone();
-                if let Err(error) = beating.record_heartbeat(told).await {
-                    tracing::warn!(error = words(&error), "heartbeat not sent");
-                }
-            }
-        });
         Self {
             ctx,
             batch_id,
             batch_run,
             for_what,
             told,
-            heartbeats: Mutex::new(Some(heartbeats)),
+            _heartbeats: Heartbeats::with(ctx, move || seen.borrow().clone()),
         }
     }
 
@@ -140,26 +126,12 @@ impl<'a> WaitTeller<'a> {
         {
             Ok(_) => {
                 self.told.send_replace(Some(news.clone()));
-                if let Err(error) = self.ctx.record_heartbeat(Some(news)).await {
-                    tracing::warn!(error = words(&error), "heartbeat not sent");
-                }
+                record(self.ctx, Some(news)).await;
             }
             Err(error) => tracing::warn!(
                 error = words(&error),
                 "could not report to the batch what it waits for"
             ),
-        }
-    }
-}
-
-impl Drop for WaitTeller<'_> {
-    fn drop(&mut self) {
-        let mut heartbeats = self
-            .heartbeats
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(heartbeats) = heartbeats.take() {
-            heartbeats.abort();
         }
     }
 }

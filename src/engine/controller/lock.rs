@@ -13,12 +13,13 @@ use super::{
     main_loop::{before_a_page, in_time, refused},
     side_calls::aside,
 };
-use crate::{decisions::scheduler::Ending, progress::phase::Outcome, protocol::aside_queue};
+use crate::{
+    decisions::scheduler::Ending, processor::settings::HEARTBEAT_TIMEOUT, progress::phase::Outcome,
+    protocol::aside_queue,
+};
 
 /// The longest time that a batch waits for a lock.
 const LONGEST_WAIT: Duration = Duration::from_secs(10 * 366 * 86_400);
-/// The time without a heartbeat after which another worker continues the wait.
-const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(15);
 /// The timeout of one attempt to give a lock back. The next batch can take the lock even without this.
 const GIVE_BACK_TIMEOUT: Duration = Duration::from_secs(10);
 

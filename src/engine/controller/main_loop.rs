@@ -34,6 +34,7 @@ use crate::{
         scheduler::{Decision, Ending},
         state::{stages::Stages, view::details},
     },
+    processor::settings::HEARTBEAT_TIMEOUT,
     progress::{phase::Outcome, report::BatchReport},
     protocol::{self, PrepareInput, Prepared, large_args::carried},
 };
@@ -41,8 +42,6 @@ use crate::{
 /// The longest time for a processor to complete its arguments in one attempt, which may have to wait for older
 /// transactions.
 const PREPARE_TIMEOUT: Duration = Duration::from_secs(24 * 3_600);
-/// The time without a heartbeat after which another worker prepares the batch.
-const PREPARE_HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// Asks a worker about the processor, once per batch run. Returns the end of the batch, if it ended meanwhile.
 pub(super) async fn prepare(ctx: &WorkflowContext<Controller>) -> WorkflowResult<Option<Ending>> {
@@ -66,7 +65,7 @@ pub(super) async fn prepare(ctx: &WorkflowContext<Controller>) -> WorkflowResult
         .build();
     let own = WorkflowCancellationToken::new();
     let options = ActivityOptions::with_start_to_close_timeout(PREPARE_TIMEOUT)
-        .heartbeat_timeout(PREPARE_HEARTBEAT)
+        .heartbeat_timeout(HEARTBEAT_TIMEOUT)
         .retry_policy(retry)
         .cancellation_token(own.clone())
         .task_queue(protocol::aside_queue(ctx.task_queue()))

@@ -17,13 +17,13 @@ use crate::{
     base::time::Timestamp,
     batch::HOOK_TIMEOUT,
     decisions::state::side_calls::{HOOK_ATTEMPTS, HOOK_SLACK},
+    processor::settings::HEARTBEAT_TIMEOUT,
     protocol::{self, BridgeWatch, HookOrder, ThrottleOrder, WindowsOrder},
 };
 
 /// The longest time for which one activity polls the throttles before another takes over.
 const THROTTLES_ARE_ASKED_FOR: Duration = Duration::from_secs(24 * 3_600);
 const BRIDGES_ARE_WATCHED_FOR: Duration = Duration::from_secs(24 * 3_600);
-const STANDING_HEARTBEAT: Duration = Duration::from_secs(15);
 
 pub(super) type Call<'a> = Pin<Box<dyn Future<Output = Result<(), ActivityExecutionError>> + 'a>>;
 
@@ -189,7 +189,7 @@ pub(super) fn standing(
         .maximum_interval(Duration::from_secs(10))
         .build();
     ActivityOptions::with_start_to_close_timeout(start_to_close)
-        .heartbeat_timeout(STANDING_HEARTBEAT)
+        .heartbeat_timeout(HEARTBEAT_TIMEOUT)
         .retry_policy(retry)
         .cancellation_token(WorkflowCancellationToken::new())
         .task_queue(protocol::aside_queue(ctx.task_queue()))

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{
     decisions::{scheduler::Ending, state::view::details},
+    processor::settings::HEARTBEAT_TIMEOUT,
     progress::{
         check::Checked,
         phase::{Outcome, Phase},
@@ -29,8 +30,6 @@ use crate::{
 
 /// The timeout of one attempt at a check.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 3_600);
-/// The time without a heartbeat after which another worker makes the check.
-const CHECK_HEARTBEAT: Duration = Duration::from_secs(15);
 
 fn options(ctx: &WorkflowContext<Controller>, summary: &str) -> ActivityOptions {
     let retry = TemporalRetryPolicy::builder()
@@ -38,7 +37,7 @@ fn options(ctx: &WorkflowContext<Controller>, summary: &str) -> ActivityOptions 
         .maximum_interval(Duration::from_secs(60))
         .build();
     ActivityOptions::with_start_to_close_timeout(CHECK_TIMEOUT)
-        .heartbeat_timeout(CHECK_HEARTBEAT)
+        .heartbeat_timeout(HEARTBEAT_TIMEOUT)
         .retry_policy(retry)
         .task_queue(protocol::aside_queue(ctx.task_queue()))
         .summary(summary.to_owned())

@@ -28,8 +28,8 @@ use crate::{
     batch::MAX_PARALLELISM,
     engine::{
         activity::{
-            ASIDE_HEARTBEAT_TIMEOUT, Abandonment, ControlWatches, HEARTBEATS_PER_TIMEOUT,
-            PageActivities, SideActivities, UserThreads,
+            Abandonment, ControlWatches, HEARTBEATS_PER_TIMEOUT, PageActivities, SideActivities,
+            UserThreads,
         },
         client::{BatchClient, WorkerSeen, Workers, outage::Outages},
         controller::{Bridge, Controller},
@@ -38,6 +38,7 @@ use crate::{
     processor::{
         PageProcessor,
         hooks::{CompletionHook, FailureHandler, Hooks, RegisterHookError, Tracker},
+        settings::HEARTBEAT_TIMEOUT,
         throttle::{RegisterThrottleError, Throttle, Throttles},
     },
     protocol::aside_queue,
@@ -422,7 +423,7 @@ impl Worker {
             .register_activities(aside)
             .tuner(slots(ASIDE_SLOTS))
             .activity_task_poller_behavior(PollerBehavior::SimpleMaximum(ASIDE_POLLERS))
-            .max_heartbeat_throttle_interval(ASIDE_HEARTBEAT_TIMEOUT / HEARTBEATS_PER_TIMEOUT)
+            .max_heartbeat_throttle_interval(HEARTBEAT_TIMEOUT / HEARTBEATS_PER_TIMEOUT)
             .graceful_shutdown_period(self.drain_timeout)
             .build();
         let pages = PageActivities {

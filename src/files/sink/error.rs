@@ -116,8 +116,10 @@ impl SinkError {
             Self::NoParent { .. } => "NoDirectory",
             Self::Unreadable { .. } => "PartUnreadable",
             Self::Io { source, .. } => {
+                if is_full(source) {
+                    return PageError::environment(&self).with_type("DiskFull");
+                }
                 let error_type = match source.kind() {
-                    _ if is_full(source) => "DiskFull",
                     ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
                         "PermissionDenied"
                     }

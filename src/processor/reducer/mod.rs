@@ -268,8 +268,8 @@ impl Reducer {
             return Ok(Self::of(plan.clone()));
         }
         now.filter(|now| now.plan == Plan::Custom).ok_or_else(|| {
-            PageError::retryable(
-                "the batch began with a custom reducer, which the code of this worker does not have",
+            PageError::environment(
+                "the batch began with a reducer of its processor's own, which the code of this worker does not have",
             )
             .with_type("ReducerChanged")
         })

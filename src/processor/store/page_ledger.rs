@@ -114,8 +114,8 @@ pub trait PageLedger: DeadLetters {
     /// known and no end was stored before.
     ///
     /// `is_kept` says that the ledger of the batch must have this stride or the one before it. If it has
-    /// neither, it belongs to another database. Nothing may be written then: return a retryable error of type
-    /// `WrongDatabase`.
+    /// neither, it belongs to another database. Nothing may be written then: return a
+    /// [`PageError::environment`] of type `WrongDatabase`.
     async fn open(
         &self,
         stride: &StrideId,
@@ -167,7 +167,7 @@ pub trait PageLedger: DeadLetters {
 }
 
 fn output_not_kept() -> PageError {
-    PageError::retryable(
+    PageError::environment(
         "the processor has a reducer, but its ledger keeps no outputs; implement `PageLedger::outputs` and \
          `PageTransaction::keep_output`",
     )

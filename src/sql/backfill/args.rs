@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::error::InvalidBackfill;
 use crate::{
-    base::known_fields,
+    base::{known_fields, stored::is_default},
     sql::{DEFAULT_CONNECTION, Key, TableSpec, backend::dialect::Timeouts},
 };
 
@@ -52,14 +52,14 @@ pub struct BackfillArgs {
     /// for the rows of the page belongs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub statements: Vec<String>,
-    /// True if a page's changes and the record that it was applied commit together.
-    #[serde(default, skip_serializing_if = "is_false")]
+    /// Tells whether a page's changes and the record that it was applied commit together.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub once: bool,
     /// The end of the batch in a growing table.
-    #[serde(default, skip_serializing_if = "HighWaterMark::is_default")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub high_water_mark: HighWaterMark,
-    /// True if `set` also writes rows that already have their new values.
-    #[serde(default, skip_serializing_if = "is_false")]
+    /// Tells whether `set` also writes rows that already have their new values.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub rewrite_unchanged: bool,
     /// The longest time of one statement.
     #[serde(default = "statement_timeout", with = "millis")]
@@ -68,10 +68,10 @@ pub struct BackfillArgs {
     #[serde(default = "lock_timeout", with = "millis")]
     pub lock_timeout: Duration,
     /// Allows pages to be read by a plan that scans or sorts the table.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub allow_slow_pages: bool,
-    /// True if the rows are counted before the start, instead of estimated.
-    #[serde(default, skip_serializing_if = "is_false")]
+    /// Tells whether the rows are counted before the start, instead of estimated.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub exact_count: bool,
     /// A query that verifies a range of rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -136,12 +136,6 @@ pub enum HighWaterMark {
     Off,
 }
 
-impl HighWaterMark {
-    fn is_default(&self) -> bool {
-        *self == Self::AtStart
-    }
-}
-
 fn default_connection() -> String {
     DEFAULT_CONNECTION.to_owned()
 }
@@ -152,10 +146,6 @@ fn statement_timeout() -> Duration {
 
 fn lock_timeout() -> Duration {
     Duration::from_secs(5)
-}
-
-fn is_false(flag: &bool) -> bool {
-    !flag
 }
 
 /// Durations as numbers of milliseconds.

@@ -52,8 +52,8 @@ impl Connections {
     /// Returns the database with a name.
     ///
     /// # Errors
-    /// A retryable error of type `UnknownConnection`, which lists the names that exist. It never uses up attempts of
-    /// a page, because another worker, or this one after a restart, may have the database.
+    /// A [`PageError::environment`] of type `UnknownConnection`, which lists the names that exist: another worker, or
+    /// this one after a restart, may have the database.
     pub fn get(&self, name: &str) -> Result<&Database, PageError> {
         self.0.get(name).ok_or_else(|| {
             let there = match self.0.is_empty() {
@@ -61,7 +61,7 @@ impl Connections {
                 false => format!("it has: {}", self.names().collect::<Vec<_>>().join(", ")),
             };
             let name: String = name.chars().take(MAX_NAME).collect();
-            PageError::retryable(format_args!(
+            PageError::environment(format_args!(
                 "this worker has no connection {name:?}; {there}"
             ))
             .with_type("UnknownConnection")
@@ -156,7 +156,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn an_unknown_name_is_retryable_and_told_with_those_that_there_are() {
+    async fn an_unknown_name_is_a_fault_of_the_environment_and_told_with_those_that_there_are() {
         let none = Connections::new().get("shop").unwrap_err();
         assert_eq!(none.error_type(), "UnknownConnection");
         assert!(none.message().ends_with("it has none"), "{none}");

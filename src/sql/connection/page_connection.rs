@@ -63,40 +63,36 @@ impl<P: PageProcessor> PageContext<P> {
     /// ```
     ///
     /// # Errors
-    /// All errors are non-retryable: `NoLedger` if the processor has no ledger, `NoTransaction` outside of `process`,
-    /// `WrongDatabase` if the ledger is not in a `DB`.
+    /// A [`PageError::environment`], since only other code cures it. Its type is `NoLedger` if the processor has no
+    /// ledger, `NoTransaction` outside of `process`, and `WrongDatabase` if the ledger is not in a `DB`.
     pub async fn transaction<DB>(&self) -> Result<PageConnection<'_, DB>, PageError>
     where
         DB: Database<Connection: 'static>,
     {
         let Some(shared) = &self.transaction else {
-            return Err(PageError::non_retryable(
-                "NoLedger",
-                format_args!(
-                    "processor `{}` has no ledger, so its pages have no transaction",
-                    P::NAME
-                ),
-            ));
+            return Err(PageError::environment(format_args!(
+                "processor `{}` has no ledger, so its pages have no transaction",
+                P::NAME
+            ))
+            .with_type("NoLedger"));
         };
         let guard = shared.lock().await;
         if guard.is_none() {
-            return Err(PageError::non_retryable(
-                "NoTransaction",
+            return Err(PageError::environment(
                 "a page has its transaction only while `process` runs",
-            ));
+            )
+            .with_type("NoTransaction"));
         }
         let connection = MutexGuard::try_map(guard, |transaction| {
             transaction.as_mut()?.connection()?.downcast_mut()
         });
         let connection = connection.map_err(|_| {
-            PageError::non_retryable(
-                "WrongDatabase",
-                format_args!(
-                    "the ledger of processor `{}` is not in {}",
-                    P::NAME,
-                    DB::NAME
-                ),
-            )
+            PageError::environment(format_args!(
+                "the ledger of processor `{}` is not in {}",
+                P::NAME,
+                DB::NAME
+            ))
+            .with_type("WrongDatabase")
         })?;
         Ok(PageConnection { connection })
     }
@@ -242,7 +238,7 @@ mod tests {
         for (ctx, expected) in [none, over, elsewhere].iter().zip(expected) {
             let error = ctx.transaction::<Sqlite>().await.unwrap_err();
             assert_eq!(error.error_type(), expected);
-            assert!(!error.is_retryable());
+            assert!(error.is_environment());
         }
     }
 

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    base::stored::is_default,
     files::{CsvSource, Encoding, JsonLinesSource},
     sql::DEFAULT_CONNECTION,
 };
@@ -52,7 +53,7 @@ pub struct ImportArgs {
     #[serde(default)]
     pub null: String,
     /// The manifest that describes the encoding of the values.
-    #[serde(default, skip_serializing_if = "ManifestChoice::is_default")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub manifest: ManifestChoice,
     /// The encoding of bytes, where no manifest describes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -93,12 +94,6 @@ pub enum ManifestChoice {
     Ignored,
     /// The manifest at this path.
     At(PathBuf),
-}
-
-impl ManifestChoice {
-    fn is_default(&self) -> bool {
-        *self == Self::Beside
-    }
 }
 
 /// The encoding of bytes in a file.
@@ -150,7 +145,7 @@ pub(crate) struct Assigned {
     /// The type as the database writes it, without a length.
     pub type_name: String,
     /// The kind of the values.
-    #[serde(default, skip_serializing_if = "ColumnKind::is_plain")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub kind: ColumnKind,
     /// The encoding of the values, if a manifest describes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -169,12 +164,6 @@ pub(crate) enum ColumnKind {
     Bits,
     /// YEAR of MySQL, where the text `0` means 2000.
     Year,
-}
-
-impl ColumnKind {
-    fn is_plain(&self) -> bool {
-        *self == Self::Plain
-    }
 }
 
 fn default_connection() -> String {

@@ -318,9 +318,8 @@ pub(super) fn failed<DB: Dialect>(error: sqlx::Error) -> PageError {
     if !missing {
         return error.into();
     }
-    PageError::retryable(format_args!(
-        "the tables of the page ledger are missing; create them with `schema apply`, or in Rust with \
-         `SqlLedger::apply_schema`: {}",
+    PageError::environment(format_args!(
+        "the tables of the page ledger are missing; create them with `schema apply`, or in Rust with `SqlLedger::apply_schema`: {}",
         words(&error)
     ))
     .with_type(LEDGER_TABLES_MISSING)
@@ -331,16 +330,16 @@ fn now() -> Timestamp {
 }
 
 fn not_its_database(stride: &StrideId) -> PageError {
-    PageError::retryable(format_args!(
-        "this database has no trace of the batch, which has reached stride {} with the ledger of another database: \
-         compare the database of this worker with that of the other workers",
+    PageError::environment(format_args!(
+        "this database has no trace of the batch, which has come to stride {} with the ledger of another one: compare \
+         the database of this worker with that of the others",
         stride.stride
     ))
     .with_type("WrongDatabase")
 }
 
 fn fenced_off(stride: &StrideId) -> PageError {
-    PageError::retryable(format_args!(
+    PageError::environment(format_args!(
         "a later attempt at stride {} has begun",
         stride.stride
     ))

@@ -34,7 +34,7 @@ impl NoLedger {
 
     fn refuse<T>(&self) -> Result<T, PageError> {
         let _ = self.connections.get(&self.name)?;
-        Err(PageError::retryable("there is no ledger").with_type("UnknownConnection"))
+        Err(PageError::environment("there is no ledger").with_type("UnknownConnection"))
     }
 }
 

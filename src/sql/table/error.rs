@@ -192,7 +192,7 @@ impl TableError {
         if error.is_retryable() {
             return error;
         }
-        PageError::retryable(format_args!("{}: {}", error.error_type(), error.message()))
+        PageError::environment(format_args!("{}: {}", error.error_type(), error.message()))
             .with_type("SqlStatement")
     }
 }

@@ -159,8 +159,8 @@ impl Table {
     /// of the `columns`. `T` may be a tuple in their order, or a struct with `#[derive(sqlx::FromRow)]`.
     ///
     /// # Errors
-    /// Those of [`keys`](Self::keys), and non-retryable: `WrongDatabase` if the table is not in a `DB`,
-    /// `TableColumnMissing`.
+    /// As [`keys`](Self::keys). Besides, a [`PageError::environment`] of type `WrongDatabase` if the table is not in a
+    /// `DB`, and non-retryable: `TableColumnMissing`.
     pub async fn rows<DB, T>(
         &self,
         columns: &[&str],
@@ -174,15 +174,13 @@ impl Table {
     {
         self.check_keys([start, end])?;
         let pool = DB::pool(&self.inner.database).ok_or_else(|| {
-            PageError::non_retryable(
-                "WrongDatabase",
-                format_args!(
-                    "table {} is in {}, not in {}",
-                    self.quoted_name(),
-                    self.inner.database.system(),
-                    DB::NAME
-                ),
-            )
+            PageError::environment(format_args!(
+                "table {} is in {}, not in {}",
+                self.quoted_name(),
+                self.inner.database.system(),
+                DB::NAME
+            ))
+            .with_type("WrongDatabase")
         })?;
         for column in columns {
             self.column(column)?;

@@ -313,7 +313,7 @@ mod tests {
         let flag = format!("--throttle-database-url={url}");
         let alone = error(&[&flag], None).await;
         assert_eq!(alone.0, Exit::Usage);
-        assert!(alone.1.contains("throttles nothing"), "{alone:?}");
+        assert!(alone.1.contains("has no effect alone"), "{alone:?}");
         let nowhere = error(&["--max-waiting=1"], Some("")).await;
         assert_eq!(nowhere.0, Exit::Usage);
         assert!(
