@@ -83,7 +83,7 @@ async fn without_a_source_that_skips_and_at_most_once_a_stride_has_one_page() {
 }
 
 #[tokio::test]
-async fn strides_of_short_pages_become_long_and_stay_so_over_continue_as_new() {
+async fn strides_of_short_pages_become_long_and_stay_long_over_continue_as_new() {
     let env = TestEnv::new("stride-auto").await;
     // Pages from 6,000 on wait at the gate, and no stride of the first run gets that far.
     let (numbers, gate) = gated_where(|page| page.start >= 6_000);

@@ -78,7 +78,7 @@ impl Fault {
     }
 }
 
-/// The numbers from 1 to n.
+/// A processor over the numbers from 1 to n.
 struct DeadlyNumbers {
     mode: RetryMode,
     store: Option<Arc<Store>>,
@@ -89,11 +89,11 @@ struct DeadlyNumbers {
     deadly_to_read: u64,
     /// The number whose page kills the worker that processes it.
     deadly: u64,
-    /// Its page fails like this when it is processed.
+    /// The number whose page fails when it is processed, and the error.
     fails: (u64, Fault),
-    /// Reading the page of the deadly number fails so often like this, once all its attempts are spent.
+    /// The number of times that reading the deadly page fails once all its attempts are spent, and the error.
     hard_to_read: (u64, Fault),
-    /// The page with this number cannot be read at first, so often.
+    /// The number whose page cannot be read at first, and for how many attempts.
     unreadable: (u64, u64),
     reads: Mutex<BTreeMap<u64, u64>>,
     processed: Mutex<BTreeMap<u64, u64>>,
@@ -180,7 +180,7 @@ impl PageProcessor for DeadlyNumbers {
         if numbers.contains(&self.deadly_to_read) {
             lose_worker().await;
         }
-        // Two attempts at the page, and three workers for each.
+        // There are two attempts at the page, with three workers each.
         let (often, fault) = self.hard_to_read;
         if numbers.contains(&self.deadly) && (7..7 + often).contains(&times) {
             return Err(fault.error());
@@ -384,7 +384,7 @@ fn coverage_stops_at_a_page_that_kills_its_readers_where_the_next_page_is_unknow
 
 /// The page is at the frontier, where its end is not known otherwise.
 #[test]
-fn a_lost_page_that_cannot_be_read_for_a_while_is_put_aside_later() {
+fn a_lost_page_that_cannot_be_read_for_a_while_is_set_aside_later() {
     for (often, fault) in [(5, Fault::Flaky), (50, Fault::Environment)] {
         let dir = tempfile::tempdir().unwrap();
         let numbers = DeadlyNumbers {
