@@ -129,6 +129,7 @@ pub mod settings {
         },
         page::PAGE_BYTES,
         processor::item::ItemRetry,
+        protocol::settings::Settings,
     };
 }
 
@@ -163,7 +164,7 @@ pub mod throttle {
 pub mod client {
     pub use crate::engine::client::{
         BatchStatus, Continuation, ListedBatch, Observation, PauseOptions, ProgressSource, Remedy,
-        RunningPage, RunningStride, Settings, Steered, WorkerSeen, Workers,
+        RunningPage, RunningStride, Steered, WorkerSeen, Workers,
     };
 }
 

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | `names` | names of workflows, activities, signals, updates, queries and error types; the version |
 //! | `stride` | orders and reports of strides |
-//! | `steering` | requests of operators |
+//! | `steering`, `settings` | requests of operators; the builder of a `set` |
 //! | `side` | orders and answers of the side activities |
 //! | `memo` | fields of the memo |
 //! | `partition` | messages between a batch and its partitions |
@@ -24,6 +24,7 @@ pub(crate) mod large_args;
 pub(crate) mod memo;
 pub(crate) mod names;
 pub(crate) mod partition;
+pub(crate) mod settings;
 pub(crate) mod side;
 pub(crate) mod steering;
 pub(crate) mod stride;

@@ -50,6 +50,7 @@ pub use import::{
 };
 #[cfg(feature = "postgres")]
 pub use ledger::InvalidSchema;
+pub(crate) use ledger::LEDGER_TABLES_MISSING;
 pub use ledger::SqlLedger;
 pub use ledger::coverage::KeptStride;
 #[cfg(feature = "cli")]

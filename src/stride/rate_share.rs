@@ -59,7 +59,7 @@ impl RateShare {
 }
 
 impl<C: Clock + Clone> RateShare<C> {
-    fn with_clock(per_second: f64, per_page: u32, earned: Earned, clock: C) -> Self {
+    pub fn with_clock(per_second: f64, per_page: u32, earned: Earned, clock: C) -> Self {
         let per_page = NonZeroU32::new(per_page).unwrap_or(NonZeroU32::MIN);
         let longest = LONGEST_WAIT_SECONDS / f64::from(per_page.get());
         // The period is in whole nanoseconds, rounded up so that the rate is never exceeded.
@@ -111,11 +111,20 @@ impl<C: Clock + Clone> RateShare<C> {
     /// Waits until this many permits are earned, and takes them. If dropped before that, it has taken none,
     /// unless more permits were requested than a page may have.
     pub async fn take(&self, permits: usize) {
+        self.take_with(permits, tokio::time::sleep).await;
+    }
+
+    /// Like [`take`](Self::take), by a clock with a `sleep` of its own.
+    pub async fn take_with<F: Future<Output = ()>>(
+        &self,
+        permits: usize,
+        sleep: impl Fn(Duration) -> F,
+    ) {
         let mut left = u32::try_from(permits).unwrap_or(u32::MAX);
         while let Some(n) = NonZeroU32::new(left.min(self.quota.burst_size().get())) {
             match self.try_take(n) {
                 Ok(()) => left -= n.get(),
-                Err(wait) => tokio::time::sleep(wait).await,
+                Err(wait) => sleep(wait).await,
             }
         }
     }

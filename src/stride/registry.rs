@@ -1,6 +1,6 @@
 //! The processors of a worker, by name. Their types are erased here and nowhere else.
 
-use std::{collections::BTreeMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, ops::Deref, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures::FutureExt;
@@ -357,10 +357,11 @@ pub(crate) async fn complete<P: PageProcessor>(
     Ok((args, changed.then_some(completed)))
 }
 
-struct Typed<P>(Arc<P>);
+/// A processor behind a pointer.
+pub(crate) struct Typed<R>(pub R);
 
 #[async_trait]
-impl<P: PageProcessor> ErasedProcessor for Typed<P> {
+impl<P: PageProcessor, R: Deref<Target = P> + Send + Sync> ErasedProcessor for Typed<R> {
     fn settings(&self) -> ProcessorSettings {
         self.0.settings()
     }
@@ -478,7 +479,7 @@ impl<P: PageProcessor> ErasedProcessor for Typed<P> {
     }
 }
 
-impl<P: PageProcessor> Typed<P> {
+impl<P: PageProcessor, R: Deref<Target = P>> Typed<R> {
     fn redacted(&self, error: PageError) -> PageError {
         error.redacted(|message| self.0.redact(message))
     }

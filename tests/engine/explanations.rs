@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 use futures::future::join_all;
 use temporal_batch::{
     Batch, BatchHandle, Outcome, PageError, PageReport, Timestamp,
-    client::Settings,
     progress::{HeldBy, Phase},
+    settings::Settings,
     settings::{AutoParallelism, ExtendedRetries, Ramp, RetryMode, RetryPolicy, Stage, Window},
 };
 

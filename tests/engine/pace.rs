@@ -11,10 +11,10 @@ use std::{
 use async_trait::async_trait;
 use temporal_batch::{
     Outcome, PageError, PageReport, Timestamp,
-    client::{PauseOptions, Settings},
+    client::PauseOptions,
     errors::StartError,
     progress::{HeldBy, Phase},
-    settings::{AutoPageSize, AutoParallelism, Ramp, Window},
+    settings::{AutoPageSize, AutoParallelism, Ramp, Settings, Window},
     throttle::{Throttle, Verdict},
 };
 use tokio::time::sleep;

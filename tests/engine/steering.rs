@@ -4,9 +4,10 @@ use std::time::{Duration, SystemTime};
 
 use temporal_batch::{
     BatchReport, Outcome, Timestamp,
-    client::{PauseOptions, Settings, Steered},
+    client::{PauseOptions, Steered},
     errors::{ControlError, InvalidBatch, PauseWaitError},
     progress::Phase,
+    settings::Settings,
 };
 
 use crate::{

@@ -13,9 +13,7 @@
 use std::time::{Duration, Instant};
 
 use temporal_batch::{
-    BatchHandle, Outcome,
-    client::{PauseOptions, Settings},
-    progress::Progress,
+    BatchHandle, Outcome, client::PauseOptions, progress::Progress, settings::Settings,
 };
 
 use crate::{

@@ -2,9 +2,12 @@
 
 mod blame;
 mod dead_letters;
+mod limits;
 mod lost_workers;
 #[cfg(feature = "sqlite")]
 mod once_per_page;
+mod stages;
+mod steering;
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -16,9 +16,8 @@ use crate::{
         },
     },
     cli::{args::values::length, exit::CliResult, output, shell::quoted},
-    engine::client::Settings,
     progress::Progress,
-    protocol::steering::PageSizeSetting,
+    protocol::{settings::Settings, steering::PageSizeSetting},
 };
 
 /// The heading of these flags in the help. A heading for the whole struct would also apply to the flags after it.

@@ -1,6 +1,5 @@
 //! The tables of the page ledger, made for a batch that needs them.
 
-use crate::processor::store::page_ledger::LEDGER_TABLES_MISSING;
 use crate::{
     base::error::PageError,
     cli::{
@@ -8,7 +7,7 @@ use crate::{
         output::note,
         shell::Program,
     },
-    sql::{Database, LedgerSchema},
+    sql::{Database, LEDGER_TABLES_MISSING, LedgerSchema},
 };
 
 /// Returns an error of a check. Missing tables come with the commands that make them.

@@ -3,12 +3,17 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 use crate::{
+    base::time::Timestamp,
     decisions::{
-        scheduler::{self, StageLimit},
+        scheduler::{self, Ending, StageLimit},
         state::{BatchState, stages::Judged},
     },
     processor::hooks::Failure,
-    progress::{audit::Given, check::Checked, phase::HeldBy},
+    progress::{
+        audit::Given,
+        check::Checked,
+        phase::{HeldBy, Outcome, Phase},
+    },
     protocol::{CheckOrder, WaitsFor},
 };
 
@@ -85,6 +90,46 @@ impl BatchState {
             }
         };
         self.audit.note(now, action, &Given::by_itself(why));
+    }
+
+    /// Begins the check after the last page, if the batch was started with such a check.
+    pub(crate) fn begin_check_at_end(&mut self, ending: &Ending) -> Option<CheckOrder> {
+        if !ending.is_of_all() || !self.input.spec.checks_at_end() {
+            return None;
+        }
+        self.closing = Some(Phase::Finishing);
+        self.checking_at_end = true;
+        Some(self.check_order(true))
+    }
+
+    /// Records the result of the check after the last page, and returns the end of the batch. A check that fails, or
+    /// that cannot be made, keeps the batch from completing. `Err` is the end of a batch that ended during the check.
+    pub(crate) fn checked_at_end(
+        &mut self,
+        now: Timestamp,
+        checked: Result<Option<Checked>, Ending>,
+        ending: Ending,
+    ) -> Ending {
+        self.now = now;
+        self.checking_at_end = false;
+        self.waits = None;
+        self.checked = match checked {
+            Ok(checked) => checked,
+            Err(early) => {
+                self.checked = None;
+                return early.after_the_last_page("while it was checked");
+            }
+        };
+        match self.checked.as_ref().and_then(Checked::failure) {
+            None => ending,
+            Some(failure) => Ending {
+                outcome: Outcome::CompletedWithFailures,
+                reason: Some(match ending.reason {
+                    Some(reason) => format!("{reason}; {failure}"),
+                    None => failure,
+                }),
+            },
+        }
     }
 
     /// Returns a message if more failed than is tolerated, however little was done. Without a tolerance no failure is

@@ -16,6 +16,8 @@
 
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+#[cfg(test)]
+mod at_work;
 pub(crate) mod bridges;
 pub(crate) mod checks;
 pub(crate) mod events;

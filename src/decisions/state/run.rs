@@ -10,10 +10,19 @@ use crate::{
         chain::Event,
         partitions::Partitions,
         scheduler::Ending,
-        state::BatchState,
+        state::{
+            BatchState,
+            stages::{Stages, UnknownSize},
+        },
     },
     processor::hooks::Failure,
-    progress::{PauseNote, audit::Given, phase::Outcome},
+    progress::{
+        PauseNote,
+        audit::Given,
+        phase::{Outcome, Phase},
+        report::BatchReport,
+    },
+    protocol::Prepared,
 };
 
 /// Limits of a Temporal run are 51,200 events, 10,000 signals and 2,000 updates (Temporal Cloud limits,
@@ -35,6 +44,32 @@ impl BatchState {
         };
         let reason = Some(reason);
         Some(Ending { outcome, reason })
+    }
+
+    /// Takes over the facts about the processor, which come once, before the first page.
+    pub(crate) fn begin_prepared(&mut self, prepared: Prepared) -> Result<(), UnknownSize> {
+        let spec = &self.input.spec;
+        let expected = prepared.items_expected;
+        let stages = Stages::plan(&spec.stages, spec.approve_stages, &spec.processor, expected)?;
+        // A partition may be one of very many that begin one after the other.
+        if !self.is_part() {
+            self.pacing.begins_at_once(self.now);
+        }
+        self.prepared = Some(prepared);
+        self.begin_to_reduce();
+        self.stages = stages;
+        self.waits = None;
+        Ok(())
+    }
+
+    /// Records that the batch is ending, and returns its report for the hooks.
+    pub(crate) fn begin_to_end(&mut self, ending: &Ending) -> BatchReport {
+        self.closing = Some(Phase::Finishing);
+        if ending.outcome == Outcome::Stopped && self.controls.stopping.is_none() {
+            let why = ending.reason.clone().unwrap_or_default();
+            self.audit.note(self.now, "stop", &Given::by_itself(why));
+        }
+        self.report(ending)
     }
 
     /// Stops the batch, in the name of the batch.

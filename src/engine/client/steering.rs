@@ -11,13 +11,13 @@ use temporalio_client::{
 use temporalio_common::protos::temporal::api::failure::v1::failure::FailureInfo;
 
 use super::{
-    BatchHandle, BatchStatus, ControlError, PauseOptions, ProgressError, Settings, Workers,
+    BatchHandle, BatchStatus, ControlError, PauseOptions, ProgressError, Workers,
     because::no_worker, handle::state_of, recovery::failing_task,
 };
 use crate::{
     engine::controller::Controller,
     progress::audit::Given,
-    protocol::{ApproveRequest, ResumeRequest, Steer, SteerRequest},
+    protocol::{ApproveRequest, ResumeRequest, Steer, SteerRequest, settings::Settings},
 };
 
 /// Time limit for the controller's answer. A controller that can answer does so at once.

@@ -17,7 +17,6 @@ use crate::{
     batch::HOOK_TIMEOUT,
     decisions::{scheduler::Ending, state::view::details},
     progress::{
-        audit::Given,
         phase::{Outcome, Phase},
         report::BatchReport,
     },
@@ -35,14 +34,7 @@ pub(super) async fn end(
     calls: SideCalls<'_>,
 ) -> WorkflowResult<BatchReport> {
     log(ctx, &format!("batch {}", ending.outcome));
-    let report = ctx.state_mut(|Controller(s)| {
-        s.closing = Some(Phase::Finishing);
-        if ending.outcome == Outcome::Stopped && s.controls.stopping.is_none() {
-            let why = ending.reason.clone().unwrap_or_default();
-            s.audit.note(s.now, "stop", &Given::by_itself(why));
-        }
-        s.report(&ending)
-    });
+    let report = ctx.state_mut(|Controller(s)| s.begin_to_end(&ending));
     ctx.set_current_details(details(&ctx.state(|Controller(s)| s.look())));
     let tell = async |order: Option<HookOrder>| {
         if let Some(order) = order {

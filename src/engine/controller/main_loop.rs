@@ -32,7 +32,7 @@ use crate::{
         chain::Broken,
         partitions::Partitions,
         scheduler::{Decision, Ending},
-        state::{stages::Stages, view::details},
+        state::view::details,
     },
     processor::settings::HEARTBEAT_TIMEOUT,
     progress::{phase::Outcome, report::BatchReport},
@@ -76,27 +76,17 @@ pub(super) async fn prepare(ctx: &WorkflowContext<Controller>) -> WorkflowResult
     match in_time(ctx, deadline, own, preparing).await {
         Ok(Ok(mut prepared)) => {
             let partitions = take_partitions(&mut prepared);
-            let spec = ctx.state(|Controller(s)| s.input.spec.clone());
+            let batch_id = ctx.state(|Controller(s)| s.input.spec.batch_id.clone());
             if let Some(args) = &mut prepared.args
                 && tell_args(ctx, args.clone())
             {
-                *args = carried(args, &spec.batch_id, protocol::MEMO_PREPARED_ARGS);
+                *args = carried(args, &batch_id, protocol::MEMO_PREPARED_ARGS);
             }
-            let expected = prepared.items_expected;
-            let approve = spec.approve_stages;
-            let stages = Stages::plan(&spec.stages, approve, &spec.processor, expected);
-            let stages = stages.map_err(|unknown| refused(unknown.to_string()))?;
-            ctx.state_mut(|Controller(s)| {
-                // A partition may be one of very many that begin one after the other.
-                if !s.is_part() {
-                    s.pacing.begins_at_once(s.now);
-                }
-                s.prepared = Some(prepared);
-                s.begin_to_reduce();
-                s.stages = stages;
+            let begun = ctx.state_mut(|Controller(s)| {
                 s.partitions = partitions;
-                s.waits = None;
+                s.begin_prepared(prepared)
             });
+            begun.map_err(|unknown| refused(unknown.to_string()))?;
             Ok(None)
         }
         Ok(Err(error)) => Err(refused(describe(&error).1)),

@@ -21,10 +21,7 @@ use super::{
 use crate::{
     decisions::{scheduler::Ending, state::view::details},
     processor::settings::HEARTBEAT_TIMEOUT,
-    progress::{
-        check::Checked,
-        phase::{Outcome, Phase},
-    },
+    progress::check::Checked,
     protocol::{self, CheckAnswer, CheckOrder},
 };
 
@@ -87,18 +84,12 @@ pub(super) fn check_stage(ctx: &WorkflowContext<Controller>) -> Option<Call<'_>>
     }))
 }
 
-/// Has all of the batch checked after the last page, if the batch was started with such a check. A check that fails,
-/// or that cannot be made, keeps the batch from completing.
+/// Has all of the batch checked after the last page, if the batch was started with such a check.
 pub(super) async fn check_at_end(ctx: &WorkflowContext<Controller>, ending: Ending) -> Ending {
-    if !ending.is_of_all() || !ctx.state(|Controller(s)| s.input.spec.checks_at_end()) {
+    let Some(order) = ctx.state_mut(|Controller(s)| s.begin_check_at_end(&ending)) else {
         return ending;
-    }
+    };
     log(ctx, "checking what was done");
-    let order = ctx.state_mut(|Controller(s)| {
-        s.closing = Some(Phase::Finishing);
-        s.checking_at_end = true;
-        s.check_order(true)
-    });
     let progress = ctx.state(|Controller(s)| s.look());
     ctx.set_current_details(details(&progress));
     publish(ctx, progress);
@@ -109,27 +100,6 @@ pub(super) async fn check_at_end(ctx: &WorkflowContext<Controller>, ending: Endi
     let checking = ctx.execute_activity(ActivityDefs::check, order.clone(), options);
     let answer = in_time(ctx, deadline, own, checking).await;
     let now = now(ctx);
-    let (checked, early) = match answer {
-        Ok(answer) => (outcome(ctx, &order, true, answer), None),
-        Err(early) => (None, Some(early)),
-    };
-    ctx.state_mut(|Controller(s)| {
-        s.now = now;
-        s.checking_at_end = false;
-        s.waits = None;
-        s.checked.clone_from(&checked);
-    });
-    if let Some(early) = early {
-        return early.after_the_last_page("while it was checked");
-    }
-    match checked.and_then(|checked| checked.failure()) {
-        None => ending,
-        Some(failure) => Ending {
-            outcome: Outcome::CompletedWithFailures,
-            reason: Some(match ending.reason {
-                Some(reason) => format!("{reason}; {failure}"),
-                None => failure,
-            }),
-        },
-    }
+    let checked = answer.map(|answer| outcome(ctx, &order, true, answer));
+    ctx.state_mut(|Controller(s)| s.checked_at_end(now, checked, ending))
 }

@@ -34,9 +34,6 @@ use crate::{
 /// The error type of an attempt at a stride after a later attempt has begun.
 pub(crate) const FENCED_OFF: &str = "FencedOff";
 
-/// The error type of operations on a ledger whose tables are missing.
-pub(crate) const LEDGER_TABLES_MISSING: &str = "LedgerTablesMissing";
-
 /// The identity of a stride.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StrideId {

@@ -20,7 +20,7 @@ pub(crate) struct Reading {
 
 impl Reading {
     /// Combines throttles, which must be sorted by name.
-    pub(super) fn of<'a>(said: impl Iterator<Item = (&'a str, &'a Said)>) -> Self {
+    pub fn of<'a>(said: impl Iterator<Item = (&'a str, &'a Said)>) -> Self {
         let mut hardest: Option<(&str, &Said)> = None;
         let mut failing = false;
         for (name, said) in said {

@@ -25,6 +25,7 @@ mod tests;
 pub(crate) use combined::Reading;
 pub(crate) use listener::ThrottleMonitor;
 pub(crate) use registry::{Throttles, UnknownThrottle};
+pub(crate) use state::{Said, ThrottleState};
 
 pub use registry::RegisterThrottleError;
 

@@ -13,7 +13,7 @@ const WARN_AGAIN: Duration = Duration::from_secs(60);
 
 /// The verdict of one throttle, as seen by its listeners.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) struct Said {
+pub(crate) struct Said {
     pub verdict: Verdict,
     /// True if the verdict was substituted because the throttle fails.
     pub failing: bool,
@@ -23,7 +23,7 @@ pub(super) struct Said {
 
 /// An event to be logged.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Event {
+pub(crate) enum Event {
     Fails { error: String },
     LetsGo { failures: u64, error: String },
     Recovered { failures: u64 },
@@ -31,7 +31,7 @@ pub(super) enum Event {
 
 /// The state of a throttle, derived from its answers.
 #[derive(Debug)]
-pub(super) struct ThrottleState {
+pub(crate) struct ThrottleState {
     name: String,
     interval: Duration,
     hold: Duration,

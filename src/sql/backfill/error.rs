@@ -5,8 +5,7 @@ use crate::{
         error::{PageError, truncate},
         text::exactly,
     },
-    processor::store::page_ledger::LEDGER_TABLES_MISSING,
-    sql::syntax::SyntaxError,
+    sql::{LEDGER_TABLES_MISSING, syntax::SyntaxError},
 };
 
 /// The longest part of a statement that an error shows, in characters.

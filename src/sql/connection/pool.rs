@@ -10,9 +10,9 @@ use sqlx::Row as _;
 use crate::{
     base::error::PageError,
     batch::letter_filter::LetterFilter,
-    processor::store::page_ledger::{LEDGER_TABLES_MISSING, PageLedger},
+    processor::store::page_ledger::PageLedger,
     sql::{
-        SqlLedger,
+        LEDGER_TABLES_MISSING, SqlLedger,
         connection::{
             error::DatabaseError,
             options::{DatabaseOptions, Target},

@@ -1,6 +1,6 @@
 //! The errors of imports that cannot work, found before anything is changed.
 
-use crate::{base::error::PageError, processor::store::page_ledger::LEDGER_TABLES_MISSING};
+use crate::{base::error::PageError, sql::LEDGER_TABLES_MISSING};
 
 /// An import that cannot work.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

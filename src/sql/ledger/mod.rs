@@ -38,10 +38,7 @@ use crate::{
     page::token::PageToken,
     processor::store::{
         dead_letter::{DeadLetter, DeadLetters},
-        page_ledger::{
-            FENCED_OFF, LEDGER_TABLES_MISSING, OpenStride, PageClaim, PageLedger, PageTransaction,
-            StrideId,
-        },
+        page_ledger::{FENCED_OFF, OpenStride, PageClaim, PageLedger, PageTransaction, StrideId},
     },
     progress::report::BatchReport,
 };
@@ -51,6 +48,9 @@ use reports::ReportTable;
 use settled::SettledTable;
 use strides::{Applied, Ended, StrideTable};
 use transaction::{Claim, SqlTransaction};
+
+/// The error type of operations on a ledger whose tables are missing.
+pub(crate) const LEDGER_TABLES_MISSING: &str = "LedgerTablesMissing";
 
 /// The [`PageLedger`] in PostgreSQL, MySQL, MariaDB or SQLite. Its five tables stand next to the data that the pages
 /// change.

@@ -10,14 +10,14 @@ use crate::{
         },
         validate::InvalidBatch,
     },
-    protocol::{PageSizeSetting, SetRequest, Setting},
+    protocol::steering::{PageSizeSetting, SetRequest, Setting},
 };
 
-/// The changes of [`BatchHandle::set`](super::BatchHandle::set). Settings that are not named stay as they are.
+/// The changes of [`BatchHandle::set`](crate::BatchHandle::set). Settings that are not named stay as they are.
 ///
 /// ```
 /// # use std::time::Duration;
-/// # use temporal_batch::client::Settings;
+/// # use temporal_batch::settings::Settings;
 /// let night = Settings::new().max_parallelism(40).rate(None).page_pause(Duration::from_millis(20));
 /// assert!(night.validate().is_ok());
 /// ```
@@ -132,7 +132,7 @@ impl Settings {
         self.request.validate()
     }
 
-    pub(super) fn into_request(self) -> SetRequest {
+    pub(crate) fn into_request(self) -> SetRequest {
         self.request
     }
 }

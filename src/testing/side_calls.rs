@@ -1,0 +1,239 @@
+//! The calls beside the pages of a simulated batch: preparing, throttles, windows, combining, checks.
+
+use std::time::Duration;
+
+use super::{simulation::Simulation, throttles::Throttling};
+use crate::{
+    base::{error::PageError, time::Timestamp},
+    batch::validate::InvalidBatch,
+    decisions::{
+        pacing::{Openings, openings},
+        scheduler::Ending,
+    },
+    processor::stop_signal::Interruption,
+    progress::{
+        check::{Check, Checked},
+        phase::Outcome,
+    },
+    protocol::{CheckOrder, PrepareInput, Prepared, ThrottleNews, WaitNews, WaitsFor},
+    stride::registry::{NotPrepared, Refused},
+};
+
+/// Maximum number of attempts to prepare a batch. A real batch has no such limit.
+const MOST_PREPARATIONS: u32 = 100;
+/// The wait before the second attempt at a call. It doubles, up to [`LONGEST_WAIT`].
+const FIRST_WAIT: Duration = Duration::from_secs(1);
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// Number of window openings that are computed at a time.
+const OPENINGS: usize = 50;
+
+/// A call that is repeated while it fails.
+#[derive(Default)]
+pub(super) struct Retried {
+    pub due: Option<Timestamp>,
+    attempts: u32,
+}
+
+impl Retried {
+    fn failed(&mut self, now: Timestamp) {
+        let doubled = FIRST_WAIT.saturating_mul(2u32.saturating_pow(self.attempts));
+        self.attempts += 1;
+        self.due = Some(now.plus(doubled.min(LONGEST_WAIT)));
+    }
+}
+
+impl Simulation<'_> {
+    /// Completes the arguments, as a batch does before its first page. Returns the end of the batch, if it ended
+    /// meanwhile.
+    pub(super) async fn prepare(&mut self) -> Result<Option<Ending>, InvalidBatch> {
+        let input = self.prepare_input();
+        let mut attempts = 0;
+        let prepared = loop {
+            match self.processor.prepare(&input).await {
+                Ok(prepared) => break prepared,
+                Err(NotPrepared::Retry(_)) if attempts < MOST_PREPARATIONS => {
+                    attempts += 1;
+                    let until = self.world.clock.timestamp().plus(LONGEST_WAIT);
+                    if let Some(ending) = self.pass_time(until) {
+                        return Ok(Some(ending));
+                    }
+                }
+                Err(NotPrepared::Retry(error)) => return Err(not_prepared(&error)),
+                Err(NotPrepared::Refused(Refused::Args { message, .. })) => {
+                    return Err(InvalidBatch::Args { message });
+                }
+                Err(NotPrepared::Refused(refused)) => return Err(not_prepared(&refused)),
+            }
+        };
+        let names = self.world.state().pacing.throttles().to_vec();
+        let now = self.world.clock.timestamp();
+        self.throttling = Throttling::of(&self.throttles, &names, now)?;
+        self.begin_prepared(prepared)?;
+        Ok(None)
+    }
+
+    fn prepare_input(&self) -> PrepareInput {
+        let state = self.world.state();
+        let spec = &state.input.spec;
+        PrepareInput {
+            processor: spec.processor.clone(),
+            args: spec.args.clone(),
+            first_cursor: spec.first_cursor.clone(),
+            redrive: false,
+            hooks: spec.hooks.clone(),
+            throttles: spec.pace.throttles.clone(),
+            batch_id: spec.batch_id.clone(),
+            batch_run: state.input.batch_run.clone(),
+            partitioned: false,
+        }
+    }
+
+    fn begin_prepared(&self, prepared: Prepared) -> Result<(), InvalidBatch> {
+        let begun = self.world.state().begin_prepared(prepared);
+        begun.map_err(|unknown| not_prepared(&unknown))
+    }
+
+    /// Makes the calls that are due.
+    pub(super) async fn make_calls(&mut self) {
+        let now = self.world.clock.timestamp();
+        let asks = self.world.state().throttles_to_ask();
+        if let Some(order) = asks
+            && let Some(reading) = self.throttling.ask(now).await
+        {
+            let news = ThrottleNews {
+                batch_run: order.batch_run,
+                verdict: reading.verdict,
+                by: reading.by,
+            };
+            self.world.state().hear_throttle(now, &news);
+        }
+        let windows = self.world.state().windows_to_work_out();
+        if let Some(order) = windows {
+            let found = openings(&order.windows, order.from, OPENINGS);
+            self.world.state().pacing.opened(Openings::new(found), now);
+        }
+        self.combine(false);
+        self.check_stage(now).await;
+    }
+
+    /// Combines outputs that only the processor can combine.
+    pub(super) fn combine(&self, at_end: bool) {
+        loop {
+            let order = self.world.state().parts_to_combine(at_end);
+            let Some(order) = order else {
+                return;
+            };
+            let parts = order.parts.len();
+            let combined = self.processor.combine(order);
+            let mut state = self.world.state();
+            let Some(fold) = state.chain.fold_mut() else {
+                return;
+            };
+            match combined {
+                Ok(one) => fold.combined(parts, one),
+                Err(error) => fold.fail(error.to_string()),
+            }
+        }
+    }
+
+    async fn check_stage(&mut self, now: Timestamp) {
+        let order = self.world.state().stage_to_check();
+        let Some(order) = order.filter(|_| self.check.due.is_none_or(|due| due <= now)) else {
+            return;
+        };
+        let nothing = self.world.state().covers_nothing();
+        let found = match nothing {
+            true => Ok(None),
+            false => self.processor.check(&order, Interruption::never()).await,
+        };
+        if let Some(checked) = self.outcome(&order, false, found) {
+            self.world.state().checked(checked);
+        }
+    }
+
+    /// Checks everything after the last page, if the batch was started with such a check.
+    pub(super) async fn check_at_end(&mut self, ending: Ending) -> Ending {
+        let order = self.world.state().begin_check_at_end(&ending);
+        let Some(order) = order else {
+            return ending;
+        };
+        let checked = loop {
+            let found = self.processor.check(&order, Interruption::never()).await;
+            if let Some(checked) = self.outcome(&order, true, found) {
+                break Ok(Some(checked));
+            }
+            let again = self.check.due.unwrap_or_default();
+            if let Some(early) = self.pass_time(again) {
+                break Err(early);
+            }
+        };
+        let now = self.world.clock.timestamp();
+        self.world.state().checked_at_end(now, checked, ending)
+    }
+
+    /// Returns the result of a check, unless the check is repeated.
+    fn outcome(
+        &mut self,
+        order: &CheckOrder,
+        at_end: bool,
+        found: Result<Option<Check>, PageError>,
+    ) -> Option<Checked> {
+        let now = self.world.clock.timestamp();
+        let (found, error) = match found {
+            Ok(found) => (found.map(Check::shortened), None),
+            Err(error) if error.is_retryable() => {
+                self.check.failed(now);
+                self.world.state().hear_waits(WaitNews {
+                    batch_run: order.batch_run.clone(),
+                    for_what: WaitsFor::Check,
+                    error: Some(error.to_string()),
+                    doing: None,
+                    unknown: false,
+                });
+                return None;
+            }
+            Err(error) => (None, Some(error.to_string())),
+        };
+        self.check = Retried::default();
+        Some(Checked {
+            covered_to: order.covered_to.clone(),
+            found,
+            error,
+            at: now,
+            at_end,
+        })
+    }
+
+    /// Lets time pass while nothing runs. Requests of the operator are applied when they are due. Returns the end of
+    /// the batch, if it ended meanwhile.
+    fn pass_time(&self, until: Timestamp) -> Option<Ending> {
+        let known = self.world.state().told_to_end().is_some();
+        loop {
+            let due = self.world.script().due();
+            let next = due.into_iter().chain([until]).min();
+            self.world.clock.advance(next);
+            self.apply_requests();
+            let now = self.world.clock.timestamp();
+            let mut state = self.world.state();
+            state.now = now;
+            let late = state.deadline.filter(|deadline| *deadline <= now);
+            let late = late.map(|_| Ending {
+                outcome: Outcome::Stopped,
+                reason: Some("the deadline is over".to_owned()),
+            });
+            let told = state.told_to_end().filter(|_| !known);
+            if let Some(ending) = told.or(late) {
+                return Some(ending);
+            }
+            if now >= until {
+                return None;
+            }
+        }
+    }
+}
+
+fn not_prepared(error: &impl std::fmt::Display) -> InvalidBatch {
+    InvalidBatch::Prepare {
+        message: error.to_string(),
+    }
+}
